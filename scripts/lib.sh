@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0
+# shellcheck shell=bash
 # What every script here shares: where things are, how a stage is told, the
 # package mirror, the key of a cached thing. Sourced, never run.
 
@@ -72,3 +73,6 @@ mirror() {
 }
 
 need_root() { [ "$(id -u)" = 0 ] || die "$1 needs root: it makes a build root with debootstrap and enters it with chroot"; }
+
+# What no kernel log may hold after a run, as one expression of grep -E.
+complaints() { sed '/^#/d' "$TOP/scripts/kernel-complaints.txt" | paste -sd '|'; }

@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: GPL-2.0
+# The project's front door. kbuild reads Kbuild, never this file.
+#
+# Without KDIR everything is built in the build root, against Debian's stock
+# kernel. With KDIR the machine's own toolchain builds against that tree.
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+PREFIX ?= /usr/local
+DESTDIR ?=
+T ?=
+
+running := /lib/modules/$(shell uname -r)/build
+ifeq ($(KDIR),running)
+override KDIR := $(running)
+endif
+
+own := build/own
+own_ko := $(own)/kmod/unionblk.ko
+own_ubctl := $(own)/cargo/release/ubctl
+# What install takes: what the machine's own toolchain built, if it did.
+ko = $(firstword $(wildcard $(own_ko) build/kmod/unionblk.ko))
+ubctl = $(firstword $(wildcard $(own_ubctl) build/cargo/x86_64-unknown-linux-gnu/release/ubctl))
+
+.PHONY: help
+help:
+	@echo 'unionblk: a read-only root and a private leaf, shown as one read-write disk'
+	@echo
+	@echo '  make demo            the whole thing at work on the stock kernel, in QEMU'
+	@echo '  make test            every test, cheapest first; ends with "N passed, N failed"'
+	@echo
+	@echo 'One kind of test alone:'
+	@echo '  make check           format, lint and strata checks'
+	@echo '  make test-core       cargo tests of the core and the tool'
+	@echo '  make kunit           KUnit suites in QEMU'
+	@echo '  make kunit-uml       KUnit suites in User-Mode Linux (the quick loop)'
+	@echo '  make test-vm         device tests on the stock kernel; T=unionblk/003 for one'
+	@echo '                       KERNEL=kunit for the kernel with lockdep and kmemleak'
+	@echo
+	@echo 'Building:'
+	@echo '  make modules tools   unionblk.ko and ubctl, in the build root'
+	@echo '  make KDIR=DIR modules tools'
+	@echo '                       with this machine'"'"'s toolchain, for the kernel tree DIR'
+	@echo '                       (KDIR=running: the tree of the running kernel)'
+	@echo '  make check-kernel [KDIR=DIR]'
+	@echo '                       can that tree build Rust modules? "ok", or why not'
+	@echo '  make install         module and tool; PREFIX=/usr/local DESTDIR='
+	@echo
+	@echo '  make clean           remove what was built here'
+	@echo '  make distclean       and the cache: build root, kernels, images'
+	@echo
+	@echo 'Needs root and a Debian package mirror; V=1 shows the output of every stage.'
+
+.PHONY: demo test check test-core kunit kunit-uml test-vm
+demo:
+	@scripts/demo.sh
+test:
+	@tests/run.sh
+check:
+	@tests/run.sh format lint shell strata
+test-core:
+	@tests/run.sh core
+kunit:
+	@scripts/kunit.sh x86_64
+kunit-uml:
+	@scripts/kunit.sh um
+test-vm:
+	@tests/run-vm.sh $(T)
+
+.PHONY: modules tools
+ifeq ($(KDIR),)
+modules tools:
+	@scripts/build.sh $@
+else
+modules:
+	@scripts/check-kernel.sh $(KDIR)
+	$(MAKE) -C $(KDIR) M=$(CURDIR) MO=$(CURDIR)/$(own)/kmod modules
+	@echo 'built $(own_ko)'
+tools:
+	cargo build --release --locked --target-dir $(own)/cargo -p ubctl
+	@echo 'built $(own_ubctl)'
+endif
+
+.PHONY: check-kernel
+check-kernel:
+	@scripts/check-kernel.sh $(or $(KDIR),$(running))
+
+.PHONY: install
+install:
+	@scripts/install.sh '$(ko)' '$(ubctl)' '$(PREFIX)' '$(DESTDIR)'
+
+.PHONY: clean distclean
+clean:
+	rm -rf build
+distclean: clean
+	@scripts/clean-cache.sh

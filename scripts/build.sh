@@ -1,0 +1,41 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0
+# Builds in the build root, each thing only when something changed.
+#   scripts/build.sh modules    build/kmod/unionblk.ko, for the stock kernel
+#   scripts/build.sh tools      the ubctl that runs anywhere: statically linked
+#   scripts/build.sh programs   the tests' own C programs, static too
+# MO= keeps kbuild's outputs, and its clean, away from the sources.
+. "$(dirname "$0")/lib.sh"
+[ -n "${UNIONBLK_IN_ROOT:-}" ] || exec "$TOP/scripts/in-root.sh" scripts/build.sh "$@"
+
+target=x86_64-unknown-linux-gnu
+
+build_modules() {
+	local tree
+	tree=$("$TOP/scripts/kernel.sh")/tree
+	make -C "$tree" M="$TOP" MO="$BUILD/kmod" -j"$(nproc)" modules
+}
+
+build_tools() {
+	RUSTFLAGS='-C target-feature=+crt-static' CARGO_TARGET_DIR=$BUILD/cargo \
+		cargo build --release --locked --target $target -p ubctl
+}
+
+build_programs() {
+	local source program
+	mkdir -p "$BUILD/programs"
+	for source in "$TOP"/tests/vm/src/*.c; do
+		[ -e "$source" ] || continue
+		program=$BUILD/programs/$(basename "$source" .c)
+		gcc -O2 -Wall -Wextra -Werror -static -I"$TOP/include" -o "$program" "$source"
+	done
+}
+
+for what; do
+	case $what in
+	modules) stage "build unionblk.ko for the stock kernel" build_modules ;;
+	tools) stage "build ubctl" build_tools ;;
+	programs) stage "build the tests' programs" build_programs ;;
+	*) die "build what? modules, tools or programs" ;;
+	esac
+done

@@ -1,0 +1,14 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0
+# Removes the cache, saying what goes. Only what these scripts put there.
+. "$(dirname "$0")/lib.sh"
+
+if [ -n "$(findmnt -rno TARGET | grep "^$CACHE/" || true)" ]; then
+	die "something is mounted below $CACHE: nothing removed"
+fi
+shopt -s nullglob
+for path in "$CACHE"/{root,kernel,kunit,image}-* "$CACHE"/initramfs-*.cpio "$CACHE"/release-* "$CACHE"/cargo; do
+	say "removing $path ($(du -sh "$path" 2>/dev/null | cut -f1))"
+	rm -rf --one-file-system "$path"
+done
+rmdir "$CACHE" 2>/dev/null || say "left in $CACHE: $(ls -A "$CACHE")"

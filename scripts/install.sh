@@ -1,0 +1,23 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0
+# Installs what was built: the module where its kernel looks for it, ubctl
+# into PREFIX/sbin. Called by make install.
+. "$(dirname "$0")/lib.sh"
+
+module=$1 tool=$2 prefix=$3 destdir=$4
+[ -n "$module" ] || die "no unionblk.ko has been built: make modules (or make KDIR=... modules)"
+[ -n "$tool" ] || die "no ubctl has been built: make tools"
+release=$(modinfo -F vermagic "$module" | cut -d' ' -f1)
+[ -n "$release" ] || die "$module does not say which kernel it is for"
+
+to=$destdir/lib/modules/$release/updates
+install -D -m 644 "$module" "$to/unionblk.ko"
+install -D -m 755 "$tool" "$destdir$prefix/sbin/ubctl"
+install -D -m 644 "$TOP/include/uapi/unionblk.h" "$destdir$prefix/include/unionblk.h"
+if [ -e "$destdir/lib/modules/$release/modules.order" ] || [ -e "$destdir/lib/modules/$release/modules.dep" ]; then
+	depmod ${destdir:+-b "$destdir"} "$release"
+else
+	say "note: kernel $release is not installed here; run 'depmod $release' where it is"
+fi
+say "installed $to/unionblk.ko, $destdir$prefix/sbin/ubctl"
+[ "$release" = "$(uname -r)" ] || say "note: the module is for kernel $release, this machine runs $(uname -r)"

@@ -1,0 +1,124 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0
+# Boots a kernel in QEMU, runs one command in it and returns the command's exit
+# status. Emulation (TCG) by default; VM_KVM=1 asks for KVM, where it works.
+# Runs inside the build root: no QEMU is wanted of the machine.
+. "$(dirname "$0")/lib.sh"
+
+usage() {
+	cat <<'END'
+scripts/vm.sh [OPTION]... -- COMMAND [ARGUMENT]...    (run by the guest's shell in /vm)
+  -k stock|kunit     the kernel: Debian's unmodified one (default), or the KUNIT=y one
+  -d FILE[,ro]       a disk: a raw image; /dev/vda, /dev/vdb, ... in the order given
+  -f SOURCE[:NAME]   a file or folder put into the guest as /vm/NAME
+  -n NAME            logs are build/log/vm-NAME.console and .out (default: run)
+  -m MIB  -c CPUS    the guest's size (default: 1024, 2)
+  -t SECONDS         overall limit (default: 300)
+  -a WORDS           more of the kernel's command line
+  -u                 do not fail on complaints in the kernel's log
+Exit status: the command's; 124 = out of time, 125 = the guest died, 126 = the
+kernel complained.
+END
+}
+
+kernel=stock name=run mem=1024 cpus=2 limit=300 words='' scan=1
+disks=() files=()
+args=("$@")
+while getopts k:d:f:n:m:c:t:a:uh o; do
+	case $o in
+	k) kernel=$OPTARG ;;
+	d) disks+=("$OPTARG") ;;
+	f) files+=("$OPTARG") ;;
+	n) name=$OPTARG ;;
+	m) mem=$OPTARG ;;
+	c) cpus=$OPTARG ;;
+	t) limit=$OPTARG ;;
+	a) words=$OPTARG ;;
+	u) scan= ;;
+	h) usage; exit 0 ;;
+	*) usage >&2; exit 2 ;;
+	esac
+done
+shift $((OPTIND - 1))
+[ $# -gt 0 ] || { usage >&2; exit 2; }
+[ -n "${UNIONBLK_IN_ROOT:-}" ] || exec "$TOP/scripts/in-root.sh" scripts/vm.sh "${args[@]}"
+
+case $kernel in
+stock)
+	dir=$("$TOP/scripts/kernel.sh")
+	image=$dir/stock/usr/lib/modules/$(cat "$dir/release")/vmlinuz
+	;;
+kunit) image=$("$TOP/scripts/kernel-kunit.sh" x86_64)/image ;;
+*) die "no kernel $kernel: stock or kunit" ;;
+esac
+base=$("$TOP/scripts/initramfs.sh" "$kernel")
+
+mkdir -p "$BUILD/log"
+console=$BUILD/log/vm-$name.console output=$BUILD/log/vm-$name.out
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+
+# What belongs to this run, as an archive behind the base one: the kernel
+# unpacks both.
+pack() {
+	local f source target
+	mkdir -p "$work/tree/vm"
+	for f in "${files[@]}"; do
+		source=${f%%:*} target=${f#*:}
+		[ "$target" != "$f" ] || target=$(basename "$source")
+		mkdir -p "$(dirname "$work/tree/vm/$target")"
+		cp -rL "$source" "$work/tree/vm/$target"
+	done
+	printf 'exec' >"$work/tree/vm/job"
+	printf ' %q' "$@" >>"$work/tree/vm/job"
+	echo >>"$work/tree/vm/job"
+	(cd "$work/tree" && find . | cpio --quiet -H newc -o -R 0:0) >"$work/own.cpio"
+	cat "$base" "$work/own.cpio" >"$work/initrd"
+}
+
+accel=(-accel 'tcg,thread=multi' -cpu max)
+[ -z "${VM_KVM:-}" ] || accel=(-accel kvm -cpu host)
+
+# The disks' caches are the host's: the host does not crash in these tests, the
+# guest does.
+run() {
+	local command=() n=0 d ro
+	# shellcheck disable=SC2054 # the commas are QEMU's
+	command=(qemu-system-x86_64 "${accel[@]}" -nodefaults -no-user-config -display none
+		-no-reboot -smp "$cpus" -m "$mem"
+		-kernel "$image" -initrd "$work/initrd"
+		-append "console=ttyS0 panic=-1 loglevel=7 $words"
+		-chardev "file,id=c,path=$console" -serial chardev:c
+		-chardev file,id=o,path=/dev/stdout -serial chardev:o
+		-chardev "file,id=s,path=$work/status" -serial chardev:s)
+	for d in "${disks[@]}"; do
+		ro=off
+		[ "${d%,ro}" = "$d" ] || ro=on
+		command+=(-drive "if=none,id=d$n,format=raw,cache=unsafe,aio=threads,readonly=$ro,file=${d%,ro}"
+			-device "virtio-blk-pci,drive=d$n")
+		n=$((n + 1))
+	done
+	timeout -k 5 "$limit" "${command[@]}" </dev/null
+}
+
+pack "$@"
+: >"$console"
+code=0
+run | tee "$output" || code=${PIPESTATUS[0]}
+if [ "$code" = 124 ] || [ "$code" = 137 ]; then
+	say "the guest was not done after $limit s; the end of its console:" >&2
+	tail -n 20 "$console" >&2
+	exit 124
+fi
+status=$(sed -n 's/^exit \([0-9]*\).*/\1/p' "$work/status" 2>/dev/null || true)
+if [ -z "$status" ]; then
+	say "the guest died before its command ended; the end of its console:" >&2
+	tail -n 40 "$console" >&2
+	exit 125
+fi
+if [ -n "$scan" ] && grep -aE "$(complaints)" "$console" >"$work/found"; then
+	say "the kernel complained (all of it in $console):" >&2
+	head -n 10 "$work/found" >&2
+	[ "$status" != 0 ] || status=126
+fi
+exit "$status"
