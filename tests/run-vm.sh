@@ -1,0 +1,22 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0
+# Device tests in a guest: all of them share one boot of the stock kernel.
+#   tests/run-vm.sh [unionblk | unionblk/003 | selftest]...
+#   KERNEL=kunit tests/run-vm.sh    on the kernel with lockdep and kmemleak
+. "$(dirname "$0")/../scripts/lib.sh"
+[ -n "${UNIONBLK_IN_ROOT:-}" ] || exec "$TOP/scripts/in-root.sh" tests/run-vm.sh "$@"
+
+kernel=${KERNEL:-stock}
+options=(-k "$kernel" -n "tests-$kernel" -m 1536 -t 900 -u
+	-f "$TOP/tests/vm:tests" -f "$TOP/scripts/kernel-complaints.txt")
+"$TOP/scripts/build.sh" programs
+options+=(-f "$BUILD/programs:programs")
+if [ "$*" != selftest ]; then
+	case $kernel in
+	stock) "$TOP/scripts/build.sh" modules tools; ko=$BUILD/kmod/unionblk.ko ;;
+	kunit) "$TOP/scripts/build.sh" modules-kunit tools; ko=$BUILD/kmod-kunit-x86_64/unionblk.ko ;;
+	*) die "no kernel $kernel: stock or kunit" ;;
+	esac
+	options+=(-f "$ko" -f "$BUILD/cargo/x86_64-unknown-linux-gnu/release/ubctl")
+fi
+exec "$TOP/scripts/vm.sh" "${options[@]}" -- sh tests/check "$@"
