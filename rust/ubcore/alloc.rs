@@ -1,0 +1,155 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Which leaf slab a root slab gets.
+//!
+//! Neighbours on the root shall be neighbours on the leaf, in whatever order they are first
+//! written, so that a large I/O stays one. Root slabs form *groups* of 16; a group's first slab
+//! takes a free group of the leaf, at its own place within it, and the others follow to theirs.
+//! When no group is free any more, any slab will do: no space is held back.
+
+use core::ops::DerefMut;
+
+use super::error::{Error, Result};
+use super::map::{Map, Memory};
+use super::num::{index, mask, narrow, wide};
+
+/// Slabs of a group: 1 MiB of 64 KiB slabs.
+const GROUP: u32 = 16;
+
+/// The leaf's free slabs. One lock guards it and all changes of the slab table.
+///
+/// `B` is a bitmap, one bit for each leaf slab, set if it is taken.
+pub struct Allocator<B> {
+    taken: B,
+    slabs: u32,
+    used: u32,
+    /// No group is free: found by a search, true until a slab is released.
+    no_group: bool,
+    /// Words below hold no free slab (respectively group): where a search starts.
+    slab_hint: usize,
+    group_hint: usize,
+}
+
+impl<B: DerefMut<Target = [u64]>> Allocator<B> {
+    /// An allocator of `slabs` free slabs; `taken` is zero and has a bit for each.
+    pub fn new(taken: B, slabs: u32) -> Self {
+        let mut a =
+            Allocator { taken, slabs, used: 0, no_group: false, slab_hint: 0, group_hint: 0 };
+        // What lies behind the last slab is taken for ever.
+        let tail = slabs % 64;
+        if let Some(word) = a.taken.get_mut(index(slabs / 64)) {
+            *word |= mask(tail, 64);
+        }
+        a
+    }
+
+    /// Slabs in use.
+    pub fn used(&self) -> u32 {
+        self.used
+    }
+
+    /// Slabs in all.
+    pub fn slabs(&self) -> u32 {
+        self.slabs
+    }
+
+    fn is_free(&self, leaf: u32) -> bool {
+        let word = self.taken.get(index(leaf / 64)).copied().unwrap_or(u64::MAX);
+        leaf < self.slabs && word & 1u64.wrapping_shl(leaf % 64) == 0
+    }
+
+    /// Takes a slab that the map on disk uses; false if it is taken already or does not exist.
+    pub fn take(&mut self, leaf: u32) -> bool {
+        if !self.is_free(leaf) {
+            return false;
+        }
+        if let Some(word) = self.taken.get_mut(index(leaf / 64)) {
+            *word |= 1u64.wrapping_shl(leaf % 64);
+            self.used = self.used.saturating_add(1);
+        }
+        true
+    }
+
+    /// Gives a slab back.
+    pub fn release(&mut self, leaf: u32) {
+        if leaf >= self.slabs || self.is_free(leaf) {
+            return;
+        }
+        let at = index(leaf / 64);
+        if let Some(word) = self.taken.get_mut(at) {
+            *word &= !1u64.wrapping_shl(leaf % 64);
+            self.used = self.used.saturating_sub(1);
+        }
+        self.no_group = false;
+        self.slab_hint = self.slab_hint.min(at);
+        self.group_hint = self.group_hint.min(at);
+    }
+
+    /// Gives root slab `slab` a home on the leaf, if it has none: the leaf slab.
+    ///
+    /// Process context, under the lock; may sleep for memory. `Full` if no slab is free.
+    pub fn place<M: Memory>(&mut self, map: &Map<M>, slab: u32) -> Result<u32> {
+        if let Some(leaf) = map.entry(slab).leaf {
+            return Ok(leaf);
+        }
+        let leaf = self.pick(map, slab).ok_or(Error::Full)?;
+        map.assign(slab, leaf)?;
+        self.take(leaf);
+        Ok(leaf)
+    }
+
+    fn pick<M: Memory>(&mut self, map: &Map<M>, slab: u32) -> Option<u32> {
+        let near = self.beside(map, slab);
+        near.or_else(|| self.free_group(slab % GROUP)).or_else(|| self.free_slab())
+    }
+
+    /// The place that continues a slab of the same group, or of the neighbouring one.
+    fn beside<M: Memory>(&self, map: &Map<M>, slab: u32) -> Option<u32> {
+        let first = slab.wrapping_sub(slab % GROUP);
+        let end = first.saturating_add(GROUP);
+        let mut best = None;
+        // The nearest slab decides: runs grow from where they are.
+        let reach = GROUP;
+        for step in 1..=reach {
+            let before = slab.checked_sub(step).filter(|&s| s >= first || step == 1);
+            let after = slab.checked_add(step).filter(|&s| s < end || step == 1);
+            let follow = before.and_then(|s| map.entry(s).leaf?.checked_add(step));
+            let precede = after.and_then(|s| map.entry(s).leaf?.checked_sub(step));
+            best = follow.filter(|&l| self.is_free(l)).or(precede.filter(|&l| self.is_free(l)));
+            if best.is_some() {
+                break;
+            }
+        }
+        best
+    }
+
+    /// Slab `lane` of the first group that is free as a whole.
+    fn free_group(&mut self, lane: u32) -> Option<u32> {
+        if self.no_group {
+            return None;
+        }
+        for (at, &word) in self.taken.iter().enumerate().skip(self.group_hint) {
+            for group in 0..64 / GROUP {
+                let first = group.wrapping_mul(GROUP);
+                if word & mask(first, first.wrapping_add(GROUP)) == 0 {
+                    self.group_hint = at;
+                    let base = narrow(wide(at).wrapping_mul(64)).wrapping_add(first);
+                    return base.checked_add(lane);
+                }
+            }
+        }
+        self.no_group = true;
+        None
+    }
+
+    fn free_slab(&mut self) -> Option<u32> {
+        for (at, &word) in self.taken.iter().enumerate().skip(self.slab_hint) {
+            if word != u64::MAX {
+                self.slab_hint = at;
+                let base = narrow(wide(at).wrapping_mul(64));
+                return base.checked_add(word.trailing_ones()).filter(|&l| l < self.slabs);
+            }
+        }
+        None
+    }
+}

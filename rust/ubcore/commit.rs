@@ -1,0 +1,309 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Making the map durable: the commit, the checkpoint, and the order of their writes.
+//!
+//! A commit writes what has become mapped since the last one into the journal; its last write
+//! carries `PREFLUSH | FUA`, so that the data named is durable before the name. A checkpoint writes
+//! the changed map pages into the slots that do not count, then the directory blocks likewise, and
+//! then, in one write with `PREFLUSH | FUA`, the superblock that makes them count and frees the
+//! ring. The second superblock slot follows at once: from then on either may rot.
+
+use core::ops::DerefMut;
+
+use super::disk::{Disk, Order, BUFFER_BLOCKS};
+use super::error::{Error, Result};
+use super::format::crc::crc32c;
+use super::format::directory::{self, PageEntry};
+use super::format::superblock::{Slot, Superblock};
+use super::geometry::BLOCK_BYTES;
+use super::journal::{Epoch, Ring, Space};
+use super::map::{Map, Memory};
+use super::num::index;
+use super::pages::{self, bits_page_of, table_page_of, PageSet};
+
+/// What has been done since attach.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Counters {
+    /// Commits that wrote something.
+    pub commits: u64,
+    /// Checkpoints.
+    pub checkpoints: u64,
+    /// Journal blocks written.
+    pub journal_written: u64,
+}
+
+/// The one who writes metadata. One lock guards it; process context only.
+///
+/// `B` holds a bit, `E` an entry for each map page.
+pub struct Committer<B, E> {
+    superblock: Superblock,
+    /// The slot that holds `superblock`; the other is written first.
+    newest: Slot,
+    ring: Ring,
+    entries: E,
+    changed: PageSet<B>,
+    /// The map's count of changes that is durable.
+    committed: u64,
+    failed: Option<Error>,
+    counters: Counters,
+}
+
+impl<B, E> Committer<B, E>
+where
+    B: DerefMut<Target = [u64]>,
+    E: DerefMut<Target = [PageEntry]>,
+{
+    /// Takes over what attach found.
+    pub(super) fn new(
+        superblock: Superblock,
+        newest: Slot,
+        ring: Ring,
+        entries: E,
+        changed: PageSet<B>,
+        committed: u64,
+    ) -> Self {
+        Committer {
+            superblock,
+            newest,
+            ring,
+            entries,
+            changed,
+            committed,
+            failed: None,
+            counters: Counters::default(),
+        }
+    }
+
+    /// The superblock as it is on the leaf.
+    pub fn superblock(&self) -> &Superblock {
+        &self.superblock
+    }
+
+    /// Journal blocks in use.
+    pub fn journal_used(&self) -> u32 {
+        self.ring.used()
+    }
+
+    /// What has been done since attach.
+    pub fn counters(&self) -> Counters {
+        self.counters
+    }
+
+    /// Whether everything that was mapped when this was called is durable.
+    pub fn is_clean<M: Memory>(&self, map: &Map<M>) -> bool {
+        map.changes() == self.committed
+    }
+
+    /// Why nothing is committed any more, if so.
+    pub fn failed(&self) -> Option<Error> {
+        self.failed
+    }
+
+    /// Whether a checkpoint is due, at leisure.
+    pub fn wants_checkpoint(&self) -> bool {
+        self.failed.is_none() && self.ring.is_half_full()
+    }
+
+    /// Makes all data written and all mappings made before the call durable.
+    ///
+    /// With nothing dirty it is one flush. After a failure it fails for ever: what was acknowledged
+    /// stays true, and nothing more is.
+    pub fn commit<M: Memory, D: Disk>(&mut self, map: &Map<M>, disk: &mut D) -> Result {
+        self.guarded(|s| {
+            let target = map.changes();
+            if target == s.committed {
+                return disk.flush();
+            }
+            match s.epoch(map, disk)? {
+                Some(0) => {}
+                Some(blocks) => {
+                    s.counters.commits = s.counters.commits.saturating_add(1);
+                    s.counters.journal_written =
+                        s.counters.journal_written.saturating_add(u64::from(blocks));
+                }
+                // R6: the ring is full. The checkpoint makes the same things durable.
+                None => s.write_checkpoint(map, disk, false)?,
+            }
+            s.committed = target;
+            Ok(())
+        })
+    }
+
+    /// Frees the journal; makes everything durable on the way.
+    pub fn checkpoint<M: Memory, D: Disk>(&mut self, map: &Map<M>, disk: &mut D) -> Result {
+        self.guarded(|s| s.write_checkpoint(map, disk, false))
+    }
+
+    /// The last checkpoint of a union that is detached: no I/O is in flight.
+    pub fn detach<M: Memory, D: Disk>(&mut self, map: &Map<M>, disk: &mut D) -> Result {
+        self.guarded(|s| s.write_checkpoint(map, disk, true))
+    }
+
+    fn guarded(&mut self, f: impl FnOnce(&mut Self) -> Result) -> Result {
+        if let Some(e) = self.failed {
+            return Err(e);
+        }
+        let done = f(self);
+        if let Err(e) = done {
+            self.failed = Some(e);
+        }
+        done
+    }
+
+    /// Writes an epoch of all dirty slabs: its blocks, or `None` if the ring cannot take it.
+    fn epoch<M: Memory, D: Disk>(&mut self, map: &Map<M>, disk: &mut D) -> Result<Option<u32>> {
+        let mut epoch = Epoch::new(&mut self.ring, disk, &self.superblock);
+        let mut space = Space::Left;
+        let mut from = 0;
+        while let Some((first, slabs)) = map.take_dirty(from) {
+            for leaf in members(first, slabs) {
+                let fresh = map.take_fresh(leaf);
+                note(&mut self.changed, map, leaf, fresh);
+                if space == Space::Left {
+                    space = epoch.slab(map, leaf, fresh)?;
+                }
+            }
+            from = (first / 64).saturating_add(1);
+        }
+        match space {
+            Space::Left => epoch.finish().map(Some),
+            Space::Full => Ok(None),
+        }
+    }
+
+    fn write_checkpoint<M: Memory, D: Disk>(
+        &mut self,
+        map: &Map<M>,
+        disk: &mut D,
+        clean: bool,
+    ) -> Result {
+        let target = map.changes();
+        let mut from = 0;
+        while let Some((first, slabs)) = map.take_dirty(from) {
+            for leaf in members(first, slabs) {
+                let fresh = map.take_fresh(leaf);
+                note(&mut self.changed, map, leaf, fresh);
+            }
+            from = (first / 64).saturating_add(1);
+        }
+        let mut next = self.superblock.clone();
+        next.generation = next.generation.saturating_add(1);
+        next.journal_tail = self.ring.head();
+        next.journal_sequence = self.ring.sequence();
+        next.clean = clean;
+        self.write_pages(map, disk, &mut next)?;
+        self.write_superblock(disk, next)?;
+        self.ring.release();
+        self.committed = target;
+        self.counters.checkpoints = self.counters.checkpoints.saturating_add(1);
+        Ok(())
+    }
+
+    /// Writes each changed page to the slot that does not count, then the directory likewise.
+    fn write_pages<M: Memory, D: Disk>(
+        &mut self,
+        map: &Map<M>,
+        disk: &mut D,
+        next: &mut Superblock,
+    ) -> Result {
+        let mut page = self.changed.next(0);
+        while let Some(first) = page {
+            let at = directory::block_of(first);
+            let mut n = page;
+            while let Some(p) = n.filter(|&p| directory::block_of(p) == at) {
+                n = self.write_batch(map, disk, p)?;
+            }
+            let slot = next.directory_slot(at)?.other();
+            let g = &next.geometry;
+            let range = directory::pages_of(at, g.pages());
+            let entries = self.entries.get(range).unwrap_or_default();
+            directory::encode(one_block(disk.buffer()), at, next.generation, next.nonce, entries);
+            disk.write(g.directory_block(at, slot.number().unwrap_or(0)), 1, Order::Plain)?;
+            next.set_directory_slot(at, slot);
+            page = n;
+        }
+        Ok(())
+    }
+
+    /// Writes page `first` and what of the set follows it on disk; returns the next of the set.
+    fn write_batch<M: Memory, D: Disk>(
+        &mut self,
+        map: &Map<M>,
+        disk: &mut D,
+        first: u32,
+    ) -> Result<Option<u32>> {
+        let slot = self.entry(first).slot.other();
+        let mut count = 0usize;
+        let mut page = first;
+        loop {
+            let start = count.saturating_mul(BLOCK_BYTES);
+            let room = disk.buffer().get_mut(start..).unwrap_or_default();
+            let block = one_block(room);
+            pages::store(map, page, block);
+            let entry = PageEntry { slot, crc: crc32c(0, block) };
+            if let Some(e) = self.entries.get_mut(index(page)) {
+                *e = entry;
+            }
+            self.changed.remove(page);
+            count = count.saturating_add(1);
+            let next = self.changed.next(page);
+            let follows = next.filter(|&n| {
+                n == page.wrapping_add(1)
+                    && directory::block_of(n) == directory::block_of(first)
+                    && self.entry(n).slot.other() == slot
+            });
+            match follows {
+                Some(n) if count < BUFFER_BLOCKS => page = n,
+                _ => {
+                    let g = &self.superblock.geometry;
+                    disk.write(g.page_block(first, slot.number().unwrap_or(0)), count, Order::Plain)?;
+                    return Ok(next);
+                }
+            }
+        }
+    }
+
+    fn entry(&self, page: u32) -> PageEntry {
+        self.entries.get(index(page)).copied().unwrap_or(PageEntry::EMPTY)
+    }
+
+    /// Makes `next` count, then renews the other slot: first the one that is older.
+    fn write_superblock<D: Disk>(&mut self, disk: &mut D, next: Superblock) -> Result {
+        let first = self.newest.other();
+        for (slot, order) in [(first, Order::FlushFua), (first.other(), Order::Fua)] {
+            next.encode(one_block(disk.buffer()));
+            disk.write(u64::from(slot.number().unwrap_or(0)), 1, order)?;
+        }
+        self.newest = first.other();
+        self.superblock = next;
+        Ok(())
+    }
+}
+
+/// The slabs of a mask whose lowest bit is slab `first`.
+fn members(first: u32, mask: u64) -> impl Iterator<Item = u32> {
+    (0..64u32).filter(move |n| mask & 1u64.wrapping_shl(*n) != 0).map(move |n| first.wrapping_add(n))
+}
+
+/// Puts the pages that a change of leaf slab `leaf` touches on the next checkpoint's list.
+fn note<M: Memory, B: DerefMut<Target = [u64]>>(
+    changed: &mut PageSet<B>,
+    map: &Map<M>,
+    leaf: u32,
+    fresh: bool,
+) {
+    changed.add(bits_page_of(map, leaf));
+    if let Some(slab) = map.owner(leaf).filter(|_| fresh) {
+        changed.add(table_page_of(slab));
+    }
+}
+
+fn one_block(buffer: &mut [u8]) -> &mut [u8] {
+    buffer.get_mut(..BLOCK_BYTES).unwrap_or_default()
+}
+
+const _: () = assert!(BUFFER_BLOCKS <= 16);
+
+/// Bytes of a buffer for a [`Disk`].
+pub const BUFFER_BYTES: usize = BUFFER_BLOCKS * BLOCK_BYTES;
+

@@ -1,0 +1,251 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Why an operation on a union fails, in one type for the driver, the tool and the wire.
+
+use core::fmt;
+
+/// Where on the leaf a damage was found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Area {
+    /// Both superblock slots.
+    Superblock,
+    /// A block of the page directory.
+    Directory,
+    /// A page of the slab table or of the sector bits.
+    Page,
+    /// A block of the journal ring.
+    Journal,
+    /// Entries that are whole one by one and contradict each other.
+    Map,
+}
+
+impl Area {
+    const ALL: [(Area, u64, &'static str); 5] = [
+        (Area::Superblock, 1, "superblock"),
+        (Area::Directory, 2, "page directory"),
+        (Area::Page, 3, "map page"),
+        (Area::Journal, 4, "journal"),
+        (Area::Map, 5, "map"),
+    ];
+
+    fn entry(self) -> (u64, &'static str) {
+        for (area, code, name) in Self::ALL {
+            if area == self {
+                return (code, name);
+            }
+        }
+        (0, "leaf")
+    }
+
+    fn from_code(code: u64) -> Option<Self> {
+        Self::ALL.into_iter().find(|e| e.1 == code).map(|e| e.0)
+    }
+}
+
+/// Which lower device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// The shared image below.
+    Root,
+    /// The private device above.
+    Leaf,
+}
+
+impl Side {
+    fn code(self) -> u64 {
+        match self {
+            Side::Root => 0,
+            Side::Leaf => 1,
+        }
+    }
+
+    fn from_code(code: u64) -> Self {
+        if code == 0 {
+            Side::Root
+        } else {
+            Side::Leaf
+        }
+    }
+
+    /// The word for it in messages.
+    pub fn name(self) -> &'static str {
+        match self {
+            Side::Root => "root",
+            Side::Leaf => "leaf",
+        }
+    }
+}
+
+/// Why something was refused or failed.
+///
+/// Sizes and positions are in sectors of 512 bytes, blocks in units of 4096 bytes from the start
+/// of the leaf.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Error {
+    /// The leaf carries no superblock of this format.
+    NotFormatted,
+    /// The leaf's format is newer than this code.
+    NewerVersion(u32),
+    /// The leaf uses features that this code does not know: the bits.
+    UnknownFeatures(u64),
+    /// Metadata fails its checksum or contradicts itself.
+    Damaged(Area, u64),
+    /// The root's size is not the one the leaf was formatted for: wanted, found.
+    RootSize(u64, u64),
+    /// The root's content is not the one the leaf was formatted for.
+    RootContent,
+    /// The leaf device is smaller than when it was formatted: wanted, found.
+    LeafSize(u64, u64),
+    /// The leaf cannot hold metadata and one slab: needed, found.
+    LeafTooSmall(u64, u64),
+    /// The slab size in sectors is no power of two from 32 (16 KiB) to 8192 (4 MiB).
+    SlabSize(u64),
+    /// Root or leaf is larger than the format can address.
+    TooLarge(Side, u64),
+    /// Reading or writing failed: on which side, at which sector.
+    Io(Side, u64),
+    /// The device is held by another user: an attached union, a mount.
+    Busy(Side),
+    /// The device cannot be opened; the number is the errno.
+    Open(Side, u32),
+    /// The leaf is write-protected.
+    ReadOnlyLeaf,
+    /// Root and leaf are one device.
+    SameDevice,
+    /// The devices' block sizes or alignment do not go together.
+    Limits(Side),
+    /// Memory ran out.
+    NoMemory,
+    /// No free slab is left on the leaf.
+    Full,
+    /// Root or leaf is itself a union.
+    Stacked(Side),
+    /// Anything else of the kernel's: the errno.
+    Os(u32),
+}
+
+impl Error {
+    /// What goes over the ioctl: a reason of `include/uapi/unionblk.h` and two details.
+    pub fn to_wire(self) -> (u32, u64, u64) {
+        use Error::*;
+        match self {
+            NotFormatted => (1, 0, 0),
+            NewerVersion(v) => (2, u64::from(v), 0),
+            UnknownFeatures(bits) => (3, bits, 0),
+            Damaged(area, block) => (4, area.entry().0, block),
+            RootSize(want, found) => (5, want, found),
+            RootContent => (6, 0, 0),
+            LeafSize(want, found) => (7, want, found),
+            LeafTooSmall(want, found) => (8, want, found),
+            SlabSize(sectors) => (9, sectors, 0),
+            TooLarge(side, sectors) => (10, side.code(), sectors),
+            Io(side, sector) => (11, side.code(), sector),
+            Busy(side) => (12, side.code(), 0),
+            Open(side, errno) => (13, side.code(), u64::from(errno)),
+            ReadOnlyLeaf => (14, 0, 0),
+            SameDevice => (15, 0, 0),
+            Limits(side) => (16, side.code(), 0),
+            NoMemory => (17, 0, 0),
+            Full => (18, 0, 0),
+            Stacked(side) => (19, side.code(), 0),
+            Os(errno) => (20, u64::from(errno), 0),
+        }
+    }
+
+    /// The reverse of [`Error::to_wire`]; `None` for a reason that this code does not know.
+    pub fn from_wire(reason: u32, a: u64, b: u64) -> Option<Self> {
+        use Error::*;
+        let errno = |v: u64| u32::try_from(v).unwrap_or(0);
+        Some(match reason {
+            1 => NotFormatted,
+            2 => NewerVersion(u32::try_from(a).ok()?),
+            3 => UnknownFeatures(a),
+            4 => Damaged(Area::from_code(a)?, b),
+            5 => RootSize(a, b),
+            6 => RootContent,
+            7 => LeafSize(a, b),
+            8 => LeafTooSmall(a, b),
+            9 => SlabSize(a),
+            10 => TooLarge(Side::from_code(a), b),
+            11 => Io(Side::from_code(a), b),
+            12 => Busy(Side::from_code(a)),
+            13 => Open(Side::from_code(a), errno(b)),
+            14 => ReadOnlyLeaf,
+            15 => SameDevice,
+            16 => Limits(Side::from_code(a)),
+            17 => NoMemory,
+            18 => Full,
+            19 => Stacked(Side::from_code(a)),
+            20 => Os(errno(a)),
+            _ => return None,
+        })
+    }
+
+    /// Whether the pair of devices itself is at fault, so that trying again cannot help.
+    pub fn is_refusal(self) -> bool {
+        !matches!(
+            self,
+            Error::Io(..)
+                | Error::Busy(_)
+                | Error::Open(..)
+                | Error::NoMemory
+                | Error::Full
+                | Error::Os(_)
+        )
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        use Error::*;
+        match *self {
+            NotFormatted => f.write_str("the leaf is not formatted: run ubctl format, or create with --format"),
+            NewerVersion(v) => write!(f, "the leaf has format version {v}, newer than this code: use a newer unionblk"),
+            UnknownFeatures(bits) => write!(f, "the leaf needs features {bits:#x} that this code does not know: use a newer unionblk"),
+            Damaged(area, block) => write!(f, "the leaf's {} is damaged at block {block}: nothing was written; keep a copy before anything else", area.entry().1),
+            RootSize(want, found) => write!(f, "the leaf was made for a root of {want} sectors, this one has {found}: attach it to its own root"),
+            RootContent => f.write_str("the root is not the one the leaf was made for, or its content has changed: attach the leaf to its own, unchanged root"),
+            LeafSize(want, found) => write!(f, "the leaf was formatted with {want} sectors, the device has {found}: it was cut"),
+            LeafTooSmall(want, found) => write!(f, "the leaf needs at least {want} sectors, the device has {found}"),
+            SlabSize(sectors) => write!(f, "a slab of {sectors} sectors is not possible: a power of two from 16 KiB to 4 MiB is"),
+            TooLarge(side, sectors) => write!(f, "the {} of {sectors} sectors is too large for this slab size: choose larger slabs", side.name()),
+            Io(side, sector) => write!(f, "I/O error on the {} at sector {sector}", side.name()),
+            Busy(side) => write!(f, "the {} is in use: by another union, a mount or another holder", side.name()),
+            Open(side, errno) => write!(f, "the {} cannot be opened (errno {errno})", side.name()),
+            ReadOnlyLeaf => f.write_str("the leaf is write-protected"),
+            SameDevice => f.write_str("root and leaf are the same device"),
+            Limits(side) => write!(f, "the {}'s block size or alignment does not fit this union", side.name()),
+            NoMemory => f.write_str("out of memory"),
+            Full => f.write_str("the leaf has no free slab left"),
+            Stacked(side) => write!(f, "the {} is itself a union: unions do not stack", side.name()),
+            Os(errno) => write!(f, "the kernel refused (errno {errno})"),
+        }
+    }
+}
+
+/// The core's result.
+pub type Result<T = ()> = core::result::Result<T, Error>;
+
+#[cfg(any(test, kernel))]
+#[cfg_attr(kernel, kernel::prelude::kunit_tests(unionblk_error))]
+mod tests {
+    use super::{Area, Error, Side};
+
+    #[test]
+    fn every_reason_survives_the_wire() {
+        for reason in 1..=20 {
+            let e = Error::from_wire(reason, 1, 2);
+            assert!(e.is_some());
+            if let Some(e) = e {
+                assert_eq!(e.to_wire().0, reason);
+                let (r, a, b) = e.to_wire();
+                assert!(Error::from_wire(r, a, b) == Some(e));
+            }
+        }
+        assert!(Error::from_wire(0, 0, 0).is_none());
+        assert!(Error::from_wire(21, 0, 0).is_none());
+        assert!(Error::from_wire(4, 9, 0).is_none());
+        assert!(Error::Damaged(Area::Map, 3).is_refusal());
+        assert!(!Error::Busy(Side::Leaf).is_refusal());
+    }
+}

@@ -1,0 +1,175 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The page directory: for each map page, the slot that counts and the checksum of its 4096 bytes.
+//!
+//! Pages carry no header, so that a page in memory is a page on disk. What makes a page believable
+//! is the checksum here; what makes a directory block believable is its own and the superblock's
+//! word on which slot counts. A stale, lost or misplaced page therefore never passes for current.
+
+use zerocopy::little_endian::{U32, U64};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
+
+use super::super::error::{Area, Error, Result};
+use super::super::geometry::{BLOCK_BYTES, DIRECTORY_ENTRIES};
+use super::super::num::index;
+use super::crc::block_crc;
+use super::superblock::Slot;
+
+const MAGIC: [u8; 4] = *b"UBdr";
+const CRC_AT: usize = 4;
+
+/// One map page, as the directory names it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PageEntry {
+    /// The slot that counts; `None` for a page of zeroes that was never written.
+    pub slot: Slot,
+    /// CRC32C of the page's 4096 bytes; zero if never written.
+    pub crc: u32,
+}
+
+impl PageEntry {
+    /// A page never written.
+    pub const EMPTY: PageEntry = PageEntry { slot: Slot::None, crc: 0 };
+}
+
+#[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+struct Header {
+    magic: [u8; 4],
+    crc: U32,
+    index: U32,
+    reserved: U32,
+    generation: U64,
+    nonce: U64,
+}
+
+#[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+struct DiskEntry {
+    crc: U32,
+    slot: u8,
+    reserved: [u8; 3],
+}
+
+const _: () = assert!(
+    size_of::<Header>() + DIRECTORY_ENTRIES as usize * size_of::<DiskEntry>() == BLOCK_BYTES
+);
+
+/// Encodes directory block `at` over its pages' `entries` (at most 508).
+pub fn encode(block: &mut [u8], at: u32, generation: u64, nonce: u64, entries: &[PageEntry]) {
+    block.fill(0);
+    let head = Header {
+        magic: MAGIC,
+        crc: U32::ZERO,
+        index: U32::new(at),
+        reserved: U32::ZERO,
+        generation: U64::new(generation),
+        nonce: U64::new(nonce),
+    };
+    if let Ok((h, rest)) = Header::mut_from_prefix(block) {
+        *h = head;
+        if let Ok(list) = <[DiskEntry]>::mut_from_bytes(rest) {
+            for (disk, e) in list.iter_mut().zip(entries) {
+                disk.crc = U32::new(e.crc);
+                disk.slot = e.slot.to_bits();
+            }
+        }
+    }
+    let crc = block_crc(block, CRC_AT);
+    if let Ok((h, _)) = Header::mut_from_prefix(block) {
+        h.crc = U32::new(crc);
+    }
+}
+
+/// Decodes directory block `at` into `entries` and checks all of it.
+///
+/// `leaf_block` is where it was read, for the error; `generation` is the superblock's, which no
+/// block that counts can be ahead of.
+pub fn decode(
+    block: &[u8],
+    at: u32,
+    generation: u64,
+    nonce: u64,
+    leaf_block: u64,
+    entries: &mut [PageEntry],
+) -> Result {
+    let bad = Error::Damaged(Area::Directory, leaf_block);
+    let (h, rest) = Header::ref_from_prefix(block).map_err(|_| bad)?;
+    let list = <[DiskEntry]>::ref_from_bytes(rest).map_err(|_| bad)?;
+    if h.magic != MAGIC
+        || h.crc.get() != block_crc(block, CRC_AT)
+        || h.index.get() != at
+        || h.reserved.get() != 0
+        || h.nonce.get() != nonce
+        || h.generation.get() > generation
+    {
+        return Err(bad);
+    }
+    for (i, disk) in list.iter().enumerate() {
+        let slot = Slot::from_bits(disk.slot).ok_or(bad)?;
+        let crc = disk.crc.get();
+        let unused = i >= entries.len();
+        if disk.reserved != [0; 3]
+            || (slot == Slot::None && crc != 0)
+            || (unused && slot != Slot::None)
+        {
+            return Err(bad);
+        }
+        if let Some(e) = entries.get_mut(i) {
+            *e = PageEntry { slot, crc };
+        }
+    }
+    Ok(())
+}
+
+/// The directory block that names map page `page`.
+pub fn block_of(page: u32) -> u32 {
+    page / DIRECTORY_ENTRIES
+}
+
+/// The pages that directory block `at` names, of `pages` in all.
+pub fn pages_of(at: u32, pages: u32) -> core::ops::Range<usize> {
+    let first = at.saturating_mul(DIRECTORY_ENTRIES).min(pages);
+    let end = first.saturating_add(DIRECTORY_ENTRIES).min(pages);
+    index(first)..index(end)
+}
+
+#[cfg(any(test, kernel))]
+#[cfg_attr(kernel, kernel::prelude::kunit_tests(unionblk_directory))]
+mod tests {
+    use super::super::superblock::Slot;
+    use super::{block_of, decode, encode, pages_of, PageEntry};
+
+    #[test]
+    fn round_trip_and_refusals() {
+        let mut block = [0u8; 4096];
+        let list = [
+            PageEntry { slot: Slot::B, crc: 77 },
+            PageEntry::EMPTY,
+            PageEntry { slot: Slot::A, crc: 0 },
+        ];
+        encode(&mut block, 2, 10, 55, &list);
+        let mut back = [PageEntry::EMPTY; 3];
+        assert!(decode(&block, 2, 10, 55, 0, &mut back).is_ok());
+        assert!(back == list);
+        assert!(decode(&block, 1, 10, 55, 0, &mut back).is_err());
+        assert!(decode(&block, 2, 9, 55, 0, &mut back).is_err());
+        assert!(decode(&block, 2, 10, 56, 0, &mut back).is_err());
+        assert!(decode(&block, 2, 10, 55, 0, &mut back[..2]).is_err());
+        assert!(decode(&block[..4000], 2, 10, 55, 0, &mut back).is_err());
+        for at in [0, 5, 9, 13, 17, 25, 40, 4095] {
+            block[at] ^= 1;
+            assert!(decode(&block, 2, 10, 55, 0, &mut back).is_err());
+            block[at] ^= 1;
+        }
+    }
+
+    #[test]
+    fn pages_are_divided_among_blocks() {
+        assert!(pages_of(0, 600) == (0..508));
+        assert!(pages_of(1, 600) == (508..600));
+        assert!(pages_of(2, 600) == (600..600));
+        assert_eq!(block_of(507), 0);
+        assert_eq!(block_of(508), 1);
+    }
+}

@@ -1,0 +1,14 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The bytes on a leaf, and nothing of what they mean: one file for each kind of block.
+//!
+//! Each has a disk type (little-endian, fixed offsets) and a checked decoding of it.
+
+pub mod crc;
+pub mod directory;
+pub mod record;
+pub mod ring;
+pub mod superblock;
+
+/// The format version that this code writes and the newest that it reads.
+pub const VERSION: u32 = 1;

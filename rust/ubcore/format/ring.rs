@@ -1,0 +1,140 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A block of the journal ring: a header, then up to 508 words of records.
+
+use zerocopy::little_endian::{U16, U32, U64};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
+
+use super::super::geometry::BLOCK_BYTES;
+use super::crc::block_crc;
+
+const MAGIC: [u8; 4] = *b"UBjn";
+const CRC_AT: usize = 4;
+/// 64-bit words of records in a block.
+pub const RING_WORDS: usize = 508;
+/// The block ends an epoch: what it and its predecessors say has happened.
+const FLAG_LAST: u16 = 1;
+/// Bits 8 to 11 of the flags: how many blocks before this one went out in the same write.
+const BEFORE_SHIFT: u32 = 8;
+/// Most blocks before another one in one write.
+pub const BEFORE_MAX: u16 = 15;
+
+#[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+struct Header {
+    magic: [u8; 4],
+    crc: U32,
+    sequence: U64,
+    nonce: U64,
+    base: U32,
+    count: U16,
+    flags: U16,
+}
+
+const _: () = assert!(size_of::<Header>() + RING_WORDS * 8 == BLOCK_BYTES);
+
+/// A block's header, decoded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RingHead {
+    /// Counts journal blocks, without end.
+    pub sequence: u64,
+    /// The leaf slab that the first `New`'s step counts from.
+    pub base: u32,
+    /// Words in use, 1 to 508.
+    pub count: u16,
+    /// Whether the block ends an epoch.
+    pub last: bool,
+    /// Blocks before this one in the same write, 0 to 15: those may be missing after a cut of
+    /// power although this one is there; all earlier ones may not.
+    pub before: u16,
+}
+
+impl RingHead {
+    fn flags(&self) -> u16 {
+        u16::from(self.last) | (self.before & BEFORE_MAX).wrapping_shl(BEFORE_SHIFT)
+    }
+}
+
+/// Puts word `at` (below 508) into a block under construction.
+pub fn put_word(block: &mut [u8], at: usize, word: u64) {
+    let start = size_of::<Header>().saturating_add(at.saturating_mul(8));
+    if let Some(room) = block.get_mut(start..).and_then(|b| b.first_chunk_mut::<8>()) {
+        *room = word.to_le_bytes();
+    }
+}
+
+/// Word `at` of a block.
+pub fn word(block: &[u8], at: usize) -> Option<u64> {
+    let start = size_of::<Header>().checked_add(at.checked_mul(8)?)?;
+    block.get(start..)?.first_chunk::<8>().map(|b| u64::from_le_bytes(*b))
+}
+
+/// Finishes a block whose words are in place: header and checksum.
+pub fn seal(block: &mut [u8], nonce: u64, head: &RingHead) {
+    let crc = {
+        let Ok((h, _)) = Header::mut_from_prefix(block) else {
+            return;
+        };
+        *h = Header {
+            magic: MAGIC,
+            crc: U32::ZERO,
+            sequence: U64::new(head.sequence),
+            nonce: U64::new(nonce),
+            base: U32::new(head.base),
+            count: U16::new(head.count),
+            flags: U16::new(head.flags()),
+        };
+        block_crc(block, CRC_AT)
+    };
+    if let Ok((h, _)) = Header::mut_from_prefix(block) {
+        h.crc = U32::new(crc);
+    }
+}
+
+/// Decodes a header; `None` for anything that is not a whole block of this leaf's journal.
+pub fn open(block: &[u8], nonce: u64) -> Option<RingHead> {
+    let block = block.get(..BLOCK_BYTES)?;
+    let (h, _) = Header::ref_from_prefix(block).ok()?;
+    let flags = h.flags.get();
+    let count = h.count.get();
+    let sound = h.magic == MAGIC
+        && h.nonce.get() == nonce
+        && flags & !(FLAG_LAST | BEFORE_MAX.wrapping_shl(BEFORE_SHIFT)) == 0
+        && (1..=508).contains(&count)
+        && h.crc.get() == block_crc(block, CRC_AT);
+    sound.then(|| RingHead {
+        sequence: h.sequence.get(),
+        base: h.base.get(),
+        count,
+        last: flags & FLAG_LAST != 0,
+        before: flags.wrapping_shr(BEFORE_SHIFT),
+    })
+}
+
+#[cfg(any(test, kernel))]
+#[cfg_attr(kernel, kernel::prelude::kunit_tests(unionblk_ring))]
+mod tests {
+    use super::{open, put_word, seal, word, RingHead, RING_WORDS};
+
+    #[test]
+    fn round_trip_and_refusals() {
+        let mut block = [0u8; 4096];
+        put_word(&mut block, 0, 0x0102_0304_0506_0708);
+        put_word(&mut block, RING_WORDS - 1, 42);
+        let head = RingHead { sequence: 9, base: 3, count: 508, last: true, before: 7 };
+        seal(&mut block, 77, &head);
+        assert!(open(&block, 77) == Some(head));
+        assert_eq!(word(&block, 0), Some(0x0102_0304_0506_0708));
+        assert_eq!(word(&block, RING_WORDS - 1), Some(42));
+        assert_eq!(word(&block, RING_WORDS), None);
+        assert!(open(&block, 78).is_none());
+        for at in (0..4096).step_by(61) {
+            block[at] ^= 4;
+            assert!(open(&block, 77).is_none());
+            block[at] ^= 4;
+        }
+        seal(&mut block, 77, &RingHead { count: 0, ..head });
+        assert!(open(&block, 77).is_none());
+        assert!(open(&block[..512], 77).is_none());
+    }
+}

@@ -1,0 +1,354 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The superblock: 512 bytes at the start of the leaf's blocks 0 and 1, written in turn.
+//!
+//! Both slots carry the same content once a checkpoint has ended; the valid one with the higher
+//! generation counts. It alone decides what else on the leaf is alive.
+
+use zerocopy::little_endian::{U32, U64};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
+
+use super::super::error::{Area, Error, Result};
+use super::super::geometry::{Geometry, DIRECTORY_BLOCKS_MAX};
+use super::super::num::index;
+use super::crc::block_crc;
+
+/// Bytes of a superblock: one sector, so that it lands whole or not at all.
+pub const SUPERBLOCK_BYTES: usize = 512;
+/// What a leaf starts with.
+pub const MAGIC: [u8; 8] = *b"UNIONBLK";
+const CRC_AT: usize = 8;
+
+/// The union was detached and nothing is left in the journal. Saves time, decides nothing.
+pub const FLAG_CLEAN: u32 = 1;
+const FLAGS_KNOWN: u32 = FLAG_CLEAN;
+
+/// The superblock as it lies on the leaf.
+#[derive(Clone, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+pub struct DiskSuperblock {
+    magic: [u8; 8],
+    crc: U32,
+    version: U32,
+    generation: U64,
+    features_compat: U64,
+    features_ro_compat: U64,
+    features_incompat: U64,
+    uuid: [u8; 16],
+    nonce: U64,
+    root_sectors: U64,
+    union_sectors: U64,
+    leaf_sectors: U64,
+    root_block_bytes: U32,
+    slab_sectors: U32,
+    journal_blocks: U32,
+    flags: U32,
+    journal_tail: U32,
+    reserved0: U32,
+    journal_sequence: U64,
+    root_digest: [u8; 32],
+    reserved1: [u8; 96],
+    directory_slots: [u8; 256],
+}
+
+const _: () = assert!(size_of::<DiskSuperblock>() == SUPERBLOCK_BYTES);
+
+/// Which of the two slots of a directory block or page counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Slot {
+    /// Never written: all its entries are zero.
+    None,
+    /// The first.
+    A,
+    /// The second.
+    B,
+}
+
+impl Slot {
+    /// The slot to write next, so that the one that counts stays whole.
+    pub fn other(self) -> Slot {
+        match self {
+            Slot::A => Slot::B,
+            Slot::B | Slot::None => Slot::A,
+        }
+    }
+
+    /// 0 for A, 1 for B; `None` if there is none.
+    pub fn number(self) -> Option<u32> {
+        match self {
+            Slot::None => None,
+            Slot::A => Some(0),
+            Slot::B => Some(1),
+        }
+    }
+
+    /// Two bits on disk: 0 none, 1 A, 2 B.
+    pub fn to_bits(self) -> u8 {
+        match self {
+            Slot::None => 0,
+            Slot::A => 1,
+            Slot::B => 2,
+        }
+    }
+
+    /// The reverse; `None` for 3.
+    pub fn from_bits(bits: u8) -> Option<Slot> {
+        match bits {
+            0 => Some(Slot::None),
+            1 => Some(Slot::A),
+            2 => Some(Slot::B),
+            _ => None,
+        }
+    }
+}
+
+/// A superblock, decoded and checked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Superblock {
+    /// Counts superblock writes; the higher of two valid slots counts.
+    pub generation: u64,
+    /// Names the leaf.
+    pub uuid: [u8; 16],
+    /// Random per format: blocks left over from an earlier format do not carry it.
+    pub nonce: u64,
+    /// Where everything lies.
+    pub geometry: Geometry,
+    /// Logical block size of the root when the leaf was made, in bytes.
+    pub root_block_bytes: u32,
+    /// [`FLAG_CLEAN`].
+    pub clean: bool,
+    /// Ring position of the first block that replay has to look at.
+    pub journal_tail: u32,
+    /// The sequence number that block must carry.
+    pub journal_sequence: u64,
+    /// SHA-256 over the root's samples, see `identity`.
+    pub root_digest: [u8; 32],
+    /// The slot that counts, two bits for each directory block.
+    pub directory_slots: [u8; 256],
+}
+
+impl Superblock {
+    /// The slot that counts of directory block `at`.
+    pub fn directory_slot(&self, at: u32) -> Result<Slot> {
+        let byte = self.directory_slots.get(index(at / 4)).copied();
+        let bits = byte.unwrap_or(3).wrapping_shr((at % 4).wrapping_mul(2)) & 3;
+        Slot::from_bits(bits).ok_or(Error::Damaged(Area::Superblock, 0))
+    }
+
+    /// Makes `slot` the one that counts of directory block `at` (below 1024).
+    pub fn set_directory_slot(&mut self, at: u32, slot: Slot) {
+        let shift = (at % 4).wrapping_mul(2);
+        if let Some(byte) = self.directory_slots.get_mut(index(at / 4)) {
+            *byte = (*byte & !3u8.wrapping_shl(shift)) | slot.to_bits().wrapping_shl(shift);
+        }
+    }
+
+    /// Writes the superblock into the first 512 bytes of `block` and zeroes the rest of it.
+    pub fn encode(&self, block: &mut [u8]) {
+        block.fill(0);
+        let g = &self.geometry;
+        let mut disk = DiskSuperblock {
+            magic: MAGIC,
+            crc: U32::ZERO,
+            version: U32::new(super::VERSION),
+            generation: U64::new(self.generation),
+            features_compat: U64::ZERO,
+            features_ro_compat: U64::ZERO,
+            features_incompat: U64::ZERO,
+            uuid: self.uuid,
+            nonce: U64::new(self.nonce),
+            root_sectors: U64::new(g.root_sectors()),
+            union_sectors: U64::new(g.union_sectors()),
+            leaf_sectors: U64::new(g.leaf_sectors()),
+            root_block_bytes: U32::new(self.root_block_bytes),
+            slab_sectors: U32::new(g.slab_sectors()),
+            journal_blocks: U32::new(g.journal_blocks()),
+            flags: U32::new(if self.clean { FLAG_CLEAN } else { 0 }),
+            journal_tail: U32::new(self.journal_tail),
+            reserved0: U32::ZERO,
+            journal_sequence: U64::new(self.journal_sequence),
+            root_digest: self.root_digest,
+            reserved1: [0; 96],
+            directory_slots: self.directory_slots,
+        };
+        disk.crc = U32::new(block_crc(disk.as_bytes(), CRC_AT));
+        // A caller's block is never shorter than a sector.
+        let _ = disk.write_to_prefix(block);
+    }
+
+    /// Decodes one slot. `at` is the block it was read from, for the error.
+    ///
+    /// Versions and features are judged before the checksum's other fields: a newer format is
+    /// not a damaged one.
+    pub fn decode(block: &[u8], at: u64) -> Result<Superblock> {
+        let (disk, _) = DiskSuperblock::read_from_prefix(block).map_err(|_| Error::NotFormatted)?;
+        if disk.magic != MAGIC {
+            return Err(Error::NotFormatted);
+        }
+        if disk.crc.get() != block_crc(disk.as_bytes(), CRC_AT) {
+            return Err(Error::Damaged(Area::Superblock, at));
+        }
+        if disk.version.get() > super::VERSION {
+            return Err(Error::NewerVersion(disk.version.get()));
+        }
+        // A read-only attach may one day pass over `ro_compat`; a writing one may not.
+        let unknown = disk.features_incompat.get() | disk.features_ro_compat.get();
+        if unknown != 0 {
+            return Err(Error::UnknownFeatures(unknown));
+        }
+        disk.check(at)
+    }
+}
+
+impl DiskSuperblock {
+    fn check(&self, at: u64) -> Result<Superblock> {
+        let bad = Error::Damaged(Area::Superblock, at);
+        let g = Geometry::new(
+            self.root_sectors.get(),
+            self.union_sectors.get(),
+            self.leaf_sectors.get(),
+            self.slab_sectors.get(),
+            self.journal_blocks.get(),
+        )
+        .map_err(|_| bad)?;
+        let reserved_zero = self.reserved0.get() == 0 && self.reserved1 == [0; 96];
+        let flags_known = self.flags.get() & !FLAGS_KNOWN == 0;
+        let block = self.root_block_bytes.get();
+        if self.version.get() == 0
+            || !reserved_zero
+            || !flags_known
+            || !block.is_power_of_two()
+            || !(512..=65536).contains(&block)
+            || self.journal_tail.get() >= g.journal_blocks()
+        {
+            return Err(bad);
+        }
+        let sb = Superblock {
+            generation: self.generation.get(),
+            uuid: self.uuid,
+            nonce: self.nonce.get(),
+            geometry: g,
+            root_block_bytes: block,
+            clean: self.flags.get() & FLAG_CLEAN != 0,
+            journal_tail: self.journal_tail.get(),
+            journal_sequence: self.journal_sequence.get(),
+            root_digest: self.root_digest,
+            directory_slots: self.directory_slots,
+        };
+        for at in 0..DIRECTORY_BLOCKS_MAX {
+            let slot = sb.directory_slot(at).map_err(|_| bad)?;
+            if at >= g.directory_blocks() && slot != Slot::None {
+                return Err(bad);
+            }
+        }
+        Ok(sb)
+    }
+}
+
+/// Picks the slot that counts from the bytes of blocks 0 and 1: the superblock and its slot.
+///
+/// One valid slot is enough, whatever the other holds: slots are written one after the other, so
+/// one of them is always whole. A newer version in either is told as such.
+pub fn choose(a: &[u8], b: &[u8]) -> Result<(Superblock, Slot)> {
+    match (Superblock::decode(a, 0), Superblock::decode(b, 1)) {
+        (Ok(a), Ok(b)) => {
+            // Two formats' remains: formatting writes the first slot first.
+            let same = a.uuid == b.uuid && a.nonce == b.nonce;
+            if same && b.generation > a.generation {
+                Ok((b, Slot::B))
+            } else {
+                Ok((a, Slot::A))
+            }
+        }
+        (Err(e @ (Error::NewerVersion(_) | Error::UnknownFeatures(_))), _)
+        | (_, Err(e @ (Error::NewerVersion(_) | Error::UnknownFeatures(_)))) => Err(e),
+        (Ok(sb), Err(_)) => Ok((sb, Slot::A)),
+        (Err(_), Ok(sb)) => Ok((sb, Slot::B)),
+        (Err(e @ Error::Damaged(..)), _) | (_, Err(e)) => Err(e),
+    }
+}
+
+#[cfg(any(test, kernel))]
+#[cfg_attr(kernel, kernel::prelude::kunit_tests(unionblk_superblock))]
+mod tests {
+    use super::super::super::error::{Area, Error};
+    use super::super::super::geometry::Geometry;
+    use super::{choose, Slot, Superblock};
+
+    fn sample(generation: u64) -> Option<Superblock> {
+        Some(Superblock {
+            generation,
+            uuid: [7; 16],
+            nonce: 0x1122_3344,
+            geometry: Geometry::new(204_800, 204_800, 65_536, 128, 16).ok()?,
+            root_block_bytes: 512,
+            clean: true,
+            journal_tail: 3,
+            journal_sequence: 99,
+            root_digest: [9; 32],
+            directory_slots: [0; 256],
+        })
+    }
+
+    #[test]
+    fn round_trip_and_every_bit_is_guarded() {
+        let mut sb = sample(4).unwrap();
+        sb.set_directory_slot(0, Slot::B);
+        let mut block = [0u8; 512];
+        sb.encode(&mut block);
+        assert!(Superblock::decode(&block, 0) == Ok(sb));
+        for byte in 0..512 {
+            block[byte] ^= 0x10;
+            assert!(Superblock::decode(&block, 0).is_err());
+            block[byte] ^= 0x10;
+        }
+    }
+
+    #[test]
+    fn the_newer_valid_slot_counts() {
+        let (mut a, mut b, junk) = ([0u8; 512], [0u8; 512], [0u8; 512]);
+        sample(4).unwrap().encode(&mut a);
+        sample(5).unwrap().encode(&mut b);
+        assert_eq!(choose(&a, &b).unwrap().0.generation, 5);
+        assert_eq!(choose(&b, &a).unwrap().0.generation, 5);
+        assert_eq!(choose(&a, &junk).unwrap().0.generation, 4);
+        assert_eq!(choose(&junk, &b).unwrap().0.generation, 5);
+        assert!(choose(&junk, &junk) == Err(Error::NotFormatted));
+        b[100] ^= 1;
+        assert_eq!(choose(&a, &b).unwrap().0.generation, 4);
+        a[100] ^= 1;
+        assert!(choose(&a, &b) == Err(Error::Damaged(Area::Superblock, 0)));
+        assert!(choose(&junk, &b) == Err(Error::Damaged(Area::Superblock, 1)));
+    }
+
+    #[test]
+    fn a_newer_version_is_not_damage() {
+        let mut a = [0u8; 512];
+        sample(4).unwrap().encode(&mut a);
+        let b = a;
+        a[12] = 2;
+        let crc = super::block_crc(&a, 8);
+        a[8..12].copy_from_slice(&crc.to_le_bytes());
+        assert!(choose(&a, &b) == Err(Error::NewerVersion(2)));
+        a[12] = 1;
+        a[40] = 1;
+        let crc = super::block_crc(&a, 8);
+        a[8..12].copy_from_slice(&crc.to_le_bytes());
+        assert!(choose(&b, &a) == Err(Error::UnknownFeatures(1)));
+    }
+
+    #[test]
+    fn directory_slots_are_two_bits_each() {
+        let mut sb = sample(1).unwrap();
+        sb.set_directory_slot(5, Slot::A);
+        sb.set_directory_slot(6, Slot::B);
+        sb.set_directory_slot(5, Slot::B);
+        assert!(sb.directory_slot(4) == Ok(Slot::None));
+        assert!(sb.directory_slot(5) == Ok(Slot::B));
+        assert!(sb.directory_slot(6) == Ok(Slot::B));
+        sb.directory_slots[0] = 3;
+        assert!(sb.directory_slot(0).is_err());
+        assert!(sb.directory_slot(9999).is_err());
+        assert!(Slot::A.other() == Slot::B && Slot::B.other() == Slot::A);
+    }
+}

@@ -1,0 +1,297 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Where everything lies on a leaf, derived from four numbers of the superblock.
+//!
+//! In blocks of 4096 bytes: superblock slots A and B, the journal ring, the page directory in two
+//! slots, the map pages in two slots; then, aligned, the data slabs.
+
+use super::error::{Error, Result, Side};
+use super::num::{align_up, narrow};
+
+/// Bytes of a metadata block.
+pub const BLOCK_BYTES: usize = 4096;
+/// Sectors of a metadata block.
+pub const BLOCK_SECTORS: u64 = 8;
+/// Entries of a page of the slab table, and of the owner table.
+pub const TABLE_ENTRIES: u32 = 1024;
+/// 64-bit words of a page of sector bits.
+pub const BITS_WORDS: u32 = 512;
+/// Sectors of leaf data that a page of sector bits covers.
+pub const BITS_SECTORS: u64 = 32768;
+/// Map pages that one directory block names.
+pub const DIRECTORY_ENTRIES: u32 = 508;
+/// Directory blocks that a superblock names: the bound of a leaf's size (about 8 TiB).
+pub const DIRECTORY_BLOCKS_MAX: u32 = 1024;
+/// Smallest slab, in sectors (16 KiB).
+pub const SLAB_SECTORS_MIN: u32 = 32;
+/// Largest slab, in sectors (4 MiB).
+pub const SLAB_SECTORS_MAX: u32 = 8192;
+/// Slab size unless another is asked for, in sectors (64 KiB).
+pub const SLAB_SECTORS_DEFAULT: u32 = 128;
+/// Data is aligned to at least this many sectors (1 MiB).
+pub const DATA_ALIGN: u64 = 2048;
+/// Most slabs of a root or leaf: two values and a flag bit of a table entry are taken.
+pub const SLABS_MAX: u64 = 0x7fff_fff0;
+/// The two superblock slots come first.
+pub const SUPERBLOCKS: u64 = 2;
+/// Smallest and largest journal ring, in blocks.
+pub const JOURNAL_BLOCKS_MIN: u32 = 16;
+/// See [`JOURNAL_BLOCKS_MIN`].
+pub const JOURNAL_BLOCKS_MAX: u32 = 65536;
+
+/// The layout of one leaf. All positions derive from the four sizes it is made of.
+///
+/// # Invariants
+///
+/// Every sum and product of the fields fits 63 bits; `slab_sectors` is a power of two within its
+/// bounds; there is at least one leaf slab, and data ends within the leaf.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Geometry {
+    root_sectors: u64,
+    union_sectors: u64,
+    leaf_sectors: u64,
+    slab_shift: u32,
+    journal_blocks: u32,
+    root_slabs: u32,
+    leaf_slabs: u32,
+    table_pages: u32,
+    bits_pages: u32,
+    data_start: u64,
+}
+
+/// The journal ring that a leaf of this size gets when formatted: a 256th of it, 64 KiB to 8 MiB.
+pub fn default_journal_blocks(leaf_sectors: u64) -> u32 {
+    let blocks = leaf_sectors / BLOCK_SECTORS / 256;
+    narrow(blocks.clamp(u64::from(JOURNAL_BLOCKS_MIN), 2048))
+}
+
+impl Geometry {
+    /// Derives the layout. Sizes are in sectors; `union_sectors` is what the union shows.
+    ///
+    /// Fails when a size is out of the format's bounds or the leaf cannot hold one slab.
+    pub fn new(
+        root_sectors: u64,
+        union_sectors: u64,
+        leaf_sectors: u64,
+        slab_sectors: u32,
+        journal_blocks: u32,
+    ) -> Result<Self> {
+        if !slab_sectors.is_power_of_two()
+            || !(SLAB_SECTORS_MIN..=SLAB_SECTORS_MAX).contains(&slab_sectors)
+        {
+            return Err(Error::SlabSize(u64::from(slab_sectors)));
+        }
+        if !(JOURNAL_BLOCKS_MIN..=JOURNAL_BLOCKS_MAX).contains(&journal_blocks) {
+            return Err(Error::LeafTooSmall(0, leaf_sectors));
+        }
+        let slab = u64::from(slab_sectors);
+        let root_slabs = union_sectors.div_ceil(slab);
+        if union_sectors == 0 || root_slabs > SLABS_MAX || root_sectors > union_sectors {
+            return Err(Error::TooLarge(Side::Root, union_sectors.max(root_sectors)));
+        }
+        // The bound for the bits: as if the leaf were data alone.
+        let most = leaf_sectors / slab;
+        if most > SLABS_MAX {
+            return Err(Error::TooLarge(Side::Leaf, leaf_sectors));
+        }
+        let mut g = Geometry {
+            root_sectors,
+            union_sectors,
+            leaf_sectors,
+            slab_shift: slab_sectors.trailing_zeros(),
+            journal_blocks,
+            root_slabs: narrow(root_slabs),
+            leaf_slabs: 0,
+            table_pages: narrow(root_slabs.div_ceil(u64::from(TABLE_ENTRIES))),
+            bits_pages: narrow(leaf_sectors.div_ceil(BITS_SECTORS)),
+            data_start: 0,
+        };
+        if g.directory_blocks() > DIRECTORY_BLOCKS_MAX {
+            return Err(Error::TooLarge(Side::Leaf, leaf_sectors));
+        }
+        let align = slab.max(DATA_ALIGN);
+        let end = g.pages_start().saturating_add(u64::from(g.pages()).saturating_mul(2));
+        let start = end
+            .checked_mul(BLOCK_SECTORS)
+            .and_then(|s| align_up(s, align))
+            .ok_or(Error::TooLarge(Side::Leaf, leaf_sectors))?;
+        let least = start.saturating_add(slab);
+        if leaf_sectors < least {
+            return Err(Error::LeafTooSmall(least, leaf_sectors));
+        }
+        g.data_start = start;
+        g.leaf_slabs = narrow(leaf_sectors.saturating_sub(start) / slab);
+        Ok(g)
+    }
+
+    /// Size of the root, in sectors.
+    #[inline]
+    pub fn root_sectors(&self) -> u64 {
+        self.root_sectors
+    }
+
+    /// Size of the union, in sectors.
+    #[inline]
+    pub fn union_sectors(&self) -> u64 {
+        self.union_sectors
+    }
+
+    /// Size of the leaf as formatted, in sectors.
+    pub fn leaf_sectors(&self) -> u64 {
+        self.leaf_sectors
+    }
+
+    /// Size of a slab, in sectors.
+    #[inline]
+    pub fn slab_sectors(&self) -> u32 {
+        1u32.wrapping_shl(self.slab_shift)
+    }
+
+    /// Binary logarithm of the slab size in sectors.
+    #[inline]
+    pub fn slab_shift(&self) -> u32 {
+        self.slab_shift
+    }
+
+    /// Slabs that the union's address space has.
+    #[inline]
+    pub fn root_slabs(&self) -> u32 {
+        self.root_slabs
+    }
+
+    /// Slabs that the leaf has for data.
+    #[inline]
+    pub fn leaf_slabs(&self) -> u32 {
+        self.leaf_slabs
+    }
+
+    /// First sector of the data slabs on the leaf.
+    #[inline]
+    pub fn data_start(&self) -> u64 {
+        self.data_start
+    }
+
+    /// The root slab of a union sector (within the union).
+    #[inline]
+    pub fn slab_of(&self, sector: u64) -> u32 {
+        narrow(sector.wrapping_shr(self.slab_shift))
+    }
+
+    /// Position of a union sector within its slab.
+    #[inline]
+    pub fn offset_in_slab(&self, sector: u64) -> u32 {
+        narrow(sector & u64::from(self.slab_sectors()).wrapping_sub(1))
+    }
+
+    /// First union sector of a root slab.
+    #[inline]
+    pub fn slab_start(&self, slab: u32) -> u64 {
+        u64::from(slab).wrapping_shl(self.slab_shift)
+    }
+
+    /// First sector on the leaf of a leaf slab.
+    #[inline]
+    pub fn leaf_slab_start(&self, leaf: u32) -> u64 {
+        self.data_start.wrapping_add(u64::from(leaf).wrapping_shl(self.slab_shift))
+    }
+
+    /// Pages of the slab table; page `n` has the root slabs from `1024 n`.
+    pub fn table_pages(&self) -> u32 {
+        self.table_pages
+    }
+
+    /// Pages of sector bits; page `n` has the leaf's data sectors from `32768 n`.
+    pub fn bits_pages(&self) -> u32 {
+        self.bits_pages
+    }
+
+    /// All map pages: first those of the table, then those of the bits.
+    pub fn pages(&self) -> u32 {
+        self.table_pages.saturating_add(self.bits_pages)
+    }
+
+    /// Blocks of the page directory.
+    pub fn directory_blocks(&self) -> u32 {
+        self.pages().div_ceil(DIRECTORY_ENTRIES)
+    }
+
+    /// Blocks of the journal ring.
+    pub fn journal_blocks(&self) -> u32 {
+        self.journal_blocks
+    }
+
+    /// Block of the leaf at which ring position `at` lies.
+    pub fn journal_block(&self, at: u32) -> u64 {
+        SUPERBLOCKS.wrapping_add(u64::from(at))
+    }
+
+    fn directory_start(&self) -> u64 {
+        SUPERBLOCKS.saturating_add(u64::from(self.journal_blocks))
+    }
+
+    /// Block of the leaf that holds slot `slot` (0 or 1) of directory block `at`.
+    pub fn directory_block(&self, at: u32, slot: u32) -> u64 {
+        let skip = u64::from(self.directory_blocks()).wrapping_mul(u64::from(slot & 1));
+        self.directory_start().wrapping_add(skip).wrapping_add(u64::from(at))
+    }
+
+    fn pages_start(&self) -> u64 {
+        self.directory_start()
+            .saturating_add(u64::from(self.directory_blocks()).saturating_mul(2))
+    }
+
+    /// Block of the leaf that holds slot `slot` (0 or 1) of map page `page`.
+    pub fn page_block(&self, page: u32, slot: u32) -> u64 {
+        let skip = u64::from(self.pages()).wrapping_mul(u64::from(slot & 1));
+        self.pages_start().wrapping_add(skip).wrapping_add(u64::from(page))
+    }
+}
+
+#[cfg(any(test, kernel))]
+#[cfg_attr(kernel, kernel::prelude::kunit_tests(unionblk_geometry))]
+mod tests {
+    use super::{Geometry, BLOCK_SECTORS};
+    use super::super::error::Error;
+
+    const MIB: u64 = 2048;
+
+    #[test]
+    fn areas_do_not_overlap() {
+        for (root, leaf, slab, journal) in [
+            (64 * MIB, 16 * MIB, 128, 16),
+            (10 * 1024 * MIB, 1024 * MIB, 32, 1024),
+            (100, 8 * MIB, 8192, 16),
+            (2048 * 1024 * MIB, 4096 * 1024 * MIB, 128, 2048),
+        ] {
+            let g = Geometry::new(root, root, leaf, slab, journal);
+            assert!(g.is_ok());
+            if let Ok(g) = g {
+                assert_eq!(g.journal_block(0), 2);
+                assert_eq!(g.directory_block(0, 0), 2 + u64::from(journal));
+                assert!(g.directory_block(0, 1) > g.directory_block(g.directory_blocks() - 1, 0));
+                assert!(g.page_block(0, 0) > g.directory_block(g.directory_blocks() - 1, 1));
+                assert!(g.page_block(0, 1) > g.page_block(g.pages() - 1, 0));
+                assert!(g.data_start() >= (g.page_block(g.pages() - 1, 1) + 1) * BLOCK_SECTORS);
+                assert_eq!(g.data_start() % MIB, 0);
+                assert_eq!(g.data_start() % u64::from(slab), 0);
+                assert!(g.leaf_slabs() > 0);
+                assert!(g.leaf_slab_start(g.leaf_slabs()) <= leaf);
+                assert!(g.slab_start(g.root_slabs()) >= root);
+            }
+        }
+    }
+
+    #[test]
+    fn what_does_not_fit_is_refused() {
+        let new = Geometry::new;
+        assert!(new(100, 100, 100 * MIB, 100, 16) == Err(Error::SlabSize(100)));
+        assert!(new(100, 100, 100 * MIB, 16, 16) == Err(Error::SlabSize(16)));
+        assert!(new(100, 100, 100 * MIB, 16384, 16) == Err(Error::SlabSize(16384)));
+        assert!(matches!(new(0, 0, 100 * MIB, 128, 16), Err(Error::TooLarge(..))));
+        assert!(matches!(new(200, 100, 100 * MIB, 128, 16), Err(Error::TooLarge(..))));
+        assert!(matches!(new(100, 100, MIB, 128, 16), Err(Error::LeafTooSmall(..))));
+        assert!(matches!(new(100, 100, u64::MAX, 8192, 16), Err(Error::TooLarge(..))));
+        assert!(matches!(new(100, u64::MAX, MIB, 8192, 16), Err(Error::TooLarge(..))));
+        assert!(matches!(new(100, 100, 100 * MIB, 128, 3), Err(Error::LeafTooSmall(..))));
+    }
+}

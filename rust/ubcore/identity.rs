@@ -1,0 +1,113 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Whether a root is the one that a leaf was made for: which places of it are looked at.
+//!
+//! The digest is SHA-256 over [`PREFIX`], the root's size, and for each sample its first sector
+//! and its bytes; numbers are 64-bit little-endian. A file system that was mounted writable, even
+//! once, has changed its superblock, and those lie in the fixed samples; the others are derived
+//! from the leaf's UUID, so that each leaf watches other places.
+
+use super::num::wide;
+
+/// What the digest starts with.
+pub const PREFIX: &[u8] = b"unionblk root samples 1\n";
+/// Sectors of a sample, fewer at the end of the root.
+pub const SAMPLE_SECTORS: u64 = 8;
+/// Most samples of a root.
+pub const SAMPLES_MAX: usize = 44;
+/// In units of [`SAMPLE_SECTORS`]: file systems' and partition tables' superblocks (GPT, ext, XFS,
+/// squashfs, erofs: the first 32 KiB; btrfs: at 64 KiB).
+const FIXED: [u64; 9] = [0, 1, 2, 3, 4, 5, 6, 7, 16];
+/// The last units: GPT's backup, md's superblock.
+const FROM_END: u64 = 3;
+
+/// The samples of a root of `sectors`, as first sector and count.
+pub fn samples(uuid: &[u8; 16], sectors: u64) -> Samples {
+    let (low, high) = uuid.split_at(8);
+    let word = |b: &[u8]| b.first_chunk::<8>().map_or(0, |b| u64::from_le_bytes(*b));
+    Samples {
+        seed: word(low) ^ word(high).rotate_left(32),
+        units: sectors.div_ceil(SAMPLE_SECTORS),
+        sectors,
+        next: 0,
+    }
+}
+
+/// Iterator of [`samples`].
+pub struct Samples {
+    seed: u64,
+    units: u64,
+    sectors: u64,
+    next: usize,
+}
+
+impl Samples {
+    /// A step of SplitMix64: any two seeds give unrelated positions.
+    fn random(&mut self) -> u64 {
+        self.seed = self.seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let z = (self.seed ^ (self.seed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    fn unit(&mut self, n: usize) -> Option<u64> {
+        if let Some(&unit) = FIXED.get(n) {
+            return Some(unit).filter(|&u| u < self.units);
+        }
+        let behind = wide(n.saturating_sub(FIXED.len())).saturating_add(1);
+        if behind <= FROM_END {
+            return self.units.checked_sub(behind);
+        }
+        let r = self.random();
+        r.checked_rem(self.units)
+    }
+}
+
+impl Iterator for Samples {
+    type Item = (u64, u64);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        while self.next < SAMPLES_MAX {
+            let n = self.next;
+            self.next = n.saturating_add(1);
+            if let Some(unit) = self.unit(n) {
+                let first = unit.saturating_mul(SAMPLE_SECTORS);
+                let count = SAMPLE_SECTORS.min(self.sectors.saturating_sub(first));
+                return Some((first, count));
+            }
+        }
+        None
+    }
+}
+
+#[cfg(any(test, kernel))]
+#[cfg_attr(kernel, kernel::prelude::kunit_tests(unionblk_identity))]
+mod tests {
+    use super::{samples, SAMPLES_MAX};
+
+    #[test]
+    fn samples_lie_within_the_root() {
+        for sectors in [1, 7, 8, 9, 100, 2048, 2_000_001] {
+            let mut n = 0;
+            for (first, count) in samples(&[3; 16], sectors) {
+                assert!(count >= 1 && first + count <= sectors);
+                n += 1;
+            }
+            assert!(n >= 32 && n <= SAMPLES_MAX);
+        }
+        assert_eq!(samples(&[3; 16], 0).count(), 0);
+    }
+
+    #[test]
+    fn first_and_last_are_always_looked_at() {
+        let mut first = false;
+        let mut last = false;
+        for (at, count) in samples(&[1; 16], 4_000_003) {
+            first |= at == 0;
+            last |= at + count == 4_000_003;
+        }
+        assert!(first && last);
+        let same = samples(&[1; 16], 1 << 30).eq(samples(&[2; 16], 1 << 30));
+        assert!(!same);
+    }
+}

@@ -1,0 +1,434 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The journal ring: writing an epoch, and finding and replaying what was written.
+//!
+//! An *epoch* is what one commit covers: blocks of consecutive sequence numbers, of which the last
+//! says so and goes out with `PREFLUSH | FUA`. An epoch counts if all its blocks are there. What
+//! one write carries (up to 8 blocks) may be torn by a cut of power; everything before it was made
+//! durable by its flush. So a hole that a later, finished epoch stands behind is damage.
+
+use super::disk::{Disk, Order, BUFFER_BLOCKS};
+use super::error::{Area, Error, Result};
+use super::format::record::{Record, Run, STEP_MAX};
+use super::format::ring::{self, RingHead, RING_WORDS};
+use super::format::superblock::Superblock;
+use super::geometry::{Geometry, BLOCK_BYTES};
+use super::map::{Base, Entry, Map, Memory};
+use super::num::{narrow, wide};
+use super::pages::{bits_page_of, table_page_of, PageSet};
+
+/// Where the ring stands.
+#[derive(Clone, Copy, Debug)]
+pub struct Ring {
+    blocks: u32,
+    head: u32,
+    used: u32,
+    sequence: u64,
+}
+
+impl Ring {
+    /// A ring of `blocks`, whose next block goes to `head` under number `sequence`.
+    pub fn new(blocks: u32, head: u32, used: u32, sequence: u64) -> Ring {
+        Ring { blocks, head, used, sequence }
+    }
+
+    /// Position of the next block.
+    pub fn head(&self) -> u32 {
+        self.head
+    }
+
+    /// Blocks that the last checkpoint does not cover.
+    pub fn used(&self) -> u32 {
+        self.used
+    }
+
+    /// Sequence number of the next block.
+    pub fn sequence(&self) -> u64 {
+        self.sequence
+    }
+
+    /// Whether a checkpoint should be made before it must.
+    pub fn is_half_full(&self) -> bool {
+        self.used > self.blocks / 2
+    }
+
+    /// Frees all blocks: a checkpoint that covers them is durable.
+    pub fn release(&mut self) {
+        self.used = 0;
+    }
+
+    fn advance(&mut self, blocks: u32) {
+        self.head = after(self.head, blocks, self.blocks);
+        self.used = self.used.saturating_add(blocks);
+        self.sequence = self.sequence.saturating_add(u64::from(blocks));
+    }
+}
+
+/// The ring position `n` blocks after `at`; `n` is at most the ring's size.
+fn after(at: u32, n: u32, blocks: u32) -> u32 {
+    let sum = at.saturating_add(n);
+    sum.checked_sub(blocks).unwrap_or(sum)
+}
+
+/// Whether an epoch goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Space {
+    /// The words are in.
+    Left,
+    /// The ring is full: the epoch is void, a checkpoint must take its place.
+    Full,
+}
+
+/// An epoch under construction, in the disk's buffer.
+pub struct Epoch<'a, D> {
+    ring: &'a mut Ring,
+    disk: &'a mut D,
+    geometry: &'a Geometry,
+    nonce: u64,
+    /// Sealed blocks in the buffer, before the one under construction.
+    sealed: usize,
+    /// Words in the block under construction.
+    words: usize,
+    base: u32,
+    leaf: u32,
+    based: bool,
+    written: u32,
+}
+
+impl<'a, D: Disk> Epoch<'a, D> {
+    /// An empty epoch.
+    pub fn new(ring: &'a mut Ring, disk: &'a mut D, sb: &'a Superblock) -> Self {
+        Epoch {
+            ring,
+            disk,
+            geometry: &sb.geometry,
+            nonce: sb.nonce,
+            sealed: 0,
+            words: 0,
+            base: 0,
+            leaf: 0,
+            based: false,
+            written: 0,
+        }
+    }
+
+    /// Emits all that is mapped of a leaf slab: `New` if `fresh`, else `More`.
+    ///
+    /// A slab in many pieces ends with its bits as words, so that no slab costs more than twice
+    /// its bits.
+    pub fn slab<M: Memory>(&mut self, map: &Map<M>, leaf: u32, fresh: bool) -> Result<Space> {
+        let Some(slab) = map.owner(leaf) else {
+            return Ok(Space::Left);
+        };
+        if fresh && map.entry(slab).base == Base::Zero && self.put(&[Record::Zero(slab)])? == Space::Full {
+            return Ok(Space::Full);
+        }
+        let sectors = self.geometry.slab_sectors();
+        let mut opening = fresh;
+        let mut runs = 0;
+        let mut at = 0;
+        while at < sectors {
+            let (mapped, len) = map.stretch(leaf, at, sectors.wrapping_sub(at));
+            if mapped {
+                if runs > sectors / 64 {
+                    return self.words(map, slab, leaf);
+                }
+                let run = Run { first: at, count: len };
+                if self.run(slab, leaf, run, opening)? == Space::Full {
+                    return Ok(Space::Full);
+                }
+                opening = false;
+                runs = runs.wrapping_add(1);
+            }
+            at = at.saturating_add(len.max(1));
+        }
+        Ok(Space::Left)
+    }
+
+    fn run(&mut self, slab: u32, leaf: u32, run: Run, opening: bool) -> Result<Space> {
+        if !opening {
+            return self.put(&[Record::More { slab, run }]);
+        }
+        // The block is chosen first: a new one starts with a base of its own.
+        if self.room(2)? == Space::Full {
+            return Ok(Space::Full);
+        }
+        if !self.based {
+            self.base = leaf.wrapping_sub(1);
+            self.leaf = self.base;
+            self.based = true;
+        }
+        let step = leaf.wrapping_sub(self.leaf);
+        let place = !(1..=STEP_MAX).contains(&step);
+        self.leaf = leaf;
+        if place {
+            let step = 1;
+            let before = Record::Place(leaf.wrapping_sub(1));
+            return self.put(&[before, Record::New { slab, step, run }]);
+        }
+        self.put(&[Record::New { slab, step, run }])
+    }
+
+    fn words<M: Memory>(&mut self, map: &Map<M>, slab: u32, leaf: u32) -> Result<Space> {
+        let words = self.geometry.slab_sectors().div_ceil(64);
+        let head = Record::Words { slab, words };
+        if self.room(super::num::index(words).saturating_add(1))? == Space::Full {
+            return Ok(Space::Full);
+        }
+        self.push(head.encode());
+        for w in 0..words {
+            self.push(map.word(leaf, w));
+        }
+        Ok(Space::Left)
+    }
+
+    /// Appends records that belong into one block.
+    pub fn put(&mut self, records: &[Record]) -> Result<Space> {
+        if self.room(records.len())? == Space::Full {
+            return Ok(Space::Full);
+        }
+        for r in records {
+            self.push(r.encode());
+        }
+        Ok(Space::Left)
+    }
+
+    fn push(&mut self, word: u64) {
+        let (at, sealed) = (self.words, self.sealed);
+        ring::put_word(nth_block(self.disk.buffer(), sealed), at, word);
+        self.words = at.saturating_add(1);
+    }
+
+    /// Blocks of the buffer in use, with the one under construction.
+    fn held(&self) -> u32 {
+        narrow(wide(self.sealed)).saturating_add(u32::from(self.words > 0))
+    }
+
+    /// Makes room for `n` words (at most 129) in one block.
+    fn room(&mut self, n: usize) -> Result<Space> {
+        if self.words.saturating_add(n) > RING_WORDS {
+            self.seal(false);
+        }
+        if self.words == 0 {
+            // A new block: is there one in the ring, in the buffer, before the ring's end?
+            let held = self.held();
+            if self.ring.used.saturating_add(held) >= self.ring.blocks {
+                return Ok(Space::Full);
+            }
+            let at_end = after(self.ring.head, held, self.ring.blocks) == 0 && held > 0;
+            if self.sealed >= BUFFER_BLOCKS || at_end {
+                self.write(Order::Plain)?;
+            }
+            let sealed = self.sealed;
+            nth_block(self.disk.buffer(), sealed).fill(0);
+        }
+        Ok(Space::Left)
+    }
+
+    fn seal(&mut self, last: bool) {
+        let head = RingHead {
+            sequence: self.ring.sequence.saturating_add(wide(self.sealed)),
+            base: self.base,
+            count: u16::try_from(self.words).unwrap_or(u16::MAX),
+            last,
+            before: u16::try_from(self.sealed).unwrap_or(0),
+        };
+        let (nonce, sealed) = (self.nonce, self.sealed);
+        ring::seal(nth_block(self.disk.buffer(), sealed), nonce, &head);
+        self.sealed = sealed.saturating_add(1);
+        self.words = 0;
+        self.based = false;
+    }
+
+    fn write(&mut self, order: Order) -> Result {
+        let blocks = narrow(wide(self.sealed));
+        let at = self.geometry.journal_block(self.ring.head);
+        self.disk.write(at, self.sealed, order)?;
+        self.ring.advance(blocks);
+        self.written = self.written.saturating_add(blocks);
+        self.sealed = 0;
+        Ok(())
+    }
+
+    /// Ends the epoch and makes it, and all data written before, durable. Returns its blocks.
+    ///
+    /// An empty epoch is a flush.
+    pub fn finish(mut self) -> Result<u32> {
+        if self.words > 0 {
+            self.seal(true);
+        }
+        if self.sealed == 0 {
+            self.disk.flush()?;
+        } else {
+            self.write(Order::FlushFua)?;
+        }
+        Ok(self.written)
+    }
+}
+
+/// Block `n` of a buffer.
+fn nth_block(buffer: &mut [u8], n: usize) -> &mut [u8] {
+    let start = n.saturating_mul(BLOCK_BYTES);
+    buffer.get_mut(start..).and_then(|b| b.get_mut(..BLOCK_BYTES)).unwrap_or_default()
+}
+
+/// What a scan found in the ring.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Found {
+    /// Blocks of finished epochs, from the tail on.
+    pub finished: u32,
+    /// Blocks from the tail on that belong to the chain, finished or not.
+    pub chained: u32,
+    /// A sequence number above that of every block in the ring.
+    pub sequence: u64,
+}
+
+/// Looks for finished epochs behind the superblock's tail. Reads only.
+///
+/// Fails if a finished epoch stands behind a hole that no cut of power explains.
+pub fn scan<D: Disk>(disk: &mut D, sb: &Superblock) -> Result<Found> {
+    let blocks = sb.geometry.journal_blocks();
+    let mut found = Found { finished: 0, chained: 0, sequence: sb.journal_sequence };
+    while found.chained < blocks {
+        let at = after(sb.journal_tail, found.chained, blocks);
+        let head = read_head(disk, sb, at)?;
+        let Some(head) = head.filter(|h| h.sequence == found.sequence) else {
+            break;
+        };
+        found.chained = found.chained.saturating_add(1);
+        found.sequence = head.sequence.saturating_add(1);
+        if head.last {
+            found.finished = found.chained;
+        }
+    }
+    // `clean` promises an empty ring; only then is the rest of it not worth a look.
+    if sb.clean && found.chained == 0 {
+        return Ok(found);
+    }
+    let hole = found.sequence;
+    for at in 0..blocks {
+        let Some(head) = read_head(disk, sb, at)? else {
+            continue;
+        };
+        let same_write = head.sequence.saturating_sub(u64::from(head.before)) <= hole;
+        if head.last && head.sequence > hole && !same_write {
+            let broken = after(sb.journal_tail, found.chained, blocks);
+            return Err(Error::Damaged(Area::Journal, sb.geometry.journal_block(broken)));
+        }
+        found.sequence = found.sequence.max(head.sequence.saturating_add(1));
+    }
+    Ok(found)
+}
+
+fn read_head<D: Disk>(disk: &mut D, sb: &Superblock, at: u32) -> Result<Option<RingHead>> {
+    disk.read(sb.geometry.journal_block(at), 1)?;
+    Ok(ring::open(disk.buffer(), sb.nonce))
+}
+
+/// Applies the finished epochs to the map, and notes which pages they change. Reads only.
+pub fn replay<D, M, B>(
+    disk: &mut D,
+    sb: &Superblock,
+    found: &Found,
+    map: &Map<M>,
+    pages: &mut PageSet<B>,
+) -> Result
+where
+    D: Disk,
+    M: Memory,
+    B: core::ops::DerefMut<Target = [u64]>,
+{
+    for n in 0..found.finished {
+        let at = after(sb.journal_tail, n, sb.geometry.journal_blocks());
+        let block = sb.geometry.journal_block(at);
+        let bad = Error::Damaged(Area::Journal, block);
+        let head = read_head(disk, sb, at)?.ok_or(bad)?;
+        let mut player = Player { map, pages: &mut *pages, leaf: head.base, bad };
+        player.block(disk.buffer(), usize::from(head.count))?;
+    }
+    Ok(())
+}
+
+struct Player<'a, M, B> {
+    map: &'a Map<M>,
+    pages: &'a mut PageSet<B>,
+    leaf: u32,
+    bad: Error,
+}
+
+impl<M: Memory, B: core::ops::DerefMut<Target = [u64]>> Player<'_, M, B> {
+    fn block(&mut self, block: &[u8], count: usize) -> Result {
+        let mut at = 0;
+        while at < count {
+            let bits = ring::word(block, at).ok_or(self.bad)?;
+            let sectors = self.map.geometry().slab_sectors();
+            let record = Record::decode(bits, sectors).ok_or(self.bad)?;
+            at = at.saturating_add(1);
+            if let Record::Words { slab, words } = record {
+                let leaf = self.home(slab)?;
+                for w in 0..words {
+                    let bits = ring::word(block, at).filter(|_| at < count).ok_or(self.bad)?;
+                    self.map.add_word(leaf, w, bits)?;
+                    at = at.saturating_add(1);
+                }
+                self.pages.add(bits_page_of(self.map, leaf));
+            } else {
+                self.record(record)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn home(&self, slab: u32) -> Result<u32> {
+        let g = self.map.geometry();
+        let leaf = self.map.entry(slab).leaf.filter(|&l| l < g.leaf_slabs());
+        leaf.filter(|_| slab < g.root_slabs()).ok_or(self.bad)
+    }
+
+    fn record(&mut self, record: Record) -> Result {
+        let g = self.map.geometry();
+        match record {
+            Record::Place(leaf) => self.leaf = leaf,
+            Record::New { slab, step, run } => {
+                let leaf = self.leaf.wrapping_add(step);
+                self.leaf = leaf;
+                if slab >= g.root_slabs() || leaf >= g.leaf_slabs() {
+                    return Err(self.bad);
+                }
+                let entry = self.map.entry(slab);
+                if entry.leaf != Some(leaf) {
+                    self.map.clear_slab(leaf)?;
+                    self.map.set_entry(slab, Entry { leaf: Some(leaf), base: entry.base })?;
+                }
+                self.map.set_bits(leaf, run.first, run.count)?;
+                self.pages.add(table_page_of(slab));
+                self.pages.add(bits_page_of(self.map, leaf));
+            }
+            Record::More { slab, run } => {
+                let leaf = self.home(slab)?;
+                self.map.set_bits(leaf, run.first, run.count)?;
+                self.pages.add(bits_page_of(self.map, leaf));
+            }
+            Record::Words { .. } => return Err(self.bad),
+            Record::Zero(slab) => self.empty(slab, Base::Zero)?,
+            Record::Reset(slab) => self.empty(slab, Base::Root)?,
+        }
+        Ok(())
+    }
+
+    fn empty(&mut self, slab: u32, base: Base) -> Result {
+        if slab >= self.map.geometry().root_slabs() {
+            return Err(self.bad);
+        }
+        if let Some(leaf) = self.map.entry(slab).leaf {
+            if leaf >= self.map.geometry().leaf_slabs() {
+                return Err(self.bad);
+            }
+            self.map.clear_slab(leaf)?;
+            self.pages.add(bits_page_of(self.map, leaf));
+        }
+        self.map.set_entry(slab, Entry { leaf: None, base })?;
+        self.pages.add(table_page_of(slab));
+        Ok(())
+    }
+}

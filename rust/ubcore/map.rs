@@ -1,0 +1,389 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The map in memory: which sectors live in the leaf, and where.
+//!
+//! Two arrays, in pages that come into being on first use. The *slab table* has an entry for each
+//! root slab: nothing, or a leaf slab, and what lies below it. The *sector bits* have a bit for
+//! each data sector of the leaf: set if it was written. A third, the *owners*, is the table's
+//! inverse and never on disk.
+//!
+//! Who may do what:
+//!
+//! - Look-ups take no lock, run in any context and against everything else.
+//! - [`Map::mark`] runs in any context, also in interrupts, against everything else.
+//! - [`Map::assign`] runs under the lock of the allocator that it is given.
+//! - [`Map::take_dirty`] and [`Map::take_fresh`] belong to the one committer.
+//!
+//! Ordering: an entry is published after its bits were cleared, a bit after its data is written, a
+//! dirty mark after the bits, and the count of changes after the dirty mark. Each is a release,
+//! each look-up an acquire; so a committer that reads the count, then the marks, then the bits
+//! misses nothing that was complete when it read the count.
+
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+use super::error::{Error, Result};
+use super::geometry::{Geometry, BITS_SECTORS, BITS_WORDS, TABLE_ENTRIES};
+use super::num::{index, mask, narrow, usize_of};
+
+/// A page of the slab table or of the owners.
+pub type TablePage = [AtomicU32; TABLE_ENTRIES as usize];
+/// A page of sector bits.
+pub type BitsPage = [AtomicU64; BITS_WORDS as usize];
+
+/// The memory of a map. Pages, once there, stay; new ones are zero.
+pub trait Memory {
+    /// Page `page` of the slab table, if it is there.
+    fn table(&self, page: u32) -> Option<&TablePage>;
+    /// Page `page` of the sector bits, if it is there.
+    fn bits(&self, page: u32) -> Option<&BitsPage>;
+    /// Page `page` of the owners, if it is there.
+    fn owners(&self, page: u32) -> Option<&TablePage>;
+    /// Makes a page of the slab table. May sleep, must not start I/O.
+    fn grow_table(&self, page: u32) -> Result;
+    /// Makes a page of sector bits. May sleep, must not start I/O.
+    fn grow_bits(&self, page: u32) -> Result;
+    /// Makes a page of owners. May sleep, must not start I/O.
+    fn grow_owners(&self, page: u32) -> Result;
+    /// One bit for each leaf slab: its bits have changed since the last commit.
+    fn dirty(&self) -> &[AtomicU64];
+    /// One bit for each word of [`Memory::dirty`]: it is not zero.
+    fn dirty_words(&self) -> &[AtomicU64];
+    /// One bit for each leaf slab: its assignment is not durable.
+    fn fresh(&self) -> &[AtomicU64];
+}
+
+/// 64-bit words for one bit each of `bits`.
+pub const fn words_for(bits: u32) -> usize {
+    bits.div_ceil(64) as usize
+}
+
+/// What an unwritten sector of a slab reads as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Base {
+    /// The root's sector.
+    Root,
+    /// Zeroes.
+    Zero,
+}
+
+/// An entry of the slab table: 32 bits, zero for a slab that nothing happened to.
+///
+/// ::
+///
+///     31              1 0
+///     | leaf slab + 1  |z|     z: unwritten sectors read as zeroes; leaf slab + 1 = 0: none
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// The leaf slab, if there is one.
+    pub leaf: Option<u32>,
+    /// What unwritten sectors read as.
+    pub base: Base,
+}
+
+impl Entry {
+    /// Decodes an entry; any 32 bits are one.
+    #[inline]
+    pub fn decode(bits: u32) -> Entry {
+        Entry {
+            leaf: (bits >> 1).checked_sub(1),
+            base: if bits & 1 == 0 { Base::Root } else { Base::Zero },
+        }
+    }
+
+    /// The entry's 32 bits; `leaf` is below [`super::geometry::SLABS_MAX`].
+    #[inline]
+    pub fn encode(self) -> u32 {
+        let high = self.leaf.map_or(0, |l| l.wrapping_add(1)).wrapping_shl(1);
+        high | u32::from(self.base == Base::Zero)
+    }
+}
+
+/// The map of one union.
+pub struct Map<M> {
+    geometry: Geometry,
+    memory: M,
+    changes: AtomicU64,
+}
+
+impl<M: Memory> Map<M> {
+    /// A map where every sector is the root's.
+    pub fn new(geometry: Geometry, memory: M) -> Self {
+        Map { geometry, memory, changes: AtomicU64::new(0) }
+    }
+
+    /// The layout it maps over.
+    #[inline]
+    pub fn geometry(&self) -> &Geometry {
+        &self.geometry
+    }
+
+    /// The memory it was made with.
+    pub fn memory(&self) -> &M {
+        &self.memory
+    }
+
+    /// Counts the calls of [`Map::mark`] that changed something, and any other change.
+    #[inline]
+    pub fn changes(&self) -> u64 {
+        self.changes.load(Ordering::Acquire)
+    }
+
+    fn table_slot(&self, slab: u32) -> Option<&AtomicU32> {
+        self.memory.table(slab / TABLE_ENTRIES)?.get(index(slab % TABLE_ENTRIES))
+    }
+
+    /// The entry of a root slab.
+    #[inline]
+    pub fn entry(&self, slab: u32) -> Entry {
+        Entry::decode(self.table_slot(slab).map_or(0, |e| e.load(Ordering::Acquire)))
+    }
+
+    /// Sets an entry, growing the table; for replay and for the holder of the allocator's lock.
+    pub fn set_entry(&self, slab: u32, entry: Entry) -> Result {
+        let page = slab / TABLE_ENTRIES;
+        if self.memory.table(page).is_none() {
+            if entry.encode() == 0 {
+                return Ok(());
+            }
+            self.memory.grow_table(page)?;
+        }
+        self.table_slot(slab)
+            .ok_or(Error::NoMemory)?
+            .store(entry.encode(), Ordering::Release);
+        Ok(())
+    }
+
+    /// The root slab that a leaf slab belongs to.
+    pub fn owner(&self, leaf: u32) -> Option<u32> {
+        let page = self.memory.owners(leaf / TABLE_ENTRIES)?;
+        let slot = page.get(index(leaf % TABLE_ENTRIES))?;
+        slot.load(Ordering::Acquire).checked_sub(1)
+    }
+
+    /// Records a leaf slab's owner; slab numbers stay below 2^31, so one more fits.
+    pub fn set_owner(&self, leaf: u32, slab: Option<u32>) -> Result {
+        let page = leaf / TABLE_ENTRIES;
+        if self.memory.owners(page).is_none() {
+            if slab.is_none() {
+                return Ok(());
+            }
+            self.memory.grow_owners(page)?;
+        }
+        self.memory
+            .owners(page)
+            .and_then(|p| p.get(index(leaf % TABLE_ENTRIES)))
+            .ok_or(Error::NoMemory)?
+            .store(slab.map_or(0, |s| s.wrapping_add(1)), Ordering::Release);
+        Ok(())
+    }
+
+    /// The first bit of a leaf slab, as a data sector of the leaf.
+    fn first_bit(&self, leaf: u32) -> u64 {
+        u64::from(leaf).wrapping_shl(self.geometry.slab_shift())
+    }
+
+    /// The word that holds the bit of data sector `bit`.
+    #[inline]
+    fn bits_word(&self, bit: u64) -> Option<&AtomicU64> {
+        let page = self.memory.bits(narrow(bit / BITS_SECTORS))?;
+        page.get(usize_of((bit % BITS_SECTORS) / 64))
+    }
+
+    /// Whether sector `offset` of leaf slab `leaf` is mapped, and for how many sectors from there,
+    /// `limit` at most, that stays so.
+    pub fn stretch(&self, leaf: u32, offset: u32, limit: u32) -> (bool, u32) {
+        let start = self.first_bit(leaf).wrapping_add(u64::from(offset));
+        let mut mapped = false;
+        let mut len = 0u32;
+        while len < limit {
+            let bit = start.wrapping_add(u64::from(len));
+            let word = self.bits_word(bit).map_or(0, |w| w.load(Ordering::Acquire));
+            let shifted = word.wrapping_shr(narrow(bit % 64));
+            let left = narrow(64u64.saturating_sub(bit % 64));
+            if len == 0 {
+                mapped = shifted & 1 == 1;
+            }
+            let same = if mapped { shifted.trailing_ones() } else { shifted.trailing_zeros() };
+            len = len.saturating_add(same.min(left));
+            if same < left {
+                break;
+            }
+        }
+        (mapped, len.min(limit))
+    }
+
+    /// Applies `f` to each word of sectors `offset..offset + count` of a leaf slab, with the mask of
+    /// those sectors. The pages must be there.
+    fn each_word(
+        &self,
+        leaf: u32,
+        offset: u32,
+        count: u32,
+        mut f: impl FnMut(&AtomicU64, u64),
+    ) -> Result {
+        let mut bit = self.first_bit(leaf).wrapping_add(u64::from(offset));
+        let end = bit.wrapping_add(u64::from(count));
+        while bit < end {
+            let from = narrow(bit % 64);
+            let to = narrow(end.saturating_sub(bit).saturating_add(u64::from(from)).min(64));
+            f(self.bits_word(bit).ok_or(Error::NoMemory)?, mask(from, to));
+            bit = bit.wrapping_add(u64::from(to.wrapping_sub(from)));
+        }
+        Ok(())
+    }
+
+    /// Sets bits without marking anything dirty, growing the bits: for replay.
+    pub fn set_bits(&self, leaf: u32, offset: u32, count: u32) -> Result {
+        self.grow_for(leaf)?;
+        self.each_word(leaf, offset, count, |w, m| {
+            w.fetch_or(m, Ordering::Release);
+        })
+    }
+
+    /// The 64 bits of a leaf slab from its sector `64 word`; a slab of 32 sectors has the low half.
+    pub fn word(&self, leaf: u32, word: u32) -> u64 {
+        let bit = self.first_bit(leaf).wrapping_add(u64::from(word).wrapping_mul(64));
+        let bits = self.bits_word(bit).map_or(0, |w| w.load(Ordering::Acquire));
+        bits.wrapping_shr(narrow(bit % 64)) & mask(0, self.geometry.slab_sectors())
+    }
+
+    /// Adds bits as [`Map::word`] gave them, growing the bits: for replay.
+    pub fn add_word(&self, leaf: u32, word: u32, bits: u64) -> Result {
+        self.grow_for(leaf)?;
+        let bit = self.first_bit(leaf).wrapping_add(u64::from(word).wrapping_mul(64));
+        let bits = bits & mask(0, self.geometry.slab_sectors());
+        let w = self.bits_word(bit).ok_or(Error::NoMemory)?;
+        w.fetch_or(bits.wrapping_shl(narrow(bit % 64)), Ordering::Release);
+        Ok(())
+    }
+
+    fn grow_for(&self, leaf: u32) -> Result {
+        let page = narrow(self.first_bit(leaf) / BITS_SECTORS);
+        match self.memory.bits(page) {
+            Some(_) => Ok(()),
+            None => self.memory.grow_bits(page),
+        }
+    }
+
+    /// Clears all bits of a leaf slab and makes their page: before an assignment is published.
+    pub fn clear_slab(&self, leaf: u32) -> Result {
+        self.grow_for(leaf)?;
+        self.each_word(leaf, 0, self.geometry.slab_sectors(), |w, m| {
+            w.fetch_and(!m, Ordering::Release);
+        })
+    }
+
+    /// Makes leaf slab `leaf` the home of root slab `slab`, none of its sectors mapped.
+    ///
+    /// Under the allocator's lock; may sleep for memory. On an error nothing has changed.
+    pub fn assign(&self, slab: u32, leaf: u32) -> Result {
+        self.clear_slab(leaf)?;
+        let base = self.entry(slab).base;
+        self.set_owner(leaf, Some(slab))?;
+        set_bit(self.memory.fresh(), leaf);
+        let done = self.set_entry(slab, Entry { leaf: Some(leaf), base });
+        if done.is_err() {
+            clear_bit(self.memory.fresh(), leaf);
+            self.set_owner(leaf, None)?;
+        }
+        done
+    }
+
+    /// Maps union sectors whose data is on the leaf; their slabs are assigned.
+    ///
+    /// Any context. Returns whether anything was not mapped before.
+    pub fn mark(&self, sector: u64, count: u32) -> bool {
+        let mut changed = false;
+        let mut at = sector;
+        let mut left = count;
+        while left > 0 {
+            let offset = self.geometry.offset_in_slab(at);
+            let n = left.min(self.geometry.slab_sectors().wrapping_sub(offset));
+            if let Some(leaf) = self.entry(self.geometry.slab_of(at)).leaf {
+                changed |= self.mark_in_slab(leaf, offset, n);
+            }
+            at = at.wrapping_add(u64::from(n));
+            left = left.wrapping_sub(n);
+        }
+        if changed {
+            self.changes.fetch_add(1, Ordering::AcqRel);
+        }
+        changed
+    }
+
+    fn mark_in_slab(&self, leaf: u32, offset: u32, count: u32) -> bool {
+        let mut changed = false;
+        // An overwrite, the usual case, stores nothing and shares no cache line.
+        let _ = self.each_word(leaf, offset, count, |w, m| {
+            if w.load(Ordering::Acquire) & m != m {
+                changed |= w.fetch_or(m, Ordering::AcqRel) & m != m;
+            }
+        });
+        if changed {
+            self.mark_dirty(leaf);
+        }
+        changed
+    }
+
+    /// Puts a leaf slab on the next commit's list.
+    pub fn mark_dirty(&self, leaf: u32) {
+        // The word's bit is set even where the slab's already was: whoever set that may not have
+        // come to this line yet, and our caller's write must be found once it is counted.
+        set_bit(self.memory.dirty(), leaf);
+        set_bit(self.memory.dirty_words(), leaf / 64);
+    }
+
+    /// Takes up to 64 dirty leaf slabs off the list: the number of the first, and a mask.
+    ///
+    /// `from` is a word of the list, 0 at first and then the last result's slab / 64 + 1. A slab
+    /// that becomes dirty again meanwhile is on the list again.
+    pub fn take_dirty(&self, from: u32) -> Option<(u32, u64)> {
+        let mut word = from;
+        while let Some(summary) = self.memory.dirty_words().get(index(word / 64)) {
+            let ahead = summary.load(Ordering::Acquire).wrapping_shr(word % 64);
+            if ahead == 0 {
+                word = (word / 64).wrapping_add(1).wrapping_mul(64);
+                continue;
+            }
+            word = word.wrapping_add(ahead.trailing_zeros());
+            // Cleared before the word is read: who sets a bit later sets it again.
+            clear_bit(self.memory.dirty_words(), word);
+            let slabs = self.memory.dirty().get(index(word)).map_or(0, |w| w.swap(0, Ordering::AcqRel));
+            if slabs != 0 {
+                return Some((word.wrapping_mul(64), slabs));
+            }
+            word = word.wrapping_add(1);
+        }
+        None
+    }
+
+    /// Whether the assignment of a leaf slab is not durable yet; from now on it counts as such.
+    pub fn take_fresh(&self, leaf: u32) -> bool {
+        clear_bit(self.memory.fresh(), leaf)
+    }
+
+    /// Whether the assignment of a leaf slab is not durable yet.
+    pub fn is_fresh(&self, leaf: u32) -> bool {
+        self.memory
+            .fresh()
+            .get(index(leaf / 64))
+            .is_some_and(|w| w.load(Ordering::Acquire) & bit_of(leaf) != 0)
+    }
+}
+
+fn bit_of(n: u32) -> u64 {
+    1u64.wrapping_shl(n % 64)
+}
+
+/// Sets a bit, returns whether it was set. The order of a later store that announces it is kept.
+fn set_bit(words: &[AtomicU64], n: u32) -> bool {
+    words
+        .get(index(n / 64))
+        .is_some_and(|w| w.fetch_or(bit_of(n), Ordering::SeqCst) & bit_of(n) != 0)
+}
+
+fn clear_bit(words: &[AtomicU64], n: u32) -> bool {
+    words
+        .get(index(n / 64))
+        .is_some_and(|w| w.fetch_and(!bit_of(n), Ordering::SeqCst) & bit_of(n) != 0)
+}

@@ -1,0 +1,44 @@
+// SPDX-License-Identifier: GPL-2.0
+#![cfg_attr(not(kernel), no_std)]
+
+//! The core of unionblk: what a union *is*, without anything it runs on.
+//!
+//! Format, map, allocation, journal, checkpoint and replay, as pure logic over memory and a disk
+//! that the caller provides. The same files are a module of the driver, a cargo package for the
+//! tool and the tests, and KUnit suites: hence no unsafe, no allocation, no panic, no path but
+//! `super::`, and no dependency but `core` and `zerocopy`.
+
+#![deny(
+    missing_docs,
+    unsafe_code,
+    clippy::arithmetic_side_effects,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unwrap_used
+)]
+#![cfg_attr(
+    any(test, CONFIG_KUNIT = "y"),
+    allow(
+        clippy::arithmetic_side_effects,
+        clippy::expect_used,
+        clippy::indexing_slicing,
+        clippy::panic,
+        clippy::unwrap_used
+    )
+)]
+
+pub mod abi;
+pub mod alloc;
+pub mod attach;
+pub mod commit;
+pub mod disk;
+pub mod error;
+pub mod format;
+pub mod geometry;
+pub mod identity;
+pub mod journal;
+pub mod map;
+pub mod num;
+pub mod pages;
+pub mod plan;

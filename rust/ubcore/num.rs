@@ -1,0 +1,87 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Casts that lose nothing, by name, and bit positions that cannot overflow.
+
+/// Bytes in a sector: the unit of every address here.
+pub const SECTOR_BYTES: u64 = 512;
+
+/// Widens an index; `usize` has 64 bits on everything that this is built for.
+#[inline(always)]
+pub const fn usize_of(v: u64) -> usize {
+    v as usize
+}
+
+/// Widens a 32-bit index.
+#[inline(always)]
+pub const fn index(v: u32) -> usize {
+    v as usize
+}
+
+/// Widens a length to 64 bits.
+#[inline(always)]
+pub const fn wide(v: usize) -> u64 {
+    v as u64
+}
+
+/// Narrows to 32 bits, or the largest value: for counts that a bound already holds below it.
+#[inline(always)]
+pub const fn narrow(v: u64) -> u32 {
+    if v > u32::MAX as u64 {
+        u32::MAX
+    } else {
+        v as u32
+    }
+}
+
+/// `n` low bits set; all 64 for `n >= 64`.
+#[inline(always)]
+pub const fn low_bits(n: u32) -> u64 {
+    match 1u64.checked_shl(n) {
+        Some(bit) => bit.wrapping_sub(1),
+        None => u64::MAX,
+    }
+}
+
+/// The bits `from..to` of one 64-bit word; `from <= to <= 64`.
+#[inline(always)]
+pub const fn mask(from: u32, to: u32) -> u64 {
+    low_bits(to) & !low_bits(from)
+}
+
+/// Rounds up to a multiple of `unit` (a power of two), `None` past the end.
+pub const fn align_up(v: u64, unit: u64) -> Option<u64> {
+    let low = unit.wrapping_sub(1);
+    match v.checked_add(low) {
+        Some(sum) => Some(sum & !low),
+        None => None,
+    }
+}
+
+#[cfg(any(test, kernel))]
+#[cfg_attr(kernel, kernel::prelude::kunit_tests(unionblk_num))]
+mod tests {
+    #[cfg(not(kernel))]
+    use super::*;
+    #[cfg(kernel)]
+    use super::{align_up, low_bits, mask, narrow};
+
+    #[test]
+    fn masks() {
+        assert_eq!(low_bits(0), 0);
+        assert_eq!(low_bits(3), 7);
+        assert_eq!(low_bits(64), u64::MAX);
+        assert_eq!(low_bits(200), u64::MAX);
+        assert_eq!(mask(4, 8), 0xf0);
+        assert_eq!(mask(0, 64), u64::MAX);
+        assert_eq!(mask(5, 5), 0);
+    }
+
+    #[test]
+    fn narrowing_and_rounding() {
+        assert_eq!(narrow(u64::MAX), u32::MAX);
+        assert_eq!(narrow(7), 7);
+        assert_eq!(align_up(1, 8), Some(8));
+        assert_eq!(align_up(16, 8), Some(16));
+        assert_eq!(align_up(u64::MAX, 8), None);
+    }
+}

@@ -1,0 +1,148 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Map pages between memory and the leaf's bytes.
+//!
+//! Table pages are 1024 little-endian 32-bit entries, bits pages 512 little-endian 64-bit words,
+//! both as [`super::map`] has them. Pages are numbered through, the table's first.
+
+use core::sync::atomic::Ordering;
+
+use super::error::{Error, Result};
+use super::geometry::{BITS_WORDS, TABLE_ENTRIES};
+use super::map::{Entry, Map, Memory};
+use super::num::{index, narrow, wide};
+
+/// Which page a number means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Page {
+    /// A page of the slab table.
+    Table(u32),
+    /// A page of sector bits.
+    Bits(u32),
+}
+
+/// Decodes a page number.
+pub fn page<M: Memory>(map: &Map<M>, number: u32) -> Page {
+    match number.checked_sub(map.geometry().table_pages()) {
+        Some(n) => Page::Bits(n),
+        None => Page::Table(number),
+    }
+}
+
+/// The number of the page that holds the entry of root slab `slab`.
+pub fn table_page_of(slab: u32) -> u32 {
+    slab / TABLE_ENTRIES
+}
+
+/// The number of the page that holds the bits of leaf slab `leaf`. A slab's bits never straddle.
+pub fn bits_page_of<M: Memory>(map: &Map<M>, leaf: u32) -> u32 {
+    let g = map.geometry();
+    let bit = u64::from(leaf).wrapping_shl(g.slab_shift());
+    g.table_pages().saturating_add(narrow(bit / super::geometry::BITS_SECTORS))
+}
+
+/// Copies page `number` of the map into `block` (4096 bytes).
+///
+/// An assignment that no commit has covered is left out: its slab's bits on disk may be those of an
+/// earlier life. Only the committer calls this.
+pub fn store<M: Memory>(map: &Map<M>, number: u32, block: &mut [u8]) {
+    block.fill(0);
+    match page(map, number) {
+        Page::Table(n) => {
+            let Some(table) = map.memory().table(n) else {
+                return;
+            };
+            for (entry, room) in table.iter().zip(block.as_chunks_mut_4()) {
+                let mut e = Entry::decode(entry.load(Ordering::Acquire));
+                e.leaf = e.leaf.filter(|&l| !map.is_fresh(l));
+                *room = e.encode().to_le_bytes();
+            }
+        }
+        Page::Bits(n) => {
+            let Some(bits) = map.memory().bits(n) else {
+                return;
+            };
+            for (word, room) in bits.iter().zip(block.as_chunks_mut_8()) {
+                *room = word.load(Ordering::Acquire).to_le_bytes();
+            }
+        }
+    }
+}
+
+/// Fills page `number` of the map, which is empty, from `block`. For attach alone.
+pub fn load<M: Memory>(map: &Map<M>, number: u32, block: &[u8]) -> Result {
+    match page(map, number) {
+        Page::Table(n) => {
+            map.memory().grow_table(n)?;
+            let table = map.memory().table(n).ok_or(Error::NoMemory)?;
+            for (entry, bytes) in table.iter().zip(block.chunks_exact(4)) {
+                let bytes = bytes.first_chunk::<4>().copied().unwrap_or_default();
+                entry.store(u32::from_le_bytes(bytes), Ordering::Release);
+            }
+        }
+        Page::Bits(n) => {
+            map.memory().grow_bits(n)?;
+            let bits = map.memory().bits(n).ok_or(Error::NoMemory)?;
+            for (word, bytes) in bits.iter().zip(block.chunks_exact(8)) {
+                let bytes = bytes.first_chunk::<8>().copied().unwrap_or_default();
+                word.store(u64::from_le_bytes(bytes), Ordering::Release);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Slices of a block as arrays; `slice::as_chunks` itself is younger than our compiler.
+trait Chunks {
+    fn as_chunks_mut_4(&mut self) -> impl Iterator<Item = &mut [u8; 4]>;
+    fn as_chunks_mut_8(&mut self) -> impl Iterator<Item = &mut [u8; 8]>;
+}
+
+impl Chunks for [u8] {
+    fn as_chunks_mut_4(&mut self) -> impl Iterator<Item = &mut [u8; 4]> {
+        self.chunks_exact_mut(4).filter_map(|c| c.first_chunk_mut())
+    }
+
+    fn as_chunks_mut_8(&mut self) -> impl Iterator<Item = &mut [u8; 8]> {
+        self.chunks_exact_mut(8).filter_map(|c| c.first_chunk_mut())
+    }
+}
+
+/// A set of map pages, one bit each: those that the next checkpoint writes.
+pub struct PageSet<B>(B);
+
+impl<B: core::ops::DerefMut<Target = [u64]>> PageSet<B> {
+    /// An empty set; `words` is zero and has a bit for each page.
+    pub fn new(words: B) -> Self {
+        PageSet(words)
+    }
+
+    /// Adds a page.
+    pub fn add(&mut self, page: u32) {
+        if let Some(w) = self.0.get_mut(index(page / 64)) {
+            *w |= 1u64.wrapping_shl(page % 64);
+        }
+    }
+
+    /// Removes a page.
+    pub fn remove(&mut self, page: u32) {
+        if let Some(w) = self.0.get_mut(index(page / 64)) {
+            *w &= !1u64.wrapping_shl(page % 64);
+        }
+    }
+
+    /// The first page of the set at or after `from`.
+    pub fn next(&self, from: u32) -> Option<u32> {
+        let (first, rest) = (index(from / 64), from % 64);
+        for (at, &word) in self.0.iter().enumerate().skip(first) {
+            let word = if at == first { word & u64::MAX.wrapping_shl(rest) } else { word };
+            if word != 0 {
+                let base = narrow(wide(at).wrapping_mul(64));
+                return base.checked_add(word.trailing_zeros());
+            }
+        }
+        None
+    }
+}
+
+const _: () = assert!(TABLE_ENTRIES * 4 == 4096 && BITS_WORDS * 8 == 4096);

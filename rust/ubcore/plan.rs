@@ -1,0 +1,131 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! From a request to lower I/O: the runs that a range of the union consists of.
+//!
+//! A run ends where the source changes or the leaf jumps, and nowhere else: not at a slab's end
+//! whose successor lies next to it.
+
+use super::map::{Base, Map, Memory};
+
+/// Where a run of sectors comes from, or goes to: its first sector on that device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// The root, at this sector.
+    Root(u64),
+    /// The leaf, at this sector of the device.
+    Leaf(u64),
+    /// Nowhere: it reads as zeroes.
+    Zero,
+}
+
+impl Source {
+    /// Whether `next`, which starts `sectors` after this source did, goes on where it ends.
+    fn continues(self, next: Source, sectors: u32) -> bool {
+        let on = |a: u64, b: u64| a.wrapping_add(u64::from(sectors)) == b;
+        match (self, next) {
+            (Source::Root(a), Source::Root(b)) | (Source::Leaf(a), Source::Leaf(b)) => on(a, b),
+            (Source::Zero, Source::Zero) => true,
+            _ => false,
+        }
+    }
+}
+
+/// A stretch of the union with one source.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Run {
+    /// Where it is.
+    pub source: Source,
+    /// Its length, at least 1.
+    pub sectors: u32,
+}
+
+/// What the runs are for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Way {
+    Read,
+    Write,
+}
+
+/// The runs of a read of `sectors` from `sector`, within the union. Any context, no lock.
+pub fn read<M: Memory>(map: &Map<M>, sector: u64, sectors: u32) -> Runs<'_, M> {
+    Runs { map, at: sector, left: sectors, way: Way::Read, held: None }
+}
+
+/// The runs of a write: all on the leaf. It ends early at a slab without a home; see [`homeless`].
+pub fn write<M: Memory>(map: &Map<M>, sector: u64, sectors: u32) -> Runs<'_, M> {
+    Runs { map, at: sector, left: sectors, way: Way::Write, held: None }
+}
+
+/// The root slabs of a range that have no leaf slab yet.
+pub fn homeless<M: Memory>(
+    map: &Map<M>,
+    sector: u64,
+    sectors: u32,
+) -> impl Iterator<Item = u32> + '_ {
+    let g = map.geometry();
+    let last = sector.wrapping_add(u64::from(sectors.saturating_sub(1)));
+    (g.slab_of(sector)..=g.slab_of(last)).filter(move |&s| sectors > 0 && map.entry(s).leaf.is_none())
+}
+
+/// Iterator of [`read`] and [`write`].
+pub struct Runs<'a, M> {
+    map: &'a Map<M>,
+    at: u64,
+    left: u32,
+    way: Way,
+    held: Option<Run>,
+}
+
+impl<M: Memory> Runs<'_, M> {
+    /// The next stretch within one slab.
+    fn piece(&mut self) -> Option<Run> {
+        let g = self.map.geometry();
+        let offset = g.offset_in_slab(self.at);
+        let limit = self.left.min(g.slab_sectors().wrapping_sub(offset));
+        if limit == 0 {
+            return None;
+        }
+        let entry = self.map.entry(g.slab_of(self.at));
+        let home = entry.leaf.map(|l| (l, g.leaf_slab_start(l).wrapping_add(u64::from(offset))));
+        let run = match (self.way, home) {
+            (Way::Write, home) => Run { source: Source::Leaf(home?.1), sectors: limit },
+            (Way::Read, Some((leaf, start))) => match self.map.stretch(leaf, offset, limit) {
+                (true, sectors) => Run { source: Source::Leaf(start), sectors },
+                (false, sectors) => self.below(entry.base, sectors),
+            },
+            (Way::Read, None) => self.below(entry.base, limit),
+        };
+        self.at = self.at.wrapping_add(u64::from(run.sectors));
+        self.left = self.left.wrapping_sub(run.sectors);
+        Some(run)
+    }
+
+    /// What lies below unmapped sectors. A union can be larger than its root.
+    fn below(&self, base: Base, sectors: u32) -> Run {
+        let rest = self.map.geometry().root_sectors().saturating_sub(self.at);
+        if base == Base::Zero || rest == 0 {
+            return Run { source: Source::Zero, sectors };
+        }
+        let within = u32::try_from(rest).unwrap_or(u32::MAX);
+        Run { source: Source::Root(self.at), sectors: sectors.min(within) }
+    }
+}
+
+impl<M: Memory> Iterator for Runs<'_, M> {
+    type Item = Run;
+
+    fn next(&mut self) -> Option<Run> {
+        let mut run = match self.held.take() {
+            Some(run) => run,
+            None => self.piece()?,
+        };
+        while let Some(next) = self.piece() {
+            if !run.source.continues(next.source, run.sectors) {
+                self.held = Some(next);
+                break;
+            }
+            run.sectors = run.sectors.wrapping_add(next.sectors);
+        }
+        Some(run)
+    }
+}
