@@ -2,6 +2,8 @@
 # SPDX-License-Identifier: GPL-2.0
 # Builds in the build root, each thing only when something changed.
 #   scripts/build.sh modules    build/kmod/unionblk.ko, for the stock kernel
+#   scripts/build.sh modules-kunit-x86_64, modules-kunit-um
+#                               build/kmod-kunit-ARCH/unionblk.ko, for the KUNIT=y kernel
 #   scripts/build.sh tools      the ubctl that runs anywhere: statically linked
 #   scripts/build.sh programs   the tests' own C programs, static too
 # MO= keeps kbuild's outputs, and its clean, away from the sources.
@@ -14,6 +16,15 @@ build_modules() {
 	local tree
 	tree=$("$TOP/scripts/kernel.sh")/tree
 	make -C "$tree" M="$TOP" MO="$BUILD/kmod" -j"$(nproc)" modules
+}
+
+# UML's module loader knows neither the relocations of position-independent
+# code nor a code model whose calls reach 2 GiB only.
+build_kunit_modules() {
+	local arch=$1 tree flags=()
+	tree=$("$TOP/scripts/kernel-kunit.sh" "$arch")/tree
+	[ "$arch" != um ] || flags=('RUSTFLAGS_MODULE=-Crelocation-model=static -Ccode-model=large')
+	make -C "$tree" ARCH="$arch" M="$TOP" MO="$BUILD/kmod-kunit-$arch" -j"$(nproc)" "${flags[@]}" modules
 }
 
 build_tools() {
@@ -33,7 +44,14 @@ build_programs() {
 
 for what; do
 	case $what in
-	modules) stage "build unionblk.ko for the stock kernel" build_modules ;;
+	modules)
+		"$TOP/scripts/kernel.sh" >/dev/null
+		stage "build unionblk.ko for the stock kernel" build_modules
+		;;
+	modules-kunit-*)
+		"$TOP/scripts/kernel-kunit.sh" "${what#modules-kunit-}" >/dev/null
+		stage "build unionblk.ko for KUnit (${what#modules-kunit-})" build_kunit_modules "${what#modules-kunit-}"
+		;;
 	tools) stage "build ubctl" build_tools ;;
 	programs) stage "build the tests' programs" build_programs ;;
 	*) die "build what? modules, tools or programs" ;;
