@@ -1,0 +1,408 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A disk of blk-mq that a driver serves.
+//!
+//! C header: [`include/linux/blk-mq.h`](srctree/include/linux/blk-mq.h)
+//! C header: [`include/linux/blkdev.h`](srctree/include/linux/blkdev.h)
+
+use super::{
+    ffi,
+    limits::Limits,
+    pdu::Pdu,
+    request::{
+        Request,
+        Status, //
+    },
+};
+use core::{
+    cell::UnsafeCell,
+    marker::PhantomData,
+    ptr::NonNull, //
+};
+use kernel::{
+    bindings,
+    error::{
+        from_err_ptr,
+        to_result, //
+    },
+    ffi::{
+        c_int,
+        c_uint, //
+    },
+    fmt::{
+        self,
+        Write, //
+    },
+    module::this_module,
+    prelude::*,
+    static_lock_class,
+    str::NullTerminatedFormatter,
+    sync::{
+        rcu,
+        Arc,
+        ArcBorrow, //
+    },
+    types::Opaque,
+};
+
+/// What serves the requests of a disk.
+pub(crate) trait Driver: Send + Sync + Sized + 'static {
+    /// A request has arrived and was started.
+    ///
+    /// Context: process, may sleep. Must not wait for I/O below: bios of this very task may be held
+    /// back until it returns.
+    fn queue(this: ArcBorrow<'_, Self>, rq: Request<Self>);
+
+    /// All lower bios of a request that was submitted have ended; `status` is the first error.
+    ///
+    /// Context: any, also hard interrupts; must not sleep.
+    fn complete(&self, rq: Request<Self>, status: Status);
+}
+
+/// A bio set: bios whose allocation waits, but never fails.
+///
+/// # Invariants
+///
+/// The C struct is initialised.
+#[pin_data(PinnedDrop)]
+struct BioSet {
+    #[pin]
+    inner: Opaque<bindings::bio_set>,
+}
+
+impl BioSet {
+    /// How many bios are kept in reserve: `BIO_POOL_SIZE`.
+    const RESERVE: c_uint = 2;
+
+    fn new() -> impl PinInit<Self, Error> {
+        // Each disk has its own: disks stacked on each other that shared a reserve could wait for
+        // each other for ever. A request may be queued while bios of its own task are held back
+        // that the reserve waits for: hence the rescuer.
+        try_pin_init!(Self {
+            inner <- Opaque::try_ffi_init(|slot: *mut bindings::bio_set| {
+                // SAFETY: `slot` is ours to write, and all zeroes is how a bio set starts.
+                unsafe { slot.write_bytes(0, 1) };
+                // SAFETY: As above. Should it fail, it leaves nothing behind.
+                to_result(unsafe {
+                    // CAST: a small flag.
+                    let flags = bindings::BIOSET_NEED_RESCUER as c_int;
+                    bindings::bioset_init(slot, Self::RESERVE, 0, flags)
+                })
+            }),
+        }? Error)
+    }
+}
+
+#[pinned_drop]
+impl PinnedDrop for BioSet {
+    fn drop(self: Pin<&mut Self>) {
+        // SAFETY: By the invariant it is initialised. Whoever has it no longer allocates from it.
+        unsafe { bindings::bioset_exit(self.inner.get()) };
+    }
+}
+
+/// The tags and requests of a disk.
+///
+/// # Invariants
+///
+/// The C struct is initialised, its operations are those of `D`.
+#[pin_data(PinnedDrop)]
+struct TagSet<D: Driver> {
+    #[pin]
+    inner: Opaque<bindings::blk_mq_tag_set>,
+    _driver: PhantomData<fn(D)>,
+}
+
+impl<D: Driver> TagSet<D> {
+    fn new(queues: u32, depth: u32) -> impl PinInit<Self, Error> {
+        // BLOCKING: the driver submits to other disks, which may sleep. NO_SCHED: those below have
+        // their own. STACKING: a CPU that goes offline waits for requests below, not for ours.
+        let flags = bindings::BLK_MQ_F_BLOCKING
+            | bindings::BLK_MQ_F_NO_SCHED_BY_DEFAULT
+            | bindings::BLK_MQ_F_STACKING;
+        let set = bindings::blk_mq_tag_set {
+            ops: &Operations::<D>::TABLE,
+            nr_maps: 1,
+            nr_hw_queues: queues,
+            queue_depth: depth,
+            // CAST: far below 4 GiB.
+            cmd_size: size_of::<Pdu>() as c_uint,
+            numa_node: bindings::NUMA_NO_NODE,
+            flags,
+            ..pin_init::zeroed()
+        };
+
+        try_pin_init!(Self {
+            inner <- Opaque::try_ffi_init(move |slot: *mut bindings::blk_mq_tag_set| {
+                // SAFETY: `slot` is ours to write.
+                unsafe { slot.write(set) };
+                // SAFETY: As above. Should it fail, it leaves nothing behind.
+                to_result(unsafe { bindings::blk_mq_alloc_tag_set(slot) })
+            }),
+            _driver: PhantomData,
+        }? Error)
+    }
+}
+
+#[pinned_drop]
+impl<D: Driver> PinnedDrop for TagSet<D> {
+    fn drop(self: Pin<&mut Self>) {
+        // SAFETY: By the invariant it is initialised. The disk, the only user, is gone.
+        unsafe { bindings::blk_mq_free_tag_set(self.inner.get()) };
+    }
+}
+
+/// What the requests of a disk share: `request_queue::queuedata` and `gendisk::private_data`.
+///
+/// `driver` is what each request reads; it stands first, away from what is written.
+#[pin_data]
+#[repr(C)]
+pub(super) struct Shared<D: Driver> {
+    driver: Arc<D>,
+    #[pin]
+    bios: BioSet,
+    #[pin]
+    tags: TagSet<D>,
+    /// Whether the disk is about to go: no opener any more. Under `gendisk::open_mutex`.
+    claimed: UnsafeCell<bool>,
+}
+
+impl<D: Driver> Shared<D> {
+    fn new(driver: Arc<D>, queues: u32, depth: u32) -> impl PinInit<Self, Error> {
+        try_pin_init!(Self {
+            driver,
+            bios <- BioSet::new(),
+            tags <- TagSet::new(queues, depth),
+            claimed: UnsafeCell::new(false),
+        }? Error)
+    }
+
+    /// What the disk of `rq` shares.
+    ///
+    /// # Safety
+    ///
+    /// `rq` must be a request of a `Disk<D>`.
+    pub(super) unsafe fn of(rq: *mut bindings::request) -> *const Self {
+        // SAFETY: `Disk::new` set `queuedata` before there was a request.
+        unsafe { (*(*rq).q).queuedata }.cast_const().cast()
+    }
+
+    pub(super) fn driver(&self) -> &D {
+        &self.driver
+    }
+
+    pub(super) fn bios(&self) -> *mut bindings::bio_set {
+        self.bios.inner.get()
+    }
+}
+
+/// A disk in the system, with its partitions: `/dev/<name>`.
+///
+/// To take it away: [`Disk::claim`], which makes sure that nobody has it open, then drop it. Once
+/// the drop has returned, no request is left, and the driver is called no more.
+///
+/// Never drop it from [`Driver::queue`] or [`Driver::complete`]: it waits for them.
+///
+/// # Invariants
+///
+/// - `disk` was added to the system, and is there.
+/// - Its `queuedata` and `private_data` point to `shared`.
+pub(crate) struct Disk<D: Driver> {
+    disk: NonNull<bindings::gendisk>,
+    shared: Pin<KBox<Shared<D>>>,
+}
+
+// SAFETY: A disk is not tied to the thread that made it, and a `Driver` is `Send` and `Sync`.
+unsafe impl<D: Driver> Send for Disk<D> {}
+
+// SAFETY: All methods on a shared reference may run at the same time.
+unsafe impl<D: Driver> Sync for Disk<D> {}
+
+impl<D: Driver> Disk<D> {
+    /// Adds a disk of `sectors`, served by `driver` over `queues` hardware queues of `depth`
+    /// requests each.
+    ///
+    /// The kernel looks for partitions before this returns: `driver` must be ready to serve. The
+    /// numbers are the kernel's choice (`BLOCK_EXT_MAJOR`), see [`Disk::dev`].
+    pub(crate) fn new(
+        name: fmt::Arguments<'_>,
+        driver: Arc<D>,
+        limits: Limits,
+        sectors: u64,
+        queues: u32,
+        depth: u32,
+    ) -> Result<Self> {
+        let shared = KBox::pin_init(Shared::new(driver, queues, depth), GFP_KERNEL)?;
+        let data = (&raw const *shared).cast_mut();
+        let mut limits = limits.into_raw();
+        // SAFETY: The tag set is initialised, and outlives the disk in `shared`.
+        let raw = from_err_ptr(unsafe {
+            bindings::__blk_mq_alloc_disk(
+                shared.tags.inner.get(),
+                &mut limits,
+                data.cast(),
+                static_lock_class!().as_ptr(),
+            )
+        })?;
+
+        // SAFETY: The disk is allocated, and nobody else knows it yet.
+        let added = unsafe {
+            (*raw).fops = &Operations::<D>::DISK;
+            (*raw).private_data = data.cast();
+            bindings::set_capacity(raw, sectors);
+            Self::add(raw, name)
+        };
+        if let Err(e) = added {
+            // SAFETY: The disk was allocated and not added: this is how it goes.
+            unsafe { bindings::put_disk(raw) };
+            return Err(e);
+        }
+        // INVARIANT: Added just now, with both pointers set.
+        Ok(Self {
+            // SAFETY: Checked by `from_err_ptr`; the allocation never returns null.
+            disk: unsafe { NonNull::new_unchecked(raw) },
+            shared,
+        })
+    }
+
+    /// Names the disk and adds it to the system.
+    ///
+    /// # Safety
+    ///
+    /// `raw` must be allocated and set up, and not yet added.
+    unsafe fn add(raw: *mut bindings::gendisk, name: fmt::Arguments<'_>) -> Result {
+        // SAFETY: As nobody else knows the disk, its name is ours to write.
+        let field = unsafe { &mut (*raw).disk_name };
+        let mut writer = NullTerminatedFormatter::new(field).ok_or(EINVAL)?;
+        writer.write_fmt(name).map_err(|_| ENAMETOOLONG)?;
+        // SAFETY: The disk is set up.
+        to_result(unsafe {
+            bindings::device_add_disk(core::ptr::null_mut(), raw, core::ptr::null_mut())
+        })
+    }
+
+    /// Claims the disk for its removal: from now on nobody can open it.
+    ///
+    /// `EBUSY` if it is open, or was claimed before. There is no way back but to drop it.
+    pub(crate) fn claim(&self) -> Result {
+        let claimed = self.shared.claimed.get();
+
+        // SAFETY: By the invariant the disk is there; `claimed` is accessed under its mutex only.
+        to_result(unsafe { ffi::ub_disk_claim(self.disk.as_ptr(), claimed) })
+    }
+
+    /// How often the disk or a partition of it is open.
+    pub(crate) fn openers(&self) -> u32 {
+        // SAFETY: By the invariant the disk is there.
+        unsafe { ffi::ub_disk_openers(self.disk.as_ptr()) }
+    }
+
+    /// Lets the system know that the disk is, or is not, read-only. Writes under way still come:
+    /// it is for the driver to refuse them.
+    ///
+    /// Context: process, sleeps.
+    pub(crate) fn set_read_only(&self, read_only: bool) {
+        // SAFETY: By the invariant the disk is there.
+        unsafe { bindings::set_disk_ro(self.disk.as_ptr(), read_only) };
+    }
+
+    /// Its number: major and minor.
+    pub(crate) fn dev(&self) -> (u32, u32) {
+        // SAFETY: By the invariant the disk is there; its number does not change.
+        let dev = unsafe { (*(*self.disk.as_ptr()).part0).bd_dev };
+
+        (dev >> ffi::MINORBITS, dev & ((1 << ffi::MINORBITS) - 1))
+    }
+}
+
+impl<D: Driver> Drop for Disk<D> {
+    fn drop(&mut self) {
+        // SAFETY: By the invariant the disk was added, and this happens once. It returns when all
+        // requests have ended; whoever still has the disk open finds its queue dead.
+        unsafe { bindings::del_gendisk(self.disk.as_ptr()) };
+        // SAFETY: The reference of the allocation is ours.
+        unsafe { bindings::put_disk(self.disk.as_ptr()) };
+        // A request may have ended before the call that queued it returned: wait for the calls.
+        // SAFETY: The tag set is initialised.
+        unsafe { bindings::blk_mq_wait_quiesce_done(self.shared.tags.inner.get()) };
+        // And before the call that completed it returned, see `Request::complete`.
+        rcu::synchronize_rcu();
+    }
+}
+
+/// The operations of a driver's disks, as C calls them.
+struct Operations<D: Driver>(PhantomData<D>);
+
+impl<D: Driver> Operations<D> {
+    const TABLE: bindings::blk_mq_ops = bindings::blk_mq_ops {
+        queue_rq: Some(Self::queue_rq),
+        init_request: Some(Self::init_request),
+        ..pin_init::zeroed()
+    };
+
+    const DISK: bindings::block_device_operations = bindings::block_device_operations {
+        open: Some(Self::open),
+        // Nobody unloads the module while a disk of it is open.
+        owner: this_module::<crate::LocalModule>().as_ptr(),
+        ..pin_init::zeroed()
+    };
+
+    /// # Safety
+    ///
+    /// Called by blk-mq for a queue of a `Disk<D>`; `bd` holds a request that is the driver's from
+    /// now on.
+    unsafe extern "C" fn queue_rq(
+        hctx: *mut bindings::blk_mq_hw_ctx,
+        bd: *const bindings::blk_mq_queue_data,
+    ) -> bindings::blk_status_t {
+        // SAFETY: blk-mq hands in valid pointers; `queuedata` was set by `Disk::new`, and
+        // `Disk::drop` waits for this call to return before it lets go of it.
+        let (rq, shared) = unsafe {
+            let queue = (*hctx).queue;
+            (
+                (*bd).rq,
+                &*(*queue).queuedata.cast_const().cast::<Shared<D>>(),
+            )
+        };
+
+        // SAFETY: The request is ours; `init_request` made its `Pdu`.
+        let rq = unsafe {
+            (*Pdu::of(rq)).start();
+            bindings::blk_mq_start_request(rq);
+            Request::from_raw(rq)
+        };
+        D::queue(shared.driver.as_arc_borrow(), rq);
+        // CAST: 0.
+        bindings::BLK_STS_OK as bindings::blk_status_t
+    }
+
+    /// # Safety
+    ///
+    /// Called by blk-mq for each new request of the tag set, also for those that flush.
+    unsafe extern "C" fn init_request(
+        _set: *mut bindings::blk_mq_tag_set,
+        rq: *mut bindings::request,
+        _hctx_idx: c_uint,
+        _node: c_int,
+    ) -> c_int {
+        // SAFETY: `cmd_size` is that of `Pdu`, and the request is not in use yet.
+        unsafe { Pdu::of(rq).write(Pdu::new()) };
+        0
+    }
+
+    /// # Safety
+    ///
+    /// Called for a live disk of a `Disk<D>`, under its `open_mutex`.
+    unsafe extern "C" fn open(disk: *mut bindings::gendisk, _mode: bindings::blk_mode_t) -> c_int {
+        // SAFETY: `private_data` was set by `Disk::new`, and a disk that is live has not passed
+        // `del_gendisk()`, so `shared` is there.
+        let shared = unsafe { &*(*disk).private_data.cast_const().cast::<Shared<D>>() };
+
+        // SAFETY: `open_mutex` is held.
+        if unsafe { *shared.claimed.get() } {
+            ENXIO.to_errno()
+        } else {
+            0
+        }
+    }
+}

@@ -1,0 +1,82 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The C side of these wrappers: what [`kernel::bindings`] lacks.
+//!
+//! C header: [`helpers.h`](helpers.h)
+
+use kernel::{
+    bindings,
+    ffi::{
+        c_char,
+        c_int,
+        c_void, //
+    },
+};
+
+// Checked against the headers in `helpers.c`.
+pub(super) const BLK_FEAT_WRITE_CACHE: u32 = 1 << 0;
+pub(super) const BLK_FEAT_FUA: u32 = 1 << 1;
+pub(super) const BLK_FEAT_IO_STAT: u32 = 1 << 4;
+pub(super) const BLK_FEAT_ZONED: u32 = 1 << 10;
+pub(super) const BLK_FLAG_MISALIGNED: u32 = 1 << 1;
+pub(super) const BLK_STS_NOTSUPP: bindings::blk_status_t = 1;
+pub(super) const BLK_STS_NOSPC: bindings::blk_status_t = 3;
+pub(super) const BLK_STS_IOERR: bindings::blk_status_t = 10;
+pub(super) const REQ_OP_MASK: u32 = 0xff;
+pub(super) const SECTOR_SHIFT: u32 = 9;
+pub(super) const MINORBITS: u32 = 20;
+
+pub(super) const REQ_SYNC: u32 = 1 << bindings::req_flag_bits___REQ_SYNC;
+pub(super) const REQ_META: u32 = 1 << bindings::req_flag_bits___REQ_META;
+pub(super) const REQ_FUA: u32 = 1 << bindings::req_flag_bits___REQ_FUA;
+pub(super) const REQ_PREFLUSH: u32 = 1 << bindings::req_flag_bits___REQ_PREFLUSH;
+
+/// A stretch of an upper bio and the place that it goes to, in sectors.
+#[repr(C)]
+pub(super) struct Part {
+    pub(super) src: *mut bindings::bio,
+    pub(super) bdev: *mut bindings::block_device,
+    pub(super) sector: u64,
+    pub(super) skip: u32,
+    pub(super) sectors: u32,
+    pub(super) set_opf: u32,
+}
+
+// Not `expect`: only where lockdep is off is there an empty struct behind these pointers.
+#[allow(improper_ctypes)]
+extern "C" {
+    pub(super) fn ub_bio_init_clone(bio: *mut bindings::bio, part: *const Part) -> c_int;
+    pub(super) fn ub_bio_alloc_clone(
+        bs: *mut bindings::bio_set,
+        part: *const Part,
+    ) -> *mut bindings::bio;
+    pub(super) fn ub_bio_init_flush(bio: *mut bindings::bio, bdev: *mut bindings::block_device);
+    pub(super) fn ub_bio_zero(bio: *mut bindings::bio, skip: u32, sectors: u32);
+
+    pub(super) fn ub_bdev_open_shared(path: *const c_char) -> *mut bindings::file;
+    pub(super) fn ub_bdev_open_exclusive(
+        path: *const c_char,
+        holder: *mut c_void,
+    ) -> *mut bindings::file;
+    pub(super) fn ub_bdev_rw(
+        bdev: *mut bindings::block_device,
+        sector: u64,
+        buf: *mut c_void,
+        len: u32,
+        opf: u32,
+    ) -> c_int;
+    pub(super) fn ub_bdev_flush(bdev: *mut bindings::block_device) -> c_int;
+    pub(super) fn ub_bdev_read_only(bdev: *mut bindings::block_device) -> bool;
+    pub(super) fn ub_bdev_write_cache(bdev: *mut bindings::block_device) -> bool;
+    pub(super) fn ub_bdev_fua(bdev: *mut bindings::block_device) -> bool;
+    pub(super) fn ub_bdev_name(
+        bdev: *mut bindings::block_device,
+        buf: *mut c_char,
+        len: usize,
+    ) -> c_int;
+
+    pub(super) fn ub_disk_claim(disk: *mut bindings::gendisk, claimed: *mut bool) -> c_int;
+    pub(super) fn ub_disk_openers(disk: *mut bindings::gendisk) -> u32;
+
+    pub(super) fn ub_alloc_workqueue(name: *const c_char) -> *mut bindings::workqueue_struct;
+}

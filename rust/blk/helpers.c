@@ -1,0 +1,172 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * The C side of the block wrappers: see helpers.h. Nothing here decides
+ * anything; the rules of use are argued in the Rust files that call it.
+ */
+
+#include <linux/bio.h>
+#include <linux/blk-cgroup.h>
+#include <linux/blk-mq.h>
+#include <linux/blkdev.h>
+#include <linux/workqueue.h>
+
+#include "helpers.h"
+
+/* Numbers that ffi.rs repeats, because they are macros or forced types here. */
+static_assert(BLK_FEAT_WRITE_CACHE == 1u << 0);
+static_assert(BLK_FEAT_FUA == 1u << 1);
+static_assert(BLK_FEAT_IO_STAT == 1u << 4);
+static_assert(BLK_FEAT_ZONED == 1u << 10);
+static_assert(BLK_FLAG_MISALIGNED == 1u << 1);
+static_assert(BLK_STS_NOTSUPP == 1);
+static_assert(BLK_STS_NOSPC == 3);
+static_assert(BLK_STS_IOERR == 10);
+static_assert(REQ_OP_MASK == 0xff);
+static_assert(SECTOR_SHIFT == 9);
+static_assert(MINORBITS == 20);
+
+/*
+ * What a lower bio does not take over from the upper one. NOWAIT and POLLED
+ * speak of the upper queue's submitter; FUA and PREFLUSH are the caller's
+ * decision; ALLOC_CACHE belongs to the allocation.
+ */
+#define UB_STRIP (REQ_NOWAIT | REQ_POLLED | REQ_FUA | REQ_PREFLUSH | REQ_ALLOC_CACHE)
+
+/*
+ * The clone was made without a device, so that it was not yet associated with
+ * a cgroup: doing that once, here, saves a second look-up for every bio.
+ */
+static void ub_bio_aim(struct bio *bio, const struct ub_part *part)
+{
+	bio->bi_bdev = part->bdev;
+	bio->bi_opf = (bio->bi_opf & ~UB_STRIP) | (__force blk_opf_t)part->set_opf;
+	bio_trim(bio, part->skip, part->sectors);
+	bio->bi_iter.bi_sector = part->sector;
+#ifdef CONFIG_BLK_CGROUP
+	bio_clone_blkg_association(bio, part->src);
+	if (!bio->bi_blkg)
+		bio_associate_blkg(bio);
+#endif
+}
+
+int ub_bio_init_clone(struct bio *bio, const struct ub_part *part)
+{
+	int ret = bio_init_clone(NULL, bio, part->src, GFP_NOIO);
+
+	if (!ret)
+		ub_bio_aim(bio, part);
+	return ret;
+}
+
+struct bio *ub_bio_alloc_clone(struct bio_set *bs, const struct ub_part *part)
+{
+	struct bio *bio = bio_alloc_clone(NULL, part->src, GFP_NOIO, bs);
+
+	if (bio)
+		ub_bio_aim(bio, part);
+	return bio;
+}
+
+void ub_bio_init_flush(struct bio *bio, struct block_device *bdev)
+{
+	bio_init(bio, bdev, NULL, 0, REQ_OP_WRITE | REQ_PREFLUSH);
+}
+
+void ub_bio_zero(struct bio *bio, u32 skip, u32 sectors)
+{
+	struct bvec_iter iter = bio->bi_iter;
+	struct bio_vec bv;
+
+	bio_advance_iter(bio, &iter, skip << SECTOR_SHIFT);
+	iter.bi_size = sectors << SECTOR_SHIFT;
+	__bio_for_each_segment(bv, bio, iter, iter)
+		memzero_bvec(&bv);
+}
+
+/*
+ * A shared device may not be written by anybody where the kernel was told to
+ * keep writers away from devices in use (bdev_allow_write_mounted=0).
+ */
+struct file *ub_bdev_open_shared(const char *path)
+{
+	return bdev_file_open_by_path(path, BLK_OPEN_READ | BLK_OPEN_RESTRICT_WRITES,
+				      NULL, NULL);
+}
+
+struct file *ub_bdev_open_exclusive(const char *path, void *holder)
+{
+	return bdev_file_open_by_path(path, BLK_OPEN_READ | BLK_OPEN_WRITE |
+				      BLK_OPEN_RESTRICT_WRITES, holder, NULL);
+}
+
+/*
+ * Waits, so it must not run where this task's own bios are still held back:
+ * the one waited for would be among them.
+ */
+int ub_bdev_rw(struct block_device *bdev, u64 sector, void *buf, u32 len, u32 opf)
+{
+	struct bio_vec bv;
+	struct bio bio;
+	int ret;
+
+	if (WARN_ON_ONCE(current->bio_list))
+		return -EDEADLK;
+	bio_init(&bio, bdev, &bv, 1, (__force blk_opf_t)opf);
+	bio.bi_iter.bi_sector = sector;
+	bio_add_virt_nofail(&bio, buf, len);
+	ret = submit_bio_wait(&bio);
+	bio_uninit(&bio);
+	return ret;
+}
+
+int ub_bdev_flush(struct block_device *bdev)
+{
+	if (WARN_ON_ONCE(current->bio_list))
+		return -EDEADLK;
+	return blkdev_issue_flush(bdev);
+}
+
+bool ub_bdev_read_only(struct block_device *bdev)
+{
+	return bdev_read_only(bdev);
+}
+
+bool ub_bdev_write_cache(struct block_device *bdev)
+{
+	return bdev_write_cache(bdev);
+}
+
+bool ub_bdev_fua(struct block_device *bdev)
+{
+	return bdev_fua(bdev);
+}
+
+int ub_bdev_name(struct block_device *bdev, char *buf, size_t len)
+{
+	return scnprintf(buf, len, "%pg", bdev);
+}
+
+/* The open op runs under the same mutex: no opener slips in between. */
+int ub_disk_claim(struct gendisk *disk, bool *claimed)
+{
+	int ret = 0;
+
+	mutex_lock(&disk->open_mutex);
+	if (*claimed || disk_openers(disk))
+		ret = -EBUSY;
+	else
+		*claimed = true;
+	mutex_unlock(&disk->open_mutex);
+	return ret;
+}
+
+u32 ub_disk_openers(struct gendisk *disk)
+{
+	return disk_openers(disk);
+}
+
+/* A macro where lockdep is built in. */
+struct workqueue_struct *ub_alloc_workqueue(const char *name)
+{
+	return alloc_workqueue("%s", WQ_MEM_RECLAIM | WQ_UNBOUND, 0, name);
+}

@@ -1,0 +1,47 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * What the Rust side needs of the block layer and cannot reach by itself:
+ * static inlines, macros, and code under #ifdef. ffi.rs declares the same.
+ */
+#ifndef UNIONBLK_HELPERS_H
+#define UNIONBLK_HELPERS_H
+
+#include <linux/types.h>
+
+struct bio;
+struct bio_set;
+struct block_device;
+struct file;
+struct gendisk;
+struct workqueue_struct;
+
+/* A stretch of an upper bio and the place that it goes to, in sectors. */
+struct ub_part {
+	struct bio *src;
+	struct block_device *bdev;
+	u64 sector;
+	u32 skip;
+	u32 sectors;
+	u32 set_opf;
+};
+
+int ub_bio_init_clone(struct bio *bio, const struct ub_part *part);
+struct bio *ub_bio_alloc_clone(struct bio_set *bs, const struct ub_part *part);
+void ub_bio_init_flush(struct bio *bio, struct block_device *bdev);
+void ub_bio_zero(struct bio *bio, u32 skip, u32 sectors);
+
+struct file *ub_bdev_open_shared(const char *path);
+struct file *ub_bdev_open_exclusive(const char *path, void *holder);
+int ub_bdev_rw(struct block_device *bdev, u64 sector, void *buf, u32 len, u32 opf);
+int ub_bdev_flush(struct block_device *bdev);
+bool ub_bdev_read_only(struct block_device *bdev);
+bool ub_bdev_write_cache(struct block_device *bdev);
+bool ub_bdev_fua(struct block_device *bdev);
+int ub_bdev_name(struct block_device *bdev, char *buf, size_t len);
+
+int ub_disk_claim(struct gendisk *disk, bool *claimed);
+u32 ub_disk_openers(struct gendisk *disk);
+
+struct workqueue_struct *ub_alloc_workqueue(const char *name);
+
+#endif

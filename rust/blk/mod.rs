@@ -1,0 +1,45 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The block layer, as much of it as a stacking driver needs.
+//!
+//! This is the only place of the module with `unsafe` in it. It knows nothing of what is stacked
+//! on what, or why: a [`disk::Driver`] gets its requests and says where each stretch of them goes.
+//!
+//! C headers: [`include/linux/blk-mq.h`](srctree/include/linux/blk-mq.h),
+//! [`include/linux/blkdev.h`](srctree/include/linux/blkdev.h),
+//! [`include/linux/bio.h`](srctree/include/linux/bio.h)
+
+pub(crate) mod bdev;
+pub(crate) mod digest;
+pub(crate) mod disk;
+mod ffi;
+pub(crate) mod limits;
+pub(crate) mod list;
+mod lower;
+mod pdu;
+pub(crate) mod request;
+pub(crate) mod workqueue;
+
+pub(crate) use self::{
+    bdev::{
+        BlockDevice,
+        IoBuffer,
+        Order, //
+    },
+    disk::{
+        Disk,
+        Driver, //
+    },
+    limits::Limits,
+    list::RequestList,
+    lower::{
+        Piece,
+        Pieces,
+        Target, //
+    },
+    request::{
+        Op,
+        Request,
+        Status, //
+    },
+};

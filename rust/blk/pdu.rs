@@ -1,0 +1,111 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What each request carries for the driver: `blk_mq_tag_set::cmd_size`.
+//!
+//! C header: [`include/linux/blk-mq.h`](srctree/include/linux/blk-mq.h)
+
+use core::{
+    cell::UnsafeCell,
+    ptr, //
+};
+use kernel::{
+    bindings,
+    sync::atomic::{
+        Atomic,
+        Full,
+        Relaxed, //
+    },
+    types::Opaque,
+};
+
+/// The private data of one request, behind its `struct request`.
+///
+/// A request belongs to one CPU or one list at a time, so nothing in here is shared while it
+/// waits; `remaining` and `status` are written from the completions of its lower bios.
+///
+/// # Invariants
+///
+/// - `link` is accessed only by the owner of the request, or by the list that owns it.
+/// - `bio` is either not in use, or was initialised for the lower I/O of this very request.
+#[repr(C)]
+pub(super) struct Pdu {
+    /// Lower bios not yet ended, and one more while lower bios are still being issued.
+    remaining: Atomic<i32>,
+    /// The first error of a lower bio, a `blk_status_t`.
+    status: Atomic<u32>,
+    /// The driver's own word.
+    pub(super) cookie: Atomic<u64>,
+    /// The next request of the list that this one is on.
+    pub(super) link: UnsafeCell<*mut bindings::request>,
+    /// The first lower bio; the only one where one suffices.
+    bio: Opaque<bindings::bio>,
+}
+
+// The private data starts right behind `struct request`.
+const _: () = assert!(align_of::<Pdu>() <= align_of::<bindings::request>());
+
+impl Pdu {
+    /// A request that is not in use.
+    pub(super) const fn new() -> Self {
+        // INVARIANT: Nobody uses `bio` yet.
+        Self {
+            remaining: Atomic::new(0),
+            status: Atomic::new(0),
+            cookie: Atomic::new(0),
+            link: UnsafeCell::new(ptr::null_mut()),
+            bio: Opaque::zeroed(),
+        }
+    }
+
+    /// The private data of `rq`, as `blk_mq_rq_to_pdu()` computes it.
+    ///
+    /// # Safety
+    ///
+    /// `rq` must be a request of a tag set whose `cmd_size` is that of [`Pdu`].
+    pub(super) unsafe fn of(rq: *mut bindings::request) -> *mut Self {
+        // SAFETY: The caller promises that the allocation goes on for a `Pdu` behind `rq`.
+        unsafe { rq.add(1) }.cast()
+    }
+
+    /// The embedded bio.
+    pub(super) fn bio(&self) -> *mut bindings::bio {
+        self.bio.get()
+    }
+
+    /// Makes the request new: no cookie, no error. The issuer holds one count.
+    pub(super) fn start(&self) {
+        self.cookie.store(0, Relaxed);
+    }
+
+    /// Takes the issuer's count: the request cannot complete before it is put again.
+    pub(super) fn hold(&self) {
+        self.status.store(0, Relaxed);
+        self.remaining.store(1, Relaxed);
+    }
+
+    /// Takes a count for one more lower bio.
+    pub(super) fn get(&self) {
+        self.remaining.add(1, Relaxed);
+    }
+
+    /// Puts one count. Whoever gets `true` put the last one and owns the request again.
+    #[must_use]
+    pub(super) fn put(&self) -> bool {
+        // Full: all that the other completions did happens before what the last one does.
+        self.remaining.fetch_sub(1, Full) == 1
+    }
+
+    /// Records the status of a lower bio; the first error stays.
+    pub(super) fn note(&self, status: bindings::blk_status_t) {
+        if status != 0 {
+            // A lost race means that another error was first, which is as good.
+            let _ = self.status.cmpxchg(0, u32::from(status), Relaxed);
+        }
+    }
+
+    /// The first error, or 0. Of use to whoever put the last count.
+    pub(super) fn status(&self) -> bindings::blk_status_t {
+        // CAST: only ever set from a `blk_status_t`.
+        self.status.load(Relaxed) as bindings::blk_status_t
+    }
+}

@@ -1,0 +1,246 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A request that the driver owns.
+//!
+//! C header: [`include/linux/blk-mq.h`](srctree/include/linux/blk-mq.h)
+
+use super::{
+    bdev::BlockDevice,
+    disk::{
+        Driver,
+        Shared, //
+    },
+    ffi,
+    lower::{
+        self,
+        Pieces, //
+    },
+    pdu::Pdu, //
+};
+use core::{
+    marker::PhantomData,
+    mem::ManuallyDrop,
+    ptr::NonNull, //
+};
+use kernel::{
+    bindings, pr_warn_once,
+    prelude::*,
+    sync::{
+        atomic::Relaxed,
+        rcu, //
+    },
+};
+
+/// How a request or a bio ended.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Status(bindings::blk_status_t);
+
+impl Status {
+    /// It worked.
+    pub(crate) const OK: Self = Self(0);
+    /// The device cannot do that.
+    pub(crate) const NOTSUPP: Self = Self(ffi::BLK_STS_NOTSUPP);
+    /// No space where there had to be some: ENOSPC to the application.
+    pub(crate) const NOSPC: Self = Self(ffi::BLK_STS_NOSPC);
+    /// Anything else: EIO to the application.
+    pub(crate) const IOERR: Self = Self(ffi::BLK_STS_IOERR);
+
+    pub(super) fn from_raw(status: bindings::blk_status_t) -> Self {
+        Self(status)
+    }
+
+    /// Whether it worked.
+    pub(crate) fn is_ok(self) -> bool {
+        self == Self::OK
+    }
+
+    /// The same as a kernel error.
+    pub(crate) fn to_result(self) -> Result {
+        // SAFETY: A pure function of its argument.
+        kernel::error::to_result(unsafe { bindings::blk_status_to_errno(self.0) })
+    }
+}
+
+impl From<Error> for Status {
+    fn from(e: Error) -> Self {
+        // SAFETY: A pure function of its argument.
+        Self(unsafe { bindings::errno_to_blk_status(e.to_errno()) })
+    }
+}
+
+/// What a request asks for.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Op {
+    /// Read sectors.
+    Read,
+    /// Write sectors.
+    Write,
+    /// Make all that completed before durable. Carries no sectors.
+    Flush,
+    /// The content is of no use any more.
+    Discard,
+    /// Zero the sectors.
+    WriteZeroes,
+    /// Something that no driver here asked for.
+    Other(u8),
+}
+
+/// A started request, owned.
+///
+/// ```text
+///   block layer --queue()--> Request --submit()--> lower bios --complete()--> Request
+///                               |                                                |
+///                               +------------------ end() ----------------------+--> block layer
+/// ```
+///
+/// One that is dropped ends with an error: a request is never lost.
+///
+/// # Invariants
+///
+/// - The pointer is to a request of a `Disk<D>`, started and not ended; its [`Pdu`] is initialised.
+/// - Whoever has the value owns the request: no lower bio of it is under way, no list holds it.
+pub(crate) struct Request<D: Driver>(NonNull<bindings::request>, PhantomData<fn(D)>);
+
+// SAFETY: A request may be worked on and ended by any thread, one at a time.
+unsafe impl<D: Driver> Send for Request<D> {}
+
+// SAFETY: The methods on a shared reference only read, or are atomic.
+unsafe impl<D: Driver> Sync for Request<D> {}
+
+impl<D: Driver> Request<D> {
+    /// Takes ownership of a request.
+    ///
+    /// # Safety
+    ///
+    /// `rq` must fulfil the invariants of the type, and no other value may exist for it.
+    pub(super) unsafe fn from_raw(rq: *mut bindings::request) -> Self {
+        // INVARIANT: Promised by the caller.
+        // SAFETY: By the same promise it is not null.
+        Self(unsafe { NonNull::new_unchecked(rq) }, PhantomData)
+    }
+
+    /// Gives up ownership without ending the request.
+    pub(super) fn into_raw(self) -> *mut bindings::request {
+        ManuallyDrop::new(self).0.as_ptr()
+    }
+
+    pub(super) fn pdu(&self) -> &Pdu {
+        // SAFETY: By the invariant it is a request of a `Disk<D>` with an initialised `Pdu`, which
+        // lives as long as the request.
+        unsafe { &*Pdu::of(self.0.as_ptr()) }
+    }
+
+    /// What the request asks for.
+    pub(crate) fn op(&self) -> Op {
+        // SAFETY: By the invariant the request is valid and does not change.
+        let op = unsafe { (*self.0.as_ptr()).cmd_flags } & ffi::REQ_OP_MASK;
+        match op {
+            bindings::req_op_REQ_OP_READ => Op::Read,
+            bindings::req_op_REQ_OP_WRITE => Op::Write,
+            bindings::req_op_REQ_OP_FLUSH => Op::Flush,
+            bindings::req_op_REQ_OP_DISCARD => Op::Discard,
+            bindings::req_op_REQ_OP_WRITE_ZEROES => Op::WriteZeroes,
+            // CAST: masked with 0xff.
+            other => Op::Other(other as u8),
+        }
+    }
+
+    /// Whether the write must be durable when it ends.
+    pub(crate) fn is_fua(&self) -> bool {
+        // SAFETY: By the invariant the request is valid and does not change.
+        unsafe { (*self.0.as_ptr()).cmd_flags & ffi::REQ_FUA != 0 }
+    }
+
+    /// Where it starts.
+    pub(crate) fn sector(&self) -> u64 {
+        // SAFETY: By the invariant the request is valid and does not change.
+        unsafe { (*self.0.as_ptr()).__sector }
+    }
+
+    /// How long it is; 0 for a flush.
+    pub(crate) fn sectors(&self) -> u32 {
+        // SAFETY: By the invariant the request is valid and does not change.
+        unsafe { (*self.0.as_ptr()).__data_len >> ffi::SECTOR_SHIFT }
+    }
+
+    /// A word of the driver's own that stays with the request until it ends; 0 at first.
+    pub(crate) fn cookie(&self) -> u64 {
+        self.pdu().cookie.load(Relaxed)
+    }
+
+    /// Sets the driver's word.
+    pub(crate) fn set_cookie(&self, cookie: u64) {
+        self.pdu().cookie.store(cookie, Relaxed);
+    }
+
+    /// Ends the request. Any context.
+    pub(crate) fn end(self, status: Status) {
+        let rq = self.into_raw();
+
+        // SAFETY: By the invariant the request is started, not ended, and ours to end; nothing
+        // touches it afterwards.
+        unsafe { bindings::blk_mq_end_request(rq, status.0) };
+    }
+
+    /// Sends the request down in pieces; [`Driver::complete`] gets it back when all of them ended.
+    ///
+    /// `plan` names the pieces in order. They must cover the request exactly; if they do not, none
+    /// of them reaches beyond it, and it completes with [`Status::IOERR`] once what was issued
+    /// has ended. `fua` makes each lower write durable by itself.
+    ///
+    /// The driver is handed to `plan` for as long as the request lives, and the lower devices must
+    /// come from there: so they stay open until the last lower bio has ended.
+    ///
+    /// Context: process, may sleep for memory. Never waits for I/O of its own.
+    pub(crate) fn submit<F>(self, fua: bool, plan: F)
+    where
+        F: for<'d> FnOnce(&'d D, &mut Pieces<'d, D>),
+    {
+        let rq = self.into_raw();
+
+        // SAFETY: By the invariant of `Request` the request was ours alone, and `into_raw` handed
+        // it on.
+        unsafe { lower::submit(rq, fua, plan) }
+    }
+
+    /// Sends an empty flush to the device that `dev` picks; [`Driver::complete`] gets the request
+    /// back when it ended. Whatever completed on that device before is durable then.
+    ///
+    /// Context: process, may sleep.
+    pub(crate) fn submit_flush<F>(self, dev: F)
+    where
+        F: for<'d> FnOnce(&'d D) -> &'d BlockDevice,
+    {
+        let rq = self.into_raw();
+
+        // SAFETY: By the invariant of `Request` the request was ours alone, and `into_raw` handed
+        // it on.
+        unsafe { lower::submit_flush::<D, F>(rq, dev) }
+    }
+
+    /// Hands a request back to the driver whose lower bios have all ended.
+    ///
+    /// # Safety
+    ///
+    /// `rq` must fulfil the invariants of [`Request`], and no value may exist for it.
+    pub(super) unsafe fn complete(rq: *mut bindings::request, status: Status) {
+        // The driver may end the request and go on using itself; `Disk::drop` waits for readers
+        // before it lets go of the driver.
+        let _guard = rcu::read_lock();
+        // SAFETY: The request is not ended, so the disk holds its `Shared`; if it ends now, the RCU
+        // read side keeps it until the guard is dropped.
+        let shared = unsafe { &*Shared::<D>::of(rq) };
+
+        // SAFETY: Promised by the caller.
+        D::complete(shared.driver(), unsafe { Self::from_raw(rq) }, status);
+    }
+}
+
+impl<D: Driver> Drop for Request<D> {
+    fn drop(&mut self) {
+        pr_warn_once!("a request was dropped before its end: it fails\n");
+        // SAFETY: By the invariant the request is started, not ended, and ours to end; as the
+        // value goes away, nothing touches it afterwards.
+        unsafe { bindings::blk_mq_end_request(self.0.as_ptr(), ffi::BLK_STS_IOERR) };
+    }
+}
