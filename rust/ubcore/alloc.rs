@@ -99,28 +99,46 @@ impl<B: DerefMut<Target = [u64]>> Allocator<B> {
     }
 
     fn pick<M: Memory>(&mut self, map: &Map<M>, slab: u32) -> Option<u32> {
-        let near = self.beside(map, slab);
-        near.or_else(|| self.free_group(slab % GROUP)).or_else(|| self.free_slab())
+        let first = slab.wrapping_sub(slab % GROUP);
+        self.beside(map, slab, first)
+            .or_else(|| self.next_group(map, slab, first))
+            .or_else(|| self.free_group(slab % GROUP))
+            .or_else(|| self.free_slab())
     }
 
-    /// The place that continues a slab of the same group, or of the neighbouring one.
-    fn beside<M: Memory>(&self, map: &Map<M>, slab: u32) -> Option<u32> {
-        let first = slab.wrapping_sub(slab % GROUP);
+    /// The place that continues the nearest slab of the same group.
+    fn beside<M: Memory>(&self, map: &Map<M>, slab: u32, first: u32) -> Option<u32> {
         let end = first.saturating_add(GROUP);
-        let mut best = None;
-        // The nearest slab decides: runs grow from where they are.
-        let reach = GROUP;
-        for step in 1..=reach {
-            let before = slab.checked_sub(step).filter(|&s| s >= first || step == 1);
-            let after = slab.checked_add(step).filter(|&s| s < end || step == 1);
+        (1..GROUP).find_map(|step| {
+            let before = slab.checked_sub(step).filter(|&s| s >= first);
+            let after = slab.checked_add(step).filter(|&s| s < end);
             let follow = before.and_then(|s| map.entry(s).leaf?.checked_add(step));
             let precede = after.and_then(|s| map.entry(s).leaf?.checked_sub(step));
-            best = follow.filter(|&l| self.is_free(l)).or(precede.filter(|&l| self.is_free(l)));
-            if best.is_some() {
-                break;
-            }
-        }
-        best
+            follow.filter(|&l| self.is_free(l)).or(precede.filter(|&l| self.is_free(l)))
+        })
+    }
+
+    /// The place that continues the group before or after, if a whole group is free there: one
+    /// that others have begun stays theirs.
+    fn next_group<M: Memory>(&self, map: &Map<M>, slab: u32, first: u32) -> Option<u32> {
+        let place = |s: u32| {
+            let leaf = map.entry(s).leaf?;
+            let to = if s < slab {
+                leaf.checked_add(slab.wrapping_sub(s))
+            } else {
+                leaf.checked_sub(s.wrapping_sub(slab))
+            };
+            to.filter(|&l| l % GROUP == slab % GROUP && self.is_group_free(l))
+        };
+        let before = (first.saturating_sub(GROUP)..first).rev().find_map(place);
+        let next = first.saturating_add(GROUP);
+        before.or_else(|| (next..next.saturating_add(GROUP)).find_map(place))
+    }
+
+    fn is_group_free(&self, leaf: u32) -> bool {
+        let word = self.taken.get(index(leaf / 64)).copied().unwrap_or(u64::MAX);
+        let first = (leaf % 64).wrapping_sub(leaf % GROUP);
+        word & mask(first, first.wrapping_add(GROUP)) == 0
     }
 
     /// Slab `lane` of the first group that is free as a whole.

@@ -26,7 +26,7 @@ pub fn samples(uuid: &[u8; 16], sectors: u64) -> Samples {
     let (low, high) = uuid.split_at(8);
     let word = |b: &[u8]| b.first_chunk::<8>().map_or(0, |b| u64::from_le_bytes(*b));
     Samples {
-        seed: word(low) ^ word(high).rotate_left(32),
+        seed: word(low).wrapping_mul(0xd6e8_feb8_6659_fd93) ^ word(high),
         units: sectors.div_ceil(SAMPLE_SECTORS),
         sectors,
         next: 0,

@@ -68,10 +68,10 @@ pub enum Base {
 
 /// An entry of the slab table: 32 bits, zero for a slab that nothing happened to.
 ///
-/// ::
-///
-///     31              1 0
-///     | leaf slab + 1  |z|     z: unwritten sectors read as zeroes; leaf slab + 1 = 0: none
+/// ```text
+/// 31              1 0
+/// | leaf slab + 1  |z|     z: unwritten sectors read as zeroes; leaf slab + 1 = 0: none
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Entry {
     /// The leaf slab, if there is one.

@@ -2,10 +2,10 @@
 
 //! A journal record: one run of newly mapped sectors in 64 bits.
 //!
-//! ::
-//!
-//!     63          32 31       19 18        6 5    0
-//!     | slab          | first     | count - 1 | tag |
+//! ```text
+//! 63          32 31       19 18        6 5    0
+//! | slab          | first     | count - 1 | tag |
+//! ```
 //!
 //! A run that opens a new slab must name root slab *and* leaf slab. The second is told as the
 //! distance from the leaf slab named before it, in the tag: slabs are emitted in the order of the

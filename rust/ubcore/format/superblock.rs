@@ -130,9 +130,9 @@ pub struct Superblock {
 impl Superblock {
     /// The slot that counts of directory block `at`.
     pub fn directory_slot(&self, at: u32) -> Result<Slot> {
-        let byte = self.directory_slots.get(index(at / 4)).copied();
-        let bits = byte.unwrap_or(3).wrapping_shr((at % 4).wrapping_mul(2)) & 3;
-        Slot::from_bits(bits).ok_or(Error::Damaged(Area::Superblock, 0))
+        let bad = Error::Damaged(Area::Superblock, 0);
+        let byte = self.directory_slots.get(index(at / 4)).ok_or(bad)?;
+        Slot::from_bits(byte.wrapping_shr((at % 4).wrapping_mul(2)) & 3).ok_or(bad)
     }
 
     /// Makes `slot` the one that counts of directory block `at` (below 1024).

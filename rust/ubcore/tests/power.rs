@@ -1,0 +1,175 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Promises 1 and 2 over simulated disks: cuts of power at every I/O, also of the recovery.
+
+mod sim;
+
+use sim::disk::{Random, SimDisk};
+use sim::oracle::{self, Oracle};
+use sim::union::{format, SimUnion};
+use ubcore::error::{Error, Result};
+use ubcore::geometry::Geometry;
+
+fn tiny() -> Geometry {
+    // 40 slabs of 16 KiB over 24: it gets full, and the ring of 16 blocks wraps.
+    Geometry::new(1280, 1280, 2048 + 24 * 32, 32, 16).unwrap()
+}
+
+/// Does `steps` random things; ends early when the power goes.
+fn work(u: &mut SimUnion, o: &mut Oracle, random: &mut Random, steps: u64) -> Result {
+    let sectors = u.map.geometry().union_sectors();
+    for _ in 0..steps {
+        let len = [1, 1, 2, 8, 8, 40, 64][random.below(7) as usize];
+        let at = random.below(sectors - len);
+        let tag = o.new_tag();
+        match random.below(10) {
+            0..=5 => match u.write(at, len, tag, true) {
+                Err(Error::Full) => continue,
+                done => {
+                    o.begun(at, len, tag);
+                    done?;
+                }
+            },
+            6 => {
+                // In flight when something else happens, or never to complete.
+                if u.place(at, len) == Err(Error::Full) {
+                    continue;
+                }
+                o.begun(at, len, tag);
+                u.write(at, len, tag, false)?;
+                if random.chance(3) {
+                    // The power goes before it completes.
+                    return Err(Error::Os(0));
+                }
+                u.map.mark(at, len as u32);
+            }
+            7..=8 => {
+                u.flush()?;
+                o.flushed();
+            }
+            _ => {
+                u.committer.checkpoint(&u.map, &mut u.disk)?;
+                o.flushed();
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Attaches after a cut, with more cuts at I/Os of the recovery, and compares every sector.
+fn recover(disk: &SimDisk, g: &Geometry, o: &mut Oracle, random: &mut Random) -> std::result::Result<SimUnion, String> {
+    for _ in 0..random.below(3) {
+        disk.state.borrow_mut().cut_in = Some(random.below(30));
+        let _ = SimUnion::attach_to(disk, g);
+        disk.state.borrow_mut().crash(random);
+    }
+    let u = SimUnion::attach_to(disk, g).map_err(|e| format!("attach: {e}"))?;
+    for s in 0..g.union_sectors() {
+        let tag = oracle::tag(&u.read(s), s).ok_or(format!("sector {s}: a mix, or another's"))?;
+        if !o.after_cut(s, tag) {
+            return Err(format!("sector {s}: holds {tag}"));
+        }
+    }
+    Ok(u)
+}
+
+/// One life of a leaf, with up to four cuts of power.
+fn life(seed: u64, lies: bool) -> std::result::Result<(), String> {
+    let g = tiny();
+    let mut random = Random(seed);
+    let mut disk = SimDisk::new();
+    format(&mut disk, g);
+    disk.state.borrow_mut().lies = lies;
+    disk.state.borrow_mut().random = Some(Random(!seed));
+    let mut o = Oracle::default();
+    let mut u = SimUnion::attach_to(&disk, &g).map_err(|e| e.to_string())?;
+    for _ in 0..1 + random.below(4) {
+        if random.chance(2) {
+            disk.state.borrow_mut().cut_in = Some(random.below(150));
+        }
+        let steps = random.below(60);
+        if work(&mut u, &mut o, &mut random, steps).is_ok() {
+            disk.state.borrow_mut().cut_in = None;
+            u.verify_running(&o);
+            if random.chance(3) {
+                u.detach().map_err(|e| e.to_string())?;
+                o.flushed();
+            }
+        }
+        disk.state.borrow_mut().crash(&mut random);
+        u = recover(&disk, &g, &mut o, &mut random)?;
+    }
+    Ok(())
+}
+
+#[test]
+fn lives_with_cuts_of_power() {
+    let lives = std::env::var("LIVES").map_or(3000, |v| v.parse().unwrap());
+    for seed in 0..lives {
+        if let Err(e) = life(seed, false) {
+            panic!("seed {seed}: {e}");
+        }
+    }
+}
+
+#[test]
+fn a_disk_that_does_not_flush_is_noticed() {
+    let caught = (0..200).filter(|&seed| life(seed, true).is_err()).count();
+    assert!(caught > 20, "only {caught} of 200 lives noticed that nothing was flushed");
+}
+
+/// Cuts the power at every single I/O of a flush, a checkpoint and a detach, and at every single
+/// I/O of the recovery after it.
+#[test]
+fn every_io_of_metadata_is_a_safe_place_to_die() {
+    for step in ["flush", "checkpoint", "detach"] {
+        for cut in 0.. {
+            let mut done = false;
+            for second in 0.. {
+                let mut random = Random(cut * 1000 + second);
+                let (disk, g, mut o, finished) = die_in(step, cut, &mut random);
+                done = finished;
+                disk.state.borrow_mut().cut_in = Some(second);
+                let survived = SimUnion::attach_to(&disk, &g).is_ok();
+                disk.state.borrow_mut().crash(&mut random);
+                let r = recover(&disk, &g, &mut o, &mut random);
+                assert!(r.is_ok(), "{step}, cut {cut}, {second}: {:?}", r.err());
+                if survived {
+                    break;
+                }
+            }
+            if done {
+                break;
+            }
+        }
+    }
+}
+
+fn die_in(step: &str, cut: u64, random: &mut Random) -> (SimDisk, Geometry, Oracle, bool) {
+    let g = tiny();
+    let mut disk = SimDisk::new();
+    format(&mut disk, g);
+    disk.state.borrow_mut().random = Some(Random(cut));
+    let mut o = Oracle::default();
+    let mut u = SimUnion::attach_to(&disk, &g).unwrap();
+    for (at, len) in [(0, 8), (100, 64), (600, 1)] {
+        let tag = o.new_tag();
+        u.write(at, len, tag, true).unwrap();
+        o.begun(at, len, tag);
+        if at == 0 {
+            u.flush().unwrap();
+            o.flushed();
+        }
+    }
+    disk.state.borrow_mut().cut_in = Some(cut);
+    let done = match step {
+        "flush" => u.flush(),
+        "checkpoint" => u.committer.checkpoint(&u.map, &mut u.disk),
+        _ => u.committer.detach(&u.map, &mut u.disk),
+    };
+    if done.is_ok() {
+        o.flushed();
+    }
+    disk.state.borrow_mut().crash(random);
+    (disk, g, o, done.is_ok())
+}

@@ -1,0 +1,84 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What each sector of a union may hold after the power went.
+
+use std::collections::BTreeMap;
+
+use super::disk::{Sector, SECTOR};
+
+/// The content that a write numbered `tag` leaves in union sector `sector`.
+pub fn content(tag: u64, sector: u64) -> Sector {
+    let mut data = [0u8; SECTOR];
+    for (n, chunk) in data.chunks_mut(16).enumerate() {
+        chunk[..8].copy_from_slice(&tag.to_le_bytes());
+        chunk[8..].copy_from_slice(&(sector ^ ((n as u64) << 48)).to_le_bytes());
+    }
+    data
+}
+
+/// The tag of the root's own content.
+pub const ROOT: u64 = u64::MAX;
+/// The tag of zeroes.
+pub const ZERO: u64 = 0;
+
+/// Reads the tag out of a sector; `None` for a mix, or another sector's data.
+pub fn tag(data: &Sector, sector: u64) -> Option<u64> {
+    if *data == [0; SECTOR] {
+        return Some(ZERO);
+    }
+    let tag = u64::from_le_bytes(data[..8].try_into().unwrap());
+    (*data == content(tag, sector)).then_some(tag)
+}
+
+/// Knows, for each sector, what was last flushed and what was written since.
+#[derive(Clone, Default)]
+pub struct Oracle {
+    flushed: BTreeMap<u64, u64>,
+    since: BTreeMap<u64, Vec<u64>>,
+    next: u64,
+}
+
+impl Oracle {
+    /// A new write's tag.
+    pub fn new_tag(&mut self) -> u64 {
+        self.next += 1;
+        self.next
+    }
+
+    /// A write of `tag` was begun.
+    pub fn begun(&mut self, sector: u64, sectors: u64, tag: u64) {
+        for s in sector..sector + sectors {
+            self.since.entry(s).or_default().push(tag);
+        }
+    }
+
+    /// A FLUSH has completed: of each sector the last write before it is durable.
+    pub fn flushed(&mut self) {
+        for (s, tags) in std::mem::take(&mut self.since) {
+            self.flushed.insert(s, *tags.last().unwrap());
+        }
+    }
+
+    /// A FUA write has completed.
+    pub fn durable(&mut self, sector: u64, sectors: u64, tag: u64) {
+        for s in sector..sector + sectors {
+            self.flushed.insert(s, tag);
+            self.since.remove(&s);
+        }
+    }
+
+    /// What a running union must read.
+    pub fn current(&self, sector: u64) -> u64 {
+        let last = self.since.get(&sector).and_then(|t| t.last());
+        last.or_else(|| self.flushed.get(&sector)).copied().unwrap_or(ROOT)
+    }
+
+    /// Whether a sector may hold `tag` after a cut of power. What it held is what it holds from then.
+    pub fn after_cut(&mut self, sector: u64, tag: u64) -> bool {
+        let lawful = self.flushed.get(&sector).copied().unwrap_or(ROOT) == tag
+            || self.since.get(&sector).is_some_and(|t| t.contains(&tag));
+        self.flushed.insert(sector, tag);
+        self.since.remove(&sector);
+        lawful
+    }
+}

@@ -1,0 +1,129 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The smallest driver: what the kernel's does with the core, one request at a time.
+
+use ubcore::alloc::Allocator;
+use ubcore::attach::{self, Probe};
+use ubcore::commit::Committer;
+use ubcore::disk::{Disk, Order};
+use ubcore::error::Result;
+use ubcore::format::directory::PageEntry;
+use ubcore::format::superblock::{Slot, Superblock};
+use ubcore::geometry::Geometry;
+use ubcore::map::{words_for, Map};
+use ubcore::pages::PageSet;
+use ubcore::plan::{self, Source};
+
+use super::disk::{Sector, SimDisk};
+use super::memory::SimMemory;
+use super::oracle::{content, Oracle, ROOT};
+
+pub struct SimUnion {
+    pub map: Map<SimMemory>,
+    pub allocator: Allocator<Vec<u64>>,
+    pub committer: Committer<Vec<u64>, Vec<PageEntry>>,
+    pub disk: SimDisk,
+}
+
+/// A superblock as `ubctl format` makes it.
+pub fn superblock(geometry: Geometry) -> Superblock {
+    Superblock {
+        generation: 1,
+        uuid: *b"simulated leaf 0",
+        nonce: 0x5eed_5eed,
+        geometry,
+        root_block_bytes: 512,
+        clean: true,
+        journal_tail: 0,
+        journal_sequence: 1,
+        root_digest: [0; 32],
+        directory_slots: [0; 256],
+    }
+}
+
+pub fn format(disk: &mut SimDisk, geometry: Geometry) {
+    superblock(geometry).encode(&mut disk.buffer()[..4096]);
+    disk.write(0, 1, Order::FlushFua).unwrap();
+    disk.write(1, 1, Order::FlushFua).unwrap();
+    assert!(Slot::A.other() == Slot::B);
+}
+
+/// Everything of an attach that only reads.
+pub fn load(disk: &SimDisk, root_sectors: u64, leaf_sectors: u64) -> Result<SimUnion> {
+    let mut disk = disk.clone();
+    let probe: Probe = attach::probe(&mut disk, root_sectors, leaf_sectors)?;
+    let g = probe.superblock.geometry;
+    let map = Map::new(g, SimMemory::new(&g));
+    let mut allocator =
+        Allocator::new(vec![0; g.leaf_slabs() as usize / 64 + 1], g.leaf_slabs());
+    let entries = vec![PageEntry::EMPTY; g.pages() as usize];
+    let changed = PageSet::new(vec![0; words_for(g.pages())]);
+    let committer = attach::load(&mut disk, probe, &map, &mut allocator, entries, changed)?;
+    Ok(SimUnion { map, allocator, committer, disk })
+}
+
+impl SimUnion {
+    pub fn attach(disk: &SimDisk, root_sectors: u64, leaf_sectors: u64) -> Result<SimUnion> {
+        let mut u = load(disk, root_sectors, leaf_sectors)?;
+        u.committer.checkpoint(&u.map, &mut u.disk)?;
+        Ok(u)
+    }
+
+    pub fn attach_to(disk: &SimDisk, g: &Geometry) -> Result<SimUnion> {
+        Self::attach(disk, g.root_sectors(), g.leaf_sectors())
+    }
+
+    pub fn read(&self, sector: u64) -> Sector {
+        let run = plan::read(&self.map, sector, 1).next().unwrap();
+        match run.source {
+            Source::Root(s) => content(ROOT, s),
+            Source::Leaf(s) => self.disk.read_sector(s),
+            Source::Zero => [0; 512],
+        }
+    }
+
+    /// Gives every slab of a range a home.
+    pub fn place(&mut self, sector: u64, sectors: u64) -> Result {
+        let homeless: Vec<u32> = plan::homeless(&self.map, sector, sectors as u32).collect();
+        homeless.into_iter().try_for_each(|s| self.allocator.place(&self.map, s).map(drop))
+    }
+
+    /// Writes and completes; `done` false: the data goes out and the power is about to go.
+    pub fn write(&mut self, sector: u64, sectors: u64, tag: u64, done: bool) -> Result {
+        let n = sectors as u32;
+        self.place(sector, sectors)?;
+        let mut at = sector;
+        for run in plan::write(&self.map, sector, n) {
+            let Source::Leaf(to) = run.source else { panic!("a write goes to the leaf") };
+            let data: Vec<Sector> =
+                (0..u64::from(run.sectors)).map(|i| content(tag, at + i)).collect();
+            self.disk.write_sectors(to, &data)?;
+            at += u64::from(run.sectors);
+        }
+        assert_eq!(at, sector + sectors);
+        if done {
+            self.map.mark(sector, n);
+        }
+        Ok(())
+    }
+
+    pub fn flush(&mut self) -> Result {
+        self.committer.commit(&self.map, &mut self.disk)?;
+        if self.committer.wants_checkpoint() {
+            self.committer.checkpoint(&self.map, &mut self.disk)?;
+        }
+        Ok(())
+    }
+
+    pub fn detach(mut self) -> Result {
+        self.committer.detach(&self.map, &mut self.disk)
+    }
+
+    /// Compares every sector with what a running union must hold.
+    pub fn verify_running(&self, oracle: &Oracle) {
+        for s in 0..self.map.geometry().union_sectors() {
+            let expected = content(oracle.current(s), s);
+            assert!(self.read(s) == expected, "sector {s} of a running union");
+        }
+    }
+}
