@@ -1,0 +1,69 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0
+# Holds the strata of the source apart, and the house rules that no compiler
+# checks. Says "file:line: why" for each breach; fails if there is one.
+#   scripts/check-strata.sh [FOLDER]    (default: this tree)
+#   core    rust/ubcore   uses core, zerocopy and super:: alone; cannot panic
+#   policy  rust/*.rs     safe Rust over rust/blk: no unsafe, no bindings
+#   blk     rust/blk      the only unsafe; knows nothing of the format
+set -euo pipefail
+cd "${1:-$(dirname "$0")/..}"
+shopt -s nullglob globstar
+
+# Code without its comments, its strings and, from the first test attribute at
+# the margin on, its tests. Line numbers stay.
+code_of() {
+	awk '
+		/^#\[cfg\((any\()?test/ { exit }
+		{
+			gsub(/"([^"\\]|\\.)*"/, "\"\"")
+			sub(/\/\/.*/, "")
+			print
+		}' "$1"
+}
+
+breaches=0
+# forbid FILE WHY EXPRESSION [EXCEPT]: in code
+forbid() {
+	local hit
+	while IFS= read -r hit; do
+		printf '%s:%s: %s\n' "$1" "${hit%%:*}" "$2"
+		breaches=$((breaches + 1))
+	done < <(code_of "$1" | grep -nE "$3" | grep -vE "${4:-^$}")
+}
+
+word() { printf '(^|[^A-Za-z0-9_])(%s)([^A-Za-z0-9_]|$)' "$1"; }
+
+for f in rust/ubcore/**/*.rs; do
+	case $f in rust/ubcore/tests/*) continue ;; esac
+	forbid "$f" "the core names another crate or the crate's root" '(^|[^:A-Za-z0-9_])(kernel|std|crate)::|extern crate'
+	forbid "$f" "the core uses more than core, zerocopy and super::" '^ *(pub(\([a-z]+\))? )?use [a-z:]' '[0-9]+: *(pub(\([a-z]+\))? )?use (core|zerocopy|super|self)(::|;)'
+	forbid "$f" "unsafe in the core" "$(word unsafe)"
+	forbid "$f" "the core could panic" '\.(unwrap|expect)\(|(^|[^_a-z])(panic|todo|unimplemented|unreachable|assert|assert_eq|assert_ne)!' 'const .*assert'
+done
+for f in rust/*.rs; do
+	forbid "$f" "unsafe in policy: it belongs in rust/blk" "$(word unsafe)"
+	forbid "$f" "bindings in policy: they belong in rust/blk" "$(word bindings)"
+done
+for f in rust/blk/*; do
+	while IFS= read -r hit; do
+		printf '%s:%s: blk speaks of the format or the union\n' "$f" "${hit%%:*}"
+		breaches=$((breaches + 1))
+	done < <(grep -niE "$(word 'ubcore|superblock|superblocks|journal|slab|slabs')" "$f")
+done
+
+# Every file says its licence in its first lines, and none grows past reading.
+for f in rust/**/*.{rs,c,h} tools/**/*.rs include/**/*.h scripts/* scripts/demo/* tests/**/*.{sh,c,config} \
+	tests/vm/check tests/vm/common/* tests/vm/*/[0-9][0-9][0-9] .ci/run Kbuild Makefile; do
+	[ -f "$f" ] || continue
+	if ! head -n 2 "$f" | grep -q 'SPDX-License-Identifier:' && [[ $f != *packages.txt && $f != *.config ]]; then
+		printf '%s:1: no SPDX line\n' "$f"
+		breaches=$((breaches + 1))
+	fi
+	lines=$(wc -l <"$f")
+	if [ "$lines" -gt 600 ]; then
+		printf '%s:%s: %s lines: over 600\n' "$f" "$lines" "$lines"
+		breaches=$((breaches + 1))
+	fi
+done
+[ $breaches = 0 ] || { printf '%d breaches\n' $breaches; exit 1; }

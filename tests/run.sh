@@ -1,0 +1,168 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0
+# Every test, in order of cost; goes on after a failure and counts all cases.
+#   tests/run.sh [STAGE]...    default: all of the list below
+# Each stage leaves its output in build/log/test-STAGE.log.
+. "$(dirname "$0")/../scripts/lib.sh"
+[ -n "${UNIONBLK_IN_ROOT:-}" ] || exec "$TOP/scripts/in-root.sh" tests/run.sh "$@"
+
+stages=(format shell strata lint build core coverage kunit vm demo)
+kernel=
+tree() { [ -n "$kernel" ] || kernel=$("$TOP/scripts/kernel.sh"); printf '%s/tree\n' "$kernel"; }
+
+# Each stage_NAME ends with a line "N passed, N failed[, N skipped]". one() is
+# a case that is a single command.
+passed=0 failed=0
+one() {
+	local name=$1
+	shift
+	if "$@"; then
+		printf 'passed: %s\n' "$name"
+		passed=$((passed + 1))
+	else
+		printf 'FAILED: %s\n' "$name"
+		failed=$((failed + 1))
+	fi
+}
+sum_up() { printf '%d passed, %d failed\n' "$passed" "$failed"; [ "$failed" = 0 ]; }
+
+stage_format() {
+	local list
+	mapfile -t list < <(find rust tools -name '*.rs' 2>/dev/null | sort)
+	one "rustfmt with the kernel's settings, ${#list[@]} files" \
+		rustfmt --check --color never --edition 2021 --config-path "$(tree)/.rustfmt.toml" "${list[@]}"
+	sum_up
+}
+
+stage_shell() {
+	one "shellcheck of the scripts" shellcheck -x -P SCRIPTDIR scripts/*.sh tests/*.sh .ci/run
+	# SC2034, SC2119, SC2120: the tests' variables and arguments are read by
+	# the file that sources them.
+	one "shellcheck of the guest's scripts" shellcheck -S warning -s sh -x -e SC2034,SC2119,SC2120 \
+		scripts/guest-init scripts/demo/* tests/kunit/guest tests/vm/check tests/vm/common/* \
+		tests/vm/unionblk/[0-9][0-9][0-9] tests/vm/selftest/[0-9][0-9][0-9]
+	sum_up
+}
+
+stage_strata() {
+	local counts
+	one "strata and house rules" scripts/check-strata.sh
+	counts=$(tests/strata.sh) || true
+	printf '%s\n' "$counts"
+	add_counts "$(tail -n 1 <<<"$counts")"
+	sum_up
+}
+
+# The module without a warning under W=1 and the kernel's clippy, each from
+# nothing: an up-to-date object repeats no warning.
+quiet_build() {
+	local log=$BUILD/log/quiet-build.log dir=$BUILD/kmod-quiet code=0
+	rm -rf "$dir"
+	make -C "$(tree)" M="$TOP" MO="$dir" -j"$(nproc)" W=1 "$@" modules >"$log" 2>&1 || code=1
+	if [ $code != 0 ] || grep -qE '(^|[^a-z])(warning|WARNING)[:[ ]' "$log"; then
+		cat "$log"
+		return 1
+	fi
+}
+
+stage_lint() {
+	one "cargo clippy without a warning" cargo_clippy
+	one "kernel clippy and W=1 without a warning" quiet_build CLIPPY=1
+	sum_up
+}
+cargo_clippy() {
+	CARGO_TARGET_DIR=$BUILD/cargo cargo clippy --locked --workspace --all-targets -- -D warnings
+}
+
+stage_build() {
+	one "unionblk.ko for the stock kernel" scripts/build.sh modules
+	one "unionblk.ko for the KUNIT=y kernel" scripts/build.sh modules-kunit-x86_64
+	one "ubctl, static" scripts/build.sh tools
+	one "the tests' programs" scripts/build.sh programs
+	sum_up
+}
+
+stage_core() {
+	CARGO_TARGET_DIR=$BUILD/cargo timeout 900 cargo test --locked --workspace --no-fail-fast 2>&1 |
+		tee "$BUILD/log/cargo-test.log" || failed=$((failed + 1))
+	add_counts "$(awk '/^test result:/ { p += $4; f += $6; i += $8 } END { printf "%d passed, %d failed, %d skipped", p, f, i }' "$BUILD/log/cargo-test.log")"
+	[ "$passed" -gt 0 ] || failed=$((failed + 1))
+	sum_up
+}
+
+stage_coverage() { one "line coverage of the core" scripts/coverage.sh; sum_up; }
+stage_kunit() { scripts/kunit.sh x86_64; }
+
+# The runner itself first: a known list of verdicts, with failures among them.
+stage_vm() {
+	local out code=0
+	out=$(tests/run-vm.sh selftest) || code=$?
+	one "the runner tells failures from successes" \
+		[ "$code $(tail -n 1 <<<"$out")" = "1 2 passed, 3 failed, 1 skipped" ]
+	[ "$failed" = 0 ] || printf '%s\n' "$out"
+	code=0
+	tests/run-vm.sh | tee "$BUILD/log/vm-tests.out" || code=$?
+	if tail -n 1 "$BUILD/log/vm-tests.out" | grep -qE '^[0-9]+ passed, [0-9]+ failed'; then
+		add_counts "$(tail -n 1 "$BUILD/log/vm-tests.out")"
+	fi
+	# The guest died, or ran out of time.
+	[ $code -le 1 ] || failed=$((failed + 1))
+	printf '%d passed, %d failed' "$passed" "$failed"
+	[ "$skipped" = 0 ] || printf ', %d skipped' "$skipped"
+	printf '\n'
+	[ "$failed" = 0 ]
+}
+
+stage_demo() { one "unionblk/015 (the demo's scenario, two boots)" scripts/demo.sh; sum_up; }
+
+skipped=0
+# add_counts "N passed, N failed[, N skipped]"
+add_counts() {
+	local p f s
+	p=$(sed -nE 's/.*(^|[^0-9])([0-9]+) passed.*/\2/p' <<<"$1")
+	f=$(sed -nE 's/.* ([0-9]+) failed.*/\1/p' <<<"$1")
+	s=$(sed -nE 's/.* ([0-9]+) skipped.*/\1/p' <<<"$1")
+	passed=$((passed + ${p:-0})) failed=$((failed + ${f:-0})) skipped=$((skipped + ${s:-0}))
+}
+
+# In a shell of its own, so that a stage's counters are its own.
+# shellcheck disable=SC2030,SC2031
+run_stage() {
+	local name=$1 log=$BUILD/log/test-$1.log start=$SECONDS code=0 last
+	printf '== %s\n' "$name"
+	if [ -n "${V:-}" ]; then
+		(set +e; passed=0 failed=0 skipped=0; "stage_$name") 2>&1 | tee "$log" || code=1
+	else
+		(set +e; passed=0 failed=0 skipped=0; "stage_$name") >"$log" 2>&1 || code=1
+	fi
+	last=$(tail -n 1 "$log")
+	if ! grep -qE '^[0-9]+ passed, [0-9]+ failed' <<<"$last"; then
+		last="0 passed, 1 failed"
+		code=1
+	fi
+	if [ $code != 0 ]; then
+		[ -n "${V:-}" ] || tail -n 80 "$log" | sed 's/^/   | /'
+		grep -q ' 0 failed' <<<"$last" && last=${last/ 0 failed/ 1 failed}
+	fi
+	printf '   %s: %s (%d s)\n' "$name" "$last" $((SECONDS - start))
+	add_counts "$last"
+}
+
+# shellcheck disable=SC2031 # run_stage's counters are these, its subshells' are not
+main() {
+	mkdir -p "$BUILD/log"
+	[ $# -gt 0 ] || set -- "${stages[@]}"
+	began=$SECONDS
+	for name; do
+		declare -F "stage_$name" >/dev/null || die "no stage $name: ${stages[*]}"
+	done
+	# What all of them stand on, told as it is made.
+	tree >/dev/null
+	for name; do run_stage "$name"; done
+	printf 'tests took %d s\n' $((SECONDS - began))
+	printf '%d passed, %d failed' $passed $failed
+	[ $skipped = 0 ] || printf ', %d skipped' $skipped
+	printf '\n'
+	[ $failed = 0 ]
+}
+main "$@"

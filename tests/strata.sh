@@ -1,0 +1,49 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0
+# A check that lets a breach pass is worse than none: plants one breach of each
+# kind in a copy of a small tree and asks the strata check to find it.
+set -euo pipefail
+top=$(cd "$(dirname "$0")/.." && pwd)
+passed=0 failed=0
+spdx='// SPDX-License-Identifier: GPL-2.0'
+
+# try WANTED FILE LINE: ok or the words of the complaint
+try() {
+	local d out
+	d=$(mktemp -d)
+	mkdir -p "$d/rust/ubcore/format" "$d/rust/blk" "$d/scripts"
+	printf '%s\nuse super::num;\n' "$spdx" >"$d/rust/ubcore/map.rs"
+	printf '%s\n' "$spdx" >"$d/rust/device.rs"
+	printf '%s\nunsafe { bindings::bio_put(bio) }\n' "$spdx" >"$d/rust/blk/bio.rs"
+	[ "$1" = 'no SPDX' ] || [ -s "$d/$2" ] || printf '%s\n' "$spdx" >"$d/$2"
+	printf '%b\n' "$3" >>"$d/$2"
+	out=$("$top/scripts/check-strata.sh" "$d" || true)
+	rm -r "$d"
+	if { [ "$1" = ok ] && [ -z "$out" ]; } || { [ "$1" != ok ] && grep -q "^$2:[0-9]*: .*$1" <<<"$out"; }; then
+		passed=$((passed + 1))
+	else
+		printf 'strata: %s in %s: wanted "%s", got "%s"\n' "$3" "$2" "$1" "$out"
+		failed=$((failed + 1))
+	fi
+}
+
+try ok rust/ubcore/map.rs 'const X: usize = core::mem::size_of::<u8>();'
+try ok rust/ubcore/map.rs '// unsafe, std:: and unwrap() in a comment'
+try ok rust/ubcore/map.rs 'use super::alloc::Allocator;'
+try ok rust/ubcore/map.rs '#[cfg(any(test, kernel))]\nmod tests { use std::vec; fn f() { g().unwrap() } }'
+try ok rust/ubcore/map.rs 'const _: () = assert!(X == 1);'
+try 'names another crate' rust/ubcore/map.rs 'fn f() { std::mem::swap(a, b) }'
+try 'names another crate' rust/ubcore/format/a.rs 'use crate::num;'
+try 'names another crate' rust/ubcore/map.rs 'fn f() { kernel::pr_info!(1) }'
+try 'names another crate' rust/ubcore/map.rs 'extern crate alloc;'
+try 'uses more than core' rust/ubcore/map.rs 'pub use libc::c_int;'
+try 'unsafe in the core' rust/ubcore/map.rs 'fn f() { unsafe { g() } }'
+try 'could panic' rust/ubcore/map.rs 'fn f() { g().unwrap(); }'
+try 'could panic' rust/ubcore/map.rs 'fn f() { unreachable!() }'
+try 'unsafe in policy' rust/device.rs 'unsafe impl Send for X {}'
+try 'bindings in policy' rust/device.rs 'use kernel::bindings;'
+try 'speaks of the format' rust/blk/bio.rs '// the journal is written here'
+try 'over 600' rust/device.rs "$(seq 610)"
+try 'no SPDX' scripts/x.sh ''
+printf '%d passed, %d failed\n' $passed $failed
+[ $failed = 0 ]
