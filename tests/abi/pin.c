@@ -1,0 +1,126 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Prints what a C compiler makes of include/uapi/unionblk.h, a line for each
+ * number; tools/ubctl/tests/abi.rs compares them with the Rust side.
+ */
+#include <stddef.h>
+#include <stdio.h>
+
+#include "../../include/uapi/unionblk.h"
+
+#define NUMBER(name) printf("number %s %llu\n", #name, (unsigned long long)(name))
+#define SIZE(type) printf("size %s %zu\n", #type, sizeof(struct unionblk_##type))
+#define FIELD(type, field)                                              \
+	printf("field %s.%s %zu %zu\n", #type, #field,                  \
+	       offsetof(struct unionblk_##type, field),                 \
+	       sizeof(((struct unionblk_##type *)0)->field))
+
+static void structs(void)
+{
+	SIZE(features);
+	FIELD(features, size);
+	FIELD(features, abi_version);
+	FIELD(features, format_version);
+	FIELD(features, unions);
+	FIELD(features, features);
+	FIELD(features, reserved);
+
+	SIZE(create);
+	FIELD(create, size);
+	FIELD(create, flags);
+	FIELD(create, id);
+	FIELD(create, queues);
+	FIELD(create, root);
+	FIELD(create, leaf);
+	FIELD(create, reason);
+	FIELD(create, reserved0);
+	FIELD(create, reason_detail);
+	FIELD(create, reserved);
+
+	SIZE(remove);
+	FIELD(remove, size);
+	FIELD(remove, flags);
+	FIELD(remove, id);
+	FIELD(remove, reserved0);
+	FIELD(remove, reserved);
+}
+
+static void status(void)
+{
+	SIZE(status);
+	FIELD(status, size);
+	FIELD(status, flags);
+	FIELD(status, id);
+	FIELD(status, mode);
+	FIELD(status, major);
+	FIELD(status, minor);
+	FIELD(status, openers);
+	FIELD(status, queues);
+	FIELD(status, root);
+	FIELD(status, leaf);
+	FIELD(status, uuid);
+	FIELD(status, sectors);
+	FIELD(status, root_sectors);
+	FIELD(status, leaf_sectors);
+	FIELD(status, slab_sectors);
+	FIELD(status, slabs);
+	FIELD(status, slabs_used);
+	FIELD(status, journal_blocks);
+	FIELD(status, journal_used);
+	FIELD(status, dirty);
+	FIELD(status, commits);
+	FIELD(status, checkpoints);
+	FIELD(status, journal_written);
+	FIELD(status, first_writes);
+	FIELD(status, io_errors);
+	FIELD(status, map_bytes);
+	FIELD(status, reserved);
+}
+
+static void numbers(void)
+{
+	NUMBER(UNIONBLK_ABI_VERSION);
+	NUMBER(UNIONBLK_PATH_BYTES);
+	NUMBER(UNIONBLK_ID_ANY);
+	NUMBER(UNIONBLK_MODE_WRITABLE);
+	NUMBER(UNIONBLK_MODE_READ_ONLY);
+	NUMBER(UNIONBLK_STATUS_NEXT);
+	NUMBER(UNIONBLK_IOC_FEATURES);
+	NUMBER(UNIONBLK_IOC_CREATE);
+	NUMBER(UNIONBLK_IOC_REMOVE);
+	NUMBER(UNIONBLK_IOC_STATUS);
+}
+
+static void reasons(void)
+{
+	NUMBER(UNIONBLK_REASON_NONE);
+	NUMBER(UNIONBLK_REASON_NOT_FORMATTED);
+	NUMBER(UNIONBLK_REASON_NEWER_VERSION);
+	NUMBER(UNIONBLK_REASON_UNKNOWN_FEATURES);
+	NUMBER(UNIONBLK_REASON_DAMAGED);
+	NUMBER(UNIONBLK_REASON_ROOT_SIZE);
+	NUMBER(UNIONBLK_REASON_ROOT_CONTENT);
+	NUMBER(UNIONBLK_REASON_LEAF_SIZE);
+	NUMBER(UNIONBLK_REASON_LEAF_TOO_SMALL);
+	NUMBER(UNIONBLK_REASON_SLAB_SIZE);
+	NUMBER(UNIONBLK_REASON_TOO_LARGE);
+	NUMBER(UNIONBLK_REASON_IO);
+	NUMBER(UNIONBLK_REASON_BUSY);
+	NUMBER(UNIONBLK_REASON_OPEN);
+	NUMBER(UNIONBLK_REASON_READ_ONLY_LEAF);
+	NUMBER(UNIONBLK_REASON_SAME_DEVICE);
+	NUMBER(UNIONBLK_REASON_LIMITS);
+	NUMBER(UNIONBLK_REASON_NO_MEMORY);
+	NUMBER(UNIONBLK_REASON_FULL);
+	NUMBER(UNIONBLK_REASON_STACKED);
+	NUMBER(UNIONBLK_REASON_OS);
+}
+
+int main(void)
+{
+	structs();
+	status();
+	numbers();
+	reasons();
+	return 0;
+}

@@ -1,0 +1,164 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Calls the control device as no well-meaning program would: each call must
+ * fail with the errno that the header promises. Written against the header
+ * alone, so it also proves that C programs can use it.
+ *   ioctl ROOT LEAF ID     a formatted pair, and the id of a union that exists
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <unistd.h>
+
+#include "uapi/unionblk.h"
+
+static int control, failures;
+
+static void judge(const char *what, int got, int want)
+{
+	if (got == want)
+		return;
+	printf("FAIL: %s: %s, not %s\n", what, got ? strerror(got) : "done",
+	       want ? strerror(want) : "done");
+	failures++;
+}
+
+static int call(unsigned long request, void *arg)
+{
+	return ioctl(control, request, arg) ? errno : 0;
+}
+
+static struct unionblk_create create(const char *root, const char *leaf)
+{
+	struct unionblk_create c;
+
+	memset(&c, 0, sizeof(c));
+	c.size = sizeof(c);
+	c.id = UNIONBLK_ID_ANY;
+	strncpy(c.root, root, sizeof(c.root) - 1);
+	strncpy(c.leaf, leaf, sizeof(c.leaf) - 1);
+	return c;
+}
+
+static void features(void)
+{
+	struct unionblk_features f = { .size = sizeof(f) };
+
+	judge("features", call(UNIONBLK_IOC_FEATURES, &f), 0);
+	if (f.abi_version != UNIONBLK_ABI_VERSION || f.size != sizeof(f) || f.unions != 1)
+		judge("features' answer", EINVAL, 0);
+	memset(&f, 0, sizeof(f));
+	judge("features of size 0", call(UNIONBLK_IOC_FEATURES, &f), EINVAL);
+	f.size = sizeof(f) + 8;
+	judge("features too large", call(UNIONBLK_IOC_FEATURES, &f), EINVAL);
+	f.size = sizeof(f);
+	f.reserved[4] = 1;
+	judge("features with a reserved field", call(UNIONBLK_IOC_FEATURES, &f), EINVAL);
+	judge("features of no memory", call(UNIONBLK_IOC_FEATURES, NULL), EFAULT);
+	judge("an unknown call", call(_IOWR(0xb5, 0x7f, struct unionblk_features), &f), ENOTTY);
+	judge("another size in the number", call(_IOWR(0xb5, 0x00, uint64_t), &f), ENOTTY);
+}
+
+static void creating(const char *root, const char *leaf, uint32_t taken)
+{
+	struct unionblk_create c = create(root, leaf);
+
+	c.size = 8;
+	judge("create of another size", call(UNIONBLK_IOC_CREATE, &c), EINVAL);
+	c = create(root, leaf);
+	c.flags = 1u << 31;
+	judge("create with an unknown flag", call(UNIONBLK_IOC_CREATE, &c), EINVAL);
+	c = create(root, leaf);
+	c.reserved[7] = 1;
+	judge("create with a reserved field", call(UNIONBLK_IOC_CREATE, &c), EINVAL);
+	c = create(root, leaf);
+	c.reserved0 = 1;
+	judge("create with a reserved gap", call(UNIONBLK_IOC_CREATE, &c), EINVAL);
+	c = create(root, leaf);
+	memset(c.root, 'x', sizeof(c.root));
+	judge("create with an endless path", call(UNIONBLK_IOC_CREATE, &c), EINVAL);
+	c = create("", leaf);
+	judge("create with an empty path", call(UNIONBLK_IOC_CREATE, &c), ENOENT);
+	c = create("/dev/no-such-device", leaf);
+	judge("create on nothing", call(UNIONBLK_IOC_CREATE, &c), ENOENT);
+	judge("the reason", (int)c.reason, UNIONBLK_REASON_OPEN);
+	c = create("/dev/zero", leaf);
+	judge("create on what is no disk", call(UNIONBLK_IOC_CREATE, &c), ENOTBLK);
+	c = create(root, root);
+	judge("create on one device", call(UNIONBLK_IOC_CREATE, &c), EINVAL);
+	judge("the reason", (int)c.reason, UNIONBLK_REASON_SAME_DEVICE);
+	c = create(root, leaf);
+	c.id = taken;
+	judge("create with an id that is taken", call(UNIONBLK_IOC_CREATE, &c), EEXIST);
+	judge("create at an address that is none", call(UNIONBLK_IOC_CREATE, (void *)8), EFAULT);
+	c = create(root, leaf);
+	c.queues = 1u << 30;
+	judge("create with a billion queues", call(UNIONBLK_IOC_CREATE, &c), EINVAL);
+}
+
+static void others(uint32_t taken)
+{
+	struct unionblk_remove r = { .size = sizeof(r), .id = 4000000 };
+	struct unionblk_status s = { .size = sizeof(s), .id = 4000000 };
+
+	judge("remove of none", call(UNIONBLK_IOC_REMOVE, &r), ENODEV);
+	judge("status of none", call(UNIONBLK_IOC_STATUS, &s), ENODEV);
+	s.flags = UNIONBLK_STATUS_NEXT;
+	judge("status after the last", call(UNIONBLK_IOC_STATUS, &s), ENODEV);
+	s.flags = 2;
+	judge("status with an unknown flag", call(UNIONBLK_IOC_STATUS, &s), EINVAL);
+	memset(&s, 0, sizeof(s));
+	s.size = sizeof(s);
+	s.flags = UNIONBLK_STATUS_NEXT;
+	judge("status of the first", call(UNIONBLK_IOC_STATUS, &s), 0);
+	judge("the first's id", (int)s.id, (int)taken);
+	r.id = taken;
+	r.reserved[0] = 1;
+	judge("remove with a reserved field", call(UNIONBLK_IOC_REMOVE, &r), EINVAL);
+	r.reserved[0] = 0;
+	r.flags = 1;
+	judge("remove with an unknown flag", call(UNIONBLK_IOC_REMOVE, &r), EINVAL);
+}
+
+/* The file was opened by root; what counts is who calls. */
+static void unprivileged(const char *root, const char *leaf, uint32_t taken)
+{
+	struct unionblk_create c = create(root, leaf);
+	struct unionblk_remove r = { .size = sizeof(r), .id = taken };
+	struct unionblk_status s = { .size = sizeof(s), .id = taken };
+	struct unionblk_features f = { .size = sizeof(f) };
+
+	if (setgid(65534) || setuid(65534)) {
+		perror("setuid");
+		exit(1);
+	}
+	judge("create by nobody", call(UNIONBLK_IOC_CREATE, &c), EPERM);
+	judge("remove by nobody", call(UNIONBLK_IOC_REMOVE, &r), EPERM);
+	judge("status by nobody", call(UNIONBLK_IOC_STATUS, &s), EPERM);
+	judge("features by nobody", call(UNIONBLK_IOC_FEATURES, &f), EPERM);
+}
+
+int main(int argc, char **argv)
+{
+	uint32_t taken;
+
+	if (argc != 4) {
+		fprintf(stderr, "ioctl ROOT LEAF ID\n");
+		return 2;
+	}
+	taken = (uint32_t)strtoul(argv[3], NULL, 0);
+	control = open("/dev/unionblk-control", O_RDWR);
+	if (control < 0) {
+		perror("/dev/unionblk-control");
+		return 1;
+	}
+	features();
+	creating(argv[1], argv[2], taken);
+	others(taken);
+	unprivileged(argv[1], argv[2], taken);
+	return failures != 0;
+}
