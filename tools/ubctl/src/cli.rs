@@ -1,0 +1,242 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+use ubcore::geometry::{
+    BLOCK_BYTES, JOURNAL_BLOCKS_MAX, JOURNAL_BLOCKS_MIN, SLAB_SECTORS_DEFAULT, SLAB_SECTORS_MAX,
+    SLAB_SECTORS_MIN,
+};
+
+const AFTER_HELP: &str = "\
+Exit codes:
+  0  done
+  1  failed: I/O error, the kernel said no, the module is not loaded
+  2  the command line is wrong
+  3  refused: not formatted, wrong root, newer version, damaged, looks used,
+     too small
+  4  busy: mounted, attached, or held by somebody else
+
+With --json the answer is JSON on standard output, an error too:
+  {\"error\": \"what, where, what next\", \"reason\": \"wrong_root\", \"code\": 3}
+
+Examples:
+  ubctl create --root /dev/vda --leaf /dev/vdb --format   first use of a blank leaf
+  ubctl create --root /dev/vda --leaf /dev/vdb            attach it again
+  ubctl list
+  ubctl status unionblk0 --json
+  ubctl remove /dev/unionblk0
+  ubctl dump /dev/vdb --map                               what the leaf holds";
+
+/// Shows a read-only root and a private leaf as one read-write disk, /dev/unionblkN
+#[derive(Debug, Parser)]
+#[command(name = "ubctl", version, after_help = AFTER_HELP)]
+pub struct Cli {
+    /// Answer in JSON
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// What to do
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Make a blank device or image the leaf of a root
+    #[command(
+        after_help = "A leaf with anything in its first or last MiB looks used, and is refused \
+        without --force.\nSizes are in bytes, or with K, M or G: 64K is 65536."
+    )]
+    Format(FormatArgs),
+    /// Attach a leaf to its root; prints the union's device
+    #[command(after_help = "Example: ubctl create --root /dev/sda2 --leaf /dev/sdb1 --format")]
+    Create(CreateArgs),
+    /// Detach unions: what is dirty is committed, root and leaf are released
+    Remove(RemoveArgs),
+    /// One line for each union
+    List,
+    /// All that the driver tells of a union
+    Status(StatusArgs),
+    /// Show what a leaf holds; reads only, also images and damaged leaves
+    #[command(
+        after_help = "Exits with 3 if anything is damaged, after showing what is not.\n\
+        On an attached leaf this is a look at a moving target."
+    )]
+    Dump(DumpArgs),
+}
+
+/// Arguments of `format`.
+#[derive(Debug, Args)]
+pub struct FormatArgs {
+    /// The root: a block device or an image; it is only read
+    #[arg(long)]
+    pub root: PathBuf,
+    /// The leaf: a block device or an image
+    pub leaf: PathBuf,
+    #[command(flatten)]
+    #[expect(missing_docs, reason = "it would show as help")]
+    pub layout: LayoutArgs,
+    /// Format even if the leaf looks used: what it holds is lost
+    #[arg(long)]
+    pub force: bool,
+}
+
+/// How a leaf is laid out.
+#[derive(Clone, Copy, Debug, Args)]
+pub struct LayoutArgs {
+    /// Unit in which leaf space is handed out: a power of two, 16K to 4M
+    #[arg(long, value_name = "SIZE", value_parser = slab_sectors, default_value = "64K")]
+    pub slab_size: u32,
+    /// Size of the journal, 64K to 256M [default: a 256th of the leaf, at most 8M]
+    #[arg(long, value_name = "SIZE", value_parser = journal_blocks)]
+    pub journal_size: Option<u32>,
+}
+
+/// Arguments of `create`.
+#[derive(Debug, Args)]
+pub struct CreateArgs {
+    /// The root: a block device; never written, shared by any number of unions
+    #[arg(long)]
+    pub root: PathBuf,
+    /// The leaf: a block device of this union's own
+    #[arg(long)]
+    pub leaf: PathBuf,
+    /// Format the leaf first; it must be blank
+    #[arg(long)]
+    pub format: bool,
+    /// With --format: slab size, a power of two, 16K to 4M [default: 64K]
+    #[arg(long, value_name = "SIZE", value_parser = slab_sectors, requires = "format")]
+    pub slab_size: Option<u32>,
+    /// With --format: size of the journal
+    #[arg(long, value_name = "SIZE", value_parser = journal_blocks, requires = "format")]
+    pub journal_size: Option<u32>,
+    /// With --format: even if the leaf looks used; what it holds is lost
+    #[arg(long, requires = "format")]
+    pub force: bool,
+    /// N of /dev/unionblkN [default: the lowest that is free]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(..0xffff_ffff))]
+    pub id: Option<u32>,
+    /// Hardware queues; 0: one for each CPU, at most 8
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub queues: u32,
+}
+
+impl CreateArgs {
+    /// The layout for `--format`.
+    pub fn layout(&self) -> LayoutArgs {
+        LayoutArgs {
+            slab_size: self.slab_size.unwrap_or(SLAB_SECTORS_DEFAULT),
+            journal_size: self.journal_size,
+        }
+    }
+}
+
+/// Arguments of `remove`.
+#[derive(Debug, Args)]
+pub struct RemoveArgs {
+    /// unionblkN, /dev/unionblkN or N
+    #[arg(required_unless_present = "all", conflicts_with = "all")]
+    pub unions: Vec<String>,
+    /// All unions
+    #[arg(long)]
+    pub all: bool,
+}
+
+/// Arguments of `status`.
+#[derive(Debug, Args)]
+pub struct StatusArgs {
+    /// unionblkN, /dev/unionblkN or N [default: all unions]
+    pub union: Option<String>,
+}
+
+/// Arguments of `dump`.
+#[derive(Debug, Args)]
+pub struct DumpArgs {
+    /// The leaf: a block device or an image
+    pub leaf: PathBuf,
+    /// Also each journal record, each slab and its runs
+    #[arg(long)]
+    pub map: bool,
+}
+
+/// Bytes from `65536`, `64K`, `64KiB`.
+fn bytes(s: &str) -> Result<u64, String> {
+    let digits = s.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let unit: u64 = match s
+        .get(digits.len()..)
+        .unwrap_or("")
+        .to_ascii_lowercase()
+        .as_str()
+    {
+        "" | "b" => 1,
+        "k" | "kib" => 1 << 10,
+        "m" | "mib" => 1 << 20,
+        "g" | "gib" => 1 << 30,
+        other => return Err(format!("unknown unit '{other}': K, M or G")),
+    };
+    let n: u64 = digits
+        .parse()
+        .map_err(|_| "not a size: a number of bytes, or with K, M or G")?;
+    n.checked_mul(unit).ok_or_else(|| "too large".to_owned())
+}
+
+fn slab_sectors(s: &str) -> Result<u32, String> {
+    let sectors = bytes(s)? / 512;
+    let wanted = |n: &u32| n.is_power_of_two() && (SLAB_SECTORS_MIN..=SLAB_SECTORS_MAX).contains(n);
+    u32::try_from(sectors)
+        .ok()
+        .filter(wanted)
+        .filter(|_| bytes(s).is_ok_and(|b| b % 512 == 0))
+        .ok_or_else(|| "a slab is a power of two from 16K to 4M".to_owned())
+}
+
+fn journal_blocks(s: &str) -> Result<u32, String> {
+    let bytes = bytes(s)?;
+    let block = BLOCK_BYTES as u64;
+    u32::try_from(bytes / block)
+        .ok()
+        .filter(|n| bytes % block == 0 && (JOURNAL_BLOCKS_MIN..=JOURNAL_BLOCKS_MAX).contains(n))
+        .ok_or_else(|| "a journal is a multiple of 4K from 64K to 256M".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{bytes, journal_blocks, slab_sectors, Cli};
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_definition_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn sizes() {
+        assert_eq!(bytes("65536"), Ok(65536));
+        assert_eq!(bytes("64k"), Ok(65536));
+        assert_eq!(bytes("1MiB"), Ok(1 << 20));
+        for bad in [
+            "",
+            "K",
+            "-1",
+            "1X",
+            "1.5M",
+            "99999999999999999999",
+            "18446744073709551615G",
+        ] {
+            assert!(bytes(bad).is_err(), "{bad}");
+        }
+        assert_eq!(slab_sectors("16K"), Ok(32));
+        assert_eq!(slab_sectors("4M"), Ok(8192));
+        for bad in ["8K", "8M", "48K", "65537", "0"] {
+            assert!(slab_sectors(bad).is_err(), "{bad}");
+        }
+        assert_eq!(journal_blocks("64K"), Ok(16));
+        assert_eq!(journal_blocks("256M"), Ok(65536));
+        for bad in ["60K", "65K", "257M", "0"] {
+            assert!(journal_blocks(bad).is_err(), "{bad}");
+        }
+    }
+}

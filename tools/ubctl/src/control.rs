@@ -1,0 +1,282 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The control device, /dev/unionblk-control.
+
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use rustix::io::Errno;
+use ubcore::abi::{self, Create, Features, Remove, Status};
+
+use crate::ioctl;
+use crate::refuse::{self, Fail, Result, BUSY, FAILED};
+
+/// What the names of unions start with.
+pub const PREFIX: &str = "unionblk";
+
+/// The control device, opened, of a module that speaks our version.
+pub struct Control(File);
+
+impl Control {
+    /// Opens it, and asks first what the module is.
+    pub fn open() -> Result<Control> {
+        Control::open_at(&control_path())
+    }
+
+    fn open_at(path: &Path) -> Result<Control> {
+        let file = File::open(path).map_err(|e| match Errno::from_io_error(&e) {
+            Some(Errno::NOENT | Errno::NXIO | Errno::NODEV) => no_module(path),
+            Some(Errno::PERM | Errno::ACCESS) => not_allowed(),
+            _ => Fail::io("open", path, &e),
+        })?;
+        let control = Control(file);
+        let mut f = Features::new();
+        match ioctl::call(&control.0, &mut f) {
+            Ok(()) if f.abi_version == abi::ABI_VERSION => Ok(control),
+            Ok(()) => Err(other_version(&format!("version {}", f.abi_version))),
+            Err(Errno::INVAL) => Err(other_version("another version")),
+            Err(Errno::NOTTY) => Err(Fail::new(
+                FAILED,
+                "abi",
+                format!(
+                    "{} is not unionblk's control device: remove it and load the module",
+                    path.display()
+                ),
+            )),
+            Err(e) => Err(control.failure("ask the module for its version", e)),
+        }
+    }
+
+    /// Makes a union: its number. `what` names the devices.
+    pub fn create(&self, request: &mut Create, what: &str) -> Result<u32> {
+        match ioctl::call(&self.0, request) {
+            Ok(()) => Ok(request.id),
+            Err(e) => Err(match (request.error(), e) {
+                (Some(reason), _) => Fail::core(what, reason),
+                (None, Errno::EXIST) => Fail::new(
+                    BUSY,
+                    "exists",
+                    format!(
+                        "{PREFIX}{} exists already: choose another --id, or leave it out",
+                        request.id
+                    ),
+                ),
+                (None, e) => self.failure(&format!("attach {what}"), e),
+            }),
+        }
+    }
+
+    /// Takes a union away.
+    pub fn remove(&self, id: u32) -> Result {
+        let mut request = Remove::new();
+        request.id = id;
+        let name = format!("{PREFIX}{id}");
+        ioctl::call(&self.0, &mut request).map_err(|e| match e {
+            Errno::NODEV => not_there(id),
+            Errno::BUSY => Fail::new(
+                BUSY,
+                "busy",
+                format!("{name} is open or mounted: unmount it, end what uses it, and try again"),
+            ),
+            Errno::IO => Fail::new(
+                FAILED,
+                "io",
+                format!(
+                    "{name} is gone, but its last commit failed: the leaf holds what the one before \
+                     it covered; see the kernel's log"
+                ),
+            ),
+            e => self.failure(&format!("remove {name}"), e),
+        })
+    }
+
+    /// The state of one union.
+    pub fn status(&self, id: u32) -> Result<Status> {
+        self.ask(id, 0)?.ok_or_else(|| not_there(id))
+    }
+
+    /// The state of all unions.
+    pub fn all(&self) -> Result<Vec<Status>> {
+        let mut list: Vec<Status> = Vec::new();
+        let mut from = Some(0);
+        while let Some(id) = from {
+            let Some(status) = self.ask(id, abi::STATUS_NEXT)? else {
+                break;
+            };
+            // A number below the one asked for would send us round for ever.
+            if status.id < id {
+                return Err(other_version("another version"));
+            }
+            from = status.id.checked_add(1);
+            list.push(status);
+        }
+        Ok(list)
+    }
+
+    fn ask(&self, id: u32, flags: u32) -> Result<Option<Status>> {
+        let mut s = Status::new();
+        s.id = id;
+        s.flags = flags;
+        match ioctl::call(&self.0, &mut s) {
+            Ok(()) => Ok(Some(s)),
+            Err(Errno::NODEV) => Ok(None),
+            Err(e) => Err(self.failure("ask for the state of a union", e)),
+        }
+    }
+
+    fn failure(&self, what: &str, e: Errno) -> Fail {
+        match e {
+            Errno::PERM | Errno::ACCESS => not_allowed(),
+            Errno::BUSY => Fail::new(BUSY, "busy", format!("cannot {what}: in use; try again")),
+            e => {
+                let text = refuse::strerror(e.raw_os_error().unsigned_abs());
+                Fail::new(
+                    FAILED,
+                    "os",
+                    format!("cannot {what}: {text}: see the kernel's log"),
+                )
+            }
+        }
+    }
+}
+
+fn control_path() -> PathBuf {
+    Path::new("/dev").join(OsStr::from_bytes(abi::CONTROL_NAME.to_bytes()))
+}
+
+fn no_module(path: &Path) -> Fail {
+    Fail::new(
+        FAILED,
+        "no_module",
+        format!(
+            "no {}: load the module: modprobe unionblk, or insmod unionblk.ko",
+            path.display()
+        ),
+    )
+}
+
+fn not_allowed() -> Fail {
+    Fail::new(FAILED, "permission", "needs CAP_SYS_ADMIN: run as root")
+}
+
+fn other_version(found: &str) -> Fail {
+    Fail::new(
+        FAILED,
+        "abi",
+        format!(
+            "the loaded module speaks {found} of the ioctl interface, this ubctl version {}: use both \
+             of one release",
+            abi::ABI_VERSION
+        ),
+    )
+}
+
+fn not_there(id: u32) -> Fail {
+    Fail::new(
+        FAILED,
+        "not_found",
+        format!("there is no {PREFIX}{id}: see ubctl list"),
+    )
+}
+
+/// The number of a union from what a user calls it: `3`, `unionblk3`, `/dev/unionblk3`, or a link to
+/// that.
+pub fn id_of(name: &str) -> Result<u32> {
+    let number = |s: &str| -> Option<u32> {
+        let digits = s.strip_prefix(PREFIX).unwrap_or(s);
+        let plain = !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit());
+        digits.parse().ok().filter(|&n| plain && n != abi::ID_ANY)
+    };
+    let direct = number(name.strip_prefix("/dev/").unwrap_or(name));
+    let linked = || -> Option<u32> {
+        let path = std::fs::canonicalize(name).ok()?;
+        number(path.strip_prefix("/dev").ok()?.to_str()?)
+    };
+    direct.or_else(linked).ok_or_else(|| {
+        Fail::new(
+            FAILED,
+            "not_found",
+            format!("{name} is no union: say unionblkN, /dev/unionblkN or N as in ubctl list"),
+        )
+    })
+}
+
+/// A path of the driver's for people.
+pub fn path_text(field: &[u8; abi::PATH_BYTES]) -> String {
+    String::from_utf8_lossy(abi::path(field).unwrap_or_default()).into_owned()
+}
+
+/// Puts a path into a field of the driver's.
+pub fn put_path(field: &mut [u8; abi::PATH_BYTES], path: &Path) -> Result {
+    abi::set_path(field, path.as_os_str().as_bytes()).ok_or_else(|| {
+        Fail::new(
+            FAILED,
+            "path_too_long",
+            format!(
+                "{}: the path is longer than the {} bytes that the driver takes: use a shorter one",
+                path.display(),
+                abi::PATH_BYTES - 1
+            ),
+        )
+    })
+}
+
+/// Whether the node of a device is there; it is `/dev/<name>`, with the numbers given.
+pub fn node_is_there(node: &Path, major: u32, minor: u32) -> io::Result<bool> {
+    use std::os::unix::fs::{FileTypeExt, MetadataExt};
+    match std::fs::metadata(node) {
+        Ok(m) => Ok(m.file_type().is_block_device()
+            && rustix::fs::major(m.rdev()) == major
+            && rustix::fs::minor(m.rdev()) == minor),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(e) => Err(e),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{id_of, put_path, Control};
+    use std::path::Path;
+    use ubcore::abi::Create;
+
+    #[test]
+    fn what_a_union_may_be_called() {
+        assert_eq!(id_of("3").unwrap(), 3);
+        assert_eq!(id_of("unionblk12").unwrap(), 12);
+        assert_eq!(id_of("/dev/unionblk0").unwrap(), 0);
+        for bad in [
+            "",
+            "unionblk",
+            "unionblk0p1",
+            "sda",
+            "/dev/unionblk",
+            "-1",
+            "+1",
+            "4294967295",
+        ] {
+            assert!(id_of(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_file_in_the_nodes_place_is_not_taken_for_it() {
+        let fail = Control::open_at(Path::new("/dev/null")).err().unwrap();
+        assert_eq!(fail.reason, "abi", "{fail}");
+        let fail = Control::open_at(Path::new("/nowhere/control"))
+            .err()
+            .unwrap();
+        assert_eq!(fail.reason, "no_module", "{fail}");
+        assert!(fail.message.contains("modprobe unionblk"), "{fail}");
+    }
+
+    #[test]
+    fn a_path_that_does_not_fit_is_refused() {
+        let mut c = Create::new();
+        let long = "x".repeat(256);
+        assert!(put_path(&mut c.root, Path::new(&long)).is_err());
+        assert!(put_path(&mut c.root, Path::new(&long[1..])).is_ok());
+    }
+}

@@ -1,0 +1,206 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A root or a leaf: a block device or an image of one.
+
+use std::fs::{self, File, Metadata, OpenOptions};
+use std::io::{self, Seek, SeekFrom};
+use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{fadvise, ioctl_blksszget, Advice, OFlags};
+use ubcore::commit::BUFFER_BYTES;
+use ubcore::disk::{Disk, Order};
+use ubcore::error::{Error, Side};
+use ubcore::geometry::{BLOCK_BYTES, BLOCK_SECTORS};
+use ubcore::num::wide;
+
+use crate::refuse::{Fail, Result, REFUSED};
+
+/// What a device is opened for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// To look at it, whoever else uses it.
+    Read,
+    /// To write to it, with nobody else: a device that is mounted or attached is refused as busy.
+    Exclusive,
+}
+
+/// An open root or leaf.
+pub struct Device {
+    path: PathBuf,
+    file: File,
+    side: Side,
+    is_block: bool,
+    bytes: u64,
+    buffer: Vec<u8>,
+}
+
+impl Device {
+    /// Opens a device or image.
+    pub fn open(path: &Path, side: Side, access: Access) -> Result<Device> {
+        let meta = metadata(path)?;
+        let is_block = meta.file_type().is_block_device();
+        if !is_block && !meta.is_file() {
+            return Err(Fail::new(
+                REFUSED,
+                "not_a_device",
+                format!("{} is neither a block device nor an image", path.display()),
+            ));
+        }
+        let mut options = OpenOptions::new();
+        options.read(true);
+        if access == Access::Exclusive {
+            options.write(true);
+            if is_block {
+                // Without O_CREAT: the kernel's exclusive claim on a block device.
+                options.custom_flags(OFlags::EXCL.bits() as i32);
+            }
+        }
+        let failed = |e: io::Error| Fail::io("open", path, &e);
+        let mut file = options.open(path).map_err(failed)?;
+        let bytes = file.seek(SeekFrom::End(0)).map_err(failed)?;
+        let device = Device {
+            path: path.to_owned(),
+            file,
+            side,
+            is_block,
+            bytes,
+            buffer: vec![0; BUFFER_BYTES],
+        };
+        device.forget();
+        Ok(device)
+    }
+
+    /// Drops what the page cache holds of a block device: the driver reads and writes past it, so
+    /// it may be old, and would be for the next reader.
+    fn forget(&self) {
+        if self.is_block {
+            // Advice: when it is not taken, a fresh device is read all the same.
+            let _ = fadvise(&self.file, 0, None, Advice::DontNeed);
+        }
+    }
+
+    /// Where it was opened.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Its size in bytes.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Its size in whole sectors.
+    pub fn sectors(&self) -> u64 {
+        self.bytes / 512
+    }
+
+    /// The logical block size; an image has sectors.
+    pub fn block_bytes(&self) -> Result<u32> {
+        if !self.is_block {
+            return Ok(512);
+        }
+        ioctl_blksszget(&self.file)
+            .map_err(|e| Fail::io("ask for the block size of", &self.path, &e.into()))
+    }
+
+    /// Reads bytes at a position.
+    pub fn read_at(&self, at: u64, room: &mut [u8]) -> Result {
+        self.file
+            .read_exact_at(room, at)
+            .map_err(|e| self.failure("read", at, &e))
+    }
+
+    /// Writes bytes at a position; they are durable after [`Device::sync`].
+    pub fn write_at(&self, at: u64, bytes: &[u8]) -> Result {
+        self.file
+            .write_all_at(bytes, at)
+            .map_err(|e| self.failure("write", at, &e))
+    }
+
+    /// Makes all that was written durable.
+    pub fn sync(&self) -> Result {
+        self.file
+            .sync_all()
+            .map_err(|e| Fail::io("flush", &self.path, &e))
+    }
+
+    fn failure(&self, what: &str, at: u64, e: &io::Error) -> Fail {
+        Fail::io(&format!("{what} sector {} of", at / 512), &self.path, e)
+    }
+}
+
+impl Drop for Device {
+    fn drop(&mut self) {
+        self.forget();
+    }
+}
+
+impl Disk for Device {
+    fn buffer(&mut self) -> &mut [u8] {
+        &mut self.buffer
+    }
+
+    fn read(&mut self, block: u64, count: usize) -> ubcore::error::Result {
+        let bad = Error::Io(self.side, block.saturating_mul(BLOCK_SECTORS));
+        let room = self
+            .buffer
+            .get_mut(..count.saturating_mul(BLOCK_BYTES))
+            .ok_or(bad)?;
+        let at = block.checked_mul(wide(BLOCK_BYTES)).ok_or(bad)?;
+        self.file.read_exact_at(room, at).map_err(|_| bad)
+    }
+
+    fn write(&mut self, block: u64, count: usize, order: Order) -> ubcore::error::Result {
+        let bad = Error::Io(self.side, block.saturating_mul(BLOCK_SECTORS));
+        let bytes = self
+            .buffer
+            .get(..count.saturating_mul(BLOCK_BYTES))
+            .ok_or(bad)?;
+        let at = block.checked_mul(wide(BLOCK_BYTES)).ok_or(bad)?;
+        if order == Order::FlushFua {
+            self.file.sync_all().map_err(|_| bad)?;
+        }
+        self.file.write_all_at(bytes, at).map_err(|_| bad)?;
+        if order != Order::Plain {
+            self.file.sync_all().map_err(|_| bad)?;
+        }
+        Ok(())
+    }
+
+    fn flush(&mut self) -> ubcore::error::Result {
+        self.file.sync_all().map_err(|_| Error::Io(self.side, 0))
+    }
+}
+
+fn metadata(path: &Path) -> Result<Metadata> {
+    fs::metadata(path).map_err(|e| Fail::io("open", path, &e))
+}
+
+/// Refuses a root and a leaf that are one device, or one image.
+pub fn refuse_same(root: &Path, leaf: &Path) -> Result {
+    let (r, l) = (metadata(root)?, metadata(leaf)?);
+    let both_blocks = r.file_type().is_block_device() && l.file_type().is_block_device();
+    let same_file = r.dev() == l.dev() && r.ino() == l.ino();
+    if same_file || (both_blocks && r.rdev() == l.rdev()) {
+        let what = format!("root {}, leaf {}", root.display(), leaf.display());
+        return Err(Fail::core(&what, Error::SameDevice));
+    }
+    Ok(())
+}
+
+/// The real path of a block device, for the driver.
+pub fn canonical_block(path: &Path) -> Result<PathBuf> {
+    let real = fs::canonicalize(path).map_err(|e| Fail::io("open", path, &e))?;
+    if !metadata(&real)?.file_type().is_block_device() {
+        return Err(Fail::new(
+            REFUSED,
+            "not_a_device",
+            format!(
+                "{} is not a block device: losetup makes one of an image",
+                path.display()
+            ),
+        ));
+    }
+    Ok(real)
+}

@@ -1,0 +1,179 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The journal ring: which epochs there are, what they say, and what attach makes of them.
+
+use ubcore::error::Error;
+use ubcore::format::record::Record;
+use ubcore::format::ring::{self, RingHead};
+use ubcore::format::superblock::Superblock;
+use ubcore::geometry::BLOCK_BYTES;
+use ubcore::journal::{replay, scan, Found};
+use ubcore::map::Map;
+use ubcore::pages::PageSet;
+
+use super::read::{one_block, short};
+use super::report::{EpochReport, JournalReport};
+use crate::device::Device;
+use crate::memory::Heap;
+
+/// Lists the ring, and replays it into the map.
+pub fn read(
+    device: &mut Device,
+    sb: &Superblock,
+    map: &Map<Heap>,
+    changed: &mut PageSet<Vec<u64>>,
+    all: bool,
+    problems: &mut Vec<String>,
+) -> JournalReport {
+    let mut walk = walk(device, sb, all, problems);
+    match scan(device, sb) {
+        Ok(found) => {
+            walk.next_sequence = found.sequence;
+            if let Err(e) = replay(device, sb, &found, map, changed) {
+                problems.push(format!("{}: replay ends there", short(e)));
+            }
+        }
+        // The driver follows nothing behind a hole; for the map below, what stands before it counts.
+        Err(e) => {
+            let missing = if matches!(e, Error::Damaged(..)) {
+                "missing or damaged, and finished epochs stand behind it"
+            } else {
+                "the ring cannot be read"
+            };
+            problems.push(format!("{}: {missing}", short(e)));
+            let found = Found {
+                finished: walk.finished,
+                chained: walk.chained,
+                sequence: 0,
+            };
+            if let Err(e) = replay(device, sb, &found, map, changed) {
+                problems.push(format!("{}: replay ends there", short(e)));
+            }
+        }
+    }
+    walk
+}
+
+/// Goes through the chain that starts at the tail, then counts what else is in the ring.
+fn walk(
+    device: &mut Device,
+    sb: &Superblock,
+    all: bool,
+    problems: &mut Vec<String>,
+) -> JournalReport {
+    let g = &sb.geometry;
+    let blocks = g.journal_blocks();
+    let mut report = JournalReport {
+        finished: 0,
+        chained: 0,
+        next_sequence: sb.journal_sequence,
+        blocks_of_leaf: 0,
+        epochs: Vec::new(),
+    };
+    let mut bytes = [0; BLOCK_BYTES];
+    let mut in_chain = true;
+    let mut open: Option<EpochReport> = None;
+    for n in 0..blocks {
+        let position = (u64::from(sb.journal_tail) + u64::from(n)) % u64::from(blocks);
+        let block = g.journal_block(u32::try_from(position).unwrap_or(0));
+        let head = match one_block(device, block, &mut bytes) {
+            Ok(()) => ring::open(&bytes, sb.nonce),
+            Err(e) => {
+                problems.push(e.to_string());
+                None
+            }
+        };
+        report.blocks_of_leaf += u32::from(head.is_some());
+        let next = head.filter(|h| in_chain && h.sequence == report.next_sequence);
+        let Some(head) = next else {
+            in_chain = false;
+            continue;
+        };
+        report.chained += 1;
+        report.next_sequence = head.sequence.saturating_add(1);
+        let epoch = open.get_or_insert_with(|| EpochReport {
+            sequence: head.sequence,
+            blocks: Vec::new(),
+            finished: false,
+            records: 0,
+            list: Vec::new(),
+        });
+        epoch.blocks.push(block);
+        records(&bytes, &head, g.slab_sectors(), all, epoch);
+        if head.last {
+            epoch.finished = true;
+            report.finished = report.chained;
+            report.epochs.extend(open.take());
+        }
+    }
+    report.epochs.extend(open);
+    report
+}
+
+fn records(bytes: &[u8], head: &RingHead, slab_sectors: u32, all: bool, epoch: &mut EpochReport) {
+    let mut leaf = head.base;
+    let mut at = 0;
+    while at < usize::from(head.count) {
+        let word = ring::word(bytes, at).unwrap_or(0);
+        at += 1;
+        epoch.records += 1;
+        let record = Record::decode(word, slab_sectors);
+        if let Some(Record::Words { words, .. }) = record {
+            at += ubcore::num::index(words);
+        }
+        if let Some(Record::Place(l)) = record {
+            leaf = l;
+        }
+        if let Some(Record::New { step, .. }) = record {
+            leaf = leaf.wrapping_add(step);
+        }
+        if all {
+            epoch.list.push(describe(record, word, leaf));
+        }
+    }
+}
+
+fn describe(record: Option<Record>, word: u64, leaf: u32) -> String {
+    match record {
+        Some(Record::Place(leaf)) => format!("place: the next leaf slabs count from {leaf}"),
+        Some(Record::New { slab, run, .. }) => {
+            format!(
+                "new: root slab {slab} in leaf slab {leaf}, mapped {}+{}",
+                run.first, run.count
+            )
+        }
+        Some(Record::More { slab, run }) => {
+            format!("more: root slab {slab}, mapped {}+{}", run.first, run.count)
+        }
+        Some(Record::Words { slab, words }) => {
+            format!("words: root slab {slab}, {words} words of bits")
+        }
+        Some(Record::Zero(slab)) => format!("zero: root slab {slab} reads as zeroes"),
+        Some(Record::Reset(slab)) => format!("reset: root slab {slab} reads from the root"),
+        None => format!("unknown: {word:#018x}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::describe;
+    use ubcore::format::record::{Record, Run};
+
+    #[test]
+    fn every_kind_of_record_has_words() {
+        let run = Run { first: 8, count: 4 };
+        let text = |r| describe(Some(r), 0, 9);
+        assert!(text(Record::Place(3)).starts_with("place: "));
+        let new = text(Record::New {
+            slab: 7,
+            step: 1,
+            run,
+        });
+        assert_eq!(new, "new: root slab 7 in leaf slab 9, mapped 8+4");
+        assert!(text(Record::More { slab: 7, run }).ends_with("mapped 8+4"));
+        assert!(text(Record::Words { slab: 7, words: 2 }).starts_with("words: root slab 7"));
+        assert!(text(Record::Zero(1)).starts_with("zero: "));
+        assert!(text(Record::Reset(1)).starts_with("reset: "));
+        assert_eq!(describe(None, 6, 0), "unknown: 0x0000000000000006");
+    }
+}

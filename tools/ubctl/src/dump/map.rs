@@ -1,0 +1,142 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The map that attach would come to, and whether it agrees with itself.
+
+use std::collections::HashMap;
+
+use ubcore::geometry::TABLE_ENTRIES;
+use ubcore::map::{Base, Entry, Map, Memory};
+
+use super::report::{MapReport, SlabReport};
+use crate::memory::Heap;
+
+/// Goes through the slab table; with `all`, lists every slab that is not the root's.
+pub fn read(map: &Map<Heap>, all: bool, problems: &mut Vec<String>) -> MapReport {
+    let g = map.geometry();
+    let mut report = MapReport::default();
+    let mut owners: HashMap<u32, u32> = HashMap::new();
+    // A page that is not there says nothing.
+    let there = (0..g.table_pages()).filter(|&page| map.memory().table(page).is_some());
+    for slab in there.flat_map(|page| page * TABLE_ENTRIES..(page + 1) * TABLE_ENTRIES) {
+        let entry = map.entry(slab);
+        if entry.encode() == 0 {
+            continue;
+        }
+        if slab >= g.root_slabs() {
+            problems.push(format!(
+                "the map has an entry for root slab {slab}, past the union's end"
+            ));
+            continue;
+        }
+        let leaf = entry.leaf.filter(|&leaf| leaf < g.leaf_slabs());
+        if let (None, Some(leaf)) = (leaf, entry.leaf) {
+            problems.push(format!(
+                "the map has root slab {slab} in leaf slab {leaf}, past the leaf's end"
+            ));
+            continue;
+        }
+        if let Some(first) = leaf.and_then(|leaf| owners.insert(leaf, slab)) {
+            let leaf = leaf.unwrap_or(0);
+            problems.push(format!(
+                "the map has leaf slab {leaf} under root slabs {first} and {slab}"
+            ));
+        }
+        let runs = leaf.map_or_else(Vec::new, |leaf| runs(map, leaf));
+        report.slabs_used += u32::from(leaf.is_some());
+        report.slabs_zero += u32::from(entry.base == Base::Zero);
+        report.runs += runs.len() as u64;
+        report.sectors_mapped += runs.iter().map(|r| u64::from(r.1)).sum::<u64>();
+        if all {
+            report.slabs.push(slab_report(map, slab, entry, runs));
+        }
+    }
+    report
+}
+
+fn slab_report(map: &Map<Heap>, slab: u32, entry: Entry, runs: Vec<(u32, u32)>) -> SlabReport {
+    let g = map.geometry();
+    SlabReport {
+        slab,
+        union_sector: g.slab_start(slab),
+        leaf_slab: entry.leaf,
+        leaf_sector: entry.leaf.map(|leaf| g.leaf_slab_start(leaf)),
+        base: match entry.base {
+            Base::Root => "root",
+            Base::Zero => "zero",
+        },
+        runs,
+    }
+}
+
+/// The mapped sectors of a leaf slab, as first and count.
+fn runs(map: &Map<Heap>, leaf: u32) -> Vec<(u32, u32)> {
+    let sectors = map.geometry().slab_sectors();
+    let mut list = Vec::new();
+    let mut at = 0;
+    while at < sectors {
+        let (mapped, len) = map.stretch(leaf, at, sectors - at);
+        if mapped {
+            list.push((at, len));
+        }
+        at += len.max(1);
+    }
+    list
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{read, Heap, Map};
+    use ubcore::geometry::Geometry;
+    use ubcore::map::{Base, Entry};
+
+    fn map() -> Map<Heap> {
+        let g = Geometry::new(1 << 16, 1 << 16, 1 << 15, 128, 16).unwrap();
+        Map::new(g, Heap::to_read(&g))
+    }
+
+    #[test]
+    fn a_map_is_counted() {
+        let map = map();
+        let at = |leaf| Entry {
+            leaf,
+            base: Base::Root,
+        };
+        map.set_entry(3, at(Some(0))).unwrap();
+        map.set_bits(0, 8, 8).unwrap();
+        map.set_bits(0, 100, 28).unwrap();
+        map.set_entry(
+            5,
+            Entry {
+                leaf: None,
+                base: Base::Zero,
+            },
+        )
+        .unwrap();
+        let mut problems = Vec::new();
+        let report = read(&map, true, &mut problems);
+        assert!(problems.is_empty());
+        assert_eq!((report.slabs_used, report.slabs_zero), (1, 1));
+        assert_eq!((report.sectors_mapped, report.runs), (36, 2));
+        assert_eq!(report.slabs[0].runs, [(8, 8), (100, 28)]);
+        assert_eq!(report.slabs[1].base, "zero");
+    }
+
+    #[test]
+    fn contradictions_are_named() {
+        let map = map();
+        let at = |leaf| Entry {
+            leaf: Some(leaf),
+            base: Base::Root,
+        };
+        map.set_entry(1, at(4)).unwrap();
+        map.set_entry(2, at(4)).unwrap();
+        map.set_entry(3, at(1_000_000)).unwrap();
+        map.set_entry(600, at(5)).unwrap();
+        let mut problems = Vec::new();
+        read(&map, false, &mut problems);
+        assert_eq!(problems.len(), 3, "{problems:?}");
+        assert!(problems[0].contains("under root slabs 1 and 2"));
+        assert!(problems[1].contains("past the leaf's end"));
+        assert!(problems[2].contains("past the union's end"));
+    }
+}

@@ -1,0 +1,58 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! `ubctl dump`: what a leaf holds, whatever state it is in.
+//!
+//! Where the driver stops at the first thing that is wrong, this goes on as far as the format allows
+//! and names everything. It judges with the core's own code: what is damaged here is damaged there.
+
+mod journal;
+mod map;
+mod read;
+mod report;
+mod text;
+
+use serde_json::Value;
+use ubcore::error::Side;
+
+use crate::cli::DumpArgs;
+use crate::device::{Access, Device};
+use crate::output;
+use crate::refuse::{Fail, Result, REFUSED};
+
+use report::Report;
+
+/// The command.
+pub fn run(args: &DumpArgs, json: bool) -> Result {
+    let mut device = Device::open(&args.leaf, Side::Leaf, Access::Read)?;
+    let report = read::read(&mut device, args.map);
+    let fail = judge(&report);
+    if !json {
+        output::text(&text::text(&report))?;
+        return fail.map_or(Ok(()), Err);
+    }
+    match fail {
+        None => output::json(&report),
+        Some(fail) => Err(fail.with(serde_json::to_value(&report).unwrap_or(Value::Null))),
+    }
+}
+
+/// The exit code's reason, if the leaf is not whole.
+fn judge(report: &Report) -> Option<Fail> {
+    let leaf = &report.leaf;
+    if let Some(e) = report.unreadable {
+        return Some(Fail::core(leaf, e));
+    }
+    let n = report.problems.len();
+    (n > 0).then(|| {
+        let first = &report.problems[0];
+        Fail::new(
+            REFUSED,
+            "damaged",
+            format!(
+                "{leaf}: {n} {} found, the first: {first}; keep a copy of the leaf before anything \
+                 else",
+                if n == 1 { "problem" } else { "problems" }
+            ),
+        )
+    })
+}

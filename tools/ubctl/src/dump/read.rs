@@ -1,0 +1,250 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Reads a leaf from front to back: superblocks, directory, pages, journal.
+
+use ubcore::disk::Disk;
+use ubcore::error::{Area, Error, Side};
+use ubcore::format::crc::crc32c;
+use ubcore::format::directory::{self, PageEntry};
+use ubcore::format::superblock::{choose, Slot, Superblock};
+use ubcore::format::VERSION;
+use ubcore::geometry::{Geometry, BLOCK_BYTES, BLOCK_SECTORS, SUPERBLOCKS};
+use ubcore::map::{words_for, Map};
+use ubcore::num::{index, wide};
+use ubcore::pages::{self, PageSet};
+
+use super::report::{DirectoryReport, GeometryReport, Report, SlotReport, SuperblockReport};
+use super::{journal, map};
+use crate::device::Device;
+use crate::memory::Heap;
+use crate::output;
+
+/// Reads all that can be read.
+pub fn read(device: &mut Device, all: bool) -> Report {
+    let mut report = Report {
+        leaf: device.path().display().to_string(),
+        sectors: device.sectors(),
+        ..Report::default()
+    };
+    let least = SUPERBLOCKS * BLOCK_SECTORS;
+    if device.sectors() < least {
+        report.unreadable = Some(Error::LeafTooSmall(least, device.sectors()));
+        return report;
+    }
+    match superblocks(device, &mut report) {
+        Ok(sb) => behind(device, &sb, all, &mut report),
+        Err(e) => report.unreadable = Some(e),
+    }
+    report
+}
+
+/// A slot as people call it.
+pub fn slot_name(slot: Slot) -> &'static str {
+    match slot {
+        Slot::A => "A",
+        Slot::B => "B",
+        Slot::None => "none",
+    }
+}
+
+fn superblocks(device: &mut Device, report: &mut Report) -> Result<Superblock, Error> {
+    let mut slots = [[0; BLOCK_BYTES]; 2];
+    let mut io = None;
+    for (block, room) in (0..).zip(&mut slots) {
+        let read = one_block(device, block, room);
+        let decoded = read.and_then(|()| Superblock::decode(room, block));
+        if let Err(e @ Error::Io(..)) = decoded {
+            io = Some(e);
+        }
+        let state = match &decoded {
+            Ok(_) => "valid".to_owned(),
+            Err(Error::NotFormatted) => "no superblock".to_owned(),
+            Err(Error::Damaged(..)) => "damaged".to_owned(),
+            Err(e) => e.to_string(),
+        };
+        report.slots.push(SlotReport {
+            slot: if block == 0 { "A" } else { "B" },
+            block,
+            state,
+            superblock: decoded.ok().map(|sb| superblock(&sb)),
+        });
+    }
+    let chosen = choose(&slots[0], &slots[1]);
+    // Blank bytes stand for a slot that could not be read: that, not their emptiness, is the news.
+    let (sb, slot) = chosen.map_err(|e| io.unwrap_or(e))?;
+    report.counts = Some(slot_name(slot));
+    for s in report.slots.iter().filter(|s| s.superblock.is_none()) {
+        report.problems.push(format!(
+            "superblock slot {} at block {}: {}",
+            s.slot, s.block, s.state
+        ));
+    }
+    Ok(sb)
+}
+
+fn superblock(sb: &Superblock) -> SuperblockReport {
+    SuperblockReport {
+        // The only one that decodes.
+        version: VERSION,
+        generation: sb.generation,
+        uuid: output::uuid(&sb.uuid),
+        nonce: format!("{:016x}", sb.nonce),
+        clean: sb.clean,
+        root_block_bytes: sb.root_block_bytes,
+        root_digest: output::hex(&sb.root_digest),
+        journal_tail: sb.journal_tail,
+        journal_sequence: sb.journal_sequence,
+    }
+}
+
+fn geometry(g: &Geometry) -> GeometryReport {
+    GeometryReport {
+        union_sectors: g.union_sectors(),
+        root_sectors: g.root_sectors(),
+        leaf_sectors: g.leaf_sectors(),
+        slab_sectors: g.slab_sectors(),
+        root_slabs: g.root_slabs(),
+        leaf_slabs: g.leaf_slabs(),
+        journal_start: g.journal_block(0),
+        journal_blocks: g.journal_blocks(),
+        directory_start: g.directory_block(0, 0),
+        directory_blocks: g.directory_blocks(),
+        pages_start: g.page_block(0, 0),
+        table_pages: g.table_pages(),
+        bits_pages: g.bits_pages(),
+        data_start_sectors: g.data_start(),
+    }
+}
+
+/// What the superblock tells of.
+fn behind(device: &mut Device, sb: &Superblock, all: bool, report: &mut Report) {
+    let g = &sb.geometry;
+    report.geometry = Some(geometry(g));
+    if g.leaf_sectors() > device.sectors() {
+        report
+            .problems
+            .push(Error::LeafSize(g.leaf_sectors(), device.sectors()).to_string());
+    }
+    let entries = directory(device, sb, report);
+    let map = Map::new(*g, Heap::to_read(g));
+    map_pages(device, &map, &entries, report);
+    let mut changed = PageSet::new(vec![0u64; words_for(g.pages())]);
+    report.journal = Some(journal::read(
+        device,
+        sb,
+        &map,
+        &mut changed,
+        all,
+        &mut report.problems,
+    ));
+    report.map = Some(map::read(&map, all, &mut report.problems));
+}
+
+fn directory(device: &mut Device, sb: &Superblock, report: &mut Report) -> Vec<PageEntry> {
+    let g = &sb.geometry;
+    let mut entries = vec![PageEntry::EMPTY; index(g.pages())];
+    let mut bytes = [0; BLOCK_BYTES];
+    for at in 0..g.directory_blocks() {
+        // The superblock would not have decoded if one of its slots did not.
+        let slot = sb.directory_slot(at).unwrap_or(Slot::None);
+        let block = slot.number().map(|n| g.directory_block(at, n));
+        let range = directory::pages_of(at, g.pages());
+        let mut list = vec![PageEntry::EMPTY; range.len()];
+        let decoded = block.map_or(Ok(()), |block| {
+            one_block(device, block, &mut bytes)?;
+            directory::decode(&bytes, at, sb.generation, sb.nonce, block, &mut list)
+        });
+        if let Err(e) = decoded {
+            let pages = format!(
+                "map pages {} to {}",
+                range.start,
+                range.end.saturating_sub(1)
+            );
+            report
+                .problems
+                .push(format!("{} ({pages} are unknown)", short(e)));
+            list.fill(PageEntry::EMPTY);
+        }
+        report.directory.push(DirectoryReport {
+            index: at,
+            slot: slot_name(slot),
+            block,
+            pages_written: list.iter().filter(|e| e.slot != Slot::None).count(),
+            sound: decoded.is_ok(),
+        });
+        if let Some(room) = entries.get_mut(range) {
+            room.copy_from_slice(&list);
+        }
+    }
+    entries
+}
+
+fn map_pages(device: &mut Device, map: &Map<Heap>, entries: &[PageEntry], report: &mut Report) {
+    let g = map.geometry();
+    let mut bytes = [0; BLOCK_BYTES];
+    for (page, entry) in (0..g.pages()).zip(entries) {
+        let Some(slot) = entry.slot.number() else {
+            continue;
+        };
+        report.pages.written += 1;
+        let block = g.page_block(page, slot);
+        let loaded = one_block(device, block, &mut bytes).and_then(|()| {
+            if crc32c(0, &bytes) != entry.crc {
+                return Err(Error::Damaged(Area::Page, block));
+            }
+            pages::load(map, page, &bytes)
+        });
+        match loaded {
+            Ok(()) => report.pages.sound += 1,
+            Err(e) => report
+                .problems
+                .push(format!("{} ({})", short(e), covers(map, page))),
+        }
+    }
+}
+
+/// What is lost with a map page.
+fn covers(map: &Map<Heap>, page: u32) -> String {
+    match pages::page(map, page) {
+        pages::Page::Table(n) => {
+            let first = n * ubcore::geometry::TABLE_ENTRIES;
+            let last =
+                (first + ubcore::geometry::TABLE_ENTRIES - 1).min(map.geometry().root_slabs() - 1);
+            format!("page {page}: where root slabs {first} to {last} are")
+        }
+        pages::Page::Bits(n) => {
+            let per = wide(index(n)) * ubcore::geometry::BITS_SECTORS;
+            format!("page {page}: which of the leaf's data sectors from {per} on are mapped")
+        }
+    }
+}
+
+/// A core error for a list of many: what and where.
+pub fn short(e: Error) -> String {
+    match e {
+        Error::Damaged(..) => {
+            let text = e.to_string();
+            text.split(':').next().unwrap_or(&text).to_owned()
+        }
+        e => e.to_string(),
+    }
+}
+
+/// Reads one block, wherever the device ends.
+pub fn one_block(
+    device: &mut Device,
+    block: u64,
+    room: &mut [u8; BLOCK_BYTES],
+) -> Result<(), Error> {
+    let ends = block
+        .checked_add(1)
+        .and_then(|b| b.checked_mul(BLOCK_SECTORS));
+    if ends.is_none_or(|end| end > device.sectors()) {
+        return Err(Error::Io(Side::Leaf, block.saturating_mul(BLOCK_SECTORS)));
+    }
+    device.read(block, 1)?;
+    if let Some(bytes) = device.buffer().first_chunk() {
+        *room = *bytes;
+    }
+    Ok(())
+}

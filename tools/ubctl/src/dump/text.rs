@@ -1,0 +1,197 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A dump for people.
+
+use super::report::{EpochReport, GeometryReport, JournalReport, MapReport, Report, SlabReport};
+use crate::output::{fields, size};
+
+/// The whole dump.
+pub fn text(r: &Report) -> String {
+    let mut out = format!("{} ({}, {} sectors)\n", r.leaf, size(r.sectors), r.sectors);
+    out.push_str(&superblocks(r));
+    out.push_str(&r.geometry.as_ref().map_or_else(String::new, geometry));
+    if r.geometry.is_some() {
+        out.push_str(&directory(r));
+    }
+    out.push_str(&r.journal.as_ref().map_or_else(String::new, journal));
+    out.push_str(&r.map.as_ref().map_or_else(String::new, map));
+    if !r.problems.is_empty() {
+        out.push_str("problems\n");
+        out.extend(r.problems.iter().map(|p| format!("  {p}\n")));
+    }
+    out
+}
+
+fn superblocks(r: &Report) -> String {
+    let mut out = String::new();
+    for s in &r.slots {
+        let counts = if r.counts == Some(s.slot) {
+            ", counts"
+        } else {
+            ""
+        };
+        out.push_str(&format!(
+            "superblock {} (block {}): {}{counts}\n",
+            s.slot, s.block, s.state
+        ));
+        if let Some(sb) = &s.superblock {
+            let clean = if sb.clean {
+                "yes"
+            } else {
+                "no: the journal decides"
+            };
+            out.push_str(&fields(&[
+                ("version", sb.version.to_string()),
+                ("generation", sb.generation.to_string()),
+                ("uuid", sb.uuid.clone()),
+                ("nonce", sb.nonce.clone()),
+                ("clean", clean.to_owned()),
+                ("root block", format!("{} bytes", sb.root_block_bytes)),
+                ("root digest", sb.root_digest.clone()),
+                (
+                    "journal tail",
+                    format!("{}, sequence {}", sb.journal_tail, sb.journal_sequence),
+                ),
+            ]));
+        }
+    }
+    out
+}
+
+fn geometry(g: &GeometryReport) -> String {
+    let data = u64::from(g.leaf_slabs) * u64::from(g.slab_sectors);
+    let list = fields(&[
+        (
+            "union",
+            format!(
+                "{} ({} sectors, {} slabs)",
+                size(g.union_sectors),
+                g.union_sectors,
+                g.root_slabs
+            ),
+        ),
+        (
+            "root",
+            format!("{} ({} sectors)", size(g.root_sectors), g.root_sectors),
+        ),
+        (
+            "leaf",
+            format!("{} ({} sectors)", size(g.leaf_sectors), g.leaf_sectors),
+        ),
+        (
+            "slab",
+            format!(
+                "{} ({} sectors)",
+                size(g.slab_sectors.into()),
+                g.slab_sectors
+            ),
+        ),
+        (
+            "journal",
+            format!("{} blocks from block {}", g.journal_blocks, g.journal_start),
+        ),
+        (
+            "directory",
+            format!(
+                "2 x {} blocks from block {}",
+                g.directory_blocks, g.directory_start
+            ),
+        ),
+        (
+            "map pages",
+            format!(
+                "2 x ({} table + {} bits) from block {}",
+                g.table_pages, g.bits_pages, g.pages_start
+            ),
+        ),
+        (
+            "data",
+            format!(
+                "{} slabs, {}, from sector {}",
+                g.leaf_slabs,
+                size(data),
+                g.data_start_sectors
+            ),
+        ),
+    ]);
+    format!("geometry\n{list}")
+}
+
+fn directory(r: &Report) -> String {
+    let mut out = format!(
+        "directory: {} of {} written map pages are sound\n",
+        r.pages.sound, r.pages.written
+    );
+    for d in &r.directory {
+        let state = match (d.block, d.sound) {
+            (None, _) => "never written".to_owned(),
+            (Some(block), true) => format!(
+                "slot {} (block {block}): {} pages written",
+                d.slot, d.pages_written
+            ),
+            (Some(block), false) => format!("slot {} (block {block}): damaged", d.slot),
+        };
+        out.push_str(&format!("  {}  {state}\n", d.index));
+    }
+    out
+}
+
+fn journal(j: &JournalReport) -> String {
+    let mut out = format!(
+        "journal: {} blocks to replay, {} chained, {} of this leaf in the ring, next sequence {}\n",
+        j.finished, j.chained, j.blocks_of_leaf, j.next_sequence
+    );
+    out.extend(j.epochs.iter().map(epoch));
+    out
+}
+
+fn epoch(e: &EpochReport) -> String {
+    let first = e.blocks.first().copied().unwrap_or(0);
+    let end = if e.finished {
+        "finished"
+    } else {
+        "without end: it does not count"
+    };
+    let mut out = format!(
+        "  epoch from sequence {}: {} blocks from block {first}, {} records, {end}\n",
+        e.sequence,
+        e.blocks.len(),
+        e.records
+    );
+    out.extend(e.list.iter().map(|record| format!("    {record}\n")));
+    out
+}
+
+fn map(m: &MapReport) -> String {
+    let mut out = format!(
+        "map: {} slabs in the leaf, {} over zeroes, {} sectors ({}) mapped in {} runs\n",
+        m.slabs_used,
+        m.slabs_zero,
+        m.sectors_mapped,
+        size(m.sectors_mapped),
+        m.runs
+    );
+    out.extend(m.slabs.iter().map(slab));
+    out
+}
+
+fn slab(s: &SlabReport) -> String {
+    let place = match (s.leaf_slab, s.leaf_sector) {
+        (Some(slab), Some(sector)) => format!("leaf slab {slab} (sector {sector})"),
+        _ => "nowhere".to_owned(),
+    };
+    let runs: Vec<String> = s
+        .runs
+        .iter()
+        .map(|(first, count)| format!("{first}+{count}"))
+        .collect();
+    let runs = if runs.is_empty() {
+        "nothing".to_owned()
+    } else {
+        runs.join(" ")
+    };
+    format!(
+        "  slab {} (sector {}): {place}, over {}, mapped {runs}\n",
+        s.slab, s.union_sector, s.base
+    )
+}

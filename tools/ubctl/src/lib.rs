@@ -1,0 +1,63 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The command-line tool of unionblk: one file for each command, over the core that the driver is
+//! built of too.
+
+#![deny(unsafe_code, missing_docs)]
+
+pub mod cli;
+pub mod control;
+pub mod create;
+pub mod device;
+pub mod dump;
+pub mod format;
+pub mod identity;
+#[expect(unsafe_code, reason = "the one place that hands memory to the kernel")]
+mod ioctl;
+pub mod list;
+pub mod memory;
+pub mod output;
+pub mod refuse;
+pub mod remove;
+pub mod status;
+pub mod used;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use cli::{Cli, Command};
+use refuse::Fail;
+
+/// The tool: arguments in, exit code out.
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(e) => return usage(&e),
+    };
+    let done = match &cli.command {
+        Command::Format(args) => format::run(args, cli.json),
+        Command::Create(args) => create::run(args, cli.json),
+        Command::Remove(args) => remove::run(args, cli.json),
+        Command::List => list::run(cli.json),
+        Command::Status(args) => status::run(args, cli.json),
+        Command::Dump(args) => dump::run(args, cli.json),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(fail) => fail.report(cli.json),
+    }
+}
+
+/// A wrong command line; also `--help` and `--version`, which clap tells the same way.
+fn usage(e: &clap::Error) -> ExitCode {
+    let wants_json = std::env::args_os().any(|a| a == "--json");
+    if e.use_stderr() && wants_json {
+        let text = e.render().to_string();
+        let text = text.trim().trim_start_matches("error: ");
+        return Fail::new(refuse::USAGE, "usage", text).report(true);
+    }
+    // A closed pipe is no reason to complain.
+    let _ = e.print();
+    ExitCode::from(u8::try_from(e.exit_code()).unwrap_or(refuse::USAGE))
+}

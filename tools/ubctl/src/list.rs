@@ -1,0 +1,58 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! `ubctl list`: one line for each union.
+
+use crate::control::Control;
+use crate::output;
+use crate::refuse::Result;
+use crate::status::Shown;
+
+/// The command.
+pub fn run(json: bool) -> Result {
+    let list: Vec<Shown> = Control::open()?.all()?.iter().map(Shown::new).collect();
+    if json {
+        return output::json(&list);
+    }
+    output::text(&output::table(&rows(&list)))
+}
+
+fn rows(list: &[Shown]) -> Vec<Vec<String>> {
+    let heading = ["NAME", "SIZE", "USED", "ROOT", "LEAF", "MODE"];
+    let mut rows = vec![heading.map(str::to_owned).to_vec()];
+    rows.extend(list.iter().map(|u| {
+        vec![
+            u.name.clone(),
+            output::size(u.sectors),
+            u.used(),
+            u.root.clone(),
+            u.leaf.clone(),
+            u.mode.to_owned(),
+        ]
+    }));
+    rows
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{rows, Shown};
+    use ubcore::abi::{set_path, Status};
+
+    #[test]
+    fn a_line_for_people() {
+        let mut s = Status::new();
+        (s.id, s.sectors, s.slab_sectors, s.slabs, s.slabs_used) = (2, 1 << 21, 128, 4000, 40);
+        set_path(&mut s.root, b"/dev/vda").unwrap();
+        set_path(&mut s.leaf, b"/dev/vdb").unwrap();
+        let text = crate::output::table(&rows(&[Shown::new(&s)]));
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(
+            lines[0].split_whitespace().collect::<Vec<_>>().join(" "),
+            "NAME SIZE USED ROOT LEAF MODE"
+        );
+        let line = lines[1].split_whitespace().collect::<Vec<_>>().join(" ");
+        assert_eq!(
+            line,
+            "unionblk2 1 GiB 2.5 MiB of 250 MiB (1%) /dev/vda /dev/vdb writable"
+        );
+    }
+}

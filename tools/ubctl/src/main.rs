@@ -1,0 +1,12 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! `ubctl`, the command-line tool of unionblk. All of it is in the library beside this file, so that
+//! tests reach it.
+
+#![forbid(unsafe_code)]
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    ubctl::main()
+}

@@ -1,0 +1,134 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What goes to the terminal. A reader that has seen enough (`ubctl list | head -n 1`) is no error.
+
+use std::io::{self, Write};
+use std::path::Path;
+
+use serde::Serialize;
+
+use crate::refuse::{Fail, Result, FAILED};
+
+/// Writes text to standard output.
+pub fn text(text: &str) -> Result {
+    let mut out = io::stdout().lock();
+    let done = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+    match done {
+        Err(e) if e.kind() != io::ErrorKind::BrokenPipe => {
+            Err(Fail::io("write to", Path::new("standard output"), &e))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Writes one JSON value to standard output.
+pub fn json<T: Serialize>(value: &T) -> Result {
+    let mut s = serde_json::to_string_pretty(value)
+        .map_err(|e| Fail::new(FAILED, "io", format!("cannot make JSON: {e}")))?;
+    s.push('\n');
+    text(&s)
+}
+
+/// Writes a message to standard error.
+pub fn complain(message: &str) {
+    // Nobody is left to tell if this fails.
+    let _ = writeln!(io::stderr().lock(), "ubctl: {message}");
+}
+
+/// A number of sectors as a size for people: `64 KiB`, `1.5 GiB`.
+pub fn size(sectors: u64) -> String {
+    let units = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
+    if sectors < 2 {
+        return format!("{} B", sectors * 512);
+    }
+    let mut unit = 0;
+    let mut in_unit = 2;
+    while unit + 1 < units.len() && sectors / in_unit >= 1024 {
+        in_unit *= 1024;
+        unit += 1;
+    }
+    if sectors % in_unit == 0 {
+        return format!("{} {}", sectors / in_unit, units[unit]);
+    }
+    format!("{:.1} {}", sectors as f64 / in_unit as f64, units[unit])
+}
+
+/// Bytes as a UUID is written.
+pub fn uuid(bytes: &[u8; 16]) -> String {
+    let h = hex(bytes);
+    let parts = [&h[..8], &h[8..12], &h[12..16], &h[16..20], &h[20..]];
+    parts.join("-")
+}
+
+/// Bytes in hexadecimal digits.
+pub fn hex(bytes: &[u8]) -> String {
+    let mut out = String::new();
+    for b in bytes {
+        out += &format!("{b:02x}");
+    }
+    out
+}
+
+/// Rows in columns as wide as they must be; the first row is the heading.
+pub fn table(rows: &[Vec<String>]) -> String {
+    let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
+    let width = |c: usize| {
+        rows.iter()
+            .filter_map(|r| r.get(c))
+            .map(|s| s.chars().count())
+            .max()
+    };
+    let widths: Vec<usize> = (0..columns).map(|c| width(c).unwrap_or(0)).collect();
+    let mut out = String::new();
+    for row in rows {
+        let mut line = String::new();
+        for (cell, width) in row.iter().zip(&widths) {
+            line.push_str(&format!("{cell:width$}  "));
+        }
+        out.push_str(line.trim_end());
+        out.push('\n');
+    }
+    out
+}
+
+/// Lines of `name  value`, indented, the values one below the other.
+pub fn fields(list: &[(&str, String)]) -> String {
+    let width = list.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
+    let mut out = String::new();
+    for (name, value) in list {
+        out += &format!("  {name:width$}  {value}\n");
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{size, table, uuid};
+
+    #[test]
+    fn sizes_are_as_short_as_they_can_be() {
+        assert_eq!(size(0), "0 B");
+        assert_eq!(size(1), "512 B");
+        assert_eq!(size(3), "1.5 KiB");
+        assert_eq!(size(128), "64 KiB");
+        assert_eq!(size(2048), "1 MiB");
+        assert_eq!(size(2049), "1.0 MiB");
+        assert_eq!(size(3 << 20), "1.5 GiB");
+        assert_eq!(size(u64::MAX), "8192.0 EiB");
+    }
+
+    #[test]
+    fn columns_line_up() {
+        let row = |a: &str, b: &str| vec![a.to_owned(), b.to_owned()];
+        assert_eq!(
+            table(&[row("A", "B"), row("long", "x")]),
+            "A     B\nlong  x\n"
+        );
+        assert_eq!(table(&[]), "");
+    }
+
+    #[test]
+    fn uuids_are_grouped() {
+        assert_eq!(uuid(&[0xab; 16]), "abababab-abab-abab-abab-abababababab");
+    }
+}

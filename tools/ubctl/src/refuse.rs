@@ -1,0 +1,208 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Why a command did not do what it was asked: a sentence, a word for scripts, an exit code.
+
+use std::fmt;
+use std::io;
+use std::path::Path;
+use std::process::ExitCode;
+
+use rustix::io::Errno;
+use serde_json::{Map, Value};
+use ubcore::error::Error;
+
+use crate::output;
+
+/// I/O errors, the kernel, no module.
+pub const FAILED: u8 = 1;
+/// The command line is wrong; clap's own code.
+pub const USAGE: u8 = 2;
+/// The devices are not as they must be; trying again cannot help.
+pub const REFUSED: u8 = 3;
+/// Somebody else holds what is needed.
+pub const BUSY: u8 = 4;
+
+/// A command's failure.
+#[derive(Debug)]
+pub struct Fail {
+    /// What is wrong, where, and what to do next.
+    pub message: String,
+    /// The same in one stable word.
+    pub reason: &'static str,
+    /// The exit code.
+    pub code: u8,
+    /// What was found or done all the same, for `--json`.
+    object: Map<String, Value>,
+}
+
+/// What a command returns.
+pub type Result<T = ()> = std::result::Result<T, Fail>;
+
+impl Fail {
+    /// A failure of the tool's own.
+    pub fn new(code: u8, reason: &'static str, message: impl Into<String>) -> Fail {
+        Fail {
+            message: message.into(),
+            reason,
+            code,
+            object: Map::new(),
+        }
+    }
+
+    /// What the core or the driver said of `what`: the devices concerned.
+    pub fn core(what: &str, e: Error) -> Fail {
+        let errno = match e {
+            Error::Open(_, errno) | Error::Os(errno) => Some(errno),
+            _ => None,
+        };
+        let text = errno.map_or_else(String::new, |n| format!(": {}", strerror(n)));
+        Fail::new(code_of(e), reason_of(e), format!("{what}: {e}{text}"))
+    }
+
+    /// An error of the operating system while doing `what` to `path`.
+    pub fn io(what: &str, path: &Path, e: &io::Error) -> Fail {
+        let path = path.display();
+        let text = plain(e);
+        match Errno::from_io_error(e) {
+            Some(Errno::BUSY) => Fail::new(
+                BUSY,
+                "busy",
+                format!(
+                    "{path} is in use: by a union, a mount or another holder; release it first"
+                ),
+            ),
+            Some(Errno::PERM | Errno::ACCESS) => Fail::new(
+                FAILED,
+                "permission",
+                format!("cannot {what} {path}: {text}: run as root"),
+            ),
+            Some(Errno::ROFS) => Fail::new(
+                REFUSED,
+                "read_only_leaf",
+                format!("{path} is write-protected: a leaf is written to"),
+            ),
+            Some(Errno::NOENT | Errno::NXIO | Errno::NODEV) => Fail::new(
+                FAILED,
+                "not_found",
+                format!("cannot {what} {path}: {text}: check the name"),
+            ),
+            _ => Fail::new(FAILED, "io", format!("cannot {what} {path}: {text}")),
+        }
+    }
+
+    /// Adds what `--json` shall tell beside the error.
+    pub fn with(mut self, object: Value) -> Fail {
+        if let Value::Object(object) = object {
+            self.object = object;
+        }
+        self
+    }
+
+    /// Tells the user, and gives the exit code.
+    pub fn report(mut self, json: bool) -> ExitCode {
+        if json {
+            self.object
+                .insert("error".into(), self.message.clone().into());
+            self.object.insert("reason".into(), self.reason.into());
+            self.object.insert("code".into(), self.code.into());
+            // Nothing is left to be done if not even this can be told.
+            let _ = output::json(&Value::Object(self.object));
+        } else {
+            output::complain(&self.message);
+        }
+        ExitCode::from(self.code)
+    }
+}
+
+impl fmt::Display for Fail {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+/// The system's text for an errno.
+pub fn strerror(errno: u32) -> String {
+    plain(&io::Error::from_raw_os_error(
+        i32::try_from(errno).unwrap_or(0),
+    ))
+}
+
+/// The text without the "(os error 2)" that Rust puts behind it.
+fn plain(e: &io::Error) -> String {
+    let text = e.to_string();
+    text.split(" (os error")
+        .next()
+        .unwrap_or_default()
+        .to_owned()
+}
+
+/// The exit code of a reason.
+pub fn code_of(e: Error) -> u8 {
+    let busy = |errno: u32| {
+        let held = [Errno::BUSY, Errno::EXIST];
+        held.iter()
+            .any(|e| e.raw_os_error().unsigned_abs() == errno)
+    };
+    match e {
+        Error::Busy(_) => BUSY,
+        Error::Open(_, errno) | Error::Os(errno) if busy(errno) => BUSY,
+        e if e.is_refusal() => REFUSED,
+        _ => FAILED,
+    }
+}
+
+/// The stable word of a reason.
+pub fn reason_of(e: Error) -> &'static str {
+    match e {
+        Error::NotFormatted => "not_formatted",
+        Error::NewerVersion(_) => "newer_version",
+        Error::UnknownFeatures(_) => "unknown_features",
+        Error::Damaged(..) => "damaged",
+        Error::RootSize(..) | Error::RootContent => "wrong_root",
+        Error::LeafSize(..) => "leaf_size",
+        Error::LeafTooSmall(..) => "leaf_too_small",
+        Error::SlabSize(_) => "slab_size",
+        Error::TooLarge(..) => "too_large",
+        Error::Io(..) => "io",
+        Error::Busy(_) => "busy",
+        Error::Open(..) => "open",
+        Error::ReadOnlyLeaf => "read_only_leaf",
+        Error::SameDevice => "same_device",
+        Error::Limits(_) => "limits",
+        Error::NoMemory => "no_memory",
+        Error::Full => "full",
+        Error::Stacked(_) => "stacked",
+        Error::Os(_) => "os",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{code_of, reason_of, Error, Fail, BUSY, FAILED, REFUSED};
+    use ubcore::error::Side;
+
+    #[test]
+    fn every_reason_of_the_driver_has_a_code_and_a_word() {
+        let mut words = std::collections::BTreeSet::new();
+        for reason in 1..=20 {
+            let e = Error::from_wire(reason, 1, 0).unwrap();
+            assert!([FAILED, REFUSED, BUSY].contains(&code_of(e)));
+            words.insert(reason_of(e));
+        }
+        // The two kinds of wrong root share one.
+        assert_eq!(words.len(), 19);
+        assert_eq!(code_of(Error::RootContent), REFUSED);
+        assert_eq!(code_of(Error::Open(Side::Leaf, 16)), BUSY);
+        assert_eq!(code_of(Error::Open(Side::Leaf, 2)), FAILED);
+    }
+
+    #[test]
+    fn an_errno_is_told_in_words() {
+        let fail = Fail::core("leaf /dev/x", Error::Open(Side::Leaf, 2));
+        assert!(fail.message.starts_with("leaf /dev/x: "), "{fail}");
+        assert!(
+            fail.message.ends_with("No such file or directory"),
+            "{fail}"
+        );
+    }
+}

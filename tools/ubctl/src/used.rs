@@ -1,0 +1,210 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Whether a device looks used, and by what.
+//!
+//! The first and the last MiB are where file systems, partition tables, RAID and volume managers
+//! leave their marks. Anything but zeroes there counts, whether we can name it or not: what a user
+//! cannot get back is worth asking twice.
+
+use ubcore::format::superblock::MAGIC;
+
+use crate::device::Device;
+use crate::refuse::Result;
+
+const MIB: u64 = 1 << 20;
+
+/// Bytes that give an owner away, and where.
+struct Mark {
+    what: &'static str,
+    at: u64,
+    bytes: &'static [u8],
+}
+
+const fn mark(what: &'static str, at: u64, bytes: &'static [u8]) -> Mark {
+    Mark { what, at, bytes }
+}
+
+/// The marks, the more telling ones first: a boot sector often stands before something else.
+const MARKS: &[Mark] = &[
+    mark("a unionblk leaf", 0, &MAGIC),
+    mark("a unionblk leaf", 4096, &MAGIC),
+    mark("a LUKS container", 0, b"LUKS\xba\xbe"),
+    mark("an LVM physical volume", 0, b"LABELONE"),
+    mark("an LVM physical volume", 512, b"LABELONE"),
+    mark("an LVM physical volume", 1024, b"LABELONE"),
+    mark("an LVM physical volume", 1536, b"LABELONE"),
+    mark("a member of an md array", 0, b"\xfc\x4e\x2b\xa9"),
+    mark("a member of an md array", 4096, b"\xfc\x4e\x2b\xa9"),
+    mark("an ext2, ext3 or ext4 file system", 1080, b"\x53\xef"),
+    mark("an XFS file system", 0, b"XFSB"),
+    mark("a btrfs file system", 65600, b"_BHRfS_M"),
+    mark("an F2FS file system", 1024, b"\x10\x20\xf5\xf2"),
+    mark("an EROFS file system", 1024, b"\xe2\xe1\xf5\xe0"),
+    mark("a squashfs file system", 0, b"hsqs"),
+    mark("an ISO 9660 file system", 32769, b"CD001"),
+    mark("an NTFS file system", 3, b"NTFS    "),
+    mark("an exFAT file system", 3, b"EXFAT   "),
+    mark("a FAT file system", 82, b"FAT32   "),
+    mark("a FAT file system", 54, b"FAT1"),
+    mark("swap space", 4086, b"SWAPSPACE2"),
+    mark("a dm-snapshot store", 0, b"SnAp"),
+    mark("thin-pool metadata", 32, b"\xba\x52\x9c\x01\0\0\0\0"),
+    mark("a qcow2 image", 0, b"QFI\xfb"),
+    mark("a GPT partition table", 512, b"EFI PART"),
+    mark("a GPT partition table", 4096, b"EFI PART"),
+];
+
+/// Marks counted from the end.
+const END_MARKS: &[Mark] = &[
+    mark("a backup GPT partition table", 512, b"EFI PART"),
+    mark("a backup GPT partition table", 4096, b"EFI PART"),
+];
+
+/// What was found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Used {
+    /// For people: `an XFS file system`, `data`.
+    pub what: String,
+    /// Where, in bytes.
+    pub at: u64,
+    /// Whether it is a leaf already.
+    pub is_leaf: bool,
+}
+
+impl Used {
+    fn new(what: &str, at: u64) -> Used {
+        Used {
+            what: what.to_owned(),
+            at,
+            is_leaf: what == "a unionblk leaf",
+        }
+    }
+}
+
+/// Looks at both ends of a device; `None` for one that is blank there.
+pub fn look(device: &Device) -> Result<Option<Used>> {
+    let len = device.bytes();
+    let head = read(device, 0, len.min(MIB))?;
+    let tail_at = len.saturating_sub(MIB).max(wide(&head));
+    let tail = read(device, tail_at, len - tail_at)?;
+    Ok(judge(&head, &tail, len))
+}
+
+fn read(device: &Device, at: u64, len: u64) -> Result<Vec<u8>> {
+    let mut bytes = vec![0; usize::try_from(len).unwrap_or(0)];
+    device.read_at(at, &mut bytes)?;
+    Ok(bytes)
+}
+
+fn wide(bytes: &[u8]) -> u64 {
+    bytes.len() as u64
+}
+
+fn judge(head: &[u8], tail: &[u8], len: u64) -> Option<Used> {
+    let tail_at = len - wide(tail);
+    let holds = |at: u64, bytes: &[u8]| {
+        let (part, at) = if at >= tail_at && !tail.is_empty() {
+            (tail, at - tail_at)
+        } else {
+            (head, at)
+        };
+        let at = usize::try_from(at).unwrap_or(usize::MAX);
+        part.get(at..).is_some_and(|p| p.starts_with(bytes))
+    };
+    let nonzero = |part: &[u8]| part.iter().position(|&b| b != 0).map(|at| at as u64);
+    let first = nonzero(head).or_else(|| nonzero(tail).map(|at| tail_at + at))?;
+    for m in MARKS {
+        if holds(m.at, m.bytes) {
+            return Some(Used::new(m.what, m.at));
+        }
+    }
+    for m in END_MARKS {
+        if let Some(at) = len.checked_sub(m.at).filter(|&at| holds(at, m.bytes)) {
+            return Some(Used::new(m.what, at));
+        }
+    }
+    // md 0.90 and 1.0 lie at the end, where their size's rounding puts them.
+    let sectors = len / 512;
+    let md = [
+        (sectors & !127).checked_sub(128),
+        sectors.checked_sub(16).map(|s| s & !7),
+    ];
+    for at in md.into_iter().flatten() {
+        if holds(at * 512, b"\xfc\x4e\x2b\xa9") {
+            return Some(Used::new("a member of an md array", at * 512));
+        }
+    }
+    let partitions = head
+        .get(446..510)
+        .is_some_and(|p| p.iter().any(|&b| b != 0));
+    if partitions && holds(510, b"\x55\xaa") {
+        return Some(Used::new("an MBR partition table or boot sector", 510));
+    }
+    Some(Used::new("data", first))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{judge, Mark, END_MARKS, MARKS, MIB};
+
+    const LEN: u64 = 8 * MIB;
+
+    fn blank() -> (Vec<u8>, Vec<u8>) {
+        (vec![0; MIB as usize], vec![0; MIB as usize])
+    }
+
+    fn put(part: &mut [u8], at: u64, m: &Mark) {
+        let at = at as usize;
+        part[at..at + m.bytes.len()].copy_from_slice(m.bytes);
+    }
+
+    #[test]
+    fn every_mark_is_found_where_it_belongs() {
+        let (head, tail) = blank();
+        assert_eq!(judge(&head, &tail, LEN), None);
+        for m in MARKS {
+            let mut head = head.clone();
+            put(&mut head, m.at, m);
+            let used = judge(&head, &tail, LEN).unwrap();
+            assert_eq!((used.what.as_str(), used.at), (m.what, m.at));
+            assert_eq!(used.is_leaf, m.bytes == b"UNIONBLK");
+        }
+        for m in END_MARKS {
+            let mut tail = tail.clone();
+            put(&mut tail, MIB - m.at, m);
+            let used = judge(&head, &tail, LEN).unwrap();
+            assert_eq!((used.what.as_str(), used.at), (m.what, LEN - m.at));
+        }
+    }
+
+    #[test]
+    fn what_has_no_name_counts_too() {
+        let (mut head, mut tail) = blank();
+        tail[7] = 1;
+        let used = judge(&head, &tail, LEN).unwrap();
+        assert_eq!((used.what.as_str(), used.at), ("data", 7 * MIB + 7));
+        head[MIB as usize - 1] = 1;
+        assert_eq!(judge(&head, &tail, LEN).unwrap().at, MIB - 1);
+        assert!(judge(&[0; 4096], &[], 4096).is_none());
+        assert!(judge(&[], &[], 0).is_none());
+    }
+
+    #[test]
+    fn raid_members_and_boot_sectors() {
+        for at in [LEN - 65536, LEN - 8192] {
+            let (head, mut tail) = blank();
+            let start = (at - 7 * MIB) as usize;
+            tail[start..start + 4].copy_from_slice(b"\xfc\x4e\x2b\xa9");
+            let used = judge(&head, &tail, LEN).unwrap();
+            assert_eq!(
+                (used.what.as_str(), used.at),
+                ("a member of an md array", at)
+            );
+        }
+        let (mut head, tail) = blank();
+        head[510..512].copy_from_slice(b"\x55\xaa");
+        assert_eq!(judge(&head, &tail, LEN).unwrap().what, "data");
+        head[450] = 0x83;
+        assert!(judge(&head, &tail, LEN).unwrap().what.starts_with("an MBR"));
+    }
+}

@@ -1,0 +1,194 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The ioctl ABI is the same in C and in Rust: sizes, offsets, numbers.
+
+mod common;
+
+use common::Folder;
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::process::Command;
+use ubcore::abi::{self, Call, Create, Features, Remove, Status};
+use ubcore::error::{Area, Error, Side};
+
+/// What the C program said, by kind and name.
+type Said = BTreeMap<String, Vec<u64>>;
+
+/// Compiles and runs `tests/abi/pin.c`; `None` without a C compiler.
+fn ask_c() -> Option<Said> {
+    let top = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let folder = Folder::new("abi");
+    let program = folder.path("pin");
+    let cc = std::env::var_os("CC").unwrap_or_else(|| "cc".into());
+    let mut build = Command::new(&cc);
+    build
+        .args(["-std=gnu11", "-Wall", "-Wextra", "-Werror", "-o"])
+        .arg(&program);
+    build.arg(top.join("tests/abi/pin.c"));
+    let built = match build.output() {
+        Ok(built) => built,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return None,
+        Err(e) => panic!("{e}"),
+    };
+    assert!(
+        built.status.success(),
+        "{}",
+        String::from_utf8_lossy(&built.stderr)
+    );
+    let out = Command::new(&program).output().unwrap();
+    assert!(out.status.success());
+    let text = String::from_utf8(out.stdout).unwrap();
+    let line = |l: &str| {
+        let words: Vec<&str> = l.split(' ').collect();
+        let numbers = words[2..].iter().map(|n| n.parse().unwrap()).collect();
+        (format!("{} {}", words[0], words[1]), numbers)
+    };
+    Some(text.lines().map(line).collect())
+}
+
+/// The size and each field of a structure, as the C program names them.
+macro_rules! layout {
+    ($said:ident, $name:literal, $type:ty, $($field:ident),+) => {{
+        let mut sum = 0;
+        $said.insert(concat!("size ", $name).into(), vec![size_of::<$type>() as u64]);
+        $(
+            let size = size_of_field(|s: &$type| &s.$field);
+            sum += size;
+            $said.insert(
+                concat!("field ", $name, ".", stringify!($field)).into(),
+                vec![std::mem::offset_of!($type, $field) as u64, size],
+            );
+        )+
+        assert_eq!(sum, size_of::<$type>() as u64, "a field of {} is not compared", $name);
+    }};
+}
+
+fn size_of_field<S, F>(_: fn(&S) -> &F) -> u64 {
+    size_of::<F>() as u64
+}
+
+fn ask_rust() -> Said {
+    let mut said = Said::new();
+    layout!(
+        said,
+        "features",
+        Features,
+        size,
+        abi_version,
+        format_version,
+        unions,
+        features,
+        reserved
+    );
+    layout!(
+        said,
+        "create",
+        Create,
+        size,
+        flags,
+        id,
+        queues,
+        root,
+        leaf,
+        reason,
+        reserved0,
+        reason_detail,
+        reserved
+    );
+    layout!(said, "remove", Remove, size, flags, id, reserved0, reserved);
+    layout!(
+        said,
+        "status",
+        Status,
+        size,
+        flags,
+        id,
+        mode,
+        major,
+        minor,
+        openers,
+        queues,
+        root,
+        leaf,
+        uuid,
+        sectors,
+        root_sectors,
+        leaf_sectors,
+        slab_sectors,
+        slabs,
+        slabs_used,
+        journal_blocks,
+        journal_used,
+        dirty,
+        commits,
+        checkpoints,
+        journal_written,
+        first_writes,
+        io_errors,
+        map_bytes,
+        reserved
+    );
+    let mut number = |name: &str, n: u64| said.insert(format!("number UNIONBLK_{name}"), vec![n]);
+    number("ABI_VERSION", abi::ABI_VERSION.into());
+    number("PATH_BYTES", abi::PATH_BYTES as u64);
+    number("ID_ANY", abi::ID_ANY.into());
+    number("MODE_WRITABLE", abi::MODE_WRITABLE.into());
+    number("MODE_READ_ONLY", abi::MODE_READ_ONLY.into());
+    number("STATUS_NEXT", abi::STATUS_NEXT.into());
+    number("IOC_FEATURES", Features::COMMAND.into());
+    number("IOC_CREATE", Create::COMMAND.into());
+    number("IOC_REMOVE", Remove::COMMAND.into());
+    number("IOC_STATUS", Status::COMMAND.into());
+    number("REASON_NONE", 0);
+    for (name, e) in reasons() {
+        number(&format!("REASON_{name}"), e.to_wire().0.into());
+    }
+    said
+}
+
+fn reasons() -> [(&'static str, Error); 20] {
+    [
+        ("NOT_FORMATTED", Error::NotFormatted),
+        ("NEWER_VERSION", Error::NewerVersion(2)),
+        ("UNKNOWN_FEATURES", Error::UnknownFeatures(1)),
+        ("DAMAGED", Error::Damaged(Area::Map, 0)),
+        ("ROOT_SIZE", Error::RootSize(1, 2)),
+        ("ROOT_CONTENT", Error::RootContent),
+        ("LEAF_SIZE", Error::LeafSize(1, 2)),
+        ("LEAF_TOO_SMALL", Error::LeafTooSmall(1, 2)),
+        ("SLAB_SIZE", Error::SlabSize(3)),
+        ("TOO_LARGE", Error::TooLarge(Side::Root, 1)),
+        ("IO", Error::Io(Side::Leaf, 1)),
+        ("BUSY", Error::Busy(Side::Leaf)),
+        ("OPEN", Error::Open(Side::Root, 2)),
+        ("READ_ONLY_LEAF", Error::ReadOnlyLeaf),
+        ("SAME_DEVICE", Error::SameDevice),
+        ("LIMITS", Error::Limits(Side::Leaf)),
+        ("NO_MEMORY", Error::NoMemory),
+        ("FULL", Error::Full),
+        ("STACKED", Error::Stacked(Side::Leaf)),
+        ("OS", Error::Os(5)),
+    ]
+}
+
+#[test]
+fn c_and_rust_agree() {
+    let Some(c) = ask_c() else {
+        eprintln!("skipped: no C compiler (cc, or $CC)");
+        return;
+    };
+    let rust = ask_rust();
+    for (name, number) in &rust {
+        assert_eq!(c.get(name), Some(number), "{name}");
+    }
+    assert_eq!(c.len(), rust.len());
+    // What C names beyond its fields' sum would be padding, and leak kernel memory.
+    for name in ["features", "create", "remove", "status"] {
+        let fields: u64 = c
+            .iter()
+            .filter(|(k, _)| k.starts_with(&format!("field {name}.")))
+            .map(|(_, v)| v[1])
+            .sum();
+        assert_eq!(vec![fields], c[&format!("size {name}")], "{name}");
+    }
+}

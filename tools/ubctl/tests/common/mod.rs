@@ -1,0 +1,131 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What the tests share: images in a folder of their own, and runs of the built tool.
+
+// Each test file uses its part.
+#![allow(dead_code)]
+
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use serde_json::Value;
+
+pub const MIB: u64 = 1 << 20;
+
+/// A folder that goes with the test.
+pub struct Folder(PathBuf);
+
+impl Folder {
+    pub fn new(name: &str) -> Folder {
+        let path = std::env::temp_dir().join(format!("ubctl-{name}-{}", std::process::id()));
+        fs::create_dir_all(&path).unwrap();
+        Folder(path)
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
+
+    /// A sparse image of zeroes.
+    pub fn image(&self, name: &str, bytes: u64) -> PathBuf {
+        let path = self.path(name);
+        File::create(&path).unwrap().set_len(bytes).unwrap();
+        path
+    }
+
+    /// A root whose every sector starts with its number.
+    pub fn root(&self, name: &str, bytes: u64) -> PathBuf {
+        let path = self.path(name);
+        let mut content = vec![0; bytes as usize];
+        for (n, sector) in content.chunks_mut(512).enumerate() {
+            sector[..8].copy_from_slice(&(n as u64).to_le_bytes());
+        }
+        fs::write(&path, content).unwrap();
+        path
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// What a run of the tool came to.
+pub struct Ran {
+    pub code: i32,
+    pub out: String,
+    pub err: String,
+}
+
+impl Ran {
+    pub fn json(&self) -> Value {
+        serde_json::from_str(&self.out).unwrap_or_else(|e| panic!("{e} in: {}", self.out))
+    }
+
+    /// The exit code, and a message that holds each of `words`.
+    #[track_caller]
+    pub fn refused(&self, code: i32, words: &[&str]) {
+        assert_eq!(self.code, code, "{}{}", self.out, self.err);
+        assert!(self.out.is_empty(), "{}", self.out);
+        for word in words {
+            assert!(self.err.contains(word), "no '{word}' in: {}", self.err);
+        }
+    }
+
+    #[track_caller]
+    pub fn done(self) -> Ran {
+        assert_eq!(self.code, 0, "{}{}", self.out, self.err);
+        assert!(self.err.is_empty(), "{}", self.err);
+        self
+    }
+}
+
+pub fn tool() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_ubctl"));
+    command.stdin(Stdio::null());
+    command
+}
+
+/// Runs the tool with the words of `line`; `{}` stands for the next of `paths`.
+pub fn ubctl(line: &str, paths: &[&Path]) -> Ran {
+    let mut command = tool();
+    let mut paths = paths.iter();
+    for word in line.split_whitespace() {
+        if word == "{}" {
+            command.arg(paths.next().unwrap());
+        } else {
+            command.arg(word);
+        }
+    }
+    assert!(paths.next().is_none());
+    ran(&command.output().unwrap())
+}
+
+pub fn ran(output: &Output) -> Ran {
+    Ran {
+        code: output.status.code().unwrap_or(-1),
+        out: String::from_utf8(output.stdout.clone()).unwrap(),
+        err: String::from_utf8(output.stderr.clone()).unwrap(),
+    }
+}
+
+pub fn put(path: &Path, at: u64, bytes: &[u8]) {
+    File::options()
+        .write(true)
+        .open(path)
+        .unwrap()
+        .write_all_at(bytes, at)
+        .unwrap();
+}
+
+pub fn get(path: &Path, at: u64, len: usize) -> Vec<u8> {
+    let mut bytes = vec![0; len];
+    File::open(path)
+        .unwrap()
+        .read_exact_at(&mut bytes, at)
+        .unwrap();
+    bytes
+}

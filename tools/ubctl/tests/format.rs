@@ -1,0 +1,140 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! `ubctl format` on images.
+
+mod common;
+
+use common::{get, put, ubctl, Folder, MIB};
+use sha2::{Digest, Sha256};
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::Path;
+use ubcore::format::superblock::{choose, Slot, Superblock};
+use ubcore::identity::samples;
+
+fn superblock(leaf: &Path) -> (Superblock, Slot) {
+    choose(&get(leaf, 0, 512), &get(leaf, 4096, 512)).unwrap()
+}
+
+#[test]
+fn a_blank_leaf_gets_two_equal_superblocks_and_nothing_else() {
+    let f = Folder::new("blank");
+    let (root, leaf) = (f.root("root", 8 * MIB), f.image("leaf", 6 * MIB));
+    let before = fs::read(&root).unwrap();
+    let ran = ubctl("format --root {} {}", &[&root, &leaf]).done();
+    assert!(ran.out.contains("room for data"), "{}", ran.out);
+
+    let (sb, slot) = superblock(&leaf);
+    assert_eq!(slot, Slot::A);
+    assert_eq!(get(&leaf, 0, 4096), get(&leaf, 4096, 4096));
+    assert_eq!(
+        (sb.generation, sb.journal_tail, sb.journal_sequence),
+        (1, 0, 1)
+    );
+    assert!(sb.clean && sb.nonce != 0);
+    assert_eq!((sb.uuid[6] >> 4, sb.uuid[8] >> 6), (4, 2));
+    assert_eq!(sb.geometry.root_sectors(), 8 * MIB / 512);
+    assert_eq!(sb.geometry.union_sectors(), 8 * MIB / 512);
+    assert_eq!(sb.geometry.leaf_sectors(), 6 * MIB / 512);
+    assert_eq!(
+        (sb.geometry.slab_sectors(), sb.geometry.journal_blocks()),
+        (128, 16)
+    );
+    assert!(fs::read(&leaf).unwrap()[8192..].iter().all(|&b| b == 0));
+    assert_eq!(fs::read(&root).unwrap(), before);
+}
+
+#[test]
+fn the_digest_is_that_of_the_samples() {
+    let f = Folder::new("digest");
+    let (root, leaf) = (f.root("root", 3 * MIB + 512 * 5), f.image("leaf", 6 * MIB));
+    ubctl("format --root {} {}", &[&root, &leaf]).done();
+    let (sb, _) = superblock(&leaf);
+    let bytes = fs::read(&root).unwrap();
+    let mut all = b"unionblk root samples 1\n".to_vec();
+    all.extend((bytes.len() as u64 / 512).to_le_bytes());
+    for (first, count) in samples(&sb.uuid, bytes.len() as u64 / 512) {
+        let at = first as usize * 512;
+        all.extend(first.to_le_bytes());
+        all.extend(&bytes[at..at + count as usize * 512]);
+    }
+    assert_eq!(sb.root_digest, <[u8; 32]>::from(Sha256::digest(&all)));
+}
+
+#[test]
+fn sizes_are_taken_and_told() {
+    let f = Folder::new("sizes");
+    let (root, leaf) = (f.root("root", 8 * MIB), f.image("leaf", 64 * MIB));
+    let line = "format --json --slab-size 4M --journal-size 1M --root {} {}";
+    let answer = ubctl(line, &[&root, &leaf]).done().json();
+    let (sb, _) = superblock(&leaf);
+    assert_eq!(answer["slab_sectors"], 8192);
+    assert_eq!(answer["journal_blocks"], 256);
+    assert_eq!(answer["slabs"], sb.geometry.leaf_slabs());
+    assert_eq!(answer["data_start"], sb.geometry.data_start());
+    assert_eq!(answer["uuid"].as_str().unwrap().len(), 36);
+    assert_eq!(answer["leaf"], leaf.to_str().unwrap());
+    assert_eq!(sb.geometry.journal_blocks(), 256);
+}
+
+#[test]
+fn what_looks_used_is_refused_and_force_takes_its_marks_away() {
+    let f = Folder::new("used");
+    let (root, leaf) = (f.root("root", 8 * MIB), f.image("leaf", 6 * MIB));
+    for (at, bytes, what) in [
+        (1080, &b"\x53\xef"[..], "ext4"),
+        (65600, b"_BHRfS_M", "btrfs"),
+        (6 * MIB - 512, b"EFI PART", "backup GPT"),
+        (5 * MIB + 9, b"?", "data at byte 5242889"),
+    ] {
+        put(&leaf, at, bytes);
+        let before = fs::read(&leaf).unwrap();
+        ubctl("format --root {} {}", &[&root, &leaf]).refused(3, &[what, "looks used", "--force"]);
+        assert_eq!(fs::read(&leaf).unwrap(), before);
+        ubctl("format --force --root {} {}", &[&root, &leaf]).done();
+        assert!(fs::read(&leaf).unwrap()[8192..].iter().all(|&b| b == 0));
+        put(&leaf, 0, &[0; 8192]);
+    }
+}
+
+#[test]
+fn a_leaf_is_not_formatted_twice_unless_told_so() {
+    let f = Folder::new("twice");
+    let (root, leaf) = (f.root("root", 8 * MIB), f.image("leaf", 6 * MIB));
+    ubctl("format --root {} {}", &[&root, &leaf]).done();
+    let (first, _) = superblock(&leaf);
+    let ran = ubctl("format --root {} {}", &[&root, &leaf]);
+    ran.refused(3, &["formatted already", "leave out --format", "--force"]);
+    let ran = ubctl("format --json --root {} {}", &[&root, &leaf]);
+    let answer = ran.json();
+    assert_eq!((ran.code, &answer["code"]), (3, &3.into()));
+    assert_eq!(answer["reason"], "already_formatted");
+    assert!(answer["error"]
+        .as_str()
+        .unwrap()
+        .contains("formatted already"));
+    assert_eq!(superblock(&leaf).0, first);
+    ubctl("format --force --root {} {}", &[&root, &leaf]).done();
+    let (second, _) = superblock(&leaf);
+    assert!(second.uuid != first.uuid && second.nonce != first.nonce);
+    assert_eq!(second.generation, 1);
+}
+
+#[test]
+fn impossible_pairs_are_refused() {
+    let f = Folder::new("pairs");
+    let (root, leaf) = (f.root("root", 8 * MIB), f.image("leaf", MIB));
+    let link = f.path("link");
+    symlink(&root, &link).unwrap();
+    let run = |root: &Path, leaf: &Path| ubctl("format --root {} {}", &[root, leaf]);
+    run(&root, &root).refused(3, &["same device"]);
+    run(&root, &link).refused(3, &["same device"]);
+    run(&root, &leaf).refused(3, &["needs at least", "2048"]);
+    run(&f.image("empty", 0), &leaf).refused(3, &["root"]);
+    run(&f.path("nothing"), &leaf).refused(1, &["nothing", "No such file", "check the name"]);
+    run(&root, &f.path("nothing")).refused(1, &["nothing", "No such file"]);
+    run(&root, Path::new("/")).refused(3, &["neither a block device nor an image"]);
+    assert!(fs::read(&leaf).unwrap().iter().all(|&b| b == 0));
+    let ran = ubctl("format --json --root {} {}", &[&root, &leaf]);
+    assert_eq!(ran.json()["reason"], "leaf_too_small");
+}

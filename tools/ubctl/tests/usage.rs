@@ -1,0 +1,125 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The command line: help, wrong words, errors in JSON, a closed pipe, no module.
+
+mod common;
+
+use common::{ran, tool, ubctl, Folder, MIB};
+use std::path::Path;
+use std::process::Stdio;
+
+#[test]
+fn help_names_the_commands_the_exit_codes_and_examples() {
+    let help = ubctl("--help", &[]).done().out;
+    for word in [
+        "format", "create", "remove", "list", "status", "dump", "--json",
+    ] {
+        assert!(help.contains(word), "no {word} in {help}");
+    }
+    for line in [
+        "Exit codes:\n  0  done\n  1  failed",
+        "\n  2  the command line is wrong",
+        "\n  3  refused: not formatted, wrong root, newer version, damaged, looks used",
+        "\n  4  busy",
+        "ubctl create --root /dev/vda --leaf /dev/vdb --format",
+    ] {
+        assert!(help.contains(line), "no {line} in {help}");
+    }
+    let usage = |command: &str| {
+        let help = ubctl(&format!("{command} --help"), &[]).done().out;
+        help.lines()
+            .find(|l| l.starts_with("Usage: "))
+            .unwrap()
+            .to_owned()
+    };
+    assert_eq!(
+        usage("format"),
+        "Usage: ubctl format [OPTIONS] --root <ROOT> <LEAF>"
+    );
+    assert_eq!(
+        usage("create"),
+        "Usage: ubctl create [OPTIONS] --root <ROOT> --leaf <LEAF>"
+    );
+    assert_eq!(usage("remove"), "Usage: ubctl remove [OPTIONS] [UNIONS]...");
+    assert_eq!(usage("list"), "Usage: ubctl list [OPTIONS]");
+    assert_eq!(usage("status"), "Usage: ubctl status [OPTIONS] [UNION]");
+    assert_eq!(usage("dump"), "Usage: ubctl dump [OPTIONS] <LEAF>");
+    assert!(ubctl("--version", &[]).done().out.starts_with("ubctl "));
+}
+
+#[test]
+fn wrong_command_lines_are_told_so() {
+    for (line, word) in [
+        ("", "Usage: ubctl"),
+        ("frobnicate", "frobnicate"),
+        ("format /dev/null", "--root"),
+        ("format --root a", "LEAF"),
+        (
+            "format --root a b --slab-size 8K",
+            "power of two from 16K to 4M",
+        ),
+        (
+            "format --root a b --slab-size 48K",
+            "power of two from 16K to 4M",
+        ),
+        ("format --root a b --slab-size 1X", "unknown unit"),
+        (
+            "format --root a b --journal-size 4K",
+            "multiple of 4K from 64K to 256M",
+        ),
+        ("create --root a", "--leaf"),
+        ("create --root a --leaf b --force", "--format"),
+        ("create --root a --leaf b --slab-size 64K", "--format"),
+        ("create --root a --leaf b --id 4294967295", "4294967295"),
+        ("remove", "UNIONS"),
+        ("remove --all unionblk0", "--all"),
+    ] {
+        ubctl(line, &[]).refused(2, &[word]);
+    }
+    let ran = ubctl("remove --json", &[]);
+    assert_eq!((ran.code, &ran.json()["reason"]), (2, &"usage".into()));
+    assert_eq!(ran.json()["code"], 2);
+}
+
+#[test]
+fn a_reader_that_has_seen_enough_is_no_error() {
+    let f = Folder::new("pipe");
+    let (root, leaf) = (f.root("root", 8 * MIB), f.image("leaf", 6 * MIB));
+    ubctl("format --root {} {}", &[&root, &leaf]).done();
+    let (reader, writer) = std::os::unix::net::UnixStream::pair().unwrap();
+    drop(reader);
+    let mut command = tool();
+    command
+        .arg("dump")
+        .arg(&leaf)
+        .stdout(Stdio::from(std::os::fd::OwnedFd::from(writer)))
+        .stderr(Stdio::piped());
+    let ran = ran(&command.output().unwrap());
+    assert_eq!((ran.code, ran.err.as_str()), (0, ""));
+}
+
+#[test]
+fn without_the_module_the_user_is_told_to_load_it() {
+    if Path::new("/dev/unionblk-control").exists() {
+        eprintln!("skipped: the module is loaded here");
+        return;
+    }
+    for line in [
+        "list",
+        "status",
+        "status unionblk0",
+        "remove 0",
+        "create --root a --leaf b --format",
+    ] {
+        ubctl(line, &[]).refused(
+            1,
+            &[
+                "/dev/unionblk-control",
+                "modprobe unionblk",
+                "insmod unionblk.ko",
+            ],
+        );
+    }
+    let ran = ubctl("list --json", &[]);
+    assert_eq!((ran.code, &ran.json()["reason"]), (1, &"no_module".into()));
+}
