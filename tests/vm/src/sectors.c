@@ -25,6 +25,7 @@
 #define WORDS (SECTOR / 8)
 #define MAGIC 0x726f746365736275ULL
 #define CHUNK (1 << 20)
+#define TAGS_MAX 64
 #define DAMAGED (~0ULL)
 
 static const char usage_text[] =
@@ -238,7 +239,7 @@ static void see_count(void *arg, uint64_t sector, uint64_t tag)
 	struct tally *t = arg;
 
 	(void)sector;
-	for (int i = 0; i < 16; i++) {
+	for (int i = 0; i < TAGS_MAX; i++) {
 		if (t[i].sectors && t[i].tag != tag)
 			continue;
 		t[i].tag = tag;
@@ -246,11 +247,11 @@ static void see_count(void *arg, uint64_t sector, uint64_t tag)
 		return;
 	}
 	errno = E2BIG;
-	die("more than 16 tags");
+	die("too many tags");
 }
 
 struct wanted {
-	uint64_t tags[16], bad;
+	uint64_t tags[TAGS_MAX], bad;
 	int n;
 };
 
@@ -279,11 +280,11 @@ static int by_tag(const void *a, const void *b)
 
 static int count_tags(int fd, uint64_t start, uint64_t count)
 {
-	struct tally t[16] = { { 0 } };
+	struct tally t[TAGS_MAX] = { { 0 } };
 
 	walk(fd, start, count, see_count, t);
-	qsort(t, 16, sizeof(t[0]), by_tag);
-	for (int i = 0; i < 16; i++) {
+	qsort(t, TAGS_MAX, sizeof(t[0]), by_tag);
+	for (int i = 0; i < TAGS_MAX; i++) {
 		if (t[i].sectors && t[i].tag == DAMAGED)
 			printf("damaged %llu\n", (unsigned long long)t[i].sectors);
 		else if (t[i].sectors)
@@ -298,7 +299,7 @@ static int check_tags(int fd, char *list, uint64_t start, uint64_t count)
 	struct wanted w = { .n = 0 };
 
 	for (char *s = strtok(list, ","); s; s = strtok(NULL, ",")) {
-		if (w.n == 16)
+		if (w.n == TAGS_MAX)
 			usage();
 		w.tags[w.n++] = number(s);
 	}
