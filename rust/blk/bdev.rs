@@ -20,6 +20,7 @@ use kernel::{
         to_result, //
     },
     fmt,
+    module::this_module,
     prelude::*,
     str::CStrExt, //
 };
@@ -136,6 +137,13 @@ impl BlockDevice {
         let dev = unsafe { (*self.as_raw()).bd_dev };
 
         (dev >> ffi::MINORBITS, dev & ((1 << ffi::MINORBITS) - 1))
+    }
+
+    /// Whether it is a disk of this very module.
+    pub(crate) fn is_own(&self) -> bool {
+        // SAFETY: By the invariant the device is open.
+        let owner = unsafe { ffi::ub_bdev_owner(self.as_raw()) };
+        owner == this_module::<crate::LocalModule>().as_ptr()
     }
 
     /// Whether it refuses writes.

@@ -55,8 +55,9 @@ pub(crate) trait Driver: Send + Sync + Sized + 'static {
 
     /// All lower bios of a request that was submitted have ended; `status` is the first error.
     ///
-    /// Context: any, also hard interrupts; must not sleep.
-    fn complete(&self, rq: Request<Self>, status: Status);
+    /// Context: any, also hard interrupts; must not sleep. A reference made from `this` may be
+    /// queued as work; whoever takes the disk away keeps another until that work is done.
+    fn complete(this: ArcBorrow<'_, Self>, rq: Request<Self>, status: Status);
 }
 
 /// A bio set: bios whose allocation waits, but never fails.
@@ -158,7 +159,7 @@ impl<D: Driver> PinnedDrop for TagSet<D> {
 #[pin_data]
 #[repr(C)]
 pub(super) struct Shared<D: Driver> {
-    driver: Arc<D>,
+    pub(super) driver: Arc<D>,
     #[pin]
     bios: BioSet,
     #[pin]
@@ -187,8 +188,8 @@ impl<D: Driver> Shared<D> {
         unsafe { (*(*rq).q).queuedata }.cast_const().cast()
     }
 
-    pub(super) fn driver(&self) -> &D {
-        &self.driver
+    pub(super) fn driver(&self) -> ArcBorrow<'_, D> {
+        self.driver.as_arc_borrow()
     }
 
     pub(super) fn bios(&self) -> *mut bindings::bio_set {
@@ -371,7 +372,7 @@ impl<D: Driver> Operations<D> {
             bindings::blk_mq_start_request(rq);
             Request::from_raw(rq)
         };
-        D::queue(shared.driver.as_arc_borrow(), rq);
+        D::queue(shared.driver(), rq);
         // CAST: 0.
         bindings::BLK_STS_OK as bindings::blk_status_t
     }

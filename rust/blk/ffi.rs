@@ -78,5 +78,10 @@ extern "C" {
     pub(super) fn ub_disk_claim(disk: *mut bindings::gendisk, claimed: *mut bool) -> c_int;
     pub(super) fn ub_disk_openers(disk: *mut bindings::gendisk) -> u32;
 
+    pub(super) fn ub_is_admin() -> bool;
+    pub(super) fn ub_noio_save() -> u32;
+    pub(super) fn ub_noio_restore(flags: u32);
+    pub(super) fn ub_bdev_owner(bdev: *mut bindings::block_device) -> *mut bindings::module;
+
     pub(super) fn ub_alloc_workqueue(name: *const c_char) -> *mut bindings::workqueue_struct;
 }

@@ -8,6 +8,8 @@
 #include <linux/blk-cgroup.h>
 #include <linux/blk-mq.h>
 #include <linux/blkdev.h>
+#include <linux/capability.h>
+#include <linux/sched/mm.h>
 #include <linux/workqueue.h>
 
 #include "helpers.h"
@@ -83,16 +85,16 @@ void ub_bio_zero(struct bio *bio, u32 skip, u32 sectors)
 		memzero_bvec(&bv);
 }
 
-/*
- * A shared device may not be written by anybody where the kernel was told to
- * keep writers away from devices in use (bdev_allow_write_mounted=0).
- */
 struct file *ub_bdev_open_shared(const char *path)
 {
-	return bdev_file_open_by_path(path, BLK_OPEN_READ | BLK_OPEN_RESTRICT_WRITES,
-				      NULL, NULL);
+	return bdev_file_open_by_path(path, BLK_OPEN_READ, NULL, NULL);
 }
 
+/*
+ * Where the kernel was told to keep writers away from devices in use
+ * (bdev_allow_write_mounted=0), it keeps them away from this one too. It takes
+ * a holder to ask for that.
+ */
 struct file *ub_bdev_open_exclusive(const char *path, void *holder)
 {
 	return bdev_file_open_by_path(path, BLK_OPEN_READ | BLK_OPEN_WRITE |
@@ -169,4 +171,24 @@ u32 ub_disk_openers(struct gendisk *disk)
 struct workqueue_struct *ub_alloc_workqueue(const char *name)
 {
 	return alloc_workqueue("%s", WQ_MEM_RECLAIM | WQ_UNBOUND, 0, name);
+}
+
+bool ub_is_admin(void)
+{
+	return capable(CAP_SYS_ADMIN);
+}
+
+unsigned int ub_noio_save(void)
+{
+	return memalloc_noio_save();
+}
+
+void ub_noio_restore(unsigned int flags)
+{
+	memalloc_noio_restore(flags);
+}
+
+struct module *ub_bdev_owner(struct block_device *bdev)
+{
+	return bdev->bd_disk->fops->owner;
 }

@@ -13,6 +13,7 @@ struct bio_set;
 struct block_device;
 struct file;
 struct gendisk;
+struct module;
 struct workqueue_struct;
 
 /* A stretch of an upper bio and the place that it goes to, in sectors. */
@@ -43,5 +44,10 @@ int ub_disk_claim(struct gendisk *disk, bool *claimed);
 u32 ub_disk_openers(struct gendisk *disk);
 
 struct workqueue_struct *ub_alloc_workqueue(const char *name);
+
+bool ub_is_admin(void);
+unsigned int ub_noio_save(void);
+void ub_noio_restore(unsigned int flags);
+struct module *ub_bdev_owner(struct block_device *bdev);
 
 #endif

@@ -234,7 +234,7 @@ where
         embedded: Embedded::Free,
         failed: total == 0,
     };
-    plan(shared.driver(), &mut pieces);
+    plan(&shared.driver, &mut pieces);
 
     let failed = pieces.failed || pieces.left > 0;
     let whole = pieces.embedded == Embedded::Whole;
@@ -271,7 +271,7 @@ where
 {
     // SAFETY: The disk keeps its `Shared` until all of its requests have ended.
     let shared = unsafe { &*Shared::<D>::of(rq) };
-    let dev = dev(shared.driver()).as_raw();
+    let dev = dev(&shared.driver).as_raw();
     // SAFETY: The request is a `Disk<D>`'s, as promised by the caller.
     let bio = unsafe { (*Pdu::of(rq)).bio() };
 

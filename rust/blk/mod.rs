@@ -10,12 +10,14 @@
 //! [`include/linux/bio.h`](srctree/include/linux/bio.h)
 
 pub(crate) mod bdev;
+pub(crate) mod control;
 pub(crate) mod digest;
 pub(crate) mod disk;
 mod ffi;
 pub(crate) mod limits;
 pub(crate) mod list;
 mod lower;
+pub(crate) mod mm;
 mod pdu;
 pub(crate) mod request;
 pub(crate) mod workqueue;

@@ -151,8 +151,11 @@ impl<D: Driver> Request<D> {
         unsafe { (*self.0.as_ptr()).cmd_flags & ffi::REQ_FUA != 0 }
     }
 
-    /// Where it starts.
+    /// Where it starts; 0 for a flush, which the block layer leaves at the highest of numbers.
     pub(crate) fn sector(&self) -> u64 {
+        if self.sectors() == 0 {
+            return 0;
+        }
         // SAFETY: By the invariant the request is valid and does not change.
         unsafe { (*self.0.as_ptr()).__sector }
     }

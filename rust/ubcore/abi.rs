@@ -5,6 +5,7 @@
 //! A test compares sizes, offsets and numbers with what a C compiler makes of that header.
 
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
+use zerocopy_derive::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use super::error::Error;
 use super::num::index;

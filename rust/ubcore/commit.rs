@@ -94,6 +94,11 @@ where
         map.changes() == self.committed
     }
 
+    /// The map's count of changes that is durable.
+    pub fn committed(&self) -> u64 {
+        self.committed
+    }
+
     /// Why nothing is committed any more, if so.
     pub fn failed(&self) -> Option<Error> {
         self.failed

@@ -7,7 +7,8 @@
 //! word on which slot counts. A stale, lost or misplaced page therefore never passes for current.
 
 use zerocopy::little_endian::{U32, U64};
-use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
+use zerocopy::FromBytes;
+use zerocopy_derive::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use super::super::error::{Area, Error, Result};
 use super::super::geometry::{BLOCK_BYTES, DIRECTORY_ENTRIES};

@@ -3,7 +3,8 @@
 //! A block of the journal ring: a header, then up to 508 words of records.
 
 use zerocopy::little_endian::{U16, U32, U64};
-use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
+use zerocopy::FromBytes;
+use zerocopy_derive::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use super::super::geometry::BLOCK_BYTES;
 use super::crc::block_crc;

@@ -6,7 +6,8 @@
 //! generation counts. It alone decides what else on the leaf is alive.
 
 use zerocopy::little_endian::{U32, U64};
-use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
+use zerocopy::{FromBytes, IntoBytes};
+use zerocopy_derive::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use super::super::error::{Area, Error, Result};
 use super::super::geometry::{Geometry, DIRECTORY_BLOCKS_MAX};

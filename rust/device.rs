@@ -1,0 +1,291 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! One union: what it consists of, how it comes and how it goes.
+//!
+//! Lock order: `Registry::unions`, then `Union::metadata`; `Union::allocator` is taken alone, in
+//! the I/O path. No lock is held while a request's lower bios are in flight.
+
+use crate::{
+    blk::{
+        digest::Sha256,
+        workqueue::OwnedQueue,
+        BlockDevice,
+        Disk,
+        IoBuffer,
+        Limits,
+        RequestList, //
+    },
+    error::{
+        open,
+        os, //
+    },
+    memory::MapMemory,
+    metadata::{
+        io,
+        LeafDisk,
+        Metadata, //
+    },
+    stats::Stats,
+    ubcore::{
+        alloc::Allocator,
+        attach,
+        error::{
+            Error,
+            Result,
+            Side, //
+        },
+        format::{
+            directory::PageEntry,
+            superblock::Superblock, //
+        },
+        geometry::Geometry,
+        identity,
+        map::{
+            words_for,
+            Map, //
+        },
+        num::{
+            index,
+            usize_of,
+            SECTOR_BYTES, //
+        },
+        pages::PageSet,
+    },
+};
+use kernel::{
+    fmt,
+    new_mutex,
+    prelude::*,
+    sync::{
+        atomic::Atomic,
+        Arc,
+        Mutex, //
+    },
+    workqueue::{
+        new_delayed_work,
+        new_work,
+        DelayedWork,
+        Work, //
+    },
+};
+
+/// Requests in flight for each hardware queue.
+const QUEUE_DEPTH: u32 = 128;
+
+/// A union at work: what its requests need. Read by all, so what is written stands behind.
+#[pin_data]
+pub(crate) struct Union {
+    pub(crate) map: Map<MapMemory>,
+    pub(crate) root: BlockDevice,
+    pub(crate) leaf: BlockDevice,
+    id: u32,
+    pub(crate) uuid: [u8; 16],
+    pub(crate) queue: Arc<OwnedQueue>,
+    /// The map could not be committed.
+    pub(crate) read_only: Atomic<bool>,
+    /// The map's count of changes that is durable.
+    pub(crate) durable: Atomic<u64>,
+    /// The timer runs.
+    pub(crate) armed: Atomic<bool>,
+    /// Requests that wait for a commit.
+    pub(crate) waiting: RequestList<Union>,
+    pub(crate) stats: Stats,
+    #[pin]
+    pub(crate) allocator: Mutex<Allocator<KVVec<u64>>>,
+    #[pin]
+    pub(crate) metadata: Mutex<Metadata>,
+    #[pin]
+    pub(crate) commit_now: Work<Union, 1>,
+    #[pin]
+    pub(crate) commit_later: DelayedWork<Union, 2>,
+}
+
+/// The name of a union, for messages and for its disk.
+pub(crate) struct Name(u32);
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_fmt(core::format_args!("unionblk{}", self.0))
+    }
+}
+
+impl Union {
+    pub(crate) fn name(&self) -> Name {
+        Name(self.id)
+    }
+
+    pub(crate) fn geometry(&self) -> &Geometry {
+        self.map.geometry()
+    }
+}
+
+/// A union with its disk.
+///
+/// Fields drop in this order: no request is left when the union's turn comes.
+pub(crate) struct Attached {
+    pub(crate) disk: Disk<Union>,
+    pub(crate) union: Arc<Union>,
+    pub(crate) queues: u32,
+}
+
+fn zeroed<T: Copy>(n: usize, zero: T) -> Result<KVVec<T>> {
+    KVVec::from_elem(zero, n, GFP_KERNEL).map_err(|_| Error::NoMemory)
+}
+
+/// Opens both devices, or says which cannot be had.
+fn open_pair(root: &CStr, leaf: &CStr) -> Result<(BlockDevice, BlockDevice)> {
+    let root = BlockDevice::open_shared(root).map_err(|e| open(Side::Root, e))?;
+    let leaf = BlockDevice::open_exclusive(leaf).map_err(|e| open(Side::Leaf, e))?;
+    if root.dev_t() == leaf.dev_t() {
+        return Err(Error::SameDevice);
+    }
+    for (side, dev) in [(Side::Root, &root), (Side::Leaf, &leaf)] {
+        // The worker of one union would wait for that of another.
+        if dev.is_own() {
+            return Err(Error::Stacked(side));
+        }
+    }
+    if leaf.is_read_only() {
+        return Err(Error::ReadOnlyLeaf);
+    }
+    Ok((root, leaf))
+}
+
+/// Compares the root's samples with what they were when the leaf was made.
+fn check_identity(root: &BlockDevice, sb: &Superblock, buffer: &mut IoBuffer) -> Result {
+    let sectors = root.sectors();
+    let mut digest = Sha256::new();
+    digest.update(identity::PREFIX);
+    digest.update(&sectors.to_le_bytes());
+    for (first, count) in identity::samples(&sb.uuid, sectors) {
+        let bytes = usize_of(count.saturating_mul(SECTOR_BYTES));
+        root.read(first, buffer, 0..bytes)
+            .map_err(|e| io(Side::Root, first, e))?;
+        digest.update(&first.to_le_bytes());
+        digest.update(buffer.as_slice().get(..bytes).unwrap_or_default());
+    }
+    if digest.finish() == sb.root_digest {
+        Ok(())
+    } else {
+        Err(Error::RootContent)
+    }
+}
+
+/// The limits of both devices together, and whether the union's size goes with them.
+fn limits(root: &BlockDevice, leaf: &BlockDevice, sectors: u64) -> Result<Limits> {
+    let mut limits = Limits::new();
+    for (side, dev) in [(Side::Root, root), (Side::Leaf, leaf)] {
+        limits
+            .stack(dev, c"unionblk")
+            .map_err(|_| Error::Limits(side))?;
+    }
+    let block = u64::from(limits.logical_block_size()) / SECTOR_BYTES;
+    if block == 0 || sectors % block != 0 {
+        return Err(Error::Limits(Side::Root));
+    }
+    Ok(limits)
+}
+
+/// Reads the leaf's metadata and takes it over: the first write to the leaf is its last step.
+fn load(
+    id: u32,
+    root: BlockDevice,
+    leaf: BlockDevice,
+    queue: Arc<OwnedQueue>,
+) -> Result<Arc<Union>> {
+    let mut buffer = LeafDisk::new_buffer()?;
+    let mut disk = LeafDisk::new(&leaf, &mut buffer);
+    let probe = attach::probe(&mut disk, root.sectors(), leaf.sectors())?;
+    let uuid = probe.superblock.uuid;
+    let g = probe.superblock.geometry;
+    check_identity(&root, &probe.superblock, &mut buffer)?;
+
+    let map = Map::new(g, MapMemory::new(&g)?);
+    // A bit more than slabs, so that there is always a word behind the last.
+    let taken = zeroed(index(g.leaf_slabs() / 64).saturating_add(1), 0u64)?;
+    let mut allocator = Allocator::new(taken, g.leaf_slabs());
+    let entries = zeroed(index(g.pages()), PageEntry::EMPTY)?;
+    let changed = PageSet::new(zeroed(words_for(g.pages()), 0u64)?);
+    let mut disk = LeafDisk::new(&leaf, &mut buffer);
+    let mut committer =
+        attach::load(&mut disk, probe, &map, &mut allocator, entries, changed)?;
+    committer.checkpoint(&map, &mut disk)?;
+
+    let durable = committer.committed();
+    os(Arc::pin_init(
+        try_pin_init!(Union {
+            map,
+            root,
+            leaf,
+            id,
+            uuid,
+            queue,
+            read_only: Atomic::new(false),
+            durable: Atomic::new(durable),
+            armed: Atomic::new(false),
+            waiting: RequestList::new(),
+            stats: Stats::new(),
+            allocator <- new_mutex!(allocator, "unionblk allocator"),
+            metadata <- new_mutex!(Metadata { committer, buffer }, "unionblk metadata"),
+            commit_now <- new_work!("unionblk commit_now"),
+            commit_later <- new_delayed_work!("unionblk commit_later"),
+        }? kernel::error::Error),
+        GFP_KERNEL,
+    ))
+}
+
+impl Attached {
+    /// Joins a root and a leaf. When it fails, nothing of the pair's content has changed.
+    pub(crate) fn new(
+        id: u32,
+        root: &CStr,
+        leaf: &CStr,
+        queues: u32,
+        queue: Arc<OwnedQueue>,
+    ) -> Result<Self> {
+        let (root, leaf) = open_pair(root, leaf)?;
+        let union = load(id, root, leaf, queue)?;
+        let sectors = union.geometry().union_sectors();
+        let limits = limits(&union.root, &union.leaf, sectors)?;
+        let name = Name(id);
+        let disk = os(Disk::new(
+            fmt!("{name}"),
+            union.clone(),
+            limits,
+            sectors,
+            queues,
+            QUEUE_DEPTH,
+        ))?;
+        pr_info!(
+            "{}: root {}, leaf {}, {} sectors, {} of {} slabs used\n",
+            union.name(),
+            union.root,
+            union.leaf,
+            sectors,
+            union.allocator.lock().used(),
+            union.geometry().leaf_slabs(),
+        );
+        Ok(Attached {
+            disk,
+            union,
+            queues,
+        })
+    }
+
+    /// Takes the union away: claimed, so that nobody has it open. Commits what is dirty.
+    pub(crate) fn detach(self) -> Result {
+        let Attached { disk, union, .. } = self;
+        drop(disk);
+        let done = Union::detach(&union);
+        match done {
+            Ok(()) => pr_info!("{}: detached from leaf {}\n", union.name(), union.leaf),
+            Err(e) => pr_err!(
+                "{}: leaf {}: the last commit failed: {}: the leaf holds what was flushed before\n",
+                union.name(),
+                union.leaf,
+                core::format_args!("{e}"),
+            ),
+        }
+        done
+    }
+}

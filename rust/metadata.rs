@@ -1,0 +1,246 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! When the map is committed, and over which device: the worker, the timer, and the turn to
+//! read-only. How it is committed is the core's affair.
+
+use crate::{
+    blk::{
+        workqueue,
+        BlockDevice,
+        IoBuffer,
+        Order,
+        Status, //
+    },
+    device::Union,
+    error::number,
+    ubcore::{
+        commit::{
+            Committer,
+            BUFFER_BYTES, //
+        },
+        disk::{
+            self,
+            Disk, //
+        },
+        error::{
+            Error,
+            Result,
+            Side, //
+        },
+        format::directory::PageEntry,
+        geometry::{
+            BLOCK_BYTES,
+            BLOCK_SECTORS, //
+        },
+    },
+};
+use kernel::{
+    prelude::*,
+    sync::{
+        atomic::{
+            Acquire,
+            Full,
+            Release, //
+        },
+        Arc,
+        ArcBorrow, //
+    },
+    time::msecs_to_jiffies,
+    workqueue::{
+        impl_has_delayed_work,
+        impl_has_work,
+        WorkItem, //
+    },
+};
+
+/// The longest that a mapping stays volatile without a FLUSH.
+const COMMIT_AFTER_MS: u32 = 1000;
+
+/// The committer with the memory that it is made over.
+pub(crate) type UnionCommitter = Committer<KVVec<u64>, KVVec<PageEntry>>;
+
+/// Everything that one commit at a time needs.
+pub(crate) struct Metadata {
+    pub(crate) committer: UnionCommitter,
+    pub(crate) buffer: IoBuffer,
+}
+
+/// The leaf as the core's disk. Process context; allocates nothing.
+pub(crate) struct LeafDisk<'a> {
+    leaf: &'a BlockDevice,
+    buffer: &'a mut IoBuffer,
+}
+
+impl<'a> LeafDisk<'a> {
+    pub(crate) fn new(leaf: &'a BlockDevice, buffer: &'a mut IoBuffer) -> Self {
+        LeafDisk { leaf, buffer }
+    }
+
+    /// A buffer of the size that the core wants.
+    pub(crate) fn new_buffer() -> Result<IoBuffer> {
+        IoBuffer::new(BUFFER_BYTES).map_err(|_| Error::NoMemory)
+    }
+}
+
+/// The first sector of a block, and its bytes in a buffer.
+fn place(block: u64, count: usize) -> Result<(u64, usize)> {
+    let bad = Error::Io(Side::Leaf, 0);
+    let sector = block.checked_mul(BLOCK_SECTORS).ok_or(bad)?;
+    Ok((sector, count.checked_mul(BLOCK_BYTES).ok_or(bad)?))
+}
+
+impl Disk for LeafDisk<'_> {
+    fn buffer(&mut self) -> &mut [u8] {
+        self.buffer.as_mut_slice()
+    }
+
+    fn read(&mut self, block: u64, count: usize) -> Result {
+        let (sector, bytes) = place(block, count)?;
+        self.leaf
+            .read(sector, self.buffer, 0..bytes)
+            .map_err(|_| Error::Io(Side::Leaf, sector))
+    }
+
+    fn write(&mut self, block: u64, count: usize, order: disk::Order) -> Result {
+        let (sector, bytes) = place(block, count)?;
+        let order = match order {
+            disk::Order::Plain => Order::Plain,
+            disk::Order::Fua => Order::Fua,
+            disk::Order::FlushFua => Order::FlushFua,
+        };
+        self.leaf
+            .write(sector, self.buffer, 0..bytes, order)
+            .map_err(|_| Error::Io(Side::Leaf, sector))
+    }
+
+    fn flush(&mut self) -> Result {
+        self.leaf.flush().map_err(|_| Error::Io(Side::Leaf, 0))
+    }
+}
+
+impl_has_work! {
+    impl HasWork<Self, 1> for Union { self.commit_now }
+}
+impl_has_delayed_work! {
+    impl HasDelayedWork<Self, 2> for Union { self.commit_later }
+}
+
+/// Somebody waits.
+impl WorkItem<1> for Union {
+    type Pointer = Arc<Union>;
+
+    fn run(this: Arc<Union>) {
+        this.answer_waiting();
+    }
+}
+
+/// The timer.
+impl WorkItem<2> for Union {
+    type Pointer = Arc<Union>;
+
+    fn run(this: Arc<Union>) {
+        // Before the look: a mapping made after it arms the timer anew.
+        this.armed.store(false, Release);
+        if !this.is_clean() && this.commit().is_ok() {
+            this.checkpoint_if_due();
+        }
+    }
+}
+
+impl Union {
+    /// Whether all that was mapped before this call is durable. Any context.
+    pub(crate) fn is_clean(&self) -> bool {
+        self.durable.load(Acquire) == self.map.changes()
+    }
+
+    /// Whether the map cannot be committed any more. Any context.
+    pub(crate) fn is_read_only(&self) -> bool {
+        self.read_only.load(Acquire)
+    }
+
+    /// Sees to it that what has just been mapped is committed in time. Any context.
+    pub(crate) fn arm(this: ArcBorrow<'_, Self>) {
+        if !this.armed.load(Acquire) && !this.armed.xchg(true, Full) {
+            let after = msecs_to_jiffies(COMMIT_AFTER_MS);
+            let _ = this
+                .queue
+                .enqueue_delayed::<_, 2>(Arc::from(this), after);
+        }
+    }
+
+    /// Commits soon, for those who wait. Any context.
+    pub(crate) fn commit_soon(this: ArcBorrow<'_, Self>) {
+        let _ = this.queue.enqueue::<_, 1>(Arc::from(this));
+    }
+
+    /// One commit for all that wait now; they are taken first, so that it covers them.
+    fn answer_waiting(&self) {
+        let waiting = self.waiting.take_all();
+        let status = match self.commit() {
+            Ok(()) => Status::OK,
+            Err(_) => Status::IOERR,
+        };
+        for rq in waiting {
+            rq.end(status);
+        }
+        // Nobody waits for this one.
+        self.checkpoint_if_due();
+    }
+
+    /// Makes durable what has completed. Process context.
+    fn commit(&self) -> Result {
+        let mut guard = self.metadata.lock();
+        let Metadata { committer, buffer } = &mut *guard;
+        let done = committer.commit(&self.map, &mut LeafDisk::new(&self.leaf, buffer));
+        self.settle(&guard, done)
+    }
+
+    fn checkpoint_if_due(&self) {
+        let mut guard = self.metadata.lock();
+        if guard.committer.wants_checkpoint() {
+            let Metadata { committer, buffer } = &mut *guard;
+            let done = committer.checkpoint(&self.map, &mut LeafDisk::new(&self.leaf, buffer));
+            let _ = self.settle(&guard, done);
+        }
+    }
+
+    /// The last commit: no request is in flight or will come. Process context.
+    pub(crate) fn detach(this: &Arc<Self>) -> Result {
+        workqueue::cancel_delayed_work_sync::<_, 2>(this);
+        workqueue::flush_work::<_, 1>(this);
+        let mut guard = this.metadata.lock();
+        let Metadata { committer, buffer } = &mut *guard;
+        let done = committer.detach(&this.map, &mut LeafDisk::new(&this.leaf, buffer));
+        this.settle(&guard, done)
+    }
+
+    /// Tells those without the lock how a commit has ended.
+    fn settle(&self, metadata: &Metadata, done: Result) -> Result {
+        match done {
+            Ok(()) => self.durable.store(metadata.committer.committed(), Release),
+            Err(e) => {
+                if !self.read_only.xchg(true, Full) {
+                    pr_err!(
+                        "{}: leaf {}: the map cannot be committed: {}: the union is read-only \
+                         from now on; what was flushed before is safe\n",
+                        self.name(),
+                        self.leaf,
+                        core::format_args!("{e}"),
+                    );
+                }
+            }
+        }
+        done
+    }
+}
+
+/// A kernel error of a metadata read as a core one.
+pub(crate) fn io(side: Side, sector: u64, e: kernel::error::Error) -> Error {
+    if e == ENOMEM {
+        Error::NoMemory
+    } else if e == EIO {
+        Error::Io(side, sector)
+    } else {
+        Error::Os(number(e))
+    }
+}
