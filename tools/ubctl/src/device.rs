@@ -126,6 +126,10 @@ impl Device {
     }
 
     fn failure(&self, what: &str, at: u64, e: &io::Error) -> Fail {
+        // It was opened for writing: this is a device with its write-protection on.
+        if what == "write" && e.kind() == io::ErrorKind::PermissionDenied {
+            return Fail::core(&self.path.display().to_string(), Error::ReadOnlyLeaf);
+        }
         Fail::io(&format!("{what} sector {} of", at / 512), &self.path, e)
     }
 }

@@ -77,7 +77,10 @@ pub fn format(root: &Path, leaf: &Path, layout: LayoutArgs, force: bool) -> Resu
         return Err(looks_used(&leaf, used));
     }
     let superblock = superblock(&root, geometry)?;
-    write_superblocks(&leaf, &superblock)?;
+    for (block, bytes) in writes(&superblock) {
+        leaf.write_at(block * BLOCK, &bytes)?;
+        leaf.sync()?;
+    }
     if used.is_some() {
         wipe(&leaf, &superblock.geometry)?;
     }
@@ -153,21 +156,15 @@ fn random<const N: usize>() -> Result<[u8; N]> {
     Ok(bytes)
 }
 
-/// Writes both slots so that a cut of power leaves a whole old leaf or a whole new one.
+/// What is written, in this order, each durable before the next: the block and its bytes.
 ///
-/// First the second slot is emptied: were the first one new and the second still old, and then the
-/// first one lost, the old leaf would come back to life. Stale blocks elsewhere need no wiping: they
-/// do not carry the new nonce.
-fn write_superblocks(leaf: &Device, superblock: &Superblock) -> Result {
+/// A cut of power leaves a whole old leaf or a whole new one. First the second slot is emptied: were
+/// the first one new, the second still old, and the first then lost, the old leaf would come back to
+/// life. Stale blocks elsewhere need no wiping: they do not carry the new nonce.
+fn writes(superblock: &Superblock) -> [(u64, Vec<u8>); 3] {
     let mut block = vec![0; BLOCK_BYTES];
-    leaf.write_at(BLOCK, &block)?;
-    leaf.sync()?;
     superblock.encode(&mut block);
-    for slot in 0..2 {
-        leaf.write_at(slot * BLOCK, &block)?;
-        leaf.sync()?;
-    }
-    Ok(())
+    [(1, vec![0; BLOCK_BYTES]), (0, block.clone()), (1, block)]
 }
 
 /// Takes away the marks of who used the device before: `blkid` and udev would still see a file
@@ -180,4 +177,42 @@ fn wipe(leaf: &Device, geometry: &Geometry) -> Result {
         leaf.write_at(from, &zeroes)?;
     }
     leaf.sync()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{writes, Geometry, Superblock};
+    use ubcore::error::Error;
+    use ubcore::format::superblock::choose;
+
+    fn superblock(uuid: u8, generation: u64) -> Superblock {
+        Superblock {
+            generation,
+            uuid: [uuid; 16],
+            nonce: uuid.into(),
+            geometry: Geometry::new(65536, 65536, 32768, 128, 16).unwrap(),
+            root_block_bytes: 512,
+            clean: true,
+            journal_tail: 0,
+            journal_sequence: 1,
+            root_digest: [0; 32],
+            directory_slots: [0; 256],
+        }
+    }
+
+    #[test]
+    fn a_cut_of_power_leaves_the_old_leaf_or_the_new_one() {
+        let old = writes(&superblock(1, 50));
+        let mut slots = [old[1].1.clone(), old[2].1.clone()];
+        let mut found = Vec::new();
+        let mut without_first = Vec::new();
+        for (block, bytes) in writes(&superblock(2, 1)) {
+            slots[block as usize] = bytes;
+            found.push(choose(&slots[0], &slots[1]).unwrap().0.uuid[0]);
+            without_first.push(choose(&[0; 512], &slots[1]).map(|c| c.0.uuid[0]));
+        }
+        assert_eq!(found, [1, 2, 2]);
+        let none = Err(Error::NotFormatted);
+        assert_eq!(without_first, [none, none, Ok(2)]);
+    }
 }

@@ -76,11 +76,7 @@ impl Fail {
                 "permission",
                 format!("cannot {what} {path}: {text}: run as root"),
             ),
-            Some(Errno::ROFS) => Fail::new(
-                REFUSED,
-                "read_only_leaf",
-                format!("{path} is write-protected: a leaf is written to"),
-            ),
+            Some(Errno::ROFS) => Fail::core(&path.to_string(), Error::ReadOnlyLeaf),
             Some(Errno::NOENT | Errno::NXIO | Errno::NODEV) => Fail::new(
                 FAILED,
                 "not_found",
