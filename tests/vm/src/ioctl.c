@@ -82,7 +82,7 @@ static void creating(const char *root, const char *leaf, uint32_t taken)
 	memset(c.root, 'x', sizeof(c.root));
 	judge("create with an endless path", call(UNIONBLK_IOC_CREATE, &c), EINVAL);
 	c = create("", leaf);
-	judge("create with an empty path", call(UNIONBLK_IOC_CREATE, &c), ENOENT);
+	judge("create with an empty path", call(UNIONBLK_IOC_CREATE, &c), EINVAL);
 	c = create("/dev/no-such-device", leaf);
 	judge("create on nothing", call(UNIONBLK_IOC_CREATE, &c), ENOENT);
 	judge("the reason", (int)c.reason, UNIONBLK_REASON_OPEN);
