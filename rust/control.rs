@@ -160,9 +160,7 @@ impl Registry {
             },
         );
         c.id = id;
-        unions
-            .insert_within_capacity(at, entry)
-            .map_err(|_| ENOMEM)
+        unions.insert_within_capacity(at, entry).map_err(|_| ENOMEM)
     }
 
     fn remove(&self, c: &mut abi::Remove) -> Result {

@@ -53,8 +53,7 @@ use crate::{
     },
 };
 use kernel::{
-    fmt,
-    new_mutex,
+    fmt, new_mutex,
     prelude::*,
     sync::{
         atomic::Atomic,
@@ -179,6 +178,9 @@ fn limits(root: &BlockDevice, leaf: &BlockDevice, sectors: u64) -> Result<Limits
             .stack(dev, c"unionblk")
             .map_err(|_| Error::Limits(side))?;
     }
+    if limits.is_misaligned() {
+        pr_warn!("root {root} and leaf {leaf} do not line up: some I/O will be slower\n");
+    }
     let block = u64::from(limits.logical_block_size()) / SECTOR_BYTES;
     if block == 0 || sectors % block != 0 {
         return Err(Error::Limits(Side::Root));
@@ -192,12 +194,13 @@ fn load(
     root: BlockDevice,
     leaf: BlockDevice,
     queue: Arc<OwnedQueue>,
-) -> Result<Arc<Union>> {
+) -> Result<(Arc<Union>, Limits)> {
     let mut buffer = LeafDisk::new_buffer()?;
     let mut disk = LeafDisk::new(&leaf, &mut buffer);
     let probe = attach::probe(&mut disk, root.sectors(), leaf.sectors())?;
     let uuid = probe.superblock.uuid;
     let g = probe.superblock.geometry;
+    let limits = limits(&root, &leaf, g.union_sectors())?;
     check_identity(&root, &probe.superblock, &mut buffer)?;
 
     let map = Map::new(g, MapMemory::new(&g)?);
@@ -207,12 +210,11 @@ fn load(
     let entries = zeroed(index(g.pages()), PageEntry::EMPTY)?;
     let changed = PageSet::new(zeroed(words_for(g.pages()), 0u64)?);
     let mut disk = LeafDisk::new(&leaf, &mut buffer);
-    let mut committer =
-        attach::load(&mut disk, probe, &map, &mut allocator, entries, changed)?;
+    let mut committer = attach::load(&mut disk, probe, &map, &mut allocator, entries, changed)?;
     committer.checkpoint(&map, &mut disk)?;
 
     let durable = committer.committed();
-    os(Arc::pin_init(
+    let union = os(Arc::pin_init(
         try_pin_init!(Union {
             map,
             root,
@@ -231,7 +233,8 @@ fn load(
             commit_later <- new_delayed_work!("unionblk commit_later"),
         }? kernel::error::Error),
         GFP_KERNEL,
-    ))
+    ))?;
+    Ok((union, limits))
 }
 
 impl Attached {
@@ -244,9 +247,8 @@ impl Attached {
         queue: Arc<OwnedQueue>,
     ) -> Result<Self> {
         let (root, leaf) = open_pair(root, leaf)?;
-        let union = load(id, root, leaf, queue)?;
+        let (union, limits) = load(id, root, leaf, queue)?;
         let sectors = union.geometry().union_sectors();
-        let limits = limits(&union.root, &union.leaf, sectors)?;
         let name = Name(id);
         let disk = os(Disk::new(
             fmt!("{name}"),

@@ -162,9 +162,7 @@ impl Union {
     pub(crate) fn arm(this: ArcBorrow<'_, Self>) {
         if !this.armed.load(Acquire) && !this.armed.xchg(true, Full) {
             let after = msecs_to_jiffies(COMMIT_AFTER_MS);
-            let _ = this
-                .queue
-                .enqueue_delayed::<_, 2>(Arc::from(this), after);
+            let _ = this.queue.enqueue_delayed::<_, 2>(Arc::from(this), after);
         }
     }
 

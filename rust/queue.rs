@@ -127,11 +127,7 @@ fn is_settled(union: &Union, sector: u64, sectors: u32) -> bool {
         && union.is_clean()
 }
 
-fn send<'d>(
-    union: &'d Union,
-    pieces: &mut Pieces<'d, Union>,
-    runs: impl Iterator<Item = Run>,
-) {
+fn send<'d>(union: &'d Union, pieces: &mut Pieces<'d, Union>, runs: impl Iterator<Item = Run>) {
     for run in runs {
         pieces.add(Piece {
             target: match run.source {

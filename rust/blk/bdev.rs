@@ -152,18 +152,6 @@ impl BlockDevice {
         unsafe { ffi::ub_bdev_read_only(self.as_raw()) }
     }
 
-    /// Whether a completed write may still be lost with the power.
-    pub(crate) fn has_write_cache(&self) -> bool {
-        // SAFETY: By the invariant the device is open.
-        unsafe { ffi::ub_bdev_write_cache(self.as_raw()) }
-    }
-
-    /// Whether it makes a single write durable without a flush of everything.
-    pub(crate) fn has_fua(&self) -> bool {
-        // SAFETY: By the invariant the device is open.
-        unsafe { ffi::ub_bdev_fua(self.as_raw()) }
-    }
-
     /// Reads into the bytes `at` of `buf` and waits for it. Allocates nothing.
     ///
     /// The stretch of the device and that of the buffer must be made of logical blocks.

@@ -27,7 +27,8 @@ use kernel::{
     },
     ffi::{
         c_int,
-        c_uint, //
+        c_uint,
+        c_void, //
     },
     fmt::{
         self,
@@ -298,15 +299,6 @@ impl<D: Driver> Disk<D> {
         unsafe { ffi::ub_disk_openers(self.disk.as_ptr()) }
     }
 
-    /// Lets the system know that the disk is, or is not, read-only. Writes under way still come:
-    /// it is for the driver to refuse them.
-    ///
-    /// Context: process, sleeps.
-    pub(crate) fn set_read_only(&self, read_only: bool) {
-        // SAFETY: By the invariant the disk is there.
-        unsafe { bindings::set_disk_ro(self.disk.as_ptr(), read_only) };
-    }
-
     /// Its number: major and minor.
     pub(crate) fn dev(&self) -> (u32, u32) {
         // SAFETY: By the invariant the disk is there; its number does not change.
@@ -337,6 +329,7 @@ struct Operations<D: Driver>(PhantomData<D>);
 impl<D: Driver> Operations<D> {
     const TABLE: bindings::blk_mq_ops = bindings::blk_mq_ops {
         queue_rq: Some(Self::queue_rq),
+        init_hctx: Some(Self::init_hctx),
         init_request: Some(Self::init_request),
         ..pin_init::zeroed()
     };
@@ -375,6 +368,23 @@ impl<D: Driver> Operations<D> {
         D::queue(shared.driver(), rq);
         // CAST: 0.
         bindings::BLK_STS_OK as bindings::blk_status_t
+    }
+
+    /// # Safety
+    ///
+    /// Called by blk-mq for each new hardware queue of the disk.
+    unsafe extern "C" fn init_hctx(
+        hctx: *mut bindings::blk_mq_hw_ctx,
+        _data: *mut c_void,
+        _hctx_idx: c_uint,
+    ) -> c_int {
+        // A flush below may end ours while the flush machinery below holds its lock: ours is of
+        // another class, or lockdep would take the two for one.
+        // SAFETY: The queue is there and not in use yet; the key is static.
+        unsafe {
+            bindings::blk_mq_hctx_set_fq_lock_class(hctx, static_lock_class!().as_ptr());
+        }
+        0
     }
 
     /// # Safety

@@ -67,8 +67,6 @@ extern "C" {
     ) -> c_int;
     pub(super) fn ub_bdev_flush(bdev: *mut bindings::block_device) -> c_int;
     pub(super) fn ub_bdev_read_only(bdev: *mut bindings::block_device) -> bool;
-    pub(super) fn ub_bdev_write_cache(bdev: *mut bindings::block_device) -> bool;
-    pub(super) fn ub_bdev_fua(bdev: *mut bindings::block_device) -> bool;
     pub(super) fn ub_bdev_name(
         bdev: *mut bindings::block_device,
         buf: *mut c_char,

@@ -133,16 +133,6 @@ bool ub_bdev_read_only(struct block_device *bdev)
 	return bdev_read_only(bdev);
 }
 
-bool ub_bdev_write_cache(struct block_device *bdev)
-{
-	return bdev_write_cache(bdev);
-}
-
-bool ub_bdev_fua(struct block_device *bdev)
-{
-	return bdev_fua(bdev);
-}
-
 int ub_bdev_name(struct block_device *bdev, char *buf, size_t len)
 {
 	return scnprintf(buf, len, "%pg", bdev);

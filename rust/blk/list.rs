@@ -68,11 +68,6 @@ impl<D: Driver> RequestList<D> {
         }
     }
 
-    /// Whether there was nothing in it a moment ago.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.head.load(Relaxed).is_null()
-    }
-
     /// Takes all requests, in the order of the pushes.
     pub(crate) fn take_all(&self) -> Taken<D> {
         // INVARIANT: An empty list. The chain is the caller's.

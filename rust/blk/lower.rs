@@ -101,11 +101,6 @@ impl<'d, D: Driver> Pieces<'d, D> {
         }
     }
 
-    /// How many sectors the request still has without a place.
-    pub(crate) fn left(&self) -> u32 {
-        self.left
-    }
-
     /// How many sectors there are from here to the end of the bio; at least one.
     fn in_bio(&self) -> u32 {
         // SAFETY: `left` is not 0 where this is called, so by the invariant `bio` is a bio of the

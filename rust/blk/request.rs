@@ -53,12 +53,6 @@ impl Status {
     pub(crate) fn is_ok(self) -> bool {
         self == Self::OK
     }
-
-    /// The same as a kernel error.
-    pub(crate) fn to_result(self) -> Result {
-        // SAFETY: A pure function of its argument.
-        kernel::error::to_result(unsafe { bindings::blk_status_to_errno(self.0) })
-    }
 }
 
 impl From<Error> for Status {

@@ -45,12 +45,6 @@ impl OwnedQueue {
         // INVARIANT: Just allocated, and ours.
         NonNull::new(queue).map(Self).ok_or(ENOMEM)
     }
-
-    /// Waits for all that was queued before. Sleeps.
-    pub(crate) fn flush(&self) {
-        // SAFETY: By the invariant the queue is there.
-        unsafe { bindings::__flush_workqueue(self.0.as_ptr()) };
-    }
 }
 
 impl Deref for OwnedQueue {
@@ -89,22 +83,10 @@ where
     unsafe { bindings::flush_work(raw::<T, ID>(item)) };
 }
 
-/// Calls the work of `item` off, and waits for it where it already runs. Sleeps.
+/// Calls the delayed work of `item` off, whether it waits for its time or is queued, and waits for
+/// it where it already runs. Sleeps.
 ///
 /// It is not queued and does not run when this returns, unless somebody queues it anew.
-pub(crate) fn cancel_work_sync<T, const ID: u64>(item: &Arc<T>)
-where
-    T: HasWork<T, ID> + WorkItem<ID, Pointer = Arc<T>>,
-{
-    // SAFETY: A `Work` is initialised when it is made; the item is there for the call.
-    if unsafe { bindings::cancel_work_sync(raw::<T, ID>(item)) } {
-        // SAFETY: The work was queued and will not run: the reference that `enqueue` turned into a
-        // raw pointer is nobody's.
-        drop(unsafe { Arc::from_raw(Arc::as_ptr(item)) });
-    }
-}
-
-/// The same for work that may still wait for its time.
 pub(crate) fn cancel_delayed_work_sync<T, const ID: u64>(item: &Arc<T>)
 where
     T: HasDelayedWork<T, ID> + WorkItem<ID, Pointer = Arc<T>>,

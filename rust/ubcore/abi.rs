@@ -198,8 +198,8 @@ const _: () = assert!(index(u32::MAX) > PATH_BYTES);
 #[cfg(any(test, kernel))]
 #[cfg_attr(kernel, kernel::prelude::kunit_tests(unionblk_abi))]
 mod tests {
-    use super::{path, set_path, Call, Create, Features, Remove, Status};
     use super::super::error::{Error, Side};
+    use super::{path, set_path, Call, Create, Features, Remove, Status};
 
     #[test]
     fn layout() {

@@ -33,8 +33,14 @@ pub struct Allocator<B> {
 impl<B: DerefMut<Target = [u64]>> Allocator<B> {
     /// An allocator of `slabs` free slabs; `taken` is zero and has a bit for each.
     pub fn new(taken: B, slabs: u32) -> Self {
-        let mut a =
-            Allocator { taken, slabs, used: 0, no_group: false, slab_hint: 0, group_hint: 0 };
+        let mut a = Allocator {
+            taken,
+            slabs,
+            used: 0,
+            no_group: false,
+            slab_hint: 0,
+            group_hint: 0,
+        };
         // What lies behind the last slab is taken for ever.
         let tail = slabs % 64;
         if let Some(word) = a.taken.get_mut(index(slabs / 64)) {
@@ -54,7 +60,11 @@ impl<B: DerefMut<Target = [u64]>> Allocator<B> {
     }
 
     fn is_free(&self, leaf: u32) -> bool {
-        let word = self.taken.get(index(leaf / 64)).copied().unwrap_or(u64::MAX);
+        let word = self
+            .taken
+            .get(index(leaf / 64))
+            .copied()
+            .unwrap_or(u64::MAX);
         leaf < self.slabs && word & 1u64.wrapping_shl(leaf % 64) == 0
     }
 
@@ -114,7 +124,9 @@ impl<B: DerefMut<Target = [u64]>> Allocator<B> {
             let after = slab.checked_add(step).filter(|&s| s < end);
             let follow = before.and_then(|s| map.entry(s).leaf?.checked_add(step));
             let precede = after.and_then(|s| map.entry(s).leaf?.checked_sub(step));
-            follow.filter(|&l| self.is_free(l)).or(precede.filter(|&l| self.is_free(l)))
+            follow
+                .filter(|&l| self.is_free(l))
+                .or(precede.filter(|&l| self.is_free(l)))
         })
     }
 
@@ -136,7 +148,11 @@ impl<B: DerefMut<Target = [u64]>> Allocator<B> {
     }
 
     fn is_group_free(&self, leaf: u32) -> bool {
-        let word = self.taken.get(index(leaf / 64)).copied().unwrap_or(u64::MAX);
+        let word = self
+            .taken
+            .get(index(leaf / 64))
+            .copied()
+            .unwrap_or(u64::MAX);
         let first = (leaf % 64).wrapping_sub(leaf % GROUP);
         word & mask(first, first.wrapping_add(GROUP)) == 0
     }
@@ -165,7 +181,9 @@ impl<B: DerefMut<Target = [u64]>> Allocator<B> {
             if word != u64::MAX {
                 self.slab_hint = at;
                 let base = narrow(wide(at).wrapping_mul(64));
-                return base.checked_add(word.trailing_ones()).filter(|&l| l < self.slabs);
+                return base
+                    .checked_add(word.trailing_ones())
+                    .filter(|&l| l < self.slabs);
             }
         }
         None

@@ -44,7 +44,10 @@ pub fn probe<D: Disk>(disk: &mut D, root_sectors: u64, leaf_sectors: u64) -> Res
 /// Reads the superblock alone.
 pub fn read_superblock<D: Disk>(disk: &mut D) -> Result<Probe> {
     disk.read(0, 2)?;
-    let (a, b) = disk.buffer().split_at_checked(BLOCK_BYTES).unwrap_or_default();
+    let (a, b) = disk
+        .buffer()
+        .split_at_checked(BLOCK_BYTES)
+        .unwrap_or_default();
     let (superblock, slot) = choose(a, b)?;
     Ok(Probe { superblock, slot })
 }
@@ -74,17 +77,24 @@ where
     journal::replay(disk, &sb, &found, map, &mut changed)?;
     take_slabs(&sb, map, allocator)?;
     let blocks = sb.geometry.journal_blocks();
-    let head = sb.journal_tail.saturating_add(found.chained).checked_rem(blocks).unwrap_or(0);
+    let head = sb
+        .journal_tail
+        .saturating_add(found.chained)
+        .checked_rem(blocks)
+        .unwrap_or(0);
     let ring = Ring::new(blocks, head, found.chained, found.sequence);
-    Ok(Committer::new(sb, probe.slot, ring, entries, changed, map.changes()))
+    Ok(Committer::new(
+        sb,
+        probe.slot,
+        ring,
+        entries,
+        changed,
+        map.changes(),
+    ))
 }
 
 /// Reads all directory blocks that were ever written.
-pub fn read_directory<D: Disk>(
-    disk: &mut D,
-    sb: &Superblock,
-    entries: &mut [PageEntry],
-) -> Result {
+pub fn read_directory<D: Disk>(disk: &mut D, sb: &Superblock, entries: &mut [PageEntry]) -> Result {
     let g = &sb.geometry;
     for at in 0..g.directory_blocks() {
         let Some(slot) = sb.directory_slot(at)?.number() else {
@@ -93,7 +103,9 @@ pub fn read_directory<D: Disk>(
         let block = g.directory_block(at, slot);
         disk.read(block, 1)?;
         let bytes = disk.buffer().get(..BLOCK_BYTES).unwrap_or_default();
-        let list = entries.get_mut(directory::pages_of(at, g.pages())).unwrap_or_default();
+        let list = entries
+            .get_mut(directory::pages_of(at, g.pages()))
+            .unwrap_or_default();
         directory::decode(bytes, at, sb.generation, sb.nonce, block, list)?;
     }
     Ok(())
@@ -128,7 +140,10 @@ fn read_pages<D: Disk, M: Memory>(
         for (n, bytes) in (0..count).zip(blocks) {
             let p = page.saturating_add(n);
             if crc32c(0, bytes) != entry(p).crc {
-                return Err(Error::Damaged(Area::Page, start.saturating_add(u64::from(n))));
+                return Err(Error::Damaged(
+                    Area::Page,
+                    start.saturating_add(u64::from(n)),
+                ));
             }
             pages::load(map, p, bytes)?;
         }

@@ -222,8 +222,18 @@ where
             let g = &next.geometry;
             let range = directory::pages_of(at, g.pages());
             let entries = self.entries.get(range).unwrap_or_default();
-            directory::encode(one_block(disk.buffer()), at, next.generation, next.nonce, entries);
-            disk.write(g.directory_block(at, slot.number().unwrap_or(0)), 1, Order::Plain)?;
+            directory::encode(
+                one_block(disk.buffer()),
+                at,
+                next.generation,
+                next.nonce,
+                entries,
+            );
+            disk.write(
+                g.directory_block(at, slot.number().unwrap_or(0)),
+                1,
+                Order::Plain,
+            )?;
             next.set_directory_slot(at, slot);
             page = n;
         }
@@ -245,7 +255,10 @@ where
             let room = disk.buffer().get_mut(start..).unwrap_or_default();
             let block = one_block(room);
             pages::store(map, page, block);
-            let entry = PageEntry { slot, crc: crc32c(0, block) };
+            let entry = PageEntry {
+                slot,
+                crc: crc32c(0, block),
+            };
             if let Some(e) = self.entries.get_mut(index(page)) {
                 *e = entry;
             }
@@ -261,7 +274,11 @@ where
                 Some(n) if count < BUFFER_BLOCKS => page = n,
                 _ => {
                     let g = &self.superblock.geometry;
-                    disk.write(g.page_block(first, slot.number().unwrap_or(0)), count, Order::Plain)?;
+                    disk.write(
+                        g.page_block(first, slot.number().unwrap_or(0)),
+                        count,
+                        Order::Plain,
+                    )?;
                     return Ok(next);
                 }
             }
@@ -269,7 +286,10 @@ where
     }
 
     fn entry(&self, page: u32) -> PageEntry {
-        self.entries.get(index(page)).copied().unwrap_or(PageEntry::EMPTY)
+        self.entries
+            .get(index(page))
+            .copied()
+            .unwrap_or(PageEntry::EMPTY)
     }
 
     /// Makes `next` count, then renews the other slot: first the one that is older.
@@ -287,7 +307,9 @@ where
 
 /// The slabs of a mask whose lowest bit is slab `first`.
 fn members(first: u32, mask: u64) -> impl Iterator<Item = u32> {
-    (0..64u32).filter(move |n| mask & 1u64.wrapping_shl(*n) != 0).map(move |n| first.wrapping_add(n))
+    (0..64u32)
+        .filter(move |n| mask & 1u64.wrapping_shl(*n) != 0)
+        .map(move |n| first.wrapping_add(n))
 }
 
 /// Puts the pages that a change of leaf slab `leaf` touches on the next checkpoint's list.
@@ -311,4 +333,3 @@ const _: () = assert!(BUFFER_BLOCKS <= 16);
 
 /// Bytes of a buffer for a [`Disk`].
 pub const BUFFER_BYTES: usize = BUFFER_BLOCKS * BLOCK_BYTES;
-

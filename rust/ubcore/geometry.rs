@@ -90,7 +90,8 @@ impl Geometry {
             return Err(Error::TooLarge(Side::Root, union_sectors.max(root_sectors)));
         }
         // The bound for the bits: as if the leaf were data alone.
-        let most = leaf_sectors / slab;
+        let shift = slab_sectors.trailing_zeros();
+        let most = leaf_sectors >> shift;
         if most > SLABS_MAX {
             return Err(Error::TooLarge(Side::Leaf, leaf_sectors));
         }
@@ -98,7 +99,7 @@ impl Geometry {
             root_sectors,
             union_sectors,
             leaf_sectors,
-            slab_shift: slab_sectors.trailing_zeros(),
+            slab_shift: shift,
             journal_blocks,
             root_slabs: narrow(root_slabs),
             leaf_slabs: 0,
@@ -110,7 +111,9 @@ impl Geometry {
             return Err(Error::TooLarge(Side::Leaf, leaf_sectors));
         }
         let align = slab.max(DATA_ALIGN);
-        let end = g.pages_start().saturating_add(u64::from(g.pages()).saturating_mul(2));
+        let end = g
+            .pages_start()
+            .saturating_add(u64::from(g.pages()).saturating_mul(2));
         let start = end
             .checked_mul(BLOCK_SECTORS)
             .and_then(|s| align_up(s, align))
@@ -120,7 +123,7 @@ impl Geometry {
             return Err(Error::LeafTooSmall(least, leaf_sectors));
         }
         g.data_start = start;
-        g.leaf_slabs = narrow(leaf_sectors.saturating_sub(start) / slab);
+        g.leaf_slabs = narrow(leaf_sectors.saturating_sub(start) >> shift);
         Ok(g)
     }
 
@@ -192,7 +195,8 @@ impl Geometry {
     /// First sector on the leaf of a leaf slab.
     #[inline]
     pub fn leaf_slab_start(&self, leaf: u32) -> u64 {
-        self.data_start.wrapping_add(u64::from(leaf).wrapping_shl(self.slab_shift))
+        self.data_start
+            .wrapping_add(u64::from(leaf).wrapping_shl(self.slab_shift))
     }
 
     /// Pages of the slab table; page `n` has the root slabs from `1024 n`.
@@ -232,7 +236,9 @@ impl Geometry {
     /// Block of the leaf that holds slot `slot` (0 or 1) of directory block `at`.
     pub fn directory_block(&self, at: u32, slot: u32) -> u64 {
         let skip = u64::from(self.directory_blocks()).wrapping_mul(u64::from(slot & 1));
-        self.directory_start().wrapping_add(skip).wrapping_add(u64::from(at))
+        self.directory_start()
+            .wrapping_add(skip)
+            .wrapping_add(u64::from(at))
     }
 
     fn pages_start(&self) -> u64 {
@@ -243,15 +249,17 @@ impl Geometry {
     /// Block of the leaf that holds slot `slot` (0 or 1) of map page `page`.
     pub fn page_block(&self, page: u32, slot: u32) -> u64 {
         let skip = u64::from(self.pages()).wrapping_mul(u64::from(slot & 1));
-        self.pages_start().wrapping_add(skip).wrapping_add(u64::from(page))
+        self.pages_start()
+            .wrapping_add(skip)
+            .wrapping_add(u64::from(page))
     }
 }
 
 #[cfg(any(test, kernel))]
 #[cfg_attr(kernel, kernel::prelude::kunit_tests(unionblk_geometry))]
 mod tests {
-    use super::{Geometry, BLOCK_SECTORS};
     use super::super::error::Error;
+    use super::{Geometry, BLOCK_SECTORS};
 
     const MIB: u64 = 2048;
 
@@ -287,11 +295,29 @@ mod tests {
         assert!(new(100, 100, 100 * MIB, 100, 16) == Err(Error::SlabSize(100)));
         assert!(new(100, 100, 100 * MIB, 16, 16) == Err(Error::SlabSize(16)));
         assert!(new(100, 100, 100 * MIB, 16384, 16) == Err(Error::SlabSize(16384)));
-        assert!(matches!(new(0, 0, 100 * MIB, 128, 16), Err(Error::TooLarge(..))));
-        assert!(matches!(new(200, 100, 100 * MIB, 128, 16), Err(Error::TooLarge(..))));
-        assert!(matches!(new(100, 100, MIB, 128, 16), Err(Error::LeafTooSmall(..))));
-        assert!(matches!(new(100, 100, u64::MAX, 8192, 16), Err(Error::TooLarge(..))));
-        assert!(matches!(new(100, u64::MAX, MIB, 8192, 16), Err(Error::TooLarge(..))));
-        assert!(matches!(new(100, 100, 100 * MIB, 128, 3), Err(Error::LeafTooSmall(..))));
+        assert!(matches!(
+            new(0, 0, 100 * MIB, 128, 16),
+            Err(Error::TooLarge(..))
+        ));
+        assert!(matches!(
+            new(200, 100, 100 * MIB, 128, 16),
+            Err(Error::TooLarge(..))
+        ));
+        assert!(matches!(
+            new(100, 100, MIB, 128, 16),
+            Err(Error::LeafTooSmall(..))
+        ));
+        assert!(matches!(
+            new(100, 100, u64::MAX, 8192, 16),
+            Err(Error::TooLarge(..))
+        ));
+        assert!(matches!(
+            new(100, u64::MAX, MIB, 8192, 16),
+            Err(Error::TooLarge(..))
+        ));
+        assert!(matches!(
+            new(100, 100, 100 * MIB, 128, 3),
+            Err(Error::LeafTooSmall(..))
+        ));
     }
 }

@@ -93,7 +93,7 @@ mod tests {
                 assert!(count >= 1 && first + count <= sectors);
                 n += 1;
             }
-            assert!(n >= 32 && n <= SAMPLES_MAX);
+            assert!((32..=SAMPLES_MAX).contains(&n));
         }
         assert_eq!(samples(&[3; 16], 0).count(), 0);
     }

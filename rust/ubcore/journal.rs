@@ -29,7 +29,12 @@ pub struct Ring {
 impl Ring {
     /// A ring of `blocks`, whose next block goes to `head` under number `sequence`.
     pub fn new(blocks: u32, head: u32, used: u32, sequence: u64) -> Ring {
-        Ring { blocks, head, used, sequence }
+        Ring {
+            blocks,
+            head,
+            used,
+            sequence,
+        }
     }
 
     /// Position of the next block.
@@ -120,7 +125,10 @@ impl<'a, D: Disk> Epoch<'a, D> {
         let Some(slab) = map.owner(leaf) else {
             return Ok(Space::Left);
         };
-        if fresh && map.entry(slab).base == Base::Zero && self.put(&[Record::Zero(slab)])? == Space::Full {
+        if fresh
+            && map.entry(slab).base == Base::Zero
+            && self.put(&[Record::Zero(slab)])? == Space::Full
+        {
             return Ok(Space::Full);
         }
         let sectors = self.geometry.slab_sectors();
@@ -133,7 +141,10 @@ impl<'a, D: Disk> Epoch<'a, D> {
                 if runs > sectors / 64 {
                     return self.words(map, slab, leaf);
                 }
-                let run = Run { first: at, count: len };
+                let run = Run {
+                    first: at,
+                    count: len,
+                };
                 if self.run(slab, leaf, run, opening)? == Space::Full {
                     return Ok(Space::Full);
                 }
@@ -269,7 +280,10 @@ impl<'a, D: Disk> Epoch<'a, D> {
 /// Block `n` of a buffer.
 fn nth_block(buffer: &mut [u8], n: usize) -> &mut [u8] {
     let start = n.saturating_mul(BLOCK_BYTES);
-    buffer.get_mut(start..).and_then(|b| b.get_mut(..BLOCK_BYTES)).unwrap_or_default()
+    buffer
+        .get_mut(start..)
+        .and_then(|b| b.get_mut(..BLOCK_BYTES))
+        .unwrap_or_default()
 }
 
 /// What a scan found in the ring.
@@ -288,7 +302,11 @@ pub struct Found {
 /// Fails if a finished epoch stands behind a hole that no cut of power explains.
 pub fn scan<D: Disk>(disk: &mut D, sb: &Superblock) -> Result<Found> {
     let blocks = sb.geometry.journal_blocks();
-    let mut found = Found { finished: 0, chained: 0, sequence: sb.journal_sequence };
+    let mut found = Found {
+        finished: 0,
+        chained: 0,
+        sequence: sb.journal_sequence,
+    };
     while found.chained < blocks {
         let at = after(sb.journal_tail, found.chained, blocks);
         let head = read_head(disk, sb, at)?;
@@ -313,7 +331,10 @@ pub fn scan<D: Disk>(disk: &mut D, sb: &Superblock) -> Result<Found> {
         let same_write = head.sequence.saturating_sub(u64::from(head.before)) <= hole;
         if head.last && head.sequence > hole && !same_write {
             let broken = after(sb.journal_tail, found.chained, blocks);
-            return Err(Error::Damaged(Area::Journal, sb.geometry.journal_block(broken)));
+            return Err(Error::Damaged(
+                Area::Journal,
+                sb.geometry.journal_block(broken),
+            ));
         }
         found.sequence = found.sequence.max(head.sequence.saturating_add(1));
     }
@@ -343,7 +364,12 @@ where
         let block = sb.geometry.journal_block(at);
         let bad = Error::Damaged(Area::Journal, block);
         let head = read_head(disk, sb, at)?.ok_or(bad)?;
-        let mut player = Player { map, pages: &mut *pages, leaf: head.base, bad };
+        let mut player = Player {
+            map,
+            pages: &mut *pages,
+            leaf: head.base,
+            bad,
+        };
         player.block(disk.buffer(), usize::from(head.count))?;
     }
     Ok(())
@@ -367,7 +393,9 @@ impl<M: Memory, B: core::ops::DerefMut<Target = [u64]>> Player<'_, M, B> {
             if let Record::Words { slab, words } = record {
                 let leaf = self.home(slab)?;
                 for w in 0..words {
-                    let bits = ring::word(block, at).filter(|_| at < count).ok_or(self.bad)?;
+                    let bits = ring::word(block, at)
+                        .filter(|_| at < count)
+                        .ok_or(self.bad)?;
                     self.map.add_word(leaf, w, bits)?;
                     at = at.saturating_add(1);
                 }
@@ -398,7 +426,13 @@ impl<M: Memory, B: core::ops::DerefMut<Target = [u64]>> Player<'_, M, B> {
                 let entry = self.map.entry(slab);
                 if entry.leaf != Some(leaf) {
                     self.map.clear_slab(leaf)?;
-                    self.map.set_entry(slab, Entry { leaf: Some(leaf), base: entry.base })?;
+                    self.map.set_entry(
+                        slab,
+                        Entry {
+                            leaf: Some(leaf),
+                            base: entry.base,
+                        },
+                    )?;
                 }
                 self.map.set_bits(leaf, run.first, run.count)?;
                 self.pages.add(table_page_of(slab));

@@ -86,7 +86,11 @@ impl Entry {
     pub fn decode(bits: u32) -> Entry {
         Entry {
             leaf: (bits >> 1).checked_sub(1),
-            base: if bits & 1 == 0 { Base::Root } else { Base::Zero },
+            base: if bits & 1 == 0 {
+                Base::Root
+            } else {
+                Base::Zero
+            },
         }
     }
 
@@ -108,7 +112,11 @@ pub struct Map<M> {
 impl<M: Memory> Map<M> {
     /// A map where every sector is the root's.
     pub fn new(geometry: Geometry, memory: M) -> Self {
-        Map { geometry, memory, changes: AtomicU64::new(0) }
+        Map {
+            geometry,
+            memory,
+            changes: AtomicU64::new(0),
+        }
     }
 
     /// The layout it maps over.
@@ -129,13 +137,18 @@ impl<M: Memory> Map<M> {
     }
 
     fn table_slot(&self, slab: u32) -> Option<&AtomicU32> {
-        self.memory.table(slab / TABLE_ENTRIES)?.get(index(slab % TABLE_ENTRIES))
+        self.memory
+            .table(slab / TABLE_ENTRIES)?
+            .get(index(slab % TABLE_ENTRIES))
     }
 
     /// The entry of a root slab.
     #[inline]
     pub fn entry(&self, slab: u32) -> Entry {
-        Entry::decode(self.table_slot(slab).map_or(0, |e| e.load(Ordering::Acquire)))
+        Entry::decode(
+            self.table_slot(slab)
+                .map_or(0, |e| e.load(Ordering::Acquire)),
+        )
     }
 
     /// Sets an entry, growing the table; for replay and for the holder of the allocator's lock.
@@ -203,7 +216,11 @@ impl<M: Memory> Map<M> {
             if len == 0 {
                 mapped = shifted & 1 == 1;
             }
-            let same = if mapped { shifted.trailing_ones() } else { shifted.trailing_zeros() };
+            let same = if mapped {
+                shifted.trailing_ones()
+            } else {
+                shifted.trailing_zeros()
+            };
             len = len.saturating_add(same.min(left));
             if same < left {
                 break;
@@ -225,7 +242,11 @@ impl<M: Memory> Map<M> {
         let end = bit.wrapping_add(u64::from(count));
         while bit < end {
             let from = narrow(bit % 64);
-            let to = narrow(end.saturating_sub(bit).saturating_add(u64::from(from)).min(64));
+            let to = narrow(
+                end.saturating_sub(bit)
+                    .saturating_add(u64::from(from))
+                    .min(64),
+            );
             f(self.bits_word(bit).ok_or(Error::NoMemory)?, mask(from, to));
             bit = bit.wrapping_add(u64::from(to.wrapping_sub(from)));
         }
@@ -242,7 +263,9 @@ impl<M: Memory> Map<M> {
 
     /// The 64 bits of a leaf slab from its sector `64 word`; a slab of 32 sectors has the low half.
     pub fn word(&self, leaf: u32, word: u32) -> u64 {
-        let bit = self.first_bit(leaf).wrapping_add(u64::from(word).wrapping_mul(64));
+        let bit = self
+            .first_bit(leaf)
+            .wrapping_add(u64::from(word).wrapping_mul(64));
         let bits = self.bits_word(bit).map_or(0, |w| w.load(Ordering::Acquire));
         bits.wrapping_shr(narrow(bit % 64)) & mask(0, self.geometry.slab_sectors())
     }
@@ -250,7 +273,9 @@ impl<M: Memory> Map<M> {
     /// Adds bits as [`Map::word`] gave them, growing the bits: for replay.
     pub fn add_word(&self, leaf: u32, word: u32, bits: u64) -> Result {
         self.grow_for(leaf)?;
-        let bit = self.first_bit(leaf).wrapping_add(u64::from(word).wrapping_mul(64));
+        let bit = self
+            .first_bit(leaf)
+            .wrapping_add(u64::from(word).wrapping_mul(64));
         let bits = bits & mask(0, self.geometry.slab_sectors());
         let w = self.bits_word(bit).ok_or(Error::NoMemory)?;
         w.fetch_or(bits.wrapping_shl(narrow(bit % 64)), Ordering::Release);
@@ -281,7 +306,13 @@ impl<M: Memory> Map<M> {
         let base = self.entry(slab).base;
         self.set_owner(leaf, Some(slab))?;
         set_bit(self.memory.fresh(), leaf);
-        let done = self.set_entry(slab, Entry { leaf: Some(leaf), base });
+        let done = self.set_entry(
+            slab,
+            Entry {
+                leaf: Some(leaf),
+                base,
+            },
+        );
         if done.is_err() {
             clear_bit(self.memory.fresh(), leaf);
             self.set_owner(leaf, None)?;
@@ -348,7 +379,11 @@ impl<M: Memory> Map<M> {
             word = word.wrapping_add(ahead.trailing_zeros());
             // Cleared before the word is read: who sets a bit later sets it again.
             clear_bit(self.memory.dirty_words(), word);
-            let slabs = self.memory.dirty().get(index(word)).map_or(0, |w| w.swap(0, Ordering::AcqRel));
+            let slabs = self
+                .memory
+                .dirty()
+                .get(index(word))
+                .map_or(0, |w| w.swap(0, Ordering::AcqRel));
             if slabs != 0 {
                 return Some((word.wrapping_mul(64), slabs));
             }

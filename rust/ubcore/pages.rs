@@ -38,7 +38,8 @@ pub fn table_page_of(slab: u32) -> u32 {
 pub fn bits_page_of<M: Memory>(map: &Map<M>, leaf: u32) -> u32 {
     let g = map.geometry();
     let bit = u64::from(leaf).wrapping_shl(g.slab_shift());
-    g.table_pages().saturating_add(narrow(bit / super::geometry::BITS_SECTORS))
+    g.table_pages()
+        .saturating_add(narrow(bit / super::geometry::BITS_SECTORS))
 }
 
 /// Copies page `number` of the map into `block` (4096 bytes).
@@ -135,7 +136,11 @@ impl<B: core::ops::DerefMut<Target = [u64]>> PageSet<B> {
     pub fn next(&self, from: u32) -> Option<u32> {
         let (first, rest) = (index(from / 64), from % 64);
         for (at, &word) in self.0.iter().enumerate().skip(first) {
-            let word = if at == first { word & u64::MAX.wrapping_shl(rest) } else { word };
+            let word = if at == first {
+                word & u64::MAX.wrapping_shl(rest)
+            } else {
+                word
+            };
             if word != 0 {
                 let base = narrow(wide(at).wrapping_mul(64));
                 return base.checked_add(word.trailing_zeros());

@@ -48,12 +48,24 @@ enum Way {
 
 /// The runs of a read of `sectors` from `sector`, within the union. Any context, no lock.
 pub fn read<M: Memory>(map: &Map<M>, sector: u64, sectors: u32) -> Runs<'_, M> {
-    Runs { map, at: sector, left: sectors, way: Way::Read, held: None }
+    Runs {
+        map,
+        at: sector,
+        left: sectors,
+        way: Way::Read,
+        held: None,
+    }
 }
 
 /// The runs of a write: all on the leaf. It ends early at a slab without a home; see [`homeless`].
 pub fn write<M: Memory>(map: &Map<M>, sector: u64, sectors: u32) -> Runs<'_, M> {
-    Runs { map, at: sector, left: sectors, way: Way::Write, held: None }
+    Runs {
+        map,
+        at: sector,
+        left: sectors,
+        way: Way::Write,
+        held: None,
+    }
 }
 
 /// The root slabs of a range that have no leaf slab yet.
@@ -64,7 +76,8 @@ pub fn homeless<M: Memory>(
 ) -> impl Iterator<Item = u32> + '_ {
     let g = map.geometry();
     let last = sector.wrapping_add(u64::from(sectors.saturating_sub(1)));
-    (g.slab_of(sector)..=g.slab_of(last)).filter(move |&s| sectors > 0 && map.entry(s).leaf.is_none())
+    (g.slab_of(sector)..=g.slab_of(last))
+        .filter(move |&s| sectors > 0 && map.entry(s).leaf.is_none())
 }
 
 /// Iterator of [`read`] and [`write`].
@@ -86,11 +99,19 @@ impl<M: Memory> Runs<'_, M> {
             return None;
         }
         let entry = self.map.entry(g.slab_of(self.at));
-        let home = entry.leaf.map(|l| (l, g.leaf_slab_start(l).wrapping_add(u64::from(offset))));
+        let home = entry
+            .leaf
+            .map(|l| (l, g.leaf_slab_start(l).wrapping_add(u64::from(offset))));
         let run = match (self.way, home) {
-            (Way::Write, home) => Run { source: Source::Leaf(home?.1), sectors: limit },
+            (Way::Write, home) => Run {
+                source: Source::Leaf(home?.1),
+                sectors: limit,
+            },
             (Way::Read, Some((leaf, start))) => match self.map.stretch(leaf, offset, limit) {
-                (true, sectors) => Run { source: Source::Leaf(start), sectors },
+                (true, sectors) => Run {
+                    source: Source::Leaf(start),
+                    sectors,
+                },
                 (false, sectors) => self.below(entry.base, sectors),
             },
             (Way::Read, None) => self.below(entry.base, limit),
@@ -104,10 +125,16 @@ impl<M: Memory> Runs<'_, M> {
     fn below(&self, base: Base, sectors: u32) -> Run {
         let rest = self.map.geometry().root_sectors().saturating_sub(self.at);
         if base == Base::Zero || rest == 0 {
-            return Run { source: Source::Zero, sectors };
+            return Run {
+                source: Source::Zero,
+                sectors,
+            };
         }
         let within = u32::try_from(rest).unwrap_or(u32::MAX);
-        Run { source: Source::Root(self.at), sectors: sectors.min(within) }
+        Run {
+            source: Source::Root(self.at),
+            sectors: sectors.min(within),
+        }
     }
 }
 

@@ -9,7 +9,11 @@ const fn table() -> [u32; 256] {
         let mut v = i;
         let mut bit = 0;
         while bit < 8 {
-            v = if v & 1 == 1 { (v >> 1) ^ 0x82f6_3b78 } else { v >> 1 };
+            v = if v & 1 == 1 {
+                (v >> 1) ^ 0x82f6_3b78
+            } else {
+                v >> 1
+            };
             bit = step(bit);
         }
         put(&mut t, i, v);
@@ -22,7 +26,10 @@ const fn step(i: u32) -> u32 {
     i.wrapping_add(1)
 }
 
-#[expect(clippy::indexing_slicing, reason = "evaluated while compiling; i is below 256")]
+#[expect(
+    clippy::indexing_slicing,
+    reason = "evaluated while compiling; i is below 256"
+)]
 const fn put(t: &mut [u32; 256], i: u32, v: u32) {
     t[i as usize] = v;
 }
@@ -34,7 +41,10 @@ pub fn crc32c(seed: u32, bytes: &[u8]) -> u32 {
     let mut crc = !seed;
     for &b in bytes {
         let at = (crc ^ u32::from(b)) & 0xff;
-        let folded = TABLE.get(super::super::num::index(at)).copied().unwrap_or(0);
+        let folded = TABLE
+            .get(super::super::num::index(at))
+            .copied()
+            .unwrap_or(0);
         crc = folded ^ (crc >> 8);
     }
     !crc

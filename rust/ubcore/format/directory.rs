@@ -30,7 +30,10 @@ pub struct PageEntry {
 
 impl PageEntry {
     /// A page never written.
-    pub const EMPTY: PageEntry = PageEntry { slot: Slot::None, crc: 0 };
+    pub const EMPTY: PageEntry = PageEntry {
+        slot: Slot::None,
+        crc: 0,
+    };
 }
 
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
@@ -145,9 +148,15 @@ mod tests {
     fn round_trip_and_refusals() {
         let mut block = [0u8; 4096];
         let list = [
-            PageEntry { slot: Slot::B, crc: 77 },
+            PageEntry {
+                slot: Slot::B,
+                crc: 77,
+            },
             PageEntry::EMPTY,
-            PageEntry { slot: Slot::A, crc: 0 },
+            PageEntry {
+                slot: Slot::A,
+                crc: 0,
+            },
         ];
         encode(&mut block, 2, 10, 55, &list);
         let mut back = [PageEntry::EMPTY; 3];

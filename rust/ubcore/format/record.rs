@@ -71,7 +71,10 @@ pub enum Record {
 }
 
 fn pack(slab: u32, first: u32, less: u32, tag: u64) -> u64 {
-    (u64::from(slab) << 32) | (u64::from(first & 0x1fff) << 19) | (u64::from(less & 0x1fff) << 6) | tag
+    (u64::from(slab) << 32)
+        | (u64::from(first & 0x1fff) << 19)
+        | (u64::from(less & 0x1fff) << 6)
+        | tag
 }
 
 impl Record {
@@ -125,14 +128,34 @@ mod tests {
 
     #[test]
     fn round_trip() {
-        let run = Run { first: 8191, count: 1 };
-        let whole = Run { first: 0, count: 8192 };
+        let run = Run {
+            first: 8191,
+            count: 1,
+        };
+        let whole = Run {
+            first: 0,
+            count: 8192,
+        };
         for r in [
             Record::Place(u32::MAX),
-            Record::New { slab: 7, step: 1, run },
-            Record::New { slab: u32::MAX, step: STEP_MAX, run: whole },
-            Record::More { slab: 0, run: whole },
-            Record::Words { slab: 3, words: 128 },
+            Record::New {
+                slab: 7,
+                step: 1,
+                run,
+            },
+            Record::New {
+                slab: u32::MAX,
+                step: STEP_MAX,
+                run: whole,
+            },
+            Record::More {
+                slab: 0,
+                run: whole,
+            },
+            Record::Words {
+                slab: 3,
+                words: 128,
+            },
             Record::Zero(9),
             Record::Reset(10),
         ] {
@@ -145,7 +168,13 @@ mod tests {
         assert!(Record::decode(0, 128).is_none());
         assert!(Record::decode(6, 128).is_none());
         assert!(Record::decode(7, 128).is_none());
-        let past = Record::More { slab: 1, run: Run { first: 100, count: 29 } };
+        let past = Record::More {
+            slab: 1,
+            run: Run {
+                first: 100,
+                count: 29,
+            },
+        };
         assert!(Record::decode(past.encode(), 128).is_none());
         let dirty = Record::Zero(1).encode() | (1 << 6);
         assert!(Record::decode(dirty, 128).is_none());

@@ -59,7 +59,10 @@ impl RingHead {
 /// Puts word `at` (below 508) into a block under construction.
 pub fn put_word(block: &mut [u8], at: usize, word: u64) {
     let start = size_of::<Header>().saturating_add(at.saturating_mul(8));
-    if let Some(room) = block.get_mut(start..).and_then(|b| b.first_chunk_mut::<8>()) {
+    if let Some(room) = block
+        .get_mut(start..)
+        .and_then(|b| b.first_chunk_mut::<8>())
+    {
         *room = word.to_le_bytes();
     }
 }
@@ -67,7 +70,10 @@ pub fn put_word(block: &mut [u8], at: usize, word: u64) {
 /// Word `at` of a block.
 pub fn word(block: &[u8], at: usize) -> Option<u64> {
     let start = size_of::<Header>().checked_add(at.checked_mul(8)?)?;
-    block.get(start..)?.first_chunk::<8>().map(|b| u64::from_le_bytes(*b))
+    block
+        .get(start..)?
+        .first_chunk::<8>()
+        .map(|b| u64::from_le_bytes(*b))
 }
 
 /// Finishes a block whose words are in place: header and checksum.
@@ -122,7 +128,13 @@ mod tests {
         let mut block = [0u8; 4096];
         put_word(&mut block, 0, 0x0102_0304_0506_0708);
         put_word(&mut block, RING_WORDS - 1, 42);
-        let head = RingHead { sequence: 9, base: 3, count: 508, last: true, before: 7 };
+        let head = RingHead {
+            sequence: 9,
+            base: 3,
+            count: 508,
+            last: true,
+            before: 7,
+        };
         seal(&mut block, 77, &head);
         assert!(open(&block, 77) == Some(head));
         assert_eq!(word(&block, 0), Some(0x0102_0304_0506_0708));

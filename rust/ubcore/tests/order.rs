@@ -50,12 +50,22 @@ fn a_thousand_first_writes_are_one_commit_of_two_blocks() {
     assert_eq!(since(&disk, before).writes, 1000);
     let before = disk.counts();
     u.flush().unwrap();
-    let expected = Counts { flush_fua_writes: 1, blocks_written: 2, ..Counts::default() };
+    let expected = Counts {
+        flush_fua_writes: 1,
+        blocks_written: 2,
+        ..Counts::default()
+    };
     assert_eq!(since(&disk, before), expected);
     // Nothing dirty: one flush, no metadata.
     let before = disk.counts();
     u.flush().unwrap();
-    assert_eq!(since(&disk, before), Counts { flushes: 1, ..Counts::default() });
+    assert_eq!(
+        since(&disk, before),
+        Counts {
+            flushes: 1,
+            ..Counts::default()
+        }
+    );
 }
 
 #[test]
@@ -68,7 +78,13 @@ fn an_overwrite_touches_no_metadata() {
     assert_eq!(u.map.changes(), changes);
     let before = disk.counts();
     u.flush().unwrap();
-    assert_eq!(since(&disk, before), Counts { flushes: 1, ..Counts::default() });
+    assert_eq!(
+        since(&disk, before),
+        Counts {
+            flushes: 1,
+            ..Counts::default()
+        }
+    );
 }
 
 #[test]
@@ -158,7 +174,10 @@ fn a_union_larger_than_its_root_reads_zeroes_behind_it() {
     let (_, mut u) = fresh(g);
     let runs: Vec<_> = plan::read(&u.map, 900, 300).collect();
     assert_eq!(runs[0].source, Source::Root(900));
-    assert_eq!((runs[0].sectors, runs[1].source, runs[1].sectors), (100, Source::Zero, 200));
+    assert_eq!(
+        (runs[0].sectors, runs[1].source, runs[1].sectors),
+        (100, Source::Zero, 200)
+    );
     u.write(1010, 1, 5, true).unwrap();
     assert!(u.read(1010) == content(5, 1010) && u.read(1011) == [0; 512]);
 }
@@ -171,7 +190,15 @@ fn a_clean_detach_leaves_nothing_to_replay_and_loading_writes_nothing() {
     let before = disk.counts();
     let u = load(&disk, 2_097_152, 262_144).unwrap();
     let did = since(&disk, before);
-    assert_eq!((did.writes, did.flush_fua_writes, did.fua_writes, did.flushes), (0, 0, 0, 0));
+    assert_eq!(
+        (
+            did.writes,
+            did.flush_fua_writes,
+            did.fua_writes,
+            did.flushes
+        ),
+        (0, 0, 0, 0)
+    );
     assert!(u.committer.superblock().clean);
     assert_eq!(u.committer.journal_used(), 0);
     assert!(u.read(499) == content(1, 499));
@@ -183,8 +210,14 @@ fn the_wrong_sizes_are_refused() {
     u.detach().unwrap();
     let image = disk.image();
     let err = |r, l| load(&disk, r, l).err();
-    assert_eq!(err(2_097_151, 262_144), Some(Error::RootSize(2_097_152, 2_097_151)));
-    assert_eq!(err(2_097_152, 262_143), Some(Error::LeafSize(262_144, 262_143)));
+    assert_eq!(
+        err(2_097_151, 262_144),
+        Some(Error::RootSize(2_097_152, 2_097_151))
+    );
+    assert_eq!(
+        err(2_097_152, 262_143),
+        Some(Error::LeafSize(262_144, 262_143))
+    );
     assert_eq!(load(&SimDisk::new(), 1, 1).err(), Some(Error::NotFormatted));
     assert!(disk.image() == image);
 }

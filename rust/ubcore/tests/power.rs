@@ -57,7 +57,12 @@ fn work(u: &mut SimUnion, o: &mut Oracle, random: &mut Random, steps: u64) -> Re
 }
 
 /// Attaches after a cut, with more cuts at I/Os of the recovery, and compares every sector.
-fn recover(disk: &SimDisk, g: &Geometry, o: &mut Oracle, random: &mut Random) -> std::result::Result<SimUnion, String> {
+fn recover(
+    disk: &SimDisk,
+    g: &Geometry,
+    o: &mut Oracle,
+    random: &mut Random,
+) -> std::result::Result<SimUnion, String> {
     for _ in 0..random.below(3) {
         disk.state.borrow_mut().cut_in = Some(random.below(30));
         let _ = SimUnion::attach_to(disk, g);
@@ -115,7 +120,10 @@ fn lives_with_cuts_of_power() {
 #[test]
 fn a_disk_that_does_not_flush_is_noticed() {
     let caught = (0..200).filter(|&seed| life(seed, true).is_err()).count();
-    assert!(caught > 20, "only {caught} of 200 lives noticed that nothing was flushed");
+    assert!(
+        caught > 20,
+        "only {caught} of 200 lives noticed that nothing was flushed"
+    );
 }
 
 /// Cuts the power at every single I/O of a flush, a checkpoint and a detach, and at every single

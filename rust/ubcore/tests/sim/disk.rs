@@ -61,8 +61,15 @@ pub struct State {
 
 impl State {
     fn read(&self, sector: u64) -> Sector {
-        let cached = self.cache.iter().rev().find(|(s, _)| *s == sector).map(|(_, d)| *d);
-        cached.or_else(|| self.durable.get(&sector).copied()).unwrap_or([0; SECTOR])
+        let cached = self
+            .cache
+            .iter()
+            .rev()
+            .find(|(s, _)| *s == sector)
+            .map(|(_, d)| *d);
+        cached
+            .or_else(|| self.durable.get(&sector).copied())
+            .unwrap_or([0; SECTOR])
     }
 
     fn flush(&mut self) {
@@ -134,7 +141,9 @@ impl State {
         let keep_one_in = 1 + random.below(4);
         for (sector, data) in cache {
             // In any order: an older version may win over a newer one.
-            if random.chance(keep_one_in) && !(random.chance(4) && self.durable.contains_key(&sector)) {
+            if random.chance(keep_one_in)
+                && !(random.chance(4) && self.durable.contains_key(&sector))
+            {
                 self.durable.insert(sector, data);
             }
         }

@@ -70,7 +70,9 @@ impl Oracle {
     /// What a running union must read.
     pub fn current(&self, sector: u64) -> u64 {
         let last = self.since.get(&sector).and_then(|t| t.last());
-        last.or_else(|| self.flushed.get(&sector)).copied().unwrap_or(ROOT)
+        last.or_else(|| self.flushed.get(&sector))
+            .copied()
+            .unwrap_or(ROOT)
     }
 
     /// Whether a sector may hold `tag` after a cut of power. What it held is what it holds from then.

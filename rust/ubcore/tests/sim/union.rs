@@ -54,12 +54,16 @@ pub fn load(disk: &SimDisk, root_sectors: u64, leaf_sectors: u64) -> Result<SimU
     let probe: Probe = attach::probe(&mut disk, root_sectors, leaf_sectors)?;
     let g = probe.superblock.geometry;
     let map = Map::new(g, SimMemory::new(&g));
-    let mut allocator =
-        Allocator::new(vec![0; g.leaf_slabs() as usize / 64 + 1], g.leaf_slabs());
+    let mut allocator = Allocator::new(vec![0; g.leaf_slabs() as usize / 64 + 1], g.leaf_slabs());
     let entries = vec![PageEntry::EMPTY; g.pages() as usize];
     let changed = PageSet::new(vec![0; words_for(g.pages())]);
     let committer = attach::load(&mut disk, probe, &map, &mut allocator, entries, changed)?;
-    Ok(SimUnion { map, allocator, committer, disk })
+    Ok(SimUnion {
+        map,
+        allocator,
+        committer,
+        disk,
+    })
 }
 
 impl SimUnion {
@@ -85,7 +89,9 @@ impl SimUnion {
     /// Gives every slab of a range a home.
     pub fn place(&mut self, sector: u64, sectors: u64) -> Result {
         let homeless: Vec<u32> = plan::homeless(&self.map, sector, sectors as u32).collect();
-        homeless.into_iter().try_for_each(|s| self.allocator.place(&self.map, s).map(drop))
+        homeless
+            .into_iter()
+            .try_for_each(|s| self.allocator.place(&self.map, s).map(drop))
     }
 
     /// Writes and completes; `done` false: the data goes out and the power is about to go.
@@ -94,9 +100,12 @@ impl SimUnion {
         self.place(sector, sectors)?;
         let mut at = sector;
         for run in plan::write(&self.map, sector, n) {
-            let Source::Leaf(to) = run.source else { panic!("a write goes to the leaf") };
-            let data: Vec<Sector> =
-                (0..u64::from(run.sectors)).map(|i| content(tag, at + i)).collect();
+            let Source::Leaf(to) = run.source else {
+                panic!("a write goes to the leaf")
+            };
+            let data: Vec<Sector> = (0..u64::from(run.sectors))
+                .map(|i| content(tag, at + i))
+                .collect();
             self.disk.write_sectors(to, &data)?;
             at += u64::from(run.sectors);
         }
