@@ -115,8 +115,8 @@ where
     /// stays true, and nothing more is.
     pub fn commit<M: Memory, D: Disk>(&mut self, map: &Map<M>, disk: &mut D) -> Result {
         self.guarded(|s| {
-            let target = map.changes();
-            if target == s.committed {
+            let settled = map.settled_changes();
+            if settled == Some(s.committed) {
                 return disk.flush();
             }
             match s.epoch(map, disk)? {
@@ -127,9 +127,9 @@ where
                         s.counters.journal_written.saturating_add(u64::from(blocks));
                 }
                 // R6: the ring is full. The checkpoint makes the same things durable.
-                None => s.write_checkpoint(map, disk, false)?,
+                None => return s.write_checkpoint(map, disk, false),
             }
-            s.committed = target;
+            s.committed = settled.unwrap_or(s.committed);
             Ok(())
         })
     }
@@ -182,7 +182,7 @@ where
         disk: &mut D,
         clean: bool,
     ) -> Result {
-        let target = map.changes();
+        let settled = map.settled_changes();
         let mut from = 0;
         while let Some((first, slabs)) = map.take_dirty(from) {
             for leaf in members(first, slabs) {
@@ -199,7 +199,7 @@ where
         self.write_pages(map, disk, &mut next)?;
         self.write_superblock(disk, next)?;
         self.ring.release();
-        self.committed = target;
+        self.committed = settled.unwrap_or(self.committed);
         self.counters.checkpoints = self.counters.checkpoints.saturating_add(1);
         Ok(())
     }

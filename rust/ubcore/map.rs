@@ -15,9 +15,10 @@
 //! - [`Map::take_dirty`] and [`Map::take_fresh`] belong to the one committer.
 //!
 //! Ordering: an entry is published after its bits were cleared, a bit after its data is written, a
-//! dirty mark after the bits, and the count of changes after the dirty mark. Each is a release,
-//! each look-up an acquire; so a committer that reads the count, then the marks, then the bits
-//! misses nothing that was complete when it read the count.
+//! dirty mark after the bits. Each change counts itself twice: before its first bit, and when its
+//! dirty marks are in place. Each of these is a release, each look-up an acquire. So a committer
+//! that finds both counts equal, and then takes the marks, misses no change up to that count; and
+//! whoever sees a bit, and then the first count equal to what is durable, sees a durable bit.
 
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
@@ -106,7 +107,8 @@ impl Entry {
 pub struct Map<M> {
     geometry: Geometry,
     memory: M,
-    changes: AtomicU64,
+    begun: AtomicU64,
+    ended: AtomicU64,
 }
 
 impl<M: Memory> Map<M> {
@@ -115,7 +117,8 @@ impl<M: Memory> Map<M> {
         Map {
             geometry,
             memory,
-            changes: AtomicU64::new(0),
+            begun: AtomicU64::new(0),
+            ended: AtomicU64::new(0),
         }
     }
 
@@ -130,10 +133,17 @@ impl<M: Memory> Map<M> {
         &self.memory
     }
 
-    /// Counts the calls of [`Map::mark`] that changed something, and any other change.
+    /// Counts the changes that have begun: calls of [`Map::mark`] that map something.
     #[inline]
     pub fn changes(&self) -> u64 {
-        self.changes.load(Ordering::Acquire)
+        self.begun.load(Ordering::SeqCst)
+    }
+
+    /// The count of changes, if none is under way: a commit that starts now covers them all.
+    pub fn settled_changes(&self) -> Option<u64> {
+        // In this order: counts only grow, and the first is never behind the second.
+        let ended = self.ended.load(Ordering::SeqCst);
+        Some(ended).filter(|&n| n == self.changes())
     }
 
     fn table_slot(&self, slab: u32) -> Option<&AtomicU32> {
@@ -322,37 +332,47 @@ impl<M: Memory> Map<M> {
 
     /// Maps union sectors whose data is on the leaf; their slabs are assigned.
     ///
-    /// Any context. Returns whether anything was not mapped before.
+    /// Any context. Returns whether it counts as a change: something was not mapped before.
     pub fn mark(&self, sector: u64, count: u32) -> bool {
-        let mut changed = false;
+        // An overwrite, the usual case, stores nothing and shares no cache line.
+        let mut missing = false;
+        self.each_home(sector, count, |leaf, offset, n| {
+            missing |= self.stretch(leaf, offset, n) != (true, n);
+        });
+        if !missing {
+            return false;
+        }
+        self.begun.fetch_add(1, Ordering::SeqCst);
+        self.each_home(sector, count, |leaf, offset, n| {
+            if self.mark_in_slab(leaf, offset, n) {
+                self.mark_dirty(leaf);
+            }
+        });
+        self.ended.fetch_add(1, Ordering::SeqCst);
+        true
+    }
+
+    /// The parts of a range that have a home: leaf slab, offset in it, sectors.
+    fn each_home(&self, sector: u64, count: u32, mut f: impl FnMut(u32, u32, u32)) {
         let mut at = sector;
         let mut left = count;
         while left > 0 {
             let offset = self.geometry.offset_in_slab(at);
             let n = left.min(self.geometry.slab_sectors().wrapping_sub(offset));
             if let Some(leaf) = self.entry(self.geometry.slab_of(at)).leaf {
-                changed |= self.mark_in_slab(leaf, offset, n);
+                f(leaf, offset, n);
             }
             at = at.wrapping_add(u64::from(n));
             left = left.wrapping_sub(n);
         }
-        if changed {
-            self.changes.fetch_add(1, Ordering::AcqRel);
-        }
-        changed
     }
 
     fn mark_in_slab(&self, leaf: u32, offset: u32, count: u32) -> bool {
         let mut changed = false;
-        // An overwrite, the usual case, stores nothing and shares no cache line.
+        // The pages are there: an assignment made them.
         let _ = self.each_word(leaf, offset, count, |w, m| {
-            if w.load(Ordering::Acquire) & m != m {
-                changed |= w.fetch_or(m, Ordering::AcqRel) & m != m;
-            }
+            changed |= w.fetch_or(m, Ordering::AcqRel) & m != m;
         });
-        if changed {
-            self.mark_dirty(leaf);
-        }
         changed
     }
 
