@@ -40,8 +40,10 @@ use kernel::{
         atomic::{
             Acquire,
             Full,
+            Relaxed,
             Release, //
         },
+        barrier::smp_mb,
         Arc,
         ArcBorrow, //
     },
@@ -139,8 +141,8 @@ impl WorkItem<2> for Union {
     type Pointer = Arc<Union>;
 
     fn run(this: Arc<Union>) {
-        // Before the look: a mapping made after it arms the timer anew.
-        this.armed.store(false, Release);
+        // Before the look, and seen before it: a mapping that the look misses finds it, see `arm`.
+        let _ = this.armed.xchg(false, Full);
         if !this.is_clean() && this.commit().is_ok() {
             this.checkpoint_if_due();
         }
@@ -160,7 +162,10 @@ impl Union {
 
     /// Sees to it that what has just been mapped is committed in time. Any context.
     pub(crate) fn arm(this: ArcBorrow<'_, Self>) {
-        if !this.armed.load(Acquire) && !this.armed.xchg(true, Full) {
+        // The mapping was counted before: either this sees that the timer has let go, or the timer
+        // sees the count.
+        smp_mb(Full);
+        if !this.armed.load(Relaxed) && !this.armed.xchg(true, Full) {
             let after = msecs_to_jiffies(COMMIT_AFTER_MS);
             let _ = this.queue.enqueue_delayed::<_, 2>(Arc::from(this), after);
         }
@@ -173,7 +178,11 @@ impl Union {
 
     /// One commit for all that wait now; they are taken first, so that it covers them.
     fn answer_waiting(&self) {
-        let waiting = self.waiting.take_all();
+        let mut waiting = self.waiting.take_all().peekable();
+        if waiting.peek().is_none() {
+            // Whoever queued this was answered by the run before.
+            return;
+        }
         let status = match self.commit() {
             Ok(()) => Status::OK,
             Err(_) => Status::IOERR,

@@ -77,7 +77,6 @@ fn read(rq: Request<Union>) {
 fn write(this: ArcBorrow<'_, Union>, rq: Request<Union>) {
     let (sector, sectors) = (rq.sector(), rq.sectors());
     if let Err(e) = settle(&this, sector, sectors) {
-        // Slabs that were given a home keep it: empty, they cost nothing on the leaf's disk format.
         return rq.end(match e {
             Error::Full => Status::NOSPC,
             e => crate::error::errno(e).into(),
@@ -108,16 +107,12 @@ fn flush(this: ArcBorrow<'_, Union>, rq: Request<Union>) {
 
 /// Gives every slab of a range a home on the leaf. May sleep for memory, starts no I/O.
 fn settle(union: &Union, sector: u64, sectors: u32) -> Result {
-    let mut homeless = plan::homeless(&union.map, sector, sectors).peekable();
-    if homeless.peek().is_none() {
+    if plan::homeless(&union.map, sector, sectors).next().is_none() {
         return Ok(());
     }
     let _no_io = NoIo::new();
     let mut allocator = union.allocator.lock();
-    for slab in homeless {
-        allocator.place(&union.map, slab)?;
-    }
-    Ok(())
+    allocator.settle(&union.map, sector, sectors)
 }
 
 /// Whether every sector of a range is mapped, and the map durable.

@@ -12,6 +12,7 @@ use core::ops::DerefMut;
 use super::error::{Error, Result};
 use super::map::{Map, Memory};
 use super::num::{index, mask, narrow, wide};
+use super::plan;
 
 /// Slabs of a group: 1 MiB of 64 KiB slabs.
 const GROUP: u32 = 16;
@@ -106,6 +107,21 @@ impl<B: DerefMut<Target = [u64]>> Allocator<B> {
         map.assign(slab, leaf)?;
         self.take(leaf);
         Ok(leaf)
+    }
+
+    /// Gives every slab of a range of union sectors a home: all of them or, if the free slabs do not
+    /// suffice, none. A home that its write never reached would be lost until the next attach.
+    ///
+    /// As for [`Allocator::place`]; where memory runs out, slabs that have a home by then keep it.
+    pub fn settle<M: Memory>(&mut self, map: &Map<M>, sector: u64, sectors: u32) -> Result {
+        let missing = wide(plan::homeless(map, sector, sectors).count());
+        if missing > u64::from(self.slabs.saturating_sub(self.used)) {
+            return Err(Error::Full);
+        }
+        for slab in plan::homeless(map, sector, sectors) {
+            self.place(map, slab)?;
+        }
+        Ok(())
     }
 
     fn pick<M: Memory>(&mut self, map: &Map<M>, slab: u32) -> Option<u32> {
