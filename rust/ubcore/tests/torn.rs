@@ -1,0 +1,210 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The journal's blocks land as the device likes: each write whole, in part or not at all, early or
+//! late. What a finished epoch said holds, what an unfinished one said does not, and neither is
+//! taken for damage; also when the ring is written on behind it.
+
+mod sim;
+
+use std::ops::Range;
+
+use sim::disk::{Random, Sector, SimDisk, SECTOR};
+use sim::oracle::{self, Oracle};
+use sim::union::{format, SimUnion};
+use ubcore::disk::{Disk, Order};
+use ubcore::error::{Error, Result};
+use ubcore::geometry::{Geometry, BLOCK_BYTES};
+
+/// A disk on which plain journal writes land at once, block by block as `plain` says; of the write
+/// that ends an epoch only the blocks of `last` land, and with it the power goes.
+struct Tearing {
+    disk: SimDisk,
+    ring: Range<u64>,
+    plain: u32,
+    last: u32,
+}
+
+impl Disk for Tearing {
+    fn buffer(&mut self) -> &mut [u8] {
+        self.disk.buffer()
+    }
+    fn read(&mut self, block: u64, count: usize) -> Result {
+        self.disk.read(block, count)
+    }
+    fn write(&mut self, block: u64, count: usize, order: Order) -> Result {
+        if !self.ring.contains(&block) {
+            return self.disk.write(block, count, order);
+        }
+        let land = match order {
+            Order::Plain => self.plain,
+            _ => {
+                self.disk.flush()?;
+                self.last
+            }
+        };
+        for n in (0..count).filter(|n| land & 1 << n != 0) {
+            let bytes = &self.disk.buffer()[n * BLOCK_BYTES..(n + 1) * BLOCK_BYTES];
+            let data: Vec<Sector> = bytes
+                .chunks(SECTOR)
+                .map(|c| c.try_into().unwrap())
+                .collect();
+            let at = (block + n as u64) * 8;
+            self.disk.state.borrow_mut().write(at, &data, Order::Fua)?;
+        }
+        if order == Order::Plain {
+            return Ok(());
+        }
+        self.disk.state.borrow_mut().dead = true;
+        Err(Error::Os(0))
+    }
+    fn flush(&mut self) -> Result {
+        self.disk.flush()
+    }
+}
+
+fn geometry() -> Geometry {
+    Geometry::new(64_000, 64_000, 2048 + 2000 * 32, 32, 32).unwrap()
+}
+
+struct Life {
+    disk: SimDisk,
+    oracle: Oracle,
+    union: SimUnion,
+    random: Random,
+}
+
+impl Life {
+    fn new(seed: u64) -> Life {
+        let mut disk = SimDisk::new();
+        format(&mut disk, geometry());
+        let union = SimUnion::attach_to(&disk, &geometry()).unwrap();
+        Life {
+            disk,
+            oracle: Oracle::default(),
+            union,
+            random: Random(seed),
+        }
+    }
+
+    /// Writes two pieces of each of so many slabs, at places of the random generator's.
+    fn write(&mut self, slabs: u64) {
+        let first = self.random.below(2000);
+        for n in 0..slabs {
+            let slab = (first + n) % 2000;
+            for half in 0..2 {
+                let at = slab * 32 + half * 16 + self.random.below(12);
+                let tag = self.oracle.new_tag();
+                self.oracle.begun(at, 2, tag);
+                self.union.write(at, 2, tag, true).unwrap();
+            }
+        }
+    }
+
+    fn flush(&mut self) {
+        self.union.flush().unwrap();
+        self.oracle.flushed();
+    }
+
+    /// A commit that the power's end tears.
+    fn torn_commit(&mut self, plain: u32, last: u32) {
+        let g = geometry();
+        let mut disk = Tearing {
+            disk: self.disk.clone(),
+            ring: g.journal_block(0)..g.journal_block(g.journal_blocks()),
+            plain,
+            last,
+        };
+        let u = &mut self.union;
+        assert!(u.committer.commit(&u.map, &mut disk).is_err());
+    }
+
+    /// The power goes and comes back; every sector must hold something lawful.
+    fn cut(&mut self, what: &str) {
+        self.disk.state.borrow_mut().crash(&mut self.random);
+        self.union = match SimUnion::attach_to(&self.disk, &geometry()) {
+            Ok(u) => u,
+            Err(e) => panic!("{what}: {e}"),
+        };
+        for s in 0..geometry().union_sectors() {
+            let tag = oracle::tag(&self.union.read(s), s);
+            let lawful = tag.is_some_and(|t| self.oracle.after_cut(s, t));
+            assert!(lawful, "{what}: sector {s} holds {tag:?}");
+        }
+    }
+
+    /// The next lives: epochs of one block and of more go over what the torn one left.
+    fn go_on(&mut self, what: &str) {
+        for slabs in [3, 200, 1] {
+            self.write(slabs);
+            self.flush();
+            self.cut(what);
+        }
+    }
+}
+
+#[test]
+fn an_epoch_of_one_torn_write() {
+    for mask in 0..8 {
+        let mut life = Life::new(u64::from(mask) * 77 + 5);
+        life.write(100);
+        life.flush();
+        life.write(450);
+        life.torn_commit(0, mask);
+        let what = format!("blocks {mask:03b}");
+        life.cut(&what);
+        life.go_on(&what);
+    }
+}
+
+#[test]
+fn a_long_epoch_that_never_ended() {
+    for (plain, last) in [
+        (0xff, 0),
+        (0x7f, 0),
+        (0xfe, 0),
+        (0xaa, 0),
+        (0xff, 0xe),
+        (0xff, 0x1),
+    ] {
+        for seed in 1..4 {
+            let mut life = Life::new(seed);
+            life.write(30);
+            life.flush();
+            life.write(1900);
+            life.torn_commit(plain, last);
+            let what = format!("plain {plain:#x}, last {last:#x}, seed {seed}");
+            life.cut(&what);
+            life.go_on(&what);
+        }
+    }
+}
+
+/// All of a long epoch landed, and nobody was told: it may count, and everything is there.
+#[test]
+fn an_epoch_that_landed_unheard() {
+    let mut life = Life::new(9);
+    life.write(1900);
+    life.torn_commit(0xff, 0xff);
+    let before = life.oracle.clone();
+    life.cut("all");
+    for slab in 0..2000 {
+        let mapped = life.union.map.entry(slab).leaf.is_some();
+        let written = (0..32).any(|n| before.current(u64::from(slab) * 32 + n) != oracle::ROOT);
+        assert_eq!(mapped, written, "slab {slab}");
+    }
+    life.go_on("all");
+}
+
+/// Twice torn without a write between the lives, then on.
+#[test]
+fn torn_twice_in_a_row() {
+    for mask in [0b110, 0b101, 0b100] {
+        let mut life = Life::new(u64::from(mask));
+        for _ in 0..2 {
+            life.write(450);
+            life.torn_commit(0, mask);
+            life.cut("torn");
+        }
+        life.go_on("torn twice");
+    }
+}
