@@ -13,6 +13,7 @@ use crate::{
     },
     device::Union,
     error::number,
+    queue,
     ubcore::{
         commit::{
             Committer,
@@ -130,7 +131,22 @@ impl WorkItem<1> for Union {
     type Pointer = Arc<Union>;
 
     fn run(this: Arc<Union>) {
-        this.answer_waiting();
+        // Taken before the commit, so that it covers them.
+        let stalled = this.stalled.take_all();
+        let waiting = this.waiting.take_all();
+        let status = match this.commit() {
+            Ok(()) => Status::OK,
+            Err(_) => Status::IOERR,
+        };
+        for rq in waiting {
+            rq.end(status);
+        }
+        // Nobody waits for these, but the stalled, who wait for both.
+        this.free_emptied();
+        this.checkpoint_if_due();
+        for rq in stalled {
+            queue::resume(this.as_arc_borrow(), rq);
+        }
     }
 }
 
@@ -142,6 +158,7 @@ impl WorkItem<2> for Union {
         // Before the look: a mapping made after it arms the timer anew.
         this.armed.store(false, Release);
         if !this.is_clean() && this.commit().is_ok() {
+            this.free_emptied();
             this.checkpoint_if_due();
         }
     }
@@ -171,26 +188,40 @@ impl Union {
         let _ = this.queue.enqueue::<_, 1>(Arc::from(this));
     }
 
-    /// One commit for all that wait now; they are taken first, so that it covers them.
-    fn answer_waiting(&self) {
-        let waiting = self.waiting.take_all();
-        let status = match self.commit() {
-            Ok(()) => Status::OK,
-            Err(_) => Status::IOERR,
-        };
-        for rq in waiting {
-            rq.end(status);
-        }
-        // Nobody waits for this one.
-        self.checkpoint_if_due();
-    }
-
     /// Makes durable what has completed. Process context.
     fn commit(&self) -> Result {
         let mut guard = self.metadata.lock();
         let Metadata { committer, buffer } = &mut *guard;
+        self.allocator.lock().begin_commit();
         let done = committer.commit(&self.map, &mut LeafDisk::new(&self.leaf, buffer));
         self.settle(&guard, done)
+    }
+
+    /// Frees the slabs whose emptying a commit has made durable. Process context.
+    ///
+    /// Under the committer's lock, so that no other commit comes between. R5: the record is
+    /// durable; and nobody reads from or writes to the old homes any more.
+    fn free_emptied(&self) {
+        let guard = self.metadata.lock();
+        if self.is_read_only() || self.map.emptied_page(0).is_none() {
+            return;
+        }
+        self.grace.wait();
+        let g = self.geometry();
+        let mut from = 0;
+        loop {
+            let range = self.allocator.lock().leaving(from);
+            let Some(range) = range else {
+                break;
+            };
+            from = range.end;
+            let first = g.leaf_slab_start(range.start);
+            let end = g.leaf_slab_start(range.end);
+            // A hint: where it fails, the space is ours to use all the same.
+            let _ = self.leaf.discard(first, end.saturating_sub(first));
+        }
+        self.allocator.lock().end_emptied(&self.map);
+        drop(guard);
     }
 
     fn checkpoint_if_due(&self) {

@@ -37,7 +37,7 @@ word() { printf '(^|[^A-Za-z0-9_])(%s)([^A-Za-z0-9_]|$)' "$1"; }
 for f in rust/ubcore/**/*.rs; do
 	case $f in rust/ubcore/tests/*) continue ;; esac
 	forbid "$f" "the core names another crate or the crate's root" '(^|[^:A-Za-z0-9_])(kernel|std|crate)::|extern crate'
-	forbid "$f" "the core uses more than core, zerocopy and super::" '^ *(pub(\([a-z]+\))? )?use [a-z:]' '[0-9]+: *(pub(\([a-z]+\))? )?use (core|zerocopy|super|self)(::|;)'
+	forbid "$f" "the core uses more than core, zerocopy and super::" '^ *(pub(\([a-z]+\))? )?use [a-z:]' '[0-9]+: *(pub(\([a-z]+\))? )?use (core|zerocopy|zerocopy_derive|super|self)(::|;)'
 	forbid "$f" "unsafe in the core" "$(word unsafe)"
 	forbid "$f" "the core could panic" '\.(unwrap|expect)\(|(^|[^_a-z])(panic|todo|unimplemented|unreachable|assert|assert_eq|assert_ne)!' 'const .*assert'
 done

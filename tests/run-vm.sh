@@ -14,7 +14,7 @@ options+=(-f "$BUILD/programs:programs")
 if [ "$*" != selftest ]; then
 	case $kernel in
 	stock) "$TOP/scripts/build.sh" modules tools; ko=$BUILD/kmod/unionblk.ko ;;
-	kunit) "$TOP/scripts/build.sh" modules-kunit-x86_64 tools; ko=$BUILD/kmod-kunit-x86_64/unionblk.ko ;;
+	kunit) "$TOP/scripts/build.sh" modules-kunit-x86_64 tools; options+=(-a kmemleak=on); ko=$BUILD/kmod-kunit-x86_64/unionblk.ko ;;
 	*) die "no kernel $kernel: stock or kunit" ;;
 	esac
 	options+=(-f "$ko" -f "$BUILD/cargo/x86_64-unknown-linux-gnu/release/ubctl")

@@ -6,7 +6,7 @@
 . "$(dirname "$0")/../scripts/lib.sh"
 [ -n "${UNIONBLK_IN_ROOT:-}" ] || exec "$TOP/scripts/in-root.sh" tests/run.sh "$@"
 
-stages=(format shell strata lint build core coverage kunit vm demo)
+stages=(format shell strata lint build core coverage kunit vm lockdep demo)
 kernel=
 tree() { [ -n "$kernel" ] || kernel=$("$TOP/scripts/kernel.sh"); printf '%s/tree\n' "$kernel"; }
 
@@ -100,8 +100,14 @@ stage_vm() {
 	one "the runner tells failures from successes" \
 		[ "$code $(tail -n 1 <<<"$out")" = "1 2 passed, 3 failed, 1 skipped" ]
 	[ "$failed" = 0 ] || printf '%s\n' "$out"
-	code=0
-	tests/run-vm.sh | tee "$BUILD/log/vm-tests.out" || code=$?
+	device_tests stock
+}
+# The same on the kernel that checks locking and looks for leaks.
+stage_lockdep() { device_tests kunit; }
+
+device_tests() {
+	local code=0
+	KERNEL=$1 tests/run-vm.sh | tee "$BUILD/log/vm-tests.out" || code=$?
 	if tail -n 1 "$BUILD/log/vm-tests.out" | grep -qE '^[0-9]+ passed, [0-9]+ failed'; then
 		add_counts "$(tail -n 1 "$BUILD/log/vm-tests.out")"
 	fi

@@ -211,6 +211,25 @@ impl BlockDevice {
         to_result(unsafe { ffi::ub_bdev_flush(self.as_raw()) })
     }
 
+    /// Tells the device that the content of a stretch is of no use any more, if it wants to know.
+    ///
+    /// Context: process, sleeps. Not from [`Driver::queue`](super::Driver::queue).
+    pub(crate) fn discard(&self, sector: u64, sectors: u64) -> Result {
+        // SAFETY: By the invariant the device is open; the block layer checks the range.
+        to_result(unsafe { ffi::ub_bdev_discard(self.as_raw(), sector, sectors) })
+    }
+
+    /// Zeroes a stretch, and waits for it.
+    ///
+    /// Context: process, sleeps. Not from [`Driver::queue`](super::Driver::queue).
+    pub(crate) fn zero(&self, sector: u64, sectors: u64) -> Result {
+        if self.holder.is_none() {
+            return Err(EBADF);
+        }
+        // SAFETY: By the invariant the device is open; the block layer checks the range.
+        to_result(unsafe { ffi::ub_bdev_zero(self.as_raw(), sector, sectors) })
+    }
+
     /// The length of the I/O, if it is made of logical blocks and lies within the device.
     fn check(&self, sector: u64, at: &Range<usize>) -> Result<u32> {
         let block = self.logical_block_size();

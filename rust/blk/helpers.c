@@ -10,6 +10,7 @@
 #include <linux/blkdev.h>
 #include <linux/capability.h>
 #include <linux/sched/mm.h>
+#include <linux/srcu.h>
 #include <linux/workqueue.h>
 
 #include "helpers.h"
@@ -128,6 +129,24 @@ int ub_bdev_flush(struct block_device *bdev)
 	return blkdev_issue_flush(bdev);
 }
 
+/* Nothing to do where the device knows no discard. */
+int ub_bdev_discard(struct block_device *bdev, u64 sector, u64 sectors)
+{
+	if (WARN_ON_ONCE(current->bio_list))
+		return -EDEADLK;
+	if (!bdev_max_discard_sectors(bdev))
+		return 0;
+	return blkdev_issue_discard(bdev, sector, sectors, GFP_NOIO);
+}
+
+/* Writes zeroes where the device cannot do better. */
+int ub_bdev_zero(struct block_device *bdev, u64 sector, u64 sectors)
+{
+	if (WARN_ON_ONCE(current->bio_list))
+		return -EDEADLK;
+	return blkdev_issue_zeroout(bdev, sector, sectors, GFP_NOIO, 0);
+}
+
 bool ub_bdev_read_only(struct block_device *bdev)
 {
 	return bdev_read_only(bdev);
@@ -181,4 +200,19 @@ void ub_noio_restore(unsigned int flags)
 struct module *ub_bdev_owner(struct block_device *bdev)
 {
 	return bdev->bd_disk->fops->owner;
+}
+
+int ub_srcu_init(struct srcu_struct *srcu)
+{
+	return init_srcu_struct(srcu);
+}
+
+u32 ub_srcu_down(struct srcu_struct *srcu)
+{
+	return srcu_down_read(srcu);
+}
+
+void ub_srcu_up(struct srcu_struct *srcu, u32 index)
+{
+	srcu_up_read(srcu, index);
 }

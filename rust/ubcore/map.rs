@@ -18,7 +18,8 @@
 //! dirty mark after the bits. Each change counts itself twice: before its first bit, and when its
 //! dirty marks are in place. Each of these is a release, each look-up an acquire. So a committer
 //! that finds both counts equal, and then takes the marks, misses no change up to that count; and
-//! whoever sees a bit, and then the first count equal to what is durable, sees a durable bit.
+//! whoever sees a bit, and then the first count equal to what is durable, sees a durable bit; and
+//! whoever sees a bit, and then a change under way, makes the dirty mark of that bit once more.
 
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
@@ -200,6 +201,14 @@ impl<M: Memory> Map<M> {
         // In this order: counts only grow, and the first is never behind the second.
         let ended = self.ended.load(Ordering::SeqCst);
         Some(ended).filter(|&n| n == self.changes())
+    }
+
+    /// Whether a change is under way beside `own` of the caller's. Whoever has seen a bit and then
+    /// hears that none is finds the dirty mark of that bit in place.
+    fn is_busy(&self, own: u64) -> bool {
+        // In this order, as above.
+        let ended = self.ended.load(Ordering::SeqCst);
+        self.changes() != ended.wrapping_add(own)
     }
 
     fn table_slot(&self, slab: u32) -> Option<&AtomicU32> {
@@ -389,12 +398,14 @@ impl<M: Memory> Map<M> {
         self.each_home(sector, count, |leaf, offset, n| {
             missing |= self.stretch(leaf, offset, n) != (true, n);
         });
-        if !missing {
+        // Another's change that set our bits may not have come to its dirty marks, and its caller has
+        // not completed: ours does, so then they are for us to make.
+        if !missing && !self.is_busy(0) {
             return false;
         }
         self.change(|| {
             self.each_home(sector, count, |leaf, offset, n| {
-                if self.mark_in_slab(leaf, offset, n) {
+                if self.mark_in_slab(leaf, offset, n) || self.is_busy(1) {
                     self.mark_dirty(leaf);
                 }
             });

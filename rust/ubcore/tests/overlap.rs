@@ -1,0 +1,220 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Two writes of one sector whose completions overlap, and a FLUSH or a FUA write in between.
+//!
+//! The first write's completion is interrupted at every access to the map's memory. There the
+//! second completes, and what follows it must not take its mapping for durable too early.
+
+mod sim;
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+
+use sim::disk::{Random, SimDisk};
+use sim::memory::SimMemory;
+use sim::oracle::content;
+use sim::union::{format, SimUnion};
+use ubcore::alloc::Allocator;
+use ubcore::attach;
+use ubcore::commit::Committer;
+use ubcore::disk::Order;
+use ubcore::error::Result;
+use ubcore::format::directory::PageEntry;
+use ubcore::geometry::Geometry;
+use ubcore::map::{words_for, BitsPage, Map, Memory, TablePage};
+use ubcore::pages::PageSet;
+use ubcore::plan::{self, Source};
+
+type Hook = Box<dyn FnOnce()>;
+
+/// Memory that counts how often it is asked for, and does something once before an answer.
+struct Hooked {
+    memory: SimMemory,
+    calls: Cell<u32>,
+    hook: RefCell<Option<(u32, Hook)>>,
+}
+
+impl Hooked {
+    fn asked(&self) -> &SimMemory {
+        let n = self.calls.get();
+        self.calls.set(n + 1);
+        let due = self.hook.borrow().as_ref().is_some_and(|h| h.0 == n);
+        if due {
+            let hook = self.hook.borrow_mut().take().unwrap().1;
+            hook();
+        }
+        &self.memory
+    }
+}
+
+impl Memory for Hooked {
+    fn table(&self, page: u32) -> Option<&TablePage> {
+        self.asked().table(page)
+    }
+    fn bits(&self, page: u32) -> Option<&BitsPage> {
+        self.asked().bits(page)
+    }
+    fn owners(&self, page: u32) -> Option<&TablePage> {
+        self.asked().owners(page)
+    }
+    fn grow_table(&self, page: u32) -> Result {
+        self.asked().grow_table(page)
+    }
+    fn grow_bits(&self, page: u32) -> Result {
+        self.asked().grow_bits(page)
+    }
+    fn grow_owners(&self, page: u32) -> Result {
+        self.asked().grow_owners(page)
+    }
+    fn dirty(&self) -> &[std::sync::atomic::AtomicU64] {
+        self.asked().dirty()
+    }
+    fn dirty_words(&self) -> &[std::sync::atomic::AtomicU64] {
+        self.asked().dirty_words()
+    }
+    fn fresh(&self) -> &[std::sync::atomic::AtomicU64] {
+        self.asked().fresh()
+    }
+    fn emptied(&self) -> &[std::sync::atomic::AtomicU64] {
+        self.asked().emptied()
+    }
+}
+
+const SECTOR: u64 = 130;
+
+struct Scene {
+    disk: SimDisk,
+    map: Map<Hooked>,
+    committer: RefCell<Committer<Vec<u64>, Vec<PageEntry>>>,
+    to: u64,
+}
+
+fn geometry() -> Geometry {
+    Geometry::new(2_097_152, 2_097_152, 262_144, 128, 64).unwrap()
+}
+
+/// A union with a home for the sector, and one write of it on its way to completion.
+fn scene() -> Rc<Scene> {
+    let g = geometry();
+    let mut disk = SimDisk::new();
+    format(&mut disk, g);
+    let probe = attach::probe(&mut disk, g.root_sectors(), g.leaf_sectors()).unwrap();
+    let memory = Hooked {
+        memory: SimMemory::new(&g),
+        calls: Cell::new(0),
+        hook: RefCell::new(None),
+    };
+    let map = Map::new(g, memory);
+    let mut allocator = Allocator::new(
+        [0; 3].map(|_| vec![0; g.leaf_slabs() as usize / 64 + 1]),
+        g.leaf_slabs(),
+    );
+    let entries = vec![PageEntry::EMPTY; g.pages() as usize];
+    let changed = PageSet::new(vec![0; words_for(g.pages())]);
+    let mut committer =
+        attach::load(&mut disk, probe, &map, &mut allocator, entries, changed).unwrap();
+    committer.checkpoint(&map, &mut disk).unwrap();
+    allocator.place(&map, g.slab_of(SECTOR)).unwrap();
+    let Some(Source::Leaf(to)) = plan::write(&map, SECTOR, 1).next().map(|r| r.source) else {
+        panic!("no home")
+    };
+    disk.write_sectors(to, &[content(1, SECTOR)]).unwrap();
+    Rc::new(Scene {
+        disk,
+        map,
+        committer: RefCell::new(committer),
+        to,
+    })
+}
+
+/// Completes the first write; before access `n` to the memory, `then` happens. How many there are.
+fn complete_first(s: &Rc<Scene>, n: u32, then: impl FnOnce(&Scene) + 'static) -> u32 {
+    let inner = s.clone();
+    let memory = s.map.memory();
+    memory.calls.set(0);
+    *memory.hook.borrow_mut() = Some((n, Box::new(move || then(&inner))));
+    s.map.mark(SECTOR, 1);
+    memory.hook.borrow_mut().take();
+    memory.calls.get()
+}
+
+fn after_cut(s: &Scene) -> bool {
+    s.disk.state.borrow_mut().crash(&mut Random(1));
+    let u = SimUnion::attach_to(&s.disk, &geometry()).unwrap();
+    u.read(SECTOR) == content(2, SECTOR)
+}
+
+#[test]
+fn a_flush_covers_a_write_that_found_another_writes_bit() {
+    let mut n = 0;
+    loop {
+        let s = scene();
+        let held = Rc::new(Cell::new(None));
+        let told = held.clone();
+        let calls = complete_first(&s, n, move |s| {
+            // The second write, to the same place, completes; then a FLUSH is sent, and completes.
+            s.disk.write_sectors(s.to, &[content(2, SECTOR)]).unwrap();
+            s.map.mark(SECTOR, 1);
+            let mut committer = s.committer.borrow_mut();
+            committer.commit(&s.map, &mut s.disk.clone()).unwrap();
+            drop(committer);
+            told.set(Some(after_cut(s)));
+        });
+        match held.get() {
+            Some(held) => assert!(held, "lost, interrupted at access {n}"),
+            None => assert!(n > 4 && calls <= n),
+        }
+        if held.get().is_none() {
+            break;
+        }
+        n += 1;
+    }
+}
+
+#[test]
+fn a_fua_write_that_takes_itself_for_durable_is() {
+    let mut n = 0;
+    let mut alone = 0;
+    loop {
+        let s = scene();
+        let found = Rc::new(Cell::new(None));
+        let told = found.clone();
+        complete_first(&s, n, move |s| {
+            // As the driver decides: first the map, then whether it is durable.
+            let mapped = plan::read(&s.map, SECTOR, 1).all(|r| r.source == Source::Leaf(s.to));
+            let settled = mapped && s.committer.borrow().is_clean(&s.map);
+            if settled {
+                let data = [content(2, SECTOR)];
+                let mut state = s.disk.state.borrow_mut();
+                state.write(s.to, &data, Order::Fua).unwrap();
+            }
+            told.set(Some(!settled || after_cut(s)));
+        });
+        match found.get() {
+            Some(held) => assert!(held, "lost, interrupted at access {n}"),
+            None => break,
+        }
+        n += 1;
+    }
+    assert!(n > 4);
+    // And when nobody is under way, it may.
+    let s = scene();
+    complete_first(&s, u32::MAX, |_| ());
+    let mut committer = s.committer.borrow_mut();
+    committer.commit(&s.map, &mut s.disk.clone()).unwrap();
+    alone += u32::from(committer.is_clean(&s.map));
+    assert_eq!(alone, 1);
+}
+
+#[test]
+fn an_overwrite_beside_a_first_write_elsewhere_stays_free() {
+    let s = scene();
+    complete_first(&s, u32::MAX, |_| ());
+    let mut committer = s.committer.borrow_mut();
+    committer.commit(&s.map, &mut s.disk.clone()).unwrap();
+    let changes = s.map.changes();
+    assert!(!s.map.mark(SECTOR, 1));
+    assert_eq!(s.map.changes(), changes);
+    assert!(s.map.mark(SECTOR, 2));
+    assert_eq!(s.map.changes(), changes + 1);
+}
