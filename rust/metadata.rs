@@ -41,8 +41,10 @@ use kernel::{
         atomic::{
             Acquire,
             Full,
+            Relaxed,
             Release, //
         },
+        barrier::smp_mb,
         Arc,
         ArcBorrow, //
     },
@@ -132,8 +134,12 @@ impl WorkItem<1> for Union {
 
     fn run(this: Arc<Union>) {
         // Taken before the commit, so that it covers them.
-        let stalled = this.stalled.take_all();
-        let waiting = this.waiting.take_all();
+        let mut stalled = this.stalled.take_all().peekable();
+        let mut waiting = this.waiting.take_all().peekable();
+        if stalled.peek().is_none() && waiting.peek().is_none() {
+            // Whoever queued this was answered by the run before.
+            return;
+        }
         let status = match this.commit() {
             Ok(()) => Status::OK,
             Err(_) => Status::IOERR,
@@ -155,8 +161,8 @@ impl WorkItem<2> for Union {
     type Pointer = Arc<Union>;
 
     fn run(this: Arc<Union>) {
-        // Before the look: a mapping made after it arms the timer anew.
-        this.armed.store(false, Release);
+        // Before the look, and seen before it: a mapping that the look misses finds it, see `arm`.
+        let _ = this.armed.xchg(false, Full);
         if !this.is_clean() && this.commit().is_ok() {
             this.free_emptied();
             this.checkpoint_if_due();
@@ -177,7 +183,10 @@ impl Union {
 
     /// Sees to it that what has just been mapped is committed in time. Any context.
     pub(crate) fn arm(this: ArcBorrow<'_, Self>) {
-        if !this.armed.load(Acquire) && !this.armed.xchg(true, Full) {
+        // The mapping was counted before: either this sees that the timer has let go, or the timer
+        // sees the count.
+        smp_mb(Full);
+        if !this.armed.load(Relaxed) && !this.armed.xchg(true, Full) {
             let after = msecs_to_jiffies(COMMIT_AFTER_MS);
             let _ = this.queue.enqueue_delayed::<_, 2>(Arc::from(this), after);
         }
@@ -203,7 +212,8 @@ impl Union {
     /// durable; and nobody reads from or writes to the old homes any more.
     fn free_emptied(&self) {
         let guard = self.metadata.lock();
-        if self.is_read_only() || self.map.emptied_page(0).is_none() {
+        let any = self.map.emptied_page(0).is_some() || self.allocator.lock().any_leaving();
+        if self.is_read_only() || !any {
             return;
         }
         self.grace.wait();

@@ -48,9 +48,8 @@ impl Driver for Union {
     }
 
     fn complete(this: ArcBorrow<'_, Self>, rq: Request<Self>, status: Status) {
-        let changed = status.is_ok()
-            && rq.op() == Op::Write
-            && this.map.mark(rq.sector(), rq.sectors());
+        let changed =
+            status.is_ok() && rq.op() == Op::Write && this.map.mark(rq.sector(), rq.sectors());
         leave(&this, &rq);
         if !status.is_ok() {
             this.stats.io_error();
@@ -145,7 +144,6 @@ fn write(this: ArcBorrow<'_, Union>, rq: Request<Union>) {
     let (sector, sectors) = (rq.sector(), rq.sectors());
     enter(&this, &rq);
     if let Err(e) = settle(&this, sector, sectors) {
-        // Slabs that were given a home keep it: nothing of it is on the leaf before it is used.
         return fail(this, rq, e);
     }
     // A write that changes no map, over a map that is durable, is durable by itself.
@@ -206,7 +204,9 @@ fn empty(this: ArcBorrow<'_, Union>, rq: &Request<Union>, base: Base) -> Result 
 }
 
 fn is_whole(union: &Union, rq: &Request<Union>) -> bool {
-    ends(union, rq.sector(), rq.sectors()).iter().all(|&(_, n)| n == 0)
+    ends(union, rq.sector(), rq.sectors())
+        .iter()
+        .all(|&(_, n)| n == 0)
 }
 
 /// The parts of a range before and behind its whole slabs: first sector and count.
@@ -219,7 +219,10 @@ fn ends(union: &Union, sector: u64, sectors: u32) -> [(u64, u64); 2] {
     }
     let head = g.slab_start(whole.start);
     let tail = g.slab_start(whole.end).min(end);
-    [(sector, head.saturating_sub(sector)), (tail, end.saturating_sub(tail))]
+    [
+        (sector, head.saturating_sub(sector)),
+        (tail, end.saturating_sub(tail)),
+    ]
 }
 
 /// Zeroes the parts of a range that are not whole slabs, on the leaf. In the worker: waits for I/O.
@@ -262,16 +265,12 @@ fn zero_part(union: &Union, sector: u64, sectors: u32) -> Result {
 
 /// Gives every slab of a range a home on the leaf. May sleep for memory, starts no I/O.
 fn settle(union: &Union, sector: u64, sectors: u32) -> Result {
-    let mut homeless = plan::homeless(&union.map, sector, sectors).peekable();
-    if homeless.peek().is_none() {
+    if plan::homeless(&union.map, sector, sectors).next().is_none() {
         return Ok(());
     }
     let _no_io = NoIo::new();
     let mut allocator = union.allocator.lock();
-    for slab in homeless {
-        allocator.place(&union.map, slab)?;
-    }
-    Ok(())
+    allocator.settle(&union.map, sector, sectors)
 }
 
 /// Whether every sector of a range is mapped, and the map durable.

@@ -12,6 +12,7 @@ use core::ops::DerefMut;
 use super::error::{Error, Result};
 use super::map::{Base, Emptied, Map, Memory};
 use super::num::{index, mask, narrow, wide};
+use super::plan;
 
 /// Slabs of a group: 1 MiB of 64 KiB slabs.
 const GROUP: u32 = 16;
@@ -123,6 +124,27 @@ impl<B: DerefMut<Target = [u64]>> Allocator<B> {
         Ok(leaf)
     }
 
+    /// Gives every slab of a range of union sectors a home: all of them or, if the free slabs do not
+    /// suffice, none. A home that its write never reached would be lost until the next attach.
+    ///
+    /// As for [`Allocator::place`]; where memory runs out, slabs that have a home by then keep it.
+    pub fn settle<M: Memory>(&mut self, map: &Map<M>, sector: u64, sectors: u32) -> Result {
+        let emptied = |s: u32| map.entry(s).emptied != Emptied::No;
+        if plan::homeless(map, sector, sectors).any(emptied) {
+            return Err(Error::Emptied);
+        }
+        let missing = wide(plan::homeless(map, sector, sectors).count());
+        if missing > u64::from(self.slabs.saturating_sub(self.used)) {
+            // What was emptied will be free in a moment: that is worth the wait.
+            let soon = self.any_emptied || self.any_leaving;
+            return Err(if soon { Error::Emptied } else { Error::Full });
+        }
+        for slab in plan::homeless(map, sector, sectors) {
+            self.place(map, slab)?;
+        }
+        Ok(())
+    }
+
     /// Empties root slabs: they read as `base`. Their leaf slabs become free by and by, see
     /// [`Allocator::begin_commit`]. Returns whether anything changed.
     ///
@@ -160,6 +182,11 @@ impl<B: DerefMut<Target = [u64]>> Allocator<B> {
         }
         self.any_emptied = false;
         self.any_leaving = true;
+    }
+
+    /// Whether leaf slabs wait for [`Allocator::end_emptied`].
+    pub fn any_leaving(&self) -> bool {
+        self.any_leaving
     }
 
     /// The first leaf slab from `from` on that waits for its end, and how many follow it: what may
