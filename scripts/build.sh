@@ -42,6 +42,10 @@ build_programs() {
 	done
 }
 
+# Two builds at once would tread on each other's objects. The lock goes with
+# this shell; what it starts need not hold it.
+exec 9>"$BUILD/lock"
+flock 9
 for what; do
 	case $what in
 	modules)

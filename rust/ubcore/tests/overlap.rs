@@ -5,80 +5,25 @@
 //! The first write's completion is interrupted at every access to the map's memory. There the
 //! second completes, and what follows it must not take its mapping for durable too early.
 
+mod hooked;
 mod sim;
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
+use hooked::Hooked;
 use sim::disk::{Random, SimDisk};
-use sim::memory::SimMemory;
 use sim::oracle::content;
 use sim::union::{format, SimUnion};
 use ubcore::alloc::Allocator;
 use ubcore::attach;
 use ubcore::commit::Committer;
 use ubcore::disk::Order;
-use ubcore::error::Result;
 use ubcore::format::directory::PageEntry;
 use ubcore::geometry::Geometry;
-use ubcore::map::{words_for, BitsPage, Map, Memory, TablePage};
+use ubcore::map::{words_for, Map};
 use ubcore::pages::PageSet;
 use ubcore::plan::{self, Source};
-
-type Hook = Box<dyn FnOnce()>;
-
-/// Memory that counts how often it is asked for, and does something once before an answer.
-struct Hooked {
-    memory: SimMemory,
-    calls: Cell<u32>,
-    hook: RefCell<Option<(u32, Hook)>>,
-}
-
-impl Hooked {
-    fn asked(&self) -> &SimMemory {
-        let n = self.calls.get();
-        self.calls.set(n + 1);
-        let due = self.hook.borrow().as_ref().is_some_and(|h| h.0 == n);
-        if due {
-            let hook = self.hook.borrow_mut().take().unwrap().1;
-            hook();
-        }
-        &self.memory
-    }
-}
-
-impl Memory for Hooked {
-    fn table(&self, page: u32) -> Option<&TablePage> {
-        self.asked().table(page)
-    }
-    fn bits(&self, page: u32) -> Option<&BitsPage> {
-        self.asked().bits(page)
-    }
-    fn owners(&self, page: u32) -> Option<&TablePage> {
-        self.asked().owners(page)
-    }
-    fn grow_table(&self, page: u32) -> Result {
-        self.asked().grow_table(page)
-    }
-    fn grow_bits(&self, page: u32) -> Result {
-        self.asked().grow_bits(page)
-    }
-    fn grow_owners(&self, page: u32) -> Result {
-        self.asked().grow_owners(page)
-    }
-    fn dirty(&self) -> &[std::sync::atomic::AtomicU64] {
-        self.asked().dirty()
-    }
-    fn dirty_words(&self) -> &[std::sync::atomic::AtomicU64] {
-        self.asked().dirty_words()
-    }
-    fn fresh(&self) -> &[std::sync::atomic::AtomicU64] {
-        self.asked().fresh()
-    }
-    fn emptied(&self) -> &[std::sync::atomic::AtomicU64] {
-        self.asked().emptied()
-    }
-}
 
 const SECTOR: u64 = 130;
 
@@ -99,12 +44,7 @@ fn scene() -> Rc<Scene> {
     let mut disk = SimDisk::new();
     format(&mut disk, g);
     let probe = attach::probe(&mut disk, g.root_sectors(), g.leaf_sectors()).unwrap();
-    let memory = Hooked {
-        memory: SimMemory::new(&g),
-        calls: Cell::new(0),
-        hook: RefCell::new(None),
-    };
-    let map = Map::new(g, memory);
+    let map = Map::new(g, Hooked::new(&g));
     let mut allocator = Allocator::new(
         [0; 3].map(|_| vec![0; g.leaf_slabs() as usize / 64 + 1]),
         g.leaf_slabs(),
@@ -130,12 +70,10 @@ fn scene() -> Rc<Scene> {
 /// Completes the first write; before access `n` to the memory, `then` happens. How many there are.
 fn complete_first(s: &Rc<Scene>, n: u32, then: impl FnOnce(&Scene) + 'static) -> u32 {
     let inner = s.clone();
-    let memory = s.map.memory();
-    memory.calls.set(0);
-    *memory.hook.borrow_mut() = Some((n, Box::new(move || then(&inner))));
-    s.map.mark(SECTOR, 1);
-    memory.hook.borrow_mut().take();
-    memory.calls.get()
+    let hook = Box::new(move || then(&inner));
+    s.map.memory().interrupt(n, hook, || {
+        s.map.mark(SECTOR, 1);
+    })
 }
 
 fn after_cut(s: &Scene) -> bool {

@@ -32,6 +32,7 @@ static const char usage_text[] =
 	"sectors fill    DEVICE TAG [START COUNT [BYTES]]   write, BYTES at a time\n"
 	"sectors fua     DEVICE TAG START COUNT             one write with FUA and no flush\n"
 	"sectors scatter DEVICE TAG SEED TIMES BYTES [LIMIT]  write at distinct places below sector LIMIT\n"
+	"sectors weave   DEVICE TAG PART OF BYTES           write every OF-th place, beginning with PART\n"
 	"sectors check   DEVICE TAG[,TAG...] [START COUNT]  fail unless every sector is one of these\n"
 	"sectors count   DEVICE [START COUNT]               how many sectors of each tag\n"
 	"sectors sync    DEVICE                             fsync\n";
@@ -173,6 +174,18 @@ static void scatter(int fd, uint64_t tag, uint64_t seed, uint64_t times, uint64_
 		write_range(fd, buf, tag, at * each, each);
 		done++;
 	}
+	free(buf);
+}
+
+static void weave(int fd, uint64_t tag, uint64_t part, uint64_t of, uint64_t bytes, uint64_t limit)
+{
+	uint64_t each = bytes / SECTOR;
+	uint64_t *buf = buffer(bytes);
+
+	if (!each || !of)
+		usage();
+	for (uint64_t place = part; (place + 1) * each <= limit; place += of)
+		write_range(fd, buf, tag, place * each, each);
 	free(buf);
 }
 
@@ -324,6 +337,10 @@ int main(int argc, char **argv)
 	if (!strcmp(verb, "scatter") && argc >= 7) {
 		scatter(fd, number(argv[3]), number(argv[4]), number(argv[5]), number(argv[6]),
 			argc > 7 ? number(argv[7]) : count);
+		return 0;
+	}
+	if (!strcmp(verb, "weave") && argc == 7) {
+		weave(fd, number(argv[3]), number(argv[4]), number(argv[5]), number(argv[6]), count);
 		return 0;
 	}
 	if (argc > first + 1) {

@@ -1,0 +1,225 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Which metadata is written where, in which order: what cuts of power alone do not show, because
+//! it guards against rot and torn sectors, or because the time for it is too short to be hit.
+
+mod sim;
+
+use std::cell::RefCell;
+use std::rc::Rc;
+
+use sim::disk::{Random, SimDisk};
+use sim::memory::SimMemory;
+use sim::oracle::content;
+use sim::union::{format, SimUnion};
+use ubcore::alloc::Allocator;
+use ubcore::attach;
+use ubcore::commit::Committer;
+use ubcore::disk::{Disk, Order};
+use ubcore::error::Result;
+use ubcore::format::directory::PageEntry;
+use ubcore::format::superblock::Superblock;
+use ubcore::geometry::Geometry;
+use ubcore::map::{words_for, Map};
+use ubcore::pages::PageSet;
+
+/// A disk that writes down what it is asked to write: block, count, order.
+#[derive(Clone)]
+struct Recorder {
+    disk: SimDisk,
+    log: Rc<RefCell<Vec<(u64, usize, Order)>>>,
+}
+
+impl Recorder {
+    fn new(disk: &SimDisk) -> Self {
+        Recorder {
+            disk: disk.clone(),
+            log: Rc::default(),
+        }
+    }
+
+    fn take(&self) -> Vec<(u64, usize, Order)> {
+        self.log.take()
+    }
+}
+
+impl Disk for Recorder {
+    fn buffer(&mut self) -> &mut [u8] {
+        self.disk.buffer()
+    }
+    fn read(&mut self, block: u64, count: usize) -> Result {
+        self.disk.read(block, count)
+    }
+    fn write(&mut self, block: u64, count: usize, order: Order) -> Result {
+        self.log.borrow_mut().push((block, count, order));
+        self.disk.write(block, count, order)
+    }
+    fn flush(&mut self) -> Result {
+        self.disk.flush()
+    }
+}
+
+type SimCommitter = Committer<Vec<u64>, Vec<PageEntry>>;
+
+fn load(disk: &mut Recorder, g: &Geometry) -> (Map<SimMemory>, SimCommitter) {
+    let probe = attach::probe(disk, g.root_sectors(), g.leaf_sectors()).unwrap();
+    let map = Map::new(*g, SimMemory::new(g));
+    let mut allocator = Allocator::new(
+        [0; 3].map(|_| vec![0; g.leaf_slabs() as usize / 64 + 1]),
+        g.leaf_slabs(),
+    );
+    let entries = vec![PageEntry::EMPTY; g.pages() as usize];
+    let changed = PageSet::new(vec![0; words_for(g.pages())]);
+    let committer = attach::load(disk, probe, &map, &mut allocator, entries, changed).unwrap();
+    (map, committer)
+}
+
+fn geometry() -> Geometry {
+    Geometry::new(1280, 1280, 2048 + 24 * 32, 32, 16).unwrap()
+}
+
+/// A leaf with something in its journal and in its pages.
+fn used() -> (SimDisk, Geometry) {
+    let g = geometry();
+    let mut disk = SimDisk::new();
+    format(&mut disk, g);
+    let mut u = SimUnion::attach_to(&disk, &g).unwrap();
+    u.write(0, 8, 1, true).unwrap();
+    u.committer.checkpoint(&u.map, &mut u.disk).unwrap();
+    u.write(100, 8, 2, true).unwrap();
+    u.flush().unwrap();
+    (disk, g)
+}
+
+fn slot(disk: &SimDisk, at: u64) -> Result<Superblock> {
+    Superblock::decode(&disk.read_sector(at * 8), at)
+}
+
+/// R7: pages and directory plain, to where nothing counts; then the superblock that makes them
+/// count, behind a flush; then the other, for rot.
+#[test]
+fn a_checkpoint_writes_pages_then_one_superblock_then_the_other() {
+    let (disk, g) = used();
+    let mut recorder = Recorder::new(&disk);
+    let (map, mut committer) = load(&mut recorder, &g);
+    let before = committer.superblock().clone();
+    assert!(recorder.take().is_empty());
+    committer.checkpoint(&map, &mut recorder).unwrap();
+    let log = recorder.take();
+    let (supers, rest): (Vec<_>, Vec<_>) = log.iter().partition(|w| w.0 < 2);
+    assert!(rest.len() >= 2 && log[..rest.len()] == rest[..], "{log:?}");
+    assert!(rest.iter().all(|w| w.2 == Order::Plain));
+    assert_eq!(
+        (supers[0].2, supers[1].2, supers.len()),
+        (Order::FlushFua, Order::Fua, 2)
+    );
+    assert_eq!(supers[0].0 + supers[1].0, 1);
+    // The directory is in the slot that did not count, and now does.
+    let was = before.directory_slot(0).unwrap();
+    let is = committer.superblock().directory_slot(0).unwrap();
+    assert_eq!(is, was.other());
+    let block = g.directory_block(0, is.number().unwrap());
+    assert!(rest.iter().any(|w| w.0 == block));
+    // Both slots are the same, and one generation on.
+    let (a, b) = (slot(&disk, 0).unwrap(), slot(&disk, 1).unwrap());
+    assert_eq!(a, b);
+    assert_eq!(a, *committer.superblock());
+    assert_eq!(a.generation, before.generation + 1);
+    assert!(a.journal_sequence > before.journal_sequence);
+}
+
+/// Whichever superblock rots after a checkpoint, the other says the same.
+#[test]
+fn either_superblock_may_rot() {
+    for rot in 0..2 {
+        let (disk, g) = used();
+        let mut u = SimUnion::attach_to(&disk, &g).unwrap();
+        for n in 0..40 {
+            u.write(n * 15, 1, 10 + n, true).unwrap();
+            u.flush().unwrap();
+        }
+        u.committer.checkpoint(&u.map, &mut u.disk).unwrap();
+        drop(u);
+        disk.rot(rot * 8, 77);
+        assert!(slot(&disk, rot).is_err() && slot(&disk, 1 - rot).is_ok());
+        let u = SimUnion::attach_to(&disk, &g).unwrap();
+        for n in 0..40 {
+            assert!(u.read(n * 15) == content(10 + n, n * 15), "{n}");
+        }
+        // And the attach has healed it.
+        assert!(slot(&disk, rot).is_ok());
+    }
+}
+
+/// The power goes between the two superblocks: only one slot tells of the pages that count. The
+/// next checkpoint overwrites the other first: should that write tear its sector, one is whole.
+#[test]
+fn the_only_superblock_that_counts_is_not_overwritten_first() {
+    for rotten in [false, true] {
+        let met = (0..40).filter(|&seed| cut_between(rotten, seed)).count();
+        assert!(met > 5, "{met}");
+    }
+}
+
+/// Whether the second superblock was lost, as it should be here. `rotten`: it is slot A's turn.
+fn cut_between(rotten: bool, seed: u64) -> bool {
+    let (disk, g) = used();
+    if rotten {
+        disk.rot(0, 77);
+    }
+    let mut recorder = Recorder::new(&disk);
+    let (map, mut committer) = load(&mut recorder, &g);
+    let ios = {
+        let (disk, _) = used();
+        let mut dry = Recorder::new(&disk);
+        let (map, mut committer) = load(&mut dry, &g);
+        committer.checkpoint(&map, &mut dry).unwrap();
+        dry.take().len() as u64
+    };
+    disk.state.borrow_mut().cut_in = Some(ios - 1);
+    assert!(committer.checkpoint(&map, &mut recorder).is_err());
+    let first = recorder.take().iter().find(|w| w.0 < 2).unwrap().0;
+    assert_eq!(first, 1 - u64::from(rotten), "the slot that was not read");
+    disk.state.borrow_mut().crash(&mut Random(seed));
+    if slot(&disk, 1 - first) == slot(&disk, first) {
+        return false;
+    }
+    let (map, mut committer) = load(&mut recorder, &g);
+    committer.checkpoint(&map, &mut recorder).unwrap();
+    let second = recorder.take().iter().find(|w| w.0 < 2).unwrap().0;
+    assert_eq!(second, 1 - first, "the slot that counts goes first");
+    true
+}
+
+/// R2: all but the last write of an epoch are plain; the last carries the flush. R6: none runs over
+/// the end of the ring.
+#[test]
+fn an_epoch_ends_with_one_flush_and_stays_within_the_ring() {
+    let g = Geometry::new(64_000, 64_000, 2048 + 2000 * 32, 32, 32).unwrap();
+    let mut disk = SimDisk::new();
+    format(&mut disk, g);
+    let mut u = SimUnion::attach_to(&disk, &g).unwrap();
+    let recorder = Recorder::new(&disk);
+    let mut epochs = Vec::new();
+    for round in 0..12u64 {
+        // Each slab in pieces: three words.
+        for n in 0..(round * 300 % 1900) {
+            u.write(n * 32 + round, 1, round + 1, true).unwrap();
+            u.write(n * 32 + round + 16, 1, round + 1, true).unwrap();
+        }
+        u.committer.commit(&u.map, &mut recorder.clone()).unwrap();
+        let log = recorder.take();
+        if log.iter().any(|w| w.0 < 2) {
+            continue; // The ring was full: a checkpoint.
+        }
+        let ring = g.journal_block(0)..g.journal_block(g.journal_blocks());
+        for (n, w) in log.iter().enumerate() {
+            assert!(ring.contains(&w.0) && w.0 + w.1 as u64 <= ring.end, "{w:?}");
+            let last = n + 1 == log.len();
+            let order = if last { Order::FlushFua } else { Order::Plain };
+            assert_eq!(w.2, order, "{log:?}");
+        }
+        epochs.push(log.len());
+    }
+    assert!(epochs.iter().any(|&n| n > 1), "{epochs:?}");
+}
