@@ -13,6 +13,7 @@ use crate::{
         workqueue::OwnedQueue,
         BlockDevice,
         Disk,
+        DiskRef,
         IoBuffer,
         Limits,
         RequestList, //
@@ -61,7 +62,8 @@ use kernel::{
     sync::{
         atomic::Atomic,
         Arc,
-        Mutex, //
+        Mutex,
+        SetOnce, //
     },
     workqueue::{
         new_delayed_work,
@@ -83,6 +85,8 @@ pub(crate) struct Union {
     id: u32,
     pub(crate) uuid: [u8; 16],
     pub(crate) queue: Arc<OwnedQueue>,
+    /// The union's disk, once it is there.
+    pub(crate) shown: SetOnce<DiskRef>,
     /// The map could not be committed.
     pub(crate) read_only: Atomic<bool>,
     /// The map's count of changes that is durable.
@@ -234,6 +238,7 @@ fn load(
             id,
             uuid,
             queue,
+            shown: SetOnce::new(),
             read_only: Atomic::new(false),
             durable: Atomic::new(durable),
             armed: Atomic::new(false),
@@ -265,7 +270,7 @@ impl Attached {
         let (union, limits) = load(id, root, leaf, queue)?;
         let sectors = union.geometry().union_sectors();
         let name = Name(id);
-        let disk = os(Disk::new(
+        let mut disk = os(Disk::new(
             fmt!("{name}"),
             union.clone(),
             limits,
@@ -273,6 +278,9 @@ impl Attached {
             queues,
             QUEUE_DEPTH,
         ))?;
+        os(disk.link(|union| &union.root))?;
+        os(disk.link(|union| &union.leaf))?;
+        union.shown.populate(disk.reference());
         pr_info!(
             "{}: root {}, leaf {}, {} sectors, {} of {} slabs used\n",
             union.name(),

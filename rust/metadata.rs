@@ -259,6 +259,9 @@ impl Union {
             Ok(()) => self.durable.store(metadata.committer.committed(), Release),
             Err(e) => {
                 if !self.read_only.xchg(true, Full) {
+                    if let Some(disk) = self.shown.as_ref() {
+                        disk.set_read_only(true);
+                    }
                     pr_err!(
                         "{}: leaf {}: the map cannot be committed: {}: the union is read-only \
                          from now on; what was flushed before is safe\n",

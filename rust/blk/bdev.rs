@@ -60,7 +60,8 @@ unsafe impl Send for BlockDevice {}
 unsafe impl Sync for BlockDevice {}
 
 impl BlockDevice {
-    /// Opens a device for reading, beside any number of other openers.
+    /// Opens a device for reading, shared with all others that open it so: `EBUSY` if anyone else
+    /// holds it, as a mount does, and nobody else can from now on.
     ///
     /// Context: process; the path is looked up and permissions are checked as the current task.
     pub(crate) fn open_shared(path: &CStr) -> Result<Self> {

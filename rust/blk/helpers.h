@@ -41,6 +41,9 @@ int ub_bdev_name(struct block_device *bdev, char *buf, size_t len);
 
 int ub_disk_claim(struct gendisk *disk, bool *claimed);
 u32 ub_disk_openers(struct gendisk *disk);
+int ub_disk_link(struct gendisk *disk, struct block_device *bdev);
+void ub_disk_unlink(struct gendisk *disk, struct block_device *bdev);
+void ub_disk_get(struct gendisk *disk);
 
 struct workqueue_struct *ub_alloc_workqueue(const char *name);
 

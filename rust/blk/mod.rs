@@ -31,6 +31,7 @@ pub(crate) use self::{
     },
     disk::{
         Disk,
+        DiskRef,
         Driver, //
     },
     limits::Limits,
