@@ -41,7 +41,10 @@ use crate::{
             directory::PageEntry,
             superblock::Superblock, //
         },
-        geometry::Geometry,
+        geometry::{
+            Geometry,
+            BLOCK_BYTES, //
+        },
         identity,
         map::{
             words_for,
@@ -149,13 +152,18 @@ fn zeroed<T: Copy>(n: usize, zero: T) -> Result<KVVec<T>> {
 fn open_pair(root: &CStr, leaf: &CStr) -> Result<(BlockDevice, BlockDevice)> {
     let root = BlockDevice::open_shared(root).map_err(|e| open(Side::Root, e))?;
     let leaf = BlockDevice::open_exclusive(leaf).map_err(|e| open(Side::Leaf, e))?;
-    if root.dev_t() == leaf.dev_t() {
+    // Also a disk and its partition: the leaf's slabs would land on the root.
+    if root.overlaps(&leaf) {
         return Err(Error::SameDevice);
     }
     for (side, dev) in [(Side::Root, &root), (Side::Leaf, &leaf)] {
         // The worker of one union would wait for that of another.
         if dev.is_own() {
             return Err(Error::Stacked(side));
+        }
+        // Metadata and samples are read and written in blocks of this size.
+        if index(dev.logical_block_size()) > BLOCK_BYTES {
+            return Err(Error::Limits(side));
         }
     }
     if leaf.is_read_only() {

@@ -42,6 +42,9 @@ build() {
 	mv "$part" "$out"
 }
 
+# Two that want it at once: the second waits and finds it made.
+exec 9>"$CACHE/kunit-$arch.lock"
+flock 9
 if [ ! -d "$out" ]; then
 	stage "kernel with KUnit for $arch: build" build >&2
 fi

@@ -131,22 +131,35 @@ add_counts() {
 	passed=$((passed + ${p:-0})) failed=$((failed + ${f:-0})) skipped=$((skipped + ${s:-0}))
 }
 
+# What a stage stands on, made before it and told as it is made.
+prepare() {
+	case $1 in
+	format | lint | vm) tree >/dev/null ;;
+	build | kunit | lockdep) "$TOP/scripts/kernel-kunit.sh" x86_64 >/dev/null ;;
+	demo) "$TOP/scripts/image.sh" >/dev/null ;;
+	esac
+}
+
+# Cases as they end, where a stage has many; V=1 shows all.
+progress() {
+	if [ -n "${V:-}" ]; then cat; else
+		grep --line-buffered -E '^(passed:|FAILED:|[a-z]+/[0-9]{3} |kmemleak )' | sed -u 's/^/   /'
+	fi
+}
+
 # In a shell of its own, so that a stage's counters are its own.
 # shellcheck disable=SC2030,SC2031
 run_stage() {
 	local name=$1 log=$BUILD/log/test-$1.log start=$SECONDS code=0 last
 	printf '== %s\n' "$name"
-	if [ -n "${V:-}" ]; then
-		(set +e; passed=0 failed=0 skipped=0; "stage_$name") 2>&1 | tee "$log" || code=1
-	else
-		(set +e; passed=0 failed=0 skipped=0; "stage_$name") >"$log" 2>&1 || code=1
-	fi
+	prepare "$name" || say "   what $name stands on could not be made"
+	(set +e; passed=0 failed=0 skipped=0; "stage_$name") 2>&1 | tee "$log" | progress || code=${PIPESTATUS[0]}
 	last=$(tail -n 1 "$log")
 	if ! grep -qE '^[0-9]+ passed, [0-9]+ failed' <<<"$last"; then
 		last="0 passed, 1 failed"
 		code=1
 	fi
-	if [ $code != 0 ]; then
+	if [ "$code" != 0 ]; then
 		[ -n "${V:-}" ] || tail -n 80 "$log" | sed 's/^/   | /'
 		grep -q ' 0 failed' <<<"$last" && last=${last/ 0 failed/ 1 failed}
 	fi
@@ -162,8 +175,6 @@ main() {
 	for name; do
 		declare -F "stage_$name" >/dev/null || die "no stage $name: ${stages[*]}"
 	done
-	# What all of them stand on, told as it is made.
-	tree >/dev/null
 	for name; do run_stage "$name"; done
 	printf 'tests took %d s\n' $((SECONDS - began))
 	printf '%d passed, %d failed' $passed $failed

@@ -132,12 +132,17 @@ impl BlockDevice {
         self.limits().logical_block_size
     }
 
-    /// Its number: major and minor.
-    pub(crate) fn dev_t(&self) -> (u32, u32) {
-        // SAFETY: By the invariant the device is open; its number does not change.
-        let dev = unsafe { (*self.as_raw()).bd_dev };
-
-        (dev >> ffi::MINORBITS, dev & ((1 << ffi::MINORBITS) - 1))
+    /// Whether both share sectors: one device twice, or a disk and a partition of it.
+    pub(crate) fn overlaps(&self, other: &Self) -> bool {
+        let place = |dev: &Self| {
+            let raw = dev.as_raw();
+            // SAFETY: By the invariant the device is open; these do not change while it is.
+            let (disk, start) = unsafe { ((*raw).bd_disk, (*raw).bd_start_sect) };
+            (disk, start, start.saturating_add(dev.sectors()))
+        };
+        let (disk, start, end) = place(self);
+        let (other_disk, other_start, other_end) = place(other);
+        disk == other_disk && start < other_end && other_start < end
     }
 
     /// Whether it is a disk of this very module.
