@@ -239,6 +239,11 @@ impl Entry {
         c.first_writes = union.stats.first_writes();
         c.io_errors = union.stats.io_errors();
         c.map_bytes = union.map.memory().bytes();
+        c.discard = if union.reveal {
+            abi::DISCARD_REVEAL
+        } else {
+            abi::DISCARD_ZERO
+        };
         let metadata = union.metadata.lock();
         let counters = metadata.committer.counters();
         c.journal_used = metadata.committer.journal_used();

@@ -2,15 +2,18 @@
 
 //! One union: what it consists of, how it comes and how it goes.
 //!
-//! Lock order: `Registry::unions`, then `Union::metadata`; `Union::allocator` is taken alone, in
-//! the I/O path. No lock is held while a request's lower bios are in flight.
+//! Lock order: `Registry::unions`, `Union::metadata`, `Union::allocator`. The last is the only one
+//! that the I/O path takes, with a use of `Union::grace` begun: so nobody waits for the grace
+//! period with it held. No lock is held while a request's lower bios are in flight.
 
 use crate::{
     blk::{
         digest::Sha256,
+        grace::Grace,
         workqueue::OwnedQueue,
         BlockDevice,
         Disk,
+        DiskRef,
         IoBuffer,
         Limits,
         RequestList, //
@@ -49,6 +52,7 @@ use crate::{
         },
         num::{
             index,
+            narrow,
             usize_of,
             SECTOR_BYTES, //
         },
@@ -61,7 +65,8 @@ use kernel::{
     sync::{
         atomic::Atomic,
         Arc,
-        Mutex, //
+        Mutex,
+        SetOnce, //
     },
     workqueue::{
         new_delayed_work,
@@ -83,6 +88,8 @@ pub(crate) struct Union {
     id: u32,
     pub(crate) uuid: [u8; 16],
     pub(crate) queue: Arc<OwnedQueue>,
+    /// The union's disk, once it is there.
+    pub(crate) shown: SetOnce<DiskRef>,
     /// The map could not be committed.
     pub(crate) read_only: Atomic<bool>,
     /// The map's count of changes that is durable.
@@ -91,6 +98,13 @@ pub(crate) struct Union {
     pub(crate) armed: Atomic<bool>,
     /// Requests that wait for a commit.
     pub(crate) waiting: RequestList<Union>,
+    /// Requests that wait for slabs that were emptied, and zeroings that take more than the map.
+    pub(crate) stalled: RequestList<Union>,
+    /// Requests in flight that have looked something up in the map.
+    #[pin]
+    pub(crate) grace: Grace,
+    /// What is discarded shows the root again.
+    pub(crate) reveal: bool,
     pub(crate) stats: Stats,
     #[pin]
     pub(crate) allocator: Mutex<Allocator<KVVec<u64>>>,
@@ -208,13 +222,15 @@ fn load(
     let probe = attach::probe(&mut disk, root.sectors(), leaf.sectors())?;
     let uuid = probe.superblock.uuid;
     let g = probe.superblock.geometry;
-    let limits = limits(&root, &leaf, g.union_sectors())?;
+    let reveal = probe.superblock.reveal;
+    let mut limits = limits(&root, &leaf, g.union_sectors())?;
+    limits.offer_discard(narrow(u64::from(g.slab_sectors()) * SECTOR_BYTES));
     check_identity(&root, &probe.superblock, &mut buffer)?;
 
     let map = Map::new(g, MapMemory::new(&g)?);
     // A bit more than slabs, so that there is always a word behind the last.
-    let taken = zeroed(index(g.leaf_slabs() / 64).saturating_add(1), 0u64)?;
-    let mut allocator = Allocator::new(taken, g.leaf_slabs());
+    let bitmap = || zeroed(index(g.leaf_slabs() / 64).saturating_add(1), 0u64);
+    let mut allocator = Allocator::new([bitmap()?, bitmap()?, bitmap()?], g.leaf_slabs());
     let entries = zeroed(index(g.pages()), PageEntry::EMPTY)?;
     let changed = PageSet::new(zeroed(words_for(g.pages()), 0u64)?);
     let mut disk = LeafDisk::new(&leaf, &mut buffer);
@@ -230,10 +246,14 @@ fn load(
             id,
             uuid,
             queue,
+            shown: SetOnce::new(),
             read_only: Atomic::new(false),
             durable: Atomic::new(durable),
             armed: Atomic::new(false),
             waiting: RequestList::new(),
+            stalled: RequestList::new(),
+            grace <- Grace::new(),
+            reveal,
             stats: Stats::new(),
             allocator <- new_mutex!(allocator, "unionblk allocator"),
             metadata <- new_mutex!(Metadata { committer, buffer }, "unionblk metadata"),
@@ -258,7 +278,7 @@ impl Attached {
         let (union, limits) = load(id, root, leaf, queue)?;
         let sectors = union.geometry().union_sectors();
         let name = Name(id);
-        let disk = os(Disk::new(
+        let mut disk = os(Disk::new(
             fmt!("{name}"),
             union.clone(),
             limits,
@@ -266,6 +286,9 @@ impl Attached {
             queues,
             QUEUE_DEPTH,
         ))?;
+        os(disk.link(|union| &union.root))?;
+        os(disk.link(|union| &union.leaf))?;
+        union.shown.populate(disk.reference());
         pr_info!(
             "{}: root {}, leaf {}, {} sectors, {} of {} slabs used\n",
             union.name(),

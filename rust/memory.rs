@@ -44,6 +44,7 @@ pub(crate) struct MapMemory {
     dirty: KVVec<AtomicU64>,
     dirty_words: KVVec<AtomicU64>,
     fresh: KVVec<AtomicU64>,
+    emptied: KVVec<AtomicU64>,
     bytes: Atomic<u64>,
 }
 
@@ -77,6 +78,7 @@ impl MapMemory {
             dirty,
             dirty_words,
             fresh,
+            emptied: words(words_for(g.table_pages()))?,
             bytes: Atomic::new(0),
         };
         let fixed = bytes_of(&memory.table)
@@ -156,5 +158,9 @@ impl Memory for MapMemory {
 
     fn fresh(&self) -> &[AtomicU64] {
         &self.fresh
+    }
+
+    fn emptied(&self) -> &[AtomicU64] {
+        &self.emptied
     }
 }

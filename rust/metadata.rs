@@ -13,6 +13,7 @@ use crate::{
     },
     device::Union,
     error::number,
+    queue,
     ubcore::{
         commit::{
             Committer,
@@ -132,7 +133,26 @@ impl WorkItem<1> for Union {
     type Pointer = Arc<Union>;
 
     fn run(this: Arc<Union>) {
-        this.answer_waiting();
+        // Taken before the commit, so that it covers them.
+        let mut stalled = this.stalled.take_all().peekable();
+        let mut waiting = this.waiting.take_all().peekable();
+        if stalled.peek().is_none() && waiting.peek().is_none() {
+            // Whoever queued this was answered by the run before.
+            return;
+        }
+        let status = match this.commit() {
+            Ok(()) => Status::OK,
+            Err(_) => Status::IOERR,
+        };
+        for rq in waiting {
+            rq.end(status);
+        }
+        // Nobody waits for these, but the stalled, who wait for both.
+        this.free_emptied();
+        this.checkpoint_if_due();
+        for rq in stalled {
+            queue::resume(this.as_arc_borrow(), rq);
+        }
     }
 }
 
@@ -144,6 +164,7 @@ impl WorkItem<2> for Union {
         // Before the look, and seen before it: a mapping that the look misses finds it, see `arm`.
         let _ = this.armed.xchg(false, Full);
         if !this.is_clean() && this.commit().is_ok() {
+            this.free_emptied();
             this.checkpoint_if_due();
         }
     }
@@ -176,30 +197,41 @@ impl Union {
         let _ = this.queue.enqueue::<_, 1>(Arc::from(this));
     }
 
-    /// One commit for all that wait now; they are taken first, so that it covers them.
-    fn answer_waiting(&self) {
-        let mut waiting = self.waiting.take_all().peekable();
-        if waiting.peek().is_none() {
-            // Whoever queued this was answered by the run before.
-            return;
-        }
-        let status = match self.commit() {
-            Ok(()) => Status::OK,
-            Err(_) => Status::IOERR,
-        };
-        for rq in waiting {
-            rq.end(status);
-        }
-        // Nobody waits for this one.
-        self.checkpoint_if_due();
-    }
-
     /// Makes durable what has completed. Process context.
     fn commit(&self) -> Result {
         let mut guard = self.metadata.lock();
         let Metadata { committer, buffer } = &mut *guard;
+        self.allocator.lock().begin_commit();
         let done = committer.commit(&self.map, &mut LeafDisk::new(&self.leaf, buffer));
         self.settle(&guard, done)
+    }
+
+    /// Frees the slabs whose emptying a commit has made durable. Process context.
+    ///
+    /// Under the committer's lock, so that no other commit comes between. R5: the record is
+    /// durable; and nobody reads from or writes to the old homes any more.
+    fn free_emptied(&self) {
+        let guard = self.metadata.lock();
+        let any = self.map.emptied_page(0).is_some() || self.allocator.lock().any_leaving();
+        if self.is_read_only() || !any {
+            return;
+        }
+        self.grace.wait();
+        let g = self.geometry();
+        let mut from = 0;
+        loop {
+            let range = self.allocator.lock().leaving(from);
+            let Some(range) = range else {
+                break;
+            };
+            from = range.end;
+            let first = g.leaf_slab_start(range.start);
+            let end = g.leaf_slab_start(range.end);
+            // A hint: where it fails, the space is ours to use all the same.
+            let _ = self.leaf.discard(first, end.saturating_sub(first));
+        }
+        self.allocator.lock().end_emptied(&self.map);
+        drop(guard);
     }
 
     fn checkpoint_if_due(&self) {
@@ -227,6 +259,9 @@ impl Union {
             Ok(()) => self.durable.store(metadata.committer.committed(), Release),
             Err(e) => {
                 if !self.read_only.xchg(true, Full) {
+                    if let Some(disk) = self.shown.as_ref() {
+                        disk.set_read_only(true);
+                    }
                     pr_err!(
                         "{}: leaf {}: the map cannot be committed: {}: the union is read-only \
                          from now on; what was flushed before is safe\n",

@@ -2,6 +2,7 @@
 
 //! The way of a request: what it asks, which runs it is made of, and what its end means.
 //!
+//! A discard or a zeroing of whole slabs changes the map alone.
 //! A read looks up and goes. A write gets homes for its slabs first; its sectors are mapped when
 //! it has completed, not before. A flush, and a FUA write whose mapping is not durable, wait for
 //! the next commit.
@@ -21,8 +22,11 @@ use crate::{
     ubcore::{
         error::{
             Error,
-            Result, //
+            Result,
+            Side, //
         },
+        map::Base,
+        num::narrow,
         plan::{
             self,
             Run,
@@ -32,43 +36,105 @@ use crate::{
 };
 use kernel::sync::ArcBorrow;
 
-/// A request's word: when its data is on the leaf, it still needs a commit.
+/// A request's word. When its data is on the leaf, it still needs a commit.
 const NEEDS_COMMIT: u64 = 1;
+/// It has begun a use of the grace, under the index that is the next bit.
+const IN_USE: u64 = 2;
+const INDEX: u64 = 4;
 
 impl Driver for Union {
     fn queue(this: ArcBorrow<'_, Self>, rq: Request<Self>) {
-        rq.set_cookie(0);
-        match rq.op() {
-            Op::Read => read(rq),
-            Op::Write if this.is_read_only() => rq.end(Status::IOERR),
-            Op::Write => write(this, rq),
-            Op::Flush => flush(this, rq),
-            // The disk does not offer them.
-            Op::Discard | Op::WriteZeroes | Op::Other(_) => rq.end(Status::NOTSUPP),
-        }
+        dispatch(this, rq);
     }
 
     fn complete(this: ArcBorrow<'_, Self>, rq: Request<Self>, status: Status) {
+        let changed =
+            status.is_ok() && rq.op() == Op::Write && this.map.mark(rq.sector(), rq.sectors());
+        leave(&this, &rq);
         if !status.is_ok() {
             this.stats.io_error();
             rq.end(status);
             return;
         }
-        if rq.op() == Op::Write && this.map.mark(rq.sector(), rq.sectors()) {
+        if changed {
             this.stats.first_write();
             Union::arm(this);
         }
-        if rq.cookie() == NEEDS_COMMIT {
-            this.waiting.push(rq);
-            Union::commit_soon(this);
-        } else {
-            rq.end(status);
-        }
+        end(this, rq);
     }
 }
 
-fn read(rq: Request<Union>) {
+fn dispatch(this: ArcBorrow<'_, Union>, rq: Request<Union>) {
+    rq.set_cookie(0);
+    match rq.op() {
+        Op::Read => read(&this, rq),
+        Op::Flush => flush(this, rq),
+        Op::Write | Op::Discard | Op::WriteZeroes if this.is_read_only() => rq.end(Status::IOERR),
+        Op::Write => write(this, rq),
+        Op::Discard => discard(this, rq),
+        Op::WriteZeroes if is_whole(&this, &rq) => zero(this, rq),
+        // The rest of it is for the worker: it may have to wait for I/O.
+        Op::WriteZeroes => stall(this, rq),
+        Op::Other(_) => rq.end(Status::NOTSUPP),
+    }
+}
+
+/// What was stalled, after a commit and a grace period. Process context, not from `queue`.
+pub(crate) fn resume(this: ArcBorrow<'_, Union>, rq: Request<Union>) {
+    if rq.op() != Op::WriteZeroes || this.is_read_only() {
+        return dispatch(this, rq);
+    }
+    match zero_ends(&this, rq.sector(), rq.sectors()) {
+        Ok(()) => {
+            Union::arm(this);
+            zero(this, rq);
+        }
+        Err(e) => fail(this, rq, e),
+    }
+}
+
+/// Begins a use of the map's homes: none is freed before the request completes.
+fn enter(union: &Union, rq: &Request<Union>) {
+    let index = u64::from(union.grace.enter());
+    rq.set_cookie(IN_USE | (index * INDEX));
+}
+
+fn leave(union: &Union, rq: &Request<Union>) {
+    let cookie = rq.cookie();
+    if cookie & IN_USE != 0 {
+        union.grace.exit(u32::from(cookie & INDEX != 0));
+        rq.set_cookie(cookie & NEEDS_COMMIT);
+    }
+}
+
+/// Ends a request that has done what it can: now, or with the next commit.
+fn end(this: ArcBorrow<'_, Union>, rq: Request<Union>) {
+    if rq.cookie() & NEEDS_COMMIT != 0 {
+        this.waiting.push(rq);
+        Union::commit_soon(this);
+    } else {
+        rq.end(Status::OK);
+    }
+}
+
+/// Ends a request that could not be begun, or has it wait for slabs just emptied.
+fn fail(this: ArcBorrow<'_, Union>, rq: Request<Union>, e: Error) {
+    leave(&this, &rq);
+    match e {
+        Error::Emptied => stall(this, rq),
+        Error::Full => rq.end(Status::NOSPC),
+        e => rq.end(crate::error::errno(e).into()),
+    }
+}
+
+fn stall(this: ArcBorrow<'_, Union>, rq: Request<Union>) {
+    this.stalled.push(rq);
+    Union::commit_soon(this);
+}
+
+fn read(union: &Union, rq: Request<Union>) {
     let (sector, sectors) = (rq.sector(), rq.sectors());
+    enter(union, &rq);
     rq.submit(false, |union, pieces| {
         send(union, pieces, plan::read(&union.map, sector, sectors));
     });
@@ -76,17 +142,15 @@ fn read(rq: Request<Union>) {
 
 fn write(this: ArcBorrow<'_, Union>, rq: Request<Union>) {
     let (sector, sectors) = (rq.sector(), rq.sectors());
+    enter(&this, &rq);
     if let Err(e) = settle(&this, sector, sectors) {
-        return rq.end(match e {
-            Error::Full => Status::NOSPC,
-            e => crate::error::errno(e).into(),
-        });
+        return fail(this, rq, e);
     }
     // A write that changes no map, over a map that is durable, is durable by itself.
     let alone = rq.is_fua() && is_settled(&this, sector, sectors);
     if rq.is_fua() && !alone {
         // The commit's flush makes the data durable too: no FUA of its own.
-        rq.set_cookie(NEEDS_COMMIT);
+        rq.set_cookie(rq.cookie() | NEEDS_COMMIT);
     }
     rq.submit(alone, |union, pieces| {
         send(union, pieces, plan::write(&union.map, sector, sectors));
@@ -103,6 +167,100 @@ fn flush(this: ArcBorrow<'_, Union>, rq: Request<Union>) {
         this.waiting.push(rq);
         Union::commit_soon(this);
     }
+}
+
+/// Whole slabs are emptied; parts of slabs stay as they are, for it is a hint.
+fn discard(this: ArcBorrow<'_, Union>, rq: Request<Union>) {
+    let base = if this.reveal { Base::Root } else { Base::Zero };
+    // Without memory for the map the hint is not taken.
+    let _ = empty(this, &rq, base);
+    end(this, rq);
+}
+
+/// Zeroes whole slabs, in the map alone.
+fn zero(this: ArcBorrow<'_, Union>, rq: Request<Union>) {
+    match empty(this, &rq, Base::Zero) {
+        Ok(()) => {
+            if rq.is_fua() {
+                rq.set_cookie(NEEDS_COMMIT);
+            }
+            end(this, rq);
+        }
+        Err(e) => fail(this, rq, e),
+    }
+}
+
+/// Empties the slabs that a request covers as a whole. Starts no I/O.
+fn empty(this: ArcBorrow<'_, Union>, rq: &Request<Union>, base: Base) -> Result {
+    let slabs = this.geometry().whole_slabs(rq.sector(), rq.sectors());
+    let done = {
+        let _no_io = NoIo::new();
+        this.allocator.lock().empty(&this.map, slabs, base)
+    };
+    if done != Ok(false) {
+        Union::arm(this);
+    }
+    done.map(|_| ())
+}
+
+fn is_whole(union: &Union, rq: &Request<Union>) -> bool {
+    ends(union, rq.sector(), rq.sectors())
+        .iter()
+        .all(|&(_, n)| n == 0)
+}
+
+/// The parts of a range before and behind its whole slabs: first sector and count.
+fn ends(union: &Union, sector: u64, sectors: u32) -> [(u64, u64); 2] {
+    let g = union.geometry();
+    let whole = g.whole_slabs(sector, sectors);
+    let end = sector.saturating_add(u64::from(sectors));
+    if whole.is_empty() {
+        return [(sector, u64::from(sectors)), (end, 0)];
+    }
+    let head = g.slab_start(whole.start);
+    let tail = g.slab_start(whole.end).min(end);
+    [
+        (sector, head.saturating_sub(sector)),
+        (tail, end.saturating_sub(tail)),
+    ]
+}
+
+/// Zeroes the parts of a range that are not whole slabs, on the leaf. In the worker: waits for I/O.
+fn zero_ends(union: &Union, sector: u64, sectors: u32) -> Result {
+    for (mut at, mut left) in ends(union, sector, sectors) {
+        let g = union.geometry();
+        while left > 0 {
+            let offset = g.offset_in_slab(at);
+            let n = left.min(u64::from(g.slab_sectors().saturating_sub(offset)));
+            zero_part(union, at, narrow(n))?;
+            at = at.saturating_add(n);
+            left = left.saturating_sub(n);
+        }
+    }
+    Ok(())
+}
+
+/// Zeroes sectors of one slab, unless they are zero already.
+fn zero_part(union: &Union, sector: u64, sectors: u32) -> Result {
+    let index = union.grace.enter();
+    let done = (|| {
+        if plan::read(&union.map, sector, sectors).all(|run| run.source == Source::Zero) {
+            return Ok(());
+        }
+        settle(union, sector, sectors)?;
+        for run in plan::write(&union.map, sector, sectors) {
+            if let Source::Leaf(to) = run.source {
+                union
+                    .leaf
+                    .zero(to, u64::from(run.sectors))
+                    .map_err(|_| Error::Io(Side::Leaf, to))?;
+            }
+        }
+        union.map.mark(sector, sectors);
+        Ok(())
+    })();
+    union.grace.exit(index);
+    done
 }
 
 /// Gives every slab of a range a home on the leaf. May sleep for memory, starts no I/O.

@@ -29,6 +29,10 @@
 #define UNIONBLK_MODE_WRITABLE	0
 #define UNIONBLK_MODE_READ_ONLY	1	/* the map could not be committed */
 
+/* struct unionblk_status.discard: what a discarded slab reads as. */
+#define UNIONBLK_DISCARD_ZERO	0
+#define UNIONBLK_DISCARD_REVEAL	1	/* the root again */
+
 /* struct unionblk_status.flags: the union with the lowest id >= @id. */
 #define UNIONBLK_STATUS_NEXT	1
 
@@ -134,7 +138,9 @@ struct unionblk_status {
 	__u64 first_writes;	/* writes that made a mapping */
 	__u64 io_errors;	/* of lower bios */
 	__u64 map_bytes;	/* memory of the map */
-	__u64 reserved[8];
+	__u32 discard;		/* UNIONBLK_DISCARD_* */
+	__u32 reserved0;
+	__u64 reserved[7];
 };
 
 #define UNIONBLK_IOC_FEATURES	_IOWR(0xb5, 0x00, struct unionblk_features)

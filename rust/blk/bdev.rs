@@ -60,7 +60,8 @@ unsafe impl Send for BlockDevice {}
 unsafe impl Sync for BlockDevice {}
 
 impl BlockDevice {
-    /// Opens a device for reading, beside any number of other openers.
+    /// Opens a device for reading, shared with all others that open it so: `EBUSY` if anyone else
+    /// holds it, as a mount does, and nobody else can from now on.
     ///
     /// Context: process; the path is looked up and permissions are checked as the current task.
     pub(crate) fn open_shared(path: &CStr) -> Result<Self> {
@@ -214,6 +215,25 @@ impl BlockDevice {
     pub(crate) fn flush(&self) -> Result {
         // SAFETY: By the invariant the device is open.
         to_result(unsafe { ffi::ub_bdev_flush(self.as_raw()) })
+    }
+
+    /// Tells the device that the content of a stretch is of no use any more, if it wants to know.
+    ///
+    /// Context: process, sleeps. Not from [`Driver::queue`](super::Driver::queue).
+    pub(crate) fn discard(&self, sector: u64, sectors: u64) -> Result {
+        // SAFETY: By the invariant the device is open; the block layer checks the range.
+        to_result(unsafe { ffi::ub_bdev_discard(self.as_raw(), sector, sectors) })
+    }
+
+    /// Zeroes a stretch, and waits for it.
+    ///
+    /// Context: process, sleeps. Not from [`Driver::queue`](super::Driver::queue).
+    pub(crate) fn zero(&self, sector: u64, sectors: u64) -> Result {
+        if self.holder.is_none() {
+            return Err(EBADF);
+        }
+        // SAFETY: By the invariant the device is open; the block layer checks the range.
+        to_result(unsafe { ffi::ub_bdev_zero(self.as_raw(), sector, sectors) })
     }
 
     /// The length of the I/O, if it is made of logical blocks and lies within the device.

@@ -6,6 +6,7 @@
 //! C header: [`include/linux/blkdev.h`](srctree/include/linux/blkdev.h)
 
 use super::{
+    bdev::BlockDevice,
     ffi,
     limits::Limits,
     pdu::Pdu,
@@ -212,6 +213,42 @@ impl<D: Driver> Shared<D> {
 pub(crate) struct Disk<D: Driver> {
     disk: NonNull<bindings::gendisk>,
     shared: Pin<KBox<Shared<D>>>,
+    /// The devices below, as far as sysfs shows them.
+    linked: KVec<Below<D>>,
+}
+
+/// How a device below a disk is found in its driver.
+pub(crate) type Below<D> = fn(&D) -> &BlockDevice;
+
+/// A disk's place in memory, whether it is still in the system or not.
+///
+/// # Invariants
+///
+/// The pointer is to a disk of which a reference is held.
+pub(crate) struct DiskRef(NonNull<bindings::gendisk>);
+
+// SAFETY: A reference is not tied to a thread.
+unsafe impl Send for DiskRef {}
+
+// SAFETY: All methods on a shared reference may run at the same time.
+unsafe impl Sync for DiskRef {}
+
+impl DiskRef {
+    /// Lets the system know that the disk is, or is not, read-only (`ro` in sysfs, and an event).
+    /// Writes under way still come: it is for the driver to refuse them.
+    ///
+    /// Context: process, sleeps.
+    pub(crate) fn set_read_only(&self, read_only: bool) {
+        // SAFETY: By the invariant the disk's memory is there.
+        unsafe { bindings::set_disk_ro(self.0.as_ptr(), read_only) };
+    }
+}
+
+impl Drop for DiskRef {
+    fn drop(&mut self) {
+        // SAFETY: By the invariant the reference is ours.
+        unsafe { bindings::put_disk(self.0.as_ptr()) };
+    }
 }
 
 // SAFETY: A disk is not tied to the thread that made it, and a `Driver` is `Send` and `Sync`.
@@ -264,7 +301,26 @@ impl<D: Driver> Disk<D> {
             // SAFETY: Checked by `from_err_ptr`; the allocation never returns null.
             disk: unsafe { NonNull::new_unchecked(raw) },
             shared,
+            linked: KVec::new(),
         })
+    }
+
+    /// Shows a device below in sysfs: among the disk's `slaves`, and the disk among its `holders`.
+    /// The driver must hold the device open as long as it lives.
+    pub(crate) fn link(&mut self, below: Below<D>) -> Result {
+        self.linked.reserve(1, GFP_KERNEL)?;
+        let dev = below(&self.shared.driver);
+        // SAFETY: By the invariant the disk is there; the device is open, and held.
+        to_result(unsafe { ffi::ub_disk_link(self.disk.as_ptr(), dev.as_raw()) })?;
+        self.linked.push_within_capacity(below).map_err(|_| ENOMEM)
+    }
+
+    /// A reference to the disk that may outlive it.
+    pub(crate) fn reference(&self) -> DiskRef {
+        // SAFETY: By the invariant the disk is there.
+        unsafe { ffi::ub_disk_get(self.disk.as_ptr()) };
+        // INVARIANT: Taken just now.
+        DiskRef(self.disk)
     }
 
     /// Names the disk and adds it to the system.
@@ -310,6 +366,11 @@ impl<D: Driver> Disk<D> {
 
 impl<D: Driver> Drop for Disk<D> {
     fn drop(&mut self) {
+        for below in &self.linked {
+            let dev = below(&self.shared.driver);
+            // SAFETY: By the invariant the disk is there; the device was linked.
+            unsafe { ffi::ub_disk_unlink(self.disk.as_ptr(), dev.as_raw()) };
+        }
         // SAFETY: By the invariant the disk was added, and this happens once. It returns when all
         // requests have ended; whoever still has the disk open finds its queue dead.
         unsafe { bindings::del_gendisk(self.disk.as_ptr()) };

@@ -75,7 +75,26 @@ extern "C" {
 
     pub(super) fn ub_disk_claim(disk: *mut bindings::gendisk, claimed: *mut bool) -> c_int;
     pub(super) fn ub_disk_openers(disk: *mut bindings::gendisk) -> u32;
+    pub(super) fn ub_disk_link(
+        disk: *mut bindings::gendisk,
+        bdev: *mut bindings::block_device,
+    ) -> c_int;
+    pub(super) fn ub_disk_unlink(disk: *mut bindings::gendisk, bdev: *mut bindings::block_device);
+    pub(super) fn ub_disk_get(disk: *mut bindings::gendisk);
 
+    pub(super) fn ub_srcu_init(srcu: *mut bindings::srcu_struct) -> c_int;
+    pub(super) fn ub_srcu_down(srcu: *mut bindings::srcu_struct) -> u32;
+    pub(super) fn ub_srcu_up(srcu: *mut bindings::srcu_struct, index: u32);
+    pub(super) fn ub_bdev_discard(
+        bdev: *mut bindings::block_device,
+        sector: u64,
+        sectors: u64,
+    ) -> c_int;
+    pub(super) fn ub_bdev_zero(
+        bdev: *mut bindings::block_device,
+        sector: u64,
+        sectors: u64,
+    ) -> c_int;
     pub(super) fn ub_is_admin() -> bool;
     pub(super) fn ub_noio_save() -> u32;
     pub(super) fn ub_noio_restore(flags: u32);

@@ -10,6 +10,7 @@
 #include <linux/blkdev.h>
 #include <linux/capability.h>
 #include <linux/sched/mm.h>
+#include <linux/srcu.h>
 #include <linux/workqueue.h>
 
 #include "helpers.h"
@@ -85,16 +86,23 @@ void ub_bio_zero(struct bio *bio, u32 skip, u32 sectors)
 		memzero_bvec(&bv);
 }
 
-struct file *ub_bdev_open_shared(const char *path)
-{
-	return bdev_file_open_by_path(path, BLK_OPEN_READ, NULL, NULL);
-}
+/* All who share devices hold them under this one address: among themselves
+ * they do not conflict, and nobody else can claim such a device.
+ */
+static char ub_shared_holder;
 
 /*
  * Where the kernel was told to keep writers away from devices in use
- * (bdev_allow_write_mounted=0), it keeps them away from this one too. It takes
- * a holder to ask for that.
+ * (bdev_allow_write_mounted=0), it keeps them away from these too. It takes a
+ * holder to ask for that.
  */
+struct file *ub_bdev_open_shared(const char *path)
+{
+	return bdev_file_open_by_path(path, BLK_OPEN_READ |
+				      BLK_OPEN_RESTRICT_WRITES,
+				      &ub_shared_holder, NULL);
+}
+
 struct file *ub_bdev_open_exclusive(const char *path, void *holder)
 {
 	return bdev_file_open_by_path(path, BLK_OPEN_READ | BLK_OPEN_WRITE |
@@ -128,6 +136,24 @@ int ub_bdev_flush(struct block_device *bdev)
 	return blkdev_issue_flush(bdev);
 }
 
+/* Nothing to do where the device knows no discard. */
+int ub_bdev_discard(struct block_device *bdev, u64 sector, u64 sectors)
+{
+	if (WARN_ON_ONCE(current->bio_list))
+		return -EDEADLK;
+	if (!bdev_max_discard_sectors(bdev))
+		return 0;
+	return blkdev_issue_discard(bdev, sector, sectors, GFP_NOIO);
+}
+
+/* Writes zeroes where the device cannot do better. */
+int ub_bdev_zero(struct block_device *bdev, u64 sector, u64 sectors)
+{
+	if (WARN_ON_ONCE(current->bio_list))
+		return -EDEADLK;
+	return blkdev_issue_zeroout(bdev, sector, sectors, GFP_NOIO, 0);
+}
+
 bool ub_bdev_read_only(struct block_device *bdev)
 {
 	return bdev_read_only(bdev);
@@ -150,6 +176,22 @@ int ub_disk_claim(struct gendisk *disk, bool *claimed)
 		*claimed = true;
 	mutex_unlock(&disk->open_mutex);
 	return ret;
+}
+
+/* sysfs: the disk among the device's holders, the device among its slaves. */
+int ub_disk_link(struct gendisk *disk, struct block_device *bdev)
+{
+	return bd_link_disk_holder(bdev, disk);
+}
+
+void ub_disk_unlink(struct gendisk *disk, struct block_device *bdev)
+{
+	bd_unlink_disk_holder(bdev, disk);
+}
+
+void ub_disk_get(struct gendisk *disk)
+{
+	get_device(disk_to_dev(disk));
 }
 
 u32 ub_disk_openers(struct gendisk *disk)
@@ -181,4 +223,19 @@ void ub_noio_restore(unsigned int flags)
 struct module *ub_bdev_owner(struct block_device *bdev)
 {
 	return bdev->bd_disk->fops->owner;
+}
+
+int ub_srcu_init(struct srcu_struct *srcu)
+{
+	return init_srcu_struct(srcu);
+}
+
+u32 ub_srcu_down(struct srcu_struct *srcu)
+{
+	return srcu_down_read(srcu);
+}
+
+void ub_srcu_up(struct srcu_struct *srcu, u32 index)
+{
+	srcu_up_read(srcu, index);
 }

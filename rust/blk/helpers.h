@@ -14,6 +14,7 @@ struct block_device;
 struct file;
 struct gendisk;
 struct module;
+struct srcu_struct;
 struct workqueue_struct;
 
 /* A stretch of an upper bio and the place that it goes to, in sectors. */
@@ -40,6 +41,9 @@ int ub_bdev_name(struct block_device *bdev, char *buf, size_t len);
 
 int ub_disk_claim(struct gendisk *disk, bool *claimed);
 u32 ub_disk_openers(struct gendisk *disk);
+int ub_disk_link(struct gendisk *disk, struct block_device *bdev);
+void ub_disk_unlink(struct gendisk *disk, struct block_device *bdev);
+void ub_disk_get(struct gendisk *disk);
 
 struct workqueue_struct *ub_alloc_workqueue(const char *name);
 
@@ -47,5 +51,12 @@ bool ub_is_admin(void);
 unsigned int ub_noio_save(void);
 void ub_noio_restore(unsigned int flags);
 struct module *ub_bdev_owner(struct block_device *bdev);
+
+int ub_bdev_discard(struct block_device *bdev, u64 sector, u64 sectors);
+int ub_bdev_zero(struct block_device *bdev, u64 sector, u64 sectors);
+
+int ub_srcu_init(struct srcu_struct *srcu);
+u32 ub_srcu_down(struct srcu_struct *srcu);
+void ub_srcu_up(struct srcu_struct *srcu, u32 index);
 
 #endif

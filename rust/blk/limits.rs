@@ -17,8 +17,10 @@ use kernel::{
 /// A builder for the limits of a disk, from those of the devices below it.
 ///
 /// The disk always has a volatile write cache with FUA: without that, no flush would reach the
-/// driver. It offers no discard, write-zeroes or secure erase.
-pub(crate) struct Limits(bindings::queue_limits);
+/// driver. Discard and write-zeroes are offered on demand, secure erase is not.
+///
+/// The second field is the unit of discard in bytes, 0 if there is none.
+pub(crate) struct Limits(bindings::queue_limits, u32);
 
 impl Limits {
     /// The limits of a disk with nothing below it yet.
@@ -28,7 +30,7 @@ impl Limits {
         // SAFETY: `lim` is ours to write.
         unsafe { bindings::blk_set_stacking_limits(&mut lim) };
         lim.features |= ffi::BLK_FEAT_WRITE_CACHE | ffi::BLK_FEAT_FUA | ffi::BLK_FEAT_IO_STAT;
-        Self(lim)
+        Self(lim, 0)
     }
 
     /// Takes the limits of `dev` in. `what` names the disk in the kernel's complaint where the two
@@ -56,16 +58,32 @@ impl Limits {
         self.0.flags & ffi::BLK_FLAG_MISALIGNED != 0
     }
 
+    /// Offers discard and write-zeroes, in units of `bytes`, a power of two: what the devices below
+    /// can do of it does not matter.
+    pub(crate) fn offer_discard(&mut self, bytes: u32) {
+        self.1 = bytes;
+    }
+
     /// The finished limits. What the devices below offer beyond reads, writes and flushes is not
     /// for the disk to promise.
     pub(super) fn into_raw(mut self) -> bindings::queue_limits {
+        let unit = self.1;
         let lim = &mut self.0;
+        // The length of a request is counted in bytes, in 32 bits.
+        let most = if unit == 0 {
+            0
+        } else {
+            (u32::MAX & !(unit - 1)) >> ffi::SECTOR_SHIFT
+        };
 
-        lim.max_discard_sectors = 0;
-        lim.max_hw_discard_sectors = 0;
-        lim.max_write_zeroes_sectors = 0;
-        lim.max_hw_wzeroes_unmap_sectors = 0;
-        lim.max_user_wzeroes_unmap_sectors = 0;
+        lim.discard_granularity = unit;
+        lim.discard_alignment = 0;
+        lim.max_discard_segments = 1;
+        lim.max_hw_discard_sectors = most;
+        lim.max_discard_sectors = most;
+        lim.max_write_zeroes_sectors = most;
+        lim.max_hw_wzeroes_unmap_sectors = most;
+        lim.max_user_wzeroes_unmap_sectors = most;
         lim.max_secure_erase_sectors = 0;
         self.0
     }

@@ -14,6 +14,7 @@ pub(crate) mod control;
 pub(crate) mod digest;
 pub(crate) mod disk;
 mod ffi;
+pub(crate) mod grace;
 pub(crate) mod limits;
 pub(crate) mod list;
 mod lower;
@@ -30,6 +31,7 @@ pub(crate) use self::{
     },
     disk::{
         Disk,
+        DiskRef,
         Driver, //
     },
     limits::Limits,

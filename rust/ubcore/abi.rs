@@ -20,6 +20,10 @@ pub const ID_ANY: u32 = u32::MAX;
 pub const MODE_WRITABLE: u32 = 0;
 /// `UNIONBLK_MODE_READ_ONLY`.
 pub const MODE_READ_ONLY: u32 = 1;
+/// `UNIONBLK_DISCARD_ZERO`.
+pub const DISCARD_ZERO: u32 = 0;
+/// `UNIONBLK_DISCARD_REVEAL`.
+pub const DISCARD_REVEAL: u32 = 1;
 /// `UNIONBLK_STATUS_NEXT`.
 pub const STATUS_NEXT: u32 = 1;
 /// The node of the control device below `/dev`.
@@ -98,7 +102,9 @@ pub struct Status {
     pub first_writes: u64,
     pub io_errors: u64,
     pub map_bytes: u64,
-    pub reserved: [u64; 8],
+    pub discard: u32,
+    pub reserved0: u32,
+    pub reserved: [u64; 7],
 }
 
 /// A structure of this interface: its first word is its own size.
@@ -160,7 +166,8 @@ call!(Remove, 2, |s| s.flags == 0
     && s.reserved0 == 0
     && s.reserved == [0; 4]);
 call!(Status, 3, |s| s.flags & !STATUS_NEXT == 0
-    && s.reserved == [0; 8]);
+    && s.reserved0 == 0
+    && s.reserved == [0; 7]);
 
 impl Create {
     /// Stores why the call failed.

@@ -10,7 +10,7 @@
 use core::ops::DerefMut;
 
 use super::error::{Error, Result};
-use super::map::{Map, Memory};
+use super::map::{Base, Emptied, Map, Memory};
 use super::num::{index, mask, narrow, wide};
 use super::plan;
 
@@ -22,6 +22,12 @@ const GROUP: u32 = 16;
 /// `B` is a bitmap, one bit for each leaf slab, set if it is taken.
 pub struct Allocator<B> {
     taken: B,
+    /// Slabs that lost their owner since the last [`Allocator::begin_commit`].
+    emptied: B,
+    /// Those that lost it before: free after that commit and a grace period.
+    leaving: B,
+    any_emptied: bool,
+    any_leaving: bool,
     slabs: u32,
     used: u32,
     /// No group is free: found by a search, true until a slab is released.
@@ -32,10 +38,16 @@ pub struct Allocator<B> {
 }
 
 impl<B: DerefMut<Target = [u64]>> Allocator<B> {
-    /// An allocator of `slabs` free slabs; `taken` is zero and has a bit for each.
-    pub fn new(taken: B, slabs: u32) -> Self {
+    /// An allocator of `slabs` free slabs; the three bitmaps are zero and have a bit for each, and
+    /// one more.
+    pub fn new(bitmaps: [B; 3], slabs: u32) -> Self {
+        let [taken, emptied, leaving] = bitmaps;
         let mut a = Allocator {
             taken,
+            emptied,
+            leaving,
+            any_emptied: false,
+            any_leaving: false,
             slabs,
             used: 0,
             no_group: false,
@@ -43,9 +55,8 @@ impl<B: DerefMut<Target = [u64]>> Allocator<B> {
             group_hint: 0,
         };
         // What lies behind the last slab is taken for ever.
-        let tail = slabs % 64;
         if let Some(word) = a.taken.get_mut(index(slabs / 64)) {
-            *word |= mask(tail, 64);
+            *word |= mask(slabs % 64, 64);
         }
         a
     }
@@ -82,7 +93,7 @@ impl<B: DerefMut<Target = [u64]>> Allocator<B> {
     }
 
     /// Gives a slab back.
-    pub fn release(&mut self, leaf: u32) {
+    fn release(&mut self, leaf: u32) {
         if leaf >= self.slabs || self.is_free(leaf) {
             return;
         }
@@ -100,8 +111,12 @@ impl<B: DerefMut<Target = [u64]>> Allocator<B> {
     ///
     /// Process context, under the lock; may sleep for memory. `Full` if no slab is free.
     pub fn place<M: Memory>(&mut self, map: &Map<M>, slab: u32) -> Result<u32> {
-        if let Some(leaf) = map.entry(slab).leaf {
+        let entry = map.entry(slab);
+        if let Some(leaf) = entry.leaf {
             return Ok(leaf);
+        }
+        if entry.emptied != Emptied::No {
+            return Err(Error::Emptied);
         }
         let leaf = self.pick(map, slab).ok_or(Error::Full)?;
         map.assign(slab, leaf)?;
@@ -114,14 +129,94 @@ impl<B: DerefMut<Target = [u64]>> Allocator<B> {
     ///
     /// As for [`Allocator::place`]; where memory runs out, slabs that have a home by then keep it.
     pub fn settle<M: Memory>(&mut self, map: &Map<M>, sector: u64, sectors: u32) -> Result {
+        let emptied = |s: u32| map.entry(s).emptied != Emptied::No;
+        if plan::homeless(map, sector, sectors).any(emptied) {
+            return Err(Error::Emptied);
+        }
         let missing = wide(plan::homeless(map, sector, sectors).count());
         if missing > u64::from(self.slabs.saturating_sub(self.used)) {
-            return Err(Error::Full);
+            // What was emptied will be free in a moment: that is worth the wait.
+            let soon = self.any_emptied || self.any_leaving;
+            return Err(if soon { Error::Emptied } else { Error::Full });
         }
         for slab in plan::homeless(map, sector, sectors) {
             self.place(map, slab)?;
         }
         Ok(())
+    }
+
+    /// Empties root slabs: they read as `base`. Their leaf slabs become free by and by, see
+    /// [`Allocator::begin_commit`]. Returns whether anything changed.
+    ///
+    /// Process context, under the lock; may sleep for memory. If that fails, some are emptied.
+    pub fn empty<M: Memory>(
+        &mut self,
+        map: &Map<M>,
+        slabs: core::ops::Range<u32>,
+        base: Base,
+    ) -> Result<bool> {
+        let mut changed = false;
+        for slab in slabs {
+            let Some(home) = map.empty(slab, base)? else {
+                continue;
+            };
+            changed = true;
+            if let Some(leaf) = home {
+                set(&mut self.emptied, leaf);
+                self.any_emptied = true;
+            }
+        }
+        Ok(changed)
+    }
+
+    /// Before a commit: what was emptied up to here will be durable with it. Under the lock.
+    ///
+    /// R5: only after that commit, and after all I/O that was in flight at its end, may
+    /// [`Allocator::end_emptied`] be called.
+    pub fn begin_commit(&mut self) {
+        if !self.any_emptied {
+            return;
+        }
+        for (leaving, emptied) in self.leaving.iter_mut().zip(self.emptied.iter_mut()) {
+            *leaving |= core::mem::take(emptied);
+        }
+        self.any_emptied = false;
+        self.any_leaving = true;
+    }
+
+    /// Whether leaf slabs wait for [`Allocator::end_emptied`].
+    pub fn any_leaving(&self) -> bool {
+        self.any_leaving
+    }
+
+    /// The first leaf slab from `from` on that waits for its end, and how many follow it: what may
+    /// be discarded below. Only between the grace period and [`Allocator::end_emptied`].
+    pub fn leaving(&self, from: u32) -> Option<core::ops::Range<u32>> {
+        if !self.any_leaving {
+            return None;
+        }
+        let is = |n: &u32| get(&self.leaving, *n);
+        let first = (from..self.slabs).find(is)?;
+        let end = (first..self.slabs).find(|n| !is(n)).unwrap_or(self.slabs);
+        Some(first..end)
+    }
+
+    /// Frees what was emptied before the last commit. Under the lock.
+    pub fn end_emptied<M: Memory>(&mut self, map: &Map<M>) {
+        let mut from = 0;
+        while let Some(page) = map.emptied_page(from) {
+            map.end_emptied(page);
+            from = page.saturating_add(1);
+        }
+        from = 0;
+        while let Some(range) = self.leaving(from) {
+            from = range.end;
+            for leaf in range {
+                clear(&mut self.leaving, leaf);
+                self.release(leaf);
+            }
+        }
+        self.any_leaving = false;
     }
 
     fn pick<M: Memory>(&mut self, map: &Map<M>, slab: u32) -> Option<u32> {
@@ -204,4 +299,21 @@ impl<B: DerefMut<Target = [u64]>> Allocator<B> {
         }
         None
     }
+}
+
+fn set(words: &mut [u64], n: u32) {
+    if let Some(w) = words.get_mut(index(n / 64)) {
+        *w |= 1u64.wrapping_shl(n % 64);
+    }
+}
+
+fn clear(words: &mut [u64], n: u32) {
+    if let Some(w) = words.get_mut(index(n / 64)) {
+        *w &= !1u64.wrapping_shl(n % 64);
+    }
+}
+
+fn get(words: &[u64], n: u32) -> bool {
+    let word = words.get(index(n / 64)).copied().unwrap_or(0);
+    word & 1u64.wrapping_shl(n % 64) != 0
 }

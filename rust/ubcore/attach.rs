@@ -16,7 +16,7 @@ use super::format::directory::{self, PageEntry};
 use super::format::superblock::{choose, Slot, Superblock};
 use super::geometry::{BLOCK_BYTES, TABLE_ENTRIES};
 use super::journal::{self, Ring};
-use super::map::{Map, Memory};
+use super::map::{Emptied, Map, Memory};
 use super::num::index;
 use super::pages::{self, Page, PageSet};
 
@@ -167,11 +167,16 @@ fn take_slabs<M: Memory, A: DerefMut<Target = [u64]>>(
         debug_assert!(pages::page(map, page) == Page::Table(page));
         for n in 0..TABLE_ENTRIES {
             let slab = page.saturating_mul(TABLE_ENTRIES).saturating_add(n);
-            let Some(leaf) = map.entry(slab).leaf else {
+            let entry = map.entry(slab);
+            let bad = Error::Damaged(Area::Map, g.page_block(page, 0));
+            if entry.emptied != Emptied::No {
+                return Err(bad);
+            }
+            let Some(leaf) = entry.leaf else {
                 continue;
             };
             if slab >= g.root_slabs() || !allocator.take(leaf) {
-                return Err(Error::Damaged(Area::Map, g.page_block(page, 0)));
+                return Err(bad);
             }
             map.set_owner(leaf, Some(slab))?;
         }

@@ -15,9 +15,9 @@ use super::error::{Error, Result};
 use super::format::crc::crc32c;
 use super::format::directory::{self, PageEntry};
 use super::format::superblock::{Slot, Superblock};
-use super::geometry::BLOCK_BYTES;
+use super::geometry::{BLOCK_BYTES, TABLE_ENTRIES};
 use super::journal::{Epoch, Ring, Space};
-use super::map::{Map, Memory};
+use super::map::{Emptied, Map, Memory};
 use super::num::index;
 use super::pages::{self, bits_page_of, table_page_of, PageSet};
 
@@ -160,6 +160,15 @@ where
         let mut epoch = Epoch::new(&mut self.ring, disk, &self.superblock);
         let mut space = Space::Left;
         let mut from = 0;
+        // Emptied slabs first: what is written to them later comes in a later epoch.
+        while let Some(page) = map.emptied_page(from) {
+            self.changed.add(page);
+            if space == Space::Left {
+                space = epoch.emptied(map, page)?;
+            }
+            from = page.saturating_add(1);
+        }
+        from = 0;
         while let Some((first, slabs)) = map.take_dirty(from) {
             for leaf in members(first, slabs) {
                 let fresh = map.take_fresh(leaf);
@@ -184,6 +193,15 @@ where
     ) -> Result {
         let settled = map.settled_changes();
         let mut from = 0;
+        while let Some(page) = map.emptied_page(from) {
+            self.changed.add(page);
+            for n in 0..TABLE_ENTRIES {
+                let slab = page.saturating_mul(TABLE_ENTRIES).saturating_add(n);
+                map.advance_emptied(slab, Emptied::Pending, Emptied::Durable);
+            }
+            from = page.saturating_add(1);
+        }
+        from = 0;
         while let Some((first, slabs)) = map.take_dirty(from) {
             for leaf in members(first, slabs) {
                 let fresh = map.take_fresh(leaf);

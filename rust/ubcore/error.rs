@@ -122,6 +122,8 @@ pub enum Error {
     Stacked(Side),
     /// Anything else of the kernel's: the errno.
     Os(u32),
+    /// The slab was emptied a moment ago: after the next commit and grace period it can have a home.
+    Emptied,
 }
 
 impl Error {
@@ -149,6 +151,8 @@ impl Error {
             Full => (18, 0, 0),
             Stacked(side) => (19, side.code(), 0),
             Os(errno) => (20, u64::from(errno), 0),
+            // Never leaves the driver.
+            Emptied => (20, 0, 0),
         }
     }
 
@@ -191,6 +195,7 @@ impl Error {
                 | Error::NoMemory
                 | Error::Full
                 | Error::Os(_)
+                | Error::Emptied
         )
     }
 }
@@ -219,6 +224,7 @@ impl fmt::Display for Error {
             Full => f.write_str("the leaf has no free slab left"),
             Stacked(side) => write!(f, "the {} is itself a union: unions do not stack", side.name()),
             Os(errno) => write!(f, "the kernel refused (errno {errno})"),
+            Emptied => f.write_str("the slab was emptied a moment ago"),
         }
     }
 }

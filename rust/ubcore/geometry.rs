@@ -186,6 +186,20 @@ impl Geometry {
         narrow(sector & u64::from(self.slab_sectors()).wrapping_sub(1))
     }
 
+    /// The root slabs that lie within a range as a whole; the union's last counts as whole where
+    /// the range reaches the union's end.
+    pub fn whole_slabs(&self, sector: u64, sectors: u32) -> core::ops::Range<u32> {
+        let slab = u64::from(self.slab_sectors());
+        let end = sector.saturating_add(u64::from(sectors));
+        let first = sector.saturating_add(slab.wrapping_sub(1)) >> self.slab_shift;
+        let last = if end >= self.union_sectors {
+            u64::from(self.root_slabs)
+        } else {
+            end >> self.slab_shift
+        };
+        narrow(first.min(last))..narrow(last)
+    }
+
     /// First union sector of a root slab.
     #[inline]
     pub fn slab_start(&self, slab: u32) -> u64 {

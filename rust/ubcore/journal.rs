@@ -12,8 +12,8 @@ use super::error::{Area, Error, Result};
 use super::format::record::{Record, Run, STEP_MAX};
 use super::format::ring::{self, RingHead, RING_WORDS};
 use super::format::superblock::Superblock;
-use super::geometry::{Geometry, BLOCK_BYTES};
-use super::map::{Base, Entry, Map, Memory};
+use super::geometry::{Geometry, BLOCK_BYTES, TABLE_ENTRIES};
+use super::map::{Base, Emptied, Entry, Map, Memory};
 use super::num::{narrow, wide};
 use super::pages::{bits_page_of, table_page_of, PageSet};
 
@@ -125,12 +125,6 @@ impl<'a, D: Disk> Epoch<'a, D> {
         let Some(slab) = map.owner(leaf) else {
             return Ok(Space::Left);
         };
-        if fresh
-            && map.entry(slab).base == Base::Zero
-            && self.put(&[Record::Zero(slab)])? == Space::Full
-        {
-            return Ok(Space::Full);
-        }
         let sectors = self.geometry.slab_sectors();
         let mut opening = fresh;
         let mut runs = 0;
@@ -154,6 +148,38 @@ impl<'a, D: Disk> Epoch<'a, D> {
             at = at.saturating_add(len.max(1));
         }
         Ok(Space::Left)
+    }
+
+    /// Emits all emptied slabs of a table page that no commit has covered; from now on one has.
+    pub fn emptied<M: Memory>(&mut self, map: &Map<M>, page: u32) -> Result<Space> {
+        let mut held: Option<(u32, u32, Base)> = None;
+        let mut space = Space::Left;
+        for n in 0..TABLE_ENTRIES {
+            let slab = page.saturating_mul(TABLE_ENTRIES).saturating_add(n);
+            let base = map.advance_emptied(slab, Emptied::Pending, Emptied::Durable);
+            held = match (held, base) {
+                (Some((first, count, b)), Some(base)) if b == base => {
+                    Some((first, count.saturating_add(1), b))
+                }
+                (before, base) => {
+                    if let (Some(run), Space::Left) = (before, space) {
+                        space = self.put_emptied(run)?;
+                    }
+                    base.map(|b| (slab, 1, b))
+                }
+            };
+        }
+        match (held, space) {
+            (Some(run), Space::Left) => self.put_emptied(run),
+            _ => Ok(space),
+        }
+    }
+
+    fn put_emptied(&mut self, (slab, count, base): (u32, u32, Base)) -> Result<Space> {
+        self.put(&[match base {
+            Base::Zero => Record::Zero { slab, count },
+            Base::Root => Record::Reset { slab, count },
+        }])
     }
 
     fn run(&mut self, slab: u32, leaf: u32, run: Run, opening: bool) -> Result<Space> {
@@ -426,13 +452,7 @@ impl<M: Memory, B: core::ops::DerefMut<Target = [u64]>> Player<'_, M, B> {
                 let entry = self.map.entry(slab);
                 if entry.leaf != Some(leaf) {
                     self.map.clear_slab(leaf)?;
-                    self.map.set_entry(
-                        slab,
-                        Entry {
-                            leaf: Some(leaf),
-                            base: entry.base,
-                        },
-                    )?;
+                    self.map.set_entry(slab, Entry::home(leaf, entry.base))?;
                 }
                 self.map.set_bits(leaf, run.first, run.count)?;
                 self.pages.add(table_page_of(slab));
@@ -444,25 +464,26 @@ impl<M: Memory, B: core::ops::DerefMut<Target = [u64]>> Player<'_, M, B> {
                 self.pages.add(bits_page_of(self.map, leaf));
             }
             Record::Words { .. } => return Err(self.bad),
-            Record::Zero(slab) => self.empty(slab, Base::Zero)?,
-            Record::Reset(slab) => self.empty(slab, Base::Root)?,
+            Record::Zero { slab, count } => self.empty(slab, count, Base::Zero)?,
+            Record::Reset { slab, count } => self.empty(slab, count, Base::Root)?,
         }
         Ok(())
     }
 
-    fn empty(&mut self, slab: u32, base: Base) -> Result {
-        if slab >= self.map.geometry().root_slabs() {
-            return Err(self.bad);
-        }
-        if let Some(leaf) = self.map.entry(slab).leaf {
-            if leaf >= self.map.geometry().leaf_slabs() {
-                return Err(self.bad);
+    fn empty(&mut self, first: u32, count: u32, base: Base) -> Result {
+        let g = self.map.geometry();
+        let end = first.checked_add(count).filter(|&e| e <= g.root_slabs());
+        for slab in first..end.ok_or(self.bad)? {
+            if let Some(leaf) = self.map.entry(slab).leaf {
+                if leaf >= g.leaf_slabs() {
+                    return Err(self.bad);
+                }
+                self.map.clear_slab(leaf)?;
+                self.pages.add(bits_page_of(self.map, leaf));
             }
-            self.map.clear_slab(leaf)?;
-            self.pages.add(bits_page_of(self.map, leaf));
+            self.map.set_entry(slab, Entry::none(base, Emptied::No))?;
+            self.pages.add(table_page_of(slab));
         }
-        self.map.set_entry(slab, Entry { leaf: None, base })?;
-        self.pages.add(table_page_of(slab));
         Ok(())
     }
 }

@@ -52,6 +52,8 @@ pub trait Memory {
     fn dirty_words(&self) -> &[AtomicU64];
     /// One bit for each leaf slab: its assignment is not durable.
     fn fresh(&self) -> &[AtomicU64];
+    /// One bit for each page of the slab table: slabs of it were emptied.
+    fn emptied(&self) -> &[AtomicU64];
 }
 
 /// 64-bit words for one bit each of `bits`.
@@ -68,30 +70,72 @@ pub enum Base {
     Zero,
 }
 
+/// How far a slab is that was emptied and may not have a new home yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Emptied {
+    /// It was not, or that is over.
+    No,
+    /// No commit has covered it.
+    Pending,
+    /// It is durable; I/O on its old home may still be in flight.
+    Durable,
+}
+
 /// An entry of the slab table: 32 bits, zero for a slab that nothing happened to.
 ///
 /// ```text
 /// 31              1 0
 /// | leaf slab + 1  |z|     z: unwritten sectors read as zeroes; leaf slab + 1 = 0: none
 /// ```
+///
+/// In memory only, two values of the upper part that no leaf slab has mean [`Emptied`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Entry {
     /// The leaf slab, if there is one.
     pub leaf: Option<u32>,
     /// What unwritten sectors read as.
     pub base: Base,
+    /// Whether it was emptied; then there is no leaf slab.
+    pub emptied: Emptied,
 }
 
+const PENDING: u32 = 0x7fff_ffff;
+const DURABLE: u32 = 0x7fff_fffe;
+
 impl Entry {
+    /// A slab that lives in the leaf.
+    pub fn home(leaf: u32, base: Base) -> Entry {
+        Entry {
+            leaf: Some(leaf),
+            base,
+            emptied: Emptied::No,
+        }
+    }
+
+    /// A slab without a home.
+    pub fn none(base: Base, emptied: Emptied) -> Entry {
+        Entry {
+            leaf: None,
+            base,
+            emptied,
+        }
+    }
+
     /// Decodes an entry; any 32 bits are one.
     #[inline]
     pub fn decode(bits: u32) -> Entry {
-        Entry {
-            leaf: (bits >> 1).checked_sub(1),
-            base: if bits & 1 == 0 {
-                Base::Root
-            } else {
-                Base::Zero
+        let base = if bits & 1 == 0 {
+            Base::Root
+        } else {
+            Base::Zero
+        };
+        match bits >> 1 {
+            PENDING => Entry::none(base, Emptied::Pending),
+            DURABLE => Entry::none(base, Emptied::Durable),
+            high => Entry {
+                leaf: high.checked_sub(1),
+                base,
+                emptied: Emptied::No,
             },
         }
     }
@@ -99,8 +143,20 @@ impl Entry {
     /// The entry's 32 bits; `leaf` is below [`super::geometry::SLABS_MAX`].
     #[inline]
     pub fn encode(self) -> u32 {
-        let high = self.leaf.map_or(0, |l| l.wrapping_add(1)).wrapping_shl(1);
-        high | u32::from(self.base == Base::Zero)
+        let high = match self.emptied {
+            Emptied::Pending => PENDING,
+            Emptied::Durable => DURABLE,
+            Emptied::No => self.leaf.map_or(0, |l| l.wrapping_add(1)),
+        };
+        high.wrapping_shl(1) | u32::from(self.base == Base::Zero)
+    }
+
+    /// The entry as it goes to disk, where nothing is in flight.
+    pub fn at_rest(self) -> Entry {
+        Entry {
+            emptied: Emptied::No,
+            ..self
+        }
     }
 }
 
@@ -325,13 +381,7 @@ impl<M: Memory> Map<M> {
         let base = self.entry(slab).base;
         self.set_owner(leaf, Some(slab))?;
         set_bit(self.memory.fresh(), leaf);
-        let done = self.set_entry(
-            slab,
-            Entry {
-                leaf: Some(leaf),
-                base,
-            },
-        );
+        let done = self.set_entry(slab, Entry::home(leaf, base));
         if done.is_err() {
             clear_bit(self.memory.fresh(), leaf);
             self.set_owner(leaf, None)?;
@@ -353,14 +403,80 @@ impl<M: Memory> Map<M> {
         if !missing && !self.is_busy(0) {
             return false;
         }
-        self.begun.fetch_add(1, Ordering::SeqCst);
-        self.each_home(sector, count, |leaf, offset, n| {
-            if self.mark_in_slab(leaf, offset, n) || self.is_busy(1) {
-                self.mark_dirty(leaf);
-            }
+        self.change(|| {
+            self.each_home(sector, count, |leaf, offset, n| {
+                if self.mark_in_slab(leaf, offset, n) || self.is_busy(1) {
+                    self.mark_dirty(leaf);
+                }
+            });
         });
-        self.ended.fetch_add(1, Ordering::SeqCst);
         true
+    }
+
+    /// Counts what `f` does as one change.
+    fn change<R>(&self, f: impl FnOnce() -> R) -> R {
+        self.begun.fetch_add(1, Ordering::SeqCst);
+        let done = f();
+        self.ended.fetch_add(1, Ordering::SeqCst);
+        done
+    }
+
+    /// Takes a root slab's home away, if it has one: it reads as `base` from now on. The leaf slab
+    /// that it had is nobody's, and must not be used before a commit and a grace period.
+    ///
+    /// Under the allocator's lock; may sleep for memory. `Ok(None)` if nothing changed, else the
+    /// home it had.
+    pub fn empty(&self, slab: u32, base: Base) -> Result<Option<Option<u32>>> {
+        let entry = self.entry(slab);
+        if entry.leaf.is_none() && entry.base == base {
+            return Ok(None);
+        }
+        let page = slab / TABLE_ENTRIES;
+        if self.memory.table(page).is_none() {
+            self.memory.grow_table(page)?;
+        }
+        self.change(|| {
+            // First the owner: who sees the entry does not take the old home for the slab's.
+            if let Some(leaf) = entry.leaf {
+                self.set_owner(leaf, None)?;
+            }
+            self.set_entry(slab, Entry::none(base, Emptied::Pending))?;
+            set_bit(self.memory.emptied(), page);
+            Ok(Some(entry.leaf))
+        })
+    }
+
+    /// The first page of the slab table, from `from` on, with emptied slabs.
+    pub fn emptied_page(&self, from: u32) -> Option<u32> {
+        (from..self.geometry.table_pages()).find(|&p| is_set(self.memory.emptied(), p))
+    }
+
+    /// Moves an emptied slab from one state to the next; its base if it was in the first.
+    pub fn advance_emptied(&self, slab: u32, from: Emptied, to: Emptied) -> Option<Base> {
+        let slot = self.table_slot(slab)?;
+        let bits = slot.load(Ordering::Acquire);
+        let entry = Entry::decode(bits);
+        if entry.emptied != from {
+            return None;
+        }
+        let next = Entry::none(entry.base, to).encode();
+        let moved = slot.compare_exchange(bits, next, Ordering::AcqRel, Ordering::Acquire);
+        moved.is_ok().then_some(entry.base)
+    }
+
+    /// Ends the wait of all slabs of a page whose emptying is durable. After a grace period, under
+    /// the allocator's lock.
+    pub fn end_emptied(&self, page: u32) {
+        let first = page.saturating_mul(TABLE_ENTRIES);
+        let mut pending = false;
+        for n in 0..TABLE_ENTRIES {
+            let slab = first.saturating_add(n);
+            self.advance_emptied(slab, Emptied::Durable, Emptied::No);
+            pending |= self.entry(slab).emptied == Emptied::Pending;
+        }
+        if !pending {
+            clear_bit(self.memory.emptied(), page);
+        }
     }
 
     /// The parts of a range that have a home: leaf slab, offset in it, sectors.
@@ -430,11 +546,14 @@ impl<M: Memory> Map<M> {
 
     /// Whether the assignment of a leaf slab is not durable yet.
     pub fn is_fresh(&self, leaf: u32) -> bool {
-        self.memory
-            .fresh()
-            .get(index(leaf / 64))
-            .is_some_and(|w| w.load(Ordering::Acquire) & bit_of(leaf) != 0)
+        is_set(self.memory.fresh(), leaf)
     }
+}
+
+fn is_set(words: &[AtomicU64], n: u32) -> bool {
+    words
+        .get(index(n / 64))
+        .is_some_and(|w| w.load(Ordering::Acquire) & bit_of(n) != 0)
 }
 
 fn bit_of(n: u32) -> u64 {

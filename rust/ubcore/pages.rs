@@ -54,7 +54,7 @@ pub fn store<M: Memory>(map: &Map<M>, number: u32, block: &mut [u8]) {
                 return;
             };
             for (entry, room) in table.iter().zip(block.as_chunks_mut_4()) {
-                let mut e = Entry::decode(entry.load(Ordering::Acquire));
+                let mut e = Entry::decode(entry.load(Ordering::Acquire)).at_rest();
                 e.leaf = e.leaf.filter(|&l| !map.is_fresh(l));
                 *room = e.encode().to_le_bytes();
             }

@@ -74,6 +74,8 @@ static void status(void)
 	FIELD(status, first_writes);
 	FIELD(status, io_errors);
 	FIELD(status, map_bytes);
+	FIELD(status, discard);
+	FIELD(status, reserved0);
 	FIELD(status, reserved);
 }
 
@@ -84,6 +86,8 @@ static void numbers(void)
 	NUMBER(UNIONBLK_ID_ANY);
 	NUMBER(UNIONBLK_MODE_WRITABLE);
 	NUMBER(UNIONBLK_MODE_READ_ONLY);
+	NUMBER(UNIONBLK_DISCARD_ZERO);
+	NUMBER(UNIONBLK_DISCARD_REVEAL);
 	NUMBER(UNIONBLK_STATUS_NEXT);
 	NUMBER(UNIONBLK_IOC_FEATURES);
 	NUMBER(UNIONBLK_IOC_CREATE);

@@ -26,6 +26,10 @@ const NEW_BASE: u64 = 7;
 /// Largest step that a [`Record::New`] can tell; beyond it a [`Record::Place`] goes before.
 pub const STEP_MAX: u32 = 56;
 
+/// Most slabs of one [`Record::Zero`] or [`Record::Reset`]: `first` and `count - 1` together hold
+/// one less.
+pub const COUNT_MAX: u32 = 1 << 26;
+
 /// Sectors of one slab: `first` up to but not including `first + count`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Run {
@@ -64,10 +68,20 @@ pub enum Record {
         /// Words that follow, 1 to 128.
         words: u32,
     },
-    /// The root slab reads as zeroes; a leaf slab that it had is free.
-    Zero(u32),
-    /// The root slab reads from the root; a leaf slab that it had is free.
-    Reset(u32),
+    /// Root slabs read as zeroes; leaf slabs that they had are free.
+    Zero {
+        /// The first root slab.
+        slab: u32,
+        /// How many, 1 to [`COUNT_MAX`].
+        count: u32,
+    },
+    /// Root slabs read from the root; leaf slabs that they had are free.
+    Reset {
+        /// The first root slab.
+        slab: u32,
+        /// How many, 1 to [`COUNT_MAX`].
+        count: u32,
+    },
 }
 
 fn pack(slab: u32, first: u32, less: u32, tag: u64) -> u64 {
@@ -75,6 +89,11 @@ fn pack(slab: u32, first: u32, less: u32, tag: u64) -> u64 {
         | (u64::from(first & 0x1fff) << 19)
         | (u64::from(less & 0x1fff) << 6)
         | tag
+}
+
+fn pack_count(slab: u32, count: u32, tag: u64) -> u64 {
+    let less = count.wrapping_sub(1);
+    pack(slab, less.wrapping_shr(13), less, tag)
 }
 
 impl Record {
@@ -90,8 +109,8 @@ impl Record {
             ),
             Record::More { slab, run } => pack(slab, run.first, run.count.wrapping_sub(1), MORE),
             Record::Words { slab, words } => pack(slab, 0, words.wrapping_sub(1), WORDS),
-            Record::Zero(slab) => pack(slab, 0, 0, ZERO),
-            Record::Reset(slab) => pack(slab, 0, 0, RESET),
+            Record::Zero { slab, count } => pack_count(slab, count, ZERO),
+            Record::Reset { slab, count } => pack_count(slab, count, RESET),
         }
     }
 
@@ -103,6 +122,7 @@ impl Record {
         let tag = bits & 0x3f;
         let bare = first == 0 && count == 1;
         let run = Run { first, count };
+        let slabs = first.wrapping_shl(13).checked_add(count)?;
         let run_fits = first.checked_add(count)? <= slab_sectors;
         match tag {
             PLACE if bare => Some(Record::Place(slab)),
@@ -110,8 +130,8 @@ impl Record {
             WORDS if first == 0 && count == slab_sectors.div_ceil(64) => {
                 Some(Record::Words { slab, words: count })
             }
-            ZERO if bare => Some(Record::Zero(slab)),
-            RESET if bare => Some(Record::Reset(slab)),
+            ZERO => Some(Record::Zero { slab, count: slabs }),
+            RESET => Some(Record::Reset { slab, count: slabs }),
             _ if tag > NEW_BASE && run_fits => {
                 let step = u32::try_from(tag.checked_sub(NEW_BASE)?).ok()?;
                 Some(Record::New { slab, step, run })
@@ -124,7 +144,7 @@ impl Record {
 #[cfg(any(test, kernel))]
 #[cfg_attr(kernel, kernel::prelude::kunit_tests(unionblk_record))]
 mod tests {
-    use super::{Record, Run, STEP_MAX};
+    use super::{Record, Run, COUNT_MAX, STEP_MAX};
 
     #[test]
     fn round_trip() {
@@ -156,8 +176,15 @@ mod tests {
                 slab: 3,
                 words: 128,
             },
-            Record::Zero(9),
-            Record::Reset(10),
+            Record::Zero { slab: 9, count: 1 },
+            Record::Zero {
+                slab: 0,
+                count: COUNT_MAX,
+            },
+            Record::Reset {
+                slab: 10,
+                count: 8193,
+            },
         ] {
             assert!(Record::decode(r.encode(), 8192) == Some(r));
         }
@@ -176,7 +203,7 @@ mod tests {
             },
         };
         assert!(Record::decode(past.encode(), 128).is_none());
-        let dirty = Record::Zero(1).encode() | (1 << 6);
+        let dirty = Record::Place(1).encode() | (1 << 6);
         assert!(Record::decode(dirty, 128).is_none());
         let short = Record::Words { slab: 1, words: 1 };
         assert!(Record::decode(short.encode(), 128).is_none());

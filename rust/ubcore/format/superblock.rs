@@ -22,7 +22,9 @@ const CRC_AT: usize = 8;
 
 /// The union was detached and nothing is left in the journal. Saves time, decides nothing.
 pub const FLAG_CLEAN: u32 = 1;
-const FLAGS_KNOWN: u32 = FLAG_CLEAN;
+/// What is discarded shows the root again, instead of zeroes.
+pub const FLAG_REVEAL: u32 = 2;
+const FLAGS_KNOWN: u32 = FLAG_CLEAN | FLAG_REVEAL;
 
 /// The superblock as it lies on the leaf.
 #[derive(Clone, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
@@ -118,6 +120,8 @@ pub struct Superblock {
     pub root_block_bytes: u32,
     /// [`FLAG_CLEAN`].
     pub clean: bool,
+    /// [`FLAG_REVEAL`].
+    pub reveal: bool,
     /// Ring position of the first block that replay has to look at.
     pub journal_tail: u32,
     /// The sequence number that block must carry.
@@ -144,6 +148,11 @@ impl Superblock {
         }
     }
 
+    fn flags(&self) -> u32 {
+        let flag = |on: bool, bit: u32| if on { bit } else { 0 };
+        flag(self.clean, FLAG_CLEAN) | flag(self.reveal, FLAG_REVEAL)
+    }
+
     /// Writes the superblock into the first 512 bytes of `block` and zeroes the rest of it.
     pub fn encode(&self, block: &mut [u8]) {
         block.fill(0);
@@ -164,7 +173,7 @@ impl Superblock {
             root_block_bytes: U32::new(self.root_block_bytes),
             slab_sectors: U32::new(g.slab_sectors()),
             journal_blocks: U32::new(g.journal_blocks()),
-            flags: U32::new(if self.clean { FLAG_CLEAN } else { 0 }),
+            flags: U32::new(self.flags()),
             journal_tail: U32::new(self.journal_tail),
             reserved0: U32::ZERO,
             journal_sequence: U64::new(self.journal_sequence),
@@ -231,6 +240,7 @@ impl DiskSuperblock {
             geometry: g,
             root_block_bytes: block,
             clean: self.flags.get() & FLAG_CLEAN != 0,
+            reveal: self.flags.get() & FLAG_REVEAL != 0,
             journal_tail: self.journal_tail.get(),
             journal_sequence: self.journal_sequence.get(),
             root_digest: self.root_digest,
@@ -284,6 +294,7 @@ mod tests {
             geometry: Geometry::new(204_800, 204_800, 65_536, 128, 16).ok()?,
             root_block_bytes: 512,
             clean: true,
+            reveal: true,
             journal_tail: 3,
             journal_sequence: 99,
             root_digest: [9; 32],

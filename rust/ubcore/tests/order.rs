@@ -9,6 +9,7 @@ use sim::oracle::{content, Oracle, ROOT};
 use sim::union::{format, load, SimUnion};
 use ubcore::error::{Area, Error};
 use ubcore::geometry::Geometry;
+use ubcore::map::Base;
 use ubcore::plan::{self, Source};
 
 fn fresh(g: Geometry) -> (SimDisk, SimUnion) {
@@ -295,4 +296,53 @@ fn a_ring_that_cannot_hold_a_commit_makes_it_a_checkpoint() {
     for n in 0..20_000 {
         assert!(u.read(n * 199) == content(n + 1, n * 199), "{n}");
     }
+}
+
+#[test]
+fn zeroing_a_gibibyte_writes_no_data_and_one_journal_block() {
+    let g = Geometry::new(4_194_304, 4_194_304, 262_144, 128, 64).unwrap();
+    let (disk, mut u) = fresh(g);
+    u.write(1000, 3000, 1, true).unwrap();
+    u.flush().unwrap();
+    let used = u.allocator.used();
+    let before = disk.counts();
+    u.empty(0..16_384, Base::Zero).unwrap();
+    assert_eq!(since(&disk, before), Counts::default());
+    u.committer.commit(&u.map, &mut u.disk).unwrap();
+    let did = since(&disk, before);
+    // A record for each page of the slab table that it covers: 16 of them.
+    assert_eq!((did.flush_fua_writes, did.blocks_written), (1, 1));
+    assert_eq!(plan::read(&u.map, 0, 2_097_152).count(), 1);
+    assert_eq!(
+        plan::read(&u.map, 0, 9).next().unwrap().source,
+        Source::Zero
+    );
+    // Not before a commit and a grace period can the space be had again.
+    assert_eq!(u.allocator.used(), used);
+    assert_eq!(u.place(1000, 1), Err(Error::Emptied));
+    u.flush().unwrap();
+    assert_eq!(u.allocator.used(), 0);
+    u.write(1000, 1, 2, true).unwrap();
+    assert!(u.read(1000) == content(2, 1000) && u.read(1001) == [0; 512]);
+    u.flush().unwrap();
+    drop(u);
+    let u = SimUnion::attach_to(&disk, &g).unwrap();
+    assert!(u.read(1000) == content(2, 1000) && u.read(1001) == [0; 512]);
+    assert!(u.read(2_000_000) == [0; 512] && u.read(2_100_000) == content(ROOT, 2_100_000));
+}
+
+#[test]
+fn what_was_never_written_costs_nothing_to_reveal() {
+    let (disk, mut u) = fresh(usual());
+    assert_eq!(
+        u.empty(0..u.map.geometry().root_slabs(), Base::Root),
+        Ok(false)
+    );
+    assert!(u.committer.is_clean(&u.map));
+    u.write(128, 128, 1, true).unwrap();
+    assert_eq!(u.empty(0..10, Base::Root), Ok(true));
+    assert!(u.read(130) == content(ROOT, 130));
+    u.flush().unwrap();
+    drop(u);
+    assert!(SimUnion::attach_to(&disk, &usual()).unwrap().read(130) == content(ROOT, 130));
 }

@@ -45,7 +45,10 @@ fn scene() -> Rc<Scene> {
     format(&mut disk, g);
     let probe = attach::probe(&mut disk, g.root_sectors(), g.leaf_sectors()).unwrap();
     let map = Map::new(g, Hooked::new(&g));
-    let mut allocator = Allocator::new(vec![0; g.leaf_slabs() as usize / 64 + 1], g.leaf_slabs());
+    let mut allocator = Allocator::new(
+        [0; 3].map(|_| vec![0; g.leaf_slabs() as usize / 64 + 1]),
+        g.leaf_slabs(),
+    );
     let entries = vec![PageEntry::EMPTY; g.pages() as usize];
     let changed = PageSet::new(vec![0; words_for(g.pages())]);
     let mut committer =

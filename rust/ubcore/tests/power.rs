@@ -9,6 +9,7 @@ use sim::oracle::{self, Oracle};
 use sim::union::{format, SimUnion};
 use ubcore::error::{Error, Result};
 use ubcore::geometry::Geometry;
+use ubcore::map::Base;
 
 fn tiny() -> Geometry {
     // 40 slabs of 16 KiB over 24: it gets full, and the ring of 16 blocks wraps.
@@ -22,9 +23,9 @@ fn work(u: &mut SimUnion, o: &mut Oracle, random: &mut Random, steps: u64) -> Re
         let len = [1, 1, 2, 8, 8, 40, 64][random.below(7) as usize];
         let at = random.below(sectors - len);
         let tag = o.new_tag();
-        match random.below(10) {
+        match random.below(12) {
             0..=5 => match u.write(at, len, tag, true) {
-                Err(Error::Full) => continue,
+                Err(Error::Full | Error::Emptied) => continue,
                 done => {
                     o.begun(at, len, tag);
                     done?;
@@ -32,7 +33,7 @@ fn work(u: &mut SimUnion, o: &mut Oracle, random: &mut Random, steps: u64) -> Re
             },
             6 => {
                 // In flight when something else happens, or never to complete.
-                if u.place(at, len) == Err(Error::Full) {
+                if matches!(u.place(at, len), Err(Error::Full | Error::Emptied)) {
                     continue;
                 }
                 o.begun(at, len, tag);
@@ -47,9 +48,25 @@ fn work(u: &mut SimUnion, o: &mut Oracle, random: &mut Random, steps: u64) -> Re
                 u.flush()?;
                 o.flushed();
             }
-            _ => {
-                u.committer.checkpoint(&u.map, &mut u.disk)?;
+            9 => {
+                u.checkpoint()?;
                 o.flushed();
+            }
+            _ => {
+                let slabs = u.map.geometry().root_slabs();
+                let first = random.below(u64::from(slabs)) as u32;
+                let end = (first + 1 + random.below(4) as u32).min(slabs);
+                let (base, tag) = match random.below(3) {
+                    0 => (Base::Root, oracle::ROOT),
+                    _ => (Base::Zero, oracle::ZERO),
+                };
+                u.empty(first..end, base)?;
+                let sectors = u64::from(u.map.geometry().slab_sectors());
+                o.begun(
+                    u64::from(first) * sectors,
+                    u64::from(end - first) * sectors,
+                    tag,
+                );
             }
         }
     }

@@ -64,7 +64,10 @@ type SimCommitter = Committer<Vec<u64>, Vec<PageEntry>>;
 fn load(disk: &mut Recorder, g: &Geometry) -> (Map<SimMemory>, SimCommitter) {
     let probe = attach::probe(disk, g.root_sectors(), g.leaf_sectors()).unwrap();
     let map = Map::new(*g, SimMemory::new(g));
-    let mut allocator = Allocator::new(vec![0; g.leaf_slabs() as usize / 64 + 1], g.leaf_slabs());
+    let mut allocator = Allocator::new(
+        [0; 3].map(|_| vec![0; g.leaf_slabs() as usize / 64 + 1]),
+        g.leaf_slabs(),
+    );
     let entries = vec![PageEntry::EMPTY; g.pages() as usize];
     let changed = PageSet::new(vec![0; words_for(g.pages())]);
     let committer = attach::load(disk, probe, &map, &mut allocator, entries, changed).unwrap();

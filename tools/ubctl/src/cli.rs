@@ -4,7 +4,7 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use ubcore::geometry::{
     BLOCK_BYTES, JOURNAL_BLOCKS_MAX, JOURNAL_BLOCKS_MIN, SLAB_SECTORS_DEFAULT, SLAB_SECTORS_MAX,
     SLAB_SECTORS_MIN,
@@ -93,6 +93,19 @@ pub struct LayoutArgs {
     /// Size of the journal, 64K to 256M [default: a 256th of the leaf, at most 8M]
     #[arg(long, value_name = "SIZE", value_parser = journal_blocks)]
     pub journal_size: Option<u32>,
+    /// What discarded slabs read as: zeroes, or the root again
+    #[arg(long, value_name = "AS", default_value = "zero")]
+    pub discard: Discard,
+}
+
+/// What a discarded slab reads as.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Discard {
+    /// Zeroes
+    #[default]
+    Zero,
+    /// The root again
+    Reveal,
 }
 
 /// Arguments of `create`.
@@ -113,6 +126,9 @@ pub struct CreateArgs {
     /// With --format: size of the journal
     #[arg(long, value_name = "SIZE", value_parser = journal_blocks, requires = "format")]
     pub journal_size: Option<u32>,
+    /// With --format: what discarded slabs read as [default: zero]
+    #[arg(long, value_name = "AS", requires = "format")]
+    pub discard: Option<Discard>,
     /// With --format: even if the leaf looks used; what it holds is lost
     #[arg(long, requires = "format")]
     pub force: bool,
@@ -130,6 +146,7 @@ impl CreateArgs {
         LayoutArgs {
             slab_size: self.slab_size.unwrap_or(SLAB_SECTORS_DEFAULT),
             journal_size: self.journal_size,
+            discard: self.discard.unwrap_or_default(),
         }
     }
 }

@@ -9,7 +9,7 @@ use ubcore::error::Side;
 use ubcore::format::superblock::Superblock;
 use ubcore::geometry::{default_journal_blocks, Geometry, BLOCK_BYTES, BLOCK_SECTORS};
 
-use crate::cli::{FormatArgs, LayoutArgs};
+use crate::cli::{Discard, FormatArgs, LayoutArgs};
 use crate::device::{refuse_same, Access, Device};
 use crate::refuse::{Fail, Result, REFUSED};
 use crate::used::{self, Used};
@@ -76,7 +76,8 @@ pub fn format(root: &Path, leaf: &Path, layout: LayoutArgs, force: bool) -> Resu
     if let Some(used) = used.as_ref().filter(|_| !force) {
         return Err(looks_used(&leaf, used));
     }
-    let superblock = superblock(&root, geometry)?;
+    let mut superblock = superblock(&root, geometry)?;
+    superblock.reveal = layout.discard == Discard::Reveal;
     for (block, bytes) in writes(&superblock) {
         leaf.write_at(block * BLOCK, &bytes)?;
         leaf.sync()?;
@@ -132,6 +133,7 @@ fn superblock(root: &Device, geometry: Geometry) -> Result<Superblock> {
         geometry,
         root_block_bytes: root.block_bytes()?,
         clean: true,
+        reveal: false,
         journal_tail: 0,
         journal_sequence: 1,
         root_digest: identity::digest(root, &uuid)?,
@@ -193,6 +195,7 @@ mod tests {
             geometry: Geometry::new(65536, 65536, 32768, 128, 16).unwrap(),
             root_block_bytes: 512,
             clean: true,
+            reveal: false,
             journal_tail: 0,
             journal_sequence: 1,
             root_digest: [0; 32],

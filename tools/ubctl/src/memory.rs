@@ -21,6 +21,7 @@ pub struct Heap {
     dirty: Vec<AtomicU64>,
     dirty_words: Vec<AtomicU64>,
     fresh: Vec<AtomicU64>,
+    emptied: Vec<AtomicU64>,
 }
 
 fn pages<P>(count: u32) -> Pages<P> {
@@ -40,6 +41,7 @@ impl Heap {
             dirty,
             dirty_words,
             fresh: words(g.leaf_slabs()),
+            emptied: words(g.table_pages()),
             ..Heap::to_read(g)
         }
     }
@@ -54,6 +56,7 @@ impl Heap {
             dirty: Vec::new(),
             dirty_words: Vec::new(),
             fresh: Vec::new(),
+            emptied: Vec::new(),
         }
     }
 }
@@ -111,5 +114,9 @@ impl Memory for Heap {
 
     fn fresh(&self) -> &[AtomicU64] {
         &self.fresh
+    }
+
+    fn emptied(&self) -> &[AtomicU64] {
+        &self.emptied
     }
 }

@@ -168,7 +168,7 @@ pub fn reason_of(e: Error) -> &'static str {
         Error::NoMemory => "no_memory",
         Error::Full => "full",
         Error::Stacked(_) => "stacked",
-        Error::Os(_) => "os",
+        Error::Os(_) | Error::Emptied => "os",
     }
 }
 

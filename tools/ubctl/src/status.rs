@@ -3,7 +3,7 @@
 //! `ubctl status`: all that the driver tells of a union.
 
 use serde::Serialize;
-use ubcore::abi::{Status, MODE_READ_ONLY, MODE_WRITABLE};
+use ubcore::abi::{self, Status, MODE_READ_ONLY, MODE_WRITABLE};
 use ubcore::geometry::BLOCK_SECTORS;
 
 use crate::cli::StatusArgs;
@@ -37,6 +37,7 @@ pub struct Shown {
     pub first_writes: u64,
     pub io_errors: u64,
     pub map_bytes: u64,
+    pub discard: &'static str,
     pub openers: u32,
     pub queues: u32,
     pub major: u32,
@@ -73,10 +74,23 @@ impl Shown {
             first_writes: s.first_writes,
             io_errors: s.io_errors,
             map_bytes: s.map_bytes,
+            discard: match s.discard {
+                abi::DISCARD_ZERO => "zero",
+                abi::DISCARD_REVEAL => "reveal",
+                _ => "unknown",
+            },
             openers: s.openers,
             queues: s.queues,
             major: s.major,
             minor: s.minor,
+        }
+    }
+
+    fn discard_text(&self) -> &'static str {
+        match self.discard {
+            "zero" => "zeroes",
+            "reveal" => "the root again",
+            _ => "what this tool does not know",
         }
     }
 
@@ -151,6 +165,7 @@ impl Shown {
             ("checkpoints", self.checkpoints.to_string()),
             ("first writes", self.first_writes.to_string()),
             ("I/O errors", self.io_errors.to_string()),
+            ("discard", format!("shows {}", self.discard_text())),
             ("map memory", format!("{} bytes", self.map_bytes)),
             ("openers", self.openers.to_string()),
             ("queues", self.queues.to_string()),
@@ -197,7 +212,7 @@ mod tests {
             .collect();
         let wanted = "name,id,device,mode,uuid,root,leaf,sectors,root_sectors,leaf_sectors,\
             slab_sectors,slabs,slabs_used,journal_blocks,journal_used,dirty,commits,checkpoints,\
-            journal_written,first_writes,io_errors,map_bytes,openers,queues,major,minor";
+            journal_written,first_writes,io_errors,map_bytes,discard,openers,queues,major,minor";
         assert_eq!(names, wanted.split(',').collect());
         assert_eq!(value["mode"], "read-only");
         assert_eq!(value["dirty"], false);

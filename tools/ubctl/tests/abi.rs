@@ -126,6 +126,8 @@ fn ask_rust() -> Said {
         first_writes,
         io_errors,
         map_bytes,
+        discard,
+        reserved0,
         reserved
     );
     let mut number = |name: &str, n: u64| said.insert(format!("number UNIONBLK_{name}"), vec![n]);
@@ -134,6 +136,8 @@ fn ask_rust() -> Said {
     number("ID_ANY", abi::ID_ANY.into());
     number("MODE_WRITABLE", abi::MODE_WRITABLE.into());
     number("MODE_READ_ONLY", abi::MODE_READ_ONLY.into());
+    number("DISCARD_ZERO", abi::DISCARD_ZERO.into());
+    number("DISCARD_REVEAL", abi::DISCARD_REVEAL.into());
     number("STATUS_NEXT", abi::STATUS_NEXT.into());
     number("IOC_FEATURES", Features::COMMAND.into());
     number("IOC_CREATE", Create::COMMAND.into());

@@ -34,8 +34,8 @@ impl Union {
         let probe = probe(&mut device, root.sectors(), root_of(leaf)).unwrap();
         let g: Geometry = probe.superblock.geometry;
         let map = Map::new(g, Heap::new(&g));
-        let taken = vec![0u64; words_for(g.leaf_slabs() + 1)];
-        let mut allocator = Allocator::new(taken, g.leaf_slabs());
+        let bitmaps = [0; 3].map(|_| vec![0u64; words_for(g.leaf_slabs() + 1)]);
+        let mut allocator = Allocator::new(bitmaps, g.leaf_slabs());
         let entries = vec![PageEntry::EMPTY; index(g.pages())];
         let pages = PageSet::new(vec![0u64; words_for(g.pages())]);
         let committer = load(&mut device, probe, &map, &mut allocator, entries, pages).unwrap();

@@ -79,4 +79,7 @@ impl Memory for Hooked {
     fn fresh(&self) -> &[AtomicU64] {
         self.asked().fresh()
     }
+    fn emptied(&self) -> &[AtomicU64] {
+        self.asked().emptied()
+    }
 }

@@ -16,6 +16,7 @@ pub struct SimMemory {
     dirty: Vec<AtomicU64>,
     dirty_words: Vec<AtomicU64>,
     fresh: Vec<AtomicU64>,
+    emptied: Vec<AtomicU64>,
 }
 
 fn words(bits: u32) -> Vec<AtomicU64> {
@@ -40,6 +41,7 @@ impl SimMemory {
             dirty_words: words(dirty.len() as u32),
             dirty,
             fresh: words(g.leaf_slabs()),
+            emptied: words(g.table_pages()),
         }
     }
 }
@@ -74,5 +76,8 @@ impl Memory for SimMemory {
     }
     fn fresh(&self) -> &[AtomicU64] {
         &self.fresh
+    }
+    fn emptied(&self) -> &[AtomicU64] {
+        &self.emptied
     }
 }

@@ -9,6 +9,9 @@ use super::disk::{Sector, SECTOR};
 /// The content that a write numbered `tag` leaves in union sector `sector`.
 pub fn content(tag: u64, sector: u64) -> Sector {
     let mut data = [0u8; SECTOR];
+    if tag == ZERO {
+        return data;
+    }
     for (n, chunk) in data.chunks_mut(16).enumerate() {
         chunk[..8].copy_from_slice(&tag.to_le_bytes());
         chunk[8..].copy_from_slice(&(sector ^ ((n as u64) << 48)).to_le_bytes());

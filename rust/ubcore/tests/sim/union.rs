@@ -10,7 +10,7 @@ use ubcore::error::Result;
 use ubcore::format::directory::PageEntry;
 use ubcore::format::superblock::{Slot, Superblock};
 use ubcore::geometry::Geometry;
-use ubcore::map::{words_for, Map};
+use ubcore::map::{words_for, Base, Map};
 use ubcore::pages::PageSet;
 use ubcore::plan::{self, Source};
 
@@ -34,6 +34,7 @@ pub fn superblock(geometry: Geometry) -> Superblock {
         geometry,
         root_block_bytes: 512,
         clean: true,
+        reveal: false,
         journal_tail: 0,
         journal_sequence: 1,
         root_digest: [0; 32],
@@ -54,7 +55,10 @@ pub fn load(disk: &SimDisk, root_sectors: u64, leaf_sectors: u64) -> Result<SimU
     let probe: Probe = attach::probe(&mut disk, root_sectors, leaf_sectors)?;
     let g = probe.superblock.geometry;
     let map = Map::new(g, SimMemory::new(&g));
-    let mut allocator = Allocator::new(vec![0; g.leaf_slabs() as usize / 64 + 1], g.leaf_slabs());
+    let mut allocator = Allocator::new(
+        [0; 3].map(|_| vec![0; g.leaf_slabs() as usize / 64 + 1]),
+        g.leaf_slabs(),
+    );
     let entries = vec![PageEntry::EMPTY; g.pages() as usize];
     let changed = PageSet::new(vec![0; words_for(g.pages())]);
     let committer = attach::load(&mut disk, probe, &map, &mut allocator, entries, changed)?;
@@ -117,11 +121,39 @@ impl SimUnion {
     }
 
     pub fn flush(&mut self) -> Result {
+        self.allocator.begin_commit();
         self.committer.commit(&self.map, &mut self.disk)?;
         if self.committer.wants_checkpoint() {
             self.committer.checkpoint(&self.map, &mut self.disk)?;
         }
+        self.discard_and_free()
+    }
+
+    pub fn checkpoint(&mut self) -> Result {
+        self.allocator.begin_commit();
+        self.committer.checkpoint(&self.map, &mut self.disk)?;
+        self.discard_and_free()
+    }
+
+    /// After a commit: nothing is in flight here, so the grace period is over at once.
+    fn discard_and_free(&mut self) -> Result {
+        let mut from = 0;
+        while let Some(range) = self.allocator.leaving(from) {
+            from = range.end;
+            for leaf in range {
+                // A discarded slab reads as anything.
+                let g = self.map.geometry();
+                let junk = vec![[0xdd; 512]; g.slab_sectors() as usize];
+                self.disk.write_sectors(g.leaf_slab_start(leaf), &junk)?;
+            }
+        }
+        self.allocator.end_emptied(&self.map);
         Ok(())
+    }
+
+    /// Empties whole slabs.
+    pub fn empty(&mut self, slabs: std::ops::Range<u32>, base: Base) -> Result<bool> {
+        self.allocator.empty(&self.map, slabs, base)
     }
 
     pub fn detach(mut self) -> Result {

@@ -148,8 +148,12 @@ fn describe(record: Option<Record>, word: u64, leaf: u32) -> String {
         Some(Record::Words { slab, words }) => {
             format!("words: root slab {slab}, {words} words of bits")
         }
-        Some(Record::Zero(slab)) => format!("zero: root slab {slab} reads as zeroes"),
-        Some(Record::Reset(slab)) => format!("reset: root slab {slab} reads from the root"),
+        Some(Record::Zero { slab, count }) => {
+            format!("zero: {count} root slabs from {slab} read as zeroes")
+        }
+        Some(Record::Reset { slab, count }) => {
+            format!("reset: {count} root slabs from {slab} read from the root")
+        }
         None => format!("unknown: {word:#018x}"),
     }
 }
@@ -172,8 +176,8 @@ mod tests {
         assert_eq!(new, "new: root slab 7 in leaf slab 9, mapped 8+4");
         assert!(text(Record::More { slab: 7, run }).ends_with("mapped 8+4"));
         assert!(text(Record::Words { slab: 7, words: 2 }).starts_with("words: root slab 7"));
-        assert!(text(Record::Zero(1)).starts_with("zero: "));
-        assert!(text(Record::Reset(1)).starts_with("reset: "));
+        assert!(text(Record::Zero { slab: 1, count: 2 }).starts_with("zero: "));
+        assert!(text(Record::Reset { slab: 1, count: 2 }).starts_with("reset: "));
         assert_eq!(describe(None, 6, 0), "unknown: 0x0000000000000006");
     }
 }

@@ -87,7 +87,7 @@ fn runs(map: &Map<Heap>, leaf: u32) -> Vec<(u32, u32)> {
 mod tests {
     use super::{read, Heap, Map};
     use ubcore::geometry::Geometry;
-    use ubcore::map::{Base, Entry};
+    use ubcore::map::{Base, Emptied, Entry};
 
     fn map() -> Map<Heap> {
         let g = Geometry::new(1 << 16, 1 << 16, 1 << 15, 128, 16).unwrap();
@@ -97,21 +97,11 @@ mod tests {
     #[test]
     fn a_map_is_counted() {
         let map = map();
-        let at = |leaf| Entry {
-            leaf,
-            base: Base::Root,
-        };
-        map.set_entry(3, at(Some(0))).unwrap();
+        map.set_entry(3, Entry::home(0, Base::Root)).unwrap();
         map.set_bits(0, 8, 8).unwrap();
         map.set_bits(0, 100, 28).unwrap();
-        map.set_entry(
-            5,
-            Entry {
-                leaf: None,
-                base: Base::Zero,
-            },
-        )
-        .unwrap();
+        map.set_entry(5, Entry::none(Base::Zero, Emptied::No))
+            .unwrap();
         let mut problems = Vec::new();
         let report = read(&map, true, &mut problems);
         assert!(problems.is_empty());
@@ -124,10 +114,7 @@ mod tests {
     #[test]
     fn contradictions_are_named() {
         let map = map();
-        let at = |leaf| Entry {
-            leaf: Some(leaf),
-            base: Base::Root,
-        };
+        let at = |leaf| Entry::home(leaf, Base::Root);
         map.set_entry(1, at(4)).unwrap();
         map.set_entry(2, at(4)).unwrap();
         map.set_entry(3, at(1_000_000)).unwrap();

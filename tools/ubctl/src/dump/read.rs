@@ -90,6 +90,7 @@ fn superblock(sb: &Superblock) -> SuperblockReport {
         uuid: output::uuid(&sb.uuid),
         nonce: format!("{:016x}", sb.nonce),
         clean: sb.clean,
+        reveal: sb.reveal,
         root_block_bytes: sb.root_block_bytes,
         root_digest: output::hex(&sb.root_digest),
         journal_tail: sb.journal_tail,

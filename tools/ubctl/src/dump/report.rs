@@ -43,6 +43,7 @@ pub struct SuperblockReport {
     pub uuid: String,
     pub nonce: String,
     pub clean: bool,
+    pub reveal: bool,
     pub root_block_bytes: u32,
     pub root_digest: String,
     pub journal_tail: u32,

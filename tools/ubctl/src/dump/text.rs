@@ -46,6 +46,10 @@ fn superblocks(r: &Report) -> String {
                 ("uuid", sb.uuid.clone()),
                 ("nonce", sb.nonce.clone()),
                 ("clean", clean.to_owned()),
+                (
+                    "discard",
+                    if sb.reveal { "reveal" } else { "zero" }.to_owned(),
+                ),
                 ("root block", format!("{} bytes", sb.root_block_bytes)),
                 ("root digest", sb.root_digest.clone()),
                 (
