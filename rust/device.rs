@@ -151,11 +151,15 @@ fn zeroed<T: Copy>(n: usize, zero: T) -> Result<KVVec<T>> {
 /// Opens both devices, or says which cannot be had.
 fn open_pair(root: &CStr, leaf: &CStr) -> Result<(BlockDevice, BlockDevice)> {
     let root = BlockDevice::open_shared(root).map_err(|e| open(Side::Root, e))?;
-    let leaf = BlockDevice::open_exclusive(leaf).map_err(|e| open(Side::Leaf, e))?;
-    // Also a disk and its partition: the leaf's slabs would land on the root.
-    if root.overlaps(&leaf) {
-        return Err(Error::SameDevice);
-    }
+    let leaf = BlockDevice::open_exclusive(leaf).map_err(|e| {
+        // It is busy if it is the root, or a disk and the root its partition, because of ourselves.
+        let same = BlockDevice::open_plain(leaf).is_ok_and(|leaf| root.overlaps(&leaf));
+        if same {
+            Error::SameDevice
+        } else {
+            open(Side::Leaf, e)
+        }
+    })?;
     for (side, dev) in [(Side::Root, &root), (Side::Leaf, &leaf)] {
         // The worker of one union would wait for that of another.
         if dev.is_own() {

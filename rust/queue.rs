@@ -286,7 +286,8 @@ fn send<'d>(union: &'d Union, pieces: &mut Pieces<'d, Union>, runs: impl Iterato
             target: match run.source {
                 Source::Root(sector) => Target::Device(&union.root, sector),
                 Source::Leaf(sector) => Target::Device(&union.leaf, sector),
-                Source::Zero => Target::Zero,
+                // Of a write: its slab was emptied after it had its home, by a discard beside it.
+                Source::Zero => Target::Nowhere,
             },
             sectors: run.sectors,
         });

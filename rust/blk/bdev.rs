@@ -72,6 +72,17 @@ impl BlockDevice {
         unsafe { Self::from_file(file, None) }
     }
 
+    /// Opens a device for a look at it, whoever holds it.
+    ///
+    /// Context: process; the path is looked up and permissions are checked as the current task.
+    pub(crate) fn open_plain(path: &CStr) -> Result<Self> {
+        // SAFETY: `path` is a string that outlives the call.
+        let file = from_err_ptr(unsafe { ffi::ub_bdev_open_plain(path.as_char_ptr()) })?;
+
+        // SAFETY: Just opened.
+        unsafe { Self::from_file(file, None) }
+    }
+
     /// Opens a device for reading and writing. `EBUSY` if anyone holds it exclusively: a mount, a
     /// swap area, another stacked device, or one of ours.
     ///

@@ -54,6 +54,7 @@ extern "C" {
     pub(super) fn ub_bio_zero(bio: *mut bindings::bio, skip: u32, sectors: u32);
 
     pub(super) fn ub_bdev_open_shared(path: *const c_char) -> *mut bindings::file;
+    pub(super) fn ub_bdev_open_plain(path: *const c_char) -> *mut bindings::file;
     pub(super) fn ub_bdev_open_exclusive(
         path: *const c_char,
         holder: *mut c_void,

@@ -86,7 +86,8 @@ void ub_bio_zero(struct bio *bio, u32 skip, u32 sectors)
 		memzero_bvec(&bv);
 }
 
-/* All who share devices hold them under this one address: among themselves
+/*
+ * All who share devices hold them under this one address: among themselves
  * they do not conflict, and nobody else can claim such a device.
  */
 static char ub_shared_holder;
@@ -101,6 +102,11 @@ struct file *ub_bdev_open_shared(const char *path)
 	return bdev_file_open_by_path(path, BLK_OPEN_READ |
 				      BLK_OPEN_RESTRICT_WRITES,
 				      &ub_shared_holder, NULL);
+}
+
+struct file *ub_bdev_open_plain(const char *path)
+{
+	return bdev_file_open_by_path(path, BLK_OPEN_READ, NULL, NULL);
 }
 
 struct file *ub_bdev_open_exclusive(const char *path, void *holder)

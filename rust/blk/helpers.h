@@ -33,6 +33,7 @@ void ub_bio_init_flush(struct bio *bio, struct block_device *bdev);
 void ub_bio_zero(struct bio *bio, u32 skip, u32 sectors);
 
 struct file *ub_bdev_open_shared(const char *path);
+struct file *ub_bdev_open_plain(const char *path);
 struct file *ub_bdev_open_exclusive(const char *path, void *holder);
 int ub_bdev_rw(struct block_device *bdev, u64 sector, void *buf, u32 len, u32 opf);
 int ub_bdev_flush(struct block_device *bdev);

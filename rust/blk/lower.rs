@@ -33,8 +33,8 @@ use kernel::{
 pub(crate) enum Target<'d> {
     /// To this device, at this sector.
     Device(&'d BlockDevice, u64),
-    /// Nowhere: it reads as zeroes.
-    Zero,
+    /// Nowhere: it reads as zeroes, and what is written is lost.
+    Nowhere,
 }
 
 /// A stretch of a request.
@@ -78,8 +78,8 @@ pub(crate) struct Pieces<'d, D: Driver> {
 impl<'d, D: Driver> Pieces<'d, D> {
     /// Sends the next piece to its place.
     ///
-    /// One that is empty, reaches beyond the request, or would zero anything but a read fails the
-    /// request; whatever follows is ignored.
+    /// One that is empty, reaches beyond the request, or goes nowhere and is neither of a read nor
+    /// of a write, fails the request; whatever follows is ignored.
     pub(crate) fn add(&mut self, piece: Piece<'d>) {
         if self.failed {
             return;
@@ -112,7 +112,7 @@ impl<'d, D: Driver> Pieces<'d, D> {
     fn place(&mut self, target: Target<'d>, take: u32) {
         match target {
             Target::Device(dev, sector) => self.issue(dev, sector, take),
-            Target::Zero => self.zero(take),
+            Target::Nowhere => self.zero(take),
         }
     }
 
@@ -135,8 +135,9 @@ impl<'d, D: Driver> Pieces<'d, D> {
 
     fn zero(&mut self, take: u32) {
         // SAFETY: By the invariant `rq` is valid.
-        if unsafe { (*self.rq).cmd_flags } & ffi::REQ_OP_MASK != bindings::req_op_REQ_OP_READ {
-            self.failed = true;
+        let op = unsafe { (*self.rq).cmd_flags } & ffi::REQ_OP_MASK;
+        if op != bindings::req_op_REQ_OP_READ {
+            self.failed |= op != bindings::req_op_REQ_OP_WRITE;
             return;
         }
         // SAFETY: The stretch lies within the bio, whose pages belong to the request until it ends;

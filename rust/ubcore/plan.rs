@@ -57,7 +57,8 @@ pub fn read<M: Memory>(map: &Map<M>, sector: u64, sectors: u32) -> Runs<'_, M> {
     }
 }
 
-/// The runs of a write: all on the leaf. It ends early at a slab without a home; see [`homeless`].
+/// The runs of a write: on the leaf, or nowhere ([`Source::Zero`]) in a slab that lost its home
+/// since [`homeless`] was asked. It was emptied beside the write, which is as if after it.
 pub fn write<M: Memory>(map: &Map<M>, sector: u64, sectors: u32) -> Runs<'_, M> {
     Runs {
         map,
@@ -104,7 +105,7 @@ impl<M: Memory> Runs<'_, M> {
             .map(|l| (l, g.leaf_slab_start(l).wrapping_add(u64::from(offset))));
         let run = match (self.way, home) {
             (Way::Write, home) => Run {
-                source: Source::Leaf(home?.1),
+                source: home.map_or(Source::Zero, |h| Source::Leaf(h.1)),
                 sectors: limit,
             },
             (Way::Read, Some((leaf, start))) => match self.map.stretch(leaf, offset, limit) {
