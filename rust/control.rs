@@ -140,16 +140,24 @@ impl Registry {
             n if n <= QUEUES_MAX => n,
             _ => return Err(EINVAL),
         };
+        let read_only = c.flags & abi::CREATE_READ_ONLY != 0;
         let mut unions = self.unions.lock();
         let (id, at) = free_id(&unions, c.id)?;
         // Before the attach: afterwards nothing may fail for want of memory.
         unions.reserve(1, GFP_KERNEL)?;
         let room = KBox::<Entry>::new_uninit(GFP_KERNEL)?;
-        let attached = Attached::new(id, path(&root)?, path(&leaf)?, queues, self.queue.clone())
-            .map_err(|e| {
-                c.set_error(e);
-                errno(e)
-            })?;
+        let attached = Attached::new(
+            id,
+            path(&root)?,
+            path(&leaf)?,
+            queues,
+            read_only,
+            self.queue.clone(),
+        )
+        .map_err(|e| {
+            c.set_error(e);
+            errno(e)
+        })?;
         let entry = KBox::write(
             room,
             Entry {
@@ -220,6 +228,8 @@ impl Entry {
         c.flags = 0;
         c.mode = if union.is_read_only() {
             abi::MODE_READ_ONLY
+        } else if union.asked_read_only {
+            abi::MODE_ASKED
         } else {
             abi::MODE_WRITABLE
         };

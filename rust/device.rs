@@ -90,6 +90,8 @@ pub(crate) struct Union {
     pub(crate) queue: Arc<OwnedQueue>,
     /// The union's disk, once it is there.
     pub(crate) shown: SetOnce<DiskRef>,
+    /// Read-only from the start: nothing is dirty, nothing is written.
+    pub(crate) asked_read_only: bool,
     /// The map could not be committed.
     pub(crate) read_only: Atomic<bool>,
     /// The map's count of changes that is durable.
@@ -149,9 +151,9 @@ fn zeroed<T: Copy>(n: usize, zero: T) -> Result<KVVec<T>> {
 }
 
 /// Opens both devices, or says which cannot be had.
-fn open_pair(root: &CStr, leaf: &CStr) -> Result<(BlockDevice, BlockDevice)> {
+fn open_pair(root: &CStr, leaf: &CStr, write: bool) -> Result<(BlockDevice, BlockDevice)> {
     let root = BlockDevice::open_shared(root).map_err(|e| open(Side::Root, e))?;
-    let leaf = BlockDevice::open_exclusive(leaf).map_err(|e| {
+    let leaf = BlockDevice::open_exclusive(leaf, write).map_err(|e| {
         // It is busy if it is the root, or a disk and the root its partition, because of ourselves.
         let same = BlockDevice::open_plain(leaf).is_ok_and(|leaf| root.overlaps(&leaf));
         if same {
@@ -170,7 +172,7 @@ fn open_pair(root: &CStr, leaf: &CStr) -> Result<(BlockDevice, BlockDevice)> {
             return Err(Error::Limits(side));
         }
     }
-    if leaf.is_read_only() {
+    if write && leaf.is_read_only() {
         return Err(Error::ReadOnlyLeaf);
     }
     Ok((root, leaf))
@@ -220,6 +222,7 @@ fn load(
     root: BlockDevice,
     leaf: BlockDevice,
     queue: Arc<OwnedQueue>,
+    asked_read_only: bool,
 ) -> Result<(Arc<Union>, Limits)> {
     let mut buffer = LeafDisk::new_buffer()?;
     let mut disk = LeafDisk::new(&leaf, &mut buffer);
@@ -239,7 +242,9 @@ fn load(
     let changed = PageSet::new(zeroed(words_for(g.pages()), 0u64)?);
     let mut disk = LeafDisk::new(&leaf, &mut buffer);
     let mut committer = attach::load(&mut disk, probe, &map, &mut allocator, entries, changed)?;
-    committer.checkpoint(&map, &mut disk)?;
+    if !asked_read_only {
+        committer.checkpoint(&map, &mut disk)?;
+    }
 
     let durable = committer.committed();
     let union = os(Arc::pin_init(
@@ -251,6 +256,7 @@ fn load(
             uuid,
             queue,
             shown: SetOnce::new(),
+            asked_read_only,
             read_only: Atomic::new(false),
             durable: Atomic::new(durable),
             armed: Atomic::new(false),
@@ -276,10 +282,11 @@ impl Attached {
         root: &CStr,
         leaf: &CStr,
         queues: u32,
+        read_only: bool,
         queue: Arc<OwnedQueue>,
     ) -> Result<Self> {
-        let (root, leaf) = open_pair(root, leaf)?;
-        let (union, limits) = load(id, root, leaf, queue)?;
+        let (root, leaf) = open_pair(root, leaf, !read_only)?;
+        let (union, limits) = load(id, root, leaf, queue, read_only)?;
         let sectors = union.geometry().union_sectors();
         let name = Name(id);
         let mut disk = os(Disk::new(
@@ -293,6 +300,9 @@ impl Attached {
         os(disk.link(|union| &union.root))?;
         os(disk.link(|union| &union.leaf))?;
         union.shown.populate(disk.reference());
+        if let Some(disk) = union.shown.as_ref().filter(|_| read_only) {
+            disk.set_read_only(true);
+        }
         pr_info!(
             "{}: root {}, leaf {}, {} sectors, {} of {} slabs used\n",
             union.name(),

@@ -181,6 +181,11 @@ impl Union {
         self.read_only.load(Acquire)
     }
 
+    /// Whether writes are refused, for either reason. Any context.
+    pub(crate) fn takes_no_writes(&self) -> bool {
+        self.asked_read_only || self.is_read_only()
+    }
+
     /// Sees to it that what has just been mapped is committed in time. Any context.
     pub(crate) fn arm(this: ArcBorrow<'_, Self>) {
         // The mapping was counted before: either this sees that the timer has let go, or the timer
@@ -247,6 +252,9 @@ impl Union {
     pub(crate) fn detach(this: &Arc<Self>) -> Result {
         workqueue::cancel_delayed_work_sync::<_, 2>(this);
         workqueue::flush_work::<_, 1>(this);
+        if this.asked_read_only {
+            return Ok(());
+        }
         let mut guard = this.metadata.lock();
         let Metadata { committer, buffer } = &mut *guard;
         let done = committer.detach(&this.map, &mut LeafDisk::new(&this.leaf, buffer));

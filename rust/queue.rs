@@ -69,7 +69,9 @@ fn dispatch(this: ArcBorrow<'_, Union>, rq: Request<Union>) {
     match rq.op() {
         Op::Read => read(&this, rq),
         Op::Flush => flush(this, rq),
-        Op::Write | Op::Discard | Op::WriteZeroes if this.is_read_only() => rq.end(Status::IOERR),
+        Op::Write | Op::Discard | Op::WriteZeroes if this.takes_no_writes() => {
+            rq.end(Status::IOERR)
+        }
         Op::Write => write(this, rq),
         Op::Discard => discard(this, rq),
         Op::WriteZeroes if is_whole(&this, &rq) => zero(this, rq),
@@ -161,6 +163,8 @@ fn flush(this: ArcBorrow<'_, Union>, rq: Request<Union>) {
     if this.is_read_only() {
         // What a later flush would promise, no commit can keep.
         rq.end(Status::IOERR);
+    } else if this.asked_read_only {
+        rq.end(Status::OK);
     } else if this.is_clean() {
         rq.submit_flush(|union| &union.leaf);
     } else {

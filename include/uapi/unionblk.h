@@ -28,6 +28,10 @@
 /* struct unionblk_status.mode */
 #define UNIONBLK_MODE_WRITABLE	0
 #define UNIONBLK_MODE_READ_ONLY	1	/* the map could not be committed */
+#define UNIONBLK_MODE_ASKED	2	/* read-only from the start, on request */
+
+/* struct unionblk_create.flags: never write to the leaf, nor take writes. */
+#define UNIONBLK_CREATE_READ_ONLY	1
 
 /* struct unionblk_status.discard: what a discarded slab reads as. */
 #define UNIONBLK_DISCARD_ZERO	0
@@ -79,12 +83,16 @@ struct unionblk_features {
 /*
  * Attaches a formatted leaf to its root and shows both as /dev/unionblk<id>.
  *
+ * With UNIONBLK_CREATE_READ_ONLY the leaf is opened for reading only, may be
+ * write-protected, and is never written, not even to put right what a cut of
+ * power left: that is done in memory.
+ *
  * Nothing is written to the leaf before the pair has been found sound; when
  * the call fails, both devices are as they were. EEXIST if @id is taken.
  */
 struct unionblk_create {
 	__u32 size;
-	__u32 flags;		/* none defined */
+	__u32 flags;		/* UNIONBLK_CREATE_* */
 	__u32 id;		/* in: wanted or UNIONBLK_ID_ANY, out: given */
 	__u32 queues;		/* hardware queues; 0: one for each CPU, at most 8 */
 	char root[UNIONBLK_PATH_BYTES];

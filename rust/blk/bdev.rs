@@ -51,6 +51,8 @@ pub(crate) struct BlockDevice {
     file: NonNull<bindings::file>,
     bdev: NonNull<bindings::block_device>,
     holder: Option<KBox<u8>>,
+    /// Whether it was opened for writing.
+    writable: bool,
 }
 
 // SAFETY: An open block device is not tied to the thread that opened it.
@@ -83,19 +85,21 @@ impl BlockDevice {
         unsafe { Self::from_file(file, None) }
     }
 
-    /// Opens a device for reading and writing. `EBUSY` if anyone holds it exclusively: a mount, a
+    /// Opens a device for reading and, if `write`, writing. `EBUSY` if anyone holds it: a mount, a
     /// swap area, another stacked device, or one of ours.
     ///
     /// Context: process; the path is looked up and permissions are checked as the current task.
-    pub(crate) fn open_exclusive(path: &CStr) -> Result<Self> {
+    pub(crate) fn open_exclusive(path: &CStr, write: bool) -> Result<Self> {
         // What holds a device is an address. This one is of nobody else as long as we have it.
         let holder = KBox::new(0u8, GFP_KERNEL)?;
         let by = ptr::from_ref(&*holder).cast_mut().cast();
+        let path = path.as_char_ptr();
         // SAFETY: `path` is a string that outlives the call; `by` is only compared.
-        let file = from_err_ptr(unsafe { ffi::ub_bdev_open_exclusive(path.as_char_ptr(), by) })?;
+        let file = from_err_ptr(unsafe { ffi::ub_bdev_open_exclusive(path, by, write) })?;
 
         // SAFETY: Just opened, held by `holder`.
-        let dev = unsafe { Self::from_file(file, Some(holder))? };
+        let mut dev = unsafe { Self::from_file(file, Some(holder))? };
+        dev.writable = write;
         dev.drop_cache();
         Ok(dev)
     }
@@ -114,6 +118,7 @@ impl BlockDevice {
             // SAFETY: As above.
             bdev: unsafe { NonNull::new_unchecked(bdev) },
             holder,
+            writable: false,
         };
 
         // What somebody wrote through the page cache is to be seen below it.
@@ -209,7 +214,7 @@ impl BlockDevice {
                 Order::FlushFua => ffi::REQ_FUA | ffi::REQ_PREFLUSH,
             };
 
-        if self.holder.is_none() {
+        if !self.writable {
             return Err(EBADF);
         }
         // SAFETY: The device is open; `bytes` do not change for the call, a write only reads them,
@@ -240,7 +245,7 @@ impl BlockDevice {
     ///
     /// Context: process, sleeps. Not from [`Driver::queue`](super::Driver::queue).
     pub(crate) fn zero(&self, sector: u64, sectors: u64) -> Result {
-        if self.holder.is_none() {
+        if !self.writable {
             return Err(EBADF);
         }
         // SAFETY: By the invariant the device is open; the block layer checks the range.

@@ -58,6 +58,7 @@ extern "C" {
     pub(super) fn ub_bdev_open_exclusive(
         path: *const c_char,
         holder: *mut c_void,
+        write: bool,
     ) -> *mut bindings::file;
     pub(super) fn ub_bdev_rw(
         bdev: *mut bindings::block_device,

@@ -109,10 +109,13 @@ struct file *ub_bdev_open_plain(const char *path)
 	return bdev_file_open_by_path(path, BLK_OPEN_READ, NULL, NULL);
 }
 
-struct file *ub_bdev_open_exclusive(const char *path, void *holder)
+struct file *ub_bdev_open_exclusive(const char *path, void *holder, bool write)
 {
-	return bdev_file_open_by_path(path, BLK_OPEN_READ | BLK_OPEN_WRITE |
-				      BLK_OPEN_RESTRICT_WRITES, holder, NULL);
+	blk_mode_t mode = BLK_OPEN_READ | BLK_OPEN_RESTRICT_WRITES;
+
+	if (write)
+		mode |= BLK_OPEN_WRITE;
+	return bdev_file_open_by_path(path, mode, holder, NULL);
 }
 
 /*

@@ -34,7 +34,7 @@ void ub_bio_zero(struct bio *bio, u32 skip, u32 sectors);
 
 struct file *ub_bdev_open_shared(const char *path);
 struct file *ub_bdev_open_plain(const char *path);
-struct file *ub_bdev_open_exclusive(const char *path, void *holder);
+struct file *ub_bdev_open_exclusive(const char *path, void *holder, bool write);
 int ub_bdev_rw(struct block_device *bdev, u64 sector, void *buf, u32 len, u32 opf);
 int ub_bdev_flush(struct block_device *bdev);
 bool ub_bdev_read_only(struct block_device *bdev);

@@ -20,6 +20,10 @@ pub const ID_ANY: u32 = u32::MAX;
 pub const MODE_WRITABLE: u32 = 0;
 /// `UNIONBLK_MODE_READ_ONLY`.
 pub const MODE_READ_ONLY: u32 = 1;
+/// `UNIONBLK_MODE_ASKED`.
+pub const MODE_ASKED: u32 = 2;
+/// `UNIONBLK_CREATE_READ_ONLY`.
+pub const CREATE_READ_ONLY: u32 = 1;
 /// `UNIONBLK_DISCARD_ZERO`.
 pub const DISCARD_ZERO: u32 = 0;
 /// `UNIONBLK_DISCARD_REVEAL`.
@@ -159,7 +163,7 @@ macro_rules! call {
 }
 
 call!(Features, 0, |s| s.reserved == [0; 5]);
-call!(Create, 1, |s| s.flags == 0
+call!(Create, 1, |s| s.flags & !CREATE_READ_ONLY == 0
     && s.reserved0 == 0
     && s.reserved == [0; 8]);
 call!(Remove, 2, |s| s.flags == 0

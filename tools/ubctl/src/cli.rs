@@ -132,6 +132,9 @@ pub struct CreateArgs {
     /// With --format: even if the leaf looks used; what it holds is lost
     #[arg(long, requires = "format")]
     pub force: bool,
+    /// Take no writes and write nothing to the leaf, which may be write-protected
+    #[arg(long, conflicts_with = "format")]
+    pub read_only: bool,
     /// N of /dev/unionblkN [default: the lowest that is free]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(..0xffff_ffff))]
     pub id: Option<u32>,

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
-use ubcore::abi::{Create, Status, ID_ANY};
+use ubcore::abi::{Create, Status, CREATE_READ_ONLY, ID_ANY};
 
 use crate::cli::CreateArgs;
 use crate::control::{self, Control, PREFIX};
@@ -29,6 +29,9 @@ pub fn run(args: &CreateArgs, json: bool) -> Result {
     control::put_path(&mut request.leaf, &leaf)?;
     request.id = args.id.unwrap_or(ID_ANY);
     request.queues = args.queues;
+    if args.read_only {
+        request.flags |= CREATE_READ_ONLY;
+    }
     if args.format {
         format::format(&root, &leaf, args.layout(), args.force)?;
     }

@@ -54,6 +54,7 @@ impl Shown {
             mode: match s.mode {
                 MODE_WRITABLE => "writable",
                 MODE_READ_ONLY => "read-only",
+                abi::MODE_ASKED => "read-only-asked",
                 _ => "unknown",
             },
             uuid: output::uuid(&s.uuid),
