@@ -160,24 +160,26 @@ where
         let mut epoch = Epoch::new(&mut self.ring, disk, &self.superblock);
         let mut space = Space::Left;
         let mut from = 0;
-        // Emptied slabs first: what is written to them later comes in a later epoch.
+        while let Some((first, slabs)) = map.take_dirty(from) {
+            for leaf in members(first, slabs) {
+                let Some(fresh) = take(&mut self.changed, map, leaf) else {
+                    continue;
+                };
+                if space == Space::Left {
+                    space = epoch.slab(map, leaf, fresh)?;
+                }
+            }
+            from = (first / 64).saturating_add(1);
+        }
+        // Emptied slabs last: one that has just lost its home above is told here, in the same
+        // epoch; what is written to it from now on comes in a later one.
+        from = 0;
         while let Some(page) = map.emptied_page(from) {
             self.changed.add(page);
             if space == Space::Left {
                 space = epoch.emptied(map, page)?;
             }
             from = page.saturating_add(1);
-        }
-        from = 0;
-        while let Some((first, slabs)) = map.take_dirty(from) {
-            for leaf in members(first, slabs) {
-                let fresh = map.take_fresh(leaf);
-                note(&mut self.changed, map, leaf, fresh);
-                if space == Space::Left {
-                    space = epoch.slab(map, leaf, fresh)?;
-                }
-            }
-            from = (first / 64).saturating_add(1);
         }
         match space {
             Space::Left => epoch.finish().map(Some),
@@ -193,6 +195,14 @@ where
     ) -> Result {
         let settled = map.settled_changes();
         let mut from = 0;
+        while let Some((first, slabs)) = map.take_dirty(from) {
+            for leaf in members(first, slabs) {
+                let _ = take(&mut self.changed, map, leaf);
+            }
+            from = (first / 64).saturating_add(1);
+        }
+        // In this order, as in an epoch: who has lost its home by now is on a page that is stored.
+        from = 0;
         while let Some(page) = map.emptied_page(from) {
             self.changed.add(page);
             for n in 0..TABLE_ENTRIES {
@@ -200,14 +210,6 @@ where
                 map.advance_emptied(slab, Emptied::Pending, Emptied::Durable);
             }
             from = page.saturating_add(1);
-        }
-        from = 0;
-        while let Some((first, slabs)) = map.take_dirty(from) {
-            for leaf in members(first, slabs) {
-                let fresh = map.take_fresh(leaf);
-                note(&mut self.changed, map, leaf, fresh);
-            }
-            from = (first / 64).saturating_add(1);
         }
         let mut next = self.superblock.clone();
         next.generation = next.generation.saturating_add(1);
@@ -330,17 +332,25 @@ fn members(first: u32, mask: u64) -> impl Iterator<Item = u32> {
         .map(move |n| first.wrapping_add(n))
 }
 
-/// Puts the pages that a change of leaf slab `leaf` touches on the next checkpoint's list.
-fn note<M: Memory, B: DerefMut<Target = [u64]>>(
+/// Takes a dirty leaf slab over: the pages that it touches go on the next checkpoint's list.
+/// Whether its assignment is new, or `None` if nothing of it is mapped.
+///
+/// That is so where a mark came late to a slab that was emptied: another may have it now, whose
+/// assignment is told with its first mapping and not before.
+fn take<M: Memory, B: DerefMut<Target = [u64]>>(
     changed: &mut PageSet<B>,
     map: &Map<M>,
     leaf: u32,
-    fresh: bool,
-) {
+) -> Option<bool> {
+    if !map.is_mapped(leaf) {
+        return None;
+    }
+    let fresh = map.take_fresh(leaf);
     changed.add(bits_page_of(map, leaf));
     if let Some(slab) = map.owner(leaf).filter(|_| fresh) {
         changed.add(table_page_of(slab));
     }
+    Some(fresh)
 }
 
 fn one_block(buffer: &mut [u8]) -> &mut [u8] {

@@ -304,6 +304,12 @@ impl<M: Memory> Map<M> {
         (mapped, len.min(limit))
     }
 
+    /// Whether any sector of a leaf slab is mapped.
+    pub fn is_mapped(&self, leaf: u32) -> bool {
+        let sectors = self.geometry.slab_sectors();
+        self.stretch(leaf, 0, sectors) != (false, sectors)
+    }
+
     /// Applies `f` to each word of sectors `offset..offset + count` of a leaf slab, with the mask of
     /// those sectors. The pages must be there.
     fn each_word(
@@ -436,12 +442,12 @@ impl<M: Memory> Map<M> {
             self.memory.grow_table(page)?;
         }
         self.change(|| {
-            // First the owner: who sees the entry does not take the old home for the slab's.
+            // The owner last: a committer that misses the slab for want of it finds it emptied.
+            self.set_entry(slab, Entry::none(base, Emptied::Pending))?;
+            set_bit(self.memory.emptied(), page);
             if let Some(leaf) = entry.leaf {
                 self.set_owner(leaf, None)?;
             }
-            self.set_entry(slab, Entry::none(base, Emptied::Pending))?;
-            set_bit(self.memory.emptied(), page);
             Ok(Some(entry.leaf))
         })
     }
@@ -454,14 +460,12 @@ impl<M: Memory> Map<M> {
     /// Moves an emptied slab from one state to the next; its base if it was in the first.
     pub fn advance_emptied(&self, slab: u32, from: Emptied, to: Emptied) -> Option<Base> {
         let slot = self.table_slot(slab)?;
-        let bits = slot.load(Ordering::Acquire);
-        let entry = Entry::decode(bits);
-        if entry.emptied != from {
-            return None;
-        }
-        let next = Entry::none(entry.base, to).encode();
-        let moved = slot.compare_exchange(bits, next, Ordering::AcqRel, Ordering::Acquire);
-        moved.is_ok().then_some(entry.base)
+        // Who empties it anew meanwhile may change its base.
+        let moved = slot.fetch_update(Ordering::AcqRel, Ordering::Acquire, |bits| {
+            let entry = Entry::decode(bits);
+            (entry.emptied == from).then(|| Entry::none(entry.base, to).encode())
+        });
+        moved.ok().map(|bits| Entry::decode(bits).base)
     }
 
     /// Ends the wait of all slabs of a page whose emptying is durable. After a grace period, under

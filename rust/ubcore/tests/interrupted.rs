@@ -6,110 +6,20 @@
 mod hooked;
 mod sim;
 
-use std::cell::{Cell, RefCell};
-use std::rc::Rc;
-
-use hooked::Hooked;
+use hooked::Scene;
 use sim::disk::{Random, SimDisk};
 use sim::oracle::{content, ROOT};
-use sim::union::{format, SimUnion};
-use ubcore::alloc::Allocator;
-use ubcore::attach;
-use ubcore::commit::Committer;
-use ubcore::disk::Disk;
-use ubcore::error::{Error, Result};
-use ubcore::format::directory::PageEntry;
+use sim::union::SimUnion;
+use ubcore::error::Error;
 use ubcore::geometry::Geometry;
-use ubcore::map::{words_for, Map};
-use ubcore::pages::PageSet;
-use ubcore::plan::{self, Source};
 
 /// Two slabs, in two groups of the root: the second gets the leaf's second and last slab.
 const FIRST: u64 = 128;
 const SECOND: u64 = 128 * 40;
 const THIRD: u64 = 128 * 45;
 
-struct Scene {
-    disk: SimDisk,
-    map: Map<Hooked>,
-    allocator: RefCell<Allocator<Vec<u64>>>,
-    committer: RefCell<Committer<Vec<u64>, Vec<PageEntry>>>,
-}
-
 fn geometry() -> Geometry {
     Geometry::new(6400, 6400, 2048 + 2 * 128, 128, 16).unwrap()
-}
-
-impl Scene {
-    fn new() -> Rc<Scene> {
-        let g = geometry();
-        assert_eq!(g.leaf_slabs(), 2);
-        let mut disk = SimDisk::new();
-        format(&mut disk, g);
-        let probe = attach::probe(&mut disk, g.root_sectors(), g.leaf_sectors()).unwrap();
-        let map = Map::new(g, Hooked::new(&g));
-        let mut allocator = Allocator::new([0; 3].map(|_| vec![0; 1]), g.leaf_slabs());
-        let entries = vec![PageEntry::EMPTY; g.pages() as usize];
-        let changed = PageSet::new(vec![0; words_for(g.pages())]);
-        let mut committer =
-            attach::load(&mut disk, probe, &map, &mut allocator, entries, changed).unwrap();
-        committer.checkpoint(&map, &mut disk).unwrap();
-        Rc::new(Scene {
-            disk,
-            map,
-            allocator: RefCell::new(allocator),
-            committer: RefCell::new(committer),
-        })
-    }
-
-    fn write(&self, sector: u64, sectors: u32, tag: u64) -> Result {
-        let mut allocator = self.allocator.borrow_mut();
-        allocator.settle(&self.map, sector, sectors)?;
-        let mut at = sector;
-        for run in plan::write(&self.map, sector, sectors) {
-            let Source::Leaf(to) = run.source else {
-                panic!("a write goes to the leaf")
-            };
-            let end = at + u64::from(run.sectors);
-            let data: Vec<_> = (at..end).map(|s| content(tag, s)).collect();
-            self.disk.write_sectors(to, &data)?;
-            at = end;
-        }
-        self.map.mark(sector, sectors);
-        Ok(())
-    }
-
-    /// As the driver answers a FLUSH.
-    fn flush(&self) {
-        let mut disk = self.disk.clone();
-        let mut committer = self.committer.borrow_mut();
-        if committer.is_clean(&self.map) {
-            disk.flush().unwrap();
-        } else {
-            committer.commit(&self.map, &mut disk).unwrap();
-        }
-    }
-
-    /// Commits (or makes a checkpoint); before access `n` to the map, `then` happens, if it is
-    /// reached at all.
-    fn interrupt(self: &Rc<Scene>, checkpoint: bool, n: u32, then: fn(&Scene)) -> bool {
-        let reached = Rc::new(Cell::new(false));
-        let (told, inner) = (reached.clone(), self.clone());
-        let hook = Box::new(move || {
-            told.set(true);
-            then(&inner);
-        });
-        self.map.memory().interrupt(n, hook, || {
-            let mut disk = self.disk.clone();
-            let mut committer = self.committer.borrow_mut();
-            if checkpoint {
-                committer.checkpoint(&self.map, &mut disk).unwrap();
-            } else {
-                committer.commit(&self.map, &mut disk).unwrap();
-            }
-        });
-        reached.get()
-    }
 }
 
 fn cut(disk: &SimDisk, seed: u64) -> SimUnion {
@@ -130,7 +40,7 @@ fn a_flush_covers_what_completed_while_another_commit_ran() {
             let at = [SECOND + 5, FIRST + 100, FIRST + 13][way];
             let mut n = 0;
             loop {
-                let s = Scene::new();
+                let s = Scene::new(geometry());
                 s.write(FIRST + 3, 8, 1).unwrap();
                 if !s.interrupt(checkpoint, n, then) {
                     break;
@@ -155,7 +65,7 @@ fn bits_of_an_assignment_that_was_lost_do_not_come_back() {
     let mut met = 0;
     let mut n = 0;
     loop {
-        let s = Scene::new();
+        let s = Scene::new(geometry());
         s.write(FIRST, 8, 1).unwrap();
         if !s.interrupt(true, n, |s| s.write(SECOND, 100, 2).unwrap()) {
             break;

@@ -3,14 +3,27 @@
 //! A map's memory at every access to which something else can happen: what interrupts, and other
 //! CPUs, do to code that runs without a lock.
 
+#![allow(dead_code, reason = "each test file uses its part")]
+
 use std::cell::{Cell, RefCell};
+use std::rc::Rc;
 use std::sync::atomic::AtomicU64;
 
+use ubcore::alloc::Allocator;
+use ubcore::attach;
+use ubcore::commit::Committer;
+use ubcore::disk::Disk;
 use ubcore::error::Result;
+use ubcore::format::directory::PageEntry;
 use ubcore::geometry::Geometry;
-use ubcore::map::{BitsPage, Memory, TablePage};
+use ubcore::map::{words_for, BitsPage, Map, Memory, TablePage};
+use ubcore::pages::PageSet;
+use ubcore::plan::{self, Source};
 
+use crate::sim::disk::SimDisk;
 use crate::sim::memory::SimMemory;
+use crate::sim::oracle::content;
+use crate::sim::union::format;
 
 pub type Hook = Box<dyn FnOnce()>;
 
@@ -81,5 +94,86 @@ impl Memory for Hooked {
     }
     fn emptied(&self) -> &[AtomicU64] {
         self.asked().emptied()
+    }
+}
+
+/// A union over such memory, as the driver uses it.
+pub struct Scene {
+    pub disk: SimDisk,
+    pub map: Map<Hooked>,
+    pub allocator: RefCell<Allocator<Vec<u64>>>,
+    pub committer: RefCell<Committer<Vec<u64>, Vec<PageEntry>>>,
+}
+
+impl Scene {
+    pub fn new(g: Geometry) -> Rc<Scene> {
+        let mut disk = SimDisk::new();
+        format(&mut disk, g);
+        let probe = attach::probe(&mut disk, g.root_sectors(), g.leaf_sectors()).unwrap();
+        let map = Map::new(g, Hooked::new(&g));
+        let mut allocator = Allocator::new(
+            [0; 3].map(|_| vec![0; g.leaf_slabs() as usize / 64 + 1]),
+            g.leaf_slabs(),
+        );
+        let entries = vec![PageEntry::EMPTY; g.pages() as usize];
+        let changed = PageSet::new(vec![0; words_for(g.pages())]);
+        let mut committer =
+            attach::load(&mut disk, probe, &map, &mut allocator, entries, changed).unwrap();
+        committer.checkpoint(&map, &mut disk).unwrap();
+        Rc::new(Scene {
+            disk,
+            map,
+            allocator: RefCell::new(allocator),
+            committer: RefCell::new(committer),
+        })
+    }
+
+    pub fn write(&self, sector: u64, sectors: u32, tag: u64) -> Result {
+        let mut allocator = self.allocator.borrow_mut();
+        allocator.settle(&self.map, sector, sectors)?;
+        let mut at = sector;
+        for run in plan::write(&self.map, sector, sectors) {
+            let Source::Leaf(to) = run.source else {
+                panic!("a write goes to the leaf")
+            };
+            let end = at + u64::from(run.sectors);
+            let data: Vec<_> = (at..end).map(|s| content(tag, s)).collect();
+            self.disk.write_sectors(to, &data)?;
+            at = end;
+        }
+        self.map.mark(sector, sectors);
+        Ok(())
+    }
+
+    /// As the driver answers a FLUSH.
+    pub fn flush(&self) {
+        let mut disk = self.disk.clone();
+        let mut committer = self.committer.borrow_mut();
+        if committer.is_clean(&self.map) {
+            disk.flush().unwrap();
+        } else {
+            committer.commit(&self.map, &mut disk).unwrap();
+        }
+    }
+
+    /// Commits (or makes a checkpoint); before access `n` to the map, `then` happens, if it is
+    /// reached at all.
+    pub fn interrupt(self: &Rc<Scene>, checkpoint: bool, n: u32, then: fn(&Scene)) -> bool {
+        let reached = Rc::new(Cell::new(false));
+        let (told, inner) = (reached.clone(), self.clone());
+        let hook = Box::new(move || {
+            told.set(true);
+            then(&inner);
+        });
+        self.map.memory().interrupt(n, hook, || {
+            let mut disk = self.disk.clone();
+            let mut committer = self.committer.borrow_mut();
+            if checkpoint {
+                committer.checkpoint(&self.map, &mut disk).unwrap();
+            } else {
+                committer.commit(&self.map, &mut disk).unwrap();
+            }
+        });
+        reached.get()
     }
 }

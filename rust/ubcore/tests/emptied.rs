@@ -1,0 +1,171 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Slabs that are emptied while a commit runs, and completions that come late to them.
+
+mod hooked;
+mod sim;
+
+use std::rc::Rc;
+
+use hooked::Scene;
+use sim::disk::{Random, SimDisk};
+use sim::oracle::{content, Oracle, ROOT, ZERO};
+use sim::union::SimUnion;
+use ubcore::geometry::Geometry;
+use ubcore::map::Base;
+
+const SLAB: u64 = 128;
+
+fn geometry() -> Geometry {
+    Geometry::new(6400, 6400, 2048 + 2 * SLAB, SLAB as u32, 16).unwrap()
+}
+
+fn cut(disk: &SimDisk, seed: u64) -> SimUnion {
+    disk.state.borrow_mut().crash(&mut Random(seed));
+    SimUnion::attach_to(disk, &geometry()).unwrap()
+}
+
+fn empty(s: &Scene, slab: u32, base: Base) {
+    let mut allocator = s.allocator.borrow_mut();
+    allocator.empty(&s.map, slab..slab + 1, base).unwrap();
+}
+
+/// What the driver does after a commit, when nothing is in flight.
+fn free(s: &Scene) {
+    s.allocator.borrow_mut().end_emptied(&s.map);
+}
+
+fn commit(s: &Scene) {
+    s.allocator.borrow_mut().begin_commit();
+    let mut committer = s.committer.borrow_mut();
+    committer.commit(&s.map, &mut s.disk.clone()).unwrap();
+}
+
+/// A write completes, then a FLUSH runs, and meanwhile the slab is emptied: after a cut of power it
+/// holds the write, for the FLUSH covers it, or is empty, for that came later. Not what was before.
+#[test]
+fn emptied_while_a_flush_runs_is_emptied_or_not() {
+    let ways: [fn(&Scene); 2] = [|s| empty(s, 1, Base::Zero), |s| empty(s, 1, Base::Root)];
+    for checkpoint in [false, true] {
+        for before in [false, true] {
+            for (way, then) in ways.into_iter().enumerate() {
+                let after = [ZERO, ROOT][way];
+                let mut n = 0;
+                loop {
+                    let s = Scene::new(geometry());
+                    if before {
+                        s.write(SLAB, 8, 7).unwrap();
+                        s.flush();
+                    }
+                    s.write(SLAB, 8, 1).unwrap();
+                    s.write(SLAB + 60, 8, 2).unwrap();
+                    if !s.interrupt(checkpoint, n, then) {
+                        break;
+                    }
+                    let u = cut(&s.disk, u64::from(n));
+                    let found = [SLAB + 2, SLAB + 62].map(|at| {
+                        let tag = [1, 2, 7, ROOT, ZERO].into_iter();
+                        let mut is = tag.filter(|&t| u.read(at) == content_of(t, at));
+                        is.next().unwrap()
+                    });
+                    let lawful = found == [1, 2] || found == [after, after];
+                    let what = format!("checkpoint {checkpoint}, way {way}, access {n}");
+                    assert!(lawful, "{what}: {found:x?}");
+                    n += 1;
+                }
+                assert!(n > 5, "{n}");
+            }
+        }
+    }
+}
+
+fn content_of(tag: u64, sector: u64) -> [u8; 512] {
+    if tag == ZERO {
+        [0; 512]
+    } else {
+        content(tag, sector)
+    }
+}
+
+/// Emptied first one way, and durably promised; then, while the next commit runs, the other way.
+#[test]
+fn emptied_twice_is_one_or_the_other() {
+    let mut n = 0;
+    loop {
+        let s = Scene::new(geometry());
+        s.write(SLAB, 8, 1).unwrap();
+        s.flush();
+        empty(&s, 1, Base::Zero);
+        if !s.interrupt(false, n, |s| empty(s, 1, Base::Root)) {
+            break;
+        }
+        let u = cut(&s.disk, 1);
+        let at = SLAB + 3;
+        assert!(
+            u.read(at) == [0; 512] || u.read(at) == content(ROOT, at),
+            "access {n}"
+        );
+        n += 1;
+    }
+    assert!(n > 5);
+}
+
+/// A write of a slab completes late: it has found the home, and is held up while the slab is
+/// emptied and that is committed. Its marks then belong to nobody; the leaf slab's next owner must
+/// not suffer from them.
+#[test]
+fn marks_that_come_late_do_not_harm_the_next_owner() {
+    let mut n = 0;
+    loop {
+        let s = Scene::new(geometry());
+        // Both leaf slabs taken, the second by a write that is on its way.
+        s.write(0, 8, 1).unwrap();
+        let mut allocator = s.allocator.borrow_mut();
+        allocator.settle(&s.map, SLAB, 8).unwrap();
+        drop(allocator);
+        s.flush();
+        let inner = s.clone();
+        let mut reached = Rc::new(());
+        let held = reached.clone();
+        let hook = Box::new(move || {
+            empty(&inner, 1, Base::Zero);
+            commit(&inner);
+            drop(held);
+        });
+        s.map.memory().interrupt(n, hook, || {
+            s.map.mark(SLAB, 8);
+        });
+        if s.map.entry(1).leaf.is_some() {
+            break;
+        }
+        assert!(Rc::get_mut(&mut reached).is_some());
+        // Only now has the write completed, and the slab may go.
+        free(&s);
+        s.allocator.borrow_mut().begin_commit();
+        free(&s);
+        next_owner(&s, n);
+        n += 1;
+    }
+    assert!(n > 5, "{n}");
+}
+
+/// Another slab gets the home; a commit comes between that and its first write.
+fn next_owner(s: &Rc<Scene>, n: u32) {
+    let mut oracle = Oracle::default();
+    let third = 30 * SLAB;
+    s.allocator.borrow_mut().settle(&s.map, third, 1).unwrap();
+    commit(s);
+    s.write(third + 5, 3, 9).unwrap();
+    oracle.begun(third + 5, 3, 9);
+    commit(s);
+    s.disk.state.borrow_mut().crash(&mut Random(u64::from(n)));
+    let u = match SimUnion::attach_to(&s.disk, &geometry()) {
+        Ok(u) => u,
+        Err(e) => panic!("access {n}: {e}"),
+    };
+    for at in third..third + SLAB {
+        let same = u.read(at) == content(oracle.current(at), at);
+        assert!(same, "access {n}, sector {at}");
+    }
+    assert!(u.read(SLAB) == [0; 512] && u.read(3) == content(1, 3));
+}
