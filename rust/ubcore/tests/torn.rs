@@ -44,7 +44,7 @@ impl Disk for Tearing {
                 self.last.unwrap_or(0)
             }
         };
-        for n in (0..count).filter(|n| land & 1 << n != 0) {
+        for n in (0..count).filter(|n| land & (1 << n) != 0) {
             let bytes = &self.disk.buffer()[n * BLOCK_BYTES..(n + 1) * BLOCK_BYTES];
             let data: Vec<Sector> = bytes
                 .chunks(SECTOR)
