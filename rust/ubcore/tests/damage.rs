@@ -1,0 +1,137 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Promise 6: metadata that is wrong is named and not followed, also where its checksums are right;
+//! and a flag that says too much does no harm (R9).
+
+mod sim;
+
+use sim::disk::SimDisk;
+use sim::oracle::content;
+use sim::union::{format, load, SimUnion};
+use ubcore::disk::Disk;
+use ubcore::error::{Area, Error};
+use ubcore::format::superblock::Superblock;
+use ubcore::geometry::Geometry;
+use ubcore::map::{Base, Emptied, Entry};
+use ubcore::pages::{bits_page_of, table_page_of};
+
+fn geometry() -> Geometry {
+    Geometry::new(8000, 8000, 32_768, 32, 64).unwrap()
+}
+
+/// A detached leaf with three slabs in use.
+fn used() -> (SimDisk, SimUnion) {
+    let g = geometry();
+    let mut disk = SimDisk::new();
+    format(&mut disk, g);
+    let mut u = SimUnion::attach_to(&disk, &g).unwrap();
+    for at in [0, 320, 7990] {
+        u.write(at, 8, at + 1, true).unwrap();
+    }
+    u.committer.detach(&u.map, &mut u.disk).unwrap();
+    (disk, u)
+}
+
+fn refused(disk: &SimDisk) -> Option<Error> {
+    let image = disk.image();
+    let e = SimUnion::attach_to(disk, &geometry()).err();
+    assert!(
+        e.is_none() || disk.image() == image,
+        "written although refused"
+    );
+    e
+}
+
+/// Any bit of a page that counts, in use or not; its other slot may rot.
+#[test]
+fn a_page_that_counts_is_believed_as_a_whole_or_not_at_all() {
+    let g = geometry();
+    let (_, u) = used();
+    for page in [table_page_of(0), bits_page_of(&u.map, 0)] {
+        let mut counts = 0;
+        for slot in 0..2 {
+            let block = g.page_block(page, slot);
+            let mut named = 0;
+            for (sector, byte) in (0..8).flat_map(|s| [0, 100, 511].map(|b| (s, b))) {
+                let (disk, _) = used();
+                disk.rot(block * 8 + sector, byte);
+                match refused(&disk) {
+                    Some(Error::Damaged(Area::Page, at)) if at == block => named += 1,
+                    Some(e) => panic!("page {page}, slot {slot}: {e}"),
+                    None => {}
+                }
+            }
+            assert!(named == 0 || named == 24, "page {page}: {named}");
+            counts += u32::from(named == 24);
+        }
+        assert_eq!(counts, 1, "slots of page {page} that count");
+    }
+}
+
+/// A map that contradicts itself, written with the right checksums.
+#[test]
+fn a_map_that_contradicts_itself_is_refused() {
+    let g = geometry();
+    let taken = |u: &SimUnion| u.map.entry(0).leaf.unwrap();
+    let wrongs: [&dyn Fn(&SimUnion) -> (u32, Entry); 5] = [
+        &|u| (100, Entry::home(taken(u), Base::Root)),
+        &|_| (100, Entry::home(g.leaf_slabs(), Base::Root)),
+        &|_| (g.root_slabs(), Entry::home(g.leaf_slabs() - 1, Base::Root)),
+        &|_| (100, Entry::home(0x7fff_0000, Base::Zero)),
+        &|_| (g.root_slabs() + 5, Entry::home(77, Base::Zero)),
+    ];
+    for (n, wrong) in wrongs.iter().enumerate() {
+        let (disk, mut u) = used();
+        let (slab, entry) = wrong(&u);
+        u.map.set_entry(slab, entry).unwrap();
+        // Something new on the same page, so that it is written.
+        u.write(6400, 1, 9, true).unwrap();
+        u.committer.detach(&u.map, &mut u.disk).unwrap();
+        let e = refused(&disk);
+        assert!(
+            matches!(e, Some(Error::Damaged(Area::Map, _))),
+            "wrong {n}: {e:?}"
+        );
+    }
+}
+
+/// States that only memory knows are at rest on disk.
+#[test]
+fn emptied_slabs_are_at_rest_on_disk() {
+    let (disk, mut u) = used();
+    let done = u.allocator.empty(&u.map, 0..1, Base::Zero);
+    assert_eq!(done, Ok(true));
+    assert_eq!(u.map.entry(0).emptied, Emptied::Pending);
+    u.committer.checkpoint(&u.map, &mut u.disk).unwrap();
+    assert_eq!(u.map.entry(0).emptied, Emptied::Durable);
+    assert_eq!(refused(&disk), None);
+    let u = load(&disk, 8000, 32_768).unwrap();
+    assert_eq!(u.map.entry(0), Entry::none(Base::Zero, Emptied::No));
+    assert!(u.read(3) == [0; 512] && u.read(325) == content(321, 325));
+}
+
+/// R9: a superblock that says clean over a journal that is not empty.
+#[test]
+fn clean_saves_time_and_decides_nothing() {
+    let g = geometry();
+    let (disk, u) = used();
+    drop(u);
+    let mut u = SimUnion::attach_to(&disk, &g).unwrap();
+    for at in [640, 960] {
+        u.write(at, 3, at, true).unwrap();
+        u.flush().unwrap();
+    }
+    drop(u);
+    for slot in 0..2 {
+        let mut sb = Superblock::decode(&disk.read_sector(slot * 8), slot).unwrap();
+        assert!(!sb.clean);
+        sb.clean = true;
+        let mut d = disk.clone();
+        sb.encode(&mut d.buffer()[..4096]);
+        d.write(slot, 1, ubcore::disk::Order::Fua).unwrap();
+    }
+    let u = SimUnion::attach_to(&disk, &g).unwrap();
+    for at in [640, 960] {
+        assert!(u.read(at + 2) == content(at, at + 2));
+    }
+}
