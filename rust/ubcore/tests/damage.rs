@@ -68,12 +68,15 @@ fn a_page_that_counts_is_believed_as_a_whole_or_not_at_all() {
     }
 }
 
+/// A root slab, and an entry of it that no leaf may have.
+type Wrong<'a> = &'a dyn Fn(&SimUnion) -> (u32, Entry);
+
 /// A map that contradicts itself, written with the right checksums.
 #[test]
 fn a_map_that_contradicts_itself_is_refused() {
     let g = geometry();
     let taken = |u: &SimUnion| u.map.entry(0).leaf.unwrap();
-    let wrongs: [&dyn Fn(&SimUnion) -> (u32, Entry); 5] = [
+    let wrongs: [Wrong<'_>; 5] = [
         &|u| (100, Entry::home(taken(u), Base::Root)),
         &|_| (100, Entry::home(g.leaf_slabs(), Base::Root)),
         &|_| (g.root_slabs(), Entry::home(g.leaf_slabs() - 1, Base::Root)),
