@@ -223,3 +223,22 @@ fn an_epoch_ends_with_one_flush_and_stays_within_the_ring() {
     }
     assert!(epochs.iter().any(|&n| n > 1), "{epochs:?}");
 }
+
+/// A record tells how far its leaf slab lies behind the one before it; what it cannot, another does.
+#[test]
+fn every_distance_between_leaf_slabs_is_told() {
+    let g = Geometry::new(64_000, 64_000, 2048 + 2000 * 32, 32, 32).unwrap();
+    for step in (1..=130).chain([1000, 1999]) {
+        let mut disk = SimDisk::new();
+        format(&mut disk, g);
+        let mut u = SimUnion::attach_to(&disk, &g).unwrap();
+        for (slab, leaf) in [(5, 0), (1700, step)] {
+            u.map.assign(slab, leaf).unwrap();
+            assert!(u.map.mark(u64::from(slab) * 32 + 7, 3));
+        }
+        u.flush().unwrap();
+        let u = SimUnion::attach_to(&disk, &g).unwrap();
+        let found = [5, 1700].map(|slab| u.map.entry(slab).leaf);
+        assert_eq!(found, [Some(0), Some(step)]);
+    }
+}
