@@ -254,7 +254,9 @@ impl Entry {
         } else {
             abi::DISCARD_ZERO
         };
+        c.name = union.name_of_leaf.field();
         let metadata = union.metadata.lock();
+        c.last_error = metadata.committer.failed().map_or(0, |e| e.to_wire().0);
         let counters = metadata.committer.counters();
         c.journal_used = metadata.committer.journal_used();
         c.commits = counters.commits;

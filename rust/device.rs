@@ -39,6 +39,7 @@ use crate::{
         },
         format::{
             directory::PageEntry,
+            name::LeafName,
             superblock::Superblock, //
         },
         geometry::{
@@ -87,6 +88,7 @@ pub(crate) struct Union {
     pub(crate) leaf: BlockDevice,
     id: u32,
     pub(crate) uuid: [u8; 16],
+    pub(crate) name_of_leaf: LeafName,
     pub(crate) queue: Arc<OwnedQueue>,
     /// The union's disk, once it is there.
     pub(crate) shown: SetOnce<DiskRef>,
@@ -228,6 +230,7 @@ fn load(
     let mut disk = LeafDisk::new(&leaf, &mut buffer);
     let probe = attach::probe(&mut disk, root.sectors(), leaf.sectors())?;
     let uuid = probe.superblock.uuid;
+    let name_of_leaf = probe.superblock.name;
     let g = probe.superblock.geometry;
     let reveal = probe.superblock.reveal;
     let mut limits = limits(&root, &leaf, g.union_sectors())?;
@@ -254,6 +257,7 @@ fn load(
             leaf,
             id,
             uuid,
+            name_of_leaf,
             queue,
             shown: SetOnce::new(),
             asked_read_only,

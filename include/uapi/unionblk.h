@@ -148,7 +148,10 @@ struct unionblk_status {
 	__u64 map_bytes;	/* memory of the map */
 	__u32 discard;		/* UNIONBLK_DISCARD_* */
 	__u32 reserved0;
-	__u64 reserved[7];
+	char name[UNIONBLK_NAME_BYTES];	/* the leaf's, or empty */
+	__u32 last_error;	/* enum unionblk_reason: why no commit works */
+	__u32 reserved1;
+	__u64 reserved[2];
 };
 
 #define UNIONBLK_IOC_FEATURES	_IOWR(0xb5, 0x00, struct unionblk_features)

@@ -8,6 +8,7 @@ use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
 use zerocopy_derive::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use super::error::Error;
+use super::format::name::NAME_BYTES;
 use super::num::index;
 
 /// `UNIONBLK_ABI_VERSION`.
@@ -108,7 +109,10 @@ pub struct Status {
     pub map_bytes: u64,
     pub discard: u32,
     pub reserved0: u32,
-    pub reserved: [u64; 7],
+    pub name: [u8; NAME_BYTES],
+    pub last_error: u32,
+    pub reserved1: u32,
+    pub reserved: [u64; 2],
 }
 
 /// A structure of this interface: its first word is its own size.
@@ -171,7 +175,8 @@ call!(Remove, 2, |s| s.flags == 0
     && s.reserved == [0; 4]);
 call!(Status, 3, |s| s.flags & !STATUS_NEXT == 0
     && s.reserved0 == 0
-    && s.reserved == [0; 7]);
+    && s.reserved1 == 0
+    && s.reserved == [0; 2]);
 
 impl Create {
     /// Stores why the call failed.

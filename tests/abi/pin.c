@@ -76,6 +76,9 @@ static void status(void)
 	FIELD(status, map_bytes);
 	FIELD(status, discard);
 	FIELD(status, reserved0);
+	FIELD(status, name);
+	FIELD(status, last_error);
+	FIELD(status, reserved1);
 	FIELD(status, reserved);
 }
 
@@ -83,6 +86,7 @@ static void numbers(void)
 {
 	NUMBER(UNIONBLK_ABI_VERSION);
 	NUMBER(UNIONBLK_PATH_BYTES);
+	NUMBER(UNIONBLK_NAME_BYTES);
 	NUMBER(UNIONBLK_ID_ANY);
 	NUMBER(UNIONBLK_MODE_WRITABLE);
 	NUMBER(UNIONBLK_MODE_READ_ONLY);

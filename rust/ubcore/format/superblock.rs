@@ -13,6 +13,7 @@ use super::super::error::{Area, Error, Result};
 use super::super::geometry::{Geometry, DIRECTORY_BLOCKS_MAX};
 use super::super::num::index;
 use super::crc::block_crc;
+use super::name::{LeafName, NAME_BYTES};
 
 /// Bytes of a superblock: one sector, so that it lands whole or not at all.
 pub const SUPERBLOCK_BYTES: usize = 512;
@@ -50,7 +51,8 @@ pub struct DiskSuperblock {
     reserved0: U32,
     journal_sequence: U64,
     root_digest: [u8; 32],
-    reserved1: [u8; 96],
+    name: [u8; NAME_BYTES],
+    reserved1: [u8; 64],
     directory_slots: [u8; 256],
 }
 
@@ -128,6 +130,8 @@ pub struct Superblock {
     pub journal_sequence: u64,
     /// SHA-256 over the root's samples, see `identity`.
     pub root_digest: [u8; 32],
+    /// What its user calls it.
+    pub name: LeafName,
     /// The slot that counts, two bits for each directory block.
     pub directory_slots: [u8; 256],
 }
@@ -178,7 +182,8 @@ impl Superblock {
             reserved0: U32::ZERO,
             journal_sequence: U64::new(self.journal_sequence),
             root_digest: self.root_digest,
-            reserved1: [0; 96],
+            name: self.name.field(),
+            reserved1: [0; 64],
             directory_slots: self.directory_slots,
         };
         disk.crc = U32::new(block_crc(disk.as_bytes(), CRC_AT));
@@ -221,9 +226,10 @@ impl DiskSuperblock {
             self.journal_blocks.get(),
         )
         .map_err(|_| bad)?;
-        let reserved_zero = self.reserved0.get() == 0 && self.reserved1 == [0; 96];
+        let reserved_zero = self.reserved0.get() == 0 && self.reserved1 == [0; 64];
         let flags_known = self.flags.get() & !FLAGS_KNOWN == 0;
         let block = self.root_block_bytes.get();
+        let name = LeafName::from_field(self.name).ok_or(bad)?;
         if self.version.get() == 0
             || !reserved_zero
             || !flags_known
@@ -244,6 +250,7 @@ impl DiskSuperblock {
             journal_tail: self.journal_tail.get(),
             journal_sequence: self.journal_sequence.get(),
             root_digest: self.root_digest,
+            name,
             directory_slots: self.directory_slots,
         };
         for at in 0..DIRECTORY_BLOCKS_MAX {
@@ -284,6 +291,7 @@ pub fn choose(a: &[u8], b: &[u8]) -> Result<(Superblock, Slot)> {
 mod tests {
     use super::super::super::error::{Area, Error};
     use super::super::super::geometry::Geometry;
+    use super::super::name::LeafName;
     use super::{choose, Slot, Superblock};
 
     fn sample(generation: u64) -> Option<Superblock> {
@@ -298,6 +306,7 @@ mod tests {
             journal_tail: 3,
             journal_sequence: 99,
             root_digest: [9; 32],
+            name: LeafName::from_text("web-01")?,
             directory_slots: [0; 256],
         })
     }
@@ -347,6 +356,29 @@ mod tests {
         let crc = super::block_crc(&a, 8);
         a[8..12].copy_from_slice(&crc.to_le_bytes());
         assert!(choose(&b, &a) == Err(Error::UnknownFeatures(1)));
+    }
+
+    #[test]
+    fn fields_that_cannot_be_are_damage() {
+        let mut good = [0u8; 512];
+        sample(1).unwrap().encode(&mut good);
+        // A dot before the name, a byte behind it, an unknown flag, reserved bytes, the tail.
+        for (at, byte) in [
+            (160, b'.'),
+            (170, b'x'),
+            (161, b'/'),
+            (108, 8),
+            (116, 1),
+            (192, 1),
+            (255, 1),
+            (112, 16),
+        ] {
+            let mut a = good;
+            a[at] = byte;
+            let crc = super::block_crc(&a, 8);
+            a[8..12].copy_from_slice(&crc.to_le_bytes());
+            assert!(Superblock::decode(&a, 1) == Err(Error::Damaged(Area::Superblock, 1)));
+        }
     }
 
     #[test]

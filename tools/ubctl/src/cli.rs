@@ -5,10 +5,13 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use ubcore::format::name::LeafName;
 use ubcore::geometry::{
     BLOCK_BYTES, JOURNAL_BLOCKS_MAX, JOURNAL_BLOCKS_MIN, SLAB_SECTORS_DEFAULT, SLAB_SECTORS_MAX,
     SLAB_SECTORS_MIN,
 };
+
+use crate::control::union_number;
 
 const AFTER_HELP: &str = "\
 Exit codes:
@@ -27,7 +30,8 @@ Examples:
   ubctl create --root /dev/vda --leaf /dev/vdb            attach it again
   ubctl list
   ubctl status unionblk0 --json
-  ubctl remove /dev/unionblk0
+  ubctl create --root gold --leaf vm1 --format --name vm1 --size 40G
+  ubctl remove /dev/unionblk0 vm1
   ubctl dump /dev/vdb --map                               what the leaf holds";
 
 /// Shows a read-only root and a private leaf as one read-write disk, /dev/unionblkN
@@ -48,7 +52,7 @@ pub enum Command {
     /// Make a blank device or image the leaf of a root
     #[command(
         after_help = "A leaf with anything in its first or last MiB looks used, and is refused \
-        without --force.\nSizes are in bytes, or with K, M or G: 64K is 65536."
+        without --force.\nSizes are in bytes, or with K, M, G or T: 64K is 65536."
     )]
     Format(FormatArgs),
     /// Attach a leaf to its root; prints the union's device
@@ -96,6 +100,12 @@ pub struct LayoutArgs {
     /// What discarded slabs read as: zeroes, or the root again
     #[arg(long, value_name = "AS", default_value = "zero")]
     pub discard: Discard,
+    /// What to call the leaf, beside its UUID: up to 31 of A-Z a-z 0-9 . _ -
+    #[arg(long, value_parser = leaf_name)]
+    pub name: Option<LeafName>,
+    /// Size of the union; what lies beyond the root reads as zeroes [default: the root's]
+    #[arg(long, value_name = "SIZE", value_parser = sectors)]
+    pub size: Option<u64>,
 }
 
 /// What a discarded slab reads as.
@@ -129,6 +139,12 @@ pub struct CreateArgs {
     /// With --format: what discarded slabs read as [default: zero]
     #[arg(long, value_name = "AS", requires = "format")]
     pub discard: Option<Discard>,
+    /// With --format: what to call the leaf: up to 31 of A-Z a-z 0-9 . _ -
+    #[arg(long, value_parser = leaf_name, requires = "format")]
+    pub name: Option<LeafName>,
+    /// With --format: size of the union, zeroes beyond the root [default: the root's]
+    #[arg(long, value_name = "SIZE", value_parser = sectors, requires = "format")]
+    pub size: Option<u64>,
     /// With --format: even if the leaf looks used; what it holds is lost
     #[arg(long, requires = "format")]
     pub force: bool,
@@ -150,6 +166,8 @@ impl CreateArgs {
             slab_size: self.slab_size.unwrap_or(SLAB_SECTORS_DEFAULT),
             journal_size: self.journal_size,
             discard: self.discard.unwrap_or_default(),
+            name: self.name,
+            size: self.size,
         }
     }
 }
@@ -157,7 +175,7 @@ impl CreateArgs {
 /// Arguments of `remove`.
 #[derive(Debug, Args)]
 pub struct RemoveArgs {
-    /// unionblkN, /dev/unionblkN or N
+    /// unionblkN, /dev/unionblkN, N, the leaf's name or UUID
     #[arg(required_unless_present = "all", conflicts_with = "all")]
     pub unions: Vec<String>,
     /// All unions
@@ -168,7 +186,7 @@ pub struct RemoveArgs {
 /// Arguments of `status`.
 #[derive(Debug, Args)]
 pub struct StatusArgs {
-    /// unionblkN, /dev/unionblkN or N [default: all unions]
+    /// unionblkN, /dev/unionblkN, N, the leaf's name or UUID [default: all unions]
     pub union: Option<String>,
 }
 
@@ -195,11 +213,12 @@ fn bytes(s: &str) -> Result<u64, String> {
         "k" | "kib" => 1 << 10,
         "m" | "mib" => 1 << 20,
         "g" | "gib" => 1 << 30,
-        other => return Err(format!("unknown unit '{other}': K, M or G")),
+        "t" | "tib" => 1 << 40,
+        other => return Err(format!("unknown unit '{other}': K, M, G or T")),
     };
     let n: u64 = digits
         .parse()
-        .map_err(|_| "not a size: a number of bytes, or with K, M or G")?;
+        .map_err(|_| "not a size: a number of bytes, or with K, M, G or T")?;
     n.checked_mul(unit).ok_or_else(|| "too large".to_owned())
 }
 
@@ -222,9 +241,30 @@ fn journal_blocks(s: &str) -> Result<u32, String> {
         .ok_or_else(|| "a journal is a multiple of 4K from 64K to 256M".to_owned())
 }
 
+fn sectors(s: &str) -> Result<u64, String> {
+    let bytes = bytes(s)?;
+    if bytes == 0 || bytes % 512 != 0 {
+        return Err("a size is a multiple of 512 bytes".to_owned());
+    }
+    Ok(bytes / 512)
+}
+
+fn leaf_name(s: &str) -> Result<LeafName, String> {
+    if union_number(s).is_some() {
+        return Err(
+            "a union's number is no name for a leaf: remove would not know which".to_owned(),
+        );
+    }
+    LeafName::from_text(s)
+        .filter(|_| !s.is_empty())
+        .ok_or_else(|| {
+            "a name is 1 to 31 of A-Z a-z 0-9 . _ - and does not start with a dot".to_owned()
+        })
+}
+
 #[cfg(test)]
 mod tests {
-    use super::{bytes, journal_blocks, slab_sectors, Cli};
+    use super::{bytes, journal_blocks, leaf_name, sectors, slab_sectors, Cli};
     use clap::CommandFactory;
 
     #[test]
@@ -237,6 +277,7 @@ mod tests {
         assert_eq!(bytes("65536"), Ok(65536));
         assert_eq!(bytes("64k"), Ok(65536));
         assert_eq!(bytes("1MiB"), Ok(1 << 20));
+        assert_eq!(bytes("2T"), Ok(2 << 40));
         for bad in [
             "",
             "K",
@@ -253,10 +294,23 @@ mod tests {
         for bad in ["8K", "8M", "48K", "65537", "0"] {
             assert!(slab_sectors(bad).is_err(), "{bad}");
         }
+        assert_eq!(sectors("1K"), Ok(2));
+        for bad in ["0", "513", "1000"] {
+            assert!(sectors(bad).is_err(), "{bad}");
+        }
         assert_eq!(journal_blocks("64K"), Ok(16));
         assert_eq!(journal_blocks("256M"), Ok(65536));
         for bad in ["60K", "65K", "257M", "0"] {
             assert!(journal_blocks(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn names_of_leaves() {
+        assert_eq!(leaf_name("web-01").unwrap().text(), "web-01");
+        assert!(leaf_name("unionblk0p1").is_ok());
+        for bad in ["", ".x", "a/b", "7", "unionblk7", "x".repeat(32).as_str()] {
+            assert!(leaf_name(bad).is_err(), "{bad}");
         }
     }
 }

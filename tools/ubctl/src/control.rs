@@ -10,8 +10,10 @@ use std::path::{Path, PathBuf};
 
 use rustix::io::Errno;
 use ubcore::abi::{self, Create, Features, Remove, Status};
+use ubcore::format::name::LeafName;
 
 use crate::ioctl;
+use crate::output;
 use crate::refuse::{self, Fail, Result, BUSY, FAILED};
 
 /// What the names of unions start with.
@@ -116,6 +118,14 @@ impl Control {
         Ok(list)
     }
 
+    /// The number of a union from what a user calls it.
+    pub fn id_of(&self, name: &str) -> Result<u32> {
+        match id_of_device(name) {
+            Some(id) => Ok(id),
+            None => id_of_leaf(name, &self.all()?),
+        }
+    }
+
     fn ask(&self, id: u32, flags: u32) -> Result<Option<Status>> {
         let mut s = Status::new();
         s.id = id;
@@ -182,26 +192,53 @@ fn not_there(id: u32) -> Fail {
     )
 }
 
-/// The number of a union from what a user calls it: `3`, `unionblk3`, `/dev/unionblk3`, or a link to
-/// that.
-pub fn id_of(name: &str) -> Result<u32> {
-    let number = |s: &str| -> Option<u32> {
-        let digits = s.strip_prefix(PREFIX).unwrap_or(s);
-        let plain = !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit());
-        digits.parse().ok().filter(|&n| plain && n != abi::ID_ANY)
-    };
-    let direct = number(name.strip_prefix("/dev/").unwrap_or(name));
+/// The number in `3` or `unionblk3`.
+pub fn union_number(s: &str) -> Option<u32> {
+    let digits = s.strip_prefix(PREFIX).unwrap_or(s);
+    let plain = !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit());
+    digits.parse().ok().filter(|&n| plain && n != abi::ID_ANY)
+}
+
+/// The number of a union from what a user calls its device: `3`, `unionblk3`, `/dev/unionblk3`, or a
+/// link to that.
+fn id_of_device(name: &str) -> Option<u32> {
+    let direct = union_number(name.strip_prefix("/dev/").unwrap_or(name));
     let linked = || -> Option<u32> {
-        let path = std::fs::canonicalize(name).ok()?;
-        number(path.strip_prefix("/dev").ok()?.to_str()?)
+        // A bare word is a leaf's name, whatever lies in the current directory.
+        let path = std::fs::canonicalize(Some(name).filter(|n| n.contains('/'))?).ok()?;
+        union_number(path.strip_prefix("/dev").ok()?.to_str()?)
     };
-    direct.or_else(linked).ok_or_else(|| {
-        Fail::new(
+    direct.or_else(linked)
+}
+
+/// The number of the union whose leaf has this name or UUID.
+fn id_of_leaf(name: &str, unions: &[Status]) -> Result<u32> {
+    let is_called = |s: &&Status| {
+        (leaf_name(s) == name && !name.is_empty())
+            || output::uuid(&s.uuid).eq_ignore_ascii_case(name)
+    };
+    let found: Vec<&Status> = unions.iter().filter(is_called).collect();
+    match found[..] {
+        [one] => Ok(one.id),
+        [] => Err(Fail::new(
             FAILED,
             "not_found",
-            format!("{name} is no union: say unionblkN, /dev/unionblkN or N as in ubctl list"),
-        )
-    })
+            format!(
+                "{name} is no union: say {PREFIX}N, /dev/{PREFIX}N, N, or its leaf's name or UUID as \
+                 in ubctl list"
+            ),
+        )),
+        _ => Err(Fail::new(
+            FAILED,
+            "ambiguous",
+            format!("the leaves of several unions are called {name}: say {PREFIX}N"),
+        )),
+    }
+}
+
+/// The name of a union's leaf; empty if it has none.
+pub fn leaf_name(s: &Status) -> String {
+    LeafName::from_field(s.name).map_or_else(String::new, |n| n.text().to_owned())
 }
 
 /// A path of the driver's for people.
@@ -238,15 +275,16 @@ pub fn node_is_there(node: &Path, major: u32, minor: u32) -> io::Result<bool> {
 
 #[cfg(test)]
 mod tests {
-    use super::{id_of, put_path, Control};
+    use super::{id_of_device, id_of_leaf, put_path, Control};
     use std::path::Path;
-    use ubcore::abi::Create;
+    use ubcore::abi::{Create, Status};
+    use ubcore::format::name::LeafName;
 
     #[test]
     fn what_a_union_may_be_called() {
-        assert_eq!(id_of("3").unwrap(), 3);
-        assert_eq!(id_of("unionblk12").unwrap(), 12);
-        assert_eq!(id_of("/dev/unionblk0").unwrap(), 0);
+        assert_eq!(id_of_device("3"), Some(3));
+        assert_eq!(id_of_device("unionblk12"), Some(12));
+        assert_eq!(id_of_device("/dev/unionblk0"), Some(0));
         for bad in [
             "",
             "unionblk",
@@ -257,7 +295,30 @@ mod tests {
             "+1",
             "4294967295",
         ] {
-            assert!(id_of(bad).is_err(), "{bad}");
+            assert_eq!(id_of_device(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn what_a_leaf_may_be_called() {
+        let union = |id: u32, name: &str| {
+            let mut s = Status::new();
+            (s.id, s.uuid) = (id, [0xab, id as u8].repeat(8).try_into().unwrap());
+            s.name = LeafName::from_text(name).unwrap().field();
+            s
+        };
+        let all = [
+            union(0, ""),
+            union(2, "web"),
+            union(5, "db"),
+            union(7, "db"),
+        ];
+        let find = |name: &str| id_of_leaf(name, &all).map_err(|f| f.reason);
+        assert_eq!(find("web"), Ok(2));
+        assert_eq!(find("AB07ab07-ab07-ab07-ab07-ab07ab07ab07"), Ok(7));
+        assert_eq!(find("db"), Err("ambiguous"));
+        for nobody in ["", "we", "Web", "ab07"] {
+            assert_eq!(find(nobody), Err("not_found"), "{nobody}");
         }
     }
 

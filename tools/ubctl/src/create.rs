@@ -53,6 +53,7 @@ pub fn run(args: &CreateArgs, json: bool) -> Result {
         "name": format!("{PREFIX}{id}"),
         "id": id,
         "uuid": output::uuid(&status.uuid),
+        "leaf_name": control::leaf_name(&status),
         "root": control::path_text(&status.root),
         "leaf": control::path_text(&status.leaf),
         "sectors": status.sectors,

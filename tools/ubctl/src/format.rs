@@ -6,6 +6,7 @@ use std::path::Path;
 
 use serde::Serialize;
 use ubcore::error::Side;
+use ubcore::format::name::LeafName;
 use ubcore::format::superblock::Superblock;
 use ubcore::geometry::{default_journal_blocks, Geometry, BLOCK_BYTES, BLOCK_SECTORS};
 
@@ -24,6 +25,8 @@ pub struct Formatted {
     leaf: String,
     root: String,
     uuid: String,
+    name: String,
+    sectors: u64,
     root_sectors: u64,
     leaf_sectors: u64,
     slab_sectors: u32,
@@ -45,6 +48,16 @@ pub fn run(args: &FormatArgs, json: bool) -> Result {
         made.root,
         output::fields(&[
             ("uuid", made.uuid.clone()),
+            (
+                "name",
+                if made.name.is_empty() {
+                    "-"
+                } else {
+                    &made.name
+                }
+                .to_owned()
+            ),
+            ("union", output::size(made.sectors)),
             ("root", output::size(made.root_sectors)),
             ("leaf", output::size(made.leaf_sectors)),
             ("slab", output::size(made.slab_sectors.into())),
@@ -70,7 +83,8 @@ pub fn format(root: &Path, leaf: &Path, layout: LayoutArgs, force: bool) -> Resu
     let journal = layout
         .journal_size
         .unwrap_or_else(|| default_journal_blocks(sizes.1));
-    let geometry = Geometry::new(sizes.0, sizes.0, sizes.1, layout.slab_size, journal)
+    let union = union_sectors(layout.size, &root, &leaf)?;
+    let geometry = Geometry::new(sizes.0, union, sizes.1, layout.slab_size, journal)
         .map_err(|e| Fail::core(&what, e))?;
     let used = used::look(&leaf)?;
     if let Some(used) = used.as_ref().filter(|_| !force) {
@@ -78,6 +92,7 @@ pub fn format(root: &Path, leaf: &Path, layout: LayoutArgs, force: bool) -> Resu
     }
     let mut superblock = superblock(&root, geometry)?;
     superblock.reveal = layout.discard == Discard::Reveal;
+    superblock.name = layout.name.unwrap_or_default();
     for (block, bytes) in writes(&superblock) {
         leaf.write_at(block * BLOCK, &bytes)?;
         leaf.sync()?;
@@ -90,6 +105,8 @@ pub fn format(root: &Path, leaf: &Path, layout: LayoutArgs, force: bool) -> Resu
         leaf: leaf.path().display().to_string(),
         root: root.path().display().to_string(),
         uuid: output::uuid(&superblock.uuid),
+        name: superblock.name.text().to_owned(),
+        sectors: g.union_sectors(),
         root_sectors: g.root_sectors(),
         leaf_sectors: g.leaf_sectors(),
         slab_sectors: g.slab_sectors(),
@@ -97,6 +114,31 @@ pub fn format(root: &Path, leaf: &Path, layout: LayoutArgs, force: bool) -> Resu
         journal_blocks: g.journal_blocks(),
         data_start: g.data_start(),
     })
+}
+
+/// The union's size: the root's, or the one asked for, which both devices' blocks must divide.
+fn union_sectors(asked: Option<u64>, root: &Device, leaf: &Device) -> Result<u64> {
+    let Some(asked) = asked else {
+        return Ok(root.sectors());
+    };
+    let bad = |why: String| Fail::new(REFUSED, "size", format!("--size: {why}"));
+    if asked < root.sectors() {
+        return Err(bad(format!(
+            "a union cannot be smaller than its root, {} ({} bytes)",
+            output::size(root.sectors()),
+            root.sectors() * 512
+        )));
+    }
+    for device in [root, leaf] {
+        let block = device.block_bytes()?;
+        if asked % u64::from(block / 512) != 0 {
+            let path = device.path().display();
+            return Err(bad(format!(
+                "{path} has blocks of {block} bytes: choose a multiple"
+            )));
+        }
+    }
+    Ok(asked)
 }
 
 fn looks_used(leaf: &Device, used: &Used) -> Fail {
@@ -137,6 +179,7 @@ fn superblock(root: &Device, geometry: Geometry) -> Result<Superblock> {
         journal_tail: 0,
         journal_sequence: 1,
         root_digest: identity::digest(root, &uuid)?,
+        name: LeafName::NONE,
         directory_slots: [0; 256],
     })
 }
@@ -183,7 +226,7 @@ fn wipe(leaf: &Device, geometry: &Geometry) -> Result {
 
 #[cfg(test)]
 mod tests {
-    use super::{writes, Geometry, Superblock};
+    use super::{writes, Geometry, LeafName, Superblock};
     use ubcore::error::Error;
     use ubcore::format::superblock::choose;
 
@@ -199,6 +242,7 @@ mod tests {
             journal_tail: 0,
             journal_sequence: 1,
             root_digest: [0; 32],
+            name: LeafName::NONE,
             directory_slots: [0; 256],
         }
     }

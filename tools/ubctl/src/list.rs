@@ -17,11 +17,12 @@ pub fn run(json: bool) -> Result {
 }
 
 fn rows(list: &[Shown]) -> Vec<Vec<String>> {
-    let heading = ["NAME", "SIZE", "USED", "ROOT", "LEAF", "MODE"];
+    let heading = ["NAME", "LEAFNAME", "SIZE", "USED", "ROOT", "LEAF", "MODE"];
     let mut rows = vec![heading.map(str::to_owned).to_vec()];
     rows.extend(list.iter().map(|u| {
         vec![
             u.name.clone(),
+            u.leaf_name_text().to_owned(),
             output::size(u.sectors),
             u.used(),
             u.root.clone(),
@@ -36,23 +37,25 @@ fn rows(list: &[Shown]) -> Vec<Vec<String>> {
 mod tests {
     use super::{rows, Shown};
     use ubcore::abi::{set_path, Status};
+    use ubcore::format::name::LeafName;
 
     #[test]
     fn a_line_for_people() {
         let mut s = Status::new();
         (s.id, s.sectors, s.slab_sectors, s.slabs, s.slabs_used) = (2, 1 << 21, 128, 4000, 40);
+        s.name = LeafName::from_text("web").unwrap().field();
         set_path(&mut s.root, b"/dev/vda").unwrap();
         set_path(&mut s.leaf, b"/dev/vdb").unwrap();
         let text = crate::output::table(&rows(&[Shown::new(&s)]));
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!(
             lines[0].split_whitespace().collect::<Vec<_>>().join(" "),
-            "NAME SIZE USED ROOT LEAF MODE"
+            "NAME LEAFNAME SIZE USED ROOT LEAF MODE"
         );
         let line = lines[1].split_whitespace().collect::<Vec<_>>().join(" ");
         assert_eq!(
             line,
-            "unionblk2 1 GiB 2.5 MiB of 250 MiB (1%) /dev/vda /dev/vdb writable"
+            "unionblk2 web 1 GiB 2.5 MiB of 250 MiB (1%) /dev/vda /dev/vdb writable"
         );
     }
 }

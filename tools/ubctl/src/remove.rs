@@ -5,7 +5,7 @@
 use serde_json::json;
 
 use crate::cli::RemoveArgs;
-use crate::control::{id_of, Control, PREFIX};
+use crate::control::{Control, PREFIX};
 use crate::output;
 use crate::refuse::{Fail, Result};
 
@@ -17,7 +17,7 @@ pub fn run(args: &RemoveArgs, json: bool) -> Result {
         ids.extend(control.all()?.iter().map(|s| s.id));
     }
     for name in &args.unions {
-        ids.push(id_of(name)?);
+        ids.push(control.id_of(name)?);
     }
     let mut removed = Vec::new();
     let mut failed: Option<Fail> = None;

@@ -4,12 +4,13 @@
 
 use serde::Serialize;
 use ubcore::abi::{self, Status, MODE_READ_ONLY, MODE_WRITABLE};
+use ubcore::error::Error;
 use ubcore::geometry::BLOCK_SECTORS;
 
 use crate::cli::StatusArgs;
-use crate::control::{id_of, path_text, Control, PREFIX};
+use crate::control::{leaf_name, path_text, Control, PREFIX};
 use crate::output::{self, size};
-use crate::refuse::Result;
+use crate::refuse::{reason_of, Result};
 
 /// A union's state as it is shown. The names are those of `--json`, and stay.
 #[derive(Debug, Serialize)]
@@ -20,6 +21,7 @@ pub struct Shown {
     pub device: String,
     pub mode: &'static str,
     pub uuid: String,
+    pub leaf_name: String,
     pub root: String,
     pub leaf: String,
     pub sectors: u64,
@@ -38,6 +40,7 @@ pub struct Shown {
     pub io_errors: u64,
     pub map_bytes: u64,
     pub discard: &'static str,
+    pub last_error: Option<&'static str>,
     pub openers: u32,
     pub queues: u32,
     pub major: u32,
@@ -58,6 +61,7 @@ impl Shown {
                 _ => "unknown",
             },
             uuid: output::uuid(&s.uuid),
+            leaf_name: leaf_name(s),
             root: path_text(&s.root),
             leaf: path_text(&s.leaf),
             sectors: s.sectors,
@@ -80,6 +84,7 @@ impl Shown {
                 abi::DISCARD_REVEAL => "reveal",
                 _ => "unknown",
             },
+            last_error: last_error(s.last_error),
             openers: s.openers,
             queues: s.queues,
             major: s.major,
@@ -95,6 +100,15 @@ impl Shown {
         }
     }
 
+    /// The leaf's name for people, who do not see an empty one.
+    pub fn leaf_name_text(&self) -> &str {
+        if self.leaf_name.is_empty() {
+            "-"
+        } else {
+            &self.leaf_name
+        }
+    }
+
     /// Leaf space in use, of how much.
     pub fn used(&self) -> String {
         let slab = u64::from(self.slab_sectors);
@@ -105,9 +119,14 @@ impl Shown {
     }
 
     fn text(&self) -> String {
-        let mode = match self.mode {
-            "read-only" => "read-only: the map could not be committed, see the kernel's log",
-            other => other,
+        let mode = match (self.mode, self.last_error) {
+            ("read-only", Some(why)) => {
+                format!("read-only: the map could not be committed ({why}), see the kernel's log")
+            }
+            ("read-only", None) => {
+                "read-only: the map could not be committed, see the kernel's log".to_owned()
+            }
+            (other, _) => other.to_owned(),
         };
         let journal = |blocks: u32| size(u64::from(blocks) * BLOCK_SECTORS);
         let list = output::fields(&[
@@ -115,8 +134,9 @@ impl Shown {
                 "device",
                 format!("{} ({}:{})", self.device, self.major, self.minor),
             ),
-            ("mode", mode.to_owned()),
+            ("mode", mode),
             ("uuid", self.uuid.clone()),
+            ("name", self.leaf_name_text().to_owned()),
             (
                 "root",
                 format!("{} ({})", self.root, size(self.root_sectors)),
@@ -175,11 +195,19 @@ impl Shown {
     }
 }
 
+/// The word of a reason's number; none for 0.
+fn last_error(reason: u32) -> Option<&'static str> {
+    match reason {
+        0 => None,
+        n => Some(Error::from_wire(n, 1, 0).map_or("unknown", reason_of)),
+    }
+}
+
 /// The command: one union as an object, all as a list.
 pub fn run(args: &StatusArgs, json: bool) -> Result {
     let control = Control::open()?;
     if let Some(name) = &args.union {
-        let shown = Shown::new(&control.status(id_of(name)?)?);
+        let shown = Shown::new(&control.status(control.id_of(name)?)?);
         return if json {
             output::json(&shown)
         } else {
@@ -211,18 +239,26 @@ mod tests {
             .keys()
             .map(String::as_str)
             .collect();
-        let wanted = "name,id,device,mode,uuid,root,leaf,sectors,root_sectors,leaf_sectors,\
+        let wanted = "name,id,device,mode,uuid,leaf_name,root,leaf,sectors,root_sectors,leaf_sectors,\
             slab_sectors,slabs,slabs_used,journal_blocks,journal_used,dirty,commits,checkpoints,\
-            journal_written,first_writes,io_errors,map_bytes,discard,openers,queues,major,minor";
+            journal_written,first_writes,io_errors,map_bytes,discard,last_error,openers,queues,major,minor";
         assert_eq!(names, wanted.split(',').collect());
         assert_eq!(value["mode"], "read-only");
         assert_eq!(value["dirty"], false);
+        assert_eq!(value["leaf_name"], "");
+        assert!(value["last_error"].is_null());
     }
 
     #[test]
     fn a_read_only_union_says_why() {
         let mut s = Status::new();
         s.mode = 1;
-        assert!(Shown::new(&s).text().contains("could not be committed"));
+        assert!(Shown::new(&s)
+            .text()
+            .contains("could not be committed, see"));
+        s.last_error = 11;
+        assert!(Shown::new(&s).text().contains("committed (io), see"));
+        s.last_error = 999;
+        assert_eq!(Shown::new(&s).last_error, Some("unknown"));
     }
 }

@@ -128,11 +128,15 @@ fn ask_rust() -> Said {
         map_bytes,
         discard,
         reserved0,
+        name,
+        last_error,
+        reserved1,
         reserved
     );
     let mut number = |name: &str, n: u64| said.insert(format!("number UNIONBLK_{name}"), vec![n]);
     number("ABI_VERSION", abi::ABI_VERSION.into());
     number("PATH_BYTES", abi::PATH_BYTES as u64);
+    number("NAME_BYTES", ubcore::format::name::NAME_BYTES as u64);
     number("ID_ANY", abi::ID_ANY.into());
     number("MODE_WRITABLE", abi::MODE_WRITABLE.into());
     number("MODE_READ_ONLY", abi::MODE_READ_ONLY.into());

@@ -78,6 +78,38 @@ fn sizes_are_taken_and_told() {
 }
 
 #[test]
+fn a_leaf_has_a_name_and_a_union_a_size_of_its_own() {
+    let f = Folder::new("names");
+    let (root, leaf) = (f.root("root", 3 * MIB + 512), f.image("leaf", 6 * MIB));
+    let line = "format --json --name web-01 --size 64M --root {} {}";
+    let answer = ubctl(line, &[&root, &leaf]).done().json();
+    assert_eq!(
+        (&answer["name"], &answer["sectors"]),
+        (&"web-01".into(), &131072.into())
+    );
+    let (sb, _) = superblock(&leaf);
+    assert_eq!(sb.name.text(), "web-01");
+    assert_eq!(sb.geometry.root_sectors(), 6145);
+    assert_eq!(sb.geometry.union_sectors(), 131072);
+    assert_eq!(
+        get(&leaf, 160, 32),
+        b"web-01\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0"
+    );
+    let dump = ubctl("dump {}", &[&leaf]).done().out;
+    assert!(
+        dump.contains("  web-01\n") && dump.contains("64 MiB (131072 sectors"),
+        "{dump}"
+    );
+
+    let (root, blank) = (f.root("other", 3 * MIB), f.image("blank", 6 * MIB));
+    ubctl("format --size 2M --root {} {}", &[&root, &blank])
+        .refused(3, &["smaller than its root", "3 MiB (3145728 bytes)"]);
+    assert!(fs::read(&blank).unwrap().iter().all(|&b| b == 0));
+    ubctl("format --size 3M --root {} {}", &[&root, &blank]).done();
+    assert_eq!(superblock(&blank).0.name.text(), "");
+}
+
+#[test]
 fn what_looks_used_is_refused_and_force_takes_its_marks_away() {
     let f = Folder::new("used");
     let (root, leaf) = (f.root("root", 8 * MIB), f.image("leaf", 6 * MIB));

@@ -88,6 +88,7 @@ fn superblock(sb: &Superblock) -> SuperblockReport {
         version: VERSION,
         generation: sb.generation,
         uuid: output::uuid(&sb.uuid),
+        name: sb.name.text().to_owned(),
         nonce: format!("{:016x}", sb.nonce),
         clean: sb.clean,
         reveal: sb.reveal,

@@ -41,6 +41,7 @@ pub struct SuperblockReport {
     pub version: u32,
     pub generation: u64,
     pub uuid: String,
+    pub name: String,
     pub nonce: String,
     pub clean: bool,
     pub reveal: bool,

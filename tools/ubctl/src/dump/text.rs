@@ -44,6 +44,13 @@ fn superblocks(r: &Report) -> String {
                 ("version", sb.version.to_string()),
                 ("generation", sb.generation.to_string()),
                 ("uuid", sb.uuid.clone()),
+                (
+                    "name",
+                    Some(sb.name.as_str())
+                        .filter(|n| !n.is_empty())
+                        .unwrap_or("-")
+                        .to_owned(),
+                ),
                 ("nonce", sb.nonce.clone()),
                 ("clean", clean.to_owned()),
                 (

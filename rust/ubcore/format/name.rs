@@ -1,0 +1,109 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The name that a leaf may have: what people and udev rules call it by, beside its UUID.
+
+/// Bytes of the field, `UNIONBLK_NAME_BYTES`; the last is always zero.
+pub const NAME_BYTES: usize = 32;
+
+/// A leaf's name, or none.
+///
+/// # Invariants
+///
+/// Up to 31 bytes of `A-Z a-z 0-9 . _ -`, the first no dot, then zeroes to the end: so it goes into
+/// a path, a shell's word and an environment as it is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LeafName([u8; NAME_BYTES]);
+
+impl LeafName {
+    /// No name.
+    pub const NONE: LeafName = LeafName([0; NAME_BYTES]);
+
+    /// From the field as it lies on the leaf or goes over the wire; `None` for one that breaks the
+    /// invariants.
+    pub fn from_field(field: [u8; NAME_BYTES]) -> Option<LeafName> {
+        let name = LeafName(field);
+        let text = name.bytes();
+        let padded = field.get(text.len()..)?.iter().all(|&b| b == 0);
+        let sound = text.len() < NAME_BYTES && padded && text.iter().all(|&b| is_allowed(b));
+        (sound && text.first() != Some(&b'.')).then_some(name)
+    }
+
+    /// From what a user says; empty is no name.
+    pub fn from_text(text: &str) -> Option<LeafName> {
+        let mut field = [0; NAME_BYTES];
+        // A zero byte in the text would end the name early; `is_allowed` sees it here.
+        if !text.bytes().all(is_allowed) {
+            return None;
+        }
+        field
+            .get_mut(..text.len())?
+            .copy_from_slice(text.as_bytes());
+        Self::from_field(field)
+    }
+
+    /// The field, padded with zeroes.
+    pub fn field(&self) -> [u8; NAME_BYTES] {
+        self.0
+    }
+
+    fn bytes(&self) -> &[u8] {
+        let end = self.0.iter().position(|&b| b == 0).unwrap_or(NAME_BYTES);
+        self.0.get(..end).unwrap_or_default()
+    }
+
+    /// The name; empty if there is none.
+    pub fn text(&self) -> &str {
+        // ASCII, by the invariants.
+        core::str::from_utf8(self.bytes()).unwrap_or_default()
+    }
+}
+
+fn is_allowed(b: u8) -> bool {
+    b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-')
+}
+
+#[cfg(any(test, kernel))]
+#[cfg_attr(kernel, kernel::prelude::kunit_tests(unionblk_name))]
+mod tests {
+    use super::LeafName;
+
+    #[test]
+    fn what_is_a_name_and_what_is_not() {
+        for good in ["a", "web-01.example", "_x", "-", "A.b_c-9", "3"] {
+            let name = LeafName::from_text(good);
+            assert!(name.is_some());
+            if let Some(name) = name {
+                assert_eq!(name.text(), good);
+                assert!(LeafName::from_field(name.field()) == Some(name));
+            }
+        }
+        assert!(LeafName::from_text("") == Some(LeafName::NONE));
+        assert!(LeafName::from_text("1234567890123456789012345678901").is_some());
+        for bad in [
+            "12345678901234567890123456789012",
+            ".hidden",
+            "..",
+            "a b",
+            "a/b",
+            "a\0",
+            "\0",
+            "na\u{ef}ve",
+            "a\n",
+        ] {
+            assert!(LeafName::from_text(bad).is_none());
+        }
+    }
+
+    #[test]
+    fn a_field_is_padded_with_zeroes() {
+        let mut field = [0; 32];
+        assert!(LeafName::from_field(field) == Some(LeafName::NONE));
+        field[1] = b'x';
+        assert!(LeafName::from_field(field).is_none());
+        field[0] = b'y';
+        assert!(LeafName::from_field(field).is_some());
+        field[31] = 1;
+        assert!(LeafName::from_field(field).is_none());
+        assert!(LeafName::from_field([b'x'; 32]).is_none());
+    }
+}
