@@ -1,12 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-/*
- * Writes sectors that say where they belong and who wrote them, and checks
- * them. A sector that holds another sector's data, stale bytes or a mixture
- * is told apart from one that is merely old.
- *
- * Each sector is 64 words: a magic number, a tag, its own number, and a stream
- * drawn from the two. Tag 0 stands for a sector of zeroes.
- */
+/* Writes sectors as sector.h describes them, and checks them. */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
@@ -21,12 +14,10 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#define SECTOR 512
-#define WORDS (SECTOR / 8)
-#define MAGIC 0x726f746365736275ULL
+#include "sector.h"
+
 #define CHUNK (1 << 20)
 #define TAGS_MAX 64
-#define DAMAGED (~0ULL)
 
 static const char usage_text[] =
 	"sectors fill    DEVICE TAG [START COUNT [BYTES]]   write, BYTES at a time\n"
@@ -57,39 +48,6 @@ static uint64_t number(const char *s)
 	if (!*s || *end)
 		usage();
 	return v;
-}
-
-static uint64_t mix(uint64_t x)
-{
-	x ^= x >> 31;
-	x *= 0x7fb5d329728ea185ULL;
-	x ^= x >> 27;
-	return x;
-}
-
-static void make(uint64_t *w, uint64_t tag, uint64_t sector)
-{
-	uint64_t x = mix(tag * 0x9e3779b97f4a7c15ULL + sector);
-
-	if (!tag) {
-		memset(w, 0, SECTOR);
-		return;
-	}
-	w[0] = MAGIC;
-	w[1] = tag;
-	w[2] = sector;
-	for (int i = 3; i < WORDS; i++)
-		w[i] = x + (uint64_t)i * 0x2545f4914f6cdd1dULL;
-}
-
-/* The tag of what stands here, or DAMAGED. */
-static uint64_t judge(const uint64_t *w, uint64_t sector)
-{
-	uint64_t want[WORDS];
-	uint64_t tag = w[0] == MAGIC ? w[1] : 0;
-
-	make(want, tag, sector);
-	return memcmp(w, want, SECTOR) ? DAMAGED : tag;
 }
 
 static uint64_t size_of(int fd)
