@@ -37,11 +37,9 @@ use kernel::{
 /// Most hardware queues of a union.
 const QUEUES_MAX: u32 = 8;
 
-/// A union and the paths it was made of, as they were given.
+/// A union and its number.
 struct Entry {
     id: u32,
-    root: [u8; abi::PATH_BYTES],
-    leaf: [u8; abi::PATH_BYTES],
     attached: Attached,
 }
 
@@ -158,15 +156,7 @@ impl Registry {
             c.set_error(e);
             errno(e)
         })?;
-        let entry = KBox::write(
-            room,
-            Entry {
-                id,
-                root,
-                leaf,
-                attached,
-            },
-        );
+        let entry = KBox::write(room, Entry { id, attached });
         c.id = id;
         unions.insert_within_capacity(at, entry).map_err(|_| ENOMEM)
     }
@@ -226,17 +216,11 @@ impl Entry {
         (c.major, c.minor) = disk.dev();
         c.id = self.id;
         c.flags = 0;
-        c.mode = if union.is_read_only() {
-            abi::MODE_READ_ONLY
-        } else if union.asked_read_only {
-            abi::MODE_ASKED
-        } else {
-            abi::MODE_WRITABLE
-        };
+        c.mode = union.mode();
         c.openers = disk.openers();
         c.queues = *queues;
-        c.root = self.root;
-        c.leaf = self.leaf;
+        c.root = union.root_path;
+        c.leaf = union.leaf_path;
         c.uuid = union.uuid;
         c.sectors = g.union_sectors();
         c.root_sectors = g.root_sectors();
@@ -249,18 +233,12 @@ impl Entry {
         c.first_writes = union.stats.first_writes();
         c.io_errors = union.stats.io_errors();
         c.map_bytes = union.map.memory().bytes();
-        c.discard = if union.reveal {
-            abi::DISCARD_REVEAL
-        } else {
-            abi::DISCARD_ZERO
-        };
+        c.discard = union.discard_policy();
         c.name = union.name_of_leaf.field();
-        let metadata = union.metadata.lock();
-        c.last_error = metadata.committer.failed().map_or(0, |e| e.to_wire().0);
-        let counters = metadata.committer.counters();
-        c.journal_used = metadata.committer.journal_used();
-        c.commits = counters.commits;
-        c.checkpoints = counters.checkpoints;
-        c.journal_written = counters.journal_written;
+        c.last_error = union.failure.as_ref().map_or(0, |e| e.to_wire().0);
+        c.journal_used = union.stats.journal_used();
+        c.commits = union.stats.commits();
+        c.checkpoints = union.stats.checkpoints();
+        c.journal_written = union.stats.journal_written();
     }
 }

@@ -30,6 +30,7 @@ use crate::{
     },
     stats::Stats,
     ubcore::{
+        abi,
         alloc::Allocator,
         attach,
         error::{
@@ -89,6 +90,9 @@ pub(crate) struct Union {
     id: u32,
     pub(crate) uuid: [u8; 16],
     pub(crate) name_of_leaf: LeafName,
+    /// The paths it was made of, as they were given.
+    pub(crate) root_path: [u8; abi::PATH_BYTES],
+    pub(crate) leaf_path: [u8; abi::PATH_BYTES],
     pub(crate) queue: Arc<OwnedQueue>,
     /// The union's disk, once it is there.
     pub(crate) shown: SetOnce<DiskRef>,
@@ -96,6 +100,8 @@ pub(crate) struct Union {
     pub(crate) asked_read_only: bool,
     /// The map could not be committed.
     pub(crate) read_only: Atomic<bool>,
+    /// Why, once it is so.
+    pub(crate) failure: SetOnce<Error>,
     /// The map's count of changes that is durable.
     pub(crate) durable: Atomic<u64>,
     /// The timer runs.
@@ -137,6 +143,15 @@ impl Union {
     pub(crate) fn geometry(&self) -> &Geometry {
         self.map.geometry()
     }
+
+    /// The discard policy's number in the ABI.
+    pub(crate) fn discard_policy(&self) -> u32 {
+        if self.reveal {
+            abi::DISCARD_REVEAL
+        } else {
+            abi::DISCARD_ZERO
+        }
+    }
 }
 
 /// A union with its disk.
@@ -150,6 +165,13 @@ pub(crate) struct Attached {
 
 fn zeroed<T: Copy>(n: usize, zero: T) -> Result<KVVec<T>> {
     KVVec::from_elem(zero, n, GFP_KERNEL).map_err(|_| Error::NoMemory)
+}
+
+/// A path as a field of the ABI: it came out of one.
+fn kept(path: &CStr) -> [u8; abi::PATH_BYTES] {
+    let mut field = [0; abi::PATH_BYTES];
+    let _ = abi::set_path(&mut field, path.to_bytes());
+    field
 }
 
 /// Opens both devices, or says which cannot be had.
@@ -225,6 +247,7 @@ fn load(
     leaf: BlockDevice,
     queue: Arc<OwnedQueue>,
     asked_read_only: bool,
+    paths: [&CStr; 2],
 ) -> Result<(Arc<Union>, Limits)> {
     let mut buffer = LeafDisk::new_buffer()?;
     let mut disk = LeafDisk::new(&leaf, &mut buffer);
@@ -250,6 +273,8 @@ fn load(
     }
 
     let durable = committer.committed();
+    let stats = Stats::new();
+    stats.publish(&committer);
     let union = os(Arc::pin_init(
         try_pin_init!(Union {
             map,
@@ -258,17 +283,20 @@ fn load(
             id,
             uuid,
             name_of_leaf,
+            root_path: kept(paths[0]),
+            leaf_path: kept(paths[1]),
             queue,
             shown: SetOnce::new(),
             asked_read_only,
             read_only: Atomic::new(false),
+            failure: SetOnce::new(),
             durable: Atomic::new(durable),
             armed: Atomic::new(false),
             waiting: RequestList::new(),
             stalled: RequestList::new(),
             grace <- Grace::new(),
             reveal,
-            stats: Stats::new(),
+            stats,
             allocator <- new_mutex!(allocator, "unionblk allocator"),
             metadata <- new_mutex!(Metadata { committer, buffer }, "unionblk metadata"),
             commit_now <- new_work!("unionblk commit_now"),
@@ -289,8 +317,9 @@ impl Attached {
         read_only: bool,
         queue: Arc<OwnedQueue>,
     ) -> Result<Self> {
+        let paths = [root, leaf];
         let (root, leaf) = open_pair(root, leaf, !read_only)?;
-        let (union, limits) = load(id, root, leaf, queue, read_only)?;
+        let (union, limits) = load(id, root, leaf, queue, read_only, paths)?;
         let sectors = union.geometry().union_sectors();
         let name = Name(id);
         let mut disk = os(Disk::new(

@@ -15,6 +15,7 @@ use crate::{
     error::number,
     queue,
     ubcore::{
+        abi,
         commit::{
             Committer,
             BUFFER_BYTES, //
@@ -181,6 +182,17 @@ impl Union {
         self.read_only.load(Acquire)
     }
 
+    /// The mode's number in the ABI. Any context.
+    pub(crate) fn mode(&self) -> u32 {
+        if self.is_read_only() {
+            abi::MODE_READ_ONLY
+        } else if self.asked_read_only {
+            abi::MODE_ASKED
+        } else {
+            abi::MODE_WRITABLE
+        }
+    }
+
     /// Whether writes are refused, for either reason. Any context.
     pub(crate) fn takes_no_writes(&self) -> bool {
         self.asked_read_only || self.is_read_only()
@@ -263,9 +275,11 @@ impl Union {
 
     /// Tells those without the lock how a commit has ended.
     fn settle(&self, metadata: &Metadata, done: Result) -> Result {
+        self.stats.publish(&metadata.committer);
         match done {
             Ok(()) => self.durable.store(metadata.committer.committed(), Release),
             Err(e) => {
+                self.failure.populate(e);
                 if !self.read_only.xchg(true, Full) {
                     if let Some(disk) = self.shown.as_ref() {
                         disk.set_read_only(true);

@@ -8,7 +8,9 @@
 //! the next commit.
 
 use crate::{
+    attributes::ATTRIBUTES,
     blk::{
+        attributes::Attributes,
         mm::NoIo,
         Driver,
         Op,
@@ -43,6 +45,8 @@ const IN_USE: u64 = 2;
 const INDEX: u64 = 4;
 
 impl Driver for Union {
+    const ATTRIBUTES: Attributes<Self> = ATTRIBUTES;
+
     fn queue(this: ArcBorrow<'_, Self>, rq: Request<Self>) {
         dispatch(this, rq);
     }

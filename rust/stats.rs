@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What a union counts beside the committer's own counters. Nothing on the read path.
+//! What a union counts, for those who ask without the committer's lock. Nothing on the read path.
 
+use crate::metadata::UnionCommitter;
 use kernel::sync::atomic::{
     Atomic,
     Relaxed, //
@@ -11,6 +12,10 @@ use kernel::sync::atomic::{
 pub(crate) struct Stats {
     first_writes: Atomic<u64>,
     io_errors: Atomic<u64>,
+    commits: Atomic<u64>,
+    checkpoints: Atomic<u64>,
+    journal_written: Atomic<u64>,
+    journal_used: Atomic<u32>,
 }
 
 impl Stats {
@@ -18,7 +23,21 @@ impl Stats {
         Stats {
             first_writes: Atomic::new(0),
             io_errors: Atomic::new(0),
+            commits: Atomic::new(0),
+            checkpoints: Atomic::new(0),
+            journal_written: Atomic::new(0),
+            journal_used: Atomic::new(0),
         }
+    }
+
+    /// Takes over the committer's own counters. Under its lock.
+    pub(crate) fn publish(&self, committer: &UnionCommitter) {
+        let counters = committer.counters();
+        self.commits.store(counters.commits, Relaxed);
+        self.checkpoints.store(counters.checkpoints, Relaxed);
+        self.journal_written
+            .store(counters.journal_written, Relaxed);
+        self.journal_used.store(committer.journal_used(), Relaxed);
     }
 
     /// A write has made a mapping. Any context.
@@ -39,5 +58,25 @@ impl Stats {
     /// Requests that failed below.
     pub(crate) fn io_errors(&self) -> u64 {
         self.io_errors.load(Relaxed)
+    }
+
+    /// Commits that wrote something.
+    pub(crate) fn commits(&self) -> u64 {
+        self.commits.load(Relaxed)
+    }
+
+    /// Checkpoints.
+    pub(crate) fn checkpoints(&self) -> u64 {
+        self.checkpoints.load(Relaxed)
+    }
+
+    /// Journal blocks written.
+    pub(crate) fn journal_written(&self) -> u64 {
+        self.journal_written.load(Relaxed)
+    }
+
+    /// Journal blocks in use.
+    pub(crate) fn journal_used(&self) -> u32 {
+        self.journal_used.load(Relaxed)
     }
 }

@@ -5,6 +5,7 @@
 //! Rooms: `ubcore` knows what a union is and nothing of the kernel; `blk` wraps the kernel and
 //! knows nothing of unions; the files beside this one join them, in safe code.
 
+mod attributes;
 mod blk;
 mod control;
 mod device;

@@ -6,6 +6,10 @@
 //! C header: [`include/linux/blkdev.h`](srctree/include/linux/blkdev.h)
 
 use super::{
+    attributes::{
+        Attributes,
+        Groups, //
+    },
     bdev::BlockDevice,
     ffi,
     limits::Limits,
@@ -49,6 +53,9 @@ use kernel::{
 
 /// What serves the requests of a disk.
 pub(crate) trait Driver: Send + Sync + Sized + 'static {
+    /// What sysfs shows of the driver's disks.
+    const ATTRIBUTES: Attributes<Self>;
+
     /// A request has arrived and was started.
     ///
     /// Context: process, may sleep. Must not wait for I/O below: bios of this very task may be held
@@ -335,7 +342,9 @@ impl<D: Driver> Disk<D> {
         writer.write_fmt(name).map_err(|_| ENAMETOOLONG)?;
         // SAFETY: The disk is set up.
         to_result(unsafe {
-            bindings::device_add_disk(core::ptr::null_mut(), raw, core::ptr::null_mut())
+            // What the list points to is only read.
+            let groups = Groups::<D>::LIST.as_ptr().cast_mut();
+            bindings::device_add_disk(core::ptr::null_mut(), raw, groups)
         })
     }
 

@@ -83,6 +83,7 @@ extern "C" {
     ) -> c_int;
     pub(super) fn ub_disk_unlink(disk: *mut bindings::gendisk, bdev: *mut bindings::block_device);
     pub(super) fn ub_disk_get(disk: *mut bindings::gendisk);
+    pub(super) fn ub_disk_data(dev: *mut bindings::device) -> *mut c_void;
 
     pub(super) fn ub_srcu_init(srcu: *mut bindings::srcu_struct) -> c_int;
     pub(super) fn ub_srcu_down(srcu: *mut bindings::srcu_struct) -> u32;

@@ -203,6 +203,11 @@ void ub_disk_get(struct gendisk *disk)
 	get_device(disk_to_dev(disk));
 }
 
+void *ub_disk_data(struct device *dev)
+{
+	return dev_to_disk(dev)->private_data;
+}
+
 u32 ub_disk_openers(struct gendisk *disk)
 {
 	return disk_openers(disk);

@@ -11,6 +11,7 @@
 struct bio;
 struct bio_set;
 struct block_device;
+struct device;
 struct file;
 struct gendisk;
 struct module;
@@ -45,6 +46,7 @@ u32 ub_disk_openers(struct gendisk *disk);
 int ub_disk_link(struct gendisk *disk, struct block_device *bdev);
 void ub_disk_unlink(struct gendisk *disk, struct block_device *bdev);
 void ub_disk_get(struct gendisk *disk);
+void *ub_disk_data(struct device *dev);
 
 struct workqueue_struct *ub_alloc_workqueue(const char *name);
 

@@ -9,6 +9,7 @@
 //! [`include/linux/blkdev.h`](srctree/include/linux/blkdev.h),
 //! [`include/linux/bio.h`](srctree/include/linux/bio.h)
 
+pub(crate) mod attributes;
 pub(crate) mod bdev;
 pub(crate) mod control;
 pub(crate) mod digest;

@@ -29,6 +29,26 @@ pub const CREATE_READ_ONLY: u32 = 1;
 pub const DISCARD_ZERO: u32 = 0;
 /// `UNIONBLK_DISCARD_REVEAL`.
 pub const DISCARD_REVEAL: u32 = 1;
+
+/// The word for a mode, for people and scripts.
+pub const fn mode_word(mode: u32) -> &'static str {
+    match mode {
+        MODE_WRITABLE => "writable",
+        MODE_READ_ONLY => "read-only",
+        MODE_ASKED => "read-only-asked",
+        _ => "unknown",
+    }
+}
+
+/// The word for a discard policy.
+pub const fn discard_word(discard: u32) -> &'static str {
+    match discard {
+        DISCARD_ZERO => "zero",
+        DISCARD_REVEAL => "reveal",
+        _ => "unknown",
+    }
+}
+
 /// `UNIONBLK_STATUS_NEXT`.
 pub const STATUS_NEXT: u32 = 1;
 /// The node of the control device below `/dev`.

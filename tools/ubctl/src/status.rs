@@ -3,7 +3,7 @@
 //! `ubctl status`: all that the driver tells of a union.
 
 use serde::Serialize;
-use ubcore::abi::{self, Status, MODE_READ_ONLY, MODE_WRITABLE};
+use ubcore::abi::{self, Status};
 use ubcore::error::Error;
 use ubcore::geometry::BLOCK_SECTORS;
 
@@ -54,12 +54,7 @@ impl Shown {
             name: format!("{PREFIX}{}", s.id),
             id: s.id,
             device: format!("/dev/{PREFIX}{}", s.id),
-            mode: match s.mode {
-                MODE_WRITABLE => "writable",
-                MODE_READ_ONLY => "read-only",
-                abi::MODE_ASKED => "read-only-asked",
-                _ => "unknown",
-            },
+            mode: abi::mode_word(s.mode),
             uuid: output::uuid(&s.uuid),
             leaf_name: leaf_name(s),
             root: path_text(&s.root),
@@ -79,11 +74,7 @@ impl Shown {
             first_writes: s.first_writes,
             io_errors: s.io_errors,
             map_bytes: s.map_bytes,
-            discard: match s.discard {
-                abi::DISCARD_ZERO => "zero",
-                abi::DISCARD_REVEAL => "reveal",
-                _ => "unknown",
-            },
+            discard: abi::discard_word(s.discard),
             last_error: last_error(s.last_error),
             openers: s.openers,
             queues: s.queues,

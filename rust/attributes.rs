@@ -1,0 +1,92 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What sysfs tells of a union: `/sys/block/unionblkN/union/`.
+//!
+//! Whoever reads may not wait for the leaf: nothing here takes the committer's lock, so that a
+//! device that hangs can be looked at. `Documentation/ABI/testing/sysfs-block-unionblk` has the
+//! meaning of each file; the words and numbers are those of the ioctl.
+
+use crate::{
+    blk::attributes::{
+        Attribute,
+        Attributes,
+        Text, //
+    },
+    device::Union,
+    ubcore::{
+        abi,
+        num::SECTOR_BYTES, //
+    },
+};
+use core::format_args;
+use kernel::{
+    fmt::{
+        self,
+        Write, //
+    },
+    prelude::*,
+    str::BStr, //
+};
+
+pub(crate) const ATTRIBUTES: Attributes<Union> = Attributes {
+    folder: c"union",
+    list: &[
+        Attribute::new(c"root", |u, out| path(&u.root_path, out)),
+        Attribute::new(c"leaf", |u, out| path(&u.leaf_path, out)),
+        Attribute::new(c"uuid", |u, out| uuid(&u.uuid, out)),
+        Attribute::new(c"name", |u, out| out.write_str(u.name_of_leaf.text())),
+        Attribute::new(c"mode", |u, out| out.write_str(abi::mode_word(u.mode()))),
+        Attribute::new(c"discard", |u, out| {
+            out.write_str(abi::discard_word(u.discard_policy()))
+        }),
+        Attribute::new(c"size_of_slab", |u, out| {
+            number(u64::from(u.geometry().slab_sectors()) * SECTOR_BYTES, out)
+        }),
+        Attribute::new(c"slabs", |u, out| number(u.geometry().leaf_slabs(), out)),
+        Attribute::new(c"slabs_used", |u, out| {
+            number(u.allocator.lock().used(), out)
+        }),
+        Attribute::new(c"slabs_free", |u, out| {
+            let used = u.allocator.lock().used();
+            number(u.geometry().leaf_slabs().saturating_sub(used), out)
+        }),
+        Attribute::new(c"first_writes", |u, out| {
+            number(u.stats.first_writes(), out)
+        }),
+        Attribute::new(c"commits", |u, out| number(u.stats.commits(), out)),
+        Attribute::new(c"checkpoints", |u, out| number(u.stats.checkpoints(), out)),
+        Attribute::new(c"journal_blocks", |u, out| {
+            number(u.geometry().journal_blocks(), out)
+        }),
+        Attribute::new(c"journal_used", |u, out| {
+            number(u.stats.journal_used(), out)
+        }),
+        Attribute::new(c"dirty", |u, out| number(u32::from(!u.is_clean()), out)),
+        Attribute::new(c"io_errors", |u, out| number(u.stats.io_errors(), out)),
+        Attribute::new(c"last_error", |u, out| match u.failure.as_ref() {
+            Some(e) => out.write_fmt(format_args!("{e}")),
+            None => Ok(()),
+        }),
+    ],
+};
+
+fn number(n: impl Into<u64>, out: &mut Text<'_>) -> fmt::Result {
+    let n: u64 = n.into();
+    out.write_fmt(format_args!("{n}"))
+}
+
+/// What is not printable is escaped: a path cannot end the line.
+fn path(field: &[u8; abi::PATH_BYTES], out: &mut Text<'_>) -> fmt::Result {
+    let path = BStr::from_bytes(abi::path(field).unwrap_or_default());
+    out.write_fmt(fmt!("{path}"))
+}
+
+fn uuid(bytes: &[u8; 16], out: &mut Text<'_>) -> fmt::Result {
+    for (n, b) in bytes.iter().enumerate() {
+        if matches!(n, 4 | 6 | 8 | 10) {
+            out.write_str("-")?;
+        }
+        out.write_fmt(format_args!("{b:02x}"))?;
+    }
+    Ok(())
+}
