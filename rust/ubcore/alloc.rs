@@ -22,12 +22,14 @@ const GROUP: u32 = 16;
 /// `B` is a bitmap, one bit for each leaf slab, set if it is taken.
 pub struct Allocator<B> {
     taken: B,
-    /// Slabs that lost their owner since the last [`Allocator::begin_commit`].
+    /// Slabs that lost their owner and may not be covered by a commit.
     emptied: B,
-    /// Those that lost it before: free after that commit and a grace period.
+    /// Those that a commit covers: free after it and a grace period.
     leaving: B,
     any_emptied: bool,
     any_leaving: bool,
+    /// A grace period runs, for exactly those that are leaving.
+    releasing: bool,
     slabs: u32,
     used: u32,
     /// No group is free: found by a search, true until a slab is released.
@@ -48,6 +50,7 @@ impl<B: DerefMut<Target = [u64]>> Allocator<B> {
             leaving,
             any_emptied: false,
             any_leaving: false,
+            releasing: false,
             slabs,
             used: 0,
             no_group: false,
@@ -170,11 +173,9 @@ impl<B: DerefMut<Target = [u64]>> Allocator<B> {
     }
 
     /// Before a commit: what was emptied up to here will be durable with it. Under the lock.
-    ///
-    /// R5: only after that commit, and after all I/O that was in flight at its end, may
-    /// [`Allocator::end_emptied`] be called.
     pub fn begin_commit(&mut self) {
-        if !self.any_emptied {
+        // While a grace period runs, no slab may join those that it is for.
+        if !self.any_emptied || self.releasing {
             return;
         }
         for (leaving, emptied) in self.leaving.iter_mut().zip(self.emptied.iter_mut()) {
@@ -184,31 +185,43 @@ impl<B: DerefMut<Target = [u64]>> Allocator<B> {
         self.any_leaving = true;
     }
 
-    /// Whether leaf slabs wait for [`Allocator::end_emptied`].
-    pub fn any_leaving(&self) -> bool {
-        self.any_leaving
+    /// Whether slabs were emptied that have not been freed yet.
+    pub fn any_emptied<M: Memory>(&self, map: &Map<M>) -> bool {
+        self.any_emptied || self.any_leaving || map.emptied_page(0).is_some()
     }
 
-    /// The first leaf slab from `from` on that waits for its end, and how many follow it: what may
-    /// be discarded below. Only between the grace period and [`Allocator::end_emptied`].
+    /// Picks what a grace period that starts now is for: whether there is anything.
+    ///
+    /// Under the lock, and between two commits that have not failed. `durable`: nothing at all
+    /// waits for a commit. R5: only after all I/O that is in flight now has ended may
+    /// [`Allocator::end_release`] be called. One release at a time: false while one runs.
+    pub fn begin_release<M: Memory>(&mut self, map: &Map<M>, durable: bool) -> bool {
+        if self.releasing {
+            return false;
+        }
+        if durable {
+            self.begin_commit();
+        }
+        let moved = self.advance_pages(map, Emptied::Durable, Emptied::Waiting);
+        self.releasing = moved || self.any_leaving;
+        self.releasing
+    }
+
+    /// The first leaf slab from `from` on that is about to be free, and how many follow it: what may
+    /// be discarded below. Only between the grace period and [`Allocator::end_release`].
     pub fn leaving(&self, from: u32) -> Option<core::ops::Range<u32>> {
         if !self.any_leaving {
             return None;
         }
-        let is = |n: &u32| get(&self.leaving, *n);
-        let first = (from..self.slabs).find(is)?;
-        let end = (first..self.slabs).find(|n| !is(n)).unwrap_or(self.slabs);
-        Some(first..end)
+        let first = next_bit(&self.leaving, from, true).filter(|&n| n < self.slabs)?;
+        let end = next_bit(&self.leaving, first, false).unwrap_or(self.slabs);
+        Some(first..end.min(self.slabs))
     }
 
-    /// Frees what was emptied before the last commit. Under the lock.
-    pub fn end_emptied<M: Memory>(&mut self, map: &Map<M>) {
+    /// Frees what the grace period was for. Under the lock.
+    pub fn end_release<M: Memory>(&mut self, map: &Map<M>) {
+        self.advance_pages(map, Emptied::Waiting, Emptied::No);
         let mut from = 0;
-        while let Some(page) = map.emptied_page(from) {
-            map.end_emptied(page);
-            from = page.saturating_add(1);
-        }
-        from = 0;
         while let Some(range) = self.leaving(from) {
             from = range.end;
             for leaf in range {
@@ -217,6 +230,18 @@ impl<B: DerefMut<Target = [u64]>> Allocator<B> {
             }
         }
         self.any_leaving = false;
+        self.releasing = false;
+    }
+
+    /// Whether any slab was in state `from`; now it is in `to`.
+    fn advance_pages<M: Memory>(&self, map: &Map<M>, from: Emptied, to: Emptied) -> bool {
+        let mut any = false;
+        let mut next = 0;
+        while let Some(page) = map.emptied_page(next) {
+            any |= map.advance_page(page, from, to) > 0;
+            next = page.saturating_add(1);
+        }
+        any
     }
 
     fn pick<M: Memory>(&mut self, map: &Map<M>, slab: u32) -> Option<u32> {
@@ -313,7 +338,15 @@ fn clear(words: &mut [u64], n: u32) {
     }
 }
 
-fn get(words: &[u64], n: u32) -> bool {
-    let word = words.get(index(n / 64)).copied().unwrap_or(0);
-    word & 1u64.wrapping_shl(n % 64) != 0
+/// The first bit from `from` on that is set, or clear; `None` if there is none.
+fn next_bit(words: &[u64], from: u32, set: bool) -> Option<u32> {
+    let mut ahead = mask(from % 64, 64);
+    for (at, &word) in words.iter().enumerate().skip(index(from / 64)) {
+        let found = (if set { word } else { !word }) & ahead;
+        if found != 0 {
+            return narrow(wide(at).wrapping_mul(64)).checked_add(found.trailing_zeros());
+        }
+        ahead = u64::MAX;
+    }
+    None
 }

@@ -79,6 +79,8 @@ pub enum Emptied {
     Pending,
     /// It is durable; I/O on its old home may still be in flight.
     Durable,
+    /// As before, and a grace period has begun that waits for that I/O.
+    Waiting,
 }
 
 /// An entry of the slab table: 32 bits, zero for a slab that nothing happened to.
@@ -88,7 +90,7 @@ pub enum Emptied {
 /// | leaf slab + 1  |z|     z: unwritten sectors read as zeroes; leaf slab + 1 = 0: none
 /// ```
 ///
-/// In memory only, two values of the upper part that no leaf slab has mean [`Emptied`].
+/// In memory only, three values of the upper part that no leaf slab has mean [`Emptied`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Entry {
     /// The leaf slab, if there is one.
@@ -101,6 +103,7 @@ pub struct Entry {
 
 const PENDING: u32 = 0x7fff_ffff;
 const DURABLE: u32 = 0x7fff_fffe;
+const WAITING: u32 = 0x7fff_fffd;
 
 impl Entry {
     /// A slab that lives in the leaf.
@@ -132,6 +135,7 @@ impl Entry {
         match bits >> 1 {
             PENDING => Entry::none(base, Emptied::Pending),
             DURABLE => Entry::none(base, Emptied::Durable),
+            WAITING => Entry::none(base, Emptied::Waiting),
             high => Entry {
                 leaf: high.checked_sub(1),
                 base,
@@ -146,6 +150,7 @@ impl Entry {
         let high = match self.emptied {
             Emptied::Pending => PENDING,
             Emptied::Durable => DURABLE,
+            Emptied::Waiting => WAITING,
             Emptied::No => self.leaf.map_or(0, |l| l.wrapping_add(1)),
         };
         high.wrapping_shl(1) | u32::from(self.base == Base::Zero)
@@ -468,19 +473,23 @@ impl<M: Memory> Map<M> {
         moved.ok().map(|bits| Entry::decode(bits).base)
     }
 
-    /// Ends the wait of all slabs of a page whose emptying is durable. After a grace period, under
-    /// the allocator's lock.
-    pub fn end_emptied(&self, page: u32) {
+    /// Moves all slabs of a page of the table from one state to the next, under the allocator's
+    /// lock: how many there were. A page where none is emptied any more is forgotten.
+    pub fn advance_page(&self, page: u32, from: Emptied, to: Emptied) -> u32 {
         let first = page.saturating_mul(TABLE_ENTRIES);
-        let mut pending = false;
+        let mut moved = 0u32;
+        let mut left = false;
         for n in 0..TABLE_ENTRIES {
             let slab = first.saturating_add(n);
-            self.advance_emptied(slab, Emptied::Durable, Emptied::No);
-            pending |= self.entry(slab).emptied == Emptied::Pending;
+            if self.advance_emptied(slab, from, to).is_some() {
+                moved = moved.saturating_add(1);
+            }
+            left |= self.entry(slab).emptied != Emptied::No;
         }
-        if !pending {
+        if !left {
             clear_bit(self.memory.emptied(), page);
         }
+        moved
     }
 
     /// The parts of a range that have a home: leaf slab, offset in it, sectors.

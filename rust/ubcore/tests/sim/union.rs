@@ -139,6 +139,10 @@ impl SimUnion {
 
     /// After a commit: nothing is in flight here, so the grace period is over at once.
     fn discard_and_free(&mut self) -> Result {
+        let durable = self.committer.is_clean(&self.map);
+        if !self.allocator.begin_release(&self.map, durable) {
+            return Ok(());
+        }
         let mut from = 0;
         while let Some(range) = self.allocator.leaving(from) {
             from = range.end;
@@ -149,7 +153,7 @@ impl SimUnion {
                 self.disk.write_sectors(g.leaf_slab_start(leaf), &junk)?;
             }
         }
-        self.allocator.end_emptied(&self.map);
+        self.allocator.end_release(&self.map);
         Ok(())
     }
 
