@@ -10,8 +10,12 @@ use crate::{
         },
         workqueue::OwnedQueue, //
     },
-    device::Attached,
+    device::{
+        Attached,
+        Shared, //
+    },
     error::errno,
+    memory::Reserve,
     ubcore::{
         abi::{
             self,
@@ -43,21 +47,31 @@ struct Entry {
     attached: Attached,
 }
 
+/// A union's place in the registry. Attach and detach do I/O, and their devices may hang: so the
+/// lock is not held meanwhile, and the id is kept by a place without a union.
+struct Place {
+    id: u32,
+    entry: Option<KBox<Entry>>,
+}
+
 /// All unions, by ascending id.
 #[pin_data]
 pub(crate) struct Registry {
     #[pin]
-    unions: Mutex<KVec<KBox<Entry>>>,
-    queue: Arc<OwnedQueue>,
+    unions: Mutex<KVec<Place>>,
+    shared: Shared,
 }
 
 impl Registry {
     pub(crate) fn new() -> Result<Arc<Self>> {
-        let queue = Arc::new(OwnedQueue::new(c"unionblk")?, GFP_KERNEL)?;
+        let shared = Shared {
+            queue: Arc::new(OwnedQueue::new(c"unionblk")?, GFP_KERNEL)?,
+            reserve: Reserve::new()?,
+        };
         Arc::pin_init(
             try_pin_init!(Self {
                 unions <- new_mutex!(KVec::new(), "unionblk unions"),
-                queue,
+                shared,
             }? Error),
             GFP_KERNEL,
         )
@@ -76,11 +90,16 @@ impl Unions {
 impl Drop for Unions {
     fn drop(&mut self) {
         let mut unions = self.0.unions.lock();
-        while let Some(entry) = unions.pop() {
-            // Errors are told by `detach`. Nobody waits for an answer.
-            let _ = entry.attached.disk.claim();
-            let _ = KBox::into_inner(entry).attached.detach();
+        while let Some(place) = unions.pop() {
+            // Nobody is in a call any more, so there is a union in each place.
+            if let Some(entry) = place.entry {
+                // Errors are told by `detach`. Nobody waits for an answer.
+                let _ = entry.attached.disk.claim();
+                let _ = KBox::into_inner(entry).attached.detach();
+            }
         }
+        drop(unions);
+        Reserve::quiesce(&self.0.shared.reserve);
     }
 }
 
@@ -132,62 +151,101 @@ impl Registry {
     }
 
     fn create(&self, c: &mut abi::Create) -> Result {
-        let (root, leaf) = (c.root, c.leaf);
         let queues = match c.queues {
             0 => kernel::cpu::nr_cpu_ids().min(QUEUES_MAX),
             n if n <= QUEUES_MAX => n,
             _ => return Err(EINVAL),
         };
         let read_only = c.flags & abi::CREATE_READ_ONLY != 0;
-        let mut unions = self.unions.lock();
-        let (id, at) = free_id(&unions, c.id)?;
+        let (root, leaf) = (path(&c.root)?, path(&c.leaf)?);
         // Before the attach: afterwards nothing may fail for want of memory.
-        unions.reserve(1, GFP_KERNEL)?;
         let room = KBox::<Entry>::new_uninit(GFP_KERNEL)?;
-        let attached = Attached::new(
-            id,
-            path(&root)?,
-            path(&leaf)?,
-            queues,
-            read_only,
-            self.queue.clone(),
-        )
-        .map_err(|e| {
-            c.set_error(e);
-            errno(e)
-        })?;
-        let entry = KBox::write(room, Entry { id, attached });
-        c.id = id;
-        unions.insert_within_capacity(at, entry).map_err(|_| ENOMEM)
+        let id = self.take_place(c.id)?;
+        match Attached::new(id, root, leaf, queues, read_only, &self.shared) {
+            Ok(attached) => {
+                self.fill_place(id, KBox::write(room, Entry { id, attached }));
+                c.id = id;
+                Ok(())
+            }
+            Err(e) => {
+                self.give_place(id);
+                c.set_error(e);
+                Err(errno(e))
+            }
+        }
     }
 
     fn remove(&self, c: &mut abi::Remove) -> Result {
-        let mut unions = self.unions.lock();
-        let at = position(&unions, c.id).map_err(|_| ENODEV)?;
-        unions.get(at).ok_or(ENODEV)?.attached.disk.claim()?;
-        let entry = unions.remove(at).map_err(|_| ENODEV)?;
-        KBox::into_inner(entry).attached.detach().map_err(errno)
+        let entry = {
+            let mut unions = self.unions.lock();
+            let at = position(&unions, c.id).map_err(|_| ENODEV)?;
+            let place = unions.get_mut(at).ok_or(ENODEV)?;
+            // Somebody is about to put it there, or to take it away.
+            place.entry.take().ok_or(EBUSY)?
+        };
+        if let Err(e) = entry.attached.disk.claim() {
+            self.fill_place(c.id, entry);
+            return Err(e);
+        }
+        let done = KBox::into_inner(entry).attached.detach();
+        self.give_place(c.id);
+        done.map_err(errno)
     }
 
     fn status(&self, c: &mut abi::Status) -> Result {
         let unions = self.unions.lock();
+        let next = c.flags & abi::STATUS_NEXT != 0;
         let at = match position(&unions, c.id) {
             Ok(at) => at,
-            Err(at) if c.flags & abi::STATUS_NEXT != 0 => at,
+            Err(at) if next => at,
             Err(_) => return Err(ENODEV),
         };
-        unions.get(at).ok_or(ENODEV)?.fill(c);
+        let mut from = unions.get(at..).unwrap_or_default().iter();
+        let entry = if next {
+            from.find_map(|place| place.entry.as_ref()).ok_or(ENODEV)?
+        } else {
+            let place = from.next().ok_or(ENODEV)?;
+            place.entry.as_ref().ok_or(EBUSY)?
+        };
+        entry.fill(c);
         Ok(())
+    }
+
+    /// Keeps a place for a new union: its id.
+    fn take_place(&self, wanted: u32) -> Result<u32> {
+        let mut unions = self.unions.lock();
+        let (id, at) = free_id(&unions, wanted)?;
+        unions.reserve(1, GFP_KERNEL)?;
+        let place = Place { id, entry: None };
+        unions
+            .insert_within_capacity(at, place)
+            .map_err(|_| ENOMEM)?;
+        Ok(id)
+    }
+
+    fn fill_place(&self, id: u32, entry: KBox<Entry>) {
+        let mut unions = self.unions.lock();
+        let at = position(&unions, id).ok();
+        if let Some(place) = at.and_then(|at| unions.get_mut(at)) {
+            place.entry = Some(entry);
+        }
+    }
+
+    fn give_place(&self, id: u32) {
+        let mut unions = self.unions.lock();
+        if let Ok(at) = position(&unions, id) {
+            let _ = unions.remove(at);
+        }
     }
 }
 
 /// Where a union is, or would be.
-fn position(unions: &[KBox<Entry>], id: u32) -> core::result::Result<usize, usize> {
-    unions.binary_search_by_key(&id, |e| e.id)
+fn position(unions: &[Place], id: u32) -> core::result::Result<usize, usize> {
+    unions.binary_search_by_key(&id, |place| place.id)
 }
 
 /// The id that a new union gets, and its place: the wanted one, or the lowest that is free.
-fn free_id(unions: &[KBox<Entry>], wanted: u32) -> Result<(u32, usize)> {
+fn free_id(unions: &[Place], wanted: u32) -> Result<(u32, usize)> {
     if wanted != abi::ID_ANY {
         return match position(unions, wanted) {
             Ok(_) => Err(EEXIST),
@@ -195,8 +253,8 @@ fn free_id(unions: &[KBox<Entry>], wanted: u32) -> Result<(u32, usize)> {
         };
     }
     let mut id = 0;
-    for e in unions {
-        if e.id != id {
+    for place in unions {
+        if place.id != id {
             break;
         }
         id = id.checked_add(1).ok_or(ENOSPC)?;

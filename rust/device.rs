@@ -2,9 +2,10 @@
 
 //! One union: what it consists of, how it comes and how it goes.
 //!
-//! Lock order: `Registry::unions`, `Union::metadata`, `Union::allocator`. The last is the only one
-//! that the I/O path takes, with a use of `Union::grace` begun: so nobody waits for the grace
-//! period with it held. No lock is held while a request's lower bios are in flight.
+//! Lock order: `Registry::unions`, `Union::metadata`, `Union::allocator`, `Reserve::spare`. The last
+//! two are the only ones that the I/O path takes, with a use of `Union::grace` begun: nobody waits
+//! for the grace period, or for memory, with any of them held. `Registry::unions` is not held while
+//! I/O is waited for, nor any lock while a request's lower bios are in flight.
 
 use crate::{
     blk::{
@@ -22,7 +23,10 @@ use crate::{
         open,
         os, //
     },
-    memory::MapMemory,
+    memory::{
+        MapMemory,
+        Reserve, //
+    },
     metadata::{
         io,
         LeafDisk,
@@ -110,6 +114,8 @@ pub(crate) struct Union {
     pub(crate) waiting: RequestList<Union>,
     /// Requests that wait for slabs that were emptied, and zeroings that take more than the map.
     pub(crate) stalled: RequestList<Union>,
+    /// Requests that had no memory for all of their lower bios: a part of each has completed.
+    pub(crate) rests: RequestList<Union>,
     /// Requests in flight that have looked something up in the map.
     #[pin]
     pub(crate) grace: Grace,
@@ -124,6 +130,10 @@ pub(crate) struct Union {
     pub(crate) commit_now: Work<Union, 1>,
     #[pin]
     pub(crate) commit_later: DelayedWork<Union, 2>,
+    #[pin]
+    pub(crate) release_now: Work<Union, 3>,
+    #[pin]
+    pub(crate) go_on_now: Work<Union, 4>,
 }
 
 /// The name of a union, for messages and for its disk.
@@ -245,7 +255,7 @@ fn load(
     id: u32,
     root: BlockDevice,
     leaf: BlockDevice,
-    queue: Arc<OwnedQueue>,
+    shared: &Shared,
     asked_read_only: bool,
     paths: [&CStr; 2],
 ) -> Result<(Arc<Union>, Limits)> {
@@ -260,7 +270,7 @@ fn load(
     limits.offer_discard(narrow(u64::from(g.slab_sectors()) * SECTOR_BYTES));
     check_identity(&root, &probe.superblock, &mut buffer)?;
 
-    let map = Map::new(g, MapMemory::new(&g)?);
+    let map = Map::new(g, MapMemory::new(&g, shared.reserve.clone())?);
     // A bit more than slabs, so that there is always a word behind the last.
     let bitmap = || zeroed(index(g.leaf_slabs() / 64).saturating_add(1), 0u64);
     let mut allocator = Allocator::new([bitmap()?, bitmap()?, bitmap()?], g.leaf_slabs());
@@ -272,6 +282,7 @@ fn load(
         committer.checkpoint(&map, &mut disk)?;
     }
 
+    map.memory().set_live();
     let durable = committer.committed();
     let stats = Stats::new();
     stats.publish(&committer);
@@ -285,7 +296,7 @@ fn load(
             name_of_leaf,
             root_path: kept(paths[0]),
             leaf_path: kept(paths[1]),
-            queue,
+            queue: shared.queue.clone(),
             shown: SetOnce::new(),
             asked_read_only,
             read_only: Atomic::new(false),
@@ -294,6 +305,7 @@ fn load(
             armed: Atomic::new(false),
             waiting: RequestList::new(),
             stalled: RequestList::new(),
+            rests: RequestList::new(),
             grace <- Grace::new(),
             reveal,
             stats,
@@ -301,10 +313,19 @@ fn load(
             metadata <- new_mutex!(Metadata { committer, buffer }, "unionblk metadata"),
             commit_now <- new_work!("unionblk commit_now"),
             commit_later <- new_delayed_work!("unionblk commit_later"),
+            release_now <- new_work!("unionblk release_now"),
+            go_on_now <- new_work!("unionblk go_on_now"),
         }? kernel::error::Error),
         GFP_KERNEL,
     ))?;
     Ok((union, limits))
+}
+
+/// What all unions have together.
+pub(crate) struct Shared {
+    /// Where commits run.
+    pub(crate) queue: Arc<OwnedQueue>,
+    pub(crate) reserve: Arc<Reserve>,
 }
 
 impl Attached {
@@ -315,14 +336,14 @@ impl Attached {
         leaf: &CStr,
         queues: u32,
         read_only: bool,
-        queue: Arc<OwnedQueue>,
+        shared: &Shared,
     ) -> Result<Self> {
         let paths = [root, leaf];
         let (root, leaf) = open_pair(root, leaf, !read_only)?;
-        let (union, limits) = load(id, root, leaf, queue, read_only, paths)?;
+        let (union, limits) = load(id, root, leaf, shared, read_only, paths)?;
         let sectors = union.geometry().union_sectors();
         let name = Name(id);
-        let mut disk = os(Disk::new(
+        let disk = os(Disk::new(
             fmt!("{name}"),
             union.clone(),
             limits,
@@ -330,12 +351,17 @@ impl Attached {
             queues,
             QUEUE_DEPTH,
         ))?;
-        os(disk.link(|union| &union.root))?;
-        os(disk.link(|union| &union.leaf))?;
-        union.shown.populate(disk.reference());
-        if let Some(disk) = union.shown.as_ref().filter(|_| read_only) {
-            disk.set_read_only(true);
+        let mut attached = Attached {
+            disk,
+            union,
+            queues,
+        };
+        if let Err(e) = attached.show(read_only) {
+            // The disk was there: somebody may have written to it.
+            let _ = attached.detach();
+            return Err(e);
         }
+        let union = &attached.union;
         pr_info!(
             "{}: root {}, leaf {}, {} sectors, {} of {} slabs used\n",
             union.name(),
@@ -345,11 +371,18 @@ impl Attached {
             union.allocator.lock().used(),
             union.geometry().leaf_slabs(),
         );
-        Ok(Attached {
-            disk,
-            union,
-            queues,
-        })
+        Ok(attached)
+    }
+
+    /// Shows what the disk is made of, and whether it takes writes.
+    fn show(&mut self, read_only: bool) -> Result {
+        os(self.disk.link(|union| &union.root))?;
+        os(self.disk.link(|union| &union.leaf))?;
+        self.union.shown.populate(self.disk.reference());
+        if let Some(disk) = self.union.shown.as_ref().filter(|_| read_only) {
+            disk.set_read_only(true);
+        }
+        Ok(())
     }
 
     /// Takes the union away: claimed, so that nobody has it open. Commits what is dirty.

@@ -1,43 +1,155 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The memory of a union's map: pages that are made on first use, and stay.
+//! The memory of a union's map: pages that are made on first use, and stay; and the reserve that
+//! they come from where the system has none.
+//!
+//! A first write may need pages for the map, and may itself be what frees memory: so no page is
+//! waited for with a lock held, and all unions share a reserve, refilled as it is used. Where even
+//! that is empty, the write waits for the system, alone, in [`MapMemory::wait`].
 
-use crate::ubcore::{
-    error::{
-        Error,
-        Result, //
+use crate::{
+    blk::{
+        mm::NoIo,
+        workqueue::flush_work, //
     },
-    geometry::{
-        Geometry,
-        TABLE_ENTRIES, //
+    ubcore::{
+        error::{
+            Error,
+            Result, //
+        },
+        geometry::{
+            Geometry,
+            TABLE_ENTRIES, //
+        },
+        map::{
+            words_for,
+            BitsPage,
+            Memory,
+            TablePage, //
+        },
+        num::index,
     },
-    map::{
-        words_for,
-        BitsPage,
-        Memory,
-        TablePage, //
-    },
-    num::index,
 };
 use core::sync::atomic::{
     AtomicU32,
     AtomicU64, //
 };
 use kernel::{
+    new_spinlock,
     prelude::*,
     sync::{
         atomic::{
             Atomic,
             Relaxed, //
         },
-        SetOnce, //
+        Arc,
+        SetOnce,
+        SpinLock, //
+    },
+    workqueue::{
+        self,
+        impl_has_work,
+        new_work,
+        Work,
+        WorkItem, //
     },
 };
 
 type Pages<T> = KVVec<SetOnce<KBox<T>>>;
 
-/// See [`Memory`]. Look-ups take no lock; growing races well with growing.
+/// Pages of each kind in reserve, for all unions: 256 KiB in all.
+const RESERVE: usize = 32;
+
+struct Spare {
+    table: KVec<KBox<TablePage>>,
+    bits: KVec<KBox<BitsPage>>,
+}
+
+/// Pages for maps to grow by when the system gives none at once.
+#[pin_data]
+pub(crate) struct Reserve {
+    /// Inside all other locks; held for a push or a pop.
+    #[pin]
+    spare: SpinLock<Spare>,
+    #[pin]
+    refill: Work<Reserve>,
+}
+
+impl_has_work! {
+    impl HasWork<Self> for Reserve { self.refill }
+}
+
+impl WorkItem for Reserve {
+    type Pointer = Arc<Reserve>;
+
+    fn run(this: Arc<Reserve>) {
+        // Nobody's I/O waits for this work: it may wait for any.
+        while this.wants_more() && this.add().is_ok() {}
+    }
+}
+
+impl Reserve {
+    /// A full reserve. Process context.
+    pub(crate) fn new() -> kernel::error::Result<Arc<Self>> {
+        let spare = Spare {
+            table: KVec::with_capacity(RESERVE, GFP_KERNEL)?,
+            bits: KVec::with_capacity(RESERVE, GFP_KERNEL)?,
+        };
+        let this = Arc::pin_init(
+            pin_init!(Self {
+                spare <- new_spinlock!(spare, "unionblk spare pages"),
+                refill <- new_work!("unionblk refill"),
+            }),
+            GFP_KERNEL,
+        )?;
+        while this.wants_more() {
+            this.add()?;
+        }
+        Ok(this)
+    }
+
+    fn wants_more(&self) -> bool {
+        let spare = self.spare.lock();
+        spare.table.len() < RESERVE || spare.bits.len() < RESERVE
+    }
+
+    /// Makes a page of each kind and keeps what there is room for. Waits for memory, and for I/O
+    /// unless the caller holds a `NoIo`.
+    fn add(&self) -> kernel::error::Result {
+        let table = KBox::init(empty_table(), GFP_KERNEL)?;
+        let bits = KBox::init(empty_bits(), GFP_KERNEL)?;
+        let mut spare = self.spare.lock();
+        // What is one too many goes when the lock has gone.
+        let more = (
+            spare.table.push_within_capacity(table).err(),
+            spare.bits.push_within_capacity(bits).err(),
+        );
+        drop(spare);
+        drop(more);
+        Ok(())
+    }
+
+    fn take<T>(
+        this: &Arc<Self>,
+        pick: impl FnOnce(&mut Spare) -> Option<KBox<T>>,
+    ) -> Option<KBox<T>> {
+        let page = pick(&mut this.spare.lock());
+        let _ = workqueue::system().enqueue(this.clone());
+        page
+    }
+
+    /// Waits until nothing of it runs: before the module goes, when no map is left.
+    pub(crate) fn quiesce(this: &Arc<Self>) {
+        flush_work::<_, 0>(this);
+    }
+}
+
+/// See [`Memory`]. Look-ups take no lock. Pages are made by the holder of the allocator's lock, or
+/// before there is another.
 pub(crate) struct MapMemory {
+    reserve: Arc<Reserve>,
+    /// Requests come: nobody may wait for a page.
+    live: Atomic<bool>,
     table: Pages<TablePage>,
     bits: Pages<BitsPage>,
     owners: Pages<TablePage>,
@@ -66,12 +178,14 @@ fn bytes_of<T>(v: &[T]) -> u64 {
 
 impl MapMemory {
     /// Room for a map over `g`, without a page yet. Process context.
-    pub(crate) fn new(g: &Geometry) -> Result<Self> {
+    pub(crate) fn new(g: &Geometry, reserve: Arc<Reserve>) -> Result<Self> {
         let dirty = words(words_for(g.leaf_slabs()))?;
         let dirty_words = words(dirty.len().div_ceil(64))?;
         let fresh = words(dirty.len())?;
         let owner_pages = g.leaf_slabs().div_ceil(TABLE_ENTRIES);
         let memory = MapMemory {
+            reserve,
+            live: Atomic::new(false),
             table: filled(index(g.table_pages()), SetOnce::new)?,
             bits: filled(index(g.bits_pages()), SetOnce::new)?,
             owners: filled(index(owner_pages), SetOnce::new)?,
@@ -95,19 +209,43 @@ impl MapMemory {
         self.bytes.load(Relaxed)
     }
 
-    /// Makes a page. In the I/O path the caller holds a `NoIo`, so that no allocation waits for I/O.
-    fn grow<T>(&self, pages: &Pages<T>, page: u32, make: impl Init<T>) -> Result {
+    /// From now on no page is waited for where it is made.
+    pub(crate) fn set_live(&self) {
+        self.live.store(true, Relaxed);
+    }
+
+    /// Makes a page: once live, without waiting, and `NoMemory` if there is none at once.
+    fn grow<T>(
+        &self,
+        pages: &Pages<T>,
+        page: u32,
+        make: impl Init<T>,
+        spare: impl FnOnce(&mut Spare) -> Option<KBox<T>>,
+    ) -> Result {
         let slot = pages.get(index(page)).ok_or(Error::NoMemory)?;
         if slot.as_ref().is_some() {
             return Ok(());
         }
-        let new = KBox::init(make, GFP_KERNEL).map_err(|_| Error::NoMemory)?;
-        // Who comes second finds a page there, and drops its own.
+        let new = if self.live.load(Relaxed) {
+            KBox::init(make, GFP_NOWAIT | __GFP_NOWARN)
+                .ok()
+                .or_else(|| Reserve::take(&self.reserve, spare))
+        } else {
+            KBox::init(make, GFP_KERNEL).ok()
+        };
+        let new = new.ok_or(Error::NoMemory)?;
         if slot.populate(new) {
             self.bytes
                 .fetch_add(u64::try_from(size_of::<T>()).unwrap_or(0), Relaxed);
         }
         Ok(())
+    }
+
+    /// After `NoMemory`: waits for memory, so that another try has a page of each kind, unless
+    /// somebody else was faster. Process context, with no lock held; starts no I/O.
+    pub(crate) fn wait(&self) -> Result {
+        let _no_io = NoIo::new();
+        self.reserve.add().map_err(|_| Error::NoMemory)
     }
 }
 
@@ -117,6 +255,10 @@ fn page<T>(pages: &Pages<T>, page: u32) -> Option<&T> {
 
 fn empty_table() -> impl Init<TablePage> {
     pin_init::init_array_from_fn(|_| AtomicU32::new(0))
+}
+
+fn empty_bits() -> impl Init<BitsPage> {
+    pin_init::init_array_from_fn(|_| AtomicU64::new(0))
 }
 
 impl Memory for MapMemory {
@@ -133,19 +275,15 @@ impl Memory for MapMemory {
     }
 
     fn grow_table(&self, n: u32) -> Result {
-        self.grow(&self.table, n, empty_table())
+        self.grow(&self.table, n, empty_table(), |s| s.table.pop())
     }
 
     fn grow_bits(&self, n: u32) -> Result {
-        self.grow(
-            &self.bits,
-            n,
-            pin_init::init_array_from_fn(|_| AtomicU64::new(0)),
-        )
+        self.grow(&self.bits, n, empty_bits(), |s| s.bits.pop())
     }
 
     fn grow_owners(&self, n: u32) -> Result {
-        self.grow(&self.owners, n, empty_table())
+        self.grow(&self.owners, n, empty_table(), |s| s.table.pop())
     }
 
     fn dirty(&self) -> &[AtomicU64] {

@@ -128,16 +128,21 @@ impl_has_work! {
 impl_has_delayed_work! {
     impl HasDelayedWork<Self, 2> for Union { self.commit_later }
 }
+impl_has_work! {
+    impl HasWork<Self, 3> for Union { self.release_now }
+}
+impl_has_work! {
+    impl HasWork<Self, 4> for Union { self.go_on_now }
+}
 
-/// Somebody waits.
+/// Somebody waits for a commit.
 impl WorkItem<1> for Union {
     type Pointer = Arc<Union>;
 
     fn run(this: Arc<Union>) {
         // Taken before the commit, so that it covers them.
-        let mut stalled = this.stalled.take_all().peekable();
         let mut waiting = this.waiting.take_all().peekable();
-        if stalled.peek().is_none() && waiting.peek().is_none() {
+        if waiting.peek().is_none() {
             // Whoever queued this was answered by the run before.
             return;
         }
@@ -148,12 +153,7 @@ impl WorkItem<1> for Union {
         for rq in waiting {
             rq.end(status);
         }
-        // Nobody waits for these, but the stalled, who wait for both.
-        this.free_emptied();
-        this.checkpoint_if_due();
-        for rq in stalled {
-            queue::resume(this.as_arc_borrow(), rq);
-        }
+        Union::tidy(this.as_arc_borrow());
     }
 }
 
@@ -165,8 +165,36 @@ impl WorkItem<2> for Union {
         // Before the look, and seen before it: a mapping that the look misses finds it, see `arm`.
         let _ = this.armed.xchg(false, Full);
         if !this.is_clean() && this.commit().is_ok() {
-            this.free_emptied();
+            Union::tidy(this.as_arc_borrow());
+        }
+    }
+}
+
+/// Slabs were emptied, or requests wait for that: a work of its own, because it waits for requests
+/// in flight and for discards below, and a FLUSH shall wait for neither.
+impl WorkItem<3> for Union {
+    type Pointer = Arc<Union>;
+
+    fn run(this: Arc<Union>) {
+        let mut stalled = this.stalled.take_all().peekable();
+        // If it fails, the union is read-only, and so they are told.
+        if stalled.peek().is_none() || this.commit().is_ok() {
+            this.release();
             this.checkpoint_if_due();
+        }
+        for rq in stalled {
+            queue::resume(this.as_arc_borrow(), rq);
+        }
+    }
+}
+
+/// Requests of which a part has completed.
+impl WorkItem<4> for Union {
+    type Pointer = Arc<Union>;
+
+    fn run(this: Arc<Union>) {
+        for rq in this.rests.take_all() {
+            queue::go_on(rq);
         }
     }
 }
@@ -214,6 +242,24 @@ impl Union {
         let _ = this.queue.enqueue::<_, 1>(Arc::from(this));
     }
 
+    /// Frees emptied slabs soon, and goes on with those who wait for them. Any context.
+    pub(crate) fn release_soon(this: ArcBorrow<'_, Self>) {
+        let _ = this.queue.enqueue::<_, 3>(Arc::from(this));
+    }
+
+    /// Goes on with requests of which a part has completed. Any context.
+    pub(crate) fn go_on_soon(this: ArcBorrow<'_, Self>) {
+        let _ = this.queue.enqueue::<_, 4>(Arc::from(this));
+    }
+
+    /// What a commit leaves to do, with nobody waiting for it. Process context.
+    fn tidy(this: ArcBorrow<'_, Self>) {
+        this.checkpoint_if_due();
+        if this.allocator.lock().any_emptied(&this.map) {
+            Union::release_soon(this);
+        }
+    }
+
     /// Makes durable what has completed. Process context.
     fn commit(&self) -> Result {
         let mut guard = self.metadata.lock();
@@ -223,17 +269,28 @@ impl Union {
         self.settle(&guard, done)
     }
 
-    /// Frees the slabs whose emptying a commit has made durable. Process context.
+    /// Frees the slabs whose emptying a commit has made durable. Process context; waits for all
+    /// requests in flight, with no lock held: they may need a commit to end.
     ///
-    /// Under the committer's lock, so that no other commit comes between. R5: the record is
-    /// durable; and nobody reads from or writes to the old homes any more.
-    fn free_emptied(&self) {
-        let guard = self.metadata.lock();
-        let any = self.map.emptied_page(0).is_some() || self.allocator.lock().any_leaving();
-        if self.is_read_only() || !any {
-            return;
+    /// R5: the record is durable; and nobody reads from or writes to the old homes any more.
+    fn release(&self) {
+        while self.begin_release() {
+            self.grace.wait();
+            self.discard_leaving();
+            self.allocator.lock().end_release(&self.map);
         }
-        self.grace.wait();
+    }
+
+    /// Picks what the next grace period is for: whether there is anything.
+    fn begin_release(&self) -> bool {
+        // Between two commits: what one has only begun to tell is not durable.
+        let metadata = self.metadata.lock();
+        let mut allocator = self.allocator.lock();
+        metadata.committer.failed().is_none()
+            && allocator.begin_release(&self.map, metadata.committer.is_clean(&self.map))
+    }
+
+    fn discard_leaving(&self) {
         let g = self.geometry();
         let mut from = 0;
         loop {
@@ -247,8 +304,6 @@ impl Union {
             // A hint: where it fails, the space is ours to use all the same.
             let _ = self.leaf.discard(first, end.saturating_sub(first));
         }
-        self.allocator.lock().end_emptied(&self.map);
-        drop(guard);
     }
 
     fn checkpoint_if_due(&self) {
@@ -264,6 +319,8 @@ impl Union {
     pub(crate) fn detach(this: &Arc<Self>) -> Result {
         workqueue::cancel_delayed_work_sync::<_, 2>(this);
         workqueue::flush_work::<_, 1>(this);
+        workqueue::flush_work::<_, 3>(this);
+        workqueue::flush_work::<_, 4>(this);
         if this.asked_read_only {
             return Ok(());
         }

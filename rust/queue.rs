@@ -11,7 +11,6 @@ use crate::{
     attributes::ATTRIBUTES,
     blk::{
         attributes::Attributes,
-        mm::NoIo,
         Driver,
         Op,
         Piece,
@@ -52,6 +51,11 @@ impl Driver for Union {
     }
 
     fn complete(this: ArcBorrow<'_, Self>, rq: Request<Self>, status: Status) {
+        if status.is_ok() && rq.rest().1 > 0 {
+            this.rests.push(rq);
+            Union::go_on_soon(this);
+            return;
+        }
         let changed =
             status.is_ok() && rq.op() == Op::Write && this.map.mark(rq.sector(), rq.sectors());
         leave(&this, &rq);
@@ -82,6 +86,18 @@ fn dispatch(this: ArcBorrow<'_, Union>, rq: Request<Union>) {
         // The rest of it is for the worker: it may have to wait for I/O.
         Op::WriteZeroes => stall(this, rq),
         Op::Other(_) => rq.end(Status::NOTSUPP),
+    }
+}
+
+/// A request whose first part has completed, there being no memory for the rest of its lower bios.
+/// Its use of the grace goes on. Process context.
+pub(crate) fn go_on(rq: Request<Union>) {
+    match rq.op() {
+        Op::Read => send_read(rq),
+        _ => {
+            let alone = rq.is_fua() && rq.cookie() & NEEDS_COMMIT == 0;
+            send_write(rq, alone);
+        }
     }
 }
 
@@ -135,19 +151,23 @@ fn fail(this: ArcBorrow<'_, Union>, rq: Request<Union>, e: Error) {
 
 fn stall(this: ArcBorrow<'_, Union>, rq: Request<Union>) {
     this.stalled.push(rq);
-    Union::commit_soon(this);
+    Union::release_soon(this);
 }
 
 fn read(union: &Union, rq: Request<Union>) {
-    let (sector, sectors) = (rq.sector(), rq.sectors());
     enter(union, &rq);
+    send_read(rq);
+}
+
+fn send_read(rq: Request<Union>) {
+    let (sector, sectors) = rq.rest();
     rq.submit(false, |union, pieces| {
         send(union, pieces, plan::read(&union.map, sector, sectors));
     });
 }
 
 fn write(this: ArcBorrow<'_, Union>, rq: Request<Union>) {
-    let (sector, sectors) = (rq.sector(), rq.sectors());
+    let (sector, sectors) = rq.rest();
     enter(&this, &rq);
     if let Err(e) = settle(&this, sector, sectors) {
         return fail(this, rq, e);
@@ -158,7 +178,12 @@ fn write(this: ArcBorrow<'_, Union>, rq: Request<Union>) {
         // The commit's flush makes the data durable too: no FUA of its own.
         rq.set_cookie(rq.cookie() | NEEDS_COMMIT);
     }
-    rq.submit(alone, |union, pieces| {
+    send_write(rq, alone);
+}
+
+fn send_write(rq: Request<Union>, fua: bool) {
+    let (sector, sectors) = rq.rest();
+    rq.submit(fua, |union, pieces| {
         send(union, pieces, plan::write(&union.map, sector, sectors));
     });
 }
@@ -201,13 +226,11 @@ fn zero(this: ArcBorrow<'_, Union>, rq: Request<Union>) {
 /// Empties the slabs that a request covers as a whole. Starts no I/O.
 fn empty(this: ArcBorrow<'_, Union>, rq: &Request<Union>, base: Base) -> Result {
     let slabs = this.geometry().whole_slabs(rq.sector(), rq.sectors());
-    let done = {
-        let _no_io = NoIo::new();
-        this.allocator.lock().empty(&this.map, slabs, base)
-    };
-    if done != Ok(false) {
-        Union::arm(this);
-    }
+    let done = with_memory(&this, || {
+        this.allocator.lock().empty(&this.map, slabs.clone(), base)
+    });
+    // Also where it failed: by then it may have emptied some.
+    Union::arm(this);
     done.map(|_| ())
 }
 
@@ -276,9 +299,21 @@ fn settle(union: &Union, sector: u64, sectors: u32) -> Result {
     if plan::homeless(&union.map, sector, sectors).next().is_none() {
         return Ok(());
     }
-    let _no_io = NoIo::new();
-    let mut allocator = union.allocator.lock();
-    allocator.settle(&union.map, sector, sectors)
+    with_memory(union, || {
+        let mut allocator = union.allocator.lock();
+        allocator.settle(&union.map, sector, sectors)
+    })
+}
+
+/// Tries something that may need pages for the map, again when there is memory. What it has done
+/// by then stays done, so that each try gets further.
+fn with_memory<R>(union: &Union, mut f: impl FnMut() -> Result<R>) -> Result<R> {
+    loop {
+        match f() {
+            Err(Error::NoMemory) => union.map.memory().wait()?,
+            done => return done,
+        }
+    }
 }
 
 /// Whether every sector of a range is mapped, and the map durable.

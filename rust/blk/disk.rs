@@ -14,6 +14,7 @@ use super::{
     ffi,
     limits::Limits,
     pdu::Pdu,
+    plug::Plug,
     request::{
         Request,
         Status, //
@@ -69,48 +70,6 @@ pub(crate) trait Driver: Send + Sync + Sized + 'static {
     fn complete(this: ArcBorrow<'_, Self>, rq: Request<Self>, status: Status);
 }
 
-/// A bio set: bios whose allocation waits, but never fails.
-///
-/// # Invariants
-///
-/// The C struct is initialised.
-#[pin_data(PinnedDrop)]
-struct BioSet {
-    #[pin]
-    inner: Opaque<bindings::bio_set>,
-}
-
-impl BioSet {
-    /// How many bios are kept in reserve: `BIO_POOL_SIZE`.
-    const RESERVE: c_uint = 2;
-
-    fn new() -> impl PinInit<Self, Error> {
-        // Each disk has its own: disks stacked on each other that shared a reserve could wait for
-        // each other for ever. A request may be queued while bios of its own task are held back
-        // that the reserve waits for: hence the rescuer.
-        try_pin_init!(Self {
-            inner <- Opaque::try_ffi_init(|slot: *mut bindings::bio_set| {
-                // SAFETY: `slot` is ours to write, and all zeroes is how a bio set starts.
-                unsafe { slot.write_bytes(0, 1) };
-                // SAFETY: As above. Should it fail, it leaves nothing behind.
-                to_result(unsafe {
-                    // CAST: a small flag.
-                    let flags = bindings::BIOSET_NEED_RESCUER as c_int;
-                    bindings::bioset_init(slot, Self::RESERVE, 0, flags)
-                })
-            }),
-        }? Error)
-    }
-}
-
-#[pinned_drop]
-impl PinnedDrop for BioSet {
-    fn drop(self: Pin<&mut Self>) {
-        // SAFETY: By the invariant it is initialised. Whoever has it no longer allocates from it.
-        unsafe { bindings::bioset_exit(self.inner.get()) };
-    }
-}
-
 /// The tags and requests of a disk.
 ///
 /// # Invariants
@@ -127,9 +86,11 @@ impl<D: Driver> TagSet<D> {
     fn new(queues: u32, depth: u32) -> impl PinInit<Self, Error> {
         // BLOCKING: the driver submits to other disks, which may sleep. NO_SCHED: those below have
         // their own. STACKING: a CPU that goes offline waits for requests below, not for ours.
+        // HCTX_SHARED: the requests take most of an idle disk's memory, so its queues share them.
         let flags = bindings::BLK_MQ_F_BLOCKING
             | bindings::BLK_MQ_F_NO_SCHED_BY_DEFAULT
-            | bindings::BLK_MQ_F_STACKING;
+            | bindings::BLK_MQ_F_STACKING
+            | bindings::BLK_MQ_F_TAG_HCTX_SHARED;
         let set = bindings::blk_mq_tag_set {
             ops: &Operations::<D>::TABLE,
             nr_maps: 1,
@@ -170,8 +131,6 @@ impl<D: Driver> PinnedDrop for TagSet<D> {
 pub(super) struct Shared<D: Driver> {
     pub(super) driver: Arc<D>,
     #[pin]
-    bios: BioSet,
-    #[pin]
     tags: TagSet<D>,
     /// Whether the disk is about to go: no opener any more. Under `gendisk::open_mutex`.
     claimed: UnsafeCell<bool>,
@@ -181,7 +140,6 @@ impl<D: Driver> Shared<D> {
     fn new(driver: Arc<D>, queues: u32, depth: u32) -> impl PinInit<Self, Error> {
         try_pin_init!(Self {
             driver,
-            bios <- BioSet::new(),
             tags <- TagSet::new(queues, depth),
             claimed: UnsafeCell::new(false),
         }? Error)
@@ -199,10 +157,6 @@ impl<D: Driver> Shared<D> {
 
     pub(super) fn driver(&self) -> ArcBorrow<'_, D> {
         self.driver.as_arc_borrow()
-    }
-
-    pub(super) fn bios(&self) -> *mut bindings::bio_set {
-        self.bios.inner.get()
     }
 }
 
@@ -265,8 +219,8 @@ unsafe impl<D: Driver> Send for Disk<D> {}
 unsafe impl<D: Driver> Sync for Disk<D> {}
 
 impl<D: Driver> Disk<D> {
-    /// Adds a disk of `sectors`, served by `driver` over `queues` hardware queues of `depth`
-    /// requests each.
+    /// Adds a disk of `sectors`, served by `driver` over `queues` hardware queues that share
+    /// `depth` requests.
     ///
     /// The kernel looks for partitions before this returns: `driver` must be ready to serve. The
     /// numbers are the kernel's choice (`BLOCK_EXT_MAJOR`), see [`Disk::dev`].
@@ -399,6 +353,7 @@ struct Operations<D: Driver>(PhantomData<D>);
 impl<D: Driver> Operations<D> {
     const TABLE: bindings::blk_mq_ops = bindings::blk_mq_ops {
         queue_rq: Some(Self::queue_rq),
+        queue_rqs: Some(Self::queue_rqs),
         init_hctx: Some(Self::init_hctx),
         init_request: Some(Self::init_request),
         ..pin_init::zeroed()
@@ -416,28 +371,60 @@ impl<D: Driver> Operations<D> {
     /// Called by blk-mq for a queue of a `Disk<D>`; `bd` holds a request that is the driver's from
     /// now on.
     unsafe extern "C" fn queue_rq(
-        hctx: *mut bindings::blk_mq_hw_ctx,
+        _hctx: *mut bindings::blk_mq_hw_ctx,
         bd: *const bindings::blk_mq_queue_data,
     ) -> bindings::blk_status_t {
-        // SAFETY: blk-mq hands in valid pointers; `queuedata` was set by `Disk::new`, and
-        // `Disk::drop` waits for this call to return before it lets go of it.
-        let (rq, shared) = unsafe {
-            let queue = (*hctx).queue;
-            (
-                (*bd).rq,
-                &*(*queue).queuedata.cast_const().cast::<Shared<D>>(),
-            )
-        };
-
-        // SAFETY: The request is ours; `init_request` made its `Pdu`.
-        let rq = unsafe {
-            (*Pdu::of(rq)).start();
-            bindings::blk_mq_start_request(rq);
-            Request::from_raw(rq)
-        };
-        D::queue(shared.driver(), rq);
+        // SAFETY: blk-mq hands in valid pointers; the request is the driver's.
+        unsafe { Self::start((*bd).rq) };
         // CAST: 0.
         bindings::BLK_STS_OK as bindings::blk_status_t
+    }
+
+    /// The requests that a task has held back in its plug.
+    ///
+    /// # Safety
+    ///
+    /// Called by blk-mq with a list of requests for queues of `Disk<D>`s, which are the driver's
+    /// from now on.
+    unsafe extern "C" fn queue_rqs(list: *mut bindings::rq_list) {
+        // The lower bios' requests would join this very list, which is the plug's, and be issued
+        // under the upper queue's protection instead of their own: so it is emptied first, and
+        // they gather in a plug of ours, to go down together when it ends.
+        // SAFETY: blk-mq hands in a valid list, which is ours to change.
+        let mut next = unsafe { core::mem::take(&mut *list) }.head;
+
+        Plug::with(|| {
+            while !next.is_null() {
+                let rq = next;
+                // SAFETY: The request is on a list that is ours, so it is there, and so is its
+                // link; it is off the list before somebody else gets it.
+                unsafe {
+                    next = core::mem::replace(
+                        &mut (*rq).__bindgen_anon_1.rq_next,
+                        core::ptr::null_mut(),
+                    );
+                    Self::start(rq);
+                }
+            }
+        });
+    }
+
+    /// Hands a request to the driver.
+    ///
+    /// # Safety
+    ///
+    /// `rq` must be a request of a `Disk<D>`, not started, that is the driver's from now on, and
+    /// the caller one that `Disk::drop` waits for.
+    unsafe fn start(rq: *mut bindings::request) {
+        // SAFETY: `queuedata` was set by `Disk::new`, and `Disk::drop` waits for the caller before
+        // it lets go of it. The request is ours; `init_request` made its `Pdu`.
+        let (rq, shared) = unsafe {
+            (*Pdu::of(rq)).start();
+            bindings::blk_mq_start_request(rq);
+            (Request::from_raw(rq), &*Shared::<D>::of(rq))
+        };
+
+        D::queue(shared.driver(), rq);
     }
 
     /// # Safety

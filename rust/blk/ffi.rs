@@ -46,10 +46,7 @@ pub(super) struct Part {
 #[allow(improper_ctypes)]
 extern "C" {
     pub(super) fn ub_bio_init_clone(bio: *mut bindings::bio, part: *const Part) -> c_int;
-    pub(super) fn ub_bio_alloc_clone(
-        bs: *mut bindings::bio_set,
-        part: *const Part,
-    ) -> *mut bindings::bio;
+    pub(super) fn ub_bio_alloc_clone(part: *const Part) -> *mut bindings::bio;
     pub(super) fn ub_bio_init_flush(bio: *mut bindings::bio, bdev: *mut bindings::block_device);
     pub(super) fn ub_bio_zero(bio: *mut bindings::bio, skip: u32, sectors: u32);
 
@@ -102,6 +99,9 @@ extern "C" {
     pub(super) fn ub_noio_save() -> u32;
     pub(super) fn ub_noio_restore(flags: u32);
     pub(super) fn ub_bdev_owner(bdev: *mut bindings::block_device) -> *mut bindings::module;
+
+    pub(super) fn ub_plug_begin(plug: *mut bindings::blk_plug) -> *mut bindings::blk_plug;
+    pub(super) fn ub_plug_end(plug: *mut bindings::blk_plug, outer: *mut bindings::blk_plug);
 
     pub(super) fn ub_alloc_workqueue(name: *const c_char) -> *mut bindings::workqueue_struct;
 }

@@ -61,9 +61,15 @@ int ub_bio_init_clone(struct bio *bio, const struct ub_part *part)
 	return ret;
 }
 
-struct bio *ub_bio_alloc_clone(struct bio_set *bs, const struct ub_part *part)
+/*
+ * NULL if there is no memory at once: the caller has a bio of its own to go on
+ * with, and so needs no reserve. Waiting here could be for ever: bios of this
+ * very task may be held back until it returns.
+ */
+struct bio *ub_bio_alloc_clone(const struct ub_part *part)
 {
-	struct bio *bio = bio_alloc_clone(NULL, part->src, GFP_NOIO, bs);
+	struct bio *bio = bio_alloc_clone(NULL, part->src,
+					  GFP_NOWAIT | __GFP_NOWARN, &fs_bio_set);
 
 	if (bio)
 		ub_bio_aim(bio, part);
@@ -211,6 +217,27 @@ void *ub_disk_data(struct device *dev)
 u32 ub_disk_openers(struct gendisk *disk)
 {
 	return disk_openers(disk);
+}
+
+/*
+ * The outer plug's time stamp belongs to the stretch before: it may be stale by
+ * the end, and the flag that would have had it renewed is the inner plug's.
+ */
+struct blk_plug *ub_plug_begin(struct blk_plug *plug)
+{
+	struct blk_plug *outer = current->plug;
+
+	current->plug = NULL;
+	blk_start_plug(plug);
+	return outer;
+}
+
+void ub_plug_end(struct blk_plug *plug, struct blk_plug *outer)
+{
+	blk_finish_plug(plug);
+	if (outer)
+		outer->cur_ktime = 0;
+	current->plug = outer;
 }
 
 /* A macro where lockdep is built in. */

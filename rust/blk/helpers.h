@@ -9,7 +9,7 @@
 #include <linux/types.h>
 
 struct bio;
-struct bio_set;
+struct blk_plug;
 struct block_device;
 struct device;
 struct file;
@@ -29,7 +29,7 @@ struct ub_part {
 };
 
 int ub_bio_init_clone(struct bio *bio, const struct ub_part *part);
-struct bio *ub_bio_alloc_clone(struct bio_set *bs, const struct ub_part *part);
+struct bio *ub_bio_alloc_clone(const struct ub_part *part);
 void ub_bio_init_flush(struct bio *bio, struct block_device *bdev);
 void ub_bio_zero(struct bio *bio, u32 skip, u32 sectors);
 
@@ -47,6 +47,9 @@ int ub_disk_link(struct gendisk *disk, struct block_device *bdev);
 void ub_disk_unlink(struct gendisk *disk, struct block_device *bdev);
 void ub_disk_get(struct gendisk *disk);
 void *ub_disk_data(struct device *dev);
+
+struct blk_plug *ub_plug_begin(struct blk_plug *plug);
+void ub_plug_end(struct blk_plug *plug, struct blk_plug *outer);
 
 struct workqueue_struct *ub_alloc_workqueue(const char *name);
 

@@ -4,8 +4,9 @@
 //!
 //! A bio of the request that goes to one place as a whole becomes one lower bio. The first lower
 //! bio lives in the request's own data; where it is the only one, nothing is allocated and nothing
-//! is counted. All others come from the disk's bio set, whose reserve lets at least one request at
-//! a time go on when memory is short.
+//! is counted. All others are allocated. Where one cannot be had, the round ends there, and when
+//! its bios have ended the driver gets the request back for the rest: each round places something,
+//! for the request's own bio is free again.
 //!
 //! C header: [`include/linux/bio.h`](srctree/include/linux/bio.h)
 
@@ -22,7 +23,10 @@ use super::{
         Status, //
     },
 };
-use core::ptr;
+use core::{
+    marker::PhantomData,
+    ptr, //
+};
 use kernel::{
     bindings,
     pr_warn_once, //
@@ -62,9 +66,8 @@ enum Embedded {
 /// - `rq` is a started request of a `Disk<D>`, kept from completing by a count in its [`Pdu`].
 /// - `bio` is the bio of `rq` that holds the next sector, `skip` sectors into it, or null when
 ///   `left` is 0. `skip` is less than its length.
-/// - `left` sectors of `rq` have not been given a place yet.
+/// - `left` sectors of `rq` have not been given a place yet, in this round or one before.
 pub(crate) struct Pieces<'d, D: Driver> {
-    shared: &'d Shared<D>,
     rq: *mut bindings::request,
     bio: *mut bindings::bio,
     skip: u32,
@@ -73,15 +76,55 @@ pub(crate) struct Pieces<'d, D: Driver> {
     opf: u32,
     embedded: Embedded,
     failed: bool,
+    /// No memory for a lower bio: what is left waits for the next round.
+    short: bool,
+    _driver: PhantomData<&'d D>,
 }
 
 impl<'d, D: Driver> Pieces<'d, D> {
+    /// The sectors of a request behind the first `placed`.
+    ///
+    /// # Safety
+    ///
+    /// `rq` must be a started request of a `Disk<D>`, kept from completing.
+    unsafe fn rest(rq: *mut bindings::request, placed: u32, fua: bool) -> Self {
+        // SAFETY: The request is valid.
+        let (mut bio, all) = unsafe { ((*rq).bio, (*rq).__data_len >> ffi::SECTOR_SHIFT) };
+        let total = if bio.is_null() {
+            0
+        } else {
+            all.saturating_sub(placed)
+        };
+        let mut skip = if total == 0 { 0 } else { placed };
+        // SAFETY: A bio of a request, and the next of one; as some of the request is left, there
+        // is a bio that holds it.
+        while skip > 0 && skip >= unsafe { sectors_of(bio) } {
+            // SAFETY: As above.
+            unsafe {
+                skip -= sectors_of(bio);
+                bio = (*bio).bi_next;
+            }
+        }
+        Self {
+            rq,
+            bio,
+            skip,
+            left: total,
+            total,
+            opf: if fua { ffi::REQ_FUA } else { 0 },
+            embedded: Embedded::Free,
+            failed: total == 0,
+            short: false,
+            _driver: PhantomData,
+        }
+    }
+
     /// Sends the next piece to its place.
     ///
     /// One that is empty, reaches beyond the request, or goes nowhere and is neither of a read nor
     /// of a write, fails the request; whatever follows is ignored.
     pub(crate) fn add(&mut self, piece: Piece<'d>) {
-        if self.failed {
+        if self.failed || self.short {
             return;
         }
         if piece.sectors == 0 || piece.sectors > self.left {
@@ -93,6 +136,9 @@ impl<'d, D: Driver> Pieces<'d, D> {
         while todo > 0 && !self.failed {
             let take = todo.min(self.in_bio());
             self.place(target, take);
+            if self.short {
+                return;
+            }
             self.advance(take);
             if let Target::Device(_, sector) = &mut target {
                 *sector += u64::from(take);
@@ -170,12 +216,11 @@ impl<'d, D: Driver> Pieces<'d, D> {
             self.embedded = Embedded::Issued;
             pdu.bio()
         } else {
-            // SAFETY: The bio set lives as long as `shared`; `part` lies within a bio of the
-            // request. May sleep, as we may.
-            unsafe { ffi::ub_bio_alloc_clone(self.shared.bios(), &part) }
+            // SAFETY: `part` lies within a bio of the request.
+            unsafe { ffi::ub_bio_alloc_clone(&part) }
         };
         if bio.is_null() {
-            self.failed = true;
+            self.short = true;
             return;
         }
         pdu.get();
@@ -215,27 +260,18 @@ where
     pdu.hold();
     // SAFETY: The disk keeps its `Shared` until all of its requests have ended.
     let shared = unsafe { &*Shared::<D>::of(rq) };
+    // INVARIANT: Nothing beyond the rounds before has been given a place, and the request is held.
     // SAFETY: The request is valid.
-    let (bio, total) = unsafe { ((*rq).bio, (*rq).__data_len >> ffi::SECTOR_SHIFT) };
-    let total = if bio.is_null() { 0 } else { total };
-    // INVARIANT: Nothing has been given a place, and the request is held.
-    let mut pieces = Pieces {
-        shared,
-        rq,
-        bio,
-        skip: 0,
-        left: total,
-        total,
-        opf: if fua { ffi::REQ_FUA } else { 0 },
-        embedded: Embedded::Free,
-        failed: total == 0,
-    };
+    let mut pieces = unsafe { Pieces::rest(rq, pdu.placed(), fua) };
     plan(&shared.driver, &mut pieces);
 
-    let failed = pieces.failed || pieces.left > 0;
+    let failed = pieces.failed || (pieces.left > 0 && !pieces.short);
     let whole = pieces.embedded == Embedded::Whole;
+    // SAFETY: The request is valid.
+    let all = unsafe { (*rq).__data_len >> ffi::SECTOR_SHIFT };
+    pdu.set_placed(all - pieces.left);
     if whole && !failed {
-        // SAFETY: The embedded bio was initialised for the whole request and nothing else was
+        // SAFETY: The embedded bio was initialised for all that was left and nothing else was
         // issued, so that `end_whole` gets the request alone. Nobody touches it here any more.
         unsafe { issue_whole::<D>(rq, pdu.bio()) };
         return;

@@ -21,6 +21,7 @@ pub(crate) mod list;
 mod lower;
 pub(crate) mod mm;
 mod pdu;
+mod plug;
 pub(crate) mod request;
 pub(crate) mod workqueue;
 

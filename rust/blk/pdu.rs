@@ -33,6 +33,8 @@ pub(super) struct Pdu {
     remaining: Atomic<i32>,
     /// The first error of a lower bio, a `blk_status_t`.
     status: Atomic<u32>,
+    /// Sectors of the request that lower bios were found for, in this round and those before.
+    placed: Atomic<u32>,
     /// The driver's own word.
     pub(super) cookie: Atomic<u64>,
     /// The next request of the list that this one is on.
@@ -51,6 +53,7 @@ impl Pdu {
         Self {
             remaining: Atomic::new(0),
             status: Atomic::new(0),
+            placed: Atomic::new(0),
             cookie: Atomic::new(0),
             link: UnsafeCell::new(ptr::null_mut()),
             bio: Opaque::zeroed(),
@@ -72,9 +75,20 @@ impl Pdu {
         self.bio.get()
     }
 
-    /// Makes the request new: no cookie, no error. The issuer holds one count.
+    /// Makes the request new: no cookie, nothing placed.
     pub(super) fn start(&self) {
         self.cookie.store(0, Relaxed);
+        self.placed.store(0, Relaxed);
+    }
+
+    /// Sectors that lower bios were found for; of use to the owner of the request.
+    pub(super) fn placed(&self) -> u32 {
+        self.placed.load(Relaxed)
+    }
+
+    /// Records more of them, before the issuer's count is put.
+    pub(super) fn set_placed(&self, sectors: u32) {
+        self.placed.store(sectors, Relaxed);
     }
 
     /// Takes the issuer's count: the request cannot complete before it is put again.

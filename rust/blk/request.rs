@@ -160,6 +160,15 @@ impl<D: Driver> Request<D> {
         unsafe { (*self.0.as_ptr()).__data_len >> ffi::SECTOR_SHIFT }
     }
 
+    /// The sectors that no lower bio has been found for yet: first and count. All of them, before
+    /// [`Request::submit`].
+    pub(crate) fn rest(&self) -> (u64, u32) {
+        let placed = self.pdu().placed();
+        let sector = self.sector().saturating_add(u64::from(placed));
+
+        (sector, self.sectors().saturating_sub(placed))
+    }
+
     /// A word of the driver's own that stays with the request until it ends; 0 at first.
     pub(crate) fn cookie(&self) -> u64 {
         self.pdu().cookie.load(Relaxed)
@@ -181,14 +190,17 @@ impl<D: Driver> Request<D> {
 
     /// Sends the request down in pieces; [`Driver::complete`] gets it back when all of them ended.
     ///
-    /// `plan` names the pieces in order. They must cover the request exactly; if they do not, none
-    /// of them reaches beyond it, and it completes with [`Status::IOERR`] once what was issued
-    /// has ended. `fua` makes each lower write durable by itself.
+    /// `plan` names the pieces of [`Request::rest`] in order. They must cover it exactly; if they do
+    /// not, none of them reaches beyond it, and the request completes with [`Status::IOERR`] once
+    /// what was issued has ended. `fua` makes each lower write durable by itself.
+    ///
+    /// Where memory is short the request completes with a rest: it is to be submitted again, from
+    /// process context, and each time gets further.
     ///
     /// The driver is handed to `plan` for as long as the request lives, and the lower devices must
     /// come from there: so they stay open until the last lower bio has ended.
     ///
-    /// Context: process, may sleep for memory. Never waits for I/O of its own.
+    /// Context: process, may sleep. Never waits for memory, nor for I/O of its own.
     pub(crate) fn submit<F>(self, fua: bool, plan: F)
     where
         F: for<'d> FnOnce(&'d D, &mut Pieces<'d, D>),
