@@ -56,7 +56,10 @@ pub enum Command {
     )]
     Format(FormatArgs),
     /// Attach a leaf to its root; prints the union's device
-    #[command(after_help = "Example: ubctl create --root /dev/sda2 --leaf /dev/sdb1 --format")]
+    #[command(
+        after_help = "Example: ubctl create --root /dev/sda2 --leaf /dev/sdb1 --format\n\
+        Images get loop devices, which go with the union."
+    )]
     Create(CreateArgs),
     /// Detach unions: what is dirty is committed, root and leaf are released
     Remove(RemoveArgs),
@@ -121,10 +124,10 @@ pub enum Discard {
 /// Arguments of `create`.
 #[derive(Debug, Args)]
 pub struct CreateArgs {
-    /// The root: a block device; never written, shared by any number of unions
+    /// The root: a block device or an image; never written, shared by any number of unions
     #[arg(long)]
     pub root: PathBuf,
-    /// The leaf: a block device of this union's own
+    /// The leaf: a block device or an image of this union's own
     #[arg(long)]
     pub leaf: PathBuf,
     /// Format the leaf first; it must be blank

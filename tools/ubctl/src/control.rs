@@ -199,6 +199,14 @@ pub fn union_number(s: &str) -> Option<u32> {
     digits.parse().ok().filter(|&n| plain && n != abi::ID_ANY)
 }
 
+/// Whether a device's place in sysfs is a union's, or below one's.
+pub fn is_union(place: &Path) -> bool {
+    place.iter().filter_map(OsStr::to_str).any(|part| {
+        part.strip_prefix(PREFIX)
+            .is_some_and(|n| union_number(n).is_some())
+    })
+}
+
 /// The number of a union from what a user calls its device: `3`, `unionblk3`, `/dev/unionblk3`, or a
 /// link to that.
 fn id_of_device(name: &str) -> Option<u32> {
@@ -275,7 +283,7 @@ pub fn node_is_there(node: &Path, major: u32, minor: u32) -> io::Result<bool> {
 
 #[cfg(test)]
 mod tests {
-    use super::{id_of_device, id_of_leaf, put_path, Control};
+    use super::{id_of_device, id_of_leaf, is_union, put_path, Control};
     use std::path::Path;
     use ubcore::abi::{Create, Status};
     use ubcore::format::name::LeafName;
@@ -297,6 +305,16 @@ mod tests {
         ] {
             assert_eq!(id_of_device(bad), None, "{bad}");
         }
+    }
+
+    #[test]
+    fn a_union_is_known_by_its_place() {
+        let is = |p: &str| is_union(Path::new(p));
+        assert!(is("/sys/devices/virtual/block/unionblk0"));
+        assert!(is("/sys/devices/virtual/block/unionblk12/unionblk12p1"));
+        assert!(!is("/sys/devices/virtual/block/loop0"));
+        assert!(!is("/sys/devices/virtual/misc/unionblk-control"));
+        assert!(!is("/sys/devices/virtual/block/unionblk"));
     }
 
     #[test]

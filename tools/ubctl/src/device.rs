@@ -14,6 +14,8 @@ use ubcore::error::{Error, Side};
 use ubcore::geometry::{BLOCK_BYTES, BLOCK_SECTORS};
 use ubcore::num::wide;
 
+use crate::control::is_union;
+use crate::image;
 use crate::refuse::{Fail, Result, REFUSED};
 
 /// What a device is opened for.
@@ -21,7 +23,8 @@ use crate::refuse::{Fail, Result, REFUSED};
 pub enum Access {
     /// To look at it, whoever else uses it.
     Read,
-    /// To write to it, with nobody else: a device that is mounted or attached is refused as busy.
+    /// To write to it, with nobody else: what is mounted, attached or on a loop device is refused as
+    /// busy.
     Exclusive,
 }
 
@@ -58,6 +61,10 @@ impl Device {
         }
         let failed = |e: io::Error| Fail::io("open", path, &e);
         let mut file = options.open(path).map_err(failed)?;
+        if access == Access::Exclusive && !is_block {
+            image::lock(&file, path, Side::Leaf)?;
+            image::refuse_loops(&file.metadata().map_err(failed)?, path)?;
+        }
         let bytes = file.seek(SeekFrom::End(0)).map_err(failed)?;
         let device = Device {
             path: path.to_owned(),
@@ -71,6 +78,12 @@ impl Device {
         Ok(device)
     }
 
+    /// The same under the name that the user knows it by.
+    pub fn called(mut self, name: &Path) -> Device {
+        self.path = name.to_owned();
+        self
+    }
+
     /// Drops what the page cache holds of a block device: the driver reads and writes past it, so
     /// it may be old, and would be for the next reader.
     fn forget(&self) {
@@ -80,7 +93,7 @@ impl Device {
         }
     }
 
-    /// Where it was opened.
+    /// Where it was opened, or what it was called since.
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -193,18 +206,24 @@ pub fn refuse_same(root: &Path, leaf: &Path) -> Result {
     Ok(())
 }
 
-/// The real path of a block device, for the driver.
-pub fn canonical_block(path: &Path) -> Result<PathBuf> {
-    let real = fs::canonicalize(path).map_err(|e| Fail::io("open", path, &e))?;
-    if !metadata(&real)?.file_type().is_block_device() {
-        return Err(Fail::new(
-            REFUSED,
-            "not_a_device",
-            format!(
-                "{} is not a block device: losetup makes one of an image",
-                path.display()
-            ),
-        ));
+/// Refuses a device that is a union or a partition of one: unions do not stack.
+pub fn refuse_union(path: &Path, side: Side) -> Result {
+    let meta = metadata(path)?;
+    if !meta.file_type().is_block_device() {
+        return Ok(());
     }
-    Ok(real)
+    let (major, minor) = (
+        rustix::fs::major(meta.rdev()),
+        rustix::fs::minor(meta.rdev()),
+    );
+    // A link to the device's place, a partition's below its disk's.
+    let place = fs::canonicalize(format!("/sys/dev/block/{major}:{minor}"));
+    match place {
+        Ok(place) if is_union(&place) => Err(Fail::core(
+            &path.display().to_string(),
+            Error::Stacked(side),
+        )),
+        // Without sysfs the driver is the one to refuse.
+        _ => Ok(()),
+    }
 }

@@ -11,7 +11,8 @@ use ubcore::format::superblock::Superblock;
 use ubcore::geometry::{default_journal_blocks, Geometry, BLOCK_BYTES, BLOCK_SECTORS};
 
 use crate::cli::{Discard, FormatArgs, LayoutArgs};
-use crate::device::{refuse_same, Access, Device};
+use crate::device::{refuse_same, refuse_union, Access, Device};
+use crate::image::Lower;
 use crate::refuse::{Fail, Result, REFUSED};
 use crate::used::{self, Used};
 use crate::{identity, output};
@@ -37,7 +38,9 @@ pub struct Formatted {
 
 /// The command.
 pub fn run(args: &FormatArgs, json: bool) -> Result {
-    let made = format(&args.root, &args.leaf, args.layout, args.force)?;
+    refuse_same(&args.root, &args.leaf)?;
+    let (root, leaf) = (Lower::as_it_is(&args.root), Lower::as_it_is(&args.leaf));
+    let made = format(&root, &leaf, args.layout, args.force)?;
     if json {
         return output::json(&made);
     }
@@ -74,11 +77,12 @@ pub fn run(args: &FormatArgs, json: bool) -> Result {
 }
 
 /// Formats `leaf` for `root`. Whatever is refused is so before the first write.
-pub fn format(root: &Path, leaf: &Path, layout: LayoutArgs, force: bool) -> Result<Formatted> {
-    refuse_same(root, leaf)?;
-    let what = format!("root {}, leaf {}", root.display(), leaf.display());
-    let root = Device::open(root, Side::Root, Access::Read)?;
-    let leaf = Device::open(leaf, Side::Leaf, Access::Exclusive)?;
+pub fn format(root: &Lower, leaf: &Lower, layout: LayoutArgs, force: bool) -> Result<Formatted> {
+    let what = format!("root {}, leaf {}", root.name.display(), leaf.name.display());
+    refuse_union(&root.node, Side::Root)?;
+    refuse_union(&leaf.node, Side::Leaf)?;
+    let root = Device::open(&root.node, Side::Root, Access::Read)?.called(&root.name);
+    let leaf = Device::open(&leaf.node, Side::Leaf, Access::Exclusive)?.called(&leaf.name);
     let sizes = (root.sectors(), leaf.sectors());
     let journal = layout
         .journal_size

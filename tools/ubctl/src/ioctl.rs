@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The ioctl itself: the only unsafe code of the tool.
+//! The ioctls themselves: the only unsafe code of the tool.
 
 use std::os::fd::AsFd;
 
-use rustix::ioctl::{ioctl, Ioctl, IoctlOutput, Opcode};
+use rustix::ioctl::{ioctl, Getter, Ioctl, IoctlOutput, Opcode, Setter};
 use ubcore::abi::Call;
 
 /// A call of the control device, over the structure that it reads and fills.
@@ -38,4 +38,100 @@ pub fn call<T: Call>(fd: impl AsFd, value: &mut T) -> rustix::io::Result<()> {
     // SAFETY: the command carries unionblk's own type byte and the size of `T`: a driver that knows
     // it touches `T`'s bytes only, one that does not answers ENOTTY and touches none.
     unsafe { ioctl(fd, Request(value)) }
+}
+
+/// `struct loop_info64` of `linux/loop.h`: what a loop device is over.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct LoopInfo {
+    pub device: u64,
+    pub inode: u64,
+    pub rdevice: u64,
+    pub offset: u64,
+    pub sizelimit: u64,
+    pub number: u32,
+    pub encrypt: [u32; 2],
+    pub flags: u32,
+    pub file_name: [u8; 64],
+    pub crypt_name: [u8; 64],
+    pub key: [u8; 32],
+    pub init: [u64; 2],
+}
+
+/// `struct loop_config`: what a loop device shall be.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct LoopConfig {
+    pub fd: u32,
+    /// 0: what the file system under the file wants.
+    pub block_size: u32,
+    pub info: LoopInfo,
+    pub reserved: [u64; 8],
+}
+
+impl LoopInfo {
+    pub const ZERO: LoopInfo = LoopInfo {
+        device: 0,
+        inode: 0,
+        rdevice: 0,
+        offset: 0,
+        sizelimit: 0,
+        number: 0,
+        encrypt: [0; 2],
+        flags: 0,
+        file_name: [0; 64],
+        crypt_name: [0; 64],
+        key: [0; 32],
+        init: [0; 2],
+    };
+}
+
+// The kernel copies as many bytes as its own structures have.
+const _: () = assert!(size_of::<LoopInfo>() == 232 && size_of::<LoopConfig>() == 304);
+
+const LOOP_GET_STATUS64: Opcode = 0x4c05;
+const LOOP_CONFIGURE: Opcode = 0x4c0a;
+const LOOP_CTL_GET_FREE: Opcode = 0x4c82;
+
+/// The call of /dev/loop-control that returns a number.
+struct GetFree;
+
+// SAFETY: The call takes no argument and touches no memory. Its output is its return value.
+unsafe impl Ioctl for GetFree {
+    type Output = u32;
+
+    const IS_MUTATING: bool = false;
+
+    fn opcode(&self) -> Opcode {
+        LOOP_CTL_GET_FREE
+    }
+
+    fn as_ptr(&mut self) -> *mut std::ffi::c_void {
+        std::ptr::null_mut()
+    }
+
+    unsafe fn output_from_ptr(
+        number: IoctlOutput,
+        _: *mut std::ffi::c_void,
+    ) -> rustix::io::Result<u32> {
+        Ok(number.unsigned_abs())
+    }
+}
+
+/// The number of a loop device that is free, made if there is none; `control` is /dev/loop-control.
+pub fn loop_get_free(control: impl AsFd) -> rustix::io::Result<u32> {
+    // SAFETY: The type byte is the loop driver's; another driver answers ENOTTY.
+    unsafe { ioctl(control, GetFree) }
+}
+
+/// Makes a loop device what `config` says. EBUSY if another was faster.
+pub fn loop_configure(fd: impl AsFd, config: LoopConfig) -> rustix::io::Result<()> {
+    // SAFETY: The kernel reads a `loop_config`, which has the size of ours, while the call lasts.
+    unsafe { ioctl(fd, Setter::<LOOP_CONFIGURE, LoopConfig>::new(config)) }
+}
+
+/// What a loop device is over. ENXIO if it is over nothing.
+pub fn loop_status(fd: impl AsFd) -> rustix::io::Result<LoopInfo> {
+    // SAFETY: The kernel fills a `loop_info64`, which has the size of ours; any bytes are one.
+    unsafe { ioctl(fd, Getter::<LOOP_GET_STATUS64, LoopInfo>::new()) }
 }

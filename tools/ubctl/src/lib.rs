@@ -12,6 +12,7 @@ pub mod device;
 pub mod dump;
 pub mod format;
 pub mod identity;
+pub mod image;
 #[expect(unsafe_code, reason = "the one place that hands memory to the kernel")]
 mod ioctl;
 pub mod list;

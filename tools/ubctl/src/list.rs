@@ -25,8 +25,8 @@ fn rows(list: &[Shown]) -> Vec<Vec<String>> {
             u.leaf_name_text().to_owned(),
             output::size(u.sectors),
             u.used(),
-            u.root.clone(),
-            u.leaf.clone(),
+            u.root_text(),
+            u.leaf_text(),
             u.mode.to_owned(),
         ]
     }));

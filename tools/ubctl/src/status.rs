@@ -9,6 +9,7 @@ use ubcore::geometry::BLOCK_SECTORS;
 
 use crate::cli::StatusArgs;
 use crate::control::{leaf_name, path_text, Control, PREFIX};
+use crate::image;
 use crate::output::{self, size};
 use crate::refuse::{reason_of, Result};
 
@@ -24,6 +25,9 @@ pub struct Shown {
     pub leaf_name: String,
     pub root: String,
     pub leaf: String,
+    /// The image that a loop device shows.
+    pub root_image: Option<String>,
+    pub leaf_image: Option<String>,
     pub sectors: u64,
     pub root_sectors: u64,
     pub leaf_sectors: u64,
@@ -57,6 +61,8 @@ impl Shown {
             mode: abi::mode_word(s.mode),
             uuid: output::uuid(&s.uuid),
             leaf_name: leaf_name(s),
+            root_image: image::behind(&path_text(&s.root)),
+            leaf_image: image::behind(&path_text(&s.leaf)),
             root: path_text(&s.root),
             leaf: path_text(&s.leaf),
             sectors: s.sectors,
@@ -100,6 +106,16 @@ impl Shown {
         }
     }
 
+    /// The root's device, and the image where there is one.
+    pub fn root_text(&self) -> String {
+        with_image(&self.root, self.root_image.as_deref())
+    }
+
+    /// The leaf's device, and the image where there is one.
+    pub fn leaf_text(&self) -> String {
+        with_image(&self.leaf, self.leaf_image.as_deref())
+    }
+
     /// Leaf space in use, of how much.
     pub fn used(&self) -> String {
         let slab = u64::from(self.slab_sectors);
@@ -130,11 +146,11 @@ impl Shown {
             ("name", self.leaf_name_text().to_owned()),
             (
                 "root",
-                format!("{} ({})", self.root, size(self.root_sectors)),
+                format!("{} ({})", self.root_text(), size(self.root_sectors)),
             ),
             (
                 "leaf",
-                format!("{} ({})", self.leaf, size(self.leaf_sectors)),
+                format!("{} ({})", self.leaf_text(), size(self.leaf_sectors)),
             ),
             (
                 "size",
@@ -186,6 +202,10 @@ impl Shown {
     }
 }
 
+fn with_image(device: &str, image: Option<&str>) -> String {
+    image.map_or_else(|| device.to_owned(), |image| format!("{device}={image}"))
+}
+
 /// The word of a reason's number; none for 0.
 fn last_error(reason: u32) -> Option<&'static str> {
     match reason {
@@ -230,7 +250,7 @@ mod tests {
             .keys()
             .map(String::as_str)
             .collect();
-        let wanted = "name,id,device,mode,uuid,leaf_name,root,leaf,sectors,root_sectors,leaf_sectors,\
+        let wanted = "name,id,device,mode,uuid,leaf_name,root,leaf,root_image,leaf_image,sectors,root_sectors,leaf_sectors,\
             slab_sectors,slabs,slabs_used,journal_blocks,journal_used,dirty,commits,checkpoints,\
             journal_written,first_writes,io_errors,map_bytes,discard,last_error,openers,queues,major,minor";
         assert_eq!(names, wanted.split(',').collect());
@@ -238,6 +258,18 @@ mod tests {
         assert_eq!(value["dirty"], false);
         assert_eq!(value["leaf_name"], "");
         assert!(value["last_error"].is_null());
+    }
+
+    #[test]
+    fn an_image_is_shown_beside_its_loop_device() {
+        let mut shown = Shown::new(&Status::new());
+        assert_eq!(shown.root_image, None);
+        shown.root = "/dev/loop3".to_owned();
+        shown.root_image = Some("/srv/gold.img".to_owned());
+        assert_eq!(shown.root_text(), "/dev/loop3=/srv/gold.img");
+        assert!(shown
+            .text()
+            .contains("root          /dev/loop3=/srv/gold.img (0 B)\n"));
     }
 
     #[test]

@@ -1,0 +1,324 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Roots and leaves that are regular files: each gets a loop device, which goes with its union.
+//!
+//! The loop device clears itself when the last one closes it. We hold it until the driver does, so
+//! that whatever ends us, none is left behind. The file is locked by `flock`, and the loop device
+//! keeps that lock as long as it is there: a leaf for itself alone, a root shared with other roots.
+
+use std::fs::{self, File, Metadata, OpenOptions};
+use std::os::fd::AsRawFd;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use rustix::fs::{flock, ioctl_blksszget, FlockOperation};
+use rustix::io::Errno;
+use ubcore::error::Side;
+
+use crate::ioctl::{self, LoopConfig, LoopInfo};
+use crate::output;
+use crate::refuse::{Fail, Result, BUSY, FAILED, REFUSED};
+
+const READ_ONLY: u32 = 1;
+const AUTOCLEAR: u32 = 4;
+const DIRECT_IO: u32 = 16;
+
+/// How long a node may take to come into being after its device.
+pub const NODE_WAIT: Duration = Duration::from_secs(3);
+/// How often it is looked for.
+pub const NODE_POLL: Duration = Duration::from_millis(10);
+/// How often another may take the loop device that we were told is free.
+const TRIES: u32 = 64;
+
+/// A root or leaf as the driver takes it.
+pub struct Lower {
+    /// The block device.
+    pub node: PathBuf,
+    /// What the user calls it: the image, where there is one.
+    pub name: PathBuf,
+    /// The loop device, held until the driver holds it.
+    held: Option<File>,
+}
+
+impl Lower {
+    /// A device as it is; an image on a loop device, with nothing left behind when it fails.
+    pub fn take(path: &Path, side: Side, write: bool) -> Result<Lower> {
+        let node = fs::canonicalize(path).map_err(|e| Fail::io("open", path, &e))?;
+        let kind = fs::metadata(&node).map_err(|e| Fail::io("open", path, &e))?;
+        let (node, held) = if kind.file_type().is_block_device() {
+            (node, None)
+        } else if kind.is_file() {
+            let (node, file) = attach(&node, side, write)?;
+            (node, Some(file))
+        } else {
+            let text = format!("{} is neither a block device nor an image", path.display());
+            return Err(Fail::new(REFUSED, "not_a_device", text));
+        };
+        Ok(Lower {
+            node,
+            name: path.to_owned(),
+            held,
+        })
+    }
+
+    /// A device or image as it is, for those who open it themselves.
+    pub fn as_it_is(path: &Path) -> Lower {
+        Lower {
+            node: path.to_owned(),
+            name: path.to_owned(),
+            held: None,
+        }
+    }
+
+    /// The driver has it open now: its loop device is the driver's.
+    pub fn release(self) {
+        drop(self.held);
+    }
+}
+
+/// Puts an image on a loop device: its node, and the device held open.
+fn attach(path: &Path, side: Side, write: bool) -> Result<(PathBuf, File)> {
+    let image = OpenOptions::new()
+        .read(true)
+        .write(write)
+        .open(path)
+        .map_err(|e| Fail::io("open", path, &e))?;
+    let meta = image.metadata().map_err(|e| Fail::io("open", path, &e))?;
+    lock(&image, path, side)?;
+    for over in loops_over(&meta) {
+        if side == Side::Leaf || !over.is_read_only() {
+            return Err(on_a_loop(path, &over));
+        }
+        if over.is_whole() {
+            return Ok((over.node, over.file));
+        }
+    }
+    let (node, file) = configure(&image, path, write, 0)?;
+    let block = block_bytes(&file);
+    if meta.len() % u64::from(block) == 0 {
+        return Ok((node, file));
+    }
+    // Blocks of the file system's own size would lose the image's end.
+    drop(file);
+    configure(&image, path, write, 512)
+}
+
+fn block_bytes(file: &File) -> u32 {
+    ioctl_blksszget(file).unwrap_or(512)
+}
+
+/// Locks an image: a leaf against everybody, a root against those who would write to it.
+pub fn lock(image: &File, path: &Path, side: Side) -> Result {
+    let how = match side {
+        Side::Root => FlockOperation::NonBlockingLockShared,
+        Side::Leaf => FlockOperation::NonBlockingLockExclusive,
+    };
+    match flock(image, how) {
+        Err(Errno::WOULDBLOCK) => Err(Fail::new(
+            BUSY,
+            "busy",
+            format!(
+                "{} is in use: as the root or leaf of a union, or by another ubctl",
+                path.display()
+            ),
+        )),
+        // Where a file system knows no locks, the look at the loop devices must do.
+        _ => Ok(()),
+    }
+}
+
+/// Refuses an image that a loop device shows, for those who write to the file itself.
+pub fn refuse_loops(meta: &Metadata, path: &Path) -> Result {
+    match loops_over(meta).first() {
+        Some(over) => Err(on_a_loop(path, over)),
+        None => Ok(()),
+    }
+}
+
+fn on_a_loop(path: &Path, over: &Over) -> Fail {
+    let (path, node) = (path.display(), over.node.display());
+    Fail::new(
+        BUSY,
+        "busy",
+        format!(
+            "{path} is in use: it is on {node}; detach that (losetup -d), or say {node} instead"
+        ),
+    )
+}
+
+/// A loop device that is over a file of interest, held open so that it stays.
+struct Over {
+    node: PathBuf,
+    file: File,
+    info: LoopInfo,
+}
+
+impl Over {
+    fn is_read_only(&self) -> bool {
+        self.info.flags & READ_ONLY != 0
+    }
+
+    fn is_whole(&self) -> bool {
+        self.info.offset == 0 && self.info.sizelimit == 0
+    }
+}
+
+/// The loop devices over a file, under whatever name they were made.
+fn loops_over(meta: &Metadata) -> Vec<Over> {
+    let Ok(disks) = fs::read_dir("/sys/block") else {
+        return Vec::new();
+    };
+    let bound = disks
+        .flatten()
+        .filter(|d| d.path().join("loop/backing_file").exists());
+    bound
+        .filter_map(|d| {
+            let node = Path::new("/dev").join(d.file_name());
+            // Opened first, then asked: while it is open it does not clear itself.
+            let file = File::open(&node).ok()?;
+            let info = ioctl::loop_status(&file).ok()?;
+            let same = info.device == meta.dev() && info.inode == meta.ino();
+            same.then_some(Over { node, file, info })
+        })
+        .collect()
+}
+
+/// Finds a free loop device and makes it show the image, with direct I/O if that can be had.
+fn configure(image: &File, path: &Path, write: bool, block_size: u32) -> Result<(PathBuf, File)> {
+    let control = Path::new("/dev/loop-control");
+    let control = File::open(control).map_err(|e| match Errno::from_io_error(&e) {
+        Some(Errno::NOENT | Errno::NODEV | Errno::NXIO) => Fail::new(
+            FAILED,
+            "no_loop",
+            format!(
+                "no {}: an image needs a loop device: modprobe loop",
+                control.display()
+            ),
+        ),
+        _ => Fail::io("open", control, &e),
+    })?;
+    let failed = |e: Errno| Fail::io("make a loop device of", path, &e.into());
+    for _ in 0..TRIES {
+        let number = ioctl::loop_get_free(&control).map_err(failed)?;
+        let node = PathBuf::from(format!("/dev/loop{number}"));
+        wait_for_node(&node, number)?;
+        let mut options = OpenOptions::new();
+        let file = options.read(true).write(write).open(&node);
+        let file = file.map_err(|e| Fail::io("open", &node, &e))?;
+        match ioctl::loop_configure(&file, config(image, path, write, block_size)) {
+            Ok(()) => {
+                tell_buffered(&file, path);
+                return Ok((node, file));
+            }
+            Err(Errno::BUSY) => {}
+            Err(e) => return Err(failed(e)),
+        }
+    }
+    let text = format!(
+        "no loop device for {}: others were faster; try again",
+        path.display()
+    );
+    Err(Fail::new(BUSY, "busy", text))
+}
+
+fn config(image: &File, path: &Path, write: bool, block_size: u32) -> LoopConfig {
+    let mut info = LoopInfo::ZERO;
+    info.flags = AUTOCLEAR | DIRECT_IO | if write { 0 } else { READ_ONLY };
+    let room = info.file_name.split_last_mut().map(|(_, room)| room);
+    for (to, from) in room.into_iter().flatten().zip(path.as_os_str().as_bytes()) {
+        *to = *from;
+    }
+    LoopConfig {
+        fd: image.as_raw_fd().unsigned_abs(),
+        block_size,
+        info,
+        reserved: [0; 8],
+    }
+}
+
+/// The kernel falls back by itself where the file system cannot do direct I/O; the user is told.
+fn tell_buffered(file: &File, path: &Path) {
+    if ioctl::loop_status(file).is_ok_and(|info| info.flags & DIRECT_IO == 0) {
+        output::complain(&format!(
+            "{}: no direct I/O on this file system: what is read and written is cached twice",
+            path.display()
+        ));
+    }
+}
+
+/// A loop device made this moment may have no node yet.
+fn wait_for_node(node: &Path, number: u32) -> Result {
+    let end = Instant::now() + NODE_WAIT;
+    loop {
+        let there = fs::metadata(node).is_ok_and(|m| m.file_type().is_block_device());
+        if there {
+            return Ok(());
+        }
+        if Instant::now() >= end {
+            break;
+        }
+        std::thread::sleep(NODE_POLL);
+    }
+    let node = node.display();
+    Err(Fail::new(
+        FAILED,
+        "no_loop",
+        format!("{node} has no node: is devtmpfs mounted on /dev? (mknod {node} b 7 {number} makes one)"),
+    ))
+}
+
+/// The image that a loop device shows; none for anything else.
+pub fn behind(device: &str) -> Option<String> {
+    let name = Path::new(device).file_name()?;
+    let file = Path::new("/sys/class/block")
+        .join(name)
+        .join("loop/backing_file");
+    let text = fs::read(file).ok()?;
+    let text = String::from_utf8_lossy(&text);
+    Some(text.trim_end_matches('\n').to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{behind, config, lock, File, Path, Side};
+    use std::os::fd::AsRawFd;
+
+    #[test]
+    fn what_a_loop_device_is_asked_to_be() {
+        let file = File::open("/dev/null").unwrap();
+        let c = config(&file, Path::new("/srv/gold.img"), false, 0);
+        assert_eq!(c.fd, file.as_raw_fd() as u32);
+        assert_eq!(c.info.flags, 1 | 4 | 16);
+        assert!(c.info.file_name.starts_with(b"/srv/gold.img\0"));
+        let long = "x".repeat(100);
+        let c = config(&file, Path::new(&long), true, 512);
+        assert_eq!((c.info.flags, c.block_size), (4 | 16, 512));
+        assert_eq!((c.info.file_name[62], c.info.file_name[63]), (b'x', 0));
+    }
+
+    #[test]
+    fn a_leaf_is_nobody_elses_and_a_root_no_leaf() {
+        let path = std::env::temp_dir().join(format!("ubctl-lock-{}", std::process::id()));
+        let open = || {
+            let mut options = File::options();
+            options.read(true).write(true).create(true).truncate(false);
+            options.open(&path).unwrap()
+        };
+        let (a, b, c) = (open(), open(), open());
+        assert!(lock(&a, &path, Side::Root).is_ok() && lock(&b, &path, Side::Root).is_ok());
+        assert_eq!(lock(&c, &path, Side::Leaf).unwrap_err().reason, "busy");
+        drop((a, b));
+        assert!(lock(&c, &path, Side::Leaf).is_ok());
+        assert!(lock(&open(), &path, Side::Leaf).is_err());
+        assert!(lock(&open(), &path, Side::Root).is_err());
+        std::fs::remove_file(&path).unwrap();
+    }
+
+    #[test]
+    fn what_is_no_loop_device_shows_no_image() {
+        assert_eq!(behind("/dev/null"), None);
+        assert_eq!(behind(""), None);
+    }
+}
