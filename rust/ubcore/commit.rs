@@ -14,6 +14,7 @@ use super::disk::{Disk, Order, BUFFER_BLOCKS};
 use super::error::{Error, Result};
 use super::format::crc::crc32c;
 use super::format::directory::{self, PageEntry};
+use super::format::record::Record;
 use super::format::superblock::{Slot, Superblock};
 use super::geometry::{BLOCK_BYTES, TABLE_ENTRIES};
 use super::journal::{Epoch, Ring, Space};
@@ -181,7 +182,26 @@ where
             }
             from = page.saturating_add(1);
         }
-        match space {
+        if space == Space::Full {
+            return Ok(None);
+        }
+        let empties = epoch.empties();
+        let blocks = epoch.finish()?;
+        if !empties {
+            return Ok(Some(blocks));
+        }
+        let sealed = self.seal(disk)?;
+        Ok(sealed.map(|b| blocks.saturating_add(b)))
+    }
+
+    /// Writes an epoch that says nothing, so that the one before is not the last: if that rots, it is
+    /// damage and not a torn write. Its blocks, or `None` if the ring is full.
+    ///
+    /// An epoch that empties slabs needs it. Were it taken for torn, the map would lead into slabs
+    /// that have been given away since.
+    fn seal<D: Disk>(&mut self, disk: &mut D) -> Result<Option<u32>> {
+        let mut epoch = Epoch::new(&mut self.ring, disk, &self.superblock);
+        match epoch.put(&[Record::Place(0)])? {
             Space::Left => epoch.finish().map(Some),
             Space::Full => Ok(None),
         }

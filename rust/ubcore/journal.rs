@@ -98,6 +98,7 @@ pub struct Epoch<'a, D> {
     leaf: u32,
     based: bool,
     written: u32,
+    empties: bool,
 }
 
 impl<'a, D: Disk> Epoch<'a, D> {
@@ -114,7 +115,13 @@ impl<'a, D: Disk> Epoch<'a, D> {
             leaf: 0,
             based: false,
             written: 0,
+            empties: false,
         }
+    }
+
+    /// Whether it says of a slab that it was emptied.
+    pub fn empties(&self) -> bool {
+        self.empties
     }
 
     /// Emits all that is mapped of a leaf slab: `New` if `fresh`, else `More`.
@@ -176,6 +183,7 @@ impl<'a, D: Disk> Epoch<'a, D> {
     }
 
     fn put_emptied(&mut self, (slab, count, base): (u32, u32, Base)) -> Result<Space> {
+        self.empties = true;
         self.put(&[match base {
             Base::Zero => Record::Zero { slab, count },
             Base::Root => Record::Reset { slab, count },
