@@ -11,6 +11,7 @@ MAKEFLAGS += --no-print-directory
 PREFIX ?= /usr/local
 DESTDIR ?=
 T ?=
+export SIZE SEED REPLAY
 
 running := /lib/modules/$(shell uname -r)/build
 ifeq ($(KDIR),running)
@@ -30,6 +31,9 @@ help:
 	@echo
 	@echo '  make demo            the whole thing at work on the stock kernel, in QEMU'
 	@echo '  make test            every test, cheapest first; ends with "N passed, N failed"'
+	@echo
+	@echo '  make crash           the crash campaigns: SIZE=quick, full or soak, SEED=1;'
+	@echo "                       REPLAY='OPERATIONS' for one failure that it printed"
 	@echo
 	@echo 'One kind of test alone:'
 	@echo '  make check           format, lint and strata checks'
@@ -53,11 +57,13 @@ help:
 	@echo
 	@echo 'Needs root and a Debian package mirror; V=1 shows the output of every stage.'
 
-.PHONY: demo test check test-core kunit kunit-uml test-vm
+.PHONY: demo test crash check test-core kunit kunit-uml test-vm
 demo:
 	@scripts/demo.sh
 test:
 	@tests/run.sh
+crash:
+	@tests/crash/run.sh
 check:
 	@tests/run.sh format lint shell strata
 test-core:

@@ -53,7 +53,7 @@ for f in rust/blk/*; do
 done
 
 # Every file says its licence in its first lines, and none grows past reading.
-for f in rust/**/*.{rs,c,h} tools/**/*.rs include/**/*.h scripts/* scripts/demo/* tests/**/*.{sh,c,config} \
+for f in rust/**/*.{rs,c,h} tools/**/*.rs include/**/*.h scripts/* scripts/demo/* tests/**/*.{rs,sh,c,config} \
 	tests/vm/check tests/vm/common/* tests/vm/*/[0-9][0-9][0-9] .ci/run Kbuild Makefile; do
 	[ -f "$f" ] || continue
 	if ! head -n 2 "$f" | grep -q 'SPDX-License-Identifier:' && [[ $f != *packages.txt && $f != *.config ]]; then

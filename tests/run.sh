@@ -6,7 +6,7 @@
 . "$(dirname "$0")/../scripts/lib.sh"
 [ -n "${UNIONBLK_IN_ROOT:-}" ] || exec "$TOP/scripts/in-root.sh" tests/run.sh "$@"
 
-stages=(format shell strata lint build core coverage kunit vm lockdep demo)
+stages=(format shell strata lint build core coverage crash kunit vm lockdep demo)
 kernel=
 tree() { [ -n "$kernel" ] || kernel=$("$TOP/scripts/kernel.sh"); printf '%s/tree\n' "$kernel"; }
 
@@ -28,14 +28,14 @@ sum_up() { printf '%d passed, %d failed\n' "$passed" "$failed"; [ "$failed" = 0 
 
 stage_format() {
 	local list
-	mapfile -t list < <(find rust tools -name '*.rs' 2>/dev/null | sort)
+	mapfile -t list < <(find rust tools tests -name '*.rs' 2>/dev/null | sort)
 	one "rustfmt with the kernel's settings, ${#list[@]} files" \
 		rustfmt --check --color never --edition 2021 --config-path "$(tree)/.rustfmt.toml" "${list[@]}"
 	sum_up
 }
 
 stage_shell() {
-	one "shellcheck of the scripts" shellcheck -x -P SCRIPTDIR scripts/*.sh tests/*.sh .ci/run
+	one "shellcheck of the scripts" shellcheck -x -P SCRIPTDIR scripts/*.sh tests/*.sh tests/crash/*.sh .ci/run
 	# SC2034, SC2119, SC2120: the tests' variables and arguments are read by
 	# the file that sources them.
 	one "shellcheck of the guest's scripts" shellcheck -S warning -s sh -x -e SC2034,SC2119,SC2120 \
@@ -91,6 +91,13 @@ stage_core() {
 }
 
 stage_coverage() { one "line coverage of the core" scripts/coverage.sh; sum_up; }
+# The crash campaigns that fit; each part is a case.
+stage_crash() {
+	local log=$BUILD/log/crash.out
+	SIZE=quick tests/crash/run.sh | tee "$log" || [ "${PIPESTATUS[0]}" = 0 ] || failed=1
+	add_counts "$(awk '/^passed:/ { p++ } /^FAILED:/ { f++ } END { printf "%d passed, %d failed", p, f }' "$log")"
+	sum_up
+}
 stage_kunit() { scripts/kunit.sh x86_64; }
 
 # The runner itself first: a known list of verdicts, with failures among them.
@@ -143,7 +150,7 @@ prepare() {
 # Cases as they end, where a stage has many; V=1 shows all.
 progress() {
 	if [ -n "${V:-}" ]; then cat; else
-		grep --line-buffered -E '^(passed:|FAILED:|[a-z]+/[0-9]{3} |kmemleak )' | sed -u 's/^/   /'
+		grep --line-buffered -E '^(passed:|FAILED:|crash:|[a-z]+/[0-9]{3} |kmemleak )' | sed -u 's/^/   /'
 	fi
 }
 

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use ubcore::disk::{Disk, Order, BUFFER_BLOCKS};
-use ubcore::error::{Error, Result, Side};
+use ubcore::error::{Area, Error, Result, Side};
 use ubcore::geometry::BLOCK_BYTES;
 
 pub const SECTOR: usize = 512;
@@ -45,11 +45,25 @@ pub struct Counts {
     pub blocks_written: u64,
 }
 
+/// What a disk holds at one moment, should the power go: of each sector what is durable, or any of
+/// what its cache has for it.
+#[derive(Clone, Default)]
+pub struct Moment {
+    pub durable: BTreeMap<u64, Sector>,
+    /// Sector writes since the last flush, in order.
+    pub cache: Vec<(u64, Sector)>,
+}
+
 #[derive(Default)]
 pub struct State {
     durable: BTreeMap<u64, Sector>,
     /// Sector writes since the last flush, in order.
     cache: Vec<(u64, Sector)>,
+    /// The moments at which something can be lost that could not before; `None`: not recorded.
+    pub trail: Option<Vec<Moment>>,
+    /// The first sector that is not metadata's, if the metadata's reads and writes are to be held
+    /// below it.
+    pub fence: Option<u64>,
     /// I/Os until the power goes; `None`: it stays.
     pub cut_in: Option<u64>,
     pub dead: bool,
@@ -70,6 +84,36 @@ impl State {
         cached
             .or_else(|| self.durable.get(&sector).copied())
             .unwrap_or([0; SECTOR])
+    }
+
+    /// A disk after the power came back: what it holds is durable.
+    pub fn restored(durable: BTreeMap<u64, Sector>) -> State {
+        State {
+            durable,
+            ..State::default()
+        }
+    }
+
+    /// What it holds now.
+    pub fn moment(&self) -> Moment {
+        Moment {
+            durable: self.durable.clone(),
+            cache: self.cache.clone(),
+        }
+    }
+
+    fn record(&mut self) {
+        if self.trail.is_some() {
+            let now = self.moment();
+            self.trail.get_or_insert_default().push(now);
+        }
+    }
+
+    fn check_fence(&self, sector: u64, sectors: u64) -> Result {
+        match self.fence {
+            Some(end) if sector + sectors > end => Err(Error::Damaged(Area::Map, sector / 8)),
+            _ => Ok(()),
+        }
     }
 
     fn flush(&mut self) {
@@ -115,6 +159,8 @@ impl State {
         for (n, d) in (0..).zip(data) {
             self.cache.push((sector + n, *d));
         }
+        // In flight is as in the cache: any of its sectors may land.
+        self.record();
         self.counts.blocks_written += data.len() as u64 / 8;
         match order {
             Order::Plain => self.counts.writes += 1,
@@ -167,8 +213,12 @@ impl Default for SimDisk {
 
 impl SimDisk {
     pub fn new() -> Self {
+        Self::with(State::default())
+    }
+
+    pub fn with(state: State) -> Self {
         SimDisk {
-            state: Rc::new(RefCell::new(State::default())),
+            state: Rc::new(RefCell::new(state)),
             buffer: vec![0; BUFFER_BLOCKS * BLOCK_BYTES],
         }
     }
@@ -208,6 +258,7 @@ impl Disk for SimDisk {
 
     fn read(&mut self, block: u64, count: usize) -> Result {
         let mut s = self.state.borrow_mut();
+        s.check_fence(block * 8, count as u64 * 8)?;
         s.step()?;
         s.counts.reads += 1;
         for n in 0..count * 8 {
@@ -222,7 +273,9 @@ impl Disk for SimDisk {
             .chunks(SECTOR)
             .map(|c| c.try_into().unwrap())
             .collect();
-        self.state.borrow_mut().write(block * 8, &sectors, order)
+        let mut s = self.state.borrow_mut();
+        s.check_fence(block * 8, count as u64 * 8)?;
+        s.write(block * 8, &sectors, order)
     }
 
     fn flush(&mut self) -> Result {
@@ -230,6 +283,7 @@ impl Disk for SimDisk {
         s.step()?;
         s.counts.flushes += 1;
         s.flush();
+        s.record();
         Ok(())
     }
 }

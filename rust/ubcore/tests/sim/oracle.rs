@@ -34,7 +34,7 @@ pub fn tag(data: &Sector, sector: u64) -> Option<u64> {
 }
 
 /// Knows, for each sector, what was last flushed and what was written since.
-#[derive(Clone, Default)]
+#[derive(Clone, Default, Hash)]
 pub struct Oracle {
     flushed: BTreeMap<u64, u64>,
     since: BTreeMap<u64, Vec<u64>>,
@@ -78,10 +78,26 @@ impl Oracle {
             .unwrap_or(ROOT)
     }
 
-    /// Whether a sector may hold `tag` after a cut of power. What it held is what it holds from then.
+    /// What a sector holds once its last write has completed, and what before that.
+    pub fn last_two(&self, sector: u64) -> [u64; 2] {
+        let since = self.since.get(&sector).map_or(&[][..], |t| t);
+        let flushed = self.flushed.get(&sector).copied().unwrap_or(ROOT);
+        match since {
+            [] => [flushed; 2],
+            [one] => [flushed, *one],
+            [.., before, last] => [*before, *last],
+        }
+    }
+
+    /// Whether a sector may hold `tag` after a cut of power.
+    pub fn allows(&self, sector: u64, tag: u64) -> bool {
+        self.flushed.get(&sector).copied().unwrap_or(ROOT) == tag
+            || self.since.get(&sector).is_some_and(|t| t.contains(&tag))
+    }
+
+    /// As [`Oracle::allows`]. What it held is what it holds from then.
     pub fn after_cut(&mut self, sector: u64, tag: u64) -> bool {
-        let lawful = self.flushed.get(&sector).copied().unwrap_or(ROOT) == tag
-            || self.since.get(&sector).is_some_and(|t| t.contains(&tag));
+        let lawful = self.allows(sector, tag);
         self.flushed.insert(sector, tag);
         self.since.remove(&sector);
         lawful

@@ -45,7 +45,11 @@ pub fn superblock(geometry: Geometry) -> Superblock {
 }
 
 pub fn format(disk: &mut SimDisk, geometry: Geometry) {
-    superblock(geometry).encode(&mut disk.buffer()[..4096]);
+    format_as(disk, &superblock(geometry));
+}
+
+pub fn format_as(disk: &mut SimDisk, superblock: &Superblock) {
+    superblock.encode(&mut disk.buffer()[..4096]);
     disk.write(0, 1, Order::FlushFua).unwrap();
     disk.write(1, 1, Order::FlushFua).unwrap();
     assert!(Slot::A.other() == Slot::B);
@@ -138,7 +142,7 @@ impl SimUnion {
     }
 
     /// After a commit: nothing is in flight here, so the grace period is over at once.
-    fn discard_and_free(&mut self) -> Result {
+    pub fn discard_and_free(&mut self) -> Result {
         let durable = self.committer.is_clean(&self.map);
         if !self.allocator.begin_release(&self.map, durable) {
             return Ok(());

@@ -1,0 +1,72 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0
+# The crash campaigns: runs the parts one after another, goes on after a
+# failure, and adds up what they counted in the last line.
+#   tests/crash/run.sh [PART]...    default: all that are there
+# SIZE=quick (default), full or soak; SEED=N; REPLAY='OPERATIONS' runs that alone.
+#
+# A part is tests/crash/PART.sh, run in the build root with SIZE and SEED set. Its
+# last line says what it counted, "states=48000 failures=0", and it fails if
+# failures is not 0. Its output is in build/log/crash-PART.log.
+. "$(dirname "$0")/../../scripts/lib.sh"
+[ -n "${UNIONBLK_IN_ROOT:-}" ] || exec "$TOP/scripts/in-root.sh" tests/crash/run.sh "$@"
+
+export SIZE=${SIZE:-quick} SEED=${SEED:-1}
+case $SIZE in quick | full | soak) ;; *) die "SIZE=$SIZE: quick, full or soak" ;; esac
+here=$TOP/tests/crash
+all=(states mutants races errors points cuts kills)
+# What the last line tells, in this order.
+told=(states points cuts kills mutants)
+
+declare -A sum=()
+failures=0
+# A count is a number, or how many of how many.
+add() {
+	local key=$1 value=$2 old
+	if [ "$key" = failures ]; then
+		failures=$((failures + value))
+	elif [[ $value == */* ]]; then
+		sum[$key]=$value
+	else
+		old=${sum[$key]:-0}
+		sum[$key]=$((old + value))
+	fi
+}
+
+run_part() {
+	local part=$1 log=$BUILD/log/crash-$1.log start=$SECONDS code=0 last pair before=$failures
+	if [ ! -x "$here/$part.sh" ]; then
+		printf '%s: not there yet, not counted\n' "$part"
+		return
+	fi
+	printf '>> crash/%s (%s, seed %s)\n' "$part" "$SIZE" "$SEED"
+	"$here/$part.sh" 2>&1 | tee "$log" | if [ -n "${V:-}" ] || [ "$SIZE" = soak ]; then cat; else
+		grep --line-buffered -E '^(FAILED|  once more)' | sed -u 's/^/   /'
+	fi || code=${PIPESTATUS[0]}
+	last=$(tail -n 1 "$log")
+	if [[ $last =~ ^([a-z]+=[0-9/]+ )+failures=[0-9]+$ ]]; then
+		for pair in $last; do add "${pair%%=*}" "${pair#*=}"; done
+	else
+		code=1
+	fi
+	if [ "$code" != 0 ]; then
+		[ "$failures" -gt "$before" ] || failures=$((failures + 1))
+		tail -n 20 "$log" | sed 's/^/   | /'
+	fi
+	if [ "$failures" = "$before" ]; then printf 'passed: '; else printf 'FAILED: '; fi
+	printf 'crash/%s: %s (%d s)\n' "$part" "$last" $((SECONDS - start))
+}
+
+mkdir -p "$BUILD/log"
+if [ -n "${REPLAY:-}" ]; then
+	exec "$here/states.sh"
+fi
+[ $# -gt 0 ] || set -- "${all[@]}"
+for part; do
+	[[ " ${all[*]} " == *" $part "* ]] || die "no part $part: ${all[*]}"
+done
+for part; do run_part "$part"; done
+line="crash:"
+for key in "${told[@]}"; do line+=" $key=${sum[$key]:--}"; done
+printf '%s failures=%d\n' "$line" "$failures"
+[ "$failures" = 0 ]

@@ -1,0 +1,130 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! All sequences of up to four operations, with a cut of power at all points of the last.
+//!
+//! A cut within an operation before the last one is the same as that of a shorter sequence: the
+//! later operations never happen. So each sequence is cut in its last operation alone, and no
+//! sequence is left out for looking like another.
+
+use crate::ground::{Ground, GROUNDS};
+use crate::judge::{Counters, Depth, Judge};
+use crate::op::{line, Op, Range};
+use crate::rot;
+use crate::sim::disk::Random;
+
+/// Ten operations, at one set of places or another.
+pub fn alphabet(places: usize) -> [Op; 10] {
+    let at = |at, len| Range { at, len };
+    let [small, page, over_two, again, zero, discard, fua] = if places == 0 {
+        // A slab written, one half in the middle of everything, one beside it.
+        [
+            at(5, 1),
+            at(40, 8),
+            at(58, 12),
+            at(8, 4),
+            at(30, 40),
+            at(32, 32),
+            at(6, 1),
+        ]
+    } else {
+        // The slabs that a full leaf has no room for; whole slabs; the union's last.
+        [
+            at(100, 1),
+            at(64, 8),
+            at(90, 12),
+            at(100, 4),
+            at(64, 64),
+            at(0, 150),
+            at(70, 2),
+        ]
+    };
+    [
+        Op::Write(small),
+        Op::Write(page),
+        Op::Write(over_two),
+        Op::Overwrite(again),
+        Op::Zero(zero),
+        Op::Discard(discard),
+        Op::Flush,
+        Op::Fua(fua),
+        Op::Checkpoint,
+        Op::Reattach,
+    ]
+}
+
+/// One ground, policy and set of places, and which of its sequences are led.
+#[derive(Clone, Copy)]
+pub struct Job {
+    pub ground: &'static Ground,
+    pub reveal: bool,
+    pub places: usize,
+    /// All sequences up to this length, and one in so many of the others.
+    pub all_up_to: usize,
+    pub one_in: u64,
+    pub seed: u64,
+}
+
+/// The longest sequence.
+pub const LONGEST: usize = 4;
+
+/// All that there are of these, with the same share of each.
+pub fn jobs(all_up_to: usize, one_in: u64, seed: u64) -> Vec<Job> {
+    let mut jobs = Vec::new();
+    for ground in &GROUNDS[..3] {
+        for (reveal, places) in [(false, 0), (true, 1), (false, 1), (true, 0)] {
+            jobs.push(Job {
+                ground,
+                reveal,
+                places,
+                all_up_to,
+                one_in,
+                seed,
+            });
+        }
+    }
+    jobs
+}
+
+/// Leads the sequences of a job; the first unlawful state as a replay line. `None`: time is over.
+pub fn run(job: &Job, depth: Depth, go_on: &dyn Fn() -> bool) -> (Counters, Result<bool, String>) {
+    let devices = job.ground.devices(job.reveal);
+    let mut judge = Judge::new(devices.geometry, depth, job.seed);
+    let alphabet = alphabet(job.places);
+    let mut random = Random(job.seed);
+    for length in 1..=LONGEST {
+        for number in 0..10u64.pow(length as u32) {
+            if length > job.all_up_to && !random.chance(job.one_in) {
+                continue;
+            }
+            if !go_on() {
+                return (judge.counters, Ok(false));
+            }
+            let digit = |n: u32| alphabet[(number / 10u64.pow(n) % 10) as usize].clone();
+            let ops: Vec<Op> = (0..length as u32).rev().map(digit).collect();
+            if let Err(e) = sequence(job, &ops, &mut judge) {
+                let word = job.ground.word(job.reveal);
+                return (judge.counters, Err(format!("{word} {} {e}", line(&ops))));
+            }
+        }
+    }
+    (judge.counters, Ok(true))
+}
+
+fn sequence(job: &Job, ops: &[Op], judge: &mut Judge) -> Result<(), String> {
+    let Some((last, before)) = ops.split_last() else {
+        return Ok(());
+    };
+    let mut world = job.ground.world(job.reveal)?;
+    for op in before {
+        world.run(op)?;
+    }
+    let points = world.step(last)?;
+    judge.counters.lives += 1;
+    for (n, point) in points.iter().enumerate() {
+        judge.point(n, point)?;
+    }
+    match points.last() {
+        Some(end) => rot::all(judge, end, &world.before_commit),
+        None => Ok(()),
+    }
+}

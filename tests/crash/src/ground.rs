@@ -1,0 +1,92 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Where a life begins: devices, and what has happened on them before.
+
+use ubcore::geometry::Geometry;
+
+use crate::op::{Op, Range};
+use crate::world::{Devices, World};
+
+/// Five slabs over three, the last one cut short: it gets full, and what is emptied is used again.
+const TINY: [u64; 4] = [150, 2048 + 3 * 32, 32, 16];
+/// 40 slabs over 24.
+const SMALL: [u64; 4] = [1280, 2048 + 24 * 32, 32, 16];
+/// 64 KiB slabs, 20 over 12; slabs in pieces cost words.
+const PIECES: [u64; 4] = [2530, 2048 + 12 * 128, 128, 16];
+
+/// A name for a replay line, sizes, and the operations before the first.
+pub struct Ground {
+    pub name: &'static str,
+    sizes: [u64; 4],
+    before: fn() -> Vec<Op>,
+}
+
+pub const GROUNDS: [Ground; 5] = [
+    Ground {
+        name: "fresh",
+        sizes: TINY,
+        before: Vec::new,
+    },
+    Ground {
+        name: "aged",
+        sizes: TINY,
+        before: aged,
+    },
+    Ground {
+        name: "full",
+        sizes: TINY,
+        before: full,
+    },
+    Ground {
+        name: "small",
+        sizes: SMALL,
+        before: Vec::new,
+    },
+    Ground {
+        name: "pieces",
+        sizes: PIECES,
+        before: Vec::new,
+    },
+];
+
+/// The ring wrapped, and one commit before a checkpoint is due.
+fn aged() -> Vec<Op> {
+    let commit = |at| [Op::Write(Range { at, len: 1 }), Op::Flush];
+    (10..27).flat_map(commit).collect()
+}
+
+/// No slab is free.
+fn full() -> Vec<Op> {
+    vec![Op::Write(Range { at: 0, len: 96 }), Op::Flush]
+}
+
+impl Ground {
+    /// The one of a name; `-reveal` behind it: what is discarded shows the root again.
+    pub fn find(word: &str) -> Option<(&'static Ground, bool)> {
+        let name = word.strip_suffix("-reveal").unwrap_or(word);
+        let found = GROUNDS.iter().find(|g| g.name == name);
+        found.map(|g| (g, name != word))
+    }
+
+    pub fn word(&self, reveal: bool) -> String {
+        let policy = if reveal { "-reveal" } else { "" };
+        format!("{}{policy}", self.name)
+    }
+
+    pub fn devices(&self, reveal: bool) -> Devices {
+        let [root, leaf, slab, journal] = self.sizes;
+        let geometry = Geometry::new(root, root, leaf, slab as u32, journal as u32);
+        Devices {
+            geometry: geometry.expect("sizes within the format's bounds"),
+            reveal,
+        }
+    }
+
+    pub fn world(&self, reveal: bool) -> Result<World, String> {
+        let mut world = World::new(self.devices(reveal))?;
+        for op in (self.before)() {
+            world.run(&op)?;
+        }
+        Ok(world)
+    }
+}

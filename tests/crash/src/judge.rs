@@ -1,0 +1,227 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Recovers from images and judges what is found.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::rc::Rc;
+
+use ubcore::error::Error;
+use ubcore::geometry::Geometry;
+use ubcore::plan::{self, Run, Source};
+
+use crate::image::{digest_of, Scope};
+use crate::op::{line, Landed, Op};
+use crate::sim::disk::{Moment, Random, Sector};
+use crate::sim::oracle::{tag, Oracle, ROOT, ZERO};
+use crate::world::{attach, disk_of, Point};
+
+/// How much is looked at.
+#[derive(Clone, Copy)]
+pub struct Depth {
+    /// All ways in which sectors land are tried up to this many: all subsets of 12.
+    pub all: u64,
+    /// Above that, so many at random beside the special ones.
+    pub sample: usize,
+    /// The same for the second cut, in the recovery.
+    pub second_all: u64,
+    pub second_sample: usize,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Counters {
+    /// Images of a disk with the contents that are lawful for it, no two alike, each judged sector
+    /// by sector.
+    pub states: u64,
+    /// Of these, those after a second cut.
+    pub second: u64,
+    /// Those with a rotten sector; and how many of these were refused and named.
+    pub rotten: u64,
+    pub named: u64,
+    /// Rot of the journal's last write, taken for a torn one.
+    pub torn: u64,
+    /// Recoveries that were run: one serves all states of its image.
+    pub recoveries: u64,
+    /// Sequences or lives.
+    pub lives: u64,
+    /// Points at which the power went.
+    pub points: u64,
+}
+
+impl Counters {
+    pub fn add(&mut self, other: &Counters) {
+        self.states += other.states;
+        self.second += other.second;
+        self.rotten += other.rotten;
+        self.named += other.named;
+        self.torn += other.torn;
+        self.recoveries += other.recoveries;
+        self.lives += other.lives;
+        self.points += other.points;
+    }
+}
+
+/// Where the sectors of a union come from after a recovery, or why there is none.
+pub type Recovered = Result<Vec<Run>, Error>;
+
+/// Knows all images that were seen, and what recovery makes of them.
+pub struct Judge {
+    pub geometry: Geometry,
+    depth: Depth,
+    random: Random,
+    recovered: HashMap<u64, Rc<Recovered>>,
+    /// Images whose recovery was cut at each of its points.
+    twice: HashSet<u64>,
+    judged: HashSet<(u64, u64)>,
+    pub counters: Counters,
+}
+
+fn runs_of(u: &crate::sim::union::SimUnion, g: &Geometry) -> Vec<Run> {
+    plan::read(&u.map, 0, g.union_sectors() as u32).collect()
+}
+
+impl Judge {
+    pub fn new(geometry: Geometry, depth: Depth, seed: u64) -> Judge {
+        Judge {
+            geometry,
+            depth,
+            random: Random(seed),
+            recovered: HashMap::new(),
+            twice: HashSet::new(),
+            judged: HashSet::new(),
+            counters: Counters::default(),
+        }
+    }
+
+    pub fn scope(&self, moment: &Moment) -> Scope {
+        Scope::new(moment, self.geometry.leaf_slab_start(0))
+    }
+
+    /// Recovers from an image; with its trail if that is wanted.
+    pub fn recover(
+        &mut self,
+        image: BTreeMap<u64, Sector>,
+        trail: bool,
+    ) -> (Recovered, Vec<Moment>) {
+        self.counters.recoveries += 1;
+        let disk = disk_of(image, &self.geometry);
+        disk.state.borrow_mut().trail = trail.then(Vec::new);
+        let u = attach(&disk, &self.geometry);
+        let moments = disk.state.borrow_mut().trail.take().unwrap_or_default();
+        (u.map(|u| runs_of(&u, &self.geometry)), moments)
+    }
+
+    /// Whether an image with such contents was not judged before; from now on it was.
+    pub fn is_new(&mut self, image: u64, meant: u64) -> bool {
+        let new = self.judged.insert((image, meant));
+        self.counters.states += u64::from(new);
+        new
+    }
+
+    /// Judges all that may be left of a point: the operations of a replay, if one is unlawful.
+    pub fn point(&mut self, n: usize, point: &Point) -> Result<(), String> {
+        let scope = self.scope(&point.moment);
+        let meant = digest_of(&(&scope.data, &*point.oracle));
+        let (all, sample) = (self.depth.all, self.depth.sample);
+        self.counters.points += 1;
+        for choice in scope.choices(all, sample, &mut self.random) {
+            let image = scope.digest(&choice);
+            if !self.is_new(image, meant) {
+                continue;
+            }
+            let cut = Op::Cut(n as u16, Landed::Digits(choice.clone()));
+            let runs = self.first(&scope, &choice, image, &cut)?;
+            lawful(&runs, &scope.data, &[&point.oracle]).map_err(|e| format!("{cut}\n  {e}"))?;
+        }
+        Ok(())
+    }
+
+    /// What recovery makes of an image; each of its moments is as safe a place to die.
+    fn first(
+        &mut self,
+        scope: &Scope,
+        choice: &[u8],
+        image: u64,
+        cut: &Op,
+    ) -> Result<Vec<Run>, String> {
+        if self.twice.contains(&image) {
+            let known = self.recovered[&image].clone();
+            return (*known)
+                .clone()
+                .map_err(|e| format!("{cut}\n  attach: {e}"));
+        }
+        let (recovered, trail) = self.recover(scope.image(choice), true);
+        let runs = recovered
+            .clone()
+            .map_err(|e| format!("{cut}\n  attach: {e}"))?;
+        self.recovered.insert(image, Rc::new(recovered));
+        self.twice.insert(image);
+        for (at, moment) in trail.iter().enumerate() {
+            self.second(at, moment, &runs)
+                .map_err(|e| format!("{cut} {e}"))?;
+        }
+        Ok(runs)
+    }
+
+    /// A cut in the recovery: the next one finds the same map, whatever landed of this one.
+    fn second(&mut self, at: usize, moment: &Moment, runs: &[Run]) -> Result<(), String> {
+        let scope = self.scope(moment);
+        let expected = digest_of(&format!("{runs:?}"));
+        let (all, sample) = (self.depth.second_all, self.depth.second_sample);
+        for choice in scope.choices(all, sample, &mut self.random) {
+            let image = scope.digest(&choice);
+            if !self.is_new(image, expected) {
+                continue;
+            }
+            self.counters.second += 1;
+            let known = self.recovered.get(&image).cloned();
+            let recovered = known.unwrap_or_else(|| {
+                let (recovered, _) = self.recover(scope.image(&choice), false);
+                let recovered = Rc::new(recovered);
+                self.recovered.insert(image, recovered.clone());
+                recovered
+            });
+            let again = line(&[Op::Again(at as u16, Landed::Digits(choice))]);
+            match &*recovered {
+                Ok(found) if found == runs => {}
+                Ok(_) => return Err(format!("{again}\n  another map after the second cut")),
+                Err(e) => return Err(format!("{again}\n  attach: {e}")),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Whether every sector holds, in each version of it that there is, what one of `oracles` allows.
+pub fn lawful(
+    runs: &[Run],
+    data: &BTreeMap<u64, Vec<Sector>>,
+    oracles: &[&Oracle],
+) -> Result<(), String> {
+    let allows = |s: u64, t: u64| oracles.iter().any(|o| o.allows(s, t));
+    let mut sector = 0;
+    for run in runs {
+        for n in 0..u64::from(run.sectors) {
+            let s = sector + n;
+            let bad = |t: Option<u64>| Err(format!("sector {s} holds {t:x?}"));
+            match run.source {
+                Source::Root(from) if from + n != s => return bad(None),
+                Source::Root(_) if !allows(s, ROOT) => return bad(Some(ROOT)),
+                Source::Zero if !allows(s, ZERO) => return bad(Some(ZERO)),
+                Source::Leaf(at) => {
+                    let Some(versions) = data.get(&(at + n)) else {
+                        return bad(None);
+                    };
+                    for version in versions {
+                        let found = tag(version, s);
+                        if !found.is_some_and(|t| allows(s, t)) {
+                            return bad(found);
+                        }
+                    }
+                }
+                _ => {}
+            }
+        }
+        sector += u64::from(run.sectors);
+    }
+    Ok(())
+}

@@ -1,0 +1,219 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Crash campaigns on the host: the core over every state that a cut of power can leave.
+
+mod exhaustive;
+mod ground;
+mod image;
+mod judge;
+mod life;
+mod op;
+mod random;
+mod rot;
+#[path = "../../../rust/ubcore/tests/sim/mod.rs"]
+mod sim;
+mod world;
+
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use judge::{Counters, Depth, Judge};
+
+const USAGE: &str = "\
+usage: crash quick|full|soak [SEED]
+       crash replay 'OPERATIONS'
+
+quick   all sequences of up to three operations on each ground, a slice of the
+        longer ones by SEED, and random lives
+full    all sequences of up to four operations, and random lives
+soak    random lives of one seed after another, until told
+
+A replay is what a failure prints: a ground (fresh, aged, full, small, pieces;
+-reveal behind it), operations, cut:POINT:CHOICE, again:POINT:CHOICE.
+";
+
+/// All subsets of 12 sectors, and a sample above.
+const DEPTH: Depth = Depth {
+    all: 4096,
+    sample: 128,
+    second_all: 4096,
+    second_sample: 128,
+};
+
+#[derive(Clone, Copy)]
+struct Size {
+    all_up_to: usize,
+    one_in: u64,
+    lives: u32,
+    rounds: u64,
+    threads: usize,
+    /// Quick has to end on a slow machine too; it says what it has left out.
+    at_most: Option<Duration>,
+}
+
+fn size(name: &str) -> Option<Size> {
+    let quick = Size {
+        all_up_to: 3,
+        one_in: 200,
+        lives: 40,
+        rounds: 1,
+        threads: 1,
+        at_most: Some(Duration::from_secs(70)),
+    };
+    Some(match name {
+        "quick" => quick,
+        "full" => Size {
+            all_up_to: 4,
+            lives: 1000,
+            rounds: 4,
+            threads: 2,
+            at_most: None,
+            ..quick
+        },
+        "soak" => Size {
+            lives: 200,
+            rounds: u64::MAX,
+            threads: 2,
+            at_most: None,
+            ..quick
+        },
+        _ => return None,
+    })
+}
+
+/// What all threads share.
+struct Campaign {
+    size: Size,
+    seed: u64,
+    began: Instant,
+    next: AtomicUsize,
+    stop: AtomicBool,
+    cut_short: AtomicBool,
+    found: Mutex<(Counters, Vec<String>)>,
+}
+
+impl Campaign {
+    fn go_on(&self) -> bool {
+        let late = self.size.at_most.is_some_and(|t| self.began.elapsed() > t);
+        if late {
+            self.cut_short.store(true, Ordering::Relaxed);
+        }
+        !late && !self.stop.load(Ordering::Relaxed)
+    }
+
+    fn add(&self, counters: &Counters, failure: Option<String>) {
+        let mut found = self.found.lock().unwrap_or_else(|e| e.into_inner());
+        found.0.add(counters);
+        if let Some(failure) = failure {
+            println!("FAILED: {failure}");
+            println!(
+                "  once more: make crash REPLAY='{}'",
+                failure.lines().next().unwrap_or("")
+            );
+            found.1.push(failure);
+            self.stop.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Takes one job after another, the sequences first, then rounds of lives.
+    fn work(&self) {
+        let jobs = exhaustive::jobs(self.size.all_up_to, self.size.one_in, self.seed);
+        let go_on = || self.go_on();
+        loop {
+            let n = self.next.fetch_add(1, Ordering::Relaxed);
+            let round = n.saturating_sub(jobs.len()) as u64;
+            if !self.go_on() || (n >= jobs.len() && round >= self.size.rounds) {
+                return;
+            }
+            let started = Instant::now();
+            let (name, counters, failure) = match jobs.get(n) {
+                Some(job) => {
+                    let (counters, done) = exhaustive::run(job, DEPTH, &go_on);
+                    let name = format!("{} {}", job.ground.word(job.reveal), job.places);
+                    (name, counters, done.err())
+                }
+                None => {
+                    let seed = self.seed.wrapping_add(round);
+                    let (counters, done) = random::run(seed, self.size.lives, &go_on);
+                    (format!("lives of seed {seed}"), counters, done.err())
+                }
+            };
+            self.add(&counters, failure);
+            println!(
+                "{name}: {} lives, {} points, {} states ({} after a second cut, {} with rot: {} \
+                 named, {} taken for torn), {} recoveries, {:.1} s",
+                counters.lives,
+                counters.points,
+                counters.states,
+                counters.second,
+                counters.rotten,
+                counters.named,
+                counters.torn,
+                counters.recoveries,
+                started.elapsed().as_secs_f64()
+            );
+        }
+    }
+}
+
+fn campaign(size: Size, seed: u64) -> ExitCode {
+    println!("seed {seed}");
+    let campaign = Campaign {
+        size,
+        seed,
+        began: Instant::now(),
+        next: AtomicUsize::new(0),
+        stop: AtomicBool::new(false),
+        cut_short: AtomicBool::new(false),
+        found: Mutex::default(),
+    };
+    std::thread::scope(|scope| {
+        for _ in 0..size.threads {
+            scope.spawn(|| campaign.work());
+        }
+    });
+    if campaign.cut_short.load(Ordering::Relaxed) {
+        println!("the time was over before the end: the rest was left out");
+    }
+    let (counters, failures) = campaign
+        .found
+        .into_inner()
+        .unwrap_or_else(|e| e.into_inner());
+    println!("states={} failures={}", counters.states, failures.len());
+    ExitCode::from(u8::from(!failures.is_empty()))
+}
+
+fn replay(text: &str) -> ExitCode {
+    let judge_of = |g: &ground::Ground| Judge::new(g.devices(false).geometry, DEPTH, 0);
+    match life::replay(text, judge_of) {
+        Ok(judge) => {
+            println!("lawful: {:?}", judge.counters);
+            println!("states={} failures=0", judge.counters.states);
+            ExitCode::SUCCESS
+        }
+        Err(e) => {
+            println!("FAILED: {e}");
+            println!("states=0 failures=1");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let seed = |w: &str| w.parse::<u64>().ok();
+    match words[..] {
+        ["replay", text] => replay(text),
+        [name] if size(name).is_some() => campaign(size(name).expect("a size"), 1),
+        [name, s] if size(name).is_some() && seed(s).is_some() => {
+            campaign(size(name).expect("a size"), seed(s).expect("a number"))
+        }
+        _ => {
+            eprint!("{USAGE}");
+            ExitCode::from(2)
+        }
+    }
+}

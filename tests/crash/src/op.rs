@@ -1,0 +1,177 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What a life consists of, as values and as the words of a replay line.
+
+use std::fmt;
+use std::str::FromStr;
+
+/// A range of union sectors.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Range {
+    pub at: u64,
+    pub len: u64,
+}
+
+/// One step of a life.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Op {
+    Write(Range),
+    /// A write with FUA.
+    Fua(Range),
+    /// The range of the last write once more; without one, a write of its own.
+    Overwrite(Range),
+    Zero(Range),
+    Discard(Range),
+    Flush,
+    Checkpoint,
+    Reattach,
+    /// A write that goes out and does not complete before `End`.
+    Begin(Range),
+    /// What was begun completes, the last first.
+    End,
+    /// The power goes in the operation before this: at which of its points, and what landed.
+    Cut(u16, Landed),
+    /// As `Cut`, in the recovery of the cut before it.
+    Again(u16, Landed),
+    /// After the operation before this each metadata sector in turn rots.
+    Rot,
+}
+
+/// Which version of each unflushed sector landed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Landed {
+    /// As a generator of this seed says, data sectors too.
+    Seed(u64),
+    /// A digit for each metadata sector in doubt, in their order on disk: 0 is what was durable.
+    /// Data sectors stay in doubt: each of their versions must be lawful.
+    Digits(Vec<u8>),
+}
+
+impl fmt::Display for Range {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}+{}", self.at, self.len)
+    }
+}
+
+impl fmt::Display for Landed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Landed::Seed(seed) => write!(f, "s{seed}"),
+            Landed::Digits(digits) => {
+                write!(f, "d")?;
+                digits.iter().try_for_each(|d| write!(f, "{d:x}"))
+            }
+        }
+    }
+}
+
+impl fmt::Display for Op {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Op::Write(r) => write!(f, "write@{r}"),
+            Op::Fua(r) => write!(f, "fua@{r}"),
+            Op::Overwrite(r) => write!(f, "over@{r}"),
+            Op::Zero(r) => write!(f, "zero@{r}"),
+            Op::Discard(r) => write!(f, "discard@{r}"),
+            Op::Flush => write!(f, "flush"),
+            Op::Checkpoint => write!(f, "checkpoint"),
+            Op::Reattach => write!(f, "reattach"),
+            Op::Begin(r) => write!(f, "begin@{r}"),
+            Op::End => write!(f, "end"),
+            Op::Rot => write!(f, "rot"),
+            Op::Cut(at, landed) => write!(f, "cut:{at}:{landed}"),
+            Op::Again(at, landed) => write!(f, "again:{at}:{landed}"),
+        }
+    }
+}
+
+impl FromStr for Range {
+    type Err = String;
+
+    /// `AT+LEN`, or `AT` for one sector.
+    fn from_str(s: &str) -> Result<Self, String> {
+        let number = |n: &str| n.parse().map_err(|_| format!("{n}: not a sector"));
+        let (at, len) = s.split_once('+').unwrap_or((s, "1"));
+        Ok(Range {
+            at: number(at)?,
+            len: number(len)?,
+        })
+    }
+}
+
+impl FromStr for Landed {
+    type Err = String;
+
+    fn from_str(s: &str) -> Result<Self, String> {
+        let bad = || format!("{s}: neither s and a seed nor d and digits");
+        if let Some(seed) = s.strip_prefix('s') {
+            return Ok(Landed::Seed(seed.parse().map_err(|_| bad())?));
+        }
+        let digits = s.strip_prefix('d').ok_or_else(bad)?.chars();
+        let digit = |c: char| c.to_digit(16).map(|d| d as u8).ok_or_else(bad);
+        Ok(Landed::Digits(digits.map(digit).collect::<Result<_, _>>()?))
+    }
+}
+
+impl FromStr for Op {
+    type Err = String;
+
+    fn from_str(s: &str) -> Result<Self, String> {
+        if let Some((name, range)) = s.split_once('@') {
+            let range = range.parse()?;
+            return Ok(match name {
+                "write" => Op::Write(range),
+                "w512" => Op::Write(Range { len: 1, ..range }),
+                "w4k" => Op::Write(Range { len: 8, ..range }),
+                "fua" => Op::Fua(range),
+                "over" => Op::Overwrite(range),
+                "zero" => Op::Zero(range),
+                "discard" => Op::Discard(range),
+                "begin" => Op::Begin(range),
+                _ => return Err(format!("{s}: no such operation")),
+            });
+        }
+        let mut parts = s.splitn(3, ':');
+        let name = parts.next().unwrap_or_default();
+        let point = parts.next().unwrap_or("0").parse();
+        let point = point.map_err(|_| format!("{s}: not a point"))?;
+        let landed = parts.next().unwrap_or("d");
+        Ok(match name {
+            "flush" => Op::Flush,
+            "checkpoint" => Op::Checkpoint,
+            "reattach" => Op::Reattach,
+            "end" => Op::End,
+            "rot" => Op::Rot,
+            "cut" => Op::Cut(point, landed.parse()?),
+            "again" => Op::Again(point, landed.parse()?),
+            _ => return Err(format!("{s}: no such operation")),
+        })
+    }
+}
+
+/// Operations as the words of a line.
+pub fn line(ops: &[Op]) -> String {
+    let words: Vec<String> = ops.iter().map(Op::to_string).collect();
+    words.join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{line, Op};
+
+    #[test]
+    fn a_line_says_what_it_was_made_of() {
+        let text = "write@3+8 fua@1+1 over@0+4 zero@30+40 discard@32+32 flush checkpoint reattach \
+                    rot begin@7+2 end cut:3:s17 again:2:d01f";
+        let ops: Vec<Op> = text
+            .split_whitespace()
+            .map(|w| w.parse().unwrap())
+            .collect();
+        assert_eq!(line(&ops), text);
+        let short: Op = "w4k@0".parse().unwrap();
+        assert_eq!(short.to_string(), "write@0+8");
+        for bad in ["what", "write@x", "cut:a", "cut:1:x", "cut:1:dz"] {
+            assert!(bad.parse::<Op>().is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,121 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Long random lives. What fails is shrunk: fewer operations, smaller numbers, as long as it fails.
+
+use std::cell::RefCell;
+
+use proptest::collection::vec;
+use proptest::prelude::*;
+use proptest::test_runner::{Config, RngAlgorithm, TestCaseError, TestError, TestRng, TestRunner};
+
+use crate::ground::{Ground, GROUNDS};
+use crate::judge::{Counters, Depth, Judge};
+use crate::life::lead;
+use crate::op::{Landed, Op, Range};
+
+fn range(sectors: u64, slab: u64) -> impl Strategy<Value = Range> {
+    let lens = prop_oneof![
+        3 => Just(1),
+        2 => Just(8),
+        1 => 1..slab,
+        1 => slab..3 * slab,
+    ];
+    (0..sectors, lens).prop_map(move |(at, len)| Range {
+        at,
+        len: len.min(sectors - at),
+    })
+}
+
+/// Whole slabs, mostly.
+fn slabs(sectors: u64, slab: u64) -> impl Strategy<Value = Range> {
+    (0..sectors / slab, 1..4u64, 0..3u64).prop_map(move |(first, count, more)| {
+        let at = first * slab;
+        Range {
+            at,
+            len: (count * slab + more * 5).min(sectors - at),
+        }
+    })
+}
+
+fn op(sectors: u64, slab: u64) -> impl Strategy<Value = Op> {
+    let range = move || range(sectors, slab);
+    prop_oneof![
+        6 => range().prop_map(Op::Write),
+        2 => range().prop_map(Op::Overwrite),
+        2 => range().prop_map(Op::Fua),
+        1 => range().prop_map(Op::Begin),
+        1 => Just(Op::End),
+        2 => slabs(sectors, slab).prop_map(Op::Zero),
+        2 => slabs(sectors, slab).prop_map(Op::Discard),
+        4 => Just(Op::Flush),
+        1 => Just(Op::Checkpoint),
+        1 => Just(Op::Reattach),
+        1 => Just(Op::Rot),
+        2 => (any::<u16>(), any::<u64>()).prop_map(|(at, s)| Op::Cut(at % 64, Landed::Seed(s))),
+        1 => (any::<u16>(), any::<u64>()).prop_map(|(at, s)| Op::Again(at % 64, Landed::Seed(s))),
+    ]
+}
+
+/// How much random lives look at.
+pub const DEPTH: Depth = Depth {
+    all: 16,
+    sample: 6,
+    second_all: 4,
+    second_sample: 1,
+};
+
+/// Leads `lives` lives of a seed on one ground; a failing one as a replay line.
+fn lives(
+    ground: &Ground,
+    reveal: bool,
+    seed: u64,
+    lives: u32,
+    go_on: &dyn Fn() -> bool,
+) -> (Counters, Result<(), String>) {
+    let geometry = ground.devices(reveal).geometry;
+    let (sectors, slab) = (geometry.union_sectors(), u64::from(geometry.slab_sectors()));
+    let mut bytes = [0; 32];
+    bytes[..8].copy_from_slice(&seed.to_le_bytes());
+    let config = Config {
+        cases: lives,
+        failure_persistence: None,
+        max_shrink_iters: 20_000,
+        ..Config::default()
+    };
+    let rng = TestRng::from_seed(RngAlgorithm::ChaCha, &bytes);
+    let mut runner = TestRunner::new_with_rng(config, rng);
+    let counters = RefCell::new(Counters::default());
+    let strategy = vec(op(sectors, slab), 1..60);
+    let done = runner.run(&strategy, |ops| {
+        if !go_on() {
+            return Ok(());
+        }
+        let mut judge = Judge::new(geometry, DEPTH, seed);
+        let done = lead(ground, reveal, &ops, &mut judge);
+        counters.borrow_mut().add(&judge.counters);
+        done.map_err(TestCaseError::fail)
+    });
+    let done = match done {
+        Ok(()) => Ok(()),
+        // The reason names the operations up to the failure, and the choice in it.
+        Err(TestError::Fail(reason, _)) => Err(reason.message().to_string()),
+        Err(TestError::Abort(reason)) => Err(format!("given up: {reason}")),
+    };
+    (counters.into_inner(), done)
+}
+
+/// A round of lives on every ground and policy.
+pub fn run(seed: u64, count: u32, go_on: &dyn Fn() -> bool) -> (Counters, Result<(), String>) {
+    let mut sum = Counters::default();
+    for (n, ground) in (0..).zip(&GROUNDS) {
+        for reveal in [false, true] {
+            let seed = seed ^ ((n * 2 + u64::from(reveal)) << 48);
+            let (counters, done) = lives(ground, reveal, seed, count, go_on);
+            sum.add(&counters);
+            if done.is_err() {
+                return (sum, done);
+            }
+        }
+    }
+    (sum, Ok(()))
+}

@@ -1,0 +1,97 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! One rotten sector in the metadata: detected and named, or served by the other slot.
+//!
+//! One thing cannot be told apart: the journal's last write, rotten, from the same write torn by a
+//! cut of power. Then what held before that commit is found, and that is counted.
+
+use std::collections::BTreeMap;
+
+use ubcore::error::{Area, Error};
+use ubcore::geometry::{Geometry, BLOCK_BYTES};
+
+use crate::image::{digest_of, image_digest};
+use crate::judge::{lawful, Judge};
+use crate::sim::disk::Sector;
+use crate::sim::oracle::Oracle;
+use crate::world::Point;
+
+/// Rots each metadata sector in use, of what would be left if everything had landed, and nothing.
+pub fn all(judge: &mut Judge, point: &Point, before: &Oracle) -> Result<(), String> {
+    let scope = judge.scope(&point.moment);
+    let newest: Vec<u8> = scope
+        .doubts
+        .iter()
+        .map(|d| d.versions.len() as u8 - 1)
+        .collect();
+    let mut choices = vec![newest];
+    if choices[0].iter().any(|&n| n > 0) {
+        choices.push(vec![0; choices[0].len()]);
+    }
+    for choice in choices {
+        let image = scope.image(&choice);
+        for sector in image.keys().copied().collect::<Vec<_>>() {
+            if image[&sector] == [0; 512] {
+                continue;
+            }
+            one(judge, &scope.data, &image, sector, [&point.oracle, before])
+                .map_err(|e| format!("rot\n  with sector {sector} of the leaf rotten: {e}"))?;
+        }
+    }
+    Ok(())
+}
+
+fn one(
+    judge: &mut Judge,
+    data: &BTreeMap<u64, Vec<Sector>>,
+    image: &BTreeMap<u64, Sector>,
+    sector: u64,
+    [now, before]: [&Oracle; 2],
+) -> Result<(), String> {
+    let mut rotten = image.clone();
+    let byte = (digest_of(&sector) % 512) as usize;
+    rotten.entry(sector).or_insert([0; 512])[byte] ^= 0x20;
+    if !judge.is_new(image_digest(&rotten), digest_of(&(data, now, before))) {
+        return Ok(());
+    }
+    judge.counters.rotten += 1;
+    let found = judge.recover(rotten, false).0;
+    match found {
+        Err(e) if names(e, sector, &judge.geometry) => {
+            judge.counters.named += 1;
+            Ok(())
+        }
+        Err(e) => Err(format!("attach: {e}")),
+        Ok(runs) => lawful(&runs, data, &[now]).or_else(|e| {
+            if area(sector, &judge.geometry) != Area::Journal {
+                return Err(e);
+            }
+            judge.counters.torn += 1;
+            lawful(&runs, data, &[now, before])
+        }),
+    }
+}
+
+/// Whether an error names what is rotten.
+fn names(e: Error, sector: u64, g: &Geometry) -> bool {
+    let block = sector * 512 / BLOCK_BYTES as u64;
+    match e {
+        Error::Damaged(Area::Superblock, _) => block < 2,
+        Error::Damaged(found, at) => found == area(sector, g) && at == block,
+        _ => false,
+    }
+}
+
+fn area(sector: u64, g: &Geometry) -> Area {
+    let block = sector * 512 / BLOCK_BYTES as u64;
+    let journal = g.journal_block(0)..g.journal_block(0) + u64::from(g.journal_blocks());
+    if block < 2 {
+        Area::Superblock
+    } else if journal.contains(&block) {
+        Area::Journal
+    } else if block < g.page_block(0, 0) {
+        Area::Directory
+    } else {
+        Area::Page
+    }
+}

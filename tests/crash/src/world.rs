@@ -1,0 +1,378 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A union on a disk that records, with the oracle beside it: each operation as the driver does it,
+//! and the moments in it at which the power might go.
+
+use std::rc::Rc;
+
+use ubcore::disk::{Disk, Order};
+use ubcore::error::{Error, Result};
+use ubcore::geometry::Geometry;
+use ubcore::map::Base;
+use ubcore::plan::{self, Source};
+
+use crate::op::{Op, Range};
+use crate::sim::disk::{Moment, Sector, SimDisk, State};
+use crate::sim::oracle::{content, tag, Oracle, ROOT, ZERO};
+use crate::sim::union::{format_as, superblock, SimUnion};
+
+/// The devices that a life is led on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Devices {
+    pub geometry: Geometry,
+    /// Discarded slabs show the root again.
+    pub reveal: bool,
+}
+
+/// A moment at which the power might go, and what is lawful then.
+#[derive(Clone)]
+pub struct Point {
+    pub moment: Moment,
+    pub oracle: Rc<Oracle>,
+}
+
+pub struct World {
+    pub devices: Devices,
+    pub oracle: Oracle,
+    /// What was lawful before the last commit that wrote something: the journal's last write cannot
+    /// be told from a torn one if it rots.
+    pub before_commit: Oracle,
+    disk: SimDisk,
+    union: SimUnion,
+    last_write: Option<Range>,
+    flying: Vec<Range>,
+    points: Vec<Point>,
+}
+
+/// What never written data sectors hold: nobody's bytes.
+const JUNK: Sector = [0xee; 512];
+
+pub fn explain(what: &str, e: Error) -> String {
+    format!("{what}: {e}")
+}
+
+impl World {
+    /// Formatted and attached.
+    pub fn new(devices: Devices) -> std::result::Result<World, String> {
+        let g = devices.geometry;
+        let mut disk = SimDisk::new();
+        let mut sb = superblock(g);
+        sb.reveal = devices.reveal;
+        format_as(&mut disk, &sb);
+        let first = g.leaf_slab_start(0);
+        let count = u64::from(g.leaf_slabs()) * u64::from(g.slab_sectors());
+        let junk = vec![JUNK; count as usize];
+        disk.write_sectors(first, &junk)
+            .and_then(|()| disk.flush())
+            .map_err(|e| explain("junk", e))?;
+        World::over(devices, disk, Oracle::default())
+    }
+
+    /// Attached to a leaf as it was found, whose contents `oracle` knows.
+    pub fn over(
+        devices: Devices,
+        disk: SimDisk,
+        oracle: Oracle,
+    ) -> std::result::Result<World, String> {
+        disk.state.borrow_mut().fence = Some(devices.geometry.leaf_slab_start(0));
+        let union = attach(&disk, &devices.geometry).map_err(|e| explain("attach", e))?;
+        let world = World {
+            devices,
+            before_commit: oracle.clone(),
+            oracle,
+            disk,
+            union,
+            last_write: None,
+            flying: Vec::new(),
+            points: Vec::new(),
+        };
+        world.verify()?;
+        Ok(world)
+    }
+
+    /// Does `op`; returns the moments in it at which the power might go, the last when it is done.
+    pub fn step(&mut self, op: &Op) -> std::result::Result<Vec<Point>, String> {
+        self.disk.state.borrow_mut().trail = Some(Vec::new());
+        let done = self.apply(op);
+        self.note();
+        self.disk.state.borrow_mut().trail = None;
+        done.map_err(|e| explain(&op.to_string(), e))?;
+        self.verify()?;
+        let moment = self.disk.state.borrow().moment();
+        let oracle = Rc::new(self.oracle.clone());
+        self.points.push(Point { moment, oracle });
+        Ok(std::mem::take(&mut self.points))
+    }
+
+    /// Does `op` without recording.
+    pub fn run(&mut self, op: &Op) -> std::result::Result<(), String> {
+        self.apply(op).map_err(|e| explain(&op.to_string(), e))?;
+        self.points.clear();
+        Ok(())
+    }
+
+    /// What was recorded up to here happened under the oracle as it is now.
+    fn note(&mut self) {
+        let mut state = self.disk.state.borrow_mut();
+        let Some(trail) = &mut state.trail else {
+            return;
+        };
+        let oracle = Rc::new(self.oracle.clone());
+        self.points.extend(trail.drain(..).map(|moment| Point {
+            moment,
+            oracle: oracle.clone(),
+        }));
+    }
+
+    fn apply(&mut self, op: &Op) -> Result {
+        match op {
+            Op::Write(r) => self.write(*r, false),
+            Op::Fua(r) => self.write(*r, true),
+            Op::Overwrite(r) => self.write(self.last_write.unwrap_or(*r), false),
+            Op::Zero(r) => self.zero(*r),
+            Op::Discard(r) => {
+                let base = if self.devices.reveal {
+                    Base::Root
+                } else {
+                    Base::Zero
+                };
+                self.empty(*r, base)
+            }
+            Op::Flush => self.flush(),
+            Op::Checkpoint => {
+                let u = &mut self.union;
+                u.committer.checkpoint(&u.map, &mut u.disk)?;
+                self.all_durable();
+                self.before_commit = self.oracle.clone();
+                Ok(())
+            }
+            Op::Reattach => self.reattach(),
+            Op::Begin(r) => self.begin(*r),
+            Op::End => {
+                for r in std::mem::take(&mut self.flying).into_iter().rev() {
+                    self.union.map.mark(r.at, r.len as u32);
+                }
+                Ok(())
+            }
+            Op::Cut(..) | Op::Again(..) | Op::Rot => Ok(()),
+        }
+    }
+
+    fn all_durable(&mut self) {
+        self.note();
+        // What is in flight is nobody's promise: it stays among what may be.
+        let flying = self.flying_tags();
+        self.oracle.flushed();
+        for (sector, tag, before) in flying {
+            self.oracle.durable(sector, 1, before);
+            self.oracle.begun(sector, 1, tag);
+        }
+    }
+
+    /// Sectors whose last write has not completed: its tag, and what was there before it.
+    fn flying_tags(&self) -> Vec<(u64, u64, u64)> {
+        let ranges = self.flying.iter().flat_map(|r| r.at..r.at + r.len);
+        ranges
+            .map(|s| {
+                let [before, last] = self.oracle.last_two(s);
+                (s, last, before)
+            })
+            .collect()
+    }
+
+    /// As the driver's worker: the commit, its answer, the release of what was emptied, and a
+    /// checkpoint if one is due.
+    fn commit(&mut self, answer: impl FnOnce(&mut World)) -> Result {
+        let before = self.oracle.clone();
+        let u = &mut self.union;
+        u.allocator.begin_commit();
+        let written = u.committer.counters();
+        u.committer.commit(&u.map, &mut u.disk)?;
+        if u.committer.counters().journal_written != written.journal_written {
+            self.before_commit = before;
+        }
+        self.note();
+        answer(self);
+        let u = &mut self.union;
+        if u.committer.wants_checkpoint() {
+            u.committer.checkpoint(&u.map, &mut u.disk)?;
+            self.before_commit = self.oracle.clone();
+        }
+        u.discard_and_free()
+    }
+
+    fn flush(&mut self) -> Result {
+        let u = &mut self.union;
+        if u.committer.is_clean(&u.map) {
+            u.disk.flush()?;
+            self.all_durable();
+            return Ok(());
+        }
+        self.commit(World::all_durable)
+    }
+
+    fn reattach(&mut self) -> Result {
+        self.apply(&Op::End)?;
+        let u = &mut self.union;
+        u.committer.detach(&u.map, &mut u.disk)?;
+        self.all_durable();
+        self.before_commit = self.oracle.clone();
+        self.union = attach(&self.disk, &self.devices.geometry)?;
+        Ok(())
+    }
+
+    /// Gives a range homes; false if there is no space, and there really is none.
+    fn settle(&mut self, r: Range) -> Result<bool> {
+        for _ in 0..2 {
+            let u = &mut self.union;
+            match u.allocator.settle(&u.map, r.at, r.len as u32) {
+                Ok(()) => return Ok(true),
+                // Stalled: after the next commit and its release it goes on.
+                Err(Error::Emptied) => self.commit(|_| ())?,
+                Err(Error::Full) => {
+                    let missing = plan::homeless(&u.map, r.at, r.len as u32).count();
+                    let free = u.allocator.slabs() - u.allocator.used();
+                    if missing as u32 <= free {
+                        return Err(Error::Full);
+                    }
+                    return Ok(false);
+                }
+                Err(e) => return Err(e),
+            }
+        }
+        Err(Error::Emptied)
+    }
+
+    fn send(&mut self, r: Range, tag: u64, order: Order) -> Result {
+        let mut at = r.at;
+        for run in plan::write(&self.union.map, r.at, r.len as u32) {
+            let end = at + u64::from(run.sectors);
+            if let Source::Leaf(to) = run.source {
+                let data: Vec<_> = (at..end).map(|s| content(tag, s)).collect();
+                self.disk.state.borrow_mut().write(to, &data, order)?;
+            }
+            at = end;
+        }
+        Ok(())
+    }
+
+    fn is_mapped(&self, r: Range) -> bool {
+        plan::read(&self.union.map, r.at, r.len as u32)
+            .all(|run| matches!(run.source, Source::Leaf(_)))
+    }
+
+    fn write(&mut self, r: Range, fua: bool) -> Result {
+        if self.overlaps_flying(r) || !self.settle(r)? {
+            return Ok(());
+        }
+        let tag = self.oracle.new_tag();
+        self.oracle.begun(r.at, r.len, tag);
+        self.last_write = Some(r);
+        let alone = fua && self.is_mapped(r) && self.union.committer.is_clean(&self.union.map);
+        self.send(r, tag, if alone { Order::Fua } else { Order::Plain })?;
+        self.union.map.mark(r.at, r.len as u32);
+        if alone {
+            self.note();
+            self.oracle.durable(r.at, r.len, tag);
+        } else if fua {
+            return self.commit(|w| w.oracle.durable(r.at, r.len, tag));
+        }
+        Ok(())
+    }
+
+    /// Two writes of one sector in flight at once have no order: not led here.
+    fn overlaps_flying(&self, r: Range) -> bool {
+        let mut flying = self.flying.iter();
+        flying.any(|f| f.at < r.at + r.len && r.at < f.at + f.len)
+    }
+
+    fn begin(&mut self, r: Range) -> Result {
+        if self.overlaps_flying(r) || !self.settle(r)? {
+            return Ok(());
+        }
+        let tag = self.oracle.new_tag();
+        self.oracle.begun(r.at, r.len, tag);
+        self.send(r, tag, Order::Plain)?;
+        self.flying.push(r);
+        Ok(())
+    }
+
+    /// Whole slabs in the map; the ends on the leaf, unless they are zero already.
+    fn zero(&mut self, r: Range) -> Result {
+        if self.overlaps_flying(r) {
+            return Ok(());
+        }
+        for end in self.ends(r) {
+            let runs = plan::read(&self.union.map, end.at, end.len as u32);
+            if runs.into_iter().all(|run| run.source == Source::Zero) {
+                continue;
+            }
+            if !self.settle(end)? {
+                return Ok(());
+            }
+            self.oracle.begun(end.at, end.len, ZERO);
+            self.send(end, ZERO, Order::Plain)?;
+            self.union.map.mark(end.at, end.len as u32);
+        }
+        self.empty(r, Base::Zero)
+    }
+
+    /// The parts of a range outside its whole slabs, slab by slab.
+    fn ends(&self, r: Range) -> Vec<Range> {
+        let g = &self.devices.geometry;
+        let whole = g.whole_slabs(r.at, r.len as u32);
+        let (mut at, end, mut found) = (r.at, r.at + r.len, Vec::new());
+        while at < end {
+            let slab = g.slab_of(at);
+            let next = g.slab_start(slab + 1).min(end);
+            if !whole.contains(&slab) {
+                found.push(Range { at, len: next - at });
+            }
+            at = next;
+        }
+        found
+    }
+
+    fn empty(&mut self, r: Range, base: Base) -> Result {
+        if self.overlaps_flying(r) {
+            return Ok(());
+        }
+        let g = self.devices.geometry;
+        let whole = g.whole_slabs(r.at, r.len as u32);
+        let tag = if base == Base::Zero { ZERO } else { ROOT };
+        for slab in whole.clone() {
+            let at = g.slab_start(slab);
+            let end = g.slab_start(slab + 1).min(g.union_sectors());
+            self.oracle.begun(at, end - at, tag);
+        }
+        self.union.empty(whole, base)?;
+        Ok(())
+    }
+
+    /// Every sector of the running union.
+    fn verify(&self) -> std::result::Result<(), String> {
+        for s in 0..self.devices.geometry.union_sectors() {
+            let found = tag(&self.union.read(s), s);
+            let wanted = self.oracle.current(s);
+            let flying = self.overlaps_flying(Range { at: s, len: 1 });
+            if found != Some(wanted) && !flying {
+                return Err(format!(
+                    "running: sector {s} reads {found:x?}, not {wanted:x}"
+                ));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Attaches to `disk`, whose first write is that of the checkpoint.
+pub fn attach(disk: &SimDisk, g: &Geometry) -> Result<SimUnion> {
+    SimUnion::attach_to(disk, g)
+}
+
+/// A disk that holds `image` durably, with metadata kept below the data.
+pub fn disk_of(image: std::collections::BTreeMap<u64, Sector>, g: &Geometry) -> SimDisk {
+    let mut state = State::restored(image);
+    state.fence = Some(g.leaf_slab_start(0));
+    SimDisk::with(state)
+}
