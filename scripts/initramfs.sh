@@ -12,7 +12,7 @@ flavour=${1:?stock, kunit or um}
 programs=(
 	bash fio mke2fs e2fsck dumpe2fs tune2fs debugfs blkdiscard blockdev lsblk
 	dmsetup cmp sha256sum dd timeout stat mkswap swapon swapoff ionice
-	mkfs.xfs xfs_repair mkfs.btrfs btrfs
+	mkfs.xfs xfs_repair mkfs.btrfs btrfs udevadm
 )
 # Everything a storage test may ask for; their dependencies follow.
 modules=(
@@ -77,6 +77,9 @@ make_archive() {
 		[ -e "$tree/usr/bin/$applet" ] || [ -e "$tree/usr/sbin/$applet" ] ||
 			ln -s busybox "$tree/usr/bin/$applet"
 	done < <(busybox --list)
+	# The daemon is the same program under another name.
+	install -d "$tree/usr/lib/systemd"
+	ln -s ../../bin/udevadm "$tree/usr/lib/systemd/systemd-udevd"
 	ln -sf /proc/self/mounts "$tree/etc/mtab"
 	printf 'root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/sh\n' >"$tree/etc/passwd"
 	printf 'root:x:0:\nnogroup:x:65534:\n' >"$tree/etc/group"

@@ -1,7 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 # Installs what was built: the module where its kernel looks for it, ubctl
-# into PREFIX/sbin. Called by make install.
+# into PREFIX/sbin, the udev rule where udev looks. Called by make install.
 . "$(dirname "$0")/lib.sh"
 
 module=$1 tool=$2 prefix=$3 destdir=$4
@@ -14,6 +14,7 @@ to=$destdir/lib/modules/$release/updates
 install -D -m 644 "$module" "$to/unionblk.ko"
 install -D -m 755 "$tool" "$destdir$prefix/sbin/ubctl"
 install -D -m 644 "$TOP/include/uapi/unionblk.h" "$destdir$prefix/include/unionblk.h"
+install -D -m 644 "$TOP/tools/udev/60-unionblk.rules" "$destdir$prefix/lib/udev/rules.d/60-unionblk.rules"
 if [ -e "$destdir/lib/modules/$release/modules.order" ] || [ -e "$destdir/lib/modules/$release/modules.dep" ]; then
 	depmod ${destdir:+-b "$destdir"} "$release"
 else

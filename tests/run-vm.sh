@@ -8,7 +8,7 @@
 
 kernel=${KERNEL:-stock}
 options=(-k "$kernel" -n "tests-$kernel" -m 1536 -t 900 -u
-	-f "$TOP/tests/vm:tests" -f "$TOP/scripts/kernel-complaints.txt")
+	-f "$TOP/tests/vm:tests" -f "$TOP/tools/udev:udev" -f "$TOP/scripts/kernel-complaints.txt")
 "$TOP/scripts/build.sh" programs
 options+=(-f "$BUILD/programs:programs")
 if [ "$*" != selftest ]; then
