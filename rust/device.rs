@@ -278,6 +278,12 @@ fn load(
     let changed = PageSet::new(zeroed(words_for(g.pages()), 0u64)?);
     let mut disk = LeafDisk::new(&leaf, &mut buffer);
     let mut committer = attach::load(&mut disk, probe, &map, &mut allocator, entries, changed)?;
+    let block = limits.logical_block_size();
+    if u64::from(block) > SECTOR_BYTES
+        && !attach::fits_blocks(&map, narrow(u64::from(block) / SECTOR_BYTES))
+    {
+        return Err(Error::FineMap(block));
+    }
     if !asked_read_only {
         committer.checkpoint(&map, &mut disk)?;
     }

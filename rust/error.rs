@@ -19,7 +19,9 @@ pub(crate) fn errno(e: Error) -> kernel::error::Error {
         Error::Damaged(..) => code::EUCLEAN,
         Error::RootSize(..) | Error::RootContent => code::ESTALE,
         Error::LeafSize(..) | Error::LeafTooSmall(..) | Error::Full => code::ENOSPC,
-        Error::SlabSize(_) | Error::SameDevice | Error::Limits(_) => code::EINVAL,
+        Error::SlabSize(_) | Error::SameDevice | Error::Limits(_) | Error::FineMap(_) => {
+            code::EINVAL
+        }
         Error::TooLarge(..) => code::EFBIG,
         Error::Io(..) => code::EIO,
         Error::Busy(_) => code::EBUSY,

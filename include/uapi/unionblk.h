@@ -66,6 +66,7 @@ enum unionblk_reason {
 	UNIONBLK_REASON_FULL = 18,		/* ENOSPC */
 	UNIONBLK_REASON_STACKED = 19,		/* ELOOP; a: side */
 	UNIONBLK_REASON_OS = 20,		/* a as errno */
+	UNIONBLK_REASON_FINE_MAP = 21,		/* EINVAL; a: bytes */
 };
 
 /* Sides, where a reason has one: 0 root, 1 leaf. */

@@ -152,6 +152,31 @@ fn read_pages<D: Disk, M: Memory>(
     Ok(())
 }
 
+/// Whether no block of so many sectors, a power of two, is mapped in part: so that a device with
+/// such blocks can read it from one place.
+pub fn fits_blocks<M: Memory>(map: &Map<M>, sectors: u32) -> bool {
+    let g = map.geometry();
+    let whole = |leaf| {
+        let mut at = 0;
+        while at < g.slab_sectors() {
+            let (_, len) = map.stretch(leaf, at, g.slab_sectors().saturating_sub(at));
+            if len == 0 || len & sectors.saturating_sub(1) != 0 {
+                return false;
+            }
+            at = at.saturating_add(len);
+        }
+        true
+    };
+    (0..g.table_pages())
+        .filter(|&page| map.memory().table(page).is_some())
+        .flat_map(|page| {
+            let first = page.saturating_mul(TABLE_ENTRIES);
+            first..first.saturating_add(TABLE_ENTRIES)
+        })
+        .filter_map(|slab| map.entry(slab).leaf)
+        .all(whole)
+}
+
 /// Takes every slab that the table names, and refuses a table that names one twice.
 fn take_slabs<M: Memory, A: DerefMut<Target = [u64]>>(
     sb: &Superblock,

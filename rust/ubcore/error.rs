@@ -122,6 +122,8 @@ pub enum Error {
     Stacked(Side),
     /// Anything else of the kernel's: the errno.
     Os(u32),
+    /// Parts of blocks are mapped, and the devices have blocks of so many bytes.
+    FineMap(u32),
     /// The slab was emptied a moment ago: after the next commit and grace period it can have a home.
     Emptied,
 }
@@ -151,6 +153,7 @@ impl Error {
             Full => (18, 0, 0),
             Stacked(side) => (19, side.code(), 0),
             Os(errno) => (20, u64::from(errno), 0),
+            FineMap(bytes) => (21, u64::from(bytes), 0),
             // Never leaves the driver.
             Emptied => (20, 0, 0),
         }
@@ -181,6 +184,7 @@ impl Error {
             18 => Full,
             19 => Stacked(Side::from_code(a)),
             20 => Os(errno(a)),
+            21 => FineMap(u32::try_from(a).ok()?),
             _ => return None,
         })
     }
@@ -223,6 +227,7 @@ impl fmt::Display for Error {
             NoMemory => f.write_str("out of memory"),
             Full => f.write_str("the leaf has no free slab left"),
             Stacked(side) => write!(f, "the {} is itself a union: unions do not stack", side.name()),
+            FineMap(bytes) => write!(f, "the leaf was written in smaller blocks than the {bytes} bytes that these devices need: attach it to devices with blocks as small as before"),
             Os(errno) => write!(f, "the kernel refused (errno {errno})"),
             Emptied => f.write_str("the slab was emptied a moment ago"),
         }
@@ -239,7 +244,7 @@ mod tests {
 
     #[test]
     fn every_reason_survives_the_wire() {
-        for reason in 1..=20 {
+        for reason in 1..=21 {
             let e = Error::from_wire(reason, 1, 2);
             assert!(e.is_some());
             if let Some(e) = e {
@@ -249,7 +254,7 @@ mod tests {
             }
         }
         assert!(Error::from_wire(0, 0, 0).is_none());
-        assert!(Error::from_wire(21, 0, 0).is_none());
+        assert!(Error::from_wire(22, 0, 0).is_none());
         assert!(Error::from_wire(4, 9, 0).is_none());
         assert!(Error::Damaged(Area::Map, 3).is_refusal());
         assert!(!Error::Busy(Side::Leaf).is_refusal());

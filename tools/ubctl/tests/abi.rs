@@ -156,7 +156,7 @@ fn ask_rust() -> Said {
     said
 }
 
-fn reasons() -> [(&'static str, Error); 20] {
+fn reasons() -> [(&'static str, Error); 21] {
     [
         ("NOT_FORMATTED", Error::NotFormatted),
         ("NEWER_VERSION", Error::NewerVersion(2)),
@@ -178,6 +178,7 @@ fn reasons() -> [(&'static str, Error); 20] {
         ("FULL", Error::Full),
         ("STACKED", Error::Stacked(Side::Leaf)),
         ("OS", Error::Os(5)),
+        ("FINE_MAP", Error::FineMap(4096)),
     ]
 }
 
