@@ -43,6 +43,10 @@ help:
 	@echo '  make test-vm         device tests on the stock kernel; T=unionblk/003 for one'
 	@echo '                       KERNEL=kunit for the kernel with lockdep and kmemleak'
 	@echo
+	@echo 'Measuring:'
+	@echo '  make bench           beside dm-linear, dm-snapshot, dm-thin and dm-clone, into'
+	@echo '                       bench/results; QUICK=1 for less than six minutes'
+	@echo
 	@echo 'Building:'
 	@echo '  make modules tools   unionblk.ko and ubctl, in the build root'
 	@echo '  make KDIR=DIR modules tools'
@@ -74,6 +78,10 @@ kunit-uml:
 	@scripts/kunit.sh um
 test-vm:
 	@tests/run-vm.sh $(T)
+
+.PHONY: bench
+bench:
+	@bench/run.sh
 
 .PHONY: modules tools
 ifeq ($(KDIR),)

@@ -4,6 +4,8 @@
 #   scripts/build.sh modules    build/kmod/unionblk.ko, for the stock kernel
 #   scripts/build.sh modules-kunit-x86_64, modules-kunit-um
 #                               build/kmod-kunit-ARCH/unionblk.ko, for the KUNIT=y kernel
+#   scripts/build.sh modules-bench-um
+#                               build/kmod-bench-um/unionblk.ko, for the kernel of `make bench`
 #   scripts/build.sh tools      the ubctl that runs anywhere: statically linked
 #   scripts/build.sh programs   the tests' own C programs, static too
 # MO= keeps kbuild's outputs, and its clean, away from the sources.
@@ -20,11 +22,14 @@ build_modules() {
 
 # UML's module loader knows neither the relocations of position-independent
 # code nor a code model whose calls reach 2 GiB only.
-build_kunit_modules() {
-	local arch=$1 tree flags=()
-	tree=$("$TOP/scripts/kernel-kunit.sh" "$arch")/tree
-	[ "$arch" != um ] || flags=('RUSTFLAGS_MODULE=-Crelocation-model=static -Ccode-model=large')
-	make -C "$tree" ARCH="$arch" M="$TOP" MO="$BUILD/kmod-kunit-$arch" -j"$(nproc)" "${flags[@]}" modules
+build_own_modules() {
+	local flavour=$1 arch=um tree flags=()
+	tree=$("$TOP/scripts/kernel-kunit.sh" "${flavour#kunit-}")/tree
+	case $flavour in
+	*um) flags=('RUSTFLAGS_MODULE=-Crelocation-model=static -Ccode-model=large') ;;
+	*) arch=${flavour#kunit-} ;;
+	esac
+	make -C "$tree" ARCH="$arch" M="$TOP" MO="$BUILD/kmod-$flavour" -j"$(nproc)" "${flags[@]}" modules
 }
 
 build_tools() {
@@ -54,7 +59,11 @@ for what; do
 		;;
 	modules-kunit-*)
 		"$TOP/scripts/kernel-kunit.sh" "${what#modules-kunit-}" >/dev/null
-		stage "build unionblk.ko for KUnit (${what#modules-kunit-})" build_kunit_modules "${what#modules-kunit-}"
+		stage "build unionblk.ko for KUnit (${what#modules-kunit-})" build_own_modules "${what#modules-}"
+		;;
+	modules-bench-um)
+		"$TOP/scripts/kernel-kunit.sh" bench-um >/dev/null
+		stage "build unionblk.ko for the kernel of make bench" build_own_modules bench-um
 		;;
 	tools) stage "build ubctl" build_tools ;;
 	programs) stage "build the tests' programs" build_programs ;;

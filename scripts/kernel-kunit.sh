@@ -1,22 +1,25 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
-# Builds the KUNIT=y kernel that the KUnit suites run on, from the same source
-# as the stock one: for x86_64 (in QEMU) or um (User-Mode Linux, quick loop).
+# Builds a kernel of our own configuration from the same source as the stock
+# one: KUNIT=y for x86_64 (in QEMU) or um (User-Mode Linux, quick loop), or the
+# one of `make bench`, User-Mode Linux without any debug option (bench-um).
 # Runs inside the build root; prints the build folder, a KDIR of its own.
-#   scripts/kernel-kunit.sh x86_64|um
+#   scripts/kernel-kunit.sh x86_64|um|bench-um
 . "$(dirname "$0")/lib.sh"
 [ -n "${UNIONBLK_IN_ROOT:-}" ] || exec "$TOP/scripts/in-root.sh" scripts/kernel-kunit.sh "$@"
 
-arch=${1:?x86_64 or um}
-case $arch in
-x86_64) target=bzImage image=arch/x86/boot/bzImage ;;
-um) target=linux image=linux ;;
-*) die "no architecture $arch: x86_64 or um" ;;
+flavour=${1:?x86_64, um or bench-um}
+arch=um target=linux image=linux
+configs=("$TOP/tests/kunit/common.config" "$TOP/tests/kunit/$flavour.config")
+name=kunit-$flavour what="KUnit for $flavour"
+case $flavour in
+x86_64) arch=x86_64 target=bzImage image=arch/x86/boot/bzImage ;;
+um) ;;
+bench-um) configs=("$TOP/bench/um.config") name=$flavour what="nothing but speed (User-Mode Linux)" ;;
+*) die "no kernel $flavour: x86_64, um or bench-um" ;;
 esac
 kernel=$("$TOP/scripts/kernel.sh")
-common=$TOP/tests/kunit/common.config
-own=$TOP/tests/kunit/$arch.config
-out=$CACHE/kunit-$arch-$(key "$kernel" "$common" "$own" "$TOP/scripts/kernel-kunit.sh")
+out=$CACHE/$name-$(key "$kernel" "${configs[@]}" "$TOP/scripts/kernel-kunit.sh")
 
 build() {
 	local part=$out.part m line
@@ -26,8 +29,8 @@ build() {
 	cp -al "$kernel/tree" "$part/tree"
 	make -C "$part/tree" ARCH="$arch" mrproper
 	rm -f "$part/tree/Module.symvers"
-	m=(make -C "$part/tree" ARCH="$arch" -j"$(nproc)")
-	cat "$common" "$own" >"$part/fragment"
+	m=(make -C "$part/tree" ARCH="$arch" -j"${JOBS:-$(nproc)}")
+	cat "${configs[@]}" >"$part/fragment"
 	"${m[@]}" KCONFIG_ALLCONFIG="$part/fragment" allnoconfig
 	# An option that did not take is a test that would not run.
 	while read -r line; do
@@ -43,9 +46,9 @@ build() {
 }
 
 # Two that want it at once: the second waits and finds it made.
-exec 9>"$CACHE/kunit-$arch.lock"
+exec 9>"$CACHE/$name.lock"
 flock 9
 if [ ! -d "$out" ]; then
-	stage "kernel with KUnit for $arch: build" build >&2
+	stage "kernel with $what: build" build >&2
 fi
 printf '%s\n' "$out"

@@ -35,12 +35,12 @@ stage_format() {
 }
 
 stage_shell() {
-	one "shellcheck of the scripts" shellcheck -x -P SCRIPTDIR scripts/*.sh tests/*.sh tests/crash/*.sh .ci/run
+	one "shellcheck of the scripts" shellcheck -x -P SCRIPTDIR scripts/*.sh tests/*.sh tests/crash/*.sh bench/*.sh .ci/run
 	# SC2034, SC2119, SC2120: the tests' variables and arguments are read by
 	# the file that sources them.
 	one "shellcheck of the guest's scripts" shellcheck -S warning -s sh -x -e SC2034,SC2119,SC2120 \
 		scripts/guest-init scripts/demo/* tests/kunit/guest tests/vm/check tests/vm/common/* \
-		tests/vm/unionblk/[0-9][0-9][0-9] tests/vm/selftest/[0-9][0-9][0-9]
+		tests/vm/unionblk/[0-9][0-9][0-9] tests/vm/selftest/[0-9][0-9][0-9] bench/guest/*
 	sum_up
 }
 

@@ -1,0 +1,144 @@
+# SPDX-License-Identifier: GPL-2.0
+"""From what fio and the kernel's counters said to cells."""
+
+import json
+import os
+import re
+
+# Fields of /sys/block/*/stat, from 0.
+READS, READ_SECTORS, WRITES, WRITE_SECTORS, DISCARDS, FLUSHES = 0, 2, 4, 6, 11, 15
+CASE_ORDER = ["randread-unmapped", "randread-mapped", "randread-mixed", "firstwrite", "overwrite",
+              "rw7030", "firstwrite-512", "fsync1", "fsync64", "seqread-1m", "seqwrite-1m"]
+DEVICES = ["raw", "linear", "snap4", "snap16", "thin64", "clone4", "unionblk"]
+
+
+def quantile(values, q):
+    """Linear between the two nearest, as most tools do."""
+    values = sorted(values)
+    at = (len(values) - 1) * q
+    low = int(at)
+    high = min(low + 1, len(values) - 1)
+    return values[low] + (values[high] - values[low]) * (at - low)
+
+
+def median(values):
+    return quantile(values, 0.5)
+
+
+def read_stats(path):
+    """The counters around each section, summed over the lower devices."""
+    stats, now = {}, None
+    with open(path, encoding="ascii") as f:
+        for line in f:
+            if line.startswith("= "):
+                name, when = re.fullmatch(r"= (.*)\.(prerun|postrun)\.txt\n", line).groups()
+                # Beside several jobs a section of its own carries the counters.
+                if name.endswith(".before"):
+                    name, when = name[:-7], "prerun"
+                elif name.endswith(".after"):
+                    name, when = name[:-6], "postrun"
+                now = stats.setdefault(name, {}).setdefault(when, [0] * 17)
+            else:
+                for i, n in enumerate(line.split()):
+                    now[i] += int(n)
+    return stats
+
+
+def lower(stat, ios):
+    """Lower I/O of a section, for each operation asked of the device."""
+    d = [after - before for before, after in zip(stat["prerun"], stat["postrun"])]
+    return {
+        "reads": d[READS] / ios,
+        "writes": d[WRITES] / ios,
+        "flushes": d[FLUSHES] / ios,
+        "bytes": (d[READ_SECTORS] + d[WRITE_SECTORS]) * 512 / ios,
+    }
+
+
+def p99_us(job, case):
+    """The 99th percentile of what the case waits for, in microseconds."""
+    def of(part):
+        found = job[part]["lat_ns"].get("percentile", {})
+        return found.get("99.000000", 0) / 1000
+    if case.startswith("fsync"):
+        return of("sync")
+    return max(of("read"), of("write"))
+
+
+class Run:
+    """One section of fio's."""
+
+    def __init__(self, job, case, stats):
+        self.rep, self.place, self.device = job["jobname"].split(".")
+        if job["error"]:
+            raise ValueError(f"fio's section {job['jobname']} of {case}: error {job['error']}")
+        read, write = job["read"], job["write"]
+        self.ios = read["total_ios"] + write["total_ios"]
+        # The sides of a mix run side by side.
+        ms = max(read["runtime"], write["runtime"])
+        if not self.ios or not ms:
+            raise ValueError(f"fio's section {job['jobname']} of {case} did nothing")
+        self.rate = self.ios * 1000 / ms
+        self.p99 = p99_us(job, case)
+        self.lower = lower(stats[job["jobname"]], self.ios)
+
+
+def pair(runs):
+    """Ratios to the raw run beside each. Raw itself: to the other raw ones of
+    its repetition, which shows how much is noise."""
+    ratios = {}
+    for i, run in enumerate(runs):
+        if run.device == "raw":
+            others = [r.rate for r in runs if r.device == "raw" and r.rep == run.rep and r is not run]
+            ratio = run.rate / median(others)
+        else:
+            beside = [r for r in runs[max(i - 1, 0):i + 2] if r.device == "raw" and r.rep == run.rep]
+            ratio = run.rate / beside[0].rate
+        ratios.setdefault(run.device, []).append(ratio)
+    return ratios
+
+
+def cells_of(env, folder):
+    """All cells of one environment."""
+    groups = {}
+    for name in sorted(os.listdir(folder)):
+        if not name.endswith(".json"):
+            continue
+        cache, case, depth, jobs, _ = name[:-5].rsplit(".", 4)
+        stats = read_stats(os.path.join(folder, name[:-5] + ".stat"))
+        with open(os.path.join(folder, name), encoding="utf-8") as f:
+            text = f.read()
+        # fio may say something before its JSON.
+        said = json.loads(text[text.index("{"):])
+        runs = [Run(job, case, stats) for job in said["jobs"]
+                if not job["jobname"].endswith((".before", ".after"))]
+        groups.setdefault((cache, case, depth, int(jobs)), []).extend(runs)
+    cells = []
+    for (cache, case, depth, jobs), runs in groups.items():
+        runs.sort(key=lambda r: (r.rep, r.place))
+        ratios = pair(runs)
+        raw = max(r.rate for r in runs if r.device == "raw")
+        for device in DEVICES:
+            mine = [r for r in runs if r.device == device]
+            cells.append({
+                "env": env, "cache": cache, "case": case, "depth": depth, "jobs": jobs,
+                "device": device,
+                "ratio": round(median(ratios[device]), 4),
+                "p25": round(quantile(ratios[device], 0.25), 4),
+                "p75": round(quantile(ratios[device], 0.75), 4),
+                # The best run over raw's best: what is left when noise only slows.
+                "best": round(max(r.rate for r in mine) / raw, 4),
+                "iops": round(median([r.rate for r in mine])),
+                "p99_us": round(median([r.p99 for r in mine]), 1),
+                "reps": len(mine),
+                "lower": {k: round(median([r.lower[k] for r in mine]), 4) for k in mine[0].lower},
+            })
+    return cells
+
+
+def sort_cells(cells):
+    """As a reader looks: by place, then by case, then by device."""
+    envs, caches = ["uml1", "uml2", "tcg2"], ["none", "fua", "nofua"]
+    cells.sort(key=lambda c: (envs.index(c["env"]), caches.index(c["cache"]),
+                              CASE_ORDER.index(c["case"]), c["depth"], c["jobs"],
+                              DEVICES.index(c["device"])))

@@ -1,0 +1,205 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0
+"""Writes what a guest shall do: fio job files, and the steps that use them.
+
+    bench/plan.py --env uml1|uml2|tcg2 [--quick] [--reps N] FOLDER
+
+A repetition is one fio process whose sections run one after another: a raw run
+stands beside each other device's, so that what drifts, drifts for both.
+"""
+
+import argparse
+import os
+
+JOBS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "jobs")
+PEERS = ["linear", "snap4", "snap16", "thin64", "clone4", "unionblk"]
+COW = PEERS[1:]
+MIB = 1 << 20
+
+# Where a case works. The first three areas stay as they are; of "fresh" each
+# repetition uses up a part, until the devices are made anew.
+AREAS = ["unmapped", "mapped", "mixed", "fresh"]
+CASES = {
+    "randread-unmapped": "unmapped",
+    "randread-mapped": "mapped",
+    "randread-mixed": "mixed",
+    "overwrite": "mapped",
+    "seqread-1m": "mapped",
+    "seqwrite-1m": "mapped",
+    "firstwrite": "fresh",
+    "rw7030": "fresh",
+    "firstwrite-512": "fresh",
+    "fsync1": "fresh",
+    "fsync64": "fresh",
+}
+# What a volatile cache below can change.
+WRITES = ["overwrite", "firstwrite", "rw7030", "firstwrite-512", "fsync1", "fsync64", "seqwrite-1m"]
+# Parts of "fresh", each as large as half of another area.
+PARTS = 5
+
+
+def lines_of(name):
+    """A fragment's options, without its comments."""
+    with open(os.path.join(JOBS, name + ".fio"), encoding="utf-8") as f:
+        return [line.strip() for line in f if line.strip() and line[0] not in ";#"]
+
+
+class Plan:
+    """Job files and steps, as they are put together."""
+
+    def __init__(self, args):
+        self.out = args.folder
+        self.tcg = args.env == "tcg2"
+        self.cpus = 1 if args.env == "uml1" else 2
+        self.quick = args.quick
+        self.reps = args.reps or (3 if args.quick or self.tcg else 10)
+        # Emulation writes as much in ten times the time.
+        self.unit = (8 if self.tcg else 64) * MIB
+        self.part = self.unit // 2
+        self.ms = 1000 if self.tcg else 200 if args.quick else 300
+        self.size = 3 * self.unit + PARTS * self.part
+        self.steps = []
+        self.sections = 0
+
+    def area(self, name):
+        return AREAS.index(name) * self.unit
+
+    def write_job(self, name, lines):
+        with open(os.path.join(self.out, name + ".fio"), "w", encoding="utf-8") as f:
+            f.write("\n".join(lines) + "\n")
+
+    def prepare(self):
+        """Maps "mapped" and half of "mixed", on each device that maps."""
+        for area in ("mapped", "mixed"):
+            lines = ["[global]"] + lines_of("common") + lines_of("prepare-" + area)
+            lines += [f"offset={self.area(area)}", f"size={self.unit}"]
+            if area == "mixed":
+                lines.append(f"number_ios={self.unit // 8192}")
+            for device in COW:
+                lines += [f"[{device}]", "stonewall", f"filename=/dev/bench/{device}"]
+            self.write_job("prepare-" + area, lines)
+
+    def order(self, rep):
+        """Raw, two others, raw, two others, raw: each has a raw run beside it."""
+        turn = rep % len(PEERS)
+        peers = PEERS[turn:] + PEERS[:turn]
+        order = ["raw"]
+        for i in range(0, len(peers), 2):
+            order += peers[i:i + 2] + ["raw"]
+        return order
+
+    def where(self, case, jobs, part):
+        """Which part of the disk a section reads or writes, and how much."""
+        if CASES[case] != "fresh":
+            lines = [f"offset={self.area(CASES[case])}", f"size={self.unit}"]
+            return lines + ["time_based=1", f"runtime={self.ms}ms"]
+        share = self.part // jobs
+        start = self.area("fresh") + part * self.part
+        lines = [f"offset={start}", f"size={share}"]
+        if jobs > 1:
+            lines.append(f"offset_increment={share}")
+        blocks = share // 4096
+        if case == "fsync1":
+            blocks = min(blocks, 128 if self.tcg else 512)
+        elif case == "fsync64":
+            blocks //= 8 if self.tcg else 2
+        return lines + [f"number_ios={blocks}"]
+
+    def section(self, name, device, case, jobs, part):
+        """One measured run, with the lower devices' counters before and after.
+
+        fio runs such a command once for each job: beside several it has a
+        section of its own."""
+        root = "broot" if device == "unionblk" else "proot"
+        stats = f"cat /sys/block/{root}/stat /sys/block/l{device}/stat"
+        if device in ("thin64", "clone4"):
+            stats += f" /sys/block/m{device}/stat"
+        lines = []
+        mark = ["stonewall", "ioengine=null", "numjobs=1", "bs=512", "size=512", "filename=none",
+                "iodepth=1", "fsync=0"]
+        if jobs > 1:
+            lines += [f"[{name}.before]", f"exec_postrun={stats}"] + mark
+        lines += [f"[{name}]", "stonewall", f"filename=/dev/bench/{device}", f"numjobs={jobs}"]
+        lines += self.where(case, jobs, part)
+        if jobs > 1:
+            return lines + [f"[{name}.after]", f"exec_prerun={stats}"] + mark
+        return lines + [f"exec_prerun={stats}", f"exec_postrun={stats}"]
+
+    def case(self, case, depth, jobs, cache):
+        """All repetitions of one case, in as many processes as it takes."""
+        depth_file = "batch-1m" if depth == "batch" and case.endswith("1m") else depth
+        head = ["[global]"] + lines_of("common") + lines_of(depth_file) + lines_of(case)
+        fresh = CASES[case] == "fresh"
+        at_once = PARTS if fresh else self.reps
+        for first in range(0, self.reps, at_once):
+            if fresh:
+                self.steps.append("reset")
+            lines = list(head)
+            for rep in range(first, min(first + at_once, self.reps)):
+                for n, device in enumerate(self.order(rep)):
+                    name = f"{rep:02}.{n:02}.{device}"
+                    lines += self.section(name, device, case, jobs, rep - first)
+                    self.sections += 1
+            name = f"{cache}.{case}.{depth}.{jobs}.{first}"
+            self.write_job(name, lines)
+            self.steps.append(f"fio {name}")
+
+    def wanted(self, cache):
+        """The runs with one kind of lower cache: case, depth, jobs."""
+        cases = list(CASES) if cache == "none" else WRITES
+        for case in cases:
+            if case.startswith("fsync"):
+                # Sixty-four threads take User-Mode Linux long to make.
+                if self.quick and case == "fsync64" and (cache != "fua" or self.cpus > 1):
+                    continue
+                yield case, "qd1", 64 if case == "fsync64" else 1
+                continue
+            small = not case.endswith("1m")
+            short = self.quick or self.tcg
+            if short and cache != "none" and case != "firstwrite":
+                continue
+            yield case, "batch", 1
+            if not short or case in ("randread-unmapped", "randread-mapped") and self.cpus == 1:
+                yield case, "qd1", 1
+            few = ("randread-mapped", "overwrite", "firstwrite")
+            if small and self.cpus > 1 and (not short or cache == "none" and case in few):
+                yield case, "batch", 2
+                if not short:
+                    yield case, "qd1", 2
+
+    def caches(self):
+        if self.tcg or self.quick and self.cpus > 1:
+            return ["none"]
+        return ["none", "fua", "nofua"]
+
+    def all(self):
+        self.prepare()
+        for cache in self.caches():
+            runs = list(self.wanted(cache))
+            # What leaves the devices as they are goes first.
+            runs.sort(key=lambda run: CASES[run[0]] == "fresh")
+            self.steps += [f"cache {cache}", "reset", "fio prepare-mapped", "fio prepare-mixed"]
+            for case, depth, jobs in runs:
+                self.case(case, depth, jobs, cache)
+        self.steps.append("end")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--env", required=True, choices=["uml1", "uml2", "tcg2"])
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--reps", type=int)
+    parser.add_argument("folder")
+    args = parser.parse_args()
+    os.makedirs(args.folder, exist_ok=True)
+    plan = Plan(args)
+    plan.all()
+    with open(os.path.join(args.folder, "steps"), "w", encoding="utf-8") as f:
+        f.write("\n".join(plan.steps) + "\n")
+    with open(os.path.join(args.folder, "sizes"), "w", encoding="utf-8") as f:
+        f.write(f"SIZE_MIB={plan.size // MIB}\nCPUS={plan.cpus}\n")
+    print(f"{args.env}: {plan.sections} runs of fio's sections, {plan.reps} repetitions")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,72 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0
+"""Makes bench/results of what the guests measured: latest.json, README.md and
+a plot for each environment and kind of lower cache."""
+
+import argparse
+import datetime
+import json
+import os
+
+from lib import collect, plot, table, targets
+
+
+def kernel_of(folders):
+    """The kernels, each once."""
+    found = []
+    for folder in folders:
+        with open(os.path.join(folder, "facts"), encoding="utf-8") as f:
+            release = f.readline().split()[1]
+        if release not in found:
+            found.append(release)
+    return ", ".join(found)
+
+
+def read_scenes(work):
+    path = os.path.join(work, "scenes.json")
+    if not os.path.exists(path):
+        return {}
+    with open(path, encoding="utf-8") as f:
+        return json.load(f)
+
+
+def write(folder, name, text):
+    with open(os.path.join(folder, name), "w", encoding="utf-8") as f:
+        f.write(text)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    for name in ("--commit", "--cpu", "--quiet", "--work", "--results"):
+        parser.add_argument(name, required=True)
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("envs", nargs="+")
+    args = parser.parse_args()
+    folders = {env: os.path.join(args.work, "raw-" + env) for env in args.envs}
+    cells = []
+    for env, folder in folders.items():
+        cells += collect.cells_of(env, folder)
+    collect.sort_cells(cells)
+    scenes = read_scenes(args.work)
+    reps = [c["reps"] for c in cells if c["device"] == "unionblk"]
+    result = {
+        "kernel": kernel_of(folders.values()), "cpu": args.cpu, "commit": args.commit,
+        "date": datetime.date.today().isoformat(),
+        "quiet": args.quiet == "yes", "quick": args.quick,
+        "reps": str(min(reps)) if min(reps) == max(reps) else f"{min(reps)} to {max(reps)}",
+        "targets": targets.judge(cells, scenes), "scenes": scenes, "cells": cells,
+    }
+    os.makedirs(args.results, exist_ok=True)
+    plots = {}
+    for (env, cache), rows in table.groups(cells).items():
+        plots[env, cache] = f"{env}-{cache}.svg"
+        write(args.results, plots[env, cache], plot.plot(env, cache, rows))
+    write(args.results, "latest.json", json.dumps(result, indent=1, ensure_ascii=False) + "\n")
+    write(args.results, "README.md", table.page(result, plots))
+    for row in result["targets"]:
+        print(f"{'holds ' if row['holds'] else 'MISSES'} {row['target']}: {row['measured']} ({row['wanted']})")
+    print(f"{len(cells)} cells: {args.results}/README.md, latest.json and {len(plots)} plots")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,104 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0
+# What `make bench` runs: the driver and its peers in one boot, by turns, in
+# User-Mode Linux with one and two processors and, unless quick, in QEMU's
+# emulation of the stock kernel. Writes bench/results.
+#   QUICK=1      few repetitions and cases, under six minutes
+#   ENVS="uml1"  these environments alone: uml1 uml2 tcg2
+#   REPS=20      repetitions (default: 10, quick 3)
+#   NOISY=1      go on although the machine is not quiet
+#   RESULTS=DIR  elsewhere than bench/results
+. "$(dirname "$0")/../scripts/lib.sh"
+work=$BUILD/bench
+
+# Figures from a busy machine are noise: they are marked, or not made at all.
+# The load average remembers a build that has just ended, so the processors'
+# idle time over three seconds decides.
+is_quiet() {
+	local before after
+	before=$(awk '/^cpu / { print $5 + $6, $2 + $3 + $4 + $5 + $6 + $7 + $8 + $9 }' /proc/stat)
+	sleep 3
+	after=$(awk '/^cpu / { print $5 + $6, $2 + $3 + $4 + $5 + $6 + $7 + $8 + $9 }' /proc/stat)
+	busy=$(awk -v a="$before" -v b="$after" 'BEGIN {
+		split(a, x); split(b, y); t = y[2] - x[2]
+		printf "%d", t ? 100 - 100 * (y[1] - x[1]) / t : 0 }')
+	say "load average $(cut -d' ' -f1 /proc/loadavg), processors $busy % busy"
+	[ "$busy" -le 5 ]
+}
+
+# Outside the build root: what only this side knows.
+if [ -z "${UNIONBLK_IN_ROOT:-}" ]; then
+	mkdir -p "$work"
+	commit=$(git -C "$TOP" rev-parse --short=12 HEAD 2>/dev/null || echo unknown)
+	[ -z "$(git -C "$TOP" status --porcelain -- rust tools Kbuild include 2>/dev/null)" ] || commit=$commit-dirty
+	printf '%s\n' "$commit" >"$work/commit"
+	printf '%s\n' "${QUICK:-}" "${ENVS:-}" "${REPS:-}" "${NOISY:-}" "${RESULTS:-}" >"$work/asked"
+	exec "$TOP/scripts/in-root.sh" bench/run.sh
+fi
+{ read -r QUICK; read -r ENVS; read -r REPS; read -r NOISY; read -r RESULTS; } <"$work/asked"
+results=${RESULTS:-bench/results}
+[ -n "$ENVS" ] || ENVS=$([ -n "$QUICK" ] && echo uml1 uml2 || echo uml1 uml2 tcg2)
+
+guest_files() {
+	options+=(-f "$work/plan-$env:plan" -f "$TOP/bench/guest:guest"
+		-f "$BUILD/cargo/x86_64-unknown-linux-gnu/release/ubctl")
+}
+
+run_uml() {
+	local options=(-s "$work/host-$env" -n "bench-$env" -m 5376 -c "${env#uml}" -t 7200)
+	guest_files
+	options+=(-f "$BUILD/kmod-bench-um/unionblk.ko")
+	nice -n -20 "$TOP/scripts/uml.sh" "${options[@]}" -- sh guest/run plan
+	rm -rf "$work/raw-$env"
+	mv "$work/host-$env/results" "$work/raw-$env"
+}
+
+run_tcg() {
+	local options=(-n "bench-$env" -m 2048 -c 2 -t 3600)
+	guest_files
+	options+=(-f "$BUILD/kmod/unionblk.ko")
+	"$TOP/scripts/vm.sh" "${options[@]}" -- sh guest/run plan >"$work/out-$env"
+	rm -rf "$work/raw-$env" "$work/results"
+	sed '1,/^results begin/d; /^bench done/d' "$work/out-$env" | base64 -d -i | tar -C "$work" -xz
+	mv "$work/results" "$work/raw-$env"
+}
+
+one_env() {
+	python3 -B "$TOP/bench/plan.py" --env "$env" ${QUICK:+--quick} ${REPS:+--reps "$REPS"} "$work/plan-$env"
+	case $env in
+	tcg*) run_tcg ;;
+	*) run_uml ;;
+	esac
+}
+
+builds=(tools)
+for env in $ENVS; do
+	case $env in
+	uml1 | uml2) builds+=(modules-bench-um) ;;
+	tcg2) builds+=(modules) ;;
+	*) die "no environment $env: uml1 uml2 tcg2" ;;
+	esac
+done
+"$TOP/scripts/build.sh" "${builds[@]}"
+quiet=yes
+is_quiet || quiet=no
+if [ "$quiet" = no ] && [ -z "$QUICK$NOISY" ]; then
+	die "the machine is not quiet: stop what runs beside, or NOISY=1 for figures marked as noisy"
+fi
+[ "$quiet" = yes ] || say "the machine is not quiet: the figures are marked as noisy"
+start=$SECONDS
+# Ahead of what else may run. Where each session is a group for the scheduler,
+# niceness counts within one alone: the group has its own.
+ahead() { [ ! -w /proc/self/autogroup ] || echo "$1" >/proc/self/autogroup; }
+trap 'ahead 0' EXIT
+ahead -20
+for env in $ENVS; do
+	rm -rf "$work/plan-$env"
+	stage "bench $env" one_env
+done
+[ "$quiet" = no ] || is_quiet || quiet=no
+model=$(sed -n 's/^model name[^:]*: //p' /proc/cpuinfo | head -n 1)
+# shellcheck disable=SC2086 # ENVS are words
+python3 -B "$TOP/bench/report.py" --commit "$(cat "$work/commit")" --cpu "$model" --quiet "$quiet" \
+	${QUICK:+--quick} --work "$work" --results "$results" $ENVS
+say "bench took $((SECONDS - start)) s"

@@ -1,0 +1,93 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0
+# Boots User-Mode Linux, runs one command in it and returns the command's exit
+# status: kernel code at native speed. Runs inside the build root.
+. "$(dirname "$0")/lib.sh"
+
+usage() {
+	cat <<'END'
+scripts/uml.sh [OPTION]... -- COMMAND [ARGUMENT]...   (run by the guest's shell in /vm)
+  -k um|bench-um     the kernel: the one with KUnit, or the one for speed (default)
+  -f SOURCE[:NAME]   a file or folder put into the guest as /vm/NAME
+  -s FOLDER          shared with the guest, there /host; it is emptied first
+  -n NAME            the console's log is build/log/uml-NAME.console (default: run)
+  -m MIB  -c CPUS    the guest's size (default: 1024, 1)
+  -t SECONDS         overall limit (default: 300)
+  -a WORDS           more of the kernel's command line
+Exit status: the command's; 124 = out of time, 125 = the guest died, 126 = the
+kernel complained.
+END
+}
+
+kernel=bench-um name=run mem=1024 cpus=1 limit=300 words='' shared='' files=()
+args=("$@")
+while getopts k:f:s:n:m:c:t:a:h o; do
+	case $o in
+	k) kernel=$OPTARG ;;
+	f) files+=("$OPTARG") ;;
+	s) shared=$OPTARG ;;
+	n) name=$OPTARG ;;
+	m) mem=$OPTARG ;;
+	c) cpus=$OPTARG ;;
+	t) limit=$OPTARG ;;
+	a) words=$OPTARG ;;
+	h) usage; exit 0 ;;
+	*) usage >&2; exit 2 ;;
+	esac
+done
+shift $((OPTIND - 1))
+[ $# -gt 0 ] || { usage >&2; exit 2; }
+[ -n "${UNIONBLK_IN_ROOT:-}" ] || exec "$TOP/scripts/in-root.sh" scripts/uml.sh "${args[@]}"
+
+image=$("$TOP/scripts/kernel-kunit.sh" "$kernel")/image
+base=$("$TOP/scripts/initramfs.sh" um)
+mkdir -p "$BUILD/log"
+console=$BUILD/log/uml-$name.console
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+shared=$(realpath -m "${shared:-$work/shared}")
+rm -rf "$shared"
+mkdir -p "$shared" "$work/tree/vm"
+
+for f in "${files[@]}"; do
+	target=${f#*:}
+	[ "$target" != "$f" ] || target=$(basename "$f")
+	mkdir -p "$(dirname "$work/tree/vm/$target")"
+	cp -rL "${f%%:*}" "$work/tree/vm/$target"
+done
+{
+	printf 'exec'
+	printf ' %q' "$@"
+	echo
+} >"$work/tree/vm/job"
+echo "$shared" >"$work/tree/vm/hostfs"
+(cd "$work/tree" && find . | cpio --quiet -H newc -o -R 0:0) | cat "$base" - >"$work/initrd"
+
+# What the command says, as it says it.
+: >"$shared/out"
+tail -f -n +1 "$shared/out" &
+follow=$!
+code=0
+# User-Mode Linux keeps its memory in a file of TMPDIR, which must be memory and
+# allow execution; several processors want seccomp.
+# shellcheck disable=SC2086 # they are words
+TMPDIR=/tmp timeout -k 5 "$limit" "$image" "mem=${mem}M" "initrd=$work/initrd" seccomp=on "ncpus=$cpus" \
+	con=null con0=null,fd:1 panic=-1 loglevel=7 $words </dev/null >"$console" 2>&1 || code=$?
+sleep 0.3
+kill "$follow" 2>/dev/null || true
+wait "$follow" 2>/dev/null || true
+if [ "$code" = 124 ] || [ "$code" = 137 ]; then
+	say "the guest was not done after $limit s; the end of its console:" >&2
+	tail -n 20 "$console" >&2
+	exit 124
+fi
+status=$(sed -n 's/^exit \([0-9]*\).*/\1/p' "$shared/status" 2>/dev/null || true)
+if [ -z "$status" ]; then
+	say "the guest died before its command ended; the end of its console:" >&2
+	tail -n 40 "$console" >&2
+	exit 125
+fi
+if grep -aE "$(complaints)" "$console" >&2; then
+	[ "$status" != 0 ] || status=126
+fi
+exit "$status"
