@@ -14,7 +14,6 @@ use crate::{
         workqueue::OwnedQueue,
         BlockDevice,
         Disk,
-        DiskRef,
         IoBuffer,
         Limits,
         RequestList, //
@@ -23,6 +22,7 @@ use crate::{
         open,
         os, //
     },
+    events::Events,
     memory::{
         MapMemory,
         Reserve, //
@@ -98,8 +98,7 @@ pub(crate) struct Union {
     pub(crate) root_path: [u8; abi::PATH_BYTES],
     pub(crate) leaf_path: [u8; abi::PATH_BYTES],
     pub(crate) queue: Arc<OwnedQueue>,
-    /// The union's disk, once it is there.
-    pub(crate) shown: SetOnce<DiskRef>,
+    pub(crate) events: Arc<Events>,
     /// Read-only from the start: nothing is dirty, nothing is written.
     pub(crate) asked_read_only: bool,
     /// The map could not be committed.
@@ -290,6 +289,7 @@ fn load(
 
     map.memory().set_live();
     let durable = committer.committed();
+    let events = os(Events::new())?;
     let stats = Stats::new();
     stats.publish(&committer);
     let union = os(Arc::pin_init(
@@ -303,7 +303,7 @@ fn load(
             root_path: kept(paths[0]),
             leaf_path: kept(paths[1]),
             queue: shared.queue.clone(),
-            shown: SetOnce::new(),
+            events,
             asked_read_only,
             read_only: Atomic::new(false),
             failure: SetOnce::new(),
@@ -384,18 +384,21 @@ impl Attached {
     fn show(&mut self, read_only: bool) -> Result {
         os(self.disk.link(|union| &union.root))?;
         os(self.disk.link(|union| &union.leaf))?;
-        self.union.shown.populate(self.disk.reference());
-        if let Some(disk) = self.union.shown.as_ref().filter(|_| read_only) {
+        let disk = self.disk.reference();
+        if read_only {
             disk.set_read_only(true);
         }
+        self.union.events.show(disk);
         Ok(())
     }
 
     /// Takes the union away: claimed, so that nobody has it open. Commits what is dirty.
     pub(crate) fn detach(self) -> Result {
         let Attached { disk, union, .. } = self;
+        union.events.close();
         drop(disk);
         let done = Union::detach(&union);
+        union.events.end();
         match done {
             Ok(()) => pr_info!("{}: detached from leaf {}\n", union.name(), union.leaf),
             Err(e) => pr_err!(

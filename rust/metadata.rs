@@ -13,6 +13,7 @@ use crate::{
     },
     device::Union,
     error::number,
+    events::Step,
     queue,
     ubcore::{
         abi,
@@ -266,7 +267,7 @@ impl Union {
         let Metadata { committer, buffer } = &mut *guard;
         self.allocator.lock().begin_commit();
         let done = committer.commit(&self.map, &mut LeafDisk::new(&self.leaf, buffer));
-        self.settle(&guard, done)
+        self.settle(&guard, Step::Commit, done)
     }
 
     /// Frees the slabs whose emptying a commit has made durable. Process context; waits for all
@@ -277,7 +278,9 @@ impl Union {
         while self.begin_release() {
             self.grace.wait();
             self.discard_leaving();
-            self.allocator.lock().end_release(&self.map);
+            let mut allocator = self.allocator.lock();
+            allocator.end_release(&self.map);
+            self.events.space(allocator.used(), allocator.slabs());
         }
     }
 
@@ -303,6 +306,7 @@ impl Union {
             let end = g.leaf_slab_start(range.end);
             // A hint: where it fails, the space is ours to use all the same.
             let _ = self.leaf.discard(first, end.saturating_sub(first));
+            self.events.released(first, end.saturating_sub(first));
         }
     }
 
@@ -311,7 +315,7 @@ impl Union {
         if guard.committer.wants_checkpoint() {
             let Metadata { committer, buffer } = &mut *guard;
             let done = committer.checkpoint(&self.map, &mut LeafDisk::new(&self.leaf, buffer));
-            let _ = self.settle(&guard, done);
+            let _ = self.settle(&guard, Step::Checkpoint, done);
         }
     }
 
@@ -327,20 +331,23 @@ impl Union {
         let mut guard = this.metadata.lock();
         let Metadata { committer, buffer } = &mut *guard;
         let done = committer.detach(&this.map, &mut LeafDisk::new(&this.leaf, buffer));
-        this.settle(&guard, done)
+        this.settle(&guard, Step::Checkpoint, done)
     }
 
-    /// Tells those without the lock how a commit has ended.
-    fn settle(&self, metadata: &Metadata, done: Result) -> Result {
+    /// Tells those without the lock how a commit or a checkpoint has ended.
+    fn settle(&self, metadata: &Metadata, step: Step, done: Result) -> Result {
+        let committed = metadata.committer.committed();
+        let changes = committed.wrapping_sub(self.durable.load(Relaxed));
+        let before = self.stats.committed();
         self.stats.publish(&metadata.committer);
+        let after = self.stats.committed();
+        self.events.step_ended(step, &before, &after, changes, done);
         match done {
-            Ok(()) => self.durable.store(metadata.committer.committed(), Release),
+            Ok(()) => self.durable.store(committed, Release),
             Err(e) => {
                 self.failure.populate(e);
                 if !self.read_only.xchg(true, Full) {
-                    if let Some(disk) = self.shown.as_ref() {
-                        disk.set_read_only(true);
-                    }
+                    self.events.read_only();
                     pr_err!(
                         "{}: leaf {}: the map cannot be committed: {}: the union is read-only \
                          from now on; what was flushed before is safe\n",

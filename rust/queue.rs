@@ -66,6 +66,7 @@ impl Driver for Union {
         }
         if changed {
             this.stats.first_write();
+            this.events.first_write(rq.sector(), rq.sectors());
             Union::arm(this);
         }
         end(this, rq);
@@ -144,7 +145,10 @@ fn fail(this: ArcBorrow<'_, Union>, rq: Request<Union>, e: Error) {
     leave(&this, &rq);
     match e {
         Error::Emptied => stall(this, rq),
-        Error::Full => rq.end(Status::NOSPC),
+        Error::Full => {
+            this.events.full();
+            rq.end(Status::NOSPC);
+        }
         e => rq.end(crate::error::errno(e).into()),
     }
 }
@@ -301,7 +305,9 @@ fn settle(union: &Union, sector: u64, sectors: u32) -> Result {
     }
     with_memory(union, || {
         let mut allocator = union.allocator.lock();
-        allocator.settle(&union.map, sector, sectors)
+        let done = allocator.settle(&union.map, sector, sectors);
+        union.events.space(allocator.used(), allocator.slabs());
+        done
     })
 }
 

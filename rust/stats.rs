@@ -18,6 +18,16 @@ pub(crate) struct Stats {
     journal_used: Atomic<u32>,
 }
 
+/// What the committer had counted when it last published.
+pub(crate) struct Committed {
+    /// Checkpoints.
+    pub(crate) checkpoints: u64,
+    /// Journal blocks written.
+    pub(crate) journal_written: u64,
+    /// Journal blocks in use.
+    pub(crate) journal_used: u32,
+}
+
 impl Stats {
     pub(crate) const fn new() -> Self {
         Stats {
@@ -38,6 +48,15 @@ impl Stats {
         self.journal_written
             .store(counters.journal_written, Relaxed);
         self.journal_used.store(committer.journal_used(), Relaxed);
+    }
+
+    /// What was published last.
+    pub(crate) fn committed(&self) -> Committed {
+        Committed {
+            checkpoints: self.checkpoints(),
+            journal_written: self.journal_written(),
+            journal_used: self.journal_used(),
+        }
     }
 
     /// A write has made a mapping. Any context.

@@ -10,6 +10,7 @@ mod blk;
 mod control;
 mod device;
 mod error;
+mod events;
 mod memory;
 mod metadata;
 mod queue;

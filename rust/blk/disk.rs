@@ -43,7 +43,10 @@ use kernel::{
     module::this_module,
     prelude::*,
     static_lock_class,
-    str::NullTerminatedFormatter,
+    str::{
+        CStrExt,
+        NullTerminatedFormatter, //
+    },
     sync::{
         rcu,
         Arc,
@@ -202,6 +205,21 @@ impl DiskRef {
     pub(crate) fn set_read_only(&self, read_only: bool) {
         // SAFETY: By the invariant the disk's memory is there.
         unsafe { bindings::set_disk_ro(self.0.as_ptr(), read_only) };
+    }
+}
+
+impl DiskRef {
+    /// Sends a `change` event for the disk with one more variable, `NAME=value`. Only while the
+    /// disk is in the system.
+    ///
+    /// Context: process, sleeps, allocates with all means.
+    pub(crate) fn event(&self, variable: &CStr) {
+        // SAFETY: By the invariant the disk's memory is there; the string outlives the call.
+        unsafe { ffi::ub_disk_event(self.0.as_ptr(), variable.as_char_ptr()) };
+    }
+
+    pub(super) fn as_raw(&self) -> *mut bindings::gendisk {
+        self.0.as_ptr()
     }
 }
 

@@ -80,6 +80,7 @@ extern "C" {
     ) -> c_int;
     pub(super) fn ub_disk_unlink(disk: *mut bindings::gendisk, bdev: *mut bindings::block_device);
     pub(super) fn ub_disk_get(disk: *mut bindings::gendisk);
+    pub(super) fn ub_disk_event(disk: *mut bindings::gendisk, variable: *const c_char);
     pub(super) fn ub_disk_data(dev: *mut bindings::device) -> *mut c_void;
 
     pub(super) fn ub_srcu_init(srcu: *mut bindings::srcu_struct) -> c_int;
@@ -102,6 +103,16 @@ extern "C" {
 
     pub(super) fn ub_plug_begin(plug: *mut bindings::blk_plug) -> *mut bindings::blk_plug;
     pub(super) fn ub_plug_end(plug: *mut bindings::blk_plug, outer: *mut bindings::blk_plug);
+
+    pub(super) fn ub_trace_first_write(disk: *mut bindings::gendisk, sector: u64, sectors: u32);
+    pub(super) fn ub_trace_commit(
+        disk: *mut bindings::gendisk,
+        blocks: u64,
+        changes: u64,
+        error: c_int,
+    );
+    pub(super) fn ub_trace_checkpoint(disk: *mut bindings::gendisk, blocks: u64, error: c_int);
+    pub(super) fn ub_trace_release(disk: *mut bindings::gendisk, sector: u64, sectors: u64);
 
     pub(super) fn ub_alloc_workqueue(name: *const c_char) -> *mut bindings::workqueue_struct;
 }

@@ -12,6 +12,7 @@
 #include <linux/sched/mm.h>
 #include <linux/srcu.h>
 #include <linux/workqueue.h>
+#include <trace/events/block.h>
 
 #include "helpers.h"
 
@@ -45,6 +46,8 @@ static void ub_bio_aim(struct bio *bio, const struct ub_part *part)
 	bio->bi_opf = (bio->bi_opf & ~UB_STRIP) | (__force blk_opf_t)part->set_opf;
 	bio_trim(bio, part->skip, part->sectors);
 	bio->bi_iter.bi_sector = part->sector;
+	trace_block_bio_remap(bio, disk_devt(part->src->bi_bdev->bd_disk),
+			      part->src->bi_iter.bi_sector + part->skip);
 #ifdef CONFIG_BLK_CGROUP
 	bio_clone_blkg_association(bio, part->src);
 	if (!bio->bi_blkg)
@@ -207,6 +210,13 @@ void ub_disk_unlink(struct gendisk *disk, struct block_device *bdev)
 void ub_disk_get(struct gendisk *disk)
 {
 	get_device(disk_to_dev(disk));
+}
+
+void ub_disk_event(struct gendisk *disk, const char *variable)
+{
+	char *variables[] = { (char *)variable, NULL };
+
+	kobject_uevent_env(&disk_to_dev(disk)->kobj, KOBJ_CHANGE, variables);
 }
 
 void *ub_disk_data(struct device *dev)

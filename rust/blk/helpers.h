@@ -46,10 +46,16 @@ u32 ub_disk_openers(struct gendisk *disk);
 int ub_disk_link(struct gendisk *disk, struct block_device *bdev);
 void ub_disk_unlink(struct gendisk *disk, struct block_device *bdev);
 void ub_disk_get(struct gendisk *disk);
+void ub_disk_event(struct gendisk *disk, const char *variable);
 void *ub_disk_data(struct device *dev);
 
 struct blk_plug *ub_plug_begin(struct blk_plug *plug);
 void ub_plug_end(struct blk_plug *plug, struct blk_plug *outer);
+
+void ub_trace_first_write(struct gendisk *disk, u64 sector, u32 sectors);
+void ub_trace_commit(struct gendisk *disk, u64 blocks, u64 changes, int error);
+void ub_trace_checkpoint(struct gendisk *disk, u64 blocks, int error);
+void ub_trace_release(struct gendisk *disk, u64 sector, u64 sectors);
 
 struct workqueue_struct *ub_alloc_workqueue(const char *name);
 

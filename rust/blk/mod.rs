@@ -23,6 +23,7 @@ pub(crate) mod mm;
 mod pdu;
 mod plug;
 pub(crate) mod request;
+mod trace;
 pub(crate) mod workqueue;
 
 pub(crate) use self::{

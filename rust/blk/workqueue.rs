@@ -65,6 +65,13 @@ impl Drop for OwnedQueue {
     }
 }
 
+/// The system's queue for work that is bound to no CPU. The kernel crate names its forerunners
+/// alone, which complain when they are used.
+pub(crate) fn system() -> &'static Queue {
+    // SAFETY: It is made before any module is loaded, and never goes.
+    unsafe { Queue::from_raw(bindings::system_dfl_wq) }
+}
+
 /// The C work of `item`.
 fn raw<T, const ID: u64>(item: &Arc<T>) -> *mut bindings::work_struct
 where

@@ -1,0 +1,219 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What a union tells without being asked: uevents for who watches over it, trace events for who
+//! studies it.
+//!
+//! A uevent takes memory that may have to be won back by writing to this very union. So none is
+//! sent from the I/O path or by the worker that commits: what is to be told is noted, and sent by
+//! a work of its own on the system's queue.
+
+use crate::{
+    blk::{
+        workqueue,
+        DiskRef, //
+    },
+    error::errno,
+    stats::Committed,
+    ubcore::error::Result, //
+};
+use kernel::{
+    prelude::*,
+    sync::{
+        atomic::{
+            Acquire,
+            Atomic,
+            Full,
+            Relaxed,
+            Release, //
+        },
+        Arc,
+        SetOnce, //
+    },
+    workqueue::{
+        impl_has_work,
+        new_work,
+        Work,
+        WorkItem, //
+    },
+};
+
+/// Fewer free slabs than all of them through this is low.
+const LOW: u64 = 10;
+/// More than through this is enough again.
+const ENOUGH: u64 = 8;
+
+/// What the committer has done.
+#[derive(Clone, Copy, PartialEq)]
+pub(crate) enum Step {
+    Commit,
+    Checkpoint,
+}
+
+/// What can be told. `due` is set by whoever sees it, in any context, and cleared by the work.
+struct Event {
+    due: Atomic<bool>,
+    text: &'static CStr,
+}
+
+impl Event {
+    const fn new(text: &'static CStr) -> Self {
+        Event {
+            due: Atomic::new(false),
+            text,
+        }
+    }
+}
+
+/// The events of one union.
+#[pin_data]
+pub(crate) struct Events {
+    disk: SetOnce<DiskRef>,
+    /// The disk is about to go: nothing is told any more.
+    closed: Atomic<bool>,
+    low_space: Event,
+    full: Event,
+    read_only: Event,
+    /// Low space was seen, and full; not again before there is enough. The first under the
+    /// allocator's lock.
+    is_low: Atomic<bool>,
+    is_full: Atomic<bool>,
+    #[pin]
+    work: Work<Events, 1>,
+}
+
+impl_has_work! {
+    impl HasWork<Self, 1> for Events { self.work }
+}
+
+impl WorkItem<1> for Events {
+    type Pointer = Arc<Events>;
+
+    fn run(this: Arc<Events>) {
+        let Some(disk) = this.disk.as_ref() else {
+            // `show` queues the work again.
+            return;
+        };
+        for event in [&this.low_space, &this.full, &this.read_only] {
+            if !event.due.xchg(false, Full) || this.closed.load(Acquire) {
+                continue;
+            }
+            if core::ptr::eq(event, &this.read_only) {
+                disk.set_read_only(true);
+            }
+            disk.event(event.text);
+        }
+    }
+}
+
+impl Events {
+    pub(crate) fn new() -> kernel::error::Result<Arc<Self>> {
+        Arc::pin_init(
+            pin_init!(Self {
+                disk: SetOnce::new(),
+                closed: Atomic::new(false),
+                low_space: Event::new(c"UNIONBLK_EVENT=low_space"),
+                full: Event::new(c"UNIONBLK_EVENT=full"),
+                read_only: Event::new(c"UNIONBLK_EVENT=read_only"),
+                is_low: Atomic::new(false),
+                is_full: Atomic::new(false),
+                work <- new_work!("unionblk events"),
+            }),
+            GFP_KERNEL,
+        )
+    }
+
+    /// The disk is there: what was seen by now is told.
+    pub(crate) fn show(self: &Arc<Self>, disk: DiskRef) {
+        self.disk.populate(disk);
+        let _ = workqueue::system().enqueue::<_, 1>(self.clone());
+    }
+
+    /// The disk, once it is there.
+    pub(crate) fn disk(&self) -> Option<&DiskRef> {
+        self.disk.as_ref()
+    }
+
+    /// Tells what was seen, and nothing more from now on: the disk goes. Process context, waits.
+    pub(crate) fn close(self: &Arc<Self>) {
+        workqueue::flush_work::<_, 1>(self);
+        self.closed.store(true, Release);
+        workqueue::flush_work::<_, 1>(self);
+    }
+
+    /// Waits until the work has run for the last time, after [`Events::close`] and after the last
+    /// of those who might see something. Process context.
+    pub(crate) fn end(self: &Arc<Self>) {
+        workqueue::flush_work::<_, 1>(self);
+    }
+
+    fn tell(self: &Arc<Self>, event: &Event) {
+        event.due.store(true, Release);
+        let _ = workqueue::system().enqueue::<_, 1>(self.clone());
+    }
+
+    /// The map could not be committed. Once for a union; any context.
+    pub(crate) fn read_only(self: &Arc<Self>) {
+        self.tell(&self.read_only);
+    }
+
+    /// A write had no space. Any context.
+    pub(crate) fn full(self: &Arc<Self>) {
+        if !self.is_full.load(Relaxed) && !self.is_full.xchg(true, Relaxed) {
+            self.tell(&self.full);
+        }
+    }
+
+    /// Slabs were taken or freed. Under the allocator's lock.
+    pub(crate) fn space(self: &Arc<Self>, used: u32, slabs: u32) {
+        let free = u64::from(slabs.saturating_sub(used));
+        let slabs = u64::from(slabs);
+        if free.saturating_mul(LOW) < slabs {
+            if !self.is_low.load(Relaxed) {
+                self.is_low.store(true, Relaxed);
+                self.tell(&self.low_space);
+            }
+        } else if free.saturating_mul(ENOUGH) > slabs && self.is_low.load(Relaxed) {
+            self.is_low.store(false, Relaxed);
+            self.is_full.store(false, Relaxed);
+        }
+    }
+
+    /// A write has made a mapping. Any context.
+    pub(crate) fn first_write(&self, sector: u64, sectors: u32) {
+        if let Some(disk) = self.disk() {
+            disk.trace_first_write(sector, sectors);
+        }
+    }
+
+    /// Sectors of the leaf were given back. Process context.
+    pub(crate) fn released(&self, sector: u64, sectors: u64) {
+        if let Some(disk) = self.disk() {
+            disk.trace_release(sector, sectors);
+        }
+    }
+
+    /// A commit or a checkpoint has ended: the committer's counters before and after, and how many
+    /// changes of the map became durable. A commit that finds the journal full is both.
+    pub(crate) fn step_ended(
+        &self,
+        step: Step,
+        before: &Committed,
+        after: &Committed,
+        changes: u64,
+        done: Result,
+    ) {
+        let Some(disk) = self.disk() else {
+            return;
+        };
+        let error = done.err().map_or(0, |e| errno(e).to_errno());
+        let blocks = after.journal_written.saturating_sub(before.journal_written);
+        let freed = before.journal_used.saturating_sub(after.journal_used);
+        let checkpoint = step == Step::Checkpoint;
+        if checkpoint && error != 0 || after.checkpoints != before.checkpoints {
+            disk.trace_checkpoint(freed.into(), error);
+        }
+        if !checkpoint && (error != 0 || changes != 0 || blocks != 0) {
+            disk.trace_commit(blocks, changes, error);
+        }
+    }
+}

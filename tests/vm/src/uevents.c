@@ -1,0 +1,54 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Listens to the kernel's uevents for disks whose path ends in NAME and prints
+ * one line for each: the action, and of its variables those named on the
+ * command line. "ready" comes first. Until it is killed.
+ *   uevents NAME [VARIABLE]...
+ */
+#include <linux/netlink.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/socket.h>
+
+static void show(const char *message, size_t len, char **variables)
+{
+	const char *end = message + len, *p;
+
+	printf("%.*s", (int)strcspn(message, "@"), message);
+	for (; *variables; variables++) {
+		size_t n = strlen(*variables);
+
+		for (p = message; p < end; p += strlen(p) + 1)
+			if (!strncmp(p, *variables, n) && p[n] == '=')
+				printf(" %s", p);
+	}
+	printf("\n");
+}
+
+int main(int argc, char **argv)
+{
+	struct sockaddr_nl all = { .nl_family = AF_NETLINK, .nl_groups = 1 };
+	static char message[16384];
+	ssize_t len;
+	int s;
+
+	if (argc < 2)
+		return 2;
+	setvbuf(stdout, NULL, _IOLBF, 0);
+	s = socket(AF_NETLINK, SOCK_DGRAM, NETLINK_KOBJECT_UEVENT);
+	if (s < 0 || bind(s, (struct sockaddr *)&all, sizeof(all))) {
+		perror("uevents");
+		return 1;
+	}
+	printf("ready\n");
+	while ((len = recv(s, message, sizeof(message) - 1, 0)) > 0) {
+		const char *name;
+
+		message[len] = 0;
+		name = strrchr(message, '/');
+		if (name && !strcmp(name + 1, argv[1]))
+			show(message, len, argv + 2);
+	}
+	perror("uevents");
+	return 1;
+}
