@@ -3,12 +3,25 @@
 # Device tests in a guest: all of them share one boot of the stock kernel.
 #   tests/run-vm.sh [unionblk | unionblk/003 | selftest]...
 #   KERNEL=kunit tests/run-vm.sh    on the kernel with lockdep and kmemleak
+#   tests/run-vm.sh scale           in a guest of 3 GiB with large, sparse disks
 . "$(dirname "$0")/../scripts/lib.sh"
 [ -n "${UNIONBLK_IN_ROOT:-}" ] || exec "$TOP/scripts/in-root.sh" tests/run-vm.sh "$@"
 
 kernel=${KERNEL:-stock}
-options=(-k "$kernel" -n "tests-$kernel" -m 1536 -t 900 -u
+options=(-k "$kernel" -n "tests-$kernel" -t 900 -u
 	-f "$TOP/tests/vm:tests" -f "$TOP/tools/udev:udev" -f "$TOP/scripts/kernel-complaints.txt")
+case "$*" in
+*scale*)
+	# A root of 10 GiB, and room for the leaves of all tests: nearly nothing of it is written.
+	for disk in root:10G leaf:220G; do
+		rm -f "$BUILD/scale-${disk%:*}.img"
+		truncate -s "${disk#*:}" "$BUILD/scale-${disk%:*}.img"
+		options+=(-d "$BUILD/scale-${disk%:*}.img")
+	done
+	options+=(-m 3072 -n "scale-$kernel")
+	;;
+*) options+=(-m 1536) ;;
+esac
 "$TOP/scripts/build.sh" programs
 options+=(-f "$BUILD/programs:programs")
 if [ "$*" != selftest ]; then

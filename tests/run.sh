@@ -6,7 +6,7 @@
 . "$(dirname "$0")/../scripts/lib.sh"
 [ -n "${UNIONBLK_IN_ROOT:-}" ] || exec "$TOP/scripts/in-root.sh" tests/run.sh "$@"
 
-stages=(format shell strata lint build core coverage crash kunit vm lockdep demo)
+stages=(format shell strata lint build core coverage crash kunit vm scale lockdep demo)
 kernel=
 tree() { [ -n "$kernel" ] || kernel=$("$TOP/scripts/kernel.sh"); printf '%s/tree\n' "$kernel"; }
 
@@ -40,7 +40,8 @@ stage_shell() {
 	# the file that sources them.
 	one "shellcheck of the guest's scripts" shellcheck -S warning -s sh -x -e SC2034,SC2119,SC2120 \
 		scripts/guest-init scripts/demo/* tests/kunit/guest tests/vm/check tests/vm/common/* \
-		tests/vm/unionblk/[0-9][0-9][0-9] tests/vm/selftest/[0-9][0-9][0-9] bench/guest/*
+		tests/vm/unionblk/[0-9][0-9][0-9] tests/vm/scale/[0-9][0-9][0-9] tests/vm/selftest/[0-9][0-9][0-9] \
+		bench/guest/*
 	sum_up
 }
 
@@ -109,12 +110,14 @@ stage_vm() {
 	[ "$failed" = 0 ] || printf '%s\n' "$out"
 	device_tests stock
 }
-# The same on the kernel that checks locking and looks for leaks.
+# Many unions, large ones, and many lives of one: in a larger guest.
+stage_scale() { device_tests stock scale; }
+# The same as vm on the kernel that checks locking and looks for leaks.
 stage_lockdep() { device_tests kunit; }
 
 device_tests() {
 	local code=0
-	KERNEL=$1 tests/run-vm.sh | tee "$BUILD/log/vm-tests.out" || code=$?
+	KERNEL=$1 tests/run-vm.sh ${2:+"$2"} | tee "$BUILD/log/vm-tests.out" || code=$?
 	if tail -n 1 "$BUILD/log/vm-tests.out" | grep -qE '^[0-9]+ passed, [0-9]+ failed'; then
 		add_counts "$(tail -n 1 "$BUILD/log/vm-tests.out")"
 	fi
@@ -150,7 +153,7 @@ prepare() {
 # Cases as they end, where a stage has many; V=1 shows all.
 progress() {
 	if [ -n "${V:-}" ]; then cat; else
-		grep --line-buffered -E '^(passed:|FAILED:|crash:|[a-z]+/[0-9]{3} |kmemleak )' | sed -u 's/^/   /'
+		grep --line-buffered -E '^(passed:|FAILED:|crash:|[a-z]+/[0-9]{3} |kmemleak |    measured: )' | sed -u 's/^/   /'
 	fi
 }
 

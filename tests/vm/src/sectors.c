@@ -23,7 +23,7 @@ static const char usage_text[] =
 	"sectors fill    DEVICE TAG [START COUNT [BYTES]]   write, BYTES at a time\n"
 	"sectors fua     DEVICE TAG START COUNT             one write with FUA and no flush\n"
 	"sectors scatter DEVICE TAG SEED TIMES BYTES [LIMIT]  write at distinct places below sector LIMIT\n"
-	"sectors weave   DEVICE TAG PART OF BYTES           write every OF-th place, beginning with PART\n"
+	"sectors weave   DEVICE TAG PART OF BYTES [LIMIT]   write every OF-th place, beginning with PART\n"
 	"sectors check   DEVICE TAG[,TAG...] [START COUNT]  fail unless every sector is one of these\n"
 	"sectors count   DEVICE [START COUNT]               how many sectors of each tag\n"
 	"sectors sync    DEVICE                             fsync\n";
@@ -297,8 +297,9 @@ int main(int argc, char **argv)
 			argc > 7 ? number(argv[7]) : count);
 		return 0;
 	}
-	if (!strcmp(verb, "weave") && argc == 7) {
-		weave(fd, number(argv[3]), number(argv[4]), number(argv[5]), number(argv[6]), count);
+	if (!strcmp(verb, "weave") && argc >= 7) {
+		weave(fd, number(argv[3]), number(argv[4]), number(argv[5]), number(argv[6]),
+		      argc > 7 ? number(argv[7]) : count);
 		return 0;
 	}
 	if (argc > first + 1) {
