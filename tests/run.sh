@@ -72,15 +72,27 @@ stage_lint() {
 	sum_up
 }
 cargo_clippy() {
-	CARGO_TARGET_DIR=$BUILD/cargo cargo clippy --locked --workspace --all-targets -- -D warnings
+	export CARGO_TARGET_DIR=$BUILD/cargo
+	cargo clippy --locked --workspace --all-targets -- -D warnings &&
+		cargo clippy --locked -p races --features model --all-targets -- -D warnings
 }
 
 stage_build() {
 	one "unionblk.ko for the stock kernel" scripts/build.sh modules
 	one "unionblk.ko for the KUNIT=y kernel" scripts/build.sh modules-kunit-x86_64
+	one "no mutant in the modules" no_mutant
 	one "ubctl, static" scripts/build.sh tools
 	one "the tests' programs" scripts/build.sh programs
 	sum_up
+}
+
+# What tests/crash/mutants.sh looks for in a mutant's test, and must find there.
+no_mutant() {
+	local ko
+	for ko in "$BUILD"/kmod*/unionblk.ko; do
+		! grep -aq 'a mutant of the core' "$ko" || return 1
+	done
+	[ -f "$BUILD/kmod/unionblk.ko" ]
 }
 
 stage_core() {

@@ -145,6 +145,9 @@ impl<B: DerefMut<Target = [u64]>> Allocator<B> {
         for slab in plan::homeless(map, sector, sectors) {
             self.place(map, slab)?;
         }
+        if cfg!(mutant = "bits-before-data") {
+            map.mark(sector, sectors);
+        }
         Ok(())
     }
 

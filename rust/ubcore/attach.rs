@@ -200,7 +200,8 @@ fn take_slabs<M: Memory, A: DerefMut<Target = [u64]>>(
             let Some(leaf) = entry.leaf else {
                 continue;
             };
-            if slab >= g.root_slabs() || !allocator.take(leaf) {
+            let taken = cfg!(mutant = "free-after-reload") || allocator.take(leaf);
+            if slab >= g.root_slabs() || !taken {
                 return Err(bad);
             }
             map.set_owner(leaf, Some(slab))?;

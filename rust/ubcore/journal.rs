@@ -305,7 +305,8 @@ impl<'a, D: Disk> Epoch<'a, D> {
         if self.sealed == 0 {
             self.disk.flush()?;
         } else {
-            self.write(Order::FlushFua)?;
+            let mutant = cfg!(mutant = "commit-without-flush");
+            self.write(if mutant { Order::Fua } else { Order::FlushFua })?;
         }
         Ok(self.written)
     }
@@ -350,7 +351,8 @@ pub fn scan<D: Disk>(disk: &mut D, sb: &Superblock) -> Result<Found> {
         found.chained = found.chained.saturating_add(1);
         found.sequence = head.sequence.saturating_add(1);
         if head.last {
-            found.finished = found.chained;
+            let mutant = u32::from(cfg!(mutant = "last-epoch-not-reloaded"));
+            found.finished = found.chained.saturating_sub(mutant);
         }
     }
     // `clean` promises an empty ring; only then is the rest of it not worth a look.

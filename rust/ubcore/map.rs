@@ -21,11 +21,10 @@
 //! whoever sees a bit, and then the first count equal to what is durable, sees a durable bit; and
 //! whoever sees a bit, and then a change under way, makes the dirty mark of that bit once more.
 
-use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-
 use super::error::{Error, Result};
 use super::geometry::{Geometry, BITS_SECTORS, BITS_WORDS, TABLE_ENTRIES};
 use super::num::{index, mask, narrow, usize_of};
+use super::sync::{AtomicU32, AtomicU64, Ordering};
 
 /// A page of the slab table or of the owners.
 pub type TablePage = [AtomicU32; TABLE_ENTRIES as usize];
@@ -511,6 +510,12 @@ impl<M: Memory> Map<M> {
         let mut changed = false;
         // The pages are there: an assignment made them.
         let _ = self.each_word(leaf, offset, count, |w, m| {
+            if cfg!(mutant = "bits-race") {
+                let old = w.load(Ordering::Acquire);
+                changed |= old & m != m;
+                w.store(old | m, Ordering::Release);
+                return;
+            }
             changed |= w.fetch_or(m, Ordering::AcqRel) & m != m;
         });
         changed

@@ -28,6 +28,11 @@
     )
 )]
 
+/// What tests/crash/mutants.sh looks for: in a mutant it must be, in the module it must not.
+#[cfg(mutant)]
+#[used]
+pub static MARK: [u8; 20] = *b"a mutant of the core";
+
 pub mod abi;
 pub mod alloc;
 pub mod attach;
@@ -42,3 +47,4 @@ pub mod map;
 pub mod num;
 pub mod pages;
 pub mod plan;
+pub mod sync;

@@ -5,12 +5,11 @@
 //! Table pages are 1024 little-endian 32-bit entries, bits pages 512 little-endian 64-bit words,
 //! both as [`super::map`] has them. Pages are numbered through, the table's first.
 
-use core::sync::atomic::Ordering;
-
 use super::error::{Error, Result};
 use super::geometry::{BITS_WORDS, TABLE_ENTRIES};
 use super::map::{Entry, Map, Memory};
 use super::num::{index, narrow, wide};
+use super::sync::Ordering;
 
 /// Which page a number means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

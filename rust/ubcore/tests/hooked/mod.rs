@@ -7,7 +7,6 @@
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
-use std::sync::atomic::AtomicU64;
 
 use ubcore::alloc::Allocator;
 use ubcore::attach;
@@ -19,6 +18,7 @@ use ubcore::geometry::Geometry;
 use ubcore::map::{words_for, BitsPage, Map, Memory, TablePage};
 use ubcore::pages::PageSet;
 use ubcore::plan::{self, Source};
+use ubcore::sync::AtomicU64;
 
 use crate::sim::disk::SimDisk;
 use crate::sim::memory::SimMemory;

@@ -74,6 +74,20 @@ pub struct State {
 }
 
 impl State {
+    /// A sector as it reads now.
+    pub fn sector(&self, sector: u64) -> Sector {
+        self.read(sector)
+    }
+
+    /// A flush, as a request.
+    pub fn flush_now(&mut self) -> Result {
+        self.step()?;
+        self.counts.flushes += 1;
+        self.flush();
+        self.record();
+        Ok(())
+    }
+
     fn read(&self, sector: u64) -> Sector {
         let cached = self
             .cache
@@ -279,11 +293,6 @@ impl Disk for SimDisk {
     }
 
     fn flush(&mut self) -> Result {
-        let mut s = self.state.borrow_mut();
-        s.step()?;
-        s.counts.flushes += 1;
-        s.flush();
-        s.record();
-        Ok(())
+        self.state.borrow_mut().flush_now()
     }
 }

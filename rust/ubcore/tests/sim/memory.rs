@@ -2,12 +2,12 @@
 
 //! The map's memory on the host.
 
-use std::sync::atomic::{AtomicU32, AtomicU64};
 use std::sync::OnceLock;
 
 use ubcore::error::Result;
 use ubcore::geometry::Geometry;
 use ubcore::map::{words_for, BitsPage, Memory, TablePage};
+use ubcore::sync::{AtomicU32, AtomicU64};
 
 pub struct SimMemory {
     table: Vec<OnceLock<Box<TablePage>>>,

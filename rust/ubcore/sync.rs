@@ -1,0 +1,94 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The atomics that a map is made of: core's own; in the models of `tests/races` such that a
+//! scheduler chooses, before each access, who goes on.
+
+#[cfg(feature = "shuttle")]
+pub use self::model::{quietly, AtomicU32, AtomicU64, Ordering};
+#[cfg(not(feature = "shuttle"))]
+pub use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+/// Atomics of a model. Threads change only at [`point`], so core's atomics do for the values.
+#[cfg(feature = "shuttle")]
+mod model {
+    pub use core::sync::atomic::Ordering;
+    use core::sync::atomic::{self, AtomicBool};
+
+    static BUS: shuttle::sync::atomic::AtomicBool = shuttle::sync::atomic::AtomicBool::new(false);
+    static QUIET: AtomicBool = AtomicBool::new(false);
+
+    /// Somebody else may go on here.
+    fn point(silent: &AtomicBool) {
+        if !QUIET.load(Ordering::Relaxed) && !silent.load(Ordering::Relaxed) {
+            BUS.load(Ordering::SeqCst);
+        }
+    }
+
+    /// Runs `f`, in which nobody else goes on: for what a model does when all others have ended.
+    pub fn quietly<R>(f: impl FnOnce() -> R) -> R {
+        QUIET.store(true, Ordering::Relaxed);
+        let done = f();
+        QUIET.store(false, Ordering::Relaxed);
+        done
+    }
+
+    macro_rules! atomic {
+        ($name:ident, $value:ty, $what:literal) => {
+            #[doc = $what]
+            #[derive(Debug)]
+            pub struct $name {
+                value: atomic::$name,
+                silent: AtomicBool,
+            }
+
+            #[expect(missing_docs, reason = "as core's")]
+            impl $name {
+                pub const fn new(value: $value) -> Self {
+                    let value = atomic::$name::new(value);
+                    let silent = AtomicBool::new(false);
+                    $name { value, silent }
+                }
+                /// Nobody will ever change it: to look at it is no point of interest.
+                pub fn silence(&self) {
+                    self.silent.store(true, Ordering::Relaxed);
+                }
+                pub fn load(&self, order: Ordering) -> $value {
+                    point(&self.silent);
+                    self.value.load(order)
+                }
+                pub fn store(&self, value: $value, order: Ordering) {
+                    point(&self.silent);
+                    self.value.store(value, order);
+                }
+                pub fn swap(&self, value: $value, order: Ordering) -> $value {
+                    point(&self.silent);
+                    self.value.swap(value, order)
+                }
+                pub fn fetch_or(&self, value: $value, order: Ordering) -> $value {
+                    point(&self.silent);
+                    self.value.fetch_or(value, order)
+                }
+                pub fn fetch_and(&self, value: $value, order: Ordering) -> $value {
+                    point(&self.silent);
+                    self.value.fetch_and(value, order)
+                }
+                pub fn fetch_add(&self, value: $value, order: Ordering) -> $value {
+                    point(&self.silent);
+                    self.value.fetch_add(value, order)
+                }
+                pub fn fetch_update<F: FnMut($value) -> Option<$value>>(
+                    &self,
+                    set: Ordering,
+                    fetch: Ordering,
+                    f: F,
+                ) -> Result<$value, $value> {
+                    point(&self.silent);
+                    self.value.fetch_update(set, fetch, f)
+                }
+            }
+        };
+    }
+
+    atomic!(AtomicU32, u32, "A 32-bit atomic of a model.");
+    atomic!(AtomicU64, u64, "A 64-bit atomic of a model.");
+}

@@ -1,0 +1,50 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0
+# Models of races: the scenes of tests/races, under schedules that a scheduler
+# chooses. SIZE and SEED as in run.sh.
+. "$(dirname "$0")/../../scripts/lib.sh"
+[ -n "${UNIONBLK_IN_ROOT:-}" ] || exec "$TOP/scripts/in-root.sh" tests/crash/races.sh
+
+export CARGO_TARGET_DIR=$BUILD/cargo SEED=${SEED:-1}
+case ${SIZE:-quick} in
+quick) schedules=5000 rounds=1 ;;
+full) schedules=75000 rounds=2 ;;
+soak) schedules=75000 rounds=1000000 ;;
+*) die "SIZE=$SIZE: quick, full or soak" ;;
+esac
+program=$(cargo test --locked -q -p races --features model --test marks --no-run --message-format=json |
+	python3 -c '
+import json, sys
+for line in sys.stdin:
+    m = json.loads(line)
+    if m.get("executable"):
+        print(m["executable"])')
+
+# A process of its own for each half of the scenes: a scene has one thread.
+mapfile -t scenes < <("$program" --list | sed -n 's/: test$//p')
+half() {
+	local n=$1 seed=$2 scene list=()
+	for scene in "${!scenes[@]}"; do [ $((scene % 2)) != "$n" ] || list+=("${scenes[scene]}"); done
+	# One at a time: what each prints last is its process's count.
+	SCHEDULES=$schedules SEED=$seed nice "$program" --exact --nocapture --test-threads 1 "${list[@]}"
+}
+total=0 failures=0
+last=$((SEED + rounds - 1))
+for ((seed = SEED; seed <= last; seed++)); do
+	pids=()
+	for n in 0 1; do
+		half "$n" "$seed" >"$BUILD/log/races-$n.log" 2>&1 &
+		pids+=($!)
+	done
+	for n in 0 1; do
+		wait "${pids[n]}" || failures=$((failures + 1))
+		# A failing schedule is a page of digits; its seed says as much.
+		grep -vE '^[0-9a-f]{40,}$' "$BUILD/log/races-$n.log" || true
+		grep -q '^test result: ok' "$BUILD/log/races-$n.log" || say "FAILED: races of seed $seed, half $n"
+		count=$(sed -n 's/.*schedules=\([0-9]*\)$/\1/p' "$BUILD/log/races-$n.log" | tail -n 1)
+		total=$((total + ${count:-0}))
+	done
+	[ "$failures" = 0 ] || break
+done
+printf 'schedules=%d failures=%d\n' "$total" "$failures"
+[ "$failures" = 0 ]

@@ -1,0 +1,52 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A union as the driver runs it, with every thread, lock and atomic in a scheduler's hand.
+//!
+//! It repeats what rust/queue.rs and rust/metadata.rs do between their locks, over the core itself.
+//! Each scene is a handful of requests at once. Whatever they see while they run, and whatever a cut
+//! of power at some moment leaves, must be what some order of them explains.
+
+#![cfg(feature = "model")]
+
+pub mod history;
+pub mod scene;
+#[path = "../../../rust/ubcore/tests/sim/mod.rs"]
+mod sim;
+pub mod union;
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use shuttle::scheduler::{PctScheduler, RandomScheduler};
+use shuttle::{Config, Runner};
+
+/// The core's switches of a model are one set for the process: one scene at a time.
+static ONE: Mutex<()> = Mutex::new(());
+
+/// Schedules that were run in this process.
+static SCHEDULES: AtomicU64 = AtomicU64::new(0);
+
+fn number(name: &str, otherwise: u64) -> u64 {
+    let given = std::env::var(name).ok().and_then(|v| v.parse().ok());
+    given.unwrap_or(otherwise)
+}
+
+/// Runs a scene under `SCHEDULES` schedules (default 400), half of them chosen at random, half with
+/// few changes of priority; `SEED` is all that they depend on. Panics where it fails, and says how
+/// that schedule is run again.
+pub fn explore(scene: fn()) {
+    let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let schedules = number("SCHEDULES", 400) as usize / 2;
+    let seed = number("SEED", 1);
+    let mut config = Config::new();
+    config.silence_warnings = true;
+    let counted = move || {
+        SCHEDULES.fetch_add(1, Ordering::Relaxed);
+        scene();
+    };
+    let random = RandomScheduler::new_from_seed(seed, schedules);
+    Runner::new(random, config.clone()).run(counted);
+    let few = PctScheduler::new_from_seed(seed, 3, schedules);
+    Runner::new(few, config).run(counted);
+    println!("schedules={}", SCHEDULES.load(Ordering::Relaxed));
+}
