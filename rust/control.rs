@@ -265,18 +265,14 @@ fn free_id(unions: &[Place], wanted: u32) -> Result<(u32, usize)> {
 
 impl Entry {
     fn fill(&self, c: &mut abi::Status) {
-        let Attached {
-            disk,
-            union,
-            queues,
-        } = &self.attached;
+        let Attached { disk, union } = &self.attached;
         let g = union.geometry();
         (c.major, c.minor) = disk.dev();
         c.id = self.id;
         c.flags = 0;
         c.mode = union.mode();
         c.openers = disk.openers();
-        c.queues = *queues;
+        c.queues = disk.queues();
         c.root = union.root_path;
         c.leaf = union.leaf_path;
         c.uuid = union.uuid;

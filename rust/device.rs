@@ -169,7 +169,6 @@ impl Union {
 pub(crate) struct Attached {
     pub(crate) disk: Disk<Union>,
     pub(crate) union: Arc<Union>,
-    pub(crate) queues: u32,
 }
 
 fn zeroed<T: Copy>(n: usize, zero: T) -> Result<KVVec<T>> {
@@ -357,11 +356,7 @@ impl Attached {
             queues,
             QUEUE_DEPTH,
         ))?;
-        let mut attached = Attached {
-            disk,
-            union,
-            queues,
-        };
+        let mut attached = Attached { disk, union };
         if let Err(e) = attached.show(read_only) {
             // The disk was there: somebody may have written to it.
             let _ = attached.detach();
@@ -394,7 +389,7 @@ impl Attached {
 
     /// Takes the union away: claimed, so that nobody has it open. Commits what is dirty.
     pub(crate) fn detach(self) -> Result {
-        let Attached { disk, union, .. } = self;
+        let Attached { disk, union } = self;
         union.events.close();
         drop(disk);
         let done = Union::detach(&union);

@@ -10,7 +10,10 @@
 use crate::{
     blk::{
         mm::NoIo,
-        workqueue::flush_work, //
+        workqueue::{
+            flush_work,
+            system, //
+        }, //
     },
     ubcore::{
         error::{
@@ -47,7 +50,6 @@ use kernel::{
         SpinLock, //
     },
     workqueue::{
-        self,
         impl_has_work,
         new_work,
         Work,
@@ -134,7 +136,7 @@ impl Reserve {
         pick: impl FnOnce(&mut Spare) -> Option<KBox<T>>,
     ) -> Option<KBox<T>> {
         let page = pick(&mut this.spare.lock());
-        let _ = workqueue::system().enqueue(this.clone());
+        let _ = system().enqueue(this.clone());
         page
     }
 

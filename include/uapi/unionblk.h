@@ -8,7 +8,7 @@
  *  - @size is the size of the structure as the caller knows it. This version
  *    takes only its own; another gives EINVAL.
  *  - Reserved fields and flags not named here are zero, else EINVAL.
- *  - Paths end with a NUL byte within their field, else EINVAL.
+ *  - Paths are not empty and end with a NUL byte within their field, else EINVAL.
  *  - UNIONBLK_IOC_FEATURES is called first: a caller that does not know the
  *    abi_version that it returns stops there.
  *

@@ -336,6 +336,12 @@ impl<D: Driver> Disk<D> {
         unsafe { ffi::ub_disk_openers(self.disk.as_ptr()) }
     }
 
+    /// How many hardware queues it got: not more than there are CPUs.
+    pub(crate) fn queues(&self) -> u32 {
+        // SAFETY: The tag set is initialised; the number was settled when it was made.
+        unsafe { (*self.shared.tags.inner.get()).nr_hw_queues }
+    }
+
     /// Its number: major and minor.
     pub(crate) fn dev(&self) -> (u32, u32) {
         // SAFETY: By the invariant the disk is there; its number does not change.
