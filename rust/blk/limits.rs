@@ -29,6 +29,8 @@ impl Limits {
 
         // SAFETY: `lim` is ours to write.
         unsafe { bindings::blk_set_stacking_limits(&mut lim) };
+        // Whatever is written is copied by nobody: only those below care how it lies in memory.
+        lim.dma_alignment = 0;
         lim.features |= ffi::BLK_FEAT_WRITE_CACHE | ffi::BLK_FEAT_FUA | ffi::BLK_FEAT_IO_STAT;
         Self(lim, 0)
     }
