@@ -26,6 +26,8 @@ static const char usage_text[] =
 	"sectors weave   DEVICE TAG PART OF BYTES [LIMIT]   write every OF-th place, beginning with PART\n"
 	"sectors check   DEVICE TAG[,TAG...] [START COUNT]  fail unless every sector is one of these\n"
 	"sectors count   DEVICE [START COUNT]               how many sectors of each tag\n"
+	"sectors punch   DEVICE START COUNT                 fallocate() a hole\n"
+	"sectors zero    DEVICE START COUNT                 fallocate() zeroes\n"
 	"sectors sync    DEVICE                             fsync\n";
 
 static void die(const char *what)
@@ -300,6 +302,14 @@ int main(int argc, char **argv)
 	if (!strcmp(verb, "weave") && argc >= 7) {
 		weave(fd, number(argv[3]), number(argv[4]), number(argv[5]), number(argv[6]),
 		      argc > 7 ? number(argv[7]) : count);
+		return 0;
+	}
+	if ((!strcmp(verb, "punch") || !strcmp(verb, "zero")) && argc == 5) {
+		int mode = *verb == 'p' ? FALLOC_FL_PUNCH_HOLE : FALLOC_FL_ZERO_RANGE;
+
+		if (fallocate(fd, mode | FALLOC_FL_KEEP_SIZE, number(argv[3]) * SECTOR,
+			      number(argv[4]) * SECTOR))
+			die(verb);
 		return 0;
 	}
 	if (argc > first + 1) {
