@@ -21,6 +21,7 @@
 //! whoever sees a bit, and then the first count equal to what is durable, sees a durable bit; and
 //! whoever sees a bit, and then a change under way, makes the dirty mark of that bit once more.
 
+use super::bits;
 use super::error::{Error, Result};
 use super::geometry::{Geometry, BITS_SECTORS, BITS_WORDS, TABLE_ENTRIES};
 use super::num::{index, mask, narrow, usize_of};
@@ -390,10 +391,10 @@ impl<M: Memory> Map<M> {
         self.clear_slab(leaf)?;
         let base = self.entry(slab).base;
         self.set_owner(leaf, Some(slab))?;
-        set_bit(self.memory.fresh(), leaf);
+        bits::set(self.memory.fresh(), leaf);
         let done = self.set_entry(slab, Entry::home(leaf, base));
         if done.is_err() {
-            clear_bit(self.memory.fresh(), leaf);
+            bits::clear(self.memory.fresh(), leaf);
             self.set_owner(leaf, None)?;
         }
         done
@@ -448,7 +449,7 @@ impl<M: Memory> Map<M> {
         self.change(|| {
             // The owner last: a committer that misses the slab for want of it finds it emptied.
             self.set_entry(slab, Entry::none(base, Emptied::Pending))?;
-            set_bit(self.memory.emptied(), page);
+            bits::set(self.memory.emptied(), page);
             if let Some(leaf) = entry.leaf {
                 self.set_owner(leaf, None)?;
             }
@@ -458,7 +459,7 @@ impl<M: Memory> Map<M> {
 
     /// The first page of the slab table, from `from` on, with emptied slabs.
     pub fn emptied_page(&self, from: u32) -> Option<u32> {
-        (from..self.geometry.table_pages()).find(|&p| is_set(self.memory.emptied(), p))
+        bits::next(self.memory.emptied(), from)
     }
 
     /// Moves an emptied slab from one state to the next; its base if it was in the first.
@@ -486,7 +487,7 @@ impl<M: Memory> Map<M> {
             left |= self.entry(slab).emptied != Emptied::No;
         }
         if !left {
-            clear_bit(self.memory.emptied(), page);
+            bits::clear(self.memory.emptied(), page);
         }
         moved
     }
@@ -525,8 +526,8 @@ impl<M: Memory> Map<M> {
     pub fn mark_dirty(&self, leaf: u32) {
         // The word's bit is set even where the slab's already was: whoever set that may not have
         // come to this line yet, and our caller's write must be found once it is counted.
-        set_bit(self.memory.dirty(), leaf);
-        set_bit(self.memory.dirty_words(), leaf / 64);
+        bits::set(self.memory.dirty(), leaf);
+        bits::set(self.memory.dirty_words(), leaf / 64);
     }
 
     /// Takes up to 64 dirty leaf slabs off the list: the number of the first, and a mask.
@@ -543,7 +544,7 @@ impl<M: Memory> Map<M> {
             }
             word = word.wrapping_add(ahead.trailing_zeros());
             // Cleared before the word is read: who sets a bit later sets it again.
-            clear_bit(self.memory.dirty_words(), word);
+            bits::clear(self.memory.dirty_words(), word);
             let slabs = self
                 .memory
                 .dirty()
@@ -559,34 +560,11 @@ impl<M: Memory> Map<M> {
 
     /// Whether the assignment of a leaf slab is not durable yet; from now on it counts as such.
     pub fn take_fresh(&self, leaf: u32) -> bool {
-        clear_bit(self.memory.fresh(), leaf)
+        bits::clear(self.memory.fresh(), leaf)
     }
 
     /// Whether the assignment of a leaf slab is not durable yet.
     pub fn is_fresh(&self, leaf: u32) -> bool {
-        is_set(self.memory.fresh(), leaf)
+        bits::is_set(self.memory.fresh(), leaf)
     }
-}
-
-fn is_set(words: &[AtomicU64], n: u32) -> bool {
-    words
-        .get(index(n / 64))
-        .is_some_and(|w| w.load(Ordering::Acquire) & bit_of(n) != 0)
-}
-
-fn bit_of(n: u32) -> u64 {
-    1u64.wrapping_shl(n % 64)
-}
-
-/// Sets a bit, returns whether it was set. The order of a later store that announces it is kept.
-fn set_bit(words: &[AtomicU64], n: u32) -> bool {
-    words
-        .get(index(n / 64))
-        .is_some_and(|w| w.fetch_or(bit_of(n), Ordering::SeqCst) & bit_of(n) != 0)
-}
-
-fn clear_bit(words: &[AtomicU64], n: u32) -> bool {
-    words
-        .get(index(n / 64))
-        .is_some_and(|w| w.fetch_and(!bit_of(n), Ordering::SeqCst) & bit_of(n) != 0)
 }

@@ -36,6 +36,7 @@ pub static MARK: [u8; 20] = *b"a mutant of the core";
 pub mod abi;
 pub mod alloc;
 pub mod attach;
+pub mod bits;
 pub mod commit;
 pub mod disk;
 pub mod error;
