@@ -1,0 +1,24 @@
+# SPDX-License-Identifier: GPL-2.0
+# shellcheck shell=bash
+# What the campaigns that need a guest share. Sourced, never run.
+. "$(dirname "$0")/../../scripts/lib.sh"
+[ -n "${UNIONBLK_IN_ROOT:-}" ] || exec "$TOP/scripts/in-root.sh" "tests/crash/$(basename "$0")"
+SIZE=${SIZE:-quick} SEED=${SEED:-1}
+KERNEL=${KERNEL:-stock}
+
+# All that a guest needs; says little unless something fails.
+crash_build() {
+	case $KERNEL in
+	stock) "$TOP/scripts/build.sh" modules tools programs; ko=$BUILD/kmod/unionblk.ko ;;
+	*) "$TOP/scripts/build.sh" modules-kunit-x86_64 tools programs; ko=$BUILD/kmod-kunit-x86_64/unionblk.ko ;;
+	esac
+	guest=(-k "$KERNEL" -f "$TOP/tests/vm:tests" -f "$TOP/tests/crash/guest:crash" -f "$TOP/scripts/kernel-complaints.txt"
+		-f "$BUILD/programs:programs" -f "$ko" -f "$BUILD/cargo/x86_64-unknown-linux-gnu/release/ubctl")
+}
+
+# crash_guest NAME SECONDS [OPTION OF vm.sh]... -- COMMAND...: its last line is that of the part.
+crash_guest() {
+	local name=$1 limit=$2
+	shift 2
+	"$TOP/scripts/vm.sh" "${guest[@]}" -n "crash-$name" -t "$limit" "$@"
+}

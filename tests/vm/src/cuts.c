@@ -1,0 +1,214 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Cuts of power in a live kernel: a union under load by several writers, whose
+ * leaf, a null_blk with a volatile cache, loses its power and with it all that
+ * was not flushed. Attached again, every sector is held against an oracle, and
+ * life goes on from there. Power also goes while a union is attached or
+ * detached.
+ *   cuts ROOT LEAF POWER SEED CUTS WRITERS QUEUES DISCARDED [believe]
+ * POWER is the leaf's file in configfs. DISCARDED: the tag that a discarded
+ * slab reads as (0: zeroes, 1: the root's). "believe" takes completed writes
+ * for durable: it must fail, or it is not power that was cut.
+ */
+#define _GNU_SOURCE
+#include "control.h"
+#include "load.h"
+
+struct bench {
+	struct load load;
+	const char *root, *leaf, *power;
+	uint32_t queues, id;
+	uint64_t random, loads, creates, removes, full, deeds;
+	uint64_t *found;
+};
+
+static uint64_t below(struct bench *b, uint64_t n)
+{
+	b->random = b->random * 6364136223846793005ULL + 1442695040888963407ULL;
+	return (b->random >> 33) % n;
+}
+
+static void attach(struct bench *b)
+{
+	uint32_t reason;
+	int error = control_create(b->root, b->leaf, b->queues, &b->id, &reason);
+
+	if (error) {
+		printf("FAILED: attach: %s, reason %u\n", strerror(error), reason);
+		exit(1);
+	}
+}
+
+static void power(struct bench *b, int on)
+{
+	control_write(b->power, on ? "1" : "0");
+	if (on)
+		close(control_open(b->leaf));
+}
+
+static void survey(struct bench *b)
+{
+	int error;
+
+	b->load.fd = control_open_union(b->id);
+	error = load_survey(&b->load, b->found);
+	if (error) {
+		printf("FAILED: read of a union that was just attached: %s\n", strerror(error));
+		exit(1);
+	}
+}
+
+static void detach(struct bench *b, int wanted)
+{
+	int error;
+
+	if (b->load.fd >= 0)
+		close(b->load.fd);
+	b->load.fd = -1;
+	error = control_remove(b->id);
+	if (error && (!wanted || error != EIO)) {
+		printf("FAILED: detach: %s\n", strerror(error));
+		exit(1);
+	}
+}
+
+/* What a detach has committed. */
+static void all_durable(struct bench *b)
+{
+	oracle_flush_end(&b->load.oracle, oracle_flush_begin(&b->load.oracle));
+}
+
+struct call {
+	struct bench *b;
+	pthread_t thread;
+	int error;
+};
+
+static void *call_create(void *arg)
+{
+	struct call *c = arg;
+
+	c->error = control_create(c->b->root, c->b->leaf, c->b->queues, &c->b->id, NULL);
+	return NULL;
+}
+
+static void *call_remove(void *arg)
+{
+	struct call *c = arg;
+
+	c->error = control_remove(c->b->id);
+	return NULL;
+}
+
+static void cut_during(struct bench *b, void *(*what)(void *), uint64_t within)
+{
+	struct call c = { .b = b };
+
+	if (pthread_create(&c.thread, NULL, what, &c)) {
+		perror("thread");
+		exit(1);
+	}
+	usleep((useconds_t)below(b, within));
+	power(b, 0);
+	pthread_join(c.thread, NULL);
+	if (what == call_remove && !c.error)
+		all_durable(b);
+	/* It came before the cut: then it is there, and must go. */
+	if (what == call_create && !c.error)
+		detach(b, 1);
+}
+
+/* Load until the power goes, sometimes with nothing in flight. */
+static void live(struct bench *b, int cut)
+{
+	load_start(&b->load, cut ? ~0ULL : 1 + below(b, 60));
+	if (cut) {
+		usleep((useconds_t)below(b, below(b, 4) ? 60000 : 400000));
+		power(b, 0);
+		/* Readers of the root alone would not notice. */
+		b->load.stop = 1;
+	}
+	load_join(&b->load);
+}
+
+static void one(struct bench *b)
+{
+	uint64_t how = below(b, 20);
+
+	live(b, how < 15);
+	if (how < 15) {
+		b->loads++;
+		detach(b, 1);
+	} else if (how < 17) {
+		/* All that is dirty has its last commit now, or not. */
+		b->removes++;
+		close(b->load.fd);
+		b->load.fd = -1;
+		cut_during(b, call_remove, 20000);
+	} else {
+		detach(b, 0);
+		all_durable(b);
+		b->creates++;
+		cut_during(b, call_create, 20000);
+	}
+	for (unsigned int w = 0; w < b->load.oracle.writers; w++)
+		b->deeds += b->load.oracle.stories[w].n;
+	power(b, 1);
+	/* And again while what the cut left is put right. */
+	if (!below(b, 8)) {
+		b->creates++;
+		cut_during(b, call_create, 20000);
+		power(b, 1);
+	}
+	attach(b);
+}
+
+static void prepare(struct bench *b, char **argv)
+{
+	struct unionblk_status s;
+
+	b->root = argv[1];
+	b->leaf = argv[2];
+	b->power = argv[3];
+	b->queues = (uint32_t)atoi(argv[7]);
+	attach(b);
+	s = control_status(b->id);
+	load_make(&b->load, s.sectors, (unsigned int)atoi(argv[6]), strtoull(argv[4], NULL, 0));
+	b->load.slab = s.slab_sectors;
+	b->load.discarded = (uint32_t)atoi(argv[8]);
+	b->random = mix(strtoull(argv[4], NULL, 0));
+	b->found = oracle_memory(NULL, s.sectors * sizeof(*b->found));
+}
+
+int main(int argc, char **argv)
+{
+	struct bench b = { .load.fd = -1 };
+	long cuts, n;
+
+	if (argc < 9) {
+		fputs("cuts ROOT LEAF POWER SEED CUTS WRITERS QUEUES DISCARDED [believe]\n", stderr);
+		return 2;
+	}
+	setvbuf(stdout, NULL, _IOLBF, 0);
+	prepare(&b, argv);
+	cuts = atol(argv[5]);
+	survey(&b);
+	b.load.oracle.believe = argc > 9;
+	for (n = 0; n < cuts; n++) {
+		oracle_restart(&b.load.oracle, b.found);
+		one(&b);
+		survey(&b);
+		if (oracle_judge(&b.load.oracle, b.found) || b.load.wrong)
+			break;
+	}
+	b.full = load_sum(&b.load, offsetof(struct hand, full));
+	if (n < cuts)
+		printf("FAILED: cut %ld of seed %s\n", n, argv[4]);
+	else
+		detach(&b, 0);
+	printf("cuts=%ld deeds=%llu load=%llu create=%llu remove=%llu nospace=%llu\n",
+	       n < cuts ? n + 1 : n, (unsigned long long)b.deeds, (unsigned long long)b.loads,
+	       (unsigned long long)b.creates, (unsigned long long)b.removes,
+	       (unsigned long long)b.full);
+	return n < cuts;
+}
