@@ -6,6 +6,8 @@
 //! is the checksum here; what makes a directory block believable is its own and the superblock's
 //! word on which slot counts. A stale, lost or misplaced page therefore never passes for current.
 
+use core::mem::offset_of;
+
 use zerocopy::little_endian::{U32, U64};
 use zerocopy::FromBytes;
 use zerocopy_derive::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
@@ -97,19 +99,37 @@ pub fn decode(
     leaf_block: u64,
     entries: &mut [PageEntry],
 ) -> Result {
-    let bad = Error::Damaged(Area::Directory, leaf_block);
-    let (h, rest) = Header::ref_from_prefix(block).map_err(|_| bad)?;
-    let list = <[DiskEntry]>::ref_from_bytes(rest).map_err(|_| bad)?;
-    if h.magic != MAGIC
-        || h.crc.get() != block_crc(block, CRC_AT)
-        || h.index.get() != at
-        || h.reserved.get() != 0
-        || h.nonce.get() != nonce
-        || h.generation.get() > generation
-    {
-        return Err(bad);
+    judge(block, at, generation, nonce, entries)
+        .map_err(|_| Error::Damaged(Area::Directory, leaf_block))
+}
+
+/// As [`decode`]; fails with the byte of the first thing that is wrong.
+pub fn judge(
+    block: &[u8],
+    at: u32,
+    generation: u64,
+    nonce: u64,
+    entries: &mut [PageEntry],
+) -> core::result::Result<(), usize> {
+    let (h, rest) = Header::ref_from_prefix(block).map_err(|_| 0usize)?;
+    let list = <[DiskEntry]>::ref_from_bytes(rest).map_err(|_| 0usize)?;
+    for (sound, field) in [
+        (h.magic == MAGIC, offset_of!(Header, magic)),
+        (h.crc.get() == block_crc(block, CRC_AT), CRC_AT),
+        (h.index.get() == at, offset_of!(Header, index)),
+        (h.reserved.get() == 0, offset_of!(Header, reserved)),
+        (h.nonce.get() == nonce, offset_of!(Header, nonce)),
+        (
+            h.generation.get() <= generation,
+            offset_of!(Header, generation),
+        ),
+    ] {
+        if !sound {
+            return Err(field);
+        }
     }
     for (i, disk) in list.iter().enumerate() {
+        let bad = size_of::<Header>().saturating_add(i.saturating_mul(size_of::<DiskEntry>()));
         let slot = Slot::from_bits(disk.slot).ok_or(bad)?;
         let crc = disk.crc.get();
         let unused = i >= entries.len();
@@ -124,6 +144,24 @@ pub fn decode(
         }
     }
     Ok(())
+}
+
+/// Whether a block is a whole one of this leaf, of whatever checkpoint.
+pub fn is_sound(block: &[u8], at: u32, nonce: u64) -> bool {
+    Header::ref_from_prefix(block).is_ok_and(|(h, _)| {
+        h.magic == MAGIC
+            && h.crc.get() == block_crc(block, CRC_AT)
+            && h.index.get() == at
+            && h.nonce.get() == nonce
+    })
+}
+
+/// Whether a block that [`decode`] refuses was meant to be one of this leaf: torn, or rotten. One
+/// that an earlier format left whole was not.
+pub fn is_kin(block: &[u8], nonce: u64) -> bool {
+    Header::ref_from_prefix(block).is_ok_and(|(h, _)| {
+        h.nonce.get() == nonce || (h.magic == MAGIC && h.crc.get() != block_crc(block, CRC_AT))
+    })
 }
 
 /// The directory block that names map page `page`.
@@ -167,9 +205,13 @@ mod tests {
         assert!(decode(&block, 2, 10, 56, 0, &mut back).is_err());
         assert!(decode(&block, 2, 10, 55, 0, &mut back[..2]).is_err());
         assert!(decode(&block[..4000], 2, 10, 55, 0, &mut back).is_err());
+        assert!(super::judge(&block, 2, 10, 56, &mut back) == Err(24));
+        assert!(super::judge(&block, 2, 10, 55, &mut back[..2]) == Err(48));
+        assert!(!super::is_kin(&block, 56) && !super::is_kin(&[0; 4096], 55));
         for at in [0, 5, 9, 13, 17, 25, 40, 4095] {
             block[at] ^= 1;
             assert!(decode(&block, 2, 10, 55, 0, &mut back).is_err());
+            assert!(super::is_kin(&block, 55));
             block[at] ^= 1;
         }
     }

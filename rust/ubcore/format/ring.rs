@@ -118,6 +118,14 @@ pub fn open(block: &[u8], nonce: u64) -> Option<RingHead> {
     })
 }
 
+/// Whether a block that [`open`] refuses was meant to be one of this leaf: torn, or rotten. One
+/// that an earlier format left whole was not.
+pub fn is_kin(block: &[u8], nonce: u64) -> bool {
+    Header::ref_from_prefix(block).is_ok_and(|(h, _)| {
+        h.nonce.get() == nonce || (h.magic == MAGIC && h.crc.get() != block_crc(block, CRC_AT))
+    })
+}
+
 #[cfg(any(test, kernel))]
 #[cfg_attr(kernel, kernel::prelude::kunit_tests(unionblk_ring))]
 mod tests {
@@ -141,9 +149,11 @@ mod tests {
         assert_eq!(word(&block, RING_WORDS - 1), Some(42));
         assert_eq!(word(&block, RING_WORDS), None);
         assert!(open(&block, 78).is_none());
+        assert!(!super::is_kin(&block, 78) && !super::is_kin(&[0; 4096], 77));
         for at in (0..4096).step_by(61) {
             block[at] ^= 4;
             assert!(open(&block, 77).is_none());
+            assert!(super::is_kin(&block, 77));
             block[at] ^= 4;
         }
         seal(&mut block, 77, &RingHead { count: 0, ..head });

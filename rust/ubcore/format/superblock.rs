@@ -5,11 +5,13 @@
 //! Both slots carry the same content once a checkpoint has ended; the valid one with the higher
 //! generation counts. It alone decides what else on the leaf is alive.
 
+use core::mem::offset_of;
+
 use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, IntoBytes};
 use zerocopy_derive::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-use super::super::error::{Area, Error, Result};
+use super::super::error::{Area, Error, Result, Side};
 use super::super::geometry::{Geometry, DIRECTORY_BLOCKS_MAX};
 use super::super::num::index;
 use super::crc::block_crc;
@@ -211,33 +213,64 @@ impl Superblock {
         if unknown != 0 {
             return Err(Error::UnknownFeatures(unknown));
         }
-        disk.check(at)
+        disk.check()
+            .map_err(|_| Error::Damaged(Area::Superblock, at))
+    }
+
+    /// Whether a slot's checksum is right, whatever it says.
+    pub fn is_sealed(block: &[u8]) -> bool {
+        let slot = block.get(..SUPERBLOCK_BYTES).unwrap_or_default();
+        let crc = slot.get(CRC_AT..).and_then(|b| b.first_chunk::<4>());
+        crc.is_some_and(|crc| u32::from_le_bytes(*crc) == block_crc(slot, CRC_AT))
+    }
+
+    /// The byte of the first field that cannot be, in a slot whose checksum is right.
+    pub fn bad_field(block: &[u8]) -> Option<usize> {
+        let (disk, _) = DiskSuperblock::read_from_prefix(block).ok()?;
+        disk.check().err()
     }
 }
 
 impl DiskSuperblock {
-    fn check(&self, at: u64) -> Result<Superblock> {
-        let bad = Error::Damaged(Area::Superblock, at);
-        let g = Geometry::new(
+    fn geometry(&self) -> core::result::Result<Geometry, usize> {
+        let made = Geometry::new(
             self.root_sectors.get(),
             self.union_sectors.get(),
             self.leaf_sectors.get(),
             self.slab_sectors.get(),
             self.journal_blocks.get(),
-        )
-        .map_err(|_| bad)?;
-        let reserved_zero = self.reserved0.get() == 0 && self.reserved1 == [0; 64];
-        let flags_known = self.flags.get() & !FLAGS_KNOWN == 0;
+        );
+        made.map_err(|e| match e {
+            Error::SlabSize(_) => offset_of!(Self, slab_sectors),
+            Error::TooLarge(Side::Root, _) => offset_of!(Self, union_sectors),
+            Error::LeafTooSmall(0, _) => offset_of!(Self, journal_blocks),
+            _ => offset_of!(Self, leaf_sectors),
+        })
+    }
+
+    /// Fails with the byte of the first field that cannot be.
+    fn check(&self) -> core::result::Result<Superblock, usize> {
+        let g = self.geometry()?;
+        let name = LeafName::from_field(self.name).ok_or(offset_of!(Self, name))?;
         let block = self.root_block_bytes.get();
-        let name = LeafName::from_field(self.name).ok_or(bad)?;
-        if self.version.get() == 0
-            || !reserved_zero
-            || !flags_known
-            || !block.is_power_of_two()
-            || !(512..=65536).contains(&block)
-            || self.journal_tail.get() >= g.journal_blocks()
-        {
-            return Err(bad);
+        let block_fits = block.is_power_of_two() && (512..=65536).contains(&block);
+        for (sound, at) in [
+            (self.version.get() != 0, offset_of!(Self, version)),
+            (block_fits, offset_of!(Self, root_block_bytes)),
+            (
+                self.flags.get() & !FLAGS_KNOWN == 0,
+                offset_of!(Self, flags),
+            ),
+            (
+                self.journal_tail.get() < g.journal_blocks(),
+                offset_of!(Self, journal_tail),
+            ),
+            (self.reserved0.get() == 0, offset_of!(Self, reserved0)),
+            (self.reserved1 == [0; 64], offset_of!(Self, reserved1)),
+        ] {
+            if !sound {
+                return Err(at);
+            }
         }
         let sb = Superblock {
             generation: self.generation.get(),
@@ -253,10 +286,11 @@ impl DiskSuperblock {
             name,
             directory_slots: self.directory_slots,
         };
-        for at in 0..DIRECTORY_BLOCKS_MAX {
-            let slot = sb.directory_slot(at).map_err(|_| bad)?;
-            if at >= g.directory_blocks() && slot != Slot::None {
-                return Err(bad);
+        for n in 0..DIRECTORY_BLOCKS_MAX {
+            let at = offset_of!(Self, directory_slots).saturating_add(index(n / 4));
+            let slot = sb.directory_slot(n).map_err(|_| at)?;
+            if n >= g.directory_blocks() && slot != Slot::None {
+                return Err(at);
             }
         }
         Ok(sb)
@@ -362,6 +396,7 @@ mod tests {
     fn fields_that_cannot_be_are_damage() {
         let mut good = [0u8; 512];
         sample(1).unwrap().encode(&mut good);
+        assert_eq!(Superblock::bad_field(&good), None);
         // A dot before the name, a byte behind it, an unknown flag, reserved bytes, the tail.
         for (at, byte) in [
             (160, b'.'),
@@ -372,12 +407,23 @@ mod tests {
             (192, 1),
             (255, 1),
             (112, 16),
+            (99, 1),
+            (81, 0),
+            (256, 0x10),
         ] {
             let mut a = good;
             a[at] = byte;
             let crc = super::block_crc(&a, 8);
             a[8..12].copy_from_slice(&crc.to_le_bytes());
             assert!(Superblock::decode(&a, 1) == Err(Error::Damaged(Area::Superblock, 1)));
+            let field = match at {
+                161 | 170 => 160,
+                81 => 80,
+                99 => 96,
+                255 => 192,
+                at => at,
+            };
+            assert_eq!(Superblock::bad_field(&a), Some(field));
         }
     }
 

@@ -14,7 +14,7 @@ use ubcore::geometry::{
 use crate::control::union_number;
 
 const AFTER_HELP: &str = "\
-Exit codes:
+Exit codes (check has its own, see its --help):
   0  done
   1  failed: I/O error, the kernel said no, the module is not loaded
   2  the command line is wrong
@@ -32,7 +32,21 @@ Examples:
   ubctl status unionblk0 --json
   ubctl create --root gold --leaf vm1 --format --name vm1 --size 40G
   ubctl remove /dev/unionblk0 vm1
-  ubctl dump /dev/vdb --map                               what the leaf holds";
+  ubctl dump /dev/vdb --map                               what the leaf holds
+  ubctl check /dev/vdb --root /dev/vda                    whether it is whole";
+
+const CHECK_HELP: &str = "\
+Each finding has a grade:
+  note    explained by a cut of power or the normal course of things
+  minor   damage that has cost nothing yet, which --repair mends
+  damage  to mend it would be to guess; keep a copy of the leaf
+
+Exit codes of check, those of fsck:
+  0   whole: nothing but notes
+  1   whole now: something was mended
+  4   damage is left
+  8   not done: I/O error, in use, not formatted, of a newer version
+  16  the command line is wrong";
 
 /// Shows a read-only root and a private leaf as one read-write disk, /dev/unionblkN
 #[derive(Debug, Parser)]
@@ -73,6 +87,9 @@ pub enum Command {
         On an attached leaf this is a look at a moving target."
     )]
     Dump(DumpArgs),
+    /// Find all damage of a leaf, and mend what can be mended without a guess
+    #[command(after_help = CHECK_HELP)]
+    Check(CheckArgs),
 }
 
 /// Arguments of `format`.
@@ -201,6 +218,19 @@ pub struct DumpArgs {
     /// Also each journal record, each slab and its runs
     #[arg(long)]
     pub map: bool,
+}
+
+/// Arguments of `check`.
+#[derive(Debug, Args)]
+pub struct CheckArgs {
+    /// The leaf: a block device or an image, not attached
+    pub leaf: PathBuf,
+    /// Also see whether this is the leaf's root, at the places that are sampled
+    #[arg(long)]
+    pub root: Option<PathBuf>,
+    /// Mend what can be mended; a leaf without damage is not written to
+    #[arg(long)]
+    pub repair: bool,
 }
 
 /// Bytes from `65536`, `64K`, `64KiB`.

@@ -23,6 +23,8 @@ use crate::refuse::{Fail, Result, REFUSED};
 pub enum Access {
     /// To look at it, whoever else uses it.
     Read,
+    /// To look at it, with nobody else.
+    Claim,
     /// To write to it, with nobody else: what is mounted, attached or on a loop device is refused as
     /// busy.
     Exclusive,
@@ -52,16 +54,14 @@ impl Device {
         }
         let mut options = OpenOptions::new();
         options.read(true);
-        if access == Access::Exclusive {
-            options.write(true);
-            if is_block {
-                // Without O_CREAT: the kernel's exclusive claim on a block device.
-                options.custom_flags(OFlags::EXCL.bits() as i32);
-            }
+        options.write(access == Access::Exclusive);
+        if access != Access::Read && is_block {
+            // Without O_CREAT: the kernel's exclusive claim on a block device.
+            options.custom_flags(OFlags::EXCL.bits() as i32);
         }
         let failed = |e: io::Error| Fail::io("open", path, &e);
         let mut file = options.open(path).map_err(failed)?;
-        if access == Access::Exclusive && !is_block {
+        if access != Access::Read && !is_block {
             image::lock(&file, path, Side::Leaf)?;
             image::refuse_loops(&file.metadata().map_err(failed)?, path)?;
         }

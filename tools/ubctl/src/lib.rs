@@ -5,6 +5,7 @@
 
 #![deny(unsafe_code, missing_docs)]
 
+pub mod check;
 pub mod cli;
 pub mod control;
 pub mod create;
@@ -43,6 +44,7 @@ pub fn main() -> ExitCode {
         Command::List => list::run(cli.json),
         Command::Status(args) => status::run(args, cli.json),
         Command::Dump(args) => dump::run(args, cli.json),
+        Command::Check(args) => return check::run(args, cli.json),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -52,13 +54,20 @@ pub fn main() -> ExitCode {
 
 /// A wrong command line; also `--help` and `--version`, which clap tells the same way.
 fn usage(e: &clap::Error) -> ExitCode {
+    let mut args = std::env::args_os().skip(1);
     let wants_json = std::env::args_os().any(|a| a == "--json");
+    let of_check = args.find(|a| !a.as_encoded_bytes().starts_with(b"-")) == Some("check".into());
+    let code = if of_check {
+        check::USAGE
+    } else {
+        refuse::USAGE
+    };
     if e.use_stderr() && wants_json {
         let text = e.render().to_string();
         let text = text.trim().trim_start_matches("error: ");
-        return Fail::new(refuse::USAGE, "usage", text).report(true);
+        return Fail::new(code, "usage", text).report(true);
     }
     // A closed pipe is no reason to complain.
     let _ = e.print();
-    ExitCode::from(u8::try_from(e.exit_code()).unwrap_or(refuse::USAGE))
+    ExitCode::from(if e.use_stderr() { code } else { 0 })
 }

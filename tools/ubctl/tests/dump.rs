@@ -4,83 +4,10 @@
 
 mod common;
 
+use common::leaf::{geometry, pair, Union};
 use common::{get, put, ubctl, Folder, MIB};
 use serde_json::{json, Value};
-use std::path::{Path, PathBuf};
-use ubcore::alloc::Allocator;
-use ubcore::attach::{load, probe, read_superblock};
-use ubcore::commit::Committer;
-use ubcore::error::Side;
-use ubcore::format::directory::PageEntry;
-use ubcore::geometry::Geometry;
-use ubcore::map::{words_for, Map};
-use ubcore::num::index;
-use ubcore::pages::PageSet;
-use ubctl::device::{Access, Device};
-use ubctl::memory::Heap;
-
-/// A union without its data: what the driver does to a leaf's metadata.
-struct Union {
-    device: Device,
-    map: Map<Heap>,
-    allocator: Allocator<Vec<u64>>,
-    committer: Committer<Vec<u64>, Vec<PageEntry>>,
-}
-
-impl Union {
-    fn attach(root: &Path, leaf: &Path) -> Union {
-        let root = Device::open(root, Side::Root, Access::Read).unwrap();
-        let mut device = Device::open(leaf, Side::Leaf, Access::Exclusive).unwrap();
-        let probe = probe(&mut device, root.sectors(), root_of(leaf)).unwrap();
-        let g: Geometry = probe.superblock.geometry;
-        let map = Map::new(g, Heap::new(&g));
-        let bitmaps = [0; 3].map(|_| vec![0u64; words_for(g.leaf_slabs() + 1)]);
-        let mut allocator = Allocator::new(bitmaps, g.leaf_slabs());
-        let entries = vec![PageEntry::EMPTY; index(g.pages())];
-        let pages = PageSet::new(vec![0u64; words_for(g.pages())]);
-        let committer = load(&mut device, probe, &map, &mut allocator, entries, pages).unwrap();
-        Union {
-            device,
-            map,
-            allocator,
-            committer,
-        }
-    }
-
-    /// What a completed first write does.
-    fn write(&mut self, sector: u64, count: u32) {
-        let g = *self.map.geometry();
-        for slab in g.slab_of(sector)..=g.slab_of(sector + u64::from(count) - 1) {
-            self.allocator.place(&self.map, slab).unwrap();
-        }
-        assert!(self.map.mark(sector, count));
-    }
-
-    fn commit(&mut self) {
-        self.committer.commit(&self.map, &mut self.device).unwrap();
-    }
-
-    fn detach(mut self) {
-        self.committer.detach(&self.map, &mut self.device).unwrap();
-    }
-}
-
-fn root_of(leaf: &Path) -> u64 {
-    Device::open(leaf, Side::Leaf, Access::Read)
-        .unwrap()
-        .sectors()
-}
-
-fn pair(f: &Folder) -> (PathBuf, PathBuf) {
-    let (root, leaf) = (f.root("root", 16 * MIB), f.image("leaf", 8 * MIB));
-    ubctl("format --root {} {}", &[&root, &leaf]).done();
-    (root, leaf)
-}
-
-fn geometry(leaf: &Path) -> Geometry {
-    let mut device = Device::open(leaf, Side::Leaf, Access::Read).unwrap();
-    read_superblock(&mut device).unwrap().superblock.geometry
-}
+use std::path::Path;
 
 fn dump(leaf: &Path) -> Value {
     ubctl("dump --json --map {}", &[leaf]).done().json()

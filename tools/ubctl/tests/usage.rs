@@ -12,12 +12,12 @@ use std::process::Stdio;
 fn help_names_the_commands_the_exit_codes_and_examples() {
     let help = ubctl("--help", &[]).done().out;
     for word in [
-        "format", "create", "remove", "list", "status", "dump", "--json",
+        "format", "create", "remove", "list", "status", "dump", "check", "--json",
     ] {
         assert!(help.contains(word), "no {word} in {help}");
     }
     for line in [
-        "Exit codes:\n  0  done\n  1  failed",
+        "Exit codes (check has its own, see its --help):\n  0  done\n  1  failed",
         "\n  2  the command line is wrong",
         "\n  3  refused: not formatted, wrong root, newer version, damaged, looks used",
         "\n  4  busy",

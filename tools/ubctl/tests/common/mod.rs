@@ -5,6 +5,8 @@
 // Each test file uses its part.
 #![allow(dead_code)]
 
+pub mod leaf;
+
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};

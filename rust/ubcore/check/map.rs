@@ -1,0 +1,184 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The map that attach would come to: whether its table and its bits agree.
+
+use core::ops::{DerefMut, Range};
+use core::sync::atomic::Ordering;
+
+use super::super::disk::Disk;
+use super::super::error::Result;
+use super::super::geometry::{BITS_SECTORS, BITS_WORDS, TABLE_ENTRIES};
+use super::super::map::{Emptied, Entry, Memory};
+use super::super::num::{index, mask, narrow, wide};
+use super::super::pages::{bits_page_of, table_page_of};
+use super::{Check, Counts, What};
+
+impl<D, M, B> Check<'_, D, M, B>
+where
+    D: Disk,
+    M: Memory,
+    B: DerefMut<Target = [u64]>,
+{
+    /// Every entry of the slab table, and who owns which leaf slab.
+    pub(super) fn table(&mut self, counts: &mut Counts) -> Result {
+        for page in 0..self.geometry().table_pages() {
+            // A page that is not there names nothing.
+            if self.map.memory().table(page).is_none() {
+                continue;
+            }
+            for n in 0..TABLE_ENTRIES {
+                let slab = page.saturating_mul(TABLE_ENTRIES).saturating_add(n);
+                let entry = self.map.entry(slab);
+                if entry.encode() != 0 {
+                    self.entry(slab, entry, counts)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn entry(&mut self, slab: u32, entry: Entry, counts: &mut Counts) -> Result {
+        let g = self.geometry();
+        let block = self.block_of(table_page_of(slab));
+        let byte = (slab % TABLE_ENTRIES).saturating_mul(4);
+        let wrong = match entry.leaf {
+            _ if entry.emptied != Emptied::No => Some(What::Moving { slab }),
+            Some(leaf) if slab >= g.root_slabs() => Some(What::PastUnion { slab, leaf }),
+            None if slab >= g.root_slabs() => Some(What::PastUnionBare { slab }),
+            Some(leaf) if leaf >= g.leaf_slabs() => Some(What::PastLeaf { slab, leaf }),
+            Some(leaf) => self.map.owner(leaf).map(|first| What::Shared {
+                leaf,
+                first,
+                second: slab,
+            }),
+            None => None,
+        };
+        if let Some(what) = wrong {
+            self.tell(what, block, byte);
+            return Ok(());
+        }
+        let Some(leaf) = entry.leaf else {
+            return Ok(());
+        };
+        self.map.set_owner(leaf, Some(slab))?;
+        counts.slabs_used = counts.slabs_used.saturating_add(1);
+        // Bits that are not known are not missing.
+        if !self.blind && !self.map.is_mapped(leaf) {
+            self.tell(What::Leaked { slab, leaf }, block, byte);
+        }
+        self.beyond(slab, leaf);
+        Ok(())
+    }
+
+    /// Bits of the union's last slab behind its end.
+    fn beyond(&mut self, slab: u32, leaf: u32) {
+        let g = self.geometry();
+        let left = g.union_sectors().saturating_sub(g.slab_start(slab));
+        let sectors = g.slab_sectors();
+        let offset = narrow(left).min(sectors);
+        let rest = sectors.saturating_sub(offset);
+        if rest == 0 || self.map.stretch(leaf, offset, rest) == (false, rest) {
+            return;
+        }
+        let block = self.block_of(bits_page_of(self.map, leaf));
+        let bit = u64::from(leaf)
+            .wrapping_shl(g.slab_shift())
+            .saturating_add(u64::from(offset));
+        let byte = narrow((bit % BITS_SECTORS) / 8);
+        self.tell(What::BitsPastUnion { slab, leaf }, block, byte);
+    }
+
+    /// Every bit: of owned slabs counted, of others told, in runs of slabs.
+    pub(super) fn bits(&mut self, counts: &mut Counts) -> Result {
+        let g = self.geometry();
+        let mut held: Option<Range<u32>> = None;
+        for page in 0..g.bits_pages() {
+            if self.map.memory().bits(page).is_none() {
+                continue;
+            }
+            let slabs = slabs_of(page, g.slab_shift());
+            for leaf in slabs.start..slabs.end.min(g.leaf_slabs()) {
+                if self.map.owner(leaf).is_some() {
+                    let n = self.mapped(leaf);
+                    counts.sectors_mapped = counts.sectors_mapped.saturating_add(n);
+                } else if !self.blind && self.map.is_mapped(leaf) {
+                    held = match held {
+                        Some(run) if run.end == leaf => Some(run.start..leaf.saturating_add(1)),
+                        before => {
+                            self.unowned(before);
+                            Some(leaf..leaf.saturating_add(1))
+                        }
+                    };
+                }
+            }
+            if slabs.end > g.leaf_slabs() {
+                self.past_leaf(page);
+            }
+        }
+        self.unowned(held);
+        Ok(())
+    }
+
+    fn mapped(&self, leaf: u32) -> u64 {
+        let words = self.geometry().slab_sectors().div_ceil(64);
+        (0..words)
+            .map(|w| u64::from(self.map.word(leaf, w).count_ones()))
+            .sum()
+    }
+
+    fn unowned(&mut self, run: Option<Range<u32>>) {
+        let Some(run) = run else {
+            return;
+        };
+        let g = self.geometry();
+        let first = run.start;
+        let count = run.end.saturating_sub(first);
+        let block = self.block_of(bits_page_of(self.map, first));
+        let bit = u64::from(first).wrapping_shl(g.slab_shift());
+        let byte = narrow((bit % BITS_SECTORS) / 8);
+        self.tell(What::Unowned { first, count }, block, byte);
+    }
+
+    fn past_leaf(&mut self, page: u32) {
+        let from = behind_leaf(
+            page,
+            self.geometry().leaf_slabs(),
+            self.geometry().slab_shift(),
+        );
+        let Some(bits) = self.map.memory().bits(page) else {
+            return;
+        };
+        let stray = bits.iter().enumerate().find_map(|(at, word)| {
+            let word = word.load(Ordering::Acquire) & mask_behind(at, from);
+            let bit = wide(at)
+                .saturating_mul(64)
+                .saturating_add(u64::from(word.trailing_zeros()));
+            (word != 0).then_some(bit)
+        });
+        if let Some(bit) = stray {
+            let block = self.block_of(self.geometry().table_pages().saturating_add(page));
+            self.tell(What::BitsPastLeaf { page }, block, narrow(bit / 8));
+        }
+    }
+}
+
+/// The leaf slabs whose bits a page holds.
+fn slabs_of(page: u32, slab_shift: u32) -> Range<u32> {
+    let per = narrow(BITS_SECTORS >> slab_shift);
+    let first = page.saturating_mul(per);
+    first..first.saturating_add(per)
+}
+
+/// The first bit of a page that is behind the leaf's last slab.
+pub(super) fn behind_leaf(page: u32, leaf_slabs: u32, slab_shift: u32) -> u64 {
+    let all = u64::from(leaf_slabs).wrapping_shl(slab_shift);
+    all.saturating_sub(u64::from(page).saturating_mul(BITS_SECTORS))
+}
+
+/// The bits of word `at` of a page from bit `from` of the page on.
+pub(super) fn mask_behind(at: usize, from: u64) -> u64 {
+    let start = wide(at).saturating_mul(64);
+    !mask(0, narrow(from.saturating_sub(start).min(64)))
+}
+
+const _: () = assert!(index(BITS_WORDS) * 64 == BITS_SECTORS as usize);

@@ -1,0 +1,109 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What can be put right without a guess. The order is the caller's, and it matters:
+//!
+//! 1. [`slot`]: the superblock slot that does not count, from the one that does.
+//! 2. Only where nothing worse was found: attach's own load, [`in_map`] for each finding, and the
+//!    checkpoint of a detach. From then on both superblock slots say the same.
+//! 3. A new look, and [`spare`] for the blocks that it finds broken and not in use.
+
+use core::ops::DerefMut;
+use core::sync::atomic::Ordering;
+
+use super::super::disk::{Disk, Order};
+use super::super::error::Result;
+use super::super::format::superblock::{Slot, Superblock};
+use super::super::geometry::BLOCK_BYTES;
+use super::super::map::{Emptied, Entry, Map, Memory};
+use super::super::pages::{bits_page_of, table_page_of, PageSet};
+use super::map::{behind_leaf, mask_behind};
+use super::What;
+
+/// Whether a finding is one for [`slot`].
+pub fn is_of_slot(what: What) -> bool {
+    matches!(
+        what,
+        What::SlotEmpty | What::SlotChecksum | What::SlotField | What::SlotUnreadable
+    )
+}
+
+/// Whether a finding is one for [`spare`].
+pub fn is_spare(what: What) -> bool {
+    matches!(what, What::SpareDirectory | What::SpareJournal)
+}
+
+/// Writes the superblock that counts, and lies in slot `counts`, into the other slot too.
+pub fn slot<D: Disk>(disk: &mut D, sb: &Superblock, counts: Slot) -> Result {
+    sb.encode(disk.buffer().get_mut(..BLOCK_BYTES).unwrap_or_default());
+    let other = counts.other().number().unwrap_or(0);
+    disk.write(u64::from(other), 1, Order::FlushFua)
+}
+
+/// Empties a block that is broken and not in use.
+pub fn spare<D: Disk>(disk: &mut D, block: u64) -> Result {
+    disk.buffer()
+        .get_mut(..BLOCK_BYTES)
+        .unwrap_or_default()
+        .fill(0);
+    disk.write(block, 1, Order::FlushFua)
+}
+
+/// The map pages that [`in_map`] will change, for the checkpoint.
+pub fn pages<M, B>(map: &Map<M>, what: What, changed: &mut PageSet<B>)
+where
+    M: Memory,
+    B: DerefMut<Target = [u64]>,
+{
+    match what {
+        What::Leaked { slab, .. } | What::PastUnionBare { slab } => {
+            changed.add(table_page_of(slab))
+        }
+        What::BitsPastUnion { leaf, .. } => changed.add(bits_page_of(map, leaf)),
+        What::BitsPastLeaf { page } => {
+            changed.add(map.geometry().table_pages().saturating_add(page));
+        }
+        _ => {}
+    }
+}
+
+/// Puts a loaded map right. No sector of the union reads otherwise afterwards.
+pub fn in_map<M: Memory>(map: &Map<M>, what: What) -> Result {
+    let g = map.geometry();
+    match what {
+        What::Leaked { slab, leaf } => {
+            map.set_entry(slab, Entry::none(map.entry(slab).base, Emptied::No))?;
+            map.set_owner(leaf, None)
+        }
+        What::PastUnionBare { slab } => map.set_entry(slab, Entry::decode(0)),
+        What::BitsPastUnion { slab, leaf } => {
+            let left = g.union_sectors().saturating_sub(g.slab_start(slab));
+            let first = u64::from(leaf).wrapping_shl(g.slab_shift());
+            let end = first.saturating_add(u64::from(g.slab_sectors()));
+            clear(map, first.saturating_add(left), end);
+            Ok(())
+        }
+        What::BitsPastLeaf { page } => {
+            let from = behind_leaf(page, g.leaf_slabs(), g.slab_shift());
+            let bits = map.memory().bits(page);
+            for (at, word) in bits.into_iter().flatten().enumerate() {
+                word.fetch_and(!mask_behind(at, from), Ordering::Release);
+            }
+            Ok(())
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Clears the bits of data sectors `from..to` of one slab.
+fn clear<M: Memory>(map: &Map<M>, from: u64, to: u64) {
+    use super::super::geometry::BITS_SECTORS;
+    use super::super::num::narrow;
+    let page = narrow(from / BITS_SECTORS);
+    let start = u64::from(page).saturating_mul(BITS_SECTORS);
+    let (from, to) = (from.saturating_sub(start), to.saturating_sub(start));
+    let bits = map.memory().bits(page);
+    for (at, word) in bits.into_iter().flatten().enumerate() {
+        let keep = !mask_behind(at, from) | mask_behind(at, to);
+        word.fetch_and(keep, Ordering::Release);
+    }
+}

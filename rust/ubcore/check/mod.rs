@@ -1,0 +1,262 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Whether a leaf is whole: every damage found and named, and what can be mended without guessing.
+//!
+//! Attach stops at the first thing that is wrong. This goes on as far as the format allows, judging
+//! with the same code, and tells each finding to a visitor. Nothing here writes but [`mend`].
+
+mod map;
+pub mod mend;
+mod ring;
+mod structure;
+
+use core::ops::DerefMut;
+
+use super::disk::Disk;
+use super::error::{Error, Result};
+use super::format::directory::PageEntry;
+use super::format::superblock::Superblock;
+use super::geometry::{Geometry, BLOCK_BYTES};
+use super::map::{Map, Memory};
+use super::num::index;
+use super::pages::PageSet;
+
+pub use self::structure::superblocks;
+
+/// How bad a finding is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Grade {
+    /// No damage: a cut of power or the normal course of things explains it.
+    Note,
+    /// Damage that cost nothing yet: it can be mended.
+    Minor,
+    /// Damage to the map or the journal: to mend it would be to guess.
+    Damage,
+}
+
+/// What was found. Sizes and positions are in sectors, slabs or pages, as named.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "each says what its fields are by their names")]
+pub enum What {
+    /// A superblock slot has no superblock in it; the other one has.
+    SlotEmpty,
+    /// A superblock slot fails its checksum.
+    SlotChecksum,
+    /// A superblock slot has a field that cannot be.
+    SlotField,
+    /// A superblock slot could not be read.
+    SlotUnreadable,
+    /// The older slot was not renewed behind the newer one.
+    SlotStale,
+    /// The slots are further apart than any cut of power leaves them.
+    SlotGap { newer: u64, older: u64 },
+    /// The slots belong to different leaves, or say different things of one generation.
+    SlotsDisagree,
+    /// The device is smaller than the leaf on it.
+    LeafCut { wanted: u64, found: u64 },
+    /// The superblock says detached, and the journal is not empty.
+    CleanFlag { blocks: u32 },
+    /// The superblock says detached, and the ring holds epochs that it does not know.
+    CleanButNewer { sequence: u64 },
+    /// The union was not detached: the journal has this many blocks to replay.
+    NotDetached { blocks: u32 },
+    /// The block could not be read.
+    Unreadable,
+    /// A directory block that counts: pages `first` to `last` are unknown.
+    Directory { first: u32, last: u32 },
+    /// A directory block that does not count is torn or rotten.
+    SpareDirectory,
+    /// A map page fails its checksum.
+    Page { page: u32 },
+    /// A journal block is missing, and finished epochs stand behind it.
+    JournalHole,
+    /// A journal block stands where the tail does not lead to.
+    JournalMisplaced { sequence: u64 },
+    /// A journal record says what cannot be.
+    JournalRecord,
+    /// An epoch of this many blocks has no end: it does not count.
+    JournalUnfinished { blocks: u32 },
+    /// A journal block that does not count is torn or rotten.
+    SpareJournal,
+    /// An entry past the union's end that names a leaf slab.
+    PastUnion { slab: u32, leaf: u32 },
+    /// An entry past the union's end that names none.
+    PastUnionBare { slab: u32 },
+    /// An entry that names a leaf slab which the leaf does not have.
+    PastLeaf { slab: u32, leaf: u32 },
+    /// An entry in a state that only memory knows.
+    Moving { slab: u32 },
+    /// A leaf slab that two root slabs name.
+    Shared { leaf: u32, first: u32, second: u32 },
+    /// A root slab has a leaf slab and nothing in it.
+    Leaked { slab: u32, leaf: u32 },
+    /// Sectors of a root slab beyond the union's end are mapped.
+    BitsPastUnion { slab: u32, leaf: u32 },
+    /// Sectors behind the leaf's last slab are mapped.
+    BitsPastLeaf { page: u32 },
+    /// Leaf slabs that no root slab names have sectors mapped, as emptied ones may.
+    Unowned { first: u32, count: u32 },
+}
+
+impl What {
+    /// How bad it is.
+    pub fn grade(self) -> Grade {
+        use What::*;
+        match self {
+            SlotStale
+            | NotDetached { .. }
+            | SpareDirectory
+            | JournalUnfinished { .. }
+            | SpareJournal
+            | Unowned { .. } => Grade::Note,
+            SlotEmpty
+            | SlotChecksum
+            | SlotField
+            | SlotUnreadable
+            | SlotGap { .. }
+            | CleanFlag { .. }
+            | PastUnionBare { .. }
+            | Leaked { .. }
+            | BitsPastUnion { .. }
+            | BitsPastLeaf { .. } => Grade::Minor,
+            SlotsDisagree
+            | LeafCut { .. }
+            | CleanButNewer { .. }
+            | Unreadable
+            | Directory { .. }
+            | Page { .. }
+            | JournalHole
+            | JournalMisplaced { .. }
+            | JournalRecord
+            | PastUnion { .. }
+            | PastLeaf { .. }
+            | Moving { .. }
+            | Shared { .. } => Grade::Damage,
+        }
+    }
+
+    /// Whether [`mend`] can do something about it, if nothing worse is found.
+    pub fn is_mendable(self) -> bool {
+        self.grade() != Grade::Damage && !matches!(self, What::Unowned { .. })
+    }
+}
+
+/// Something that is not as it should be, and where: a block of 4096 bytes, and a byte in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Finding {
+    /// What it is.
+    pub what: What,
+    /// The block of the leaf.
+    pub block: u64,
+    /// The byte in the block.
+    pub byte: u32,
+}
+
+/// Who hears of the findings.
+pub type Visitor<'a> = &'a mut dyn FnMut(Finding);
+
+/// A look at a leaf behind its superblock.
+pub struct Check<'a, D, M, B> {
+    disk: &'a mut D,
+    sb: &'a Superblock,
+    map: &'a Map<M>,
+    entries: &'a mut [PageEntry],
+    /// What replay changes: nobody here asks.
+    changed: PageSet<B>,
+    out: Visitor<'a>,
+    /// Something of the map is not known: what follows from that is no finding.
+    blind: bool,
+}
+
+/// What a look behind the superblock found besides damage.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Map pages that were ever written.
+    pub pages: u32,
+    /// Journal blocks that attach would replay.
+    pub to_replay: u32,
+    /// Leaf slabs with an owner.
+    pub slabs_used: u32,
+    /// Sectors mapped in those.
+    pub sectors_mapped: u64,
+}
+
+impl<'a, D, M, B> Check<'a, D, M, B>
+where
+    D: Disk,
+    M: Memory,
+    B: DerefMut<Target = [u64]>,
+{
+    /// A look at the leaf that `sb` is of. `map` is empty, `entries` and `changed` have room for each
+    /// of its pages and are empty.
+    pub fn new(
+        disk: &'a mut D,
+        sb: &'a Superblock,
+        map: &'a Map<M>,
+        entries: &'a mut [PageEntry],
+        changed: PageSet<B>,
+        out: Visitor<'a>,
+    ) -> Self {
+        Check {
+            disk,
+            sb,
+            map,
+            entries,
+            changed,
+            out,
+            blind: false,
+        }
+    }
+
+    /// Looks at everything. `sectors` is the device's size. Fails only for want of memory.
+    pub fn run(mut self, sectors: u64) -> Result<Counts> {
+        let wanted = self.geometry().leaf_sectors();
+        if wanted > sectors {
+            let found = sectors;
+            self.tell(What::LeafCut { wanted, found }, 0, 88);
+        }
+        let mut counts = Counts::default();
+        self.directory()?;
+        self.pages(&mut counts)?;
+        self.journal(&mut counts)?;
+        self.table(&mut counts)?;
+        self.bits(&mut counts)?;
+        Ok(counts)
+    }
+
+    fn geometry(&self) -> &'a Geometry {
+        &self.sb.geometry
+    }
+
+    fn tell(&mut self, what: What, block: u64, byte: u32) {
+        (self.out)(Finding { what, block, byte });
+    }
+
+    /// Reads a block into the disk's buffer; tells it if that fails.
+    fn read(&mut self, block: u64) -> bool {
+        let read = self.disk.read(block, 1);
+        if read.is_err() {
+            self.tell(What::Unreadable, block, 0);
+        }
+        read.is_ok()
+    }
+
+    fn buffer(&mut self) -> &mut [u8] {
+        self.disk
+            .buffer()
+            .get_mut(..BLOCK_BYTES)
+            .unwrap_or_default()
+    }
+
+    /// The block that holds a map page, or would be the first to.
+    fn block_of(&self, page: u32) -> u64 {
+        let entry = self.entries.get(index(page));
+        let slot = entry.and_then(|e| e.slot.number()).unwrap_or(0);
+        self.geometry().page_block(page, slot)
+    }
+}
+
+/// An error that is no finding.
+fn is_ours(e: Error) -> bool {
+    matches!(e, Error::NoMemory)
+}

@@ -1,0 +1,227 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The journal ring: the chain that attach replays, and all that lies beside it.
+
+use core::ops::DerefMut;
+
+use super::super::disk::Disk;
+use super::super::error::{Area, Error, Result};
+use super::super::format::record::Record;
+use super::super::format::ring::{self, RingHead};
+use super::super::geometry::Geometry;
+use super::super::journal::{self, Found};
+use super::super::map::Memory;
+use super::super::num::index;
+use super::{Check, Counts, What};
+
+/// Where the words of a block begin.
+const WORDS_AT: u32 = 32;
+
+/// The chain from the tail on.
+struct Chain {
+    blocks: u32,
+    finished: u32,
+    /// The number that the next block would have.
+    next: u64,
+}
+
+/// What a block of the ring is.
+enum Block {
+    Sound(RingHead),
+    /// Torn, or rotten.
+    Broken,
+    /// Nothing of this leaf.
+    Foreign,
+}
+
+impl<D, M, B> Check<'_, D, M, B>
+where
+    D: Disk,
+    M: Memory,
+    B: DerefMut<Target = [u64]>,
+{
+    /// The whole ring; what is finished is replayed into the map.
+    pub(super) fn journal(&mut self, counts: &mut Counts) -> Result {
+        let chain = self.chain();
+        self.beside(&chain);
+        self.state(&chain);
+        counts.to_replay = chain.finished;
+        if self.records(&chain) {
+            self.blind = true;
+            return Ok(());
+        }
+        let found = Found {
+            finished: chain.finished,
+            chained: chain.blocks,
+            sequence: chain.next,
+        };
+        match journal::replay(self.disk, self.sb, &found, self.map, &mut self.changed) {
+            // What the replay says of a map that is not known means nothing.
+            Err(Error::Damaged(Area::Journal, block)) if !self.blind => {
+                self.blind = true;
+                self.tell(What::JournalRecord, block, WORDS_AT);
+                Ok(())
+            }
+            Err(Error::NoMemory) => Err(Error::NoMemory),
+            Err(_) => {
+                self.blind = true;
+                Ok(())
+            }
+            Ok(()) => Ok(()),
+        }
+    }
+
+    /// The block of the leaf `n` places behind the tail.
+    fn place(&self, n: u32) -> u64 {
+        let g = self.geometry();
+        let at = u64::from(self.sb.journal_tail).saturating_add(u64::from(n));
+        let at = at.checked_rem(u64::from(g.journal_blocks())).unwrap_or(0);
+        g.journal_block(super::super::num::narrow(at))
+    }
+
+    fn look(&mut self, block: u64) -> Block {
+        let nonce = self.sb.nonce;
+        if !self.read(block) {
+            self.blind = true;
+            return Block::Foreign;
+        }
+        let bytes = self.buffer();
+        match ring::open(bytes, nonce) {
+            Some(head) => Block::Sound(head),
+            None if ring::is_kin(bytes, nonce) => Block::Broken,
+            None => Block::Foreign,
+        }
+    }
+
+    fn chain(&mut self) -> Chain {
+        let mut chain = Chain {
+            blocks: 0,
+            finished: 0,
+            next: self.sb.journal_sequence,
+        };
+        let nonce = self.sb.nonce;
+        while chain.blocks < self.geometry().journal_blocks() {
+            let block = self.place(chain.blocks);
+            // A block that cannot be read is told when the rest of the ring is looked at.
+            if self.disk.read(block, 1).is_err() {
+                break;
+            }
+            let head = ring::open(self.buffer(), nonce);
+            let Some(head) = head.filter(|h| h.sequence == chain.next) else {
+                break;
+            };
+            chain.blocks = chain.blocks.saturating_add(1);
+            chain.next = head.sequence.saturating_add(1);
+            if head.last {
+                chain.finished = chain.blocks;
+            }
+        }
+        chain
+    }
+
+    /// All blocks that are not of the chain.
+    fn beside(&mut self, chain: &Chain) {
+        let hole = self.place(chain.blocks);
+        let mut told = false;
+        for n in chain.blocks..self.geometry().journal_blocks() {
+            let block = self.place(n);
+            let head = match self.look(block) {
+                Block::Sound(head) => head,
+                Block::Broken => {
+                    self.tell(What::SpareJournal, block, 0);
+                    continue;
+                }
+                Block::Foreign => continue,
+            };
+            if told || head.sequence < self.sb.journal_sequence {
+                continue;
+            }
+            let sequence = head.sequence;
+            let ahead = sequence.checked_sub(chain.next);
+            let there = ahead.map(|a| a.saturating_add(u64::from(chain.blocks)));
+            let before = u64::from(head.before);
+            let same_write = head.sequence.saturating_sub(before) <= chain.next;
+            if self.sb.clean && chain.blocks == 0 {
+                self.tell(What::CleanButNewer { sequence }, block, 8);
+                told = true;
+            } else if there != Some(u64::from(n)) {
+                self.tell(What::JournalMisplaced { sequence }, block, 8);
+                told = true;
+            } else if head.last && head.sequence > chain.next && !same_write {
+                self.tell(What::JournalHole, hole, 0);
+                told = true;
+            }
+        }
+        self.blind |= told;
+    }
+
+    /// What the superblock says of the journal, against what there is.
+    fn state(&mut self, chain: &Chain) {
+        let tail = self.place(0);
+        let blocks = chain.finished;
+        if self.sb.clean && chain.blocks > 0 {
+            self.tell(What::CleanFlag { blocks }, 0, 108);
+        } else if !self.sb.clean {
+            self.tell(What::NotDetached { blocks }, tail, 0);
+        }
+        if let Some(blocks) = chain.blocks.checked_sub(chain.finished).filter(|&n| n > 0) {
+            let block = self.place(chain.finished);
+            self.tell(What::JournalUnfinished { blocks }, block, 0);
+        }
+    }
+
+    /// Records that cannot be, as far as each shows by itself: whether there are any.
+    fn records(&mut self, chain: &Chain) -> bool {
+        let (g, nonce) = (self.geometry(), self.sb.nonce);
+        let mut bad = false;
+        for n in 0..chain.finished {
+            let block = self.place(n);
+            if self.disk.read(block, 1).is_err() {
+                continue;
+            }
+            let bytes = self.buffer();
+            let head = ring::open(bytes, nonce);
+            if let Some(word) = head.and_then(|h| first_bad_word(bytes, &h, g)) {
+                let byte = WORDS_AT.saturating_add(word.saturating_mul(8));
+                self.tell(What::JournalRecord, block, byte);
+                bad = true;
+            }
+        }
+        bad
+    }
+}
+
+fn first_bad_word(bytes: &[u8], head: &RingHead, g: &Geometry) -> Option<u32> {
+    let mut leaf = head.base;
+    let mut at = 0;
+    while at < u32::from(head.count) {
+        let bits = ring::word(bytes, index(at))?;
+        let past_union =
+            |slab: u32, n: u32| slab.checked_add(n).is_none_or(|end| end > g.root_slabs());
+        let mut skip = 0;
+        let bad = match Record::decode(bits, g.slab_sectors()) {
+            None => true,
+            Some(Record::Place(l)) => {
+                leaf = l;
+                false
+            }
+            Some(Record::New { slab, step, .. }) => {
+                leaf = leaf.wrapping_add(step);
+                past_union(slab, 1) || leaf >= g.leaf_slabs()
+            }
+            Some(Record::More { slab, .. }) => past_union(slab, 1),
+            Some(Record::Words { slab, words }) => {
+                skip = words;
+                past_union(slab, 1) || at.saturating_add(words) >= u32::from(head.count)
+            }
+            Some(Record::Zero { slab, count } | Record::Reset { slab, count }) => {
+                past_union(slab, count)
+            }
+        };
+        if bad {
+            return Some(at);
+        }
+        at = at.saturating_add(skip).saturating_add(1);
+    }
+    None
+}

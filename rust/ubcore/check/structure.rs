@@ -1,0 +1,170 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The blocks that say where everything is: superblock slots, directory, checksums of pages.
+
+use core::ops::DerefMut;
+
+use super::super::disk::Disk;
+use super::super::error::{Error, Result};
+use super::super::format::crc::crc32c;
+use super::super::format::directory::{self, PageEntry};
+use super::super::format::superblock::{choose, Slot, Superblock, SUPERBLOCK_BYTES};
+use super::super::geometry::BLOCK_BYTES;
+use super::super::map::Memory;
+use super::super::num::{index, narrow, wide};
+use super::super::pages;
+use super::{is_ours, Check, Counts, Finding, Visitor, What};
+
+type Bytes = [u8; SUPERBLOCK_BYTES];
+
+/// Looks at both superblock slots: the superblock that counts, and its slot.
+///
+/// Fails as attach does where none counts, and if a slot is of a newer format.
+pub fn superblocks<D: Disk>(disk: &mut D, out: Visitor<'_>) -> Result<(Superblock, Slot)> {
+    let mut slots = [[0; SUPERBLOCK_BYTES]; 2];
+    let mut failed = [None; 2];
+    for (block, (bytes, failed)) in (0..).zip(slots.iter_mut().zip(&mut failed)) {
+        match disk.read(block, 1) {
+            Ok(()) => *bytes = disk.buffer().first_chunk().copied().unwrap_or(*bytes),
+            Err(e) => *failed = Some(e),
+        }
+    }
+    let [a, b] = &slots;
+    let (sb, slot) = choose(a, b).map_err(|e| {
+        // Zeroes stand for a slot that could not be read: that is the news.
+        let [a, b] = failed;
+        a.or(b).filter(|_| e == Error::NotFormatted).unwrap_or(e)
+    })?;
+    let (counts, other, block) = match slot {
+        Slot::B => (b, a, 0),
+        Slot::A | Slot::None => (a, b, 1),
+    };
+    let [failed_a, failed_b] = failed;
+    let unread = if block == 0 { failed_a } else { failed_b };
+    let found = match unread {
+        Some(_) => Some((What::SlotUnreadable, 0)),
+        None => judge_other(&sb, counts, other, block),
+    };
+    if let Some((what, byte)) = found {
+        out(Finding {
+            what,
+            block,
+            byte: narrow(wide(byte)),
+        });
+    }
+    Ok((sb, slot))
+}
+
+/// What is wrong with the slot that does not count, and where.
+fn judge_other(
+    sb: &Superblock,
+    counts: &Bytes,
+    other: &Bytes,
+    block: u64,
+) -> Option<(What, usize)> {
+    let first = counts.iter().zip(other).position(|(a, b)| a != b)?;
+    let old = match Superblock::decode(other, block) {
+        Ok(old) => old,
+        Err(Error::NotFormatted) => return Some((What::SlotEmpty, 0)),
+        Err(_) => {
+            return Some(match Superblock::bad_field(other) {
+                Some(at) if Superblock::is_sealed(other) => (What::SlotField, at),
+                _ => (What::SlotChecksum, first),
+            })
+        }
+    };
+    let newer = sb.generation;
+    Some(match newer.checked_sub(old.generation) {
+        _ if old.uuid != sb.uuid || old.nonce != sb.nonce => (What::SlotsDisagree, first),
+        Some(1) => (What::SlotStale, first),
+        None | Some(0) => (What::SlotsDisagree, first),
+        Some(_) => {
+            let older = old.generation;
+            (What::SlotGap { newer, older }, first)
+        }
+    })
+}
+
+impl<D, M, B> Check<'_, D, M, B>
+where
+    D: Disk,
+    M: Memory,
+    B: DerefMut<Target = [u64]>,
+{
+    /// Directory blocks, both slots of each.
+    pub(super) fn directory(&mut self) -> Result {
+        for at in 0..self.geometry().directory_blocks() {
+            // The superblock would not have decoded if one of its slots did not.
+            let counts = self.sb.directory_slot(at).unwrap_or(Slot::None);
+            for slot in 0..2 {
+                let block = self.geometry().directory_block(at, slot);
+                if counts.number() == Some(slot) {
+                    self.directory_block(at, block);
+                } else {
+                    self.spare_directory_block(at, block);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn directory_block(&mut self, at: u32, block: u64) {
+        let (generation, nonce) = (self.sb.generation, self.sb.nonce);
+        let range = directory::pages_of(at, self.geometry().pages());
+        let (first, last) = (narrow(wide(range.start)), narrow(wide(range.end)));
+        let last = last.saturating_sub(1);
+        if !self.read(block) {
+            self.blind = true;
+            return;
+        }
+        let bytes = self.disk.buffer().get(..BLOCK_BYTES).unwrap_or_default();
+        let list = self.entries.get_mut(range).unwrap_or_default();
+        if let Err(byte) = directory::judge(bytes, at, generation, nonce, list) {
+            list.fill(PageEntry::EMPTY);
+            self.blind = true;
+            let byte = narrow(wide(byte));
+            self.tell(What::Directory { first, last }, block, byte);
+        }
+    }
+
+    /// A slot that does not count may hold an older block, one of a checkpoint that a cut of power
+    /// ended, or nothing of ours.
+    fn spare_directory_block(&mut self, at: u32, block: u64) {
+        let nonce = self.sb.nonce;
+        let read = self.disk.read(block, 1).is_ok();
+        let bytes = self.buffer();
+        let broken = !directory::is_sound(bytes, at, nonce) && directory::is_kin(bytes, nonce);
+        if broken || !read {
+            self.tell(What::SpareDirectory, block, 0);
+        }
+    }
+
+    /// Pages that count, each against its checksum, into the map.
+    pub(super) fn pages(&mut self, counts: &mut Counts) -> Result {
+        for page in 0..self.geometry().pages() {
+            let Some(entry) = self.entries.get(index(page)).copied() else {
+                continue;
+            };
+            if entry.slot == Slot::None {
+                continue;
+            }
+            counts.pages = counts.pages.saturating_add(1);
+            let block = self.block_of(page);
+            if !self.read(block) {
+                self.blind = true;
+                continue;
+            }
+            let map = self.map;
+            let bytes = self.buffer();
+            let sound = crc32c(0, bytes) == entry.crc;
+            if sound {
+                pages::load(map, page, bytes)
+                    .or_else(|e| if is_ours(e) { Err(e) } else { Ok(()) })?;
+            } else {
+                self.blind = true;
+                self.tell(What::Page { page }, block, 0);
+            }
+        }
+        Ok(())
+    }
+}

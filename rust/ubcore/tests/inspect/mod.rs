@@ -1,0 +1,168 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What `ubctl check` does with the core, over a simulated disk; and damage made to order.
+#![allow(dead_code, reason = "each test file uses its part")]
+
+use ubcore::alloc::Allocator;
+use ubcore::attach;
+use ubcore::check::{self, mend, Check, Counts, Finding, Grade, What};
+use ubcore::disk::{Disk, Order};
+use ubcore::error::Result;
+use ubcore::format::crc::{block_crc, crc32c};
+use ubcore::format::directory::{self, PageEntry};
+use ubcore::format::superblock::{Slot, Superblock};
+use ubcore::map::{words_for, Map};
+use ubcore::pages::PageSet;
+
+use super::sim::disk::SimDisk;
+use super::sim::memory::SimMemory;
+
+pub struct Look {
+    pub sb: Superblock,
+    pub slot: Slot,
+    pub counts: Counts,
+    pub findings: Vec<Finding>,
+}
+
+impl Look {
+    pub fn worst(&self) -> Option<Grade> {
+        self.findings.iter().map(|f| f.what.grade()).max()
+    }
+
+    pub fn has(&self, what: What) -> bool {
+        self.findings.iter().any(|f| f.what == what)
+    }
+}
+
+/// A look at a device that has the leaf's size.
+pub fn look(disk: &SimDisk) -> Result<Look> {
+    look_at(disk, None)
+}
+
+/// A look at a device of `sectors`.
+pub fn look_at(disk: &SimDisk, sectors: Option<u64>) -> Result<Look> {
+    let mut disk = disk.clone();
+    let mut findings = Vec::new();
+    let (sb, slot) = check::superblocks(&mut disk, &mut |f| findings.push(f))?;
+    let g = sb.geometry;
+    let map = Map::new(g, SimMemory::new(&g));
+    let mut entries = vec![PageEntry::EMPTY; g.pages() as usize];
+    let changed = PageSet::new(vec![0; words_for(g.pages())]);
+    let mut push = |f| findings.push(f);
+    let c = Check::new(&mut disk, &sb, &map, &mut entries, changed, &mut push);
+    let counts = c.run(sectors.unwrap_or(g.leaf_sectors()))?;
+    Ok(Look {
+        sb,
+        slot,
+        counts,
+        findings,
+    })
+}
+
+/// The order that `mend` asks for.
+pub fn repair(disk: &SimDisk, first: &Look) -> Result {
+    let mut d = disk.clone();
+    let all = &first.findings;
+    if all.iter().any(|f| mend::is_of_slot(f.what)) {
+        mend::slot(&mut d, &first.sb, first.slot)?;
+    }
+    let rest =
+        |f: &&Finding| f.what.is_mendable() && !mend::is_of_slot(f.what) && !mend::is_spare(f.what);
+    if first.worst() != Some(Grade::Damage) && all.iter().any(|f| rest(&f)) {
+        checkpoint(&mut d, first)?;
+    }
+    let second = look(disk)?;
+    if second.worst() == Some(Grade::Damage) {
+        return Ok(());
+    }
+    for f in second.findings.iter().filter(|f| mend::is_spare(f.what)) {
+        mend::spare(&mut d, f.block)?;
+    }
+    Ok(())
+}
+
+fn checkpoint(disk: &mut SimDisk, found: &Look) -> Result {
+    let g = found.sb.geometry;
+    let map = Map::new(g, SimMemory::new(&g));
+    let bitmaps = [0; 3].map(|_| vec![0; g.leaf_slabs() as usize / 64 + 1]);
+    let mut allocator = Allocator::new(bitmaps, g.leaf_slabs());
+    let entries = vec![PageEntry::EMPTY; g.pages() as usize];
+    let mut changed = PageSet::new(vec![0; words_for(g.pages())]);
+    for f in &found.findings {
+        mend::pages(&map, f.what, &mut changed);
+    }
+    let probe = attach::probe(disk, g.root_sectors(), g.leaf_sectors())?;
+    let mut committer = attach::load(disk, probe, &map, &mut allocator, entries, changed)?;
+    for f in &found.findings {
+        mend::in_map(&map, f.what)?;
+    }
+    committer.detach(&map, disk)
+}
+
+/// Changes a block.
+pub fn edit(disk: &SimDisk, block: u64, f: impl FnOnce(&mut [u8])) {
+    let mut d = disk.clone();
+    d.read(block, 1).unwrap();
+    f(&mut d.buffer()[..4096]);
+    d.write(block, 1, Order::FlushFua).unwrap();
+}
+
+/// Changes a block that has its checksum at `crc`, and makes that right again.
+pub fn edit_sealed(disk: &SimDisk, block: u64, len: usize, crc: usize, f: impl FnOnce(&mut [u8])) {
+    edit(disk, block, |b| {
+        f(b);
+        let sum = block_crc(&b[..len], crc);
+        b[crc..crc + 4].copy_from_slice(&sum.to_le_bytes());
+    });
+}
+
+/// Changes superblock slots and makes their checksums right.
+pub fn edit_slots(disk: &SimDisk, slots: &[u64], f: impl Fn(&mut [u8])) {
+    for &slot in slots {
+        edit_sealed(disk, slot, 512, 8, &f);
+    }
+}
+
+/// The directory's entry of a page, and the directory block that counts.
+pub fn entry_of(disk: &SimDisk, sb: &Superblock, page: u32) -> (PageEntry, u64) {
+    let g = &sb.geometry;
+    let at = directory::block_of(page);
+    let slot = sb.directory_slot(at).unwrap().number().unwrap();
+    let block = g.directory_block(at, slot);
+    let mut d = disk.clone();
+    d.read(block, 1).unwrap();
+    let range = directory::pages_of(at, g.pages());
+    let mut list = vec![PageEntry::EMPTY; range.len()];
+    directory::decode(
+        &d.buffer()[..4096],
+        at,
+        sb.generation,
+        sb.nonce,
+        block,
+        &mut list,
+    )
+    .unwrap();
+    (list[page as usize - range.start], block)
+}
+
+/// The block that holds a map page.
+pub fn block_of_page(disk: &SimDisk, sb: &Superblock, page: u32) -> u64 {
+    let (entry, _) = entry_of(disk, sb, page);
+    sb.geometry
+        .page_block(page, entry.slot.number().expect("a page that was written"))
+}
+
+/// Changes a map page that counts, and makes the directory's checksums right.
+pub fn edit_page(disk: &SimDisk, sb: &Superblock, page: u32, f: impl FnOnce(&mut [u8])) {
+    let (_, directory) = entry_of(disk, sb, page);
+    let block = block_of_page(disk, sb, page);
+    let mut sum = 0;
+    edit(disk, block, |b| {
+        f(b);
+        sum = crc32c(0, b);
+    });
+    let at = 32 + 8 * (page as usize % 508);
+    edit_sealed(disk, directory, 4096, 4, |b| {
+        b[at..at + 4].copy_from_slice(&sum.to_le_bytes())
+    });
+}

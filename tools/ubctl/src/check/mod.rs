@@ -1,0 +1,262 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! `ubctl check`: whether a leaf is whole, and `--repair` of what can be mended without a guess.
+
+mod repair;
+mod text;
+
+use std::process::ExitCode;
+
+use serde::Serialize;
+use ubcore::attach;
+use ubcore::check::{self, Check, Counts, Finding, Grade, What};
+use ubcore::error::{Area, Error, Side};
+use ubcore::format::directory::PageEntry;
+use ubcore::format::superblock::{Slot, Superblock};
+use ubcore::geometry::{Geometry, BLOCK_SECTORS, SUPERBLOCKS};
+use ubcore::map::{words_for, Map};
+use ubcore::num::index;
+use ubcore::pages::PageSet;
+
+use crate::cli::CheckArgs;
+use crate::device::{refuse_same, Access, Device};
+use crate::memory::Heap;
+use crate::refuse::{Fail, Result, FAILED};
+use crate::{identity, output};
+
+/// Exit codes of `check`, those of fsck.
+const CLEAN: u8 = 0;
+const MENDED: u8 = 1;
+const LEFT: u8 = 4;
+const OPERATIONAL: u8 = 8;
+/// The command line of `check` is wrong.
+pub const USAGE: u8 = 16;
+
+/// What a check comes to. The field names are those of `--json`.
+#[derive(Debug, Serialize)]
+struct Report {
+    leaf: String,
+    uuid: Option<String>,
+    name: Option<String>,
+    generation: Option<u64>,
+    pages_written: u32,
+    journal_blocks_to_replay: u32,
+    slabs_used: u32,
+    sectors_mapped: u64,
+    findings: Vec<Told>,
+    code: u8,
+}
+
+/// One finding, for people and scripts.
+#[derive(Debug, Serialize)]
+struct Told {
+    grade: &'static str,
+    kind: &'static str,
+    block: Option<u64>,
+    byte: Option<u32>,
+    text: String,
+    mended: bool,
+}
+
+/// What one look found.
+struct Look {
+    sb: Superblock,
+    slot: Slot,
+    counts: Counts,
+    findings: Vec<Finding>,
+}
+
+impl Look {
+    fn worst(&self) -> Option<Grade> {
+        self.findings.iter().map(|f| f.what.grade()).max()
+    }
+}
+
+/// The command. Its exit codes are its own.
+pub fn run(args: &CheckArgs, json: bool) -> ExitCode {
+    let told = report(args).and_then(|report| {
+        if json {
+            output::json(&report)?;
+        } else {
+            output::text(&text::report(&report))?;
+        }
+        Ok(report.code)
+    });
+    match told {
+        Ok(code) => ExitCode::from(code),
+        Err(mut fail) => {
+            fail.code = OPERATIONAL;
+            fail.report(json)
+        }
+    }
+}
+
+fn report(args: &CheckArgs) -> Result<Report> {
+    let access = if args.repair {
+        Access::Exclusive
+    } else {
+        Access::Claim
+    };
+    if let Some(root) = &args.root {
+        refuse_same(root, &args.leaf)?;
+    }
+    let mut leaf = Device::open(&args.leaf, Side::Leaf, access)?;
+    let name = args.leaf.display().to_string();
+    let first = match look(&mut leaf) {
+        Ok(first) => first,
+        Err(e @ Error::Damaged(Area::Superblock, _)) => return Ok(no_superblock(name, e)),
+        Err(e) => return Err(Fail::core(&name, e)),
+    };
+    let last = if args.repair {
+        Some(repair::repair(&mut leaf, &first)?)
+    } else {
+        None
+    };
+    let mut findings = list(&first, last.as_ref());
+    let last = last.unwrap_or(first);
+    if let Some(root) = &args.root {
+        let root = Device::open(root, Side::Root, Access::Read)?;
+        findings.extend(judge_root(&root, &last.sb)?);
+    }
+    Ok(Report {
+        leaf: name,
+        uuid: Some(output::uuid(&last.sb.uuid)),
+        name: Some(last.sb.name.text().to_owned()).filter(|n| !n.is_empty()),
+        generation: Some(last.sb.generation),
+        pages_written: last.counts.pages,
+        journal_blocks_to_replay: last.counts.to_replay,
+        slabs_used: last.counts.slabs_used,
+        sectors_mapped: last.counts.sectors_mapped,
+        code: code_of(&findings),
+        findings,
+    })
+}
+
+/// Both slots are damaged: nothing behind them can be followed.
+fn no_superblock(leaf: String, e: Error) -> Report {
+    let findings = vec![Told {
+        grade: "damage",
+        kind: "superblock",
+        block: Some(0),
+        byte: None,
+        text: format!("{e}: neither slot says where anything is"),
+        mended: false,
+    }];
+    Report {
+        leaf,
+        uuid: None,
+        name: None,
+        generation: None,
+        pages_written: 0,
+        journal_blocks_to_replay: 0,
+        slabs_used: 0,
+        sectors_mapped: 0,
+        code: LEFT,
+        findings,
+    }
+}
+
+/// All that was found at first, and what a repair made of it.
+fn list(first: &Look, last: Option<&Look>) -> Vec<Told> {
+    let g = &first.sb.geometry;
+    let left = |f: &Finding| last.is_none_or(|last| last.findings.contains(f));
+    let mut told: Vec<Told> = first
+        .findings
+        .iter()
+        .map(|f| tell(f, g, !left(f)))
+        .collect();
+    // A repair must not bring up anything new; if it does, that is to be seen.
+    let new = last.into_iter().flat_map(|last| &last.findings);
+    let new = new.filter(|f| !first.findings.contains(f));
+    told.extend(new.map(|f| tell(f, g, false)));
+    told
+}
+
+fn tell(f: &Finding, g: &Geometry, mended: bool) -> Told {
+    Told {
+        grade: text::grade(f.what.grade()),
+        kind: text::kind(f.what),
+        block: Some(f.block),
+        byte: Some(f.byte),
+        text: text::meaning(f.what, g),
+        mended,
+    }
+}
+
+fn code_of(findings: &[Told]) -> u8 {
+    let note = text::grade(Grade::Note);
+    if findings.iter().any(|f| f.grade != note && !f.mended) {
+        LEFT
+    } else if findings.iter().any(|f| f.mended) {
+        MENDED
+    } else {
+        CLEAN
+    }
+}
+
+/// Whether the root is the one that the leaf was made for.
+fn judge_root(root: &Device, sb: &Superblock) -> Result<Option<Told>> {
+    let wanted = sb.geometry.root_sectors();
+    let e = if root.sectors() != wanted {
+        Error::RootSize(wanted, root.sectors())
+    } else if identity::digest(root, &sb.uuid)? != sb.root_digest {
+        Error::RootContent
+    } else {
+        return Ok(None);
+    };
+    Ok(Some(Told {
+        grade: text::grade(Grade::Damage),
+        kind: "wrong_root",
+        block: None,
+        byte: None,
+        text: e.to_string(),
+        mended: false,
+    }))
+}
+
+/// Looks at everything; reads only.
+fn look(leaf: &mut Device) -> std::result::Result<Look, Error> {
+    let least = SUPERBLOCKS * BLOCK_SECTORS;
+    if leaf.sectors() < least {
+        return Err(Error::LeafTooSmall(least, leaf.sectors()));
+    }
+    let mut findings: Vec<Finding> = Vec::new();
+    let (sb, slot) = check::superblocks(leaf, &mut |f| findings.push(f))?;
+    let g = sb.geometry;
+    let map = Map::new(g, Heap::to_read(&g));
+    let mut entries = vec![PageEntry::EMPTY; index(g.pages())];
+    let changed = PageSet::new(vec![0u64; words_for(g.pages())]);
+    let sectors = leaf.sectors();
+    let mut push = |f| findings.push(f);
+    let counts = Check::new(leaf, &sb, &map, &mut entries, changed, &mut push).run(sectors)?;
+    Ok(Look {
+        sb,
+        slot,
+        counts,
+        findings,
+    })
+}
+
+/// A core error in the midst of a repair.
+fn broke(leaf: &Device, e: Error) -> Fail {
+    let mut fail = Fail::core(&leaf.path().display().to_string(), e);
+    fail.message = format!("the repair was not finished: {}", fail.message);
+    if fail.code != FAILED {
+        fail.code = FAILED;
+    }
+    fail
+}
+
+/// The probe that attach would make of the superblock that counts.
+fn probe(leaf: &mut Device, sb: &Superblock) -> std::result::Result<attach::Probe, Error> {
+    let sectors = leaf.sectors();
+    attach::probe(leaf, sb.geometry.root_sectors(), sectors)
+}
+
+fn is_worse_than_minor(look: &Look) -> bool {
+    look.worst() == Some(Grade::Damage)
+}
+
+fn mends_by_checkpoint(what: What) -> bool {
+    what.is_mendable() && !check::mend::is_of_slot(what) && !check::mend::is_spare(what)
+}

@@ -1,0 +1,62 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The repair, in the order that the core's `mend` asks for. A leaf with nothing to mend is not
+//! written to.
+
+use ubcore::alloc::Allocator;
+use ubcore::attach::load;
+use ubcore::check::mend;
+use ubcore::check::Finding;
+use ubcore::format::directory::PageEntry;
+use ubcore::map::{words_for, Map};
+use ubcore::num::index;
+use ubcore::pages::PageSet;
+
+use super::{broke, is_worse_than_minor, look, mends_by_checkpoint, probe, Look};
+use crate::device::Device;
+use crate::memory::Heap;
+use crate::refuse::Result;
+
+/// Mends what can be mended of what `first` found: what a look finds afterwards.
+pub fn repair(leaf: &mut Device, first: &Look) -> Result<Look> {
+    let has = |wanted: fn(&Finding) -> bool| first.findings.iter().any(wanted);
+    if has(|f| mend::is_of_slot(f.what)) {
+        mend::slot(leaf, &first.sb, first.slot).map_err(|e| broke(leaf, e))?;
+    }
+    if !is_worse_than_minor(first) && has(|f| mends_by_checkpoint(f.what)) {
+        checkpoint(leaf, first).map_err(|e| broke(leaf, e))?;
+    }
+    // What is in use changed hands with the checkpoint: only a new look knows what is spare.
+    let second = look(leaf).map_err(|e| broke(leaf, e))?;
+    if is_worse_than_minor(&second) {
+        return Ok(second);
+    }
+    let mut wiped = false;
+    for f in second.findings.iter().filter(|f| mend::is_spare(f.what)) {
+        mend::spare(leaf, f.block).map_err(|e| broke(leaf, e))?;
+        wiped = true;
+    }
+    if !wiped {
+        return Ok(second);
+    }
+    look(leaf).map_err(|e| broke(leaf, e))
+}
+
+/// What attach and detach do, with the map put right between them.
+fn checkpoint(leaf: &mut Device, found: &Look) -> ubcore::error::Result {
+    let g = found.sb.geometry;
+    let map = Map::new(g, Heap::new(&g));
+    let bitmaps = [0; 3].map(|_| vec![0u64; words_for(g.leaf_slabs().saturating_add(1))]);
+    let mut allocator = Allocator::new(bitmaps, g.leaf_slabs());
+    let entries = vec![PageEntry::EMPTY; index(g.pages())];
+    let mut changed = PageSet::new(vec![0u64; words_for(g.pages())]);
+    for f in &found.findings {
+        mend::pages(&map, f.what, &mut changed);
+    }
+    let probe = probe(leaf, &found.sb)?;
+    let mut committer = load(leaf, probe, &map, &mut allocator, entries, changed)?;
+    for f in &found.findings {
+        mend::in_map(&map, f.what)?;
+    }
+    committer.detach(&map, leaf)
+}

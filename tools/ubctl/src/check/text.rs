@@ -1,0 +1,297 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Findings in words.
+
+use ubcore::check::{Grade, What};
+use ubcore::geometry::{Geometry, BITS_SECTORS, TABLE_ENTRIES};
+
+use super::{Report, Told};
+use crate::output::size;
+
+/// The word for a grade.
+pub fn grade(grade: Grade) -> &'static str {
+    match grade {
+        Grade::Note => "note",
+        Grade::Minor => "minor",
+        Grade::Damage => "damage",
+    }
+}
+
+/// The stable word of a kind of finding.
+pub fn kind(what: What) -> &'static str {
+    use What::*;
+    match what {
+        SlotEmpty => "slot_empty",
+        SlotChecksum => "slot_checksum",
+        SlotField => "slot_field",
+        SlotUnreadable => "slot_unreadable",
+        SlotStale => "slot_stale",
+        SlotGap { .. } => "slot_gap",
+        SlotsDisagree => "slots_disagree",
+        LeafCut { .. } => "leaf_size",
+        CleanFlag { .. } => "clean_flag",
+        CleanButNewer { .. } => "clean_but_newer",
+        NotDetached { .. } => "not_detached",
+        Unreadable => "unreadable",
+        Directory { .. } => "directory",
+        SpareDirectory => "spare_directory",
+        Page { .. } => "page",
+        JournalHole => "journal_hole",
+        JournalMisplaced { .. } => "journal_misplaced",
+        JournalRecord => "journal_record",
+        JournalUnfinished { .. } => "journal_unfinished",
+        SpareJournal => "spare_journal",
+        PastUnion { .. } => "past_union",
+        PastUnionBare { .. } => "past_union_bare",
+        PastLeaf { .. } => "past_leaf",
+        Moving { .. } => "moving",
+        Shared { .. } => "shared",
+        Leaked { .. } => "leaked",
+        BitsPastUnion { .. } => "bits_past_union",
+        BitsPastLeaf { .. } => "bits_past_leaf",
+        Unowned { .. } => "unowned",
+    }
+}
+
+/// What a finding is, and what it means.
+pub fn meaning(what: What, g: &Geometry) -> String {
+    of_superblock(what)
+        .or_else(|| of_structure(what, g))
+        .or_else(|| of_journal(what))
+        .unwrap_or_else(|| of_map(what, g))
+}
+
+fn of_superblock(what: What) -> Option<String> {
+    use What::*;
+    Some(match what {
+        SlotEmpty => "one superblock slot is empty: the other one counts".to_owned(),
+        SlotChecksum => "one superblock slot fails its checksum: rotten, or written by something \
+                         else; the other one counts"
+            .to_owned(),
+        SlotField => {
+            "one superblock slot has a field that cannot be; the other one counts".to_owned()
+        }
+        SlotUnreadable => "one superblock slot cannot be read; the other one counts".to_owned(),
+        SlotStale => "one superblock slot is a checkpoint behind the other, as a cut of power \
+                      leaves it"
+            .to_owned(),
+        SlotGap { newer, older } => format!(
+            "one superblock slot is of generation {older}, the other of {newer}: no cut of power \
+             leaves them so far apart; the newer one counts"
+        ),
+        SlotsDisagree => "the superblock slots are of two leaves, or differ in one generation: \
+                          which is right is not to be told"
+            .to_owned(),
+        LeafCut { wanted, found } => format!(
+            "the leaf has {wanted} sectors, the device {found}: what lay behind its end is lost"
+        ),
+        CleanFlag { blocks } => format!(
+            "the superblock says detached, but {blocks} journal blocks wait to be replayed: attach \
+             replays them all the same"
+        ),
+        CleanButNewer { sequence } => format!(
+            "the superblock says detached, but here stands journal block {sequence}, which it does \
+             not know: attach would pass it by, and what it says be lost"
+        ),
+        NotDetached { blocks } => {
+            format!("the union was not detached: {blocks} journal blocks to replay, as attach does")
+        }
+        _ => return None,
+    })
+}
+
+fn of_structure(what: What, g: &Geometry) -> Option<String> {
+    Some(match what {
+        What::Unreadable => "the block cannot be read: what it says is unknown".to_owned(),
+        What::Directory { first, last } => {
+            format!(
+                "the page directory is damaged: what map pages {first} to {last} say is unknown"
+            )
+        }
+        What::SpareDirectory => {
+            "a directory block that is not in use is torn or rotten: no harm".to_owned()
+        }
+        What::Page { page } => {
+            format!("map page {page} is damaged: unknown is {}", covers(page, g))
+        }
+        _ => return None,
+    })
+}
+
+fn of_journal(what: What) -> Option<String> {
+    use What::*;
+    Some(match what {
+        JournalHole => "a journal block is missing or damaged, and finished epochs stand behind it: \
+                        what they say is not followed"
+            .to_owned(),
+        JournalMisplaced { sequence } => format!(
+            "journal block {sequence} stands where the journal's tail does not lead to: the tail is \
+             wrong, and what the journal says is not followed"
+        ),
+        JournalRecord => "a journal record says what cannot be: replay would stop here".to_owned(),
+        JournalUnfinished { blocks } => format!(
+            "{blocks} journal blocks from here have no end and do not count, as a cut of power leaves \
+             them"
+        ),
+        SpareJournal => "a journal block that does not count is torn or rotten: no harm, unless it \
+                         was the last one written and flushed"
+            .to_owned(),
+        _ => return None,
+    })
+}
+
+fn of_map(what: What, g: &Geometry) -> String {
+    use What::*;
+    match what {
+        PastUnion { slab, leaf } => {
+            format!("root slab {slab}, past the union's end, is in leaf slab {leaf}: attach refuses it")
+        }
+        PastUnionBare { slab } => {
+            format!("root slab {slab}, past the union's end, has an entry: no harm")
+        }
+        PastLeaf { slab, leaf } => format!(
+            "root slab {slab} is in leaf slab {leaf}, past the leaf's end: where its data is, is unknown"
+        ),
+        Moving { slab } => format!("the entry of root slab {slab} is none that is ever written"),
+        Shared {
+            leaf,
+            first,
+            second,
+        } => format!(
+            "root slabs {first} and {second} are both in leaf slab {leaf}: whose data it is, is unknown"
+        ),
+        Leaked { slab, leaf } => format!(
+            "root slab {slab} has leaf slab {leaf} and nothing in it: {} lost to others",
+            size(g.slab_sectors().into())
+        ),
+        BitsPastUnion { slab, .. } => {
+            format!("sectors of root slab {slab} behind the union's end are mapped: no harm")
+        }
+        BitsPastLeaf { page } => {
+            format!("map page {page} of the bits maps sectors behind the leaf's last slab: no harm")
+        }
+        Unowned { first, count } => format!(
+            "leaf slabs {first} to {} are mapped and nobody's: left by discards, or their entries are \
+             lost",
+            first + count - 1
+        ),
+        // The others have their words above.
+        other => format!("{other:?}"),
+    }
+}
+
+/// What is lost with a map page.
+fn covers(page: u32, g: &Geometry) -> String {
+    match page.checked_sub(g.table_pages()) {
+        None => {
+            let first = page * TABLE_ENTRIES;
+            let last = (first + TABLE_ENTRIES - 1).min(g.root_slabs() - 1);
+            format!("where root slabs {first} to {last} are")
+        }
+        Some(n) => {
+            let first = u64::from(n) * BITS_SECTORS;
+            format!(
+                "which of the leaf's data sectors {first} to {} are mapped",
+                first + BITS_SECTORS - 1
+            )
+        }
+    }
+}
+
+/// The whole report for people.
+pub fn report(r: &Report) -> String {
+    let mut out = r.leaf.clone();
+    if let (Some(uuid), Some(generation)) = (&r.uuid, r.generation) {
+        let name = r
+            .name
+            .as_ref()
+            .map_or_else(String::new, |n| format!(" ({n})"));
+        out += &format!(": leaf {uuid}{name}, generation {generation}");
+    }
+    out.push('\n');
+    out.extend(r.findings.iter().map(line));
+    let count = |wanted: fn(&&Told) -> bool| r.findings.iter().filter(wanted).count();
+    let left = count(|f| f.grade != "note" && !f.mended);
+    let mended = count(|f| f.mended);
+    out += &match (left, mended) {
+        (0, 0) => "whole".to_owned(),
+        (0, n) => format!("whole now: {n} mended"),
+        (n, 0) => format!("{n} damages: keep a copy before anything else"),
+        (n, m) => format!("{n} damages left, {m} mended: keep a copy before anything else"),
+    };
+    out += &format!(
+        "; {} slabs used, {} mapped, {} journal blocks to replay\n",
+        r.slabs_used,
+        size(r.sectors_mapped),
+        r.journal_blocks_to_replay
+    );
+    out
+}
+
+fn line(f: &Told) -> String {
+    let place = match (f.block, f.byte) {
+        (Some(block), Some(byte)) => format!("block {block}, byte {byte}: "),
+        (Some(block), None) => format!("block {block}: "),
+        _ => String::new(),
+    };
+    let mended = if f.mended { " [mended]" } else { "" };
+    format!("  {:6}  {place}{}{mended}\n", f.grade, f.text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{kind, meaning, What};
+    use std::collections::BTreeSet;
+    use ubcore::geometry::Geometry;
+
+    #[test]
+    fn every_kind_of_finding_has_a_word_and_a_sentence() {
+        use What::*;
+        let (slab, leaf, first, second) = (1, 2, 3, 4);
+        let (wanted, found, newer, older) = (10, 9, 8, 1);
+        let (blocks, sequence, page, last, count) = (2, 77, 0, 5, 2);
+        let all = [
+            SlotEmpty,
+            SlotChecksum,
+            SlotField,
+            SlotUnreadable,
+            SlotStale,
+            SlotGap { newer, older },
+            SlotsDisagree,
+            LeafCut { wanted, found },
+            CleanFlag { blocks },
+            CleanButNewer { sequence },
+            NotDetached { blocks },
+            Unreadable,
+            Directory { first, last },
+            SpareDirectory,
+            Page { page },
+            JournalHole,
+            JournalMisplaced { sequence },
+            JournalRecord,
+            JournalUnfinished { blocks },
+            SpareJournal,
+            PastUnion { slab, leaf },
+            PastUnionBare { slab },
+            PastLeaf { slab, leaf },
+            Moving { slab },
+            Shared {
+                leaf,
+                first,
+                second,
+            },
+            Leaked { slab, leaf },
+            BitsPastUnion { slab, leaf },
+            BitsPastLeaf { page },
+            Unowned { first, count },
+        ];
+        let g = Geometry::new(65536, 65536, 32768, 128, 16).unwrap();
+        let texts: BTreeSet<String> = all.iter().map(|&w| meaning(w, &g)).collect();
+        let kinds: BTreeSet<&str> = all.iter().map(|&w| kind(w)).collect();
+        assert_eq!((texts.len(), kinds.len()), (all.len(), all.len()));
+        for what in all {
+            let text = meaning(what, &g);
+            assert!(text.contains(' ') && !text.contains('{'), "{text}");
+        }
+    }
+}

@@ -1,0 +1,238 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! `ubctl check` on leaves that the core itself has written to, whole and damaged. The core's own
+//! tests have every kind of damage; here is what a user sees, and what becomes of the leaf.
+
+mod common;
+
+use common::leaf::{geometry, pair, Union};
+use common::{get, put, ubctl, Folder, Ran, MIB};
+use serde_json::{json, Value};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+fn check(leaf: &Path, options: &str) -> Ran {
+    ubctl(&format!("check {{}} {options}"), &[leaf])
+}
+
+/// The exit code, and the kinds of findings with their grades and whether they were mended.
+#[track_caller]
+fn found(leaf: &Path, options: &str, code: i32, kinds: &[(&str, &str, bool)]) -> Value {
+    let ran = check(leaf, &format!("--json {options}"));
+    let value = ran.json();
+    let list: Vec<(&str, &str, bool)> = value["findings"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|f| {
+            let word = |name: &str| f[name].as_str().unwrap();
+            (word("grade"), word("kind"), f["mended"] == json!(true))
+        })
+        .collect();
+    assert_eq!((ran.code, list.as_slice()), (code, kinds), "{value}");
+    assert_eq!(value["code"], code);
+    value
+}
+
+/// A leaf after a life with a detach, and a cut of power after two more commits.
+fn used(f: &Folder) -> (PathBuf, PathBuf) {
+    let (root, leaf) = pair(f);
+    let mut union = Union::attach(&root, &leaf);
+    union.write(128 * 3 + 8, 8);
+    union.write(128 * 200, 300);
+    union.detach();
+    (root, leaf)
+}
+
+fn cut(root: &Path, leaf: &Path) {
+    let mut union = Union::attach(root, leaf);
+    // An attach that may write begins with this: from then on the leaf is not clean.
+    let (committer, map) = (&mut union.committer, &union.map);
+    committer.checkpoint(map, &mut union.device).unwrap();
+    for slab in [9, 10] {
+        union.write(128 * slab, 8);
+        union.commit();
+    }
+}
+
+fn map_of(leaf: &Path) -> Value {
+    ubctl("dump --json --map {}", &[leaf]).json()["map"].clone()
+}
+
+#[test]
+fn a_whole_leaf_is_told_so_and_never_written_to() {
+    let f = Folder::new("whole");
+    let (root, leaf) = used(&f);
+    for options in ["", "--repair", "--json", "--repair --json"] {
+        let before = fs::read(&leaf).unwrap();
+        let time = fs::metadata(&leaf).unwrap().modified().unwrap();
+        let ran = check(&leaf, options).done();
+        assert!(
+            ran.out.contains("whole") || options.contains("json"),
+            "{}",
+            ran.out
+        );
+        assert!(fs::read(&leaf).unwrap() == before);
+        assert_eq!(fs::metadata(&leaf).unwrap().modified().unwrap(), time);
+    }
+    let value = found(&leaf, "", 0, &[]);
+    assert_eq!(
+        (&value["slabs_used"], &value["sectors_mapped"]),
+        (&json!(4), &json!(308))
+    );
+    assert_eq!(value["generation"], 2);
+    ubctl("check {} --root {}", &[&leaf, &root]).done();
+    let fresh = f.image("fresh", 8 * MIB);
+    ubctl("format --name new --root {} {}", &[&root, &fresh]).done();
+    let ran = check(&fresh, "").done();
+    assert!(
+        ran.out
+            .contains(" (new), generation 1\nwhole; 0 slabs used"),
+        "{}",
+        ran.out
+    );
+}
+
+#[test]
+fn a_leaf_without_a_detach_is_brought_to_rest() {
+    let f = Folder::new("rest");
+    let (root, leaf) = used(&f);
+    cut(&root, &leaf);
+    let map = map_of(&leaf);
+    let value = found(&leaf, "", 0, &[("note", "not_detached", false)]);
+    assert_eq!(value["journal_blocks_to_replay"], 2);
+    let value = found(&leaf, "--repair", 1, &[("note", "not_detached", true)]);
+    assert_eq!(value["journal_blocks_to_replay"], 0);
+    assert_eq!(map_of(&leaf), map);
+    found(&leaf, "--repair", 0, &[]);
+    Union::attach(&root, &leaf).detach();
+}
+
+#[test]
+fn a_rotten_superblock_slot_is_rewritten() {
+    let f = Folder::new("slot");
+    let (_, leaf) = used(&f);
+    let good = get(&leaf, 0, 8192);
+    for at in [0, 8, 100, 300, 4096 + 12, 4096 + 511] {
+        put(&leaf, at, &[!good[at as usize]]);
+        let kind = if at == 0 {
+            "slot_empty"
+        } else {
+            "slot_checksum"
+        };
+        let value = found(&leaf, "", 4, &[("minor", kind, false)]);
+        assert_eq!(value["findings"][0]["block"], at / 4096);
+        assert_eq!(value["findings"][0]["byte"], at % 4096);
+        let ran = check(&leaf, "--repair");
+        assert_eq!(ran.code, 1, "{}", ran.out);
+        assert!(
+            ran.out.contains("[mended]\nwhole now: 1 mended"),
+            "{}",
+            ran.out
+        );
+        assert_eq!(get(&leaf, 0, 8192), good);
+        check(&leaf, "").done();
+    }
+}
+
+#[test]
+fn what_cannot_be_mended_stays_as_it_is() {
+    let f = Folder::new("damage");
+    let (_, leaf) = used(&f);
+    let g = geometry(&leaf);
+    let at = g.page_block(0, 0) * 4096 + 5;
+    let byte = get(&leaf, at, 1)[0];
+    put(&leaf, at, &[byte ^ 1]);
+    put(&leaf, 300, b"x");
+    let damage = ("damage", "page", false);
+    found(&leaf, "", 4, &[("minor", "slot_checksum", false), damage]);
+    let ran = check(&leaf, "");
+    assert!(
+        ran.out.contains("where root slabs 0 to 255 are"),
+        "{}",
+        ran.out
+    );
+    assert!(ran.out.contains("2 damages: keep a copy"), "{}", ran.out);
+    let behind = get(&leaf, 8192, 1 << 20);
+    let value = found(
+        &leaf,
+        "--repair",
+        4,
+        &[("minor", "slot_checksum", true), damage],
+    );
+    assert_eq!(value["findings"][1]["block"], g.page_block(0, 0));
+    assert_eq!(get(&leaf, 8192, 1 << 20), behind);
+    put(&leaf, at, &[byte]);
+    found(&leaf, "", 0, &[]);
+}
+
+#[test]
+fn the_root_is_judged_too() {
+    let f = Folder::new("roots");
+    let (root, leaf) = used(&f);
+    let other = f.root("other", 17 * MIB);
+    let judge = |root: &Path| ubctl("check {} --json --root {}", &[&leaf, root]);
+    let ran = judge(&other);
+    assert_eq!(
+        (ran.code, &ran.json()["findings"][0]["kind"]),
+        (4, &json!("wrong_root"))
+    );
+    put(&root, 1024, b"mounted");
+    let ran = judge(&root);
+    assert_eq!(
+        (ran.code, &ran.json()["findings"][0]["kind"]),
+        (4, &json!("wrong_root"))
+    );
+    assert_eq!(judge(&f.path("none")).code, 8);
+    assert_eq!(judge(&leaf).code, 8);
+}
+
+#[test]
+fn what_cannot_be_checked() {
+    let f = Folder::new("operational");
+    let (_, leaf) = used(&f);
+    let told = |path: &Path, reason: &str| {
+        let ran = check(path, "--json");
+        let value = ran.json();
+        assert_eq!((ran.code, &value["code"]), (8, &json!(8)), "{value}");
+        assert_eq!(value["reason"], reason);
+    };
+    told(&f.path("none"), "not_found");
+    told(&f.image("blank", 8 * MIB), "not_formatted");
+    told(&f.image("tiny", 4096), "leaf_too_small");
+    let mut newer = get(&leaf, 0, 512);
+    newer[12] = 9;
+    let crc = ubcore::format::crc::block_crc(&newer, 8);
+    newer[8..12].copy_from_slice(&crc.to_le_bytes());
+    put(&leaf, 0, &newer);
+    told(&leaf, "newer_version");
+
+    let (root, leaf) = (f.path("root"), f.path("leaf"));
+    ubctl("format --force --root {} {}", &[&root, &leaf]).done();
+    let held = Union::attach(&root, &leaf);
+    told(&leaf, "busy");
+    let ran = check(&leaf, "--repair");
+    assert_eq!(ran.code, 8, "{}", ran.err);
+    assert!(ran.err.contains("in use"), "{}", ran.err);
+    drop(held);
+    put(&leaf, 100, b"x");
+    put(&leaf, 4096 + 100, b"x");
+    found(&leaf, "--repair", 4, &[("damage", "superblock", false)]);
+}
+
+#[test]
+fn its_exit_codes_are_those_of_fsck() {
+    let help = ubctl("check --help", &[]).done().out;
+    for line in [
+        "Usage: ubctl check [OPTIONS] <LEAF>",
+        "\n  4   damage is left",
+        "\n  16  the",
+    ] {
+        assert!(help.contains(line), "no {line} in {help}");
+    }
+    ubctl("check", &[]).refused(16, &["LEAF"]);
+    ubctl("check a --frob", &[]).refused(16, &["--frob"]);
+    let ran = ubctl("--json check", &[]);
+    assert_eq!((ran.code, &ran.json()["code"]), (16, &json!(16)));
+    ubctl("dump", &[]).refused(2, &["LEAF"]);
+}
