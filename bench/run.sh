@@ -48,9 +48,11 @@ run_uml() {
 	local options=(-s "$work/host-$env" -n "bench-$env" -m 5376 -c "${env#uml}" -t 7200)
 	guest_files
 	options+=(-f "$BUILD/kmod-bench-um/unionblk.ko")
+	options+=(-w "python3 -B $TOP/bench/cpu.py $work/cpu-$env")
 	nice -n -20 "$TOP/scripts/uml.sh" "${options[@]}" -- sh guest/run plan
 	rm -rf "$work/raw-$env"
 	mv "$work/host-$env/results" "$work/raw-$env"
+	mv "$work/cpu-$env" "$work/raw-$env/cpu"
 }
 
 run_tcg() {

@@ -14,14 +14,15 @@ scripts/uml.sh [OPTION]... -- COMMAND [ARGUMENT]...   (run by the guest's shell 
   -m MIB  -c CPUS    the guest's size (default: 1024, 1)
   -t SECONDS         overall limit (default: 300)
   -a WORDS           more of the kernel's command line
+  -w COMMAND         is run beside, with the number of the kernel's process
 Exit status: the command's; 124 = out of time, 125 = the guest died, 126 = the
 kernel complained.
 END
 }
 
-kernel=bench-um name=run mem=1024 cpus=1 limit=300 words='' shared='' files=()
+kernel=bench-um name=run mem=1024 cpus=1 limit=300 words='' shared='' watch='' files=()
 args=("$@")
-while getopts k:f:s:n:m:c:t:a:h o; do
+while getopts k:f:s:n:m:c:t:a:w:h o; do
 	case $o in
 	k) kernel=$OPTARG ;;
 	f) files+=("$OPTARG") ;;
@@ -31,6 +32,7 @@ while getopts k:f:s:n:m:c:t:a:h o; do
 	c) cpus=$OPTARG ;;
 	t) limit=$OPTARG ;;
 	a) words=$OPTARG ;;
+	w) watch=$OPTARG ;;
 	h) usage; exit 0 ;;
 	*) usage >&2; exit 2 ;;
 	esac
@@ -72,7 +74,15 @@ code=0
 # allow execution; several processors want seccomp.
 # shellcheck disable=SC2086 # they are words
 TMPDIR=/tmp timeout -k 5 "$limit" "$image" "mem=${mem}M" "initrd=$work/initrd" seccomp=on "ncpus=$cpus" \
-	con=null con0=null,fd:1 panic=-1 loglevel=7 $words </dev/null >"$console" 2>&1 || code=$?
+	con=null con0=null,fd:1 panic=-1 loglevel=7 $words </dev/null >"$console" 2>&1 &
+guest=$!
+if [ -n "$watch" ]; then
+	# The kernel is timeout's only child, soon.
+	while kernel_pid=$(cat "/proc/$guest/task/$guest/children") && [ -z "$kernel_pid" ]; do sleep 0.01; done
+	# shellcheck disable=SC2086 # a command and its words
+	$watch ${kernel_pid% } &
+fi
+wait "$guest" || code=$?
 sleep 0.3
 kill "$follow" 2>/dev/null || true
 wait "$follow" 2>/dev/null || true

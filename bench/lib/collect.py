@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0
 """From what fio and the kernel's counters said to cells."""
 
+import array
+import bisect
 import json
 import os
 import re
@@ -65,10 +67,35 @@ def p99_us(job, case):
     return max(of("read"), of("write"))
 
 
+class Cpu:
+    """What bench/cpu.py wrote down: processor time over the time of day."""
+
+    def __init__(self, path):
+        self.at, self.used = array.array("q"), array.array("q")
+        if os.path.exists(path):
+            with open(path, encoding="ascii") as f:
+                for line in f:
+                    at, used = line.split()
+                    self.at.append(int(at))
+                    self.used.append(int(used))
+
+    def until(self, t):
+        """Used until then, between two samples by the line between them."""
+        i = bisect.bisect_left(self.at, t)
+        if i == 0 or i == len(self.at):
+            return None
+        share = (t - self.at[i - 1]) / (self.at[i] - self.at[i - 1])
+        return self.used[i - 1] + share * (self.used[i] - self.used[i - 1])
+
+    def between(self, start, end):
+        first, last = self.until(start), self.until(end)
+        return None if first is None or last is None else last - first
+
+
 class Run:
     """One section of fio's."""
 
-    def __init__(self, job, case, stats):
+    def __init__(self, job, case, stats, cpu):
         self.rep, self.place, self.device = job["jobname"].split(".")
         if job["error"]:
             raise ValueError(f"fio's section {job['jobname']} of {case}: error {job['error']}")
@@ -80,20 +107,24 @@ class Run:
             raise ValueError(f"fio's section {job['jobname']} of {case} did nothing")
         self.rate = self.ios * 1000 / ms
         self.p99 = p99_us(job, case)
+        start = job["job_start"] * 1000000
+        used = cpu.between(start, start + ms * 1000000)
+        self.cpu_us = used and used / self.ios / 1000
         self.lower = lower(stats[job["jobname"]], self.ios)
 
 
-def pair(runs):
-    """Ratios to the raw run beside each. Raw itself: to the other raw ones of
+def pair(runs, value):
+    """Ratios of a value to the raw run beside each. Raw itself: to the other raw ones of
     its repetition, which shows how much is noise."""
     ratios = {}
     for i, run in enumerate(runs):
         if run.device == "raw":
-            others = [r.rate for r in runs if r.device == "raw" and r.rep == run.rep and r is not run]
-            ratio = run.rate / median(others)
+            others = [value(r) for r in runs
+                      if r.device == "raw" and r.rep == run.rep and r is not run]
+            ratio = value(run) / median(others)
         else:
             beside = [r for r in runs[max(i - 1, 0):i + 2] if r.device == "raw" and r.rep == run.rep]
-            ratio = run.rate / beside[0].rate
+            ratio = value(run) / value(beside[0])
         ratios.setdefault(run.device, []).append(ratio)
     return ratios
 
@@ -101,6 +132,7 @@ def pair(runs):
 def cells_of(env, folder):
     """All cells of one environment."""
     groups = {}
+    cpu = Cpu(os.path.join(folder, "cpu"))
     for name in sorted(os.listdir(folder)):
         if not name.endswith(".json"):
             continue
@@ -110,13 +142,14 @@ def cells_of(env, folder):
             text = f.read()
         # fio may say something before its JSON.
         said = json.loads(text[text.index("{"):])
-        runs = [Run(job, case, stats) for job in said["jobs"]
+        runs = [Run(job, case, stats, cpu) for job in said["jobs"]
                 if not job["jobname"].endswith((".before", ".after"))]
         groups.setdefault((cache, case, depth, int(jobs)), []).extend(runs)
     cells = []
     for (cache, case, depth, jobs), runs in groups.items():
         runs.sort(key=lambda r: (r.rep, r.place))
-        ratios = pair(runs)
+        ratios = pair(runs, lambda r: r.rate)
+        costs = pair(runs, lambda r: 1 / r.cpu_us) if all(r.cpu_us for r in runs) else None
         raw = max(r.rate for r in runs if r.device == "raw")
         for device in DEVICES:
             mine = [r for r in runs if r.device == device]
@@ -130,6 +163,9 @@ def cells_of(env, folder):
                 "best": round(max(r.rate for r in mine) / raw, 4),
                 "iops": round(median([r.rate for r in mine])),
                 "p99_us": round(median([r.p99 for r in mine]), 1),
+                # Processor time of an operation, and raw's over it.
+                "cpu_us": costs and round(median([r.cpu_us for r in mine]), 3),
+                "cpu_ratio": costs and round(median(costs[device]), 4),
                 "reps": len(mine),
                 "lower": {k: round(median([r.lower[k] for r in mine]), 4) for k in mine[0].lower},
             })
