@@ -1,0 +1,38 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0
+# Scenes of use at native speed: file work as dd and dpkg do it, a small change
+# of a large file beside overlayfs, many unions of one root, a large leaf. Runs
+# inside the build root; writes FILE, which report.py reads.
+#   bench/scenes.sh FILE [files|change|many|large]...
+. "$(dirname "$0")/../scripts/lib.sh"
+[ -n "${UNIONBLK_IN_ROOT:-}" ] || exec "$TOP/scripts/in-root.sh" bench/scenes.sh "$@"
+
+file=${1:?where to}
+shift
+[ $# -gt 0 ] || set -- files change many large
+work=$BUILD/bench
+mkdir -p "$work"
+
+# Some thousand small files, as a package.
+make_package() {
+	local d
+	[ ! -s "$work/work.deb" ] || return 0
+	d=$(mktemp -d)
+	mkdir -p "$d/DEBIAN" "$d/opt/work"
+	printf '%s\n' 'Package: leaf-work' 'Version: 1.0' 'Architecture: all' \
+		'Maintainer: unionblk <root@localhost>' 'Description: files to unpack' >"$d/DEBIAN/control"
+	cp -r /usr/share/perl /usr/share/zoneinfo /usr/share/mime "$d/opt/work/" 2>/dev/null || true
+	[ "$(find "$d/opt/work" -type f | wc -l)" -gt 1000 ] || die "the build root has too few files for the scene"
+	dpkg-deb --root-owner-group -Znone --build "$d" "$work/work.deb" >/dev/null
+	rm -r "$d"
+}
+
+"$TOP/scripts/build.sh" tools modules-bench-um
+image=$("$TOP/scripts/image.sh")/root.img
+make_package
+nice -n -20 "$TOP/scripts/uml.sh" -n scenes -m 6144 -c 1 -t 3600 -a "ubd0r=$image" \
+	-f "$TOP/bench/guest:guest" -f "$work/work.deb" \
+	-f "$BUILD/cargo/x86_64-unknown-linux-gnu/release/ubctl" \
+	-f "$BUILD/kmod-bench-um/unionblk.ko" -- bash guest/scenes "$@" | tee "$work/scenes.out"
+[ "${PIPESTATUS[0]}" = 0 ] || die "a scene failed"
+python3 -B "$TOP/bench/scenes.py" "$work/scenes.out" "$file"
