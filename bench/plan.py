@@ -146,6 +146,15 @@ class Plan:
             self.write_job(name, lines)
             self.steps.append(f"fio {name}")
 
+    def profile(self, case, depth, seconds):
+        """One case, a section for each device, as long as asked."""
+        lines = ["[global]"] + lines_of("common") + lines_of(depth) + lines_of(case)
+        lines += [line for line in self.where(case, 1, 0) if "runtime" not in line and "number_ios" not in line]
+        lines += ["time_based=1", f"runtime={seconds}s"]
+        for device in ["raw"] + PEERS:
+            lines += [f"[{device}]", "stonewall", f"filename=/dev/bench/{device}"]
+        self.write_job(case, lines)
+
     def wanted(self, cache):
         """The runs with one kind of lower cache: case, depth, jobs."""
         cases = list(CASES) if cache == "none" else WRITES
@@ -194,11 +203,18 @@ def main():
     parser.add_argument("--env", required=True, choices=["uml1", "uml2", "tcg2"])
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--reps", type=int)
+    parser.add_argument("--profile", metavar="CASE", help="this case alone, for bench/profile.sh")
+    parser.add_argument("--depth", default="batch")
+    parser.add_argument("--seconds", type=int, default=5)
     parser.add_argument("folder")
     args = parser.parse_args()
     os.makedirs(args.folder, exist_ok=True)
     plan = Plan(args)
-    plan.all()
+    if args.profile:
+        plan.prepare()
+        plan.profile(args.profile, args.depth, args.seconds)
+    else:
+        plan.all()
     with open(os.path.join(args.folder, "steps"), "w", encoding="utf-8") as f:
         f.write("\n".join(plan.steps) + "\n")
     with open(os.path.join(args.folder, "sizes"), "w", encoding="utf-8") as f:

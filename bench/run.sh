@@ -2,10 +2,11 @@
 # SPDX-License-Identifier: GPL-2.0
 # What `make bench` runs: the driver and its peers in one boot, by turns, in
 # User-Mode Linux with one and two processors and, unless quick, in QEMU's
-# emulation of the stock kernel. Writes bench/results.
+# emulation of the stock kernel, and the scenes of scenes.sh. Writes bench/results.
 #   QUICK=1      few repetitions and cases, under six minutes
 #   ENVS="uml1"  these environments alone: uml1 uml2 tcg2
 #   REPS=20      repetitions (default: 10, quick 3)
+#   SCENES=""    which scenes (default: all, quick none)
 #   NOISY=1      go on although the machine is not quiet
 #   RESULTS=DIR  elsewhere than bench/results
 . "$(dirname "$0")/../scripts/lib.sh"
@@ -32,10 +33,11 @@ if [ -z "${UNIONBLK_IN_ROOT:-}" ]; then
 	commit=$(git -C "$TOP" rev-parse --short=12 HEAD 2>/dev/null || echo unknown)
 	[ -z "$(git -C "$TOP" status --porcelain -- rust tools Kbuild include 2>/dev/null)" ] || commit=$commit-dirty
 	printf '%s\n' "$commit" >"$work/commit"
-	printf '%s\n' "${QUICK:-}" "${ENVS:-}" "${REPS:-}" "${NOISY:-}" "${RESULTS:-}" >"$work/asked"
+	printf '%s\n' "${QUICK:-}" "${ENVS:-}" "${REPS:-}" "${NOISY:-}" "${RESULTS:-}" \
+		"${SCENES-$([ -n "${QUICK:-}" ] || echo files change many large)}" >"$work/asked"
 	exec "$TOP/scripts/in-root.sh" bench/run.sh
 fi
-{ read -r QUICK; read -r ENVS; read -r REPS; read -r NOISY; read -r RESULTS; } <"$work/asked"
+{ read -r QUICK; read -r ENVS; read -r REPS; read -r NOISY; read -r RESULTS; read -r SCENES; } <"$work/asked"
 results=${RESULTS:-bench/results}
 [ -n "$ENVS" ] || ENVS=$([ -n "$QUICK" ] && echo uml1 uml2 || echo uml1 uml2 tcg2)
 
@@ -98,6 +100,11 @@ for env in $ENVS; do
 	rm -rf "$work/plan-$env"
 	stage "bench $env" one_env
 done
+rm -f "$work/scenes.json"
+if [ -n "$SCENES" ]; then
+	# shellcheck disable=SC2086 # they are words
+	stage "bench scenes" "$TOP/bench/scenes.sh" "$work/scenes.json" $SCENES
+fi
 [ "$quiet" = no ] || is_quiet || quiet=no
 model=$(sed -n 's/^model name[^:]*: //p' /proc/cpuinfo | head -n 1)
 # shellcheck disable=SC2086 # ENVS are words

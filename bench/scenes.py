@@ -52,9 +52,14 @@ def many(scene):
                     "formatted, and slices of one disk made, beforehand."}
 
 
+def large_mib(s):
+    """What the driver says, or what memory went: the worse."""
+    return max(s["attach_kib"][0], s["map_kib"][0]) / 1024
+
+
 def large(scene):
     s = scene["unionblk"]
-    rows = [[f"{s['slabs'][0]:.0f}", f"{s['attach_s'][0]:.2f} s", f"{s['attach_kib'][0] / 1024:.1f} MiB"]]
+    rows = [[f"{s['slabs'][0]:.0f}", f"{s['attach_s'][0]:.2f} s", f"{large_mib(s):.1f} MiB"]]
     return {"title": "Attach of a leaf of 64 GiB, every slab of 64 KiB in use",
             "head": ["slabs", "time", "memory"], "rows": rows}
 
@@ -71,7 +76,7 @@ def main():
     if "large" in found:
         s = found["large"]["unionblk"]
         goals.append(["attach of 64 GiB, fully mapped: seconds", "≤ 1", round(s["attach_s"][0], 2), 1])
-        goals.append(["attach of 64 GiB, fully mapped: MiB", "≤ 32", round(s["attach_kib"][0] / 1024, 1), 32])
+        goals.append(["attach of 64 GiB, fully mapped: MiB", "≤ 32", round(large_mib(s), 1), 32])
     with open(sys.argv[2], "w", encoding="utf-8") as f:
         json.dump({"tables": tables, "targets": goals}, f, indent=1, ensure_ascii=False)
         f.write("\n")

@@ -35,13 +35,13 @@ stage_format() {
 }
 
 stage_shell() {
-	one "shellcheck of the scripts" shellcheck -x -P SCRIPTDIR scripts/*.sh tests/*.sh tests/crash/*.sh bench/*.sh .ci/run
+	one "shellcheck of the scripts" shellcheck -x -P SCRIPTDIR scripts/*.sh tests/*.sh tests/crash/*.sh bench/*.sh bench/guest/*.sh .ci/run
 	# SC2034, SC2119, SC2120: the tests' variables and arguments are read by
 	# the file that sources them.
 	one "shellcheck of the guest's scripts" shellcheck -S warning -s sh -x -e SC2034,SC2119,SC2120 \
 		scripts/guest-init scripts/demo/* tests/kunit/guest tests/crash/guest/* tests/vm/check tests/vm/common/* \
 		tests/vm/unionblk/[0-9][0-9][0-9] tests/vm/scale/[0-9][0-9][0-9] tests/vm/selftest/[0-9][0-9][0-9] \
-		bench/guest/*
+		bench/guest/run bench/guest/devices bench/guest/profile
 	sum_up
 }
 

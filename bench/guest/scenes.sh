@@ -4,10 +4,11 @@
 #   scene NAME DEVICE WHAT VALUE
 # /dev/ubda is the root image of the demo.
 PATH=/vm:$PATH
+# What the devices want to know.
+# shellcheck disable=SC2034
 CPUS=1 SIZE_MIB=512 CACHE=fua
 # shellcheck disable=SC1091
 . /vm/guest/devices
-PEERS="linear snap4 snap16 thin64 clone4"
 
 figure() { echo "scene $*"; }
 micros() { echo "${EPOCHREALTIME/./}"; }
@@ -116,18 +117,22 @@ scene_change() {
 
 # Pieces of 4 MiB of one disk, as dm-linear: made beforehand, for all alike.
 SLICE=8192
+SLICES=()
 make_slices() {
 	null_configure_big store 4096
 	for i in $(seq 1 1000); do
 		dm_create "s$i" "0 $SLICE linear /dev/store $((i * SLICE))"
 	done
+	while read -r name disk; do SLICES[${name#s}]=$disk; done < <(
+		dmsetup info -c --noheadings --separator ' ' -o name,blkdevname | grep '^s[0-9]'
+	)
 }
 # A disk whose memory comes when it is written.
 null_configure_big() {
 	mkdir "$NULLB/$1"
 	null_configure "$1" "$2" none
 }
-slice() { echo "/dev/mapper/s$1"; }
+slice() { echo "/dev/${SLICES[$1]}"; }
 
 create_union() { ubctl create --root /dev/broot --leaf "$(slice "$1")" >/dev/null || die "union $1"; }
 create_snap() { dm_create "n$1" "0 131072 snapshot /dev/proot $(slice "$1") P 8"; }
