@@ -12,12 +12,12 @@ CPUS=1 SIZE_MIB=512 CACHE=fua
 
 figure() { echo "scene $*"; }
 micros() { echo "${EPOCHREALTIME/./}"; }
-# seconds COMMAND...: how long it took
-seconds() {
+# timed COMMAND...: how long it took, in $SECS
+timed() {
 	local t
 	t=$(micros)
-	"$@" >/tmp/seconds.out 2>&1 || die "$* ($(tail -n 3 /tmp/seconds.out))"
-	awk -v a="$t" -v b="$(micros)" 'BEGIN { printf "%.4f", (b - a) / 1e6 }'
+	"$@" >/tmp/timed.out 2>&1 || die "$* ($(tail -n 3 /tmp/timed.out))"
+	SECS=$(awk -v a="$t" -v b="$(micros)" 'BEGIN { printf "%.4f", (b - a) / 1e6 }')
 }
 # What the kernel holds for itself, once nothing is cached, in KiB.
 used_kib() {
@@ -38,8 +38,9 @@ null_gone() {
 
 big_file() { dd if=/dev/zero of="$1/big" bs=64k count=1024 conv=fsync; }
 rewrite() { dd if=/dev/zero of="$1/big" bs=64k count=1024 conv=fsync,notrunc; }
-install_package() { chroot "$1" dpkg --force-all -i /mnt/work.deb; }
-remove_package() { chroot "$1" dpkg --purge leaf-work; }
+# By its path: busybox would take its own.
+install_package() { chroot "$1" /usr/bin/dpkg --force-all -i /mnt/work.deb; }
+remove_package() { chroot "$1" /usr/bin/dpkg --purge leaf-work; }
 all_read() { tar -C "$1" -cf - usr bin lib | wc -c; }
 
 files_on() {
@@ -51,7 +52,8 @@ files_on() {
 	sync
 	for what in install_package all_read remove_package big_file rewrite; do
 		echo 3 >/proc/sys/vm/drop_caches
-		figure files "$1" "$what" "$(seconds "$what" "$m")"
+		timed "$what" "$m"
+		figure files "$1" "$what" "$SECS"
 	done
 	umount "$m/proc" "$m" || die "umount $1"
 }
@@ -104,7 +106,8 @@ scene_change() {
 		[ "${d#*:}" = union ] || disk=lupper
 		sync
 		before=$(written_kib $disk)
-		figure change "${d%:*}" seconds "$(seconds change "/mnt/${d#*:}")"
+		timed change "/mnt/${d#*:}"
+		figure change "${d%:*}" seconds "$SECS"
 		sync
 		figure change "${d%:*}" written_kib $(($(written_kib $disk) - before))
 	done
@@ -164,7 +167,8 @@ scene_many() {
 	for i in $(seq 1 1000); do ubctl format --root /dev/broot "$(slice "$i")" >/dev/null || die "format $i"; done
 	for n in 1 100 1000; do
 		many unionblk create_union "$n"
-		figure many unionblk "remove_ms_each_of_$n" "$(awk -v s="$(seconds ubctl remove --all)" -v n="$n" 'BEGIN { printf "%.2f", s * 1000 / n }')"
+		timed ubctl remove --all
+		figure many unionblk "remove_ms_each_of_$n" "$(awk -v s="$SECS" -v n="$n" 'BEGIN { printf "%.2f", s * 1000 / n }')"
 	done
 	for i in $(seq 1 1000); do dd if=/dev/zero "of=$(slice "$i")" bs=4k count=2 oflag=direct 2>/dev/null; done
 	for i in $(seq 1 1000); do create_snap "$i"; done
@@ -200,7 +204,8 @@ scene_large() {
 	figure large unionblk slabs "$(ubctl status unionblk0 --json | sed -n 's/.*"slabs_used": *\([0-9]*\).*/\1/p')"
 	ubctl remove unionblk0 || die "remove large"
 	before=$(used_kib)
-	figure large unionblk attach_s "$(seconds ubctl create --root /dev/broot --leaf "$(dm_path large)")"
+	timed ubctl create --root /dev/broot --leaf "$(dm_path large)"
+	figure large unionblk attach_s "$SECS"
 	figure large unionblk attach_kib $(($(used_kib) - before))
 	figure large unionblk map_kib "$(ubctl status unionblk0 --json | sed -n 's/.*"map_bytes": *\([0-9]*\).*/\1/p' | awk '{ print int($1 / 1024) }')"
 	ubctl remove unionblk0
