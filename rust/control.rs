@@ -66,6 +66,7 @@ impl Registry {
     pub(crate) fn new() -> Result<Arc<Self>> {
         let shared = Shared {
             queue: Arc::new(OwnedQueue::new(c"unionblk")?, GFP_KERNEL)?,
+            releases: Arc::new(OwnedQueue::new(c"unionblk_release")?, GFP_KERNEL)?,
             reserve: Reserve::new()?,
         };
         Arc::pin_init(

@@ -98,6 +98,7 @@ pub(crate) struct Union {
     pub(crate) root_path: [u8; abi::PATH_BYTES],
     pub(crate) leaf_path: [u8; abi::PATH_BYTES],
     pub(crate) queue: Arc<OwnedQueue>,
+    pub(crate) releases: Arc<OwnedQueue>,
     pub(crate) events: Arc<Events>,
     /// Read-only from the start: nothing is dirty, nothing is written.
     pub(crate) asked_read_only: bool,
@@ -302,6 +303,7 @@ fn load(
             root_path: kept(paths[0]),
             leaf_path: kept(paths[1]),
             queue: shared.queue.clone(),
+            releases: shared.releases.clone(),
             events,
             asked_read_only,
             read_only: Atomic::new(false),
@@ -328,8 +330,12 @@ fn load(
 
 /// What all unions have together.
 pub(crate) struct Shared {
-    /// Where commits run.
+    /// Where commits run, and later rounds of requests: works that wait for the leaf alone.
     pub(crate) queue: Arc<OwnedQueue>,
+    /// Where emptied slabs are freed. That waits for requests, and one of them may need a round of
+    /// its own: with no memory for threads, a queue has one, and one of the two would stand behind
+    /// the other.
+    pub(crate) releases: Arc<OwnedQueue>,
     pub(crate) reserve: Arc<Reserve>,
 }
 

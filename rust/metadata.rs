@@ -245,7 +245,7 @@ impl Union {
 
     /// Frees emptied slabs soon, and goes on with those who wait for them. Any context.
     pub(crate) fn release_soon(this: ArcBorrow<'_, Self>) {
-        let _ = this.queue.enqueue::<_, 3>(Arc::from(this));
+        let _ = this.releases.enqueue::<_, 3>(Arc::from(this));
     }
 
     /// Goes on with requests of which a part has completed. Any context.
