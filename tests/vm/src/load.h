@@ -19,8 +19,7 @@
 
 #include "oracle.h"
 
-#define LOAD_MOST 512		  /* sectors of one operation */
-#define LOAD_UNKNOWN 0xffffffffu /* in place of a tag: a write of it has failed */
+#define LOAD_MOST 512 /* sectors of one operation */
 
 struct load;
 
@@ -94,7 +93,7 @@ static inline int load_check(struct hand *h, uint64_t start, uint64_t count)
 	for (uint64_t i = 0; !error && i < count; i++) {
 		uint64_t tag = judge(h->buffer + i * WORDS, start + i);
 
-		if (tag != l->current[start + i] && l->current[start + i] != LOAD_UNKNOWN)
+		if (tag != l->current[start + i])
 			load_wrong(l, "read", start + i, tag);
 	}
 	return error;
@@ -108,7 +107,7 @@ static inline int load_needs_space(const struct load *l, uint64_t start, uint64_
 
 		if (end > l->oracle.sectors)
 			end = l->oracle.sectors;
-		while (i < end && (l->current[i] < 2 || l->current[i] == LOAD_UNKNOWN))
+		while (i < end && l->current[i] < 2)
 			i++;
 		if (i == end)
 			return 1;
@@ -128,8 +127,7 @@ static inline int load_full(struct hand *h, uint64_t start, uint64_t count, uint
 	for (uint64_t i = 0; !error && i < count; i++) {
 		uint64_t found = judge(h->buffer + i * WORDS, start + i);
 
-		if (found != tag && found != l->current[start + i] &&
-		    l->current[start + i] != LOAD_UNKNOWN)
+		if (found != tag && found != l->current[start + i])
 			load_wrong(l, "write without space", start + i, found);
 		else
 			l->current[start + i] = (uint32_t)found;
@@ -240,26 +238,11 @@ static inline int load_flush(struct hand *h)
 	return 0;
 }
 
-static inline void load_align(struct hand *h, uint64_t *start, uint64_t *count)
-{
-	uint64_t slab = h->load->slab, at = (*start + slab - 1) / slab * slab;
-
-	if (at + slab > h->to)
-		return;
-	*start = at;
-	*count = *count < slab ? slab : *count;
-	if (at + *count > h->to)
-		*count = (h->to - at) / slab * slab;
-}
-
 static inline int load_one(struct hand *h)
 {
 	uint64_t what = load_draw(h, 100), start, count;
 
 	load_range(h, LOAD_MOST, &start, &count);
-	/* Half of what is discarded or zeroed begins at a slab and is one at least. */
-	if (what >= 68 && what < 80 && what % 2)
-		load_align(h, &start, &count);
 	if (what < 46)
 		return load_write(h, start, count, 0);
 	if (what < 56)
@@ -269,15 +252,6 @@ static inline int load_one(struct hand *h)
 	if (what < 80)
 		return load_change(h, start, count, what < 74);
 	return what < 92 ? load_flush(h) : 0;
-}
-
-/* After a deed that failed, to go on: nobody knows what it has left. */
-static inline void load_forget(struct hand *h)
-{
-	const struct deed *d = h->story->n ? &h->story->deeds[h->story->n - 1] : NULL;
-
-	for (uint64_t i = 0; d && !d->done && i < d->count; i++)
-		h->load->current[d->start + i] = LOAD_UNKNOWN;
 }
 
 static inline void *load_work(void *arg)
@@ -320,16 +294,10 @@ static inline void load_make(struct load *l, uint64_t sectors, unsigned int writ
 	}
 }
 
-/* From what the oracle knows. */
-static inline void load_rewind(struct load *l)
+static inline void load_start(struct load *l, uint64_t operations)
 {
 	l->stop = 0;
 	memcpy(l->current, l->oracle.known, l->oracle.sectors * sizeof(*l->current));
-}
-
-static inline void load_start(struct load *l, uint64_t operations)
-{
-	load_rewind(l);
 	for (unsigned int w = 0; w < l->oracle.writers; w++) {
 		l->hands[w].error = 0;
 		l->hands[w].left = operations;
