@@ -46,7 +46,9 @@ pub fn explore(scene: fn()) {
     };
     let random = RandomScheduler::new_from_seed(seed, schedules);
     Runner::new(random, config.clone()).run(counted);
-    let few = PctScheduler::new_from_seed(seed, 3, schedules);
-    Runner::new(few, config).run(counted);
+    for changes in [3, 4] {
+        let few = PctScheduler::new_from_seed(seed, changes, schedules / 2);
+        Runner::new(few, config.clone()).run(counted);
+    }
     println!("schedules={}", SCHEDULES.load(Ordering::Relaxed));
 }

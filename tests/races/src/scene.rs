@@ -41,6 +41,10 @@ pub fn play(leaf_slabs: u64, before: Part, parts: &[Part]) {
     let cut = cut.join().expect("the cut");
     let mut random = thread_rng();
     let mode = random.gen_range(0..3);
+    let worst = std::mem::take(&mut *union.worst.lock().expect("no thread has panicked"));
+    for moment in worst {
+        union.judge(moment, || mode == 1);
+    }
     union.judge(cut, || match mode {
         0 => false,
         1 => true,

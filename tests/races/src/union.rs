@@ -113,6 +113,8 @@ pub struct Union {
     leaf: StdArc<StdMutex<State>>,
     /// Every access to the leaf touches it, so that others may come between.
     bus: AtomicU64,
+    /// The moments at which a promise was made.
+    pub(crate) worst: StdMutex<Vec<(Moment, u64)>>,
     pub history: StdMutex<History>,
 }
 
@@ -133,6 +135,7 @@ fn load(g: Geometry, mut leaf: Leaf) -> Result<Union> {
         leaf: leaf.state.clone(),
         metadata: Mutex::new(Metadata { committer, leaf }),
         bus: AtomicU64::new(0),
+        worst: StdMutex::default(),
         history: StdMutex::default(),
     })
 }
@@ -249,6 +252,9 @@ impl Union {
             self.commit();
         }
         self.history(|h| h.write_ends(number));
+        if fua {
+            self.promised();
+        }
     }
 
     fn settle(&self, at: u64, count: u32) -> Result {
@@ -280,6 +286,15 @@ impl Union {
             self.commit();
         }
         self.history(|h| h.flush_ends(begun));
+        self.promised();
+    }
+
+    /// Something durable was promised: the worst moment for the power to go.
+    fn promised(&self) {
+        let moment = self.leaf.lock().expect("no thread has panicked").moment();
+        let when = self.history(History::tick);
+        let mut worst = self.worst.lock().expect("no thread has panicked");
+        worst.push((moment, when));
     }
 
     /// Empties whole slabs.

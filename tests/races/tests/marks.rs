@@ -159,3 +159,79 @@ fn checkpoints_beside_everything() {
         );
     });
 }
+
+/// A write that completes late to a slab that was emptied, and commits while the next owner has its
+/// home and not yet its first sector.
+#[test]
+fn a_late_mark_and_the_next_owner() {
+    explore(|| {
+        play(
+            1,
+            |u| u.write(0..2, 1, false),
+            &[
+                |u| u.write(1..3, 2, false),
+                |u| {
+                    u.empty(0..1, Base::Zero);
+                    u.commit();
+                    u.release();
+                    u.commit();
+                },
+                |u| u.write(40..44, 3, true),
+            ],
+        );
+    });
+}
+
+/// What is emptied while a release runs is none of its slabs.
+#[test]
+fn emptied_while_a_release_runs() {
+    explore(|| {
+        play(
+            2,
+            |u| {
+                u.write(0..2, 1, false);
+                u.write(32..34, 1, false);
+                u.empty(0..1, Base::Zero);
+                u.commit();
+            },
+            &[
+                |u| u.release(),
+                |u| {
+                    u.empty(1..2, Base::Zero);
+                    u.commit();
+                },
+                |u| u.read(32..34),
+            ],
+        );
+    });
+}
+
+/// The write has been answered; it is there, or zeroes are, and not what was before.
+#[test]
+fn emptied_beside_the_flush_of_its_write() {
+    explore(|| {
+        play(
+            2,
+            |u| u.write(0..2, 1, false),
+            &[|u| u.empty(0..1, Base::Zero), |u| u.flush()],
+        );
+    });
+}
+
+/// The bits on disk are those of the slab that had the space before.
+#[test]
+fn a_checkpoint_while_a_slab_changes_hands() {
+    explore(|| {
+        play(
+            1,
+            |u| {
+                u.write(0..8, 1, false);
+                u.checkpoint();
+                u.empty(0..1, Base::Zero);
+                u.commit();
+                u.release();
+            },
+            &[|u| u.write(34..35, 2, false), |u| u.checkpoint()],
+        );
+    });
+}

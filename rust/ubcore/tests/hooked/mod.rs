@@ -20,10 +20,10 @@ use ubcore::pages::PageSet;
 use ubcore::plan::{self, Source};
 use ubcore::sync::AtomicU64;
 
-use crate::sim::disk::SimDisk;
-use crate::sim::memory::SimMemory;
-use crate::sim::oracle::content;
-use crate::sim::union::format;
+use super::sim::disk::SimDisk;
+use super::sim::memory::SimMemory;
+use super::sim::oracle::content;
+use super::sim::union::format;
 
 pub type Hook = Box<dyn FnOnce()>;
 
