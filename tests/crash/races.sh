@@ -7,9 +7,9 @@
 
 export CARGO_TARGET_DIR=$BUILD/cargo SEED=${SEED:-1}
 case ${SIZE:-quick} in
-quick) schedules=5000 rounds=1 ;;
-full) schedules=75000 rounds=2 ;;
-soak) schedules=75000 rounds=1000000 ;;
+quick) schedules=1000 rounds=1 ;;
+full) schedules=50000 rounds=2 ;;
+soak) schedules=50000 rounds=1000000 ;;
 *) die "SIZE=$SIZE: quick, full or soak" ;;
 esac
 program=$(cargo test --locked -q -p races --features model --test marks --no-run --message-format=json |
