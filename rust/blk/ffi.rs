@@ -47,6 +47,7 @@ pub(super) struct Part {
 extern "C" {
     pub(super) fn ub_bio_init_clone(bio: *mut bindings::bio, part: *const Part) -> c_int;
     pub(super) fn ub_bio_alloc_clone(part: *const Part) -> *mut bindings::bio;
+    pub(super) fn ub_bio_submit(bio: *mut bindings::bio);
     pub(super) fn ub_bio_init_flush(bio: *mut bindings::bio, bdev: *mut bindings::block_device);
     pub(super) fn ub_bio_zero(bio: *mut bindings::bio, skip: u32, sectors: u32);
 

@@ -10,6 +10,7 @@
 #include <linux/blkdev.h>
 #include <linux/capability.h>
 #include <linux/sched/mm.h>
+#include <linux/sched/task_stack.h>
 #include <linux/srcu.h>
 #include <linux/workqueue.h>
 #include <trace/events/block.h>
@@ -82,6 +83,29 @@ struct bio *ub_bio_alloc_clone(const struct ub_part *part)
 void ub_bio_init_flush(struct bio *bio, struct block_device *bdev)
 {
 	bio_init(bio, bdev, NULL, 0, REQ_OP_WRITE | REQ_PREFLUSH);
+}
+
+/* As much stack as the way down from here may want, several times over. */
+#define UB_STACK (THREAD_SIZE / 2)
+
+/*
+ * While a task is in submit_bio_noacct(), what it submits meanwhile is held
+ * back until it returns, so that stacked drivers need no deep stack. But a
+ * queue's requests are dispatched in there too, and then the task goes on to
+ * wait for a tag of that queue, which is free when a request ends: perhaps only
+ * one of those whose bios it holds back itself. So they go down at once. That
+ * is one level of stack: below, what is submitted is held back as ever, and
+ * unions do not stack. Should they do so through others, the stack decides.
+ */
+void ub_bio_submit(struct bio *bio)
+{
+	unsigned long here = (unsigned long)__builtin_frame_address(0);
+	struct bio_list *held = current->bio_list;
+
+	if (here - (unsigned long)end_of_stack(current) > UB_STACK)
+		current->bio_list = NULL;
+	submit_bio_noacct(bio);
+	current->bio_list = held;
 }
 
 void ub_bio_zero(struct bio *bio, u32 skip, u32 sectors)

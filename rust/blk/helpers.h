@@ -30,6 +30,7 @@ struct ub_part {
 
 int ub_bio_init_clone(struct bio *bio, const struct ub_part *part);
 struct bio *ub_bio_alloc_clone(const struct ub_part *part);
+void ub_bio_submit(struct bio *bio);
 void ub_bio_init_flush(struct bio *bio, struct block_device *bdev);
 void ub_bio_zero(struct bio *bio, u32 skip, u32 sectors);
 

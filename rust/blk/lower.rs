@@ -229,7 +229,7 @@ impl<'d, D: Driver> Pieces<'d, D> {
         unsafe {
             (*bio).bi_private = self.rq.cast();
             (*bio).bi_end_io = Some(end_counted::<D>);
-            bindings::submit_bio_noacct(bio);
+            ffi::ub_bio_submit(bio);
         }
     }
 }
@@ -326,7 +326,7 @@ unsafe fn issue_whole<D: Driver>(rq: *mut bindings::request, bio: *mut bindings:
     unsafe {
         (*bio).bi_private = rq.cast();
         (*bio).bi_end_io = Some(end_whole::<D>);
-        bindings::submit_bio_noacct(bio);
+        ffi::ub_bio_submit(bio);
     }
 }
 
