@@ -210,7 +210,10 @@ fn configure(image: &File, path: &Path, write: bool, block_size: u32) -> Result<
         match ioctl::loop_configure(&file, config(image, path, write, block_size)) {
             Ok(()) => {
                 tell_buffered(&file, path);
-                return Ok((node, file));
+                // Held for reading: the driver opens its leaf so that nobody else writes to it, and
+                // the kernel may be one that takes this at its word.
+                let held = File::open(&node).map_err(|e| Fail::io("open", &node, &e))?;
+                return Ok((node, held));
             }
             Err(Errno::BUSY) => {}
             Err(e) => return Err(failed(e)),
