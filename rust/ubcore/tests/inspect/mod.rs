@@ -3,6 +3,8 @@
 //! What `ubctl check` does with the core, over a simulated disk; and damage made to order.
 #![allow(dead_code, reason = "each test file uses its part")]
 
+pub mod lives;
+
 use ubcore::alloc::Allocator;
 use ubcore::attach;
 use ubcore::check::{self, mend, Check, Counts, Finding, Grade, What};
