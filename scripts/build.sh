@@ -6,6 +6,8 @@
 #                               build/kmod-kunit-ARCH/unionblk.ko, for the KUNIT=y kernel
 #   scripts/build.sh modules-bench-um
 #                               build/kmod-bench-um/unionblk.ko, for the kernel of `make bench`
+#   scripts/build.sh test-modules, test-modules-kunit-x86_64
+#                               build/kmod-test[-kunit-x86_64]/dm_nth.ko, which the crash campaigns use
 #   scripts/build.sh tools      the ubctl that runs anywhere: statically linked
 #   scripts/build.sh programs   the tests' own C programs, static too
 # MO= keeps kbuild's outputs, and its clean, away from the sources.
@@ -30,6 +32,15 @@ build_own_modules() {
 	*) arch=${flavour#kunit-} ;;
 	esac
 	make -C "$tree" ARCH="$arch" M="$TOP" MO="$BUILD/kmod-$flavour" -j"$(nproc)" "${flags[@]}" modules
+}
+
+build_test_modules() {
+	local tree
+	case $1 in
+	kunit-*) tree=$("$TOP/scripts/kernel-kunit.sh" "${1#kunit-}")/tree ;;
+	*) tree=$("$TOP/scripts/kernel.sh")/tree ;;
+	esac
+	make -C "$tree" M="$TOP/tests/crash/kmod" MO="$BUILD/kmod-test${1:+-$1}" -j"$(nproc)" modules
 }
 
 build_tools() {
@@ -64,6 +75,10 @@ for what; do
 	modules-bench-um)
 		"$TOP/scripts/kernel-kunit.sh" bench-um >/dev/null
 		stage "build unionblk.ko for the kernel of make bench" build_own_modules bench-um
+		;;
+	test-modules*)
+		flavour=${what#test-modules}
+		stage "build the tests' own module${flavour/-/ for }" build_test_modules "${flavour#-}"
 		;;
 	tools) stage "build ubctl" build_tools ;;
 	programs) stage "build the tests' programs" build_programs ;;

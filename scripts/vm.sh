@@ -9,22 +9,24 @@ usage() {
 	cat <<'END'
 scripts/vm.sh [OPTION]... -- COMMAND [ARGUMENT]...    (run by the guest's shell in /vm)
   -k stock|kunit     the kernel: Debian's unmodified one (default), or the KUNIT=y one
-  -d FILE[,ro]       a disk: a raw image; /dev/vda, /dev/vdb, ... in the order given
+  -d FILE[,ro][,CACHE]  a disk: a raw image; /dev/vda, /dev/vdb, ... in the order given;
+                     CACHE: unsafe (default), writeback or none, as QEMU has them
   -f SOURCE[:NAME]   a file or folder put into the guest as /vm/NAME
   -n NAME            logs are build/log/vm-NAME.console and .out (default: run)
   -m MIB  -c CPUS    the guest's size (default: 1024, 2)
   -t SECONDS         overall limit (default: 300)
   -a WORDS           more of the kernel's command line
+  -p FILE            where to write QEMU's process id
   -u                 do not fail on complaints in the kernel's log
 Exit status: the command's; 124 = out of time, 125 = the guest died, 126 = the
 kernel complained.
 END
 }
 
-kernel=stock name=run mem=1024 cpus=2 limit=300 words='' scan=1
+kernel=stock name=run mem=1024 cpus=2 limit=300 words='' scan=1 pidfile=''
 disks=() files=()
 args=("$@")
-while getopts k:d:f:n:m:c:t:a:uh o; do
+while getopts k:d:f:n:m:c:t:a:p:uh o; do
 	case $o in
 	k) kernel=$OPTARG ;;
 	d) disks+=("$OPTARG") ;;
@@ -34,6 +36,7 @@ while getopts k:d:f:n:m:c:t:a:uh o; do
 	c) cpus=$OPTARG ;;
 	t) limit=$OPTARG ;;
 	a) words=$OPTARG ;;
+	p) pidfile=$OPTARG ;;
 	u) scan= ;;
 	h) usage; exit 0 ;;
 	*) usage >&2; exit 2 ;;
@@ -82,7 +85,7 @@ accel=(-accel 'tcg,thread=multi' -cpu max)
 # The disks' caches are the host's: the host does not crash in these tests, the
 # guest does.
 run() {
-	local command=() n=0 d ro
+	local command=() n=0 d ro cache
 	# shellcheck disable=SC2054 # the commas are QEMU's
 	command=(qemu-system-x86_64 "${accel[@]}" -nodefaults -no-user-config -display none
 		-no-reboot -smp "$cpus" -m "$mem"
@@ -92,12 +95,14 @@ run() {
 		-chardev file,id=o,path=/dev/stdout -serial chardev:o
 		-chardev "file,id=s,path=$work/status" -serial chardev:s)
 	for d in "${disks[@]}"; do
-		ro=off
+		ro=off cache=unsafe
+		case $d in *,none | *,writeback) cache=${d##*,} d=${d%,*} ;; esac
 		[ "${d%,ro}" = "$d" ] || ro=on
-		command+=(-drive "if=none,id=d$n,format=raw,cache=unsafe,aio=threads,readonly=$ro,file=${d%,ro}"
+		command+=(-drive "if=none,id=d$n,format=raw,cache=$cache,aio=threads,readonly=$ro,file=${d%,ro}"
 			-device "virtio-blk-pci,drive=d$n")
 		n=$((n + 1))
 	done
+	[ -z "$pidfile" ] || command+=(-pidfile "$pidfile")
 	timeout -k 5 "$limit" "${command[@]}" </dev/null
 }
 

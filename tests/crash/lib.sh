@@ -6,14 +6,21 @@
 SIZE=${SIZE:-quick} SEED=${SEED:-1}
 KERNEL=${KERNEL:-stock}
 
-# All that a guest needs; says little unless something fails.
+# All that a guest needs.
 crash_build() {
+	local ko nth
 	case $KERNEL in
-	stock) "$TOP/scripts/build.sh" modules tools programs; ko=$BUILD/kmod/unionblk.ko ;;
-	*) "$TOP/scripts/build.sh" modules-kunit-x86_64 tools programs; ko=$BUILD/kmod-kunit-x86_64/unionblk.ko ;;
+	stock)
+		"$TOP/scripts/build.sh" modules tools programs test-modules
+		ko=$BUILD/kmod/unionblk.ko nth=$BUILD/kmod-test/dm_nth.ko
+		;;
+	*)
+		"$TOP/scripts/build.sh" modules-kunit-x86_64 tools programs test-modules-kunit-x86_64
+		ko=$BUILD/kmod-kunit-x86_64/unionblk.ko nth=$BUILD/kmod-test-kunit-x86_64/dm_nth.ko
+		;;
 	esac
 	guest=(-k "$KERNEL" -f "$TOP/tests/vm:tests" -f "$TOP/tests/crash/guest:crash" -f "$TOP/scripts/kernel-complaints.txt"
-		-f "$BUILD/programs:programs" -f "$ko" -f "$BUILD/cargo/x86_64-unknown-linux-gnu/release/ubctl")
+		-f "$BUILD/programs:programs" -f "$ko" -f "$nth" -f "$BUILD/cargo/x86_64-unknown-linux-gnu/release/ubctl")
 }
 
 # crash_guest NAME SECONDS [OPTION OF vm.sh]... -- COMMAND...: its last line is that of the part.

@@ -2,12 +2,16 @@
 
 //! Crash campaigns on the host: the core over every state that a cut of power can leave.
 
+mod deeds;
 mod exhaustive;
+mod files;
 mod ground;
 mod image;
 mod judge;
 mod life;
+mod log;
 mod op;
+mod points;
 mod random;
 mod rot;
 #[path = "../../../rust/ubcore/tests/sim/mod.rs"]
@@ -24,6 +28,8 @@ use judge::{Counters, Depth, Judge};
 const USAGE: &str = "\
 usage: crash quick|full|soak [SEED]
        crash replay 'OPERATIONS'
+       crash points LOG raw DEEDS VARIANTS SEED
+       crash points LOG ext4|btrfs IMAGE VARIANTS SEED POINTS
 
 quick   all sequences of up to three operations on each ground, a slice of the
         longer ones by SEED, and random lives
@@ -201,12 +207,56 @@ fn replay(text: &str) -> ExitCode {
     }
 }
 
+/// The points of one recording; the last line says how many.
+fn points(words: &[&str]) -> Result<u64, String> {
+    let [log, kind, file, variants, seed, rest @ ..] = words else {
+        return Err(USAGE.into());
+    };
+    let read = |path: &str| std::fs::read(path).map_err(|e| format!("{path}: {e}"));
+    let number = |w: &str| w.parse::<u64>().map_err(|e| format!("{w}: {e}"));
+    let entries = log::read(&read(log)?).map_err(|e| e.to_string())?;
+    let (variants, seed) = (number(variants)? as u32, number(seed)?);
+    let told = |points: u64, second: u64| {
+        println!(
+            "{kind}: {} entries, {points} points, {second} with a second cut",
+            entries.len()
+        );
+        points
+    };
+    if *kind == "raw" {
+        let deeds = deeds::Deeds::read(&read(file)?)?;
+        let mut campaign = points::Campaign::new(&entries, variants, seed, deeds)?;
+        campaign.oracle.believe = rest.first() == Some(&"believe");
+        let done = campaign.run();
+        told(campaign.points, campaign.second);
+        return done.map(|()| campaign.points);
+    }
+    let most = number(rest.first().unwrap_or(&"100"))?;
+    let stride = (entries.len() as u64 * u64::from(1 + variants) / most.max(1)).max(1);
+    let files = files::Files::new(*kind == "btrfs", file.into(), stride as usize);
+    let mut campaign = points::Campaign::new(&entries, variants, seed, files)?;
+    let done = campaign.run();
+    told(campaign.points, campaign.second);
+    done.map(|()| campaign.points)
+}
+
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let seed = |w: &str| w.parse::<u64>().ok();
     match words[..] {
         ["replay", text] => replay(text),
+        ["points", ref words @ ..] => match points(words) {
+            Ok(n) => {
+                println!("points={n} failures=0");
+                ExitCode::SUCCESS
+            }
+            Err(e) => {
+                println!("FAILED: {e}");
+                println!("points=0 failures=1");
+                ExitCode::FAILURE
+            }
+        },
         [name] if size(name).is_some() => campaign(size(name).expect("a size"), 1),
         [name, s] if size(name).is_some() && seed(s).is_some() => {
             campaign(size(name).expect("a size"), seed(s).expect("a number"))

@@ -19,7 +19,8 @@
 
 #include "oracle.h"
 
-#define LOAD_MOST 512 /* sectors of one operation */
+#define LOAD_MOST 512		  /* sectors of one operation */
+#define LOAD_UNKNOWN 0xffffffffu /* in place of a tag: a write of it has failed */
 
 struct load;
 
@@ -45,6 +46,8 @@ struct load {
 	_Atomic int stop;
 	/* Called after a deed or a flush has completed well, if it is set. */
 	void (*tell)(struct load *l, struct hand *h, const struct deed *d, uint64_t covered);
+	/* Called before a deed is sent, if it is set. */
+	void (*about_to)(struct hand *h, const struct deed *d);
 };
 
 static inline uint64_t load_draw(struct hand *h, uint64_t below)
@@ -93,7 +96,7 @@ static inline int load_check(struct hand *h, uint64_t start, uint64_t count)
 	for (uint64_t i = 0; !error && i < count; i++) {
 		uint64_t tag = judge(h->buffer + i * WORDS, start + i);
 
-		if (tag != l->current[start + i])
+		if (tag != l->current[start + i] && l->current[start + i] != LOAD_UNKNOWN)
 			load_wrong(l, "read", start + i, tag);
 	}
 	return error;
@@ -107,7 +110,7 @@ static inline int load_needs_space(const struct load *l, uint64_t start, uint64_
 
 		if (end > l->oracle.sectors)
 			end = l->oracle.sectors;
-		while (i < end && l->current[i] < 2)
+		while (i < end && (l->current[i] < 2 || l->current[i] == LOAD_UNKNOWN))
 			i++;
 		if (i == end)
 			return 1;
@@ -127,7 +130,8 @@ static inline int load_full(struct hand *h, uint64_t start, uint64_t count, uint
 	for (uint64_t i = 0; !error && i < count; i++) {
 		uint64_t found = judge(h->buffer + i * WORDS, start + i);
 
-		if (found != tag && found != l->current[start + i])
+		if (found != tag && found != l->current[start + i] &&
+		    l->current[start + i] != LOAD_UNKNOWN)
 			load_wrong(l, "write without space", start + i, found);
 		else
 			l->current[start + i] = (uint32_t)found;
@@ -172,6 +176,15 @@ static inline int load_sync_write(struct hand *h, uint64_t start, uint64_t count
 	return 0;
 }
 
+static inline size_t load_begin(struct hand *h, uint64_t start, uint64_t count, uint32_t tag)
+{
+	size_t n = oracle_begin(h->story, start, count, tag);
+
+	if (h->load->about_to)
+		h->load->about_to(h, &h->story->deeds[n]);
+	return n;
+}
+
 static inline void load_settle(struct hand *h, size_t n, int fua)
 {
 	struct load *l = h->load;
@@ -189,7 +202,7 @@ static inline int load_write(struct hand *h, uint64_t start, uint64_t count, int
 {
 	struct load *l = h->load;
 	uint32_t tag = l->tag++;
-	size_t n = oracle_begin(h->story, start, count, tag);
+	size_t n = load_begin(h, start, count, tag);
 	int error;
 
 	for (uint64_t i = 0; i < count; i++)
@@ -217,7 +230,7 @@ static inline int load_change(struct hand *h, uint64_t start, uint64_t count, in
 		to = to == l->oracle.sectors ? to : to / l->slab * l->slab;
 	}
 	if (from < to)
-		n = oracle_begin(h->story, from, to - from, tag);
+		n = load_begin(h, from, to - from, tag);
 	if (ioctl(l->fd, discard ? BLKDISCARD : BLKZEROOUT, range))
 		return errno == ENOSPC && !discard ? load_full(h, start, count, 0) : errno;
 	if (from < to)
@@ -238,11 +251,26 @@ static inline int load_flush(struct hand *h)
 	return 0;
 }
 
+static inline void load_align(struct hand *h, uint64_t *start, uint64_t *count)
+{
+	uint64_t slab = h->load->slab, at = (*start + slab - 1) / slab * slab;
+
+	if (at + slab > h->to)
+		return;
+	*start = at;
+	*count = *count < slab ? slab : *count;
+	if (at + *count > h->to)
+		*count = (h->to - at) / slab * slab;
+}
+
 static inline int load_one(struct hand *h)
 {
 	uint64_t what = load_draw(h, 100), start, count;
 
 	load_range(h, LOAD_MOST, &start, &count);
+	/* Half of what is discarded or zeroed begins at a slab and is one at least. */
+	if (what >= 68 && what < 80 && what % 2)
+		load_align(h, &start, &count);
 	if (what < 46)
 		return load_write(h, start, count, 0);
 	if (what < 56)
@@ -252,6 +280,15 @@ static inline int load_one(struct hand *h)
 	if (what < 80)
 		return load_change(h, start, count, what < 74);
 	return what < 92 ? load_flush(h) : 0;
+}
+
+/* After a deed that failed, to go on: nobody knows what it has left. */
+static inline void load_forget(struct hand *h)
+{
+	const struct deed *d = h->story->n ? &h->story->deeds[h->story->n - 1] : NULL;
+
+	for (uint64_t i = 0; d && !d->done && i < d->count; i++)
+		h->load->current[d->start + i] = LOAD_UNKNOWN;
 }
 
 static inline void *load_work(void *arg)
@@ -294,10 +331,16 @@ static inline void load_make(struct load *l, uint64_t sectors, unsigned int writ
 	}
 }
 
-static inline void load_start(struct load *l, uint64_t operations)
+/* From what the oracle knows. */
+static inline void load_rewind(struct load *l)
+{
+	memcpy(l->current, l->oracle.known, l->oracle.sectors * sizeof(*l->current));
+}
+
+/* Goes on from where it was. */
+static inline void load_go(struct load *l, uint64_t operations)
 {
 	l->stop = 0;
-	memcpy(l->current, l->oracle.known, l->oracle.sectors * sizeof(*l->current));
 	for (unsigned int w = 0; w < l->oracle.writers; w++) {
 		l->hands[w].error = 0;
 		l->hands[w].left = operations;
@@ -306,6 +349,12 @@ static inline void load_start(struct load *l, uint64_t operations)
 			exit(1);
 		}
 	}
+}
+
+static inline void load_start(struct load *l, uint64_t operations)
+{
+	load_rewind(l);
+	load_go(l, operations);
 }
 
 static inline void load_join(struct load *l)

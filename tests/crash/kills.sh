@@ -1,0 +1,79 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0
+# Machines that are killed at random moments under load, on a leaf that survives
+# them; the next machine attaches it, judges every sector, goes on, and is killed.
+# SIZE, SEED as in run.sh.
+. "$(dirname "$0")/lib.sh"
+
+crash_build
+work=$BUILD/crash-kills
+rm -rf "$work"
+mkdir -p "$work"
+kills=0 failures=0
+RANDOM=$SEED
+
+# guest WHAT SEED CACHE: in the background
+guest() {
+	rm -f "$work/pid"
+	crash_guest kills 300 -p "$work/pid" -d "$work/leaf,$3" -d "$work/notes,writeback" \
+		-- sh crash/kills "$1" "$2" >"$work/out" 2>"$work/err" &
+	job=$!
+}
+
+# said TEXT: the guest has said so; fails if it ends, or says that it failed, before.
+said() {
+	while ! grep -q "^$1" "$work/out"; do
+		! grep -q '^FAILED' "$work/out" || return 1
+		kill -0 $job 2>/dev/null || { grep -q "^$1" "$work/out"; return; }
+		sleep 0.1
+	done
+}
+
+# Kills the machine some hundredths of a second from now.
+strike() {
+	sleep "$(printf '%d.%02d' $(($1 / 100)) $(($1 % 100)))"
+	kill -KILL "$(cat "$work/pid")"
+	wait $job || true
+	kills=$((kills + 1))
+}
+
+failed() {
+	echo "FAILED: kill $kills, seed $SEED, leaf cached $1: $(grep '^FAILED' "$work/out" || echo 'no answer')"
+	tail -n 20 "$work/out" "$work/err"
+	failures=$((failures + 1))
+	wait $job || true
+}
+
+# lives KILLS: the leaf's cache on the host is another one in every machine.
+lives() {
+	local what=begin n caches=(none writeback) cache
+	rm -f "$work/leaf" "$work/notes"
+	truncate -s 10M "$work/leaf"
+	truncate -s 16M "$work/notes"
+	for ((n = 0; n < $1; n++)); do
+		cache=${caches[n % 2]}
+		guest $what $((SEED * 1000 + kills)) "$cache"
+		# Some while it attaches what the last one has left, or before.
+		if [ $what = go ] && [ $((RANDOM % 5)) = 0 ]; then
+			while [ ! -s "$work/pid" ]; do sleep 0.1; done
+			strike $((RANDOM % 600))
+			continue
+		fi
+		said ready || { failed "$cache"; return; }
+		what=go
+		grep '^deeds' "$work/out" || true
+		strike $((RANDOM % 250))
+	done
+	guest last 0 none
+	said lawful || { failed none; return; }
+	grep '^deeds' "$work/out"
+	wait $job || failed none
+}
+
+case $SIZE in
+quick) lives 3 ;;
+full) lives 200 ;;
+*) while [ $failures = 0 ]; do lives 50; done ;;
+esac
+echo "kills=$kills failures=$failures"
+[ $failures = 0 ]

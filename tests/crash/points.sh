@@ -1,0 +1,80 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0
+# Records what the driver writes to a leaf, in a guest, and judges every moment of
+# it on the host. SIZE, SEED as in run.sh.
+. "$(dirname "$0")/lib.sh"
+
+export CARGO_TARGET_DIR=$BUILD/cargo
+cargo build --locked -q -p crash
+crash=$CARGO_TARGET_DIR/debug/crash
+crash_build
+work=$BUILD/crash-points
+mkdir -p "$work"
+points=0 failures=0
+
+# record WHAT SEED OPERATIONS
+record() {
+	rm -f "$work"/log "$work"/deeds
+	truncate -s 4G "$work/log"
+	truncate -s 64M "$work/deeds"
+	crash_guest points 1200 -m 1024 -d "$work/log" -d "$work/deeds" -- sh crash/points "$@"
+}
+
+# judge NAME ARGUMENT...: the last line is counted
+judge() {
+	local name=$1 last
+	shift
+	"$crash" points "$work/log" "$@" >"$work/$name.out" || true
+	cat "$work/$name.out"
+	last=$(tail -n 1 "$work/$name.out")
+	if [[ $last =~ ^points=([0-9]+)\ failures=([0-9]+)$ ]]; then
+		points=$((points + BASH_REMATCH[1]))
+		failures=$((failures + BASH_REMATCH[2]))
+	else
+		failures=$((failures + 1))
+	fi
+	# What failed can be looked at again.
+	[ "${BASH_REMATCH[2]:-1}" = 0 ] || cp --sparse=always "$work/log" "$work/$name.failed.log"
+}
+
+# raw SEED OPERATIONS VARIANTS
+raw() {
+	if ! record raw "$1" "$2"; then
+		failures=$((failures + 1))
+		return
+	fi
+	judge "raw-$1" raw "$work/deeds" "$3" "$1"
+	# An oracle that takes too much for durable must find something, or it finds nothing.
+	if "$crash" points "$work/log" raw "$work/deeds" "$3" "$1" believe >"$work/believe.out"; then
+		say "FAILED: nothing in the log is lost by a cut of power"
+		failures=$((failures + 1))
+	fi
+}
+
+# files FS SEED OPERATIONS VARIANTS POINTS
+files() {
+	if ! record "$1" "$2" "$3"; then
+		failures=$((failures + 1))
+		return
+	fi
+	judge "$1-$2" "$1" "$work/image" "$4" "$2" "$5"
+}
+
+round() {
+	if [ "$SIZE" = quick ]; then
+		raw "$1" 60 3
+		return
+	fi
+	raw "$1" 400 4
+	raw $(($1 + 1)) 400 4
+	files ext4 "$1" 40 2 1000
+	files btrfs "$1" 25 1 200
+}
+round "$SEED"
+while [ "$SIZE" = soak ] && [ $failures = 0 ]; do
+	SEED=$((SEED + 100))
+	round "$SEED"
+done
+rm -rf "$work/image" "$work/log" "$work/deeds"
+echo "points=$points failures=$failures"
+[ $failures = 0 ]

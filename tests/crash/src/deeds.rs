@@ -1,0 +1,159 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The oracle of a raw load: all deeds of `tests/vm/src/record.c`, and which of them was durable
+//! when, by the marks in the log. Sectors are those of `tests/vm/src/sector.h`.
+
+use std::collections::BTreeSet;
+
+use ubcore::plan::{self, Source};
+
+use crate::points::{Leaf, Oracle};
+use crate::sim::disk::Sector;
+use crate::sim::union::SimUnion;
+
+const MAGIC: u64 = 0x726f_7463_6573_6275;
+/// Tags: zeroes, and the root's own content.
+const ZERO: u64 = 0;
+const ROOT: u64 = 1;
+
+struct Deed {
+    start: u64,
+    count: u64,
+    /// The clock when it had completed; 0 if it had not.
+    done: u64,
+    tag: u32,
+    fua: bool,
+}
+
+pub struct Deeds {
+    deeds: Vec<Deed>,
+    /// Of each sector, those that changed it, in order.
+    of: Vec<Vec<u32>>,
+    /// All that had completed by then is durable.
+    level: u64,
+    fua: BTreeSet<u32>,
+    /// Takes what has completed for durable as soon as the first flush has: this must be noticed.
+    pub believe: bool,
+}
+
+fn word(bytes: &[u8], at: usize) -> u64 {
+    u64::from_ne_bytes(bytes[at..at + 8].try_into().unwrap())
+}
+
+fn half(bytes: &[u8], at: usize) -> u32 {
+    u32::from_ne_bytes(bytes[at..at + 4].try_into().unwrap())
+}
+
+fn mix(mut x: u64) -> u64 {
+    x ^= x >> 31;
+    x = x.wrapping_mul(0x7fb5_d329_728e_a185);
+    x ^ (x >> 27)
+}
+
+/// The tag of a sector; `None` for a mix, or another sector's data.
+fn tag(data: &Sector, sector: u64) -> Option<u64> {
+    if *data == [0; 512] {
+        return Some(ZERO);
+    }
+    let tag = word(data, 8);
+    if word(data, 0) != MAGIC || word(data, 16) != sector {
+        return None;
+    }
+    let x = mix(tag.wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(sector));
+    let whole = (3..64).all(|n| {
+        word(data, n * 8) == x.wrapping_add((n as u64).wrapping_mul(0x2545_f491_4f6c_dd1d))
+    });
+    whole.then_some(tag)
+}
+
+impl Deeds {
+    pub fn read(file: &[u8]) -> Result<Deeds, String> {
+        if file.get(..8) != Some(b"UBDEEDS1") {
+            return Err("no deeds".into());
+        }
+        let [sectors, count] = [8, 32].map(|at| word(file, at) as usize);
+        let mut deeds = Deeds {
+            deeds: Vec::new(),
+            of: vec![Vec::new(); sectors],
+            level: 0,
+            fua: BTreeSet::new(),
+            believe: false,
+        };
+        let records = file.get(40..40 + count * 40).ok_or("deeds end early")?;
+        for (n, r) in (0u32..).zip(records.chunks(40)) {
+            let deed = Deed {
+                start: word(r, 0),
+                count: word(r, 8),
+                done: word(r, 16),
+                tag: half(r, 28),
+                fua: half(r, 32) != 0,
+            };
+            for s in deed.start..deed.start + deed.count {
+                deeds.of[s as usize].push(n);
+            }
+            deeds.deeds.push(deed);
+        }
+        Ok(deeds)
+    }
+
+    fn is_durable(&self, d: &Deed) -> bool {
+        let by_itself = d.fua && self.fua.contains(&d.tag);
+        d.done != 0 && (by_itself || d.done <= self.level)
+    }
+
+    fn check(&self, sector: u64, found: Option<u64>) -> Result<(), String> {
+        for n in self.of[sector as usize].iter().rev() {
+            let deed = &self.deeds[*n as usize];
+            if found == Some(u64::from(deed.tag)) {
+                return Ok(());
+            }
+            if self.is_durable(deed) {
+                return Err(format!(
+                    "sector {sector} holds {found:?}; {} was durable (sectors {}+{})",
+                    deed.tag, deed.start, deed.count
+                ));
+            }
+        }
+        match found {
+            Some(ROOT) => Ok(()),
+            _ => Err(format!(
+                "sector {sector} holds {found:?}, nothing was durable"
+            )),
+        }
+    }
+}
+
+impl Oracle for Deeds {
+    fn mark(&mut self, text: &str) {
+        let Some((kind, Ok(n))) = text.split_at_checked(1).map(|(k, n)| (k, n.parse::<u64>()))
+        else {
+            return;
+        };
+        match kind {
+            "f" if self.believe => self.level = n + 20,
+            "f" => self.level = self.level.max(n),
+            "d" => drop(self.fua.insert(n as u32)),
+            _ => (),
+        }
+    }
+
+    fn judge(&mut self, union: &SimUnion, leaf: &Leaf) -> Result<(), String> {
+        let mut at = 0;
+        for run in plan::read(&union.map, 0, self.of.len() as u32) {
+            for n in 0..u64::from(run.sectors) {
+                let found = match run.source {
+                    Source::Root(_) => Some(ROOT),
+                    Source::Zero => Some(ZERO),
+                    Source::Leaf(s) => tag(leaf.get(s + n), at),
+                };
+                self.check(at, found)?;
+                at += 1;
+            }
+        }
+        Ok(())
+    }
+
+    fn stride(&self) -> usize {
+        1
+    }
+}

@@ -1,0 +1,73 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What dm-log-writes has written down: every write to a leaf, in an order in which each prefix is
+//! something that a cut of power can leave.
+//!
+//! A write is in the log when it is durable, with FUA when it has completed, without when a flush
+//! that covers it has. A mark stands behind all that was durable when it was made.
+
+use std::io;
+
+use crate::sim::disk::{Sector, SECTOR};
+
+const MAGIC: u64 = 0x006a_7366_7773_6872;
+const FLUSH: u64 = 1;
+const FUA: u64 = 2;
+const DISCARD: u64 = 4;
+const MARK: u64 = 8;
+
+pub enum Entry {
+    /// At a sector; whether it was durable by itself.
+    Write(u64, Vec<Sector>, bool),
+    Flush,
+    /// From a sector, so many.
+    Discard(u64, u64),
+    Mark(String),
+}
+
+fn word(bytes: &[u8], at: usize) -> u64 {
+    u64::from_le_bytes(bytes[at..at + 8].try_into().unwrap())
+}
+
+fn bad(what: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, format!("log of writes: {what}"))
+}
+
+/// All entries of a log.
+pub fn read(log: &[u8]) -> io::Result<Vec<Entry>> {
+    let head = log.get(..SECTOR).ok_or_else(|| bad("is empty"))?;
+    let size = u32::from_le_bytes(head[24..28].try_into().unwrap());
+    if word(head, 0) != MAGIC || size as usize != SECTOR {
+        return Err(bad("has no superblock of sectors of 512 bytes"));
+    }
+    let mut at = SECTOR;
+    let mut entries = Vec::new();
+    for _ in 0..word(head, 16) {
+        let entry = log.get(at..at + SECTOR).ok_or_else(|| bad("ends early"))?;
+        let [sector, sectors, flags, len] = [0, 8, 16, 24].map(|n| word(entry, n));
+        at += SECTOR;
+        if flags & MARK != 0 {
+            let text = entry.get(32..32 + len as usize);
+            let text = text.ok_or_else(|| bad("has a mark without an end"))?;
+            let text = String::from_utf8_lossy(text);
+            entries.push(Entry::Mark(text.trim_end_matches('\0').to_owned()));
+            continue;
+        }
+        // A write that flushes first comes as both.
+        if flags & FLUSH != 0 {
+            entries.push(Entry::Flush);
+        }
+        if flags & DISCARD != 0 {
+            entries.push(Entry::Discard(sector, sectors));
+            continue;
+        }
+        let end = at + sectors as usize * SECTOR;
+        let data = log.get(at..end).ok_or_else(|| bad("ends in a write"))?;
+        at = end;
+        if sectors > 0 {
+            let data = data.chunks(SECTOR).map(|s| s.try_into().unwrap());
+            entries.push(Entry::Write(sector, data.collect(), flags & FUA != 0));
+        }
+    }
+    Ok(entries)
+}

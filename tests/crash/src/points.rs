@@ -1,0 +1,198 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Recorded points: what was written to a leaf, replayed up to any moment, recovered by the core,
+//! and held against what was known to be durable by then.
+//!
+//! A moment is a prefix of the log, or one in which of the writes since the last flush some sectors
+//! landed, in any order, and the last write is torn. FUA writes that had completed are kept.
+
+use std::collections::BTreeMap;
+
+use ubcore::attach;
+use ubcore::disk::Order;
+use ubcore::geometry::Geometry;
+
+use crate::log::Entry;
+use crate::sim::disk::{Random, Sector, SimDisk, State};
+use crate::sim::union::SimUnion;
+
+/// What a discarded sector may hold: nothing that anybody wrote.
+const JUNK: Sector = [0xdd; 512];
+
+/// A leaf at some moment. Metadata apart: it is all that recovery touches.
+#[derive(Clone)]
+pub struct Leaf {
+    meta: BTreeMap<u64, Sector>,
+    data: Vec<Sector>,
+    data_start: u64,
+}
+
+impl Leaf {
+    fn new(data_start: u64, sectors: u64) -> Leaf {
+        Leaf {
+            meta: BTreeMap::new(),
+            data: vec![[0; 512]; sectors.saturating_sub(data_start) as usize],
+            data_start,
+        }
+    }
+
+    fn put(&mut self, sector: u64, data: Sector) {
+        match sector.checked_sub(self.data_start) {
+            Some(at) => self.data[at as usize] = data,
+            None => drop(self.meta.insert(sector, data)),
+        }
+    }
+
+    /// A data sector.
+    pub fn get(&self, sector: u64) -> &Sector {
+        &self.data[(sector - self.data_start) as usize]
+    }
+
+    fn apply(&mut self, entry: &Entry) {
+        match entry {
+            Entry::Write(at, data, _) => {
+                for (sector, data) in (*at..).zip(data) {
+                    self.put(sector, *data);
+                }
+            }
+            Entry::Discard(at, n) => (*at..at + n).for_each(|s| self.put(s, JUNK)),
+            Entry::Flush | Entry::Mark(_) => (),
+        }
+    }
+}
+
+/// What knows which contents are lawful.
+pub trait Oracle {
+    /// From here on more is durable.
+    fn mark(&mut self, text: &str);
+    /// Whether what a recovered union shows is lawful now.
+    fn judge(&mut self, union: &SimUnion, leaf: &Leaf) -> Result<(), String>;
+    /// Entries between two points.
+    fn stride(&self) -> usize;
+}
+
+pub struct Campaign<'a, O> {
+    entries: &'a [Entry],
+    geometry: Geometry,
+    /// Moments of each point besides the prefix itself.
+    variants: u32,
+    random: Random,
+    pub oracle: O,
+    pub points: u64,
+    pub second: u64,
+}
+
+/// The geometry of the leaf whose life was recorded.
+fn geometry(entries: &[Entry]) -> Result<Geometry, String> {
+    let state = State::default();
+    let mut disk = SimDisk::with(state);
+    for entry in entries {
+        if let Entry::Write(at, data, _) = entry {
+            let mut state = disk.state.borrow_mut();
+            state
+                .write(*at, data, Order::Fua)
+                .map_err(|e| format!("{e:?}"))?;
+        }
+    }
+    let probe = attach::read_superblock(&mut disk).map_err(|e| format!("no leaf: {e:?}"))?;
+    Ok(probe.superblock.geometry)
+}
+
+impl<'a, O: Oracle> Campaign<'a, O> {
+    pub fn new(entries: &'a [Entry], variants: u32, seed: u64, oracle: O) -> Result<Self, String> {
+        Ok(Campaign {
+            entries,
+            geometry: geometry(entries)?,
+            variants,
+            random: Random(seed),
+            oracle,
+            points: 0,
+            second: 0,
+        })
+    }
+
+    /// Recovers, sometimes with another cut meanwhile, and judges.
+    fn point(&mut self, leaf: &Leaf) -> Result<(), String> {
+        let disk = || {
+            let mut state = State::restored(leaf.meta.clone());
+            state.fence = Some(self.geometry.data_start());
+            SimDisk::with(state)
+        };
+        let mut disk = disk();
+        if self.random.chance(6) {
+            self.second += 1;
+            let cut = self.random.below(6);
+            disk.state.borrow_mut().cut_in = Some(cut);
+            let _ = SimUnion::attach_to(&disk, &self.geometry);
+            disk.state.borrow_mut().crash(&mut self.random);
+            let landed = State::restored(disk.image());
+            disk = SimDisk::with(landed);
+        }
+        let union =
+            SimUnion::attach_to(&disk, &self.geometry).map_err(|e| format!("attach: {e:?}"))?;
+        self.points += 1;
+        self.oracle.judge(&union, leaf)
+    }
+
+    /// What a cut may have left after entry `k`, the writes since `since` being in doubt.
+    fn mixed(&mut self, at_flush: &Leaf, since: usize, k: usize) -> Leaf {
+        let mut leaf = at_flush.clone();
+        let keep_one_in = 1 + self.random.below(4);
+        let mut doubt = Vec::new();
+        let mut certain = Vec::new();
+        for (n, entry) in self.entries.iter().enumerate().take(k).skip(since) {
+            match entry {
+                Entry::Write(_, _, true) if n + 1 < k => certain.push(entry),
+                Entry::Write(at, data, _) => doubt.extend((*at..).zip(data)),
+                Entry::Discard(..) if self.random.chance(2) => certain.push(entry),
+                _ => (),
+            }
+        }
+        for n in (1..doubt.len()).rev() {
+            let other = self.random.below(n as u64 + 1) as usize;
+            doubt.swap(n, other);
+        }
+        for (sector, data) in doubt {
+            if self.random.chance(keep_one_in) {
+                leaf.put(sector, *data);
+            }
+        }
+        certain.into_iter().for_each(|entry| leaf.apply(entry));
+        leaf
+    }
+
+    /// All points of the log, from the mark that says that the leaf is formatted.
+    pub fn run(&mut self) -> Result<(), String> {
+        let mut leaf = Leaf::new(self.geometry.data_start(), self.geometry.leaf_sectors());
+        let mut flushed = (leaf.clone(), 0);
+        let (mut begun, mut since) = (false, 0);
+        for (n, entry) in self.entries.iter().enumerate() {
+            let told = |e: String| format!("entry {n}: {e}");
+            leaf.apply(entry);
+            match entry {
+                Entry::Flush => flushed = (leaf.clone(), n + 1),
+                Entry::Mark(text) => {
+                    begun |= text == "begin";
+                    self.oracle.mark(text);
+                }
+                _ => (),
+            }
+            since += 1;
+            if !begun || since < self.oracle.stride() {
+                continue;
+            }
+            since = 0;
+            self.point(&leaf).map_err(told)?;
+            for _ in 0..self.variants {
+                let mixed = self.mixed(&flushed.0, flushed.1, n + 1);
+                self.point(&mixed).map_err(|e| {
+                    told(format!("some of the writes since entry {}: {e}", flushed.1))
+                })?;
+            }
+        }
+        if !begun {
+            return Err("no mark says where it begins".into());
+        }
+        Ok(())
+    }
+}
