@@ -72,7 +72,7 @@ fn size(name: &str) -> Option<Size> {
         "quick" => quick,
         "full" => Size {
             all_up_to: 4,
-            lives: 1000,
+            lives: 300,
             rounds: 4,
             threads: 2,
             at_most: None,

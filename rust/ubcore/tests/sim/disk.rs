@@ -67,6 +67,8 @@ pub struct State {
     /// I/Os until the power goes; `None`: it stays.
     pub cut_in: Option<u64>,
     pub dead: bool,
+    /// The I/O that fails, counted from now, and whether a write that fails has landed.
+    pub fail_in: Option<(u64, bool)>,
     /// A disk that claims to flush and does not: for tests of the tests.
     pub lies: bool,
     pub counts: Counts,
@@ -81,6 +83,9 @@ impl State {
 
     /// A flush, as a request.
     pub fn flush_now(&mut self) -> Result {
+        if self.fails().is_some() {
+            return Err(Error::Io(Side::Leaf, 0));
+        }
         self.step()?;
         self.counts.flushes += 1;
         self.flush();
@@ -139,6 +144,22 @@ impl State {
         }
     }
 
+    /// A disk with something in its cache.
+    pub fn of(moment: &Moment) -> State {
+        State {
+            durable: moment.durable.clone(),
+            cache: moment.cache.clone(),
+            ..State::default()
+        }
+    }
+
+    /// Counts an I/O; `Some` if it is the one that fails.
+    fn fails(&mut self) -> Option<bool> {
+        let (n, landed) = self.fail_in?;
+        self.fail_in = n.checked_sub(1).map(|n| (n, landed));
+        (n == 0).then_some(landed)
+    }
+
     fn step(&mut self) -> Result {
         if self.dead {
             return Err(Error::Io(Side::Leaf, 0));
@@ -158,6 +179,16 @@ impl State {
 
     /// Sector writes; the power may go while they run, and then some of them may land.
     pub fn write(&mut self, sector: u64, data: &[Sector], order: Order) -> Result {
+        if let Some(landed) = self.fails() {
+            if landed {
+                // It is not sent before its flush has ended.
+                if order == Order::FlushFua {
+                    self.flush();
+                }
+                self.cache.extend((sector..).zip(data.iter().copied()));
+            }
+            return Err(Error::Io(Side::Leaf, sector));
+        }
         let alive = self.step();
         if alive.is_err() && self.cut_in != Some(0) {
             return alive;
@@ -273,6 +304,9 @@ impl Disk for SimDisk {
     fn read(&mut self, block: u64, count: usize) -> Result {
         let mut s = self.state.borrow_mut();
         s.check_fence(block * 8, count as u64 * 8)?;
+        if s.fails().is_some() {
+            return Err(Error::Io(Side::Leaf, block * 8));
+        }
         s.step()?;
         s.counts.reads += 1;
         for n in 0..count * 8 {

@@ -1,0 +1,170 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Promise 5, in the core: each I/O of the metadata fails in turn, having landed or not. What was
+//! promised before is kept, nothing is promised after, and the running union goes on reading.
+
+mod sim;
+
+use sim::disk::{Random, SimDisk};
+use sim::oracle::{self, content, Oracle, ROOT};
+use sim::union::{format, SimUnion};
+use ubcore::error::{Error, Result};
+use ubcore::geometry::Geometry;
+use ubcore::map::Base;
+
+fn geometry() -> Geometry {
+    Geometry::new(1280, 1280, 2048 + 24 * 32, 32, 16).unwrap()
+}
+
+/// A union with something durable and something not: writes, and an emptied slab.
+fn scene() -> (SimDisk, SimUnion, Oracle) {
+    let mut disk = SimDisk::new();
+    format(&mut disk, geometry());
+    let mut u = SimUnion::attach_to(&disk, &geometry()).unwrap();
+    let mut o = Oracle::default();
+    let write = |u: &mut SimUnion, o: &mut Oracle, at, len| {
+        let tag = o.new_tag();
+        o.begun(at, len, tag);
+        u.write(at, len, tag, true).unwrap();
+    };
+    write(&mut u, &mut o, 0, 40);
+    write(&mut u, &mut o, 100, 64);
+    u.flush().unwrap();
+    o.flushed();
+    write(&mut u, &mut o, 8, 4);
+    write(&mut u, &mut o, 600, 8);
+    o.begun(128, 32, oracle::ZERO);
+    u.empty(4..5, Base::Zero).unwrap();
+    (disk, u, o)
+}
+
+fn lawful(disk: &SimDisk, mut o: Oracle, seed: u64, what: &str) {
+    disk.state.borrow_mut().crash(&mut Random(seed));
+    let u = match SimUnion::attach_to(disk, &geometry()) {
+        Ok(u) => u,
+        Err(e) => panic!("{what}: {e}"),
+    };
+    for s in 0..geometry().union_sectors() {
+        let tag = oracle::tag(&u.read(s), s);
+        let lawful = tag.is_some_and(|t| o.after_cut(s, t));
+        assert!(lawful, "{what}: sector {s} holds {tag:?}");
+    }
+}
+
+/// Does `what` with its n-th I/O failing, for every n; how many there are.
+fn each(what: &str, act: fn(&mut SimUnion, &mut Oracle) -> Result) -> u64 {
+    for n in 0.. {
+        for landed in [false, true] {
+            let (disk, mut u, mut o) = scene();
+            disk.state.borrow_mut().fail_in = Some((n, landed));
+            let done = act(&mut u, &mut o);
+            if disk.state.borrow_mut().fail_in.take().is_some() {
+                // It was not reached: all of it went well.
+                done.unwrap();
+                o.flushed();
+                lawful(&disk, o, n, what);
+                return n;
+            }
+            let what = format!("{what}, I/O {n}, landed {landed}");
+            assert!(matches!(done, Err(Error::Io(..))), "{what}: {done:?}");
+            // For good: the device is well again, and what is lost stays lost.
+            assert_eq!(u.committer.failed(), done.err(), "{what}");
+            let before = disk.counts();
+            assert_eq!(u.committer.commit(&u.map, &mut u.disk), done, "{what}");
+            assert_eq!(u.committer.checkpoint(&u.map, &mut u.disk), done, "{what}");
+            assert_eq!(u.committer.detach(&u.map, &mut u.disk), done, "{what}");
+            assert!(!u.committer.wants_checkpoint(), "{what}");
+            assert_eq!(disk.counts(), before, "{what}: written all the same");
+            u.verify_running(&o);
+            for seed in 0..8 {
+                let again = SimDisk::with(sim::disk::State::of(&disk.state.borrow().moment()));
+                lawful(&again, o.clone(), seed, &what);
+            }
+        }
+    }
+    0
+}
+
+#[test]
+fn of_a_commit() {
+    // The epoch, and the one behind it that says nothing.
+    let n = each("commit", |u, _| u.committer.commit(&u.map, &mut u.disk));
+    assert_eq!(n, 2);
+}
+
+#[test]
+fn of_a_checkpoint() {
+    // Pages, the directory, two superblocks.
+    let n = each("checkpoint", |u, _| {
+        u.committer.checkpoint(&u.map, &mut u.disk)
+    });
+    assert_eq!(n, 4);
+}
+
+#[test]
+fn of_a_detach() {
+    let n = each("detach", |u, _| u.committer.detach(&u.map, &mut u.disk));
+    assert_eq!(n, 4);
+}
+
+/// A commit that finds the ring full makes a checkpoint: what fails there fails it.
+#[test]
+fn of_a_commit_without_space() {
+    let n = each("commit without space", |u, o| {
+        let fail = u.disk.state.borrow_mut().fail_in.take();
+        for at in 700.. {
+            let tag = o.new_tag();
+            o.begun(at, 1, tag);
+            u.write(at, 1, tag, true)?;
+            if u.committer.journal_used() == 16 {
+                break;
+            }
+            u.committer.commit(&u.map, &mut u.disk)?;
+            o.flushed();
+        }
+        u.disk.state.borrow_mut().fail_in = fail;
+        u.committer.commit(&u.map, &mut u.disk)
+    });
+    assert_eq!(n, 4);
+}
+
+/// An attach that fails has done no harm: the next one finds everything.
+#[test]
+fn of_an_attach() {
+    for n in 0.. {
+        let (disk, u, o) = scene();
+        drop(u);
+        disk.state.borrow_mut().fail_in = Some((n, n % 2 == 0));
+        let done = SimUnion::attach_to(&disk, &geometry()).map(drop);
+        let reached = disk.state.borrow_mut().fail_in.take().is_none();
+        assert_eq!(done.is_err(), reached, "I/O {n}: {done:?}");
+        lawful(&disk, o, n, "attach");
+        if !reached {
+            assert!(n > 10, "{n}");
+            return;
+        }
+    }
+}
+
+/// What the committer tells of itself is what the driver goes by.
+#[test]
+fn what_a_committer_tells() {
+    let (_, mut u, _) = scene();
+    assert!(u.committer.failed().is_none() && !u.committer.is_clean(&u.map));
+    let used = u.committer.journal_used();
+    u.committer.commit(&u.map, &mut u.disk).unwrap();
+    assert_eq!(u.committer.journal_used(), used + 2);
+    assert_eq!(u.committer.committed(), u.map.changes());
+    assert!(u.committer.committed() > 1 && u.committer.is_clean(&u.map));
+    while u.committer.journal_used() <= 8 {
+        assert!(!u.committer.wants_checkpoint());
+        let at = 700 + u64::from(u.committer.journal_used());
+        u.write(at, 1, 9, true).unwrap();
+        u.committer.commit(&u.map, &mut u.disk).unwrap();
+        assert_eq!(u.committer.committed(), u.map.changes());
+    }
+    assert!(u.committer.wants_checkpoint());
+    u.committer.checkpoint(&u.map, &mut u.disk).unwrap();
+    assert!(!u.committer.wants_checkpoint() && u.committer.journal_used() == 0);
+    assert!(u.read(700) == content(ROOT, 700));
+}
