@@ -1,0 +1,86 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What a release is for, where little of it is there to do; and what an attach refuses by size.
+
+mod sim;
+
+use sim::disk::SimDisk;
+use sim::union::{format, SimUnion};
+use ubcore::attach;
+use ubcore::error::Error;
+use ubcore::geometry::Geometry;
+use ubcore::map::{Base, Emptied};
+
+fn fresh(g: Geometry) -> (SimDisk, SimUnion) {
+    let mut disk = SimDisk::new();
+    format(&mut disk, g);
+    let u = SimUnion::attach_to(&disk, &g).unwrap();
+    (disk, u)
+}
+
+fn wide() -> Geometry {
+    // Two pages of the table.
+    Geometry::new(64_000, 64_000, 2048 + 2000 * 32, 32, 32).unwrap()
+}
+
+fn states(u: &SimUnion, slabs: [u32; 2]) -> [Emptied; 2] {
+    slabs.map(|s| u.map.entry(s).emptied)
+}
+
+/// A slab that never had a home has none to free, and waits for its release all the same: until
+/// then it cannot have one.
+#[test]
+fn of_slabs_that_had_no_home() {
+    let (_, mut u) = fresh(wide());
+    assert!(!u.allocator.begin_release(&u.map, true));
+    u.empty(5..6, Base::Zero).unwrap();
+    assert!(u.allocator.any_emptied(&u.map));
+    assert_eq!(u.allocator.settle(&u.map, 160, 1), Err(Error::Emptied));
+    u.flush().unwrap();
+    assert!(!u.allocator.any_emptied(&u.map));
+    assert_eq!(u.allocator.settle(&u.map, 160, 1), Ok(()));
+}
+
+/// Slabs whose entries lie on two pages, and slabs that leave with nothing to advance.
+#[test]
+fn of_slabs_on_two_pages() {
+    let (_, mut u) = fresh(wide());
+    let slabs = [3, 1500];
+    for slab in slabs {
+        u.write(u64::from(slab) * 32, 1, 1, true).unwrap();
+    }
+    u.flush().unwrap();
+    for slab in slabs {
+        u.empty(slab..slab + 1, Base::Root).unwrap();
+    }
+    assert_eq!(states(&u, slabs), [Emptied::Pending; 2]);
+    u.allocator.begin_commit();
+    u.committer.commit(&u.map, &mut u.disk).unwrap();
+    assert_eq!(states(&u, slabs), [Emptied::Durable; 2]);
+    assert!(u.allocator.begin_release(&u.map, true));
+    assert_eq!(states(&u, slabs), [Emptied::Waiting; 2]);
+    // One at a time.
+    assert!(!u.allocator.begin_release(&u.map, true));
+    u.allocator.end_release(&u.map);
+    assert_eq!(states(&u, slabs), [Emptied::No; 2]);
+    assert!(!u.allocator.begin_release(&u.map, true));
+    assert_eq!(u.allocator.used(), 0);
+}
+
+/// A leaf device may be larger than its leaf, never smaller; a root is exactly as it was.
+#[test]
+fn devices_of_other_sizes() {
+    let g = wide();
+    let (mut disk, u) = fresh(g);
+    drop(u);
+    let (root, leaf) = (g.root_sectors(), g.leaf_sectors());
+    let refused = |disk: &mut SimDisk, root, leaf| attach::probe(disk, root, leaf).err();
+    assert_eq!(refused(&mut disk, root, leaf), None);
+    assert_eq!(refused(&mut disk, root, leaf + 8), None);
+    let small = Error::LeafSize(leaf, leaf - 1);
+    assert_eq!(refused(&mut disk, root, leaf - 1), Some(small));
+    for other in [root - 1, root + 1] {
+        let wrong = Error::RootSize(root, other);
+        assert_eq!(refused(&mut disk, other, leaf), Some(wrong));
+    }
+}
