@@ -120,29 +120,30 @@ pub fn format(root: &Lower, leaf: &Lower, layout: LayoutArgs, force: bool) -> Re
     })
 }
 
-/// The union's size: the root's, or the one asked for, which both devices' blocks must divide.
+/// The union's size: the root's, or the one asked for. Both devices' blocks must divide it, or the
+/// driver would refuse what is formatted by then.
 fn union_sectors(asked: Option<u64>, root: &Device, leaf: &Device) -> Result<u64> {
-    let Some(asked) = asked else {
-        return Ok(root.sectors());
-    };
-    let bad = |why: String| Fail::new(REFUSED, "size", format!("--size: {why}"));
-    if asked < root.sectors() {
+    let sectors = asked.unwrap_or(root.sectors());
+    let bad = |why: String| Fail::new(REFUSED, "size", why);
+    if sectors < root.sectors() {
         return Err(bad(format!(
-            "a union cannot be smaller than its root, {} ({} bytes)",
+            "--size: a union cannot be smaller than its root, {} ({} bytes)",
             output::size(root.sectors()),
             root.sectors() * 512
         )));
     }
     for device in [root, leaf] {
         let block = device.block_bytes()?;
-        if asked % u64::from(block / 512) != 0 {
+        if sectors % u64::from(block / 512) != 0 {
             let path = device.path().display();
             return Err(bad(format!(
-                "{path} has blocks of {block} bytes: choose a multiple"
+                "a union of {} bytes does not fit {path}, which has blocks of {block} bytes: say a \
+                 --size that is a multiple",
+                sectors * 512
             )));
         }
     }
-    Ok(asked)
+    Ok(sectors)
 }
 
 fn looks_used(leaf: &Device, used: &Used) -> Fail {
