@@ -82,7 +82,7 @@ use kernel::{
     },
 };
 
-/// Requests in flight for each hardware queue.
+/// Requests in flight, over all hardware queues of a union together.
 const QUEUE_DEPTH: u32 = 128;
 
 /// A union at work: what its requests need. Read by all, so what is written stands behind.
