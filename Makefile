@@ -32,7 +32,7 @@ help:
 	@echo '  make demo            the whole thing at work on the stock kernel, in QEMU'
 	@echo '  make test            every test, cheapest first; ends with "N passed, N failed"'
 	@echo
-	@echo '  make crash           the crash campaigns: SIZE=quick, full or soak, SEED=1;'
+	@echo '  make crash           the crash campaigns: SIZE=quick, full or soak; SEED=1;'
 	@echo "                       REPLAY='OPERATIONS' for one failure that it printed"
 	@echo
 	@echo 'One kind of test alone:'

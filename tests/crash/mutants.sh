@@ -39,7 +39,7 @@ one() {
 	ln -sf "$TOP/tests/crash/mutant-rustc" "$BUILD/mutants/$name/rustc"
 	export RUSTC_WORKSPACE_WRAPPER=$BUILD/mutants/$name/rustc
 	bin=$(cargo test --locked -q -p "$package" "${features[@]}" --test "$file" --no-run --message-format=json | program)
-	"$bin" --list | grep -q '^of_a_mutant:' || { say "FAILED: $name: what was built is no mutant"; return; }
+	grep -q '^of_a_mutant:' <<<"$("$bin" --list)" || { say "FAILED: $name: what was built is no mutant"; return; }
 	if out=$(timeout 120 "$bin" --exact "$test" 2>&1); then
 		say "FAILED: $name: $test passes all the same"
 	elif grep -q "test $test ... FAILED" <<<"$out"; then

@@ -4,6 +4,8 @@
 # failure, and adds up what they counted in the last line.
 #   tests/crash/run.sh [PART]...    default: all that are there
 # SIZE=quick (default), full or soak; SEED=N; REPLAY='OPERATIONS' runs that alone.
+# soak is full again and again, each time with the next seed, until a failure or an
+# interrupt.
 #
 # A part is tests/crash/PART.sh, run in the build root with SIZE and SEED set. Its
 # last line says what it counted, "states=48000 failures=0", and it fails if
@@ -39,8 +41,11 @@ run_part() {
 		printf '%s: not there yet, not counted\n' "$part"
 		return
 	fi
+	# All sequences are the same with every seed: once is enough of those.
+	local size=$SIZE
+	[ "$size" != soak ] || [ "$part" = states ] || size=full
 	printf '>> crash/%s (%s, seed %s)\n' "$part" "$SIZE" "$SEED"
-	"$here/$part.sh" 2>&1 | tee "$log" | if [ -n "${V:-}" ] || [ "$SIZE" = soak ]; then cat; else
+	SIZE=$size "$here/$part.sh" 2>&1 | tee "$log" | if [ -n "${V:-}" ]; then cat; else
 		grep --line-buffered -E '^(FAILED|  once more)' | sed -u 's/^/   /'
 	fi || code=${PIPESTATUS[0]}
 	last=$(tail -n 1 "$log")
@@ -65,8 +70,16 @@ fi
 for part; do
 	[[ " ${all[*]} " == *" $part "* ]] || die "no part $part: ${all[*]}"
 done
-for part; do run_part "$part"; done
-line="crash:"
-for key in "${told[@]}"; do line+=" $key=${sum[$key]:--}"; done
-printf '%s failures=%d\n' "$line" "$failures"
+tell() {
+	local line="crash:" key
+	for key in "${told[@]}"; do line+=" $key=${sum[$key]:--}"; done
+	printf '%s failures=%d\n' "$line" "$failures"
+}
+trap 'tell; exit 130' INT TERM
+while :; do
+	for part; do run_part "$part"; done
+	tell
+	if [ "$SIZE" != soak ] || [ "$failures" != 0 ]; then break; fi
+	SEED=$((SEED + 1))
+done
 [ "$failures" = 0 ]

@@ -34,7 +34,7 @@ usage: crash quick|full|soak [SEED]
 quick   all sequences of up to three operations on each ground, a slice of the
         longer ones by SEED, and random lives
 full    all sequences of up to four operations, and random lives
-soak    random lives of one seed after another, until told
+soak    as quick, with lives of 20 seeds from SEED on
 
 A replay is what a failure prints: a ground (fresh, aged, full, small, pieces;
 -reveal behind it), operations, cut:POINT:CHOICE, again:POINT:CHOICE.
@@ -80,7 +80,7 @@ fn size(name: &str) -> Option<Size> {
         },
         "soak" => Size {
             lives: 200,
-            rounds: u64::MAX,
+            rounds: 20,
             threads: 2,
             at_most: None,
             ..quick
