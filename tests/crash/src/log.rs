@@ -6,7 +6,7 @@
 //! A write is in the log when it is durable, with FUA when it has completed, without when a flush
 //! that covers it has. A mark stands behind all that was durable when it was made.
 
-use std::io;
+use std::io::{self, Read};
 
 use crate::sim::disk::{Sector, SECTOR};
 
@@ -33,19 +33,23 @@ fn bad(what: &str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, format!("log of writes: {what}"))
 }
 
-/// All entries of a log.
-pub fn read(log: &[u8]) -> io::Result<Vec<Entry>> {
-    let head = log.get(..SECTOR).ok_or_else(|| bad("is empty"))?;
+fn sectors(log: &mut impl Read, n: usize) -> io::Result<Vec<u8>> {
+    let mut bytes = vec![0; n * SECTOR];
+    log.read_exact(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// All entries of a log. The file behind it may be much larger.
+pub fn read(log: &mut impl Read) -> io::Result<Vec<Entry>> {
+    let head = sectors(log, 1)?;
     let size = u32::from_le_bytes(head[24..28].try_into().unwrap());
-    if word(head, 0) != MAGIC || size as usize != SECTOR {
+    if word(&head, 0) != MAGIC || size as usize != SECTOR {
         return Err(bad("has no superblock of sectors of 512 bytes"));
     }
-    let mut at = SECTOR;
     let mut entries = Vec::new();
-    for _ in 0..word(head, 16) {
-        let entry = log.get(at..at + SECTOR).ok_or_else(|| bad("ends early"))?;
-        let [sector, sectors, flags, len] = [0, 8, 16, 24].map(|n| word(entry, n));
-        at += SECTOR;
+    for _ in 0..word(&head, 16) {
+        let entry = sectors(log, 1)?;
+        let [at, count, flags, len] = [0, 8, 16, 24].map(|n| word(&entry, n));
         if flags & MARK != 0 {
             let text = entry.get(32..32 + len as usize);
             let text = text.ok_or_else(|| bad("has a mark without an end"))?;
@@ -58,15 +62,11 @@ pub fn read(log: &[u8]) -> io::Result<Vec<Entry>> {
             entries.push(Entry::Flush);
         }
         if flags & DISCARD != 0 {
-            entries.push(Entry::Discard(sector, sectors));
-            continue;
-        }
-        let end = at + sectors as usize * SECTOR;
-        let data = log.get(at..end).ok_or_else(|| bad("ends in a write"))?;
-        at = end;
-        if sectors > 0 {
+            entries.push(Entry::Discard(at, count));
+        } else if count > 0 {
+            let data = sectors(log, count as usize)?;
             let data = data.chunks(SECTOR).map(|s| s.try_into().unwrap());
-            entries.push(Entry::Write(sector, data.collect(), flags & FUA != 0));
+            entries.push(Entry::Write(at, data.collect(), flags & FUA != 0));
         }
     }
     Ok(entries)

@@ -214,7 +214,9 @@ fn points(words: &[&str]) -> Result<u64, String> {
     };
     let read = |path: &str| std::fs::read(path).map_err(|e| format!("{path}: {e}"));
     let number = |w: &str| w.parse::<u64>().map_err(|e| format!("{w}: {e}"));
-    let entries = log::read(&read(log)?).map_err(|e| e.to_string())?;
+    let file_of = std::fs::File::open(log).map_err(|e| format!("{log}: {e}"))?;
+    let mut from = std::io::BufReader::new(file_of);
+    let entries = log::read(&mut from).map_err(|e| format!("{log}: {e}"))?;
     let (variants, seed) = (number(variants)? as u32, number(seed)?);
     let told = |points: u64, second: u64| {
         println!(
