@@ -25,6 +25,8 @@ pub struct Depth {
     /// The same for the second cut, in the recovery.
     pub second_all: u64,
     pub second_sample: usize,
+    /// In how many ways each sector rots, 3 at most.
+    pub rots: usize,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -66,7 +68,7 @@ pub type Recovered = Result<Vec<Run>, Error>;
 /// Knows all images that were seen, and what recovery makes of them.
 pub struct Judge {
     pub geometry: Geometry,
-    depth: Depth,
+    pub depth: Depth,
     random: Random,
     recovered: HashMap<u64, Rc<Recovered>>,
     /// Images whose recovery was cut at each of its points.

@@ -46,7 +46,11 @@ const DEPTH: Depth = Depth {
     sample: 128,
     second_all: 4096,
     second_sample: 128,
+    rots: 3,
 };
+
+/// A third of the rot, which is most of the states, and all else.
+const QUICK: Depth = Depth { rots: 1, ..DEPTH };
 
 #[derive(Clone, Copy)]
 struct Size {
@@ -136,7 +140,12 @@ impl Campaign {
             let started = Instant::now();
             let (name, counters, failure) = match jobs.get(n) {
                 Some(job) => {
-                    let (counters, done) = exhaustive::run(job, DEPTH, &go_on);
+                    let depth = if self.size.all_up_to < 4 {
+                        QUICK
+                    } else {
+                        DEPTH
+                    };
+                    let (counters, done) = exhaustive::run(job, depth, &go_on);
                     let name = format!("{} {}", job.ground.word(job.reveal), job.places);
                     (name, counters, done.err())
                 }

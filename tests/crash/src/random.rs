@@ -62,6 +62,7 @@ pub const DEPTH: Depth = Depth {
     sample: 6,
     second_all: 4,
     second_sample: 1,
+    rots: 1,
 };
 
 /// Leads `lives` lives of a seed on one ground; a failing one as a replay line.

@@ -12,9 +12,36 @@ use ubcore::geometry::{Geometry, BLOCK_BYTES};
 
 use crate::image::{digest_of, image_digest};
 use crate::judge::{lawful, Judge};
-use crate::sim::disk::Sector;
+use crate::sim::disk::{Random, Sector};
 use crate::sim::oracle::Oracle;
 use crate::world::Point;
+
+/// What becomes of a sector.
+#[derive(Clone, Copy, Debug)]
+enum Rot {
+    /// One bit of it is another.
+    Bit,
+    /// It was lost: zeroes.
+    Lost,
+    /// Noise from end to end.
+    Noise,
+}
+
+/// The quick ones first.
+const ROTS: [Rot; 3] = [Rot::Bit, Rot::Lost, Rot::Noise];
+
+impl Rot {
+    fn befall(self, data: &mut Sector, sector: u64) {
+        match self {
+            Rot::Bit => data[(digest_of(&sector) % 512) as usize] ^= 0x20,
+            Rot::Lost => *data = [0; 512],
+            Rot::Noise => {
+                let mut random = Random(sector);
+                data.fill_with(|| random.next() as u8);
+            }
+        }
+    }
+}
 
 /// Rots each metadata sector in use, of what would be left if everything had landed, and nothing.
 pub fn all(judge: &mut Judge, point: &Point, before: &Oracle) -> Result<(), String> {
@@ -34,8 +61,12 @@ pub fn all(judge: &mut Judge, point: &Point, before: &Oracle) -> Result<(), Stri
             if image[&sector] == [0; 512] {
                 continue;
             }
-            one(judge, &scope.data, &image, sector, [&point.oracle, before])
-                .map_err(|e| format!("rot\n  with sector {sector} of the leaf rotten: {e}"))?;
+            for rot in &ROTS[..judge.depth.rots] {
+                let oracles = [&*point.oracle, before];
+                one(judge, &scope.data, &image, (sector, *rot), oracles).map_err(|e| {
+                    format!("rot\n  with sector {sector} of the leaf rotten ({rot:?}): {e}")
+                })?;
+            }
         }
     }
     Ok(())
@@ -45,12 +76,13 @@ fn one(
     judge: &mut Judge,
     data: &BTreeMap<u64, Vec<Sector>>,
     image: &BTreeMap<u64, Sector>,
-    sector: u64,
+    (sector, rot): (u64, Rot),
     [now, before]: [&Oracle; 2],
 ) -> Result<(), String> {
     let mut rotten = image.clone();
-    let byte = (digest_of(&sector) % 512) as usize;
-    rotten.entry(sector).or_insert([0; 512])[byte] ^= 0x20;
+    rotten
+        .entry(sector)
+        .and_modify(|data| rot.befall(data, sector));
     if !judge.is_new(image_digest(&rotten), digest_of(&(data, now, before))) {
         return Ok(());
     }
