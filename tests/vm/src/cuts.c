@@ -18,7 +18,7 @@ struct bench {
 	struct load load;
 	const char *root, *leaf, *power;
 	uint32_t queues, id;
-	uint64_t random, loads, creates, removes, full, deeds;
+	uint64_t random, loads, creates, removes, full, deeds, refills;
 	uint64_t *found;
 };
 
@@ -121,7 +121,7 @@ static void cut_during(struct bench *b, void *(*what)(void *), uint64_t within)
 /* Load until the power goes, sometimes with nothing in flight. */
 static void live(struct bench *b, int cut)
 {
-	load_start(&b->load, cut ? ~0ULL : 1 + below(b, 60));
+	load_go(&b->load, cut ? ~0ULL : 1 + below(b, 60));
 	if (cut) {
 		usleep((useconds_t)below(b, below(b, 4) ? 60000 : 400000));
 		power(b, 0);
@@ -163,6 +163,27 @@ static void one(struct bench *b)
 	attach(b);
 }
 
+/* On a leaf without space, what a discard gives back is there for the next write. */
+static void refill(struct bench *b)
+{
+	struct load *l = &b->load;
+	struct hand *h = &l->hands[0];
+	uint64_t at = (h->from + l->slab - 1) / l->slab * l->slab, full = h->full;
+	int error;
+
+	while (at + l->slab <= h->to && load_needs_space(l, at, l->slab))
+		at += l->slab;
+	if (at + l->slab > h->to)
+		return;
+	error = load_change(h, at, l->slab, 1);
+	error = error ? error : load_write(h, at, l->slab < LOAD_MOST ? l->slab : LOAD_MOST, 2);
+	if (error || h->full != full) {
+		printf("FAILED: no write after a discard: %s\n", strerror(error ? error : ENOSPC));
+		exit(1);
+	}
+	b->refills++;
+}
+
 static void prepare(struct bench *b, char **argv)
 {
 	struct unionblk_status s;
@@ -194,21 +215,26 @@ int main(int argc, char **argv)
 	cuts = atol(argv[5]);
 	survey(&b);
 	b.load.oracle.believe = argc > 9;
+	oracle_restart(&b.load.oracle, b.found);
+	load_rewind(&b.load);
 	for (n = 0; n < cuts; n++) {
-		oracle_restart(&b.load.oracle, b.found);
 		one(&b);
 		survey(&b);
 		if (oracle_judge(&b.load.oracle, b.found) || b.load.wrong)
 			break;
+		oracle_restart(&b.load.oracle, b.found);
+		load_rewind(&b.load);
+		if (load_sum(&b.load, offsetof(struct hand, full)))
+			refill(&b);
 	}
 	b.full = load_sum(&b.load, offsetof(struct hand, full));
 	if (n < cuts)
 		printf("FAILED: cut %ld of seed %s\n", n, argv[4]);
 	else
 		detach(&b, 0);
-	printf("cuts=%ld deeds=%llu load=%llu create=%llu remove=%llu nospace=%llu\n",
+	printf("cuts=%ld deeds=%llu load=%llu create=%llu remove=%llu nospace=%llu refills=%llu\n",
 	       n < cuts ? n + 1 : n, (unsigned long long)b.deeds, (unsigned long long)b.loads,
 	       (unsigned long long)b.creates, (unsigned long long)b.removes,
-	       (unsigned long long)b.full);
+	       (unsigned long long)b.full, (unsigned long long)b.refills);
 	return n < cuts;
 }
