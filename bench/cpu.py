@@ -1,13 +1,14 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0
-"""Writes down, every few milliseconds, how much processor time a guest has used.
+"""Puts a guest ahead of what else may run, and writes down, every few
+milliseconds, how much processor time it has used.
 
     bench/cpu.py FILE PID
 
 The guest is User-Mode Linux: one process is its kernel, its children are the
 guest's own processes. Time on the clock tells little of a run when somebody
 else had the processor; the time that it ran tells what it cost all the same.
-Runs ahead of everything else, and hardly at all.
+This runs ahead of everything, and hardly at all.
 """
 
 import os
@@ -34,8 +35,19 @@ def children(pid):
     return found
 
 
+def put_ahead(pid):
+    """Where each session is a group for the scheduler, niceness counts within
+    one alone: the group has its own. User-Mode Linux makes itself a session."""
+    path = f"/proc/{pid}/autogroup"
+    time.sleep(0.1)
+    if os.path.exists(path):
+        with open(path, "w", encoding="ascii") as f:
+            f.write("-20")
+
+
 def main():
     name, pid = sys.argv[1], int(sys.argv[2])
+    put_ahead(pid)
     os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(50))
     used, gone, pids = {}, 0, [pid]
     with open(name, "w", encoding="ascii", buffering=1 << 16) as out:

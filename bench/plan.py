@@ -35,7 +35,22 @@ CASES = {
 # What a volatile cache below can change.
 WRITES = ["overwrite", "firstwrite", "rw7030", "firstwrite-512", "fsync1", "fsync64", "seqwrite-1m"]
 # Emulation is slow, and a witness alone.
-EMULATED = ["randread-unmapped", "randread-mapped", "overwrite", "firstwrite", "fsync1", "seqread-1m"]
+EMULATED = {
+    "none": [(case, "batch", 1) for case in ("randread-unmapped", "randread-mapped", "overwrite", "firstwrite",
+                                             "seqread-1m")],
+    "fua": [("fsync1", "qd1", 1)],
+}
+# What goes into six minutes, by processors and lower cache: what the goals name.
+QUICK = {
+    1: {
+        "none": [("randread-unmapped", "batch", 1), ("randread-mapped", "batch", 1), ("randread-mapped", "qd1", 1),
+                 ("overwrite", "batch", 1), ("seqread-1m", "batch", 1), ("firstwrite", "batch", 1),
+                 ("firstwrite-512", "batch", 1), ("fsync1", "qd1", 1)],
+        "fua": [("fsync1", "qd1", 1), ("fsync64", "qd1", 64)],
+        "nofua": [("fsync1", "qd1", 1)],
+    },
+    2: {"none": [(case, "batch", jobs) for case in ("randread-mapped", "overwrite", "firstwrite") for jobs in (1, 2)]},
+}
 # Parts of "fresh", each as large as half of another area.
 PARTS = 5
 
@@ -54,7 +69,7 @@ class Plan:
         self.tcg = args.env == "tcg2"
         self.cpus = 1 if args.env == "uml1" else 2
         self.quick = args.quick
-        self.reps = args.reps or (3 if args.quick or self.tcg else 10)
+        self.reps = args.reps or (3 if self.tcg or args.quick else 10)
         # Emulation writes as much in ten times the time.
         self.unit = (8 if self.tcg else 64) * MIB
         self.part = self.unit // 2
@@ -157,41 +172,26 @@ class Plan:
 
     def wanted(self, cache):
         """The runs with one kind of lower cache: case, depth, jobs."""
-        cases = list(CASES) if cache == "none" else WRITES
-        if self.tcg:
-            for case in EMULATED:
-                yield case, "qd1" if case == "fsync1" else "batch", 1
-            return
-        for case in cases:
+        if self.tcg or self.quick:
+            return (EMULATED if self.tcg else QUICK[self.cpus]).get(cache, [])
+        runs = []
+        for case in list(CASES) if cache == "none" else WRITES:
             if case.startswith("fsync"):
-                # Sixty-four threads take User-Mode Linux long to make.
-                if self.quick and case == "fsync64" and (cache != "fua" or self.cpus > 1):
-                    continue
-                yield case, "qd1", 64 if case == "fsync64" else 1
+                runs.append((case, "qd1", 64 if case == "fsync64" else 1))
                 continue
-            small = not case.endswith("1m")
-            if self.quick and cache != "none" and case != "firstwrite":
-                continue
-            yield case, "batch", 1
-            if not self.quick or case in ("randread-unmapped", "randread-mapped") and self.cpus == 1:
-                yield case, "qd1", 1
-            few = ("randread-mapped", "overwrite", "firstwrite")
-            if small and self.cpus > 1 and (not self.quick or cache == "none" and case in few):
-                yield case, "batch", 2
-                if not self.quick:
-                    yield case, "qd1", 2
+            many = [1, 2] if self.cpus > 1 and not case.endswith("1m") else [1]
+            runs += [(case, depth, jobs) for depth in ("batch", "qd1") for jobs in many]
+        return runs
 
     def caches(self):
-        if self.tcg or self.quick and self.cpus > 1:
-            return ["none"]
-        return ["none", "fua", "nofua"]
+        return [cache for cache in ("none", "fua", "nofua") if self.wanted(cache)]
 
     def all(self):
         self.prepare()
         for cache in self.caches():
-            runs = list(self.wanted(cache))
+            runs = self.wanted(cache)
             # What leaves the devices as they are goes first.
-            runs.sort(key=lambda run: CASES[run[0]] == "fresh")
+            runs = sorted(runs, key=lambda run: CASES[run[0]] == "fresh")
             self.steps += [f"cache {cache}", "reset", "fio prepare-mapped", "fio prepare-mixed"]
             for case, depth, jobs in runs:
                 self.case(case, depth, jobs, cache)

@@ -83,6 +83,7 @@ for env in $ENVS; do
 	*) die "no environment $env: uml1 uml2 tcg2" ;;
 	esac
 done
+mapfile -t builds < <(printf '%s\n' "${builds[@]}" | sort -u)
 "$TOP/scripts/build.sh" "${builds[@]}"
 quiet=yes
 is_quiet || quiet=no
@@ -91,11 +92,6 @@ if [ "$quiet" = no ] && [ -z "$QUICK$NOISY" ]; then
 fi
 [ "$quiet" = yes ] || say "the machine is not quiet: the figures are marked as noisy"
 start=$SECONDS
-# Ahead of what else may run. Where each session is a group for the scheduler,
-# niceness counts within one alone: the group has its own.
-ahead() { [ ! -w /proc/self/autogroup ] || echo "$1" >/proc/self/autogroup; }
-trap 'ahead 0' EXIT
-ahead -20
 for env in $ENVS; do
 	rm -rf "$work/plan-$env"
 	stage "bench $env" one_env

@@ -104,7 +104,9 @@ class Run:
         # The sides of a mix run side by side.
         ms = max(read["runtime"], write["runtime"])
         if not self.ios or not ms:
-            raise ValueError(f"fio's section {job['jobname']} of {case} did nothing")
+            # On a very busy machine the time can be over before the first I/O.
+            self.rate = 0
+            return
         self.rate = self.ios * 1000 / ms
         self.p99 = p99_us(job, case)
         start = job["job_start"] * 1000000
@@ -121,9 +123,13 @@ def pair(runs, value):
         if run.device == "raw":
             others = [value(r) for r in runs
                       if r.device == "raw" and r.rep == run.rep and r is not run]
+            if not others:
+                continue
             ratio = value(run) / median(others)
         else:
             beside = [r for r in runs[max(i - 1, 0):i + 2] if r.device == "raw" and r.rep == run.rep]
+            if not beside:
+                continue
             ratio = value(run) / value(beside[0])
         ratios.setdefault(run.device, []).append(ratio)
     return ratios
@@ -144,7 +150,7 @@ def cells_of(env, folder):
         said = json.loads(text[text.index("{"):])
         runs = [Run(job, case, stats, cpu) for job in said["jobs"]
                 if not job["jobname"].endswith((".before", ".after"))]
-        groups.setdefault((cache, case, depth, int(jobs)), []).extend(runs)
+        groups.setdefault((cache, case, depth, int(jobs)), []).extend(r for r in runs if r.rate)
     cells = []
     for (cache, case, depth, jobs), runs in groups.items():
         runs.sort(key=lambda r: (r.rep, r.place))

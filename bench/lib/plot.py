@@ -23,7 +23,7 @@ text { font: 13px system-ui, sans-serif } .title { font-weight: 600; font-size: 
   .grid { stroke: #2c3238 } .one { stroke: #7d858d }
 }
 """
-LEFT, WIDE, RIGHT, ROW, TOP = 210, 620, 30, 58, 92
+LEFT, WIDE, RIGHT, ROW, TOP = 210, 640, 30, 66, 112
 
 
 def shape(kind, x, y, colour):
@@ -54,14 +54,15 @@ def axis(most, height):
 def legend():
     out = []
     for n, (colour, kind, name) in enumerate(MARKS.values()):
-        x = 20 + n * 138
-        out.append(shape(kind, x, 54, colour))
-        out.append(f'<text x="{x + 11}" y="58" class="fg">{name}</text>')
+        x = 20 + n * 144
+        out.append(shape(kind, x, 76, colour))
+        out.append(f'<text x="{x + 11}" y="80" class="fg">{name}</text>')
     return out
 
 
 def row(key, cells, y, scale):
-    out = [f'<text x="{LEFT - 14}" y="{y + 4}" text-anchor="end" class="fg">{label(key)}</text>']
+    out = [f'<line x1="{LEFT}" x2="{LEFT + WIDE}" y1="{y + 33}" y2="{y + 33}" class="grid"/>',
+           f'<text x="{LEFT - 14}" y="{y + 4}" text-anchor="end" class="fg">{label(key)}</text>']
     for n, (device, (colour, kind, name)) in enumerate(MARKS.items()):
         c = cells[device]
         at = y - 20 + n * 8
@@ -86,7 +87,8 @@ def plot(env, cache, rows):
     out = [f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" '
            f'width="{width}" height="{height}" role="img">',
            f"<style>{STYLE}</style>", f'<rect width="{width}" height="{height}" class="bg"/>',
-           f'<text x="14" y="28" class="fg title">Ratio to the raw leaf. {ENVS[env]}; {CACHES[cache]}</text>']
+           f'<text x="14" y="26" class="fg title">Ratio to the raw leaf: to the right is faster</text>',
+           f'<text x="14" y="48" class="dim">{ENVS[env]}; {CACHES[cache]}; whiskers: quartiles</text>']
     out += legend() + axis(most, height)
     for n, (key, cells) in enumerate(sorted(rows.items())):
         out += row(key, cells, TOP + n * ROW + 22, scale)
