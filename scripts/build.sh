@@ -54,6 +54,9 @@ build_programs() {
 	for source in "$TOP"/tests/vm/src/*.c; do
 		[ -e "$source" ] || continue
 		program=$BUILD/programs/$(basename "$source" .c)
+		# Made since this, and all headers, were last changed.
+		[ -e "$program" ] && [ -z "$(find "$source" "$TOP"/tests/vm/src/*.h "$TOP/include" \
+			"$TOP/scripts/build.sh" -newer "$program")" ] && continue
 		gcc -O2 -Wall -Wextra -Werror -static -I"$TOP/include" -o "$program" "$source"
 	done
 }
