@@ -165,7 +165,7 @@ impl WorkItem<2> for Union {
     fn run(this: Arc<Union>) {
         // Before the look, and seen before it: a mapping that the look misses finds it, see `arm`.
         let _ = this.armed.xchg(false, Full);
-        if !this.is_clean() && this.commit().is_ok() {
+        if !this.is_clean() && this.commit_dirty().is_ok() {
             Union::tidy(this.as_arc_borrow());
         }
     }
@@ -263,11 +263,23 @@ impl Union {
 
     /// Makes durable what has completed. Process context.
     fn commit(&self) -> Result {
+        self.commit_with(&mut self.metadata.lock())
+    }
+
+    /// The same, unless another commit has done it by now: nobody asked for a flush. Process context.
+    fn commit_dirty(&self) -> Result {
         let mut guard = self.metadata.lock();
-        let Metadata { committer, buffer } = &mut *guard;
+        if guard.committer.is_clean(&self.map) {
+            return Ok(());
+        }
+        self.commit_with(&mut guard)
+    }
+
+    fn commit_with(&self, metadata: &mut Metadata) -> Result {
+        let Metadata { committer, buffer } = metadata;
         self.allocator.lock().begin_commit();
         let done = committer.commit(&self.map, &mut LeafDisk::new(&self.leaf, buffer));
-        self.settle(&guard, Step::Commit, done)
+        self.settle(metadata, Step::Commit, done)
     }
 
     /// Frees the slabs whose emptying a commit has made durable. Process context; waits for all
