@@ -1,9 +1,10 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
-# Device tests in a guest: all of them share one boot of the stock kernel.
+# Device tests in a guest: those of a group share one boot of the stock kernel.
 #   tests/run-vm.sh [unionblk | unionblk/003 | selftest]...
 #   KERNEL=kunit tests/run-vm.sh    on the kernel with lockdep and kmemleak
 #   tests/run-vm.sh scale           in a guest of 3 GiB with large, sparse disks
+#   tests/run-vm.sh memory          in a guest of little memory, with two disks
 . "$(dirname "$0")/../scripts/lib.sh"
 [ -n "${UNIONBLK_IN_ROOT:-}" ] || exec "$TOP/scripts/in-root.sh" tests/run-vm.sh "$@"
 
@@ -19,6 +20,14 @@ case "$*" in
 		options+=(-d "$BUILD/scale-${disk%:*}.img")
 	done
 	options+=(-m 3072 -n "scale-$kernel")
+	;;
+*memory*)
+	for disk in root leaf; do
+		rm -f "$BUILD/memory-$disk.img"
+		truncate -s 2G "$BUILD/memory-$disk.img"
+		options+=(-d "$BUILD/memory-$disk.img")
+	done
+	options+=(-m 512 -n "memory-$kernel")
 	;;
 *) options+=(-m 1536) ;;
 esac

@@ -121,11 +121,16 @@ stage_vm() {
 		[ "$code $(tail -n 1 <<<"$out")" = "1 2 passed, 3 failed, 1 skipped" ]
 	[ "$failed" = 0 ] || printf '%s\n' "$out"
 	device_tests stock
+	# With little memory: in a smaller guest.
+	device_tests stock memory
 }
 # Many unions, large ones, and many lives of one: in a larger guest.
 stage_scale() { device_tests stock scale; }
 # The same as vm on the kernel that checks locking and looks for leaks.
-stage_lockdep() { device_tests kunit; }
+stage_lockdep() {
+	device_tests kunit
+	device_tests kunit memory
+}
 
 device_tests() {
 	local code=0
