@@ -65,6 +65,9 @@ int main(int argc, char **argv)
 		perror("mmap");
 		return 1;
 	}
+	/* A page wanted is a page read: what lies around it would push others out. */
+	if (madvise(memory, pages * PAGE, MADV_RANDOM))
+		perror("madvise");
 	dirty(1, 1);
 	bad = wrong(1, 1, 1);
 	dirty(2, 3);
