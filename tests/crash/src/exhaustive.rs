@@ -115,10 +115,11 @@ fn sequence(job: &Job, ops: &[Op], judge: &mut Judge) -> Result<(), String> {
         return Ok(());
     };
     let mut world = job.ground.world(job.reveal)?;
+    let unlike = |e: String| format!("\n  {e}");
     for op in before {
-        world.run(op)?;
+        world.run(op).map_err(unlike)?;
     }
-    let points = world.step(last)?;
+    let points = world.step(last).map_err(unlike)?;
     judge.counters.lives += 1;
     for (n, point) in points.iter().enumerate() {
         judge.point(n, point)?;

@@ -24,20 +24,21 @@ pub fn lead(ground: &Ground, reveal: bool, ops: &[Op], judge: &mut Judge) -> Res
     while let Some((n, op)) = rest.next() {
         let done = &ops[..=n];
         let told = |e: String| format!("{} {} {e}", ground.word(reveal), line(done));
+        let unlike = |e: String| told(format!("\n  {e}"));
         if matches!(op, Op::Cut(..) | Op::Again(..) | Op::Rot) {
             continue;
         }
         if let Some((_, Op::Rot)) = rest.peek() {
-            let points = world.step(op).map_err(told)?;
+            let points = world.step(op).map_err(unlike)?;
             let end = points.last().ok_or("no point")?;
             rot::all(judge, end, &world.before_commit).map_err(told)?;
             continue;
         }
         let Some((_, Op::Cut(at, landed))) = rest.peek() else {
-            world.run(op).map_err(told)?;
+            world.run(op).map_err(unlike)?;
             continue;
         };
-        let points = world.step(op).map_err(told)?;
+        let points = world.step(op).map_err(unlike)?;
         for (n, point) in points.iter().enumerate() {
             judge.point(n, point).map_err(told)?;
         }
