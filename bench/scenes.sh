@@ -33,6 +33,7 @@ make_package
 nice -n -20 "$TOP/scripts/uml.sh" -n scenes -m 6144 -c 1 -t 3600 -a "ubd0r=$image" \
 	-f "$TOP/bench/guest:guest" -f "$work/work.deb" \
 	-f "$BUILD/cargo/x86_64-unknown-linux-gnu/release/ubctl" \
+	-w "python3 -B $TOP/bench/cpu.py $work/cpu-scenes" \
 	-f "$BUILD/kmod-bench-um/unionblk.ko" -- bash guest/scenes.sh "$@" | tee "$work/scenes.out"
 [ "${PIPESTATUS[0]}" = 0 ] || die "a scene failed"
 python3 -B "$TOP/bench/scenes.py" "$work/scenes.out" "$file"

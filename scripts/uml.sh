@@ -93,7 +93,7 @@ if [ "$code" = 124 ] || [ "$code" = 137 ]; then
 fi
 status=$(sed -n 's/^exit \([0-9]*\).*/\1/p' "$shared/status" 2>/dev/null || true)
 if [ -z "$status" ]; then
-	say "the guest died before its command ended; the end of its console:" >&2
+	say "the guest died (status $code) before its command ended; the end of its console:" >&2
 	tail -n 40 "$console" >&2
 	exit 125
 fi
