@@ -41,6 +41,17 @@ fn of_slabs_that_had_no_home() {
     assert_eq!(u.allocator.settle(&u.map, 160, 1), Ok(()));
 }
 
+/// The same on two pages of the table, where no space is to be had.
+#[test]
+fn of_slabs_without_homes_on_two_pages() {
+    let (_, mut u) = fresh(wide());
+    for slab in [3, 1500] {
+        u.empty(slab..slab + 1, Base::Zero).unwrap();
+    }
+    u.flush().unwrap();
+    assert_eq!(states(&u, [3, 1500]), [Emptied::No; 2]);
+}
+
 /// Slabs whose entries lie on two pages, and slabs that leave with nothing to advance.
 #[test]
 fn of_slabs_on_two_pages() {

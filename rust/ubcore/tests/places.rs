@@ -1,0 +1,55 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Where a slab goes when another place than the first free one continues its neighbours.
+
+mod sim;
+
+use sim::disk::SimDisk;
+use sim::union::{format, SimUnion};
+use ubcore::geometry::Geometry;
+use ubcore::map::Base;
+
+const GROUP: u32 = 16;
+
+/// Groups 5, 9, 20, 30 and 40 of the root lie in the leaf's first five; two of those are free again.
+fn gaps() -> SimUnion {
+    let g = Geometry::new(64_000, 64_000, 2048 + 2000 * 32, 32, 32).unwrap();
+    let mut disk = SimDisk::new();
+    format(&mut disk, g);
+    let mut u = SimUnion::attach_to(&disk, &g).unwrap();
+    for (n, group) in (0..).zip([5, 9, 20, 30, 40]) {
+        assert_eq!(home(&mut u, group * GROUP + 2), n * GROUP + 2);
+    }
+    for group in [9, 30] {
+        u.empty(group * GROUP..(group + 1) * GROUP, Base::Root)
+            .unwrap();
+    }
+    u.flush().unwrap();
+    assert_eq!(u.allocator.used(), 3);
+    u
+}
+
+fn home(u: &mut SimUnion, slab: u32) -> u32 {
+    u.write(u64::from(slab) * 32, 1, 1, true).unwrap();
+    u.map.entry(slab).leaf.unwrap()
+}
+
+#[test]
+fn behind_the_group_before() {
+    let mut u = gaps();
+    assert_eq!(home(&mut u, 41 * GROUP + 7), 5 * GROUP + 7);
+}
+
+#[test]
+fn before_the_group_behind() {
+    let mut u = gaps();
+    assert_eq!(home(&mut u, 39 * GROUP + 7), 3 * GROUP + 7);
+}
+
+#[test]
+fn the_first_free_group_otherwise() {
+    let mut u = gaps();
+    assert_eq!(home(&mut u, 60 * GROUP + 7), GROUP + 7);
+    // The place behind group 5 is one that has been begun by now.
+    assert_eq!(home(&mut u, 6 * GROUP), 3 * GROUP);
+}
