@@ -76,6 +76,9 @@ code=0
 TMPDIR=/tmp timeout -k 5 "$limit" "$image" "mem=${mem}M" "initrd=$work/initrd" seccomp=on "ncpus=$cpus" \
 	con=null con0=null,fd:1 panic=-1 loglevel=7 $words </dev/null >"$console" 2>&1 &
 guest=$!
+# Whoever ends this ends the guest.
+trap 'kill "$guest" 2>/dev/null || true; rm -rf "$work"' EXIT
+trap 'exit 143' TERM INT HUP
 if [ -n "$watch" ]; then
 	# The kernel is timeout's only child, soon.
 	while kernel_pid=$(cat "/proc/$guest/task/$guest/children") && [ -z "$kernel_pid" ]; do sleep 0.01; done
