@@ -256,11 +256,15 @@ u32 ub_disk_openers(struct gendisk *disk)
 /*
  * The outer plug's time stamp belongs to the stretch before: it may be stale by
  * the end, and the flag that would have had it renewed is the inner plug's.
+ * The flag goes first: a task that is preempted with the flag and no plug has
+ * the scheduler write to the plug that is not there.
  */
 struct blk_plug *ub_plug_begin(struct blk_plug *plug)
 {
 	struct blk_plug *outer = current->plug;
 
+	current->flags &= ~PF_BLOCK_TS;
+	barrier();
 	current->plug = NULL;
 	blk_start_plug(plug);
 	return outer;
