@@ -135,6 +135,9 @@ device_tests() {
 	KERNEL=$1 tests/run-vm.sh ${2:+"$2"} | tee "$BUILD/log/vm-tests.out" || code=$?
 	if tail -n 1 "$BUILD/log/vm-tests.out" | grep -qE '^[0-9]+ passed, [0-9]+ failed'; then
 		add_counts "$(tail -n 1 "$BUILD/log/vm-tests.out")"
+	else
+		# It did not come to a test at all.
+		failed=$((failed + 1))
 	fi
 	# The guest died, or ran out of time.
 	[ $code -le 1 ] || failed=$((failed + 1))
