@@ -45,7 +45,7 @@ help:
 	@echo
 	@echo 'Measuring:'
 	@echo '  make bench           beside dm-linear, dm-snapshot, dm-thin and dm-clone, into'
-	@echo '                       bench/results; QUICK=1 for less than six minutes'
+	@echo '                       bench/results; QUICK=1: fewer cases and repetitions'
 	@echo
 	@echo 'Building:'
 	@echo '  make modules tools   unionblk.ko and ubctl, in the build root'

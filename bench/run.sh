@@ -3,7 +3,7 @@
 # What `make bench` runs: the driver and its peers in one boot, by turns, in
 # User-Mode Linux with one and two processors and, unless quick, in QEMU's
 # emulation of the stock kernel, and the scenes of scenes.sh. Writes bench/results.
-#   QUICK=1      few repetitions and cases, under six minutes
+#   QUICK=1      few repetitions and cases
 #   ENVS="uml1"  these environments alone: uml1 uml2 tcg2
 #   REPS=20      repetitions (default: 10, quick 3)
 #   SCENES=""    which scenes (default: all, quick none)
