@@ -32,7 +32,10 @@ use crate::{
         LeafDisk,
         Metadata, //
     },
-    stats::Stats,
+    stats::{
+        Committed,
+        Stats, //
+    },
     ubcore::{
         abi,
         alloc::Allocator,
@@ -291,7 +294,7 @@ fn load(
     let durable = committer.committed();
     let events = os(Events::new())?;
     let stats = Stats::new();
-    stats.publish(&committer);
+    stats.publish(&Committed::of(&committer));
     let union = os(Arc::pin_init(
         try_pin_init!(Union {
             map,

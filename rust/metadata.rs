@@ -15,6 +15,7 @@ use crate::{
     error::number,
     events::Step,
     queue,
+    stats::Committed,
     ubcore::{
         abi,
         commit::{
@@ -350,10 +351,11 @@ impl Union {
     fn settle(&self, metadata: &Metadata, step: Step, done: Result) -> Result {
         let committed = metadata.committer.committed();
         let changes = committed.wrapping_sub(self.durable.load(Relaxed));
-        let before = self.stats.committed();
-        self.stats.publish(&metadata.committer);
-        let after = self.stats.committed();
-        self.events.step_ended(step, &before, &after, changes, done);
+        // The event first: whoever sees the counters finds it in the trace.
+        let after = Committed::of(&metadata.committer);
+        self.events
+            .step_ended(step, &self.stats.committed(), &after, changes, done);
+        self.stats.publish(&after);
         match done {
             Ok(()) => self.durable.store(committed, Release),
             Err(e) => {

@@ -18,14 +18,29 @@ pub(crate) struct Stats {
     journal_used: Atomic<u32>,
 }
 
-/// What the committer had counted when it last published.
+/// What a committer has counted.
 pub(crate) struct Committed {
+    /// Commits that wrote something.
+    pub(crate) commits: u64,
     /// Checkpoints.
     pub(crate) checkpoints: u64,
     /// Journal blocks written.
     pub(crate) journal_written: u64,
     /// Journal blocks in use.
     pub(crate) journal_used: u32,
+}
+
+impl Committed {
+    /// What it has counted by now. Under its lock.
+    pub(crate) fn of(committer: &UnionCommitter) -> Self {
+        let counters = committer.counters();
+        Committed {
+            commits: counters.commits,
+            checkpoints: counters.checkpoints,
+            journal_written: counters.journal_written,
+            journal_used: committer.journal_used(),
+        }
+    }
 }
 
 impl Stats {
@@ -41,18 +56,17 @@ impl Stats {
     }
 
     /// Takes over the committer's own counters. Under its lock.
-    pub(crate) fn publish(&self, committer: &UnionCommitter) {
-        let counters = committer.counters();
-        self.commits.store(counters.commits, Relaxed);
-        self.checkpoints.store(counters.checkpoints, Relaxed);
-        self.journal_written
-            .store(counters.journal_written, Relaxed);
-        self.journal_used.store(committer.journal_used(), Relaxed);
+    pub(crate) fn publish(&self, now: &Committed) {
+        self.commits.store(now.commits, Relaxed);
+        self.checkpoints.store(now.checkpoints, Relaxed);
+        self.journal_written.store(now.journal_written, Relaxed);
+        self.journal_used.store(now.journal_used, Relaxed);
     }
 
     /// What was published last.
     pub(crate) fn committed(&self) -> Committed {
         Committed {
+            commits: self.commits(),
             checkpoints: self.checkpoints(),
             journal_written: self.journal_written(),
             journal_used: self.journal_used(),

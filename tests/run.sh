@@ -193,6 +193,17 @@ run_stage() {
 	fi
 	printf '   %s: %s (%d s)\n' "$name" "$last" $((SECONDS - start))
 	add_counts "$last"
+	grep -q ' 0 failed' <<<"$last" || failed_stages+=("$name")
+}
+
+# Once more at the end, where it is looked for: of each stage what failed, and why.
+what_failed() {
+	local name
+	for name; do
+		printf -- '-- %s: what failed (all of it in build/log/test-%s.log)\n' "$name" "$name"
+		grep -aE -A 12 '^FAILED|\[failed\]|^---- .* stdout|^error(\[|:)|panicked at' "$BUILD/log/test-$name.log" |
+			head -n 60 || tail -n 20 "$BUILD/log/test-$name.log"
+	done
 }
 
 # shellcheck disable=SC2031 # run_stage's counters are these, its subshells' are not
@@ -203,7 +214,9 @@ main() {
 	for name; do
 		declare -F "stage_$name" >/dev/null || die "no stage $name: ${stages[*]}"
 	done
+	failed_stages=()
 	for name; do run_stage "$name"; done
+	what_failed "${failed_stages[@]}"
 	printf 'tests took %d s\n' $((SECONDS - began))
 	printf '%d passed, %d failed' $passed $failed
 	[ $skipped = 0 ] || printf ', %d skipped' $skipped
