@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: GPL-2.0
 """Writes what a guest shall do: fio job files, and the steps that use them.
 
-    bench/plan.py --env uml1|uml2|tcg2 [--quick] [--reps N] FOLDER
+    bench/plan.py --env uml1|uml2|tcg2 [--quick] [--reps N] [--cases NAME,NAME] FOLDER
 
 A repetition is one fio process whose sections run one after another: a raw run
 stands beside each other device's, so that what drifts, drifts for both.
@@ -69,6 +69,7 @@ class Plan:
         self.tcg = args.env == "tcg2"
         self.cpus = 1 if args.env == "uml1" else 2
         self.quick = args.quick
+        self.cases = args.cases.split(",") if args.cases else list(CASES)
         self.reps = args.reps or (3 if self.tcg or args.quick else 10)
         # Emulation writes as much in ten times the time.
         self.unit = (8 if self.tcg else 64) * MIB
@@ -172,6 +173,9 @@ class Plan:
 
     def wanted(self, cache):
         """The runs with one kind of lower cache: case, depth, jobs."""
+        return [run for run in self.all_of(cache) if run[0] in self.cases]
+
+    def all_of(self, cache):
         if self.tcg or self.quick:
             return (EMULATED if self.tcg else QUICK[self.cpus]).get(cache, [])
         runs = []
@@ -203,11 +207,15 @@ def main():
     parser.add_argument("--env", required=True, choices=["uml1", "uml2", "tcg2"])
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--reps", type=int)
+    parser.add_argument("--cases", metavar="NAME,NAME", help="these cases alone")
     parser.add_argument("--profile", metavar="CASE", help="this case alone, for bench/profile.sh")
     parser.add_argument("--depth", default="batch")
     parser.add_argument("--seconds", type=int, default=5)
     parser.add_argument("folder")
     args = parser.parse_args()
+    for name in (args.cases or "").split(","):
+        if name and name not in CASES:
+            parser.error(f"no case {name}: {' '.join(CASES)}")
     os.makedirs(args.folder, exist_ok=True)
     plan = Plan(args)
     if args.profile:

@@ -5,6 +5,7 @@
 # emulation of the stock kernel, and the scenes of scenes.sh. Writes bench/results.
 #   QUICK=1      few repetitions and cases
 #   ENVS="uml1"  these environments alone: uml1 uml2 tcg2
+#   CASES=randread-mapped,overwrite   these cases alone
 #   REPS=20      repetitions (default: 10, quick 3)
 #   SCENES=""    which scenes (default: all, quick none)
 #   NOISY=1      go on although the machine is not quiet
@@ -33,11 +34,11 @@ if [ -z "${UNIONBLK_IN_ROOT:-}" ]; then
 	commit=$(git -C "$TOP" rev-parse --short=12 HEAD 2>/dev/null || echo unknown)
 	[ -z "$(git -C "$TOP" status --porcelain -- rust tools Kbuild include 2>/dev/null)" ] || commit=$commit-dirty
 	printf '%s\n' "$commit" >"$work/commit"
-	printf '%s\n' "${QUICK:-}" "${ENVS:-}" "${REPS:-}" "${NOISY:-}" "${RESULTS:-}" \
+	printf '%s\n' "${QUICK:-}" "${ENVS:-}" "${CASES:-}" "${REPS:-}" "${NOISY:-}" "${RESULTS:-}" \
 		"${SCENES-$([ -n "${QUICK:-}" ] || echo files change many large)}" >"$work/asked"
 	exec "$TOP/scripts/in-root.sh" bench/run.sh
 fi
-{ read -r QUICK; read -r ENVS; read -r REPS; read -r NOISY; read -r RESULTS; read -r SCENES; } <"$work/asked"
+{ read -r QUICK; read -r ENVS; read -r CASES; read -r REPS; read -r NOISY; read -r RESULTS; read -r SCENES; } <"$work/asked"
 results=${RESULTS:-bench/results}
 [ -n "$ENVS" ] || ENVS=$([ -n "$QUICK" ] && echo uml1 uml2 || echo uml1 uml2 tcg2)
 
@@ -68,7 +69,7 @@ run_tcg() {
 }
 
 one_env() {
-	python3 -B "$TOP/bench/plan.py" --env "$env" ${QUICK:+--quick} ${REPS:+--reps "$REPS"} "$work/plan-$env"
+	python3 -B "$TOP/bench/plan.py" --env "$env" ${QUICK:+--quick} ${REPS:+--reps "$REPS"} ${CASES:+--cases "$CASES"} "$work/plan-$env"
 	case $env in
 	tcg*) run_tcg ;;
 	*) run_uml ;;

@@ -371,6 +371,25 @@ impl<D: Driver> Drop for Disk<D> {
     }
 }
 
+/// The most requests that a plug takes, `BLK_MAX_REQUEST_COUNT`.
+const PLUG_MAX: u16 = 32;
+
+/// How long a list of requests is, at most `limit`.
+///
+/// # Safety
+///
+/// The list must be the caller's.
+unsafe fn length(mut rq: *mut bindings::request, limit: u16) -> u16 {
+    let mut n = 0;
+
+    while !rq.is_null() && n < limit {
+        n += 1;
+        // SAFETY: A request on the caller's list.
+        rq = unsafe { (*rq).__bindgen_anon_1.rq_next };
+    }
+    n
+}
+
 /// The operations of a driver's disks, as C calls them.
 struct Operations<D: Driver>(PhantomData<D>);
 
@@ -416,8 +435,10 @@ impl<D: Driver> Operations<D> {
         // they gather in a plug of ours, to go down together when it ends.
         // SAFETY: blk-mq hands in a valid list, which is ours to change.
         let mut next = unsafe { core::mem::take(&mut *list) }.head;
+        // SAFETY: As above; nobody else changes it.
+        let count = unsafe { length(next, PLUG_MAX) };
 
-        Plug::with(|| {
+        Plug::with(count, || {
             while !next.is_null() {
                 let rq = next;
                 // SAFETY: The request is on a list that is ours, so it is there, and so is its

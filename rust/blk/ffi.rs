@@ -9,6 +9,7 @@ use kernel::{
     ffi::{
         c_char,
         c_int,
+        c_ushort,
         c_void, //
     },
 };
@@ -102,7 +103,10 @@ extern "C" {
     pub(super) fn ub_noio_restore(flags: u32);
     pub(super) fn ub_bdev_owner(bdev: *mut bindings::block_device) -> *mut bindings::module;
 
-    pub(super) fn ub_plug_begin(plug: *mut bindings::blk_plug) -> *mut bindings::blk_plug;
+    pub(super) fn ub_plug_begin(
+        plug: *mut bindings::blk_plug,
+        requests: c_ushort,
+    ) -> *mut bindings::blk_plug;
     pub(super) fn ub_plug_end(plug: *mut bindings::blk_plug, outer: *mut bindings::blk_plug);
 
     pub(super) fn ub_trace_first_write(disk: *mut bindings::gendisk, sector: u64, sectors: u32);

@@ -259,7 +259,7 @@ u32 ub_disk_openers(struct gendisk *disk)
  * The flag goes first: a task that is preempted with the flag and no plug has
  * the scheduler write to the plug that is not there.
  */
-struct blk_plug *ub_plug_begin(struct blk_plug *plug)
+struct blk_plug *ub_plug_begin(struct blk_plug *plug, unsigned short requests)
 {
 	struct blk_plug *outer = current->plug;
 
@@ -267,6 +267,8 @@ struct blk_plug *ub_plug_begin(struct blk_plug *plug)
 	barrier();
 	current->plug = NULL;
 	blk_start_plug(plug);
+	/* The first who wants a request gets so many at once, for those after. */
+	plug->nr_ios = requests;
 	return outer;
 }
 

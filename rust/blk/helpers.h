@@ -50,7 +50,7 @@ void ub_disk_get(struct gendisk *disk);
 void ub_disk_event(struct gendisk *disk, const char *variable);
 void *ub_disk_data(struct device *dev);
 
-struct blk_plug *ub_plug_begin(struct blk_plug *plug);
+struct blk_plug *ub_plug_begin(struct blk_plug *plug, unsigned short requests);
 void ub_plug_end(struct blk_plug *plug, struct blk_plug *outer);
 
 void ub_trace_first_write(struct gendisk *disk, u64 sector, u32 sectors);

@@ -27,8 +27,10 @@ pub(super) struct Plug {
 }
 
 impl Plug {
-    /// Runs `f` with the plug. Process context.
-    pub(super) fn with<R>(f: impl FnOnce() -> R) -> R {
+    /// Runs `f` with the plug. About so many `requests` will be made, 1 to 32: the first to be made
+    /// takes tags for all, if they go to its device, and what is not used goes back at the end.
+    /// Process context.
+    pub(super) fn with<R>(requests: u16, f: impl FnOnce() -> R) -> R {
         let mut plug = Self {
             plug: MaybeUninit::uninit(),
             outer: core::ptr::null_mut(),
@@ -36,7 +38,7 @@ impl Plug {
         };
         // INVARIANT: Set just now; the value stays where it is until it is dropped, at the end.
         // SAFETY: The plug is ours to write; it is taken away again before it goes.
-        plug.outer = unsafe { ffi::ub_plug_begin(plug.plug.as_mut_ptr()) };
+        plug.outer = unsafe { ffi::ub_plug_begin(plug.plug.as_mut_ptr(), requests) };
         f()
     }
 }
