@@ -10,19 +10,20 @@
 use crate::{
     blk::{
         digest::Sha256,
-        grace::Grace,
         workqueue::OwnedQueue,
         BlockDevice,
         Disk,
         IoBuffer,
         Limits,
-        RequestList, //
+        RequestList,
+        Tags, //
     },
     error::{
         open,
         os, //
     },
     events::Events,
+    grace::Grace,
     memory::{
         MapMemory,
         Reserve, //
@@ -119,8 +120,8 @@ pub(crate) struct Union {
     pub(crate) stalled: RequestList<Union>,
     /// Requests that had no memory for all of their lower bios: a part of each has completed.
     pub(crate) rests: RequestList<Union>,
-    /// Requests in flight that have looked something up in the map.
-    #[pin]
+    /// Its requests, and when those in flight have looked something up in the map.
+    pub(crate) tags: Arc<Tags<Union>>,
     pub(crate) grace: Grace,
     /// What is discarded shows the root again.
     pub(crate) reveal: bool,
@@ -258,6 +259,7 @@ fn load(
     root: BlockDevice,
     leaf: BlockDevice,
     shared: &Shared,
+    tags: Arc<Tags<Union>>,
     asked_read_only: bool,
     paths: [&CStr; 2],
 ) -> Result<(Arc<Union>, Limits)> {
@@ -316,7 +318,8 @@ fn load(
             waiting: RequestList::new(),
             stalled: RequestList::new(),
             rests: RequestList::new(),
-            grace <- Grace::new(),
+            tags,
+            grace: Grace::new(),
             reveal,
             stats,
             allocator <- new_mutex!(allocator, "unionblk allocator"),
@@ -354,7 +357,8 @@ impl Attached {
     ) -> Result<Self> {
         let paths = [root, leaf];
         let (root, leaf) = open_pair(root, leaf, !read_only)?;
-        let (union, limits) = load(id, root, leaf, shared, read_only, paths)?;
+        let tags = os(Tags::new(queues, QUEUE_DEPTH))?;
+        let (union, limits) = load(id, root, leaf, shared, tags.clone(), read_only, paths)?;
         let sectors = union.geometry().union_sectors();
         let name = Name(id);
         let disk = os(Disk::new(
@@ -362,8 +366,7 @@ impl Attached {
             union.clone(),
             limits,
             sectors,
-            queues,
-            QUEUE_DEPTH,
+            tags,
         ))?;
         let mut attached = Attached { disk, union };
         if let Err(e) = attached.show(read_only) {

@@ -289,7 +289,7 @@ impl Union {
     /// R5: the record is durable; and nobody reads from or writes to the old homes any more.
     fn release(&self) {
         while self.begin_release() {
-            self.grace.wait();
+            self.grace.wait(&self.tags);
             self.discard_leaving();
             let mut allocator = self.allocator.lock();
             allocator.end_release(&self.map);

@@ -37,11 +37,9 @@ use crate::{
 };
 use kernel::sync::ArcBorrow;
 
-/// A request's word. When its data is on the leaf, it still needs a commit.
+/// A request's word: when its data is on the leaf, it still needs a commit. The rest is
+/// [`crate::grace`]'s.
 const NEEDS_COMMIT: u64 = 1;
-/// It has begun a use of the grace, under the index that is the next bit.
-const IN_USE: u64 = 2;
-const INDEX: u64 = 4;
 
 impl Driver for Union {
     const ATTRIBUTES: Attributes<Self> = ATTRIBUTES;
@@ -58,7 +56,7 @@ impl Driver for Union {
         }
         let changed =
             status.is_ok() && rq.op() == Op::Write && this.map.mark(rq.sector(), rq.sectors());
-        leave(&this, &rq);
+        this.grace.leave(&rq);
         if !status.is_ok() {
             this.stats.io_error();
             rq.end(status);
@@ -116,20 +114,6 @@ pub(crate) fn resume(this: ArcBorrow<'_, Union>, rq: Request<Union>) {
     }
 }
 
-/// Begins a use of the map's homes: none is freed before the request completes.
-fn enter(union: &Union, rq: &Request<Union>) {
-    let index = u64::from(union.grace.enter());
-    rq.set_cookie(IN_USE | (index * INDEX));
-}
-
-fn leave(union: &Union, rq: &Request<Union>) {
-    let cookie = rq.cookie();
-    if cookie & IN_USE != 0 {
-        union.grace.exit(u32::from(cookie & INDEX != 0));
-        rq.set_cookie(cookie & NEEDS_COMMIT);
-    }
-}
-
 /// Ends a request that has done what it can: now, or with the next commit.
 fn end(this: ArcBorrow<'_, Union>, rq: Request<Union>) {
     if rq.cookie() & NEEDS_COMMIT != 0 {
@@ -142,7 +126,7 @@ fn end(this: ArcBorrow<'_, Union>, rq: Request<Union>) {
 
 /// Ends a request that could not be begun, or has it wait for slabs just emptied.
 fn fail(this: ArcBorrow<'_, Union>, rq: Request<Union>, e: Error) {
-    leave(&this, &rq);
+    this.grace.leave(&rq);
     match e {
         Error::Emptied => stall(this, rq),
         Error::Full => {
@@ -159,7 +143,7 @@ fn stall(this: ArcBorrow<'_, Union>, rq: Request<Union>) {
 }
 
 fn read(union: &Union, rq: Request<Union>) {
-    enter(union, &rq);
+    union.grace.enter(&rq);
     send_read(rq);
 }
 
@@ -172,7 +156,7 @@ fn send_read(rq: Request<Union>) {
 
 fn write(this: ArcBorrow<'_, Union>, rq: Request<Union>) {
     let (sector, sectors) = rq.rest();
-    enter(&this, &rq);
+    this.grace.enter(&rq);
     if let Err(e) = settle(&this, sector, sectors) {
         return fail(this, rq, e);
     }
@@ -275,27 +259,23 @@ fn zero_ends(union: &Union, sector: u64, sectors: u32) -> Result {
     Ok(())
 }
 
-/// Zeroes sectors of one slab, unless they are zero already.
+/// Zeroes sectors of one slab, unless they are zero already. In the worker that frees slabs: no
+/// home is freed meanwhile.
 fn zero_part(union: &Union, sector: u64, sectors: u32) -> Result {
-    let index = union.grace.enter();
-    let done = (|| {
-        if plan::read(&union.map, sector, sectors).all(|run| run.source == Source::Zero) {
-            return Ok(());
+    if plan::read(&union.map, sector, sectors).all(|run| run.source == Source::Zero) {
+        return Ok(());
+    }
+    settle(union, sector, sectors)?;
+    for run in plan::write(&union.map, sector, sectors) {
+        if let Source::Leaf(to) = run.source {
+            union
+                .leaf
+                .zero(to, u64::from(run.sectors))
+                .map_err(|_| Error::Io(Side::Leaf, to))?;
         }
-        settle(union, sector, sectors)?;
-        for run in plan::write(&union.map, sector, sectors) {
-            if let Source::Leaf(to) = run.source {
-                union
-                    .leaf
-                    .zero(to, u64::from(run.sectors))
-                    .map_err(|_| Error::Io(Side::Leaf, to))?;
-            }
-        }
-        union.map.mark(sector, sectors);
-        Ok(())
-    })();
-    union.grace.exit(index);
-    done
+    }
+    union.map.mark(sector, sectors);
+    Ok(())
 }
 
 /// Gives every slab of a range a home on the leaf. May sleep for memory, starts no I/O.

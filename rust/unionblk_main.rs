@@ -11,6 +11,7 @@ mod control;
 mod device;
 mod error;
 mod events;
+mod grace;
 mod memory;
 mod metadata;
 mod queue;

@@ -19,6 +19,7 @@ use super::{
         Request,
         Status, //
     },
+    tags::Tags, //
 };
 use core::{
     cell::UnsafeCell,
@@ -52,7 +53,6 @@ use kernel::{
         Arc,
         ArcBorrow, //
     },
-    types::Opaque,
 };
 
 /// What serves the requests of a disk.
@@ -73,81 +73,18 @@ pub(crate) trait Driver: Send + Sync + Sized + 'static {
     fn complete(this: ArcBorrow<'_, Self>, rq: Request<Self>, status: Status);
 }
 
-/// The tags and requests of a disk.
-///
-/// # Invariants
-///
-/// The C struct is initialised, its operations are those of `D`.
-#[pin_data(PinnedDrop)]
-struct TagSet<D: Driver> {
-    #[pin]
-    inner: Opaque<bindings::blk_mq_tag_set>,
-    _driver: PhantomData<fn(D)>,
-}
-
-impl<D: Driver> TagSet<D> {
-    fn new(queues: u32, depth: u32) -> impl PinInit<Self, Error> {
-        // BLOCKING: the driver submits to other disks, which may sleep. NO_SCHED: those below have
-        // their own. STACKING: a CPU that goes offline waits for requests below, not for ours.
-        // HCTX_SHARED: the requests take most of an idle disk's memory, so its queues share them.
-        let flags = bindings::BLK_MQ_F_BLOCKING
-            | bindings::BLK_MQ_F_NO_SCHED_BY_DEFAULT
-            | bindings::BLK_MQ_F_STACKING
-            | bindings::BLK_MQ_F_TAG_HCTX_SHARED;
-        let set = bindings::blk_mq_tag_set {
-            ops: &Operations::<D>::TABLE,
-            nr_maps: 1,
-            nr_hw_queues: queues,
-            queue_depth: depth,
-            // CAST: far below 4 GiB.
-            cmd_size: size_of::<Pdu>() as c_uint,
-            numa_node: bindings::NUMA_NO_NODE,
-            flags,
-            ..pin_init::zeroed()
-        };
-
-        try_pin_init!(Self {
-            inner <- Opaque::try_ffi_init(move |slot: *mut bindings::blk_mq_tag_set| {
-                // SAFETY: `slot` is ours to write.
-                unsafe { slot.write(set) };
-                // SAFETY: As above. Should it fail, it leaves nothing behind.
-                to_result(unsafe { bindings::blk_mq_alloc_tag_set(slot) })
-            }),
-            _driver: PhantomData,
-        }? Error)
-    }
-}
-
-#[pinned_drop]
-impl<D: Driver> PinnedDrop for TagSet<D> {
-    fn drop(self: Pin<&mut Self>) {
-        // SAFETY: By the invariant it is initialised. The disk, the only user, is gone.
-        unsafe { bindings::blk_mq_free_tag_set(self.inner.get()) };
-    }
-}
-
 /// What the requests of a disk share: `request_queue::queuedata` and `gendisk::private_data`.
 ///
 /// `driver` is what each request reads; it stands first, away from what is written.
-#[pin_data]
 #[repr(C)]
 pub(super) struct Shared<D: Driver> {
     pub(super) driver: Arc<D>,
-    #[pin]
-    tags: TagSet<D>,
+    tags: Arc<Tags<D>>,
     /// Whether the disk is about to go: no opener any more. Under `gendisk::open_mutex`.
     claimed: UnsafeCell<bool>,
 }
 
 impl<D: Driver> Shared<D> {
-    fn new(driver: Arc<D>, queues: u32, depth: u32) -> impl PinInit<Self, Error> {
-        try_pin_init!(Self {
-            driver,
-            tags <- TagSet::new(queues, depth),
-            claimed: UnsafeCell::new(false),
-        }? Error)
-    }
-
     /// What the disk of `rq` shares.
     ///
     /// # Safety
@@ -176,7 +113,7 @@ impl<D: Driver> Shared<D> {
 /// - Its `queuedata` and `private_data` point to `shared`.
 pub(crate) struct Disk<D: Driver> {
     disk: NonNull<bindings::gendisk>,
-    shared: Pin<KBox<Shared<D>>>,
+    shared: KBox<Shared<D>>,
     /// The devices below, as far as sysfs shows them.
     linked: KVec<Below<D>>,
 }
@@ -237,8 +174,7 @@ unsafe impl<D: Driver> Send for Disk<D> {}
 unsafe impl<D: Driver> Sync for Disk<D> {}
 
 impl<D: Driver> Disk<D> {
-    /// Adds a disk of `sectors`, served by `driver` over `queues` hardware queues that share
-    /// `depth` requests.
+    /// Adds a disk of `sectors`, served by `driver`. The tags are this disk's alone.
     ///
     /// The kernel looks for partitions before this returns: `driver` must be ready to serve. The
     /// numbers are the kernel's choice (`BLOCK_EXT_MAJOR`), see [`Disk::dev`].
@@ -247,16 +183,22 @@ impl<D: Driver> Disk<D> {
         driver: Arc<D>,
         limits: Limits,
         sectors: u64,
-        queues: u32,
-        depth: u32,
+        tags: Arc<Tags<D>>,
     ) -> Result<Self> {
-        let shared = KBox::pin_init(Shared::new(driver, queues, depth), GFP_KERNEL)?;
+        let shared = KBox::new(
+            Shared {
+                driver,
+                tags,
+                claimed: UnsafeCell::new(false),
+            },
+            GFP_KERNEL,
+        )?;
         let data = (&raw const *shared).cast_mut();
         let mut limits = limits.into_raw();
         // SAFETY: The tag set is initialised, and outlives the disk in `shared`.
         let raw = from_err_ptr(unsafe {
             bindings::__blk_mq_alloc_disk(
-                shared.tags.inner.get(),
+                shared.tags.as_raw(),
                 &mut limits,
                 data.cast(),
                 static_lock_class!().as_ptr(),
@@ -338,8 +280,7 @@ impl<D: Driver> Disk<D> {
 
     /// How many hardware queues it got: not more than there are CPUs.
     pub(crate) fn queues(&self) -> u32 {
-        // SAFETY: The tag set is initialised; the number was settled when it was made.
-        unsafe { (*self.shared.tags.inner.get()).nr_hw_queues }
+        self.shared.tags.queues()
     }
 
     /// Its number: major and minor.
@@ -365,7 +306,7 @@ impl<D: Driver> Drop for Disk<D> {
         unsafe { bindings::put_disk(self.disk.as_ptr()) };
         // A request may have ended before the call that queued it returned: wait for the calls.
         // SAFETY: The tag set is initialised.
-        unsafe { bindings::blk_mq_wait_quiesce_done(self.shared.tags.inner.get()) };
+        unsafe { bindings::blk_mq_wait_quiesce_done(self.shared.tags.as_raw()) };
         // And before the call that completed it returned, see `Request::complete`.
         rcu::synchronize_rcu();
     }
@@ -391,10 +332,10 @@ unsafe fn length(mut rq: *mut bindings::request, limit: u16) -> u16 {
 }
 
 /// The operations of a driver's disks, as C calls them.
-struct Operations<D: Driver>(PhantomData<D>);
+pub(super) struct Operations<D: Driver>(PhantomData<D>);
 
 impl<D: Driver> Operations<D> {
-    const TABLE: bindings::blk_mq_ops = bindings::blk_mq_ops {
+    pub(super) const TABLE: bindings::blk_mq_ops = bindings::blk_mq_ops {
         queue_rq: Some(Self::queue_rq),
         queue_rqs: Some(Self::queue_rqs),
         init_hctx: Some(Self::init_hctx),

@@ -85,9 +85,6 @@ extern "C" {
     pub(super) fn ub_disk_event(disk: *mut bindings::gendisk, variable: *const c_char);
     pub(super) fn ub_disk_data(dev: *mut bindings::device) -> *mut c_void;
 
-    pub(super) fn ub_srcu_init(srcu: *mut bindings::srcu_struct) -> c_int;
-    pub(super) fn ub_srcu_down(srcu: *mut bindings::srcu_struct) -> u32;
-    pub(super) fn ub_srcu_up(srcu: *mut bindings::srcu_struct, index: u32);
     pub(super) fn ub_bdev_discard(
         bdev: *mut bindings::block_device,
         sector: u64,

@@ -11,7 +11,6 @@
 #include <linux/capability.h>
 #include <linux/sched/mm.h>
 #include <linux/sched/task_stack.h>
-#include <linux/srcu.h>
 #include <linux/workqueue.h>
 #include <trace/events/block.h>
 
@@ -304,19 +303,4 @@ void ub_noio_restore(unsigned int flags)
 struct module *ub_bdev_owner(struct block_device *bdev)
 {
 	return bdev->bd_disk->fops->owner;
-}
-
-int ub_srcu_init(struct srcu_struct *srcu)
-{
-	return init_srcu_struct(srcu);
-}
-
-u32 ub_srcu_down(struct srcu_struct *srcu)
-{
-	return srcu_down_read(srcu);
-}
-
-void ub_srcu_up(struct srcu_struct *srcu, u32 index)
-{
-	srcu_up_read(srcu, index);
 }

@@ -15,7 +15,6 @@ struct device;
 struct file;
 struct gendisk;
 struct module;
-struct srcu_struct;
 struct workqueue_struct;
 
 /* A stretch of an upper bio and the place that it goes to, in sectors. */
@@ -68,8 +67,5 @@ struct module *ub_bdev_owner(struct block_device *bdev);
 int ub_bdev_discard(struct block_device *bdev, u64 sector, u64 sectors);
 int ub_bdev_zero(struct block_device *bdev, u64 sector, u64 sectors);
 
-int ub_srcu_init(struct srcu_struct *srcu);
-u32 ub_srcu_down(struct srcu_struct *srcu);
-void ub_srcu_up(struct srcu_struct *srcu, u32 index);
 
 #endif

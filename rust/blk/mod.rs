@@ -15,7 +15,6 @@ pub(crate) mod control;
 pub(crate) mod digest;
 pub(crate) mod disk;
 mod ffi;
-pub(crate) mod grace;
 pub(crate) mod limits;
 pub(crate) mod list;
 mod lower;
@@ -23,6 +22,7 @@ pub(crate) mod mm;
 mod pdu;
 mod plug;
 pub(crate) mod request;
+mod tags;
 mod trace;
 pub(crate) mod workqueue;
 
@@ -49,4 +49,5 @@ pub(crate) use self::{
         Request,
         Status, //
     },
+    tags::Tags,
 };

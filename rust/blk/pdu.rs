@@ -11,9 +11,11 @@ use core::{
 use kernel::{
     bindings,
     sync::atomic::{
+        Acquire,
         Atomic,
         Full,
-        Relaxed, //
+        Relaxed,
+        Release, //
     },
     types::Opaque,
 };
@@ -36,7 +38,7 @@ pub(super) struct Pdu {
     /// Sectors of the request that lower bios were found for, in this round and those before.
     placed: Atomic<u32>,
     /// The driver's own word.
-    pub(super) cookie: Atomic<u64>,
+    cookie: Atomic<u64>,
     /// The next request of the list that this one is on.
     pub(super) link: UnsafeCell<*mut bindings::request>,
     /// The first lower bio; the only one where one suffices.
@@ -79,6 +81,21 @@ impl Pdu {
     pub(super) fn start(&self) {
         self.cookie.store(0, Relaxed);
         self.placed.store(0, Relaxed);
+    }
+
+    /// The driver's word, and all that was done before it was set by [`Pdu::release_cookie`].
+    pub(super) fn cookie(&self) -> u64 {
+        self.cookie.load(Acquire)
+    }
+
+    /// Sets the driver's word.
+    pub(super) fn set_cookie(&self, cookie: u64) {
+        self.cookie.store(cookie, Relaxed);
+    }
+
+    /// Sets the driver's word; whoever sees it sees what was done before.
+    pub(super) fn release_cookie(&self, cookie: u64) {
+        self.cookie.store(cookie, Release);
     }
 
     /// Sectors that lower bios were found for; of use to the owner of the request.

@@ -23,12 +23,10 @@ use core::{
     ptr::NonNull, //
 };
 use kernel::{
-    bindings, pr_warn_once,
+    bindings,
+    pr_warn_once,
     prelude::*,
-    sync::{
-        atomic::Relaxed,
-        rcu, //
-    },
+    sync::rcu, //
 };
 
 /// How a request or a bio ended.
@@ -171,12 +169,18 @@ impl<D: Driver> Request<D> {
 
     /// A word of the driver's own that stays with the request until it ends; 0 at first.
     pub(crate) fn cookie(&self) -> u64 {
-        self.pdu().cookie.load(Relaxed)
+        self.pdu().cookie()
     }
 
     /// Sets the driver's word.
     pub(crate) fn set_cookie(&self, cookie: u64) {
-        self.pdu().cookie.store(cookie, Relaxed);
+        self.pdu().set_cookie(cookie);
+    }
+
+    /// Sets the driver's word; whoever sees it by [`Tags::any`](super::Tags::any) sees what was
+    /// done before.
+    pub(crate) fn release_cookie(&self, cookie: u64) {
+        self.pdu().release_cookie(cookie);
     }
 
     /// Ends the request. Any context.

@@ -66,7 +66,7 @@ impl Disk for Leaf {
     }
 }
 
-/// Who uses the map's homes: as SRCU, a waiter waits for those that were there before it.
+/// Who uses the map's homes: a waiter waits for those that were there before it.
 #[derive(Default)]
 struct Grace {
     users: Mutex<(u64, BTreeSet<u64>)>,
