@@ -3,6 +3,7 @@
 # Boots User-Mode Linux, runs one command in it and returns the command's exit
 # status: kernel code at native speed. Runs inside the build root.
 . "$(dirname "$0")/lib.sh"
+. "$TOP/scripts/verdict.sh"
 
 usage() {
 	cat <<'END'
@@ -89,18 +90,4 @@ wait "$guest" || code=$?
 sleep 0.3
 kill "$follow" 2>/dev/null || true
 wait "$follow" 2>/dev/null || true
-if [ "$code" = 124 ] || [ "$code" = 137 ]; then
-	say "the guest was not done after $limit s; the end of its console:" >&2
-	tail -n 20 "$console" >&2
-	exit 124
-fi
-status=$(sed -n 's/^exit \([0-9]*\).*/\1/p' "$shared/status" 2>/dev/null || true)
-if [ -z "$status" ]; then
-	say "the guest died (status $code) before its command ended; the end of its console:" >&2
-	tail -n 40 "$console" >&2
-	exit 125
-fi
-if grep -aE "$(complaints)" "$console" >&2; then
-	[ "$status" != 0 ] || status=126
-fi
-exit "$status"
+verdict "$code" "$limit" "$shared/status" "$console" scan

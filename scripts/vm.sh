@@ -4,6 +4,7 @@
 # status. Emulation (TCG) by default; VM_KVM=1 asks for KVM, where it works.
 # Runs inside the build root: no QEMU is wanted of the machine.
 . "$(dirname "$0")/lib.sh"
+. "$TOP/scripts/verdict.sh"
 
 usage() {
 	cat <<'END'
@@ -110,20 +111,4 @@ pack "$@"
 : >"$console"
 code=0
 run | tee "$output" || code=${PIPESTATUS[0]}
-if [ "$code" = 124 ] || [ "$code" = 137 ]; then
-	say "the guest was not done after $limit s; the end of its console:" >&2
-	tail -n 20 "$console" >&2
-	exit 124
-fi
-status=$(sed -n 's/^exit \([0-9]*\).*/\1/p' "$work/status" 2>/dev/null || true)
-if [ -z "$status" ]; then
-	say "the guest died before its command ended; the end of its console:" >&2
-	tail -n 40 "$console" >&2
-	exit 125
-fi
-if [ -n "$scan" ] && grep -aE "$(complaints)" "$console" >"$work/found"; then
-	say "the kernel complained (all of it in $console):" >&2
-	head -n 10 "$work/found" >&2
-	[ "$status" != 0 ] || status=126
-fi
-exit "$status"
+verdict "$code" "$limit" "$work/status" "$console" "${scan:+scan}"

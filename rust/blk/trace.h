@@ -12,17 +12,16 @@
 #include <linux/blkdev.h>
 #include <linux/tracepoint.h>
 
-/* A write has completed that made a mapping: where, on the disk. */
-TRACE_EVENT(unionblk_first_write,
+DECLARE_EVENT_CLASS(unionblk_sectors,
 
-	TP_PROTO(dev_t dev, sector_t sector, unsigned int sectors),
+	TP_PROTO(dev_t dev, sector_t sector, sector_t sectors),
 
 	TP_ARGS(dev, sector, sectors),
 
 	TP_STRUCT__entry(
 		__field(dev_t,		dev)
 		__field(sector_t,	sector)
-		__field(unsigned int,	sectors)
+		__field(sector_t,	sectors)
 	),
 
 	TP_fast_assign(
@@ -31,9 +30,26 @@ TRACE_EVENT(unionblk_first_write,
 		__entry->sectors	= sectors;
 	),
 
-	TP_printk("%d,%d %llu + %u",
+	TP_printk("%d,%d %llu + %llu",
 		  MAJOR(__entry->dev), MINOR(__entry->dev),
-		  (unsigned long long)__entry->sector, __entry->sectors)
+		  (unsigned long long)__entry->sector,
+		  (unsigned long long)__entry->sectors)
+);
+
+/* A write has completed that made a mapping: where, on the disk. */
+DEFINE_EVENT(unionblk_sectors, unionblk_first_write,
+
+	TP_PROTO(dev_t dev, sector_t sector, sector_t sectors),
+
+	TP_ARGS(dev, sector, sectors)
+);
+
+/* Space below was given back: where, on the writable device. */
+DEFINE_EVENT(unionblk_sectors, unionblk_release,
+
+	TP_PROTO(dev_t dev, sector_t sector, sector_t sectors),
+
+	TP_ARGS(dev, sector, sectors)
 );
 
 /* A commit has ended: metadata blocks written, changes made durable, 0 or -errno. */
@@ -84,31 +100,6 @@ TRACE_EVENT(unionblk_checkpoint,
 	TP_printk("%d,%d freed=%llu error=%d",
 		  MAJOR(__entry->dev), MINOR(__entry->dev),
 		  __entry->blocks, __entry->error)
-);
-
-/* Space below was given back: where, on the writable device. */
-TRACE_EVENT(unionblk_release,
-
-	TP_PROTO(dev_t dev, sector_t sector, sector_t sectors),
-
-	TP_ARGS(dev, sector, sectors),
-
-	TP_STRUCT__entry(
-		__field(dev_t,		dev)
-		__field(sector_t,	sector)
-		__field(sector_t,	sectors)
-	),
-
-	TP_fast_assign(
-		__entry->dev		= dev;
-		__entry->sector		= sector;
-		__entry->sectors	= sectors;
-	),
-
-	TP_printk("%d,%d %llu + %llu",
-		  MAJOR(__entry->dev), MINOR(__entry->dev),
-		  (unsigned long long)__entry->sector,
-		  (unsigned long long)__entry->sectors)
 );
 
 #endif
