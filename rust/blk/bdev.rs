@@ -205,6 +205,7 @@ impl BlockDevice {
     ) -> Result {
         let len = self.check(sector, &at)?;
         let bytes = buf.as_slice().get(at).ok_or(EINVAL)?;
+        let order = self.flushed(order)?;
         let opf = bindings::req_op_REQ_OP_WRITE
             | ffi::REQ_SYNC
             | ffi::REQ_META
@@ -223,6 +224,20 @@ impl BlockDevice {
             let bytes = bytes.as_ptr().cast_mut();
             ffi::ub_bdev_rw(self.as_raw(), sector, bytes.cast(), len, opf)
         })
+    }
+
+    /// What is left of an order once the flush that a driver could lose was sent on its own.
+    ///
+    /// Device mapper sends the flush before a write first and then the write, whatever has become of
+    /// the flush (`__dm_io_complete()`, at `requeue_flush_with_data`). A driver that takes requests
+    /// has the block layer do it, which does not forget.
+    fn flushed(&self, order: Order) -> Result<Order> {
+        // SAFETY: By the invariant the device is open.
+        if order != Order::FlushFua || unsafe { ffi::ub_bdev_takes_requests(self.as_raw()) } {
+            return Ok(order);
+        }
+        self.flush()?;
+        Ok(Order::Fua)
     }
 
     /// Makes all writes that completed before durable, and waits for it. Allocates nothing.

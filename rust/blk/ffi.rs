@@ -67,6 +67,7 @@ extern "C" {
         opf: u32,
     ) -> c_int;
     pub(super) fn ub_bdev_flush(bdev: *mut bindings::block_device) -> c_int;
+    pub(super) fn ub_bdev_takes_requests(bdev: *mut bindings::block_device) -> bool;
     pub(super) fn ub_bdev_read_only(bdev: *mut bindings::block_device) -> bool;
     pub(super) fn ub_bdev_name(
         bdev: *mut bindings::block_device,

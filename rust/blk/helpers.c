@@ -195,6 +195,11 @@ int ub_bdev_zero(struct block_device *bdev, u64 sector, u64 sectors)
 	return blkdev_issue_zeroout(bdev, sector, sectors, GFP_NOIO, 0);
 }
 
+bool ub_bdev_takes_requests(struct block_device *bdev)
+{
+	return queue_is_mq(bdev_get_queue(bdev));
+}
+
 bool ub_bdev_read_only(struct block_device *bdev)
 {
 	return bdev_read_only(bdev);

@@ -38,6 +38,7 @@ struct file *ub_bdev_open_plain(const char *path);
 struct file *ub_bdev_open_exclusive(const char *path, void *holder, bool write);
 int ub_bdev_rw(struct block_device *bdev, u64 sector, void *buf, u32 len, u32 opf);
 int ub_bdev_flush(struct block_device *bdev);
+bool ub_bdev_takes_requests(struct block_device *bdev);
 bool ub_bdev_read_only(struct block_device *bdev);
 int ub_bdev_name(struct block_device *bdev, char *buf, size_t len);
 

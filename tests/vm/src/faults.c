@@ -272,6 +272,9 @@ static int live(struct bench *b)
 			note_io(b);
 		judge_attach(b, error, reason);
 	} else {
+		/* It flushes before it makes its first superblock count. */
+		if (!strcmp(b->now->kind, "flush") && b->n == 1 && strcmp(b->now->mode, "landed"))
+			failed(b, "attach although its flush has failed", "");
 		b->load.fd = control_open_union(b->id);
 		/* Few requests need memory: those that are made of many runs. */
 		operate(b, is_memory(b) && !strcmp(b->now->label, "I/O") ? 300 : 30);
