@@ -9,12 +9,14 @@ crash_build
 work=$BUILD/crash-kills
 rm -rf "$work"
 mkdir -p "$work"
-kills=0 failures=0
+kills=0 checks=0 failures=0
 RANDOM=$SEED
 
 # guest WHAT SEED CACHE: in the background
 guest() {
+	# What the last one said is not this one's.
 	rm -f "$work/pid"
+	: >"$work/out"
 	crash_guest kills 300 -p "$work/pid" -d "$work/leaf,$3" -d "$work/notes,writeback" \
 		-- sh crash/kills "$1" "$2" >"$work/out" 2>"$work/err" &
 	job=$!
@@ -29,12 +31,16 @@ said() {
 	done
 }
 
+# ubctl check has found no damage in what the last kill left.
+count_check() { ! grep -q '^checked' "$work/out" || checks=$((checks + 1)); }
+
 # Kills the machine some hundredths of a second from now.
 strike() {
 	sleep "$(printf '%d.%02d' $(($1 / 100)) $(($1 % 100)))"
 	kill -KILL "$(cat "$work/pid")"
 	wait $job || true
 	kills=$((kills + 1))
+	count_check
 }
 
 failed() {
@@ -68,6 +74,7 @@ lives() {
 	said lawful || { failed none; return; }
 	grep '^deeds' "$work/out"
 	wait $job || failed none
+	count_check
 }
 
 case $SIZE in
@@ -75,5 +82,5 @@ quick) lives 3 ;;
 full) lives 200 ;;
 *) while [ $failures = 0 ]; do lives 50; done ;;
 esac
-echo "kills=$kills failures=$failures"
+echo "kills=$kills checks=$checks failures=$failures"
 [ $failures = 0 ]

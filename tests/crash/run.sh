@@ -17,8 +17,9 @@ export SIZE=${SIZE:-quick} SEED=${SEED:-1}
 case $SIZE in quick | full | soak) ;; *) die "SIZE=$SIZE: quick, full or soak" ;; esac
 here=$TOP/tests/crash
 all=(states mutants races errors points cuts kills)
-# What the last line tells, in this order.
+# What the last line tells, in this order; and the one before it, of what was counted.
 told=(states points cuts kills mutants)
+besides=(schedules injections checks)
 
 declare -A sum=()
 failures=0
@@ -71,8 +72,10 @@ for part; do
 	[[ " ${all[*]} " == *" $part "* ]] || die "no part $part: ${all[*]}"
 done
 tell() {
-	local line="crash:" key
+	local line="crash:" more="" key
 	for key in "${told[@]}"; do line+=" $key=${sum[$key]:--}"; done
+	for key in "${besides[@]}"; do [ "${sum[$key]:-0}" = 0 ] || more+=" $key=${sum[$key]}"; done
+	[ -z "$more" ] || printf 'counted besides:%s\n' "$more"
 	printf '%s failures=%d\n' "$line" "$failures"
 }
 trap 'tell; exit 130' INT TERM

@@ -4,21 +4,24 @@
  * leaf, a null_blk with a volatile cache, loses its power and with it all that
  * was not flushed. Attached again, every sector is held against an oracle, and
  * life goes on from there. Power also goes while a union is attached or
- * detached.
- *   cuts ROOT LEAF POWER SEED CUTS WRITERS QUEUES DISCARDED [believe]
+ * detached. What every CHECKED-th cut leaves is shown to ubctl check before it
+ * is attached.
+ *   cuts ROOT LEAF POWER SEED CUTS WRITERS QUEUES DISCARDED CHECKED [believe]
  * POWER is the leaf's file in configfs. DISCARDED: the tag that a discarded
  * slab reads as (0: zeroes, 1: the root's). "believe" takes completed writes
  * for durable: it must fail, or it is not power that was cut.
  */
 #define _GNU_SOURCE
+#include <sys/wait.h>
+
 #include "control.h"
 #include "load.h"
 
 struct bench {
 	struct load load;
 	const char *root, *leaf, *power;
-	uint32_t queues, id;
-	uint64_t random, loads, creates, removes, full, deeds, refills;
+	uint32_t queues, id, due;
+	uint64_t random, loads, creates, removes, full, deeds, refills, checks;
 	uint64_t *found;
 };
 
@@ -131,6 +134,26 @@ static void live(struct bench *b, int cut)
 	load_join(&b->load);
 }
 
+/* Nothing that a cut of power leaves is damage. Nothing else has the leaf now. */
+static void look(struct bench *b)
+{
+	char command[256];
+	int status;
+
+	if (!b->due)
+		return;
+	snprintf(command, sizeof(command),
+		 "ubctl check %s --root %s >/tmp/check 2>&1 || { s=$?; cat /tmp/check; exit $s; }",
+		 b->leaf, b->root);
+	b->checks++;
+	status = system(command);
+	if (status) {
+		printf("FAILED: ubctl check after a cut: exit code %d\n",
+		       WIFEXITED(status) ? WEXITSTATUS(status) : -1);
+		exit(1);
+	}
+}
+
 static void one(struct bench *b)
 {
 	uint64_t how = below(b, 20);
@@ -154,11 +177,13 @@ static void one(struct bench *b)
 	for (unsigned int w = 0; w < b->load.oracle.writers; w++)
 		b->deeds += b->load.oracle.stories[w].n;
 	power(b, 1);
+	look(b);
 	/* And again while what the cut left is put right. */
 	if (!below(b, 8)) {
 		b->creates++;
 		cut_during(b, call_create, 20000);
 		power(b, 1);
+		look(b);
 	}
 	attach(b);
 }
@@ -204,20 +229,23 @@ static void prepare(struct bench *b, char **argv)
 int main(int argc, char **argv)
 {
 	struct bench b = { .load.fd = -1 };
-	long cuts, n;
+	long cuts, checked, n;
 
-	if (argc < 9) {
-		fputs("cuts ROOT LEAF POWER SEED CUTS WRITERS QUEUES DISCARDED [believe]\n", stderr);
+	if (argc < 10) {
+		fputs("cuts ROOT LEAF POWER SEED CUTS WRITERS QUEUES DISCARDED CHECKED [believe]\n",
+		      stderr);
 		return 2;
 	}
 	setvbuf(stdout, NULL, _IOLBF, 0);
 	prepare(&b, argv);
 	cuts = atol(argv[5]);
+	checked = atol(argv[9]);
 	survey(&b);
-	b.load.oracle.believe = argc > 9;
+	b.load.oracle.believe = argc > 10;
 	oracle_restart(&b.load.oracle, b.found);
 	load_rewind(&b.load);
 	for (n = 0; n < cuts; n++) {
+		b.due = (n + 1) % checked == 0;
 		one(&b);
 		survey(&b);
 		if (oracle_judge(&b.load.oracle, b.found) || b.load.wrong)
@@ -232,8 +260,8 @@ int main(int argc, char **argv)
 		printf("FAILED: cut %ld of seed %s\n", n, argv[4]);
 	else
 		detach(&b, 0);
-	printf("cuts=%ld deeds=%llu load=%llu create=%llu remove=%llu nospace=%llu refills=%llu\n",
-	       n < cuts ? n + 1 : n, (unsigned long long)b.deeds, (unsigned long long)b.loads,
+	printf("cuts=%ld checks=%llu deeds=%llu load=%llu create=%llu remove=%llu nospace=%llu refills=%llu\n",
+	       n < cuts ? n + 1 : n, (unsigned long long)b.checks, (unsigned long long)b.deeds, (unsigned long long)b.loads,
 	       (unsigned long long)b.creates, (unsigned long long)b.removes,
 	       (unsigned long long)b.full, (unsigned long long)b.refills);
 	return n < cuts;
