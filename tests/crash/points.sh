@@ -1,7 +1,8 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 # Records what the driver writes to a leaf, in a guest, and judges every moment of
-# it on the host. SIZE, SEED as in run.sh.
+# it on the host; some are attached and mounted in another guest. SIZE, SEED as in
+# run.sh.
 . "$(dirname "$0")/lib.sh"
 
 export CARGO_TARGET_DIR=$BUILD/cargo
@@ -10,7 +11,7 @@ crash=$CARGO_TARGET_DIR/debug/crash
 crash_build
 work=$BUILD/crash-points
 mkdir -p "$work"
-points=0 failures=0
+points=0 mounts=0 checks=0 failures=0
 
 # record WHAT SEED OPERATIONS
 record() {
@@ -20,7 +21,7 @@ record() {
 	crash_guest points 1200 -m 1024 -d "$work/log" -d "$work/deeds" -- sh crash/points "$@"
 }
 
-# judge NAME ARGUMENT...: the last line is counted
+# judge NAME ARGUMENT...: the last line is counted; whether nothing has failed
 judge() {
 	local name=$1 last
 	shift
@@ -34,7 +35,11 @@ judge() {
 		failures=$((failures + 1))
 	fi
 	# What failed can be looked at again.
-	[ "${BASH_REMATCH[2]:-1}" = 0 ] || cp --sparse=always "$work/log" "$work/$name.failed.log"
+	if [ "${BASH_REMATCH[2]:-1}" != 0 ]; then
+		cp --sparse=always "$work/log" "$work/$name.failed.log"
+		cp --sparse=always "$work/deeds" "$work/$name.failed.deeds"
+		return 1
+	fi
 }
 
 # raw SEED OPERATIONS VARIANTS
@@ -43,7 +48,7 @@ raw() {
 		failures=$((failures + 1))
 		return
 	fi
-	judge "raw-$1" raw "$work/deeds" "$3" "$1"
+	judge "raw-$1" raw "$work/deeds" "$3" "$1" || return 0
 	# An oracle that takes too much for durable must find something, or it finds nothing.
 	if "$crash" points "$work/log" raw "$work/deeds" "$3" "$1" believe >"$work/believe.out"; then
 		say "FAILED: nothing in the log is lost by a cut of power"
@@ -51,13 +56,33 @@ raw() {
 	fi
 }
 
-# files FS SEED OPERATIONS VARIANTS POINTS
+# mount_points FS NAME: what judge has kept for a guest
+mount_points() {
+	local out=$work/$2-mounts.out last
+	crash_guest "mounts-$1" 900 -m 1024 -d "$work/image.leaves" -f "$work/image.list:list" \
+		-- sh crash/mounts "$1" >"$out" || true
+	cat "$out"
+	last=$(tail -n 1 "$out")
+	if [[ $last =~ ^mounts=([0-9]+)\ checks=([0-9]+)\ failures=0$ ]]; then
+		mounts=$((mounts + BASH_REMATCH[1]))
+		checks=$((checks + BASH_REMATCH[2]))
+	else
+		failures=$((failures + 1))
+		mv "$work/image.leaves" "$work/$2.failed.leaves"
+		mv "$work/image.list" "$work/$2.failed.list"
+	fi
+}
+
+# files FS SEED OPERATIONS VARIANTS POINTS MOUNTED
 files() {
 	if ! record "$1" "$2" "$3"; then
 		failures=$((failures + 1))
 		return
 	fi
-	judge "$1-$2" "$1" "$work/image" "$4" "$2" "$5"
+	if judge "$1-$2" "$1" "$work/image" "$4" "$2" "$5" "$6"; then
+		mount_points "$1" "$1-$2"
+	fi
+	rm -f "$work"/image "$work"/image.*
 }
 
 round() {
@@ -67,14 +92,15 @@ round() {
 	fi
 	raw "$1" 400 4
 	raw $(($1 + 1)) 400 4
-	files ext4 "$1" 40 2 1000
-	files btrfs "$1" 25 1 200
+	files ext4 "$1" 40 2 1000 20
+	files btrfs "$1" 25 1 200 20
+	files xfs "$1" 40 1 1000000 100
 }
 round "$SEED"
 while [ "$SIZE" = soak ] && [ $failures = 0 ]; do
 	SEED=$((SEED + 100))
 	round "$SEED"
 done
-rm -rf "$work/image" "$work/log" "$work/deeds"
-echo "points=$points failures=$failures"
+rm -rf "$work/log" "$work/deeds"
+echo "points=$points mounts=$mounts checks=$checks failures=$failures"
 [ $failures = 0 ]

@@ -19,7 +19,7 @@ here=$TOP/tests/crash
 all=(states mutants races errors points cuts kills)
 # What the last line tells, in this order; and the one before it, of what was counted.
 told=(states points cuts kills mutants)
-besides=(schedules injections checks)
+besides=(schedules injections checks mounts)
 
 declare -A sum=()
 failures=0

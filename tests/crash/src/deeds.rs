@@ -3,10 +3,11 @@
 //! The oracle of a raw load: all deeds of `tests/vm/src/record.c`, and which of them was durable
 //! when, by the marks in the log. Sectors are those of `tests/vm/src/sector.h`.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use ubcore::plan::{self, Source};
 
+use crate::log::Entry;
 use crate::points::{Leaf, Oracle};
 use crate::sim::disk::Sector;
 use crate::sim::union::SimUnion;
@@ -64,6 +65,32 @@ fn tag(data: &Sector, sector: u64) -> Option<u64> {
         word(data, n * 8) == x.wrapping_add((n as u64).wrapping_mul(0x2545_f491_4f6c_dd1d))
     });
     whole.then_some(tag)
+}
+
+/// What is older does not land on what is newer.
+///
+/// dm-log-writes writes a plain write down when a flush covers it, and a FUA write at once. So a
+/// write that had completed before a FUA write of the same sector comes behind it. Its tag tells:
+/// those of a sector grow, for one writer has it and waits for each.
+pub fn put_right(entries: &mut [Entry]) {
+    let mut newer = BTreeMap::<u64, Sector>::new();
+    for entry in entries {
+        let Entry::Write(at, data, fua) = entry else {
+            continue;
+        };
+        for (leaf_sector, data) in (*at..).zip(data) {
+            if word(data, 0) != MAGIC {
+                continue;
+            }
+            if *fua {
+                newer.insert(leaf_sector, *data);
+            }
+            let of = |n: &&Sector| word(*n, 16) == word(data, 16) && word(*n, 8) > word(data, 8);
+            if let Some(n) = newer.get(&leaf_sector).filter(of) {
+                *data = *n;
+            }
+        }
+    }
 }
 
 impl Deeds {

@@ -8,6 +8,7 @@ mod files;
 mod ground;
 mod image;
 mod judge;
+mod leaves;
 mod life;
 mod log;
 mod op;
@@ -29,7 +30,7 @@ const USAGE: &str = "\
 usage: crash quick|full|soak [SEED]
        crash replay 'OPERATIONS'
        crash points LOG raw DEEDS VARIANTS SEED
-       crash points LOG ext4|btrfs IMAGE VARIANTS SEED POINTS
+       crash points LOG ext4|btrfs|xfs IMAGE VARIANTS SEED POINTS LEAVES
 
 quick   all sequences of up to three operations on each ground, a slice of the
         longer ones by SEED, and random lives
@@ -216,16 +217,49 @@ fn replay(text: &str) -> ExitCode {
     }
 }
 
+fn number(word: &str) -> Result<u64, String> {
+    word.parse().map_err(|e| format!("{word}: {e}"))
+}
+
+/// The oracle of a file system, at so many points, and the leaves that it keeps: of `each` points at
+/// an entry some.
+fn file_system(
+    entries: &[log::Entry],
+    kind: &str,
+    image: std::path::PathBuf,
+    each: u64,
+    rest: &[&str],
+) -> Result<files::Files, String> {
+    let [most, leaves] = rest else {
+        return Err(USAGE.into());
+    };
+    let kind_of = files::Kind::of(kind).ok_or(USAGE)?;
+    let stride = (entries.len() as u64 * each / number(most)?.max(1)).max(1);
+    // Points with a file system, so that the leaves are spread over all of these.
+    let made = |e: &log::Entry| matches!(e, log::Entry::Mark(text) if text == "made");
+    let with_files = entries.iter().skip_while(|e| !made(e)).count() as u64 / stride * each;
+    let mut every = (with_files / number(leaves)?.max(1)).max(1);
+    // Else all would be of one kind of moment.
+    if every > 1 && every % each == 0 {
+        every -= 1;
+    }
+    let sectors = points::geometry(entries)?.leaf_sectors();
+    let leaves = leaves::Leaves::new(&image, every, sectors)?;
+    Ok(files::Files::new(kind_of, image, leaves, stride as usize))
+}
+
 /// The points of one recording; the last line says how many.
 fn points(words: &[&str]) -> Result<u64, String> {
     let [log, kind, file, variants, seed, rest @ ..] = words else {
         return Err(USAGE.into());
     };
     let read = |path: &str| std::fs::read(path).map_err(|e| format!("{path}: {e}"));
-    let number = |w: &str| w.parse::<u64>().map_err(|e| format!("{w}: {e}"));
     let file_of = std::fs::File::open(log).map_err(|e| format!("{log}: {e}"))?;
     let mut from = std::io::BufReader::new(file_of);
-    let entries = log::read(&mut from).map_err(|e| format!("{log}: {e}"))?;
+    let mut entries = log::read(&mut from).map_err(|e| format!("{log}: {e}"))?;
+    if *kind == "raw" {
+        deeds::put_right(&mut entries);
+    }
     let (variants, seed) = (number(variants)? as u32, number(seed)?);
     let told = |points: u64, second: u64| {
         println!(
@@ -242,9 +276,7 @@ fn points(words: &[&str]) -> Result<u64, String> {
         told(campaign.points, campaign.second);
         return done.map(|()| campaign.points);
     }
-    let most = number(rest.first().unwrap_or(&"100"))?;
-    let stride = (entries.len() as u64 * u64::from(1 + variants) / most.max(1)).max(1);
-    let files = files::Files::new(*kind == "btrfs", file.into(), stride as usize);
+    let files = file_system(&entries, kind, file.into(), u64::from(1 + variants), rest)?;
     let mut campaign = points::Campaign::new(&entries, variants, seed, files)?;
     let done = campaign.run();
     told(campaign.points, campaign.second);

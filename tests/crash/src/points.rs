@@ -7,6 +7,10 @@
 //! landed, in any order, and the last write is torn. FUA writes that had completed are kept.
 
 use std::collections::BTreeMap;
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::rc::Rc;
 
 use ubcore::attach;
 use ubcore::disk::Order;
@@ -19,33 +23,58 @@ use crate::sim::union::SimUnion;
 /// What a discarded sector may hold: nothing that anybody wrote.
 const JUNK: Sector = [0xdd; 512];
 
+/// Copies of a leaf share so many data sectors until one of these is written.
+const CHUNK: usize = 64;
+
 /// A leaf at some moment. Metadata apart: it is all that recovery touches.
 #[derive(Clone)]
 pub struct Leaf {
     meta: BTreeMap<u64, Sector>,
-    data: Vec<Sector>,
+    data: Vec<Rc<[Sector; CHUNK]>>,
     data_start: u64,
 }
 
 impl Leaf {
     fn new(data_start: u64, sectors: u64) -> Leaf {
+        let blank = Rc::new([[0; 512]; CHUNK]);
+        let chunks = (sectors.saturating_sub(data_start) as usize).div_ceil(CHUNK);
         Leaf {
             meta: BTreeMap::new(),
-            data: vec![[0; 512]; sectors.saturating_sub(data_start) as usize],
+            data: vec![blank; chunks],
             data_start,
         }
     }
 
     fn put(&mut self, sector: u64, data: Sector) {
         match sector.checked_sub(self.data_start) {
-            Some(at) => self.data[at as usize] = data,
+            Some(at) => {
+                let chunk = &mut self.data[at as usize / CHUNK];
+                Rc::make_mut(chunk)[at as usize % CHUNK] = data;
+            }
             None => drop(self.meta.insert(sector, data)),
         }
     }
 
     /// A data sector.
     pub fn get(&self, sector: u64) -> &Sector {
-        &self.data[(sector - self.data_start) as usize]
+        let at = (sector - self.data_start) as usize;
+        &self.data[at / CHUNK][at % CHUNK]
+    }
+
+    /// To a place, in bytes, of a file that has only zeroes there.
+    pub fn write_to(&self, file: &File, place: u64) -> io::Result<()> {
+        for (sector, data) in &self.meta {
+            file.write_all_at(data, place + sector * 512)?;
+        }
+        let mut sector = self.data_start;
+        for chunk in &self.data {
+            let bytes = chunk.as_flattened();
+            if bytes.iter().any(|b| *b != 0) {
+                file.write_all_at(bytes, place + sector * 512)?;
+            }
+            sector += CHUNK as u64;
+        }
+        Ok(())
     }
 
     fn apply(&mut self, entry: &Entry) {
@@ -69,6 +98,10 @@ pub trait Oracle {
     fn judge(&mut self, union: &SimUnion, leaf: &Leaf) -> Result<(), String>;
     /// Entries between two points.
     fn stride(&self) -> usize;
+    /// Data sectors, aligned, that a cut does not tear.
+    fn whole(&self) -> u64 {
+        1
+    }
 }
 
 pub struct Campaign<'a, O> {
@@ -83,7 +116,7 @@ pub struct Campaign<'a, O> {
 }
 
 /// The geometry of the leaf whose life was recorded.
-fn geometry(entries: &[Entry]) -> Result<Geometry, String> {
+pub fn geometry(entries: &[Entry]) -> Result<Geometry, String> {
     let state = State::default();
     let mut disk = SimDisk::with(state);
     for entry in entries {
@@ -134,6 +167,24 @@ impl<'a, O: Oracle> Campaign<'a, O> {
         self.oracle.judge(&union, leaf)
     }
 
+    /// What of a write lands or not: sectors of metadata, and of data what the oracle asks for.
+    fn pieces<'b>(&self, at: u64, data: &'b [Sector]) -> Vec<(u64, &'b [Sector])> {
+        let start = self.geometry.data_start();
+        let whole = |sector: u64| match sector.checked_sub(start) {
+            Some(offset) => self.oracle.whole() - offset % self.oracle.whole(),
+            None => 1,
+        };
+        let (mut at, mut left) = (at, data);
+        let mut pieces = Vec::new();
+        while !left.is_empty() {
+            let (piece, rest) = left.split_at(left.len().min(whole(at) as usize));
+            pieces.push((at, piece));
+            at += piece.len() as u64;
+            left = rest;
+        }
+        pieces
+    }
+
     /// What a cut may have left after entry `k`, the writes since `since` being in doubt.
     fn mixed(&mut self, at_flush: &Leaf, since: usize, k: usize) -> Leaf {
         let mut leaf = at_flush.clone();
@@ -143,7 +194,7 @@ impl<'a, O: Oracle> Campaign<'a, O> {
         for (n, entry) in self.entries.iter().enumerate().take(k).skip(since) {
             match entry {
                 Entry::Write(_, _, true) if n + 1 < k => certain.push(entry),
-                Entry::Write(at, data, _) => doubt.extend((*at..).zip(data)),
+                Entry::Write(at, data, _) => doubt.extend(self.pieces(*at, data)),
                 Entry::Discard(..) if self.random.chance(2) => certain.push(entry),
                 _ => (),
             }
@@ -154,7 +205,9 @@ impl<'a, O: Oracle> Campaign<'a, O> {
         }
         for (sector, data) in doubt {
             if self.random.chance(keep_one_in) {
-                leaf.put(sector, *data);
+                for (sector, data) in (sector..).zip(data) {
+                    leaf.put(sector, *data);
+                }
             }
         }
         certain.into_iter().for_each(|entry| leaf.apply(entry));
