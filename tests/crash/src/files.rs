@@ -149,13 +149,12 @@ impl Oracle for Files {
     }
 
     /// XFS takes a block of metadata whose header is new for new as a whole, and does not replay
-    /// its log over it. ext4's superblock, of 1 KiB, is not mended by its journal if its checksum is
-    /// wrong. A cut that tears these costs the file system on any disk: none does here.
+    /// its log over it. The superblocks of ext4, 1 KiB, and btrfs, 4 KiB, have checksums that nothing
+    /// mends at a mount. A cut that tears these costs the file system on any disk: none does here.
     fn whole(&self) -> u64 {
         match self.kind {
-            Kind::Xfs => 8,
             Kind::Ext4 => 2,
-            Kind::Btrfs => 1,
+            Kind::Btrfs | Kind::Xfs => 8,
         }
     }
 
