@@ -4,11 +4,25 @@
 # that can make it fail. SIZE, SEED as in run.sh.
 . "$(dirname "$0")/lib.sh"
 
+# Whether the kernel complained of anything but the allocations that were made to fail: of such a
+# one it may show the calls, too.
+complained() {
+	local console=$BUILD/log/vm-crash-errors-$1.console others failed_here
+	others=$(complaints | sed 's/Call Trace|//')
+	! grep -aE "$others" "$console" || return 0
+	failed_here=$(grep -acE 'vmalloc error|page allocation failure' "$console" || true)
+	[ "$(grep -ac 'Call Trace' "$console" || true)" -gt "$failed_here" ]
+}
+
 # errors KERNEL io|memory: prints what it does; its last line in $last
 errors() {
 	local kernel=$1 what=$2 log=$BUILD/log/crash-errors-$2.out
 	KERNEL=$kernel crash_build
-	crash_guest "errors-$what" 3600 -m 768 -- sh crash/errors "$what" "$SIZE" "$SEED" | tee "$log" || failed=1
+	crash_guest "errors-$what" 3600 -m 768 -u -- sh crash/errors "$what" "$SIZE" "$SEED" | tee "$log" || failed=1
+	if complained "$what"; then
+		say "FAILED: the kernel complained: $BUILD/log/vm-crash-errors-$what.console"
+		failed=1
+	fi
 	last=$(tail -n 1 "$log")
 	[[ $last =~ ^injections=([0-9]+)\ failures=([0-9]+)$ ]] || { failed=1; return 0; }
 	injections=$((injections + BASH_REMATCH[1]))
