@@ -10,8 +10,10 @@ use sim::oracle::content;
 use sim::union::{format, load, SimUnion};
 use ubcore::disk::Disk;
 use ubcore::error::{Area, Error};
+use ubcore::format::record::{Record, Run};
 use ubcore::format::superblock::Superblock;
 use ubcore::geometry::Geometry;
+use ubcore::journal::{Epoch, Ring, Space};
 use ubcore::map::{Base, Emptied, Entry};
 use ubcore::pages::{bits_page_of, table_page_of};
 
@@ -95,6 +97,46 @@ fn a_map_that_contradicts_itself_is_refused() {
             matches!(e, Some(Error::Damaged(Area::Map, _))),
             "wrong {n}: {e:?}"
         );
+    }
+}
+
+/// Records of slabs that are not there, or have no home, in a journal with the right checksums.
+#[test]
+fn a_journal_that_leads_nowhere_is_refused() {
+    let g = geometry();
+    let run = Run { first: 3, count: 2 };
+    let new = |slab, leaf: u32| {
+        let step = 1;
+        [Record::Place(leaf - 1), Record::New { slab, step, run }]
+    };
+    let (root, leaf) = (g.root_slabs(), g.leaf_slabs());
+    let wrongs: [&[Record]; 8] = [
+        &new(root, leaf - 1),
+        &new(100, leaf),
+        &new(root, leaf),
+        &[Record::More { slab: root, run }],
+        &[Record::More { slab: 100, run }],
+        &[Record::Words { slab: 0, words: 1 }],
+        &[Record::Zero {
+            slab: root - 1,
+            count: 2,
+        }],
+        &[Record::Reset {
+            slab: root,
+            count: 1,
+        }],
+    ];
+    for wrong in wrongs.into_iter().chain([&new(100, leaf - 1)[..]]) {
+        let (mut disk, u) = used();
+        let sb = u.committer.superblock();
+        let mut ring = Ring::new(g.journal_blocks(), sb.journal_tail, 0, sb.journal_sequence);
+        let mut epoch = Epoch::new(&mut ring, &mut disk, sb);
+        assert_eq!(epoch.put(wrong), Ok(Space::Left));
+        assert_eq!(epoch.finish(), Ok(1));
+        let block = g.journal_block(sb.journal_tail);
+        let lawful = wrong == new(100, leaf - 1);
+        let damage = Some(Error::Damaged(Area::Journal, block)).filter(|_| !lawful);
+        assert_eq!(refused(&disk), damage, "{wrong:?}");
     }
 }
 

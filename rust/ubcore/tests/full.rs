@@ -9,6 +9,7 @@ use sim::oracle::{content, ROOT};
 use sim::union::{format, SimUnion};
 use ubcore::error::Error;
 use ubcore::geometry::Geometry;
+use ubcore::map::Base;
 
 const SLAB: u64 = 32;
 
@@ -37,7 +38,7 @@ fn a_write_that_does_not_fit_as_a_whole_takes_nothing() {
     for slab in [6, 8, 99] {
         assert_eq!(u.allocator.settle(&u.map, slab * SLAB, 3), Ok(()));
     }
-    assert_eq!(u.allocator.used(), 20);
+    assert_eq!((u.allocator.used(), u.allocator.slabs()), (20, 20));
     assert_eq!(u.allocator.settle(&u.map, 7 * SLAB, 1), Err(Error::Full));
     // What needs none goes on.
     assert_eq!(u.allocator.settle(&u.map, 5 * SLAB + 30, 4), Ok(()));
@@ -89,4 +90,25 @@ fn full_is_full_after_a_cut() {
         assert!(u.read(at) == content(slab + 1, at));
     }
     assert!(u.read(3 * SLAB + 4) == content(60, 3 * SLAB + 4));
+}
+
+/// Space that a discard is about to give back is waited for, however far it is on its way.
+#[test]
+fn full_is_not_full_while_a_slab_leaves() {
+    let (_, mut u) = small();
+    u.write(0, 20 * SLAB, 1, true).unwrap();
+    u.flush().unwrap();
+    let far = 50 * SLAB;
+    assert_eq!(u.allocator.settle(&u.map, far, 1), Err(Error::Full));
+    u.empty(7..8, Base::Zero).unwrap();
+    assert_eq!(u.allocator.settle(&u.map, far, 1), Err(Error::Emptied));
+    u.allocator.begin_commit();
+    u.committer.commit(&u.map, &mut u.disk).unwrap();
+    assert_eq!(u.allocator.settle(&u.map, far, 1), Err(Error::Emptied));
+    assert!(u.allocator.begin_release(&u.map, true));
+    assert_eq!(u.allocator.settle(&u.map, far, 1), Err(Error::Emptied));
+    u.allocator.end_release(&u.map);
+    assert_eq!(u.allocator.settle(&u.map, far, 1), Ok(()));
+    let next = u.allocator.settle(&u.map, far + SLAB, 1);
+    assert_eq!(next, Err(Error::Full));
 }

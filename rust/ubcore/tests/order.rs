@@ -69,6 +69,56 @@ fn a_thousand_first_writes_are_one_commit_of_two_blocks() {
     );
 }
 
+/// 500 runs to a block, where slabs have two of them.
+#[test]
+fn runs_that_open_no_slab_cost_what_others_do() {
+    let (disk, mut u) = fresh(usual());
+    for slab in 0..900u32 {
+        u.map.assign(slab, slab).unwrap();
+        assert!(u.map.mark(u64::from(slab) * 128, 1));
+        assert!(u.map.mark(u64::from(slab) * 128 + 64, 1));
+    }
+    let before = disk.counts();
+    u.flush().unwrap();
+    assert_eq!(since(&disk, before).blocks_written, 4);
+}
+
+/// No slab costs more than twice its bits, however many pieces it is in: 258 words of 508 here.
+#[test]
+fn slabs_in_pieces_are_told_in_words() {
+    let g = Geometry::new(2_097_152, 2_097_152, 262_144, 8192, 64).unwrap();
+    let (disk, mut u) = fresh(g);
+    for slab in 0..10u32 {
+        u.map.assign(slab, slab).unwrap();
+        for at in (0..8192).step_by(2) {
+            assert!(u.map.mark(u64::from(slab) * 8192 + at, 1));
+        }
+    }
+    let before = disk.counts();
+    u.flush().unwrap();
+    let did = since(&disk, before);
+    assert_eq!(u.committer.counters().commits, 1);
+    assert!(did.blocks_written <= 10, "{did:?}");
+}
+
+/// An attach after a detach: superblocks, directory, one block of the ring, and the pages, eight at
+/// a time.
+#[test]
+fn an_attach_reads_what_lies_together_at_once() {
+    let (disk, u) = fresh(usual());
+    let g = *u.map.geometry();
+    assert_eq!((g.table_pages(), g.bits_pages()), (16, 8));
+    for n in 0..16 {
+        u.map.assign(n * 1024, n * 120).unwrap();
+        assert!(u.map.mark(u64::from(n) * 1024 * 128, 1));
+    }
+    u.detach().unwrap();
+    let before = disk.counts();
+    let u = load(&disk, 2_097_152, 262_144).unwrap();
+    assert_eq!(since(&disk, before).reads, 1 + 1 + 1 + 24 / 8);
+    assert_eq!(u.map.entry(15 * 1024).leaf, Some(15 * 120));
+}
+
 #[test]
 fn an_overwrite_touches_no_metadata() {
     let (disk, mut u) = fresh(usual());

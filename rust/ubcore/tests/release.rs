@@ -78,6 +78,34 @@ fn of_slabs_on_two_pages() {
     assert_eq!(u.allocator.used(), 0);
 }
 
+/// A slab that leaves while a release runs, and whose commit that release held up, is not forgotten
+/// when its entry has waited long enough: its leaf slab has not.
+#[test]
+fn of_a_slab_that_left_beside_another_release() {
+    let (_, mut u) = fresh(wide());
+    for slab in [3, 4] {
+        u.write(slab * 32, 1, 1, true).unwrap();
+    }
+    u.flush().unwrap();
+    u.empty(3..4, Base::Zero).unwrap();
+    u.allocator.begin_commit();
+    u.committer.commit(&u.map, &mut u.disk).unwrap();
+    assert!(u.allocator.begin_release(&u.map, true));
+    u.empty(4..5, Base::Zero).unwrap();
+    u.allocator.begin_commit();
+    u.committer.commit(&u.map, &mut u.disk).unwrap();
+    u.allocator.end_release(&u.map);
+    // Something else waits for a commit by now.
+    assert!(u.allocator.begin_release(&u.map, false));
+    u.allocator.end_release(&u.map);
+    assert_eq!(states(&u, [3, 4]), [Emptied::No; 2]);
+    assert_eq!(u.allocator.used(), 1);
+    assert!(u.allocator.any_emptied(&u.map));
+    u.flush().unwrap();
+    assert!(!u.allocator.any_emptied(&u.map));
+    assert_eq!(u.allocator.used(), 0);
+}
+
 /// A leaf device may be larger than its leaf, never smaller; a root is exactly as it was.
 #[test]
 fn devices_of_other_sizes() {

@@ -76,3 +76,41 @@ fn an_emptied_slab() {
         );
     }
 }
+
+/// Neighbours that were emptied the one way and the other, in one epoch.
+#[test]
+fn slabs_emptied_in_two_ways() {
+    let tag = |base| if base == Base::Zero { 0 } else { ROOT };
+    for (one, other) in [(Base::Zero, Base::Root), (Base::Root, Base::Zero)] {
+        twice(
+            |u| {
+                u.write(130, 1, 2, true).unwrap();
+                assert_eq!(u.empty(0..1, one), Ok(true));
+                assert_eq!(u.empty(1..2, other), Ok(true));
+            },
+            |u| u.read(5) == content(tag(one), 5) && u.read(130) == content(tag(other), 130),
+        );
+    }
+}
+
+/// A checkpoint that no commit comes before: it has all that is mapped, wherever on the leaf.
+#[test]
+fn what_no_commit_has_told() {
+    let g = Geometry::new(64_000, 64_000, 2048 + 2000 * 32, 32, 32).unwrap();
+    let mut disk = SimDisk::new();
+    format(&mut disk, g);
+    let mut u = SimUnion::attach_to(&disk, &g).unwrap();
+    let slabs = || (0..1900).step_by(60);
+    for slab in slabs() {
+        u.map.assign(slab, slab).unwrap();
+        assert!(u.map.mark(u64::from(slab) * 32 + 3, 2));
+    }
+    u.committer.checkpoint(&u.map, &mut u.disk).unwrap();
+    let durable = disk.state.borrow().moment().durable;
+    let disk = SimDisk::with(State::restored(durable));
+    let u = SimUnion::attach_to(&disk, &g).unwrap();
+    for slab in slabs() {
+        assert_eq!(u.map.entry(slab).leaf, Some(slab));
+        assert_eq!(u.map.stretch(slab, 3, 29), (true, 2), "{slab}");
+    }
+}

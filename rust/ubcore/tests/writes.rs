@@ -224,6 +224,43 @@ fn an_epoch_ends_with_one_flush_and_stays_within_the_ring() {
     assert!(epochs.iter().any(|&n| n > 1), "{epochs:?}");
 }
 
+/// R6, at every place of the ring: an epoch of twelve blocks of sixteen ends before what the last
+/// checkpoint needs, or a checkpoint takes its place, and no write runs over the end.
+#[test]
+fn an_epoch_takes_only_what_is_free_of_the_ring() {
+    let g = Geometry::new(64_000, 64_000, 2048 + 2000 * 32, 32, 16).unwrap();
+    let ring = g.journal_block(0)..g.journal_block(16);
+    for (head, freed) in (0..15u32).flat_map(|n| [(n, false), (n, true)]) {
+        let mut disk = SimDisk::new();
+        format(&mut disk, g);
+        let mut u = SimUnion::attach_to(&disk, &g).unwrap();
+        let recorder = Recorder::new(&disk);
+        for slab in 0..head {
+            u.map.assign(slab, slab).unwrap();
+            assert!(u.map.mark(u64::from(slab) * 32, 1));
+            u.committer.commit(&u.map, &mut u.disk).unwrap();
+        }
+        if freed {
+            u.checkpoint().unwrap();
+        }
+        let room = 16 - u.committer.journal_used();
+        // Each slab in two pieces: three words.
+        for slab in 20..1990 {
+            u.map.assign(slab, slab).unwrap();
+            assert!(u.map.mark(u64::from(slab) * 32, 1));
+            assert!(u.map.mark(u64::from(slab) * 32 + 7, 1));
+        }
+        u.committer.commit(&u.map, &mut recorder.clone()).unwrap();
+        let log = recorder.take();
+        let epoch = log.iter().take_while(|w| ring.contains(&w.0));
+        let blocks: usize = epoch.clone().map(|w| w.1).sum();
+        assert!(epoch.clone().all(|w| w.0 + w.1 as u64 <= ring.end));
+        assert!(blocks <= room as usize, "{blocks} of {room}");
+        let whole = log.len() == epoch.count();
+        assert_eq!((whole, blocks == 12), (room >= 12, room >= 12), "{log:?}");
+    }
+}
+
 /// A record tells how far its leaf slab lies behind the one before it; what it cannot, another does.
 #[test]
 fn every_distance_between_leaf_slabs_is_told() {
