@@ -63,6 +63,13 @@ pub(crate) const ATTRIBUTES: Attributes<Union> = Attributes {
         }),
         Attribute::new(c"dirty", |u, out| number(u32::from(!u.is_clean()), out)),
         Attribute::new(c"io_errors", |u, out| number(u.stats.io_errors(), out)),
+        Attribute::new(c"damaged_blocks", |u, out| {
+            number(u.loss.damage().blocks, out)
+        }),
+        Attribute::new(c"lost_sectors", |u, out| {
+            number(u.loss.damage().sectors, out)
+        }),
+        Attribute::new(c"lost", |u, out| u.loss.show(out)),
         Attribute::new(c"last_error", |u, out| match u.failure.as_ref() {
             Some(e) => out.write_fmt(format_args!("{e}")),
             None => Ok(()),

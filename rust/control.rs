@@ -162,7 +162,18 @@ impl Registry {
         // Before the attach: afterwards nothing may fail for want of memory.
         let room = KBox::<Entry>::new_uninit(GFP_KERNEL)?;
         let id = self.take_place(c.id)?;
-        match Attached::new(id, root, leaf, queues, read_only, &self.shared) {
+        let mut damage = abi::Damage::default();
+        let done = Attached::new(
+            id,
+            root,
+            leaf,
+            queues,
+            (read_only, &mut damage),
+            &self.shared,
+        );
+        c.damaged_blocks = damage.blocks;
+        c.lost_sectors = damage.sectors;
+        match done {
             Ok(attached) => {
                 self.fill_place(id, KBox::write(room, Entry { id, attached }));
                 c.id = id;
@@ -290,6 +301,9 @@ impl Entry {
         c.map_bytes = union.map.memory().bytes();
         c.discard = union.discard_policy();
         c.name = union.name_of_leaf.field();
+        let damage = union.loss.damage();
+        c.damaged_blocks = damage.blocks;
+        c.lost_sectors = damage.sectors;
         c.last_error = union.failure.as_ref().map_or(0, |e| e.to_wire().0);
         c.journal_used = union.stats.journal_used();
         c.commits = union.stats.commits();

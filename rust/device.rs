@@ -24,6 +24,7 @@ use crate::{
     },
     events::Events,
     grace::Grace,
+    loss::Loss,
     memory::{
         MapMemory,
         Reserve, //
@@ -31,7 +32,8 @@ use crate::{
     metadata::{
         io,
         LeafDisk,
-        Metadata, //
+        Metadata,
+        UnionCommitter, //
     },
     stats::{
         Committed,
@@ -40,7 +42,10 @@ use crate::{
     ubcore::{
         abi,
         alloc::Allocator,
-        attach,
+        attach::{
+            self,
+            Probe, //
+        },
         error::{
             Error,
             Result,
@@ -67,6 +72,7 @@ use crate::{
             SECTOR_BYTES, //
         },
         pages::PageSet,
+        salvage::Lost,
     },
 };
 use kernel::{
@@ -106,6 +112,9 @@ pub(crate) struct Union {
     pub(crate) events: Arc<Events>,
     /// Read-only from the start: nothing is dirty, nothing is written.
     pub(crate) asked_read_only: bool,
+    /// What cannot be read because metadata is damaged. If anything is, it is read-only from the
+    /// start, and its committer has failed from the start.
+    pub(crate) loss: Loss,
     /// The map could not be committed.
     pub(crate) read_only: Atomic<bool>,
     /// Why, once it is so.
@@ -253,14 +262,32 @@ fn limits(root: &BlockDevice, leaf: &BlockDevice, sectors: u64) -> Result<Limits
     Ok(limits)
 }
 
-/// Reads the leaf's metadata and takes it over: the first write to the leaf is its last step.
+/// Fills an empty map with all that the leaf says.
+fn read(
+    disk: &mut LeafDisk<'_>,
+    probe: Probe,
+    map: &Map<MapMemory>,
+) -> Result<(Allocator<KVVec<u64>>, UnionCommitter, Loss)> {
+    let g = map.geometry();
+    // A bit more than slabs, so that there is always a word behind the last.
+    let bitmap = || zeroed(index(g.leaf_slabs() / 64).saturating_add(1), 0u64);
+    let mut a = Allocator::new([bitmap()?, bitmap()?, bitmap()?], g.leaf_slabs());
+    let entries = zeroed(index(g.pages()), PageEntry::EMPTY)?;
+    let set = || zeroed(words_for(g.pages()), 0u64).map(PageSet::new);
+    let mut lost = Lost::new(set()?);
+    let committer = attach::salvage(disk, probe, map, &mut a, entries, set()?, &mut lost)?;
+    let loss = Loss::new(map, &lost)?;
+    Ok((a, committer, loss))
+}
+
+/// Takes a leaf over, as its metadata says: the first write to the leaf is its last step.
 fn load(
     id: u32,
     root: BlockDevice,
     leaf: BlockDevice,
     shared: &Shared,
     tags: Arc<Tags<Union>>,
-    asked_read_only: bool,
+    (asked_read_only, damage): (bool, &mut abi::Damage),
     paths: [&CStr; 2],
 ) -> Result<(Arc<Union>, Limits)> {
     let mut buffer = LeafDisk::new_buffer()?;
@@ -275,20 +302,17 @@ fn load(
     check_identity(&root, &probe.superblock, &mut buffer)?;
 
     let map = Map::new(g, MapMemory::new(&g, shared.reserve.clone())?);
-    // A bit more than slabs, so that there is always a word behind the last.
-    let bitmap = || zeroed(index(g.leaf_slabs() / 64).saturating_add(1), 0u64);
-    let mut allocator = Allocator::new([bitmap()?, bitmap()?, bitmap()?], g.leaf_slabs());
-    let entries = zeroed(index(g.pages()), PageEntry::EMPTY)?;
-    let changed = PageSet::new(zeroed(words_for(g.pages()), 0u64)?);
     let mut disk = LeafDisk::new(&leaf, &mut buffer);
-    let mut committer = attach::load(&mut disk, probe, &map, &mut allocator, entries, changed)?;
+    let (allocator, mut committer, loss) = read(&mut disk, probe, &map)?;
     let block = limits.logical_block_size();
     if u64::from(block) > SECTOR_BYTES
         && !attach::fits_blocks(&map, narrow(u64::from(block) / SECTOR_BYTES))
     {
         return Err(Error::FineMap(block));
     }
+    *damage = loss.damage();
     if !asked_read_only {
+        // Of a damaged leaf it fails with the damage, and nothing has been written.
         committer.checkpoint(&map, &mut disk)?;
     }
 
@@ -311,6 +335,7 @@ fn load(
             releases: shared.releases.clone(),
             events,
             asked_read_only,
+            loss,
             read_only: Atomic::new(false),
             failure: SetOnce::new(),
             durable: Atomic::new(durable),
@@ -347,18 +372,21 @@ pub(crate) struct Shared {
 
 impl Attached {
     /// Joins a root and a leaf. When it fails, nothing of the pair's content has changed.
+    ///
+    /// `damage` is filled, also where it fails, if what is left of a damaged leaf can be read.
     pub(crate) fn new(
         id: u32,
         root: &CStr,
         leaf: &CStr,
         queues: u32,
-        read_only: bool,
+        (read_only, damage): (bool, &mut abi::Damage),
         shared: &Shared,
     ) -> Result<Self> {
         let paths = [root, leaf];
         let (root, leaf) = open_pair(root, leaf, !read_only)?;
         let tags = os(Tags::new(queues, QUEUE_DEPTH))?;
-        let (union, limits) = load(id, root, leaf, shared, tags.clone(), read_only, paths)?;
+        let asked = (read_only, damage);
+        let (union, limits) = load(id, root, leaf, shared, tags.clone(), asked, paths)?;
         let sectors = union.geometry().union_sectors();
         let name = Name(id);
         let disk = os(Disk::new(
@@ -384,6 +412,7 @@ impl Attached {
             union.allocator.lock().used(),
             union.geometry().leaf_slabs(),
         );
+        union.loss.tell(union);
         Ok(attached)
     }
 

@@ -317,6 +317,7 @@ fn send<'d>(union: &'d Union, pieces: &mut Pieces<'d, Union>, runs: impl Iterato
                 Source::Leaf(sector) => Target::Device(&union.leaf, sector),
                 // Of a write: its slab was emptied after it had its home, by a discard beside it.
                 Source::Zero => Target::Nowhere,
+                Source::Lost => Target::Broken,
             },
             sectors: run.sectors,
         });

@@ -12,6 +12,7 @@ mod device;
 mod error;
 mod events;
 mod grace;
+mod loss;
 mod memory;
 mod metadata;
 mod queue;

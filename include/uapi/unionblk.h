@@ -90,6 +90,12 @@ struct unionblk_features {
  *
  * Nothing is written to the leaf before the pair has been found sound; when
  * the call fails, both devices are as they were. EEXIST if @id is taken.
+ *
+ * Where metadata is damaged and reading is still safe, @damaged_blocks is how
+ * many of its blocks are of no use, and @lost_sectors of how many sectors of
+ * the union nobody can say what they hold: reading one of those fails with EIO.
+ * Without UNIONBLK_CREATE_READ_ONLY the call fails then (DAMAGED or IO), with
+ * it it succeeds. 0 for a whole leaf, and where nothing can be said.
  */
 struct unionblk_create {
 	__u32 size;
@@ -99,9 +105,10 @@ struct unionblk_create {
 	char root[UNIONBLK_PATH_BYTES];
 	char leaf[UNIONBLK_PATH_BYTES];
 	__u32 reason;		/* out: enum unionblk_reason */
-	__u32 reserved0;
+	__u32 damaged_blocks;	/* out: see above */
 	__u64 reason_detail[2];	/* out */
-	__u64 reserved[8];
+	__u64 lost_sectors;	/* out: see above */
+	__u64 reserved[7];
 };
 
 /*
@@ -151,8 +158,9 @@ struct unionblk_status {
 	__u32 reserved0;
 	char name[UNIONBLK_NAME_BYTES];	/* the leaf's, or empty */
 	__u32 last_error;	/* enum unionblk_reason: why no commit works */
-	__u32 reserved1;
-	__u64 reserved[2];
+	__u32 damaged_blocks;	/* of metadata: as at create */
+	__u64 lost_sectors;	/* that cannot be read for it */
+	__u64 reserved[1];
 };
 
 #define UNIONBLK_IOC_FEATURES	_IOWR(0xb5, 0x00, struct unionblk_features)

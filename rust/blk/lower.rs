@@ -39,6 +39,8 @@ pub(crate) enum Target<'d> {
     Device(&'d BlockDevice, u64),
     /// Nowhere: it reads as zeroes, and what is written is lost.
     Nowhere,
+    /// No place at all: the request fails with an I/O error.
+    Broken,
 }
 
 /// A stretch of a request.
@@ -76,6 +78,8 @@ pub(crate) struct Pieces<'d, D: Driver> {
     opf: u32,
     embedded: Embedded,
     failed: bool,
+    /// The driver has failed it: that is no error of ours.
+    broken: bool,
     /// No memory for a lower bio: what is left waits for the next round.
     short: bool,
     _driver: PhantomData<&'d D>,
@@ -114,6 +118,7 @@ impl<'d, D: Driver> Pieces<'d, D> {
             opf: if fua { ffi::REQ_FUA } else { 0 },
             embedded: Embedded::Free,
             failed: total == 0,
+            broken: false,
             short: false,
             _driver: PhantomData,
         }
@@ -159,6 +164,10 @@ impl<'d, D: Driver> Pieces<'d, D> {
         match target {
             Target::Device(dev, sector) => self.issue(dev, sector, take),
             Target::Nowhere => self.zero(take),
+            Target::Broken => {
+                self.broken = true;
+                self.failed = true;
+            }
         }
     }
 
@@ -280,8 +289,10 @@ where
         // SAFETY: Initialised above, never issued.
         unsafe { bindings::bio_uninit(pdu.bio()) };
     }
-    if failed {
+    if failed && !pieces.broken {
         pr_warn_once!("the pieces of a request do not cover it: it fails\n");
+    }
+    if failed {
         pdu.note(ffi::BLK_STS_IOERR);
     }
     if pdu.put() {

@@ -79,9 +79,10 @@ pub struct Create {
     pub root: [u8; PATH_BYTES],
     pub leaf: [u8; PATH_BYTES],
     pub reason: u32,
-    pub reserved0: u32,
+    pub damaged_blocks: u32,
     pub reason_detail: [u64; 2],
-    pub reserved: [u64; 8],
+    pub lost_sectors: u64,
+    pub reserved: [u64; 7],
 }
 
 /// `struct unionblk_remove`.
@@ -131,8 +132,18 @@ pub struct Status {
     pub reserved0: u32,
     pub name: [u8; NAME_BYTES],
     pub last_error: u32,
-    pub reserved1: u32,
-    pub reserved: [u64; 2],
+    pub damaged_blocks: u32,
+    pub lost_sectors: u64,
+    pub reserved: [u64; 1],
+}
+
+/// What two of the structures say of a leaf's damage, where the rest can be read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Damage {
+    /// `damaged_blocks`
+    pub blocks: u32,
+    /// `lost_sectors`
+    pub sectors: u64,
 }
 
 /// A structure of this interface: its first word is its own size.
@@ -188,15 +199,13 @@ macro_rules! call {
 
 call!(Features, 0, |s| s.reserved == [0; 5]);
 call!(Create, 1, |s| s.flags & !CREATE_READ_ONLY == 0
-    && s.reserved0 == 0
-    && s.reserved == [0; 8]);
+    && s.reserved == [0; 7]);
 call!(Remove, 2, |s| s.flags == 0
     && s.reserved0 == 0
     && s.reserved == [0; 4]);
 call!(Status, 3, |s| s.flags & !STATUS_NEXT == 0
     && s.reserved0 == 0
-    && s.reserved1 == 0
-    && s.reserved == [0; 2]);
+    && s.reserved == [0; 1]);
 
 impl Create {
     /// Stores why the call failed.
@@ -264,7 +273,7 @@ mod tests {
         assert!(c.error().is_none());
         c.set_error(Error::Busy(Side::Leaf));
         assert!(c.error() == Some(Error::Busy(Side::Leaf)));
-        c.reserved[7] = 1;
+        c.reserved[6] = 1;
         assert!(!c.reserved_are_zero());
     }
 }

@@ -3,9 +3,9 @@
 //! From a leaf's bytes to a map: superblock, directory, pages, journal, and whether it all agrees.
 //!
 //! Nothing here writes. What is wrong is named and never followed; only when everything has been
-//! read does [`Committer::checkpoint`] make the first write.
+//! read does [`Committer::checkpoint`] make the first write. Where something is lost it makes none.
 
-use core::ops::DerefMut;
+use core::ops::{DerefMut, Range};
 
 use super::alloc::Allocator;
 use super::commit::Committer;
@@ -16,9 +16,10 @@ use super::format::directory::{self, PageEntry};
 use super::format::superblock::{choose, Slot, Superblock};
 use super::geometry::{BLOCK_BYTES, TABLE_ENTRIES};
 use super::journal::{self, Ring};
-use super::map::{Emptied, Map, Memory};
-use super::num::index;
-use super::pages::{self, Page, PageSet};
+use super::map::{Map, Memory};
+use super::num::{index, narrow, wide};
+use super::pages::{self, bits_page_of, Page, PageSet};
+use super::salvage::{self, Damage, Losses, Nothing};
 
 /// A leaf's superblock, and which slot held it.
 #[derive(Clone, Debug)]
@@ -52,7 +53,7 @@ pub fn read_superblock<D: Disk>(disk: &mut D) -> Result<Probe> {
     Ok(Probe { superblock, slot })
 }
 
-/// Fills an empty map and an empty allocator from the leaf.
+/// Fills an empty map and an empty allocator from the leaf. Any damage is refused.
 ///
 /// `entries` and `changed` have room for each map page and are empty. Process context.
 pub fn load<D, M, A, B, E>(
@@ -60,8 +61,8 @@ pub fn load<D, M, A, B, E>(
     probe: Probe,
     map: &Map<M>,
     allocator: &mut Allocator<A>,
-    mut entries: E,
-    mut changed: PageSet<B>,
+    entries: E,
+    changed: PageSet<B>,
 ) -> Result<Committer<B, E>>
 where
     D: Disk,
@@ -70,12 +71,38 @@ where
     B: DerefMut<Target = [u64]>,
     E: DerefMut<Target = [PageEntry]>,
 {
+    salvage(disk, probe, map, allocator, entries, changed, &mut Nothing)
+}
+
+/// As [`load`], but what `lost` takes is given up: the map says so of the slabs concerned, and of
+/// every other slab what [`load`] would have said had nothing been damaged.
+///
+/// If anything was lost, the committer has failed with it from the start: no commit, no checkpoint
+/// and no detach will ever write, so that such a union can be read and nothing else.
+pub fn salvage<D, M, A, B, E, L>(
+    disk: &mut D,
+    probe: Probe,
+    map: &Map<M>,
+    allocator: &mut Allocator<A>,
+    mut entries: E,
+    mut changed: PageSet<B>,
+    lost: &mut L,
+) -> Result<Committer<B, E>>
+where
+    D: Disk,
+    M: Memory,
+    A: DerefMut<Target = [u64]>,
+    B: DerefMut<Target = [u64]>,
+    E: DerefMut<Target = [PageEntry]>,
+    L: Losses,
+{
     let sb = probe.superblock;
-    read_directory(disk, &sb, &mut entries)?;
-    read_pages(disk, &sb, map, &entries)?;
+    read_directory(disk, &sb, &mut entries, lost)?;
+    read_pages(disk, &sb, map, &entries, lost)?;
     let found = journal::scan(disk, &sb)?;
-    journal::replay(disk, &sb, &found, map, &mut changed)?;
-    take_slabs(&sb, map, allocator)?;
+    journal::replay(disk, &sb, &found, map, &mut changed, |p| lost.is_lost(p))?;
+    take_slabs(&sb, map, allocator, lost)?;
+    salvage::mark(map, lost)?;
     let blocks = sb.geometry.journal_blocks();
     let head = sb
         .journal_tail
@@ -90,33 +117,68 @@ where
         entries,
         changed,
         map.changes(),
+        lost.first(),
     ))
 }
 
 /// Reads all directory blocks that were ever written.
-pub fn read_directory<D: Disk>(disk: &mut D, sb: &Superblock, entries: &mut [PageEntry]) -> Result {
+///
+/// One that is whole and wrong all the same is refused: it is not this block's place, or the
+/// superblock is not the newest, and then nobody can say what else is old.
+fn read_directory<D: Disk, L: Losses>(
+    disk: &mut D,
+    sb: &Superblock,
+    entries: &mut [PageEntry],
+    lost: &mut L,
+) -> Result {
     let g = &sb.geometry;
     for at in 0..g.directory_blocks() {
         let Some(slot) = sb.directory_slot(at)?.number() else {
             continue;
         };
         let block = g.directory_block(at, slot);
-        disk.read(block, 1)?;
+        let pages = directory::pages_of(at, g.pages());
+        let list = entries.get_mut(pages.clone()).unwrap_or_default();
+        let read = disk.read(block, 1);
         let bytes = disk.buffer().get(..BLOCK_BYTES).unwrap_or_default();
-        let list = entries
-            .get_mut(directory::pages_of(at, g.pages()))
-            .unwrap_or_default();
-        directory::decode(bytes, at, sb.generation, sb.nonce, block, list)?;
+        let known = match read {
+            Ok(()) => directory::decode(bytes, at, sb.generation, sb.nonce, block, list),
+            failed => failed,
+        };
+        let Err(error) = known else {
+            continue;
+        };
+        if read.is_ok() && directory::is_sealed(bytes) {
+            return Err(error);
+        }
+        list.fill(PageEntry::EMPTY);
+        let pages = narrow(wide(pages.start))..narrow(wide(pages.end));
+        lose(lost, pages, (Area::Directory, block), error)?;
     }
     Ok(())
 }
 
-/// Reads all map pages that were ever written, as many at once as lie together.
-fn read_pages<D: Disk, M: Memory>(
+/// Gives pages up, if the error is of the block that was read.
+fn lose<L: Losses>(
+    lost: &mut L,
+    pages: Range<u32>,
+    (area, block): (Area, u64),
+    error: Error,
+) -> Result {
+    match error {
+        Error::Damaged(..) | Error::Io(..) => lost.lose(pages, Damage { area, block, error }),
+        e => Err(e),
+    }
+}
+
+/// Reads all map pages that were ever written, as many at once as lie together; one by one where
+/// that fails.
+fn read_pages<D: Disk, M: Memory, L: Losses>(
     disk: &mut D,
     sb: &Superblock,
     map: &Map<M>,
     entries: &[PageEntry],
+    lost: &mut L,
 ) -> Result {
     let g = &sb.geometry;
     let entry = |p: u32| entries.get(index(p)).copied().unwrap_or(PageEntry::EMPTY);
@@ -127,7 +189,6 @@ fn read_pages<D: Disk, M: Memory>(
             page = page.saturating_add(1);
             continue;
         };
-        let start = g.page_block(page, slot);
         let mut count = 1u32;
         while index(count) < BUFFER_BLOCKS
             && page.saturating_add(count) < g.pages()
@@ -135,17 +196,25 @@ fn read_pages<D: Disk, M: Memory>(
         {
             count = count.saturating_add(1);
         }
-        disk.read(start, index(count))?;
-        let blocks = disk.buffer().chunks_exact(BLOCK_BYTES).take(index(count));
-        for (n, bytes) in (0..count).zip(blocks) {
-            let p = page.saturating_add(n);
-            if crc32c(0, bytes) != entry(p).crc {
-                return Err(Error::Damaged(
-                    Area::Page,
-                    start.saturating_add(u64::from(n)),
-                ));
+        let all = disk.read(g.page_block(page, slot), index(count));
+        for p in page..page.saturating_add(count) {
+            let block = g.page_block(p, slot);
+            let (read, at) = match all {
+                Ok(()) => (all, p.saturating_sub(page)),
+                Err(_) => (disk.read(block, 1), 0),
+            };
+            let sound = read.and_then(|()| {
+                let start = index(at).saturating_mul(BLOCK_BYTES);
+                let bytes = disk.buffer().get(start..).unwrap_or_default();
+                let bytes = bytes.get(..BLOCK_BYTES).unwrap_or_default();
+                if crc32c(0, bytes) != entry(p).crc {
+                    return Err(Error::Damaged(Area::Page, block));
+                }
+                pages::load(map, p, bytes)
+            });
+            if let Err(error) = sound {
+                lose(lost, p..p.saturating_add(1), (Area::Page, block), error)?;
             }
-            pages::load(map, p, bytes)?;
         }
         page = page.saturating_add(count);
     }
@@ -177,11 +246,13 @@ pub fn fits_blocks<M: Memory>(map: &Map<M>, sectors: u32) -> bool {
         .all(whole)
 }
 
-/// Takes every slab that the table names, and refuses a table that names one twice.
+/// Takes every slab that the table names, and refuses a table that names one twice. One that is
+/// about to be lost has no owner: nobody will know it by its root slab.
 fn take_slabs<M: Memory, A: DerefMut<Target = [u64]>>(
     sb: &Superblock,
     map: &Map<M>,
     allocator: &mut Allocator<A>,
+    lost: &impl Losses,
 ) -> Result {
     let g = &sb.geometry;
     for page in 0..g.table_pages() {
@@ -194,7 +265,7 @@ fn take_slabs<M: Memory, A: DerefMut<Target = [u64]>>(
             let slab = page.saturating_mul(TABLE_ENTRIES).saturating_add(n);
             let entry = map.entry(slab);
             let bad = Error::Damaged(Area::Map, g.page_block(page, 0));
-            if entry.emptied != Emptied::No {
+            if entry.is_of_memory() {
                 return Err(bad);
             }
             let Some(leaf) = entry.leaf else {
@@ -204,7 +275,9 @@ fn take_slabs<M: Memory, A: DerefMut<Target = [u64]>>(
             if slab >= g.root_slabs() || !taken {
                 return Err(bad);
             }
-            map.set_owner(leaf, Some(slab))?;
+            if !lost.is_lost(page) && !lost.is_lost(bits_page_of(map, leaf)) {
+                map.set_owner(leaf, Some(slab))?;
+            }
         }
     }
     Ok(())

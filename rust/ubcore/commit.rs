@@ -54,7 +54,7 @@ where
     B: DerefMut<Target = [u64]>,
     E: DerefMut<Target = [PageEntry]>,
 {
-    /// Takes over what attach found.
+    /// Takes over what attach found. With `failed` it never writes.
     pub(super) fn new(
         superblock: Superblock,
         newest: Slot,
@@ -62,6 +62,7 @@ where
         entries: E,
         changed: PageSet<B>,
         committed: u64,
+        failed: Option<Error>,
     ) -> Self {
         Committer {
             superblock,
@@ -70,7 +71,7 @@ where
             entries,
             changed,
             committed,
-            failed: None,
+            failed,
             counters: Counters::default(),
         }
     }
@@ -299,7 +300,7 @@ where
             };
             let room = disk.buffer().get_mut(start..).unwrap_or_default();
             let block = one_block(room);
-            pages::store(map, page, block);
+            pages::store(map, page, block)?;
             let entry = PageEntry {
                 slot,
                 crc: crc32c(0, block),

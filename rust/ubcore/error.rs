@@ -37,6 +37,11 @@ impl Area {
         (0, "leaf")
     }
 
+    /// The word for it in messages.
+    pub fn name(self) -> &'static str {
+        self.entry().1
+    }
+
     fn from_code(code: u64) -> Option<Self> {
         Self::ALL.into_iter().find(|e| e.1 == code).map(|e| e.0)
     }
@@ -211,7 +216,7 @@ impl fmt::Display for Error {
             NotFormatted => f.write_str("the leaf is not formatted: run ubctl format, or create with --format"),
             NewerVersion(v) => write!(f, "the leaf has format version {v}, newer than this code: use a newer unionblk"),
             UnknownFeatures(bits) => write!(f, "the leaf needs features {bits:#x} that this code does not know: use a newer unionblk"),
-            Damaged(area, block) => write!(f, "the leaf's {} is damaged at block {block}: nothing was written; keep a copy before anything else", area.entry().1),
+            Damaged(area, block) => write!(f, "the leaf's {} is damaged at block {block}: nothing was written; keep a copy before anything else", area.name()),
             RootSize(want, found) => write!(f, "the leaf was made for a root of {want} sectors, this one has {found}: attach it to its own root"),
             RootContent => f.write_str("the root is not the one the leaf was made for, or its content has changed: attach the leaf to its own, unchanged root"),
             LeafSize(want, found) => write!(f, "the leaf was formatted with {want} sectors, the device has {found}: it was cut"),

@@ -383,17 +383,21 @@ fn read_head<D: Disk>(disk: &mut D, sb: &Superblock, at: u32) -> Result<Option<R
 }
 
 /// Applies the finished epochs to the map, and notes which pages they change. Reads only.
-pub fn replay<D, M, B>(
+///
+/// Where a page of the table is `lost`, it follows what can be followed without that.
+pub fn replay<D, M, B, L>(
     disk: &mut D,
     sb: &Superblock,
     found: &Found,
     map: &Map<M>,
     pages: &mut PageSet<B>,
+    lost: L,
 ) -> Result
 where
     D: Disk,
     M: Memory,
     B: core::ops::DerefMut<Target = [u64]>,
+    L: Fn(u32) -> bool,
 {
     for n in 0..found.finished {
         let at = after(sb.journal_tail, n, sb.geometry.journal_blocks());
@@ -403,6 +407,7 @@ where
         let mut player = Player {
             map,
             pages: &mut *pages,
+            lost: &lost,
             leaf: head.base,
             bad,
         };
@@ -411,14 +416,15 @@ where
     Ok(())
 }
 
-struct Player<'a, M, B> {
+struct Player<'a, M, B, L> {
     map: &'a Map<M>,
     pages: &'a mut PageSet<B>,
+    lost: &'a L,
     leaf: u32,
     bad: Error,
 }
 
-impl<M: Memory, B: core::ops::DerefMut<Target = [u64]>> Player<'_, M, B> {
+impl<M: Memory, B: core::ops::DerefMut<Target = [u64]>, L: Fn(u32) -> bool> Player<'_, M, B, L> {
     fn block(&mut self, block: &[u8], count: usize) -> Result {
         let mut at = 0;
         while at < count {
@@ -432,10 +438,12 @@ impl<M: Memory, B: core::ops::DerefMut<Target = [u64]>> Player<'_, M, B> {
                     let bits = ring::word(block, at)
                         .filter(|_| at < count)
                         .ok_or(self.bad)?;
-                    self.map.add_word(leaf, w, bits)?;
                     at = at.saturating_add(1);
+                    if let Some(leaf) = leaf {
+                        self.map.add_word(leaf, w, bits)?;
+                        self.pages.add(bits_page_of(self.map, leaf));
+                    }
                 }
-                self.pages.add(bits_page_of(self.map, leaf));
             } else {
                 self.record(record)?;
             }
@@ -443,10 +451,16 @@ impl<M: Memory, B: core::ops::DerefMut<Target = [u64]>> Player<'_, M, B> {
         Ok(())
     }
 
-    fn home(&self, slab: u32) -> Result<u32> {
+    /// The home of a slab that has one; `None` if nobody knows which.
+    fn home(&self, slab: u32) -> Result<Option<u32>> {
         let g = self.map.geometry();
         let leaf = self.map.entry(slab).leaf.filter(|&l| l < g.leaf_slabs());
-        leaf.filter(|_| slab < g.root_slabs()).ok_or(self.bad)
+        let lost = (self.lost)(table_page_of(slab));
+        if slab < g.root_slabs() && (leaf.is_some() || lost) {
+            Ok(leaf)
+        } else {
+            Err(self.bad)
+        }
     }
 
     fn record(&mut self, record: Record) -> Result {
@@ -469,9 +483,10 @@ impl<M: Memory, B: core::ops::DerefMut<Target = [u64]>> Player<'_, M, B> {
                 self.pages.add(bits_page_of(self.map, leaf));
             }
             Record::More { slab, run } => {
-                let leaf = self.home(slab)?;
-                self.map.set_bits(leaf, run.first, run.count)?;
-                self.pages.add(bits_page_of(self.map, leaf));
+                if let Some(leaf) = self.home(slab)? {
+                    self.map.set_bits(leaf, run.first, run.count)?;
+                    self.pages.add(bits_page_of(self.map, leaf));
+                }
             }
             Record::Words { .. } => return Err(self.bad),
             Record::Zero { slab, count } => self.empty(slab, count, Base::Zero)?,

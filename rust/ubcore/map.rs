@@ -22,7 +22,7 @@
 //! whoever sees a bit, and then a change under way, makes the dirty mark of that bit once more.
 
 use super::bits;
-use super::error::{Error, Result};
+use super::error::{Area, Error, Result};
 use super::geometry::{Geometry, BITS_SECTORS, BITS_WORDS, TABLE_ENTRIES};
 use super::num::{index, mask, narrow, usize_of};
 use super::sync::{AtomicU32, AtomicU64, Ordering};
@@ -90,7 +90,7 @@ pub enum Emptied {
 /// | leaf slab + 1  |z|     z: unwritten sectors read as zeroes; leaf slab + 1 = 0: none
 /// ```
 ///
-/// In memory only, three values of the upper part that no leaf slab has mean [`Emptied`].
+/// In memory only, four values of the upper part that no leaf slab has mean [`Emptied`] and lost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Entry {
     /// The leaf slab, if there is one.
@@ -99,28 +99,37 @@ pub struct Entry {
     pub base: Base,
     /// Whether it was emptied; then there is no leaf slab.
     pub emptied: Emptied,
+    /// Where it is, or what of it is mapped, was not to be read: nothing above means anything.
+    pub lost: bool,
 }
 
 const PENDING: u32 = 0x7fff_ffff;
 const DURABLE: u32 = 0x7fff_fffe;
 const WAITING: u32 = 0x7fff_fffd;
+const LOST: u32 = 0x7fff_fffc;
 
 impl Entry {
+    /// A slab of which nobody can say what it holds.
+    pub const LOST: Entry = Entry {
+        lost: true,
+        ..Entry::none(Base::Root, Emptied::No)
+    };
+
     /// A slab that lives in the leaf.
     pub fn home(leaf: u32, base: Base) -> Entry {
         Entry {
             leaf: Some(leaf),
-            base,
-            emptied: Emptied::No,
+            ..Entry::none(base, Emptied::No)
         }
     }
 
     /// A slab without a home.
-    pub fn none(base: Base, emptied: Emptied) -> Entry {
+    pub const fn none(base: Base, emptied: Emptied) -> Entry {
         Entry {
             leaf: None,
             base,
             emptied,
+            lost: false,
         }
     }
 
@@ -136,10 +145,10 @@ impl Entry {
             PENDING => Entry::none(base, Emptied::Pending),
             DURABLE => Entry::none(base, Emptied::Durable),
             WAITING => Entry::none(base, Emptied::Waiting),
+            LOST => Entry::LOST,
             high => Entry {
                 leaf: high.checked_sub(1),
-                base,
-                emptied: Emptied::No,
+                ..Entry::none(base, Emptied::No)
             },
         }
     }
@@ -148,6 +157,7 @@ impl Entry {
     #[inline]
     pub fn encode(self) -> u32 {
         let high = match self.emptied {
+            _ if self.lost => LOST,
             Emptied::Pending => PENDING,
             Emptied::Durable => DURABLE,
             Emptied::Waiting => WAITING,
@@ -156,12 +166,18 @@ impl Entry {
         high.wrapping_shl(1) | u32::from(self.base == Base::Zero)
     }
 
-    /// The entry as it goes to disk, where nothing is in flight.
-    pub fn at_rest(self) -> Entry {
-        Entry {
+    /// The entry as it goes to disk, where nothing is in flight; `None` if it is lost: nothing that
+    /// could be written is true of it.
+    pub fn at_rest(self) -> Option<Entry> {
+        (!self.lost).then_some(Entry {
             emptied: Emptied::No,
             ..self
-        }
+        })
+    }
+
+    /// Whether no disk may hold it.
+    pub fn is_of_memory(self) -> bool {
+        self.lost || self.emptied != Emptied::No
     }
 }
 
@@ -229,6 +245,13 @@ impl<M: Memory> Map<M> {
             self.table_slot(slab)
                 .map_or(0, |e| e.load(Ordering::Acquire)),
         )
+    }
+
+    /// The entry of a root slab that is about to change: one that is lost must not.
+    fn known_entry(&self, slab: u32) -> Result<Entry> {
+        let block = self.geometry.page_block(slab / TABLE_ENTRIES, 0);
+        let entry = Some(self.entry(slab)).filter(|e| !e.lost);
+        entry.ok_or(Error::Damaged(Area::Map, block))
     }
 
     /// Sets an entry, growing the table; for replay and for the holder of the allocator's lock.
@@ -388,8 +411,8 @@ impl<M: Memory> Map<M> {
     ///
     /// Under the allocator's lock; may sleep for memory. On an error nothing has changed.
     pub fn assign(&self, slab: u32, leaf: u32) -> Result {
+        let base = self.known_entry(slab)?.base;
         self.clear_slab(leaf)?;
-        let base = self.entry(slab).base;
         self.set_owner(leaf, Some(slab))?;
         bits::set(self.memory.fresh(), leaf);
         let done = self.set_entry(slab, Entry::home(leaf, base));
@@ -438,7 +461,7 @@ impl<M: Memory> Map<M> {
     /// Under the allocator's lock; may sleep for memory. `Ok(None)` if nothing changed, else the
     /// home it had.
     pub fn empty(&self, slab: u32, base: Base) -> Result<Option<Option<u32>>> {
-        let entry = self.entry(slab);
+        let entry = self.known_entry(slab)?;
         if entry.leaf.is_none() && entry.base == base {
             return Ok(None);
         }

@@ -49,4 +49,5 @@ pub mod map;
 pub mod num;
 pub mod pages;
 pub mod plan;
+pub mod salvage;
 pub mod sync;

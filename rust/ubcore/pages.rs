@@ -5,7 +5,7 @@
 //! Table pages are 1024 little-endian 32-bit entries, bits pages 512 little-endian 64-bit words,
 //! both as [`super::map`] has them. Pages are numbered through, the table's first.
 
-use super::error::{Error, Result};
+use super::error::{Area, Error, Result};
 use super::geometry::{BITS_WORDS, TABLE_ENTRIES};
 use super::map::{Entry, Map, Memory};
 use super::num::{index, narrow, wide};
@@ -44,29 +44,32 @@ pub fn bits_page_of<M: Memory>(map: &Map<M>, leaf: u32) -> u32 {
 /// Copies page `number` of the map into `block` (4096 bytes).
 ///
 /// An assignment that no commit has covered is left out: its slab's bits on disk may be those of an
-/// earlier life. Only the committer calls this.
-pub fn store<M: Memory>(map: &Map<M>, number: u32, block: &mut [u8]) {
+/// earlier life. Fails if an entry is lost. Only the committer calls this.
+pub fn store<M: Memory>(map: &Map<M>, number: u32, block: &mut [u8]) -> Result {
     block.fill(0);
     match page(map, number) {
         Page::Table(n) => {
             let Some(table) = map.memory().table(n) else {
-                return;
+                return Ok(());
             };
+            let lost = Error::Damaged(Area::Map, map.geometry().page_block(number, 0));
             for (entry, room) in table.iter().zip(block.as_chunks_mut_4()) {
-                let mut e = Entry::decode(entry.load(Ordering::Acquire)).at_rest();
+                let e = Entry::decode(entry.load(Ordering::Acquire));
+                let mut e = e.at_rest().ok_or(lost)?;
                 e.leaf = e.leaf.filter(|&l| !map.is_fresh(l));
                 *room = e.encode().to_le_bytes();
             }
         }
         Page::Bits(n) => {
             let Some(bits) = map.memory().bits(n) else {
-                return;
+                return Ok(());
             };
             for (word, room) in bits.iter().zip(block.as_chunks_mut_8()) {
                 *room = word.load(Ordering::Acquire).to_le_bytes();
             }
         }
     }
+    Ok(())
 }
 
 /// Fills page `number` of the map, which is empty, from `block`. For attach alone.
@@ -129,6 +132,12 @@ impl<B: core::ops::DerefMut<Target = [u64]>> PageSet<B> {
         if let Some(w) = self.0.get_mut(index(page / 64)) {
             *w &= !1u64.wrapping_shl(page % 64);
         }
+    }
+
+    /// Whether a page is in it.
+    pub fn has(&self, page: u32) -> bool {
+        let word = self.0.get(index(page / 64)).copied().unwrap_or(0);
+        word & 1u64.wrapping_shl(page % 64) != 0
     }
 
     /// The first page of the set at or after `from`.

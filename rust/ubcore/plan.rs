@@ -16,6 +16,8 @@ pub enum Source {
     Leaf(u64),
     /// Nowhere: it reads as zeroes.
     Zero,
+    /// Nobody can say: the metadata that did is damaged. Neither to be read nor to be written.
+    Lost,
 }
 
 impl Source {
@@ -24,7 +26,7 @@ impl Source {
         let on = |a: u64, b: u64| a.wrapping_add(u64::from(sectors)) == b;
         match (self, next) {
             (Source::Root(a), Source::Root(b)) | (Source::Leaf(a), Source::Leaf(b)) => on(a, b),
-            (Source::Zero, Source::Zero) => true,
+            (Source::Zero, Source::Zero) | (Source::Lost, Source::Lost) => true,
             _ => false,
         }
     }
@@ -104,6 +106,10 @@ impl<M: Memory> Runs<'_, M> {
             .leaf
             .map(|l| (l, g.leaf_slab_start(l).wrapping_add(u64::from(offset))));
         let run = match (self.way, home) {
+            (_, None) if entry.lost => Run {
+                source: Source::Lost,
+                sectors: limit,
+            },
             (Way::Write, home) => Run {
                 source: home.map_or(Source::Zero, |h| Source::Leaf(h.1)),
                 sectors: limit,

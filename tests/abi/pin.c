@@ -33,8 +33,9 @@ static void structs(void)
 	FIELD(create, root);
 	FIELD(create, leaf);
 	FIELD(create, reason);
-	FIELD(create, reserved0);
+	FIELD(create, damaged_blocks);
 	FIELD(create, reason_detail);
+	FIELD(create, lost_sectors);
 	FIELD(create, reserved);
 
 	SIZE(remove);
@@ -78,7 +79,8 @@ static void status(void)
 	FIELD(status, reserved0);
 	FIELD(status, name);
 	FIELD(status, last_error);
-	FIELD(status, reserved1);
+	FIELD(status, damaged_blocks);
+	FIELD(status, lost_sectors);
 	FIELD(status, reserved);
 }
 

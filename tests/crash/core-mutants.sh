@@ -16,7 +16,7 @@ if [[ ${1:-} == */* ]]; then
 	shard=$1
 	shift
 fi
-[ $# -gt 0 ] || set -- commit.rs journal.rs map.rs bits.rs alloc.rs plan.rs attach.rs pages.rs
+[ $# -gt 0 ] || set -- commit.rs journal.rs map.rs bits.rs alloc.rs plan.rs attach.rs pages.rs salvage.rs
 
 # Outside the tree: it is a tool, and takes minutes to build.
 tool=$CACHE/tools/bin/cargo-mutants

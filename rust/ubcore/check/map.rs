@@ -8,7 +8,7 @@ use core::sync::atomic::Ordering;
 use super::super::disk::Disk;
 use super::super::error::Result;
 use super::super::geometry::{BITS_SECTORS, BITS_WORDS, TABLE_ENTRIES};
-use super::super::map::{Emptied, Entry, Memory};
+use super::super::map::{Entry, Memory};
 use super::super::num::{index, mask, narrow, wide};
 use super::super::pages::{bits_page_of, table_page_of};
 use super::{Check, Counts, What};
@@ -42,7 +42,7 @@ where
         let block = self.block_of(table_page_of(slab));
         let byte = (slab % TABLE_ENTRIES).saturating_mul(4);
         let wrong = match entry.leaf {
-            _ if entry.emptied != Emptied::No => Some(What::Moving { slab }),
+            _ if entry.is_of_memory() => Some(What::Moving { slab }),
             Some(leaf) if slab >= g.root_slabs() => Some(What::PastUnion { slab, leaf }),
             None if slab >= g.root_slabs() => Some(What::PastUnionBare { slab }),
             Some(leaf) if leaf >= g.leaf_slabs() => Some(What::PastLeaf { slab, leaf }),

@@ -10,15 +10,15 @@ pub mod mend;
 mod ring;
 mod structure;
 
-use core::ops::DerefMut;
+use core::ops::{DerefMut, Range};
 
 use super::disk::Disk;
 use super::error::{Error, Result};
-use super::format::directory::PageEntry;
+use super::format::directory::{self, PageEntry};
 use super::format::superblock::Superblock;
 use super::geometry::{Geometry, BLOCK_BYTES};
 use super::map::{Map, Memory};
-use super::num::index;
+use super::num::{index, narrow, wide};
 use super::pages::PageSet;
 
 pub use self::structure::superblocks;
@@ -152,6 +152,35 @@ pub struct Finding {
     pub byte: u32,
 }
 
+impl Finding {
+    /// The map pages that are not known because of it; none if it is about something else.
+    pub fn pages(&self, g: &Geometry) -> Range<u32> {
+        let next = |page: u32| page.saturating_add(1);
+        match self.what {
+            What::Page { page } => page..next(page),
+            What::Directory { first, last } => first..next(last),
+            What::Unreadable => behind(self.block, g),
+            _ => 0..0,
+        }
+    }
+}
+
+/// The map pages that a block of the directory or of the map has to do with.
+fn behind(block: u64, g: &Geometry) -> Range<u32> {
+    let place = |first: u64, count: u32| {
+        let at = block.checked_sub(first)?;
+        let slot = at.checked_div(u64::from(count))?;
+        let at = at.checked_rem(u64::from(count))?;
+        (slot < 2).then_some(narrow(at))
+    };
+    if let Some(at) = place(g.directory_block(0, 0), g.directory_blocks()) {
+        let pages = directory::pages_of(at, g.pages());
+        return narrow(wide(pages.start))..narrow(wide(pages.end));
+    }
+    let page = place(g.page_block(0, 0), g.pages());
+    page.map_or(0..0, |page| page..page.saturating_add(1))
+}
+
 /// Who hears of the findings.
 pub type Visitor<'a> = &'a mut dyn FnMut(Finding);
 
@@ -163,6 +192,8 @@ pub struct Check<'a, D, M, B> {
     entries: &'a mut [PageEntry],
     /// What replay changes: nobody here asks.
     changed: PageSet<B>,
+    /// Map pages that are not known.
+    lost: PageSet<B>,
     out: Visitor<'a>,
     /// Something of the map is not known: what follows from that is no finding.
     blind: bool,
@@ -187,14 +218,14 @@ where
     M: Memory,
     B: DerefMut<Target = [u64]>,
 {
-    /// A look at the leaf that `sb` is of. `map` is empty, `entries` and `changed` have room for each
-    /// of its pages and are empty.
+    /// A look at the leaf that `sb` is of. `map` is empty, `entries`, `changed` and `lost` have room
+    /// for each of its pages and are empty.
     pub fn new(
         disk: &'a mut D,
         sb: &'a Superblock,
         map: &'a Map<M>,
         entries: &'a mut [PageEntry],
-        changed: PageSet<B>,
+        [changed, lost]: [PageSet<B>; 2],
         out: Visitor<'a>,
     ) -> Self {
         Check {
@@ -203,6 +234,7 @@ where
             map,
             entries,
             changed,
+            lost,
             out,
             blind: false,
         }
@@ -230,6 +262,12 @@ where
 
     fn tell(&mut self, what: What, block: u64, byte: u32) {
         (self.out)(Finding { what, block, byte });
+    }
+
+    /// Map pages that are not known: what follows from that is no finding either.
+    fn lose(&mut self, pages: Range<u32>) {
+        self.blind = true;
+        pages.for_each(|page| self.lost.add(page));
     }
 
     /// Reads a block into the disk's buffer; tells it if that fails.

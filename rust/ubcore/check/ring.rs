@@ -55,7 +55,9 @@ where
             chained: chain.blocks,
             sequence: chain.next,
         };
-        match journal::replay(self.disk, self.sb, &found, self.map, &mut self.changed) {
+        let lost = |page| self.lost.has(page);
+        let changed = &mut self.changed;
+        match journal::replay(self.disk, self.sb, &found, self.map, changed, lost) {
             // What the replay says of a map that is not known means nothing.
             Err(Error::Damaged(Area::Journal, block)) if !self.blind => {
                 self.blind = true;

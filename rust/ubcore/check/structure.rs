@@ -113,15 +113,15 @@ where
         let range = directory::pages_of(at, self.geometry().pages());
         let (first, last) = (narrow(wide(range.start)), narrow(wide(range.end)));
         let last = last.saturating_sub(1);
+        let pages = first..narrow(wide(range.end));
         if !self.read(block) {
-            self.blind = true;
-            return;
+            return self.lose(pages);
         }
         let bytes = self.disk.buffer().get(..BLOCK_BYTES).unwrap_or_default();
         let list = self.entries.get_mut(range).unwrap_or_default();
         if let Err(byte) = directory::judge(bytes, at, generation, nonce, list) {
             list.fill(PageEntry::EMPTY);
-            self.blind = true;
+            self.lose(pages);
             let byte = narrow(wide(byte));
             self.tell(What::Directory { first, last }, block, byte);
         }
@@ -150,8 +150,9 @@ where
             }
             counts.pages = counts.pages.saturating_add(1);
             let block = self.block_of(page);
+            let alone = page..page.saturating_add(1);
             if !self.read(block) {
-                self.blind = true;
+                self.lose(alone);
                 continue;
             }
             let map = self.map;
@@ -161,7 +162,7 @@ where
                 pages::load(map, page, bytes)
                     .or_else(|e| if is_ours(e) { Err(e) } else { Ok(()) })?;
             } else {
-                self.blind = true;
+                self.lose(alone);
                 self.tell(What::Page { page }, block, 0);
             }
         }

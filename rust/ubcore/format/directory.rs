@@ -146,6 +146,12 @@ pub fn judge(
     Ok(())
 }
 
+/// Whether a block's checksum is right, whatever it says.
+pub fn is_sealed(block: &[u8]) -> bool {
+    Header::ref_from_prefix(block)
+        .is_ok_and(|(h, _)| h.magic == MAGIC && h.crc.get() == block_crc(block, CRC_AT))
+}
+
 /// Whether a block is a whole one of this leaf, of whatever checkpoint.
 pub fn is_sound(block: &[u8], at: u32, nonce: u64) -> bool {
     Header::ref_from_prefix(block).is_ok_and(|(h, _)| {

@@ -171,6 +171,7 @@ impl Oracle for Deeds {
                 let found = match run.source {
                     Source::Root(_) => Some(ROOT),
                     Source::Zero => Some(ZERO),
+                    Source::Lost => None,
                     Source::Leaf(s) => tag(leaf.get(s + n), at),
                 };
                 self.check(at, found)?;

@@ -178,6 +178,7 @@ fn found(source: Source, at: u64, sector: u64, state: &State) -> Option<u64> {
     match source {
         Source::Root(_) => Some(ROOT),
         Source::Zero => Some(ZERO),
+        Source::Lost => None,
         Source::Leaf(from) => tag(&state.sector(from + at), sector),
     }
 }

@@ -73,11 +73,8 @@ static void creating(const char *root, const char *leaf, uint32_t taken)
 	c.flags = 1u << 31;
 	judge("create with an unknown flag", call(UNIONBLK_IOC_CREATE, &c), EINVAL);
 	c = create(root, leaf);
-	c.reserved[7] = 1;
+	c.reserved[6] = 1;
 	judge("create with a reserved field", call(UNIONBLK_IOC_CREATE, &c), EINVAL);
-	c = create(root, leaf);
-	c.reserved0 = 1;
-	judge("create with a reserved gap", call(UNIONBLK_IOC_CREATE, &c), EINVAL);
 	c = create(root, leaf);
 	memset(c.root, 'x', sizeof(c.root));
 	judge("create with an endless path", call(UNIONBLK_IOC_CREATE, &c), EINVAL);

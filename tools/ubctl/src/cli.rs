@@ -39,7 +39,9 @@ const CHECK_HELP: &str = "\
 Each finding has a grade:
   note    explained by a cut of power or the normal course of things
   minor   damage that has cost nothing yet, which --repair mends
-  damage  to mend it would be to guess; keep a copy of the leaf
+  damage  to mend it would be to guess; keep a copy of the leaf. Where it can be
+          told which sectors of the union are lost by it, the finding says so,
+          and ubctl create --read-only reads the rest
 
 Exit codes of check, those of fsck:
   0   whole: nothing but notes
@@ -72,7 +74,10 @@ pub enum Command {
     /// Attach a leaf to its root; prints the union's device
     #[command(
         after_help = "Example: ubctl create --root /dev/sda2 --leaf /dev/sdb1 --format\n\
-        Images get loop devices, which go with the union."
+        Images get loop devices, which go with the union.\n\
+        A leaf with damaged metadata is refused (3). With --read-only, what is left of it can be\n\
+        read, where that is safe: what is lost is named, and to read it fails. Then the exit code\n\
+        is 0, and --json has damaged_blocks, lost_sectors and lost."
     )]
     Create(CreateArgs),
     /// Detach unions: what is dirty is committed, root and leaf are released
@@ -168,7 +173,7 @@ pub struct CreateArgs {
     /// With --format: even if the leaf looks used; what it holds is lost
     #[arg(long, requires = "format")]
     pub force: bool,
-    /// Take no writes and write nothing to the leaf, which may be write-protected
+    /// Take no writes and write nothing to the leaf, which may be write-protected or damaged
     #[arg(long, conflicts_with = "format")]
     pub read_only: bool,
     /// N of /dev/unionblkN [default: the lowest that is free]

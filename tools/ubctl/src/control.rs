@@ -9,11 +9,12 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use rustix::io::Errno;
+use serde_json::json;
 use ubcore::abi::{self, Create, Features, Remove, Status};
 use ubcore::format::name::LeafName;
 
 use crate::ioctl;
-use crate::output;
+use crate::output::{self, size};
 use crate::refuse::{self, Fail, Result, BUSY, FAILED};
 
 /// What the names of unions start with.
@@ -57,7 +58,7 @@ impl Control {
         match ioctl::call(&self.0, request) {
             Ok(()) => Ok(request.id),
             Err(e) => Err(match (request.error(), e) {
-                (Some(reason), _) => Fail::core(what, reason),
+                (Some(reason), _) => rest_of(request, Fail::core(what, reason)),
                 (None, Errno::EXIST) => Fail::new(
                     BUSY,
                     "exists",
@@ -151,6 +152,25 @@ impl Control {
             }
         }
     }
+}
+
+/// A refusal for damage, with what can still be done.
+fn rest_of(request: &Create, mut fail: Fail) -> Fail {
+    if request.damaged_blocks == 0 || request.flags & abi::CREATE_READ_ONLY != 0 {
+        return fail;
+    }
+    let lost = match request.lost_sectors {
+        0 => "no sector".to_owned(),
+        n => size(n),
+    };
+    fail.message += &format!(
+        "; ubctl check says what is lost, {lost} of the union; to read what is left: ubctl create \
+         --read-only"
+    );
+    fail.with(json!({
+        "damaged_blocks": request.damaged_blocks,
+        "lost_sectors": request.lost_sectors,
+    }))
 }
 
 fn control_path() -> PathBuf {
@@ -283,9 +303,11 @@ pub fn node_is_there(node: &Path, major: u32, minor: u32) -> io::Result<bool> {
 
 #[cfg(test)]
 mod tests {
-    use super::{id_of_device, id_of_leaf, is_union, put_path, Control};
+    use super::{id_of_device, id_of_leaf, is_union, put_path, rest_of, Control};
+    use crate::refuse::Fail;
     use std::path::Path;
     use ubcore::abi::{Create, Status};
+    use ubcore::error::{Area, Error};
     use ubcore::format::name::LeafName;
 
     #[test]
@@ -349,6 +371,23 @@ mod tests {
             .unwrap();
         assert_eq!(fail.reason, "no_module", "{fail}");
         assert!(fail.message.contains("modprobe unionblk"), "{fail}");
+    }
+
+    #[test]
+    fn a_refusal_says_whether_the_rest_can_be_read() {
+        let e = Error::Damaged(Area::Page, 21);
+        let mut c = Create::new();
+        c.set_error(e);
+        let fail = rest_of(&c, Fail::core("leaf x", e));
+        assert_eq!(fail.message, format!("leaf x: {e}"));
+        (c.damaged_blocks, c.lost_sectors) = (1, 2048);
+        let fail = rest_of(&c, Fail::core("leaf x", e));
+        assert!(fail
+            .message
+            .starts_with(&format!("leaf x: {e}; ubctl check")));
+        assert!(fail.message.contains("lost, 1 MiB of"), "{fail}");
+        assert!(fail.message.ends_with("ubctl create --read-only"), "{fail}");
+        assert_eq!(fail.reason, "damaged");
     }
 
     #[test]

@@ -13,6 +13,7 @@ use crate::cli::CreateArgs;
 use crate::control::{self, Control, PREFIX};
 use crate::device::refuse_same;
 use crate::image::{self, Lower, NODE_POLL, NODE_WAIT};
+use crate::lost::{self, Stretch};
 use crate::refuse::Result;
 use crate::{format, output};
 
@@ -44,14 +45,22 @@ pub fn run(args: &CreateArgs, json: bool) -> Result {
     root.release();
     leaf.release();
     let status = control.status(id)?;
-    let device = format!("/dev/{PREFIX}{id}");
-    wait_for_node(Path::new(&device), &status);
+    let name = format!("{PREFIX}{id}");
+    wait_for_node(Path::new(&format!("/dev/{name}")), &status);
+    let lost = if status.lost_sectors > 0 {
+        lost::of_union(&name)
+    } else {
+        Vec::new()
+    };
+    if status.damaged_blocks > 0 {
+        output::complain(&warning(&args.leaf.display().to_string(), &status, &lost));
+    }
     if !json {
-        return output::text(&format!("{device}\n"));
+        return output::text(&format!("/dev/{name}\n"));
     }
     output::json(&json!({
-        "device": device,
-        "name": format!("{PREFIX}{id}"),
+        "device": format!("/dev/{name}"),
+        "name": name,
         "id": id,
         "uuid": output::uuid(&status.uuid),
         "leaf_name": control::leaf_name(&status),
@@ -63,7 +72,29 @@ pub fn run(args: &CreateArgs, json: bool) -> Result {
         "major": status.major,
         "minor": status.minor,
         "formatted": args.format,
+        "damaged_blocks": status.damaged_blocks,
+        "lost_sectors": status.lost_sectors,
+        "lost": lost,
     }))
+}
+
+/// What a damaged leaf has lost. The driver names as many stretches as a file in sysfs holds.
+fn warning(leaf: &str, status: &Status, lost: &[Stretch]) -> String {
+    let blocks = status.damaged_blocks;
+    let start = format!("{leaf} is damaged: {blocks} metadata blocks are of no use");
+    if status.lost_sectors == 0 {
+        return format!("{start}, but no sector is lost by it");
+    }
+    let named = if lost::sum(lost) == status.lost_sectors {
+        lost::text(lost)
+    } else {
+        let all = output::size(status.lost_sectors);
+        format!("{all} of the union, among it {}", lost::text(lost))
+    };
+    format!(
+        "{start}; lost: {named}; to read them fails, all other sectors are as they were; ubctl check \
+         says more"
+    )
 }
 
 /// The node is made by a thread of the kernel's, and udev comes after it: a script that goes on with
@@ -83,4 +114,32 @@ fn wait_for_node(node: &Path, status: &Status) {
         status.major,
         status.minor
     ));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{warning, Status, Stretch};
+
+    #[test]
+    fn a_warning_says_what_is_lost() {
+        let mut s = Status::new();
+        s.damaged_blocks = 1;
+        assert!(warning("x", &s, &[]).ends_with("no sector is lost by it"));
+        s.lost_sectors = 64;
+        let list = [Stretch {
+            sector: 32,
+            sectors: 32,
+        }];
+        let text = warning("x", &s, &list);
+        assert!(
+            text.contains("lost: 32 KiB of the union, among it union sectors 32 to 63 (16 KiB);"),
+            "{text}"
+        );
+        s.lost_sectors = 32;
+        let text = warning("x", &s, &list);
+        assert!(
+            text.contains("lost: union sectors 32 to 63 (16 KiB); to read them fails"),
+            "{text}"
+        );
+    }
 }

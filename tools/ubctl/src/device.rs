@@ -165,7 +165,17 @@ impl Disk for Device {
             .get_mut(..count.saturating_mul(BLOCK_BYTES))
             .ok_or(bad)?;
         let at = block.checked_mul(wide(BLOCK_BYTES)).ok_or(bad)?;
-        self.file.read_exact_at(room, at).map_err(|_| bad)
+        self.file
+            .read_exact_at(room, at)
+            .or_else(|_| {
+                // The page cache reads what lies around it too, and fails as a whole.
+                if self.is_block {
+                    let _ = fadvise(&self.file, 0, None, Advice::DontNeed);
+                    let _ = fadvise(&self.file, 0, None, Advice::Random);
+                }
+                self.file.read_exact_at(room, at)
+            })
+            .map_err(|_| bad)
     }
 
     fn write(&mut self, block: u64, count: usize, order: Order) -> ubcore::error::Result {

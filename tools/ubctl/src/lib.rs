@@ -17,6 +17,7 @@ pub mod image;
 #[expect(unsafe_code, reason = "the one place that hands memory to the kernel")]
 mod ioctl;
 pub mod list;
+pub mod lost;
 pub mod memory;
 pub mod output;
 pub mod refuse;

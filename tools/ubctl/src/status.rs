@@ -45,6 +45,8 @@ pub struct Shown {
     pub map_bytes: u64,
     pub discard: &'static str,
     pub last_error: Option<&'static str>,
+    pub damaged_blocks: u32,
+    pub lost_sectors: u64,
     pub openers: u32,
     pub queues: u32,
     pub major: u32,
@@ -82,6 +84,8 @@ impl Shown {
             map_bytes: s.map_bytes,
             discard: abi::discard_word(s.discard),
             last_error: last_error(s.last_error),
+            damaged_blocks: s.damaged_blocks,
+            lost_sectors: s.lost_sectors,
             openers: s.openers,
             queues: s.queues,
             major: s.major,
@@ -125,6 +129,16 @@ impl Shown {
         format!("{} of {} ({percent}%)", size(used * slab), size(all * slab))
     }
 
+    /// What is lost of a damaged leaf; nothing to say of a whole one.
+    fn lost_text(&self) -> Option<String> {
+        let what = match self.lost_sectors {
+            0 => "nothing".to_owned(),
+            n => format!("{} ({n} sectors), which cannot be read", size(n)),
+        };
+        let blocks = self.damaged_blocks;
+        (blocks > 0).then(|| format!("{what}: {blocks} damaged metadata blocks"))
+    }
+
     fn text(&self) -> String {
         let mode = match (self.mode, self.last_error) {
             ("read-only", Some(why)) => {
@@ -136,7 +150,8 @@ impl Shown {
             (other, _) => other.to_owned(),
         };
         let journal = |blocks: u32| size(u64::from(blocks) * BLOCK_SECTORS);
-        let list = output::fields(&[
+        let lost = self.lost_text().map(|text| ("lost", text));
+        let mut list = vec![
             (
                 "device",
                 format!("{} ({}:{})", self.device, self.major, self.minor),
@@ -197,8 +212,10 @@ impl Shown {
             ("map memory", format!("{} bytes", self.map_bytes)),
             ("openers", self.openers.to_string()),
             ("queues", self.queues.to_string()),
-        ]);
-        format!("{}\n{list}", self.name)
+        ];
+        // Behind the mode, where it is seen.
+        list.splice(2..2, lost);
+        format!("{}\n{}", self.name, output::fields(&list))
     }
 }
 
@@ -252,7 +269,7 @@ mod tests {
             .collect();
         let wanted = "name,id,device,mode,uuid,leaf_name,root,leaf,root_image,leaf_image,sectors,root_sectors,leaf_sectors,\
             slab_sectors,slabs,slabs_used,journal_blocks,journal_used,dirty,commits,checkpoints,\
-            journal_written,first_writes,io_errors,map_bytes,discard,last_error,openers,queues,major,minor";
+            journal_written,first_writes,io_errors,map_bytes,discard,last_error,damaged_blocks,lost_sectors,openers,queues,major,minor";
         assert_eq!(names, wanted.split(',').collect());
         assert_eq!(value["mode"], "read-only");
         assert_eq!(value["dirty"], false);
@@ -270,6 +287,22 @@ mod tests {
         assert!(shown
             .text()
             .contains("root          /dev/loop3=/srv/gold.img (0 B)\n"));
+    }
+
+    #[test]
+    fn what_is_lost_is_shown() {
+        let mut s = Status::new();
+        assert!(!Shown::new(&s).text().contains("lost"));
+        s.damaged_blocks = 2;
+        assert!(Shown::new(&s)
+            .text()
+            .contains("lost          nothing: 2 damaged metadata blocks\n"));
+        s.lost_sectors = 2048;
+        let text = Shown::new(&s).text();
+        assert!(
+            text.contains("lost          1 MiB (2048 sectors), which cannot be read: 2 damaged"),
+            "{text}"
+        );
     }
 
     #[test]

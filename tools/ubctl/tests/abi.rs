@@ -91,8 +91,9 @@ fn ask_rust() -> Said {
         root,
         leaf,
         reason,
-        reserved0,
+        damaged_blocks,
         reason_detail,
+        lost_sectors,
         reserved
     );
     layout!(said, "remove", Remove, size, flags, id, reserved0, reserved);
@@ -130,7 +131,8 @@ fn ask_rust() -> Said {
         reserved0,
         name,
         last_error,
-        reserved1,
+        damaged_blocks,
+        lost_sectors,
         reserved
     );
     let mut number = |name: &str, n: u64| said.insert(format!("number UNIONBLK_{name}"), vec![n]);

@@ -167,6 +167,62 @@ fn what_cannot_be_mended_stays_as_it_is() {
 }
 
 #[test]
+fn what_is_lost_is_named() {
+    let f = Folder::new("lost");
+    let (root, leaf) = used(&f);
+    let g = geometry(&leaf);
+    let stretch = |sector: u64, sectors: u64| json!({ "sector": sector, "sectors": sectors });
+    let page = ("damage", "page", false);
+    // The bits: what has a home. The table: everything. Both at once.
+    let bits = [stretch(384, 128), stretch(25600, 384)];
+    for (pages, lost, sum) in [
+        (&[1][..], &bits[..], 512),
+        (&[0], &[stretch(0, 32768)], 32768),
+        (&[0, 1], &[stretch(0, 32768)], 32768),
+    ] {
+        let whole = get(&leaf, 0, 1 << 20);
+        for &p in pages {
+            put(&leaf, g.page_block(p, 0) * 4096 + 77, b"rot");
+        }
+        let value = found(&leaf, "", 4, &vec![page; pages.len()]);
+        assert_eq!(value["salvage"]["lost"], json!(lost));
+        assert_eq!(value["salvage"]["lost_sectors"], sum);
+        assert_eq!(value["findings"][0]["lost"], json!(lost));
+        put(&leaf, 0, &whole);
+    }
+    assert_eq!(found(&leaf, "", 0, &[])["salvage"], Value::Null);
+
+    put(&leaf, g.page_block(1, 0) * 4096 + 77, b"rot");
+    let out = check(&leaf, "").out;
+    for part in [
+        "; lost by it: union sectors 384 to 511, 25600 to 25983 (256 KiB)\n",
+        "; ubctl create --read-only reads what is left, 15.8 MiB; ",
+    ] {
+        assert!(out.contains(part), "{out}");
+    }
+
+    // With a hole in the journal nobody can say.
+    ubctl("format --force --root {} {}", &[&root, &leaf]).done();
+    cut(&root, &leaf);
+    let tail =
+        ubctl("dump --json {}", &[&leaf]).json()["journal"]["epochs"][0]["blocks"][0].clone();
+    put(&leaf, tail.as_u64().unwrap() * 4096 + 40, b"rot");
+    let value = found(
+        &leaf,
+        "",
+        4,
+        &[
+            ("note", "spare_journal", false),
+            ("damage", "journal_hole", false),
+            ("note", "not_detached", false),
+        ],
+    );
+    assert_eq!(value["salvage"], Value::Null);
+    assert_eq!(value["findings"][1]["lost"], Value::Null);
+    assert!(!check(&leaf, "").out.contains("read-only"));
+}
+
+#[test]
 fn the_root_is_judged_too() {
     let f = Folder::new("roots");
     let (root, leaf) = used(&f);

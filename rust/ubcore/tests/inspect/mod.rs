@@ -49,9 +49,9 @@ pub fn look_at(disk: &SimDisk, sectors: Option<u64>) -> Result<Look> {
     let g = sb.geometry;
     let map = Map::new(g, SimMemory::new(&g));
     let mut entries = vec![PageEntry::EMPTY; g.pages() as usize];
-    let changed = PageSet::new(vec![0; words_for(g.pages())]);
+    let sets = [0; 2].map(|_| PageSet::new(vec![0; words_for(g.pages())]));
     let mut push = |f| findings.push(f);
-    let c = Check::new(&mut disk, &sb, &map, &mut entries, changed, &mut push);
+    let c = Check::new(&mut disk, &sb, &map, &mut entries, sets, &mut push);
     let counts = c.run(sectors.unwrap_or(g.leaf_sectors()))?;
     Ok(Look {
         sb,

@@ -3,7 +3,7 @@
 //! A disk with a volatile cache: what was not flushed may be lost, reordered and torn at sectors.
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use ubcore::disk::{Disk, Order, BUFFER_BLOCKS};
@@ -69,6 +69,8 @@ pub struct State {
     pub dead: bool,
     /// The I/O that fails, counted from now, and whether a write that fails has landed.
     pub fail_in: Option<(u64, bool)>,
+    /// Blocks that cannot be read.
+    pub unreadable: BTreeSet<u64>,
     /// A disk that claims to flush and does not: for tests of the tests.
     pub lies: bool,
     pub counts: Counts,
@@ -304,7 +306,8 @@ impl Disk for SimDisk {
     fn read(&mut self, block: u64, count: usize) -> Result {
         let mut s = self.state.borrow_mut();
         s.check_fence(block * 8, count as u64 * 8)?;
-        if s.fails().is_some() {
+        let mut bad = s.unreadable.range(block..block + count as u64);
+        if bad.next().is_some() || s.fails().is_some() {
             return Err(Error::Io(Side::Leaf, block * 8));
         }
         s.step()?;

@@ -14,6 +14,7 @@ use ubcore::geometry::Geometry;
 use ubcore::map::{words_for, Base, Map};
 use ubcore::pages::PageSet;
 use ubcore::plan::{self, Source};
+use ubcore::salvage::{Losses, Lost, Nothing};
 
 use super::disk::{Sector, SimDisk};
 use super::memory::SimMemory;
@@ -57,6 +58,22 @@ pub fn format_as(disk: &mut SimDisk, superblock: &Superblock) {
 
 /// Everything of an attach that only reads.
 pub fn load(disk: &SimDisk, root_sectors: u64, leaf_sectors: u64) -> Result<SimUnion> {
+    load_with(disk, root_sectors, leaf_sectors, &mut Nothing)
+}
+
+/// The same, of what is left: with what was lost.
+pub fn salvage(disk: &SimDisk, g: &Geometry) -> Result<(SimUnion, Lost<Vec<u64>>)> {
+    let mut lost = Lost::new(PageSet::new(vec![0; words_for(g.pages())]));
+    let u = load_with(disk, g.root_sectors(), g.leaf_sectors(), &mut lost)?;
+    Ok((u, lost))
+}
+
+fn load_with<L: Losses>(
+    disk: &SimDisk,
+    root_sectors: u64,
+    leaf_sectors: u64,
+    lost: &mut L,
+) -> Result<SimUnion> {
     let mut disk = disk.clone();
     let probe: Probe = attach::probe(&mut disk, root_sectors, leaf_sectors)?;
     let g = probe.superblock.geometry;
@@ -67,7 +84,8 @@ pub fn load(disk: &SimDisk, root_sectors: u64, leaf_sectors: u64) -> Result<SimU
     );
     let entries = vec![PageEntry::EMPTY; g.pages() as usize];
     let changed = PageSet::new(vec![0; words_for(g.pages())]);
-    let committer = attach::load(&mut disk, probe, &map, &mut allocator, entries, changed)?;
+    let a = &mut allocator;
+    let committer = attach::salvage(&mut disk, probe, &map, a, entries, changed, lost)?;
     Ok(SimUnion {
         map,
         allocator,
@@ -93,6 +111,7 @@ impl SimUnion {
             Source::Root(s) => content(ROOT, s),
             Source::Leaf(s) => self.disk.read_sector(s),
             Source::Zero => [0; 512],
+            Source::Lost => panic!("a lost sector is not to be read"),
         }
     }
 

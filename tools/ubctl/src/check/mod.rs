@@ -13,13 +13,14 @@ use ubcore::check::{self, Check, Counts, Finding, Grade, What};
 use ubcore::error::{Area, Error, Side};
 use ubcore::format::directory::PageEntry;
 use ubcore::format::superblock::{Slot, Superblock};
-use ubcore::geometry::{Geometry, BLOCK_SECTORS, SUPERBLOCKS};
+use ubcore::geometry::{BLOCK_SECTORS, SUPERBLOCKS};
 use ubcore::map::{words_for, Map};
 use ubcore::num::index;
 use ubcore::pages::PageSet;
 
 use crate::cli::CheckArgs;
 use crate::device::{refuse_same, Access, Device};
+use crate::lost::{self, Stretch};
 use crate::memory::Heap;
 use crate::refuse::{Fail, Result, FAILED};
 use crate::{identity, output};
@@ -43,8 +44,18 @@ struct Report {
     journal_blocks_to_replay: u32,
     slabs_used: u32,
     sectors_mapped: u64,
+    /// What `create --read-only` would show of a damaged leaf; nothing where it would refuse too.
+    salvage: Option<Salvage>,
     findings: Vec<Told>,
     code: u8,
+}
+
+/// What is lost of a leaf that can be read but for that.
+#[derive(Debug, Serialize)]
+struct Salvage {
+    sectors: u64,
+    lost_sectors: u64,
+    lost: Vec<Stretch>,
 }
 
 /// One finding, for people and scripts.
@@ -55,6 +66,8 @@ struct Told {
     block: Option<u64>,
     byte: Option<u32>,
     text: String,
+    /// What of the union is not known because of it, where that can be said.
+    lost: Option<Vec<Stretch>>,
     mended: bool,
 }
 
@@ -64,11 +77,21 @@ struct Look {
     slot: Slot,
     counts: Counts,
     findings: Vec<Finding>,
+    map: Map<Heap>,
+    /// What would be lost, if the rest can be read.
+    lost: Option<Vec<Stretch>>,
 }
 
 impl Look {
     fn worst(&self) -> Option<Grade> {
         self.findings.iter().map(|f| f.what.grade()).max()
+    }
+
+    /// What is lost by one finding. The map is as the journal leaves it only if nothing was refused.
+    fn lost_by(&self, f: &Finding) -> Option<Vec<Stretch>> {
+        let pages = f.pages(&self.sb.geometry);
+        let said = self.lost.is_some() && !pages.is_empty();
+        said.then(|| lost::of_map(&self.map, |page| pages.contains(&page)))
     }
 }
 
@@ -127,6 +150,11 @@ fn report(args: &CheckArgs) -> Result<Report> {
         journal_blocks_to_replay: last.counts.to_replay,
         slabs_used: last.counts.slabs_used,
         sectors_mapped: last.counts.sectors_mapped,
+        salvage: last.lost.as_ref().map(|lost| Salvage {
+            sectors: last.sb.geometry.union_sectors(),
+            lost_sectors: lost::sum(lost),
+            lost: lost.clone(),
+        }),
         code: code_of(&findings),
         findings,
     })
@@ -140,6 +168,7 @@ fn no_superblock(leaf: String, e: Error) -> Report {
         block: Some(0),
         byte: None,
         text: format!("{e}: neither slot says where anything is"),
+        lost: None,
         mended: false,
     }];
     Report {
@@ -151,6 +180,7 @@ fn no_superblock(leaf: String, e: Error) -> Report {
         journal_blocks_to_replay: 0,
         slabs_used: 0,
         sectors_mapped: 0,
+        salvage: None,
         code: LEFT,
         findings,
     }
@@ -158,27 +188,33 @@ fn no_superblock(leaf: String, e: Error) -> Report {
 
 /// All that was found at first, and what a repair made of it.
 fn list(first: &Look, last: Option<&Look>) -> Vec<Told> {
-    let g = &first.sb.geometry;
     let left = |f: &Finding| last.is_none_or(|last| last.findings.contains(f));
     let mut told: Vec<Told> = first
         .findings
         .iter()
-        .map(|f| tell(f, g, !left(f)))
+        .map(|f| tell(f, first, !left(f)))
         .collect();
     // A repair must not bring up anything new; if it does, that is to be seen.
-    let new = last.into_iter().flat_map(|last| &last.findings);
-    let new = new.filter(|f| !first.findings.contains(f));
-    told.extend(new.map(|f| tell(f, g, false)));
+    if let Some(last) = last {
+        let new = last.findings.iter().filter(|f| !first.findings.contains(f));
+        told.extend(new.map(|f| tell(f, last, false)));
+    }
     told
 }
 
-fn tell(f: &Finding, g: &Geometry, mended: bool) -> Told {
+fn tell(f: &Finding, look: &Look, mended: bool) -> Told {
+    let lost = look.lost_by(f);
+    let mut text = text::meaning(f.what, &look.sb.geometry);
+    if let Some(lost) = &lost {
+        text += &format!("; lost by it: {}", lost::text(lost));
+    }
     Told {
         grade: text::grade(f.what.grade()),
         kind: text::kind(f.what),
         block: Some(f.block),
         byte: Some(f.byte),
-        text: text::meaning(f.what, g),
+        text,
+        lost,
         mended,
     }
 }
@@ -210,6 +246,7 @@ fn judge_root(root: &Device, sb: &Superblock) -> Result<Option<Told>> {
         block: None,
         byte: None,
         text: e.to_string(),
+        lost: None,
         mended: false,
     }))
 }
@@ -225,15 +262,22 @@ fn look(leaf: &mut Device) -> std::result::Result<Look, Error> {
     let g = sb.geometry;
     let map = Map::new(g, Heap::to_read(&g));
     let mut entries = vec![PageEntry::EMPTY; index(g.pages())];
-    let changed = PageSet::new(vec![0u64; words_for(g.pages())]);
+    let sets = [0; 2].map(|_| PageSet::new(vec![0u64; words_for(g.pages())]));
     let sectors = leaf.sectors();
     let mut push = |f| findings.push(f);
-    let counts = Check::new(leaf, &sb, &map, &mut entries, changed, &mut push).run(sectors)?;
+    let counts = Check::new(leaf, &sb, &map, &mut entries, sets, &mut push).run(sectors)?;
+    let damaged = findings.iter().any(|f| f.what.grade() == Grade::Damage);
     Ok(Look {
+        lost: if damaged {
+            lost::of_leaf(leaf, &sb)
+        } else {
+            None
+        },
         sb,
         slot,
         counts,
         findings,
+        map,
     })
 }
 

@@ -219,8 +219,12 @@ pub fn report(r: &Report) -> String {
         (n, 0) => format!("{n} damages: keep a copy before anything else"),
         (n, m) => format!("{n} damages left, {m} mended: keep a copy before anything else"),
     };
+    let left = r.salvage.as_ref().map_or_else(String::new, |s| {
+        let rest = size(s.sectors - s.lost_sectors);
+        format!("; ubctl create --read-only reads what is left, {rest}")
+    });
     out += &format!(
-        "; {} slabs used, {} mapped, {} journal blocks to replay\n",
+        "{left}; {} slabs used, {} mapped, {} journal blocks to replay\n",
         r.slabs_used,
         size(r.sectors_mapped),
         r.journal_blocks_to_replay

@@ -29,7 +29,7 @@ pub fn read(
     match scan(device, sb) {
         Ok(found) => {
             walk.next_sequence = found.sequence;
-            if let Err(e) = replay(device, sb, &found, map, changed) {
+            if let Err(e) = replay(device, sb, &found, map, changed, |_| false) {
                 problems.push(format!("{}: replay ends there", short(e)));
             }
         }
@@ -46,7 +46,7 @@ pub fn read(
                 chained: walk.chained,
                 sequence: 0,
             };
-            if let Err(e) = replay(device, sb, &found, map, changed) {
+            if let Err(e) = replay(device, sb, &found, map, changed, |_| false) {
                 problems.push(format!("{}: replay ends there", short(e)));
             }
         }

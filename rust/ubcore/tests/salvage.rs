@@ -1,0 +1,444 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What is left of a damaged leaf: every sector that is not lost reads as if nothing had happened,
+//! no more is lost than the damaged block tells of, and nothing is ever written. `LIVES` sets how
+//! many lives are led.
+
+mod inspect;
+mod sim;
+
+use inspect::lives::{in_use, lives};
+use inspect::{block_of_page, edit, edit_page, edit_sealed, edit_slots, look};
+use sim::disk::{Random, SimDisk, State};
+use sim::union::{format, load, salvage, SimUnion};
+use ubcore::check::{Finding, What};
+use ubcore::error::{Area, Error};
+use ubcore::format::directory;
+use ubcore::geometry::Geometry;
+use ubcore::map::{Base, Emptied, Entry};
+use ubcore::pages::{bits_page_of, store, table_page_of};
+use ubcore::plan::{self, Run, Source};
+use ubcore::salvage::{stretches, Losses};
+
+/// Large, so that a leaf of few slabs has several pages of bits.
+const SLAB: u64 = 512;
+/// The root ends within a slab, and so does the union.
+const ROOT: u64 = 2500 * SLAB + 9;
+const UNION: u64 = 2600 * SLAB - 5;
+const PLACES: [u64; 14] = [
+    0, 1, 2, 3, 900, 1023, 1024, 1500, 2047, 2048, 2499, 2500, 2598, 2599,
+];
+
+fn geometry() -> Geometry {
+    Geometry::new(ROOT, UNION, 2048 + 150 * SLAB, SLAB as u32, 16).unwrap()
+}
+
+fn step(u: &mut SimUnion, random: &mut Random, tag: u64) -> ubcore::error::Result {
+    let slab = PLACES[random.below(14) as usize];
+    match random.below(14) {
+        0 | 1 => u.flush(),
+        2 => u.checkpoint(),
+        3 => {
+            let bases = [Base::Zero, Base::Root];
+            let end = (slab + 2).min(2600) as u32;
+            u.empty(slab as u32..end, bases[random.below(2) as usize])?;
+            u.flush()
+        }
+        _ => {
+            let len = 1 + random.below(50);
+            let at = (slab * SLAB + random.below(SLAB)).min(UNION - len);
+            match u.write(at, len, tag, true) {
+                Err(Error::Full | Error::Emptied) => u.flush(),
+                done => done,
+            }
+        }
+    }
+}
+
+/// A life that ends in a detach, or in a cut of power at I/O `cut`.
+fn life(random: &mut Random, cut: Option<u64>) -> SimDisk {
+    let g = geometry();
+    let mut disk = SimDisk::new();
+    format(&mut disk, g);
+    let mut u = SimUnion::attach_to(&disk, &g).unwrap();
+    for tag in 0..random.below(30) {
+        step(&mut u, random, tag + 1).unwrap();
+    }
+    u.detach().unwrap();
+    disk.state.borrow_mut().cut_in = cut;
+    disk.state.borrow_mut().random = Some(random.clone());
+    let _ = SimUnion::attach_to(&disk, &g).and_then(|mut u| {
+        for tag in 40..40 + random.below(25) {
+            step(&mut u, random, tag)?;
+        }
+        u.detach()
+    });
+    disk.state.borrow_mut().crash(random);
+    disk
+}
+
+/// The same bytes on a disk of its own.
+fn copy(disk: &SimDisk) -> SimDisk {
+    SimDisk::with(State::restored(disk.image()))
+}
+
+fn runs(u: &SimUnion) -> Vec<Run> {
+    plan::read(&u.map, 0, u.map.geometry().union_sectors() as u32).collect()
+}
+
+/// Where each of the stretches comes from in which neither of two unions changes its source.
+fn side_by_side(a: &[Run], b: &[Run], mut f: impl FnMut(u64, u64, Source, Source)) {
+    let at = |run: &Run, n: u64| match run.source {
+        Source::Root(s) => Source::Root(s + n),
+        Source::Leaf(s) => Source::Leaf(s + n),
+        other => other,
+    };
+    let (mut a, mut b) = (a.iter().peekable(), b.iter().peekable());
+    let (mut from_a, mut from_b, mut sector) = (0, 0, 0);
+    while let (Some(&x), Some(&y)) = (a.peek(), b.peek()) {
+        let len = (u64::from(x.sectors) - from_a).min(u64::from(y.sectors) - from_b);
+        f(sector, len, at(x, from_a), at(y, from_b));
+        (from_a, from_b, sector) = (from_a + len, from_b + len, sector + len);
+        if from_a == u64::from(x.sectors) {
+            (_, from_a) = (a.next(), 0);
+        }
+        if from_b == u64::from(y.sectors) {
+            (_, from_b) = (b.next(), 0);
+        }
+    }
+    assert!(a.next().is_none() && b.next().is_none());
+}
+
+/// Holds what was salvaged against the union as it was: each sector the same, or lost because of
+/// one of `pages`. How many are lost.
+fn judge(truth: &SimUnion, found: &SimUnion, pages: &[u32]) -> u64 {
+    let g = truth.map.geometry();
+    let mut lost = 0;
+    side_by_side(&runs(truth), &runs(found), |sector, len, was, is| {
+        let slab = g.slab_of(sector);
+        let home = truth.map.entry(slab).leaf;
+        let must = pages.contains(&table_page_of(slab))
+            || home.is_some_and(|l| pages.contains(&bits_page_of(&truth.map, l)));
+        let wanted = if must { Source::Lost } else { was };
+        assert_eq!(is, wanted, "sector {sector}, {len} sectors, was {was:?}");
+        lost += if must { len } else { 0 };
+    });
+    let mut told = 0;
+    stretches(&found.map, |_| false, |_, count| told += count);
+    assert_eq!(told, lost, "lost sectors as they are told");
+    lost
+}
+
+/// A block of metadata comes to harm.
+#[derive(Clone, Copy, Debug)]
+enum Harm {
+    Bit,
+    Zeroes,
+    Unreadable,
+}
+
+fn harm(disk: &SimDisk, block: u64, bytes: usize, harm: Harm, random: &mut Random) {
+    match harm {
+        Harm::Bit => {
+            let (byte, bit) = (random.below(bytes as u64) as usize, 1 << random.below(8));
+            edit(disk, block, |b| b[byte] ^= bit);
+        }
+        Harm::Zeroes => edit(disk, block, |b| b.fill(0)),
+        Harm::Unreadable => drop(disk.state.borrow_mut().unreadable.insert(block)),
+    }
+}
+
+/// The map pages that a block that counts tells of.
+fn pages_behind(block: u64) -> Vec<u32> {
+    let what = What::Unreadable;
+    let f = Finding {
+        what,
+        block,
+        byte: 0,
+    };
+    f.pages(&geometry()).collect()
+}
+
+/// What the leaf's metadata was before, and what a salvage makes of it after some of it was harmed.
+fn salvaged(disk: &SimDisk, truth: &SimUnion, pages: &[u32]) -> Option<u64> {
+    let g = geometry();
+    let (before, counts) = (disk.image(), disk.counts());
+    let strict = load(disk, g.root_sectors(), g.leaf_sectors());
+    let found = salvage(disk, &g);
+    let lost = match (strict, found) {
+        (Ok(strict), Ok((u, lost))) => {
+            assert!(lost.blocks() == 0 && runs(&u) == runs(&strict) && pages.is_empty());
+            Some(0)
+        }
+        (Ok(_), Err(e)) => panic!("whole, and refused: {e}"),
+        (Err(_), Err(e)) => {
+            assert!(pages.is_empty(), "refused for want of pages: {e}");
+            None
+        }
+        (Err(e), Ok((u, lost))) => {
+            assert_eq!(lost.first(), Some(e));
+            Some(judge(truth, &u, pages))
+        }
+    };
+    let after = disk.counts();
+    assert_eq!(
+        (after.writes, after.fua_writes, after.flush_fua_writes),
+        (counts.writes, counts.fua_writes, counts.flush_fua_writes)
+    );
+    assert!(disk.image() == before);
+    lost
+}
+
+#[test]
+fn each_block_in_turn() {
+    let g = geometry();
+    let mut random = Random(21);
+    let (mut refused, mut partly) = (0, 0);
+    for n in 0..lives() / 4 {
+        let cut = Some(20 + random.below(60)).filter(|_| n % 4 > 0);
+        let disk = life(&mut random, cut);
+        let truth = load(&disk, g.root_sectors(), g.leaf_sectors()).unwrap();
+        let l = look(&disk).unwrap();
+        for (block, bytes, _) in in_use(&disk, &l) {
+            for h in [Harm::Bit, Harm::Zeroes, Harm::Unreadable] {
+                let disk = copy(&disk);
+                harm(&disk, block, bytes, h, &mut random);
+                match salvaged(&disk, &truth, &pages_behind(block)) {
+                    None => refused += 1,
+                    Some(lost) if 0 < lost && lost < UNION => partly += 1,
+                    Some(_) => {}
+                }
+            }
+        }
+    }
+    assert!(
+        refused > lives() / 4 && partly > lives() / 4,
+        "{refused} {partly}"
+    );
+}
+
+#[test]
+fn lives_with_several_damages() {
+    let g = geometry();
+    let mut random = Random(22);
+    let mut partly = 0;
+    for _ in 0..lives() {
+        let cut = Some(random.below(80)).filter(|_| random.chance(2));
+        let disk = life(&mut random, cut);
+        let truth = load(&disk, g.root_sectors(), g.leaf_sectors()).unwrap();
+        let l = look(&disk).unwrap();
+        let blocks: Vec<_> = in_use(&disk, &l)
+            .into_iter()
+            .filter(|b| !pages_behind(b.0).is_empty())
+            .collect();
+        // The directory's one block would take all with it.
+        let skip = usize::from(!random.chance(10) && blocks.len() > 1);
+        let mut pages = Vec::new();
+        for _ in 0..=random.below(4) {
+            let at = skip + random.below((blocks.len() - skip).max(1) as u64) as usize;
+            let Some(&(block, bytes, _)) = blocks.get(at) else {
+                continue;
+            };
+            let h = [Harm::Bit, Harm::Zeroes, Harm::Unreadable][random.below(3) as usize];
+            let more = pages_behind(block);
+            // A bit that changes twice is whole again.
+            if !pages.contains(&more[0]) {
+                harm(&disk, block, bytes, h, &mut random);
+                pages.extend(more);
+            }
+        }
+        let lost = salvaged(&disk, &truth, &pages).unwrap();
+        partly += u64::from(0 < lost && lost < UNION);
+    }
+    assert!(partly > lives() / 3, "{partly}");
+}
+
+/// A leaf with a slab on each page of the table, the first two sectors of each.
+fn used() -> (SimDisk, SimUnion) {
+    let g = geometry();
+    let mut disk = SimDisk::new();
+    format(&mut disk, g);
+    let mut u = SimUnion::attach_to(&disk, &g).unwrap();
+    for slab in [3, 1500, 2100] {
+        u.write(slab * SLAB, 2, slab, true).unwrap();
+    }
+    u.committer.detach(&u.map, &mut u.disk).unwrap();
+    (disk, u)
+}
+
+fn spoil_page(disk: &SimDisk, page: u32) {
+    let sb = look(disk).unwrap().sb;
+    let block = block_of_page(disk, &sb, page);
+    edit(disk, block, |b| b[100] ^= 1);
+}
+
+#[test]
+fn what_was_salvaged_is_never_written() {
+    let g = geometry();
+    let (disk, _) = used();
+    spoil_page(&disk, 1);
+    let before = disk.image();
+    let (mut u, lost) = salvage(&disk, &g).unwrap();
+    let why = lost.first().unwrap();
+    let damaged = Err(Error::Damaged(Area::Map, g.page_block(1, 0)));
+    assert!(matches!(why, Error::Damaged(Area::Page, _)));
+    assert_eq!(u.committer.failed(), Some(why));
+
+    // A slab that is lost takes no home and no new base; nothing is taken for it.
+    let taken = u.allocator.used();
+    assert_eq!(u.place(1500 * SLAB, 1), damaged);
+    assert_eq!(u.allocator.settle(&u.map, 1600 * SLAB, 1), damaged);
+    assert_eq!(u.empty(1023..1026, Base::Zero), damaged.map(|()| true));
+    assert_eq!(u.allocator.used(), taken);
+    let write = plan::write(&u.map, 1500 * SLAB, 8).next().unwrap();
+    assert_eq!((write.source, write.sectors), (Source::Lost, 8));
+
+    // Also with something to commit on the slabs that are known.
+    u.write(2100 * SLAB + 7, 1, 9, true).unwrap();
+    let image = disk.image();
+    assert_eq!(u.committer.commit(&u.map, &mut u.disk), Err(why));
+    assert_eq!(u.committer.checkpoint(&u.map, &mut u.disk), Err(why));
+    assert_eq!(u.committer.detach(&u.map, &mut u.disk), Err(why));
+    assert_eq!(disk.image(), image);
+    let is_data = |s: &u64| *s >= g.leaf_slab_start(0);
+    assert!(image
+        .iter()
+        .all(|(s, d)| is_data(s) || before.get(s) == Some(d)));
+
+    // And no page with such an entry has a form on disk.
+    let mut block = [0; 4096];
+    assert_eq!(store(&u.map, 1, &mut block), damaged);
+    assert_eq!(store(&u.map, 0, &mut block), Ok(()));
+}
+
+/// What the journal says of a lost slab does not make it known; of a known one it does.
+#[test]
+fn records_over_lost_pages() {
+    let g = geometry();
+    let (disk, u) = used();
+    let homes = [3, 1500, 2100].map(|s| u.map.entry(s).leaf.unwrap());
+    let mut u = SimUnion::attach_to(&disk, &g).unwrap();
+    // More of a lost slab, a new one on its page, one that is emptied, and one in many pieces.
+    u.write(1500 * SLAB + 9, 3, 90, true).unwrap();
+    u.write(1501 * SLAB, 3, 91, true).unwrap();
+    u.empty(3..4, Base::Zero).unwrap();
+    for n in 0..40 {
+        u.write(1502 * SLAB + 2 * n, 1, 92, true).unwrap();
+    }
+    u.flush().unwrap();
+    let truth = load(&disk, ROOT, g.leaf_sectors()).unwrap();
+    let bits = homes.map(|l| bits_page_of(&u.map, l));
+    for pages in [vec![1], vec![bits[0]], vec![bits[1]], vec![1, bits[2]]] {
+        let disk = copy(&disk);
+        pages.iter().for_each(|&p| spoil_page(&disk, p));
+        let (u, lost) = salvage(&disk, &g).unwrap();
+        assert_eq!(lost.blocks() as usize, pages.len());
+        assert!(judge(&truth, &u, &pages) > 0 || pages == [bits[0]]);
+        // Its bits are gone, but it was emptied since: it is known to be zero.
+        assert_eq!(u.map.entry(3), Entry::none(Base::Zero, Emptied::No));
+    }
+}
+
+#[test]
+fn a_directory_block_of_two() {
+    let pages = 600;
+    let slabs = 1024 * pages;
+    let g = Geometry::new(32 * slabs, 32 * slabs, 12288 + 64 * 32, 32, 16).unwrap();
+    assert_eq!(g.directory_blocks(), 2);
+    let mut disk = SimDisk::new();
+    format(&mut disk, g);
+    let mut u = SimUnion::attach_to(&disk, &g).unwrap();
+    for page in [0, 1, 507, 508, 599] {
+        u.write(32 * 1024 * page + 5, 2, page + 1, true).unwrap();
+    }
+    u.detach().unwrap();
+    let truth = load(&disk, g.root_sectors(), g.leaf_sectors()).unwrap();
+    let sb = look(&disk).unwrap().sb;
+    for at in 0..2 {
+        let disk = copy(&disk);
+        let slot = sb.directory_slot(at).unwrap().number().unwrap();
+        edit(&disk, g.directory_block(at, slot), |b| b[50] ^= 4);
+        let (u, lost) = salvage(&disk, &g).unwrap();
+        let range = directory::pages_of(at, g.pages());
+        let gone: Vec<u32> = range.map(|p| p as u32).collect();
+        let lost_sectors = judge(&truth, &u, &gone);
+        let of_table = [508, 92][at as usize] * 1024 * 32;
+        // The second has the bits too: three slabs of the first one's pages go with them.
+        assert_eq!(lost_sectors, of_table + 3 * 32 * u64::from(at));
+        assert!(matches!(
+            lost.first(),
+            Some(Error::Damaged(Area::Directory, _))
+        ));
+    }
+}
+
+/// What nobody can narrow down stays refused, beside a page that could be done without too.
+#[test]
+fn refused_all_the_same() {
+    let g = geometry();
+    let taken = |u: &SimUnion| u.map.entry(3).leaf.unwrap();
+    let refusal = |disk: &SimDisk| {
+        spoil_page(disk, 1);
+        salvage(disk, &g).err()
+    };
+    // Under right checksums: a shared slab, one past the leaf, a state that only memory has.
+    let (_, u) = used();
+    for entry in [
+        Entry::home(taken(&u), Base::Root),
+        Entry::home(g.leaf_slabs(), Base::Root),
+        Entry::LOST,
+        Entry::none(Base::Zero, Emptied::Durable),
+    ] {
+        let (disk, _) = used();
+        let sb = look(&disk).unwrap().sb;
+        edit_page(&disk, &sb, 0, |b| {
+            b[400..404].copy_from_slice(&entry.encode().to_le_bytes())
+        });
+        let e = refusal(&disk);
+        assert!(matches!(e, Some(Error::Damaged(Area::Map, _))), "{e:?}");
+    }
+    // A directory that is ahead of its superblock.
+    let (disk, _) = used();
+    let sb = look(&disk).unwrap().sb;
+    let block = g.directory_block(0, sb.directory_slot(0).unwrap().number().unwrap());
+    edit_sealed(&disk, block, 4096, 4, |b| b[16] += 9);
+    let e = salvage(&disk, &g).err();
+    assert_eq!(e, Some(Error::Damaged(Area::Directory, block)));
+    // Both superblocks; a leaf that was cut.
+    let (disk, _) = used();
+    edit_slots(&disk, &[0, 1], |b| b[30] ^= 1);
+    edit(&disk, 0, |b| b[31] ^= 1);
+    edit(&disk, 1, |b| b[31] ^= 1);
+    let e = salvage(&disk, &g).err();
+    assert!(
+        matches!(e, Some(Error::Damaged(Area::Superblock, _))),
+        "{e:?}"
+    );
+}
+
+/// A hole in the journal, and a block of it that cannot be read.
+#[test]
+fn a_damaged_journal_is_refused() {
+    let g = geometry();
+    let (disk, _) = used();
+    let mut u = SimUnion::attach_to(&disk, &g).unwrap();
+    for n in 0..3 {
+        u.write(2100 * SLAB + 8 * n, 1, 9, true).unwrap();
+        u.flush().unwrap();
+    }
+    let tail = g.journal_block(u.committer.superblock().journal_tail);
+    for h in [Harm::Bit, Harm::Zeroes, Harm::Unreadable] {
+        for with_page in [false, true] {
+            let disk = copy(&disk);
+            if with_page {
+                spoil_page(&disk, 1);
+            }
+            harm(&disk, tail, 4096, h, &mut Random(1));
+            let wanted = match h {
+                Harm::Unreadable => Error::Io(ubcore::error::Side::Leaf, tail * 8),
+                _ => Error::Damaged(Area::Journal, tail),
+            };
+            assert_eq!(salvage(&disk, &g).err(), Some(wanted), "{h:?}");
+        }
+    }
+}

@@ -1,0 +1,125 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Sectors of a union of which nobody can say what they hold, because metadata is damaged.
+
+use std::fs;
+
+use serde::Serialize;
+use ubcore::alloc::Allocator;
+use ubcore::attach;
+use ubcore::format::directory::PageEntry;
+use ubcore::format::superblock::Superblock;
+use ubcore::map::{words_for, Map, Memory};
+use ubcore::num::index;
+use ubcore::pages::PageSet;
+use ubcore::salvage::{self, Lost};
+
+use crate::device::Device;
+use crate::memory::Heap;
+use crate::output::size;
+
+/// How many a sentence names.
+const NAMED: usize = 8;
+
+/// Some of a union's sectors, in a row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Stretch {
+    /// The first.
+    pub sector: u64,
+    /// How many.
+    pub sectors: u64,
+}
+
+/// What a map calls lost, or would if the pages that `is_lost` names were not known.
+pub fn of_map<M: Memory>(map: &Map<M>, is_lost: impl Fn(u32) -> bool) -> Vec<Stretch> {
+    let mut list = Vec::new();
+    salvage::stretches(map, is_lost, |sector, sectors| {
+        list.push(Stretch { sector, sectors });
+    });
+    list
+}
+
+/// What a read-only attach would lose of a leaf; `None` if it would refuse the leaf. Reads only.
+pub fn of_leaf(leaf: &mut Device, sb: &Superblock) -> Option<Vec<Stretch>> {
+    let sectors = leaf.sectors();
+    let probe = attach::probe(leaf, sb.geometry.root_sectors(), sectors).ok()?;
+    let g = probe.superblock.geometry;
+    let map = Map::new(g, Heap::to_read(&g));
+    let bitmaps = [0; 3].map(|_| vec![0u64; words_for(g.leaf_slabs().saturating_add(1))]);
+    let mut allocator = Allocator::new(bitmaps, g.leaf_slabs());
+    let entries = vec![PageEntry::EMPTY; index(g.pages())];
+    let set = || PageSet::new(vec![0u64; words_for(g.pages())]);
+    let mut lost = Lost::new(set());
+    let found = attach::salvage(leaf, probe, &map, &mut allocator, entries, set(), &mut lost);
+    found.ok().map(|_| of_map(&map, |_| false))
+}
+
+/// What the driver says of a union, as far as it names them one by one.
+pub fn of_union(name: &str) -> Vec<Stretch> {
+    let file = format!("/sys/block/{name}/union/lost");
+    // Without sysfs there is the number of sectors, which the caller has.
+    parse(&fs::read_to_string(file).unwrap_or_default())
+}
+
+/// Lines of a sector and a count; what is none is no stretch.
+fn parse(text: &str) -> Vec<Stretch> {
+    let stretch = |line: &str| {
+        let (sector, sectors) = line.split_once(' ')?;
+        Some(Stretch {
+            sector: sector.parse().ok()?,
+            sectors: sectors.parse().ok()?,
+        })
+    };
+    text.lines().filter_map(stretch).collect()
+}
+
+/// All sectors of a list.
+pub fn sum(list: &[Stretch]) -> u64 {
+    list.iter().map(|s| s.sectors).sum()
+}
+
+/// A list for people, as far as a line can hold it.
+pub fn text(list: &[Stretch]) -> String {
+    if list.is_empty() {
+        return "no sector of the union".to_owned();
+    }
+    let one = |s: &Stretch| format!("{} to {}", s.sector, s.sector + s.sectors - 1);
+    let mut named: Vec<String> = list.iter().take(NAMED).map(one).collect();
+    if let Some(more @ 1..) = list.len().checked_sub(NAMED) {
+        named.push(format!("and {more} more stretches"));
+    }
+    format!("union sectors {} ({})", named.join(", "), size(sum(list)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{parse, sum, text, Stretch};
+
+    #[test]
+    fn what_sysfs_says() {
+        let list = parse("0 128\n1000 24\nand 3 more\n");
+        let wanted = [(0, 128), (1000, 24)].map(|(sector, sectors)| Stretch { sector, sectors });
+        assert_eq!(list, wanted);
+        assert_eq!(sum(&list), 152);
+        assert_eq!(parse("\n"), []);
+    }
+
+    #[test]
+    fn a_long_list_is_cut_short() {
+        assert_eq!(text(&[]), "no sector of the union");
+        let list: Vec<Stretch> = (0..10)
+            .map(|n| Stretch {
+                sector: n * 10,
+                sectors: 2,
+            })
+            .collect();
+        let of = |n: usize| text(&list[..n]);
+        assert_eq!(of(2), "union sectors 0 to 1, 10 to 11 (2 KiB)");
+        assert!(of(8).ends_with("70 to 71 (8 KiB)"), "{}", of(8));
+        assert!(
+            of(10).ends_with("70 to 71, and 2 more stretches (10 KiB)"),
+            "{}",
+            of(10)
+        );
+    }
+}
