@@ -13,6 +13,7 @@ use crate::image::{digest_of, Scope};
 use crate::op::{line, Landed, Op};
 use crate::sim::disk::{Moment, Random, Sector};
 use crate::sim::oracle::{tag, Oracle, ROOT, ZERO};
+use crate::sim::union::salvage;
 use crate::world::{attach, disk_of, Point};
 
 /// How much is looked at.
@@ -39,6 +40,8 @@ pub struct Counters {
     /// Those with a rotten sector; and how many of these were refused and named.
     pub rotten: u64,
     pub named: u64,
+    /// Of those refused, what could be read all the same, with some of it lost.
+    pub salvaged: u64,
     /// Rot of the journal's last write, taken for a torn one.
     pub torn: u64,
     /// Recoveries that were run: one serves all states of its image.
@@ -55,6 +58,7 @@ impl Counters {
         self.second += other.second;
         self.rotten += other.rotten;
         self.named += other.named;
+        self.salvaged += other.salvaged;
         self.torn += other.torn;
         self.recoveries += other.recoveries;
         self.lives += other.lives;
@@ -110,6 +114,13 @@ impl Judge {
         let u = attach(&disk, &self.geometry);
         let moments = disk.state.borrow_mut().trail.take().unwrap_or_default();
         (u.map(|u| runs_of(&u, &self.geometry)), moments)
+    }
+
+    /// What is left of an image that recovery refuses.
+    pub fn salvage(&self, image: BTreeMap<u64, Sector>) -> Recovered {
+        let disk = disk_of(image, &self.geometry);
+        let (u, _) = salvage(&disk, &self.geometry)?;
+        Ok(runs_of(&u, &self.geometry))
     }
 
     /// Whether an image with such contents was not judged before; from now on it was.
@@ -193,7 +204,8 @@ impl Judge {
     }
 }
 
-/// Whether every sector holds, in each version of it that there is, what one of `oracles` allows.
+/// Whether every sector that is not lost holds, in each version of it that there is, what one of
+/// `oracles` allows.
 pub fn lawful(
     runs: &[Run],
     data: &BTreeMap<u64, Vec<Sector>>,

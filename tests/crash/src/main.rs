@@ -159,13 +159,14 @@ impl Campaign {
             self.add(&counters, failure);
             println!(
                 "{name}: {} lives, {} points, {} states ({} after a second cut, {} with rot: {} \
-                 named, {} taken for torn), {} recoveries, {:.1} s",
+                 named, {} of these salvaged, {} taken for torn), {} recoveries, {:.1} s",
                 counters.lives,
                 counters.points,
                 counters.states,
                 counters.second,
                 counters.rotten,
                 counters.named,
+                counters.salvaged,
                 counters.torn,
                 counters.recoveries,
                 started.elapsed().as_secs_f64()

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! One rotten sector in the metadata: detected and named, or served by the other slot.
+//! One rotten sector in the metadata: detected and named, or served by the other slot. What is named
+//! may be read all the same, but for what is lost with it: then all else is lawful.
 //!
 //! One thing cannot be told apart: the journal's last write, rotten, from the same write torn by a
 //! cut of power. Then what held before that commit is found, and that is counted.
@@ -87,11 +88,15 @@ fn one(
         return Ok(());
     }
     judge.counters.rotten += 1;
-    let found = judge.recover(rotten, false).0;
+    let found = judge.recover(rotten.clone(), false).0;
     match found {
         Err(e) if names(e, sector, &judge.geometry) => {
             judge.counters.named += 1;
-            Ok(())
+            let Ok(runs) = judge.salvage(rotten) else {
+                return unsalvaged(sector, &judge.geometry);
+            };
+            judge.counters.salvaged += 1;
+            lawful(&runs, data, &[now]).map_err(|e| format!("salvaged: {e}"))
         }
         Err(e) => Err(format!("attach: {e}")),
         Ok(runs) => lawful(&runs, data, &[now]).or_else(|e| {
@@ -101,6 +106,14 @@ fn one(
             judge.counters.torn += 1;
             lawful(&runs, data, &[now, before])
         }),
+    }
+}
+
+/// Map pages and their directory can be done without, in part; nothing else.
+fn unsalvaged(sector: u64, g: &Geometry) -> Result<(), String> {
+    match area(sector, g) {
+        Area::Superblock | Area::Journal => Ok(()),
+        area => Err(format!("refused for want of a {}", area.name())),
     }
 }
 
