@@ -103,12 +103,42 @@ run() {
 			-device "virtio-blk-pci,drive=d$n")
 		n=$((n + 1))
 	done
-	[ -z "$pidfile" ] || command+=(-pidfile "$pidfile")
+	command+=(-pidfile "${pidfile:-$work/pid}")
 	timeout -k 5 "$limit" "${command[@]}" </dev/null
 }
 
+# Emulated machines hang now and then before their kernel has come to anything of
+# ours, among the timers and busy for ever: such a one is ended.
+boot_limit=120
+watch_boot() {
+	local n
+	for ((n = 0; n < boot_limit * 2; n++)); do
+		! grep -aq 'Run /init as init process' "$console" || return 0
+		sleep 0.5
+	done
+	touch "$work/hung"
+	kill -KILL "$(cat "${pidfile:-$work/pid}")"
+}
+
+boot() {
+	local watch
+	rm -f "$work/hung"
+	: >"$console"
+	code=0
+	watch_boot &
+	watch=$!
+	run | tee "$output" || code=${PIPESTATUS[0]}
+	kill "$watch" 2>/dev/null || true
+	wait "$watch" 2>/dev/null || true
+}
+
 pack "$@"
-: >"$console"
-code=0
-run | tee "$output" || code=${PIPESTATUS[0]}
+boot
+for again in 1 2; do
+	[ -e "$work/hung" ] || break
+	say "the guest's kernel had not begun after $boot_limit s: boot $((again + 1)); the end of its console:" >&2
+	tail -n 3 "$console" >&2
+	boot
+done
+[ ! -e "$work/hung" ] || { say "the guest's kernel does not begin: $console" >&2; exit 125; }
 verdict "$code" "$limit" "$work/status" "$console" "${scan:+scan}"
