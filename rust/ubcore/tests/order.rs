@@ -99,6 +99,11 @@ fn slabs_in_pieces_are_told_in_words() {
     let did = since(&disk, before);
     assert_eq!(u.committer.counters().commits, 1);
     assert!(did.blocks_written <= 10, "{did:?}");
+    // One that changes is told again, its neighbours are not.
+    assert!(u.map.mark(3 * 8192 + 1, 1));
+    let before = disk.counts();
+    u.flush().unwrap();
+    assert_eq!(since(&disk, before).blocks_written, 1);
 }
 
 /// An attach after a detach: superblocks, directory, one block of the ring, and the pages, eight at

@@ -6,7 +6,8 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
-use ubcore::disk::{Disk, Order, BUFFER_BLOCKS};
+use ubcore::commit::BUFFER_BYTES;
+use ubcore::disk::{Disk, Order};
 use ubcore::error::{Area, Error, Result, Side};
 use ubcore::geometry::BLOCK_BYTES;
 
@@ -266,7 +267,7 @@ impl SimDisk {
     pub fn with(state: State) -> Self {
         SimDisk {
             state: Rc::new(RefCell::new(state)),
-            buffer: vec![0; BUFFER_BLOCKS * BLOCK_BYTES],
+            buffer: vec![0; BUFFER_BYTES],
         }
     }
 
