@@ -304,6 +304,17 @@ mod tests {
     }
 
     #[test]
+    fn a_ring_is_a_share_of_the_leaf() {
+        let share = super::default_journal_blocks;
+        assert_eq!(share(0), 16);
+        assert_eq!(share(16 * MIB), 16);
+        assert_eq!(share(64 * MIB), 64);
+        assert_eq!(share(100 * MIB + 7), 100);
+        assert_eq!(share(2048 * MIB), 2048);
+        assert_eq!(share(u64::MAX), 2048);
+    }
+
+    #[test]
     fn what_does_not_fit_is_refused() {
         let new = Geometry::new;
         assert!(new(100, 100, 100 * MIB, 100, 16) == Err(Error::SlabSize(100)));

@@ -98,6 +98,22 @@ mod tests {
         assert_eq!(samples(&[3; 16], 0).count(), 0);
     }
 
+    /// The places are part of the format: others, and every leaf in use would be refused.
+    #[test]
+    fn places_are_what_the_format_says() {
+        let uuid = [
+            16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31,
+        ];
+        let units: [u64; SAMPLES_MAX] = [
+            0, 1, 2, 3, 4, 5, 6, 7, 16, 250000, 249999, 249998, 33455, 112495, 199438, 108471,
+            116165, 94, 86882, 236082, 174067, 158211, 161683, 217879, 201857, 247542, 186824,
+            167851, 5683, 67069, 101791, 168121, 145739, 111020, 9312, 142506, 170475, 178611,
+            49611, 19966, 244567, 51780, 166046, 6331,
+        ];
+        let first = units.iter().map(|unit| unit * 8);
+        assert!(samples(&uuid, 2_000_001).map(|s| s.0).eq(first));
+    }
+
     #[test]
     fn first_and_last_are_always_looked_at() {
         let mut first = false;

@@ -214,9 +214,12 @@ mod tests {
         assert!(super::judge(&block, 2, 10, 56, &mut back) == Err(24));
         assert!(super::judge(&block, 2, 10, 55, &mut back[..2]) == Err(48));
         assert!(!super::is_kin(&block, 56) && !super::is_kin(&[0; 4096], 55));
+        assert!(super::is_sound(&block, 2, 55));
+        assert!(!super::is_sound(&block, 1, 55) && !super::is_sound(&block, 2, 56));
         for at in [0, 5, 9, 13, 17, 25, 40, 4095] {
             block[at] ^= 1;
             assert!(decode(&block, 2, 10, 55, 0, &mut back).is_err());
+            assert!(!super::is_sound(&block, 2, 55));
             assert!(super::is_kin(&block, 55));
             block[at] ^= 1;
         }

@@ -156,6 +156,13 @@ mod tests {
             assert!(super::is_kin(&block, 77));
             block[at] ^= 4;
         }
+        let more = RingHead {
+            last: false,
+            before: 0,
+            ..head
+        };
+        seal(&mut block, 77, &more);
+        assert!(open(&block, 77) == Some(more));
         seal(&mut block, 77, &RingHead { count: 0, ..head });
         assert!(open(&block, 77).is_none());
         assert!(open(&block[..512], 77).is_none());

@@ -351,7 +351,12 @@ mod tests {
         sb.set_directory_slot(0, Slot::B);
         let mut block = [0u8; 512];
         sb.encode(&mut block);
-        assert!(Superblock::decode(&block, 0) == Ok(sb));
+        assert!(Superblock::decode(&block, 0) == Ok(sb.clone()));
+        for (clean, reveal) in [(false, false), (true, false), (false, true)] {
+            (sb.clean, sb.reveal) = (clean, reveal);
+            sb.encode(&mut block);
+            assert!(Superblock::decode(&block, 0) == Ok(sb.clone()));
+        }
         for byte in 0..512 {
             block[byte] ^= 0x10;
             assert!(Superblock::decode(&block, 0).is_err());
@@ -369,6 +374,21 @@ mod tests {
         assert_eq!(choose(&a, &junk).unwrap().0.generation, 4);
         assert_eq!(choose(&junk, &b).unwrap().0.generation, 5);
         assert!(choose(&junk, &junk) == Err(Error::NotFormatted));
+        // Two formats' remains, under one UUID or one nonce.
+        for other in [
+            Superblock {
+                uuid: [8; 16],
+                ..sample(5).unwrap()
+            },
+            Superblock {
+                nonce: 5,
+                ..sample(5).unwrap()
+            },
+        ] {
+            let mut remains = [0u8; 512];
+            other.encode(&mut remains);
+            assert_eq!(choose(&a, &remains).unwrap().0.generation, 4);
+        }
         b[100] ^= 1;
         assert_eq!(choose(&a, &b).unwrap().0.generation, 4);
         a[100] ^= 1;
@@ -408,6 +428,9 @@ mod tests {
             (255, 1),
             (112, 16),
             (99, 1),
+            (97, 3),
+            (100, 129),
+            (104, 8),
             (81, 0),
             (256, 0x10),
         ] {
@@ -419,7 +442,7 @@ mod tests {
             let field = match at {
                 161 | 170 => 160,
                 81 => 80,
-                99 => 96,
+                97 | 99 => 96,
                 255 => 192,
                 at => at,
             };

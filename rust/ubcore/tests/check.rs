@@ -8,11 +8,12 @@ mod sim;
 use inspect::lives::*;
 use inspect::{block_of_page, edit, edit_page, edit_sealed, edit_slots, look, look_at, repair};
 use sim::disk::SimDisk;
-use sim::union::load;
+use sim::union::{format, load, SimUnion};
 use ubcore::check::{Grade, What};
 use ubcore::error::{Area, Error};
-use ubcore::format::record::Record;
+use ubcore::format::record::{Record, Run};
 use ubcore::format::ring::{self, RingHead};
+use ubcore::geometry::Geometry;
 
 fn home(disk: &SimDisk, slab: u32) -> u32 {
     load(disk, ROOT, LEAF)
@@ -78,6 +79,15 @@ fn superblocks_that_are_wrong() {
                 l.findings
             );
         }
+        // Another leaf's, be it as old as a slot may be.
+        for field in [48, 64] {
+            let (disk, _) = used();
+            edit_slots(&disk, &[1], |b| {
+                b[field] ^= 1;
+                b[16] -= 1;
+            });
+            assert!(look(&disk).unwrap().has(What::SlotsDisagree));
+        }
     }
     let (disk, _) = used();
     edit(&disk, 0, |b| b[200] ^= 1);
@@ -134,6 +144,50 @@ fn journals_that_are_wrong() {
     found(&disk, misplaced, &[What::NotDetached { blocks: 0 }]);
     edit_slots(&disk, both, |b| b[108] |= 1);
     found(&disk, What::CleanButNewer { sequence: first }, &[]);
+
+    // The second of two records that leads nowhere is named; so is each kind of it.
+    let run = Run { first: 3, count: 2 };
+    let (root, leaf) = (g.root_slabs(), g.leaf_slabs());
+    for wrong in [
+        Record::New {
+            slab: root,
+            step: 1,
+            run,
+        },
+        Record::New {
+            slab: 9,
+            step: leaf,
+            run,
+        },
+        Record::More { slab: root, run },
+        Record::Words { slab: 5, words: 1 },
+        Record::Words {
+            slab: root,
+            words: 1,
+        },
+        Record::Zero {
+            slab: root - 1,
+            count: 2,
+        },
+    ] {
+        let (disk, _) = committed();
+        edit(&disk, block(1), |b| {
+            let head = RingHead {
+                sequence: first + 1,
+                base: 0,
+                count: 2,
+                last: true,
+                before: 0,
+            };
+            ring::put_word(b, 0, Record::Place(0).encode());
+            ring::put_word(b, 1, wrong.encode());
+            ring::seal(b, l.sb.nonce, &head);
+        });
+        let l = look(&disk).unwrap();
+        let place = l.findings.iter().find(|f| f.what == What::JournalRecord);
+        let place = place.map(|f| (f.block, f.byte));
+        assert_eq!(place, Some((block(1), 40)), "{wrong:?}");
+    }
 
     // A record of no kind, of a slab that is not there, of one that has no home.
     for (word, value) in [
@@ -254,6 +308,64 @@ fn bits_that_are_wrong() {
     assert_eq!(look(&set(behind - 1)).unwrap().findings, []);
 }
 
+/// A finding names the byte, and runs of slabs are one.
+#[test]
+fn bits_that_are_wrong_are_named() {
+    let g = geometry();
+    let bits = g.table_pages();
+    let named = |set: &[u64], what: What, bit: u64| {
+        let (disk, l) = used();
+        edit_page(&disk, &l.sb, bits, |b| {
+            for bit in set {
+                b[(bit / 8) as usize] |= 1 << (bit % 8);
+            }
+        });
+        let block = block_of_page(&disk, &l.sb, bits);
+        let l = look(&disk).unwrap();
+        let f = l.findings.iter().find(|f| f.what == what);
+        let place = f.map(|f| (f.block, u64::from(f.byte)));
+        assert_eq!(place, Some((block, bit / 8)), "{:?}", l.findings);
+    };
+    let last = home(&used().0, 2599);
+    let behind = u64::from(last) * SLAB + SLAB - 5;
+    let what = What::BitsPastUnion {
+        slab: 2599,
+        leaf: last,
+    };
+    named(&[behind + 3], what, behind);
+    let end = u64::from(g.leaf_slabs()) * SLAB;
+    named(&[end + 99], What::BitsPastLeaf { page: 0 }, end + 99);
+    let unowned = |first, count| What::Unowned { first, count };
+    let stray = [33, 34, 36].map(|leaf| leaf * SLAB + 7);
+    named(&stray, unowned(33, 2), 33 * SLAB);
+    named(&stray, unowned(36, 1), 36 * SLAB);
+}
+
+/// Counts over several pages of bits.
+#[test]
+fn what_is_mapped_is_counted_once() {
+    let g = Geometry::new(2_097_152, 2_097_152, 262_144, 128, 64).unwrap();
+    let mut disk = SimDisk::new();
+    format(&mut disk, g);
+    let mut u = SimUnion::attach_to(&disk, &g).unwrap();
+    // None on the first page.
+    for (n, leaf) in [300, 511, 512, 1500].into_iter().enumerate() {
+        u.map.assign(leaf, leaf).unwrap();
+        assert!(u.map.mark(u64::from(leaf) * 128 + 60, 10 + n as u32));
+    }
+    u.flush().unwrap();
+    u.detach().unwrap();
+    let counts = look(&disk).unwrap().counts;
+    assert_eq!((counts.slabs_used, counts.sectors_mapped), (4, 46));
+}
+
+#[test]
+fn what_is_mended() {
+    assert!(What::SlotEmpty.is_mendable() && What::BitsPastLeaf { page: 0 }.is_mendable());
+    assert!(!What::JournalHole.is_mendable());
+    assert!(!What::Unowned { first: 0, count: 1 }.is_mendable());
+}
+
 #[test]
 fn pages_and_directories_that_are_wrong() {
     let (disk, l) = used();
@@ -331,6 +443,27 @@ fn a_write_torn_between_its_blocks() {
     assert!(look(&disk).unwrap().has(What::JournalHole));
     sealed(1);
     found(&disk, What::NotDetached { blocks: 3 }, &[]);
+}
+
+/// An epoch whose end never came: it does not count, and is no damage.
+#[test]
+fn an_epoch_without_an_end() {
+    let (disk, l) = committed();
+    let at = (l.sb.journal_tail + 3) % 16;
+    edit(&disk, l.sb.geometry.journal_block(at), |b| {
+        let head = RingHead {
+            sequence: l.sb.journal_sequence + 3,
+            base: 0,
+            count: 1,
+            last: false,
+            before: 0,
+        };
+        b.fill(0);
+        ring::put_word(b, 0, Record::Place(0).encode());
+        ring::seal(b, l.sb.nonce, &head);
+    });
+    let unfinished = What::JournalUnfinished { blocks: 1 };
+    found(&disk, unfinished, &[What::NotDetached { blocks: 3 }]);
 }
 
 /// Damage that cannot be mended keeps the rest from being mended, but for the superblock's slot.

@@ -9,7 +9,7 @@ use sim::disk::SimDisk;
 use sim::oracle::content;
 use sim::union::{format, load, SimUnion};
 use ubcore::disk::Disk;
-use ubcore::error::{Area, Error};
+use ubcore::error::{Area, Error, Side};
 use ubcore::format::record::{Record, Run};
 use ubcore::format::superblock::Superblock;
 use ubcore::geometry::Geometry;
@@ -137,6 +137,34 @@ fn a_journal_that_leads_nowhere_is_refused() {
         let lawful = wrong == new(100, leaf - 1);
         let damage = Some(Error::Damaged(Area::Journal, block)).filter(|_| !lawful);
         assert_eq!(refused(&disk), damage, "{wrong:?}");
+    }
+}
+
+/// A reason says what and where, over the ioctl too.
+#[test]
+fn a_reason_names_the_place() {
+    let areas = [
+        (Area::Superblock, "superblock"),
+        (Area::Directory, "page directory"),
+        (Area::Page, "map page"),
+        (Area::Journal, "journal"),
+        (Area::Map, "map"),
+    ];
+    for (area, name) in areas {
+        let e = Error::Damaged(area, 9);
+        let start = format!("the leaf's {name} is damaged at block 9: ");
+        assert!(e.to_string().starts_with(&start), "{e}");
+        let (reason, a, b) = e.to_wire();
+        assert_eq!(Error::from_wire(reason, a, b), Some(e));
+    }
+    for (side, name) in [(Side::Root, "root"), (Side::Leaf, "leaf")] {
+        let e = Error::Io(side, 7);
+        assert_eq!(
+            e.to_string(),
+            format!("I/O error on the {name} at sector 7")
+        );
+        let (reason, a, b) = e.to_wire();
+        assert_eq!(Error::from_wire(reason, a, b), Some(e));
     }
 }
 
