@@ -202,7 +202,7 @@ what_failed() {
 	for name; do
 		printf -- '-- %s: what failed (all of it in build/log/test-%s.log)\n' "$name" "$name"
 		grep -aE -A 12 '^FAILED|\[failed\]|^---- .* stdout|^error(\[|:)|panicked at' "$BUILD/log/test-$name.log" |
-			head -n 60 || tail -n 20 "$BUILD/log/test-$name.log"
+			sed -n 1,60p || tail -n 20 "$BUILD/log/test-$name.log"
 	done
 }
 
