@@ -135,10 +135,9 @@ null_configure_big() {
 	mkdir "$NULLB/$1"
 	null_configure "$1" "$2" none
 }
-slice() { echo "/dev/${SLICES[$1]}"; }
 
-create_union() { ubctl create --root /dev/broot --leaf "$(slice "$1")" >/dev/null || die "union $1"; }
-create_snap() { dm_create "n$1" "0 131072 snapshot /dev/proot $(slice "$1") P 8"; }
+create_union() { ubctl create --root /dev/broot --leaf "/dev/${SLICES[$1]}" >/dev/null || die "union $1"; }
+create_snap() { dm_create "n$1" "0 131072 snapshot /dev/proot /dev/${SLICES[$1]} P 8"; }
 create_thin() {
 	dmsetup message b-pool 0 "create_thin $1" || die "create_thin $1"
 	dm_create "t$1" "0 131072 thin $POOL $1 /dev/proot"
@@ -164,13 +163,13 @@ scene_many() {
 	null_configure_big lthin64 1024
 	dm_create b-pool "0 2097152 thin-pool /dev/mthin64 /dev/lthin64 128 0 1 skip_block_zeroing"
 	POOL=$(dm_path b-pool)
-	for i in $(seq 1 1000); do ubctl format --root /dev/broot "$(slice "$i")" >/dev/null || die "format $i"; done
+	for i in $(seq 1 1000); do ubctl format --root /dev/broot "/dev/${SLICES[$i]}" >/dev/null || die "format $i"; done
 	for n in 1 100 1000; do
 		many unionblk create_union "$n"
 		timed ubctl remove --all
 		figure many unionblk "remove_ms_each_of_$n" "$(awk -v s="$SECS" -v n="$n" 'BEGIN { printf "%.2f", s * 1000 / n }')"
 	done
-	for i in $(seq 1 1000); do dd if=/dev/zero "of=$(slice "$i")" bs=4k count=2 oflag=direct 2>/dev/null; done
+	for i in $(seq 1 1000); do dd if=/dev/zero "of=/dev/${SLICES[$i]}" bs=4k count=2 oflag=direct 2>/dev/null; done
 	for i in $(seq 1 1000); do create_snap "$i"; done
 	for i in $(seq 1 1000); do forget_snap "$i"; done
 	for n in 1 100 1000; do
