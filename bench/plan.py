@@ -32,8 +32,9 @@ CASES = {
     "fsync1": "fresh",
     "fsync64": "fresh",
 }
-# What a volatile cache below can change.
+# What a volatile cache below can change, and what of that is asked on two processors.
 WRITES = ["overwrite", "firstwrite", "rw7030", "firstwrite-512", "fsync1", "fsync64", "seqwrite-1m"]
+SHARED = ["overwrite", "firstwrite", "fsync1", "fsync64"]
 # Emulation is slow, and a witness alone.
 EMULATED = {
     "none": [(case, "batch", 1) for case in ("randread-unmapped", "randread-mapped", "overwrite", "firstwrite",
@@ -51,8 +52,8 @@ QUICK = {
     },
     2: {"none": [(case, "batch", jobs) for case in ("randread-mapped", "overwrite", "firstwrite") for jobs in (1, 2)]},
 }
-# Parts of "fresh", each as large as half of another area.
-PARTS = 5
+# Parts of "fresh", each as large as another area.
+PARTS = 3
 
 
 def lines_of(name):
@@ -72,10 +73,12 @@ class Plan:
         self.cases = args.cases.split(",") if args.cases else list(CASES)
         self.reps = args.reps or (3 if self.tcg or args.quick else 10)
         # Emulation writes as much in ten times the time.
-        self.unit = (8 if self.tcg else 64) * MIB
-        self.part = self.unit // 2
-        self.ms = 500 if self.tcg else 200 if args.quick else 300
-        self.size = 3 * self.unit + PARTS * self.part
+        self.unit = (8 if self.tcg else 128) * MIB
+        self.ms = 500 if self.tcg else 200
+        self.size = (3 + PARTS) * self.unit
+        # Lower I/O is the same in all repetitions, and the shell that reads its counters takes
+        # as long as a section: so it is counted in the first of three.
+        self.counts = -(-self.reps // 3)
         self.steps = []
         self.sections = 0
 
@@ -106,13 +109,15 @@ class Plan:
             order += peers[i:i + 2] + ["raw"]
         return order
 
-    def where(self, case, jobs, part):
+    def where(self, case, depth, jobs, part):
         """Which part of the disk a section reads or writes, and how much."""
-        if CASES[case] != "fresh":
+        if CASES[case] != "fresh" and case != "overwrite":
             lines = [f"offset={self.area(CASES[case])}", f"size={self.unit}"]
             return lines + ["time_based=1", f"runtime={self.ms}ms"]
-        share = self.part // jobs
-        start = self.area("fresh") + part * self.part
+        # An overwrite is a first write's job: they differ in nothing but whether the place
+        # was written before.
+        share = self.unit // jobs
+        start = self.area(CASES[case]) + part * self.unit
         lines = [f"offset={start}", f"size={share}"]
         if jobs > 1:
             lines.append(f"offset_increment={share}")
@@ -120,11 +125,19 @@ class Plan:
         if case == "fsync1":
             blocks = min(blocks, 128 if self.tcg else 512)
         elif case == "fsync64":
-            blocks //= 2
+            blocks = min(blocks, 64)
+        elif depth == "qd1":
+            # One by one a quarter takes as long.
+            blocks //= 4
         return lines + [f"number_ios={blocks}"]
 
-    def section(self, name, device, case, jobs, part):
-        """One measured run, with the lower devices' counters before and after.
+    def section(self, name, device, case, depth, jobs, part):
+        """One measured run."""
+        lines = [f"[{name}]", "stonewall", f"filename=/dev/bench/{device}", f"numjobs={jobs}"]
+        return lines + self.where(case, depth, jobs, part)
+
+    def counted(self, name, device, case, depth, jobs, part):
+        """One with the lower devices' counters before and after.
 
         fio runs such a command once for each job: beside several it has a
         section of its own."""
@@ -132,15 +145,12 @@ class Plan:
         stats = f"cat /sys/block/{root}/stat /sys/block/l{device}/stat"
         if device in ("thin64", "clone4"):
             stats += f" /sys/block/m{device}/stat"
-        lines = []
         mark = ["stonewall", "ioengine=null", "numjobs=1", "bs=512", "size=512", "filename=none",
                 "iodepth=1", "fsync=0"]
+        lines = self.section(name, device, case, depth, jobs, part)
         if jobs > 1:
-            lines += [f"[{name}.before]", f"exec_postrun={stats}"] + mark
-        lines += [f"[{name}]", "stonewall", f"filename=/dev/bench/{device}", f"numjobs={jobs}"]
-        lines += self.where(case, jobs, part)
-        if jobs > 1:
-            return lines + [f"[{name}.after]", f"exec_prerun={stats}"] + mark
+            before = [f"[{name}.before]", f"exec_postrun={stats}"] + mark
+            return before + lines + [f"[{name}.after]", f"exec_prerun={stats}"] + mark
         return lines + [f"exec_prerun={stats}", f"exec_postrun={stats}"]
 
     def case(self, case, depth, jobs, cache):
@@ -156,7 +166,9 @@ class Plan:
             for rep in range(first, min(first + at_once, self.reps)):
                 for n, device in enumerate(self.order(rep)):
                     name = f"{rep:02}.{n:02}.{device}"
-                    lines += self.section(name, device, case, jobs, rep - first)
+                    part = rep - first if fresh else 0
+                    how = self.counted if rep < self.counts else self.section
+                    lines += how(name, device, case, depth, jobs, part)
                     self.sections += 1
             name = f"{cache}.{case}.{depth}.{jobs}.{first}"
             self.write_job(name, lines)
@@ -165,7 +177,7 @@ class Plan:
     def profile(self, case, depth, seconds):
         """One case, a section for each device, as long as asked."""
         lines = ["[global]"] + lines_of("common") + lines_of(depth) + lines_of(case)
-        lines += [line for line in self.where(case, 1, 0) if "runtime" not in line and "number_ios" not in line]
+        lines += [line for line in self.where(case, depth, 1, 0) if "runtime" not in line and "number_ios" not in line]
         lines += ["time_based=1", f"runtime={seconds}s"]
         for device in ["raw"] + PEERS:
             lines += [f"[{device}]", "stonewall", f"filename=/dev/bench/{device}"]
@@ -178,13 +190,15 @@ class Plan:
     def all_of(self, cache):
         if self.tcg or self.quick:
             return (EMULATED if self.tcg else QUICK[self.cpus]).get(cache, [])
+        one = self.cpus == 1
         runs = []
-        for case in list(CASES) if cache == "none" else WRITES:
+        for case in list(CASES) if cache == "none" else WRITES if one else SHARED:
             if case.startswith("fsync"):
                 runs.append((case, "qd1", 64 if case == "fsync64" else 1))
                 continue
-            many = [1, 2] if self.cpus > 1 and not case.endswith("1m") else [1]
-            runs += [(case, depth, jobs) for depth in ("batch", "qd1") for jobs in many]
+            many = [1] if one or case.endswith("1m") else [1, 2]
+            depths = ["batch", "qd1"] if one or cache == "none" else ["batch"]
+            runs += [(case, depth, jobs) for depth in depths for jobs in many]
         return runs
 
     def caches(self):

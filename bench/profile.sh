@@ -20,7 +20,7 @@ cat >"$work/pid.sh" <<'END'
 echo "$2" >"$1"
 END
 in_top() { printf '/src/%s' "${1#"$TOP"/}"; }
-nice -n -20 "$TOP/scripts/uml.sh" -n profile -m 5376 -c 1 -t 600 -s "$(in_top "$work")/host" \
+nice -n -20 "$TOP/scripts/uml.sh" -n profile -m 9728 -c 1 -t 600 -s "$(in_top "$work")/host" \
 	-w "sh $(in_top "$work")/pid.sh $(in_top "$work")/pid" \
 	-f "$(in_top "$work")/plan:plan" -f /src/bench/guest:guest -f /src/build/kmod-bench-um/unionblk.ko \
 	-f /src/build/cargo/x86_64-unknown-linux-gnu/release/ubctl \

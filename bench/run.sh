@@ -48,7 +48,7 @@ guest_files() {
 }
 
 run_uml() {
-	local options=(-s "$work/host-$env" -n "bench-$env" -m 5376 -c "${env#uml}" -t 7200)
+	local options=(-s "$work/host-$env" -n "bench-$env" -m 9728 -c "${env#uml}" -t 7200)
 	guest_files
 	options+=(-f "$BUILD/kmod-bench-um/unionblk.ko")
 	options+=(-w "python3 -B $TOP/bench/cpu.py $work/cpu-$env")

@@ -10,6 +10,7 @@
 use crate::{
     blk::{
         mm::NoIo,
+        slot::Slot,
         workqueue::{
             flush_work,
             system, //
@@ -46,7 +47,6 @@ use kernel::{
             Relaxed, //
         },
         Arc,
-        SetOnce,
         SpinLock, //
     },
     workqueue::{
@@ -57,7 +57,7 @@ use kernel::{
     },
 };
 
-type Pages<T> = KVVec<SetOnce<KBox<T>>>;
+type Pages<T> = KVVec<Slot<T>>;
 
 /// Pages of each kind in reserve, for all unions: 256 KiB in all.
 const RESERVE: usize = 32;
@@ -188,9 +188,9 @@ impl MapMemory {
         let memory = MapMemory {
             reserve,
             live: Atomic::new(false),
-            table: filled(index(g.table_pages()), SetOnce::new)?,
-            bits: filled(index(g.bits_pages()), SetOnce::new)?,
-            owners: filled(index(owner_pages), SetOnce::new)?,
+            table: filled(index(g.table_pages()), Slot::new)?,
+            bits: filled(index(g.bits_pages()), Slot::new)?,
+            owners: filled(index(owner_pages), Slot::new)?,
             dirty,
             dirty_words,
             fresh,
@@ -217,7 +217,7 @@ impl MapMemory {
     }
 
     /// Makes a page: once live, without waiting, and `NoMemory` if there is none at once.
-    fn grow<T>(
+    fn grow<T: Send>(
         &self,
         pages: &Pages<T>,
         page: u32,
@@ -225,7 +225,7 @@ impl MapMemory {
         spare: impl FnOnce(&mut Spare) -> Option<KBox<T>>,
     ) -> Result {
         let slot = pages.get(index(page)).ok_or(Error::NoMemory)?;
-        if slot.as_ref().is_some() {
+        if slot.get().is_some() {
             return Ok(());
         }
         let new = if self.live.load(Relaxed) {
@@ -252,7 +252,7 @@ impl MapMemory {
 }
 
 fn page<T>(pages: &Pages<T>, page: u32) -> Option<&T> {
-    pages.get(index(page))?.as_ref().map(|p| &**p)
+    pages.get(index(page))?.get()
 }
 
 fn empty_table() -> impl Init<TablePage> {

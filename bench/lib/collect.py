@@ -112,7 +112,8 @@ class Run:
         start = job["job_start"] * 1000000
         used = cpu.between(start, start + ms * 1000000)
         self.cpu_us = used and used / self.ios / 1000
-        self.lower = lower(stats[job["jobname"]], self.ios)
+        counted = stats.get(job["jobname"])
+        self.lower = counted and lower(counted, self.ios)
 
 
 def pair(runs, value):
@@ -159,6 +160,7 @@ def cells_of(env, folder):
         raw = max(r.rate for r in runs if r.device == "raw")
         for device in DEVICES:
             mine = [r for r in runs if r.device == device]
+            counted = [r.lower for r in mine if r.lower]
             cells.append({
                 "env": env, "cache": cache, "case": case, "depth": depth, "jobs": jobs,
                 "device": device,
@@ -173,7 +175,7 @@ def cells_of(env, folder):
                 "cpu_us": costs and round(median([r.cpu_us for r in mine]), 3),
                 "cpu_ratio": costs and round(median(costs[device]), 4),
                 "reps": len(mine),
-                "lower": {k: round(median([r.lower[k] for r in mine]), 4) for k in mine[0].lower},
+                "lower": {k: round(median([n[k] for n in counted]), 4) for k in counted[0]},
             })
     return cells
 

@@ -22,6 +22,7 @@ pub(crate) mod mm;
 mod pdu;
 mod plug;
 pub(crate) mod request;
+pub(crate) mod slot;
 mod tags;
 mod trace;
 pub(crate) mod workqueue;
