@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: GPL-2.0
 """Writes what a guest shall do: fio job files, and the steps that use them.
 
-    bench/plan.py --env uml1|uml2|tcg2 [--quick] [--reps N] [--cases NAME,NAME] FOLDER
+    bench/plan.py --env uml1|uml2|tcg2|tcg1 [--quick] [--reps N] [--cases NAME,NAME] FOLDER
 
 A repetition is one fio process whose sections run one after another: a raw run
 stands beside each other device's, so that what drifts, drifts for both.
@@ -32,15 +32,25 @@ CASES = {
     "fsync1": "fresh",
     "fsync64": "fresh",
 }
-# What a volatile cache below can change, and what of that is asked on two processors.
+# What a volatile cache below can change.
 WRITES = ["overwrite", "firstwrite", "rw7030", "firstwrite-512", "fsync1", "fsync64", "seqwrite-1m"]
-SHARED = ["overwrite", "firstwrite", "fsync1", "fsync64"]
+# What two processors are asked: in batches by one job and by two, one of it also one by one,
+# and what waits for flushes where there are some.
+SHARED = [(case, "batch", jobs) for case in CASES if "1m" not in case and "fsync" not in case for jobs in (1, 2)]
+SHARED += [("randread-mapped", "qd1", 1), ("randread-mapped", "qd1", 2),
+           ("seqread-1m", "batch", 1), ("seqwrite-1m", "batch", 1)]
 # Emulation is slow, and a witness alone.
 EMULATED = {
     "none": [(case, "batch", 1) for case in ("randread-unmapped", "randread-mapped", "overwrite", "firstwrite",
                                              "seqread-1m")],
     "fua": [("fsync1", "qd1", 1)],
 }
+# Where instructions are counted.
+COUNTED = {
+    "none": EMULATED["none"] + [("randread-mapped", "qd1", 1), ("overwrite", "qd1", 1)],
+    "fua": EMULATED["fua"],
+}
+TWO = {"none": SHARED, "fua": [("fsync1", "qd1", 1), ("fsync64", "qd1", 64)]}
 # What goes into six minutes, by processors and lower cache: what the goals name.
 QUICK = {
     1: {
@@ -67,14 +77,16 @@ class Plan:
 
     def __init__(self, args):
         self.out = args.folder
-        self.tcg = args.env == "tcg2"
-        self.cpus = 1 if args.env == "uml1" else 2
+        self.tcg = args.env.startswith("tcg")
+        self.exact = args.env == "tcg1"
+        self.cpus = int(args.env[-1])
         self.quick = args.quick
         self.cases = args.cases.split(",") if args.cases else list(CASES)
-        self.reps = args.reps or (3 if self.tcg or args.quick else 10)
+        self.reps = args.reps or (1 if self.exact else 3 if self.tcg or args.quick else 10)
         # Emulation writes as much in ten times the time.
-        self.unit = (8 if self.tcg else 128) * MIB
-        self.ms = 500 if self.tcg else 200
+        self.unit = (8 if self.tcg else 64 if self.quick else 128) * MIB
+        # Instructions are the same each time, and take long.
+        self.ms = 50 if self.exact else 500 if self.tcg else 200
         self.size = (3 + PARTS) * self.unit
         # Lower I/O is the same in all repetitions, and the shell that reads its counters takes
         # as long as a section: so it is counted in the first of three.
@@ -125,7 +137,7 @@ class Plan:
         if case == "fsync1":
             blocks = min(blocks, 128 if self.tcg else 512)
         elif case == "fsync64":
-            blocks = min(blocks, 64)
+            blocks = min(blocks, 32 if self.quick else 64)
         elif depth == "qd1":
             # One by one a quarter takes as long.
             blocks //= 4
@@ -174,12 +186,15 @@ class Plan:
             self.write_job(name, lines)
             self.steps.append(f"fio {name}")
 
-    def profile(self, case, depth, seconds):
-        """One case, a section for each device, as long as asked."""
+    def profile(self, case, depth, seconds, only):
+        """One case, a section for each device, as long as asked; or for one, which is traced."""
         lines = ["[global]"] + lines_of("common") + lines_of(depth) + lines_of(case)
         lines += [line for line in self.where(case, depth, 1, 0) if "runtime" not in line and "number_ios" not in line]
         lines += ["time_based=1", f"runtime={seconds}s"]
-        for device in ["raw"] + PEERS:
+        if only:
+            on = "/sys/kernel/tracing/tracing_on"
+            lines += [f"exec_prerun=echo 1 >{on}", f"exec_postrun=echo 0 >{on}"]
+        for device in [only] if only else ["raw"] + PEERS:
             lines += [f"[{device}]", "stonewall", f"filename=/dev/bench/{device}"]
         self.write_job(case, lines)
 
@@ -189,16 +204,15 @@ class Plan:
 
     def all_of(self, cache):
         if self.tcg or self.quick:
-            return (EMULATED if self.tcg else QUICK[self.cpus]).get(cache, [])
-        one = self.cpus == 1
+            return (COUNTED if self.exact else EMULATED if self.tcg else QUICK[self.cpus]).get(cache, [])
+        if self.cpus == 2:
+            return TWO.get(cache, [])
         runs = []
-        for case in list(CASES) if cache == "none" else WRITES if one else SHARED:
+        for case in list(CASES) if cache == "none" else WRITES:
             if case.startswith("fsync"):
                 runs.append((case, "qd1", 64 if case == "fsync64" else 1))
-                continue
-            many = [1] if one or case.endswith("1m") else [1, 2]
-            depths = ["batch", "qd1"] if one or cache == "none" else ["batch"]
-            runs += [(case, depth, jobs) for depth in depths for jobs in many]
+            else:
+                runs += [(case, "batch", 1), (case, "qd1", 1)]
         return runs
 
     def caches(self):
@@ -210,7 +224,9 @@ class Plan:
             runs = self.wanted(cache)
             # What leaves the devices as they are goes first.
             runs = sorted(runs, key=lambda run: CASES[run[0]] == "fresh")
-            self.steps += [f"cache {cache}", "reset", "fio prepare-mapped", "fio prepare-mixed"]
+            self.steps += [f"cache {cache}", "reset"]
+            if CASES[runs[0][0]] != "fresh":
+                self.steps += ["fio prepare-mapped", "fio prepare-mixed"]
             for case, depth, jobs in runs:
                 self.case(case, depth, jobs, cache)
         self.steps.append("end")
@@ -218,12 +234,13 @@ class Plan:
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--env", required=True, choices=["uml1", "uml2", "tcg2"])
+    parser.add_argument("--env", required=True, choices=["uml1", "uml2", "tcg2", "tcg1"])
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--reps", type=int)
     parser.add_argument("--cases", metavar="NAME,NAME", help="these cases alone")
     parser.add_argument("--profile", metavar="CASE", help="this case alone, for bench/profile.sh")
     parser.add_argument("--depth", default="batch")
+    parser.add_argument("--only", metavar="DEVICE", help="of a profile, for bench/flame.sh")
     parser.add_argument("--seconds", type=int, default=5)
     parser.add_argument("folder")
     args = parser.parse_args()
@@ -234,7 +251,7 @@ def main():
     plan = Plan(args)
     if args.profile:
         plan.prepare()
-        plan.profile(args.profile, args.depth, args.seconds)
+        plan.profile(args.profile, args.depth, args.seconds, args.only)
     else:
         plan.all()
     with open(os.path.join(args.folder, "steps"), "w", encoding="utf-8") as f:

@@ -43,18 +43,23 @@ def main():
     parser.add_argument("envs", nargs="+")
     args = parser.parse_args()
     folders = {env: os.path.join(args.work, "raw-" + env) for env in args.envs}
-    cells = []
+    cells, counts = [], []
     for env, folder in folders.items():
-        cells += collect.cells_of(env, folder)
+        # Where the clock counts instructions there are no times.
+        if env == "tcg1":
+            counts = collect.instructions(folder)
+        else:
+            cells += collect.cells_of(env, folder)
     collect.sort_cells(cells)
     scenes = read_scenes(args.work)
-    reps = [c["reps"] for c in cells if c["device"] == "unionblk"]
+    reps = [c["reps"] for c in cells if c["device"] == "unionblk"] or [1]
     result = {
         "kernel": kernel_of(folders.values()), "cpu": args.cpu, "commit": args.commit,
         "date": datetime.date.today().isoformat(),
         "quiet": args.quiet == "yes", "quick": args.quick,
         "reps": str(min(reps)) if min(reps) == max(reps) else f"{min(reps)} to {max(reps)}",
-        "targets": targets.judge(cells, scenes), "scenes": scenes, "cells": cells,
+        "targets": targets.judge(cells, scenes), "scenes": scenes, "instructions": counts,
+        "cells": cells,
     }
     os.makedirs(args.results, exist_ok=True)
     plots = {}

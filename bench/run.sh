@@ -2,9 +2,10 @@
 # SPDX-License-Identifier: GPL-2.0
 # What `make bench` runs: the driver and its peers in one boot, by turns, in
 # User-Mode Linux with one and two processors and, unless quick, in QEMU's
-# emulation of the stock kernel, and the scenes of scenes.sh. Writes bench/results.
+# emulation of the stock kernel, with two processors and with one whose
+# instructions are counted, and the scenes of scenes.sh. Writes bench/results.
 #   QUICK=1      few repetitions and cases
-#   ENVS="uml1"  these environments alone: uml1 uml2 tcg2
+#   ENVS="uml1"  these environments alone: uml1 uml2 tcg2 tcg1
 #   CASES=randread-mapped,overwrite   these cases alone
 #   REPS=20      repetitions (default: 10, quick 3)
 #   SCENES=""    which scenes (default: all, quick none)
@@ -40,7 +41,7 @@ if [ -z "${UNIONBLK_IN_ROOT:-}" ]; then
 fi
 { read -r QUICK; read -r ENVS; read -r CASES; read -r REPS; read -r NOISY; read -r RESULTS; read -r SCENES; } <"$work/asked"
 results=${RESULTS:-bench/results}
-[ -n "$ENVS" ] || ENVS=$([ -n "$QUICK" ] && echo uml1 uml2 || echo uml1 uml2 tcg2)
+[ -n "$ENVS" ] || ENVS=$([ -n "$QUICK" ] && echo uml1 uml2 || echo uml1 uml2 tcg2 tcg1)
 
 guest_files() {
 	options+=(-f "$work/plan-$env:plan" -f "$TOP/bench/guest:guest"
@@ -59,7 +60,8 @@ run_uml() {
 }
 
 run_tcg() {
-	local options=(-n "bench-$env" -m 2048 -c 2 -t 3600)
+	local options=(-n "bench-$env" -m 2048 -c "${env#tcg}" -t 3600)
+	[ "$env" != tcg1 ] || options+=(-i)
 	guest_files
 	options+=(-f "$BUILD/kmod/unionblk.ko")
 	"$TOP/scripts/vm.sh" "${options[@]}" -- sh guest/run plan >"$work/out-$env"
@@ -80,8 +82,8 @@ builds=(tools)
 for env in $ENVS; do
 	case $env in
 	uml1 | uml2) builds+=(modules-bench-um) ;;
-	tcg2) builds+=(modules) ;;
-	*) die "no environment $env: uml1 uml2 tcg2" ;;
+	tcg2 | tcg1) builds+=(modules) ;;
+	*) die "no environment $env: uml1 uml2 tcg2 tcg1" ;;
 	esac
 done
 mapfile -t builds < <(printf '%s\n' "${builds[@]}" | sort -u)

@@ -18,16 +18,18 @@ scripts/vm.sh [OPTION]... -- COMMAND [ARGUMENT]...    (run by the guest's shell 
   -t SECONDS         overall limit (default: 300)
   -a WORDS           more of the kernel's command line
   -p FILE            where to write QEMU's process id
+  -i                 one processor, whose clock goes on by a nanosecond for each
+                     instruction: what time says is how many there were
   -u                 do not fail on complaints in the kernel's log
 Exit status: the command's; 124 = out of time, 125 = the guest died, 126 = the
 kernel complained.
 END
 }
 
-kernel=stock name=run mem=1024 cpus=2 limit=300 words='' scan=1 pidfile=''
+kernel=stock name=run mem=1024 cpus=2 limit=300 words='' scan=1 pidfile='' count=
 disks=() files=()
 args=("$@")
-while getopts k:d:f:n:m:c:t:a:p:uh o; do
+while getopts k:d:f:n:m:c:t:a:p:iuh o; do
 	case $o in
 	k) kernel=$OPTARG ;;
 	d) disks+=("$OPTARG") ;;
@@ -38,6 +40,7 @@ while getopts k:d:f:n:m:c:t:a:p:uh o; do
 	t) limit=$OPTARG ;;
 	a) words=$OPTARG ;;
 	p) pidfile=$OPTARG ;;
+	i) count=1 cpus=1 ;;
 	u) scan= ;;
 	h) usage; exit 0 ;;
 	*) usage >&2; exit 2 ;;
@@ -82,6 +85,8 @@ pack() {
 
 accel=(-accel 'tcg,thread=multi' -cpu max)
 [ -z "${VM_KVM:-}" ] || accel=(-accel kvm -cpu host)
+# shellcheck disable=SC2054 # the commas are QEMU's
+[ -z "$count" ] || accel=(-accel 'tcg,thread=single' -icount shift=0,sleep=off -cpu max)
 
 # The disks' caches are the host's: the host does not crash in these tests, the
 # guest does.

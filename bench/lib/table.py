@@ -81,6 +81,18 @@ def lowers(rows):
     return grid(["lower reads / writes / flushes / KiB"] + DEVICES, lines)
 
 
+def instructions(counts):
+    """What an operation takes, and how much of it is not raw's."""
+    rows = {}
+    for c in counts:
+        rows.setdefault((c["case"], c["depth"]), {})[c["device"]] = c["per_io"]
+    lines = []
+    for (case, depth), row in rows.items():
+        line = [f"{case}, {depth}", str(row["raw"])]
+        lines.append(line + [f"+{row[d] - row['raw']} <sub>{row['raw'] / row[d]:.2f}</sub>" for d in DEVICES[1:]])
+    return grid(["instructions", "raw"] + DEVICES[1:], lines)
+
+
 def targets(rows):
     lines = [[r["target"], r["wanted"], r["measured"], "holds" if r["holds"] else "**misses**"]
              for r in rows]
@@ -105,6 +117,11 @@ def page(result, plots):
         for scene in result["scenes"]["tables"]:
             out += [f"### {scene['title']}", ""] + grid(scene["head"], scene["rows"]) + [""]
             out += [scene["note"], ""] if scene.get("note") else []
+    if result.get("instructions"):
+        out += ["## Instructions for an operation", "",
+                "Counted: the stock kernel, emulated with one processor, fio's own share among them;",
+                "below each device what it adds to raw, and raw's over its own.", ""]
+        out += instructions(result["instructions"]) + [""]
     for (env, cache), rows in groups(result["cells"]).items():
         out += [f"## {ENVS[env]}; {CACHES[cache]}", ""]
         if (env, cache) in plots:

@@ -72,3 +72,23 @@ impl<T> Drop for Slot<T> {
         }
     }
 }
+
+#[kunit_tests(unionblk_slot)]
+mod tests {
+    use super::*;
+    use kernel::sync::Arc;
+
+    #[test]
+    fn the_first_stays_and_nothing_is_left_behind() -> Result {
+        let counted = Arc::new(7u32, GFP_KERNEL)?;
+        let slot = Slot::new();
+        assert!(slot.get().is_none());
+        assert!(slot.populate(KBox::new((1u32, counted.clone()), GFP_KERNEL)?));
+        assert!(!slot.populate(KBox::new((2u32, counted.clone()), GFP_KERNEL)?));
+        assert_eq!(slot.get().map(|held| held.0), Some(1));
+        drop(slot);
+        // Ours is the last reference: what was refused is gone, and what was held.
+        assert!(Arc::into_unique_or_drop(counted).is_some());
+        Ok(())
+    }
+}
