@@ -10,7 +10,7 @@ import re
 import sys
 
 # What the interrupt itself put on the stack: its handler, and the way to it.
-INTERRUPT = re.compile(r"^(asm_)?sysvec_apic_timer_interrupt$")
+INTERRUPT = re.compile(r"^(asm_)?(sysvec_apic_timer|common)_interrupt$")
 FRAME = re.compile(r"^ => (\S+?)(\+0x\S+)?$")
 
 

@@ -16,16 +16,16 @@ rm -rf "$work/plan"
 mkdir -p "$work"
 draw=$CACHE/tools/bin/inferno-flamegraph
 [ -x "$draw" ] || stage "build inferno" cargo install -q --locked --root "$CACHE/tools" \
-	--no-default-features inferno --version $version
+	--no-default-features --features cli inferno --version $version
 "$TOP/scripts/build.sh" modules tools
 python3 -B "$TOP/bench/plan.py" --env tcg1 --profile "$case_name" --depth "$DEPTH" --seconds "$seconds" \
 	--only "$device" "$work/plan" >/dev/null
 # shellcheck disable=SC2016 # for the guest
-stage "$case_name on $device, emulated" "$TOP/scripts/vm.sh" -i -n flame -m 2048 -t 3600 -f "$work/plan:plan" \
+stage "$case_name on $device, emulated" "$TOP/scripts/vm.sh" -i -n flame -m 4096 -t 3600 -f "$work/plan:plan" \
 	-f "$TOP/bench/guest:guest" -f "$BUILD/kmod/unionblk.ko" \
 	-f "$BUILD/cargo/x86_64-unknown-linux-gnu/release/ubctl" \
 	-- sh guest/flame "$case_name"
-python3 -B "$TOP/bench/flame.py" "$BUILD/log/vm-flame.out" >"$work/$name.folded"
+python3 -B "$TOP/bench/flame.py" "$BUILD/log/vm-flame.out" | c++filt >"$work/$name.folded"
 "$draw" --title "$case_name, $device" --countname samples --minwidth 0.2 --colors mem \
 	"$work/$name.folded" >"$work/$name.svg"
 say "build/flame/$name.svg: $(awk '{ n += $NF } END { print n }' "$work/$name.folded") samples"

@@ -83,10 +83,11 @@ class Plan:
         self.quick = args.quick
         self.cases = args.cases.split(",") if args.cases else list(CASES)
         self.reps = args.reps or (1 if self.exact else 3 if self.tcg or args.quick else 10)
-        # Emulation writes as much in ten times the time.
-        self.unit = (8 if self.tcg else 64 if self.quick else 128) * MIB
+        # Emulation writes as much in ten times the time; fio counts milliseconds, of which
+        # there must be some to count instructions.
+        self.unit = (32 if self.exact else 8 if self.tcg else 64 if self.quick else 128) * MIB
         # Instructions are the same each time, and take long.
-        self.ms = 50 if self.exact else 500 if self.tcg else 200
+        self.ms = 100 if self.exact else 500 if self.tcg else 200
         self.size = (3 + PARTS) * self.unit
         # Lower I/O is the same in all repetitions, and the shell that reads its counters takes
         # as long as a section: so it is counted in the first of three.
@@ -135,7 +136,7 @@ class Plan:
             lines.append(f"offset_increment={share}")
         blocks = share // 4096
         if case == "fsync1":
-            blocks = min(blocks, 128 if self.tcg else 512)
+            blocks = min(blocks, 128 if self.tcg and not self.exact else 512)
         elif case == "fsync64":
             blocks = min(blocks, 32 if self.quick else 64)
         elif depth == "qd1":
@@ -193,7 +194,8 @@ class Plan:
         lines += ["time_based=1", f"runtime={seconds}s"]
         if only:
             on = "/sys/kernel/tracing/tracing_on"
-            lines += [f"exec_prerun=echo 1 >{on}", f"exec_postrun=echo 0 >{on}"]
+            # A shell of its own, for fio sends the command's output to a file.
+            lines += [f"exec_prerun=sh -c 'echo 1 >{on}'", f"exec_postrun=sh -c 'echo 0 >{on}'"]
         for device in [only] if only else ["raw"] + PEERS:
             lines += [f"[{device}]", "stonewall", f"filename=/dev/bench/{device}"]
         self.write_job(case, lines)

@@ -60,7 +60,7 @@ run_uml() {
 }
 
 run_tcg() {
-	local options=(-n "bench-$env" -m 2048 -c "${env#tcg}" -t 3600)
+	local options=(-n "bench-$env" -m 4096 -c "${env#tcg}" -t 3600)
 	[ "$env" != tcg1 ] || options+=(-i)
 	guest_files
 	options+=(-f "$BUILD/kmod/unionblk.ko")
