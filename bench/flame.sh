@@ -5,7 +5,8 @@
 # interrupt comes each so many, and leaves the stack that it finds in the trace.
 #   bench/flame.sh CASE DEVICE [SECONDS]     e.g. randread-mapped unionblk 10
 #   DEPTH=qd1      instead of batches
-# Writes build/flame/CASE-DEVICE.svg, and the same as text: .folded.
+# Writes build/flame/CASE-DEVICE.svg, a picture without a script in it, and the same as
+# text: .folded.
 . "$(dirname "$0")/../scripts/lib.sh"
 need_root flame.sh
 version=0.12.3
@@ -20,12 +21,11 @@ draw=$CACHE/tools/bin/inferno-flamegraph
 "$TOP/scripts/build.sh" modules tools
 python3 -B "$TOP/bench/plan.py" --env tcg1 --profile "$case_name" --depth "$DEPTH" --seconds "$seconds" \
 	--only "$device" "$work/plan" >/dev/null
-# shellcheck disable=SC2016 # for the guest
 stage "$case_name on $device, emulated" "$TOP/scripts/vm.sh" -i -n flame -m 4096 -t 3600 -f "$work/plan:plan" \
 	-f "$TOP/bench/guest:guest" -f "$BUILD/kmod/unionblk.ko" \
 	-f "$BUILD/cargo/x86_64-unknown-linux-gnu/release/ubctl" \
 	-- sh guest/flame "$case_name"
 python3 -B "$TOP/bench/flame.py" "$BUILD/log/vm-flame.out" | c++filt >"$work/$name.folded"
-"$draw" --title "$case_name, $device" --countname samples --minwidth 0.2 --colors mem \
+"$draw" --title "$case_name, $device" --countname samples --minwidth 0.2 --colors mem --width 1200 --no-javascript \
 	"$work/$name.folded" >"$work/$name.svg"
 say "build/flame/$name.svg: $(awk '{ n += $NF } END { print n }' "$work/$name.folded") samples"
