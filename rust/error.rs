@@ -23,7 +23,7 @@ pub(crate) fn errno(e: Error) -> kernel::error::Error {
             code::EINVAL
         }
         Error::TooLarge(..) => code::EFBIG,
-        Error::Io(..) => code::EIO,
+        Error::Io(..) | Error::Internal => code::EIO,
         Error::Busy(_) => code::EBUSY,
         Error::ReadOnlyLeaf => code::EROFS,
         Error::NoMemory => code::ENOMEM,

@@ -291,6 +291,8 @@ impl Union {
         while self.begin_release() {
             self.grace.wait(&self.tags);
             self.discard_leaving();
+            // Between two commits, as in `begin_release`: one may have these slabs on its list.
+            let _metadata = self.metadata.lock();
             let mut allocator = self.allocator.lock();
             allocator.end_release(&self.map);
             self.events.space(allocator.used(), allocator.slabs());
@@ -315,6 +317,7 @@ impl Union {
                 break;
             };
             from = range.end;
+            range.clone().for_each(|leaf| self.map.forget(leaf));
             let first = g.leaf_slab_start(range.start);
             let end = g.leaf_slab_start(range.end);
             // A hint: where it fails, the space is ours to use all the same.

@@ -67,6 +67,7 @@ enum unionblk_reason {
 	UNIONBLK_REASON_STACKED = 19,		/* ELOOP; a: side */
 	UNIONBLK_REASON_OS = 20,		/* a as errno */
 	UNIONBLK_REASON_FINE_MAP = 21,		/* EINVAL; a: bytes */
+	UNIONBLK_REASON_INTERNAL = 22,		/* EIO; a fault of the driver */
 };
 
 /* Sides, where a reason has one: 0 root, 1 leaf. */

@@ -10,6 +10,7 @@
 use core::ops::DerefMut;
 
 use super::error::{Error, Result};
+use super::geometry::BITS_SECTORS;
 use super::map::{Base, Emptied, Map, Memory};
 use super::num::{index, mask, narrow, wide};
 use super::plan;
@@ -221,7 +222,34 @@ impl<B: DerefMut<Target = [u64]>> Allocator<B> {
         Some(first..end.min(self.slabs))
     }
 
-    /// Frees what the grace period was for. Under the lock.
+    /// Clears the bits that the leaf's pages still hold of free slabs: a free slab has none.
+    ///
+    /// For attach, after [`Allocator::take`] of every slab that has an owner.
+    pub(super) fn forget_free<M: Memory>(&self, map: &Map<M>) {
+        let per_page = narrow(BITS_SECTORS.wrapping_shr(map.geometry().slab_shift()));
+        let pages = map.geometry().bits_pages();
+        for page in (0..pages).filter(|&p| map.memory().bits(p).is_some()) {
+            let first = page.saturating_mul(per_page);
+            let end = first.saturating_add(per_page).min(self.slabs);
+            (first..end)
+                .filter(|&leaf| self.is_free(leaf))
+                .for_each(|leaf| map.forget(leaf));
+        }
+    }
+
+    /// Clears all of [`Allocator::leaving`] by [`Map::forget`]. After the grace period.
+    pub fn forget_leaving<M: Memory>(&self, map: &Map<M>) {
+        let mut from = 0;
+        while let Some(range) = self.leaving(from) {
+            from = range.end;
+            range.for_each(|leaf| map.forget(leaf));
+        }
+    }
+
+    /// Frees what the grace period was for; [`Map::forget`] has cleared each of [`Allocator::leaving`].
+    ///
+    /// Under the lock, and between two commits: one that runs may still have such a slab on its
+    /// list, and would take the next owner's assignment for an old one.
     pub fn end_release<M: Memory>(&mut self, map: &Map<M>) {
         self.advance_pages(map, Emptied::Waiting, Emptied::No);
         let mut from = 0;

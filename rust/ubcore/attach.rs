@@ -102,6 +102,7 @@ where
     let found = journal::scan(disk, &sb)?;
     journal::replay(disk, &sb, &found, map, &mut changed, |p| lost.is_lost(p))?;
     take_slabs(&sb, map, allocator, lost)?;
+    allocator.forget_free(map);
     salvage::mark(map, lost)?;
     let blocks = sb.geometry.journal_blocks();
     let head = sb

@@ -366,8 +366,9 @@ fn members(first: u32, mask: u64) -> impl Iterator<Item = u32> {
 /// Takes a dirty leaf slab over: the pages that it touches go on the next checkpoint's list.
 /// Whether its assignment is new, or `None` if nothing of it is mapped.
 ///
-/// That is so where a mark came late to a slab that was emptied: another may have it now, whose
-/// assignment is told with its first mapping and not before.
+/// The slab has had no other owner since this commit began: a free slab has no marks, so a mark is
+/// of the present owner or of one that lost the slab, and a slab becomes free between two commits
+/// only ([`super::alloc::Allocator::end_release`]).
 fn take<M: Memory, B: DerefMut<Target = [u64]>>(
     changed: &mut PageSet<B>,
     map: &Map<M>,

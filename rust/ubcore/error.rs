@@ -129,6 +129,8 @@ pub enum Error {
     Os(u32),
     /// Parts of blocks are mapped, and the devices have blocks of so many bytes.
     FineMap(u32),
+    /// The driver contradicts itself: a rule of the map does not hold.
+    Internal,
     /// The slab was emptied a moment ago: after the next commit and grace period it can have a home.
     Emptied,
 }
@@ -159,6 +161,7 @@ impl Error {
             Stacked(side) => (19, side.code(), 0),
             Os(errno) => (20, u64::from(errno), 0),
             FineMap(bytes) => (21, u64::from(bytes), 0),
+            Internal => (22, 0, 0),
             // Never leaves the driver.
             Emptied => (20, 0, 0),
         }
@@ -190,6 +193,7 @@ impl Error {
             19 => Stacked(Side::from_code(a)),
             20 => Os(errno(a)),
             21 => FineMap(u32::try_from(a).ok()?),
+            22 => Internal,
             _ => return None,
         })
     }
@@ -204,6 +208,7 @@ impl Error {
                 | Error::NoMemory
                 | Error::Full
                 | Error::Os(_)
+                | Error::Internal
                 | Error::Emptied
         )
     }
@@ -234,6 +239,7 @@ impl fmt::Display for Error {
             Stacked(side) => write!(f, "the {} is itself a union: unions do not stack", side.name()),
             FineMap(bytes) => write!(f, "the leaf was written in smaller blocks than the {bytes} bytes that these devices need: attach it to devices with blocks as small as before"),
             Os(errno) => write!(f, "the kernel refused (errno {errno})"),
+            Internal => f.write_str("a rule of the driver does not hold: please report this with the kernel's log"),
             Emptied => f.write_str("the slab was emptied a moment ago"),
         }
     }
@@ -249,7 +255,7 @@ mod tests {
 
     #[test]
     fn every_reason_survives_the_wire() {
-        for reason in 1..=21 {
+        for reason in 1..=22 {
             let e = Error::from_wire(reason, 1, 2);
             assert!(e.is_some());
             if let Some(e) = e {
@@ -259,7 +265,7 @@ mod tests {
             }
         }
         assert!(Error::from_wire(0, 0, 0).is_none());
-        assert!(Error::from_wire(22, 0, 0).is_none());
+        assert!(Error::from_wire(23, 0, 0).is_none());
         assert!(Error::from_wire(4, 9, 0).is_none());
         assert!(Error::Damaged(Area::Map, 3).is_refusal());
         assert!(!Error::Busy(Side::Leaf).is_refusal());

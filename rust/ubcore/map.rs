@@ -21,6 +21,8 @@
 //! whoever sees a bit, and then the first count equal to what is durable, sees a durable bit; and
 //! whoever sees a bit, and then a change under way, makes the dirty mark of that bit once more.
 
+pub use super::entry::{Base, Emptied, Entry};
+
 use super::bits;
 use super::error::{Area, Error, Result};
 use super::geometry::{Geometry, BITS_SECTORS, BITS_WORDS, TABLE_ENTRIES};
@@ -59,126 +61,6 @@ pub trait Memory {
 /// 64-bit words for one bit each of `bits`.
 pub const fn words_for(bits: u32) -> usize {
     bits.div_ceil(64) as usize
-}
-
-/// What an unwritten sector of a slab reads as.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Base {
-    /// The root's sector.
-    Root,
-    /// Zeroes.
-    Zero,
-}
-
-/// How far a slab is that was emptied and may not have a new home yet.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Emptied {
-    /// It was not, or that is over.
-    No,
-    /// No commit has covered it.
-    Pending,
-    /// It is durable; I/O on its old home may still be in flight.
-    Durable,
-    /// As before, and a grace period has begun that waits for that I/O.
-    Waiting,
-}
-
-/// An entry of the slab table: 32 bits, zero for a slab that nothing happened to.
-///
-/// ```text
-/// 31              1 0
-/// | leaf slab + 1  |z|     z: unwritten sectors read as zeroes; leaf slab + 1 = 0: none
-/// ```
-///
-/// In memory only, four values of the upper part that no leaf slab has mean [`Emptied`] and lost.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Entry {
-    /// The leaf slab, if there is one.
-    pub leaf: Option<u32>,
-    /// What unwritten sectors read as.
-    pub base: Base,
-    /// Whether it was emptied; then there is no leaf slab.
-    pub emptied: Emptied,
-    /// Where it is, or what of it is mapped, was not to be read: nothing above means anything.
-    pub lost: bool,
-}
-
-const PENDING: u32 = 0x7fff_ffff;
-const DURABLE: u32 = 0x7fff_fffe;
-const WAITING: u32 = 0x7fff_fffd;
-const LOST: u32 = 0x7fff_fffc;
-
-impl Entry {
-    /// A slab of which nobody can say what it holds.
-    pub const LOST: Entry = Entry {
-        lost: true,
-        ..Entry::none(Base::Root, Emptied::No)
-    };
-
-    /// A slab that lives in the leaf.
-    pub fn home(leaf: u32, base: Base) -> Entry {
-        Entry {
-            leaf: Some(leaf),
-            ..Entry::none(base, Emptied::No)
-        }
-    }
-
-    /// A slab without a home.
-    pub const fn none(base: Base, emptied: Emptied) -> Entry {
-        Entry {
-            leaf: None,
-            base,
-            emptied,
-            lost: false,
-        }
-    }
-
-    /// Decodes an entry; any 32 bits are one.
-    #[inline]
-    pub fn decode(bits: u32) -> Entry {
-        let base = if bits & 1 == 0 {
-            Base::Root
-        } else {
-            Base::Zero
-        };
-        match bits >> 1 {
-            PENDING => Entry::none(base, Emptied::Pending),
-            DURABLE => Entry::none(base, Emptied::Durable),
-            WAITING => Entry::none(base, Emptied::Waiting),
-            LOST => Entry::LOST,
-            high => Entry {
-                leaf: high.checked_sub(1),
-                ..Entry::none(base, Emptied::No)
-            },
-        }
-    }
-
-    /// The entry's 32 bits; `leaf` is below [`super::geometry::SLABS_MAX`].
-    #[inline]
-    pub fn encode(self) -> u32 {
-        let high = match self.emptied {
-            _ if self.lost => LOST,
-            Emptied::Pending => PENDING,
-            Emptied::Durable => DURABLE,
-            Emptied::Waiting => WAITING,
-            Emptied::No => self.leaf.map_or(0, |l| l.wrapping_add(1)),
-        };
-        high.wrapping_shl(1) | u32::from(self.base == Base::Zero)
-    }
-
-    /// The entry as it goes to disk, where nothing is in flight; `None` if it is lost: nothing that
-    /// could be written is true of it.
-    pub fn at_rest(self) -> Option<Entry> {
-        (!self.lost).then_some(Entry {
-            emptied: Emptied::No,
-            ..self
-        })
-    }
-
-    /// Whether no disk may hold it.
-    pub fn is_of_memory(self) -> bool {
-        self.lost || self.emptied != Emptied::No
-    }
 }
 
 /// The map of one union.
@@ -410,9 +292,14 @@ impl<M: Memory> Map<M> {
     /// Makes leaf slab `leaf` the home of root slab `slab`, none of its sectors mapped.
     ///
     /// Under the allocator's lock; may sleep for memory. On an error nothing has changed.
+    /// `Internal` if the leaf slab is not as [`Map::forget`] leaves it: a commit could take its marks
+    /// for those of the new owner.
     pub fn assign(&self, slab: u32, leaf: u32) -> Result {
         let base = self.known_entry(slab)?.base;
-        self.clear_slab(leaf)?;
+        self.grow_for(leaf)?;
+        if self.has_marks(leaf) || self.is_mapped(leaf) {
+            return Err(Error::Internal);
+        }
         self.set_owner(leaf, Some(slab))?;
         bits::set(self.memory.fresh(), leaf);
         let done = self.set_entry(slab, Entry::home(leaf, base));
@@ -579,6 +466,31 @@ impl<M: Memory> Map<M> {
             word = word.wrapping_add(1);
         }
         None
+    }
+
+    /// Clears the bits and the marks of a leaf slab that has no owner, so that it can be free.
+    ///
+    /// Any context. The caller knows that no request can mark the slab any more: all that began
+    /// before the slab lost its owner have ended. A commit that runs meanwhile may still have the
+    /// slab on its list, so the slab must not get an owner before that commit has ended.
+    pub fn forget(&self, leaf: u32) {
+        let sectors = self.geometry.slab_sectors();
+        // Without a page there is no bit to clear.
+        let _ = self.each_word(leaf, 0, sectors, |w, m| {
+            if w.load(Ordering::Acquire) & m != 0 {
+                w.fetch_and(!m, Ordering::AcqRel);
+            }
+        });
+        for marks in [self.memory.dirty(), self.memory.fresh()] {
+            if bits::is_set(marks, leaf) {
+                bits::clear(marks, leaf);
+            }
+        }
+    }
+
+    /// Whether a leaf slab is on the next commit's list, or its assignment is not durable.
+    fn has_marks(&self, leaf: u32) -> bool {
+        bits::is_set(self.memory.dirty(), leaf) || self.is_fresh(leaf)
     }
 
     /// Whether the assignment of a leaf slab is not durable yet; from now on it counts as such.

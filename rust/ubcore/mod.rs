@@ -40,6 +40,7 @@ pub mod bits;
 pub mod check;
 pub mod commit;
 pub mod disk;
+pub mod entry;
 pub mod error;
 pub mod format;
 pub mod geometry;

@@ -72,6 +72,7 @@ fn of_slabs_on_two_pages() {
     assert_eq!(states(&u, slabs), [Emptied::Waiting; 2]);
     // One at a time.
     assert!(!u.allocator.begin_release(&u.map, true));
+    u.allocator.forget_leaving(&u.map);
     u.allocator.end_release(&u.map);
     assert_eq!(states(&u, slabs), [Emptied::No; 2]);
     assert!(!u.allocator.begin_release(&u.map, true));
@@ -94,9 +95,11 @@ fn of_a_slab_that_left_beside_another_release() {
     u.empty(4..5, Base::Zero).unwrap();
     u.allocator.begin_commit();
     u.committer.commit(&u.map, &mut u.disk).unwrap();
+    u.allocator.forget_leaving(&u.map);
     u.allocator.end_release(&u.map);
     // Something else waits for a commit by now.
     assert!(u.allocator.begin_release(&u.map, false));
+    u.allocator.forget_leaving(&u.map);
     u.allocator.end_release(&u.map);
     assert_eq!(states(&u, [3, 4]), [Emptied::No; 2]);
     assert_eq!(u.allocator.used(), 1);

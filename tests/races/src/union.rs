@@ -354,6 +354,8 @@ impl Union {
         while self.begin_release() {
             self.grace.wait();
             self.discard_leaving();
+            self.allocator().forget_leaving(&self.map);
+            let _between_commits = self.metadata();
             self.allocator().end_release(&self.map);
         }
     }

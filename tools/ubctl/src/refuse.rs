@@ -166,6 +166,7 @@ pub fn reason_of(e: Error) -> &'static str {
         Error::SameDevice => "same_device",
         Error::Limits(_) => "limits",
         Error::FineMap(_) => "fine_map",
+        Error::Internal => "internal",
         Error::NoMemory => "no_memory",
         Error::Full => "full",
         Error::Stacked(_) => "stacked",
@@ -181,13 +182,13 @@ mod tests {
     #[test]
     fn every_reason_of_the_driver_has_a_code_and_a_word() {
         let mut words = std::collections::BTreeSet::new();
-        for reason in 1..=21 {
+        for reason in 1..=22 {
             let e = Error::from_wire(reason, 1, 0).unwrap();
             assert!([FAILED, REFUSED, BUSY].contains(&code_of(e)));
             words.insert(reason_of(e));
         }
         // The two kinds of wrong root share one.
-        assert_eq!(words.len(), 20);
+        assert_eq!(words.len(), 21);
         assert_eq!(code_of(Error::RootContent), REFUSED);
         assert_eq!(code_of(Error::Open(Side::Leaf, 16)), BUSY);
         assert_eq!(code_of(Error::Open(Side::Leaf, 2)), FAILED);

@@ -158,7 +158,7 @@ fn ask_rust() -> Said {
     said
 }
 
-fn reasons() -> [(&'static str, Error); 21] {
+fn reasons() -> [(&'static str, Error); 22] {
     [
         ("NOT_FORMATTED", Error::NotFormatted),
         ("NEWER_VERSION", Error::NewerVersion(2)),
@@ -181,6 +181,7 @@ fn reasons() -> [(&'static str, Error); 21] {
         ("STACKED", Error::Stacked(Side::Leaf)),
         ("OS", Error::Os(5)),
         ("FINE_MAP", Error::FineMap(4096)),
+        ("INTERNAL", Error::Internal),
     ]
 }
 

@@ -176,6 +176,7 @@ impl SimUnion {
                 self.disk.write_sectors(g.leaf_slab_start(leaf), &junk)?;
             }
         }
+        self.allocator.forget_leaving(&self.map);
         self.allocator.end_release(&self.map);
         Ok(())
     }
