@@ -67,6 +67,7 @@ impl Registry {
         let shared = Shared {
             queue: Arc::new(OwnedQueue::new(c"unionblk")?, GFP_KERNEL)?,
             releases: Arc::new(OwnedQueue::new(c"unionblk_release")?, GFP_KERNEL)?,
+            background: Arc::new(OwnedQueue::new_freezable(c"unionblk_idle")?, GFP_KERNEL)?,
             reserve: Reserve::new()?,
         };
         Arc::pin_init(

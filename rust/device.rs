@@ -3,8 +3,8 @@
 //! One union: what it consists of, how it comes and how it goes.
 //!
 //! Lock order: `Registry::unions`, `Union::metadata`, `Union::allocator`, `Reserve::spare`. The last
-//! two are the only ones that the I/O path takes, with a use of `Union::grace` begun: nobody waits
-//! for the grace period, or for memory, with any of them held. `Registry::unions` is not held while
+//! two are the only ones that the I/O path takes, with a use of the map begun: no thread waits for an
+//! epoch to end, or for memory, with any of them held. `Registry::unions` is not held while
 //! I/O is waited for, nor any lock while a request's lower bios are in flight.
 
 use crate::{
@@ -23,7 +23,6 @@ use crate::{
         os, //
     },
     events::Events,
-    grace::Grace,
     loss::Loss,
     memory::{
         MapMemory,
@@ -72,6 +71,7 @@ use crate::{
             SECTOR_BYTES, //
         },
         pages::PageSet,
+        protocol,
         salvage::Lost,
     },
 };
@@ -79,7 +79,6 @@ use kernel::{
     fmt, new_mutex,
     prelude::*,
     sync::{
-        atomic::Atomic,
         Arc,
         Mutex,
         SetOnce, //
@@ -109,20 +108,17 @@ pub(crate) struct Union {
     pub(crate) leaf_path: [u8; abi::PATH_BYTES],
     pub(crate) queue: Arc<OwnedQueue>,
     pub(crate) releases: Arc<OwnedQueue>,
+    pub(crate) background: Arc<OwnedQueue>,
     pub(crate) events: Arc<Events>,
     /// Read-only from the start: nothing is dirty, nothing is written.
     pub(crate) asked_read_only: bool,
     /// What cannot be read because metadata is damaged. If anything is, it is read-only from the
     /// start, and its committer has failed from the start.
     pub(crate) loss: Loss,
-    /// The map could not be committed.
-    pub(crate) read_only: Atomic<bool>,
-    /// Why, once it is so.
+    /// What the protocol's requests and works share.
+    pub(crate) shared: protocol::Shared,
+    /// Why the map cannot be committed any more, if so.
     pub(crate) failure: SetOnce<Error>,
-    /// The map's count of changes that is durable.
-    pub(crate) durable: Atomic<u64>,
-    /// The timer runs.
-    pub(crate) armed: Atomic<bool>,
     /// Requests that wait for a commit.
     pub(crate) waiting: RequestList<Union>,
     /// Requests that wait for slabs that were emptied, and zeroings that take more than the map.
@@ -131,7 +127,6 @@ pub(crate) struct Union {
     pub(crate) rests: RequestList<Union>,
     /// Its requests, and when those in flight have looked something up in the map.
     pub(crate) tags: Arc<Tags<Union>>,
-    pub(crate) grace: Grace,
     /// What is discarded shows the root again.
     pub(crate) reveal: bool,
     pub(crate) stats: Stats,
@@ -147,6 +142,8 @@ pub(crate) struct Union {
     pub(crate) release_now: Work<Union, 3>,
     #[pin]
     pub(crate) go_on_now: Work<Union, 4>,
+    #[pin]
+    pub(crate) checkpoint_now: Work<Union, 5>,
 }
 
 /// The name of a union, for messages and for its disk.
@@ -333,18 +330,16 @@ fn load(
             leaf_path: kept(paths[1]),
             queue: shared.queue.clone(),
             releases: shared.releases.clone(),
+            background: shared.background.clone(),
             events,
             asked_read_only,
             loss,
-            read_only: Atomic::new(false),
+            shared: protocol::Shared::new(durable),
             failure: SetOnce::new(),
-            durable: Atomic::new(durable),
-            armed: Atomic::new(false),
             waiting: RequestList::new(),
             stalled: RequestList::new(),
             rests: RequestList::new(),
             tags,
-            grace: Grace::new(),
             reveal,
             stats,
             allocator <- new_mutex!(allocator, "unionblk allocator"),
@@ -353,6 +348,7 @@ fn load(
             commit_later <- new_delayed_work!("unionblk commit_later"),
             release_now <- new_work!("unionblk release_now"),
             go_on_now <- new_work!("unionblk go_on_now"),
+            checkpoint_now <- new_work!("unionblk checkpoint_now"),
         }? kernel::error::Error),
         GFP_KERNEL,
     ))?;
@@ -367,6 +363,10 @@ pub(crate) struct Shared {
     /// its own: with no memory for threads, a queue has one, and one of the two would stand behind
     /// the other.
     pub(crate) releases: Arc<OwnedQueue>,
+    /// Where the commit timer and checkpoints run, for no request waits for them. The system freezes
+    /// this queue: metadata that is written after a hibernation image was made would be newer than
+    /// the map in the image.
+    pub(crate) background: Arc<OwnedQueue>,
     pub(crate) reserve: Arc<Reserve>,
 }
 

@@ -14,7 +14,10 @@ use crate::{
     },
     error::errno,
     stats::Committed,
-    ubcore::error::Result, //
+    ubcore::{
+        error::Result,
+        protocol::Step, //
+    },
 };
 use kernel::{
     prelude::*,
@@ -41,13 +44,6 @@ use kernel::{
 const LOW: u64 = 10;
 /// More than through this is enough again.
 const ENOUGH: u64 = 8;
-
-/// What the committer has done.
-#[derive(Clone, Copy, PartialEq)]
-pub(crate) enum Step {
-    Commit,
-    Checkpoint,
-}
 
 /// What can be told. `due` is set by whoever sees it, in any context, and cleared by the work.
 struct Event {

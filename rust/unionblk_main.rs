@@ -11,7 +11,7 @@ mod control;
 mod device;
 mod error;
 mod events;
-mod grace;
+mod host;
 mod loss;
 mod memory;
 mod metadata;

@@ -117,5 +117,8 @@ extern "C" {
     pub(super) fn ub_trace_checkpoint(disk: *mut bindings::gendisk, blocks: u64, error: c_int);
     pub(super) fn ub_trace_release(disk: *mut bindings::gendisk, sector: u64, sectors: u64);
 
-    pub(super) fn ub_alloc_workqueue(name: *const c_char) -> *mut bindings::workqueue_struct;
+    pub(super) fn ub_alloc_workqueue(
+        name: *const c_char,
+        freezable: bool,
+    ) -> *mut bindings::workqueue_struct;
 }

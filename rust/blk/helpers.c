@@ -285,9 +285,13 @@ void ub_plug_end(struct blk_plug *plug, struct blk_plug *outer)
 }
 
 /* A macro where lockdep is built in. */
-struct workqueue_struct *ub_alloc_workqueue(const char *name)
+struct workqueue_struct *ub_alloc_workqueue(const char *name, bool freezable)
 {
-	return alloc_workqueue("%s", WQ_MEM_RECLAIM | WQ_UNBOUND, 0, name);
+	unsigned int flags = WQ_MEM_RECLAIM | WQ_UNBOUND;
+
+	if (freezable)
+		flags |= WQ_FREEZABLE;
+	return alloc_workqueue("%s", flags, 0, name);
 }
 
 bool ub_is_admin(void)

@@ -58,7 +58,7 @@ void ub_trace_commit(struct gendisk *disk, u64 blocks, u64 changes, int error);
 void ub_trace_checkpoint(struct gendisk *disk, u64 blocks, int error);
 void ub_trace_release(struct gendisk *disk, u64 sector, u64 sectors);
 
-struct workqueue_struct *ub_alloc_workqueue(const char *name);
+struct workqueue_struct *ub_alloc_workqueue(const char *name, bool freezable);
 
 bool ub_is_admin(void);
 unsigned int ub_noio_save(void);

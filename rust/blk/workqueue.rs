@@ -39,8 +39,18 @@ unsafe impl Sync for OwnedQueue {}
 impl OwnedQueue {
     /// A new queue; `name` shows up as that of its rescuer thread.
     pub(crate) fn new(name: &CStr) -> Result<Self> {
+        Self::with(name, false)
+    }
+
+    /// The same, frozen with the kernel's threads: no work begins between the moment that a
+    /// hibernation image is made and the resume from it.
+    pub(crate) fn new_freezable(name: &CStr) -> Result<Self> {
+        Self::with(name, true)
+    }
+
+    fn with(name: &CStr, freezable: bool) -> Result<Self> {
         // SAFETY: `name` is a string that outlives the call; the queue keeps a copy.
-        let queue = unsafe { ffi::ub_alloc_workqueue(name.as_char_ptr()) };
+        let queue = unsafe { ffi::ub_alloc_workqueue(name.as_char_ptr(), freezable) };
 
         // INVARIANT: Just allocated, and ours.
         NonNull::new(queue).map(Self).ok_or(ENOMEM)

@@ -133,21 +133,35 @@ impl<B: DerefMut<Target = [u64]>> Allocator<B> {
     ///
     /// As for [`Allocator::place`]; where memory runs out, slabs that have a home by then keep it.
     pub fn settle<M: Memory>(&mut self, map: &Map<M>, sector: u64, sectors: u32) -> Result {
-        let emptied = |s: u32| map.entry(s).emptied != Emptied::No;
-        if plan::homeless(map, sector, sectors).any(emptied) {
+        self.settle_all(map, [(sector, sectors)])?;
+        if cfg!(mutant = "bits-before-data") {
+            map.mark(sector, sectors);
+        }
+        Ok(())
+    }
+
+    /// The same for several ranges, which lie in different slabs: all of them or none.
+    pub fn settle_all<M: Memory, const N: usize>(
+        &mut self,
+        map: &Map<M>,
+        ranges: [(u64, u32); N],
+    ) -> Result {
+        let homeless = || {
+            ranges
+                .into_iter()
+                .flat_map(|(at, n)| plan::homeless(map, at, n))
+        };
+        if homeless().any(|slab| map.entry(slab).emptied != Emptied::No) {
             return Err(Error::Emptied);
         }
-        let missing = wide(plan::homeless(map, sector, sectors).count());
+        let missing = wide(homeless().count());
         if missing > u64::from(self.slabs.saturating_sub(self.used)) {
             // What was emptied will be free in a moment: that is worth the wait.
             let soon = self.any_emptied || self.any_leaving;
             return Err(if soon { Error::Emptied } else { Error::Full });
         }
-        for slab in plan::homeless(map, sector, sectors) {
+        for slab in homeless() {
             self.place(map, slab)?;
-        }
-        if cfg!(mutant = "bits-before-data") {
-            map.mark(sector, sectors);
         }
         Ok(())
     }

@@ -50,5 +50,6 @@ pub mod map;
 pub mod num;
 pub mod pages;
 pub mod plan;
+pub mod protocol;
 pub mod salvage;
 pub mod sync;

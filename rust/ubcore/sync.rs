@@ -4,21 +4,21 @@
 //! scheduler chooses, before each access, who goes on.
 
 #[cfg(feature = "shuttle")]
-pub use self::model::{quietly, AtomicU32, AtomicU64, Ordering};
+pub use self::model::{quietly, AtomicBool, AtomicU32, AtomicU64, Ordering};
 #[cfg(not(feature = "shuttle"))]
-pub use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+pub use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 /// Atomics of a model. Threads change only at [`point`], so core's atomics do for the values.
 #[cfg(feature = "shuttle")]
 mod model {
     pub use core::sync::atomic::Ordering;
-    use core::sync::atomic::{self, AtomicBool};
+    use core::sync::atomic::{self, AtomicBool as Flag};
 
     static BUS: shuttle::sync::atomic::AtomicBool = shuttle::sync::atomic::AtomicBool::new(false);
-    static QUIET: AtomicBool = AtomicBool::new(false);
+    static QUIET: Flag = Flag::new(false);
 
     /// Somebody else may go on here.
-    fn point(silent: &AtomicBool) {
+    fn point(silent: &Flag) {
         if !QUIET.load(Ordering::Relaxed) && !silent.load(Ordering::Relaxed) {
             BUS.load(Ordering::SeqCst);
         }
@@ -38,14 +38,14 @@ mod model {
             #[derive(Debug)]
             pub struct $name {
                 value: atomic::$name,
-                silent: AtomicBool,
+                silent: Flag,
             }
 
             #[expect(missing_docs, reason = "as core's")]
             impl $name {
                 pub const fn new(value: $value) -> Self {
                     let value = atomic::$name::new(value);
-                    let silent = AtomicBool::new(false);
+                    let silent = Flag::new(false);
                     $name { value, silent }
                 }
                 /// Nobody will ever change it: to look at it is no point of interest.
@@ -87,6 +87,26 @@ mod model {
                 }
             }
         };
+    }
+
+    /// A flag of a model.
+    #[derive(Debug)]
+    pub struct AtomicBool(AtomicU32);
+
+    #[expect(missing_docs, reason = "as core's")]
+    impl AtomicBool {
+        pub const fn new(value: bool) -> Self {
+            AtomicBool(AtomicU32::new(value as u32))
+        }
+        pub fn load(&self, order: Ordering) -> bool {
+            self.0.load(order) != 0
+        }
+        pub fn store(&self, value: bool, order: Ordering) {
+            self.0.store(u32::from(value), order);
+        }
+        pub fn swap(&self, value: bool, order: Ordering) -> bool {
+            self.0.swap(u32::from(value), order) != 0
+        }
     }
 
     atomic!(AtomicU32, u32, "A 32-bit atomic of a model.");

@@ -16,10 +16,10 @@
 export SIZE=${SIZE:-quick} SEED=${SEED:-1}
 case $SIZE in quick | full | soak) ;; *) die "SIZE=$SIZE: quick, full or soak" ;; esac
 here=$TOP/tests/crash
-all=(states mutants races errors points cuts kills)
+all=(states mutants races order-mutants errors points cuts kills)
 # What the last line tells, in this order; and the one before it, of what was counted.
 told=(states points cuts kills mutants)
-besides=(schedules injections checks mounts)
+besides=(schedules rules injections checks mounts)
 
 declare -A sum=()
 failures=0

@@ -1,18 +1,36 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A union as the driver runs it, with every thread, lock and atomic in a scheduler's hand.
+//! The core's protocol, with every thread, lock and atomic in a scheduler's hand.
 //!
-//! It repeats what rust/queue.rs and rust/metadata.rs do between their locks, over the core itself.
-//! Each scene is a handful of requests at once. Whatever they see while they run, and whatever a cut
-//! of power at some moment leaves, must be what some order of them explains.
+//! The lines that run are those of the module: `ubcore::protocol` over a host that the scheduler
+//! drives. Each scene is a handful of requests at once. Whatever they see while they run, and
+//! whatever a power failure at any access to the leaf leaves, must be what some order of them
+//! explains.
 
 #![cfg(feature = "model")]
 
+#[path = "../../../rust/ubcore/tests/sim/history.rs"]
 pub mod history;
+#[path = "../../../rust/ubcore/tests/sim/host.rs"]
+pub mod host;
+#[path = "../../../rust/ubcore/tests/sim/leaf.rs"]
+mod leaf;
 pub mod scene;
 #[path = "../../../rust/ubcore/tests/sim/mod.rs"]
 mod sim;
-pub mod union;
+
+/// The threads that a host runs on.
+mod threads {
+    pub use shuttle::sync::{Condvar, Mutex};
+    pub use shuttle::thread::{spawn, yield_now, JoinHandle};
+    pub use ubcore::sync::quietly;
+    use ubcore::sync::AtomicU32;
+
+    /// To look at these is no point of interest.
+    pub fn silence(entries: &[AtomicU32]) {
+        entries.iter().for_each(AtomicU32::silence);
+    }
+}
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};

@@ -1,0 +1,250 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The kernel under the core's protocol: locks, lists, works, lower I/O.
+//!
+//! `ubcore::protocol` has the steps, this file what they are made of.
+
+use crate::{
+    blk::{
+        Op,
+        Request,
+        Status, //
+    },
+    device::Union,
+    error::errno,
+    memory::MapMemory,
+    metadata::{
+        LeafDisk,
+        Metadata,
+        UnionCommitter, //
+    },
+    queue,
+    stats::Committed,
+    ubcore::{
+        alloc::Allocator,
+        error::{
+            Error,
+            Result,
+            Side, //
+        },
+        format::directory::PageEntry,
+        map::Map,
+        protocol::{
+            self,
+            Event,
+            Host,
+            Shared,
+            Step, //
+        },
+    },
+};
+use kernel::{
+    prelude::*,
+    sync::{
+        atomic::Full,
+        barrier::smp_mb,
+        Arc,
+        ArcBorrow, //
+    },
+    time::{
+        delay::fsleep,
+        msecs_to_jiffies,
+        Delta, //
+    },
+};
+
+/// The longest that a mapping stays volatile without a FLUSH.
+const COMMIT_AFTER_MS: u32 = 1000;
+
+/// How long to wait before another look at the requests in flight, in µs: at first, and at most.
+const PAUSE_FIRST: i64 = 100;
+const PAUSE_MOST: i64 = 20_000;
+
+impl protocol::Request for Request<Union> {
+    fn op(&self) -> protocol::Op {
+        match self.op() {
+            Op::Read => protocol::Op::Read,
+            Op::Write => protocol::Op::Write,
+            Op::Flush => protocol::Op::Flush,
+            Op::Discard => protocol::Op::Discard,
+            Op::WriteZeroes => protocol::Op::WriteZeroes,
+            Op::Other(_) => protocol::Op::Other,
+        }
+    }
+
+    fn sector(&self) -> u64 {
+        self.sector()
+    }
+
+    fn sectors(&self) -> u32 {
+        self.sectors()
+    }
+
+    fn is_fua(&self) -> bool {
+        self.is_fua()
+    }
+
+    fn word(&self) -> u64 {
+        self.cookie()
+    }
+
+    fn set_word(&self, word: u64) {
+        self.set_cookie(word);
+    }
+
+    fn release_word(&self, word: u64) {
+        self.release_cookie(word);
+    }
+}
+
+impl protocol::Status for Status {
+    const OK: Self = Status::OK;
+    const UNSUPPORTED: Self = Status::NOTSUPP;
+    const IO_ERROR: Self = Status::IOERR;
+
+    fn is_ok(self) -> bool {
+        self.is_ok()
+    }
+}
+
+impl From<Error> for Status {
+    fn from(e: Error) -> Self {
+        match e {
+            Error::Full => Status::NOSPC,
+            e => errno(e).into(),
+        }
+    }
+}
+
+impl Host for ArcBorrow<'_, Union> {
+    type Memory = MapMemory;
+    type Slabs = KVVec<u64>;
+    type PageSet = KVVec<u64>;
+    type Entries = KVVec<PageEntry>;
+    type Disk<'d> = LeafDisk<'d>;
+    type Request = Request<Union>;
+    type Status = Status;
+
+    fn map(&self) -> &Map<MapMemory> {
+        &self.map
+    }
+
+    fn shared(&self) -> &Shared {
+        &self.shared
+    }
+
+    fn is_attached_read_only(&self) -> bool {
+        self.asked_read_only
+    }
+
+    fn reveals(&self) -> bool {
+        self.reveal
+    }
+
+    fn with_allocator<R>(&self, f: impl FnOnce(&mut Allocator<KVVec<u64>>) -> R) -> R {
+        f(&mut self.allocator.lock())
+    }
+
+    fn with_committer<R>(&self, f: impl FnOnce(&mut UnionCommitter, &mut LeafDisk<'_>) -> R) -> R {
+        let mut guard = self.metadata.lock();
+        let Metadata { committer, buffer } = &mut *guard;
+        f(committer, &mut LeafDisk::new(&self.leaf, buffer))
+    }
+
+    fn wait_for_memory(&self) -> Result {
+        self.map.memory().wait()
+    }
+
+    fn submit(&self, rq: Request<Union>, fua: bool) {
+        queue::send(rq, fua);
+    }
+
+    fn submit_flush(&self, rq: Request<Union>) {
+        rq.submit_flush(|union| &union.leaf);
+    }
+
+    fn end(&self, rq: Request<Union>, status: Status) {
+        rq.end(status);
+    }
+
+    fn add_commit_waiter(&self, rq: Request<Union>) {
+        self.waiting.push(rq);
+    }
+
+    fn take_commit_waiters(&self) -> impl Iterator<Item = Request<Union>> {
+        self.waiting.take_all()
+    }
+
+    fn add_deferred(&self, rq: Request<Union>) {
+        self.stalled.push(rq);
+    }
+
+    fn take_deferred(&self) -> impl Iterator<Item = Request<Union>> {
+        self.stalled.take_all()
+    }
+
+    fn queue_commit(&self) {
+        let _ = self.queue.enqueue::<_, 1>(Arc::from(*self));
+    }
+
+    fn queue_timer(&self) {
+        let after = msecs_to_jiffies(COMMIT_AFTER_MS);
+        let _ = self
+            .background
+            .enqueue_delayed::<_, 2>(Arc::from(*self), after);
+    }
+
+    fn queue_checkpoint(&self) {
+        let _ = self.background.enqueue::<_, 5>(Arc::from(*self));
+    }
+
+    fn queue_reclaim(&self) {
+        let _ = self.releases.enqueue::<_, 3>(Arc::from(*self));
+    }
+
+    fn barrier(&self) {
+        smp_mb(Full);
+    }
+
+    fn any_in_flight(&self, f: fn(u64, u64) -> bool, with: u64) -> bool {
+        self.tags.any(f, with)
+    }
+
+    fn pause(&self, n: u32) {
+        let pause = PAUSE_FIRST.checked_shl(n.min(16)).unwrap_or(PAUSE_MOST);
+        fsleep(Delta::from_micros(pause.min(PAUSE_MOST)));
+    }
+
+    fn zero(&self, sector: u64, sectors: u64) -> Result {
+        let done = self.leaf.zero(sector, sectors);
+        done.map_err(|_| Error::Io(Side::Leaf, sector))
+    }
+
+    fn discard(&self, sector: u64, sectors: u64) {
+        // A hint: where it fails, the space is free all the same.
+        let _ = self.leaf.discard(sector, sectors);
+    }
+
+    fn note(&self, event: Event) {
+        match event {
+            Event::FirstWrite(sector, sectors) => {
+                self.stats.first_write();
+                self.events.first_write(sector, sectors);
+            }
+            Event::IoError => self.stats.io_error(),
+            Event::Full => self.events.full(),
+            Event::Space(used, slabs) => self.events.space(used, slabs),
+            Event::Freed(sector, sectors) => self.events.released(sector, sectors),
+            Event::ReadOnly(e) => self.turned_read_only(e),
+        }
+    }
+
+    fn note_step(&self, step: Step, committer: &UnionCommitter, done: Result) {
+        let changes = committer.committed().wrapping_sub(self.shared.durable());
+        // The event first: who sees the counters finds it in the trace.
+        let after = Committed::of(committer);
+        self.events
+            .step_ended(step, &self.stats.committed(), &after, changes, done);
+        self.stats.publish(&after);
+    }
+}

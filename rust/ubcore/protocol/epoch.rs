@@ -1,0 +1,54 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Epoch-based reclamation: which requests may still use a home that the map no longer names.
+//!
+//! A request stores the current epoch in its word before it looks up the map. Reclaim begins a new
+//! epoch and waits until no request in flight carries an older one. The request's side is a store
+//! and a barrier on memory of the request, so requests share no counter.
+
+use super::super::sync::Ordering;
+use super::{Host, Request};
+
+/// In a request's word: the request uses homes of the map, in the epoch of the upper half.
+const IN_USE: u64 = 2;
+const EPOCH_SHIFT: u32 = 32;
+/// The part of a word that is of this file.
+const MASK: u64 = IN_USE | (0xffff_ffff << EPOCH_SHIFT);
+
+/// Begins a request's use of the map: no home that it finds is freed before [`leave`]. Any context.
+pub fn enter<H: Host>(host: &H, rq: &H::Request) {
+    let epoch = u64::from(host.shared().epoch.load(Ordering::Relaxed));
+    let other = rq.word() & !MASK;
+    rq.set_word(other | epoch.wrapping_shl(EPOCH_SHIFT) | IN_USE);
+    // Pairs with the barrier in `wait`: either `wait` sees the use, or the look-ups after this line
+    // see what had changed in the map before `wait`.
+    host.barrier();
+}
+
+/// Ends a request's use, if it has begun. What the request did at its home happened before. Any
+/// context.
+pub fn leave<H: Host>(rq: &H::Request) {
+    let word = rq.word();
+    if word & IN_USE != 0 {
+        rq.release_word(word & !MASK);
+    }
+}
+
+/// Waits until all uses that began before have ended. Process context, sleeps; one at a time.
+pub fn wait<H: Host>(host: &H) {
+    // Wraps: a request of exactly 2^32 epochs ago is not in flight any more.
+    let epoch = &host.shared().epoch;
+    let now = epoch.fetch_add(1, Ordering::SeqCst).wrapping_add(1);
+    host.barrier();
+    let mut n = 0u32;
+    while host.any_in_flight(is_older, u64::from(now)) {
+        host.pause(n);
+        n = n.saturating_add(1);
+    }
+    host.barrier();
+}
+
+/// Whether a request's word says that it is in use since before epoch `now`.
+fn is_older(word: u64, now: u64) -> bool {
+    word & IN_USE != 0 && word.wrapping_shr(EPOCH_SHIFT) != now
+}

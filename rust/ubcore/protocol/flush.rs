@@ -1,0 +1,155 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! FLUSH, the commit waiters, the commit timer, checkpoints, and the turn to read-only.
+//!
+//! A FLUSH with nothing dirty passes through to the leaf. Otherwise the request becomes a commit
+//! waiter. The commit work takes all waiters first and commits then, so one commit covers them all.
+//! Without a FLUSH the timer commits what has changed, at most a second later.
+//!
+//! The timer and the checkpoints run where the system can freeze them: metadata that is written
+//! after a hibernation image was made would be newer than the map in the image.
+
+use super::super::error::Result;
+use super::super::sync::Ordering;
+use super::{is_clean, Event, Host, HostCommitter, Status, Step};
+
+/// Takes a FLUSH request. Any context.
+pub(super) fn flush<H: Host>(host: &H, rq: H::Request) {
+    if host.shared().is_read_only() {
+        // A commit failed: no later one can keep what this flush would promise.
+        host.end(rq, H::Status::IO_ERROR);
+    } else if host.is_attached_read_only() {
+        host.end(rq, H::Status::OK);
+    } else if is_clean(host) {
+        host.submit_flush(rq);
+    } else {
+        wait_for_commit(host, rq);
+    }
+}
+
+/// Makes a request wait for the next commit. Any context.
+pub(super) fn wait_for_commit<H: Host>(host: &H, rq: H::Request) {
+    host.add_commit_waiter(rq);
+    host.queue_commit();
+}
+
+/// Has a change of the map committed in time. To be called after every change. Any context.
+pub(super) fn arm<H: Host>(host: &H) {
+    // The change was counted before. Either this sees that the timer has fired, or `timer_work` sees
+    // the count.
+    host.barrier();
+    let timer = &host.shared().timer;
+    if !timer.load(Ordering::Relaxed) && !timer.swap(true, Ordering::SeqCst) {
+        host.queue_timer();
+    }
+}
+
+/// The commit work: commits for the waiters. Process context, one at a time.
+pub fn commit_work<H: Host>(host: &H) {
+    // The waiters are taken before the commit, so that it covers them.
+    let mut waiters = host.take_commit_waiters().peekable();
+    if waiters.peek().is_none() {
+        // The run before has answered the request that queued this one.
+        return;
+    }
+    let done = commit(host);
+    for rq in waiters {
+        host.end(rq, status_of(done));
+    }
+    tidy(host);
+}
+
+fn status_of<S: Status>(done: Result) -> S {
+    match done {
+        Ok(()) => S::OK,
+        Err(_) => S::IO_ERROR,
+    }
+}
+
+/// The timer work: commits what has changed. Process context, where the system can freeze it.
+pub fn timer_work<H: Host>(host: &H) {
+    // Cleared before the look, so a change that the look misses finds it clear: see `arm`.
+    host.shared().timer.swap(false, Ordering::SeqCst);
+    if !is_clean(host) && commit_dirty(host).is_ok() {
+        tidy(host);
+    }
+}
+
+/// The checkpoint work: frees the journal before it is full. Process context, where the system can
+/// freeze it.
+pub fn checkpoint_work<H: Host>(host: &H) {
+    if host.with_committer(|committer, _| committer.wants_checkpoint()) {
+        let _ = checkpoint(host);
+    }
+}
+
+/// Makes a checkpoint, whether it is due or not. Process context.
+pub fn checkpoint<H: Host>(host: &H) -> Result {
+    host.with_committer(|committer, disk| {
+        let done = committer.checkpoint(host.map(), disk);
+        publish(host, committer, Step::Checkpoint, done)
+    })
+}
+
+/// Queues what a commit leaves to do, when nothing waits for it.
+fn tidy<H: Host>(host: &H) {
+    if host.with_committer(|committer, _| committer.wants_checkpoint()) {
+        host.queue_checkpoint();
+    }
+    if host.with_allocator(|allocator| allocator.any_emptied(host.map())) {
+        host.queue_reclaim();
+    }
+}
+
+/// Makes durable what has completed. Process context.
+pub(super) fn commit<H: Host>(host: &H) -> Result {
+    host.with_committer(|committer, disk| commit_with(host, committer, disk))
+}
+
+/// The same, unless another commit has done it by now: no request asked for a flush.
+fn commit_dirty<H: Host>(host: &H) -> Result {
+    host.with_committer(|committer, disk| {
+        if committer.is_clean(host.map()) {
+            return Ok(());
+        }
+        commit_with(host, committer, disk)
+    })
+}
+
+fn commit_with<H: Host>(
+    host: &H,
+    committer: &mut HostCommitter<H>,
+    disk: &mut H::Disk<'_>,
+) -> Result {
+    host.with_allocator(|allocator| allocator.begin_commit());
+    let done = committer.commit(host.map(), disk);
+    publish(host, committer, Step::Commit, done)
+}
+
+/// Makes the last checkpoint: no request is in flight or will come, no work runs. Process context.
+pub fn detach<H: Host>(host: &H) -> Result {
+    if host.is_attached_read_only() {
+        return Ok(());
+    }
+    host.with_committer(|committer, disk| {
+        let done = committer.detach(host.map(), disk);
+        publish(host, committer, Step::Checkpoint, done)
+    })
+}
+
+/// Tells requests, which do not take the committer's lock, how a commit or a checkpoint has ended.
+fn publish<H: Host>(host: &H, committer: &HostCommitter<H>, step: Step, done: Result) -> Result {
+    host.note_step(step, committer, done);
+    let shared = host.shared();
+    match done {
+        Ok(()) => shared
+            .durable
+            .store(committer.committed(), Ordering::Release),
+        Err(e) => {
+            if !shared.read_only.swap(true, Ordering::SeqCst) {
+                host.note(Event::ReadOnly(e));
+            }
+        }
+    }
+    done
+}

@@ -1,0 +1,153 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The protocol on threads of the system: the works that it asks for, and what each answer promises.
+
+#[path = "sim/history.rs"]
+#[allow(dead_code, reason = "each test file uses its part")]
+mod history;
+#[path = "sim/host.rs"]
+#[allow(dead_code, reason = "each test file uses its part")]
+mod host;
+#[path = "sim/leaf.rs"]
+mod leaf;
+mod sim;
+
+/// The threads that a host runs on.
+mod threads {
+    pub use std::sync::{Condvar, Mutex};
+    pub use std::thread::{spawn, yield_now, JoinHandle};
+    use ubcore::sync::AtomicU32;
+
+    pub fn quietly<R>(f: impl FnOnce() -> R) -> R {
+        f()
+    }
+
+    pub fn silence(_: &[AtomicU32]) {}
+}
+
+use host::{fresh, Handle, Outcome};
+use sim::disk::Random;
+use ubcore::geometry::Geometry;
+
+/// Three slabs of 32 sectors over so many on the leaf.
+fn union(leaf_slabs: u64) -> Handle {
+    fresh(Geometry::new(96, 96, 2048 + leaf_slabs * 32, 32, 16).unwrap())
+}
+
+/// Every moment at which the power can fail, with nothing, all, and some of the cache landed.
+fn judge_all(u: &Handle, seed: u64) {
+    let mut random = Random(seed);
+    let [moments, promises] = u.moments();
+    for moment in moments.into_iter().chain(promises) {
+        u.judge(moment.clone(), || false);
+        u.judge(moment.clone(), || true);
+        u.judge(moment, || random.chance(2));
+    }
+}
+
+#[test]
+fn every_change_is_committed_without_a_flush() {
+    let ways: [fn(&Handle); 4] = [
+        |u| assert_eq!(u.write(0..8, 1, false), Outcome::Ok),
+        |u| assert_eq!(u.zero(0..32), Outcome::Ok),
+        |u| assert_eq!(u.zero(30..34), Outcome::Ok),
+        |u| {
+            u.write(0..8, 1, false);
+            assert_eq!(u.discard(0..32), Outcome::Ok);
+        },
+    ];
+    for (n, way) in ways.into_iter().enumerate() {
+        let u = union(2);
+        way(&u);
+        u.quiesce();
+        assert!(u.is_clean(), "way {n}: a change that no timer commits");
+        judge_all(&u, n as u64);
+    }
+}
+
+/// Two slabs are zeroed in part, and one is free.
+#[test]
+fn zeroing_without_space_for_all_of_it_changes_nothing() {
+    let u = union(1);
+    assert_eq!(u.zero(30..34), Outcome::Full);
+    u.quiesce();
+    assert!(u.is_clean());
+    assert_eq!(u.read(28..36), Outcome::Ok);
+    // No leaf slab was given away for it.
+    assert_eq!(u.write(70..72, 1, true), Outcome::Ok);
+    judge_all(&u, 1);
+}
+
+/// The second of two parts cannot be written: the first has changed the map all the same.
+#[test]
+fn zeroing_that_fails_half_way_is_committed() {
+    for n in 0..4 {
+        let u = union(3);
+        u.write(70..71, 1, true);
+        u.quiesce();
+        // The commit for deferred requests comes first: a flush. Then come two parts.
+        u.fail_in(Some(n));
+        let outcome = u.zero(30..34);
+        u.fail_in(None);
+        u.quiesce();
+        let failed = if n < 3 { Outcome::IoError } else { Outcome::Ok };
+        assert_eq!(outcome, failed, "access {n}");
+        assert!(u.is_clean() || u.is_read_only(), "access {n}");
+        judge_all(&u, n);
+    }
+}
+
+#[test]
+fn a_commit_that_fails_turns_the_union_read_only() {
+    let u = union(2);
+    // The data is written; the next access is that of a commit, for the flush or by the timer.
+    u.fail_in(Some(1));
+    u.write(0..8, 1, false);
+    u.quiesce();
+    assert!(u.is_read_only());
+    u.fail_in(None);
+    assert_eq!(u.flush(), Outcome::IoError);
+    assert_eq!(u.write(0..8, 2, false), Outcome::IoError);
+    assert_eq!(u.discard(0..32), Outcome::IoError);
+    assert_eq!(u.zero(0..32), Outcome::IoError);
+    assert_eq!(u.read(0..8), Outcome::Ok);
+    u.quiesce();
+    judge_all(&u, 2);
+}
+
+/// Four threads, three slabs, two of them on the leaf.
+#[test]
+fn many_requests_at_once_are_answered_and_lawful() {
+    for seed in 0..20 {
+        let u = union(2);
+        let threads: Vec<_> = (0..4)
+            .map(|n| {
+                let u = u.clone();
+                std::thread::spawn(move || some_requests(&u, seed * 4 + n))
+            })
+            .collect();
+        for thread in threads {
+            thread.join().unwrap();
+        }
+        u.quiesce();
+        assert!(u.is_clean(), "seed {seed}");
+        judge_all(&u, seed);
+        u.detach();
+    }
+}
+
+fn some_requests(u: &Handle, seed: u64) {
+    let mut random = Random(seed);
+    for n in 0..12 {
+        let at = random.below(90);
+        let sectors = at..at + 1 + random.below(6);
+        let tag = 1 + seed * 100 + n;
+        match random.below(6) {
+            0 => u.read(sectors),
+            1 => u.flush(),
+            2 => u.zero(sectors),
+            3 => u.discard(at / 32 * 32..at / 32 * 32 + 32),
+            fua => u.write(sectors, tag, fua == 5),
+        };
+    }
+}

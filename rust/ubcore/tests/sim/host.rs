@@ -1,0 +1,594 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A host for the core's protocol: requests, works and lower I/O are threads of `crate::threads`,
+//! which are the scheduler's in the models of races and the system's elsewhere.
+//!
+//! Each request keeps what it asked for and when it was answered. Whatever a read finds, and
+//! whatever a power failure at any access to the leaf leaves, must be what some order of the
+//! requests explains.
+
+use std::ops::Range;
+use std::sync::{Arc as StdArc, Mutex as StdMutex};
+
+use ubcore::alloc::Allocator;
+use ubcore::attach;
+use ubcore::commit::Committer;
+use ubcore::disk::{Disk, Order};
+use ubcore::error::{Error, Result};
+use ubcore::format::directory::PageEntry;
+use ubcore::geometry::{Geometry, BLOCK_BYTES};
+use ubcore::map::{words_for, Map, Memory, TablePage};
+use ubcore::pages::PageSet;
+use ubcore::plan::{self, Run, Source};
+use ubcore::protocol::{discard, flush, io, Event, Host, HostCommitter, Op, Shared, Step};
+use ubcore::sync::{AtomicU64, Ordering};
+
+use crate::leaf::{locked, Leaf, Lower};
+use crate::sim::disk::{Moment, State};
+use crate::sim::memory::SimMemory;
+use crate::sim::oracle::{content, tag, ROOT, ZERO};
+use crate::sim::union::superblock;
+use crate::threads::{self, quietly, silence, Condvar, JoinHandle, Mutex};
+
+/// How a request ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    Ok,
+    Unsupported,
+    Full,
+    IoError,
+}
+
+impl From<Error> for Outcome {
+    fn from(e: Error) -> Self {
+        match e {
+            Error::Full => Outcome::Full,
+            Error::Internal | Error::Emptied => panic!("a request ends with {e:?}"),
+            _ => Outcome::IoError,
+        }
+    }
+}
+
+impl ubcore::protocol::Status for Outcome {
+    const OK: Self = Outcome::Ok;
+    const UNSUPPORTED: Self = Outcome::Unsupported;
+    const IO_ERROR: Self = Outcome::IoError;
+
+    fn is_ok(self) -> bool {
+        self == Outcome::Ok
+    }
+}
+
+/// A request; the sender and the protocol share it.
+#[derive(Clone)]
+pub struct Rq(StdArc<Inner>);
+
+struct Inner {
+    op: Op,
+    sectors: Range<u64>,
+    fua: bool,
+    tag: u64,
+    begun: u64,
+    /// Its place among the writes of the history.
+    number: Option<usize>,
+    word: AtomicU64,
+    seen: StdMutex<Vec<(u64, Option<u64>)>>,
+    outcome: Mutex<Option<Outcome>>,
+    ended: Condvar,
+}
+
+impl Rq {
+    /// Waits for the answer.
+    pub fn wait(&self) -> Outcome {
+        let mut outcome = self.0.outcome.lock().expect("no thread has panicked");
+        loop {
+            if let Some(outcome) = *outcome {
+                return outcome;
+            }
+            outcome = self.0.ended.wait(outcome).expect("no thread has panicked");
+        }
+    }
+}
+
+impl ubcore::protocol::Request for Rq {
+    fn op(&self) -> Op {
+        self.0.op
+    }
+    fn sector(&self) -> u64 {
+        self.0.sectors.start
+    }
+    fn sectors(&self) -> u32 {
+        (self.0.sectors.end - self.0.sectors.start) as u32
+    }
+    fn is_fua(&self) -> bool {
+        self.0.fua
+    }
+    fn word(&self) -> u64 {
+        self.0.word.load(Ordering::Acquire)
+    }
+    fn set_word(&self, word: u64) {
+        self.0.word.store(word, Ordering::Relaxed);
+    }
+    fn release_word(&self, word: u64) {
+        self.0.word.store(word, Ordering::Release);
+    }
+}
+
+struct Metadata {
+    committer: Committer<Vec<u64>, Vec<PageEntry>>,
+    leaf: Leaf,
+}
+
+#[derive(Clone, Copy, Default)]
+struct Work {
+    pending: bool,
+    running: bool,
+}
+
+/// The works in the order of [`Union::works`].
+const WORKS: [fn(&Handle); 4] = [
+    flush::commit_work,
+    flush::timer_work,
+    flush::checkpoint_work,
+    discard::reclaim_work,
+];
+
+/// A union and all that was asked of it.
+pub struct Union {
+    pub map: Map<SimMemory>,
+    shared: Shared,
+    allocator: Mutex<Allocator<Vec<u64>>>,
+    metadata: Mutex<Metadata>,
+    lower: StdArc<Lower>,
+    waiters: StdMutex<Vec<Rq>>,
+    deferred: StdMutex<Vec<Rq>>,
+    in_flight: StdMutex<Vec<Rq>>,
+    works: StdMutex<[Work; 4]>,
+    threads: StdMutex<Vec<JoinHandle<()>>>,
+}
+
+/// A handle on a union.
+#[derive(Clone)]
+pub struct Handle(StdArc<Union>);
+
+impl std::ops::Deref for Handle {
+    type Target = Union;
+
+    fn deref(&self) -> &Union {
+        &self.0
+    }
+}
+
+fn load(g: Geometry, mut leaf: Leaf) -> Result<Union> {
+    let probe = attach::probe(&mut leaf, g.root_sectors(), g.leaf_sectors())?;
+    let map = Map::new(g, SimMemory::new(&g));
+    let bitmaps = [0; 3].map(|_| vec![0; g.leaf_slabs() as usize / 64 + 1]);
+    let mut allocator = Allocator::new(bitmaps, g.leaf_slabs());
+    let entries = vec![PageEntry::EMPTY; g.pages() as usize];
+    let changed = PageSet::new(vec![0; words_for(g.pages())]);
+    let committer = attach::load(&mut leaf, probe, &map, &mut allocator, entries, changed)?;
+    let lower = StdArc::new(Lower {
+        state: leaf.state.clone(),
+        bus: AtomicU64::new(0),
+        history: StdMutex::default(),
+        moments: StdMutex::default(),
+        promises: StdMutex::default(),
+    });
+    leaf.union = Some(lower.clone());
+    Ok(Union {
+        shared: Shared::new(committer.committed()),
+        map,
+        allocator: Mutex::new(allocator),
+        metadata: Mutex::new(Metadata { committer, leaf }),
+        lower,
+        waiters: StdMutex::default(),
+        deferred: StdMutex::default(),
+        in_flight: StdMutex::default(),
+        works: StdMutex::default(),
+        threads: StdMutex::default(),
+    })
+}
+
+/// A formatted leaf, attached; data sectors hold bytes of no write.
+pub fn fresh(g: Geometry) -> Handle {
+    let mut leaf = Leaf::alone(State::default());
+    superblock(g).encode(&mut leaf.buffer()[..BLOCK_BYTES]);
+    for slot in 0..2 {
+        leaf.write(slot, 1, Order::FlushFua).expect("a new leaf");
+    }
+    let junk = vec![[0xee; 512]; (g.leaf_slabs() * g.slab_sectors()) as usize];
+    leaf.with(|s| s.write(g.leaf_slab_start(0), &junk, Order::FlushFua))
+        .expect("a new leaf");
+    let union = quietly(|| load(g, leaf)).expect("a new leaf");
+    grow(&union.map);
+    locked(&union.lower.state).trail = Some(Vec::new());
+    Handle(StdArc::new(union))
+}
+
+/// Makes the map's pages, and silences the entries of slabs that do not exist: the core looks through
+/// whole pages, and nothing changes those.
+fn grow(map: &Map<SimMemory>) {
+    let (g, memory) = (map.geometry(), map.memory());
+    let grown = [
+        memory.grow_table(0),
+        memory.grow_owners(0),
+        memory.grow_bits(0),
+    ];
+    grown.into_iter().for_each(|done| done.expect("memory"));
+    let rest = |page: Option<&TablePage>, from: u32| {
+        silence(&page.expect("it has grown")[from as usize..]);
+    };
+    rest(memory.table(0), g.root_slabs());
+    rest(memory.owners(0), g.leaf_slabs());
+}
+
+/// The tag of the bytes found; `None` if no write made them.
+fn found(source: Source, at: u64, sector: u64, state: &State) -> Option<u64> {
+    match source {
+        Source::Root(_) => Some(ROOT),
+        Source::Zero => Some(ZERO),
+        Source::Lost => None,
+        Source::Leaf(from) => tag(&state.sector(from + at), sector),
+    }
+}
+
+impl Union {
+    fn tick(&self) -> u64 {
+        locked(&self.lower.history).tick()
+    }
+
+    /// Whether all changes are durable and no timer is left to fire.
+    pub fn is_clean(&self) -> bool {
+        self.shared.durable() == self.map.changes()
+    }
+
+    pub fn is_read_only(&self) -> bool {
+        self.shared.is_read_only()
+    }
+
+    /// The leaf's `n`-th access from now on fails; `None`: none does.
+    pub fn fail_in(&self, n: Option<u64>) {
+        locked(&self.lower.state).fail_in = n.map(|n| (n, false));
+    }
+
+    /// What the leaf holds now, and the time.
+    pub fn moment(&self) -> (Moment, u64) {
+        let moment = self.lower.access(|s| s.moment());
+        (moment, self.tick())
+    }
+
+    /// The moments at which the power can fail: all, and those at which something was promised.
+    pub fn moments(&self) -> [Vec<(Moment, u64)>; 2] {
+        let lower = &self.lower;
+        [&lower.moments, &lower.promises].map(|m| std::mem::take(&mut *locked(m)))
+    }
+
+    /// Fails the power at a moment; `land` picks what landed. Attach must succeed, and every sector
+    /// must be lawful; so they must be when attach's checkpoint is written and read again.
+    pub fn judge(&self, (moment, when): (Moment, u64), mut land: impl FnMut() -> bool) {
+        let g = *self.map.geometry();
+        let mut image = moment.durable;
+        for (sector, data) in moment.cache {
+            if land() {
+                image.insert(sector, data);
+            }
+        }
+        quietly(|| {
+            let after = self.recovered(g, State::restored(image), when);
+            if when % 4 != 0 {
+                return;
+            }
+            let state = {
+                let mut metadata = after.metadata.lock().expect("no thread has panicked");
+                let Metadata { committer, leaf } = &mut *metadata;
+                committer.checkpoint(&after.map, leaf).expect("it works");
+                State::restored(locked(&after.lower.state).moment().durable)
+            };
+            self.recovered(g, state, when);
+        });
+    }
+
+    fn recovered(&self, g: Geometry, state: State, when: u64) -> Union {
+        let after = match load(g, Leaf::alone(state)) {
+            Ok(after) => after,
+            Err(e) => panic!("power failure at {when}: attach: {e}"),
+        };
+        let runs: Vec<Run> = plan::read(&after.map, 0, g.union_sectors() as u32).collect();
+        let state = locked(&after.lower.state);
+        let history = locked(&self.lower.history);
+        let mut sector = 0;
+        for run in runs {
+            for n in 0..u64::from(run.sectors) {
+                let tag = found(run.source, n, sector + n, &state);
+                let lawful = tag.is_some_and(|t| history.may_survive(sector + n, t, when));
+                assert!(
+                    lawful,
+                    "power failure at {when}: sector {} holds {tag:x?}: {history:#?}",
+                    sector + n
+                );
+            }
+            sector += u64::from(run.sectors);
+        }
+        drop((state, history));
+        after
+    }
+}
+
+impl Handle {
+    fn spawn(&self, f: impl FnOnce(&Handle) + Send + 'static) {
+        let me = self.clone();
+        let thread = threads::spawn(move || f(&me));
+        locked(&self.threads).push(thread);
+    }
+
+    /// Waits until no request and no work is left.
+    pub fn quiesce(&self) {
+        loop {
+            let threads = std::mem::take(&mut *locked(&self.threads));
+            if threads.is_empty() {
+                return;
+            }
+            for thread in threads {
+                thread.join().expect("no thread has panicked");
+            }
+        }
+    }
+
+    fn send(&self, op: Op, sectors: Range<u64>, tag: u64, fua: bool) -> Rq {
+        // What a discard leaves alone, it does not change.
+        let changes = match op {
+            Op::Write | Op::WriteZeroes => sectors.clone(),
+            Op::Discard => {
+                let g = self.map.geometry();
+                let n = (sectors.end - sectors.start) as u32;
+                let whole = g.whole_slabs(sectors.start, n);
+                g.slab_start(whole.start)..g.slab_start(whole.end.max(whole.start))
+            }
+            _ => 0..0,
+        };
+        let mut history = locked(&self.lower.history);
+        let begun = history.tick();
+        let number = (!changes.is_empty()).then(|| history.write_begins(changes, tag, fua));
+        drop(history);
+        let rq = Rq(StdArc::new(Inner {
+            op,
+            sectors,
+            fua,
+            tag,
+            begun,
+            number,
+            word: AtomicU64::new(0),
+            seen: StdMutex::default(),
+            outcome: Mutex::new(None),
+            ended: Condvar::new(),
+        }));
+        locked(&self.in_flight).push(rq.clone());
+        io::queue(self, rq.clone());
+        rq
+    }
+
+    pub fn read(&self, sectors: Range<u64>) -> Outcome {
+        self.send(Op::Read, sectors, 0, false).wait()
+    }
+
+    pub fn write(&self, sectors: Range<u64>, tag: u64, fua: bool) -> Outcome {
+        self.send(Op::Write, sectors, tag, fua).wait()
+    }
+
+    /// A write that is sent and not waited for.
+    pub fn write_later(&self, sectors: Range<u64>, tag: u64) -> Rq {
+        self.send(Op::Write, sectors, tag, false)
+    }
+
+    pub fn flush(&self) -> Outcome {
+        self.send(Op::Flush, 0..0, 0, false).wait()
+    }
+
+    pub fn zero(&self, sectors: Range<u64>) -> Outcome {
+        self.send(Op::WriteZeroes, sectors, ZERO, false).wait()
+    }
+
+    /// Discards: the root shows again.
+    pub fn discard(&self, sectors: Range<u64>) -> Outcome {
+        self.send(Op::Discard, sectors, ROOT, false).wait()
+    }
+
+    /// A checkpoint that is not due.
+    pub fn checkpoint(&self) {
+        flush::checkpoint(self).expect("the leaf works");
+    }
+
+    /// Nothing else runs any more.
+    pub fn detach(&self) {
+        let begun = self.tick();
+        flush::detach(self).expect("the leaf works");
+        locked(&self.lower.history).flush_ends(begun);
+    }
+
+    fn enqueue(&self, n: usize) {
+        self.lower.bus.load(Ordering::SeqCst);
+        let mut works = locked(&self.works);
+        let idle = !works[n].pending && !works[n].running;
+        works[n] = Work {
+            pending: true,
+            running: true,
+        };
+        drop(works);
+        if idle {
+            self.spawn(move |me| me.run(n));
+        }
+    }
+
+    fn run(&self, n: usize) {
+        loop {
+            locked(&self.works)[n].pending = false;
+            WORKS[n](self);
+            let mut works = locked(&self.works);
+            if !works[n].pending {
+                works[n].running = false;
+                return;
+            }
+        }
+    }
+
+    /// The lower device: does what was planned, in its own time.
+    fn device(&self, rq: Rq, runs: Vec<Run>, order: Order) {
+        let mut sector = rq.0.sectors.start;
+        let mut outcome = Outcome::Ok;
+        for run in runs {
+            let end = sector + u64::from(run.sectors);
+            if rq.0.op == Op::Read {
+                for at in sector..end {
+                    let tag = self.lower.access(|s| found(run.source, at - sector, at, s));
+                    locked(&rq.0.seen).push((at, tag));
+                }
+            } else if let Source::Leaf(to) = run.source {
+                let data: Vec<_> = (sector..end).map(|s| content(rq.0.tag, s)).collect();
+                if self.lower.access(|s| s.write(to, &data, order)).is_err() {
+                    outcome = Outcome::IoError;
+                }
+            }
+            sector = end;
+        }
+        io::complete(self, rq, outcome);
+    }
+
+    /// Holds an answer against the history.
+    fn answered(&self, rq: &Rq, outcome: Outcome) {
+        let mut history = locked(&self.lower.history);
+        match (outcome, rq.0.number) {
+            (Outcome::Ok, Some(number)) => history.write_ends(number),
+            (Outcome::Full, Some(number)) => history.write_refused(number),
+            (Outcome::Ok, None) if rq.0.op == Op::Flush => history.flush_ends(rq.0.begun),
+            _ => {}
+        }
+        let time = rq.0.begun..history.tick();
+        for (sector, tag) in locked(&rq.0.seen).drain(..) {
+            let lawful = tag.is_some_and(|t| history.may_read(sector, t, &time));
+            assert!(lawful, "read: sector {sector} holds {tag:x?}: {history:#?}");
+        }
+        drop(history);
+        if outcome == Outcome::Ok && (rq.0.op == Op::Flush || rq.0.fua) {
+            self.lower.promised();
+        }
+    }
+}
+
+impl Host for Handle {
+    type Memory = SimMemory;
+    type Slabs = Vec<u64>;
+    type PageSet = Vec<u64>;
+    type Entries = Vec<PageEntry>;
+    type Disk<'d> = Leaf;
+    type Request = Rq;
+    type Status = Outcome;
+
+    fn map(&self) -> &Map<SimMemory> {
+        &self.map
+    }
+    fn shared(&self) -> &Shared {
+        &self.shared
+    }
+    fn is_attached_read_only(&self) -> bool {
+        false
+    }
+    fn reveals(&self) -> bool {
+        true
+    }
+    fn with_allocator<R>(&self, f: impl FnOnce(&mut Allocator<Vec<u64>>) -> R) -> R {
+        f(&mut self.allocator.lock().expect("no thread has panicked"))
+    }
+    fn with_committer<R>(&self, f: impl FnOnce(&mut HostCommitter<Self>, &mut Leaf) -> R) -> R {
+        let mut metadata = self.metadata.lock().expect("no thread has panicked");
+        let Metadata { committer, leaf } = &mut *metadata;
+        f(committer, leaf)
+    }
+    fn wait_for_memory(&self) -> Result {
+        panic!("there is memory")
+    }
+
+    fn submit(&self, rq: Rq, fua: bool) {
+        let (sector, sectors) = (rq.0.sectors.start, ubcore::protocol::Request::sectors(&rq));
+        let runs: Vec<Run> = match rq.0.op {
+            Op::Read => plan::read(&self.map, sector, sectors).collect(),
+            _ => plan::write(&self.map, sector, sectors).collect(),
+        };
+        let order = if fua { Order::Fua } else { Order::Plain };
+        self.spawn(move |me| me.device(rq, runs, order));
+    }
+    fn submit_flush(&self, rq: Rq) {
+        self.spawn(move |me| {
+            let done = me.lower.access(State::flush_now);
+            let outcome = done.map_or(Outcome::IoError, |()| Outcome::Ok);
+            io::complete(me, rq, outcome);
+        });
+    }
+    fn end(&self, rq: Rq, status: Outcome) {
+        self.answered(&rq, status);
+        locked(&self.in_flight).retain(|other| !StdArc::ptr_eq(&other.0, &rq.0));
+        *rq.0.outcome.lock().expect("no thread has panicked") = Some(status);
+        rq.0.ended.notify_all();
+    }
+
+    fn add_commit_waiter(&self, rq: Rq) {
+        self.lower.bus.load(Ordering::SeqCst);
+        locked(&self.waiters).push(rq);
+    }
+    fn take_commit_waiters(&self) -> impl Iterator<Item = Rq> {
+        self.lower.bus.load(Ordering::SeqCst);
+        std::mem::take(&mut *locked(&self.waiters)).into_iter()
+    }
+    fn add_deferred(&self, rq: Rq) {
+        self.lower.bus.load(Ordering::SeqCst);
+        locked(&self.deferred).push(rq);
+    }
+    fn take_deferred(&self) -> impl Iterator<Item = Rq> {
+        self.lower.bus.load(Ordering::SeqCst);
+        std::mem::take(&mut *locked(&self.deferred)).into_iter()
+    }
+
+    fn queue_commit(&self) {
+        self.enqueue(0);
+    }
+    fn queue_timer(&self) {
+        self.enqueue(1);
+    }
+    fn queue_checkpoint(&self) {
+        self.enqueue(2);
+    }
+    fn queue_reclaim(&self) {
+        self.enqueue(3);
+    }
+
+    fn barrier(&self) {
+        std::sync::atomic::fence(std::sync::atomic::Ordering::SeqCst);
+    }
+    fn any_in_flight(&self, f: fn(u64, u64) -> bool, with: u64) -> bool {
+        let all = locked(&self.in_flight).clone();
+        all.iter()
+            .any(|rq| f(rq.0.word.load(Ordering::Acquire), with))
+    }
+    fn pause(&self, _: u32) {
+        threads::yield_now();
+    }
+
+    fn zero(&self, sector: u64, sectors: u64) -> Result {
+        let zeroes = vec![[0; 512]; sectors as usize];
+        self.lower
+            .access(|s| s.write(sector, &zeroes, Order::Plain))
+    }
+    /// What is discarded reads as anything.
+    fn discard(&self, sector: u64, sectors: u64) {
+        let junk = vec![[0xdd; 512]; sectors as usize];
+        let _ = self.lower.access(|s| s.write(sector, &junk, Order::Plain));
+    }
+
+    fn note(&self, event: Event) {
+        if let Event::ReadOnly(e) = event {
+            assert!(matches!(e, Error::Io(..)), "read-only because of {e}");
+        }
+    }
+    fn note_step(&self, _: Step, committer: &HostCommitter<Self>, done: Result) {
+        assert!(done.is_err() || committer.committed() >= self.shared.durable());
+    }
+}

@@ -1,0 +1,98 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The leaf below a host: every access is a point at which other threads may run, and of each the
+//! state is kept that a power failure would leave.
+
+use std::sync::{Arc as StdArc, Mutex as StdMutex, MutexGuard as StdGuard};
+
+use ubcore::commit::BUFFER_BYTES;
+use ubcore::disk::{Disk, Order};
+use ubcore::error::Result;
+use ubcore::geometry::BLOCK_BYTES;
+use ubcore::sync::{AtomicU64, Ordering};
+
+use crate::history::History;
+use crate::sim::disk::{Moment, Sector, State};
+
+/// The leaf, for metadata: other threads may run before each access.
+pub struct Leaf {
+    pub(crate) union: Option<StdArc<Lower>>,
+    pub(crate) state: StdArc<StdMutex<State>>,
+    buffer: Vec<u8>,
+}
+
+impl Leaf {
+    pub(crate) fn alone(state: State) -> Leaf {
+        Leaf {
+            union: None,
+            state: StdArc::new(StdMutex::new(state)),
+            buffer: vec![0; BUFFER_BYTES],
+        }
+    }
+
+    pub(crate) fn with<R>(&self, f: impl FnOnce(&mut State) -> R) -> R {
+        match &self.union {
+            Some(lower) => lower.access(f),
+            None => f(&mut locked(&self.state)),
+        }
+    }
+}
+
+impl Disk for Leaf {
+    fn buffer(&mut self) -> &mut [u8] {
+        &mut self.buffer
+    }
+    fn read(&mut self, block: u64, count: usize) -> Result {
+        let sectors = block * 8..(block + count as u64) * 8;
+        let found: Vec<Sector> = self.with(|s| sectors.map(|at| s.sector(at)).collect());
+        for (room, data) in self.buffer.chunks_mut(512).zip(found) {
+            room.copy_from_slice(&data);
+        }
+        Ok(())
+    }
+    fn write(&mut self, block: u64, count: usize, order: Order) -> Result {
+        let bytes = self.buffer[..count * BLOCK_BYTES].chunks(512);
+        let data: Vec<Sector> = bytes.map(|c| c.try_into().expect("512 bytes")).collect();
+        self.with(|s| s.write(block * 8, &data, order))
+    }
+    fn flush(&mut self) -> Result {
+        self.with(State::flush_now)
+    }
+}
+
+pub(crate) fn locked<T>(m: &StdMutex<T>) -> StdGuard<'_, T> {
+    m.lock().expect("no thread has panicked")
+}
+
+/// The leaf below a union, and what happened when.
+pub(crate) struct Lower {
+    pub(crate) state: StdArc<StdMutex<State>>,
+    /// Every access touches it, so that other threads may run before.
+    pub(crate) bus: AtomicU64,
+    pub(crate) history: StdMutex<History>,
+    /// What the leaf held after each access that changed what a power failure can leave.
+    pub(crate) moments: StdMutex<Vec<(Moment, u64)>>,
+    /// The moments at which an answer promised that something is durable.
+    pub(crate) promises: StdMutex<Vec<(Moment, u64)>>,
+}
+
+impl Lower {
+    pub(crate) fn access<R>(&self, f: impl FnOnce(&mut State) -> R) -> R {
+        self.bus.load(Ordering::SeqCst);
+        let mut history = locked(&self.history);
+        let mut state = locked(&self.state);
+        let done = f(&mut state);
+        let trail = state.trail.as_mut().map(std::mem::take).unwrap_or_default();
+        if !trail.is_empty() {
+            let when = history.tick();
+            locked(&self.moments).extend(trail.into_iter().map(|m| (m, when)));
+        }
+        done
+    }
+
+    pub(crate) fn promised(&self) {
+        let mut history = locked(&self.history);
+        let moment = locked(&self.state).moment();
+        locked(&self.promises).push((moment, history.tick()));
+    }
+}

@@ -1,0 +1,60 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0
+# Breaks one rule of the protocol at a time, by the patches of tests/races/mutants
+# in a copy of the tree: the quick campaign of races must fail with each.
+#   tests/crash/order-mutants.sh [NAME]...    default: all patches
+# SIZE=quick tries old-take alone.
+. "$(dirname "$0")/../../scripts/lib.sh"
+[ -n "${UNIONBLK_IN_ROOT:-}" ] || exec "$TOP/scripts/in-root.sh" tests/crash/order-mutants.sh "$@"
+
+copy=$BUILD/order-mutants
+export CARGO_TARGET_DIR=$BUILD/cargo-order-mutants CARGO_PROFILE_DEV_DEBUG=0
+# As tests/crash/races.sh has them for SIZE=quick.
+export SCHEDULES=1000 SEED=${SEED:-1} RUST_BACKTRACE=0
+
+names=("$@")
+if [ ${#names[@]} = 0 ] && [ "${SIZE:-quick}" = quick ]; then
+	names=(old-take)
+elif [ ${#names[@]} = 0 ]; then
+	mapfile -t names < <(cd "$TOP/tests/races/mutants" && ls -- *.patch | sed 's/\.patch$//')
+fi
+
+rm -rf "$copy"
+mkdir -p "$copy/tests"
+cp -a "$TOP"/Cargo.* "$TOP/rust" "$TOP/tools" "$TOP/include" "$copy"
+cp -a "$TOP"/tests/races "$TOP/tests/crash" "$copy/tests"
+for d in "$TOP"/tests/*/Cargo.toml; do
+	d=$(dirname "$d")
+	[ -e "$copy/tests/$(basename "$d")" ] || cp -a "$d" "$copy/tests"
+done
+
+caught=0
+one() {
+	local name=$1 patch=$TOP/tests/races/mutants/$1.patch log=$BUILD/log/order-mutant-$1.log bin scene
+	patch -s -p1 -d "$copy" <"$patch" || { say "FAILED: $name: the patch does not apply any more"; return; }
+	if bin=$(cd "$copy" && cargo test --locked -q -p races --features model --test marks --no-run \
+		--message-format=json 2>"$log" | python3 -c '
+import json, sys
+for line in sys.stdin:
+    m = json.loads(line)
+    if m.get("executable"):
+        print(m["executable"])') && [ -n "$bin" ]; then
+		if timeout 900 "$bin" >"$log" 2>&1; then
+			say "FAILED: $name: the quick campaign passes all the same"
+		elif scene=$(grep -am 1 -oE '^test [a-z_0-9]+ \.\.\. FAILED' "$log"); then
+			say "caught: $name, by ${scene#test }"
+			caught=$((caught + 1))
+		else
+			say "FAILED: $name: no scene failed: $log"
+		fi
+	else
+		say "FAILED: $name: it does not compile: $log"
+	fi
+	patch -s -R -p1 -d "$copy" <"$patch"
+}
+
+mkdir -p "$BUILD/log"
+for name in "${names[@]}"; do one "$name"; done
+failures=$((${#names[@]} - caught))
+printf 'rules=%d/%d failures=%d\n' "$caught" ${#names[@]} "$failures"
+[ "$failures" = 0 ]
