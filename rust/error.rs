@@ -15,7 +15,7 @@ use kernel::{
 pub(crate) fn errno(e: Error) -> kernel::error::Error {
     match e {
         Error::NotFormatted => code::ENODATA,
-        Error::NewerVersion(_) | Error::UnknownFeatures(_) => code::EPROTONOSUPPORT,
+        Error::NewerVersion(_) | Error::UnknownFeatures(..) => code::EPROTONOSUPPORT,
         Error::Damaged(..) => code::EUCLEAN,
         Error::RootSize(..) | Error::RootContent => code::ESTALE,
         Error::LeafSize(..) | Error::LeafTooSmall(..) | Error::Full => code::ENOSPC,

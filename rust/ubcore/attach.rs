@@ -78,7 +78,8 @@ where
 /// every other slab what [`load`] would have said had nothing been damaged.
 ///
 /// If anything was lost, the committer has failed with it from the start: no commit, no checkpoint
-/// and no detach will ever write, so that such a union can be read and nothing else.
+/// and no detach will ever write, so that such a union can be read and nothing else. So it is with a
+/// leaf that has features which a writer must know, and this code does not.
 pub fn salvage<D, M, A, B, E, L>(
     disk: &mut D,
     probe: Probe,
@@ -104,6 +105,7 @@ where
     take_slabs(&sb, map, allocator, lost)?;
     allocator.forget_free(map);
     salvage::mark(map, lost)?;
+    let failed = sb.features.writable().err().or(lost.first());
     let blocks = sb.geometry.journal_blocks();
     let head = sb
         .journal_tail
@@ -118,7 +120,7 @@ where
         entries,
         changed,
         map.changes(),
-        lost.first(),
+        failed,
     ))
 }
 

@@ -47,6 +47,33 @@ impl Area {
     }
 }
 
+/// What a unionblk that does not know a feature may not do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Class {
+    /// Neither read nor write.
+    Incompat,
+    /// Write.
+    RoCompat,
+}
+
+impl Class {
+    fn code(self) -> u64 {
+        match self {
+            Class::Incompat => 1,
+            Class::RoCompat => 2,
+        }
+    }
+
+    /// The strictest for a code that this code does not know.
+    fn from_code(code: u64) -> Self {
+        if code == 2 {
+            Class::RoCompat
+        } else {
+            Class::Incompat
+        }
+    }
+}
+
 /// Which lower device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Side {
@@ -91,8 +118,8 @@ pub enum Error {
     NotFormatted,
     /// The leaf's format is newer than this code.
     NewerVersion(u32),
-    /// The leaf uses features that this code does not know: the bits.
-    UnknownFeatures(u64),
+    /// The leaf has features that this code does not know: the class that forbids it, and its bits.
+    UnknownFeatures(Class, u64),
     /// Metadata fails its checksum or contradicts itself.
     Damaged(Area, u64),
     /// The root's size is not the one the leaf was formatted for: wanted, found.
@@ -142,7 +169,7 @@ impl Error {
         match self {
             NotFormatted => (1, 0, 0),
             NewerVersion(v) => (2, u64::from(v), 0),
-            UnknownFeatures(bits) => (3, bits, 0),
+            UnknownFeatures(class, bits) => (3, bits, class.code()),
             Damaged(area, block) => (4, area.entry().0, block),
             RootSize(want, found) => (5, want, found),
             RootContent => (6, 0, 0),
@@ -174,7 +201,7 @@ impl Error {
         Some(match reason {
             1 => NotFormatted,
             2 => NewerVersion(u32::try_from(a).ok()?),
-            3 => UnknownFeatures(a),
+            3 => UnknownFeatures(Class::from_code(b), a),
             4 => Damaged(Area::from_code(a)?, b),
             5 => RootSize(a, b),
             6 => RootContent,
@@ -220,7 +247,8 @@ impl fmt::Display for Error {
         match *self {
             NotFormatted => f.write_str("the leaf is not formatted: run ubctl format, or create with --format"),
             NewerVersion(v) => write!(f, "the leaf has format version {v}, newer than this code: use a newer unionblk"),
-            UnknownFeatures(bits) => write!(f, "the leaf needs features {bits:#x} that this code does not know: use a newer unionblk"),
+            UnknownFeatures(Class::Incompat, bits) => write!(f, "the leaf has features {bits:#x} (incompatible) that this unionblk does not know: use a newer unionblk"),
+            UnknownFeatures(Class::RoCompat, bits) => write!(f, "the leaf has features {bits:#x} (read-only compatible) that this unionblk does not know and must not write over: use a newer unionblk, or read the leaf with ubctl create --read-only"),
             Damaged(area, block) => write!(f, "the leaf's {} is damaged at block {block}: nothing was written; keep a copy before anything else", area.name()),
             RootSize(want, found) => write!(f, "the leaf was made for a root of {want} sectors, this one has {found}: attach it to its own root"),
             RootContent => f.write_str("the root is not the one the leaf was made for, or its content has changed: attach the leaf to its own, unchanged root"),

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What can be put right without a guess. The order is the caller's, and it matters:
+//! What can be put right without a guess, on a leaf that this code may write to. The order is the
+//! caller's, and it matters:
 //!
 //! 1. [`slot`]: the superblock slot that does not count, from the one that does.
 //! 2. Only where nothing worse was found: attach's own load, [`in_map`] for each finding, and the
@@ -34,13 +35,15 @@ pub fn is_spare(what: What) -> bool {
 
 /// Writes the superblock that counts, and lies in slot `counts`, into the other slot too.
 pub fn slot<D: Disk>(disk: &mut D, sb: &Superblock, counts: Slot) -> Result {
+    sb.features.writable()?;
     sb.encode(disk.buffer().get_mut(..BLOCK_BYTES).unwrap_or_default());
     let other = counts.other().number().unwrap_or(0);
     disk.write(u64::from(other), 1, Order::FlushFua)
 }
 
-/// Empties a block that is broken and not in use.
-pub fn spare<D: Disk>(disk: &mut D, block: u64) -> Result {
+/// Empties a block of the leaf of `sb` that is broken and not in use.
+pub fn spare<D: Disk>(disk: &mut D, sb: &Superblock, block: u64) -> Result {
+    sb.features.writable()?;
     disk.buffer()
         .get_mut(..BLOCK_BYTES)
         .unwrap_or_default()

@@ -52,6 +52,8 @@ pub enum What {
     SlotGap { newer: u64, older: u64 },
     /// The slots belong to different leaves, or say different things of one generation.
     SlotsDisagree,
+    /// The leaf has features that this code does not know; the second kind only a reader may pass over.
+    UnknownFeatures { compat: u64, ro_compat: u64 },
     /// The device is smaller than the leaf on it.
     LeafCut { wanted: u64, found: u64 },
     /// The superblock says detached, and the journal is not empty.
@@ -104,6 +106,7 @@ impl What {
         use What::*;
         match self {
             SlotStale
+            | UnknownFeatures { .. }
             | NotDetached { .. }
             | SpareDirectory
             | JournalUnfinished { .. }
@@ -137,7 +140,8 @@ impl What {
 
     /// Whether [`mend`] can do something about it, if nothing worse is found.
     pub fn is_mendable(self) -> bool {
-        self.grade() != Grade::Damage && !matches!(self, What::Unowned { .. })
+        let stays = matches!(self, What::Unowned { .. } | What::UnknownFeatures { .. });
+        self.grade() != Grade::Damage && !stays
     }
 }
 

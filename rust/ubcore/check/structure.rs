@@ -35,6 +35,14 @@ pub fn superblocks<D: Disk>(disk: &mut D, out: Visitor<'_>) -> Result<(Superbloc
         let [a, b] = failed;
         a.or(b).filter(|_| e == Error::NotFormatted).unwrap_or(e)
     })?;
+    let (compat, ro_compat) = (sb.features.compat, sb.features.unknown_ro_compat());
+    if compat != 0 || ro_compat != 0 {
+        out(Finding {
+            what: What::UnknownFeatures { compat, ro_compat },
+            block: u64::from(slot.number().unwrap_or(0)),
+            byte: 24,
+        });
+    }
     let (counts, other, block) = match slot {
         Slot::B => (b, a, 0),
         Slot::A | Slot::None => (a, b, 1),

@@ -6,6 +6,7 @@
 
 pub mod crc;
 pub mod directory;
+pub mod features;
 pub mod name;
 pub mod record;
 pub mod ring;

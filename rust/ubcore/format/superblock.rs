@@ -15,6 +15,7 @@ use super::super::error::{Area, Error, Result, Side};
 use super::super::geometry::{Geometry, DIRECTORY_BLOCKS_MAX};
 use super::super::num::index;
 use super::crc::block_crc;
+use super::features::{Features, COMPAT_BYTES};
 use super::name::{LeafName, NAME_BYTES};
 
 /// Bytes of a superblock: one sector, so that it lands whole or not at all.
@@ -54,7 +55,8 @@ pub struct DiskSuperblock {
     journal_sequence: U64,
     root_digest: [u8; 32],
     name: [u8; NAME_BYTES],
-    reserved1: [u8; 64],
+    compat_bytes: [u8; COMPAT_BYTES],
+    reserved1: [u8; 32],
     directory_slots: [u8; 256],
 }
 
@@ -134,6 +136,8 @@ pub struct Superblock {
     pub root_digest: [u8; 32],
     /// What its user calls it.
     pub name: LeafName,
+    /// Of this code and of later ones.
+    pub features: Features,
     /// The slot that counts, two bits for each directory block.
     pub directory_slots: [u8; 256],
 }
@@ -168,9 +172,9 @@ impl Superblock {
             crc: U32::ZERO,
             version: U32::new(super::VERSION),
             generation: U64::new(self.generation),
-            features_compat: U64::ZERO,
-            features_ro_compat: U64::ZERO,
-            features_incompat: U64::ZERO,
+            features_compat: U64::new(self.features.compat),
+            features_ro_compat: U64::new(self.features.ro_compat),
+            features_incompat: U64::new(self.features.incompat),
             uuid: self.uuid,
             nonce: U64::new(self.nonce),
             root_sectors: U64::new(g.root_sectors()),
@@ -185,7 +189,8 @@ impl Superblock {
             journal_sequence: U64::new(self.journal_sequence),
             root_digest: self.root_digest,
             name: self.name.field(),
-            reserved1: [0; 64],
+            compat_bytes: self.features.compat_bytes,
+            reserved1: [0; 32],
             directory_slots: self.directory_slots,
         };
         disk.crc = U32::new(block_crc(disk.as_bytes(), CRC_AT));
@@ -208,11 +213,7 @@ impl Superblock {
         if disk.version.get() > super::VERSION {
             return Err(Error::NewerVersion(disk.version.get()));
         }
-        // A read-only attach may one day pass over `ro_compat`; a writing one may not.
-        let unknown = disk.features_incompat.get() | disk.features_ro_compat.get();
-        if unknown != 0 {
-            return Err(Error::UnknownFeatures(unknown));
-        }
+        disk.features().readable()?;
         disk.check()
             .map_err(|_| Error::Damaged(Area::Superblock, at))
     }
@@ -232,6 +233,15 @@ impl Superblock {
 }
 
 impl DiskSuperblock {
+    fn features(&self) -> Features {
+        Features {
+            compat: self.features_compat.get(),
+            ro_compat: self.features_ro_compat.get(),
+            incompat: self.features_incompat.get(),
+            compat_bytes: self.compat_bytes,
+        }
+    }
+
     fn geometry(&self) -> core::result::Result<Geometry, usize> {
         let made = Geometry::new(
             self.root_sectors.get(),
@@ -254,19 +264,28 @@ impl DiskSuperblock {
         let name = LeafName::from_field(self.name).ok_or(offset_of!(Self, name))?;
         let block = self.root_block_bytes.get();
         let block_fits = block.is_power_of_two() && (512..=65536).contains(&block);
+        // A feature that has to be known by writers may use what is zero without it.
+        let features = self.features();
+        let announced = features.unknown_ro_compat() != 0;
         for (sound, at) in [
             (self.version.get() != 0, offset_of!(Self, version)),
             (block_fits, offset_of!(Self, root_block_bytes)),
             (
-                self.flags.get() & !FLAGS_KNOWN == 0,
+                announced || self.flags.get() & !FLAGS_KNOWN == 0,
                 offset_of!(Self, flags),
             ),
             (
                 self.journal_tail.get() < g.journal_blocks(),
                 offset_of!(Self, journal_tail),
             ),
-            (self.reserved0.get() == 0, offset_of!(Self, reserved0)),
-            (self.reserved1 == [0; 64], offset_of!(Self, reserved1)),
+            (
+                announced || self.reserved0.get() == 0,
+                offset_of!(Self, reserved0),
+            ),
+            (
+                announced || self.reserved1 == [0; 32],
+                offset_of!(Self, reserved1),
+            ),
         ] {
             if !sound {
                 return Err(at);
@@ -284,6 +303,7 @@ impl DiskSuperblock {
             journal_sequence: self.journal_sequence.get(),
             root_digest: self.root_digest,
             name,
+            features,
             directory_slots: self.directory_slots,
         };
         for n in 0..DIRECTORY_BLOCKS_MAX {
@@ -312,8 +332,8 @@ pub fn choose(a: &[u8], b: &[u8]) -> Result<(Superblock, Slot)> {
                 Ok((a, Slot::A))
             }
         }
-        (Err(e @ (Error::NewerVersion(_) | Error::UnknownFeatures(_))), _)
-        | (_, Err(e @ (Error::NewerVersion(_) | Error::UnknownFeatures(_)))) => Err(e),
+        (Err(e @ (Error::NewerVersion(_) | Error::UnknownFeatures(..))), _)
+        | (_, Err(e @ (Error::NewerVersion(_) | Error::UnknownFeatures(..)))) => Err(e),
         (Ok(sb), Err(_)) => Ok((sb, Slot::A)),
         (Err(_), Ok(sb)) => Ok((sb, Slot::B)),
         (Err(e @ Error::Damaged(..)), _) | (_, Err(e)) => Err(e),
@@ -323,8 +343,9 @@ pub fn choose(a: &[u8], b: &[u8]) -> Result<(Superblock, Slot)> {
 #[cfg(any(test, kernel))]
 #[cfg_attr(kernel, kernel::prelude::kunit_tests(unionblk_superblock))]
 mod tests {
-    use super::super::super::error::{Area, Error};
+    use super::super::super::error::{Area, Class, Error};
     use super::super::super::geometry::Geometry;
+    use super::super::features::Features;
     use super::super::name::LeafName;
     use super::{choose, Slot, Superblock};
 
@@ -341,6 +362,11 @@ mod tests {
             journal_sequence: 99,
             root_digest: [9; 32],
             name: LeafName::from_text("web-01")?,
+            features: Features {
+                compat: 1 << 63,
+                compat_bytes: [0x5a; 32],
+                ..Features::NONE
+            },
             directory_slots: [0; 256],
         })
     }
@@ -409,7 +435,7 @@ mod tests {
         a[40] = 1;
         let crc = super::block_crc(&a, 8);
         a[8..12].copy_from_slice(&crc.to_le_bytes());
-        assert!(choose(&b, &a) == Err(Error::UnknownFeatures(1)));
+        assert!(choose(&b, &a) == Err(Error::UnknownFeatures(Class::Incompat, 1)));
     }
 
     #[test]
@@ -424,7 +450,7 @@ mod tests {
             (161, b'/'),
             (108, 8),
             (116, 1),
-            (192, 1),
+            (224, 1),
             (255, 1),
             (112, 16),
             (99, 1),
@@ -443,7 +469,7 @@ mod tests {
                 161 | 170 => 160,
                 81 => 80,
                 97 | 99 => 96,
-                255 => 192,
+                255 => 224,
                 at => at,
             };
             assert_eq!(Superblock::bad_field(&a), Some(field));

@@ -60,7 +60,7 @@ fn superblocks_that_are_wrong() {
         edit(&disk, slot, |b| b.fill(0));
         found(&disk, What::SlotEmpty, &[]);
         let (disk, _) = used();
-        edit_slots(&disk, &[slot], |b| b[200] = 1);
+        edit_slots(&disk, &[slot], |b| b[230] = 1);
         found(&disk, What::SlotField, &[]);
         let (disk, _) = used();
         edit_slots(&disk, &[slot], |b| b[16] -= 1);

@@ -2,7 +2,7 @@
 /*
  * Changes a field of both superblocks of a leaf and makes their checksums right
  * again: a leaf as a later version of the format would write it.
- *   leafedit DEVICE version|incompat|ro_compat|compat VALUE
+ *   leafedit DEVICE version|incompat|ro_compat|compat|compat_bytes|reserved VALUE
  */
 #include <fcntl.h>
 #include <stdint.h>
@@ -23,6 +23,8 @@ static const struct {
 	{ "compat", 24, 8 },
 	{ "ro_compat", 32, 8 },
 	{ "incompat", 40, 8 },
+	{ "compat_bytes", 192, 8 },
+	{ "reserved", 224, 8 },
 };
 
 static uint32_t crc32c(const uint8_t *p, int n)
@@ -52,7 +54,7 @@ int main(int argc, char **argv)
 		if (!strcmp(argv[2], fields[i].name))
 			field = i;
 	if (field < 0) {
-		fprintf(stderr, "leafedit DEVICE version|incompat|ro_compat|compat VALUE\n");
+		fprintf(stderr, "leafedit DEVICE version|incompat|ro_compat|compat|compat_bytes|reserved VALUE\n");
 		return 2;
 	}
 	fd = open(argv[1], O_RDWR);

@@ -6,6 +6,7 @@ use std::path::Path;
 
 use serde::Serialize;
 use ubcore::error::Side;
+use ubcore::format::features::Features;
 use ubcore::format::name::LeafName;
 use ubcore::format::superblock::Superblock;
 use ubcore::geometry::{default_journal_blocks, Geometry, BLOCK_BYTES, BLOCK_SECTORS};
@@ -185,6 +186,7 @@ fn superblock(root: &Device, geometry: Geometry) -> Result<Superblock> {
         journal_sequence: 1,
         root_digest: identity::digest(root, &uuid)?,
         name: LeafName::NONE,
+        features: Features::NONE,
         directory_slots: [0; 256],
     })
 }
@@ -231,7 +233,7 @@ fn wipe(leaf: &Device, geometry: &Geometry) -> Result {
 
 #[cfg(test)]
 mod tests {
-    use super::{writes, Geometry, LeafName, Superblock};
+    use super::{writes, Features, Geometry, LeafName, Superblock};
     use ubcore::error::Error;
     use ubcore::format::superblock::choose;
 
@@ -248,6 +250,7 @@ mod tests {
             journal_sequence: 1,
             root_digest: [0; 32],
             name: LeafName::NONE,
+            features: Features::NONE,
             directory_slots: [0; 256],
         }
     }

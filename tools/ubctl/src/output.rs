@@ -6,6 +6,7 @@ use std::io::{self, Write};
 use std::path::Path;
 
 use serde::Serialize;
+use ubcore::format::features::Features;
 
 use crate::refuse::{Fail, Result, FAILED};
 
@@ -69,6 +70,24 @@ pub fn hex(bytes: &[u8]) -> String {
     out
 }
 
+/// Feature bits, those that are set.
+pub fn features(features: &Features) -> String {
+    let classes = [
+        ("compat", features.compat),
+        ("ro_compat", features.ro_compat),
+        ("incompat", features.incompat),
+    ];
+    let set = classes.into_iter().filter(|(_, bits)| *bits != 0);
+    let list: Vec<String> = set
+        .map(|(class, bits)| format!("{class} {bits:#x}"))
+        .collect();
+    if list.is_empty() {
+        "none".to_owned()
+    } else {
+        list.join(", ")
+    }
+}
+
 /// Rows in columns as wide as they must be; the first row is the heading.
 pub fn table(rows: &[Vec<String>]) -> String {
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
@@ -103,7 +122,7 @@ pub fn fields(list: &[(&str, String)]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{size, table, uuid};
+    use super::{features, size, table, uuid, Features};
 
     #[test]
     fn sizes_are_as_short_as_they_can_be() {
@@ -115,6 +134,14 @@ mod tests {
         assert_eq!(size(2049), "1.0 MiB");
         assert_eq!(size(3 << 20), "1.5 GiB");
         assert_eq!(size(u64::MAX), "8192.0 EiB");
+    }
+
+    #[test]
+    fn features_are_named_by_class() {
+        let mut f = Features::NONE;
+        assert_eq!(features(&f), "none");
+        (f.compat, f.ro_compat) = (1 << 63, 6);
+        assert_eq!(features(&f), "compat 0x8000000000000000, ro_compat 0x6");
     }
 
     #[test]

@@ -152,7 +152,7 @@ pub fn reason_of(e: Error) -> &'static str {
     match e {
         Error::NotFormatted => "not_formatted",
         Error::NewerVersion(_) => "newer_version",
-        Error::UnknownFeatures(_) => "unknown_features",
+        Error::UnknownFeatures(..) => "unknown_features",
         Error::Damaged(..) => "damaged",
         Error::RootSize(..) | Error::RootContent => "wrong_root",
         Error::LeafSize(..) => "leaf_size",

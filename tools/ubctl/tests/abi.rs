@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Command;
 use ubcore::abi::{self, Call, Create, Features, Remove, Status};
-use ubcore::error::{Area, Error, Side};
+use ubcore::error::{Area, Class, Error, Side};
 
 /// What the C program said, by kind and name.
 type Said = BTreeMap<String, Vec<u64>>;
@@ -162,7 +162,10 @@ fn reasons() -> [(&'static str, Error); 22] {
     [
         ("NOT_FORMATTED", Error::NotFormatted),
         ("NEWER_VERSION", Error::NewerVersion(2)),
-        ("UNKNOWN_FEATURES", Error::UnknownFeatures(1)),
+        (
+            "UNKNOWN_FEATURES",
+            Error::UnknownFeatures(Class::Incompat, 1),
+        ),
         ("DAMAGED", Error::Damaged(Area::Map, 0)),
         ("ROOT_SIZE", Error::RootSize(1, 2)),
         ("ROOT_CONTENT", Error::RootContent),

@@ -276,6 +276,60 @@ fn what_cannot_be_checked() {
     found(&leaf, "--repair", 4, &[("damage", "superblock", false)]);
 }
 
+/// Changes 8 bytes of both superblock slots, with the right checksums.
+fn set(leaf: &Path, at: usize, value: u64) {
+    for slot in [0, 4096] {
+        let mut bytes = get(leaf, slot, 512);
+        bytes[at..at + 8].copy_from_slice(&value.to_le_bytes());
+        let crc = ubcore::format::crc::block_crc(&bytes, 8);
+        bytes[8..12].copy_from_slice(&crc.to_le_bytes());
+        put(leaf, slot, &bytes);
+    }
+}
+
+#[test]
+fn features_of_a_later_version_are_told_kept_and_not_written_over() {
+    let f = Folder::new("features");
+    let (root, leaf) = used(&f);
+    set(&leaf, 24, 1 << 63);
+    set(&leaf, 216, 0x0102_0304_0506_0708);
+    cut(&root, &leaf);
+    let note = ("note", "unknown_features", false);
+    let rest = |mended| ("note", "not_detached", mended);
+    found(&leaf, "", 0, &[note, rest(false)]);
+    found(&leaf, "--repair", 1, &[note, rest(true)]);
+    found(&leaf, "--repair", 0, &[note]);
+    let bytes = "0".repeat(48) + "0807060504030201";
+    let text = ubctl("dump {}", &[&leaf]).done().out;
+    for line in [
+        "  features      compat 0x8000000000000000\n".to_owned(),
+        format!("  compat bytes  {bytes}\n"),
+    ] {
+        assert_eq!(text.matches(&line).count(), 2, "{line} in {text}");
+    }
+    let slot = &ubctl("dump --json {}", &[&leaf]).json()["slots"][1];
+    assert_eq!(slot["features_compat"], "0x8000000000000000");
+    assert_eq!(slot["compat_bytes"], *bytes);
+
+    set(&leaf, 32, 4);
+    put(&leaf, 4096, b"x");
+    let before = fs::read(&leaf).unwrap();
+    let ran = check(&leaf, "--repair --json");
+    let value = ran.json();
+    assert_eq!(
+        (ran.code, &value["reason"]),
+        (8, &json!("unknown_features"))
+    );
+    let text = value["error"].as_str().unwrap();
+    assert!(text.contains("0x4 (read-only compatible)"), "{text}");
+    found(&leaf, "", 4, &[note, ("minor", "slot_empty", false)]);
+    assert!(fs::read(&leaf).unwrap() == before);
+    set(&leaf, 40, 2);
+    let ran = ubctl("dump {}", &[&leaf]);
+    assert_eq!(ran.code, 3);
+    assert!(ran.err.contains("0x2 (incompatible)"), "{}", ran.err);
+}
+
 #[test]
 fn its_exit_codes_are_those_of_fsck() {
     let help = ubctl("check --help", &[]).done().out;

@@ -78,7 +78,7 @@ pub fn repair(disk: &SimDisk, first: &Look) -> Result {
         return Ok(());
     }
     for f in second.findings.iter().filter(|f| mend::is_spare(f.what)) {
-        mend::spare(&mut d, f.block)?;
+        mend::spare(&mut d, &second.sb, f.block)?;
     }
     Ok(())
 }

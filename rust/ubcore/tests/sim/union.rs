@@ -8,6 +8,7 @@ use ubcore::commit::Committer;
 use ubcore::disk::{Disk, Order};
 use ubcore::error::Result;
 use ubcore::format::directory::PageEntry;
+use ubcore::format::features::Features;
 use ubcore::format::name::LeafName;
 use ubcore::format::superblock::{Slot, Superblock};
 use ubcore::geometry::Geometry;
@@ -41,6 +42,7 @@ pub fn superblock(geometry: Geometry) -> Superblock {
         journal_sequence: 1,
         root_digest: [0; 32],
         name: LeafName::NONE,
+        features: Features::NONE,
         directory_slots: [0; 256],
     }
 }

@@ -15,10 +15,13 @@ use ubcore::pages::PageSet;
 use super::{broke, is_worse_than_minor, look, mends_by_checkpoint, probe, Look};
 use crate::device::Device;
 use crate::memory::Heap;
-use crate::refuse::Result;
+use crate::refuse::{Fail, Result};
 
 /// Mends what can be mended of what `first` found: what a look finds afterwards.
 pub fn repair(leaf: &mut Device, first: &Look) -> Result<Look> {
+    // Before anything is written: a repair is a write.
+    let may = first.sb.features.writable();
+    may.map_err(|e| Fail::core(&leaf.path().display().to_string(), e))?;
     let has = |wanted: fn(&Finding) -> bool| first.findings.iter().any(wanted);
     if has(|f| mend::is_of_slot(f.what)) {
         mend::slot(leaf, &first.sb, first.slot).map_err(|e| broke(leaf, e))?;
@@ -33,7 +36,7 @@ pub fn repair(leaf: &mut Device, first: &Look) -> Result<Look> {
     }
     let mut wiped = false;
     for f in second.findings.iter().filter(|f| mend::is_spare(f.what)) {
-        mend::spare(leaf, f.block).map_err(|e| broke(leaf, e))?;
+        mend::spare(leaf, &second.sb, f.block).map_err(|e| broke(leaf, e))?;
         wiped = true;
     }
     if !wiped {

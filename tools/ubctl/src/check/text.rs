@@ -3,10 +3,11 @@
 //! Findings in words.
 
 use ubcore::check::{Grade, What};
+use ubcore::format::features::Features;
 use ubcore::geometry::{Geometry, BITS_SECTORS, TABLE_ENTRIES};
 
 use super::{Report, Told};
-use crate::output::size;
+use crate::output::{self, size};
 
 /// The word for a grade.
 pub fn grade(grade: Grade) -> &'static str {
@@ -28,6 +29,7 @@ pub fn kind(what: What) -> &'static str {
         SlotStale => "slot_stale",
         SlotGap { .. } => "slot_gap",
         SlotsDisagree => "slots_disagree",
+        UnknownFeatures { .. } => "unknown_features",
         LeafCut { .. } => "leaf_size",
         CleanFlag { .. } => "clean_flag",
         CleanButNewer { .. } => "clean_but_newer",
@@ -82,6 +84,14 @@ fn of_superblock(what: What) -> Option<String> {
         SlotsDisagree => "the superblock slots are of two leaves, or differ in one generation: \
                           which is right is not to be told"
             .to_owned(),
+        UnknownFeatures { compat, ro_compat } => format!(
+            "the leaf has features that this ubctl does not know ({}): what they say was not checked",
+            output::features(&Features {
+                compat,
+                ro_compat,
+                ..Features::NONE
+            })
+        ),
         LeafCut { wanted, found } => format!(
             "the leaf has {wanted} sectors, the device {found}: what lay behind its end is lost"
         ),
@@ -254,6 +264,7 @@ mod tests {
         let (slab, leaf, first, second) = (1, 2, 3, 4);
         let (wanted, found, newer, older) = (10, 9, 8, 1);
         let (blocks, sequence, page, last, count) = (2, 77, 0, 5, 2);
+        let (compat, ro_compat) = (1, 2);
         let all = [
             SlotEmpty,
             SlotChecksum,
@@ -262,6 +273,7 @@ mod tests {
             SlotStale,
             SlotGap { newer, older },
             SlotsDisagree,
+            UnknownFeatures { compat, ro_compat },
             LeafCut { wanted, found },
             CleanFlag { blocks },
             CleanButNewer { sequence },

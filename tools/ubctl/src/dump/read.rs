@@ -96,7 +96,16 @@ fn superblock(sb: &Superblock) -> SuperblockReport {
         root_digest: output::hex(&sb.root_digest),
         journal_tail: sb.journal_tail,
         journal_sequence: sb.journal_sequence,
+        features: output::features(&sb.features),
+        features_compat: hex_bits(sb.features.compat),
+        features_ro_compat: hex_bits(sb.features.ro_compat),
+        features_incompat: hex_bits(sb.features.incompat),
+        compat_bytes: output::hex(&sb.features.compat_bytes),
     }
+}
+
+fn hex_bits(bits: u64) -> String {
+    format!("{bits:#x}")
 }
 
 fn geometry(g: &Geometry) -> GeometryReport {

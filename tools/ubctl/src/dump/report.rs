@@ -49,6 +49,14 @@ pub struct SuperblockReport {
     pub root_digest: String,
     pub journal_tail: u32,
     pub journal_sequence: u64,
+    #[serde(skip)]
+    pub features: String,
+    /// Bits, in hex: JSON's numbers do not hold 64 of them.
+    pub features_compat: String,
+    pub features_ro_compat: String,
+    pub features_incompat: String,
+    /// The bytes of compatible features, in hex.
+    pub compat_bytes: String,
 }
 
 /// Where everything lies; positions in blocks of 4096 bytes unless the name says sectors.

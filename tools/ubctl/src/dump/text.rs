@@ -40,7 +40,7 @@ fn superblocks(r: &Report) -> String {
             } else {
                 "no: the journal decides"
             };
-            out.push_str(&fields(&[
+            let mut list = vec![
                 ("version", sb.version.to_string()),
                 ("generation", sb.generation.to_string()),
                 ("uuid", sb.uuid.clone()),
@@ -63,7 +63,12 @@ fn superblocks(r: &Report) -> String {
                     "journal tail",
                     format!("{}, sequence {}", sb.journal_tail, sb.journal_sequence),
                 ),
-            ]));
+                ("features", sb.features.clone()),
+            ];
+            if sb.compat_bytes.bytes().any(|digit| digit != b'0') {
+                list.push(("compat bytes", sb.compat_bytes.clone()));
+            }
+            out.push_str(&fields(&list));
         }
     }
     out

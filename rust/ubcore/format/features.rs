@@ -1,0 +1,63 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The features of a leaf, in three classes: what a unionblk that does not know one may do with it.
+//!
+//! A *compatible* one stays true whatever an older unionblk does, which only keeps its bit and its
+//! bytes in every superblock that it writes. A *read-only compatible* one keeps all that this code reads
+//! true; a write would break it. An *incompatible* one gives what is read another meaning. Both of
+//! these announce the use of any byte that is zero without them.
+
+use super::super::error::{Class, Error, Result};
+
+/// Bytes of the superblock that compatible features alone may use.
+pub const COMPAT_BYTES: usize = 32;
+
+/// The bits of read-only compatible features that this code knows.
+const RO_COMPAT_KNOWN: u64 = 0;
+/// The bits of incompatible features that this code knows.
+const INCOMPAT_KNOWN: u64 = 0;
+
+/// What a superblock says of features; all of it goes into the next one as it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Features {
+    /// Bits that need no knowledge.
+    pub compat: u64,
+    /// Bits that a writer must know.
+    pub ro_compat: u64,
+    /// Bits that a reader must know too.
+    pub incompat: u64,
+    /// The bytes of compatible features.
+    pub compat_bytes: [u8; COMPAT_BYTES],
+}
+
+impl Features {
+    /// What this code formats.
+    pub const NONE: Features = Features {
+        compat: 0,
+        ro_compat: 0,
+        incompat: 0,
+        compat_bytes: [0; COMPAT_BYTES],
+    };
+
+    /// Read-only compatible bits that this code does not know.
+    pub fn unknown_ro_compat(&self) -> u64 {
+        self.ro_compat & !RO_COMPAT_KNOWN
+    }
+
+    /// Fails if this code cannot say what anything on the leaf means.
+    pub fn readable(&self) -> Result {
+        match self.incompat & !INCOMPAT_KNOWN {
+            0 => Ok(()),
+            bits => Err(Error::UnknownFeatures(Class::Incompat, bits)),
+        }
+    }
+
+    /// Fails if this code must not write to the leaf.
+    pub fn writable(&self) -> Result {
+        self.readable()?;
+        match self.unknown_ro_compat() {
+            0 => Ok(()),
+            bits => Err(Error::UnknownFeatures(Class::RoCompat, bits)),
+        }
+    }
+}

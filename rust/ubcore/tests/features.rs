@@ -1,0 +1,245 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Leaves of a later unionblk: what each class of feature bits makes this code do. The leaves are
+//! made by editing bytes, as the format's table has them, and not by the encoder under test.
+
+mod inspect;
+mod sim;
+
+use inspect::lives::*;
+use inspect::{edit_slots, look, repair};
+use sim::disk::{Random, SimDisk};
+use sim::union::{load, SimUnion};
+use ubcore::check::{mend, What};
+use ubcore::error::{Area, Error};
+use ubcore::format::superblock::Superblock;
+use ubcore::map::Base;
+
+const COMPAT: usize = 24;
+const RO_COMPAT: usize = 32;
+const INCOMPAT: usize = 40;
+/// What belongs to compatible features.
+const KEPT: core::ops::Range<usize> = 192..224;
+/// What belongs to the others: half a word, flags, and bytes.
+const ANNOUNCED: [usize; 5] = [109, 111, 116, 224, 255];
+
+fn set(disk: &SimDisk, slots: &[u64], at: usize, bits: u64) {
+    edit_slots(disk, slots, |b| {
+        b[at..at + 8].copy_from_slice(&bits.to_le_bytes())
+    });
+}
+
+/// Both slots as a later unionblk writes them that has compatible features.
+fn with_compat(disk: &SimDisk) {
+    set(disk, &[0, 1], COMPAT, 0x8000_0000_0000_0101);
+    edit_slots(disk, &[0, 1], |b| {
+        for (n, byte) in b[KEPT].iter_mut().enumerate() {
+            *byte = n as u8 ^ 0xa5;
+        }
+    });
+}
+
+/// Whether a slot has what [`with_compat`] wrote.
+fn has_compat(disk: &SimDisk, slot: u64) -> bool {
+    let b = disk.read_sector(slot * 8);
+    b[COMPAT..COMPAT + 8] == 0x8000_0000_0000_0101u64.to_le_bytes()
+        && b[KEPT]
+            .iter()
+            .enumerate()
+            .all(|(n, &byte)| byte == n as u8 ^ 0xa5)
+}
+
+/// What a check says of a leaf that [`with_compat`] wrote to, and nothing worse.
+const NOTED: What = What::UnknownFeatures {
+    compat: 0x8000_0000_0000_0101,
+    ro_compat: 0,
+};
+
+fn whats(disk: &SimDisk) -> Vec<What> {
+    let list = look(disk).unwrap().findings;
+    list.iter().map(|f| f.what).collect()
+}
+
+#[track_caller]
+fn kept(disk: &SimDisk, when: &str) {
+    assert!(
+        has_compat(disk, 0) && has_compat(disk, 1),
+        "the compatible feature is lost {when}"
+    );
+}
+
+fn why(done: Result<SimUnion, Error>) -> String {
+    done.err().map_or("attached".to_owned(), |e| e.to_string())
+}
+
+#[test]
+fn a_compatible_feature_outlives_everything() {
+    let (disk, _) = used();
+    with_compat(&disk);
+    let before = content(&disk);
+    let mut u = attach(&disk).unwrap();
+    kept(&disk, "by attach");
+    for slab in [3, 1024, 2047] {
+        u.write(slab * SLAB, 9, 40 + slab, true).unwrap();
+        u.flush().unwrap();
+    }
+    u.empty(900..901, Base::Zero).unwrap();
+    u.checkpoint().unwrap();
+    kept(&disk, "by a checkpoint");
+    u.detach().unwrap();
+    kept(&disk, "by detach");
+    assert!(content(&disk) != before);
+    assert_eq!(whats(&disk), [NOTED]);
+    // One slot from the other.
+    for slot in [0, 1] {
+        inspect::edit(&disk, slot, |b| b[7] ^= 1);
+        repair(&disk, &look(&disk).unwrap()).unwrap();
+        kept(&disk, "by the repair of a slot");
+    }
+    // By a checkpoint.
+    let mut u = attach(&disk).unwrap();
+    u.write(5 * SLAB, 9, 77, true).unwrap();
+    u.flush().unwrap();
+    drop(u);
+    assert_eq!(whats(&disk), [NOTED, What::NotDetached { blocks: 1 }]);
+    repair(&disk, &look(&disk).unwrap()).unwrap();
+    kept(&disk, "by the repair of a leaf that was not detached");
+    assert_eq!(whats(&disk), [NOTED]);
+}
+
+#[test]
+fn bytes_of_compatible_features_are_no_damage_without_their_bits() {
+    let (disk, _) = used();
+    edit_slots(&disk, &[0, 1], |b| b[KEPT].fill(7));
+    attach(&disk).unwrap().detach().unwrap();
+    for slot in [0, 8] {
+        assert!(disk.read_sector(slot)[KEPT] == [7; 32]);
+    }
+}
+
+#[test]
+fn no_power_failure_takes_a_compatible_feature() {
+    for cut in 0..40 {
+        let (disk, _) = used();
+        with_compat(&disk);
+        let mut random = Random(cut);
+        disk.state.borrow_mut().cut_in = Some(cut);
+        let life = || {
+            let mut u = attach(&disk)?;
+            for slab in [3, 1500, 2599] {
+                u.write(slab * SLAB, 9, slab, true)?;
+                u.flush()?;
+                u.checkpoint()?;
+            }
+            u.detach()
+        };
+        let done = life().is_ok();
+        disk.state.borrow_mut().crash(&mut random);
+        assert!(done || cut < 39, "the life was never cut short");
+        attach(&disk).unwrap();
+        kept(&disk, "after a power failure");
+    }
+}
+
+/// A leaf with a feature that only readers may pass over.
+fn with_ro_compat() -> SimDisk {
+    let (disk, _) = used();
+    set(&disk, &[0, 1], RO_COMPAT, 1 << 40);
+    edit_slots(&disk, &[0, 1], |b| {
+        for at in ANNOUNCED {
+            b[at] = 0x40;
+        }
+    });
+    disk
+}
+
+#[test]
+fn a_read_only_compatible_feature_is_read_and_never_written_over() {
+    let plain = content(&used().0);
+    let disk = with_ro_compat();
+    let before = disk.image();
+    assert!(content(&disk) == plain, "read-only, it reads otherwise");
+    let text = why(attach(&disk));
+    for word in [
+        "0x10000000000",
+        "read-only compatible",
+        "--read-only",
+        "newer unionblk",
+    ] {
+        assert!(text.contains(word), "no '{word}' in: {text}");
+    }
+    // Not later either, and by no other way.
+    let g = geometry();
+    for way in 0..3 {
+        let mut u = load(&disk, g.root_sectors(), g.leaf_sectors()).unwrap();
+        let done = match way {
+            0 => u.committer.commit(&u.map, &mut u.disk),
+            1 => u.committer.checkpoint(&u.map, &mut u.disk),
+            _ => u.detach(),
+        };
+        assert!(done.is_err());
+    }
+    let l = look(&disk).unwrap();
+    let mut d = disk.clone();
+    assert!(mend::slot(&mut d, &l.sb, l.slot).is_err());
+    assert!(mend::spare(&mut d, &l.sb, 3).is_err());
+    assert!(disk.image() == before, "written");
+}
+
+#[test]
+fn an_incompatible_feature_is_refused_by_name() {
+    for slots in [&[0u64, 1][..], &[0], &[1]] {
+        let (disk, _) = used();
+        set(&disk, slots, INCOMPAT, 1 << 33);
+        // The strictest class decides.
+        set(&disk, slots, RO_COMPAT, 1 << 40);
+        set(&disk, slots, COMPAT, 1);
+        let before = disk.image();
+        let g = geometry();
+        for done in [
+            attach(&disk),
+            load(&disk, g.root_sectors(), g.leaf_sectors()),
+        ] {
+            let text = why(done);
+            assert!(text.contains("0x200000000 "), "{text}");
+            assert!(text.contains("(incompatible)"), "{text}");
+            assert!(!text.contains("--read-only"), "{text}");
+        }
+        assert!(look(&disk).is_err());
+        assert!(disk.image() == before, "written");
+    }
+}
+
+#[test]
+fn bytes_that_no_feature_announces_are_damage() {
+    for at in ANNOUNCED {
+        let (disk, _) = used();
+        // A compatible feature may not use them.
+        set(&disk, &[0, 1], COMPAT, u64::MAX);
+        edit_slots(&disk, &[0, 1], |b| b[at] = 0x40);
+        let refused = attach(&disk).err();
+        assert_eq!(refused, Some(Error::Damaged(Area::Superblock, 0)), "{at}");
+    }
+}
+
+#[test]
+fn the_slot_that_counts_decides() {
+    let newer = |slot: u64| {
+        let (disk, _) = used();
+        edit_slots(&disk, &[slot], |b| b[16] += 1);
+        disk
+    };
+    for (counts, bits, writable) in [(0, 1, true), (1, 0, true), (0, 0, false), (1, 1, false)] {
+        let disk = newer(counts);
+        set(&disk, &[bits], RO_COMPAT, 4);
+        assert_eq!(attach(&disk).is_ok(), writable, "{counts} {bits}");
+    }
+    let disk = newer(1);
+    edit_slots(&disk, &[0], |b| b[KEPT].fill(1));
+    edit_slots(&disk, &[1], |b| b[KEPT].fill(2));
+    attach(&disk).unwrap();
+    for slot in [0, 1] {
+        assert!(disk.read_sector(slot * 8)[KEPT] == [2; 32]);
+        assert!(Superblock::decode(&disk.read_sector(slot * 8), slot).is_ok());
+    }
+}
