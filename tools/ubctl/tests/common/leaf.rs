@@ -13,6 +13,7 @@ use ubcore::geometry::Geometry;
 use ubcore::map::{words_for, Map};
 use ubcore::num::index;
 use ubcore::pages::PageSet;
+use ubcore::plan::{self, Source};
 use ubctl::device::{Access, Device};
 use ubctl::memory::Heap;
 
@@ -53,6 +54,18 @@ impl Union {
             self.allocator.place(&self.map, slab).unwrap();
         }
         assert!(self.map.mark(sector, count));
+    }
+
+    /// The same with its data: each sector is full of the low byte of its number.
+    pub fn fill(&mut self, sector: u64, count: u32) {
+        self.write(sector, count);
+        for at in sector..sector + u64::from(count) {
+            let run = plan::read(&self.map, at, 1).next().unwrap();
+            let Source::Leaf(to) = run.source else {
+                panic!("{at} is not in the leaf");
+            };
+            self.device.write_at(to * 512, &[at as u8; 512]).unwrap();
+        }
     }
 
     pub fn commit(&mut self) {

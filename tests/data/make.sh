@@ -1,0 +1,18 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0
+# Makes a golden leaf with the code as it is, and the text of what it says:
+#   tests/data/make.sh NAME    makes tests/data/NAME.leaf.zst and NAME.txt
+# A leaf that is there is never made again: it stands for what was written then.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+name=${1:?a name, such as v1-life}
+if [ -e "tests/data/$name.leaf.zst" ]; then
+	echo "tests/data/$name.leaf.zst is there: every later version is held to it; choose another name" >&2
+	exit 1
+fi
+into=$(mktemp -d)
+trap 'rm -rf "$into"' EXIT
+GOLDEN=$name INTO=$into cargo test -q --locked -p ubctl --test golden make -- --ignored
+zstd -q -19 "$into/$name.leaf" -o "tests/data/$name.leaf.zst"
+cp "$into/$name.txt" "tests/data/$name.txt"
+wc -c "tests/data/$name.leaf.zst" "tests/data/$name.txt"

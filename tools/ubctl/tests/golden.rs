@@ -1,0 +1,152 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The golden leaves of `tests/data`: leaves of the past, which every later version reads as the
+//! texts beside them say. `tests/data/make.sh` makes one; a text is never made again for an old leaf.
+
+mod common;
+
+use common::leaf::Union;
+use common::{ubctl, Folder, MIB};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use ubcore::attach::read_superblock;
+use ubcore::error::Side;
+use ubcore::map::Base;
+use ubcore::plan::{self, Source};
+use ubctl::device::{Access, Device};
+
+const ROOT: u64 = 16 * MIB;
+const LEAF: u64 = 4 * MIB;
+
+fn data(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../../tests/data")
+        .join(name)
+}
+
+/// The leaf as it was stored.
+fn unpack(f: &Folder, name: &str) -> PathBuf {
+    let (packed, leaf) = (data(&format!("{name}.leaf.zst")), f.path("leaf"));
+    let run = Command::new("zstd")
+        .args(["-q", "-d", "-f", "--sparse", "-o"])
+        .args([&leaf, &packed])
+        .status()
+        .expect("zstd, of the package of that name, unpacks golden leaves");
+    assert!(run.success(), "{}", packed.display());
+    assert!(fs::metadata(&packed).unwrap().len() < 20 << 10);
+    leaf
+}
+
+/// A dump without the path in its first line.
+fn dump(leaf: &Path) -> String {
+    let out = ubctl("dump --map {}", &[leaf]).done().out;
+    out.split_once('\n').unwrap().1.to_owned()
+}
+
+/// Where each run of the union's sectors is read from, and of those in the leaf a sum of the bytes.
+fn content(union: &Union) -> String {
+    let g = *union.map.geometry();
+    let mut out = String::new();
+    let (mut at, mut before) = (0, String::new());
+    while at < g.union_sectors() {
+        for run in plan::read(&union.map, at, 128) {
+            let line = match run.source {
+                Source::Root(_) => "the root".to_owned(),
+                Source::Zero => "zeroes".to_owned(),
+                Source::Lost => panic!("lost"),
+                Source::Leaf(s) => {
+                    let mut bytes = vec![0; run.sectors as usize * 512];
+                    union.device.read_at(s * 512, &mut bytes).unwrap();
+                    let sum = ubcore::format::crc::crc32c(0, &bytes);
+                    format!("leaf sector {s}, {} sectors, CRC32C {sum:08x}", run.sectors)
+                }
+            };
+            if line != before {
+                out += &format!("{at}: {line}\n");
+            }
+            before = line;
+            at += u64::from(run.sectors);
+        }
+    }
+    out
+}
+
+/// All that is held of a leaf: its dump, and what its union reads.
+fn said(root: &Path, leaf: &Path) -> String {
+    let text = dump(leaf);
+    let union = Union::attach(root, leaf);
+    format!("{text}content\n{}", content(&union))
+}
+
+fn held(name: &str) {
+    let f = Folder::new(name);
+    let (root, leaf) = (f.root("root", ROOT), unpack(&f, name));
+    let text = fs::read_to_string(data(&format!("{name}.txt"))).unwrap();
+    assert_eq!(said(&root, &leaf), text, "{name} is read otherwise");
+    let ran = ubctl("check {} --root {}", &[&leaf, &root]);
+    assert_eq!(ran.code, 0, "{}", ran.out);
+    // It can be written to by this version, and then reads the same.
+    let before = content(&Union::attach(&root, &leaf));
+    let slots = |leaf: &Path| {
+        let mut device = Device::open(leaf, Side::Leaf, Access::Read).unwrap();
+        read_superblock(&mut device).unwrap().superblock
+    };
+    let old = slots(&leaf);
+    Union::attach(&root, &leaf).detach();
+    let new = slots(&leaf);
+    assert!(new.clean && new.generation == old.generation + 1);
+    assert_eq!(new.features, old.features);
+    assert_eq!(content(&Union::attach(&root, &leaf)), before);
+}
+
+#[test]
+fn the_first_leaf_of_version_1_is_read_as_it_was() {
+    held("v1-life");
+}
+
+/// Makes the leaf that is called `GOLDEN` in the folder `INTO`: for `tests/data/make.sh` alone.
+#[test]
+#[ignore = "makes a golden leaf: tests/data/make.sh runs it"]
+fn make() {
+    let name = std::env::var("GOLDEN").expect("GOLDEN: the leaf's name");
+    let into = PathBuf::from(std::env::var("INTO").expect("INTO: a folder"));
+    let f = Folder::new("make-golden");
+    let (root, leaf) = (f.root("root", ROOT), f.image("leaf", LEAF));
+    ubctl(
+        "format --root {} --slab-size 16K --name golden {}",
+        &[&root, &leaf],
+    )
+    .done();
+    life(&root, &leaf);
+    fs::write(into.join(format!("{name}.txt")), said(&root, &leaf)).unwrap();
+    fs::copy(&leaf, into.join(format!("{name}.leaf"))).unwrap();
+}
+
+/// Two attaches, the second without a detach: the second slot of directory and pages counts, and
+/// each kind of record is in the journal.
+fn life(root: &Path, leaf: &Path) {
+    let mut u = Union::attach(root, leaf);
+    u.fill(0, 70);
+    u.fill(5000, 3);
+    u.detach();
+    let mut u = Union::attach(root, leaf);
+    u.fill(30_000, 2);
+    u.committer.checkpoint(&u.map, &mut u.device).unwrap();
+    // New.
+    u.fill(9000, 5);
+    u.fill(20_000, 40);
+    u.fill(32_700, 60);
+    u.commit();
+    // More; then Words, for every other sector.
+    u.fill(5010, 4);
+    u.commit();
+    for n in 0..16 {
+        u.fill(9024 + 2 * n, 1);
+    }
+    u.commit();
+    for (slabs, base) in [(0..1, Base::Zero), (625..627, Base::Root)] {
+        assert!(u.allocator.empty(&u.map, slabs, base).unwrap());
+        u.commit();
+    }
+}
