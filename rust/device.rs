@@ -393,11 +393,11 @@ impl Attached {
             fmt!("{name}"),
             union.clone(),
             limits,
-            sectors,
+            (sectors, read_only),
             tags,
         ))?;
         let mut attached = Attached { disk, union };
-        if let Err(e) = attached.show(read_only) {
+        if let Err(e) = attached.show() {
             // The disk was there: somebody may have written to it.
             let _ = attached.detach();
             return Err(e);
@@ -416,16 +416,12 @@ impl Attached {
         Ok(attached)
     }
 
-    /// Shows what the disk is made of, and whether it takes writes.
-    fn show(&mut self, read_only: bool) -> Result {
+    /// Starts the events, and links the disk with what it is made of: the kernel makes the folder
+    /// of these links when it adds the disk, so they follow the announcement.
+    fn show(&mut self) -> Result {
+        self.union.events.show(self.disk.reference());
         os(self.disk.link(|union| &union.root))?;
-        os(self.disk.link(|union| &union.leaf))?;
-        let disk = self.disk.reference();
-        if read_only {
-            disk.set_read_only(true);
-        }
-        self.union.events.show(disk);
-        Ok(())
+        os(self.disk.link(|union| &union.leaf))
     }
 
     /// Takes the union away: claimed, so that nobody has it open. Commits what is dirty.

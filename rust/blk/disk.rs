@@ -176,13 +176,16 @@ unsafe impl<D: Driver> Sync for Disk<D> {}
 impl<D: Driver> Disk<D> {
     /// Adds a disk of `sectors`, served by `driver`. The tags are this disk's alone.
     ///
+    /// A `read_only` disk is read-only before the kernel announces it: the partitions, the `add`
+    /// event and every opener find it so.
+    ///
     /// The kernel looks for partitions before this returns: `driver` must be ready to serve. The
     /// numbers are the kernel's choice (`BLOCK_EXT_MAJOR`), see [`Disk::dev`].
     pub(crate) fn new(
         name: fmt::Arguments<'_>,
         driver: Arc<D>,
         limits: Limits,
-        sectors: u64,
+        (sectors, read_only): (u64, bool),
         tags: Arc<Tags<D>>,
     ) -> Result<Self> {
         let shared = KBox::new(
@@ -210,6 +213,8 @@ impl<D: Driver> Disk<D> {
             (*raw).fops = &Operations::<D>::DISK;
             (*raw).private_data = data.cast();
             bindings::set_capacity(raw, sectors);
+            // The event of this call reaches no listener: the disk has no name yet.
+            bindings::set_disk_ro(raw, read_only);
             Self::add(raw, name)
         };
         if let Err(e) = added {

@@ -2,13 +2,34 @@
 /*
  * Listens to the kernel's uevents for disks whose path ends in NAME and prints
  * one line for each: the action, and of its variables those named on the
- * command line. "ready" comes first. Until it is killed.
- *   uevents NAME [VARIABLE]...
+ * command line. A name with a slash before it is an attribute of the device in
+ * sysfs, read in the moment of the event. "ready" comes first. Until it is
+ * killed.
+ *   uevents NAME [VARIABLE|/ATTRIBUTE]...
  */
+#include <fcntl.h>
 #include <linux/netlink.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <unistd.h>
+
+/* What the attribute holds now, up to the first newline. */
+static void show_attribute(const char *message, const char *name)
+{
+	char path[4096], text[256];
+	ssize_t len;
+	int fd;
+
+	snprintf(path, sizeof(path), "/sys%s%s", message + strcspn(message, "/"), name);
+	fd = open(path, O_RDONLY | O_CLOEXEC);
+	len = fd < 0 ? -1 : read(fd, text, sizeof(text) - 1);
+	if (fd >= 0)
+		close(fd);
+	text[len < 0 ? 0 : len] = 0;
+	text[strcspn(text, "\n")] = 0;
+	printf(" %s=%s", name + 1, len < 0 ? "?" : text);
+}
 
 static void show(const char *message, size_t len, char **variables)
 {
@@ -18,6 +39,10 @@ static void show(const char *message, size_t len, char **variables)
 	for (; *variables; variables++) {
 		size_t n = strlen(*variables);
 
+		if (**variables == '/') {
+			show_attribute(message, *variables);
+			continue;
+		}
 		for (p = message; p < end; p += strlen(p) + 1)
 			if (!strncmp(p, *variables, n) && p[n] == '=')
 				printf(" %s", p);
