@@ -21,6 +21,11 @@ use crate::{
             self,
             Call, //
         },
+        extend::{
+            self,
+            Caller,
+            Refused, //
+        },
         format,
     },
 };
@@ -115,25 +120,49 @@ impl Control for Registry {
             abi::Create::COMMAND => call(arg, |c| this.create(c)),
             abi::Remove::COMMAND => call(arg, |c| this.remove(c)),
             abi::Status::COMMAND => call(arg, |c| this.status(c)),
+            abi::Lost::COMMAND => call(arg, |c| this.lost(c)),
             _ => Err(ENOTTY),
         }
     }
 }
 
+/// A structure in the caller's address space. Each byte is read once.
+struct Structure(UserPtr);
+
+impl Structure {
+    fn part(&self, at: usize, len: usize) -> UserSlice {
+        UserSlice::new(self.0.wrapping_byte_add(at), len)
+    }
+}
+
+impl Caller for Structure {
+    type Error = Error;
+
+    fn read(&mut self, at: usize, out: &mut [u8]) -> Result {
+        self.part(at, out.len()).reader().read_slice(out)
+    }
+
+    fn write(&mut self, at: usize, bytes: &[u8]) -> Result {
+        self.part(at, bytes.len()).writer().write_slice(bytes)
+    }
+}
+
 /// Takes a structure in, has it answered, and gives it back: also when the call failed.
 fn call<C: Call>(arg: usize, answer: impl FnOnce(&mut C) -> Result) -> Result<isize> {
-    let user = UserPtr::from_addr(arg);
-    let mut c = C::new_zeroed();
-    UserSlice::new(user, size_of::<C>())
-        .reader()
-        .read_slice(c.as_mut_bytes())?;
-    if usize::try_from(c.size()) != Ok(size_of::<C>()) || !c.reserved_are_zero() {
-        return Err(EINVAL);
-    }
-    let answered = answer(&mut c);
-    UserSlice::new(user, size_of::<C>())
-        .writer()
-        .write_slice(c.as_bytes())?;
+    let mut user = Structure(UserPtr::from_addr(arg));
+    let mut c = extend::take::<C, _>(&mut user).map_err(|e| match e {
+        Refused::Small => EINVAL,
+        Refused::Large => E2BIG,
+        Refused::Memory(e) => e,
+    })?;
+    // Cleared, and before anything is done: an address that takes no answer is refused now.
+    extend::give(&c, &mut user)?;
+    let answered = if c.reserved_are_zero() {
+        answer(&mut c)
+    } else {
+        Err(EINVAL)
+    };
+    extend::give(&c, &mut user)?;
     answered.map(|()| 0)
 }
 
@@ -221,6 +250,15 @@ impl Registry {
             place.entry.as_ref().ok_or(EBUSY)?
         };
         entry.fill(c);
+        Ok(())
+    }
+
+    fn lost(&self, c: &mut abi::Lost) -> Result {
+        let unions = self.unions.lock();
+        let at = position(&unions, c.id).map_err(|_| ENODEV)?;
+        let place = unions.get(at).ok_or(ENODEV)?;
+        let entry = place.entry.as_ref().ok_or(EBUSY)?;
+        entry.attached.union.loss.fill(c);
         Ok(())
     }
 

@@ -96,6 +96,13 @@ impl Loss {
         }
     }
 
+    /// The first stretch that ends behind a sector.
+    pub(crate) fn fill(&self, c: &mut abi::Lost) {
+        let behind = |&&(first, count): &&(u64, u64)| first.saturating_add(count) > c.from;
+        (c.sector, c.sectors) = self.kept.iter().find(behind).copied().unwrap_or_default();
+        c.unnamed = self.more;
+    }
+
     /// A line for each stretch, as the block layer writes bad blocks: the first sector and a count.
     pub(crate) fn show(&self, out: &mut impl Write) -> fmt::Result {
         for (n, (first, count)) in self.kept.iter().enumerate() {

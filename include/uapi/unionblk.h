@@ -5,8 +5,15 @@
  * Rules that hold for every call:
  *
  *  - The caller has CAP_SYS_ADMIN, else EPERM.
- *  - @size is the size of the structure as the caller knows it. This version
- *    takes only its own; another gives EINVAL.
+ *  - @size is the size of the structure as the caller knows it; the driver does
+ *    not change it. Structures grow at their end, and the number of a call stays
+ *    the same. Fields that the caller does not have are zero for the driver, and
+ *    are left out of the answer. Bytes that the driver does not know are zero,
+ *    else E2BIG, and are zero in the answer. EINVAL below the first version's
+ *    size (UNIONBLK_*_SIZE_VER0), E2BIG above UNIONBLK_SIZE_MAX.
+ *  - Fields marked "out" need not be set. The driver sets each of them, also when
+ *    the call fails: to 0, where it has nothing to say. Only a call that fails
+ *    by the rules above, or by ENOTTY or EFAULT, leaves the structure as it is.
  *  - Reserved fields and flags not named here are zero, else EINVAL.
  *  - Paths are not empty and end with a NUL byte within their field, else EINVAL.
  *  - UNIONBLK_IOC_FEATURES is called first: a caller that does not know the
@@ -21,6 +28,7 @@
 #include <linux/types.h>
 
 #define UNIONBLK_ABI_VERSION	1
+#define UNIONBLK_SIZE_MAX	4096
 #define UNIONBLK_PATH_BYTES	256
 #define UNIONBLK_NAME_BYTES	32
 #define UNIONBLK_ID_ANY		0xffffffff
@@ -42,7 +50,7 @@
 
 /*
  * struct unionblk_create.reason, when the call fails with an errno of its own:
- * why, more exactly than an errno can say. a, b: reason_detail[0] and [1].
+ * why, more exactly than an errno can say. NONE in all other cases. a, b: reason_detail[0] and [1].
  */
 enum unionblk_reason {
 	UNIONBLK_REASON_NONE = 0,
@@ -79,8 +87,9 @@ struct unionblk_features {
 	__u32 format_version;	/* out: newest leaf format */
 	__u32 unions;		/* out: unions that exist now */
 	__u64 features;		/* out: none defined yet */
-	__u64 reserved[5];
 };
+
+#define UNIONBLK_FEATURES_SIZE_VER0	24
 
 /*
  * Attaches a formatted leaf to its root and shows both as /dev/unionblk<id>.
@@ -100,17 +109,18 @@ struct unionblk_features {
  */
 struct unionblk_create {
 	__u32 size;
-	__u32 flags;		/* UNIONBLK_CREATE_* */
+	__u32 flags;		/* in: UNIONBLK_CREATE_* */
 	__u32 id;		/* in: wanted or UNIONBLK_ID_ANY, out: given */
-	__u32 queues;		/* hardware queues; 0: one for each CPU, at most 8 */
+	__u32 queues;		/* in: hardware queues; 0: one for each CPU, at most 8 */
 	char root[UNIONBLK_PATH_BYTES];
 	char leaf[UNIONBLK_PATH_BYTES];
 	__u32 reason;		/* out: enum unionblk_reason */
 	__u32 damaged_blocks;	/* out: see above */
 	__u64 reason_detail[2];	/* out */
 	__u64 lost_sectors;	/* out: see above */
-	__u64 reserved[7];
 };
+
+#define UNIONBLK_CREATE_SIZE_VER0	552	/* up to @reason_detail */
 
 /*
  * Detaches a union: what is dirty is committed, the devices are released.
@@ -124,10 +134,14 @@ struct unionblk_remove {
 	__u32 flags;		/* none defined */
 	__u32 id;
 	__u32 reserved0;
-	__u64 reserved[4];
 };
 
-/* The state of one union. ENODEV if there is none of this id, or none after it. */
+#define UNIONBLK_REMOVE_SIZE_VER0	16
+
+/*
+ * The state of one union. ENODEV if there is none of this id, or none after it.
+ * All fields without a mark are "out".
+ */
 struct unionblk_status {
 	__u32 size;
 	__u32 flags;		/* in: UNIONBLK_STATUS_NEXT */
@@ -161,12 +175,39 @@ struct unionblk_status {
 	__u32 last_error;	/* enum unionblk_reason: why no commit works */
 	__u32 damaged_blocks;	/* of metadata: as at create */
 	__u64 lost_sectors;	/* that cannot be read for it */
-	__u64 reserved[1];
 };
 
-#define UNIONBLK_IOC_FEATURES	_IOWR(0xb5, 0x00, struct unionblk_features)
-#define UNIONBLK_IOC_CREATE	_IOWR(0xb5, 0x01, struct unionblk_create)
-#define UNIONBLK_IOC_REMOVE	_IOWR(0xb5, 0x02, struct unionblk_remove)
-#define UNIONBLK_IOC_STATUS	_IOWR(0xb5, 0x03, struct unionblk_status)
+#define UNIONBLK_STATUS_SIZE_VER0	704	/* up to @damaged_blocks */
+
+/*
+ * Which sectors of a union are lost: the first stretch of them that ends behind
+ * @from. To list all, begin with 0 and continue with @sector + @sectors. ENODEV
+ * if there is no union of this id.
+ *
+ * The driver names the first stretches only: @unnamed is how many there are
+ * behind them. "ubctl check", with the union detached, names all.
+ */
+struct unionblk_lost {
+	__u32 size;
+	__u32 flags;		/* none defined */
+	__u32 id;
+	__u32 reserved0;
+	__u64 from;		/* in: a sector */
+	__u64 sector;		/* out: the first of the stretch */
+	__u64 sectors;		/* out: its length; 0: there is none */
+	__u64 unnamed;		/* out: see above */
+};
+
+#define UNIONBLK_LOST_SIZE_VER0	48
+
+/*
+ * 0xd9 00-1f. No size is part of a number: it is in the structure, and grows.
+ */
+#define UNIONBLK_IOC_TYPE	0xd9
+#define UNIONBLK_IOC_FEATURES	_IO(UNIONBLK_IOC_TYPE, 0x00)	/* struct unionblk_features */
+#define UNIONBLK_IOC_CREATE	_IO(UNIONBLK_IOC_TYPE, 0x01)	/* struct unionblk_create */
+#define UNIONBLK_IOC_REMOVE	_IO(UNIONBLK_IOC_TYPE, 0x02)	/* struct unionblk_remove */
+#define UNIONBLK_IOC_STATUS	_IO(UNIONBLK_IOC_TYPE, 0x03)	/* struct unionblk_status */
+#define UNIONBLK_IOC_LOST	_IO(UNIONBLK_IOC_TYPE, 0x04)	/* struct unionblk_lost */
 
 #endif /* _UAPI_UNIONBLK_H */

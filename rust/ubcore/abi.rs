@@ -3,6 +3,10 @@
 //! The ioctl structures of `include/uapi/unionblk.h`, which says what each field means.
 //!
 //! A test compares sizes, offsets and numbers with what a C compiler makes of that header.
+//! [`super::extend`] takes these structures from callers of any age.
+
+use core::mem::offset_of;
+use core::ops::Range;
 
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
 use zerocopy_derive::{FromBytes, Immutable, IntoBytes, KnownLayout};
@@ -64,7 +68,6 @@ pub struct Features {
     pub format_version: u32,
     pub unions: u32,
     pub features: u64,
-    pub reserved: [u64; 5],
 }
 
 /// `struct unionblk_create`.
@@ -82,7 +85,6 @@ pub struct Create {
     pub damaged_blocks: u32,
     pub reason_detail: [u64; 2],
     pub lost_sectors: u64,
-    pub reserved: [u64; 7],
 }
 
 /// `struct unionblk_remove`.
@@ -94,7 +96,6 @@ pub struct Remove {
     pub flags: u32,
     pub id: u32,
     pub reserved0: u32,
-    pub reserved: [u64; 4],
 }
 
 /// `struct unionblk_status`.
@@ -134,7 +135,21 @@ pub struct Status {
     pub last_error: u32,
     pub damaged_blocks: u32,
     pub lost_sectors: u64,
-    pub reserved: [u64; 1],
+}
+
+/// `struct unionblk_lost`.
+#[derive(Clone, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+#[expect(missing_docs, reason = "the C header says it")]
+pub struct Lost {
+    pub size: u32,
+    pub flags: u32,
+    pub id: u32,
+    pub reserved0: u32,
+    pub from: u64,
+    pub sector: u64,
+    pub sectors: u64,
+    pub unnamed: u64,
 }
 
 /// What two of the structures say of a leaf's damage, where the rest can be read.
@@ -146,37 +161,71 @@ pub struct Damage {
     pub sectors: u64,
 }
 
-/// A structure of this interface: its first word is its own size.
+/// A structure of this interface: its first word is its own size as the caller knows it.
 pub trait Call: FromBytes + IntoBytes + Immutable + KnownLayout + Sized {
-    /// Number of the call, the second argument of `_IOWR`.
+    /// Number of the call, the second argument of `_IO`.
     const NUMBER: u32;
 
-    /// The ioctl command as `_IOWR(0xb5, NUMBER, Self)` makes it.
-    const COMMAND: u32 = command(Self::NUMBER, size_of::<Self>());
+    /// The ioctl command as `_IO(0xd9, NUMBER)` makes it: the same however the structure grows.
+    const COMMAND: u32 = (TYPE << 8) | Self::NUMBER;
+
+    /// The size of its first version: the least that a caller may state.
+    const SIZE_VER0: usize;
+
+    /// The fields that the driver reads, by offset and in ascending order; the others are answers.
+    const INPUTS: &'static [Range<usize>];
 
     /// Whether flags and reserved fields of a request are as this version wants them.
     fn reserved_are_zero(&self) -> bool;
 
     /// The size that the caller stated.
     fn size(&self) -> u32;
+
+    /// Sets the size that the caller stated.
+    fn set_size(&mut self, size: u32);
+
+    /// Makes every field zero that is for answers alone.
+    fn clear_answers(&mut self) {
+        let bytes = self.as_mut_bytes();
+        let mut at = size_of::<u32>();
+        for input in Self::INPUTS {
+            bytes.get_mut(at..input.start).unwrap_or_default().fill(0);
+            at = input.end;
+        }
+        bytes.get_mut(at..).unwrap_or_default().fill(0);
+    }
 }
 
-const fn command(number: u32, bytes: usize) -> u32 {
-    (3 << 30) | ((bytes as u32) << 16) | (0xb5 << 8) | number
+/// `UNIONBLK_IOC_TYPE`.
+pub const TYPE: u32 = 0xd9;
+
+/// The bytes of a field.
+const fn field<S, F>(offset: usize, _: fn(&S) -> &F) -> Range<usize> {
+    Range {
+        start: offset,
+        end: offset.saturating_add(size_of::<F>()),
+    }
 }
 
 macro_rules! call {
-    ($type:ident, $number:literal, |$s:ident| $reserved:expr) => {
+    ($type:ident, $number:literal, $ver0:literal, in: [$($input:ident),*], |$s:ident| $ok:expr) => {
         impl Call for $type {
             const NUMBER: u32 = $number;
+            const SIZE_VER0: usize = $ver0;
+            const INPUTS: &'static [Range<usize>] =
+                &[$(field(offset_of!($type, $input), |s: &$type| &s.$input)),*];
 
             fn reserved_are_zero(&self) -> bool {
                 let $s = self;
-                $reserved
+                $ok
             }
 
             fn size(&self) -> u32 {
                 self.size
+            }
+
+            fn set_size(&mut self, size: u32) {
+                self.size = size;
             }
         }
 
@@ -197,15 +246,19 @@ macro_rules! call {
     };
 }
 
-call!(Features, 0, |s| s.reserved == [0; 5]);
-call!(Create, 1, |s| s.flags & !CREATE_READ_ONLY == 0
-    && s.reserved == [0; 7]);
-call!(Remove, 2, |s| s.flags == 0
-    && s.reserved0 == 0
-    && s.reserved == [0; 4]);
-call!(Status, 3, |s| s.flags & !STATUS_NEXT == 0
-    && s.reserved0 == 0
-    && s.reserved == [0; 1]);
+call!(Features, 0, 24, in: [], |_s| true);
+call!(Create, 1, 552, in: [flags, id, queues, root, leaf], |s| {
+    s.flags & !CREATE_READ_ONLY == 0
+});
+call!(Remove, 2, 16, in: [flags, id, reserved0], |s| {
+    s.flags == 0 && s.reserved0 == 0
+});
+call!(Status, 3, 704, in: [flags, id, reserved0], |s| {
+    s.flags & !STATUS_NEXT == 0 && s.reserved0 == 0
+});
+call!(Lost, 4, 48, in: [flags, id, reserved0, from], |s| {
+    s.flags == 0 && s.reserved0 == 0
+});
 
 impl Create {
     /// Stores why the call failed.
@@ -244,25 +297,27 @@ const _: () = assert!(index(u32::MAX) > PATH_BYTES);
 #[cfg_attr(kernel, kernel::prelude::kunit_tests(unionblk_abi))]
 mod tests {
     use super::super::error::{Error, Side};
-    use super::{path, set_path, Call, Create, Features, Remove, Status};
+    use super::{path, set_path, Call, Create, Features, Lost, Remove, Status};
 
     #[test]
     fn layout() {
-        assert_eq!(size_of::<Features>(), 64);
-        assert_eq!(size_of::<Create>(), 616);
-        assert_eq!(size_of::<Remove>(), 48);
-        assert_eq!(size_of::<Status>(), 720);
-        assert_eq!(Features::COMMAND, 0xc040_b500);
-        assert_eq!(Create::COMMAND, 0xc268_b501);
-        assert_eq!(Remove::COMMAND, 0xc030_b502);
-        assert_eq!(Status::COMMAND, 0xc2d0_b503);
+        assert_eq!(size_of::<Features>(), 24);
+        assert_eq!(size_of::<Create>(), 560);
+        assert_eq!(size_of::<Remove>(), 16);
+        assert_eq!(size_of::<Status>(), 712);
+        assert_eq!(size_of::<Lost>(), 48);
+        assert_eq!(Features::COMMAND, 0xd900);
+        assert_eq!(Create::COMMAND, 0xd901);
+        assert_eq!(Remove::COMMAND, 0xd902);
+        assert_eq!(Status::COMMAND, 0xd903);
+        assert_eq!(Lost::COMMAND, 0xd904);
     }
 
     #[test]
     fn paths_and_reasons() {
         let mut c = Create::new();
         assert!(c.reserved_are_zero());
-        assert_eq!(c.size(), 616);
+        assert_eq!(c.size(), 560);
         assert!(path(&c.root).is_none());
         assert!(set_path(&mut c.root, b"/dev/vda").is_some());
         assert!(path(&c.root) == Some(b"/dev/vda".as_slice()));
@@ -273,7 +328,7 @@ mod tests {
         assert!(c.error().is_none());
         c.set_error(Error::Busy(Side::Leaf));
         assert!(c.error() == Some(Error::Busy(Side::Leaf)));
-        c.reserved[6] = 1;
+        c.flags = 1 << 31;
         assert!(!c.reserved_are_zero());
     }
 }

@@ -42,6 +42,7 @@ pub mod commit;
 pub mod disk;
 pub mod entry;
 pub mod error;
+pub mod extend;
 pub mod format;
 pub mod geometry;
 pub mod identity;

@@ -23,7 +23,6 @@ static void structs(void)
 	FIELD(features, format_version);
 	FIELD(features, unions);
 	FIELD(features, features);
-	FIELD(features, reserved);
 
 	SIZE(create);
 	FIELD(create, size);
@@ -36,14 +35,22 @@ static void structs(void)
 	FIELD(create, damaged_blocks);
 	FIELD(create, reason_detail);
 	FIELD(create, lost_sectors);
-	FIELD(create, reserved);
 
 	SIZE(remove);
 	FIELD(remove, size);
 	FIELD(remove, flags);
 	FIELD(remove, id);
 	FIELD(remove, reserved0);
-	FIELD(remove, reserved);
+
+	SIZE(lost);
+	FIELD(lost, size);
+	FIELD(lost, flags);
+	FIELD(lost, id);
+	FIELD(lost, reserved0);
+	FIELD(lost, from);
+	FIELD(lost, sector);
+	FIELD(lost, sectors);
+	FIELD(lost, unnamed);
 }
 
 static void status(void)
@@ -81,12 +88,17 @@ static void status(void)
 	FIELD(status, last_error);
 	FIELD(status, damaged_blocks);
 	FIELD(status, lost_sectors);
-	FIELD(status, reserved);
 }
 
 static void numbers(void)
 {
 	NUMBER(UNIONBLK_ABI_VERSION);
+	NUMBER(UNIONBLK_SIZE_MAX);
+	NUMBER(UNIONBLK_FEATURES_SIZE_VER0);
+	NUMBER(UNIONBLK_CREATE_SIZE_VER0);
+	NUMBER(UNIONBLK_REMOVE_SIZE_VER0);
+	NUMBER(UNIONBLK_STATUS_SIZE_VER0);
+	NUMBER(UNIONBLK_LOST_SIZE_VER0);
 	NUMBER(UNIONBLK_PATH_BYTES);
 	NUMBER(UNIONBLK_NAME_BYTES);
 	NUMBER(UNIONBLK_ID_ANY);
@@ -97,10 +109,12 @@ static void numbers(void)
 	NUMBER(UNIONBLK_DISCARD_ZERO);
 	NUMBER(UNIONBLK_DISCARD_REVEAL);
 	NUMBER(UNIONBLK_STATUS_NEXT);
+	NUMBER(UNIONBLK_IOC_TYPE);
 	NUMBER(UNIONBLK_IOC_FEATURES);
 	NUMBER(UNIONBLK_IOC_CREATE);
 	NUMBER(UNIONBLK_IOC_REMOVE);
 	NUMBER(UNIONBLK_IOC_STATUS);
+	NUMBER(UNIONBLK_IOC_LOST);
 }
 
 static void reasons(void)

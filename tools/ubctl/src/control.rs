@@ -10,10 +10,11 @@ use std::path::{Path, PathBuf};
 
 use rustix::io::Errno;
 use serde_json::json;
-use ubcore::abi::{self, Create, Features, Remove, Status};
+use ubcore::abi::{self, Create, Features, Lost, Remove, Status};
 use ubcore::format::name::LeafName;
 
 use crate::ioctl;
+use crate::lost::Stretch;
 use crate::output::{self, size};
 use crate::refuse::{self, Fail, Result, BUSY, FAILED};
 
@@ -40,7 +41,7 @@ impl Control {
         match ioctl::call(&control.0, &mut f) {
             Ok(()) if f.abi_version == abi::ABI_VERSION => Ok(control),
             Ok(()) => Err(other_version(&format!("version {}", f.abi_version))),
-            Err(Errno::INVAL) => Err(other_version("another version")),
+            Err(Errno::INVAL | Errno::TOOBIG) => Err(other_version("another version")),
             Err(Errno::NOTTY) => Err(Fail::new(
                 FAILED,
                 "abi",
@@ -101,6 +102,30 @@ impl Control {
         self.ask(id, 0)?.ok_or_else(|| not_there(id))
     }
 
+    /// Which sectors of a union are lost, as far as the driver names them one by one.
+    pub fn lost(&self, id: u32) -> Result<Vec<Stretch>> {
+        let mut list: Vec<Stretch> = Vec::new();
+        let mut from = 0;
+        loop {
+            let mut request = Lost::new();
+            (request.id, request.from) = (id, from);
+            ioctl::call(&self.0, &mut request).map_err(|e| match e {
+                Errno::NODEV => not_there(id),
+                e => self.failure("ask what is lost of a union", e),
+            })?;
+            let (sector, sectors) = (request.sector, request.sectors);
+            if sectors == 0 {
+                return Ok(list);
+            }
+            // A stretch that does not end behind the sector asked for would send us round for ever.
+            from = match sector.checked_add(sectors) {
+                Some(end) if end > from => end,
+                _ => return Err(other_version("another version")),
+            };
+            list.push(Stretch { sector, sectors });
+        }
+    }
+
     /// The state of all unions.
     pub fn all(&self) -> Result<Vec<Status>> {
         let mut list: Vec<Status> = Vec::new();
@@ -142,6 +167,14 @@ impl Control {
         match e {
             Errno::PERM | Errno::ACCESS => not_allowed(),
             Errno::BUSY => Fail::new(BUSY, "busy", format!("cannot {what}: in use; try again")),
+            Errno::TOOBIG => Fail::new(
+                FAILED,
+                "abi",
+                format!(
+                    "cannot {what}: the loaded module is older than this ubctl and does not know \
+                     what is asked: load the module of the same release"
+                ),
+            ),
             e => {
                 let text = refuse::strerror(e.raw_os_error().unsigned_abs());
                 Fail::new(

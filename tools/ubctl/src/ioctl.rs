@@ -10,8 +10,9 @@ use ubcore::abi::Call;
 /// A call of the control device, over the structure that it reads and fills.
 struct Request<'a, T>(&'a mut T);
 
-// SAFETY: `Call::COMMAND` names the size of `T`, and the driver copies no more than that from and to
-// the pointer, which is valid for as many bytes while the request is borrowed. Any bytes are a `T`,
+// SAFETY: The first word of the structure is its size, which `call` has checked, and the driver copies
+// no more than that from and to the pointer, which is valid for as many bytes while the request is
+// borrowed. Any bytes are a `T`,
 // as it is `FromBytes`; it has no padding, as it is `IntoBytes`. The output is the return value of
 // the system call alone and owns nothing.
 unsafe impl<T: Call> Ioctl for Request<'_, T> {
@@ -35,8 +36,9 @@ unsafe impl<T: Call> Ioctl for Request<'_, T> {
 /// Makes a call of the control device. What the driver wrote into `value` is there after a failure
 /// too.
 pub fn call<T: Call>(fd: impl AsFd, value: &mut T) -> rustix::io::Result<()> {
-    // SAFETY: the command carries unionblk's own type byte and the size of `T`: a driver that knows
-    // it touches `T`'s bytes only, one that does not answers ENOTTY and touches none.
+    value.set_size(size_of::<T>() as u32);
+    // SAFETY: The command carries unionblk's own type byte, and the structure its size: a driver that
+    // knows it touches `T`'s bytes only, one that does not answers ENOTTY and touches none.
     unsafe { ioctl(fd, Request(value)) }
 }
 

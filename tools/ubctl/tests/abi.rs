@@ -8,8 +8,9 @@ use common::Folder;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Command;
-use ubcore::abi::{self, Call, Create, Features, Remove, Status};
+use ubcore::abi::{self, Call, Create, Features, Lost, Remove, Status};
 use ubcore::error::{Area, Class, Error, Side};
+use ubcore::extend;
 
 /// What the C program said, by kind and name.
 type Said = BTreeMap<String, Vec<u64>>;
@@ -77,8 +78,7 @@ fn ask_rust() -> Said {
         abi_version,
         format_version,
         unions,
-        features,
-        reserved
+        features
     );
     layout!(
         said,
@@ -93,10 +93,10 @@ fn ask_rust() -> Said {
         reason,
         damaged_blocks,
         reason_detail,
-        lost_sectors,
-        reserved
+        lost_sectors
     );
-    layout!(said, "remove", Remove, size, flags, id, reserved0, reserved);
+    layout!(said, "remove", Remove, size, flags, id, reserved0);
+    layout!(said, "lost", Lost, size, flags, id, reserved0, from, sector, sectors, unnamed);
     layout!(
         said,
         "status",
@@ -132,11 +132,16 @@ fn ask_rust() -> Said {
         name,
         last_error,
         damaged_blocks,
-        lost_sectors,
-        reserved
+        lost_sectors
     );
     let mut number = |name: &str, n: u64| said.insert(format!("number UNIONBLK_{name}"), vec![n]);
     number("ABI_VERSION", abi::ABI_VERSION.into());
+    number("SIZE_MAX", extend::SIZE_MAX as u64);
+    number("FEATURES_SIZE_VER0", Features::SIZE_VER0 as u64);
+    number("CREATE_SIZE_VER0", Create::SIZE_VER0 as u64);
+    number("REMOVE_SIZE_VER0", Remove::SIZE_VER0 as u64);
+    number("STATUS_SIZE_VER0", Status::SIZE_VER0 as u64);
+    number("LOST_SIZE_VER0", Lost::SIZE_VER0 as u64);
     number("PATH_BYTES", abi::PATH_BYTES as u64);
     number("NAME_BYTES", ubcore::format::name::NAME_BYTES as u64);
     number("ID_ANY", abi::ID_ANY.into());
@@ -147,10 +152,12 @@ fn ask_rust() -> Said {
     number("DISCARD_ZERO", abi::DISCARD_ZERO.into());
     number("DISCARD_REVEAL", abi::DISCARD_REVEAL.into());
     number("STATUS_NEXT", abi::STATUS_NEXT.into());
+    number("IOC_TYPE", abi::TYPE.into());
     number("IOC_FEATURES", Features::COMMAND.into());
     number("IOC_CREATE", Create::COMMAND.into());
     number("IOC_REMOVE", Remove::COMMAND.into());
     number("IOC_STATUS", Status::COMMAND.into());
+    number("IOC_LOST", Lost::COMMAND.into());
     number("REASON_NONE", 0);
     for (name, e) in reasons() {
         number(&format!("REASON_{name}"), e.to_wire().0.into());
@@ -200,7 +207,7 @@ fn c_and_rust_agree() {
     }
     assert_eq!(c.len(), rust.len());
     // What C names beyond its fields' sum would be padding, and leak kernel memory.
-    for name in ["features", "create", "remove", "status"] {
+    for name in ["features", "create", "remove", "status", "lost"] {
         let fields: u64 = c
             .iter()
             .filter(|(k, _)| k.starts_with(&format!("field {name}.")))

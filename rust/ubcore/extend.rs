@@ -1,0 +1,252 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Structures of the ioctl interface that grow at their end, between a caller and a driver of
+//! different age: what `copy_struct_from_user()` and `copy_struct_to_user()` of
+//! `include/linux/uaccess.h` do, over any memory of a caller.
+//!
+//! The first word of a structure is its size as the caller knows it. What the caller does not have
+//! is zero for the driver. What the driver does not know must be zero, and is zero afterwards.
+
+use super::abi::Call;
+use super::num::index;
+
+/// Most bytes of a structure that a caller may state: a page, as for the kernel's own.
+pub const SIZE_MAX: usize = 4096;
+
+/// Bytes of a tail that are looked at, or cleared, at a time.
+const PIECE: usize = 64;
+
+/// The size word of a structure.
+const WORD: usize = size_of::<u32>();
+
+/// Where a caller's structure lies.
+pub trait Caller {
+    /// Why it cannot be reached.
+    type Error;
+
+    /// Reads all of `out` from byte `at` on.
+    fn read(&mut self, at: usize, out: &mut [u8]) -> Result<(), Self::Error>;
+
+    /// Writes all of `bytes` from byte `at` on.
+    fn write(&mut self, at: usize, bytes: &[u8]) -> Result<(), Self::Error>;
+}
+
+/// Why a structure is not taken. The caller's memory is as it was then.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refused<E> {
+    /// `EINVAL`: smaller than the first version of the structure.
+    Small,
+    /// `E2BIG`: larger than any can be, or a byte that the driver does not know is not zero.
+    Large,
+    /// The caller's memory cannot be reached.
+    Memory(E),
+}
+
+impl<E> From<E> for Refused<E> {
+    fn from(e: E) -> Self {
+        Refused::Memory(e)
+    }
+}
+
+/// Takes a structure in. Its fields that are for answers are cleared: whatever the call comes to,
+/// the caller gets none of its bytes back in them.
+pub fn take<C: Call, M: Caller>(from: &mut M) -> Result<C, Refused<M::Error>> {
+    let mut word = [0; WORD];
+    from.read(0, &mut word)?;
+    let stated = u32::from_ne_bytes(word);
+    let size = index(stated);
+    if size < C::SIZE_VER0 {
+        return Err(Refused::Small);
+    }
+    if size > SIZE_MAX {
+        return Err(Refused::Large);
+    }
+    let mut at = size_of::<C>();
+    while at < size {
+        let mut piece = [0; PIECE];
+        let end = size.min(at.saturating_add(PIECE));
+        let part = piece.get_mut(..end.saturating_sub(at)).unwrap_or_default();
+        from.read(at, part)?;
+        if part.iter().any(|&b| b != 0) {
+            return Err(Refused::Large);
+        }
+        at = end;
+    }
+    let mut c = C::new_zeroed();
+    let common = size.min(size_of::<C>());
+    if let Some(known) = c.as_mut_bytes().get_mut(WORD..common) {
+        from.read(WORD, known)?;
+    }
+    // The caller may have written to the word meanwhile: what was judged is what counts.
+    c.set_size(stated);
+    c.clear_answers();
+    Ok(c)
+}
+
+/// Gives an answer back, as far as the caller has room for it; what the caller has beyond it is
+/// zero afterwards. `c` is what [`take`] made, and has the size that was judged.
+pub fn give<C: Call, M: Caller>(c: &C, to: &mut M) -> Result<(), M::Error> {
+    let size = index(c.size()).min(SIZE_MAX);
+    let mut at = size_of::<C>();
+    while at < size {
+        let end = size.min(at.saturating_add(PIECE));
+        let zeroes = [0; PIECE];
+        to.write(at, zeroes.get(..end.saturating_sub(at)).unwrap_or_default())?;
+        at = end;
+    }
+    let common = size.min(size_of::<C>());
+    to.write(0, c.as_bytes().get(..common).unwrap_or_default())
+}
+
+#[cfg(any(test, kernel))]
+#[cfg_attr(kernel, kernel::prelude::kunit_tests(unionblk_extend))]
+mod tests {
+    use super::super::abi::{Call, Create, Features, Lost, Remove, Status};
+    use super::{give, take, Caller, Refused, SIZE_MAX};
+    use zerocopy::IntoBytes;
+
+    /// As much of a caller's page as is looked at; the rest is zero.
+    const KEPT: usize = 1024;
+
+    /// A caller's page, of which the first `len` bytes can be reached.
+    struct Page {
+        bytes: [u8; KEPT],
+        len: usize,
+    }
+
+    impl Page {
+        /// Full of `fill`, but for the size that it states.
+        fn new(fill: u8, stated: usize) -> Self {
+            let mut bytes = [fill; KEPT];
+            bytes[..4].copy_from_slice(&(stated as u32).to_ne_bytes());
+            Page {
+                bytes,
+                len: stated.min(SIZE_MAX),
+            }
+        }
+    }
+
+    impl Caller for Page {
+        type Error = ();
+
+        fn read(&mut self, at: usize, out: &mut [u8]) -> Result<(), ()> {
+            let end = at.checked_add(out.len()).filter(|&end| end <= self.len);
+            for (n, b) in (at..end.ok_or(())?).zip(out) {
+                *b = self.bytes.get(n).copied().unwrap_or(0);
+            }
+            Ok(())
+        }
+
+        fn write(&mut self, at: usize, bytes: &[u8]) -> Result<(), ()> {
+            let end = at.checked_add(bytes.len()).filter(|&end| end <= self.len);
+            for (n, &b) in (at..end.ok_or(())?).zip(bytes) {
+                if n < KEPT {
+                    self.bytes[n] = b;
+                }
+            }
+            Ok(())
+        }
+    }
+
+    fn refused<C: Call>(page: &mut Page) -> Option<Refused<()>> {
+        let before = page.bytes;
+        let why = take::<C, Page>(page).err();
+        assert!(page.bytes == before);
+        why
+    }
+
+    fn sizes<C: Call>() {
+        let (least, ours) = (C::SIZE_VER0, size_of::<C>());
+        assert!((8..=ours).contains(&least) && ours <= SIZE_MAX);
+        for size in [0, 3, 4, least - 1] {
+            let mut page = Page::new(0, size);
+            page.len = SIZE_MAX;
+            assert!(refused::<C>(&mut page) == Some(Refused::Small));
+        }
+        for size in [least, ours, ours + 1, ours + 200, SIZE_MAX] {
+            assert!(refused::<C>(&mut Page::new(0, size)).is_none());
+        }
+        for size in [SIZE_MAX + 1, 1 << 20, u32::MAX as usize] {
+            assert!(refused::<C>(&mut Page::new(0, size)) == Some(Refused::Large));
+        }
+        // Each byte of the tail counts, and none behind it.
+        for at in [ours, ours + 63, ours + 64, ours + 199] {
+            let mut page = Page::new(0, ours + 200);
+            page.bytes[ours + 200] = 1;
+            assert!(refused::<C>(&mut page).is_none());
+            page.bytes[at] = 1;
+            assert!(refused::<C>(&mut page) == Some(Refused::Large));
+        }
+        // A structure that cannot be reached to its end, or not at all.
+        for len in [0, 4, least - 1, ours + 199] {
+            let mut page = Page::new(0, ours + 200);
+            page.len = len;
+            assert!(refused::<C>(&mut page) == Some(Refused::Memory(())));
+        }
+    }
+
+    #[test]
+    fn callers_of_any_age() {
+        sizes::<Features>();
+        sizes::<Create>();
+        sizes::<Remove>();
+        sizes::<Status>();
+        sizes::<Lost>();
+    }
+
+    /// What the caller had in the fields for answers does not come back, whatever its size.
+    fn answers<C: Call>(is_input: impl Fn(usize) -> bool) {
+        for size in C::SIZE_VER0..=size_of::<C>() {
+            let mut page = Page::new(0xa5, size);
+            let taken = take::<C, Page>(&mut page);
+            assert!(taken.is_ok());
+            let c = taken.unwrap_or_else(|_| C::new_zeroed());
+            assert!(give(&c, &mut page).is_ok());
+            for (at, &b) in page.bytes.iter().enumerate().skip(4) {
+                let kept = at >= size || is_input(at);
+                assert!(b == if kept { 0xa5 } else { 0 });
+            }
+            // And what the caller does not have is zero for the driver.
+            assert!(c.as_bytes().iter().skip(size).all(|&b| b == 0));
+        }
+    }
+
+    #[test]
+    fn answers_are_cleared() {
+        answers::<Features>(|_| false);
+        answers::<Create>(|at| at < 528);
+        answers::<Remove>(|at| at < 16);
+        answers::<Status>(|at| at < 12 || (660..664).contains(&at));
+        answers::<Lost>(|at| at < 24);
+    }
+
+    #[test]
+    fn an_answer_fits_its_caller() {
+        let ours = size_of::<Status>();
+        // Room for more: that is cleared, up to the size and no further.
+        let mut page = Page::new(0, ours + 100);
+        page.bytes[ours + 100..].fill(0x5a);
+        let mut s = take::<Status, Page>(&mut page).unwrap_or_default();
+        s.lost_sectors = 7;
+        page.bytes[ours..ours + 100].fill(0x77);
+        assert!(give(&s, &mut page).is_ok());
+        assert!(page.bytes[..ours] == *s.as_bytes());
+        assert!(page.bytes[ours..ours + 100].iter().all(|&b| b == 0));
+        assert!(page.bytes[ours + 100..].iter().all(|&b| b == 0x5a));
+        assert_eq!(stated(&page), ours + 100);
+
+        // Room for less: the rest is the caller's own.
+        let mut page = Page::new(0, Status::SIZE_VER0);
+        page.bytes[Status::SIZE_VER0..].fill(0x5a);
+        let mut s = take::<Status, Page>(&mut page).unwrap_or_default();
+        (s.sectors, s.lost_sectors) = (9, 7);
+        assert!(give(&s, &mut page).is_ok());
+        assert!(page.bytes[..Status::SIZE_VER0] == s.as_bytes()[..Status::SIZE_VER0]);
+        assert!(page.bytes[Status::SIZE_VER0..].iter().all(|&b| b == 0x5a));
+        assert_eq!(stated(&page), Status::SIZE_VER0);
+    }
+
+    fn stated(page: &Page) -> usize {
+        u32::from_ne_bytes([page.bytes[0], page.bytes[1], page.bytes[2], page.bytes[3]]) as usize
+    }
+}
