@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What a union has lost to damaged metadata, as it is told: in the kernel's log, in sysfs, and over
-//! the ioctl. All of it is found at attach and stays.
+//! The losses of a union to damaged metadata, for the kernel's log and the ioctl; sysfs has the sums.
+//! All of it is found at attach and stays.
 
 use crate::{
     device::Union,
@@ -27,17 +27,10 @@ use crate::{
     },
 };
 use core::format_args;
-use kernel::{
-    fmt::{
-        self,
-        Write, //
-    },
-    prelude::*, //
-};
+use kernel::prelude::*;
 
-/// Stretches that are kept one by one: as many as fit a page of sysfs, should each number be as long
-/// as can be.
-const KEPT: usize = 90;
+/// Stretches that are kept one by one: a page of memory for each union that has lost something.
+const KEPT: usize = 256;
 /// Of these, how many the kernel's log gets.
 const LOGGED: usize = 8;
 
@@ -96,23 +89,16 @@ impl Loss {
         }
     }
 
+    /// How many stretches there are.
+    pub(crate) fn stretches(&self) -> u64 {
+        wide(self.kept.len()).saturating_add(self.more)
+    }
+
     /// The first stretch that ends behind a sector.
     pub(crate) fn fill(&self, c: &mut abi::Lost) {
         let behind = |&&(first, count): &&(u64, u64)| first.saturating_add(count) > c.from;
         (c.sector, c.sectors) = self.kept.iter().find(behind).copied().unwrap_or_default();
         c.unnamed = self.more;
-    }
-
-    /// A line for each stretch, as the block layer writes bad blocks: the first sector and a count.
-    pub(crate) fn show(&self, out: &mut impl Write) -> fmt::Result {
-        for (n, (first, count)) in self.kept.iter().enumerate() {
-            let before = if n > 0 { "\n" } else { "" };
-            out.write_fmt(format_args!("{before}{first} {count}"))?;
-        }
-        if self.more > 0 {
-            out.write_fmt(format_args!("\nand {} more", self.more))?;
-        }
-        Ok(())
     }
 
     /// Says in the kernel's log what is damaged and what is lost by it, if anything is.

@@ -48,7 +48,7 @@ pub fn run(args: &CreateArgs, json: bool) -> Result {
     let name = format!("{PREFIX}{id}");
     wait_for_node(Path::new(&format!("/dev/{name}")), &status);
     let lost = if status.lost_sectors > 0 {
-        lost::of_union(&name)
+        control.lost(id)?
     } else {
         Vec::new()
     };
@@ -78,7 +78,7 @@ pub fn run(args: &CreateArgs, json: bool) -> Result {
     }))
 }
 
-/// What a damaged leaf has lost. The driver names as many stretches as a file in sysfs holds.
+/// What a damaged leaf has lost. The driver names the first stretches only.
 fn warning(leaf: &str, status: &Status, lost: &[Stretch]) -> String {
     let blocks = status.damaged_blocks;
     let start = format!("{leaf} is damaged: {blocks} metadata blocks are of no use");

@@ -2,8 +2,6 @@
 
 //! Sectors of a union of which nobody can say what they hold, because metadata is damaged.
 
-use std::fs;
-
 use serde::Serialize;
 use ubcore::alloc::Allocator;
 use ubcore::attach;
@@ -54,25 +52,6 @@ pub fn of_leaf(leaf: &mut Device, sb: &Superblock) -> Option<Vec<Stretch>> {
     found.ok().map(|_| of_map(&map, |_| false))
 }
 
-/// What the driver says of a union, as far as it names them one by one.
-pub fn of_union(name: &str) -> Vec<Stretch> {
-    let file = format!("/sys/block/{name}/union/lost");
-    // Without sysfs there is the number of sectors, which the caller has.
-    parse(&fs::read_to_string(file).unwrap_or_default())
-}
-
-/// Lines of a sector and a count; what is none is no stretch.
-fn parse(text: &str) -> Vec<Stretch> {
-    let stretch = |line: &str| {
-        let (sector, sectors) = line.split_once(' ')?;
-        Some(Stretch {
-            sector: sector.parse().ok()?,
-            sectors: sectors.parse().ok()?,
-        })
-    };
-    text.lines().filter_map(stretch).collect()
-}
-
 /// All sectors of a list.
 pub fn sum(list: &[Stretch]) -> u64 {
     list.iter().map(|s| s.sectors).sum()
@@ -93,16 +72,7 @@ pub fn text(list: &[Stretch]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{parse, sum, text, Stretch};
-
-    #[test]
-    fn what_sysfs_says() {
-        let list = parse("0 128\n1000 24\nand 3 more\n");
-        let wanted = [(0, 128), (1000, 24)].map(|(sector, sectors)| Stretch { sector, sectors });
-        assert_eq!(list, wanted);
-        assert_eq!(sum(&list), 152);
-        assert_eq!(parse("\n"), []);
-    }
+    use super::{text, Stretch};
 
     #[test]
     fn a_long_list_is_cut_short() {
