@@ -43,9 +43,6 @@ use kernel::{
     },
 };
 
-/// Most hardware queues of a union.
-const QUEUES_MAX: u32 = 8;
-
 /// A union and its number.
 struct Entry {
     id: u32,
@@ -183,8 +180,8 @@ impl Registry {
 
     fn create(&self, c: &mut abi::Create) -> Result {
         let queues = match c.queues {
-            0 => kernel::cpu::nr_cpu_ids().min(QUEUES_MAX),
-            n if n <= QUEUES_MAX => n,
+            0 => kernel::cpu::nr_cpu_ids().min(abi::QUEUES_MAX),
+            n if n <= abi::QUEUES_MAX => n,
             _ => return Err(EINVAL),
         };
         let read_only = c.flags & abi::CREATE_READ_ONLY != 0;

@@ -58,6 +58,9 @@ pub const STATUS_NEXT: u32 = 1;
 /// The node of the control device below `/dev`.
 pub const CONTROL_NAME: &core::ffi::CStr = c"unionblk-control";
 
+/// Most hardware queues of a union.
+pub const QUEUES_MAX: u32 = 8;
+
 /// `struct unionblk_features`.
 #[derive(Clone, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]

@@ -5,7 +5,19 @@
 /// Bytes of the field, `UNIONBLK_NAME_BYTES`; the last is always zero.
 pub const NAME_BYTES: usize = 32;
 
+/// What the names of unions start with, before their number.
+pub const UNION_PREFIX: &str = "unionblk";
+
+/// Whether a word calls a union: `3`, `unionblk3`. Of any length: which numbers there are may change.
+pub fn is_union_word(word: &str) -> bool {
+    let digits = word.strip_prefix(UNION_PREFIX).unwrap_or(word);
+    !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit())
+}
+
 /// A leaf's name, or none.
+///
+/// A leaf is not formatted with a name that calls a union, see [`is_union_word`]; one that was made
+/// elsewhere may have such a name, and is taken with it.
 ///
 /// # Invariants
 ///
@@ -28,11 +40,11 @@ impl LeafName {
         (sound && text.first() != Some(&b'.')).then_some(name)
     }
 
-    /// From what a user says; empty is no name.
+    /// From what a user wants a leaf to be called; empty is no name.
     pub fn from_text(text: &str) -> Option<LeafName> {
         let mut field = [0; NAME_BYTES];
         // A zero byte in the text would end the name early; `is_allowed` sees it here.
-        if !text.bytes().all(is_allowed) {
+        if is_union_word(text) || !text.bytes().all(is_allowed) {
             return None;
         }
         field
@@ -65,11 +77,20 @@ fn is_allowed(b: u8) -> bool {
 #[cfg(any(test, kernel))]
 #[cfg_attr(kernel, kernel::prelude::kunit_tests(unionblk_name))]
 mod tests {
-    use super::LeafName;
+    use super::{is_union_word, LeafName};
 
     #[test]
     fn what_is_a_name_and_what_is_not() {
-        for good in ["a", "web-01.example", "_x", "-", "A.b_c-9", "3"] {
+        for good in [
+            "a",
+            "web-01.example",
+            "_x",
+            "-",
+            "A.b_c-9",
+            "3a",
+            "unionblk",
+            "unionblk3p1",
+        ] {
             let name = LeafName::from_text(good);
             assert!(name.is_some());
             if let Some(name) = name {
@@ -92,6 +113,21 @@ mod tests {
         ] {
             assert!(LeafName::from_text(bad).is_none());
         }
+    }
+
+    #[test]
+    fn what_calls_a_union_is_no_name_to_give() {
+        for word in ["3", "007", "99999999999", "unionblk3", "unionblk003"] {
+            assert!(is_union_word(word));
+            assert!(LeafName::from_text(word).is_none());
+        }
+        for word in ["", "unionblk", "unionblk3p1", "-3", "3 ", "Unionblk3"] {
+            assert!(!is_union_word(word));
+        }
+        // One that was made elsewhere is a name all the same.
+        let mut field = [0; 32];
+        field[0] = b'3';
+        assert!(LeafName::from_field(field).is_some_and(|name| name.text() == "3"));
     }
 
     #[test]

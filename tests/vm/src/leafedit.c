@@ -3,6 +3,8 @@
  * Changes a field of both superblocks of a leaf and makes their checksums right
  * again: a leaf as a later version of the format would write it.
  *   leafedit DEVICE version|incompat|ro_compat|compat|compat_bytes|reserved VALUE
+ * Or as software with other rules for names would:
+ *   leafedit DEVICE name NAME
  */
 #include <fcntl.h>
 #include <stdint.h>
@@ -25,6 +27,7 @@ static const struct {
 	{ "incompat", 40, 8 },
 	{ "compat_bytes", 192, 8 },
 	{ "reserved", 224, 8 },
+	{ "name", 160, 32 },
 };
 
 static uint32_t crc32c(const uint8_t *p, int n)
@@ -54,7 +57,7 @@ int main(int argc, char **argv)
 		if (!strcmp(argv[2], fields[i].name))
 			field = i;
 	if (field < 0) {
-		fprintf(stderr, "leafedit DEVICE version|incompat|ro_compat|compat|compat_bytes|reserved VALUE\n");
+		fprintf(stderr, "leafedit DEVICE version|incompat|ro_compat|compat|compat_bytes|reserved|name VALUE\n");
 		return 2;
 	}
 	fd = open(argv[1], O_RDWR);
@@ -65,7 +68,10 @@ int main(int argc, char **argv)
 		}
 		if (memcmp(super, "UNIONBLK", 8))
 			continue;
-		put(super + fields[field].at, strtoull(argv[3], NULL, 0), fields[field].bytes);
+		if (fields[field].bytes > 8)
+			strncpy((char *)super + fields[field].at, argv[3], fields[field].bytes - 1);
+		else
+			put(super + fields[field].at, strtoull(argv[3], NULL, 0), fields[field].bytes);
 		put(super + CRC_AT, 0, 4);
 		put(super + CRC_AT, crc32c(super, SUPER_BYTES), 4);
 		if (pwrite(fd, super, SUPER_BYTES, slot * SLOT_BYTES) != SUPER_BYTES) {

@@ -5,13 +5,12 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use ubcore::format::name::LeafName;
+use ubcore::abi::QUEUES_MAX;
+use ubcore::format::name::{is_union_word, LeafName};
 use ubcore::geometry::{
     BLOCK_BYTES, JOURNAL_BLOCKS_MAX, JOURNAL_BLOCKS_MIN, SLAB_SECTORS_DEFAULT, SLAB_SECTORS_MAX,
     SLAB_SECTORS_MIN,
 };
-
-use crate::control::union_number;
 
 const AFTER_HELP: &str = "\
 Exit codes (check has its own, see its --help):
@@ -180,7 +179,8 @@ pub struct CreateArgs {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(..0xffff_ffff))]
     pub id: Option<u32>,
     /// Hardware queues; 0: one for each CPU, at most 8
-    #[arg(long, value_name = "N", default_value_t = 0)]
+    #[arg(long, value_name = "N", default_value_t = 0,
+        value_parser = clap::value_parser!(u32).range(..=i64::from(QUEUES_MAX)))]
     pub queues: u32,
 }
 
@@ -236,6 +236,9 @@ pub struct CheckArgs {
     /// Mend what can be mended; a leaf without damage is not written to
     #[arg(long)]
     pub repair: bool,
+    /// A line for each finding; without it, notes of one kind share one
+    #[arg(long)]
+    pub verbose: bool,
 }
 
 /// Bytes from `65536`, `64K`, `64KiB`.
@@ -288,7 +291,7 @@ fn sectors(s: &str) -> Result<u64, String> {
 }
 
 fn leaf_name(s: &str) -> Result<LeafName, String> {
-    if union_number(s).is_some() {
+    if is_union_word(s) {
         return Err(
             "a union's number is no name for a leaf: remove would not know which".to_owned(),
         );
@@ -347,7 +350,16 @@ mod tests {
     fn names_of_leaves() {
         assert_eq!(leaf_name("web-01").unwrap().text(), "web-01");
         assert!(leaf_name("unionblk0p1").is_ok());
-        for bad in ["", ".x", "a/b", "7", "unionblk7", "x".repeat(32).as_str()] {
+        for bad in [
+            "",
+            ".x",
+            "a/b",
+            "7",
+            "007",
+            "99999999999",
+            "unionblk7",
+            "x".repeat(32).as_str(),
+        ] {
             assert!(leaf_name(bad).is_err(), "{bad}");
         }
     }

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use rustix::io::Errno;
 use serde_json::json;
 use ubcore::abi::{self, Create, Features, Lost, Remove, Status};
-use ubcore::format::name::LeafName;
+use ubcore::format::name::{is_union_word, LeafName, UNION_PREFIX};
 
 use crate::ioctl;
 use crate::lost::Stretch;
@@ -19,7 +19,7 @@ use crate::output::{self, size};
 use crate::refuse::{self, Fail, Result, BUSY, FAILED};
 
 /// What the names of unions start with.
-pub const PREFIX: &str = "unionblk";
+pub const PREFIX: &str = UNION_PREFIX;
 
 /// The control device, opened, of a module that speaks our version.
 pub struct Control(File);
@@ -60,14 +60,7 @@ impl Control {
             Ok(()) => Ok(request.id),
             Err(e) => Err(match (request.error(), e) {
                 (Some(reason), _) => rest_of(request, Fail::core(what, reason)),
-                (None, Errno::EXIST) => Fail::new(
-                    BUSY,
-                    "exists",
-                    format!(
-                        "{PREFIX}{} exists already: choose another --id, or leave it out",
-                        request.id
-                    ),
-                ),
+                (None, Errno::EXIST) => exists(request.id),
                 (None, e) => self.failure(&format!("attach {what}"), e),
             }),
         }
@@ -146,9 +139,14 @@ impl Control {
 
     /// The number of a union from what a user calls it.
     pub fn id_of(&self, name: &str) -> Result<u32> {
-        match id_of_device(name) {
-            Some(id) => Ok(id),
-            None => id_of_leaf(name, &self.all()?),
+        resolve(name, &self.all()?)
+    }
+
+    /// Refuses the number of a union that is there.
+    pub fn refuse_taken(&self, id: Option<u32>) -> Result {
+        match id {
+            Some(id) if self.ask(id, 0)?.is_some() => Err(exists(id)),
+            _ => Ok(()),
         }
     }
 
@@ -237,6 +235,11 @@ fn other_version(found: &str) -> Fail {
     )
 }
 
+fn exists(id: u32) -> Fail {
+    let text = format!("{PREFIX}{id} exists already: choose another --id, or leave it out");
+    Fail::new(BUSY, "exists", text)
+}
+
 fn not_there(id: u32) -> Fail {
     Fail::new(
         FAILED,
@@ -260,41 +263,73 @@ pub fn is_union(place: &Path) -> bool {
     })
 }
 
-/// The number of a union from what a user calls its device: `3`, `unionblk3`, `/dev/unionblk3`, or a
-/// link to that.
-fn id_of_device(name: &str) -> Option<u32> {
-    let direct = union_number(name.strip_prefix("/dev/").unwrap_or(name));
-    let linked = || -> Option<u32> {
-        // A bare word is a leaf's name, whatever lies in the current directory.
-        let path = std::fs::canonicalize(Some(name).filter(|n| n.contains('/'))?).ok()?;
-        union_number(path.strip_prefix("/dev").ok()?.to_str()?)
+/// The number of the one union that a word can mean: by its number or device, and by the name or
+/// UUID of its leaf. A word that calls a union by its number means no other, and a leaf of that name
+/// makes it ambiguous: who says it may not know of the leaf.
+fn resolve(word: &str, unions: &[Status]) -> Result<u32> {
+    let device = device_of(word);
+    let numbered = union_number(word.strip_prefix("/dev/").unwrap_or(word));
+    let node = |s: &Status| device.is_some_and(|d| d == (s.major, s.minor));
+    let means = |s: &Status| -> Option<String> {
+        if numbered == Some(s.id) {
+            Some("its number".to_owned())
+        } else if node(s) {
+            Some("its device".to_owned())
+        } else if !word.is_empty() && leaf_name(s) == word {
+            Some(format!("its leaf's name, {word}"))
+        } else if output::uuid(&s.uuid).eq_ignore_ascii_case(word) {
+            Some("its leaf's UUID".to_owned())
+        } else {
+            None
+        }
     };
-    direct.or_else(linked)
+    let found: Vec<(u32, String)> = unions
+        .iter()
+        .filter_map(|s| Some((s.id, means(s)?)))
+        .collect();
+    match &found[..] {
+        [(id, _)] if numbered.is_none_or(|n| n == *id) && !is_misnamed(word, *id) => Ok(*id),
+        // The driver knows whether it is just coming or going.
+        [] => numbered.ok_or_else(|| no_union(word)),
+        several => Err(ambiguous(word, several)),
+    }
 }
 
-/// The number of the union whose leaf has this name or UUID.
-fn id_of_leaf(name: &str, unions: &[Status]) -> Result<u32> {
-    let is_called = |s: &&Status| {
-        (leaf_name(s) == name && !name.is_empty())
-            || output::uuid(&s.uuid).eq_ignore_ascii_case(name)
-    };
-    let found: Vec<&Status> = unions.iter().filter(is_called).collect();
-    match found[..] {
-        [one] => Ok(one.id),
-        [] => Err(Fail::new(
-            FAILED,
-            "not_found",
-            format!(
-                "{name} is no union: say {PREFIX}N, /dev/{PREFIX}N, N, or its leaf's name or UUID as \
-                 in ubctl list"
-            ),
-        )),
-        _ => Err(Fail::new(
-            FAILED,
-            "ambiguous",
-            format!("the leaves of several unions are called {name}: say {PREFIX}N"),
-        )),
-    }
+/// Whether a word calls by number another union than this one, which would have it as a name then.
+fn is_misnamed(word: &str, id: u32) -> bool {
+    is_union_word(word) && union_number(word) != Some(id)
+}
+
+fn no_union(word: &str) -> Fail {
+    Fail::new(
+        FAILED,
+        "not_found",
+        format!(
+            "{word} is no union: say {PREFIX}N, /dev/{PREFIX}N, N, or its leaf's name or UUID as in \
+             ubctl list"
+        ),
+    )
+}
+
+fn ambiguous(word: &str, found: &[(u32, String)]) -> Fail {
+    let each = |(id, why): &(u32, String)| format!("{PREFIX}{id} ({why})");
+    let list: Vec<String> = found.iter().map(each).collect();
+    let list = list.join(", ");
+    Fail::new(
+        FAILED,
+        "ambiguous",
+        format!("{word} is ambiguous: it may mean {list}: say /dev/{PREFIX}N, or the leaf's UUID"),
+    )
+}
+
+/// The numbers of the block device that a path leads to. A bare word is no path, whatever lies in
+/// the current directory.
+fn device_of(word: &str) -> Option<(u32, u32)> {
+    use std::os::unix::fs::{FileTypeExt, MetadataExt};
+    let meta = std::fs::metadata(Some(word).filter(|w| w.contains('/'))?).ok()?;
+    let rdev = meta.rdev();
+    let is_block = meta.file_type().is_block_device();
+    is_block.then(|| (rustix::fs::major(rdev), rustix::fs::minor(rdev)))
 }
 
 /// The name of a union's leaf; empty if it has none.
@@ -336,30 +371,71 @@ pub fn node_is_there(node: &Path, major: u32, minor: u32) -> io::Result<bool> {
 
 #[cfg(test)]
 mod tests {
-    use super::{id_of_device, id_of_leaf, is_union, put_path, rest_of, Control};
+    use super::{is_union, put_path, resolve, rest_of, union_number, Control};
     use crate::refuse::Fail;
     use std::path::Path;
     use ubcore::abi::{Create, Status};
     use ubcore::error::{Area, Error};
-    use ubcore::format::name::LeafName;
+
+    fn union(id: u32, name: &str) -> Status {
+        let mut s = Status::new();
+        (s.id, s.uuid) = (id, [0xab, id as u8].repeat(8).try_into().unwrap());
+        // As it lies on a leaf: by other software than ours, too.
+        s.name[..name.len()].copy_from_slice(name.as_bytes());
+        s
+    }
 
     #[test]
     fn what_a_union_may_be_called() {
-        assert_eq!(id_of_device("3"), Some(3));
-        assert_eq!(id_of_device("unionblk12"), Some(12));
-        assert_eq!(id_of_device("/dev/unionblk0"), Some(0));
+        let all = [union(0, ""), union(3, ""), union(12, "")];
+        let find = |name: &str| resolve(name, &all).map_err(|f| f.reason);
+        assert_eq!(find("3"), Ok(3));
+        assert_eq!(find("unionblk12"), Ok(12));
+        assert_eq!(find("/dev/unionblk0"), Ok(0));
+        // Not there, and nothing else: that is for the driver to say.
+        assert_eq!(find("4"), Ok(4));
+        assert_eq!(union_number("4294967295"), None);
         for bad in [
             "",
             "unionblk",
             "unionblk0p1",
             "sda",
             "/dev/unionblk",
+            "/dev/null",
             "-1",
             "+1",
             "4294967295",
         ] {
-            assert_eq!(id_of_device(bad), None, "{bad}");
+            assert_eq!(find(bad), Err("not_found"), "{bad}");
         }
+    }
+
+    #[test]
+    fn a_leaf_called_like_a_union_takes_nothing_over() {
+        let all = [
+            union(0, "3"),
+            union(1, "unionblk3"),
+            union(3, "plain"),
+            union(5, "77"),
+            union(6, "6"),
+            union(7, "007"),
+        ];
+        let find = |name: &str| resolve(name, &all).map_err(|f| f.reason);
+        assert_eq!(find("/dev/unionblk3"), Ok(3));
+        assert_eq!(find("plain"), Ok(3));
+        // By its number and by its name, it is the same.
+        assert_eq!((find("6"), find("007")), (Ok(6), Ok(7)));
+        for word in ["3", "unionblk3", "77"] {
+            assert_eq!(find(word), Err("ambiguous"), "{word}");
+        }
+        assert_eq!(find("003"), Ok(3));
+        let fail = resolve("3", &all).unwrap_err();
+        assert!(
+            fail.message.contains(
+                "may mean unionblk0 (its leaf's name, 3), unionblk3 (its number): say /dev/"
+            ),
+            "{fail}"
+        );
     }
 
     #[test]
@@ -374,19 +450,13 @@ mod tests {
 
     #[test]
     fn what_a_leaf_may_be_called() {
-        let union = |id: u32, name: &str| {
-            let mut s = Status::new();
-            (s.id, s.uuid) = (id, [0xab, id as u8].repeat(8).try_into().unwrap());
-            s.name = LeafName::from_text(name).unwrap().field();
-            s
-        };
         let all = [
             union(0, ""),
             union(2, "web"),
             union(5, "db"),
             union(7, "db"),
         ];
-        let find = |name: &str| id_of_leaf(name, &all).map_err(|f| f.reason);
+        let find = |name: &str| resolve(name, &all).map_err(|f| f.reason);
         assert_eq!(find("web"), Ok(2));
         assert_eq!(find("AB07ab07-ab07-ab07-ab07-ab07ab07ab07"), Ok(7));
         assert_eq!(find("db"), Err("ambiguous"));

@@ -17,7 +17,10 @@ pub fn run(args: &RemoveArgs, json: bool) -> Result {
         ids.extend(control.all()?.iter().map(|s| s.id));
     }
     for name in &args.unions {
-        ids.push(control.id_of(name)?);
+        let id = control.id_of(name)?;
+        if !ids.contains(&id) {
+            ids.push(id);
+        }
     }
     let mut removed = Vec::new();
     let mut failed: Option<Fail> = None;
