@@ -101,7 +101,7 @@ pub fn run(args: &CheckArgs, json: bool) -> ExitCode {
         if json {
             output::json(&report)?;
         } else {
-            output::text(&text::report(&report))?;
+            output::text(&text::report(&report, args.verbose))?;
         }
         Ok(report.code)
     });

@@ -2,6 +2,8 @@
 
 //! Findings in words.
 
+use std::collections::BTreeMap;
+
 use ubcore::check::{Grade, What};
 use ubcore::format::features::Features;
 use ubcore::geometry::{Geometry, BITS_SECTORS, TABLE_ENTRIES};
@@ -208,8 +210,8 @@ fn covers(page: u32, g: &Geometry) -> String {
     }
 }
 
-/// The whole report for people.
-pub fn report(r: &Report) -> String {
+/// The whole report for people: all notes of a kind in one line, unless `verbose`.
+pub fn report(r: &Report, verbose: bool) -> String {
     let mut out = r.leaf.clone();
     if let (Some(uuid), Some(generation)) = (&r.uuid, r.generation) {
         let name = r
@@ -219,7 +221,11 @@ pub fn report(r: &Report) -> String {
         out += &format!(": leaf {uuid}{name}, generation {generation}");
     }
     out.push('\n');
-    out.extend(r.findings.iter().map(line));
+    if verbose {
+        out.extend(r.findings.iter().map(line));
+    } else {
+        out += &grouped(&r.findings);
+    }
     let count = |wanted: fn(&&Told) -> bool| r.findings.iter().filter(wanted).count();
     let left = count(|f| f.grade != "note" && !f.mended);
     let mended = count(|f| f.mended);
@@ -242,6 +248,33 @@ pub fn report(r: &Report) -> String {
     out
 }
 
+/// The lines of all findings, where the first note of a kind stands for the others.
+fn grouped(findings: &[Told]) -> String {
+    let mut notes: BTreeMap<(&str, bool), usize> = BTreeMap::new();
+    let is_note = |f: &&Told| f.grade == grade(Grade::Note);
+    for f in findings.iter().filter(is_note) {
+        *notes.entry((f.kind, f.mended)).or_default() += 1;
+    }
+    let mut out = String::new();
+    for f in findings {
+        let more = if is_note(&f) {
+            // The first of a kind takes the count away.
+            match notes.remove(&(f.kind, f.mended)) {
+                Some(count) => count.saturating_sub(1),
+                None => continue,
+            }
+        } else {
+            0
+        };
+        out += line(f).trim_end_matches('\n');
+        if more > 0 {
+            out += &format!(" (and {more} more of this kind: --verbose shows each)");
+        }
+        out.push('\n');
+    }
+    out
+}
+
 fn line(f: &Told) -> String {
     let place = match (f.block, f.byte) {
         (Some(block), Some(byte)) => format!("block {block}, byte {byte}: "),
@@ -254,9 +287,43 @@ fn line(f: &Told) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{kind, meaning, What};
+    use super::{grouped, kind, meaning, Told, What};
     use std::collections::BTreeSet;
     use ubcore::geometry::Geometry;
+
+    #[test]
+    fn notes_of_a_kind_share_a_line() {
+        let told = |grade, kind, block, mended| Told {
+            grade,
+            kind,
+            block: Some(block),
+            byte: Some(0),
+            text: format!("{kind} it is"),
+            lost: None,
+            mended,
+        };
+        let list: Vec<Told> = (0..697)
+            .map(|n| told("note", "unowned", n, false))
+            .chain([
+                told("damage", "page", 9, false),
+                told("damage", "page", 10, false),
+                told("note", "not_detached", 3, true),
+                told("note", "unowned", 900, true),
+            ])
+            .collect();
+        let text = grouped(&list);
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(
+            lines,
+            [
+                "  note    block 0, byte 0: unowned it is (and 696 more of this kind: --verbose shows each)",
+                "  damage  block 9, byte 0: page it is",
+                "  damage  block 10, byte 0: page it is",
+                "  note    block 3, byte 0: not_detached it is [mended]",
+                "  note    block 900, byte 0: unowned it is [mended]",
+            ]
+        );
+    }
 
     #[test]
     fn every_kind_of_finding_has_a_word_and_a_sentence() {
