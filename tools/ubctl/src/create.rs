@@ -11,11 +11,11 @@ use ubcore::error::Side;
 
 use crate::cli::CreateArgs;
 use crate::control::{self, Control, PREFIX};
-use crate::device::refuse_same;
+use crate::device::{refuse_same, Access, Device};
 use crate::image::{self, Lower, NODE_POLL, NODE_WAIT};
 use crate::lost::{self, Stretch};
 use crate::refuse::Result;
-use crate::{format, output};
+use crate::{format, output, overlap};
 
 /// The command.
 pub fn run(args: &CreateArgs, json: bool) -> Result {
@@ -35,6 +35,8 @@ pub fn run(args: &CreateArgs, json: bool) -> Result {
     if args.format {
         format::format(&root, &leaf, args.layout(), args.force)?;
     }
+    // Held until the driver holds them: what was looked at is what it gets.
+    let pair = apart(&root, &leaf)?;
     let what = format!("root {}, leaf {}", root.name.display(), leaf.name.display());
     let id = control.create(&mut request, &what).map_err(|mut fail| {
         if args.format {
@@ -42,6 +44,7 @@ pub fn run(args: &CreateArgs, json: bool) -> Result {
         }
         fail
     })?;
+    drop(pair);
     root.release();
     leaf.release();
     let status = control.status(id)?;
@@ -76,6 +79,16 @@ pub fn run(args: &CreateArgs, json: bool) -> Result {
         "lost_sectors": status.lost_sectors,
         "lost": lost,
     }))
+}
+
+/// Opens root and leaf to see that they are not one and the same.
+fn apart(root: &Lower, leaf: &Lower) -> Result<[Device; 2]> {
+    let open = |lower: &Lower, side| {
+        Ok(Device::open(&lower.node, side, Access::Read)?.called(&lower.name))
+    };
+    let pair = [open(root, Side::Root)?, open(leaf, Side::Leaf)?];
+    overlap::refuse(&pair[0], &pair[1])?;
+    Ok(pair)
 }
 
 /// What a damaged leaf has lost. The driver names the first stretches only.

@@ -4,6 +4,7 @@
 
 use std::fs::{self, File, Metadata, OpenOptions};
 use std::io::{self, Seek, SeekFrom};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -15,8 +16,8 @@ use ubcore::geometry::{BLOCK_BYTES, BLOCK_SECTORS};
 use ubcore::num::wide;
 
 use crate::control::is_union;
-use crate::image;
-use crate::refuse::{Fail, Result, REFUSED};
+use crate::refuse::{Fail, Result, BUSY, REFUSED};
+use crate::{image, ioctl};
 
 /// What a device is opened for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,6 +36,7 @@ pub struct Device {
     path: PathBuf,
     file: File,
     side: Side,
+    meta: Metadata,
     is_block: bool,
     bytes: u64,
     buffer: Vec<u8>,
@@ -61,15 +63,23 @@ impl Device {
         }
         let failed = |e: io::Error| Fail::io("open", path, &e);
         let mut file = options.open(path).map_err(failed)?;
+        // From here on the open file counts: the path may lead to another one by now.
+        let opened = file.metadata().map_err(failed)?;
+        if !is_same(&meta, &opened) {
+            let path = path.display();
+            let text = format!("{path} became another device while it was opened: try again");
+            return Err(Fail::new(BUSY, "busy", text));
+        }
         if access != Access::Read && !is_block {
             image::lock(&file, path, Side::Leaf)?;
-            image::refuse_loops(&file.metadata().map_err(failed)?, path)?;
+            image::refuse_loops(&opened, path)?;
         }
         let bytes = file.seek(SeekFrom::End(0)).map_err(failed)?;
         let device = Device {
             path: path.to_owned(),
             file,
             side,
+            meta: opened,
             is_block,
             bytes,
             buffer: vec![0; BUFFER_BYTES],
@@ -96,6 +106,39 @@ impl Device {
     /// Where it was opened, or what it was called since.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// The open file.
+    pub fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// What the open file is.
+    pub fn metadata(&self) -> &Metadata {
+        &self.meta
+    }
+
+    /// The same device or image, whatever its path leads to by now.
+    pub fn again(&self, access: Access) -> Result<Device> {
+        let path = format!("/proc/self/fd/{}", self.file.as_raw_fd());
+        let again = Device::open(Path::new(&path), self.side, access);
+        let again = again.map_err(|mut fail| {
+            let name = self.path.display().to_string();
+            fail.message = fail.message.replace(&path, &name);
+            fail
+        })?;
+        Ok(again.called(&self.path))
+    }
+
+    /// Refuses a device with its write-protection on; it can be opened for writing all the same.
+    pub fn refuse_read_only(&self) -> Result {
+        if self.is_block && ioctl::is_read_only(&self.file).unwrap_or(false) {
+            return Err(Fail::core(
+                &self.path.display().to_string(),
+                Error::ReadOnlyLeaf,
+            ));
+        }
+        Ok(())
     }
 
     /// Its size in bytes.
@@ -200,16 +243,23 @@ impl Disk for Device {
     }
 }
 
+/// Whether both are one device or one file.
+pub fn is_same(a: &Metadata, b: &Metadata) -> bool {
+    if a.file_type().is_block_device() && b.file_type().is_block_device() {
+        return a.rdev() == b.rdev();
+    }
+    a.file_type() == b.file_type() && a.dev() == b.dev() && a.ino() == b.ino()
+}
+
 fn metadata(path: &Path) -> Result<Metadata> {
     fs::metadata(path).map_err(|e| Fail::io("open", path, &e))
 }
 
-/// Refuses a root and a leaf that are one device, or one image.
+/// Refuses a root and a leaf that are one device, or one image, before either is opened. What their
+/// paths lead to later is for [`crate::overlap`] to judge.
 pub fn refuse_same(root: &Path, leaf: &Path) -> Result {
     let (r, l) = (metadata(root)?, metadata(leaf)?);
-    let both_blocks = r.file_type().is_block_device() && l.file_type().is_block_device();
-    let same_file = r.dev() == l.dev() && r.ino() == l.ino();
-    if same_file || (both_blocks && r.rdev() == l.rdev()) {
+    if is_same(&r, &l) {
         let what = format!("root {}, leaf {}", root.display(), leaf.display());
         return Err(Fail::core(&what, Error::SameDevice));
     }
@@ -217,8 +267,8 @@ pub fn refuse_same(root: &Path, leaf: &Path) -> Result {
 }
 
 /// Refuses a device that is a union or a partition of one: unions do not stack.
-pub fn refuse_union(path: &Path, side: Side) -> Result {
-    let meta = metadata(path)?;
+pub fn refuse_union(device: &Device, side: Side) -> Result {
+    let meta = device.metadata();
     if !meta.file_type().is_block_device() {
         return Ok(());
     }
@@ -230,7 +280,7 @@ pub fn refuse_union(path: &Path, side: Side) -> Result {
     let place = fs::canonicalize(format!("/sys/dev/block/{major}:{minor}"));
     match place {
         Ok(place) if is_union(&place) => Err(Fail::core(
-            &path.display().to_string(),
+            &device.path().display().to_string(),
             Error::Stacked(side),
         )),
         // Without sysfs the driver is the one to refuse.

@@ -16,7 +16,7 @@ use crate::device::{refuse_same, refuse_union, Access, Device};
 use crate::image::Lower;
 use crate::refuse::{Fail, Result, REFUSED};
 use crate::used::{self, Used};
-use crate::{identity, output};
+use crate::{identity, output, overlap};
 
 const BLOCK: u64 = BLOCK_BYTES as u64;
 const MIB: u64 = 1 << 20;
@@ -80,10 +80,12 @@ pub fn run(args: &FormatArgs, json: bool) -> Result {
 /// Formats `leaf` for `root`. Whatever is refused is so before the first write.
 pub fn format(root: &Lower, leaf: &Lower, layout: LayoutArgs, force: bool) -> Result<Formatted> {
     let what = format!("root {}, leaf {}", root.name.display(), leaf.name.display());
-    refuse_union(&root.node, Side::Root)?;
-    refuse_union(&leaf.node, Side::Leaf)?;
     let root = Device::open(&root.node, Side::Root, Access::Read)?.called(&root.name);
+    refuse_union(&root, Side::Root)?;
     let leaf = Device::open(&leaf.node, Side::Leaf, Access::Exclusive)?.called(&leaf.name);
+    refuse_union(&leaf, Side::Leaf)?;
+    // Not even --force makes a root a leaf.
+    overlap::refuse(&root, &leaf)?;
     let sizes = (root.sectors(), leaf.sectors());
     let journal = layout
         .journal_size

@@ -137,3 +137,51 @@ pub fn loop_status(fd: impl AsFd) -> rustix::io::Result<LoopInfo> {
     // SAFETY: The kernel fills a `loop_info64`, which has the size of ours; any bytes are one.
     unsafe { ioctl(fd, Getter::<LOOP_GET_STATUS64, LoopInfo>::new()) }
 }
+
+const BLKROGET: Opcode = 0x125e;
+
+/// Whether a block device is write-protected.
+pub fn is_read_only(fd: impl AsFd) -> rustix::io::Result<bool> {
+    // SAFETY: The kernel fills an int, in which any bytes are a value.
+    unsafe { ioctl(fd, Getter::<BLKROGET, i32>::new()) }.map(|n| n != 0)
+}
+
+/// Bytes of `struct dm_ioctl`, which a call of device mapper starts with.
+pub const DM_HEAD: usize = 312;
+const DM_TABLE_STATUS: Opcode = 0xc138_fd0c;
+
+/// The call of /dev/mapper/control that gives a table, over a buffer that says how long it is.
+struct DmTable<'a>(&'a mut [u8]);
+
+// SAFETY: The kernel reads the head, which [`dm_table`] has checked to be there, and writes no more
+// bytes than the head says the buffer has, which is its length. Any bytes are a `u8`.
+unsafe impl Ioctl for DmTable<'_> {
+    type Output = ();
+
+    const IS_MUTATING: bool = true;
+
+    fn opcode(&self) -> Opcode {
+        DM_TABLE_STATUS
+    }
+
+    fn as_ptr(&mut self) -> *mut std::ffi::c_void {
+        self.0.as_mut_ptr().cast()
+    }
+
+    unsafe fn output_from_ptr(_: IoctlOutput, _: *mut std::ffi::c_void) -> rustix::io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Asks device mapper for a device's table. `buffer` starts with a `dm_ioctl`, whose `data_size`
+/// is written here.
+pub fn dm_table(control: impl AsFd, buffer: &mut [u8]) -> rustix::io::Result<()> {
+    let len = u32::try_from(buffer.len()).map_err(|_| rustix::io::Errno::INVAL)?;
+    if buffer.len() < DM_HEAD {
+        return Err(rustix::io::Errno::INVAL);
+    }
+    buffer[12..16].copy_from_slice(&len.to_ne_bytes());
+    // SAFETY: The type byte is device mapper's; another driver answers ENOTTY and touches nothing.
+    // The head is there, and `data_size` in it is the buffer's length.
+    unsafe { ioctl(control, DmTable(buffer)) }
+}

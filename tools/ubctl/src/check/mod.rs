@@ -23,7 +23,7 @@ use crate::device::{refuse_same, Access, Device};
 use crate::lost::{self, Stretch};
 use crate::memory::Heap;
 use crate::refuse::{Fail, Result, FAILED};
-use crate::{identity, output};
+use crate::{identity, output, overlap};
 
 /// Exit codes of `check`, those of fsck.
 const CLEAN: u8 = 0;
@@ -124,6 +124,11 @@ fn report(args: &CheckArgs) -> Result<Report> {
         refuse_same(root, &args.leaf)?;
     }
     let mut leaf = Device::open(&args.leaf, Side::Leaf, access)?;
+    let root = args.root.as_deref().map(|path| {
+        let root = Device::open(path, Side::Root, Access::Read)?;
+        overlap::refuse(&root, &leaf).map(|()| root)
+    });
+    let root = root.transpose()?;
     let name = args.leaf.display().to_string();
     let first = match look(&mut leaf) {
         Ok(first) => first,
@@ -137,9 +142,8 @@ fn report(args: &CheckArgs) -> Result<Report> {
     };
     let mut findings = list(&first, last.as_ref());
     let last = last.unwrap_or(first);
-    if let Some(root) = &args.root {
-        let root = Device::open(root, Side::Root, Access::Read)?;
-        findings.extend(judge_root(&root, &last.sb)?);
+    if let Some(root) = &root {
+        findings.extend(judge_root(root, &last.sb)?);
     }
     Ok(Report {
         leaf: name,

@@ -1,0 +1,498 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Whether a root and a leaf share a sector, through partitions, device mapper, RAID, loop devices
+//! and file systems.
+//!
+//! Each of both is followed down to what its bytes lie on, by the numbers of the open file, never by
+//! a path. A trail is one way down. Two trails share bytes if the uppermost thing that is on both
+//! has a byte on both: below that thing its bytes keep apart what was apart above. Where only a
+//! driver knows which bytes of a device it uses (RAID, most targets of device mapper), all of them
+//! count.
+
+use std::collections::HashMap;
+use std::fs::{self, File};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{major, minor, OFlags};
+use ubcore::error::{Error, Side};
+
+use crate::control::is_union;
+use crate::device::{self, Device};
+use crate::dm::{self, Behind};
+use crate::ioctl;
+use crate::refuse::{Fail, Result, FAILED, REFUSED};
+
+/// Trails are no longer than this; the kernel itself stacks fewer.
+const DEEPEST: usize = 64;
+/// Steps of all trails of a device.
+const STEPS: usize = 1 << 16;
+const SECTOR: u64 = 512;
+
+/// Something that bytes lie on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    /// A whole disk, by its number.
+    Disk(u64),
+    /// A file, by the number of its file system's device and its own.
+    File(u64, u64),
+    /// A file system: each file has one byte, at its own number.
+    System(u64),
+    /// A pool of thin volumes: each volume has one byte.
+    Pool(u64),
+}
+
+/// Some bytes of a place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Step {
+    place: Place,
+    from: u64,
+    to: u64,
+}
+
+impl Step {
+    fn of(place: Place, from: u64, to: u64) -> Step {
+        Step { place, from, to }
+    }
+
+    fn meets(&self, other: &Step) -> bool {
+        self.place == other.place && self.from < other.to && other.from < self.to
+    }
+}
+
+type Trail = Vec<Step>;
+
+/// Refuses a root and a leaf with a byte in common. Both are open, and stay what they are.
+pub fn refuse(root: &Device, leaf: &Device) -> Result {
+    let what = format!(
+        "root {}, leaf {}",
+        root.path().display(),
+        leaf.path().display()
+    );
+    if device::is_same(root.metadata(), leaf.metadata()) {
+        return Err(Fail::core(&what, Error::SameDevice));
+    }
+    let (root, leaf) = (trails(root, Side::Root)?, trails(leaf, Side::Leaf)?);
+    match shared(&root, &leaf) {
+        Some((r, l)) => Err(Fail::new(
+            REFUSED,
+            "same_device",
+            format!(
+                "{what}: {}: to write to the leaf would change the root: choose a leaf that shares \
+                 nothing with it",
+                said(&r, &l)
+            ),
+        )),
+        None => Ok(()),
+    }
+}
+
+/// The first two steps with a byte in common that have nothing in common above them.
+fn shared(root: &[Trail], leaf: &[Trail]) -> Option<(Step, Step)> {
+    let meeting = |r: &Trail, l: &Trail| {
+        let (r, l) = r
+            .iter()
+            .find_map(|r| Some((*r, *l.iter().find(|l| l.place == r.place)?)))?;
+        r.meets(&l).then_some((r, l))
+    };
+    root.iter()
+        .find_map(|r| leaf.iter().find_map(|l| meeting(r, l)))
+}
+
+/// What two meeting steps have in common, for people.
+fn said(root: &Step, leaf: &Step) -> String {
+    let part = |side: &str, s: &Step| match (s.from, s.to) {
+        (0, u64::MAX) => format!("the {side} lies somewhere on it"),
+        (from, u64::MAX) => format!("the {side} has its bytes from {from} on"),
+        (from, to) => format!(
+            "the {side} has its bytes {from} to {}",
+            to.saturating_sub(1)
+        ),
+    };
+    let both = || format!("{} and {}", part("root", root), part("leaf", leaf));
+    match root.place {
+        Place::Disk(dev) => format!("both are on {}: {}", name(dev), both()),
+        Place::File(..) => format!("both are on one file: {}", both()),
+        Place::System(_) => "both are one file".to_owned(),
+        Place::Pool(dev) => format!("both are one volume of the pool {}", name(dev)),
+    }
+}
+
+/// All ways down from a device or image.
+fn trails(device: &Device, side: Side) -> Result<Vec<Trail>> {
+    let meta = device.metadata();
+    let mut walk = Walk {
+        side,
+        sources: HashMap::new(),
+        steps: 0,
+    };
+    let top = if meta.file_type().is_block_device() {
+        let step = block(meta.rdev(), 0, device.bytes());
+        step.ok_or_else(|| {
+            unknown(
+                device,
+                "no word of it in /sys/dev/block: mount sysfs on /sys",
+            )
+        })?
+    } else {
+        walk.learn(meta.dev(), device.file());
+        Step::of(Place::File(meta.dev(), meta.ino()), 0, device.bytes())
+    };
+    let mut list = Vec::new();
+    let whole = walk.down(&mut vec![top], &mut list);
+    whole.ok_or_else(|| unknown(device, "it is made of too many devices"))?;
+    Ok(list)
+}
+
+fn unknown(device: &Device, why: &str) -> Fail {
+    let path = device.path().display();
+    Fail::new(
+        FAILED,
+        "unknown_place",
+        format!(
+            "cannot tell which sectors {path} consists of, so the root may be among them: {why}"
+        ),
+    )
+}
+
+struct Walk {
+    side: Side,
+    /// The devices that file systems without a device number of their own say they are on.
+    sources: HashMap<u64, PathBuf>,
+    steps: usize,
+}
+
+impl Walk {
+    /// Adds all trails that go on from the last step of `trail`; `None` if there is no end of them.
+    fn down(&mut self, trail: &mut Trail, list: &mut Vec<Trail>) -> Option<()> {
+        self.steps += 1;
+        if trail.len() > DEEPEST || self.steps > STEPS {
+            return None;
+        }
+        let below = self.below(trail.last()?);
+        if below.is_empty() {
+            list.push(trail.clone());
+        }
+        for step in below {
+            trail.push(step);
+            self.down(trail, list)?;
+            trail.pop();
+        }
+        Some(())
+    }
+
+    fn below(&mut self, step: &Step) -> Vec<Step> {
+        match step.place {
+            Place::Disk(dev) => self.below_disk(dev, step),
+            Place::File(dev, inode) => {
+                vec![Step::of(Place::System(dev), inode, inode.saturating_add(1))]
+            }
+            Place::System(dev) => self.below_system(dev),
+            Place::Pool(dev) => whole(dev).into_iter().collect(),
+        }
+    }
+
+    fn below_disk(&mut self, dev: u64, step: &Step) -> Vec<Step> {
+        let folder = folder(dev);
+        if folder.join("loop").exists() {
+            return self.below_loop(dev, step).into_iter().collect();
+        }
+        if folder.join("dm").exists() {
+            if let Some(list) = dm::table(dev).and_then(|table| below_dm(&table, step)) {
+                return list;
+            }
+        }
+        let mut below = slaves(&folder);
+        // A union is written to its leaf alone. What it shows depends on both.
+        if self.side == Side::Leaf && fs::canonicalize(&folder).is_ok_and(|p| is_union(&p)) {
+            let leaf = fs::read_to_string(folder.join("union/leaf")).unwrap_or_default();
+            let leaf = fs::metadata(leaf.trim_end_matches('\n')).map(|m| m.rdev());
+            if let Some(leaf) = leaf.ok().filter(|leaf| below.contains(leaf)) {
+                below = vec![leaf];
+            }
+        }
+        below.into_iter().filter_map(whole).collect()
+    }
+
+    fn below_loop(&mut self, dev: u64, step: &Step) -> Option<Step> {
+        let node = node(dev)?;
+        let info = ioctl::loop_status(&node).ok()?;
+        let end = match info.sizelimit {
+            0 => u64::MAX,
+            n => info.offset.saturating_add(n),
+        };
+        let from = info.offset.saturating_add(step.from);
+        let to = info.offset.saturating_add(step.to).min(end);
+        if info.rdevice != 0 {
+            return block(info.rdevice, from, to);
+        }
+        let path = fs::read_to_string(folder(dev).join("loop/backing_file")).ok();
+        let file = path.and_then(|p| look(Path::new(p.trim_end_matches('\n'))));
+        if let Some((file, _)) = file
+            .and_then(|f| f.metadata().ok().map(|m| (f, m)))
+            .filter(|(_, m)| m.dev() == info.device && m.ino() == info.inode)
+        {
+            self.learn(info.device, &file);
+        }
+        Some(Step::of(Place::File(info.device, info.inode), from, to))
+    }
+
+    /// Where the file system of an open file is: one over several devices (btrfs) has a number that
+    /// is none of them.
+    fn learn(&mut self, dev: u64, file: &File) {
+        if major(dev) != 0 || self.sources.contains_key(&dev) {
+            return;
+        }
+        if let Some(source) = source(file) {
+            self.sources.insert(dev, source);
+        }
+    }
+
+    fn below_system(&self, dev: u64) -> Vec<Step> {
+        if major(dev) != 0 {
+            return whole(dev).into_iter().collect();
+        }
+        let Some(source) = self.sources.get(&dev) else {
+            return Vec::new();
+        };
+        let Some(meta) = fs::metadata(source)
+            .ok()
+            .filter(|m| m.file_type().is_block_device())
+        else {
+            return Vec::new();
+        };
+        let mut all = btrfs(meta.rdev());
+        all.push(meta.rdev());
+        all.into_iter().filter_map(whole).collect()
+    }
+}
+
+/// What stands behind the bytes of a device of device mapper; `None` if its table does not say.
+fn below_dm(table: &[dm::Target], step: &Step) -> Option<Vec<Step>> {
+    let mut list = Vec::new();
+    for target in table {
+        let start = target.start.saturating_mul(SECTOR);
+        let end = start.saturating_add(target.len.saturating_mul(SECTOR));
+        let (from, to) = (step.from.max(start), step.to.min(end));
+        if from >= to {
+            continue;
+        }
+        match target.behind {
+            Behind::Nothing => {}
+            Behind::Linear(dev, sector) => {
+                let moved = |at: u64| sector.saturating_mul(SECTOR).saturating_add(at - start);
+                list.push(block(dev, moved(from), moved(to))?);
+            }
+            Behind::Thin(pool, id) => {
+                list.push(Step::of(Place::Pool(pool), id, id.saturating_add(1)))
+            }
+            Behind::Unknown => return None,
+        }
+    }
+    // Bytes of nothing: the trail ends here, but as a trail of its own.
+    Some(list)
+}
+
+/// Bytes of a device as those of its disk; `None` if sysfs does not know it.
+fn block(dev: u64, from: u64, to: u64) -> Option<Step> {
+    let folder = folder(dev);
+    if !folder.exists() {
+        return None;
+    }
+    if !folder.join("partition").exists() {
+        return Some(Step::of(Place::Disk(dev), from, to));
+    }
+    let start = number(&folder.join("start"))?.saturating_mul(SECTOR);
+    let size = number(&folder.join("size"))?.saturating_mul(SECTOR);
+    let disk = dm::device(
+        &fs::read_to_string(fs::canonicalize(&folder).ok()?.parent()?.join("dev")).ok()?,
+    )?;
+    let end = start.saturating_add(size);
+    Some(Step::of(
+        Place::Disk(disk),
+        start.saturating_add(from).min(end),
+        start.saturating_add(to).min(end),
+    ))
+}
+
+fn whole(dev: u64) -> Option<Step> {
+    block(dev, 0, u64::MAX)
+}
+
+/// A device's place in sysfs.
+pub fn folder(dev: u64) -> PathBuf {
+    format!("/sys/dev/block/{}:{}", major(dev), minor(dev)).into()
+}
+
+fn number(file: &Path) -> Option<u64> {
+    fs::read_to_string(file).ok()?.trim().parse().ok()
+}
+
+/// The devices that a disk says it is made of.
+pub fn slaves(folder: &Path) -> Vec<u64> {
+    let list = fs::read_dir(folder.join("slaves"));
+    let one = |entry: fs::DirEntry| dm::device(&fs::read_to_string(entry.path().join("dev")).ok()?);
+    list.into_iter()
+        .flatten()
+        .flatten()
+        .filter_map(one)
+        .collect()
+}
+
+/// All devices of the btrfs that has this one.
+fn btrfs(dev: u64) -> Vec<u64> {
+    let systems = fs::read_dir("/sys/fs/btrfs")
+        .into_iter()
+        .flatten()
+        .flatten();
+    for system in systems {
+        let devices = fs::read_dir(system.path().join("devices"));
+        let one = |e: fs::DirEntry| dm::device(&fs::read_to_string(e.path().join("dev")).ok()?);
+        let devices: Vec<u64> = devices
+            .into_iter()
+            .flatten()
+            .flatten()
+            .filter_map(one)
+            .collect();
+        if devices.contains(&dev) {
+            return devices;
+        }
+    }
+    Vec::new()
+}
+
+/// The kernel's name of a device.
+fn name(dev: u64) -> String {
+    let place = fs::canonicalize(folder(dev)).unwrap_or_default();
+    match place.file_name().and_then(|n| n.to_str()) {
+        Some(name) => format!("/dev/{}", name.replace('!', "/")),
+        None => format!("{}:{}", major(dev), minor(dev)),
+    }
+}
+
+/// A device's node, opened to be asked: none that stands for another device.
+fn node(dev: u64) -> Option<File> {
+    let file = File::open(name(dev)).ok()?;
+    let meta = file.metadata().ok()?;
+    (meta.file_type().is_block_device() && meta.rdev() == dev).then_some(file)
+}
+
+/// A file to be looked at, not opened.
+fn look(path: &Path) -> Option<File> {
+    let mut options = File::options();
+    let flags = i32::try_from(OFlags::PATH.bits()).ok()?;
+    options.read(true).custom_flags(flags).open(path).ok()
+}
+
+/// What the mount of an open file says it is of, if that is a path.
+fn source(file: &File) -> Option<PathBuf> {
+    let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", file.as_raw_fd())).ok()?;
+    let mount = info.lines().find_map(|l| l.strip_prefix("mnt_id:"))?.trim();
+    let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
+    source_of(mount, &mounts)
+}
+
+fn source_of(mount: &str, mounts: &str) -> Option<PathBuf> {
+    let line = mounts
+        .lines()
+        .find(|l| l.split(' ').next() == Some(mount))?;
+    let source = line.split_once(" - ")?.1.split(' ').nth(1)?;
+    source.starts_with('/').then(|| PathBuf::from(source))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{below_dm, shared, source_of, Behind, Place, Step, Trail};
+    use crate::dm::Target;
+
+    const A: Place = Place::Disk(1);
+    const B: Place = Place::Disk(2);
+    const RAID: Place = Place::Disk(3);
+
+    fn trail(steps: &[(Place, u64, u64)]) -> Trail {
+        let step = |&(place, from, to): &(Place, u64, u64)| Step::of(place, from, to);
+        steps.iter().map(step).collect()
+    }
+
+    fn meet(root: &[Trail], leaf: &[Trail]) -> bool {
+        let both = (shared(root, leaf).is_some(), shared(leaf, root).is_some());
+        assert_eq!(both.0, both.1);
+        both.0
+    }
+
+    #[test]
+    fn ranges_of_one_disk() {
+        let one = |from, to| vec![trail(&[(A, from, to)])];
+        assert!(meet(&one(0, 100), &one(99, 200)));
+        assert!(meet(&one(0, u64::MAX), &one(7, 8)));
+        assert!(!meet(&one(0, 100), &one(100, 200)));
+        assert!(!meet(&one(0, 100), &[trail(&[(B, 0, 100)])]));
+    }
+
+    #[test]
+    fn what_is_apart_above_is_apart_below() {
+        // Partitions of a RAID over two disks.
+        let over = |from, to| {
+            let below = |disk| trail(&[(RAID, from, to), (disk, 0, u64::MAX)]);
+            vec![below(A), below(B)]
+        };
+        assert!(!meet(&over(0, 10), &over(10, 20)));
+        assert!(meet(&over(0, 11), &over(10, 20)));
+        // But one of its disks is no place for a leaf.
+        assert!(meet(&over(0, 10), &[trail(&[(B, 5, 6)])]));
+        // Two ways down, one of which meets.
+        let other = trail(&[(Place::Disk(9), 0, 8), (B, 0, 8)]);
+        assert!(meet(
+            &over(0, 10),
+            &[trail(&[(Place::Disk(8), 0, 1)]), other]
+        ));
+    }
+
+    #[test]
+    fn files_of_one_file_system_are_apart_and_on_its_device() {
+        let file = |inode: u64, from, to| {
+            let (file, system) = (Place::File(1, inode), Place::System(1));
+            trail(&[
+                (Place::Disk(100 + inode), 0, to - from),
+                (file, from, to),
+                (system, inode, inode + 1),
+                (A, 0, u64::MAX),
+            ])
+        };
+        assert!(!meet(&[file(7, 0, 100)], &[file(8, 0, 100)]));
+        assert!(meet(&[file(7, 0, 100)], &[trail(&[(A, 3, 4)])]));
+        // Loop devices over parts of one file.
+        let mut second = file(7, 100, 200);
+        second[0].place = Place::Disk(200);
+        assert!(!meet(&[file(7, 0, 100)], &[second.clone()]));
+        assert!(meet(&[file(7, 0, 101)], &[second]));
+    }
+
+    #[test]
+    fn a_table_leads_to_the_sectors_it_names() {
+        let target = |start, len, behind| Target { start, len, behind };
+        let thin = Behind::Thin(5, 7);
+        let table = [
+            target(0, 8, Behind::Nothing),
+            target(8, 8, thin),
+            target(16, 8, Behind::Unknown),
+        ];
+        let below =
+            |from: u64, to: u64| below_dm(&table, &Step::of(Place::Disk(1), from * 512, to * 512));
+        let pool = Step::of(Place::Pool(5), 7, 8);
+        assert_eq!(below(0, 8), Some(vec![]));
+        assert_eq!(below(0, 16), Some(vec![pool]));
+        assert_eq!(below(15, 17), None);
+        assert_eq!(below(100, 200), Some(vec![]));
+    }
+
+    #[test]
+    fn the_device_of_a_mount() {
+        let mounts = "22 1 0:20 / /proc rw shared:1 - proc proc rw\n\
+            30 1 0:33 /@ / rw,noatime shared:2 - btrfs /dev/sda2 rw,subvol=/@\n";
+        assert_eq!(source_of("30", mounts), Some("/dev/sda2".into()));
+        assert_eq!(source_of("22", mounts), None);
+        assert_eq!(source_of("3", mounts), None);
+    }
+}
