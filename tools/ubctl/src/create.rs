@@ -12,14 +12,15 @@ use ubcore::error::Side;
 use crate::cli::CreateArgs;
 use crate::control::{self, Control, PREFIX};
 use crate::device::{refuse_same, Access, Device};
+use crate::format::Plan;
 use crate::image::{self, Lower, NODE_POLL, NODE_WAIT};
 use crate::lost::{self, Stretch};
-use crate::refuse::Result;
-use crate::{format, output, overlap};
+use crate::refuse::{Fail, Result, BUSY};
+use crate::{ahead, output, overlap};
 
 /// The command.
 pub fn run(args: &CreateArgs, json: bool) -> Result {
-    // What can be refused is, before a leaf is formatted for nothing.
+    // What can be refused is, before the first write.
     let control = Control::open()?;
     refuse_same(&args.root, &args.leaf)?;
     let root = Lower::take(&args.root, Side::Root, false)?;
@@ -32,19 +33,14 @@ pub fn run(args: &CreateArgs, json: bool) -> Result {
     if args.read_only {
         request.flags |= CREATE_READ_ONLY;
     }
-    if args.format {
-        format::format(&root, &leaf, args.layout(), args.force)?;
-    }
-    // Held until the driver holds them: what was looked at is what it gets.
-    let pair = apart(&root, &leaf)?;
     let what = format!("root {}, leaf {}", root.name.display(), leaf.name.display());
-    let id = control.create(&mut request, &what).map_err(|mut fail| {
-        if args.format {
-            fail.message.push_str(" (the leaf is formatted now)");
-        }
-        fail
-    })?;
-    drop(pair);
+    let id = if args.format {
+        formatted(args, &control, (&root, &leaf), &mut request, &what)?
+    } else {
+        // Held until the driver holds them: what was looked at is what it gets.
+        let _pair = apart(&root, &leaf)?;
+        ahead::create(&control, &mut request, &what)?
+    };
     root.release();
     leaf.release();
     let status = control.status(id)?;
@@ -89,6 +85,36 @@ fn apart(root: &Lower, leaf: &Lower) -> Result<[Device; 2]> {
     let pair = [open(root, Side::Root)?, open(leaf, Side::Leaf)?];
     overlap::refuse(&pair[0], &pair[1])?;
     Ok(pair)
+}
+
+/// Formats the leaf and makes the union: both, or nothing.
+fn formatted(
+    args: &CreateArgs,
+    control: &Control,
+    (root, leaf): (&Lower, &Lower),
+    request: &mut Create,
+    what: &str,
+) -> Result<u32> {
+    control.refuse_taken(args.id)?;
+    let plan = Plan::new(root, leaf, args.layout(), args.force)?;
+    ahead::refuse_held_root(control, &plan.root)?;
+    plan.write()?;
+    let handed = plan.hand_over();
+    let id = ahead::create(control, request, what).map_err(|fail| handed.take_back(fail))?;
+    if control.status(id)?.uuid == handed.uuid {
+        return Ok(id);
+    }
+    // The path led elsewhere for a moment, or another formatted the leaf.
+    let text = format!(
+        "{what}: the union is of another leaf than the one that was formatted, which stays formatted: \
+         see what changes the leaf's path, and try again"
+    );
+    let gone = control.remove(id);
+    let left = gone.map_or_else(
+        |e| format!(" ({PREFIX}{id} is left: {e})"),
+        |()| String::new(),
+    );
+    Err(Fail::new(BUSY, "busy", text + &left))
 }
 
 /// What a damaged leaf has lost. The driver names the first stretches only.

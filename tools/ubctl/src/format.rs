@@ -15,8 +15,9 @@ use crate::cli::{Discard, FormatArgs, LayoutArgs};
 use crate::device::{refuse_same, refuse_union, Access, Device};
 use crate::image::Lower;
 use crate::refuse::{Fail, Result, REFUSED};
+use crate::undo::Undo;
 use crate::used::{self, Used};
-use crate::{identity, output, overlap};
+use crate::{ahead, identity, output, overlap};
 
 const BLOCK: u64 = BLOCK_BYTES as u64;
 const MIB: u64 = 1 << 20;
@@ -41,7 +42,7 @@ pub struct Formatted {
 pub fn run(args: &FormatArgs, json: bool) -> Result {
     refuse_same(&args.root, &args.leaf)?;
     let (root, leaf) = (Lower::as_it_is(&args.root), Lower::as_it_is(&args.leaf));
-    let made = format(&root, &leaf, args.layout, args.force)?;
+    let made = Plan::new(&root, &leaf, args.layout, args.force)?.write()?;
     if json {
         return output::json(&made);
     }
@@ -77,50 +78,120 @@ pub fn run(args: &FormatArgs, json: bool) -> Result {
     ))
 }
 
-/// Formats `leaf` for `root`. Whatever is refused is so before the first write.
-pub fn format(root: &Lower, leaf: &Lower, layout: LayoutArgs, force: bool) -> Result<Formatted> {
-    let what = format!("root {}, leaf {}", root.name.display(), leaf.name.display());
-    let root = Device::open(&root.node, Side::Root, Access::Read)?.called(&root.name);
-    refuse_union(&root, Side::Root)?;
-    let leaf = Device::open(&leaf.node, Side::Leaf, Access::Exclusive)?.called(&leaf.name);
-    refuse_union(&leaf, Side::Leaf)?;
-    // Not even --force makes a root a leaf.
-    overlap::refuse(&root, &leaf)?;
-    let sizes = (root.sectors(), leaf.sectors());
-    let journal = layout
-        .journal_size
-        .unwrap_or_else(|| default_journal_blocks(sizes.1));
-    let union = union_sectors(layout.size, &root, &leaf)?;
-    let geometry = Geometry::new(sizes.0, union, sizes.1, layout.slab_size, journal)
-        .map_err(|e| Fail::core(&what, e))?;
-    let used = used::look(&leaf)?;
-    if let Some(used) = used.as_ref().filter(|_| !force) {
-        return Err(looks_used(&leaf, used));
+/// A format that nothing speaks against. Root and leaf are held.
+pub struct Plan {
+    /// The root, open.
+    pub root: Device,
+    leaf: Device,
+    /// The leaf once more, not held: see [`Plan::hand_over`].
+    open_leaf: Device,
+    superblock: Superblock,
+    is_used: bool,
+    undo: Undo,
+}
+
+impl Plan {
+    /// Looks at all that could be refused. Nothing is written.
+    pub fn new(root: &Lower, leaf: &Lower, layout: LayoutArgs, force: bool) -> Result<Plan> {
+        let what = format!("root {}, leaf {}", root.name.display(), leaf.name.display());
+        let root = Device::open(&root.node, Side::Root, Access::Read)?.called(&root.name);
+        refuse_union(&root, Side::Root)?;
+        let leaf = Device::open(&leaf.node, Side::Leaf, Access::Exclusive)?.called(&leaf.name);
+        refuse_union(&leaf, Side::Leaf)?;
+        // Not even --force makes a root a leaf.
+        overlap::refuse(&root, &leaf)?;
+        leaf.refuse_read_only()?;
+        ahead::refuse_limits(&root, Side::Root)?;
+        ahead::refuse_limits(&leaf, Side::Leaf)?;
+        let sizes = (root.sectors(), leaf.sectors());
+        let journal = layout
+            .journal_size
+            .unwrap_or_else(|| default_journal_blocks(sizes.1));
+        let union = union_sectors(layout.size, &root, &leaf)?;
+        let geometry = Geometry::new(sizes.0, union, sizes.1, layout.slab_size, journal)
+            .map_err(|e| Fail::core(&what, e))?;
+        let used = used::look(&leaf)?;
+        if let Some(used) = used.as_ref().filter(|_| !force) {
+            return Err(looks_used(&leaf, used));
+        }
+        let mut superblock = superblock(&root, geometry)?;
+        superblock.reveal = layout.discard == Discard::Reveal;
+        superblock.name = layout.name.unwrap_or_default();
+        let is_used = used.is_some();
+        let wiped = wiped(&leaf, &geometry);
+        let kept = if is_used { &wiped[..] } else { &[] };
+        let undo = Undo::keep(&leaf, kept, block_of(&superblock))?;
+        Ok(Plan {
+            root,
+            open_leaf: leaf.again(Access::Read)?,
+            leaf,
+            superblock,
+            is_used,
+            undo,
+        })
     }
-    let mut superblock = superblock(&root, geometry)?;
-    superblock.reveal = layout.discard == Discard::Reveal;
-    superblock.name = layout.name.unwrap_or_default();
-    for (block, bytes) in writes(&superblock) {
-        leaf.write_at(block * BLOCK, &bytes)?;
-        leaf.sync()?;
+
+    /// Formats the leaf. If that fails, what the leaf held is put back.
+    pub fn write(&self) -> Result<Formatted> {
+        self.put()
+            .map_err(|fail| self.undo.after_format(&self.leaf, fail))?;
+        Ok(self.made())
     }
-    if used.is_some() {
-        wipe(&leaf, &superblock.geometry)?;
+
+    fn put(&self) -> Result {
+        for (block, bytes) in writes(&self.superblock) {
+            self.leaf.write_at(block * BLOCK, &bytes)?;
+            self.leaf.sync()?;
+        }
+        if self.is_used {
+            wipe(&self.leaf, &self.superblock.geometry)?;
+        }
+        Ok(())
     }
-    let g = &superblock.geometry;
-    Ok(Formatted {
-        leaf: leaf.path().display().to_string(),
-        root: root.path().display().to_string(),
-        uuid: output::uuid(&superblock.uuid),
-        name: superblock.name.text().to_owned(),
-        sectors: g.union_sectors(),
-        root_sectors: g.root_sectors(),
-        leaf_sectors: g.leaf_sectors(),
-        slab_sectors: g.slab_sectors(),
-        slabs: g.leaf_slabs(),
-        journal_blocks: g.journal_blocks(),
-        data_start: g.data_start(),
-    })
+
+    /// Lets go of the leaf, so that the driver can take it. It stays open: its number is no other
+    /// device's, and what it held can be put back.
+    pub fn hand_over(self) -> Handed {
+        Handed {
+            leaf: self.open_leaf,
+            _root: self.root,
+            uuid: self.superblock.uuid,
+            undo: self.undo,
+        }
+    }
+
+    fn made(&self) -> Formatted {
+        let (superblock, g) = (&self.superblock, &self.superblock.geometry);
+        Formatted {
+            leaf: self.leaf.path().display().to_string(),
+            root: self.root.path().display().to_string(),
+            uuid: output::uuid(&superblock.uuid),
+            name: superblock.name.text().to_owned(),
+            sectors: g.union_sectors(),
+            root_sectors: g.root_sectors(),
+            leaf_sectors: g.leaf_sectors(),
+            slab_sectors: g.slab_sectors(),
+            slabs: g.leaf_slabs(),
+            journal_blocks: g.journal_blocks(),
+            data_start: g.data_start(),
+        }
+    }
+}
+
+/// Root and leaf after the format: open, so that they stay the devices they are.
+pub struct Handed {
+    _root: Device,
+    leaf: Device,
+    /// Names the new leaf.
+    pub uuid: [u8; 16],
+    undo: Undo,
+}
+
+impl Handed {
+    /// The union could not be made: what the leaf held is put back.
+    pub fn take_back(&self, fail: Fail) -> Fail {
+        self.undo.after_create(&self.leaf, fail)
+    }
 }
 
 /// The union's size: the root's, or the one asked for. Both devices' blocks must divide it, or the
@@ -216,21 +287,31 @@ fn random<const N: usize>() -> Result<[u8; N]> {
 /// the first one new, the second still old, and the first then lost, the old leaf would come back to
 /// life. Stale blocks elsewhere need no wiping: they do not carry the new nonce.
 fn writes(superblock: &Superblock) -> [(u64, Vec<u8>); 3] {
+    let block = block_of(superblock);
+    [(1, vec![0; BLOCK_BYTES]), (0, block.clone()), (1, block)]
+}
+
+fn block_of(superblock: &Superblock) -> Vec<u8> {
     let mut block = vec![0; BLOCK_BYTES];
     superblock.encode(&mut block);
-    [(1, vec![0; BLOCK_BYTES]), (0, block.clone()), (1, block)]
+    block
 }
 
 /// Takes away the marks of who used the device before: `blkid` and udev would still see a file
 /// system there, and somebody would mount it.
 fn wipe(leaf: &Device, geometry: &Geometry) -> Result {
-    let data = geometry.data_start() * 512;
-    let tail = leaf.bytes().saturating_sub(MIB).max(data);
-    for (from, to) in [(2 * BLOCK, data.min(MIB)), (tail, leaf.bytes())] {
+    for (from, to) in wiped(leaf, geometry) {
         let zeroes = vec![0; usize::try_from(to - from).unwrap_or(0)];
         leaf.write_at(from, &zeroes)?;
     }
     leaf.sync()
+}
+
+/// What is wiped: from one byte up to another.
+fn wiped(leaf: &Device, geometry: &Geometry) -> [(u64, u64); 2] {
+    let data = geometry.data_start() * 512;
+    let tail = leaf.bytes().saturating_sub(MIB).max(data);
+    [(2 * BLOCK, data.min(MIB)), (tail, leaf.bytes())]
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@
 
 #![deny(unsafe_code, missing_docs)]
 
+pub mod ahead;
 pub mod check;
 pub mod cli;
 pub mod control;
@@ -25,6 +26,7 @@ pub mod overlap;
 pub mod refuse;
 pub mod remove;
 pub mod status;
+pub mod undo;
 pub mod used;
 
 use std::process::ExitCode;

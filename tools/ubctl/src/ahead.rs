@@ -1,0 +1,99 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What the driver would refuse, looked at before a leaf is formatted for it.
+//!
+//! The module's version, the union's number and paths are the business of [`crate::control`]; sizes,
+//! the room on the leaf and blocks that do not divide the union are that of [`crate::format`]; the
+//! number of queues is that of the command line. What can only be seen by trying is left: memory, and
+//! what others take meanwhile.
+
+use std::fs;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use ubcore::abi::{self, Create, Status};
+use ubcore::error::{Error, Side};
+use ubcore::geometry::BLOCK_BYTES;
+
+use crate::control::{Control, PREFIX};
+use crate::device::{Access, Device};
+use crate::image::NODE_POLL;
+use crate::overlap::{folder, slaves};
+use crate::refuse::{Fail, Result, BUSY};
+
+/// How long another may hold a root that only looks whether it can be had, as we do.
+const LOOK: Duration = Duration::from_millis(500);
+
+/// Refuses blocks that the driver cannot have below a union.
+pub fn refuse_limits(device: &Device, side: Side) -> Result {
+    let too_large = usize::try_from(device.block_bytes()?).is_ok_and(|n| n > BLOCK_BYTES);
+    if too_large || is_zoned(device) {
+        let mut fail = Fail::core(&device.path().display().to_string(), Error::Limits(side));
+        fail.message += if too_large {
+            ": its blocks are larger than 4096 bytes"
+        } else {
+            ": it is zoned"
+        };
+        return Err(fail);
+    }
+    Ok(())
+}
+
+fn is_zoned(device: &Device) -> bool {
+    let folder = folder(device.metadata().rdev());
+    // A partition has the queue of its disk.
+    let place = fs::canonicalize(folder).unwrap_or_default();
+    let of = |place: &Path| fs::read_to_string(place.join("queue/zoned")).ok();
+    let zoned = of(&place).or_else(|| of(place.parent()?));
+    zoned.is_some_and(|word| word.trim() != "none")
+}
+
+/// Refuses a root that the driver could not open: who holds it does not share it. It is not held
+/// here, or unions of the same root could not be made beside each other.
+pub fn refuse_held_root(control: &Control, root: &Device) -> Result {
+    let end = Instant::now() + LOOK;
+    loop {
+        let fail = match root.again(Access::Claim) {
+            Ok(_) => return Ok(()),
+            Err(fail) if fail.code == BUSY => fail,
+            Err(fail) => return Err(fail),
+        };
+        let rdev = root.metadata().rdev();
+        if control.all()?.iter().any(|s| is_root_of(rdev, s)) {
+            return Ok(());
+        }
+        if Instant::now() >= end {
+            return Err(fail);
+        }
+        std::thread::sleep(NODE_POLL);
+    }
+}
+
+/// Whether a device is the root of a union: one of the two below it, and not the leaf.
+fn is_root_of(rdev: u64, union: &Status) -> bool {
+    let at = |path| device_at(path).is_some_and(|found| found == rdev);
+    let below = slaves(Path::new(&format!("/sys/block/{PREFIX}{}", union.id)));
+    at(&union.root) || (below.contains(&rdev) && !at(&union.leaf))
+}
+
+fn device_at(path: &[u8; abi::PATH_BYTES]) -> Option<u64> {
+    let path = std::ffi::OsStr::from_bytes(abi::path(path)?);
+    fs::metadata(path).ok().map(|m| m.rdev())
+}
+
+/// Makes a union, though another may be looking whether its root can be had.
+pub fn create(control: &Control, request: &mut Create, what: &str) -> Result<u32> {
+    let end = Instant::now() + LOOK;
+    loop {
+        let mut once = request.clone();
+        let done = control.create(&mut once, what);
+        let busy = done.is_err() && once.error() == Some(Error::Busy(Side::Root));
+        if !busy || Instant::now() >= end {
+            *request = once;
+            return done;
+        }
+        std::thread::sleep(NODE_POLL);
+    }
+}

@@ -1,0 +1,147 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What a format would overwrite, kept to be put back when it fails, or what it was made for.
+
+use ubcore::geometry::BLOCK_BYTES;
+
+use crate::device::{Access, Device};
+use crate::refuse::{Fail, Result};
+
+const BLOCK: u64 = BLOCK_BYTES as u64;
+
+/// The bytes that a format writes over, as they were, and the superblock that it writes.
+pub struct Undo {
+    /// Both superblock slots.
+    slots: [Vec<u8>; 2],
+    /// What is wiped besides, and where it lies.
+    wiped: Vec<(u64, Vec<u8>)>,
+    /// What both slots hold after the format.
+    new: Vec<u8>,
+}
+
+impl Undo {
+    /// Reads what the slots and the stretches `wiped`, from one byte up to another, hold.
+    pub fn keep(leaf: &Device, wiped: &[(u64, u64)], new: Vec<u8>) -> Result<Undo> {
+        let mut list = Vec::new();
+        for &(from, to) in wiped {
+            list.push((from, read(leaf, from, to.saturating_sub(from))?));
+        }
+        Ok(Undo {
+            slots: [read(leaf, 0, BLOCK)?, read(leaf, BLOCK, BLOCK)?],
+            wiped: list,
+            new,
+        })
+    }
+
+    /// Puts all of it back. The slots come last, the first of them at the end: what they lead to is
+    /// there before they are.
+    fn put_back(&self, leaf: &Device) -> Result {
+        for (at, bytes) in &self.wiped {
+            leaf.write_at(*at, bytes)?;
+        }
+        leaf.sync()?;
+        for (at, bytes) in [(BLOCK, &self.slots[1]), (0, &self.slots[0])] {
+            leaf.write_at(at, bytes)?;
+            leaf.sync()?;
+        }
+        Ok(())
+    }
+
+    /// A format failed half-way: `leaf` is still held.
+    pub fn after_format(&self, leaf: &Device, fail: Fail) -> Fail {
+        with(fail, &outcome(self.put_back(leaf)))
+    }
+
+    /// What came after the format failed. `leaf` is open, and nobody of ours holds it.
+    pub fn after_create(&self, leaf: &Device, fail: Fail) -> Fail {
+        let stays = "the leaf is formatted now, and blank";
+        let text = match leaf.again(Access::Exclusive) {
+            Err(e) => format!("{stays}: what it held could not be put back: {e}"),
+            Ok(leaf) => match self.is_unchanged(&leaf) {
+                Ok(true) => outcome(self.put_back(&leaf)),
+                Ok(false) => format!(
+                    "{stays}, but its superblock has changed since: so nothing was put back"
+                ),
+                Err(e) => format!("{stays}: what it held could not be put back: {e}"),
+            },
+        };
+        with(fail, &text)
+    }
+
+    /// Whether both slots are as the format left them: then nothing behind them was written either.
+    fn is_unchanged(&self, leaf: &Device) -> Result<bool> {
+        Ok(read(leaf, 0, BLOCK)? == self.new && read(leaf, BLOCK, BLOCK)? == self.new)
+    }
+}
+
+fn outcome(done: Result) -> String {
+    match done {
+        Ok(()) => "the leaf is as it was before".to_owned(),
+        Err(e) => format!(
+            "the leaf is partly overwritten, in its first and last MiB: what they held could not be \
+             put back: {e}"
+        ),
+    }
+}
+
+fn with(mut fail: Fail, text: &str) -> Fail {
+    fail.message += &format!(" ({text})");
+    fail
+}
+
+fn read(leaf: &Device, at: u64, len: u64) -> Result<Vec<u8>> {
+    let mut bytes = vec![0; usize::try_from(len).unwrap_or(0)];
+    leaf.read_at(at, &mut bytes)?;
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Access, Device, Undo, BLOCK};
+    use crate::refuse::{Fail, FAILED};
+    use std::fs;
+    use ubcore::error::Side;
+
+    #[test]
+    fn what_was_there_comes_back_unless_another_wrote() {
+        let path = std::env::temp_dir().join(format!("ubctl-undo-{}", std::process::id()));
+        let old: Vec<u8> = (0..5 * BLOCK).map(|n| (n % 251) as u8).collect();
+        fs::write(&path, &old).unwrap();
+        let open = |access| Device::open(&path, Side::Leaf, access).unwrap();
+        let new = vec![7; BLOCK as usize];
+        let leaf = open(Access::Exclusive);
+        let wiped = [(2 * BLOCK, 3 * BLOCK), (4 * BLOCK, 5 * BLOCK)];
+        let undo = Undo::keep(&leaf, &wiped, new.clone()).unwrap();
+        let format = || {
+            for at in [0, BLOCK] {
+                leaf.write_at(at, &new).unwrap();
+            }
+            for (from, to) in wiped {
+                leaf.write_at(from, &vec![0; (to - from) as usize]).unwrap();
+            }
+        };
+        let fail = || Fail::new(FAILED, "io", "no");
+        format();
+        assert_ne!(fs::read(&path).unwrap(), old);
+        let said = undo.after_format(&leaf, fail());
+        assert_eq!(said.message, "no (the leaf is as it was before)");
+        assert_eq!(fs::read(&path).unwrap(), old);
+
+        format();
+        let plain = open(Access::Read);
+        let said = undo.after_create(&plain, fail());
+        assert!(said.message.contains("could not be put back: "), "{said}");
+        assert!(said.message.contains("in use"), "{said}");
+        leaf.write_at(BLOCK + 9, b"x").unwrap();
+        drop(leaf);
+        let before = fs::read(&path).unwrap();
+        let said = undo.after_create(&plain, fail());
+        assert!(said.message.contains("has changed since"), "{said}");
+        assert_eq!(fs::read(&path).unwrap(), before);
+        open(Access::Exclusive).write_at(BLOCK + 9, &[7]).unwrap();
+        let said = undo.after_create(&plain, fail());
+        assert_eq!(said.message, "no (the leaf is as it was before)");
+        assert_eq!(fs::read(&path).unwrap(), old);
+        fs::remove_file(&path).unwrap();
+    }
+}
