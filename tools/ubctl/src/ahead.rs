@@ -50,8 +50,7 @@ fn is_zoned(device: &Device) -> bool {
     zoned.is_some_and(|word| word.trim() != "none")
 }
 
-/// Refuses a root that the driver could not open: who holds it does not share it. It is not held
-/// here, or unions of the same root could not be made beside each other.
+/// Refuses a root that the driver could not open: its holder does not share it. It is not held here, or unions of the same root could not be made beside each other.
 pub fn refuse_held_root(control: &Control, root: &Device) -> Result {
     let end = Instant::now() + LOOK;
     loop {

@@ -265,7 +265,7 @@ pub fn is_union(place: &Path) -> bool {
 
 /// The number of the one union that a word can mean: by its number or device, and by the name or
 /// UUID of its leaf. A word that calls a union by its number means no other, and a leaf of that name
-/// makes it ambiguous: who says it may not know of the leaf.
+/// makes it ambiguous: the user may not know of the leaf.
 fn resolve(word: &str, unions: &[Status]) -> Result<u32> {
     let device = device_of(word);
     let numbered = union_number(word.strip_prefix("/dev/").unwrap_or(word));

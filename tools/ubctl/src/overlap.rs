@@ -10,7 +10,7 @@
 //! count.
 
 use std::collections::HashMap;
-use std::fs::{self, File};
+use std::fs::{self, File, Metadata};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -21,7 +21,7 @@ use ubcore::error::{Error, Side};
 use crate::control::is_union;
 use crate::device::{self, Device};
 use crate::dm::{self, Behind};
-use crate::ioctl;
+use crate::ioctl::{self, LoopInfo};
 use crate::refuse::{Fail, Result, FAILED, REFUSED};
 
 /// Trails are no longer than this; the kernel itself stacks fewer.
@@ -141,7 +141,8 @@ fn trails(device: &Device, side: Side) -> Result<Vec<Trail>> {
     };
     let mut list = Vec::new();
     let whole = walk.down(&mut vec![top], &mut list);
-    whole.ok_or_else(|| unknown(device, "it is made of too many devices"))?;
+    whole.ok_or_else(|| unknown(device, "it is made of too many devices, or of a loop device whose file is not to be seen: run \
+                 as root"))?;
     Ok(list)
 }
 
@@ -164,13 +165,14 @@ struct Walk {
 }
 
 impl Walk {
-    /// Adds all trails that go on from the last step of `trail`; `None` if there is no end of them.
+    /// Adds all trails that start with `trail`; `None` if there is no end of them, or it cannot be
+    /// seen where one leads.
     fn down(&mut self, trail: &mut Trail, list: &mut Vec<Trail>) -> Option<()> {
         self.steps += 1;
         if trail.len() > DEEPEST || self.steps > STEPS {
             return None;
         }
-        let below = self.below(trail.last()?);
+        let below = self.below(trail.last()?)?;
         if below.is_empty() {
             list.push(trail.clone());
         }
@@ -182,25 +184,25 @@ impl Walk {
         Some(())
     }
 
-    fn below(&mut self, step: &Step) -> Vec<Step> {
-        match step.place {
-            Place::Disk(dev) => self.below_disk(dev, step),
+    fn below(&mut self, step: &Step) -> Option<Vec<Step>> {
+        Some(match step.place {
+            Place::Disk(dev) => self.below_disk(dev, step)?,
             Place::File(dev, inode) => {
                 vec![Step::of(Place::System(dev), inode, inode.saturating_add(1))]
             }
             Place::System(dev) => self.below_system(dev),
             Place::Pool(dev) => whole(dev).into_iter().collect(),
-        }
+        })
     }
 
-    fn below_disk(&mut self, dev: u64, step: &Step) -> Vec<Step> {
+    fn below_disk(&mut self, dev: u64, step: &Step) -> Option<Vec<Step>> {
         let folder = folder(dev);
         if folder.join("loop").exists() {
-            return self.below_loop(dev, step).into_iter().collect();
+            return self.below_loop(dev, step).map(|step| vec![step]);
         }
         if folder.join("dm").exists() {
             if let Some(list) = dm::table(dev).and_then(|table| below_dm(&table, step)) {
-                return list;
+                return Some(list);
             }
         }
         let mut below = slaves(&folder);
@@ -212,12 +214,17 @@ impl Walk {
                 below = vec![leaf];
             }
         }
-        below.into_iter().filter_map(whole).collect()
+        Some(below.into_iter().filter_map(whole).collect())
     }
 
+    /// What a loop device shows: a file, or another device. `None` if neither the device nor sysfs
+    /// says.
     fn below_loop(&mut self, dev: u64, step: &Step) -> Option<Step> {
-        let node = node(dev)?;
-        let info = ioctl::loop_status(&node).ok()?;
+        let path = fs::read_to_string(folder(dev).join("loop/backing_file")).ok();
+        let file = path.and_then(|p| look(Path::new(p.trim_end_matches('\n'))));
+        let meta = file.as_ref().and_then(|f| f.metadata().ok());
+        let info = node(dev).and_then(|node| ioctl::loop_status(&node).ok());
+        let info = info.or_else(|| loop_of_sysfs(dev, meta.as_ref()?))?;
         let end = match info.sizelimit {
             0 => u64::MAX,
             n => info.offset.saturating_add(n),
@@ -227,12 +234,8 @@ impl Walk {
         if info.rdevice != 0 {
             return block(info.rdevice, from, to);
         }
-        let path = fs::read_to_string(folder(dev).join("loop/backing_file")).ok();
-        let file = path.and_then(|p| look(Path::new(p.trim_end_matches('\n'))));
-        if let Some((file, _)) = file
-            .and_then(|f| f.metadata().ok().map(|m| (f, m)))
-            .filter(|(_, m)| m.dev() == info.device && m.ino() == info.inode)
-        {
+        let same = |m: &Metadata| m.dev() == info.device && m.ino() == info.inode;
+        if let Some(file) = file.filter(|_| meta.as_ref().is_some_and(same)) {
             self.learn(info.device, &file);
         }
         Some(Step::of(Place::File(info.device, info.inode), from, to))
@@ -327,6 +330,19 @@ pub fn folder(dev: u64) -> PathBuf {
 
 fn number(file: &Path) -> Option<u64> {
     fs::read_to_string(file).ok()?.trim().parse().ok()
+}
+
+/// The same as a loop device says, for a user who must not open it.
+fn loop_of_sysfs(dev: u64, file: &Metadata) -> Option<LoopInfo> {
+    let folder = folder(dev).join("loop");
+    let mut info = LoopInfo::ZERO;
+    info.offset = number(&folder.join("offset"))?;
+    info.sizelimit = number(&folder.join("sizelimit"))?;
+    (info.device, info.inode) = (file.dev(), file.ino());
+    if file.file_type().is_block_device() {
+        info.rdevice = file.rdev();
+    }
+    Some(info)
 }
 
 /// The devices that a disk says it is made of.

@@ -52,7 +52,8 @@ impl Undo {
         with(fail, &outcome(self.put_back(leaf)))
     }
 
-    /// What came after the format failed. `leaf` is open, and nobody of ours holds it.
+    /// What came after the format failed. `leaf` is open, and this
+    /// process has no claim on it.
     pub fn after_create(&self, leaf: &Device, fail: Fail) -> Fail {
         let stays = "the leaf is formatted now, and blank";
         let text = match leaf.again(Access::Exclusive) {
