@@ -129,6 +129,8 @@ pub(crate) struct Union {
     pub(crate) tags: Arc<Tags<Union>>,
     /// What is discarded shows the root again.
     pub(crate) reveal: bool,
+    /// The leaf's space was allocated when it was formatted: nothing of it is given back.
+    pub(crate) keep: bool,
     pub(crate) stats: Stats,
     #[pin]
     pub(crate) allocator: Mutex<Allocator<KVVec<u64>>>,
@@ -293,9 +295,18 @@ fn load(
     let uuid = probe.superblock.uuid;
     let name_of_leaf = probe.superblock.name;
     let g = probe.superblock.geometry;
-    let reveal = probe.superblock.reveal;
+    let (reveal, keep) = (probe.superblock.reveal, probe.superblock.keep);
+    let made_for = probe.superblock.root_block_bytes;
     let mut limits = limits(&root, &leaf, g.union_sectors())?;
     limits.offer_discard(narrow(u64::from(g.slab_sectors()) * SECTOR_BYTES));
+    if limits.logical_block_size() != made_for {
+        // Not refused: it is the tool that knows whether the user wants it so.
+        let block = limits.logical_block_size();
+        pr_warn!(
+            "root {root} was made for blocks of {made_for} bytes, with leaf {leaf} the union has \
+             {block}: partitions and file systems may not be found on it\n"
+        );
+    }
     check_identity(&root, &probe.superblock, &mut buffer)?;
 
     let map = Map::new(g, MapMemory::new(&g, shared.reserve.clone())?);
@@ -341,6 +352,7 @@ fn load(
             rests: RequestList::new(),
             tags,
             reveal,
+            keep,
             stats,
             allocator <- new_mutex!(allocator, "unionblk allocator"),
             metadata <- new_mutex!(Metadata { committer, buffer }, "unionblk metadata"),

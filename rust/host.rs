@@ -105,6 +105,10 @@ impl protocol::Status for Status {
     fn is_ok(self) -> bool {
         self.is_ok()
     }
+
+    fn is_no_space(self) -> bool {
+        self == Status::NOSPC
+    }
 }
 
 impl From<Error> for Status {
@@ -216,13 +220,20 @@ impl Host for ArcBorrow<'_, Union> {
     }
 
     fn zero(&self, sector: u64, sectors: u64) -> Result {
-        let done = self.leaf.zero(sector, sectors);
-        done.map_err(|_| Error::Io(Side::Leaf, sector))
+        self.leaf.zero(sector, sectors, self.keep).map_err(|e| {
+            if e == ENOSPC {
+                Error::Full
+            } else {
+                Error::Io(Side::Leaf, sector)
+            }
+        })
     }
 
     fn discard(&self, sector: u64, sectors: u64) {
-        // A hint: where it fails, the space is free all the same.
-        let _ = self.leaf.discard(sector, sectors);
+        if !self.keep {
+            // A hint: where it fails, the space is free all the same.
+            let _ = self.leaf.discard(sector, sectors);
+        }
     }
 
     fn note(&self, event: Event) {

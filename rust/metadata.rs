@@ -106,7 +106,14 @@ impl Disk for LeafDisk<'_> {
         };
         self.leaf
             .write(sector, self.buffer, 0..bytes, order)
-            .map_err(|_| Error::Io(Side::Leaf, sector))
+            .map_err(|e| {
+                if e == ENOSPC {
+                    // Of what the leaf lies on: a thin pool, or an image's file system.
+                    Error::Os(number(e))
+                } else {
+                    Error::Io(Side::Leaf, sector)
+                }
+            })
     }
 
     fn flush(&mut self) -> Result {

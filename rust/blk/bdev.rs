@@ -256,15 +256,15 @@ impl BlockDevice {
         to_result(unsafe { ffi::ub_bdev_discard(self.as_raw(), sector, sectors) })
     }
 
-    /// Zeroes a stretch, and waits for it.
+    /// Zeroes a stretch, and waits for it. With `keep` the device keeps space for it.
     ///
     /// Context: process, sleeps. Not from [`Driver::queue`](super::Driver::queue).
-    pub(crate) fn zero(&self, sector: u64, sectors: u64) -> Result {
+    pub(crate) fn zero(&self, sector: u64, sectors: u64, keep: bool) -> Result {
         if !self.writable {
             return Err(EBADF);
         }
         // SAFETY: By the invariant the device is open; the block layer checks the range.
-        to_result(unsafe { ffi::ub_bdev_zero(self.as_raw(), sector, sectors) })
+        to_result(unsafe { ffi::ub_bdev_zero(self.as_raw(), sector, sectors, keep) })
     }
 
     /// The length of the I/O, if it is made of logical blocks and lies within the device.

@@ -95,6 +95,7 @@ extern "C" {
         bdev: *mut bindings::block_device,
         sector: u64,
         sectors: u64,
+        keep: bool,
     ) -> c_int;
     pub(super) fn ub_is_admin() -> bool;
     pub(super) fn ub_noio_save() -> u32;

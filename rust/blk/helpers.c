@@ -187,12 +187,13 @@ int ub_bdev_discard(struct block_device *bdev, u64 sector, u64 sectors)
 	return blkdev_issue_discard(bdev, sector, sectors, GFP_NOIO);
 }
 
-/* Writes zeroes where the device cannot do better. */
-int ub_bdev_zero(struct block_device *bdev, u64 sector, u64 sectors)
+/* Writes zeroes where the device cannot do better. With @keep it gives no space back. */
+int ub_bdev_zero(struct block_device *bdev, u64 sector, u64 sectors, bool keep)
 {
 	if (WARN_ON_ONCE(current->bio_list))
 		return -EDEADLK;
-	return blkdev_issue_zeroout(bdev, sector, sectors, GFP_NOIO, 0);
+	return blkdev_issue_zeroout(bdev, sector, sectors, GFP_NOIO,
+				    keep ? BLKDEV_ZERO_NOUNMAP : 0);
 }
 
 bool ub_bdev_takes_requests(struct block_device *bdev)

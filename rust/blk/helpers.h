@@ -66,7 +66,7 @@ void ub_noio_restore(unsigned int flags);
 struct module *ub_bdev_owner(struct block_device *bdev);
 
 int ub_bdev_discard(struct block_device *bdev, u64 sector, u64 sectors);
-int ub_bdev_zero(struct block_device *bdev, u64 sector, u64 sectors);
+int ub_bdev_zero(struct block_device *bdev, u64 sector, u64 sectors, bool keep);
 
 
 #endif

@@ -28,7 +28,9 @@ const CRC_AT: usize = 8;
 pub const FLAG_CLEAN: u32 = 1;
 /// What is discarded shows the root again, instead of zeroes.
 pub const FLAG_REVEAL: u32 = 2;
-const FLAGS_KNOWN: u32 = FLAG_CLEAN | FLAG_REVEAL;
+/// The leaf's space was allocated when it was made, and stays so: the driver passes no discard down.
+pub const FLAG_KEEP: u32 = 4;
+const FLAGS_KNOWN: u32 = FLAG_CLEAN | FLAG_REVEAL | FLAG_KEEP;
 
 /// The superblock as it lies on the leaf.
 #[derive(Clone, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
@@ -122,12 +124,14 @@ pub struct Superblock {
     pub nonce: u64,
     /// Where everything lies.
     pub geometry: Geometry,
-    /// Logical block size of the root when the leaf was made, in bytes.
+    /// Logical block size that the root's content was made for, in bytes.
     pub root_block_bytes: u32,
     /// [`FLAG_CLEAN`].
     pub clean: bool,
     /// [`FLAG_REVEAL`].
     pub reveal: bool,
+    /// [`FLAG_KEEP`].
+    pub keep: bool,
     /// Ring position of the first block that replay has to look at.
     pub journal_tail: u32,
     /// The sequence number that block must carry.
@@ -160,7 +164,7 @@ impl Superblock {
 
     fn flags(&self) -> u32 {
         let flag = |on: bool, bit: u32| if on { bit } else { 0 };
-        flag(self.clean, FLAG_CLEAN) | flag(self.reveal, FLAG_REVEAL)
+        flag(self.clean, FLAG_CLEAN) | flag(self.reveal, FLAG_REVEAL) | flag(self.keep, FLAG_KEEP)
     }
 
     /// Writes the superblock into the first 512 bytes of `block` and zeroes the rest of it.
@@ -299,6 +303,7 @@ impl DiskSuperblock {
             root_block_bytes: block,
             clean: self.flags.get() & FLAG_CLEAN != 0,
             reveal: self.flags.get() & FLAG_REVEAL != 0,
+            keep: self.flags.get() & FLAG_KEEP != 0,
             journal_tail: self.journal_tail.get(),
             journal_sequence: self.journal_sequence.get(),
             root_digest: self.root_digest,
@@ -358,6 +363,7 @@ mod tests {
             root_block_bytes: 512,
             clean: true,
             reveal: true,
+            keep: false,
             journal_tail: 3,
             journal_sequence: 99,
             root_digest: [9; 32],
@@ -378,8 +384,8 @@ mod tests {
         let mut block = [0u8; 512];
         sb.encode(&mut block);
         assert!(Superblock::decode(&block, 0) == Ok(sb.clone()));
-        for (clean, reveal) in [(false, false), (true, false), (false, true)] {
-            (sb.clean, sb.reveal) = (clean, reveal);
+        for bits in 0..8u32 {
+            (sb.clean, sb.reveal, sb.keep) = (bits & 1 != 0, bits & 2 != 0, bits & 4 != 0);
             sb.encode(&mut block);
             assert!(Superblock::decode(&block, 0) == Ok(sb.clone()));
         }

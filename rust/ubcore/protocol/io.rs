@@ -93,7 +93,10 @@ pub fn complete<H: Host>(host: &H, rq: H::Request, status: H::Status) {
     if status.is_ok() {
         end(host, rq);
     } else {
-        host.note(Event::IoError);
+        // What the leaf lies on has no space: that is no error of the device.
+        if !status.is_no_space() {
+            host.note(Event::IoError);
+        }
         host.end(rq, status);
     }
 }

@@ -70,6 +70,8 @@ pub trait Status: Copy + From<Error> {
     const IO_ERROR: Self;
     /// Whether it worked.
     fn is_ok(self) -> bool;
+    /// Whether the device below has no space left.
+    fn is_no_space(self) -> bool;
 }
 
 /// What a host counts and reports.

@@ -57,6 +57,10 @@ impl ubcore::protocol::Status for Outcome {
     fn is_ok(self) -> bool {
         self == Outcome::Ok
     }
+
+    fn is_no_space(self) -> bool {
+        self == Outcome::Full
+    }
 }
 
 /// A request; the sender and the protocol share it.

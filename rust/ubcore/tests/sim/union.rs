@@ -38,6 +38,7 @@ pub fn superblock(geometry: Geometry) -> Superblock {
         root_block_bytes: 512,
         clean: true,
         reveal: false,
+        keep: false,
         journal_tail: 0,
         journal_sequence: 1,
         root_digest: [0; 32],

@@ -45,6 +45,7 @@ pub struct SuperblockReport {
     pub nonce: String,
     pub clean: bool,
     pub reveal: bool,
+    pub preallocated: bool,
     pub root_block_bytes: u32,
     pub root_digest: String,
     pub journal_tail: u32,

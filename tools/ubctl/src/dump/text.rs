@@ -55,7 +55,15 @@ fn superblocks(r: &Report) -> String {
                 ("clean", clean.to_owned()),
                 (
                     "discard",
-                    if sb.reveal { "reveal" } else { "zero" }.to_owned(),
+                    format!(
+                        "{}{}",
+                        if sb.reveal { "reveal" } else { "zero" },
+                        if sb.preallocated {
+                            ", all space stays allocated"
+                        } else {
+                            ""
+                        }
+                    ),
                 ),
                 ("root block", format!("{} bytes", sb.root_block_bytes)),
                 ("root digest", sb.root_digest.clone()),
