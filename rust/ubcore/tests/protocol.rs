@@ -15,7 +15,7 @@ mod sim;
 /// The threads that a host runs on.
 mod threads {
     pub use std::sync::{Condvar, Mutex};
-    pub use std::thread::{spawn, yield_now, JoinHandle};
+    pub use std::thread::{current, spawn, yield_now, JoinHandle, ThreadId};
     use ubcore::sync::AtomicU32;
 
     pub fn quietly<R>(f: impl FnOnce() -> R) -> R {

@@ -22,7 +22,7 @@ mod sim;
 /// The threads that a host runs on.
 mod threads {
     pub use shuttle::sync::{Condvar, Mutex};
-    pub use shuttle::thread::{spawn, yield_now, JoinHandle};
+    pub use shuttle::thread::{current, spawn, yield_now, JoinHandle, ThreadId};
     pub use ubcore::sync::quietly;
     use ubcore::sync::AtomicU32;
 

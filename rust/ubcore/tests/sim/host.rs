@@ -23,12 +23,12 @@ use ubcore::plan::{self, Run, Source};
 use ubcore::protocol::{discard, flush, io, Event, Host, HostCommitter, Op, Shared, Step};
 use ubcore::sync::{AtomicU64, Ordering};
 
-use crate::leaf::{locked, Leaf, Lower};
+use crate::leaf::{found, locked, Leaf, Lower};
 use crate::sim::disk::{Moment, State};
 use crate::sim::memory::SimMemory;
-use crate::sim::oracle::{content, tag, ROOT, ZERO};
+use crate::sim::oracle::{content, ROOT, ZERO};
 use crate::sim::union::superblock;
-use crate::threads::{self, quietly, silence, Condvar, JoinHandle, Mutex};
+use crate::threads::{self, quietly, silence, Condvar, JoinHandle, Mutex, ThreadId};
 
 /// How a request ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -143,6 +143,8 @@ pub struct Union {
     shared: Shared,
     allocator: Mutex<Allocator<Vec<u64>>>,
     metadata: Mutex<Metadata>,
+    /// The thread that has the committer's lock.
+    committer_holder: StdMutex<Option<ThreadId>>,
     lower: StdArc<Lower>,
     waiters: StdMutex<Vec<Rq>>,
     deferred: StdMutex<Vec<Rq>>,
@@ -184,6 +186,7 @@ fn load(g: Geometry, mut leaf: Leaf) -> Result<Union> {
         map,
         allocator: Mutex::new(allocator),
         metadata: Mutex::new(Metadata { committer, leaf }),
+        committer_holder: StdMutex::default(),
         lower,
         waiters: StdMutex::default(),
         deferred: StdMutex::default(),
@@ -226,30 +229,17 @@ fn grow(map: &Map<SimMemory>) {
     rest(memory.owners(0), g.leaf_slabs());
 }
 
-/// The tag of the bytes found; `None` if no write made them.
-fn found(source: Source, at: u64, sector: u64, state: &State) -> Option<u64> {
-    match source {
-        Source::Root(_) => Some(ROOT),
-        Source::Zero => Some(ZERO),
-        Source::Lost => None,
-        Source::Leaf(from) => tag(&state.sector(from + at), sector),
-    }
-}
-
 impl Union {
     fn tick(&self) -> u64 {
         locked(&self.lower.history).tick()
     }
 
-    /// Whether all changes are durable and no timer is left to fire.
     pub fn is_clean(&self) -> bool {
         self.shared.durable() == self.map.changes()
     }
-
     pub fn is_read_only(&self) -> bool {
         self.shared.is_read_only()
     }
-
     /// The leaf's `n`-th access from now on fails; `None`: none does.
     pub fn fail_in(&self, n: Option<u64>) {
         locked(&self.lower.state).fail_in = n.map(|n| (n, false));
@@ -500,12 +490,24 @@ impl Host for Handle {
         true
     }
     fn with_allocator<R>(&self, f: impl FnOnce(&mut Allocator<Vec<u64>>) -> R) -> R {
-        f(&mut self.allocator.lock().expect("no thread has panicked"))
+        let mut allocator = self.allocator.lock().expect("no thread has panicked");
+        let used = allocator.used();
+        let done = f(&mut allocator);
+        if allocator.used() < used {
+            // A commit that runs may have the slab on its list.
+            let holder = *locked(&self.committer_holder);
+            let alone = holder.is_none_or(|h| h == threads::current().id());
+            assert!(alone, "a leaf slab becomes free while a commit runs");
+        }
+        done
     }
     fn with_committer<R>(&self, f: impl FnOnce(&mut HostCommitter<Self>, &mut Leaf) -> R) -> R {
         let mut metadata = self.metadata.lock().expect("no thread has panicked");
+        *locked(&self.committer_holder) = Some(threads::current().id());
         let Metadata { committer, leaf } = &mut *metadata;
-        f(committer, leaf)
+        let done = f(committer, leaf);
+        *locked(&self.committer_holder) = None;
+        done
     }
     fn wait_for_memory(&self) -> Result {
         panic!("there is memory")

@@ -9,10 +9,12 @@ use ubcore::commit::BUFFER_BYTES;
 use ubcore::disk::{Disk, Order};
 use ubcore::error::Result;
 use ubcore::geometry::BLOCK_BYTES;
+use ubcore::plan::Source;
 use ubcore::sync::{AtomicU64, Ordering};
 
 use crate::history::History;
 use crate::sim::disk::{Moment, Sector, State};
+use crate::sim::oracle::{tag, ROOT, ZERO};
 
 /// The leaf, for metadata: other threads may run before each access.
 pub struct Leaf {
@@ -94,5 +96,15 @@ impl Lower {
         let mut history = locked(&self.history);
         let moment = locked(&self.state).moment();
         locked(&self.promises).push((moment, history.tick()));
+    }
+}
+
+/// The tag of the bytes found; `None` if no write made them.
+pub(crate) fn found(source: Source, at: u64, sector: u64, state: &State) -> Option<u64> {
+    match source {
+        Source::Root(_) => Some(ROOT),
+        Source::Zero => Some(ZERO),
+        Source::Lost => None,
+        Source::Leaf(from) => tag(&state.sector(from + at), sector),
     }
 }
