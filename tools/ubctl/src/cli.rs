@@ -127,6 +127,12 @@ pub struct LayoutArgs {
     /// What to call the leaf, beside its UUID: up to 31 of A-Z a-z 0-9 . _ -
     #[arg(long, value_parser = leaf_name)]
     pub name: Option<LeafName>,
+    /// Size of the union's blocks, 512 to 4096 [default: what the root's content was made for]
+    #[arg(long, value_name = "BYTES", value_parser = sector_size)]
+    pub sector_size: Option<u32>,
+    /// Allocate all of a leaf image's space, and give none back
+    #[arg(long)]
+    pub preallocate: bool,
     /// Size of the union; what lies beyond the root reads as zeroes [default: the root's]
     #[arg(long, value_name = "SIZE", value_parser = sectors)]
     pub size: Option<u64>,
@@ -166,6 +172,12 @@ pub struct CreateArgs {
     /// With --format: what to call the leaf: up to 31 of A-Z a-z 0-9 . _ -
     #[arg(long, value_parser = leaf_name, requires = "format")]
     pub name: Option<LeafName>,
+    /// With --format: allocate all of a leaf image's space, and give none back
+    #[arg(long, requires = "format")]
+    pub preallocate: bool,
+    /// Size of the union's blocks, 512 to 4096 [default: what the root's content was made for]
+    #[arg(long, value_name = "BYTES", value_parser = sector_size)]
+    pub sector_size: Option<u32>,
     /// With --format: size of the union, zeroes beyond the root [default: the root's]
     #[arg(long, value_name = "SIZE", value_parser = sectors, requires = "format")]
     pub size: Option<u64>,
@@ -192,6 +204,8 @@ impl CreateArgs {
             journal_size: self.journal_size,
             discard: self.discard.unwrap_or_default(),
             name: self.name,
+            sector_size: self.sector_size,
+            preallocate: self.preallocate,
             size: self.size,
         }
     }
@@ -288,6 +302,12 @@ fn sectors(s: &str) -> Result<u64, String> {
         return Err("a size is a multiple of 512 bytes".to_owned());
     }
     Ok(bytes / 512)
+}
+
+fn sector_size(s: &str) -> Result<u32, String> {
+    let wanted = |n: &u32| n.is_power_of_two() && (512..=4096).contains(n);
+    let bytes = u32::try_from(bytes(s)?).ok().filter(wanted);
+    bytes.ok_or_else(|| "blocks are of a power of two from 512 to 4096 bytes".to_owned())
 }
 
 fn leaf_name(s: &str) -> Result<LeafName, String> {

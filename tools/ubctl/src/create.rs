@@ -12,22 +12,28 @@ use ubcore::error::Side;
 use crate::cli::CreateArgs;
 use crate::control::{self, Control, PREFIX};
 use crate::device::{refuse_same, Access, Device};
-use crate::format::Plan;
+use crate::format::{self, Plan};
 use crate::image::{self, Lower, NODE_POLL, NODE_WAIT};
 use crate::lost::{self, Stretch};
 use crate::refuse::{Fail, Result, BUSY};
-use crate::{ahead, output, overlap};
+use crate::space::Backing;
+use crate::{ahead, output, overlap, sectors};
 
 /// The command.
 pub fn run(args: &CreateArgs, json: bool) -> Result {
     // What can be refused is, before the first write.
     let control = Control::open()?;
     refuse_same(&args.root, &args.leaf)?;
-    let root = Lower::take(&args.root, Side::Root, false)?;
-    let leaf = Lower::take(&args.leaf, Side::Leaf, !args.read_only)?;
+    sectors::refuse_tail(&args.root)?;
+    if args.format {
+        sectors::refuse_tail(&args.leaf)?;
+    }
+    let wanted = sectors::wanted(&args.root, &args.leaf, args.sector_size, args.format)?;
+    let root = Lower::take(&args.root, Side::Root, false, wanted)?;
+    let leaf = Lower::take(&args.leaf, Side::Leaf, !args.read_only, wanted)?;
     let mut request = Create::new();
-    control::put_path(&mut request.root, &root.node)?;
-    control::put_path(&mut request.leaf, &leaf.node)?;
+    control::put_path(&mut request.root, &root.given())?;
+    control::put_path(&mut request.leaf, &leaf.given())?;
     request.id = args.id.unwrap_or(ID_ANY);
     request.queues = args.queues;
     if args.read_only {
@@ -35,12 +41,24 @@ pub fn run(args: &CreateArgs, json: bool) -> Result {
     }
     let what = format!("root {}, leaf {}", root.name.display(), leaf.name.display());
     let id = if args.format {
-        formatted(args, &control, (&root, &leaf), &mut request, &what)?
+        formatted(
+            args,
+            &control,
+            (&root, &leaf),
+            &mut request,
+            (&what, wanted),
+        )?
     } else {
         // Held until the driver holds them: what was looked at is what it gets.
-        let _pair = apart(&root, &leaf)?;
+        let pair = apart(&root, &leaf)?;
+        let blocks = [pair[0].block_bytes()?, pair[1].block_bytes()?];
+        sectors::refuse_other((&root.name, blocks[0]), (&leaf.name, blocks[1]), wanted)?;
+        if !args.read_only {
+            make_room(&leaf, &pair[1])?;
+        }
         ahead::create(&control, &mut request, &what)?
     };
+    image::warn_short(&leaf);
     root.release();
     leaf.release();
     let status = control.status(id)?;
@@ -93,10 +111,10 @@ fn formatted(
     control: &Control,
     (root, leaf): (&Lower, &Lower),
     request: &mut Create,
-    what: &str,
+    (what, wanted): (&str, u32),
 ) -> Result<u32> {
     control.refuse_taken(args.id)?;
-    let plan = Plan::new(root, leaf, args.layout(), args.force)?;
+    let plan = Plan::new((root, leaf), args.layout(), args.force, wanted)?;
     ahead::refuse_held_root(control, &plan.root)?;
     plan.write()?;
     let handed = plan.hand_over();
@@ -115,6 +133,18 @@ fn formatted(
         |()| String::new(),
     );
     Err(Fail::new(BUSY, "busy", text + &left))
+}
+
+/// A copy of a leaf may have holes where the metadata was zero, and share its blocks with another.
+fn make_room(leaf: &Lower, device: &Device) -> Result {
+    let Some(backing) = Backing::of(&leaf.node, true) else {
+        return Ok(());
+    };
+    match sectors::recorded(device) {
+        Some(sb) => backing.allocate(format::to_allocate(&sb, device)),
+        // The driver says what is wrong.
+        None => Ok(()),
+    }
 }
 
 /// What a damaged leaf has lost. The driver names the first stretches only.

@@ -141,6 +141,11 @@ impl Device {
         Ok(())
     }
 
+    /// Whether it is a block device, not an image.
+    pub fn is_block(&self) -> bool {
+        self.is_block
+    }
+
     /// Its size in bytes.
     pub fn bytes(&self) -> u64 {
         self.bytes

@@ -15,9 +15,10 @@ use crate::cli::{Discard, FormatArgs, LayoutArgs};
 use crate::device::{refuse_same, refuse_union, Access, Device};
 use crate::image::Lower;
 use crate::refuse::{Fail, Result, REFUSED};
+use crate::space::Backing;
 use crate::undo::Undo;
 use crate::used::{self, Used};
-use crate::{ahead, identity, output, overlap};
+use crate::{ahead, identity, output, overlap, sectors};
 
 const BLOCK: u64 = BLOCK_BYTES as u64;
 const MIB: u64 = 1 << 20;
@@ -42,7 +43,12 @@ pub struct Formatted {
 pub fn run(args: &FormatArgs, json: bool) -> Result {
     refuse_same(&args.root, &args.leaf)?;
     let (root, leaf) = (Lower::as_it_is(&args.root), Lower::as_it_is(&args.leaf));
-    let made = Plan::new(&root, &leaf, args.layout, args.force)?.write()?;
+    for path in [&args.root, &args.leaf] {
+        sectors::refuse_tail(path)?;
+    }
+    let wanted = sectors::wanted(&args.root, &args.leaf, args.layout.sector_size, true)?;
+    let plan = Plan::new((&root, &leaf), args.layout, args.force, wanted)?;
+    let made = plan.write()?;
     if json {
         return output::json(&made);
     }
@@ -88,11 +94,20 @@ pub struct Plan {
     superblock: Superblock,
     is_used: bool,
     undo: Undo,
+    /// The file that the leaf lies in, if it does.
+    backing: Option<Backing>,
 }
 
 impl Plan {
-    /// Looks at all that could be refused. Nothing is written.
-    pub fn new(root: &Lower, leaf: &Lower, layout: LayoutArgs, force: bool) -> Result<Plan> {
+    /// Looks at all that could be refused, for a union with blocks of `wanted` bytes. Nothing is
+    /// written.
+    pub fn new(
+        (root, leaf): (&Lower, &Lower),
+        layout: LayoutArgs,
+        force: bool,
+        wanted: u32,
+    ) -> Result<Plan> {
+        let backing = Backing::of(&leaf.node, true);
         let what = format!("root {}, leaf {}", root.name.display(), leaf.name.display());
         let root = Device::open(&root.node, Side::Root, Access::Read)?.called(&root.name);
         refuse_union(&root, Side::Root)?;
@@ -107,7 +122,8 @@ impl Plan {
         let journal = layout
             .journal_size
             .unwrap_or_else(|| default_journal_blocks(sizes.1));
-        let union = union_sectors(layout.size, &root, &leaf)?;
+        let blocks = blocks(&root, &leaf, wanted)?;
+        let union = union_sectors(layout.size, [(&root, blocks[0]), (&leaf, blocks[1])])?;
         let geometry = Geometry::new(sizes.0, union, sizes.1, layout.slab_size, journal)
             .map_err(|e| Fail::core(&what, e))?;
         let used = used::look(&leaf)?;
@@ -115,7 +131,9 @@ impl Plan {
             return Err(looks_used(&leaf, used));
         }
         let mut superblock = superblock(&root, geometry)?;
+        superblock.root_block_bytes = wanted;
         superblock.reveal = layout.discard == Discard::Reveal;
+        superblock.keep = layout.preallocate;
         superblock.name = layout.name.unwrap_or_default();
         let is_used = used.is_some();
         let wiped = wiped(&leaf, &geometry);
@@ -128,11 +146,16 @@ impl Plan {
             superblock,
             is_used,
             undo,
+            backing,
         })
     }
 
     /// Formats the leaf. If that fails, what the leaf held is put back.
     pub fn write(&self) -> Result<Formatted> {
+        if let Some(backing) = &self.backing {
+            // That changes nothing of what the leaf holds.
+            backing.allocate(to_allocate(&self.superblock, &self.leaf))?;
+        }
         self.put()
             .map_err(|fail| self.undo.after_format(&self.leaf, fail))?;
         Ok(self.made())
@@ -194,9 +217,29 @@ impl Handed {
     }
 }
 
+/// How much of a leaf image has to be there for real, in bytes: all of its metadata, or all of it.
+pub fn to_allocate(superblock: &Superblock, leaf: &Device) -> u64 {
+    if superblock.keep {
+        leaf.bytes()
+    } else {
+        leaf.bytes().min(superblock.geometry.data_start() * 512)
+    }
+}
+
+/// The blocks of root and leaf, which make those that are wanted.
+fn blocks(root: &Device, leaf: &Device, wanted: u32) -> Result<[u32; 2]> {
+    let blocks = [
+        sectors::of_device(root, wanted)?,
+        sectors::of_device(leaf, wanted)?,
+    ];
+    sectors::refuse_other((root.path(), blocks[0]), (leaf.path(), blocks[1]), wanted)?;
+    Ok(blocks)
+}
+
 /// The union's size: the root's, or the one asked for. Both devices' blocks must divide it, or the
 /// driver would refuse what is formatted by then.
-fn union_sectors(asked: Option<u64>, root: &Device, leaf: &Device) -> Result<u64> {
+fn union_sectors(asked: Option<u64>, devices: [(&Device, u32); 2]) -> Result<u64> {
+    let [(root, _), _] = devices;
     let sectors = asked.unwrap_or(root.sectors());
     let bad = |why: String| Fail::new(REFUSED, "size", why);
     if sectors < root.sectors() {
@@ -206,8 +249,7 @@ fn union_sectors(asked: Option<u64>, root: &Device, leaf: &Device) -> Result<u64
             root.sectors() * 512
         )));
     }
-    for device in [root, leaf] {
-        let block = device.block_bytes()?;
+    for (device, block) in devices {
         if sectors % u64::from(block / 512) != 0 {
             let path = device.path().display();
             return Err(bad(format!(

@@ -6,6 +6,7 @@
 //! that whatever ends us, none is left behind. The file is locked by `flock`, and the loop device
 //! keeps that lock as long as it is there: a leaf for itself alone, a root shared with other roots.
 
+use std::ffi::OsStr;
 use std::fs::{self, File, Metadata, OpenOptions};
 use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
@@ -15,11 +16,13 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::{flock, ioctl_blksszget, FlockOperation};
 use rustix::io::Errno;
+use ubcore::abi;
 use ubcore::error::Side;
 
 use crate::ioctl::{self, LoopConfig, LoopInfo};
-use crate::output;
 use crate::refuse::{Fail, Result, BUSY, FAILED, REFUSED};
+use crate::space::Backing;
+use crate::{health, output, sectors};
 
 const READ_ONLY: u32 = 1;
 const AUTOCLEAR: u32 = 4;
@@ -43,14 +46,15 @@ pub struct Lower {
 }
 
 impl Lower {
-    /// A device as it is; an image on a loop device, with nothing left behind when it fails.
-    pub fn take(path: &Path, side: Side, write: bool) -> Result<Lower> {
+    /// A device as it is; an image on a loop device with blocks of `sector` bytes, with nothing left
+    /// behind when it fails.
+    pub fn take(path: &Path, side: Side, write: bool, sector: u32) -> Result<Lower> {
         let node = fs::canonicalize(path).map_err(|e| Fail::io("open", path, &e))?;
         let kind = fs::metadata(&node).map_err(|e| Fail::io("open", path, &e))?;
         let (node, held) = if kind.file_type().is_block_device() {
             (node, None)
         } else if kind.is_file() {
-            let (node, file) = attach(&node, side, write)?;
+            let (node, file) = attach(&node, side, write, sector)?;
             (node, Some(file))
         } else {
             let text = format!("{} is neither a block device nor an image", path.display());
@@ -61,6 +65,14 @@ impl Lower {
             name: path.to_owned(),
             held,
         })
+    }
+
+    /// The name for the driver, which shows it: of a device as it was given, not where a link leads.
+    pub fn given(&self) -> PathBuf {
+        let is_image = self.held.is_some();
+        let path = std::path::absolute(&self.name).ok();
+        path.filter(|p| !is_image && p.as_os_str().len() < abi::PATH_BYTES)
+            .unwrap_or_else(|| self.node.clone())
     }
 
     /// A device or image as it is, for those who open it themselves.
@@ -79,7 +91,7 @@ impl Lower {
 }
 
 /// Puts an image on a loop device: its node, and the device held open.
-fn attach(path: &Path, side: Side, write: bool) -> Result<(PathBuf, File)> {
+fn attach(path: &Path, side: Side, write: bool, sector: u32) -> Result<(PathBuf, File)> {
     let image = OpenOptions::new()
         .read(true)
         .write(write)
@@ -87,26 +99,16 @@ fn attach(path: &Path, side: Side, write: bool) -> Result<(PathBuf, File)> {
         .map_err(|e| Fail::io("open", path, &e))?;
     let meta = image.metadata().map_err(|e| Fail::io("open", path, &e))?;
     lock(&image, path, side)?;
+    let sector = sectors::of_image(meta.len(), sector);
     for over in loops_over(&meta) {
         if side == Side::Leaf || !over.is_read_only() {
             return Err(on_a_loop(path, &over));
         }
-        if over.is_whole() {
+        if over.is_whole() && ioctl_blksszget(&over.file) == Ok(sector) {
             return Ok((over.node, over.file));
         }
     }
-    let (node, file) = configure(&image, path, write, 0)?;
-    let block = block_bytes(&file);
-    if meta.len() % u64::from(block) == 0 {
-        return Ok((node, file));
-    }
-    // Blocks of the file system's own size would lose the image's end.
-    drop(file);
-    configure(&image, path, write, 512)
-}
-
-fn block_bytes(file: &File) -> u32 {
-    ioctl_blksszget(file).unwrap_or(512)
+    configure(&image, path, write, sector)
 }
 
 /// Locks an image: a leaf against everybody, a root against those who would write to it.
@@ -209,7 +211,7 @@ fn configure(image: &File, path: &Path, write: bool, block_size: u32) -> Result<
         let file = file.map_err(|e| Fail::io("open", &node, &e))?;
         match ioctl::loop_configure(&file, config(image, path, write, block_size)) {
             Ok(()) => {
-                tell_buffered(&file, path);
+                tell_buffered(&file, path, block_size);
                 // Held for reading: the driver opens its leaf so that nobody else writes to it, and
                 // the kernel may be one that takes this at its word.
                 let held = File::open(&node).map_err(|e| Fail::io("open", &node, &e))?;
@@ -241,14 +243,36 @@ fn config(image: &File, path: &Path, write: bool, block_size: u32) -> LoopConfig
     }
 }
 
-/// The kernel falls back by itself where the file system cannot do direct I/O; the user is told.
-fn tell_buffered(file: &File, path: &Path) {
+/// The kernel falls back by itself where the file system cannot do direct I/O, or not in such blocks;
+/// the user is told.
+fn tell_buffered(file: &File, path: &Path, block_size: u32) {
     if ioctl::loop_status(file).is_ok_and(|info| info.flags & DIRECT_IO == 0) {
         output::complain(&format!(
-            "{}: no direct I/O on this file system: what is read and written is cached twice",
+            "{}: no direct I/O on this file system in sectors of {block_size} bytes: what is read and \
+             written is cached twice",
             path.display()
         ));
     }
+}
+
+/// Says where a write may be lost without an error. The loop driver hands a write to the file system
+/// and takes it for done if it was in part: where it is not direct, one that meets the end of the
+/// space in its middle is.
+pub fn warn_short(leaf: &Lower) {
+    let Some(held) = &leaf.held else { return };
+    let Some(backing) = Backing::of(&leaf.node, false) else {
+        return;
+    };
+    let info = ioctl::loop_status(held);
+    let direct = info.is_ok_and(|info| info.flags & DIRECT_IO != 0) && !backing.is_tmpfs();
+    if info.is_ok_and(|info| info.flags & READ_ONLY != 0) || direct || !backing.is_sparse() {
+        return;
+    }
+    output::complain(&format!(
+        "{}: when its file system is full, a write can be lost without an error, as the loop driver \
+         does not see it: keep space there, or format with --preallocate",
+        leaf.name.display()
+    ));
 }
 
 /// A loop device made this moment may have no node yet.
@@ -274,13 +298,44 @@ fn wait_for_node(node: &Path, number: u32) -> Result {
 
 /// The image that a loop device shows; none for anything else.
 pub fn behind(device: &str) -> Option<String> {
-    let name = Path::new(device).file_name()?;
-    let file = Path::new("/sys/class/block")
-        .join(name)
-        .join("loop/backing_file");
-    let text = fs::read(file).ok()?;
+    let place = health::place(Path::new(device))?;
+    let text = fs::read(place.join("loop/backing_file")).ok()?;
     let text = String::from_utf8_lossy(&text);
     Some(text.trim_end_matches('\n').to_owned())
+}
+
+/// An image as a loop device, or a partition of one, shows it.
+pub struct ShownBy {
+    /// Where it was opened.
+    pub path: PathBuf,
+    /// The number of its file system.
+    pub device: u64,
+    /// Its number there.
+    pub inode: u64,
+    /// The byte that the device begins with.
+    pub start: u64,
+}
+
+/// The image that a loop device or a partition of one shows; none for anything else.
+pub fn shown_by(device: &Path) -> Option<ShownBy> {
+    let place = health::place(device)?;
+    let disk = health::disk(&place);
+    let path = fs::read(disk.join("loop/backing_file")).ok()?;
+    let path = path.strip_suffix(b"\n").unwrap_or(&path);
+    let path = PathBuf::from(OsStr::from_bytes(path));
+    let node = Path::new("/dev").join(disk.file_name()?);
+    let info = ioctl::loop_status(&File::open(node).ok()?).ok()?;
+    let sectors: u64 = if disk == place {
+        0
+    } else {
+        health::number(&place.join("start"))?
+    };
+    Some(ShownBy {
+        path,
+        device: info.device,
+        inode: info.inode,
+        start: sectors.checked_mul(512)?.checked_add(info.offset)?,
+    })
 }
 
 #[cfg(test)]
@@ -291,7 +346,7 @@ mod tests {
     #[test]
     fn what_a_loop_device_is_asked_to_be() {
         let file = File::open("/dev/null").unwrap();
-        let c = config(&file, Path::new("/srv/gold.img"), false, 0);
+        let c = config(&file, Path::new("/srv/gold.img"), false, 4096);
         assert_eq!(c.fd, file.as_raw_fd() as u32);
         assert_eq!(c.info.flags, 1 | 4 | 16);
         assert!(c.info.file_name.starts_with(b"/srv/gold.img\0"));

@@ -4,7 +4,7 @@
 
 use std::os::fd::AsFd;
 
-use rustix::ioctl::{ioctl, Getter, Ioctl, IoctlOutput, Opcode, Setter};
+use rustix::ioctl::{ioctl, Getter, Ioctl, IoctlOutput, Opcode, Setter, Updater};
 use ubcore::abi::Call;
 
 /// A call of the control device, over the structure that it reads and fills.
@@ -184,4 +184,68 @@ pub fn dm_table(control: impl AsFd, buffer: &mut [u8]) -> rustix::io::Result<()>
     // SAFETY: The type byte is device mapper's; another driver answers ENOTTY and touches nothing.
     // The head is there, and `data_size` in it is the buffer's length.
     unsafe { ioctl(control, DmTable(buffer)) }
+}
+
+/// How many extents one call tells of.
+pub const EXTENTS: usize = 32;
+
+/// `struct fiemap` of `linux/fiemap.h`, with room behind it.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct Fiemap {
+    pub start: u64,
+    pub length: u64,
+    pub flags: u32,
+    pub mapped: u32,
+    /// Never more than [`EXTENTS`].
+    room: u32,
+    reserved: u32,
+    pub extents: [Extent; EXTENTS],
+}
+
+/// `struct fiemap_extent`: a stretch of a file that has blocks.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct Extent {
+    pub logical: u64,
+    pub physical: u64,
+    pub length: u64,
+    pub reserved64: [u64; 2],
+    pub flags: u32,
+    pub reserved: [u32; 3],
+}
+
+impl Fiemap {
+    /// The question where a file has blocks, of which all that was written is given some first.
+    pub fn of(start: u64, length: u64) -> Fiemap {
+        const SYNC: u32 = 1;
+        let none = Extent {
+            logical: 0,
+            physical: 0,
+            length: 0,
+            reserved64: [0; 2],
+            flags: 0,
+            reserved: [0; 3],
+        };
+        Fiemap {
+            start,
+            length,
+            flags: SYNC,
+            mapped: 0,
+            room: EXTENTS as u32,
+            reserved: 0,
+            extents: [none; EXTENTS],
+        }
+    }
+}
+
+// The command names the size of the structure without its extents.
+const FS_IOC_FIEMAP: Opcode = 0xc020_660b;
+const _: () = assert!(size_of::<Fiemap>() == 32 + EXTENTS * 56);
+
+/// Where a file has blocks. EOPNOTSUPP or ENOTTY if its file system cannot say.
+pub fn fiemap(fd: impl AsFd, map: &mut Fiemap) -> rustix::io::Result<()> {
+    // SAFETY: The kernel reads the header and fills as many extents as `room` says, which is private
+    // and the number that the structure has; any bytes are one.
+    unsafe { ioctl(fd, Updater::<FS_IOC_FIEMAP, Fiemap>::new(map)) }
 }

@@ -14,6 +14,7 @@ pub mod device;
 pub mod dm;
 pub mod dump;
 pub mod format;
+pub mod health;
 pub mod identity;
 pub mod image;
 #[expect(unsafe_code, reason = "the one place that hands memory to the kernel")]
@@ -25,6 +26,8 @@ pub mod output;
 pub mod overlap;
 pub mod refuse;
 pub mod remove;
+pub mod sectors;
+pub mod space;
 pub mod status;
 pub mod undo;
 pub mod used;

@@ -17,7 +17,9 @@ pub fn run(json: bool) -> Result {
 }
 
 fn rows(list: &[Shown]) -> Vec<Vec<String>> {
-    let heading = ["NAME", "LEAFNAME", "SIZE", "USED", "ROOT", "LEAF", "MODE"];
+    let heading = [
+        "NAME", "LEAFNAME", "SIZE", "USED", "ROOT", "LEAF", "HOST", "MODE",
+    ];
     let mut rows = vec![heading.map(str::to_owned).to_vec()];
     rows.extend(list.iter().map(|u| {
         vec![
@@ -27,6 +29,7 @@ fn rows(list: &[Shown]) -> Vec<Vec<String>> {
             u.used(),
             u.root_text(),
             u.leaf_text(),
+            u.host_text().unwrap_or_else(|| "-".to_owned()),
             u.mode.to_owned(),
         ]
     }));
@@ -50,12 +53,12 @@ mod tests {
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!(
             lines[0].split_whitespace().collect::<Vec<_>>().join(" "),
-            "NAME LEAFNAME SIZE USED ROOT LEAF MODE"
+            "NAME LEAFNAME SIZE USED ROOT LEAF HOST MODE"
         );
         let line = lines[1].split_whitespace().collect::<Vec<_>>().join(" ");
         assert_eq!(
             line,
-            "unionblk2 web 1 GiB 2.5 MiB of 250 MiB (1%) /dev/vda /dev/vdb writable"
+            "unionblk2 web 1 GiB 2.5 MiB of 250 MiB (1%) /dev/vda /dev/vdb - writable"
         );
     }
 }

@@ -11,7 +11,7 @@ use rustix::io::Errno;
 use serde_json::{Map, Value};
 use ubcore::error::Error;
 
-use crate::output;
+use crate::{output, space};
 
 /// I/O errors, the kernel, no module.
 pub const FAILED: u8 = 1;
@@ -61,6 +61,9 @@ impl Fail {
 
     /// An error of the operating system while doing `what` to `path`.
     pub fn io(what: &str, path: &Path, e: &io::Error) -> Fail {
+        if let Some(Errno::NOSPC | Errno::DQUOT) = Errno::from_io_error(e) {
+            return space::full(what, path);
+        }
         let path = path.display();
         let text = plain(e);
         match Errno::from_io_error(e) {
@@ -170,6 +173,7 @@ pub fn reason_of(e: Error) -> &'static str {
         Error::NoMemory => "no_memory",
         Error::Full => "full",
         Error::Stacked(_) => "stacked",
+        Error::Os(errno) if errno == Errno::NOSPC.raw_os_error().unsigned_abs() => "no_space",
         Error::Os(_) | Error::Emptied => "os",
     }
 }

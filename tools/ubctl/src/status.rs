@@ -2,6 +2,8 @@
 
 //! `ubctl status`: all that the driver tells of a union.
 
+use std::path::Path;
+
 use serde::Serialize;
 use ubcore::abi::{self, Status};
 use ubcore::error::Error;
@@ -9,9 +11,11 @@ use ubcore::geometry::BLOCK_SECTORS;
 
 use crate::cli::StatusArgs;
 use crate::control::{leaf_name, path_text, Control, PREFIX};
+use crate::health::{self, Need, State};
 use crate::image;
 use crate::output::{self, size};
 use crate::refuse::{reason_of, Result};
+use crate::space::Backing;
 
 /// A union's state as it is shown. The names are those of `--json`, and stay.
 #[derive(Debug, Serialize)]
@@ -28,6 +32,18 @@ pub struct Shown {
     /// The image that a loop device shows.
     pub root_image: Option<String>,
     pub leaf_image: Option<String>,
+    pub root_state: State,
+    pub leaf_state: State,
+    /// The file system that the leaf's image lies on, and what is left there.
+    pub leaf_host: Option<String>,
+    pub leaf_host_free_bytes: Option<u64>,
+    pub leaf_host_size_bytes: Option<u64>,
+    pub logical_block_bytes: Option<u32>,
+    pub physical_block_bytes: Option<u32>,
+    pub root_logical_block_bytes: Option<u32>,
+    pub root_physical_block_bytes: Option<u32>,
+    pub leaf_logical_block_bytes: Option<u32>,
+    pub leaf_physical_block_bytes: Option<u32>,
     pub sectors: u64,
     pub root_sectors: u64,
     pub leaf_sectors: u64,
@@ -56,11 +72,27 @@ pub struct Shown {
 impl Shown {
     /// From the driver's answer.
     pub fn new(s: &Status) -> Shown {
+        let name = format!("{PREFIX}{}", s.id);
+        let block = Path::new("/sys/block");
+        let own = health::blocks(&block.join(&name));
+        let [root, leaf] = lowers(s, block, &name);
+        let host = Backing::of(Path::new(&path_text(&s.leaf)), false).and_then(|b| b.host());
         Shown {
-            name: format!("{PREFIX}{}", s.id),
             id: s.id,
-            device: format!("/dev/{PREFIX}{}", s.id),
-            mode: abi::mode_word(s.mode),
+            device: format!("/dev/{name}"),
+            name,
+            mode: mode(s, [&root.state, &leaf.state]),
+            root_state: root.state,
+            leaf_state: leaf.state,
+            leaf_host_free_bytes: host.as_ref().map(|h| h.free),
+            leaf_host_size_bytes: host.as_ref().map(|h| h.size),
+            leaf_host: host.map(|h| h.mount.display().to_string()),
+            logical_block_bytes: own.map(|b| b.logical),
+            physical_block_bytes: own.map(|b| b.physical),
+            root_logical_block_bytes: root.blocks.map(|b| b.logical),
+            root_physical_block_bytes: root.blocks.map(|b| b.physical),
+            leaf_logical_block_bytes: leaf.blocks.map(|b| b.logical),
+            leaf_physical_block_bytes: leaf.blocks.map(|b| b.physical),
             uuid: output::uuid(&s.uuid),
             leaf_name: leaf_name(s),
             root_image: image::behind(&path_text(&s.root)),
@@ -129,6 +161,63 @@ impl Shown {
         format!("{} of {} ({percent}%)", size(used * slab), size(all * slab))
     }
 
+    /// What the leaf's host has left, where there is one.
+    pub fn host_text(&self) -> Option<String> {
+        let left = size(self.leaf_host_free_bytes? / 512);
+        Some(format!("{left} left on {}", self.leaf_host.as_deref()?))
+    }
+
+    fn blocks_text(&self) -> Option<String> {
+        let of = |n: Option<u32>| n.map_or_else(|| "?".to_owned(), |n| format!("{n} B"));
+        let pair =
+            |side: &str, logical, physical| format!("{side} {}, {}", of(logical), of(physical));
+        Some(format!(
+            "{} logical, {} physical ({}; {})",
+            of(Some(self.logical_block_bytes?)),
+            of(self.physical_block_bytes),
+            pair(
+                "root",
+                self.root_logical_block_bytes,
+                self.root_physical_block_bytes
+            ),
+            pair(
+                "leaf",
+                self.leaf_logical_block_bytes,
+                self.leaf_physical_block_bytes
+            ),
+        ))
+    }
+
+    /// Why it is called what it is.
+    fn mode_text(&self) -> String {
+        match (self.mode, self.last_error) {
+            ("read-only", Some(why)) => {
+                format!("read-only: the map could not be committed ({why}), see the kernel's log")
+            }
+            ("read-only", None) => {
+                "read-only: the map could not be committed, see the kernel's log".to_owned()
+            }
+            ("gone" | "failing", _) => format!("{}: {}", self.mode, self.trouble()),
+            (other, _) => other.to_owned(),
+        }
+    }
+
+    fn trouble(&self) -> String {
+        let side = |side: &str, path: &str, state: &State| {
+            (*state != State::Present).then(|| format!("the {side}, {path}, {}", state.text()))
+        };
+        let devices = [
+            side("root", &self.root, &self.root_state),
+            side("leaf", &self.leaf, &self.leaf_state),
+        ];
+        let errors = (self.io_errors > 0).then(|| match self.io_errors {
+            1 => "1 I/O error below since attach, see the kernel's log".to_owned(),
+            n => format!("{n} I/O errors below since attach, see the kernel's log"),
+        });
+        let all: Vec<String> = devices.into_iter().flatten().chain(errors).collect();
+        all.join("; ")
+    }
+
     /// What is lost of a damaged leaf; nothing to say of a whole one.
     fn lost_text(&self) -> Option<String> {
         let what = match self.lost_sectors {
@@ -140,15 +229,6 @@ impl Shown {
     }
 
     fn text(&self) -> String {
-        let mode = match (self.mode, self.last_error) {
-            ("read-only", Some(why)) => {
-                format!("read-only: the map could not be committed ({why}), see the kernel's log")
-            }
-            ("read-only", None) => {
-                "read-only: the map could not be committed, see the kernel's log".to_owned()
-            }
-            (other, _) => other.to_owned(),
-        };
         let journal = |blocks: u32| size(u64::from(blocks) * BLOCK_SECTORS);
         let lost = self.lost_text().map(|text| ("lost", text));
         let mut list = vec![
@@ -156,7 +236,7 @@ impl Shown {
                 "device",
                 format!("{} ({}:{})", self.device, self.major, self.minor),
             ),
-            ("mode", mode),
+            ("mode", self.mode_text()),
             ("uuid", self.uuid.clone()),
             ("name", self.leaf_name_text().to_owned()),
             (
@@ -213,10 +293,41 @@ impl Shown {
             ("openers", self.openers.to_string()),
             ("queues", self.queues.to_string()),
         ];
+        // Behind the sizes, from the last to the first.
+        list.splice(7..7, self.blocks_text().map(|text| ("blocks", text)));
+        list.splice(6..6, self.host_text().map(|text| ("host", text)));
         // Behind the mode, where it is seen.
         list.splice(2..2, lost);
         format!("{}\n{}", self.name, output::fields(&list))
     }
+}
+
+/// Root and leaf as sysfs knows them.
+fn lowers(s: &Status, block: &Path, name: &str) -> [health::Lower; 2] {
+    let (root, leaf) = (path_text(&s.root), path_text(&s.leaf));
+    let need = |path, sectors, write| Need {
+        path,
+        sectors,
+        write,
+    };
+    let writable = s.mode == abi::MODE_WRITABLE;
+    let needs = [
+        need(&root, s.root_sectors, false),
+        need(&leaf, s.leaf_sectors, writable),
+    ];
+    health::of_union(block, name, needs)
+}
+
+/// The driver's word; but a union is not called writable when a device of it is gone or fails.
+fn mode(s: &Status, states: [&State; 2]) -> &'static str {
+    if states.contains(&&State::Gone) {
+        return "gone";
+    }
+    let fails = s.io_errors > 0 || states != [&State::Present; 2];
+    if fails && s.mode == abi::MODE_WRITABLE {
+        return "failing";
+    }
+    abi::mode_word(s.mode)
 }
 
 fn with_image(device: &str, image: Option<&str>) -> String {
@@ -252,7 +363,7 @@ pub fn run(args: &StatusArgs, json: bool) -> Result {
 
 #[cfg(test)]
 mod tests {
-    use super::Shown;
+    use super::{mode, Shown, State};
     use std::collections::BTreeSet;
     use ubcore::abi::Status;
 
@@ -267,7 +378,10 @@ mod tests {
             .keys()
             .map(String::as_str)
             .collect();
-        let wanted = "name,id,device,mode,uuid,leaf_name,root,leaf,root_image,leaf_image,sectors,root_sectors,leaf_sectors,\
+        let wanted = "name,id,device,mode,uuid,leaf_name,root,leaf,root_image,leaf_image,\
+            root_state,leaf_state,leaf_host,leaf_host_free_bytes,leaf_host_size_bytes,\
+            logical_block_bytes,physical_block_bytes,root_logical_block_bytes,\
+            root_physical_block_bytes,leaf_logical_block_bytes,leaf_physical_block_bytes,sectors,root_sectors,leaf_sectors,\
             slab_sectors,slabs,slabs_used,journal_blocks,journal_used,dirty,commits,checkpoints,\
             journal_written,first_writes,io_errors,map_bytes,discard,last_error,damaged_blocks,lost_sectors,openers,queues,major,minor";
         assert_eq!(names, wanted.split(',').collect());
@@ -301,6 +415,50 @@ mod tests {
         let text = Shown::new(&s).text();
         assert!(
             text.contains("lost          1 MiB (2048 sectors), which cannot be read: 2 damaged"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn what_fails_or_is_gone_is_not_called_writable() {
+        let mut s = Status::new();
+        let present = [&State::Present; 2];
+        assert_eq!(mode(&s, present), "writable");
+        assert_eq!(mode(&s, [&State::Present, &State::Offline]), "failing");
+        assert_eq!(mode(&s, [&State::Gone, &State::Offline]), "gone");
+        s.io_errors = 2;
+        assert_eq!(mode(&s, present), "failing");
+        let text = Shown::new(&s).text();
+        assert!(text.contains("failing: 2 I/O errors below"), "{text}");
+        let mut shown = Shown::new(&s);
+        shown.root = "/dev/x".to_owned();
+        (shown.mode, shown.root_state) = ("gone", State::Gone);
+        assert!(shown
+            .text()
+            .contains("gone: the root, /dev/x, is no longer there; 2 I/O"));
+        s.mode = 1;
+        assert_eq!(mode(&s, present), "read-only");
+        // What is lost of a damaged leaf counts as errors too.
+        s.mode = 2;
+        assert_eq!(mode(&s, present), "read-only-asked");
+    }
+
+    #[test]
+    fn sizes_and_the_host_are_shown_where_they_are_known() {
+        let mut shown = Shown::new(&Status::new());
+        assert!(!shown.text().contains("blocks  ") && !shown.text().contains("left on"));
+        (shown.logical_block_bytes, shown.physical_block_bytes) = (Some(512), Some(4096));
+        shown.leaf_logical_block_bytes = Some(512);
+        (shown.leaf_host, shown.leaf_host_free_bytes) = (Some("/srv".to_owned()), Some(1 << 20));
+        let text = shown.text();
+        assert!(
+            text.contains(
+                "blocks        512 B logical, 4096 B physical (root ?, ?; leaf 512 B, ?)\n"
+            ),
+            "{text}"
+        );
+        assert!(
+            text.contains("host          1 MiB left on /srv\n"),
             "{text}"
         );
     }

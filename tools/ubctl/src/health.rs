@@ -1,0 +1,252 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What sysfs says of a union's devices: their blocks, and whether they are still there. Nothing
+//! here does I/O on them: one that hangs can be looked at.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+/// Block sizes, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Blocks {
+    /// The smallest that can be read or written.
+    pub logical: u32,
+    /// The smallest that is written without reading what is around it.
+    pub physical: u32,
+}
+
+/// How a root or leaf is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum State {
+    /// Nothing else is known.
+    Present,
+    /// It was pulled out, or taken away.
+    Gone,
+    /// It is there and cannot do what it must.
+    Offline,
+    /// It has become smaller than it must be.
+    Shrunk,
+    /// It takes no writes any more.
+    WriteProtected,
+}
+
+/// A root or leaf as sysfs knows it.
+#[derive(Debug)]
+pub struct Lower {
+    /// If it is known.
+    pub blocks: Option<Blocks>,
+    /// How it is.
+    pub state: State,
+}
+
+/// What a union needs of one.
+#[derive(Clone, Copy, Debug)]
+pub struct Need<'a> {
+    /// What it was called at create.
+    pub path: &'a str,
+    /// Its size.
+    pub sectors: u64,
+    /// Whether it is written to.
+    pub write: bool,
+}
+
+/// The place in sysfs of the device that a path names.
+pub fn place(path: &Path) -> Option<PathBuf> {
+    let rdev = fs::metadata(path).ok()?.rdev();
+    let (major, minor) = (rustix::fs::major(rdev), rustix::fs::minor(rdev));
+    fs::canonicalize(format!("/sys/dev/block/{major}:{minor}")).ok()
+}
+
+/// The disk of a partition, or the disk itself.
+pub fn disk(place: &Path) -> &Path {
+    match place.parent() {
+        Some(disk) if place.join("partition").exists() => disk,
+        _ => place,
+    }
+}
+
+/// The blocks of a device.
+pub fn blocks(place: &Path) -> Option<Blocks> {
+    let queue = disk(place).join("queue");
+    Some(Blocks {
+        logical: number(&queue.join("logical_block_size"))?,
+        physical: number(&queue.join("physical_block_size"))?,
+    })
+}
+
+/// The number in a file of sysfs.
+pub fn number<N: std::str::FromStr>(file: &Path) -> Option<N> {
+    fs::read_to_string(file).ok()?.trim().parse().ok()
+}
+
+/// A union's root and leaf; `block` is `/sys/block`.
+pub fn of_union(block: &Path, name: &str, needs: [Need<'_>; 2]) -> [Lower; 2] {
+    let slaves = slaves(&block.join(name), name);
+    let alive: Vec<&PathBuf> = slaves
+        .iter()
+        .filter_map(|(_, place)| place.as_ref())
+        .collect();
+    let dead: Vec<&String> = slaves
+        .iter()
+        .filter_map(|(slave, place)| place.is_none().then_some(slave))
+        .collect();
+    let mut places = needs.map(|need| {
+        let place = place(Path::new(need.path));
+        place.filter(|place| alive.contains(&place))
+    });
+    // A path may have changed its meaning: what is left over is the other's.
+    let unknown = places.iter().filter(|p| p.is_none()).count();
+    let rest: Vec<PathBuf> = alive
+        .iter()
+        .filter(|place| !places.iter().flatten().any(|p| p == **place))
+        .map(|place| (*place).clone())
+        .collect();
+    if let ([one], 1, true) = (&rest[..], unknown, dead.is_empty()) {
+        places
+            .iter_mut()
+            .filter(|p| p.is_none())
+            .for_each(|p| *p = Some(one.clone()));
+    }
+    let gone = |need: &Need<'_>| {
+        let base = Path::new(need.path).file_name().and_then(|n| n.to_str());
+        dead.len() >= unknown || dead.iter().any(|d| Some(d.as_str()) == base)
+    };
+    let one = |n: usize| match &places[n] {
+        Some(place) => Lower {
+            blocks: blocks(place),
+            state: state(place, needs[n]),
+        },
+        None => Lower {
+            blocks: None,
+            state: if !dead.is_empty() && gone(&needs[n]) {
+                State::Gone
+            } else {
+                State::Present
+            },
+        },
+    };
+    [one(0), one(1)]
+}
+
+/// The devices below a union: their names, and their places if they are still there. Another of the
+/// name of one that has gone does not have the union among its holders.
+fn slaves(union: &Path, name: &str) -> Vec<(String, Option<PathBuf>)> {
+    let Ok(list) = fs::read_dir(union.join("slaves")) else {
+        return Vec::new();
+    };
+    list.flatten()
+        .map(|entry| {
+            let place = fs::canonicalize(entry.path()).ok();
+            let place =
+                place.filter(|p| fs::symlink_metadata(p.join("holders").join(name)).is_ok());
+            (entry.file_name().to_string_lossy().into_owned(), place)
+        })
+        .collect()
+}
+
+fn state(place: &Path, need: Need<'_>) -> State {
+    let word = |file: &str| {
+        let text = fs::read_to_string(disk(place).join(file)).unwrap_or_default();
+        text.trim().to_owned()
+    };
+    // SCSI and NVMe have one; what they call it when all is well is not all that there is.
+    match word("device/state").as_str() {
+        "dead" | "deleting" | "deleting (no IO)" | "cancel" | "del" => return State::Gone,
+        "offline" | "transport-offline" => return State::Offline,
+        _ => {}
+    }
+    match number::<u64>(&place.join("size")) {
+        Some(0) => State::Gone,
+        Some(sectors) if sectors < need.sectors => State::Shrunk,
+        _ if need.write && number::<u32>(&place.join("ro")) == Some(1) => State::WriteProtected,
+        _ => State::Present,
+    }
+}
+
+impl State {
+    /// What is wrong, for people.
+    pub fn text(&self) -> &'static str {
+        match self {
+            State::Present => "is there",
+            State::Gone => "is no longer there",
+            State::Offline => "is offline",
+            State::Shrunk => "is smaller than it was",
+            State::WriteProtected => "is write-protected now",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{of_union, state, Need, State};
+    use std::fs;
+    use std::path::{Path, PathBuf};
+
+    fn folder(what: &str) -> PathBuf {
+        let path = std::env::temp_dir().join(format!("ubctl-{what}-{}", std::process::id()));
+        let _ = fs::remove_dir_all(&path);
+        fs::create_dir_all(&path).unwrap();
+        fs::canonicalize(path).unwrap()
+    }
+
+    const NEED: Need<'static> = Need {
+        path: "/nowhere/a",
+        sectors: 100,
+        write: true,
+    };
+
+    #[test]
+    fn what_a_device_is_like() {
+        let at = folder("state");
+        let put = |file: &str, text: &str| {
+            let file = at.join(file);
+            fs::create_dir_all(file.parent().unwrap()).unwrap();
+            fs::write(file, text).unwrap();
+        };
+        assert_eq!(state(&at, NEED), State::Present);
+        put("size", "100\n");
+        put("device/state", "running\n");
+        assert_eq!(state(&at, NEED), State::Present);
+        put("ro", "1\n");
+        assert_eq!(state(&at, NEED), State::WriteProtected);
+        put("size", "99\n");
+        assert_eq!(state(&at, NEED), State::Shrunk);
+        put("size", "0\n");
+        assert_eq!(state(&at, NEED), State::Gone);
+        put("device/state", "offline\n");
+        assert_eq!(state(&at, NEED), State::Offline);
+        fs::remove_dir_all(at).unwrap();
+    }
+
+    #[test]
+    fn what_is_gone_is_found_by_its_slaves() {
+        let block = folder("block");
+        for device in ["a", "b"] {
+            fs::create_dir_all(block.join(device).join("holders/u0")).unwrap();
+        }
+        fs::create_dir_all(block.join("u0/slaves")).unwrap();
+        for device in ["a", "b"] {
+            std::os::unix::fs::symlink(block.join(device), block.join("u0/slaves").join(device))
+                .unwrap();
+        }
+        let leaf = Need {
+            path: "/nowhere/b",
+            ..NEED
+        };
+        let states = || of_union(&block, "u0", [NEED, leaf]).map(|l| l.state);
+        let (gone, present) = (State::Gone, State::Present);
+        // Their paths name nothing here: that alone says nothing.
+        assert_eq!(states(), [present.clone(), present.clone()]);
+        fs::remove_dir(block.join("a/holders/u0")).unwrap();
+        assert_eq!(states(), [gone.clone(), present]);
+        fs::remove_dir_all(block.join("b")).unwrap();
+        assert_eq!(states(), [gone.clone(), gone]);
+        let none = of_union(Path::new("/nowhere"), "u0", [NEED, leaf]);
+        assert_eq!(none.map(|l| l.state), [State::Present, State::Present]);
+        fs::remove_dir_all(block).unwrap();
+    }
+}

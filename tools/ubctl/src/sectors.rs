@@ -1,0 +1,188 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The blocks that a union shows, and those that its root's content was made for.
+//!
+//! Partition tables and many file systems count in logical blocks: on a disk that shows others they
+//! are not found. So a union has the blocks that its root's content was made for, or is refused.
+
+use std::fs::File;
+use std::os::unix::fs::FileTypeExt;
+use std::path::Path;
+
+use rustix::fs::ioctl_blksszget;
+use ubcore::error::Side;
+use ubcore::format::superblock::{choose, Superblock};
+use ubcore::geometry::BLOCK_BYTES;
+
+use crate::device::{Access, Device};
+use crate::refuse::{Fail, Result, REFUSED};
+
+/// What an image and most disks have.
+pub const SECTOR: u32 = 512;
+const GPT: &[u8] = b"EFI PART";
+
+/// The blocks that a union of these shall have: as asked for; else as its leaf says, unless that is
+/// to be formatted; else as the root's content says.
+pub fn wanted(root: &Path, leaf: &Path, asked: Option<u32>, format: bool) -> Result<u32> {
+    if let Some(bytes) = asked {
+        return Ok(bytes);
+    }
+    let recorded = || {
+        let leaf = Device::open(leaf, Side::Leaf, Access::Read).ok()?;
+        recorded(&leaf).map(|sb| sb.root_block_bytes)
+    };
+    match recorded().filter(|_| !format) {
+        Some(bytes) => Ok(bytes),
+        None => made_for(&Device::open(root, Side::Root, Access::Read)?),
+    }
+}
+
+/// A leaf's superblock; what is wrong with one is for the driver to say.
+pub fn recorded(leaf: &Device) -> Option<Superblock> {
+    let mut slots = [vec![0; BLOCK_BYTES], vec![0; BLOCK_BYTES]];
+    for (slot, at) in slots.iter_mut().zip([0, BLOCK_BYTES as u64]) {
+        let _ = leaf.read_at(at, slot);
+    }
+    choose(&slots[0], &slots[1]).ok().map(|(sb, _)| sb)
+}
+
+/// What a root's content was made for: the second block of a partition table tells, else the root
+/// itself.
+fn made_for(root: &Device) -> Result<u32> {
+    let own = root.block_bytes()?;
+    let is_table = |block: u32| {
+        let mut magic = [0; GPT.len()];
+        root.read_at(block.into(), &mut magic).is_ok() && magic == GPT
+    };
+    let others = [SECTOR, 4096].into_iter().filter(|&block| block != own);
+    Ok([own]
+        .into_iter()
+        .chain(others)
+        .find(|&b| is_table(b))
+        .unwrap_or(own))
+}
+
+/// The blocks that a device has, or that an image of a size gets where `wanted` are.
+pub fn of_device(device: &Device, wanted: u32) -> Result<u32> {
+    if device.is_block() {
+        return device.block_bytes();
+    }
+    Ok(of_image(device.bytes(), wanted))
+}
+
+/// The blocks of an image's loop device. Blocks that do not divide it would lose its end.
+pub fn of_image(bytes: u64, wanted: u32) -> u32 {
+    if bytes % u64::from(wanted) == 0 {
+        wanted
+    } else {
+        SECTOR
+    }
+}
+
+/// The blocks of a device by its node.
+pub fn of_node(node: &Path) -> Result<u32> {
+    let failed = |e: std::io::Error| Fail::io("ask for the block size of", node, &e);
+    let file = File::open(node).map_err(failed)?;
+    let kind = file.metadata().map_err(failed)?.file_type();
+    if !kind.is_block_device() {
+        return Ok(SECTOR);
+    }
+    ioctl_blksszget(&file).map_err(|e| failed(e.into()))
+}
+
+/// Refuses a union that would have other blocks than wanted.
+pub fn refuse_other(root: (&Path, u32), leaf: (&Path, u32), wanted: u32) -> Result {
+    let union = root.1.max(leaf.1);
+    if union == wanted {
+        return Ok(());
+    }
+    let what = format!("root {}, leaf {}", root.0.display(), leaf.0.display());
+    let cause = if root.1 == leaf.1 {
+        "as both have".to_owned()
+    } else {
+        let side = if root.1 > leaf.1 { "root" } else { "leaf" };
+        format!("as the {side} has")
+    };
+    let way = if union > wanted {
+        format!("take devices with blocks of {wanted} bytes (an image has them)")
+    } else {
+        format!("take an image as the leaf, with --sector-size {wanted}")
+    };
+    Err(Fail::new(
+        REFUSED,
+        "sector_size",
+        format!(
+            "{what}: the union would have blocks of {union} bytes, {cause}, but what the root holds \
+             was made for {wanted} bytes: its partitions and file systems might not be found; {way}, \
+             or, if it is good with blocks of {union} bytes, say --sector-size {union}"
+        ),
+    ))
+}
+
+/// Refuses a file that does not end with a sector: what is behind the last would be cut off.
+pub fn refuse_tail(path: &Path) -> Result {
+    let meta = std::fs::metadata(path).map_err(|e| Fail::io("open", path, &e))?;
+    let tail = meta.len() % u64::from(SECTOR);
+    if !meta.is_file() || tail == 0 {
+        return Ok(());
+    }
+    let path = path.display();
+    Err(Fail::new(
+        REFUSED,
+        "size",
+        format!(
+            "{path} has {} bytes, no multiple of a sector's {SECTOR}: the last {tail} would be cut off; \
+             fill the sector up: truncate -s %{SECTOR} {path}",
+            meta.len()
+        ),
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{made_for, of_image, refuse_other, refuse_tail, Access, Device, Path, Side};
+
+    #[test]
+    fn a_partition_table_says_what_it_was_made_for() {
+        let path = std::env::temp_dir().join(format!("ubctl-gpt-{}", std::process::id()));
+        let found = |at: &[usize]| {
+            let mut bytes = vec![0; 65536];
+            for &at in at {
+                bytes[at..at + 8].copy_from_slice(b"EFI PART");
+            }
+            std::fs::write(&path, bytes).unwrap();
+            made_for(&Device::open(&path, Side::Root, Access::Read).unwrap()).unwrap()
+        };
+        assert_eq!(found(&[]), 512);
+        assert_eq!(found(&[512]), 512);
+        assert_eq!(found(&[4096]), 4096);
+        assert_eq!(found(&[512, 4096]), 512);
+        std::fs::write(&path, [0; 513]).unwrap();
+        let fail = refuse_tail(&path).unwrap_err();
+        assert!(fail.message.contains("513 bytes") && fail.message.contains("last 1 "));
+        std::fs::remove_file(&path).unwrap();
+    }
+
+    #[test]
+    fn other_blocks_are_refused_with_both_sizes() {
+        let check = |root, leaf, wanted| {
+            let fail = refuse_other((Path::new("r"), root), (Path::new("l"), leaf), wanted);
+            fail.err().map_or_else(String::new, |f| f.message)
+        };
+        assert_eq!(check(512, 512, 512), "");
+        assert_eq!(check(512, 4096, 4096), "");
+        let up = check(512, 4096, 512);
+        assert!(up.contains("4096 bytes, as the leaf has, but"), "{up}");
+        assert!(
+            up.contains("for 512 bytes") && up.ends_with("--sector-size 4096"),
+            "{up}"
+        );
+        let down = check(512, 512, 4096);
+        assert!(down.contains("512 bytes, as both have, but"), "{down}");
+        assert!(down.ends_with("say --sector-size 512"), "{down}");
+        assert_eq!(
+            (of_image(8192, 4096), of_image(8193 * 512, 4096)),
+            (4096, 512)
+        );
+    }
+}

@@ -1,0 +1,288 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What an image takes of the file system that it lies on, and how much that has left.
+//!
+//! A write to a hole of an image needs space on its host. Where the host has none, a write of data
+//! fails and the union can live with that; a write of metadata must not: so its place is allocated
+//! before the leaf is used.
+
+use std::fs::{self, File, OpenOptions};
+use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{fallocate, fstatvfs, seek, FallocateFlags, SeekFrom};
+use rustix::io::Errno;
+
+use crate::image;
+use crate::ioctl::{self, Fiemap};
+use crate::output::size;
+use crate::refuse::{Fail, Result, FAILED};
+
+/// The last extent of the file.
+const LAST: u32 = 1;
+/// Where it lies is not known, or it has no place yet.
+const UNPLACED: u32 = 2 | 4;
+/// Other files lie there too: a write needs another place.
+const SHARED: u32 = 0x2000;
+
+/// How much zeroing writes at once.
+const CHUNK: usize = 1 << 20;
+
+/// An image, where it is on its host, and where the leaf begins in it.
+pub struct Backing {
+    file: File,
+    path: PathBuf,
+    start: u64,
+}
+
+/// How much a host has left, in bytes.
+pub struct Host {
+    /// Where it is mounted.
+    pub mount: PathBuf,
+    /// What anyone may take.
+    pub free: u64,
+    /// All of it.
+    pub size: u64,
+}
+
+impl Backing {
+    /// The image that a leaf is, or that a loop device shows; none for any other device.
+    pub fn of(leaf: &Path, write: bool) -> Option<Backing> {
+        let open = |path: &Path| OpenOptions::new().read(true).write(write).open(path);
+        if fs::metadata(leaf).ok()?.is_file() {
+            let (file, path) = (open(leaf).ok()?, leaf.to_owned());
+            return Some(Backing {
+                file,
+                path,
+                start: 0,
+            });
+        }
+        let shown = image::shown_by(leaf)?;
+        let file = open(&shown.path).ok()?;
+        // The path may name another file by now.
+        let meta = file.metadata().ok()?;
+        (meta.dev() == shown.device && meta.ino() == shown.inode).then_some(Backing {
+            file,
+            path: shown.path,
+            start: shown.start,
+        })
+    }
+
+    /// Gives the first `bytes` of the leaf blocks of their own, without a change to what they hold.
+    pub fn allocate(&self, bytes: u64) -> Result {
+        let (start, end) = (self.start, self.start.saturating_add(bytes));
+        let failed = |e: Errno| Fail::io("allocate space for", &self.path, &e.into());
+        self.refuse_hopeless(end)?;
+        match fallocate(&self.file, FallocateFlags::KEEP_SIZE, start, bytes) {
+            Ok(()) => {}
+            Err(Errno::OPNOTSUPP | Errno::NOSYS) => self.fill_holes(start, end)?,
+            Err(e) => return Err(failed(e)),
+        }
+        self.file
+            .sync_all()
+            .map_err(|e| Fail::io("flush", &self.path, &e))?;
+        if self.missing(start, end)? == Some(true) {
+            // Blocks that a copy made by reference shares: where that fails, so does what follows.
+            let _ = fallocate(&self.file, FallocateFlags::UNSHARE_RANGE, start, bytes);
+        }
+        if self.missing(start, end)?.is_none() {
+            return Ok(());
+        }
+        Err(Fail::new(
+            FAILED,
+            "not_allocated",
+            format!(
+                "{}: its file system does not give the first {} blocks of their own, and a write \
+                 could find no space later: copy it (cp --reflink=never), or take another file system",
+                self.path.display(),
+                size(bytes / 512)
+            ),
+        ))
+    }
+
+    /// Refuses at once what the host cannot have, so that the attempt does not fill it.
+    fn refuse_hopeless(&self, end: u64) -> Result {
+        let meta = self
+            .file
+            .metadata()
+            .map_err(|e| Fail::io("open", &self.path, &e))?;
+        let taken = meta.blocks().saturating_mul(512);
+        let Ok(host) = fstatvfs(&self.file) else {
+            return Ok(());
+        };
+        if end > taken.saturating_add(host.f_bfree.saturating_mul(host.f_frsize)) {
+            return Err(full("allocate space for", &self.path));
+        }
+        Ok(())
+    }
+
+    /// Writes zeroes where a hole reads as such.
+    fn fill_holes(&self, mut at: u64, end: u64) -> Result {
+        let failed = |e: std::io::Error| Fail::io("allocate space for", &self.path, &e);
+        let zeroes = vec![0; CHUNK];
+        while at < end {
+            let hole = seek(&self.file, SeekFrom::Hole(at)).unwrap_or(end);
+            let data = match seek(&self.file, SeekFrom::Data(hole)) {
+                Ok(data) => data.min(end),
+                // No data behind the hole.
+                Err(Errno::NXIO) => end,
+                Err(e) => return Err(failed(e.into())),
+            };
+            at = hole;
+            while at < data {
+                let n = usize::try_from(data - at).unwrap_or(CHUNK).min(CHUNK);
+                self.file.write_all_at(&zeroes[..n], at).map_err(failed)?;
+                at += n as u64;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether a stretch lacks blocks that it alone has: then, whether it has blocks that others share.
+    /// Nothing where the file system cannot say.
+    fn missing(&self, start: u64, end: u64) -> Result<Option<bool>> {
+        let mut at = start;
+        while at < end {
+            let mut map = Fiemap::of(at, end - at);
+            match ioctl::fiemap(&self.file, &mut map) {
+                Ok(()) => {}
+                Err(Errno::OPNOTSUPP | Errno::NOTTY | Errno::NOSYS) => return Ok(None),
+                Err(e) => return Err(Fail::io("look at", &self.path, &e.into())),
+            }
+            let Some(found) = map.extents.get(..map.mapped as usize) else {
+                return Ok(None);
+            };
+            if found.is_empty() {
+                return Ok(Some(false));
+            }
+            for extent in found {
+                if extent.logical > at || extent.flags & UNPLACED != 0 {
+                    return Ok(Some(false));
+                }
+                if extent.flags & SHARED != 0 {
+                    return Ok(Some(true));
+                }
+                at = at.max(extent.logical.saturating_add(extent.length));
+                if extent.flags & LAST != 0 && at < end {
+                    return Ok(Some(false));
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// Whether writes to it may need space that it does not have yet.
+    pub fn is_sparse(&self) -> bool {
+        self.file
+            .metadata()
+            .is_ok_and(|m| m.blocks().saturating_mul(512) < m.size())
+    }
+
+    /// Whether the file system is one in memory.
+    pub fn is_tmpfs(&self) -> bool {
+        const TMPFS_MAGIC: u64 = 0x0102_1994;
+        rustix::fs::fstatfs(&self.file).is_ok_and(|s| s.f_type as u64 == TMPFS_MAGIC)
+    }
+
+    /// What its host has left.
+    pub fn host(&self) -> Option<Host> {
+        let host = fstatvfs(&self.file).ok()?;
+        Some(Host {
+            mount: mount_of(&self.path),
+            // What is kept for root, and for the file system itself, is not counted as left.
+            free: host.f_bavail.saturating_mul(host.f_frsize),
+            size: host.f_blocks.saturating_mul(host.f_frsize),
+        })
+    }
+}
+
+/// The uppermost folder over a file that is on the same file system.
+fn mount_of(path: &Path) -> PathBuf {
+    let device = |p: &Path| fs::metadata(p).map(|m| m.dev()).ok();
+    let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    let on = device(&path);
+    path.ancestors()
+        .take_while(|p| device(p) == on)
+        .last()
+        .unwrap_or(&path)
+        .to_owned()
+}
+
+/// What was to be done with a file or device found no space on what it lies on.
+pub fn full(what: &str, path: &Path) -> Fail {
+    let text = format!("cannot {what} {}: no space", path.display());
+    let text = match Backing::of(path, false).and_then(|b| Some((b.host()?, b.path))) {
+        Some((host, image)) => {
+            let shown = if image == path {
+                String::new()
+            } else {
+                format!(", which shows {}", image.display())
+            };
+            format!(
+                "{text} on its file system{shown}: {} of {} are left on {}: make space there, or move \
+                 the image to another",
+                size(host.free / 512),
+                size(host.size / 512),
+                host.mount.display()
+            )
+        }
+        None if is_block(path) => format!("{text} on what it lies on: a thin pool that is full?"),
+        None => format!("{text}: make space on its file system"),
+    };
+    Fail::new(FAILED, "no_space", text)
+}
+
+fn is_block(path: &Path) -> bool {
+    fs::metadata(path).is_ok_and(|m| m.file_type().is_block_device())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{full, Backing};
+    use std::fs::File;
+    use std::os::unix::fs::MetadataExt;
+    use std::path::Path;
+
+    #[test]
+    fn space_is_there_and_what_was_there_stays() {
+        let path = std::env::temp_dir().join(format!("ubctl-space-{}", std::process::id()));
+        std::fs::write(&path, b"kept").unwrap();
+        File::options()
+            .write(true)
+            .open(&path)
+            .unwrap()
+            .set_len(1 << 20)
+            .unwrap();
+        let backing = Backing::of(&path, true).unwrap();
+        assert!(backing.is_sparse());
+        backing.allocate(1 << 20).unwrap();
+        assert!(!backing.is_sparse());
+        let host = backing.host().unwrap();
+        assert!(host.size >= host.free && path.starts_with(&host.mount));
+        assert!(std::fs::read(&path).unwrap().starts_with(b"kept\0"));
+        // More than any host has, and nothing is taken.
+        let blocks = std::fs::metadata(&path).unwrap().blocks();
+        let fail = backing.allocate(1 << 60).unwrap_err();
+        assert_eq!(fail.reason, "no_space", "{fail}");
+        assert!(
+            fail.message.contains("left on") && fail.message.contains("make space"),
+            "{fail}"
+        );
+        assert_eq!(std::fs::metadata(&path).unwrap().blocks(), blocks);
+        // By hand, where the file system cannot.
+        backing.file.set_len(0).unwrap();
+        backing.file.set_len(3 << 20).unwrap();
+        backing.fill_holes(5000, 3 << 20).unwrap();
+        assert!(std::fs::metadata(&path).unwrap().blocks() * 512 >= (3 << 20) - 8192);
+        std::fs::remove_file(&path).unwrap();
+    }
+
+    #[test]
+    fn what_has_no_host_is_full_all_the_same() {
+        assert!(Backing::of(Path::new("/dev/null"), false).is_none());
+        let fail = full("write to", Path::new("standard output"));
+        assert!(fail
+            .message
+            .starts_with("cannot write to standard output: no space: make"));
+    }
+}
