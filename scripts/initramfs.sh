@@ -80,6 +80,9 @@ make_archive() {
 	# The daemon is the same program under another name.
 	install -d "$tree/usr/lib/systemd"
 	ln -s ../../bin/udevadm "$tree/usr/lib/systemd/systemd-udevd"
+	# Debian's rules for disks. The tests that want a daemon start one.
+	install -D -m 644 -t "$tree/usr/lib/udev/rules.d" \
+		/usr/lib/udev/rules.d/{60-block,60-persistent-storage,99-systemd}.rules
 	ln -sf /proc/self/mounts "$tree/etc/mtab"
 	printf 'root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/sh\n' >"$tree/etc/passwd"
 	printf 'root:x:0:\nnogroup:x:65534:\n' >"$tree/etc/group"

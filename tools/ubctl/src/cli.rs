@@ -19,7 +19,11 @@ Exit codes (check has its own, see its --help):
   2  the command line is wrong
   3  refused: not formatted, wrong root, newer version, damaged, looks used,
      too small
-  4  busy: mounted, attached, or held by somebody else
+  4  busy: mounted, attached, or in use by others, which the message names
+
+A command waits for what the kernel and udev still do with its devices, at most
+10 s, so that its answer holds; a process that has a device open gets as long to
+close it. --no-wait leaves that out.
 
 With --json the answer is JSON on standard output, an error too:
   {\"error\": \"what, where, what next\", \"reason\": \"wrong_root\", \"code\": 3}
@@ -56,6 +60,9 @@ pub struct Cli {
     /// Answer in JSON
     #[arg(long, global = true)]
     pub json: bool,
+    /// Do not wait for udev, nor for a device that is in use to come free
+    #[arg(long, global = true)]
+    pub no_wait: bool,
     /// What to do
     #[command(subcommand)]
     pub command: Command,
@@ -220,6 +227,9 @@ pub struct RemoveArgs {
     /// All unions
     #[arg(long)]
     pub all: bool,
+    /// Unmount first what is mounted from them, and what is mounted on that
+    #[arg(long)]
+    pub unmount: bool,
 }
 
 /// Arguments of `status`.

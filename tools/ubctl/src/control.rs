@@ -2,24 +2,30 @@
 
 //! The control device, /dev/unionblk-control.
 
+use std::cell::RefCell;
 use std::ffi::OsStr;
 use std::fs::File;
-use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use rustix::io::Errno;
 use serde_json::json;
 use ubcore::abi::{self, Create, Features, Lost, Remove, Status};
+use ubcore::error::{Error, Side};
 use ubcore::format::name::{is_union_word, LeafName, UNION_PREFIX};
 
+use crate::busy::{self, Tried};
 use crate::ioctl;
 use crate::lost::Stretch;
 use crate::output::{self, size};
 use crate::refuse::{self, Fail, Result, BUSY, FAILED};
+use crate::settle::{self, Bound};
 
 /// What the names of unions start with.
 pub const PREFIX: &str = UNION_PREFIX;
+
+/// What a call of the driver's returns.
+type Done = rustix::io::Result<()>;
 
 /// The control device, opened, of a module that speaks our version.
 pub struct Control(File);
@@ -31,8 +37,11 @@ impl Control {
     }
 
     fn open_at(path: &Path) -> Result<Control> {
-        let file = File::open(path).map_err(|e| match Errno::from_io_error(&e) {
-            Some(Errno::NOENT | Errno::NXIO | Errno::NODEV) => no_module(path),
+        let file = settle::peek(path).map_err(|e| match Errno::from_io_error(&e) {
+            Some(Errno::NOENT | Errno::NXIO | Errno::NODEV) => match loaded() {
+                Some(minor) => no_control_node(path, &minor),
+                None => no_module(path),
+            },
             Some(Errno::PERM | Errno::ACCESS) => not_allowed(),
             _ => Fail::io("open", path, &e),
         })?;
@@ -46,7 +55,8 @@ impl Control {
                 FAILED,
                 "abi",
                 format!(
-                    "{} is not unionblk's control device: remove it and load the module",
+                    "{} is something else than unionblk's control device: remove it and load the \
+                     module anew",
                     path.display()
                 ),
             )),
@@ -55,8 +65,38 @@ impl Control {
     }
 
     /// Makes a union: its number. `what` names the devices.
+    ///
+    /// A device that others have gets a moment to come free; if it does not, they are named.
     pub fn create(&self, request: &mut Create, what: &str) -> Result<u32> {
-        match ioctl::call(&self.0, request) {
+        let asked = request.clone();
+        // Where the last attempt found others.
+        let node = RefCell::new(PathBuf::new());
+        let look = |all| busy::of_path(&node.borrow(), all);
+        let attempt = || {
+            request.clone_from(&asked);
+            let done = ioctl::call(&self.0, request);
+            if let (Err(_), Some(Error::Busy(side))) = (&done, request.error()) {
+                let field = match side {
+                    Side::Root => &request.root,
+                    Side::Leaf => &request.leaf,
+                };
+                *node.borrow_mut() = path_text(field).into();
+                return Ok(Tried::Busy);
+            }
+            self.created(done, request, what).map(Tried::Done)
+        };
+        let found = busy::patiently(Bound::new(), look, attempt)?;
+        found.map_err(|who| {
+            if who.text().is_empty() {
+                Fail::core(what, request.error().unwrap_or(Error::Busy(Side::Leaf)))
+            } else {
+                who.fail(&format!("{what}: {}", node.borrow().display()))
+            }
+        })
+    }
+
+    fn created(&self, done: Done, request: &Create, what: &str) -> Result<u32> {
+        match done {
             Ok(()) => Ok(request.id),
             Err(e) => Err(match (request.error(), e) {
                 (Some(reason), _) => rest_of(request, Fail::core(what, reason)),
@@ -66,18 +106,17 @@ impl Control {
         }
     }
 
-    /// Takes a union away.
-    pub fn remove(&self, id: u32) -> Result {
+    /// Takes a union away, unless it is in use.
+    pub fn remove(&self, id: u32) -> Result<Tried<()>> {
         let mut request = Remove::new();
         request.id = id;
         let name = format!("{PREFIX}{id}");
-        ioctl::call(&self.0, &mut request).map_err(|e| match e {
+        let done = ioctl::call(&self.0, &mut request);
+        if done == Err(Errno::BUSY) {
+            return Ok(Tried::Busy);
+        }
+        done.map(Tried::Done).map_err(|e| match e {
             Errno::NODEV => not_there(id),
-            Errno::BUSY => Fail::new(
-                BUSY,
-                "busy",
-                format!("{name} is open or mounted: unmount it, end what uses it, and try again"),
-            ),
             Errno::IO => Fail::new(
                 FAILED,
                 "io",
@@ -154,10 +193,17 @@ impl Control {
         let mut s = Status::new();
         s.id = id;
         s.flags = flags;
-        match ioctl::call(&self.0, &mut s) {
-            Ok(()) => Ok(Some(s)),
-            Err(Errno::NODEV) => Ok(None),
-            Err(e) => Err(self.failure("ask for the state of a union", e)),
+        let asked = s.clone();
+        let bound = Bound::new();
+        loop {
+            s.clone_from(&asked);
+            match ioctl::call(&self.0, &mut s) {
+                Ok(()) => return Ok(Some(s)),
+                Err(Errno::NODEV) => return Ok(None),
+                // It comes or goes at this moment.
+                Err(Errno::BUSY) if bound.pause() => {}
+                Err(e) => return Err(self.failure("ask for the state of a union", e)),
+            }
         }
     }
 
@@ -206,6 +252,25 @@ fn rest_of(request: &Create, mut fail: Fail) -> Fail {
 
 fn control_path() -> PathBuf {
     Path::new("/dev").join(OsStr::from_bytes(abi::CONTROL_NAME.to_bytes()))
+}
+
+/// The minor number of the control device, if the module is loaded.
+fn loaded() -> Option<String> {
+    let name = abi::CONTROL_NAME.to_str().ok()?;
+    let text = std::fs::read_to_string(format!("/sys/class/misc/{name}/dev")).ok()?;
+    Some(text.trim().split_once(':')?.1.to_owned())
+}
+
+fn no_control_node(path: &Path, minor: &str) -> Fail {
+    Fail::new(
+        FAILED,
+        "no_node",
+        format!(
+            "the module is loaded, but {0} is missing or not its node: is devtmpfs mounted on /dev? \
+             (rm -f {0}, mknod {0} c 10 {minor} makes one)",
+            path.display()
+        ),
+    )
 }
 
 fn no_module(path: &Path) -> Fail {
@@ -355,18 +420,6 @@ pub fn put_path(field: &mut [u8; abi::PATH_BYTES], path: &Path) -> Result {
             ),
         )
     })
-}
-
-/// Whether the node of a device is there; it is `/dev/<name>`, with the numbers given.
-pub fn node_is_there(node: &Path, major: u32, minor: u32) -> io::Result<bool> {
-    use std::os::unix::fs::{FileTypeExt, MetadataExt};
-    match std::fs::metadata(node) {
-        Ok(m) => Ok(m.file_type().is_block_device()
-            && rustix::fs::major(m.rdev()) == major
-            && rustix::fs::minor(m.rdev()) == minor),
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
-        Err(e) => Err(e),
-    }
 }
 
 #[cfg(test)]

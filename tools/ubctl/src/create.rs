@@ -2,27 +2,30 @@
 
 //! `ubctl create`: attaches a leaf to its root.
 
-use std::path::Path;
-use std::time::Instant;
+use std::fs;
+use std::os::unix::fs::FileTypeExt;
+use std::path::{Path, PathBuf};
 
 use serde_json::json;
 use ubcore::abi::{Create, Status, CREATE_READ_ONLY, ID_ANY};
 use ubcore::error::Side;
 
 use crate::cli::CreateArgs;
-use crate::control::{self, Control, PREFIX};
+use crate::control::{self, union_number, Control, PREFIX};
 use crate::device::{refuse_same, Access, Device};
 use crate::format::{self, Plan};
-use crate::image::{self, Lower, NODE_POLL, NODE_WAIT};
+use crate::image::{self, Lower};
 use crate::lost::{self, Stretch};
-use crate::refuse::{Fail, Result, BUSY};
+use crate::refuse::{Fail, Result, BUSY, FAILED};
+use crate::settle::{self, Bound, Place};
 use crate::space::Backing;
-use crate::{ahead, output, overlap, sectors};
+use crate::{ahead, output, overlap, remove, sectors, udev};
 
 /// The command.
 pub fn run(args: &CreateArgs, json: bool) -> Result {
     // What can be refused is, before the first write.
     let control = Control::open()?;
+    refuse_place(&control, args.id)?;
     refuse_same(&args.root, &args.leaf)?;
     sectors::refuse_tail(&args.root)?;
     if args.format {
@@ -39,6 +42,7 @@ pub fn run(args: &CreateArgs, json: bool) -> Result {
     if args.read_only {
         request.flags |= CREATE_READ_ONLY;
     }
+    let since = udev::now();
     let what = format!("root {}, leaf {}", root.name.display(), leaf.name.display());
     let id = if args.format {
         formatted(
@@ -63,7 +67,7 @@ pub fn run(args: &CreateArgs, json: bool) -> Result {
     leaf.release();
     let status = control.status(id)?;
     let name = format!("{PREFIX}{id}");
-    wait_for_node(Path::new(&format!("/dev/{name}")), &status);
+    wait_for_nodes(&control, &status, since)?;
     let lost = if status.lost_sectors > 0 {
         control.lost(id)?
     } else {
@@ -127,7 +131,7 @@ fn formatted(
         "{what}: the union is of another leaf than the one that was formatted, which stays formatted: \
          see what changes the leaf's path, and try again"
     );
-    let gone = control.remove(id);
+    let gone = remove::one(control, id, false, Bound::new());
     let left = gone.map_or_else(
         |e| format!(" ({PREFIX}{id} is left: {e})"),
         |()| String::new(),
@@ -166,23 +170,85 @@ fn warning(leaf: &str, status: &Status, lost: &[Stretch]) -> String {
     )
 }
 
-/// The node is made by a thread of the kernel's, and udev comes after it: a script that goes on with
-/// our answer shall find it.
-fn wait_for_node(node: &Path, status: &Status) {
-    let end = Instant::now() + NODE_WAIT;
-    loop {
-        match control::node_is_there(node, status.major, status.minor) {
-            Ok(true) => return,
-            Ok(false) if Instant::now() < end => std::thread::sleep(NODE_POLL),
-            _ => break,
-        }
+/// Refuses a number in whose node's place something else is, before anything is done. Of none in
+/// particular: the lowest that is free, which another may get first.
+fn refuse_place(control: &Control, id: Option<u32>) -> Result {
+    // As a rule nothing is: then one look at /dev is all.
+    let all = fs::read_dir("/dev").into_iter().flatten().flatten();
+    let other = |e: &fs::DirEntry| e.file_type().is_ok_and(|kind| !kind.is_block_device());
+    let number = |e: fs::DirEntry| union_number(e.file_name().to_str()?.strip_prefix(PREFIX)?);
+    let wrong: Vec<u32> = all.filter(other).filter_map(number).collect();
+    if wrong.is_empty() {
+        return Ok(());
     }
-    output::complain(&format!(
-        "{0} has no node yet: is devtmpfs mounted on /dev? (mknod {0} b {1} {2} makes one)",
-        node.display(),
-        status.major,
-        status.minor
-    ));
+    let id = match id {
+        Some(id) => id,
+        None => {
+            let unions = control.all()?;
+            let taken = unions.iter().zip(0..).take_while(|(s, n)| s.id == *n);
+            u32::try_from(taken.count()).unwrap_or(ID_ANY)
+        }
+    };
+    let path = PathBuf::from(format!("/dev/{PREFIX}{id}"));
+    match settle::place(&path, None) {
+        Place::Wrong(what) if wrong.contains(&id) => Err(wrong_node(&path, what)),
+        // A link may lead to the node.
+        _ => Ok(()),
+    }
+}
+
+fn wrong_node(path: &Path, what: &str) -> Fail {
+    let path = path.display();
+    let text = format!("{path} is {what}, where the union's node belongs: remove it and try again");
+    Fail::new(FAILED, "no_node", text)
+}
+
+/// The nodes are made by a thread of the kernel's, and udev comes after it: a script that continues
+/// with our answer shall find them, and the links. A union without its node goes again.
+fn wait_for_nodes(control: &Control, status: &Status, since: u64) -> Result {
+    let name = format!("{PREFIX}{}", status.id);
+    let bound = Bound::new();
+    let nodes = settle::family(&name, rustix::fs::makedev(status.major, status.minor));
+    for node in &nodes {
+        let path = node.path.display();
+        let mut place = node.place();
+        bound.until(|| {
+            place = node.place();
+            place != Place::Empty
+        });
+        let fail = match place {
+            Place::Right => continue,
+            Place::Wrong(what) => wrong_node(&node.path, what),
+            Place::Empty => {
+                let (a, b) = (rustix::fs::major(node.dev), rustix::fs::minor(node.dev));
+                let text = format!(
+                    "{path} has no node: is devtmpfs mounted on /dev? With --no-wait the union stays, \
+                     and mknod {path} b {a} {b} makes one"
+                );
+                if !settle::waits() {
+                    output::complain(&text);
+                    continue;
+                }
+                Fail::new(FAILED, "no_node", text)
+            }
+        };
+        return Err(undone(control, status.id, fail));
+    }
+    if settle::waits() && !settle::seen_to(&nodes, since, bound) {
+        let text = "udev is not done with it yet: its links may be missing for a moment";
+        output::complain(&format!("/dev/{name}: {text}"));
+    }
+    Ok(())
+}
+
+/// Takes a union away again that cannot be used.
+fn undone(control: &Control, id: u32, mut fail: Fail) -> Fail {
+    let what = match remove::one(control, id, false, Bound::new()) {
+        Ok(()) => format!("; {PREFIX}{id} was detached again"),
+        Err(e) => format!("; {PREFIX}{id} is attached: {e}"),
+    };
+    fail.message += &what;
+    fail
 }
 
 #[cfg(test)]

@@ -15,8 +15,10 @@ use ubcore::error::{Error, Side};
 use ubcore::geometry::{BLOCK_BYTES, BLOCK_SECTORS};
 use ubcore::num::wide;
 
+use crate::busy;
 use crate::control::is_union;
 use crate::refuse::{Fail, Result, BUSY, REFUSED};
+use crate::udev::Writer;
 use crate::{image, ioctl};
 
 /// What a device is opened for.
@@ -40,6 +42,8 @@ pub struct Device {
     is_block: bool,
     bytes: u64,
     buffer: Vec<u8>,
+    /// Behind `file`: it waits for what udev does once that is closed.
+    writer: Option<Writer>,
 }
 
 impl Device {
@@ -62,13 +66,17 @@ impl Device {
             options.custom_flags(OFlags::EXCL.bits() as i32);
         }
         let failed = |e: io::Error| Fail::io("open", path, &e);
-        let mut file = options.open(path).map_err(failed)?;
+        let mut file = busy::open(&options, path)?;
         // From here on the open file counts: the path may lead to another one by now.
         let opened = file.metadata().map_err(failed)?;
         if !is_same(&meta, &opened) {
             let path = path.display();
             let text = format!("{path} became another device while it was opened: try again");
             return Err(Fail::new(BUSY, "busy", text));
+        }
+        let mut writer = None;
+        if access == Access::Exclusive && is_block {
+            writer = Writer::new(opened.rdev());
         }
         if access != Access::Read && !is_block {
             image::lock(&file, path, Side::Leaf)?;
@@ -83,6 +91,7 @@ impl Device {
             is_block,
             bytes,
             buffer: vec![0; BUFFER_BYTES],
+            writer,
         };
         device.forget();
         Ok(device)
@@ -198,6 +207,9 @@ impl Device {
 impl Drop for Device {
     fn drop(&mut self) {
         self.forget();
+        if let Some(writer) = &mut self.writer {
+            writer.closes();
+        }
     }
 }
 

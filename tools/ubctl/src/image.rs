@@ -12,15 +12,17 @@ use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rustix::fs::{flock, ioctl_blksszget, FlockOperation};
 use rustix::io::Errno;
 use ubcore::abi;
 use ubcore::error::Side;
 
+use crate::busy::{self, patiently, Tried};
 use crate::ioctl::{self, LoopConfig, LoopInfo};
 use crate::refuse::{Fail, Result, BUSY, FAILED, REFUSED};
+use crate::settle::{self, Bound, LoopGoes, Place};
 use crate::space::Backing;
 use crate::{health, output, sectors};
 
@@ -29,8 +31,8 @@ const AUTOCLEAR: u32 = 4;
 const DIRECT_IO: u32 = 16;
 
 /// How long a node may take to come into being after its device.
-pub const NODE_WAIT: Duration = Duration::from_secs(3);
-/// How often it is looked for.
+const NODE_WAIT: Duration = Duration::from_secs(3);
+/// How often a device that others hold is tried.
 pub const NODE_POLL: Duration = Duration::from_millis(10);
 /// How often another may take the loop device that we were told is free.
 const TRIES: u32 = 64;
@@ -43,6 +45,8 @@ pub struct Lower {
     pub name: PathBuf,
     /// The loop device, held until the driver holds it.
     held: Option<File>,
+    /// Behind `held`: unless the driver takes it, it is waited for until it is gone.
+    goes: Option<LoopGoes>,
 }
 
 impl Lower {
@@ -60,10 +64,12 @@ impl Lower {
             let text = format!("{} is neither a block device nor an image", path.display());
             return Err(Fail::new(REFUSED, "not_a_device", text));
         };
+        let goes = held.as_ref().map(|_| LoopGoes::new(&node));
         Ok(Lower {
             node,
             name: path.to_owned(),
             held,
+            goes,
         })
     }
 
@@ -81,12 +87,16 @@ impl Lower {
             node: path.to_owned(),
             name: path.to_owned(),
             held: None,
+            goes: None,
         }
     }
 
     /// The driver has it open now: its loop device is the driver's.
     pub fn release(self) {
         drop(self.held);
+        if let Some(goes) = self.goes {
+            goes.stays();
+        }
     }
 }
 
@@ -117,18 +127,13 @@ pub fn lock(image: &File, path: &Path, side: Side) -> Result {
         Side::Root => FlockOperation::NonBlockingLockShared,
         Side::Leaf => FlockOperation::NonBlockingLockExclusive,
     };
-    match flock(image, how) {
-        Err(Errno::WOULDBLOCK) => Err(Fail::new(
-            BUSY,
-            "busy",
-            format!(
-                "{} is in use: as the root or leaf of a union, or by another ubctl",
-                path.display()
-            ),
-        )),
+    let attempt = || match flock(image, how) {
+        Err(Errno::WOULDBLOCK) => Ok(Tried::Busy),
         // Where a file system knows no locks, the look at the loop devices must do.
-        _ => Ok(()),
-    }
+        _ => Ok(Tried::Done(())),
+    };
+    let look = |all| busy::of_path(path, all);
+    patiently(Bound::new(), look, attempt)?.map_err(|who| who.fail(&path.display().to_string()))
 }
 
 /// Refuses an image that a loop device shows, for those who write to the file itself.
@@ -277,18 +282,17 @@ pub fn warn_short(leaf: &Lower) {
 
 /// A loop device made this moment may have no node yet.
 fn wait_for_node(node: &Path, number: u32) -> Result {
-    let end = Instant::now() + NODE_WAIT;
-    loop {
-        let there = fs::metadata(node).is_ok_and(|m| m.file_type().is_block_device());
-        if there {
-            return Ok(());
-        }
-        if Instant::now() >= end {
-            break;
-        }
-        std::thread::sleep(NODE_POLL);
+    let dev = rustix::fs::makedev(7, number);
+    let there = || settle::place(node, Some(dev)) == Place::Right;
+    if Bound::of(NODE_WAIT).until(there) {
+        return Ok(());
     }
+    let place = settle::place(node, Some(dev));
     let node = node.display();
+    if let Place::Wrong(what) = place {
+        let text = format!("{node} is {what}, where a loop device's node belongs: remove it");
+        return Err(Fail::new(FAILED, "no_loop", text));
+    }
     Err(Fail::new(
         FAILED,
         "no_loop",

@@ -6,6 +6,7 @@
 #![deny(unsafe_code, missing_docs)]
 
 pub mod ahead;
+pub mod busy;
 pub mod check;
 pub mod cli;
 pub mod control;
@@ -27,8 +28,10 @@ pub mod overlap;
 pub mod refuse;
 pub mod remove;
 pub mod sectors;
+pub mod settle;
 pub mod space;
 pub mod status;
+pub mod udev;
 pub mod undo;
 pub mod used;
 
@@ -45,6 +48,9 @@ pub fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(e) => return usage(&e),
     };
+    if cli.no_wait {
+        settle::no_wait();
+    }
     let done = match &cli.command {
         Command::Format(args) => format::run(args, cli.json),
         Command::Create(args) => create::run(args, cli.json),

@@ -92,7 +92,7 @@ impl Fail {
     /// Adds what `--json` shall tell beside the error.
     pub fn with(mut self, object: Value) -> Fail {
         if let Value::Object(object) = object {
-            self.object = object;
+            self.object.extend(object);
         }
         self
     }

@@ -1,0 +1,541 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Who has a device or an image: mounts in any namespace, swap, devices above it, processes.
+
+use std::collections::BTreeSet;
+use std::ffi::OsStr;
+use std::fs::{self, File, Metadata, OpenOptions};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use rustix::fs::{major, minor, Dev};
+use rustix::io::Errno;
+use serde_json::json;
+
+use crate::control::{union_number, PREFIX};
+use crate::refuse::{Fail, Result, BUSY};
+use crate::settle::{family, number_of, sysfs, whole, Bound, Node};
+
+/// How many a sentence names.
+const NAMED: usize = 8;
+/// How often it is looked again for what will not go by itself: it takes a walk through /proc.
+const LOOK: Duration = Duration::from_millis(300);
+
+/// One who has it, in words.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Holder {
+    text: String,
+    /// Whether waiting is in vain: a process may close what it has open, a mount stays.
+    lasts: bool,
+}
+
+/// All who have a device or an image.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Holders(Vec<Holder>);
+
+impl Holders {
+    fn lasting(texts: impl IntoIterator<Item = String>) -> Holders {
+        let holder = |text| Holder { text, lasts: true };
+        Holders(texts.into_iter().map(holder).collect())
+    }
+
+    /// Whether one of them will not go by itself.
+    pub fn last(&self) -> bool {
+        self.0.iter().any(|h| h.lasts)
+    }
+
+    /// For people; empty if there are none.
+    pub fn text(&self) -> String {
+        let texts: Vec<&str> = self.0.iter().map(|h| h.text.as_str()).take(NAMED).collect();
+        let more = match self.0.len().saturating_sub(NAMED) {
+            0 => String::new(),
+            n => format!(" and {n} more"),
+        };
+        texts.join(", ") + &more
+    }
+
+    /// The failure of a command that needs `what` for itself.
+    pub fn fail(&self, what: &str) -> Fail {
+        let text = match self.0[..] {
+            [] => format!(
+                "{what} is in use, by something that neither a mount, swap, a device nor a process \
+                 of this system shows: look for a mount namespace without a process, and for \
+                 services of the kernel (nbd, targets)"
+            ),
+            _ => format!(
+                "{what} is in use: {}; release it and try again",
+                self.text()
+            ),
+        };
+        Fail::new(BUSY, "busy", text).with(self.json())
+    }
+
+    /// For `--json`.
+    pub fn json(&self) -> serde_json::Value {
+        let texts: Vec<&str> = self.0.iter().map(|h| h.text.as_str()).collect();
+        json!({ "holders": texts })
+    }
+}
+
+/// What an attempt comes to.
+pub enum Tried<T> {
+    /// It is done.
+    Done(T),
+    /// Others have it.
+    Busy,
+}
+
+/// Makes attempts until one is not busy, until what makes it so is something that will not go by
+/// itself, or until the bound: then the holders. `look` finds them; its argument is whether
+/// processes count.
+pub fn patiently<T>(
+    bound: Bound,
+    look: impl Fn(bool) -> Holders,
+    mut attempt: impl FnMut() -> Result<Tried<T>>,
+) -> Result<std::result::Result<T, Holders>> {
+    let mut next = Instant::now();
+    loop {
+        if let Tried::Done(value) = attempt()? {
+            return Ok(Ok(value));
+        }
+        let looks = Instant::now() >= next;
+        if bound.is_over() || (looks && look(false).last()) {
+            // It may have gone while we looked.
+            return match attempt()? {
+                Tried::Done(value) => Ok(Ok(value)),
+                Tried::Busy => Ok(Err(look(true))),
+            };
+        }
+        if looks {
+            next = Instant::now() + LOOK;
+        }
+        bound.pause();
+    }
+}
+
+/// Opens a root or leaf; the kernel refuses an exclusive claim while others have it.
+pub fn open(options: &OpenOptions, path: &Path) -> Result<File> {
+    let look = |all| of_path(path, all);
+    let attempt = || match options.open(path) {
+        Ok(file) => Ok(Tried::Done(file)),
+        Err(e) if Errno::from_io_error(&e) == Some(Errno::BUSY) => Ok(Tried::Busy),
+        Err(e) => Err(Fail::io("open", path, &e)),
+    };
+    patiently(Bound::new(), look, attempt)?.map_err(|who| who.fail(&path.display().to_string()))
+}
+
+/// Who has the device at a path; with `all`, processes too.
+pub fn of_path(path: &Path, all: bool) -> Holders {
+    match fs::metadata(path) {
+        Ok(meta) if meta.file_type().is_block_device() => of_device(meta.rdev(), all),
+        Ok(meta) => of_image(&meta),
+        Err(_) => Holders::default(),
+    }
+}
+
+/// Who has a disk, or a partition of it: it, its partitions, and its disk.
+pub fn of_device(dev: Dev, all: bool) -> Holders {
+    let disk = whole(dev);
+    let mut nodes = disk.as_ref().map_or_else(Vec::new, |disk| {
+        family(
+            &disk.path.file_name().unwrap_or_default().to_string_lossy(),
+            disk.dev,
+        )
+    });
+    if disk.as_ref().is_some_and(|disk| disk.dev != dev) {
+        nodes.retain(|node| node.dev == dev || disk.as_ref().is_some_and(|d| d.dev == node.dev));
+    }
+    if nodes.is_empty() {
+        // Without sysfs its number must do.
+        nodes.push(Node::new("", dev));
+    }
+    of_nodes(&nodes, all)
+}
+
+fn of_nodes(nodes: &[Node], all: bool) -> Holders {
+    let mut texts = mounts(nodes);
+    texts.extend(swaps(nodes));
+    texts.extend(nodes.iter().flat_map(above));
+    texts.extend(loops(nodes));
+    let mut holders = Holders::lasting(texts);
+    if all {
+        let texts = openers(nodes).into_iter();
+        holders
+            .0
+            .extend(texts.map(|text| Holder { text, lasts: false }));
+    }
+    holders
+}
+
+/// Who has an image: the loop devices over it and what holds those, and who has locked it.
+pub fn of_image(meta: &Metadata) -> Holders {
+    let mut holders = Holders::default();
+    for name in loop_devices() {
+        let place = Path::new("/sys/class/block").join(&name);
+        let file = fs::read(place.join("loop/backing_file")).unwrap_or_default();
+        let file = Path::new(OsStr::from_bytes(file.trim_ascii_end()));
+        let same = fs::metadata(file).is_ok_and(|m| m.dev() == meta.dev() && m.ino() == meta.ino());
+        let Some(dev) = number_of(&place).filter(|_| same) else {
+            continue;
+        };
+        let above = of_device(dev, false);
+        let on = match above.text() {
+            text if text.is_empty() => format!("on /dev/{name}"),
+            text => format!("on /dev/{name} ({text})"),
+        };
+        // One of ours that is not held goes by itself.
+        let lasts = above.last() || !crate::settle::is_leaving(&name);
+        holders.0.push(Holder { text: on, lasts });
+    }
+    if holders.0.is_empty() {
+        holders.0.extend(lockers(meta));
+    }
+    holders
+}
+
+/// Processes that have locked an image.
+fn lockers(meta: &Metadata) -> Vec<Holder> {
+    let (a, b) = (major(meta.dev()), minor(meta.dev()));
+    let id = format!("{a:02x}:{b:02x}:{}", meta.ino());
+    let text = fs::read_to_string("/proc/locks").unwrap_or_default();
+    let mut pids = BTreeSet::new();
+    for line in text.lines().filter(|line| !line.contains("->")) {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        if words.get(1) == Some(&"FLOCK") && words.get(5) == Some(&id.as_str()) {
+            pids.extend(words.get(4).and_then(|pid| pid.parse::<u32>().ok()));
+        }
+    }
+    let holder = |pid: u32| {
+        let text = format!("locked by {}", process(pid)?);
+        // What we hold ourselves does not go while we wait.
+        let lasts = pid == std::process::id();
+        Some(Holder { text, lasts })
+    };
+    pids.into_iter().filter_map(holder).collect()
+}
+
+/// `name (process 12)`; none if it is gone.
+fn process(pid: u32) -> Option<String> {
+    let comm = fs::read_to_string(format!("/proc/{pid}/comm")).ok()?;
+    Some(format!("{} (process {pid})", comm.trim_end()))
+}
+
+fn processes() -> Vec<u32> {
+    let all = fs::read_dir("/proc").into_iter().flatten().flatten();
+    all.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .collect()
+}
+
+/// A mount of a namespace.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Mount {
+    id: u32,
+    parent: u32,
+    dev: (u32, u32),
+    at: PathBuf,
+    source: PathBuf,
+}
+
+impl Mount {
+    /// From a line of mountinfo.
+    fn parse(line: &[u8]) -> Option<Mount> {
+        let mut words = line.split(|&b| b == b' ');
+        let mut number = || std::str::from_utf8(words.next()?).ok()?.parse().ok();
+        let (id, parent) = (number()?, number()?);
+        let dev = std::str::from_utf8(words.next()?).ok()?;
+        let (a, b) = dev.split_once(':')?;
+        let at = unescape(words.nth(1)?);
+        // Behind the options and a list of unknown length: a dash, the type, the source.
+        let source = unescape(words.skip_while(|word| *word != b"-").nth(2)?);
+        Some(Mount {
+            id,
+            parent,
+            dev: (a.parse().ok()?, b.parse().ok()?),
+            at,
+            source,
+        })
+    }
+
+    /// Whether it is of one of these devices, or, where the file system has another number, as
+    /// btrfs does, was made from one.
+    fn is_of(&self, nodes: &[Node]) -> bool {
+        let has = |node: &Node| {
+            (major(node.dev), minor(node.dev)) == self.dev || self.source == node.path
+        };
+        nodes.iter().any(has)
+    }
+}
+
+fn mounts_of(pid: &str) -> Vec<Mount> {
+    let text = fs::read(format!("/proc/{pid}/mountinfo")).unwrap_or_default();
+    text.split(|&b| b == b'\n')
+        .filter_map(Mount::parse)
+        .collect()
+}
+
+/// Turns `\040` and the like back into bytes.
+fn unescape(word: &[u8]) -> PathBuf {
+    let mut bytes = Vec::new();
+    let mut rest = word;
+    while let [first, tail @ ..] = rest {
+        let digits = tail.get(..3).and_then(|d| std::str::from_utf8(d).ok());
+        match digits.and_then(|d| u8::from_str_radix(d, 8).ok()) {
+            Some(byte) if *first == b'\\' => {
+                bytes.push(byte);
+                rest = &tail[3..];
+            }
+            _ => {
+                bytes.push(*first);
+                rest = tail;
+            }
+        }
+    }
+    OsStr::from_bytes(&bytes).into()
+}
+
+/// Mounts of these devices: in our namespace, then in others as far as ours has them not.
+fn mounts(nodes: &[Node]) -> Vec<String> {
+    let of = |list: Vec<Mount>| {
+        list.into_iter()
+            .filter(|m| m.is_of(nodes))
+            .collect::<Vec<_>>()
+    };
+    let mut texts = Vec::new();
+    let mut known = BTreeSet::new();
+    for mount in of(mounts_of("self")) {
+        if known.insert(mount.at.clone()) {
+            texts.push(format!("mounted on {}", mount.at.display()));
+        }
+    }
+    // A process sees what is below its own root alone.
+    let view = |pid: &str| {
+        let read = |file: &str| fs::read_link(format!("/proc/{pid}/{file}")).ok();
+        read("ns/mnt").zip(read("root"))
+    };
+    let mut seen = BTreeSet::from_iter(view("self"));
+    for pid in processes() {
+        if !view(&pid.to_string()).is_some_and(|v| seen.insert(v)) {
+            continue;
+        }
+        for mount in of(mounts_of(&pid.to_string())) {
+            if let Some(process) = process(pid).filter(|_| known.insert(mount.at.clone())) {
+                let at = mount.at.display();
+                texts.push(format!(
+                    "mounted on {at} in the mount namespace of {process}"
+                ));
+            }
+        }
+    }
+    texts
+}
+
+/// Unmounts what is mounted from these devices in our namespace, and what is mounted on it.
+pub fn unmount(nodes: &[Node]) -> Result {
+    let list = mounts_of("self");
+    let mut ids: BTreeSet<u32> = BTreeSet::new();
+    // A mount may stand before its parent in the list, when it was moved.
+    loop {
+        let before = ids.len();
+        let ours = |m: &&Mount| m.is_of(nodes) || ids.contains(&m.parent);
+        let found: Vec<u32> = list.iter().filter(ours).map(|m| m.id).collect();
+        ids.extend(found);
+        if ids.len() == before {
+            break;
+        }
+    }
+    for mount in list.iter().rev().filter(|m| ids.contains(&m.id)) {
+        let flags = rustix::mount::UnmountFlags::empty();
+        rustix::mount::unmount(&mount.at, flags).map_err(|e| match e {
+            Errno::BUSY => {
+                let at = mount.at.display();
+                let text =
+                    format!("cannot unmount {at}: a process works in it: see fuser -vm {at}");
+                Fail::new(BUSY, "busy", text)
+            }
+            e => Fail::io("unmount", &mount.at, &e.into()),
+        })?;
+    }
+    Ok(())
+}
+
+/// Swap on these devices.
+fn swaps(nodes: &[Node]) -> Vec<String> {
+    let text = fs::read("/proc/swaps").unwrap_or_default();
+    let first = |line: &[u8]| {
+        unescape(
+            line.split(|b| b.is_ascii_whitespace())
+                .next()
+                .unwrap_or(line),
+        )
+    };
+    let paths = text.split(|&b| b == b'\n').map(first);
+    let ours = |path: &PathBuf| nodes.iter().any(|node| is_node(path, node));
+    paths
+        .filter(|path| path.is_absolute() && ours(path))
+        .map(|path| format!("swap space on {}", path.display()))
+        .collect()
+}
+
+fn is_node(path: &Path, node: &Node) -> bool {
+    fs::metadata(path).is_ok_and(|m| m.file_type().is_block_device() && m.rdev() == node.dev)
+}
+
+/// The devices that sysfs has above one: unions, device mapper, md.
+fn above(node: &Node) -> Vec<String> {
+    let Some(place) = sysfs(node.dev) else {
+        return Vec::new();
+    };
+    let all = fs::read_dir(place.join("holders"))
+        .into_iter()
+        .flatten()
+        .flatten();
+    all.map(|entry| {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let read = |file: &str| fs::read(Path::new("/sys/class/block").join(&name).join(file)).ok();
+        if name
+            .strip_prefix(PREFIX)
+            .is_some_and(|n| union_number(n).is_some())
+        {
+            let leaf = read("union/leaf").unwrap_or_default();
+            let leaf = Path::new(OsStr::from_bytes(leaf.trim_ascii_end()));
+            let side = if is_node(leaf, node) { "leaf" } else { "root" };
+            return format!("the {side} of {name}");
+        }
+        match read("dm/name") {
+            Some(dm) => {
+                let dm = String::from_utf8_lossy(&dm);
+                format!("under {name} of device mapper ({})", dm.trim_end())
+            }
+            None => format!("under {name}"),
+        }
+    })
+    .collect()
+}
+
+fn loop_devices() -> Vec<String> {
+    let all = fs::read_dir("/sys/class/block")
+        .into_iter()
+        .flatten()
+        .flatten();
+    all.filter(|entry| entry.path().join("loop/backing_file").exists())
+        .map(|entry| entry.file_name().to_string_lossy().into_owned())
+        .collect()
+}
+
+/// Loop devices that show one of these devices.
+fn loops(nodes: &[Node]) -> Vec<String> {
+    let shows = |name: &String| {
+        let file = Path::new("/sys/class/block")
+            .join(name)
+            .join("loop/backing_file");
+        let file = fs::read(file).unwrap_or_default();
+        let path = Path::new(OsStr::from_bytes(file.trim_ascii_end()));
+        path.starts_with("/dev") && nodes.iter().any(|node| is_node(path, node))
+    };
+    loop_devices()
+        .into_iter()
+        .filter(shows)
+        .map(|name| format!("under {name}"))
+        .collect()
+}
+
+/// Processes that have one of these devices open.
+fn openers(nodes: &[Node]) -> Vec<String> {
+    let own = std::process::id();
+    let all = processes().into_iter().filter(|&pid| pid != own);
+    all.filter_map(|pid| {
+        let fds = fs::read_dir(format!("/proc/{pid}/fd")).ok()?;
+        let open = |link: &PathBuf| {
+            // Not every file may be asked: one on a server that is gone does not answer.
+            let to = fs::read_link(link).unwrap_or_default();
+            let near = to.iter().any(|part| part == "dev") || to.to_string_lossy().contains(PREFIX);
+            near && nodes.iter().any(|node| is_node(link, node))
+        };
+        let found = fds.flatten().map(|fd| fd.path()).find(open)?;
+        let what = fs::read_link(found).unwrap_or_default();
+        Some(format!("{} open by {}", what.display(), process(pid)?))
+    })
+    .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{patiently, Bound, Holder, Holders, Mount, Node, Path, PathBuf, Tried};
+    use std::time::Duration;
+
+    #[test]
+    fn a_line_of_mountinfo() {
+        let line = b"36 35 259:3 / /mnt/a\\040b rw shared:1 master:2 - btrfs /dev/unionblk0p1 rw";
+        let m = Mount::parse(line).unwrap();
+        assert_eq!((m.id, m.parent, m.dev), (36, 35, (259, 3)));
+        assert_eq!(m.at, Path::new("/mnt/a b"));
+        assert_eq!(m.source, Path::new("/dev/unionblk0p1"));
+        assert!(m.is_of(&[Node::new("x", rustix::fs::makedev(259, 3))]));
+        assert!(m.is_of(&[Node::new("unionblk0p1", 0)]));
+        assert!(!m.is_of(&[Node::new("unionblk0", 0)]));
+        for bad in [
+            "",
+            "36",
+            "36 35 x / / - a",
+            "36 35 8:1 / /mnt rw - ext4",
+            "a b c d e f",
+        ] {
+            assert!(Mount::parse(bad.as_bytes()).is_none(), "{bad}");
+        }
+        assert_eq!(super::unescape(b"\\134\\04\\"), PathBuf::from("\\\\04\\"));
+    }
+
+    fn holder(text: &str, lasts: bool) -> Holder {
+        let text = text.to_owned();
+        Holder { text, lasts }
+    }
+
+    #[test]
+    fn who_has_it_is_named() {
+        let fail =
+            Holders(vec![holder("mounted on /mnt", true), holder("b", false)]).fail("/dev/x");
+        assert_eq!(
+            fail.message,
+            "/dev/x is in use: mounted on /mnt, b; release it and try again"
+        );
+        assert!(Holders::default()
+            .fail("/dev/x")
+            .message
+            .contains("namespace"));
+        let many = Holders((0..11).map(|n| holder(&n.to_string(), false)).collect());
+        assert!(many.text().ends_with("6, 7 and 3 more"), "{}", many.text());
+    }
+
+    #[test]
+    fn only_what_may_go_is_waited_for() {
+        let bound = Bound::of(Duration::from_secs(60));
+        let mut tries = 0;
+        let mut attempt = |limit: u32| {
+            tries += 1;
+            Ok(if tries < limit {
+                Tried::Busy
+            } else {
+                Tried::Done(tries)
+            })
+        };
+        let stays = |_| Holders(vec![holder("a mount", true)]);
+        let goes = |_| Holders(vec![holder("a process", false)]);
+        let who = patiently(bound, stays, || attempt(99))
+            .unwrap()
+            .unwrap_err();
+        assert_eq!(who.text(), "a mount");
+        assert_eq!(patiently(bound, goes, || attempt(6)).unwrap(), Ok(6));
+        let short = Bound::of(Duration::from_millis(20));
+        assert!(patiently(short, goes, || attempt(9999)).unwrap().is_err());
+    }
+
+    #[test]
+    fn our_own_mounts_are_read() {
+        assert!(super::mounts_of("self")
+            .iter()
+            .any(|m| m.at == Path::new("/")));
+        assert!(super::processes().contains(&std::process::id()));
+    }
+}

@@ -1,0 +1,195 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What udev knows and does, as its files tell: its database has a file for each device whose
+//! events it has handled, written after the links are made; while it handles one, it locks the
+//! disk's node. Without udev nothing here is waited for.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{flock, major, minor, Dev, FlockOperation};
+use rustix::io::Errno;
+use rustix::time::{clock_gettime, ClockId};
+
+use crate::settle::{peek, whole, Bound};
+
+/// Whether a daemon is at work here; its socket alone may be an old one's.
+pub fn runs() -> bool {
+    Path::new("/run/udev/control").exists() && has_process()
+}
+
+fn has_process() -> bool {
+    let all = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let named = |name: &str| matches!(name, "systemd-udevd" | "udevd");
+    all.filter(|entry| entry.file_name().as_encoded_bytes()[0].is_ascii_digit())
+        .filter_map(|entry| fs::read_to_string(entry.path().join("comm")).ok())
+        .any(|comm| named(comm.trim_end()))
+}
+
+/// Microseconds of the clock that udev's database uses.
+pub fn now() -> u64 {
+    let t = clock_gettime(ClockId::Monotonic);
+    let part = |n: i64| u64::try_from(n).unwrap_or(0);
+    part(t.tv_sec) * 1_000_000 + part(t.tv_nsec) / 1000
+}
+
+fn file_of(dev: Dev) -> PathBuf {
+    format!("/run/udev/data/b{}:{}", major(dev), minor(dev)).into()
+}
+
+/// What udev's database says of a device.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Record {
+    /// When it was first done with the device.
+    since: u64,
+    /// Whether it is not done with an event.
+    in_work: bool,
+    links: Vec<PathBuf>,
+}
+
+impl Record {
+    fn of(dev: Dev) -> Option<Record> {
+        Some(Record::parse(&fs::read(file_of(dev)).ok()?))
+    }
+
+    fn parse(bytes: &[u8]) -> Record {
+        let mut record = Record::default();
+        for line in String::from_utf8_lossy(bytes).lines() {
+            match line.split_once(':') {
+                Some(("I", time)) => record.since = time.parse().unwrap_or(0),
+                Some(("S", link)) => record.links.push(Path::new("/dev").join(link)),
+                Some(("E", "ID_PROCESSING=1")) => record.in_work = true,
+                _ => {}
+            }
+        }
+        record
+    }
+}
+
+/// Whether udev is done with a device that came to be after `since`.
+pub fn has_seen(dev: Dev, since: u64) -> bool {
+    Record::of(dev).is_some_and(|record| !record.in_work && record.since >= since)
+}
+
+/// Whether udev has handled all events that it has heard of.
+pub fn is_idle() -> bool {
+    !Path::new("/run/udev/queue").exists()
+}
+
+/// Whether udev still knows a device that went at `since`.
+pub fn is_stale(dev: Dev, since: u64) -> bool {
+    Record::of(dev).is_some_and(|record| record.since < since)
+}
+
+/// The links that udev has made to a device.
+pub fn links(dev: Dev) -> Vec<PathBuf> {
+    Record::of(dev).map_or_else(Vec::new, |record| record.links)
+}
+
+/// Whether an event of a disk is being handled: its node is locked.
+pub fn works_on(disk: &Path) -> bool {
+    peek(disk).is_ok_and(|file| lock(&file) == Lock::Shared)
+}
+
+/// Who has the lock of a disk's node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Lock {
+    /// We have, or there are no locks.
+    Ours,
+    /// udev, while it handles an event.
+    Shared,
+    /// One who keeps udev away, as `udevadm lock` does: perhaps for us.
+    Others,
+}
+
+fn lock(file: &fs::File) -> Lock {
+    let fails = |how| flock(file, how) == Err(Errno::WOULDBLOCK);
+    if fails(FlockOperation::NonBlockingLockShared) {
+        Lock::Others
+    } else if fails(FlockOperation::NonBlockingLockExclusive) {
+        Lock::Shared
+    } else {
+        Lock::Ours
+    }
+}
+
+/// Which writing of a device's record this is: it is made anew each time.
+fn version(dev: Dev) -> Option<(u64, i64, i64)> {
+    use std::os::unix::fs::MetadataExt;
+    let meta = fs::metadata(file_of(dev)).ok()?;
+    Some((meta.ino(), meta.mtime(), meta.mtime_nsec()))
+}
+
+/// Whether udev looks at a device again when a writer has closed it.
+fn watches(dev: Dev) -> bool {
+    let id = format!("b{}:{}", major(dev), minor(dev));
+    let list = fs::read_dir("/run/udev/watch")
+        .into_iter()
+        .flatten()
+        .flatten();
+    let names = |entry: &fs::DirEntry| {
+        let leads = fs::read_link(entry.path()).is_ok_and(|to| to.as_os_str() == id.as_str());
+        leads || entry.file_name() == id.as_str()
+    };
+    list.into_iter().any(|entry| names(&entry))
+}
+
+/// A block device that is open for writing. Locked meanwhile, so that udev does not look at what
+/// is half written; dropped after the writer has closed it, it waits until udev has looked again.
+#[derive(Debug)]
+pub struct Writer {
+    dev: Dev,
+    lock: fs::File,
+    has_lock: bool,
+    /// The record's version before the writer closed, if udev will write another.
+    before: Option<Option<(u64, i64, i64)>>,
+}
+
+impl Writer {
+    /// Locks the disk; none if there is no node to be locked.
+    pub fn new(dev: Dev) -> Option<Writer> {
+        let file = peek(&whole(dev)?.path).ok()?;
+        // A lock is advice: without it the device is written all the same.
+        Bound::new().until(|| lock(&file) != Lock::Shared);
+        Some(Writer {
+            dev,
+            has_lock: lock(&file) == Lock::Ours,
+            lock: file,
+            before: None,
+        })
+    }
+
+    /// To be called right before the writer closes.
+    pub fn closes(&mut self) {
+        let looks = self.has_lock && runs() && watches(self.dev);
+        self.before = looks.then(|| version(self.dev));
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        let _ = flock(&self.lock, FlockOperation::Unlock);
+        let Some((before, disk)) = self.before.zip(whole(self.dev)) else {
+            return;
+        };
+        Bound::new().until(|| version(self.dev) != before && !works_on(&disk.path));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{now, PathBuf, Record};
+
+    #[test]
+    fn the_database_is_read() {
+        let r = Record::parse(
+            b"S:disk/by-uuid/1\nS:unionblk/by-name/web\nI:9054321\nE:ID_A=S:x\nV:1\n",
+        );
+        let links = ["/dev/disk/by-uuid/1", "/dev/unionblk/by-name/web"];
+        assert_eq!(r.links, links.map(PathBuf::from));
+        assert_eq!((r.since, r.in_work), (9_054_321, false));
+        assert!(Record::parse(b"E:ID_PROCESSING=1\n").in_work);
+        assert_eq!(Record::parse(b"\xff:\n:\nI:x\n"), Record::default());
+        assert!(now() > 0);
+    }
+}
