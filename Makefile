@@ -54,7 +54,7 @@ help:
 	@echo '                       (KDIR=running: the tree of the running kernel)'
 	@echo '  make check-kernel [KDIR=DIR]'
 	@echo '                       can that tree build Rust modules? "ok", or why not'
-	@echo '  make install         module and tool; PREFIX=/usr/local DESTDIR='
+	@echo '  make install         module, tool, udev rule and unit; PREFIX=/usr/local DESTDIR='
 	@echo
 	@echo '  make clean           remove what was built here'
 	@echo '  make distclean       and the cache: build root, kernels, images'

@@ -1,7 +1,8 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 # Installs what was built: the module where its kernel looks for it, ubctl
-# into PREFIX/sbin, the udev rule where udev looks. Called by make install.
+# into PREFIX/sbin, the udev rule where udev looks, the unit that detaches unions
+# at shutdown where systemd looks. Called by make install.
 . "$(dirname "$0")/lib.sh"
 
 module=$1 tool=$2 prefix=$3 destdir=$4
@@ -15,10 +16,18 @@ install -D -m 644 "$module" "$to/unionblk.ko"
 install -D -m 755 "$tool" "$destdir$prefix/sbin/ubctl"
 install -D -m 644 "$TOP/include/uapi/unionblk.h" "$destdir$prefix/include/unionblk.h"
 install -D -m 644 "$TOP/tools/udev/60-unionblk.rules" "$destdir$prefix/lib/udev/rules.d/60-unionblk.rules"
+units=$destdir$prefix/lib/systemd/system
+install -d "$units/sysinit.target.wants"
+sed "s|@PREFIX@|$prefix|" "$TOP/tools/systemd/unionblk.service" >"$units/unionblk.service"
+chmod 644 "$units/unionblk.service"
+ln -sf ../unionblk.service "$units/sysinit.target.wants/unionblk.service"
 if [ -e "$destdir/lib/modules/$release/modules.order" ] || [ -e "$destdir/lib/modules/$release/modules.dep" ]; then
 	depmod ${destdir:+-b "$destdir"} "$release"
 else
 	say "note: kernel $release is not installed here; run 'depmod $release' where it is"
 fi
 say "installed $to/unionblk.ko, $destdir$prefix/sbin/ubctl"
+[ -n "$destdir" ] || [ ! -d /run/systemd/system ] ||
+	say "note: until the next boot unions are not detached at shutdown; for this one:" \
+		"systemctl daemon-reload && systemctl start unionblk.service"
 [ "$release" = "$(uname -r)" ] || say "note: the module is for kernel $release, this machine runs $(uname -r)"

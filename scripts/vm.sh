@@ -118,7 +118,7 @@ boot_limit=120
 watch_boot() {
 	local n
 	for ((n = 0; n < boot_limit * 2; n++)); do
-		! grep -aq 'Run /init as init process' "$console" || return 0
+		! grep -aq 'Run /[^ ]* as init process' "$console" || return 0
 		sleep 0.5
 	done
 	touch "$work/hung"

@@ -6,7 +6,7 @@
 . "$(dirname "$0")/../scripts/lib.sh"
 [ -n "${UNIONBLK_IN_ROOT:-}" ] || exec "$TOP/scripts/in-root.sh" tests/run.sh "$@"
 
-stages=(format shell strata lint build core coverage crash kunit vm scale lockdep demo)
+stages=(format shell strata lint build core coverage crash kunit vm scale lockdep demo poweroff)
 kernel=
 tree() { [ -n "$kernel" ] || kernel=$("$TOP/scripts/kernel.sh"); printf '%s/tree\n' "$kernel"; }
 
@@ -35,11 +35,11 @@ stage_format() {
 }
 
 stage_shell() {
-	one "shellcheck of the scripts" shellcheck -x -P SCRIPTDIR scripts/*.sh tests/*.sh tests/crash/*.sh bench/*.sh bench/guest/*.sh .ci/run
+	one "shellcheck of the scripts" shellcheck -x -P SCRIPTDIR scripts/*.sh tests/*.sh tests/crash/*.sh tests/poweroff/*.sh bench/*.sh bench/guest/*.sh .ci/run
 	# SC2034, SC2119, SC2120: the tests' variables and arguments are read by
 	# the file that sources them.
 	one "shellcheck of the guest's scripts" shellcheck -S warning -s sh -x -e SC2034,SC2119,SC2120 \
-		scripts/guest-init scripts/demo/* tests/kunit/guest tests/crash/guest/* tests/vm/check tests/vm/common/* \
+		scripts/guest-init scripts/demo/* tests/kunit/guest tests/crash/guest/* tests/poweroff/guest/* tests/vm/check tests/vm/common/* \
 		tests/vm/unionblk/[0-9][0-9][0-9] tests/vm/scale/[0-9][0-9][0-9] tests/vm/selftest/[0-9][0-9][0-9] \
 		bench/guest/run bench/guest/devices bench/guest/profile
 	sum_up
@@ -147,6 +147,8 @@ device_tests() {
 	[ "$failed" = 0 ]
 }
 
+# Two boots of a systemd guest, with unions on images when its power goes off.
+stage_poweroff() { one "file systems under unions end clean (two boots of systemd)" tests/poweroff/run.sh; sum_up; }
 stage_demo() { one "unionblk/015 (the demo's scenario, two boots)" scripts/demo.sh; sum_up; }
 
 skipped=0
@@ -165,6 +167,7 @@ prepare() {
 	format | lint | vm) tree >/dev/null ;;
 	build | kunit | lockdep) "$TOP/scripts/kernel-kunit.sh" x86_64 >/dev/null ;;
 	demo) "$TOP/scripts/image.sh" >/dev/null ;;
+	poweroff) "$TOP/scripts/image-systemd.sh" >/dev/null ;;
 	esac
 }
 
