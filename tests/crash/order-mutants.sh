@@ -16,7 +16,9 @@ names=("$@")
 if [ ${#names[@]} = 0 ] && [ "${SIZE:-quick}" = quick ]; then
 	names=(old-take)
 elif [ ${#names[@]} = 0 ]; then
-	mapfile -t names < <(cd "$TOP/tests/races/mutants" && ls -- *.patch | sed 's/\.patch$//')
+	names=("$TOP"/tests/races/mutants/*.patch)
+	names=("${names[@]##*/}")
+	names=("${names[@]%.patch}")
 fi
 
 rm -rf "$copy"

@@ -30,7 +30,7 @@ boot() {
 		-d "$dir/vda" -d "$dir/vdb" -f "$TOP/tests/poweroff/guest:guest" \
 		-f "$dir/installed.tar" -f "$ko" -f "$TOP/scripts/kernel-complaints.txt" \
 		-- sh "guest/$1" | sed 's/^/   /' || code=${PIPESTATUS[0]}
-	[ $code = 0 ] || { say "FAIL: the $1 boot: status $code"; failed=1; }
+	[ "$code" = 0 ] || { say "FAIL: the $1 boot: status $code"; failed=1; }
 	say "   the $1 boot took $((SECONDS - start)) s"
 }
 clean() {
