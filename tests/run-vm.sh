@@ -9,7 +9,7 @@
 [ -n "${UNIONBLK_IN_ROOT:-}" ] || exec "$TOP/scripts/in-root.sh" tests/run-vm.sh "$@"
 
 kernel=${KERNEL:-stock}
-options=(-k "$kernel" -n "tests-$kernel" -t 900 -u
+options=(-k "$kernel" -n "tests-$kernel" -t 1800 -u
 	-f "$TOP/tests/vm:tests" -f "$TOP/tools/udev:udev" -f "$TOP/scripts/kernel-complaints.txt")
 case "$*" in
 *scale*)
