@@ -248,7 +248,7 @@ fn what_cannot_be_checked() {
     let f = Folder::new("operational");
     let (_, leaf) = used(&f);
     let told = |path: &Path, reason: &str| {
-        let ran = check(path, "--json");
+        let ran = check(path, "--no-wait --json");
         let value = ran.json();
         assert_eq!((ran.code, &value["code"]), (8, &json!(8)), "{value}");
         assert_eq!(value["reason"], reason);
@@ -267,7 +267,7 @@ fn what_cannot_be_checked() {
     ubctl("format --force --root {} {}", &[&root, &leaf]).done();
     let held = Union::attach(&root, &leaf);
     told(&leaf, "busy");
-    let ran = check(&leaf, "--repair");
+    let ran = check(&leaf, "--no-wait --repair");
     assert_eq!(ran.code, 8, "{}", ran.err);
     assert!(ran.err.contains("in use"), "{}", ran.err);
     drop(held);

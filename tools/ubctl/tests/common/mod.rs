@@ -11,19 +11,29 @@ use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use serde_json::Value;
 
 pub const MIB: u64 = 1 << 20;
 
+/// One test of a file at a time: a child that another thread has forked inherits the locks of images
+/// until it executes the tool, and so a leaf would be in use for a moment after its holder has gone.
+static ONE: Mutex<()> = Mutex::new(());
+
 /// A folder that goes with the test.
-pub struct Folder(PathBuf);
+pub struct Folder(
+    PathBuf,
+    #[expect(dead_code, reason = "held")] MutexGuard<'static, ()>,
+);
 
 impl Folder {
     pub fn new(name: &str) -> Folder {
         let path = std::env::temp_dir().join(format!("ubctl-{name}-{}", std::process::id()));
         fs::create_dir_all(&path).unwrap();
-        Folder(path)
+        // A test that has failed has said so; the others run all the same.
+        let one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
+        Folder(path, one)
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
