@@ -11,7 +11,10 @@ use crate::{
         Status, //
     },
     device::Union,
-    error::errno,
+    error::{
+        errno,
+        number, //
+    },
     memory::MapMemory,
     metadata::{
         LeafDisk,
@@ -221,8 +224,9 @@ impl Host for ArcBorrow<'_, Union> {
 
     fn zero(&self, sector: u64, sectors: u64) -> Result {
         self.leaf.zero(sector, sectors, self.keep).map_err(|e| {
+            // The host of the leaf is full, which is not the leaf.
             if e == ENOSPC {
-                Error::Full
+                Error::Os(number(e))
             } else {
                 Error::Io(Side::Leaf, sector)
             }

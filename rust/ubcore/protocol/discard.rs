@@ -101,11 +101,13 @@ fn reclaim<H: Host>(host: &H) {
 
 /// Picks what the next epoch is for: whether there is anything.
 fn begin<H: Host>(host: &H) -> bool {
-    // Between two commits: what a commit has only begun to write is not durable.
+    // Between two commits: what a commit has only begun to write is not durable. Whether the map is
+    // clean is asked under the allocator's lock: a discard must not come in between.
     host.with_committer(|committer, _| {
-        let durable = committer.is_clean(host.map());
         committer.failed().is_none()
-            && host.with_allocator(|allocator| allocator.begin_release(host.map(), durable))
+            && host.with_allocator(|allocator| {
+                allocator.begin_release(host.map(), committer.is_clean(host.map()))
+            })
     })
 }
 

@@ -70,7 +70,8 @@ fn status_of<S: Status>(done: Result) -> S {
 pub fn timer_work<H: Host>(host: &H) {
     // Cleared before the look, so a change that the look misses finds it clear: see `arm`.
     host.shared().timer.swap(false, Ordering::SeqCst);
-    if !is_clean(host) && commit_dirty(host).is_ok() {
+    // A checkpoint may have made a discard durable: reclaim is still to come then.
+    if is_clean(host) || commit_dirty(host).is_ok() {
         tidy(host);
     }
 }
@@ -146,8 +147,10 @@ fn publish<H: Host>(host: &H, committer: &HostCommitter<H>, step: Step, done: Re
             .durable
             .store(committer.committed(), Ordering::Release),
         Err(e) => {
-            if !shared.read_only.swap(true, Ordering::SeqCst) {
+            // The reason first: a request that is refused finds it. One committer at a time.
+            if !shared.is_read_only() {
                 host.note(Event::ReadOnly(e));
+                shared.read_only.store(true, Ordering::Release);
             }
         }
     }

@@ -10,6 +10,8 @@ mod history;
 mod host;
 #[path = "sim/leaf.rs"]
 mod leaf;
+#[path = "sim/request.rs"]
+mod request;
 mod sim;
 
 /// The threads that a host runs on.
@@ -61,6 +63,7 @@ fn every_change_is_committed_without_a_flush() {
         way(&u);
         u.quiesce();
         assert!(u.is_clean(), "way {n}: a change that no timer commits");
+        assert!(!u.any_emptied(), "way {n}: space that nothing reclaims");
         judge_all(&u, n as u64);
     }
 }
@@ -130,7 +133,7 @@ fn many_requests_at_once_are_answered_and_lawful() {
             thread.join().unwrap();
         }
         u.quiesce();
-        assert!(u.is_clean(), "seed {seed}");
+        assert!(u.is_clean() && !u.any_emptied(), "seed {seed}");
         judge_all(&u, seed);
         u.detach();
     }

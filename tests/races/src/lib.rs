@@ -15,6 +15,8 @@ pub mod history;
 pub mod host;
 #[path = "../../../rust/ubcore/tests/sim/leaf.rs"]
 mod leaf;
+#[path = "../../../rust/ubcore/tests/sim/request.rs"]
+mod request;
 pub mod scene;
 #[path = "../../../rust/ubcore/tests/sim/mod.rs"]
 mod sim;

@@ -55,6 +55,10 @@ pub fn play(leaf_slabs: u64, before: Part, parts: &[Part]) {
         return;
     }
     assert!(union.is_clean(), "no timer has committed what changed");
+    assert!(
+        !union.any_emptied(),
+        "nothing has reclaimed what was emptied"
+    );
     union.fail_in(None);
     quietly(|| {
         union.read(0..96);

@@ -403,3 +403,29 @@ fn an_access_to_the_leaf_fails() {
         );
     });
 }
+
+/// A reclaim ends with a look for more, and finds the map clean. A discard that comes then is not
+/// durable.
+#[test]
+fn discards_while_a_reclaim_looks_for_more() {
+    explore(|| {
+        play(
+            3,
+            |u| {
+                u.write(0..96, 1, true);
+                u.discard(0..32);
+            },
+            &[
+                |u| {
+                    u.flush();
+                },
+                |u| {
+                    u.discard(32..64);
+                },
+                |u| {
+                    u.discard(64..96);
+                },
+            ],
+        );
+    });
+}

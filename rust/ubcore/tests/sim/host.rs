@@ -24,99 +24,13 @@ use ubcore::protocol::{discard, flush, io, Event, Host, HostCommitter, Op, Share
 use ubcore::sync::{AtomicU64, Ordering};
 
 use crate::leaf::{found, locked, Leaf, Lower};
+use crate::request::Inner;
+pub use crate::request::{Outcome, Rq};
 use crate::sim::disk::{Moment, State};
 use crate::sim::memory::SimMemory;
 use crate::sim::oracle::{content, ROOT, ZERO};
 use crate::sim::union::superblock;
 use crate::threads::{self, quietly, silence, Condvar, JoinHandle, Mutex, ThreadId};
-
-/// How a request ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Outcome {
-    Ok,
-    Unsupported,
-    Full,
-    IoError,
-}
-
-impl From<Error> for Outcome {
-    fn from(e: Error) -> Self {
-        match e {
-            Error::Full => Outcome::Full,
-            Error::Internal | Error::Emptied => panic!("a request ends with {e:?}"),
-            _ => Outcome::IoError,
-        }
-    }
-}
-
-impl ubcore::protocol::Status for Outcome {
-    const OK: Self = Outcome::Ok;
-    const UNSUPPORTED: Self = Outcome::Unsupported;
-    const IO_ERROR: Self = Outcome::IoError;
-
-    fn is_ok(self) -> bool {
-        self == Outcome::Ok
-    }
-
-    fn is_no_space(self) -> bool {
-        self == Outcome::Full
-    }
-}
-
-/// A request; the sender and the protocol share it.
-#[derive(Clone)]
-pub struct Rq(StdArc<Inner>);
-
-struct Inner {
-    op: Op,
-    sectors: Range<u64>,
-    fua: bool,
-    tag: u64,
-    begun: u64,
-    /// Its place among the writes of the history.
-    number: Option<usize>,
-    word: AtomicU64,
-    seen: StdMutex<Vec<(u64, Option<u64>)>>,
-    outcome: Mutex<Option<Outcome>>,
-    ended: Condvar,
-}
-
-impl Rq {
-    /// Waits for the answer.
-    pub fn wait(&self) -> Outcome {
-        let mut outcome = self.0.outcome.lock().expect("no thread has panicked");
-        loop {
-            if let Some(outcome) = *outcome {
-                return outcome;
-            }
-            outcome = self.0.ended.wait(outcome).expect("no thread has panicked");
-        }
-    }
-}
-
-impl ubcore::protocol::Request for Rq {
-    fn op(&self) -> Op {
-        self.0.op
-    }
-    fn sector(&self) -> u64 {
-        self.0.sectors.start
-    }
-    fn sectors(&self) -> u32 {
-        (self.0.sectors.end - self.0.sectors.start) as u32
-    }
-    fn is_fua(&self) -> bool {
-        self.0.fua
-    }
-    fn word(&self) -> u64 {
-        self.0.word.load(Ordering::Acquire)
-    }
-    fn set_word(&self, word: u64) {
-        self.0.word.store(word, Ordering::Relaxed);
-    }
-    fn release_word(&self, word: u64) {
-        self.0.word.store(word, Ordering::Release);
-    }
-}
 
 struct Metadata {
     committer: Committer<Vec<u64>, Vec<PageEntry>>,
@@ -236,6 +150,11 @@ impl Union {
 
     pub fn is_clean(&self) -> bool {
         self.shared.durable() == self.map.changes()
+    }
+    /// Whether emptied slabs wait for a reclaim.
+    pub fn any_emptied(&self) -> bool {
+        let allocator = self.allocator.lock().expect("no thread has panicked");
+        allocator.any_emptied(&self.map)
     }
     pub fn is_read_only(&self) -> bool {
         self.shared.is_read_only()
@@ -583,8 +502,16 @@ impl Host for Handle {
         self.lower
             .access(|s| s.write(sector, &zeroes, Order::Plain))
     }
-    /// What is discarded reads as anything.
+    /// What is discarded reads as anything. A power failure must not bring it back.
     fn discard(&self, sector: u64, sectors: u64) {
+        let g = *self.map.geometry();
+        let durable = locked(&self.lower.state).moment().durable;
+        let after = quietly(|| load(g, Leaf::alone(State::restored(durable)))).expect("attach");
+        for slab in 0..g.root_slabs() {
+            let start = quietly(|| after.map.entry(slab).leaf).map(|l| g.leaf_slab_start(l));
+            let named = start.is_some_and(|at| (sector..sector + sectors).contains(&at));
+            assert!(!named, "a leaf slab is discarded before that is durable");
+        }
         let junk = vec![[0xdd; 512]; sectors as usize];
         let _ = self.lower.access(|s| s.write(sector, &junk, Order::Plain));
     }

@@ -1,0 +1,100 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A request to a host, and how it ended.
+
+use std::ops::Range;
+use std::sync::{Arc as StdArc, Mutex as StdMutex};
+
+use ubcore::error::Error;
+use ubcore::protocol::Op;
+use ubcore::sync::{AtomicU64, Ordering};
+
+use crate::threads::{Condvar, Mutex};
+
+/// How a request ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    Ok,
+    Unsupported,
+    Full,
+    IoError,
+}
+
+impl From<Error> for Outcome {
+    fn from(e: Error) -> Self {
+        match e {
+            Error::Full => Outcome::Full,
+            Error::Internal | Error::Emptied => panic!("a request ends with {e:?}"),
+            _ => Outcome::IoError,
+        }
+    }
+}
+
+impl ubcore::protocol::Status for Outcome {
+    const OK: Self = Outcome::Ok;
+    const UNSUPPORTED: Self = Outcome::Unsupported;
+    const IO_ERROR: Self = Outcome::IoError;
+
+    fn is_ok(self) -> bool {
+        self == Outcome::Ok
+    }
+
+    fn is_no_space(self) -> bool {
+        self == Outcome::Full
+    }
+}
+
+/// A request; the sender and the protocol share it.
+#[derive(Clone)]
+pub struct Rq(pub(crate) StdArc<Inner>);
+
+pub(crate) struct Inner {
+    pub(crate) op: Op,
+    pub(crate) sectors: Range<u64>,
+    pub(crate) fua: bool,
+    pub(crate) tag: u64,
+    pub(crate) begun: u64,
+    /// Its place among the writes of the history.
+    pub(crate) number: Option<usize>,
+    pub(crate) word: AtomicU64,
+    pub(crate) seen: StdMutex<Vec<(u64, Option<u64>)>>,
+    pub(crate) outcome: Mutex<Option<Outcome>>,
+    pub(crate) ended: Condvar,
+}
+
+impl Rq {
+    /// Waits for the answer.
+    pub fn wait(&self) -> Outcome {
+        let mut outcome = self.0.outcome.lock().expect("no thread has panicked");
+        loop {
+            if let Some(outcome) = *outcome {
+                return outcome;
+            }
+            outcome = self.0.ended.wait(outcome).expect("no thread has panicked");
+        }
+    }
+}
+
+impl ubcore::protocol::Request for Rq {
+    fn op(&self) -> Op {
+        self.0.op
+    }
+    fn sector(&self) -> u64 {
+        self.0.sectors.start
+    }
+    fn sectors(&self) -> u32 {
+        (self.0.sectors.end - self.0.sectors.start) as u32
+    }
+    fn is_fua(&self) -> bool {
+        self.0.fua
+    }
+    fn word(&self) -> u64 {
+        self.0.word.load(Ordering::Acquire)
+    }
+    fn set_word(&self, word: u64) {
+        self.0.word.store(word, Ordering::Relaxed);
+    }
+    fn release_word(&self, word: u64) {
+        self.0.word.store(word, Ordering::Release);
+    }
+}
