@@ -131,12 +131,6 @@ impl BlockDevice {
         self.bdev.as_ptr()
     }
 
-    pub(super) fn limits(&self) -> &bindings::queue_limits {
-        // SAFETY: By the invariant the device is open, so it has a queue, whose limits stay where
-        // they are. They may change under us: single words, each of them valid.
-        unsafe { &(*(*self.as_raw()).bd_queue).limits }
-    }
-
     /// Its size, in sectors.
     pub(crate) fn sectors(&self) -> u64 {
         // SAFETY: By the invariant the device is open. A resize may change it meanwhile.
@@ -145,7 +139,14 @@ impl BlockDevice {
 
     /// Its smallest unit of I/O, in bytes.
     pub(crate) fn logical_block_size(&self) -> u32 {
-        self.limits().logical_block_size
+        // SAFETY: By the invariant the device is open. Its driver may change it meanwhile.
+        unsafe { ffi::ub_bdev_logical_block_size(self.as_raw()) }
+    }
+
+    /// Whether it is zoned.
+    pub(super) fn is_zoned(&self) -> bool {
+        // SAFETY: By the invariant the device is open. Its driver may change it meanwhile.
+        unsafe { ffi::ub_bdev_features(self.as_raw()) & ffi::BLK_FEAT_ZONED != 0 }
     }
 
     /// Whether both share sectors: one device twice, or a disk and a partition of it.

@@ -69,6 +69,8 @@ extern "C" {
     pub(super) fn ub_bdev_flush(bdev: *mut bindings::block_device) -> c_int;
     pub(super) fn ub_bdev_takes_requests(bdev: *mut bindings::block_device) -> bool;
     pub(super) fn ub_bdev_read_only(bdev: *mut bindings::block_device) -> bool;
+    pub(super) fn ub_bdev_logical_block_size(bdev: *mut bindings::block_device) -> u32;
+    pub(super) fn ub_bdev_features(bdev: *mut bindings::block_device) -> u32;
     pub(super) fn ub_bdev_name(
         bdev: *mut bindings::block_device,
         buf: *mut c_char,

@@ -295,6 +295,17 @@ struct workqueue_struct *ub_alloc_workqueue(const char *name, bool freezable)
 	return alloc_workqueue("%s", flags, 0, name);
 }
 
+/* The limits change under limits_lock, which readers of one word do not need. */
+u32 ub_bdev_logical_block_size(struct block_device *bdev)
+{
+	return READ_ONCE(bdev_get_queue(bdev)->limits.logical_block_size);
+}
+
+u32 ub_bdev_features(struct block_device *bdev)
+{
+	return (__force u32)READ_ONCE(bdev_get_queue(bdev)->limits.features);
+}
+
 bool ub_is_admin(void)
 {
 	return capable(CAP_SYS_ADMIN);

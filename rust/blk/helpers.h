@@ -40,6 +40,8 @@ int ub_bdev_rw(struct block_device *bdev, u64 sector, void *buf, u32 len, u32 op
 int ub_bdev_flush(struct block_device *bdev);
 bool ub_bdev_takes_requests(struct block_device *bdev);
 bool ub_bdev_read_only(struct block_device *bdev);
+u32 ub_bdev_logical_block_size(struct block_device *bdev);
+u32 ub_bdev_features(struct block_device *bdev);
 int ub_bdev_name(struct block_device *bdev, char *buf, size_t len);
 
 int ub_disk_claim(struct gendisk *disk, bool *claimed);

@@ -40,7 +40,7 @@ impl Limits {
     ///
     /// A zoned device cannot be written out of order and is refused.
     pub(crate) fn stack(&mut self, dev: &BlockDevice, what: &CStr) -> Result {
-        if dev.limits().features & ffi::BLK_FEAT_ZONED != 0 {
+        if dev.is_zoned() {
             return Err(EOPNOTSUPP);
         }
         // SAFETY: The device is open; `what` is a string that outlives the call.
