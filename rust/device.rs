@@ -275,7 +275,7 @@ fn read(
     let set = || zeroed(words_for(g.pages()), 0u64).map(PageSet::new);
     let mut lost = Lost::new(set()?);
     let committer = attach::salvage(disk, probe, map, &mut a, entries, set()?, &mut lost)?;
-    let loss = Loss::new(map, &lost)?;
+    let loss = Loss::new(disk, map, &lost)?;
     Ok((a, committer, loss))
 }
 
@@ -314,7 +314,7 @@ fn load(
     let (allocator, mut committer, loss) = read(&mut disk, probe, &map)?;
     let block = limits.logical_block_size();
     if u64::from(block) > SECTOR_BYTES
-        && !attach::fits_blocks(&map, narrow(u64::from(block) / SECTOR_BYTES))
+        && !attach::fits_blocks(&mut disk, &map, narrow(u64::from(block) / SECTOR_BYTES))?
     {
         return Err(Error::FineMap(block));
     }

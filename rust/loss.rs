@@ -8,6 +8,7 @@ use crate::{
     memory::MapMemory,
     ubcore::{
         abi,
+        disk::Disk,
         error::{
             Error,
             Result, //
@@ -50,8 +51,13 @@ fn room<T>(n: usize) -> Result<KVec<T>> {
 }
 
 impl Loss {
-    /// What the map has marked as lost. Process context, may sleep for memory.
-    pub(crate) fn new(map: &Map<MapMemory>, lost: &Lost<KVVec<u64>>) -> Result<Self> {
+    /// What the map has marked as lost. Process context, may sleep for memory; gives way as `disk`
+    /// does.
+    pub(crate) fn new(
+        disk: &mut impl Disk,
+        map: &Map<MapMemory>,
+        lost: &Lost<KVVec<u64>>,
+    ) -> Result<Self> {
         let mut loss = Loss {
             kept: KVec::new(),
             more: 0,
@@ -70,6 +76,7 @@ impl Loss {
         stretches(
             map,
             |_| false,
+            || disk.give_way(),
             |first, count| {
                 loss.sectors = loss.sectors.saturating_add(count);
                 let full = loss.kept.len() == KEPT;
@@ -77,7 +84,7 @@ impl Loss {
                     loss.more = loss.more.saturating_add(1);
                 }
             },
-        );
+        )?;
         Ok(loss)
     }
 

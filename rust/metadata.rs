@@ -5,13 +5,17 @@
 
 use crate::{
     blk::{
+        task,
         workqueue,
         BlockDevice,
         IoBuffer,
         Order, //
     },
     device::Union,
-    error::number,
+    error::{
+        number,
+        os, //
+    },
     queue,
     ubcore::{
         abi,
@@ -118,6 +122,10 @@ impl Disk for LeafDisk<'_> {
 
     fn flush(&mut self) -> Result {
         self.leaf.flush().map_err(|_| Error::Io(Side::Leaf, 0))
+    }
+
+    fn give_way(&mut self) -> Result {
+        os(task::give_way())
     }
 }
 

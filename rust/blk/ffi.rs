@@ -99,6 +99,7 @@ extern "C" {
         sectors: u64,
         keep: bool,
     ) -> c_int;
+    pub(super) fn ub_give_way() -> c_int;
     pub(super) fn ub_is_admin() -> bool;
     pub(super) fn ub_noio_save() -> u32;
     pub(super) fn ub_noio_restore(flags: u32);

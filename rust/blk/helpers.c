@@ -10,6 +10,7 @@
 #include <linux/blkdev.h>
 #include <linux/capability.h>
 #include <linux/sched/mm.h>
+#include <linux/sched/signal.h>
 #include <linux/sched/task_stack.h>
 #include <linux/workqueue.h>
 #include <trace/events/block.h>
@@ -293,6 +294,13 @@ struct workqueue_struct *ub_alloc_workqueue(const char *name, bool freezable)
 	if (freezable)
 		flags |= WQ_FREEZABLE;
 	return alloc_workqueue("%s", flags, 0, name);
+}
+
+/* Gives way to other tasks; -EINTR if this one is to die. */
+int ub_give_way(void)
+{
+	cond_resched();
+	return fatal_signal_pending(current) ? -EINTR : 0;
 }
 
 /* The limits change under limits_lock, which readers of one word do not need. */

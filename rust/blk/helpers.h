@@ -62,6 +62,7 @@ void ub_trace_release(struct gendisk *disk, u64 sector, u64 sectors);
 
 struct workqueue_struct *ub_alloc_workqueue(const char *name, bool freezable);
 
+int ub_give_way(void);
 bool ub_is_admin(void);
 unsigned int ub_noio_save(void);
 void ub_noio_restore(unsigned int flags);

@@ -24,6 +24,7 @@ mod plug;
 pub(crate) mod request;
 pub(crate) mod slot;
 mod tags;
+pub(crate) mod task;
 mod trace;
 pub(crate) mod workqueue;
 

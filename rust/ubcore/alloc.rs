@@ -238,17 +238,24 @@ impl<B: DerefMut<Target = [u64]>> Allocator<B> {
 
     /// Clears the bits that the leaf's pages still hold of free slabs: a free slab has none.
     ///
-    /// For attach, after [`Allocator::take`] of every slab that has an owner.
-    pub(super) fn forget_free<M: Memory>(&self, map: &Map<M>) {
+    /// For attach, after [`Allocator::take`] of every slab that has an owner. Between pages it calls
+    /// `pause`, whose error ends it.
+    pub(super) fn forget_free<M: Memory>(
+        &self,
+        map: &Map<M>,
+        mut pause: impl FnMut() -> Result,
+    ) -> Result {
         let per_page = narrow(BITS_SECTORS.wrapping_shr(map.geometry().slab_shift()));
         let pages = map.geometry().bits_pages();
         for page in (0..pages).filter(|&p| map.memory().bits(p).is_some()) {
+            pause()?;
             let first = page.saturating_mul(per_page);
             let end = first.saturating_add(per_page).min(self.slabs);
             (first..end)
                 .filter(|&leaf| self.is_free(leaf))
                 .for_each(|leaf| map.forget(leaf));
         }
+        Ok(())
     }
 
     /// Clears all of [`Allocator::leaving`] by [`Map::forget`]. After the grace period.

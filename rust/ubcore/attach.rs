@@ -11,12 +11,11 @@ use super::alloc::Allocator;
 use super::commit::Committer;
 use super::disk::{Disk, BUFFER_BLOCKS};
 use super::error::{Area, Error, Result};
-use super::format::crc::crc32c;
 use super::format::directory::{self, PageEntry};
 use super::format::superblock::{choose, Slot, Superblock};
 use super::geometry::{BLOCK_BYTES, TABLE_ENTRIES};
 use super::journal::{self, Ring};
-use super::map::{Map, Memory};
+use super::map::{Emptied, Entry, Map, Memory};
 use super::num::{index, narrow, wide};
 use super::pages::{self, bits_page_of, Page, PageSet};
 use super::salvage::{self, Damage, Losses, Nothing};
@@ -101,10 +100,11 @@ where
     read_directory(disk, &sb, &mut entries, lost)?;
     read_pages(disk, &sb, map, &entries, lost)?;
     let found = journal::scan(disk, &sb)?;
-    journal::replay(disk, &sb, &found, map, &mut changed, |p| lost.is_lost(p))?;
-    take_slabs(&sb, map, allocator, lost)?;
-    allocator.forget_free(map);
-    salvage::mark(map, lost)?;
+    let from = (&sb, &*entries);
+    journal::replay(disk, from, &found, map, &mut changed, |p| lost.is_lost(p))?;
+    take_slabs(disk, map, allocator, &mut changed, lost)?;
+    allocator.forget_free(map, || disk.give_way())?;
+    salvage::mark(map, lost, || disk.give_way())?;
     let failed = sb.features.writable().err().or(lost.first());
     let blocks = sb.geometry.journal_blocks();
     let head = sb
@@ -140,6 +140,7 @@ fn read_directory<D: Disk, L: Losses>(
             continue;
         };
         let block = g.directory_block(at, slot);
+        disk.give_way()?;
         let pages = directory::pages_of(at, g.pages());
         let list = entries.get_mut(pages.clone()).unwrap_or_default();
         let read = disk.read(block, 1);
@@ -199,6 +200,7 @@ fn read_pages<D: Disk, M: Memory, L: Losses>(
         {
             count = count.saturating_add(1);
         }
+        disk.give_way()?;
         let all = disk.read(g.page_block(page, slot), index(count));
         for p in page..page.saturating_add(count) {
             let block = g.page_block(p, slot);
@@ -210,7 +212,7 @@ fn read_pages<D: Disk, M: Memory, L: Losses>(
                 let start = index(at).saturating_mul(BLOCK_BYTES);
                 let bytes = disk.buffer().get(start..).unwrap_or_default();
                 let bytes = bytes.get(..BLOCK_BYTES).unwrap_or_default();
-                if crc32c(0, bytes) != entry(p).crc {
+                if pages::crc(bytes) != entry(p).crc {
                     return Err(Error::Damaged(Area::Page, block));
                 }
                 pages::load(map, p, bytes)
@@ -226,7 +228,9 @@ fn read_pages<D: Disk, M: Memory, L: Losses>(
 
 /// Whether no block of so many sectors, a power of two, is mapped in part: so that a device with
 /// such blocks can read it from one place.
-pub fn fits_blocks<M: Memory>(map: &Map<M>, sectors: u32) -> bool {
+///
+/// Fails only where the disk says that the work is to end.
+pub fn fits_blocks<D: Disk, M: Memory>(disk: &mut D, map: &Map<M>, sectors: u32) -> Result<bool> {
     let g = map.geometry();
     let whole = |leaf| {
         let mut at = 0;
@@ -239,31 +243,46 @@ pub fn fits_blocks<M: Memory>(map: &Map<M>, sectors: u32) -> bool {
         }
         true
     };
-    (0..g.table_pages())
-        .filter(|&page| map.memory().table(page).is_some())
-        .flat_map(|page| {
-            let first = page.saturating_mul(TABLE_ENTRIES);
-            first..first.saturating_add(TABLE_ENTRIES)
-        })
-        .filter_map(|slab| map.entry(slab).leaf)
-        .all(whole)
+    for page in 0..g.table_pages() {
+        if map.memory().table(page).is_none() {
+            continue;
+        }
+        disk.give_way()?;
+        let first = page.saturating_mul(TABLE_ENTRIES);
+        let mut slabs = first..first.saturating_add(TABLE_ENTRIES);
+        if !slabs.all(|slab| map.entry(slab).leaf.is_none_or(whole)) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 /// Takes every slab that the table names, and refuses a table that names one twice. One that is
 /// about to be lost has no owner: nobody will know it by its root slab.
-fn take_slabs<M: Memory, A: DerefMut<Target = [u64]>>(
-    sb: &Superblock,
+///
+/// A home of which not even the page of bits is there has nothing in it. No union makes such an
+/// entry, and a write to it would find no bits to set: the slab is without a home from now on.
+fn take_slabs<D, M, A, B>(
+    disk: &mut D,
     map: &Map<M>,
     allocator: &mut Allocator<A>,
+    changed: &mut PageSet<B>,
     lost: &impl Losses,
-) -> Result {
-    let g = &sb.geometry;
+) -> Result
+where
+    D: Disk,
+    M: Memory,
+    A: DerefMut<Target = [u64]>,
+    B: DerefMut<Target = [u64]>,
+{
+    let g = map.geometry();
     for page in 0..g.table_pages() {
         // A page that is not there names nothing.
         if map.memory().table(page).is_none() {
             continue;
         }
         debug_assert!(pages::page(map, page) == Page::Table(page));
+        disk.give_way()?;
         for n in 0..TABLE_ENTRIES {
             let slab = page.saturating_mul(TABLE_ENTRIES).saturating_add(n);
             let entry = map.entry(slab);
@@ -274,11 +293,20 @@ fn take_slabs<M: Memory, A: DerefMut<Target = [u64]>>(
             let Some(leaf) = entry.leaf else {
                 continue;
             };
-            let taken = cfg!(mutant = "free-after-reload") || allocator.take(leaf);
-            if slab >= g.root_slabs() || !taken {
+            if slab >= g.root_slabs() || leaf >= g.leaf_slabs() {
                 return Err(bad);
             }
-            if !lost.is_lost(page) && !lost.is_lost(bits_page_of(map, leaf)) {
+            let known = !lost.is_lost(page) && !lost.is_lost(bits_page_of(map, leaf));
+            if known && !pages::has_bits(map, leaf) {
+                map.set_entry(slab, Entry::none(entry.base, Emptied::No))?;
+                changed.add(page);
+                continue;
+            }
+            let taken = cfg!(mutant = "free-after-reload") || allocator.take(leaf);
+            if !taken {
+                return Err(bad);
+            }
+            if known {
                 map.set_owner(leaf, Some(slab))?;
             }
         }

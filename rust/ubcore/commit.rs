@@ -17,7 +17,7 @@ use super::format::directory::{self, PageEntry};
 use super::format::record::Record;
 use super::format::superblock::{Slot, Superblock};
 use super::geometry::{BLOCK_BYTES, TABLE_ENTRIES};
-use super::journal::{Epoch, Ring, Space};
+use super::journal::{fills_too_many, Epoch, Ring, Space};
 use super::map::{Emptied, Map, Memory};
 use super::num::index;
 use super::pages::{self, bits_page_of, table_page_of, PageSet};
@@ -128,7 +128,8 @@ where
                     s.counters.journal_written =
                         s.counters.journal_written.saturating_add(u64::from(blocks));
                 }
-                // R6: the ring is full. The checkpoint makes the same things durable.
+                // R6: the ring is full, or would say too much. The checkpoint makes the same things
+                // durable.
                 None => return s.write_checkpoint(map, disk, false),
             }
             s.committed = settled.unwrap_or(s.committed);
@@ -183,7 +184,8 @@ where
             }
             from = page.saturating_add(1);
         }
-        if space == Space::Full {
+        let g = &self.superblock.geometry;
+        if space == Space::Full || fills_too_many(g, &self.changed, &self.entries) {
             return Ok(None);
         }
         let empties = epoch.empties();

@@ -34,4 +34,12 @@ pub trait Disk {
 
     /// Makes everything that has completed durable.
     fn flush(&mut self) -> Result;
+
+    /// Gives way to other tasks. An error ends the work that calls it.
+    ///
+    /// Attach calls it between steps that are bounded each by a block or a page: the leaf's content
+    /// decides how many steps there are, and its writer decides the content.
+    fn give_way(&mut self) -> Result {
+        Ok(())
+    }
 }

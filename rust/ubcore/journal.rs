@@ -9,13 +9,14 @@
 
 use super::disk::{Disk, Order, BUFFER_BLOCKS};
 use super::error::{Area, Error, Result};
+use super::format::directory::PageEntry;
 use super::format::record::{Record, Run, STEP_MAX};
 use super::format::ring::{self, RingHead, RING_WORDS};
 use super::format::superblock::Superblock;
 use super::geometry::{Geometry, BLOCK_BYTES, TABLE_ENTRIES};
 use super::map::{Base, Emptied, Entry, Map, Memory};
-use super::num::{narrow, wide};
-use super::pages::{bits_page_of, table_page_of, PageSet};
+use super::num::{index, narrow, wide};
+use super::pages::{self, bits_page_of, table_page_of, PageSet};
 
 /// Where the ring stands.
 #[derive(Clone, Copy, Debug)]
@@ -67,6 +68,37 @@ impl Ring {
         self.used = self.used.saturating_add(blocks);
         self.sequence = self.sequence.saturating_add(u64::from(blocks));
     }
+}
+
+/// How many pages a writer's ring fills that were empty at the last checkpoint; a commit with which
+/// they are more is made as a checkpoint. Few leaves come to it before their ring is half full.
+fn filled_by_writers(g: &Geometry) -> u32 {
+    g.journal_blocks().saturating_mul(8).saturating_add(512)
+}
+
+/// How many pages of the map a ring may fill that were empty at the last checkpoint.
+///
+/// Eight bytes of journal can stand for a page of the table and one of the bits, so this bounds what
+/// memory a leaf takes by what it holds: 16 pages for each block of the ring and 4 MiB, and pages on
+/// the leaf that are not empty. It is twice what a writer uses.
+pub fn filled_max(g: &Geometry) -> u32 {
+    filled_by_writers(g).saturating_mul(2)
+}
+
+/// Whether an epoch must not be written, because with it the ring would fill too many pages:
+/// `changed` are all that changed since the last checkpoint.
+pub fn fills_too_many<B>(g: &Geometry, changed: &PageSet<B>, entries: &[PageEntry]) -> bool
+where
+    B: core::ops::DerefMut<Target = [u64]>,
+{
+    let most = filled_by_writers(g);
+    if changed.len() <= most {
+        return false;
+    }
+    let empty = |page: &u32| entries.get(index(*page)).is_none_or(pages::is_empty);
+    let next = |page: &u32| changed.next(page.saturating_add(1));
+    let all = core::iter::successors(changed.next(0), next);
+    all.filter(empty).nth(index(most)).is_some()
 }
 
 /// The ring position `n` blocks after `at`; `n` is at most the ring's size.
@@ -378,16 +410,18 @@ pub fn scan<D: Disk>(disk: &mut D, sb: &Superblock) -> Result<Found> {
 }
 
 fn read_head<D: Disk>(disk: &mut D, sb: &Superblock, at: u32) -> Result<Option<RingHead>> {
+    disk.give_way()?;
     disk.read(sb.geometry.journal_block(at), 1)?;
     Ok(ring::open(disk.buffer(), sb.nonce))
 }
 
 /// Applies the finished epochs to the map, and notes which pages they change. Reads only.
 ///
-/// Where a page of the table is `lost`, it follows what can be followed without that.
+/// Where a page of the table is `lost`, it follows what can be followed without that. Fails with
+/// damage where more pages are filled than [`filled_max`] allows.
 pub fn replay<D, M, B, L>(
     disk: &mut D,
-    sb: &Superblock,
+    (sb, entries): (&Superblock, &[PageEntry]),
     found: &Found,
     map: &Map<M>,
     pages: &mut PageSet<B>,
@@ -399,6 +433,7 @@ where
     B: core::ops::DerefMut<Target = [u64]>,
     L: Fn(u32) -> bool,
 {
+    let mut room = filled_max(&sb.geometry);
     for n in 0..found.finished {
         let at = after(sb.journal_tail, n, sb.geometry.journal_blocks());
         let block = sb.geometry.journal_block(at);
@@ -407,6 +442,8 @@ where
         let mut player = Player {
             map,
             pages: &mut *pages,
+            entries,
+            room: &mut room,
             lost: &lost,
             leaf: head.base,
             bad,
@@ -419,6 +456,9 @@ where
 struct Player<'a, M, B, L> {
     map: &'a Map<M>,
     pages: &'a mut PageSet<B>,
+    entries: &'a [PageEntry],
+    /// Empty pages that may still be filled.
+    room: &'a mut u32,
     lost: &'a L,
     leaf: u32,
     bad: Error,
@@ -434,6 +474,9 @@ impl<M: Memory, B: core::ops::DerefMut<Target = [u64]>, L: Fn(u32) -> bool> Play
             at = at.saturating_add(1);
             if let Record::Words { slab, words } = record {
                 let leaf = self.home(slab)?;
+                if let Some(leaf) = leaf {
+                    self.change(bits_page_of(self.map, leaf))?;
+                }
                 for w in 0..words {
                     let bits = ring::word(block, at)
                         .filter(|_| at < count)
@@ -441,7 +484,6 @@ impl<M: Memory, B: core::ops::DerefMut<Target = [u64]>, L: Fn(u32) -> bool> Play
                     at = at.saturating_add(1);
                     if let Some(leaf) = leaf {
                         self.map.add_word(leaf, w, bits)?;
-                        self.pages.add(bits_page_of(self.map, leaf));
                     }
                 }
             } else {
@@ -473,19 +515,19 @@ impl<M: Memory, B: core::ops::DerefMut<Target = [u64]>, L: Fn(u32) -> bool> Play
                 if slab >= g.root_slabs() || leaf >= g.leaf_slabs() {
                     return Err(self.bad);
                 }
+                self.change(table_page_of(slab))?;
+                self.change(bits_page_of(self.map, leaf))?;
                 let entry = self.map.entry(slab);
                 if entry.leaf != Some(leaf) {
-                    self.map.clear_slab(leaf)?;
+                    self.forget(leaf)?;
                     self.map.set_entry(slab, Entry::home(leaf, entry.base))?;
                 }
                 self.map.set_bits(leaf, run.first, run.count)?;
-                self.pages.add(table_page_of(slab));
-                self.pages.add(bits_page_of(self.map, leaf));
             }
             Record::More { slab, run } => {
                 if let Some(leaf) = self.home(slab)? {
+                    self.change(bits_page_of(self.map, leaf))?;
                     self.map.set_bits(leaf, run.first, run.count)?;
-                    self.pages.add(bits_page_of(self.map, leaf));
                 }
             }
             Record::Words { .. } => return Err(self.bad),
@@ -498,16 +540,35 @@ impl<M: Memory, B: core::ops::DerefMut<Target = [u64]>, L: Fn(u32) -> bool> Play
     fn empty(&mut self, first: u32, count: u32, base: Base) -> Result {
         let g = self.map.geometry();
         let end = first.checked_add(count).filter(|&e| e <= g.root_slabs());
-        for slab in first..end.ok_or(self.bad)? {
+        let slabs = first..end.ok_or(self.bad)?;
+        // The record's slabs are of one page.
+        self.change(table_page_of(first))?;
+        for slab in slabs {
             if let Some(leaf) = self.map.entry(slab).leaf {
                 if leaf >= g.leaf_slabs() {
                     return Err(self.bad);
                 }
-                self.map.clear_slab(leaf)?;
-                self.pages.add(bits_page_of(self.map, leaf));
+                self.forget(leaf)?;
             }
             self.map.set_entry(slab, Entry::none(base, Emptied::No))?;
-            self.pages.add(table_page_of(slab));
+        }
+        Ok(())
+    }
+
+    /// Clears the bits of a leaf slab, if it has any.
+    fn forget(&mut self, leaf: u32) -> Result {
+        if !self.map.is_mapped(leaf) {
+            return Ok(());
+        }
+        self.change(bits_page_of(self.map, leaf))?;
+        self.map.clear_slab(leaf)
+    }
+
+    /// Notes that a page of the map is about to change.
+    fn change(&mut self, page: u32) -> Result {
+        let empty = |p: u32| self.entries.get(index(p)).is_none_or(pages::is_empty);
+        if self.pages.insert(page) && empty(page) && !(self.lost)(page) {
+            *self.room = self.room.checked_sub(1).ok_or(self.bad)?;
         }
         Ok(())
     }

@@ -6,7 +6,10 @@
 //! both as [`super::map`] has them. Pages are numbered through, the table's first.
 
 use super::error::{Area, Error, Result};
-use super::geometry::{BITS_WORDS, TABLE_ENTRIES};
+use super::format::crc::crc32c;
+use super::format::directory::PageEntry;
+use super::format::superblock::Slot;
+use super::geometry::{BITS_WORDS, BLOCK_BYTES, TABLE_ENTRIES};
 use super::map::{Entry, Map, Memory};
 use super::num::{index, narrow, wide};
 use super::sync::Ordering;
@@ -41,6 +44,12 @@ pub fn bits_page_of<M: Memory>(map: &Map<M>, leaf: u32) -> u32 {
         .saturating_add(narrow(bit / super::geometry::BITS_SECTORS))
 }
 
+/// Whether the page that holds the bits of leaf slab `leaf` is there.
+pub fn has_bits<M: Memory>(map: &Map<M>, leaf: u32) -> bool {
+    let page = bits_page_of(map, leaf).checked_sub(map.geometry().table_pages());
+    page.and_then(|n| map.memory().bits(n)).is_some()
+}
+
 /// Copies page `number` of the map into `block` (4096 bytes).
 ///
 /// An assignment that no commit has covered is left out: its slab's bits on disk may be those of an
@@ -72,8 +81,35 @@ pub fn store<M: Memory>(map: &Map<M>, number: u32, block: &mut [u8]) -> Result {
     Ok(())
 }
 
+/// CRC32C of a page of zeroes.
+const EMPTY_CRC: u32 = 0x98f9_4189;
+
+/// Whether a page is all zeroes on the leaf, as far as its entry tells.
+pub fn is_empty(entry: &PageEntry) -> bool {
+    entry.slot == Slot::None || entry.crc == EMPTY_CRC
+}
+
+/// Whether a block is all zeroes; quicker than a checksum of it.
+fn is_zero(block: &[u8]) -> bool {
+    // No early end: so it is done many bytes at a time.
+    block.iter().fold(0, |all, byte| all | byte) == 0
+}
+
+/// CRC32C of a page's 4096 bytes.
+pub fn crc(page: &[u8]) -> u32 {
+    if page.len() == BLOCK_BYTES && is_zero(page) {
+        return EMPTY_CRC;
+    }
+    crc32c(0, page)
+}
+
 /// Fills page `number` of the map, which is empty, from `block`. For attach alone.
+///
+/// A page of zeroes takes no memory: a map without it says the same.
 pub fn load<M: Memory>(map: &Map<M>, number: u32, block: &[u8]) -> Result {
+    if is_zero(block) {
+        return Ok(());
+    }
     match page(map, number) {
         Page::Table(n) => {
             map.memory().grow_table(n)?;
@@ -112,38 +148,64 @@ impl Chunks for [u8] {
 }
 
 /// A set of map pages, one bit each: those that the next checkpoint writes.
-pub struct PageSet<B>(B);
+pub struct PageSet<B> {
+    words: B,
+    len: u32,
+}
 
 impl<B: core::ops::DerefMut<Target = [u64]>> PageSet<B> {
     /// An empty set; `words` is zero and has a bit for each page.
     pub fn new(words: B) -> Self {
-        PageSet(words)
+        PageSet { words, len: 0 }
+    }
+
+    /// How many pages are in it.
+    pub fn len(&self) -> u32 {
+        self.len
+    }
+
+    /// Whether none is.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
     }
 
     /// Adds a page.
     pub fn add(&mut self, page: u32) {
-        if let Some(w) = self.0.get_mut(index(page / 64)) {
-            *w |= 1u64.wrapping_shl(page % 64);
-        }
+        let _ = self.insert(page);
+    }
+
+    /// Adds a page, returns whether it is new.
+    pub fn insert(&mut self, page: u32) -> bool {
+        let bit = 1u64.wrapping_shl(page % 64);
+        let word = self.words.get_mut(index(page / 64));
+        let Some(word) = word.filter(|w| **w & bit == 0) else {
+            return false;
+        };
+        *word |= bit;
+        self.len = self.len.saturating_add(1);
+        true
     }
 
     /// Removes a page.
     pub fn remove(&mut self, page: u32) {
-        if let Some(w) = self.0.get_mut(index(page / 64)) {
-            *w &= !1u64.wrapping_shl(page % 64);
+        let bit = 1u64.wrapping_shl(page % 64);
+        let word = self.words.get_mut(index(page / 64));
+        if let Some(word) = word.filter(|w| **w & bit != 0) {
+            *word &= !bit;
+            self.len = self.len.saturating_sub(1);
         }
     }
 
     /// Whether a page is in it.
     pub fn has(&self, page: u32) -> bool {
-        let word = self.0.get(index(page / 64)).copied().unwrap_or(0);
+        let word = self.words.get(index(page / 64)).copied().unwrap_or(0);
         word & 1u64.wrapping_shl(page % 64) != 0
     }
 
     /// The first page of the set at or after `from`.
     pub fn next(&self, from: u32) -> Option<u32> {
         let (first, rest) = (index(from / 64), from % 64);
-        for (at, &word) in self.0.iter().enumerate().skip(first) {
+        for (at, &word) in self.words.iter().enumerate().skip(first) {
             let word = if at == first {
                 word & u64::MAX.wrapping_shl(rest)
             } else {

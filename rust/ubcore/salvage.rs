@@ -72,6 +72,10 @@ impl Losses for Nothing {
 /// Damages that a [`Lost`] keeps one by one.
 pub const DAMAGES_KEPT: usize = 8;
 
+/// Most map pages that may be lost: what lies behind 32 directory blocks, in 64 MiB of memory. A leaf
+/// that has lost more is refused, or its superblock alone could claim any number of them.
+pub const PAGES_MAX: u32 = 32 * 512;
+
 /// What a salvage had to give up. `B` has a bit for each map page.
 pub struct Lost<B> {
     pages: PageSet<B>,
@@ -103,6 +107,9 @@ impl<B: DerefMut<Target = [u64]>> Lost<B> {
 impl<B: DerefMut<Target = [u64]>> Losses for Lost<B> {
     fn lose(&mut self, pages: Range<u32>, damage: Damage) -> Result {
         pages.for_each(|page| self.pages.add(page));
+        if self.pages.len() > PAGES_MAX {
+            return Err(damage.error);
+        }
         if let Some(free) = self.kept.iter_mut().find(|kept| kept.is_none()) {
             *free = Some(damage);
         }
@@ -120,39 +127,43 @@ impl<B: DerefMut<Target = [u64]>> Losses for Lost<B> {
 }
 
 /// Says so in the map of all slabs that are lost with pages. After the replay and all that judges
-/// the map: from here on it has no entry for them. May need memory.
-pub fn mark<M: Memory>(map: &Map<M>, lost: &impl Losses) -> Result {
+/// the map: from here on it has no entry for them. May need memory. Between pages it calls `pause`,
+/// whose error ends it.
+pub fn mark<M: Memory>(map: &Map<M>, lost: &impl Losses, pause: impl FnMut() -> Result) -> Result {
     if lost.first().is_none() {
         return Ok(());
     }
     slabs(
         map,
         |page| lost.is_lost(page),
+        pause,
         |mut slabs| slabs.try_for_each(|slab| map.set_entry(slab, Entry::LOST)),
     )
 }
 
 /// Calls `f` with each stretch of union sectors that is lost, first and count, as the map says or
-/// would if the pages that `is_lost` names were not known. In order; none touches the next.
+/// would if the pages that `is_lost` names were not known. In order; none touches the next. Between
+/// pages it calls `pause`, and fails only with what that fails with.
 pub fn stretches<M: Memory>(
     map: &Map<M>,
     is_lost: impl Fn(u32) -> bool,
+    pause: impl FnMut() -> Result,
     mut f: impl FnMut(u64, u64),
-) {
+) -> Result {
     let g = map.geometry();
-    // The visitor does not fail.
-    let _ = slabs(map, is_lost, |slabs| {
+    slabs(map, is_lost, pause, |slabs| {
         let first = g.slab_start(slabs.start);
         let end = g.slab_start(slabs.end).min(g.union_sectors());
         f(first, end.saturating_sub(first));
         Ok(())
-    });
+    })
 }
 
 /// The same in root slabs.
 fn slabs<M: Memory>(
     map: &Map<M>,
     is_lost: impl Fn(u32) -> bool,
+    mut pause: impl FnMut() -> Result,
     mut f: impl FnMut(Range<u32>) -> Result,
 ) -> Result {
     let g = map.geometry();
@@ -164,10 +175,11 @@ fn slabs<M: Memory>(
         if !whole && map.memory().table(page).is_none() {
             continue;
         }
+        pause()?;
         for slab in first..first.saturating_add(TABLE_ENTRIES).min(g.root_slabs()) {
-            let entry = map.entry(slab);
             let unmapped = |leaf| is_lost(bits_page_of(map, leaf));
-            if !(whole || entry.lost || entry.leaf.is_some_and(unmapped)) {
+            let of_entry = |e: Entry| e.lost || e.leaf.is_some_and(unmapped);
+            if !(whole || of_entry(map.entry(slab))) {
                 continue;
             }
             if held.end != slab && !held.is_empty() {

@@ -10,7 +10,7 @@ use super::super::error::Result;
 use super::super::geometry::{BITS_SECTORS, BITS_WORDS, TABLE_ENTRIES};
 use super::super::map::{Entry, Memory};
 use super::super::num::{index, mask, narrow, wide};
-use super::super::pages::{bits_page_of, table_page_of};
+use super::super::pages::{self, bits_page_of, table_page_of};
 use super::{Check, Counts, What};
 
 impl<D, M, B> Check<'_, D, M, B>
@@ -60,6 +60,11 @@ where
         let Some(leaf) = entry.leaf else {
             return Ok(());
         };
+        // As attach has it: such an entry owns nothing.
+        if !pages::has_bits(self.map, leaf) && !self.lost.has(bits_page_of(self.map, leaf)) {
+            self.tell(What::Leaked { slab, leaf }, block, byte);
+            return Ok(());
+        }
         self.map.set_owner(leaf, Some(slab))?;
         counts.slabs_used = counts.slabs_used.saturating_add(1);
         // Bits that are not known are not missing.

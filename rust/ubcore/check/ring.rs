@@ -57,7 +57,8 @@ where
         };
         let lost = |page| self.lost.has(page);
         let changed = &mut self.changed;
-        match journal::replay(self.disk, self.sb, &found, self.map, changed, lost) {
+        let from = (self.sb, &*self.entries);
+        match journal::replay(self.disk, from, &found, self.map, changed, lost) {
             // What the replay says of a map that is not known means nothing.
             Err(Error::Damaged(Area::Journal, block)) if !self.blind => {
                 self.blind = true;

@@ -6,7 +6,6 @@ use core::ops::DerefMut;
 
 use super::super::disk::Disk;
 use super::super::error::{Error, Result};
-use super::super::format::crc::crc32c;
 use super::super::format::directory::{self, PageEntry};
 use super::super::format::superblock::{choose, Slot, Superblock, SUPERBLOCK_BYTES};
 use super::super::geometry::BLOCK_BYTES;
@@ -165,7 +164,7 @@ where
             }
             let map = self.map;
             let bytes = self.buffer();
-            let sound = crc32c(0, bytes) == entry.crc;
+            let sound = pages::crc(bytes) == entry.crc;
             if sound {
                 pages::load(map, page, bytes)
                     .or_else(|e| if is_ours(e) { Err(e) } else { Ok(()) })?;

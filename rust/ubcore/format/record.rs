@@ -11,6 +11,8 @@
 //! distance from the leaf slab named before it, in the tag: slabs are emitted in the order of the
 //! leaf, so the distance is small and one run costs one record.
 
+use super::super::geometry::TABLE_ENTRIES;
+
 /// Tag of [`Record::Place`].
 const PLACE: u64 = 1;
 /// Tag of [`Record::More`].
@@ -26,9 +28,9 @@ const NEW_BASE: u64 = 7;
 /// Largest step that a [`Record::New`] can tell; beyond it a [`Record::Place`] goes before.
 pub const STEP_MAX: u32 = 56;
 
-/// Most slabs of one [`Record::Zero`] or [`Record::Reset`]: `first` and `count - 1` together hold
-/// one less.
-pub const COUNT_MAX: u32 = 1 << 26;
+/// Most slabs of one [`Record::Zero`] or [`Record::Reset`]: those of one page of the slab table, so
+/// that eight bytes of journal cost a reader one page.
+pub const COUNT_MAX: u32 = TABLE_ENTRIES;
 
 /// Sectors of one slab: `first` up to but not including `first + count`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,14 +70,15 @@ pub enum Record {
         /// Words that follow, 1 to 128.
         words: u32,
     },
-    /// Root slabs read as zeroes; leaf slabs that they had are free.
+    /// Root slabs of one page of the slab table read as zeroes; leaf slabs that they had are free.
     Zero {
         /// The first root slab.
         slab: u32,
         /// How many, 1 to [`COUNT_MAX`].
         count: u32,
     },
-    /// Root slabs read from the root; leaf slabs that they had are free.
+    /// Root slabs of one page of the slab table read from the root; leaf slabs that they had are
+    /// free.
     Reset {
         /// The first root slab.
         slab: u32,
@@ -91,11 +94,6 @@ fn pack(slab: u32, first: u32, less: u32, tag: u64) -> u64 {
         | tag
 }
 
-fn pack_count(slab: u32, count: u32, tag: u64) -> u64 {
-    let less = count.wrapping_sub(1);
-    pack(slab, less.wrapping_shr(13), less, tag)
-}
-
 impl Record {
     /// The record's 64 bits.
     pub fn encode(self) -> u64 {
@@ -109,8 +107,8 @@ impl Record {
             ),
             Record::More { slab, run } => pack(slab, run.first, run.count.wrapping_sub(1), MORE),
             Record::Words { slab, words } => pack(slab, 0, words.wrapping_sub(1), WORDS),
-            Record::Zero { slab, count } => pack_count(slab, count, ZERO),
-            Record::Reset { slab, count } => pack_count(slab, count, RESET),
+            Record::Zero { slab, count } => pack(slab, 0, count.wrapping_sub(1), ZERO),
+            Record::Reset { slab, count } => pack(slab, 0, count.wrapping_sub(1), RESET),
         }
     }
 
@@ -122,7 +120,7 @@ impl Record {
         let tag = bits & 0x3f;
         let bare = first == 0 && count == 1;
         let run = Run { first, count };
-        let slabs = first.wrapping_shl(13).checked_add(count)?;
+        let in_page = (slab % TABLE_ENTRIES).checked_add(count)? <= COUNT_MAX && first == 0;
         let run_fits = first.checked_add(count)? <= slab_sectors;
         match tag {
             PLACE if bare => Some(Record::Place(slab)),
@@ -130,8 +128,8 @@ impl Record {
             WORDS if first == 0 && count == slab_sectors.div_ceil(64) => {
                 Some(Record::Words { slab, words: count })
             }
-            ZERO => Some(Record::Zero { slab, count: slabs }),
-            RESET => Some(Record::Reset { slab, count: slabs }),
+            ZERO if in_page => Some(Record::Zero { slab, count }),
+            RESET if in_page => Some(Record::Reset { slab, count }),
             _ if tag > NEW_BASE && run_fits => {
                 let step = u32::try_from(tag.checked_sub(NEW_BASE)?).ok()?;
                 Some(Record::New { slab, step, run })
@@ -182,8 +180,8 @@ mod tests {
                 count: COUNT_MAX,
             },
             Record::Reset {
-                slab: 10,
-                count: 8193,
+                slab: 2049,
+                count: COUNT_MAX - 1,
             },
         ] {
             assert!(Record::decode(r.encode(), 8192) == Some(r));
@@ -208,5 +206,17 @@ mod tests {
         let short = Record::Words { slab: 1, words: 1 };
         assert!(Record::decode(short.encode(), 128).is_none());
         assert!(Record::decode(short.encode(), 32).is_some());
+        // Two pages of the slab table, more than one holds, and bits that mean nothing.
+        for (slab, count) in [(1023, 2), (1, COUNT_MAX), (0, COUNT_MAX + 1), (0, 8192)] {
+            for r in [Record::Zero { slab, count }, Record::Reset { slab, count }] {
+                assert!(Record::decode(r.encode(), 8192).is_none());
+            }
+        }
+        let whole = Record::Zero {
+            slab: 1024,
+            count: COUNT_MAX,
+        };
+        assert!(Record::decode(whole.encode(), 8192) == Some(whole));
+        assert!(Record::decode(whole.encode() | (1 << 19), 8192).is_none());
     }
 }

@@ -17,6 +17,9 @@ pub const RING_WORDS: usize = 508;
 const FLAG_LAST: u16 = 1;
 /// Bits 8 to 11 of the flags: how many blocks before this one went out in the same write.
 const BEFORE_SHIFT: u32 = 8;
+/// Sequence numbers, and a superblock's generations, are below: nothing counts so far, so that one
+/// more always fits, and a block that claims such a number is none.
+pub const NUMBERS: u64 = 1 << 63;
 /// Most blocks before another one in one write.
 pub const BEFORE_MAX: u16 = 15;
 
@@ -105,6 +108,7 @@ pub fn open(block: &[u8], nonce: u64) -> Option<RingHead> {
     let flags = h.flags.get();
     let count = h.count.get();
     let sound = h.magic == MAGIC
+        && h.sequence.get() < NUMBERS
         && h.nonce.get() == nonce
         && flags & !(FLAG_LAST | BEFORE_MAX.wrapping_shl(BEFORE_SHIFT)) == 0
         && (1..=508).contains(&count)
@@ -164,6 +168,9 @@ mod tests {
         seal(&mut block, 77, &more);
         assert!(open(&block, 77) == Some(more));
         seal(&mut block, 77, &RingHead { count: 0, ..head });
+        assert!(open(&block, 77).is_none());
+        let sequence = super::NUMBERS;
+        seal(&mut block, 77, &RingHead { sequence, ..head });
         assert!(open(&block, 77).is_none());
         assert!(open(&block[..512], 77).is_none());
     }

@@ -17,6 +17,7 @@ use super::super::num::index;
 use super::crc::block_crc;
 use super::features::{Features, COMPAT_BYTES};
 use super::name::{LeafName, NAME_BYTES};
+use super::ring::NUMBERS;
 
 /// Bytes of a superblock: one sector, so that it lands whole or not at all.
 pub const SUPERBLOCK_BYTES: usize = 512;
@@ -273,6 +274,14 @@ impl DiskSuperblock {
         let announced = features.unknown_ro_compat() != 0;
         for (sound, at) in [
             (self.version.get() != 0, offset_of!(Self, version)),
+            (
+                self.generation.get() < NUMBERS,
+                offset_of!(Self, generation),
+            ),
+            (
+                self.journal_sequence.get() < NUMBERS,
+                offset_of!(Self, journal_sequence),
+            ),
             (block_fits, offset_of!(Self, root_block_bytes)),
             (
                 announced || self.flags.get() & !FLAGS_KNOWN == 0,
@@ -454,6 +463,8 @@ mod tests {
             (160, b'.'),
             (170, b'x'),
             (161, b'/'),
+            (23, 0x80),
+            (127, 0x80),
             (108, 8),
             (116, 1),
             (224, 1),
@@ -476,6 +487,8 @@ mod tests {
                 81 => 80,
                 97 | 99 => 96,
                 255 => 224,
+                23 => 16,
+                127 => 120,
                 at => at,
             };
             assert_eq!(Superblock::bad_field(&a), Some(field));

@@ -22,8 +22,9 @@ fn union() -> SimUnion {
 
 /// What blocks of 8 sectors say, and of 1, which always fit.
 fn fits(u: &SimUnion) -> bool {
-    assert!(fits_blocks(&u.map, 1));
-    fits_blocks(&u.map, 8)
+    let mut disk = u.disk.clone();
+    assert_eq!(fits_blocks(&mut disk, &u.map, 1), Ok(true));
+    fits_blocks(&mut disk, &u.map, 8).unwrap()
 }
 
 #[test]

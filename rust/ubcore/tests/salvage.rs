@@ -124,7 +124,7 @@ fn judge(truth: &SimUnion, found: &SimUnion, pages: &[u32]) -> u64 {
         lost += if must { len } else { 0 };
     });
     let mut told = 0;
-    stretches(&found.map, |_| false, |_, count| told += count);
+    stretches(&found.map, |_| false, || Ok(()), |_, count| told += count).unwrap();
     assert_eq!(told, lost, "lost sectors as they are told");
     lost
 }

@@ -31,9 +31,9 @@ pub struct Stretch {
 /// What a map calls lost, or would if the pages that `is_lost` names were not known.
 pub fn of_map<M: Memory>(map: &Map<M>, is_lost: impl Fn(u32) -> bool) -> Vec<Stretch> {
     let mut list = Vec::new();
-    salvage::stretches(map, is_lost, |sector, sectors| {
-        list.push(Stretch { sector, sectors });
-    });
+    let add = |sector, sectors| list.push(Stretch { sector, sectors });
+    // Without a pause nothing ends it.
+    let _ = salvage::stretches(map, is_lost, || Ok(()), add);
     list
 }
 

@@ -3,6 +3,7 @@
 //! The journal ring: which epochs there are, what they say, and what attach makes of them.
 
 use ubcore::error::Error;
+use ubcore::format::directory::PageEntry;
 use ubcore::format::record::Record;
 use ubcore::format::ring::{self, RingHead};
 use ubcore::format::superblock::Superblock;
@@ -19,7 +20,7 @@ use crate::memory::Heap;
 /// Lists the ring, and replays it into the map.
 pub fn read(
     device: &mut Device,
-    sb: &Superblock,
+    (sb, entries): (&Superblock, &[PageEntry]),
     map: &Map<Heap>,
     changed: &mut PageSet<Vec<u64>>,
     all: bool,
@@ -29,7 +30,7 @@ pub fn read(
     match scan(device, sb) {
         Ok(found) => {
             walk.next_sequence = found.sequence;
-            if let Err(e) = replay(device, sb, &found, map, changed, |_| false) {
+            if let Err(e) = replay(device, (sb, entries), &found, map, changed, |_| false) {
                 problems.push(format!("{}: replay ends there", short(e)));
             }
         }
@@ -46,7 +47,7 @@ pub fn read(
                 chained: walk.chained,
                 sequence: 0,
             };
-            if let Err(e) = replay(device, sb, &found, map, changed, |_| false) {
+            if let Err(e) = replay(device, (sb, entries), &found, map, changed, |_| false) {
                 problems.push(format!("{}: replay ends there", short(e)));
             }
         }

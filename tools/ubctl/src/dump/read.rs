@@ -4,7 +4,6 @@
 
 use ubcore::disk::Disk;
 use ubcore::error::{Area, Error, Side};
-use ubcore::format::crc::crc32c;
 use ubcore::format::directory::{self, PageEntry};
 use ubcore::format::superblock::{choose, Slot, Superblock};
 use ubcore::format::VERSION;
@@ -143,7 +142,7 @@ fn behind(device: &mut Device, sb: &Superblock, all: bool, report: &mut Report) 
     let mut changed = PageSet::new(vec![0u64; words_for(g.pages())]);
     report.journal = Some(journal::read(
         device,
-        sb,
+        (sb, &entries),
         &map,
         &mut changed,
         all,
@@ -201,7 +200,7 @@ fn map_pages(device: &mut Device, map: &Map<Heap>, entries: &[PageEntry], report
         report.pages.written += 1;
         let block = g.page_block(page, slot);
         let loaded = one_block(device, block, &mut bytes).and_then(|()| {
-            if crc32c(0, &bytes) != entry.crc {
+            if pages::crc(&bytes) != entry.crc {
                 return Err(Error::Damaged(Area::Page, block));
             }
             pages::load(map, page, &bytes)

@@ -1,0 +1,497 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Leaves made to do harm, with right checksums: the work and the memory of an attach are bounded by
+//! what such a leaf really holds, and a signal ends the work.
+
+mod inspect;
+mod sim;
+
+use std::cell::Cell;
+
+use inspect::{edit, edit_sealed, look};
+use sim::disk::SimDisk;
+use sim::memory::SimMemory;
+use sim::oracle::content;
+use sim::union::{salvage, superblock, SimUnion};
+use ubcore::alloc::Allocator;
+use ubcore::attach;
+use ubcore::check::{Grade, What};
+use ubcore::disk::{Disk, Order};
+use ubcore::error::{Area, Error, Result};
+use ubcore::format::crc::crc32c;
+use ubcore::format::directory::{self, PageEntry};
+use ubcore::format::record::{Record, Run};
+use ubcore::format::ring::{self, RingHead};
+use ubcore::format::superblock::{Slot, Superblock};
+use ubcore::geometry::Geometry;
+use ubcore::map::{words_for, Base, BitsPage, Entry, Map, Memory, TablePage};
+use ubcore::pages::{self, PageSet};
+use ubcore::salvage::Lost;
+use ubcore::sync::AtomicU64;
+
+/// Memory that counts how often it is asked for, and the pages that it had to make.
+struct Counting {
+    memory: SimMemory,
+    asked: Cell<u64>,
+    made: Cell<u64>,
+    /// How often it had been asked when the disk last gave way, and the most from one time to the next.
+    way: Cell<u64>,
+    longest: Cell<u64>,
+}
+
+impl Counting {
+    fn new(g: &Geometry) -> Self {
+        Counting {
+            memory: SimMemory::new(g),
+            asked: Cell::new(0),
+            made: Cell::new(0),
+            way: Cell::new(0),
+            longest: Cell::new(0),
+        }
+    }
+
+    fn give_way(&self) {
+        let asked = self.asked.get();
+        let since = asked - self.way.replace(asked);
+        self.longest.set(self.longest.get().max(since));
+    }
+
+    fn asked(&self) -> &SimMemory {
+        self.asked.set(self.asked.get() + 1);
+        &self.memory
+    }
+
+    fn made(&self) -> &SimMemory {
+        self.made.set(self.made.get() + 1);
+        &self.memory
+    }
+}
+
+impl Memory for Counting {
+    fn table(&self, page: u32) -> Option<&TablePage> {
+        self.asked().table(page)
+    }
+    fn bits(&self, page: u32) -> Option<&BitsPage> {
+        self.asked().bits(page)
+    }
+    fn owners(&self, page: u32) -> Option<&TablePage> {
+        self.asked().owners(page)
+    }
+    fn grow_table(&self, page: u32) -> Result {
+        self.made().grow_table(page)
+    }
+    fn grow_bits(&self, page: u32) -> Result {
+        self.made().grow_bits(page)
+    }
+    fn grow_owners(&self, page: u32) -> Result {
+        self.made().grow_owners(page)
+    }
+    fn dirty(&self) -> &[AtomicU64] {
+        self.memory.dirty()
+    }
+    fn dirty_words(&self) -> &[AtomicU64] {
+        self.memory.dirty_words()
+    }
+    fn fresh(&self) -> &[AtomicU64] {
+        self.memory.fresh()
+    }
+    fn emptied(&self) -> &[AtomicU64] {
+        self.memory.emptied()
+    }
+}
+
+/// A leaf to read from, on behalf of a task that gets a fatal signal.
+struct Watched<'a> {
+    disk: SimDisk,
+    memory: &'a Counting,
+    /// How often it may give way before the signal comes.
+    left: u64,
+}
+
+impl Disk for Watched<'_> {
+    fn buffer(&mut self) -> &mut [u8] {
+        self.disk.buffer()
+    }
+    fn read(&mut self, block: u64, count: usize) -> Result {
+        self.disk.read(block, count)
+    }
+    fn write(&mut self, _: u64, _: usize, _: Order) -> Result {
+        panic!("a write");
+    }
+    fn flush(&mut self) -> Result {
+        panic!("a flush");
+    }
+    fn give_way(&mut self) -> Result {
+        self.memory.give_way();
+        self.left = self.left.checked_sub(1).ok_or(SIGNAL)?;
+        Ok(())
+    }
+}
+
+/// How the driver calls that end.
+const SIGNAL: Error = Error::Os(4);
+
+/// What reading a leaf cost.
+struct Cost {
+    done: Result,
+    asked: u64,
+    made: u64,
+    /// The most that was asked of the memory from one time that the disk gave way to the next, and
+    /// how often that was.
+    longest: u64,
+    ways: u64,
+}
+
+fn cost(disk: &SimDisk, g: &Geometry) -> Cost {
+    cost_until(disk, g, u64::MAX)
+}
+
+/// Everything of the driver's attach that only reads.
+fn cost_until(disk: &SimDisk, g: &Geometry, signal: u64) -> Cost {
+    let map = Map::new(*g, Counting::new(g));
+    let mut disk = Watched {
+        disk: disk.clone(),
+        memory: map.memory(),
+        left: signal,
+    };
+    let probe = attach::probe(&mut disk, g.root_sectors(), g.leaf_sectors()).unwrap();
+    let bitmaps = [0; 3].map(|_| vec![0; g.leaf_slabs() as usize / 64 + 1]);
+    let mut allocator = Allocator::new(bitmaps, g.leaf_slabs());
+    let entries = vec![PageEntry::EMPTY; g.pages() as usize];
+    let set = || PageSet::new(vec![0; words_for(g.pages())]);
+    let (a, mut lost) = (&mut allocator, Lost::new(set()));
+    let done = attach::salvage(&mut disk, probe, &map, a, entries, set(), &mut lost).map(drop);
+    let done = done.and_then(|()| attach::fits_blocks(&mut disk, &map, 1).map(drop));
+    map.memory().give_way();
+    Cost {
+        done,
+        longest: map.memory().longest.get(),
+        ways: signal - disk.left,
+        asked: map.memory().asked.get(),
+        made: map.memory().made.get(),
+    }
+}
+
+fn write(disk: &mut SimDisk, block: u64, bytes: impl FnOnce(&mut [u8])) {
+    disk.buffer()[..4096].fill(0);
+    bytes(&mut disk.buffer()[..4096]);
+    disk.write(block, 1, Order::FlushFua).unwrap();
+}
+
+fn write_superblock(disk: &mut SimDisk, sb: &Superblock) {
+    for slot in 0..2 {
+        write(disk, slot, |b| sb.encode(b));
+    }
+}
+
+/// A leaf whose ring holds these records, each block an epoch.
+fn ring_of(g: Geometry, blocks: u32, record: impl Fn(u64) -> u64) -> SimDisk {
+    let sb = Superblock {
+        clean: false,
+        ..superblock(g)
+    };
+    let mut disk = SimDisk::new();
+    write_superblock(&mut disk, &sb);
+    for n in 0..blocks {
+        let head = RingHead {
+            sequence: 1 + u64::from(n),
+            base: 0,
+            count: 508,
+            last: true,
+            before: 0,
+        };
+        write(&mut disk, g.journal_block(n), |b| {
+            for at in 0..508 {
+                ring::put_word(b, at, record(u64::from(n) * 508 + at as u64));
+            }
+            ring::seal(b, sb.nonce, &head);
+        });
+    }
+    disk
+}
+
+/// A leaf whose directory names pages, all of them in slot A: each with this content.
+fn pages_of(g: Geometry, named: impl Fn(u32) -> bool, content: impl Fn(u32) -> Vec<u8>) -> SimDisk {
+    let mut disk = SimDisk::new();
+    let mut sb = superblock(g);
+    for at in 0..g.directory_blocks() {
+        let list: Vec<PageEntry> = directory::pages_of(at, g.pages())
+            .map(|page| match named(page as u32) {
+                true => PageEntry {
+                    slot: Slot::A,
+                    crc: crc32c(0, &content(page as u32)),
+                },
+                false => PageEntry::EMPTY,
+            })
+            .collect();
+        write(&mut disk, g.directory_block(at, 0), |b| {
+            directory::encode(b, at, 1, sb.nonce, &list);
+        });
+        sb.set_directory_slot(at, Slot::A);
+    }
+    for page in (0..g.pages()).filter(|&p| named(p)) {
+        let bytes = content(page);
+        if bytes.iter().any(|&b| b != 0) {
+            write(&mut disk, g.page_block(page, 0), |b| {
+                b.copy_from_slice(&bytes)
+            });
+        }
+    }
+    write_superblock(&mut disk, &sb);
+    disk
+}
+
+/// The tag of *Zero*, and a range of 2^26 slabs from the first: as the format once had it.
+const ZERO_ALL: u64 = ((0x1fff << 19) | (0x1fff << 6)) | 4;
+
+/// A ring full of records that empty everything, each as long as any record ever could be.
+#[test]
+fn a_ring_full_of_ranges() {
+    let slabs = 1 << 26;
+    let g = Geometry::new(32 * slabs, 32 * slabs, 1 << 21, 32, 64).unwrap();
+    let disk = ring_of(g, 64, |_| ZERO_ALL);
+    let c = cost(&disk, &g);
+    let at = g.journal_block(0);
+    assert_eq!(c.done, Err(Error::Damaged(Area::Journal, at)));
+    assert!(c.asked < 1000 && c.made < 64, "{} {}", c.asked, c.made);
+    let l = look(&disk).unwrap();
+    assert!(l.has(What::JournalRecord), "{:?}", l.findings);
+}
+
+/// The most that a lawful ring can say: each record empties a page of the table as a whole.
+#[test]
+fn a_ring_full_of_whole_pages() {
+    let slabs = 1 << 26;
+    let g = Geometry::new(32 * slabs, 32 * slabs, 1 << 21, 32, 64).unwrap();
+    let disk = ring_of(g, 64, |n| {
+        let (slab, count) = (1024 * (n as u32 % 7), 1024);
+        match n % 3 {
+            0 => Record::Reset { slab, count },
+            _ => Record::Zero { slab, count },
+        }
+        .encode()
+    });
+    let c = cost(&disk, &g);
+    assert_eq!(c.done, Ok(()));
+    assert_eq!(c.made, 7);
+    // For each slab of a record: two looks at its entry, and one store.
+    let named = 64 * 508 * 1024;
+    assert!(c.asked < 5 * named, "{} for {named} slabs", c.asked);
+    assert_eq!(SimUnion::attach_to(&disk, &g).err(), None);
+}
+
+/// Work that the leaf makes long is in steps of a block or a page each, and ends between any two.
+#[test]
+fn a_signal_ends_it() {
+    let g = Geometry::new(1 << 27, 1 << 27, 1 << 21, 32, 16).unwrap();
+    let whole = |n: u64| Record::Zero {
+        slab: 1024 * (n as u32 % 64),
+        count: 1024,
+    };
+    let ring = ring_of(g, 16, |n| whole(n).encode());
+    // Many pages of a table and of bits, all of them full; and one more block that is lost.
+    let table = |page: u32| -> Vec<u8> {
+        (0..1024)
+            .flat_map(|n| {
+                Entry::home(1024 * page + n, Base::Zero)
+                    .encode()
+                    .to_le_bytes()
+            })
+            .collect()
+    };
+    let homes = 24;
+    let full = pages_of(
+        g,
+        |page| page < homes || page >= g.table_pages(),
+        |page| match page < homes {
+            true => table(page),
+            false => vec![0xff; 4096],
+        },
+    );
+    let lost = pages_of(g, |page| page < homes + 9, |_| vec![0x55; 4096]);
+    for page in 0..homes + 9 {
+        edit(&lost, g.page_block(page, 0), |b| b[9] ^= 1);
+    }
+    for (name, disk) in [("ring", ring), ("full", full), ("lost", lost)] {
+        let before = disk.image();
+        let c = cost(&disk, &g);
+        assert_eq!(c.done, Ok(()), "{name}");
+        assert!(c.ways > 30, "{name}: {} times", c.ways);
+        // The most that a block of the journal says, and a page of a map with its bits.
+        let most = 5 * 508 * 1024;
+        assert!(c.longest < most, "{name}: {} at a time", c.longest);
+        for n in (0..c.ways).step_by(1 + c.ways as usize / 40) {
+            let ended = cost_until(&disk, &g, n).done;
+            assert_eq!(ended, Err(SIGNAL), "{name}: after {n}");
+        }
+        assert!(disk.image() == before);
+    }
+}
+
+/// Few bytes of journal that touch a page each: as many as the ring may fill, and one more.
+#[test]
+fn a_ring_that_fills_many_pages() {
+    let slabs = 1 << 22;
+    let g = Geometry::new(32 * slabs, 32 * slabs, 1 << 21, 32, 64).unwrap();
+    let most = 16 * 64 + 1024;
+    for (pages, lawful) in [(most, true), (most + 1, false), (4096, false)] {
+        let disk = ring_of(g, 64, |n| {
+            let page = n.min(pages - 1) as u32;
+            let (slab, count) = (1024 * page, 1);
+            Record::Zero { slab, count }.encode()
+        });
+        let c = cost(&disk, &g);
+        let block = g.journal_block((most / 508) as u32);
+        let wanted = if lawful {
+            Ok(())
+        } else {
+            Err(Error::Damaged(Area::Journal, block))
+        };
+        assert_eq!(c.done, wanted, "{pages} pages");
+        assert!(c.made <= most, "{pages} pages: {} made", c.made);
+        let told = look(&disk).unwrap().worst();
+        assert_eq!(told == Some(Grade::Damage), !lawful, "{pages} pages");
+    }
+    // New homes: a page of the table and one of the bits each.
+    let g = Geometry::new(32 * slabs, 32 * slabs, 1 << 26, 32, 64).unwrap();
+    let run = Run { first: 0, count: 1 };
+    let disk = ring_of(g, 64, |n| {
+        let (at, place) = (n as u32 / 2 % 2000, n % 2 == 0);
+        match place {
+            true => Record::Place(1024 * at),
+            false => Record::New {
+                slab: 1024 * at,
+                step: 1,
+                run,
+            },
+        }
+        .encode()
+    });
+    let c = cost(&disk, &g);
+    assert!(matches!(c.done, Err(Error::Damaged(Area::Journal, _))));
+    assert!(c.made <= most, "{} made", c.made);
+}
+
+/// What a union may do to that bound: it never comes to it.
+#[test]
+fn a_union_that_fills_many_pages() {
+    let pages = 1700;
+    let slabs = 1024 * u64::from(pages);
+    let g = Geometry::new(32 * slabs, 32 * slabs, 1 << 21, 32, 16).unwrap();
+    let mut disk = SimDisk::new();
+    write_superblock(&mut disk, &superblock(g));
+    let mut u = SimUnion::attach_to(&disk, &g).unwrap();
+    let again = |disk: &SimDisk, filled: &dyn Fn(u32) -> Base| {
+        let u = sim::union::load(disk, g.root_sectors(), g.leaf_sectors()).unwrap();
+        for page in 0..pages {
+            assert_eq!(u.map.entry(page * 1024).base, filled(page), "page {page}");
+        }
+    };
+    // A few with each commit, a whole lot with one, and the same once more: from zeroes to the root.
+    for page in 0..900 {
+        u.empty(page * 1024..page * 1024 + 1, Base::Zero).unwrap();
+        u.flush().unwrap();
+        if page % 100 == 99 {
+            again(&disk, &|p| [Base::Root, Base::Zero][usize::from(p <= page)]);
+        }
+    }
+    for base in [Base::Zero, Base::Root, Base::Zero, Base::Zero] {
+        for page in 0..pages {
+            u.empty(page * 1024..page * 1024 + 1, base).unwrap();
+        }
+        u.flush().unwrap();
+        again(&disk, &|_| base);
+        u.flush().unwrap();
+    }
+    u.write(32 * 1024 * 1600, 1, 5, true).unwrap();
+    u.flush().unwrap();
+    again(&disk, &|_| Base::Zero);
+    u.detach().unwrap();
+    again(&disk, &|_| Base::Zero);
+}
+
+/// A directory that names every page there is, and nothing in them: the memory of none.
+#[test]
+fn pages_of_zeroes_take_no_memory() {
+    let slabs = 1024 * 40_000;
+    let g = Geometry::new(32 * slabs, 32 * slabs, 1 << 25, 32, 16).unwrap();
+    let disk = pages_of(g, |_| true, |_| vec![0; 4096]);
+    let c = cost(&disk, &g);
+    assert_eq!((c.done, c.made), (Ok(()), 0));
+    let l = look(&disk).unwrap();
+    assert_eq!(
+        (l.findings.as_slice(), l.counts.pages),
+        (&[][..], g.pages())
+    );
+    // Their checksum is known without a look at each byte.
+    let mut page = [0; 4096];
+    assert_eq!(pages::crc(&page), crc32c(0, &page));
+    page[4095] = 1;
+    assert_eq!(pages::crc(&page), crc32c(0, &page));
+    assert_eq!(pages::crc(&[0; 9]), crc32c(0, &[0; 9]));
+}
+
+/// Homes with nothing in them, each in a page of owners by itself: they are none, and a slab that
+/// had one can be written.
+#[test]
+fn homes_without_bits_take_no_memory() {
+    let slabs = 1 << 20;
+    let g = Geometry::new(32 * slabs, 32 * slabs, 1 << 26, 32, 16).unwrap();
+    let far = |n: u32| n * 1024 + 7;
+    let table: Vec<u8> = (0..1024u32)
+        .flat_map(|n| Entry::home(far(n), Base::Root).encode().to_le_bytes())
+        .collect();
+    let disk = pages_of(g, |page| page == 3, |_| table.clone());
+    let c = cost(&disk, &g);
+    assert_eq!((c.done, c.made), (Ok(()), 1));
+    let (slab, leaf) = (3 * 1024 + 5, far(5));
+    assert!(look(&disk).unwrap().has(What::Leaked { slab, leaf }));
+
+    let mut u = SimUnion::attach_to(&disk, &g).unwrap();
+    assert_eq!(u.allocator.used(), 0);
+    let sector = u64::from(slab) * 32 + 3;
+    u.write(sector, 2, 77, true).unwrap();
+    u.flush().unwrap();
+    assert_eq!(u.read(sector), content(77, sector));
+    let u = SimUnion::attach_to(&disk, &g).unwrap();
+    assert_eq!(u.read(sector), content(77, sector));
+    assert_eq!(u.allocator.used(), 1);
+    assert_eq!(look(&disk).unwrap().counts.slabs_used, 1);
+}
+
+/// A superblock that names directory blocks which are not there: what that loses is bounded.
+#[test]
+fn a_superblock_that_claims_losses() {
+    let slabs = 1024 * 40_000;
+    let g = Geometry::new(32 * slabs, 32 * slabs, 1 << 20, 32, 16).unwrap();
+    for (blocks, kept) in [(32, true), (33, false), (g.directory_blocks(), false)] {
+        let mut sb = superblock(g);
+        (0..blocks).for_each(|at| sb.set_directory_slot(at, Slot::B));
+        let mut disk = SimDisk::new();
+        write_superblock(&mut disk, &sb);
+        let c = cost(&disk, &g);
+        let first = |n| Error::Damaged(Area::Directory, g.directory_block(n, 1));
+        let wanted = if kept { Ok(()) } else { Err(first(32)) };
+        assert_eq!(c.done, wanted, "{blocks} blocks");
+        assert!(c.made <= 32 * 508, "{blocks} blocks: {} made", c.made);
+        let e = SimUnion::attach_to(&disk, &g).err();
+        assert_eq!(e, Some(first(0)), "{blocks} blocks");
+    }
+    // What the journal says of pages that are lost does not count as filled.
+    let mut disk = ring_of(g, 16, |n| {
+        let slab = 1024 * (n as u32 % 1500);
+        Record::Zero { slab, count: 1 }.encode()
+    });
+    for slot in [0, 1] {
+        edit_sealed(&disk, slot, 512, 8, |b| b[256] = 0b01_01_01);
+    }
+    assert!(salvage(&disk, &g).is_ok());
+    for at in 0..3 {
+        write(&mut disk, g.directory_block(at, 0), |b| {
+            directory::encode(b, at, 1, superblock(g).nonce, &[]);
+        });
+    }
+    let e = salvage(&disk, &g).err();
+    let block = g.journal_block(1280 / 508);
+    assert_eq!(e, Some(Error::Damaged(Area::Journal, block)));
+}
