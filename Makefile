@@ -11,7 +11,7 @@ MAKEFLAGS += --no-print-directory
 PREFIX ?= /usr/local
 DESTDIR ?=
 T ?=
-export SIZE SEED REPLAY
+export SIZE SEED REPLAY FUZZ_SECONDS FUZZ_RUNS
 
 running := /lib/modules/$(shell uname -r)/build
 ifeq ($(KDIR),running)
@@ -34,6 +34,9 @@ help:
 	@echo
 	@echo '  make crash           the crash campaigns: SIZE=quick, full or soak; SEED=1;'
 	@echo "                       REPLAY='OPERATIONS' for one failure that it printed"
+	@echo
+	@echo '  make fuzz            coverage-guided fuzzing of all that reads a leaf, ten minutes;'
+	@echo '                       FUZZ_SECONDS=3600, FUZZ_RUNS=1000000, T=attach for one target'
 	@echo
 	@echo 'One kind of test alone:'
 	@echo '  make check           format, lint and strata checks'
@@ -61,13 +64,15 @@ help:
 	@echo
 	@echo 'Needs root and a Debian package mirror; V=1 shows the output of every stage.'
 
-.PHONY: demo test crash check test-core kunit kunit-uml test-vm
+.PHONY: demo test crash fuzz check test-core kunit kunit-uml test-vm
 demo:
 	@scripts/demo.sh
 test:
 	@tests/run.sh
 crash:
 	@tests/crash/run.sh
+fuzz:
+	@FUZZ_SECONDS=$(or $(FUZZ_SECONDS),600) tests/fuzz/run.sh $(T)
 check:
 	@tests/run.sh format lint shell strata
 test-core:

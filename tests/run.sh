@@ -6,7 +6,7 @@
 . "$(dirname "$0")/../scripts/lib.sh"
 [ -n "${UNIONBLK_IN_ROOT:-}" ] || exec "$TOP/scripts/in-root.sh" tests/run.sh "$@"
 
-stages=(format shell strata lint build core coverage crash kunit vm scale lockdep demo poweroff)
+stages=(format shell strata lint build core coverage fuzz crash kunit vm scale lockdep demo poweroff)
 kernel=
 tree() { [ -n "$kernel" ] || kernel=$("$TOP/scripts/kernel.sh"); printf '%s/tree\n' "$kernel"; }
 
@@ -35,7 +35,7 @@ stage_format() {
 }
 
 stage_shell() {
-	one "shellcheck of the scripts" shellcheck -x -P SCRIPTDIR scripts/*.sh tests/*.sh tests/crash/*.sh tests/poweroff/*.sh bench/*.sh bench/guest/*.sh .ci/run
+	one "shellcheck of the scripts" shellcheck -x -P SCRIPTDIR scripts/*.sh tests/*.sh tests/crash/*.sh tests/fuzz/*.sh tests/poweroff/*.sh bench/*.sh bench/guest/*.sh .ci/run
 	# SC2034, SC2119, SC2120: the tests' variables and arguments are read by
 	# the file that sources them.
 	one "shellcheck of the guest's scripts" shellcheck -S warning -s sh -x -e SC2034,SC2119,SC2120 \
@@ -74,6 +74,7 @@ stage_lint() {
 cargo_clippy() {
 	export CARGO_TARGET_DIR=$BUILD/cargo
 	cargo clippy --locked --workspace --all-targets -- -D warnings &&
+		(cd tests/fuzz && cargo clippy --locked --all-targets -- -D warnings) &&
 		cargo clippy --locked -p races --features model --all-targets -- -D warnings
 }
 
@@ -104,6 +105,14 @@ stage_core() {
 }
 
 stage_coverage() { one "line coverage of the core" scripts/coverage.sh; sum_up; }
+# A minute for all targets together; each is a case.
+stage_fuzz() {
+	local log=$BUILD/log/fuzz.out
+	FUZZ_SECONDS=${FUZZ_SECONDS:-60} tests/fuzz/run.sh | tee "$log" || [ "${PIPESTATUS[0]}" = 0 ] || failed=1
+	add_counts "$(awk '/^passed:/ { p++ } /^FAILED:/ { f++ } END { printf "%d passed, %d failed", p, f }' "$log")"
+	[ "$passed" -gt 0 ] || failed=1
+	sum_up
+}
 # The crash campaigns that fit; each part is a case.
 stage_crash() {
 	local log=$BUILD/log/crash.out
@@ -174,7 +183,7 @@ prepare() {
 # Cases as they end, where a stage has many; V=1 shows all.
 progress() {
 	if [ -n "${V:-}" ]; then cat; else
-		grep --line-buffered -E '^(passed:|FAILED:|crash:|[a-z]+/[0-9]{3} |kmemleak |    measured: )' | sed -u 's/^/   /'
+		grep --line-buffered -E '^(passed:|FAILED:|crash:|fuzz:|[a-z]+/[0-9]{3} |kmemleak |    measured: )' | sed -u 's/^/   /'
 	fi
 }
 

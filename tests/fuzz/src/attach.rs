@@ -1,0 +1,190 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A whole leaf, attached as the driver does it.
+
+use ubcore::alloc::Allocator;
+use ubcore::attach::{self, fits_blocks};
+use ubcore::commit::Committer;
+use ubcore::error::{Error, Result};
+use ubcore::format::directory::PageEntry;
+use ubcore::geometry::Geometry;
+use ubcore::map::{words_for, Map, Memory};
+use ubcore::pages::PageSet;
+use ubcore::salvage::{stretches, Losses, Lost, Nothing};
+
+use crate::check::look;
+use crate::leaf::Leaf;
+use crate::make;
+use crate::memory::Bounded;
+
+pub struct Found {
+    pub map: Map<Bounded>,
+    pub allocator: Allocator<Vec<u64>>,
+    pub committer: Committer<Vec<u64>, Vec<PageEntry>>,
+}
+
+/// The layout that a leaf claims, if it is one to be tried.
+pub fn geometry(leaf: &Leaf, data: &[u8]) -> Result<Option<Geometry>> {
+    let g = attach::read_superblock(&mut leaf.clone())?
+        .superblock
+        .geometry;
+    Ok(Some(g).filter(|g| !make::is_too_large(g, data)))
+}
+
+fn set(g: &Geometry) -> PageSet<Vec<u64>> {
+    PageSet::new(vec![0; words_for(g.pages())])
+}
+
+/// Reads a leaf; `changed` are pages that the next checkpoint writes anyhow.
+pub fn read(
+    leaf: &mut Leaf,
+    g: &Geometry,
+    changed: Option<PageSet<Vec<u64>>>,
+    lost: &mut impl Losses,
+) -> Result<Found> {
+    let before = leaf.reads;
+    let probe = attach::probe(leaf, g.root_sectors(), leaf.sectors)?;
+    let map = Map::new(*g, Bounded::new(g, leaf));
+    let bitmaps = [0; 3].map(|_| vec![0; g.leaf_slabs() as usize / 64 + 1]);
+    let mut allocator = Allocator::new(bitmaps, g.leaf_slabs());
+    let entries = vec![PageEntry::EMPTY; g.pages() as usize];
+    let (a, changed) = (&mut allocator, changed.unwrap_or_else(|| set(g)));
+    let done = attach::salvage(leaf, probe, &map, a, entries, changed, lost);
+    // Each block of the ring is read three times at most, each other once, and once more alone.
+    let most = 1 + g.directory_blocks() + 2 * g.pages() + 3 * g.journal_blocks() + 2;
+    assert!(leaf.reads - before <= u64::from(most));
+    Ok(Found {
+        map,
+        allocator,
+        committer: done?,
+    })
+}
+
+pub fn load(leaf: &mut Leaf, g: &Geometry) -> Result<Found> {
+    read(leaf, g, None, &mut Nothing)
+}
+
+/// Calls `f` with each page of the table that one of two maps has.
+fn each_page(a: &Map<Bounded>, b: &Map<Bounded>, mut f: impl FnMut(u32)) {
+    for page in 0..a.geometry().table_pages() {
+        if a.memory().table(page).is_some() || b.memory().table(page).is_some() {
+            f(page);
+        }
+    }
+}
+
+/// What a root slab reads as: its home, if something is mapped there, its base, and the bits.
+fn reads_as(map: &Map<Bounded>, slab: u32) -> (Option<u32>, bool, Vec<u64>) {
+    let g = map.geometry();
+    let entry = map.entry(slab);
+    let words = g.slab_sectors().div_ceil(64);
+    let left = g.union_sectors().saturating_sub(g.slab_start(slab));
+    let word = |leaf, n: u32| {
+        let left = left.saturating_sub(u64::from(n) * 64).min(64) as u32;
+        map.word(leaf, n) & ubcore::num::low_bits(left)
+    };
+    let bits: Vec<u64> = match entry.leaf {
+        Some(leaf) => (0..words).map(|n| word(leaf, n)).collect(),
+        None => Vec::new(),
+    };
+    let mapped = bits.iter().any(|&w| w != 0);
+    let base = entry.base == ubcore::map::Base::Zero;
+    (
+        entry.leaf.filter(|_| mapped),
+        base,
+        if mapped { bits } else { Vec::new() },
+    )
+}
+
+/// Whether both maps read alike.
+pub fn same(a: &Map<Bounded>, b: &Map<Bounded>) {
+    each_page(a, b, |page| {
+        for slab in page * 1024..((page + 1) * 1024).min(a.geometry().root_slabs()) {
+            assert_eq!(reads_as(a, slab), reads_as(b, slab), "slab {slab}");
+        }
+    });
+}
+
+/// Loads and salvages, writes to what loaded, and loads it again.
+pub fn run(data: &[u8]) {
+    let mut leaf = make::leaf(data);
+    let Ok(Some(g)) = geometry(&leaf, data) else {
+        return;
+    };
+    let loaded = load(&mut leaf, &g);
+    let mut lost = Lost::new(set(&g));
+    let salvaged = read(&mut leaf, &g, None, &mut lost);
+    assert_eq!(leaf.writes, 0);
+    if let Ok(found) = &salvaged {
+        let mut sectors = 0;
+        let told = stretches(
+            &found.map,
+            |_| false,
+            || Ok(()),
+            |_, count| sectors += count,
+        );
+        assert!(told.is_ok() && sectors <= g.union_sectors());
+        for block in [8, 64] {
+            assert!(fits_blocks(&mut leaf, &found.map, block).is_ok());
+        }
+    }
+    let mut found = match (loaded, salvaged) {
+        (Err(e), Ok(s)) => {
+            assert_eq!(lost.first(), Some(e), "lost");
+            assert!(s.committer.failed().is_some());
+            return refuses_writes(&mut leaf, s);
+        }
+        (Err(_), Err(_)) => return,
+        (Ok(_), Err(e)) => panic!("loaded, and not to be salvaged: {e}"),
+        (Ok(a), Ok(b)) => {
+            assert!(lost.first().is_none() && lost.blocks() == 0);
+            assert_eq!(a.allocator.used(), b.allocator.used());
+            same(&a.map, &b.map);
+            if a.committer.failed().is_some() {
+                // Features that only a reader may pass over.
+                return refuses_writes(&mut leaf, a);
+            }
+            a
+        }
+    };
+    // Of a leaf that contradicts itself where attach does not look, `check` says so.
+    let looked = look(&mut leaf).expect("the superblock counts");
+    if !looked.is_damaged() {
+        live(&mut leaf, &g, &mut found);
+    }
+}
+
+fn refuses_writes(leaf: &mut Leaf, mut found: Found) {
+    let Found { map, committer, .. } = &mut found;
+    let e = committer.failed();
+    assert!(e.is_some());
+    assert_eq!(committer.checkpoint(map, leaf).err(), e);
+    assert_eq!(committer.commit(map, leaf).err(), e);
+    assert_eq!(leaf.writes, 0);
+}
+
+/// The checkpoint of attach, a first write wherever there is room, a commit, and another attach.
+fn live(leaf: &mut Leaf, g: &Geometry, found: &mut Found) {
+    let Found {
+        map,
+        allocator,
+        committer,
+    } = found;
+    assert_eq!(committer.checkpoint(map, leaf), Ok(()));
+    for slab in [0, g.root_slabs() / 2, g.root_slabs() - 1] {
+        let sector = g.slab_start(slab);
+        match allocator.settle(map, sector, 1) {
+            Ok(()) => {
+                map.mark(sector, 1);
+                let bits = map.entry(slab).leaf.map(|leaf| map.word(leaf, 0));
+                assert!(bits.is_some_and(|bits| bits & 1 == 1), "slab {slab}");
+            }
+            Err(e) => assert_eq!(e, Error::Full),
+        }
+    }
+    assert_eq!(committer.commit(map, leaf), Ok(()));
+    let again = load(leaf, g);
+    let again = again.unwrap_or_else(|e| panic!("refused after an attach: {e}"));
+    assert_eq!(again.allocator.used(), allocator.used());
+    same(map, &again.map);
+}

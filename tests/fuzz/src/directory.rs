@@ -1,0 +1,104 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A directory block, and a map page.
+
+use ubcore::format::crc::block_crc;
+use ubcore::format::directory::{self, PageEntry};
+use ubcore::geometry::Geometry;
+use ubcore::map::Map;
+use ubcore::pages;
+
+use crate::make;
+use crate::real;
+use crate::sim::memory::SimMemory;
+use crate::source::Source;
+
+const NONCE: u64 = 0x5eed_5eed;
+
+fn block(source: &mut Source<'_>, how: u8) -> [u8; 4096] {
+    let mut block = [0; 4096];
+    match how & 3 {
+        0 | 1 => {
+            let bytes = source.take(4096);
+            block[..bytes.len()].copy_from_slice(bytes);
+        }
+        2 => {
+            let leaf = real::leaf(usize::from(how >> 3));
+            // Both slots of the only block are behind the ring.
+            block = leaf
+                .block(18 + u64::from(how >> 7))
+                .copied()
+                .unwrap_or(block);
+        }
+        _ => {
+            let list: Vec<PageEntry> = (0..source.below(509))
+                .map(|_| match source.byte() % 3 {
+                    0 => PageEntry::EMPTY,
+                    n => PageEntry {
+                        slot: ubcore::format::superblock::Slot::from_bits(n).expect("1 or 2"),
+                        crc: source.word(),
+                    },
+                })
+                .collect();
+            directory::encode(&mut block, source.word() % 4, 3, NONCE, &list);
+        }
+    }
+    while how & 2 != 0 && !source.is_empty() {
+        let at = source.below(4096) as usize;
+        block[at] ^= source.byte();
+    }
+    if how & 3 != 0 && how & 4 == 0 {
+        let crc = block_crc(&block, 4);
+        block[4..8].copy_from_slice(&crc.to_le_bytes());
+    }
+    block
+}
+
+/// What must hold of any block.
+pub fn run(data: &[u8]) {
+    let mut source = Source(data);
+    let how = source.byte();
+    let (at, named) = (u32::from(how >> 6), usize::from(source.half() % 509));
+    let named = if how & 0x20 == 0 { 4 } else { named };
+    let block = block(&mut source, how);
+    let mut list = vec![PageEntry::EMPTY; named];
+    let judged = directory::judge(&block, at, 1000, NONCE, &mut list);
+    let (sealed, sound) = (
+        directory::is_sealed(&block),
+        directory::is_sound(&block, at, NONCE),
+    );
+    match judged {
+        Ok(()) => {
+            assert!(sealed && sound);
+            let mut again = [0; 4096];
+            directory::encode(&mut again, at, 9, NONCE, &list);
+            let mut back = vec![PageEntry::EMPTY; named];
+            let done = directory::decode(&again, at, 9, NONCE, 0, &mut back);
+            assert!(done.is_ok() && back == list);
+        }
+        Err(byte) => assert!(byte < 4096),
+    }
+    assert!(!sound || sealed);
+    let _ = directory::is_kin(&block, NONCE);
+    page(&block);
+}
+
+/// The same bytes as a page of the table, and of the bits.
+fn page(block: &[u8; 4096]) {
+    let g = Geometry::new(1 << 17, 1 << 17, 1 << 17, 32, 16).expect("a layout");
+    let map = Map::new(g, SimMemory::new(&g));
+    for page in [0, g.pages() - 1] {
+        assert!(pages::load(&map, page, block).is_ok());
+        let mut again = [1; 4096];
+        if pages::store(&map, page, &mut again).is_ok() && page > 0 {
+            assert!(again == *block);
+        }
+        assert_eq!(pages::page(&map, page) == pages::Page::Table(0), page == 0);
+    }
+    for slab in 0..1024 {
+        let entry = map.entry(slab);
+        let at_rest = entry.at_rest().map(|e| e.encode());
+        assert!(entry.is_of_memory() || at_rest == Some(entry.encode()));
+    }
+    assert!(!make::is_too_large(&g, &[]));
+}

@@ -1,0 +1,86 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A sparse leaf in memory that counts what is asked of it.
+
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+use ubcore::commit::BUFFER_BYTES;
+use ubcore::disk::{Disk, Order};
+use ubcore::error::{Error, Result, Side};
+
+pub type Block = [u8; 4096];
+pub type Blocks = BTreeMap<u64, Rc<Block>>;
+
+#[derive(Clone)]
+pub struct Leaf {
+    /// What it holds; all else reads as zeroes.
+    pub blocks: Blocks,
+    /// How large the device is, in sectors.
+    pub sectors: u64,
+    pub reads: u64,
+    pub writes: u64,
+    buffer: Vec<u8>,
+}
+
+impl Leaf {
+    pub fn new(blocks: Blocks, sectors: u64) -> Leaf {
+        Leaf {
+            blocks,
+            sectors,
+            reads: 0,
+            writes: 0,
+            buffer: vec![0; BUFFER_BYTES],
+        }
+    }
+
+    pub fn block(&self, at: u64) -> Option<&Block> {
+        self.blocks.get(&at).map(|b| &**b)
+    }
+
+    pub fn edit(&mut self, at: u64) -> &mut Block {
+        Rc::make_mut(self.blocks.entry(at).or_insert_with(|| Rc::new([0; 4096])))
+    }
+
+    fn check(&self, block: u64, count: usize) -> Result {
+        assert!((1..=8).contains(&count), "{count} blocks at once");
+        let end = block.checked_add(count as u64);
+        match end.and_then(|e| e.checked_mul(8)) {
+            Some(end) if end <= self.sectors => Ok(()),
+            _ => Err(Error::Io(Side::Leaf, block.saturating_mul(8))),
+        }
+    }
+}
+
+impl Disk for Leaf {
+    fn buffer(&mut self) -> &mut [u8] {
+        &mut self.buffer
+    }
+
+    fn read(&mut self, block: u64, count: usize) -> Result {
+        self.reads += 1;
+        self.check(block, count)?;
+        for (n, room) in (0..count as u64).zip(self.buffer.chunks_exact_mut(4096)) {
+            match self.blocks.get(&(block + n)) {
+                Some(bytes) => room.copy_from_slice(&**bytes),
+                None => room.fill(0),
+            }
+        }
+        Ok(())
+    }
+
+    fn write(&mut self, block: u64, count: usize, _: Order) -> Result {
+        self.writes += 1;
+        self.check(block, count)?;
+        for n in 0..count {
+            let mut bytes = [0; 4096];
+            bytes.copy_from_slice(&self.buffer[n * 4096..][..4096]);
+            self.blocks.insert(block + n as u64, Rc::new(bytes));
+        }
+        Ok(())
+    }
+
+    fn flush(&mut self) -> Result {
+        Ok(())
+    }
+}

@@ -1,0 +1,85 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The map's memory, which gives no more than a leaf has a right to.
+
+use std::cell::Cell;
+
+use ubcore::error::Result;
+use ubcore::geometry::Geometry;
+use ubcore::map::{BitsPage, Memory, TablePage};
+use ubcore::sync::AtomicU64;
+
+use crate::leaf::Leaf;
+use crate::sim::memory::SimMemory;
+
+pub struct Bounded {
+    memory: SimMemory,
+    /// How often it may still be asked, and how many pages it may still make.
+    looks: Cell<u64>,
+    pages: Cell<u64>,
+}
+
+impl Bounded {
+    /// Memory for a map that is read from `leaf`: its work and its size are those of what the leaf
+    /// holds, several times over.
+    pub fn new(g: &Geometry, leaf: &Leaf) -> Self {
+        let held = leaf.blocks.len() as u64;
+        let ring = 3..2 + u64::from(g.journal_blocks());
+        let ring = leaf.blocks.range(ring).count() as u64 + 1;
+        // A block of the journal: 508 times a page of the table. A page: its slabs with their bits.
+        let looks = ring * 508 * 1024 * 6 + held * 300_000 + u64::from(g.pages()) * 16 + 100_000;
+        Bounded {
+            memory: SimMemory::new(g),
+            looks: Cell::new(looks),
+            // A page of bits brings one of owners.
+            pages: Cell::new(2 * (held + u64::from(g.journal_blocks()) * 16) + 2 * 32 * 512),
+        }
+    }
+
+    fn asked(&self) -> &SimMemory {
+        let left = self.looks.get().checked_sub(1);
+        self.looks
+            .set(left.expect("more work than the leaf gives reason for"));
+        &self.memory
+    }
+
+    fn made(&self) -> &SimMemory {
+        let left = self.pages.get().checked_sub(1);
+        self.pages
+            .set(left.expect("more memory than the leaf gives reason for"));
+        &self.memory
+    }
+}
+
+impl Memory for Bounded {
+    fn table(&self, page: u32) -> Option<&TablePage> {
+        self.asked().table(page)
+    }
+    fn bits(&self, page: u32) -> Option<&BitsPage> {
+        self.asked().bits(page)
+    }
+    fn owners(&self, page: u32) -> Option<&TablePage> {
+        self.asked().owners(page)
+    }
+    fn grow_table(&self, page: u32) -> Result {
+        self.made().grow_table(page)
+    }
+    fn grow_bits(&self, page: u32) -> Result {
+        self.made().grow_bits(page)
+    }
+    fn grow_owners(&self, page: u32) -> Result {
+        self.made().grow_owners(page)
+    }
+    fn dirty(&self) -> &[AtomicU64] {
+        self.memory.dirty()
+    }
+    fn dirty_words(&self) -> &[AtomicU64] {
+        self.memory.dirty_words()
+    }
+    fn fresh(&self) -> &[AtomicU64] {
+        self.memory.fresh()
+    }
+    fn emptied(&self) -> &[AtomicU64] {
+        self.memory.emptied()
+    }
+}

@@ -1,0 +1,95 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! `ubctl check --repair` of a whole leaf.
+
+use ubcore::check::{mend, What};
+use ubcore::error::Result;
+use ubcore::geometry::Geometry;
+use ubcore::map::{words_for, Map};
+use ubcore::pages::PageSet;
+use ubcore::salvage::Nothing;
+
+use crate::attach;
+use crate::check::{look, Look};
+use crate::leaf::Leaf;
+use crate::make;
+use crate::memory::Bounded;
+
+fn by_checkpoint(what: What) -> bool {
+    what.is_mendable() && !mend::is_of_slot(what) && !mend::is_spare(what)
+}
+
+/// The order that `mend` asks for.
+fn repair(leaf: &mut Leaf, first: &Look, g: &Geometry) -> Result {
+    if first.findings.iter().any(|f| mend::is_of_slot(f.what)) {
+        mend::slot(leaf, &first.sb, first.slot)?;
+    }
+    if !first.is_damaged() && first.findings.iter().any(|f| by_checkpoint(f.what)) {
+        let names = Map::new(*g, Bounded::new(g, leaf));
+        let mut changed = PageSet::new(vec![0; words_for(g.pages())]);
+        for f in &first.findings {
+            mend::pages(&names, f.what, &mut changed);
+        }
+        let mut found = attach::read(leaf, g, Some(changed), &mut Nothing)?;
+        for f in &first.findings {
+            mend::in_map(&found.map, f.what)?;
+        }
+        found.committer.detach(&found.map, leaf)?;
+    }
+    let second = look(leaf)?;
+    if second.is_damaged() {
+        return Ok(());
+    }
+    for f in second.findings.iter().filter(|f| mend::is_spare(f.what)) {
+        mend::spare(leaf, &second.sb, f.block)?;
+    }
+    Ok(())
+}
+
+/// Repairs a leaf: damage is left alone, all else is gone, and nothing reads otherwise.
+pub fn run(data: &[u8]) {
+    let mut leaf = make::leaf(data);
+    let Ok(Some(g)) = attach::geometry(&leaf, data) else {
+        return;
+    };
+    let first = look(&mut leaf).expect("the superblock counts");
+    let before = attach::load(&mut leaf, &g);
+    assert_eq!(leaf.writes, 0);
+    if let Err(e) = first.sb.features.writable() {
+        // `ubctl` asks before it begins.
+        assert_eq!(mend::slot(&mut leaf, &first.sb, first.slot), Err(e));
+        assert_eq!(leaf.writes, 0);
+        return;
+    }
+    let done = repair(&mut leaf, &first, &g);
+    if first.is_damaged() {
+        let slots = first
+            .findings
+            .iter()
+            .filter(|f| mend::is_of_slot(f.what))
+            .count() as u64;
+        assert!(
+            leaf.writes <= slots,
+            "written over damage: {:?}",
+            first.findings
+        );
+        return;
+    }
+    assert_eq!(done, Ok(()), "{:?}", first.findings);
+    let last = look(&mut leaf).expect("the superblock counts");
+    let left: Vec<_> = last
+        .findings
+        .iter()
+        .filter(|f| f.what.is_mendable())
+        .collect();
+    assert!(
+        left.is_empty() && !last.is_damaged(),
+        "left of {:?}: {left:?}",
+        first.findings
+    );
+    let (before, after) = (before, attach::load(&mut leaf, &g));
+    match (before, after) {
+        (Ok(a), Ok(b)) => attach::same(&a.map, &b.map),
+        (a, b) => panic!("{:?}, then {:?}", a.err(), b.err()),
+    }
+}
