@@ -30,7 +30,8 @@ help:
 	@echo 'unionblk: a read-only root and a private leaf, shown as one read-write disk'
 	@echo
 	@echo '  make demo            the whole thing at work on the stock kernel, in QEMU'
-	@echo '  make test            every test, cheapest first; ends with "N passed, N failed"'
+	@echo '  make test            every test, cheapest first; ends with "N passed, N failed";'
+	@echo '                       FULL=1: the crash campaigns in full, ten minutes of fuzzing'
 	@echo
 	@echo '  make crash           the crash campaigns: SIZE=quick, full or soak; SEED=1;'
 	@echo "                       REPLAY='OPERATIONS' for one failure that it printed"

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: GPL-2.0
 # Every test, in order of cost; goes on after a failure and counts all cases.
 #   tests/run.sh [STAGE]...    default: all of the list below
+# FULL=1: the crash campaigns in full, and ten minutes of fuzzing.
 # Each stage leaves its output in build/log/test-STAGE.log.
 . "$(dirname "$0")/../scripts/lib.sh"
 [ -n "${UNIONBLK_IN_ROOT:-}" ] || exec "$TOP/scripts/in-root.sh" tests/run.sh "$@"
@@ -108,7 +109,7 @@ stage_coverage() { one "line coverage of the core" scripts/coverage.sh; sum_up; 
 # A minute for all targets together; each is a case.
 stage_fuzz() {
 	local log=$BUILD/log/fuzz.out
-	FUZZ_SECONDS=${FUZZ_SECONDS:-60} tests/fuzz/run.sh | tee "$log" || [ "${PIPESTATUS[0]}" = 0 ] || failed=1
+	FUZZ_SECONDS=${FUZZ_SECONDS:-$([ -n "${FULL:-}" ] && echo 600 || echo 60)} tests/fuzz/run.sh | tee "$log" || [ "${PIPESTATUS[0]}" = 0 ] || failed=1
 	add_counts "$(awk '/^passed:/ { p++ } /^FAILED:/ { f++ } END { printf "%d passed, %d failed", p, f }' "$log")"
 	[ "$passed" -gt 0 ] || failed=1
 	sum_up
@@ -116,7 +117,7 @@ stage_fuzz() {
 # The crash campaigns that fit; each part is a case.
 stage_crash() {
 	local log=$BUILD/log/crash.out
-	SIZE=quick tests/crash/run.sh | tee "$log" || [ "${PIPESTATUS[0]}" = 0 ] || failed=1
+	SIZE=$([ -n "${FULL:-}" ] && echo full || echo quick) tests/crash/run.sh | tee "$log" || [ "${PIPESTATUS[0]}" = 0 ] || failed=1
 	add_counts "$(awk '/^passed:/ { p++ } /^FAILED:/ { f++ } END { printf "%d passed, %d failed", p, f }' "$log")"
 	sum_up
 }
