@@ -6,7 +6,6 @@
 use ubcore::format::crc::{block_crc, crc32c};
 use ubcore::format::directory::{self, PageEntry};
 use ubcore::format::features::Features;
-use ubcore::format::name::LeafName;
 use ubcore::format::record::{Record, Run};
 use ubcore::format::ring::{self, RingHead};
 use ubcore::format::superblock::{choose, Slot, Superblock};
@@ -14,6 +13,7 @@ use ubcore::geometry::Geometry;
 
 use crate::leaf::{Block, Blocks, Leaf};
 use crate::real;
+use crate::sim::union::superblock as formatted;
 use crate::source::Source;
 
 /// A device that every layout fits that is small enough to be tried often.
@@ -147,18 +147,13 @@ pub fn superblock(source: &mut Source<'_>, g: Geometry) -> Superblock {
     let flags = source.byte();
     Superblock {
         generation: 7,
-        uuid: [3; 16],
-        nonce: 0x6e6f_6e63_6500_0001,
-        geometry: g,
         root_block_bytes: 512 << (flags & 3),
         clean: flags & 4 != 0,
         reveal: flags & 8 != 0,
         journal_tail: source.below(g.journal_blocks()),
         journal_sequence: 100,
-        root_digest: [9; 32],
-        name: LeafName::NONE,
         features: features(source.byte()),
-        directory_slots: [0; 256],
+        ..formatted(g)
     }
 }
 
