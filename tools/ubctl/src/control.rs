@@ -176,9 +176,14 @@ impl Control {
         Ok(list)
     }
 
-    /// The number of a union from what a user calls it.
-    pub fn id_of(&self, name: &str) -> Result<u32> {
-        resolve(name, &self.all()?)
+    /// The state of the union that a user calls so.
+    pub fn find(&self, name: &str) -> Result<Status> {
+        let all = self.all()?;
+        let id = resolve(name, &all)?;
+        match all.into_iter().find(|s| s.id == id) {
+            Some(status) => Ok(status),
+            None => self.status(id),
+        }
     }
 
     /// Refuses the number of a union that is there.

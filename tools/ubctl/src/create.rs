@@ -3,7 +3,7 @@
 //! `ubctl create`: attaches a leaf to its root.
 
 use std::fs;
-use std::os::unix::fs::FileTypeExt;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use serde_json::json;
@@ -13,7 +13,7 @@ use ubcore::error::Side;
 use crate::cli::CreateArgs;
 use crate::control::{self, union_number, Control, PREFIX};
 use crate::device::{refuse_same, Access, Device};
-use crate::format::{self, Plan};
+use crate::format::{self, Handed, Plan};
 use crate::image::{self, Lower};
 use crate::lost::{self, Stretch};
 use crate::refuse::{Fail, Result, BUSY, FAILED};
@@ -44,7 +44,8 @@ pub fn run(args: &CreateArgs, json: bool) -> Result {
     }
     let since = udev::now();
     let what = format!("root {}, leaf {}", root.name.display(), leaf.name.display());
-    let id = if args.format {
+    // Open until the driver's devices are known to be these.
+    let (id, held) = if args.format {
         formatted(
             args,
             &control,
@@ -53,21 +54,24 @@ pub fn run(args: &CreateArgs, json: bool) -> Result {
             (&what, wanted),
         )?
     } else {
-        // Held until the driver holds them: what was looked at is what it gets.
         let pair = apart(&root, &leaf)?;
         let blocks = [pair[0].block_bytes()?, pair[1].block_bytes()?];
         sectors::refuse_other((&root.name, blocks[0]), (&leaf.name, blocks[1]), wanted)?;
         if !args.read_only {
             make_room(&leaf, &pair[1])?;
         }
-        ahead::create(&control, &mut request, &what)?
+        let id = ahead::create(&control, &mut request, &what)?;
+        (id, Held::AsItWas(pair))
     };
+    let status = control.status(id).map_err(|fail| held.take_back(fail))?;
+    refuse_others(&status, &held, &what)
+        .and_then(|()| wait_for_nodes(&status, since))
+        .map_err(|fail| held.take_back(undone(&control, &status, fail)))?;
+    drop(held);
     image::warn_short(&leaf);
     root.release();
     leaf.release();
-    let status = control.status(id)?;
     let name = format!("{PREFIX}{id}");
-    wait_for_nodes(&control, &status, since)?;
     let lost = if status.lost_sectors > 0 {
         control.lost(id)?
     } else {
@@ -109,6 +113,24 @@ fn apart(root: &Lower, leaf: &Lower) -> Result<[Device; 2]> {
     Ok(pair)
 }
 
+/// Root and leaf, open since they were looked at.
+enum Held {
+    /// The leaf was formatted for this union.
+    Formatted(Handed),
+    /// It was not.
+    AsItWas([Device; 2]),
+}
+
+impl Held {
+    /// There is no union, or not any more: a leaf that was formatted for it gets its content back.
+    fn take_back(&self, fail: Fail) -> Fail {
+        match self {
+            Held::Formatted(handed) => handed.take_back(fail),
+            Held::AsItWas(_) => fail,
+        }
+    }
+}
+
 /// Formats the leaf and makes the union: both, or nothing.
 fn formatted(
     args: &CreateArgs,
@@ -116,27 +138,39 @@ fn formatted(
     (root, leaf): (&Lower, &Lower),
     request: &mut Create,
     (what, wanted): (&str, u32),
-) -> Result<u32> {
+) -> Result<(u32, Held)> {
     control.refuse_taken(args.id)?;
     let plan = Plan::new((root, leaf), args.layout(), args.force, wanted)?;
     ahead::refuse_held_root(control, &plan.root)?;
     plan.write()?;
     let handed = plan.hand_over();
     let id = ahead::create(control, request, what).map_err(|fail| handed.take_back(fail))?;
-    if control.status(id)?.uuid == handed.uuid {
-        return Ok(id);
+    Ok((id, Held::Formatted(handed)))
+}
+
+/// Refuses a union of other devices than the two in `held`: the driver opens the paths once
+/// more, and a path may lead elsewhere by then.
+fn refuse_others(status: &Status, held: &Held, what: &str) -> Result {
+    let (devices, is_ours) = match held {
+        Held::Formatted(handed) => (handed.devices(), status.uuid == handed.uuid),
+        Held::AsItWas([root, leaf]) => ([root, leaf], true),
+    };
+    let ours = devices.map(|device| device.metadata().rdev());
+    let place = format!("/sys/block/{PREFIX}{}", status.id);
+    let driver = overlap::slaves(Path::new(&place));
+    if is_ours && is_made_of(&driver, ours) {
+        return Ok(());
     }
-    // The path led elsewhere for a moment, or another formatted the leaf.
     let text = format!(
-        "{what}: the union is of another leaf than the one that was formatted, which stays formatted: \
-         see what changes the leaf's path, and try again"
+        "{what}: a path led to another device while the union was made: see what changes the paths, \
+         and try again"
     );
-    let gone = remove::one(control, id, false, Bound::new());
-    let left = gone.map_or_else(
-        |e| format!(" ({PREFIX}{id} is left: {e})"),
-        |()| String::new(),
-    );
-    Err(Fail::new(BUSY, "busy", text + &left))
+    Err(Fail::new(BUSY, "busy", text))
+}
+
+/// Whether the devices below a union are its root and leaf. Without sysfs it is not known.
+fn is_made_of(driver: &[u64], ours: [u64; 2]) -> bool {
+    driver.iter().all(|dev| ours.contains(dev))
 }
 
 /// A copy of a leaf may have holes where the metadata was zero, and share its blocks with another.
@@ -170,31 +204,53 @@ fn warning(leaf: &str, status: &Status, lost: &[Stretch]) -> String {
     )
 }
 
-/// Refuses a number in whose node's place something else is, before anything is done. Of none in
+/// Refuses a number in whose nodes' places something else is, before anything is done. Of none in
 /// particular: the lowest that is free, which another may get first.
 fn refuse_place(control: &Control, id: Option<u32>) -> Result {
-    // As a rule nothing is: then one look at /dev is all.
-    let all = fs::read_dir("/dev").into_iter().flatten().flatten();
-    let other = |e: &fs::DirEntry| e.file_type().is_ok_and(|kind| !kind.is_block_device());
-    let number = |e: fs::DirEntry| union_number(e.file_name().to_str()?.strip_prefix(PREFIX)?);
-    let wrong: Vec<u32> = all.filter(other).filter_map(number).collect();
-    if wrong.is_empty() {
-        return Ok(());
-    }
-    let id = match id {
-        Some(id) => id,
-        None => {
-            let unions = control.all()?;
-            let taken = unions.iter().zip(0..).take_while(|(s, n)| s.id == *n);
-            u32::try_from(taken.count()).unwrap_or(ID_ANY)
+    let bound = Bound::new();
+    loop {
+        // As a rule there is nothing but the nodes of unions.
+        let all = places();
+        if all.is_empty() {
+            return Ok(());
         }
-    };
-    let path = PathBuf::from(format!("/dev/{PREFIX}{id}"));
-    match settle::place(&path, None) {
-        Place::Wrong(what) if wrong.contains(&id) => Err(wrong_node(&path, what)),
-        // A link may lead to the node.
-        _ => Ok(()),
+        let unions: Vec<u32> = control.all()?.iter().map(|s| s.id).collect();
+        let id = id.unwrap_or_else(|| lowest_free(&unions));
+        // Of a number that is taken, the driver says so.
+        let wrong = all
+            .into_iter()
+            .filter(|(n, _)| *n == id && !unions.contains(n))
+            .find_map(|(_, path)| match settle::place(&path, None) {
+                Place::Empty => None,
+                Place::Wrong(what) => Some((path, what, false)),
+                Place::Right => Some((path, "the node of another device", true)),
+            });
+        match wrong {
+            None => return Ok(()),
+            // What a union leaves goes in a moment.
+            Some((_, _, true)) if bound.pause() => {}
+            Some((path, what, _)) => return Err(wrong_node(&path, what)),
+        }
     }
+}
+
+/// What is in `/dev` under the name of a union or of a partition of one, with the union's number.
+fn places() -> Vec<(u32, PathBuf)> {
+    let all = fs::read_dir("/dev").into_iter().flatten().flatten();
+    all.filter_map(|e| Some((number_in(e.file_name().to_str()?)?, e.path())))
+        .collect()
+}
+
+/// The union's number in `unionblk3` and `unionblk3p1`.
+fn number_in(name: &str) -> Option<u32> {
+    let rest = name.strip_prefix(PREFIX)?;
+    let (disk, part) = rest.split_once('p').unwrap_or((rest, "0"));
+    union_number(part).and(union_number(disk))
+}
+
+fn lowest_free(unions: &[u32]) -> u32 {
+    let taken = unions.iter().zip(0..).take_while(|(id, n)| *id == n);
+    u32::try_from(taken.count()).unwrap_or(ID_ANY)
 }
 
 fn wrong_node(path: &Path, what: &str) -> Fail {
@@ -204,8 +260,8 @@ fn wrong_node(path: &Path, what: &str) -> Fail {
 }
 
 /// The nodes are made by a thread of the kernel's, and udev comes after it: a script that continues
-/// with our answer shall find them, and the links. A union without its node goes again.
-fn wait_for_nodes(control: &Control, status: &Status, since: u64) -> Result {
+/// with our answer shall find them, and the links.
+fn wait_for_nodes(status: &Status, since: u64) -> Result {
     let name = format!("{PREFIX}{}", status.id);
     let bound = Bound::new();
     let nodes = settle::family(&name, rustix::fs::makedev(status.major, status.minor));
@@ -232,7 +288,7 @@ fn wait_for_nodes(control: &Control, status: &Status, since: u64) -> Result {
                 Fail::new(FAILED, "no_node", text)
             }
         };
-        return Err(undone(control, status.id, fail));
+        return Err(fail);
     }
     if settle::waits() && !settle::seen_to(&nodes, since, bound) {
         let text = "udev is not done with it yet: its links may be missing for a moment";
@@ -242,8 +298,9 @@ fn wait_for_nodes(control: &Control, status: &Status, since: u64) -> Result {
 }
 
 /// Takes a union away again that cannot be used.
-fn undone(control: &Control, id: u32, mut fail: Fail) -> Fail {
-    let what = match remove::one(control, id, false, Bound::new()) {
+fn undone(control: &Control, status: &Status, mut fail: Fail) -> Fail {
+    let id = status.id;
+    let what = match remove::detach(control, status, Bound::new()) {
         Ok(()) => format!("; {PREFIX}{id} was detached again"),
         Err(e) => format!("; {PREFIX}{id} is attached: {e}"),
     };
@@ -253,7 +310,32 @@ fn undone(control: &Control, id: u32, mut fail: Fail) -> Fail {
 
 #[cfg(test)]
 mod tests {
-    use super::{warning, Status, Stretch};
+    use super::{is_made_of, lowest_free, number_in, warning, Status, Stretch};
+
+    #[test]
+    fn a_node_tells_whose_it_is() {
+        assert_eq!(number_in("unionblk12"), Some(12));
+        assert_eq!(number_in("unionblk3p1"), Some(3));
+        for other in [
+            "unionblk",
+            "unionblk-control",
+            "unionblkp1",
+            "unionblk3p",
+            "unionblk3px",
+            "sda1",
+        ] {
+            assert_eq!(number_in(other), None, "{other}");
+        }
+        assert_eq!(lowest_free(&[]), 0);
+        assert_eq!(lowest_free(&[0, 1, 3]), 2);
+    }
+
+    #[test]
+    fn a_union_of_other_devices_is_found() {
+        assert!(is_made_of(&[1, 2], [1, 2]) && is_made_of(&[2, 1], [1, 2]));
+        assert!(is_made_of(&[], [1, 2]));
+        assert!(!is_made_of(&[1, 3], [1, 2]));
+    }
 
     #[test]
     fn a_warning_says_what_is_lost() {

@@ -177,7 +177,7 @@ impl Plan {
     pub fn hand_over(self) -> Handed {
         Handed {
             leaf: self.open_leaf,
-            _root: self.root,
+            root: self.root,
             uuid: self.superblock.uuid,
             undo: self.undo,
         }
@@ -203,7 +203,7 @@ impl Plan {
 
 /// Root and leaf after the format: open, so that they stay the devices they are.
 pub struct Handed {
-    _root: Device,
+    root: Device,
     leaf: Device,
     /// Names the new leaf.
     pub uuid: [u8; 16],
@@ -211,6 +211,11 @@ pub struct Handed {
 }
 
 impl Handed {
+    /// Root and leaf.
+    pub fn devices(&self) -> [&Device; 2] {
+        [&self.root, &self.leaf]
+    }
+
     /// The union could not be made: what the leaf held is put back.
     pub fn take_back(&self, fail: Fail) -> Fail {
         self.undo.after_create(&self.leaf, fail)

@@ -5,42 +5,56 @@
 use std::path::PathBuf;
 
 use serde_json::json;
+use ubcore::abi::Status;
 
 use crate::busy::{self, Tried};
 use crate::cli::RemoveArgs;
 use crate::control::{path_text, Control, PREFIX};
-use crate::refuse::{Fail, Result};
+use crate::refuse::{Fail, Result, BUSY, FAILED};
 use crate::settle::{self, Bound, Leaving};
 use crate::{output, udev};
 
 /// The command. One union that cannot go does not keep the others.
 pub fn run(args: &RemoveArgs, json: bool) -> Result {
     let control = Control::open()?;
-    let mut ids = Vec::new();
+    let mut meant: Vec<Status> = Vec::new();
     if args.all {
-        ids.extend(control.all()?.iter().map(|s| s.id));
+        meant = control.all()?;
     }
     for name in &args.unions {
-        let id = control.id_of(name)?;
-        if !ids.contains(&id) {
-            ids.push(id);
+        let union = control.find(name)?;
+        if !meant.iter().any(|s| s.id == union.id) {
+            meant.push(union);
         }
     }
     let bound = Bound::new();
     let mut removed = Vec::new();
-    let mut failed: Option<Fail> = None;
-    for id in ids {
-        match one(&control, id, args.unmount, bound) {
-            Ok(()) => removed.push(format!("{PREFIX}{id}")),
-            // Another took it away meanwhile.
-            Err(fail) if args.all && fail.reason == "not_found" => {}
-            Err(fail) => match &mut failed {
-                // The first one says what kind of failure it was.
-                Some(first) => first.message = format!("{}\n{fail}", first.message),
-                None => failed = Some(fail),
-            },
+    let mut failed: Vec<Fail> = Vec::new();
+    loop {
+        let mut busy = Vec::new();
+        let before = removed.len();
+        for union in meant {
+            match one(&control, &union, args.unmount, bound) {
+                Ok(()) => removed.push(format!("{PREFIX}{}", union.id)),
+                // Another took it away meanwhile.
+                Err(fail) if args.all && fail.reason == "not_found" => {}
+                Err(fail) if args.all && fail.code == BUSY => busy.push((union, fail)),
+                Err(fail) => failed.push(fail),
+            }
         }
+        // One that went may have kept another, as one with its images on that other does.
+        let again = removed.len() > before && !busy.is_empty();
+        if !again {
+            failed.extend(busy.into_iter().map(|(_, fail)| fail));
+            break;
+        }
+        meant = busy.into_iter().map(|(union, _)| union).collect();
     }
+    // The first one says what kind of failure it was.
+    let failed = failed.into_iter().reduce(|mut first, fail| {
+        first.message = format!("{}\n{fail}", first.message);
+        first
+    });
     let answer = json!({ "removed": removed });
     match failed {
         Some(fail) => Err(fail.with(answer)),
@@ -51,36 +65,74 @@ pub fn run(args: &RemoveArgs, json: bool) -> Result {
 
 /// Takes one union away, and waits until its nodes, its links and the loop devices that were made
 /// for it are gone too.
-pub fn one(control: &Control, id: u32, unmount: bool, bound: Bound) -> Result {
-    let status = control.status(id)?;
-    let name = format!("{PREFIX}{id}");
+fn one(control: &Control, status: &Status, unmount: bool, bound: Bound) -> Result {
+    let name = format!("{PREFIX}{}", status.id);
     let disk = rustix::fs::makedev(status.major, status.minor);
+    refuse_another(control, status)?;
     if unmount {
         busy::unmount(&settle::family(&name, disk))?;
     }
     let lower = [&status.root, &status.leaf].map(|field| PathBuf::from(path_text(field)));
     let leaving = Leaving::of(&name, disk, &lower);
-    let mut first = true;
-    let attempt = || {
-        // An attempt takes the union off the list for a moment: none that is bound to fail.
-        if !first && control.status(id)?.openers > 0 && !bound.is_over() {
-            return Ok(Tried::Busy);
-        }
-        first = false;
-        control.remove(id)
-    };
-    let done = busy::patiently(bound, |all| busy::of_device(disk, all), attempt);
-    let done = match done {
-        Ok(Err(who)) => return Err(who.fail(&name)),
-        Ok(Ok(())) => Ok(()),
-        // Gone, but its last commit failed.
-        Err(fail) if fail.reason == "io" => Err(fail),
-        Err(fail) => return Err(fail),
-    };
+    detach(control, status, bound)?;
     let left = leaving.wait(udev::now(), bound);
     if settle::waits() && !left.is_empty() {
         let left = left.join(", ");
         output::complain(&format!("{name} is detached, but there is still {left}"));
     }
-    done
+    Ok(())
+}
+
+/// Takes one union away, and no other that got its number meanwhile.
+pub fn detach(control: &Control, meant: &Status, bound: Bound) -> Result {
+    let disk = rustix::fs::makedev(meant.major, meant.minor);
+    let mut first = true;
+    let attempt = || {
+        let now = refuse_another(control, meant)?;
+        // An attempt takes the union off the list for a moment: none that is bound to fail.
+        if !first && now.openers > 0 && !bound.is_over() {
+            return Ok(Tried::Busy);
+        }
+        first = false;
+        control.remove(meant.id)
+    };
+    let done = busy::patiently(bound, |all| busy::of_device(disk, all), attempt)?;
+    done.map_err(|who| who.fail(&format!("{PREFIX}{}", meant.id)))
+}
+
+/// The state of the union that is meant. Refuses another that has its number.
+fn refuse_another(control: &Control, meant: &Status) -> Result<Status> {
+    let now = control.status(meant.id)?;
+    if is_same(meant, &now) {
+        return Ok(now);
+    }
+    let text = format!(
+        "the union that {PREFIX}{0} meant is gone, and another has its number now, which stays: see \
+         ubctl list",
+        meant.id
+    );
+    Err(Fail::new(FAILED, "not_found", text))
+}
+
+/// Whether a union is the one that was meant, as far as can be seen: one that is attached anew with
+/// the same leaf may pass for it.
+fn is_same(meant: &Status, now: &Status) -> bool {
+    let mark = |s: &Status| (s.uuid, s.major, s.minor);
+    mark(meant) == mark(now)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{is_same, Status};
+
+    #[test]
+    fn another_union_of_the_number_is_another() {
+        let mut meant = Status::new();
+        meant.uuid = [7; 16];
+        let mut now = meant.clone();
+        now.openers = 3;
+        assert!(is_same(&meant, &now));
+        now.uuid = [8; 16];
+        assert!(!is_same(&meant, &now));
+    }
 }

@@ -346,7 +346,7 @@ fn last_error(reason: u32) -> Option<&'static str> {
 pub fn run(args: &StatusArgs, json: bool) -> Result {
     let control = Control::open()?;
     if let Some(name) = &args.union {
-        let shown = Shown::new(&control.status(control.id_of(name)?)?);
+        let shown = Shown::new(&control.find(name)?);
         return if json {
             output::json(&shown)
         } else {
