@@ -89,6 +89,16 @@ fn place(block: u64, count: usize) -> Result<(u64, usize)> {
     Ok((sector, count.checked_mul(BLOCK_BYTES).ok_or(bad)?))
 }
 
+/// A write or flush of the leaf failed.
+fn failure(e: kernel::error::Error, sector: u64) -> Error {
+    if e == ENOSPC {
+        // Of what the leaf lies on: a thin pool, or an image's file system.
+        Error::Os(number(e))
+    } else {
+        Error::Io(Side::Leaf, sector)
+    }
+}
+
 impl Disk for LeafDisk<'_> {
     fn buffer(&mut self) -> &mut [u8] {
         self.buffer.as_mut_slice()
@@ -110,18 +120,11 @@ impl Disk for LeafDisk<'_> {
         };
         self.leaf
             .write(sector, self.buffer, 0..bytes, order)
-            .map_err(|e| {
-                if e == ENOSPC {
-                    // Of what the leaf lies on: a thin pool, or an image's file system.
-                    Error::Os(number(e))
-                } else {
-                    Error::Io(Side::Leaf, sector)
-                }
-            })
+            .map_err(|e| failure(e, sector))
     }
 
     fn flush(&mut self) -> Result {
-        self.leaf.flush().map_err(|_| Error::Io(Side::Leaf, 0))
+        self.leaf.flush().map_err(|e| failure(e, 0))
     }
 
     fn give_way(&mut self) -> Result {
