@@ -11,7 +11,7 @@ use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use ubcore::abi::{self, Create, Status};
 use ubcore::error::{Error, Side};
@@ -19,9 +19,9 @@ use ubcore::geometry::BLOCK_BYTES;
 
 use crate::control::{Control, PREFIX};
 use crate::device::{Access, Device};
-use crate::image::NODE_POLL;
 use crate::overlap::{folder, slaves};
 use crate::refuse::{Fail, Result, BUSY};
+use crate::settle::Bound;
 
 /// How long another may hold a root that only looks whether it can be had, as we do.
 const LOOK: Duration = Duration::from_millis(500);
@@ -52,7 +52,7 @@ fn is_zoned(device: &Device) -> bool {
 
 /// Refuses a root that the driver could not open: its holder does not share it. It is not held here, or unions of the same root could not be made beside each other.
 pub fn refuse_held_root(control: &Control, root: &Device) -> Result {
-    let end = Instant::now() + LOOK;
+    let bound = Bound::of(LOOK);
     loop {
         let fail = match root.again(Access::Claim) {
             Ok(_) => return Ok(()),
@@ -63,10 +63,9 @@ pub fn refuse_held_root(control: &Control, root: &Device) -> Result {
         if control.all()?.iter().any(|s| is_root_of(rdev, s)) {
             return Ok(());
         }
-        if Instant::now() >= end {
+        if !bound.pause() {
             return Err(fail);
         }
-        std::thread::sleep(NODE_POLL);
     }
 }
 
@@ -84,15 +83,14 @@ fn device_at(path: &[u8; abi::PATH_BYTES]) -> Option<u64> {
 
 /// Makes a union, though another may be looking whether its root can be had.
 pub fn create(control: &Control, request: &mut Create, what: &str) -> Result<u32> {
-    let end = Instant::now() + LOOK;
+    let bound = Bound::of(LOOK);
     loop {
         let mut once = request.clone();
         let done = control.create(&mut once, what);
         let busy = done.is_err() && once.error() == Some(Error::Busy(Side::Root));
-        if !busy || Instant::now() >= end {
+        if !busy || !bound.pause() {
             *request = once;
             return done;
         }
-        std::thread::sleep(NODE_POLL);
     }
 }

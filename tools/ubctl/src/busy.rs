@@ -174,10 +174,7 @@ pub fn of_image(meta: &Metadata) -> Holders {
     let mut holders = Holders::default();
     for name in loop_devices() {
         let place = Path::new("/sys/class/block").join(&name);
-        let file = fs::read(place.join("loop/backing_file")).unwrap_or_default();
-        let file = Path::new(OsStr::from_bytes(file.trim_ascii_end()));
-        let same = fs::metadata(file).is_ok_and(|m| m.dev() == meta.dev() && m.ino() == meta.ino());
-        let Some(dev) = number_of(&place).filter(|_| same) else {
+        let Some(dev) = number_of(&place).filter(|_| shows(&place, meta)) else {
             continue;
         };
         let above = of_device(dev, false);
@@ -193,6 +190,13 @@ pub fn of_image(meta: &Metadata) -> Holders {
         holders.0.extend(lockers(meta));
     }
     holders
+}
+
+/// Whether a loop device, by its place in sysfs, shows an image.
+pub fn shows(place: &Path, image: &Metadata) -> bool {
+    let file = fs::read(place.join("loop/backing_file")).unwrap_or_default();
+    let file = Path::new(OsStr::from_bytes(file.trim_ascii_end()));
+    fs::metadata(file).is_ok_and(|m| m.dev() == image.dev() && m.ino() == image.ino())
 }
 
 /// Processes that have locked an image.
@@ -347,17 +351,22 @@ pub fn unmount(nodes: &[Node]) -> Result {
     }
     for mount in list.iter().rev().filter(|m| ids.contains(&m.id)) {
         let flags = rustix::mount::UnmountFlags::empty();
-        rustix::mount::unmount(&mount.at, flags).map_err(|e| match e {
-            Errno::BUSY => {
-                let at = mount.at.display();
-                let text =
-                    format!("cannot unmount {at}: a process works in it: see fuser -vm {at}");
-                Fail::new(BUSY, "busy", text)
-            }
-            e => Fail::io("unmount", &mount.at, &e.into()),
-        })?;
+        unmounted(rustix::mount::unmount(&mount.at, flags), &mount.at)?;
     }
     Ok(())
+}
+
+/// What unmounting came to. A mount that has gone since the look at the list is done.
+fn unmounted(done: rustix::io::Result<()>, at: &Path) -> Result {
+    match done {
+        Ok(()) | Err(Errno::INVAL | Errno::NOENT) => Ok(()),
+        Err(Errno::BUSY) => {
+            let at = at.display();
+            let text = format!("cannot unmount {at}: a process works in it: see fuser -vm {at}");
+            Err(Fail::new(BUSY, "busy", text))
+        }
+        Err(e) => Err(Fail::io("unmount", at, &e.into())),
+    }
 }
 
 /// Swap on these devices.
@@ -462,7 +471,9 @@ fn openers(nodes: &[Node]) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::{patiently, Bound, Holder, Holders, Mount, Node, Path, PathBuf, Tried};
+    use super::{
+        patiently, unmounted, Bound, Errno, Holder, Holders, Mount, Node, Path, PathBuf, Tried,
+    };
     use std::time::Duration;
 
     #[test]
@@ -529,6 +540,13 @@ mod tests {
         assert_eq!(patiently(bound, goes, || attempt(6)).unwrap(), Ok(6));
         let short = Bound::of(Duration::from_millis(20));
         assert!(patiently(short, goes, || attempt(9999)).unwrap().is_err());
+    }
+
+    #[test]
+    fn a_mount_that_has_gone_is_done() {
+        let of = |e| unmounted(Err(e), Path::new("/mnt")).map_err(|f| f.code);
+        assert_eq!((of(Errno::INVAL), of(Errno::NOENT)), (Ok(()), Ok(())));
+        assert_eq!((of(Errno::BUSY), of(Errno::PERM)), (Err(4), Err(1)));
     }
 
     #[test]

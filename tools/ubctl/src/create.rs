@@ -175,7 +175,7 @@ fn is_made_of(driver: &[u64], ours: [u64; 2]) -> bool {
 
 /// A copy of a leaf may have holes where the metadata was zero, and share its blocks with another.
 fn make_room(leaf: &Lower, device: &Device) -> Result {
-    let Some(backing) = Backing::of(&leaf.node, true) else {
+    let Some(backing) = Backing::to_allocate(&leaf.node) else {
         return Ok(());
     };
     match sectors::recorded(device) {

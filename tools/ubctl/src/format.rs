@@ -107,7 +107,10 @@ impl Plan {
         force: bool,
         wanted: u32,
     ) -> Result<Plan> {
-        let backing = Backing::of(&leaf.node, true);
+        let backing = Backing::to_allocate(&leaf.node);
+        if layout.preallocate && backing.is_none() {
+            return Err(no_image(&leaf.name));
+        }
         let what = format!("root {}, leaf {}", root.name.display(), leaf.name.display());
         let root = Device::open(&root.node, Side::Root, Access::Read)?.called(&root.name);
         refuse_union(&root, Side::Root)?;
@@ -265,6 +268,15 @@ fn union_sectors(asked: Option<u64>, devices: [(&Device, u32); 2]) -> Result<u64
         }
     }
     Ok(sectors)
+}
+
+fn no_image(leaf: &Path) -> Fail {
+    let text = format!(
+        "--preallocate: {} is no image whose space could be allocated from here: leave the option out, \
+         and keep space in what lies below it",
+        leaf.display()
+    );
+    Fail::new(REFUSED, "preallocate", text)
 }
 
 fn looks_used(leaf: &Device, used: &Used) -> Fail {

@@ -32,8 +32,6 @@ const DIRECT_IO: u32 = 16;
 
 /// How long a node may take to come into being after its device.
 const NODE_WAIT: Duration = Duration::from_secs(3);
-/// How often a device that others hold is tried.
-pub const NODE_POLL: Duration = Duration::from_millis(10);
 /// How often another may take the loop device that we were told is free.
 const TRIES: u32 = 64;
 
@@ -114,8 +112,12 @@ fn attach(path: &Path, side: Side, write: bool, sector: u32) -> Result<(PathBuf,
         if side == Side::Leaf || !over.is_read_only() {
             return Err(on_a_loop(path, &over));
         }
-        if over.is_whole() && ioctl_blksszget(&over.file) == Ok(sector) {
-            return Ok((over.node, over.file));
+        if !over.is_whole() {
+            continue;
+        }
+        match over.file {
+            Some(file) if ioctl_blksszget(&file) == Ok(sector) => return Ok((over.node, file)),
+            _ => {}
         }
     }
     configure(&image, path, write, sector)
@@ -158,7 +160,8 @@ fn on_a_loop(path: &Path, over: &Over) -> Fail {
 /// A loop device that is over a file of interest, held open so that it stays.
 struct Over {
     node: PathBuf,
-    file: File,
+    /// None where its node is missing or does not open.
+    file: Option<File>,
     info: LoopInfo,
 }
 
@@ -184,12 +187,25 @@ fn loops_over(meta: &Metadata) -> Vec<Over> {
         .filter_map(|d| {
             let node = Path::new("/dev").join(d.file_name());
             // Opened first, then asked: while it is open it does not clear itself.
-            let file = File::open(&node).ok()?;
+            let Ok(file) = File::open(&node) else {
+                return unopened(&d.path(), node, meta);
+            };
             let info = ioctl::loop_status(&file).ok()?;
             let same = info.device == meta.dev() && info.inode == meta.ino();
+            let file = Some(file);
             same.then_some(Over { node, file, info })
         })
         .collect()
+}
+
+/// A loop device that cannot be opened and asked, by its place in sysfs, if it shows the file.
+fn unopened(place: &Path, node: PathBuf, meta: &Metadata) -> Option<Over> {
+    let mut info = LoopInfo::ZERO;
+    if health::number::<u32>(&place.join("ro")) == Some(1) {
+        info.flags = READ_ONLY;
+    }
+    let file = None;
+    busy::shows(place, meta).then_some(Over { node, file, info })
 }
 
 /// Finds a free loop device and makes it show the image, with direct I/O if that can be had.

@@ -103,7 +103,11 @@ pub fn refuse_other(root: (&Path, u32), leaf: (&Path, u32), wanted: u32) -> Resu
         let side = if root.1 > leaf.1 { "root" } else { "leaf" };
         format!("as the {side} has")
     };
-    let way = if union > wanted {
+    let odd = [root.0, leaf.0].into_iter().find(|p| is_odd(p, wanted));
+    let way = if let Some(path) = odd.filter(|_| union < wanted) {
+        let path = path.display();
+        format!("{path} is no multiple of that: fill it up: truncate -s %{wanted} {path}")
+    } else if union > wanted {
         format!("take devices with blocks of {wanted} bytes (an image has them)")
     } else {
         format!("take an image as the leaf, with --sector-size {wanted}")
@@ -117,6 +121,11 @@ pub fn refuse_other(root: (&Path, u32), leaf: (&Path, u32), wanted: u32) -> Resu
              or, if it is good with blocks of {union} bytes, say --sector-size {union}"
         ),
     ))
+}
+
+/// Whether a file does not consist of whole blocks.
+fn is_odd(path: &Path, block: u32) -> bool {
+    std::fs::metadata(path).is_ok_and(|m| m.is_file() && m.len() % u64::from(block) != 0)
 }
 
 /// Refuses a file that does not end with a sector: what is behind the last would be cut off.
@@ -157,6 +166,9 @@ mod tests {
         assert_eq!(found(&[512]), 512);
         assert_eq!(found(&[4096]), 4096);
         assert_eq!(found(&[512, 4096]), 512);
+        std::fs::write(&path, [0; 5120]).unwrap();
+        let fail = refuse_other((&path, 512), (Path::new("l"), 512), 4096).unwrap_err();
+        assert!(fail.message.contains("truncate -s %4096 /"), "{fail}");
         std::fs::write(&path, [0; 513]).unwrap();
         let fail = refuse_tail(&path).unwrap_err();
         assert!(fail.message.contains("513 bytes") && fail.message.contains("last 1 "));

@@ -15,7 +15,7 @@ use rustix::io::Errno;
 
 use crate::image;
 use crate::ioctl::{self, Fiemap};
-use crate::output::size;
+use crate::output::{self, size};
 use crate::refuse::{Fail, Result, FAILED};
 
 /// The last extent of the file.
@@ -45,7 +45,33 @@ pub struct Host {
     pub size: u64,
 }
 
+/// What a stretch of a file lacks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Missing {
+    Nothing,
+    /// It has holes, or blocks without a place.
+    Blocks,
+    /// Other files have its blocks too.
+    Shared,
+    /// The file system does not say.
+    Unknown,
+}
+
 impl Backing {
+    /// The image of a leaf that is to be allocated. Says where it is out of reach.
+    pub fn to_allocate(leaf: &Path) -> Option<Backing> {
+        let found = Backing::of(leaf, true);
+        if let (None, Some(shown)) = (&found, image::shown_by(leaf)) {
+            output::complain(&format!(
+                "{} shows {}, which cannot be opened under that name, so no space is allocated for it: \
+                 a write of metadata could find none later: keep space on its file system",
+                leaf.display(),
+                shown.path.display()
+            ));
+        }
+        found
+    }
+
     /// The image that a leaf is, or that a loop device shows; none for any other device.
     pub fn of(leaf: &Path, write: bool) -> Option<Backing> {
         let open = |path: &Path| OpenOptions::new().read(true).write(write).open(path);
@@ -72,21 +98,31 @@ impl Backing {
     pub fn allocate(&self, bytes: u64) -> Result {
         let (start, end) = (self.start, self.start.saturating_add(bytes));
         let failed = |e: Errno| Fail::io("allocate space for", &self.path, &e.into());
+        // What a file system gave before it failed is not known, and is not taken back.
+        let stays = |mut fail: Fail| {
+            fail.message += " (the space that was allocated by then stays with the image)";
+            fail
+        };
         self.refuse_hopeless(end)?;
         match fallocate(&self.file, FallocateFlags::KEEP_SIZE, start, bytes) {
             Ok(()) => {}
-            Err(Errno::OPNOTSUPP | Errno::NOSYS) => self.fill_holes(start, end)?,
-            Err(e) => return Err(failed(e)),
+            Err(Errno::OPNOTSUPP | Errno::NOSYS) => self.fill_holes(start, end).map_err(stays)?,
+            Err(e) => return Err(stays(failed(e))),
         }
         self.file
             .sync_all()
             .map_err(|e| Fail::io("flush", &self.path, &e))?;
-        if self.missing(start, end)? == Some(true) {
+        if self.missing(start, end)? == Missing::Shared {
             // Blocks that a copy made by reference shares: where that fails, so does what follows.
             let _ = fallocate(&self.file, FallocateFlags::UNSHARE_RANGE, start, bytes);
         }
-        if self.missing(start, end)?.is_none() {
-            return Ok(());
+        match self.missing(start, end)? {
+            Missing::Nothing => return Ok(()),
+            Missing::Unknown => {
+                self.warn_unless_full(bytes);
+                return Ok(());
+            }
+            Missing::Blocks | Missing::Shared => {}
         }
         Err(Fail::new(
             FAILED,
@@ -110,7 +146,13 @@ impl Backing {
         let Ok(host) = fstatvfs(&self.file) else {
             return Ok(());
         };
-        if end > taken.saturating_add(host.f_bfree.saturating_mul(host.f_frsize)) {
+        // The rest is kept for root.
+        let free = if is_root() {
+            host.f_bfree
+        } else {
+            host.f_bavail
+        };
+        if end > taken.saturating_add(free.saturating_mul(host.f_frsize)) {
             return Err(full("allocate space for", &self.path));
         }
         Ok(())
@@ -138,37 +180,50 @@ impl Backing {
         Ok(())
     }
 
-    /// Whether a stretch lacks blocks that it alone has: then, whether it has blocks that others share.
-    /// Nothing where the file system cannot say.
-    fn missing(&self, start: u64, end: u64) -> Result<Option<bool>> {
+    /// Says that the file system cannot tell what it gave, where the number of blocks that the file
+    /// has speaks against it.
+    fn warn_unless_full(&self, bytes: u64) {
+        let is_short = |m: fs::Metadata| m.is_file() && m.blocks().saturating_mul(512) < bytes;
+        if self.file.metadata().is_ok_and(is_short) {
+            output::complain(&format!(
+                "{}: its file system does not say whether the first {} have blocks: a write of metadata \
+                 could find no space later: keep space there, or take another file system",
+                self.path.display(),
+                size(bytes / 512)
+            ));
+        }
+    }
+
+    /// What a stretch lacks of blocks that it alone has.
+    fn missing(&self, start: u64, end: u64) -> Result<Missing> {
         let mut at = start;
         while at < end {
             let mut map = Fiemap::of(at, end - at);
             match ioctl::fiemap(&self.file, &mut map) {
                 Ok(()) => {}
-                Err(Errno::OPNOTSUPP | Errno::NOTTY | Errno::NOSYS) => return Ok(None),
+                Err(Errno::OPNOTSUPP | Errno::NOTTY | Errno::NOSYS) => return Ok(Missing::Unknown),
                 Err(e) => return Err(Fail::io("look at", &self.path, &e.into())),
             }
             let Some(found) = map.extents.get(..map.mapped as usize) else {
-                return Ok(None);
+                return Ok(Missing::Unknown);
             };
             if found.is_empty() {
-                return Ok(Some(false));
+                return Ok(Missing::Blocks);
             }
             for extent in found {
                 if extent.logical > at || extent.flags & UNPLACED != 0 {
-                    return Ok(Some(false));
+                    return Ok(Missing::Blocks);
                 }
                 if extent.flags & SHARED != 0 {
-                    return Ok(Some(true));
+                    return Ok(Missing::Shared);
                 }
                 at = at.max(extent.logical.saturating_add(extent.length));
                 if extent.flags & LAST != 0 && at < end {
-                    return Ok(Some(false));
+                    return Ok(Missing::Blocks);
                 }
             }
         }
-        Ok(None)
+        Ok(Missing::Nothing)
     }
 
     /// Whether writes to it may need space that it does not have yet.
@@ -194,6 +249,10 @@ impl Backing {
             size: host.f_blocks.saturating_mul(host.f_frsize),
         })
     }
+}
+
+fn is_root() -> bool {
+    fs::metadata("/proc/self").is_ok_and(|m| m.uid() == 0)
 }
 
 /// The uppermost folder over a file that is on the same file system.
