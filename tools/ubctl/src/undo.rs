@@ -2,6 +2,7 @@
 
 //! What a format would overwrite, kept to be put back when it fails, or what it was made for.
 
+use ubcore::format::superblock::{choose, Superblock};
 use ubcore::geometry::BLOCK_BYTES;
 
 use crate::device::{Access, Device};
@@ -69,9 +70,24 @@ impl Undo {
         with(fail, &text)
     }
 
-    /// Whether both slots are as the format left them: then nothing behind them was written either.
+    /// Whether both slots are as the format left them, or as a union leaves them that nothing was
+    /// written to: then nothing behind them was written either.
     fn is_unchanged(&self, leaf: &Device) -> Result<bool> {
-        Ok(read(leaf, 0, BLOCK)? == self.new && read(leaf, BLOCK, BLOCK)? == self.new)
+        let slots = [read(leaf, 0, BLOCK)?, read(leaf, BLOCK, BLOCK)?];
+        Ok(slots
+            .iter()
+            .all(|slot| *slot == self.new || self.is_blank(slot)))
+    }
+
+    /// Whether a slot is of the new leaf with no journal and no map: attach and detach write a newer
+    /// generation alone.
+    fn is_blank(&self, slot: &[u8]) -> bool {
+        let (Ok((new, _)), Ok((now, _))) = (choose(&self.new, &self.new), choose(slot, slot))
+        else {
+            return false;
+        };
+        let mark = |s: &Superblock| (s.uuid, s.nonce, s.journal_tail, s.journal_sequence);
+        mark(&new) == mark(&now) && now.directory_slots == new.directory_slots
     }
 }
 
