@@ -410,5 +410,7 @@ fn structured(source: &mut Source<'_>) -> Leaf {
 /// Whether a layout is one of the large ones that are not tried: each costs as much as thousands.
 pub fn is_too_large(g: &Geometry, data: &[u8]) -> bool {
     let odd = data.iter().fold(0u8, |sum, b| sum.rotate_left(3) ^ b);
-    g.leaf_sectors() > SECTORS || (g.pages() > 4096 && odd % 64 != 0)
+    // A quarter of the largest, for a repair reads all of it five times: that is half a second.
+    let largest = 1 << 17;
+    g.leaf_sectors() > SECTORS || g.pages() > if odd % 64 == 0 { largest } else { 4096 }
 }
