@@ -551,9 +551,10 @@ mod tests {
 
     #[test]
     fn our_own_mounts_are_read() {
+        // In a chroot the root need not be a mount.
         assert!(super::mounts_of("self")
             .iter()
-            .any(|m| m.at == Path::new("/")));
+            .any(|m| m.at == Path::new("/proc")));
         assert!(super::processes().contains(&std::process::id()));
     }
 }
