@@ -75,7 +75,8 @@ impl<B: DerefMut<Target = [u64]>> Allocator<B> {
         self.slabs
     }
 
-    fn is_free(&self, leaf: u32) -> bool {
+    /// Whether a leaf slab is free.
+    pub fn is_free(&self, leaf: u32) -> bool {
         let word = self
             .taken
             .get(index(leaf / 64))

@@ -227,6 +227,17 @@ impl Union {
     }
 }
 
+impl Union {
+    /// A mark of an earlier owner could be taken for one of the next.
+    fn assert_free_is_blank(&self, allocator: &Allocator<Vec<u64>>) {
+        for leaf in (0..self.map.geometry().leaf_slabs()).filter(|&l| allocator.is_free(l)) {
+            let dirty = ubcore::bits::is_set(self.map.memory().dirty(), leaf);
+            let marks = dirty || self.map.is_fresh(leaf) || self.map.is_mapped(leaf);
+            assert!(!marks, "a free leaf slab has bits or marks");
+        }
+    }
+}
+
 impl Handle {
     fn spawn(&self, f: impl FnOnce(&Handle) + Send + 'static) {
         let me = self.clone();
@@ -417,6 +428,7 @@ impl Host for Handle {
             let holder = *locked(&self.committer_holder);
             let alone = holder.is_none_or(|h| h == threads::current().id());
             assert!(alone, "a leaf slab becomes free while a commit runs");
+            quietly(|| self.assert_free_is_blank(&allocator));
         }
         done
     }
