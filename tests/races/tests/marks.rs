@@ -429,3 +429,21 @@ fn discards_while_a_reclaim_looks_for_more() {
         );
     });
 }
+
+/// The first of two parts has changed the map when the second fails: the timer commits that.
+#[test]
+fn zeroing_whose_second_part_fails() {
+    explore(|| {
+        play(
+            3,
+            |u| {
+                u.write(70..72, 1, true);
+                u.quiesce();
+                u.fail_in(Some(thread_rng().gen_range(0..6)));
+            },
+            &[|u| {
+                u.zero(30..34);
+            }],
+        );
+    });
+}
