@@ -50,7 +50,7 @@ const WAITING: u32 = 0x7fff_fffd;
 const LOST: u32 = 0x7fff_fffc;
 
 impl Entry {
-    /// A slab of which nobody can say what it holds.
+    /// A slab whose content is unknown, because the metadata that names it is damaged.
     pub const LOST: Entry = Entry {
         lost: true,
         ..Entry::none(Base::Root, Emptied::No)
