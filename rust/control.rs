@@ -4,6 +4,7 @@
 
 use crate::{
     blk::{
+        bios::Bios,
         control::{
             is_admin,
             Control, //
@@ -70,6 +71,9 @@ impl Registry {
             queue: Arc::new(OwnedQueue::new(c"unionblk")?, GFP_KERNEL)?,
             releases: Arc::new(OwnedQueue::new(c"unionblk_release")?, GFP_KERNEL)?,
             background: Arc::new(OwnedQueue::new_freezable(c"unionblk_idle")?, GFP_KERNEL)?,
+            sends: Arc::new(OwnedQueue::new(c"unionblk_send")?, GFP_KERNEL)?,
+            memory: Arc::new(OwnedQueue::new(c"unionblk_memory")?, GFP_KERNEL)?,
+            bios: Arc::new(Bios::new()?, GFP_KERNEL)?,
             reserve: Reserve::new()?,
         };
         Arc::pin_init(

@@ -3,12 +3,12 @@
 //! One union: what it consists of, how it comes and how it goes.
 //!
 //! Lock order: `Registry::unions`, `Union::metadata`, `Union::allocator`, `Reserve::spare`. The last
-//! two are the only ones that the I/O path takes, with a use of the map begun: no thread waits for an
-//! epoch to end, or for memory, with any of them held. `Registry::unions` is not held while
-//! I/O is waited for, nor any lock while a request's lower bios are in flight.
+//! two are spinlocks, and the only ones that the I/O path takes. `Registry::unions` is not held while
+//! I/O is waited for, nor any lock while a request's lower I/O is in flight.
 
 use crate::{
     blk::{
+        bios::Bios,
         digest::Sha256,
         workqueue::OwnedQueue,
         BlockDevice,
@@ -16,7 +16,8 @@ use crate::{
         IoBuffer,
         Limits,
         RequestList,
-        Tags, //
+        Tags,
+        Way, //
     },
     error::{
         open,
@@ -29,7 +30,7 @@ use crate::{
         Reserve, //
     },
     metadata::{
-        io,
+        io_error,
         LeafDisk,
         Metadata,
         UnionCommitter, //
@@ -75,13 +76,15 @@ use crate::{
         salvage::Lost,
     },
 };
+use core::sync::atomic::AtomicBool;
 use kernel::{
-    fmt, new_mutex,
+    fmt, new_mutex, new_spinlock,
     prelude::*,
     sync::{
         Arc,
         Mutex,
-        SetOnce, //
+        SetOnce,
+        SpinLock, //
     },
     workqueue::{
         new_delayed_work,
@@ -106,9 +109,13 @@ pub(crate) struct Union {
     /// The paths it was made of, as they were given.
     pub(crate) root_path: [u8; abi::PATH_BYTES],
     pub(crate) leaf_path: [u8; abi::PATH_BYTES],
+    /// How lower I/O is sent.
+    pub(crate) way: Way,
     pub(crate) queue: Arc<OwnedQueue>,
     pub(crate) releases: Arc<OwnedQueue>,
     pub(crate) background: Arc<OwnedQueue>,
+    pub(crate) memory_queue: Arc<OwnedQueue>,
+    pub(crate) send_queue: Arc<OwnedQueue>,
     pub(crate) events: Arc<Events>,
     /// Read-only from the start: nothing is dirty, nothing is written.
     pub(crate) asked_read_only: bool,
@@ -123,8 +130,14 @@ pub(crate) struct Union {
     pub(crate) waiting: RequestList<Union>,
     /// Requests that wait for slabs that were emptied, and zeroings that take more than the map.
     pub(crate) stalled: RequestList<Union>,
-    /// Requests that had no memory for all of their lower bios: a part of each has completed.
-    pub(crate) rests: RequestList<Union>,
+    /// Discards and zeroings.
+    pub(crate) discards: RequestList<Union>,
+    /// Writes that wait for memory of the map.
+    pub(crate) starved: RequestList<Union>,
+    /// Requests that would have to wait on their way down.
+    pub(crate) sends: RequestList<Union>,
+    /// One of them waits, where requests go down without in general.
+    pub(crate) in_line: AtomicBool,
     /// Its requests, and when those in flight have looked something up in the map.
     pub(crate) tags: Arc<Tags<Union>>,
     /// What is discarded shows the root again.
@@ -133,7 +146,7 @@ pub(crate) struct Union {
     pub(crate) keep: bool,
     pub(crate) stats: Stats,
     #[pin]
-    pub(crate) allocator: Mutex<Allocator<KVVec<u64>>>,
+    pub(crate) allocator: SpinLock<Allocator<KVVec<u64>>>,
     #[pin]
     pub(crate) metadata: Mutex<Metadata>,
     #[pin]
@@ -143,9 +156,11 @@ pub(crate) struct Union {
     #[pin]
     pub(crate) release_now: Work<Union, 3>,
     #[pin]
-    pub(crate) go_on_now: Work<Union, 4>,
+    pub(crate) send_now: Work<Union, 4>,
     #[pin]
     pub(crate) checkpoint_now: Work<Union, 5>,
+    #[pin]
+    pub(crate) memory_now: Work<Union, 6>,
 }
 
 /// The name of a union, for messages and for its disk.
@@ -223,6 +238,15 @@ fn open_pair(root: &CStr, leaf: &CStr, write: bool) -> Result<(BlockDevice, Bloc
     Ok((root, leaf))
 }
 
+/// How lower I/O is sent: as requests, unless one of the devices takes bios alone.
+fn way(root: &BlockDevice, leaf: &BlockDevice) -> Way {
+    if root.takes_clones() && leaf.takes_clones() {
+        Way::Requests
+    } else {
+        Way::Bios
+    }
+}
+
 /// Compares the root's samples with what they were when the leaf was made.
 fn check_identity(root: &BlockDevice, sb: &Superblock, buffer: &mut IoBuffer) -> Result {
     let sectors = root.sectors();
@@ -232,7 +256,7 @@ fn check_identity(root: &BlockDevice, sb: &Superblock, buffer: &mut IoBuffer) ->
     for (first, count) in identity::samples(&sb.uuid, sectors) {
         let bytes = usize_of(count.saturating_mul(SECTOR_BYTES));
         root.read(first, buffer, 0..bytes)
-            .map_err(|e| io(Side::Root, first, e))?;
+            .map_err(|e| io_error(Side::Root, first, e))?;
         digest.update(&first.to_le_bytes());
         digest.update(buffer.as_slice().get(..bytes).unwrap_or_default());
     }
@@ -324,6 +348,7 @@ fn load(
         committer.checkpoint(&map, &mut disk)?;
     }
 
+    let way = way(&root, &leaf);
     map.memory().set_live();
     let durable = committer.committed();
     let events = os(Events::new())?;
@@ -339,9 +364,12 @@ fn load(
             name_of_leaf,
             root_path: kept(paths[0]),
             leaf_path: kept(paths[1]),
+            way,
             queue: shared.queue.clone(),
             releases: shared.releases.clone(),
             background: shared.background.clone(),
+            memory_queue: shared.memory.clone(),
+            send_queue: shared.sends.clone(),
             events,
             asked_read_only,
             loss,
@@ -349,18 +377,22 @@ fn load(
             failure: SetOnce::new(),
             waiting: RequestList::new(),
             stalled: RequestList::new(),
-            rests: RequestList::new(),
+            discards: RequestList::new(),
+            starved: RequestList::new(),
+            sends: RequestList::new(),
+            in_line: AtomicBool::new(false),
             tags,
             reveal,
             keep,
             stats,
-            allocator <- new_mutex!(allocator, "unionblk allocator"),
+            allocator <- new_spinlock!(allocator, "unionblk allocator"),
             metadata <- new_mutex!(Metadata { committer, buffer }, "unionblk metadata"),
             commit_now <- new_work!("unionblk commit_now"),
             commit_later <- new_delayed_work!("unionblk commit_later"),
             release_now <- new_work!("unionblk release_now"),
-            go_on_now <- new_work!("unionblk go_on_now"),
+            send_now <- new_work!("unionblk send_now"),
             checkpoint_now <- new_work!("unionblk checkpoint_now"),
+            memory_now <- new_work!("unionblk memory_now"),
         }? kernel::error::Error),
         GFP_KERNEL,
     ))?;
@@ -369,12 +401,18 @@ fn load(
 
 /// What all unions have together.
 pub(crate) struct Shared {
-    /// Where commits run, and later rounds of requests: works that wait for the leaf alone.
+    /// Where commits run: they wait for the leaf alone.
     pub(crate) queue: Arc<OwnedQueue>,
-    /// Where emptied slabs are freed. That waits for requests, and one of them may need a round of
-    /// its own: with no memory for threads, a queue has one, and one of the two would stand behind
-    /// the other.
+    /// Where requests are sent that would have to wait on their way down, for root or leaf: a root
+    /// that does not answer holds up no commit.
+    pub(crate) sends: Arc<OwnedQueue>,
+    /// Where discards are done and emptied slabs are freed. That waits for commits and for requests:
+    /// with no memory for threads a queue has one, and one would stand behind the other.
     pub(crate) releases: Arc<OwnedQueue>,
+    /// Where memory for a map is waited for, and nothing else.
+    pub(crate) memory: Arc<OwnedQueue>,
+    /// Lower bios.
+    pub(crate) bios: Arc<Bios>,
     /// Where the commit timer and checkpoints run, for no request waits for them. The system freezes
     /// this queue: metadata that is written after a hibernation image was made would be newer than
     /// the map in the image.
@@ -396,7 +434,10 @@ impl Attached {
     ) -> Result<Self> {
         let paths = [root, leaf];
         let (root, leaf) = open_pair(root, leaf, !read_only)?;
-        let tags = os(Tags::new(queues, QUEUE_DEPTH))?;
+        // What goes down as bios is sent by a worker.
+        let may_sleep =
+            way(&root, &leaf) == Way::Requests && (root.may_sleep() || leaf.may_sleep());
+        let tags = os(Tags::new(queues, QUEUE_DEPTH, may_sleep))?;
         let asked = (read_only, damage);
         let (union, limits) = load(id, root, leaf, shared, tags.clone(), asked, paths)?;
         let sectors = union.geometry().union_sectors();
@@ -406,7 +447,7 @@ impl Attached {
             union.clone(),
             limits,
             (sectors, read_only),
-            tags,
+            (tags, shared.bios.clone()),
         ))?;
         let mut attached = Attached { disk, union };
         if let Err(e) = attached.show() {

@@ -8,7 +8,8 @@ use crate::{
     blk::{
         Op,
         Request,
-        Status, //
+        Status,
+        Way, //
     },
     device::Union,
     error::{
@@ -37,7 +38,8 @@ use crate::{
             Event,
             Host,
             Shared,
-            Step, //
+            Step,
+            Taken, //
         },
     },
 };
@@ -87,12 +89,24 @@ impl protocol::Request for Request<Union> {
         self.is_fua()
     }
 
+    fn rest(&self) -> (u64, u32) {
+        self.rest()
+    }
+
+    fn part(&self) -> (u64, u32) {
+        self.part()
+    }
+
     fn word(&self) -> u64 {
         self.cookie()
     }
 
     fn set_word(&self, word: u64) {
         self.set_cookie(word);
+    }
+
+    fn publish_word(&self, word: u64) {
+        self.swap_cookie(word);
     }
 
     fn release_word(&self, word: u64) {
@@ -162,12 +176,22 @@ impl Host for ArcBorrow<'_, Union> {
         self.map.memory().wait()
     }
 
-    fn submit(&self, rq: Request<Union>, fua: bool) {
-        queue::send(rq, fua);
+    #[inline]
+    fn submit(&self, rq: Request<Union>, fua: bool) -> Taken<Self> {
+        queue::send(self, rq, fua)
     }
 
-    fn submit_flush(&self, rq: Request<Union>) {
-        rq.submit_flush(|union| &union.leaf);
+    fn has_fua(&self) -> bool {
+        // Below a bio the block layer makes up for what the device lacks.
+        self.way == Way::Bios || self.leaf.has_fua()
+    }
+
+    fn has_cache(&self) -> bool {
+        self.leaf.has_cache()
+    }
+
+    fn again(&self, rq: Request<Union>) {
+        rq.again();
     }
 
     fn end(&self, rq: Request<Union>, status: Status) {
@@ -190,6 +214,22 @@ impl Host for ArcBorrow<'_, Union> {
         self.stalled.take_all()
     }
 
+    fn add_discard(&self, rq: Request<Union>) {
+        self.discards.push(rq);
+    }
+
+    fn take_discards(&self) -> impl Iterator<Item = Request<Union>> {
+        self.discards.take_all()
+    }
+
+    fn add_starved(&self, rq: Request<Union>) {
+        self.starved.push(rq);
+    }
+
+    fn take_starved(&self) -> impl Iterator<Item = Request<Union>> {
+        self.starved.take_all()
+    }
+
     fn queue_commit(&self) {
         let _ = self.queue.enqueue::<_, 1>(Arc::from(*self));
     }
@@ -209,6 +249,10 @@ impl Host for ArcBorrow<'_, Union> {
         let _ = self.releases.enqueue::<_, 3>(Arc::from(*self));
     }
 
+    fn queue_memory(&self) {
+        let _ = self.memory_queue.enqueue::<_, 6>(Arc::from(*self));
+    }
+
     fn barrier(&self) {
         smp_mb(Full);
     }
@@ -220,6 +264,10 @@ impl Host for ArcBorrow<'_, Union> {
     fn pause(&self, n: u32) {
         let pause = PAUSE_FIRST.checked_shl(n.min(16)).unwrap_or(PAUSE_MOST);
         fsleep(Delta::from_micros(pause.min(PAUSE_MOST)));
+    }
+
+    fn flush_leaf(&self) -> Result {
+        self.leaf.flush().map_err(|_| Error::Io(Side::Leaf, 0))
     }
 
     fn zero(&self, sector: u64, sectors: u64) -> Result {

@@ -224,7 +224,7 @@ impl MapMemory {
         make: impl Init<T>,
         spare: impl FnOnce(&mut Spare) -> Option<KBox<T>>,
     ) -> Result {
-        let slot = pages.get(index(page)).ok_or(Error::NoMemory)?;
+        let slot = pages.get(index(page)).ok_or(Error::Internal)?;
         if slot.get().is_some() {
             return Ok(());
         }

@@ -39,7 +39,8 @@ use crate::{
         },
         protocol::{
             discard,
-            flush, //
+            flush,
+            io, //
         },
     },
 };
@@ -142,10 +143,13 @@ impl_has_work! {
     impl HasWork<Self, 3> for Union { self.release_now }
 }
 impl_has_work! {
-    impl HasWork<Self, 4> for Union { self.go_on_now }
+    impl HasWork<Self, 4> for Union { self.send_now }
 }
 impl_has_work! {
     impl HasWork<Self, 5> for Union { self.checkpoint_now }
+}
+impl_has_work! {
+    impl HasWork<Self, 6> for Union { self.memory_now }
 }
 
 /// Requests wait for a commit.
@@ -166,8 +170,8 @@ impl WorkItem<2> for Union {
     }
 }
 
-/// Slabs were emptied, or requests wait for that. This work waits for requests in flight and for
-/// discards below, so it has a queue apart from the commits.
+/// There are discards, slabs were emptied, or requests wait for that. This work waits for requests in
+/// flight and for discards below, so it has a queue apart from the commits.
 impl WorkItem<3> for Union {
     type Pointer = Arc<Union>;
 
@@ -176,14 +180,12 @@ impl WorkItem<3> for Union {
     }
 }
 
-/// Requests of which a part has completed.
+/// Requests that would have to wait on their way down.
 impl WorkItem<4> for Union {
     type Pointer = Arc<Union>;
 
     fn run(this: Arc<Union>) {
-        for rq in this.rests.take_all() {
-            queue::go_on(rq);
-        }
+        queue::send_waiting(this.as_arc_borrow());
     }
 }
 
@@ -193,6 +195,15 @@ impl WorkItem<5> for Union {
 
     fn run(this: Arc<Union>) {
         flush::checkpoint_work(&this.as_arc_borrow());
+    }
+}
+
+/// Writes wait for memory of the map.
+impl WorkItem<6> for Union {
+    type Pointer = Arc<Union>;
+
+    fn run(this: Arc<Union>) {
+        io::memory_work(&this.as_arc_borrow());
     }
 }
 
@@ -218,9 +229,9 @@ impl Union {
         }
     }
 
-    /// Has requests of which a part has completed submit the rest. Any context.
-    pub(crate) fn go_on_soon(this: ArcBorrow<'_, Self>) {
-        let _ = this.queue.enqueue::<_, 4>(Arc::from(this));
+    /// Has the requests sent that would have to wait on their way down. Any context.
+    pub(crate) fn send_soon(this: ArcBorrow<'_, Self>) {
+        let _ = this.send_queue.enqueue::<_, 4>(Arc::from(this));
     }
 
     /// Reports, once, that the map cannot be committed any more. Process context.
@@ -245,12 +256,13 @@ impl Union {
         workqueue::flush_work::<_, 3>(this);
         workqueue::flush_work::<_, 4>(this);
         workqueue::flush_work::<_, 5>(this);
+        workqueue::flush_work::<_, 6>(this);
         flush::detach(&this.as_arc_borrow())
     }
 }
 
 /// A kernel error of a metadata read as a core one.
-pub(crate) fn io(side: Side, sector: u64, e: kernel::error::Error) -> Error {
+pub(crate) fn io_error(side: Side, sector: u64, e: kernel::error::Error) -> Error {
     if e == ENOMEM {
         Error::NoMemory
     } else if e == EIO {

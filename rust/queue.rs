@@ -7,13 +7,16 @@ use crate::{
     attributes::ATTRIBUTES,
     blk::{
         attributes::Attributes,
+        plug,
         Driver,
         Op,
         Piece,
         Pieces,
         Request,
+        Sent,
         Status,
-        Target, //
+        Target,
+        Way, //
     },
     device::Union,
     ubcore::{
@@ -25,44 +28,87 @@ use crate::{
         protocol::io, //
     },
 };
+use core::sync::atomic::Ordering;
 use kernel::sync::ArcBorrow;
+
+type Taken = core::result::Result<(), Request<Union>>;
 
 impl Driver for Union {
     const ATTRIBUTES: Attributes<Self> = ATTRIBUTES;
 
-    fn queue(this: ArcBorrow<'_, Self>, rq: Request<Self>) {
-        io::queue(&this, rq);
+    fn queue(this: ArcBorrow<'_, Self>, rq: Request<Self>) -> Taken {
+        rq.set_way(this.way);
+        let rq = match this.way {
+            Way::Bios if matches!(rq.op(), Op::Read | Op::Write) => rq,
+            _ => match io::queue(&this, rq) {
+                // One request at a time stands in line for the lower device. The others come again
+                // when one of ours has ended.
+                Err(rq) if !this.in_line.swap(true, Ordering::Relaxed) => rq,
+                taken => return taken,
+            },
+        };
+        this.sends.push(rq);
+        Union::send_soon(this);
+        Ok(())
     }
 
     fn complete(this: ArcBorrow<'_, Self>, rq: Request<Self>, status: Status) {
-        if status.is_ok() && rq.rest().1 > 0 {
-            this.rests.push(rq);
-            Union::go_on_soon(this);
-            return;
-        }
         io::complete(&this, rq, status);
     }
 }
 
-/// Submits the rest of a request whose first part has completed, because there was no memory for all
-/// of its lower bios. Its use of the map lasts until the whole has completed. Process context.
-pub(crate) fn go_on(rq: Request<Union>) {
-    let fua = rq.op() == Op::Write && io::is_fua_alone(&rq);
-    send(rq, fua);
+/// Sends what is left of a read or a write down: to one place if one look at the map finds it, else
+/// in pieces as the map has them.
+#[inline]
+pub(crate) fn send(union: &Union, rq: Request<Union>, fua: bool) -> Taken {
+    let read = rq.op() == Op::Read;
+    if fua || !rq.is_new() || rq.way() == Way::Bios {
+        return send_pieces(rq, read, fua);
+    }
+    let (sector, sectors) = (rq.sector(), rq.sectors());
+    let source = if read {
+        plan::read_at_once(&union.map, sector, sectors)
+    } else {
+        plan::write_at_once(&union.map, sector, sectors)
+    };
+    let sent = match source {
+        Some(Source::Leaf(at)) => rq.submit_at_once(at, |union| &union.leaf),
+        Some(Source::Root(at)) => rq.submit_at_once(at, |union| &union.root),
+        _ => Sent::Unfit(rq),
+    };
+    match sent {
+        Sent::Whole => Ok(()),
+        Sent::Busy(rq) => Err(rq),
+        Sent::Unfit(rq) => send_pieces(rq, read, fua),
+    }
 }
 
-/// Sends what is left of a read or a write down, in pieces as the map has them.
-pub(crate) fn send(rq: Request<Union>, fua: bool) {
+#[inline(never)]
+fn send_pieces(rq: Request<Union>, read: bool, fua: bool) -> Taken {
     let (sector, sectors) = rq.rest();
-    if rq.op() == Op::Read {
+    if read {
         rq.submit(false, |union, pieces| {
             add(union, pieces, plan::read(&union.map, sector, sectors));
-        });
+        })
     } else {
         rq.submit(fua, |union, pieces| {
             add(union, pieces, plan::write(&union.map, sector, sectors));
-        });
+        })
     }
+}
+
+/// Sends requests in a way that may wait for the lower devices. A worker, with nothing held.
+pub(crate) fn send_waiting(this: ArcBorrow<'_, Union>) {
+    plug::with(|| {
+        for rq in this.sends.take_all() {
+            rq.set_way(Way::Bios);
+            // Without memory for a single bio it comes again.
+            if let Err(rq) = io::queue(&this, rq) {
+                rq.again();
+            }
+        }
+    });
+    this.in_line.store(false, Ordering::Relaxed);
 }
 
 fn add<'d>(union: &'d Union, pieces: &mut Pieces<'d, Union>, runs: impl Iterator<Item = Run>) {

@@ -143,6 +143,31 @@ impl BlockDevice {
         unsafe { ffi::ub_bdev_logical_block_size(self.as_raw()) }
     }
 
+    /// Whether requests can be sent to it by [`Way::Requests`](super::Way).
+    pub(crate) fn takes_clones(&self) -> bool {
+        // SAFETY: By the invariant the device is open.
+        unsafe { ffi::ub_bdev_takes_clones(self.as_raw()) }
+    }
+
+    /// Whether its driver may sleep where it takes a request. For those with
+    /// [`BlockDevice::takes_clones`].
+    pub(crate) fn may_sleep(&self) -> bool {
+        // SAFETY: By the invariant the device is open.
+        self.takes_clones() && unsafe { ffi::ub_bdev_may_sleep(self.as_raw()) }
+    }
+
+    /// Whether it has a volatile cache, so that what was written needs a flush. Any context.
+    pub(crate) fn has_cache(&self) -> bool {
+        // SAFETY: By the invariant the device is open.
+        unsafe { ffi::ub_bdev_has_cache(self.as_raw()) }
+    }
+
+    /// Whether a single write can be durable when it ends. Any context.
+    pub(crate) fn has_fua(&self) -> bool {
+        // SAFETY: By the invariant the device is open.
+        !self.has_cache() || unsafe { ffi::ub_bdev_has_fua(self.as_raw()) }
+    }
+
     /// Whether it is zoned.
     pub(super) fn is_zoned(&self) -> bool {
         // SAFETY: By the invariant the device is open. Its driver may change it meanwhile.

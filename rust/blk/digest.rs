@@ -1,10 +1,19 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! SHA-256, by the kernel's library.
+//! SHA-256 and CRC32C, by the kernel's library.
 //!
-//! C header: [`include/crypto/sha2.h`](srctree/include/crypto/sha2.h)
+//! C headers: [`include/crypto/sha2.h`](srctree/include/crypto/sha2.h),
+//! [`include/linux/crc32.h`](srctree/include/linux/crc32.h)
 
+use super::ffi;
 use kernel::bindings;
+
+/// Continues a CRC32C over `bytes`; start with 0. Any context.
+pub(crate) fn crc32c(seed: u32, bytes: &[u8]) -> u32 {
+    // The kernel leaves the inversions before and after to its callers.
+    // SAFETY: It reads so many bytes.
+    !unsafe { ffi::crc32c(!seed, bytes.as_ptr().cast(), bytes.len()) }
+}
 
 /// A SHA-256 in the making.
 ///

@@ -11,10 +11,10 @@ use super::{
         Groups, //
     },
     bdev::BlockDevice,
+    bios::Bios,
     ffi,
     limits::Limits,
     pdu::Pdu,
-    plug::Plug,
     request::{
         Request,
         Status, //
@@ -60,13 +60,17 @@ pub(crate) trait Driver: Send + Sync + Sized + 'static {
     /// What sysfs shows of the driver's disks.
     const ATTRIBUTES: Attributes<Self>;
 
-    /// A request has arrived and was started.
+    /// A request has arrived and was started. With an error it is as it was and comes again soon:
+    /// the driver would have to wait.
     ///
-    /// Context: process, may sleep. Must not wait for I/O below: bios of this very task may be held
-    /// back until it returns.
-    fn queue(this: ArcBorrow<'_, Self>, rq: Request<Self>);
+    /// Context: process. Must not wait: the task may hold requests of any disk in its plug, and bios
+    /// of its own are held back until it returns. May sleep only if a device below may.
+    fn queue(
+        this: ArcBorrow<'_, Self>,
+        rq: Request<Self>,
+    ) -> core::result::Result<(), Request<Self>>;
 
-    /// All lower bios of a request that was submitted have ended; `status` is the first error.
+    /// All lower I/O of a request that was submitted has ended; `status` is the first error.
     ///
     /// Context: any, also hard interrupts; must not sleep. A reference made from `this` may be
     /// queued as work; whoever takes the disk away keeps another until that work is done.
@@ -80,6 +84,8 @@ pub(crate) trait Driver: Send + Sync + Sized + 'static {
 pub(super) struct Shared<D: Driver> {
     pub(super) driver: Arc<D>,
     tags: Arc<Tags<D>>,
+    /// Where the lower bios come from.
+    _bios: Arc<Bios>,
     /// Whether the disk is about to go: no opener any more. Under `gendisk::open_mutex`.
     claimed: UnsafeCell<bool>,
 }
@@ -186,12 +192,13 @@ impl<D: Driver> Disk<D> {
         driver: Arc<D>,
         limits: Limits,
         (sectors, read_only): (u64, bool),
-        tags: Arc<Tags<D>>,
+        (tags, bios): (Arc<Tags<D>>, Arc<Bios>),
     ) -> Result<Self> {
         let shared = KBox::new(
             Shared {
                 driver,
                 tags,
+                _bios: bios,
                 claimed: UnsafeCell::new(false),
             },
             GFP_KERNEL,
@@ -212,6 +219,7 @@ impl<D: Driver> Disk<D> {
         let added = unsafe {
             (*raw).fops = &Operations::<D>::DISK;
             (*raw).private_data = data.cast();
+            ffi::ub_disk_setup(raw);
             bindings::set_capacity(raw, sectors);
             // The event of this call reaches no listener: the disk has no name yet.
             bindings::set_disk_ro(raw, read_only);
@@ -317,25 +325,6 @@ impl<D: Driver> Drop for Disk<D> {
     }
 }
 
-/// The most requests that a plug takes, `BLK_MAX_REQUEST_COUNT`.
-const PLUG_MAX: u16 = 32;
-
-/// How long a list of requests is, at most `limit`.
-///
-/// # Safety
-///
-/// The list must be the caller's.
-unsafe fn length(mut rq: *mut bindings::request, limit: u16) -> u16 {
-    let mut n = 0;
-
-    while !rq.is_null() && n < limit {
-        n += 1;
-        // SAFETY: A request on the caller's list.
-        rq = unsafe { (*rq).__bindgen_anon_1.rq_next };
-    }
-    n
-}
-
 /// The operations of a driver's disks, as C calls them.
 pub(super) struct Operations<D: Driver>(PhantomData<D>);
 
@@ -363,59 +352,74 @@ impl<D: Driver> Operations<D> {
         _hctx: *mut bindings::blk_mq_hw_ctx,
         bd: *const bindings::blk_mq_queue_data,
     ) -> bindings::blk_status_t {
-        // SAFETY: blk-mq hands in valid pointers; the request is the driver's.
-        unsafe { Self::start((*bd).rq) };
-        // CAST: 0.
-        bindings::BLK_STS_OK as bindings::blk_status_t
+        // SAFETY: blk-mq hands in valid pointers; the request is the driver's, or blk-mq's again.
+        if unsafe { Self::start((*bd).rq) } {
+            // CAST: 0.
+            bindings::BLK_STS_OK as bindings::blk_status_t
+        } else {
+            ffi::BLK_STS_RESOURCE
+        }
     }
 
-    /// The requests that a task has held back in its plug.
+    /// The requests that a task has held back in its plug. Those that stay on the list come by
+    /// `queue_rq`.
     ///
     /// # Safety
     ///
     /// Called by blk-mq with a list of requests for queues of `Disk<D>`s, which are the driver's
     /// from now on.
     unsafe extern "C" fn queue_rqs(list: *mut bindings::rq_list) {
-        // The lower bios' requests would join this very list, which is the plug's, and be issued
-        // under the upper queue's protection instead of their own: so it is emptied first, and
-        // they gather in a plug of ours, to go down together when it ends.
         // SAFETY: blk-mq hands in a valid list, which is ours to change.
-        let mut next = unsafe { core::mem::take(&mut *list) }.head;
-        // SAFETY: As above; nobody else changes it.
-        let count = unsafe { length(next, PLUG_MAX) };
+        let bindings::rq_list { mut head, tail } = unsafe { core::mem::take(&mut *list) };
 
-        Plug::with(count, || {
-            while !next.is_null() {
-                let rq = next;
-                // SAFETY: The request is on a list that is ours, so it is there, and so is its
-                // link; it is off the list before somebody else gets it.
-                unsafe {
-                    next = core::mem::replace(
-                        &mut (*rq).__bindgen_anon_1.rq_next,
-                        core::ptr::null_mut(),
-                    );
-                    Self::start(rq);
-                }
+        while !head.is_null() {
+            let rq = head;
+            // SAFETY: The request is on a list that is ours, so it is there, and so is its link; it
+            // is off the list before somebody else gets it.
+            let taken = unsafe {
+                head =
+                    core::mem::replace(&mut (*rq).__bindgen_anon_1.rq_next, core::ptr::null_mut());
+                Self::start(rq)
+            };
+            if !taken {
+                // It was started, so it cannot stay on the list.
+                // SAFETY: It is ours, and as it was.
+                unsafe { bindings::blk_mq_requeue_request(rq, true) };
+                break;
             }
-        });
+        }
+        if !head.is_null() {
+            // SAFETY: As above. The rest of the list is as it was.
+            unsafe { *list = bindings::rq_list { head, tail } };
+        }
     }
 
-    /// Hands a request to the driver.
+    /// Hands a request to the driver. `false` if it is the caller's again, started.
     ///
     /// # Safety
     ///
     /// `rq` must be a request of a `Disk<D>`, not started, that is the driver's from now on, and
     /// the caller one that `Disk::drop` waits for.
-    unsafe fn start(rq: *mut bindings::request) {
+    unsafe fn start(rq: *mut bindings::request) -> bool {
         // SAFETY: `queuedata` was set by `Disk::new`, and `Disk::drop` waits for the caller before
         // it lets go of it. The request is ours; `init_request` made its `Pdu`.
         let (rq, shared) = unsafe {
-            (*Pdu::of(rq)).start();
+            // As it comes again it keeps what it carries; nor may it be merged with then.
+            if (*rq).rq_flags & ffi::RQF_DONTPREP == 0 {
+                (*rq).rq_flags |= ffi::RQF_DONTPREP;
+                (*Pdu::of(rq)).renew();
+            }
             bindings::blk_mq_start_request(rq);
             (Request::from_raw(rq), &*Shared::<D>::of(rq))
         };
 
-        D::queue(shared.driver(), rq);
+        match D::queue(shared.driver(), rq) {
+            Ok(()) => true,
+            Err(rq) => {
+                let _ = rq.into_raw();
+                false
+            }
+        }
     }
 
     /// # Safety

@@ -9,7 +9,6 @@ use kernel::{
     ffi::{
         c_char,
         c_int,
-        c_ushort,
         c_void, //
     },
 };
@@ -22,17 +21,21 @@ pub(super) const BLK_FEAT_ZONED: u32 = 1 << 10;
 pub(super) const BLK_FLAG_MISALIGNED: u32 = 1 << 1;
 pub(super) const BLK_STS_NOTSUPP: bindings::blk_status_t = 1;
 pub(super) const BLK_STS_NOSPC: bindings::blk_status_t = 3;
+pub(super) const BLK_STS_RESOURCE: bindings::blk_status_t = 9;
 pub(super) const BLK_STS_IOERR: bindings::blk_status_t = 10;
 pub(super) const REQ_OP_MASK: u32 = 0xff;
 pub(super) const SECTOR_SHIFT: u32 = 9;
 pub(super) const MINORBITS: u32 = 20;
+
+pub(super) const RQF_DONTPREP: bindings::req_flags_t = 1 << bindings::rqf_flags___RQF_DONTPREP;
 
 pub(super) const REQ_SYNC: u32 = 1 << bindings::req_flag_bits___REQ_SYNC;
 pub(super) const REQ_META: u32 = 1 << bindings::req_flag_bits___REQ_META;
 pub(super) const REQ_FUA: u32 = 1 << bindings::req_flag_bits___REQ_FUA;
 pub(super) const REQ_PREFLUSH: u32 = 1 << bindings::req_flag_bits___REQ_PREFLUSH;
 
-/// A stretch of an upper bio and the place that it goes to, in sectors.
+/// A stretch of an upper request, from sector `skip` of `src` on, and the place that it goes to, in
+/// sectors.
 #[repr(C)]
 pub(super) struct Part {
     pub(super) src: *mut bindings::bio,
@@ -41,15 +44,36 @@ pub(super) struct Part {
     pub(super) skip: u32,
     pub(super) sectors: u32,
     pub(super) set_opf: u32,
+    /// All of it or, with `E2BIG`, nothing.
+    pub(super) whole: bool,
 }
 
 // Not `expect`: only where lockdep is off is there an empty struct behind these pointers.
 #[allow(improper_ctypes)]
 extern "C" {
-    pub(super) fn ub_bio_init_clone(bio: *mut bindings::bio, part: *const Part) -> c_int;
-    pub(super) fn ub_bio_alloc_clone(part: *const Part) -> *mut bindings::bio;
-    pub(super) fn ub_bio_submit(bio: *mut bindings::bio);
-    pub(super) fn ub_bio_init_flush(bio: *mut bindings::bio, bdev: *mut bindings::block_device);
+    /// `include/linux/crc32.h`.
+    pub(super) fn crc32c(crc: u32, bytes: *const c_void, len: usize) -> u32;
+
+    pub(super) fn ub_bios_init() -> c_int;
+    pub(super) fn ub_bios_exit();
+    pub(super) fn ub_clone_send(
+        rq: *mut bindings::request,
+        own: *mut bindings::bio,
+        part: *const Part,
+        end_io: bindings::rq_end_io_fn,
+    ) -> c_int;
+    pub(super) fn ub_clone_whole(
+        rq: *mut bindings::request,
+        own: *mut bindings::bio,
+        bdev: *mut bindings::block_device,
+        to: u64,
+        end_io: bindings::rq_end_io_fn,
+    ) -> c_int;
+    pub(super) fn ub_bio_part(
+        rq: *mut bindings::request,
+        own: *mut bindings::bio,
+        part: *const Part,
+    ) -> *mut bindings::bio;
     pub(super) fn ub_bio_zero(bio: *mut bindings::bio, skip: u32, sectors: u32);
 
     pub(super) fn ub_bdev_open_shared(path: *const c_char) -> *mut bindings::file;
@@ -68,6 +92,10 @@ extern "C" {
     ) -> c_int;
     pub(super) fn ub_bdev_flush(bdev: *mut bindings::block_device) -> c_int;
     pub(super) fn ub_bdev_takes_requests(bdev: *mut bindings::block_device) -> bool;
+    pub(super) fn ub_bdev_takes_clones(bdev: *mut bindings::block_device) -> bool;
+    pub(super) fn ub_bdev_may_sleep(bdev: *mut bindings::block_device) -> bool;
+    pub(super) fn ub_bdev_has_cache(bdev: *mut bindings::block_device) -> bool;
+    pub(super) fn ub_bdev_has_fua(bdev: *mut bindings::block_device) -> bool;
     pub(super) fn ub_bdev_read_only(bdev: *mut bindings::block_device) -> bool;
     pub(super) fn ub_bdev_logical_block_size(bdev: *mut bindings::block_device) -> u32;
     pub(super) fn ub_bdev_features(bdev: *mut bindings::block_device) -> u32;
@@ -84,6 +112,7 @@ extern "C" {
         bdev: *mut bindings::block_device,
     ) -> c_int;
     pub(super) fn ub_disk_unlink(disk: *mut bindings::gendisk, bdev: *mut bindings::block_device);
+    pub(super) fn ub_disk_setup(disk: *mut bindings::gendisk);
     pub(super) fn ub_disk_get(disk: *mut bindings::gendisk);
     pub(super) fn ub_disk_event(disk: *mut bindings::gendisk, variable: *const c_char);
     pub(super) fn ub_disk_data(dev: *mut bindings::device) -> *mut c_void;
@@ -104,12 +133,6 @@ extern "C" {
     pub(super) fn ub_noio_save() -> u32;
     pub(super) fn ub_noio_restore(flags: u32);
     pub(super) fn ub_bdev_owner(bdev: *mut bindings::block_device) -> *mut bindings::module;
-
-    pub(super) fn ub_plug_begin(
-        plug: *mut bindings::blk_plug,
-        requests: c_ushort,
-    ) -> *mut bindings::blk_plug;
-    pub(super) fn ub_plug_end(plug: *mut bindings::blk_plug, outer: *mut bindings::blk_plug);
 
     pub(super) fn ub_trace_first_write(disk: *mut bindings::gendisk, sector: u64, sectors: u32);
     pub(super) fn ub_trace_commit(

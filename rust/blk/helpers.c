@@ -4,14 +4,15 @@
  * anything; the rules of use are argued in the Rust files that call it.
  */
 
+#include <linux/bio-integrity.h>
 #include <linux/bio.h>
 #include <linux/blk-cgroup.h>
+#include <linux/blk-crypto.h>
 #include <linux/blk-mq.h>
 #include <linux/blkdev.h>
 #include <linux/capability.h>
 #include <linux/sched/mm.h>
 #include <linux/sched/signal.h>
-#include <linux/sched/task_stack.h>
 #include <linux/workqueue.h>
 #include <trace/events/block.h>
 
@@ -25,6 +26,7 @@ static_assert(BLK_FEAT_ZONED == 1u << 10);
 static_assert(BLK_FLAG_MISALIGNED == 1u << 1);
 static_assert(BLK_STS_NOTSUPP == 1);
 static_assert(BLK_STS_NOSPC == 3);
+static_assert(BLK_STS_RESOURCE == 9);
 static_assert(BLK_STS_IOERR == 10);
 static_assert(REQ_OP_MASK == 0xff);
 static_assert(SECTOR_SHIFT == 9);
@@ -37,76 +39,255 @@ static_assert(MINORBITS == 20);
  */
 #define UB_STRIP (REQ_NOWAIT | REQ_POLLED | REQ_FUA | REQ_PREFLUSH | REQ_ALLOC_CACHE)
 
+/* The bios of lower I/O beyond those in the requests' own data. */
+static struct bio_set ub_bios;
+static atomic_t ub_bios_used;
+
+int ub_bios_init(void)
+{
+	int ret;
+
+	if (atomic_xchg(&ub_bios_used, 1))
+		return -EBUSY;
+	ret = bioset_init(&ub_bios, BIO_POOL_SIZE, 0, 0);
+	if (ret)
+		atomic_set(&ub_bios_used, 0);
+	return ret;
+}
+
+void ub_bios_exit(void)
+{
+	bioset_exit(&ub_bios);
+	atomic_set(&ub_bios_used, 0);
+}
+
 /*
  * The clone was made without a device, so that it was not yet associated with
  * a cgroup: doing that once, here, saves a second look-up for every bio.
  */
-static void ub_bio_aim(struct bio *bio, const struct ub_part *part)
+static void ub_bio_aim(struct bio *bio, struct bio *src, u32 skip, u32 sectors,
+		       struct block_device *bdev, sector_t sector, blk_opf_t opf)
 {
-	bio->bi_bdev = part->bdev;
-	bio->bi_opf = (bio->bi_opf & ~UB_STRIP) | (__force blk_opf_t)part->set_opf;
-	bio_trim(bio, part->skip, part->sectors);
-	bio->bi_iter.bi_sector = part->sector;
-	trace_block_bio_remap(bio, disk_devt(part->src->bi_bdev->bd_disk),
-			      part->src->bi_iter.bi_sector + part->skip);
-#ifdef CONFIG_BLK_CGROUP
-	bio_clone_blkg_association(bio, part->src);
-	if (!bio->bi_blkg)
-		bio_associate_blkg(bio);
-#endif
-}
-
-int ub_bio_init_clone(struct bio *bio, const struct ub_part *part)
-{
-	int ret = bio_init_clone(NULL, bio, part->src, GFP_NOIO);
-
-	if (!ret)
-		ub_bio_aim(bio, part);
-	return ret;
+	bio->bi_bdev = bdev;
+	bio->bi_opf = opf;
+	if (skip || sectors != bio_sectors(src))
+		bio_trim(bio, skip, sectors);
+	bio->bi_iter.bi_sector = sector;
+	bio_clone_blkg_association(bio, src);
 }
 
 /*
- * NULL if there is no memory at once: the caller has a bio of its own to go on
- * with, and so needs no reserve. Waiting here could be for ever: bios of this
- * very task may be held back until it returns.
+ * A clone of @sectors of @src, from sector @skip of it: @own where that is free,
+ * and one of the set otherwise. NULL if there is no memory at once: the caller
+ * goes on when what it has sent has ended.
  */
-struct bio *ub_bio_alloc_clone(const struct ub_part *part)
+static struct bio *ub_bio_clone(struct bio *own, struct bio *src, u32 skip, u32 sectors,
+				struct block_device *bdev, sector_t sector, blk_opf_t opf)
 {
-	struct bio *bio = bio_alloc_clone(NULL, part->src,
-					  GFP_NOWAIT | __GFP_NOWARN, &fs_bio_set);
+	struct bio *bio = own;
 
+	if (!own)
+		bio = bio_alloc_clone(NULL, src, GFP_NOWAIT | __GFP_NOWARN, &ub_bios);
+	else if (bio_init_clone(NULL, own, src, GFP_NOWAIT | __GFP_NOWARN))
+		return NULL;
 	if (bio)
-		ub_bio_aim(bio, part);
+		ub_bio_aim(bio, src, skip, sectors, bdev, sector, opf);
 	return bio;
 }
 
-void ub_bio_init_flush(struct bio *bio, struct block_device *bdev)
+struct bio *ub_bio_part(struct request *rq, struct bio *own, const struct ub_part *part)
 {
-	bio_init(bio, bdev, NULL, 0, REQ_OP_WRITE | REQ_PREFLUSH);
+	blk_opf_t opf = (rq->cmd_flags & ~UB_STRIP) | (__force blk_opf_t)part->set_opf;
+	struct bio *bio = ub_bio_clone(own, part->src, part->skip, part->sectors,
+				       part->bdev, part->sector, opf);
+
+	if (!bio)
+		return NULL;
+	trace_block_bio_remap(bio, disk_devt(rq->q->disk),
+			      part->src->bi_iter.bi_sector + part->skip);
+#ifdef CONFIG_BLK_CGROUP
+	if (!bio->bi_blkg)
+		bio_associate_blkg(bio);
+#endif
+	return bio;
 }
 
-/* As much stack as the way down from here may want, several times over. */
-#define UB_STACK (THREAD_SIZE / 2)
-
-/*
- * While a task is in submit_bio_noacct(), what it submits meanwhile is held
- * back until it returns, so that stacked drivers need no deep stack. But a
- * queue's requests are dispatched in there too, and then the task goes on to
- * wait for a tag of that queue, which is free when a request ends: perhaps only
- * one of those whose bios it holds back itself. So they go down at once. That
- * is one level of stack: below, what is submitted is held back as ever, and
- * unions do not stack. Should they do so through others, the stack decides.
- */
-void ub_bio_submit(struct bio *bio)
+#ifdef CONFIG_BLK_MQ_STACKING
+/* A bio in a request's own data has no end function, and no memory to free. */
+static void ub_clone_drop_bios(struct request *clone)
 {
-	unsigned long here = (unsigned long)__builtin_frame_address(0);
-	struct bio_list *held = current->bio_list;
+	struct bio *bio;
 
-	if (here - (unsigned long)end_of_stack(current) > UB_STACK)
-		current->bio_list = NULL;
-	submit_bio_noacct(bio);
-	current->bio_list = held;
+	while ((bio = clone->bio)) {
+		clone->bio = bio->bi_next;
+		if (bio->bi_end_io)
+			bio_put(bio);
+		else
+			bio_uninit(bio);
+	}
 }
+
+/* Fills @clone with up to @sectors of the stretch; how many it has now. */
+static u32 ub_clone_fill(struct request *clone, struct bio *own,
+			 const struct ub_part *part, sector_t sector, u32 sectors)
+{
+	struct bio *src = part->src;
+	u32 skip = part->skip, done = 0;
+
+	while (done < sectors && src) {
+		u32 take = min(sectors - done, bio_sectors(src) - skip);
+		struct bio *bio = ub_bio_clone(own, src, skip, take, part->bdev,
+					       sector + done, clone->cmd_flags);
+
+		if (!bio)
+			break;
+		bio->bi_end_io = own ? NULL : bio_put;
+		own = NULL;
+		if (clone->bio)
+			clone->biotail->bi_next = bio;
+		else
+			clone->bio = bio;
+		clone->biotail = bio;
+		done += take;
+		src = src->bi_next;
+		skip = 0;
+	}
+	return done;
+}
+
+/* As much of the stretch as the lower queue takes at once. */
+static u32 ub_clone_limit(struct request_queue *q, sector_t sector, u32 sectors)
+{
+	u32 chunk = READ_ONCE(q->limits.chunk_sectors);
+
+	sectors = min(sectors, READ_ONCE(q->limits.max_sectors));
+	if (unlikely(chunk)) {
+		u32 into;
+
+		div_u64_rem(sector, chunk, &into);
+		sectors = min(sectors, chunk - into);
+	}
+	return sectors;
+}
+
+/* What submit_bio_noacct() looks for. */
+static __always_inline int ub_clone_check(struct block_device *bdev, u64 sector, u32 sectors)
+{
+	sector_t size = bdev_nr_sectors(bdev);
+
+	if (unlikely(test_bit(GD_DEAD, &bdev->bd_disk->state)))
+		return -ENODEV;
+	if (unlikely(sectors > size || sector > size - sectors))
+		return -EIO;
+	return 0;
+}
+
+/* Gives @clone, which has its bios, to the lower queue, or frees it. */
+static __always_inline int ub_clone_insert(struct request *clone, struct request *rq, sector_t sector,
+			   u32 sectors, u64 from, rq_end_io_fn *end_io)
+{
+	blk_status_t status;
+
+	clone->__sector = sector;
+	clone->__data_len = sectors << SECTOR_SHIFT;
+	clone->phys_gap_bit = rq->phys_gap_bit;
+	clone->end_io = end_io;
+	clone->end_io_data = rq;
+	trace_block_rq_remap(clone, disk_devt(rq->q->disk), from);
+
+	status = blk_insert_cloned_request(clone);
+	if (likely(status == BLK_STS_OK))
+		return sectors;
+	ub_clone_drop_bios(clone);
+	blk_mq_cleanup_rq(clone);
+	blk_mq_free_request(clone);
+	if (status == BLK_STS_RESOURCE || status == BLK_STS_DEV_RESOURCE)
+		return -EAGAIN;
+	return blk_status_to_errno(status);
+}
+
+int ub_clone_whole(struct request *rq, struct bio *own, struct block_device *bdev,
+		   u64 to, rq_end_io_fn *end_io)
+{
+	struct request_queue *q = bdev_get_queue(bdev);
+	sector_t sector = to + bdev->bd_start_sect;
+	u32 sectors = blk_rq_sectors(rq);
+	struct bio *src = rq->bio;
+	struct request *clone;
+	int ret;
+
+	ret = ub_clone_check(bdev, to, sectors);
+	if (unlikely(ret))
+		return ret;
+	if (src != rq->biotail || ub_clone_limit(q, sector, sectors) != sectors ||
+	    bio_has_crypt_ctx(src) || bio_integrity(src))
+		return -E2BIG;
+
+	clone = blk_mq_alloc_request(q, rq->cmd_flags & ~UB_STRIP, BLK_MQ_REQ_NOWAIT);
+	if (IS_ERR(clone))
+		return -EAGAIN;
+	/* bio_init_clone() for this case, without the device and what that costs. */
+	bio_init(own, NULL, NULL, 0, clone->cmd_flags);
+	bio_set_flag(own, BIO_CLONED);
+	own->bi_bdev = bdev;
+	own->bi_ioprio = src->bi_ioprio;
+	own->bi_write_hint = src->bi_write_hint;
+	own->bi_write_stream = src->bi_write_stream;
+	own->bi_bvec_gap_bit = src->bi_bvec_gap_bit;
+	own->bi_iter = src->bi_iter;
+	own->bi_iter.bi_sector = sector;
+	own->bi_io_vec = src->bi_io_vec;
+	bio_clone_blkg_association(own, src);
+	clone->bio = clone->biotail = own;
+	return ub_clone_insert(clone, rq, sector, sectors, blk_rq_pos(rq), end_io);
+}
+
+int ub_clone_send(struct request *rq, struct bio *own, const struct ub_part *part,
+		  rq_end_io_fn *end_io)
+{
+	struct block_device *bdev = part->bdev;
+	struct request_queue *q = bdev_get_queue(bdev);
+	sector_t sector = part->sector + bdev->bd_start_sect;
+	u32 sectors = part->sectors;
+	blk_opf_t opf = rq->cmd_flags & ~UB_STRIP;
+	struct request *clone;
+	int ret;
+
+	ret = ub_clone_check(bdev, part->sector, sectors);
+	if (unlikely(ret))
+		return ret;
+	sectors = ub_clone_limit(q, sector, sectors);
+	if (part->whole && sectors != part->sectors)
+		return -E2BIG;
+
+	/* The lower flush machinery, which would know, is passed by. */
+	if (part->set_opf && bdev_write_cache(bdev))
+		opf |= (__force blk_opf_t)part->set_opf;
+	clone = blk_mq_alloc_request(q, opf, BLK_MQ_REQ_NOWAIT);
+	if (IS_ERR(clone))
+		return -EAGAIN;
+	sectors = ub_clone_fill(clone, own, part, sector, sectors);
+	if (unlikely(!sectors || (part->whole && sectors != part->sectors))) {
+		ub_clone_drop_bios(clone);
+		blk_mq_free_request(clone);
+		return sectors ? -E2BIG : -EAGAIN;
+	}
+	return ub_clone_insert(clone, rq, sector, sectors,
+			       part->src->bi_iter.bi_sector + part->skip, end_io);
+}
+#else
+int ub_clone_whole(struct request *rq, struct bio *own, struct block_device *bdev,
+		   u64 to, rq_end_io_fn *end_io)
+{
+	return -EOPNOTSUPP;
+}
+
+int ub_clone_send(struct request *rq, struct bio *own, const struct ub_part *part,
+		  rq_end_io_fn *end_io)
+{
+	return -EOPNOTSUPP;
+}
+#endif
 
 void ub_bio_zero(struct bio *bio, u32 skip, u32 sectors)
 {
@@ -202,6 +383,26 @@ bool ub_bdev_takes_requests(struct block_device *bdev)
 	return queue_is_mq(bdev_get_queue(bdev));
 }
 
+bool ub_bdev_takes_clones(struct block_device *bdev)
+{
+	return IS_ENABLED(CONFIG_BLK_MQ_STACKING) && ub_bdev_takes_requests(bdev);
+}
+
+bool ub_bdev_may_sleep(struct block_device *bdev)
+{
+	return bdev_get_queue(bdev)->tag_set->flags & BLK_MQ_F_BLOCKING;
+}
+
+bool ub_bdev_has_cache(struct block_device *bdev)
+{
+	return bdev_write_cache(bdev);
+}
+
+bool ub_bdev_has_fua(struct block_device *bdev)
+{
+	return bdev_fua(bdev);
+}
+
 bool ub_bdev_read_only(struct block_device *bdev)
 {
 	return bdev_read_only(bdev);
@@ -237,6 +438,12 @@ void ub_disk_unlink(struct gendisk *disk, struct block_device *bdev)
 	bd_unlink_disk_holder(bdev, disk);
 }
 
+/* Those below have their own writeback throttling, where it is wanted. */
+void ub_disk_setup(struct gendisk *disk)
+{
+	blk_queue_flag_set(QUEUE_FLAG_DISABLE_WBT_DEF, disk->queue);
+}
+
 void ub_disk_get(struct gendisk *disk)
 {
 	get_device(disk_to_dev(disk));
@@ -257,33 +464,6 @@ void *ub_disk_data(struct device *dev)
 u32 ub_disk_openers(struct gendisk *disk)
 {
 	return disk_openers(disk);
-}
-
-/*
- * The outer plug's time stamp belongs to the stretch before: it may be stale by
- * the end, and the flag that would have had it renewed is the inner plug's.
- * The flag goes first: a task that is preempted with the flag and no plug has
- * the scheduler write to the plug that is not there.
- */
-struct blk_plug *ub_plug_begin(struct blk_plug *plug, unsigned short requests)
-{
-	struct blk_plug *outer = current->plug;
-
-	current->flags &= ~PF_BLOCK_TS;
-	barrier();
-	current->plug = NULL;
-	blk_start_plug(plug);
-	/* The first who wants a request gets so many at once, for those after. */
-	plug->nr_ios = requests;
-	return outer;
-}
-
-void ub_plug_end(struct blk_plug *plug, struct blk_plug *outer)
-{
-	blk_finish_plug(plug);
-	if (outer)
-		outer->cur_ktime = 0;
-	current->plug = outer;
 }
 
 /* A macro where lockdep is built in. */

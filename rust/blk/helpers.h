@@ -6,10 +6,10 @@
 #ifndef UNIONBLK_HELPERS_H
 #define UNIONBLK_HELPERS_H
 
+#include <linux/blk-mq.h>
 #include <linux/types.h>
 
 struct bio;
-struct blk_plug;
 struct block_device;
 struct device;
 struct file;
@@ -17,7 +17,10 @@ struct gendisk;
 struct module;
 struct workqueue_struct;
 
-/* A stretch of an upper bio and the place that it goes to, in sectors. */
+/*
+ * A stretch of an upper request, from sector @skip of @src on, and the place that
+ * it goes to, in sectors.
+ */
 struct ub_part {
 	struct bio *src;
 	struct block_device *bdev;
@@ -25,12 +28,31 @@ struct ub_part {
 	u32 skip;
 	u32 sectors;
 	u32 set_opf;
+	/* All of it or, with -E2BIG, nothing. */
+	bool whole;
 };
 
-int ub_bio_init_clone(struct bio *bio, const struct ub_part *part);
-struct bio *ub_bio_alloc_clone(const struct ub_part *part);
-void ub_bio_submit(struct bio *bio);
-void ub_bio_init_flush(struct bio *bio, struct block_device *bdev);
+int ub_bios_init(void);
+void ub_bios_exit(void);
+
+/*
+ * Sends a stretch of @rq, or the first part of it, to the lower queue as a
+ * request of its own: how many sectors, or -EAGAIN if that would have to wait,
+ * or another error. Never waits. @own, if not NULL, is used for the first bio.
+ * @end_io gets the request with @rq as its data, perhaps before this returns.
+ */
+int ub_clone_send(struct request *rq, struct bio *own, const struct ub_part *part,
+		  rq_end_io_fn *end_io);
+
+/*
+ * The same for all of a request of one bio that takes one lower request, with
+ * as few steps as that takes; -E2BIG for any other, of which nothing is sent.
+ */
+int ub_clone_whole(struct request *rq, struct bio *own, struct block_device *bdev,
+		   u64 to, rq_end_io_fn *end_io);
+
+/* A bio for a stretch that lies in one bio of @rq; NULL if there is no memory. */
+struct bio *ub_bio_part(struct request *rq, struct bio *own, const struct ub_part *part);
 void ub_bio_zero(struct bio *bio, u32 skip, u32 sectors);
 
 struct file *ub_bdev_open_shared(const char *path);
@@ -39,6 +61,10 @@ struct file *ub_bdev_open_exclusive(const char *path, void *holder, bool write);
 int ub_bdev_rw(struct block_device *bdev, u64 sector, void *buf, u32 len, u32 opf);
 int ub_bdev_flush(struct block_device *bdev);
 bool ub_bdev_takes_requests(struct block_device *bdev);
+bool ub_bdev_takes_clones(struct block_device *bdev);
+bool ub_bdev_may_sleep(struct block_device *bdev);
+bool ub_bdev_has_cache(struct block_device *bdev);
+bool ub_bdev_has_fua(struct block_device *bdev);
 bool ub_bdev_read_only(struct block_device *bdev);
 u32 ub_bdev_logical_block_size(struct block_device *bdev);
 u32 ub_bdev_features(struct block_device *bdev);
@@ -48,12 +74,10 @@ int ub_disk_claim(struct gendisk *disk, bool *claimed);
 u32 ub_disk_openers(struct gendisk *disk);
 int ub_disk_link(struct gendisk *disk, struct block_device *bdev);
 void ub_disk_unlink(struct gendisk *disk, struct block_device *bdev);
+void ub_disk_setup(struct gendisk *disk);
 void ub_disk_get(struct gendisk *disk);
 void ub_disk_event(struct gendisk *disk, const char *variable);
 void *ub_disk_data(struct device *dev);
-
-struct blk_plug *ub_plug_begin(struct blk_plug *plug, unsigned short requests);
-void ub_plug_end(struct blk_plug *plug, struct blk_plug *outer);
 
 void ub_trace_first_write(struct gendisk *disk, u64 sector, u32 sectors);
 void ub_trace_commit(struct gendisk *disk, u64 blocks, u64 changes, int error);

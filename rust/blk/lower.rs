@@ -1,22 +1,26 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The lower bios of a request.
+//! The lower I/O of a request: how it is cut, counted and sent.
 //!
-//! A bio of the request that goes to one place as a whole becomes one lower bio. The first lower
-//! bio lives in the request's own data; where it is the only one, nothing is allocated and nothing
-//! is counted. All others are allocated. Where one cannot be had, the round ends there, and when
-//! its bios have ended the driver gets the request back for the rest: each round places something,
-//! for the request's own bio is free again.
+//! There are two ways down. As *requests* of the lower queue's own ([`super::clone`]), which never
+//! waits; and as *bios* ([`super::clone`] has those too), which may wait and so is for a worker.
 //!
-//! C header: [`include/linux/bio.h`](srctree/include/linux/bio.h)
+//! A stretch that goes to one place is one lower I/O as far as the way allows. The first lower bio
+//! lives in the request's own data; where a request goes down as a whole, nothing else is allocated
+//! but the lower request, and nothing is counted. Where there is no memory, or no free request below,
+//! the *round* ends: when its lower I/O has ended, the driver gets the request back for the rest.
 
 use super::{
     bdev::BlockDevice,
+    clone,
     disk::{
         Driver,
         Shared, //
     },
-    ffi,
+    ffi::{
+        self,
+        Part, //
+    },
     pdu::Pdu,
     request::{
         Request,
@@ -29,8 +33,19 @@ use core::{
 };
 use kernel::{
     bindings,
-    pr_warn_once, //
+    pr_warn_once,
+    prelude::*, //
 };
+
+/// How lower I/O is sent.
+#[derive(Copy, Clone, PartialEq)]
+pub(crate) enum Way {
+    /// As requests of the lower queues. Never waits. For devices with
+    /// [`BlockDevice::takes_clones`].
+    Requests,
+    /// As bios. May wait for the lower devices: from a worker alone.
+    Bios,
+}
 
 /// Where a stretch of a request goes.
 #[derive(Copy, Clone)]
@@ -52,16 +67,7 @@ pub(crate) struct Piece<'d> {
     pub(crate) sectors: u32,
 }
 
-/// The bio embedded in the request.
-#[derive(PartialEq)]
-enum Embedded {
-    Free,
-    /// It carries the whole request, and is issued when the plan is complete.
-    Whole,
-    Issued,
-}
-
-/// Takes the pieces of one request, in order, and issues them.
+/// Takes the pieces of one request, in order, and sends them.
 ///
 /// # Invariants
 ///
@@ -69,18 +75,22 @@ enum Embedded {
 /// - `bio` is the bio of `rq` that holds the next sector, `skip` sectors into it, or null when
 ///   `left` is 0. `skip` is less than its length.
 /// - `left` sectors of `rq` have not been given a place yet, in this round or one before.
+/// - `own` is the embedded bio if that is free, else null.
 pub(crate) struct Pieces<'d, D: Driver> {
     rq: *mut bindings::request,
     bio: *mut bindings::bio,
     skip: u32,
     left: u32,
     total: u32,
+    way: Way,
     opf: u32,
-    embedded: Embedded,
+    own: *mut bindings::bio,
+    /// All of it goes to one place: it is sent when the plan is complete.
+    whole: Option<(&'d BlockDevice, u64)>,
     failed: bool,
-    /// The driver has failed it: that is no error of ours.
+    /// The driver or the device below has failed it: that is no error of ours.
     broken: bool,
-    /// No memory for a lower bio: what is left waits for the next round.
+    /// It would have to wait: what is left is for the next round.
     short: bool,
     _driver: PhantomData<&'d D>,
 }
@@ -90,10 +100,16 @@ impl<'d, D: Driver> Pieces<'d, D> {
     ///
     /// # Safety
     ///
-    /// `rq` must be a started request of a `Disk<D>`, kept from completing.
-    unsafe fn rest(rq: *mut bindings::request, placed: u32, fua: bool) -> Self {
-        // SAFETY: The request is valid.
-        let (mut bio, all) = unsafe { ((*rq).bio, (*rq).__data_len >> ffi::SECTOR_SHIFT) };
+    /// `rq` must be a started request of a `Disk<D>`, kept from completing, no lower I/O under way.
+    unsafe fn rest(rq: *mut bindings::request, placed: u32, way: Way, fua: bool) -> Self {
+        // SAFETY: The request is valid, and of a `Disk<D>`.
+        let (mut bio, all, own) = unsafe {
+            (
+                (*rq).bio,
+                (*rq).__data_len >> ffi::SECTOR_SHIFT,
+                (*Pdu::of(rq)).bio(),
+            )
+        };
         let total = if bio.is_null() {
             0
         } else {
@@ -115,8 +131,10 @@ impl<'d, D: Driver> Pieces<'d, D> {
             skip,
             left: total,
             total,
+            way,
             opf: if fua { ffi::REQ_FUA } else { 0 },
-            embedded: Embedded::Free,
+            own,
+            whole: None,
             failed: total == 0,
             broken: false,
             short: false,
@@ -129,27 +147,30 @@ impl<'d, D: Driver> Pieces<'d, D> {
     /// One that is empty, reaches beyond the request, or goes nowhere and is neither of a read nor
     /// of a write, fails the request; whatever follows is ignored.
     pub(crate) fn add(&mut self, piece: Piece<'d>) {
-        if self.failed || self.short {
-            return;
-        }
         if piece.sectors == 0 || piece.sectors > self.left {
-            self.failed = true;
+            self.failed |= !self.short;
             return;
         }
         let mut todo = piece.sectors;
         let mut target = piece.target;
-        while todo > 0 && !self.failed {
-            let take = todo.min(self.in_bio());
-            self.place(target, take);
-            if self.short {
-                return;
-            }
-            self.advance(take);
+        while todo > 0 && !self.failed && !self.short {
+            let placed = match target {
+                Target::Device(dev, sector) => self.place(dev, sector, todo),
+                Target::Nowhere => self.zero(todo),
+                Target::Broken => self.fail(),
+            };
+            self.advance(placed);
             if let Target::Device(_, sector) = &mut target {
-                *sector += u64::from(take);
+                *sector += u64::from(placed);
             }
-            todo -= take;
+            todo -= placed;
         }
+    }
+
+    fn fail(&mut self) -> u32 {
+        self.broken = true;
+        self.failed = true;
+        0
     }
 
     /// How many sectors there are from here to the end of the bio; at least one.
@@ -159,87 +180,83 @@ impl<'d, D: Driver> Pieces<'d, D> {
         unsafe { sectors_of(self.bio) - self.skip }
     }
 
-    /// Issues `take` sectors, which lie within the bio.
-    fn place(&mut self, target: Target<'d>, take: u32) {
-        match target {
-            Target::Device(dev, sector) => self.issue(dev, sector, take),
-            Target::Nowhere => self.zero(take),
-            Target::Broken => {
-                self.broken = true;
-                self.failed = true;
+    /// Goes on by `n` sectors of those left.
+    fn advance(&mut self, n: u32) {
+        let mut n = n;
+        self.left -= n;
+        while n > 0 {
+            let take = n.min(self.in_bio());
+            n -= take;
+            if take < self.in_bio() {
+                self.skip += take;
+                return;
             }
-        }
-    }
-
-    /// Goes on by `take` sectors, which lie within the bio.
-    fn advance(&mut self, take: u32) {
-        self.left -= take;
-        if take < self.in_bio() {
-            self.skip += take;
-        } else {
             self.skip = 0;
             // SAFETY: By the invariant `bio` is a bio of the request.
             self.bio = unsafe { (*self.bio).bi_next };
             // INVARIANT: The bios of a request make up its length; should they not, then nothing
             // of what is left can be placed.
-            if self.bio.is_null() && self.left > 0 {
-                self.failed = true;
+            if self.bio.is_null() {
+                self.failed |= self.left > 0;
+                return;
             }
         }
     }
 
-    fn zero(&mut self, take: u32) {
+    /// Zeroes what of the next `n` sectors lies in the bio, if it is a read: how many.
+    fn zero(&mut self, n: u32) -> u32 {
+        let take = n.min(self.in_bio());
         // SAFETY: By the invariant `rq` is valid.
         let op = unsafe { (*self.rq).cmd_flags } & ffi::REQ_OP_MASK;
-        if op != bindings::req_op_REQ_OP_READ {
-            self.failed |= op != bindings::req_op_REQ_OP_WRITE;
-            return;
+        if op == bindings::req_op_REQ_OP_READ {
+            // SAFETY: The stretch lies within the bio, whose pages belong to the request until it
+            // ends; it is a read, so they may be written.
+            unsafe { ffi::ub_bio_zero(self.bio, self.skip, take) };
+        } else if op != bindings::req_op_REQ_OP_WRITE {
+            self.failed = true;
         }
-        // SAFETY: The stretch lies within the bio, whose pages belong to the request until it ends;
-        // it is a read, so they may be written.
-        unsafe { ffi::ub_bio_zero(self.bio, self.skip, take) };
+        take
     }
 
-    fn issue(&mut self, dev: &'d BlockDevice, sector: u64, take: u32) {
-        let part = ffi::Part {
+    /// Sends the next `n` sectors, or the first of them: how many.
+    fn place(&mut self, dev: &'d BlockDevice, sector: u64, n: u32) -> u32 {
+        let take = match self.way {
+            Way::Requests => n,
+            Way::Bios => n.min(self.in_bio()),
+        };
+        if take == self.total {
+            self.whole = Some((dev, sector));
+            return take;
+        }
+        self.send(dev, sector, take)
+    }
+
+    /// The same, counted.
+    fn send(&mut self, dev: &'d BlockDevice, sector: u64, take: u32) -> u32 {
+        let part = Part {
             src: self.bio,
             bdev: dev.as_raw(),
             sector,
             skip: self.skip,
             sectors: take,
             set_opf: self.opf,
+            whole: false,
         };
-        // SAFETY: By the invariant `rq` is a request of a `Disk<D>`.
-        let pdu = unsafe { &*Pdu::of(self.rq) };
-
-        let bio = if self.embedded == Embedded::Free {
-            // SAFETY: The embedded bio is free, `part` lies within a bio of the request.
-            if unsafe { ffi::ub_bio_init_clone(pdu.bio(), &part) } != 0 {
-                self.failed = true;
-                return;
+        let own = core::mem::replace(&mut self.own, ptr::null_mut());
+        // SAFETY: By the invariant `rq` is a request of a `Disk<D>`, and held; `part` is of it, and
+        // `own` free or null. The device is open for as long as the request lives.
+        let sent = unsafe { clone::send_counted::<D>(self.rq, own, &part, self.way) };
+        sent.unwrap_or_else(|e| {
+            // INVARIANT: Nothing was sent, so it is as free as it was.
+            self.own = own;
+            if e == EAGAIN {
+                self.short = true;
+                return 0;
             }
-            if take == self.total {
-                self.embedded = Embedded::Whole;
-                return;
-            }
-            self.embedded = Embedded::Issued;
-            pdu.bio()
-        } else {
-            // SAFETY: `part` lies within a bio of the request.
-            unsafe { ffi::ub_bio_alloc_clone(&part) }
-        };
-        if bio.is_null() {
-            self.short = true;
-            return;
-        }
-        pdu.get();
-        // SAFETY: The bio is initialised, ours, and counted, so that `end_counted` owns what its
-        // safety requirements ask for. The device is open for as long as the request lives.
-        unsafe {
-            (*bio).bi_private = self.rq.cast();
-            (*bio).bi_end_io = Some(end_counted::<D>);
-            ffi::ub_bio_submit(bio);
-        }
+            // SAFETY: As above.
+            unsafe { &*Pdu::of(self.rq) }.note(Status::from(e).as_raw());
+            self.fail()
+        })
     }
 }
 
@@ -257,8 +274,14 @@ unsafe fn sectors_of(bio: *mut bindings::bio) -> u32 {
 ///
 /// # Safety
 ///
-/// `rq` must fulfil the invariants of [`Request`], and no value may exist for it.
-pub(super) unsafe fn submit<D, F>(rq: *mut bindings::request, fua: bool, plan: F)
+/// `rq` must fulfil the invariants of [`Request`], and no value may exist for it. With an error
+/// nothing of it is under way.
+pub(super) unsafe fn submit<D, F>(
+    rq: *mut bindings::request,
+    way: Way,
+    fua: bool,
+    plan: F,
+) -> core::result::Result<(), Request<D>>
 where
     D: Driver,
     F: for<'d> FnOnce(&'d D, &mut Pieces<'d, D>),
@@ -269,45 +292,136 @@ where
     pdu.hold();
     // SAFETY: The disk keeps its `Shared` until all of its requests have ended.
     let shared = unsafe { &*Shared::<D>::of(rq) };
+    let begun = pdu.placed();
     // INVARIANT: Nothing beyond the rounds before has been given a place, and the request is held.
     // SAFETY: The request is valid.
-    let mut pieces = unsafe { Pieces::rest(rq, pdu.placed(), fua) };
+    let mut pieces = unsafe { Pieces::rest(rq, begun, way, fua) };
     plan(&shared.driver, &mut pieces);
 
+    if let Some((dev, sector)) = pieces.whole.take().filter(|_| !pieces.failed) {
+        // SAFETY: `dev` is open as long as the request lives, which nobody touches here unless it
+        // comes back.
+        match unsafe { send_whole::<D>(rq, way, fua, dev, sector) } {
+            Sent::Whole => return Ok(()),
+            Sent::Busy(rq) => return Err(rq),
+            Sent::Unfit(back) => {
+                let rq = back.into_raw();
+                // INVARIANT: As it was before the plan.
+                // SAFETY: Nothing was sent, so it is ours.
+                pieces = unsafe { Pieces::rest(rq, begun, way, fua) };
+                let mut at = sector;
+                while pieces.left > 0 && !pieces.failed && !pieces.short {
+                    let sent = pieces.send(dev, at, pieces.left);
+                    pieces.advance(sent);
+                    at += u64::from(sent);
+                }
+            }
+        }
+    }
     let failed = pieces.failed || (pieces.left > 0 && !pieces.short);
-    let whole = pieces.embedded == Embedded::Whole;
-    // SAFETY: The request is valid.
-    let all = unsafe { (*rq).__data_len >> ffi::SECTOR_SHIFT };
-    pdu.set_placed(all - pieces.left);
-    if whole && !failed {
-        // SAFETY: The embedded bio was initialised for all that was left and nothing else was
-        // issued, so that `end_whole` gets the request alone. Nobody touches it here any more.
-        unsafe { issue_whole::<D>(rq, pdu.bio()) };
-        return;
-    }
-    if whole {
-        // SAFETY: Initialised above, never issued.
-        unsafe { bindings::bio_uninit(pdu.bio()) };
-    }
     if failed && !pieces.broken {
         pr_warn_once!("the pieces of a request do not cover it: it fails\n");
-    }
-    if failed {
+        pdu.note(ffi::BLK_STS_IOERR);
+    } else if failed && pdu.status() == 0 {
         pdu.note(ffi::BLK_STS_IOERR);
     }
+    let nothing = pieces.left == pieces.total && !failed;
+    // SAFETY: The request is valid.
+    let all = unsafe { (*rq).__data_len >> ffi::SECTOR_SHIFT };
+    pdu.set_round(begun, all - pieces.left);
     if pdu.put() {
-        let status = Status::from_raw(pdu.status());
-        // SAFETY: The last count was ours, so no lower bio is left and the request is ours.
-        unsafe { Request::<D>::complete(rq, status) };
+        // SAFETY: The last count was ours, so no lower I/O is left and the request is ours.
+        let rq = unsafe { Request::<D>::from_raw(rq) };
+        if nothing {
+            return Err(rq);
+        }
+        rq.complete(pdu.status());
     }
+    Ok(())
 }
 
-/// See [`Request::submit_flush`].
+/// What became of a request that was to be sent as a whole.
+pub(crate) enum Sent<D: Driver> {
+    /// It is under way, or has ended.
+    Whole,
+    /// It would have to wait. Nothing of it was sent.
+    Busy(Request<D>),
+    /// It is more than one lower I/O. Nothing of it was sent.
+    Unfit(Request<D>),
+}
+
+/// What becomes of a request of which nothing was sent, because of an error.
 ///
 /// # Safety
 ///
 /// `rq` must fulfil the invariants of [`Request`], and no value may exist for it.
-pub(super) unsafe fn submit_flush<D, F>(rq: *mut bindings::request, dev: F)
+unsafe fn unsent<D: Driver>(rq: *mut bindings::request, e: Error) -> Sent<D> {
+    // SAFETY: The request is a `Disk<D>`'s.
+    let pdu = unsafe { &*Pdu::of(rq) };
+    // SAFETY: Promised by the caller.
+    let rq = unsafe { Request::from_raw(rq) };
+
+    if e == EAGAIN || e == E2BIG {
+        pdu.set_round(pdu.begun(), pdu.begun());
+    }
+    match e {
+        EAGAIN => Sent::Busy(rq),
+        E2BIG => Sent::Unfit(rq),
+        e => {
+            rq.complete(Status::from(e).as_raw());
+            Sent::Whole
+        }
+    }
+}
+
+/// Sends all that is left of a request to one place.
+///
+/// # Safety
+///
+/// As for [`submit`], and `dev` must be open for as long as the request lives.
+unsafe fn send_whole<D: Driver>(
+    rq: *mut bindings::request,
+    way: Way,
+    fua: bool,
+    dev: &BlockDevice,
+    sector: u64,
+) -> Sent<D> {
+    // SAFETY: The request is a `Disk<D>`'s, as promised by the caller.
+    let pdu = unsafe { &*Pdu::of(rq) };
+    let begun = pdu.placed();
+    // INVARIANT: As in `submit`.
+    // SAFETY: The request is valid, and ours.
+    let rest = unsafe { Pieces::<'_, D>::rest(rq, begun, way, fua) };
+    let part = Part {
+        src: rest.bio,
+        bdev: dev.as_raw(),
+        sector,
+        skip: rest.skip,
+        sectors: rest.total,
+        set_opf: rest.opf,
+        whole: true,
+    };
+    pdu.set_round(begun, begun + rest.total);
+    // SAFETY: The request is ours, its embedded bio free, `part` all that is left of it; with an error
+    // nothing was sent.
+    match unsafe { clone::send_whole::<D>(rq, rest.own, &part, way) } {
+        Ok(()) => Sent::Whole,
+        // SAFETY: As above.
+        Err(e) => unsafe { unsent(rq, e) },
+    }
+}
+
+/// See [`Request::submit_at_once`].
+///
+/// # Safety
+///
+/// As for [`submit`].
+#[inline]
+pub(super) unsafe fn submit_at_once<D, F>(
+    rq: *mut bindings::request,
+    sector: u64,
+    dev: F,
+) -> Sent<D>
 where
     D: Driver,
     F: for<'d> FnOnce(&'d D) -> &'d BlockDevice,
@@ -315,72 +429,16 @@ where
     // SAFETY: The disk keeps its `Shared` until all of its requests have ended.
     let shared = unsafe { &*Shared::<D>::of(rq) };
     let dev = dev(&shared.driver).as_raw();
-    // SAFETY: The request is a `Disk<D>`'s, as promised by the caller.
-    let bio = unsafe { (*Pdu::of(rq)).bio() };
-
-    // SAFETY: The embedded bio is free, as the request is ours; the device is open for as long as
-    // the request lives. `end_whole` gets the request alone.
+    // SAFETY: The request is valid, and a `Disk<D>`'s, as promised by the caller.
     unsafe {
-        ffi::ub_bio_init_flush(bio, dev);
-        issue_whole::<D>(rq, bio);
+        let all = (*rq).__data_len >> ffi::SECTOR_SHIFT;
+        (*Pdu::of(rq)).set_round(0, all);
     }
-}
-
-/// Issues the embedded bio as the only one of its request.
-///
-/// # Safety
-///
-/// `bio` must be the embedded bio of `rq`, initialised for an open device. The caller gives up the
-/// request.
-unsafe fn issue_whole<D: Driver>(rq: *mut bindings::request, bio: *mut bindings::bio) {
-    // SAFETY: Promised by the caller.
-    unsafe {
-        (*bio).bi_private = rq.cast();
-        (*bio).bi_end_io = Some(end_whole::<D>);
-        ffi::ub_bio_submit(bio);
-    }
-}
-
-/// The only lower bio of a request has ended. Any context.
-///
-/// # Safety
-///
-/// `bio` must be the embedded bio of the request in its `bi_private`, which nobody else uses.
-unsafe extern "C" fn end_whole<D: Driver>(bio: *mut bindings::bio) {
-    // SAFETY: A bio that ends is ours. The embedded one has no other owner to give it back to.
-    let (rq, status) = unsafe {
-        let ended = ((*bio).bi_private.cast(), (*bio).bi_status);
-        bindings::bio_uninit(bio);
-        ended
-    };
-
-    // SAFETY: No other lower bio exists, so the request is ours.
-    unsafe { Request::<D>::complete(rq, Status::from_raw(status)) };
-}
-
-/// One of several lower bios of a request has ended. Any context.
-///
-/// # Safety
-///
-/// `bio` must hold a count of the request in its `bi_private`, and be its embedded bio or come
-/// from a bio set.
-unsafe extern "C" fn end_counted<D: Driver>(bio: *mut bindings::bio) {
-    // SAFETY: A bio that ends is ours, and its count keeps the request.
-    let (rq, status) = unsafe { ((*bio).bi_private.cast(), (*bio).bi_status) };
-    // SAFETY: As above.
-    let pdu = unsafe { &*Pdu::of(rq) };
-
-    pdu.note(status);
-    if ptr::eq(bio, pdu.bio()) {
-        // SAFETY: The embedded bio is used once per request, and ended.
-        unsafe { bindings::bio_uninit(bio) };
-    } else {
-        // SAFETY: It came from the bio set, with one reference, ours.
-        unsafe { bindings::bio_put(bio) };
-    }
-    if pdu.put() {
-        let status = Status::from_raw(pdu.status());
-        // SAFETY: The last count was ours, so no lower bio is left and the request is ours.
-        unsafe { Request::<D>::complete(rq, status) };
+    // SAFETY: Promised by the caller; the driver keeps its devices open. With an error nothing was
+    // sent.
+    match unsafe { clone::send_at_once::<D>(rq, dev, sector) } {
+        Ok(()) => Sent::Whole,
+        // SAFETY: As above.
+        Err(e) => unsafe { unsent(rq, e) },
     }
 }

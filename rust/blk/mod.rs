@@ -11,6 +11,8 @@
 
 pub(crate) mod attributes;
 pub(crate) mod bdev;
+pub(crate) mod bios;
+mod clone;
 pub(crate) mod control;
 pub(crate) mod digest;
 pub(crate) mod disk;
@@ -20,7 +22,7 @@ pub(crate) mod list;
 mod lower;
 pub(crate) mod mm;
 mod pdu;
-mod plug;
+pub(crate) mod plug;
 pub(crate) mod request;
 pub(crate) mod slot;
 mod tags;
@@ -44,7 +46,9 @@ pub(crate) use self::{
     lower::{
         Piece,
         Pieces,
-        Target, //
+        Sent,
+        Target,
+        Way, //
     },
     request::{
         Op,

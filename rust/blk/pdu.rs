@@ -6,24 +6,32 @@
 
 use core::{
     cell::UnsafeCell,
-    ptr, //
+    ptr,
+    sync::atomic::{
+        AtomicBool,
+        AtomicI32,
+        AtomicU32,
+        AtomicU64,
+        Ordering::{
+            Acquire,
+            Relaxed,
+            Release,
+            SeqCst, //
+        }, //
+    },
 };
 use kernel::{
     bindings,
-    sync::atomic::{
-        Acquire,
-        Atomic,
-        Full,
-        Relaxed,
-        Release, //
-    },
-    types::Opaque,
+    types::Opaque, //
 };
 
 /// The private data of one request, behind its `struct request`.
 ///
 /// A request belongs to one CPU or one list at a time, so nothing in here is shared while it
-/// waits; `remaining` and `status` are written from the completions of its lower bios.
+/// waits; `remaining` and `status` are written from the completions of its lower I/O.
+///
+/// The atomics are core's, as the driver's own memory: they compile to what the kernel's do, without
+/// a call for each.
 ///
 /// # Invariants
 ///
@@ -31,17 +39,21 @@ use kernel::{
 /// - `bio` is either not in use, or was initialised for the lower I/O of this very request.
 #[repr(C)]
 pub(super) struct Pdu {
-    /// Lower bios not yet ended, and one more while lower bios are still being issued.
-    remaining: Atomic<i32>,
-    /// The first error of a lower bio, a `blk_status_t`.
-    status: Atomic<u32>,
-    /// Sectors of the request that lower bios were found for, in this round and those before.
-    placed: Atomic<u32>,
+    /// Lower I/O not yet ended, and one more while lower I/O is still being sent.
+    remaining: AtomicI32,
+    /// The first error of lower I/O, a `blk_status_t`.
+    status: AtomicU32,
+    /// Sectors of the request that were given a place in the rounds before this one.
+    begun: AtomicU32,
+    /// Sectors of the request that were given a place, this round included.
+    placed: AtomicU32,
+    /// Whether lower I/O is sent in a way that may wait.
+    may_wait: AtomicBool,
     /// The driver's own word.
-    cookie: Atomic<u64>,
+    cookie: AtomicU64,
     /// The next request of the list that this one is on.
     pub(super) link: UnsafeCell<*mut bindings::request>,
-    /// The first lower bio; the only one where one suffices.
+    /// The first lower bio of a round; the only one where one suffices.
     bio: Opaque<bindings::bio>,
 }
 
@@ -53,10 +65,12 @@ impl Pdu {
     pub(super) const fn new() -> Self {
         // INVARIANT: Nobody uses `bio` yet.
         Self {
-            remaining: Atomic::new(0),
-            status: Atomic::new(0),
-            placed: Atomic::new(0),
-            cookie: Atomic::new(0),
+            remaining: AtomicI32::new(0),
+            status: AtomicU32::new(0),
+            begun: AtomicU32::new(0),
+            placed: AtomicU32::new(0),
+            may_wait: AtomicBool::new(false),
+            cookie: AtomicU64::new(0),
             link: UnsafeCell::new(ptr::null_mut()),
             bio: Opaque::zeroed(),
         }
@@ -78,7 +92,7 @@ impl Pdu {
     }
 
     /// Makes the request new: no cookie, nothing placed.
-    pub(super) fn start(&self) {
+    pub(super) fn renew(&self) {
         self.cookie.store(0, Relaxed);
         self.placed.store(0, Relaxed);
     }
@@ -93,44 +107,67 @@ impl Pdu {
         self.cookie.store(cookie, Relaxed);
     }
 
+    /// Sets the driver's word; a full barrier.
+    pub(super) fn swap_cookie(&self, cookie: u64) {
+        self.cookie.swap(cookie, SeqCst);
+    }
+
     /// Sets the driver's word; whoever sees it sees what was done before.
     pub(super) fn release_cookie(&self, cookie: u64) {
         self.cookie.store(cookie, Release);
     }
 
-    /// Sectors that lower bios were found for; of use to the owner of the request.
+    /// Sectors that were given a place, of use to the owner of the request.
     pub(super) fn placed(&self) -> u32 {
         self.placed.load(Relaxed)
     }
 
-    /// Records more of them, before the issuer's count is put.
-    pub(super) fn set_placed(&self, sectors: u32) {
-        self.placed.store(sectors, Relaxed);
+    /// Of those, the sectors of the rounds before.
+    pub(super) fn begun(&self) -> u32 {
+        self.begun.load(Relaxed)
     }
 
-    /// Takes the issuer's count: the request cannot complete before it is put again.
+    /// Begins a round, in which all up to `placed` is given a place.
+    pub(super) fn set_round(&self, begun: u32, placed: u32) {
+        self.begun.store(begun, Relaxed);
+        self.placed.store(placed, Relaxed);
+    }
+
+    /// Whether lower I/O is sent in a way that may wait.
+    pub(super) fn may_wait(&self) -> bool {
+        self.may_wait.load(Relaxed)
+    }
+
+    /// Says so, or not.
+    pub(super) fn set_may_wait(&self, may_wait: bool) {
+        self.may_wait.store(may_wait, Relaxed);
+    }
+
+    /// Takes the sender's count: the request cannot complete before it is put again.
     pub(super) fn hold(&self) {
         self.status.store(0, Relaxed);
         self.remaining.store(1, Relaxed);
     }
 
-    /// Takes a count for one more lower bio.
+    /// Takes a count for one more lower I/O.
     pub(super) fn get(&self) {
-        self.remaining.add(1, Relaxed);
+        self.remaining.fetch_add(1, Relaxed);
     }
 
     /// Puts one count. Whoever gets `true` put the last one and owns the request again.
     #[must_use]
     pub(super) fn put(&self) -> bool {
         // Full: all that the other completions did happens before what the last one does.
-        self.remaining.fetch_sub(1, Full) == 1
+        self.remaining.fetch_sub(1, SeqCst) == 1
     }
 
-    /// Records the status of a lower bio; the first error stays.
+    /// Records the status of lower I/O; the first error stays.
     pub(super) fn note(&self, status: bindings::blk_status_t) {
         if status != 0 {
             // A lost race means that another error was first, which is as good.
-            let _ = self.status.cmpxchg(0, u32::from(status), Relaxed);
+            let _ = self
+                .status
+                .compare_exchange(0, u32::from(status), Relaxed, Relaxed);
         }
     }
 

@@ -13,7 +13,9 @@ use super::{
     ffi,
     lower::{
         self,
-        Pieces, //
+        Pieces,
+        Sent,
+        Way, //
     },
     pdu::Pdu, //
 };
@@ -43,8 +45,8 @@ impl Status {
     /// Anything else: EIO to the application.
     pub(crate) const IOERR: Self = Self(ffi::BLK_STS_IOERR);
 
-    pub(super) fn from_raw(status: bindings::blk_status_t) -> Self {
-        Self(status)
+    pub(super) fn as_raw(self) -> bindings::blk_status_t {
+        self.0
     }
 
     /// Whether it worked.
@@ -80,9 +82,9 @@ pub(crate) enum Op {
 /// A started request, owned.
 ///
 /// ```text
-///   block layer --queue()--> Request --submit()--> lower bios --complete()--> Request
-///                               |                                                |
-///                               +------------------ end() ----------------------+--> block layer
+///   block layer --queue()--> Request --submit()--> lower I/O --complete()--> Request
+///                               |                                               |
+///                               +------------ end(), or again() ----------------+--> block layer
 /// ```
 ///
 /// One that is dropped ends with an error: a request is never lost.
@@ -90,7 +92,7 @@ pub(crate) enum Op {
 /// # Invariants
 ///
 /// - The pointer is to a request of a `Disk<D>`, started and not ended; its [`Pdu`] is initialised.
-/// - Whoever has the value owns the request: no lower bio of it is under way, no list holds it.
+/// - Whoever has the value owns the request: no lower I/O of it is under way, no list holds it.
 pub(crate) struct Request<D: Driver>(NonNull<bindings::request>, PhantomData<fn(D)>);
 
 // SAFETY: A request may be worked on and ended by any thread, one at a time.
@@ -158,13 +160,21 @@ impl<D: Driver> Request<D> {
         unsafe { (*self.0.as_ptr()).__data_len >> ffi::SECTOR_SHIFT }
     }
 
-    /// The sectors that no lower bio has been found for yet: first and count. All of them, before
+    /// The sectors that were not given a place yet: first and count. All of them, before
     /// [`Request::submit`].
     pub(crate) fn rest(&self) -> (u64, u32) {
         let placed = self.pdu().placed();
         let sector = self.sector().saturating_add(u64::from(placed));
 
         (sector, self.sectors().saturating_sub(placed))
+    }
+
+    /// The sectors that were given a place by the last [`Request::submit`]: first and count.
+    pub(crate) fn part(&self) -> (u64, u32) {
+        let (begun, placed) = (self.pdu().begun(), self.pdu().placed());
+        let sector = self.sector().saturating_add(u64::from(begun));
+
+        (sector, placed.saturating_sub(begun))
     }
 
     /// A word of the driver's own that stays with the request until it ends; 0 at first.
@@ -175,6 +185,11 @@ impl<D: Driver> Request<D> {
     /// Sets the driver's word.
     pub(crate) fn set_cookie(&self, cookie: u64) {
         self.pdu().set_cookie(cookie);
+    }
+
+    /// Sets the driver's word; a full barrier.
+    pub(crate) fn swap_cookie(&self, cookie: u64) {
+        self.pdu().swap_cookie(cookie);
     }
 
     /// Sets the driver's word; whoever sees it by [`Tags::any`](super::Tags::any) sees what was
@@ -196,56 +211,86 @@ impl<D: Driver> Request<D> {
     ///
     /// `plan` names the pieces of [`Request::rest`] in order. They must cover it exactly; if they do
     /// not, none of them reaches beyond it, and the request completes with [`Status::IOERR`] once
-    /// what was issued has ended. `fua` makes each lower write durable by itself.
+    /// what was sent has ended. `fua` makes each lower write durable by itself, if its device has
+    /// FUA.
     ///
-    /// Where memory is short the request completes with a rest: it is to be submitted again, from
-    /// process context, and each time gets further.
+    /// Where the way down would wait, the request completes with a rest: it is to come [`again`].
+    /// If not even a part could be sent, it comes back at once, as the error.
     ///
     /// The driver is handed to `plan` for as long as the request lives, and the lower devices must
-    /// come from there: so they stay open until the last lower bio has ended.
+    /// come from there: so they stay open until the last lower I/O has ended.
     ///
-    /// Context: process, may sleep. Never waits for memory, nor for I/O of its own.
-    pub(crate) fn submit<F>(self, fua: bool, plan: F)
+    /// Context: process; for [`Way::Requests`] it may sleep only if a device below
+    /// [`may`](super::BlockDevice::may_sleep), for [`Way::Bios`] it may wait.
+    ///
+    /// [`again`]: Request::again
+    pub(crate) fn submit<F>(self, fua: bool, plan: F) -> core::result::Result<(), Self>
     where
         F: for<'d> FnOnce(&'d D, &mut Pieces<'d, D>),
     {
+        let way = self.way();
         let rq = self.into_raw();
 
         // SAFETY: By the invariant of `Request` the request was ours alone, and `into_raw` handed
         // it on.
-        unsafe { lower::submit(rq, fua, plan) }
+        unsafe { lower::submit(rq, way, fua, plan) }
     }
 
-    /// Sends an empty flush to the device that `dev` picks; [`Driver::complete`] gets the request
-    /// back when it ended. Whatever completed on that device before is durable then.
-    ///
-    /// Context: process, may sleep.
-    pub(crate) fn submit_flush<F>(self, dev: F)
+    /// Sends a request, of which nothing was sent before, to one place, as one lower request, if it is
+    /// fit for that: `sector` of the device that `dev` picks. Otherwise as [`Request::submit`], by
+    /// [`Way::Requests`].
+    #[inline]
+    pub(crate) fn submit_at_once<F>(self, sector: u64, dev: F) -> Sent<D>
     where
         F: for<'d> FnOnce(&'d D) -> &'d BlockDevice,
     {
         let rq = self.into_raw();
 
-        // SAFETY: By the invariant of `Request` the request was ours alone, and `into_raw` handed
-        // it on.
-        unsafe { lower::submit_flush::<D, F>(rq, dev) }
+        // SAFETY: As above.
+        unsafe { lower::submit_at_once(rq, sector, dev) }
     }
 
-    /// Hands a request back to the driver whose lower bios have all ended.
-    ///
-    /// # Safety
-    ///
-    /// `rq` must fulfil the invariants of [`Request`], and no value may exist for it.
-    pub(super) unsafe fn complete(rq: *mut bindings::request, status: Status) {
+    /// How its lower I/O is sent.
+    #[inline]
+    pub(crate) fn way(&self) -> Way {
+        if self.pdu().may_wait() {
+            Way::Bios
+        } else {
+            Way::Requests
+        }
+    }
+
+    /// Decides how its lower I/O is sent.
+    #[inline]
+    pub(crate) fn set_way(&self, way: Way) {
+        self.pdu().set_may_wait(way == Way::Bios);
+    }
+
+    /// Whether nothing of it was given a place before.
+    #[inline]
+    pub(crate) fn is_new(&self) -> bool {
+        self.pdu().placed() == 0
+    }
+
+    /// Gives the request back to the block layer, which soon hands it to [`Driver::queue`] again. It
+    /// keeps its word, and what was placed of it. Any context.
+    pub(crate) fn again(self) {
+        let rq = self.into_raw();
+
+        // SAFETY: By the invariant the request is started, not ended, and ours.
+        unsafe { bindings::blk_mq_requeue_request(rq, true) };
+    }
+
+    /// Hands the request back to the driver: the lower I/O of this round has ended. Any context.
+    pub(super) fn complete(self, status: bindings::blk_status_t) {
         // The driver may end the request and go on using itself; `Disk::drop` waits for readers
         // before it lets go of the driver.
         let _guard = rcu::read_lock();
         // SAFETY: The request is not ended, so the disk holds its `Shared`; if it ends now, the RCU
         // read side keeps it until the guard is dropped.
-        let shared = unsafe { &*Shared::<D>::of(rq) };
+        let shared = unsafe { &*Shared::<D>::of(self.0.as_ptr()) };
 
-        // SAFETY: Promised by the caller.
-        D::complete(shared.driver(), unsafe { Self::from_raw(rq) }, status);
+        D::complete(shared.driver(), self, Status(status));
     }
 }
 

@@ -43,15 +43,18 @@ unsafe impl<D: Driver> Send for Tags<D> {}
 unsafe impl<D: Driver> Sync for Tags<D> {}
 
 impl<D: Driver> Tags<D> {
-    /// For a disk of `queues` hardware queues that share `depth` requests.
-    pub(crate) fn new(queues: u32, depth: u32) -> Result<Arc<Self>> {
-        // BLOCKING: the driver submits to other disks, which may sleep. NO_SCHED: those below have
-        // their own. STACKING: a CPU that goes offline waits for requests below, not for ours.
-        // HCTX_SHARED: the requests take most of an idle disk's memory, so its queues share them.
-        let flags = bindings::BLK_MQ_F_BLOCKING
-            | bindings::BLK_MQ_F_NO_SCHED_BY_DEFAULT
+    /// For a disk of `queues` hardware queues that share `depth` requests. `may_sleep`: a driver
+    /// below may, to which [`Driver::queue`] sends requests.
+    pub(crate) fn new(queues: u32, depth: u32, may_sleep: bool) -> Result<Arc<Self>> {
+        // NO_SCHED: a scheduler is for those who want one. STACKING: a CPU that goes offline waits
+        // for requests below, not for ours. HCTX_SHARED: the requests take most of an idle disk's
+        // memory, so its queues share them.
+        let mut flags = bindings::BLK_MQ_F_NO_SCHED_BY_DEFAULT
             | bindings::BLK_MQ_F_STACKING
             | bindings::BLK_MQ_F_TAG_HCTX_SHARED;
+        if may_sleep {
+            flags |= bindings::BLK_MQ_F_BLOCKING;
+        }
         let set = bindings::blk_mq_tag_set {
             ops: &Operations::<D>::TABLE,
             nr_maps: 1,

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
  * Events of a disk, for those who trace: events/unionblk in tracefs. The
- * redirection of requests has an event of the block layer's, block_bio_remap.
+ * redirection of requests has events of the block layer's, block_rq_remap and
+ * block_bio_remap.
  */
 #undef TRACE_SYSTEM
 #define TRACE_SYSTEM unionblk

@@ -18,6 +18,11 @@ use super::plan;
 /// Slabs of a group: 1 MiB of 64 KiB slabs.
 const GROUP: u32 = 16;
 
+/// Pages of the slab table that one call looks through, and leaf slabs that one call frees, at most:
+/// the lock is not held for long.
+const STEP_PAGES: u32 = 16;
+const STEP_SLABS: u32 = 8192;
+
 /// The leaf's free slabs. One lock guards it and all changes of the slab table.
 ///
 /// `B` is a bitmap, one bit for each leaf slab, set if it is taken.
@@ -29,8 +34,13 @@ pub struct Allocator<B> {
     leaving: B,
     any_emptied: bool,
     any_leaving: bool,
-    /// A grace period runs, for exactly those that are leaving.
+    /// A release runs, for exactly those that are leaving and the entries that wait.
     releasing: bool,
+    /// Entries wait for the end of the release; from this page of the slab table on.
+    any_waiting: bool,
+    waiting_from: u32,
+    /// No slab before this one is leaving.
+    leaving_from: u32,
     slabs: u32,
     used: u32,
     /// No group is free: found by a search, true until a slab is released.
@@ -52,6 +62,9 @@ impl<B: DerefMut<Target = [u64]>> Allocator<B> {
             any_emptied: false,
             any_leaving: false,
             releasing: false,
+            any_waiting: false,
+            waiting_from: 0,
+            leaving_from: 0,
             slabs,
             used: 0,
             no_group: false,
@@ -114,7 +127,7 @@ impl<B: DerefMut<Target = [u64]>> Allocator<B> {
 
     /// Gives root slab `slab` a home on the leaf, if it has none: the leaf slab.
     ///
-    /// Process context, under the lock; may sleep for memory. `Full` if no slab is free.
+    /// Under the lock. `Full` if no slab is free, `NoMemory` if there is no page for the map at once.
     pub fn place<M: Memory>(&mut self, map: &Map<M>, slab: u32) -> Result<u32> {
         let entry = map.entry(slab);
         if let Some(leaf) = entry.leaf {
@@ -123,7 +136,7 @@ impl<B: DerefMut<Target = [u64]>> Allocator<B> {
         if entry.emptied != Emptied::No {
             return Err(Error::Emptied);
         }
-        let leaf = self.pick(map, slab).ok_or(Error::Full)?;
+        let leaf = self.choose(map, slab).ok_or(Error::Full)?;
         map.assign(slab, leaf)?;
         self.take(leaf);
         Ok(leaf)
@@ -170,7 +183,7 @@ impl<B: DerefMut<Target = [u64]>> Allocator<B> {
     /// Empties root slabs: they read as `base`. Their leaf slabs become free by and by, see
     /// [`Allocator::begin_commit`]. Returns whether anything changed.
     ///
-    /// Process context, under the lock; may sleep for memory. If that fails, some are emptied.
+    /// Under the lock. If there is no page for the map at once, some are emptied.
     pub fn empty<M: Memory>(
         &mut self,
         map: &Map<M>,
@@ -193,13 +206,14 @@ impl<B: DerefMut<Target = [u64]>> Allocator<B> {
 
     /// Before a commit: what was emptied up to here will be durable with it. Under the lock.
     pub fn begin_commit(&mut self) {
-        // While a grace period runs, no slab may join those that it is for.
-        if !self.any_emptied || self.releasing {
+        // What an earlier commit covers is freed first. While a release runs, no slab may join those
+        // that it is for.
+        if !self.any_emptied || self.any_leaving || self.releasing {
             return;
         }
-        for (leaving, emptied) in self.leaving.iter_mut().zip(self.emptied.iter_mut()) {
-            *leaving |= core::mem::take(emptied);
-        }
+        // The one is empty: so it costs the same however many slabs there are.
+        core::mem::swap(&mut self.leaving, &mut self.emptied);
+        self.leaving_from = 0;
         self.any_emptied = false;
         self.any_leaving = true;
     }
@@ -209,20 +223,39 @@ impl<B: DerefMut<Target = [u64]>> Allocator<B> {
         self.any_emptied || self.any_leaving || map.emptied_page(0).is_some()
     }
 
-    /// Picks what a grace period that starts now is for: whether there is anything.
+    /// Begins a release: false if one runs. [`Allocator::pick`] comes next, until it is through.
     ///
     /// Under the lock, and between two commits that have not failed. `durable`: nothing at all
-    /// waits for a commit. R5: only after all I/O that is in flight now has ended may
-    /// [`Allocator::end_release`] be called. One release at a time: false while one runs.
-    pub fn begin_release<M: Memory>(&mut self, map: &Map<M>, durable: bool) -> bool {
+    /// waits for a commit.
+    pub fn begin_release(&mut self, durable: bool) -> bool {
         if self.releasing {
             return false;
         }
         if durable {
             self.begin_commit();
         }
-        let moved = self.advance_pages(map, Emptied::Durable, Emptied::Waiting);
-        self.releasing = moved || self.any_leaving;
+        self.releasing = true;
+        self.any_waiting = false;
+        self.waiting_from = 0;
+        true
+    }
+
+    /// Picks the entries that a release is for, some pages of the slab table from `page` on: the page
+    /// to go on with, `None` at the end.
+    ///
+    /// Under the lock, and between two commits that have not failed. R5: only after all I/O that is
+    /// in flight at the end has ended may [`Allocator::end_release`] be called.
+    pub fn pick<M: Memory>(&mut self, map: &Map<M>, page: u32) -> Option<u32> {
+        let (any, next) = Self::advance_pages(map, page, Emptied::Durable, Emptied::Waiting);
+        self.any_waiting |= any;
+        if next.is_none() {
+            self.releasing = self.any_waiting || self.any_leaving;
+        }
+        next
+    }
+
+    /// Whether a release runs.
+    pub fn is_releasing(&self) -> bool {
         self.releasing
     }
 
@@ -232,6 +265,7 @@ impl<B: DerefMut<Target = [u64]>> Allocator<B> {
         if !self.any_leaving {
             return None;
         }
+        let from = from.max(self.leaving_from);
         let first = next_bit(&self.leaving, from, true).filter(|&n| n < self.slabs)?;
         let end = next_bit(&self.leaving, first, false).unwrap_or(self.slabs);
         Some(first..end.min(self.slabs))
@@ -268,36 +302,60 @@ impl<B: DerefMut<Target = [u64]>> Allocator<B> {
         }
     }
 
-    /// Frees what the grace period was for; [`Map::forget`] has cleared each of [`Allocator::leaving`].
+    /// Frees some of what the release was for: whether there is more, for which it is to be called
+    /// again. [`Map::forget`] has cleared each of [`Allocator::leaving`].
     ///
     /// Under the lock, and between two commits: one that runs may still have such a slab on its
     /// list, and would take the next owner's assignment for an old one.
-    pub fn end_release<M: Memory>(&mut self, map: &Map<M>) {
-        self.advance_pages(map, Emptied::Waiting, Emptied::No);
-        let mut from = 0;
-        while let Some(range) = self.leaving(from) {
-            from = range.end;
-            for leaf in range {
+    pub fn end_release<M: Memory>(&mut self, map: &Map<M>) -> bool {
+        let mut room = STEP_SLABS;
+        while let Some(range) = self.leaving(0) {
+            if room == 0 {
+                return true;
+            }
+            let end = range.end.min(range.start.saturating_add(room));
+            room = room.saturating_sub(end.saturating_sub(range.start));
+            self.leaving_from = end;
+            for leaf in range.start..end {
                 clear(&mut self.leaving, leaf);
                 self.release(leaf);
             }
         }
         self.any_leaving = false;
-        self.releasing = false;
-    }
-
-    /// Whether any slab was in state `from`; now it is in `to`.
-    fn advance_pages<M: Memory>(&self, map: &Map<M>, from: Emptied, to: Emptied) -> bool {
-        let mut any = false;
-        let mut next = 0;
-        while let Some(page) = map.emptied_page(next) {
-            any |= map.advance_page(page, from, to) > 0;
-            next = page.saturating_add(1);
+        if self.any_waiting {
+            let from = self.waiting_from;
+            let (_, next) = Self::advance_pages(map, from, Emptied::Waiting, Emptied::No);
+            if let Some(next) = next {
+                self.waiting_from = next;
+                return true;
+            }
         }
-        any
+        self.any_waiting = false;
+        self.releasing = false;
+        false
     }
 
-    fn pick<M: Memory>(&mut self, map: &Map<M>, slab: u32) -> Option<u32> {
+    /// Moves entries from one state to the next, in some pages from `page` on: whether there were any,
+    /// and the page to go on with.
+    fn advance_pages<M: Memory>(
+        map: &Map<M>,
+        page: u32,
+        from: Emptied,
+        to: Emptied,
+    ) -> (bool, Option<u32>) {
+        let mut any = false;
+        let mut next = map.emptied_page(page);
+        for _ in 0..STEP_PAGES {
+            let Some(page) = next else {
+                break;
+            };
+            any |= map.advance_page(page, from, to) > 0;
+            next = map.emptied_page(page.saturating_add(1));
+        }
+        (any, next)
+    }
+
+    fn choose<M: Memory>(&mut self, map: &Map<M>, slab: u32) -> Option<u32> {
         let first = slab.wrapping_sub(slab % GROUP);
         self.beside(map, slab, first)
             .or_else(|| self.next_group(map, slab, first))

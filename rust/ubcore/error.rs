@@ -150,7 +150,7 @@ pub enum Error {
     NoMemory,
     /// No free slab is left on the leaf.
     Full,
-    /// Root or leaf is itself a union.
+    /// Root or leaf is a union, or lies on one with no file system in between.
     Stacked(Side),
     /// Anything else of the kernel's: the errno.
     Os(u32),
@@ -264,7 +264,7 @@ impl fmt::Display for Error {
             Limits(side) => write!(f, "the {}'s block size or alignment does not fit this union", side.name()),
             NoMemory => f.write_str("out of memory"),
             Full => f.write_str("the leaf has no free slab left"),
-            Stacked(side) => write!(f, "the {} is itself a union: unions do not stack", side.name()),
+            Stacked(side) => write!(f, "the {} is a union or lies on one: unions do not stack", side.name()),
             FineMap(bytes) => write!(f, "the leaf was written in smaller blocks than the {bytes} bytes that these devices need: attach it to devices with blocks as small as before"),
             Os(errno) => write!(f, "the kernel refused (errno {errno})"),
             Internal => f.write_str("a rule of the driver does not hold: please report this with the kernel's log"),

@@ -63,6 +63,16 @@ pub const fn words_for(bits: u32) -> usize {
     bits.div_ceil(64) as usize
 }
 
+/// Sets bits of a word: whether any was not set before.
+fn set_bits(word: &AtomicU64, bits: u64) -> bool {
+    if cfg!(mutant = "bits-race") {
+        let old = word.load(Ordering::Acquire);
+        word.store(old | bits, Ordering::Release);
+        return old & bits != bits;
+    }
+    word.fetch_or(bits, Ordering::AcqRel) & bits != bits
+}
+
 /// The map of one union.
 pub struct Map<M> {
     geometry: Geometry,
@@ -146,7 +156,7 @@ impl<M: Memory> Map<M> {
             self.memory.grow_table(page)?;
         }
         self.table_slot(slab)
-            .ok_or(Error::NoMemory)?
+            .ok_or(Error::Internal)?
             .store(entry.encode(), Ordering::Release);
         Ok(())
     }
@@ -170,7 +180,7 @@ impl<M: Memory> Map<M> {
         self.memory
             .owners(page)
             .and_then(|p| p.get(index(leaf % TABLE_ENTRIES)))
-            .ok_or(Error::NoMemory)?
+            .ok_or(Error::Internal)?
             .store(slab.map_or(0, |s| s.wrapping_add(1)), Ordering::Release);
         Ok(())
     }
@@ -214,6 +224,31 @@ impl<M: Memory> Map<M> {
         (mapped, len.min(limit))
     }
 
+    /// The word of bits that holds all of a few sectors of a leaf slab, and which they are; `None` if
+    /// no single word does, or it is not there.
+    #[inline]
+    fn one_word(&self, leaf: u32, offset: u32, count: u32) -> Option<(&AtomicU64, u64)> {
+        let bit = self.first_bit(leaf).wrapping_add(u64::from(offset));
+        let from = narrow(bit % 64);
+        if count == 0 || count > 64u32.wrapping_sub(from) {
+            return None;
+        }
+        let mask = u64::MAX.wrapping_shr(64u32.wrapping_sub(count));
+        Some((self.bits_word(bit)?, mask.wrapping_shl(from)))
+    }
+
+    /// Whether all of a few sectors of a leaf slab are mapped, or none is; `None` if it is neither, or
+    /// if one look does not tell.
+    #[inline]
+    pub fn are_all_mapped(&self, leaf: u32, offset: u32, count: u32) -> Option<bool> {
+        let (word, mask) = self.one_word(leaf, offset, count)?;
+        match word.load(Ordering::Acquire) & mask {
+            0 => Some(false),
+            same if same == mask => Some(true),
+            _ => None,
+        }
+    }
+
     /// Whether any sector of a leaf slab is mapped.
     pub fn is_mapped(&self, leaf: u32) -> bool {
         let sectors = self.geometry.slab_sectors();
@@ -238,7 +273,7 @@ impl<M: Memory> Map<M> {
                     .saturating_add(u64::from(from))
                     .min(64),
             );
-            f(self.bits_word(bit).ok_or(Error::NoMemory)?, mask(from, to));
+            f(self.bits_word(bit).ok_or(Error::Internal)?, mask(from, to));
             bit = bit.wrapping_add(u64::from(to.wrapping_sub(from)));
         }
         Ok(())
@@ -268,7 +303,7 @@ impl<M: Memory> Map<M> {
             .first_bit(leaf)
             .wrapping_add(u64::from(word).wrapping_mul(64));
         let bits = bits & mask(0, self.geometry.slab_sectors());
-        let w = self.bits_word(bit).ok_or(Error::NoMemory)?;
+        let w = self.bits_word(bit).ok_or(Error::Internal)?;
         w.fetch_or(bits.wrapping_shl(narrow(bit % 64)), Ordering::Release);
         Ok(())
     }
@@ -314,6 +349,14 @@ impl<M: Memory> Map<M> {
     ///
     /// Any context. Returns whether it counts as a change: something was not mapped before.
     pub fn mark(&self, sector: u64, count: u32) -> bool {
+        let offset = self.geometry.offset_in_slab(sector);
+        if count <= self.geometry.slab_sectors().wrapping_sub(offset) {
+            let leaf = self.entry(self.geometry.slab_of(sector)).leaf;
+            let word = leaf.and_then(|l| Some((l, self.one_word(l, offset, count)?)));
+            if let Some((leaf, (word, mask))) = word {
+                return self.mark_word(leaf, word, mask);
+            }
+        }
         // An overwrite, the usual case, stores nothing and shares no cache line.
         let mut missing = false;
         self.each_home(sector, count, |leaf, offset, n| {
@@ -330,6 +373,19 @@ impl<M: Memory> Map<M> {
                     self.mark_dirty(leaf);
                 }
             });
+        });
+        true
+    }
+
+    /// The same, for sectors of one leaf slab whose bits are in one word.
+    fn mark_word(&self, leaf: u32, word: &AtomicU64, mask: u64) -> bool {
+        if word.load(Ordering::Acquire) & mask == mask && !self.is_busy(0) {
+            return false;
+        }
+        self.change(|| {
+            if set_bits(word, mask) || self.is_busy(1) {
+                self.mark_dirty(leaf);
+            }
         });
         true
     }
@@ -421,13 +477,7 @@ impl<M: Memory> Map<M> {
         let mut changed = false;
         // The pages are there: an assignment made them.
         let _ = self.each_word(leaf, offset, count, |w, m| {
-            if cfg!(mutant = "bits-race") {
-                let old = w.load(Ordering::Acquire);
-                changed |= old & m != m;
-                w.store(old | m, Ordering::Release);
-                return;
-            }
-            changed |= w.fetch_or(m, Ordering::AcqRel) & m != m;
+            changed |= set_bits(w, m);
         });
         changed
     }

@@ -113,7 +113,7 @@ pub fn load<M: Memory>(map: &Map<M>, number: u32, block: &[u8]) -> Result {
     match page(map, number) {
         Page::Table(n) => {
             map.memory().grow_table(n)?;
-            let table = map.memory().table(n).ok_or(Error::NoMemory)?;
+            let table = map.memory().table(n).ok_or(Error::Internal)?;
             for (entry, bytes) in table.iter().zip(block.chunks_exact(4)) {
                 let bytes = bytes.first_chunk::<4>().copied().unwrap_or_default();
                 entry.store(u32::from_le_bytes(bytes), Ordering::Release);
@@ -121,7 +121,7 @@ pub fn load<M: Memory>(map: &Map<M>, number: u32, block: &[u8]) -> Result {
         }
         Page::Bits(n) => {
             map.memory().grow_bits(n)?;
-            let bits = map.memory().bits(n).ok_or(Error::NoMemory)?;
+            let bits = map.memory().bits(n).ok_or(Error::Internal)?;
             for (word, bytes) in bits.iter().zip(block.chunks_exact(8)) {
                 let bytes = bytes.first_chunk::<8>().copied().unwrap_or_default();
                 word.store(u64::from_le_bytes(bytes), Ordering::Release);

@@ -59,6 +59,42 @@ pub fn read<M: Memory>(map: &Map<M>, sector: u64, sectors: u32) -> Runs<'_, M> {
     }
 }
 
+/// Where a read comes from as a whole, if one look at the map tells: it lies in one slab, and its bits
+/// in one word. `None` asks for [`read`]. Any context, no lock.
+#[inline]
+pub fn read_at_once<M: Memory>(map: &Map<M>, sector: u64, sectors: u32) -> Option<Source> {
+    let g = map.geometry();
+    let offset = g.offset_in_slab(sector);
+    if sectors == 0 || sectors > g.slab_sectors().wrapping_sub(offset) {
+        return None;
+    }
+    let entry = map.entry(g.slab_of(sector));
+    if let Some(leaf) = entry.leaf {
+        if map.are_all_mapped(leaf, offset, sectors)? {
+            let start = g.leaf_slab_start(leaf).wrapping_add(u64::from(offset));
+            return Some(Source::Leaf(start));
+        }
+    }
+    let end = sector.wrapping_add(u64::from(sectors));
+    let of_root = entry.base == Base::Root && !entry.lost && end <= g.root_sectors();
+    of_root.then_some(Source::Root(sector))
+}
+
+/// Where a write goes as a whole, if it lies in one slab, which has a home. `None` asks for [`write`].
+/// Any context, no lock.
+#[inline]
+pub fn write_at_once<M: Memory>(map: &Map<M>, sector: u64, sectors: u32) -> Option<Source> {
+    let g = map.geometry();
+    let offset = g.offset_in_slab(sector);
+    if sectors == 0 || sectors > g.slab_sectors().wrapping_sub(offset) {
+        return None;
+    }
+    let leaf = map.entry(g.slab_of(sector)).leaf?;
+    Some(Source::Leaf(
+        g.leaf_slab_start(leaf).wrapping_add(u64::from(offset)),
+    ))
+}
+
 /// The runs of a write: on the leaf, or nowhere ([`Source::Zero`]) in a slab that lost its home
 /// since [`homeless`] was asked. It was emptied beside the write, which is as if after it.
 pub fn write<M: Memory>(map: &Map<M>, sector: u64, sectors: u32) -> Runs<'_, M> {

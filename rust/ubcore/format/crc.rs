@@ -1,7 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! CRC32C (Castagnoli), as RFC 3720 B.4 defines it: reflected polynomial 0x82f63b78.
+//!
+//! In the module it is the kernel's, which uses what the processor has for it: the room that holds
+//! the core provides it, as `blk::digest`. Elsewhere it is a table.
 
+#[cfg(kernel)]
+pub(crate) use super::super::super::blk::digest::crc32c;
+
+#[cfg(not(kernel))]
 const fn table() -> [u32; 256] {
     let mut t = [0u32; 256];
     let mut i = 0u32;
@@ -22,10 +29,12 @@ const fn table() -> [u32; 256] {
     t
 }
 
+#[cfg(not(kernel))]
 const fn step(i: u32) -> u32 {
     i.wrapping_add(1)
 }
 
+#[cfg(not(kernel))]
 #[expect(
     clippy::indexing_slicing,
     reason = "evaluated while compiling; i is below 256"
@@ -34,9 +43,11 @@ const fn put(t: &mut [u32; 256], i: u32, v: u32) {
     t[i as usize] = v;
 }
 
+#[cfg(not(kernel))]
 static TABLE: [u32; 256] = table();
 
 /// Continues a CRC32C over `bytes`; start with 0.
+#[cfg(not(kernel))]
 pub fn crc32c(seed: u32, bytes: &[u8]) -> u32 {
     let mut crc = !seed;
     for &b in bytes {

@@ -4,19 +4,54 @@
 //!
 //! A discard or a zeroing of whole slabs changes the map alone. The leaf slabs become free when the
 //! change is durable and all requests that may use the old homes have ended. Until then a write to
-//! such a root slab is deferred: reclaim begins it once more.
+//! such a root slab is deferred: reclaim has it come again.
+//!
+//! All this is one work, which may wait. A large discard is done in steps: no lock is held for longer
+//! than a step under it takes, and no commit has more emptied slabs to tell than a few steps leave.
 
 use core::ops::Range;
 
 use super::super::error::{Error, Result};
+use super::super::geometry::TABLE_ENTRIES;
 use super::super::map::Base;
 use super::super::num::narrow;
 use super::super::plan::{self, Source};
 use super::{epoch, flush, io};
-use super::{with_memory, Event, Host, Op, Request};
+use super::{refuses_writes, with_memory, Event, Host, Op, Request, Status};
+
+/// In a request's word: the parts of slabs of a zeroing have been zeroed.
+const PARTS_DONE: u64 = 4;
+
+/// Pages of the slab table that may be emptied before that is committed.
+const PAGES_DIRTY: u32 = 32;
+
+/// Takes a discard or a zeroing. Any context.
+pub(super) fn add<H: Host>(host: &H, rq: H::Request) {
+    host.add_discard(rq);
+    host.queue_reclaim();
+}
+
+/// Has a request come again when reclaim has freed what it can. Any context.
+pub(super) fn defer<H: Host>(host: &H, rq: H::Request) {
+    host.add_deferred(rq);
+    host.queue_reclaim();
+}
+
+/// The reclaim work. Process context, one at a time; waits for requests in flight, for commits and for
+/// discards below, so no commit waits for this work.
+pub fn reclaim_work<H: Host>(host: &H) {
+    round(host);
+    for rq in host.take_discards() {
+        match rq.op() {
+            _ if refuses_writes(host) => host.end(rq, H::Status::IO_ERROR),
+            Op::Discard => discard(host, rq),
+            _ => write_zeroes(host, rq),
+        }
+    }
+}
 
 /// Empties whole slabs. Parts of slabs stay as they are, because a discard is a hint.
-pub(super) fn discard<H: Host>(host: &H, rq: H::Request) {
+fn discard<H: Host>(host: &H, rq: H::Request) {
     let base = if host.reveals() {
         Base::Root
     } else {
@@ -27,41 +62,45 @@ pub(super) fn discard<H: Host>(host: &H, rq: H::Request) {
     io::end(host, rq);
 }
 
-/// Zeroes whole slabs in the map alone. Parts of slabs are for reclaim, which may wait for I/O.
-pub(super) fn write_zeroes<H: Host>(host: &H, rq: H::Request) {
-    if parts(host, &rq).iter().any(|part| part.1 > 0) {
+/// Zeroes whole slabs in the map alone, and parts of slabs on the leaf, for which it is deferred.
+fn write_zeroes<H: Host>(host: &H, rq: H::Request) {
+    let whole = rq.word() & PARTS_DONE != 0 || parts(host, &rq).iter().all(|part| part.1 == 0);
+    if !whole {
         return defer(host, rq);
     }
-    zero(host, rq);
-}
-
-fn zero<H: Host>(host: &H, rq: H::Request) {
     match empty(host, &rq, Base::Zero) {
         Ok(()) => io::end_durably(host, rq),
         Err(e) => io::fail(host, rq, e),
     }
 }
 
-/// Empties the slabs that a request covers as a whole. Starts no I/O.
+/// Empties the slabs that a request covers as a whole, a page of the slab table at a time.
 fn empty<H: Host>(host: &H, rq: &H::Request, base: Base) -> Result {
     let slabs = host.map().geometry().whole_slabs(rq.sector(), rq.sectors());
-    let done = with_memory(host, || {
-        host.with_allocator(|allocator| allocator.empty(host.map(), slabs.clone(), base))
-    });
-    // Also where that failed, because it may have emptied some slabs before.
-    flush::arm(host);
-    done.map(|_| ())
+    let mut at = slabs.start;
+    let mut pages = 0u32;
+    while at < slabs.end {
+        if pages == PAGES_DIRTY {
+            flush::commit_dirty(host)?;
+            round(host);
+            pages = 0;
+        }
+        let next = (at / TABLE_ENTRIES).saturating_add(1);
+        let end = next.saturating_mul(TABLE_ENTRIES).min(slabs.end);
+        let done = with_memory(host, || {
+            host.with_allocator(|allocator| allocator.empty(host.map(), at..end, base))
+        });
+        // Also where that failed, because it may have emptied some slabs before.
+        flush::arm(host);
+        done?;
+        at = end;
+        pages = pages.saturating_add(1);
+    }
+    Ok(())
 }
 
-/// Has a request begin once more when reclaim has freed what it can. Any context.
-pub(super) fn defer<H: Host>(host: &H, rq: H::Request) {
-    host.add_deferred(rq);
-    host.queue_reclaim();
-}
-
-/// The reclaim work. Process context, one at a time; waits for requests in flight and for discards,
-/// so no commit waits for this work.
-pub fn reclaim_work<H: Host>(host: &H) {
+/// Frees what can be freed, and has the requests that were deferred come again.
+fn round<H: Host>(host: &H) {
     let mut deferred = host.take_deferred().peekable();
     // If the commit fails, the union is read-only, and the requests end with that.
     if deferred.peek().is_none() || flush::commit(host).is_ok() {
@@ -80,52 +119,67 @@ pub fn reclaim_work<H: Host>(host: &H) {
 fn reclaim<H: Host>(host: &H) {
     while begin(host) {
         epoch::wait(host);
-        while_leaving(host, |range| {
-            // No request can mark these slabs any more, and no other thread uses them.
-            range.clone().for_each(|leaf| host.map().forget(leaf));
-            let g = host.map().geometry();
-            let first = g.leaf_slab_start(range.start);
-            let sectors = g.leaf_slab_start(range.end).saturating_sub(first);
-            host.discard(first, sectors);
-            host.note(Event::Freed(first, sectors));
-        });
+        let mut from = 0;
+        while let Some(range) = host.with_allocator(|allocator| allocator.leaving(from)) {
+            from = range.end;
+            release(host, range);
+        }
         // Between two commits, as `begin`: one that runs may have these slabs on its list.
-        host.with_committer(|_, _| {
+        while host.with_committer(|_, _| {
             host.with_allocator(|allocator| {
-                allocator.end_release(host.map());
+                let more = allocator.end_release(host.map());
                 host.note(Event::Space(allocator.used(), allocator.slabs()));
-            });
-        });
+                more
+            })
+        }) {}
     }
+}
+
+/// Clears what the map has of leaf slabs that are about to be free, and discards them below.
+fn release<H: Host>(host: &H, range: Range<u32>) {
+    // No request can mark these slabs any more, and no other thread uses them.
+    range.clone().for_each(|leaf| host.map().forget(leaf));
+    let g = host.map().geometry();
+    let first = g.leaf_slab_start(range.start);
+    let sectors = g.leaf_slab_start(range.end).saturating_sub(first);
+    host.discard(first, sectors);
+    host.note(Event::Freed(first, sectors));
 }
 
 /// Picks what the next epoch is for: whether there is anything.
 fn begin<H: Host>(host: &H) -> bool {
-    // Between two commits: what a commit has only begun to write is not durable. Whether the map is
-    // clean is asked under the allocator's lock: a discard must not come in between.
-    host.with_committer(|committer, _| {
-        committer.failed().is_none()
-            && host.with_allocator(|allocator| {
-                allocator.begin_release(host.map(), committer.is_clean(host.map()))
+    let mut page = None;
+    loop {
+        // Between two commits: what a commit has only begun to write is not durable. All emptying is
+        // this work's own, so none comes after the look whether the map is clean.
+        let next = host.with_committer(|committer, _| {
+            if committer.failed().is_some() {
+                return None;
+            }
+            host.with_allocator(|allocator| {
+                if page.is_none() && !allocator.begin_release(committer.is_clean(host.map())) {
+                    return None;
+                }
+                allocator.pick(host.map(), page.unwrap_or(0))
             })
-    })
-}
-
-fn while_leaving<H: Host>(host: &H, mut f: impl FnMut(Range<u32>)) {
-    let mut from = 0;
-    while let Some(range) = host.with_allocator(|allocator| allocator.leaving(from)) {
-        from = range.end;
-        f(range);
+        });
+        if next.is_none() {
+            return host.with_allocator(|allocator| allocator.is_releasing());
+        }
+        page = next;
     }
 }
 
-/// Begins a deferred request once more, after a commit and a reclaim.
+/// Has a deferred request come again, after a commit and a reclaim.
 fn resume<H: Host>(host: &H, rq: H::Request) {
-    if rq.op() != Op::WriteZeroes || host.shared().is_read_only() {
-        return io::dispatch(host, rq);
+    if rq.op() != Op::WriteZeroes || refuses_writes(host) {
+        return host.again(rq);
     }
     match zero_parts(host, &rq) {
-        Ok(()) => zero(host, rq),
+        Ok(()) => {
+            rq.set_word(rq.word() | PARTS_DONE);
+            add(host, rq);
+        }
         Err(e) => io::fail(host, rq, e),
     }
 }

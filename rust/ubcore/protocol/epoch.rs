@@ -16,17 +16,18 @@ const EPOCH_SHIFT: u32 = 32;
 const MASK: u64 = IN_USE | (0xffff_ffff << EPOCH_SHIFT);
 
 /// Begins a request's use of the map: no home that it finds is freed before [`leave`]. Any context.
+#[inline]
 pub fn enter<H: Host>(host: &H, rq: &H::Request) {
     let epoch = u64::from(host.shared().epoch.load(Ordering::Relaxed));
     let other = rq.word() & !MASK;
-    rq.set_word(other | epoch.wrapping_shl(EPOCH_SHIFT) | IN_USE);
-    // Pairs with the barrier in `wait`: either `wait` sees the use, or the look-ups after this line
-    // see what had changed in the map before `wait`.
-    host.barrier();
+    // The barrier pairs with that in `wait`: either `wait` sees the use, or the look-ups after this
+    // line see what had changed in the map before `wait`.
+    rq.publish_word(other | epoch.wrapping_shl(EPOCH_SHIFT) | IN_USE);
 }
 
 /// Ends a request's use, if it has begun. What the request did at its home happened before. Any
 /// context.
+#[inline]
 pub fn leave<H: Host>(rq: &H::Request) {
     let word = rq.word();
     if word & IN_USE != 0 {

@@ -2,8 +2,9 @@
 
 //! FLUSH, the commit waiters, the commit timer, checkpoints, and the turn to read-only.
 //!
-//! A FLUSH with nothing dirty passes through to the leaf. Otherwise the request becomes a commit
-//! waiter. The commit work takes all waiters first and commits then, so one commit covers them all.
+//! A FLUSH with nothing dirty, of a leaf without a volatile cache, ends at once. Otherwise the request
+//! becomes a commit waiter. The commit work takes all waiters first and commits then, so one commit
+//! covers them all; with nothing dirty it flushes the leaf.
 //! Without a FLUSH the timer commits what has changed, at most a second later.
 //!
 //! The timer and the checkpoints run where the system can freeze them: metadata that is written
@@ -20,8 +21,8 @@ pub(super) fn flush<H: Host>(host: &H, rq: H::Request) {
         host.end(rq, H::Status::IO_ERROR);
     } else if host.is_attached_read_only() {
         host.end(rq, H::Status::OK);
-    } else if is_clean(host) {
-        host.submit_flush(rq);
+    } else if is_clean(host) && !host.has_cache() {
+        host.end(rq, H::Status::OK);
     } else {
         wait_for_commit(host, rq);
     }
@@ -52,7 +53,14 @@ pub fn commit_work<H: Host>(host: &H) {
         // The run before has answered the request that queued this one.
         return;
     }
-    let done = commit(host);
+    let clean = is_clean(host) && !host.shared().is_read_only();
+    let done = if clean {
+        // All that the waiters changed is durable, but for the data of overwrites. If that is lost, it
+        // is as on any disk: the map is none the worse.
+        host.flush_leaf().inspect_err(|_| host.note(Event::IoError))
+    } else {
+        commit(host)
+    };
     for rq in waiters {
         host.end(rq, status_of(done));
     }
@@ -93,7 +101,7 @@ pub fn checkpoint<H: Host>(host: &H) -> Result {
 }
 
 /// Queues what a commit leaves to do, when nothing waits for it.
-fn tidy<H: Host>(host: &H) {
+pub(super) fn tidy<H: Host>(host: &H) {
     if host.with_committer(|committer, _| committer.wants_checkpoint()) {
         host.queue_checkpoint();
     }
@@ -108,7 +116,7 @@ pub(super) fn commit<H: Host>(host: &H) -> Result {
 }
 
 /// The same, unless another commit has done it by now: no request asked for a flush.
-fn commit_dirty<H: Host>(host: &H) -> Result {
+pub(super) fn commit_dirty<H: Host>(host: &H) -> Result {
     host.with_committer(|committer, disk| {
         if committer.is_clean(host.map()) {
             return Ok(());

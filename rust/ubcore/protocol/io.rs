@@ -4,62 +4,65 @@
 //!
 //! A read looks up the map and goes down. A write allocates leaf slabs first. Its sectors are mapped
 //! when it has completed, not before. A FUA write whose mapping is not durable waits for a commit.
+//!
+//! Nothing here waits. What cannot go down now comes again: soon, when the way below is free; when
+//! there is memory for the map ([`memory_work`]); or when leaf slabs are free
+//! ([`discard::reclaim_work`]). If only a part could be sent, the rest comes again when the part has
+//! completed: each part begins and ends a use of the map by itself.
 
 use super::super::error::{Error, Result};
 use super::super::plan::{self, Source};
 use super::{discard, epoch, flush};
-use super::{is_clean, refuses_writes, with_memory, Event, Host, Op, Request, Status};
+use super::{is_clean, refuses_writes, Event, Host, Op, Request, Status, Taken};
 
 /// In a request's word: when its data is on the leaf, it still needs a commit.
 const NEEDS_COMMIT: u64 = 1;
 
-/// Takes a new request. Process context; may wait for memory of the map.
-pub fn queue<H: Host>(host: &H, rq: H::Request) {
-    rq.set_word(0);
-    dispatch(host, rq);
-}
-
-/// Begins a request, or begins it once more after it was deferred.
-pub(super) fn dispatch<H: Host>(host: &H, rq: H::Request) {
+/// Takes a request, for the first time or once more. The error is the request, unchanged: to be
+/// handed over again soon. Process context; never waits.
+#[inline]
+pub fn queue<H: Host>(host: &H, rq: H::Request) -> Taken<H> {
     match rq.op() {
-        Op::Read => read(host, rq),
+        Op::Read => return read(host, rq),
         Op::Flush => flush::flush(host, rq),
         Op::Write | Op::Discard | Op::WriteZeroes if refuses_writes(host) => {
             host.end(rq, H::Status::IO_ERROR);
         }
-        Op::Write => write(host, rq),
-        Op::Discard => discard::discard(host, rq),
-        Op::WriteZeroes => discard::write_zeroes(host, rq),
+        Op::Write => return write(host, rq),
+        Op::Discard | Op::WriteZeroes => discard::add(host, rq),
         Op::Other => host.end(rq, H::Status::UNSUPPORTED),
     }
+    Ok(())
 }
 
 /// Reads: look up, go down.
-fn read<H: Host>(host: &H, rq: H::Request) {
+#[inline]
+fn read<H: Host>(host: &H, rq: H::Request) -> Taken<H> {
     epoch::enter(host, &rq);
-    host.submit(rq, false);
+    submit(host, rq, false)
 }
 
 /// Writes: allocate what is missing, go down.
-fn write<H: Host>(host: &H, rq: H::Request) {
-    let (sector, sectors) = (rq.sector(), rq.sectors());
+fn write<H: Host>(host: &H, rq: H::Request) -> Taken<H> {
+    let (sector, sectors) = rq.rest();
     epoch::enter(host, &rq);
     if let Err(e) = allocate(host, sector, sectors) {
-        return fail(host, rq, e);
+        fail(host, rq, e);
+        return Ok(());
     }
     // A write that changes no map, over a map that is durable, is durable by itself.
-    let alone = rq.is_fua() && is_mapped_durably(host, sector, sectors);
+    let alone = rq.is_fua() && host.has_fua() && is_mapped_durably(host, sector, sectors);
     if rq.is_fua() && !alone {
         // The commit's flush makes the data durable too, so the write needs no FUA below.
         rq.set_word(rq.word() | NEEDS_COMMIT);
     }
-    host.submit(rq, alone);
+    submit(host, rq, alone)
 }
 
-/// Whether a part of a write that is sent down again, because memory was short for the whole, must
-/// be durable by itself.
-pub fn is_fua_alone<R: Request>(rq: &R) -> bool {
-    rq.is_fua() && rq.word() & NEEDS_COMMIT == 0
+/// Sends a request down, which uses the map. One that comes back uses it no longer.
+#[inline]
+fn submit<H: Host>(host: &H, rq: H::Request, fua: bool) -> Taken<H> {
+    host.submit(rq, fua).inspect_err(|rq| epoch::leave::<H>(rq))
 }
 
 /// Gives every slab of a range a leaf slab, or none if free slabs do not suffice.
@@ -67,13 +70,22 @@ fn allocate<H: Host>(host: &H, sector: u64, sectors: u32) -> Result {
     if plan::homeless(host.map(), sector, sectors).next().is_none() {
         return Ok(());
     }
-    with_memory(host, || {
-        host.with_allocator(|allocator| {
-            let done = allocator.settle(host.map(), sector, sectors);
-            host.note(Event::Space(allocator.used(), allocator.slabs()));
-            done
-        })
+    host.with_allocator(|allocator| {
+        let done = allocator.settle(host.map(), sector, sectors);
+        host.note(Event::Space(allocator.used(), allocator.slabs()));
+        done
     })
+}
+
+/// The memory work: waits for memory of the map, then has the writes that want it come again. Process
+/// context, one at a time; waits for nothing else, and holds nothing.
+pub fn memory_work<H: Host>(host: &H) {
+    for rq in host.take_starved() {
+        match host.wait_for_memory() {
+            Ok(()) => host.again(rq),
+            Err(e) => host.end(rq, e.into()),
+        }
+    }
 }
 
 /// Whether every sector of a range is mapped, and the map durable.
@@ -83,21 +95,26 @@ fn is_mapped_durably<H: Host>(host: &H, sector: u64, sectors: u32) -> bool {
         && is_clean(host)
 }
 
-/// Takes a request whose lower I/O has ended. Any context.
+/// Takes a request of which all lower I/O has ended. Any context.
+#[inline]
 pub fn complete<H: Host>(host: &H, rq: H::Request, status: H::Status) {
-    let written = status.is_ok() && rq.op() == Op::Write;
-    if written && mark(host, rq.sector(), rq.sectors()) {
-        host.note(Event::FirstWrite(rq.sector(), rq.sectors()));
+    if status.is_ok() && rq.op() == Op::Write {
+        let (sector, sectors) = rq.part();
+        if mark(host, sector, sectors) {
+            host.note(Event::FirstWrite(sector, sectors));
+        }
     }
     epoch::leave::<H>(&rq);
-    if status.is_ok() {
-        end(host, rq);
-    } else {
+    if !status.is_ok() {
         // What the leaf lies on has no space: that is no error of the device.
         if !status.is_no_space() {
             host.note(Event::IoError);
         }
         host.end(rq, status);
+    } else if rq.rest().1 > 0 {
+        host.again(rq);
+    } else {
+        end(host, rq);
     }
 }
 
@@ -112,6 +129,7 @@ pub(super) fn mark<H: Host>(host: &H, sector: u64, sectors: u32) -> bool {
 }
 
 /// Ends a request that has done what it can: now, or with the next commit.
+#[inline]
 pub(super) fn end<H: Host>(host: &H, rq: H::Request) {
     if rq.word() & NEEDS_COMMIT != 0 {
         flush::wait_for_commit(host, rq);
@@ -128,11 +146,15 @@ pub(super) fn end_durably<H: Host>(host: &H, rq: H::Request) {
     end(host, rq);
 }
 
-/// Ends a request that could not be begun, or defers it until slabs are free.
+/// Ends a request that could not be begun, or has it wait for what it needs.
 pub(super) fn fail<H: Host>(host: &H, rq: H::Request, e: Error) {
     epoch::leave::<H>(&rq);
     match e {
         Error::Emptied => discard::defer(host, rq),
+        Error::NoMemory => {
+            host.add_starved(rq);
+            host.queue_memory();
+        }
         e => {
             if e == Error::Full {
                 host.note(Event::Full);

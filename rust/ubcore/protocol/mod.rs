@@ -50,12 +50,18 @@ pub trait Request {
     fn sector(&self) -> u64;
     /// Its length in sectors; 0 for a flush.
     fn sectors(&self) -> u32;
+    /// The sectors that no lower I/O was sent for yet: first and count.
+    fn rest(&self) -> (u64, u32);
+    /// The sectors that the last [`Host::submit`] has sent: first and count.
+    fn part(&self) -> (u64, u32);
     /// Whether the write must be durable when it ends.
     fn is_fua(&self) -> bool;
-    /// The word that stays with the request: [`epoch`] and [`io`] say what is in it.
+    /// The word that stays with the request, 0 at first: [`epoch`] and [`io`] say what is in it.
     fn word(&self) -> u64;
     /// Sets the word.
     fn set_word(&self, word: u64);
+    /// Sets the word; a full barrier follows.
+    fn publish_word(&self, word: u64);
     /// Sets the word, so that who finds it by [`Host::any_in_flight`] sees all that was done before.
     fn release_word(&self, word: u64);
 }
@@ -134,6 +140,9 @@ impl Shared {
     }
 }
 
+/// Whether a request was taken, or is the caller's still.
+pub type Taken<H> = core::result::Result<(), <H as Host>::Request>;
+
 /// The committer of a host.
 pub type HostCommitter<H> = Committer<<H as Host>::PageSet, <H as Host>::Entries>;
 
@@ -163,7 +172,7 @@ pub trait Host: Clone {
     /// Whether a discarded slab shows the root again.
     fn reveals(&self) -> bool;
 
-    /// Runs `f` under the allocator's lock, in which nothing waits. Process context.
+    /// Runs `f` under the allocator's lock, a spinlock. Process context; not held for long.
     fn with_allocator<R>(&self, f: impl FnOnce(&mut Allocator<Self::Slabs>) -> R) -> R;
     /// Runs `f` under the committer's lock, in which metadata I/O waits. Process context.
     fn with_committer<R>(
@@ -173,11 +182,17 @@ pub trait Host: Clone {
     /// Waits until there is memory for a map page of each kind. Process context, no lock held.
     fn wait_for_memory(&self) -> Result;
 
-    /// Plans a read or a write and sends it down. When all lower I/O has ended, the host calls
-    /// [`io::complete`]. `fua` makes each lower write durable when it ends.
-    fn submit(&self, rq: Self::Request, fua: bool);
-    /// Sends an empty flush to the leaf. When it has ended, the host calls [`io::complete`].
-    fn submit_flush(&self, rq: Self::Request);
+    /// Plans what is left of a read or a write and sends it down, or the first part of it. When all
+    /// lower I/O has ended, the host calls [`io::complete`]. `fua` makes each lower write durable
+    /// when it ends, if [`Host::has_fua`]. The error is the request, of which nothing was sent: that
+    /// would have to wait.
+    fn submit(&self, rq: Self::Request, fua: bool) -> Taken<Self>;
+    /// Whether a single write of the leaf can be made durable.
+    fn has_fua(&self) -> bool;
+    /// Whether the leaf has a volatile cache.
+    fn has_cache(&self) -> bool;
+    /// Has the host call [`io::queue`] once more, soon. Any context.
+    fn again(&self, rq: Self::Request);
     /// Ends a request. Any context.
     fn end(&self, rq: Self::Request, status: Self::Status);
 
@@ -189,6 +204,14 @@ pub trait Host: Clone {
     fn add_deferred(&self, rq: Self::Request);
     /// Takes all deferred requests, the oldest first.
     fn take_deferred(&self) -> impl Iterator<Item = Self::Request>;
+    /// Adds a discard or a zeroing. Any context.
+    fn add_discard(&self, rq: Self::Request);
+    /// Takes all discards and zeroings, the oldest first.
+    fn take_discards(&self) -> impl Iterator<Item = Self::Request>;
+    /// Adds a write that waits for memory of the map. Any context.
+    fn add_starved(&self, rq: Self::Request);
+    /// Takes all writes that wait for memory, the oldest first.
+    fn take_starved(&self) -> impl Iterator<Item = Self::Request>;
 
     /// Has [`flush::commit_work`] run soon. Any context.
     fn queue_commit(&self);
@@ -198,6 +221,8 @@ pub trait Host: Clone {
     fn queue_checkpoint(&self);
     /// Has [`discard::reclaim_work`] run soon. Any context.
     fn queue_reclaim(&self);
+    /// Has [`io::memory_work`] run soon. Any context.
+    fn queue_memory(&self);
 
     /// A full memory barrier.
     fn barrier(&self);
@@ -206,6 +231,8 @@ pub trait Host: Clone {
     /// Sleeps before the `n`-th look at the requests in flight. Process context.
     fn pause(&self, n: u32);
 
+    /// Flushes the leaf and waits. Process context.
+    fn flush_leaf(&self) -> Result;
     /// Zeroes sectors of the leaf and waits. Process context.
     fn zero(&self, sector: u64, sectors: u64) -> Result;
     /// Discards sectors of the leaf and waits, if the leaf knows discard. Process context.

@@ -6,6 +6,7 @@ mod sim;
 
 use sim::disk::{Random, SimDisk};
 use sim::oracle::{content, ROOT};
+use sim::release::{begin_release, end_release};
 use sim::union::{format, SimUnion};
 use ubcore::error::Error;
 use ubcore::geometry::Geometry;
@@ -105,10 +106,9 @@ fn full_is_not_full_while_a_slab_leaves() {
     u.allocator.begin_commit();
     u.committer.commit(&u.map, &mut u.disk).unwrap();
     assert_eq!(u.allocator.settle(&u.map, far, 1), Err(Error::Emptied));
-    assert!(u.allocator.begin_release(&u.map, true));
+    assert!(begin_release(&mut u.allocator, &u.map, true));
     assert_eq!(u.allocator.settle(&u.map, far, 1), Err(Error::Emptied));
-    u.allocator.forget_leaving(&u.map);
-    u.allocator.end_release(&u.map);
+    end_release(&mut u.allocator, &u.map);
     assert_eq!(u.allocator.settle(&u.map, far, 1), Ok(()));
     let next = u.allocator.settle(&u.map, far + SLAB, 1);
     assert_eq!(next, Err(Error::Full));

@@ -100,7 +100,7 @@ fn a_flush_covers_a_write_that_found_another_writes_bit() {
         });
         match held.get() {
             Some(held) => assert!(held, "lost, interrupted at access {n}"),
-            None => assert!(n > 4 && calls <= n),
+            None => assert!(n > 3 && calls <= n),
         }
         if held.get().is_none() {
             break;
@@ -134,7 +134,7 @@ fn a_fua_write_that_takes_itself_for_durable_is() {
         }
         n += 1;
     }
-    assert!(n > 4);
+    assert!(n > 3);
     // And when nobody is under way, it may.
     let s = scene();
     complete_first(&s, u32::MAX, |_| ());

@@ -5,6 +5,7 @@
 mod sim;
 
 use sim::disk::SimDisk;
+use sim::release::{begin_release, end_release};
 use sim::union::{format, SimUnion};
 use ubcore::attach;
 use ubcore::error::Error;
@@ -32,7 +33,7 @@ fn states(u: &SimUnion, slabs: [u32; 2]) -> [Emptied; 2] {
 #[test]
 fn of_slabs_that_had_no_home() {
     let (_, mut u) = fresh(wide());
-    assert!(!u.allocator.begin_release(&u.map, true));
+    assert!(!begin_release(&mut u.allocator, &u.map, true));
     u.empty(5..6, Base::Zero).unwrap();
     assert!(u.allocator.any_emptied(&u.map));
     assert_eq!(u.allocator.settle(&u.map, 160, 1), Err(Error::Emptied));
@@ -68,14 +69,13 @@ fn of_slabs_on_two_pages() {
     u.allocator.begin_commit();
     u.committer.commit(&u.map, &mut u.disk).unwrap();
     assert_eq!(states(&u, slabs), [Emptied::Durable; 2]);
-    assert!(u.allocator.begin_release(&u.map, true));
+    assert!(begin_release(&mut u.allocator, &u.map, true));
     assert_eq!(states(&u, slabs), [Emptied::Waiting; 2]);
     // One at a time.
-    assert!(!u.allocator.begin_release(&u.map, true));
-    u.allocator.forget_leaving(&u.map);
-    u.allocator.end_release(&u.map);
+    assert!(!begin_release(&mut u.allocator, &u.map, true));
+    end_release(&mut u.allocator, &u.map);
     assert_eq!(states(&u, slabs), [Emptied::No; 2]);
-    assert!(!u.allocator.begin_release(&u.map, true));
+    assert!(!begin_release(&mut u.allocator, &u.map, true));
     assert_eq!(u.allocator.used(), 0);
 }
 
@@ -91,16 +91,14 @@ fn of_a_slab_that_left_beside_another_release() {
     u.empty(3..4, Base::Zero).unwrap();
     u.allocator.begin_commit();
     u.committer.commit(&u.map, &mut u.disk).unwrap();
-    assert!(u.allocator.begin_release(&u.map, true));
+    assert!(begin_release(&mut u.allocator, &u.map, true));
     u.empty(4..5, Base::Zero).unwrap();
     u.allocator.begin_commit();
     u.committer.commit(&u.map, &mut u.disk).unwrap();
-    u.allocator.forget_leaving(&u.map);
-    u.allocator.end_release(&u.map);
+    end_release(&mut u.allocator, &u.map);
     // Something else waits for a commit by now.
-    assert!(u.allocator.begin_release(&u.map, false));
-    u.allocator.forget_leaving(&u.map);
-    u.allocator.end_release(&u.map);
+    assert!(begin_release(&mut u.allocator, &u.map, false));
+    end_release(&mut u.allocator, &u.map);
     assert_eq!(states(&u, [3, 4]), [Emptied::No; 2]);
     assert_eq!(u.allocator.used(), 1);
     assert!(u.allocator.any_emptied(&u.map));

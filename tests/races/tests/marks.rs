@@ -447,3 +447,30 @@ fn zeroing_whose_second_part_fails() {
         );
     });
 }
+
+/// Nothing goes down at first, and then two sectors at a time.
+#[test]
+fn requests_go_down_in_parts() {
+    explore(|| {
+        play(
+            2,
+            |u| {
+                u.write(30..34, 1, false);
+                u.set_narrow(2);
+            },
+            &[
+                |u| {
+                    u.write(29..35, 2, false);
+                    u.flush();
+                },
+                |u| {
+                    u.read(30..34);
+                },
+                |u| {
+                    u.discard(0..32);
+                    u.write(0..3, 3, true);
+                },
+            ],
+        );
+    });
+}

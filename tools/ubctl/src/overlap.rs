@@ -63,7 +63,8 @@ impl Step {
 
 type Trail = Vec<Step>;
 
-/// Refuses a root and a leaf with a byte in common. Both are open, and stay what they are.
+/// Refuses a root and a leaf with a byte in common, and one that lies on a union without a file system
+/// in between. Both are open, and stay what they are.
 pub fn refuse(root: &Device, leaf: &Device) -> Result {
     let what = format!(
         "root {}, leaf {}",
@@ -74,6 +75,12 @@ pub fn refuse(root: &Device, leaf: &Device) -> Result {
         return Err(Fail::core(&what, Error::SameDevice));
     }
     let (root, leaf) = (trails(root, Side::Root)?, trails(leaf, Side::Leaf)?);
+    for (side, trails) in [(Side::Root, &root), (Side::Leaf, &leaf)] {
+        // The driver sees a union alone, not one below device mapper.
+        if trails.iter().any(|trail| is_on_union(trail)) {
+            return Err(Fail::core(&what, Error::Stacked(side)));
+        }
+    }
     match shared(&root, &leaf) {
         Some((r, l)) => Err(Fail::new(
             REFUSED,
@@ -86,6 +93,18 @@ pub fn refuse(root: &Device, leaf: &Device) -> Result {
         )),
         None => Ok(()),
     }
+}
+
+/// Whether a trail comes to a union before it comes to a file.
+fn is_on_union(trail: &Trail) -> bool {
+    let is_device = |step: &&Step| matches!(step.place, Place::Disk(_) | Place::Pool(_));
+    trail
+        .iter()
+        .take_while(is_device)
+        .any(|step| match step.place {
+            Place::Disk(dev) => fs::canonicalize(folder(dev)).is_ok_and(|p| is_union(&p)),
+            _ => false,
+        })
 }
 
 /// The first two steps with a byte in common that have nothing in common above them.

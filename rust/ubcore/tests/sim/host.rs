@@ -20,7 +20,7 @@ use ubcore::geometry::{Geometry, BLOCK_BYTES};
 use ubcore::map::{words_for, Map, Memory, TablePage};
 use ubcore::pages::PageSet;
 use ubcore::plan::{self, Run, Source};
-use ubcore::protocol::{discard, flush, io, Event, Host, HostCommitter, Op, Shared, Step};
+use ubcore::protocol::{discard, flush, io, Event, Host, HostCommitter, Op, Shared, Step, Taken};
 use ubcore::sync::{AtomicU64, Ordering};
 
 use crate::leaf::{found, locked, Leaf, Lower};
@@ -44,11 +44,12 @@ struct Work {
 }
 
 /// The works in the order of [`Union::works`].
-const WORKS: [fn(&Handle); 4] = [
+const WORKS: [fn(&Handle); 5] = [
     flush::commit_work,
     flush::timer_work,
     flush::checkpoint_work,
     discard::reclaim_work,
+    io::memory_work,
 ];
 
 /// A union and all that was asked of it.
@@ -62,8 +63,12 @@ pub struct Union {
     lower: StdArc<Lower>,
     waiters: StdMutex<Vec<Rq>>,
     deferred: StdMutex<Vec<Rq>>,
+    discards: StdMutex<Vec<Rq>>,
+    starved: StdMutex<Vec<Rq>>,
+    /// The way down is not free at first, and takes so many sectors at a time.
+    narrow: StdMutex<Option<u64>>,
     in_flight: StdMutex<Vec<Rq>>,
-    works: StdMutex<[Work; 4]>,
+    works: StdMutex<[Work; 5]>,
     threads: StdMutex<Vec<JoinHandle<()>>>,
 }
 
@@ -104,6 +109,9 @@ fn load(g: Geometry, mut leaf: Leaf) -> Result<Union> {
         lower,
         waiters: StdMutex::default(),
         deferred: StdMutex::default(),
+        discards: StdMutex::default(),
+        starved: StdMutex::default(),
+        narrow: StdMutex::default(),
         in_flight: StdMutex::default(),
         works: StdMutex::default(),
         threads: StdMutex::default(),
@@ -282,13 +290,28 @@ impl Handle {
             begun,
             number,
             word: AtomicU64::new(0),
+            progress: StdMutex::default(),
             seen: StdMutex::default(),
             outcome: Mutex::new(None),
             ended: Condvar::new(),
         }));
         locked(&self.in_flight).push(rq.clone());
-        io::queue(self, rq.clone());
+        self.queue(rq.clone());
         rq
+    }
+
+    /// What the block layer does with a request, new or not.
+    fn queue(&self, rq: Rq) {
+        let mut rq = rq;
+        while let Err(back) = io::queue(self, rq) {
+            threads::yield_now();
+            rq = back;
+        }
+    }
+
+    /// From now on no request is sent down at once, and none with more than so many sectors.
+    pub fn set_narrow(&self, sectors: u64) {
+        *locked(&self.narrow) = Some(sectors);
     }
 
     pub fn read(&self, sectors: Range<u64>) -> Outcome {
@@ -357,7 +380,7 @@ impl Handle {
 
     /// The lower device: does what was planned, in its own time.
     fn device(&self, rq: Rq, runs: Vec<Run>, order: Order) {
-        let mut sector = rq.0.sectors.start;
+        let (mut sector, _) = ubcore::protocol::Request::part(&rq);
         let mut outcome = Outcome::Ok;
         for run in runs {
             let end = sector + u64::from(run.sectors);
@@ -444,21 +467,37 @@ impl Host for Handle {
         panic!("there is memory")
     }
 
-    fn submit(&self, rq: Rq, fua: bool) {
-        let (sector, sectors) = (rq.0.sectors.start, ubcore::protocol::Request::sectors(&rq));
+    fn submit(&self, rq: Rq, fua: bool) -> Taken<Self> {
+        let (sector, mut sectors) = ubcore::protocol::Request::rest(&rq);
+        if let Some(most) = *locked(&self.narrow) {
+            let mut progress = rq.progress();
+            progress.refused = !progress.refused;
+            if progress.refused {
+                drop(progress);
+                return Err(rq);
+            }
+            sectors = sectors.min(most as u32);
+        }
+        let mut progress = rq.progress();
+        progress.begun = progress.placed;
+        progress.placed += u64::from(sectors);
+        drop(progress);
         let runs: Vec<Run> = match rq.0.op {
             Op::Read => plan::read(&self.map, sector, sectors).collect(),
             _ => plan::write(&self.map, sector, sectors).collect(),
         };
         let order = if fua { Order::Fua } else { Order::Plain };
         self.spawn(move |me| me.device(rq, runs, order));
+        Ok(())
     }
-    fn submit_flush(&self, rq: Rq) {
-        self.spawn(move |me| {
-            let done = me.lower.access(State::flush_now);
-            let outcome = done.map_or(Outcome::IoError, |()| Outcome::Ok);
-            io::complete(me, rq, outcome);
-        });
+    fn has_fua(&self) -> bool {
+        true
+    }
+    fn has_cache(&self) -> bool {
+        true
+    }
+    fn again(&self, rq: Rq) {
+        self.spawn(move |me| me.queue(rq));
     }
     fn end(&self, rq: Rq, status: Outcome) {
         self.answered(&rq, status);
@@ -484,6 +523,21 @@ impl Host for Handle {
         std::mem::take(&mut *locked(&self.deferred)).into_iter()
     }
 
+    fn add_discard(&self, rq: Rq) {
+        self.lower.bus.load(Ordering::SeqCst);
+        locked(&self.discards).push(rq);
+    }
+    fn take_discards(&self) -> impl Iterator<Item = Rq> {
+        self.lower.bus.load(Ordering::SeqCst);
+        std::mem::take(&mut *locked(&self.discards)).into_iter()
+    }
+    fn add_starved(&self, rq: Rq) {
+        locked(&self.starved).push(rq);
+    }
+    fn take_starved(&self) -> impl Iterator<Item = Rq> {
+        std::mem::take(&mut *locked(&self.starved)).into_iter()
+    }
+
     fn queue_commit(&self) {
         self.enqueue(0);
     }
@@ -495,6 +549,9 @@ impl Host for Handle {
     }
     fn queue_reclaim(&self) {
         self.enqueue(3);
+    }
+    fn queue_memory(&self) {
+        self.enqueue(4);
     }
 
     fn barrier(&self) {
@@ -509,6 +566,9 @@ impl Host for Handle {
         threads::yield_now();
     }
 
+    fn flush_leaf(&self) -> Result {
+        self.lower.access(State::flush_now)
+    }
     fn zero(&self, sector: u64, sectors: u64) -> Result {
         let zeroes = vec![[0; 512]; sectors as usize];
         self.lower

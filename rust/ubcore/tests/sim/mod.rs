@@ -6,4 +6,5 @@
 pub mod disk;
 pub mod memory;
 pub mod oracle;
+pub mod release;
 pub mod union;

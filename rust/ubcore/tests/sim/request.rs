@@ -3,7 +3,7 @@
 //! A request to a host, and how it ended.
 
 use std::ops::Range;
-use std::sync::{Arc as StdArc, Mutex as StdMutex};
+use std::sync::{Arc as StdArc, Mutex as StdMutex, MutexGuard as StdGuard};
 
 use ubcore::error::Error;
 use ubcore::protocol::Op;
@@ -57,12 +57,27 @@ pub(crate) struct Inner {
     /// Its place among the writes of the history.
     pub(crate) number: Option<usize>,
     pub(crate) word: AtomicU64,
+    pub(crate) progress: StdMutex<Progress>,
     pub(crate) seen: StdMutex<Vec<(u64, Option<u64>)>>,
     pub(crate) outcome: Mutex<Option<Outcome>>,
     pub(crate) ended: Condvar,
 }
 
+/// How far a request has been sent down.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Progress {
+    /// Sectors sent before the last part, and with it.
+    pub(crate) begun: u64,
+    pub(crate) placed: u64,
+    /// The way down was not free once.
+    pub(crate) refused: bool,
+}
+
 impl Rq {
+    pub(crate) fn progress(&self) -> StdGuard<'_, Progress> {
+        self.0.progress.lock().expect("no thread has panicked")
+    }
+
     /// Waits for the answer.
     pub fn wait(&self) -> Outcome {
         let mut outcome = self.0.outcome.lock().expect("no thread has panicked");
@@ -85,6 +100,14 @@ impl ubcore::protocol::Request for Rq {
     fn sectors(&self) -> u32 {
         (self.0.sectors.end - self.0.sectors.start) as u32
     }
+    fn rest(&self) -> (u64, u32) {
+        let from = self.0.sectors.start + self.progress().placed;
+        (from, (self.0.sectors.end - from) as u32)
+    }
+    fn part(&self) -> (u64, u32) {
+        let Progress { begun, placed, .. } = *self.progress();
+        (self.0.sectors.start + begun, (placed - begun) as u32)
+    }
     fn is_fua(&self) -> bool {
         self.0.fua
     }
@@ -93,6 +116,10 @@ impl ubcore::protocol::Request for Rq {
     }
     fn set_word(&self, word: u64) {
         self.0.word.store(word, Ordering::Relaxed);
+    }
+    fn publish_word(&self, word: u64) {
+        self.0.word.swap(word, Ordering::SeqCst);
+        std::sync::atomic::fence(std::sync::atomic::Ordering::SeqCst);
     }
     fn release_word(&self, word: u64) {
         self.0.word.store(word, Ordering::Release);

@@ -20,6 +20,7 @@ use ubcore::salvage::{Losses, Lost, Nothing};
 use super::disk::{Sector, SimDisk};
 use super::memory::SimMemory;
 use super::oracle::{content, Oracle, ROOT};
+use super::release::{begin_release, end_release};
 
 pub struct SimUnion {
     pub map: Map<SimMemory>,
@@ -166,7 +167,7 @@ impl SimUnion {
     /// After a commit: nothing is in flight here, so the grace period is over at once.
     pub fn discard_and_free(&mut self) -> Result {
         let durable = self.committer.is_clean(&self.map);
-        if !self.allocator.begin_release(&self.map, durable) {
+        if !begin_release(&mut self.allocator, &self.map, durable) {
             return Ok(());
         }
         let mut from = 0;
@@ -179,8 +180,7 @@ impl SimUnion {
                 self.disk.write_sectors(g.leaf_slab_start(leaf), &junk)?;
             }
         }
-        self.allocator.forget_leaving(&self.map);
-        self.allocator.end_release(&self.map);
+        end_release(&mut self.allocator, &self.map);
         Ok(())
     }
 

@@ -1,0 +1,34 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A release in one go, where nothing else runs.
+
+use std::ops::DerefMut;
+
+use ubcore::alloc::Allocator;
+use ubcore::map::{Map, Memory};
+
+/// Begins a release and picks what it is for: whether there is anything.
+pub fn begin_release<M: Memory, B: DerefMut<Target = [u64]>>(
+    allocator: &mut Allocator<B>,
+    map: &Map<M>,
+    durable: bool,
+) -> bool {
+    if !allocator.begin_release(durable) {
+        return false;
+    }
+    let mut page = Some(0);
+    while let Some(from) = page {
+        page = allocator.pick(map, from);
+    }
+    allocator.is_releasing()
+}
+
+/// Frees all that a release was for.
+pub fn end_release<M: Memory, B: DerefMut<Target = [u64]>>(
+    allocator: &mut Allocator<B>,
+    map: &Map<M>,
+) {
+    allocator.forget_leaving(map);
+    while allocator.end_release(map) {}
+    assert!(!allocator.is_releasing());
+}
