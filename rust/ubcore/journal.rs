@@ -25,6 +25,9 @@ pub struct Ring {
     head: u32,
     used: u32,
     sequence: u64,
+    /// The disk's buffer begins with a block of the ring with so many words, and behind them zeroes;
+    /// `None`: nobody knows what is in it.
+    in_buffer: Option<usize>,
 }
 
 impl Ring {
@@ -35,6 +38,7 @@ impl Ring {
             head,
             used,
             sequence,
+            in_buffer: None,
         }
     }
 
@@ -58,9 +62,10 @@ impl Ring {
         self.used > self.blocks / 2
     }
 
-    /// Frees all blocks: a checkpoint that covers them is durable.
+    /// Frees all blocks: a checkpoint that covers them is durable. It has used the disk's buffer.
     pub fn release(&mut self) {
         self.used = 0;
+        self.in_buffer = None;
     }
 
     fn advance(&mut self, blocks: u32) {
@@ -296,10 +301,23 @@ impl<'a, D: Disk> Epoch<'a, D> {
             if self.sealed >= BUFFER_BLOCKS || at_end {
                 self.write(Order::Plain)?;
             }
-            let sealed = self.sealed;
-            nth_block(self.disk.buffer(), sealed).fill(0);
+            self.blank();
         }
         Ok(Space::Left)
+    }
+
+    /// Zeroes the next block of the buffer: of the first, which most commits use alone, what the
+    /// last one left.
+    fn blank(&mut self) {
+        let sealed = self.sealed;
+        let block = nth_block(self.disk.buffer(), sealed);
+        let left = match self.ring.in_buffer {
+            Some(words) if sealed == 0 => ring::bytes_of(words),
+            _ => BLOCK_BYTES,
+        };
+        if let Some(used) = block.get_mut(..left) {
+            used.fill(0);
+        }
     }
 
     fn seal(&mut self, last: bool) {
@@ -312,6 +330,9 @@ impl<'a, D: Disk> Epoch<'a, D> {
         };
         let (nonce, sealed) = (self.nonce, self.sealed);
         ring::seal(nth_block(self.disk.buffer(), sealed), nonce, &head);
+        if sealed == 0 {
+            self.ring.in_buffer = Some(self.words);
+        }
         self.sealed = sealed.saturating_add(1);
         self.words = 0;
         self.based = false;

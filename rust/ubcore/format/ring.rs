@@ -59,6 +59,12 @@ impl RingHead {
     }
 }
 
+/// Bytes of a block that a header and so many words take.
+pub fn bytes_of(words: usize) -> usize {
+    let words = words.min(RING_WORDS);
+    size_of::<Header>().saturating_add(words.saturating_mul(8))
+}
+
 /// Puts word `at` (below 508) into a block under construction.
 pub fn put_word(block: &mut [u8], at: usize, word: u64) {
     let start = size_of::<Header>().saturating_add(at.saturating_mul(8));
