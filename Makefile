@@ -11,7 +11,7 @@ MAKEFLAGS += --no-print-directory
 PREFIX ?= /usr/local
 DESTDIR ?=
 T ?=
-export SIZE SEED REPLAY FUZZ_SECONDS FUZZ_RUNS
+export SIZE SEED REPLAY FUZZ_SECONDS FUZZ_RUNS COUNT QUICK
 
 running := /lib/modules/$(shell uname -r)/build
 ifeq ($(KDIR),running)
@@ -49,7 +49,8 @@ help:
 	@echo
 	@echo 'Measuring:'
 	@echo '  make bench           beside dm-linear, dm-snapshot, dm-thin and dm-clone, into'
-	@echo '                       bench/results; QUICK=1: fewer cases and repetitions'
+	@echo '                       bench/results; QUICK=1: fewer cases and repetitions;'
+	@echo '                       COUNT=1: instructions alone, against their limits, on any machine'
 	@echo
 	@echo 'Building:'
 	@echo '  make modules tools   unionblk.ko and ubctl, in the build root'

@@ -26,17 +26,22 @@ CASES = {
     "overwrite": "mapped",
     "seqread-1m": "mapped",
     "seqwrite-1m": "mapped",
+    "seqread-4k": "mapped",
+    "seqwrite-4k": "mapped",
     "firstwrite": "fresh",
     "rw7030": "fresh",
     "firstwrite-512": "fresh",
     "fsync1": "fresh",
     "fsync64": "fresh",
 }
+# Where only the instructions are of interest.
+COUNTED_ONLY = ["seqread-4k", "seqwrite-4k"]
 # What a volatile cache below can change.
 WRITES = ["overwrite", "firstwrite", "rw7030", "firstwrite-512", "fsync1", "fsync64", "seqwrite-1m"]
 # What two processors are asked: in batches by one job and by two, one of it also one by one,
 # and what waits for flushes where there are some.
-SHARED = [(case, "batch", jobs) for case in CASES if "1m" not in case and "fsync" not in case for jobs in (1, 2)]
+SHARED = [(case, "batch", jobs) for case in CASES
+          if "1m" not in case and "fsync" not in case and case not in COUNTED_ONLY for jobs in (1, 2)]
 SHARED += [("randread-mapped", "qd1", 1), ("randread-mapped", "qd1", 2),
            ("seqread-1m", "batch", 1), ("seqwrite-1m", "batch", 1)]
 # Emulation is slow, and a witness alone.
@@ -47,7 +52,8 @@ EMULATED = {
 }
 # Where instructions are counted.
 COUNTED = {
-    "none": EMULATED["none"] + [("randread-mapped", "qd1", 1), ("overwrite", "qd1", 1)],
+    "none": EMULATED["none"] + [("randread-mapped", "qd1", 1), ("overwrite", "qd1", 1),
+                                ("randread-mixed", "batch", 1)] + [(case, "batch", 1) for case in COUNTED_ONLY],
     "fua": EMULATED["fua"],
 }
 TWO = {"none": SHARED, "fua": [("fsync1", "qd1", 1), ("fsync64", "qd1", 64)]}
@@ -210,7 +216,7 @@ class Plan:
         if self.cpus == 2:
             return TWO.get(cache, [])
         runs = []
-        for case in list(CASES) if cache == "none" else WRITES:
+        for case in [c for c in CASES if c not in COUNTED_ONLY] if cache == "none" else WRITES:
             if case.startswith("fsync"):
                 runs.append((case, "qd1", 64 if case == "fsync64" else 1))
             else:

@@ -5,6 +5,8 @@
 # emulation of the stock kernel, with two processors and with one whose
 # instructions are counted, and the scenes of scenes.sh. Writes bench/results.
 #   QUICK=1      few repetitions and cases
+#   COUNT=1      the instructions alone, against their limits (count.py), into
+#                build/bench/count: exact on a busy machine too
 #   ENVS="uml1"  these environments alone: uml1 uml2 tcg2 tcg1
 #   CASES=randread-mapped,overwrite   these cases alone
 #   REPS=20      repetitions (default: 10, quick 3)
@@ -29,17 +31,21 @@ is_quiet() {
 	[ "$busy" -le 5 ]
 }
 
+if [ -n "${COUNT:-}" ]; then
+	export ENVS=tcg1 SCENES='' NOISY=1 RESULTS=build/bench/count
+fi
+
 # Outside the build root: what only this side knows.
 if [ -z "${UNIONBLK_IN_ROOT:-}" ]; then
 	mkdir -p "$work"
 	commit=$(git -C "$TOP" rev-parse --short=12 HEAD 2>/dev/null || echo unknown)
 	[ -z "$(git -C "$TOP" status --porcelain -- rust tools Kbuild include 2>/dev/null)" ] || commit=$commit-dirty
 	printf '%s\n' "$commit" >"$work/commit"
-	printf '%s\n' "${QUICK:-}" "${ENVS:-}" "${CASES:-}" "${REPS:-}" "${NOISY:-}" "${RESULTS:-}" \
+	printf '%s\n' "${COUNT:-}" "${QUICK:-}" "${ENVS:-}" "${CASES:-}" "${REPS:-}" "${NOISY:-}" "${RESULTS:-}" \
 		"${SCENES-$([ -n "${QUICK:-}" ] || echo files change many large)}" >"$work/asked"
 	exec "$TOP/scripts/in-root.sh" bench/run.sh
 fi
-{ read -r QUICK; read -r ENVS; read -r CASES; read -r REPS; read -r NOISY; read -r RESULTS; read -r SCENES; } <"$work/asked"
+{ read -r COUNT; read -r QUICK; read -r ENVS; read -r CASES; read -r REPS; read -r NOISY; read -r RESULTS; read -r SCENES; } <"$work/asked"
 results=${RESULTS:-bench/results}
 [ -n "$ENVS" ] || ENVS=$([ -n "$QUICK" ] && echo uml1 uml2 || echo uml1 uml2 tcg2 tcg1)
 
@@ -110,3 +116,4 @@ model=$(sed -n 's/^model name[^:]*: //p' /proc/cpuinfo | head -n 1)
 python3 -B "$TOP/bench/report.py" --commit "$(cat "$work/commit")" --cpu "$model" --quiet "$quiet" \
 	${QUICK:+--quick} --work "$work" --results "$results" $ENVS
 say "bench took $((SECONDS - start)) s"
+[ -z "$COUNT" ] || python3 -B "$TOP/bench/count.py" "$results/latest.json"

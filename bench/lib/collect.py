@@ -10,7 +10,8 @@ import re
 # Fields of /sys/block/*/stat, from 0.
 READS, READ_SECTORS, WRITES, WRITE_SECTORS, DISCARDS, FLUSHES = 0, 2, 4, 6, 11, 15
 CASE_ORDER = ["randread-unmapped", "randread-mapped", "randread-mixed", "firstwrite", "overwrite",
-              "rw7030", "firstwrite-512", "fsync1", "fsync64", "seqread-1m", "seqwrite-1m"]
+              "rw7030", "firstwrite-512", "fsync1", "fsync64", "seqread-1m", "seqwrite-1m",
+              "seqread-4k", "seqwrite-4k"]
 DEVICES = ["raw", "linear", "snap4", "snap16", "thin64", "clone4", "unionblk"]
 
 
