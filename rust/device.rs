@@ -132,7 +132,7 @@ pub(crate) struct Union {
     pub(crate) stalled: RequestList<Union>,
     /// Discards and zeroings.
     pub(crate) discards: RequestList<Union>,
-    /// Writes that wait for memory of the map.
+    /// Requests that wait for memory of the map.
     pub(crate) starved: RequestList<Union>,
     /// Requests that would have to wait on their way down.
     pub(crate) sends: RequestList<Union>,
@@ -161,6 +161,8 @@ pub(crate) struct Union {
     pub(crate) checkpoint_now: Work<Union, 5>,
     #[pin]
     pub(crate) memory_now: Work<Union, 6>,
+    #[pin]
+    pub(crate) discard_now: Work<Union, 7>,
 }
 
 /// The name of a union, for messages and for its disk.
@@ -393,6 +395,7 @@ fn load(
             send_now <- new_work!("unionblk send_now"),
             checkpoint_now <- new_work!("unionblk checkpoint_now"),
             memory_now <- new_work!("unionblk memory_now"),
+            discard_now <- new_work!("unionblk discard_now"),
         }? kernel::error::Error),
         GFP_KERNEL,
     ))?;
@@ -401,12 +404,12 @@ fn load(
 
 /// What all unions have together.
 pub(crate) struct Shared {
-    /// Where commits run: they wait for the leaf alone.
+    /// Where commits run, and discards in the map: they wait for the leaf alone.
     pub(crate) queue: Arc<OwnedQueue>,
     /// Where requests are sent that would have to wait on their way down, for root or leaf: a root
     /// that does not answer holds up no commit.
     pub(crate) sends: Arc<OwnedQueue>,
-    /// Where discards are done and emptied slabs are freed. That waits for commits and for requests:
+    /// Where emptied slabs are freed. That waits for commits and for requests:
     /// with no memory for threads a queue has one, and one would stand behind the other.
     pub(crate) releases: Arc<OwnedQueue>,
     /// Where memory for a map is waited for, and nothing else.

@@ -33,6 +33,7 @@ use crate::{
         },
         format::directory::PageEntry,
         map::Map,
+        plan::Source,
         protocol::{
             self,
             Event,
@@ -177,8 +178,8 @@ impl Host for ArcBorrow<'_, Union> {
     }
 
     #[inline]
-    fn submit(&self, rq: Request<Union>, fua: bool) -> Taken<Self> {
-        queue::send(self, rq, fua)
+    fn submit(&self, rq: Request<Union>, whole: Option<Source>, fua: bool) -> Taken<Self> {
+        queue::send(rq, whole, fua)
     }
 
     fn has_fua(&self) -> bool {
@@ -249,6 +250,10 @@ impl Host for ArcBorrow<'_, Union> {
         let _ = self.releases.enqueue::<_, 3>(Arc::from(*self));
     }
 
+    fn queue_discard(&self) {
+        let _ = self.queue.enqueue::<_, 7>(Arc::from(*self));
+    }
+
     fn queue_memory(&self) {
         let _ = self.memory_queue.enqueue::<_, 6>(Arc::from(*self));
     }
@@ -264,10 +269,6 @@ impl Host for ArcBorrow<'_, Union> {
     fn pause(&self, n: u32) {
         let pause = PAUSE_FIRST.checked_shl(n.min(16)).unwrap_or(PAUSE_MOST);
         fsleep(Delta::from_micros(pause.min(PAUSE_MOST)));
-    }
-
-    fn flush_leaf(&self) -> Result {
-        self.leaf.flush().map_err(|_| Error::Io(Side::Leaf, 0))
     }
 
     fn zero(&self, sector: u64, sectors: u64) -> Result {

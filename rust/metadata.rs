@@ -151,6 +151,9 @@ impl_has_work! {
 impl_has_work! {
     impl HasWork<Self, 6> for Union { self.memory_now }
 }
+impl_has_work! {
+    impl HasWork<Self, 7> for Union { self.discard_now }
+}
 
 /// Requests wait for a commit.
 impl WorkItem<1> for Union {
@@ -170,8 +173,8 @@ impl WorkItem<2> for Union {
     }
 }
 
-/// There are discards, slabs were emptied, or requests wait for that. This work waits for requests in
-/// flight and for discards below, so it has a queue apart from the commits.
+/// Slabs were emptied, or requests wait for that. This work waits for requests in flight and for
+/// discards below, so it has a queue apart from the commits.
 impl WorkItem<3> for Union {
     type Pointer = Arc<Union>;
 
@@ -198,7 +201,16 @@ impl WorkItem<5> for Union {
     }
 }
 
-/// Writes wait for memory of the map.
+/// There are discards or zeroings.
+impl WorkItem<7> for Union {
+    type Pointer = Arc<Union>;
+
+    fn run(this: Arc<Union>) {
+        discard::discard_work(&this.as_arc_borrow());
+    }
+}
+
+/// Requests wait for memory of the map.
 impl WorkItem<6> for Union {
     type Pointer = Arc<Union>;
 
@@ -250,9 +262,11 @@ impl Union {
     /// Waits for all works and makes the last checkpoint: no request is in flight or will come.
     /// Process context.
     pub(crate) fn detach(this: &Arc<Self>) -> Result {
-        // Reclaim queues checkpoints, and nothing else queues any work without a request.
+        // Reclaim queues checkpoints, a large discard reclaim, and nothing else queues any work without
+        // a request.
         workqueue::cancel_delayed_work_sync::<_, 2>(this);
         workqueue::flush_work::<_, 1>(this);
+        workqueue::flush_work::<_, 7>(this);
         workqueue::flush_work::<_, 3>(this);
         workqueue::flush_work::<_, 4>(this);
         workqueue::flush_work::<_, 5>(this);

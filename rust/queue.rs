@@ -57,21 +57,15 @@ impl Driver for Union {
     }
 }
 
-/// Sends what is left of a read or a write down: to one place if one look at the map finds it, else
-/// in pieces as the map has them.
+/// Sends what is left of a read or a write down: to one place if that is known, else in pieces as the
+/// map has them.
 #[inline]
-pub(crate) fn send(union: &Union, rq: Request<Union>, fua: bool) -> Taken {
+pub(crate) fn send(rq: Request<Union>, whole: Option<Source>, fua: bool) -> Taken {
     let read = rq.op() == Op::Read;
     if fua || !rq.is_new() || rq.way() == Way::Bios {
         return send_pieces(rq, read, fua);
     }
-    let (sector, sectors) = (rq.sector(), rq.sectors());
-    let source = if read {
-        plan::read_at_once(&union.map, sector, sectors)
-    } else {
-        plan::write_at_once(&union.map, sector, sectors)
-    };
-    let sent = match source {
+    let sent = match whole {
         Some(Source::Leaf(at)) => rq.submit_at_once(at, |union| &union.leaf),
         Some(Source::Root(at)) => rq.submit_at_once(at, |union| &union.root),
         _ => Sent::Unfit(rq),

@@ -45,12 +45,12 @@ pub(super) unsafe fn send_counted<D: Driver>(
     let sent = match way {
         Way::Requests => {
             // SAFETY: Promised by the caller; `end_counted` owns a count.
-            let sent = unsafe { ffi::ub_clone_send(rq, own, part, Some(end_counted::<D>)) };
+            let sent = unsafe { ffi::ub_clone_send(rq, own, part, end_counted::<D>) };
             // CAST: At most `part.sectors`, or a negative error.
             to_result(sent.min(0)).map(|()| sent as u32)
         }
-        // SAFETY: Promised by the caller; `bio_end_counted` owns a count.
-        Way::Bios => unsafe { submit_bio(rq, own, part, bio_end_counted::<D>) },
+        // SAFETY: Promised by the caller; `end_counted` owns a count.
+        Way::Bios => unsafe { submit_bio(rq, own, part, end_counted::<D>) },
     };
     if sent.is_err() {
         // Never the last: the caller has one.
@@ -77,12 +77,12 @@ pub(super) unsafe fn send_whole<D: Driver>(
     match way {
         Way::Requests => {
             // SAFETY: Promised by the caller; `end_whole` gets the request alone.
-            let sent = unsafe { ffi::ub_clone_send(rq, own, part, Some(end_whole::<D>)) };
+            let sent = unsafe { ffi::ub_clone_send(rq, own, part, end_whole::<D>) };
             to_result(sent.min(0))
         }
         Way::Bios => {
-            // SAFETY: Promised by the caller; `bio_end_whole` gets the request alone.
-            unsafe { submit_bio(rq, own, part, bio_end_whole::<D>) }.map(|_| ())
+            // SAFETY: Promised by the caller; `end_whole` gets the request alone.
+            unsafe { submit_bio(rq, own, part, end_whole::<D>) }.map(|_| ())
         }
     }
 }
@@ -105,7 +105,7 @@ pub(super) unsafe fn send_at_once<D: Driver>(
     // alone.
     let sent = unsafe {
         let own = (*Pdu::of(rq)).bio();
-        ffi::ub_clone_whole(rq, own, bdev, sector, Some(end_whole::<D>))
+        ffi::ub_clone_whole(rq, own, bdev, sector, end_whole::<D>)
     };
     if sent > 0 {
         return Ok(());
@@ -142,53 +142,6 @@ unsafe fn submit_bio(
     Ok(part.sectors)
 }
 
-/// Frees a lower request that has ended: which upper request it was for.
-///
-/// # Safety
-///
-/// Called by the block layer for a request that [`ffi::ub_clone_send`] has sent.
-unsafe fn free(clone: *mut bindings::request) -> *mut bindings::request {
-    // SAFETY: Its bios have ended, and by `RQ_END_IO_NONE` nobody else frees it. It goes first: who
-    // waits for the end of the upper one finds a free request below.
-    unsafe {
-        let rq = (*clone).end_io_data.cast();
-        bindings::blk_mq_free_request(clone);
-        rq
-    }
-}
-
-/// The only lower request of a request has ended. Any context.
-///
-/// # Safety
-///
-/// Called by the block layer for a request that [`send_whole`] has sent.
-unsafe extern "C" fn end_whole<D: Driver>(
-    clone: *mut bindings::request,
-    status: bindings::blk_status_t,
-    _batch: *const bindings::io_comp_batch,
-) -> bindings::rq_end_io_ret {
-    // SAFETY: Promised by the caller. No other lower I/O exists, so the upper request is ours.
-    unsafe {
-        Request::<D>::from_raw(free(clone)).complete(status);
-    }
-    bindings::rq_end_io_ret_RQ_END_IO_NONE
-}
-
-/// One of several lower requests of a request has ended. Any context.
-///
-/// # Safety
-///
-/// Called by the block layer for a request that [`send_counted`] has sent.
-unsafe extern "C" fn end_counted<D: Driver>(
-    clone: *mut bindings::request,
-    status: bindings::blk_status_t,
-    _batch: *const bindings::io_comp_batch,
-) -> bindings::rq_end_io_ret {
-    // SAFETY: Promised by the caller; its count keeps the upper request.
-    unsafe { put::<D>(free(clone), status) };
-    bindings::rq_end_io_ret_RQ_END_IO_NONE
-}
-
 /// Gives back the count of a lower I/O that has ended.
 ///
 /// # Safety
@@ -205,14 +158,14 @@ unsafe fn put<D: Driver>(rq: *mut bindings::request, status: bindings::blk_statu
     }
 }
 
-/// The only lower bio of a request has ended. Any context.
+/// The only lower I/O of a request has ended. Any context.
 ///
 /// # Safety
 ///
 /// `bio` must be the embedded bio of the request in its `bi_private`, which nobody else uses.
-unsafe extern "C" fn bio_end_whole<D: Driver>(bio: *mut bindings::bio) {
+unsafe extern "C" fn end_whole<D: Driver>(bio: *mut bindings::bio) {
     // SAFETY: A bio that ends is ours. The embedded one has no other owner to give it back to. No
-    // other lower bio exists, so the request is ours.
+    // other lower I/O exists, so the request is ours.
     unsafe {
         let (rq, status) = ((*bio).bi_private.cast(), (*bio).bi_status);
         bindings::bio_uninit(bio);
@@ -220,13 +173,13 @@ unsafe extern "C" fn bio_end_whole<D: Driver>(bio: *mut bindings::bio) {
     }
 }
 
-/// One of several lower bios of a request has ended. Any context.
+/// One of several lower I/Os of a request has ended, with its first bio. Any context.
 ///
 /// # Safety
 ///
 /// `bio` must hold a count of the request in its `bi_private`, and be its embedded bio or come
 /// from a bio set.
-unsafe extern "C" fn bio_end_counted<D: Driver>(bio: *mut bindings::bio) {
+unsafe extern "C" fn end_counted<D: Driver>(bio: *mut bindings::bio) {
     // SAFETY: A bio that ends is ours, and its count keeps the request.
     unsafe {
         let (rq, status): (*mut bindings::request, _) =

@@ -219,7 +219,7 @@ impl<D: Driver> Disk<D> {
         let added = unsafe {
             (*raw).fops = &Operations::<D>::DISK;
             (*raw).private_data = data.cast();
-            ffi::ub_disk_setup(raw);
+            ffi::ub_disk_setup(raw, static_lock_class!().as_ptr());
             bindings::set_capacity(raw, sectors);
             // The event of this call reaches no listener: the disk has no name yet.
             bindings::set_disk_ro(raw, read_only);

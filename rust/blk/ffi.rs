@@ -60,14 +60,14 @@ extern "C" {
         rq: *mut bindings::request,
         own: *mut bindings::bio,
         part: *const Part,
-        end_io: bindings::rq_end_io_fn,
+        end_io: unsafe extern "C" fn(*mut bindings::bio),
     ) -> c_int;
     pub(super) fn ub_clone_whole(
         rq: *mut bindings::request,
         own: *mut bindings::bio,
         bdev: *mut bindings::block_device,
         to: u64,
-        end_io: bindings::rq_end_io_fn,
+        end_io: unsafe extern "C" fn(*mut bindings::bio),
     ) -> c_int;
     pub(super) fn ub_bio_part(
         rq: *mut bindings::request,
@@ -105,6 +105,10 @@ extern "C" {
         len: usize,
     ) -> c_int;
 
+    pub(super) fn ub_tags_set_lock_class(
+        set: *mut bindings::blk_mq_tag_set,
+        key: *mut bindings::lock_class_key,
+    );
     pub(super) fn ub_disk_claim(disk: *mut bindings::gendisk, claimed: *mut bool) -> c_int;
     pub(super) fn ub_disk_openers(disk: *mut bindings::gendisk) -> u32;
     pub(super) fn ub_disk_link(
@@ -112,7 +116,7 @@ extern "C" {
         bdev: *mut bindings::block_device,
     ) -> c_int;
     pub(super) fn ub_disk_unlink(disk: *mut bindings::gendisk, bdev: *mut bindings::block_device);
-    pub(super) fn ub_disk_setup(disk: *mut bindings::gendisk);
+    pub(super) fn ub_disk_setup(disk: *mut bindings::gendisk, key: *mut bindings::lock_class_key);
     pub(super) fn ub_disk_get(disk: *mut bindings::gendisk);
     pub(super) fn ub_disk_event(disk: *mut bindings::gendisk, variable: *const c_char);
     pub(super) fn ub_disk_data(dev: *mut bindings::device) -> *mut c_void;

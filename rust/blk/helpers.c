@@ -8,6 +8,7 @@
 #include <linux/bio.h>
 #include <linux/blk-cgroup.h>
 #include <linux/blk-crypto.h>
+#include <linux/blk-integrity.h>
 #include <linux/blk-mq.h>
 #include <linux/blkdev.h>
 #include <linux/capability.h>
@@ -113,40 +114,43 @@ struct bio *ub_bio_part(struct request *rq, struct bio *own, const struct ub_par
 }
 
 #ifdef CONFIG_BLK_MQ_STACKING
-/* A bio in a request's own data has no end function, and no memory to free. */
-static void ub_clone_drop_bios(struct request *clone)
+static void ub_clone_drop_bios(struct request *clone, struct bio *own)
 {
 	struct bio *bio;
 
 	while ((bio = clone->bio)) {
 		clone->bio = bio->bi_next;
-		if (bio->bi_end_io)
-			bio_put(bio);
-		else
+		if (bio == own)
 			bio_uninit(bio);
+		else
+			bio_put(bio);
 	}
 }
 
-/* Fills @clone with up to @sectors of the stretch; how many it has now. */
+/*
+ * Fills @clone with up to @sectors of the stretch; how many it has now. All but
+ * the first bio are chained to that: it ends last, with the first error.
+ */
 static u32 ub_clone_fill(struct request *clone, struct bio *own,
 			 const struct ub_part *part, sector_t sector, u32 sectors)
 {
+	blk_opf_t opf = clone->cmd_flags & ~REQ_NOMERGE;
 	struct bio *src = part->src;
 	u32 skip = part->skip, done = 0;
 
 	while (done < sectors && src) {
 		u32 take = min(sectors - done, bio_sectors(src) - skip);
-		struct bio *bio = ub_bio_clone(own, src, skip, take, part->bdev,
-					       sector + done, clone->cmd_flags);
+		struct bio *bio = ub_bio_clone(clone->bio ? NULL : own, src, skip, take,
+					       part->bdev, sector + done, opf);
 
 		if (!bio)
 			break;
-		bio->bi_end_io = own ? NULL : bio_put;
-		own = NULL;
-		if (clone->bio)
+		if (clone->bio) {
+			bio_chain(bio, clone->bio);
 			clone->biotail->bi_next = bio;
-		else
+		} else {
 			clone->bio = bio;
+		}
 		clone->biotail = bio;
 		done += take;
 		src = src->bi_next;
@@ -182,23 +186,47 @@ static __always_inline int ub_clone_check(struct block_device *bdev, u64 sector,
 	return 0;
 }
 
-/* Gives @clone, which has its bios, to the lower queue, or frees it. */
-static __always_inline int ub_clone_insert(struct request *clone, struct request *rq, sector_t sector,
-			   u32 sectors, u64 from, rq_end_io_fn *end_io)
+/*
+ * A request of the lower queue, if there is one at once. It must not be merged
+ * with another, as it would be in a scheduler of the lower disk, where it comes
+ * if the queue is quiesced or the driver hands it back.
+ */
+static __always_inline struct request *ub_clone_alloc(struct request *rq,
+						      struct block_device *bdev, u32 set_opf)
+{
+	blk_opf_t opf = (rq->cmd_flags & ~UB_STRIP) | REQ_NOMERGE;
+
+	/* Of a request merged of different bios it is not true of all. */
+	if (unlikely(rq->rq_flags & RQF_MIXED_MERGE))
+		opf &= ~REQ_FAILFAST_MASK;
+	/* The lower flush machinery, which would know, is passed by. */
+	if (set_opf && bdev_write_cache(bdev))
+		opf |= (__force blk_opf_t)set_opf;
+	return blk_mq_alloc_request(bdev_get_queue(bdev), opf, BLK_MQ_REQ_NOWAIT);
+}
+
+/*
+ * Gives @clone, which has its bios, to the lower queue, or frees it. What says
+ * that it has ended is the end of its bios: a driver may end a part with an
+ * error and the rest without, or take the bios and submit them once more.
+ */
+static __always_inline int ub_clone_insert(struct request *clone, struct request *rq,
+					   struct bio *own, sector_t sector, u32 sectors,
+					   u64 from, bio_end_io_t *end_io)
 {
 	blk_status_t status;
 
+	clone->bio->bi_private = rq;
+	clone->bio->bi_end_io = end_io;
 	clone->__sector = sector;
 	clone->__data_len = sectors << SECTOR_SHIFT;
 	clone->phys_gap_bit = rq->phys_gap_bit;
-	clone->end_io = end_io;
-	clone->end_io_data = rq;
 	trace_block_rq_remap(clone, disk_devt(rq->q->disk), from);
 
 	status = blk_insert_cloned_request(clone);
 	if (likely(status == BLK_STS_OK))
 		return sectors;
-	ub_clone_drop_bios(clone);
+	ub_clone_drop_bios(clone, own);
 	blk_mq_cleanup_rq(clone);
 	blk_mq_free_request(clone);
 	if (status == BLK_STS_RESOURCE || status == BLK_STS_DEV_RESOURCE)
@@ -207,9 +235,8 @@ static __always_inline int ub_clone_insert(struct request *clone, struct request
 }
 
 int ub_clone_whole(struct request *rq, struct bio *own, struct block_device *bdev,
-		   u64 to, rq_end_io_fn *end_io)
+		   u64 to, bio_end_io_t *end_io)
 {
-	struct request_queue *q = bdev_get_queue(bdev);
 	sector_t sector = to + bdev->bd_start_sect;
 	u32 sectors = blk_rq_sectors(rq);
 	struct bio *src = rq->bio;
@@ -219,15 +246,19 @@ int ub_clone_whole(struct request *rq, struct bio *own, struct block_device *bde
 	ret = ub_clone_check(bdev, to, sectors);
 	if (unlikely(ret))
 		return ret;
-	if (src != rq->biotail || ub_clone_limit(q, sector, sectors) != sectors ||
-	    bio_has_crypt_ctx(src) || bio_integrity(src))
+	if (src != rq->biotail || bio_has_crypt_ctx(src) || bio_integrity(src))
 		return -E2BIG;
 
-	clone = blk_mq_alloc_request(q, rq->cmd_flags & ~UB_STRIP, BLK_MQ_REQ_NOWAIT);
+	clone = ub_clone_alloc(rq, bdev, 0);
 	if (IS_ERR(clone))
 		return -EAGAIN;
+	/* The limits do not change while there is a request. */
+	if (unlikely(ub_clone_limit(clone->q, sector, sectors) != sectors)) {
+		blk_mq_free_request(clone);
+		return -E2BIG;
+	}
 	/* bio_init_clone() for this case, without the device and what that costs. */
-	bio_init(own, NULL, NULL, 0, clone->cmd_flags);
+	bio_init(own, NULL, NULL, 0, clone->cmd_flags & ~REQ_NOMERGE);
 	bio_set_flag(own, BIO_CLONED);
 	own->bi_bdev = bdev;
 	own->bi_ioprio = src->bi_ioprio;
@@ -239,51 +270,43 @@ int ub_clone_whole(struct request *rq, struct bio *own, struct block_device *bde
 	own->bi_io_vec = src->bi_io_vec;
 	bio_clone_blkg_association(own, src);
 	clone->bio = clone->biotail = own;
-	return ub_clone_insert(clone, rq, sector, sectors, blk_rq_pos(rq), end_io);
+	return ub_clone_insert(clone, rq, own, sector, sectors, blk_rq_pos(rq), end_io);
 }
 
 int ub_clone_send(struct request *rq, struct bio *own, const struct ub_part *part,
-		  rq_end_io_fn *end_io)
+		  bio_end_io_t *end_io)
 {
 	struct block_device *bdev = part->bdev;
-	struct request_queue *q = bdev_get_queue(bdev);
 	sector_t sector = part->sector + bdev->bd_start_sect;
-	u32 sectors = part->sectors;
-	blk_opf_t opf = rq->cmd_flags & ~UB_STRIP;
+	u32 sectors = part->sectors, filled;
 	struct request *clone;
 	int ret;
 
 	ret = ub_clone_check(bdev, part->sector, sectors);
 	if (unlikely(ret))
 		return ret;
-	sectors = ub_clone_limit(q, sector, sectors);
-	if (part->whole && sectors != part->sectors)
-		return -E2BIG;
-
-	/* The lower flush machinery, which would know, is passed by. */
-	if (part->set_opf && bdev_write_cache(bdev))
-		opf |= (__force blk_opf_t)part->set_opf;
-	clone = blk_mq_alloc_request(q, opf, BLK_MQ_REQ_NOWAIT);
+	clone = ub_clone_alloc(rq, bdev, part->set_opf);
 	if (IS_ERR(clone))
 		return -EAGAIN;
-	sectors = ub_clone_fill(clone, own, part, sector, sectors);
-	if (unlikely(!sectors || (part->whole && sectors != part->sectors))) {
-		ub_clone_drop_bios(clone);
+	sectors = ub_clone_limit(clone->q, sector, sectors);
+	filled = ub_clone_fill(clone, own, part, sector, sectors);
+	if (unlikely(!filled || (part->whole && filled != part->sectors))) {
+		ub_clone_drop_bios(clone, own);
 		blk_mq_free_request(clone);
-		return sectors ? -E2BIG : -EAGAIN;
+		return filled ? -E2BIG : -EAGAIN;
 	}
-	return ub_clone_insert(clone, rq, sector, sectors,
+	return ub_clone_insert(clone, rq, own, sector, filled,
 			       part->src->bi_iter.bi_sector + part->skip, end_io);
 }
 #else
 int ub_clone_whole(struct request *rq, struct bio *own, struct block_device *bdev,
-		   u64 to, rq_end_io_fn *end_io)
+		   u64 to, bio_end_io_t *end_io)
 {
 	return -EOPNOTSUPP;
 }
 
 int ub_clone_send(struct request *rq, struct bio *own, const struct ub_part *part,
-		  rq_end_io_fn *end_io)
+		  bio_end_io_t *end_io)
 {
 	return -EOPNOTSUPP;
 }
@@ -385,7 +408,9 @@ bool ub_bdev_takes_requests(struct block_device *bdev)
 
 bool ub_bdev_takes_clones(struct block_device *bdev)
 {
-	return IS_ENABLED(CONFIG_BLK_MQ_STACKING) && ub_bdev_takes_requests(bdev);
+	/* A bio gets its checksums where it is submitted, which a clone is not. */
+	return IS_ENABLED(CONFIG_BLK_MQ_STACKING) && ub_bdev_takes_requests(bdev) &&
+	       !blk_get_integrity(bdev->bd_disk);
 }
 
 bool ub_bdev_may_sleep(struct block_device *bdev)
@@ -438,10 +463,25 @@ void ub_disk_unlink(struct gendisk *disk, struct block_device *bdev)
 	bd_unlink_disk_holder(bdev, disk);
 }
 
-/* Those below have their own writeback throttling, where it is wanted. */
-void ub_disk_setup(struct gendisk *disk)
+/*
+ * A set that may sleep has its readers enter the queues of other sets, without
+ * waiting, which lockdep does not know: it must not take theirs and ours for one.
+ */
+void ub_tags_set_lock_class(struct blk_mq_tag_set *set, struct lock_class_key *key)
+{
+	if (set->srcu)
+		lockdep_set_class(set->srcu, key);
+}
+
+/*
+ * Those below have their own writeback throttling, where it is wanted. And as
+ * for the set, lockdep must not take our elevator_lock, under which our readers
+ * are waited for, for that of a queue that they enter.
+ */
+void ub_disk_setup(struct gendisk *disk, struct lock_class_key *key)
 {
 	blk_queue_flag_set(QUEUE_FLAG_DISABLE_WBT_DEF, disk->queue);
+	lockdep_set_class(&disk->queue->elevator_lock, key);
 }
 
 void ub_disk_get(struct gendisk *disk)

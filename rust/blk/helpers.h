@@ -38,18 +38,19 @@ void ub_bios_exit(void);
 /*
  * Sends a stretch of @rq, or the first part of it, to the lower queue as a
  * request of its own: how many sectors, or -EAGAIN if that would have to wait,
- * or another error. Never waits. @own, if not NULL, is used for the first bio.
- * @end_io gets the request with @rq as its data, perhaps before this returns.
+ * or another error. Never waits. @own, if not NULL, is used for the first bio,
+ * which @end_io gets when all has ended, perhaps before this returns, with @rq
+ * as its bi_private.
  */
 int ub_clone_send(struct request *rq, struct bio *own, const struct ub_part *part,
-		  rq_end_io_fn *end_io);
+		  bio_end_io_t *end_io);
 
 /*
  * The same for all of a request of one bio that takes one lower request, with
  * as few steps as that takes; -E2BIG for any other, of which nothing is sent.
  */
 int ub_clone_whole(struct request *rq, struct bio *own, struct block_device *bdev,
-		   u64 to, rq_end_io_fn *end_io);
+		   u64 to, bio_end_io_t *end_io);
 
 /* A bio for a stretch that lies in one bio of @rq; NULL if there is no memory. */
 struct bio *ub_bio_part(struct request *rq, struct bio *own, const struct ub_part *part);
@@ -70,11 +71,13 @@ u32 ub_bdev_logical_block_size(struct block_device *bdev);
 u32 ub_bdev_features(struct block_device *bdev);
 int ub_bdev_name(struct block_device *bdev, char *buf, size_t len);
 
+void ub_tags_set_lock_class(struct blk_mq_tag_set *set, struct lock_class_key *key);
+
 int ub_disk_claim(struct gendisk *disk, bool *claimed);
 u32 ub_disk_openers(struct gendisk *disk);
 int ub_disk_link(struct gendisk *disk, struct block_device *bdev);
 void ub_disk_unlink(struct gendisk *disk, struct block_device *bdev);
-void ub_disk_setup(struct gendisk *disk);
+void ub_disk_setup(struct gendisk *disk, struct lock_class_key *key);
 void ub_disk_get(struct gendisk *disk);
 void ub_disk_event(struct gendisk *disk, const char *variable);
 void *ub_disk_data(struct device *dev);

@@ -275,6 +275,9 @@ impl<D: Driver> Request<D> {
     /// Gives the request back to the block layer, which soon hands it to [`Driver::queue`] again. It
     /// keeps its word, and what was placed of it. Any context.
     pub(crate) fn again(self) {
+        // Somebody else may hand it over and end it before the call below has returned; the queue stays
+        // until the guard is dropped.
+        let _guard = rcu::read_lock();
         let rq = self.into_raw();
 
         // SAFETY: By the invariant the request is started, not ended, and ours.

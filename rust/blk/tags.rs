@@ -9,6 +9,7 @@ use super::{
         Driver,
         Operations, //
     },
+    ffi,
     pdu::Pdu,
 };
 use core::marker::PhantomData;
@@ -20,6 +21,7 @@ use kernel::{
         c_void, //
     },
     prelude::*,
+    static_lock_class,
     sync::Arc,
     types::Opaque, //
 };
@@ -73,7 +75,12 @@ impl<D: Driver> Tags<D> {
                     // SAFETY: `slot` is ours to write.
                     unsafe { slot.write(set) };
                     // SAFETY: As above. Should it fail, it leaves nothing behind.
-                    to_result(unsafe { bindings::blk_mq_alloc_tag_set(slot) })
+                    to_result(unsafe { bindings::blk_mq_alloc_tag_set(slot) })?;
+                    // SAFETY: Allocated just now, and not in use; the key is static.
+                    unsafe {
+                        ffi::ub_tags_set_lock_class(slot, static_lock_class!().as_ptr());
+                    }
+                    Ok::<(), Error>(())
                 }),
                 _driver: PhantomData,
             }? Error),

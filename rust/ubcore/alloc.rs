@@ -20,8 +20,10 @@ const GROUP: u32 = 16;
 
 /// Pages of the slab table that one call looks through, and leaf slabs that one call frees, at most:
 /// the lock is not held for long.
-const STEP_PAGES: u32 = 16;
+const STEP_PAGES: u32 = 4;
 const STEP_SLABS: u32 = 8192;
+/// Words of the bitmap that one search for a free group looks at, at most.
+const STEP_WORDS: usize = 4096;
 
 /// The leaf's free slabs. One lock guards it and all changes of the slab table.
 ///
@@ -259,8 +261,8 @@ impl<B: DerefMut<Target = [u64]>> Allocator<B> {
         self.releasing
     }
 
-    /// The first leaf slab from `from` on that is about to be free, and how many follow it: what may
-    /// be discarded below. Only between the grace period and [`Allocator::end_release`].
+    /// The first leaf slab from `from` on that is about to be free, and how many follow it, up to
+    /// [`STEP_SLABS`]: what may be discarded below. Only between the grace period and [`Allocator::end_release`].
     pub fn leaving(&self, from: u32) -> Option<core::ops::Range<u32>> {
         if !self.any_leaving {
             return None;
@@ -268,7 +270,7 @@ impl<B: DerefMut<Target = [u64]>> Allocator<B> {
         let from = from.max(self.leaving_from);
         let first = next_bit(&self.leaving, from, true).filter(|&n| n < self.slabs)?;
         let end = next_bit(&self.leaving, first, false).unwrap_or(self.slabs);
-        Some(first..end.min(self.slabs))
+        Some(first..end.min(self.slabs).min(first.saturating_add(STEP_SLABS)))
     }
 
     /// Clears the bits that the leaf's pages still hold of free slabs: a free slab has none.
@@ -321,7 +323,10 @@ impl<B: DerefMut<Target = [u64]>> Allocator<B> {
                 self.release(leaf);
             }
         }
-        self.any_leaving = false;
+        if self.any_leaving {
+            self.any_leaving = false;
+            return true;
+        }
         if self.any_waiting {
             let from = self.waiting_from;
             let (_, next) = Self::advance_pages(map, from, Emptied::Waiting, Emptied::No);
@@ -409,7 +414,13 @@ impl<B: DerefMut<Target = [u64]>> Allocator<B> {
         if self.no_group {
             return None;
         }
-        for (at, &word) in self.taken.iter().enumerate().skip(self.group_hint) {
+        let from = self.group_hint;
+        for (at, &word) in self.taken.iter().enumerate().skip(from) {
+            if at >= from.saturating_add(STEP_WORDS) {
+                // The next call goes on here. Until then any slab will do.
+                self.group_hint = at;
+                return None;
+            }
             for group in 0..64 / GROUP {
                 let first = group.wrapping_mul(GROUP);
                 if word & mask(first, first.wrapping_add(GROUP)) == 0 {

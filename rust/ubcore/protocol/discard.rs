@@ -6,8 +6,10 @@
 //! change is durable and all requests that may use the old homes have ended. Until then a write to
 //! such a root slab is deferred: reclaim has it come again.
 //!
-//! All this is one work, which may wait. A large discard is done in steps: no lock is held for longer
-//! than a step under it takes, and no commit has more emptied slabs to tell than a few steps leave.
+//! Discards and zeroings are one work, reclaim is another: it may wait for requests that hang on one
+//! device, and what changes the map alone must not stand behind it. A large discard is done in steps:
+//! no lock is held for longer than a step under it takes, and no commit has more emptied slabs to tell
+//! than a few steps leave.
 
 use core::ops::Range;
 
@@ -17,7 +19,7 @@ use super::super::map::Base;
 use super::super::num::narrow;
 use super::super::plan::{self, Source};
 use super::{epoch, flush, io};
-use super::{refuses_writes, with_memory, Event, Host, Op, Request, Status};
+use super::{refuses_writes, Event, Host, Op, Request, Status};
 
 /// In a request's word: the parts of slabs of a zeroing have been zeroed.
 const PARTS_DONE: u64 = 4;
@@ -28,7 +30,7 @@ const PAGES_DIRTY: u32 = 32;
 /// Takes a discard or a zeroing. Any context.
 pub(super) fn add<H: Host>(host: &H, rq: H::Request) {
     host.add_discard(rq);
-    host.queue_reclaim();
+    host.queue_discard();
 }
 
 /// Has a request come again when reclaim has freed what it can. Any context.
@@ -37,70 +39,70 @@ pub(super) fn defer<H: Host>(host: &H, rq: H::Request) {
     host.queue_reclaim();
 }
 
-/// The reclaim work. Process context, one at a time; waits for requests in flight, for commits and for
-/// discards below, so no commit waits for this work.
-pub fn reclaim_work<H: Host>(host: &H) {
-    round(host);
+/// The discard work. Process context, one at a time; waits for commits alone.
+pub fn discard_work<H: Host>(host: &H) {
+    let mut pages = 0;
     for rq in host.take_discards() {
         match rq.op() {
             _ if refuses_writes(host) => host.end(rq, H::Status::IO_ERROR),
-            Op::Discard => discard(host, rq),
-            _ => write_zeroes(host, rq),
+            Op::Discard => discard(host, rq, &mut pages),
+            _ => write_zeroes(host, rq, &mut pages),
         }
     }
 }
 
 /// Empties whole slabs. Parts of slabs stay as they are, because a discard is a hint.
-fn discard<H: Host>(host: &H, rq: H::Request) {
+fn discard<H: Host>(host: &H, rq: H::Request, pages: &mut u32) {
     let base = if host.reveals() {
         Base::Root
     } else {
         Base::Zero
     };
-    // Without memory for the map the hint is not taken.
-    let _ = empty(host, &rq, base);
-    io::end(host, rq);
+    match empty(host, &rq, base, pages) {
+        Err(Error::NoMemory) => io::starve(host, rq),
+        // If a commit failed the hint is not taken.
+        _ => io::end(host, rq),
+    }
 }
 
 /// Zeroes whole slabs in the map alone, and parts of slabs on the leaf, for which it is deferred.
-fn write_zeroes<H: Host>(host: &H, rq: H::Request) {
+fn write_zeroes<H: Host>(host: &H, rq: H::Request, pages: &mut u32) {
     let whole = rq.word() & PARTS_DONE != 0 || parts(host, &rq).iter().all(|part| part.1 == 0);
     if !whole {
         return defer(host, rq);
     }
-    match empty(host, &rq, Base::Zero) {
+    match empty(host, &rq, Base::Zero, pages) {
         Ok(()) => io::end_durably(host, rq),
         Err(e) => io::fail(host, rq, e),
     }
 }
 
-/// Empties the slabs that a request covers as a whole, a page of the slab table at a time.
-fn empty<H: Host>(host: &H, rq: &H::Request, base: Base) -> Result {
+/// Empties the slabs that a request covers as a whole, a page of the slab table at a time. `pages` of
+/// them were emptied since a commit.
+fn empty<H: Host>(host: &H, rq: &H::Request, base: Base, pages: &mut u32) -> Result {
     let slabs = host.map().geometry().whole_slabs(rq.sector(), rq.sectors());
     let mut at = slabs.start;
-    let mut pages = 0u32;
     while at < slabs.end {
-        if pages == PAGES_DIRTY {
+        if *pages >= PAGES_DIRTY {
             flush::commit_dirty(host)?;
-            round(host);
-            pages = 0;
+            flush::tidy(host);
+            *pages = 0;
         }
         let next = (at / TABLE_ENTRIES).saturating_add(1);
         let end = next.saturating_mul(TABLE_ENTRIES).min(slabs.end);
-        let done = with_memory(host, || {
-            host.with_allocator(|allocator| allocator.empty(host.map(), at..end, base))
-        });
+        let done = host.with_allocator(|allocator| allocator.empty(host.map(), at..end, base));
         // Also where that failed, because it may have emptied some slabs before.
         flush::arm(host);
-        done?;
+        *pages = pages.saturating_add(u32::from(done?));
         at = end;
-        pages = pages.saturating_add(1);
     }
     Ok(())
 }
 
-/// Frees what can be freed, and has the requests that were deferred come again.
-fn round<H: Host>(host: &H) {
+/// The reclaim work: frees what can be freed, and has the requests that were deferred come again.
+/// Process context, one at a time; waits for requests in flight, for commits and for discards below, so
+/// no commit waits for this work.
+pub fn reclaim_work<H: Host>(host: &H) {
     let mut deferred = host.take_deferred().peekable();
     // If the commit fails, the union is read-only, and the requests end with that.
     if deferred.peek().is_none() || flush::commit(host).is_ok() {
@@ -150,8 +152,8 @@ fn release<H: Host>(host: &H, range: Range<u32>) {
 fn begin<H: Host>(host: &H) -> bool {
     let mut page = None;
     loop {
-        // Between two commits: what a commit has only begun to write is not durable. All emptying is
-        // this work's own, so none comes after the look whether the map is clean.
+        // Between two commits: what a commit has only begun to write is not durable. Whether the map
+        // is clean is asked under the allocator's lock: a discard must not come in between.
         let next = host.with_committer(|committer, _| {
             if committer.failed().is_some() {
                 return None;
@@ -214,12 +216,10 @@ fn zero_parts<H: Host>(host: &H, rq: &H::Request) -> Result {
         let zero = plan::read(map, sector, sectors).all(|run| run.source == Source::Zero);
         (sector, if zero { 0 } else { sectors })
     });
-    with_memory(host, || {
-        host.with_allocator(|allocator| {
-            let done = allocator.settle_all(map, parts);
-            host.note(Event::Space(allocator.used(), allocator.slabs()));
-            done
-        })
+    host.with_allocator(|allocator| {
+        let done = allocator.settle_all(map, parts);
+        host.note(Event::Space(allocator.used(), allocator.slabs()));
+        done
     })?;
     for (sector, sectors) in parts {
         for run in plan::write(map, sector, sectors) {

@@ -4,7 +4,7 @@
 //!
 //! A FLUSH with nothing dirty, of a leaf without a volatile cache, ends at once. Otherwise the request
 //! becomes a commit waiter. The commit work takes all waiters first and commits then, so one commit
-//! covers them all; with nothing dirty it flushes the leaf.
+//! covers them all; with nothing dirty it is a flush of the leaf.
 //! Without a FLUSH the timer commits what has changed, at most a second later.
 //!
 //! The timer and the checkpoints run where the system can freeze them: metadata that is written
@@ -19,9 +19,8 @@ pub(super) fn flush<H: Host>(host: &H, rq: H::Request) {
     if host.shared().is_read_only() {
         // A commit failed: no later one can keep what this flush would promise.
         host.end(rq, H::Status::IO_ERROR);
-    } else if host.is_attached_read_only() {
-        host.end(rq, H::Status::OK);
-    } else if is_clean(host) && !host.has_cache() {
+    } else if host.is_attached_read_only() || (is_clean(host) && !host.has_cache()) {
+        // Everything is where it is to be.
         host.end(rq, H::Status::OK);
     } else {
         wait_for_commit(host, rq);
@@ -53,14 +52,9 @@ pub fn commit_work<H: Host>(host: &H) {
         // The run before has answered the request that queued this one.
         return;
     }
-    let clean = is_clean(host) && !host.shared().is_read_only();
-    let done = if clean {
-        // All that the waiters changed is durable, but for the data of overwrites. If that is lost, it
-        // is as on any disk: the map is none the worse.
-        host.flush_leaf().inspect_err(|_| host.note(Event::IoError))
-    } else {
-        commit(host)
-    };
+    // With nothing dirty it is a flush. That must not fail and be forgotten either: the leaf may have
+    // lost the data of a write that the next commit names.
+    let done = commit(host);
     for rq in waiters {
         host.end(rq, status_of(done));
     }

@@ -38,17 +38,23 @@ pub fn queue<H: Host>(host: &H, rq: H::Request) -> Taken<H> {
 /// Reads: look up, go down.
 #[inline]
 fn read<H: Host>(host: &H, rq: H::Request) -> Taken<H> {
+    let (sector, sectors) = rq.rest();
     epoch::enter(host, &rq);
-    submit(host, rq, false)
+    let whole = plan::read_at_once(host.map(), sector, sectors);
+    submit(host, rq, whole, false)
 }
 
 /// Writes: allocate what is missing, go down.
 fn write<H: Host>(host: &H, rq: H::Request) -> Taken<H> {
     let (sector, sectors) = rq.rest();
     epoch::enter(host, &rq);
-    if let Err(e) = allocate(host, sector, sectors) {
-        fail(host, rq, e);
-        return Ok(());
+    let mut whole = plan::write_at_once(host.map(), sector, sectors);
+    if whole.is_none() {
+        if let Err(e) = allocate(host, sector, sectors) {
+            fail(host, rq, e);
+            return Ok(());
+        }
+        whole = plan::write_at_once(host.map(), sector, sectors);
     }
     // A write that changes no map, over a map that is durable, is durable by itself.
     let alone = rq.is_fua() && host.has_fua() && is_mapped_durably(host, sector, sectors);
@@ -56,13 +62,14 @@ fn write<H: Host>(host: &H, rq: H::Request) -> Taken<H> {
         // The commit's flush makes the data durable too, so the write needs no FUA below.
         rq.set_word(rq.word() | NEEDS_COMMIT);
     }
-    submit(host, rq, alone)
+    submit(host, rq, whole, alone)
 }
 
 /// Sends a request down, which uses the map. One that comes back uses it no longer.
 #[inline]
-fn submit<H: Host>(host: &H, rq: H::Request, fua: bool) -> Taken<H> {
-    host.submit(rq, fua).inspect_err(|rq| epoch::leave::<H>(rq))
+fn submit<H: Host>(host: &H, rq: H::Request, whole: Option<Source>, fua: bool) -> Taken<H> {
+    host.submit(rq, whole, fua)
+        .inspect_err(|rq| epoch::leave::<H>(rq))
 }
 
 /// Gives every slab of a range a leaf slab, or none if free slabs do not suffice.
@@ -77,7 +84,13 @@ fn allocate<H: Host>(host: &H, sector: u64, sectors: u32) -> Result {
     })
 }
 
-/// The memory work: waits for memory of the map, then has the writes that want it come again. Process
+/// Has a request come again when there is memory for the map. Any context.
+pub(super) fn starve<H: Host>(host: &H, rq: H::Request) {
+    host.add_starved(rq);
+    host.queue_memory();
+}
+
+/// The memory work: waits for memory of the map, then has the requests that want it come again. Process
 /// context, one at a time; waits for nothing else, and holds nothing.
 pub fn memory_work<H: Host>(host: &H) {
     for rq in host.take_starved() {
@@ -102,6 +115,10 @@ pub fn complete<H: Host>(host: &H, rq: H::Request, status: H::Status) {
         let (sector, sectors) = rq.part();
         if mark(host, sector, sectors) {
             host.note(Event::FirstWrite(sector, sectors));
+        }
+        if rq.is_fua() && plan::homeless(host.map(), sector, sectors).next().is_some() {
+            // A discard beside it took its home: the write comes before that, so that must be durable.
+            rq.set_word(rq.word() | NEEDS_COMMIT);
         }
     }
     epoch::leave::<H>(&rq);
@@ -151,10 +168,7 @@ pub(super) fn fail<H: Host>(host: &H, rq: H::Request, e: Error) {
     epoch::leave::<H>(&rq);
     match e {
         Error::Emptied => discard::defer(host, rq),
-        Error::NoMemory => {
-            host.add_starved(rq);
-            host.queue_memory();
-        }
+        Error::NoMemory => starve(host, rq),
         e => {
             if e == Error::Full {
                 host.note(Event::Full);

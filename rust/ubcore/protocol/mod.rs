@@ -23,6 +23,7 @@ use super::disk::Disk;
 use super::error::{Error, Result};
 use super::format::directory::PageEntry;
 use super::map::{Map, Memory};
+use super::plan::Source;
 use super::sync::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 /// What a request asks for.
@@ -182,11 +183,12 @@ pub trait Host: Clone {
     /// Waits until there is memory for a map page of each kind. Process context, no lock held.
     fn wait_for_memory(&self) -> Result;
 
-    /// Plans what is left of a read or a write and sends it down, or the first part of it. When all
-    /// lower I/O has ended, the host calls [`io::complete`]. `fua` makes each lower write durable
+    /// Sends what is left of a read or a write down, or the first part of it: to `whole`, if one look
+    /// has found the place of all of it, else as it is planned. When all lower I/O has ended, the host
+    /// calls [`io::complete`]. `fua` makes each lower write durable
     /// when it ends, if [`Host::has_fua`]. The error is the request, of which nothing was sent: that
     /// would have to wait.
-    fn submit(&self, rq: Self::Request, fua: bool) -> Taken<Self>;
+    fn submit(&self, rq: Self::Request, whole: Option<Source>, fua: bool) -> Taken<Self>;
     /// Whether a single write of the leaf can be made durable.
     fn has_fua(&self) -> bool;
     /// Whether the leaf has a volatile cache.
@@ -221,6 +223,8 @@ pub trait Host: Clone {
     fn queue_checkpoint(&self);
     /// Has [`discard::reclaim_work`] run soon. Any context.
     fn queue_reclaim(&self);
+    /// Has [`discard::discard_work`] run soon. Any context.
+    fn queue_discard(&self);
     /// Has [`io::memory_work`] run soon. Any context.
     fn queue_memory(&self);
 
@@ -231,8 +235,6 @@ pub trait Host: Clone {
     /// Sleeps before the `n`-th look at the requests in flight. Process context.
     fn pause(&self, n: u32);
 
-    /// Flushes the leaf and waits. Process context.
-    fn flush_leaf(&self) -> Result;
     /// Zeroes sectors of the leaf and waits. Process context.
     fn zero(&self, sector: u64, sectors: u64) -> Result;
     /// Discards sectors of the leaf and waits, if the leaf knows discard. Process context.
@@ -252,15 +254,4 @@ pub fn is_clean<H: Host>(host: &H) -> bool {
 /// Whether writes are refused, for either reason. Any context.
 pub fn refuses_writes<H: Host>(host: &H) -> bool {
     host.is_attached_read_only() || host.shared().is_read_only()
-}
-
-/// Tries a step that may need pages for the map, again when there is memory. What a try did stays
-/// done, so each try gets further. Process context.
-fn with_memory<H: Host, R>(host: &H, mut step: impl FnMut() -> Result<R>) -> Result<R> {
-    loop {
-        match step() {
-            Err(Error::NoMemory) => host.wait_for_memory()?,
-            done => return done,
-        }
-    }
 }

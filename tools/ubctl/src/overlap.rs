@@ -77,7 +77,7 @@ pub fn refuse(root: &Device, leaf: &Device) -> Result {
     let (root, leaf) = (trails(root, Side::Root)?, trails(leaf, Side::Leaf)?);
     for (side, trails) in [(Side::Root, &root), (Side::Leaf, &leaf)] {
         // The driver sees a union alone, not one below device mapper.
-        if trails.iter().any(|trail| is_on_union(trail)) {
+        if trails.iter().any(is_on_union) {
             return Err(Fail::core(&what, Error::Stacked(side)));
         }
     }

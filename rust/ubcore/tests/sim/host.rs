@@ -44,12 +44,13 @@ struct Work {
 }
 
 /// The works in the order of [`Union::works`].
-const WORKS: [fn(&Handle); 5] = [
+const WORKS: [fn(&Handle); 6] = [
     flush::commit_work,
     flush::timer_work,
     flush::checkpoint_work,
     discard::reclaim_work,
     io::memory_work,
+    discard::discard_work,
 ];
 
 /// A union and all that was asked of it.
@@ -68,7 +69,7 @@ pub struct Union {
     /// The way down is not free at first, and takes so many sectors at a time.
     narrow: StdMutex<Option<u64>>,
     in_flight: StdMutex<Vec<Rq>>,
-    works: StdMutex<[Work; 5]>,
+    works: StdMutex<[Work; 6]>,
     threads: StdMutex<Vec<JoinHandle<()>>>,
 }
 
@@ -467,22 +468,20 @@ impl Host for Handle {
         panic!("there is memory")
     }
 
-    fn submit(&self, rq: Rq, fua: bool) -> Taken<Self> {
+    fn submit(&self, rq: Rq, whole: Option<Source>, fua: bool) -> Taken<Self> {
         let (sector, mut sectors) = ubcore::protocol::Request::rest(&rq);
         if let Some(most) = *locked(&self.narrow) {
-            let mut progress = rq.progress();
-            progress.refused = !progress.refused;
-            if progress.refused {
-                drop(progress);
+            if rq.progress().refuse() {
                 return Err(rq);
             }
             sectors = sectors.min(most as u32);
         }
-        let mut progress = rq.progress();
-        progress.begun = progress.placed;
-        progress.placed += u64::from(sectors);
-        drop(progress);
+        rq.progress().send(sectors);
         let runs: Vec<Run> = match rq.0.op {
+            _ if whole.is_some() && locked(&self.narrow).is_none() => {
+                let run = whole.map(|source| Run { source, sectors });
+                run.into_iter().collect()
+            }
             Op::Read => plan::read(&self.map, sector, sectors).collect(),
             _ => plan::write(&self.map, sector, sectors).collect(),
         };
@@ -550,6 +549,9 @@ impl Host for Handle {
     fn queue_reclaim(&self) {
         self.enqueue(3);
     }
+    fn queue_discard(&self) {
+        self.enqueue(5);
+    }
     fn queue_memory(&self) {
         self.enqueue(4);
     }
@@ -566,9 +568,6 @@ impl Host for Handle {
         threads::yield_now();
     }
 
-    fn flush_leaf(&self) -> Result {
-        self.lower.access(State::flush_now)
-    }
     fn zero(&self, sector: u64, sectors: u64) -> Result {
         let zeroes = vec![[0; 512]; sectors as usize];
         self.lower

@@ -73,6 +73,19 @@ pub(crate) struct Progress {
     pub(crate) refused: bool,
 }
 
+impl Progress {
+    /// Every other time the way down is not free.
+    pub(crate) fn refuse(&mut self) -> bool {
+        self.refused = !self.refused;
+        self.refused
+    }
+
+    pub(crate) fn send(&mut self, sectors: u32) {
+        self.begun = self.placed;
+        self.placed += u64::from(sectors);
+    }
+}
+
 impl Rq {
     pub(crate) fn progress(&self) -> StdGuard<'_, Progress> {
         self.0.progress.lock().expect("no thread has panicked")
