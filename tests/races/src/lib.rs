@@ -55,8 +55,13 @@ fn number(name: &str, otherwise: u64) -> u64 {
 /// few changes of priority; `SEED` is all that they depend on. Panics where it fails, and says how
 /// that schedule is run again.
 pub fn explore(scene: fn()) {
+    explore_more(1, scene);
+}
+
+/// The same under so many times as many schedules, for a scene that is quick and rarely goes wrong.
+pub fn explore_more(times: usize, scene: fn()) {
     let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
-    let schedules = number("SCHEDULES", 400) as usize / 2;
+    let schedules = number("SCHEDULES", 400) as usize / 2 * times;
     let seed = number("SEED", 1);
     let mut config = Config::new();
     config.silence_warnings = true;

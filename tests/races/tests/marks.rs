@@ -2,9 +2,9 @@
 
 //! First write, overwrite, flush, FUA, discard, release, checkpoint and detach at once.
 
-use races::explore;
 use races::host::Handle;
 use races::scene::play;
+use races::{explore, explore_more};
 use shuttle::rand::{thread_rng, Rng};
 
 /// What tests/crash/mutants.sh asks first.
@@ -408,17 +408,15 @@ fn an_access_to_the_leaf_fails() {
 /// durable.
 #[test]
 fn discards_while_a_reclaim_looks_for_more() {
-    explore(|| {
+    explore_more(8, || {
         play(
             3,
             |u| {
                 u.write(0..96, 1, true);
                 u.discard(0..32);
+                u.flush();
             },
             &[
-                |u| {
-                    u.flush();
-                },
                 |u| {
                     u.discard(32..64);
                 },

@@ -305,6 +305,7 @@ impl Handle {
     fn queue(&self, rq: Rq) {
         let mut rq = rq;
         while let Err(back) = io::queue(self, rq) {
+            back.assert_unused();
             threads::yield_now();
             rq = back;
         }

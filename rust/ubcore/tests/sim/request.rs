@@ -91,6 +91,12 @@ impl Rq {
         self.0.progress.lock().expect("no thread has panicked")
     }
 
+    /// A request that waits for its way down uses no home: reclaim would wait for it.
+    pub(crate) fn assert_unused(&self) {
+        let in_use = self.0.word.load(Ordering::Acquire) & 2 != 0;
+        assert!(!in_use, "a request that was refused uses the map");
+    }
+
     /// Waits for the answer.
     pub fn wait(&self) -> Outcome {
         let mut outcome = self.0.outcome.lock().expect("no thread has panicked");
