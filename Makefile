@@ -11,7 +11,7 @@ MAKEFLAGS += --no-print-directory
 PREFIX ?= /usr/local
 DESTDIR ?=
 T ?=
-export SIZE SEED REPLAY FUZZ_SECONDS FUZZ_RUNS COUNT QUICK
+export SIZE SEED REPLAY FUZZ_SECONDS FUZZ_RUNS
 
 running := /lib/modules/$(shell uname -r)/build
 ifeq ($(KDIR),running)

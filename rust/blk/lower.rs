@@ -321,8 +321,9 @@ where
     let failed = pieces.failed || (pieces.left > 0 && !pieces.short);
     if failed && !pieces.broken {
         pr_warn_once!("the pieces of a request do not cover it: it fails\n");
-        pdu.note(ffi::BLK_STS_IOERR);
-    } else if failed && pdu.status() == 0 {
+    }
+    if failed {
+        // Unless the device below has given a reason.
         pdu.note(ffi::BLK_STS_IOERR);
     }
     let nothing = pieces.left == pieces.total && !failed;
