@@ -300,7 +300,8 @@ fn read(
     let entries = zeroed(index(g.pages()), PageEntry::EMPTY)?;
     let set = || zeroed(words_for(g.pages()), 0u64).map(PageSet::new);
     let mut lost = Lost::new(set()?);
-    let committer = attach::salvage(disk, probe, map, &mut a, entries, set()?, &mut lost)?;
+    let sets = [set()?, set()?];
+    let committer = attach::salvage(disk, probe, map, &mut a, entries, sets, &mut lost)?;
     let loss = Loss::new(disk, map, &lost)?;
     Ok((a, committer, loss))
 }

@@ -6,6 +6,7 @@
 
 use crate::{
     blk::{
+        task,
         Op,
         Request,
         Status,
@@ -264,6 +265,11 @@ impl Host for ArcBorrow<'_, Union> {
 
     fn any_in_flight(&self, f: fn(u64, u64) -> bool, with: u64) -> bool {
         self.tags.any(f, with)
+    }
+
+    fn give_way(&self) {
+        // A fatal signal is none of a worker.
+        let _ = task::give_way();
     }
 
     fn pause(&self, n: u32) {

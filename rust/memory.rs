@@ -159,6 +159,7 @@ pub(crate) struct MapMemory {
     dirty_words: KVVec<AtomicU64>,
     fresh: KVVec<AtomicU64>,
     emptied: KVVec<AtomicU64>,
+    pending: KVVec<AtomicU64>,
     bytes: Atomic<u64>,
 }
 
@@ -195,6 +196,7 @@ impl MapMemory {
             dirty_words,
             fresh,
             emptied: words(words_for(g.table_pages()))?,
+            pending: words(words_for(g.table_pages()))?,
             bytes: Atomic::new(0),
         };
         let fixed = bytes_of(&memory.table)
@@ -302,5 +304,9 @@ impl Memory for MapMemory {
 
     fn emptied(&self) -> &[AtomicU64] {
         &self.emptied
+    }
+
+    fn pending(&self) -> &[AtomicU64] {
+        &self.pending
     }
 }

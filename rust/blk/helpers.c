@@ -519,7 +519,14 @@ struct workqueue_struct *ub_alloc_workqueue(const char *name, bool freezable)
 /* Gives way to other tasks; -EINTR if this one is to die. */
 int ub_give_way(void)
 {
-	cond_resched();
+	/*
+	 * With lazy preemption cond_resched() does nothing, and a task that was
+	 * woken up waits for the next tick.
+	 */
+	if (test_thread_flag(TIF_NEED_RESCHED_LAZY))
+		schedule();
+	else
+		cond_resched();
 	return fatal_signal_pending(current) ? -EINTR : 0;
 }
 

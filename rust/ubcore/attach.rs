@@ -54,14 +54,15 @@ pub fn read_superblock<D: Disk>(disk: &mut D) -> Result<Probe> {
 
 /// Fills an empty map and an empty allocator from the leaf. Any damage is refused.
 ///
-/// `entries` and `changed` have room for each map page and are empty. Process context.
+/// `entries` and both of `sets` have room for each map page and are empty. The first of `sets` is of
+/// the pages that the next checkpoint writes; the caller may put pages in. Process context.
 pub fn load<D, M, A, B, E>(
     disk: &mut D,
     probe: Probe,
     map: &Map<M>,
     allocator: &mut Allocator<A>,
     entries: E,
-    changed: PageSet<B>,
+    sets: [PageSet<B>; 2],
 ) -> Result<Committer<B, E>>
 where
     D: Disk,
@@ -70,7 +71,7 @@ where
     B: DerefMut<Target = [u64]>,
     E: DerefMut<Target = [PageEntry]>,
 {
-    salvage(disk, probe, map, allocator, entries, changed, &mut Nothing)
+    salvage(disk, probe, map, allocator, entries, sets, &mut Nothing)
 }
 
 /// As [`load`], but what `lost` takes is given up: the map says so of the slabs concerned, and of
@@ -85,7 +86,7 @@ pub fn salvage<D, M, A, B, E, L>(
     map: &Map<M>,
     allocator: &mut Allocator<A>,
     mut entries: E,
-    mut changed: PageSet<B>,
+    sets: [PageSet<B>; 2],
     lost: &mut L,
 ) -> Result<Committer<B, E>>
 where
@@ -96,6 +97,7 @@ where
     E: DerefMut<Target = [PageEntry]>,
     L: Losses,
 {
+    let [mut changed, stored] = sets;
     let sb = probe.superblock;
     read_directory(disk, &sb, &mut entries, lost)?;
     read_pages(disk, &sb, map, &entries, lost)?;
@@ -118,7 +120,7 @@ where
         probe.slot,
         ring,
         entries,
-        changed,
+        [changed, stored],
         map.changes(),
         failed,
     ))

@@ -7,6 +7,10 @@
 //! the changed map pages into the slots that do not count, then the directory blocks likewise, and
 //! then, in one write with `PREFLUSH | FUA`, the superblock that makes them count and frees the
 //! ring. The second superblock slot follows at once: from then on either may rot.
+//!
+//! A checkpoint may write pages in steps ([`Committer::store_some`]) with commits in between. A page
+//! that changes after its step is written again before the superblock: whatever changes a page makes a
+//! dirty mark or a pending one, and who takes that mark puts the page on the list of changed pages.
 
 use core::ops::DerefMut;
 
@@ -16,11 +20,12 @@ use super::format::crc::crc32c;
 use super::format::directory::{self, PageEntry};
 use super::format::record::Record;
 use super::format::superblock::{Slot, Superblock};
-use super::geometry::{BLOCK_BYTES, TABLE_ENTRIES};
-use super::journal::{fills_too_many, Epoch, Ring, Space};
+use super::geometry::BLOCK_BYTES;
+use super::journal::{Epoch, Ring, Space};
 use super::map::{Emptied, Map, Memory};
-use super::num::index;
+use super::num::{index, narrow, wide};
 use super::pages::{self, bits_page_of, table_page_of, PageSet};
+use super::replay_limit::{filled_by_writers, fills_too_many};
 
 /// What has been done since attach.
 #[derive(Clone, Copy, Debug, Default)]
@@ -43,6 +48,11 @@ pub struct Committer<B, E> {
     ring: Ring,
     entries: E,
     changed: PageSet<B>,
+    /// Pages that were written since the last checkpoint: `entries` has their new slots, which the
+    /// directory on the leaf does not name yet.
+    stored: PageSet<B>,
+    /// How many of them were empty at the last checkpoint.
+    filled: u32,
     /// The map's count of changes that is durable.
     committed: u64,
     failed: Option<Error>,
@@ -60,7 +70,7 @@ where
         newest: Slot,
         ring: Ring,
         entries: E,
-        changed: PageSet<B>,
+        [changed, stored]: [PageSet<B>; 2],
         committed: u64,
         failed: Option<Error>,
     ) -> Self {
@@ -70,6 +80,8 @@ where
             ring,
             entries,
             changed,
+            stored,
+            filled: 0,
             committed,
             failed,
             counters: Counters::default(),
@@ -106,9 +118,17 @@ where
         self.failed
     }
 
-    /// Whether a checkpoint is due, at leisure.
+    /// Whether a checkpoint is due, at leisure: before the ring is full, or says too much.
     pub fn wants_checkpoint(&self) -> bool {
-        self.failed.is_none() && self.ring.is_half_full()
+        let pages = self.changed.len().saturating_add(self.filled);
+        let most = filled_by_writers(&self.superblock.geometry);
+        let many = pages > most.saturating_sub(most / 8);
+        self.failed.is_none() && (self.ring.is_half_full() || many)
+    }
+
+    /// How many pages the next checkpoint has to write, as far as commits have found them.
+    pub fn changed_pages(&self) -> u32 {
+        self.changed.len()
     }
 
     /// Makes all data written and all mappings made before the call durable.
@@ -137,6 +157,20 @@ where
         })
     }
 
+    /// Writes some of the changed pages, for the next checkpoint: how many, [`BUFFER_BLOCKS`] at most.
+    ///
+    /// The caller can let go of the lock between two calls. Nothing becomes durable by it.
+    pub fn store_some<M: Memory, D: Disk>(&mut self, map: &Map<M>, disk: &mut D) -> Result<u32> {
+        self.guarded(|s| {
+            let before = s.changed.len();
+            if let Some(page) = s.changed.next(0) {
+                s.ring.forget_buffer();
+                s.write_batch(map, disk, page)?;
+            }
+            Ok(before.saturating_sub(s.changed.len()))
+        })
+    }
+
     /// Frees the journal; makes everything durable on the way.
     pub fn checkpoint<M: Memory, D: Disk>(&mut self, map: &Map<M>, disk: &mut D) -> Result {
         self.guarded(|s| s.write_checkpoint(map, disk, false))
@@ -147,15 +181,11 @@ where
         self.guarded(|s| s.write_checkpoint(map, disk, true))
     }
 
-    fn guarded(&mut self, f: impl FnOnce(&mut Self) -> Result) -> Result {
+    fn guarded<R>(&mut self, f: impl FnOnce(&mut Self) -> Result<R>) -> Result<R> {
         if let Some(e) = self.failed {
             return Err(e);
         }
-        let done = f(self);
-        if let Err(e) = done {
-            self.failed = Some(e);
-        }
-        done
+        f(self).inspect_err(|&e| self.failed = Some(e))
     }
 
     /// Writes an epoch of all dirty slabs: its blocks, or `None` if the ring cannot take it.
@@ -177,7 +207,7 @@ where
         // Emptied slabs last: one that has just lost its home above is told here, in the same
         // epoch; what is written to it from now on comes in a later one.
         from = 0;
-        while let Some(page) = map.emptied_page(from) {
+        while let Some(page) = map.take_pending(from) {
             self.changed.add(page);
             if space == Space::Left {
                 space = epoch.emptied(map, page)?;
@@ -185,7 +215,7 @@ where
             from = page.saturating_add(1);
         }
         let g = &self.superblock.geometry;
-        if space == Space::Full || fills_too_many(g, &self.changed, &self.entries) {
+        if space == Space::Full || fills_too_many(g, &self.changed, &self.entries, self.filled) {
             return Ok(None);
         }
         let empties = epoch.empties();
@@ -226,12 +256,9 @@ where
         }
         // In this order, as in an epoch: who has lost its home by now is on a page that is stored.
         from = 0;
-        while let Some(page) = map.emptied_page(from) {
+        while let Some(page) = map.take_pending(from) {
             self.changed.add(page);
-            for n in 0..TABLE_ENTRIES {
-                let slab = page.saturating_mul(TABLE_ENTRIES).saturating_add(n);
-                map.advance_emptied(slab, Emptied::Pending, Emptied::Durable);
-            }
+            map.advance_emptied(page, Emptied::Pending, Emptied::Durable, |_, _| ());
             from = page.saturating_add(1);
         }
         let mut next = self.superblock.clone();
@@ -242,6 +269,8 @@ where
         self.write_pages(map, disk, &mut next)?;
         self.write_superblock(disk, next)?;
         self.ring.release();
+        self.stored.clear();
+        self.filled = 0;
         self.committed = settled.unwrap_or(self.committed);
         self.counters.checkpoints = self.counters.checkpoints.saturating_add(1);
         Ok(())
@@ -256,14 +285,15 @@ where
     ) -> Result {
         let mut page = self.changed.next(0);
         while let Some(first) = page {
-            let at = directory::block_of(first);
-            let mut n = page;
-            while let Some(p) = n.filter(|&p| directory::block_of(p) == at) {
-                n = self.write_batch(map, disk, p)?;
-            }
+            page = self.write_batch(map, disk, first)?;
+        }
+        page = self.stored.next(0);
+        while let Some(stored) = page {
+            let at = directory::block_of(stored);
             let slot = next.directory_slot(at)?.other();
             let g = &next.geometry;
             let range = directory::pages_of(at, g.pages());
+            let after = range.end;
             let entries = self.entries.get(range).unwrap_or_default();
             directory::encode(
                 one_block(disk.buffer()),
@@ -278,7 +308,7 @@ where
                 Order::Plain,
             )?;
             next.set_directory_slot(at, slot);
-            page = n;
+            page = self.stored.next(narrow(wide(after)));
         }
         Ok(())
     }
@@ -290,7 +320,7 @@ where
         disk: &mut D,
         first: u32,
     ) -> Result<Option<u32>> {
-        let slot = self.entry(first).slot.other();
+        let slot = self.slot_for(first);
         let mut count = 0usize;
         let mut page = first;
         loop {
@@ -303,20 +333,14 @@ where
             let room = disk.buffer().get_mut(start..).unwrap_or_default();
             let block = one_block(room);
             pages::store(map, page, block)?;
-            let entry = PageEntry {
-                slot,
-                crc: crc32c(0, block),
-            };
-            if let Some(e) = self.entries.get_mut(index(page)) {
-                *e = entry;
-            }
-            self.changed.remove(page);
+            let crc = crc32c(0, block);
+            self.note_stored(page, PageEntry { slot, crc });
             count = count.saturating_add(1);
             let next = self.changed.next(page);
             let follows = next.filter(|&n| {
                 n == page.wrapping_add(1)
                     && directory::block_of(n) == directory::block_of(first)
-                    && self.entry(n).slot.other() == slot
+                    && self.slot_for(n) == slot
             });
             match follows {
                 Some(n) if count < BUFFER_BLOCKS => page = n,
@@ -331,6 +355,27 @@ where
                 }
             }
         }
+    }
+
+    /// The slot that page `page` is written to: the one that the directory on the leaf does not name.
+    fn slot_for(&self, page: u32) -> Slot {
+        let slot = self.entry(page).slot;
+        if self.stored.has(page) {
+            slot
+        } else {
+            slot.other()
+        }
+    }
+
+    /// Takes page `page` off the list of changed pages: `entry` says where it is about to be.
+    fn note_stored(&mut self, page: u32, entry: PageEntry) {
+        if self.stored.insert(page) && pages::is_empty(&self.entry(page)) {
+            self.filled = self.filled.saturating_add(1);
+        }
+        if let Some(e) = self.entries.get_mut(index(page)) {
+            *e = entry;
+        }
+        self.changed.remove(page);
     }
 
     fn entry(&self, page: u32) -> PageEntry {

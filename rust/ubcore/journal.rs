@@ -13,10 +13,11 @@ use super::format::directory::PageEntry;
 use super::format::record::{Record, Run, STEP_MAX};
 use super::format::ring::{self, RingHead, RING_WORDS};
 use super::format::superblock::Superblock;
-use super::geometry::{Geometry, BLOCK_BYTES, TABLE_ENTRIES};
+use super::geometry::{Geometry, BLOCK_BYTES};
 use super::map::{Base, Emptied, Entry, Map, Memory};
 use super::num::{index, narrow, wide};
 use super::pages::{self, bits_page_of, table_page_of, PageSet};
+use super::replay_limit;
 
 /// Where the ring stands.
 #[derive(Clone, Copy, Debug)]
@@ -65,6 +66,11 @@ impl Ring {
     /// Frees all blocks: a checkpoint that covers them is durable. It has used the disk's buffer.
     pub fn release(&mut self) {
         self.used = 0;
+        self.forget_buffer();
+    }
+
+    /// Another writer uses the disk's buffer.
+    pub fn forget_buffer(&mut self) {
         self.in_buffer = None;
     }
 
@@ -73,37 +79,6 @@ impl Ring {
         self.used = self.used.saturating_add(blocks);
         self.sequence = self.sequence.saturating_add(u64::from(blocks));
     }
-}
-
-/// How many pages a writer's ring fills that were empty at the last checkpoint; a commit with which
-/// they are more is made as a checkpoint. Few leaves come to it before their ring is half full.
-fn filled_by_writers(g: &Geometry) -> u32 {
-    g.journal_blocks().saturating_mul(8).saturating_add(512)
-}
-
-/// How many pages of the map a ring may fill that were empty at the last checkpoint.
-///
-/// Eight bytes of journal can stand for a page of the table and one of the bits, so this bounds what
-/// memory a leaf takes by what it holds: 16 pages for each block of the ring and 4 MiB, and pages on
-/// the leaf that are not empty. It is twice what a writer uses.
-pub fn filled_max(g: &Geometry) -> u32 {
-    filled_by_writers(g).saturating_mul(2)
-}
-
-/// Whether an epoch must not be written, because with it the ring would fill too many pages:
-/// `changed` are all that changed since the last checkpoint.
-pub fn fills_too_many<B>(g: &Geometry, changed: &PageSet<B>, entries: &[PageEntry]) -> bool
-where
-    B: core::ops::DerefMut<Target = [u64]>,
-{
-    let most = filled_by_writers(g);
-    if changed.len() <= most {
-        return false;
-    }
-    let empty = |page: &u32| entries.get(index(*page)).is_none_or(pages::is_empty);
-    let next = |page: &u32| changed.next(page.saturating_add(1));
-    let all = core::iter::successors(changed.next(0), next);
-    all.filter(empty).nth(index(most)).is_some()
 }
 
 /// The ring position `n` blocks after `at`; `n` is at most the ring's size.
@@ -197,25 +172,23 @@ impl<'a, D: Disk> Epoch<'a, D> {
     /// Emits all emptied slabs of a table page that no commit has covered; from now on one has.
     pub fn emptied<M: Memory>(&mut self, map: &Map<M>, page: u32) -> Result<Space> {
         let mut held: Option<(u32, u32, Base)> = None;
-        let mut space = Space::Left;
-        for n in 0..TABLE_ENTRIES {
-            let slab = page.saturating_mul(TABLE_ENTRIES).saturating_add(n);
-            let base = map.advance_emptied(slab, Emptied::Pending, Emptied::Durable);
-            held = match (held, base) {
-                (Some((first, count, b)), Some(base)) if b == base => {
+        let mut space = Ok(Space::Left);
+        map.advance_emptied(page, Emptied::Pending, Emptied::Durable, |slab, base| {
+            held = match held {
+                Some((first, count, b)) if b == base && first.wrapping_add(count) == slab => {
                     Some((first, count.saturating_add(1), b))
                 }
-                (before, base) => {
-                    if let (Some(run), Space::Left) = (before, space) {
-                        space = self.put_emptied(run)?;
+                before => {
+                    if let (Some(run), Ok(Space::Left)) = (before, space) {
+                        space = self.put_emptied(run);
                     }
-                    base.map(|b| (slab, 1, b))
+                    Some((slab, 1, base))
                 }
             };
-        }
+        });
         match (held, space) {
-            (Some(run), Space::Left) => self.put_emptied(run),
-            _ => Ok(space),
+            (Some(run), Ok(Space::Left)) => self.put_emptied(run),
+            _ => space,
         }
     }
 
@@ -439,7 +412,7 @@ fn read_head<D: Disk>(disk: &mut D, sb: &Superblock, at: u32) -> Result<Option<R
 /// Applies the finished epochs to the map, and notes which pages they change. Reads only.
 ///
 /// Where a page of the table is `lost`, it follows what can be followed without that. Fails with
-/// damage where more pages are filled than [`filled_max`] allows.
+/// damage where more pages are filled than [`replay_limit::filled_max`] allows.
 pub fn replay<D, M, B, L>(
     disk: &mut D,
     (sb, entries): (&Superblock, &[PageEntry]),
@@ -454,7 +427,7 @@ where
     B: core::ops::DerefMut<Target = [u64]>,
     L: Fn(u32) -> bool,
 {
-    let mut room = filled_max(&sb.geometry);
+    let mut room = replay_limit::filled_max(&sb.geometry);
     for n in 0..found.finished {
         let at = after(sb.journal_tail, n, sb.geometry.journal_blocks());
         let block = sb.geometry.journal_block(at);

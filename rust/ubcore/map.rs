@@ -12,7 +12,7 @@
 //! - Look-ups take no lock, run in any context and against everything else.
 //! - [`Map::mark`] runs in any context, also in interrupts, against everything else.
 //! - [`Map::assign`] runs under the lock of the allocator that it is given.
-//! - [`Map::take_dirty`] and [`Map::take_fresh`] belong to the one committer.
+//! - [`Map::take_dirty`], [`Map::take_fresh`] and [`Map::take_pending`] belong to the one committer.
 //!
 //! Ordering: an entry is published after its bits were cleared, a bit after its data is written, a
 //! dirty mark after the bits. Each change counts itself twice: before its first bit, and when its
@@ -56,6 +56,8 @@ pub trait Memory {
     fn fresh(&self) -> &[AtomicU64];
     /// One bit for each page of the slab table: slabs of it were emptied.
     fn emptied(&self) -> &[AtomicU64];
+    /// One bit for each page of the slab table: slabs of it were emptied since the last commit.
+    fn pending(&self) -> &[AtomicU64];
 }
 
 /// 64-bit words for one bit each of `bits`.
@@ -79,6 +81,8 @@ pub struct Map<M> {
     memory: M,
     begun: AtomicU64,
     ended: AtomicU64,
+    /// How many bits of [`Memory::pending`] are set, or were a moment ago.
+    pending: AtomicU32,
 }
 
 impl<M: Memory> Map<M> {
@@ -89,6 +93,7 @@ impl<M: Memory> Map<M> {
             memory,
             begun: AtomicU64::new(0),
             ended: AtomicU64::new(0),
+            pending: AtomicU32::new(0),
         }
     }
 
@@ -416,6 +421,9 @@ impl<M: Memory> Map<M> {
             // The owner last: a committer that misses the slab for want of it finds it emptied.
             self.set_entry(slab, Entry::none(base, Emptied::Pending))?;
             bits::set(self.memory.emptied(), page);
+            if !bits::set(self.memory.pending(), page) {
+                self.pending.fetch_add(1, Ordering::Relaxed);
+            }
             if let Some(leaf) = entry.leaf {
                 self.set_owner(leaf, None)?;
             }
@@ -428,31 +436,63 @@ impl<M: Memory> Map<M> {
         bits::next(self.memory.emptied(), from)
     }
 
-    /// Moves an emptied slab from one state to the next; its base if it was in the first.
-    pub fn advance_emptied(&self, slab: u32, from: Emptied, to: Emptied) -> Option<Base> {
-        let slot = self.table_slot(slab)?;
-        // Who empties it anew meanwhile may change its base.
-        let moved = slot.fetch_update(Ordering::AcqRel, Ordering::Acquire, |bits| {
-            let entry = Entry::decode(bits);
-            (entry.emptied == from).then(|| Entry::none(entry.base, to).encode())
-        });
-        moved.ok().map(|bits| Entry::decode(bits).base)
+    /// Takes the first page of the slab table, from `from` on, with slabs that were emptied since the
+    /// last commit off the list. For the one committer.
+    ///
+    /// A page of which slabs are emptied meanwhile is on the list again.
+    pub fn take_pending(&self, from: u32) -> Option<u32> {
+        let page = bits::next(self.memory.pending(), from)?;
+        // Cleared before the entries are read: a thread that empties a slab later sets it again.
+        if bits::clear(self.memory.pending(), page) {
+            self.pending.fetch_sub(1, Ordering::Relaxed);
+        }
+        Some(page)
     }
 
-    /// Moves all slabs of a page of the table from one state to the next, under the allocator's
-    /// lock: how many there were. A page where none is emptied any more is forgotten.
-    pub fn advance_page(&self, page: u32, from: Emptied, to: Emptied) -> u32 {
-        let first = page.saturating_mul(TABLE_ENTRIES);
-        let mut moved = 0u32;
-        let mut left = false;
-        for n in 0..TABLE_ENTRIES {
-            let slab = first.saturating_add(n);
-            if self.advance_emptied(slab, from, to).is_some() {
-                moved = moved.saturating_add(1);
-            }
-            left |= self.entry(slab).emptied != Emptied::No;
+    /// How many pages of the slab table [`Map::take_pending`] would find: what the next commit has to
+    /// look through. An estimate, while another thread empties slabs.
+    pub fn pending_pages(&self) -> u32 {
+        // One thread may take a page before the other has counted it.
+        let pages = self.pending.load(Ordering::Relaxed);
+        if pages > self.geometry.table_pages() {
+            0
+        } else {
+            pages
         }
-        if !left {
+    }
+
+    /// Moves all slabs of a page of the table that are in the state `from` on to the state `to`, and
+    /// calls `f` with each and its base, in their order.
+    pub fn advance_emptied(
+        &self,
+        page: u32,
+        from: Emptied,
+        to: Emptied,
+        mut f: impl FnMut(u32, Base),
+    ) {
+        let first = page.saturating_mul(TABLE_ENTRIES);
+        let slots = self.memory.table(page).into_iter().flatten();
+        for (slab, slot) in (first..).zip(slots) {
+            // Another thread that empties it anew meanwhile may change its base.
+            let moved = slot.fetch_update(Ordering::AcqRel, Ordering::Acquire, |bits| {
+                let entry = Entry::decode(bits);
+                (entry.emptied == from).then(|| Entry::none(entry.base, to).encode())
+            });
+            if let Ok(bits) = moved {
+                f(slab, Entry::decode(bits).base);
+            }
+        }
+    }
+
+    /// The same under the allocator's lock: how many there were. A page where no slab is emptied any
+    /// more is forgotten.
+    pub fn advance_page(&self, page: u32, from: Emptied, to: Emptied) -> u32 {
+        let mut moved = 0u32;
+        self.advance_emptied(page, from, to, |_, _| moved = moved.saturating_add(1));
+        let mut slots = self.memory.table(page).into_iter().flatten();
+        let is_emptied =
+            |slot: &AtomicU32| Entry::decode(slot.load(Ordering::Acquire)).emptied != Emptied::No;
+        if !slots.any(is_emptied) {
             bits::clear(self.memory.emptied(), page);
         }
         moved

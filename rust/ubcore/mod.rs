@@ -52,5 +52,6 @@ pub mod num;
 pub mod pages;
 pub mod plan;
 pub mod protocol;
+pub mod replay_limit;
 pub mod salvage;
 pub mod sync;

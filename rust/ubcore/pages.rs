@@ -196,6 +196,14 @@ impl<B: core::ops::DerefMut<Target = [u64]>> PageSet<B> {
         }
     }
 
+    /// Removes all.
+    pub fn clear(&mut self) {
+        if self.len > 0 {
+            self.words.fill(0);
+            self.len = 0;
+        }
+    }
+
     /// Whether a page is in it.
     pub fn has(&self, page: u32) -> bool {
         let word = self.words.get(index(page / 64)).copied().unwrap_or(0);

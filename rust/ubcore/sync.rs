@@ -76,6 +76,10 @@ mod model {
                     point(&self.silent);
                     self.value.fetch_add(value, order)
                 }
+                pub fn fetch_sub(&self, value: $value, order: Ordering) -> $value {
+                    point(&self.silent);
+                    self.value.fetch_sub(value, order)
+                }
                 pub fn fetch_update<F: FnMut($value) -> Option<$value>>(
                     &self,
                     set: Ordering,

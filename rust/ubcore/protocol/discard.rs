@@ -7,9 +7,9 @@
 //! such a root slab is deferred: reclaim has it come again.
 //!
 //! Discards and zeroings are one work, reclaim is another: it may wait for requests that hang on one
-//! device, and what changes the map alone must not stand behind it. A large discard is done in steps:
-//! no lock is held for longer than a step under it takes, and no commit has more emptied slabs to tell
-//! than a few steps leave.
+//! device, and what changes the map alone must not stand behind it. A large discard is done in steps,
+//! with commits between them. So it holds the allocator's lock for one step at a time, and a commit
+//! beside it has only the pages of a few steps to look through.
 
 use core::ops::Range;
 
@@ -18,14 +18,15 @@ use super::super::geometry::TABLE_ENTRIES;
 use super::super::map::Base;
 use super::super::num::narrow;
 use super::super::plan::{self, Source};
+use super::super::sync::Ordering;
 use super::{epoch, flush, io};
 use super::{refuses_writes, Event, Host, Op, Request, Status};
 
 /// In a request's word: the parts of slabs of a zeroing have been zeroed.
 const PARTS_DONE: u64 = 4;
 
-/// Pages of the slab table that may be emptied before that is committed.
-const PAGES_DIRTY: u32 = 32;
+/// Pages of the slab table that may have slabs emptied since the last commit.
+const PENDING_MAX: u32 = 32;
 
 /// Takes a discard or a zeroing. Any context.
 pub(super) fn add<H: Host>(host: &H, rq: H::Request) {
@@ -39,26 +40,25 @@ pub(super) fn defer<H: Host>(host: &H, rq: H::Request) {
     host.queue_reclaim();
 }
 
-/// The discard work. Process context, one at a time; waits for commits alone.
+/// The discard work. Process context, one at a time; waits for commits and checkpoints alone.
 pub fn discard_work<H: Host>(host: &H) {
-    let mut pages = 0;
     for rq in host.take_discards() {
         match rq.op() {
             _ if refuses_writes(host) => host.end(rq, H::Status::IO_ERROR),
-            Op::Discard => discard(host, rq, &mut pages),
-            _ => write_zeroes(host, rq, &mut pages),
+            Op::Discard => discard(host, rq),
+            _ => write_zeroes(host, rq),
         }
     }
 }
 
 /// Empties whole slabs. Parts of slabs stay as they are, because a discard is a hint.
-fn discard<H: Host>(host: &H, rq: H::Request, pages: &mut u32) {
+fn discard<H: Host>(host: &H, rq: H::Request) {
     let base = if host.reveals() {
         Base::Root
     } else {
         Base::Zero
     };
-    match empty(host, &rq, base, pages) {
+    match empty(host, &rq, base) {
         Err(Error::NoMemory) => io::starve(host, rq),
         // If a commit failed the hint is not taken.
         _ => io::end(host, rq),
@@ -66,35 +66,39 @@ fn discard<H: Host>(host: &H, rq: H::Request, pages: &mut u32) {
 }
 
 /// Zeroes whole slabs in the map alone, and parts of slabs on the leaf, for which it is deferred.
-fn write_zeroes<H: Host>(host: &H, rq: H::Request, pages: &mut u32) {
+fn write_zeroes<H: Host>(host: &H, rq: H::Request) {
     let whole = rq.word() & PARTS_DONE != 0 || parts(host, &rq).iter().all(|part| part.1 == 0);
     if !whole {
         return defer(host, rq);
     }
-    match empty(host, &rq, Base::Zero, pages) {
+    match empty(host, &rq, Base::Zero) {
         Ok(()) => io::end_durably(host, rq),
         Err(e) => io::fail(host, rq, e),
     }
 }
 
-/// Empties the slabs that a request covers as a whole, a page of the slab table at a time. `pages` of
-/// them were emptied since a commit.
-fn empty<H: Host>(host: &H, rq: &H::Request, base: Base, pages: &mut u32) -> Result {
+/// Empties the slabs that a request covers as a whole, a page of the slab table at a time.
+fn empty<H: Host>(host: &H, rq: &H::Request, base: Base) -> Result {
     let slabs = host.map().geometry().whole_slabs(rq.sector(), rq.sectors());
     let mut at = slabs.start;
     while at < slabs.end {
-        if *pages >= PAGES_DIRTY {
+        if host.map().pending_pages() >= PENDING_MAX {
             flush::commit_dirty(host)?;
             flush::tidy(host);
-            *pages = 0;
+        }
+        // A checkpoint that is due comes first: a discard beside it would change pages faster than it
+        // stores them, and all that is left it stores under the committer's lock.
+        if host.shared().checkpoint_due.load(Ordering::Acquire) {
+            flush::checkpoint_if_due(host)?;
         }
         let next = (at / TABLE_ENTRIES).saturating_add(1);
         let end = next.saturating_mul(TABLE_ENTRIES).min(slabs.end);
         let done = host.with_allocator(|allocator| allocator.empty(host.map(), at..end, base));
         // Also where that failed, because it may have emptied some slabs before.
         flush::arm(host);
-        *pages = pages.saturating_add(u32::from(done?));
+        done?;
         at = end;
+        host.give_way();
     }
     Ok(())
 }
@@ -125,6 +129,7 @@ fn reclaim<H: Host>(host: &H) {
         while let Some(range) = host.with_allocator(|allocator| allocator.leaving(from)) {
             from = range.end;
             release(host, range);
+            host.give_way();
         }
         // Between two commits, as `begin`: one that runs may have these slabs on its list.
         while host.with_committer(|_, _| {
@@ -133,7 +138,9 @@ fn reclaim<H: Host>(host: &H) {
                 host.note(Event::Space(allocator.used(), allocator.slabs()));
                 more
             })
-        }) {}
+        }) {
+            host.give_way();
+        }
     }
 }
 
@@ -169,6 +176,7 @@ fn begin<H: Host>(host: &H) -> bool {
             return host.with_allocator(|allocator| allocator.is_releasing());
         }
         page = next;
+        host.give_way();
     }
 }
 

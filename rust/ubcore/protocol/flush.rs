@@ -81,17 +81,60 @@ pub fn timer_work<H: Host>(host: &H) {
 /// The checkpoint work: frees the journal before it is full. Process context, where the system can
 /// freeze it.
 pub fn checkpoint_work<H: Host>(host: &H) {
+    // If it fails the union is read-only, which tells all who need to know.
+    let _ = checkpoint_if_due(host);
+}
+
+/// Makes a checkpoint if one is due: before the journal is full. Process context.
+pub(super) fn checkpoint_if_due<H: Host>(host: &H) -> Result {
     if host.with_committer(|committer, _| committer.wants_checkpoint()) {
-        let _ = checkpoint(host);
+        store_changed(host)?;
     }
+    host.with_committer(|committer, disk| {
+        // Another thread may have made it meanwhile.
+        if committer.wants_checkpoint() {
+            checkpoint_with(host, committer, disk)?;
+        }
+        Ok(())
+    })
 }
 
 /// Makes a checkpoint, whether it is due or not. Process context.
 pub fn checkpoint<H: Host>(host: &H) -> Result {
-    host.with_committer(|committer, disk| {
-        let done = committer.checkpoint(host.map(), disk);
-        publish(host, committer, Step::Checkpoint, done)
-    })
+    store_changed(host)?;
+    host.with_committer(|committer, disk| checkpoint_with(host, committer, disk))
+}
+
+/// Stores the pages that have changed so far for a checkpoint, a few each time that it takes the
+/// committer's lock, so that a commit need not wait for all of them. A page that changes meanwhile is
+/// stored again, with the checkpoint itself.
+fn store_changed<H: Host>(host: &H) -> Result {
+    let mut left = host.with_committer(|committer, _| committer.changed_pages());
+    while left > 0 {
+        let stored = host.with_committer(|committer, disk| {
+            let stored = committer.store_some(host.map(), disk);
+            if let Err(e) = stored {
+                publish(host, committer, Step::Checkpoint, Err(e))?;
+            }
+            stored
+        })?;
+        if stored == 0 {
+            // Another checkpoint has come between.
+            break;
+        }
+        left = left.saturating_sub(stored);
+        host.give_way();
+    }
+    Ok(())
+}
+
+fn checkpoint_with<H: Host>(
+    host: &H,
+    committer: &mut HostCommitter<H>,
+    disk: &mut H::Disk<'_>,
+) -> Result {
+    let done = committer.checkpoint(host.map(), disk);
+    publish(host, committer, Step::Checkpoint, done)
 }
 
 /// Queues what a commit leaves to do, when nothing waits for it.
@@ -144,6 +187,9 @@ pub fn detach<H: Host>(host: &H) -> Result {
 fn publish<H: Host>(host: &H, committer: &HostCommitter<H>, step: Step, done: Result) -> Result {
     host.note_step(step, committer, done);
     let shared = host.shared();
+    shared
+        .checkpoint_due
+        .store(committer.wants_checkpoint(), Ordering::Release);
     match done {
         Ok(()) => shared
             .durable

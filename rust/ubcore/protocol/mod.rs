@@ -117,6 +117,8 @@ pub struct Shared {
     read_only: AtomicBool,
     /// The current epoch.
     epoch: AtomicU32,
+    /// A checkpoint is due, as the last commit or checkpoint found.
+    checkpoint_due: AtomicBool,
 }
 
 impl Shared {
@@ -127,6 +129,7 @@ impl Shared {
             timer: AtomicBool::new(false),
             read_only: AtomicBool::new(false),
             epoch: AtomicU32::new(0),
+            checkpoint_due: AtomicBool::new(false),
         }
     }
 
@@ -232,6 +235,8 @@ pub trait Host: Clone {
     fn barrier(&self);
     /// Whether `f`, with `with`, holds for the word of a request that was started and has not ended.
     fn any_in_flight(&self, f: fn(u64, u64) -> bool, with: u64) -> bool;
+    /// Lets tasks run that wait for the CPU. Process context, no lock held.
+    fn give_way(&self);
     /// Sleeps before the `n`-th look at the requests in flight. Process context.
     fn pause(&self, n: u32);
 

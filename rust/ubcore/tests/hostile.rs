@@ -98,6 +98,9 @@ impl Memory for Counting {
     fn emptied(&self) -> &[AtomicU64] {
         self.memory.emptied()
     }
+    fn pending(&self) -> &[AtomicU64] {
+        self.memory.pending()
+    }
 }
 
 /// A leaf to read from, on behalf of a task that gets a fatal signal.
@@ -160,7 +163,16 @@ fn cost_until(disk: &SimDisk, g: &Geometry, signal: u64) -> Cost {
     let entries = vec![PageEntry::EMPTY; g.pages() as usize];
     let set = || PageSet::new(vec![0; words_for(g.pages())]);
     let (a, mut lost) = (&mut allocator, Lost::new(set()));
-    let done = attach::salvage(&mut disk, probe, &map, a, entries, set(), &mut lost).map(drop);
+    let done = attach::salvage(
+        &mut disk,
+        probe,
+        &map,
+        a,
+        entries,
+        [set(), set()],
+        &mut lost,
+    )
+    .map(drop);
     let done = done.and_then(|()| attach::fits_blocks(&mut disk, &map, 1).map(drop));
     map.memory().give_way();
     Cost {

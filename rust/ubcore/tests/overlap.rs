@@ -50,9 +50,9 @@ fn scene() -> Rc<Scene> {
         g.leaf_slabs(),
     );
     let entries = vec![PageEntry::EMPTY; g.pages() as usize];
-    let changed = PageSet::new(vec![0; words_for(g.pages())]);
+    let sets = [0; 2].map(|_| PageSet::new(vec![0; words_for(g.pages())]));
     let mut committer =
-        attach::load(&mut disk, probe, &map, &mut allocator, entries, changed).unwrap();
+        attach::load(&mut disk, probe, &map, &mut allocator, entries, sets).unwrap();
     committer.checkpoint(&map, &mut disk).unwrap();
     allocator.place(&map, g.slab_of(SECTOR)).unwrap();
     let Some(Source::Leaf(to)) = plan::write(&map, SECTOR, 1).next().map(|r| r.source) else {

@@ -69,8 +69,8 @@ fn load(disk: &mut Recorder, g: &Geometry) -> (Map<SimMemory>, SimCommitter) {
         g.leaf_slabs(),
     );
     let entries = vec![PageEntry::EMPTY; g.pages() as usize];
-    let changed = PageSet::new(vec![0; words_for(g.pages())]);
-    let committer = attach::load(disk, probe, &map, &mut allocator, entries, changed).unwrap();
+    let sets = [0; 2].map(|_| PageSet::new(vec![0; words_for(g.pages())]));
+    let committer = attach::load(disk, probe, &map, &mut allocator, entries, sets).unwrap();
     (map, committer)
 }
 

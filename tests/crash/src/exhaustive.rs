@@ -12,8 +12,8 @@ use crate::op::{line, Op, Range};
 use crate::rot;
 use crate::sim::disk::Random;
 
-/// Ten operations, at one set of places or another.
-pub fn alphabet(places: usize) -> [Op; 10] {
+/// Eleven operations, at one set of places or another.
+pub fn alphabet(places: usize) -> [Op; 11] {
     let at = |at, len| Range { at, len };
     let [small, page, over_two, again, zero, discard, fua] = if places == 0 {
         // A slab written, one half in the middle of everything, one beside it.
@@ -47,6 +47,7 @@ pub fn alphabet(places: usize) -> [Op; 10] {
         Op::Discard(discard),
         Op::Flush,
         Op::Fua(fua),
+        Op::Store,
         Op::Checkpoint,
         Op::Reattach,
     ]
@@ -92,14 +93,15 @@ pub fn run(job: &Job, depth: Depth, go_on: &dyn Fn() -> bool) -> (Counters, Resu
     let alphabet = alphabet(job.places);
     let mut random = Random(job.seed);
     for length in 1..=LONGEST {
-        for number in 0..10u64.pow(length as u32) {
+        let letters = alphabet.len() as u64;
+        for number in 0..letters.pow(length as u32) {
             if length > job.all_up_to && !random.chance(job.one_in) {
                 continue;
             }
             if !go_on() {
                 return (judge.counters, Ok(false));
             }
-            let digit = |n: u32| alphabet[(number / 10u64.pow(n) % 10) as usize].clone();
+            let digit = |n: u32| alphabet[(number / letters.pow(n) % letters) as usize].clone();
             let ops: Vec<Op> = (0..length as u32).rev().map(digit).collect();
             if let Err(e) = sequence(job, &ops, &mut judge) {
                 let word = job.ground.word(job.reveal);

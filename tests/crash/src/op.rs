@@ -23,6 +23,8 @@ pub enum Op {
     Zero(Range),
     Discard(Range),
     Flush,
+    /// Some of the pages that a checkpoint writes.
+    Store,
     Checkpoint,
     Reattach,
     /// A write that goes out and does not complete before `End`.
@@ -74,6 +76,7 @@ impl fmt::Display for Op {
             Op::Zero(r) => write!(f, "zero@{r}"),
             Op::Discard(r) => write!(f, "discard@{r}"),
             Op::Flush => write!(f, "flush"),
+            Op::Store => write!(f, "store"),
             Op::Checkpoint => write!(f, "checkpoint"),
             Op::Reattach => write!(f, "reattach"),
             Op::Begin(r) => write!(f, "begin@{r}"),
@@ -138,6 +141,7 @@ impl FromStr for Op {
         let landed = parts.next().unwrap_or("d");
         Ok(match name {
             "flush" => Op::Flush,
+            "store" => Op::Store,
             "checkpoint" => Op::Checkpoint,
             "reattach" => Op::Reattach,
             "end" => Op::End,
@@ -161,7 +165,8 @@ mod tests {
 
     #[test]
     fn a_line_says_what_it_was_made_of() {
-        let text = "write@3+8 fua@1+1 over@0+4 zero@30+40 discard@32+32 flush checkpoint reattach \
+        let text =
+            "write@3+8 fua@1+1 over@0+4 zero@30+40 discard@32+32 flush store checkpoint reattach \
                     rot begin@7+2 end cut:3:s17 again:2:d01f";
         let ops: Vec<Op> = text
             .split_whitespace()

@@ -48,6 +48,7 @@ fn op(sectors: u64, slab: u64) -> impl Strategy<Value = Op> {
         2 => slabs(sectors, slab).prop_map(Op::Zero),
         2 => slabs(sectors, slab).prop_map(Op::Discard),
         4 => Just(Op::Flush),
+        2 => Just(Op::Store),
         1 => Just(Op::Checkpoint),
         1 => Just(Op::Reattach),
         1 => Just(Op::Rot),

@@ -139,6 +139,10 @@ impl World {
                 self.empty(*r, base)
             }
             Op::Flush => self.flush(),
+            Op::Store => {
+                let u = &mut self.union;
+                u.committer.store_some(&u.map, &mut u.disk).map(drop)
+            }
             Op::Checkpoint => {
                 let u = &mut self.union;
                 u.committer.checkpoint(&u.map, &mut u.disk)?;

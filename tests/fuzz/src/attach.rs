@@ -48,8 +48,8 @@ pub fn read(
     let bitmaps = [0; 3].map(|_| vec![0; g.leaf_slabs() as usize / 64 + 1]);
     let mut allocator = Allocator::new(bitmaps, g.leaf_slabs());
     let entries = vec![PageEntry::EMPTY; g.pages() as usize];
-    let (a, changed) = (&mut allocator, changed.unwrap_or_else(|| set(g)));
-    let done = attach::salvage(leaf, probe, &map, a, entries, changed, lost);
+    let (a, sets) = (&mut allocator, [changed.unwrap_or_else(|| set(g)), set(g)]);
+    let done = attach::salvage(leaf, probe, &map, a, entries, sets, lost);
     // Each block of the ring is read three times at most, each other once, and once more alone.
     let most = 1 + g.directory_blocks() + 2 * g.pages() + 3 * g.journal_blocks() + 2;
     assert!(leaf.reads - before <= u64::from(most));

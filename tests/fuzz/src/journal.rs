@@ -11,6 +11,7 @@ use ubcore::geometry::Geometry;
 use ubcore::journal;
 use ubcore::map::{words_for, Base, Entry, Map};
 use ubcore::pages::PageSet;
+use ubcore::replay_limit;
 
 use crate::leaf::{Blocks, Leaf};
 use crate::make;
@@ -148,7 +149,7 @@ pub fn run(data: &[u8]) {
         let words: Vec<u64> = words.map(|w| w.expect("a word")).collect();
         lawful = lawful.and_then(|()| model.block(&g, head.base, &words));
     }
-    let filled = changed.len() > journal::filled_max(&g);
+    let filled = changed.len() > replay_limit::filled_max(&g);
     assert!(lawful.is_some() || done.is_err());
     assert!(done.is_ok() || lawful.is_none() || filled, "{done:?}");
     if done.is_ok() {

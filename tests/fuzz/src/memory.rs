@@ -82,4 +82,7 @@ impl Memory for Bounded {
     fn emptied(&self) -> &[AtomicU64] {
         self.memory.emptied()
     }
+    fn pending(&self) -> &[AtomicU64] {
+        self.memory.pending()
+    }
 }

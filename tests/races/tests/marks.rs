@@ -288,7 +288,7 @@ fn emptied_while_a_reclaim_runs() {
 /// The write has been answered; it is there, or zeroes are, and not what was before.
 #[test]
 fn emptied_beside_the_flush_of_its_write() {
-    explore(|| {
+    explore_more(4, || {
         play(
             2,
             |u| {

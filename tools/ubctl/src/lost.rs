@@ -48,7 +48,8 @@ pub fn of_leaf(leaf: &mut Device, sb: &Superblock) -> Option<Vec<Stretch>> {
     let entries = vec![PageEntry::EMPTY; index(g.pages())];
     let set = || PageSet::new(vec![0u64; words_for(g.pages())]);
     let mut lost = Lost::new(set());
-    let found = attach::salvage(leaf, probe, &map, &mut allocator, entries, set(), &mut lost);
+    let (a, sets) = (&mut allocator, [set(), set()]);
+    let found = attach::salvage(leaf, probe, &map, a, entries, sets, &mut lost);
     found.ok().map(|_| of_map(&map, |_| false))
 }
 

@@ -22,6 +22,7 @@ pub struct Heap {
     dirty_words: Vec<AtomicU64>,
     fresh: Vec<AtomicU64>,
     emptied: Vec<AtomicU64>,
+    pending: Vec<AtomicU64>,
 }
 
 fn pages<P>(count: u32) -> Pages<P> {
@@ -42,6 +43,7 @@ impl Heap {
             dirty_words,
             fresh: words(g.leaf_slabs()),
             emptied: words(g.table_pages()),
+            pending: words(g.table_pages()),
             ..Heap::to_read(g)
         }
     }
@@ -57,6 +59,7 @@ impl Heap {
             dirty_words: Vec::new(),
             fresh: Vec::new(),
             emptied: Vec::new(),
+            pending: Vec::new(),
         }
     }
 }
@@ -118,5 +121,9 @@ impl Memory for Heap {
 
     fn emptied(&self) -> &[AtomicU64] {
         &self.emptied
+    }
+
+    fn pending(&self) -> &[AtomicU64] {
+        &self.pending
     }
 }

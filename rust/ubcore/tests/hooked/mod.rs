@@ -95,6 +95,9 @@ impl Memory for Hooked {
     fn emptied(&self) -> &[AtomicU64] {
         self.asked().emptied()
     }
+    fn pending(&self) -> &[AtomicU64] {
+        self.asked().pending()
+    }
 }
 
 /// A union over such memory, as the driver uses it.
@@ -116,9 +119,9 @@ impl Scene {
             g.leaf_slabs(),
         );
         let entries = vec![PageEntry::EMPTY; g.pages() as usize];
-        let changed = PageSet::new(vec![0; words_for(g.pages())]);
+        let sets = [0; 2].map(|_| PageSet::new(vec![0; words_for(g.pages())]));
         let mut committer =
-            attach::load(&mut disk, probe, &map, &mut allocator, entries, changed).unwrap();
+            attach::load(&mut disk, probe, &map, &mut allocator, entries, sets).unwrap();
         committer.checkpoint(&map, &mut disk).unwrap();
         Rc::new(Scene {
             disk,

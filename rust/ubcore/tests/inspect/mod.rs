@@ -89,12 +89,12 @@ fn checkpoint(disk: &mut SimDisk, found: &Look) -> Result {
     let bitmaps = [0; 3].map(|_| vec![0; g.leaf_slabs() as usize / 64 + 1]);
     let mut allocator = Allocator::new(bitmaps, g.leaf_slabs());
     let entries = vec![PageEntry::EMPTY; g.pages() as usize];
-    let mut changed = PageSet::new(vec![0; words_for(g.pages())]);
+    let mut sets = [0; 2].map(|_| PageSet::new(vec![0; words_for(g.pages())]));
     for f in &found.findings {
-        mend::pages(&map, f.what, &mut changed);
+        mend::pages(&map, f.what, &mut sets[0]);
     }
     let probe = attach::probe(disk, g.root_sectors(), g.leaf_sectors())?;
-    let mut committer = attach::load(disk, probe, &map, &mut allocator, entries, changed)?;
+    let mut committer = attach::load(disk, probe, &map, &mut allocator, entries, sets)?;
     for f in &found.findings {
         mend::in_map(&map, f.what)?;
     }

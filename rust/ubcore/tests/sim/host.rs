@@ -91,8 +91,8 @@ fn load(g: Geometry, mut leaf: Leaf) -> Result<Union> {
     let bitmaps = [0; 3].map(|_| vec![0; g.leaf_slabs() as usize / 64 + 1]);
     let mut allocator = Allocator::new(bitmaps, g.leaf_slabs());
     let entries = vec![PageEntry::EMPTY; g.pages() as usize];
-    let changed = PageSet::new(vec![0; words_for(g.pages())]);
-    let committer = attach::load(&mut leaf, probe, &map, &mut allocator, entries, changed)?;
+    let sets = [0; 2].map(|_| PageSet::new(vec![0; words_for(g.pages())]));
+    let committer = attach::load(&mut leaf, probe, &map, &mut allocator, entries, sets)?;
     let lower = StdArc::new(Lower {
         state: leaf.state.clone(),
         bus: AtomicU64::new(0),
@@ -565,6 +565,7 @@ impl Host for Handle {
         all.iter()
             .any(|rq| f(rq.0.word.load(Ordering::Acquire), with))
     }
+    fn give_way(&self) {}
     fn pause(&self, _: u32) {
         threads::yield_now();
     }

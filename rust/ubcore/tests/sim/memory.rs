@@ -17,6 +17,7 @@ pub struct SimMemory {
     dirty_words: Vec<AtomicU64>,
     fresh: Vec<AtomicU64>,
     emptied: Vec<AtomicU64>,
+    pending: Vec<AtomicU64>,
 }
 
 fn words(bits: u32) -> Vec<AtomicU64> {
@@ -42,6 +43,7 @@ impl SimMemory {
             dirty,
             fresh: words(g.leaf_slabs()),
             emptied: words(g.table_pages()),
+            pending: words(g.table_pages()),
         }
     }
 }
@@ -79,5 +81,8 @@ impl Memory for SimMemory {
     }
     fn emptied(&self) -> &[AtomicU64] {
         &self.emptied
+    }
+    fn pending(&self) -> &[AtomicU64] {
+        &self.pending
     }
 }

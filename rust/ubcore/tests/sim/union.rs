@@ -87,9 +87,9 @@ fn load_with<L: Losses>(
         g.leaf_slabs(),
     );
     let entries = vec![PageEntry::EMPTY; g.pages() as usize];
-    let changed = PageSet::new(vec![0; words_for(g.pages())]);
+    let sets = [0; 2].map(|_| PageSet::new(vec![0; words_for(g.pages())]));
     let a = &mut allocator;
-    let committer = attach::salvage(&mut disk, probe, &map, a, entries, changed, lost)?;
+    let committer = attach::salvage(&mut disk, probe, &map, a, entries, sets, lost)?;
     Ok(SimUnion {
         map,
         allocator,

@@ -52,12 +52,19 @@ fn checkpoint(leaf: &mut Device, found: &Look) -> ubcore::error::Result {
     let bitmaps = [0; 3].map(|_| vec![0u64; words_for(g.leaf_slabs().saturating_add(1))]);
     let mut allocator = Allocator::new(bitmaps, g.leaf_slabs());
     let entries = vec![PageEntry::EMPTY; index(g.pages())];
-    let mut changed = PageSet::new(vec![0u64; words_for(g.pages())]);
+    let [mut changed, stored] = [0; 2].map(|_| PageSet::new(vec![0u64; words_for(g.pages())]));
     for f in &found.findings {
         mend::pages(&map, f.what, &mut changed);
     }
     let probe = probe(leaf, &found.sb)?;
-    let mut committer = load(leaf, probe, &map, &mut allocator, entries, changed)?;
+    let mut committer = load(
+        leaf,
+        probe,
+        &map,
+        &mut allocator,
+        entries,
+        [changed, stored],
+    )?;
     for f in &found.findings {
         mend::in_map(&map, f.what)?;
     }

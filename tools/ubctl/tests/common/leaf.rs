@@ -37,8 +37,8 @@ impl Union {
         let bitmaps = [0; 3].map(|_| vec![0u64; words_for(g.leaf_slabs() + 1)]);
         let mut allocator = Allocator::new(bitmaps, g.leaf_slabs());
         let entries = vec![PageEntry::EMPTY; index(g.pages())];
-        let pages = PageSet::new(vec![0u64; words_for(g.pages())]);
-        let committer = load(&mut device, probe, &map, &mut allocator, entries, pages).unwrap();
+        let sets = [0; 2].map(|_| PageSet::new(vec![0u64; words_for(g.pages())]));
+        let committer = load(&mut device, probe, &map, &mut allocator, entries, sets).unwrap();
         Union {
             device,
             map,

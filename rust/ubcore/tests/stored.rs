@@ -1,0 +1,149 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Pages that are stored for a checkpoint in steps, with writes and commits between the steps.
+
+mod sim;
+
+use sim::disk::{Random, SimDisk, State};
+use sim::oracle::{content, Oracle};
+use sim::union::{format, load, SimUnion};
+use ubcore::geometry::{Geometry, TABLE_ENTRIES};
+use ubcore::map::Base;
+use ubcore::replay_limit::filled_max;
+
+const SLAB: u64 = 32;
+
+/// Six pages of the slab table and four of sector bits.
+fn small() -> Geometry {
+    Geometry::new(
+        6000 * SLAB,
+        6000 * SLAB,
+        8192 + 4000 * SLAB,
+        SLAB as u32,
+        16,
+    )
+    .unwrap()
+}
+
+fn fresh(g: Geometry) -> (SimDisk, SimUnion) {
+    let mut disk = SimDisk::new();
+    format(&mut disk, g);
+    let u = SimUnion::attach_to(&disk, &g).unwrap();
+    (disk, u)
+}
+
+/// What a power failure leaves, if everything that was sent has arrived or nothing that was not
+/// flushed has.
+fn after_power_failure(disk: &SimDisk) -> [SimDisk; 2] {
+    let durable = disk.state.borrow().moment().durable;
+    [disk.clone(), SimDisk::with(State::restored(durable))]
+}
+
+fn store(u: &mut SimUnion) -> u32 {
+    u.committer.store_some(&u.map, &mut u.disk).unwrap()
+}
+
+/// Random writes, commits and steps; the power fails after each commit, and the map is whole.
+#[test]
+fn a_page_that_changes_after_its_step_is_stored_again_in_the_same_slot() {
+    let g = small();
+    let (disk, mut u) = fresh(g);
+    let mut random = Random(11);
+    let mut oracle = Oracle::default();
+    let mut written = Vec::new();
+    let mut twice = 0;
+    for round in 0..60 {
+        for _ in 0..3 {
+            let at = random.below(g.union_sectors() / 97) * 97;
+            let tag = oracle.new_tag();
+            if u.write(at, 1, tag, true).is_ok() {
+                written.retain(|&(s, _)| s != at);
+                written.push((at, tag));
+            }
+        }
+        u.allocator.begin_commit();
+        u.committer.commit(&u.map, &mut u.disk).unwrap();
+        twice += u32::from(store(&mut u) > 0 && round > 0);
+        let holds = |u: &SimUnion| written.iter().all(|&(s, tag)| u.read(s) == content(tag, s));
+        for disk in after_power_failure(&disk) {
+            let after = load(&disk, g.root_sectors(), g.leaf_sectors()).unwrap();
+            assert!(holds(&after), "round {round}");
+        }
+        if round % 16 == 15 {
+            while store(&mut u) > 0 {}
+            u.committer.checkpoint(&u.map, &mut u.disk).unwrap();
+            assert_eq!(u.committer.journal_used(), 0);
+            for disk in after_power_failure(&disk) {
+                let after = load(&disk, g.root_sectors(), g.leaf_sectors()).unwrap();
+                assert!(holds(&after), "round {round}, from the pages alone");
+            }
+        }
+    }
+    assert!(twice > 40, "hardly a page was stored twice");
+}
+
+/// In steps a checkpoint writes what it writes at once.
+#[test]
+fn steps_cost_no_write() {
+    let writes = |steps: bool| {
+        let g = Geometry::new(1 << 26, 1 << 26, 1 << 20, 128, 64).unwrap();
+        let (disk, mut u) = fresh(g);
+        for slab in 0..40 {
+            u.write(slab * 128 * u64::from(TABLE_ENTRIES) / 4, 8, slab, true)
+                .unwrap();
+        }
+        u.committer.commit(&u.map, &mut u.disk).unwrap();
+        let before = disk.counts();
+        assert!(u.committer.changed_pages() > 8);
+        while steps && store(&mut u) > 0 {}
+        u.committer.checkpoint(&u.map, &mut u.disk).unwrap();
+        let after = disk.counts();
+        (
+            after.writes - before.writes,
+            after.blocks_written - before.blocks_written,
+        )
+    };
+    assert_eq!(writes(true), writes(false));
+}
+
+/// A commit after a step: the buffer holds pages, and not the block of the journal before.
+#[test]
+fn a_commit_after_a_step_zeroes_its_whole_block() {
+    let (disk, mut u) = fresh(small());
+    let g = *u.map.geometry();
+    for slab in 0..8 {
+        // At the end of a page of the table, which is the first that a step stores.
+        u.write((1016 + slab) * SLAB, 1, slab, true).unwrap();
+        u.committer.commit(&u.map, &mut u.disk).unwrap();
+        assert!(store(&mut u) > 0);
+    }
+    let used = u64::from(u.committer.journal_used());
+    assert_eq!(used, 8);
+    for block in 0..used {
+        let mut copy = disk.clone();
+        ubcore::disk::Disk::read(&mut copy, g.journal_block(block as u32), 1).unwrap();
+        let rest = &ubcore::disk::Disk::buffer(&mut copy)[1024..4096];
+        assert!(rest.iter().all(|&b| b == 0), "block {block} of the journal");
+    }
+}
+
+/// Pages that were stored still count for what a replay may fill: attach takes the leaf.
+#[test]
+fn a_ring_fills_no_more_pages_for_being_stored_in_steps() {
+    let pages = filled_max(&small()) + 200;
+    let slabs = u64::from(pages * TABLE_ENTRIES);
+    let g = Geometry::new(slabs * SLAB, slabs * SLAB, 1 << 18, SLAB as u32, 16).unwrap();
+    assert_eq!(filled_max(&g), filled_max(&small()));
+    let (disk, mut u) = fresh(g);
+    for page in 0..pages {
+        let first = page * TABLE_ENTRIES;
+        u.empty(first..first + 1, Base::Zero).unwrap();
+        if page % 200 == 199 {
+            u.committer.commit(&u.map, &mut u.disk).unwrap();
+            while store(&mut u) > 0 {}
+        }
+    }
+    assert!(u.committer.counters().checkpoints > 1);
+    let after = load(&disk, g.root_sectors(), g.leaf_sectors()).unwrap();
+    assert_eq!(after.map.entry(0).base, Base::Zero);
+}
