@@ -11,7 +11,7 @@ MAKEFLAGS += --no-print-directory
 PREFIX ?= /usr/local
 DESTDIR ?=
 T ?=
-export SIZE SEED REPLAY FUZZ_SECONDS FUZZ_RUNS
+export SIZE SEED REPLAY FUZZ_SECONDS FUZZ_RUNS SOAK_SECONDS
 
 running := /lib/modules/$(shell uname -r)/build
 ifeq ($(KDIR),running)
@@ -38,6 +38,9 @@ help:
 	@echo
 	@echo '  make fuzz            coverage-guided fuzzing of all that reads a leaf, ten minutes;'
 	@echo '                       FUZZ_SECONDS=3600, FUZZ_RUNS=1000000, T=attach for one target'
+	@echo
+	@echo '  make soak            fio writes and verifies for two hours, beside frozen queues,'
+	@echo '                       CPU hotplug and want of memory; SOAK_SECONDS=300'
 	@echo
 	@echo 'One kind of test alone:'
 	@echo '  make check           format, lint and strata checks'
@@ -66,7 +69,7 @@ help:
 	@echo
 	@echo 'Needs root and a Debian package mirror; V=1 shows the output of every stage.'
 
-.PHONY: demo test crash fuzz check test-core kunit kunit-uml test-vm
+.PHONY: demo test crash fuzz soak check test-core kunit kunit-uml test-vm
 demo:
 	@scripts/demo.sh
 test:
@@ -75,6 +78,8 @@ crash:
 	@tests/crash/run.sh
 fuzz:
 	@FUZZ_SECONDS=$(or $(FUZZ_SECONDS),600) tests/fuzz/run.sh $(T)
+soak:
+	@SOAK_SECONDS=$(or $(SOAK_SECONDS),7200) tests/run-vm.sh soak
 check:
 	@tests/run.sh format lint shell strata
 test-core:

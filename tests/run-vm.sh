@@ -5,11 +5,12 @@
 #   KERNEL=kunit tests/run-vm.sh    on the kernel with lockdep and kmemleak
 #   tests/run-vm.sh scale           in a guest of 3 GiB with large, sparse disks
 #   tests/run-vm.sh memory          in a guest of little memory, with two disks
+#   SOAK_SECONDS=7200 tests/run-vm.sh soak    the same guest, for so long
 . "$(dirname "$0")/../scripts/lib.sh"
 [ -n "${UNIONBLK_IN_ROOT:-}" ] || exec "$TOP/scripts/in-root.sh" tests/run-vm.sh "$@"
 
-kernel=${KERNEL:-stock}
-options=(-k "$kernel" -n "tests-$kernel" -t 1800 -u
+kernel=${KERNEL:-stock} limit=1800
+options=(-k "$kernel" -n "tests-$kernel" -u
 	-f "$TOP/tests/vm:tests" -f "$TOP/tools/udev:udev" -f "$TOP/scripts/kernel-complaints.txt")
 case "$*" in
 *scale*)
@@ -21,13 +22,15 @@ case "$*" in
 	done
 	options+=(-m 3072 -n "scale-$kernel")
 	;;
-*memory*)
+*memory* | *soak*)
+	group=${1%%/*} size=2G
+	[ "$group" != soak ] || size=512M limit=$((${SOAK_SECONDS:-60} + 1200))
 	for disk in root leaf; do
-		rm -f "$BUILD/memory-$disk.img"
-		truncate -s 2G "$BUILD/memory-$disk.img"
-		options+=(-d "$BUILD/memory-$disk.img")
+		rm -f "$BUILD/$group-$disk.img"
+		truncate -s $size "$BUILD/$group-$disk.img"
+		options+=(-d "$BUILD/$group-$disk.img")
 	done
-	options+=(-m 512 -n "memory-$kernel")
+	options+=(-m 512 -n "$group-$kernel")
 	;;
 *) options+=(-m 1536) ;;
 esac
@@ -41,4 +44,4 @@ if [ "$*" != selftest ]; then
 	esac
 	options+=(-f "$ko" -f "$BUILD/cargo/x86_64-unknown-linux-gnu/release/ubctl")
 fi
-exec "$TOP/scripts/vm.sh" "${options[@]}" -- sh tests/check "$@"
+exec "$TOP/scripts/vm.sh" "${options[@]}" -t $limit -- env SOAK_SECONDS="${SOAK_SECONDS:-60}" sh tests/check "$@"

@@ -41,7 +41,7 @@ stage_shell() {
 	# the file that sources them.
 	one "shellcheck of the guest's scripts" shellcheck -S warning -s sh -x -e SC2034,SC2119,SC2120 \
 		scripts/guest-init scripts/demo/* tests/kunit/guest tests/crash/guest/* tests/poweroff/guest/* tests/vm/check tests/vm/common/* \
-		tests/vm/unionblk/[0-9][0-9][0-9] tests/vm/scale/[0-9][0-9][0-9] tests/vm/selftest/[0-9][0-9][0-9] \
+		tests/vm/unionblk/[0-9][0-9][0-9] tests/vm/scale/[0-9][0-9][0-9] tests/vm/memory/[0-9][0-9][0-9] tests/vm/soak/[0-9][0-9][0-9] tests/vm/selftest/[0-9][0-9][0-9] \
 		bench/guest/run bench/guest/devices bench/guest/profile
 	sum_up
 }
