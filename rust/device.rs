@@ -417,7 +417,7 @@ pub(crate) struct Shared {
     pub(crate) memory: Arc<OwnedQueue>,
     /// Lower bios.
     pub(crate) bios: Arc<Bios>,
-    /// Where the commit timer and checkpoints run, for no request waits for them. The system freezes
+    /// Where the commit timer and the checkpoint work run, for no request waits for them. The system freezes
     /// this queue: metadata that is written after a hibernation image was made would be newer than
     /// the map in the image.
     pub(crate) background: Arc<OwnedQueue>,

@@ -8,6 +8,7 @@
 use core::ops::{DerefMut, Range};
 
 use super::alloc::Allocator;
+use super::changed::ChangedPages;
 use super::commit::Committer;
 use super::disk::{Disk, BUFFER_BLOCKS};
 use super::error::{Area, Error, Result};
@@ -119,8 +120,7 @@ where
         sb,
         probe.slot,
         ring,
-        entries,
-        [changed, stored],
+        ChangedPages::new(entries, [changed, stored]),
         map.changes(),
         failed,
     ))

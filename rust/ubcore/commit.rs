@@ -14,6 +14,7 @@
 
 use core::ops::DerefMut;
 
+use super::changed::ChangedPages;
 use super::disk::{Disk, Order, BUFFER_BLOCKS};
 use super::error::{Error, Result};
 use super::format::crc::crc32c;
@@ -23,9 +24,9 @@ use super::format::superblock::{Slot, Superblock};
 use super::geometry::BLOCK_BYTES;
 use super::journal::{Epoch, Ring, Space};
 use super::map::{Emptied, Map, Memory};
-use super::num::{index, narrow, wide};
-use super::pages::{self, bits_page_of, table_page_of, PageSet};
-use super::replay_limit::{filled_by_writers, fills_too_many};
+use super::num::{narrow, wide};
+use super::pages::{self, bits_page_of, table_page_of};
+use super::replay_limit::filled_by_writers;
 
 /// What has been done since attach.
 #[derive(Clone, Copy, Debug, Default)]
@@ -46,13 +47,7 @@ pub struct Committer<B, E> {
     /// The slot that holds `superblock`; the other is written first.
     newest: Slot,
     ring: Ring,
-    entries: E,
-    changed: PageSet<B>,
-    /// Pages that were written since the last checkpoint: `entries` has their new slots, which the
-    /// directory on the leaf does not name yet.
-    stored: PageSet<B>,
-    /// How many of them were empty at the last checkpoint.
-    filled: u32,
+    pages: ChangedPages<B, E>,
     /// The map's count of changes that is durable.
     committed: u64,
     failed: Option<Error>,
@@ -69,8 +64,7 @@ where
         superblock: Superblock,
         newest: Slot,
         ring: Ring,
-        entries: E,
-        [changed, stored]: [PageSet<B>; 2],
+        pages: ChangedPages<B, E>,
         committed: u64,
         failed: Option<Error>,
     ) -> Self {
@@ -78,10 +72,7 @@ where
             superblock,
             newest,
             ring,
-            entries,
-            changed,
-            stored,
-            filled: 0,
+            pages,
             committed,
             failed,
             counters: Counters::default(),
@@ -118,17 +109,11 @@ where
         self.failed
     }
 
-    /// Whether a checkpoint is due, at leisure: before the ring is full, or says too much.
+    /// Whether a checkpoint is due, at leisure: before the ring is full, or fills too many pages.
     pub fn wants_checkpoint(&self) -> bool {
-        let pages = self.changed.len().saturating_add(self.filled);
         let most = filled_by_writers(&self.superblock.geometry);
-        let many = pages > most.saturating_sub(most / 8);
+        let many = self.pages.filled() > most.saturating_sub(most / 8);
         self.failed.is_none() && (self.ring.is_half_full() || many)
-    }
-
-    /// How many pages the next checkpoint has to write, as far as commits have found them.
-    pub fn changed_pages(&self) -> u32 {
-        self.changed.len()
     }
 
     /// Makes all data written and all mappings made before the call durable.
@@ -157,17 +142,22 @@ where
         })
     }
 
-    /// Writes some of the changed pages, for the next checkpoint: how many, [`BUFFER_BLOCKS`] at most.
+    /// Writes some changed pages for the next checkpoint, the first at or after page `from`: at most
+    /// [`BUFFER_BLOCKS`], in one write. The page to go on with, `None` at the end.
     ///
     /// The caller can let go of the lock between two calls. Nothing becomes durable by it.
-    pub fn store_some<M: Memory, D: Disk>(&mut self, map: &Map<M>, disk: &mut D) -> Result<u32> {
+    pub fn store_some<M: Memory, D: Disk>(
+        &mut self,
+        map: &Map<M>,
+        disk: &mut D,
+        from: u32,
+    ) -> Result<Option<u32>> {
         self.guarded(|s| {
-            let before = s.changed.len();
-            if let Some(page) = s.changed.next(0) {
-                s.ring.forget_buffer();
-                s.write_batch(map, disk, page)?;
+            s.ring.forget_buffer();
+            match s.pages.next(from) {
+                Some(page) => s.write_batch(map, disk, page),
+                None => Ok(None),
             }
-            Ok(before.saturating_sub(s.changed.len()))
         })
     }
 
@@ -195,7 +185,7 @@ where
         let mut from = 0;
         while let Some((first, slabs)) = map.take_dirty(from) {
             for leaf in members(first, slabs) {
-                let Some(fresh) = take(&mut self.changed, map, leaf) else {
+                let Some(fresh) = take(&mut self.pages, map, leaf) else {
                     continue;
                 };
                 if space == Space::Left {
@@ -206,16 +196,18 @@ where
         }
         // Emptied slabs last: one that has just lost its home above is told here, in the same
         // epoch; what is written to it from now on comes in a later one.
+        // Without space the checkpoint takes those that are left.
         from = 0;
-        while let Some(page) = map.take_pending(from) {
-            self.changed.add(page);
-            if space == Space::Left {
-                space = epoch.emptied(map, page)?;
-            }
+        while space == Space::Left {
+            let Some(page) = map.take_pending(from) else {
+                break;
+            };
+            self.pages.add(page);
+            space = epoch.emptied(map, page)?;
             from = page.saturating_add(1);
         }
-        let g = &self.superblock.geometry;
-        if space == Space::Full || fills_too_many(g, &self.changed, &self.entries, self.filled) {
+        let most = filled_by_writers(&self.superblock.geometry);
+        if space == Space::Full || self.pages.filled() > most {
             return Ok(None);
         }
         let empties = epoch.empties();
@@ -250,14 +242,14 @@ where
         let mut from = 0;
         while let Some((first, slabs)) = map.take_dirty(from) {
             for leaf in members(first, slabs) {
-                let _ = take(&mut self.changed, map, leaf);
+                let _ = take(&mut self.pages, map, leaf);
             }
             from = (first / 64).saturating_add(1);
         }
         // In this order, as in an epoch: who has lost its home by now is on a page that is stored.
         from = 0;
         while let Some(page) = map.take_pending(from) {
-            self.changed.add(page);
+            self.pages.add(page);
             map.advance_emptied(page, Emptied::Pending, Emptied::Durable, |_, _| ());
             from = page.saturating_add(1);
         }
@@ -269,8 +261,7 @@ where
         self.write_pages(map, disk, &mut next)?;
         self.write_superblock(disk, next)?;
         self.ring.release();
-        self.stored.clear();
-        self.filled = 0;
+        self.pages.checkpointed();
         self.committed = settled.unwrap_or(self.committed);
         self.counters.checkpoints = self.counters.checkpoints.saturating_add(1);
         Ok(())
@@ -283,18 +274,18 @@ where
         disk: &mut D,
         next: &mut Superblock,
     ) -> Result {
-        let mut page = self.changed.next(0);
+        let mut page = self.pages.next(0);
         while let Some(first) = page {
             page = self.write_batch(map, disk, first)?;
         }
-        page = self.stored.next(0);
+        page = self.pages.next_stored(0);
         while let Some(stored) = page {
             let at = directory::block_of(stored);
             let slot = next.directory_slot(at)?.other();
             let g = &next.geometry;
             let range = directory::pages_of(at, g.pages());
             let after = range.end;
-            let entries = self.entries.get(range).unwrap_or_default();
+            let entries = self.pages.entries(range);
             directory::encode(
                 one_block(disk.buffer()),
                 at,
@@ -308,7 +299,7 @@ where
                 Order::Plain,
             )?;
             next.set_directory_slot(at, slot);
-            page = self.stored.next(narrow(wide(after)));
+            page = self.pages.next_stored(narrow(wide(after)));
         }
         Ok(())
     }
@@ -320,7 +311,7 @@ where
         disk: &mut D,
         first: u32,
     ) -> Result<Option<u32>> {
-        let slot = self.slot_for(first);
+        let slot = self.pages.slot_for(first);
         let mut count = 0usize;
         let mut page = first;
         loop {
@@ -334,13 +325,13 @@ where
             let block = one_block(room);
             pages::store(map, page, block)?;
             let crc = crc32c(0, block);
-            self.note_stored(page, PageEntry { slot, crc });
+            self.pages.note_stored(page, PageEntry { slot, crc });
             count = count.saturating_add(1);
-            let next = self.changed.next(page);
+            let next = self.pages.next(page);
             let follows = next.filter(|&n| {
                 n == page.wrapping_add(1)
                     && directory::block_of(n) == directory::block_of(first)
-                    && self.slot_for(n) == slot
+                    && self.pages.slot_for(n) == slot
             });
             match follows {
                 Some(n) if count < BUFFER_BLOCKS => page = n,
@@ -355,34 +346,6 @@ where
                 }
             }
         }
-    }
-
-    /// The slot that page `page` is written to: the one that the directory on the leaf does not name.
-    fn slot_for(&self, page: u32) -> Slot {
-        let slot = self.entry(page).slot;
-        if self.stored.has(page) {
-            slot
-        } else {
-            slot.other()
-        }
-    }
-
-    /// Takes page `page` off the list of changed pages: `entry` says where it is about to be.
-    fn note_stored(&mut self, page: u32, entry: PageEntry) {
-        if self.stored.insert(page) && pages::is_empty(&self.entry(page)) {
-            self.filled = self.filled.saturating_add(1);
-        }
-        if let Some(e) = self.entries.get_mut(index(page)) {
-            *e = entry;
-        }
-        self.changed.remove(page);
-    }
-
-    fn entry(&self, page: u32) -> PageEntry {
-        self.entries
-            .get(index(page))
-            .copied()
-            .unwrap_or(PageEntry::EMPTY)
     }
 
     /// Makes `next` count, then renews the other slot: first the one that is older.
@@ -416,11 +379,12 @@ fn members(first: u32, mask: u64) -> impl Iterator<Item = u32> {
 /// The slab has had no other owner since this commit began: a free slab has no marks, so a mark is
 /// of the present owner or of one that lost the slab, and a slab becomes free between two commits
 /// only ([`super::alloc::Allocator::end_release`]).
-fn take<M: Memory, B: DerefMut<Target = [u64]>>(
-    changed: &mut PageSet<B>,
-    map: &Map<M>,
-    leaf: u32,
-) -> Option<bool> {
+fn take<M, B, E>(changed: &mut ChangedPages<B, E>, map: &Map<M>, leaf: u32) -> Option<bool>
+where
+    M: Memory,
+    B: DerefMut<Target = [u64]>,
+    E: DerefMut<Target = [PageEntry]>,
+{
     if !map.is_mapped(leaf) {
         return None;
     }

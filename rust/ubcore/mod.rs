@@ -37,6 +37,7 @@ pub mod abi;
 pub mod alloc;
 pub mod attach;
 pub mod bits;
+pub mod changed;
 pub mod check;
 pub mod commit;
 pub mod disk;

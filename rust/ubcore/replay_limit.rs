@@ -5,10 +5,7 @@
 //! A few bytes of journal can stand for whole pages of the map, so this bounds the memory that attach
 //! takes for a leaf. The writer keeps to half of what a reader accepts.
 
-use super::format::directory::PageEntry;
 use super::geometry::Geometry;
-use super::num::index;
-use super::pages::{self, PageSet};
 
 /// How many pages a writer's ring fills that were empty at the last checkpoint; a commit with which
 /// they are more is made as a checkpoint. Few leaves come to it before their ring is half full.
@@ -23,28 +20,4 @@ pub fn filled_by_writers(g: &Geometry) -> u32 {
 /// the leaf that are not empty. It is twice what a writer uses.
 pub fn filled_max(g: &Geometry) -> u32 {
     filled_by_writers(g).saturating_mul(2)
-}
-
-/// Whether an epoch must not be written, because with it the ring would fill too many pages: `changed`
-/// are all that changed since the last checkpoint, but for those that were stored since; `filled` of
-/// the latter were empty.
-pub fn fills_too_many<B>(
-    g: &Geometry,
-    changed: &PageSet<B>,
-    entries: &[PageEntry],
-    filled: u32,
-) -> bool
-where
-    B: core::ops::DerefMut<Target = [u64]>,
-{
-    let Some(most) = filled_by_writers(g).checked_sub(filled) else {
-        return true;
-    };
-    if changed.len() <= most {
-        return false;
-    }
-    let empty = |page: &u32| entries.get(index(*page)).is_none_or(pages::is_empty);
-    let next = |page: &u32| changed.next(page.saturating_add(1));
-    let all = core::iter::successors(changed.next(0), next);
-    all.filter(empty).nth(index(most)).is_some()
 }

@@ -87,12 +87,17 @@ pub fn checkpoint_work<H: Host>(host: &H) {
 
 /// Makes a checkpoint if one is due: before the journal is full. Process context.
 pub(super) fn checkpoint_if_due<H: Host>(host: &H) -> Result {
-    if host.with_committer(|committer, _| committer.wants_checkpoint()) {
-        store_changed(host)?;
-    }
+    let before = host.with_committer(|committer, _| {
+        let due = committer.wants_checkpoint();
+        due.then(|| committer.counters().checkpoints)
+    });
+    let Some(before) = before else {
+        return Ok(());
+    };
+    store_changed(host)?;
     host.with_committer(|committer, disk| {
         // Another thread may have made it meanwhile.
-        if committer.wants_checkpoint() {
+        if committer.counters().checkpoints == before {
             checkpoint_with(host, committer, disk)?;
         }
         Ok(())
@@ -105,24 +110,19 @@ pub fn checkpoint<H: Host>(host: &H) -> Result {
     host.with_committer(|committer, disk| checkpoint_with(host, committer, disk))
 }
 
-/// Stores the pages that have changed so far for a checkpoint, a few each time that it takes the
-/// committer's lock, so that a commit need not wait for all of them. A page that changes meanwhile is
-/// stored again, with the checkpoint itself.
+/// Stores the changed pages for a checkpoint, a few each time that it takes the committer's lock, so
+/// that a commit need not wait for all of them. It goes over the pages once. A page that changes when it
+/// has been passed is stored with the checkpoint itself.
 fn store_changed<H: Host>(host: &H) -> Result {
-    let mut left = host.with_committer(|committer, _| committer.changed_pages());
-    while left > 0 {
-        let stored = host.with_committer(|committer, disk| {
-            let stored = committer.store_some(host.map(), disk);
+    let mut next = Some(0);
+    while let Some(from) = next {
+        next = host.with_committer(|committer, disk| {
+            let stored = committer.store_some(host.map(), disk, from);
             if let Err(e) = stored {
                 publish(host, committer, Step::Checkpoint, Err(e))?;
             }
             stored
         })?;
-        if stored == 0 {
-            // Another checkpoint has come between.
-            break;
-        }
-        left = left.saturating_sub(stored);
         host.give_way();
     }
     Ok(())

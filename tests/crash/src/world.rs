@@ -40,6 +40,8 @@ pub struct World {
     disk: SimDisk,
     union: SimUnion,
     last_write: Option<Range>,
+    /// Where the next step of a checkpoint goes on.
+    store_from: u32,
     flying: Vec<Range>,
     points: Vec<Point>,
 }
@@ -83,6 +85,7 @@ impl World {
             disk,
             union,
             last_write: None,
+            store_from: 0,
             flying: Vec::new(),
             points: Vec::new(),
         };
@@ -141,7 +144,11 @@ impl World {
             Op::Flush => self.flush(),
             Op::Store => {
                 let u = &mut self.union;
-                u.committer.store_some(&u.map, &mut u.disk).map(drop)
+                let next = u
+                    .committer
+                    .store_some(&u.map, &mut u.disk, self.store_from)?;
+                self.store_from = next.unwrap_or(0);
+                Ok(())
             }
             Op::Checkpoint => {
                 let u = &mut self.union;

@@ -255,6 +255,36 @@ fn checkpoints_beside_everything() {
     });
 }
 
+/// The ring is more than half full: a flush has a checkpoint made, and a discard waits for it.
+#[test]
+fn a_checkpoint_that_is_due_beside_discards() {
+    explore(|| {
+        play(
+            2,
+            |u| {
+                for at in 0..8 {
+                    u.write(at..at + 1, 1, false);
+                    u.flush();
+                }
+            },
+            &[
+                |u| {
+                    u.write(8..9, 2, false);
+                    u.flush();
+                },
+                |u| {
+                    u.zero(0..32);
+                    u.discard(32..64);
+                    u.flush();
+                },
+                |u| {
+                    u.write(40..42, 3, true);
+                },
+            ],
+        );
+    });
+}
+
 /// What is emptied while a reclaim runs is none of its slabs.
 #[test]
 fn emptied_while_a_reclaim_runs() {

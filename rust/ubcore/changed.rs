@@ -1,0 +1,109 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Which pages of the map the next checkpoint writes, and to which slot each.
+
+use core::ops::{DerefMut, Range};
+
+use super::format::directory::PageEntry;
+use super::format::superblock::Slot;
+use super::num::index;
+use super::pages::{self, PageSet};
+
+/// The changed pages of a map, and the directory in memory. The committer's.
+///
+/// A page that was stored since the last checkpoint has its new slot in the directory in memory; the
+/// directory on the leaf names the old one until the checkpoint.
+pub struct ChangedPages<B, E> {
+    entries: E,
+    changed: PageSet<B>,
+    stored: PageSet<B>,
+    /// How many pages of both sets are empty on the leaf, as the directory there has them.
+    filled: u32,
+}
+
+impl<B, E> ChangedPages<B, E>
+where
+    B: DerefMut<Target = [u64]>,
+    E: DerefMut<Target = [PageEntry]>,
+{
+    /// The directory as it is on the leaf, the pages that changed since, and an empty set.
+    pub fn new(entries: E, [changed, stored]: [PageSet<B>; 2]) -> Self {
+        let mut pages = ChangedPages {
+            entries,
+            changed,
+            stored,
+            filled: 0,
+        };
+        let mut page = pages.changed.next(0);
+        while let Some(n) = page {
+            pages.count_filled(n);
+            page = pages.changed.next(n.saturating_add(1));
+        }
+        pages
+    }
+
+    /// How many pages the ring has filled that are empty on the leaf.
+    pub fn filled(&self) -> u32 {
+        self.filled
+    }
+
+    /// The first changed page at or after `from`.
+    pub fn next(&self, from: u32) -> Option<u32> {
+        self.changed.next(from)
+    }
+
+    /// The first page at or after `from` that was stored since the last checkpoint.
+    pub fn next_stored(&self, from: u32) -> Option<u32> {
+        self.stored.next(from)
+    }
+
+    /// The entries of some pages, those of stored pages with their new slots.
+    pub fn entries(&self, range: Range<usize>) -> &[PageEntry] {
+        self.entries.get(range).unwrap_or_default()
+    }
+
+    /// A page has changed.
+    pub fn add(&mut self, page: u32) {
+        if self.changed.insert(page) && !self.stored.has(page) {
+            self.count_filled(page);
+        }
+    }
+
+    fn count_filled(&mut self, page: u32) {
+        self.filled = self
+            .filled
+            .saturating_add(u32::from(pages::is_empty(&self.entry(page))));
+    }
+
+    fn entry(&self, page: u32) -> PageEntry {
+        self.entries
+            .get(index(page))
+            .copied()
+            .unwrap_or(PageEntry::EMPTY)
+    }
+
+    /// The slot that a page is written to: the one that the directory on the leaf does not name.
+    pub fn slot_for(&self, page: u32) -> Slot {
+        let slot = self.entry(page).slot;
+        if self.stored.has(page) {
+            slot
+        } else {
+            slot.other()
+        }
+    }
+
+    /// A page is about to be where `entry` says.
+    pub fn note_stored(&mut self, page: u32, entry: PageEntry) {
+        if let Some(e) = self.entries.get_mut(index(page)) {
+            *e = entry;
+        }
+        self.stored.add(page);
+        self.changed.remove(page);
+    }
+
+    /// A checkpoint has written all: the directory on the leaf is that in memory.
+    pub fn checkpointed(&mut self) {
+        self.stored.clear();
+        self.filled = 0;
+    }
+}
