@@ -33,19 +33,19 @@ pub struct Allocator<B> {
     /// Slabs that lost their owner and may not be covered by a commit.
     emptied: B,
     /// Those that a commit covers: free after it and a grace period.
-    leaving: B,
+    reclaimable: B,
     any_emptied: bool,
-    any_leaving: bool,
-    /// A release runs, for exactly those that are leaving and the entries that wait.
-    releasing: bool,
-    /// Entries wait for the end of the release; from this page of the slab table on.
+    any_reclaimable: bool,
+    /// A reclaim runs, for exactly the reclaimable slabs and the entries that wait.
+    reclaiming: bool,
+    /// Entries wait for the end of the reclaim, from this page of the slab table on.
     any_waiting: bool,
     waiting_from: u32,
-    /// No slab before this one is leaving.
-    leaving_from: u32,
+    /// No slab before this one is reclaimable.
+    reclaimable_from: u32,
     slabs: u32,
     used: u32,
-    /// No group is free: found by a search, true until a slab is released.
+    /// No group is free: found by a search, true until a slab is freed.
     no_group: bool,
     /// Words below hold no free slab (respectively group): where a search starts.
     slab_hint: usize,
@@ -56,17 +56,17 @@ impl<B: DerefMut<Target = [u64]>> Allocator<B> {
     /// An allocator of `slabs` free slabs; the three bitmaps are zero and have a bit for each, and
     /// one more.
     pub fn new(bitmaps: [B; 3], slabs: u32) -> Self {
-        let [taken, emptied, leaving] = bitmaps;
+        let [taken, emptied, reclaimable] = bitmaps;
         let mut a = Allocator {
             taken,
             emptied,
-            leaving,
+            reclaimable,
             any_emptied: false,
-            any_leaving: false,
-            releasing: false,
+            any_reclaimable: false,
+            reclaiming: false,
             any_waiting: false,
             waiting_from: 0,
-            leaving_from: 0,
+            reclaimable_from: 0,
             slabs,
             used: 0,
             no_group: false,
@@ -101,7 +101,7 @@ impl<B: DerefMut<Target = [u64]>> Allocator<B> {
     }
 
     /// Takes a slab that the map on disk uses; false if it is taken already or does not exist.
-    pub fn take(&mut self, leaf: u32) -> bool {
+    pub fn mark_used(&mut self, leaf: u32) -> bool {
         if !self.is_free(leaf) {
             return false;
         }
@@ -112,8 +112,8 @@ impl<B: DerefMut<Target = [u64]>> Allocator<B> {
         true
     }
 
-    /// Gives a slab back.
-    fn release(&mut self, leaf: u32) {
+    /// Frees a slab.
+    fn free(&mut self, leaf: u32) {
         if leaf >= self.slabs || self.is_free(leaf) {
             return;
         }
@@ -130,7 +130,7 @@ impl<B: DerefMut<Target = [u64]>> Allocator<B> {
     /// Gives root slab `slab` a home on the leaf, if it has none: the leaf slab.
     ///
     /// Under the lock. `Full` if no slab is free, `NoMemory` if there is no page for the map at once.
-    pub fn place<M: Memory>(&mut self, map: &Map<M>, slab: u32) -> Result<u32> {
+    pub fn allocate<M: Memory>(&mut self, map: &Map<M>, slab: u32) -> Result<u32> {
         let entry = map.entry(slab);
         if let Some(leaf) = entry.leaf {
             return Ok(leaf);
@@ -140,16 +140,16 @@ impl<B: DerefMut<Target = [u64]>> Allocator<B> {
         }
         let leaf = self.choose(map, slab).ok_or(Error::Full)?;
         map.assign(slab, leaf)?;
-        self.take(leaf);
+        self.mark_used(leaf);
         Ok(leaf)
     }
 
     /// Gives every slab of a range of union sectors a home: all of them or, if the free slabs do not
     /// suffice, none. A home that its write never reached would be lost until the next attach.
     ///
-    /// As for [`Allocator::place`]; where memory runs out, slabs that have a home by then keep it.
-    pub fn settle<M: Memory>(&mut self, map: &Map<M>, sector: u64, sectors: u32) -> Result {
-        self.settle_all(map, [(sector, sectors)])?;
+    /// As for [`Allocator::allocate`]; where memory runs out, slabs that have a home by then keep it.
+    pub fn allocate_range<M: Memory>(&mut self, map: &Map<M>, sector: u64, sectors: u32) -> Result {
+        self.allocate_ranges(map, [(sector, sectors)])?;
         if cfg!(mutant = "bits-before-data") {
             map.mark(sector, sectors);
         }
@@ -157,7 +157,7 @@ impl<B: DerefMut<Target = [u64]>> Allocator<B> {
     }
 
     /// The same for several ranges, which lie in different slabs: all of them or none.
-    pub fn settle_all<M: Memory, const N: usize>(
+    pub fn allocate_ranges<M: Memory, const N: usize>(
         &mut self,
         map: &Map<M>,
         ranges: [(u64, u32); N],
@@ -173,11 +173,11 @@ impl<B: DerefMut<Target = [u64]>> Allocator<B> {
         let missing = wide(homeless().count());
         if missing > u64::from(self.slabs.saturating_sub(self.used)) {
             // What was emptied will be free in a moment: that is worth the wait.
-            let soon = self.any_emptied || self.any_leaving;
+            let soon = self.any_emptied || self.any_reclaimable;
             return Err(if soon { Error::Emptied } else { Error::Full });
         }
         for slab in homeless() {
-            self.place(map, slab)?;
+            self.allocate(map, slab)?;
         }
         Ok(())
     }
@@ -208,76 +208,76 @@ impl<B: DerefMut<Target = [u64]>> Allocator<B> {
 
     /// Before a commit: what was emptied up to here will be durable with it. Under the lock.
     pub fn begin_commit(&mut self) {
-        // What an earlier commit covers is freed first. While a release runs, no slab may join those
+        // What an earlier commit covers is freed first. While a reclaim runs, no slab may join those
         // that it is for.
-        if !self.any_emptied || self.any_leaving || self.releasing {
+        if !self.any_emptied || self.any_reclaimable || self.reclaiming {
             return;
         }
         // The one is empty: so it costs the same however many slabs there are.
-        core::mem::swap(&mut self.leaving, &mut self.emptied);
-        self.leaving_from = 0;
+        core::mem::swap(&mut self.reclaimable, &mut self.emptied);
+        self.reclaimable_from = 0;
         self.any_emptied = false;
-        self.any_leaving = true;
+        self.any_reclaimable = true;
     }
 
     /// Whether slabs were emptied that have not been freed yet.
     pub fn any_emptied<M: Memory>(&self, map: &Map<M>) -> bool {
-        self.any_emptied || self.any_leaving || map.emptied_page(0).is_some()
+        self.any_emptied || self.any_reclaimable || map.emptied_page(0).is_some()
     }
 
-    /// Begins a release: false if one runs. [`Allocator::pick`] comes next, until it is through.
+    /// Begins a reclaim: false if one runs. [`Allocator::advance_reclaim`] comes next, until it is through.
     ///
     /// Under the lock, and between two commits that have not failed. `durable`: nothing at all
     /// waits for a commit.
-    pub fn begin_release(&mut self, durable: bool) -> bool {
-        if self.releasing {
+    pub fn begin_reclaim(&mut self, durable: bool) -> bool {
+        if self.reclaiming {
             return false;
         }
         if durable {
             self.begin_commit();
         }
-        self.releasing = true;
+        self.reclaiming = true;
         self.any_waiting = false;
         self.waiting_from = 0;
         true
     }
 
-    /// Picks the entries that a release is for, some pages of the slab table from `page` on: the page
+    /// Picks the entries that a reclaim is for, some pages of the slab table from `page` on: the page
     /// to go on with, `None` at the end.
     ///
     /// Under the lock, and between two commits that have not failed. R5: only after all I/O that is
-    /// in flight at the end has ended may [`Allocator::end_release`] be called.
-    pub fn pick<M: Memory>(&mut self, map: &Map<M>, page: u32) -> Option<u32> {
+    /// in flight at the end has ended may [`Allocator::end_reclaim`] be called.
+    pub fn advance_reclaim<M: Memory>(&mut self, map: &Map<M>, page: u32) -> Option<u32> {
         let (any, next) = Self::advance_pages(map, page, Emptied::Durable, Emptied::Waiting);
         self.any_waiting |= any;
         if next.is_none() {
-            self.releasing = self.any_waiting || self.any_leaving;
+            self.reclaiming = self.any_waiting || self.any_reclaimable;
         }
         next
     }
 
-    /// Whether a release runs.
-    pub fn is_releasing(&self) -> bool {
-        self.releasing
+    /// Whether a reclaim runs.
+    pub fn is_reclaiming(&self) -> bool {
+        self.reclaiming
     }
 
     /// The first leaf slab from `from` on that is about to be free, and how many follow it, up to
-    /// [`STEP_SLABS`]: what may be discarded below. Only between the grace period and [`Allocator::end_release`].
-    pub fn leaving(&self, from: u32) -> Option<core::ops::Range<u32>> {
-        if !self.any_leaving {
+    /// [`STEP_SLABS`]: what may be discarded below. Only between the grace period and [`Allocator::end_reclaim`].
+    pub fn reclaimable(&self, from: u32) -> Option<core::ops::Range<u32>> {
+        if !self.any_reclaimable {
             return None;
         }
-        let from = from.max(self.leaving_from);
-        let first = next_bit(&self.leaving, from, true).filter(|&n| n < self.slabs)?;
-        let end = next_bit(&self.leaving, first, false).unwrap_or(self.slabs);
+        let from = from.max(self.reclaimable_from);
+        let first = next_bit(&self.reclaimable, from, true).filter(|&n| n < self.slabs)?;
+        let end = next_bit(&self.reclaimable, first, false).unwrap_or(self.slabs);
         Some(first..end.min(self.slabs).min(first.saturating_add(STEP_SLABS)))
     }
 
     /// Clears the bits that the leaf's pages still hold of free slabs: a free slab has none.
     ///
-    /// For attach, after [`Allocator::take`] of every slab that has an owner. Between pages it calls
+    /// For attach, after [`Allocator::mark_used`] of every slab that has an owner. Between pages it calls
     /// `pause`, whose error ends it.
-    pub(super) fn forget_free<M: Memory>(
+    pub(super) fn clear_free<M: Memory>(
         &self,
         map: &Map<M>,
         mut pause: impl FnMut() -> Result,
@@ -290,41 +290,41 @@ impl<B: DerefMut<Target = [u64]>> Allocator<B> {
             let end = first.saturating_add(per_page).min(self.slabs);
             (first..end)
                 .filter(|&leaf| self.is_free(leaf))
-                .for_each(|leaf| map.forget(leaf));
+                .for_each(|leaf| map.clear_unowned(leaf));
         }
         Ok(())
     }
 
-    /// Clears all of [`Allocator::leaving`] by [`Map::forget`]. After the grace period.
-    pub fn forget_leaving<M: Memory>(&self, map: &Map<M>) {
+    /// Clears all of [`Allocator::reclaimable`] by [`Map::clear_unowned`]. After the grace period.
+    pub fn clear_reclaimable<M: Memory>(&self, map: &Map<M>) {
         let mut from = 0;
-        while let Some(range) = self.leaving(from) {
+        while let Some(range) = self.reclaimable(from) {
             from = range.end;
-            range.for_each(|leaf| map.forget(leaf));
+            range.for_each(|leaf| map.clear_unowned(leaf));
         }
     }
 
-    /// Frees some of what the release was for: whether there is more, for which it is to be called
-    /// again. [`Map::forget`] has cleared each of [`Allocator::leaving`].
+    /// Frees some of what the reclaim is for: whether there is more, for which it is to be called
+    /// again. [`Map::clear_unowned`] has cleared each of [`Allocator::reclaimable`].
     ///
     /// Under the lock, and between two commits: one that runs may still have such a slab on its
     /// list, and would take the next owner's assignment for an old one.
-    pub fn end_release<M: Memory>(&mut self, map: &Map<M>) -> bool {
+    pub fn end_reclaim<M: Memory>(&mut self, map: &Map<M>) -> bool {
         let mut room = STEP_SLABS;
-        while let Some(range) = self.leaving(0) {
+        while let Some(range) = self.reclaimable(0) {
             if room == 0 {
                 return true;
             }
             let end = range.end.min(range.start.saturating_add(room));
             room = room.saturating_sub(end.saturating_sub(range.start));
-            self.leaving_from = end;
+            self.reclaimable_from = end;
             for leaf in range.start..end {
-                clear(&mut self.leaving, leaf);
-                self.release(leaf);
+                clear(&mut self.reclaimable, leaf);
+                self.free(leaf);
             }
         }
-        if self.any_leaving {
-            self.any_leaving = false;
+        if self.any_reclaimable {
+            self.any_reclaimable = false;
             return true;
         }
         if self.any_waiting {
@@ -336,7 +336,7 @@ impl<B: DerefMut<Target = [u64]>> Allocator<B> {
             }
         }
         self.any_waiting = false;
-        self.releasing = false;
+        self.reclaiming = false;
         false
     }
 

@@ -105,8 +105,8 @@ where
     let found = journal::scan(disk, &sb)?;
     let from = (&sb, &*entries);
     journal::replay(disk, from, &found, map, &mut changed, |p| lost.is_lost(p))?;
-    take_slabs(disk, map, allocator, &mut changed, lost)?;
-    allocator.forget_free(map, || disk.give_way())?;
+    mark_slabs_used(disk, map, allocator, &mut changed, lost)?;
+    allocator.clear_free(map, || disk.give_way())?;
     salvage::mark(map, lost, || disk.give_way())?;
     let failed = sb.features.writable().err().or(lost.first());
     let blocks = sb.geometry.journal_blocks();
@@ -154,7 +154,7 @@ fn read_directory<D: Disk, L: Losses>(
         let Err(error) = known else {
             continue;
         };
-        if read.is_ok() && directory::is_sealed(bytes) {
+        if read.is_ok() && directory::has_valid_crc(bytes) {
             return Err(error);
         }
         list.fill(PageEntry::EMPTY);
@@ -237,7 +237,7 @@ pub fn fits_blocks<D: Disk, M: Memory>(disk: &mut D, map: &Map<M>, sectors: u32)
     let whole = |leaf| {
         let mut at = 0;
         while at < g.slab_sectors() {
-            let (_, len) = map.stretch(leaf, at, g.slab_sectors().saturating_sub(at));
+            let (_, len) = map.mapped_run(leaf, at, g.slab_sectors().saturating_sub(at));
             if len == 0 || len & sectors.saturating_sub(1) != 0 {
                 return false;
             }
@@ -264,7 +264,7 @@ pub fn fits_blocks<D: Disk, M: Memory>(disk: &mut D, map: &Map<M>, sectors: u32)
 ///
 /// A home of which not even the page of bits is there has nothing in it. No union makes such an
 /// entry, and a write to it would find no bits to set: the slab is without a home from now on.
-fn take_slabs<D, M, A, B>(
+fn mark_slabs_used<D, M, A, B>(
     disk: &mut D,
     map: &Map<M>,
     allocator: &mut Allocator<A>,
@@ -304,7 +304,7 @@ where
                 changed.add(page);
                 continue;
             }
-            let taken = cfg!(mutant = "free-after-reload") || allocator.take(leaf);
+            let taken = cfg!(mutant = "free-after-reload") || allocator.mark_used(leaf);
             if !taken {
                 return Err(bad);
             }

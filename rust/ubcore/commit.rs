@@ -22,7 +22,7 @@ use super::format::directory::{self, PageEntry};
 use super::format::record::Record;
 use super::format::superblock::{Slot, Superblock};
 use super::geometry::BLOCK_BYTES;
-use super::journal::{Epoch, Ring, Space};
+use super::journal::{Ring, Space, Transaction};
 use super::map::{Emptied, Map, Memory};
 use super::num::{narrow, wide};
 use super::pages::{self, bits_page_of, table_page_of};
@@ -122,11 +122,11 @@ where
     /// stays true, and nothing more is.
     pub fn commit<M: Memory, D: Disk>(&mut self, map: &Map<M>, disk: &mut D) -> Result {
         self.guarded(|s| {
-            let settled = map.settled_changes();
+            let settled = map.quiescent_changes();
             if settled == Some(s.committed) {
                 return disk.flush();
             }
-            match s.epoch(map, disk)? {
+            match s.write_transaction(map, disk)? {
                 Some(0) => {}
                 Some(blocks) => {
                     s.counters.commits = s.counters.commits.saturating_add(1);
@@ -178,24 +178,28 @@ where
         f(self).inspect_err(|&e| self.failed = Some(e))
     }
 
-    /// Writes an epoch of all dirty slabs: its blocks, or `None` if the ring cannot take it.
-    fn epoch<M: Memory, D: Disk>(&mut self, map: &Map<M>, disk: &mut D) -> Result<Option<u32>> {
-        let mut epoch = Epoch::new(&mut self.ring, disk, &self.superblock);
+    /// Writes a transaction of all dirty slabs: its blocks, or `None` if the ring cannot take it.
+    fn write_transaction<M: Memory, D: Disk>(
+        &mut self,
+        map: &Map<M>,
+        disk: &mut D,
+    ) -> Result<Option<u32>> {
+        let mut transaction = Transaction::new(&mut self.ring, disk, &self.superblock);
         let mut space = Space::Left;
         let mut from = 0;
         while let Some((first, slabs)) = map.take_dirty(from) {
             for leaf in members(first, slabs) {
-                let Some(fresh) = take(&mut self.pages, map, leaf) else {
+                let Some(fresh) = take_over_slab(&mut self.pages, map, leaf) else {
                     continue;
                 };
                 if space == Space::Left {
-                    space = epoch.slab(map, leaf, fresh)?;
+                    space = transaction.slab(map, leaf, fresh)?;
                 }
             }
             from = (first / 64).saturating_add(1);
         }
         // Emptied slabs last: one that has just lost its home above is told here, in the same
-        // epoch; what is written to it from now on comes in a later one.
+        // transaction; what is written to it from now on comes in a later one.
         // Without space the checkpoint takes those that are left.
         from = 0;
         while space == Space::Left {
@@ -203,31 +207,31 @@ where
                 break;
             };
             self.pages.add(page);
-            space = epoch.emptied(map, page)?;
+            space = transaction.emptied(map, page)?;
             from = page.saturating_add(1);
         }
         let most = filled_by_writers(&self.superblock.geometry);
         if space == Space::Full || self.pages.filled() > most {
             return Ok(None);
         }
-        let empties = epoch.empties();
-        let blocks = epoch.finish()?;
+        let empties = transaction.empties();
+        let blocks = transaction.finish()?;
         if !empties {
             return Ok(Some(blocks));
         }
-        let sealed = self.seal(disk)?;
-        Ok(sealed.map(|b| blocks.saturating_add(b)))
+        let more = self.write_empty_transaction(disk)?;
+        Ok(more.map(|b| blocks.saturating_add(b)))
     }
 
-    /// Writes an epoch that says nothing, so that the one before is not the last: if that rots, it is
+    /// Writes a transaction that says nothing, so that the one before is not the last: if that rots, it is
     /// damage and not a torn write. Its blocks, or `None` if the ring is full.
     ///
-    /// An epoch that empties slabs needs it. Were it taken for torn, the map would lead into slabs
+    /// A transaction that empties slabs needs it. Were it taken for torn, the map would lead into slabs
     /// that have been given away since.
-    fn seal<D: Disk>(&mut self, disk: &mut D) -> Result<Option<u32>> {
-        let mut epoch = Epoch::new(&mut self.ring, disk, &self.superblock);
-        match epoch.put(&[Record::Place(0)])? {
-            Space::Left => epoch.finish().map(Some),
+    fn write_empty_transaction<D: Disk>(&mut self, disk: &mut D) -> Result<Option<u32>> {
+        let mut transaction = Transaction::new(&mut self.ring, disk, &self.superblock);
+        match transaction.put(&[Record::Place(0)])? {
+            Space::Left => transaction.finish().map(Some),
             Space::Full => Ok(None),
         }
     }
@@ -238,15 +242,15 @@ where
         disk: &mut D,
         clean: bool,
     ) -> Result {
-        let settled = map.settled_changes();
+        let settled = map.quiescent_changes();
         let mut from = 0;
         while let Some((first, slabs)) = map.take_dirty(from) {
             for leaf in members(first, slabs) {
-                let _ = take(&mut self.pages, map, leaf);
+                let _ = take_over_slab(&mut self.pages, map, leaf);
             }
             from = (first / 64).saturating_add(1);
         }
-        // In this order, as in an epoch: who has lost its home by now is on a page that is stored.
+        // In this order, as in a transaction: who has lost its home by now is on a page that is stored.
         from = 0;
         while let Some(page) = map.take_pending(from) {
             self.pages.add(page);
@@ -260,7 +264,7 @@ where
         next.clean = clean;
         self.write_pages(map, disk, &mut next)?;
         self.write_superblock(disk, next)?;
-        self.ring.release();
+        self.ring.free_all();
         self.pages.checkpointed();
         self.committed = settled.unwrap_or(self.committed);
         self.counters.checkpoints = self.counters.checkpoints.saturating_add(1);
@@ -378,8 +382,12 @@ fn members(first: u32, mask: u64) -> impl Iterator<Item = u32> {
 ///
 /// The slab has had no other owner since this commit began: a free slab has no marks, so a mark is
 /// of the present owner or of one that lost the slab, and a slab becomes free between two commits
-/// only ([`super::alloc::Allocator::end_release`]).
-fn take<M, B, E>(changed: &mut ChangedPages<B, E>, map: &Map<M>, leaf: u32) -> Option<bool>
+/// only ([`super::alloc::Allocator::end_reclaim`]).
+fn take_over_slab<M, B, E>(
+    changed: &mut ChangedPages<B, E>,
+    map: &Map<M>,
+    leaf: u32,
+) -> Option<bool>
 where
     M: Memory,
     B: DerefMut<Target = [u64]>,

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The journal ring: writing an epoch, and finding and replaying what was written.
+//! The journal ring: writing a transaction, and finding and replaying what was written.
 //!
-//! An *epoch* is what one commit covers: blocks of consecutive sequence numbers, of which the last
-//! says so and goes out with `PREFLUSH | FUA`. An epoch counts if all its blocks are there. What
+//! A *transaction* is what one commit covers: blocks of consecutive sequence numbers, of which the last
+//! says so and goes out with `PREFLUSH | FUA`. A transaction counts if all its blocks are there. What
 //! one write carries (up to 8 blocks) may be torn by a cut of power; everything before it was made
-//! durable by its flush. So a hole that a later, finished epoch stands behind is damage.
+//! durable by its flush. So a hole that a later, finished transaction stands behind is damage.
 
 use super::disk::{Disk, Order, BUFFER_BLOCKS};
 use super::error::{Area, Error, Result};
@@ -64,7 +64,7 @@ impl Ring {
     }
 
     /// Frees all blocks: a checkpoint that covers them is durable. It has used the disk's buffer.
-    pub fn release(&mut self) {
+    pub fn free_all(&mut self) {
         self.used = 0;
         self.forget_buffer();
     }
@@ -87,23 +87,23 @@ fn after(at: u32, n: u32, blocks: u32) -> u32 {
     sum.checked_sub(blocks).unwrap_or(sum)
 }
 
-/// Whether an epoch goes on.
+/// Whether a transaction goes on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Space {
     /// The words are in.
     Left,
-    /// The ring is full: the epoch is void, a checkpoint must take its place.
+    /// The ring is full: the transaction is void, a checkpoint must take its place.
     Full,
 }
 
-/// An epoch under construction, in the disk's buffer.
-pub struct Epoch<'a, D> {
+/// A transaction under construction, in the disk's buffer.
+pub struct Transaction<'a, D> {
     ring: &'a mut Ring,
     disk: &'a mut D,
     geometry: &'a Geometry,
     nonce: u64,
     /// Sealed blocks in the buffer, before the one under construction.
-    sealed: usize,
+    finished_blocks: usize,
     /// Words in the block under construction.
     words: usize,
     base: u32,
@@ -113,15 +113,15 @@ pub struct Epoch<'a, D> {
     empties: bool,
 }
 
-impl<'a, D: Disk> Epoch<'a, D> {
-    /// An empty epoch.
+impl<'a, D: Disk> Transaction<'a, D> {
+    /// An empty transaction.
     pub fn new(ring: &'a mut Ring, disk: &'a mut D, sb: &'a Superblock) -> Self {
-        Epoch {
+        Transaction {
             ring,
             disk,
             geometry: &sb.geometry,
             nonce: sb.nonce,
-            sealed: 0,
+            finished_blocks: 0,
             words: 0,
             base: 0,
             leaf: 0,
@@ -149,7 +149,7 @@ impl<'a, D: Disk> Epoch<'a, D> {
         let mut runs = 0;
         let mut at = 0;
         while at < sectors {
-            let (mapped, len) = map.stretch(leaf, at, sectors.wrapping_sub(at));
+            let (mapped, len) = map.mapped_run(leaf, at, sectors.wrapping_sub(at));
             if mapped {
                 if runs > sectors / 64 {
                     return self.words(map, slab, leaf);
@@ -249,20 +249,20 @@ impl<'a, D: Disk> Epoch<'a, D> {
     }
 
     fn push(&mut self, word: u64) {
-        let (at, sealed) = (self.words, self.sealed);
-        ring::put_word(nth_block(self.disk.buffer(), sealed), at, word);
+        let (at, finished_blocks) = (self.words, self.finished_blocks);
+        ring::put_word(nth_block(self.disk.buffer(), finished_blocks), at, word);
         self.words = at.saturating_add(1);
     }
 
     /// Blocks of the buffer in use, with the one under construction.
     fn held(&self) -> u32 {
-        narrow(wide(self.sealed)).saturating_add(u32::from(self.words > 0))
+        narrow(wide(self.finished_blocks)).saturating_add(u32::from(self.words > 0))
     }
 
     /// Makes room for `n` words (at most 129) in one block.
     fn room(&mut self, n: usize) -> Result<Space> {
         if self.words.saturating_add(n) > RING_WORDS {
-            self.seal(false);
+            self.finish_block(false);
         }
         if self.words == 0 {
             // A new block: is there one in the ring, in the buffer, before the ring's end?
@@ -271,7 +271,7 @@ impl<'a, D: Disk> Epoch<'a, D> {
                 return Ok(Space::Full);
             }
             let at_end = after(self.ring.head, held, self.ring.blocks) == 0 && held > 0;
-            if self.sealed >= BUFFER_BLOCKS || at_end {
+            if self.finished_blocks >= BUFFER_BLOCKS || at_end {
                 self.write(Order::Plain)?;
             }
             self.blank();
@@ -282,10 +282,10 @@ impl<'a, D: Disk> Epoch<'a, D> {
     /// Zeroes the next block of the buffer: of the first, which most commits use alone, what the
     /// last one left.
     fn blank(&mut self) {
-        let sealed = self.sealed;
-        let block = nth_block(self.disk.buffer(), sealed);
+        let finished_blocks = self.finished_blocks;
+        let block = nth_block(self.disk.buffer(), finished_blocks);
         let left = match self.ring.in_buffer {
-            Some(words) if sealed == 0 => ring::bytes_of(words),
+            Some(words) if finished_blocks == 0 => ring::bytes_of(words),
             _ => BLOCK_BYTES,
         };
         if let Some(used) = block.get_mut(..left) {
@@ -293,42 +293,45 @@ impl<'a, D: Disk> Epoch<'a, D> {
         }
     }
 
-    fn seal(&mut self, last: bool) {
+    fn finish_block(&mut self, last: bool) {
         let head = RingHead {
-            sequence: self.ring.sequence.saturating_add(wide(self.sealed)),
+            sequence: self
+                .ring
+                .sequence
+                .saturating_add(wide(self.finished_blocks)),
             base: self.base,
             count: u16::try_from(self.words).unwrap_or(u16::MAX),
             last,
-            before: u16::try_from(self.sealed).unwrap_or(0),
+            before: u16::try_from(self.finished_blocks).unwrap_or(0),
         };
-        let (nonce, sealed) = (self.nonce, self.sealed);
-        ring::seal(nth_block(self.disk.buffer(), sealed), nonce, &head);
-        if sealed == 0 {
+        let (nonce, finished_blocks) = (self.nonce, self.finished_blocks);
+        ring::write_head(nth_block(self.disk.buffer(), finished_blocks), nonce, &head);
+        if finished_blocks == 0 {
             self.ring.in_buffer = Some(self.words);
         }
-        self.sealed = sealed.saturating_add(1);
+        self.finished_blocks = finished_blocks.saturating_add(1);
         self.words = 0;
         self.based = false;
     }
 
     fn write(&mut self, order: Order) -> Result {
-        let blocks = narrow(wide(self.sealed));
+        let blocks = narrow(wide(self.finished_blocks));
         let at = self.geometry.journal_block(self.ring.head);
-        self.disk.write(at, self.sealed, order)?;
+        self.disk.write(at, self.finished_blocks, order)?;
         self.ring.advance(blocks);
         self.written = self.written.saturating_add(blocks);
-        self.sealed = 0;
+        self.finished_blocks = 0;
         Ok(())
     }
 
-    /// Ends the epoch and makes it, and all data written before, durable. Returns its blocks.
+    /// Ends the transaction and makes it, and all data written before, durable. Returns its blocks.
     ///
-    /// An empty epoch is a flush.
+    /// An empty transaction is a flush.
     pub fn finish(mut self) -> Result<u32> {
         if self.words > 0 {
-            self.seal(true);
+            self.finish_block(true);
         }
-        if self.sealed == 0 {
+        if self.finished_blocks == 0 {
             self.disk.flush()?;
         } else {
             let mutant = cfg!(mutant = "commit-without-flush");
@@ -350,7 +353,7 @@ fn nth_block(buffer: &mut [u8], n: usize) -> &mut [u8] {
 /// What a scan found in the ring.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Found {
-    /// Blocks of finished epochs, from the tail on.
+    /// Blocks of finished transactions, from the tail on.
     pub finished: u32,
     /// Blocks from the tail on that belong to the chain, finished or not.
     pub chained: u32,
@@ -358,9 +361,9 @@ pub struct Found {
     pub sequence: u64,
 }
 
-/// Looks for finished epochs behind the superblock's tail. Reads only.
+/// Looks for finished transactions behind the superblock's tail. Reads only.
 ///
-/// Fails if a finished epoch stands behind a hole that no cut of power explains.
+/// Fails if a finished transaction stands behind a hole that no cut of power explains.
 pub fn scan<D: Disk>(disk: &mut D, sb: &Superblock) -> Result<Found> {
     let blocks = sb.geometry.journal_blocks();
     let mut found = Found {
@@ -409,7 +412,7 @@ fn read_head<D: Disk>(disk: &mut D, sb: &Superblock, at: u32) -> Result<Option<R
     Ok(ring::open(disk.buffer(), sb.nonce))
 }
 
-/// Applies the finished epochs to the map, and notes which pages they change. Reads only.
+/// Applies the finished transactions to the map, and notes which pages they change. Reads only.
 ///
 /// Where a page of the table is `lost`, it follows what can be followed without that. Fails with
 /// damage where more pages are filled than [`replay_limit::filled_max`] allows.

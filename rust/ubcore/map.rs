@@ -115,7 +115,7 @@ impl<M: Memory> Map<M> {
     }
 
     /// The count of changes, if none is under way: a commit that starts now covers them all.
-    pub fn settled_changes(&self) -> Option<u64> {
+    pub fn quiescent_changes(&self) -> Option<u64> {
         // In this order: counts only grow, and the first is never behind the second.
         let ended = self.ended.load(Ordering::SeqCst);
         Some(ended).filter(|&n| n == self.changes())
@@ -204,7 +204,7 @@ impl<M: Memory> Map<M> {
 
     /// Whether sector `offset` of leaf slab `leaf` is mapped, and for how many sectors from there,
     /// `limit` at most, that stays so.
-    pub fn stretch(&self, leaf: u32, offset: u32, limit: u32) -> (bool, u32) {
+    pub fn mapped_run(&self, leaf: u32, offset: u32, limit: u32) -> (bool, u32) {
         let start = self.first_bit(leaf).wrapping_add(u64::from(offset));
         let mut mapped = false;
         let mut len = 0u32;
@@ -257,7 +257,7 @@ impl<M: Memory> Map<M> {
     /// Whether any sector of a leaf slab is mapped.
     pub fn is_mapped(&self, leaf: u32) -> bool {
         let sectors = self.geometry.slab_sectors();
-        self.stretch(leaf, 0, sectors) != (false, sectors)
+        self.mapped_run(leaf, 0, sectors) != (false, sectors)
     }
 
     /// Applies `f` to each word of sectors `offset..offset + count` of a leaf slab, with the mask of
@@ -332,7 +332,7 @@ impl<M: Memory> Map<M> {
     /// Makes leaf slab `leaf` the home of root slab `slab`, none of its sectors mapped.
     ///
     /// Under the allocator's lock; may sleep for memory. On an error nothing has changed.
-    /// `Internal` if the leaf slab is not as [`Map::forget`] leaves it: a commit could take its marks
+    /// `Internal` if the leaf slab is not as [`Map::clear_unowned`] leaves it: a commit could take its marks
     /// for those of the new owner.
     pub fn assign(&self, slab: u32, leaf: u32) -> Result {
         let base = self.known_entry(slab)?.base;
@@ -365,7 +365,7 @@ impl<M: Memory> Map<M> {
         // An overwrite, the usual case, stores nothing and shares no cache line.
         let mut missing = false;
         self.each_home(sector, count, |leaf, offset, n| {
-            missing |= self.stretch(leaf, offset, n) != (true, n);
+            missing |= self.mapped_run(leaf, offset, n) != (true, n);
         });
         // Another's change that set our bits may not have come to its dirty marks, and its caller has
         // not completed: ours does, so then they are for us to make.
@@ -563,7 +563,7 @@ impl<M: Memory> Map<M> {
     /// Any context. The caller knows that no request can mark the slab any more: all that began
     /// before the slab lost its owner have ended. A commit that runs meanwhile may still have the
     /// slab on its list, so the slab must not get an owner before that commit has ended.
-    pub fn forget(&self, leaf: u32) {
+    pub fn clear_unowned(&self, leaf: u32) {
         let sectors = self.geometry.slab_sectors();
         // Without a page there is no bit to clear.
         let _ = self.each_word(leaf, 0, sectors, |w, m| {

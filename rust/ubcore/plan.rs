@@ -150,7 +150,7 @@ impl<M: Memory> Runs<'_, M> {
                 source: home.map_or(Source::Zero, |h| Source::Leaf(h.1)),
                 sectors: limit,
             },
-            (Way::Read, Some((leaf, start))) => match self.map.stretch(leaf, offset, limit) {
+            (Way::Read, Some((leaf, start))) => match self.map.mapped_run(leaf, offset, limit) {
                 (true, sectors) => Run {
                     source: Source::Leaf(start),
                     sectors,

@@ -82,7 +82,7 @@ where
         let sectors = g.slab_sectors();
         let offset = narrow(left).min(sectors);
         let rest = sectors.saturating_sub(offset);
-        if rest == 0 || self.map.stretch(leaf, offset, rest) == (false, rest) {
+        if rest == 0 || self.map.mapped_run(leaf, offset, rest) == (false, rest) {
             return;
         }
         let block = self.block_of(bits_page_of(self.map, leaf));

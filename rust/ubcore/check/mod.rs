@@ -58,7 +58,7 @@ pub enum What {
     LeafCut { wanted: u64, found: u64 },
     /// The superblock says detached, and the journal is not empty.
     CleanFlag { blocks: u32 },
-    /// The superblock says detached, and the ring holds epochs that it does not know.
+    /// The superblock says detached, and the ring holds transactions that it does not know.
     CleanButNewer { sequence: u64 },
     /// The union was not detached: the journal has this many blocks to replay.
     NotDetached { blocks: u32 },
@@ -70,13 +70,13 @@ pub enum What {
     SpareDirectory,
     /// A map page fails its checksum.
     Page { page: u32 },
-    /// A journal block is missing, and finished epochs stand behind it.
+    /// A journal block is missing, and finished transactions stand behind it.
     JournalHole,
     /// A journal block stands where the tail does not lead to.
     JournalMisplaced { sequence: u64 },
     /// A journal record says what cannot be.
     JournalRecord,
-    /// An epoch of this many blocks has no end: it does not count.
+    /// A transaction of this many blocks has no end: it does not count.
     JournalUnfinished { blocks: u32 },
     /// A journal block that does not count is torn or rotten.
     SpareJournal,

@@ -75,7 +75,7 @@ fn judge_other(
         Err(Error::NotFormatted) => return Some((What::SlotEmpty, 0)),
         Err(_) => {
             return Some(match Superblock::bad_field(other) {
-                Some(at) if Superblock::is_sealed(other) => (What::SlotField, at),
+                Some(at) if Superblock::has_valid_crc(other) => (What::SlotField, at),
                 _ => (What::SlotChecksum, first),
             })
         }

@@ -147,7 +147,7 @@ pub fn judge(
 }
 
 /// Whether a block's checksum is right, whatever it says.
-pub fn is_sealed(block: &[u8]) -> bool {
+pub fn has_valid_crc(block: &[u8]) -> bool {
     Header::ref_from_prefix(block)
         .is_ok_and(|(h, _)| h.magic == MAGIC && h.crc.get() == block_crc(block, CRC_AT))
 }

@@ -13,7 +13,7 @@ const MAGIC: [u8; 4] = *b"UBjn";
 const CRC_AT: usize = 4;
 /// 64-bit words of records in a block.
 pub const RING_WORDS: usize = 508;
-/// The block ends an epoch: what it and its predecessors say has happened.
+/// The block ends a transaction: what it and its predecessors say has happened.
 const FLAG_LAST: u16 = 1;
 /// Bits 8 to 11 of the flags: how many blocks before this one went out in the same write.
 const BEFORE_SHIFT: u32 = 8;
@@ -46,7 +46,7 @@ pub struct RingHead {
     pub base: u32,
     /// Words in use, 1 to 508.
     pub count: u16,
-    /// Whether the block ends an epoch.
+    /// Whether the block ends a transaction.
     pub last: bool,
     /// Blocks before this one in the same write, 0 to 15: those may be missing after a cut of
     /// power although this one is there; all earlier ones may not.
@@ -86,7 +86,7 @@ pub fn word(block: &[u8], at: usize) -> Option<u64> {
 }
 
 /// Finishes a block whose words are in place: header and checksum.
-pub fn seal(block: &mut [u8], nonce: u64, head: &RingHead) {
+pub fn write_head(block: &mut [u8], nonce: u64, head: &RingHead) {
     let crc = {
         let Ok((h, _)) = Header::mut_from_prefix(block) else {
             return;
@@ -139,7 +139,7 @@ pub fn is_kin(block: &[u8], nonce: u64) -> bool {
 #[cfg(any(test, kernel))]
 #[cfg_attr(kernel, kernel::prelude::kunit_tests(unionblk_ring))]
 mod tests {
-    use super::{open, put_word, seal, word, RingHead, RING_WORDS};
+    use super::{open, put_word, word, write_head, RingHead, RING_WORDS};
 
     #[test]
     fn round_trip_and_refusals() {
@@ -153,7 +153,7 @@ mod tests {
             last: true,
             before: 7,
         };
-        seal(&mut block, 77, &head);
+        write_head(&mut block, 77, &head);
         assert!(open(&block, 77) == Some(head));
         assert_eq!(word(&block, 0), Some(0x0102_0304_0506_0708));
         assert_eq!(word(&block, RING_WORDS - 1), Some(42));
@@ -171,12 +171,12 @@ mod tests {
             before: 0,
             ..head
         };
-        seal(&mut block, 77, &more);
+        write_head(&mut block, 77, &more);
         assert!(open(&block, 77) == Some(more));
-        seal(&mut block, 77, &RingHead { count: 0, ..head });
+        write_head(&mut block, 77, &RingHead { count: 0, ..head });
         assert!(open(&block, 77).is_none());
         let sequence = super::NUMBERS;
-        seal(&mut block, 77, &RingHead { sequence, ..head });
+        write_head(&mut block, 77, &RingHead { sequence, ..head });
         assert!(open(&block, 77).is_none());
         assert!(open(&block[..512], 77).is_none());
     }

@@ -224,7 +224,7 @@ impl Superblock {
     }
 
     /// Whether a slot's checksum is right, whatever it says.
-    pub fn is_sealed(block: &[u8]) -> bool {
+    pub fn has_valid_crc(block: &[u8]) -> bool {
         let slot = block.get(..SUPERBLOCK_BYTES).unwrap_or_default();
         let crc = slot.get(CRC_AT..).and_then(|b| b.first_chunk::<4>());
         crc.is_some_and(|crc| u32::from_le_bytes(*crc) == block_crc(slot, CRC_AT))

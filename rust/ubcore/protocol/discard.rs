@@ -123,18 +123,18 @@ pub fn reclaim_work<H: Host>(host: &H) {
 /// Frees the leaf slabs whose emptying a commit has made durable. Holds no lock while it waits: a
 /// request in flight may need a commit to end.
 fn reclaim<H: Host>(host: &H) {
-    while begin(host) {
+    while begin_reclaim(host) {
         epoch::wait(host);
         let mut from = 0;
-        while let Some(range) = host.with_allocator(|allocator| allocator.leaving(from)) {
+        while let Some(range) = host.with_allocator(|allocator| allocator.reclaimable(from)) {
             from = range.end;
-            release(host, range);
+            clear_and_discard(host, range);
             host.give_way();
         }
         // Between two commits, as `begin`: one that runs may have these slabs on its list.
         while host.with_committer(|_, _| {
             host.with_allocator(|allocator| {
-                let more = allocator.end_release(host.map());
+                let more = allocator.end_reclaim(host.map());
                 host.note(Event::Space(allocator.used(), allocator.slabs()));
                 more
             })
@@ -145,9 +145,11 @@ fn reclaim<H: Host>(host: &H) {
 }
 
 /// Clears what the map has of leaf slabs that are about to be free, and discards them below.
-fn release<H: Host>(host: &H, range: Range<u32>) {
+fn clear_and_discard<H: Host>(host: &H, range: Range<u32>) {
     // No request can mark these slabs any more, and no other thread uses them.
-    range.clone().for_each(|leaf| host.map().forget(leaf));
+    range
+        .clone()
+        .for_each(|leaf| host.map().clear_unowned(leaf));
     let g = host.map().geometry();
     let first = g.leaf_slab_start(range.start);
     let sectors = g.leaf_slab_start(range.end).saturating_sub(first);
@@ -156,7 +158,7 @@ fn release<H: Host>(host: &H, range: Range<u32>) {
 }
 
 /// Picks what the next epoch is for: whether there is anything.
-fn begin<H: Host>(host: &H) -> bool {
+fn begin_reclaim<H: Host>(host: &H) -> bool {
     let mut page = None;
     loop {
         // Between two commits: what a commit has only begun to write is not durable. Whether the map
@@ -166,14 +168,14 @@ fn begin<H: Host>(host: &H) -> bool {
                 return None;
             }
             host.with_allocator(|allocator| {
-                if page.is_none() && !allocator.begin_release(committer.is_clean(host.map())) {
+                if page.is_none() && !allocator.begin_reclaim(committer.is_clean(host.map())) {
                     return None;
                 }
-                allocator.pick(host.map(), page.unwrap_or(0))
+                allocator.advance_reclaim(host.map(), page.unwrap_or(0))
             })
         });
         if next.is_none() {
-            return host.with_allocator(|allocator| allocator.is_releasing());
+            return host.with_allocator(|allocator| allocator.is_reclaiming());
         }
         page = next;
         host.give_way();
@@ -225,7 +227,7 @@ fn zero_parts<H: Host>(host: &H, rq: &H::Request) -> Result {
         (sector, if zero { 0 } else { sectors })
     });
     host.with_allocator(|allocator| {
-        let done = allocator.settle_all(map, parts);
+        let done = allocator.allocate_ranges(map, parts);
         host.note(Event::Space(allocator.used(), allocator.slabs()));
         done
     })?;

@@ -78,7 +78,7 @@ fn allocate<H: Host>(host: &H, sector: u64, sectors: u32) -> Result {
         return Ok(());
     }
     host.with_allocator(|allocator| {
-        let done = allocator.settle(host.map(), sector, sectors);
+        let done = allocator.allocate_range(host.map(), sector, sectors);
         host.note(Event::Space(allocator.used(), allocator.slabs()));
         done
     })

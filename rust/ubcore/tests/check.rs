@@ -181,7 +181,7 @@ fn journals_that_are_wrong() {
             };
             ring::put_word(b, 0, Record::Place(0).encode());
             ring::put_word(b, 1, wrong.encode());
-            ring::seal(b, l.sb.nonce, &head);
+            ring::write_head(b, l.sb.nonce, &head);
         });
         let l = look(&disk).unwrap();
         let place = l.findings.iter().find(|f| f.what == What::JournalRecord);
@@ -436,7 +436,7 @@ fn a_write_torn_between_its_blocks() {
             };
             b.fill(0);
             ring::put_word(b, 0, Record::Place(0).encode());
-            ring::seal(b, l.sb.nonce, &head);
+            ring::write_head(b, l.sb.nonce, &head);
         });
     };
     sealed(0);
@@ -460,7 +460,7 @@ fn an_epoch_without_an_end() {
         };
         b.fill(0);
         ring::put_word(b, 0, Record::Place(0).encode());
-        ring::seal(b, l.sb.nonce, &head);
+        ring::write_head(b, l.sb.nonce, &head);
     });
     let unfinished = What::JournalUnfinished { blocks: 1 };
     found(&disk, unfinished, &[What::NotDetached { blocks: 3 }]);

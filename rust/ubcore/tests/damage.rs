@@ -13,7 +13,7 @@ use ubcore::error::{Area, Error, Side};
 use ubcore::format::record::{Record, Run};
 use ubcore::format::superblock::Superblock;
 use ubcore::geometry::Geometry;
-use ubcore::journal::{Epoch, Ring, Space};
+use ubcore::journal::{Ring, Space, Transaction};
 use ubcore::map::{Base, Emptied, Entry};
 use ubcore::pages::{bits_page_of, table_page_of};
 
@@ -130,7 +130,7 @@ fn a_journal_that_leads_nowhere_is_refused() {
         let (mut disk, u) = used();
         let sb = u.committer.superblock();
         let mut ring = Ring::new(g.journal_blocks(), sb.journal_tail, 0, sb.journal_sequence);
-        let mut epoch = Epoch::new(&mut ring, &mut disk, sb);
+        let mut epoch = Transaction::new(&mut ring, &mut disk, sb);
         assert_eq!(epoch.put(wrong), Ok(Space::Left));
         assert_eq!(epoch.finish(), Ok(1));
         let block = g.journal_block(sb.journal_tail);

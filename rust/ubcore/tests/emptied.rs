@@ -126,7 +126,7 @@ fn marks_that_come_late_do_not_harm_the_next_owner() {
         // Both leaf slabs taken, the second by a write that is on its way.
         s.write(0, 8, 1).unwrap();
         let mut allocator = s.allocator.borrow_mut();
-        allocator.settle(&s.map, SLAB, 8).unwrap();
+        allocator.allocate_range(&s.map, SLAB, 8).unwrap();
         drop(allocator);
         s.flush();
         let inner = s.clone();
@@ -158,7 +158,10 @@ fn marks_that_come_late_do_not_harm_the_next_owner() {
 fn next_owner(s: &Rc<Scene>, n: u32) {
     let mut oracle = Oracle::default();
     let third = 30 * SLAB;
-    s.allocator.borrow_mut().settle(&s.map, third, 1).unwrap();
+    s.allocator
+        .borrow_mut()
+        .allocate_range(&s.map, third, 1)
+        .unwrap();
     commit(s);
     s.write(third + 5, 3, 9).unwrap();
     oracle.begun(third + 5, 3, 9);
@@ -188,7 +191,7 @@ fn a_grace_period_is_for_what_left_before_it() {
     assert!(begin_release(&mut s.allocator.borrow_mut(), &s.map, true));
     empty(&s, 2, Base::Zero);
     commit(&s);
-    let place = |slab| s.allocator.borrow_mut().place(&s.map, slab).is_ok();
+    let place = |slab| s.allocator.borrow_mut().allocate(&s.map, slab).is_ok();
     assert!(!place(1) && !place(2));
     {
         let mut allocator = s.allocator.borrow_mut();
@@ -226,7 +229,10 @@ fn a_slab_that_changes_hands_during_a_commit_keeps_its_new_record() {
                     if whole {
                         let _ = inner.write(THIRD + 5, 3, 9);
                     } else {
-                        let _ = inner.allocator.borrow_mut().settle(&inner.map, THIRD, 1);
+                        let _ = inner
+                            .allocator
+                            .borrow_mut()
+                            .allocate_range(&inner.map, THIRD, 1);
                     }
                 });
                 s.map.memory().interrupt(n, hook, || commit(&s));
@@ -268,7 +274,10 @@ fn late_mark() -> Rc<Scene> {
     for n in 0.. {
         let s = Scene::new(geometry());
         s.write(0, 8, 1).unwrap();
-        s.allocator.borrow_mut().settle(&s.map, SLAB, 8).unwrap();
+        s.allocator
+            .borrow_mut()
+            .allocate_range(&s.map, SLAB, 8)
+            .unwrap();
         s.flush();
         let inner = s.clone();
         let hook = Box::new(move || {

@@ -31,19 +31,24 @@ fn a_write_that_does_not_fit_as_a_whole_takes_nothing() {
         u.write(slab * 5 * SLAB, 1, slab + 1, true).unwrap();
     }
     // Three slabs are free. Four are asked for, beside one that is there.
-    let r = u.allocator.settle(&u.map, 5 * SLAB, 5 * SLAB as u32);
+    let r = u
+        .allocator
+        .allocate_range(&u.map, 5 * SLAB, 5 * SLAB as u32);
     assert_eq!(r, Err(Error::Full));
     assert_eq!(u.allocator.used(), 17);
     assert!((6..10).all(|s| u.map.entry(s).leaf.is_none()));
     // So three that need one each still fit, and a fourth does not.
     for slab in [6, 8, 99] {
-        assert_eq!(u.allocator.settle(&u.map, slab * SLAB, 3), Ok(()));
+        assert_eq!(u.allocator.allocate_range(&u.map, slab * SLAB, 3), Ok(()));
     }
     assert_eq!((u.allocator.used(), u.allocator.slabs()), (20, 20));
-    assert_eq!(u.allocator.settle(&u.map, 7 * SLAB, 1), Err(Error::Full));
+    assert_eq!(
+        u.allocator.allocate_range(&u.map, 7 * SLAB, 1),
+        Err(Error::Full)
+    );
     // What needs none goes on.
-    assert_eq!(u.allocator.settle(&u.map, 5 * SLAB + 30, 4), Ok(()));
-    assert_eq!(u.allocator.settle(&u.map, 0, 0), Ok(()));
+    assert_eq!(u.allocator.allocate_range(&u.map, 5 * SLAB + 30, 4), Ok(()));
+    assert_eq!(u.allocator.allocate_range(&u.map, 0, 0), Ok(()));
 }
 
 #[test]
@@ -51,7 +56,7 @@ fn a_write_that_fits_exactly_fits() {
     let (_, mut u) = small();
     u.write(0, 1, 1, true).unwrap();
     let all = 20 * SLAB as u32;
-    assert_eq!(u.allocator.settle(&u.map, 0, all), Ok(()));
+    assert_eq!(u.allocator.allocate_range(&u.map, 0, all), Ok(()));
     assert_eq!(u.allocator.used(), 20);
     assert!((0..20).all(|s| u.map.entry(s).leaf.is_some()));
 }
@@ -62,7 +67,7 @@ fn a_home_without_a_write_is_free_again_after_an_attach() {
     let (disk, mut u) = small();
     let g = *u.map.geometry();
     u.write(SLAB, 4, 7, true).unwrap();
-    u.allocator.settle(&u.map, 10 * SLAB, 64).unwrap();
+    u.allocator.allocate_range(&u.map, 10 * SLAB, 64).unwrap();
     assert_eq!(u.allocator.used(), 3);
     u.detach().unwrap();
     let u = SimUnion::attach_to(&disk, &g).unwrap();
@@ -100,16 +105,25 @@ fn full_is_not_full_while_a_slab_leaves() {
     u.write(0, 20 * SLAB, 1, true).unwrap();
     u.flush().unwrap();
     let far = 50 * SLAB;
-    assert_eq!(u.allocator.settle(&u.map, far, 1), Err(Error::Full));
+    assert_eq!(u.allocator.allocate_range(&u.map, far, 1), Err(Error::Full));
     u.empty(7..8, Base::Zero).unwrap();
-    assert_eq!(u.allocator.settle(&u.map, far, 1), Err(Error::Emptied));
+    assert_eq!(
+        u.allocator.allocate_range(&u.map, far, 1),
+        Err(Error::Emptied)
+    );
     u.allocator.begin_commit();
     u.committer.commit(&u.map, &mut u.disk).unwrap();
-    assert_eq!(u.allocator.settle(&u.map, far, 1), Err(Error::Emptied));
+    assert_eq!(
+        u.allocator.allocate_range(&u.map, far, 1),
+        Err(Error::Emptied)
+    );
     assert!(begin_release(&mut u.allocator, &u.map, true));
-    assert_eq!(u.allocator.settle(&u.map, far, 1), Err(Error::Emptied));
+    assert_eq!(
+        u.allocator.allocate_range(&u.map, far, 1),
+        Err(Error::Emptied)
+    );
     end_release(&mut u.allocator, &u.map);
-    assert_eq!(u.allocator.settle(&u.map, far, 1), Ok(()));
-    let next = u.allocator.settle(&u.map, far + SLAB, 1);
+    assert_eq!(u.allocator.allocate_range(&u.map, far, 1), Ok(()));
+    let next = u.allocator.allocate_range(&u.map, far + SLAB, 1);
     assert_eq!(next, Err(Error::Full));
 }

@@ -216,7 +216,7 @@ fn ring_of(g: Geometry, blocks: u32, record: impl Fn(u64) -> u64) -> SimDisk {
             for at in 0..508 {
                 ring::put_word(b, at, record(u64::from(n) * 508 + at as u64));
             }
-            ring::seal(b, sb.nonce, &head);
+            ring::write_head(b, sb.nonce, &head);
         });
     }
     disk

@@ -54,7 +54,7 @@ fn scene() -> Rc<Scene> {
     let mut committer =
         attach::load(&mut disk, probe, &map, &mut allocator, entries, sets).unwrap();
     committer.checkpoint(&map, &mut disk).unwrap();
-    allocator.place(&map, g.slab_of(SECTOR)).unwrap();
+    allocator.allocate(&map, g.slab_of(SECTOR)).unwrap();
     let Some(Source::Leaf(to)) = plan::write(&map, SECTOR, 1).next().map(|r| r.source) else {
         panic!("no home")
     };

@@ -36,10 +36,13 @@ fn of_slabs_that_had_no_home() {
     assert!(!begin_release(&mut u.allocator, &u.map, true));
     u.empty(5..6, Base::Zero).unwrap();
     assert!(u.allocator.any_emptied(&u.map));
-    assert_eq!(u.allocator.settle(&u.map, 160, 1), Err(Error::Emptied));
+    assert_eq!(
+        u.allocator.allocate_range(&u.map, 160, 1),
+        Err(Error::Emptied)
+    );
     u.flush().unwrap();
     assert!(!u.allocator.any_emptied(&u.map));
-    assert_eq!(u.allocator.settle(&u.map, 160, 1), Ok(()));
+    assert_eq!(u.allocator.allocate_range(&u.map, 160, 1), Ok(()));
 }
 
 /// The same on two pages of the table, where no space is to be had.

@@ -111,6 +111,6 @@ fn what_no_commit_has_told() {
     let u = SimUnion::attach_to(&disk, &g).unwrap();
     for slab in slabs() {
         assert_eq!(u.map.entry(slab).leaf, Some(slab));
-        assert_eq!(u.map.stretch(slab, 3, 29), (true, 2), "{slab}");
+        assert_eq!(u.map.mapped_run(slab, 3, 29), (true, 2), "{slab}");
     }
 }

@@ -287,7 +287,7 @@ fn what_was_salvaged_is_never_written() {
     // A slab that is lost takes no home and no new base; nothing is taken for it.
     let taken = u.allocator.used();
     assert_eq!(u.place(1500 * SLAB, 1), damaged);
-    assert_eq!(u.allocator.settle(&u.map, 1600 * SLAB, 1), damaged);
+    assert_eq!(u.allocator.allocate_range(&u.map, 1600 * SLAB, 1), damaged);
     assert_eq!(u.empty(1023..1026, Base::Zero), damaged.map(|()| true));
     assert_eq!(u.allocator.used(), taken);
     let write = plan::write(&u.map, 1500 * SLAB, 8).next().unwrap();

@@ -132,7 +132,7 @@ fn a_write_that_fails_maps_nothing() {
     u.write(40, 8, 1, true).unwrap();
     // Two writes get their homes and fail on the leaf: nobody marks them.
     for (at, n) in [(44, 8), (100, 60)] {
-        u.allocator.settle(&u.map, at, n).unwrap();
+        u.allocator.allocate_range(&u.map, at, n).unwrap();
     }
     let holds = |u: &SimUnion| {
         (40..48).all(|s| u.read(s) == content(1, s))

@@ -236,7 +236,7 @@ impl World {
     fn settle(&mut self, r: Range) -> Result<bool> {
         for _ in 0..2 {
             let u = &mut self.union;
-            match u.allocator.settle(&u.map, r.at, r.len as u32) {
+            match u.allocator.allocate_range(&u.map, r.at, r.len as u32) {
                 Ok(()) => return Ok(true),
                 // Stalled: after the next commit and its release it goes on.
                 Err(Error::Emptied) => self.commit(|_| ())?,

@@ -173,7 +173,7 @@ fn live(leaf: &mut Leaf, g: &Geometry, found: &mut Found) {
     assert_eq!(committer.checkpoint(map, leaf), Ok(()));
     for slab in [0, g.root_slabs() / 2, g.root_slabs() - 1] {
         let sector = g.slab_start(slab);
-        match allocator.settle(map, sector, 1) {
+        match allocator.allocate_range(map, sector, 1) {
             Ok(()) => {
                 map.mark(sector, 1);
                 let bits = map.entry(slab).leaf.map(|leaf| map.word(leaf, 0));

@@ -64,7 +64,7 @@ pub fn run(data: &[u8]) {
     let mut list = vec![PageEntry::EMPTY; named];
     let judged = directory::judge(&block, at, 1000, NONCE, &mut list);
     let (sealed, sound) = (
-        directory::is_sealed(&block),
+        directory::has_valid_crc(&block),
         directory::is_sound(&block, at, NONCE),
     );
     match judged {

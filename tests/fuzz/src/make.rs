@@ -298,7 +298,7 @@ pub fn ring(source: &mut Source<'_>, sb: &Superblock, leaf: &mut Leaf) {
         for (at, word) in words.iter().enumerate() {
             ring::put_word(block, at, *word);
         }
-        ring::seal(block, nonce, &head);
+        ring::write_head(block, nonce, &head);
     }
 }
 

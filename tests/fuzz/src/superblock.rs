@@ -56,7 +56,7 @@ pub fn run(data: &[u8]) {
             Ok(sb) => sound(&sb, slot),
             Err(Error::Damaged(_, at)) => {
                 assert_eq!(at, 1);
-                let sealed = Superblock::is_sealed(slot);
+                let sealed = Superblock::has_valid_crc(slot);
                 assert!(!sealed || Superblock::bad_field(slot).is_some());
             }
             Err(Error::NotFormatted | Error::NewerVersion(_) | Error::UnknownFeatures(..)) => {}

@@ -133,7 +133,7 @@ impl Scene {
 
     pub fn write(&self, sector: u64, sectors: u32, tag: u64) -> Result {
         let mut allocator = self.allocator.borrow_mut();
-        allocator.settle(&self.map, sector, sectors)?;
+        allocator.allocate_range(&self.map, sector, sectors)?;
         let mut at = sector;
         for run in plan::write(&self.map, sector, sectors) {
             let Source::Leaf(to) = run.source else {

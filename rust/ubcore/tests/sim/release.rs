@@ -13,14 +13,14 @@ pub fn begin_release<M: Memory, B: DerefMut<Target = [u64]>>(
     map: &Map<M>,
     durable: bool,
 ) -> bool {
-    if !allocator.begin_release(durable) {
+    if !allocator.begin_reclaim(durable) {
         return false;
     }
     let mut page = Some(0);
     while let Some(from) = page {
-        page = allocator.pick(map, from);
+        page = allocator.advance_reclaim(map, from);
     }
-    allocator.is_releasing()
+    allocator.is_reclaiming()
 }
 
 /// Frees all that a release was for.
@@ -28,7 +28,7 @@ pub fn end_release<M: Memory, B: DerefMut<Target = [u64]>>(
     allocator: &mut Allocator<B>,
     map: &Map<M>,
 ) {
-    allocator.forget_leaving(map);
-    while allocator.end_release(map) {}
-    assert!(!allocator.is_releasing());
+    allocator.clear_reclaimable(map);
+    while allocator.end_reclaim(map) {}
+    assert!(!allocator.is_reclaiming());
 }

@@ -124,7 +124,7 @@ impl SimUnion {
         let homeless: Vec<u32> = plan::homeless(&self.map, sector, sectors as u32).collect();
         homeless
             .into_iter()
-            .try_for_each(|s| self.allocator.place(&self.map, s).map(drop))
+            .try_for_each(|s| self.allocator.allocate(&self.map, s).map(drop))
     }
 
     /// Writes and completes; `done` false: the data goes out and the power is about to go.
@@ -171,7 +171,7 @@ impl SimUnion {
             return Ok(());
         }
         let mut from = 0;
-        while let Some(range) = self.allocator.leaving(from) {
+        while let Some(range) = self.allocator.reclaimable(from) {
             from = range.end;
             for leaf in range {
                 // A discarded slab reads as anything.

@@ -74,7 +74,7 @@ fn runs(map: &Map<Heap>, leaf: u32) -> Vec<(u32, u32)> {
     let mut list = Vec::new();
     let mut at = 0;
     while at < sectors {
-        let (mapped, len) = map.stretch(leaf, at, sectors - at);
+        let (mapped, len) = map.mapped_run(leaf, at, sectors - at);
         if mapped {
             list.push((at, len));
         }

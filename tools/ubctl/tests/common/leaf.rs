@@ -51,7 +51,7 @@ impl Union {
     pub fn write(&mut self, sector: u64, count: u32) {
         let g = *self.map.geometry();
         for slab in g.slab_of(sector)..=g.slab_of(sector + u64::from(count) - 1) {
-            self.allocator.place(&self.map, slab).unwrap();
+            self.allocator.allocate(&self.map, slab).unwrap();
         }
         assert!(self.map.mark(sector, count));
     }
