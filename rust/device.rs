@@ -348,7 +348,7 @@ fn load(
     *damage = loss.damage();
     if !asked_read_only {
         // Of a damaged leaf it fails with the damage, and nothing has been written.
-        committer.checkpoint(&map, &mut disk)?;
+        committer.checkpoint_in_steps(&map, &mut disk)?;
     }
 
     let way = way(&root, &leaf);

@@ -166,6 +166,21 @@ where
         self.guarded(|s| s.write_checkpoint(map, disk, false))
     }
 
+    /// The same, and gives way between its writes, for attach: many pages may have changed since the
+    /// last checkpoint. An error of [`Disk::give_way`] ends it, and no write so far counts.
+    pub fn checkpoint_in_steps<M: Memory, D: Disk>(
+        &mut self,
+        map: &Map<M>,
+        disk: &mut D,
+    ) -> Result {
+        let mut next = Some(0);
+        while let Some(from) = next {
+            disk.give_way()?;
+            next = self.store_some(map, disk, from)?;
+        }
+        self.checkpoint(map, disk)
+    }
+
     /// The last checkpoint of a union that is detached: no I/O is in flight.
     pub fn detach<M: Memory, D: Disk>(&mut self, map: &Map<M>, disk: &mut D) -> Result {
         self.guarded(|s| s.write_checkpoint(map, disk, true))

@@ -7,6 +7,8 @@ mod sim;
 use sim::disk::{Random, SimDisk, State};
 use sim::oracle::{content, Oracle};
 use sim::union::{format, load, SimUnion};
+use ubcore::disk::{Disk, Order};
+use ubcore::error::{Error, Result};
 use ubcore::geometry::{Geometry, TABLE_ENTRIES};
 use ubcore::map::Base;
 use ubcore::replay_limit::filled_max;
@@ -111,6 +113,54 @@ fn steps_cost_no_write() {
     assert_eq!(writes(true), writes(false));
 }
 
+/// A leaf, on behalf of a task that gets a fatal signal when it has given way so many times.
+struct Signalled<'a>(&'a mut SimDisk, u32);
+
+const SIGNAL: Error = Error::Os(4);
+
+impl Disk for Signalled<'_> {
+    fn buffer(&mut self) -> &mut [u8] {
+        self.0.buffer()
+    }
+    fn read(&mut self, block: u64, count: usize) -> Result {
+        self.0.read(block, count)
+    }
+    fn write(&mut self, block: u64, count: usize, order: Order) -> Result {
+        self.0.write(block, count, order)
+    }
+    fn flush(&mut self) -> Result {
+        self.0.flush()
+    }
+    fn give_way(&mut self) -> Result {
+        self.1 = self.1.checked_sub(1).ok_or(SIGNAL)?;
+        Ok(())
+    }
+}
+
+/// A signal ends the checkpoint of an attach between any two writes, and the leaf is as it was.
+#[test]
+fn a_signal_ends_the_checkpoint_of_an_attach() {
+    let g = small();
+    let (disk, mut u) = fresh(g);
+    for slab in (0..3000).step_by(50) {
+        u.write(slab * SLAB, 1, slab, true).unwrap();
+    }
+    u.committer.commit(&u.map, &mut u.disk).unwrap();
+    let mut ended = 0;
+    while {
+        let mut leaf = Signalled(&mut u.disk, ended);
+        let done = u.committer.checkpoint_in_steps(&u.map, &mut leaf);
+        assert!(done == Ok(()) || done == Err(SIGNAL), "{done:?}");
+        let after = load(&disk, g.root_sectors(), g.leaf_sectors()).unwrap();
+        let holds = |s: u64| after.read(s * SLAB) == content(s, s * SLAB);
+        assert!((0..3000).step_by(50).all(holds), "after {ended}");
+        done == Err(SIGNAL)
+    } {
+        ended += 1;
+    }
+    assert!(ended > 1 && u.committer.counters().checkpoints == 2);
+}
+
 /// A commit after a step: the buffer holds pages, and not the block of the journal before.
 #[test]
 fn a_commit_after_a_step_zeroes_its_whole_block() {
@@ -127,8 +177,8 @@ fn a_commit_after_a_step_zeroes_its_whole_block() {
     assert_eq!(used, 8);
     for block in 0..used {
         let mut copy = disk.clone();
-        ubcore::disk::Disk::read(&mut copy, g.journal_block(block as u32), 1).unwrap();
-        let rest = &ubcore::disk::Disk::buffer(&mut copy)[1024..4096];
+        copy.read(g.journal_block(block as u32), 1).unwrap();
+        let rest = &copy.buffer()[1024..4096];
         assert!(rest.iter().all(|&b| b == 0), "block {block} of the journal");
     }
 }

@@ -46,10 +46,13 @@ pub fn recorded(leaf: &Device) -> Option<Superblock> {
     choose(&slots[0], &slots[1]).ok().map(|(sb, _)| sb)
 }
 
-/// What a root's content was made for: the second block of a partition table tells, else the root
-/// itself.
+/// What a root's content was made for: the second block of a partition table tells, or a file system
+/// whose blocks are smaller than the root's, else the root itself.
 fn made_for(root: &Device) -> Result<u32> {
     let own = root.block_bytes()?;
+    if unit_of_file_system(root).is_some_and(|unit| unit < own) {
+        return Ok(SECTOR);
+    }
     let is_table = |block: u32| {
         let mut magic = [0; GPT.len()];
         root.read_at(block.into(), &mut magic).is_ok() && magic == GPT
@@ -60,6 +63,24 @@ fn made_for(root: &Device) -> Result<u32> {
         .chain(others)
         .find(|&b| is_table(b))
         .unwrap_or(own))
+}
+
+/// The smallest unit, in bytes, that the file system on a root reads or writes: one with larger
+/// blocks refuses to mount it. Of XFS and of ext2, 3 and 4.
+fn unit_of_file_system(root: &Device) -> Option<u32> {
+    let mut head = [0; 2048];
+    root.read_at(0, &mut head).ok()?;
+    if head.starts_with(b"XFSB") {
+        // sb_sectsize, the unit of its log and of its headers.
+        return Some(u16::from_be_bytes([head[102], head[103]]).into());
+    }
+    let ext = &head[1024..];
+    if ext[56..58] != [0x53, 0xef] {
+        return None;
+    }
+    // s_log_block_size: 1 KiB and up.
+    let shift = u32::from_le_bytes([ext[24], ext[25], ext[26], ext[27]]);
+    1024u32.checked_shl(shift)
 }
 
 /// The blocks that a device has, or that an image of a size gets where `wanted` are.
@@ -149,7 +170,8 @@ pub fn refuse_tail(path: &Path) -> Result {
 
 #[cfg(test)]
 mod tests {
-    use super::{made_for, of_image, refuse_other, refuse_tail, Access, Device, Path, Side};
+    use super::{made_for, of_image, refuse_other, refuse_tail, unit_of_file_system};
+    use super::{Access, Device, Path, Side};
 
     #[test]
     fn a_partition_table_says_what_it_was_made_for() {
@@ -172,6 +194,34 @@ mod tests {
         std::fs::write(&path, [0; 513]).unwrap();
         let fail = refuse_tail(&path).unwrap_err();
         assert!(fail.message.contains("513 bytes") && fail.message.contains("last 1 "));
+        std::fs::remove_file(&path).unwrap();
+    }
+
+    #[test]
+    fn a_file_system_says_what_it_was_made_for() {
+        let path = std::env::temp_dir().join(format!("ubctl-fs-{}", std::process::id()));
+        let unit = |edit: &dyn Fn(&mut [u8])| {
+            let mut bytes = vec![0; 65536];
+            edit(&mut bytes);
+            std::fs::write(&path, bytes).unwrap();
+            unit_of_file_system(&Device::open(&path, Side::Root, Access::Read).unwrap())
+        };
+        assert_eq!(unit(&|_| ()), None);
+        let xfs = |size: u16| {
+            unit(&|b| {
+                b[..4].copy_from_slice(b"XFSB");
+                b[102..104].copy_from_slice(&size.to_be_bytes());
+            })
+        };
+        assert_eq!((xfs(512), xfs(4096)), (Some(512), Some(4096)));
+        let ext = |shift: u8| {
+            unit(&|b| {
+                b[1080..1082].copy_from_slice(&[0x53, 0xef]);
+                b[1048] = shift;
+            })
+        };
+        assert_eq!((ext(0), ext(2)), (Some(1024), Some(4096)));
+        assert_eq!(ext(40), None);
         std::fs::remove_file(&path).unwrap();
     }
 
