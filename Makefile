@@ -99,6 +99,7 @@ bench:
 ifeq ($(KDIR),)
 modules tools:
 	@scripts/build.sh $@
+	@echo 'built $(if $(filter modules,$@),build/kmod/unionblk.ko,build/cargo/x86_64-unknown-linux-gnu/release/ubctl)'
 else
 modules:
 	@scripts/check-kernel.sh $(KDIR)

@@ -8,6 +8,7 @@
 module=$1 tool=$2 prefix=$3 destdir=$4
 [ -n "$module" ] || die "no unionblk.ko has been built: make modules (or make KDIR=... modules)"
 [ -n "$tool" ] || die "no ubctl has been built: make tools"
+command -v modinfo >/dev/null || die "modinfo is missing: apt install kmod"
 release=$(modinfo -F vermagic "$module" | cut -d' ' -f1)
 [ -n "$release" ] || die "$module does not say which kernel it is for"
 

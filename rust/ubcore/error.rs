@@ -245,7 +245,7 @@ impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         use Error::*;
         match *self {
-            NotFormatted => f.write_str("the leaf is not formatted: run ubctl format, or create with --format"),
+            NotFormatted => f.write_str("the leaf is not formatted: is it the right device? if it was a leaf, copy it before anything else; to make a new one, run ubctl format, or create with --format"),
             NewerVersion(v) => write!(f, "the leaf has format version {v}, newer than this code: use a newer unionblk"),
             UnknownFeatures(Class::Incompat, bits) => write!(f, "the leaf has features {bits:#x} (incompatible) that this unionblk does not know: use a newer unionblk"),
             UnknownFeatures(Class::RoCompat, bits) => write!(f, "the leaf has features {bits:#x} (read-only compatible) that this unionblk does not know and must not write over: use a newer unionblk, or read the leaf with ubctl create --read-only"),

@@ -15,12 +15,14 @@ use std::time::Duration;
 
 use ubcore::abi::{self, Create, Status};
 use ubcore::error::{Error, Side};
+use ubcore::format::superblock::choose;
 use ubcore::geometry::BLOCK_BYTES;
 
 use crate::control::{Control, PREFIX};
 use crate::device::{Access, Device};
+use crate::output;
 use crate::overlap::{folder, slaves};
-use crate::refuse::{Fail, Result, BUSY};
+use crate::refuse::{Fail, Result, BUSY, REFUSED};
 use crate::settle::Bound;
 
 /// How long another may hold a root that only looks whether it can be had, as we do.
@@ -39,6 +41,33 @@ pub fn refuse_limits(device: &Device, side: Side) -> Result {
         return Err(fail);
     }
     Ok(())
+}
+
+/// Refuses a root that begins as a leaf does. Root and leaf are swapped then, and the next step would
+/// be to format the golden image.
+pub fn refuse_leaf_as_root(root: &Device) -> Result {
+    let mut block = vec![0; BLOCK_BYTES];
+    // What cannot be read is for others to refuse.
+    if root.read_at(0, &mut block).is_err() {
+        return Ok(());
+    }
+    let Ok((sb, _)) = choose(&block, &[0; BLOCK_BYTES]) else {
+        return Ok(());
+    };
+    let name = match sb.name.text() {
+        "" => String::new(),
+        name => format!(" {name}"),
+    };
+    Err(Fail::new(
+        REFUSED,
+        "root_is_leaf",
+        format!(
+            "root {}: it holds the leaf{name} of UUID {}: are root and leaf swapped? A root must not \
+             begin with a leaf's superblock",
+            root.path().display(),
+            output::uuid(&sb.uuid)
+        ),
+    ))
 }
 
 fn is_zoned(device: &Device) -> bool {

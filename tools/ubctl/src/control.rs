@@ -51,15 +51,10 @@ impl Control {
             Ok(()) if f.abi_version == abi::ABI_VERSION => Ok(control),
             Ok(()) => Err(other_version(&format!("version {}", f.abi_version))),
             Err(Errno::INVAL | Errno::TOOBIG) => Err(other_version("another version")),
-            Err(Errno::NOTTY) => Err(Fail::new(
-                FAILED,
-                "abi",
-                format!(
-                    "{} is something else than unionblk's control device: remove it and load the \
-                     module anew",
-                    path.display()
-                ),
-            )),
+            Err(Errno::NOTTY) => Err(match loaded() {
+                Some(minor) => no_control_node(path, &minor),
+                None => no_module(path),
+            }),
             Err(e) => Err(control.failure("ask the module for its version", e)),
         }
     }
@@ -271,8 +266,8 @@ fn no_control_node(path: &Path, minor: &str) -> Fail {
         FAILED,
         "no_node",
         format!(
-            "the module is loaded, but {0} is missing or not its node: is devtmpfs mounted on /dev? \
-             (rm -f {0}, mknod {0} c 10 {minor} makes one)",
+            "the module is loaded, but {0} is missing or not its control device: is devtmpfs mounted on \
+             /dev? (rm -f {0}, mknod {0} c 10 {minor} makes one)",
             path.display()
         ),
     )
@@ -526,7 +521,7 @@ mod tests {
     #[test]
     fn a_file_in_the_nodes_place_is_not_taken_for_it() {
         let fail = Control::open_at(Path::new("/dev/null")).err().unwrap();
-        assert_eq!(fail.reason, "abi", "{fail}");
+        assert_eq!(fail.reason, "no_module", "{fail}");
         let fail = Control::open_at(Path::new("/nowhere/control"))
             .err()
             .unwrap();

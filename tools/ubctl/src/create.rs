@@ -110,6 +110,7 @@ fn apart(root: &Lower, leaf: &Lower) -> Result<[Device; 2]> {
     };
     let pair = [open(root, Side::Root)?, open(leaf, Side::Leaf)?];
     overlap::refuse(&pair[0], &pair[1])?;
+    ahead::refuse_leaf_as_root(&pair[0])?;
     Ok(pair)
 }
 

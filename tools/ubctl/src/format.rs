@@ -118,6 +118,7 @@ impl Plan {
         refuse_union(&leaf, Side::Leaf)?;
         // Not even --force makes a root a leaf.
         overlap::refuse(&root, &leaf)?;
+        ahead::refuse_leaf_as_root(&root)?;
         leaf.refuse_read_only()?;
         ahead::refuse_limits(&root, Side::Root)?;
         ahead::refuse_limits(&leaf, Side::Leaf)?;
