@@ -49,6 +49,7 @@ stage_shell() {
 stage_strata() {
 	local counts
 	one "strata and house rules" scripts/check-strata.sh
+	one "commit messages" scripts/check-commits.sh
 	counts=$(tests/strata.sh) || true
 	printf '%s\n' "$counts"
 	add_counts "$(tail -n 1 <<<"$counts")"
