@@ -34,6 +34,16 @@ case "$*" in
 	;;
 *) options+=(-m 1536) ;;
 esac
+# The golden leaves of tests/data, packed as the guest can unpack them, and their root: each sector
+# begins with its number.
+golden=$BUILD/golden
+mkdir -p "$golden"
+for leaf in "$TOP"/tests/data/*.leaf.zst; do
+	zstd -q -dc "$leaf" | gzip -1n >"$golden/$(basename "$leaf" .zst).gz"
+done
+python3 -c 'import sys
+for n in range(32768): sys.stdout.buffer.write(n.to_bytes(8, "little") + bytes(504))' | gzip -1n >"$golden/root.gz"
+options+=(-f "$golden:golden" -f "$TOP/tests/data:data")
 "$TOP/scripts/build.sh" programs
 options+=(-f "$BUILD/programs:programs")
 if [ "$*" != selftest ]; then
