@@ -11,7 +11,8 @@ Prints a line for each case; exit status 1 if one adds too much or is missing.
 import json
 import sys
 
-# By case and depth: what a union may add. dm-linear adds 1,740, and maps nothing.
+# Limits of what a union may add, by case and depth. dm-linear adds 1,740, and
+# maps nothing.
 LIMITS = {
     ("randread-mapped", "batch"): 1500,
     ("randread-unmapped", "batch"): 1500,

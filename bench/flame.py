@@ -9,7 +9,8 @@ import collections
 import re
 import sys
 
-# What the interrupt itself put on the stack: its handler, and the way to it.
+# The part of the stack that belongs to the interrupt itself: its handler, and
+# the way to it.
 INTERRUPT = re.compile(r"^(asm_)?(sysvec_apic_timer|common)_interrupt$")
 FRAME = re.compile(r"^ => (\S+?)(\+0x\S+)?$")
 

@@ -1,8 +1,8 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
-# A flame graph of one case: which functions of the stock kernel, called by which,
-# take the instructions. Emulated, with a clock that counts them: a timer
-# interrupt comes each so many, and leaves the stack that it finds in the trace.
+# Makes a flame graph of one case: which functions of the stock kernel, called by which, take the
+# instructions. The machine is emulated, with a clock that counts instructions. A timer interrupt
+# comes after each so many of them, and records the interrupted stack in the trace.
 #   bench/flame.sh CASE DEVICE [SECONDS]     e.g. randread-mapped unionblk 10
 #   DEPTH=qd1      instead of batches
 # Writes build/flame/CASE-DEVICE.svg, a picture without a script in it, and the same as

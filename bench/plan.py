@@ -16,8 +16,8 @@ PEERS = ["linear", "snap4", "snap16", "thin64", "clone4", "unionblk"]
 COW = PEERS[1:]
 MIB = 1 << 20
 
-# Where a case works. The first three areas stay as they are; of "fresh" each
-# repetition uses up a part, until the devices are made anew.
+# The areas in which a case works. The first three areas stay as they are. Each repetition uses up a
+# part of "fresh", until the devices are made anew.
 AREAS = ["unmapped", "mapped", "mixed", "fresh"]
 CASES = {
     "randread-unmapped": "unmapped",
@@ -34,30 +34,30 @@ CASES = {
     "fsync1": "fresh",
     "fsync64": "fresh",
 }
-# Where only the instructions are of interest.
+# Cases of which only the instructions matter.
 COUNTED_ONLY = ["seqread-4k", "seqwrite-4k"]
-# What a volatile cache below can change.
+# Cases that a volatile cache below can change.
 WRITES = ["overwrite", "firstwrite", "rw7030", "firstwrite-512", "fsync1", "fsync64", "seqwrite-1m"]
-# What two processors are asked: in batches by one job and by two, one of it also one by one,
-# and what waits for flushes where there are some.
+# What two processors run: batches by one job and by two, one case also one by one, and the cases
+# that wait for flushes if there are flushes.
 SHARED = [(case, "batch", jobs) for case in CASES
           if "1m" not in case and "fsync" not in case and case not in COUNTED_ONLY for jobs in (1, 2)]
 SHARED += [("randread-mapped", "qd1", 1), ("randread-mapped", "qd1", 2),
            ("seqread-1m", "batch", 1), ("seqwrite-1m", "batch", 1)]
-# Emulation is slow, and a witness alone.
+# Emulation is slow, and serves only as a witness.
 EMULATED = {
     "none": [(case, "batch", 1) for case in ("randread-unmapped", "randread-mapped", "overwrite", "firstwrite",
                                              "seqread-1m")],
     "fua": [("fsync1", "qd1", 1)],
 }
-# Where instructions are counted.
+# Cases whose instructions are counted.
 COUNTED = {
     "none": EMULATED["none"] + [("randread-mapped", "qd1", 1), ("overwrite", "qd1", 1),
                                 ("randread-mixed", "batch", 1)] + [(case, "batch", 1) for case in COUNTED_ONLY],
     "fua": EMULATED["fua"],
 }
 TWO = {"none": SHARED, "fua": [("fsync1", "qd1", 1), ("fsync64", "qd1", 64)]}
-# What goes into six minutes, by processors and lower cache: what the goals name.
+# What fits into six minutes, by processors and lower cache: the cases that the goals name.
 QUICK = {
     1: {
         "none": [("randread-unmapped", "batch", 1), ("randread-mapped", "batch", 1), ("randread-mapped", "qd1", 1),
@@ -68,7 +68,7 @@ QUICK = {
     },
     2: {"none": [(case, "batch", jobs) for case in ("randread-mapped", "overwrite", "firstwrite") for jobs in (1, 2)]},
 }
-# Parts of "fresh", each as large as another area.
+# The number of parts of "fresh", each as large as another area.
 PARTS = 3
 
 
@@ -89,14 +89,14 @@ class Plan:
         self.quick = args.quick
         self.cases = args.cases.split(",") if args.cases else list(CASES)
         self.reps = args.reps or (1 if self.exact else 3 if self.tcg or args.quick else 10)
-        # Emulation writes as much in ten times the time; fio counts milliseconds, of which
-        # there must be some to count instructions.
+        # Emulation needs ten times as long to write as much. fio counts milliseconds, and a case
+        # must last some of them for its instructions to be counted.
         self.unit = (32 if self.exact else 8 if self.tcg else 64 if self.quick else 128) * MIB
-        # Instructions are the same each time, and take long.
+        # The instructions are the same each time, and take long to count.
         self.ms = 100 if self.exact else 500 if self.tcg else 200
         self.size = (3 + PARTS) * self.unit
-        # Lower I/O is the same in all repetitions, and the shell that reads its counters takes
-        # as long as a section: so it is counted in the first of three.
+        # Lower I/O is the same in all repetitions, and the shell that reads its counters takes as
+        # long as a section. So only the first of three repetitions counts it.
         self.counts = -(-self.reps // 3)
         self.steps = []
         self.sections = 0
@@ -133,8 +133,8 @@ class Plan:
         if CASES[case] != "fresh" and case != "overwrite":
             lines = [f"offset={self.area(CASES[case])}", f"size={self.unit}"]
             return lines + ["time_based=1", f"runtime={self.ms}ms"]
-        # An overwrite is a first write's job: they differ in nothing but whether the place
-        # was written before.
+        # An overwrite is the same job as a first write. They differ only in whether the place was
+        # written before.
         share = self.unit // jobs
         start = self.area(CASES[case]) + part * self.unit
         lines = [f"offset={start}", f"size={share}"]
@@ -146,7 +146,7 @@ class Plan:
         elif case == "fsync64":
             blocks = min(blocks, 32 if self.quick else 64)
         elif depth == "qd1":
-            # One by one a quarter takes as long.
+            # One by one, a quarter of the blocks takes as long.
             blocks //= 4
         return lines + [f"number_ios={blocks}"]
 
@@ -200,7 +200,7 @@ class Plan:
         lines += ["time_based=1", f"runtime={seconds}s"]
         if only:
             on = "/sys/kernel/tracing/tracing_on"
-            # A shell of its own, for fio sends the command's output to a file.
+            # A separate shell, because fio sends the command's output to a file.
             lines += [f"exec_prerun=sh -c 'echo 1 >{on}'", f"exec_postrun=sh -c 'echo 0 >{on}'"]
         for device in [only] if only else ["raw"] + PEERS:
             lines += [f"[{device}]", "stonewall", f"filename=/dev/bench/{device}"]
@@ -230,7 +230,7 @@ class Plan:
         self.prepare()
         for cache in self.caches():
             runs = self.wanted(cache)
-            # What leaves the devices as they are goes first.
+            # Cases that leave the devices as they are come first.
             runs = sorted(runs, key=lambda run: CASES[run[0]] == "fresh")
             self.steps += [f"cache {cache}", "reset"]
             if CASES[runs[0][0]] != "fresh":

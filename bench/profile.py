@@ -14,10 +14,10 @@ import os
 import sys
 
 # Samples outside of the guest's kernel. Most are system calls: with more than
-# one processor built in, User-Mode Linux masks a signal by a call of the host
-# wherever a kernel would clear the interrupt flag by one instruction.
+# one processor built in, User-Mode Linux masks a signal by a system call of the
+# host where a kernel would clear the interrupt flag by one instruction.
 #
-# Where a function belongs, by how its name begins: the first that fits.
+# The group of a function, by how its name begins: the first that fits.
 OUTSIDE = "[the host's kernel and library]"
 HOST = "the host, and signals masked for interrupts"
 PARTS = [
@@ -72,7 +72,8 @@ def main():
                 continue
             ip = int(line.split()[0], 16)
             i = bisect.bisect_right(at, ip) - 1
-            # Beyond the last symbol: the machine's own kernel, or a library.
+            # An address beyond the last symbol belongs to the machine's kernel,
+            # or to a library.
             name, own = table[i][1] if i >= 0 and ip - at[i] < 1 << 20 else (OUTSIDE, False)
             functions[(name, part_of(name, own))] += 1
             parts[part_of(name, own)] += 1

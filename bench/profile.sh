@@ -1,7 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
-# Where the time of one case goes, by function: perf looks at User-Mode Linux
-# from outside. Needs perf of this machine.
+# Shows where the time of one case goes, by function: perf looks at User-Mode
+# Linux from outside. Needs perf on this machine.
 #   bench/profile.sh CASE DEVICE [SECONDS]     e.g. randread-mapped unionblk 5
 #   DEPTH=qd1      instead of batches
 . "$(dirname "$0")/../scripts/lib.sh"
@@ -30,7 +30,7 @@ until grep -q '^profile begin' "$work/out"; do
 	kill -0 "$guest" 2>/dev/null || { tail -n 5 "$work/out"; die "the guest ended early"; }
 	sleep 0.2
 done
-# fio starts, and measures the processor's clock first.
+# fio starts, and first measures the processor's clock.
 sleep 2
 perf record -q -e cpu-clock -F 4000 -p "$(cat "$work/pid")" -o "$work/perf.data" -- sleep "$seconds"
 wait "$guest" || die "the guest failed: $work/out"

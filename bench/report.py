@@ -45,7 +45,7 @@ def main():
     folders = {env: os.path.join(args.work, "raw-" + env) for env in args.envs}
     cells, counts = [], []
     for env, folder in folders.items():
-        # Where the clock counts instructions there are no times.
+        # If the clock counts instructions, there are no times.
         if env == "tcg1":
             counts = collect.instructions(folder)
         else:

@@ -1,9 +1,10 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
-# What `make bench` runs: the driver and its peers in one boot, by turns, in
-# User-Mode Linux with one and two processors and, unless quick, in QEMU's
-# emulation of the stock kernel, with two processors and with one whose
-# instructions are counted, and the scenes of scenes.sh. Writes bench/results.
+# The script of `make bench`: runs the driver and its peers in one boot, by
+# turns, in User-Mode Linux with one and two processors and, unless quick, in
+# QEMU's emulation of the stock kernel, with two processors and with one whose
+# instructions are counted; then runs the scenes of scenes.sh. Writes
+# bench/results.
 #   QUICK=1      few repetitions and cases
 #   COUNT=1      the instructions alone, against their limits (count.py), into
 #                build/bench/count: exact on a busy machine too
@@ -11,13 +12,13 @@
 #   CASES=randread-mapped,overwrite   these cases alone
 #   REPS=20      repetitions (default: 10, quick 3)
 #   SCENES=""    which scenes (default: all, quick none)
-#   NOISY=1      go on although the machine is not quiet
+#   NOISY=1      continue although the machine is not quiet
 #   RESULTS=DIR  elsewhere than bench/results
 . "$(dirname "$0")/../scripts/lib.sh"
 work=$BUILD/bench
 
-# Figures from a busy machine are noise: they are marked, or not made at all.
-# The load average remembers a build that has just ended, so the processors'
+# Figures from a busy machine are noise, so they are marked, or not made at all.
+# The load average still counts a build that has just ended, so the processors'
 # idle time over three seconds decides.
 is_quiet() {
 	local before after
@@ -35,7 +36,7 @@ if [ -n "${COUNT:-}" ]; then
 	export ENVS=tcg1 SCENES='' NOISY=1 RESULTS=build/bench/count
 fi
 
-# Outside the build root: what only this side knows.
+# Outside the build root: collect what is known only there.
 if [ -z "${UNIONBLK_IN_ROOT:-}" ]; then
 	mkdir -p "$work"
 	commit=$(git -C "$TOP" rev-parse --short=12 HEAD 2>/dev/null || echo unknown)

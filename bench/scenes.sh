@@ -1,8 +1,8 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
-# Scenes of use at native speed: file work as dd and dpkg do it, a small change
-# of a large file beside overlayfs, many unions of one root, a large leaf. Runs
-# inside the build root; writes FILE, which report.py reads.
+# Measures scenes of use at native speed: file work with dd and dpkg, a small
+# change of a large file beside overlayfs, many unions of one root, a large
+# leaf. Runs inside the build root; writes FILE, which report.py reads.
 #   bench/scenes.sh FILE [files|change|many|large]...
 . "$(dirname "$0")/../scripts/lib.sh"
 [ -n "${UNIONBLK_IN_ROOT:-}" ] || exec "$TOP/scripts/in-root.sh" bench/scenes.sh "$@"
@@ -13,7 +13,7 @@ shift
 work=$BUILD/bench
 mkdir -p "$work"
 
-# Some thousand small files, as a package.
+# Makes a package of some thousand small files.
 make_package() {
 	local d
 	[ ! -s "$work/work.deb" ] || return 0

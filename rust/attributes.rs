@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What sysfs tells of a union: `/sys/block/unionblkN/union/`.
+//! The sysfs attributes of a union: `/sys/block/unionblkN/union/`.
 //!
-//! Whoever reads may not wait for the leaf: nothing here takes the committer's lock, so that a
-//! device that hangs can be looked at. `Documentation/ABI/testing/sysfs-block-unionblk` has the
-//! meaning of each file; the words and numbers are those of the ioctl.
+//! A reader must not wait for the leaf, because the attributes must be readable while the leaf
+//! hangs. For this reason no attribute takes the committer's lock.
+//! `Documentation/ABI/testing/sysfs-block-unionblk` describes each file. The words and numbers are
+//! the same as in the ioctl interface.
 
 use crate::{
     blk::attributes::{
@@ -82,7 +83,7 @@ fn number(n: impl Into<u64>, out: &mut Text<'_>) -> fmt::Result {
     out.write_fmt(format_args!("{n}"))
 }
 
-/// What is not printable is escaped: a path cannot end the line.
+/// Writes a path, with unprintable bytes escaped, so that a path cannot contain a line break.
 fn path(field: &[u8; abi::PATH_BYTES], out: &mut Text<'_>) -> fmt::Result {
     let path = BStr::from_bytes(abi::path(field).unwrap_or_default());
     out.write_fmt(fmt!("{path}"))

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The control device: calls are decoded, checked and answered here, and the unions are kept.
+//! The control device and the registry of all unions: decodes, checks and handles each ioctl.
 
 use crate::{
     blk::{
@@ -44,20 +44,22 @@ use kernel::{
     },
 };
 
-/// A union and its number.
+/// A union and its id.
 struct Entry {
     id: u32,
     attached: Attached,
 }
 
-/// A union's place in the registry. Attach and detach do I/O, and their devices may hang: so the
-/// lock is not held meanwhile, and the id is kept by a place without a union.
+/// A union's place in the registry.
+///
+/// Attach and detach do I/O and may hang with their devices. The registry's lock is therefore not
+/// held during either; a place without a union reserves the id.
 struct Place {
     id: u32,
     entry: Option<KBox<Entry>>,
 }
 
-/// All unions, by ascending id.
+/// All unions, sorted by id.
 #[pin_data]
 pub(crate) struct Registry {
     #[pin]
@@ -86,7 +88,9 @@ impl Registry {
     }
 }
 
-/// Detaches all unions when the module goes: none is open, or it could not go.
+/// Detaches all unions when the module is unloaded.
+///
+/// No union is open then, because an open disk holds a reference to the module.
 pub(crate) struct Unions(Arc<Registry>);
 
 impl Unions {
@@ -99,9 +103,9 @@ impl Drop for Unions {
     fn drop(&mut self) {
         let mut unions = self.0.unions.lock();
         while let Some(place) = unions.pop() {
-            // Nobody is in a call any more, so there is a union in each place.
+            // No ioctl is under way any more, so each place holds a union.
             if let Some(entry) = place.entry {
-                // Errors are told by `detach`. Nobody waits for an answer.
+                // `detach` logs errors. There is no caller to return them to.
                 let _ = entry.attached.disk.claim();
                 let _ = KBox::into_inner(entry).attached.detach();
             }
@@ -148,7 +152,8 @@ impl Caller for Structure {
     }
 }
 
-/// Takes a structure in, has it answered, and gives it back: also when the call failed.
+/// Copies a structure from the caller, calls `answer` on it, and copies it back, even if `answer`
+/// failed.
 fn call<C: Call>(arg: usize, answer: impl FnOnce(&mut C) -> Result) -> Result<isize> {
     let mut user = Structure(UserPtr::from_addr(arg));
     let mut c = extend::take::<C, _>(&mut user).map_err(|e| match e {
@@ -156,7 +161,8 @@ fn call<C: Call>(arg: usize, answer: impl FnOnce(&mut C) -> Result) -> Result<is
         Refused::Large => E2BIG,
         Refused::Memory(e) => e,
     })?;
-    // Cleared, and before anything is done: an address that takes no answer is refused now.
+    // Write the structure back with its "out" fields cleared before anything is done, so that an
+    // address that cannot be written is refused here.
     extend::give(&c, &mut user)?;
     let answered = if c.reserved_are_zero() {
         answer(&mut c)
@@ -167,7 +173,7 @@ fn call<C: Call>(arg: usize, answer: impl FnOnce(&mut C) -> Result) -> Result<is
     answered.map(|()| 0)
 }
 
-/// A path field as a C string.
+/// Returns a path field as a C string.
 fn path(field: &[u8; abi::PATH_BYTES]) -> Result<&CStr> {
     abi::path(field).ok_or(EINVAL)?;
     CStr::from_bytes_until_nul(field).map_err(|_| EINVAL)
@@ -190,7 +196,7 @@ impl Registry {
         };
         let read_only = c.flags & abi::CREATE_READ_ONLY != 0;
         let (root, leaf) = (path(&c.root)?, path(&c.leaf)?);
-        // Before the attach: afterwards nothing may fail for want of memory.
+        // Allocate before the attach, because after it no allocation may fail.
         let room = KBox::<Entry>::new_uninit(GFP_KERNEL)?;
         let id = self.take_place(c.id)?;
         let mut damage = abi::Damage::default();
@@ -223,7 +229,7 @@ impl Registry {
             let mut unions = self.unions.lock();
             let at = position(&unions, c.id).map_err(|_| ENODEV)?;
             let place = unions.get_mut(at).ok_or(ENODEV)?;
-            // Somebody is about to put it there, or to take it away.
+            // A create or remove call for this id is under way.
             place.entry.take().ok_or(EBUSY)?
         };
         if let Err(e) = entry.attached.disk.claim() {
@@ -263,7 +269,7 @@ impl Registry {
         Ok(())
     }
 
-    /// Keeps a place for a new union: its id.
+    /// Reserves a place for a new union and returns its id.
     fn take_place(&self, wanted: u32) -> Result<u32> {
         let mut unions = self.unions.lock();
         let (id, at) = free_id(&unions, wanted)?;
@@ -291,12 +297,12 @@ impl Registry {
     }
 }
 
-/// Where a union is, or would be.
+/// Returns the index of the union `id`, or as an error the index to insert it at.
 fn position(unions: &[Place], id: u32) -> core::result::Result<usize, usize> {
     unions.binary_search_by_key(&id, |place| place.id)
 }
 
-/// The id that a new union gets, and its place: the wanted one, or the lowest that is free.
+/// Returns the id for a new union, and its index: the wanted id, or the lowest unused one.
 fn free_id(unions: &[Place], wanted: u32) -> Result<(u32, usize)> {
     if wanted != abi::ID_ANY {
         return match position(unions, wanted) {

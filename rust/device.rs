@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! One union: what it consists of, how it comes and how it goes.
+//! One union: its state, attach and detach.
 //!
-//! Lock order: `Registry::unions`, `Union::metadata`, `Union::allocator`, `Reserve::spare`. The last
-//! two are spinlocks, and the only ones that the I/O path takes. `Registry::unions` is not held while
-//! I/O is waited for, nor any lock while a request's lower I/O is in flight.
+//! Lock order: `Registry::unions`, `Union::metadata`, `Union::allocator`, `Reserve::spare`. The
+//! last two are spinlocks, and the only locks that the I/O path takes. No thread waits for I/O
+//! while it holds `Registry::unions`, and no lock is held while a request's lower I/O is in flight.
 
 use crate::{
     blk::{
@@ -94,10 +94,12 @@ use kernel::{
     },
 };
 
-/// Requests in flight, over all hardware queues of a union together.
+/// The maximum number of requests in flight, over all hardware queues of a union.
 const QUEUE_DEPTH: u32 = 128;
 
-/// A union at work: what its requests need. Read by all, so what is written stands behind.
+/// An attached union: everything that its requests and works use.
+///
+/// Every request reads the first fields. The fields that are written come after them.
 #[pin_data]
 pub(crate) struct Union {
     pub(crate) map: Map<MapMemory>,
@@ -106,7 +108,7 @@ pub(crate) struct Union {
     id: u32,
     pub(crate) uuid: [u8; 16],
     pub(crate) name_of_leaf: LeafName,
-    /// The paths it was made of, as they were given.
+    /// The paths of root and leaf, as the caller of the attach gave them.
     pub(crate) root_path: [u8; abi::PATH_BYTES],
     pub(crate) leaf_path: [u8; abi::PATH_BYTES],
     /// How lower I/O is sent.
@@ -117,32 +119,34 @@ pub(crate) struct Union {
     pub(crate) memory_queue: Arc<OwnedQueue>,
     pub(crate) send_queue: Arc<OwnedQueue>,
     pub(crate) events: Arc<Events>,
-    /// Read-only from the start: nothing is dirty, nothing is written.
+    /// Whether the union was attached read-only. If so, nothing is dirty and nothing is written.
     pub(crate) asked_read_only: bool,
-    /// What cannot be read because metadata is damaged. If anything is, it is read-only from the
-    /// start, and its committer has failed from the start.
+    /// The sectors that cannot be read because metadata is damaged. If there are any, the union was
+    /// attached read-only, and its committer is in the failed state from attach on.
     pub(crate) loss: Loss,
-    /// What the protocol's requests and works share.
+    /// The state that the protocol's requests and works share.
     pub(crate) shared: protocol::Shared,
-    /// Why the map cannot be committed any more, if so.
+    /// Why the map can no longer be committed. Unset while it can be.
     pub(crate) failure: SetOnce<Error>,
-    /// Requests that wait for a commit.
+    /// The commit waiters.
     pub(crate) waiting: RequestList<Union>,
-    /// Requests that wait for slabs that were emptied, and zeroings that take more than the map.
+    /// The deferred requests: requests that wait until emptied slabs are free, and zeroings that
+    /// must also zero parts of slabs on the leaf.
     pub(crate) stalled: RequestList<Union>,
     /// Discards and zeroings.
     pub(crate) discards: RequestList<Union>,
-    /// Requests that wait for memory of the map.
+    /// Requests that wait for memory for the map.
     pub(crate) starved: RequestList<Union>,
-    /// Requests that would have to wait on their way down.
+    /// Requests that the send work submits, because their lower I/O may have to wait.
     pub(crate) sends: RequestList<Union>,
-    /// One of them waits, where requests go down without in general.
+    /// Whether a request is on `sends` although `way` is [`Way::Requests`].
     pub(crate) in_line: AtomicBool,
-    /// Its requests, and when those in flight have looked something up in the map.
+    /// The union's requests. The word of each request in flight says when it looked up the map.
     pub(crate) tags: Arc<Tags<Union>>,
-    /// What is discarded shows the root again.
+    /// Whether a discarded slab shows the root again.
     pub(crate) reveal: bool,
-    /// The leaf's space was allocated when it was formatted: nothing of it is given back.
+    /// Whether the leaf keeps the space that was allocated when it was formatted. If so, the driver
+    /// discards nothing on the leaf.
     pub(crate) keep: bool,
     pub(crate) stats: Stats,
     #[pin]
@@ -183,7 +187,7 @@ impl Union {
         self.map.geometry()
     }
 
-    /// The discard policy's number in the ABI.
+    /// Returns the discard policy's number in the ABI.
     pub(crate) fn discard_policy(&self) -> u32 {
         if self.reveal {
             abi::DISCARD_REVEAL
@@ -195,7 +199,7 @@ impl Union {
 
 /// A union with its disk.
 ///
-/// Fields drop in this order: no request is left when the union's turn comes.
+/// The fields drop in this order. No request is left when the union is dropped.
 pub(crate) struct Attached {
     pub(crate) disk: Disk<Union>,
     pub(crate) union: Arc<Union>,
@@ -205,18 +209,19 @@ fn zeroed<T: Copy>(n: usize, zero: T) -> Result<KVVec<T>> {
     KVVec::from_elem(zero, n, GFP_KERNEL).map_err(|_| Error::NoMemory)
 }
 
-/// A path as a field of the ABI: it came out of one.
+/// Returns a path as a field of the ABI. The path always fits, because it came from such a field.
 fn kept(path: &CStr) -> [u8; abi::PATH_BYTES] {
     let mut field = [0; abi::PATH_BYTES];
     let _ = abi::set_path(&mut field, path.to_bytes());
     field
 }
 
-/// Opens both devices, or says which cannot be had.
+/// Opens both devices. The error names the device that cannot be opened.
 fn open_pair(root: &CStr, leaf: &CStr, write: bool) -> Result<(BlockDevice, BlockDevice)> {
     let root = BlockDevice::open_shared(root).map_err(|e| open(Side::Root, e))?;
     let leaf = BlockDevice::open_exclusive(leaf, write).map_err(|e| {
-        // It is busy if it is the root, or a disk and the root its partition, because of ourselves.
+        // Our own claim on the root makes the leaf busy if both are the same device, or if the root
+        // is a partition of the leaf.
         let same = BlockDevice::open_plain(leaf).is_ok_and(|leaf| root.overlaps(&leaf));
         if same {
             Error::SameDevice
@@ -225,11 +230,11 @@ fn open_pair(root: &CStr, leaf: &CStr, write: bool) -> Result<(BlockDevice, Bloc
         }
     })?;
     for (side, dev) in [(Side::Root, &root), (Side::Leaf, &leaf)] {
-        // The worker of one union would wait for that of another.
+        // Refuse a union, because the worker of one union would wait for the worker of another.
         if dev.is_own() {
             return Err(Error::Stacked(side));
         }
-        // Metadata and samples are read and written in blocks of this size.
+        // The driver reads and writes metadata and samples in blocks of `BLOCK_BYTES`.
         if index(dev.logical_block_size()) > BLOCK_BYTES {
             return Err(Error::Limits(side));
         }
@@ -240,7 +245,7 @@ fn open_pair(root: &CStr, leaf: &CStr, write: bool) -> Result<(BlockDevice, Bloc
     Ok((root, leaf))
 }
 
-/// How lower I/O is sent: as requests, unless one of the devices takes bios alone.
+/// Returns how lower I/O is sent: as requests, unless one of the devices takes only bios.
 fn way(root: &BlockDevice, leaf: &BlockDevice) -> Way {
     if root.takes_clones() && leaf.takes_clones() {
         Way::Requests
@@ -249,7 +254,7 @@ fn way(root: &BlockDevice, leaf: &BlockDevice) -> Way {
     }
 }
 
-/// Compares the root's samples with what they were when the leaf was made.
+/// Compares the root's samples with the digest that was stored when the leaf was formatted.
 fn check_identity(root: &BlockDevice, sb: &Superblock, buffer: &mut IoBuffer) -> Result {
     let sectors = root.sectors();
     let mut digest = Sha256::new();
@@ -269,7 +274,8 @@ fn check_identity(root: &BlockDevice, sb: &Superblock, buffer: &mut IoBuffer) ->
     }
 }
 
-/// The limits of both devices together, and whether the union's size goes with them.
+/// Stacks the limits of both devices, and checks that the union's size is a multiple of the
+/// resulting logical block size.
 fn limits(root: &BlockDevice, leaf: &BlockDevice, sectors: u64) -> Result<Limits> {
     let mut limits = Limits::new();
     for (side, dev) in [(Side::Root, root), (Side::Leaf, leaf)] {
@@ -287,14 +293,14 @@ fn limits(root: &BlockDevice, leaf: &BlockDevice, sectors: u64) -> Result<Limits
     Ok(limits)
 }
 
-/// Fills an empty map with all that the leaf says.
+/// Fills an empty map from the leaf's metadata.
 fn read(
     disk: &mut LeafDisk<'_>,
     probe: Probe,
     map: &Map<MapMemory>,
 ) -> Result<(Allocator<KVVec<u64>>, UnionCommitter, Loss)> {
     let g = map.geometry();
-    // A bit more than slabs, so that there is always a word behind the last.
+    // Larger than the number of slabs, so that there is always a word after the last slab.
     let bitmap = || zeroed(index(g.leaf_slabs() / 64).saturating_add(1), 0u64);
     let mut a = Allocator::new([bitmap()?, bitmap()?, bitmap()?], g.leaf_slabs());
     let entries = zeroed(index(g.pages()), PageEntry::EMPTY)?;
@@ -306,7 +312,7 @@ fn read(
     Ok((a, committer, loss))
 }
 
-/// Takes a leaf over, as its metadata says: the first write to the leaf is its last step.
+/// Loads a leaf's metadata and builds the union. The first write to the leaf follows all checks.
 fn load(
     id: u32,
     root: BlockDevice,
@@ -327,7 +333,7 @@ fn load(
     let mut limits = limits(&root, &leaf, g.union_sectors())?;
     limits.offer_discard(narrow(u64::from(g.slab_sectors()) * SECTOR_BYTES));
     if limits.logical_block_size() != made_for {
-        // Not refused: it is the tool that knows whether the user wants it so.
+        // Do not refuse the leaf, because only the tool knows whether the user wants this.
         let block = limits.logical_block_size();
         pr_warn!(
             "root {root} was made for blocks of {made_for} bytes, with leaf {leaf} the union has \
@@ -347,7 +353,7 @@ fn load(
     }
     *damage = loss.damage();
     if !asked_read_only {
-        // Of a damaged leaf it fails with the damage, and nothing has been written.
+        // If the leaf is damaged, this fails with the damage and has written nothing.
         committer.checkpoint_in_steps(&map, &mut disk)?;
     }
 
@@ -403,31 +409,32 @@ fn load(
     Ok((union, limits))
 }
 
-/// What all unions have together.
+/// The resources that all unions share.
 pub(crate) struct Shared {
-    /// Where commits run, and discards in the map: they wait for the leaf alone.
+    /// Runs commits, and discards in the map. They wait only for the leaf.
     pub(crate) queue: Arc<OwnedQueue>,
-    /// Where requests are sent that would have to wait on their way down, for root or leaf: a root
-    /// that does not answer holds up no commit.
+    /// Submits requests whose lower I/O may have to wait for root or leaf. It is separate from
+    /// `queue`, so that a root that hangs does not block commits.
     pub(crate) sends: Arc<OwnedQueue>,
-    /// Where emptied slabs are freed. That waits for commits and for requests:
-    /// with no memory for threads a queue has one, and one would stand behind the other.
+    /// Runs reclaim, which waits for commits and for requests in flight. It is separate from
+    /// `queue`: without memory for more threads, a queue has one thread, and on a shared queue
+    /// reclaim would block the commits that it waits for.
     pub(crate) releases: Arc<OwnedQueue>,
-    /// Where memory for a map is waited for, and nothing else.
+    /// Waits for memory for a map, and does nothing else.
     pub(crate) memory: Arc<OwnedQueue>,
-    /// Lower bios.
+    /// The bios of lower I/O.
     pub(crate) bios: Arc<Bios>,
-    /// Where the commit timer and the checkpoint work run, for no request waits for them. The system freezes
-    /// this queue: metadata that is written after a hibernation image was made would be newer than
+    /// Runs the commit timer and the checkpoint work, because no request waits for them. The system
+    /// freezes this queue: metadata written after a hibernation image was made would be newer than
     /// the map in the image.
     pub(crate) background: Arc<OwnedQueue>,
     pub(crate) reserve: Arc<Reserve>,
 }
 
 impl Attached {
-    /// Joins a root and a leaf. When it fails, nothing of the pair's content has changed.
+    /// Attaches a leaf to its root. If it fails, the content of both devices is unchanged.
     ///
-    /// `damage` is filled, also where it fails, if what is left of a damaged leaf can be read.
+    /// If the leaf is damaged and can still be read, `damage` is filled, even if the call fails.
     pub(crate) fn new(
         id: u32,
         root: &CStr,
@@ -438,7 +445,7 @@ impl Attached {
     ) -> Result<Self> {
         let paths = [root, leaf];
         let (root, leaf) = open_pair(root, leaf, !read_only)?;
-        // What goes down as bios is sent by a worker.
+        // A worker sends lower I/O that goes down as bios, so only requests matter here.
         let may_sleep =
             way(&root, &leaf) == Way::Requests && (root.may_sleep() || leaf.may_sleep());
         let tags = os(Tags::new(queues, QUEUE_DEPTH, may_sleep))?;
@@ -455,7 +462,7 @@ impl Attached {
         ))?;
         let mut attached = Attached { disk, union };
         if let Err(e) = attached.show() {
-            // The disk was there: somebody may have written to it.
+            // The disk was in the system, so an opener may have written to it.
             let _ = attached.detach();
             return Err(e);
         }
@@ -473,15 +480,19 @@ impl Attached {
         Ok(attached)
     }
 
-    /// Starts the events, and links the disk with what it is made of: the kernel makes the folder
-    /// of these links when it adds the disk, so they follow the announcement.
+    /// Starts the events, and links the disk with root and leaf in sysfs.
+    ///
+    /// The kernel makes the directory for these links when it adds the disk, so they appear after
+    /// the disk is announced.
     fn show(&mut self) -> Result {
         self.union.events.show(self.disk.reference());
         os(self.disk.link(|union| &union.root))?;
         os(self.disk.link(|union| &union.leaf))
     }
 
-    /// Takes the union away: claimed, so that nobody has it open. Commits what is dirty.
+    /// Detaches the union and commits its dirty mappings.
+    ///
+    /// The caller must have claimed the disk, so that no one has it open.
     pub(crate) fn detach(self) -> Result {
         let Attached { disk, union } = self;
         union.events.close();

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The core's errors as the kernel's: the errno that each reason has in `unionblk.h`.
+//! Conversion between the core's errors and the kernel's. `unionblk.h` lists the errno of each
+//! reason.
 
 use crate::ubcore::error::{
     Error,
@@ -11,7 +12,7 @@ use kernel::{
     prelude::Result, //
 };
 
-/// The errno of a core error.
+/// Returns the errno of a core error.
 pub(crate) fn errno(e: Error) -> kernel::error::Error {
     match e {
         Error::NotFormatted => code::ENODATA,
@@ -35,12 +36,12 @@ pub(crate) fn errno(e: Error) -> kernel::error::Error {
     }
 }
 
-/// The positive number of a kernel error.
+/// Returns the errno of a kernel error as a positive number.
 pub(crate) fn number(e: kernel::error::Error) -> u32 {
     e.to_errno().unsigned_abs()
 }
 
-/// The core error of a device that could not be opened.
+/// Returns the core error for a device that could not be opened.
 pub(crate) fn open(side: Side, e: kernel::error::Error) -> Error {
     if e == code::EBUSY {
         Error::Busy(side)
@@ -51,7 +52,7 @@ pub(crate) fn open(side: Side, e: kernel::error::Error) -> Error {
     }
 }
 
-/// A kernel result as a core one.
+/// Converts a kernel result to a core result.
 pub(crate) fn os<T>(r: Result<T>) -> crate::ubcore::error::Result<T> {
     r.map_err(|e| {
         if e == code::ENOMEM {

@@ -1,11 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What a union tells without being asked: uevents for who watches over it, trace events for who
-//! studies it.
+//! The events of a union: uevents for monitoring, trace events for analysis.
 //!
-//! A uevent takes memory that may have to be won back by writing to this very union. So none is
-//! sent from the I/O path or by the worker that commits: what is to be told is noted, and sent by
-//! a work of its own on the system's queue.
+//! Sending a uevent allocates memory, and memory reclaim may have to write to this very union. For
+//! this reason neither the I/O path nor the commit work sends uevents. They only mark an event as
+//! due, and a separate work on the system's queue sends it.
 
 use crate::{
     blk::{
@@ -40,12 +39,12 @@ use kernel::{
     },
 };
 
-/// Fewer free slabs than all of them through this is low.
+/// Space is low if fewer than 1/`LOW` of all slabs are free.
 const LOW: u64 = 10;
-/// More than through this is enough again.
+/// Space is sufficient again if more than 1/`ENOUGH` of all slabs are free.
 const ENOUGH: u64 = 8;
 
-/// What can be told. `due` is set by whoever sees it, in any context, and cleared by the work.
+/// A uevent. The code that detects it sets `due`, in any context; the work clears it.
 struct Event {
     due: Atomic<bool>,
     text: &'static CStr,
@@ -64,13 +63,13 @@ impl Event {
 #[pin_data]
 pub(crate) struct Events {
     disk: SetOnce<DiskRef>,
-    /// The disk is about to go: nothing is told any more.
+    /// The disk is about to be removed, so the work sends no more uevents.
     closed: Atomic<bool>,
     low_space: Event,
     full: Event,
     read_only: Event,
-    /// Low space was seen, and full; not again before there is enough. The first under the
-    /// allocator's lock.
+    /// `low_space` or `full` was reported. Each is reported again only after space was sufficient.
+    /// `is_low` is accessed under the allocator's lock.
     is_low: Atomic<bool>,
     is_full: Atomic<bool>,
     #[pin]
@@ -118,26 +117,29 @@ impl Events {
         )
     }
 
-    /// The disk is there: what was seen by now is told.
+    /// Sets the disk, and sends the uevents that are already due.
     pub(crate) fn show(self: &Arc<Self>, disk: DiskRef) {
         self.disk.populate(disk);
         let _ = workqueue::system().enqueue::<_, 1>(self.clone());
     }
 
-    /// The disk, once it is there.
+    /// Returns the disk, once [`Events::show`] has set it.
     pub(crate) fn disk(&self) -> Option<&DiskRef> {
         self.disk.as_ref()
     }
 
-    /// Tells what was seen, and nothing more from now on: the disk goes. Process context, waits.
+    /// Sends the uevents that are due, and stops all later ones, because the disk is about to be
+    /// removed. Process context, waits.
     pub(crate) fn close(self: &Arc<Self>) {
         workqueue::flush_work::<_, 1>(self);
         self.closed.store(true, Release);
         workqueue::flush_work::<_, 1>(self);
     }
 
-    /// Waits until the work has run for the last time, after [`Events::close`] and after the last
-    /// of those who might see something. Process context.
+    /// Waits until the work has run for the last time. Process context.
+    ///
+    /// The caller must have called [`Events::close`] and must have stopped every thread that
+    /// reports events.
     pub(crate) fn end(self: &Arc<Self>) {
         workqueue::flush_work::<_, 1>(self);
     }
@@ -147,19 +149,19 @@ impl Events {
         let _ = workqueue::system().enqueue::<_, 1>(self.clone());
     }
 
-    /// The map could not be committed. Once for a union; any context.
+    /// Reports that the map could not be committed. Once for a union; any context.
     pub(crate) fn read_only(self: &Arc<Self>) {
         self.tell(&self.read_only);
     }
 
-    /// A write had no space. Any context.
+    /// Reports that a write found no free slab. Any context.
     pub(crate) fn full(self: &Arc<Self>) {
         if !self.is_full.load(Relaxed) && !self.is_full.xchg(true, Relaxed) {
             self.tell(&self.full);
         }
     }
 
-    /// Slabs were taken or freed. Under the allocator's lock.
+    /// Updates the space state after slabs were allocated or freed. Under the allocator's lock.
     pub(crate) fn space(self: &Arc<Self>, used: u32, slabs: u32) {
         let free = u64::from(slabs.saturating_sub(used));
         let slabs = u64::from(slabs);
@@ -174,22 +176,24 @@ impl Events {
         }
     }
 
-    /// A write has made a mapping. Any context.
+    /// Traces a write that has made a mapping. Any context.
     pub(crate) fn first_write(&self, sector: u64, sectors: u32) {
         if let Some(disk) = self.disk() {
             disk.trace_first_write(sector, sectors);
         }
     }
 
-    /// Sectors of the leaf were given back. Process context.
+    /// Traces that sectors of the leaf were freed. Process context.
     pub(crate) fn released(&self, sector: u64, sectors: u64) {
         if let Some(disk) = self.disk() {
             disk.trace_release(sector, sectors);
         }
     }
 
-    /// A commit or a checkpoint has ended: the committer's counters before and after, and how many
-    /// changes of the map became durable. A commit that finds the journal full is both.
+    /// Traces a commit or a checkpoint that has ended.
+    ///
+    /// `before` and `after` are the committer's counters, `changes` is the number of map changes
+    /// that became durable. A commit that finds the journal full is traced as both.
     pub(crate) fn step_ended(
         &self,
         step: Step,

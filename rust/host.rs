@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The kernel under the core's protocol: locks, lists, works, lower I/O.
+//! The kernel side of the core's protocol: locks, lists, works and lower I/O.
 //!
-//! `ubcore::protocol` has the steps, this file what they are made of.
+//! `ubcore::protocol` defines the steps. This file implements the operations that the steps use.
 
 use crate::{
     blk::{
@@ -60,10 +60,10 @@ use kernel::{
     },
 };
 
-/// The longest that a mapping stays volatile without a FLUSH.
+/// The longest time that a mapping stays volatile without a FLUSH, in ms.
 const COMMIT_AFTER_MS: u32 = 1000;
 
-/// How long to wait before another look at the requests in flight, in µs: at first, and at most.
+/// How long to wait before the requests in flight are checked again, in µs: first and maximum.
 const PAUSE_FIRST: i64 = 100;
 const PAUSE_MOST: i64 = 20_000;
 
@@ -184,7 +184,7 @@ impl Host for ArcBorrow<'_, Union> {
     }
 
     fn has_fua(&self) -> bool {
-        // Below a bio the block layer makes up for what the device lacks.
+        // For a bio, the block layer emulates FUA if the device lacks it.
         self.way == Way::Bios || self.leaf.has_fua()
     }
 
@@ -268,7 +268,7 @@ impl Host for ArcBorrow<'_, Union> {
     }
 
     fn give_way(&self) {
-        // A fatal signal is none of a worker.
+        // Ignore the result, because a worker never has a fatal signal pending.
         let _ = task::give_way();
     }
 
@@ -279,7 +279,7 @@ impl Host for ArcBorrow<'_, Union> {
 
     fn zero(&self, sector: u64, sectors: u64) -> Result {
         self.leaf.zero(sector, sectors, self.keep).map_err(|e| {
-            // The host of the leaf is full, which is not the leaf.
+            // The storage below the leaf is full, which is not an I/O error of the leaf.
             if e == ENOSPC {
                 Error::Os(number(e))
             } else {
@@ -290,7 +290,7 @@ impl Host for ArcBorrow<'_, Union> {
 
     fn discard(&self, sector: u64, sectors: u64) {
         if !self.keep {
-            // A hint: where it fails, the space is free all the same.
+            // A discard is a hint. If it fails, the slabs are free even so.
             let _ = self.leaf.discard(sector, sectors);
         }
     }
@@ -311,7 +311,8 @@ impl Host for ArcBorrow<'_, Union> {
 
     fn note_step(&self, step: Step, committer: &UnionCommitter, done: Result) {
         let changes = committer.committed().wrapping_sub(self.shared.durable());
-        // The event first: who sees the counters finds it in the trace.
+        // Trace before publishing, so that a reader who sees the counters finds the event in the
+        // trace.
         let after = Committed::of(committer);
         self.events
             .step_ended(step, &self.stats.committed(), &after, changes, done);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The losses of a union to damaged metadata, for the kernel's log and the ioctl; sysfs has the sums.
-//! All of it is found at attach and stays.
+//! The sectors of a union that are lost because metadata is damaged, for the kernel log and the
+//! ioctl. sysfs shows the totals. The losses are determined at attach and do not change.
 
 use crate::{
     device::Union,
@@ -30,16 +30,16 @@ use crate::{
 use core::format_args;
 use kernel::prelude::*;
 
-/// Stretches that are kept one by one: a page of memory for each union that has lost something.
+/// The number of stretches that are kept: a page of memory for each union with lost sectors.
 const KEPT: usize = 256;
-/// Of these, how many the kernel's log gets.
+/// The number of these that are written to the kernel log.
 const LOGGED: usize = 8;
 
-/// What cannot be read of a union.
+/// The sectors of a union that cannot be read.
 pub(crate) struct Loss {
-    /// First sectors and counts.
+    /// The first stretches: first sector and count of each.
     kept: KVec<(u64, u64)>,
-    /// Stretches behind those.
+    /// The number of stretches after those.
     more: u64,
     sectors: u64,
     damages: KVec<Damage>,
@@ -51,8 +51,9 @@ fn room<T>(n: usize) -> Result<KVec<T>> {
 }
 
 impl Loss {
-    /// What the map has marked as lost. Process context, may sleep for memory; gives way as `disk`
-    /// does.
+    /// Collects the sectors that the map has marked as lost.
+    ///
+    /// Process context, may sleep for memory. Calls `disk.give_way()` at intervals.
     pub(crate) fn new(
         disk: &mut impl Disk,
         map: &Map<MapMemory>,
@@ -88,7 +89,7 @@ impl Loss {
         Ok(loss)
     }
 
-    /// The sums, for the ioctl.
+    /// Returns the totals, for the ioctl.
     pub(crate) fn damage(&self) -> abi::Damage {
         abi::Damage {
             blocks: self.blocks,
@@ -96,19 +97,19 @@ impl Loss {
         }
     }
 
-    /// How many stretches there are.
+    /// Returns the number of stretches.
     pub(crate) fn stretches(&self) -> u64 {
         wide(self.kept.len()).saturating_add(self.more)
     }
 
-    /// The first stretch that ends behind a sector.
+    /// Fills in the first stretch that ends after `c.from`.
     pub(crate) fn fill(&self, c: &mut abi::Lost) {
         let behind = |&&(first, count): &&(u64, u64)| first.saturating_add(count) > c.from;
         (c.sector, c.sectors) = self.kept.iter().find(behind).copied().unwrap_or_default();
         c.unnamed = self.more;
     }
 
-    /// Says in the kernel's log what is damaged and what is lost by it, if anything is.
+    /// Logs the damage and the lost sectors, if there are any.
     pub(crate) fn tell(&self, union: &Union) {
         if self.blocks == 0 {
             return;

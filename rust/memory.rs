@@ -1,11 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The memory of a union's map: pages that are made on first use, and stay; and the reserve that
-//! they come from where the system has none.
+//! The memory of a union's map, and the reserve of pages for it.
 //!
-//! A first write may need pages for the map, and may itself be what frees memory: so no page is
-//! waited for with a lock held, and all unions share a reserve, refilled as it is used. Where even
-//! that is empty, the write waits for the system, alone, in [`MapMemory::wait`].
+//! A page of the map is allocated on first use and stays until the union is detached. If the system
+//! has no free page, the page comes from the reserve.
+//!
+//! A first write may need pages for the map, and memory reclaim may depend on that very write. For
+//! this reason no thread waits for a page while it holds a lock. All unions share the reserve,
+//! which is refilled as it is used. If the reserve is empty too, the write waits for memory in
+//! [`MapMemory::wait`], without holding up other writes.
 
 use crate::{
     blk::{
@@ -59,7 +62,7 @@ use kernel::{
 
 type Pages<T> = KVVec<Slot<T>>;
 
-/// Pages of each kind in reserve, for all unions: 256 KiB in all.
+/// The number of pages of each kind in the reserve: 256 KiB in total, for all unions.
 const RESERVE: usize = 32;
 
 struct Spare {
@@ -67,10 +70,10 @@ struct Spare {
     bits: KVec<KBox<BitsPage>>,
 }
 
-/// Pages for maps to grow by when the system gives none at once.
+/// Pages for the maps of all unions, used if an allocation fails without waiting.
 #[pin_data]
 pub(crate) struct Reserve {
-    /// Inside all other locks; held for a push or a pop.
+    /// The innermost lock. Held only for a push or a pop.
     #[pin]
     spare: SpinLock<Spare>,
     #[pin]
@@ -85,13 +88,13 @@ impl WorkItem for Reserve {
     type Pointer = Arc<Reserve>;
 
     fn run(this: Arc<Reserve>) {
-        // Nobody's I/O waits for this work: it may wait for any.
+        // No I/O waits for this work, so it may wait for any I/O.
         while this.wants_more() && this.add().is_ok() {}
     }
 }
 
 impl Reserve {
-    /// A full reserve. Process context.
+    /// Returns a full reserve. Process context.
     pub(crate) fn new() -> kernel::error::Result<Arc<Self>> {
         let spare = Spare {
             table: KVec::with_capacity(RESERVE, GFP_KERNEL)?,
@@ -115,13 +118,13 @@ impl Reserve {
         spare.table.len() < RESERVE || spare.bits.len() < RESERVE
     }
 
-    /// Makes a page of each kind and keeps what there is room for. Waits for memory, and for I/O
-    /// unless the caller holds a `NoIo`.
+    /// Allocates a page of each kind and keeps each one that there is room for. Waits for memory,
+    /// and for I/O unless the caller holds a `NoIo`.
     fn add(&self) -> kernel::error::Result {
         let table = KBox::init(empty_table(), GFP_KERNEL)?;
         let bits = KBox::init(empty_bits(), GFP_KERNEL)?;
         let mut spare = self.spare.lock();
-        // What is one too many goes when the lock has gone.
+        // Free a surplus page only after the lock is released.
         let more = (
             spare.table.push_within_capacity(table).err(),
             spare.bits.push_within_capacity(bits).err(),
@@ -140,17 +143,20 @@ impl Reserve {
         page
     }
 
-    /// Waits until nothing of it runs: before the module goes, when no map is left.
+    /// Waits until the refill work has ended. Called before the module is unloaded, when no map is
+    /// left.
     pub(crate) fn quiesce(this: &Arc<Self>) {
         flush_work::<_, 0>(this);
     }
 }
 
-/// See [`Memory`]. Look-ups take no lock. Pages are made by the holder of the allocator's lock, or
-/// before there is another.
+/// The memory of one map, see [`Memory`].
+///
+/// Look-ups take no lock. Only the holder of the allocator's lock makes pages, except during
+/// attach, when no other thread knows the map.
 pub(crate) struct MapMemory {
     reserve: Arc<Reserve>,
-    /// Requests come: nobody may wait for a page.
+    /// The union takes requests, so no thread may wait for a page where it is made.
     live: Atomic<bool>,
     table: Pages<TablePage>,
     bits: Pages<BitsPage>,
@@ -180,7 +186,7 @@ fn bytes_of<T>(v: &[T]) -> u64 {
 }
 
 impl MapMemory {
-    /// Room for a map over `g`, without a page yet. Process context.
+    /// Returns the memory for a map over `g`, without any pages. Process context.
     pub(crate) fn new(g: &Geometry, reserve: Arc<Reserve>) -> Result<Self> {
         let dirty = words(words_for(g.leaf_slabs()))?;
         let dirty_words = words(dirty.len().div_ceil(64))?;
@@ -208,17 +214,18 @@ impl MapMemory {
         Ok(memory)
     }
 
-    /// Bytes of memory in use.
+    /// Returns the number of bytes in use.
     pub(crate) fn bytes(&self) -> u64 {
         self.bytes.load(Relaxed)
     }
 
-    /// From now on no page is waited for where it is made.
+    /// Makes all later page allocations non-blocking.
     pub(crate) fn set_live(&self) {
         self.live.store(true, Relaxed);
     }
 
-    /// Makes a page: once live, without waiting, and `NoMemory` if there is none at once.
+    /// Makes a page, if it does not exist. Once the memory is live, this does not wait: it returns
+    /// `NoMemory` if neither the system nor the reserve has a page.
     fn grow<T: Send>(
         &self,
         pages: &Pages<T>,
@@ -245,8 +252,9 @@ impl MapMemory {
         Ok(())
     }
 
-    /// After `NoMemory`: waits for memory, so that another try has a page of each kind, unless
-    /// somebody else was faster. Process context, with no lock held; starts no I/O.
+    /// Waits for memory after `NoMemory`. The reserve then has a page of each kind for another
+    /// attempt, unless another thread has taken it first. Process context, with no lock held;
+    /// starts no I/O.
     pub(crate) fn wait(&self) -> Result {
         let _no_io = NoIo::new();
         self.reserve.add().map_err(|_| Error::NoMemory)

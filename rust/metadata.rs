@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The metadata of a union: over which device it is committed, and the works that the core's
-//! protocol asks for.
+//! The metadata of a union: the leaf as the committer's disk, and the works that the core's
+//! protocol queues.
 
 use crate::{
     blk::{
@@ -57,10 +57,10 @@ use kernel::{
     },
 };
 
-/// The committer with the memory that it is made over.
+/// The committer, over the memory that the kernel provides.
 pub(crate) type UnionCommitter = Committer<KVVec<u64>, KVVec<PageEntry>>;
 
-/// Everything that one commit at a time needs.
+/// The state that a commit uses. One commit runs at a time.
 pub(crate) struct Metadata {
     pub(crate) committer: UnionCommitter,
     pub(crate) buffer: IoBuffer,
@@ -77,23 +77,23 @@ impl<'a> LeafDisk<'a> {
         LeafDisk { leaf, buffer }
     }
 
-    /// A buffer of the size that the core wants.
+    /// Returns a buffer of the size that the core needs.
     pub(crate) fn new_buffer() -> Result<IoBuffer> {
         IoBuffer::new(BUFFER_BYTES).map_err(|_| Error::NoMemory)
     }
 }
 
-/// The first sector of a block, and its bytes in a buffer.
+/// Returns the first sector of `block`, and the length of `count` blocks in bytes.
 fn place(block: u64, count: usize) -> Result<(u64, usize)> {
     let bad = Error::Io(Side::Leaf, 0);
     let sector = block.checked_mul(BLOCK_SECTORS).ok_or(bad)?;
     Ok((sector, count.checked_mul(BLOCK_BYTES).ok_or(bad)?))
 }
 
-/// A write or flush of the leaf failed.
+/// Returns the core error for a failed write or flush of the leaf.
 fn failure(e: kernel::error::Error, sector: u64) -> Error {
     if e == ENOSPC {
-        // Of what the leaf lies on: a thin pool, or an image's file system.
+        // The storage below the leaf is full: a thin pool, or the file system of an image.
         Error::Os(number(e))
     } else {
         Error::Io(Side::Leaf, sector)
@@ -155,7 +155,7 @@ impl_has_work! {
     impl HasWork<Self, 7> for Union { self.discard_now }
 }
 
-/// Requests wait for a commit.
+/// The commit work, queued when requests wait for a commit.
 impl WorkItem<1> for Union {
     type Pointer = Arc<Union>;
 
@@ -164,7 +164,7 @@ impl WorkItem<1> for Union {
     }
 }
 
-/// The timer.
+/// The commit timer.
 impl WorkItem<2> for Union {
     type Pointer = Arc<Union>;
 
@@ -173,8 +173,8 @@ impl WorkItem<2> for Union {
     }
 }
 
-/// Slabs were emptied, or requests wait for that. This work waits for requests in flight and for
-/// discards below, so it has a queue apart from the commits.
+/// The reclaim work, queued when emptied slabs can be freed or requests were deferred. It waits for
+/// requests in flight and for discards of the leaf, so it does not share a queue with the commits.
 impl WorkItem<3> for Union {
     type Pointer = Arc<Union>;
 
@@ -183,7 +183,7 @@ impl WorkItem<3> for Union {
     }
 }
 
-/// Requests that would have to wait on their way down.
+/// The send work: submits requests whose lower I/O may have to wait.
 impl WorkItem<4> for Union {
     type Pointer = Arc<Union>;
 
@@ -192,7 +192,7 @@ impl WorkItem<4> for Union {
     }
 }
 
-/// The journal is half full.
+/// The checkpoint work, queued when the journal is half full.
 impl WorkItem<5> for Union {
     type Pointer = Arc<Union>;
 
@@ -201,7 +201,7 @@ impl WorkItem<5> for Union {
     }
 }
 
-/// There are discards or zeroings.
+/// The discard work, queued for discards and zeroings.
 impl WorkItem<7> for Union {
     type Pointer = Arc<Union>;
 
@@ -210,7 +210,7 @@ impl WorkItem<7> for Union {
     }
 }
 
-/// Requests wait for memory of the map.
+/// The memory work, queued when requests wait for memory for the map.
 impl WorkItem<6> for Union {
     type Pointer = Arc<Union>;
 
@@ -220,17 +220,17 @@ impl WorkItem<6> for Union {
 }
 
 impl Union {
-    /// Whether all that was mapped before this call is durable. Any context.
+    /// Returns whether all mappings made before this call are durable. Any context.
     pub(crate) fn is_clean(&self) -> bool {
         self.shared.durable() == self.map.changes()
     }
 
-    /// Whether the map cannot be committed any more. Any context.
+    /// Returns whether the map can no longer be committed. Any context.
     pub(crate) fn is_read_only(&self) -> bool {
         self.shared.is_read_only()
     }
 
-    /// The mode's number in the ABI. Any context.
+    /// Returns the mode's number in the ABI. Any context.
     pub(crate) fn mode(&self) -> u32 {
         if self.is_read_only() {
             abi::MODE_READ_ONLY
@@ -241,12 +241,12 @@ impl Union {
         }
     }
 
-    /// Has the requests sent that would have to wait on their way down. Any context.
+    /// Queues the send work, which submits the requests on `sends`. Any context.
     pub(crate) fn send_soon(this: ArcBorrow<'_, Self>) {
         let _ = this.send_queue.enqueue::<_, 4>(Arc::from(this));
     }
 
-    /// Reports, once, that the map cannot be committed any more. Process context.
+    /// Reports, once, that the map can no longer be committed. Process context.
     pub(crate) fn turned_read_only(&self, e: Error) {
         self.failure.populate(e);
         self.events.read_only();
@@ -259,11 +259,12 @@ impl Union {
         );
     }
 
-    /// Waits for all works and makes the last checkpoint: no request is in flight or will come.
-    /// Process context.
+    /// Waits for all works and makes the last checkpoint. Process context.
+    ///
+    /// The caller must have removed the disk, so that no request is in flight or arrives.
     pub(crate) fn detach(this: &Arc<Self>) -> Result {
-        // Reclaim queues checkpoints, a large discard reclaim, and nothing else queues any work without
-        // a request.
+        // Reclaim queues checkpoints, and a large discard queues reclaim. No other work is queued
+        // without a request.
         workqueue::cancel_delayed_work_sync::<_, 2>(this);
         workqueue::flush_work::<_, 1>(this);
         workqueue::flush_work::<_, 7>(this);
@@ -275,7 +276,7 @@ impl Union {
     }
 }
 
-/// A kernel error of a metadata read as a core one.
+/// Returns the core error for a failed synchronous read.
 pub(crate) fn io_error(side: Side, sector: u64, e: kernel::error::Error) -> Error {
     if e == ENOMEM {
         Error::NoMemory

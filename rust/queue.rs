@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The ends of a request in this driver: it comes from blk-mq, goes down in pieces, and completes.
-//! What happens in between is the core's protocol.
+//! The path of a request through this driver: blk-mq queues it, the driver sends lower I/O for its
+//! pieces, and the request completes. The core's protocol decides the steps in between.
 
 use crate::{
     attributes::ATTRIBUTES,
@@ -41,8 +41,8 @@ impl Driver for Union {
         let rq = match this.way {
             Way::Bios if matches!(rq.op(), Op::Read | Op::Write) => rq,
             _ => match io::queue(&this, rq) {
-                // One request at a time stands in line for the lower device. The others come again
-                // when one of ours has ended.
+                // One request at a time waits for the lower device on `sends`. blk-mq queues the
+                // others again when a request of this union has ended.
                 Err(rq) if !this.in_line.swap(true, Ordering::Relaxed) => rq,
                 taken => return taken,
             },
@@ -57,8 +57,8 @@ impl Driver for Union {
     }
 }
 
-/// Sends what is left of a read or a write down: to one place if that is known, else in pieces as the
-/// map has them.
+/// Sends lower I/O for the rest of a read or a write: to one place if `whole` names it, else in
+/// pieces as planned from the map.
 #[inline]
 pub(crate) fn send(rq: Request<Union>, whole: Option<Source>, fua: bool) -> Taken {
     let read = rq.op() == Op::Read;
@@ -91,12 +91,14 @@ fn send_pieces(rq: Request<Union>, read: bool, fua: bool) -> Taken {
     }
 }
 
-/// Sends requests in a way that may wait for the lower devices. A worker, with nothing held.
+/// Submits the requests on `sends` as bios, which may wait for the lower devices.
+///
+/// Context: a worker that holds no lock.
 pub(crate) fn send_waiting(this: ArcBorrow<'_, Union>) {
     plug::with(|| {
         for rq in this.sends.take_all() {
             rq.set_way(Way::Bios);
-            // Without memory for a single bio it comes again.
+            // If there was no memory for a single bio, requeue the request.
             if let Err(rq) = io::queue(&this, rq) {
                 rq.again();
             }
@@ -111,7 +113,7 @@ fn add<'d>(union: &'d Union, pieces: &mut Pieces<'d, Union>, runs: impl Iterator
             target: match run.source {
                 Source::Root(sector) => Target::Device(&union.root, sector),
                 Source::Leaf(sector) => Target::Device(&union.leaf, sector),
-                // Of a write: its slab was emptied after it had its home, by a discard beside it.
+                // For a write: a concurrent discard emptied the slab after the write was mapped.
                 Source::Zero => Target::Nowhere,
                 Source::Lost => Target::Broken,
             },

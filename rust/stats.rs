@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What a union counts, for those who ask without the committer's lock. Nothing on the read path.
+//! The counters of a union, readable without the committer's lock. The read path counts nothing.
 
 use crate::metadata::UnionCommitter;
 use kernel::sync::atomic::{
@@ -18,20 +18,20 @@ pub(crate) struct Stats {
     journal_used: Atomic<u32>,
 }
 
-/// What a committer has counted.
+/// The counters of a committer.
 pub(crate) struct Committed {
-    /// Commits that wrote something.
+    /// Number of commits that wrote something.
     pub(crate) commits: u64,
-    /// Checkpoints.
+    /// Number of checkpoints.
     pub(crate) checkpoints: u64,
-    /// Journal blocks written.
+    /// Number of journal blocks written.
     pub(crate) journal_written: u64,
-    /// Journal blocks in use.
+    /// Number of journal blocks in use.
     pub(crate) journal_used: u32,
 }
 
 impl Committed {
-    /// What it has counted by now. Under its lock.
+    /// Reads the counters of a committer. Under the committer's lock.
     pub(crate) fn of(committer: &UnionCommitter) -> Self {
         let counters = committer.counters();
         Committed {
@@ -55,7 +55,7 @@ impl Stats {
         }
     }
 
-    /// Takes over the committer's own counters. Under its lock.
+    /// Publishes the committer's counters. Under the committer's lock.
     pub(crate) fn publish(&self, now: &Committed) {
         self.commits.store(now.commits, Relaxed);
         self.checkpoints.store(now.checkpoints, Relaxed);
@@ -63,7 +63,7 @@ impl Stats {
         self.journal_used.store(now.journal_used, Relaxed);
     }
 
-    /// What was published last.
+    /// Returns the counters that were published last.
     pub(crate) fn committed(&self) -> Committed {
         Committed {
             commits: self.commits(),
@@ -73,42 +73,42 @@ impl Stats {
         }
     }
 
-    /// A write has made a mapping. Any context.
+    /// Counts a write that has made a mapping. Any context.
     pub(crate) fn first_write(&self) {
         self.first_writes.fetch_add(1, Relaxed);
     }
 
-    /// A request has failed below. Any context.
+    /// Counts a request whose lower I/O has failed. Any context.
     pub(crate) fn io_error(&self) {
         self.io_errors.fetch_add(1, Relaxed);
     }
 
-    /// Writes that made a mapping.
+    /// Returns the number of writes that made a mapping.
     pub(crate) fn first_writes(&self) -> u64 {
         self.first_writes.load(Relaxed)
     }
 
-    /// Requests that failed below.
+    /// Returns the number of requests whose lower I/O failed.
     pub(crate) fn io_errors(&self) -> u64 {
         self.io_errors.load(Relaxed)
     }
 
-    /// Commits that wrote something.
+    /// Returns the number of commits that wrote something.
     pub(crate) fn commits(&self) -> u64 {
         self.commits.load(Relaxed)
     }
 
-    /// Checkpoints.
+    /// Returns the number of checkpoints.
     pub(crate) fn checkpoints(&self) -> u64 {
         self.checkpoints.load(Relaxed)
     }
 
-    /// Journal blocks written.
+    /// Returns the number of journal blocks written.
     pub(crate) fn journal_written(&self) -> u64 {
         self.journal_written.load(Relaxed)
     }
 
-    /// Journal blocks in use.
+    /// Returns the number of journal blocks in use.
     pub(crate) fn journal_used(&self) -> u32 {
         self.journal_used.load(Relaxed)
     }

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Union block devices: a read-only root, a writable leaf, one disk.
+//! Union block devices: a read-only root and a writable leaf appear as one disk.
 //!
-//! Rooms: `ubcore` knows what a union is and nothing of the kernel; `blk` wraps the kernel and
-//! knows nothing of unions; the files beside this one join them, in safe code.
+//! The module has three parts. `ubcore` implements the union and does not depend on the kernel.
+//! `blk` wraps the kernel's block layer and does not depend on `ubcore`. The files in this
+//! directory connect the two and contain only safe code.
 
 mod attributes;
 mod blk;
@@ -33,7 +34,10 @@ module! {
     license: "GPL v2",
 }
 
-/// The module. Fields drop in this order: first nobody can call any more, then the unions go.
+/// The module.
+///
+/// The fields drop in this order: first the control device is deregistered, so that no ioctl can
+/// be under way, then all unions are detached.
 #[pin_data]
 struct UnionBlk {
     #[pin]

@@ -1,6 +1,6 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
-# Builds in the build root, each thing only when something changed.
+# Builds in the build root. Each thing is built only when something has changed.
 #   scripts/build.sh modules    build/kmod/unionblk.ko, for the stock kernel
 #   scripts/build.sh modules-kunit-x86_64, modules-kunit-um
 #                               build/kmod-kunit-ARCH/unionblk.ko, for the KUNIT=y kernel
@@ -22,8 +22,8 @@ build_modules() {
 	make -C "$tree" M="$TOP" MO="$BUILD/kmod" -j"$(nproc)" modules
 }
 
-# UML's module loader knows neither the relocations of position-independent
-# code nor a code model whose calls reach 2 GiB only.
+# UML's module loader supports neither the relocations of position-independent code nor a code model
+# whose calls reach only 2 GiB.
 build_own_modules() {
 	local flavour=$1 arch=um tree flags=()
 	tree=$("$TOP/scripts/kernel-kunit.sh" "${flavour#kunit-}")/tree
@@ -54,15 +54,15 @@ build_programs() {
 	for source in "$TOP"/tests/vm/src/*.c; do
 		[ -e "$source" ] || continue
 		program=$BUILD/programs/$(basename "$source" .c)
-		# Made since this, and all headers, were last changed.
+		# The program is newer than its source and all headers.
 		[ -e "$program" ] && [ -z "$(find "$source" "$TOP"/tests/vm/src/*.h "$TOP/include" \
 			"$TOP/scripts/build.sh" -newer "$program")" ] && continue
 		gcc -O2 -Wall -Wextra -Werror -static -I"$TOP/include" -o "$program" "$source"
 	done
 }
 
-# Two builds at once would tread on each other's objects. The lock goes with
-# this shell; what it starts need not hold it.
+# Two builds at once would overwrite each other's objects. The lock ends with this shell; the
+# commands that it starts do not hold it.
 exec 9>"$BUILD/lock"
 flock 9
 for what; do

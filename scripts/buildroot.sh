@@ -1,7 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 # Makes the build root: a Debian tree with the compiler that built the kernel,
-# and QEMU. Prints its path. Nothing is installed on the machine itself except
+# and QEMU. Prints its path. Installs nothing on the machine itself except
 # debootstrap.
 . "$(dirname "$0")/lib.sh"
 . "$TOP/scripts/series.sh"
@@ -18,7 +18,7 @@ make_root() {
 		apt-get update
 		DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends debootstrap
 	fi
-	# Debian 12's debootstrap knows trixie as a link to its sid script.
+	# Debian 12's debootstrap knows trixie only as a link to its sid script.
 	debootstrap --variant=minbase "$SUITE" "$part" "$m"
 	printf 'deb %s %s main\ndeb %s %s-backports main\n' "$m" "$SUITE" "$m" "$SUITE" >"$part/etc/apt/sources.list"
 	printf '#!/bin/sh\nexit 101\n' >"$part/usr/sbin/policy-rc.d"

@@ -1,7 +1,8 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
-# Holds commit messages to Documentation/guidelines.rst: a subject of at most 72
-# characters without a full stop, an empty line, a body, and a Signed-off-by.
+# Checks commit messages against Documentation/guidelines.rst: a subject of at
+# most 72 characters without a full stop, an empty line, a body, and a
+# Signed-off-by.
 #   scripts/check-commits.sh [RANGE]    (default: all since this check exists)
 set -euo pipefail
 cd "$(dirname "$0")/.."

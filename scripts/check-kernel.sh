@@ -1,7 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
-# Can this kernel tree build Rust modules with this machine's toolchain? Says
-# "ok", or every reason why not and what to do about each.
+# Checks whether this kernel tree can build Rust modules with this machine's
+# toolchain. Prints "ok", or each reason why not and what to do about it.
 #   scripts/check-kernel.sh KDIR
 set -uo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/series.sh"
@@ -31,7 +31,7 @@ if [ ! -e "$tree/Makefile" ] || [ ! -d "$tree/scripts" ] && [ ! -e "$tree/includ
 	finish
 fi
 
-# A headers package keeps its config beside the generated files only.
+# A headers package has its config only beside the generated files.
 config=
 for f in "$tree/.config" "$tree/include/config/auto.conf"; do
 	[ -s "$f" ] && config=$f && break
@@ -57,7 +57,7 @@ if ! has CONFIG_RUST; then
 	finish
 fi
 
-# Rust symbol names and .rmeta files are those of one exact compiler.
+# Rust symbol names and .rmeta files depend on the exact compiler.
 wants=$(value CONFIG_RUSTC_VERSION_TEXT)
 if ! command -v rustc >/dev/null; then
 	no "there is no rustc here; the tree was configured with '$wants'" "install that very compiler (apt install rustc rust-src)"

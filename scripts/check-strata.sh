@@ -1,7 +1,8 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
-# Holds the strata of the source apart, and the house rules that no compiler
-# checks. Says "file:line: why" for each breach; fails if there is one.
+# Checks that the strata of the source stay separate, and the house rules that
+# no compiler checks. Prints "file:line: why" for each breach; fails if there is
+# one.
 #   scripts/check-strata.sh [FOLDER]    (default: this tree)
 #   core    rust/ubcore   uses core, zerocopy and super:: alone; cannot panic
 #   policy  rust/*.rs     safe Rust over rust/blk: no unsafe, no bindings
@@ -10,8 +11,8 @@ set -euo pipefail
 cd "${1:-$(dirname "$0")/..}"
 shopt -s nullglob globstar
 
-# Code without its comments, its strings and, from the first test attribute at
-# the margin on, its tests. Line numbers stay.
+# Prints code without its comments, its strings and its tests, which begin at
+# the first test attribute at the margin. Line numbers stay the same.
 code_of() {
 	awk '
 		/^#\[cfg\((any\()?test/ { exit }
@@ -23,7 +24,7 @@ code_of() {
 }
 
 breaches=0
-# forbid FILE WHY EXPRESSION [EXCEPT]: in code
+# forbid FILE WHY EXPRESSION [EXCEPT]: searches code only
 forbid() {
 	local hit
 	while IFS= read -r hit; do
@@ -52,7 +53,8 @@ for f in rust/blk/*; do
 	done < <(grep -niE "$(word 'ubcore|superblock|superblocks|journal|slab|slabs')" "$f")
 done
 
-# Every file says its licence in its first lines, and none grows past reading.
+# Every file states its licence in its first lines, and none is too long to
+# read.
 for f in rust/**/*.{rs,c,h} tools/**/*.rs include/**/*.h scripts/* scripts/demo/* tests/**/*.{rs,sh,c,config} \
 	bench/**/*.{sh,py,fio,config} bench/guest/* tests/vm/check tests/vm/common/* tests/vm/*/[0-9][0-9][0-9] .ci/run Kbuild Makefile; do
 	[ -f "$f" ] || continue

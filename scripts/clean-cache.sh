@@ -1,6 +1,6 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
-# Removes the cache, saying what goes. Only what these scripts put there.
+# Removes what these scripts put into the cache, and prints what it removes.
 . "$(dirname "$0")/lib.sh"
 
 if [ -n "$(findmnt -rno TARGET | grep "^$CACHE/" || true)" ]; then

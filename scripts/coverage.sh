@@ -1,8 +1,9 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
-# Line coverage of the core by its cargo tests, with the toolchain's own
-# instruments. Test code is not counted: it covers itself. Fails below the
-# floor. Leaves the lines never run in build/log/coverage-missed.txt.
+# Measures the line coverage of the core by its cargo tests, with the
+# toolchain's instruments. Test code is not counted, because it covers itself.
+# Fails below the floor. Writes the lines that never ran to
+# build/log/coverage-missed.txt.
 #   scripts/coverage.sh [FLOOR]    per cent, default 90
 . "$(dirname "$0")/lib.sh"
 [ -n "${UNIONBLK_IN_ROOT:-}" ] || exec "$TOP/scripts/in-root.sh" scripts/coverage.sh "$@"
@@ -12,7 +13,7 @@ dir=$BUILD/coverage
 mkdir -p "$dir" "$BUILD/log"
 rm -f "$dir"/*.profraw
 
-# The tests' programs as cargo names them.
+# The programs of the tests, by the names that cargo gives them.
 RUSTFLAGS=-Cinstrument-coverage CARGO_TARGET_DIR=$dir LLVM_PROFILE_FILE=$dir/build.%p.profraw \
 	cargo test --locked -p ubcore --no-run --message-format=json >"$dir/build.json"
 mapfile -t programs < <(python3 -c '
@@ -25,7 +26,8 @@ for line in open(sys.argv[1]):
 
 cd "$TOP/rust/ubcore"
 for program in "${programs[@]}"; do
-	# Fewer random lives than the tests proper: lines, not luck, count here.
+	# This uses fewer random lives than the tests, because only lines count
+	# here.
 	LIVES=300 PROPTEST_CASES=32 LLVM_PROFILE_FILE=$dir/run.%p.profraw timeout 300 "$program" -q >"$dir/run.log" 2>&1 || {
 		tail -n 30 "$dir/run.log"
 		die "$(basename "$program") failed"
@@ -41,7 +43,7 @@ awk -v floor="$floor" -v top="$TOP/" -v missed="$BUILD/log/coverage-missed.txt" 
 	BEGIN { printf "" >missed }
 	/^SF:/ {
 		file = substr($0, 4)
-		# Where the tests of this file begin.
+		# The tests of this file begin there.
 		end = 1e9; n = 0
 		while ((getline line < file) > 0) {
 			n++

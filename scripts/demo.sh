@@ -1,8 +1,8 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
-# The project's main job on real input: two unions of one Debian root image on
-# the stock kernel, changed apart, powered off, attached again and verified.
-# Fails if anything is not as claimed.
+# Runs the project's main task on real input: two unions of one Debian root
+# image on the stock kernel, changed independently, powered off, attached again
+# and verified. Fails if a claim does not hold.
 . "$(dirname "$0")/lib.sh"
 [ -n "${UNIONBLK_IN_ROOT:-}" ] || exec "$TOP/scripts/in-root.sh" scripts/demo.sh "$@"
 
@@ -27,7 +27,7 @@ root_sum() { sha256sum <"$dir/root.img" | cut -d' ' -f1; }
 
 boot() {
 	local start=$SECONDS
-	# The root is writable to the guest: only the driver keeps it unchanged.
+	# The guest could write to the root; only the driver keeps it unchanged.
 	"$TOP/scripts/vm.sh" -n "demo-$1" -m 1024 -t 240 \
 		-d "$dir/root.img" -d "$dir/leaf-a.img" -d "$dir/leaf-b.img" \
 		-f "$BUILD/kmod/unionblk.ko" -f "$BUILD/cargo/x86_64-unknown-linux-gnu/release/ubctl" \

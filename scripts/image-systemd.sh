@@ -1,6 +1,6 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
-# Makes the root image of a small Debian system that systemd runs, on ext4, for
+# Makes the root image of a small Debian system under systemd, on ext4, for
 # tests/poweroff. Runs inside the build root; prints the image's path.
 . "$(dirname "$0")/lib.sh"
 . "$TOP/scripts/series.sh"
@@ -15,7 +15,7 @@ make_image() {
 		"$SUITE" "$tree" "$(mirror)"
 	rm -rf "$tree"/var/lib/apt/lists/* "$tree"/var/cache/apt/* \
 		"$tree"/usr/share/{doc,man,info,locale}/* "${tree:?}"/dev/*
-	# Empty: there is nothing to be asked at a first boot.
+	# The file is empty, so that a first boot asks nothing.
 	: >"$tree/etc/machine-id"
 	echo guest >"$tree/etc/hostname"
 	rm -f "$out.part"

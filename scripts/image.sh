@@ -1,8 +1,8 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
-# Makes the root image of the demo: a Debian system of its own libc and programs
-# on ext4. Also holds, in /opt, a small package to be installed there. Runs
-# inside the build root; prints a folder with root.img and root.sha256.
+# Makes the root image of the demo: a Debian system with its libc and programs
+# on ext4. Its /opt holds a small package that the demo installs. Runs inside
+# the build root; prints a directory with root.img and root.sha256.
 . "$(dirname "$0")/lib.sh"
 . "$TOP/scripts/series.sh"
 [ -n "${UNIONBLK_IN_ROOT:-}" ] || exec "$TOP/scripts/in-root.sh" scripts/image.sh "$@"
@@ -11,7 +11,7 @@ size_mib=512
 uuid=5d1c2a60-7c5e-4d2b-9b7e-0e9f6a1b4c3d
 out=$CACHE/image-$(key "$SUITE" "$TOP/scripts/image.sh")
 
-# What an image that many boot from does not need.
+# Removes what an image that many machines boot from does not need.
 strip_tree() {
 	local t=${1:?}
 	rm -rf "$t"/var/lib/apt/lists/* "$t"/var/cache/apt/* "$t"/var/log/* "$t"/var/cache/debconf/*-old \
@@ -21,7 +21,7 @@ strip_tree() {
 	echo golden >"$t/etc/hostname"
 }
 
-# The package that the demo installs in one union only.
+# Makes the package that the demo installs in one union only.
 make_package() {
 	local d
 	d=$(mktemp -d)
@@ -42,7 +42,8 @@ make_package() {
 	rm -r "$d"
 }
 
-# Fixed UUID, hash seed and time: the same tree gives the same file system.
+# The UUID, hash seed and time are fixed, so that the same tree gives the same
+# file system.
 make_image() {
 	local part=$out.part tree=$out.part/tree
 	rm -rf "$part"

@@ -1,7 +1,8 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 # Runs a command inside the build root, with the project at /src and the cache
-# at /cache. All mounts live in a namespace of the command's own and go with it.
+# at /cache. All mounts are in a private namespace of the command and go with
+# it.
 #   scripts/in-root.sh make -C /src modules
 . "$(dirname "$0")/lib.sh"
 need_root in-root.sh
@@ -9,8 +10,8 @@ need_root in-root.sh
 root=${UNIONBLK_ROOT:-$("$TOP/scripts/buildroot.sh")}
 export UNIONBLK_ENTER="$root" UNIONBLK_TOP="$TOP" UNIONBLK_CACHE_DIR="$CACHE"
 
-# The machine's certificates and proxies serve inside too: a site's own mirror
-# may need them.
+# The machine's certificates and proxies are used inside too, because a site's
+# mirror may need them.
 # shellcheck disable=SC2016 # expanded inside the namespace
 exec unshare --mount --propagation private bash -c '
 set -e

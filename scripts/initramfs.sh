@@ -1,9 +1,10 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 # Makes the initial RAM disk that every guest boots into: busybox, the programs
-# that the tests call with their libraries, the stock kernel's modules unpacked.
-# What changes with each build (module, tool, tests) is not in it: vm.sh appends
-# that as a second archive. Runs inside the build root; prints the path.
+# that the tests call with their libraries, and the stock kernel's modules,
+# unpacked. It does not contain what changes with each build (module, tool,
+# tests); vm.sh appends that as a second archive. Runs inside the build root;
+# prints the path.
 #   scripts/initramfs.sh stock|kunit|um
 . "$(dirname "$0")/lib.sh"
 [ -n "${UNIONBLK_IN_ROOT:-}" ] || exec "$TOP/scripts/in-root.sh" scripts/initramfs.sh "$@"
@@ -14,7 +15,7 @@ programs=(
 	dmsetup cmp sha256sum dd timeout stat mkswap swapon swapoff ionice
 	mkfs.xfs xfs_repair mkfs.btrfs btrfs udevadm
 )
-# Everything a storage test may ask for; their dependencies follow.
+# All modules that a storage test may need; their dependencies follow.
 modules=(
 	virtio_blk null_blk brd loop overlay nbd
 	dm-mod dm-snapshot dm-thin-pool dm-clone dm-log-writes dm-flakey dm-zero dm-delay
@@ -30,7 +31,8 @@ init=$TOP/scripts/guest-init
 versions=$(dpkg-query -W -f '${Package} ${Version}\n' | sha256sum)
 out=$CACHE/initramfs-$flavour-$(key "$kernel" "$TOP/scripts/initramfs.sh" "$init" "$versions").cpio
 
-# One program and the libraries that it loads, at the places it expects.
+# Adds one program and the libraries that it loads, at the paths that it
+# expects.
 add_program() {
 	local tree=$1 file lib
 	file=$(command -v "$2") || die "the build root has no $2"
@@ -40,8 +42,9 @@ add_program() {
 	done < <(ldd "$file" | grep -oE '/[^ ]+ \(0x' | cut -d' ' -f1)
 }
 
-# The modules by name and all that modules.dep says they need, decompressed
-# here: the guest's processor is emulated, this one is not.
+# Adds modules by name and all that modules.dep says they need. They are
+# decompressed here, because the guest's processor is emulated and this one is
+# not.
 add_modules() {
 	local tree=$1 release from to all name path
 	release=$(cat "$kernel/release")
@@ -80,7 +83,7 @@ make_archive() {
 	# The daemon is the same program under another name.
 	install -d "$tree/usr/lib/systemd"
 	ln -s ../../bin/udevadm "$tree/usr/lib/systemd/systemd-udevd"
-	# Debian's rules for disks. The tests that want a daemon start one.
+	# Debian's rules for disks. A test that needs a daemon starts one.
 	install -D -m 644 -t "$tree/usr/lib/udev/rules.d" \
 		/usr/lib/udev/rules.d/{60-block,60-persistent-storage,99-systemd}.rules
 	ln -sf /proc/self/mounts "$tree/etc/mtab"

@@ -1,8 +1,8 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
-# Installs what was built: the module where its kernel looks for it, ubctl
-# into PREFIX/sbin, the udev rule where udev looks, the unit that detaches unions
-# at shutdown where systemd looks. Called by make install.
+# Installs what was built: the module where its kernel looks for it, ubctl into
+# PREFIX/sbin, the udev rule where udev looks, and the unit that detaches unions
+# at shutdown where systemd looks. make install calls it.
 . "$(dirname "$0")/lib.sh"
 
 module=$1 tool=$2 prefix=$3 destdir=$4

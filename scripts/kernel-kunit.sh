@@ -1,9 +1,10 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
-# Builds a kernel of our own configuration from the same source as the stock
-# one: KUNIT=y for x86_64 (in QEMU) or um (User-Mode Linux, quick loop), or the
-# one of `make bench`, User-Mode Linux without any debug option (bench-um).
-# Runs inside the build root; prints the build folder, a KDIR of its own.
+# Builds a kernel with our configuration from the same source as the stock
+# kernel: KUNIT=y for x86_64 (in QEMU) or um (User-Mode Linux, quick loop), or
+# the kernel of `make bench`, User-Mode Linux without any debug option
+# (bench-um). Runs inside the build root; prints the build directory, which is a
+# separate KDIR.
 #   scripts/kernel-kunit.sh x86_64|um|bench-um
 . "$(dirname "$0")/lib.sh"
 [ -n "${UNIONBLK_IN_ROOT:-}" ] || exec "$TOP/scripts/in-root.sh" scripts/kernel-kunit.sh "$@"
@@ -25,14 +26,15 @@ build() {
 	local part=$out.part m line
 	rm -rf "$part"
 	mkdir -p "$part/src"
-	# A tree of its own: a prepared source cannot also build out of tree.
+	# This needs a separate tree, because a prepared source cannot also
+	# build out of tree.
 	cp -al "$kernel/tree" "$part/tree"
 	make -C "$part/tree" ARCH="$arch" mrproper
 	rm -f "$part/tree/Module.symvers"
 	m=(make -C "$part/tree" ARCH="$arch" -j"${JOBS:-$(nproc)}")
 	cat "${configs[@]}" >"$part/fragment"
 	"${m[@]}" KCONFIG_ALLCONFIG="$part/fragment" allnoconfig
-	# An option that did not take is a test that would not run.
+	# If an option is missing from the config, a test would not run.
 	while read -r line; do
 		case $line in
 		'#'* | '' | *=n) ;;
@@ -45,7 +47,8 @@ build() {
 	mv "$part" "$out"
 }
 
-# Two that want it at once: the second waits and finds it made.
+# If two scripts need the kernel at once, the second one waits and finds it
+# made.
 exec 9>"$CACHE/$name.lock"
 flock 9
 if [ ! -d "$out" ]; then

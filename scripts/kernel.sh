@@ -1,8 +1,8 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
-# Fetches Debian's stock kernel and prepares a source tree of the very same
+# Fetches Debian's stock kernel and prepares a source tree of exactly the same
 # build, so that a Rust module built against it loads on the unmodified kernel.
-# Runs inside the build root; prints the path of a folder with
+# Runs inside the build root; prints the path of a directory with
 #   tree/     prepared source: the KDIR of a module build
 #   stock/    vmlinuz, modules, config as shipped
 #   release   the kernel's release string
@@ -10,8 +10,8 @@
 . "$TOP/scripts/series.sh"
 [ -n "${UNIONBLK_IN_ROOT:-}" ] || exec "$TOP/scripts/in-root.sh" scripts/kernel.sh "$@"
 
-# Point releases replace each other in the archive: the newest is resolved once
-# and kept until UPDATE=1 asks again.
+# Point releases replace each other in the archive. The newest is resolved once
+# and kept until UPDATE=1 resolves it again.
 resolve() {
 	if [ -s "$CACHE/release-$SERIES-$FLAVOUR" ] && [ -z "${UPDATE:-}" ]; then
 		cat "$CACHE/release-$SERIES-$FLAVOUR"
@@ -27,7 +27,8 @@ resolve() {
 release=$(resolve)
 [ -n "$release" ] || die "the archive has no linux-modules-$SERIES.*-$FLAVOUR: has the series ended? See scripts/series.sh"
 rustc=$(rustc --version)
-# The one binary package of the image: signed where there is one, else unsigned.
+# The only binary package of the image: the signed one if there is one, else the
+# unsigned one.
 out=$CACHE/kernel-$(key "$release" "$rustc" "$TOP/scripts/kernel.sh")
 
 fetch() {
@@ -53,7 +54,7 @@ unpack_tree() {
 	cp "$d/stock/usr/lib/modules/$release/config" "$d/tree/.config"
 }
 
-# The release string is the stock one by construction: version of the tree plus
+# The release string equals the stock one: the version of the tree, with
 # everything behind it as LOCALVERSION.
 prepare_tree() {
 	local d=$out.part version

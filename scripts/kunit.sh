@@ -1,8 +1,8 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
-# Runs the module's KUnit suites: loads it into a KUNIT=y kernel, in QEMU
-# (x86_64, with lockdep and kmemleak) or as User-Mode Linux (um, quick), and
-# counts the verdicts in the kernel's log. No verdict at all is a failure.
+# Runs the module's KUnit suites: loads the module into a KUNIT=y kernel, in
+# QEMU (x86_64, with lockdep and kmemleak) or as User-Mode Linux (um, quick),
+# and counts the verdicts in the kernel's log. It fails if there is no verdict.
 #   scripts/kunit.sh x86_64|um
 . "$(dirname "$0")/lib.sh"
 [ -n "${UNIONBLK_IN_ROOT:-}" ] || exec "$TOP/scripts/in-root.sh" scripts/kunit.sh "$@"
@@ -36,8 +36,8 @@ in_uml() {
 	return "${code:-125}"
 }
 
-# Cases stand one level in: "    ok 1 name", "    not ok 2 name", with
-# "# SKIP". The plans say how many there must be.
+# Cases are indented by one level: "    ok 1 name", "    not ok 2 name", with "#
+# SKIP". The plans say how many there must be.
 count_verdicts() {
 	sed -E 's/\r$//; s/^\[ *[0-9.]+\] ?//' "$console" | sed '1,/^unionblk suites begin/d' | awk '
 		/^    1\.\.[0-9]+$/ { planned += substr($1, 4); suites++ }

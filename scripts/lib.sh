@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0
 # shellcheck shell=bash
-# What every script here shares: where things are, how a stage is told, the
+# Functions and paths that all scripts here share: stages and their reports, the
 # package mirror, the key of a cached thing. Sourced, never run.
 
 set -euo pipefail
@@ -13,8 +13,8 @@ mkdir -p "$CACHE" "$BUILD"
 die() { printf 'error: %s\n' "$*" >&2; exit 1; }
 say() { printf '%s\n' "$*"; }
 
-# stage NAME COMMAND...: run it with its output in build/log/NAME.log, say what
-# runs and how long it took, and show the end of the log when it fails.
+# stage NAME COMMAND...: runs it with its output in build/log/NAME.log, prints
+# what runs and how long it took, and prints the end of the log if it fails.
 stage() {
 	local name=$1 log start pid secs
 	shift
@@ -30,7 +30,7 @@ stage() {
 	printf '%-46s ' ">> $name"
 	"$@" >"$log" 2>&1 </dev/null &
 	pid=$!
-	# One dot for every ten seconds: enough to see that it lives.
+	# One dot for every ten seconds shows that it still runs.
 	( while sleep 10; do printf .; done ) &
 	local dots=$!
 	if wait "$pid"; then
@@ -45,7 +45,7 @@ stage() {
 	fi
 }
 
-# key FILE-OR-WORD...: a short hash over the words and the contents of files.
+# key FILE-OR-WORD...: a short hash of the words and of the contents of files.
 key() {
 	local x
 	for x; do
@@ -53,7 +53,7 @@ key() {
 	done | sha256sum | cut -c1-12
 }
 
-# The mirror of this machine's own apt sources; UNIONBLK_MIRROR overrides it.
+# Prints the mirror of this machine's apt sources; UNIONBLK_MIRROR overrides it.
 mirror() {
 	if [ -n "${UNIONBLK_MIRROR:-}" ]; then printf '%s\n' "$UNIONBLK_MIRROR"; return; fi
 	local found
@@ -74,5 +74,6 @@ mirror() {
 
 need_root() { [ "$(id -u)" = 0 ] || die "$1 needs root: it makes a build root with debootstrap and enters it with chroot"; }
 
-# What no kernel log may hold after a run, as one expression of grep -E.
+# Prints what no kernel log may contain after a run, as one expression for grep
+# -E.
 complaints() { sed '/^#/d' "$TOP/scripts/kernel-complaints.txt" | paste -sd '|'; }

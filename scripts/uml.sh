@@ -66,7 +66,7 @@ done
 echo "$shared" >"$work/tree/vm/hostfs"
 (cd "$work/tree" && find . | cpio --quiet -H newc -o -R 0:0) | cat "$base" - >"$work/initrd"
 
-# What the command says, as it says it.
+# Prints the command's output as it appears.
 : >"$shared/out"
 tail -f -n +1 "$shared/out" &
 follow=$!
@@ -77,11 +77,11 @@ code=0
 TMPDIR=/tmp timeout -k 5 "$limit" "$image" "mem=${mem}M" "initrd=$work/initrd" seccomp=on "ncpus=$cpus" \
 	con=null con0=null,fd:1 panic=-1 loglevel=7 $words </dev/null >"$console" 2>&1 &
 guest=$!
-# Whoever ends this ends the guest.
+# When this script ends, the guest ends.
 trap 'kill "$guest" 2>/dev/null || true; rm -rf "$work"' EXIT
 trap 'exit 143' TERM INT HUP
 if [ -n "$watch" ]; then
-	# The kernel is timeout's only child, soon.
+	# Soon the kernel is timeout's only child.
 	while kernel_pid=$(cat "/proc/$guest/task/$guest/children") && [ -z "$kernel_pid" ]; do sleep 0.01; done
 	# shellcheck disable=SC2086 # a command and its words
 	$watch ${kernel_pid% } &

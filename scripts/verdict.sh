@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0
 # shellcheck shell=bash
-# How a guest's run has ended, for vm.sh and uml.sh. Sourced, never run.
+# Evaluates how a guest's run has ended, for vm.sh and uml.sh. Sourced, never
+# run.
 
-# verdict CODE SECONDS STATUS-FILE CONSOLE [scan]: ends the script with the status
-# of the guest's command, or with why there is none. CODE is that of the emulator
-# or kernel, SECONDS its limit; scan: a complaint of the kernel's is a failure.
+# verdict CODE SECONDS STATUS-FILE CONSOLE [scan]: ends the script with the
+# status of the guest's command, or with the reason why there is none. CODE is
+# that of the emulator or kernel, SECONDS its limit. With scan, a complaint of
+# the kernel is a failure.
 verdict() {
 	local code=$1 limit=$2 console=$4 scan=${5:-} status found
 	if [ "$code" = 124 ] || [ "$code" = 137 ]; then

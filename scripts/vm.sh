@@ -1,8 +1,8 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 # Boots a kernel in QEMU, runs one command in it and returns the command's exit
-# status. Emulation (TCG) by default; VM_KVM=1 asks for KVM, where it works.
-# Runs inside the build root: no QEMU is wanted of the machine.
+# status. Emulates (TCG) by default; VM_KVM=1 uses KVM, if that works. Runs
+# inside the build root, so the machine needs no QEMU.
 . "$(dirname "$0")/lib.sh"
 . "$TOP/scripts/verdict.sh"
 
@@ -65,8 +65,8 @@ console=$BUILD/log/vm-$name.console output=$BUILD/log/vm-$name.out
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
-# What belongs to this run, as an archive behind the base one: the kernel
-# unpacks both.
+# Packs what belongs to this run, as an archive behind the base archive; the
+# kernel unpacks both.
 pack() {
 	local f source target
 	mkdir -p "$work/tree/vm"
@@ -88,8 +88,8 @@ accel=(-accel 'tcg,thread=multi' -cpu max)
 # shellcheck disable=SC2054 # the commas are QEMU's
 [ -z "$count" ] || accel=(-accel 'tcg,thread=single' -icount shift=0,sleep=off -cpu max)
 
-# The disks' caches are the host's: the host does not crash in these tests, the
-# guest does.
+# The host caches the disks, because in these tests only the guest crashes,
+# never the host.
 run() {
 	local command=() n=0 d ro cache
 	# shellcheck disable=SC2054 # the commas are QEMU's
@@ -112,8 +112,8 @@ run() {
 	timeout -k 5 "$limit" "${command[@]}" </dev/null
 }
 
-# Emulated machines hang now and then before their kernel has come to anything of
-# ours, among the timers and busy for ever: such a one is ended.
+# An emulated machine sometimes hangs early in its boot, busy among its timers,
+# before anything of ours has run. Such a machine is killed.
 boot_limit=120
 watch_boot() {
 	local n

@@ -1,6 +1,6 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
-# Device tests in a guest: those of a group share one boot of the stock kernel.
+# Device tests in a guest. The tests of a group share one boot of the stock kernel.
 #   tests/run-vm.sh [unionblk | unionblk/003 | selftest]...
 #   KERNEL=kunit tests/run-vm.sh    on the kernel with lockdep and kmemleak
 #   tests/run-vm.sh scale           in a guest of 3 GiB with large, sparse disks
@@ -14,7 +14,7 @@ options=(-k "$kernel" -n "tests-$kernel" -u
 	-f "$TOP/tests/vm:tests" -f "$TOP/tools/udev:udev" -f "$TOP/scripts/kernel-complaints.txt")
 case "$*" in
 *scale*)
-	# A root of 10 GiB, and room for the leaves of all tests: nearly nothing of it is written.
+	# A root of 10 GiB, and room for the leaves of all tests. Almost nothing of it is written.
 	for disk in root:10G leaf:220G; do
 		rm -f "$BUILD/scale-${disk%:*}.img"
 		truncate -s "${disk#*:}" "$BUILD/scale-${disk%:*}.img"
@@ -34,8 +34,8 @@ case "$*" in
 	;;
 *) options+=(-m 1536) ;;
 esac
-# The golden leaves of tests/data, packed as the guest can unpack them, and their root: each sector
-# begins with its number.
+# The golden leaves of tests/data, packed so that the guest can unpack them, and their root, in
+# which each sector begins with its number.
 golden=$BUILD/golden
 mkdir -p "$golden"
 for leaf in "$TOP"/tests/data/*.leaf.zst; do

@@ -1,6 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
-# Every test, in order of cost; goes on after a failure and counts all cases.
+# Runs every test, in order of cost; continues after a failure and counts all
+# cases.
 #   tests/run.sh [STAGE]...    default: all of the list below
 # FULL=1: the crash campaigns in full, and ten minutes of fuzzing.
 # Each stage leaves its output in build/log/test-STAGE.log.
@@ -11,7 +12,7 @@ stages=(format shell strata lint build core coverage fuzz crash kunit vm scale l
 kernel=
 tree() { [ -n "$kernel" ] || kernel=$("$TOP/scripts/kernel.sh"); printf '%s/tree\n' "$kernel"; }
 
-# Each stage_NAME ends with a line "N passed, N failed[, N skipped]". one() is
+# Each stage_NAME ends with a line "N passed, N failed[, N skipped]". one() runs
 # a case that is a single command.
 passed=0 failed=0
 one() {
@@ -37,8 +38,8 @@ stage_format() {
 
 stage_shell() {
 	one "shellcheck of the scripts" shellcheck -x -P SCRIPTDIR scripts/*.sh tests/*.sh tests/crash/*.sh tests/fuzz/*.sh tests/poweroff/*.sh bench/*.sh bench/guest/*.sh .ci/run
-	# SC2034, SC2119, SC2120: the tests' variables and arguments are read by
-	# the file that sources them.
+	# SC2034, SC2119, SC2120: the file that sources the tests reads their
+	# variables and arguments.
 	one "shellcheck of the guest's scripts" shellcheck -S warning -s sh -x -e SC2034,SC2119,SC2120 \
 		scripts/guest-init scripts/demo/* tests/kunit/guest tests/crash/guest/* tests/poweroff/guest/* tests/vm/check tests/vm/common/* \
 		tests/vm/unionblk/[0-9][0-9][0-9] tests/vm/scale/[0-9][0-9][0-9] tests/vm/memory/[0-9][0-9][0-9] tests/vm/soak/[0-9][0-9][0-9] tests/vm/selftest/[0-9][0-9][0-9] \
@@ -50,14 +51,15 @@ stage_strata() {
 	local counts
 	one "strata and house rules" scripts/check-strata.sh
 	one "commit messages" scripts/check-commits.sh
+	one "the word list of guidelines.rst" scripts/check-words.py
 	counts=$(tests/strata.sh) || true
 	printf '%s\n' "$counts"
 	add_counts "$(tail -n 1 <<<"$counts")"
 	sum_up
 }
 
-# The module without a warning under W=1 and the kernel's clippy, each from
-# nothing: an up-to-date object repeats no warning.
+# Builds the module without a warning under W=1 and the kernel's clippy, each
+# from scratch, because an up-to-date object repeats no warning.
 quiet_build() {
 	local log=$BUILD/log/quiet-build.log dir=$BUILD/kmod-quiet code=0
 	rm -rf "$dir"
@@ -89,7 +91,8 @@ stage_build() {
 	sum_up
 }
 
-# What tests/crash/mutants.sh looks for in a mutant's test, and must find there.
+# Checks that no module holds the text by which tests/crash/mutants.sh
+# recognizes the test of a mutant.
 no_mutant() {
 	local ko
 	for ko in "$BUILD"/kmod*/unionblk.ko; do
@@ -107,7 +110,7 @@ stage_core() {
 }
 
 stage_coverage() { one "line coverage of the core" scripts/coverage.sh; sum_up; }
-# A minute for all targets together; each is a case.
+# Fuzzes for a minute for all targets together; each target is a case.
 stage_fuzz() {
 	local log=$BUILD/log/fuzz.out
 	FUZZ_SECONDS=${FUZZ_SECONDS:-$([ -n "${FULL:-}" ] && echo 600 || echo 60)} tests/fuzz/run.sh | tee "$log" || [ "${PIPESTATUS[0]}" = 0 ] || failed=1
@@ -115,7 +118,7 @@ stage_fuzz() {
 	[ "$passed" -gt 0 ] || failed=1
 	sum_up
 }
-# The crash campaigns that fit; each part is a case.
+# Runs the crash campaigns of the chosen size; each part is a case.
 stage_crash() {
 	local log=$BUILD/log/crash.out
 	SIZE=$([ -n "${FULL:-}" ] && echo full || echo quick) tests/crash/run.sh | tee "$log" || [ "${PIPESTATUS[0]}" = 0 ] || failed=1
@@ -124,7 +127,8 @@ stage_crash() {
 }
 stage_kunit() { scripts/kunit.sh x86_64; }
 
-# The runner itself first: a known list of verdicts, with failures among them.
+# The runner itself comes first: a known list of verdicts, with failures among
+# them.
 stage_vm() {
 	local out code=0
 	out=$(tests/run-vm.sh selftest) || code=$?
@@ -132,13 +136,14 @@ stage_vm() {
 		[ "$code $(tail -n 1 <<<"$out")" = "1 2 passed, 3 failed, 1 skipped" ]
 	[ "$failed" = 0 ] || printf '%s\n' "$out"
 	device_tests stock
-	# With little memory: in a smaller guest.
+	# These tests need little memory, so they run in a smaller guest.
 	device_tests stock memory
 }
-# Many unions, large ones, and many lives of one: in a larger guest.
+# Tests many unions, large unions, and many lives of one union, in a larger
+# guest.
 stage_scale() { device_tests stock scale; }
-# The same as vm on the kernel that checks locking and looks for leaks; without
-# the group memory, which takes it three times as long.
+# Runs the same as vm on the kernel that checks locking and looks for leaks,
+# without the group memory, which takes three times as long there.
 stage_lockdep() { device_tests kunit; }
 
 device_tests() {
@@ -147,7 +152,7 @@ device_tests() {
 	if tail -n 1 "$BUILD/log/vm-tests.out" | grep -qE '^[0-9]+ passed, [0-9]+ failed'; then
 		add_counts "$(tail -n 1 "$BUILD/log/vm-tests.out")"
 	else
-		# It did not come to a test at all.
+		# The guest did not get as far as a test.
 		failed=$((failed + 1))
 	fi
 	# The guest died, or ran out of time.
@@ -158,7 +163,7 @@ device_tests() {
 	[ "$failed" = 0 ]
 }
 
-# Two boots of a systemd guest, with unions on images when its power goes off.
+# Boots a systemd guest twice, with unions on images when it is powered off.
 stage_poweroff() { one "file systems under unions end clean (two boots of systemd)" tests/poweroff/run.sh; sum_up; }
 stage_demo() { one "unionblk/015 (the demo's scenario, two boots)" scripts/demo.sh; sum_up; }
 
@@ -172,7 +177,7 @@ add_counts() {
 	passed=$((passed + ${p:-0})) failed=$((failed + ${f:-0})) skipped=$((skipped + ${s:-0}))
 }
 
-# What a stage stands on, made before it and told as it is made.
+# Makes what a stage needs, before the stage, and reports what is made.
 prepare() {
 	case $1 in
 	format | lint | vm) tree >/dev/null ;;
@@ -182,14 +187,14 @@ prepare() {
 	esac
 }
 
-# Cases as they end, where a stage has many; V=1 shows all.
+# Prints cases as they end, for a stage that has many; V=1 prints everything.
 progress() {
 	if [ -n "${V:-}" ]; then cat; else
 		grep --line-buffered -E '^(passed:|FAILED:|crash:|fuzz:|[a-z]+/[0-9]{3} |kmemleak |    measured: )' | sed -u 's/^/   /'
 	fi
 }
 
-# In a shell of its own, so that a stage's counters are its own.
+# The stage runs in a subshell, so that its counters are private.
 # shellcheck disable=SC2030,SC2031
 run_stage() {
 	local name=$1 log=$BUILD/log/test-$1.log start=$SECONDS code=0 last
@@ -210,7 +215,7 @@ run_stage() {
 	grep -q ' 0 failed' <<<"$last" || failed_stages+=("$name")
 }
 
-# Once more at the end, where it is looked for: of each stage what failed, and why.
+# Repeats at the end what failed in each stage, and why.
 what_failed() {
 	local name
 	for name; do

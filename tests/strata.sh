@@ -1,13 +1,14 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
-# A check that lets a breach pass is worse than none: plants one breach of each
-# kind in a copy of a small tree and asks the strata check to find it.
+# Tests the strata check, because a check that lets a breach pass is worse than
+# none. Plants one breach of each kind in a copy of a small tree, and the strata
+# check must find it.
 set -euo pipefail
 top=$(cd "$(dirname "$0")/.." && pwd)
 passed=0 failed=0
 spdx='// SPDX-License-Identifier: GPL-2.0'
 
-# try WANTED FILE LINE: ok or the words of the complaint
+# try WANTED FILE LINE: WANTED is ok or the words of the complaint
 try() {
 	local d out
 	d=$(mktemp -d)

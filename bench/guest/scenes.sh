@@ -4,7 +4,7 @@
 #   scene NAME DEVICE WHAT VALUE
 # /dev/ubda is the root image of the demo.
 PATH=/vm:$PATH
-# What the devices want to know.
+# Parameters of the devices.
 # shellcheck disable=SC2034
 CPUS=1 SIZE_MIB=512 CACHE=fua
 # shellcheck disable=SC1091
@@ -12,14 +12,14 @@ CPUS=1 SIZE_MIB=512 CACHE=fua
 
 figure() { echo "scene $*"; }
 micros() { echo "${EPOCHREALTIME/./}"; }
-# timed COMMAND...: how long it took, in $SECS
+# timed COMMAND...: measures how long it takes, in $SECS
 timed() {
 	local t
 	t=$(micros)
 	"$@" >/tmp/timed.out 2>&1 || die "$* ($(tail -n 3 /tmp/timed.out))"
 	SECS=$(awk -v a="$t" -v b="$(micros)" 'BEGIN { printf "%.4f", (b - a) / 1e6 }')
 }
-# What the kernel holds for itself, once nothing is cached, in KiB.
+# Prints the memory that the kernel itself holds when nothing is cached, in KiB.
 used_kib() {
 	sync
 	echo 3 >/proc/sys/vm/drop_caches
@@ -38,7 +38,7 @@ null_gone() {
 
 big_file() { dd if=/dev/zero of="$1/big" bs=64k count=1024 conv=fsync; }
 rewrite() { dd if=/dev/zero of="$1/big" bs=64k count=1024 conv=fsync,notrunc; }
-# By its path: busybox would take its own.
+# Called by its path, because busybox would use its applet.
 install_package() { chroot "$1" /usr/bin/dpkg --force-all -i /mnt/work.deb; }
 remove_package() { chroot "$1" /usr/bin/dpkg --purge leaf-work; }
 all_read() { tar -C "$1" -cf - usr bin lib | wc -c; }
@@ -90,7 +90,7 @@ scene_change() {
 		dd if=/dev/zero of=/mnt/big bs=1M count=1024 conv=fsync 2>/dev/null || die "1 GiB"
 		umount /mnt
 	done
-	# The upper layer has to take the whole file.
+	# The upper layer must have room for the whole file.
 	null_make lunionblk 64
 	null_make lupper 1280
 	mke2fs -q -t ext4 /dev/lupper
@@ -118,7 +118,8 @@ scene_change() {
 
 # --- many on one root ---
 
-# Pieces of 4 MiB of one disk, as dm-linear: made beforehand, for all alike.
+# Pieces of 4 MiB of one disk, as dm-linear, made beforehand for all devices
+# alike.
 SLICE=8192
 SLICES=()
 make_slices() {
@@ -130,7 +131,7 @@ make_slices() {
 		dmsetup info -c --noheadings --separator ' ' -o name,blkdevname | grep '^s[0-9]'
 	)
 }
-# A disk whose memory comes when it is written.
+# A disk whose memory is allocated when it is written.
 null_configure_big() {
 	mkdir "$NULLB/$1"
 	null_configure "$1" "$2" none
@@ -145,7 +146,7 @@ create_thin() {
 forget_thin() { dmsetup remove --noudevrules --noudevsync "t$1" && dmsetup message b-pool 0 "delete $1"; }
 forget_snap() { dmsetup remove --noudevrules --noudevsync "n$1"; }
 
-# many DEVICE CREATE COUNT: how long, and how much memory they take
+# many DEVICE CREATE COUNT: measures how long they take, and how much memory
 many() {
 	local before t
 	before=$(used_kib)
@@ -185,8 +186,8 @@ scene_many() {
 
 # --- a large leaf ---
 
-# 64 GiB, every slab of it used. Its data go nowhere: only what describes them
-# is kept.
+# 64 GiB with every slab in use. The data are discarded; only the metadata is
+# kept.
 scene_large() {
 	local gib=64 kept=256 before
 	null_configure_big broot $((gib * 1024))

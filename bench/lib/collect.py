@@ -35,7 +35,7 @@ def read_stats(path):
         for line in f:
             if line.startswith("= "):
                 name, when = re.fullmatch(r"= (.*)\.(prerun|postrun)\.txt\n", line).groups()
-                # Beside several jobs a section of its own carries the counters.
+                # If there are several jobs, a separate section carries the counters.
                 if name.endswith(".before"):
                     name, when = name[:-7], "prerun"
                 elif name.endswith(".after"):
@@ -102,7 +102,7 @@ class Run:
             raise ValueError(f"fio's section {job['jobname']} of {case}: error {job['error']}")
         read, write = job["read"], job["write"]
         self.ios = read["total_ios"] + write["total_ios"]
-        # The sides of a mix run side by side.
+        # Both sides of a mix run at the same time.
         ms = max(read["runtime"], write["runtime"])
         if not self.ios or not ms:
             # On a very busy machine the time can be over before the first I/O.
@@ -148,7 +148,7 @@ def cells_of(env, folder):
         stats = read_stats(os.path.join(folder, name[:-5] + ".stat"))
         with open(os.path.join(folder, name), encoding="utf-8") as f:
             text = f.read()
-        # fio may say something before its JSON.
+        # fio may print something before its JSON.
         said = json.loads(text[text.index("{"):])
         runs = [Run(job, case, stats, cpu) for job in said["jobs"]
                 if not job["jobname"].endswith((".before", ".after"))]
@@ -168,11 +168,11 @@ def cells_of(env, folder):
                 "ratio": round(median(ratios[device]), 4),
                 "p25": round(quantile(ratios[device], 0.25), 4),
                 "p75": round(quantile(ratios[device], 0.75), 4),
-                # The best run over raw's best: what is left when noise only slows.
+                # The best run over raw's best run, which is least affected by noise.
                 "best": round(max(r.rate for r in mine) / raw, 4),
                 "iops": round(median([r.rate for r in mine])),
                 "p99_us": round(median([r.p99 for r in mine]), 1),
-                # Processor time of an operation, and raw's over it.
+                # The processor time of an operation, and raw's over it.
                 "cpu_us": costs and round(median([r.cpu_us for r in mine]), 3),
                 "cpu_ratio": costs and round(median(costs[device]), 4),
                 "reps": len(mine),

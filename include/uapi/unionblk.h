@@ -4,22 +4,27 @@
  *
  * Rules that hold for every call:
  *
- *  - The caller has CAP_SYS_ADMIN, else EPERM.
- *  - @size is the size of the structure as the caller knows it; the driver does
- *    not change it. Structures grow at their end, and the number of a call stays
- *    the same. Fields that the caller does not have are zero for the driver, and
- *    are left out of the answer. Bytes that the driver does not know are zero,
- *    else E2BIG, and are zero in the answer. EINVAL below the first version's
- *    size (UNIONBLK_*_SIZE_VER0), E2BIG above UNIONBLK_SIZE_MAX.
- *  - Fields marked "out" need not be set. The driver sets each of them, also when
- *    the call fails: to 0, where it has nothing to say. Only a call that fails
- *    by the rules above, or by ENOTTY or EFAULT, leaves the structure as it is.
- *  - Reserved fields and flags not named here are zero, else EINVAL.
- *  - Paths are not empty and end with a NUL byte within their field, else EINVAL.
- *  - UNIONBLK_IOC_FEATURES is called first: a caller that does not know the
- *    abi_version that it returns stops there.
+ *  - The caller must have CAP_SYS_ADMIN, else EPERM.
+ *  - The caller sets @size to the size of the structure that it was compiled
+ *    with; the driver does not change it. A structure grows only at its end,
+ *    and the number of its call stays the same. If the caller's structure is
+ *    shorter than the driver's, the driver takes the missing fields as zero and
+ *    does not return them. If it is longer, the bytes that the driver does not
+ *    know must be zero, else E2BIG, and the driver returns them as zero. The
+ *    call fails with EINVAL if @size is below that of the first version
+ *    (UNIONBLK_*_SIZE_VER0), and with E2BIG if it is above UNIONBLK_SIZE_MAX.
+ *  - The caller need not set fields marked "out". The driver sets each of them,
+ *    even if the call fails; a field that has no value is set to 0. Only a call
+ *    that fails by the rules above, or with ENOTTY or EFAULT, leaves the
+ *    structure unchanged.
+ *  - Reserved fields, and flags not defined here, must be zero, else EINVAL.
+ *  - A path must not be empty and must end with a NUL byte within its field,
+ *    else EINVAL.
+ *  - The caller issues UNIONBLK_IOC_FEATURES first. A caller that does not know
+ *    the returned abi_version must not issue any other call.
  *
- * Sizes and positions are in sectors of 512 bytes unless a name says else.
+ * Sizes and positions are in sectors of 512 bytes unless the name of a field
+ * says otherwise.
  */
 #ifndef _UAPI_UNIONBLK_H
 #define _UAPI_UNIONBLK_H
@@ -36,21 +41,21 @@
 /* struct unionblk_status.mode */
 #define UNIONBLK_MODE_WRITABLE	0
 #define UNIONBLK_MODE_READ_ONLY	1	/* the map could not be committed */
-#define UNIONBLK_MODE_ASKED	2	/* read-only from the start, on request */
+#define UNIONBLK_MODE_ASKED	2	/* attached read-only, on request */
 
-/* struct unionblk_create.flags: never write to the leaf, nor take writes. */
+/* struct unionblk_create.flags: never write to the leaf, and refuse writes. */
 #define UNIONBLK_CREATE_READ_ONLY	1
 
 /* struct unionblk_status.discard: what a discarded slab reads as. */
-#define UNIONBLK_DISCARD_ZERO	0
-#define UNIONBLK_DISCARD_REVEAL	1	/* the root again */
+#define UNIONBLK_DISCARD_ZERO	0	/* zeroes */
+#define UNIONBLK_DISCARD_REVEAL	1	/* the content of the root */
 
-/* struct unionblk_status.flags: the union with the lowest id >= @id. */
+/* struct unionblk_status.flags: return the union with the lowest id >= @id. */
 #define UNIONBLK_STATUS_NEXT	1
 
 /*
- * struct unionblk_create.reason, when the call fails with an errno of its own:
- * why, more exactly than an errno can say. NONE in all other cases. a, b: reason_detail[0] and [1].
+ * struct unionblk_create.reason: why the attach failed, in more detail than the
+ * errno. NONE in all other cases. Below, a and b are reason_detail[0] and [1].
  */
 enum unionblk_reason {
 	UNIONBLK_REASON_NONE = 0,
@@ -75,42 +80,44 @@ enum unionblk_reason {
 	UNIONBLK_REASON_STACKED = 19,		/* ELOOP; a: side */
 	UNIONBLK_REASON_OS = 20,		/* a as errno */
 	UNIONBLK_REASON_FINE_MAP = 21,		/* EINVAL; a: bytes */
-	UNIONBLK_REASON_INTERNAL = 22,		/* EIO; a fault of the driver */
+	UNIONBLK_REASON_INTERNAL = 22,		/* EIO; a bug in the driver */
 };
 
-/* Sides, where a reason has one: 0 root, 1 leaf. */
+/* The side in the details of a reason: 0 is the root, 1 is the leaf. */
 
-/* What this driver is. */
+/* Returns the versions and features of the driver. */
 struct unionblk_features {
 	__u32 size;
 	__u32 abi_version;	/* out: UNIONBLK_ABI_VERSION */
-	__u32 format_version;	/* out: newest leaf format */
-	__u32 unions;		/* out: unions that exist now */
+	__u32 format_version;	/* out: newest known leaf format */
+	__u32 unions;		/* out: number of unions */
 	__u64 features;		/* out: none defined yet */
 };
 
 #define UNIONBLK_FEATURES_SIZE_VER0	24
 
 /*
- * Attaches a formatted leaf to its root and shows both as /dev/unionblk<id>.
+ * Attaches a formatted leaf to its root and adds the union as
+ * /dev/unionblk<id>.
  *
- * With UNIONBLK_CREATE_READ_ONLY the leaf is opened for reading only, may be
- * write-protected, and is never written, not even to put right what a cut of
- * power left: that is done in memory.
+ * With UNIONBLK_CREATE_READ_ONLY the driver opens the leaf for reading only, so
+ * the leaf may be write-protected. The driver never writes to it: after a power
+ * failure, it replays the journal in memory only.
  *
- * Nothing is written to the leaf before the pair has been found sound; when
- * the call fails, both devices are as they were. EEXIST if @id is taken.
+ * The driver writes to the leaf only after it has checked both devices. If the
+ * call fails, the content of both is unchanged. EEXIST if @id is in use.
  *
- * Where metadata is damaged and reading is still safe, @damaged_blocks is how
- * many of its blocks are of no use, and @lost_sectors of how many sectors of
- * the union nobody can say what they hold: reading one of those fails with EIO.
- * Without UNIONBLK_CREATE_READ_ONLY the call fails then (DAMAGED or IO), with
- * it it succeeds. 0 for a whole leaf, and where nothing can be said.
+ * If metadata is damaged and the union can still be read safely,
+ * @damaged_blocks is the number of metadata blocks that cannot be used, and
+ * @lost_sectors is the number of sectors of the union whose content is unknown.
+ * A read of such a sector fails with EIO. In this case the call succeeds with
+ * UNIONBLK_CREATE_READ_ONLY, and fails without it (DAMAGED or IO). Both fields
+ * are 0 if the leaf is not damaged, and if the damage cannot be determined.
  */
 struct unionblk_create {
 	__u32 size;
 	__u32 flags;		/* in: UNIONBLK_CREATE_* */
-	__u32 id;		/* in: wanted or UNIONBLK_ID_ANY, out: given */
+	__u32 id;		/* in: wanted id or UNIONBLK_ID_ANY, out: assigned id */
 	__u32 queues;		/* in: hardware queues; 0: one for each CPU, at most 8 */
 	char root[UNIONBLK_PATH_BYTES];
 	char leaf[UNIONBLK_PATH_BYTES];
@@ -123,10 +130,10 @@ struct unionblk_create {
 #define UNIONBLK_CREATE_SIZE_VER0	552	/* up to @reason_detail */
 
 /*
- * Detaches a union: what is dirty is committed, the devices are released.
+ * Detaches a union: commits its dirty mappings and releases both devices.
  *
- * EBUSY while it is open or mounted, ENODEV if there is none of this id. EIO
- * if the last commit failed: the union is gone all the same, and the leaf
+ * EBUSY while the union is open or mounted, ENODEV if no union has this id. EIO
+ * if the last commit failed; the union is detached even then, and the leaf
  * holds what the last successful commit covered.
  */
 struct unionblk_remove {
@@ -139,31 +146,32 @@ struct unionblk_remove {
 #define UNIONBLK_REMOVE_SIZE_VER0	16
 
 /*
- * The state of one union. ENODEV if there is none of this id, or none after it.
- * All fields without a mark are "out".
+ * Returns the state of one union. ENODEV if no union has this id or, with
+ * UNIONBLK_STATUS_NEXT, this id or a higher one. All fields without a mark are
+ * "out".
  */
 struct unionblk_status {
 	__u32 size;
 	__u32 flags;		/* in: UNIONBLK_STATUS_NEXT */
-	__u32 id;		/* in: wanted, out: found */
+	__u32 id;		/* in: wanted id, out: found id */
 	__u32 mode;		/* out: UNIONBLK_MODE_* */
-	__u32 major;		/* of the union's own device */
+	__u32 major;		/* of the union's disk */
 	__u32 minor;
 	__u32 openers;
 	__u32 queues;
-	char root[UNIONBLK_PATH_BYTES];	/* as given at create */
+	char root[UNIONBLK_PATH_BYTES];	/* as given in CREATE */
 	char leaf[UNIONBLK_PATH_BYTES];
-	__u8 uuid[16];		/* the leaf's */
+	__u8 uuid[16];		/* of the leaf */
 	__u64 sectors;
 	__u64 root_sectors;
 	__u64 leaf_sectors;
 	__u32 slab_sectors;
-	__u32 slabs;		/* on the leaf, for data */
+	__u32 slabs;		/* data slabs of the leaf */
 	__u32 slabs_used;
 	__u32 journal_blocks;
 	__u32 journal_used;
 	__u32 dirty;		/* 1: a mapping is not durable yet */
-	__u64 commits;		/* since attach, as all below */
+	__u64 commits;		/* since attach, like all counters below */
 	__u64 checkpoints;
 	__u64 journal_written;	/* blocks */
 	__u64 first_writes;	/* writes that made a mapping */
@@ -171,21 +179,22 @@ struct unionblk_status {
 	__u64 map_bytes;	/* memory of the map */
 	__u32 discard;		/* UNIONBLK_DISCARD_* */
 	__u32 reserved0;
-	char name[UNIONBLK_NAME_BYTES];	/* the leaf's, or empty */
-	__u32 last_error;	/* enum unionblk_reason: why no commit works */
-	__u32 damaged_blocks;	/* of metadata: as at create */
-	__u64 lost_sectors;	/* that cannot be read for it */
+	char name[UNIONBLK_NAME_BYTES];	/* of the leaf, or empty */
+	__u32 last_error;	/* enum unionblk_reason: why commits fail */
+	__u32 damaged_blocks;	/* as in struct unionblk_create */
+	__u64 lost_sectors;	/* as in struct unionblk_create */
 };
 
 #define UNIONBLK_STATUS_SIZE_VER0	704	/* up to @damaged_blocks */
 
 /*
- * Which sectors of a union are lost: the first stretch of them that ends behind
- * @from. To list all, begin with 0 and continue with @sector + @sectors. ENODEV
- * if there is no union of this id.
+ * Returns the first stretch of lost sectors of a union that ends after @from.
+ * To list all stretches, start with 0 and continue with @sector + @sectors.
+ * ENODEV if no union has this id.
  *
- * The driver names the first stretches only: @unnamed is how many there are
- * behind them. "ubctl check", with the union detached, names all.
+ * The driver keeps a limited number of stretches, the first ones; @unnamed is
+ * the number of stretches after them. "ubctl check" lists all of them while the
+ * union is detached.
  */
 struct unionblk_lost {
 	__u32 size;
@@ -193,15 +202,16 @@ struct unionblk_lost {
 	__u32 id;
 	__u32 reserved0;
 	__u64 from;		/* in: a sector */
-	__u64 sector;		/* out: the first of the stretch */
-	__u64 sectors;		/* out: its length; 0: there is none */
+	__u64 sector;		/* out: first sector of the stretch */
+	__u64 sectors;		/* out: its length; 0: no stretch found */
 	__u64 unnamed;		/* out: see above */
 };
 
 #define UNIONBLK_LOST_SIZE_VER0	48
 
 /*
- * 0xd9 00-1f. No size is part of a number: it is in the structure, and grows.
+ * Type 0xd9, numbers 00-1f. The numbers do not encode the size of a structure,
+ * because structures grow; @size does.
  */
 #define UNIONBLK_IOC_TYPE	0xd9
 #define UNIONBLK_IOC_FEATURES	_IO(UNIONBLK_IOC_TYPE, 0x00)	/* struct unionblk_features */

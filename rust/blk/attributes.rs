@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Attributes of a disk in sysfs: files that hold one value each, in a folder of their own. They
-//! are there when the disk is announced.
+//! Attributes of a disk in sysfs: files with one value each, in a separate directory. They exist
+//! before the disk is announced.
 //!
 //! C header: [`include/linux/device.h`](srctree/include/linux/device.h),
 //! [`include/linux/sysfs.h`](srctree/include/linux/sysfs.h)
@@ -28,68 +28,72 @@ use kernel::{
     prelude::*,
 };
 
-/// Most attributes of a disk.
+/// The maximum number of attributes of a disk.
 const MOST: usize = 32;
 
-/// Says one value, without a newline.
+/// Writes one value, without a newline.
 pub(crate) type Show<D> = fn(&D, &mut Text<'_>) -> fmt::Result;
 
-/// One file in sysfs, for all to read.
+/// One file in sysfs, readable by all users.
 ///
 /// # Invariants
 ///
-/// `raw` stands first, and its callback is [`Attribute::show_raw`] for the same `D`.
+/// `raw` is the first field, and its callback is [`Attribute::show_raw`] for the same `D`.
 #[repr(C)]
 pub(crate) struct Attribute<D: Driver> {
     raw: bindings::device_attribute,
     show: Show<D>,
 }
 
-/// What a driver has to show.
+/// The attributes that a driver shows.
 pub(crate) struct Attributes<D: Driver> {
-    /// The folder's name.
+    /// The name of the directory.
     pub(crate) folder: &'static CStr,
-    /// Its files.
+    /// The files in it.
     pub(crate) list: &'static [Attribute<D>],
 }
 
 impl<D: Driver> Attribute<D> {
-    /// A file `name` that holds what `show` says and a newline.
+    /// Returns a file `name` that holds the value that `show` writes, and a newline.
     ///
-    /// `show` is called in the context of whoever reads, and not any more once the disk is gone:
-    /// the one who takes it away waits for it, so it must not wait for anything that takes long.
+    /// `show` runs in the context of the reader. Removal of the disk waits until `show` returns,
+    /// and `show` is not called afterwards. `show` must therefore not wait for anything that takes
+    /// long.
     pub(crate) const fn new(name: &'static CStr, show: Show<D>) -> Self {
         let mut raw: bindings::device_attribute = pin_init::zeroed();
         raw.attr.name = name.to_bytes_with_nul().as_ptr();
         raw.attr.mode = 0o444;
         raw.__bindgen_anon_1.show = Some(Self::show_raw);
-        // INVARIANT: Set just now.
+        // INVARIANT: The callback of `raw` was set above.
         Attribute { raw, show }
     }
 
+    /// Fills a page with the attribute's value, for sysfs.
+    ///
     /// # Safety
     ///
-    /// Called by sysfs for an attribute of a disk with this driver, with a page to fill.
+    /// Must only be called by sysfs, for an attribute of a disk with this driver and a page to
+    /// fill.
     unsafe extern "C" fn show_raw(
         dev: *mut bindings::device,
         attr: *mut bindings::device_attribute,
         buf: *mut c_char,
     ) -> isize {
-        // SAFETY: By the invariant, the attribute that has this callback is the first field of an
-        // `Attribute<D>`; those live in constants.
+        // SAFETY: By the invariant of `Attribute`, an attribute with this callback is the first
+        // field of an `Attribute<D>`. Attributes live in constants.
         let attribute = unsafe { &*attr.cast_const().cast::<Self>() };
-        // SAFETY: The device is a disk's: only `Disk::new` hands out the attribute.
+        // SAFETY: `dev` is the device of a disk, because only `Disk::new` passes the attribute on.
         let data = unsafe { ffi::ub_disk_data(dev) };
-        // SAFETY: `private_data` was set by `Disk::new` before the disk was added. Its removal
-        // waits for this call to return before it lets go of it.
+        // SAFETY: `Disk::new` set `private_data` before it added the disk. Removal of the disk
+        // waits for this call to return before it frees `Shared`.
         let shared = unsafe { &*data.cast_const().cast::<Shared<D>>() };
-        // SAFETY: sysfs hands in a page that it has cleared, for us alone.
+        // SAFETY: sysfs passes a page that it has cleared, and no one else uses the page.
         let page = unsafe { core::slice::from_raw_parts_mut(buf.cast::<u8>(), PAGE_SIZE) };
 
         let mut text = Text { page, len: 0 };
         let done = (attribute.show)(&shared.driver, &mut text).and_then(|()| text.write_str("\n"));
         match done {
-            // CAST: at most a page.
+            // CAST: `len` is at most `PAGE_SIZE`.
             Ok(()) => text.len as isize,
             Err(_) => EFBIG.to_errno() as isize,
         }
@@ -111,13 +115,13 @@ impl Write for Text<'_> {
         let end = self.len.checked_add(s.len()).ok_or(fmt::Error)?;
         let room = self.page.get_mut(self.len..end).ok_or(fmt::Error)?;
         room.copy_from_slice(s.as_bytes());
-        // INVARIANT: Up to here it is.
+        // INVARIANT: The bytes up to `end` were written above.
         self.len = end;
         Ok(())
     }
 }
 
-/// A driver's attributes as C wants them.
+/// A driver's attributes in the form that the C side takes.
 pub(super) struct Groups<D: Driver>(PhantomData<fn(D)>);
 
 impl<D: Driver> Groups<D> {
@@ -125,7 +129,7 @@ impl<D: Driver> Groups<D> {
         let list = D::ATTRIBUTES.list;
         let mut files = [ptr::null(); MOST + 1];
         let mut n = 0;
-        // The last one stays null, and an index beyond does not compile.
+        // The last entry stays null. A longer list does not compile.
         assert!(list.len() <= MOST);
         while n < list.len() {
             files[n] = &raw const list[n].raw.attr;
@@ -141,7 +145,7 @@ impl<D: Driver> Groups<D> {
         group
     };
 
-    /// A list of groups with a null at its end.
+    /// The list of groups, terminated by null.
     pub(super) const LIST: &'static [*const bindings::attribute_group; 2] =
         &[ptr::from_ref(Self::GROUP), ptr::null()];
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A block device below: open, ask, and synchronous I/O on it.
+//! A lower block device: opening, properties and synchronous I/O.
 //!
 //! C header: [`include/linux/blkdev.h`](srctree/include/linux/blkdev.h)
 
@@ -25,33 +25,34 @@ use kernel::{
     str::CStrExt, //
 };
 
-/// What a write is ordered against.
+/// The ordering and durability of a write.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Order {
-    /// Nothing.
+    /// No ordering.
     Plain,
-    /// It is durable itself when it completes.
+    /// The write is durable when it completes.
     Fua,
-    /// All that completed before is durable before it is written, and it is itself when it
-    /// completes.
+    /// All writes that completed before are durable before this one is written, and this one is
+    /// durable when it completes.
     FlushFua,
 }
 
 /// An open block device.
 ///
-/// Writes from here pass the page cache of the device by. A device opened exclusively has its page
-/// cache written back and dropped when it is opened, and dropped when it is closed, so that tools
-/// see what is there.
+/// I/O through this type bypasses the page cache of the device. The page cache of a device that is
+/// opened exclusively is written back and dropped at open, and dropped again at close, so that
+/// tools see the content of the device.
 ///
 /// # Invariants
 ///
-/// - `file` is an open file of the block device `bdev`, which stays there as long as `file`.
-/// - `holder`, if there is one, is the address by which the device is held exclusively.
+/// - `file` is an open file of the block device `bdev`, which stays valid as long as `file` is
+///   open.
+/// - `holder`, if there is one, is the address that holds the device exclusively.
 pub(crate) struct BlockDevice {
     file: NonNull<bindings::file>,
     bdev: NonNull<bindings::block_device>,
     holder: Option<KBox<u8>>,
-    /// Whether it was opened for writing.
+    /// Whether the device was opened for writing.
     writable: bool,
 }
 
@@ -62,67 +63,78 @@ unsafe impl Send for BlockDevice {}
 unsafe impl Sync for BlockDevice {}
 
 impl BlockDevice {
-    /// Opens a device for reading, shared with all others that open it so: `EBUSY` if anyone else
-    /// holds it, as a mount does, and nobody else can from now on.
+    /// Opens a device for reading, shared with every other user that opens it by this function.
+    ///
+    /// Returns `EBUSY` if another holder, such as a mount, has the device. No other holder can
+    /// claim the device afterwards.
     ///
     /// Context: process; the path is looked up and permissions are checked as the current task.
     pub(crate) fn open_shared(path: &CStr) -> Result<Self> {
         // SAFETY: `path` is a string that outlives the call.
         let file = from_err_ptr(unsafe { ffi::ub_bdev_open_shared(path.as_char_ptr()) })?;
 
-        // SAFETY: Just opened.
+        // SAFETY: By the contract of `from_file`: `file` was opened above as the file of a block
+        // device, this function owns it and gives it up, and there is no `holder`.
         unsafe { Self::from_file(file, None) }
     }
 
-    /// Opens a device for a look at it, whoever holds it.
+    /// Opens a device to inspect it, even if another user holds it.
     ///
     /// Context: process; the path is looked up and permissions are checked as the current task.
     pub(crate) fn open_plain(path: &CStr) -> Result<Self> {
         // SAFETY: `path` is a string that outlives the call.
         let file = from_err_ptr(unsafe { ffi::ub_bdev_open_plain(path.as_char_ptr()) })?;
 
-        // SAFETY: Just opened.
+        // SAFETY: By the contract of `from_file`: `file` was opened above as the file of a block
+        // device, this function owns it and gives it up, and there is no `holder`.
         unsafe { Self::from_file(file, None) }
     }
 
-    /// Opens a device for reading and, if `write`, writing. `EBUSY` if anyone holds it: a mount, a
-    /// swap area, another stacked device, or one of ours.
+    /// Opens a device for reading and, if `write`, writing.
+    ///
+    /// Returns `EBUSY` if the device has a holder: a mount, a swap area, another stacked device, or
+    /// a disk of this module.
     ///
     /// Context: process; the path is looked up and permissions are checked as the current task.
     pub(crate) fn open_exclusive(path: &CStr, write: bool) -> Result<Self> {
-        // What holds a device is an address. This one is of nobody else as long as we have it.
+        // The holder of a device is identified by an address. This address is unique as long as the
+        // box exists.
         let holder = KBox::new(0u8, GFP_KERNEL)?;
         let by = ptr::from_ref(&*holder).cast_mut().cast();
         let path = path.as_char_ptr();
         // SAFETY: `path` is a string that outlives the call; `by` is only compared.
         let file = from_err_ptr(unsafe { ffi::ub_bdev_open_exclusive(path, by, write) })?;
 
-        // SAFETY: Just opened, held by `holder`.
+        // SAFETY: By the contract of `from_file`: `file` was opened above as the file of a block
+        // device with the address of `holder` as its holder; this function owns it and gives it up.
         let mut dev = unsafe { Self::from_file(file, Some(holder))? };
         dev.writable = write;
         dev.drop_cache();
         Ok(dev)
     }
 
+    /// Takes ownership of an open file, and writes back the page cache of its device.
+    ///
     /// # Safety
     ///
-    /// `file` must be the open file of a block device, to be given up to the new value, held by
-    /// the address of `holder` if that is there.
+    /// `file` must be the open file of a block device. If there is a `holder`, its address must
+    /// hold the device. The caller must give up `file`.
     unsafe fn from_file(file: *mut bindings::file, holder: Option<KBox<u8>>) -> Result<Self> {
-        // SAFETY: It is a file of a block device, as promised.
+        // SAFETY: By the contract of this function `file` is the open file of a block device.
         let bdev = unsafe { bindings::file_bdev(file) };
         let dev = Self {
-            // INVARIANT: Promised by the caller; `bdev` is what the file is of.
-            // SAFETY: An open file is not null, nor is the device of one.
+            // INVARIANT: By the contract of this function; `bdev` is the device of `file`.
+            // SAFETY: By the contract of this function the file is open, so it is not null.
             file: unsafe { NonNull::new_unchecked(file) },
-            // SAFETY: As above.
+            // SAFETY: By the contract of this function `file` is of a block device, so
+            // `file_bdev()` does not return null.
             bdev: unsafe { NonNull::new_unchecked(bdev) },
             holder,
             writable: false,
         };
 
-        // What somebody wrote through the page cache is to be seen below it.
-        // SAFETY: The device is open.
+        // Write back the page cache, so that our I/O, which bypasses it, reads that data.
+        // SAFETY: By the invariant of `BlockDevice`, which `dev` fulfils, the device is open.
         to_result(unsafe { bindings::sync_blockdev(dev.as_raw()) })?;
         Ok(dev)
     }
@@ -131,54 +143,58 @@ impl BlockDevice {
         self.bdev.as_ptr()
     }
 
-    /// Its size, in sectors.
+    /// Returns the size, in sectors.
     pub(crate) fn sectors(&self) -> u64 {
-        // SAFETY: By the invariant the device is open. A resize may change it meanwhile.
+        // SAFETY: By the invariant the device is open. The read is volatile, because a resize may
+        // change the size concurrently.
         unsafe { (&raw const (*self.as_raw()).bd_nr_sectors).read_volatile() }
     }
 
-    /// Its smallest unit of I/O, in bytes.
+    /// Returns the smallest unit of I/O, in bytes.
     pub(crate) fn logical_block_size(&self) -> u32 {
-        // SAFETY: By the invariant the device is open. Its driver may change it meanwhile.
+        // SAFETY: By the invariant the device is open. The C side reads the value once, because the
+        // driver of the device may change it concurrently.
         unsafe { ffi::ub_bdev_logical_block_size(self.as_raw()) }
     }
 
-    /// Whether requests can be sent to it by [`Way::Requests`](super::Way).
+    /// Returns whether the device takes requests by [`Way::Requests`](super::Way).
     pub(crate) fn takes_clones(&self) -> bool {
         // SAFETY: By the invariant the device is open.
         unsafe { ffi::ub_bdev_takes_clones(self.as_raw()) }
     }
 
-    /// Whether its driver may sleep where it takes a request. For those with
+    /// Returns whether the driver may sleep when it takes a request. `false` without
     /// [`BlockDevice::takes_clones`].
     pub(crate) fn may_sleep(&self) -> bool {
-        // SAFETY: By the invariant the device is open.
+        // SAFETY: By the invariant the device is open. It has a tag set, because it takes clones.
         self.takes_clones() && unsafe { ffi::ub_bdev_may_sleep(self.as_raw()) }
     }
 
-    /// Whether it has a volatile cache, so that what was written needs a flush. Any context.
+    /// Returns whether the device has a volatile cache, so that writes need a flush. Any context.
     pub(crate) fn has_cache(&self) -> bool {
         // SAFETY: By the invariant the device is open.
         unsafe { ffi::ub_bdev_has_cache(self.as_raw()) }
     }
 
-    /// Whether a single write can be durable when it ends. Any context.
+    /// Returns whether a single write can be made durable when it ends. Any context.
     pub(crate) fn has_fua(&self) -> bool {
         // SAFETY: By the invariant the device is open.
         !self.has_cache() || unsafe { ffi::ub_bdev_has_fua(self.as_raw()) }
     }
 
-    /// Whether it is zoned.
+    /// Returns whether the device is zoned.
     pub(super) fn is_zoned(&self) -> bool {
-        // SAFETY: By the invariant the device is open. Its driver may change it meanwhile.
+        // SAFETY: By the invariant the device is open. The C side reads the value once, because the
+        // driver of the device may change it concurrently.
         unsafe { ffi::ub_bdev_features(self.as_raw()) & ffi::BLK_FEAT_ZONED != 0 }
     }
 
-    /// Whether both share sectors: one device twice, or a disk and a partition of it.
+    /// Returns whether both devices share sectors: they are the same device, or a disk and a
+    /// partition of it.
     pub(crate) fn overlaps(&self, other: &Self) -> bool {
         let place = |dev: &Self| {
             let raw = dev.as_raw();
-            // SAFETY: By the invariant the device is open; these do not change while it is.
+            // SAFETY: By the invariant the device is open; these fields do not change while it is.
             let (disk, start) = unsafe { ((*raw).bd_disk, (*raw).bd_start_sect) };
             (disk, start, start.saturating_add(dev.sectors()))
         };
@@ -187,22 +203,22 @@ impl BlockDevice {
         disk == other_disk && start < other_end && other_start < end
     }
 
-    /// Whether it is a disk of this very module.
+    /// Returns whether the device belongs to this module.
     pub(crate) fn is_own(&self) -> bool {
         // SAFETY: By the invariant the device is open.
         let owner = unsafe { ffi::ub_bdev_owner(self.as_raw()) };
         owner == this_module::<crate::LocalModule>().as_ptr()
     }
 
-    /// Whether it refuses writes.
+    /// Returns whether the device refuses writes.
     pub(crate) fn is_read_only(&self) -> bool {
         // SAFETY: By the invariant the device is open.
         unsafe { ffi::ub_bdev_read_only(self.as_raw()) }
     }
 
-    /// Reads into the bytes `at` of `buf` and waits for it. Allocates nothing.
+    /// Reads into the bytes `at` of `buf`, and waits for completion. Allocates nothing.
     ///
-    /// The stretch of the device and that of the buffer must be made of logical blocks.
+    /// The ranges of the device and of the buffer must consist of whole logical blocks.
     ///
     /// Context: process, sleeps. Not from [`Driver::queue`](super::Driver::queue).
     pub(crate) fn read(&self, sector: u64, buf: &mut IoBuffer, at: Range<usize>) -> Result {
@@ -210,16 +226,16 @@ impl BlockDevice {
         let bytes = buf.as_mut_slice().get_mut(at).ok_or(EINVAL)?;
         let opf = bindings::req_op_REQ_OP_READ | ffi::REQ_SYNC | ffi::REQ_META;
 
-        // SAFETY: The device is open; `bytes` are ours to write for the call, and by the invariant
-        // of `IoBuffer` they lie in one physical stretch.
+        // SAFETY: By the invariant the device is open. `bytes` is borrowed exclusively for the
+        // call, and by the invariant of `IoBuffer` it is physically contiguous.
         to_result(unsafe {
             ffi::ub_bdev_rw(self.as_raw(), sector, bytes.as_mut_ptr().cast(), len, opf)
         })
     }
 
-    /// Writes the bytes `at` of `buf` and waits for it. Allocates nothing.
+    /// Writes the bytes `at` of `buf`, and waits for completion. Allocates nothing.
     ///
-    /// The stretch of the device and that of the buffer must be made of logical blocks.
+    /// The ranges of the device and of the buffer must consist of whole logical blocks.
     ///
     /// Context: process, sleeps. Not from [`Driver::queue`](super::Driver::queue).
     pub(crate) fn write(
@@ -244,19 +260,20 @@ impl BlockDevice {
         if !self.writable {
             return Err(EBADF);
         }
-        // SAFETY: The device is open; `bytes` do not change for the call, a write only reads them,
-        // and by the invariant of `IoBuffer` they lie in one physical stretch.
+        // SAFETY: By the invariant the device is open. `bytes` is borrowed for the call, a write
+        // only reads it, and by the invariant of `IoBuffer` it is physically contiguous.
         to_result(unsafe {
             let bytes = bytes.as_ptr().cast_mut();
             ffi::ub_bdev_rw(self.as_raw(), sector, bytes.cast(), len, opf)
         })
     }
 
-    /// What is left of an order once the flush that a driver could lose was sent on its own.
+    /// Sends a separate flush if the device could lose the flush of `order`, and returns the rest
+    /// of the order.
     ///
-    /// Device mapper sends the flush before a write first and then the write, whatever has become of
-    /// the flush (`__dm_io_complete()`, at `requeue_flush_with_data`). A driver that takes requests
-    /// has the block layer do it, which does not forget.
+    /// Device mapper splits a write with a flush into the flush and the write, and sends the write
+    /// even if the flush failed (`__dm_io_complete()`, at `requeue_flush_with_data`). For a driver
+    /// that takes requests, the block layer sends the flush and handles its failure.
     fn flushed(&self, order: Order) -> Result<Order> {
         // SAFETY: By the invariant the device is open.
         if order != Order::FlushFua || unsafe { ffi::ub_bdev_takes_requests(self.as_raw()) } {
@@ -266,7 +283,7 @@ impl BlockDevice {
         Ok(Order::Fua)
     }
 
-    /// Makes all writes that completed before durable, and waits for it. Allocates nothing.
+    /// Makes all writes that completed before durable, and waits for completion. Allocates nothing.
     ///
     /// Context: process, sleeps. Not from [`Driver::queue`](super::Driver::queue).
     pub(crate) fn flush(&self) -> Result {
@@ -274,7 +291,7 @@ impl BlockDevice {
         to_result(unsafe { ffi::ub_bdev_flush(self.as_raw()) })
     }
 
-    /// Tells the device that the content of a stretch is of no use any more, if it wants to know.
+    /// Discards a range, if the device supports discard.
     ///
     /// Context: process, sleeps. Not from [`Driver::queue`](super::Driver::queue).
     pub(crate) fn discard(&self, sector: u64, sectors: u64) -> Result {
@@ -282,7 +299,7 @@ impl BlockDevice {
         to_result(unsafe { ffi::ub_bdev_discard(self.as_raw(), sector, sectors) })
     }
 
-    /// Zeroes a stretch, and waits for it. With `keep` the device keeps space for it.
+    /// Zeroes a range, and waits for completion. With `keep`, the device keeps the range allocated.
     ///
     /// Context: process, sleeps. Not from [`Driver::queue`](super::Driver::queue).
     pub(crate) fn zero(&self, sector: u64, sectors: u64, keep: bool) -> Result {
@@ -293,14 +310,15 @@ impl BlockDevice {
         to_result(unsafe { ffi::ub_bdev_zero(self.as_raw(), sector, sectors, keep) })
     }
 
-    /// The length of the I/O, if it is made of logical blocks and lies within the device.
+    /// Returns the length of an I/O in bytes, or `EINVAL` if the I/O does not consist of whole
+    /// logical blocks or does not lie within the device.
     fn check(&self, sector: u64, at: &Range<usize>) -> Result<u32> {
         let block = self.logical_block_size();
         let len = at.end.checked_sub(at.start).ok_or(EINVAL)?;
         let len = u32::try_from(len)?;
         let sectors = u64::from(len >> ffi::SECTOR_SHIFT);
         let blocks = u64::from(block >> ffi::SECTOR_SHIFT);
-        // A power of two, so that the lowest bits tell.
+        // `block` is a power of two, so the low bits show whether a value is a multiple of it.
         let odd = (len | (at.start & 0xffff_ffff) as u32) & (block - 1) != 0
             || sector & (blocks - 1) != 0;
 
@@ -314,16 +332,17 @@ impl BlockDevice {
     }
 
     fn drop_cache(&self) {
-        // SAFETY: By the invariant the device is open. Dirty pages stay.
+        // SAFETY: By the invariant the device is open. The call does not drop dirty pages.
         unsafe { bindings::invalidate_bdev(self.as_raw()) };
     }
 }
 
-/// As the kernel writes it: the name under `/dev`, of a partition too.
+/// Writes the name of the device, or of the partition, as `%pg` does.
 impl fmt::Display for BlockDevice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut name = [0u8; 40];
-        // SAFETY: The device is open; `name` takes the length given, with the null byte.
+        // SAFETY: By the invariant the device is open. `name` has room for `name.len()` bytes,
+        // which include the terminating NUL.
         let len = unsafe { ffi::ub_bdev_name(self.as_raw(), name.as_mut_ptr().cast(), name.len()) };
         let name = usize::try_from(len).ok().and_then(|len| name.get(..len));
 
@@ -339,8 +358,9 @@ impl Drop for BlockDevice {
         if self.holder.is_some() {
             self.drop_cache();
         }
-        // SAFETY: By the invariant the file is open, and nobody uses it after this. The claim is
-        // given back before this returns, so the holder's address may be used again.
+        // SAFETY: By the invariant the file is open, and no one uses it afterwards. The call
+        // releases the claim before it returns, so the address of `holder` may be reused after
+        // that.
         unsafe { bindings::bdev_fput(self.file.as_ptr()) };
     }
 }
@@ -351,36 +371,36 @@ struct Page([u8; PAGE]);
 
 const PAGE: usize = 4096;
 
-/// Memory for synchronous I/O: zeroed at first, aligned to 4 KiB, at most some MiB.
+/// A buffer for synchronous I/O: zeroed at first, aligned to 4 KiB, and at most some MiB long.
 ///
 /// # Invariants
 ///
-/// The memory is physically contiguous: it came from `kmalloc()`.
+/// The memory is physically contiguous, because it was allocated with `kmalloc()`.
 pub(crate) struct IoBuffer(KVec<Page>);
 
 impl IoBuffer {
-    /// A buffer of `len` bytes, rounded up to whole pages of 4 KiB.
+    /// Allocates a buffer of `len` bytes, rounded up to whole pages of 4 KiB.
     pub(crate) fn new(len: usize) -> Result<Self> {
         // INVARIANT: `KVec` allocates with `kmalloc()`.
         Ok(Self(KVec::zeroed(len.div_ceil(PAGE), GFP_KERNEL)?))
     }
 
-    /// Its length in bytes.
+    /// Returns the length, in bytes.
     pub(crate) fn len(&self) -> usize {
         size_of_val(self.0.as_slice())
     }
 
-    /// Its bytes.
+    /// Returns the bytes.
     pub(crate) fn as_slice(&self) -> &[u8] {
-        // SAFETY: A `Page` is its bytes and nothing else.
+        // SAFETY: A `Page` consists of its bytes only, without padding.
         unsafe { slice::from_raw_parts(self.0.as_ptr().cast(), self.len()) }
     }
 
-    /// Its bytes.
+    /// Returns the bytes, for writing.
     pub(crate) fn as_mut_slice(&mut self) -> &mut [u8] {
         let len = self.len();
 
-        // SAFETY: A `Page` is its bytes and nothing else, and any byte will do.
+        // SAFETY: A `Page` consists of its bytes only, without padding, and all values are valid.
         unsafe { slice::from_raw_parts_mut(self.0.as_mut_ptr().cast(), len) }
     }
 }

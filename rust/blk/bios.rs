@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The bios of lower I/O beyond those in the requests' own data.
+//! The bios of lower I/O that are not embedded in a request's private data.
 //!
 //! C header: [`include/linux/bio.h`](srctree/include/linux/bio.h)
 
@@ -10,27 +10,27 @@ use kernel::{
     prelude::*, //
 };
 
-/// The set of bios that all disks of the module share. There is one value at most.
+/// The bio set that all disks of the module share. At most one value exists.
 ///
 /// # Invariants
 ///
-/// The C side's set is initialised.
+/// The bio set of the C side is initialised.
 pub(crate) struct Bios(());
 
 impl Bios {
-    /// Makes the set: `EBUSY` if it is there. Process context.
+    /// Initialises the set. `EBUSY` if it is initialised already. Process context.
     pub(crate) fn new() -> Result<Self> {
-        // SAFETY: The C side refuses a second call.
+        // SAFETY: The C side refuses a second call while the set is initialised.
         to_result(unsafe { ffi::ub_bios_init() })?;
-        // INVARIANT: Initialised just now.
+        // INVARIANT: The call above initialised the set.
         Ok(Self(()))
     }
 }
 
 impl Drop for Bios {
     fn drop(&mut self) {
-        // SAFETY: By the invariant the set is there. Every disk that takes bios of it holds a
-        // reference to this value, so none is left.
+        // SAFETY: By the invariant the set is initialised. Every disk that allocates bios from it
+        // holds a reference to this value, so no such disk is left.
         unsafe { ffi::ub_bios_exit() };
     }
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! One lower I/O: a request of the lower queue, or a bio, for a stretch of an upper request.
+//! One lower I/O: a request of the lower queue, or a bio, for a range of an upper request.
 //!
 //! C headers: [`include/linux/blk-mq.h`](srctree/include/linux/blk-mq.h),
 //! [`include/linux/bio.h`](srctree/include/linux/bio.h)
@@ -22,52 +22,57 @@ use kernel::{
     prelude::*, //
 };
 
-/// Sends a stretch, or the first part of it, that is not all of a request: how many sectors.
+/// Sends a range that is not all of a request, or the first part of the range, and returns the
+/// number of sectors sent.
 ///
-/// `EAGAIN` if that would have to wait. With an error nothing was sent.
+/// Returns `EAGAIN` if it would have to wait. If an error is returned, nothing was sent.
 ///
 /// # Safety
 ///
-/// `rq` must be a started request of a `Disk<D>`, held by a count of its [`Pdu`], `part` a stretch of
-/// it whose device is open as long as it lives, and `own` its embedded bio, free, or null. For
-/// [`Way::Bios`] the stretch must lie in one bio.
+/// - `rq` must be a started request of a `Disk<D>`, held by a count of its [`Pdu`].
+/// - `part` must be a range of `rq`, and its device must be open as long as `rq` lives.
+/// - `own` must be the embedded bio of `rq`, and free, or null.
+/// - For [`Way::Bios`] the range must lie in one bio.
 pub(super) unsafe fn send_counted<D: Driver>(
     rq: *mut bindings::request,
     own: *mut bindings::bio,
     part: &Part,
     way: Way,
 ) -> Result<u32> {
-    // SAFETY: The request is a `Disk<D>`'s.
+    // SAFETY: By the contract of this function `rq` is a request of a `Disk<D>`, so by the
+    // invariant of `Tags` a `Pdu` follows it; the caller's count keeps the request.
     let pdu = unsafe { &*Pdu::of(rq) };
 
-    // Before it is sent: it may end at once.
+    // Take the count before the lower I/O is sent, because it may end at once.
     pdu.get();
     let sent = match way {
         Way::Requests => {
-            // SAFETY: Promised by the caller; `end_counted` owns a count.
+            // SAFETY: By the contract of this function. `end_counted` owns the count taken above.
             let sent = unsafe { ffi::ub_clone_send(rq, own, part, end_counted::<D>) };
-            // CAST: At most `part.sectors`, or a negative error.
+            // CAST: `sent` is not negative here, and at most `part.sectors`.
             to_result(sent.min(0)).map(|()| sent as u32)
         }
-        // SAFETY: Promised by the caller; `end_counted` owns a count.
+        // SAFETY: By the contract of this function. `end_counted` owns the count taken above.
         Way::Bios => unsafe { submit_bio(rq, own, part, end_counted::<D>) },
     };
     if sent.is_err() {
-        // Never the last: the caller has one.
+        // This is never the last count, because the caller holds one.
         let _ = pdu.put();
     }
     sent
 }
 
-/// Sends all that is left of a request, which [`Request::complete`] gets back when it has ended.
+/// Sends the rest of a request as one lower I/O. When it has ended, [`Request::complete`] gets the
+/// request back.
 ///
-/// `EAGAIN` if that would have to wait, `E2BIG` if it is more than one lower I/O. With an error
-/// nothing was sent, and the request is the caller's again.
+/// Returns `EAGAIN` if it would have to wait, and `E2BIG` if the rest does not fit one lower I/O.
+/// If an error is returned, nothing was sent, and the caller owns the request again.
 ///
 /// # Safety
 ///
-/// As for [`send_counted`], `own` not null, and `part` all that is left. No other lower I/O of the
-/// request may be under way, and the caller gives it up.
+/// As for [`send_counted`]. In addition, `own` must not be null, `part` must be the whole rest of
+/// the request, no other lower I/O of the request may be under way, and the caller must give up the
+/// request.
 pub(super) unsafe fn send_whole<D: Driver>(
     rq: *mut bindings::request,
     own: *mut bindings::bio,
@@ -76,33 +81,34 @@ pub(super) unsafe fn send_whole<D: Driver>(
 ) -> Result {
     match way {
         Way::Requests => {
-            // SAFETY: Promised by the caller; `end_whole` gets the request alone.
+            // SAFETY: By the contract of this function. `end_whole` gets sole ownership of `rq`.
             let sent = unsafe { ffi::ub_clone_send(rq, own, part, end_whole::<D>) };
             to_result(sent.min(0))
         }
         Way::Bios => {
-            // SAFETY: Promised by the caller; `end_whole` gets the request alone.
+            // SAFETY: By the contract of this function. `end_whole` gets sole ownership of `rq`.
             unsafe { submit_bio(rq, own, part, end_whole::<D>) }.map(|_| ())
         }
     }
 }
 
-/// Sends a request, of which nothing was sent before, as one lower request, which
-/// [`Request::complete`] gets back when it has ended. Errors as for [`send_whole`]; `E2BIG` also if it
-/// has more than one bio.
+/// Sends a request, of which nothing was sent before, as one lower request. When it has ended,
+/// [`Request::complete`] gets the request back.
+///
+/// Returns errors as [`send_whole`] does, and `E2BIG` also if the request has more than one bio.
 ///
 /// # Safety
 ///
-/// `rq` must be a started request of a `Disk<D>`, of which no lower I/O is under way, and `bdev` open
-/// as long as it lives. The caller gives the request up.
+/// `rq` must be a started request of a `Disk<D>`, of which no lower I/O is under way. `bdev` must
+/// be open as long as `rq` lives. The caller must give up the request.
 #[inline]
 pub(super) unsafe fn send_at_once<D: Driver>(
     rq: *mut bindings::request,
     bdev: *mut bindings::block_device,
     sector: u64,
 ) -> Result {
-    // SAFETY: Promised by the caller, so that the embedded bio is free; `end_whole` gets the request
-    // alone.
+    // SAFETY: By the contract of this function no lower I/O is under way, so the embedded bio is
+    // free. `end_whole` gets sole ownership of `rq`.
     let sent = unsafe {
         let own = (*Pdu::of(rq)).bio();
         ffi::ub_clone_whole(rq, own, bdev, sector, end_whole::<D>)
@@ -113,18 +119,20 @@ pub(super) unsafe fn send_at_once<D: Driver>(
     Err(Error::from_errno(sent))
 }
 
-/// Submits a bio for a stretch. May wait for the lower device.
+/// Submits a bio for a range, and returns the number of sectors. May wait for the lower device.
 ///
 /// # Safety
 ///
-/// As for [`send_counted`]; `end_io` must own what its safety requirements ask for.
+/// As for [`send_counted`]. `end_io` must own what its safety requirements ask for.
 unsafe fn submit_bio(
     rq: *mut bindings::request,
     own: *mut bindings::bio,
     part: &Part,
     end_io: unsafe extern "C" fn(*mut bindings::bio),
 ) -> Result<u32> {
-    // SAFETY: Promised by the caller.
+    // SAFETY: By the contract of this function `part` is a range of `rq`, its device is open, and
+    // `own` is free or null. `ub_bio_part()` returns a bio that only this function uses until it is
+    // submitted, and `end_io` owns what it needs.
     unsafe {
         if part.sectors != ((*part.src).bi_iter.bi_size >> ffi::SECTOR_SHIFT) - part.skip
             && part.whole
@@ -142,30 +150,32 @@ unsafe fn submit_bio(
     Ok(part.sectors)
 }
 
-/// Gives back the count of a lower I/O that has ended.
+/// Puts the count of a lower I/O that has ended.
 ///
 /// # Safety
 ///
 /// `rq` must be a request of a `Disk<D>`, of which the caller holds a count.
 unsafe fn put<D: Driver>(rq: *mut bindings::request, status: bindings::blk_status_t) {
-    // SAFETY: Promised by the caller.
+    // SAFETY: By the contract of this function `rq` is a request of a `Disk<D>`, so by the
+    // invariant of `Tags` a `Pdu` follows it; the caller's count keeps the request.
     let pdu = unsafe { &*Pdu::of(rq) };
 
     pdu.note(status);
     if pdu.put() {
-        // SAFETY: The last count was ours, so no lower I/O is left and the request is ours.
+        // SAFETY: This was the last count, so no lower I/O is left, and we own the request.
         unsafe { Request::<D>::from_raw(rq) }.complete(pdu.status());
     }
 }
 
-/// The only lower I/O of a request has ended. Any context.
+/// Completes a request whose only lower I/O has ended. Any context.
 ///
 /// # Safety
 ///
-/// `bio` must be the embedded bio of the request in its `bi_private`, which nobody else uses.
+/// `bio` must be the embedded bio of the request in its `bi_private`, and no one else may use the
+/// bio or the request.
 unsafe extern "C" fn end_whole<D: Driver>(bio: *mut bindings::bio) {
-    // SAFETY: A bio that ends is ours. The embedded one has no other owner to give it back to. No
-    // other lower I/O exists, so the request is ours.
+    // SAFETY: We own a bio that has ended. By the contract of this function it is the embedded one,
+    // which is not given back to an allocator. No other lower I/O exists, so we own the request.
     unsafe {
         let (rq, status) = ((*bio).bi_private.cast(), (*bio).bi_status);
         bindings::bio_uninit(bio);
@@ -173,14 +183,15 @@ unsafe extern "C" fn end_whole<D: Driver>(bio: *mut bindings::bio) {
     }
 }
 
-/// One of several lower I/Os of a request has ended, with its first bio. Any context.
+/// Ends one of several lower I/Os of a request; `bio` is its first bio. Any context.
 ///
 /// # Safety
 ///
 /// `bio` must hold a count of the request in its `bi_private`, and be its embedded bio or come
 /// from a bio set.
 unsafe extern "C" fn end_counted<D: Driver>(bio: *mut bindings::bio) {
-    // SAFETY: A bio that ends is ours, and its count keeps the request.
+    // SAFETY: We own a bio that has ended. By the contract of this function it holds a count, which
+    // keeps the request.
     unsafe {
         let (rq, status): (*mut bindings::request, _) =
             ((*bio).bi_private.cast(), (*bio).bi_status);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A control device: a misc device whose calls reach an object of the driver's.
+//! A control device: a misc device that passes its ioctls to an object of the driver.
 //!
 //! C header: [`include/linux/miscdevice.h`](srctree/include/linux/miscdevice.h)
 
@@ -20,9 +20,9 @@ use kernel::{
     },
 };
 
-/// What answers the calls.
+/// The handler of a control device's ioctls.
 pub(crate) trait Control: Send + Sync + Sized + 'static {
-    /// One ioctl. Context: process, the caller's.
+    /// Handles one ioctl. Context: process, that of the caller.
     fn ioctl(this: ArcBorrow<'_, Self>, cmd: u32, arg: usize) -> Result<isize>;
 }
 
@@ -30,8 +30,8 @@ pub(crate) trait Control: Send + Sync + Sized + 'static {
 ///
 /// # Invariants
 ///
-/// Every `MiscDeviceRegistration<Node<C>>` is the first field of a `ControlDevice<C>`: `Node` is
-/// private, and [`ControlDevice::register`] the only one that registers it.
+/// Every `MiscDeviceRegistration<Node<C>>` is the first field of a `ControlDevice<C>`, because only
+/// [`ControlDevice::register`] registers a `Node`.
 #[pin_data]
 #[repr(C)]
 pub(crate) struct ControlDevice<C: Control> {
@@ -41,9 +41,9 @@ pub(crate) struct ControlDevice<C: Control> {
 }
 
 impl<C: Control> ControlDevice<C> {
-    /// Registers `/dev/<name>`, whose calls `answers` answers.
+    /// Registers `/dev/<name>`, whose ioctls `answers` handles.
     pub(crate) fn register(name: &'static CStr, answers: Arc<C>) -> impl PinInit<Self, Error> {
-        // The fields are set in this order: an open must find `answers`.
+        // The fields are set in this order, because an open must find `answers` set.
         // INVARIANT: The registration is the first field.
         try_pin_init!(Self {
             answers,
@@ -60,8 +60,8 @@ impl<C: Control> MiscDevice for Node<C> {
 
     fn open(_file: &File, misc: &MiscDeviceRegistration<Self>) -> Result<Arc<C>> {
         let device = core::ptr::from_ref(misc).cast::<ControlDevice<C>>();
-        // SAFETY: By the invariant of `ControlDevice` the registration is the first field of one,
-        // `repr(C)`; it is there, with `answers` set, while it is registered.
+        // SAFETY: By the invariant of `ControlDevice` the registration is its first field, and the
+        // struct is `repr(C)`. While it is registered, the struct exists and `answers` is set.
         Ok(unsafe { (*device).answers.clone() })
     }
 
@@ -70,8 +70,8 @@ impl<C: Control> MiscDevice for Node<C> {
     }
 }
 
-/// Whether the current task may administer the system (`CAP_SYS_ADMIN`).
+/// Returns whether the current task may administer the system (`CAP_SYS_ADMIN`).
 pub(crate) fn is_admin() -> bool {
-    // SAFETY: It only looks at the current task.
+    // SAFETY: `ub_is_admin()` only accesses the current task.
     unsafe { ffi::ub_is_admin() }
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! SHA-256 and CRC32C, by the kernel's library.
+//! SHA-256 and CRC32C, from the kernel's library.
 //!
 //! C headers: [`include/crypto/sha2.h`](srctree/include/crypto/sha2.h),
 //! [`include/linux/crc32.h`](srctree/include/linux/crc32.h)
@@ -8,14 +8,14 @@
 use super::ffi;
 use kernel::bindings;
 
-/// Continues a CRC32C over `bytes`; start with 0. Any context.
+/// Continues a CRC32C over `bytes`. `seed` is 0 at the start. Any context.
 pub(crate) fn crc32c(seed: u32, bytes: &[u8]) -> u32 {
-    // The kernel leaves the inversions before and after to its callers.
-    // SAFETY: It reads so many bytes.
+    // The kernel's function leaves the inversions before and after to its callers.
+    // SAFETY: `crc32c()` reads `bytes.len()` bytes, and a slice is valid for reads of its length.
     !unsafe { ffi::crc32c(!seed, bytes.as_ptr().cast(), bytes.len()) }
 }
 
-/// A SHA-256 in the making.
+/// The state of a SHA-256 computation.
 ///
 /// # Invariants
 ///
@@ -26,28 +26,28 @@ impl Sha256 {
     /// The length of the result, in bytes.
     pub(crate) const LEN: usize = 32;
 
-    /// Of nothing yet.
+    /// Starts a computation.
     pub(crate) fn new() -> Self {
         let mut ctx = bindings::sha256_ctx::default();
 
-        // SAFETY: `ctx` is ours to write.
+        // SAFETY: `ctx` is a local value, borrowed exclusively for the call, so it may be written.
         unsafe { bindings::sha256_init(&mut ctx) };
-        // INVARIANT: Initialised just now.
+        // INVARIANT: `sha256_init()` initialised the context.
         Self(ctx)
     }
 
-    /// Takes more bytes in.
+    /// Adds bytes.
     pub(crate) fn update(&mut self, bytes: &[u8]) {
-        // SAFETY: By the invariant the context is initialised; the bytes are as many as told.
+        // SAFETY: By the invariant the context is initialised. The slice has `bytes.len()` bytes.
         unsafe { bindings::__sha256_update(&mut self.0.ctx, bytes.as_ptr(), bytes.len()) };
     }
 
-    /// The digest of all the bytes.
+    /// Returns the digest of all bytes.
     pub(crate) fn finish(mut self) -> [u8; Self::LEN] {
         let mut out = [0; Self::LEN];
 
-        // SAFETY: By the invariant the context is initialised; `out` takes 32 bytes. The context is
-        // wiped, and goes away with `self`.
+        // SAFETY: By the invariant the context is initialised; `out` has room for 32 bytes. The
+        // call wipes the context, which is dropped with `self`.
         unsafe { bindings::sha256_final(&mut self.0, out.as_mut_ptr()) };
         out
     }

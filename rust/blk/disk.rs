@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A disk of blk-mq that a driver serves.
+//! A blk-mq disk that a driver serves.
 //!
 //! C header: [`include/linux/blk-mq.h`](srctree/include/linux/blk-mq.h)
 //! C header: [`include/linux/blkdev.h`](srctree/include/linux/blkdev.h)
@@ -55,49 +55,56 @@ use kernel::{
     },
 };
 
-/// What serves the requests of a disk.
+/// A driver that handles the requests of a disk.
 pub(crate) trait Driver: Send + Sync + Sized + 'static {
-    /// What sysfs shows of the driver's disks.
+    /// The sysfs attributes of the driver's disks.
     const ATTRIBUTES: Attributes<Self>;
 
-    /// A request has arrived and was started. With an error it is as it was and comes again soon:
-    /// the driver would have to wait.
+    /// Handles a request that has arrived and was started.
     ///
-    /// Context: process. Must not wait: the task may hold requests of any disk in its plug, and bios
-    /// of its own are held back until it returns. May sleep only if a device below may.
+    /// Returns the request, unchanged, if the driver would have to wait. blk-mq then queues it
+    /// again soon.
+    ///
+    /// Context: process. Must not wait, because the task may hold requests of any disk in its plug,
+    /// and the task's own bios are held back until this returns. May sleep only if a lower driver
+    /// may.
     fn queue(
         this: ArcBorrow<'_, Self>,
         rq: Request<Self>,
     ) -> core::result::Result<(), Request<Self>>;
 
-    /// All lower I/O of a request that was submitted has ended; `status` is the first error.
+    /// Handles a submitted request whose lower I/O has all ended. `status` is the first error.
     ///
-    /// Context: any, also hard interrupts; must not sleep. A reference made from `this` may be
-    /// queued as work; whoever takes the disk away keeps another until that work is done.
+    /// Context: any, including hard interrupts; must not sleep. The driver may queue a reference
+    /// made from `this` as work. The code that removes the disk holds another reference until that
+    /// work has ended.
     fn complete(this: ArcBorrow<'_, Self>, rq: Request<Self>, status: Status);
 }
 
-/// What the requests of a disk share: `request_queue::queuedata` and `gendisk::private_data`.
+/// The data that the requests of a disk share: `request_queue::queuedata` and
+/// `gendisk::private_data`.
 ///
-/// `driver` is what each request reads; it stands first, away from what is written.
+/// Every request reads `driver`. It is the first field, away from the field that is written.
 #[repr(C)]
 pub(super) struct Shared<D: Driver> {
     pub(super) driver: Arc<D>,
     tags: Arc<Tags<D>>,
-    /// Where the lower bios come from.
+    /// The set from which lower bios are allocated.
     _bios: Arc<Bios>,
-    /// Whether the disk is about to go: no opener any more. Under `gendisk::open_mutex`.
+    /// Whether the disk is claimed for its removal, so that it cannot be opened any more. Accessed
+    /// under `gendisk::open_mutex`.
     claimed: UnsafeCell<bool>,
 }
 
 impl<D: Driver> Shared<D> {
-    /// What the disk of `rq` shares.
+    /// Returns the shared data of the disk of `rq`.
     ///
     /// # Safety
     ///
     /// `rq` must be a request of a `Disk<D>`.
     pub(super) unsafe fn of(rq: *mut bindings::request) -> *const Self {
-        // SAFETY: `Disk::new` set `queuedata` before there was a request.
+        // SAFETY: By the contract of this function `rq` is a request of a `Disk<D>`, and
+        // `Disk::new` set `queuedata` before any request existed.
         unsafe { (*(*rq).q).queuedata }.cast_const().cast()
     }
 
@@ -108,30 +115,31 @@ impl<D: Driver> Shared<D> {
 
 /// A disk in the system, with its partitions: `/dev/<name>`.
 ///
-/// To take it away: [`Disk::claim`], which makes sure that nobody has it open, then drop it. Once
-/// the drop has returned, no request is left, and the driver is called no more.
+/// To remove the disk, call [`Disk::claim`], which ensures that no one has it open, and then drop
+/// it. After the drop has returned, no request is left, and the driver is not called any more.
 ///
-/// Never drop it from [`Driver::queue`] or [`Driver::complete`]: it waits for them.
+/// The drop waits for [`Driver::queue`] and [`Driver::complete`], so it must not be done from
+/// either.
 ///
 /// # Invariants
 ///
-/// - `disk` was added to the system, and is there.
+/// - `disk` was added to the system, and has not been removed.
 /// - Its `queuedata` and `private_data` point to `shared`.
 pub(crate) struct Disk<D: Driver> {
     disk: NonNull<bindings::gendisk>,
     shared: KBox<Shared<D>>,
-    /// The devices below, as far as sysfs shows them.
+    /// The lower devices that are linked in sysfs.
     linked: KVec<Below<D>>,
 }
 
-/// How a device below a disk is found in its driver.
+/// A function that returns a lower device of a disk from its driver.
 pub(crate) type Below<D> = fn(&D) -> &BlockDevice;
 
-/// A disk's place in memory, whether it is still in the system or not.
+/// A reference to the memory of a disk, whether the disk is still in the system or not.
 ///
 /// # Invariants
 ///
-/// The pointer is to a disk of which a reference is held.
+/// The pointer is to a disk, and the value holds a reference to it.
 pub(crate) struct DiskRef(NonNull<bindings::gendisk>);
 
 // SAFETY: A reference is not tied to a thread.
@@ -141,23 +149,26 @@ unsafe impl Send for DiskRef {}
 unsafe impl Sync for DiskRef {}
 
 impl DiskRef {
-    /// Lets the system know that the disk is, or is not, read-only (`ro` in sysfs, and an event).
-    /// Writes under way still come: it is for the driver to refuse them.
+    /// Sets whether the kernel treats the disk as read-only (`ro` in sysfs, and an event).
+    ///
+    /// Writes that are under way still arrive. The driver must refuse them.
     ///
     /// Context: process, sleeps.
     pub(crate) fn set_read_only(&self, read_only: bool) {
-        // SAFETY: By the invariant the disk's memory is there.
+        // SAFETY: By the invariant a reference keeps the disk's memory.
         unsafe { bindings::set_disk_ro(self.0.as_ptr(), read_only) };
     }
 }
 
 impl DiskRef {
-    /// Sends a `change` event for the disk with one more variable, `NAME=value`. Only while the
-    /// disk is in the system.
+    /// Sends a `change` uevent for the disk with an additional variable, `NAME=value`.
     ///
-    /// Context: process, sleeps, allocates with all means.
+    /// Must only be called while the disk is in the system.
+    ///
+    /// Context: process, sleeps, allocates with `GFP_KERNEL`.
     pub(crate) fn event(&self, variable: &CStr) {
-        // SAFETY: By the invariant the disk's memory is there; the string outlives the call.
+        // SAFETY: By the invariant a reference keeps the disk's memory. The string outlives the
+        // call.
         unsafe { ffi::ub_disk_event(self.0.as_ptr(), variable.as_char_ptr()) };
     }
 
@@ -168,25 +179,25 @@ impl DiskRef {
 
 impl Drop for DiskRef {
     fn drop(&mut self) {
-        // SAFETY: By the invariant the reference is ours.
+        // SAFETY: By the invariant the value holds a reference, which is dropped here.
         unsafe { bindings::put_disk(self.0.as_ptr()) };
     }
 }
 
-// SAFETY: A disk is not tied to the thread that made it, and a `Driver` is `Send` and `Sync`.
+// SAFETY: A disk is not tied to the thread that added it, and a `Driver` is `Send` and `Sync`.
 unsafe impl<D: Driver> Send for Disk<D> {}
 
 // SAFETY: All methods on a shared reference may run at the same time.
 unsafe impl<D: Driver> Sync for Disk<D> {}
 
 impl<D: Driver> Disk<D> {
-    /// Adds a disk of `sectors`, served by `driver`. The tags are this disk's alone.
+    /// Adds a disk of `sectors`, served by `driver`. No other disk may use `tags`.
     ///
-    /// A `read_only` disk is read-only before the kernel announces it: the partitions, the `add`
-    /// event and every opener find it so.
+    /// A `read_only` disk is read-only before the kernel announces it, so the partitions, the `add`
+    /// uevent and every opener see it as read-only.
     ///
-    /// The kernel looks for partitions before this returns: `driver` must be ready to serve. The
-    /// numbers are the kernel's choice (`BLOCK_EXT_MAJOR`), see [`Disk::dev`].
+    /// The kernel scans for partitions before this returns, so `driver` must be ready to handle
+    /// requests. The kernel chooses the device number (`BLOCK_EXT_MAJOR`), see [`Disk::dev`].
     pub(crate) fn new(
         name: fmt::Arguments<'_>,
         driver: Arc<D>,
@@ -205,7 +216,8 @@ impl<D: Driver> Disk<D> {
         )?;
         let data = (&raw const *shared).cast_mut();
         let mut limits = limits.into_raw();
-        // SAFETY: The tag set is initialised, and outlives the disk in `shared`.
+        // SAFETY: By the invariant of `Tags` the tag set is initialised. `shared` holds a reference
+        // to it and outlives the disk.
         let raw = from_err_ptr(unsafe {
             bindings::__blk_mq_alloc_disk(
                 shared.tags.as_raw(),
@@ -215,45 +227,47 @@ impl<D: Driver> Disk<D> {
             )
         })?;
 
-        // SAFETY: The disk is allocated, and nobody else knows it yet.
+        // SAFETY: The disk was allocated above, and no one else has a pointer to it yet.
         let added = unsafe {
             (*raw).fops = &Operations::<D>::DISK;
             (*raw).private_data = data.cast();
             ffi::ub_disk_setup(raw, static_lock_class!().as_ptr());
             bindings::set_capacity(raw, sectors);
-            // The event of this call reaches no listener: the disk has no name yet.
+            // The uevent of this call reaches no listener, because the disk has no name yet.
             bindings::set_disk_ro(raw, read_only);
             Self::add(raw, name)
         };
         if let Err(e) = added {
-            // SAFETY: The disk was allocated and not added: this is how it goes.
+            // SAFETY: The disk was allocated and not added, so this drops the only reference.
             unsafe { bindings::put_disk(raw) };
             return Err(e);
         }
-        // INVARIANT: Added just now, with both pointers set.
+        // INVARIANT: The disk was added above, with both pointers set.
         Ok(Self {
-            // SAFETY: Checked by `from_err_ptr`; the allocation never returns null.
+            // SAFETY: `from_err_ptr` has checked the pointer, and the allocation never returns
+            // null.
             disk: unsafe { NonNull::new_unchecked(raw) },
             shared,
             linked: KVec::new(),
         })
     }
 
-    /// Shows a device below in sysfs: among the disk's `slaves`, and the disk among its `holders`.
-    /// The driver must hold the device open as long as it lives.
+    /// Links a lower device in sysfs: the device among the disk's `slaves`, and the disk among the
+    /// device's `holders`. The driver must keep the device open as long as the driver lives.
     pub(crate) fn link(&mut self, below: Below<D>) -> Result {
         self.linked.reserve(1, GFP_KERNEL)?;
         let dev = below(&self.shared.driver);
-        // SAFETY: By the invariant the disk is there; the device is open, and held.
+        // SAFETY: By the invariant the disk is in the system. By the invariant of `BlockDevice` the
+        // device is open, and the driver keeps it open.
         to_result(unsafe { ffi::ub_disk_link(self.disk.as_ptr(), dev.as_raw()) })?;
         self.linked.push_within_capacity(below).map_err(|_| ENOMEM)
     }
 
-    /// A reference to the disk that may outlive it.
+    /// Returns a reference to the disk's memory that may outlive this value.
     pub(crate) fn reference(&self) -> DiskRef {
-        // SAFETY: By the invariant the disk is there.
+        // SAFETY: By the invariant the disk is in the system.
         unsafe { ffi::ub_disk_get(self.disk.as_ptr()) };
-        // INVARIANT: Taken just now.
+        // INVARIANT: The call above took the reference.
         DiskRef(self.disk)
     }
 
@@ -263,42 +277,45 @@ impl<D: Driver> Disk<D> {
     ///
     /// `raw` must be allocated and set up, and not yet added.
     unsafe fn add(raw: *mut bindings::gendisk, name: fmt::Arguments<'_>) -> Result {
-        // SAFETY: As nobody else knows the disk, its name is ours to write.
+        // SAFETY: By the contract of this function the disk is not added yet, so no one else
+        // accesses its name.
         let field = unsafe { &mut (*raw).disk_name };
         let mut writer = NullTerminatedFormatter::new(field).ok_or(EINVAL)?;
         writer.write_fmt(name).map_err(|_| ENAMETOOLONG)?;
-        // SAFETY: The disk is set up.
+        // SAFETY: By the contract of this function the disk is allocated, set up and not yet added.
+        // `groups` is a constant list that ends with null.
         to_result(unsafe {
-            // What the list points to is only read.
+            // The kernel only reads the list, so the cast to a mutable pointer is sound.
             let groups = Groups::<D>::LIST.as_ptr().cast_mut();
             bindings::device_add_disk(core::ptr::null_mut(), raw, groups)
         })
     }
 
-    /// Claims the disk for its removal: from now on nobody can open it.
+    /// Claims the disk for its removal. It cannot be opened afterwards.
     ///
-    /// `EBUSY` if it is open, or was claimed before. There is no way back but to drop it.
+    /// Returns `EBUSY` if the disk is open, or was claimed before. A claim cannot be undone.
     pub(crate) fn claim(&self) -> Result {
         let claimed = self.shared.claimed.get();
 
-        // SAFETY: By the invariant the disk is there; `claimed` is accessed under its mutex only.
+        // SAFETY: By the invariant the disk is in the system. `claimed` is only accessed under the
+        // disk's `open_mutex`, which the call takes.
         to_result(unsafe { ffi::ub_disk_claim(self.disk.as_ptr(), claimed) })
     }
 
-    /// How often the disk or a partition of it is open.
+    /// Returns how often the disk or a partition of it is open.
     pub(crate) fn openers(&self) -> u32 {
-        // SAFETY: By the invariant the disk is there.
+        // SAFETY: By the invariant the disk is in the system.
         unsafe { ffi::ub_disk_openers(self.disk.as_ptr()) }
     }
 
-    /// How many hardware queues it got: not more than there are CPUs.
+    /// Returns the number of hardware queues, which is at most the number of CPUs.
     pub(crate) fn queues(&self) -> u32 {
         self.shared.tags.queues()
     }
 
-    /// Its number: major and minor.
+    /// Returns the device number: major and minor.
     pub(crate) fn dev(&self) -> (u32, u32) {
-        // SAFETY: By the invariant the disk is there; its number does not change.
+        // SAFETY: By the invariant the disk is in the system, and its number does not change.
         let dev = unsafe { (*(*self.disk.as_ptr()).part0).bd_dev };
 
         (dev >> ffi::MINORBITS, dev & ((1 << ffi::MINORBITS) - 1))
@@ -309,23 +326,27 @@ impl<D: Driver> Drop for Disk<D> {
     fn drop(&mut self) {
         for below in &self.linked {
             let dev = below(&self.shared.driver);
-            // SAFETY: By the invariant the disk is there; the device was linked.
+            // SAFETY: By the invariant the disk is in the system, and `link` has linked the device.
             unsafe { ffi::ub_disk_unlink(self.disk.as_ptr(), dev.as_raw()) };
         }
-        // SAFETY: By the invariant the disk was added, and this happens once. It returns when all
-        // requests have ended; whoever still has the disk open finds its queue dead.
+        // SAFETY: By the invariant the disk was added, and it is removed only here. The call
+        // returns when all requests have ended. A process that still has the disk open finds its
+        // queue dead.
         unsafe { bindings::del_gendisk(self.disk.as_ptr()) };
-        // SAFETY: The reference of the allocation is ours.
+        // SAFETY: We hold the reference of the allocation.
         unsafe { bindings::put_disk(self.disk.as_ptr()) };
-        // A request may have ended before the call that queued it returned: wait for the calls.
-        // SAFETY: The tag set is initialised.
+        // A request may have ended before the call that queued it has returned, so wait for all
+        // such calls.
+        // SAFETY: By the invariant of `Tags` the tag set is initialised, and `shared` holds a
+        // reference to it.
         unsafe { bindings::blk_mq_wait_quiesce_done(self.shared.tags.as_raw()) };
-        // And before the call that completed it returned, see `Request::complete`.
+        // A request may also have ended before the call that completed it has returned, see
+        // `Request::complete`.
         rcu::synchronize_rcu();
     }
 }
 
-/// The operations of a driver's disks, as C calls them.
+/// The C operations of a driver's disks.
 pub(super) struct Operations<D: Driver>(PhantomData<D>);
 
 impl<D: Driver> Operations<D> {
@@ -339,72 +360,77 @@ impl<D: Driver> Operations<D> {
 
     const DISK: bindings::block_device_operations = bindings::block_device_operations {
         open: Some(Self::open),
-        // Nobody unloads the module while a disk of it is open.
+        // The module cannot be unloaded while one of its disks is open.
         owner: this_module::<crate::LocalModule>().as_ptr(),
         ..pin_init::zeroed()
     };
 
+    /// Queues one request.
+    ///
     /// # Safety
     ///
-    /// Called by blk-mq for a queue of a `Disk<D>`; `bd` holds a request that is the driver's from
-    /// now on.
+    /// Must only be called by blk-mq for a queue of a `Disk<D>`. `bd` must hold a request whose
+    /// ownership passes to the driver.
     unsafe extern "C" fn queue_rq(
         _hctx: *mut bindings::blk_mq_hw_ctx,
         bd: *const bindings::blk_mq_queue_data,
     ) -> bindings::blk_status_t {
-        // SAFETY: blk-mq hands in valid pointers; the request is the driver's, or blk-mq's again.
+        // SAFETY: blk-mq passes valid pointers, and by the contract of this function the driver
+        // owns the request. The returned status gives it back to blk-mq if `start` did not take it.
         if unsafe { Self::start((*bd).rq) } {
-            // CAST: 0.
+            // CAST: The value is 0.
             bindings::BLK_STS_OK as bindings::blk_status_t
         } else {
             ffi::BLK_STS_RESOURCE
         }
     }
 
-    /// The requests that a task has held back in its plug. Those that stay on the list come by
+    /// Queues the requests from a task's plug. blk-mq passes requests that stay on the list to
     /// `queue_rq`.
     ///
     /// # Safety
     ///
-    /// Called by blk-mq with a list of requests for queues of `Disk<D>`s, which are the driver's
-    /// from now on.
+    /// Must only be called by blk-mq, with a list of requests for queues of `Disk<D>`s whose
+    /// ownership passes to the driver.
     unsafe extern "C" fn queue_rqs(list: *mut bindings::rq_list) {
-        // SAFETY: blk-mq hands in a valid list, which is ours to change.
+        // SAFETY: blk-mq passes a valid list, which this function may change.
         let bindings::rq_list { mut head, tail } = unsafe { core::mem::take(&mut *list) };
 
         while !head.is_null() {
             let rq = head;
-            // SAFETY: The request is on a list that is ours, so it is there, and so is its link; it
-            // is off the list before somebody else gets it.
+            // SAFETY: We own the list, so the request and its link are valid. The request is taken
+            // off the list before another owner gets it.
             let taken = unsafe {
                 head =
                     core::mem::replace(&mut (*rq).__bindgen_anon_1.rq_next, core::ptr::null_mut());
                 Self::start(rq)
             };
             if !taken {
-                // It was started, so it cannot stay on the list.
-                // SAFETY: It is ours, and as it was.
+                // The request was started, so it cannot stay on the list.
+                // SAFETY: `start` has returned the request to us, started.
                 unsafe { bindings::blk_mq_requeue_request(rq, true) };
                 break;
             }
         }
         if !head.is_null() {
-            // SAFETY: As above. The rest of the list is as it was.
+            // SAFETY: The list is valid, as above. `head` and `tail` are its unchanged rest.
             unsafe { *list = bindings::rq_list { head, tail } };
         }
     }
 
-    /// Hands a request to the driver. `false` if it is the caller's again, started.
+    /// Starts a request and passes it to the driver. Returns `false` if the caller owns the request
+    /// again, which is then started.
     ///
     /// # Safety
     ///
-    /// `rq` must be a request of a `Disk<D>`, not started, that is the driver's from now on, and
-    /// the caller one that `Disk::drop` waits for.
+    /// `rq` must be a request of a `Disk<D>` that is not started, and the caller must pass on its
+    /// ownership. `Disk::drop` must wait for the caller.
     unsafe fn start(rq: *mut bindings::request) -> bool {
-        // SAFETY: `queuedata` was set by `Disk::new`, and `Disk::drop` waits for the caller before
-        // it lets go of it. The request is ours; `init_request` made its `Pdu`.
+        // SAFETY: `Disk::new` set `queuedata`, and `Disk::drop` waits for the caller before it
+        // frees `Shared`. We own the request, and `init_request` initialised its `Pdu`.
         let (rq, shared) = unsafe {
-            // As it comes again it keeps what it carries; nor may it be merged with then.
+            // A request that is queued again keeps its private data. The flag also prevents merges
+            // with it.
             if (*rq).rq_flags & ffi::RQF_DONTPREP == 0 {
                 (*rq).rq_flags |= ffi::RQF_DONTPREP;
                 (*Pdu::of(rq)).renew();
@@ -422,46 +448,54 @@ impl<D: Driver> Operations<D> {
         }
     }
 
+    /// Initialises a hardware queue.
+    ///
     /// # Safety
     ///
-    /// Called by blk-mq for each new hardware queue of the disk.
+    /// Must only be called by blk-mq, for a new hardware queue of the disk.
     unsafe extern "C" fn init_hctx(
         hctx: *mut bindings::blk_mq_hw_ctx,
         _data: *mut c_void,
         _hctx_idx: c_uint,
     ) -> c_int {
-        // A flush below may end ours while the flush machinery below holds its lock: ours is of
-        // another class, or lockdep would take the two for one.
-        // SAFETY: The queue is there and not in use yet; the key is static.
+        // A lower flush may end our flush while the lower flush machinery holds its lock. Our lock
+        // therefore has a separate class, so that lockdep does not take the two for one lock.
+        // SAFETY: The queue is allocated and not in use yet. The key is static.
         unsafe {
             bindings::blk_mq_hctx_set_fq_lock_class(hctx, static_lock_class!().as_ptr());
         }
         0
     }
 
+    /// Initialises the private data of a request.
+    ///
     /// # Safety
     ///
-    /// Called by blk-mq for each new request of the tag set, also for those that flush.
+    /// Must only be called by blk-mq, for a new request of the tag set, including flush requests.
     unsafe extern "C" fn init_request(
         _set: *mut bindings::blk_mq_tag_set,
         rq: *mut bindings::request,
         _hctx_idx: c_uint,
         _node: c_int,
     ) -> c_int {
-        // SAFETY: `cmd_size` is that of `Pdu`, and the request is not in use yet.
+        // SAFETY: By the invariant of `Tags` `cmd_size` is the size of `Pdu`, and the request is
+        // not in use yet.
         unsafe { Pdu::of(rq).write(Pdu::new()) };
         0
     }
 
+    /// Opens a disk, unless it is claimed.
+    ///
     /// # Safety
     ///
-    /// Called for a live disk of a `Disk<D>`, under its `open_mutex`.
+    /// Must only be called for a live disk of a `Disk<D>`, under its `open_mutex`.
     unsafe extern "C" fn open(disk: *mut bindings::gendisk, _mode: bindings::blk_mode_t) -> c_int {
-        // SAFETY: `private_data` was set by `Disk::new`, and a disk that is live has not passed
-        // `del_gendisk()`, so `shared` is there.
+        // SAFETY: `Disk::new` set `private_data`. A live disk has not passed `del_gendisk()`, so
+        // `shared` still exists.
         let shared = unsafe { &*(*disk).private_data.cast_const().cast::<Shared<D>>() };
 
-        // SAFETY: `open_mutex` is held.
+        // SAFETY: By the contract of this function `open_mutex` is held, and `claimed` is only
+        // accessed under it.
         if unsafe { *shared.claimed.get() } {
             ENXIO.to_errno()
         } else {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The C side of these wrappers: what [`kernel::bindings`] lacks.
+//! Declarations of the C functions and constants that [`kernel::bindings`] lacks.
 //!
 //! C header: [`helpers.h`](helpers.h)
 
@@ -13,7 +13,7 @@ use kernel::{
     },
 };
 
-// Checked against the headers in `helpers.c`.
+// `helpers.c` checks these against the kernel's headers.
 pub(super) const BLK_FEAT_WRITE_CACHE: u32 = 1 << 0;
 pub(super) const BLK_FEAT_FUA: u32 = 1 << 1;
 pub(super) const BLK_FEAT_IO_STAT: u32 = 1 << 4;
@@ -34,8 +34,8 @@ pub(super) const REQ_META: u32 = 1 << bindings::req_flag_bits___REQ_META;
 pub(super) const REQ_FUA: u32 = 1 << bindings::req_flag_bits___REQ_FUA;
 pub(super) const REQ_PREFLUSH: u32 = 1 << bindings::req_flag_bits___REQ_PREFLUSH;
 
-/// A stretch of an upper request, from sector `skip` of `src` on, and the place that it goes to, in
-/// sectors.
+/// A range of an upper request, from sector `skip` of the bio `src` on, and the lower sector that
+/// it goes to.
 #[repr(C)]
 pub(super) struct Part {
     pub(super) src: *mut bindings::bio,
@@ -44,14 +44,14 @@ pub(super) struct Part {
     pub(super) skip: u32,
     pub(super) sectors: u32,
     pub(super) set_opf: u32,
-    /// All of it or, with `E2BIG`, nothing.
+    /// Send all of the range, or nothing and return `E2BIG`.
     pub(super) whole: bool,
 }
 
-// Not `expect`: only where lockdep is off is there an empty struct behind these pointers.
+// Not `expect`, because these pointers are to an empty struct only if lockdep is off.
 #[allow(improper_ctypes)]
 extern "C" {
-    /// `include/linux/crc32.h`.
+    /// From `include/linux/crc32.h`.
     pub(super) fn crc32c(crc: u32, bytes: *const c_void, len: usize) -> u32;
 
     pub(super) fn ub_bios_init() -> c_int;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * The C side of the block wrappers: see helpers.h. Nothing here decides
- * anything; the rules of use are argued in the Rust files that call it.
+ * The C side of the block wrappers, see helpers.h. The helpers contain no
+ * policy. The Rust files that call them document why each call is safe.
  */
 
 #include <linux/bio-integrity.h>
@@ -19,7 +19,7 @@
 
 #include "helpers.h"
 
-/* Numbers that ffi.rs repeats, because they are macros or forced types here. */
+/* ffi.rs repeats these values, because they are macros or forced types in C. */
 static_assert(BLK_FEAT_WRITE_CACHE == 1u << 0);
 static_assert(BLK_FEAT_FUA == 1u << 1);
 static_assert(BLK_FEAT_IO_STAT == 1u << 4);
@@ -34,13 +34,13 @@ static_assert(SECTOR_SHIFT == 9);
 static_assert(MINORBITS == 20);
 
 /*
- * What a lower bio does not take over from the upper one. NOWAIT and POLLED
- * speak of the upper queue's submitter; FUA and PREFLUSH are the caller's
- * decision; ALLOC_CACHE belongs to the allocation.
+ * The flags that a lower bio does not inherit from the upper one. NOWAIT and
+ * POLLED concern the submitter to the upper queue. The caller decides about FUA
+ * and PREFLUSH. ALLOC_CACHE belongs to the allocation of the upper bio.
  */
 #define UB_STRIP (REQ_NOWAIT | REQ_POLLED | REQ_FUA | REQ_PREFLUSH | REQ_ALLOC_CACHE)
 
-/* The bios of lower I/O beyond those in the requests' own data. */
+/* The bios of lower I/O that are not embedded in a request's private data. */
 static struct bio_set ub_bios;
 static atomic_t ub_bios_used;
 
@@ -63,8 +63,9 @@ void ub_bios_exit(void)
 }
 
 /*
- * The clone was made without a device, so that it was not yet associated with
- * a cgroup: doing that once, here, saves a second look-up for every bio.
+ * Sets the target of a clone. The clone was made without a device, so it is
+ * not associated with a cgroup yet. Associating it once, here, saves a second
+ * look-up for every bio.
  */
 static void ub_bio_aim(struct bio *bio, struct bio *src, u32 skip, u32 sectors,
 		       struct block_device *bdev, sector_t sector, blk_opf_t opf)
@@ -78,9 +79,10 @@ static void ub_bio_aim(struct bio *bio, struct bio *src, u32 skip, u32 sectors,
 }
 
 /*
- * A clone of @sectors of @src, from sector @skip of it: @own where that is free,
- * and one of the set otherwise. NULL if there is no memory at once: the caller
- * goes on when what it has sent has ended.
+ * Clones @sectors of @src, from its sector @skip on, into @own if that is not
+ * NULL, else into a bio from the set. Returns NULL if there is no memory
+ * without waiting. The caller continues when the lower I/O that it has sent
+ * has ended.
  */
 static struct bio *ub_bio_clone(struct bio *own, struct bio *src, u32 skip, u32 sectors,
 				struct block_device *bdev, sector_t sector, blk_opf_t opf)
@@ -128,8 +130,9 @@ static void ub_clone_drop_bios(struct request *clone, struct bio *own)
 }
 
 /*
- * Fills @clone with up to @sectors of the stretch; how many it has now. All but
- * the first bio are chained to that: it ends last, with the first error.
+ * Fills @clone with up to @sectors of the range, and returns how many it holds.
+ * All other bios are chained to the first one, which ends last, with the first
+ * error.
  */
 static u32 ub_clone_fill(struct request *clone, struct bio *own,
 			 const struct ub_part *part, sector_t sector, u32 sectors)
@@ -159,7 +162,7 @@ static u32 ub_clone_fill(struct request *clone, struct bio *own,
 	return done;
 }
 
-/* As much of the stretch as the lower queue takes at once. */
+/* Returns how many sectors of the range fit one request of the lower queue. */
 static u32 ub_clone_limit(struct request_queue *q, sector_t sector, u32 sectors)
 {
 	u32 chunk = READ_ONCE(q->limits.chunk_sectors);
@@ -174,7 +177,7 @@ static u32 ub_clone_limit(struct request_queue *q, sector_t sector, u32 sectors)
 	return sectors;
 }
 
-/* What submit_bio_noacct() looks for. */
+/* Does the checks that submit_bio_noacct() does for a bio. */
 static __always_inline int ub_clone_check(struct block_device *bdev, u64 sector, u32 sectors)
 {
 	sector_t size = bdev_nr_sectors(bdev);
@@ -187,28 +190,29 @@ static __always_inline int ub_clone_check(struct block_device *bdev, u64 sector,
 }
 
 /*
- * A request of the lower queue, if there is one at once. It must not be merged
- * with another, as it would be in a scheduler of the lower disk, where it comes
- * if the queue is quiesced or the driver hands it back.
+ * Allocates a request of the lower queue, without waiting. The request must not
+ * be merged with another one. The lower disk's scheduler would merge it if the
+ * request got there, because the queue is quiesced or the driver requeues it.
  */
 static __always_inline struct request *ub_clone_alloc(struct request *rq,
 						      struct block_device *bdev, u32 set_opf)
 {
 	blk_opf_t opf = (rq->cmd_flags & ~UB_STRIP) | REQ_NOMERGE;
 
-	/* Of a request merged of different bios it is not true of all. */
+	/* If different bios were merged, the flags do not apply to all. */
 	if (unlikely(rq->rq_flags & RQF_MIXED_MERGE))
 		opf &= ~REQ_FAILFAST_MASK;
-	/* The lower flush machinery, which would know, is passed by. */
+	/* A clone bypasses the lower flush machinery, so check for a cache. */
 	if (set_opf && bdev_write_cache(bdev))
 		opf |= (__force blk_opf_t)set_opf;
 	return blk_mq_alloc_request(bdev_get_queue(bdev), opf, BLK_MQ_REQ_NOWAIT);
 }
 
 /*
- * Gives @clone, which has its bios, to the lower queue, or frees it. What says
- * that it has ended is the end of its bios: a driver may end a part with an
- * error and the rest without, or take the bios and submit them once more.
+ * Inserts @clone, which has its bios, into the lower queue, or frees it. The
+ * end of the bios, not of the request, shows that the lower I/O has ended,
+ * because a driver may end a part with an error and the rest without, or may
+ * take the bios and submit them again.
  */
 static __always_inline int ub_clone_insert(struct request *clone, struct request *rq,
 					   struct bio *own, sector_t sector, u32 sectors,
@@ -252,12 +256,12 @@ int ub_clone_whole(struct request *rq, struct bio *own, struct block_device *bde
 	clone = ub_clone_alloc(rq, bdev, 0);
 	if (IS_ERR(clone))
 		return -EAGAIN;
-	/* The limits do not change while there is a request. */
+	/* The limits do not change while the queue has a request. */
 	if (unlikely(ub_clone_limit(clone->q, sector, sectors) != sectors)) {
 		blk_mq_free_request(clone);
 		return -E2BIG;
 	}
-	/* bio_init_clone() for this case, without the device and what that costs. */
+	/* Like bio_init_clone(), without the cost of setting the device. */
 	bio_init(own, NULL, NULL, 0, clone->cmd_flags & ~REQ_NOMERGE);
 	bio_set_flag(own, BIO_CLONED);
 	own->bi_bdev = bdev;
@@ -324,15 +328,15 @@ void ub_bio_zero(struct bio *bio, u32 skip, u32 sectors)
 }
 
 /*
- * All who share devices hold them under this one address: among themselves
- * they do not conflict, and nobody else can claim such a device.
+ * The holder of all devices that are opened shared. Openers with this holder do
+ * not conflict with each other, and no other holder can claim such a device.
  */
 static char ub_shared_holder;
 
 /*
- * Where the kernel was told to keep writers away from devices in use
- * (bdev_allow_write_mounted=0), it keeps them away from these too. It takes a
- * holder to ask for that.
+ * If the kernel is configured to refuse writers on devices in use
+ * (bdev_allow_write_mounted=0), it also refuses writers on these devices. The
+ * flag for this requires a holder.
  */
 struct file *ub_bdev_open_shared(const char *path)
 {
@@ -356,8 +360,8 @@ struct file *ub_bdev_open_exclusive(const char *path, void *holder, bool write)
 }
 
 /*
- * Waits, so it must not run where this task's own bios are still held back:
- * the one waited for would be among them.
+ * Waits for a bio. Must not be called while current->bio_list holds back the
+ * bios of the current task, because it would hold back this bio too.
  */
 int ub_bdev_rw(struct block_device *bdev, u64 sector, void *buf, u32 len, u32 opf)
 {
@@ -382,7 +386,7 @@ int ub_bdev_flush(struct block_device *bdev)
 	return blkdev_issue_flush(bdev);
 }
 
-/* Nothing to do where the device knows no discard. */
+/* Does nothing if the device does not support discard. */
 int ub_bdev_discard(struct block_device *bdev, u64 sector, u64 sectors)
 {
 	if (WARN_ON_ONCE(current->bio_list))
@@ -392,7 +396,7 @@ int ub_bdev_discard(struct block_device *bdev, u64 sector, u64 sectors)
 	return blkdev_issue_discard(bdev, sector, sectors, GFP_NOIO);
 }
 
-/* Writes zeroes where the device cannot do better. With @keep it gives no space back. */
+/* Writes zeroes if the device cannot zero. With @keep, no space is freed. */
 int ub_bdev_zero(struct block_device *bdev, u64 sector, u64 sectors, bool keep)
 {
 	if (WARN_ON_ONCE(current->bio_list))
@@ -408,7 +412,7 @@ bool ub_bdev_takes_requests(struct block_device *bdev)
 
 bool ub_bdev_takes_clones(struct block_device *bdev)
 {
-	/* A bio gets its checksums where it is submitted, which a clone is not. */
+	/* The submission of a bio adds checksums. A clone skips it. */
 	return IS_ENABLED(CONFIG_BLK_MQ_STACKING) && ub_bdev_takes_requests(bdev) &&
 	       !blk_get_integrity(bdev->bd_disk);
 }
@@ -438,7 +442,7 @@ int ub_bdev_name(struct block_device *bdev, char *buf, size_t len)
 	return scnprintf(buf, len, "%pg", bdev);
 }
 
-/* The open op runs under the same mutex: no opener slips in between. */
+/* The open operation runs under the same mutex, so it cannot race with this. */
 int ub_disk_claim(struct gendisk *disk, bool *claimed)
 {
 	int ret = 0;
@@ -452,7 +456,7 @@ int ub_disk_claim(struct gendisk *disk, bool *claimed)
 	return ret;
 }
 
-/* sysfs: the disk among the device's holders, the device among its slaves. */
+/* In sysfs, links @disk as a holder of @bdev, and @bdev as a slave of @disk. */
 int ub_disk_link(struct gendisk *disk, struct block_device *bdev)
 {
 	return bd_link_disk_holder(bdev, disk);
@@ -464,8 +468,9 @@ void ub_disk_unlink(struct gendisk *disk, struct block_device *bdev)
 }
 
 /*
- * A set that may sleep has its readers enter the queues of other sets, without
- * waiting, which lockdep does not know: it must not take theirs and ours for one.
+ * If a set may sleep, its SRCU readers enter the queues of other sets, without
+ * waiting. lockdep does not know that they do not wait, so the SRCU domains of
+ * our sets get a separate class.
  */
 void ub_tags_set_lock_class(struct blk_mq_tag_set *set, struct lock_class_key *key)
 {
@@ -474,9 +479,11 @@ void ub_tags_set_lock_class(struct blk_mq_tag_set *set, struct lock_class_key *k
 }
 
 /*
- * Those below have their own writeback throttling, where it is wanted. And as
- * for the set, lockdep must not take our elevator_lock, under which our readers
- * are waited for, for that of a queue that they enter.
+ * Disables writeback throttling by default, because the lower devices throttle
+ * if that is wanted. The elevator_lock gets a separate lockdep class for the
+ * same reason as the set: a thread waits for our SRCU readers under our
+ * elevator_lock, and lockdep must not take it for that of a queue that the
+ * readers enter.
  */
 void ub_disk_setup(struct gendisk *disk, struct lock_class_key *key)
 {
@@ -506,7 +513,7 @@ u32 ub_disk_openers(struct gendisk *disk)
 	return disk_openers(disk);
 }
 
-/* A macro where lockdep is built in. */
+/* alloc_workqueue() is a macro if lockdep is built in. */
 struct workqueue_struct *ub_alloc_workqueue(const char *name, bool freezable)
 {
 	unsigned int flags = WQ_MEM_RECLAIM | WQ_UNBOUND;
@@ -516,12 +523,12 @@ struct workqueue_struct *ub_alloc_workqueue(const char *name, bool freezable)
 	return alloc_workqueue("%s", flags, 0, name);
 }
 
-/* Gives way to other tasks; -EINTR if this one is to die. */
+/* Reschedules if needed. Returns -EINTR if a fatal signal is pending. */
 int ub_give_way(void)
 {
 	/*
-	 * With lazy preemption cond_resched() does nothing, and a task that was
-	 * woken up waits for the next tick.
+	 * With lazy preemption, cond_resched() does nothing, and a task that was
+	 * woken up would wait for the next tick.
 	 */
 	if (test_thread_flag(TIF_NEED_RESCHED_LAZY))
 		schedule();
@@ -530,7 +537,7 @@ int ub_give_way(void)
 	return fatal_signal_pending(current) ? -EINTR : 0;
 }
 
-/* The limits change under limits_lock, which readers of one word do not need. */
+/* The limits change under limits_lock, which a reader of one word can skip. */
 u32 ub_bdev_logical_block_size(struct block_device *bdev)
 {
 	return READ_ONCE(bdev_get_queue(bdev)->limits.logical_block_size);

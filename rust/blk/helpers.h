@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * What the Rust side needs of the block layer and cannot reach by itself:
- * static inlines, macros, and code under #ifdef. ffi.rs declares the same.
+ * Helpers for the parts of the block layer that Rust code cannot call directly:
+ * static inlines, macros, and code under #ifdef. ffi.rs declares the same
+ * functions.
  */
 #ifndef UNIONBLK_HELPERS_H
 #define UNIONBLK_HELPERS_H
@@ -18,8 +19,8 @@ struct module;
 struct workqueue_struct;
 
 /*
- * A stretch of an upper request, from sector @skip of @src on, and the place that
- * it goes to, in sectors.
+ * A range of an upper request, from sector @skip of the bio @src on, and the
+ * lower sector that it goes to.
  */
 struct ub_part {
 	struct bio *src;
@@ -28,7 +29,7 @@ struct ub_part {
 	u32 skip;
 	u32 sectors;
 	u32 set_opf;
-	/* All of it or, with -E2BIG, nothing. */
+	/* Send all of the range, or nothing and return -E2BIG. */
 	bool whole;
 };
 
@@ -36,23 +37,26 @@ int ub_bios_init(void);
 void ub_bios_exit(void);
 
 /*
- * Sends a stretch of @rq, or the first part of it, to the lower queue as a
- * request of its own: how many sectors, or -EAGAIN if that would have to wait,
- * or another error. Never waits. @own, if not NULL, is used for the first bio,
- * which @end_io gets when all has ended, perhaps before this returns, with @rq
- * as its bi_private.
+ * Sends a range of @rq, or the first part of it, to the lower queue as a
+ * separate request. Never waits. Returns the number of sectors sent, -EAGAIN if
+ * it would have to wait, or another error.
+ *
+ * If @own is not NULL, it is used as the first bio. When all bios have ended,
+ * which may be before this returns, @end_io gets the first bio, with @rq as its
+ * bi_private.
  */
 int ub_clone_send(struct request *rq, struct bio *own, const struct ub_part *part,
 		  bio_end_io_t *end_io);
 
 /*
- * The same for all of a request of one bio that takes one lower request, with
- * as few steps as that takes; -E2BIG for any other, of which nothing is sent.
+ * Sends all of @rq as one lower request, if @rq has one bio and fits. This is a
+ * fast path of ub_clone_send(). If @rq does not fit, returns -E2BIG and sends
+ * nothing.
  */
 int ub_clone_whole(struct request *rq, struct bio *own, struct block_device *bdev,
 		   u64 to, bio_end_io_t *end_io);
 
-/* A bio for a stretch that lies in one bio of @rq; NULL if there is no memory. */
+/* Returns a bio for a range in one bio of @rq, NULL if there is no memory. */
 struct bio *ub_bio_part(struct request *rq, struct bio *own, const struct ub_part *part);
 void ub_bio_zero(struct bio *bio, u32 skip, u32 sectors);
 

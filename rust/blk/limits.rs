@@ -14,64 +14,68 @@ use kernel::{
     str::CStrExt, //
 };
 
-/// A builder for the limits of a disk, from those of the devices below it.
+/// Builds the limits of a disk from the limits of the devices below it.
 ///
-/// The disk always has a volatile write cache with FUA: without that, no flush would reach the
-/// driver. Discard and write-zeroes are offered on demand, secure erase is not.
+/// The disk always has a volatile write cache with FUA, because otherwise no flush would reach the
+/// driver. Discard and write-zeroes are offered on demand; secure erase is never offered.
 ///
-/// The second field is the unit of discard in bytes, 0 if there is none.
+/// The second field is the unit of discard in bytes, or 0 if the disk offers no discard.
 pub(crate) struct Limits(bindings::queue_limits, u32);
 
 impl Limits {
-    /// The limits of a disk with nothing below it yet.
+    /// Returns the limits of a disk without devices below it.
     pub(crate) fn new() -> Self {
         let mut lim = pin_init::zeroed();
 
-        // SAFETY: `lim` is ours to write.
+        // SAFETY: `lim` is a local value, borrowed exclusively for the call, so it may be written.
         unsafe { bindings::blk_set_stacking_limits(&mut lim) };
-        // Whatever is written is copied by nobody: only those below care how it lies in memory.
+        // This driver does not access the data itself, so only the lower devices restrict its
+        // alignment in memory.
         lim.dma_alignment = 0;
         lim.features |= ffi::BLK_FEAT_WRITE_CACHE | ffi::BLK_FEAT_FUA | ffi::BLK_FEAT_IO_STAT;
         Self(lim, 0)
     }
 
-    /// Takes the limits of `dev` in. `what` names the disk in the kernel's complaint where the two
-    /// do not line up; that costs speed, so it is no error, see [`Limits::is_misaligned`].
+    /// Stacks the limits of `dev`.
     ///
-    /// A zoned device cannot be written out of order and is refused.
+    /// If the alignments do not match, the kernel logs a warning that names the disk `what`. A
+    /// mismatch only makes I/O slower, so it is not an error, see [`Limits::is_misaligned`].
+    ///
+    /// A zoned device is refused, because it cannot be written out of order.
     pub(crate) fn stack(&mut self, dev: &BlockDevice, what: &CStr) -> Result {
         if dev.is_zoned() {
             return Err(EOPNOTSUPP);
         }
-        // SAFETY: The device is open; `what` is a string that outlives the call.
+        // SAFETY: By the invariant of `BlockDevice` the device is open; `what` outlives the call.
         unsafe {
             bindings::queue_limits_stack_bdev(&mut self.0, dev.as_raw(), 0, what.as_char_ptr());
         }
         Ok(())
     }
 
-    /// The smallest unit of I/O, in bytes.
+    /// Returns the smallest unit of I/O, in bytes.
     pub(crate) fn logical_block_size(&self) -> u32 {
         self.0.logical_block_size
     }
 
-    /// Whether devices were stacked whose alignments do not agree.
+    /// Returns whether the alignments of the stacked devices do not match.
     pub(crate) fn is_misaligned(&self) -> bool {
         self.0.flags & ffi::BLK_FLAG_MISALIGNED != 0
     }
 
-    /// Offers discard and write-zeroes, in units of `bytes`, a power of two: what the devices below
-    /// can do of it does not matter.
+    /// Offers discard and write-zeroes in units of `bytes`, a power of two, whether or not the
+    /// devices below support them.
     pub(crate) fn offer_discard(&mut self, bytes: u32) {
         self.1 = bytes;
     }
 
-    /// The finished limits. What the devices below offer beyond reads, writes and flushes is not
-    /// for the disk to promise.
+    /// Returns the finished limits.
+    ///
+    /// They offer nothing from the devices below beyond reads, writes and flushes.
     pub(super) fn into_raw(mut self) -> bindings::queue_limits {
         let unit = self.1;
         let lim = &mut self.0;
-        // The length of a request is counted in bytes, in 32 bits.
+        // The block layer keeps the length of a request in bytes, in 32 bits.
         let most = if unit == 0 {
             0
         } else {

@@ -22,13 +22,13 @@ use kernel::{
     },
 };
 
-/// A list of owned requests, linked through their own data: no lock, no allocation.
+/// A list of owned requests, linked through their private data, without locks or allocations.
 ///
-/// Requests left in it when it is dropped end with an error.
+/// Requests that are left in the list when it is dropped end with an error.
 ///
 /// # Invariants
 ///
-/// From `head` along the links hang requests that the list owns, newest first; null ends it.
+/// `head` starts a chain of requests that the list owns, newest first, terminated by null.
 pub(crate) struct RequestList<D: Driver> {
     head: Atomic<*mut bindings::request>,
     _owns: PhantomData<Request<D>>,
@@ -37,30 +37,33 @@ pub(crate) struct RequestList<D: Driver> {
 // SAFETY: The list owns its requests, which are `Send`.
 unsafe impl<D: Driver> Send for RequestList<D> {}
 
-// SAFETY: `head` is atomic; whoever takes the chain from it owns the whole chain.
+// SAFETY: `head` is atomic, and a thread that takes the chain from it owns the whole chain.
 unsafe impl<D: Driver> Sync for RequestList<D> {}
 
 impl<D: Driver> RequestList<D> {
-    /// An empty list.
+    /// Returns an empty list.
     pub(crate) const fn new() -> Self {
-        // INVARIANT: Nothing hangs from null.
+        // INVARIANT: The chain is empty.
         Self {
             head: Atomic::new(ptr::null_mut()),
             _owns: PhantomData,
         }
     }
 
-    /// Adds a request. `true` if the list was empty before. Any context.
+    /// Adds a request, and returns whether the list was empty before. Any context.
     pub(crate) fn push(&self, rq: Request<D>) -> bool {
         let rq = rq.into_raw();
-        // SAFETY: The request is ours, so it has an initialised `Pdu` and the link is free.
+        // SAFETY: By the invariants of `Request` we own `rq`, it has an initialised `Pdu`, and no
+        // list holds it.
         let link = unsafe { (*Pdu::of(rq)).link.get() };
         let mut old = self.head.load(Relaxed);
         loop {
-            // SAFETY: Until the exchange below succeeds the request is ours, and so is its link.
+            // SAFETY: Until the exchange below succeeds, we own the request, so by the invariant of
+            // `Pdu` only we access its link.
             unsafe { *link = old };
-            // INVARIANT: The new head links to the chain that hung from the old one. Full, so that
-            // whoever takes the chain sees its links and all that went before.
+            // INVARIANT: The new head links to the chain that the old head started. The exchange is
+            // a full barrier, so that a thread that takes the chain sees its links and everything
+            // that was done before the push.
             match self.head.cmpxchg(old, rq, Full) {
                 Ok(_) => return old.is_null(),
                 Err(now) => old = now,
@@ -68,20 +71,22 @@ impl<D: Driver> RequestList<D> {
         }
     }
 
-    /// Takes all requests, in the order of the pushes.
+    /// Takes all requests, in the order in which they were pushed.
     pub(crate) fn take_all(&self) -> Taken<D> {
-        // INVARIANT: An empty list. The chain is the caller's.
+        // INVARIANT: The list is empty afterwards, and we own the chain.
         let mut newest = self.head.xchg(ptr::null_mut(), Full);
         let mut oldest = ptr::null_mut();
         while !newest.is_null() {
-            // SAFETY: The chain is ours, so its links are.
+            // SAFETY: By the invariant of the list we now own the requests of the chain, and each
+            // has an initialised `Pdu`.
             let link = unsafe { (*Pdu::of(newest)).link.get() };
-            // SAFETY: As above.
+            // SAFETY: By the invariant of `Pdu` only the owner of the request, which we are,
+            // accesses `link`.
             let next = unsafe { link.replace(oldest) };
             oldest = newest;
             newest = next;
         }
-        // INVARIANT: The chain was turned round: it starts with the oldest.
+        // INVARIANT: The loop has reversed the chain, so it starts with the oldest request.
         Taken {
             next: oldest,
             _owns: PhantomData,
@@ -95,17 +100,19 @@ impl<D: Driver> Drop for RequestList<D> {
     }
 }
 
-/// Requests taken from a [`RequestList`]. Those not asked for end with an error.
+/// Requests taken from a [`RequestList`].
+///
+/// Requests that are left in it when it is dropped end with an error.
 ///
 /// # Invariants
 ///
-/// From `next` along the links hang requests that this value owns; null ends it.
+/// `next` starts a chain of requests that this value owns, terminated by null.
 pub(crate) struct Taken<D: Driver> {
     next: *mut bindings::request,
     _owns: PhantomData<Request<D>>,
 }
 
-// SAFETY: It owns its requests, which are `Send`.
+// SAFETY: `Taken` owns its requests, which are `Send`.
 unsafe impl<D: Driver> Send for Taken<D> {}
 
 impl<D: Driver> Iterator for Taken<D> {
@@ -116,9 +123,10 @@ impl<D: Driver> Iterator for Taken<D> {
         if rq.is_null() {
             return None;
         }
-        // SAFETY: By the invariant the request and its link are ours.
+        // SAFETY: By the invariant we own the request, so by the invariant of `Pdu` only we access
+        // its link.
         self.next = unsafe { *(*Pdu::of(rq)).link.get() };
-        // SAFETY: By the invariant we own the request; it is off the chain now.
+        // SAFETY: By the invariant we own the request, and it is no longer on the chain.
         Some(unsafe { Request::from_raw(rq) })
     }
 }

@@ -1,14 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The lower I/O of a request: how it is cut, counted and sent.
+//! The lower I/O of a request: how it is split, counted and sent.
 //!
-//! There are two ways down. As *requests* of the lower queue's own ([`super::clone`]), which never
-//! waits; and as *bios* ([`super::clone`] has those too), which may wait and so is for a worker.
+//! Lower I/O is sent in one of two ways, both in [`super::clone`]. As *requests* of the lower
+//! queue, it never waits. As *bios*, it may wait, so only a worker sends bios.
 //!
-//! A stretch that goes to one place is one lower I/O as far as the way allows. The first lower bio
-//! lives in the request's own data; where a request goes down as a whole, nothing else is allocated
-//! but the lower request, and nothing is counted. Where there is no memory, or no free request below,
-//! the *round* ends: when its lower I/O has ended, the driver gets the request back for the rest.
+//! A range that goes to one place is one lower I/O, if the way allows it. The first lower bio is
+//! embedded in the private data of the request. If a request is sent as a whole, only the lower
+//! request is allocated, and no lower I/O is counted. If there is no memory or no free lower
+//! request, the *round* ends: when the lower I/O of the round has ended, the driver gets the
+//! request back to send the rest.
 
 use super::{
     bdev::BlockDevice,
@@ -40,30 +41,29 @@ use kernel::{
 /// How lower I/O is sent.
 #[derive(Copy, Clone, PartialEq)]
 pub(crate) enum Way {
-    /// As requests of the lower queues. Never waits. For devices with
-    /// [`BlockDevice::takes_clones`].
+    /// As requests of the lower queues. Never waits. Requires [`BlockDevice::takes_clones`].
     Requests,
-    /// As bios. May wait for the lower devices: from a worker alone.
+    /// As bios. May wait for the lower devices, so only a worker uses it.
     Bios,
 }
 
-/// Where a stretch of a request goes.
+/// The target of a range of a request.
 #[derive(Copy, Clone)]
 pub(crate) enum Target<'d> {
-    /// To this device, at this sector.
+    /// This device, at this sector.
     Device(&'d BlockDevice, u64),
-    /// Nowhere: it reads as zeroes, and what is written is lost.
+    /// No device: a read returns zeroes, and the data of a write is dropped.
     Nowhere,
-    /// No place at all: the request fails with an I/O error.
+    /// No valid target: the request fails with an I/O error.
     Broken,
 }
 
-/// A stretch of a request.
+/// A range of a request, with its target.
 #[derive(Copy, Clone)]
 pub(crate) struct Piece<'d> {
-    /// Where it goes.
+    /// The target.
     pub(crate) target: Target<'d>,
-    /// How long it is.
+    /// The length.
     pub(crate) sectors: u32,
 }
 
@@ -72,9 +72,9 @@ pub(crate) struct Piece<'d> {
 /// # Invariants
 ///
 /// - `rq` is a started request of a `Disk<D>`, kept from completing by a count in its [`Pdu`].
-/// - `bio` is the bio of `rq` that holds the next sector, `skip` sectors into it, or null when
-///   `left` is 0. `skip` is less than its length.
-/// - `left` sectors of `rq` have not been given a place yet, in this round or one before.
+/// - `bio` is the bio of `rq` that holds the next sector, `skip` sectors into it, or null if `left`
+///   is 0. `skip` is less than the length of `bio`.
+/// - `left` sectors of `rq` have not been given a place yet, in this round or an earlier one.
 /// - `own` is the embedded bio if that is free, else null.
 pub(crate) struct Pieces<'d, D: Driver> {
     rq: *mut bindings::request,
@@ -85,24 +85,25 @@ pub(crate) struct Pieces<'d, D: Driver> {
     way: Way,
     opf: u32,
     own: *mut bindings::bio,
-    /// All of it goes to one place: it is sent when the plan is complete.
+    /// The target, if all of the rest goes to one place. It is sent after the plan has returned.
     whole: Option<(&'d BlockDevice, u64)>,
     failed: bool,
-    /// The driver or the device below has failed it: that is no error of ours.
+    /// The driver or the lower device has failed the request, so the pieces are not at fault.
     broken: bool,
-    /// It would have to wait: what is left is for the next round.
+    /// Sending would have to wait, so the rest is left to the next round.
     short: bool,
     _driver: PhantomData<&'d D>,
 }
 
 impl<'d, D: Driver> Pieces<'d, D> {
-    /// The sectors of a request behind the first `placed`.
+    /// Returns a value for the sectors of a request after the first `placed`.
     ///
     /// # Safety
     ///
-    /// `rq` must be a started request of a `Disk<D>`, kept from completing, no lower I/O under way.
+    /// `rq` must be a started request of a `Disk<D>`, kept from completing, with no lower I/O under
+    /// way.
     unsafe fn rest(rq: *mut bindings::request, placed: u32, way: Way, fua: bool) -> Self {
-        // SAFETY: The request is valid, and of a `Disk<D>`.
+        // SAFETY: By the contract of this function `rq` is a valid request of a `Disk<D>`.
         let (mut bio, all, own) = unsafe {
             (
                 (*rq).bio,
@@ -116,10 +117,11 @@ impl<'d, D: Driver> Pieces<'d, D> {
             all.saturating_sub(placed)
         };
         let mut skip = if total == 0 { 0 } else { placed };
-        // SAFETY: A bio of a request, and the next of one; as some of the request is left, there
-        // is a bio that holds it.
+        // SAFETY: `bio` is a bio of the request. Some sectors of the request are left, so a bio
+        // holds them, and the loop ends there.
         while skip > 0 && skip >= unsafe { sectors_of(bio) } {
-            // SAFETY: As above.
+            // SAFETY: By the contract of this function `rq` is a started request, so its bios are
+            // valid, and `bio` is one of them.
             unsafe {
                 skip -= sectors_of(bio);
                 bio = (*bio).bi_next;
@@ -142,10 +144,11 @@ impl<'d, D: Driver> Pieces<'d, D> {
         }
     }
 
-    /// Sends the next piece to its place.
+    /// Sends the next piece to its target.
     ///
-    /// One that is empty, reaches beyond the request, or goes nowhere and is neither of a read nor
-    /// of a write, fails the request; whatever follows is ignored.
+    /// The request fails if the piece is empty, if it reaches beyond the request, or if its target
+    /// is [`Target::Nowhere`] and the request is neither a read nor a write. Later pieces are then
+    /// ignored.
     pub(crate) fn add(&mut self, piece: Piece<'d>) {
         if piece.sectors == 0 || piece.sectors > self.left {
             self.failed |= !self.short;
@@ -173,14 +176,14 @@ impl<'d, D: Driver> Pieces<'d, D> {
         0
     }
 
-    /// How many sectors there are from here to the end of the bio; at least one.
+    /// Returns the number of sectors from the current one to the end of the bio, at least one.
     fn in_bio(&self) -> u32 {
-        // SAFETY: `left` is not 0 where this is called, so by the invariant `bio` is a bio of the
-        // request.
+        // SAFETY: All callers ensure that the request has a sector at the current position, so by
+        // the invariant `bio` is a bio of the request.
         unsafe { sectors_of(self.bio) - self.skip }
     }
 
-    /// Goes on by `n` sectors of those left.
+    /// Advances by `n` sectors, of which at least as many are left.
     fn advance(&mut self, n: u32) {
         let mut n = n;
         self.left -= n;
@@ -194,8 +197,8 @@ impl<'d, D: Driver> Pieces<'d, D> {
             self.skip = 0;
             // SAFETY: By the invariant `bio` is a bio of the request.
             self.bio = unsafe { (*self.bio).bi_next };
-            // INVARIANT: The bios of a request make up its length; should they not, then nothing
-            // of what is left can be placed.
+            // INVARIANT: The bios of a request make up its length. If they do not, the request
+            // fails, so that none of the rest is sent.
             if self.bio.is_null() {
                 self.failed |= self.left > 0;
                 return;
@@ -203,14 +206,15 @@ impl<'d, D: Driver> Pieces<'d, D> {
         }
     }
 
-    /// Zeroes what of the next `n` sectors lies in the bio, if it is a read: how many.
+    /// Zeroes the part of the next `n` sectors that lies in the current bio, if the request is a
+    /// read. Returns the number of sectors in that part.
     fn zero(&mut self, n: u32) -> u32 {
         let take = n.min(self.in_bio());
-        // SAFETY: By the invariant `rq` is valid.
+        // SAFETY: By the invariant `rq` is a started request, so its fields may be read.
         let op = unsafe { (*self.rq).cmd_flags } & ffi::REQ_OP_MASK;
         if op == bindings::req_op_REQ_OP_READ {
-            // SAFETY: The stretch lies within the bio, whose pages belong to the request until it
-            // ends; it is a read, so they may be written.
+            // SAFETY: The range lies within the bio. The pages of the bio belong to the request
+            // until it ends, and they may be written because the request is a read.
             unsafe { ffi::ub_bio_zero(self.bio, self.skip, take) };
         } else if op != bindings::req_op_REQ_OP_WRITE {
             self.failed = true;
@@ -218,7 +222,7 @@ impl<'d, D: Driver> Pieces<'d, D> {
         take
     }
 
-    /// Sends the next `n` sectors, or the first of them: how many.
+    /// Sends the next `n` sectors, or the first of them, and returns how many.
     fn place(&mut self, dev: &'d BlockDevice, sector: u64, n: u32) -> u32 {
         let take = match self.way {
             Way::Requests => n,
@@ -231,7 +235,8 @@ impl<'d, D: Driver> Pieces<'d, D> {
         self.send(dev, sector, take)
     }
 
-    /// The same, counted.
+    /// Sends the next `take` sectors, or the first of them, as a counted lower I/O, and returns how
+    /// many.
     fn send(&mut self, dev: &'d BlockDevice, sector: u64, take: u32) -> u32 {
         let part = Part {
             src: self.bio,
@@ -243,39 +248,42 @@ impl<'d, D: Driver> Pieces<'d, D> {
             whole: false,
         };
         let own = core::mem::replace(&mut self.own, ptr::null_mut());
-        // SAFETY: By the invariant `rq` is a request of a `Disk<D>`, and held; `part` is of it, and
-        // `own` free or null. The device is open for as long as the request lives.
+        // SAFETY: By the invariants `rq` is a request of a `Disk<D>` that is held by a count,
+        // `part` is a range of it, and `own` is free or null. The device is open as long as the
+        // request lives.
         let sent = unsafe { clone::send_counted::<D>(self.rq, own, &part, self.way) };
         sent.unwrap_or_else(|e| {
-            // INVARIANT: Nothing was sent, so it is as free as it was.
+            // INVARIANT: Nothing was sent, so the embedded bio is free if it was before.
             self.own = own;
             if e == EAGAIN {
                 self.short = true;
                 return 0;
             }
-            // SAFETY: As above.
+            // SAFETY: By the invariant `rq` is a request of a `Disk<D>` that is held by a count, so
+            // by the invariant of `Tags` a `Pdu` follows it.
             unsafe { &*Pdu::of(self.rq) }.note(Status::from(e).as_raw());
             self.fail()
         })
     }
 }
 
-/// The length of a bio.
+/// Returns the length of a bio, in sectors.
 ///
 /// # Safety
 ///
 /// `bio` must be valid.
 unsafe fn sectors_of(bio: *mut bindings::bio) -> u32 {
-    // SAFETY: Promised by the caller. The iterator is packed: this reads a copy of the field.
+    // SAFETY: By the contract of this function `bio` is valid. This copies the field, because the
+    // iterator is packed.
     unsafe { (*bio).bi_iter.bi_size >> ffi::SECTOR_SHIFT }
 }
 
-/// See [`Request::submit`].
+/// Sends lower I/O for a request in pieces, see [`Request::submit`]. If an error is returned, no
+/// lower I/O of the request is under way.
 ///
 /// # Safety
 ///
-/// `rq` must fulfil the invariants of [`Request`], and no value may exist for it. With an error
-/// nothing of it is under way.
+/// `rq` must fulfil the invariants of [`Request`], and no [`Request`] value may exist for it.
 pub(super) unsafe fn submit<D, F>(
     rq: *mut bindings::request,
     way: Way,
@@ -286,28 +294,32 @@ where
     D: Driver,
     F: for<'d> FnOnce(&'d D, &mut Pieces<'d, D>),
 {
-    // SAFETY: The request is a `Disk<D>`'s, as promised by the caller.
+    // SAFETY: By the contract of this function `rq` fulfils the invariants of `Request`, so it has
+    // an initialised `Pdu`.
     let pdu = unsafe { &*Pdu::of(rq) };
-    // From here to `put` below the request cannot complete, so what is borrowed is there.
+    // From here to `put` below the request cannot complete, so the borrows stay valid.
     pdu.hold();
     // SAFETY: The disk keeps its `Shared` until all of its requests have ended.
     let shared = unsafe { &*Shared::<D>::of(rq) };
     let begun = pdu.placed();
-    // INVARIANT: Nothing beyond the rounds before has been given a place, and the request is held.
-    // SAFETY: The request is valid.
+    // INVARIANT: Only the sectors of earlier rounds have been given a place, and the request is
+    // held.
+    // SAFETY: By the invariants of `Request` the request is started and of a `Disk<D>`, and no
+    // lower I/O of it is under way. `hold` keeps it from completing.
     let mut pieces = unsafe { Pieces::rest(rq, begun, way, fua) };
     plan(&shared.driver, &mut pieces);
 
     if let Some((dev, sector)) = pieces.whole.take().filter(|_| !pieces.failed) {
-        // SAFETY: `dev` is open as long as the request lives, which nobody touches here unless it
-        // comes back.
+        // SAFETY: By the contract of this function we own `rq`. `dev` is open as long as the
+        // request lives. The request is not accessed afterwards unless `send_whole` returns it.
         match unsafe { send_whole::<D>(rq, way, fua, dev, sector) } {
             Sent::Whole => return Ok(()),
             Sent::Busy(rq) => return Err(rq),
             Sent::Unfit(back) => {
                 let rq = back.into_raw();
-                // INVARIANT: As it was before the plan.
-                // SAFETY: Nothing was sent, so it is ours.
+                // INVARIANT: Nothing was sent, so the state is the same as before the plan.
+                // SAFETY: `send_whole` has returned ownership of the request, so by the invariants
+                // of `Request` no lower I/O is under way. It is still held.
                 pieces = unsafe { Pieces::rest(rq, begun, way, fua) };
                 let mut at = sector;
                 while pieces.left > 0 && !pieces.failed && !pieces.short {
@@ -323,15 +335,16 @@ where
         pr_warn_once!("the pieces of a request do not cover it: it fails\n");
     }
     if failed {
-        // Unless the device below has given a reason.
+        // If the lower device has reported an error, that error stays.
         pdu.note(ffi::BLK_STS_IOERR);
     }
     let nothing = pieces.left == pieces.total && !failed;
-    // SAFETY: The request is valid.
+    // SAFETY: By the invariants of `Request` `rq` is a started request. The count from `hold` keeps
+    // it until `put` below.
     let all = unsafe { (*rq).__data_len >> ffi::SECTOR_SHIFT };
     pdu.set_round(begun, all - pieces.left);
     if pdu.put() {
-        // SAFETY: The last count was ours, so no lower I/O is left and the request is ours.
+        // SAFETY: This was the last count, so no lower I/O is left, and we own the request.
         let rq = unsafe { Request::<D>::from_raw(rq) };
         if nothing {
             return Err(rq);
@@ -341,25 +354,27 @@ where
     Ok(())
 }
 
-/// What became of a request that was to be sent as a whole.
+/// The result of an attempt to send a request as a whole.
 pub(crate) enum Sent<D: Driver> {
-    /// It is under way, or has ended.
+    /// The request is under way, or has ended.
     Whole,
-    /// It would have to wait. Nothing of it was sent.
+    /// Sending would have to wait. Nothing was sent.
     Busy(Request<D>),
-    /// It is more than one lower I/O. Nothing of it was sent.
+    /// The request does not fit one lower I/O. Nothing was sent.
     Unfit(Request<D>),
 }
 
-/// What becomes of a request of which nothing was sent, because of an error.
+/// Handles a request of which nothing was sent, because of an error.
 ///
 /// # Safety
 ///
-/// `rq` must fulfil the invariants of [`Request`], and no value may exist for it.
+/// `rq` must fulfil the invariants of [`Request`], and no [`Request`] value may exist for it.
 unsafe fn unsent<D: Driver>(rq: *mut bindings::request, e: Error) -> Sent<D> {
-    // SAFETY: The request is a `Disk<D>`'s.
+    // SAFETY: By the contract of this function `rq` fulfils the invariants of `Request`, so it has
+    // an initialised `Pdu`.
     let pdu = unsafe { &*Pdu::of(rq) };
-    // SAFETY: Promised by the caller.
+    // SAFETY: By the contract of this function `rq` fulfils the invariants of `Request`, and no
+    // other value exists for it.
     let rq = unsafe { Request::from_raw(rq) };
 
     if e == EAGAIN || e == E2BIG {
@@ -375,11 +390,11 @@ unsafe fn unsent<D: Driver>(rq: *mut bindings::request, e: Error) -> Sent<D> {
     }
 }
 
-/// Sends all that is left of a request to one place.
+/// Sends the whole rest of a request to one place.
 ///
 /// # Safety
 ///
-/// As for [`submit`], and `dev` must be open for as long as the request lives.
+/// As for [`submit`]. In addition, `dev` must be open as long as the request lives.
 unsafe fn send_whole<D: Driver>(
     rq: *mut bindings::request,
     way: Way,
@@ -387,11 +402,13 @@ unsafe fn send_whole<D: Driver>(
     dev: &BlockDevice,
     sector: u64,
 ) -> Sent<D> {
-    // SAFETY: The request is a `Disk<D>`'s, as promised by the caller.
+    // SAFETY: By the contract of this function `rq` fulfils the invariants of `Request`, so it has
+    // an initialised `Pdu`.
     let pdu = unsafe { &*Pdu::of(rq) };
     let begun = pdu.placed();
     // INVARIANT: As in `submit`.
-    // SAFETY: The request is valid, and ours.
+    // SAFETY: By the contract of this function `rq` fulfils the invariants of `Request`: it is
+    // started and of a `Disk<D>`, no lower I/O of it is under way, and we own it.
     let rest = unsafe { Pieces::<'_, D>::rest(rq, begun, way, fua) };
     let part = Part {
         src: rest.bio,
@@ -403,16 +420,17 @@ unsafe fn send_whole<D: Driver>(
         whole: true,
     };
     pdu.set_round(begun, begun + rest.total);
-    // SAFETY: The request is ours, its embedded bio free, `part` all that is left of it; with an error
-    // nothing was sent.
+    // SAFETY: By the contract of this function we own the request and `dev` is open, so the
+    // embedded bio is free. `part` is the whole rest of the request.
     match unsafe { clone::send_whole::<D>(rq, rest.own, &part, way) } {
         Ok(()) => Sent::Whole,
-        // SAFETY: As above.
+        // SAFETY: `clone::send_whole` has failed, so nothing was sent and we own `rq` again. It
+        // still fulfils the invariants of `Request`, and no value exists for it.
         Err(e) => unsafe { unsent(rq, e) },
     }
 }
 
-/// See [`Request::submit_at_once`].
+/// Sends a request as one lower request, see [`Request::submit_at_once`].
 ///
 /// # Safety
 ///
@@ -430,16 +448,18 @@ where
     // SAFETY: The disk keeps its `Shared` until all of its requests have ended.
     let shared = unsafe { &*Shared::<D>::of(rq) };
     let dev = dev(&shared.driver).as_raw();
-    // SAFETY: The request is valid, and a `Disk<D>`'s, as promised by the caller.
+    // SAFETY: By the contract of this function `rq` fulfils the invariants of `Request`: it is
+    // started and has an initialised `Pdu`.
     unsafe {
         let all = (*rq).__data_len >> ffi::SECTOR_SHIFT;
         (*Pdu::of(rq)).set_round(0, all);
     }
-    // SAFETY: Promised by the caller; the driver keeps its devices open. With an error nothing was
-    // sent.
+    // SAFETY: By the contract of this function `rq` fulfils the invariants of `Request`, so no
+    // lower I/O of it is under way. The driver keeps its devices open.
     match unsafe { clone::send_at_once::<D>(rq, dev, sector) } {
         Ok(()) => Sent::Whole,
-        // SAFETY: As above.
+        // SAFETY: `clone::send_at_once` has failed, so nothing was sent and we own `rq` again. It
+        // still fulfils the invariants of `Request`, and no value exists for it.
         Err(e) => unsafe { unsent(rq, e) },
     }
 }

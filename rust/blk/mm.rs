@@ -7,23 +7,24 @@
 use super::ffi;
 use kernel::types::NotThreadSafe;
 
-/// While it lives, no allocation of the current task starts I/O, whatever its flags say: so memory
-/// may be had where I/O is what others wait for.
+/// A scope in which no allocation of the current task starts I/O, regardless of its flags.
+///
+/// It lets a task allocate while other tasks wait for I/O that the allocation could wait for.
 ///
 /// # Invariants
 ///
-/// `flags` are what `memalloc_noio_save()` returned to this task.
+/// `flags` is the value that `memalloc_noio_save()` returned to this task.
 pub(crate) struct NoIo {
     flags: u32,
     _task: NotThreadSafe,
 }
 
 impl NoIo {
-    /// Begins such a stretch.
+    /// Begins the scope.
     pub(crate) fn new() -> Self {
-        // INVARIANT: Saved just now; the value does not leave the task.
+        // INVARIANT: `flags` is saved here, and the value does not leave the task.
         Self {
-            // SAFETY: It changes a flag of the current task.
+            // SAFETY: `memalloc_noio_save()` only changes a flag of the current task.
             flags: unsafe { ffi::ub_noio_save() },
             _task: NotThreadSafe,
         }
@@ -32,7 +33,7 @@ impl NoIo {
 
 impl Drop for NoIo {
     fn drop(&mut self) {
-        // SAFETY: By the invariant the flags are this task's.
+        // SAFETY: By the invariant `memalloc_noio_save()` returned the flags to this task.
         unsafe { ffi::ub_noio_restore(self.flags) };
     }
 }

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The block layer, as much of it as a stacking driver needs.
+//! Abstractions for the parts of the block layer that a stacking driver needs.
 //!
-//! This is the only place of the module with `unsafe` in it. It knows nothing of what is stacked
-//! on what, or why: a [`disk::Driver`] gets its requests and says where each stretch of them goes.
+//! All `unsafe` code of the module is here. It does not depend on what is stacked, or why: a
+//! [`disk::Driver`] gets the requests and decides where each range of them goes.
 //!
 //! C headers: [`include/linux/blk-mq.h`](srctree/include/linux/blk-mq.h),
 //! [`include/linux/blkdev.h`](srctree/include/linux/blkdev.h),

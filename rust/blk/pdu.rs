@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What each request carries for the driver: `blk_mq_tag_set::cmd_size`.
+//! The driver's private data in each request: `blk_mq_tag_set::cmd_size`.
 //!
 //! C header: [`include/linux/blk-mq.h`](srctree/include/linux/blk-mq.h)
 
@@ -25,13 +25,13 @@ use kernel::{
     types::Opaque, //
 };
 
-/// The private data of one request, behind its `struct request`.
+/// The private data of one request, which follows its `struct request`.
 ///
-/// A request belongs to one CPU or one list at a time, so nothing in here is shared while it
-/// waits; `remaining` and `status` are written from the completions of its lower I/O.
+/// A request belongs to one CPU or one list at a time, so no field is shared while the request
+/// waits. The completions of its lower I/O write `remaining` and `status`.
 ///
-/// The atomics are core's, as the driver's own memory: they compile to what the kernel's do, without
-/// a call for each.
+/// The atomics are those of `core`, as in the driver's other memory. They compile to the same code
+/// as the kernel's, but without a call for each access.
 ///
 /// # Invariants
 ///
@@ -39,31 +39,31 @@ use kernel::{
 /// - `bio` is either not in use, or was initialised for the lower I/O of this very request.
 #[repr(C)]
 pub(super) struct Pdu {
-    /// Lower I/O not yet ended, and one more while lower I/O is still being sent.
+    /// The number of lower I/Os that have not ended, plus one while lower I/O is still being sent.
     remaining: AtomicI32,
     /// The first error of lower I/O, a `blk_status_t`.
     status: AtomicU32,
-    /// Sectors of the request that were given a place in the rounds before this one.
+    /// The number of sectors that were given a place in earlier rounds.
     begun: AtomicU32,
-    /// Sectors of the request that were given a place, this round included.
+    /// The number of sectors that were given a place, including this round.
     placed: AtomicU32,
     /// Whether lower I/O is sent in a way that may wait.
     may_wait: AtomicBool,
-    /// The driver's own word.
+    /// A word that the driver may use.
     cookie: AtomicU64,
     /// The next request of the list that this one is on.
     pub(super) link: UnsafeCell<*mut bindings::request>,
-    /// The first lower bio of a round; the only one where one suffices.
+    /// The first lower bio of a round, and the only one if one suffices.
     bio: Opaque<bindings::bio>,
 }
 
-// The private data starts right behind `struct request`.
+// The private data starts right after `struct request`.
 const _: () = assert!(align_of::<Pdu>() <= align_of::<bindings::request>());
 
 impl Pdu {
-    /// A request that is not in use.
+    /// Returns the private data of a request that is not in use.
     pub(super) const fn new() -> Self {
-        // INVARIANT: Nobody uses `bio` yet.
+        // INVARIANT: `bio` is not in use yet.
         Self {
             remaining: AtomicI32::new(0),
             status: AtomicU32::new(0),
@@ -76,28 +76,28 @@ impl Pdu {
         }
     }
 
-    /// The private data of `rq`, as `blk_mq_rq_to_pdu()` computes it.
+    /// Returns the private data of `rq`, as `blk_mq_rq_to_pdu()` does.
     ///
     /// # Safety
     ///
     /// `rq` must be a request of a tag set whose `cmd_size` is that of [`Pdu`].
     pub(super) unsafe fn of(rq: *mut bindings::request) -> *mut Self {
-        // SAFETY: The caller promises that the allocation goes on for a `Pdu` behind `rq`.
+        // SAFETY: By the contract of this function the allocation extends for a `Pdu` after `rq`.
         unsafe { rq.add(1) }.cast()
     }
 
-    /// The embedded bio.
+    /// Returns the embedded bio.
     pub(super) fn bio(&self) -> *mut bindings::bio {
         self.bio.get()
     }
 
-    /// Makes the request new: no cookie, nothing placed.
+    /// Resets the data for a new use of the request: no cookie, no sectors placed.
     pub(super) fn renew(&self) {
         self.cookie.store(0, Relaxed);
         self.placed.store(0, Relaxed);
     }
 
-    /// The driver's word, and all that was done before it was set by [`Pdu::release_cookie`].
+    /// Returns the driver's word. An acquire, which pairs with [`Pdu::release_cookie`].
     pub(super) fn cookie(&self) -> u64 {
         self.cookie.load(Acquire)
     }
@@ -112,38 +112,39 @@ impl Pdu {
         self.cookie.swap(cookie, SeqCst);
     }
 
-    /// Sets the driver's word; whoever sees it sees what was done before.
+    /// Sets the driver's word. A thread that sees the word sees everything that was done before.
     pub(super) fn release_cookie(&self, cookie: u64) {
         self.cookie.store(cookie, Release);
     }
 
-    /// Sectors that were given a place, of use to the owner of the request.
+    /// Returns the number of sectors that were given a place. Meaningful only to the owner of the
+    /// request.
     pub(super) fn placed(&self) -> u32 {
         self.placed.load(Relaxed)
     }
 
-    /// Of those, the sectors of the rounds before.
+    /// Returns the number of those sectors that were given a place in earlier rounds.
     pub(super) fn begun(&self) -> u32 {
         self.begun.load(Relaxed)
     }
 
-    /// Begins a round, in which all up to `placed` is given a place.
+    /// Begins a round that gives a place to the sectors from `begun` to `placed`.
     pub(super) fn set_round(&self, begun: u32, placed: u32) {
         self.begun.store(begun, Relaxed);
         self.placed.store(placed, Relaxed);
     }
 
-    /// Whether lower I/O is sent in a way that may wait.
+    /// Returns whether lower I/O is sent in a way that may wait.
     pub(super) fn may_wait(&self) -> bool {
         self.may_wait.load(Relaxed)
     }
 
-    /// Says so, or not.
+    /// Sets whether lower I/O is sent in a way that may wait.
     pub(super) fn set_may_wait(&self, may_wait: bool) {
         self.may_wait.store(may_wait, Relaxed);
     }
 
-    /// Takes the sender's count: the request cannot complete before it is put again.
+    /// Takes the sender's count. The request cannot complete before that count is put.
     pub(super) fn hold(&self) {
         self.status.store(0, Relaxed);
         self.remaining.store(1, Relaxed);
@@ -154,26 +155,27 @@ impl Pdu {
         self.remaining.fetch_add(1, Relaxed);
     }
 
-    /// Puts one count. Whoever gets `true` put the last one and owns the request again.
+    /// Puts one count. Returns `true` if it was the last one; the caller then owns the request.
     #[must_use]
     pub(super) fn put(&self) -> bool {
-        // Full: all that the other completions did happens before what the last one does.
+        // A full barrier, so that everything that the other completions did happens before what the
+        // last one does.
         self.remaining.fetch_sub(1, SeqCst) == 1
     }
 
-    /// Records the status of lower I/O; the first error stays.
+    /// Records the status of lower I/O. The first error stays.
     pub(super) fn note(&self, status: bindings::blk_status_t) {
         if status != 0 {
-            // A lost race means that another error was first, which is as good.
+            // Ignore a lost race, because another error was recorded first.
             let _ = self
                 .status
                 .compare_exchange(0, u32::from(status), Relaxed, Relaxed);
         }
     }
 
-    /// The first error, or 0. Of use to whoever put the last count.
+    /// Returns the first error, or 0. Meaningful only after the last count was put.
     pub(super) fn status(&self) -> bindings::blk_status_t {
-        // CAST: only ever set from a `blk_status_t`.
+        // CAST: `status` is only set from a `blk_status_t`.
         self.status.load(Relaxed) as bindings::blk_status_t
     }
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A plug.
+//! A plug of the block layer.
 //!
 //! C header: [`include/linux/blkdev.h`](srctree/include/linux/blkdev.h)
 
@@ -10,12 +10,14 @@ use kernel::{
     types::NotThreadSafe, //
 };
 
-/// Requests that the current task makes are held back while it lives, and go out together at its
-/// end, or when the task sleeps.
+/// A plug of the current task.
+///
+/// The plug holds back the requests that the task makes. They are dispatched together when the plug
+/// is finished, or when the task sleeps.
 ///
 /// # Invariants
 ///
-/// `plug` was started by the current task, and does not move.
+/// The current task started `plug`, and it does not move.
 struct Plug {
     plug: MaybeUninit<bindings::blk_plug>,
     _task: NotThreadSafe,
@@ -27,15 +29,16 @@ pub(crate) fn with<R>(f: impl FnOnce() -> R) -> R {
         plug: MaybeUninit::uninit(),
         _task: NotThreadSafe,
     };
-    // INVARIANT: Started just now; the value stays where it is until it is dropped, at the end.
-    // SAFETY: The plug is ours to write; it is finished before it goes.
+    // INVARIANT: The plug is started here, and the value does not move before it is dropped at the
+    // end of this function.
+    // SAFETY: The plug is a local value, so it may be written; `drop` finishes it.
     unsafe { bindings::blk_start_plug(plug.plug.as_mut_ptr()) };
     f()
 }
 
 impl Drop for Plug {
     fn drop(&mut self) {
-        // SAFETY: By the invariant this task has started it.
+        // SAFETY: By the invariant this task has started the plug, which has not moved.
         unsafe { bindings::blk_finish_plug(self.plug.as_mut_ptr()) };
     }
 }

@@ -31,25 +31,25 @@ use kernel::{
     sync::rcu, //
 };
 
-/// How a request or a bio ended.
+/// The status with which a request or a bio has ended.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Status(bindings::blk_status_t);
 
 impl Status {
-    /// It worked.
+    /// Success.
     pub(crate) const OK: Self = Self(0);
-    /// The device cannot do that.
+    /// The device does not support the operation.
     pub(crate) const NOTSUPP: Self = Self(ffi::BLK_STS_NOTSUPP);
-    /// No space where there had to be some: ENOSPC to the application.
+    /// There is no space left. The application sees ENOSPC.
     pub(crate) const NOSPC: Self = Self(ffi::BLK_STS_NOSPC);
-    /// Anything else: EIO to the application.
+    /// Any other error. The application sees EIO.
     pub(crate) const IOERR: Self = Self(ffi::BLK_STS_IOERR);
 
     pub(super) fn as_raw(self) -> bindings::blk_status_t {
         self.0
     }
 
-    /// Whether it worked.
+    /// Returns whether the status is success.
     pub(crate) fn is_ok(self) -> bool {
         self == Self::OK
     }
@@ -57,25 +57,25 @@ impl Status {
 
 impl From<Error> for Status {
     fn from(e: Error) -> Self {
-        // SAFETY: A pure function of its argument.
+        // SAFETY: `errno_to_blk_status()` is a pure function of its argument, an integer.
         Self(unsafe { bindings::errno_to_blk_status(e.to_errno()) })
     }
 }
 
-/// What a request asks for.
+/// The operation of a request.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Op {
     /// Read sectors.
     Read,
     /// Write sectors.
     Write,
-    /// Make all that completed before durable. Carries no sectors.
+    /// Make all writes that completed before durable. Has no sectors.
     Flush,
-    /// The content is of no use any more.
+    /// Discard the content of the sectors.
     Discard,
     /// Zero the sectors.
     WriteZeroes,
-    /// Something that no driver here asked for.
+    /// An operation that the disk does not offer.
     Other(u8),
 }
 
@@ -87,15 +87,16 @@ pub(crate) enum Op {
 ///                               +------------ end(), or again() ----------------+--> block layer
 /// ```
 ///
-/// One that is dropped ends with an error: a request is never lost.
+/// A request that is dropped ends with an error, so that no request is lost.
 ///
 /// # Invariants
 ///
 /// - The pointer is to a request of a `Disk<D>`, started and not ended; its [`Pdu`] is initialised.
-/// - Whoever has the value owns the request: no lower I/O of it is under way, no list holds it.
+/// - The owner of the value owns the request: no lower I/O of it is under way, and no list holds
+///   it.
 pub(crate) struct Request<D: Driver>(NonNull<bindings::request>, PhantomData<fn(D)>);
 
-// SAFETY: A request may be worked on and ended by any thread, one at a time.
+// SAFETY: Any thread may process and end a request, one thread at a time.
 unsafe impl<D: Driver> Send for Request<D> {}
 
 // SAFETY: The methods on a shared reference only read, or are atomic.
@@ -108,8 +109,8 @@ impl<D: Driver> Request<D> {
     ///
     /// `rq` must fulfil the invariants of the type, and no other value may exist for it.
     pub(super) unsafe fn from_raw(rq: *mut bindings::request) -> Self {
-        // INVARIANT: Promised by the caller.
-        // SAFETY: By the same promise it is not null.
+        // INVARIANT: By the contract of this function.
+        // SAFETY: By the contract of this function `rq` points to a request, so it is not null.
         Self(unsafe { NonNull::new_unchecked(rq) }, PhantomData)
     }
 
@@ -119,12 +120,12 @@ impl<D: Driver> Request<D> {
     }
 
     pub(super) fn pdu(&self) -> &Pdu {
-        // SAFETY: By the invariant it is a request of a `Disk<D>` with an initialised `Pdu`, which
-        // lives as long as the request.
+        // SAFETY: By the invariant the pointer is to a request of a `Disk<D>` with an initialised
+        // `Pdu`, which lives as long as the request.
         unsafe { &*Pdu::of(self.0.as_ptr()) }
     }
 
-    /// What the request asks for.
+    /// Returns the operation.
     pub(crate) fn op(&self) -> Op {
         // SAFETY: By the invariant the request is valid and does not change.
         let op = unsafe { (*self.0.as_ptr()).cmd_flags } & ffi::REQ_OP_MASK;
@@ -134,18 +135,19 @@ impl<D: Driver> Request<D> {
             bindings::req_op_REQ_OP_FLUSH => Op::Flush,
             bindings::req_op_REQ_OP_DISCARD => Op::Discard,
             bindings::req_op_REQ_OP_WRITE_ZEROES => Op::WriteZeroes,
-            // CAST: masked with 0xff.
+            // CAST: `op` is masked with 0xff.
             other => Op::Other(other as u8),
         }
     }
 
-    /// Whether the write must be durable when it ends.
+    /// Returns whether the write must be durable when it ends.
     pub(crate) fn is_fua(&self) -> bool {
         // SAFETY: By the invariant the request is valid and does not change.
         unsafe { (*self.0.as_ptr()).cmd_flags & ffi::REQ_FUA != 0 }
     }
 
-    /// Where it starts; 0 for a flush, which the block layer leaves at the highest of numbers.
+    /// Returns the first sector. Returns 0 for a flush, for which the block layer sets the highest
+    /// possible sector.
     pub(crate) fn sector(&self) -> u64 {
         if self.sectors() == 0 {
             return 0;
@@ -154,14 +156,14 @@ impl<D: Driver> Request<D> {
         unsafe { (*self.0.as_ptr()).__sector }
     }
 
-    /// How long it is; 0 for a flush.
+    /// Returns the length in sectors; 0 for a flush.
     pub(crate) fn sectors(&self) -> u32 {
         // SAFETY: By the invariant the request is valid and does not change.
         unsafe { (*self.0.as_ptr()).__data_len >> ffi::SECTOR_SHIFT }
     }
 
-    /// The sectors that were not given a place yet: first and count. All of them, before
-    /// [`Request::submit`].
+    /// Returns the sectors that were not given a place yet: first and count. Before the first
+    /// [`Request::submit`], these are all sectors.
     pub(crate) fn rest(&self) -> (u64, u32) {
         let placed = self.pdu().placed();
         let sector = self.sector().saturating_add(u64::from(placed));
@@ -169,7 +171,7 @@ impl<D: Driver> Request<D> {
         (sector, self.sectors().saturating_sub(placed))
     }
 
-    /// The sectors that were given a place by the last [`Request::submit`]: first and count.
+    /// Returns the sectors that the last [`Request::submit`] gave a place: first and count.
     pub(crate) fn part(&self) -> (u64, u32) {
         let (begun, placed) = (self.pdu().begun(), self.pdu().placed());
         let sector = self.sector().saturating_add(u64::from(begun));
@@ -177,7 +179,7 @@ impl<D: Driver> Request<D> {
         (sector, placed.saturating_sub(begun))
     }
 
-    /// A word of the driver's own that stays with the request until it ends; 0 at first.
+    /// Returns the driver's word, which stays with the request until the request ends; 0 at first.
     pub(crate) fn cookie(&self) -> u64 {
         self.pdu().cookie()
     }
@@ -192,8 +194,8 @@ impl<D: Driver> Request<D> {
         self.pdu().swap_cookie(cookie);
     }
 
-    /// Sets the driver's word; whoever sees it by [`Tags::any`](super::Tags::any) sees what was
-    /// done before.
+    /// Sets the driver's word. A thread that sees the word in [`Tags::any`](super::Tags::any) sees
+    /// everything that was done before.
     pub(crate) fn release_cookie(&self, cookie: u64) {
         self.pdu().release_cookie(cookie);
     }
@@ -202,26 +204,27 @@ impl<D: Driver> Request<D> {
     pub(crate) fn end(self, status: Status) {
         let rq = self.into_raw();
 
-        // SAFETY: By the invariant the request is started, not ended, and ours to end; nothing
-        // touches it afterwards.
+        // SAFETY: By the invariant the request is started and not ended, and we own it. No one
+        // accesses it afterwards.
         unsafe { bindings::blk_mq_end_request(rq, status.0) };
     }
 
-    /// Sends the request down in pieces; [`Driver::complete`] gets it back when all of them ended.
+    /// Sends lower I/O for the request in pieces. [`Driver::complete`] gets the request back when
+    /// all of the lower I/O has ended.
     ///
-    /// `plan` names the pieces of [`Request::rest`] in order. They must cover it exactly; if they do
-    /// not, none of them reaches beyond it, and the request completes with [`Status::IOERR`] once
-    /// what was sent has ended. `fua` makes each lower write durable by itself, if its device has
-    /// FUA.
+    /// `plan` adds the pieces of [`Request::rest`] in order. They must cover it exactly. If they do
+    /// not, no lower I/O reaches beyond it, and the request completes with [`Status::IOERR`] once
+    /// the lower I/O that was sent has ended. `fua` makes each lower write durable by itself, if
+    /// its device has FUA.
     ///
-    /// Where the way down would wait, the request completes with a rest: it is to come [`again`].
-    /// If not even a part could be sent, it comes back at once, as the error.
+    /// If sending would have to wait, the request completes with a rest, and the driver must call
+    /// [`again`]. If nothing could be sent, the request is returned at once, as the error.
     ///
-    /// The driver is handed to `plan` for as long as the request lives, and the lower devices must
-    /// come from there: so they stay open until the last lower I/O has ended.
+    /// `plan` borrows the driver for as long as the request lives, and must take the lower devices
+    /// from the driver. They therefore stay open until the last lower I/O has ended.
     ///
-    /// Context: process; for [`Way::Requests`] it may sleep only if a device below
-    /// [`may`](super::BlockDevice::may_sleep), for [`Way::Bios`] it may wait.
+    /// Context: process. With [`Way::Requests`] it may sleep only if a lower device
+    /// [`may`](super::BlockDevice::may_sleep); with [`Way::Bios`] it may wait.
     ///
     /// [`again`]: Request::again
     pub(crate) fn submit<F>(self, fua: bool, plan: F) -> core::result::Result<(), Self>
@@ -231,14 +234,15 @@ impl<D: Driver> Request<D> {
         let way = self.way();
         let rq = self.into_raw();
 
-        // SAFETY: By the invariant of `Request` the request was ours alone, and `into_raw` handed
-        // it on.
+        // SAFETY: By the invariants of `Request` we owned the request, and after `into_raw` no
+        // value exists for it.
         unsafe { lower::submit(rq, way, fua, plan) }
     }
 
-    /// Sends a request, of which nothing was sent before, to one place, as one lower request, if it is
-    /// fit for that: `sector` of the device that `dev` picks. Otherwise as [`Request::submit`], by
-    /// [`Way::Requests`].
+    /// Sends a request, of which nothing was sent before, as one lower request to `sector` of the
+    /// device that `dev` returns, if the request fits one.
+    ///
+    /// In all other respects like [`Request::submit`] with [`Way::Requests`].
     #[inline]
     pub(crate) fn submit_at_once<F>(self, sector: u64, dev: F) -> Sent<D>
     where
@@ -246,11 +250,12 @@ impl<D: Driver> Request<D> {
     {
         let rq = self.into_raw();
 
-        // SAFETY: As above.
+        // SAFETY: By the invariants of `Request` we owned the request, and after `into_raw` no
+        // value exists for it.
         unsafe { lower::submit_at_once(rq, sector, dev) }
     }
 
-    /// How its lower I/O is sent.
+    /// Returns how lower I/O of the request is sent.
     #[inline]
     pub(crate) fn way(&self) -> Way {
         if self.pdu().may_wait() {
@@ -260,37 +265,38 @@ impl<D: Driver> Request<D> {
         }
     }
 
-    /// Decides how its lower I/O is sent.
+    /// Sets how lower I/O of the request is sent.
     #[inline]
     pub(crate) fn set_way(&self, way: Way) {
         self.pdu().set_may_wait(way == Way::Bios);
     }
 
-    /// Whether nothing of it was given a place before.
+    /// Returns whether no sector of the request was given a place yet.
     #[inline]
     pub(crate) fn is_new(&self) -> bool {
         self.pdu().placed() == 0
     }
 
-    /// Gives the request back to the block layer, which soon hands it to [`Driver::queue`] again. It
-    /// keeps its word, and what was placed of it. Any context.
+    /// Requeues the request: the block layer soon passes it to [`Driver::queue`] again. The request
+    /// keeps the driver's word and the count of placed sectors. Any context.
     pub(crate) fn again(self) {
-        // Somebody else may hand it over and end it before the call below has returned; the queue stays
-        // until the guard is dropped.
+        // Another thread may queue and end the request before the call below has returned. The
+        // guard keeps the queue until it is dropped.
         let _guard = rcu::read_lock();
         let rq = self.into_raw();
 
-        // SAFETY: By the invariant the request is started, not ended, and ours.
+        // SAFETY: By the invariant the request is started and not ended, and we own it.
         unsafe { bindings::blk_mq_requeue_request(rq, true) };
     }
 
-    /// Hands the request back to the driver: the lower I/O of this round has ended. Any context.
+    /// Passes the request back to the driver after the lower I/O of this round has ended. Any
+    /// context.
     pub(super) fn complete(self, status: bindings::blk_status_t) {
-        // The driver may end the request and go on using itself; `Disk::drop` waits for readers
-        // before it lets go of the driver.
+        // The driver may end the request and continue to use its own data. `Disk::drop` waits for
+        // RCU readers before it frees the driver.
         let _guard = rcu::read_lock();
-        // SAFETY: The request is not ended, so the disk holds its `Shared`; if it ends now, the RCU
-        // read side keeps it until the guard is dropped.
+        // SAFETY: By the invariant the request is not ended, so the disk holds its `Shared`. After
+        // the request has ended, the RCU read side keeps `Shared` until the guard is dropped.
         let shared = unsafe { &*Shared::<D>::of(self.0.as_ptr()) };
 
         D::complete(shared.driver(), self, Status(status));
@@ -300,8 +306,8 @@ impl<D: Driver> Request<D> {
 impl<D: Driver> Drop for Request<D> {
     fn drop(&mut self) {
         pr_warn_once!("a request was dropped before its end: it fails\n");
-        // SAFETY: By the invariant the request is started, not ended, and ours to end; as the
-        // value goes away, nothing touches it afterwards.
+        // SAFETY: By the invariant the request is started and not ended, and we own it. The value
+        // is dropped, so no one accesses the request afterwards.
         unsafe { bindings::blk_mq_end_request(self.0.as_ptr(), ffi::BLK_STS_IOERR) };
     }
 }

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A place for something that is made once, while others look.
+//! A cell that is set once and may be read concurrently.
 //!
-//! What `SetOnce<KBox<T>>` is, in half the memory, and a look is one load instead of a call: a
-//! map looks at several for each request.
+//! It does what `SetOnce<KBox<T>>` does, with half the memory and with one load instead of a call
+//! for each read. This matters because a map reads several slots for each request.
 
 use core::{
     marker::PhantomData,
@@ -15,48 +15,51 @@ use core::{
 };
 use kernel::prelude::*;
 
-/// Holds nothing at first, and then one `T` for as long as it lives.
+/// A slot that is empty at first. Once it is set, it holds one `T` until the slot is dropped.
 ///
 /// # Invariants
 ///
-/// `held` is null, or what `KBox::into_raw` gave for a box that the slot owns; once it is not null
-/// it does not change.
+/// `held` is null, or the pointer that `KBox::into_raw` returned for a box that the slot owns. Once
+/// `held` is not null, it does not change.
 pub(crate) struct Slot<T> {
     held: AtomicPtr<T>,
     _owns: PhantomData<KBox<T>>,
 }
 
 impl<T> Slot<T> {
-    /// Nothing in it.
+    /// Returns an empty slot.
     pub(crate) const fn new() -> Self {
-        // INVARIANT: Null.
+        // INVARIANT: `held` is null.
         Self {
             held: AtomicPtr::new(ptr::null_mut()),
             _owns: PhantomData,
         }
     }
 
-    /// What it holds. Any context.
+    /// Returns the value that the slot holds. Any context.
     #[inline]
     pub(crate) fn get(&self) -> Option<&T> {
-        // Acquire: with the release in `populate`, what is found is complete.
-        // SAFETY: By the invariant it is null, or points to what the slot owns as long as it lives.
+        // The acquire pairs with the release in `populate`, so that the value is initialised.
+        // SAFETY: By the invariant `held` is null, or points to a value that the slot owns as long
+        // as the slot lives.
         unsafe { self.held.load(Ordering::Acquire).as_ref() }
     }
 
-    /// Puts something in, and says whether that was done; if it holds something already, the new
-    /// goes. Who drops the slot may be another thread.
+    /// Sets the slot, and returns whether this call set it. If the slot is set already, `new` is
+    /// dropped.
+    ///
+    /// `T` must be `Send`, because another thread may drop the slot.
     pub(crate) fn populate(&self, new: KBox<T>) -> bool
     where
         T: Send,
     {
         let new = KBox::into_raw(new);
-        // INVARIANT: The box is the slot's now; it was null before.
+        // INVARIANT: If the exchange succeeds, `held` was null before, and the slot owns the box.
         let done =
             self.held
                 .compare_exchange(ptr::null_mut(), new, Ordering::Release, Ordering::Relaxed);
         if done.is_err() {
-            // SAFETY: It came from a box just now, and nobody else got it.
+            // SAFETY: `new` came from `KBox::into_raw` above, and no one else has the pointer.
             drop(unsafe { KBox::from_raw(new) });
         }
         done.is_ok()
@@ -67,7 +70,8 @@ impl<T> Drop for Slot<T> {
     fn drop(&mut self) {
         let held = *self.held.get_mut();
         if !held.is_null() {
-            // SAFETY: By the invariant it came from a box that is ours; nobody looks any more.
+            // SAFETY: By the invariant `held` came from a box that the slot owns, and no reference
+            // from `get` exists any more.
             drop(unsafe { KBox::from_raw(held) });
         }
     }
@@ -87,7 +91,7 @@ mod tests {
         assert!(!slot.populate(KBox::new((2u32, counted.clone()), GFP_KERNEL)?));
         assert_eq!(slot.get().map(|held| held.0), Some(1));
         drop(slot);
-        // Ours is the last reference: what was refused is gone, and what was held.
+        // `counted` is the last reference, so the refused value and the held one were both dropped.
         assert!(Arc::into_unique_or_drop(counted).is_some());
         Ok(())
     }

@@ -26,11 +26,12 @@ use kernel::{
     types::Opaque, //
 };
 
-/// The tags and requests of one disk. They are made before the disk, and may outlive it.
+/// The tags and requests of one disk. They are allocated before the disk, and may outlive it.
 ///
 /// # Invariants
 ///
-/// The C struct is initialised, its operations are those of `D`, its `cmd_size` is that of [`Pdu`].
+/// The C struct is initialised, its operations are those of `D`, and its `cmd_size` is the size of
+/// [`Pdu`].
 #[pin_data(PinnedDrop)]
 pub(crate) struct Tags<D: Driver> {
     #[pin]
@@ -41,16 +42,17 @@ pub(crate) struct Tags<D: Driver> {
 // SAFETY: A tag set may be used from any thread.
 unsafe impl<D: Driver> Send for Tags<D> {}
 
-// SAFETY: As above, by any number of threads.
+// SAFETY: Any number of threads may use a tag set at the same time.
 unsafe impl<D: Driver> Sync for Tags<D> {}
 
 impl<D: Driver> Tags<D> {
-    /// For a disk of `queues` hardware queues that share `depth` requests. `may_sleep`: a driver
-    /// below may, to which [`Driver::queue`] sends requests.
+    /// Allocates the tags for a disk of `queues` hardware queues that share `depth` requests.
+    ///
+    /// `may_sleep` says whether a lower driver to which [`Driver::queue`] sends requests may sleep.
     pub(crate) fn new(queues: u32, depth: u32, may_sleep: bool) -> Result<Arc<Self>> {
-        // NO_SCHED: a scheduler is for those who want one. STACKING: a CPU that goes offline waits
-        // for requests below, not for ours. HCTX_SHARED: the requests take most of an idle disk's
-        // memory, so its queues share them.
+        // NO_SCHED: no I/O scheduler unless the user selects one. STACKING: a CPU that goes offline
+        // waits for the requests of the lower disks, not for ours. HCTX_SHARED: the hardware queues
+        // share the requests, because these take most of the memory of an idle disk.
         let mut flags = bindings::BLK_MQ_F_NO_SCHED_BY_DEFAULT
             | bindings::BLK_MQ_F_STACKING
             | bindings::BLK_MQ_F_TAG_HCTX_SHARED;
@@ -62,7 +64,7 @@ impl<D: Driver> Tags<D> {
             nr_maps: 1,
             nr_hw_queues: queues,
             queue_depth: depth,
-            // CAST: far below 4 GiB.
+            // CAST: The size of `Pdu` is far below 4 GiB.
             cmd_size: size_of::<Pdu>() as c_uint,
             numa_node: bindings::NUMA_NO_NODE,
             flags,
@@ -72,11 +74,13 @@ impl<D: Driver> Tags<D> {
         Arc::pin_init(
             try_pin_init!(Self {
                 inner <- Opaque::try_ffi_init(move |slot: *mut bindings::blk_mq_tag_set| {
-                    // SAFETY: `slot` is ours to write.
+                    // SAFETY: `Opaque::try_ffi_init()` passes a pointer to the memory of the field,
+                    // which is valid for writes.
                     unsafe { slot.write(set) };
-                    // SAFETY: As above. Should it fail, it leaves nothing behind.
+                    // SAFETY: `slot` holds the struct written above, and does not move. If the call
+                    // fails, it leaves nothing allocated.
                     to_result(unsafe { bindings::blk_mq_alloc_tag_set(slot) })?;
-                    // SAFETY: Allocated just now, and not in use; the key is static.
+                    // SAFETY: The set was allocated above and is not in use. The key is static.
                     unsafe {
                         ffi::ub_tags_set_lock_class(slot, static_lock_class!().as_ptr());
                     }
@@ -92,14 +96,17 @@ impl<D: Driver> Tags<D> {
         self.inner.get()
     }
 
-    /// How many hardware queues there are: not more than there are CPUs.
+    /// Returns the number of hardware queues, which is at most the number of CPUs.
     pub(super) fn queues(&self) -> u32 {
-        // SAFETY: By the invariant it is initialised; the number was settled when it was made.
+        // SAFETY: By the invariant the set is initialised. The number does not change afterwards.
         unsafe { (*self.inner.get()).nr_hw_queues }
     }
 
-    /// Whether `f`, with `with`, holds for the word of any request that was started and has not
-    /// ended. Requests start and end meanwhile: it takes barriers to say which are looked at.
+    /// Returns whether `f(word, with)` is true for the word of any request that was started and has
+    /// not ended.
+    ///
+    /// Requests may start and end during the call. Only barriers in the caller and in the path of a
+    /// request can guarantee that a given request is checked.
     ///
     /// Context: process. `f` must not sleep.
     pub(crate) fn any(&self, f: fn(u64, u64) -> bool, with: u64) -> bool {
@@ -109,8 +116,8 @@ impl<D: Driver> Tags<D> {
             found: false,
         };
 
-        // SAFETY: By the invariant it is initialised; `look` outlives the call, and `each` takes
-        // it for what it is.
+        // SAFETY: By the invariant the set is initialised. `look` outlives the call, and `each`
+        // casts it back to a `Look`.
         unsafe {
             bindings::blk_mq_tagset_busy_iter(
                 self.inner.get(),
@@ -122,22 +129,25 @@ impl<D: Driver> Tags<D> {
     }
 }
 
-/// What [`Tags::any`] asks of each request.
+/// The argument that [`Tags::any`] passes to [`each`].
 struct Look {
     f: fn(u64, u64) -> bool,
     with: u64,
     found: bool,
 }
 
+/// Checks one request for [`Tags::any`], and returns whether to continue.
+///
 /// # Safety
 ///
-/// Called by blk-mq for each started request of a tag set of ours, with a [`Look`] that nobody else
-/// uses meanwhile.
+/// Must only be called by blk-mq for a started request of a [`Tags`], with a [`Look`] that no one
+/// else uses during the call.
 unsafe extern "C" fn each(rq: *mut bindings::request, look: *mut c_void) -> bool {
-    // SAFETY: Promised by the caller.
+    // SAFETY: By the contract of this function `look` is a `Look` that no one else uses.
     let look = unsafe { &mut *look.cast::<Look>() };
-    // SAFETY: The request is of a tag set whose `cmd_size` is that of `Pdu`; `init_request` made
-    // it, and blk-mq keeps the request for the length of this call.
+    // SAFETY: By the contract of this function `rq` is a request of a `Tags`, so by the invariant
+    // of `Tags` a `Pdu` follows it. `init_request` initialised the `Pdu`, and blk-mq keeps the
+    // request during this call.
     let pdu = unsafe { &*Pdu::of(rq) };
 
     look.found = (look.f)(pdu.cookie(), look.with);
@@ -147,8 +157,8 @@ unsafe extern "C" fn each(rq: *mut bindings::request, look: *mut c_void) -> bool
 #[pinned_drop]
 impl<D: Driver> PinnedDrop for Tags<D> {
     fn drop(self: Pin<&mut Self>) {
-        // SAFETY: By the invariant it is initialised. The disk, the only user, holds a reference,
-        // and so is gone.
+        // SAFETY: By the invariant the set is initialised. The disk is its only user and holds a
+        // reference, so the disk no longer exists.
         unsafe { bindings::blk_mq_free_tag_set(self.inner.get()) };
     }
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The current task, while it works on what may take long.
+//! Rescheduling of the current task during long work.
 //!
 //! C header: [`include/linux/sched/signal.h`](srctree/include/linux/sched/signal.h)
 
@@ -10,10 +10,13 @@ use kernel::{
     prelude::*, //
 };
 
-/// Gives way to other tasks. `EINTR` if the current task has a fatal signal pending.
+/// Reschedules if another task should run. Returns `EINTR` if the current task has a fatal signal
+/// pending.
 ///
-/// Context: process, may sleep. At short intervals in work whose length a device's content decides.
+/// To be called at short intervals in work whose length depends on the content of a device.
+///
+/// Context: process, may sleep.
 pub(crate) fn give_way() -> Result {
-    // SAFETY: The caller may sleep.
+    // SAFETY: `ub_give_way()` only requires a context that may sleep, as this function does.
     to_result(unsafe { ffi::ub_give_way() })
 }

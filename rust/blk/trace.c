@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * The C side of trace.rs. Each of these is a jump over a few instructions while
- * nobody traces.
+ * The C side of trace.rs. While an event is not enabled, its function is a jump over
+ * a few instructions.
  */
 
 #include "helpers.h"

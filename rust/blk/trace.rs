@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Events of a disk, for those who trace.
+//! Trace events of a disk.
 //!
-//! The kernel's own `declare_trace!` looks for its tracepoints in the bindings, where those of a
-//! module cannot be: so each event is a C function around one.
+//! The kernel's `declare_trace!` looks up tracepoints in the bindings, which cannot contain those
+//! of a module. Each event is therefore a C function that calls the tracepoint.
 //!
 //! C header: [`trace.h`](trace.h)
 
@@ -12,30 +12,31 @@ use super::{
     ffi, //
 };
 
-/// Any context.
+/// All of these may be called in any context.
 impl DiskRef {
-    /// A write has made a mapping.
+    /// Traces a write that has made a mapping.
     pub(crate) fn trace_first_write(&self, sector: u64, sectors: u32) {
-        // SAFETY: The disk's memory is there as long as the reference.
+        // SAFETY: By the invariant of `DiskRef` a reference keeps the disk's memory.
         unsafe { ffi::ub_trace_first_write(self.as_raw(), sector, sectors) };
     }
 
-    /// A commit has ended: blocks of metadata written, changes made durable; `error` is 0 or
-    /// negative.
+    /// Traces a commit that has ended: `blocks` of metadata were written, and `changes` became
+    /// durable. `error` is 0 or negative.
     pub(crate) fn trace_commit(&self, blocks: u64, changes: u64, error: i32) {
-        // SAFETY: As above.
+        // SAFETY: By the invariant of `DiskRef` a reference keeps the disk's memory.
         unsafe { ffi::ub_trace_commit(self.as_raw(), blocks, changes, error) };
     }
 
-    /// A checkpoint has ended: blocks of metadata that are free again; `error` is 0 or negative.
+    /// Traces a checkpoint that has ended: `blocks` of metadata are free again. `error` is 0 or
+    /// negative.
     pub(crate) fn trace_checkpoint(&self, blocks: u64, error: i32) {
-        // SAFETY: As above.
+        // SAFETY: By the invariant of `DiskRef` a reference keeps the disk's memory.
         unsafe { ffi::ub_trace_checkpoint(self.as_raw(), blocks, error) };
     }
 
-    /// Space of the device below was given back.
+    /// Traces that space of the lower device was freed.
     pub(crate) fn trace_release(&self, sector: u64, sectors: u64) {
-        // SAFETY: As above.
+        // SAFETY: By the invariant of `DiskRef` a reference keeps the disk's memory.
         unsafe { ffi::ub_trace_release(self.as_raw(), sector, sectors) };
     }
 }

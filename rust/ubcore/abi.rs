@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The ioctl structures of `include/uapi/unionblk.h`, which says what each field means.
+//! The ioctl structures of `include/uapi/unionblk.h`, which documents each field.
 //!
 //! A test compares sizes, offsets and numbers with what a C compiler makes of that header.
-//! [`super::extend`] takes these structures from callers of any age.
+//! [`super::extend`] takes these structures from callers of any version.
 
 use core::mem::offset_of;
 use core::ops::Range;
@@ -34,7 +34,7 @@ pub const DISCARD_ZERO: u32 = 0;
 /// `UNIONBLK_DISCARD_REVEAL`.
 pub const DISCARD_REVEAL: u32 = 1;
 
-/// The word for a mode, for people and scripts.
+/// Returns the word for a mode, for people and scripts.
 pub const fn mode_word(mode: u32) -> &'static str {
     match mode {
         MODE_WRITABLE => "writable",
@@ -44,7 +44,7 @@ pub const fn mode_word(mode: u32) -> &'static str {
     }
 }
 
-/// The word for a discard policy.
+/// Returns the word for a discard policy.
 pub const fn discard_word(discard: u32) -> &'static str {
     match discard {
         DISCARD_ZERO => "zero",
@@ -58,7 +58,7 @@ pub const STATUS_NEXT: u32 = 1;
 /// The node of the control device below `/dev`.
 pub const CONTROL_NAME: &core::ffi::CStr = c"unionblk-control";
 
-/// Most hardware queues of a union.
+/// The largest number of hardware queues of a union.
 pub const QUEUES_MAX: u32 = 8;
 
 /// `struct unionblk_features`.
@@ -155,7 +155,7 @@ pub struct Lost {
     pub unnamed: u64,
 }
 
-/// What two of the structures say of a leaf's damage, where the rest can be read.
+/// What two of the structures report about a leaf's damage, if the rest can be read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Damage {
     /// `damaged_blocks`
@@ -164,30 +164,32 @@ pub struct Damage {
     pub sectors: u64,
 }
 
-/// A structure of this interface: its first word is its own size as the caller knows it.
+/// A structure of this interface. Its first word is its own size as the caller knows it.
 pub trait Call: FromBytes + IntoBytes + Immutable + KnownLayout + Sized {
     /// Number of the call, the second argument of `_IO`.
     const NUMBER: u32;
 
-    /// The ioctl command as `_IO(0xd9, NUMBER)` makes it: the same however the structure grows.
+    /// The ioctl command as `_IO(0xd9, NUMBER)` makes it. It stays the same however the structure
+    /// grows.
     const COMMAND: u32 = (TYPE << 8) | Self::NUMBER;
 
     /// The size of its first version: the least that a caller may state.
     const SIZE_VER0: usize;
 
-    /// The fields that the driver reads, by offset and in ascending order; the others are answers.
+    /// The fields that the driver reads, by offset and in ascending order. The other fields are
+    /// answers.
     const INPUTS: &'static [Range<usize>];
 
-    /// Whether flags and reserved fields of a request are as this version wants them.
+    /// Returns whether flags and reserved fields of a request are as this version wants them.
     fn reserved_are_zero(&self) -> bool;
 
-    /// The size that the caller stated.
+    /// Returns the size that the caller stated.
     fn size(&self) -> u32;
 
     /// Sets the size that the caller stated.
     fn set_size(&mut self, size: u32);
 
-    /// Makes every field zero that is for answers alone.
+    /// Makes every field zero that is only for answers.
     fn clear_answers(&mut self) {
         let bytes = self.as_mut_bytes();
         let mut at = size_of::<u32>();
@@ -202,7 +204,7 @@ pub trait Call: FromBytes + IntoBytes + Immutable + KnownLayout + Sized {
 /// `UNIONBLK_IOC_TYPE`.
 pub const TYPE: u32 = 0xd9;
 
-/// The bytes of a field.
+/// Returns the bytes of a field.
 const fn field<S, F>(offset: usize, _: fn(&S) -> &F) -> Range<usize> {
     Range {
         start: offset,
@@ -233,7 +235,7 @@ macro_rules! call {
         }
 
         impl $type {
-            /// All zero, but for its size.
+            /// Returns a structure that is all zero, except for its size.
             pub fn new() -> Self {
                 let mut s = Self::new_zeroed();
                 s.size = size_of::<Self>() as u32;
@@ -271,20 +273,20 @@ impl Create {
         self.reason_detail = [a, b];
     }
 
-    /// Why the call failed, if the driver said so.
+    /// Returns why the call failed, if the driver stored a reason.
     pub fn error(&self) -> Option<Error> {
         let [a, b] = self.reason_detail;
         Error::from_wire(self.reason, a, b)
     }
 }
 
-/// The bytes of a path field before its NUL; `None` if it is empty or has no end.
+/// Returns the bytes of a path field before its NUL, or `None` if it is empty or has no NUL.
 pub fn path(field: &[u8; PATH_BYTES]) -> Option<&[u8]> {
     let end = field.iter().position(|&b| b == 0)?;
     field.get(..end).filter(|p| !p.is_empty())
 }
 
-/// Fills a path field; `None` if the path is too long or holds a NUL.
+/// Fills a path field. Returns `None` if the path is too long or holds a NUL.
 pub fn set_path(field: &mut [u8; PATH_BYTES], path: &[u8]) -> Option<()> {
     if path.contains(&0) || path.len() >= PATH_BYTES {
         return None;

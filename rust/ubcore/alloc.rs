@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Which leaf slab a root slab gets.
+//! Chooses the leaf slab that a root slab gets.
 //!
 //! Neighbours on the root shall be neighbours on the leaf, in whatever order they are first
-//! written, so that a large I/O stays one. Root slabs form *groups* of 16; a group's first slab
-//! takes a free group of the leaf, at its own place within it, and the others follow to theirs.
-//! When no group is free any more, any slab will do: no space is held back.
+//! written, so that a large I/O is not split. Root slabs form *groups* of 16. The first slab of a
+//! group takes a free group of the leaf, at its own place within the group. The other slabs of the
+//! group follow, each to its own place. If no group is free any more, any free slab is taken. No
+//! space is held back.
 
 use core::ops::DerefMut;
 
@@ -15,28 +16,28 @@ use super::map::{Base, Emptied, Map, Memory};
 use super::num::{index, mask, narrow, wide};
 use super::plan;
 
-/// Slabs of a group: 1 MiB of 64 KiB slabs.
+/// The number of slabs of a group: 1 MiB of 64 KiB slabs.
 const GROUP: u32 = 16;
 
-/// Pages of the slab table that one call looks through, and leaf slabs that one call frees, at most:
-/// the lock is not held for long.
+/// The number of pages of the slab table that one call looks through, and of leaf slabs that one
+/// call frees, at most, so that the lock is not held for long.
 const STEP_PAGES: u32 = 4;
 const STEP_SLABS: u32 = 8192;
-/// Words of the bitmap that one search for a free group looks at, at most.
+/// The number of words of the bitmap that one search for a free group looks at, at most.
 const STEP_WORDS: usize = 4096;
 
-/// The leaf's free slabs. One lock guards it and all changes of the slab table.
+/// The leaf's free slabs. One lock guards them and all changes of the slab table.
 ///
-/// `B` is a bitmap, one bit for each leaf slab, set if it is taken.
+/// `B` is a bitmap with one bit for each leaf slab, which is set if the slab is taken.
 pub struct Allocator<B> {
     taken: B,
-    /// Slabs that lost their owner and may not be covered by a commit.
+    /// Slabs that lost their owner, and that a commit may not have covered yet.
     emptied: B,
-    /// Those that a commit covers: free after it and a grace period.
+    /// Slabs that a commit covers. They are freed after it and a grace period.
     reclaimable: B,
     any_emptied: bool,
     any_reclaimable: bool,
-    /// A reclaim runs, for exactly the reclaimable slabs and the entries that wait.
+    /// A reclaim runs, for exactly the reclaimable slabs and the waiting entries.
     reclaiming: bool,
     /// Entries wait for the end of the reclaim, from this page of the slab table on.
     any_waiting: bool,
@@ -45,16 +46,16 @@ pub struct Allocator<B> {
     reclaimable_from: u32,
     slabs: u32,
     used: u32,
-    /// No group is free: found by a search, true until a slab is freed.
+    /// No group is free. A search found this, and it is true until a slab is freed.
     no_group: bool,
-    /// Words below hold no free slab (respectively group): where a search starts.
+    /// Words below hold no free slab (respectively group). A search starts here.
     slab_hint: usize,
     group_hint: usize,
 }
 
 impl<B: DerefMut<Target = [u64]>> Allocator<B> {
-    /// An allocator of `slabs` free slabs; the three bitmaps are zero and have a bit for each, and
-    /// one more.
+    /// Returns an allocator of `slabs` free slabs. The three bitmaps are zero, and have a bit for
+    /// each slab, and one more.
     pub fn new(bitmaps: [B; 3], slabs: u32) -> Self {
         let [taken, emptied, reclaimable] = bitmaps;
         let mut a = Allocator {
@@ -73,24 +74,24 @@ impl<B: DerefMut<Target = [u64]>> Allocator<B> {
             slab_hint: 0,
             group_hint: 0,
         };
-        // What lies behind the last slab is taken for ever.
+        // The bits after the last slab are taken for ever.
         if let Some(word) = a.taken.get_mut(index(slabs / 64)) {
             *word |= mask(slabs % 64, 64);
         }
         a
     }
 
-    /// Slabs in use.
+    /// Returns the number of slabs in use.
     pub fn used(&self) -> u32 {
         self.used
     }
 
-    /// Slabs in all.
+    /// Returns the number of all slabs.
     pub fn slabs(&self) -> u32 {
         self.slabs
     }
 
-    /// Whether a leaf slab is free.
+    /// Returns whether a leaf slab is free.
     pub fn is_free(&self, leaf: u32) -> bool {
         let word = self
             .taken
@@ -100,7 +101,8 @@ impl<B: DerefMut<Target = [u64]>> Allocator<B> {
         leaf < self.slabs && word & 1u64.wrapping_shl(leaf % 64) == 0
     }
 
-    /// Takes a slab that the map on disk uses; false if it is taken already or does not exist.
+    /// Takes a slab that the map on disk uses. Returns false if it is taken already or does not
+    /// exist.
     pub fn mark_used(&mut self, leaf: u32) -> bool {
         if !self.is_free(leaf) {
             return false;
@@ -127,9 +129,10 @@ impl<B: DerefMut<Target = [u64]>> Allocator<B> {
         self.group_hint = self.group_hint.min(at);
     }
 
-    /// Gives root slab `slab` a home on the leaf, if it has none: the leaf slab.
+    /// Allocates a leaf slab for root slab `slab`, if it has none. Returns the leaf slab.
     ///
-    /// Under the lock. `Full` if no slab is free, `NoMemory` if there is no page for the map at once.
+    /// Under the lock. Returns `Full` if no slab is free, and `NoMemory` if there is no page for
+    /// the map at once.
     pub fn allocate<M: Memory>(&mut self, map: &Map<M>, slab: u32) -> Result<u32> {
         let entry = map.entry(slab);
         if let Some(leaf) = entry.leaf {
@@ -144,10 +147,12 @@ impl<B: DerefMut<Target = [u64]>> Allocator<B> {
         Ok(leaf)
     }
 
-    /// Gives every slab of a range of union sectors a home: all of them or, if the free slabs do not
-    /// suffice, none. A home that its write never reached would be lost until the next attach.
+    /// Allocates a leaf slab for every slab of a range of union sectors. If the free slabs do not
+    /// suffice, it allocates none, because a home that its write never reached would be lost until
+    /// the next attach.
     ///
-    /// As for [`Allocator::allocate`]; where memory runs out, slabs that have a home by then keep it.
+    /// Like [`Allocator::allocate`] otherwise. If memory runs out, slabs that have a home by then
+    /// keep it.
     pub fn allocate_range<M: Memory>(&mut self, map: &Map<M>, sector: u64, sectors: u32) -> Result {
         self.allocate_ranges(map, [(sector, sectors)])?;
         if cfg!(mutant = "bits-before-data") {
@@ -156,7 +161,7 @@ impl<B: DerefMut<Target = [u64]>> Allocator<B> {
         Ok(())
     }
 
-    /// The same for several ranges, which lie in different slabs: all of them or none.
+    /// Does the same for several ranges, which lie in different slabs: all of them or none.
     pub fn allocate_ranges<M: Memory, const N: usize>(
         &mut self,
         map: &Map<M>,
@@ -172,7 +177,7 @@ impl<B: DerefMut<Target = [u64]>> Allocator<B> {
         }
         let missing = wide(homeless().count());
         if missing > u64::from(self.slabs.saturating_sub(self.used)) {
-            // What was emptied will be free in a moment: that is worth the wait.
+            // The emptied slabs will be free in a moment, so the request is deferred until then.
             let soon = self.any_emptied || self.any_reclaimable;
             return Err(if soon { Error::Emptied } else { Error::Full });
         }
@@ -182,10 +187,11 @@ impl<B: DerefMut<Target = [u64]>> Allocator<B> {
         Ok(())
     }
 
-    /// Empties root slabs: they read as `base`. Their leaf slabs become free by and by, see
+    /// Empties root slabs, which read as `base` from now on. Their leaf slabs are freed later, see
     /// [`Allocator::begin_commit`]. Returns whether anything changed.
     ///
-    /// Under the lock. If there is no page for the map at once, some are emptied.
+    /// Under the lock. If there is no page for the map at once, it fails after emptying some of
+    /// them.
     pub fn empty<M: Memory>(
         &mut self,
         map: &Map<M>,
@@ -206,28 +212,29 @@ impl<B: DerefMut<Target = [u64]>> Allocator<B> {
         Ok(changed)
     }
 
-    /// Before a commit: what was emptied up to here will be durable with it. Under the lock.
+    /// Prepares for a commit, which makes durable what was emptied up to here. Under the lock.
     pub fn begin_commit(&mut self) {
-        // What an earlier commit covers is freed first. While a reclaim runs, no slab may join those
-        // that it is for.
+        // Slabs that an earlier commit covers are freed first. While a reclaim runs, no slab may
+        // join the slabs that it is for.
         if !self.any_emptied || self.any_reclaimable || self.reclaiming {
             return;
         }
-        // The one is empty: so it costs the same however many slabs there are.
+        // `reclaimable` is empty, so a swap costs the same however many slabs there are.
         core::mem::swap(&mut self.reclaimable, &mut self.emptied);
         self.reclaimable_from = 0;
         self.any_emptied = false;
         self.any_reclaimable = true;
     }
 
-    /// Whether slabs were emptied that have not been freed yet.
+    /// Returns whether slabs were emptied that have not been freed yet.
     pub fn any_emptied<M: Memory>(&self, map: &Map<M>) -> bool {
         self.any_emptied || self.any_reclaimable || map.emptied_page(0).is_some()
     }
 
-    /// Begins a reclaim: false if one runs. [`Allocator::advance_reclaim`] comes next, until it is through.
+    /// Begins a reclaim. Returns false if one runs. The caller calls [`Allocator::advance_reclaim`]
+    /// next, until it is through.
     ///
-    /// Under the lock, and between two commits that have not failed. `durable`: nothing at all
+    /// Under the lock, and between two commits that have not failed. If `durable`, nothing at all
     /// waits for a commit.
     pub fn begin_reclaim(&mut self, durable: bool) -> bool {
         if self.reclaiming {
@@ -242,11 +249,11 @@ impl<B: DerefMut<Target = [u64]>> Allocator<B> {
         true
     }
 
-    /// Picks the entries that a reclaim is for, some pages of the slab table from `page` on: the page
-    /// to go on with, `None` at the end.
+    /// Picks the entries that a reclaim is for, in some pages of the slab table from `page` on.
+    /// Returns the page to continue with, or `None` at the end.
     ///
-    /// Under the lock, and between two commits that have not failed. R5: only after all I/O that is
-    /// in flight at the end has ended may [`Allocator::end_reclaim`] be called.
+    /// Under the lock, and between two commits that have not failed. The caller may call
+    /// [`Allocator::end_reclaim`] only after all I/O that is in flight at the end has ended.
     pub fn advance_reclaim<M: Memory>(&mut self, map: &Map<M>, page: u32) -> Option<u32> {
         let (any, next) = Self::advance_pages(map, page, Emptied::Durable, Emptied::Waiting);
         self.any_waiting |= any;
@@ -256,13 +263,14 @@ impl<B: DerefMut<Target = [u64]>> Allocator<B> {
         next
     }
 
-    /// Whether a reclaim runs.
+    /// Returns whether a reclaim runs.
     pub fn is_reclaiming(&self) -> bool {
         self.reclaiming
     }
 
-    /// The first leaf slab from `from` on that is about to be free, and how many follow it, up to
-    /// [`STEP_SLABS`]: what may be discarded below. Only between the grace period and [`Allocator::end_reclaim`].
+    /// Returns the first leaf slab from `from` on that is about to be freed, and those slabs that
+    /// follow it, up to [`STEP_SLABS`]. They may be discarded below. Only between the grace period
+    /// and [`Allocator::end_reclaim`].
     pub fn reclaimable(&self, from: u32) -> Option<core::ops::Range<u32>> {
         if !self.any_reclaimable {
             return None;
@@ -273,10 +281,11 @@ impl<B: DerefMut<Target = [u64]>> Allocator<B> {
         Some(first..end.min(self.slabs).min(first.saturating_add(STEP_SLABS)))
     }
 
-    /// Clears the bits that the leaf's pages still hold of free slabs: a free slab has none.
+    /// Clears the bits that the leaf's pages still hold for free slabs, because a free slab has
+    /// none.
     ///
-    /// For attach, after [`Allocator::mark_used`] of every slab that has an owner. Between pages it calls
-    /// `pause`, whose error ends it.
+    /// For attach, after [`Allocator::mark_used`] of every slab that has an owner. It calls `pause`
+    /// between pages. An error of `pause` ends it.
     pub(super) fn clear_free<M: Memory>(
         &self,
         map: &Map<M>,
@@ -295,7 +304,8 @@ impl<B: DerefMut<Target = [u64]>> Allocator<B> {
         Ok(())
     }
 
-    /// Clears all of [`Allocator::reclaimable`] by [`Map::clear_unowned`]. After the grace period.
+    /// Clears all slabs of [`Allocator::reclaimable`] by [`Map::clear_unowned`]. After the grace
+    /// period.
     pub fn clear_reclaimable<M: Memory>(&self, map: &Map<M>) {
         let mut from = 0;
         while let Some(range) = self.reclaimable(from) {
@@ -304,11 +314,12 @@ impl<B: DerefMut<Target = [u64]>> Allocator<B> {
         }
     }
 
-    /// Frees some of what the reclaim is for: whether there is more, for which it is to be called
-    /// again. [`Map::clear_unowned`] has cleared each of [`Allocator::reclaimable`].
+    /// Frees some of the slabs that the reclaim is for. Returns whether there are more, and the
+    /// caller has to call it again. [`Map::clear_unowned`] has cleared each slab of
+    /// [`Allocator::reclaimable`].
     ///
-    /// Under the lock, and between two commits: one that runs may still have such a slab on its
-    /// list, and would take the next owner's assignment for an old one.
+    /// Under the lock, and between two commits. A commit that runs may still have such a slab on
+    /// its list, and would take the next owner's assignment for an old one.
     pub fn end_reclaim<M: Memory>(&mut self, map: &Map<M>) -> bool {
         let mut room = STEP_SLABS;
         while let Some(range) = self.reclaimable(0) {
@@ -340,8 +351,8 @@ impl<B: DerefMut<Target = [u64]>> Allocator<B> {
         false
     }
 
-    /// Moves entries from one state to the next, in some pages from `page` on: whether there were any,
-    /// and the page to go on with.
+    /// Moves entries from one state to the next, in some pages from `page` on. Returns whether
+    /// there were any, and the page to continue with.
     fn advance_pages<M: Memory>(
         map: &Map<M>,
         page: u32,
@@ -368,7 +379,7 @@ impl<B: DerefMut<Target = [u64]>> Allocator<B> {
             .or_else(|| self.free_slab())
     }
 
-    /// The place that continues the nearest slab of the same group.
+    /// Returns the place that continues the nearest slab of the same group.
     fn beside<M: Memory>(&self, map: &Map<M>, slab: u32, first: u32) -> Option<u32> {
         let end = first.saturating_add(GROUP);
         (1..GROUP).find_map(|step| {
@@ -382,8 +393,8 @@ impl<B: DerefMut<Target = [u64]>> Allocator<B> {
         })
     }
 
-    /// The place that continues the group before or after, if a whole group is free there: one
-    /// that others have begun stays theirs.
+    /// Returns the place that continues the group before or after, if a whole group is free there.
+    /// A group that other slabs have begun is left to them.
     fn next_group<M: Memory>(&self, map: &Map<M>, slab: u32, first: u32) -> Option<u32> {
         let place = |s: u32| {
             let leaf = map.entry(s).leaf?;
@@ -409,7 +420,7 @@ impl<B: DerefMut<Target = [u64]>> Allocator<B> {
         word & mask(first, first.wrapping_add(GROUP)) == 0
     }
 
-    /// Slab `lane` of the first group that is free as a whole.
+    /// Returns slab `lane` of the first group that is free as a whole.
     fn free_group(&mut self, lane: u32) -> Option<u32> {
         if self.no_group {
             return None;
@@ -417,7 +428,7 @@ impl<B: DerefMut<Target = [u64]>> Allocator<B> {
         let from = self.group_hint;
         for (at, &word) in self.taken.iter().enumerate().skip(from) {
             if at >= from.saturating_add(STEP_WORDS) {
-                // The next call goes on here. Until then any slab will do.
+                // The next call continues here. Until then any slab will do.
                 self.group_hint = at;
                 return None;
             }
@@ -460,7 +471,8 @@ fn clear(words: &mut [u64], n: u32) {
     }
 }
 
-/// The first bit from `from` on that is set, or clear; `None` if there is none.
+/// Returns the first bit from `from` on that is set if `set`, or clear if not. Returns `None` if
+/// there is none.
 fn next_bit(words: &[u64], from: u32, set: bool) -> Option<u32> {
     let mut ahead = mask(from % 64, 64);
     for (at, &word) in words.iter().enumerate().skip(index(from / 64)) {

@@ -2,8 +2,8 @@
 
 //! From a leaf's bytes to a map: superblock, directory, pages, journal, and whether it all agrees.
 //!
-//! Nothing here writes. What is wrong is named and never followed; only when everything has been
-//! read does [`Committer::checkpoint`] make the first write. Where something is lost it makes none.
+//! Nothing here writes. Wrong metadata is reported and never followed. [`Committer::checkpoint`]
+//! makes the first write, after everything has been read. If something is lost, it makes none.
 
 use core::ops::{DerefMut, Range};
 
@@ -42,7 +42,7 @@ pub fn probe<D: Disk>(disk: &mut D, root_sectors: u64, leaf_sectors: u64) -> Res
     Ok(probe)
 }
 
-/// Reads the superblock alone.
+/// Reads only the superblock.
 pub fn read_superblock<D: Disk>(disk: &mut D) -> Result<Probe> {
     disk.read(0, 2)?;
     let (a, b) = disk
@@ -53,10 +53,10 @@ pub fn read_superblock<D: Disk>(disk: &mut D) -> Result<Probe> {
     Ok(Probe { superblock, slot })
 }
 
-/// Fills an empty map and an empty allocator from the leaf. Any damage is refused.
+/// Fills an empty map and an empty allocator from the leaf. Refuses any damage.
 ///
-/// `entries` and both of `sets` have room for each map page and are empty. The first of `sets` is of
-/// the pages that the next checkpoint writes; the caller may put pages in. Process context.
+/// `entries` and both of `sets` have room for each map page and are empty. The first of `sets` has
+/// the pages that the next checkpoint writes. The caller may put pages into it. Process context.
 pub fn load<D, M, A, B, E>(
     disk: &mut D,
     probe: Probe,
@@ -75,12 +75,12 @@ where
     salvage(disk, probe, map, allocator, entries, sets, &mut Nothing)
 }
 
-/// As [`load`], but what `lost` takes is given up: the map says so of the slabs concerned, and of
-/// every other slab what [`load`] would have said had nothing been damaged.
+/// Does the same as [`load`], but gives up what `lost` takes. The map marks the slabs concerned as
+/// lost. Of every other slab it says what [`load`] would have said without the damage.
 ///
-/// If anything was lost, the committer has failed with it from the start: no commit, no checkpoint
-/// and no detach will ever write, so that such a union can be read and nothing else. So it is with a
-/// leaf that has features which a writer must know, and this code does not.
+/// If anything was lost, the committer has failed with it from the start. No commit, no checkpoint
+/// and no detach will ever write, so such a union can only be read. The same holds for a leaf that
+/// has features which a writer must know, and which this code does not know.
 pub fn salvage<D, M, A, B, E, L>(
     disk: &mut D,
     probe: Probe,
@@ -128,8 +128,8 @@ where
 
 /// Reads all directory blocks that were ever written.
 ///
-/// One that is whole and wrong all the same is refused: it is not this block's place, or the
-/// superblock is not the newest, and then nobody can say what else is old.
+/// Refuses a block that is wrong although its checksum is right. Either the block is not in its
+/// place, or the superblock is not the newest, and then it is unknown what else is old.
 fn read_directory<D: Disk, L: Losses>(
     disk: &mut D,
     sb: &Superblock,
@@ -164,7 +164,7 @@ fn read_directory<D: Disk, L: Losses>(
     Ok(())
 }
 
-/// Gives pages up, if the error is of the block that was read.
+/// Gives pages up, if the error is about the block that was read.
 fn lose<L: Losses>(
     lost: &mut L,
     pages: Range<u32>,
@@ -177,8 +177,8 @@ fn lose<L: Losses>(
     }
 }
 
-/// Reads all map pages that were ever written, as many at once as lie together; one by one where
-/// that fails.
+/// Reads all map pages that were ever written, as many at once as lie together. If that fails, it
+/// reads them one by one.
 fn read_pages<D: Disk, M: Memory, L: Losses>(
     disk: &mut D,
     sb: &Superblock,
@@ -228,10 +228,10 @@ fn read_pages<D: Disk, M: Memory, L: Losses>(
     Ok(())
 }
 
-/// Whether no block of so many sectors, a power of two, is mapped in part: so that a device with
-/// such blocks can read it from one place.
+/// Returns whether no block of `sectors` sectors, a power of two, is mapped in part. Then a device
+/// with such blocks can read each block from one place.
 ///
-/// Fails only where the disk says that the work is to end.
+/// Fails only if the disk says that the work is to end.
 pub fn fits_blocks<D: Disk, M: Memory>(disk: &mut D, map: &Map<M>, sectors: u32) -> Result<bool> {
     let g = map.geometry();
     let whole = |leaf| {
@@ -259,11 +259,11 @@ pub fn fits_blocks<D: Disk, M: Memory>(disk: &mut D, map: &Map<M>, sectors: u32)
     Ok(true)
 }
 
-/// Takes every slab that the table names, and refuses a table that names one twice. One that is
-/// about to be lost has no owner: nobody will know it by its root slab.
+/// Takes every slab that the table names, and refuses a table that names a slab twice. If a slab is
+/// about to be lost, it gets no owner, because its root slab will not name it any more.
 ///
-/// A home of which not even the page of bits is there has nothing in it. No union makes such an
-/// entry, and a write to it would find no bits to set: the slab is without a home from now on.
+/// If the page of bits of a home does not exist, the home has nothing in it. No union makes such an
+/// entry, and a write to it would find no bits to set. So the root slab has no home from now on.
 fn mark_slabs_used<D, M, A, B>(
     disk: &mut D,
     map: &Map<M>,
@@ -279,7 +279,7 @@ where
 {
     let g = map.geometry();
     for page in 0..g.table_pages() {
-        // A page that is not there names nothing.
+        // A page that does not exist names nothing.
         if map.memory().table(page).is_none() {
             continue;
         }

@@ -9,28 +9,28 @@ fn bit_of(n: u32) -> u64 {
     1u64.wrapping_shl(n % 64)
 }
 
-/// Whether bit `n` is set.
+/// Returns whether bit `n` is set.
 pub fn is_set(words: &[AtomicU64], n: u32) -> bool {
     words
         .get(index(n / 64))
         .is_some_and(|w| w.load(Ordering::Acquire) & bit_of(n) != 0)
 }
 
-/// Sets a bit, returns whether it was set. The order of a later store that announces it is kept.
+/// Sets a bit. Returns whether it was set before. A later store that announces the bit stays later.
 pub fn set(words: &[AtomicU64], n: u32) -> bool {
     words
         .get(index(n / 64))
         .is_some_and(|w| w.fetch_or(bit_of(n), Ordering::SeqCst) & bit_of(n) != 0)
 }
 
-/// Clears a bit, returns whether it was set.
+/// Clears a bit. Returns whether it was set before.
 pub fn clear(words: &[AtomicU64], n: u32) -> bool {
     words
         .get(index(n / 64))
         .is_some_and(|w| w.fetch_and(!bit_of(n), Ordering::SeqCst) & bit_of(n) != 0)
 }
 
-/// The first bit from `from` on that is set.
+/// Returns the first bit from `from` on that is set.
 pub fn next(words: &[AtomicU64], from: u32) -> Option<u32> {
     let mut ahead = mask(from % 64, 64);
     for (at, word) in words.iter().enumerate().skip(index(from / 64)) {

@@ -9,15 +9,16 @@ use super::format::superblock::Slot;
 use super::num::index;
 use super::pages::{self, PageSet};
 
-/// The changed pages of a map, and the directory in memory. The committer's.
+/// The changed pages of a map, and the directory in memory. They belong to the committer.
 ///
-/// A page that was stored since the last checkpoint has its new slot in the directory in memory; the
-/// directory on the leaf names the old one until the checkpoint.
+/// If a page was stored since the last checkpoint, the directory in memory has its new slot. The
+/// directory on the leaf names the old slot until the checkpoint.
 pub struct ChangedPages<B, E> {
     entries: E,
     changed: PageSet<B>,
     stored: PageSet<B>,
-    /// How many pages of both sets are empty on the leaf, as the directory there has them.
+    /// The number of pages of both sets that are empty on the leaf, according to the directory
+    /// there.
     filled: u32,
 }
 
@@ -26,7 +27,7 @@ where
     B: DerefMut<Target = [u64]>,
     E: DerefMut<Target = [PageEntry]>,
 {
-    /// The directory as it is on the leaf, the pages that changed since, and an empty set.
+    /// Takes the directory as it is on the leaf, the pages that changed since, and an empty set.
     pub fn new(entries: E, [changed, stored]: [PageSet<B>; 2]) -> Self {
         let mut pages = ChangedPages {
             entries,
@@ -42,27 +43,27 @@ where
         pages
     }
 
-    /// How many pages the ring has filled that are empty on the leaf.
+    /// Returns how many pages that are empty on the leaf the ring has filled.
     pub fn filled(&self) -> u32 {
         self.filled
     }
 
-    /// The first changed page at or after `from`.
+    /// Returns the first changed page at or after `from`.
     pub fn next(&self, from: u32) -> Option<u32> {
         self.changed.next(from)
     }
 
-    /// The first page at or after `from` that was stored since the last checkpoint.
+    /// Returns the first page at or after `from` that was stored since the last checkpoint.
     pub fn next_stored(&self, from: u32) -> Option<u32> {
         self.stored.next(from)
     }
 
-    /// The entries of some pages, those of stored pages with their new slots.
+    /// Returns the entries of some pages. The entries of stored pages have their new slots.
     pub fn entries(&self, range: Range<usize>) -> &[PageEntry] {
         self.entries.get(range).unwrap_or_default()
     }
 
-    /// A page has changed.
+    /// Notes that a page has changed.
     pub fn add(&mut self, page: u32) {
         if self.changed.insert(page) && !self.stored.has(page) {
             self.count_filled(page);
@@ -82,7 +83,7 @@ where
             .unwrap_or(PageEntry::EMPTY)
     }
 
-    /// The slot that a page is written to: the one that the directory on the leaf does not name.
+    /// Returns the slot to write a page to: the one that the directory on the leaf does not name.
     pub fn slot_for(&self, page: u32) -> Slot {
         let slot = self.entry(page).slot;
         if self.stored.has(page) {
@@ -92,7 +93,7 @@ where
         }
     }
 
-    /// A page is about to be where `entry` says.
+    /// Notes that a page is about to be where `entry` says.
     pub fn note_stored(&mut self, page: u32, entry: PageEntry) {
         if let Some(e) = self.entries.get_mut(index(page)) {
             *e = entry;
@@ -101,7 +102,8 @@ where
         self.changed.remove(page);
     }
 
-    /// A checkpoint has written all: the directory on the leaf is that in memory.
+    /// Notes that a checkpoint has written everything. The directory on the leaf is now that in
+    /// memory.
     pub fn checkpointed(&mut self) {
         self.stored.clear();
         self.filled = 0;

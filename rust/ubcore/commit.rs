@@ -1,16 +1,18 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Making the map durable: the commit, the checkpoint, and the order of their writes.
+//! Makes the map durable: the commit, the checkpoint, and the order of their writes.
 //!
-//! A commit writes what has become mapped since the last one into the journal; its last write
-//! carries `PREFLUSH | FUA`, so that the data named is durable before the name. A checkpoint writes
-//! the changed map pages into the slots that do not count, then the directory blocks likewise, and
-//! then, in one write with `PREFLUSH | FUA`, the superblock that makes them count and frees the
-//! ring. The second superblock slot follows at once: from then on either may rot.
+//! A commit writes what has become mapped since the last commit into the journal. Its last write
+//! carries `PREFLUSH | FUA`, so that the data is durable before the record that names it. A
+//! checkpoint writes the changed map pages into the slots that do not count. It then writes the
+//! directory blocks in the same way. Then one write with `PREFLUSH | FUA` writes the superblock,
+//! which makes the new slots count and frees the ring. The second superblock slot is written at
+//! once after that. From then on either of the two may rot.
 //!
-//! A checkpoint may write pages in steps ([`Committer::store_some`]) with commits in between. A page
-//! that changes after its step is written again before the superblock: whatever changes a page makes a
-//! dirty mark or a pending one, and who takes that mark puts the page on the list of changed pages.
+//! A checkpoint may write pages in steps ([`Committer::store_some`]) with commits in between. If a
+//! page changes after its step, it is written again before the superblock: each change of a page
+//! makes a dirty mark or a pending mark, and the code that takes the mark puts the page on the list
+//! of changed pages.
 
 use core::ops::DerefMut;
 
@@ -28,7 +30,7 @@ use super::num::{narrow, wide};
 use super::pages::{self, bits_page_of, table_page_of};
 use super::replay_limit::filled_by_writers;
 
-/// What has been done since attach.
+/// Counts what the committer has done since attach.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Counters {
     /// Commits that wrote something.
@@ -39,12 +41,12 @@ pub struct Counters {
     pub journal_written: u64,
 }
 
-/// The one who writes metadata. One lock guards it; process context only.
+/// Writes the metadata. One lock guards it; process context only.
 ///
-/// `B` holds a bit, `E` an entry for each map page.
+/// `B` holds a bit for each map page, and `E` an entry for each map page.
 pub struct Committer<B, E> {
     superblock: Superblock,
-    /// The slot that holds `superblock`; the other is written first.
+    /// The slot that holds `superblock`. The other slot is written first.
     newest: Slot,
     ring: Ring,
     pages: ChangedPages<B, E>,
@@ -59,7 +61,7 @@ where
     B: DerefMut<Target = [u64]>,
     E: DerefMut<Target = [PageEntry]>,
 {
-    /// Takes over what attach found. With `failed` it never writes.
+    /// Takes over what attach found. If `failed` is set, the committer never writes.
     pub(super) fn new(
         superblock: Superblock,
         newest: Slot,
@@ -79,37 +81,38 @@ where
         }
     }
 
-    /// The superblock as it is on the leaf.
+    /// Returns the superblock as it is on the leaf.
     pub fn superblock(&self) -> &Superblock {
         &self.superblock
     }
 
-    /// Journal blocks in use.
+    /// Returns the number of journal blocks in use.
     pub fn journal_used(&self) -> u32 {
         self.ring.used()
     }
 
-    /// What has been done since attach.
+    /// Returns what the committer has done since attach.
     pub fn counters(&self) -> Counters {
         self.counters
     }
 
-    /// Whether everything that was mapped when this was called is durable.
+    /// Returns whether everything that was mapped when this was called is durable.
     pub fn is_clean<M: Memory>(&self, map: &Map<M>) -> bool {
         map.changes() == self.committed
     }
 
-    /// The map's count of changes that is durable.
+    /// Returns the map's count of changes that is durable.
     pub fn committed(&self) -> u64 {
         self.committed
     }
 
-    /// Why nothing is committed any more, if so.
+    /// Returns why nothing is committed any more, if the committer has failed.
     pub fn failed(&self) -> Option<Error> {
         self.failed
     }
 
-    /// Whether a checkpoint is due, at leisure: before the ring is full, or fills too many pages.
+    /// Returns whether a checkpoint is due. It is due well before the ring is full, or fills too
+    /// many pages.
     pub fn wants_checkpoint(&self) -> bool {
         let most = filled_by_writers(&self.superblock.geometry);
         let many = self.pages.filled() > most.saturating_sub(most / 8);
@@ -118,8 +121,8 @@ where
 
     /// Makes all data written and all mappings made before the call durable.
     ///
-    /// With nothing dirty it is one flush. After a failure it fails for ever: what was acknowledged
-    /// stays true, and nothing more is.
+    /// If nothing is dirty, it is one flush. After a failure every call fails. What was
+    /// acknowledged before the failure stays durable, and nothing more becomes durable.
     pub fn commit<M: Memory, D: Disk>(&mut self, map: &Map<M>, disk: &mut D) -> Result {
         self.guarded(|s| {
             let settled = map.quiescent_changes();
@@ -133,8 +136,8 @@ where
                     s.counters.journal_written =
                         s.counters.journal_written.saturating_add(u64::from(blocks));
                 }
-                // R6: the ring is full, or would say too much. The checkpoint makes the same things
-                // durable.
+                // The ring is full, or replay would fill too many pages. The checkpoint makes
+                // the same things durable.
                 None => return s.write_checkpoint(map, disk, false),
             }
             s.committed = settled.unwrap_or(s.committed);
@@ -142,10 +145,11 @@ where
         })
     }
 
-    /// Writes some changed pages for the next checkpoint, the first at or after page `from`: at most
-    /// [`BUFFER_BLOCKS`], in one write. The page to go on with, `None` at the end.
+    /// Writes some changed pages for the next checkpoint, the first at or after page `from`: at
+    /// most [`BUFFER_BLOCKS`], in one write. Returns the page to continue with, or `None` at the
+    /// end.
     ///
-    /// The caller can let go of the lock between two calls. Nothing becomes durable by it.
+    /// The caller can release the lock between two calls. The call makes nothing durable.
     pub fn store_some<M: Memory, D: Disk>(
         &mut self,
         map: &Map<M>,
@@ -161,13 +165,14 @@ where
         })
     }
 
-    /// Frees the journal; makes everything durable on the way.
+    /// Makes everything durable, and frees the journal.
     pub fn checkpoint<M: Memory, D: Disk>(&mut self, map: &Map<M>, disk: &mut D) -> Result {
         self.guarded(|s| s.write_checkpoint(map, disk, false))
     }
 
-    /// The same, and gives way between its writes, for attach: many pages may have changed since the
-    /// last checkpoint. An error of [`Disk::give_way`] ends it, and no write so far counts.
+    /// Does the same, but gives way between its writes, because many pages may have changed since
+    /// the last checkpoint. For attach. An error of [`Disk::give_way`] ends it, and then no write
+    /// so far counts.
     pub fn checkpoint_in_steps<M: Memory, D: Disk>(
         &mut self,
         map: &Map<M>,
@@ -181,7 +186,7 @@ where
         self.checkpoint(map, disk)
     }
 
-    /// The last checkpoint of a union that is detached: no I/O is in flight.
+    /// Writes the last checkpoint of a union that is being detached. No I/O is in flight.
     pub fn detach<M: Memory, D: Disk>(&mut self, map: &Map<M>, disk: &mut D) -> Result {
         self.guarded(|s| s.write_checkpoint(map, disk, true))
     }
@@ -193,7 +198,8 @@ where
         f(self).inspect_err(|&e| self.failed = Some(e))
     }
 
-    /// Writes a transaction of all dirty slabs: its blocks, or `None` if the ring cannot take it.
+    /// Writes a transaction of all dirty slabs. Returns its number of blocks, or `None` if the ring
+    /// cannot take it.
     fn write_transaction<M: Memory, D: Disk>(
         &mut self,
         map: &Map<M>,
@@ -213,9 +219,9 @@ where
             }
             from = (first / 64).saturating_add(1);
         }
-        // Emptied slabs last: one that has just lost its home above is told here, in the same
-        // transaction; what is written to it from now on comes in a later one.
-        // Without space the checkpoint takes those that are left.
+        // Emptied slabs come last. If a slab lost its home in the loop above, it is recorded here,
+        // in the same transaction. What is written to it from now on is recorded in a later one. If
+        // there is no space, the checkpoint takes the slabs that are left.
         from = 0;
         while space == Space::Left {
             let Some(page) = map.take_pending(from) else {
@@ -238,11 +244,12 @@ where
         Ok(more.map(|b| blocks.saturating_add(b)))
     }
 
-    /// Writes a transaction that says nothing, so that the one before is not the last: if that rots, it is
-    /// damage and not a torn write. Its blocks, or `None` if the ring is full.
+    /// Writes a transaction that changes nothing, so that the one before is not the last. If the
+    /// one before rots, it is then damage and not a torn write. Returns the number of blocks, or
+    /// `None` if the ring is full.
     ///
-    /// A transaction that empties slabs needs it. Were it taken for torn, the map would lead into slabs
-    /// that have been given away since.
+    /// A transaction that empties slabs needs it. If replay took that transaction for torn, the map
+    /// would lead into leaf slabs that have been allocated to other root slabs since.
     fn write_empty_transaction<D: Disk>(&mut self, disk: &mut D) -> Result<Option<u32>> {
         let mut transaction = Transaction::new(&mut self.ring, disk, &self.superblock);
         match transaction.put(&[Record::Place(0)])? {
@@ -265,7 +272,8 @@ where
             }
             from = (first / 64).saturating_add(1);
         }
-        // In this order, as in a transaction: who has lost its home by now is on a page that is stored.
+        // In this order, as in a transaction: a slab that has lost its home by now is on a page
+        // that is stored.
         from = 0;
         while let Some(page) = map.take_pending(from) {
             self.pages.add(page);
@@ -286,7 +294,8 @@ where
         Ok(())
     }
 
-    /// Writes each changed page to the slot that does not count, then the directory likewise.
+    /// Writes each changed page to the slot that does not count, then the directory blocks
+    /// likewise.
     fn write_pages<M: Memory, D: Disk>(
         &mut self,
         map: &Map<M>,
@@ -323,7 +332,8 @@ where
         Ok(())
     }
 
-    /// Writes page `first` and what of the set follows it on disk; returns the next of the set.
+    /// Writes page `first` and the pages of the set that follow it on disk. Returns the next page
+    /// of the set.
     fn write_batch<M: Memory, D: Disk>(
         &mut self,
         map: &Map<M>,
@@ -367,7 +377,7 @@ where
         }
     }
 
-    /// Makes `next` count, then renews the other slot: first the one that is older.
+    /// Makes `next` count, then renews the other slot. Writes the older slot first.
     fn write_superblock<D: Disk>(&mut self, disk: &mut D, next: Superblock) -> Result {
         let first = self.newest.other();
         for (slot, order) in [(first, Order::FlushFua), (first.other(), Order::Fua)] {
@@ -385,19 +395,19 @@ where
     }
 }
 
-/// The slabs of a mask whose lowest bit is slab `first`.
+/// Returns the slabs of a mask whose lowest bit is slab `first`.
 fn members(first: u32, mask: u64) -> impl Iterator<Item = u32> {
     (0..64u32)
         .filter(move |n| mask & 1u64.wrapping_shl(*n) != 0)
         .map(move |n| first.wrapping_add(n))
 }
 
-/// Takes a dirty leaf slab over: the pages that it touches go on the next checkpoint's list.
-/// Whether its assignment is new, or `None` if nothing of it is mapped.
+/// Takes over a dirty leaf slab: puts the pages that it touches on the next checkpoint's list.
+/// Returns whether its assignment is new, or `None` if none of its sectors is mapped.
 ///
-/// The slab has had no other owner since this commit began: a free slab has no marks, so a mark is
-/// of the present owner or of one that lost the slab, and a slab becomes free between two commits
-/// only ([`super::alloc::Allocator::end_reclaim`]).
+/// The slab has had no other owner since this commit began. A free slab has no marks, so a mark
+/// belongs to the present owner or to one that lost the slab. A slab is freed only between two
+/// commits ([`super::alloc::Allocator::end_reclaim`]).
 fn take_over_slab<M, B, E>(
     changed: &mut ChangedPages<B, E>,
     map: &Map<M>,
@@ -425,5 +435,5 @@ fn one_block(buffer: &mut [u8]) -> &mut [u8] {
 
 const _: () = assert!(BUFFER_BLOCKS <= 16);
 
-/// Bytes of a buffer for a [`Disk`].
+/// The size of the buffer of a [`Disk`], in bytes.
 pub const BUFFER_BYTES: usize = BUFFER_BLOCKS * BLOCK_BYTES;

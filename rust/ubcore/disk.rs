@@ -1,16 +1,17 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What the core asks of the device under the metadata: whole blocks, in a stated order.
+//! The device under the metadata, as the core uses it: whole blocks, in a stated order.
 
 use super::error::Result;
 
-/// Blocks that a [`Disk`]'s buffer holds: the most that one metadata I/O moves (32 KiB).
+/// The number of blocks that a [`Disk`]'s buffer holds, which is the most that one metadata I/O
+/// moves (32 KiB).
 pub const BUFFER_BLOCKS: usize = 8;
 
 /// How durable a write must be when it returns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Order {
-    /// It may sit in the device's cache, and land after what is written later.
+    /// The write may stay in the device's cache, and may reach the medium after later writes.
     Plain,
     /// Everything that had completed before is durable, and so is the write itself
     /// (`REQ_PREFLUSH | REQ_FUA`).
@@ -19,11 +20,11 @@ pub enum Order {
     Fua,
 }
 
-/// The leaf, as a synchronous array of 4096-byte blocks, with one buffer of its own.
+/// The leaf, as a synchronous array of 4096-byte blocks, with its own buffer.
 ///
 /// Called in process context, by one caller at a time; may sleep, must not allocate.
 pub trait Disk {
-    /// The buffer of [`BUFFER_BLOCKS`] blocks that reads fill and writes take from.
+    /// Returns the buffer of [`BUFFER_BLOCKS`] blocks that reads fill and writes take from.
     fn buffer(&mut self) -> &mut [u8];
 
     /// Reads `count` blocks (1 to [`BUFFER_BLOCKS`]) from `block` into the start of the buffer.
@@ -37,8 +38,8 @@ pub trait Disk {
 
     /// Gives way to other tasks. An error ends the work that calls it.
     ///
-    /// Attach calls it between steps that are bounded each by a block or a page: the leaf's content
-    /// decides how many steps there are, and its writer decides the content.
+    /// Attach calls it between its steps. Each step is bounded by a block or a page. The leaf's
+    /// content decides how many steps there are, and the writer of the leaf decides the content.
     fn give_way(&mut self) -> Result {
         Ok(())
     }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! An entry of the slab table: where a root slab lives, and what lies below its unwritten sectors.
+//! An entry of the slab table: the home of a root slab, and what lies below its unwritten sectors.
 
 /// What an unwritten sector of a slab reads as.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -11,36 +11,38 @@ pub enum Base {
     Zero,
 }
 
-/// How far a slab is that was emptied and may not have a new home yet.
+/// The state of a slab that was emptied and may not have a new home yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Emptied {
-    /// It was not, or that is over.
+    /// The slab was not emptied, or it may have a new home again.
     No,
     /// No commit has covered it.
     Pending,
-    /// It is durable; I/O on its old home may still be in flight.
+    /// The emptying is durable. I/O on the old home may still be in flight.
     Durable,
-    /// As before, and a grace period has begun that waits for that I/O.
+    /// As before, and a grace period that waits for this I/O has begun.
     Waiting,
 }
 
-/// An entry of the slab table: 32 bits, zero for a slab that nothing happened to.
+/// An entry of the slab table: 32 bits, zero for a slab that was never changed.
 ///
 /// ```text
 /// 31              1 0
 /// | leaf slab + 1  |z|     z: unwritten sectors read as zeroes; leaf slab + 1 = 0: none
 /// ```
 ///
-/// In memory only, four values of the upper part that no leaf slab has mean [`Emptied`] and lost.
+/// In memory only, four values of the upper part, which no leaf slab has, stand for [`Emptied`] and
+/// for lost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Entry {
     /// The leaf slab, if there is one.
     pub leaf: Option<u32>,
     /// What unwritten sectors read as.
     pub base: Base,
-    /// Whether it was emptied; then there is no leaf slab.
+    /// Whether the slab was emptied. Then there is no leaf slab.
     pub emptied: Emptied,
-    /// Where it is, or what of it is mapped, was not to be read: nothing above means anything.
+    /// The metadata of the slab's home, or of its bits, could not be read. No other field has a
+    /// meaning.
     pub lost: bool,
 }
 
@@ -56,7 +58,7 @@ impl Entry {
         ..Entry::none(Base::Root, Emptied::No)
     };
 
-    /// A slab that lives in the leaf.
+    /// Returns the entry of a slab that has a home on the leaf.
     pub fn home(leaf: u32, base: Base) -> Entry {
         Entry {
             leaf: Some(leaf),
@@ -64,7 +66,7 @@ impl Entry {
         }
     }
 
-    /// A slab without a home.
+    /// Returns the entry of a slab without a home.
     pub const fn none(base: Base, emptied: Emptied) -> Entry {
         Entry {
             leaf: None,
@@ -74,7 +76,7 @@ impl Entry {
         }
     }
 
-    /// Decodes an entry; any 32 bits are one.
+    /// Decodes an entry. Any 32 bits are an entry.
     #[inline]
     pub fn decode(bits: u32) -> Entry {
         let base = if bits & 1 == 0 {
@@ -94,7 +96,7 @@ impl Entry {
         }
     }
 
-    /// The entry's 32 bits; `leaf` is below [`super::geometry::SLABS_MAX`].
+    /// Returns the entry's 32 bits. `leaf` is below [`super::geometry::SLABS_MAX`].
     #[inline]
     pub fn encode(self) -> u32 {
         let high = match self.emptied {
@@ -107,8 +109,8 @@ impl Entry {
         high.wrapping_shl(1) | u32::from(self.base == Base::Zero)
     }
 
-    /// The entry as it goes to disk, where nothing is in flight; `None` if it is lost: nothing that
-    /// could be written is true of it.
+    /// Returns the entry as it goes to disk, where nothing is in flight. Returns `None` if the
+    /// entry is lost, because nothing that could be written would be true.
     pub fn at_rest(self) -> Option<Entry> {
         (!self.lost).then_some(Entry {
             emptied: Emptied::No,
@@ -116,7 +118,7 @@ impl Entry {
         })
     }
 
-    /// Whether no disk may hold it.
+    /// Returns whether the entry may be in memory only, and never on disk.
     pub fn is_of_memory(self) -> bool {
         self.lost || self.emptied != Emptied::No
     }

@@ -15,7 +15,7 @@ pub enum Area {
     Page,
     /// A block of the journal ring.
     Journal,
-    /// Entries that are whole one by one and contradict each other.
+    /// Entries that are valid one by one but contradict each other.
     Map,
 }
 
@@ -37,7 +37,7 @@ impl Area {
         (0, "leaf")
     }
 
-    /// The word for it in messages.
+    /// Returns the word for the area in messages.
     pub fn name(self) -> &'static str {
         self.entry().1
     }
@@ -47,7 +47,7 @@ impl Area {
     }
 }
 
-/// What a unionblk that does not know a feature may not do.
+/// What code that does not know a feature may not do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Class {
     /// Neither read nor write.
@@ -64,7 +64,7 @@ impl Class {
         }
     }
 
-    /// The strictest for a code that this code does not know.
+    /// Returns the class for a code, and the strictest class for an unknown code.
     fn from_code(code: u64) -> Self {
         if code == 2 {
             Class::RoCompat
@@ -99,7 +99,7 @@ impl Side {
         }
     }
 
-    /// The word for it in messages.
+    /// Returns the word for the device in messages.
     pub fn name(self) -> &'static str {
         match self {
             Side::Root => "root",
@@ -118,7 +118,8 @@ pub enum Error {
     NotFormatted,
     /// The leaf's format is newer than this code.
     NewerVersion(u32),
-    /// The leaf has features that this code does not know: the class that forbids it, and its bits.
+    /// The leaf has features that this code does not know: the class that forbids access, and its
+    /// bits.
     UnknownFeatures(Class, u64),
     /// Metadata fails its checksum or contradicts itself.
     Damaged(Area, u64),
@@ -152,18 +153,19 @@ pub enum Error {
     Full,
     /// Root or leaf is a union, or lies on one with no file system in between.
     Stacked(Side),
-    /// Anything else of the kernel's: the errno.
+    /// Any other error of the kernel: the errno.
     Os(u32),
-    /// Parts of blocks are mapped, and the devices have blocks of so many bytes.
+    /// Parts of blocks are mapped, and the devices have blocks of this many bytes.
     FineMap(u32),
-    /// The driver contradicts itself: a rule of the map does not hold.
+    /// The driver contradicts itself, because a rule of the map does not hold.
     Internal,
-    /// The slab was emptied a moment ago: after the next commit and grace period it can have a home.
+    /// The slab was emptied a moment ago. It can have a home after the next commit and grace
+    /// period.
     Emptied,
 }
 
 impl Error {
-    /// What goes over the ioctl: a reason of `include/uapi/unionblk.h` and two details.
+    /// Returns what goes over the ioctl: a reason of `include/uapi/unionblk.h` and two details.
     pub fn to_wire(self) -> (u32, u64, u64) {
         use Error::*;
         match self {
@@ -189,12 +191,12 @@ impl Error {
             Os(errno) => (20, u64::from(errno), 0),
             FineMap(bytes) => (21, u64::from(bytes), 0),
             Internal => (22, 0, 0),
-            // Never leaves the driver.
+            // This error never leaves the driver.
             Emptied => (20, 0, 0),
         }
     }
 
-    /// The reverse of [`Error::to_wire`]; `None` for a reason that this code does not know.
+    /// Reverses [`Error::to_wire`]. Returns `None` for a reason that this code does not know.
     pub fn from_wire(reason: u32, a: u64, b: u64) -> Option<Self> {
         use Error::*;
         let errno = |v: u64| u32::try_from(v).unwrap_or(0);
@@ -225,7 +227,7 @@ impl Error {
         })
     }
 
-    /// Whether the pair of devices itself is at fault, so that trying again cannot help.
+    /// Returns whether the pair of devices itself is at fault, so that trying again cannot help.
     pub fn is_refusal(self) -> bool {
         !matches!(
             self,

@@ -1,27 +1,28 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! Structures of the ioctl interface that grow at their end, between a caller and a driver of
-//! different age: what `copy_struct_from_user()` and `copy_struct_to_user()` of
+//! different version. This does what `copy_struct_from_user()` and `copy_struct_to_user()` of
 //! `include/linux/uaccess.h` do, over any memory of a caller.
 //!
-//! The first word of a structure is its size as the caller knows it. What the caller does not have
-//! is zero for the driver. What the driver does not know must be zero, and is zero afterwards.
+//! The first word of a structure is its size as the caller knows it. Bytes that the caller does not
+//! have are zero for the driver. Bytes that the driver does not know must be zero, and are zero
+//! afterwards.
 
 use super::abi::Call;
 use super::num::index;
 
-/// Most bytes of a structure that a caller may state: a page, as for the kernel's own.
+/// The largest size that a caller may state: a page, as for the kernel's own structures.
 pub const SIZE_MAX: usize = 4096;
 
-/// Bytes of a tail that are looked at, or cleared, at a time.
+/// The number of bytes of a tail that are looked at, or cleared, at a time.
 const PIECE: usize = 64;
 
 /// The size word of a structure.
 const WORD: usize = size_of::<u32>();
 
-/// Where a caller's structure lies.
+/// The memory in which a caller's structure lies.
 pub trait Caller {
-    /// Why it cannot be reached.
+    /// Why the memory cannot be reached.
     type Error;
 
     /// Reads all of `out` from byte `at` on.
@@ -31,12 +32,13 @@ pub trait Caller {
     fn write(&mut self, at: usize, bytes: &[u8]) -> Result<(), Self::Error>;
 }
 
-/// Why a structure is not taken. The caller's memory is as it was then.
+/// Why a structure is refused. The caller's memory is unchanged then.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refused<E> {
     /// `EINVAL`: smaller than the first version of the structure.
     Small,
-    /// `E2BIG`: larger than any can be, or a byte that the driver does not know is not zero.
+    /// `E2BIG`: larger than any structure can be, or a byte that the driver does not know is not
+    /// zero.
     Large,
     /// The caller's memory cannot be reached.
     Memory(E),
@@ -48,8 +50,8 @@ impl<E> From<E> for Refused<E> {
     }
 }
 
-/// Takes a structure in. Its fields that are for answers are cleared: whatever the call comes to,
-/// the caller gets none of its bytes back in them.
+/// Takes a structure in. Clears its fields that are for answers, so that the caller gets none of
+/// its bytes back in them, whatever the call comes to.
 pub fn take<C: Call, M: Caller>(from: &mut M) -> Result<C, Refused<M::Error>> {
     let mut word = [0; WORD];
     from.read(0, &mut word)?;
@@ -77,14 +79,14 @@ pub fn take<C: Call, M: Caller>(from: &mut M) -> Result<C, Refused<M::Error>> {
     if let Some(known) = c.as_mut_bytes().get_mut(WORD..common) {
         from.read(WORD, known)?;
     }
-    // The caller may have written to the word meanwhile: what was judged is what counts.
+    // The caller may have written to the word meanwhile. The size that was judged counts.
     c.set_size(stated);
     c.clear_answers();
     Ok(c)
 }
 
-/// Gives an answer back, as far as the caller has room for it; what the caller has beyond it is
-/// zero afterwards. `c` is what [`take`] made, and has the size that was judged.
+/// Gives an answer back, as far as the caller has room for it. Clears what the caller has beyond
+/// it. `c` is what [`take`] made, and has the size that was judged.
 pub fn give<C: Call, M: Caller>(c: &C, to: &mut M) -> Result<(), M::Error> {
     let size = index(c.size()).min(SIZE_MAX);
     let mut at = size_of::<C>();
@@ -105,7 +107,7 @@ mod tests {
     use super::{give, take, Caller, Refused, SIZE_MAX};
     use zerocopy::IntoBytes;
 
-    /// As much of a caller's page as is looked at; the rest is zero.
+    /// The part of a caller's page that is looked at. The rest is zero.
     const KEPT: usize = 1024;
 
     /// A caller's page, of which the first `len` bytes can be reached.
@@ -115,7 +117,7 @@ mod tests {
     }
 
     impl Page {
-        /// Full of `fill`, but for the size that it states.
+        /// Returns a page full of `fill`, except for the size that it states.
         fn new(fill: u8, stated: usize) -> Self {
             let mut bytes = [fill; KEPT];
             bytes[..4].copy_from_slice(&(stated as u32).to_ne_bytes());
@@ -169,7 +171,7 @@ mod tests {
         for size in [SIZE_MAX + 1, 1 << 20, u32::MAX as usize] {
             assert!(refused::<C>(&mut Page::new(0, size)) == Some(Refused::Large));
         }
-        // Each byte of the tail counts, and none behind it.
+        // Each byte of the tail counts, and no byte after it.
         for at in [ours, ours + 63, ours + 64, ours + 199] {
             let mut page = Page::new(0, ours + 200);
             page.bytes[ours + 200] = 1;
@@ -206,7 +208,7 @@ mod tests {
                 let kept = at >= size || is_input(at);
                 assert!(b == if kept { 0xa5 } else { 0 });
             }
-            // And what the caller does not have is zero for the driver.
+            // What the caller does not have is zero for the driver.
             assert!(c.as_bytes().iter().skip(size).all(|&b| b == 0));
         }
     }
@@ -223,7 +225,7 @@ mod tests {
     #[test]
     fn an_answer_fits_its_caller() {
         let ours = size_of::<Status>();
-        // Room for more: that is cleared, up to the size and no further.
+        // Room for more: the rest is cleared, up to the size and no further.
         let mut page = Page::new(0, ours + 100);
         page.bytes[ours + 100..].fill(0x5a);
         let mut s = take::<Status, Page>(&mut page).unwrap_or_default();

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Where everything lies on a leaf, derived from four numbers of the superblock.
+//! The layout of a leaf, derived from sizes in the superblock.
 //!
 //! In blocks of 4096 bytes: superblock slots A and B, the journal ring, the page directory in two
 //! slots, the map pages in two slots; then, aligned, the data slabs.
@@ -20,17 +20,17 @@ pub const BITS_WORDS: u32 = 512;
 pub const BITS_SECTORS: u64 = 32768;
 /// Map pages that one directory block names.
 pub const DIRECTORY_ENTRIES: u32 = 508;
-/// Directory blocks that a superblock names: the bound of a leaf's size (about 8 TiB).
+/// Directory blocks that a superblock names. They bound the size of a leaf (about 8 TiB).
 pub const DIRECTORY_BLOCKS_MAX: u32 = 1024;
 /// Smallest slab, in sectors (16 KiB).
 pub const SLAB_SECTORS_MIN: u32 = 32;
 /// Largest slab, in sectors (4 MiB).
 pub const SLAB_SECTORS_MAX: u32 = 8192;
-/// Slab size unless another is asked for, in sectors (64 KiB).
+/// Default slab size, in sectors (64 KiB).
 pub const SLAB_SECTORS_DEFAULT: u32 = 128;
 /// Data is aligned to at least this many sectors (1 MiB).
 pub const DATA_ALIGN: u64 = 2048;
-/// Most slabs of a root or leaf: two values and a flag bit of a table entry are taken.
+/// Most slabs of a root or leaf, because some values and a flag bit of a table entry are taken.
 pub const SLABS_MAX: u64 = 0x7fff_fff0;
 /// The two superblock slots come first.
 pub const SUPERBLOCKS: u64 = 2;
@@ -39,12 +39,12 @@ pub const JOURNAL_BLOCKS_MIN: u32 = 16;
 /// See [`JOURNAL_BLOCKS_MIN`].
 pub const JOURNAL_BLOCKS_MAX: u32 = 65536;
 
-/// The layout of one leaf. All positions derive from the four sizes it is made of.
+/// The layout of one leaf. All positions derive from the sizes that it is made of.
 ///
 /// # Invariants
 ///
-/// Every sum and product of the fields fits 63 bits; `slab_sectors` is a power of two within its
-/// bounds; there is at least one leaf slab, and data ends within the leaf.
+/// Every sum and product of the fields fits 63 bits. `slab_sectors` is a power of two within its
+/// bounds. There is at least one leaf slab, and data ends within the leaf.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Geometry {
     root_sectors: u64,
@@ -59,16 +59,17 @@ pub struct Geometry {
     data_start: u64,
 }
 
-/// The journal ring that a leaf of this size gets when formatted: a 256th of it, 64 KiB to 8 MiB.
+/// Returns the size of the journal ring that a leaf of this size gets when formatted: a 256th of
+/// it, 64 KiB to 8 MiB.
 pub fn default_journal_blocks(leaf_sectors: u64) -> u32 {
     let blocks = leaf_sectors / BLOCK_SECTORS / 256;
     narrow(blocks.clamp(u64::from(JOURNAL_BLOCKS_MIN), 2048))
 }
 
 impl Geometry {
-    /// Derives the layout. Sizes are in sectors; `union_sectors` is what the union shows.
+    /// Derives the layout. Sizes are in sectors. `union_sectors` is the size of the union.
     ///
-    /// Fails when a size is out of the format's bounds or the leaf cannot hold one slab.
+    /// Fails if a size is out of the format's bounds or the leaf cannot hold one slab.
     pub fn new(
         root_sectors: u64,
         union_sectors: u64,
@@ -89,7 +90,7 @@ impl Geometry {
         if union_sectors == 0 || root_slabs > SLABS_MAX || root_sectors > union_sectors {
             return Err(Error::TooLarge(Side::Root, union_sectors.max(root_sectors)));
         }
-        // The bound for the bits: as if the leaf were data alone.
+        // The bound for the bits, as if the leaf held only data.
         let shift = slab_sectors.trailing_zeros();
         let most = leaf_sectors >> shift;
         if most > SLABS_MAX {
@@ -127,67 +128,67 @@ impl Geometry {
         Ok(g)
     }
 
-    /// Size of the root, in sectors.
+    /// Returns the size of the root, in sectors.
     #[inline]
     pub fn root_sectors(&self) -> u64 {
         self.root_sectors
     }
 
-    /// Size of the union, in sectors.
+    /// Returns the size of the union, in sectors.
     #[inline]
     pub fn union_sectors(&self) -> u64 {
         self.union_sectors
     }
 
-    /// Size of the leaf as formatted, in sectors.
+    /// Returns the size of the leaf as formatted, in sectors.
     pub fn leaf_sectors(&self) -> u64 {
         self.leaf_sectors
     }
 
-    /// Size of a slab, in sectors.
+    /// Returns the size of a slab, in sectors.
     #[inline]
     pub fn slab_sectors(&self) -> u32 {
         1u32.wrapping_shl(self.slab_shift)
     }
 
-    /// Binary logarithm of the slab size in sectors.
+    /// Returns the binary logarithm of the slab size in sectors.
     #[inline]
     pub fn slab_shift(&self) -> u32 {
         self.slab_shift
     }
 
-    /// Slabs that the union's address space has.
+    /// Returns the number of slabs of the union's address space.
     #[inline]
     pub fn root_slabs(&self) -> u32 {
         self.root_slabs
     }
 
-    /// Slabs that the leaf has for data.
+    /// Returns the number of slabs that the leaf has for data.
     #[inline]
     pub fn leaf_slabs(&self) -> u32 {
         self.leaf_slabs
     }
 
-    /// First sector of the data slabs on the leaf.
+    /// Returns the first sector of the data slabs on the leaf.
     #[inline]
     pub fn data_start(&self) -> u64 {
         self.data_start
     }
 
-    /// The root slab of a union sector (within the union).
+    /// Returns the root slab of a union sector (within the union).
     #[inline]
     pub fn slab_of(&self, sector: u64) -> u32 {
         narrow(sector.wrapping_shr(self.slab_shift))
     }
 
-    /// Position of a union sector within its slab.
+    /// Returns the position of a union sector within its slab.
     #[inline]
     pub fn offset_in_slab(&self, sector: u64) -> u32 {
         narrow(sector & u64::from(self.slab_sectors()).wrapping_sub(1))
     }
 
-    /// The root slabs that lie within a range as a whole; the union's last counts as whole where
-    /// the range reaches the union's end.
+    /// Returns the root slabs that lie within a range as a whole. The union's last slab counts as
+    /// whole if the range reaches the union's end.
     pub fn whole_slabs(&self, sector: u64, sectors: u32) -> core::ops::Range<u32> {
         let slab = u64::from(self.slab_sectors());
         let end = sector.saturating_add(u64::from(sectors));
@@ -200,45 +201,46 @@ impl Geometry {
         narrow(first.min(last))..narrow(last)
     }
 
-    /// First union sector of a root slab.
+    /// Returns the first union sector of a root slab.
     #[inline]
     pub fn slab_start(&self, slab: u32) -> u64 {
         u64::from(slab).wrapping_shl(self.slab_shift)
     }
 
-    /// First sector on the leaf of a leaf slab.
+    /// Returns the first sector on the leaf of a leaf slab.
     #[inline]
     pub fn leaf_slab_start(&self, leaf: u32) -> u64 {
         self.data_start
             .wrapping_add(u64::from(leaf).wrapping_shl(self.slab_shift))
     }
 
-    /// Pages of the slab table; page `n` has the root slabs from `1024 n`.
+    /// Returns the number of pages of the slab table. Page `n` has the root slabs from `1024 n`.
     pub fn table_pages(&self) -> u32 {
         self.table_pages
     }
 
-    /// Pages of sector bits; page `n` has the leaf's data sectors from `32768 n`.
+    /// Returns the number of pages of sector bits. Page `n` has the leaf's data sectors from
+    /// `32768 n`.
     pub fn bits_pages(&self) -> u32 {
         self.bits_pages
     }
 
-    /// All map pages: first those of the table, then those of the bits.
+    /// Returns the number of all map pages: first those of the table, then those of the bits.
     pub fn pages(&self) -> u32 {
         self.table_pages.saturating_add(self.bits_pages)
     }
 
-    /// Blocks of the page directory.
+    /// Returns the number of blocks of the page directory.
     pub fn directory_blocks(&self) -> u32 {
         self.pages().div_ceil(DIRECTORY_ENTRIES)
     }
 
-    /// Blocks of the journal ring.
+    /// Returns the number of blocks of the journal ring.
     pub fn journal_blocks(&self) -> u32 {
         self.journal_blocks
     }
 
-    /// Block of the leaf at which ring position `at` lies.
+    /// Returns the block of the leaf at which ring position `at` lies.
     pub fn journal_block(&self, at: u32) -> u64 {
         SUPERBLOCKS.wrapping_add(u64::from(at))
     }
@@ -247,7 +249,7 @@ impl Geometry {
         SUPERBLOCKS.saturating_add(u64::from(self.journal_blocks))
     }
 
-    /// Block of the leaf that holds slot `slot` (0 or 1) of directory block `at`.
+    /// Returns the block of the leaf that holds slot `slot` (0 or 1) of directory block `at`.
     pub fn directory_block(&self, at: u32, slot: u32) -> u64 {
         let skip = u64::from(self.directory_blocks()).wrapping_mul(u64::from(slot & 1));
         self.directory_start()
@@ -260,7 +262,7 @@ impl Geometry {
             .saturating_add(u64::from(self.directory_blocks()).saturating_mul(2))
     }
 
-    /// Block of the leaf that holds slot `slot` (0 or 1) of map page `page`.
+    /// Returns the block of the leaf that holds slot `slot` (0 or 1) of map page `page`.
     pub fn page_block(&self, page: u32, slot: u32) -> u64 {
         let skip = u64::from(self.pages()).wrapping_mul(u64::from(slot & 1));
         self.pages_start()

@@ -1,19 +1,19 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Whether a root is the one that a leaf was made for: which places of it are looked at.
+//! Which places of a root are compared to tell whether it is the one that a leaf was made for.
 //!
-//! The digest is SHA-256 over [`PREFIX`], the root's size, and for each sample its first sector
-//! and its bytes; numbers are 64-bit little-endian. A file system that was mounted writable, even
-//! once, has changed its superblock, and those lie in the fixed samples; the others are derived
-//! from the leaf's UUID, so that each leaf watches other places.
+//! The digest is SHA-256 over [`PREFIX`], the root's size, and for each sample its first sector and
+//! its bytes. Numbers are 64-bit little-endian. A file system that was mounted writable, even once,
+//! has changed its superblock, and the fixed samples cover such superblocks. The other samples are
+//! derived from the leaf's UUID, so that each leaf watches other places.
 
 use super::num::wide;
 
 /// What the digest starts with.
 pub const PREFIX: &[u8] = b"unionblk root samples 1\n";
-/// Sectors of a sample, fewer at the end of the root.
+/// Sectors of a sample; fewer at the end of the root.
 pub const SAMPLE_SECTORS: u64 = 8;
-/// Most samples of a root.
+/// The largest number of samples of a root.
 pub const SAMPLES_MAX: usize = 44;
 /// In units of [`SAMPLE_SECTORS`]: file systems' and partition tables' superblocks (GPT, ext, XFS,
 /// squashfs, erofs: the first 32 KiB; btrfs: at 64 KiB).
@@ -21,7 +21,7 @@ const FIXED: [u64; 9] = [0, 1, 2, 3, 4, 5, 6, 7, 16];
 /// The last units: GPT's backup, md's superblock.
 const FROM_END: u64 = 3;
 
-/// The samples of a root of `sectors`, as first sector and count.
+/// Returns the samples of a root of `sectors`, as first sector and count.
 pub fn samples(uuid: &[u8; 16], sectors: u64) -> Samples {
     let (low, high) = uuid.split_at(8);
     let word = |b: &[u8]| b.first_chunk::<8>().map_or(0, |b| u64::from_le_bytes(*b));
@@ -42,7 +42,7 @@ pub struct Samples {
 }
 
 impl Samples {
-    /// A step of SplitMix64: any two seeds give unrelated positions.
+    /// Makes a step of SplitMix64. Any two seeds give unrelated positions.
     fn random(&mut self) -> u64 {
         self.seed = self.seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let z = (self.seed ^ (self.seed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -98,7 +98,7 @@ mod tests {
         assert_eq!(samples(&[3; 16], 0).count(), 0);
     }
 
-    /// The places are part of the format: others, and every leaf in use would be refused.
+    /// The places are part of the format. If they changed, every leaf in use would be refused.
     #[test]
     fn places_are_what_the_format_says() {
         let uuid = [

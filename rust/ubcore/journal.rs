@@ -2,10 +2,11 @@
 
 //! The journal ring: writing a transaction, and finding and replaying what was written.
 //!
-//! A *transaction* is what one commit covers: blocks of consecutive sequence numbers, of which the last
-//! says so and goes out with `PREFLUSH | FUA`. A transaction counts if all its blocks are there. What
-//! one write carries (up to 8 blocks) may be torn by a cut of power; everything before it was made
-//! durable by its flush. So a hole that a later, finished transaction stands behind is damage.
+//! A *transaction* is what one commit covers: blocks of consecutive sequence numbers. The last
+//! block is marked as the last and is written with `PREFLUSH | FUA`. A transaction counts if all
+//! its blocks are there. A power failure may tear what one write carries (up to 8 blocks). The
+//! flush of that write made everything before it durable. So if a later, finished transaction
+//! follows a hole, the hole is damage.
 
 use super::disk::{Disk, Order, BUFFER_BLOCKS};
 use super::error::{Area, Error, Result};
@@ -19,20 +20,20 @@ use super::num::{index, narrow, wide};
 use super::pages::{self, bits_page_of, table_page_of, PageSet};
 use super::replay_limit;
 
-/// Where the ring stands.
+/// The state of the ring.
 #[derive(Clone, Copy, Debug)]
 pub struct Ring {
     blocks: u32,
     head: u32,
     used: u32,
     sequence: u64,
-    /// The disk's buffer begins with a block of the ring with so many words, and behind them zeroes;
-    /// `None`: nobody knows what is in it.
+    /// The disk's buffer begins with a block of the ring that has so many words, followed by
+    /// zeroes. `None` if the content of the buffer is unknown.
     in_buffer: Option<usize>,
 }
 
 impl Ring {
-    /// A ring of `blocks`, whose next block goes to `head` under number `sequence`.
+    /// Returns a ring of `blocks`. Its next block goes to `head` with sequence number `sequence`.
     pub fn new(blocks: u32, head: u32, used: u32, sequence: u64) -> Ring {
         Ring {
             blocks,
@@ -43,33 +44,34 @@ impl Ring {
         }
     }
 
-    /// Position of the next block.
+    /// Returns the position of the next block.
     pub fn head(&self) -> u32 {
         self.head
     }
 
-    /// Blocks that the last checkpoint does not cover.
+    /// Returns the number of blocks that the last checkpoint does not cover.
     pub fn used(&self) -> u32 {
         self.used
     }
 
-    /// Sequence number of the next block.
+    /// Returns the sequence number of the next block.
     pub fn sequence(&self) -> u64 {
         self.sequence
     }
 
-    /// Whether a checkpoint should be made before it must.
+    /// Returns whether a checkpoint should be made, before the ring is full and one must be made.
     pub fn is_half_full(&self) -> bool {
         self.used > self.blocks / 2
     }
 
-    /// Frees all blocks: a checkpoint that covers them is durable. It has used the disk's buffer.
+    /// Frees all blocks, because a checkpoint that covers them is durable. It has used the disk's
+    /// buffer.
     pub fn free_all(&mut self) {
         self.used = 0;
         self.forget_buffer();
     }
 
-    /// Another writer uses the disk's buffer.
+    /// Notes that another writer uses the disk's buffer.
     pub fn forget_buffer(&mut self) {
         self.in_buffer = None;
     }
@@ -81,18 +83,18 @@ impl Ring {
     }
 }
 
-/// The ring position `n` blocks after `at`; `n` is at most the ring's size.
+/// Returns the ring position `n` blocks after `at`. `n` is at most the ring's size.
 fn after(at: u32, n: u32, blocks: u32) -> u32 {
     let sum = at.saturating_add(n);
     sum.checked_sub(blocks).unwrap_or(sum)
 }
 
-/// Whether a transaction goes on.
+/// Whether a transaction can continue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Space {
-    /// The words are in.
+    /// There was space, and the words are in the transaction.
     Left,
-    /// The ring is full: the transaction is void, a checkpoint must take its place.
+    /// The ring is full. The transaction is void, and a checkpoint must take its place.
     Full,
 }
 
@@ -114,7 +116,7 @@ pub struct Transaction<'a, D> {
 }
 
 impl<'a, D: Disk> Transaction<'a, D> {
-    /// An empty transaction.
+    /// Returns an empty transaction.
     pub fn new(ring: &'a mut Ring, disk: &'a mut D, sb: &'a Superblock) -> Self {
         Transaction {
             ring,
@@ -131,15 +133,15 @@ impl<'a, D: Disk> Transaction<'a, D> {
         }
     }
 
-    /// Whether it says of a slab that it was emptied.
+    /// Returns whether the transaction records that a slab was emptied.
     pub fn empties(&self) -> bool {
         self.empties
     }
 
-    /// Emits all that is mapped of a leaf slab: `New` if `fresh`, else `More`.
+    /// Emits all that is mapped of a leaf slab. The first record is `New` if `fresh`, else `More`.
     ///
-    /// A slab in many pieces ends with its bits as words, so that no slab costs more than twice
-    /// its bits.
+    /// If a slab has many runs, its bits follow as words after the first runs, so that no slab
+    /// costs more than twice its bits.
     pub fn slab<M: Memory>(&mut self, map: &Map<M>, leaf: u32, fresh: bool) -> Result<Space> {
         let Some(slab) = map.owner(leaf) else {
             return Ok(Space::Left);
@@ -169,7 +171,8 @@ impl<'a, D: Disk> Transaction<'a, D> {
         Ok(Space::Left)
     }
 
-    /// Emits all emptied slabs of a table page that no commit has covered; from now on one has.
+    /// Emits all emptied slabs of a table page that no commit has covered. From now on they count
+    /// as covered.
     pub fn emptied<M: Memory>(&mut self, map: &Map<M>, page: u32) -> Result<Space> {
         let mut held: Option<(u32, u32, Base)> = None;
         let mut space = Ok(Space::Left);
@@ -204,7 +207,7 @@ impl<'a, D: Disk> Transaction<'a, D> {
         if !opening {
             return self.put(&[Record::More { slab, run }]);
         }
-        // The block is chosen first: a new one starts with a base of its own.
+        // The block is chosen first, because a new block starts with its own base.
         if self.room(2)? == Space::Full {
             return Ok(Space::Full);
         }
@@ -237,7 +240,7 @@ impl<'a, D: Disk> Transaction<'a, D> {
         Ok(Space::Left)
     }
 
-    /// Appends records that belong into one block.
+    /// Appends records, which must be in one block.
     pub fn put(&mut self, records: &[Record]) -> Result<Space> {
         if self.room(records.len())? == Space::Full {
             return Ok(Space::Full);
@@ -254,7 +257,7 @@ impl<'a, D: Disk> Transaction<'a, D> {
         self.words = at.saturating_add(1);
     }
 
-    /// Blocks of the buffer in use, with the one under construction.
+    /// Returns the number of blocks of the buffer in use, with the one under construction.
     fn held(&self) -> u32 {
         narrow(wide(self.finished_blocks)).saturating_add(u32::from(self.words > 0))
     }
@@ -265,7 +268,8 @@ impl<'a, D: Disk> Transaction<'a, D> {
             self.finish_block(false);
         }
         if self.words == 0 {
-            // A new block: is there one in the ring, in the buffer, before the ring's end?
+            // A new block needs a free block of the ring and room in the buffer. A write must not
+            // cross the ring's end.
             let held = self.held();
             if self.ring.used.saturating_add(held) >= self.ring.blocks {
                 return Ok(Space::Full);
@@ -279,8 +283,8 @@ impl<'a, D: Disk> Transaction<'a, D> {
         Ok(Space::Left)
     }
 
-    /// Zeroes the next block of the buffer: of the first, which most commits use alone, what the
-    /// last one left.
+    /// Zeroes the next block of the buffer. In the first block, which most commits use alone, it
+    /// zeroes only what the last transaction left.
     fn blank(&mut self) {
         let finished_blocks = self.finished_blocks;
         let block = nth_block(self.disk.buffer(), finished_blocks);
@@ -324,9 +328,10 @@ impl<'a, D: Disk> Transaction<'a, D> {
         Ok(())
     }
 
-    /// Ends the transaction and makes it, and all data written before, durable. Returns its blocks.
+    /// Ends the transaction. Makes it, and all data written before, durable. Returns its number of
+    /// blocks.
     ///
-    /// An empty transaction is a flush.
+    /// If the transaction is empty, it is a flush.
     pub fn finish(mut self) -> Result<u32> {
         if self.words > 0 {
             self.finish_block(true);
@@ -341,7 +346,7 @@ impl<'a, D: Disk> Transaction<'a, D> {
     }
 }
 
-/// Block `n` of a buffer.
+/// Returns block `n` of a buffer.
 fn nth_block(buffer: &mut [u8], n: usize) -> &mut [u8] {
     let start = n.saturating_mul(BLOCK_BYTES);
     buffer
@@ -361,9 +366,9 @@ pub struct Found {
     pub sequence: u64,
 }
 
-/// Looks for finished transactions behind the superblock's tail. Reads only.
+/// Looks for finished transactions after the superblock's tail. Reads only.
 ///
-/// Fails if a finished transaction stands behind a hole that no cut of power explains.
+/// Fails if a finished transaction follows a hole that no power failure explains.
 pub fn scan<D: Disk>(disk: &mut D, sb: &Superblock) -> Result<Found> {
     let blocks = sb.geometry.journal_blocks();
     let mut found = Found {
@@ -384,7 +389,7 @@ pub fn scan<D: Disk>(disk: &mut D, sb: &Superblock) -> Result<Found> {
             found.finished = found.chained.saturating_sub(mutant);
         }
     }
-    // `clean` promises an empty ring; only then is the rest of it not worth a look.
+    // `clean` promises an empty ring. Only if that holds, the rest of the ring need not be read.
     if sb.clean && found.chained == 0 {
         return Ok(found);
     }
@@ -414,8 +419,8 @@ fn read_head<D: Disk>(disk: &mut D, sb: &Superblock, at: u32) -> Result<Option<R
 
 /// Applies the finished transactions to the map, and notes which pages they change. Reads only.
 ///
-/// Where a page of the table is `lost`, it follows what can be followed without that. Fails with
-/// damage where more pages are filled than [`replay_limit::filled_max`] allows.
+/// If a page of the table is `lost`, it applies what can be applied without that page. Fails with
+/// damage if more pages are filled than [`replay_limit::filled_max`] allows.
 pub fn replay<D, M, B, L>(
     disk: &mut D,
     (sb, entries): (&Superblock, &[PageEntry]),
@@ -454,7 +459,7 @@ struct Player<'a, M, B, L> {
     map: &'a Map<M>,
     pages: &'a mut PageSet<B>,
     entries: &'a [PageEntry],
-    /// Empty pages that may still be filled.
+    /// The number of empty pages that may still be filled.
     room: &'a mut u32,
     lost: &'a L,
     leaf: u32,
@@ -490,7 +495,7 @@ impl<M: Memory, B: core::ops::DerefMut<Target = [u64]>, L: Fn(u32) -> bool> Play
         Ok(())
     }
 
-    /// The home of a slab that has one; `None` if nobody knows which.
+    /// Returns the home of a slab that has one, or `None` if its entry is lost.
     fn home(&self, slab: u32) -> Result<Option<u32>> {
         let g = self.map.geometry();
         let leaf = self.map.entry(slab).leaf.filter(|&l| l < g.leaf_slabs());
@@ -538,7 +543,7 @@ impl<M: Memory, B: core::ops::DerefMut<Target = [u64]>, L: Fn(u32) -> bool> Play
         let g = self.map.geometry();
         let end = first.checked_add(count).filter(|&e| e <= g.root_slabs());
         let slabs = first..end.ok_or(self.bad)?;
-        // The record's slabs are of one page.
+        // All slabs of the record are in one page.
         self.change(table_page_of(first))?;
         for slab in slabs {
             if let Some(leaf) = self.map.entry(slab).leaf {

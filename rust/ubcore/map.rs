@@ -1,25 +1,26 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The map in memory: which sectors live in the leaf, and where.
+//! The map in memory: which sectors are mapped, and where they are on the leaf.
 //!
-//! Two arrays, in pages that come into being on first use. The *slab table* has an entry for each
-//! root slab: nothing, or a leaf slab, and what lies below it. The *sector bits* have a bit for
-//! each data sector of the leaf: set if it was written. A third, the *owners*, is the table's
-//! inverse and never on disk.
+//! Three arrays, whose pages are allocated on first use. The *slab table* has an entry for each
+//! root slab: the leaf slab assigned to it, if any, and what lies below. The *sector bits* have a
+//! bit for each data sector of the leaf, which is set if the sector was written. The *owners* are
+//! the inverse of the slab table. They are never on disk.
 //!
-//! Who may do what:
+//! Contexts and locks:
 //!
-//! - Look-ups take no lock, run in any context and against everything else.
-//! - [`Map::mark`] runs in any context, also in interrupts, against everything else.
-//! - [`Map::assign`] runs under the lock of the allocator that it is given.
-//! - [`Map::take_dirty`], [`Map::take_fresh`] and [`Map::take_pending`] belong to the one committer.
+//! - Look-ups take no lock. They run in any context, concurrently with everything else.
+//! - [`Map::mark`] runs in any context, interrupts included, concurrently with everything else.
+//! - [`Map::assign`] runs under the allocator's lock.
+//! - [`Map::take_dirty`], [`Map::take_fresh`] and [`Map::take_pending`] are for the one committer.
 //!
-//! Ordering: an entry is published after its bits were cleared, a bit after its data is written, a
-//! dirty mark after the bits. Each change counts itself twice: before its first bit, and when its
-//! dirty marks are in place. Each of these is a release, each look-up an acquire. So a committer
-//! that finds both counts equal, and then takes the marks, misses no change up to that count; and
-//! whoever sees a bit, and then the first count equal to what is durable, sees a durable bit; and
-//! whoever sees a bit, and then a change under way, makes the dirty mark of that bit once more.
+//! Ordering: an entry is published after its bits were cleared, a bit is set after its data was
+//! written, and a dirty mark is set after the bits. Each change is counted twice: before its first
+//! bit, and when its dirty marks are in place. Each of these is a release, each look-up an acquire.
+//! So a committer that finds both counts equal, and then takes the marks, misses no change up to
+//! that count. A thread that sees a bit, and then the first count equal to the durable count, sees
+//! a durable bit. A thread that sees a bit, and then a change under way, sets the dirty mark of
+//! that bit once more.
 
 pub use super::entry::{Base, Emptied, Entry};
 
@@ -34,38 +35,38 @@ pub type TablePage = [AtomicU32; TABLE_ENTRIES as usize];
 /// A page of sector bits.
 pub type BitsPage = [AtomicU64; BITS_WORDS as usize];
 
-/// The memory of a map. Pages, once there, stay; new ones are zero.
+/// The memory of a map. A page, once it exists, stays. A new page is zero.
 pub trait Memory {
-    /// Page `page` of the slab table, if it is there.
+    /// Returns page `page` of the slab table, if it exists.
     fn table(&self, page: u32) -> Option<&TablePage>;
-    /// Page `page` of the sector bits, if it is there.
+    /// Returns page `page` of the sector bits, if it exists.
     fn bits(&self, page: u32) -> Option<&BitsPage>;
-    /// Page `page` of the owners, if it is there.
+    /// Returns page `page` of the owners, if it exists.
     fn owners(&self, page: u32) -> Option<&TablePage>;
-    /// Makes a page of the slab table. May sleep, must not start I/O.
+    /// Allocates a page of the slab table. May sleep, must not start I/O.
     fn grow_table(&self, page: u32) -> Result;
-    /// Makes a page of sector bits. May sleep, must not start I/O.
+    /// Allocates a page of sector bits. May sleep, must not start I/O.
     fn grow_bits(&self, page: u32) -> Result;
-    /// Makes a page of owners. May sleep, must not start I/O.
+    /// Allocates a page of owners. May sleep, must not start I/O.
     fn grow_owners(&self, page: u32) -> Result;
-    /// One bit for each leaf slab: its bits have changed since the last commit.
+    /// Returns one bit for each leaf slab, set if its bits have changed since the last commit.
     fn dirty(&self) -> &[AtomicU64];
-    /// One bit for each word of [`Memory::dirty`]: it is not zero.
+    /// Returns one bit for each word of [`Memory::dirty`], set if the word is not zero.
     fn dirty_words(&self) -> &[AtomicU64];
-    /// One bit for each leaf slab: its assignment is not durable.
+    /// Returns one bit for each leaf slab, set if its assignment is not durable.
     fn fresh(&self) -> &[AtomicU64];
-    /// One bit for each page of the slab table: slabs of it were emptied.
+    /// Returns one bit for each page of the slab table, set if slabs of it were emptied.
     fn emptied(&self) -> &[AtomicU64];
-    /// One bit for each page of the slab table: slabs of it were emptied since the last commit.
+    /// The same, set if slabs of the page were emptied since the last commit.
     fn pending(&self) -> &[AtomicU64];
 }
 
-/// 64-bit words for one bit each of `bits`.
+/// Returns the number of 64-bit words that hold `bits` bits.
 pub const fn words_for(bits: u32) -> usize {
     bits.div_ceil(64) as usize
 }
 
-/// Sets bits of a word: whether any was not set before.
+/// Sets bits of a word. Returns whether any of them was not set before.
 fn set_bits(word: &AtomicU64, bits: u64) -> bool {
     if cfg!(mutant = "bits-race") {
         let old = word.load(Ordering::Acquire);
@@ -81,12 +82,12 @@ pub struct Map<M> {
     memory: M,
     begun: AtomicU64,
     ended: AtomicU64,
-    /// How many bits of [`Memory::pending`] are set, or were a moment ago.
+    /// The number of bits of [`Memory::pending`] that are set, or were set a moment ago.
     pending: AtomicU32,
 }
 
 impl<M: Memory> Map<M> {
-    /// A map where every sector is the root's.
+    /// Returns a map in which every sector reads from the root.
     pub fn new(geometry: Geometry, memory: M) -> Self {
         Map {
             geometry,
@@ -97,34 +98,34 @@ impl<M: Memory> Map<M> {
         }
     }
 
-    /// The layout it maps over.
+    /// Returns the layout of the union.
     #[inline]
     pub fn geometry(&self) -> &Geometry {
         &self.geometry
     }
 
-    /// The memory it was made with.
+    /// Returns the memory that the map was made with.
     pub fn memory(&self) -> &M {
         &self.memory
     }
 
-    /// Counts the changes that have begun: calls of [`Map::mark`] that map something.
+    /// Returns the count of begun changes: calls of [`Map::mark`] or [`Map::empty`] that change it.
     #[inline]
     pub fn changes(&self) -> u64 {
         self.begun.load(Ordering::SeqCst)
     }
 
-    /// The count of changes, if none is under way: a commit that starts now covers them all.
+    /// Returns the count of changes if none is under way. A commit that starts now covers them all.
     pub fn quiescent_changes(&self) -> Option<u64> {
-        // In this order: counts only grow, and the first is never behind the second.
+        // `ended` is read first, because the counts only grow, and `begun` is never behind `ended`.
         let ended = self.ended.load(Ordering::SeqCst);
         Some(ended).filter(|&n| n == self.changes())
     }
 
-    /// Whether a change is under way beside `own` of the caller's. Whoever has seen a bit and then
-    /// hears that none is finds the dirty mark of that bit in place.
+    /// Returns whether a change is under way besides `own` changes of the caller. If a thread has
+    /// seen a bit and this then returns false, the dirty mark of that bit is in place.
     fn is_busy(&self, own: u64) -> bool {
-        // In this order, as above.
+        // The counts are read in the same order as above.
         let ended = self.ended.load(Ordering::SeqCst);
         self.changes() != ended.wrapping_add(own)
     }
@@ -135,7 +136,7 @@ impl<M: Memory> Map<M> {
             .get(index(slab % TABLE_ENTRIES))
     }
 
-    /// The entry of a root slab.
+    /// Returns the entry of a root slab.
     #[inline]
     pub fn entry(&self, slab: u32) -> Entry {
         Entry::decode(
@@ -144,14 +145,14 @@ impl<M: Memory> Map<M> {
         )
     }
 
-    /// The entry of a root slab that is about to change: one that is lost must not.
+    /// Returns the entry of a root slab that is about to change. A lost entry must not change.
     fn known_entry(&self, slab: u32) -> Result<Entry> {
         let block = self.geometry.page_block(slab / TABLE_ENTRIES, 0);
         let entry = Some(self.entry(slab)).filter(|e| !e.lost);
         entry.ok_or(Error::Damaged(Area::Map, block))
     }
 
-    /// Sets an entry, growing the table; for replay and for the holder of the allocator's lock.
+    /// Sets an entry, and grows the table. For replay and for the holder of the allocator's lock.
     pub fn set_entry(&self, slab: u32, entry: Entry) -> Result {
         let page = slab / TABLE_ENTRIES;
         if self.memory.table(page).is_none() {
@@ -166,14 +167,14 @@ impl<M: Memory> Map<M> {
         Ok(())
     }
 
-    /// The root slab that a leaf slab belongs to.
+    /// Returns the root slab that owns a leaf slab.
     pub fn owner(&self, leaf: u32) -> Option<u32> {
         let page = self.memory.owners(leaf / TABLE_ENTRIES)?;
         let slot = page.get(index(leaf % TABLE_ENTRIES))?;
         slot.load(Ordering::Acquire).checked_sub(1)
     }
 
-    /// Records a leaf slab's owner; slab numbers stay below 2^31, so one more fits.
+    /// Records the owner of a leaf slab. Slab numbers stay below 2^31, so one more fits.
     pub fn set_owner(&self, leaf: u32, slab: Option<u32>) -> Result {
         let page = leaf / TABLE_ENTRIES;
         if self.memory.owners(page).is_none() {
@@ -190,20 +191,20 @@ impl<M: Memory> Map<M> {
         Ok(())
     }
 
-    /// The first bit of a leaf slab, as a data sector of the leaf.
+    /// Returns the first bit of a leaf slab, as a data sector of the leaf.
     fn first_bit(&self, leaf: u32) -> u64 {
         u64::from(leaf).wrapping_shl(self.geometry.slab_shift())
     }
 
-    /// The word that holds the bit of data sector `bit`.
+    /// Returns the word that holds the bit of data sector `bit`.
     #[inline]
     fn bits_word(&self, bit: u64) -> Option<&AtomicU64> {
         let page = self.memory.bits(narrow(bit / BITS_SECTORS))?;
         page.get(usize_of((bit % BITS_SECTORS) / 64))
     }
 
-    /// Whether sector `offset` of leaf slab `leaf` is mapped, and for how many sectors from there,
-    /// `limit` at most, that stays so.
+    /// Returns whether sector `offset` of leaf slab `leaf` is mapped, and for how many sectors from
+    /// there this stays the same, `limit` at most.
     pub fn mapped_run(&self, leaf: u32, offset: u32, limit: u32) -> (bool, u32) {
         let start = self.first_bit(leaf).wrapping_add(u64::from(offset));
         let mut mapped = false;
@@ -229,8 +230,8 @@ impl<M: Memory> Map<M> {
         (mapped, len.min(limit))
     }
 
-    /// The word of bits that holds all of a few sectors of a leaf slab, and which they are; `None` if
-    /// no single word does, or it is not there.
+    /// Returns the word that holds the bits of a few sectors of a leaf slab, and the mask of those
+    /// bits. Returns `None` if no single word holds them all, or if the word does not exist.
     #[inline]
     fn one_word(&self, leaf: u32, offset: u32, count: u32) -> Option<(&AtomicU64, u64)> {
         let bit = self.first_bit(leaf).wrapping_add(u64::from(offset));
@@ -242,8 +243,8 @@ impl<M: Memory> Map<M> {
         Some((self.bits_word(bit)?, mask.wrapping_shl(from)))
     }
 
-    /// Whether all of a few sectors of a leaf slab are mapped, or none is; `None` if it is neither, or
-    /// if one look does not tell.
+    /// Returns whether a few sectors of a leaf slab are all mapped, or all not mapped. Returns
+    /// `None` if they differ, or if a look at one word cannot tell.
     #[inline]
     pub fn are_all_mapped(&self, leaf: u32, offset: u32, count: u32) -> Option<bool> {
         let (word, mask) = self.one_word(leaf, offset, count)?;
@@ -254,14 +255,14 @@ impl<M: Memory> Map<M> {
         }
     }
 
-    /// Whether any sector of a leaf slab is mapped.
+    /// Returns whether any sector of a leaf slab is mapped.
     pub fn is_mapped(&self, leaf: u32) -> bool {
         let sectors = self.geometry.slab_sectors();
         self.mapped_run(leaf, 0, sectors) != (false, sectors)
     }
 
-    /// Applies `f` to each word of sectors `offset..offset + count` of a leaf slab, with the mask of
-    /// those sectors. The pages must be there.
+    /// Calls `f` with each word of sectors `offset..offset + count` of a leaf slab, and with the
+    /// mask of those sectors. The pages must exist.
     fn each_word(
         &self,
         leaf: u32,
@@ -284,7 +285,7 @@ impl<M: Memory> Map<M> {
         Ok(())
     }
 
-    /// Sets bits without marking anything dirty, growing the bits: for replay.
+    /// Sets bits without marking anything dirty, and grows the sector bits. For replay.
     pub fn set_bits(&self, leaf: u32, offset: u32, count: u32) -> Result {
         self.grow_for(leaf)?;
         self.each_word(leaf, offset, count, |w, m| {
@@ -292,7 +293,8 @@ impl<M: Memory> Map<M> {
         })
     }
 
-    /// The 64 bits of a leaf slab from its sector `64 word`; a slab of 32 sectors has the low half.
+    /// Returns the 64 bits of a leaf slab from its sector `64 word`. A slab of 32 sectors has the
+    /// low half.
     pub fn word(&self, leaf: u32, word: u32) -> u64 {
         let bit = self
             .first_bit(leaf)
@@ -301,7 +303,7 @@ impl<M: Memory> Map<M> {
         bits.wrapping_shr(narrow(bit % 64)) & mask(0, self.geometry.slab_sectors())
     }
 
-    /// Adds bits as [`Map::word`] gave them, growing the bits: for replay.
+    /// Adds bits that [`Map::word`] returned, and grows the sector bits. For replay.
     pub fn add_word(&self, leaf: u32, word: u32, bits: u64) -> Result {
         self.grow_for(leaf)?;
         let bit = self
@@ -321,7 +323,7 @@ impl<M: Memory> Map<M> {
         }
     }
 
-    /// Clears all bits of a leaf slab and makes their page: before an assignment is published.
+    /// Clears all bits of a leaf slab, and allocates their page, before an assignment is published.
     pub fn clear_slab(&self, leaf: u32) -> Result {
         self.grow_for(leaf)?;
         self.each_word(leaf, 0, self.geometry.slab_sectors(), |w, m| {
@@ -329,11 +331,11 @@ impl<M: Memory> Map<M> {
         })
     }
 
-    /// Makes leaf slab `leaf` the home of root slab `slab`, none of its sectors mapped.
+    /// Assigns leaf slab `leaf` to root slab `slab`. None of its sectors is mapped.
     ///
-    /// Under the allocator's lock; may sleep for memory. On an error nothing has changed.
-    /// `Internal` if the leaf slab is not as [`Map::clear_unowned`] leaves it: a commit could take its marks
-    /// for those of the new owner.
+    /// Under the allocator's lock; may sleep for memory. If it returns an error, nothing has
+    /// changed. Returns `Internal` if the leaf slab is not as [`Map::clear_unowned`] leaves it,
+    /// because a commit could take its marks for those of the new owner.
     pub fn assign(&self, slab: u32, leaf: u32) -> Result {
         let base = self.known_entry(slab)?.base;
         self.grow_for(leaf)?;
@@ -350,9 +352,9 @@ impl<M: Memory> Map<M> {
         done
     }
 
-    /// Maps union sectors whose data is on the leaf; their slabs are assigned.
+    /// Maps union sectors whose data is on the leaf. Their slabs are assigned.
     ///
-    /// Any context. Returns whether it counts as a change: something was not mapped before.
+    /// Any context. Returns whether the call counts as a change: a sector was not mapped before.
     pub fn mark(&self, sector: u64, count: u32) -> bool {
         let offset = self.geometry.offset_in_slab(sector);
         if count <= self.geometry.slab_sectors().wrapping_sub(offset) {
@@ -362,13 +364,13 @@ impl<M: Memory> Map<M> {
                 return self.mark_word(leaf, word, mask);
             }
         }
-        // An overwrite, the usual case, stores nothing and shares no cache line.
+        // An overwrite, the usual case, stores nothing, so CPUs do not contend for a cache line.
         let mut missing = false;
         self.each_home(sector, count, |leaf, offset, n| {
             missing |= self.mapped_run(leaf, offset, n) != (true, n);
         });
-        // Another's change that set our bits may not have come to its dirty marks, and its caller has
-        // not completed: ours does, so then they are for us to make.
+        // Another request's change may have set our bits, but not its dirty marks yet. That request
+        // has not completed, but ours does, so this call must set the marks.
         if !missing && !self.is_busy(0) {
             return false;
         }
@@ -382,7 +384,7 @@ impl<M: Memory> Map<M> {
         true
     }
 
-    /// The same, for sectors of one leaf slab whose bits are in one word.
+    /// Does the same for sectors of one leaf slab whose bits are in one word.
     fn mark_word(&self, leaf: u32, word: &AtomicU64, mask: u64) -> bool {
         if word.load(Ordering::Acquire) & mask == mask && !self.is_busy(0) {
             return false;
@@ -403,11 +405,12 @@ impl<M: Memory> Map<M> {
         done
     }
 
-    /// Takes a root slab's home away, if it has one: it reads as `base` from now on. The leaf slab
-    /// that it had is nobody's, and must not be used before a commit and a grace period.
+    /// Takes away the home of a root slab, if it has one. The root slab reads as `base` from now
+    /// on. Its former leaf slab has no owner, and must not be used before a commit and a grace
+    /// period.
     ///
-    /// Under the allocator's lock; may sleep for memory. `Ok(None)` if nothing changed, else the
-    /// home it had.
+    /// Under the allocator's lock; may sleep for memory. Returns `Ok(None)` if nothing changed,
+    /// otherwise the former home.
     pub fn empty(&self, slab: u32, base: Base) -> Result<Option<Option<u32>>> {
         let entry = self.known_entry(slab)?;
         if entry.leaf.is_none() && entry.base == base {
@@ -418,7 +421,7 @@ impl<M: Memory> Map<M> {
             self.memory.grow_table(page)?;
         }
         self.change(|| {
-            // The owner last: a committer that misses the slab for want of it finds it emptied.
+            // The owner is cleared last, so a committer that finds no owner finds the slab emptied.
             self.set_entry(slab, Entry::none(base, Emptied::Pending))?;
             bits::set(self.memory.emptied(), page);
             if !bits::set(self.memory.pending(), page) {
@@ -431,28 +434,28 @@ impl<M: Memory> Map<M> {
         })
     }
 
-    /// The first page of the slab table, from `from` on, with emptied slabs.
+    /// Returns the first page of the slab table, from `from` on, that has emptied slabs.
     pub fn emptied_page(&self, from: u32) -> Option<u32> {
         bits::next(self.memory.emptied(), from)
     }
 
-    /// Takes the first page of the slab table, from `from` on, with slabs that were emptied since the
-    /// last commit off the list. For the one committer.
+    /// Takes the first page of the slab table, from `from` on, off the list of pages with slabs
+    /// that were emptied since the last commit. For the one committer.
     ///
-    /// A page of which slabs are emptied meanwhile is on the list again.
+    /// If a slab of the page is emptied meanwhile, the page is on the list again.
     pub fn take_pending(&self, from: u32) -> Option<u32> {
         let page = bits::next(self.memory.pending(), from)?;
-        // Cleared before the entries are read: a thread that empties a slab later sets it again.
+        // Cleared before the entries are read, so a thread that empties a slab later sets it again.
         if bits::clear(self.memory.pending(), page) {
             self.pending.fetch_sub(1, Ordering::Relaxed);
         }
         Some(page)
     }
 
-    /// How many pages of the slab table [`Map::take_pending`] would find: what the next commit has to
-    /// look through. An estimate, while another thread empties slabs.
+    /// Returns how many pages of the slab table [`Map::take_pending`] would find. The next commit
+    /// has to look through them. The number is an estimate while another thread empties slabs.
     pub fn pending_pages(&self) -> u32 {
-        // One thread may take a page before the other has counted it.
+        // A thread may take a page before another thread has counted it.
         let pages = self.pending.load(Ordering::Relaxed);
         if pages > self.geometry.table_pages() {
             0
@@ -461,8 +464,8 @@ impl<M: Memory> Map<M> {
         }
     }
 
-    /// Moves all slabs of a page of the table that are in the state `from` on to the state `to`, and
-    /// calls `f` with each and its base, in their order.
+    /// Moves all slabs of a page of the table that are in the state `from` to the state `to`. Calls
+    /// `f` with each of them and its base, in their order.
     pub fn advance_emptied(
         &self,
         page: u32,
@@ -473,7 +476,7 @@ impl<M: Memory> Map<M> {
         let first = page.saturating_mul(TABLE_ENTRIES);
         let slots = self.memory.table(page).into_iter().flatten();
         for (slab, slot) in (first..).zip(slots) {
-            // Another thread that empties it anew meanwhile may change its base.
+            // Another thread that empties the slab again meanwhile may change its base.
             let moved = slot.fetch_update(Ordering::AcqRel, Ordering::Acquire, |bits| {
                 let entry = Entry::decode(bits);
                 (entry.emptied == from).then(|| Entry::none(entry.base, to).encode())
@@ -484,8 +487,8 @@ impl<M: Memory> Map<M> {
         }
     }
 
-    /// The same under the allocator's lock: how many there were. A page where no slab is emptied any
-    /// more is forgotten.
+    /// Does the same under the allocator's lock. Returns how many slabs it moved. Forgets the page
+    /// if no slab of it is emptied any more.
     pub fn advance_page(&self, page: u32, from: Emptied, to: Emptied) -> u32 {
         let mut moved = 0u32;
         self.advance_emptied(page, from, to, |_, _| moved = moved.saturating_add(1));
@@ -498,7 +501,7 @@ impl<M: Memory> Map<M> {
         moved
     }
 
-    /// The parts of a range that have a home: leaf slab, offset in it, sectors.
+    /// Calls `f` with each part of a range that has a home: leaf slab, offset in it, sectors.
     fn each_home(&self, sector: u64, count: u32, mut f: impl FnMut(u32, u32, u32)) {
         let mut at = sector;
         let mut left = count;
@@ -515,7 +518,7 @@ impl<M: Memory> Map<M> {
 
     fn mark_in_slab(&self, leaf: u32, offset: u32, count: u32) -> bool {
         let mut changed = false;
-        // The pages are there: an assignment made them.
+        // The pages exist, because an assignment made them.
         let _ = self.each_word(leaf, offset, count, |w, m| {
             changed |= set_bits(w, m);
         });
@@ -524,16 +527,17 @@ impl<M: Memory> Map<M> {
 
     /// Puts a leaf slab on the next commit's list.
     pub fn mark_dirty(&self, leaf: u32) {
-        // The word's bit is set even where the slab's already was: whoever set that may not have
-        // come to this line yet, and our caller's write must be found once it is counted.
+        // The word's bit is set even if the slab's bit was set before. The thread that set the
+        // slab's bit may not have come to this line yet, and a commit must find our caller's write
+        // once it is counted.
         bits::set(self.memory.dirty(), leaf);
         bits::set(self.memory.dirty_words(), leaf / 64);
     }
 
-    /// Takes up to 64 dirty leaf slabs off the list: the number of the first, and a mask.
+    /// Takes up to 64 dirty leaf slabs off the list. Returns the number of the first, and a mask.
     ///
-    /// `from` is a word of the list, 0 at first and then the last result's slab / 64 + 1. A slab
-    /// that becomes dirty again meanwhile is on the list again.
+    /// `from` is a word of the list: 0 at first, and then the last result's slab / 64 + 1. If a
+    /// slab becomes dirty again meanwhile, it is on the list again.
     pub fn take_dirty(&self, from: u32) -> Option<(u32, u64)> {
         let mut word = from;
         while let Some(summary) = self.memory.dirty_words().get(index(word / 64)) {
@@ -543,7 +547,7 @@ impl<M: Memory> Map<M> {
                 continue;
             }
             word = word.wrapping_add(ahead.trailing_zeros());
-            // Cleared before the word is read: who sets a bit later sets it again.
+            // Cleared before the word is read, so a thread that sets a bit later sets it again.
             bits::clear(self.memory.dirty_words(), word);
             let slabs = self
                 .memory
@@ -558,14 +562,14 @@ impl<M: Memory> Map<M> {
         None
     }
 
-    /// Clears the bits and the marks of a leaf slab that has no owner, so that it can be free.
+    /// Clears the bits and the marks of a leaf slab that has no owner, so that it can be freed.
     ///
-    /// Any context. The caller knows that no request can mark the slab any more: all that began
-    /// before the slab lost its owner have ended. A commit that runs meanwhile may still have the
-    /// slab on its list, so the slab must not get an owner before that commit has ended.
+    /// Any context. The caller makes sure that no request can mark the slab any more: all requests
+    /// that began before the slab lost its owner have ended. A commit that runs meanwhile may still
+    /// have the slab on its list, so the slab must not get an owner before that commit has ended.
     pub fn clear_unowned(&self, leaf: u32) {
         let sectors = self.geometry.slab_sectors();
-        // Without a page there is no bit to clear.
+        // If the page does not exist, there is no bit to clear.
         let _ = self.each_word(leaf, 0, sectors, |w, m| {
             if w.load(Ordering::Acquire) & m != 0 {
                 w.fetch_and(!m, Ordering::AcqRel);
@@ -578,17 +582,17 @@ impl<M: Memory> Map<M> {
         }
     }
 
-    /// Whether a leaf slab is on the next commit's list, or its assignment is not durable.
+    /// Returns whether a leaf slab is on the next commit's list, or its assignment is not durable.
     fn has_marks(&self, leaf: u32) -> bool {
         bits::is_set(self.memory.dirty(), leaf) || self.is_fresh(leaf)
     }
 
-    /// Whether the assignment of a leaf slab is not durable yet; from now on it counts as such.
+    /// Marks the assignment of a leaf slab durable. Returns whether it was not durable before.
     pub fn take_fresh(&self, leaf: u32) -> bool {
         bits::clear(self.memory.fresh(), leaf)
     }
 
-    /// Whether the assignment of a leaf slab is not durable yet.
+    /// Returns whether the assignment of a leaf slab is not durable yet.
     pub fn is_fresh(&self, leaf: u32) -> bool {
         bits::is_set(self.memory.fresh(), leaf)
     }

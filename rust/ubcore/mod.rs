@@ -5,8 +5,8 @@
 //!
 //! Format, map, allocation, journal, checkpoint and replay, as pure logic over memory and a disk
 //! that the caller provides. The same files are a module of the driver, a cargo package for the
-//! tool and the tests, and KUnit suites: hence no unsafe, no allocation, no panic, no path but
-//! `super::`, and no dependency but `core` and `zerocopy`.
+//! tool and the tests, and KUnit suites. Therefore they have no unsafe, no allocation, no panic, no
+//! path but `super::`, and no dependency but `core` and `zerocopy`.
 
 #![deny(
     missing_docs,
@@ -28,7 +28,7 @@
     )
 )]
 
-/// What tests/crash/mutants.sh looks for: in a mutant it must be, in the module it must not.
+/// What tests/crash/mutants.sh looks for. A mutant must contain it, the module must not.
 #[cfg(mutant)]
 #[used]
 pub static MARK: [u8; 20] = *b"a mutant of the core";

@@ -5,7 +5,7 @@
 /// Bytes in a sector: the unit of every address here.
 pub const SECTOR_BYTES: u64 = 512;
 
-/// Widens an index; `usize` has 64 bits on everything that this is built for.
+/// Widens an index. `usize` has 64 bits on every machine that this is built for.
 #[inline(always)]
 pub const fn usize_of(v: u64) -> usize {
     v as usize
@@ -23,7 +23,7 @@ pub const fn wide(v: usize) -> u64 {
     v as u64
 }
 
-/// Narrows to 32 bits, or the largest value: for counts that a bound already holds below it.
+/// Narrows to 32 bits, or to the largest value: for counts that a bound already holds below it.
 #[inline(always)]
 pub const fn narrow(v: u64) -> u32 {
     if v > u32::MAX as u64 {
@@ -33,7 +33,7 @@ pub const fn narrow(v: u64) -> u32 {
     }
 }
 
-/// `n` low bits set; all 64 for `n >= 64`.
+/// Returns a word with the `n` low bits set; all 64 for `n >= 64`.
 #[inline(always)]
 pub const fn low_bits(n: u32) -> u64 {
     match 1u64.checked_shl(n) {
@@ -42,13 +42,13 @@ pub const fn low_bits(n: u32) -> u64 {
     }
 }
 
-/// The bits `from..to` of one 64-bit word; `from <= to <= 64`.
+/// Returns the bits `from..to` of one 64-bit word; `from <= to <= 64`.
 #[inline(always)]
 pub const fn mask(from: u32, to: u32) -> u64 {
     low_bits(to) & !low_bits(from)
 }
 
-/// Rounds up to a multiple of `unit` (a power of two), `None` past the end.
+/// Rounds up to a multiple of `unit` (a power of two). Returns `None` past the end.
 pub const fn align_up(v: u64, unit: u64) -> Option<u64> {
     let low = unit.wrapping_sub(1);
     match v.checked_add(low) {

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Map pages between memory and the leaf's bytes.
+//! Copies map pages between memory and the leaf's bytes.
 //!
-//! Table pages are 1024 little-endian 32-bit entries, bits pages 512 little-endian 64-bit words,
-//! both as [`super::map`] has them. Pages are numbered through, the table's first.
+//! Table pages are 1024 little-endian 32-bit entries. Bits pages are 512 little-endian 64-bit
+//! words. Both are as [`super::map`] has them. Pages have consecutive numbers, those of the table
+//! first.
 
 use super::error::{Area, Error, Result};
 use super::format::crc::crc32c;
@@ -14,7 +15,7 @@ use super::map::{Entry, Map, Memory};
 use super::num::{index, narrow, wide};
 use super::sync::Ordering;
 
-/// Which page a number means.
+/// The page that a number stands for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Page {
     /// A page of the slab table.
@@ -31,12 +32,13 @@ pub fn page<M: Memory>(map: &Map<M>, number: u32) -> Page {
     }
 }
 
-/// The number of the page that holds the entry of root slab `slab`.
+/// Returns the number of the page that holds the entry of root slab `slab`.
 pub fn table_page_of(slab: u32) -> u32 {
     slab / TABLE_ENTRIES
 }
 
-/// The number of the page that holds the bits of leaf slab `leaf`. A slab's bits never straddle.
+/// Returns the number of the page that holds the bits of leaf slab `leaf`. A slab's bits are always
+/// in one page.
 pub fn bits_page_of<M: Memory>(map: &Map<M>, leaf: u32) -> u32 {
     let g = map.geometry();
     let bit = u64::from(leaf).wrapping_shl(g.slab_shift());
@@ -44,7 +46,7 @@ pub fn bits_page_of<M: Memory>(map: &Map<M>, leaf: u32) -> u32 {
         .saturating_add(narrow(bit / super::geometry::BITS_SECTORS))
 }
 
-/// Whether the page that holds the bits of leaf slab `leaf` is there.
+/// Returns whether the page that holds the bits of leaf slab `leaf` exists.
 pub fn has_bits<M: Memory>(map: &Map<M>, leaf: u32) -> bool {
     let page = bits_page_of(map, leaf).checked_sub(map.geometry().table_pages());
     page.and_then(|n| map.memory().bits(n)).is_some()
@@ -52,8 +54,8 @@ pub fn has_bits<M: Memory>(map: &Map<M>, leaf: u32) -> bool {
 
 /// Copies page `number` of the map into `block` (4096 bytes).
 ///
-/// An assignment that no commit has covered is left out: its slab's bits on disk may be those of an
-/// earlier life. Fails if an entry is lost. Only the committer calls this.
+/// An assignment that no commit has covered is left out, because its slab's bits on disk may be
+/// those of an earlier owner. Fails if an entry is lost. Only the committer calls this.
 pub fn store<M: Memory>(map: &Map<M>, number: u32, block: &mut [u8]) -> Result {
     block.fill(0);
     match page(map, number) {
@@ -84,18 +86,18 @@ pub fn store<M: Memory>(map: &Map<M>, number: u32, block: &mut [u8]) -> Result {
 /// CRC32C of a page of zeroes.
 const EMPTY_CRC: u32 = 0x98f9_4189;
 
-/// Whether a page is all zeroes on the leaf, as far as its entry tells.
+/// Returns whether a page is all zeroes on the leaf, as far as its entry tells.
 pub fn is_empty(entry: &PageEntry) -> bool {
     entry.slot == Slot::None || entry.crc == EMPTY_CRC
 }
 
-/// Whether a block is all zeroes; quicker than a checksum of it.
+/// Returns whether a block is all zeroes. This is quicker than a checksum of the block.
 fn is_zero(block: &[u8]) -> bool {
-    // No early end: so it is done many bytes at a time.
+    // There is no early exit, so that many bytes are handled at a time.
     block.iter().fold(0, |all, byte| all | byte) == 0
 }
 
-/// CRC32C of a page's 4096 bytes.
+/// Returns the CRC32C of a page's 4096 bytes.
 pub fn crc(page: &[u8]) -> u32 {
     if page.len() == BLOCK_BYTES && is_zero(page) {
         return EMPTY_CRC;
@@ -103,9 +105,9 @@ pub fn crc(page: &[u8]) -> u32 {
     crc32c(0, page)
 }
 
-/// Fills page `number` of the map, which is empty, from `block`. For attach alone.
+/// Fills page `number` of the map, which is empty, from `block`. For attach only.
 ///
-/// A page of zeroes takes no memory: a map without it says the same.
+/// A page of zeroes takes no memory, because a map without the page says the same.
 pub fn load<M: Memory>(map: &Map<M>, number: u32, block: &[u8]) -> Result {
     if is_zero(block) {
         return Ok(());
@@ -131,7 +133,7 @@ pub fn load<M: Memory>(map: &Map<M>, number: u32, block: &[u8]) -> Result {
     Ok(())
 }
 
-/// Slices of a block as arrays; `slice::as_chunks` itself is younger than our compiler.
+/// Slices of a block as arrays. `slice::as_chunks` itself is younger than our compiler.
 trait Chunks {
     fn as_chunks_mut_4(&mut self) -> impl Iterator<Item = &mut [u8; 4]>;
     fn as_chunks_mut_8(&mut self) -> impl Iterator<Item = &mut [u8; 8]>;
@@ -147,24 +149,24 @@ impl Chunks for [u8] {
     }
 }
 
-/// A set of map pages, one bit each: those that the next checkpoint writes.
+/// A set of map pages, with one bit for each: the pages that the next checkpoint writes.
 pub struct PageSet<B> {
     words: B,
     len: u32,
 }
 
 impl<B: core::ops::DerefMut<Target = [u64]>> PageSet<B> {
-    /// An empty set; `words` is zero and has a bit for each page.
+    /// Returns an empty set. `words` is zero and has a bit for each page.
     pub fn new(words: B) -> Self {
         PageSet { words, len: 0 }
     }
 
-    /// How many pages are in it.
+    /// Returns the number of pages in the set.
     pub fn len(&self) -> u32 {
         self.len
     }
 
-    /// Whether none is.
+    /// Returns whether the set is empty.
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
@@ -174,7 +176,7 @@ impl<B: core::ops::DerefMut<Target = [u64]>> PageSet<B> {
         let _ = self.insert(page);
     }
 
-    /// Adds a page, returns whether it is new.
+    /// Adds a page. Returns whether it is new.
     pub fn insert(&mut self, page: u32) -> bool {
         let bit = 1u64.wrapping_shl(page % 64);
         let word = self.words.get_mut(index(page / 64));
@@ -196,7 +198,7 @@ impl<B: core::ops::DerefMut<Target = [u64]>> PageSet<B> {
         }
     }
 
-    /// Removes all.
+    /// Removes all pages.
     pub fn clear(&mut self) {
         if self.len > 0 {
             self.words.fill(0);
@@ -204,13 +206,13 @@ impl<B: core::ops::DerefMut<Target = [u64]>> PageSet<B> {
         }
     }
 
-    /// Whether a page is in it.
+    /// Returns whether a page is in the set.
     pub fn has(&self, page: u32) -> bool {
         let word = self.words.get(index(page / 64)).copied().unwrap_or(0);
         word & 1u64.wrapping_shl(page % 64) != 0
     }
 
-    /// The first page of the set at or after `from`.
+    /// Returns the first page of the set at or after `from`.
     pub fn next(&self, from: u32) -> Option<u32> {
         let (first, rest) = (index(from / 64), from % 64);
         for (at, &word) in self.words.iter().enumerate().skip(first) {

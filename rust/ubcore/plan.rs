@@ -2,8 +2,8 @@
 
 //! From a request to lower I/O: the runs that a range of the union consists of.
 //!
-//! A run ends where the source changes or the leaf jumps, and nowhere else: not at a slab's end
-//! whose successor lies next to it.
+//! A run ends only where the source changes or the next sector is elsewhere on the leaf. It does
+//! not end at the end of a slab if the slab's successor lies next to it.
 
 use super::map::{Base, Map, Memory};
 
@@ -16,12 +16,14 @@ pub enum Source {
     Leaf(u64),
     /// Nowhere: it reads as zeroes.
     Zero,
-    /// Nobody can say: the metadata that did is damaged. Neither to be read nor to be written.
+    /// Unknown, because the metadata that names it is damaged. It must neither be read nor be
+    /// written.
     Lost,
 }
 
 impl Source {
-    /// Whether `next`, which starts `sectors` after this source did, goes on where it ends.
+    /// Returns whether `next`, which starts `sectors` after this source did, continues where it
+    /// ends.
     fn continues(self, next: Source, sectors: u32) -> bool {
         let on = |a: u64, b: u64| a.wrapping_add(u64::from(sectors)) == b;
         match (self, next) {
@@ -48,7 +50,7 @@ enum Way {
     Write,
 }
 
-/// The runs of a read of `sectors` from `sector`, within the union. Any context, no lock.
+/// Returns the runs of a read of `sectors` from `sector`, within the union. Any context, no lock.
 pub fn read<M: Memory>(map: &Map<M>, sector: u64, sectors: u32) -> Runs<'_, M> {
     Runs {
         map,
@@ -59,8 +61,9 @@ pub fn read<M: Memory>(map: &Map<M>, sector: u64, sectors: u32) -> Runs<'_, M> {
     }
 }
 
-/// Where a read comes from as a whole, if one look at the map tells: it lies in one slab, and its bits
-/// in one word. `None` asks for [`read`]. Any context, no lock.
+/// Returns where a read comes from as a whole, if one look at the map tells: the read lies in one
+/// slab, and its bits in one word. If it returns `None`, the caller uses [`read`]. Any context, no
+/// lock.
 #[inline]
 pub fn read_at_once<M: Memory>(map: &Map<M>, sector: u64, sectors: u32) -> Option<Source> {
     let g = map.geometry();
@@ -80,8 +83,8 @@ pub fn read_at_once<M: Memory>(map: &Map<M>, sector: u64, sectors: u32) -> Optio
     of_root.then_some(Source::Root(sector))
 }
 
-/// Where a write goes as a whole, if it lies in one slab, which has a home. `None` asks for [`write`].
-/// Any context, no lock.
+/// Returns where a write goes as a whole, if the write lies in one slab, which has a home. If it
+/// returns `None`, the caller uses [`write`]. Any context, no lock.
 #[inline]
 pub fn write_at_once<M: Memory>(map: &Map<M>, sector: u64, sectors: u32) -> Option<Source> {
     let g = map.geometry();
@@ -95,8 +98,9 @@ pub fn write_at_once<M: Memory>(map: &Map<M>, sector: u64, sectors: u32) -> Opti
     ))
 }
 
-/// The runs of a write: on the leaf, or nowhere ([`Source::Zero`]) in a slab that lost its home
-/// since [`homeless`] was asked. It was emptied beside the write, which is as if after it.
+/// Returns the runs of a write: on the leaf, or nowhere ([`Source::Zero`]) in a slab that lost its
+/// home since [`homeless`] was called. The slab was emptied beside the write, which is as if after
+/// it.
 pub fn write<M: Memory>(map: &Map<M>, sector: u64, sectors: u32) -> Runs<'_, M> {
     Runs {
         map,
@@ -107,7 +111,7 @@ pub fn write<M: Memory>(map: &Map<M>, sector: u64, sectors: u32) -> Runs<'_, M> 
     }
 }
 
-/// The root slabs of a range that have no leaf slab yet.
+/// Returns the root slabs of a range that have no leaf slab yet.
 pub fn homeless<M: Memory>(
     map: &Map<M>,
     sector: u64,
@@ -129,7 +133,7 @@ pub struct Runs<'a, M> {
 }
 
 impl<M: Memory> Runs<'_, M> {
-    /// The next stretch within one slab.
+    /// Returns the next stretch within one slab.
     fn piece(&mut self) -> Option<Run> {
         let g = self.map.geometry();
         let offset = g.offset_in_slab(self.at);
@@ -164,7 +168,7 @@ impl<M: Memory> Runs<'_, M> {
         Some(run)
     }
 
-    /// What lies below unmapped sectors. A union can be larger than its root.
+    /// Returns what lies below unmapped sectors. A union can be larger than its root.
     fn below(&self, base: Base, sectors: u32) -> Run {
         let rest = self.map.geometry().root_sectors().saturating_sub(self.at);
         if base == Base::Zero || rest == 0 {

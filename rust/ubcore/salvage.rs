@@ -2,14 +2,14 @@
 
 //! What is left of a leaf whose metadata is damaged, and what is lost.
 //!
-//! A map page that fails its checksum, or cannot be read, is not known; nor are the pages of a
-//! directory block of which that is so. A page of the slab table loses its root slabs, a page of
-//! sector bits all root slabs whose home is among its leaf slabs. They say so in the map
-//! ([`Entry::LOST`]), and every other slab is as if nothing had happened, for no page and no record
-//! of another slab tells anything of it.
+//! If a map page fails its checksum, or cannot be read, it is not known. If this happens to a
+//! directory block, all its pages are not known. With a page of the slab table all its root slabs
+//! are lost. With a page of sector bits all root slabs whose home is among its leaf slabs are lost.
+//! The map marks these root slabs as lost ([`Entry::LOST`]). Every other slab is as if nothing had
+//! happened, because no page and no record of another slab says anything about it.
 //!
-//! What cannot be narrowed down in this way stays a refusal: the journal, both superblocks, and
-//! whatever contradicts itself under a right checksum.
+//! Damage that cannot be narrowed down in this way is still refused: damage of the journal, of both
+//! superblocks, and of metadata that contradicts itself under a right checksum.
 
 use core::fmt;
 use core::ops::{DerefMut, Range};
@@ -19,10 +19,10 @@ use super::geometry::TABLE_ENTRIES;
 use super::map::{Entry, Map, Memory};
 use super::pages::{bits_page_of, table_page_of, PageSet};
 
-/// A metadata block that is of no use.
+/// A metadata block that cannot be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Damage {
-    /// What it is a block of.
+    /// The area that the block belongs to.
     pub area: Area,
     /// Its position on the leaf, in blocks of 4096 bytes.
     pub block: u64,
@@ -40,19 +40,19 @@ impl fmt::Display for Damage {
     }
 }
 
-/// What becomes of map pages that are not known.
+/// Decides what becomes of map pages that are not known.
 pub trait Losses {
-    /// So many pages are not known, because of `damage`. An error: it is not to be gone on.
+    /// Loses map pages, which are not known because of `damage`. If it fails, the caller must stop.
     fn lose(&mut self, pages: Range<u32>, damage: Damage) -> Result;
 
-    /// Whether a map page is not known.
+    /// Returns whether a map page is not known.
     fn is_lost(&self, page: u32) -> bool;
 
-    /// What was damaged first, if anything was.
+    /// Returns the error of the first damage, if there was any.
     fn first(&self) -> Option<Error>;
 }
 
-/// Nothing may be lost: the first damage is an error.
+/// Allows no loss: the first damage is an error.
 pub struct Nothing;
 
 impl Losses for Nothing {
@@ -69,11 +69,12 @@ impl Losses for Nothing {
     }
 }
 
-/// Damages that a [`Lost`] keeps one by one.
+/// The number of damages that a [`Lost`] keeps one by one.
 pub const DAMAGES_KEPT: usize = 8;
 
-/// Most map pages that may be lost: what lies behind 32 directory blocks, in 64 MiB of memory. A leaf
-/// that has lost more is refused, or its superblock alone could claim any number of them.
+/// The largest number of map pages that may be lost: the pages of 32 directory blocks, in 64 MiB of
+/// memory. A leaf that has lost more is refused, because otherwise its superblock alone could claim
+/// any number of them.
 pub const PAGES_MAX: u32 = 32 * 512;
 
 /// What a salvage had to give up. `B` has a bit for each map page.
@@ -84,7 +85,7 @@ pub struct Lost<B> {
 }
 
 impl<B: DerefMut<Target = [u64]>> Lost<B> {
-    /// Nothing yet: `pages` is empty.
+    /// Returns a value that has lost nothing yet. `pages` is empty.
     pub fn new(pages: PageSet<B>) -> Self {
         Lost {
             pages,
@@ -93,12 +94,12 @@ impl<B: DerefMut<Target = [u64]>> Lost<B> {
         }
     }
 
-    /// Blocks of metadata that are of no use.
+    /// Returns the number of metadata blocks that cannot be used.
     pub fn blocks(&self) -> u32 {
         self.blocks
     }
 
-    /// The first of them.
+    /// Returns the first of them.
     pub fn kept(&self) -> [Option<Damage>; DAMAGES_KEPT] {
         self.kept
     }
@@ -126,9 +127,9 @@ impl<B: DerefMut<Target = [u64]>> Losses for Lost<B> {
     }
 }
 
-/// Says so in the map of all slabs that are lost with pages. After the replay and all that judges
-/// the map: from here on it has no entry for them. May need memory. Between pages it calls `pause`,
-/// whose error ends it.
+/// Marks in the map all slabs that are lost with pages. To be called after the replay and after all
+/// checks of the map, because from here on the map has no entry for these slabs. May need memory.
+/// It calls `pause` between pages. An error of `pause` ends it.
 pub fn mark<M: Memory>(map: &Map<M>, lost: &impl Losses, pause: impl FnMut() -> Result) -> Result {
     if lost.first().is_none() {
         return Ok(());
@@ -141,9 +142,10 @@ pub fn mark<M: Memory>(map: &Map<M>, lost: &impl Losses, pause: impl FnMut() -> 
     )
 }
 
-/// Calls `f` with each stretch of union sectors that is lost, first and count, as the map says or
-/// would if the pages that `is_lost` names were not known. In order; none touches the next. Between
-/// pages it calls `pause`, and fails only with what that fails with.
+/// Calls `f` with each stretch of union sectors that is lost, first and count. A slab is lost if
+/// the map says so, or if it would say so without the pages that `is_lost` names. The stretches
+/// come in order, and no two of them touch. It calls `pause` between pages, and fails only with an
+/// error of `pause`.
 pub fn stretches<M: Memory>(
     map: &Map<M>,
     is_lost: impl Fn(u32) -> bool,
@@ -159,7 +161,7 @@ pub fn stretches<M: Memory>(
     })
 }
 
-/// The same in root slabs.
+/// Does the same in root slabs.
 fn slabs<M: Memory>(
     map: &Map<M>,
     is_lost: impl Fn(u32) -> bool,
@@ -171,7 +173,7 @@ fn slabs<M: Memory>(
     for page in 0..g.table_pages() {
         let first = page.saturating_mul(TABLE_ENTRIES);
         let whole = is_lost(table_page_of(first));
-        // A page that is not there names nothing.
+        // A page that does not exist names nothing.
         if !whole && map.memory().table(page).is_none() {
             continue;
         }

@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The atomics that a map is made of: core's own; in the models of `tests/races` such that a
-//! scheduler chooses, before each access, who goes on.
+//! The atomics that a map is made of. They are core's own. In the models of `tests/races` they are
+//! such that a scheduler chooses, before each access, which thread continues.
 
 #[cfg(feature = "shuttle")]
 pub use self::model::{quietly, AtomicBool, AtomicU32, AtomicU64, Ordering};
 #[cfg(not(feature = "shuttle"))]
 pub use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
-/// Atomics of a model. Threads change only at [`point`], so core's atomics do for the values.
+/// Atomics of a model. Threads switch only at [`point`], so core's atomics suffice for the values.
 #[cfg(feature = "shuttle")]
 mod model {
     pub use core::sync::atomic::Ordering;
@@ -17,14 +17,15 @@ mod model {
     static BUS: shuttle::sync::atomic::AtomicBool = shuttle::sync::atomic::AtomicBool::new(false);
     static QUIET: Flag = Flag::new(false);
 
-    /// Somebody else may go on here.
+    /// Lets another thread continue here.
     fn point(silent: &Flag) {
         if !QUIET.load(Ordering::Relaxed) && !silent.load(Ordering::Relaxed) {
             BUS.load(Ordering::SeqCst);
         }
     }
 
-    /// Runs `f`, in which nobody else goes on: for what a model does when all others have ended.
+    /// Runs `f` while no other thread runs: for what a model does when all other threads have
+    /// ended.
     pub fn quietly<R>(f: impl FnOnce() -> R) -> R {
         QUIET.store(true, Ordering::Relaxed);
         let done = f();
@@ -48,7 +49,8 @@ mod model {
                     let silent = Flag::new(false);
                     $name { value, silent }
                 }
-                /// Nobody will ever change it: to look at it is no point of interest.
+                /// Marks an atomic that no thread will ever change. Threads do not switch at
+                /// accesses to it.
                 pub fn silence(&self) {
                     self.silent.store(true, Ordering::Relaxed);
                 }

@@ -70,7 +70,8 @@ class Mutant:
             fn = re.search(r"\bfn\b", text[begin:end]).start() + begin
             body = text.index("{", fn)
             head = text[begin:body]
-            # Bodies of two opaque types are two types, and a constant reads no environment.
+            # Two opaque types with different bodies are two types, and a constant reads no
+            # environment.
             if not re.search(r"->\s*impl\b|\bconst\s+fn\b", head) and body < self.start:
                 self.function = (body, end)
 
@@ -87,7 +88,8 @@ def read(list_file, tree):
             with open(os.path.join(tree, t["file"])) as f:
                 texts[t["file"]] = f.read()
     mutants = [Mutant(n, t, texts[t["file"]]) for n, t in enumerate(told, 1)]
-    # What a unit test calls is no part of the core; cargo-mutants knows a plain cfg(test) alone.
+    # Functions that only unit tests call are not part of the core. cargo-mutants knows only a plain
+    # cfg(test).
     tests = {f: m.start() for f, text in texts.items() if (m := re.search(r"^mod tests \{", text, re.M))}
     return [m for m in mutants if m.start < tests.get(m.file, m.start + 1)], texts
 
@@ -197,14 +199,14 @@ def run(program, cwd, args, patience, **env):
 
 
 SLOW = ["rot_is_named_and_never_followed", "torn::", "campaign::", "check_lives::"]
-# What is asked of a mutant, the cheapest first: arguments, and environment.
+# The checks of a mutant, the cheapest first: arguments, and environment.
 LOOKS = [
     ("unit tests", [], {}),
     ("quick tests", [a for s in SLOW for a in ("--skip", s)], {"LIVES": "40"}),
     ("all tests", [], {}),
     ("models of races", [], {"SCHEDULES": "1000", "SEED": "1"}),
 ]
-# The program of each, as cargo builds it.
+# The program of each check, as cargo builds it.
 WHAT = [
     ["-p", "ubcore", "--lib"],
     ["-p", "ubcore", "--test", "all"],

@@ -1,13 +1,15 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
-# Every mutant of the core that cargo-mutants lists, and what notices it: the
-# quick tests, and for those that survive them all others of the core, and the
-# models of races. An hour or more, so nobody's part.
+# Tests every mutant of the core that cargo-mutants lists, and records which
+# test notices it: first the quick tests, then for the survivors all other tests
+# of the core and the models of races. It takes an hour or more, so no campaign
+# runs it.
 #   tests/crash/core-mutants.sh [-s] [FILE]...
-#     -s     only those that survived the last run: after tests were added
+#     -s     only the survivors of the last run: after tests were added
 #     FILE   of rust/ubcore (default: where the map and its order live)
-# Ends with a line for each file and "caught=N of=N"; those that survive are in
-# build/core-mutants/missed.txt, who caught the others in results.json.
+# Ends with a line for each file and "caught=N of=N". The survivors are in
+# build/core-mutants/missed.txt, and the tests that caught the others in
+# results.json.
 . "$(dirname "$0")/../../scripts/lib.sh"
 [ -n "${UNIONBLK_IN_ROOT:-}" ] || exec "$TOP/scripts/in-root.sh" tests/crash/core-mutants.sh "$@"
 
@@ -19,11 +21,11 @@ if [ "${1:-}" = -s ]; then
 fi
 [ $# -gt 0 ] || set -- commit.rs journal.rs map.rs bits.rs alloc.rs plan.rs attach.rs pages.rs salvage.rs
 
-# Outside the tree: it is a tool, and takes minutes to build.
+# It is outside the tree because it is a tool and takes minutes to build.
 tool=$CACHE/tools/bin/cargo-mutants
 [ -x "$tool" ] || cargo install -q --locked --root "$CACHE/tools" cargo-mutants --version $version
 
-# A copy of the sources in which all tests of the core are one program.
+# This is a copy of the sources in which all tests of the core are one program.
 work=$BUILD/core-mutants tree=$BUILD/core-mutants/tree
 rm -rf "$tree"
 mkdir -p "$tree/tools" "$tree/tests"

@@ -1,11 +1,11 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
-# Each lower I/O in turn fails, on the stock kernel; each allocation, on the one
-# that can make it fail. SIZE, SEED as in run.sh.
+# Fails each lower I/O in turn, on the stock kernel, and each allocation, on the
+# kernel that can make one fail. SIZE, SEED as in run.sh.
 . "$(dirname "$0")/lib.sh"
 
-# Whether the kernel complained of anything but the allocations that were made to fail: of such a
-# one it may show the calls, too.
+# Returns whether the kernel complained about anything but the allocations that
+# were made to fail. For such an allocation it may show the calls, too.
 complained() {
 	local console=$BUILD/log/vm-crash-errors-$1.console others failed_here
 	others=$(complaints | sed 's/Call Trace|//')
@@ -14,7 +14,8 @@ complained() {
 	[ "$(grep -ac 'Call Trace' "$console" || true)" -gt "$failed_here" ]
 }
 
-# errors KERNEL io|memory: prints what it does; its last line in $last
+# errors KERNEL io|memory: prints the output of the run; sets $last to its last
+# line
 errors() {
 	local kernel=$1 what=$2 log=$BUILD/log/crash-errors-$2.out
 	KERNEL=$kernel crash_build

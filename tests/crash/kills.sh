@@ -1,8 +1,8 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
-# Machines that are killed at random moments under load, on a leaf that survives
-# them; the next machine attaches it, judges every sector, goes on, and is killed.
-# SIZE, SEED as in run.sh.
+# Kills machines at random moments under load, on a leaf that survives them. The
+# next machine attaches the leaf, judges every sector, continues the load, and
+# is killed in turn. SIZE, SEED as in run.sh.
 . "$(dirname "$0")/lib.sh"
 
 crash_build
@@ -14,7 +14,7 @@ RANDOM=$SEED
 
 # guest WHAT SEED CACHE: in the background
 guest() {
-	# What the last one said is not this one's.
+	# Removes what the previous guest wrote.
 	rm -f "$work/pid"
 	: >"$work/out"
 	crash_guest kills 300 -p "$work/pid" -d "$work/leaf,$3" -d "$work/notes,writeback" \
@@ -22,7 +22,8 @@ guest() {
 	job=$!
 }
 
-# said TEXT: the guest has said so; fails if it ends, or says that it failed, before.
+# said TEXT: waits until the guest has said so; fails if it ends before, or
+# reports a failure.
 said() {
 	while ! grep -q "^$1" "$work/out"; do
 		! grep -q '^FAILED' "$work/out" || return 1
@@ -31,7 +32,7 @@ said() {
 	done
 }
 
-# ubctl check has found no damage in what the last kill left.
+# Counts if ubctl check has found no damage in what the last kill left.
 count_check() { ! grep -q '^checked' "$work/out" || checks=$((checks + 1)); }
 
 # Kills the machine some hundredths of a second from now.
@@ -50,7 +51,7 @@ failed() {
 	wait $job || true
 }
 
-# lives KILLS: the leaf's cache on the host is another one in every machine.
+# lives KILLS: each machine uses another cache mode for the leaf on the host.
 lives() {
 	local what=begin n caches=(none writeback) cache
 	rm -f "$work/leaf" "$work/notes"
@@ -59,7 +60,8 @@ lives() {
 	for ((n = 0; n < $1; n++)); do
 		cache=${caches[n % 2]}
 		guest $what $((SEED * 1000 + kills)) "$cache"
-		# Some while it attaches what the last one has left, or before.
+		# Some are killed while they attach what the last one has left,
+		# or before.
 		if [ $what = go ] && [ $((RANDOM % 5)) = 0 ]; then
 			while [ ! -s "$work/pid" ]; do sleep 0.1; done
 			strike $((RANDOM % 600))

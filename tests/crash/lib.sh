@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0
 # shellcheck shell=bash
-# What the campaigns that need a guest share. Sourced, never run.
+# Functions shared by the campaigns that need a guest. Sourced, never run.
 . "$(dirname "$0")/../../scripts/lib.sh"
 [ -n "${UNIONBLK_IN_ROOT:-}" ] || exec "$TOP/scripts/in-root.sh" "tests/crash/$(basename "$0")"
 SIZE=${SIZE:-quick} SEED=${SEED:-1}
 KERNEL=${KERNEL:-stock}
 
-# All that a guest needs.
+# Builds everything that a guest needs.
 crash_build() {
 	local ko nth
 	case $KERNEL in
@@ -23,7 +23,8 @@ crash_build() {
 		-f "$BUILD/programs:programs" -f "$ko" -f "$nth" -f "$BUILD/cargo/x86_64-unknown-linux-gnu/release/ubctl")
 }
 
-# crash_guest NAME SECONDS [OPTION OF vm.sh]... -- COMMAND...: its last line is that of the part.
+# crash_guest NAME SECONDS [OPTION OF vm.sh]... -- COMMAND...: its last line is
+# that of the part.
 crash_guest() {
 	local name=$1 limit=$2
 	shift 2

@@ -1,8 +1,9 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
-# Mistakes that others shipped, made in our own core one at a time: the test that
-# is named beside each must fail with it. That it passes without is the core
-# stage's and the races' affair. SIZE=full asks the states campaign as well.
+# Makes bugs that other projects shipped in our core, one at a time: the test
+# that is named beside each must fail with it. The core stage and the races
+# check that it passes without. With SIZE=full the states campaign runs on each
+# bug as well.
 . "$(dirname "$0")/../../scripts/lib.sh"
 [ -n "${UNIONBLK_IN_ROOT:-}" ] || exec "$TOP/scripts/in-root.sh" tests/crash/mutants.sh
 
@@ -18,7 +19,7 @@ mutants=(
 )
 
 export CARGO_TARGET_DIR=$BUILD/cargo
-# Small scenes: what costs is the compiler.
+# The scenes are small, so most of the time goes to the compiler.
 export CARGO_PROFILE_DEV_OPT_LEVEL=0 CARGO_PROFILE_DEV_DEBUG=0
 
 program() {

@@ -1,15 +1,16 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
-# Breaks one rule of the protocol at a time, by the patches of tests/races/mutants
-# in a copy of the tree: the quick campaign of races must fail with each.
+# Breaks one rule of the protocol at a time, by the patches of
+# tests/races/mutants in a copy of the tree. The quick campaign of races must
+# fail with each.
 #   tests/crash/order-mutants.sh [NAME]...    default: all patches
-# SIZE=quick tries old-take alone.
+# SIZE=quick tries only old-take.
 . "$(dirname "$0")/../../scripts/lib.sh"
 [ -n "${UNIONBLK_IN_ROOT:-}" ] || exec "$TOP/scripts/in-root.sh" tests/crash/order-mutants.sh "$@"
 
 copy=$BUILD/order-mutants
 export CARGO_TARGET_DIR=$BUILD/cargo-order-mutants CARGO_PROFILE_DEV_DEBUG=0
-# As tests/crash/races.sh has them for SIZE=quick.
+# These are the values that tests/crash/races.sh uses for SIZE=quick.
 export SCHEDULES=1000 SEED=${SEED:-1} RUST_BACKTRACE=0
 
 names=("$@")

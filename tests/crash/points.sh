@@ -1,8 +1,8 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
-# Records what the driver writes to a leaf, in a guest, and judges every moment of
-# it on the host; some are attached and mounted in another guest. SIZE, SEED as in
-# run.sh.
+# Records in a guest what the driver writes to a leaf, and judges every moment
+# of it on the host. Some moments are attached and mounted in another guest.
+# SIZE, SEED as in run.sh.
 . "$(dirname "$0")/lib.sh"
 
 export CARGO_TARGET_DIR=$BUILD/cargo
@@ -21,7 +21,8 @@ record() {
 	crash_guest points 1200 -m 1024 -d "$work/log" -d "$work/deeds" -- sh crash/points "$@"
 }
 
-# judge NAME ARGUMENT...: the last line is counted; whether nothing has failed
+# judge NAME ARGUMENT...: counts the last line; returns whether nothing has
+# failed
 judge() {
 	local name=$1 last
 	shift
@@ -34,7 +35,7 @@ judge() {
 	else
 		failures=$((failures + 1))
 	fi
-	# What failed can be looked at again.
+	# Keeps what failed for another look.
 	if [ "${BASH_REMATCH[2]:-1}" != 0 ]; then
 		cp --sparse=always "$work/log" "$work/$name.failed.log"
 		cp --sparse=always "$work/deeds" "$work/$name.failed.deeds"
@@ -49,14 +50,15 @@ raw() {
 		return
 	fi
 	judge "raw-$1" raw "$work/deeds" "$3" "$1" || return 0
-	# An oracle that takes too much for durable must find something, or it finds nothing.
+	# An oracle that takes too much for durable must find a fault; otherwise
+	# the oracle finds nothing.
 	if "$crash" points "$work/log" raw "$work/deeds" "$3" "$1" believe >"$work/believe.out"; then
 		say "FAILED: nothing in the log is lost by a cut of power"
 		failures=$((failures + 1))
 	fi
 }
 
-# mount_points FS NAME: what judge has kept for a guest
+# mount_points FS NAME: mounts what judge has kept for a guest
 mount_points() {
 	local out=$work/$2-mounts.out last
 	crash_guest "mounts-$1" 900 -m 1024 -d "$work/image.leaves" -f "$work/image.list:list" \

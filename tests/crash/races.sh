@@ -1,7 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
-# Models of races: the scenes of tests/races, under schedules that a scheduler
-# chooses. SIZE=quick or full, SEED as in run.sh.
+# Models of races: runs the scenes of tests/races under schedules that a
+# scheduler chooses. SIZE=quick or full, SEED as in run.sh.
 . "$(dirname "$0")/../../scripts/lib.sh"
 [ -n "${UNIONBLK_IN_ROOT:-}" ] || exec "$TOP/scripts/in-root.sh" tests/crash/races.sh
 
@@ -19,12 +19,14 @@ for line in sys.stdin:
     if m.get("executable"):
         print(m["executable"])')
 
-# A process of its own for each half of the scenes: a scene has one thread.
+# Each half of the scenes has a separate process, because a scene has one
+# thread.
 mapfile -t scenes < <("$program" --list | sed -n 's/: test$//p')
 half() {
 	local n=$1 seed=$2 scene list=()
 	for scene in "${!scenes[@]}"; do [ $((scene % 2)) != "$n" ] || list+=("${scenes[scene]}"); done
-	# One at a time: what each prints last is its process's count.
+	# The scenes run one at a time, because the last line of each is the
+	# count of its process.
 	SCHEDULES=$schedules SEED=$seed nice "$program" --exact --nocapture --test-threads 1 "${list[@]}"
 }
 total=0 failures=0
@@ -37,7 +39,8 @@ for ((seed = SEED; seed <= last; seed++)); do
 	done
 	for n in 0 1; do
 		wait "${pids[n]}" || failures=$((failures + 1))
-		# A failing schedule is a page of digits; its seed says as much.
+		# A failing schedule is a page of digits. Its seed gives the
+		# same information.
 		grep -vE '^[0-9a-f]{40,}$' "$BUILD/log/races-$n.log" || true
 		grep -q '^test result: ok' "$BUILD/log/races-$n.log" || say "FAILED: races of seed $seed, half $n"
 		count=$(sed -n 's/.*schedules=\([0-9]*\)$/\1/p' "$BUILD/log/races-$n.log" | tail -n 1)

@@ -1,14 +1,15 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
-# The crash campaigns: runs the parts one after another, goes on after a
+# The crash campaigns: runs the parts one after another, continues after a
 # failure, and adds up what they counted in the last line.
 #   tests/crash/run.sh [PART]...    default: all that are there
-# SIZE=quick (default), full or soak; SEED=N; REPLAY='OPERATIONS' runs that alone.
-# soak is full again and again, each time with the next seed, until a failure or an
+# SIZE=quick (default), full or soak; SEED=N; REPLAY='OPERATIONS' runs only
+# that.
+# soak repeats full, each time with the next seed, until a failure or an
 # interrupt.
 #
-# A part is tests/crash/PART.sh, run in the build root with SIZE and SEED set. Its
-# last line says what it counted, "states=48000 failures=0", and it fails if
+# A part is tests/crash/PART.sh, run in the build root with SIZE and SEED set.
+# Its last line gives its counts, "states=48000 failures=0", and it fails if
 # failures is not 0. Its output is in build/log/crash-PART.log.
 . "$(dirname "$0")/../../scripts/lib.sh"
 [ -n "${UNIONBLK_IN_ROOT:-}" ] || exec "$TOP/scripts/in-root.sh" tests/crash/run.sh "$@"
@@ -17,13 +18,14 @@ export SIZE=${SIZE:-quick} SEED=${SEED:-1}
 case $SIZE in quick | full | soak) ;; *) die "SIZE=$SIZE: quick, full or soak" ;; esac
 here=$TOP/tests/crash
 all=(states mutants races order-mutants errors points cuts kills)
-# What the last line tells, in this order; and the one before it, of what was counted.
+# The counts of the last line, in this order, and the counts of the line before
+# it.
 told=(states points cuts kills mutants)
 besides=(schedules rules injections checks mounts)
 
 declare -A sum=()
 failures=0
-# A count is a number, or how many of how many.
+# A count is a number, or a number of a number.
 add() {
 	local key=$1 value=$2 old
 	if [ "$key" = failures ]; then
@@ -42,7 +44,8 @@ run_part() {
 		printf '%s: not there yet, not counted\n' "$part"
 		return
 	fi
-	# All sequences are the same with every seed: once is enough of those.
+	# The sequences are the same with every seed, so one round of them is
+	# enough.
 	local size=$SIZE
 	[ "$size" != soak ] || [ "$part" = states ] || size=full
 	printf '>> crash/%s (%s, seed %s)\n' "$part" "$SIZE" "$SEED"

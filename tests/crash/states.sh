@@ -1,7 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
-# The core over every state that a cut of power can leave, on the host. SIZE,
-# SEED and REPLAY as in run.sh.
+# Runs the core over every state that a power failure can leave, on the host.
+# SIZE, SEED and REPLAY as in run.sh.
 . "$(dirname "$0")/../../scripts/lib.sh"
 [ -n "${UNIONBLK_IN_ROOT:-}" ] || exec "$TOP/scripts/in-root.sh" tests/crash/states.sh
 

@@ -1,8 +1,9 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
-# Makes a golden leaf with the code as it is, and the text of what it says:
+# Makes a golden leaf with the present code, and the text of what it says:
 #   tests/data/make.sh NAME    makes tests/data/NAME.leaf.zst and NAME.txt
-# A leaf that is there is never made again: it stands for what was written then.
+# An existing leaf is never made again, because it holds what the code of its
+# time wrote.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 name=${1:?a name, such as v1-life}

@@ -1,13 +1,13 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
-# Coverage-guided fuzzing of all that reads a leaf, by libFuzzer, with the
-# stable compiler: the passes are those that cargo-fuzz turns on.
+# Fuzzes everything that reads a leaf, guided by coverage, by libFuzzer, with
+# the stable compiler and the compiler passes that cargo-fuzz turns on.
 #   tests/fuzz/run.sh [TARGET]...    default: all
 #   FUZZ_SECONDS=60   for all targets together
 #   FUZZ_RUNS=N       as well, at most so many executions of each
-# First every input in tests/fuzz/crashes/TARGET, then new ones. The corpus is
-# in build/fuzz/corpus, crashes in build/fuzz/crashes, all executions ever in
-# build/fuzz/executions: a line "TARGET N" for each run.
+# First runs every input in tests/fuzz/crashes/TARGET, then new ones. The corpus
+# is in build/fuzz/corpus, crashes in build/fuzz/crashes, the executions of all
+# runs in build/fuzz/executions, with a line "TARGET N" for each run.
 . "$(dirname "$0")/../../scripts/lib.sh"
 [ -n "${UNIONBLK_IN_ROOT:-}" ] || exec "$TOP/scripts/in-root.sh" tests/fuzz/run.sh "$@"
 
@@ -29,7 +29,8 @@ bin=$BUILD/cargo-fuzz/$triple/release
 [ -n "$(ls "$dir/corpus")" ] || FUZZ_SEEDS=$dir/corpus "$bin/attach" >/dev/null
 
 failed=0 sum=0
-# replay TARGET FILE...: each alone, in no more than a second of the best of three.
+# replay TARGET FILE...: runs each alone; the best of three must take at most a
+# second.
 replay() {
 	local target=$1 file try
 	shift
@@ -49,7 +50,8 @@ for target; do
 	mkdir -p "$dir/corpus/$target" "$dir/crashes/$target"
 	replay "$target" tests/fuzz/crashes/"$target"/*
 	log=$BUILD/log/fuzz-$target.log code=0
-	# Slow is what takes a second even if the machine has nothing else to do: asked below.
+	# An input counts as slow only if it takes a second on an idle machine
+	# too. replay, below, checks that.
 	"$bin/$target" -max_total_time=$((seconds / $# + 1)) -runs="${FUZZ_RUNS:--1}" -timeout=20 \
 		-report_slow_units=1 -rss_limit_mb=2048 -print_final_stats=1 \
 		-artifact_prefix="$dir/crashes/$target/" "$dir/corpus/$target" >"$log" 2>&1 || code=$?

@@ -1,7 +1,8 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
-# A system that systemd runs is switched off while it has unions on images; then
-# the file systems that hold those must be clean, and the next boot finds all.
+# Switches off a system under systemd while it has unions on images. Then the
+# file systems that hold the images must be clean, and the next boot must find
+# everything.
 #   tests/poweroff/run.sh                  must succeed
 #   tests/poweroff/run.sh --without-unit   the same without our unit: must fail
 . "$(dirname "$0")/../../scripts/lib.sh"
@@ -15,7 +16,7 @@ image=$("$TOP/scripts/image-systemd.sh")
 rm -rf "$dir"
 mkdir -p "$dir"
 
-# What make install installs.
+# This installs what make install installs.
 "$TOP/scripts/install.sh" "$ko" "$ubctl" /usr/local "$dir/tree" >/dev/null
 [ "${1:-}" != --without-unit ] || rm -r "$dir/tree/usr/local/lib/systemd"
 tar -c -f "$dir/installed.tar" -C "$dir/tree" --owner=0 --group=0 usr

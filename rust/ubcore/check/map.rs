@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The map that attach would come to: whether its table and its bits agree.
+//! Checks the map that attach would build: whether its table and its bits agree.
 
 use core::ops::{DerefMut, Range};
 use core::sync::atomic::Ordering;
@@ -19,10 +19,10 @@ where
     M: Memory,
     B: DerefMut<Target = [u64]>,
 {
-    /// Every entry of the slab table, and who owns which leaf slab.
+    /// Checks every entry of the slab table, and records the owner of each leaf slab.
     pub(super) fn table(&mut self, counts: &mut Counts) -> Result {
         for page in 0..self.geometry().table_pages() {
-            // A page that is not there names nothing.
+            // A page that does not exist names nothing.
             if self.map.memory().table(page).is_none() {
                 continue;
             }
@@ -60,7 +60,7 @@ where
         let Some(leaf) = entry.leaf else {
             return Ok(());
         };
-        // As attach has it: such an entry owns nothing.
+        // As in attach, such an entry owns nothing.
         if !pages::has_bits(self.map, leaf) && !self.lost.has(bits_page_of(self.map, leaf)) {
             self.tell(What::Leaked { slab, leaf }, block, byte);
             return Ok(());
@@ -75,7 +75,7 @@ where
         Ok(())
     }
 
-    /// Bits of the union's last slab behind its end.
+    /// Reports bits of the union's last slab after the union's end.
     fn beyond(&mut self, slab: u32, leaf: u32) {
         let g = self.geometry();
         let left = g.union_sectors().saturating_sub(g.slab_start(slab));
@@ -93,7 +93,7 @@ where
         self.tell(What::BitsPastUnion { slab, leaf }, block, byte);
     }
 
-    /// Every bit: of owned slabs counted, of others told, in runs of slabs.
+    /// Checks every bit. Counts the bits of owned slabs, and reports other slabs in runs.
     pub(super) fn bits(&mut self, counts: &mut Counts) -> Result {
         let g = self.geometry();
         let mut held: Option<Range<u32>> = None;
@@ -167,20 +167,20 @@ where
     }
 }
 
-/// The leaf slabs whose bits a page holds.
+/// Returns the leaf slabs whose bits a page holds.
 fn slabs_of(page: u32, slab_shift: u32) -> Range<u32> {
     let per = narrow(BITS_SECTORS >> slab_shift);
     let first = page.saturating_mul(per);
     first..first.saturating_add(per)
 }
 
-/// The first bit of a page that is behind the leaf's last slab.
+/// Returns the first bit of a page that is after the leaf's last slab.
 pub(super) fn behind_leaf(page: u32, leaf_slabs: u32, slab_shift: u32) -> u64 {
     let all = u64::from(leaf_slabs).wrapping_shl(slab_shift);
     all.saturating_sub(u64::from(page).saturating_mul(BITS_SECTORS))
 }
 
-/// The bits of word `at` of a page from bit `from` of the page on.
+/// Returns the bits of word `at` of a page from bit `from` of the page on.
 pub(super) fn mask_behind(at: usize, from: u64) -> u64 {
     let start = wide(at).saturating_mul(64);
     !mask(0, narrow(from.saturating_sub(start).min(64)))

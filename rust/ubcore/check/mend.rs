@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What can be put right without a guess, on a leaf that this code may write to. The order is the
-//! caller's, and it matters:
+//! Mends what can be mended without a guess, on a leaf that this code may write to. The caller must
+//! keep this order:
 //!
 //! 1. [`slot`]: the superblock slot that does not count, from the one that does.
-//! 2. Only where nothing worse was found: attach's own load, [`in_map`] for each finding, and the
-//!    checkpoint of a detach. From then on both superblock slots say the same.
-//! 3. A new look, and [`spare`] for the blocks that it finds broken and not in use.
+//! 2. Only if nothing worse was found: attach's own load, [`in_map`] for each finding, and the
+//!    checkpoint of a detach. From then on both superblock slots have the same content.
+//! 3. A new check, and [`spare`] for the blocks that it finds broken and not in use.
 
 use core::ops::DerefMut;
 use core::sync::atomic::Ordering;
@@ -20,7 +20,7 @@ use super::super::pages::{bits_page_of, table_page_of, PageSet};
 use super::map::{behind_leaf, mask_behind};
 use super::What;
 
-/// Whether a finding is one for [`slot`].
+/// Returns whether a finding is one for [`slot`].
 pub fn is_of_slot(what: What) -> bool {
     matches!(
         what,
@@ -28,12 +28,12 @@ pub fn is_of_slot(what: What) -> bool {
     )
 }
 
-/// Whether a finding is one for [`spare`].
+/// Returns whether a finding is one for [`spare`].
 pub fn is_spare(what: What) -> bool {
     matches!(what, What::SpareDirectory | What::SpareJournal)
 }
 
-/// Writes the superblock that counts, and lies in slot `counts`, into the other slot too.
+/// Writes the superblock that counts, which lies in slot `counts`, into the other slot too.
 pub fn slot<D: Disk>(disk: &mut D, sb: &Superblock, counts: Slot) -> Result {
     sb.features.writable()?;
     sb.encode(disk.buffer().get_mut(..BLOCK_BYTES).unwrap_or_default());
@@ -41,7 +41,7 @@ pub fn slot<D: Disk>(disk: &mut D, sb: &Superblock, counts: Slot) -> Result {
     disk.write(u64::from(other), 1, Order::FlushFua)
 }
 
-/// Empties a block of the leaf of `sb` that is broken and not in use.
+/// Zeroes a block of the leaf of `sb` that is broken and not in use.
 pub fn spare<D: Disk>(disk: &mut D, sb: &Superblock, block: u64) -> Result {
     sb.features.writable()?;
     disk.buffer()
@@ -51,7 +51,7 @@ pub fn spare<D: Disk>(disk: &mut D, sb: &Superblock, block: u64) -> Result {
     disk.write(block, 1, Order::FlushFua)
 }
 
-/// The map pages that [`in_map`] will change, for the checkpoint.
+/// Adds the map pages that [`in_map`] will change, for the checkpoint.
 pub fn pages<M, B>(map: &Map<M>, what: What, changed: &mut PageSet<B>)
 where
     M: Memory,
@@ -69,7 +69,7 @@ where
     }
 }
 
-/// Puts a loaded map right. No sector of the union reads otherwise afterwards.
+/// Mends a loaded map. Every sector of the union reads the same afterwards.
 pub fn in_map<M: Memory>(map: &Map<M>, what: What) -> Result {
     let g = map.geometry();
     match what {

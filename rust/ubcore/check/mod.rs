@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Whether a leaf is whole: every damage found and named, and what can be mended without guessing.
+//! Checks whether a leaf is whole: every damage is found and named, and what can be mended without
+//! guessing is mended.
 //!
-//! Attach stops at the first thing that is wrong. This goes on as far as the format allows, judging
-//! with the same code, and tells each finding to a visitor. Nothing here writes but [`mend`].
+//! Attach stops at the first thing that is wrong. The check continues as far as the format allows,
+//! judges with the same code, and passes each finding to a visitor. Only [`mend`] writes.
 
 mod map;
 pub mod mend;
@@ -26,11 +27,11 @@ pub use self::structure::superblocks;
 /// How bad a finding is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Grade {
-    /// No damage: a cut of power or the normal course of things explains it.
+    /// No damage: a power failure or normal operation explains it.
     Note,
-    /// Damage that cost nothing yet: it can be mended.
+    /// Damage that has cost nothing yet. It can be mended.
     Minor,
-    /// Damage to the map or the journal: to mend it would be to guess.
+    /// Damage to the map or the journal. Mending it would need a guess.
     Damage,
 }
 
@@ -38,70 +39,72 @@ pub enum Grade {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(missing_docs, reason = "each says what its fields are by their names")]
 pub enum What {
-    /// A superblock slot has no superblock in it; the other one has.
+    /// A superblock slot has no superblock in it, but the other slot has one.
     SlotEmpty,
     /// A superblock slot fails its checksum.
     SlotChecksum,
-    /// A superblock slot has a field that cannot be.
+    /// A superblock slot has a field with an impossible value.
     SlotField,
     /// A superblock slot could not be read.
     SlotUnreadable,
-    /// The older slot was not renewed behind the newer one.
+    /// The older slot was not renewed after the newer one.
     SlotStale,
-    /// The slots are further apart than any cut of power leaves them.
+    /// The slots are further apart than any power failure leaves them.
     SlotGap { newer: u64, older: u64 },
-    /// The slots belong to different leaves, or say different things of one generation.
+    /// The slots belong to different leaves, or have different content in one generation.
     SlotsDisagree,
-    /// The leaf has features that this code does not know; the second kind only a reader may pass over.
+    /// The leaf has features that this code does not know. Only a reader may ignore those of the
+    /// second kind.
     UnknownFeatures { compat: u64, ro_compat: u64 },
     /// The device is smaller than the leaf on it.
     LeafCut { wanted: u64, found: u64 },
-    /// The superblock says detached, and the journal is not empty.
+    /// The superblock says that the union was detached, but the journal is not empty.
     CleanFlag { blocks: u32 },
-    /// The superblock says detached, and the ring holds transactions that it does not know.
+    /// The superblock says that the union was detached, but the ring holds transactions that the
+    /// superblock does not know.
     CleanButNewer { sequence: u64 },
     /// The union was not detached: the journal has this many blocks to replay.
     NotDetached { blocks: u32 },
     /// The block could not be read.
     Unreadable,
-    /// A directory block that counts: pages `first` to `last` are unknown.
+    /// A directory block that counts is damaged: pages `first` to `last` are unknown.
     Directory { first: u32, last: u32 },
     /// A directory block that does not count is torn or rotten.
     SpareDirectory,
     /// A map page fails its checksum.
     Page { page: u32 },
-    /// A journal block is missing, and finished transactions stand behind it.
+    /// A journal block is missing, and finished transactions follow it.
     JournalHole,
-    /// A journal block stands where the tail does not lead to.
+    /// A journal block is in a place that the tail does not lead to.
     JournalMisplaced { sequence: u64 },
-    /// A journal record says what cannot be.
+    /// A journal record has an impossible value.
     JournalRecord,
-    /// A transaction of this many blocks has no end: it does not count.
+    /// A transaction of this many blocks has no end, so it does not count.
     JournalUnfinished { blocks: u32 },
     /// A journal block that does not count is torn or rotten.
     SpareJournal,
-    /// An entry past the union's end that names a leaf slab.
+    /// An entry past the union's end names a leaf slab.
     PastUnion { slab: u32, leaf: u32 },
-    /// An entry past the union's end that names none.
+    /// An entry past the union's end names no leaf slab.
     PastUnionBare { slab: u32 },
-    /// An entry that names a leaf slab which the leaf does not have.
+    /// An entry names a leaf slab that the leaf does not have.
     PastLeaf { slab: u32, leaf: u32 },
-    /// An entry in a state that only memory knows.
+    /// An entry is in a state that exists only in memory.
     Moving { slab: u32 },
-    /// A leaf slab that two root slabs name.
+    /// Two root slabs name one leaf slab.
     Shared { leaf: u32, first: u32, second: u32 },
-    /// A root slab has a leaf slab and nothing in it.
+    /// A root slab has a leaf slab, but nothing is mapped in it.
     Leaked { slab: u32, leaf: u32 },
     /// Sectors of a root slab beyond the union's end are mapped.
     BitsPastUnion { slab: u32, leaf: u32 },
-    /// Sectors behind the leaf's last slab are mapped.
+    /// Sectors after the leaf's last slab are mapped.
     BitsPastLeaf { page: u32 },
-    /// Leaf slabs that no root slab names have sectors mapped, as emptied ones may.
+    /// Leaf slabs that no root slab names have mapped sectors, as emptied slabs may have.
     Unowned { first: u32, count: u32 },
 }
 
 impl What {
-    /// How bad it is.
+    /// Returns how bad the finding is.
     pub fn grade(self) -> Grade {
         use What::*;
         match self {
@@ -138,14 +141,14 @@ impl What {
         }
     }
 
-    /// Whether [`mend`] can do something about it, if nothing worse is found.
+    /// Returns whether [`mend`] can mend it, if nothing worse is found.
     pub fn is_mendable(self) -> bool {
         let stays = matches!(self, What::Unowned { .. } | What::UnknownFeatures { .. });
         self.grade() != Grade::Damage && !stays
     }
 }
 
-/// Something that is not as it should be, and where: a block of 4096 bytes, and a byte in it.
+/// Something that is wrong, and where: a block of 4096 bytes, and a byte in it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Finding {
     /// What it is.
@@ -157,7 +160,8 @@ pub struct Finding {
 }
 
 impl Finding {
-    /// The map pages that are not known because of it; none if it is about something else.
+    /// Returns the map pages that are not known because of the finding. There are none if it is
+    /// about something else.
     pub fn pages(&self, g: &Geometry) -> Range<u32> {
         let next = |page: u32| page.saturating_add(1);
         match self.what {
@@ -169,7 +173,7 @@ impl Finding {
     }
 }
 
-/// The map pages that a block of the directory or of the map has to do with.
+/// Returns the map pages that a block of the directory or of the map names or holds.
 fn behind(block: u64, g: &Geometry) -> Range<u32> {
     let place = |first: u64, count: u32| {
         let at = block.checked_sub(first)?;
@@ -185,25 +189,25 @@ fn behind(block: u64, g: &Geometry) -> Range<u32> {
     page.map_or(0..0, |page| page..page.saturating_add(1))
 }
 
-/// Who hears of the findings.
+/// Receives the findings.
 pub type Visitor<'a> = &'a mut dyn FnMut(Finding);
 
-/// A look at a leaf behind its superblock.
+/// A check of a leaf beyond its superblock.
 pub struct Check<'a, D, M, B> {
     disk: &'a mut D,
     sb: &'a Superblock,
     map: &'a Map<M>,
     entries: &'a mut [PageEntry],
-    /// What replay changes: nobody here asks.
+    /// The pages that replay changes. The check does not use them.
     changed: PageSet<B>,
     /// Map pages that are not known.
     lost: PageSet<B>,
     out: Visitor<'a>,
-    /// Something of the map is not known: what follows from that is no finding.
+    /// A part of the map is not known. What follows from that is no finding.
     blind: bool,
 }
 
-/// What a look behind the superblock found besides damage.
+/// What a check beyond the superblock found besides damage.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
     /// Map pages that were ever written.
@@ -212,7 +216,7 @@ pub struct Counts {
     pub to_replay: u32,
     /// Leaf slabs with an owner.
     pub slabs_used: u32,
-    /// Sectors mapped in those.
+    /// Mapped sectors of these leaf slabs.
     pub sectors_mapped: u64,
 }
 
@@ -222,8 +226,8 @@ where
     M: Memory,
     B: DerefMut<Target = [u64]>,
 {
-    /// A look at the leaf that `sb` is of. `map` is empty, `entries`, `changed` and `lost` have room
-    /// for each of its pages and are empty.
+    /// Returns a check of the leaf that `sb` belongs to. `map` is empty. `entries`, `changed` and
+    /// `lost` have room for each of its pages and are empty.
     pub fn new(
         disk: &'a mut D,
         sb: &'a Superblock,
@@ -244,7 +248,7 @@ where
         }
     }
 
-    /// Looks at everything. `sectors` is the device's size. Fails only for want of memory.
+    /// Checks everything. `sectors` is the device's size. Fails only if memory runs out.
     pub fn run(mut self, sectors: u64) -> Result<Counts> {
         let wanted = self.geometry().leaf_sectors();
         if wanted > sectors {
@@ -268,13 +272,13 @@ where
         (self.out)(Finding { what, block, byte });
     }
 
-    /// Map pages that are not known: what follows from that is no finding either.
+    /// Notes map pages that are not known. What follows from that is no finding either.
     fn lose(&mut self, pages: Range<u32>) {
         self.blind = true;
         pages.for_each(|page| self.lost.add(page));
     }
 
-    /// Reads a block into the disk's buffer; tells it if that fails.
+    /// Reads a block into the disk's buffer. Reports it if that fails.
     fn read(&mut self, block: u64) -> bool {
         let read = self.disk.read(block, 1);
         if read.is_err() {
@@ -290,7 +294,7 @@ where
             .unwrap_or_default()
     }
 
-    /// The block that holds a map page, or would be the first to.
+    /// Returns the block that holds a map page, or that would be the first to hold it.
     fn block_of(&self, page: u32) -> u64 {
         let entry = self.entries.get(index(page));
         let slot = entry.and_then(|e| e.slot.number()).unwrap_or(0);
@@ -298,7 +302,7 @@ where
     }
 }
 
-/// An error that is no finding.
+/// Returns whether an error is no finding.
 fn is_ours(e: Error) -> bool {
     matches!(e, Error::NoMemory)
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The journal ring: the chain that attach replays, and all that lies beside it.
+//! Checks the journal ring: the chain that attach replays, and all blocks beside it.
 
 use core::ops::DerefMut;
 
@@ -21,16 +21,16 @@ const WORDS_AT: u32 = 32;
 struct Chain {
     blocks: u32,
     finished: u32,
-    /// The number that the next block would have.
+    /// The sequence number that the next block would have.
     next: u64,
 }
 
-/// What a block of the ring is.
+/// The state of a block of the ring.
 enum Block {
     Sound(RingHead),
-    /// Torn, or rotten.
+    /// Torn or rotten.
     Broken,
-    /// Nothing of this leaf.
+    /// Not a block of this leaf.
     Foreign,
 }
 
@@ -40,7 +40,7 @@ where
     M: Memory,
     B: DerefMut<Target = [u64]>,
 {
-    /// The whole ring; what is finished is replayed into the map.
+    /// Checks the whole ring, and replays the finished transactions into the map.
     pub(super) fn journal(&mut self, counts: &mut Counts) -> Result {
         let chain = self.chain();
         self.beside(&chain);
@@ -59,7 +59,7 @@ where
         let changed = &mut self.changed;
         let from = (self.sb, &*self.entries);
         match journal::replay(self.disk, from, &found, self.map, changed, lost) {
-            // What the replay says of a map that is not known means nothing.
+            // What the replay says about a map that is not known means nothing.
             Err(Error::Damaged(Area::Journal, block)) if !self.blind => {
                 self.blind = true;
                 self.tell(What::JournalRecord, block, WORDS_AT);
@@ -74,7 +74,7 @@ where
         }
     }
 
-    /// The block of the leaf `n` places behind the tail.
+    /// Returns the block of the leaf `n` places after the tail.
     fn place(&self, n: u32) -> u64 {
         let g = self.geometry();
         let at = u64::from(self.sb.journal_tail).saturating_add(u64::from(n));
@@ -105,7 +105,7 @@ where
         let nonce = self.sb.nonce;
         while chain.blocks < self.geometry().journal_blocks() {
             let block = self.place(chain.blocks);
-            // A block that cannot be read is told when the rest of the ring is looked at.
+            // A block that cannot be read is reported when the rest of the ring is checked.
             if self.disk.read(block, 1).is_err() {
                 break;
             }
@@ -122,7 +122,7 @@ where
         chain
     }
 
-    /// All blocks that are not of the chain.
+    /// Checks all blocks that are not in the chain.
     fn beside(&mut self, chain: &Chain) {
         let hole = self.place(chain.blocks);
         let mut told = false;
@@ -158,7 +158,7 @@ where
         self.blind |= told;
     }
 
-    /// What the superblock says of the journal, against what there is.
+    /// Compares what the superblock says about the journal with what there is.
     fn state(&mut self, chain: &Chain) {
         let tail = self.place(0);
         let blocks = chain.finished;
@@ -173,7 +173,7 @@ where
         }
     }
 
-    /// Records that cannot be, as far as each shows by itself: whether there are any.
+    /// Reports impossible records, as far as each shows by itself. Returns whether there are any.
     fn records(&mut self, chain: &Chain) -> bool {
         let (g, nonce) = (self.geometry(), self.sb.nonce);
         let mut bad = false;

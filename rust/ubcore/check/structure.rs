@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The blocks that say where everything is: superblock slots, directory, checksums of pages.
+//! Checks the blocks that say where everything is: superblock slots, directory, checksums of pages.
 
 use core::ops::DerefMut;
 
@@ -16,9 +16,9 @@ use super::{is_ours, Check, Counts, Finding, Visitor, What};
 
 type Bytes = [u8; SUPERBLOCK_BYTES];
 
-/// Looks at both superblock slots: the superblock that counts, and its slot.
+/// Checks both superblock slots. Returns the superblock that counts, and its slot.
 ///
-/// Fails as attach does where none counts, and if a slot is of a newer format.
+/// Fails as attach does if no slot counts, and if a slot is of a newer format.
 pub fn superblocks<D: Disk>(disk: &mut D, out: Visitor<'_>) -> Result<(Superblock, Slot)> {
     let mut slots = [[0; SUPERBLOCK_BYTES]; 2];
     let mut failed = [None; 2];
@@ -30,7 +30,7 @@ pub fn superblocks<D: Disk>(disk: &mut D, out: Visitor<'_>) -> Result<(Superbloc
     }
     let [a, b] = &slots;
     let (sb, slot) = choose(a, b).map_err(|e| {
-        // Zeroes stand for a slot that could not be read: that is the news.
+        // Zeroes stand for a slot that could not be read. The read error is then the result.
         let [a, b] = failed;
         a.or(b).filter(|_| e == Error::NotFormatted).unwrap_or(e)
     })?;
@@ -62,7 +62,7 @@ pub fn superblocks<D: Disk>(disk: &mut D, out: Visitor<'_>) -> Result<(Superbloc
     Ok((sb, slot))
 }
 
-/// What is wrong with the slot that does not count, and where.
+/// Returns what is wrong with the slot that does not count, and where.
 fn judge_other(
     sb: &Superblock,
     counts: &Bytes,
@@ -98,10 +98,10 @@ where
     M: Memory,
     B: DerefMut<Target = [u64]>,
 {
-    /// Directory blocks, both slots of each.
+    /// Checks the directory blocks, both slots of each.
     pub(super) fn directory(&mut self) -> Result {
         for at in 0..self.geometry().directory_blocks() {
-            // The superblock would not have decoded if one of its slots did not.
+            // If one of its slots did not decode, the superblock would not have decoded.
             let counts = self.sb.directory_slot(at).unwrap_or(Slot::None);
             for slot in 0..2 {
                 let block = self.geometry().directory_block(at, slot);
@@ -134,8 +134,8 @@ where
         }
     }
 
-    /// A slot that does not count may hold an older block, one of a checkpoint that a cut of power
-    /// ended, or nothing of ours.
+    /// Checks a slot that does not count. It may hold an older block, a block of a checkpoint that
+    /// a power failure ended, or no block of this leaf.
     fn spare_directory_block(&mut self, at: u32, block: u64) {
         let nonce = self.sb.nonce;
         let read = self.disk.read(block, 1).is_ok();
@@ -146,7 +146,7 @@ where
         }
     }
 
-    /// Pages that count, each against its checksum, into the map.
+    /// Checks the pages that count against their checksums, and loads them into the map.
     pub(super) fn pages(&mut self, counts: &mut Counts) -> Result {
         for page in 0..self.geometry().pages() {
             let Some(entry) = self.entries.get(index(page)).copied() else {

@@ -2,8 +2,8 @@
 
 //! CRC32C (Castagnoli), as RFC 3720 B.4 defines it: reflected polynomial 0x82f63b78.
 //!
-//! In the module it is the kernel's, which uses what the processor has for it: the room that holds
-//! the core provides it, as `blk::digest`. Elsewhere it is a table.
+//! In the kernel module it is the kernel's, which uses the processor's instructions for it. The
+//! module that holds the core provides it, as `blk::digest`. Elsewhere it is a table.
 
 #[cfg(kernel)]
 pub(crate) use super::super::super::blk::digest::crc32c;
@@ -46,7 +46,7 @@ const fn put(t: &mut [u32; 256], i: u32, v: u32) {
 #[cfg(not(kernel))]
 static TABLE: [u32; 256] = table();
 
-/// Continues a CRC32C over `bytes`; start with 0.
+/// Continues a CRC32C over `bytes`. The first seed is 0.
 #[cfg(not(kernel))]
 pub fn crc32c(seed: u32, bytes: &[u8]) -> u32 {
     let mut crc = !seed;
@@ -61,7 +61,7 @@ pub fn crc32c(seed: u32, bytes: &[u8]) -> u32 {
     !crc
 }
 
-/// CRC32C of a block whose own checksum field, four bytes at `at`, counts as zero.
+/// Returns the CRC32C of a block. The block's own checksum, four bytes at `at`, counts as zero.
 pub fn block_crc(block: &[u8], at: usize) -> u32 {
     let (head, rest) = block.split_at_checked(at).unwrap_or((block, &[]));
     let tail = rest.get(4..).unwrap_or(&[]);

@@ -2,9 +2,10 @@
 
 //! The page directory: for each map page, the slot that counts and the checksum of its 4096 bytes.
 //!
-//! Pages carry no header, so that a page in memory is a page on disk. What makes a page believable
-//! is the checksum here; what makes a directory block believable is its own and the superblock's
-//! word on which slot counts. A stale, lost or misplaced page therefore never passes for current.
+//! Pages carry no header, so that a page in memory is a page on disk. The checksum in the directory
+//! validates a page. A directory block is validated by its own checksum, and by the superblock,
+//! which says which slot counts. Therefore a stale, lost or misplaced page never passes for
+//! current.
 
 use core::mem::offset_of;
 
@@ -89,8 +90,8 @@ pub fn encode(block: &mut [u8], at: u32, generation: u64, nonce: u64, entries: &
 
 /// Decodes directory block `at` into `entries` and checks all of it.
 ///
-/// `leaf_block` is where it was read, for the error; `generation` is the superblock's, which no
-/// block that counts can be ahead of.
+/// `leaf_block` is where the block was read, for the error. `generation` is the superblock's. No
+/// block that counts can be ahead of it.
 pub fn decode(
     block: &[u8],
     at: u32,
@@ -103,7 +104,7 @@ pub fn decode(
         .map_err(|_| Error::Damaged(Area::Directory, leaf_block))
 }
 
-/// As [`decode`]; fails with the byte of the first thing that is wrong.
+/// Does the same as [`decode`], but fails with the byte of the first thing that is wrong.
 pub fn judge(
     block: &[u8],
     at: u32,
@@ -146,13 +147,13 @@ pub fn judge(
     Ok(())
 }
 
-/// Whether a block's checksum is right, whatever it says.
+/// Returns whether a block's checksum is right, whatever its content.
 pub fn has_valid_crc(block: &[u8]) -> bool {
     Header::ref_from_prefix(block)
         .is_ok_and(|(h, _)| h.magic == MAGIC && h.crc.get() == block_crc(block, CRC_AT))
 }
 
-/// Whether a block is a whole one of this leaf, of whatever checkpoint.
+/// Returns whether a block is a whole one of this leaf, from any checkpoint.
 pub fn is_sound(block: &[u8], at: u32, nonce: u64) -> bool {
     Header::ref_from_prefix(block).is_ok_and(|(h, _)| {
         h.magic == MAGIC
@@ -162,20 +163,20 @@ pub fn is_sound(block: &[u8], at: u32, nonce: u64) -> bool {
     })
 }
 
-/// Whether a block that [`decode`] refuses was meant to be one of this leaf: torn, or rotten. One
-/// that an earlier format left whole was not.
+/// Returns whether a block that [`decode`] refuses was meant to be one of this leaf, and is torn or
+/// rotten. A block that an earlier format left whole was not.
 pub fn is_kin(block: &[u8], nonce: u64) -> bool {
     Header::ref_from_prefix(block).is_ok_and(|(h, _)| {
         h.nonce.get() == nonce || (h.magic == MAGIC && h.crc.get() != block_crc(block, CRC_AT))
     })
 }
 
-/// The directory block that names map page `page`.
+/// Returns the directory block that names map page `page`.
 pub fn block_of(page: u32) -> u32 {
     page / DIRECTORY_ENTRIES
 }
 
-/// The pages that directory block `at` names, of `pages` in all.
+/// Returns the pages that directory block `at` names, of `pages` in all.
 pub fn pages_of(at: u32, pages: u32) -> core::ops::Range<usize> {
     let first = at.saturating_mul(DIRECTORY_ENTRIES).min(pages);
     let end = first.saturating_add(DIRECTORY_ENTRIES).min(pages);

@@ -1,15 +1,17 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The features of a leaf, in three classes: what a unionblk that does not know one may do with it.
+//! The features of a leaf, in three classes. The class of a feature says what a unionblk that does
+//! not know it may do with the leaf.
 //!
-//! A *compatible* one stays true whatever an older unionblk does, which only keeps its bit and its
-//! bytes in every superblock that it writes. A *read-only compatible* one keeps all that this code reads
-//! true; a write would break it. An *incompatible* one gives what is read another meaning. Both of
-//! these announce the use of any byte that is zero without them.
+//! A *compatible* feature stays true whatever an older unionblk does. That unionblk only keeps the
+//! bit and the bytes of the feature in every superblock that it writes. A *read-only compatible*
+//! feature leaves true all that this code reads, but a write would break the feature. An
+//! *incompatible* feature gives what is read another meaning. Features of the last two classes
+//! announce the use of any byte that is zero without them.
 
 use super::super::error::{Class, Error, Result};
 
-/// Bytes of the superblock that compatible features alone may use.
+/// Bytes of the superblock that only compatible features may use.
 pub const COMPAT_BYTES: usize = 32;
 
 /// The bits of read-only compatible features that this code knows.
@@ -17,7 +19,7 @@ const RO_COMPAT_KNOWN: u64 = 0;
 /// The bits of incompatible features that this code knows.
 const INCOMPAT_KNOWN: u64 = 0;
 
-/// What a superblock says of features; all of it goes into the next one as it is.
+/// What a superblock says about features. All of it goes into the next superblock unchanged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Features {
     /// Bits that need no knowledge.
@@ -31,7 +33,7 @@ pub struct Features {
 }
 
 impl Features {
-    /// What this code formats.
+    /// The features of a leaf that this code formats.
     pub const NONE: Features = Features {
         compat: 0,
         ro_compat: 0,
@@ -39,12 +41,12 @@ impl Features {
         compat_bytes: [0; COMPAT_BYTES],
     };
 
-    /// Read-only compatible bits that this code does not know.
+    /// Returns the read-only compatible bits that this code does not know.
     pub fn unknown_ro_compat(&self) -> u64 {
         self.ro_compat & !RO_COMPAT_KNOWN
     }
 
-    /// Fails if this code cannot say what anything on the leaf means.
+    /// Fails if this code cannot know what anything on the leaf means.
     pub fn readable(&self) -> Result {
         match self.incompat & !INCOMPAT_KNOWN {
             0 => Ok(()),

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The bytes on a leaf, and nothing of what they mean: one file for each kind of block.
+//! The bytes on a leaf, without their meaning: one file for each kind of block.
 //!
-//! Each has a disk type (little-endian, fixed offsets) and a checked decoding of it.
+//! Each file has a disk type (little-endian, fixed offsets) and a checked decoding of it.
 
 pub mod crc;
 pub mod directory;

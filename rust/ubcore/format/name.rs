@@ -1,14 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The name that a leaf may have: what people and udev rules call it by, beside its UUID.
+//! The name that a leaf may have, which people and udev rules use beside its UUID.
 
-/// Bytes of the field, `UNIONBLK_NAME_BYTES`; the last is always zero.
+/// Bytes of the field, `UNIONBLK_NAME_BYTES`. The last byte is always zero.
 pub const NAME_BYTES: usize = 32;
 
-/// What the names of unions start with, before their number.
+/// The prefix of the names of unions, before their number.
 pub const UNION_PREFIX: &str = "unionblk";
 
-/// Whether a word calls a union: `3`, `unionblk3`. Of any length: which numbers there are may change.
+/// Returns whether a word names a union: `3`, `unionblk3`. The word may have any length, because
+/// the range of valid numbers may change.
 pub fn is_union_word(word: &str) -> bool {
     let digits = word.strip_prefix(UNION_PREFIX).unwrap_or(word);
     !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit())
@@ -16,13 +17,13 @@ pub fn is_union_word(word: &str) -> bool {
 
 /// A leaf's name, or none.
 ///
-/// A leaf is not formatted with a name that calls a union, see [`is_union_word`]; one that was made
-/// elsewhere may have such a name, and is taken with it.
+/// A leaf is not formatted with a name that names a union, see [`is_union_word`]. A leaf that was
+/// made elsewhere may have such a name, and is accepted with it.
 ///
 /// # Invariants
 ///
-/// Up to 31 bytes of `A-Z a-z 0-9 . _ -`, the first no dot, then zeroes to the end: so it goes into
-/// a path, a shell's word and an environment as it is.
+/// Up to 31 bytes of `A-Z a-z 0-9 . _ -`, the first no dot, then zeroes to the end. Therefore the
+/// name can be used in a path, a shell's word and an environment as it is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LeafName([u8; NAME_BYTES]);
 
@@ -30,8 +31,8 @@ impl LeafName {
     /// No name.
     pub const NONE: LeafName = LeafName([0; NAME_BYTES]);
 
-    /// From the field as it lies on the leaf or goes over the wire; `None` for one that breaks the
-    /// invariants.
+    /// Takes the field as it lies on the leaf or goes over the wire. Returns `None` if the field
+    /// breaks the invariants.
     pub fn from_field(field: [u8; NAME_BYTES]) -> Option<LeafName> {
         let name = LeafName(field);
         let text = name.bytes();
@@ -40,10 +41,10 @@ impl LeafName {
         (sound && text.first() != Some(&b'.')).then_some(name)
     }
 
-    /// From what a user wants a leaf to be called; empty is no name.
+    /// Takes what a user wants to call a leaf. An empty text is no name.
     pub fn from_text(text: &str) -> Option<LeafName> {
         let mut field = [0; NAME_BYTES];
-        // A zero byte in the text would end the name early; `is_allowed` sees it here.
+        // A zero byte in the text would end the name early. `is_allowed` refuses it here.
         if is_union_word(text) || !text.bytes().all(is_allowed) {
             return None;
         }
@@ -53,7 +54,7 @@ impl LeafName {
         Self::from_field(field)
     }
 
-    /// The field, padded with zeroes.
+    /// Returns the field, padded with zeroes.
     pub fn field(&self) -> [u8; NAME_BYTES] {
         self.0
     }
@@ -63,9 +64,9 @@ impl LeafName {
         self.0.get(..end).unwrap_or_default()
     }
 
-    /// The name; empty if there is none.
+    /// Returns the name, which is empty if there is none.
     pub fn text(&self) -> &str {
-        // ASCII, by the invariants.
+        // The name is ASCII, by the invariants.
         core::str::from_utf8(self.bytes()).unwrap_or_default()
     }
 }
@@ -124,7 +125,7 @@ mod tests {
         for word in ["", "unionblk", "unionblk3p1", "-3", "3 ", "Unionblk3"] {
             assert!(!is_union_word(word));
         }
-        // One that was made elsewhere is a name all the same.
+        // A name that was made elsewhere is accepted.
         let mut field = [0; 32];
         field[0] = b'3';
         assert!(LeafName::from_field(field).is_some_and(|name| name.text() == "3"));

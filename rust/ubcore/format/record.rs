@@ -7,9 +7,9 @@
 //! | slab          | first     | count - 1 | tag |
 //! ```
 //!
-//! A run that opens a new slab must name root slab *and* leaf slab. The second is told as the
-//! distance from the leaf slab named before it, in the tag: slabs are emitted in the order of the
-//! leaf, so the distance is small and one run costs one record.
+//! A run that opens a new slab must name root slab *and* leaf slab. The tag has the distance of the
+//! leaf slab from the leaf slab named before. Slabs are emitted in the order of the leaf, so the
+//! distance is small and one run costs one record.
 
 use super::super::geometry::TABLE_ENTRIES;
 
@@ -25,7 +25,8 @@ const ZERO: u64 = 4;
 const RESET: u64 = 5;
 /// The tag of a [`Record::New`] is its step plus this.
 const NEW_BASE: u64 = 7;
-/// Largest step that a [`Record::New`] can tell; beyond it a [`Record::Place`] goes before.
+/// Largest step that a [`Record::New`] can hold. For a larger step a [`Record::Place`] goes before
+/// it.
 pub const STEP_MAX: u32 = 56;
 
 /// Most slabs of one [`Record::Zero`] or [`Record::Reset`]: those of one page of the slab table, so
@@ -46,7 +47,7 @@ pub struct Run {
 pub enum Record {
     /// The leaf slab that the next `New`'s step counts from.
     Place(u32),
-    /// The root slab now lives in the leaf slab `step` after the last one named; `run` is mapped.
+    /// The root slab now has the leaf slab `step` after the last one named, and `run` is mapped.
     New {
         /// The root slab.
         slab: u32,
@@ -55,30 +56,31 @@ pub enum Record {
         /// What is mapped.
         run: Run,
     },
-    /// More sectors of a root slab that lives in the leaf are mapped.
+    /// More sectors of a root slab that has a leaf slab are mapped.
     More {
         /// The root slab.
         slab: u32,
         /// What is mapped.
         run: Run,
     },
-    /// More sectors of a root slab that lives in the leaf are mapped: the next `words` 64-bit words of
-    /// the same block are its bits, to be added.
+    /// More sectors of a root slab that has a leaf slab are mapped. The next `words` 64-bit words
+    /// of the same block are its bits, to be added.
     Words {
         /// The root slab.
         slab: u32,
         /// Words that follow, 1 to 128.
         words: u32,
     },
-    /// Root slabs of one page of the slab table read as zeroes; leaf slabs that they had are free.
+    /// Root slabs of one page of the slab table read as zeroes. The leaf slabs that they had are
+    /// free.
     Zero {
         /// The first root slab.
         slab: u32,
         /// How many, 1 to [`COUNT_MAX`].
         count: u32,
     },
-    /// Root slabs of one page of the slab table read from the root; leaf slabs that they had are
-    /// free.
+    /// Root slabs of one page of the slab table read from the root. The leaf slabs that they had
+    /// are free.
     Reset {
         /// The first root slab.
         slab: u32,
@@ -95,7 +97,7 @@ fn pack(slab: u32, first: u32, less: u32, tag: u64) -> u64 {
 }
 
 impl Record {
-    /// The record's 64 bits.
+    /// Returns the record's 64 bits.
     pub fn encode(self) -> u64 {
         match self {
             Record::Place(leaf) => pack(leaf, 0, 0, PLACE),
@@ -112,7 +114,7 @@ impl Record {
         }
     }
 
-    /// Decodes and bounds a record; `None` for what this format does not define.
+    /// Decodes a record and checks its bounds. Returns `None` for what this format does not define.
     pub fn decode(bits: u64, slab_sectors: u32) -> Option<Record> {
         let slab = u32::try_from(bits >> 32).ok()?;
         let first = u32::try_from((bits >> 19) & 0x1fff).ok()?;

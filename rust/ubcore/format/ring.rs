@@ -13,14 +13,14 @@ const MAGIC: [u8; 4] = *b"UBjn";
 const CRC_AT: usize = 4;
 /// 64-bit words of records in a block.
 pub const RING_WORDS: usize = 508;
-/// The block ends a transaction: what it and its predecessors say has happened.
+/// The block ends a transaction. What this block and the blocks before it say has happened.
 const FLAG_LAST: u16 = 1;
 /// Bits 8 to 11 of the flags: how many blocks before this one went out in the same write.
 const BEFORE_SHIFT: u32 = 8;
-/// Sequence numbers, and a superblock's generations, are below: nothing counts so far, so that one
-/// more always fits, and a block that claims such a number is none.
+/// Sequence numbers, and a superblock's generations, are below this value. Nothing counts so far,
+/// so one more always fits, and a block that claims such a number is not valid.
 pub const NUMBERS: u64 = 1 << 63;
-/// Most blocks before another one in one write.
+/// The largest number of blocks before another one in one write.
 pub const BEFORE_MAX: u16 = 15;
 
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
@@ -48,8 +48,8 @@ pub struct RingHead {
     pub count: u16,
     /// Whether the block ends a transaction.
     pub last: bool,
-    /// Blocks before this one in the same write, 0 to 15: those may be missing after a cut of
-    /// power although this one is there; all earlier ones may not.
+    /// The number of blocks before this one in the same write, 0 to 15. Those may be missing after
+    /// a power failure although this one is there. All earlier blocks may not be missing.
     pub before: u16,
 }
 
@@ -59,7 +59,7 @@ impl RingHead {
     }
 }
 
-/// Bytes of a block that a header and so many words take.
+/// Returns the number of bytes of a block that a header and `words` words take.
 pub fn bytes_of(words: usize) -> usize {
     let words = words.min(RING_WORDS);
     size_of::<Header>().saturating_add(words.saturating_mul(8))
@@ -76,7 +76,7 @@ pub fn put_word(block: &mut [u8], at: usize, word: u64) {
     }
 }
 
-/// Word `at` of a block.
+/// Returns word `at` of a block.
 pub fn word(block: &[u8], at: usize) -> Option<u64> {
     let start = size_of::<Header>().checked_add(at.checked_mul(8)?)?;
     block
@@ -85,7 +85,7 @@ pub fn word(block: &[u8], at: usize) -> Option<u64> {
         .map(|b| u64::from_le_bytes(*b))
 }
 
-/// Finishes a block whose words are in place: header and checksum.
+/// Finishes a block whose words are in place: writes header and checksum.
 pub fn write_head(block: &mut [u8], nonce: u64, head: &RingHead) {
     let crc = {
         let Ok((h, _)) = Header::mut_from_prefix(block) else {
@@ -107,7 +107,7 @@ pub fn write_head(block: &mut [u8], nonce: u64, head: &RingHead) {
     }
 }
 
-/// Decodes a header; `None` for anything that is not a whole block of this leaf's journal.
+/// Decodes a header. Returns `None` for anything that is not a whole block of this leaf's journal.
 pub fn open(block: &[u8], nonce: u64) -> Option<RingHead> {
     let block = block.get(..BLOCK_BYTES)?;
     let (h, _) = Header::ref_from_prefix(block).ok()?;
@@ -128,8 +128,8 @@ pub fn open(block: &[u8], nonce: u64) -> Option<RingHead> {
     })
 }
 
-/// Whether a block that [`open`] refuses was meant to be one of this leaf: torn, or rotten. One
-/// that an earlier format left whole was not.
+/// Returns whether a block that [`open`] refuses was meant to be one of this leaf, and is torn or
+/// rotten. A block that an earlier format left whole was not.
 pub fn is_kin(block: &[u8], nonce: u64) -> bool {
     Header::ref_from_prefix(block).is_ok_and(|(h, _)| {
         h.nonce.get() == nonce || (h.magic == MAGIC && h.crc.get() != block_crc(block, CRC_AT))

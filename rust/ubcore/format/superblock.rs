@@ -2,8 +2,8 @@
 
 //! The superblock: 512 bytes at the start of the leaf's blocks 0 and 1, written in turn.
 //!
-//! Both slots carry the same content once a checkpoint has ended; the valid one with the higher
-//! generation counts. It alone decides what else on the leaf is alive.
+//! Both slots carry the same content once a checkpoint has ended. The valid slot with the higher
+//! generation counts. It alone decides what else on the leaf is in use.
 
 use core::mem::offset_of;
 
@@ -19,17 +19,18 @@ use super::features::{Features, COMPAT_BYTES};
 use super::name::{LeafName, NAME_BYTES};
 use super::ring::NUMBERS;
 
-/// Bytes of a superblock: one sector, so that it lands whole or not at all.
+/// Bytes of a superblock: one sector, so that it is written as a whole or not at all.
 pub const SUPERBLOCK_BYTES: usize = 512;
-/// What a leaf starts with.
+/// The first bytes of a leaf.
 pub const MAGIC: [u8; 8] = *b"UNIONBLK";
 const CRC_AT: usize = 8;
 
-/// The union was detached and nothing is left in the journal. Saves time, decides nothing.
+/// The union was detached, and nothing is left in the journal. Saves time, decides nothing.
 pub const FLAG_CLEAN: u32 = 1;
-/// What is discarded shows the root again, instead of zeroes.
+/// Discarded sectors show the root again, instead of zeroes.
 pub const FLAG_REVEAL: u32 = 2;
-/// The leaf's space was allocated when it was made, and stays so: the driver passes no discard down.
+/// The leaf's space was allocated when it was made, and stays allocated. The driver passes no
+/// discard down.
 pub const FLAG_KEEP: u32 = 4;
 const FLAGS_KNOWN: u32 = FLAG_CLEAN | FLAG_REVEAL | FLAG_KEEP;
 
@@ -68,7 +69,7 @@ const _: () = assert!(size_of::<DiskSuperblock>() == SUPERBLOCK_BYTES);
 /// Which of the two slots of a directory block or page counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Slot {
-    /// Never written: all its entries are zero.
+    /// Never written. All its entries are zero.
     None,
     /// The first.
     A,
@@ -77,7 +78,7 @@ pub enum Slot {
 }
 
 impl Slot {
-    /// The slot to write next, so that the one that counts stays whole.
+    /// Returns the slot to write next, so that the slot that counts stays whole.
     pub fn other(self) -> Slot {
         match self {
             Slot::A => Slot::B,
@@ -85,7 +86,7 @@ impl Slot {
         }
     }
 
-    /// 0 for A, 1 for B; `None` if there is none.
+    /// Returns 0 for A, 1 for B, and `None` if there is none.
     pub fn number(self) -> Option<u32> {
         match self {
             Slot::None => None,
@@ -94,7 +95,7 @@ impl Slot {
         }
     }
 
-    /// Two bits on disk: 0 none, 1 A, 2 B.
+    /// Returns the two bits on disk: 0 none, 1 A, 2 B.
     pub fn to_bits(self) -> u8 {
         match self {
             Slot::None => 0,
@@ -103,7 +104,7 @@ impl Slot {
         }
     }
 
-    /// The reverse; `None` for 3.
+    /// Decodes the two bits. Returns `None` for 3.
     pub fn from_bits(bits: u8) -> Option<Slot> {
         match bits {
             0 => Some(Slot::None),
@@ -117,13 +118,13 @@ impl Slot {
 /// A superblock, decoded and checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Superblock {
-    /// Counts superblock writes; the higher of two valid slots counts.
+    /// Counts superblock writes. The higher of two valid slots counts.
     pub generation: u64,
     /// Names the leaf.
     pub uuid: [u8; 16],
-    /// Random per format: blocks left over from an earlier format do not carry it.
+    /// Random for each format. Blocks left over from an earlier format do not carry it.
     pub nonce: u64,
-    /// Where everything lies.
+    /// The layout of the leaf.
     pub geometry: Geometry,
     /// Logical block size that the root's content was made for, in bytes.
     pub root_block_bytes: u32,
@@ -133,29 +134,29 @@ pub struct Superblock {
     pub reveal: bool,
     /// [`FLAG_KEEP`].
     pub keep: bool,
-    /// Ring position of the first block that replay has to look at.
+    /// Ring position of the first block that replay has to read.
     pub journal_tail: u32,
-    /// The sequence number that block must carry.
+    /// The sequence number that this block must carry.
     pub journal_sequence: u64,
     /// SHA-256 over the root's samples, see `identity`.
     pub root_digest: [u8; 32],
-    /// What its user calls it.
+    /// The name that the user gave to the leaf.
     pub name: LeafName,
-    /// Of this code and of later ones.
+    /// Features of this code and of later code.
     pub features: Features,
     /// The slot that counts, two bits for each directory block.
     pub directory_slots: [u8; 256],
 }
 
 impl Superblock {
-    /// The slot that counts of directory block `at`.
+    /// Returns the slot of directory block `at` that counts.
     pub fn directory_slot(&self, at: u32) -> Result<Slot> {
         let bad = Error::Damaged(Area::Superblock, 0);
         let byte = self.directory_slots.get(index(at / 4)).ok_or(bad)?;
         Slot::from_bits(byte.wrapping_shr((at % 4).wrapping_mul(2)) & 3).ok_or(bad)
     }
 
-    /// Makes `slot` the one that counts of directory block `at` (below 1024).
+    /// Makes `slot` the slot of directory block `at` (below 1024) that counts.
     pub fn set_directory_slot(&mut self, at: u32, slot: Slot) {
         let shift = (at % 4).wrapping_mul(2);
         if let Some(byte) = self.directory_slots.get_mut(index(at / 4)) {
@@ -203,10 +204,10 @@ impl Superblock {
         let _ = disk.write_to_prefix(block);
     }
 
-    /// Decodes one slot. `at` is the block it was read from, for the error.
+    /// Decodes one slot. `at` is the block that it was read from, for the error.
     ///
-    /// Versions and features are judged before the checksum's other fields: a newer format is
-    /// not a damaged one.
+    /// Versions and features are judged before the other fields under the checksum, because a newer
+    /// format is not a damaged one.
     pub fn decode(block: &[u8], at: u64) -> Result<Superblock> {
         let (disk, _) = DiskSuperblock::read_from_prefix(block).map_err(|_| Error::NotFormatted)?;
         if disk.magic != MAGIC {
@@ -223,14 +224,14 @@ impl Superblock {
             .map_err(|_| Error::Damaged(Area::Superblock, at))
     }
 
-    /// Whether a slot's checksum is right, whatever it says.
+    /// Returns whether a slot's checksum is right, whatever its content.
     pub fn has_valid_crc(block: &[u8]) -> bool {
         let slot = block.get(..SUPERBLOCK_BYTES).unwrap_or_default();
         let crc = slot.get(CRC_AT..).and_then(|b| b.first_chunk::<4>());
         crc.is_some_and(|crc| u32::from_le_bytes(*crc) == block_crc(slot, CRC_AT))
     }
 
-    /// The byte of the first field that cannot be, in a slot whose checksum is right.
+    /// Returns the byte of the first impossible field, in a slot whose checksum is right.
     pub fn bad_field(block: &[u8]) -> Option<usize> {
         let (disk, _) = DiskSuperblock::read_from_prefix(block).ok()?;
         disk.check().err()
@@ -263,13 +264,13 @@ impl DiskSuperblock {
         })
     }
 
-    /// Fails with the byte of the first field that cannot be.
+    /// Fails with the byte of the first impossible field.
     fn check(&self) -> core::result::Result<Superblock, usize> {
         let g = self.geometry()?;
         let name = LeafName::from_field(self.name).ok_or(offset_of!(Self, name))?;
         let block = self.root_block_bytes.get();
         let block_fits = block.is_power_of_two() && (512..=65536).contains(&block);
-        // A feature that has to be known by writers may use what is zero without it.
+        // A feature that writers must know may use bytes that are zero without it.
         let features = self.features();
         let announced = features.unknown_ro_compat() != 0;
         for (sound, at) in [
@@ -331,14 +332,16 @@ impl DiskSuperblock {
     }
 }
 
-/// Picks the slot that counts from the bytes of blocks 0 and 1: the superblock and its slot.
+/// Picks the slot that counts from the bytes of blocks 0 and 1. Returns the superblock and its
+/// slot.
 ///
-/// One valid slot is enough, whatever the other holds: slots are written one after the other, so
-/// one of them is always whole. A newer version in either is told as such.
+/// One valid slot is enough, whatever the other slot holds, because slots are written one after the
+/// other and one of them is always whole. If either slot has a newer version, the error says so.
 pub fn choose(a: &[u8], b: &[u8]) -> Result<(Superblock, Slot)> {
     match (Superblock::decode(a, 0), Superblock::decode(b, 1)) {
         (Ok(a), Ok(b)) => {
-            // Two formats' remains: formatting writes the first slot first.
+            // If the slots are of two formats, the first counts, because formatting writes it
+            // first.
             let same = a.uuid == b.uuid && a.nonce == b.nonce;
             if same && b.generation > a.generation {
                 Ok((b, Slot::B))
@@ -415,7 +418,7 @@ mod tests {
         assert_eq!(choose(&a, &junk).unwrap().0.generation, 4);
         assert_eq!(choose(&junk, &b).unwrap().0.generation, 5);
         assert!(choose(&junk, &junk) == Err(Error::NotFormatted));
-        // Two formats' remains, under one UUID or one nonce.
+        // The slots are of two formats, under one UUID or one nonce.
         for other in [
             Superblock {
                 uuid: [8; 16],
@@ -458,7 +461,7 @@ mod tests {
         let mut good = [0u8; 512];
         sample(1).unwrap().encode(&mut good);
         assert_eq!(Superblock::bad_field(&good), None);
-        // A dot before the name, a byte behind it, an unknown flag, reserved bytes, the tail.
+        // A dot before the name, a byte after it, an unknown flag, reserved bytes, the tail.
         for (at, byte) in [
             (160, b'.'),
             (170, b'x'),

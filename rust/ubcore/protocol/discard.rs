@@ -1,15 +1,16 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Discard and zeroing, the requests that they defer, and reclaim of the leaf slabs that they empty.
+//! Discard and zeroing, the requests that they defer, and reclaim of the leaf slabs that they
+//! empty.
 //!
-//! A discard or a zeroing of whole slabs changes the map alone. The leaf slabs become free when the
+//! A discard or a zeroing of whole slabs changes only the map. The leaf slabs are freed when the
 //! change is durable and all requests that may use the old homes have ended. Until then a write to
-//! such a root slab is deferred: reclaim has it come again.
+//! such a root slab is deferred, and reclaim submits it again.
 //!
-//! Discards and zeroings are one work, reclaim is another: it may wait for requests that hang on one
-//! device, and what changes the map alone must not stand behind it. A large discard is done in steps,
-//! with commits between them. So it holds the allocator's lock for one step at a time, and a commit
-//! beside it has only the pages of a few steps to look through.
+//! Discards and zeroings are one work, and reclaim is another. Reclaim may wait for requests that
+//! hang on one device, and requests that change only the map must not wait behind it. A large
+//! discard is done in steps, with commits between them. So it holds the allocator's lock for one
+//! step at a time, and a commit beside it has to look through the pages of only a few steps.
 
 use core::ops::Range;
 
@@ -25,7 +26,8 @@ use super::{refuses_writes, Event, Host, Op, Request, Status};
 /// In a request's word: the parts of slabs of a zeroing have been zeroed.
 const PARTS_DONE: u64 = 4;
 
-/// Pages of the slab table that may have slabs emptied since the last commit.
+/// The number of pages of the slab table that may have slabs emptied since the last commit, before
+/// a discard commits.
 const PENDING_MAX: u32 = 32;
 
 /// Takes a discard or a zeroing. Any context.
@@ -34,13 +36,13 @@ pub(super) fn add<H: Host>(host: &H, rq: H::Request) {
     host.queue_discard();
 }
 
-/// Has a request come again when reclaim has freed what it can. Any context.
+/// Defers a request until reclaim has freed what it can. Any context.
 pub(super) fn defer<H: Host>(host: &H, rq: H::Request) {
     host.add_deferred(rq);
     host.queue_reclaim();
 }
 
-/// The discard work. Process context, one at a time; waits for commits and checkpoints alone.
+/// The discard work. Process context, one at a time; waits for commits and checkpoints only.
 pub fn discard_work<H: Host>(host: &H) {
     for rq in host.take_discards() {
         match rq.op() {
@@ -60,12 +62,12 @@ fn discard<H: Host>(host: &H, rq: H::Request) {
     };
     match empty(host, &rq, base) {
         Err(Error::NoMemory) => io::starve(host, rq),
-        // If a commit failed the hint is not taken.
+        // If a commit failed, the hint is not taken.
         _ => io::end(host, rq),
     }
 }
 
-/// Zeroes whole slabs in the map alone, and parts of slabs on the leaf, for which it is deferred.
+/// Zeroes whole slabs in the map only. Parts of slabs are zeroed on the leaf: defers for that.
 fn write_zeroes<H: Host>(host: &H, rq: H::Request) {
     let whole = rq.word() & PARTS_DONE != 0 || parts(host, &rq).iter().all(|part| part.1 == 0);
     if !whole {
@@ -77,7 +79,7 @@ fn write_zeroes<H: Host>(host: &H, rq: H::Request) {
     }
 }
 
-/// Empties the slabs that a request covers as a whole, a page of the slab table at a time.
+/// Empties the slabs that a request covers as a whole, one page of the slab table at a time.
 fn empty<H: Host>(host: &H, rq: &H::Request, base: Base) -> Result {
     let slabs = host.map().geometry().whole_slabs(rq.sector(), rq.sectors());
     let mut at = slabs.start;
@@ -86,15 +88,16 @@ fn empty<H: Host>(host: &H, rq: &H::Request, base: Base) -> Result {
             flush::commit_dirty(host)?;
             flush::tidy(host);
         }
-        // A checkpoint that is due comes first: a discard beside it would change pages faster than it
-        // stores them, and all that is left it stores under the committer's lock.
+        // A checkpoint that is due comes first. Otherwise the discard would change pages faster
+        // than the checkpoint stores them, and the checkpoint stores all that are left under the
+        // committer's lock.
         if host.shared().checkpoint_due.load(Ordering::Acquire) {
             flush::checkpoint_if_due(host)?;
         }
         let next = (at / TABLE_ENTRIES).saturating_add(1);
         let end = next.saturating_mul(TABLE_ENTRIES).min(slabs.end);
         let done = host.with_allocator(|allocator| allocator.empty(host.map(), at..end, base));
-        // Also where that failed, because it may have emptied some slabs before.
+        // Also if that failed, because it may have emptied some slabs before.
         flush::arm(host);
         done?;
         at = end;
@@ -103,12 +106,12 @@ fn empty<H: Host>(host: &H, rq: &H::Request, base: Base) -> Result {
     Ok(())
 }
 
-/// The reclaim work: frees what can be freed, and has the requests that were deferred come again.
-/// Process context, one at a time; waits for requests in flight, for commits and for discards below, so
-/// no commit waits for this work.
+/// The reclaim work: frees what can be freed, and submits the deferred requests again. Process
+/// context, one at a time. Waits for requests in flight, for commits and for discards below, so no
+/// commit waits for this work.
 pub fn reclaim_work<H: Host>(host: &H) {
     let mut deferred = host.take_deferred().peekable();
-    // If the commit fails, the union is read-only, and the requests end with that.
+    // If the commit fails, the union is read-only, and the requests end because of that.
     if deferred.peek().is_none() || flush::commit(host).is_ok() {
         reclaim(host);
         if host.with_committer(|committer, _| committer.wants_checkpoint()) {
@@ -120,8 +123,8 @@ pub fn reclaim_work<H: Host>(host: &H) {
     }
 }
 
-/// Frees the leaf slabs whose emptying a commit has made durable. Holds no lock while it waits: a
-/// request in flight may need a commit to end.
+/// Frees the leaf slabs whose emptying a commit has made durable. Holds no lock while it waits,
+/// because a request in flight may need a commit to end.
 fn reclaim<H: Host>(host: &H) {
     while begin_reclaim(host) {
         epoch::wait(host);
@@ -131,7 +134,8 @@ fn reclaim<H: Host>(host: &H) {
             clear_and_discard(host, range);
             host.give_way();
         }
-        // Between two commits, as `begin`: one that runs may have these slabs on its list.
+        // Between two commits, as in `begin_reclaim`: a running commit may have these slabs on its
+        // list.
         while host.with_committer(|_, _| {
             host.with_allocator(|allocator| {
                 let more = allocator.end_reclaim(host.map());
@@ -144,7 +148,7 @@ fn reclaim<H: Host>(host: &H) {
     }
 }
 
-/// Clears what the map has of leaf slabs that are about to be free, and discards them below.
+/// Clears what the map has of leaf slabs that are about to be freed, and discards them below.
 fn clear_and_discard<H: Host>(host: &H, range: Range<u32>) {
     // No request can mark these slabs any more, and no other thread uses them.
     range
@@ -157,12 +161,12 @@ fn clear_and_discard<H: Host>(host: &H, range: Range<u32>) {
     host.note(Event::Freed(first, sectors));
 }
 
-/// Picks what the next epoch is for: whether there is anything.
+/// Picks the slabs that the next epoch is for. Returns whether there are any.
 fn begin_reclaim<H: Host>(host: &H) -> bool {
     let mut page = None;
     loop {
-        // Between two commits: what a commit has only begun to write is not durable. Whether the map
-        // is clean is asked under the allocator's lock: a discard must not come in between.
+        // Between two commits, because what a commit has only begun to write is not durable.
+        // `is_clean` runs under the allocator's lock, because a discard must not come in between.
         let next = host.with_committer(|committer, _| {
             if committer.failed().is_some() {
                 return None;
@@ -182,7 +186,7 @@ fn begin_reclaim<H: Host>(host: &H) -> bool {
     }
 }
 
-/// Has a deferred request come again, after a commit and a reclaim.
+/// Submits a deferred request again, after a commit and a reclaim.
 fn resume<H: Host>(host: &H, rq: H::Request) {
     if rq.op() != Op::WriteZeroes || refuses_writes(host) {
         return host.again(rq);
@@ -196,14 +200,14 @@ fn resume<H: Host>(host: &H, rq: H::Request) {
     }
 }
 
-/// The parts of a range before and behind its whole slabs: first sector and count.
+/// Returns the parts of a range before and after its whole slabs: first sector and count.
 fn parts<H: Host>(host: &H, rq: &H::Request) -> [(u64, u64); 2] {
     let g = host.map().geometry();
     let (sector, sectors) = (rq.sector(), rq.sectors());
     let whole = g.whole_slabs(sector, sectors);
     let end = sector.saturating_add(u64::from(sectors));
     let (head_end, tail) = if whole.is_empty() {
-        // At most one slab's end lies in the range.
+        // The range contains the end of at most one slab.
         let next = g.slab_start(g.slab_of(sector).saturating_add(1)).min(end);
         (next, next)
     } else {
@@ -215,10 +219,10 @@ fn parts<H: Host>(host: &H, rq: &H::Request) -> [(u64, u64); 2] {
     ]
 }
 
-/// Zeroes the parts of a range that are not whole slabs, on the leaf. A part that reads as zeroes
-/// already is passed over. All parts get their leaf slabs before the first write, or none does.
+/// Zeroes the parts of a range that are not whole slabs, on the leaf. Skips a part that reads as
+/// zeroes already. Allocates leaf slabs for all parts before the first write, or for none.
 ///
-/// In the reclaim work alone: no leaf slab is freed meanwhile.
+/// Only in the reclaim work, so no leaf slab is freed meanwhile.
 fn zero_parts<H: Host>(host: &H, rq: &H::Request) -> Result {
     let map = host.map();
     let parts = parts(host, rq).map(|(sector, n)| {

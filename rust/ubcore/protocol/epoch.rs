@@ -12,7 +12,7 @@ use super::{Host, Request};
 /// In a request's word: the request uses homes of the map, in the epoch of the upper half.
 const IN_USE: u64 = 2;
 const EPOCH_SHIFT: u32 = 32;
-/// The part of a word that is of this file.
+/// The bits of a word that belong to this file.
 const MASK: u64 = IN_USE | (0xffff_ffff << EPOCH_SHIFT);
 
 /// Begins a request's use of the map: no home that it finds is freed before [`leave`]. Any context.
@@ -20,13 +20,13 @@ const MASK: u64 = IN_USE | (0xffff_ffff << EPOCH_SHIFT);
 pub fn enter<H: Host>(host: &H, rq: &H::Request) {
     let epoch = u64::from(host.shared().epoch.load(Ordering::Relaxed));
     let other = rq.word() & !MASK;
-    // The barrier pairs with that in `wait`: either `wait` sees the use, or the look-ups after this
+    // The barrier pairs with that in `wait`. Either `wait` sees the use, or the look-ups after this
     // line see what had changed in the map before `wait`.
     rq.publish_word(other | epoch.wrapping_shl(EPOCH_SHIFT) | IN_USE);
 }
 
-/// Ends a request's use, if it has begun. What the request did at its home happened before. Any
-/// context.
+/// Ends a request's use of the map, if it has begun. What the request did at its home happened
+/// before. Any context.
 #[inline]
 pub fn leave<H: Host>(rq: &H::Request) {
     let word = rq.word();
@@ -37,7 +37,7 @@ pub fn leave<H: Host>(rq: &H::Request) {
 
 /// Waits until all uses that began before have ended. Process context, sleeps; one at a time.
 pub fn wait<H: Host>(host: &H) {
-    // Wraps: a request of exactly 2^32 epochs ago is not in flight any more.
+    // The epoch wraps. A request of exactly 2^32 epochs ago is not in flight any more.
     let epoch = &host.shared().epoch;
     let now = epoch.fetch_add(1, Ordering::SeqCst).wrapping_add(1);
     host.barrier();
@@ -49,7 +49,7 @@ pub fn wait<H: Host>(host: &H) {
     host.barrier();
 }
 
-/// Whether a request's word says that it is in use since before epoch `now`.
+/// Returns whether a request's word says that it has used the map since before epoch `now`.
 fn is_older(word: u64, now: u64) -> bool {
     word & IN_USE != 0 && word.wrapping_shr(EPOCH_SHIFT) != now
 }

@@ -2,13 +2,13 @@
 
 //! FLUSH, the commit waiters, the commit timer, checkpoints, and the turn to read-only.
 //!
-//! A FLUSH with nothing dirty, of a leaf without a volatile cache, ends at once. Otherwise the request
-//! becomes a commit waiter. The commit work takes all waiters first and commits then, so one commit
-//! covers them all; with nothing dirty it is a flush of the leaf.
-//! Without a FLUSH the timer commits what has changed, at most a second later.
+//! If nothing is dirty and the leaf has no volatile cache, a FLUSH ends at once. Otherwise the
+//! request becomes a commit waiter. The commit work takes all waiters first and commits then, so
+//! one commit covers them all. If nothing is dirty, the commit is a flush of the leaf. Without a
+//! FLUSH the timer commits what has changed, at most a second later.
 //!
-//! The timer and the checkpoints run where the system can freeze them: metadata that is written
-//! after a hibernation image was made would be newer than the map in the image.
+//! The timer and the checkpoints run where the system can freeze them, because metadata that is
+//! written after a hibernation image was made would be newer than the map in the image.
 
 use super::super::error::Result;
 use super::super::sync::Ordering;
@@ -17,10 +17,10 @@ use super::{is_clean, Event, Host, HostCommitter, Status, Step};
 /// Takes a FLUSH request. Any context.
 pub(super) fn flush<H: Host>(host: &H, rq: H::Request) {
     if host.shared().is_read_only() {
-        // A commit failed: no later one can keep what this flush would promise.
+        // A commit failed. No later commit can make durable what this flush would acknowledge.
         host.end(rq, H::Status::IO_ERROR);
     } else if host.is_attached_read_only() || (is_clean(host) && !host.has_cache()) {
-        // Everything is where it is to be.
+        // Everything is already where it has to be.
         host.end(rq, H::Status::OK);
     } else {
         wait_for_commit(host, rq);
@@ -33,10 +33,11 @@ pub(super) fn wait_for_commit<H: Host>(host: &H, rq: H::Request) {
     host.queue_commit();
 }
 
-/// Has a change of the map committed in time. To be called after every change. Any context.
+/// Makes sure that a change of the map is committed in time. To be called after every change. Any
+/// context.
 pub(super) fn arm<H: Host>(host: &H) {
-    // The change was counted before. Either this sees that the timer has fired, or `timer_work` sees
-    // the count.
+    // The change was counted before. Either this thread sees that the timer has fired, or
+    // `timer_work` sees the count.
     host.barrier();
     let timer = &host.shared().timer;
     if !timer.load(Ordering::Relaxed) && !timer.swap(true, Ordering::SeqCst) {
@@ -49,11 +50,11 @@ pub fn commit_work<H: Host>(host: &H) {
     // The waiters are taken before the commit, so that it covers them.
     let mut waiters = host.take_commit_waiters().peekable();
     if waiters.peek().is_none() {
-        // The run before has answered the request that queued this one.
+        // The previous run has answered the request that queued this one.
         return;
     }
-    // With nothing dirty it is a flush. That must not fail and be forgotten either: the leaf may have
-    // lost the data of a write that the next commit names.
+    // If nothing is dirty, the commit is a flush. A failure of that flush must not be forgotten
+    // either, because the leaf may have lost the data of a write that the next commit names.
     let done = commit(host);
     for rq in waiters {
         host.end(rq, status_of(done));
@@ -72,7 +73,7 @@ fn status_of<S: Status>(done: Result) -> S {
 pub fn timer_work<H: Host>(host: &H) {
     // Cleared before the look, so a change that the look misses finds it clear: see `arm`.
     host.shared().timer.swap(false, Ordering::SeqCst);
-    // A checkpoint may have made a discard durable: reclaim is still to come then.
+    // A checkpoint may have made a discard durable. Then reclaim still has to run.
     if is_clean(host) || commit_dirty(host).is_ok() {
         tidy(host);
     }
@@ -81,11 +82,11 @@ pub fn timer_work<H: Host>(host: &H) {
 /// The checkpoint work: frees the journal before it is full. Process context, where the system can
 /// freeze it.
 pub fn checkpoint_work<H: Host>(host: &H) {
-    // If it fails the union is read-only, which tells all who need to know.
+    // If it fails, the union is read-only, and every other thread learns of it from that.
     let _ = checkpoint_if_due(host);
 }
 
-/// Makes a checkpoint if one is due: before the journal is full. Process context.
+/// Makes a checkpoint if one is due, before the journal is full. Process context.
 pub(super) fn checkpoint_if_due<H: Host>(host: &H) -> Result {
     let before = host.with_committer(|committer, _| {
         let due = committer.wants_checkpoint();
@@ -110,9 +111,9 @@ pub fn checkpoint<H: Host>(host: &H) -> Result {
     host.with_committer(|committer, disk| checkpoint_with(host, committer, disk))
 }
 
-/// Stores the changed pages for a checkpoint, a few each time that it takes the committer's lock, so
-/// that a commit need not wait for all of them. It goes over the pages once. A page that changes when it
-/// has been passed is stored with the checkpoint itself.
+/// Stores the changed pages for a checkpoint, a few each time that it takes the committer's lock,
+/// so that a commit need not wait for all of them. It walks the pages once. If a page changes after
+/// that, the checkpoint itself stores it.
 fn store_changed<H: Host>(host: &H) -> Result {
     let mut next = Some(0);
     while let Some(from) = next {
@@ -137,7 +138,7 @@ fn checkpoint_with<H: Host>(
     publish(host, committer, Step::Checkpoint, done)
 }
 
-/// Queues what a commit leaves to do, when nothing waits for it.
+/// Queues the work that a commit leaves to do and that no request waits for.
 pub(super) fn tidy<H: Host>(host: &H) {
     if host.with_committer(|committer, _| committer.wants_checkpoint()) {
         host.queue_checkpoint();
@@ -152,7 +153,8 @@ pub(super) fn commit<H: Host>(host: &H) -> Result {
     host.with_committer(|committer, disk| commit_with(host, committer, disk))
 }
 
-/// The same, unless another commit has done it by now: no request asked for a flush.
+/// Does the same, unless another commit has done it by now. For callers without a request that
+/// asked for a flush.
 pub(super) fn commit_dirty<H: Host>(host: &H) -> Result {
     host.with_committer(|committer, disk| {
         if committer.is_clean(host.map()) {
@@ -172,7 +174,8 @@ fn commit_with<H: Host>(
     publish(host, committer, Step::Commit, done)
 }
 
-/// Makes the last checkpoint: no request is in flight or will come, no work runs. Process context.
+/// Makes the last checkpoint. No request is in flight or will come, and no work runs. Process
+/// context.
 pub fn detach<H: Host>(host: &H) -> Result {
     if host.is_attached_read_only() {
         return Ok(());
@@ -183,7 +186,8 @@ pub fn detach<H: Host>(host: &H) -> Result {
     })
 }
 
-/// Tells requests, which do not take the committer's lock, how a commit or a checkpoint has ended.
+/// Publishes how a commit or a checkpoint has ended, for requests, which do not take the
+/// committer's lock.
 fn publish<H: Host>(host: &H, committer: &HostCommitter<H>, step: Step, done: Result) -> Result {
     host.note_step(step, committer, done);
     let shared = host.shared();
@@ -195,7 +199,8 @@ fn publish<H: Host>(host: &H, committer: &HostCommitter<H>, step: Step, done: Re
             .durable
             .store(committer.committed(), Ordering::Release),
         Err(e) => {
-            // The reason first: a request that is refused finds it. One committer at a time.
+            // The reason is published first, so that a request that is refused finds it. There is
+            // one committer at a time.
             if !shared.is_read_only() {
                 host.note(Event::ReadOnly(e));
                 shared.read_only.store(true, Ordering::Release);

@@ -2,24 +2,25 @@
 
 //! Reads and writes: what the driver does when a request comes and when its lower I/O has ended.
 //!
-//! A read looks up the map and goes down. A write allocates leaf slabs first. Its sectors are mapped
-//! when it has completed, not before. A FUA write whose mapping is not durable waits for a commit.
+//! A read looks up the map and is sent down. A write allocates leaf slabs first. Its sectors are
+//! mapped when it has completed, not before. A FUA write whose mapping is not durable waits for a
+//! commit.
 //!
-//! Nothing here waits. What cannot go down now comes again: soon, when the way below is free; when
-//! there is memory for the map ([`memory_work`]); or when leaf slabs are free
-//! ([`discard::reclaim_work`]). If only a part could be sent, the rest comes again when the part has
-//! completed: each part begins and ends a use of the map by itself.
+//! Nothing here waits. A request that cannot be sent down now is queued again: soon, when the
+//! device below can take it; when there is memory for the map ([`memory_work`]); or when leaf slabs
+//! are free ([`discard::reclaim_work`]). If only a part could be sent, the rest is queued again
+//! when the part has completed. So each part begins and ends its own use of the map.
 
 use super::super::error::{Error, Result};
 use super::super::plan::{self, Source};
 use super::{discard, epoch, flush};
 use super::{is_clean, refuses_writes, Event, Host, Op, Request, Status, Taken};
 
-/// In a request's word: when its data is on the leaf, it still needs a commit.
+/// In a request's word: when the data of the request is on the leaf, it still needs a commit.
 const NEEDS_COMMIT: u64 = 1;
 
-/// Takes a request, for the first time or once more. The error is the request, unchanged: to be
-/// handed over again soon. Process context; never waits.
+/// Takes a request, for the first time or once more. The error is the request, unchanged, which the
+/// caller has to queue again soon. Process context; never waits.
 #[inline]
 pub fn queue<H: Host>(host: &H, rq: H::Request) -> Taken<H> {
     match rq.op() {
@@ -35,7 +36,7 @@ pub fn queue<H: Host>(host: &H, rq: H::Request) -> Taken<H> {
     Ok(())
 }
 
-/// Reads: look up, go down.
+/// Reads: looks up the map, and sends the request down.
 #[inline]
 fn read<H: Host>(host: &H, rq: H::Request) -> Taken<H> {
     let (sector, sectors) = rq.rest();
@@ -44,7 +45,7 @@ fn read<H: Host>(host: &H, rq: H::Request) -> Taken<H> {
     submit(host, rq, whole, false)
 }
 
-/// Writes: allocate what is missing, go down.
+/// Writes: allocates what is missing, and sends the request down.
 fn write<H: Host>(host: &H, rq: H::Request) -> Taken<H> {
     let (sector, sectors) = rq.rest();
     epoch::enter(host, &rq);
@@ -65,14 +66,14 @@ fn write<H: Host>(host: &H, rq: H::Request) -> Taken<H> {
     submit(host, rq, whole, alone)
 }
 
-/// Sends a request down, which uses the map. One that comes back uses it no longer.
+/// Sends down a request that uses the map. If the request comes back, it does not use it any more.
 #[inline]
 fn submit<H: Host>(host: &H, rq: H::Request, whole: Option<Source>, fua: bool) -> Taken<H> {
     host.submit(rq, whole, fua)
         .inspect_err(|rq| epoch::leave::<H>(rq))
 }
 
-/// Gives every slab of a range a leaf slab, or none if free slabs do not suffice.
+/// Allocates a leaf slab for every slab of a range, or for none if free slabs do not suffice.
 fn allocate<H: Host>(host: &H, sector: u64, sectors: u32) -> Result {
     if plan::homeless(host.map(), sector, sectors).next().is_none() {
         return Ok(());
@@ -84,14 +85,14 @@ fn allocate<H: Host>(host: &H, sector: u64, sectors: u32) -> Result {
     })
 }
 
-/// Has a request come again when there is memory for the map. Any context.
+/// Queues a request again when there is memory for the map. Any context.
 pub(super) fn starve<H: Host>(host: &H, rq: H::Request) {
     host.add_starved(rq);
     host.queue_memory();
 }
 
-/// The memory work: waits for memory of the map, then has the requests that want it come again. Process
-/// context, one at a time; waits for nothing else, and holds nothing.
+/// The memory work: waits for memory of the map, then queues the requests that need it again.
+/// Process context, one at a time; waits for nothing else, and holds nothing.
 pub fn memory_work<H: Host>(host: &H) {
     for rq in host.take_starved() {
         match host.wait_for_memory() {
@@ -101,9 +102,9 @@ pub fn memory_work<H: Host>(host: &H) {
     }
 }
 
-/// Whether every sector of a range is mapped, and the map durable.
+/// Returns whether every sector of a range is mapped, and the map is durable.
 fn is_mapped_durably<H: Host>(host: &H, sector: u64, sectors: u32) -> bool {
-    // First the map as it is, then whether that is durable: not the other way round.
+    // The map is looked up first, and whether it is durable second: not the other way round.
     plan::read(host.map(), sector, sectors).all(|run| matches!(run.source, Source::Leaf(_)))
         && is_clean(host)
 }
@@ -117,13 +118,14 @@ pub fn complete<H: Host>(host: &H, rq: H::Request, status: H::Status) {
             host.note(Event::FirstWrite(sector, sectors));
         }
         if rq.is_fua() && plan::homeless(host.map(), sector, sectors).next().is_some() {
-            // A discard beside it took its home: the write comes before that, so that must be durable.
+            // A discard beside it took its home. The write comes before the discard, so the discard
+            // must be durable.
             rq.set_word(rq.word() | NEEDS_COMMIT);
         }
     }
     epoch::leave::<H>(&rq);
     if !status.is_ok() {
-        // What the leaf lies on has no space: that is no error of the device.
+        // What the leaf lies on has no space. This is no error of the device.
         if !status.is_no_space() {
             host.note(Event::IoError);
         }
@@ -135,8 +137,8 @@ pub fn complete<H: Host>(host: &H, rq: H::Request, status: H::Status) {
     }
 }
 
-/// Maps sectors whose data is on the leaf, and has that committed in time. Whether anything changed.
-/// Any context.
+/// Maps sectors whose data is on the leaf, and has them committed in time. Returns whether anything
+/// changed. Any context.
 pub(super) fn mark<H: Host>(host: &H, sector: u64, sectors: u32) -> bool {
     let changed = host.map().mark(sector, sectors);
     if changed {
@@ -155,7 +157,7 @@ pub(super) fn end<H: Host>(host: &H, rq: H::Request) {
     }
 }
 
-/// Ends a request with the next commit, if it is FUA, and now otherwise.
+/// Ends a request with the next commit if it is FUA, and now otherwise.
 pub(super) fn end_durably<H: Host>(host: &H, rq: H::Request) {
     if rq.is_fua() {
         rq.set_word(NEEDS_COMMIT);
@@ -163,7 +165,7 @@ pub(super) fn end_durably<H: Host>(host: &H, rq: H::Request) {
     end(host, rq);
 }
 
-/// Ends a request that could not be begun, or has it wait for what it needs.
+/// Ends a request that could not be started, or makes it wait for what it needs.
 pub(super) fn fail<H: Host>(host: &H, rq: H::Request, e: Error) {
     epoch::leave::<H>(&rq);
     match e {

@@ -2,13 +2,14 @@
 
 //! How requests, commits and reclaim work together.
 //!
-//! These are the steps that the driver takes between its locks, as core code over [`Host`]: the
-//! module runs them over blk-mq and work queues, and the models of races run the same lines over a
-//! scheduler that chooses every interleaving. [`io`] has reads and writes, [`flush`] has FLUSH, the
-//! commit waiters, the commit timer and the turn to read-only, [`discard`] has discards, zeroing,
-//! deferred requests and reclaim, [`epoch`] tells reclaim which requests may still use an old home.
+//! These are the steps that the driver takes between its locks, as core code over [`Host`]. The
+//! kernel module runs them over blk-mq and work queues. The race models run the same lines over a
+//! scheduler that chooses every interleaving. [`io`] has reads and writes. [`flush`] has FLUSH, the
+//! commit waiters, the commit timer and the turn to read-only. [`discard`] has discards, zeroing,
+//! deferred requests and reclaim. [`epoch`] finds out for reclaim which requests may still use an
+//! old home.
 //!
-//! Lock order: the committer's lock, then the allocator's.
+//! Lock order: the committer's lock, then the allocator's lock.
 
 pub mod discard;
 pub mod epoch;
@@ -33,7 +34,7 @@ pub enum Op {
     Read,
     /// Write sectors.
     Write,
-    /// Make all that completed before durable. Carries no sectors.
+    /// Make everything that has completed before durable. Carries no sectors.
     Flush,
     /// The content is not needed any more.
     Discard,
@@ -43,45 +44,47 @@ pub enum Op {
     Other,
 }
 
-/// A request that the protocol owns. Dropping it without [`Host::end`] is a fault.
+/// A request that the protocol owns. It is a bug to drop it without [`Host::end`].
 pub trait Request {
-    /// What it asks for.
+    /// Returns what the request asks for.
     fn op(&self) -> Op;
-    /// Its first sector; 0 for a flush.
+    /// Returns the first sector; 0 for a flush.
     fn sector(&self) -> u64;
-    /// Its length in sectors; 0 for a flush.
+    /// Returns the length in sectors; 0 for a flush.
     fn sectors(&self) -> u32;
-    /// The sectors that no lower I/O was sent for yet: first and count.
+    /// Returns the sectors for which no lower I/O was sent yet: first and count.
     fn rest(&self) -> (u64, u32);
-    /// The sectors that the last [`Host::submit`] has sent: first and count.
+    /// Returns the sectors that the last [`Host::submit`] has sent: first and count.
     fn part(&self) -> (u64, u32);
-    /// Whether the write must be durable when it ends.
+    /// Returns whether the write must be durable when it ends.
     fn is_fua(&self) -> bool;
-    /// The word that stays with the request, 0 at first: [`epoch`] and [`io`] say what is in it.
+    /// Returns the word that stays with the request, 0 at first. [`epoch`], [`io`] and [`discard`]
+    /// define what is in it.
     fn word(&self) -> u64;
     /// Sets the word.
     fn set_word(&self, word: u64);
-    /// Sets the word; a full barrier follows.
+    /// Sets the word. A full barrier follows.
     fn publish_word(&self, word: u64);
-    /// Sets the word, so that who finds it by [`Host::any_in_flight`] sees all that was done before.
+    /// Sets the word, so that a thread that finds it by [`Host::any_in_flight`] sees everything
+    /// that was done before.
     fn release_word(&self, word: u64);
 }
 
-/// How lower I/O ended.
+/// The status with which lower I/O ended.
 pub trait Status: Copy + From<Error> {
-    /// It worked.
+    /// The I/O succeeded.
     const OK: Self;
     /// The operation is not supported.
     const UNSUPPORTED: Self;
-    /// The union takes no such request any more.
+    /// The union does not accept such a request any more.
     const IO_ERROR: Self;
-    /// Whether it worked.
+    /// Returns whether the I/O succeeded.
     fn is_ok(self) -> bool;
-    /// Whether the device below has no space left.
+    /// Returns whether the device below has no space left.
     fn is_no_space(self) -> bool;
 }
 
-/// What a host counts and reports.
+/// An event that a host counts and reports.
 #[derive(Clone, Copy, Debug)]
 pub enum Event {
     /// A write made a mapping: first sector, sectors.
@@ -90,11 +93,11 @@ pub enum Event {
     IoError,
     /// A write found no free slab.
     Full,
-    /// Slabs in use changed: used, all. Under the allocator's lock.
+    /// The number of slabs in use changed: used, all. Under the allocator's lock.
     Space(u32, u32),
     /// Leaf sectors were freed: first sector, sectors.
     Freed(u64, u64),
-    /// The union turned read-only because of this error. Once.
+    /// The union turned read-only because of this error. Reported once.
     ReadOnly(Error),
 }
 
@@ -107,7 +110,7 @@ pub enum Step {
     Checkpoint,
 }
 
-/// What all requests and works of a union share, besides its map.
+/// The state that all requests and works of a union share, besides its map.
 pub struct Shared {
     /// The map's count of changes that is durable.
     durable: AtomicU64,
@@ -122,7 +125,7 @@ pub struct Shared {
 }
 
 impl Shared {
-    /// For a map of which `durable` changes are durable.
+    /// Returns the state for a map of which `durable` changes are durable.
     pub const fn new(durable: u64) -> Self {
         Shared {
             durable: AtomicU64::new(durable),
@@ -133,18 +136,18 @@ impl Shared {
         }
     }
 
-    /// The map's count of changes that is durable. Any context.
+    /// Returns the map's count of changes that is durable. Any context.
     pub fn durable(&self) -> u64 {
         self.durable.load(Ordering::Acquire)
     }
 
-    /// Whether the map cannot be committed any more. Any context.
+    /// Returns whether the map cannot be committed any more. Any context.
     pub fn is_read_only(&self) -> bool {
         self.read_only.load(Ordering::Acquire)
     }
 }
 
-/// Whether a request was taken, or is the caller's still.
+/// Whether a request was taken. If not, the error is the request, which the caller still owns.
 pub type Taken<H> = core::result::Result<(), <H as Host>::Request>;
 
 /// The committer of a host.
@@ -167,18 +170,18 @@ pub trait Host: Clone {
     /// How lower I/O ended.
     type Status: Status;
 
-    /// The map.
+    /// Returns the map.
     fn map(&self) -> &Map<Self::Memory>;
-    /// What requests and works share.
+    /// Returns the state that requests and works share.
     fn shared(&self) -> &Shared;
-    /// Whether the union was attached read-only.
+    /// Returns whether the union was attached read-only.
     fn is_attached_read_only(&self) -> bool;
-    /// Whether a discarded slab shows the root again.
+    /// Returns whether a discarded slab shows the root again.
     fn reveals(&self) -> bool;
 
     /// Runs `f` under the allocator's lock, a spinlock. Process context; not held for long.
     fn with_allocator<R>(&self, f: impl FnOnce(&mut Allocator<Self::Slabs>) -> R) -> R;
-    /// Runs `f` under the committer's lock, in which metadata I/O waits. Process context.
+    /// Runs `f` under the committer's lock. Metadata I/O waits under this lock. Process context.
     fn with_committer<R>(
         &self,
         f: impl FnOnce(&mut HostCommitter<Self>, &mut Self::Disk<'_>) -> R,
@@ -186,17 +189,17 @@ pub trait Host: Clone {
     /// Waits until there is memory for a map page of each kind. Process context, no lock held.
     fn wait_for_memory(&self) -> Result;
 
-    /// Sends what is left of a read or a write down, or the first part of it: to `whole`, if one look
-    /// has found the place of all of it, else as it is planned. When all lower I/O has ended, the host
-    /// calls [`io::complete`]. `fua` makes each lower write durable
-    /// when it ends, if [`Host::has_fua`]. The error is the request, of which nothing was sent: that
-    /// would have to wait.
+    /// Sends the rest of a read or a write down, or the first part of the rest. If one look-up has
+    /// found the place of the whole rest, `whole` is that place. Otherwise the host plans it. When
+    /// all lower I/O has ended, the host calls [`io::complete`]. `fua` makes each lower write
+    /// durable when it ends, if [`Host::has_fua`]. If sending would have to wait, nothing is sent,
+    /// and the error is the request.
     fn submit(&self, rq: Self::Request, whole: Option<Source>, fua: bool) -> Taken<Self>;
-    /// Whether a single write of the leaf can be made durable.
+    /// Returns whether a single write of the leaf can be made durable.
     fn has_fua(&self) -> bool;
-    /// Whether the leaf has a volatile cache.
+    /// Returns whether the leaf has a volatile cache.
     fn has_cache(&self) -> bool;
-    /// Has the host call [`io::queue`] once more, soon. Any context.
+    /// Makes the host call [`io::queue`] once more, soon. Any context.
     fn again(&self, rq: Self::Request);
     /// Ends a request. Any context.
     fn end(&self, rq: Self::Request, status: Self::Status);
@@ -218,45 +221,46 @@ pub trait Host: Clone {
     /// Takes all writes that wait for memory, the oldest first.
     fn take_starved(&self) -> impl Iterator<Item = Self::Request>;
 
-    /// Has [`flush::commit_work`] run soon. Any context.
+    /// Schedules [`flush::commit_work`] to run soon. Any context.
     fn queue_commit(&self);
-    /// Has [`flush::timer_work`] run within a second. Any context.
+    /// Schedules [`flush::timer_work`] to run within a second. Any context.
     fn queue_timer(&self);
-    /// Has [`flush::checkpoint_work`] run soon. Any context.
+    /// Schedules [`flush::checkpoint_work`] to run soon. Any context.
     fn queue_checkpoint(&self);
-    /// Has [`discard::reclaim_work`] run soon. Any context.
+    /// Schedules [`discard::reclaim_work`] to run soon. Any context.
     fn queue_reclaim(&self);
-    /// Has [`discard::discard_work`] run soon. Any context.
+    /// Schedules [`discard::discard_work`] to run soon. Any context.
     fn queue_discard(&self);
-    /// Has [`io::memory_work`] run soon. Any context.
+    /// Schedules [`io::memory_work`] to run soon. Any context.
     fn queue_memory(&self);
 
-    /// A full memory barrier.
+    /// Issues a full memory barrier.
     fn barrier(&self);
-    /// Whether `f`, with `with`, holds for the word of a request that was started and has not ended.
+    /// Returns whether `f`, called with `with`, holds for the word of a request that was started
+    /// and has not ended.
     fn any_in_flight(&self, f: fn(u64, u64) -> bool, with: u64) -> bool;
-    /// Lets tasks run that wait for the CPU. Process context, no lock held.
+    /// Lets other tasks run that wait for the CPU. Process context, no lock held.
     fn give_way(&self);
     /// Sleeps before the `n`-th look at the requests in flight. Process context.
     fn pause(&self, n: u32);
 
     /// Zeroes sectors of the leaf and waits. Process context.
     fn zero(&self, sector: u64, sectors: u64) -> Result;
-    /// Discards sectors of the leaf and waits, if the leaf knows discard. Process context.
+    /// Discards sectors of the leaf and waits, if the leaf supports discard. Process context.
     fn discard(&self, sector: u64, sectors: u64);
 
-    /// Counts and reports. The context is the caller's.
+    /// Counts and reports an event. The context is the caller's.
     fn note(&self, event: Event);
-    /// Publishes what the committer did: before [`Shared`] says so. Under the committer's lock.
+    /// Publishes what the committer did, before [`Shared`] shows it. Under the committer's lock.
     fn note_step(&self, step: Step, committer: &HostCommitter<Self>, done: Result);
 }
 
-/// Whether all that was mapped before this call is durable. Any context.
+/// Returns whether all that was mapped before this call is durable. Any context.
 pub fn is_clean<H: Host>(host: &H) -> bool {
     host.shared().durable() == host.map().changes()
 }
 
-/// Whether writes are refused, for either reason. Any context.
+/// Returns whether writes are refused, for either reason. Any context.
 pub fn refuses_writes<H: Host>(host: &H) -> bool {
     host.is_attached_read_only() || host.shared().is_read_only()
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Where one look at the map finds the place of a whole request, it is the place that the runs name.
+//! If one look at the map finds the place of a whole request, it is the place that the runs name.
 
 mod sim;
 
@@ -10,8 +10,8 @@ use ubcore::geometry::Geometry;
 use ubcore::map::{Base, Map, Memory};
 use ubcore::plan::{self, Run, Source};
 
-/// A union larger than its root, with slabs of so many sectors: written, overwritten and emptied at
-/// random.
+/// Makes a union larger than its root, with slabs of so many sectors, and writes, overwrites and
+/// empties it at random.
 fn used(slab_sectors: u32, random: &mut Random) -> SimUnion {
     let g = Geometry::new(5000, 6144, 2048 + 4096, slab_sectors, 32).unwrap();
     let mut disk = SimDisk::new();
@@ -31,7 +31,7 @@ fn used(slab_sectors: u32, random: &mut Random) -> SimUnion {
             }
             1 => u.flush().unwrap(),
             _ => {
-                // Of a slab that was emptied a moment ago there is no writing yet.
+                // A slab that was emptied a moment ago cannot be written yet.
                 let _ = u.write(at, 1 + random.below(100), 1 + n, true);
             }
         }
@@ -80,11 +80,11 @@ fn as_the_runs_have_it() {
         assert_eq!(plan::read_at_once(&u.map, 0, 0), None);
         assert_eq!(plan::write_at_once(&u.map, 0, 0), None);
     }
-    // Often enough to be worth it, and to have been compared.
+    // Each was found often enough to be worth the look, and to have been compared.
     assert!(found.iter().all(|&n| n > 5000), "{found:?}");
 }
 
-/// The usual request is one of these: 4 KiB of a slab of 64 KiB.
+/// The usual request is found at once: 4 KiB of a slab of 64 KiB.
 #[test]
 fn every_aligned_block_that_is_mapped_as_a_whole_or_not_at_all() {
     let mut random = Random(12);

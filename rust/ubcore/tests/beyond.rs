@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A union that is larger than its root: beyond the root it reads as zeroes, whatever happens to the
-//! slabs there, and the slab that the root ends in is of both.
+//! Tests a union that is larger than its root. Beyond the root it reads as zeroes, whatever happens
+//! to the slabs there. The slab in which the root ends belongs to both parts.
 
 mod sim;
 
@@ -30,7 +30,7 @@ fn union() -> (SimDisk, SimUnion) {
     (disk, u)
 }
 
-/// What a sector reads as that nobody has written.
+/// Returns what an unwritten sector reads as.
 fn below(sector: u64) -> Sector {
     if sector < END {
         content(ROOT, sector)
@@ -58,7 +58,7 @@ fn the_root_is_never_read_beyond_its_end() {
     );
     assert_eq!(runs(&u, END, 1), [(Source::Zero, 1)]);
 
-    // A first write across the end: what is around it in the same slab stays what it was.
+    // A first write across the end leaves the surrounding sectors of the slab unchanged.
     u.write(END - 2, 4, 1, true).unwrap();
     let leaf = u
         .map
@@ -98,7 +98,7 @@ fn an_emptied_slab_shows_what_lies_below_it() {
     let mut u = SimUnion::attach_to(&disk, &geometry()).unwrap();
     assert!((0..SIZE).all(|s| u.read(s) == below(s)));
     assert_eq!(u.allocator.used(), 0);
-    // A reused leaf slab is full of another's bytes: nothing of them may show.
+    // A reused leaf slab is full of the previous owner's bytes, and none of them may show.
     u.write(3 * SLAB + 8, 1, 7, true).unwrap();
     assert_eq!(u.empty(2..3, Base::Zero), Ok(true));
     for s in 0..SIZE {
@@ -132,7 +132,7 @@ fn the_root_is_told_by_its_own_size() {
     assert_eq!(small, Err(Error::TooLarge(Side::Root, END)));
 }
 
-/// Random lives over the root's end, with attaches between: nothing is ever stale.
+/// Leads random lives over the root's end, with attaches between. No sector may ever be stale.
 #[test]
 fn random_lives() {
     let mut random = Random(8);
@@ -160,7 +160,7 @@ fn random_lives() {
                 }
                 2 => {
                     u.flush().unwrap();
-                    // The power goes: only the leaf's bytes are left.
+                    // The power fails: only the leaf's bytes are left.
                     u = SimUnion::attach_to(&disk, &geometry()).unwrap();
                 }
                 _ => {

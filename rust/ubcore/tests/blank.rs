@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Behind its last word a block of the journal holds zeroes, whatever was in the buffer before.
+//! After its last word a block of the journal holds zeroes, whatever was in the buffer before.
 
 mod sim;
 
@@ -11,7 +11,7 @@ use ubcore::geometry::Geometry;
 
 const HEADER: usize = 32;
 
-/// Looks at every block of the ring that has been written: how many there are.
+/// Looks at each block of the ring that has been written, and returns their number.
 fn look(u: &SimUnion) -> u32 {
     let g = u.map.geometry();
     let mut disk = u.disk.clone();
@@ -40,7 +40,7 @@ fn after_commits_long_and_short_and_checkpoints() {
     let mut random = Random(7);
     let mut most = 0;
     for n in 0..160 {
-        // Of one run, of some, or of more than a block has room for.
+        // One run, a few runs, or more runs than a block has room for.
         let runs = [1, 1, 1, 40, 700][random.below(5) as usize];
         for _ in 0..runs {
             let _ = u.write(random.below(59_000), 1, 1 + n, true);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A leaf whose map is finer than the blocks of a device is told from one that is not, over all
-//! that a leaf goes through.
+//! A leaf whose map is finer than the blocks of a device is distinguished from one whose map is
+//! not, in each state that a leaf goes through.
 
 mod sim;
 
@@ -20,7 +20,7 @@ fn union() -> SimUnion {
     SimUnion::attach_to(&disk, &g).unwrap()
 }
 
-/// What blocks of 8 sectors say, and of 1, which always fit.
+/// Returns whether blocks of 8 sectors fit. Blocks of 1 sector always fit.
 fn fits(u: &SimUnion) -> bool {
     let mut disk = u.disk.clone();
     assert_eq!(fits_blocks(&mut disk, &u.map, 1), Ok(true));
@@ -55,7 +55,7 @@ fn a_part_that_is_filled_or_emptied_is_none() {
     assert!(!fits(&u));
     u.empty(7..8, Base::Zero).unwrap();
     assert!(fits(&u));
-    // The home that was left holds a part still; nobody reads it.
+    // The former home still holds a part of a block, but no one reads it.
     u.flush().unwrap();
     assert!(fits(&u));
 }

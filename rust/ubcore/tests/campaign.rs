@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! More lives with cuts of power, over geometries that reach what the small one does not: slabs in
-//! pieces, slabs of 4 MiB, epochs of many writes, leaves of many groups; with FUA writes and several
-//! writes in flight. `LIVES` sets how many; each kind of journal record must have been replayed.
+//! Leads more lives with power failures, over geometries that have what the small one lacks: slabs
+//! in pieces, slabs of 4 MiB, transactions of many writes, leaves of many groups. The lives have
+//! FUA writes and several writes in flight. `LIVES` sets how many there are. Each kind of journal
+//! record must have been replayed.
 
 mod sim;
 
@@ -21,7 +22,7 @@ use ubcore::plan::{self, Source};
 struct Style {
     geometry: fn() -> Geometry,
     steps: u64,
-    /// The power goes within so many I/Os.
+    /// The power fails within so many I/Os.
     cut_within: u64,
     lens: &'static [u64],
     /// One step in so many is a flush; a FUA write or a checkpoint is rarer.
@@ -30,7 +31,8 @@ struct Style {
     comb: u64,
 }
 
-/// Records that a recovery found in finished epochs: New, More, Words, Place, blocks of one epoch.
+/// Records that a recovery found in finished transactions: New, More, Words, Place, blocks of one
+/// transaction.
 #[derive(Default, Debug)]
 struct Seen {
     new: u64,
@@ -75,7 +77,8 @@ fn look_at_journal(disk: &SimDisk, g: &Geometry, seen: &mut Seen) {
     }
 }
 
-/// As the driver does it: alone if nothing is dirty and all is mapped, else with the next commit.
+/// Does a FUA write as the driver does: alone if nothing is dirty and all is mapped, else with the
+/// next commit.
 fn write_fua(u: &mut SimUnion, o: &mut Oracle, at: u64, len: u64) -> Result {
     let tag = o.new_tag();
     u.place(at, len)?;
@@ -129,7 +132,8 @@ fn step(u: &mut SimUnion, o: &mut Oracle, random: &mut Random, style: &Style) ->
         u.committer.checkpoint(&u.map, &mut u.disk)?;
         o.flushed();
     } else if random.chance(8) {
-        // Several in flight; they complete in another order, behind a flush, or not at all.
+        // Several writes are in flight. They complete in another order, after a flush, or not at
+        // all.
         let mut flying = Vec::new();
         for _ in 0..1 + random.below(4) {
             let at = random.below(sectors - len);
@@ -163,7 +167,7 @@ fn work(u: &mut SimUnion, o: &mut Oracle, random: &mut Random, style: &Style) ->
     Ok(())
 }
 
-/// Attaches, with cuts of the power in up to three tries before, and compares every sector.
+/// Attaches after up to three tries in which the power fails, and compares every sector.
 fn recover(
     disk: &SimDisk,
     g: &Geometry,
@@ -187,7 +191,7 @@ fn recover(
     Ok(u)
 }
 
-/// In one of the ways there are, or (3) not at all.
+/// Makes everything durable in one of three ways, or (3) not at all.
 fn make_durable(u: &mut SimUnion, way: u64) -> Result {
     match way {
         0 => u.flush(),
@@ -215,7 +219,7 @@ fn life(style: &Style, seed: u64, seen: &mut Seen) -> std::result::Result<(), St
             disk.state.borrow_mut().cut_in = None;
             u.verify_running(&o);
             if where_to_die == 2 {
-                // Within the few I/Os that make all of this durable, or just after them.
+                // The power fails within the few I/Os that make this durable, or just after them.
                 let within = 1 + random.below(20);
                 let cut = random.below(within);
                 disk.state.borrow_mut().cut_in = Some(cut);
@@ -232,7 +236,7 @@ fn life(style: &Style, seed: u64, seen: &mut Seen) -> std::result::Result<(), St
     Ok(())
 }
 
-/// Leads a share of `LIVES` (3000) lives, enough at least to meet what is looked for.
+/// Leads a share of `LIVES` (3000) lives, but enough to reach what the campaign looks for.
 fn campaign(style: Style, share: u64) -> Seen {
     let lives: u64 = std::env::var("LIVES").map_or(3000, |v| v.parse().unwrap());
     let mut seen = Seen::default();
@@ -277,7 +281,7 @@ fn slabs_of_4_mib() {
 #[test]
 fn many_groups_and_long_epochs() {
     let style = Style {
-        // 2000 slabs of 16 KiB: two table pages, two bits pages, steps that one record cannot tell.
+        // 2000 slabs of 16 KiB: two table pages, two bits pages, steps that one record cannot hold.
         geometry: || Geometry::new(64_000, 64_000, 2048 + 2000 * 32, 32, 32).unwrap(),
         steps: 16_000,
         cut_within: 20_000,

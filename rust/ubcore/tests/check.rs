@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! `check` and each kind of damage: it alone is found, where it is, and mended or left alone.
+//! Tests `check` with each kind of damage. It finds only that damage, finds it where it is, and
+//! mends it or leaves it alone.
 
 mod inspect;
 mod sim;
@@ -24,7 +25,8 @@ fn home(disk: &SimDisk, slab: u32) -> u32 {
         .unwrap()
 }
 
-/// `what` alone is found beside `others`; mended, the union reads as before, or nothing is written.
+/// Checks that only `what` is found beside `others`. If it is mended, the union reads as before;
+/// otherwise nothing is written.
 #[track_caller]
 fn found(disk: &SimDisk, what: What, others: &[What]) {
     let l = look(disk).unwrap();
@@ -79,7 +81,7 @@ fn superblocks_that_are_wrong() {
                 l.findings
             );
         }
-        // Another leaf's, be it as old as a slot may be.
+        // The slot of another leaf, as old as a slot may be.
         for field in [48, 64] {
             let (disk, _) = used();
             edit_slots(&disk, &[1], |b| {
@@ -135,7 +137,7 @@ fn journals_that_are_wrong() {
         &[What::NotDetached { blocks: 2 }],
     );
 
-    // The tail is wrong, with and without the flag that says there is nothing.
+    // The tail is wrong, with and without the flag that says that the journal is empty.
     let first = l.sb.journal_sequence;
     let (disk, _) = committed();
     let tail = (l.sb.journal_tail + 5) % 16;
@@ -145,7 +147,8 @@ fn journals_that_are_wrong() {
     edit_slots(&disk, both, |b| b[108] |= 1);
     found(&disk, What::CleanButNewer { sequence: first }, &[]);
 
-    // The second of two records that leads nowhere is named; so is each kind of it.
+    // If the second of two records leads nowhere, the finding names it, and so for each kind of
+    // record.
     let run = Run { first: 3, count: 2 };
     let (root, leaf) = (g.root_slabs(), g.leaf_slabs());
     for wrong in [
@@ -189,7 +192,8 @@ fn journals_that_are_wrong() {
         assert_eq!(place, Some((block(1), 40)), "{wrong:?}");
     }
 
-    // A record of no kind, of a slab that is not there, of one that has no home.
+    // A record of no kind, a record of a slab that is not there, a record of a slab that has no
+    // home.
     for (word, value) in [
         (0, 6u64),
         (0, 0xffff_ffff_0000_0002),
@@ -271,7 +275,7 @@ fn maps_that_are_wrong() {
         },
         &[],
     );
-    // An entry that was lost leaves bits that are nobody's.
+    // If an entry is lost, its bits have no owner.
     let l = look(&put(0, 0, 0).0).unwrap();
     assert!(
         l.has(What::Unowned {
@@ -304,11 +308,11 @@ fn bits_that_are_wrong() {
     for bit in [end, 32767] {
         found(&set(bit), What::BitsPastLeaf { page: 0 }, &[]);
     }
-    // The sector before them is the union's last: mapped by right.
+    // The sector before them is the union's last, so it is correctly mapped.
     assert_eq!(look(&set(behind - 1)).unwrap().findings, []);
 }
 
-/// A finding names the byte, and runs of slabs are one.
+/// A finding names the byte, and adjacent slabs make one finding.
 #[test]
 fn bits_that_are_wrong_are_named() {
     let g = geometry();
@@ -341,14 +345,14 @@ fn bits_that_are_wrong_are_named() {
     named(&stray, unowned(36, 1), 36 * SLAB);
 }
 
-/// Counts over several pages of bits.
+/// Checks counts over several pages of bits.
 #[test]
 fn what_is_mapped_is_counted_once() {
     let g = Geometry::new(2_097_152, 2_097_152, 262_144, 128, 64).unwrap();
     let mut disk = SimDisk::new();
     format(&mut disk, g);
     let mut u = SimUnion::attach_to(&disk, &g).unwrap();
-    // None on the first page.
+    // None of them is on the first page.
     for (n, leaf) in [300, 511, 512, 1500].into_iter().enumerate() {
         u.map.assign(leaf, leaf).unwrap();
         assert!(u.map.mark(u64::from(leaf) * 128 + 60, 10 + n as u32));
@@ -372,7 +376,8 @@ fn pages_and_directories_that_are_wrong() {
     let block = block_of_page(&disk, &l.sb, 0);
     edit(&disk, block, |b| b[4095] ^= 1);
     found(&disk, What::Page { page: 0 }, &[]);
-    // Without the bits no slab seems to have anything in it: that follows, and is not told.
+    // Without the bits, each slab seems to be empty. That follows from the lost page and is not
+    // reported.
     let (disk, _) = used();
     let bits = l.sb.geometry.table_pages();
     let block = block_of_page(&disk, &l.sb, bits);
@@ -408,7 +413,7 @@ fn pages_and_directories_that_are_wrong() {
     found(&disk, What::SpareDirectory, &[]);
 }
 
-/// A block that is broken and spare may be in use after the checkpoint of the repair itself.
+/// A broken spare block may come into use by the checkpoint of the repair itself.
 #[test]
 fn what_was_spare_is_not_emptied_when_it_is_no_more() {
     let (disk, l) = committed();
@@ -419,7 +424,7 @@ fn what_was_spare_is_not_emptied_when_it_is_no_more() {
     found(&disk, what, &[What::NotDetached { blocks: 3 }]);
 }
 
-/// One write of two blocks, of which the second alone landed: no damage.
+/// One write of two blocks of which only the second landed is no damage.
 #[test]
 fn a_write_torn_between_its_blocks() {
     let (disk, l) = committed();
@@ -445,7 +450,7 @@ fn a_write_torn_between_its_blocks() {
     found(&disk, What::NotDetached { blocks: 3 }, &[]);
 }
 
-/// An epoch whose end never came: it does not count, and is no damage.
+/// A transaction whose end was never written does not count, and is no damage.
 #[test]
 fn an_epoch_without_an_end() {
     let (disk, l) = committed();
@@ -466,7 +471,7 @@ fn an_epoch_without_an_end() {
     found(&disk, unfinished, &[What::NotDetached { blocks: 3 }]);
 }
 
-/// Damage that cannot be mended keeps the rest from being mended, but for the superblock's slot.
+/// Damage that cannot be mended prevents other repairs, except that of the superblock's slot.
 #[test]
 fn beside_damage_only_a_slot_is_mended() {
     let (disk, l) = committed();

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! `check` over random lives: what a cut of power leaves is no damage, every damage is found, and what
-//! is mended reads as before. `LIVES` sets how many lives are led.
+//! Tests `check` over random lives. What a power failure leaves is no damage; each damage is found;
+//! what is mended reads as before. `LIVES` sets how many lives are led.
 
 mod inspect;
 mod sim;
@@ -51,7 +51,7 @@ fn no_cut_of_power_looks_like_damage_and_a_repair_changes_no_sector() {
         undetached += is(|f| matches!(f.what, What::NotDetached { .. }));
         stale += is(|f| f.what == What::SlotStale);
 
-        // The power goes in the repair as well.
+        // The power fails during the repair as well.
         let before = content(&disk);
         disk.state.borrow_mut().cut_in = Some(random.below(12));
         let _ = repair(&disk, &l);
@@ -108,7 +108,7 @@ fn any_bit_of_a_block_that_counts() {
     assert!(blocks > 200, "{blocks} blocks");
 }
 
-/// Changes some bytes of a block, and makes all checksums right that go with it.
+/// Changes some bytes of a block and corrects all checksums that cover them.
 fn lie(disk: &SimDisk, l: &Look, block: u64, random: &mut Random) {
     let g = &l.sb.geometry;
     let (at, value) = (random.below(512), random.next().to_le_bytes());
@@ -119,7 +119,7 @@ fn lie(disk: &SimDisk, l: &Look, block: u64, random: &mut Random) {
     };
     let page = (0..g.pages()).find(|&p| (0..2).any(|s| g.page_block(p, s) == block));
     match page {
-        // A superblock's fields lie before the directory's slots.
+        // The fields of a superblock lie before the directory's slots.
         None if block < 2 => edit_slots(disk, &[block, 1 - block], |b| put(b, at % 264, 512)),
         None => edit_sealed(disk, block, 4096, 4, |b| put(b, 8 + at % 128, 4096)),
         Some(page) => {
@@ -130,7 +130,7 @@ fn lie(disk: &SimDisk, l: &Look, block: u64, random: &mut Random) {
     }
 }
 
-/// What attach refuses is damage; and beside what is not, a repair changes no sector.
+/// What attach refuses is damage. If attach does not refuse the leaf, a repair changes no sector.
 #[test]
 fn attach_takes_what_check_lets_pass() {
     let mut random = Random(14);
@@ -155,7 +155,7 @@ fn attach_takes_what_check_lets_pass() {
         match look_at(&disk, Some(LEAF)) {
             Err(e) => assert_eq!(attached, Some(e)),
             Ok(l) if l.worst() == Some(Grade::Damage) => refused += 1,
-            // Another root would do, and check was not shown one.
+            // Another root would be accepted, and check was not given one.
             Ok(_) if matches!(attached, Some(Error::RootSize(..))) => {}
             Ok(l) => {
                 assert_eq!(attached, None, "{:?}", l.findings);

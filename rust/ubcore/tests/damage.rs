@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Promise 6: metadata that is wrong is named and not followed, also where its checksums are right;
-//! and a flag that says too much does no harm (R9).
+//! Promise 6: wrong metadata is named and not followed, even if its checksums are right. A flag
+//! that claims too much does no harm (R9).
 
 mod sim;
 
@@ -21,7 +21,7 @@ fn geometry() -> Geometry {
     Geometry::new(8000, 8000, 32_768, 32, 64).unwrap()
 }
 
-/// A detached leaf with three slabs in use.
+/// Makes a detached leaf with three slabs in use.
 fn used() -> (SimDisk, SimUnion) {
     let g = geometry();
     let mut disk = SimDisk::new();
@@ -44,7 +44,7 @@ fn refused(disk: &SimDisk) -> Option<Error> {
     e
 }
 
-/// Any bit of a page that counts, in use or not; its other slot may rot.
+/// Flips each bit of a page that counts, in use or not. The page's other slot may rot.
 #[test]
 fn a_page_that_counts_is_believed_as_a_whole_or_not_at_all() {
     let g = geometry();
@@ -73,7 +73,7 @@ fn a_page_that_counts_is_believed_as_a_whole_or_not_at_all() {
 /// A root slab, and an entry of it that no leaf may have.
 type Wrong<'a> = &'a dyn Fn(&SimUnion) -> (u32, Entry);
 
-/// A map that contradicts itself, written with the right checksums.
+/// Writes a map that contradicts itself, with the right checksums.
 #[test]
 fn a_map_that_contradicts_itself_is_refused() {
     let g = geometry();
@@ -89,7 +89,7 @@ fn a_map_that_contradicts_itself_is_refused() {
         let (disk, mut u) = used();
         let (slab, entry) = wrong(&u);
         u.map.set_entry(slab, entry).unwrap();
-        // Something new on the same page, so that it is written.
+        // A new write to the same page, so that the page is written.
         u.write(6400, 1, 9, true).unwrap();
         u.committer.detach(&u.map, &mut u.disk).unwrap();
         let e = refused(&disk);
@@ -100,7 +100,8 @@ fn a_map_that_contradicts_itself_is_refused() {
     }
 }
 
-/// Records of slabs that are not there, or have no home, in a journal with the right checksums.
+/// Puts records of slabs that are not there, or have no home, in a journal with the right
+/// checksums.
 #[test]
 fn a_journal_that_leads_nowhere_is_refused() {
     let g = geometry();
@@ -140,7 +141,7 @@ fn a_journal_that_leads_nowhere_is_refused() {
     }
 }
 
-/// A reason says what and where, over the ioctl too.
+/// A reason says what and where, also through the ioctl.
 #[test]
 fn a_reason_names_the_place() {
     let areas = [
@@ -168,7 +169,7 @@ fn a_reason_names_the_place() {
     }
 }
 
-/// States that only memory knows are at rest on disk.
+/// On disk, the states that exist only in memory are at rest.
 #[test]
 fn emptied_slabs_are_at_rest_on_disk() {
     let (disk, mut u) = used();
@@ -183,8 +184,9 @@ fn emptied_slabs_are_at_rest_on_disk() {
     assert!(u.read(3) == [0; 512] && u.read(325) == content(321, 325));
 }
 
-/// A slab was emptied, and given away: if that record rots, the map is not taken back to the time
-/// before it, where the slab has another's data now. Rot of the last block of all does no harm.
+/// A slab was emptied and its leaf slab allocated again. If that record rots, replay does not
+/// return to the map before it, in which the old slab would show another slab's data. Rot of the
+/// very last block does no harm.
 #[test]
 fn a_rotten_record_of_an_emptied_slab_is_damage() {
     let g = geometry();
@@ -210,7 +212,7 @@ fn a_rotten_record_of_an_emptied_slab_is_damage() {
     }
 }
 
-/// R9: a superblock that says clean over a journal that is not empty.
+/// A superblock says clean although the journal is not empty.
 #[test]
 fn clean_saves_time_and_decides_nothing() {
     let g = geometry();

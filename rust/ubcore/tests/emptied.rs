@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Slabs that are emptied while a commit runs, and completions that come late to them.
+//! Tests slabs that are emptied during a commit, and writes to them that complete late.
 
 mod hooked;
 mod sim;
@@ -31,7 +31,7 @@ fn empty(s: &Scene, slab: u32, base: Base) {
     allocator.empty(&s.map, slab..slab + 1, base).unwrap();
 }
 
-/// What the driver does after a commit, when nothing is in flight.
+/// Does what the driver does after a commit when nothing is in flight.
 fn free(s: &Scene) {
     let durable = s.committer.borrow().is_clean(&s.map);
     let mut allocator = s.allocator.borrow_mut();
@@ -46,8 +46,9 @@ fn commit(s: &Scene) {
     committer.commit(&s.map, &mut s.disk.clone()).unwrap();
 }
 
-/// A write completes, then a FLUSH runs, and meanwhile the slab is emptied: after a cut of power it
-/// holds the write, for the FLUSH covers it, or is empty, for that came later. Not what was before.
+/// A write completes, then a FLUSH runs, and the slab is emptied during the FLUSH. After a power
+/// failure the slab holds the write, because the FLUSH covers it, or is empty, because it was
+/// emptied later. It does not hold what was there before.
 #[test]
 fn emptied_while_a_flush_runs_is_emptied_or_not() {
     let ways: [fn(&Scene); 2] = [|s| empty(s, 1, Base::Zero), |s| empty(s, 1, Base::Root)];
@@ -92,7 +93,7 @@ fn content_of(tag: u64, sector: u64) -> [u8; 512] {
     }
 }
 
-/// Emptied first one way, and durably promised; then, while the next commit runs, the other way.
+/// Empties a slab in one way, and in the other way while a commit runs.
 #[test]
 fn emptied_twice_is_one_or_the_other() {
     let mut n = 0;
@@ -115,15 +116,15 @@ fn emptied_twice_is_one_or_the_other() {
     assert!(n > 5);
 }
 
-/// A write of a slab completes late: it has found the home, and is held up while the slab is
-/// emptied and that is committed. Its marks then belong to nobody; the leaf slab's next owner must
-/// not suffer from them.
+/// A write to a slab completes late: it has found the home, and is held up while the slab is
+/// emptied and a commit records that. Its marks then have no owner, and the leaf slab's next owner
+/// must not be affected by them.
 #[test]
 fn marks_that_come_late_do_not_harm_the_next_owner() {
     let mut n = 0;
     loop {
         let s = Scene::new(geometry());
-        // Both leaf slabs taken, the second by a write that is on its way.
+        // Both leaf slabs are allocated, the second to a write that is in flight.
         s.write(0, 8, 1).unwrap();
         let mut allocator = s.allocator.borrow_mut();
         allocator.allocate_range(&s.map, SLAB, 8).unwrap();
@@ -144,7 +145,7 @@ fn marks_that_come_late_do_not_harm_the_next_owner() {
             break;
         }
         assert!(Rc::get_mut(&mut reached).is_some());
-        // Only now has the write completed, and the slab may go.
+        // Only now has the write completed, and its leaf slab may be freed.
         free(&s);
         s.allocator.borrow_mut().begin_commit();
         free(&s);
@@ -154,7 +155,7 @@ fn marks_that_come_late_do_not_harm_the_next_owner() {
     assert!(n > 3, "{n}");
 }
 
-/// Another slab gets the home; a commit comes between that and its first write.
+/// Gives the home to another slab, with a commit between the allocation and its first write.
 fn next_owner(s: &Rc<Scene>, n: u32) {
     let mut oracle = Oracle::default();
     let third = 30 * SLAB;
@@ -178,8 +179,9 @@ fn next_owner(s: &Rc<Scene>, n: u32) {
     assert!(u.read(SLAB) == [0; 512] && u.read(3) == content(1, 3));
 }
 
-/// A slab emptied, and durably so, while a grace period runs for another waits for one of its own:
-/// I/O that this one does not wait for may be under way to its old home.
+/// A slab that is emptied, and durably so, while a grace period runs for another slab waits for a
+/// separate grace period. The running one does not wait for I/O that may be in flight to this
+/// slab's old home.
 #[test]
 fn a_grace_period_is_for_what_left_before_it() {
     let s = Scene::new(geometry());
@@ -205,14 +207,15 @@ fn a_grace_period_is_for_what_left_before_it() {
         assert!(allocator.any_emptied(&s.map));
     }
     assert!(place(1) && !place(2));
-    // Nothing else waits for a commit, so none has to come first.
+    // No other request waits for a commit, so no commit has to come first.
     free(&s);
     assert!(place(2));
     assert!(!s.allocator.borrow().any_emptied(&s.map));
 }
 
 /// A leaf slab gets its next owner while a commit runs that has taken a late mark of the previous
-/// one. After a power failure the next owner's write, flushed since, must be found.
+/// owner. After a power failure the next owner's write, which was flushed afterwards, must be
+/// found.
 #[test]
 fn a_slab_that_changes_hands_during_a_commit_keeps_its_new_record() {
     let whole_write = [false, true];
@@ -242,7 +245,8 @@ fn a_slab_that_changes_hands_during_a_commit_keeps_its_new_record() {
                 break;
             }
             if s.write(THIRD + 5, 3, 9).is_err() {
-                // The slab was not free yet at that access: it is after a commit and a release.
+                // The slab was not free yet at that access. It is free after a commit and a
+                // release.
                 commit(&s);
                 free(&s);
                 s.write(THIRD + 5, 3, 9).unwrap();
@@ -267,8 +271,8 @@ fn a_slab_that_changes_hands_during_a_commit_keeps_its_new_record() {
 
 const THIRD: u64 = 30 * SLAB;
 
-/// Both leaf slabs had an owner; slab 1 was emptied, and its write completed in the middle of that.
-/// Its leaf slab is free again.
+/// Makes a scene in which both leaf slabs had an owner. Slab 1 was emptied while its write was
+/// completing, and its leaf slab is free again.
 fn late_mark() -> Rc<Scene> {
     let mut best = None;
     for n in 0.. {

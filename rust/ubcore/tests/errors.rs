@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Promise 5, in the core: each I/O of the metadata fails in turn, having landed or not. What was
-//! promised before is kept, nothing is promised after, and the running union goes on reading.
+//! Promise 5, in the core: each I/O of the metadata fails in turn, after it has landed or before.
+//! The core keeps each promise that it made before, makes none after, and the running union can
+//! still read.
 
 mod sim;
 
@@ -16,7 +17,7 @@ fn geometry() -> Geometry {
     Geometry::new(1280, 1280, 2048 + 24 * 32, 32, 16).unwrap()
 }
 
-/// A union with something durable and something not: writes, and an emptied slab.
+/// Makes a union with durable and with uncommitted changes: writes and an emptied slab.
 fn scene() -> (SimDisk, SimUnion, Oracle) {
     let mut disk = SimDisk::new();
     format(&mut disk, geometry());
@@ -51,7 +52,7 @@ fn lawful(disk: &SimDisk, mut o: Oracle, seed: u64, what: &str) {
     }
 }
 
-/// Does `what` with its n-th I/O failing, for every n; how many there are.
+/// Runs `act` with its n-th I/O failing, for each n, and returns the number of its I/Os.
 fn each(what: &str, act: fn(&mut SimUnion, &mut Oracle) -> Result) -> u64 {
     for n in 0.. {
         for landed in [false, true] {
@@ -59,7 +60,7 @@ fn each(what: &str, act: fn(&mut SimUnion, &mut Oracle) -> Result) -> u64 {
             disk.state.borrow_mut().fail_in = Some((n, landed));
             let done = act(&mut u, &mut o);
             if disk.state.borrow_mut().fail_in.take().is_some() {
-                // It was not reached: all of it went well.
+                // The failing I/O was not reached, so everything succeeded.
                 done.unwrap();
                 o.flushed();
                 lawful(&disk, o, n, what);
@@ -67,7 +68,7 @@ fn each(what: &str, act: fn(&mut SimUnion, &mut Oracle) -> Result) -> u64 {
             }
             let what = format!("{what}, I/O {n}, landed {landed}");
             assert!(matches!(done, Err(Error::Io(..))), "{what}: {done:?}");
-            // For good: the device is well again, and what is lost stays lost.
+            // The failure is permanent: the device works again, but what is lost stays lost.
             assert_eq!(u.committer.failed(), done.err(), "{what}");
             let before = disk.counts();
             assert_eq!(u.committer.commit(&u.map, &mut u.disk), done, "{what}");
@@ -87,7 +88,7 @@ fn each(what: &str, act: fn(&mut SimUnion, &mut Oracle) -> Result) -> u64 {
 
 #[test]
 fn of_a_commit() {
-    // The epoch, and the one behind it that says nothing.
+    // The transaction, and the empty one behind it.
     let n = each("commit", |u, _| u.committer.commit(&u.map, &mut u.disk));
     assert_eq!(n, 2);
 }
@@ -107,7 +108,7 @@ fn of_a_detach() {
     assert_eq!(n, 4);
 }
 
-/// A commit that finds the ring full makes a checkpoint: what fails there fails it.
+/// A commit that finds the ring full makes a checkpoint, and a failure there fails the commit.
 #[test]
 fn of_a_commit_without_space() {
     let n = each("commit without space", |u, o| {
@@ -128,7 +129,7 @@ fn of_a_commit_without_space() {
     assert_eq!(n, 4);
 }
 
-/// An attach that fails has done no harm: the next one finds everything.
+/// An attach that fails does no harm: the next attach finds everything.
 #[test]
 fn of_an_attach() {
     for n in 0.. {
@@ -146,7 +147,7 @@ fn of_an_attach() {
     }
 }
 
-/// What the committer tells of itself is what the driver goes by.
+/// The driver decides by what the committer reports about itself.
 #[test]
 fn what_a_committer_tells() {
     let (_, mut u, _) = scene();

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Leaves of a later unionblk: what each class of feature bits makes this code do. The leaves are
-//! made by editing bytes, as the format's table has them, and not by the encoder under test.
+//! Leaves of a later unionblk: tests what each class of feature bits makes this code do. The tests
+//! make the leaves by editing bytes at the offsets of the format's table, not with the encoder
+//! under test.
 
 mod inspect;
 mod sim;
@@ -18,9 +19,9 @@ use ubcore::map::Base;
 const COMPAT: usize = 24;
 const RO_COMPAT: usize = 32;
 const INCOMPAT: usize = 40;
-/// What belongs to compatible features.
+/// The bytes of compatible features.
 const KEPT: core::ops::Range<usize> = 192..224;
-/// What belongs to the others: half a word, flags, and bytes.
+/// The bytes of the other features: half a word, flags, and bytes.
 const ANNOUNCED: [usize; 5] = [109, 111, 116, 224, 255];
 
 fn set(disk: &SimDisk, slots: &[u64], at: usize, bits: u64) {
@@ -29,7 +30,7 @@ fn set(disk: &SimDisk, slots: &[u64], at: usize, bits: u64) {
     });
 }
 
-/// Both slots as a later unionblk writes them that has compatible features.
+/// Writes both slots as a later unionblk with compatible features does.
 fn with_compat(disk: &SimDisk) {
     set(disk, &[0, 1], COMPAT, 0x8000_0000_0000_0101);
     edit_slots(disk, &[0, 1], |b| {
@@ -39,7 +40,7 @@ fn with_compat(disk: &SimDisk) {
     });
 }
 
-/// Whether a slot has what [`with_compat`] wrote.
+/// Returns whether a slot has what [`with_compat`] wrote.
 fn has_compat(disk: &SimDisk, slot: u64) -> bool {
     let b = disk.read_sector(slot * 8);
     b[COMPAT..COMPAT + 8] == 0x8000_0000_0000_0101u64.to_le_bytes()
@@ -49,7 +50,7 @@ fn has_compat(disk: &SimDisk, slot: u64) -> bool {
             .all(|(n, &byte)| byte == n as u8 ^ 0xa5)
 }
 
-/// What a check says of a leaf that [`with_compat`] wrote to, and nothing worse.
+/// What a check notes of a leaf that [`with_compat`] wrote to; it finds nothing worse.
 const NOTED: What = What::UnknownFeatures {
     compat: 0x8000_0000_0000_0101,
     ro_compat: 0,
@@ -90,13 +91,13 @@ fn a_compatible_feature_outlives_everything() {
     kept(&disk, "by detach");
     assert!(content(&disk) != before);
     assert_eq!(whats(&disk), [NOTED]);
-    // One slot from the other.
+    // A repair of one slot from the other.
     for slot in [0, 1] {
         inspect::edit(&disk, slot, |b| b[7] ^= 1);
         repair(&disk, &look(&disk).unwrap()).unwrap();
         kept(&disk, "by the repair of a slot");
     }
-    // By a checkpoint.
+    // A checkpoint.
     let mut u = attach(&disk).unwrap();
     u.write(5 * SLAB, 9, 77, true).unwrap();
     u.flush().unwrap();
@@ -141,7 +142,7 @@ fn no_power_failure_takes_a_compatible_feature() {
     }
 }
 
-/// A leaf with a feature that only readers may pass over.
+/// Makes a leaf with a feature that only readers may ignore.
 fn with_ro_compat() -> SimDisk {
     let (disk, _) = used();
     set(&disk, &[0, 1], RO_COMPAT, 1 << 40);
@@ -168,7 +169,7 @@ fn a_read_only_compatible_feature_is_read_and_never_written_over() {
     ] {
         assert!(text.contains(word), "no '{word}' in: {text}");
     }
-    // Not later either, and by no other way.
+    // The leaf does not become writable later or in another way.
     let g = geometry();
     for way in 0..3 {
         let mut u = load(&disk, g.root_sectors(), g.leaf_sectors()).unwrap();
@@ -214,7 +215,7 @@ fn an_incompatible_feature_is_refused_by_name() {
 fn bytes_that_no_feature_announces_are_damage() {
     for at in ANNOUNCED {
         let (disk, _) = used();
-        // A compatible feature may not use them.
+        // A compatible feature may not use these bytes.
         set(&disk, &[0, 1], COMPAT, u64::MAX);
         edit_slots(&disk, &[0, 1], |b| b[at] = 0x40);
         let refused = attach(&disk).err();

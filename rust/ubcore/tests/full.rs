@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Promise 4: a leaf without space fails what needs space, and loses none over it.
+//! Promise 4: a full leaf fails each request that needs space, and loses no space by that.
 
 mod sim;
 
@@ -14,7 +14,7 @@ use ubcore::map::Base;
 
 const SLAB: u64 = 32;
 
-/// A leaf of 20 slabs under a root of 100.
+/// Makes a leaf of 20 slabs under a root of 100.
 fn small() -> (SimDisk, SimUnion) {
     let g = Geometry::new(100 * SLAB, 100 * SLAB, 2048 + 20 * SLAB, SLAB as u32, 16).unwrap();
     assert_eq!(g.leaf_slabs(), 20);
@@ -30,14 +30,14 @@ fn a_write_that_does_not_fit_as_a_whole_takes_nothing() {
     for slab in 0..17 {
         u.write(slab * 5 * SLAB, 1, slab + 1, true).unwrap();
     }
-    // Three slabs are free. Four are asked for, beside one that is there.
+    // Three slabs are free. The request needs four, beside one that has a home.
     let r = u
         .allocator
         .allocate_range(&u.map, 5 * SLAB, 5 * SLAB as u32);
     assert_eq!(r, Err(Error::Full));
     assert_eq!(u.allocator.used(), 17);
     assert!((6..10).all(|s| u.map.entry(s).leaf.is_none()));
-    // So three that need one each still fit, and a fourth does not.
+    // So three requests that need one slab each still fit, and a fourth does not.
     for slab in [6, 8, 99] {
         assert_eq!(u.allocator.allocate_range(&u.map, slab * SLAB, 3), Ok(()));
     }
@@ -46,7 +46,7 @@ fn a_write_that_does_not_fit_as_a_whole_takes_nothing() {
         u.allocator.allocate_range(&u.map, 7 * SLAB, 1),
         Err(Error::Full)
     );
-    // What needs none goes on.
+    // A request that needs no slab still succeeds.
     assert_eq!(u.allocator.allocate_range(&u.map, 5 * SLAB + 30, 4), Ok(()));
     assert_eq!(u.allocator.allocate_range(&u.map, 0, 0), Ok(()));
 }
@@ -61,7 +61,7 @@ fn a_write_that_fits_exactly_fits() {
     assert!((0..20).all(|s| u.map.entry(s).leaf.is_some()));
 }
 
-/// A home whose write never completed is in no map on disk: the slab is free at the next attach.
+/// A home whose write never completed is in no map on disk, so its slab is free at the next attach.
 #[test]
 fn a_home_without_a_write_is_free_again_after_an_attach() {
     let (disk, mut u) = small();
@@ -75,7 +75,7 @@ fn a_home_without_a_write_is_free_again_after_an_attach() {
     assert!(u.read(SLAB) == content(7, SLAB) && u.read(10 * SLAB) == content(ROOT, 10 * SLAB));
 }
 
-/// A full leaf survives a cut of power with all that was flushed, and is still full.
+/// A full leaf survives a power failure with everything that was flushed, and is still full.
 #[test]
 fn full_is_full_after_a_cut() {
     let (disk, mut u) = small();
@@ -98,7 +98,8 @@ fn full_is_full_after_a_cut() {
     assert!(u.read(3 * SLAB + 4) == content(60, 3 * SLAB + 4));
 }
 
-/// Space that a discard is about to give back is waited for, however far it is on its way.
+/// A request waits for space that a discard is about to give back, however far the discard has
+/// come.
 #[test]
 fn full_is_not_full_while_a_slab_leaves() {
     let (_, mut u) = small();

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Leaves made to do harm, with right checksums: the work and the memory of an attach are bounded by
-//! what such a leaf really holds, and a signal ends the work.
+//! Tests leaves made to do harm, with right checksums. The work and the memory of an attach are
+//! bounded by what such a leaf really holds, and a signal ends the work.
 
 mod inspect;
 mod sim;
@@ -29,12 +29,12 @@ use ubcore::pages::{self, PageSet};
 use ubcore::salvage::Lost;
 use ubcore::sync::AtomicU64;
 
-/// Memory that counts how often it is asked for, and the pages that it had to make.
+/// Memory that counts the accesses and the pages that it allocated.
 struct Counting {
     memory: SimMemory,
     asked: Cell<u64>,
     made: Cell<u64>,
-    /// How often it had been asked when the disk last gave way, and the most from one time to the next.
+    /// The accesses up to the last yield of the disk, and the most accesses between two yields.
     way: Cell<u64>,
     longest: Cell<u64>,
 }
@@ -103,11 +103,11 @@ impl Memory for Counting {
     }
 }
 
-/// A leaf to read from, on behalf of a task that gets a fatal signal.
+/// A leaf that is read for a task that gets a fatal signal.
 struct Watched<'a> {
     disk: SimDisk,
     memory: &'a Counting,
-    /// How often it may give way before the signal comes.
+    /// How many more times it may yield before the signal comes.
     left: u64,
 }
 
@@ -131,16 +131,15 @@ impl Disk for Watched<'_> {
     }
 }
 
-/// How the driver calls that end.
+/// The error by which the driver reports a signal.
 const SIGNAL: Error = Error::Os(4);
 
-/// What reading a leaf cost.
+/// The cost of reading a leaf.
 struct Cost {
     done: Result,
     asked: u64,
     made: u64,
-    /// The most that was asked of the memory from one time that the disk gave way to the next, and
-    /// how often that was.
+    /// The most accesses to the memory between two yields of the disk, and the number of yields.
     longest: u64,
     ways: u64,
 }
@@ -149,7 +148,7 @@ fn cost(disk: &SimDisk, g: &Geometry) -> Cost {
     cost_until(disk, g, u64::MAX)
 }
 
-/// Everything of the driver's attach that only reads.
+/// Does all of the driver's attach that only reads.
 fn cost_until(disk: &SimDisk, g: &Geometry, signal: u64) -> Cost {
     let map = Map::new(*g, Counting::new(g));
     let mut disk = Watched {
@@ -196,7 +195,7 @@ fn write_superblock(disk: &mut SimDisk, sb: &Superblock) {
     }
 }
 
-/// A leaf whose ring holds these records, each block an epoch.
+/// Makes a leaf whose ring holds these records, each block a transaction.
 fn ring_of(g: Geometry, blocks: u32, record: impl Fn(u64) -> u64) -> SimDisk {
     let sb = Superblock {
         clean: false,
@@ -222,7 +221,7 @@ fn ring_of(g: Geometry, blocks: u32, record: impl Fn(u64) -> u64) -> SimDisk {
     disk
 }
 
-/// A leaf whose directory names pages, all of them in slot A: each with this content.
+/// Makes a leaf whose directory names pages, all of them in slot A, each with this content.
 fn pages_of(g: Geometry, named: impl Fn(u32) -> bool, content: impl Fn(u32) -> Vec<u8>) -> SimDisk {
     let mut disk = SimDisk::new();
     let mut sb = superblock(g);
@@ -253,10 +252,10 @@ fn pages_of(g: Geometry, named: impl Fn(u32) -> bool, content: impl Fn(u32) -> V
     disk
 }
 
-/// The tag of *Zero*, and a range of 2^26 slabs from the first: as the format once had it.
+/// The tag of *Zero*, and a range of 2^26 slabs from the first, as the format once allowed.
 const ZERO_ALL: u64 = ((0x1fff << 19) | (0x1fff << 6)) | 4;
 
-/// A ring full of records that empty everything, each as long as any record ever could be.
+/// A ring full of records that empty everything, each as long as a record could once be.
 #[test]
 fn a_ring_full_of_ranges() {
     let slabs = 1 << 26;
@@ -270,7 +269,7 @@ fn a_ring_full_of_ranges() {
     assert!(l.has(What::JournalRecord), "{:?}", l.findings);
 }
 
-/// The most that a lawful ring can say: each record empties a page of the table as a whole.
+/// The most that a valid ring can contain: each record empties a whole page of the table.
 #[test]
 fn a_ring_full_of_whole_pages() {
     let slabs = 1 << 26;
@@ -286,13 +285,14 @@ fn a_ring_full_of_whole_pages() {
     let c = cost(&disk, &g);
     assert_eq!(c.done, Ok(()));
     assert_eq!(c.made, 7);
-    // For each slab of a record: two looks at its entry, and one store.
+    // For each slab of a record: two reads of its entry and one store.
     let named = 64 * 508 * 1024;
     assert!(c.asked < 5 * named, "{} for {named} slabs", c.asked);
     assert_eq!(SimUnion::attach_to(&disk, &g).err(), None);
 }
 
-/// Work that the leaf makes long is in steps of a block or a page each, and ends between any two.
+/// If a leaf makes the work long, the work is in steps of a block or a page each, and can end
+/// between any two.
 #[test]
 fn a_signal_ends_it() {
     let g = Geometry::new(1 << 27, 1 << 27, 1 << 21, 32, 16).unwrap();
@@ -301,7 +301,7 @@ fn a_signal_ends_it() {
         count: 1024,
     };
     let ring = ring_of(g, 16, |n| whole(n).encode());
-    // Many pages of a table and of bits, all of them full; and one more block that is lost.
+    // Many pages of a table and of bits, all of them full, and one more block that is lost.
     let table = |page: u32| -> Vec<u8> {
         (0..1024)
             .flat_map(|n| {
@@ -329,7 +329,7 @@ fn a_signal_ends_it() {
         let c = cost(&disk, &g);
         assert_eq!(c.done, Ok(()), "{name}");
         assert!(c.ways > 30, "{name}: {} times", c.ways);
-        // The most that a block of the journal says, and a page of a map with its bits.
+        // The most that a block of the journal contains, and a page of a map with its bits.
         let most = 5 * 508 * 1024;
         assert!(c.longest < most, "{name}: {} at a time", c.longest);
         for n in (0..c.ways).step_by(1 + c.ways as usize / 40) {
@@ -340,7 +340,8 @@ fn a_signal_ends_it() {
     }
 }
 
-/// Few bytes of journal that touch a page each: as many as the ring may fill, and one more.
+/// A short journal whose records touch a page each: as many pages as the ring may fill, and one
+/// more.
 #[test]
 fn a_ring_that_fills_many_pages() {
     let slabs = 1 << 22;
@@ -364,7 +365,7 @@ fn a_ring_that_fills_many_pages() {
         let told = look(&disk).unwrap().worst();
         assert_eq!(told == Some(Grade::Damage), !lawful, "{pages} pages");
     }
-    // New homes: a page of the table and one of the bits each.
+    // New homes touch a page of the table and a page of the bits each.
     let g = Geometry::new(32 * slabs, 32 * slabs, 1 << 26, 32, 64).unwrap();
     let run = Run { first: 0, count: 1 };
     let disk = ring_of(g, 64, |n| {
@@ -384,7 +385,7 @@ fn a_ring_that_fills_many_pages() {
     assert!(c.made <= most, "{} made", c.made);
 }
 
-/// What a union may do to that bound: it never comes to it.
+/// A union cannot write a journal that exceeds that bound, because it never reaches the bound.
 #[test]
 fn a_union_that_fills_many_pages() {
     let pages = 1700;
@@ -399,7 +400,7 @@ fn a_union_that_fills_many_pages() {
             assert_eq!(u.map.entry(page * 1024).base, filled(page), "page {page}");
         }
     };
-    // A few with each commit, a whole lot with one, and the same once more: from zeroes to the root.
+    // First a few with each commit, then very many with one commit, and again with the other base.
     for page in 0..900 {
         u.empty(page * 1024..page * 1024 + 1, Base::Zero).unwrap();
         u.flush().unwrap();
@@ -413,7 +414,8 @@ fn a_union_that_fills_many_pages() {
         }
         u.flush().unwrap();
         again(&disk, &|_| base);
-        // Pages of zeroes, once the root shows again: what fills them next counts anew.
+        // After a change back to the root the pages hold zeroes. Entries that fill them next count
+        // anew.
         u.checkpoint().unwrap();
         again(&disk, &|_| base);
     }
@@ -424,7 +426,7 @@ fn a_union_that_fills_many_pages() {
     again(&disk, &|_| Base::Zero);
 }
 
-/// A directory that names every page there is, and nothing in them: the memory of none.
+/// A directory that names all pages, each empty, costs the memory of no page.
 #[test]
 fn pages_of_zeroes_take_no_memory() {
     let slabs = 1024 * 40_000;
@@ -445,8 +447,8 @@ fn pages_of_zeroes_take_no_memory() {
     assert_eq!(pages::crc(&[0; 9]), crc32c(0, &[0; 9]));
 }
 
-/// Homes with nothing in them, each in a page of owners by itself: they are none, and a slab that
-/// had one can be written.
+/// Homes with no mapped sector, each in a separate page of owners, do not count as homes. A slab
+/// that had such a home can be written.
 #[test]
 fn homes_without_bits_take_no_memory() {
     let slabs = 1 << 20;
@@ -473,7 +475,7 @@ fn homes_without_bits_take_no_memory() {
     assert_eq!(look(&disk).unwrap().counts.slabs_used, 1);
 }
 
-/// A superblock that names directory blocks which are not there: what that loses is bounded.
+/// A superblock names directory blocks that are not there. What is lost by that is bounded.
 #[test]
 fn a_superblock_that_claims_losses() {
     let slabs = 1024 * 40_000;
@@ -491,7 +493,7 @@ fn a_superblock_that_claims_losses() {
         let e = SimUnion::attach_to(&disk, &g).err();
         assert_eq!(e, Some(first(0)), "{blocks} blocks");
     }
-    // What the journal says of pages that are lost does not count as filled.
+    // Journal records of lost pages do not count as filled pages.
     let mut disk = ring_of(g, 16, |n| {
         let slab = 1024 * (n as u32 % 1500);
         Record::Zero { slab, count: 1 }.encode()

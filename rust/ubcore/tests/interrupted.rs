@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A commit or a checkpoint at every access to the map of which a write completes: what is in it is
-//! in it as a whole, and what is not is not taken for durable.
+//! During a commit or a checkpoint, a write completes at each access to the map. The transaction
+//! contains the write as a whole or not at all, and a write that it does not contain is not taken
+//! for durable.
 
 mod hooked;
 mod sim;
@@ -14,7 +15,7 @@ use ubcore::error::Error;
 use ubcore::geometry::Geometry;
 use ubcore::pages::bits_page_of;
 
-/// Two slabs, in two groups of the root: the second gets the leaf's second and last slab.
+/// Two slabs, in two groups of the root. The second gets the leaf's second and last slab.
 const FIRST: u64 = 128;
 const SECOND: u64 = 128 * 40;
 const THIRD: u64 = 128 * 45;
@@ -28,7 +29,8 @@ fn cut(disk: &SimDisk, seed: u64) -> SimUnion {
     SimUnion::attach_to(disk, &geometry()).unwrap()
 }
 
-/// What completes while a commit runs may be in it or not; the next FLUSH covers it.
+/// The commit may contain a write that completes while it runs, or not. The next FLUSH covers the
+/// write.
 #[test]
 fn a_flush_covers_what_completed_while_another_commit_ran() {
     for checkpoint in [false, true] {
@@ -46,8 +48,8 @@ fn a_flush_covers_what_completed_while_another_commit_ran() {
                 if !s.interrupt(checkpoint, n, then) {
                     break;
                 }
-                // And an overwrite: where the commit took the mark and not the count, the next has
-                // nothing to tell, and must flush all the same.
+                // Then an overwrite: if the commit took the mark and not the count, the next commit
+                // has nothing to record, but must flush anyway.
                 s.write(FIRST + 3, 1, 4).unwrap();
                 s.flush();
                 let u = cut(&s.disk, 2 * u64::from(n) + 3);
@@ -68,7 +70,8 @@ fn a_flush_covers_what_completed_while_another_commit_ran() {
 }
 
 /// A slab that gets its home while a checkpoint runs leaves bits in the page but no entry in the
-/// table. Whoever gets that leaf slab in the next life must not find them, now or after a replay.
+/// table. The slab that gets that leaf slab in the next life must not find them, now or after a
+/// replay.
 #[test]
 fn bits_of_an_assignment_that_was_lost_do_not_come_back() {
     let mut met = 0;
@@ -86,7 +89,8 @@ fn bits_of_an_assignment_that_was_lost_do_not_come_back() {
             assert_eq!(u.write(THIRD, 1, 3, true), Err(Error::Full));
             continue;
         }
-        // Attach clears the bits of free slabs in memory, so look at the page on the leaf.
+        // Attach clears the bits of free slabs in memory, so the test looks at the page on the
+        // leaf.
         assert!(!u.map.is_mapped(1));
         let page = bits_page_of(&u.map, 1);
         let stale = (0..2).any(|slot| {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Positions that 32 bits do not hold: a root and a leaf of several tebibytes.
+//! Tests positions that 32 bits do not hold: a root and a leaf of several tebibytes.
 
 mod sim;
 
@@ -23,7 +23,8 @@ fn again(disk: &SimDisk) -> (SimDisk, SimUnion) {
     (disk, u)
 }
 
-/// Told as runs, or in so many pieces that it is told as words; replayed, and from the pages.
+/// The slab is recorded as runs, or as words because it is in many pieces. It is replayed, and read
+/// from the pages.
 #[test]
 fn a_slab_far_out() {
     let start = 5 * TIB + 3 * SLAB;
@@ -56,7 +57,8 @@ fn a_slab_far_out() {
     }
 }
 
-/// One slab of many thousands has changed, or two: a commit finds it, wherever it is on the leaf.
+/// If one slab of many thousands has changed, or two, a commit finds it, wherever it is on the
+/// leaf.
 #[test]
 fn a_change_anywhere_on_the_leaf() {
     let slabs = 40_000;

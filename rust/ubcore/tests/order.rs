@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The cost that the design promises, in exact counts of lower I/O, and what a map looks like.
+//! Checks the cost that the design promises, in exact counts of lower I/O, and the layout of a map.
 
 mod sim;
 
@@ -19,7 +19,7 @@ fn fresh(g: Geometry) -> (SimDisk, SimUnion) {
     (disk, u)
 }
 
-/// 1 GiB of root, 64 MiB of leaf at 64 KiB slabs.
+/// Returns 1 GiB of root and 64 MiB of leaf with 64 KiB slabs.
 fn usual() -> Geometry {
     Geometry::new(2_097_152, 2_097_152, 262_144, 128, 64).unwrap()
 }
@@ -57,7 +57,7 @@ fn a_thousand_first_writes_are_one_commit_of_two_blocks() {
         ..Counts::default()
     };
     assert_eq!(since(&disk, before), expected);
-    // Nothing dirty: one flush, no metadata.
+    // If nothing is dirty: one flush, no metadata.
     let before = disk.counts();
     u.flush().unwrap();
     assert_eq!(
@@ -69,7 +69,7 @@ fn a_thousand_first_writes_are_one_commit_of_two_blocks() {
     );
 }
 
-/// 500 runs to a block, where slabs have two of them.
+/// A block holds 500 runs if slabs have two of them.
 #[test]
 fn runs_that_open_no_slab_cost_what_others_do() {
     let (disk, mut u) = fresh(usual());
@@ -83,7 +83,7 @@ fn runs_that_open_no_slab_cost_what_others_do() {
     assert_eq!(since(&disk, before).blocks_written, 4);
 }
 
-/// No slab costs more than twice its bits, however many pieces it is in: 258 words of 508 here.
+/// No slab costs more than twice its bits, however many pieces it is in: here 258 words of 508.
 #[test]
 fn slabs_in_pieces_are_told_in_words() {
     let g = Geometry::new(2_097_152, 2_097_152, 262_144, 8192, 64).unwrap();
@@ -99,15 +99,15 @@ fn slabs_in_pieces_are_told_in_words() {
     let did = since(&disk, before);
     assert_eq!(u.committer.counters().commits, 1);
     assert!(did.blocks_written <= 10, "{did:?}");
-    // One that changes is told again, its neighbours are not.
+    // A slab that changes is recorded again; its neighbours are not.
     assert!(u.map.mark(3 * 8192 + 1, 1));
     let before = disk.counts();
     u.flush().unwrap();
     assert_eq!(since(&disk, before).blocks_written, 1);
 }
 
-/// An attach after a detach: superblocks, directory, one block of the ring, and the pages, eight at
-/// a time.
+/// An attach after a detach reads superblocks, directory, one block of the ring, and the pages,
+/// eight at a time.
 #[test]
 fn an_attach_reads_what_lies_together_at_once() {
     let (disk, u) = fresh(usual());
@@ -146,7 +146,7 @@ fn an_overwrite_touches_no_metadata() {
 #[test]
 fn runs_are_cut_where_the_source_changes_and_nowhere_else() {
     let (_, mut u) = fresh(usual());
-    // Slab by slab, backwards: neighbours must still lie side by side.
+    // Slab by slab, backwards. Neighbours must still lie side by side.
     for slab in (0..16).rev() {
         u.write(slab * 128, 128, 1, true).unwrap();
     }
@@ -175,7 +175,7 @@ fn a_random_order_of_first_writes_leaves_large_runs() {
     for s in slabs {
         u.write(s * 128, 128, 1, true).unwrap();
     }
-    // A run for each MiB, at most.
+    // At most one run for each MiB.
     let runs = plan::read(&u.map, 0, 800 * 128).count();
     assert!(runs <= 50, "{runs} runs");
 }
@@ -186,7 +186,7 @@ fn every_slab_of_the_leaf_can_be_used_and_then_it_is_full() {
     let (_, mut u) = fresh(g);
     let n = u64::from(g.leaf_slabs());
     for i in 0..n {
-        // Far apart: each takes a group until none is left.
+        // The slabs are far apart, so each takes a group until none is left.
         u.write(i * 128 * 37 % 1_900_000, 1, i + 1, true).unwrap();
     }
     assert_eq!(u64::from(u.allocator.used()), n);
@@ -278,7 +278,8 @@ fn the_wrong_sizes_are_refused() {
     assert!(disk.image() == image);
 }
 
-/// Rots each metadata block in use, in turn: it must be named, or (where a copy exists) not matter.
+/// Rots each metadata block in use, in turn. Attach must name it, or (if there is a copy) not need
+/// it.
 #[test]
 fn rot_is_named_and_never_followed() {
     let g = Geometry::new(8000, 8000, 32_768, 32, 64).unwrap();
@@ -307,7 +308,7 @@ fn rot_is_named_and_never_followed() {
                     named += 1;
                 }
                 Err(e) => panic!("block {block}: {e}"),
-                // The last journal block looks like a torn one, which it may be.
+                // The last journal block looks like a torn block, which it may be.
                 Ok(u) if block == g.journal_block(39) => drop(u),
                 Ok(u) => u.verify_running(&o),
             }
@@ -365,14 +366,14 @@ fn zeroing_a_gibibyte_writes_no_data_and_two_journal_blocks() {
     assert_eq!(since(&disk, before), Counts::default());
     u.committer.commit(&u.map, &mut u.disk).unwrap();
     let did = since(&disk, before);
-    // A record for each page of the slab table that it covers: 16 of them; and the block behind.
+    // One record for each page of the slab table that it covers, 16 of them, and the block behind.
     assert_eq!((did.flush_fua_writes, did.blocks_written), (2, 2));
     assert_eq!(plan::read(&u.map, 0, 2_097_152).count(), 1);
     assert_eq!(
         plan::read(&u.map, 0, 9).next().unwrap().source,
         Source::Zero
     );
-    // Not before a commit and a grace period can the space be had again.
+    // The space is free only after a commit and a grace period.
     assert_eq!(u.allocator.used(), used);
     assert_eq!(u.place(1000, 1), Err(Error::Emptied));
     u.flush().unwrap();

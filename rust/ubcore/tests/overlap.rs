@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Two writes of one sector whose completions overlap, and a FLUSH or a FUA write in between.
+//! Tests two writes of one sector whose completions overlap, with a FLUSH or a FUA write in
+//! between.
 //!
-//! The first write's completion is interrupted at every access to the map's memory. There the
-//! second completes, and what follows it must not take its mapping for durable too early.
+//! The first write's completion is interrupted at each access to the map's memory. At that access
+//! the second write completes. What follows must not take the mapping for durable too early.
 
 mod hooked;
 mod sim;
@@ -38,7 +39,7 @@ fn geometry() -> Geometry {
     Geometry::new(2_097_152, 2_097_152, 262_144, 128, 64).unwrap()
 }
 
-/// A union with a home for the sector, and one write of it on its way to completion.
+/// Makes a union with a home for the sector, and one write to it that is about to complete.
 fn scene() -> Rc<Scene> {
     let g = geometry();
     let mut disk = SimDisk::new();
@@ -67,7 +68,8 @@ fn scene() -> Rc<Scene> {
     })
 }
 
-/// Completes the first write; before access `n` to the memory, `then` happens. How many there are.
+/// Completes the first write; before access `n` to the memory, `then` runs. Returns the number of
+/// accesses.
 fn complete_first(s: &Rc<Scene>, n: u32, then: impl FnOnce(&Scene) + 'static) -> u32 {
     let inner = s.clone();
     let hook = Box::new(move || then(&inner));
@@ -90,7 +92,7 @@ fn a_flush_covers_a_write_that_found_another_writes_bit() {
         let held = Rc::new(Cell::new(None));
         let told = held.clone();
         let calls = complete_first(&s, n, move |s| {
-            // The second write, to the same place, completes; then a FLUSH is sent, and completes.
+            // The second write, to the same place, completes; then a FLUSH is sent and completes.
             s.disk.write_sectors(s.to, &[content(2, SECTOR)]).unwrap();
             s.map.mark(SECTOR, 1);
             let mut committer = s.committer.borrow_mut();
@@ -118,7 +120,7 @@ fn a_fua_write_that_takes_itself_for_durable_is() {
         let found = Rc::new(Cell::new(None));
         let told = found.clone();
         complete_first(&s, n, move |s| {
-            // As the driver decides: first the map, then whether it is durable.
+            // The driver checks in this order: first the map, then whether the map is durable.
             let mapped = plan::read(&s.map, SECTOR, 1).all(|r| r.source == Source::Leaf(s.to));
             let settled = mapped && s.committer.borrow().is_clean(&s.map);
             if settled {
@@ -135,7 +137,7 @@ fn a_fua_write_that_takes_itself_for_durable_is() {
         n += 1;
     }
     assert!(n > 3);
-    // And when nobody is under way, it may.
+    // If no completion is in progress, the write may go alone.
     let s = scene();
     complete_first(&s, u32::MAX, |_| ());
     let mut committer = s.committer.borrow_mut();

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Where a slab goes when another place than the first free one continues its neighbours.
+//! Tests where a slab goes if a place other than the first free one continues its neighbours.
 
 mod sim;
 
@@ -11,7 +11,8 @@ use ubcore::map::Base;
 
 const GROUP: u32 = 16;
 
-/// Groups 5, 9, 20, 30 and 40 of the root lie in the leaf's first five; two of those are free again.
+/// Makes a leaf whose first five groups are groups 5, 9, 20, 30 and 40 of the root. Two of those
+/// are free again.
 fn gaps() -> SimUnion {
     let g = Geometry::new(64_000, 64_000, 2048 + 2000 * 32, 32, 32).unwrap();
     let mut disk = SimDisk::new();
@@ -50,6 +51,6 @@ fn before_the_group_behind() {
 fn the_first_free_group_otherwise() {
     let mut u = gaps();
     assert_eq!(home(&mut u, 60 * GROUP + 7), GROUP + 7);
-    // The place behind group 5 is one that has been begun by now.
+    // The group behind group 5 is partly in use by now.
     assert_eq!(home(&mut u, 6 * GROUP), 3 * GROUP);
 }

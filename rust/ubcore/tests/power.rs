@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Promises 1 and 2 over simulated disks: cuts of power at every I/O, also of the recovery.
+//! Promises 1 and 2 over simulated disks: the power fails at every I/O, also during recovery.
 
 mod sim;
 
@@ -12,11 +12,11 @@ use ubcore::geometry::Geometry;
 use ubcore::map::Base;
 
 fn tiny() -> Geometry {
-    // 40 slabs of 16 KiB over 24: it gets full, and the ring of 16 blocks wraps.
+    // 40 slabs of 16 KiB over 24, so the leaf fills up, and the ring of 16 blocks wraps.
     Geometry::new(1280, 1280, 2048 + 24 * 32, 32, 16).unwrap()
 }
 
-/// Does `steps` random things; ends early when the power goes.
+/// Does `steps` random operations; ends early when the power fails.
 fn work(u: &mut SimUnion, o: &mut Oracle, random: &mut Random, steps: u64) -> Result {
     let sectors = u.map.geometry().union_sectors();
     for _ in 0..steps {
@@ -32,14 +32,14 @@ fn work(u: &mut SimUnion, o: &mut Oracle, random: &mut Random, steps: u64) -> Re
                 }
             },
             6 => {
-                // In flight when something else happens, or never to complete.
+                // The write is in flight while something else happens, or never completes.
                 if matches!(u.place(at, len), Err(Error::Full | Error::Emptied)) {
                     continue;
                 }
                 o.begun(at, len, tag);
                 u.write(at, len, tag, false)?;
                 if random.chance(3) {
-                    // The power goes before it completes.
+                    // The power fails before the write completes.
                     return Err(Error::Os(0));
                 }
                 u.map.mark(at, len as u32);
@@ -73,7 +73,8 @@ fn work(u: &mut SimUnion, o: &mut Oracle, random: &mut Random, steps: u64) -> Re
     Ok(())
 }
 
-/// Attaches after a cut, with more cuts at I/Os of the recovery, and compares every sector.
+/// Attaches after a power failure, with more failures at I/Os of the recovery, and compares every
+/// sector.
 fn recover(
     disk: &SimDisk,
     g: &Geometry,
@@ -95,7 +96,7 @@ fn recover(
     Ok(u)
 }
 
-/// One life of a leaf, with up to four cuts of power.
+/// Leads one life of a leaf, with up to four power failures.
 fn life(seed: u64, lies: bool) -> std::result::Result<(), String> {
     let g = tiny();
     let mut random = Random(seed);
@@ -143,8 +144,8 @@ fn a_disk_that_does_not_flush_is_noticed() {
     );
 }
 
-/// Cuts the power at every single I/O of a flush, a checkpoint and a detach, and at every single
-/// I/O of the recovery after it.
+/// Fails the power at every single I/O of a flush, a checkpoint and a detach, and at every single
+/// I/O of the recovery that follows.
 #[test]
 fn every_io_of_metadata_is_a_safe_place_to_die() {
     for step in ["flush", "checkpoint", "detach"] {

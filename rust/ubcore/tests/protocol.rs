@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The protocol on threads of the system: the works that it asks for, and what each answer promises.
+//! Runs the protocol on system threads: tests the works that it schedules, and what each answer
+//! promises.
 
 #[path = "sim/history.rs"]
 #[allow(dead_code, reason = "each test file uses its part")]
@@ -31,12 +32,12 @@ use host::{fresh, Handle, Outcome};
 use sim::disk::Random;
 use ubcore::geometry::Geometry;
 
-/// Three slabs of 32 sectors over so many on the leaf.
+/// Makes three slabs of 32 sectors over so many on the leaf.
 fn union(leaf_slabs: u64) -> Handle {
     fresh(Geometry::new(96, 96, 2048 + leaf_slabs * 32, 32, 16).unwrap())
 }
 
-/// Every moment at which the power can fail, with nothing, all, and some of the cache landed.
+/// Judges each moment at which the power can fail, with nothing, all, and some of the cache landed.
 fn judge_all(u: &Handle, seed: u64) {
     let mut random = Random(seed);
     let [moments, promises] = u.moments();
@@ -68,7 +69,7 @@ fn every_change_is_committed_without_a_flush() {
     }
 }
 
-/// Two slabs are zeroed in part, and one is free.
+/// Zeroes two slabs in part, while one slab is free.
 #[test]
 fn zeroing_without_space_for_all_of_it_changes_nothing() {
     let u = union(1);
@@ -76,19 +77,20 @@ fn zeroing_without_space_for_all_of_it_changes_nothing() {
     u.quiesce();
     assert!(u.is_clean());
     assert_eq!(u.read(28..36), Outcome::Ok);
-    // No leaf slab was given away for it.
+    // No leaf slab was allocated for it.
     assert_eq!(u.write(70..72, 1, true), Outcome::Ok);
     judge_all(&u, 1);
 }
 
-/// The second of two parts cannot be written: the first has changed the map all the same.
+/// The second of two parts cannot be written. The first has already changed the map, and that is
+/// committed.
 #[test]
 fn zeroing_that_fails_half_way_is_committed() {
     for n in 0..4 {
         let u = union(3);
         u.write(70..71, 1, true);
         u.quiesce();
-        // The commit for deferred requests comes first: a flush. Then come two parts.
+        // The commit for deferred requests comes first, with one flush. Then come two parts.
         u.fail_in(Some(n));
         let outcome = u.zero(30..34);
         u.fail_in(None);
@@ -105,7 +107,7 @@ fn zeroing_that_fails_half_way_is_committed() {
 #[test]
 fn a_commit_that_fails_turns_the_union_read_only() {
     let u = union(2);
-    // The data is written; the next access is that of a commit, for the flush or by the timer.
+    // The data is written. The next access is that of a commit, by the flush or by the timer.
     u.fail_in(Some(1));
     u.write(0..8, 1, false);
     u.quiesce();
@@ -120,7 +122,7 @@ fn a_commit_that_fails_turns_the_union_read_only() {
     judge_all(&u, 2);
 }
 
-/// Four threads, three slabs, two of them on the leaf.
+/// Runs four threads on three slabs, two of them on the leaf.
 #[test]
 fn many_requests_at_once_are_answered_and_lawful() {
     for seed in 0..20 {

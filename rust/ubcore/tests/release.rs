@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What a release is for, where little of it is there to do; and what an attach refuses by size.
+//! Tests what a release frees when there is little to free, and which sizes an attach refuses.
 
 mod sim;
 
@@ -28,8 +28,8 @@ fn states(u: &SimUnion, slabs: [u32; 2]) -> [Emptied; 2] {
     slabs.map(|s| u.map.entry(s).emptied)
 }
 
-/// A slab that never had a home has none to free, and waits for its release all the same: until
-/// then it cannot have one.
+/// A slab that never had a home has no leaf slab to free, but it waits for its release anyway.
+/// Until then it cannot get a home.
 #[test]
 fn of_slabs_that_had_no_home() {
     let (_, mut u) = fresh(wide());
@@ -45,7 +45,7 @@ fn of_slabs_that_had_no_home() {
     assert_eq!(u.allocator.allocate_range(&u.map, 160, 1), Ok(()));
 }
 
-/// The same on two pages of the table, where no space is to be had.
+/// The same on two pages of the table, with no space to free.
 #[test]
 fn of_slabs_without_homes_on_two_pages() {
     let (_, mut u) = fresh(wide());
@@ -56,7 +56,7 @@ fn of_slabs_without_homes_on_two_pages() {
     assert_eq!(states(&u, [3, 1500]), [Emptied::No; 2]);
 }
 
-/// Slabs whose entries lie on two pages, and slabs that leave with nothing to advance.
+/// Slabs whose entries lie on two pages, and a release with no entry to advance.
 #[test]
 fn of_slabs_on_two_pages() {
     let (_, mut u) = fresh(wide());
@@ -74,7 +74,7 @@ fn of_slabs_on_two_pages() {
     assert_eq!(states(&u, slabs), [Emptied::Durable; 2]);
     assert!(begin_release(&mut u.allocator, &u.map, true));
     assert_eq!(states(&u, slabs), [Emptied::Waiting; 2]);
-    // One at a time.
+    // Only one release runs at a time.
     assert!(!begin_release(&mut u.allocator, &u.map, true));
     end_release(&mut u.allocator, &u.map);
     assert_eq!(states(&u, slabs), [Emptied::No; 2]);
@@ -82,8 +82,8 @@ fn of_slabs_on_two_pages() {
     assert_eq!(u.allocator.used(), 0);
 }
 
-/// A slab that leaves while a release runs, and whose commit that release held up, is not forgotten
-/// when its entry has waited long enough: its leaf slab has not.
+/// A slab leaves while a release runs, and the release holds up the commit of that slab. The slab
+/// is not forgotten when its entry has waited long enough, because its leaf slab has not.
 #[test]
 fn of_a_slab_that_left_beside_another_release() {
     let (_, mut u) = fresh(wide());
@@ -99,7 +99,7 @@ fn of_a_slab_that_left_beside_another_release() {
     u.allocator.begin_commit();
     u.committer.commit(&u.map, &mut u.disk).unwrap();
     end_release(&mut u.allocator, &u.map);
-    // Something else waits for a commit by now.
+    // By now another request waits for a commit.
     assert!(begin_release(&mut u.allocator, &u.map, false));
     end_release(&mut u.allocator, &u.map);
     assert_eq!(states(&u, [3, 4]), [Emptied::No; 2]);
@@ -110,7 +110,7 @@ fn of_a_slab_that_left_beside_another_release() {
     assert_eq!(u.allocator.used(), 0);
 }
 
-/// A leaf device may be larger than its leaf, never smaller; a root is exactly as it was.
+/// A leaf device may be larger than its leaf, never smaller; a root must have exactly its old size.
 #[test]
 fn devices_of_other_sizes() {
     let g = wide();

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What a replay has found is in the checkpoint that follows it: a page that it changes and does
-//! not note is lost with the ring. One kind of record at a time, over a slab that is on disk already.
+//! The checkpoint after a replay contains what the replay found. A page that a replay changes
+//! without a note of the change is lost with the ring. Each test has one kind of record, over a
+//! slab that is on disk already.
 
 mod sim;
 
@@ -11,7 +12,7 @@ use sim::union::{format, SimUnion};
 use ubcore::geometry::Geometry;
 use ubcore::map::Base;
 
-/// 64 KiB slabs: more than two runs and the rest goes out as words.
+/// 64 KiB slabs: a slab with more than two runs is recorded as words.
 fn geometry() -> Geometry {
     Geometry::new(2560, 2560, 2048 + 12 * 128, 128, 16).unwrap()
 }
@@ -23,7 +24,7 @@ fn again(disk: &SimDisk) -> (SimDisk, SimUnion) {
     (disk, u)
 }
 
-/// Sector 5 is written and in a checkpoint; then `change` alone is in the journal.
+/// Sector 5 is written and in a checkpoint; then only `change` is in the journal.
 fn twice(change: impl Fn(&mut SimUnion), holds: impl Fn(&SimUnion) -> bool) {
     let mut disk = SimDisk::new();
     format(&mut disk, geometry());
@@ -77,7 +78,7 @@ fn an_emptied_slab() {
     }
 }
 
-/// Neighbours that were emptied the one way and the other, in one epoch.
+/// Neighbours are emptied in both ways in one transaction.
 #[test]
 fn slabs_emptied_in_two_ways() {
     let tag = |base| if base == Base::Zero { 0 } else { ROOT };
@@ -93,7 +94,7 @@ fn slabs_emptied_in_two_ways() {
     }
 }
 
-/// A checkpoint that no commit comes before: it has all that is mapped, wherever on the leaf.
+/// A checkpoint without a commit before it contains all that is mapped, wherever on the leaf.
 #[test]
 fn what_no_commit_has_told() {
     let g = Geometry::new(64_000, 64_000, 2048 + 2000 * 32, 32, 32).unwrap();

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What is left of a damaged leaf: every sector that is not lost reads as if nothing had happened,
-//! no more is lost than the damaged block tells of, and nothing is ever written. `LIVES` sets how
+//! Tests what is left of a damaged leaf. Each sector that is not lost reads as before the damage,
+//! no more is lost than the damaged block covers, and nothing is ever written. `LIVES` sets how
 //! many lives are led.
 
 mod inspect;
@@ -20,7 +20,7 @@ use ubcore::pages::{bits_page_of, store, table_page_of};
 use ubcore::plan::{self, Run, Source};
 use ubcore::salvage::{stretches, Losses};
 
-/// Large, so that a leaf of few slabs has several pages of bits.
+/// Large slabs, so that a leaf of few slabs has several pages of bits.
 const SLAB: u64 = 512;
 /// The root ends within a slab, and so does the union.
 const ROOT: u64 = 2500 * SLAB + 9;
@@ -55,7 +55,7 @@ fn step(u: &mut SimUnion, random: &mut Random, tag: u64) -> ubcore::error::Resul
     }
 }
 
-/// A life that ends in a detach, or in a cut of power at I/O `cut`.
+/// Leads a life that ends in a detach, or in a power failure at I/O `cut`.
 fn life(random: &mut Random, cut: Option<u64>) -> SimDisk {
     let g = geometry();
     let mut disk = SimDisk::new();
@@ -77,7 +77,7 @@ fn life(random: &mut Random, cut: Option<u64>) -> SimDisk {
     disk
 }
 
-/// The same bytes on a disk of its own.
+/// Returns a separate disk with the same bytes.
 fn copy(disk: &SimDisk) -> SimDisk {
     SimDisk::with(State::restored(disk.image()))
 }
@@ -86,7 +86,7 @@ fn runs(u: &SimUnion) -> Vec<Run> {
     plan::read(&u.map, 0, u.map.geometry().union_sectors() as u32).collect()
 }
 
-/// Where each of the stretches comes from in which neither of two unions changes its source.
+/// Calls `f` for each stretch in which neither of two unions changes its source, with both sources.
 fn side_by_side(a: &[Run], b: &[Run], mut f: impl FnMut(u64, u64, Source, Source)) {
     let at = |run: &Run, n: u64| match run.source {
         Source::Root(s) => Source::Root(s + n),
@@ -109,8 +109,8 @@ fn side_by_side(a: &[Run], b: &[Run], mut f: impl FnMut(u64, u64, Source, Source
     assert!(a.next().is_none() && b.next().is_none());
 }
 
-/// Holds what was salvaged against the union as it was: each sector the same, or lost because of
-/// one of `pages`. How many are lost.
+/// Compares what was salvaged with the union as it was. Each sector is the same, or lost because of
+/// one of `pages`. Returns how many are lost.
 fn judge(truth: &SimUnion, found: &SimUnion, pages: &[u32]) -> u64 {
     let g = truth.map.geometry();
     let mut lost = 0;
@@ -129,7 +129,7 @@ fn judge(truth: &SimUnion, found: &SimUnion, pages: &[u32]) -> u64 {
     lost
 }
 
-/// A block of metadata comes to harm.
+/// A damage to a block of metadata.
 #[derive(Clone, Copy, Debug)]
 enum Harm {
     Bit,
@@ -148,7 +148,7 @@ fn harm(disk: &SimDisk, block: u64, bytes: usize, harm: Harm, random: &mut Rando
     }
 }
 
-/// The map pages that a block that counts tells of.
+/// Returns the map pages that a block covers if the block counts.
 fn pages_behind(block: u64) -> Vec<u32> {
     let what = What::Unreadable;
     let f = Finding {
@@ -159,7 +159,7 @@ fn pages_behind(block: u64) -> Vec<u32> {
     f.pages(&geometry()).collect()
 }
 
-/// What the leaf's metadata was before, and what a salvage makes of it after some of it was harmed.
+/// Salvages a leaf with damaged metadata and compares it with the state before the damage.
 fn salvaged(disk: &SimDisk, truth: &SimUnion, pages: &[u32]) -> Option<u64> {
     let g = geometry();
     let (before, counts) = (disk.image(), disk.counts());
@@ -231,7 +231,7 @@ fn lives_with_several_damages() {
             .into_iter()
             .filter(|b| !pages_behind(b.0).is_empty())
             .collect();
-        // The directory's one block would take all with it.
+        // A damage to the only directory block would lose everything.
         let skip = usize::from(!random.chance(10) && blocks.len() > 1);
         let mut pages = Vec::new();
         for _ in 0..=random.below(4) {
@@ -241,7 +241,7 @@ fn lives_with_several_damages() {
             };
             let h = [Harm::Bit, Harm::Zeroes, Harm::Unreadable][random.below(3) as usize];
             let more = pages_behind(block);
-            // A bit that changes twice is whole again.
+            // A bit that is flipped twice has its old value.
             if !pages.contains(&more[0]) {
                 harm(&disk, block, bytes, h, &mut random);
                 pages.extend(more);
@@ -253,7 +253,7 @@ fn lives_with_several_damages() {
     assert!(partly > lives() / 3, "{partly}");
 }
 
-/// A leaf with a slab on each page of the table, the first two sectors of each.
+/// Makes a leaf with a slab on each page of the table, the first two sectors of each mapped.
 fn used() -> (SimDisk, SimUnion) {
     let g = geometry();
     let mut disk = SimDisk::new();
@@ -284,7 +284,7 @@ fn what_was_salvaged_is_never_written() {
     assert!(matches!(why, Error::Damaged(Area::Page, _)));
     assert_eq!(u.committer.failed(), Some(why));
 
-    // A slab that is lost takes no home and no new base; nothing is taken for it.
+    // A lost slab gets no home and no new base, and no leaf slab is allocated for it.
     let taken = u.allocator.used();
     assert_eq!(u.place(1500 * SLAB, 1), damaged);
     assert_eq!(u.allocator.allocate_range(&u.map, 1600 * SLAB, 1), damaged);
@@ -293,7 +293,7 @@ fn what_was_salvaged_is_never_written() {
     let write = plan::write(&u.map, 1500 * SLAB, 8).next().unwrap();
     assert_eq!((write.source, write.sectors), (Source::Lost, 8));
 
-    // Also with something to commit on the slabs that are known.
+    // The same with something to commit on the slabs that are known.
     u.write(2100 * SLAB + 7, 1, 9, true).unwrap();
     let image = disk.image();
     assert_eq!(u.committer.commit(&u.map, &mut u.disk), Err(why));
@@ -305,20 +305,20 @@ fn what_was_salvaged_is_never_written() {
         .iter()
         .all(|(s, d)| is_data(s) || before.get(s) == Some(d)));
 
-    // And no page with such an entry has a form on disk.
+    // A page with such an entry has no form on disk.
     let mut block = [0; 4096];
     assert_eq!(store(&u.map, 1, &mut block), damaged);
     assert_eq!(store(&u.map, 0, &mut block), Ok(()));
 }
 
-/// What the journal says of a lost slab does not make it known; of a known one it does.
+/// A journal record of a lost slab does not make the slab known; a record that empties it does.
 #[test]
 fn records_over_lost_pages() {
     let g = geometry();
     let (disk, u) = used();
     let homes = [3, 1500, 2100].map(|s| u.map.entry(s).leaf.unwrap());
     let mut u = SimUnion::attach_to(&disk, &g).unwrap();
-    // More of a lost slab, a new one on its page, one that is emptied, and one in many pieces.
+    // More of a lost slab, a new slab on its page, an emptied slab, and a slab in many pieces.
     u.write(1500 * SLAB + 9, 3, 90, true).unwrap();
     u.write(1501 * SLAB, 3, 91, true).unwrap();
     u.empty(3..4, Base::Zero).unwrap();
@@ -334,7 +334,7 @@ fn records_over_lost_pages() {
         let (u, lost) = salvage(&disk, &g).unwrap();
         assert_eq!(lost.blocks() as usize, pages.len());
         assert!(judge(&truth, &u, &pages) > 0 || pages == [bits[0]]);
-        // Its bits are gone, but it was emptied since: it is known to be zero.
+        // Its bits are gone, but it was emptied afterwards, so it is known to be zero.
         assert_eq!(u.map.entry(3), Entry::none(Base::Zero, Emptied::No));
     }
 }
@@ -363,7 +363,8 @@ fn a_directory_block_of_two() {
         let gone: Vec<u32> = range.map(|p| p as u32).collect();
         let lost_sectors = judge(&truth, &u, &gone);
         let of_table = [508, 92][at as usize] * 1024 * 32;
-        // The second has the bits too: three slabs of the first one's pages go with them.
+        // The second block also covers the bits, so three slabs of the first block's pages are lost
+        // with it.
         assert_eq!(lost_sectors, of_table + 3 * 32 * u64::from(at));
         assert!(matches!(
             lost.first(),
@@ -372,7 +373,8 @@ fn a_directory_block_of_two() {
     }
 }
 
-/// What nobody can narrow down stays refused, beside a page that could be done without too.
+/// Damage whose extent cannot be determined is still refused, beside a page that alone could be
+/// lost.
 #[test]
 fn refused_all_the_same() {
     let g = geometry();
@@ -381,7 +383,8 @@ fn refused_all_the_same() {
         spoil_page(disk, 1);
         salvage(disk, &g).err()
     };
-    // Under right checksums: a shared slab, one past the leaf, a state that only memory has.
+    // With right checksums: a shared slab, a slab past the leaf, a state that exists only in
+    // memory.
     let (_, u) = used();
     for entry in [
         Entry::home(taken(&u), Base::Root),
@@ -397,14 +400,14 @@ fn refused_all_the_same() {
         let e = refusal(&disk);
         assert!(matches!(e, Some(Error::Damaged(Area::Map, _))), "{e:?}");
     }
-    // A directory that is ahead of its superblock.
+    // A directory that is newer than its superblock.
     let (disk, _) = used();
     let sb = look(&disk).unwrap().sb;
     let block = g.directory_block(0, sb.directory_slot(0).unwrap().number().unwrap());
     edit_sealed(&disk, block, 4096, 4, |b| b[16] += 9);
     let e = salvage(&disk, &g).err();
     assert_eq!(e, Some(Error::Damaged(Area::Directory, block)));
-    // Both superblocks; a leaf that was cut.
+    // Both superblocks are damaged; a leaf is too short.
     let (disk, _) = used();
     edit_slots(&disk, &[0, 1], |b| b[30] ^= 1);
     edit(&disk, 0, |b| b[31] ^= 1);
@@ -416,7 +419,7 @@ fn refused_all_the_same() {
     );
 }
 
-/// A hole in the journal, and a block of it that cannot be read.
+/// A hole in the journal, and a journal block that cannot be read.
 #[test]
 fn a_damaged_journal_is_refused() {
     let g = geometry();

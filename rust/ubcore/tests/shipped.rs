@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Mistakes that others shipped, each with the scene that shows it. tests/crash/mutants.sh makes
-//! each of them in this core and demands that its test fails; the seventh, a race, is in
-//! tests/races.
+//! Bugs that other projects shipped, each with a scene that shows it. tests/crash/mutants.sh makes
+//! each bug in this core and requires that its test fails. The seventh, a race, is in tests/races.
 
 mod sim;
 
@@ -13,7 +12,7 @@ use ubcore::disk::{Disk, Order};
 use ubcore::error::{Error, Result, Side};
 use ubcore::geometry::Geometry;
 
-/// What tests/crash/mutants.sh asks first.
+/// tests/crash/mutants.sh checks this first.
 #[cfg(mutant)]
 #[test]
 fn of_a_mutant() {
@@ -31,13 +30,13 @@ fn fresh() -> (SimDisk, SimUnion) {
     (disk, u)
 }
 
-/// The power goes, and nothing lands that was not flushed.
+/// Fails the power, so that nothing lands that was not flushed.
 fn cut(disk: &SimDisk) -> Result<SimUnion> {
     let durable = disk.state.borrow().moment().durable;
     SimUnion::attach_to(&SimDisk::with(State::restored(durable)), &geometry())
 }
 
-/// dm-thin, dm-clone, dm-snapshot-merge: metadata was committed while data sat in a volatile cache.
+/// dm-thin, dm-clone, dm-snapshot-merge: metadata was committed while data was in a volatile cache.
 #[test]
 fn a_commit_flushes_the_data_that_it_names() {
     let (disk, mut u) = fresh();
@@ -47,7 +46,7 @@ fn a_commit_flushes_the_data_that_it_names() {
     assert!((40..48).all(|s| u.read(s) == content(1, s)));
 }
 
-/// A disk whose cache cannot be flushed any more; other writes go well.
+/// A disk whose cache can no longer be flushed; other writes succeed.
 struct Unflushable(SimDisk);
 
 impl Disk for Unflushable {
@@ -109,7 +108,7 @@ fn what_goes_out_together_does_not_share_a_buffer() {
     assert!(u.read(40) == content(1, 40) && u.read(48) == content(ROOT, 48));
 }
 
-/// dm-snapshot, CVE-2013-4299: after a reload, space in use was given away.
+/// dm-snapshot, CVE-2013-4299: after a reload, space in use was allocated again.
 #[test]
 fn what_is_in_use_is_not_free_after_a_reload() {
     let (disk, mut u) = fresh();
@@ -130,7 +129,7 @@ fn what_is_in_use_is_not_free_after_a_reload() {
 fn a_write_that_fails_maps_nothing() {
     let (disk, mut u) = fresh();
     u.write(40, 8, 1, true).unwrap();
-    // Two writes get their homes and fail on the leaf: nobody marks them.
+    // Two writes get their homes and fail on the leaf, so they are not marked.
     for (at, n) in [(44, 8), (100, 60)] {
         u.allocator.allocate_range(&u.map, at, n).unwrap();
     }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Pages that are stored for a checkpoint in steps, with writes and commits between the steps.
+//! Tests pages that are stored for a checkpoint in steps, with writes and commits between the
+//! steps.
 
 mod sim;
 
@@ -15,7 +16,7 @@ use ubcore::replay_limit::filled_max;
 
 const SLAB: u64 = 32;
 
-/// Six pages of the slab table and four of sector bits.
+/// Returns six pages of the slab table and four of sector bits.
 fn small() -> Geometry {
     Geometry::new(
         6000 * SLAB,
@@ -34,14 +35,14 @@ fn fresh(g: Geometry) -> (SimDisk, SimUnion) {
     (disk, u)
 }
 
-/// What a power failure leaves, if everything that was sent has arrived or nothing that was not
-/// flushed has.
+/// Returns what a power failure leaves: a disk with everything that was sent, and a disk with only
+/// what was flushed.
 fn after_power_failure(disk: &SimDisk) -> [SimDisk; 2] {
     let durable = disk.state.borrow().moment().durable;
     [disk.clone(), SimDisk::with(State::restored(durable))]
 }
 
-/// Stores what has changed, one write at a time: how many writes.
+/// Stores what has changed, one write at a time, and returns how many writes.
 fn store(u: &mut SimUnion) -> u32 {
     let before = u.disk.counts().writes;
     let mut next = Some(0);
@@ -51,7 +52,7 @@ fn store(u: &mut SimUnion) -> u32 {
     (u.disk.counts().writes - before) as u32
 }
 
-/// Random writes, commits and steps; the power fails after each commit, and the map is whole.
+/// Does random writes, commits and steps; the power fails after each commit, and the map is whole.
 #[test]
 fn a_page_that_changes_after_its_step_is_stored_again_in_the_same_slot() {
     let g = small();
@@ -90,7 +91,7 @@ fn a_page_that_changes_after_its_step_is_stored_again_in_the_same_slot() {
     assert!(twice > 40, "hardly a page was stored twice");
 }
 
-/// In steps a checkpoint writes what it writes at once.
+/// A checkpoint in steps writes the same as a checkpoint at once.
 #[test]
 fn steps_cost_no_write() {
     let writes = |steps: bool| {
@@ -113,7 +114,7 @@ fn steps_cost_no_write() {
     assert_eq!(writes(true), writes(false));
 }
 
-/// A leaf, on behalf of a task that gets a fatal signal when it has given way so many times.
+/// A leaf that is written for a task which gets a fatal signal after so many yields.
 struct Signalled<'a>(&'a mut SimDisk, u32);
 
 const SIGNAL: Error = Error::Os(4);
@@ -137,7 +138,7 @@ impl Disk for Signalled<'_> {
     }
 }
 
-/// A signal ends the checkpoint of an attach between any two writes, and the leaf is as it was.
+/// A signal ends the checkpoint of an attach between any two writes, and the leaf is unchanged.
 #[test]
 fn a_signal_ends_the_checkpoint_of_an_attach() {
     let g = small();
@@ -161,13 +162,13 @@ fn a_signal_ends_the_checkpoint_of_an_attach() {
     assert!(ended > 1 && u.committer.counters().checkpoints == 2);
 }
 
-/// A commit after a step: the buffer holds pages, and not the block of the journal before.
+/// Commits after a step. The buffer then holds pages, not the previous block of the journal.
 #[test]
 fn a_commit_after_a_step_zeroes_its_whole_block() {
     let (disk, mut u) = fresh(small());
     let g = *u.map.geometry();
     for slab in 0..8 {
-        // At the end of a page of the table, which is the first that a step stores.
+        // These lie at the end of a table page, which is the first page that a step stores.
         u.write((1016 + slab) * SLAB, 1, slab, true).unwrap();
         u.committer.commit(&u.map, &mut u.disk).unwrap();
         let next = u.committer.store_some(&u.map, &mut u.disk, 0);
@@ -183,7 +184,7 @@ fn a_commit_after_a_step_zeroes_its_whole_block() {
     }
 }
 
-/// Pages that were stored still count for what a replay may fill: attach takes the leaf.
+/// Stored pages still count for what a replay may fill, so attach accepts the leaf.
 #[test]
 fn a_ring_fills_no_more_pages_for_being_stored_in_steps() {
     let pages = filled_max(&small()) + 200;
@@ -204,8 +205,9 @@ fn a_ring_fills_no_more_pages_for_being_stored_in_steps() {
     assert_eq!(after.map.entry(0).base, Base::Zero);
 }
 
-/// A commit that finds the ring full becomes a checkpoint. That covers the emptied slabs as well whose
-/// pages the commit did not come to: their space is free afterwards, and they can be written.
+/// A commit that finds the ring full becomes a checkpoint. The checkpoint also covers the emptied
+/// slabs whose pages the commit did not reach. Their space is free afterwards, and they can be
+/// written.
 #[test]
 fn a_commit_without_space_leaves_no_emptied_slab_behind() {
     for dirty in [false, true] {

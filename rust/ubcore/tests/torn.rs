@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The journal's blocks land as the device likes: each write whole, in part or not at all, early or
-//! late. What a finished epoch said holds, what an unfinished one said does not, and neither is
-//! taken for damage; also when the ring is written on behind it.
+//! The device may land the journal's blocks in any way: each write whole, in part or not at all,
+//! early or late. The records of a finished transaction hold, the records of an unfinished one do
+//! not, and neither is taken for damage. This is also true when later transactions overwrite the
+//! ring.
 
 mod sim;
 
@@ -15,8 +16,9 @@ use ubcore::disk::{Disk, Order};
 use ubcore::error::{Error, Result};
 use ubcore::geometry::{Geometry, BLOCK_BYTES};
 
-/// A disk on which plain journal writes land at once, block by block as `plain` says. The power goes
-/// in the write that ends an epoch: in the flush before it, or then the blocks of `last` land.
+/// A disk on which plain journal writes land at once, block by block as `plain` says. The power
+/// fails in the write that ends a transaction: in the flush before it, or after that, when the
+/// blocks of `last` land.
 struct Tearing {
     disk: SimDisk,
     ring: Range<u64>,
@@ -107,7 +109,7 @@ impl Life {
         self.oracle.flushed();
     }
 
-    /// A commit that the power's end tears.
+    /// Makes a commit that a power failure tears.
     fn torn_commit(&mut self, plain: u32, last: Option<u32>) {
         let g = geometry();
         let mut disk = Tearing {
@@ -120,7 +122,7 @@ impl Life {
         assert!(u.committer.commit(&u.map, &mut disk).is_err());
     }
 
-    /// The power goes and comes back; every sector must hold something lawful.
+    /// Fails the power and attaches again; each sector must hold valid content.
     fn cut(&mut self, what: &str) {
         self.disk.state.borrow_mut().crash(&mut self.random);
         self.union = match SimUnion::attach_to(&self.disk, &geometry()) {
@@ -134,7 +136,8 @@ impl Life {
         }
     }
 
-    /// The next lives: epochs of one block and of more go over what the torn one left.
+    /// Leads the next lives: transactions of one block and of more overwrite what the torn one
+    /// left.
     fn go_on(&mut self, what: &str) {
         for slabs in [3, 200, 1] {
             self.write(slabs);
@@ -182,7 +185,8 @@ fn a_long_epoch_that_never_ended() {
     }
 }
 
-/// All of a long epoch landed, and nobody was told: it may count, and everything is there.
+/// A long transaction landed completely, but the commit was never acknowledged. It may count, and
+/// everything is there.
 #[test]
 fn an_epoch_that_landed_unheard() {
     let mut life = Life::new(9);
@@ -198,7 +202,7 @@ fn an_epoch_that_landed_unheard() {
     life.go_on("all");
 }
 
-/// Twice torn without a write between the lives, then on.
+/// A transaction is torn twice without a write between the lives; then the lives continue.
 #[test]
 fn torn_twice_in_a_row() {
     for mask in [0b110, 0b101, 0b100] {

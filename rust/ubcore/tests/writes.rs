@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Which metadata is written where, in which order: what cuts of power alone do not show, because
-//! it guards against rot and torn sectors, or because the time for it is too short to be hit.
+//! Checks which metadata is written where, and in which order. Power failures alone do not show
+//! this, because the order guards against rot and torn sectors, or because the critical time is too
+//! short to be hit.
 
 mod sim;
 
@@ -23,7 +24,7 @@ use ubcore::geometry::Geometry;
 use ubcore::map::{words_for, Map};
 use ubcore::pages::PageSet;
 
-/// A disk that writes down what it is asked to write: block, count, order.
+/// A disk that records the writes that it gets: block, count, order.
 #[derive(Clone)]
 struct Recorder {
     disk: SimDisk,
@@ -78,7 +79,7 @@ fn geometry() -> Geometry {
     Geometry::new(1280, 1280, 2048 + 24 * 32, 32, 16).unwrap()
 }
 
-/// A leaf with something in its journal and in its pages.
+/// Makes a leaf with records in its journal and content in its pages.
 fn used() -> (SimDisk, Geometry) {
     let g = geometry();
     let mut disk = SimDisk::new();
@@ -95,8 +96,8 @@ fn slot(disk: &SimDisk, at: u64) -> Result<Superblock> {
     Superblock::decode(&disk.read_sector(at * 8), at)
 }
 
-/// R7: pages and directory plain, to where nothing counts; then the superblock that makes them
-/// count, behind a flush; then the other, for rot.
+/// Pages and directory are plain writes to slots that do not count. Then comes the superblock
+/// that makes them count, behind a flush, and then the other superblock, against rot.
 #[test]
 fn a_checkpoint_writes_pages_then_one_superblock_then_the_other() {
     let (disk, g) = used();
@@ -114,13 +115,13 @@ fn a_checkpoint_writes_pages_then_one_superblock_then_the_other() {
         (Order::FlushFua, Order::Fua, 2)
     );
     assert_eq!(supers[0].0 + supers[1].0, 1);
-    // The directory is in the slot that did not count, and now does.
+    // The directory is in the slot that did not count before and counts now.
     let was = before.directory_slot(0).unwrap();
     let is = committer.superblock().directory_slot(0).unwrap();
     assert_eq!(is, was.other());
     let block = g.directory_block(0, is.number().unwrap());
     assert!(rest.iter().any(|w| w.0 == block));
-    // Both slots are the same, and one generation on.
+    // Both slots are the same, with the next generation.
     let (a, b) = (slot(&disk, 0).unwrap(), slot(&disk, 1).unwrap());
     assert_eq!(a, b);
     assert_eq!(a, *committer.superblock());
@@ -128,7 +129,7 @@ fn a_checkpoint_writes_pages_then_one_superblock_then_the_other() {
     assert!(a.journal_sequence > before.journal_sequence);
 }
 
-/// Whichever superblock rots after a checkpoint, the other says the same.
+/// If either superblock rots after a checkpoint, the other says the same.
 #[test]
 fn either_superblock_may_rot() {
     for rot in 0..2 {
@@ -146,13 +147,14 @@ fn either_superblock_may_rot() {
         for n in 0..40 {
             assert!(u.read(n * 15) == content(10 + n, n * 15), "{n}");
         }
-        // And the attach has healed it.
+        // The attach has repaired the slot.
         assert!(slot(&disk, rot).is_ok());
     }
 }
 
-/// The power goes between the two superblocks: only one slot tells of the pages that count. The
-/// next checkpoint overwrites the other first: should that write tear its sector, one is whole.
+/// The power fails between the two superblocks, so only one slot refers to the pages that count.
+/// The next checkpoint overwrites the other slot first. If that write tears its sector, one slot is
+/// still whole.
 #[test]
 fn the_only_superblock_that_counts_is_not_overwritten_first() {
     for rotten in [false, true] {
@@ -161,7 +163,8 @@ fn the_only_superblock_that_counts_is_not_overwritten_first() {
     }
 }
 
-/// Whether the second superblock was lost, as it should be here. `rotten`: it is slot A's turn.
+/// Returns whether the second superblock was lost, as it should be here. If `rotten`, slot A is
+/// written first.
 fn cut_between(rotten: bool, seed: u64) -> bool {
     let (disk, g) = used();
     if rotten {
@@ -191,8 +194,8 @@ fn cut_between(rotten: bool, seed: u64) -> bool {
     true
 }
 
-/// R2: all but the last write of an epoch are plain; the last carries the flush. R6: none runs over
-/// the end of the ring.
+/// All writes of a transaction but the last are plain; the last carries the flush. No write
+/// runs over the end of the ring.
 #[test]
 fn an_epoch_ends_with_one_flush_and_stays_within_the_ring() {
     let g = Geometry::new(64_000, 64_000, 2048 + 2000 * 32, 32, 32).unwrap();
@@ -202,7 +205,7 @@ fn an_epoch_ends_with_one_flush_and_stays_within_the_ring() {
     let recorder = Recorder::new(&disk);
     let mut epochs = Vec::new();
     for round in 0..12u64 {
-        // Each slab in pieces: three words.
+        // Each slab is in pieces, which takes three words.
         for n in 0..(round * 300 % 1900) {
             u.write(n * 32 + round, 1, round + 1, true).unwrap();
             u.write(n * 32 + round + 16, 1, round + 1, true).unwrap();
@@ -210,7 +213,7 @@ fn an_epoch_ends_with_one_flush_and_stays_within_the_ring() {
         u.committer.commit(&u.map, &mut recorder.clone()).unwrap();
         let log = recorder.take();
         if log.iter().any(|w| w.0 < 2) {
-            continue; // The ring was full: a checkpoint.
+            continue; // The ring was full, so this was a checkpoint.
         }
         let ring = g.journal_block(0)..g.journal_block(g.journal_blocks());
         for (n, w) in log.iter().enumerate() {
@@ -224,8 +227,8 @@ fn an_epoch_ends_with_one_flush_and_stays_within_the_ring() {
     assert!(epochs.iter().any(|&n| n > 1), "{epochs:?}");
 }
 
-/// R6, at every place of the ring: an epoch of twelve blocks of sixteen ends before what the last
-/// checkpoint needs, or a checkpoint takes its place, and no write runs over the end.
+/// At each place of the ring, a transaction of twelve blocks of sixteen ends before the blocks
+/// that the last checkpoint needs, or a checkpoint takes its place. No write runs over the end.
 #[test]
 fn an_epoch_takes_only_what_is_free_of_the_ring() {
     let g = Geometry::new(64_000, 64_000, 2048 + 2000 * 32, 32, 16).unwrap();
@@ -244,7 +247,7 @@ fn an_epoch_takes_only_what_is_free_of_the_ring() {
             u.checkpoint().unwrap();
         }
         let room = 16 - u.committer.journal_used();
-        // Each slab in two pieces: three words.
+        // Each slab is in two pieces, which takes three words.
         for slab in 20..1990 {
             u.map.assign(slab, slab).unwrap();
             assert!(u.map.mark(u64::from(slab) * 32, 1));
@@ -261,7 +264,8 @@ fn an_epoch_takes_only_what_is_free_of_the_ring() {
     }
 }
 
-/// A record tells how far its leaf slab lies behind the one before it; what it cannot, another does.
+/// A record gives how far its leaf slab lies behind the previous record's. If the distance does not
+/// fit, another record gives it.
 #[test]
 fn every_distance_between_leaf_slabs_is_told() {
     let g = Geometry::new(64_000, 64_000, 2048 + 2000 * 32, 32, 32).unwrap();

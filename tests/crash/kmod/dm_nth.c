@@ -1,17 +1,17 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * A target of device mapper that fails exactly the n-th I/O of a kind.
+ * A device-mapper target that fails exactly the n-th I/O of a kind.
  *
  *   table: START LENGTH nth DEVICE LABEL
  *   echo "LABEL KIND N MODE" >/sys/module/dm_nth/parameters/arm
  *   cat /sys/module/dm_nth/parameters/seen       LABEL COUNT FAILED, a line each
  *
- * KIND is read, write, flush, discard or zero. MODE: "once" fails that one;
- * "kind" that and all later ones of its kind; "dead" that and everything later
- * of any kind; "landed" does that one and then says that it failed. N of 0
- * disarms. COUNT is of the kind that is armed, since it was armed.
+ * KIND is read, write, flush, discard or zero. MODE: "once" fails that I/O;
+ * "kind" fails it and all later I/Os of its kind; "dead" fails it and all later
+ * I/Os of any kind; "landed" does that I/O and then reports a failure. An N of
+ * 0 disarms. COUNT is the number of I/Os of the armed kind since it was armed.
  *
- * Device mapper sends the flush before a write as a bio of its own, so a write
+ * Device mapper sends the flush before a write as a separate bio, so a write
  * that flushes first counts as both.
  */
 #include <linux/bio.h>
@@ -34,7 +34,7 @@ struct nth {
 	struct list_head list;
 };
 
-/* Of one bio: it is done, and then failed. */
+/* The state of one bio that is done first and failed afterwards. */
 struct nth_bio {
 	bool fail;
 };
@@ -57,7 +57,7 @@ static enum kind kind_of(const struct bio *bio)
 	}
 }
 
-/* Whether this one fails. */
+/* Returns whether this I/O fails. */
 static bool judge(struct nth *t, enum kind kind)
 {
 	unsigned long flags;

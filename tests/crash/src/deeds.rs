@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The oracle of a raw load: all deeds of `tests/vm/src/record.c`, and which of them was durable
-//! when, by the marks in the log. Sectors are those of `tests/vm/src/sector.h`.
+//! The oracle of a raw load. Knows all deeds of `tests/vm/src/record.c`, and from the marks in the
+//! log which of them was durable when. Sectors are those of `tests/vm/src/sector.h`.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,14 +13,14 @@ use crate::sim::disk::Sector;
 use crate::sim::union::SimUnion;
 
 const MAGIC: u64 = 0x726f_7463_6573_6275;
-/// Tags: zeroes, and the root's own content.
+/// Tags: zeroes, and the root's content.
 const ZERO: u64 = 0;
 const ROOT: u64 = 1;
 
 struct Deed {
     start: u64,
     count: u64,
-    /// The clock when it had completed; 0 if it had not.
+    /// The clock when the deed had completed; 0 if it had not.
     done: u64,
     tag: u32,
     fua: bool,
@@ -28,12 +28,13 @@ struct Deed {
 
 pub struct Deeds {
     deeds: Vec<Deed>,
-    /// Of each sector, those that changed it, in order.
+    /// The deeds that changed each sector, in order.
     of: Vec<Vec<u32>>,
-    /// All that had completed by then is durable.
+    /// All deeds that had completed by then are durable.
     level: u64,
     fua: BTreeSet<u32>,
-    /// Takes what has completed for durable as soon as the first flush has: this must be noticed.
+    /// Takes completed deeds for durable as soon as the first flush has completed. The campaign
+    /// must notice this.
     pub believe: bool,
 }
 
@@ -51,7 +52,7 @@ fn mix(mut x: u64) -> u64 {
     x ^ (x >> 27)
 }
 
-/// The tag of a sector; `None` for a mix, or another sector's data.
+/// Returns the tag of a sector; `None` for a mix, or another sector's data.
 fn tag(data: &Sector, sector: u64) -> Option<u64> {
     if *data == [0; 512] {
         return Some(ZERO);
@@ -67,11 +68,12 @@ fn tag(data: &Sector, sector: u64) -> Option<u64> {
     whole.then_some(tag)
 }
 
-/// What is older does not land on what is newer.
+/// Keeps an older write of a sector from landing on a newer one.
 ///
-/// dm-log-writes writes a plain write down when a flush covers it, and a FUA write at once. So a
-/// write that had completed before a FUA write of the same sector comes behind it. Its tag tells:
-/// those of a sector grow, for one writer has it and waits for each.
+/// dm-log-writes logs a plain write when a flush covers it, and a FUA write at once. So a write
+/// that had completed before a FUA write of the same sector is logged after it. The tag shows the
+/// true order: the tags of a sector grow, because only one writer writes it and waits for each
+/// write.
 pub fn put_right(entries: &mut [Entry]) {
     let mut newer = BTreeMap::<u64, Sector>::new();
     for entry in entries {

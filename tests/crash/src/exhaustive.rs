@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! All sequences of up to four operations, with a cut of power at all points of the last.
+//! Leads all sequences of up to four operations, with a power failure at each point of the last.
 //!
-//! A cut within an operation before the last one is the same as that of a shorter sequence: the
-//! later operations never happen. So each sequence is cut in its last operation alone, and no
-//! sequence is left out for looking like another.
+//! A power failure within an earlier operation is the same as that of a shorter sequence, because
+//! the later operations never happen. So the power fails only in the last operation of each
+//! sequence. No sequence is left out because it resembles another.
 
 use crate::ground::{Ground, GROUNDS};
 use crate::judge::{Counters, Depth, Judge};
@@ -12,11 +12,11 @@ use crate::op::{line, Op, Range};
 use crate::rot;
 use crate::sim::disk::Random;
 
-/// Eleven operations, at one set of places or another.
+/// Returns eleven operations, at one set of places or another.
 pub fn alphabet(places: usize) -> [Op; 11] {
     let at = |at, len| Range { at, len };
     let [small, page, over_two, again, zero, discard, fua] = if places == 0 {
-        // A slab written, one half in the middle of everything, one beside it.
+        // A slab that is written, a write in the middle of everything, and a write beside it.
         [
             at(5, 1),
             at(40, 8),
@@ -27,7 +27,7 @@ pub fn alphabet(places: usize) -> [Op; 11] {
             at(6, 1),
         ]
     } else {
-        // The slabs that a full leaf has no room for; whole slabs; the union's last.
+        // The slabs that a full leaf has no room for; whole slabs; the union's last slab.
         [
             at(100, 1),
             at(64, 8),
@@ -59,16 +59,16 @@ pub struct Job {
     pub ground: &'static Ground,
     pub reveal: bool,
     pub places: usize,
-    /// All sequences up to this length, and one in so many of the others.
+    /// All sequences up to this length are led, and one in so many of the others.
     pub all_up_to: usize,
     pub one_in: u64,
     pub seed: u64,
 }
 
-/// The longest sequence.
+/// The length of the longest sequence.
 pub const LONGEST: usize = 4;
 
-/// All that there are of these, with the same share of each.
+/// Returns all jobs, with the same share of sequences for each.
 pub fn jobs(all_up_to: usize, one_in: u64, seed: u64) -> Vec<Job> {
     let mut jobs = Vec::new();
     for ground in &GROUNDS[..3] {
@@ -86,7 +86,8 @@ pub fn jobs(all_up_to: usize, one_in: u64, seed: u64) -> Vec<Job> {
     jobs
 }
 
-/// Leads the sequences of a job; the first unlawful state as a replay line. `None`: time is over.
+/// Leads the sequences of a job. Returns the first invalid state as a replay line. `None`: time is
+/// over.
 pub fn run(job: &Job, depth: Depth, go_on: &dyn Fn() -> bool) -> (Counters, Result<bool, String>) {
     let devices = job.ground.devices(job.reveal);
     let mut judge = Judge::new(devices.geometry, depth, job.seed);

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The oracle of a file system: its own check, and the files that were durable by then.
+//! The oracle of a file system: the file system's check, and the files that were durable by then.
 //!
-//! The root is all zeroes, so a union is what its leaf says. XFS has no tool that replays its log:
-//! what is in it is judged in a guest alone, at the points that [`Leaves`] keeps.
+//! The root is all zeroes, so a union holds only what its leaf holds. XFS has no tool that replays
+//! its log, so its content is judged only in a guest, at the points that [`Leaves`] keeps.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -85,19 +85,19 @@ impl Files {
         fs::write(&self.image, image).map_err(|e| format!("{}: {e}", self.image.display()))
     }
 
-    /// The content of a file of that number.
+    /// Returns the content of the file with that number.
     fn content(n: u64) -> Vec<u8> {
         let len = (1000 + n * 7919 % 90_000) as usize;
         format!("file {n}\n").bytes().cycle().take(len).collect()
     }
 
     fn check_ext4(&self) -> Result<(), String> {
-        // Replays its journal and mends nothing that needs a decision.
+        // This replays the journal and mends nothing that needs a decision.
         let done = run("e2fsck", &["-f", "-p"], &self.image)?;
         if !matches!(done.status.code(), Some(0 | 1)) {
             return Err(format!("e2fsck: {}", said(&done)));
         }
-        // The newest, and one of the others.
+        // The newest file, and one of the others.
         let newest = self.kept.last();
         for n in newest.into_iter().chain(self.kept.get(self.kept.len() / 2)) {
             let path = format!("cat /kept{n}");
@@ -148,9 +148,10 @@ impl Oracle for Files {
         }
     }
 
-    /// XFS takes a block of metadata whose header is new for new as a whole, and does not replay
-    /// its log over it. The superblocks of ext4, 1 KiB, and btrfs, 4 KiB, have checksums that nothing
-    /// mends at a mount. A cut that tears these costs the file system on any disk: none does here.
+    /// XFS takes a metadata block whose header is new for wholly new, and does not replay its log
+    /// over it. The superblocks of ext4, 1 KiB, and of btrfs, 4 KiB, have checksums that nothing
+    /// mends at a mount. A power failure that tears such a block destroys the file system on any
+    /// disk, so no failure here tears one.
     fn whole(&self) -> u64 {
         match self.kind {
             Kind::Ext4 => 2,

@@ -1,20 +1,21 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Where a life begins: devices, and what has happened on them before.
+//! The start of a life: devices, and the operations that ran on them before.
 
 use ubcore::geometry::Geometry;
 
 use crate::op::{Op, Range};
 use crate::world::{Devices, World};
 
-/// Five slabs over three, the last one cut short: it gets full, and what is emptied is used again.
+/// Five slabs over three, the last one shorter: the leaf fills up, and emptied slabs are used
+/// again.
 const TINY: [u64; 4] = [150, 2048 + 3 * 32, 32, 16];
 /// 40 slabs over 24.
 const SMALL: [u64; 4] = [1280, 2048 + 24 * 32, 32, 16];
-/// 64 KiB slabs, 20 over 12; slabs in pieces cost words.
+/// 64 KiB slabs, 20 over 12; slabs in pieces need records of words.
 const PIECES: [u64; 4] = [2530, 2048 + 12 * 128, 128, 16];
 
-/// A name for a replay line, sizes, and the operations before the first.
+/// A name for a replay line, the sizes, and the operations before the first.
 pub struct Ground {
     pub name: &'static str,
     sizes: [u64; 4],
@@ -49,7 +50,7 @@ pub const GROUNDS: [Ground; 5] = [
     },
 ];
 
-/// The ring wrapped, and one commit before a checkpoint is due.
+/// The ring has wrapped, and a checkpoint is due after one more commit.
 fn aged() -> Vec<Op> {
     let commit = |at| [Op::Write(Range { at, len: 1 }), Op::Flush];
     (10..27).flat_map(commit).collect()
@@ -61,7 +62,7 @@ fn full() -> Vec<Op> {
 }
 
 impl Ground {
-    /// The one of a name; `-reveal` behind it: what is discarded shows the root again.
+    /// Finds the ground with a name. With `-reveal` appended, discarded slabs show the root again.
     pub fn find(word: &str) -> Option<(&'static Ground, bool)> {
         let name = word.strip_suffix("-reveal").unwrap_or(word);
         let found = GROUNDS.iter().find(|g| g.name == name);

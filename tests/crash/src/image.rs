@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The images that a cut of power can leave: of each unflushed sector any version.
+//! The images that a power failure can leave: of each unflushed sector any version.
 
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -15,17 +15,17 @@ pub struct Doubt {
     pub versions: Vec<Sector>,
 }
 
-/// A moment, sorted into what is certain and what is not.
+/// A moment, divided into certain sectors and sectors in doubt.
 ///
-/// Recovery reads and writes metadata alone; the fence of the simulated disk holds it to that. So
-/// the map that it finds does not depend on which data sectors landed, and each version of a data
-/// sector can be judged by itself: one recovery stands for all 2^n choices of n data sectors.
+/// Recovery reads and writes only metadata; the fence of the simulated disk enforces that. So the
+/// map that recovery finds does not depend on which data sectors landed, and each version of a data
+/// sector can be judged by itself. One recovery stands for all 2^n choices of n data sectors.
 pub struct Scope {
-    /// What is durable of metadata.
+    /// The durable metadata.
     pub certain: BTreeMap<u64, Sector>,
     /// Metadata sectors with more than one version.
     pub doubts: Vec<Doubt>,
-    /// Every version of each data sector.
+    /// All versions of each data sector.
     pub data: BTreeMap<u64, Vec<Sector>>,
     digest: u64,
     version_digests: Vec<Vec<u64>>,
@@ -37,7 +37,7 @@ pub fn digest_of(value: &impl Hash) -> u64 {
     hasher.finish()
 }
 
-/// A sector's share in its image's digest; nothing for one that was never written.
+/// Returns a sector's share of its image's digest. The share of an unwritten sector is zero.
 fn sector_digest(sector: u64, data: &Sector) -> u64 {
     if *data == [0; 512] {
         return 0;
@@ -45,7 +45,7 @@ fn sector_digest(sector: u64, data: &Sector) -> u64 {
     digest_of(&(sector, &data[..]))
 }
 
-/// A digest of an image's metadata, the same however it came about.
+/// Returns a digest of an image's metadata that does not depend on the order of the writes.
 pub fn image_digest(image: &BTreeMap<u64, Sector>) -> u64 {
     image
         .iter()
@@ -63,7 +63,7 @@ fn versions_of(moment: &Moment, sector: u64) -> Vec<Sector> {
 }
 
 impl Scope {
-    /// `data_start` is the first sector that is not metadata.
+    /// Makes the scope of a moment; `data_start` is the first sector that is not metadata.
     pub fn new(moment: &Moment, data_start: u64) -> Scope {
         let certain = moment.durable.range(..data_start);
         let certain: BTreeMap<_, _> = certain.map(|(s, d)| (*s, *d)).collect();
@@ -94,13 +94,13 @@ impl Scope {
         }
     }
 
-    /// In how many ways the sectors in doubt can have landed.
+    /// Returns in how many ways the sectors in doubt can have landed.
     pub fn ways(&self) -> u64 {
         let of = self.doubts.iter().map(|d| d.versions.len() as u64);
         of.fold(1, u64::saturating_mul)
     }
 
-    /// Way number `n`, as a digit for each sector in doubt.
+    /// Returns way number `n`, as a digit for each sector in doubt.
     fn way(&self, mut n: u64) -> Vec<u8> {
         let digit = |d: &Doubt| {
             let base = d.versions.len() as u64;
@@ -116,8 +116,8 @@ impl Scope {
         self.doubts.iter().map(&mut digit).collect()
     }
 
-    /// All ways, up to `all` of them; above that nothing, everything, each sector alone, all but
-    /// each, and a sample.
+    /// Returns all ways if there are at most `all`. Otherwise returns nothing, everything, each
+    /// sector alone, all sectors but one, and a sample.
     pub fn choices(&self, all: u64, sample: usize, random: &mut Random) -> Vec<Vec<u8>> {
         if self.ways() <= all {
             return (0..self.ways()).map(|n| self.way(n)).collect();
@@ -139,7 +139,7 @@ impl Scope {
         choices
     }
 
-    /// The digest of the image that a choice leaves.
+    /// Returns the digest of the image that a choice leaves.
     pub fn digest(&self, choice: &[u8]) -> u64 {
         let sectors = self.version_digests.iter().zip(choice);
         sectors.fold(self.digest, |d, (versions, &n)| {
@@ -147,7 +147,7 @@ impl Scope {
         })
     }
 
-    /// The metadata that a choice leaves.
+    /// Returns the metadata that a choice leaves.
     pub fn image(&self, choice: &[u8]) -> BTreeMap<u64, Sector> {
         let mut image = self.certain.clone();
         for (doubt, &n) in self.doubts.iter().zip(choice) {
@@ -156,7 +156,7 @@ impl Scope {
         image
     }
 
-    /// The digits of a replay line, as far as they fit: a shrunk life has fewer sectors in doubt.
+    /// Returns the digits of a replay line that fit. A shrunk life has fewer sectors in doubt.
     pub fn fit(&self, landed: &Landed) -> Vec<u8> {
         match landed {
             Landed::Seed(seed) => self.random_way(&mut Random(*seed)),
@@ -168,7 +168,7 @@ impl Scope {
         }
     }
 
-    /// The data that a seed leaves: of each sector one version.
+    /// Returns the data that a seed leaves: one version of each sector.
     pub fn some_data(&self, seed: u64) -> BTreeMap<u64, Sector> {
         let mut random = Random(!seed);
         let mut pick = |v: &Vec<Sector>| v[random.below(v.len() as u64) as usize];

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Recovers from images and judges what is found.
+//! Recovers from images and judges the result.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::rc::Rc;
@@ -16,39 +16,39 @@ use crate::sim::oracle::{tag, Oracle, ROOT, ZERO};
 use crate::sim::union::salvage;
 use crate::world::{attach, disk_of, Point};
 
-/// How much is looked at.
+/// How many states are judged.
 #[derive(Clone, Copy)]
 pub struct Depth {
-    /// All ways in which sectors land are tried up to this many: all subsets of 12.
+    /// Up to this number, all ways in which sectors can land are tried: all subsets of 12.
     pub all: u64,
-    /// Above that, so many at random beside the special ones.
+    /// Above that number, so many ways at random besides the special ones.
     pub sample: usize,
-    /// The same for the second cut, in the recovery.
+    /// The same for the second power failure, in the recovery.
     pub second_all: u64,
     pub second_sample: usize,
-    /// In how many ways each sector rots, 3 at most.
+    /// In how many ways each sector rots, at most 3.
     pub rots: usize,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Counters {
-    /// Images of a disk with the contents that are lawful for it, no two alike, each judged sector
+    /// Images of a disk with the contents that are valid for it, no two alike, each judged sector
     /// by sector.
     pub states: u64,
-    /// Of these, those after a second cut.
+    /// The number of these after a second power failure.
     pub second: u64,
-    /// Those with a rotten sector; and how many of these were refused and named.
+    /// The images with a rotten sector, and the number of these that recovery refused and named.
     pub rotten: u64,
     pub named: u64,
-    /// Of those refused, what could be read all the same, with some of it lost.
+    /// The number of refused images that could be read nevertheless, with some content lost.
     pub salvaged: u64,
-    /// Rot of the journal's last write, taken for a torn one.
+    /// Rot of the journal's last write that was taken for a torn write.
     pub torn: u64,
-    /// Recoveries that were run: one serves all states of its image.
+    /// Recoveries that ran. One serves all states of its image.
     pub recoveries: u64,
     /// Sequences or lives.
     pub lives: u64,
-    /// Points at which the power went.
+    /// Points at which the power failed.
     pub points: u64,
 }
 
@@ -66,16 +66,16 @@ impl Counters {
     }
 }
 
-/// Where the sectors of a union come from after a recovery, or why there is none.
+/// The sources of a union's sectors after a recovery, or the reason why recovery failed.
 pub type Recovered = Result<Vec<Run>, Error>;
 
-/// Knows all images that were seen, and what recovery makes of them.
+/// Records all images that were seen, and the result of their recovery.
 pub struct Judge {
     pub geometry: Geometry,
     pub depth: Depth,
     random: Random,
     recovered: HashMap<u64, Rc<Recovered>>,
-    /// Images whose recovery was cut at each of its points.
+    /// Images whose recovery was interrupted by a power failure at each of its points.
     twice: HashSet<u64>,
     judged: HashSet<(u64, u64)>,
     pub counters: Counters,
@@ -102,7 +102,7 @@ impl Judge {
         Scope::new(moment, self.geometry.leaf_slab_start(0))
     }
 
-    /// Recovers from an image; with its trail if that is wanted.
+    /// Recovers from an image; returns the trail too if that is wanted.
     pub fn recover(
         &mut self,
         image: BTreeMap<u64, Sector>,
@@ -116,21 +116,22 @@ impl Judge {
         (u.map(|u| runs_of(&u, &self.geometry)), moments)
     }
 
-    /// What is left of an image that recovery refuses.
+    /// Returns what is left of an image that recovery refuses.
     pub fn salvage(&self, image: BTreeMap<u64, Sector>) -> Recovered {
         let disk = disk_of(image, &self.geometry);
         let (u, _) = salvage(&disk, &self.geometry)?;
         Ok(runs_of(&u, &self.geometry))
     }
 
-    /// Whether an image with such contents was not judged before; from now on it was.
+    /// Returns whether an image with such contents was not judged before, and records it as judged.
     pub fn is_new(&mut self, image: u64, meant: u64) -> bool {
         let new = self.judged.insert((image, meant));
         self.counters.states += u64::from(new);
         new
     }
 
-    /// Judges all that may be left of a point: the operations of a replay, if one is unlawful.
+    /// Judges all images that a point can leave. Returns the operations of a replay if one is
+    /// invalid.
     pub fn point(&mut self, n: usize, point: &Point) -> Result<(), String> {
         let scope = self.scope(&point.moment);
         let meant = digest_of(&(&scope.data, &*point.oracle));
@@ -148,7 +149,8 @@ impl Judge {
         Ok(())
     }
 
-    /// What recovery makes of an image; each of its moments is as safe a place to die.
+    /// Returns the result of recovery from an image, after power failures at each moment of that
+    /// recovery.
     fn first(
         &mut self,
         scope: &Scope,
@@ -175,7 +177,8 @@ impl Judge {
         Ok(runs)
     }
 
-    /// A cut in the recovery: the next one finds the same map, whatever landed of this one.
+    /// Judges a power failure in the recovery: the next recovery must find the same map, whatever
+    /// landed.
     fn second(&mut self, at: usize, moment: &Moment, runs: &[Run]) -> Result<(), String> {
         let scope = self.scope(moment);
         let expected = digest_of(&format!("{runs:?}"));
@@ -204,8 +207,8 @@ impl Judge {
     }
 }
 
-/// Whether every sector that is not lost holds, in each version of it that there is, what one of
-/// `oracles` allows.
+/// Checks that each sector that is not lost holds, in each of its versions, what one of `oracles`
+/// allows.
 pub fn lawful(
     runs: &[Run],
     data: &BTreeMap<u64, Vec<Sector>>,

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! Leaves as they are at some points, for a guest in which the driver attaches them and a file
-//! system recovers what is on them.
+//! system recovers its content.
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -10,19 +10,19 @@ use std::path::Path;
 
 use crate::points::Leaf;
 
-/// A line of the list for each: where it begins and how long it is, in sectors, which judged point
-/// it is, and the files that are durable by then.
+/// Writes a list with a line for each leaf: where it begins and its length, in sectors, which
+/// judged point it is, and the files that are durable by then.
 pub struct Leaves {
     file: File,
     list: File,
-    /// Points from one to the next.
+    /// The number of points from one leaf to the next.
     every: u64,
     points: u64,
     sectors: u64,
     written: u64,
 }
 
-/// Between two of them, at least: 1 MiB.
+/// The least gap between two leaves: 1 MiB.
 const GAP: u64 = 2048;
 
 fn create(image: &Path, suffix: &str) -> Result<File, String> {
@@ -32,8 +32,8 @@ fn create(image: &Path, suffix: &str) -> Result<File, String> {
 }
 
 impl Leaves {
-    /// In IMAGE.leaves and IMAGE.list: the first point, and each `every`-th after it, of a leaf of so
-    /// many sectors.
+    /// Keeps leaves of so many sectors in IMAGE.leaves and IMAGE.list: the first point, and each
+    /// `every`-th point after it.
     pub fn new(image: &Path, every: u64, sectors: u64) -> Result<Leaves, String> {
         Ok(Leaves {
             file: create(image, ".leaves")?,
@@ -45,7 +45,7 @@ impl Leaves {
         })
     }
 
-    /// The next point; it may be one of those that are kept.
+    /// Handles the next point, which may be one of those to keep.
     pub fn point(&mut self, leaf: &Leaf, durable: &[u64]) -> Result<(), String> {
         self.points += 1;
         if (self.points - 1) % self.every != 0 {

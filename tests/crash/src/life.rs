@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A life as a list of operations, cuts of power among them: how replays, random lives and the
-//! smallest failing one of them are led.
+//! A life is a list of operations, some of them power failures. This module leads replays, random
+//! lives and the smallest failing life.
 
 use std::collections::BTreeMap;
 
@@ -15,8 +15,9 @@ use crate::sim::disk::Sector;
 use crate::sim::oracle::{tag, Oracle, ROOT, ZERO};
 use crate::world::{disk_of, Point, World};
 
-/// Leads a life to its end. Each operation that a cut follows is judged at all its points, as far as
-/// the judge's depth goes; then the cut's own choice becomes the disk, and life goes on.
+/// Leads a life to its end. If a power failure follows an operation, all points of the operation
+/// are judged, as far as the judge's depth allows. Then the choice of that failure becomes the
+/// disk, and the life continues.
 pub fn lead(ground: &Ground, reveal: bool, ops: &[Op], judge: &mut Judge) -> Result<(), String> {
     let mut world = ground.world(reveal)?;
     let mut rest = ops.iter().enumerate().peekable();
@@ -54,7 +55,8 @@ pub fn lead(ground: &Ground, reveal: bool, ops: &[Op], judge: &mut Judge) -> Res
     world.step(&Op::Flush).map(|_| ())
 }
 
-/// The power goes; recovery, cut once more if `again` says so; every sector; and on.
+/// Fails the power, recovers, fails the power in the recovery if `again` says so, checks each
+/// sector, and returns the next world.
 fn cut(
     ground: &Ground,
     reveal: bool,
@@ -76,7 +78,7 @@ fn cut(
     }
     let runs = judge.recover(image.clone(), false).0;
     let runs = runs.map_err(|e| format!("attach: {e}"))?;
-    // Digits leave the data in doubt, and every version of it must do.
+    // A choice of digits leaves the data in doubt, so each version of it must be valid.
     lawful(&runs, &scope.data, &[&point.oracle])?;
     let seed = match landed {
         Landed::Seed(seed) => *seed,
@@ -91,7 +93,7 @@ fn cut(
     )
 }
 
-/// What was found is what holds from then on.
+/// Makes the found contents the ones that hold from then on.
 fn after(
     before: &Oracle,
     image: &BTreeMap<u64, Sector>,
@@ -125,7 +127,7 @@ pub fn replay(text: &str, judge_of: impl Fn(&Ground) -> Judge) -> Result<Judge, 
     let first = words.next().unwrap_or_default();
     let (ground, reveal, rest) = match Ground::find(first) {
         Some((ground, reveal)) => (ground, reveal, words.collect::<Vec<_>>()),
-        // The first ground needs no name.
+        // The name of the first ground may be omitted.
         None => (&GROUNDS[0], false, text.split_whitespace().collect()),
     };
     let ops = rest.iter().map(|w| w.parse());

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What dm-log-writes has written down: every write to a leaf, in an order in which each prefix is
-//! something that a cut of power can leave.
+//! Reads the log of dm-log-writes: all writes to a leaf, in an order in which each prefix is a
+//! state that a power failure can leave.
 //!
-//! A write is in the log when it is durable, with FUA when it has completed, without when a flush
-//! that covers it has. A mark stands behind all that was durable when it was made.
+//! A FUA write is in the log when it has completed, and another write when a flush that covers it
+//! has completed, so each write is logged when it is durable. A mark follows all writes that were
+//! durable when it was made.
 
 use std::io::{self, Read};
 
@@ -17,10 +18,10 @@ const DISCARD: u64 = 4;
 const MARK: u64 = 8;
 
 pub enum Entry {
-    /// At a sector; whether it was durable by itself.
+    /// The first sector, the data, and whether the write was FUA.
     Write(u64, Vec<Sector>, bool),
     Flush,
-    /// From a sector, so many.
+    /// The first sector, and the number of sectors.
     Discard(u64, u64),
     Mark(String),
 }
@@ -39,7 +40,7 @@ fn sectors(log: &mut impl Read, n: usize) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// All entries of a log. The file behind it may be much larger.
+/// Returns all entries of a log. The file may be much larger than the log.
 pub fn read(log: &mut impl Read) -> io::Result<Vec<Entry>> {
     let head = sectors(log, 1)?;
     let size = u32::from_le_bytes(head[24..28].try_into().unwrap());
@@ -57,7 +58,7 @@ pub fn read(log: &mut impl Read) -> io::Result<Vec<Entry>> {
             entries.push(Entry::Mark(text.trim_end_matches('\0').to_owned()));
             continue;
         }
-        // A write that flushes first comes as both.
+        // A write that flushes first becomes both entries.
         if flags & FLUSH != 0 {
             entries.push(Entry::Flush);
         }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Crash campaigns on the host: the core over every state that a cut of power can leave.
+//! Crash campaigns on the host: recover the core from each state that a power failure can leave.
 
 mod deeds;
 mod exhaustive;
@@ -41,7 +41,7 @@ A replay is what a failure prints: a ground (fresh, aged, full, small, pieces;
 -reveal behind it), operations, cut:POINT:CHOICE, again:POINT:CHOICE.
 ";
 
-/// All subsets of 12 sectors, and a sample above.
+/// All subsets of up to 12 sectors, and a sample above that.
 const DEPTH: Depth = Depth {
     all: 4096,
     sample: 128,
@@ -50,7 +50,7 @@ const DEPTH: Depth = Depth {
     rots: 3,
 };
 
-/// A third of the rot, which is most of the states, and all else.
+/// A third of the rot, which makes up most of the states, and everything else.
 const QUICK: Depth = Depth { rots: 1, ..DEPTH };
 
 #[derive(Clone, Copy)]
@@ -60,7 +60,7 @@ struct Size {
     lives: u32,
     rounds: u64,
     threads: usize,
-    /// Quick has to end on a slow machine too; it says what it has left out.
+    /// A quick campaign has to end on a slow machine too. It reports what it has left out.
     at_most: Option<Duration>,
 }
 
@@ -94,7 +94,7 @@ fn size(name: &str) -> Option<Size> {
     })
 }
 
-/// What all threads share.
+/// The state that all threads share.
 struct Campaign {
     size: Size,
     seed: u64,
@@ -128,7 +128,7 @@ impl Campaign {
         }
     }
 
-    /// Takes one job after another, the sequences first, then rounds of lives.
+    /// Takes one job after another: first the sequences, then rounds of lives.
     fn work(&self) {
         let jobs = exhaustive::jobs(self.size.all_up_to, self.size.one_in, self.seed);
         let go_on = || self.go_on();
@@ -222,8 +222,8 @@ fn number(word: &str) -> Result<u64, String> {
     word.parse().map_err(|e| format!("{word}: {e}"))
 }
 
-/// The oracle of a file system, at so many points, and the leaves that it keeps: of `each` points at
-/// an entry some.
+/// Makes the oracle of a file system, at so many points, and the leaves that it keeps: some of
+/// `each` points at an entry.
 fn file_system(
     entries: &[log::Entry],
     kind: &str,
@@ -236,11 +236,11 @@ fn file_system(
     };
     let kind_of = files::Kind::of(kind).ok_or(USAGE)?;
     let stride = (entries.len() as u64 * each / number(most)?.max(1)).max(1);
-    // Points with a file system, so that the leaves are spread over all of these.
+    // Counts the points with a file system, so that the leaves are spread over all of these.
     let made = |e: &log::Entry| matches!(e, log::Entry::Mark(text) if text == "made");
     let with_files = entries.iter().skip_while(|e| !made(e)).count() as u64 / stride * each;
     let mut every = (with_files / number(leaves)?.max(1)).max(1);
-    // Else all would be of one kind of moment.
+    // Otherwise all leaves would be of one kind of moment.
     if every > 1 && every % each == 0 {
         every -= 1;
     }
@@ -249,7 +249,7 @@ fn file_system(
     Ok(files::Files::new(kind_of, image, leaves, stride as usize))
 }
 
-/// The points of one recording; the last line says how many.
+/// Judges the points of one recording; the last line gives their number.
 fn points(words: &[&str]) -> Result<u64, String> {
     let [log, kind, file, variants, seed, rest @ ..] = words else {
         return Err(USAGE.into());

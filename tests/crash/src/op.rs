@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What a life consists of, as values and as the words of a replay line.
+//! The operations of a life, as values and as the words of a replay line.
 
 use std::fmt;
 use std::str::FromStr;
@@ -18,34 +18,34 @@ pub enum Op {
     Write(Range),
     /// A write with FUA.
     Fua(Range),
-    /// The range of the last write once more; without one, a write of its own.
+    /// The range of the last write again; if there is none, this range.
     Overwrite(Range),
     Zero(Range),
     Discard(Range),
     Flush,
-    /// Some of the pages that a checkpoint writes.
+    /// A store of some of the pages that a checkpoint writes.
     Store,
     Checkpoint,
     Reattach,
-    /// A write that goes out and does not complete before `End`.
+    /// A write that is sent and does not complete before `End`.
     Begin(Range),
-    /// What was begun completes, the last first.
+    /// Completion of the writes that were begun, the last first.
     End,
-    /// The power goes in the operation before this: at which of its points, and what landed.
+    /// A power failure in the operation before this: at which of its points, and what landed.
     Cut(u16, Landed),
-    /// As `Cut`, in the recovery of the cut before it.
+    /// The same as `Cut`, in the recovery from the failure before it.
     Again(u16, Landed),
-    /// After the operation before this each metadata sector in turn rots.
+    /// Rot of each metadata sector in turn, after the operation before this.
     Rot,
 }
 
 /// Which version of each unflushed sector landed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Landed {
-    /// As a generator of this seed says, data sectors too.
+    /// As a generator with this seed chooses, for data sectors too.
     Seed(u64),
     /// A digit for each metadata sector in doubt, in their order on disk: 0 is what was durable.
-    /// Data sectors stay in doubt: each of their versions must be lawful.
+    /// Data sectors stay in doubt, so each of their versions must be valid.
     Digits(Vec<u8>),
 }
 
@@ -91,7 +91,7 @@ impl fmt::Display for Op {
 impl FromStr for Range {
     type Err = String;
 
-    /// `AT+LEN`, or `AT` for one sector.
+    /// Parses `AT+LEN`, or `AT` for one sector.
     fn from_str(s: &str) -> Result<Self, String> {
         let number = |n: &str| n.parse().map_err(|_| format!("{n}: not a sector"));
         let (at, len) = s.split_once('+').unwrap_or((s, "1"));
@@ -153,7 +153,7 @@ impl FromStr for Op {
     }
 }
 
-/// Operations as the words of a line.
+/// Returns operations as the words of a line.
 pub fn line(ops: &[Op]) -> String {
     let words: Vec<String> = ops.iter().map(Op::to_string).collect();
     words.join(" ")

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Recorded points: what was written to a leaf, replayed up to any moment, recovered by the core,
-//! and held against what was known to be durable by then.
+//! Judges recorded points. The writes to a leaf are replayed up to any moment, the core recovers
+//! from that, and the result is compared with what was known to be durable by then.
 //!
-//! A moment is a prefix of the log, or one in which of the writes since the last flush some sectors
-//! landed, in any order, and the last write is torn. FUA writes that had completed are kept.
+//! A moment is a prefix of the log, or a state in which some sectors of the writes since the last
+//! flush landed, in any order, and the last write is torn. FUA writes that had completed are kept.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -20,13 +20,13 @@ use crate::log::Entry;
 use crate::sim::disk::{Random, Sector, SimDisk, State};
 use crate::sim::union::SimUnion;
 
-/// What a discarded sector may hold: nothing that anybody wrote.
+/// The content of a discarded sector: nothing that was ever written.
 const JUNK: Sector = [0xdd; 512];
 
-/// Copies of a leaf share so many data sectors until one of these is written.
+/// Copies of a leaf share chunks of so many data sectors until one of these is written.
 const CHUNK: usize = 64;
 
-/// A leaf at some moment. Metadata apart: it is all that recovery touches.
+/// A leaf at some moment. Its metadata is separate, because recovery accesses only metadata.
 #[derive(Clone)]
 pub struct Leaf {
     meta: BTreeMap<u64, Sector>,
@@ -55,13 +55,13 @@ impl Leaf {
         }
     }
 
-    /// A data sector.
+    /// Returns a data sector.
     pub fn get(&self, sector: u64) -> &Sector {
         let at = (sector - self.data_start) as usize;
         &self.data[at / CHUNK][at % CHUNK]
     }
 
-    /// To a place, in bytes, of a file that has only zeroes there.
+    /// Writes the leaf to a position, in bytes, of a file that has only zeroes there.
     pub fn write_to(&self, file: &File, place: u64) -> io::Result<()> {
         for (sector, data) in &self.meta {
             file.write_all_at(data, place + sector * 512)?;
@@ -90,15 +90,15 @@ impl Leaf {
     }
 }
 
-/// What knows which contents are lawful.
+/// An oracle that knows which contents are valid.
 pub trait Oracle {
-    /// From here on more is durable.
+    /// Notes a mark, from which on more is durable.
     fn mark(&mut self, text: &str);
-    /// Whether what a recovered union shows is lawful now.
+    /// Checks that what a recovered union shows is valid now.
     fn judge(&mut self, union: &SimUnion, leaf: &Leaf) -> Result<(), String>;
-    /// Entries between two points.
+    /// Returns the number of entries between two points.
     fn stride(&self) -> usize;
-    /// Data sectors, aligned, that a cut does not tear.
+    /// Returns how many data sectors, aligned, a power failure does not tear.
     fn whole(&self) -> u64 {
         1
     }
@@ -107,7 +107,7 @@ pub trait Oracle {
 pub struct Campaign<'a, O> {
     entries: &'a [Entry],
     geometry: Geometry,
-    /// Moments of each point besides the prefix itself.
+    /// The number of moments of each point besides the prefix itself.
     variants: u32,
     random: Random,
     pub oracle: O,
@@ -115,7 +115,7 @@ pub struct Campaign<'a, O> {
     pub second: u64,
 }
 
-/// The geometry of the leaf whose life was recorded.
+/// Returns the geometry of the leaf whose life was recorded.
 pub fn geometry(entries: &[Entry]) -> Result<Geometry, String> {
     let state = State::default();
     let mut disk = SimDisk::with(state);
@@ -144,7 +144,7 @@ impl<'a, O: Oracle> Campaign<'a, O> {
         })
     }
 
-    /// Recovers, sometimes with another cut meanwhile, and judges.
+    /// Recovers, sometimes with another power failure in between, and judges.
     fn point(&mut self, leaf: &Leaf) -> Result<(), String> {
         let disk = || {
             let mut state = State::restored(leaf.meta.clone());
@@ -167,7 +167,8 @@ impl<'a, O: Oracle> Campaign<'a, O> {
         self.oracle.judge(&union, leaf)
     }
 
-    /// What of a write lands or not: sectors of metadata, and of data what the oracle asks for.
+    /// Divides a write into the pieces that land or not: metadata sectors, and data as the oracle
+    /// requires.
     fn pieces<'b>(&self, at: u64, data: &'b [Sector]) -> Vec<(u64, &'b [Sector])> {
         let start = self.geometry.data_start();
         let whole = |sector: u64| match sector.checked_sub(start) {
@@ -185,7 +186,8 @@ impl<'a, O: Oracle> Campaign<'a, O> {
         pieces
     }
 
-    /// What a cut may have left after entry `k`, the writes since `since` being in doubt.
+    /// Returns what a power failure may have left after entry `k`, with the writes since `since` in
+    /// doubt.
     fn mixed(&mut self, at_flush: &Leaf, since: usize, k: usize) -> Leaf {
         let mut leaf = at_flush.clone();
         let keep_one_in = 1 + self.random.below(4);
@@ -214,7 +216,7 @@ impl<'a, O: Oracle> Campaign<'a, O> {
         leaf
     }
 
-    /// All points of the log, from the mark that says that the leaf is formatted.
+    /// Judges all points of the log, from the mark that says that the leaf is formatted.
     pub fn run(&mut self) -> Result<(), String> {
         let mut leaf = Leaf::new(self.geometry.data_start(), self.geometry.leaf_sectors());
         let mut flushed = (leaf.clone(), 0);

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Long random lives. What fails is shrunk: fewer operations, smaller numbers, as long as it fails.
+//! Leads long random lives. A failing life is shrunk to fewer operations and smaller numbers, as
+//! long as it fails.
 
 use std::cell::RefCell;
 
@@ -26,7 +27,7 @@ fn range(sectors: u64, slab: u64) -> impl Strategy<Value = Range> {
     })
 }
 
-/// Whole slabs, mostly.
+/// Returns a range that is mostly whole slabs.
 fn slabs(sectors: u64, slab: u64) -> impl Strategy<Value = Range> {
     (0..sectors / slab, 1..4u64, 0..3u64).prop_map(move |(first, count, more)| {
         let at = first * slab;
@@ -57,7 +58,7 @@ fn op(sectors: u64, slab: u64) -> impl Strategy<Value = Op> {
     ]
 }
 
-/// How much random lives look at.
+/// How many states random lives judge.
 pub const DEPTH: Depth = Depth {
     all: 16,
     sample: 6,
@@ -66,7 +67,7 @@ pub const DEPTH: Depth = Depth {
     rots: 1,
 };
 
-/// Leads `lives` lives of a seed on one ground; a failing one as a replay line.
+/// Leads `lives` lives of a seed on one ground; returns a failing life as a replay line.
 fn lives(
     ground: &Ground,
     reveal: bool,
@@ -99,14 +100,14 @@ fn lives(
     });
     let done = match done {
         Ok(()) => Ok(()),
-        // The reason names the operations up to the failure, and the choice in it.
+        // The reason contains the operations up to the failure, and the choice in it.
         Err(TestError::Fail(reason, _)) => Err(reason.message().to_string()),
         Err(TestError::Abort(reason)) => Err(format!("given up: {reason}")),
     };
     (counters.into_inner(), done)
 }
 
-/// A round of lives on every ground and policy.
+/// Leads a round of lives on each ground and policy.
 pub fn run(seed: u64, count: u32, go_on: &dyn Fn() -> bool) -> (Counters, Result<(), String>) {
     let mut sum = Counters::default();
     for (n, ground) in (0..).zip(&GROUNDS) {

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! One rotten sector in the metadata: detected and named, or served by the other slot. What is named
-//! may be read all the same, but for what is lost with it: then all else is lawful.
+//! Tests one rotten sector in the metadata: recovery detects and names it, or uses the other slot.
+//! If recovery names it, a salvage may still read the leaf except for what is lost; everything else
+//! must be valid then.
 //!
-//! One thing cannot be told apart: the journal's last write, rotten, from the same write torn by a
-//! cut of power. Then what held before that commit is found, and that is counted.
+//! In one case recovery cannot know: the journal's last write, rotten, looks like the same write
+//! torn by a power failure. Then recovery finds the state before that commit, which is counted.
 
 use std::collections::BTreeMap;
 
@@ -17,18 +18,18 @@ use crate::sim::disk::{Random, Sector};
 use crate::sim::oracle::Oracle;
 use crate::world::Point;
 
-/// What becomes of a sector.
+/// The damage to a sector.
 #[derive(Clone, Copy, Debug)]
 enum Rot {
-    /// One bit of it is another.
+    /// One of its bits is flipped.
     Bit,
-    /// It was lost: zeroes.
+    /// The sector was lost and holds zeroes.
     Lost,
-    /// Noise from end to end.
+    /// The whole sector is noise.
     Noise,
 }
 
-/// The quick ones first.
+/// The quick kinds come first.
 const ROTS: [Rot; 3] = [Rot::Bit, Rot::Lost, Rot::Noise];
 
 impl Rot {
@@ -44,7 +45,8 @@ impl Rot {
     }
 }
 
-/// Rots each metadata sector in use, of what would be left if everything had landed, and nothing.
+/// Rots each metadata sector in use, of the image in which everything landed, and of the one in
+/// which nothing did.
 pub fn all(judge: &mut Judge, point: &Point, before: &Oracle) -> Result<(), String> {
     let scope = judge.scope(&point.moment);
     let newest: Vec<u8> = scope
@@ -109,7 +111,8 @@ fn one(
     }
 }
 
-/// Map pages and their directory can be done without, in part; nothing else.
+/// Allows a failed salvage unless only map pages or their directory are damaged, which may be lost
+/// in part.
 fn unsalvaged(sector: u64, g: &Geometry) -> Result<(), String> {
     match area(sector, g) {
         Area::Superblock | Area::Journal => Ok(()),
@@ -117,7 +120,7 @@ fn unsalvaged(sector: u64, g: &Geometry) -> Result<(), String> {
     }
 }
 
-/// Whether an error names what is rotten.
+/// Returns whether an error names what is rotten.
 fn names(e: Error, sector: u64, g: &Geometry) -> bool {
     let block = sector * 512 / BLOCK_BYTES as u64;
     match e {

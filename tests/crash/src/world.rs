@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A union on a disk that records, with the oracle beside it: each operation as the driver does it,
-//! and the moments in it at which the power might go.
+//! A union on a disk that records, with its oracle. Does each operation as the driver does it, and
+//! returns the moments in it at which the power might fail.
 
 use std::rc::Rc;
 
@@ -24,7 +24,7 @@ pub struct Devices {
     pub reveal: bool,
 }
 
-/// A moment at which the power might go, and what is lawful then.
+/// A moment at which the power might fail, and which contents are valid then.
 #[derive(Clone)]
 pub struct Point {
     pub moment: Moment,
@@ -34,19 +34,19 @@ pub struct Point {
 pub struct World {
     pub devices: Devices,
     pub oracle: Oracle,
-    /// What was lawful before the last commit that wrote something: the journal's last write cannot
-    /// be told from a torn one if it rots.
+    /// The contents that were valid before the last commit that wrote something, because the
+    /// journal's last write looks like a torn write if it rots.
     pub before_commit: Oracle,
     disk: SimDisk,
     union: SimUnion,
     last_write: Option<Range>,
-    /// Where the next step of a checkpoint goes on.
+    /// Where the next step of a checkpoint continues.
     store_from: u32,
     flying: Vec<Range>,
     points: Vec<Point>,
 }
 
-/// What never written data sectors hold: nobody's bytes.
+/// The content of data sectors that were never written.
 const JUNK: Sector = [0xee; 512];
 
 pub fn explain(what: &str, e: Error) -> String {
@@ -54,7 +54,7 @@ pub fn explain(what: &str, e: Error) -> String {
 }
 
 impl World {
-    /// Formatted and attached.
+    /// Formats and attaches a leaf.
     pub fn new(devices: Devices) -> std::result::Result<World, String> {
         let g = devices.geometry;
         let mut disk = SimDisk::new();
@@ -70,7 +70,7 @@ impl World {
         World::over(devices, disk, Oracle::default())
     }
 
-    /// Attached to a leaf as it was found, whose contents `oracle` knows.
+    /// Attaches to a leaf as it was found, whose contents `oracle` knows.
     pub fn over(
         devices: Devices,
         disk: SimDisk,
@@ -93,7 +93,8 @@ impl World {
         Ok(world)
     }
 
-    /// Does `op`; returns the moments in it at which the power might go, the last when it is done.
+    /// Does `op`; returns the moments in it at which the power might fail, the last one after its
+    /// end.
     pub fn step(&mut self, op: &Op) -> std::result::Result<Vec<Point>, String> {
         self.disk.state.borrow_mut().trail = Some(Vec::new());
         let done = self.apply(op);
@@ -114,7 +115,7 @@ impl World {
         Ok(())
     }
 
-    /// What was recorded up to here happened under the oracle as it is now.
+    /// Assigns what was recorded up to here to the oracle as it is now.
     fn note(&mut self) {
         let mut state = self.disk.state.borrow_mut();
         let Some(trail) = &mut state.trail else {
@@ -171,7 +172,7 @@ impl World {
 
     fn all_durable(&mut self) {
         self.note();
-        // What is in flight is nobody's promise: it stays among what may be.
+        // No one was promised what is in flight, so it stays among the possible contents.
         let flying = self.flying_tags();
         self.oracle.flushed();
         for (sector, tag, before) in flying {
@@ -180,7 +181,7 @@ impl World {
         }
     }
 
-    /// Sectors whose last write has not completed: its tag, and what was there before it.
+    /// Returns the sectors whose last write has not completed: its tag, and the content before it.
     fn flying_tags(&self) -> Vec<(u64, u64, u64)> {
         let ranges = self.flying.iter().flat_map(|r| r.at..r.at + r.len);
         ranges
@@ -191,8 +192,8 @@ impl World {
             .collect()
     }
 
-    /// As the driver's worker: the commit, its answer, the release of what was emptied, and a
-    /// checkpoint if one is due.
+    /// Does what the driver's worker does: the commit, its answer, the release of emptied slabs,
+    /// and a checkpoint if one is due.
     fn commit(&mut self, answer: impl FnOnce(&mut World)) -> Result {
         let before = self.oracle.clone();
         let u = &mut self.union;
@@ -232,13 +233,13 @@ impl World {
         Ok(())
     }
 
-    /// Gives a range homes; false if there is no space, and there really is none.
+    /// Gives homes to a range; returns false if there is no space, and checks that there is none.
     fn settle(&mut self, r: Range) -> Result<bool> {
         for _ in 0..2 {
             let u = &mut self.union;
             match u.allocator.allocate_range(&u.map, r.at, r.len as u32) {
                 Ok(()) => return Ok(true),
-                // Stalled: after the next commit and its release it goes on.
+                // The request is deferred. It continues after the next commit and its release.
                 Err(Error::Emptied) => self.commit(|_| ())?,
                 Err(Error::Full) => {
                     let missing = plan::homeless(&u.map, r.at, r.len as u32).count();
@@ -291,7 +292,8 @@ impl World {
         Ok(())
     }
 
-    /// Two writes of one sector in flight at once have no order: not led here.
+    /// Returns whether a range overlaps a write in flight. Two such writes have no order, so no
+    /// life has them.
     fn overlaps_flying(&self, r: Range) -> bool {
         let mut flying = self.flying.iter();
         flying.any(|f| f.at < r.at + r.len && r.at < f.at + f.len)
@@ -308,7 +310,7 @@ impl World {
         Ok(())
     }
 
-    /// Whole slabs in the map; the ends on the leaf, unless they are zero already.
+    /// Zeroes whole slabs in the map, and the ends on the leaf unless they are zero already.
     fn zero(&mut self, r: Range) -> Result {
         if self.overlaps_flying(r) {
             return Ok(());
@@ -328,7 +330,7 @@ impl World {
         self.empty(r, Base::Zero)
     }
 
-    /// The parts of a range outside its whole slabs, slab by slab.
+    /// Returns the parts of a range outside its whole slabs, slab by slab.
     fn ends(&self, r: Range) -> Vec<Range> {
         let g = &self.devices.geometry;
         let whole = g.whole_slabs(r.at, r.len as u32);
@@ -360,7 +362,7 @@ impl World {
         Ok(())
     }
 
-    /// Every sector of the running union.
+    /// Checks each sector of the running union.
     fn verify(&self) -> std::result::Result<(), String> {
         for s in 0..self.devices.geometry.union_sectors() {
             let found = tag(&self.union.read(s), s);
@@ -381,7 +383,7 @@ pub fn attach(disk: &SimDisk, g: &Geometry) -> Result<SimUnion> {
     SimUnion::attach_to(disk, g)
 }
 
-/// A disk that holds `image` durably, with metadata kept below the data.
+/// Returns a disk that holds `image` durably, with metadata kept below the data.
 pub fn disk_of(image: std::collections::BTreeMap<u64, Sector>, g: &Geometry) -> SimDisk {
     let mut state = State::restored(image);
     state.fence = Some(g.leaf_slab_start(0));

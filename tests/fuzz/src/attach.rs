@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A whole leaf, attached as the driver does it.
+//! Attaches a whole leaf as the driver does it.
 
 use ubcore::alloc::Allocator;
 use ubcore::attach::{self, fits_blocks};
@@ -23,7 +23,7 @@ pub struct Found {
     pub committer: Committer<Vec<u64>, Vec<PageEntry>>,
 }
 
-/// The layout that a leaf claims, if it is one to be tried.
+/// Returns the layout that a leaf claims, if it is small enough to be tried.
 pub fn geometry(leaf: &Leaf, data: &[u8]) -> Result<Option<Geometry>> {
     let g = attach::read_superblock(&mut leaf.clone())?
         .superblock
@@ -35,7 +35,7 @@ fn set(g: &Geometry) -> PageSet<Vec<u64>> {
     PageSet::new(vec![0; words_for(g.pages())])
 }
 
-/// Reads a leaf; `changed` are pages that the next checkpoint writes anyhow.
+/// Reads a leaf; `changed` are pages that the next checkpoint writes anyway.
 pub fn read(
     leaf: &mut Leaf,
     g: &Geometry,
@@ -50,7 +50,8 @@ pub fn read(
     let entries = vec![PageEntry::EMPTY; g.pages() as usize];
     let (a, sets) = (&mut allocator, [changed.unwrap_or_else(|| set(g)), set(g)]);
     let done = attach::salvage(leaf, probe, &map, a, entries, sets, lost);
-    // Each block of the ring is read three times at most, each other once, and once more alone.
+    // Each block of the ring is read at most three times, each other block once, and once more
+    // alone.
     let most = 1 + g.directory_blocks() + 2 * g.pages() + 3 * g.journal_blocks() + 2;
     assert!(leaf.reads - before <= u64::from(most));
     Ok(Found {
@@ -64,7 +65,7 @@ pub fn load(leaf: &mut Leaf, g: &Geometry) -> Result<Found> {
     read(leaf, g, None, &mut Nothing)
 }
 
-/// Calls `f` with each page of the table that one of two maps has.
+/// Calls `f` with each page of the table that at least one of two maps has.
 fn each_page(a: &Map<Bounded>, b: &Map<Bounded>, mut f: impl FnMut(u32)) {
     for page in 0..a.geometry().table_pages() {
         if a.memory().table(page).is_some() || b.memory().table(page).is_some() {
@@ -73,7 +74,8 @@ fn each_page(a: &Map<Bounded>, b: &Map<Bounded>, mut f: impl FnMut(u32)) {
     }
 }
 
-/// What a root slab reads as: its home, if something is mapped there, its base, and the bits.
+/// Returns what a root slab reads as: its home, if sectors are mapped there, its base, and the
+/// bits.
 fn reads_as(map: &Map<Bounded>, slab: u32) -> (Option<u32>, bool, Vec<u64>) {
     let g = map.geometry();
     let entry = map.entry(slab);
@@ -96,7 +98,7 @@ fn reads_as(map: &Map<Bounded>, slab: u32) -> (Option<u32>, bool, Vec<u64>) {
     )
 }
 
-/// Whether both maps read alike.
+/// Checks that both maps read the same.
 pub fn same(a: &Map<Bounded>, b: &Map<Bounded>) {
     each_page(a, b, |page| {
         for slab in page * 1024..((page + 1) * 1024).min(a.geometry().root_slabs()) {
@@ -105,7 +107,7 @@ pub fn same(a: &Map<Bounded>, b: &Map<Bounded>) {
     });
 }
 
-/// Loads and salvages, writes to what loaded, and loads it again.
+/// Loads and salvages a leaf, writes to it if it loaded, and loads it again.
 pub fn run(data: &[u8]) {
     let mut leaf = make::leaf(data);
     let Ok(Some(g)) = geometry(&leaf, data) else {
@@ -141,13 +143,14 @@ pub fn run(data: &[u8]) {
             assert_eq!(a.allocator.used(), b.allocator.used());
             same(&a.map, &b.map);
             if a.committer.failed().is_some() {
-                // Features that only a reader may pass over.
+                // These are features that only a reader may ignore.
                 return refuses_writes(&mut leaf, a);
             }
             a
         }
     };
-    // Of a leaf that contradicts itself where attach does not look, `check` says so.
+    // A leaf may contradict itself in places that attach does not read. `check` reports such a
+    // leaf.
     let looked = look(&mut leaf).expect("the superblock counts");
     if !looked.is_damaged() {
         live(&mut leaf, &g, &mut found);
@@ -163,7 +166,8 @@ fn refuses_writes(leaf: &mut Leaf, mut found: Found) {
     assert_eq!(leaf.writes, 0);
 }
 
-/// The checkpoint of attach, a first write wherever there is room, a commit, and another attach.
+/// Makes the checkpoint of attach, a first write to each slab with room, a commit, and another
+/// attach.
 fn live(leaf: &mut Leaf, g: &Geometry, found: &mut Found) {
     let Found {
         map,
@@ -185,7 +189,7 @@ fn live(leaf: &mut Leaf, g: &Geometry, found: &mut Found) {
     assert_eq!(committer.commit(map, leaf), Ok(()));
     let again = load(leaf, g);
     let again = again.unwrap_or_else(|e| panic!("refused after an attach: {e}"));
-    // A home with nothing in it goes as soon as its page of bits is empty.
+    // A home without mapped sectors goes as soon as its page of bits is empty.
     let mut empty = 0;
     each_page(map, map, |page| {
         let homes = (page * 1024..(page + 1) * 1024).filter_map(|slab| map.entry(slab).leaf);

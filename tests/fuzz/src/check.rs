@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! `ubctl check` of a whole leaf.
+//! Runs `ubctl check` on a whole leaf.
 
 use ubcore::check::{self, Check, Counts, Finding, Grade};
 use ubcore::error::Result;
@@ -52,7 +52,8 @@ pub fn look(leaf: &mut Leaf) -> Result<Look> {
     })
 }
 
-/// Looks at a leaf. What attach refuses is damage, and of what it takes both say the same.
+/// Looks at a leaf. What attach refuses must be damage. If attach accepts the leaf, both must agree
+/// on it.
 pub fn run(data: &[u8]) {
     let mut leaf = make::leaf(data);
     let Ok(Some(g)) = attach::geometry(&leaf, data) else {

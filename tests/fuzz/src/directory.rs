@@ -24,7 +24,7 @@ fn block(source: &mut Source<'_>, how: u8) -> [u8; 4096] {
         }
         2 => {
             let leaf = real::leaf(usize::from(how >> 3));
-            // Both slots of the only block are behind the ring.
+            // Both slots of the only block lie behind the ring.
             block = leaf
                 .block(18 + u64::from(how >> 7))
                 .copied()
@@ -54,7 +54,7 @@ fn block(source: &mut Source<'_>, how: u8) -> [u8; 4096] {
     block
 }
 
-/// What must hold of any block.
+/// Checks what must hold for any block.
 pub fn run(data: &[u8]) {
     let mut source = Source(data);
     let how = source.byte();
@@ -83,7 +83,7 @@ pub fn run(data: &[u8]) {
     page(&block);
 }
 
-/// The same bytes as a page of the table, and of the bits.
+/// Decodes the same bytes as a page of the table and as a page of bits.
 fn page(block: &[u8; 4096]) {
     let g = Geometry::new(1 << 17, 1 << 17, 1 << 17, 32, 16).expect("a layout");
     let map = Map::new(g, SimMemory::new(&g));

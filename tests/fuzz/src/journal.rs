@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The ring, against a model of what its records say.
+//! Tests the ring against a model of what its records say.
 
 use std::collections::BTreeMap;
 
@@ -33,7 +33,7 @@ fn set(bits: &mut [u64], first: u32, count: u32) {
 }
 
 impl Model {
-    /// One block's words; `None` where they say what cannot be.
+    /// Applies one block's words; returns `None` if they say something impossible.
     fn block(&mut self, g: &Geometry, base: u32, words: &[u64]) -> Option<()> {
         let len = g.slab_sectors().div_ceil(64) as usize;
         let mut leaf = base;

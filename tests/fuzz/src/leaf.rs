@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A sparse leaf in memory that counts what is asked of it.
+//! A sparse leaf in memory that counts its requests.
 
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -14,9 +14,9 @@ pub type Blocks = BTreeMap<u64, Rc<Block>>;
 
 #[derive(Clone)]
 pub struct Leaf {
-    /// What it holds; all else reads as zeroes.
+    /// The blocks that it holds; all others read as zeroes.
     pub blocks: Blocks,
-    /// How large the device is, in sectors.
+    /// The size of the device, in sectors.
     pub sectors: u64,
     pub reads: u64,
     pub writes: u64,

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What libFuzzer does with leaves: bytes become a leaf ([`make`]), the core reads it, and what must
-//! hold of any leaf whatever is asserted. Nothing may panic, overflow, or do more than what the leaf
-//! holds gives reason for ([`leaf`], [`memory`]).
+//! The fuzz targets for libFuzzer. Bytes become a leaf ([`make`]), the core reads it, and each
+//! target asserts what must hold for any leaf. The core must not panic or overflow, and its work
+//! and memory must be in proportion to what the leaf holds ([`leaf`], [`memory`]).
 
 pub mod attach;
 pub mod check;

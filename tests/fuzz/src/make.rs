@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A leaf from a fuzzer's bytes. The first says how: the bytes as they are; the same with the
-//! checksums made right; a real leaf with patches; a leaf made field by field.
+//! Makes a leaf from a fuzzer's bytes. The first byte chooses how: the bytes as they are; the same
+//! with correct checksums; a real leaf with patches; a leaf made field by field.
 
 use ubcore::format::crc::{block_crc, crc32c};
 use ubcore::format::directory::{self, PageEntry};
@@ -16,7 +16,7 @@ use crate::real;
 use crate::sim::union::superblock as formatted;
 use crate::source::Source;
 
-/// A device that every layout fits that is small enough to be tried often.
+/// The size of a device that has room for each layout that is small enough to be tried often.
 pub const SECTORS: u64 = 1 << 24;
 
 /// Makes a leaf.
@@ -42,7 +42,7 @@ fn raw(source: &mut Source<'_>) -> Leaf {
     leaf
 }
 
-/// A real leaf, a few bytes of which are others.
+/// Makes a real leaf and changes a few of its bytes.
 fn patched(source: &mut Source<'_>) -> Leaf {
     let how = source.byte();
     let mut leaf = real::leaf(usize::from(how >> 1));
@@ -53,7 +53,7 @@ fn patched(source: &mut Source<'_>) -> Leaf {
         let len = usize::from(source.byte() % 16) + 1;
         let bytes = source.take(len);
         let block = match at {
-            // One that is there, or any of the first.
+            // The index of a block that is there, or any of the first blocks.
             0..192 => there[at % there.len()],
             _ => at as u64 - 192,
         };
@@ -78,12 +78,12 @@ fn superblock_of(leaf: &Leaf) -> Option<Superblock> {
     choose(slot(0), slot(1)).ok().map(|(sb, _)| sb)
 }
 
-/// Makes a superblock slot's checksum right.
+/// Corrects the checksum of a superblock slot.
 pub fn seal_slot(slot: &mut [u8; 512]) {
     seal(slot, 8);
 }
 
-/// Makes all checksums right that count for something.
+/// Corrects all checksums that count.
 pub fn reseal(leaf: &mut Leaf) {
     for slot in 0..2 {
         if leaf.blocks.contains_key(&slot) {
@@ -123,7 +123,7 @@ fn crc_of(page: Option<&Block>) -> u32 {
     page.map_or(0x98f9_4189, |p| crc32c(0, p))
 }
 
-/// A layout: small ones mostly.
+/// Returns a layout, mostly a small one.
 pub fn geometry(source: &mut Source<'_>) -> Option<Geometry> {
     let slab = 32u32 << (source.byte() % 9);
     let slabs = match source.byte() % 8 {
@@ -157,7 +157,7 @@ pub fn superblock(source: &mut Source<'_>, g: Geometry) -> Superblock {
     }
 }
 
-/// None, mostly.
+/// Returns feature bits, mostly none.
 fn features(how: u8) -> Features {
     let mut features = Features::NONE;
     match how {
@@ -170,7 +170,7 @@ fn features(how: u8) -> Features {
     features
 }
 
-/// A root slab: near what matters of the union.
+/// Returns a root slab near a boundary of the union.
 fn slab(source: &mut Source<'_>, g: &Geometry) -> u32 {
     let last = u64::from(g.root_slabs());
     match source.byte() % 8 {
@@ -198,7 +198,7 @@ fn run(source: &mut Source<'_>, g: &Geometry) -> Run {
     Run { first, count }
 }
 
-/// The words of one record, with what follows it.
+/// Appends the words of one record, and what follows it.
 pub fn record(source: &mut Source<'_>, g: &Geometry, out: &mut Vec<u64>) {
     let kind = source.byte();
     let record = match kind % 16 {
@@ -254,7 +254,7 @@ pub fn record(source: &mut Source<'_>, g: &Geometry, out: &mut Vec<u64>) {
     out.push(record.encode());
 }
 
-/// A ring with blocks that are right in themselves, mostly in a chain.
+/// Makes a ring with blocks that are correct in themselves, mostly in a chain.
 pub fn ring(source: &mut Source<'_>, sb: &Superblock, leaf: &mut Leaf) {
     let g = &sb.geometry;
     let blocks = u32::from(source.byte() % 8);
@@ -302,7 +302,7 @@ pub fn ring(source: &mut Source<'_>, sb: &Superblock, leaf: &mut Leaf) {
     }
 }
 
-/// Pages of the table and of the bits, and a directory that names them.
+/// Makes pages of the table and of the bits, and a directory that names them.
 pub fn pages(source: &mut Source<'_>, sb: &mut Superblock, leaf: &mut Leaf) {
     let g = sb.geometry;
     let mut entries = vec![PageEntry::EMPTY; g.pages() as usize];
@@ -341,7 +341,7 @@ pub fn pages(source: &mut Source<'_>, sb: &mut Superblock, leaf: &mut Leaf) {
             *leaf.edit(g.page_block(page, slot.number().unwrap_or(0))) = bytes;
         }
     }
-    // Every page, all of zeroes: what they cost shows.
+    // The directory names every page, all of zeroes, so that their cost shows.
     if source.chance(32) {
         let crc = 0x98f9_4189;
         for entry in entries.iter_mut().filter(|e| e.slot == Slot::None) {
@@ -407,10 +407,12 @@ fn structured(source: &mut Source<'_>) -> Leaf {
     leaf
 }
 
-/// Whether a layout is one of the large ones that are not tried: each costs as much as thousands.
+/// Returns whether a layout is one of the large ones that are skipped, because each costs as much
+/// as thousands of others.
 pub fn is_too_large(g: &Geometry, data: &[u8]) -> bool {
     let odd = data.iter().fold(0u8, |sum, b| sum.rotate_left(3) ^ b);
-    // A quarter of the largest, for a repair reads all of it five times: that is half a second.
+    // This is a quarter of the largest, because a repair reads all of it five times, which takes
+    // half a second.
     let largest = 1 << 17;
     g.leaf_sectors() > SECTORS || g.pages() > if odd % 64 == 0 { largest } else { 4096 }
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The map's memory, which gives no more than a leaf has a right to.
+//! The map's memory, with limits on accesses and pages that follow from the leaf.
 
 use std::cell::Cell;
 
@@ -14,14 +14,14 @@ use crate::sim::memory::SimMemory;
 
 pub struct Bounded {
     memory: SimMemory,
-    /// How often it may still be asked, and how many pages it may still make.
+    /// The accesses that are left, and the pages that it may still allocate.
     looks: Cell<u64>,
     pages: Cell<u64>,
 }
 
 impl Bounded {
-    /// Memory for a map that is read from `leaf`: its work and its size are those of what the leaf
-    /// holds, several times over.
+    /// Makes memory for a map that is read from `leaf`. The limits on work and size are several
+    /// times what the leaf holds.
     pub fn new(g: &Geometry, leaf: &Leaf) -> Self {
         let held = leaf.blocks.len() as u64;
         let ring = 3..2 + u64::from(g.journal_blocks());
@@ -31,7 +31,7 @@ impl Bounded {
         Bounded {
             memory: SimMemory::new(g),
             looks: Cell::new(looks),
-            // A page of bits brings one of owners.
+            // A page of bits needs a page of owners.
             pages: Cell::new(2 * (held + u64::from(g.journal_blocks()) * 16) + 2 * 32 * 512),
         }
     }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Real leaves: what the core itself left behind in lives over the simulated disk, some of which
-//! ended in a power failure.
+//! Real leaves: the core left them in lives over the simulated disk, some of which ended in a power
+//! failure.
 
 use std::cell::OnceCell;
 use std::rc::Rc;
@@ -10,7 +10,7 @@ use crate::inspect::lives;
 use crate::leaf::{Blocks, Leaf};
 use crate::sim::disk::{Random, SimDisk};
 
-/// How many there are.
+/// The number of real leaves.
 pub const LEAVES: usize = 32;
 
 thread_local! {
@@ -40,7 +40,7 @@ fn make(n: u64) -> Leaf {
     Leaf::new(blocks_of(&disk), lives::LEAF)
 }
 
-/// The metadata of real leaf `n`.
+/// Returns the metadata of real leaf `n`.
 pub fn leaf(n: usize) -> Leaf {
     ALL.with(|all| {
         let all = all.get_or_init(|| (0..LEAVES as u64).map(make).collect());

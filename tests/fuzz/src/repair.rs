@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! `ubctl check --repair` of a whole leaf.
+//! Runs `ubctl check --repair` on a whole leaf.
 
 use ubcore::check::{mend, What};
 use ubcore::error::Result;
@@ -19,7 +19,7 @@ fn by_checkpoint(what: What) -> bool {
     what.is_mendable() && !mend::is_of_slot(what) && !mend::is_spare(what)
 }
 
-/// The order that `mend` asks for.
+/// Repairs in the order that `mend` requires.
 fn repair(leaf: &mut Leaf, first: &Look, g: &Geometry) -> Result {
     if first.findings.iter().any(|f| mend::is_of_slot(f.what)) {
         mend::slot(leaf, &first.sb, first.slot)?;
@@ -46,7 +46,8 @@ fn repair(leaf: &mut Leaf, first: &Look, g: &Geometry) -> Result {
     Ok(())
 }
 
-/// Repairs a leaf: damage is left alone, all else is gone, and nothing reads otherwise.
+/// Repairs a leaf. Damage is left alone, everything else is mended, and no sector reads
+/// differently.
 pub fn run(data: &[u8]) {
     let mut leaf = make::leaf(data);
     let Ok(Some(g)) = attach::geometry(&leaf, data) else {
@@ -56,7 +57,7 @@ pub fn run(data: &[u8]) {
     let before = attach::load(&mut leaf, &g);
     assert_eq!(leaf.writes, 0);
     if let Err(e) = first.sb.features.writable() {
-        // `ubctl` asks before it begins.
+        // `ubctl` checks this before it begins.
         assert_eq!(mend::slot(&mut leaf, &first.sb, first.slot), Err(e));
         assert_eq!(leaf.writes, 0);
         return;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The first corpus: real leaves as they are, and with patches to come; all else libFuzzer finds.
+//! The first corpus: real leaves as they are, and prefixes for patched leaves. libFuzzer finds
+//! everything else.
 
 use std::fs;
 use std::path::Path;
@@ -13,7 +14,7 @@ fn put(folder: &Path, target: &str, name: &str, bytes: &[u8]) {
     fs::write(folder.join(name), bytes).expect("a seed");
 }
 
-/// Writes it to FOLDER/TARGET/NAME and ends the program, if `FUZZ_SEEDS` names a folder.
+/// Writes the corpus to FOLDER/TARGET/NAME and ends the program, if `FUZZ_SEEDS` names a directory.
 pub fn make_if_asked() {
     if let Some(folder) = std::env::var_os("FUZZ_SEEDS") {
         make(Path::new(&folder));

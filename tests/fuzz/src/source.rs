@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Numbers out of a fuzzer's bytes. Behind the last byte all are zero.
+//! Numbers from a fuzzer's bytes. After the last byte all numbers are zero.
 
-/// Bytes that are taken one after the other.
+/// Bytes that are consumed in order.
 pub struct Source<'a>(pub &'a [u8]);
 
 impl<'a> Source<'a> {
@@ -39,12 +39,12 @@ impl<'a> Source<'a> {
         wide % n.max(1)
     }
 
-    /// One in so many, by a byte.
+    /// Returns true once in so many byte values.
     pub fn chance(&mut self, one_in: u8) -> bool {
         self.byte() % one_in == one_in - 1
     }
 
-    /// A number near one of several that matter, or any.
+    /// Returns a number near one of several given numbers, or any number.
     pub fn near(&mut self, those: &[u64]) -> u64 {
         let how = self.byte();
         let picked = those[usize::from(how >> 2) % those.len()];

@@ -48,7 +48,7 @@ fn slots(data: &[u8]) -> [[u8; 512]; 2] {
     slots
 }
 
-/// What must hold of any two.
+/// Checks what must hold for any two slots.
 pub fn run(data: &[u8]) {
     let [a, b] = slots(data);
     for slot in [&a, &b] {
@@ -77,7 +77,7 @@ fn sound(sb: &Superblock, slot: &[u8; 512]) {
     let mut again = [0; 512];
     sb.encode(&mut again);
     assert_eq!(Superblock::decode(&again, 0).as_ref(), Ok(sb));
-    // The areas lie one behind the other, and within the leaf.
+    // The areas lie one after another, within the leaf.
     let g = &sb.geometry;
     let (d, p) = (g.directory_blocks(), g.pages());
     assert!(d <= 1024 && p > 0 && g.leaf_slabs() > 0);

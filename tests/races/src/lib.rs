@@ -1,11 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The core's protocol, with every thread, lock and atomic in a scheduler's hand.
+//! Runs the core's protocol with every thread, lock and atomic under a scheduler.
 //!
-//! The lines that run are those of the module: `ubcore::protocol` over a host that the scheduler
-//! drives. Each scene is a handful of requests at once. Whatever they see while they run, and
-//! whatever a power failure at any access to the leaf leaves, must be what some order of them
-//! explains.
+//! The code that runs is that of the module: `ubcore::protocol` over a host that the scheduler
+//! drives. Each scene is a few requests at once. What they see while they run, and what a power
+//! failure at any access to the leaf leaves, must be the result of some order of the requests.
 
 #![cfg(feature = "model")]
 
@@ -28,7 +27,7 @@ mod threads {
     pub use ubcore::sync::quietly;
     use ubcore::sync::AtomicU32;
 
-    /// To look at these is no point of interest.
+    /// Excludes accesses to these entries from the points at which the scheduler may switch.
     pub fn silence(entries: &[AtomicU32]) {
         entries.iter().for_each(AtomicU32::silence);
     }
@@ -40,11 +39,14 @@ use std::sync::{Mutex, PoisonError};
 use shuttle::scheduler::{PctScheduler, RandomScheduler};
 use shuttle::{Config, Runner};
 
-/// The core's switches of a model are one set for the process: one scene at a time.
+/// The core has one set of model switches for the process, so only one scene runs at a time.
 static ONE: Mutex<()> = Mutex::new(());
 
-/// Schedules that were run in this process.
+/// The number of schedules that ran in this process.
 static SCHEDULES: AtomicU64 = AtomicU64::new(0);
+
+/// Schedules that are enough for every scene. The full campaign has more for each.
+const ENOUGH: usize = 8000;
 
 fn number(name: &str, otherwise: u64) -> u64 {
     let given = std::env::var(name).ok().and_then(|v| v.parse().ok());
@@ -52,16 +54,18 @@ fn number(name: &str, otherwise: u64) -> u64 {
 }
 
 /// Runs a scene under `SCHEDULES` schedules (default 400), half of them chosen at random, half with
-/// few changes of priority; `SEED` is all that they depend on. Panics where it fails, and says how
-/// that schedule is run again.
+/// few changes of priority. The schedules depend only on `SEED`. Panics if a schedule fails, and
+/// says how to run that schedule again.
 pub fn explore(scene: fn()) {
     explore_more(1, scene);
 }
 
-/// The same under so many times as many schedules, for a scene that is quick and rarely goes wrong.
+/// Does the same under so many times as many schedules, up to `ENOUGH`, for a scene that is quick
+/// and rarely fails.
 pub fn explore_more(times: usize, scene: fn()) {
     let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
-    let schedules = number("SCHEDULES", 400) as usize / 2 * times;
+    let asked = number("SCHEDULES", 400) as usize;
+    let schedules = asked.max(ENOUGH.min(asked * times)) / 2;
     let seed = number("SEED", 1);
     let mut config = Config::new();
     config.silence_warnings = true;

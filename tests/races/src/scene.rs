@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Requests at once, a power failure at each of their accesses, and the end of it all.
+//! Plays a scene: requests at once, a power failure at each of their accesses, and the end.
 
 use shuttle::rand::{thread_rng, Rng};
 use shuttle::thread;
@@ -12,8 +12,8 @@ use crate::host::{fresh, Handle};
 /// A thread of a scene.
 pub type Part = fn(&Handle);
 
-/// Of the moments of a schedule at which the power can fail, how many are judged besides those at
-/// which something was promised.
+/// Of the moments of a schedule at which the power can fail, the number that is judged besides
+/// those at which an answer promised durability.
 const JUDGED: usize = 6;
 
 /// Three slabs of 32 sectors over so many on the leaf.
@@ -21,8 +21,8 @@ pub fn geometry(leaf_slabs: u64) -> Geometry {
     Geometry::new(96, 96, 2048 + leaf_slabs * 32, 32, 16).expect("sizes within bounds")
 }
 
-/// Does `before` alone; then all `parts` at once; then waits for all requests, works and timers.
-/// Judges power failures within all that. At last flushes or detaches, and judges again.
+/// Runs `before` alone, then all `parts` at once; then waits for all requests, works and timers.
+/// Judges power failures within that time. Finally flushes or detaches, and judges again.
 pub fn play(leaf_slabs: u64, before: Part, parts: &[Part]) {
     let union = fresh(geometry(leaf_slabs));
     before(&union);

@@ -7,7 +7,7 @@ use races::scene::play;
 use races::{explore, explore_more};
 use shuttle::rand::{thread_rng, Rng};
 
-/// What tests/crash/mutants.sh asks first.
+/// tests/crash/mutants.sh checks this first.
 #[cfg(mutant)]
 #[test]
 fn of_a_mutant() {
@@ -16,7 +16,7 @@ fn of_a_mutant() {
 
 fn nothing(_: &Handle) {}
 
-/// The slab has its home, and its page is warm: cloud-hypervisor's qcow2 lost bits there.
+/// The slab has its home, and its page is warm. cloud-hypervisor's qcow2 lost bits there.
 #[test]
 fn writes_of_one_word_from_two_queues() {
     explore(|| {
@@ -86,7 +86,7 @@ fn a_fua_write_beside_another_of_its_sector() {
     });
 }
 
-/// One slab on the leaf: the one that is emptied gives way to the other.
+/// There is one slab on the leaf, which passes from the emptied slab to the other.
 #[test]
 fn a_slab_changes_hands() {
     explore(|| {
@@ -115,8 +115,8 @@ fn a_slab_changes_hands() {
     });
 }
 
-/// The review's case: a write completes late, after a discard has emptied its slab, and the leaf
-/// slab gets its next owner while a commit runs that has the late mark on its list.
+/// A write completes late, after a discard has emptied its slab. The leaf slab gets its next owner
+/// while a commit runs that has the late mark on its list.
 #[test]
 fn a_late_mark_and_the_next_owner() {
     explore(|| {
@@ -142,7 +142,7 @@ fn a_late_mark_and_the_next_owner() {
     });
 }
 
-/// The same with the writes in flight when the discards come.
+/// The same, with the writes in flight when the discards arrive.
 #[test]
 fn late_completions_beside_discards_and_new_owners() {
     explore(|| {
@@ -255,7 +255,7 @@ fn checkpoints_beside_everything() {
     });
 }
 
-/// The ring is more than half full: a flush has a checkpoint made, and a discard waits for it.
+/// The ring is more than half full, so a flush causes a checkpoint, and a discard waits for it.
 #[test]
 fn a_checkpoint_that_is_due_beside_discards() {
     explore(|| {
@@ -285,7 +285,7 @@ fn a_checkpoint_that_is_due_beside_discards() {
     });
 }
 
-/// What is emptied while a reclaim runs is none of its slabs.
+/// A slab that is emptied while a reclaim runs does not belong to that reclaim.
 #[test]
 fn emptied_while_a_reclaim_runs() {
     explore(|| {
@@ -315,7 +315,7 @@ fn emptied_while_a_reclaim_runs() {
     });
 }
 
-/// The write has been answered; it is there, or zeroes are, and not what was before.
+/// The write has been answered. A read finds it or zeroes, not the content before it.
 #[test]
 fn emptied_beside_the_flush_of_its_write() {
     explore_more(4, || {
@@ -336,7 +336,7 @@ fn emptied_beside_the_flush_of_its_write() {
     });
 }
 
-/// The bits on disk are those of the slab that had the space before.
+/// The bits on disk are those of the previous owner of the leaf slab.
 #[test]
 fn a_checkpoint_while_a_slab_changes_hands() {
     explore(|| {
@@ -358,7 +358,7 @@ fn a_checkpoint_while_a_slab_changes_hands() {
     });
 }
 
-/// Parts of slabs are zeroed by the reclaim work, and a write of the same sectors runs beside it.
+/// The reclaim work zeroes parts of slabs while a write of the same sectors runs.
 #[test]
 fn parts_of_slabs_are_zeroed_beside_writes() {
     explore(|| {
@@ -383,7 +383,7 @@ fn parts_of_slabs_are_zeroed_beside_writes() {
     });
 }
 
-/// There is space for one of two slabs: the zeroing is refused and changes nothing.
+/// There is space for only one of two slabs, so the zeroing is refused and changes nothing.
 #[test]
 fn zeroing_that_finds_no_space_changes_nothing() {
     explore(|| {
@@ -407,7 +407,7 @@ fn zeroing_that_finds_no_space_changes_nothing() {
     });
 }
 
-/// Commits, checkpoints and data writes that fail: what was answered stays true.
+/// Commits, checkpoints and data writes fail. What was answered stays true.
 #[test]
 fn an_access_to_the_leaf_fails() {
     explore(|| {
@@ -434,8 +434,8 @@ fn an_access_to_the_leaf_fails() {
     });
 }
 
-/// A reclaim ends with a look for more, and finds the map clean. A discard that comes then is not
-/// durable.
+/// A reclaim ends with a look for more slabs and finds the map clean. A discard that arrives then
+/// is not durable.
 #[test]
 fn discards_while_a_reclaim_looks_for_more() {
     explore_more(8, || {
@@ -458,7 +458,8 @@ fn discards_while_a_reclaim_looks_for_more() {
     });
 }
 
-/// The first of two parts has changed the map when the second fails: the timer commits that.
+/// The first of two parts has changed the map when the second fails, and the timer commits the
+/// change.
 #[test]
 fn zeroing_whose_second_part_fails() {
     explore(|| {
@@ -476,7 +477,7 @@ fn zeroing_whose_second_part_fails() {
     });
 }
 
-/// Nothing goes down at first, and then two sectors at a time.
+/// No request can be sent at first, and then two sectors at a time.
 #[test]
 fn requests_go_down_in_parts() {
     explore(|| {

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * The system calls of a disk, those that must work and those that must be
- * refused with the right errno, against a union whose every sector has tag 1.
+ * Makes the system calls of a disk, both calls that must work and calls that
+ * must be refused with the right errno, on a union whose every sector has tag
+ * 1.
  *   calls DEVICE                  all of them, once
  *   calls DEVICE partitions N     only partitions made and taken away, N times
  */
@@ -65,7 +66,7 @@ static int on_range(unsigned long request, uint64_t start, uint64_t length)
 	return call(request, range);
 }
 
-/* The tag of a sector, past the page cache or through it. */
+/* Returns the tag of a sector, past the page cache or through it. */
 static uint64_t tag_at(uint64_t byte, int flags)
 {
 	uint64_t *area;
@@ -114,7 +115,7 @@ static void emptying(void)
 	close(fd);
 	fd = writer;
 
-	/* What the page cache holds goes, too. */
+	/* The content of the page cache goes, too. */
 	judge_number("tag in the cache", tag_at(4 * SLAB, 0), 1);
 	judge_errno("discard", on_range(BLKDISCARD, 4 * SLAB, SLAB), 0);
 	judge_number("tag in the cache after discard", tag_at(4 * SLAB, 0), 0);

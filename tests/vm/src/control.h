@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0 */
-/* Unions made and taken away by the control device, for programs that do it often. */
+/* Makes and removes unions by the control device, for programs that do it often. */
 #ifndef CONTROL_H
 #define CONTROL_H
 
@@ -27,7 +27,7 @@ static inline int control_file(void)
 	return fd;
 }
 
-/* An errno; the union's number in *id. */
+/* Returns an errno; stores the union's number in *id. */
 static inline int control_create(const char *root, const char *leaf, uint32_t queues, uint32_t *id,
 				 uint32_t *reason)
 {
@@ -43,7 +43,7 @@ static inline int control_create(const char *root, const char *leaf, uint32_t qu
 	return error;
 }
 
-/* An errno. Who looks at a new disk, as udev does, has it open for a moment. */
+/* Returns an errno. A program that looks at a new disk, such as udev, has it open for a moment. */
 static inline int control_remove(uint32_t id)
 {
 	struct unionblk_remove r = { .size = sizeof(r), .id = id };
@@ -69,7 +69,7 @@ static inline struct unionblk_status control_status(uint32_t id)
 	return s;
 }
 
-/* The node is made by a thread of the kernel's: it is waited for. */
+/* Waits for the node, because a kernel thread makes it. */
 static inline int control_open(const char *path)
 {
 	for (int tries = 0; tries < 5000; tries++) {

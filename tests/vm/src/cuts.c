@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Cuts of power in a live kernel: a union under load by several writers, whose
- * leaf, a null_blk with a volatile cache, loses its power and with it all that
- * was not flushed. Attached again, every sector is held against an oracle, and
- * life goes on from there. Power also goes while a union is attached or
- * detached. What every CHECKED-th cut leaves is shown to ubctl check before it
- * is attached.
+ * Power failures in a live kernel. Several writers load a union whose leaf, a
+ * null_blk with a volatile cache, loses its power and with it all that was not
+ * flushed. Then the union is attached again, every sector is compared with an
+ * oracle, and the load continues from there. The power also fails while a union
+ * is attached or detached. After every CHECKED-th failure, ubctl check looks at
+ * the leaf before it is attached.
  *   cuts ROOT LEAF POWER SEED CUTS WRITERS QUEUES DISCARDED CHECKED [believe]
  * POWER is the leaf's file in configfs. DISCARDED: the tag that a discarded
  * slab reads as (0: zeroes, 1: the root's). "believe" takes completed writes
- * for durable: it must fail, or it is not power that was cut.
+ * for durable: such a run must fail, otherwise the power did not fail.
  */
 #define _GNU_SOURCE
 #include <sys/wait.h>
@@ -75,7 +75,7 @@ static void detach(struct bench *b, int wanted)
 	}
 }
 
-/* What a detach has committed. */
+/* Records that a detach has committed everything. */
 static void all_durable(struct bench *b)
 {
 	oracle_flush_end(&b->load.oracle, oracle_flush_begin(&b->load.oracle));
@@ -116,25 +116,25 @@ static void cut_during(struct bench *b, void *(*what)(void *), uint64_t within)
 	pthread_join(c.thread, NULL);
 	if (what == call_remove && !c.error)
 		all_durable(b);
-	/* It came before the cut: then it is there, and must go. */
+	/* The union was made before the power failed, so it exists and must be removed. */
 	if (what == call_create && !c.error)
 		detach(b, 1);
 }
 
-/* Load until the power goes, sometimes with nothing in flight. */
+/* Loads the union until the power fails, sometimes with nothing in flight. */
 static void live(struct bench *b, int cut)
 {
 	load_go(&b->load, cut ? ~0ULL : 1 + below(b, 60));
 	if (cut) {
 		usleep((useconds_t)below(b, below(b, 4) ? 60000 : 400000));
 		power(b, 0);
-		/* Readers of the root alone would not notice. */
+		/* Readers of the root alone would not notice the failure. */
 		b->load.stop = 1;
 	}
 	load_join(&b->load);
 }
 
-/* Nothing that a cut of power leaves is damage. Nothing else has the leaf now. */
+/* Checks that a power failure has left no damage. No one else has the leaf now. */
 static void look(struct bench *b)
 {
 	char command[256];
@@ -163,7 +163,7 @@ static void one(struct bench *b)
 		b->loads++;
 		detach(b, 1);
 	} else if (how < 17) {
-		/* All that is dirty has its last commit now, or not. */
+		/* Either everything dirty has been committed now, or not. */
 		b->removes++;
 		close(b->load.fd);
 		b->load.fd = -1;
@@ -178,7 +178,7 @@ static void one(struct bench *b)
 		b->deeds += b->load.oracle.stories[w].n;
 	power(b, 1);
 	look(b);
-	/* And again while what the cut left is put right. */
+	/* Fails the power again while attach recovers from the failure. */
 	if (!below(b, 8)) {
 		b->creates++;
 		cut_during(b, call_create, 20000);
@@ -188,7 +188,7 @@ static void one(struct bench *b)
 	attach(b);
 }
 
-/* On a leaf without space, what a discard gives back is there for the next write. */
+/* On a full leaf, checks that the space of a discard is there for the next write. */
 static void refill(struct bench *b)
 {
 	struct load *l = &b->load;

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Attaches and detaches a union many times, by the control device alone: what
- * a call costs without the tool's start.
+ * Attaches and detaches a union many times, by the control device alone.
+ * Measures what a call costs without the start of the tool.
  *   cycle ROOT LEAF TIMES [WRITE]    prints the mean of each in microseconds
- * WRITE: each time also writes 4 KiB, to one of 50 places.
+ * WRITE: also writes 4 KiB each time, to one of 50 places.
  */
 #define _GNU_SOURCE
 #include <err.h>
@@ -34,7 +34,7 @@ static void write_somewhere(unsigned int id, long n)
 	if (!data)
 		err(1, "memory");
 	snprintf(path, sizeof(path), "/dev/unionblk%u", id);
-	/* The node is made by a thread of the kernel's. */
+	/* A kernel thread makes the node. */
 	for (tries = 0; (fd = open(path, O_RDWR | O_DIRECT)) < 0; tries++) {
 		if (errno != ENOENT || tries == 3000)
 			err(1, "%s", path);
@@ -72,7 +72,7 @@ int main(int argc, char **argv)
 			write_somewhere(c.id, n);
 		r.id = c.id;
 		start = now();
-		/* Who looks at a new disk, as udev does, has it open for a moment. */
+		/* A program that looks at a new disk, such as udev, has it open for a moment. */
 		while (ioctl(control, UNIONBLK_IOC_REMOVE, &r)) {
 			if (errno != EBUSY)
 				err(1, "remove %ld", n);

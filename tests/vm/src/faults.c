@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * A short life of a union, from attach to detach, in which the n-th lower I/O
- * of a kind fails, or the n-th allocation; for n = 1, 2, 3 and so on, until a
- * life sees no failure. After each, attached again, every sector is held
- * against an oracle.
+ * Leads a short life of a union, from attach to detach, in which the n-th lower
+ * I/O of a kind fails, or the n-th allocation; for n = 1, 2, 3 and so on, until
+ * a life sees no failure. After each life, attaches the union again and
+ * compares every sector with an oracle.
  *   faults io     LEAF-POWER SEED ROUNDS QUICK
  *   faults memory LEAF-POWER SEED ROUNDS QUICK
- * Over /dev/mapper/ubnroot and ubnleaf, of the nth target on /dev/ubroot and
- * /dev/ubleaf. QUICK of 1 leaves most n above 4 out.
+ * Runs over /dev/mapper/ubnroot and ubnleaf, of the nth target on /dev/ubroot
+ * and /dev/ubleaf. A QUICK of 1 skips most n above 4.
  */
 #define _GNU_SOURCE
 #include <signal.h>
@@ -84,7 +84,7 @@ static void note_io(struct bench *b)
 		fclose(f);
 }
 
-/* The n-th allocation of this thread in one of the three steps. */
+/* Arms the n-th allocation of this thread in one of the three steps. */
 static void arm_memory(struct bench *b, const char *step)
 {
 	char text[16];
@@ -128,7 +128,7 @@ static void judge_attach(struct bench *b, int error, uint32_t reason)
 		failed(b, "attach over a fault:", strerror(error));
 }
 
-/* What status and the disk say once the map could not be committed. */
+/* Checks status and disk after the map could not be committed. */
 static void judge_read_only(struct bench *b, const struct unionblk_status *s)
 {
 	char command[128];
@@ -203,7 +203,7 @@ static void leave(struct bench *b)
 		b->fired = 0;
 		note_io(b);
 	}
-	/* Whoever says that all is well says that all is durable. */
+	/* A detach that succeeds promises that everything is durable. */
 	if (!error)
 		all_durable(b);
 	else if (error != EIO || !b->fired || is_memory(b))
@@ -218,7 +218,7 @@ static void command(const char *what)
 	}
 }
 
-/* The leaf loses what was not flushed. */
+/* Makes the leaf lose what was not flushed. */
 static void cut(struct bench *b)
 {
 	command("dmsetup remove ubnleaf");
@@ -229,7 +229,7 @@ static void cut(struct bench *b)
 		"\"0 $(cat /sys/block/ubleaf/size) nth /dev/ubleaf leaf\" && dmsetup mknodes");
 }
 
-/* With no fault any more: all is there. */
+/* Checks, without a fault, that everything is there. */
 static void judge_all(struct bench *b)
 {
 	uint32_t reason;
@@ -253,7 +253,7 @@ static void judge_all(struct bench *b)
 		failed(b, "detach after it:", strerror(error));
 }
 
-/* Whether the fault came. */
+/* Returns whether the fault occurred. */
 static int live(struct bench *b)
 {
 	uint32_t reason;
@@ -272,11 +272,11 @@ static int live(struct bench *b)
 			note_io(b);
 		judge_attach(b, error, reason);
 	} else {
-		/* It flushes before it makes its first superblock count. */
+		/* Attach flushes before it makes its first superblock count. */
 		if (!strcmp(b->now->kind, "flush") && b->n == 1 && strcmp(b->now->mode, "landed"))
 			failed(b, "attach although its flush has failed", "");
 		b->load.fd = control_open_union(b->id);
-		/* Few requests need memory: those that are made of many runs. */
+		/* Few requests need memory: only those of many runs. */
 		operate(b, is_memory(b) && !strcmp(b->now->label, "I/O") ? 300 : 30);
 		leave(b);
 	}

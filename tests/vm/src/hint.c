@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * One direct write of 4 KiB with a hint of how long the data will live.
+ * Makes one direct write of 4 KiB with a hint of how long the data will live.
  *   hint DEVICE SECTOR TAG HINT     1 none, 2 short ... 5 extreme
  */
 #define _GNU_SOURCE

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Makes of a formatted leaf one that does harm, with right checksums.
+ * Turns a formatted leaf into one that does harm, with correct checksums.
  *   hostile DEVICE ranges    a ring full of Zero records of 2^26 slabs each
  *   hostile DEVICE whole     a ring full of Zero and Reset, a table page each
  *   hostile DEVICE pages     a directory that names every page, all of zeroes
@@ -129,7 +129,7 @@ int main(int argc, char **argv)
 	table_pages = div_up(div_up(get(super + 80, 8), slab), 1024);
 	pages = table_pages + div_up(get(super + 88, 8), 32768);
 	blocks = div_up(pages, PER_DIRECTORY);
-	/* Not clean: there is something to replay. */
+	/* The superblock is not clean, so there is something to replay. */
 	put(super + 108, get(super + 108, 4) & ~1ul, 4);
 	if (!strcmp(what, "ranges") || !strcmp(what, "whole"))
 		ring(journal, !strcmp(what, "ranges"), table_pages);

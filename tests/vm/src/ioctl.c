@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Calls the control device as no well-meaning program would: each call must
- * fail with the errno that the header promises. Written against the header
- * alone, so it also proves that C programs can use it.
+ * Calls the control device as no correct program would. Each call must fail
+ * with the errno that the header promises. The program includes only the
+ * header, so it also proves that C programs can use it.
  *   ioctl ROOT LEAF ID     a formatted pair, and the id of a union that exists
  */
 #include <errno.h>
@@ -127,7 +127,7 @@ static void others(uint32_t taken)
 	judge("remove with an unknown flag", call(UNIONBLK_IOC_REMOVE, &r), EINVAL);
 }
 
-/* The file was opened by root; what counts is who calls. */
+/* The file was opened by root, but the caller's capabilities count. */
 static void unprivileged(const char *root, const char *leaf, uint32_t taken)
 {
 	struct unionblk_create c = create(root, leaf);

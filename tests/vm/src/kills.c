@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Load on a union in a machine that may be killed at any moment. What was done
- * is written, with O_DIRECT, to a disk that survives the machine: before a deed
- * is sent, after it has completed, after a flush. The next machine reads it,
- * judges every sector, and goes on.
+ * Loads a union in a machine that may be killed at any moment. The program
+ * writes notes with O_DIRECT to a disk that survives the machine: before a deed
+ * is sent, after it has completed, and after a flush. The next machine reads
+ * the notes, judges every sector, and continues.
  *   kills begin ROOT LEAF NOTES SEED WRITERS    the first time; then as "go"
  *   kills go    ROOT LEAF NOTES SEED WRITERS    judges, then until it is killed
  *   kills last  ROOT LEAF NOTES SEED WRITERS    judges
@@ -13,10 +13,10 @@
 #include "load.h"
 
 #define NOTES_MAGIC 0x73657469724b4255ULL
-#define AREA (4096 * SECTOR) /* of one writer's notes, behind the map's */
+#define AREA (4096 * SECTOR) /* of one writer's notes, behind the map */
 #define MAP (1024 * 1024)
 
-/* A sector each, one behind the other; the first that is of another life ends them. */
+/* A note is a sector. Notes lie one after another; the first note of another life ends them. */
 struct note {
 	uint64_t magic, life, kind;
 	uint64_t start, count, done, tag, fua;
@@ -50,7 +50,7 @@ static void note(struct hand *h, uint64_t kind, const struct deed *d, uint64_t c
 	unsigned int w = (unsigned int)(h - h->load->hands);
 	struct note *n = note_of[w];
 
-	/* Full: this life has done enough. */
+	/* The area is full, so this life has done enough. */
 	if (written[w] == AREA / SECTOR) {
 		h->left = 1;
 		return;
@@ -74,7 +74,7 @@ static void tell(struct load *l, struct hand *h, const struct deed *d, uint64_t 
 
 static void about_to(struct hand *h, const struct deed *d) { note(h, BEGUN, d, 0); }
 
-/* What the machine before had noted. */
+/* Reads what the previous machine has noted. */
 static void remember(struct load *l)
 {
 	uint64_t deeds = 0;
@@ -103,7 +103,7 @@ static void remember(struct load *l)
 	       (unsigned long long)l->oracle.flushed);
 }
 
-/* What there is now is where the next life begins. */
+/* Makes what was found the start of the next life. */
 static void restart(struct load *l, const uint64_t *found)
 {
 	size_t bytes = (l->oracle.sectors * sizeof(uint32_t) + 4095) / 4096 * 4096;
@@ -189,7 +189,7 @@ int main(int argc, char **argv)
 	load_join(&l);
 	if (l.wrong)
 		printf("FAILED: wrong data\n");
-	/* The notes are full: the kill comes all the same. */
+	/* The notes are full. Waits for the kill. */
 	while (!l.wrong)
 		pause();
 	return 1;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Changes a field of both superblocks of a leaf and makes their checksums right
- * again: a leaf as a later version of the format would write it.
+ * Changes a field of both superblocks of a leaf and corrects their checksums: a
+ * leaf as a later version of the format would write it.
  *   leafedit DEVICE version|incompat|ro_compat|compat|compat_bytes|reserved VALUE
  * Or as software with other rules for names would:
  *   leafedit DEVICE name NAME

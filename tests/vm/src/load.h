@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * Random load on a disk by several writers, each in a stretch of its own, with
- * an oracle that is told of everything. The stretches meet inside slabs.
+ * Random load on a disk by several writers, each in a private stretch. An
+ * oracle records every deed. The stretches meet inside slabs.
  */
 #ifndef LOAD_H
 #define LOAD_H
@@ -31,22 +31,22 @@ struct hand {
 	uint64_t random, from, to;
 	uint64_t *buffer;
 	aio_context_t aio;
-	uint64_t left; /* operations to go */
+	uint64_t left; /* operations that are left */
 	uint64_t done, full;
-	int error; /* that it stopped at */
+	int error; /* the error that stopped it */
 };
 
 struct load {
 	struct oracle oracle;
 	struct hand *hands;
 	int fd;
-	uint32_t block, slab, discarded; /* sectors; the tag of what is discarded */
+	uint32_t block, slab, discarded; /* sectors; the tag of discarded sectors */
 	uint32_t *current;		 /* the tag of each sector as its writer knows it */
 	_Atomic uint32_t tag, wrong;
 	_Atomic int stop;
-	/* Called after a deed or a flush has completed well, if it is set. */
+	/* If set, called after a deed or a flush has succeeded. */
 	void (*tell)(struct load *l, struct hand *h, const struct deed *d, uint64_t covered);
-	/* Called before a deed is sent, if it is set. */
+	/* If set, called before a deed is sent. */
 	void (*about_to)(struct hand *h, const struct deed *d);
 };
 
@@ -56,7 +56,7 @@ static inline uint64_t load_draw(struct hand *h, uint64_t below)
 	return (h->random >> 33) % below;
 }
 
-/* Small more often than large; whole blocks within the stretch. */
+/* Draws small sizes more often than large ones, and whole blocks within the stretch. */
 static inline void load_range(struct hand *h, uint64_t most, uint64_t *start, uint64_t *count)
 {
 	uint64_t block = h->load->block, blocks = (h->to - h->from) / block, n;
@@ -102,7 +102,7 @@ static inline int load_check(struct hand *h, uint64_t start, uint64_t count)
 	return error;
 }
 
-/* Whether a slab of the range may have no home yet: none of its sectors is written. */
+/* Returns whether a slab of the range may have no home yet: none of its sectors is written. */
 static inline int load_needs_space(const struct load *l, uint64_t start, uint64_t count)
 {
 	for (uint64_t slab = start / l->slab; slab * l->slab < start + count; slab++) {
@@ -118,7 +118,7 @@ static inline int load_needs_space(const struct load *l, uint64_t start, uint64_
 	return 0;
 }
 
-/* The leaf is full: that is lawful where space is needed, and each sector is old or new. */
+/* Handles a full leaf. This is allowed if space is needed, and each sector must be old or new. */
 static inline int load_full(struct hand *h, uint64_t start, uint64_t count, uint32_t tag)
 {
 	struct load *l = h->load;
@@ -163,7 +163,7 @@ static inline int load_sync_write(struct hand *h, uint64_t start, uint64_t count
 {
 	char *from = (char *)h->buffer, *end = from + count * SECTOR;
 
-	/* What ends short goes on, to learn why. */
+	/* After a short transfer the loop continues, to learn the reason. */
 	while (from < end) {
 		struct iovec v = { from, (size_t)(end - from) };
 		ssize_t n = pwritev2(h->load->fd, &v, 1,
@@ -216,7 +216,7 @@ static inline int load_write(struct hand *h, uint64_t start, uint64_t count, int
 	return error;
 }
 
-/* A discard turns whole slabs into something else and leaves parts alone. */
+/* A discard changes whole slabs and leaves parts of slabs alone. */
 static inline int load_change(struct hand *h, uint64_t start, uint64_t count, int discard)
 {
 	struct load *l = h->load;
@@ -268,7 +268,7 @@ static inline int load_one(struct hand *h)
 	uint64_t what = load_draw(h, 100), start, count;
 
 	load_range(h, LOAD_MOST, &start, &count);
-	/* Half of what is discarded or zeroed begins at a slab and is one at least. */
+	/* Half of the discards and zeroings begin at a slab and cover at least one. */
 	if (what >= 68 && what < 80 && what % 2)
 		load_align(h, &start, &count);
 	if (what < 46)
@@ -282,7 +282,7 @@ static inline int load_one(struct hand *h)
 	return what < 92 ? load_flush(h) : 0;
 }
 
-/* After a deed that failed, to go on: nobody knows what it has left. */
+/* Continues after a deed that failed, because it is unknown what the deed has left. */
 static inline void load_forget(struct hand *h)
 {
 	const struct deed *d = h->story->n ? &h->story->deeds[h->story->n - 1] : NULL;
@@ -331,13 +331,13 @@ static inline void load_make(struct load *l, uint64_t sectors, unsigned int writ
 	}
 }
 
-/* From what the oracle knows. */
+/* Sets the writers to what the oracle knows. */
 static inline void load_rewind(struct load *l)
 {
 	memcpy(l->current, l->oracle.known, l->oracle.sectors * sizeof(*l->current));
 }
 
-/* Goes on from where it was. */
+/* Continues from the present state. */
 static inline void load_go(struct load *l, uint64_t operations)
 {
 	l->stop = 0;
@@ -363,7 +363,7 @@ static inline void load_join(struct load *l)
 		pthread_join(l->hands[w].thread, NULL);
 }
 
-/* All sectors, as they are now; by the first hand. */
+/* Reads all sectors as they are now, with the first writer. */
 static inline int load_survey(struct load *l, uint64_t *found)
 {
 	struct hand *h = &l->hands[0];

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-/* lock FILE SECONDS: keeps a file locked by flock for as long. */
+/* lock FILE SECONDS: keeps a file locked by flock for so many seconds. */
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>

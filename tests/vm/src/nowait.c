@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * I/O that must not wait, as io_uring sends it first, and I/O from memory that
- * is not aligned to sectors.
+ * Sends I/O that must not wait, as io_uring does at first, and I/O from memory
+ * that is not aligned to sectors.
  *   nowait DEVICE SECTOR COUNT TAG [write]
- * COUNT times 4 KiB, one behind the other, with RWF_NOWAIT: read and compared
- * with TAG, or written as TAG. Each EAGAIN is one too many; it is tried again
- * by waiting. Every other one goes to memory at an odd multiple of the least
- * alignment that the device says.
+ * Sends COUNT times 4 KiB, one after another, with RWF_NOWAIT: reads and
+ * compares with TAG, or writes TAG. Each EAGAIN counts as one too many, and
+ * that I/O is sent again without RWF_NOWAIT. Every other I/O uses memory at an
+ * odd multiple of the least alignment that the device reports.
  */
 #define _GNU_SOURCE
 #include <errno.h>

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * What each sector of a disk with a volatile cache may hold after a cut of
- * power: its last durable content, or that of any later write to it.
+ * What each sector of a disk with a volatile cache may hold after a power
+ * failure: its last durable content, or that of any later write to it.
  *
- * Each writer has sectors that nobody else writes, and one deed at a time; so
- * the order of deeds to one sector is that of its writer's story. A flush makes
- * durable what had completed, by whoever, before the flush was sent.
+ * Each writer has sectors that no other writer writes, and one deed at a time.
+ * So the order of deeds to one sector is that of its writer's story. A flush
+ * makes durable what had completed, by any writer, before the flush was sent.
  */
 #ifndef ORACLE_H
 #define ORACLE_H
@@ -20,7 +20,7 @@
 
 struct deed {
 	uint64_t start, count;
-	uint64_t done; /* the clock when it had completed; 0: not, or not well */
+	uint64_t done; /* the clock at success; 0: it has not completed, or failed */
 	uint32_t tag;
 	uint32_t fua;
 };
@@ -32,12 +32,12 @@ struct story {
 
 struct oracle {
 	uint64_t sectors;
-	uint32_t *known; /* the tag of each sector when all was quiet */
+	uint32_t *known; /* the tag of each sector at the last quiet moment */
 	unsigned char *ok;
 	struct story *stories;
 	unsigned int writers;
 	_Atomic uint64_t clock, flushed;
-	int believe; /* what completed is taken for durable: this must be found out */
+	int believe; /* what completed is taken for durable: the oracle must notice */
 };
 
 static inline void *oracle_memory(void *old, size_t bytes)
@@ -62,7 +62,7 @@ static inline void oracle_make(struct oracle *o, uint64_t sectors, unsigned int 
 	memset(o->stories, 0, writers * sizeof(*o->stories));
 }
 
-/* Before it is sent: from now on it may be found. */
+/* Records a write before it is sent. From now on its content may be found. */
 static inline size_t oracle_begin(struct story *s, uint64_t start, uint64_t count, uint32_t tag)
 {
 	if (s->n == s->room) {
@@ -73,14 +73,14 @@ static inline size_t oracle_begin(struct story *s, uint64_t start, uint64_t coun
 	return s->n++;
 }
 
-/* When it has completed well; with FUA it is durable itself. */
+/* Records that a write has succeeded; with FUA the write itself is durable. */
 static inline void oracle_end(struct oracle *o, struct story *s, size_t n, int fua)
 {
 	s->deeds[n].fua = fua != 0;
 	s->deeds[n].done = atomic_fetch_add(&o->clock, 1) + 1;
 }
 
-/* Around a flush: what it covers, and that it has completed well. */
+/* Called around a flush: returns what it covers, and records that it has succeeded. */
 static inline uint64_t oracle_flush_begin(struct oracle *o) { return atomic_load(&o->clock); }
 
 static inline void oracle_flush_end(struct oracle *o, uint64_t covered)
@@ -96,7 +96,7 @@ static inline int oracle_durable(const struct oracle *o, const struct deed *d)
 	return d->done && (d->fua || o->believe || d->done <= o->flushed);
 }
 
-/* For a reader of the failure: what this sector could have held. */
+/* Prints, for the reader of a failure, what this sector could have held. */
 static inline void oracle_explain(const struct oracle *o, uint64_t sector)
 {
 	printf("    before %u;", o->known[sector]);
@@ -116,7 +116,7 @@ static inline void oracle_explain(const struct oracle *o, uint64_t sector)
 	printf("\n");
 }
 
-/* Compares what was found with what is lawful: how many sectors are wrong. */
+/* Compares what was found with what is allowed; returns how many sectors are wrong. */
 static inline uint64_t oracle_judge(struct oracle *o, const uint64_t *found)
 {
 	uint64_t wrong = 0;
@@ -147,7 +147,7 @@ static inline uint64_t oracle_judge(struct oracle *o, const uint64_t *found)
 	return wrong;
 }
 
-/* A quiet moment: what was found is what there is. */
+/* At a quiet moment, makes what was found the present content. */
 static inline void oracle_restart(struct oracle *o, const uint64_t *found)
 {
 	for (uint64_t i = 0; i < o->sectors; i++)

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Fills every field for answers with junk before each call: none of it may come
- * back, neither from a call that succeeds nor from one that fails. Written
- * against the header alone.
+ * Fills every output field with junk before each call. No junk may come back,
+ * neither from a call that succeeds nor from one that fails. The program
+ * includes only the header.
  *   outputs ROOT LEAF DAMAGED   a root, its leaf, and a leaf of it whose
  *                               superblocks are damaged; no union exists
  */
@@ -28,7 +28,7 @@ static int call(unsigned long request, void *arg)
 	return ioctl(control_file(), request, arg) ? errno : 0;
 }
 
-/* A request whose every answer is junk. */
+/* Returns a request whose outputs are all junk. */
 static struct unionblk_create create(const char *root, const char *leaf)
 {
 	struct unionblk_create c;
@@ -57,7 +57,7 @@ static void creates(const char *what, struct unionblk_create c, int error, uint3
 		judge("reason_detail[0]", c.reason_detail[0], 0);
 		judge("reason_detail[1]", c.reason_detail[1], 0);
 	}
-	/* The request itself stays. */
+	/* The request itself is unchanged. */
 	judge("flags", c.flags & UNIONBLK_CREATE_READ_ONLY, UNIONBLK_CREATE_READ_ONLY);
 	judge("size", c.size, sizeof(c));
 }
@@ -80,7 +80,7 @@ static void creating(const char *root, const char *leaf, const char *damaged)
 	creates("create of a damaged leaf", create(root, damaged), EUCLEAN, UNIONBLK_REASON_DAMAGED);
 }
 
-/* Nothing but the request is left of a status that fails. */
+/* Checks that a failed status leaves nothing but the request. */
 static void status_fails(const char *what, struct unionblk_status s, int error)
 {
 	static const struct unionblk_status zero;
@@ -105,7 +105,7 @@ static void status(void)
 	junk.flags = 0;
 	junk.id = 7;
 	junk.reserved0 = 0;
-	/* By older headers there is more behind it, which must be zero. */
+	/* With an older header there are more fields behind it, which must be zero. */
 	memset((char *)&junk + offsetof(struct unionblk_status, lost_sectors) + 8, 0,
 	       sizeof(junk) - offsetof(struct unionblk_status, lost_sectors) - 8);
 	s = junk;

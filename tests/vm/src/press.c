@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Dirties memory, more than there is if asked to, and looks at it again.
+ * Dirties memory, if asked more than there is, and checks it again.
  *   press MIB [FILE]      anonymous memory, or a shared mapping of a file
- * Every page says which it is; first all are written, in an order of no
- * pattern, then all are checked, a third written anew, all checked again.
+ * Every page holds its number. First all pages are written, in an order without
+ * a pattern; then all are checked, a third written anew, and all checked again.
  */
 #define _GNU_SOURCE
 #include <fcntl.h>
@@ -20,7 +20,7 @@
 static uint64_t *memory;
 static uint64_t pages;
 
-/* A walk over all pages: the step is prime to their number. */
+/* Walks over all pages: the step is prime to their number. */
 static uint64_t place(uint64_t i)
 {
 	return i * 7919 % pages;
@@ -65,7 +65,7 @@ int main(int argc, char **argv)
 		perror("mmap");
 		return 1;
 	}
-	/* A page wanted is a page read: what lies around it would push others out. */
+	/* Only the page that is needed is read, because readahead would evict others. */
 	if (madvise(memory, pages * PAGE, MADV_RANDOM))
 		perror("madvise");
 	dirty(1, 1);

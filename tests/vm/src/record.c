@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Load on a union over dm-log-writes, with marks in the log for what is durable
+ * Loads a union over dm-log-writes, with marks in the log for what is durable
  * from there on: "fN" for all that had completed when the clock was N, "dTAG"
- * for a FUA write. The union is detached and attached again between rounds. All
- * deeds are written to OUT at the end: with them and the log, every moment can
- * be judged elsewhere (tests/crash/src/points.rs reads both).
+ * for a FUA write. The union is detached and attached again between rounds. At
+ * the end all deeds are written to OUT. With the deeds and the log, every
+ * moment can be judged elsewhere (tests/crash/src/points.rs reads both).
  *   record ROOT LOGGED-LEAF LOG-NAME SEED OPERATIONS WRITERS ROUNDS OUT
  */
 #define _GNU_SOURCE
@@ -15,7 +15,7 @@
 
 static const char *log_name;
 
-/* The header of OUT, and after it a deed each. Native byte order. */
+/* The header of OUT, followed by the deeds. Native byte order. */
 struct header {
 	char magic[8];
 	uint64_t union_sectors, root_sectors, leaf_sectors, deeds;
@@ -141,7 +141,7 @@ int main(int argc, char **argv)
 		}
 		if (l.wrong || control_remove(id))
 			return 1;
-		/* What a detach has committed. */
+		/* Marks what a detach has committed. */
 		mark('f', oracle_flush_begin(&l.oracle));
 		id = attach(argv);
 	}

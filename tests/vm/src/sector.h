@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * Sectors that say where they belong and who wrote them: one that holds
- * another sector's data, stale bytes or a mixture is told apart from one that
- * is merely old.
+ * Sectors that say where they belong and which write wrote them. A sector that
+ * holds another sector's data, stale bytes or a mixture is distinguished from
+ * one that is merely old.
  *
- * Each sector is 64 words: a magic number, a tag, its own number, and a stream
- * drawn from the two. Tag 0 stands for a sector of zeroes.
+ * Each sector is 64 words: a magic number, a tag, its number, and a stream
+ * derived from the last two. Tag 0 stands for a sector of zeroes.
  */
 #ifndef SECTOR_H
 #define SECTOR_H
@@ -41,7 +41,7 @@ static inline void make(uint64_t *w, uint64_t tag, uint64_t sector)
 		w[i] = x + (uint64_t)i * 0x2545f4914f6cdd1dULL;
 }
 
-/* The tag of what stands here, or DAMAGED. */
+/* Returns the tag of a sector's content, or DAMAGED. */
 static inline uint64_t judge(const uint64_t *w, uint64_t sector)
 {
 	uint64_t want[WORDS];

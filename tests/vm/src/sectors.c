@@ -114,7 +114,7 @@ static void fill(int fd, uint64_t tag, uint64_t start, uint64_t count, uint64_t 
 	free(buf);
 }
 
-/* A full-period walk over the places: distinct without remembering any. */
+/* Walks over the places with a full period, so all are distinct without a record of any. */
 static void scatter(int fd, uint64_t tag, uint64_t seed, uint64_t times, uint64_t bytes,
 		    uint64_t limit)
 {
@@ -183,7 +183,7 @@ struct tally {
 	uint64_t tag, sectors;
 };
 
-/* Calls for every sector what it holds; the caller's function sums up. */
+/* Calls a function of the caller with the content of every sector. */
 static void walk(int fd, uint64_t start, uint64_t count,
 		 void (*see)(void *, uint64_t, uint64_t), void *arg)
 {

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Calls the driver as programs do that were built with an older or a newer
- * header: with structures of every size, which end at the end of a page behind
- * which there is no memory.
+ * Calls the driver like programs that were built with an older or a newer
+ * header: with structures of every size, which end at the end of a page that no
+ * memory follows.
  *   sizes ROOT LEAF ID     a formatted pair, and the id of a union that exists
  */
 #define _GNU_SOURCE
@@ -25,7 +25,7 @@ static void judge(const char *what, size_t size, int got, int want)
 	failures++;
 }
 
-/* A structure of this size at the end of the page, as much as fits from @from, else zero. */
+/* Places a structure of this size at the end of the page: what fits from @from, then zeroes. */
 static void *place(const void *from, size_t known, size_t size)
 {
 	unsigned char *at = page + FENCE - size;
@@ -37,7 +37,7 @@ static void *place(const void *from, size_t known, size_t size)
 	return at;
 }
 
-/* Whether nothing before the structure was touched, and its size is what it was. */
+/* Checks that nothing before the structure was touched, and that its size is unchanged. */
 static void judge_edges(const char *what, const unsigned char *at, size_t size)
 {
 	uint32_t stated = 0;
@@ -74,7 +74,7 @@ static void every_size(const struct call *c)
 	unsigned char *at;
 
 	printf("%s\n", c->name);
-	/* A word of the structure is needed to know its size. */
+	/* The driver needs a word of the structure to know its size. */
 	at = place(c->request, c->ours, 3);
 	judge(c->name, 3, ioctl(control_file(), c->number, at) ? errno : 0, EFAULT);
 	call(c, 4, EINVAL);
@@ -83,10 +83,10 @@ static void every_size(const struct call *c)
 	/* An older caller. */
 	for (size_t size = c->least; size <= c->ours; size++)
 		call(c, size, c->answer);
-	/* A newer one that asks for nothing new. */
+	/* A newer caller that asks for nothing new. */
 	for (size_t i = 0; i < sizeof(large) / sizeof(*large); i++)
 		call(c, large[i], c->answer);
-	/* One that asks for something new, at each end of what is not known. */
+	/* A newer caller that asks for something new, at each end of the unknown part. */
 	for (size_t i = 0; i < sizeof(large) / sizeof(*large); i++)
 		for (int last = 0; last < 2; last++) {
 			at = place(c->request, c->ours, large[i]);
@@ -94,7 +94,7 @@ static void every_size(const struct call *c)
 			judge(c->name, large[i], ioctl(control_file(), c->number, at) ? errno : 0, E2BIG);
 		}
 	call(c, UNIONBLK_SIZE_MAX + 1, E2BIG);
-	/* Sizes that only lie. */
+	/* Sizes that are simply wrong. */
 	at = place(c->request, c->ours, c->ours);
 	memcpy(at, &(uint32_t){ (uint32_t)c->ours + 1 }, 4);
 	judge(c->name, c->ours + 1, ioctl(control_file(), c->number, at) ? errno : 0, EFAULT);
@@ -102,7 +102,7 @@ static void every_size(const struct call *c)
 	judge(c->name, UINT32_MAX, ioctl(control_file(), c->number, at) ? errno : 0, E2BIG);
 }
 
-/* What is answered to callers of all sizes is the same, as far as they can see it. */
+/* Checks that callers of all sizes get the same answer, as far as they can see it. */
 static void same_status(uint32_t id)
 {
 	struct unionblk_status want = control_status(id);
@@ -124,7 +124,7 @@ static void same_status(uint32_t id)
 	}
 }
 
-/* A union made by the oldest caller and taken away by a newer one. */
+/* The oldest caller makes a union and a newer one removes it. */
 static void old_and_new(const char *root, const char *leaf)
 {
 	struct unionblk_create c = { .id = 9 };
@@ -149,7 +149,7 @@ static void old_and_new(const char *root, const char *leaf)
 	judge("remove", sizeof(r) + 64, errno, 0);
 }
 
-/* An answer that cannot be written: refused before anything is done. */
+/* An answer that cannot be written is refused before anything is done. */
 static void no_answer(const char *root, const char *leaf)
 {
 	struct unionblk_create c = { .id = 9 };

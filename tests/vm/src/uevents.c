@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Listens to the kernel's uevents for disks whose path ends in NAME and prints
- * one line for each: the action, and of its variables those named on the
+ * Listens to the kernel's uevents for disks whose path ends in NAME. Prints one
+ * line for each: the action, and those of its variables that are named on the
  * command line. A name with a slash before it is an attribute of the device in
- * sysfs, read in the moment of the event. "ready" comes first. Until it is
+ * sysfs, read at the time of the event. "ready" comes first. Runs until it is
  * killed.
  *   uevents NAME [VARIABLE|/ATTRIBUTE]...
  */
@@ -14,7 +14,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-/* What the attribute holds now, up to the first newline. */
+/* Prints the present value of the attribute, up to the first newline. */
 static void show_attribute(const char *message, const char *name)
 {
 	char path[4096], text[256];

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What the driver would refuse, looked at before a leaf is formatted for it.
+//! Checks that find what the driver would refuse before a leaf is formatted for it.
 //!
-//! The module's version, the union's number and paths are the business of [`crate::control`]; sizes,
-//! the room on the leaf and blocks that do not divide the union are that of [`crate::format`]; the
-//! number of queues is that of the command line. What can only be seen by trying is left: memory, and
-//! what others take meanwhile.
+//! [`crate::control`] checks the module's version, the union's number and the paths.
+//! [`crate::format`] checks sizes, the room on the leaf and blocks that do not divide the union.
+//! The command line checks the number of queues. Two conditions show only when the union is made:
+//! lack of memory, and what other processes take in the meantime.
 
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
@@ -25,10 +25,10 @@ use crate::overlap::{folder, slaves};
 use crate::refuse::{Fail, Result, BUSY, REFUSED};
 use crate::settle::Bound;
 
-/// How long another may hold a root that only looks whether it can be had, as we do.
+/// How long another process may hold a root that it only claims to test it, as this command does.
 const LOOK: Duration = Duration::from_millis(500);
 
-/// Refuses blocks that the driver cannot have below a union.
+/// Refuses a device whose blocks the driver does not support below a union.
 pub fn refuse_limits(device: &Device, side: Side) -> Result {
     let too_large = usize::try_from(device.block_bytes()?).is_ok_and(|n| n > BLOCK_BYTES);
     if too_large || is_zoned(device) {
@@ -43,11 +43,11 @@ pub fn refuse_limits(device: &Device, side: Side) -> Result {
     Ok(())
 }
 
-/// Refuses a root that begins as a leaf does. Root and leaf are swapped then, and the next step would
-/// be to format the golden image.
+/// Refuses a root that begins like a leaf. Such a root shows that root and leaf are swapped, and
+/// the next step would format the golden image.
 pub fn refuse_leaf_as_root(root: &Device) -> Result {
     let mut block = vec![0; BLOCK_BYTES];
-    // What cannot be read is for others to refuse.
+    // A later check refuses a root that cannot be read.
     if root.read_at(0, &mut block).is_err() {
         return Ok(());
     }
@@ -72,14 +72,16 @@ pub fn refuse_leaf_as_root(root: &Device) -> Result {
 
 fn is_zoned(device: &Device) -> bool {
     let folder = folder(device.metadata().rdev());
-    // A partition has the queue of its disk.
+    // A partition uses the queue of its disk.
     let place = fs::canonicalize(folder).unwrap_or_default();
     let of = |place: &Path| fs::read_to_string(place.join("queue/zoned")).ok();
     let zoned = of(&place).or_else(|| of(place.parent()?));
     zoned.is_some_and(|word| word.trim() != "none")
 }
 
-/// Refuses a root that the driver could not open: its holder does not share it. It is not held here, or unions of the same root could not be made beside each other.
+/// Refuses a root that the driver could not open because its holder does not share it. This
+/// function does not keep the claim, because a kept claim would prevent unions of the same root
+/// from being made at the same time.
 pub fn refuse_held_root(control: &Control, root: &Device) -> Result {
     let bound = Bound::of(LOOK);
     loop {
@@ -98,7 +100,8 @@ pub fn refuse_held_root(control: &Control, root: &Device) -> Result {
     }
 }
 
-/// Whether a device is the root of a union: one of the two below it, and not the leaf.
+/// Returns whether a device is the root of a union: one of the two devices below the union, and not
+/// its leaf.
 fn is_root_of(rdev: u64, union: &Status) -> bool {
     let at = |path| device_at(path).is_some_and(|found| found == rdev);
     let below = slaves(Path::new(&format!("/sys/block/{PREFIX}{}", union.id)));
@@ -110,7 +113,7 @@ fn device_at(path: &[u8; abi::PATH_BYTES]) -> Option<u64> {
     fs::metadata(path).ok().map(|m| m.rdev())
 }
 
-/// Makes a union, though another may be looking whether its root can be had.
+/// Makes a union, and tries again while another process tests whether it can claim the root.
 pub fn create(control: &Control, request: &mut Create, what: &str) -> Result<u32> {
     let bound = Bound::of(LOOK);
     loop {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Who has a device or an image: mounts in any namespace, swap, devices above it, processes.
+//! Finds the holders of a device or an image: mounts in any namespace, swap, devices above it,
+//! processes.
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
@@ -18,12 +19,12 @@ use crate::control::{union_number, PREFIX};
 use crate::refuse::{Fail, Result, BUSY};
 use crate::settle::{family, number_of, sysfs, whole, Bound, Node};
 
-/// How many a sentence names.
+/// How many holders a sentence names.
 const NAMED: usize = 8;
-/// How often it is looked again for what will not go by itself: it takes a walk through /proc.
+/// How often a command looks again for holders that stay. Each look is a walk through /proc.
 const LOOK: Duration = Duration::from_millis(300);
 
-/// One who has it, in words.
+/// One holder, in words.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Holder {
     text: String,
@@ -31,7 +32,7 @@ struct Holder {
     lasts: bool,
 }
 
-/// All who have a device or an image.
+/// All holders of a device or an image.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Holders(Vec<Holder>);
 
@@ -41,12 +42,12 @@ impl Holders {
         Holders(texts.into_iter().map(holder).collect())
     }
 
-    /// Whether one of them will not go by itself.
+    /// Returns whether one of the holders stays until a user removes it.
     pub fn last(&self) -> bool {
         self.0.iter().any(|h| h.lasts)
     }
 
-    /// For people; empty if there are none.
+    /// Returns the holders for people; empty if there are none.
     pub fn text(&self) -> String {
         let texts: Vec<&str> = self.0.iter().map(|h| h.text.as_str()).take(NAMED).collect();
         let more = match self.0.len().saturating_sub(NAMED) {
@@ -56,7 +57,7 @@ impl Holders {
         texts.join(", ") + &more
     }
 
-    /// The failure of a command that needs `what` for itself.
+    /// Returns the failure of a command that needs `what` for itself.
     pub fn fail(&self, what: &str) -> Fail {
         let text = match self.0[..] {
             [] => format!(
@@ -72,24 +73,24 @@ impl Holders {
         Fail::new(BUSY, "busy", text).with(self.json())
     }
 
-    /// For `--json`.
+    /// Returns the holders for `--json`.
     pub fn json(&self) -> serde_json::Value {
         let texts: Vec<&str> = self.0.iter().map(|h| h.text.as_str()).collect();
         json!({ "holders": texts })
     }
 }
 
-/// What an attempt comes to.
+/// The result of an attempt.
 pub enum Tried<T> {
-    /// It is done.
+    /// The attempt succeeded.
     Done(T),
-    /// Others have it.
+    /// Other holders use the device or image.
     Busy,
 }
 
-/// Makes attempts until one is not busy, until what makes it so is something that will not go by
-/// itself, or until the bound: then the holders. `look` finds them; its argument is whether
-/// processes count.
+/// Repeats an attempt until it is not busy, until one of its holders is one that stays, or until
+/// the bound; in the last two cases it returns the holders. `look` finds the holders; its argument
+/// is whether processes count.
 pub fn patiently<T>(
     bound: Bound,
     look: impl Fn(bool) -> Holders,
@@ -102,7 +103,7 @@ pub fn patiently<T>(
         }
         let looks = Instant::now() >= next;
         if bound.is_over() || (looks && look(false).last()) {
-            // It may have gone while we looked.
+            // The holder may have gone during the look.
             return match attempt()? {
                 Tried::Done(value) => Ok(Ok(value)),
                 Tried::Busy => Ok(Err(look(true))),
@@ -115,7 +116,7 @@ pub fn patiently<T>(
     }
 }
 
-/// Opens a root or leaf; the kernel refuses an exclusive claim while others have it.
+/// Opens a root or leaf; the kernel refuses an exclusive claim while other holders have it open.
 pub fn open(options: &OpenOptions, path: &Path) -> Result<File> {
     let look = |all| of_path(path, all);
     let attempt = || match options.open(path) {
@@ -126,7 +127,7 @@ pub fn open(options: &OpenOptions, path: &Path) -> Result<File> {
     patiently(Bound::new(), look, attempt)?.map_err(|who| who.fail(&path.display().to_string()))
 }
 
-/// Who has the device at a path; with `all`, processes too.
+/// Returns the holders of the device at a path; with `all`, processes too.
 pub fn of_path(path: &Path, all: bool) -> Holders {
     match fs::metadata(path) {
         Ok(meta) if meta.file_type().is_block_device() => of_device(meta.rdev(), all),
@@ -135,7 +136,8 @@ pub fn of_path(path: &Path, all: bool) -> Holders {
     }
 }
 
-/// Who has a disk, or a partition of it: it, its partitions, and its disk.
+/// Returns the holders of a disk or a partition: the holders of the device itself, of its
+/// partitions and of its disk.
 pub fn of_device(dev: Dev, all: bool) -> Holders {
     let disk = whole(dev);
     let mut nodes = disk.as_ref().map_or_else(Vec::new, |disk| {
@@ -148,7 +150,7 @@ pub fn of_device(dev: Dev, all: bool) -> Holders {
         nodes.retain(|node| node.dev == dev || disk.as_ref().is_some_and(|d| d.dev == node.dev));
     }
     if nodes.is_empty() {
-        // Without sysfs its number must do.
+        // Without sysfs the device's number alone is used.
         nodes.push(Node::new("", dev));
     }
     of_nodes(&nodes, all)
@@ -169,7 +171,8 @@ fn of_nodes(nodes: &[Node], all: bool) -> Holders {
     holders
 }
 
-/// Who has an image: the loop devices over it and what holds those, and who has locked it.
+/// Returns the holders of an image: the loop devices over it, the holders of those, and the
+/// processes that have locked it.
 pub fn of_image(meta: &Metadata) -> Holders {
     let mut holders = Holders::default();
     for name in loop_devices() {
@@ -182,7 +185,7 @@ pub fn of_image(meta: &Metadata) -> Holders {
             text if text.is_empty() => format!("on /dev/{name}"),
             text => format!("on /dev/{name} ({text})"),
         };
-        // One of ours that is not held goes by itself.
+        // A loop device of this tool that has no holder clears itself.
         let lasts = above.last() || !crate::settle::is_leaving(&name);
         holders.0.push(Holder { text: on, lasts });
     }
@@ -192,14 +195,14 @@ pub fn of_image(meta: &Metadata) -> Holders {
     holders
 }
 
-/// Whether a loop device, by its place in sysfs, shows an image.
+/// Returns whether a loop device, by its place in sysfs, shows an image.
 pub fn shows(place: &Path, image: &Metadata) -> bool {
     let file = fs::read(place.join("loop/backing_file")).unwrap_or_default();
     let file = Path::new(OsStr::from_bytes(file.trim_ascii_end()));
     fs::metadata(file).is_ok_and(|m| m.dev() == image.dev() && m.ino() == image.ino())
 }
 
-/// Processes that have locked an image.
+/// Returns the processes that have locked an image.
 fn lockers(meta: &Metadata) -> Vec<Holder> {
     let (a, b) = (major(meta.dev()), minor(meta.dev()));
     let id = format!("{a:02x}:{b:02x}:{}", meta.ino());
@@ -213,14 +216,14 @@ fn lockers(meta: &Metadata) -> Vec<Holder> {
     }
     let holder = |pid: u32| {
         let text = format!("locked by {}", process(pid)?);
-        // What we hold ourselves does not go while we wait.
+        // A lock of this process does not go while this process waits.
         let lasts = pid == std::process::id();
         Some(Holder { text, lasts })
     };
     pids.into_iter().filter_map(holder).collect()
 }
 
-/// `name (process 12)`; none if it is gone.
+/// Returns `name (process 12)`; none if the process is gone.
 fn process(pid: u32) -> Option<String> {
     let comm = fs::read_to_string(format!("/proc/{pid}/comm")).ok()?;
     Some(format!("{} (process {pid})", comm.trim_end()))
@@ -243,7 +246,7 @@ struct Mount {
 }
 
 impl Mount {
-    /// From a line of mountinfo.
+    /// Parses a line of mountinfo.
     fn parse(line: &[u8]) -> Option<Mount> {
         let mut words = line.split(|&b| b == b' ');
         let mut number = || std::str::from_utf8(words.next()?).ok()?.parse().ok();
@@ -251,7 +254,7 @@ impl Mount {
         let dev = std::str::from_utf8(words.next()?).ok()?;
         let (a, b) = dev.split_once(':')?;
         let at = unescape(words.nth(1)?);
-        // Behind the options and a list of unknown length: a dash, the type, the source.
+        // After the options and a list of unknown length come a dash, the type and the source.
         let source = unescape(words.skip_while(|word| *word != b"-").nth(2)?);
         Some(Mount {
             id,
@@ -262,8 +265,8 @@ impl Mount {
         })
     }
 
-    /// Whether it is of one of these devices, or, where the file system has another number, as
-    /// btrfs does, was made from one.
+    /// Returns whether the mount is of one of these devices. A file system such as btrfs has a
+    /// number that is not its device's; for it the source of the mount decides.
     fn is_of(&self, nodes: &[Node]) -> bool {
         let has = |node: &Node| {
             (major(node.dev), minor(node.dev)) == self.dev || self.source == node.path
@@ -299,7 +302,8 @@ fn unescape(word: &[u8]) -> PathBuf {
     OsStr::from_bytes(&bytes).into()
 }
 
-/// Mounts of these devices: in our namespace, then in others as far as ours has them not.
+/// Returns the mounts of these devices: the mounts in our namespace, then the mounts that only
+/// other namespaces have.
 fn mounts(nodes: &[Node]) -> Vec<String> {
     let of = |list: Vec<Mount>| {
         list.into_iter()
@@ -313,7 +317,7 @@ fn mounts(nodes: &[Node]) -> Vec<String> {
             texts.push(format!("mounted on {}", mount.at.display()));
         }
     }
-    // A process sees what is below its own root alone.
+    // A process sees only what is below its root directory.
     let view = |pid: &str| {
         let read = |file: &str| fs::read_link(format!("/proc/{pid}/{file}")).ok();
         read("ns/mnt").zip(read("root"))
@@ -335,11 +339,11 @@ fn mounts(nodes: &[Node]) -> Vec<String> {
     texts
 }
 
-/// Unmounts what is mounted from these devices in our namespace, and what is mounted on it.
+/// Unmounts what is mounted from these devices in our namespace, and the mounts on top of that.
 pub fn unmount(nodes: &[Node]) -> Result {
     let list = mounts_of("self");
     let mut ids: BTreeSet<u32> = BTreeSet::new();
-    // A mount may stand before its parent in the list, when it was moved.
+    // A mount that was moved may stand before its parent in the list.
     loop {
         let before = ids.len();
         let ours = |m: &&Mount| m.is_of(nodes) || ids.contains(&m.parent);
@@ -356,7 +360,7 @@ pub fn unmount(nodes: &[Node]) -> Result {
     Ok(())
 }
 
-/// What unmounting came to. A mount that has gone since the look at the list is done.
+/// Evaluates an unmount. A mount that has gone since the list was read counts as unmounted.
 fn unmounted(done: rustix::io::Result<()>, at: &Path) -> Result {
     match done {
         Ok(()) | Err(Errno::INVAL | Errno::NOENT) => Ok(()),
@@ -369,7 +373,7 @@ fn unmounted(done: rustix::io::Result<()>, at: &Path) -> Result {
     }
 }
 
-/// Swap on these devices.
+/// Returns the swap areas on these devices.
 fn swaps(nodes: &[Node]) -> Vec<String> {
     let text = fs::read("/proc/swaps").unwrap_or_default();
     let first = |line: &[u8]| {
@@ -391,7 +395,7 @@ fn is_node(path: &Path, node: &Node) -> bool {
     fs::metadata(path).is_ok_and(|m| m.file_type().is_block_device() && m.rdev() == node.dev)
 }
 
-/// The devices that sysfs has above one: unions, device mapper, md.
+/// Returns the devices that sysfs has above one: unions, device mapper, md.
 fn above(node: &Node) -> Vec<String> {
     let Some(place) = sysfs(node.dev) else {
         return Vec::new();
@@ -433,7 +437,7 @@ fn loop_devices() -> Vec<String> {
         .collect()
 }
 
-/// Loop devices that show one of these devices.
+/// Returns the loop devices that show one of these devices.
 fn loops(nodes: &[Node]) -> Vec<String> {
     let shows = |name: &String| {
         let file = Path::new("/sys/class/block")
@@ -450,14 +454,14 @@ fn loops(nodes: &[Node]) -> Vec<String> {
         .collect()
 }
 
-/// Processes that have one of these devices open.
+/// Returns the processes that have one of these devices open.
 fn openers(nodes: &[Node]) -> Vec<String> {
     let own = std::process::id();
     let all = processes().into_iter().filter(|&pid| pid != own);
     all.filter_map(|pid| {
         let fds = fs::read_dir(format!("/proc/{pid}/fd")).ok()?;
         let open = |link: &PathBuf| {
-            // Not every file may be asked: one on a server that is gone does not answer.
+            // Not every file may be queried: a file on a server that is gone does not answer.
             let to = fs::read_link(link).unwrap_or_default();
             let near = to.iter().any(|part| part == "dev") || to.to_string_lossy().contains(PREFIX);
             near && nodes.iter().any(|node| is_node(link, node))

@@ -21,17 +21,17 @@ use crate::output::{self, size};
 use crate::refuse::{self, Fail, Result, BUSY, FAILED};
 use crate::settle::{self, Bound};
 
-/// What the names of unions start with.
+/// The prefix of the names of unions.
 pub const PREFIX: &str = UNION_PREFIX;
 
-/// What a call of the driver's returns.
+/// The result of a call of the driver.
 type Done = rustix::io::Result<()>;
 
-/// The control device, opened, of a module that speaks our version.
+/// The open control device of a module that speaks our version.
 pub struct Control(File);
 
 impl Control {
-    /// Opens it, and asks first what the module is.
+    /// Opens the control device and checks the module's version first.
     pub fn open() -> Result<Control> {
         Control::open_at(&control_path())
     }
@@ -59,12 +59,13 @@ impl Control {
         }
     }
 
-    /// Makes a union: its number. `what` names the devices.
+    /// Makes a union and returns its number. `what` names the devices.
     ///
-    /// A device that others have gets a moment to come free; if it does not, they are named.
+    /// A device that other holders use gets a moment to come free; if it does not, the failure
+    /// names the holders.
     pub fn create(&self, request: &mut Create, what: &str) -> Result<u32> {
         let asked = request.clone();
-        // Where the last attempt found others.
+        // The device that the last attempt found busy.
         let node = RefCell::new(PathBuf::new());
         let look = |all| busy::of_path(&node.borrow(), all);
         let attempt = || {
@@ -101,7 +102,7 @@ impl Control {
         }
     }
 
-    /// Takes a union away, unless it is in use.
+    /// Removes a union unless it is in use.
     pub fn remove(&self, id: u32) -> Result<Tried<()>> {
         let mut request = Remove::new();
         request.id = id;
@@ -124,12 +125,12 @@ impl Control {
         })
     }
 
-    /// The state of one union.
+    /// Returns the state of one union.
     pub fn status(&self, id: u32) -> Result<Status> {
         self.ask(id, 0)?.ok_or_else(|| not_there(id))
     }
 
-    /// Which sectors of a union are lost, as far as the driver names them one by one.
+    /// Returns the lost sectors of a union, as far as the driver names them one by one.
     pub fn lost(&self, id: u32) -> Result<Vec<Stretch>> {
         let mut list: Vec<Stretch> = Vec::new();
         let mut from = 0;
@@ -144,7 +145,7 @@ impl Control {
             if sectors == 0 {
                 return Ok(list);
             }
-            // A stretch that does not end behind the sector asked for would send us round for ever.
+            // The loop would not end if a stretch did not end behind the sector asked for.
             from = match sector.checked_add(sectors) {
                 Some(end) if end > from => end,
                 _ => return Err(other_version("another version")),
@@ -153,7 +154,7 @@ impl Control {
         }
     }
 
-    /// The state of all unions.
+    /// Returns the state of all unions.
     pub fn all(&self) -> Result<Vec<Status>> {
         let mut list: Vec<Status> = Vec::new();
         let mut from = Some(0);
@@ -161,7 +162,7 @@ impl Control {
             let Some(status) = self.ask(id, abi::STATUS_NEXT)? else {
                 break;
             };
-            // A number below the one asked for would send us round for ever.
+            // The loop would not end if the driver returned a number below the one asked for.
             if status.id < id {
                 return Err(other_version("another version"));
             }
@@ -171,7 +172,7 @@ impl Control {
         Ok(list)
     }
 
-    /// The state of the union that a user calls so.
+    /// Returns the state of the union that a user's word names.
     pub fn find(&self, name: &str) -> Result<Status> {
         let all = self.all()?;
         let id = resolve(name, &all)?;
@@ -181,7 +182,7 @@ impl Control {
         }
     }
 
-    /// Refuses the number of a union that is there.
+    /// Refuses the number of an existing union.
     pub fn refuse_taken(&self, id: Option<u32>) -> Result {
         match id {
             Some(id) if self.ask(id, 0)?.is_some() => Err(exists(id)),
@@ -200,7 +201,7 @@ impl Control {
             match ioctl::call(&self.0, &mut s) {
                 Ok(()) => return Ok(Some(s)),
                 Err(Errno::NODEV) => return Ok(None),
-                // It comes or goes at this moment.
+                // The union is being attached or detached at this moment.
                 Err(Errno::BUSY) if bound.pause() => {}
                 Err(e) => return Err(self.failure("ask for the state of a union", e)),
             }
@@ -231,7 +232,7 @@ impl Control {
     }
 }
 
-/// A refusal for damage, with what can still be done.
+/// Returns a refusal for damage, with what can still be done.
 fn rest_of(request: &Create, mut fail: Fail) -> Fail {
     if request.damaged_blocks == 0 || request.flags & abi::CREATE_READ_ONLY != 0 {
         return fail;
@@ -254,7 +255,7 @@ fn control_path() -> PathBuf {
     Path::new("/dev").join(OsStr::from_bytes(abi::CONTROL_NAME.to_bytes()))
 }
 
-/// The minor number of the control device, if the module is loaded.
+/// Returns the minor number of the control device if the module is loaded.
 fn loaded() -> Option<String> {
     let name = abi::CONTROL_NAME.to_str().ok()?;
     let text = std::fs::read_to_string(format!("/sys/class/misc/{name}/dev")).ok()?;
@@ -313,14 +314,14 @@ fn not_there(id: u32) -> Fail {
     )
 }
 
-/// The number in `3` or `unionblk3`.
+/// Returns the number in `3` or `unionblk3`.
 pub fn union_number(s: &str) -> Option<u32> {
     let digits = s.strip_prefix(PREFIX).unwrap_or(s);
     let plain = !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit());
     digits.parse().ok().filter(|&n| plain && n != abi::ID_ANY)
 }
 
-/// Whether a device's place in sysfs is a union's, or below one's.
+/// Returns whether a device's place in sysfs is a union's, or below a union's.
 pub fn is_union(place: &Path) -> bool {
     place.iter().filter_map(OsStr::to_str).any(|part| {
         part.strip_prefix(PREFIX)
@@ -328,9 +329,10 @@ pub fn is_union(place: &Path) -> bool {
     })
 }
 
-/// The number of the one union that a word can mean: by its number or device, and by the name or
-/// UUID of its leaf. A word that calls a union by its number means no other, and a leaf of that name
-/// makes it ambiguous: the user may not know of the leaf.
+/// Returns the number of the only union that a word can mean: by the union's number or device, or
+/// by the name or UUID of its leaf. A word that names a union by its number can mean no other
+/// union. If a leaf has that word as its name, the word is ambiguous, because the user may not know
+/// of the leaf.
 fn resolve(word: &str, unions: &[Status]) -> Result<u32> {
     let device = device_of(word);
     let numbered = union_number(word.strip_prefix("/dev/").unwrap_or(word));
@@ -354,13 +356,14 @@ fn resolve(word: &str, unions: &[Status]) -> Result<u32> {
         .collect();
     match &found[..] {
         [(id, _)] if numbered.is_none_or(|n| n == *id) && !is_misnamed(word, *id) => Ok(*id),
-        // The driver knows whether it is just coming or going.
+        // The driver decides, because the union may be in the middle of its attach or detach.
         [] => numbered.ok_or_else(|| no_union(word)),
         several => Err(ambiguous(word, several)),
     }
 }
 
-/// Whether a word calls by number another union than this one, which would have it as a name then.
+/// Returns whether a word is the number of a union other than `id`. Union `id` would then have the
+/// word only as the name of its leaf.
 fn is_misnamed(word: &str, id: u32) -> bool {
     is_union_word(word) && union_number(word) != Some(id)
 }
@@ -387,8 +390,8 @@ fn ambiguous(word: &str, found: &[(u32, String)]) -> Fail {
     )
 }
 
-/// The numbers of the block device that a path leads to. A bare word is no path, whatever lies in
-/// the current directory.
+/// Returns the numbers of the block device at a path. A bare word is not a path, whatever files are
+/// in the current directory.
 fn device_of(word: &str) -> Option<(u32, u32)> {
     use std::os::unix::fs::{FileTypeExt, MetadataExt};
     let meta = std::fs::metadata(Some(word).filter(|w| w.contains('/'))?).ok()?;
@@ -397,17 +400,17 @@ fn device_of(word: &str) -> Option<(u32, u32)> {
     is_block.then(|| (rustix::fs::major(rdev), rustix::fs::minor(rdev)))
 }
 
-/// The name of a union's leaf; empty if it has none.
+/// Returns the name of a union's leaf; empty if it has none.
 pub fn leaf_name(s: &Status) -> String {
     LeafName::from_field(s.name).map_or_else(String::new, |n| n.text().to_owned())
 }
 
-/// A path of the driver's for people.
+/// Returns a path that the driver gave, for people.
 pub fn path_text(field: &[u8; abi::PATH_BYTES]) -> String {
     String::from_utf8_lossy(abi::path(field).unwrap_or_default()).into_owned()
 }
 
-/// Puts a path into a field of the driver's.
+/// Puts a path into a field of the driver's structure.
 pub fn put_path(field: &mut [u8; abi::PATH_BYTES], path: &Path) -> Result {
     abi::set_path(field, path.as_os_str().as_bytes()).ok_or_else(|| {
         Fail::new(
@@ -433,7 +436,7 @@ mod tests {
     fn union(id: u32, name: &str) -> Status {
         let mut s = Status::new();
         (s.id, s.uuid) = (id, [0xab, id as u8].repeat(8).try_into().unwrap());
-        // As it lies on a leaf: by other software than ours, too.
+        // Software other than ubctl may have written the name on the leaf.
         s.name[..name.len()].copy_from_slice(name.as_bytes());
         s
     }
@@ -445,7 +448,7 @@ mod tests {
         assert_eq!(find("3"), Ok(3));
         assert_eq!(find("unionblk12"), Ok(12));
         assert_eq!(find("/dev/unionblk0"), Ok(0));
-        // Not there, and nothing else: that is for the driver to say.
+        // A number that names no union and no leaf: the driver decides.
         assert_eq!(find("4"), Ok(4));
         assert_eq!(union_number("4294967295"), None);
         for bad in [
@@ -476,7 +479,7 @@ mod tests {
         let find = |name: &str| resolve(name, &all).map_err(|f| f.reason);
         assert_eq!(find("/dev/unionblk3"), Ok(3));
         assert_eq!(find("plain"), Ok(3));
-        // By its number and by its name, it is the same.
+        // The number and the name mean the same union.
         assert_eq!((find("6"), find("007")), (Ok(6), Ok(7)));
         for word in ["3", "unionblk3", "77"] {
             assert_eq!(find(word), Err("ambiguous"), "{word}");

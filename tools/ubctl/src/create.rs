@@ -21,9 +21,9 @@ use crate::settle::{self, Bound, Place};
 use crate::space::Backing;
 use crate::{ahead, output, overlap, remove, sectors, udev};
 
-/// The command.
+/// Runs the command.
 pub fn run(args: &CreateArgs, json: bool) -> Result {
-    // What can be refused is, before the first write.
+    // Whatever can be refused is refused before the first write.
     let control = Control::open()?;
     refuse_place(&control, args.id)?;
     refuse_same(&args.root, &args.leaf)?;
@@ -44,7 +44,7 @@ pub fn run(args: &CreateArgs, json: bool) -> Result {
     }
     let since = udev::now();
     let what = format!("root {}, leaf {}", root.name.display(), leaf.name.display());
-    // Open until the driver's devices are known to be these.
+    // Both stay open until the driver's devices are known to be these.
     let (id, held) = if args.format {
         formatted(
             args,
@@ -103,7 +103,7 @@ pub fn run(args: &CreateArgs, json: bool) -> Result {
     }))
 }
 
-/// Opens root and leaf to see that they are not one and the same.
+/// Opens root and leaf and checks that they are not the same device.
 fn apart(root: &Lower, leaf: &Lower) -> Result<[Device; 2]> {
     let open = |lower: &Lower, side| {
         Ok(Device::open(&lower.node, side, Access::Read)?.called(&lower.name))
@@ -114,16 +114,17 @@ fn apart(root: &Lower, leaf: &Lower) -> Result<[Device; 2]> {
     Ok(pair)
 }
 
-/// Root and leaf, open since they were looked at.
+/// Root and leaf, open since they were checked.
 enum Held {
     /// The leaf was formatted for this union.
     Formatted(Handed),
-    /// It was not.
+    /// The leaf was not formatted.
     AsItWas([Device; 2]),
 }
 
 impl Held {
-    /// There is no union, or not any more: a leaf that was formatted for it gets its content back.
+    /// Handles the failure of a union that was not made or is removed again: a leaf that was
+    /// formatted for it gets its old content back.
     fn take_back(&self, fail: Fail) -> Fail {
         match self {
             Held::Formatted(handed) => handed.take_back(fail),
@@ -132,7 +133,7 @@ impl Held {
     }
 }
 
-/// Formats the leaf and makes the union: both, or nothing.
+/// Formats the leaf and makes the union. If either fails, neither remains.
 fn formatted(
     args: &CreateArgs,
     control: &Control,
@@ -149,8 +150,8 @@ fn formatted(
     Ok((id, Held::Formatted(handed)))
 }
 
-/// Refuses a union of other devices than the two in `held`: the driver opens the paths once
-/// more, and a path may lead elsewhere by then.
+/// Refuses a union of devices other than the two in `held`. The driver opens the paths again, and
+/// by then a path may lead to another device.
 fn refuse_others(status: &Status, held: &Held, what: &str) -> Result {
     let (devices, is_ours) = match held {
         Held::Formatted(handed) => (handed.devices(), status.uuid == handed.uuid),
@@ -169,24 +170,26 @@ fn refuse_others(status: &Status, held: &Held, what: &str) -> Result {
     Err(Fail::new(BUSY, "busy", text))
 }
 
-/// Whether the devices below a union are its root and leaf. Without sysfs it is not known.
+/// Returns whether the devices below a union are its root and leaf. Without sysfs this is not
+/// known.
 fn is_made_of(driver: &[u64], ours: [u64; 2]) -> bool {
     driver.iter().all(|dev| ours.contains(dev))
 }
 
-/// A copy of a leaf may have holes where the metadata was zero, and share its blocks with another.
+/// Allocates the metadata of a leaf image. A copy of a leaf may have holes where the metadata was
+/// zero, and may share its blocks with another file.
 fn make_room(leaf: &Lower, device: &Device) -> Result {
     let Some(backing) = Backing::to_allocate(&leaf.node) else {
         return Ok(());
     };
     match sectors::recorded(device) {
         Some(sb) => backing.allocate(format::to_allocate(&sb, device)),
-        // The driver says what is wrong.
+        // The driver reports what is wrong.
         None => Ok(()),
     }
 }
 
-/// What a damaged leaf has lost. The driver names the first stretches only.
+/// Returns a warning of what a damaged leaf has lost. The driver names only the first stretches.
 fn warning(leaf: &str, status: &Status, lost: &[Stretch]) -> String {
     let blocks = status.damaged_blocks;
     let start = format!("{leaf} is damaged: {blocks} metadata blocks are of no use");
@@ -205,19 +208,19 @@ fn warning(leaf: &str, status: &Status, lost: &[Stretch]) -> String {
     )
 }
 
-/// Refuses a number in whose nodes' places something else is, before anything is done. Of none in
-/// particular: the lowest that is free, which another may get first.
+/// Refuses a number if something else is at the place of one of its nodes, before anything is
+/// changed. Without a number, checks the lowest free number, which another process may take first.
 fn refuse_place(control: &Control, id: Option<u32>) -> Result {
     let bound = Bound::new();
     loop {
-        // As a rule there is nothing but the nodes of unions.
+        // As a rule only the nodes of unions are there.
         let all = places();
         if all.is_empty() {
             return Ok(());
         }
         let unions: Vec<u32> = control.all()?.iter().map(|s| s.id).collect();
         let id = id.unwrap_or_else(|| lowest_free(&unions));
-        // Of a number that is taken, the driver says so.
+        // The driver refuses a number that is taken.
         let wrong = all
             .into_iter()
             .filter(|(n, _)| *n == id && !unions.contains(n))
@@ -228,21 +231,22 @@ fn refuse_place(control: &Control, id: Option<u32>) -> Result {
             });
         match wrong {
             None => return Ok(()),
-            // What a union leaves goes in a moment.
+            // A node that a removed union left goes in a moment.
             Some((_, _, true)) if bound.pause() => {}
             Some((path, what, _)) => return Err(wrong_node(&path, what)),
         }
     }
 }
 
-/// What is in `/dev` under the name of a union or of a partition of one, with the union's number.
+/// Returns what is in `/dev` under the name of a union or of a partition of one, with the union's
+/// number.
 fn places() -> Vec<(u32, PathBuf)> {
     let all = fs::read_dir("/dev").into_iter().flatten().flatten();
     all.filter_map(|e| Some((number_in(e.file_name().to_str()?)?, e.path())))
         .collect()
 }
 
-/// The union's number in `unionblk3` and `unionblk3p1`.
+/// Returns the union's number in `unionblk3` and `unionblk3p1`.
 fn number_in(name: &str) -> Option<u32> {
     let rest = name.strip_prefix(PREFIX)?;
     let (disk, part) = rest.split_once('p').unwrap_or((rest, "0"));
@@ -260,8 +264,8 @@ fn wrong_node(path: &Path, what: &str) -> Fail {
     Fail::new(FAILED, "no_node", text)
 }
 
-/// The nodes are made by a thread of the kernel's, and udev comes after it: a script that continues
-/// with our answer shall find them, and the links.
+/// Waits for the nodes and links of a union, because a script that continues after our answer must
+/// find them. A kernel thread makes the nodes, and udev then makes the links.
 fn wait_for_nodes(status: &Status, since: u64) -> Result {
     let name = format!("{PREFIX}{}", status.id);
     let bound = Bound::new();
@@ -298,7 +302,7 @@ fn wait_for_nodes(status: &Status, since: u64) -> Result {
     Ok(())
 }
 
-/// Takes a union away again that cannot be used.
+/// Removes a union that cannot be used.
 fn undone(control: &Control, status: &Status, mut fail: Fail) -> Fail {
     let id = status.id;
     let what = match remove::detach(control, status, Bound::new()) {

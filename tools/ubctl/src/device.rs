@@ -21,15 +21,15 @@ use crate::refuse::{Fail, Result, BUSY, REFUSED};
 use crate::udev::Writer;
 use crate::{image, ioctl};
 
-/// What a device is opened for.
+/// The purpose for which a device is opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Access {
-    /// To look at it, whoever else uses it.
+    /// To read it, whatever other users it has.
     Read,
-    /// To look at it, with nobody else.
+    /// To read it with an exclusive claim.
     Claim,
-    /// To write to it, with nobody else: what is mounted, attached or on a loop device is refused as
-    /// busy.
+    /// To write to it with an exclusive claim: a device that is mounted, attached or on a loop
+    /// device is refused as busy.
     Exclusive,
 }
 
@@ -42,7 +42,7 @@ pub struct Device {
     is_block: bool,
     bytes: u64,
     buffer: Vec<u8>,
-    /// Behind `file`: it waits for what udev does once that is closed.
+    /// Dropped after `file`: it waits for the work that udev does after the close.
     writer: Option<Writer>,
 }
 
@@ -62,12 +62,13 @@ impl Device {
         options.read(true);
         options.write(access == Access::Exclusive);
         if access != Access::Read && is_block {
-            // Without O_CREAT: the kernel's exclusive claim on a block device.
+            // O_EXCL without O_CREAT is the kernel's exclusive claim on a block device.
             options.custom_flags(OFlags::EXCL.bits() as i32);
         }
         let failed = |e: io::Error| Fail::io("open", path, &e);
         let mut file = busy::open(&options, path)?;
-        // From here on the open file counts: the path may lead to another one by now.
+        // From here on only the open file is used, because the path may lead to another file by
+        // now.
         let opened = file.metadata().map_err(failed)?;
         if !is_same(&meta, &opened) {
             let path = path.display();
@@ -97,37 +98,37 @@ impl Device {
         Ok(device)
     }
 
-    /// The same under the name that the user knows it by.
+    /// Returns the same device under the name that the user gave.
     pub fn called(mut self, name: &Path) -> Device {
         self.path = name.to_owned();
         self
     }
 
-    /// Drops what the page cache holds of a block device: the driver reads and writes past it, so
-    /// it may be old, and would be for the next reader.
+    /// Drops what the page cache holds of a block device. The driver reads and writes past the page
+    /// cache, so cached content may be old now, and may become old for the next reader.
     fn forget(&self) {
         if self.is_block {
-            // Advice: when it is not taken, a fresh device is read all the same.
+            // This is advice. If the kernel does not follow it, a fresh device is still read.
             let _ = fadvise(&self.file, 0, None, Advice::DontNeed);
         }
     }
 
-    /// Where it was opened, or what it was called since.
+    /// Returns the path at which the device was opened, or the name that it got since.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// The open file.
+    /// Returns the open file.
     pub fn file(&self) -> &File {
         &self.file
     }
 
-    /// What the open file is.
+    /// Returns the metadata of the open file.
     pub fn metadata(&self) -> &Metadata {
         &self.meta
     }
 
-    /// The same device or image, whatever its path leads to by now.
+    /// Opens the same device or image again, wherever its path leads by now.
     pub fn again(&self, access: Access) -> Result<Device> {
         let path = format!("/proc/self/fd/{}", self.file.as_raw_fd());
         let again = Device::open(Path::new(&path), self.side, access);
@@ -139,7 +140,7 @@ impl Device {
         Ok(again.called(&self.path))
     }
 
-    /// Refuses a device with its write-protection on; it can be opened for writing all the same.
+    /// Refuses a write-protected device. The kernel lets such a device be opened for writing.
     pub fn refuse_read_only(&self) -> Result {
         if self.is_block && ioctl::is_read_only(&self.file).unwrap_or(false) {
             return Err(Fail::core(
@@ -150,22 +151,22 @@ impl Device {
         Ok(())
     }
 
-    /// Whether it is a block device, not an image.
+    /// Returns whether it is a block device, not an image.
     pub fn is_block(&self) -> bool {
         self.is_block
     }
 
-    /// Its size in bytes.
+    /// Returns its size in bytes.
     pub fn bytes(&self) -> u64 {
         self.bytes
     }
 
-    /// Its size in whole sectors.
+    /// Returns its size in whole sectors.
     pub fn sectors(&self) -> u64 {
         self.bytes / 512
     }
 
-    /// The logical block size; an image has sectors.
+    /// Returns the logical block size; that of an image is a sector.
     pub fn block_bytes(&self) -> Result<u32> {
         if !self.is_block {
             return Ok(512);
@@ -188,7 +189,7 @@ impl Device {
             .map_err(|e| self.failure("write", at, &e))
     }
 
-    /// Makes all that was written durable.
+    /// Makes all written data durable.
     pub fn sync(&self) -> Result {
         self.file
             .sync_all()
@@ -196,7 +197,7 @@ impl Device {
     }
 
     fn failure(&self, what: &str, at: u64, e: &io::Error) -> Fail {
-        // It was opened for writing: this is a device with its write-protection on.
+        // The file was opened for writing, so this is a write-protected device.
         if what == "write" && e.kind() == io::ErrorKind::PermissionDenied {
             return Fail::core(&self.path.display().to_string(), Error::ReadOnlyLeaf);
         }
@@ -228,7 +229,7 @@ impl Disk for Device {
         self.file
             .read_exact_at(room, at)
             .or_else(|_| {
-                // The page cache reads what lies around it too, and fails as a whole.
+                // The page cache reads the surrounding bytes too, and fails as a whole.
                 if self.is_block {
                     let _ = fadvise(&self.file, 0, None, Advice::DontNeed);
                     let _ = fadvise(&self.file, 0, None, Advice::Random);
@@ -260,7 +261,7 @@ impl Disk for Device {
     }
 }
 
-/// Whether both are one device or one file.
+/// Returns whether both are one device or one file.
 pub fn is_same(a: &Metadata, b: &Metadata) -> bool {
     if a.file_type().is_block_device() && b.file_type().is_block_device() {
         return a.rdev() == b.rdev();
@@ -272,8 +273,8 @@ fn metadata(path: &Path) -> Result<Metadata> {
     fs::metadata(path).map_err(|e| Fail::io("open", path, &e))
 }
 
-/// Refuses a root and a leaf that are one device, or one image, before either is opened. What their
-/// paths lead to later is for [`crate::overlap`] to judge.
+/// Refuses a root and a leaf that are one device or one image, before either is opened.
+/// [`crate::overlap`] checks what their paths lead to later.
 pub fn refuse_same(root: &Path, leaf: &Path) -> Result {
     let (r, l) = (metadata(root)?, metadata(leaf)?);
     if is_same(&r, &l) {
@@ -283,7 +284,7 @@ pub fn refuse_same(root: &Path, leaf: &Path) -> Result {
     Ok(())
 }
 
-/// Refuses a device that is a union or a partition of one: unions do not stack.
+/// Refuses a device that is a union or a partition of one, because unions do not stack.
 pub fn refuse_union(device: &Device, side: Side) -> Result {
     let meta = device.metadata();
     if !meta.file_type().is_block_device() {
@@ -293,14 +294,14 @@ pub fn refuse_union(device: &Device, side: Side) -> Result {
         rustix::fs::major(meta.rdev()),
         rustix::fs::minor(meta.rdev()),
     );
-    // A link to the device's place, a partition's below its disk's.
+    // This is a link to the device's place in sysfs. A partition's place is below its disk's.
     let place = fs::canonicalize(format!("/sys/dev/block/{major}:{minor}"));
     match place {
         Ok(place) if is_union(&place) => Err(Fail::core(
             &device.path().display().to_string(),
             Error::Stacked(side),
         )),
-        // Without sysfs the driver is the one to refuse.
+        // Without sysfs the driver refuses it.
         _ => Ok(()),
     }
 }

@@ -1,40 +1,40 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Which sectors of which devices a device of device mapper consists of, as its table says.
+//! Reads from the table of a device-mapper device which sectors of which devices it consists of.
 
 use std::fs::File;
 
 use crate::ioctl::{self, DM_HEAD};
 
 const CONTROL: &str = "/dev/mapper/control";
-/// Of `struct dm_ioctl`: where its fields are.
+/// Offsets of the fields of `struct dm_ioctl`.
 const VERSION_AT: usize = 0;
 const DATA_START_AT: usize = 16;
 const COUNT_AT: usize = 20;
 const FLAGS_AT: usize = 28;
 const DEV_AT: usize = 40;
-/// The table, not its state.
+/// Asks for the table, not for the status.
 const TABLE: u32 = 1 << 4;
 const BUFFER_FULL: u32 = 1 << 8;
-/// A table may hold a key: the kernel clears its own copy.
+/// A table may hold a key, so the kernel clears its copy.
 const SECURE_DATA: u32 = 1 << 15;
 /// Bytes of `struct dm_target_spec`.
 const SPEC: usize = 40;
-/// A table that is longer is not looked at.
+/// A longer table is not read.
 const MOST: usize = 1 << 20;
 
-/// A stretch of a device of device mapper, in sectors.
+/// A stretch of a device-mapper device, in sectors.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Target {
     /// Its first sector.
     pub start: u64,
-    /// How many.
+    /// The number of its sectors.
     pub len: u64,
-    /// What stands behind it.
+    /// What lies behind the stretch.
     pub behind: Behind,
 }
 
-/// What stands behind a stretch.
+/// What lies behind a stretch.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Behind {
     /// No device at all.
@@ -43,11 +43,11 @@ pub enum Behind {
     Linear(u64, u64),
     /// The volume with this number of a pool of thin volumes.
     Thin(u64, u64),
-    /// Sectors of the devices below, and only the target knows which.
+    /// Sectors of the devices below; only the target knows which.
     Unknown,
 }
 
-/// The table of a device; `None` if it cannot be had.
+/// Returns the table of a device; `None` if it cannot be read.
 pub fn table(dev: u64) -> Option<Vec<Target>> {
     let control = File::open(CONTROL).ok()?;
     let mut len = 16 << 10;
@@ -76,12 +76,12 @@ fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
     Some(u64::from_ne_bytes(field.try_into().ok()?))
 }
 
-/// Bytes up to the first zero.
+/// Returns the text up to the first zero byte.
 fn text(bytes: &[u8]) -> Option<&str> {
     std::str::from_utf8(bytes.split(|&b| b == 0).next()?).ok()
 }
 
-/// The targets in what the kernel answered.
+/// Parses the targets in the kernel's answer.
 fn parse(buffer: &[u8]) -> Option<Vec<Target>> {
     let first = usize::try_from(u32_at(buffer, DATA_START_AT)?).ok()?;
     let mut at = first;
@@ -94,7 +94,7 @@ fn parse(buffer: &[u8]) -> Option<Vec<Target>> {
             len: u64_at(spec, 8)?,
             behind: behind(text(&spec[24..])?, parameters),
         });
-        // Counted from the first, and the next one is behind this one.
+        // The offset counts from the first target, and the next target is behind this one.
         let next = first.checked_add(usize::try_from(u32_at(spec, 20)?).ok()?)?;
         if next <= at {
             break;
@@ -113,7 +113,7 @@ fn behind(kind: &str, parameters: &str) -> Behind {
     let known = match kind {
         "zero" | "error" => Some(Behind::Nothing),
         "linear" => device_and_number().map(|(dev, from)| Behind::Linear(dev, from)),
-        // With a third word, it shows another device's sectors too.
+        // A target with a third word shows another device's sectors too.
         "thin" => device_and_number()
             .filter(|_| words.next().is_none())
             .map(|(pool, id)| Behind::Thin(pool, id)),
@@ -122,7 +122,7 @@ fn behind(kind: &str, parameters: &str) -> Behind {
     known.unwrap_or(Behind::Unknown)
 }
 
-/// `253:0` as a device's number.
+/// Parses a device's number such as `253:0`.
 pub fn device(text: &str) -> Option<u64> {
     let (major, minor) = text.trim().split_once(':')?;
     let (major, minor): (u32, u32) = (major.parse().ok()?, minor.parse().ok()?);
@@ -166,12 +166,12 @@ mod tests {
             target(2112, 8, Behind::Nothing),
         ];
         assert_eq!(parse(&bytes).unwrap(), wanted);
-        // Cut anywhere: no panic, and never more than there was.
+        // An answer that ends anywhere causes no panic and never gives more targets than it had.
         for len in 0..bytes.len() {
             let cut = parse(&bytes[..len]);
             assert!(cut.is_none_or(|list| list.len() <= 3));
         }
-        // A table that turns round in itself ends.
+        // The parser terminates on a table that refers back to itself.
         let mut round = bytes;
         round[DM_HEAD + 20..DM_HEAD + 24].copy_from_slice(&0u32.to_ne_bytes());
         assert_eq!(parse(&round).unwrap().len(), 1);

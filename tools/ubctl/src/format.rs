@@ -23,7 +23,7 @@ use crate::{ahead, identity, output, overlap, sectors};
 const BLOCK: u64 = BLOCK_BYTES as u64;
 const MIB: u64 = 1 << 20;
 
-/// What was made.
+/// The result of a format.
 #[derive(Debug, Serialize)]
 pub struct Formatted {
     leaf: String,
@@ -39,7 +39,7 @@ pub struct Formatted {
     data_start: u64,
 }
 
-/// The command.
+/// Runs the command.
 pub fn run(args: &FormatArgs, json: bool) -> Result {
     refuse_same(&args.root, &args.leaf)?;
     let (root, leaf) = (Lower::as_it_is(&args.root), Lower::as_it_is(&args.leaf));
@@ -84,23 +84,23 @@ pub fn run(args: &FormatArgs, json: bool) -> Result {
     ))
 }
 
-/// A format that nothing speaks against. Root and leaf are held.
+/// A format that passed all checks. Root and leaf are held.
 pub struct Plan {
     /// The root, open.
     pub root: Device,
     leaf: Device,
-    /// The leaf once more, not held: see [`Plan::hand_over`].
+    /// The leaf opened a second time, without a claim: see [`Plan::hand_over`].
     open_leaf: Device,
     superblock: Superblock,
     is_used: bool,
     undo: Undo,
-    /// The file that the leaf lies in, if it does.
+    /// The image that the leaf lies in, if the leaf is one.
     backing: Option<Backing>,
 }
 
 impl Plan {
-    /// Looks at all that could be refused, for a union with blocks of `wanted` bytes. Nothing is
-    /// written.
+    /// Makes every check that could refuse the format, for a union with blocks of `wanted` bytes.
+    /// Writes nothing.
     pub fn new(
         (root, leaf): (&Lower, &Lower),
         layout: LayoutArgs,
@@ -116,7 +116,7 @@ impl Plan {
         refuse_union(&root, Side::Root)?;
         let leaf = Device::open(&leaf.node, Side::Leaf, Access::Exclusive)?.called(&leaf.name);
         refuse_union(&leaf, Side::Leaf)?;
-        // Not even --force makes a root a leaf.
+        // Even --force does not let a root become a leaf.
         overlap::refuse(&root, &leaf)?;
         ahead::refuse_leaf_as_root(&root)?;
         leaf.refuse_read_only()?;
@@ -154,10 +154,10 @@ impl Plan {
         })
     }
 
-    /// Formats the leaf. If that fails, what the leaf held is put back.
+    /// Formats the leaf. If that fails, puts back what the leaf held.
     pub fn write(&self) -> Result<Formatted> {
         if let Some(backing) = &self.backing {
-            // That changes nothing of what the leaf holds.
+            // Allocation does not change what the leaf holds.
             backing.allocate(to_allocate(&self.superblock, &self.leaf))?;
         }
         self.put()
@@ -176,8 +176,8 @@ impl Plan {
         Ok(())
     }
 
-    /// Lets go of the leaf, so that the driver can take it. It stays open: its number is no other
-    /// device's, and what it held can be put back.
+    /// Gives up the claim on the leaf, so that the driver can take it. The leaf stays open, so its
+    /// number cannot become another device's, and its old content can be put back.
     pub fn hand_over(self) -> Handed {
         Handed {
             leaf: self.open_leaf,
@@ -205,28 +205,30 @@ impl Plan {
     }
 }
 
-/// Root and leaf after the format: open, so that they stay the devices they are.
+/// Root and leaf after the format. They stay open, so that their numbers cannot become other
+/// devices'.
 pub struct Handed {
     root: Device,
     leaf: Device,
-    /// Names the new leaf.
+    /// The UUID of the new leaf.
     pub uuid: [u8; 16],
     undo: Undo,
 }
 
 impl Handed {
-    /// Root and leaf.
+    /// Returns root and leaf.
     pub fn devices(&self) -> [&Device; 2] {
         [&self.root, &self.leaf]
     }
 
-    /// The union could not be made: what the leaf held is put back.
+    /// Puts back what the leaf held, because the union could not be made.
     pub fn take_back(&self, fail: Fail) -> Fail {
         self.undo.after_create(&self.leaf, fail)
     }
 }
 
-/// How much of a leaf image has to be there for real, in bytes: all of its metadata, or all of it.
+/// Returns how many bytes of a leaf image must be allocated: all of its metadata, or the whole
+/// leaf.
 pub fn to_allocate(superblock: &Superblock, leaf: &Device) -> u64 {
     if superblock.keep {
         leaf.bytes()
@@ -235,7 +237,7 @@ pub fn to_allocate(superblock: &Superblock, leaf: &Device) -> u64 {
     }
 }
 
-/// The blocks of root and leaf, which make those that are wanted.
+/// Returns the blocks of root and leaf, and checks that they give a union with the wanted blocks.
 fn blocks(root: &Device, leaf: &Device, wanted: u32) -> Result<[u32; 2]> {
     let blocks = [
         sectors::of_device(root, wanted)?,
@@ -245,8 +247,8 @@ fn blocks(root: &Device, leaf: &Device, wanted: u32) -> Result<[u32; 2]> {
     Ok(blocks)
 }
 
-/// The union's size: the root's, or the one asked for. Both devices' blocks must divide it, or the
-/// driver would refuse what is formatted by then.
+/// Returns the union's size: the root's size or the size asked for. The blocks of both devices must
+/// divide it; otherwise the driver would refuse a leaf that is already formatted.
 fn union_sectors(asked: Option<u64>, devices: [(&Device, u32); 2]) -> Result<u64> {
     let [(root, _), _] = devices;
     let sectors = asked.unwrap_or(root.sectors());
@@ -304,7 +306,7 @@ fn looks_used(leaf: &Device, used: &Used) -> Fail {
 
 fn superblock(root: &Device, geometry: Geometry) -> Result<Superblock> {
     let mut uuid: [u8; 16] = random()?;
-    // RFC 9562: version 4, variant 1.
+    // RFC 9562 defines this as version 4, variant 1.
     uuid[6] = (uuid[6] & 0x0f) | 0x40;
     uuid[8] = (uuid[8] & 0x3f) | 0x80;
     Ok(Superblock {
@@ -342,11 +344,12 @@ fn random<const N: usize>() -> Result<[u8; N]> {
     Ok(bytes)
 }
 
-/// What is written, in this order, each durable before the next: the block and its bytes.
+/// Returns the writes in order, each durable before the next: the block and its bytes.
 ///
-/// A cut of power leaves a whole old leaf or a whole new one. First the second slot is emptied: were
-/// the first one new, the second still old, and the first then lost, the old leaf would come back to
-/// life. Stale blocks elsewhere need no wiping: they do not carry the new nonce.
+/// After a power failure the leaf is a whole old one or a whole new one. The second slot is emptied
+/// first. Otherwise the first slot could be new and the second still old, and a loss of the first
+/// would make the old leaf valid again. Stale blocks elsewhere are not wiped, because they do not
+/// carry the new nonce.
 fn writes(superblock: &Superblock) -> [(u64, Vec<u8>); 3] {
     let block = block_of(superblock);
     [(1, vec![0; BLOCK_BYTES]), (0, block.clone()), (1, block)]
@@ -358,8 +361,8 @@ fn block_of(superblock: &Superblock) -> Vec<u8> {
     block
 }
 
-/// Takes away the marks of who used the device before: `blkid` and udev would still see a file
-/// system there, and somebody would mount it.
+/// Erases the marks of the device's previous use. Otherwise `blkid` and udev would still find a
+/// file system there, and a user could mount it.
 fn wipe(leaf: &Device, geometry: &Geometry) -> Result {
     for (from, to) in wiped(leaf, geometry) {
         let zeroes = vec![0; usize::try_from(to - from).unwrap_or(0)];
@@ -368,7 +371,7 @@ fn wipe(leaf: &Device, geometry: &Geometry) -> Result {
     leaf.sync()
 }
 
-/// What is wiped: from one byte up to another.
+/// Returns what is wiped: from one byte up to another.
 fn wiped(leaf: &Device, geometry: &Geometry) -> [(u64, u64); 2] {
     let data = geometry.data_start() * 512;
     let tail = leaf.bytes().saturating_sub(MIB).max(data);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What sysfs says of a union's devices: their blocks, and whether they are still there. Nothing
-//! here does I/O on them: one that hangs can be looked at.
+//! Reads from sysfs the blocks of a union's devices and whether the devices are still there. This
+//! module does no I/O on the devices, so it can look at a device that hangs.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -12,56 +12,56 @@ use serde::Serialize;
 /// Block sizes, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Blocks {
-    /// The smallest that can be read or written.
+    /// The smallest unit that can be read or written.
     pub logical: u32,
-    /// The smallest that is written without reading what is around it.
+    /// The smallest unit that is written without a read of what surrounds it.
     pub physical: u32,
 }
 
-/// How a root or leaf is.
+/// The state of a root or leaf.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum State {
-    /// Nothing else is known.
+    /// No fault is known.
     Present,
-    /// It was pulled out, or taken away.
+    /// The device was pulled out or removed.
     Gone,
-    /// It is there and cannot do what it must.
+    /// The device is there but cannot do I/O.
     Offline,
-    /// It has become smaller than it must be.
+    /// The device has become smaller than the union needs.
     Shrunk,
-    /// It takes no writes any more.
+    /// The device takes no writes any more.
     WriteProtected,
 }
 
-/// A root or leaf as sysfs knows it.
+/// A root or leaf as sysfs shows it.
 #[derive(Debug)]
 pub struct Lower {
-    /// If it is known.
+    /// Its blocks, if they are known.
     pub blocks: Option<Blocks>,
-    /// How it is.
+    /// Its state.
     pub state: State,
 }
 
-/// What a union needs of one.
+/// What a union needs of its root or leaf.
 #[derive(Clone, Copy, Debug)]
 pub struct Need<'a> {
-    /// What it was called at create.
+    /// The path that was given at create.
     pub path: &'a str,
     /// Its size.
     pub sectors: u64,
-    /// Whether it is written to.
+    /// Whether the union writes to it.
     pub write: bool,
 }
 
-/// The place in sysfs of the device that a path names.
+/// Returns the place in sysfs of the device at a path.
 pub fn place(path: &Path) -> Option<PathBuf> {
     let rdev = fs::metadata(path).ok()?.rdev();
     let (major, minor) = (rustix::fs::major(rdev), rustix::fs::minor(rdev));
     fs::canonicalize(format!("/sys/dev/block/{major}:{minor}")).ok()
 }
 
-/// The disk of a partition, or the disk itself.
+/// Returns the disk of a partition, or the disk itself.
 pub fn disk(place: &Path) -> &Path {
     match place.parent() {
         Some(disk) if place.join("partition").exists() => disk,
@@ -69,7 +69,7 @@ pub fn disk(place: &Path) -> &Path {
     }
 }
 
-/// The blocks of a device.
+/// Returns the blocks of a device.
 pub fn blocks(place: &Path) -> Option<Blocks> {
     let queue = disk(place).join("queue");
     Some(Blocks {
@@ -78,12 +78,12 @@ pub fn blocks(place: &Path) -> Option<Blocks> {
     })
 }
 
-/// The number in a file of sysfs.
+/// Returns the number in a file of sysfs.
 pub fn number<N: std::str::FromStr>(file: &Path) -> Option<N> {
     fs::read_to_string(file).ok()?.trim().parse().ok()
 }
 
-/// A union's root and leaf; `block` is `/sys/block`.
+/// Returns the state of a union's root and leaf; `block` is `/sys/block`.
 pub fn of_union(block: &Path, name: &str, needs: [Need<'_>; 2]) -> [Lower; 2] {
     let slaves = slaves(&block.join(name), name);
     let alive: Vec<&PathBuf> = slaves
@@ -98,7 +98,8 @@ pub fn of_union(block: &Path, name: &str, needs: [Need<'_>; 2]) -> [Lower; 2] {
         let place = place(Path::new(need.path));
         place.filter(|place| alive.contains(&place))
     });
-    // A path may have changed its meaning: what is left over is the other's.
+    // A path may lead to another device by now. If one device is left over, it belongs to the side
+    // whose path does not match.
     let unknown = places.iter().filter(|p| p.is_none()).count();
     let rest: Vec<PathBuf> = alive
         .iter()
@@ -132,8 +133,8 @@ pub fn of_union(block: &Path, name: &str, needs: [Need<'_>; 2]) -> [Lower; 2] {
     [one(0), one(1)]
 }
 
-/// The devices below a union: their names, and their places if they are still there. Another of the
-/// name of one that has gone does not have the union among its holders.
+/// Returns the devices below a union: their names, and their places if they are still there. A new
+/// device with the name of a device that has gone does not have the union among its holders.
 fn slaves(union: &Path, name: &str) -> Vec<(String, Option<PathBuf>)> {
     let Ok(list) = fs::read_dir(union.join("slaves")) else {
         return Vec::new();
@@ -153,7 +154,8 @@ fn state(place: &Path, need: Need<'_>) -> State {
         let text = fs::read_to_string(disk(place).join(file)).unwrap_or_default();
         text.trim().to_owned()
     };
-    // SCSI and NVMe have one; what they call it when all is well is not all that there is.
+    // SCSI and NVMe have a state. Each names its good state differently, and has states besides
+    // good and failed.
     match word("device/state").as_str() {
         "dead" | "deleting" | "deleting (no IO)" | "cancel" | "del" => return State::Gone,
         "offline" | "transport-offline" => return State::Offline,
@@ -168,7 +170,7 @@ fn state(place: &Path, need: Need<'_>) -> State {
 }
 
 impl State {
-    /// What is wrong, for people.
+    /// Returns what is wrong, for people.
     pub fn text(&self) -> &'static str {
         match self {
             State::Present => "is there",
@@ -239,7 +241,7 @@ mod tests {
         };
         let states = || of_union(&block, "u0", [NEED, leaf]).map(|l| l.state);
         let (gone, present) = (State::Gone, State::Present);
-        // Their paths name nothing here: that alone says nothing.
+        // Their paths lead to no device here. That alone does not mean that a device has gone.
         assert_eq!(states(), [present.clone(), present.clone()]);
         fs::remove_dir(block.join("a/holders/u0")).unwrap();
         assert_eq!(states(), [gone.clone(), present]);

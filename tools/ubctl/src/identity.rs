@@ -8,7 +8,7 @@ use ubcore::identity::{samples, PREFIX};
 use crate::device::Device;
 use crate::refuse::Result;
 
-/// SHA-256 over the samples of a root that the leaf of this UUID looks at.
+/// Returns the SHA-256 over the samples of a root that the leaf with this UUID uses.
 pub fn digest(root: &Device, uuid: &[u8; 16]) -> Result<[u8; 32]> {
     let mut sum = Sha256::new();
     sum.update(PREFIX);

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Roots and leaves that are regular files: each gets a loop device, which goes with its union.
+//! Roots and leaves that are regular files. Each gets a loop device, which goes with its union.
 //!
-//! The loop device clears itself when the last one closes it. We hold it until the driver does, so
-//! that whatever ends us, none is left behind. The file is locked by `flock`, and the loop device
-//! keeps that lock as long as it is there: a leaf for itself alone, a root shared with other roots.
+//! The loop device clears itself on its last close. This process holds it until the driver does, so
+//! that no loop device is left behind, however this process ends. The file is locked by `flock`,
+//! and the loop device keeps that lock for as long as it exists. A leaf is locked exclusively; a
+//! root shares its lock with other roots.
 
 use std::ffi::OsStr;
 use std::fs::{self, File, Metadata, OpenOptions};
@@ -30,26 +31,27 @@ const READ_ONLY: u32 = 1;
 const AUTOCLEAR: u32 = 4;
 const DIRECT_IO: u32 = 16;
 
-/// How long a node may take to come into being after its device.
+/// How long a node may take to appear after its device.
 const NODE_WAIT: Duration = Duration::from_secs(3);
-/// How often another may take the loop device that we were told is free.
+/// How often another process may take the loop device that the kernel returned as free.
 const TRIES: u32 = 64;
 
-/// A root or leaf as the driver takes it.
+/// A root or leaf in the form that the driver takes.
 pub struct Lower {
     /// The block device.
     pub node: PathBuf,
-    /// What the user calls it: the image, where there is one.
+    /// The name that the user gave: the image, where there is one.
     pub name: PathBuf,
     /// The loop device, held until the driver holds it.
     held: Option<File>,
-    /// Behind `held`: unless the driver takes it, it is waited for until it is gone.
+    /// Dropped after `held`. Unless the driver takes the loop device, it waits until the device is
+    /// gone.
     goes: Option<LoopGoes>,
 }
 
 impl Lower {
-    /// A device as it is; an image on a loop device with blocks of `sector` bytes, with nothing left
-    /// behind when it fails.
+    /// Takes a device as it is, or puts an image on a loop device with blocks of `sector` bytes.
+    /// Leaves nothing behind if it fails.
     pub fn take(path: &Path, side: Side, write: bool, sector: u32) -> Result<Lower> {
         let node = fs::canonicalize(path).map_err(|e| Fail::io("open", path, &e))?;
         let kind = fs::metadata(&node).map_err(|e| Fail::io("open", path, &e))?;
@@ -71,7 +73,8 @@ impl Lower {
         })
     }
 
-    /// The name for the driver, which shows it: of a device as it was given, not where a link leads.
+    /// Returns the name for the driver, which shows it. For a device this is the path as the user
+    /// gave it, not the path that a link leads to.
     pub fn given(&self) -> PathBuf {
         let is_image = self.held.is_some();
         let path = std::path::absolute(&self.name).ok();
@@ -79,7 +82,7 @@ impl Lower {
             .unwrap_or_else(|| self.node.clone())
     }
 
-    /// A device or image as it is, for those who open it themselves.
+    /// Takes a device or image as it is, for a caller that opens it itself.
     pub fn as_it_is(path: &Path) -> Lower {
         Lower {
             node: path.to_owned(),
@@ -89,7 +92,7 @@ impl Lower {
         }
     }
 
-    /// The driver has it open now: its loop device is the driver's.
+    /// Releases the loop device, because the driver has it open now.
     pub fn release(self) {
         drop(self.held);
         if let Some(goes) = self.goes {
@@ -98,7 +101,7 @@ impl Lower {
     }
 }
 
-/// Puts an image on a loop device: its node, and the device held open.
+/// Puts an image on a loop device. Returns the node, and the device held open.
 fn attach(path: &Path, side: Side, write: bool, sector: u32) -> Result<(PathBuf, File)> {
     let image = OpenOptions::new()
         .read(true)
@@ -123,7 +126,7 @@ fn attach(path: &Path, side: Side, write: bool, sector: u32) -> Result<(PathBuf,
     configure(&image, path, write, sector)
 }
 
-/// Locks an image: a leaf against everybody, a root against those who would write to it.
+/// Locks an image: a leaf against all other users, a root against writers.
 pub fn lock(image: &File, path: &Path, side: Side) -> Result {
     let how = match side {
         Side::Root => FlockOperation::NonBlockingLockShared,
@@ -131,14 +134,14 @@ pub fn lock(image: &File, path: &Path, side: Side) -> Result {
     };
     let attempt = || match flock(image, how) {
         Err(Errno::WOULDBLOCK) => Ok(Tried::Busy),
-        // Where a file system knows no locks, the look at the loop devices must do.
+        // On a file system without locks, the check of the loop devices has to be enough.
         _ => Ok(Tried::Done(())),
     };
     let look = |all| busy::of_path(path, all);
     patiently(Bound::new(), look, attempt)?.map_err(|who| who.fail(&path.display().to_string()))
 }
 
-/// Refuses an image that a loop device shows, for those who write to the file itself.
+/// Refuses an image that a loop device shows, for a caller that writes to the file itself.
 pub fn refuse_loops(meta: &Metadata, path: &Path) -> Result {
     match loops_over(meta).first() {
         Some(over) => Err(on_a_loop(path, over)),
@@ -157,10 +160,10 @@ fn on_a_loop(path: &Path, over: &Over) -> Fail {
     )
 }
 
-/// A loop device that is over a file of interest, held open so that it stays.
+/// A loop device that shows the file in question, held open so that it stays.
 struct Over {
     node: PathBuf,
-    /// None where its node is missing or does not open.
+    /// None if its node is missing or does not open.
     file: Option<File>,
     info: LoopInfo,
 }
@@ -175,7 +178,7 @@ impl Over {
     }
 }
 
-/// The loop devices over a file, under whatever name they were made.
+/// Returns the loop devices over a file, whatever path they were made with.
 fn loops_over(meta: &Metadata) -> Vec<Over> {
     let Ok(disks) = fs::read_dir("/sys/block") else {
         return Vec::new();
@@ -186,7 +189,8 @@ fn loops_over(meta: &Metadata) -> Vec<Over> {
     bound
         .filter_map(|d| {
             let node = Path::new("/dev").join(d.file_name());
-            // Opened first, then asked: while it is open it does not clear itself.
+            // It is opened before its status is read, because it does not clear itself while it is
+            // open.
             let Ok(file) = File::open(&node) else {
                 return unopened(&d.path(), node, meta);
             };
@@ -198,7 +202,7 @@ fn loops_over(meta: &Metadata) -> Vec<Over> {
         .collect()
 }
 
-/// A loop device that cannot be opened and asked, by its place in sysfs, if it shows the file.
+/// Takes a loop device that cannot be opened, by its place in sysfs, if it shows the file.
 fn unopened(place: &Path, node: PathBuf, meta: &Metadata) -> Option<Over> {
     let mut info = LoopInfo::ZERO;
     if health::number::<u32>(&place.join("ro")) == Some(1) {
@@ -208,7 +212,7 @@ fn unopened(place: &Path, node: PathBuf, meta: &Metadata) -> Option<Over> {
     busy::shows(place, meta).then_some(Over { node, file, info })
 }
 
-/// Finds a free loop device and makes it show the image, with direct I/O if that can be had.
+/// Finds a free loop device and makes it show the image, with direct I/O if possible.
 fn configure(image: &File, path: &Path, write: bool, block_size: u32) -> Result<(PathBuf, File)> {
     let control = Path::new("/dev/loop-control");
     let control = File::open(control).map_err(|e| match Errno::from_io_error(&e) {
@@ -233,8 +237,8 @@ fn configure(image: &File, path: &Path, write: bool, block_size: u32) -> Result<
         match ioctl::loop_configure(&file, config(image, path, write, block_size)) {
             Ok(()) => {
                 tell_buffered(&file, path, block_size);
-                // Held for reading: the driver opens its leaf so that nobody else writes to it, and
-                // the kernel may be one that takes this at its word.
+                // The device is held for reading only. The driver opens its leaf such that no other
+                // opener may write to it, and some kernels enforce that.
                 let held = File::open(&node).map_err(|e| Fail::io("open", &node, &e))?;
                 return Ok((node, held));
             }
@@ -264,8 +268,8 @@ fn config(image: &File, path: &Path, write: bool, block_size: u32) -> LoopConfig
     }
 }
 
-/// The kernel falls back by itself where the file system cannot do direct I/O, or not in such blocks;
-/// the user is told.
+/// Warns the user of a loop device without direct I/O. The kernel falls back to buffered I/O
+/// without an error if the file system does not support direct I/O, or not with these blocks.
 fn tell_buffered(file: &File, path: &Path, block_size: u32) {
     if ioctl::loop_status(file).is_ok_and(|info| info.flags & DIRECT_IO == 0) {
         output::complain(&format!(
@@ -276,9 +280,9 @@ fn tell_buffered(file: &File, path: &Path, block_size: u32) {
     }
 }
 
-/// Says where a write may be lost without an error. The loop driver hands a write to the file system
-/// and takes it for done if it was in part: where it is not direct, one that meets the end of the
-/// space in its middle is.
+/// Warns where a write may be lost without an error. The loop driver hands a write to the file
+/// system, and completes it without an error even if only a part was written. Without direct I/O
+/// this happens to a write during which the space ends.
 pub fn warn_short(leaf: &Lower) {
     let Some(held) = &leaf.held else { return };
     let Some(backing) = Backing::of(&leaf.node, false) else {
@@ -296,7 +300,7 @@ pub fn warn_short(leaf: &Lower) {
     ));
 }
 
-/// A loop device made this moment may have no node yet.
+/// Waits for the node of a loop device, because a new device may not have one yet.
 fn wait_for_node(node: &Path, number: u32) -> Result {
     let dev = rustix::fs::makedev(7, number);
     let there = || settle::place(node, Some(dev)) == Place::Right;
@@ -316,7 +320,7 @@ fn wait_for_node(node: &Path, number: u32) -> Result {
     ))
 }
 
-/// The image that a loop device shows; none for anything else.
+/// Returns the image that a loop device shows; none for any other device.
 pub fn behind(device: &str) -> Option<String> {
     let place = health::place(Path::new(device))?;
     let text = fs::read(place.join("loop/backing_file")).ok()?;
@@ -324,19 +328,19 @@ pub fn behind(device: &str) -> Option<String> {
     Some(text.trim_end_matches('\n').to_owned())
 }
 
-/// An image as a loop device, or a partition of one, shows it.
+/// An image as shown by a loop device or a partition of one.
 pub struct ShownBy {
-    /// Where it was opened.
+    /// The path at which the image was opened.
     pub path: PathBuf,
     /// The number of its file system.
     pub device: u64,
-    /// Its number there.
+    /// Its inode number there.
     pub inode: u64,
-    /// The byte that the device begins with.
+    /// The byte at which the device begins.
     pub start: u64,
 }
 
-/// The image that a loop device or a partition of one shows; none for anything else.
+/// Returns the image that a loop device or a partition of one shows; none for any other device.
 pub fn shown_by(device: &Path) -> Option<ShownBy> {
     let place = health::place(device)?;
     let disk = health::disk(&place);

@@ -1,20 +1,19 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The ioctls themselves: the only unsafe code of the tool.
+//! The ioctls. This is the only unsafe code of the tool.
 
 use std::os::fd::AsFd;
 
 use rustix::ioctl::{ioctl, Getter, Ioctl, IoctlOutput, Opcode, Setter, Updater};
 use ubcore::abi::Call;
 
-/// A call of the control device, over the structure that it reads and fills.
+/// A call of the control device. The call reads and fills the structure.
 struct Request<'a, T>(&'a mut T);
 
-// SAFETY: The first word of the structure is its size, which `call` has checked, and the driver copies
+// SAFETY: The first word of the structure is its size, which `call` has checked. The driver copies
 // no more than that from and to the pointer, which is valid for as many bytes while the request is
-// borrowed. Any bytes are a `T`,
-// as it is `FromBytes`; it has no padding, as it is `IntoBytes`. The output is the return value of
-// the system call alone and owns nothing.
+// borrowed. Any bytes are a `T` because it is `FromBytes`; it has no padding because it is
+// `IntoBytes`. The output is only the return value of the system call and owns nothing.
 unsafe impl<T: Call> Ioctl for Request<'_, T> {
     type Output = ();
 
@@ -37,12 +36,12 @@ unsafe impl<T: Call> Ioctl for Request<'_, T> {
 /// too.
 pub fn call<T: Call>(fd: impl AsFd, value: &mut T) -> rustix::io::Result<()> {
     value.set_size(size_of::<T>() as u32);
-    // SAFETY: The command carries unionblk's own type byte, and the structure its size: a driver that
-    // knows it touches `T`'s bytes only, one that does not answers ENOTTY and touches none.
+    // SAFETY: The command carries unionblk's type byte and the size of the structure. A driver that
+    // knows the command touches only `T`'s bytes. Another driver answers ENOTTY and touches none.
     unsafe { ioctl(fd, Request(value)) }
 }
 
-/// `struct loop_info64` of `linux/loop.h`: what a loop device is over.
+/// `struct loop_info64` of `linux/loop.h`: what a loop device shows.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub struct LoopInfo {
@@ -60,12 +59,12 @@ pub struct LoopInfo {
     pub init: [u64; 2],
 }
 
-/// `struct loop_config`: what a loop device shall be.
+/// `struct loop_config`: how a loop device is configured.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub struct LoopConfig {
     pub fd: u32,
-    /// 0: what the file system under the file wants.
+    /// 0 takes the block size that the file system under the file wants.
     pub block_size: u32,
     pub info: LoopInfo,
     pub reserved: [u64; 8],
@@ -88,14 +87,14 @@ impl LoopInfo {
     };
 }
 
-// The kernel copies as many bytes as its own structures have.
+// The kernel copies as many bytes as its structures have.
 const _: () = assert!(size_of::<LoopInfo>() == 232 && size_of::<LoopConfig>() == 304);
 
 const LOOP_GET_STATUS64: Opcode = 0x4c05;
 const LOOP_CONFIGURE: Opcode = 0x4c0a;
 const LOOP_CTL_GET_FREE: Opcode = 0x4c82;
 
-/// The call of /dev/loop-control that returns a number.
+/// The call of /dev/loop-control that returns the number of a free loop device.
 struct GetFree;
 
 // SAFETY: The call takes no argument and touches no memory. Its output is its return value.
@@ -120,41 +119,45 @@ unsafe impl Ioctl for GetFree {
     }
 }
 
-/// The number of a loop device that is free, made if there is none; `control` is /dev/loop-control.
+/// Returns the number of a free loop device, which the kernel makes if there is none; `control` is
+/// /dev/loop-control.
 pub fn loop_get_free(control: impl AsFd) -> rustix::io::Result<u32> {
     // SAFETY: The type byte is the loop driver's; another driver answers ENOTTY.
     unsafe { ioctl(control, GetFree) }
 }
 
-/// Makes a loop device what `config` says. EBUSY if another was faster.
+/// Configures a loop device as `config` says. EBUSY if another process was faster.
 pub fn loop_configure(fd: impl AsFd, config: LoopConfig) -> rustix::io::Result<()> {
-    // SAFETY: The kernel reads a `loop_config`, which has the size of ours, while the call lasts.
+    // SAFETY: The kernel reads a `loop_config`, which has the size of `LoopConfig`, during the
+    // call.
     unsafe { ioctl(fd, Setter::<LOOP_CONFIGURE, LoopConfig>::new(config)) }
 }
 
-/// What a loop device is over. ENXIO if it is over nothing.
+/// Returns what a loop device shows. ENXIO if it shows nothing.
 pub fn loop_status(fd: impl AsFd) -> rustix::io::Result<LoopInfo> {
-    // SAFETY: The kernel fills a `loop_info64`, which has the size of ours; any bytes are one.
+    // SAFETY: The kernel fills a `loop_info64`, which has the size of `LoopInfo`; any bytes are
+    // one.
     unsafe { ioctl(fd, Getter::<LOOP_GET_STATUS64, LoopInfo>::new()) }
 }
 
 const BLKROGET: Opcode = 0x125e;
 
-/// Whether a block device is write-protected.
+/// Returns whether a block device is write-protected.
 pub fn is_read_only(fd: impl AsFd) -> rustix::io::Result<bool> {
-    // SAFETY: The kernel fills an int, in which any bytes are a value.
+    // SAFETY: The kernel fills an int, and any bytes are an int.
     unsafe { ioctl(fd, Getter::<BLKROGET, i32>::new()) }.map(|n| n != 0)
 }
 
-/// Bytes of `struct dm_ioctl`, which a call of device mapper starts with.
+/// Bytes of `struct dm_ioctl`, which starts each call of device mapper.
 pub const DM_HEAD: usize = 312;
 const DM_TABLE_STATUS: Opcode = 0xc138_fd0c;
 
-/// The call of /dev/mapper/control that gives a table, over a buffer that says how long it is.
+/// The call of /dev/mapper/control that returns a table. The buffer says how long it is.
 struct DmTable<'a>(&'a mut [u8]);
 
-// SAFETY: The kernel reads the head, which [`dm_table`] has checked to be there, and writes no more
-// bytes than the head says the buffer has, which is its length. Any bytes are a `u8`.
+// SAFETY: The kernel reads the head, and [`dm_table`] has checked that it is there. The kernel
+// writes no more bytes than the head gives as the buffer's size, which is its length. Any bytes are
+// a `u8`.
 unsafe impl Ioctl for DmTable<'_> {
     type Output = ();
 
@@ -173,8 +176,8 @@ unsafe impl Ioctl for DmTable<'_> {
     }
 }
 
-/// Asks device mapper for a device's table. `buffer` starts with a `dm_ioctl`, whose `data_size`
-/// is written here.
+/// Reads a device's table from device mapper. `buffer` starts with a `dm_ioctl`; this function sets
+/// its `data_size`.
 pub fn dm_table(control: impl AsFd, buffer: &mut [u8]) -> rustix::io::Result<()> {
     let len = u32::try_from(buffer.len()).map_err(|_| rustix::io::Errno::INVAL)?;
     if buffer.len() < DM_HEAD {
@@ -182,14 +185,14 @@ pub fn dm_table(control: impl AsFd, buffer: &mut [u8]) -> rustix::io::Result<()>
     }
     buffer[12..16].copy_from_slice(&len.to_ne_bytes());
     // SAFETY: The type byte is device mapper's; another driver answers ENOTTY and touches nothing.
-    // The head is there, and `data_size` in it is the buffer's length.
+    // The head is there, and its `data_size` is the buffer's length.
     unsafe { ioctl(control, DmTable(buffer)) }
 }
 
-/// How many extents one call tells of.
+/// How many extents one call returns.
 pub const EXTENTS: usize = 32;
 
-/// `struct fiemap` of `linux/fiemap.h`, with room behind it.
+/// `struct fiemap` of `linux/fiemap.h`, with room for extents behind it.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub struct Fiemap {
@@ -216,7 +219,8 @@ pub struct Extent {
 }
 
 impl Fiemap {
-    /// The question where a file has blocks, of which all that was written is given some first.
+    /// Returns a request for where a file has blocks. The kernel first gives blocks to all written
+    /// data.
     pub fn of(start: u64, length: u64) -> Fiemap {
         const SYNC: u32 = 1;
         let none = Extent {
@@ -239,13 +243,13 @@ impl Fiemap {
     }
 }
 
-// The command names the size of the structure without its extents.
+// The command contains the size of the structure without its extents.
 const FS_IOC_FIEMAP: Opcode = 0xc020_660b;
 const _: () = assert!(size_of::<Fiemap>() == 32 + EXTENTS * 56);
 
-/// Where a file has blocks. EOPNOTSUPP or ENOTTY if its file system cannot say.
+/// Returns where a file has blocks. EOPNOTSUPP or ENOTTY if its file system cannot say.
 pub fn fiemap(fd: impl AsFd, map: &mut Fiemap) -> rustix::io::Result<()> {
-    // SAFETY: The kernel reads the header and fills as many extents as `room` says, which is private
-    // and the number that the structure has; any bytes are one.
+    // SAFETY: The kernel reads the header and fills at most `room` extents. `room` is private and
+    // is the number of extents that the structure has. Any bytes are an extent.
     unsafe { ioctl(fd, Updater::<FS_IOC_FIEMAP, Fiemap>::new(map)) }
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The command-line tool of unionblk: one file for each command, over the core that the driver is
-//! built of too.
+//! The command-line tool of unionblk: one file for each command, on top of the core that the driver
+//! also uses.
 
 #![deny(unsafe_code, missing_docs)]
 
@@ -42,7 +42,7 @@ use clap::Parser;
 use cli::{Cli, Command};
 use refuse::Fail;
 
-/// The tool: arguments in, exit code out.
+/// Runs the tool: takes the arguments and returns the exit code.
 pub fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
@@ -66,7 +66,8 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// A wrong command line; also `--help` and `--version`, which clap tells the same way.
+/// Reports a wrong command line. Also prints `--help` and `--version`, which clap returns as
+/// errors.
 fn usage(e: &clap::Error) -> ExitCode {
     let mut args = std::env::args_os().skip(1);
     let wants_json = std::env::args_os().any(|a| a == "--json");
@@ -81,7 +82,7 @@ fn usage(e: &clap::Error) -> ExitCode {
         let text = text.trim().trim_start_matches("error: ");
         return Fail::new(code, "usage", text).report(true);
     }
-    // A closed pipe is no reason to complain.
+    // A closed pipe is not reported.
     let _ = e.print();
     ExitCode::from(if e.use_stderr() { code } else { 0 })
 }

@@ -7,7 +7,7 @@ use crate::output;
 use crate::refuse::Result;
 use crate::status::Shown;
 
-/// The command.
+/// Runs the command.
 pub fn run(json: bool) -> Result {
     let list: Vec<Shown> = Control::open()?.all()?.iter().map(Shown::new).collect();
     if json {

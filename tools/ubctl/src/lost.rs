@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Sectors of a union of which nobody can say what they hold, because metadata is damaged.
+//! Sectors of a union whose content is unknown because metadata is damaged.
 
 use serde::Serialize;
 use ubcore::alloc::Allocator;
@@ -16,28 +16,30 @@ use crate::device::Device;
 use crate::memory::Heap;
 use crate::output::size;
 
-/// How many a sentence names.
+/// How many stretches a sentence names.
 const NAMED: usize = 8;
 
-/// Some of a union's sectors, in a row.
+/// A row of a union's sectors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Stretch {
-    /// The first.
+    /// The first sector.
     pub sector: u64,
-    /// How many.
+    /// How many sectors.
     pub sectors: u64,
 }
 
-/// What a map calls lost, or would if the pages that `is_lost` names were not known.
+/// Returns the sectors that a map has as lost, or would have if the pages that `is_lost` names were
+/// unknown.
 pub fn of_map<M: Memory>(map: &Map<M>, is_lost: impl Fn(u32) -> bool) -> Vec<Stretch> {
     let mut list = Vec::new();
     let add = |sector, sectors| list.push(Stretch { sector, sectors });
-    // Without a pause nothing ends it.
+    // The pause never fails, so the walk never ends early.
     let _ = salvage::stretches(map, is_lost, || Ok(()), add);
     list
 }
 
-/// What a read-only attach would lose of a leaf; `None` if it would refuse the leaf. Reads only.
+/// Returns what a read-only attach would lose of a leaf; `None` if it would refuse the leaf. Reads
+/// only.
 pub fn of_leaf(leaf: &mut Device, sb: &Superblock) -> Option<Vec<Stretch>> {
     let sectors = leaf.sectors();
     let probe = attach::probe(leaf, sb.geometry.root_sectors(), sectors).ok()?;
@@ -53,12 +55,12 @@ pub fn of_leaf(leaf: &mut Device, sb: &Superblock) -> Option<Vec<Stretch>> {
     found.ok().map(|_| of_map(&map, |_| false))
 }
 
-/// All sectors of a list.
+/// Returns the number of all sectors in a list.
 pub fn sum(list: &[Stretch]) -> u64 {
     list.iter().map(|s| s.sectors).sum()
 }
 
-/// A list for people, as far as a line can hold it.
+/// Returns a list for people, as much as fits in a line.
 pub fn text(list: &[Stretch]) -> String {
     if list.is_empty() {
         return "no sector of the union".to_owned();

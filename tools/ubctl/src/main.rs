@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! `ubctl`, the command-line tool of unionblk. All of it is in the library beside this file, so that
-//! tests reach it.
+//! `ubctl`, the command-line tool of unionblk. All of its code is in the library beside this file,
+//! so that tests can call it.
 
 #![forbid(unsafe_code)]
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The memory of a map, on the heap: what the driver has in kernel pages.
+//! The memory of a map, on the heap. The driver uses kernel pages instead.
 
 use std::array;
 use std::sync::atomic::{AtomicU32, AtomicU64};
@@ -13,7 +13,7 @@ use ubcore::num::index;
 
 type Pages<P> = Vec<OnceLock<Box<P>>>;
 
-/// Pages that come into being on first use.
+/// Pages that are allocated on first use.
 pub struct Heap {
     table: Pages<TablePage>,
     bits: Pages<BitsPage>,
@@ -34,7 +34,7 @@ fn words(bits: u32) -> Vec<AtomicU64> {
 }
 
 impl Heap {
-    /// For a map that is changed and committed.
+    /// Makes the memory for a map that is changed and committed.
     pub fn new(g: &Geometry) -> Heap {
         let dirty = words(g.leaf_slabs());
         let dirty_words = words(u32::try_from(dirty.len()).unwrap_or(u32::MAX));
@@ -48,8 +48,8 @@ impl Heap {
         }
     }
 
-    /// For a map that is only filled and looked at: nothing of it is ever dirty. Sizes that a leaf
-    /// claims for itself cost no memory here.
+    /// Makes the memory for a map that is only filled and read, so nothing in it is ever dirty. The
+    /// sizes that a leaf claims cost no memory here.
     pub fn to_read(g: &Geometry) -> Heap {
         Heap {
             table: pages(g.table_pages()),

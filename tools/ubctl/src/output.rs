@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What goes to the terminal. A reader that has seen enough (`ubctl list | head -n 1`) is no error.
+//! Output to the terminal. A reader that closes its pipe early (`ubctl list | head -n 1`) is not an
+//! error.
 
 use std::io::{self, Write};
 use std::path::Path;
@@ -32,11 +33,11 @@ pub fn json<T: Serialize>(value: &T) -> Result {
 
 /// Writes a message to standard error.
 pub fn complain(message: &str) {
-    // Nobody is left to tell if this fails.
+    // If this fails, there is no one left to notify.
     let _ = writeln!(io::stderr().lock(), "ubctl: {message}");
 }
 
-/// A number of sectors as a size for people: `64 KiB`, `1.5 GiB`.
+/// Returns a number of sectors as a size for people: `64 KiB`, `1.5 GiB`.
 pub fn size(sectors: u64) -> String {
     let units = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
     if sectors < 2 {
@@ -54,14 +55,14 @@ pub fn size(sectors: u64) -> String {
     format!("{:.1} {}", sectors as f64 / in_unit as f64, units[unit])
 }
 
-/// Bytes as a UUID is written.
+/// Returns bytes in the form of a UUID.
 pub fn uuid(bytes: &[u8; 16]) -> String {
     let h = hex(bytes);
     let parts = [&h[..8], &h[8..12], &h[12..16], &h[16..20], &h[20..]];
     parts.join("-")
 }
 
-/// Bytes in hexadecimal digits.
+/// Returns bytes as hexadecimal digits.
 pub fn hex(bytes: &[u8]) -> String {
     let mut out = String::new();
     for b in bytes {
@@ -70,7 +71,7 @@ pub fn hex(bytes: &[u8]) -> String {
     out
 }
 
-/// Feature bits, those that are set.
+/// Returns the feature bits that are set.
 pub fn features(features: &Features) -> String {
     let classes = [
         ("compat", features.compat),
@@ -88,7 +89,7 @@ pub fn features(features: &Features) -> String {
     }
 }
 
-/// Rows in columns as wide as they must be; the first row is the heading.
+/// Returns rows in columns as wide as necessary; the first row is the heading.
 pub fn table(rows: &[Vec<String>]) -> String {
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
     let width = |c: usize| {
@@ -110,7 +111,7 @@ pub fn table(rows: &[Vec<String>]) -> String {
     out
 }
 
-/// Lines of `name  value`, indented, the values one below the other.
+/// Returns lines of `name  value`, indented, with the values aligned.
 pub fn fields(list: &[(&str, String)]) -> String {
     let width = list.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
     let mut out = String::new();

@@ -3,11 +3,11 @@
 //! Whether a root and a leaf share a sector, through partitions, device mapper, RAID, loop devices
 //! and file systems.
 //!
-//! Each of both is followed down to what its bytes lie on, by the numbers of the open file, never by
-//! a path. A trail is one way down. Two trails share bytes if the uppermost thing that is on both
-//! has a byte on both: below that thing its bytes keep apart what was apart above. Where only a
-//! driver knows which bytes of a device it uses (RAID, most targets of device mapper), all of them
-//! count.
+//! Both root and leaf are followed down to what their bytes lie on, by the numbers of the open
+//! files, never by a path. A trail is one way down. Two trails share bytes if the uppermost place
+//! that is on both has a byte on both, because below that place bytes that were separate above it
+//! stay separate. Where only a driver knows which bytes of a device it uses (RAID, most targets of
+//! device mapper), all bytes count.
 
 use std::collections::HashMap;
 use std::fs::{self, File, Metadata};
@@ -24,20 +24,20 @@ use crate::dm::{self, Behind};
 use crate::ioctl::{self, LoopInfo};
 use crate::refuse::{Fail, Result, FAILED, REFUSED};
 
-/// Trails are no longer than this; the kernel itself stacks fewer.
+/// The greatest length of a trail; the kernel stacks fewer devices.
 const DEEPEST: usize = 64;
-/// Steps of all trails of a device.
+/// The greatest number of steps in all trails of a device.
 const STEPS: usize = 1 << 16;
 const SECTOR: u64 = 512;
 
-/// Something that bytes lie on.
+/// A place that bytes lie on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Place {
     /// A whole disk, by its number.
     Disk(u64),
-    /// A file, by the number of its file system's device and its own.
+    /// A file, by the number of its file system's device and its inode number.
     File(u64, u64),
-    /// A file system: each file has one byte, at its own number.
+    /// A file system: each file has one byte, at its inode number.
     System(u64),
     /// A pool of thin volumes: each volume has one byte.
     Pool(u64),
@@ -63,8 +63,8 @@ impl Step {
 
 type Trail = Vec<Step>;
 
-/// Refuses a root and a leaf with a byte in common, and one that lies on a union without a file system
-/// in between. Both are open, and stay what they are.
+/// Refuses a root and a leaf with a byte in common, and a root or leaf that lies on a union without
+/// a file system in between. Both are open, so neither can become another device.
 pub fn refuse(root: &Device, leaf: &Device) -> Result {
     let what = format!(
         "root {}, leaf {}",
@@ -76,7 +76,7 @@ pub fn refuse(root: &Device, leaf: &Device) -> Result {
     }
     let (root, leaf) = (trails(root, Side::Root)?, trails(leaf, Side::Leaf)?);
     for (side, trails) in [(Side::Root, &root), (Side::Leaf, &leaf)] {
-        // The driver sees a union alone, not one below device mapper.
+        // The driver sees only a union itself, not a union below device mapper.
         if trails.iter().any(is_on_union) {
             return Err(Fail::core(&what, Error::Stacked(side)));
         }
@@ -95,7 +95,7 @@ pub fn refuse(root: &Device, leaf: &Device) -> Result {
     }
 }
 
-/// Whether a trail comes to a union before it comes to a file.
+/// Returns whether a trail reaches a union before it reaches a file.
 fn is_on_union(trail: &Trail) -> bool {
     let is_device = |step: &&Step| matches!(step.place, Place::Disk(_) | Place::Pool(_));
     trail
@@ -107,7 +107,7 @@ fn is_on_union(trail: &Trail) -> bool {
         })
 }
 
-/// The first two steps with a byte in common that have nothing in common above them.
+/// Returns the first two steps with a byte in common that have nothing in common above them.
 fn shared(root: &[Trail], leaf: &[Trail]) -> Option<(Step, Step)> {
     let meeting = |r: &Trail, l: &Trail| {
         let (r, l) = r
@@ -119,7 +119,7 @@ fn shared(root: &[Trail], leaf: &[Trail]) -> Option<(Step, Step)> {
         .find_map(|r| leaf.iter().find_map(|l| meeting(r, l)))
 }
 
-/// What two meeting steps have in common, for people.
+/// Returns what two steps have in common, for people.
 fn said(root: &Step, leaf: &Step) -> String {
     let part = |side: &str, s: &Step| match (s.from, s.to) {
         (0, u64::MAX) => format!("the {side} lies somewhere on it"),
@@ -138,7 +138,7 @@ fn said(root: &Step, leaf: &Step) -> String {
     }
 }
 
-/// All ways down from a device or image.
+/// Returns all trails from a device or image.
 fn trails(device: &Device, side: Side) -> Result<Vec<Trail>> {
     let meta = device.metadata();
     let mut walk = Walk {
@@ -178,14 +178,14 @@ fn unknown(device: &Device, why: &str) -> Fail {
 
 struct Walk {
     side: Side,
-    /// The devices that file systems without a device number of their own say they are on.
+    /// The devices that file systems without a device number are on, as their mounts say.
     sources: HashMap<u64, PathBuf>,
     steps: usize,
 }
 
 impl Walk {
-    /// Adds all trails that start with `trail`; `None` if there is no end of them, or it cannot be
-    /// seen where one leads.
+    /// Adds all trails that start with `trail`. Returns `None` if the trails do not end, or if it
+    /// is unknown where one leads.
     fn down(&mut self, trail: &mut Trail, list: &mut Vec<Trail>) -> Option<()> {
         self.steps += 1;
         if trail.len() > DEEPEST || self.steps > STEPS {
@@ -225,7 +225,7 @@ impl Walk {
             }
         }
         let mut below = slaves(&folder);
-        // A union is written to its leaf alone. What it shows depends on both.
+        // A write to a union goes only to its leaf. What the union shows depends on both devices.
         if self.side == Side::Leaf && fs::canonicalize(&folder).is_ok_and(|p| is_union(&p)) {
             let leaf = fs::read_to_string(folder.join("union/leaf")).unwrap_or_default();
             let leaf = fs::metadata(leaf.trim_end_matches('\n')).map(|m| m.rdev());
@@ -236,8 +236,8 @@ impl Walk {
         Some(below.into_iter().filter_map(whole).collect())
     }
 
-    /// What a loop device shows: a file, or another device. `None` if neither the device nor sysfs
-    /// says.
+    /// Returns what a loop device shows: a file or another device. `None` if neither the device nor
+    /// sysfs says.
     fn below_loop(&mut self, dev: u64, step: &Step) -> Option<Step> {
         let path = fs::read_to_string(folder(dev).join("loop/backing_file")).ok();
         let file = path.and_then(|p| look(Path::new(p.trim_end_matches('\n'))));
@@ -260,8 +260,8 @@ impl Walk {
         Some(Step::of(Place::File(info.device, info.inode), from, to))
     }
 
-    /// Where the file system of an open file is: one over several devices (btrfs) has a number that
-    /// is none of them.
+    /// Records the device that the file system of an open file is on. A file system over several
+    /// devices (btrfs) has a number that belongs to none of them.
     fn learn(&mut self, dev: u64, file: &File) {
         if major(dev) != 0 || self.sources.contains_key(&dev) {
             return;
@@ -290,7 +290,7 @@ impl Walk {
     }
 }
 
-/// What stands behind the bytes of a device of device mapper; `None` if its table does not say.
+/// Returns what lies behind the bytes of a device-mapper device; `None` if its table does not say.
 fn below_dm(table: &[dm::Target], step: &Step) -> Option<Vec<Step>> {
     let mut list = Vec::new();
     for target in table {
@@ -312,11 +312,11 @@ fn below_dm(table: &[dm::Target], step: &Step) -> Option<Vec<Step>> {
             Behind::Unknown => return None,
         }
     }
-    // Bytes of nothing: the trail ends here, but as a trail of its own.
+    // These bytes lie on nothing. The trail ends here, but it is a separate trail.
     Some(list)
 }
 
-/// Bytes of a device as those of its disk; `None` if sysfs does not know it.
+/// Converts bytes of a device to bytes of its disk; `None` if sysfs does not know the device.
 fn block(dev: u64, from: u64, to: u64) -> Option<Step> {
     let folder = folder(dev);
     if !folder.exists() {
@@ -342,7 +342,7 @@ fn whole(dev: u64) -> Option<Step> {
     block(dev, 0, u64::MAX)
 }
 
-/// A device's place in sysfs.
+/// Returns a device's place in sysfs.
 pub fn folder(dev: u64) -> PathBuf {
     format!("/sys/dev/block/{}:{}", major(dev), minor(dev)).into()
 }
@@ -351,7 +351,7 @@ fn number(file: &Path) -> Option<u64> {
     fs::read_to_string(file).ok()?.trim().parse().ok()
 }
 
-/// The same as a loop device says, for a user who must not open it.
+/// Reads from sysfs what a loop device would return, for a user who must not open the device.
 fn loop_of_sysfs(dev: u64, file: &Metadata) -> Option<LoopInfo> {
     let folder = folder(dev).join("loop");
     let mut info = LoopInfo::ZERO;
@@ -364,7 +364,7 @@ fn loop_of_sysfs(dev: u64, file: &Metadata) -> Option<LoopInfo> {
     Some(info)
 }
 
-/// The devices that a disk says it is made of.
+/// Returns the devices that a disk is made of, as sysfs says.
 pub fn slaves(folder: &Path) -> Vec<u64> {
     let list = fs::read_dir(folder.join("slaves"));
     let one = |entry: fs::DirEntry| dm::device(&fs::read_to_string(entry.path().join("dev")).ok()?);
@@ -375,7 +375,7 @@ pub fn slaves(folder: &Path) -> Vec<u64> {
         .collect()
 }
 
-/// All devices of the btrfs that has this one.
+/// Returns all devices of the btrfs that has this one.
 fn btrfs(dev: u64) -> Vec<u64> {
     let systems = fs::read_dir("/sys/fs/btrfs")
         .into_iter()
@@ -397,7 +397,7 @@ fn btrfs(dev: u64) -> Vec<u64> {
     Vec::new()
 }
 
-/// The kernel's name of a device.
+/// Returns the kernel's name of a device.
 fn name(dev: u64) -> String {
     let place = fs::canonicalize(folder(dev)).unwrap_or_default();
     match place.file_name().and_then(|n| n.to_str()) {
@@ -406,21 +406,21 @@ fn name(dev: u64) -> String {
     }
 }
 
-/// A device's node, opened to be asked: none that stands for another device.
+/// Opens a device's node for queries. Refuses a node that stands for another device.
 fn node(dev: u64) -> Option<File> {
     let file = File::open(name(dev)).ok()?;
     let meta = file.metadata().ok()?;
     (meta.file_type().is_block_device() && meta.rdev() == dev).then_some(file)
 }
 
-/// A file to be looked at, not opened.
+/// Opens a file for queries only, not for I/O.
 fn look(path: &Path) -> Option<File> {
     let mut options = File::options();
     let flags = i32::try_from(OFlags::PATH.bits()).ok()?;
     options.read(true).custom_flags(flags).open(path).ok()
 }
 
-/// What the mount of an open file says it is of, if that is a path.
+/// Returns the source of the mount of an open file, if that is a path.
 fn source(file: &File) -> Option<PathBuf> {
     let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", file.as_raw_fd())).ok()?;
     let mount = info.lines().find_map(|l| l.strip_prefix("mnt_id:"))?.trim();
@@ -467,16 +467,16 @@ mod tests {
 
     #[test]
     fn what_is_apart_above_is_apart_below() {
-        // Partitions of a RAID over two disks.
+        // Two partitions of a RAID over two disks do not overlap.
         let over = |from, to| {
             let below = |disk| trail(&[(RAID, from, to), (disk, 0, u64::MAX)]);
             vec![below(A), below(B)]
         };
         assert!(!meet(&over(0, 10), &over(10, 20)));
         assert!(meet(&over(0, 11), &over(10, 20)));
-        // But one of its disks is no place for a leaf.
+        // But one of the RAID's disks cannot be the leaf.
         assert!(meet(&over(0, 10), &[trail(&[(B, 5, 6)])]));
-        // Two ways down, one of which meets.
+        // Of two trails, one overlaps.
         let other = trail(&[(Place::Disk(9), 0, 8), (B, 0, 8)]);
         assert!(meet(
             &over(0, 10),
@@ -497,7 +497,7 @@ mod tests {
         };
         assert!(!meet(&[file(7, 0, 100)], &[file(8, 0, 100)]));
         assert!(meet(&[file(7, 0, 100)], &[trail(&[(A, 3, 4)])]));
-        // Loop devices over parts of one file.
+        // Two loop devices over different parts of one file do not overlap.
         let mut second = file(7, 100, 200);
         second[0].place = Place::Disk(200);
         assert!(!meet(&[file(7, 0, 100)], &[second.clone()]));

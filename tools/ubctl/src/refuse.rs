@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Why a command did not do what it was asked: a sentence, a word for scripts, an exit code.
+//! The failures of commands: a sentence, a word for scripts, an exit code.
 
 use std::fmt;
 use std::io;
@@ -15,11 +15,11 @@ use crate::{output, space};
 
 /// I/O errors, the kernel, no module.
 pub const FAILED: u8 = 1;
-/// The command line is wrong; clap's own code.
+/// The command line is wrong. This is clap's exit code too.
 pub const USAGE: u8 = 2;
-/// The devices are not as they must be; trying again cannot help.
+/// The devices are not as they must be, so another attempt cannot help.
 pub const REFUSED: u8 = 3;
-/// Somebody else holds what is needed.
+/// Another process holds what is needed.
 pub const BUSY: u8 = 4;
 
 /// A command's failure.
@@ -31,15 +31,15 @@ pub struct Fail {
     pub reason: &'static str,
     /// The exit code.
     pub code: u8,
-    /// What was found or done all the same, for `--json`.
+    /// For `--json`: what was found or done in spite of the failure.
     object: Map<String, Value>,
 }
 
-/// What a command returns.
+/// The result of a command.
 pub type Result<T = ()> = std::result::Result<T, Fail>;
 
 impl Fail {
-    /// A failure of the tool's own.
+    /// Makes a failure that the tool found itself.
     pub fn new(code: u8, reason: &'static str, message: impl Into<String>) -> Fail {
         Fail {
             message: message.into(),
@@ -49,7 +49,7 @@ impl Fail {
         }
     }
 
-    /// What the core or the driver said of `what`: the devices concerned.
+    /// Makes a failure from an error of the core or the driver about `what`: the devices concerned.
     pub fn core(what: &str, e: Error) -> Fail {
         let errno = match e {
             Error::Open(_, errno) | Error::Os(errno) => Some(errno),
@@ -59,7 +59,7 @@ impl Fail {
         Fail::new(code_of(e), reason_of(e), format!("{what}: {e}{text}"))
     }
 
-    /// An error of the operating system while doing `what` to `path`.
+    /// Makes a failure from an operating system error while doing `what` to `path`.
     pub fn io(what: &str, path: &Path, e: &io::Error) -> Fail {
         if let Some(Errno::NOSPC | Errno::DQUOT) = Errno::from_io_error(e) {
             return space::full(what, path);
@@ -89,7 +89,7 @@ impl Fail {
         }
     }
 
-    /// Adds what `--json` shall tell beside the error.
+    /// Adds what `--json` shows beside the error.
     pub fn with(mut self, object: Value) -> Fail {
         if let Value::Object(object) = object {
             self.object.extend(object);
@@ -97,14 +97,14 @@ impl Fail {
         self
     }
 
-    /// Tells the user, and gives the exit code.
+    /// Reports the failure to the user and returns the exit code.
     pub fn report(mut self, json: bool) -> ExitCode {
         if json {
             self.object
                 .insert("error".into(), self.message.clone().into());
             self.object.insert("reason".into(), self.reason.into());
             self.object.insert("code".into(), self.code.into());
-            // Nothing is left to be done if not even this can be told.
+            // If this fails too, nothing more can be done.
             let _ = output::json(&Value::Object(self.object));
         } else {
             output::complain(&self.message);
@@ -119,14 +119,14 @@ impl fmt::Display for Fail {
     }
 }
 
-/// The system's text for an errno.
+/// Returns the system's text for an errno.
 pub fn strerror(errno: u32) -> String {
     plain(&io::Error::from_raw_os_error(
         i32::try_from(errno).unwrap_or(0),
     ))
 }
 
-/// The text without the "(os error 2)" that Rust puts behind it.
+/// Returns the text without the "(os error 2)" that Rust appends.
 fn plain(e: &io::Error) -> String {
     let text = e.to_string();
     text.split(" (os error")
@@ -135,7 +135,7 @@ fn plain(e: &io::Error) -> String {
         .to_owned()
 }
 
-/// The exit code of a reason.
+/// Returns the exit code for an error.
 pub fn code_of(e: Error) -> u8 {
     let busy = |errno: u32| {
         let held = [Errno::BUSY, Errno::EXIST];
@@ -150,7 +150,7 @@ pub fn code_of(e: Error) -> u8 {
     }
 }
 
-/// The stable word of a reason.
+/// Returns the stable word for an error.
 pub fn reason_of(e: Error) -> &'static str {
     match e {
         Error::NotFormatted => "not_formatted",
@@ -191,7 +191,7 @@ mod tests {
             assert!([FAILED, REFUSED, BUSY].contains(&code_of(e)));
             words.insert(reason_of(e));
         }
-        // The two kinds of wrong root share one.
+        // The two kinds of wrong root share one word.
         assert_eq!(words.len(), 21);
         assert_eq!(code_of(Error::RootContent), REFUSED);
         assert_eq!(code_of(Error::Open(Side::Leaf, 16)), BUSY);

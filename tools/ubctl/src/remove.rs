@@ -14,7 +14,7 @@ use crate::refuse::{Fail, Result, BUSY, FAILED};
 use crate::settle::{self, Bound, Leaving};
 use crate::{output, udev};
 
-/// The command. One union that cannot go does not keep the others.
+/// Runs the command. A union that cannot be removed does not prevent the removal of the others.
 pub fn run(args: &RemoveArgs, json: bool) -> Result {
     let control = Control::open()?;
     let mut meant: Vec<Status> = Vec::new();
@@ -36,13 +36,14 @@ pub fn run(args: &RemoveArgs, json: bool) -> Result {
         for union in meant {
             match one(&control, &union, args.unmount, bound) {
                 Ok(()) => removed.push(format!("{PREFIX}{}", union.id)),
-                // Another took it away meanwhile.
+                // Another process removed it in the meantime.
                 Err(fail) if args.all && fail.reason == "not_found" => {}
                 Err(fail) if args.all && fail.code == BUSY => busy.push((union, fail)),
                 Err(fail) => failed.push(fail),
             }
         }
-        // One that went may have kept another, as one with its images on that other does.
+        // A removed union may have been a holder of another, for example if its images lay on that
+        // other union. Try the busy unions again.
         let again = removed.len() > before && !busy.is_empty();
         if !again {
             failed.extend(busy.into_iter().map(|(_, fail)| fail));
@@ -50,7 +51,7 @@ pub fn run(args: &RemoveArgs, json: bool) -> Result {
         }
         meant = busy.into_iter().map(|(union, _)| union).collect();
     }
-    // The first one says what kind of failure it was.
+    // The first failure sets the kind of failure.
     let failed = failed.into_iter().reduce(|mut first, fail| {
         first.message = format!("{}\n{fail}", first.message);
         first
@@ -63,8 +64,8 @@ pub fn run(args: &RemoveArgs, json: bool) -> Result {
     }
 }
 
-/// Takes one union away, and waits until its nodes, its links and the loop devices that were made
-/// for it are gone too.
+/// Removes one union, and waits until its nodes, its links and the loop devices that were made for
+/// it are gone too.
 fn one(control: &Control, status: &Status, unmount: bool, bound: Bound) -> Result {
     let name = format!("{PREFIX}{}", status.id);
     let disk = rustix::fs::makedev(status.major, status.minor);
@@ -83,13 +84,14 @@ fn one(control: &Control, status: &Status, unmount: bool, bound: Bound) -> Resul
     Ok(())
 }
 
-/// Takes one union away, and no other that got its number meanwhile.
+/// Removes one union, but not a new union that got its number in the meantime.
 pub fn detach(control: &Control, meant: &Status, bound: Bound) -> Result {
     let disk = rustix::fs::makedev(meant.major, meant.minor);
     let mut first = true;
     let attempt = || {
         let now = refuse_another(control, meant)?;
-        // An attempt takes the union off the list for a moment: none that is bound to fail.
+        // An attempt takes the union off the list for a moment, so no attempt is made that must
+        // fail.
         if !first && now.openers > 0 && !bound.is_over() {
             return Ok(Tried::Busy);
         }
@@ -100,7 +102,7 @@ pub fn detach(control: &Control, meant: &Status, bound: Bound) -> Result {
     done.map_err(|who| who.fail(&format!("{PREFIX}{}", meant.id)))
 }
 
-/// The state of the union that is meant. Refuses another that has its number.
+/// Returns the state of the union that is meant. Refuses another union that has its number.
 fn refuse_another(control: &Control, meant: &Status) -> Result<Status> {
     let now = control.status(meant.id)?;
     if is_same(meant, &now) {
@@ -114,8 +116,8 @@ fn refuse_another(control: &Control, meant: &Status) -> Result<Status> {
     Err(Fail::new(FAILED, "not_found", text))
 }
 
-/// Whether a union is the one that was meant, as far as can be seen: one that is attached anew with
-/// the same leaf may pass for it.
+/// Returns whether a union is the one that was meant, as far as this can be seen. A union that is
+/// attached again with the same leaf may be taken for it.
 fn is_same(meant: &Status, now: &Status) -> bool {
     let mark = |s: &Status| (s.uuid, s.major, s.minor);
     mark(meant) == mark(now)

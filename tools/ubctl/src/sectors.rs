@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The blocks that a union shows, and those that its root's content was made for.
+//! The blocks that a union shows, and the blocks that its root's content was made for.
 //!
-//! Partition tables and many file systems count in logical blocks: on a disk that shows others they
-//! are not found. So a union has the blocks that its root's content was made for, or is refused.
+//! Partition tables and many file systems count in logical blocks, and the kernel does not find
+//! them on a disk with other blocks. So a union has the blocks that its root's content was made
+//! for, or is refused.
 
 use std::fs::File;
 use std::os::unix::fs::FileTypeExt;
@@ -17,12 +18,12 @@ use ubcore::geometry::BLOCK_BYTES;
 use crate::device::{Access, Device};
 use crate::refuse::{Fail, Result, REFUSED};
 
-/// What an image and most disks have.
+/// The block size of an image and of most disks.
 pub const SECTOR: u32 = 512;
 const GPT: &[u8] = b"EFI PART";
 
-/// The blocks that a union of these shall have: as asked for; else as its leaf says, unless that is
-/// to be formatted; else as the root's content says.
+/// Returns the blocks that the union of these devices must have: as asked for; else as its leaf
+/// says, unless that is to be formatted; else as the root's content says.
 pub fn wanted(root: &Path, leaf: &Path, asked: Option<u32>, format: bool) -> Result<u32> {
     if let Some(bytes) = asked {
         return Ok(bytes);
@@ -37,7 +38,7 @@ pub fn wanted(root: &Path, leaf: &Path, asked: Option<u32>, format: bool) -> Res
     }
 }
 
-/// A leaf's superblock; what is wrong with one is for the driver to say.
+/// Reads a leaf's superblock. The driver reports what is wrong with one.
 pub fn recorded(leaf: &Device) -> Option<Superblock> {
     let mut slots = [vec![0; BLOCK_BYTES], vec![0; BLOCK_BYTES]];
     for (slot, at) in slots.iter_mut().zip([0, BLOCK_BYTES as u64]) {
@@ -46,8 +47,9 @@ pub fn recorded(leaf: &Device) -> Option<Superblock> {
     choose(&slots[0], &slots[1]).ok().map(|(sb, _)| sb)
 }
 
-/// What a root's content was made for: the second block of a partition table tells, or a file system
-/// whose blocks are smaller than the root's, else the root itself.
+/// Returns the blocks that a root's content was made for. The second block of a partition table
+/// shows them, or a file system whose blocks are smaller than the root's; otherwise they are the
+/// root's.
 fn made_for(root: &Device) -> Result<u32> {
     let own = root.block_bytes()?;
     if unit_of_file_system(root).is_some_and(|unit| unit < own) {
@@ -65,25 +67,25 @@ fn made_for(root: &Device) -> Result<u32> {
         .unwrap_or(own))
 }
 
-/// The smallest unit, in bytes, that the file system on a root reads or writes: one with larger
-/// blocks refuses to mount it. Of XFS and of ext2, 3 and 4.
+/// Returns the smallest unit, in bytes, that the file system on a root reads or writes. The file
+/// system refuses to mount from a device with larger blocks. Knows XFS and ext2, 3 and 4.
 fn unit_of_file_system(root: &Device) -> Option<u32> {
     let mut head = [0; 2048];
     root.read_at(0, &mut head).ok()?;
     if head.starts_with(b"XFSB") {
-        // sb_sectsize, the unit of its log and of its headers.
+        // This is sb_sectsize, the unit of its log and of its headers.
         return Some(u16::from_be_bytes([head[102], head[103]]).into());
     }
     let ext = &head[1024..];
     if ext[56..58] != [0x53, 0xef] {
         return None;
     }
-    // s_log_block_size: 1 KiB and up.
+    // This is s_log_block_size: 1 KiB and up.
     let shift = u32::from_le_bytes([ext[24], ext[25], ext[26], ext[27]]);
     1024u32.checked_shl(shift)
 }
 
-/// The blocks that a device has, or that an image of a size gets where `wanted` are.
+/// Returns the blocks of a device, or the blocks that an image gets if `wanted` are asked for.
 pub fn of_device(device: &Device, wanted: u32) -> Result<u32> {
     if device.is_block() {
         return device.block_bytes();
@@ -91,7 +93,8 @@ pub fn of_device(device: &Device, wanted: u32) -> Result<u32> {
     Ok(of_image(device.bytes(), wanted))
 }
 
-/// The blocks of an image's loop device. Blocks that do not divide it would lose its end.
+/// Returns the blocks of an image's loop device. If the blocks did not divide the image, its end
+/// would be lost.
 pub fn of_image(bytes: u64, wanted: u32) -> u32 {
     if bytes % u64::from(wanted) == 0 {
         wanted
@@ -100,7 +103,7 @@ pub fn of_image(bytes: u64, wanted: u32) -> u32 {
     }
 }
 
-/// The blocks of a device by its node.
+/// Returns the blocks of a device by its node.
 pub fn of_node(node: &Path) -> Result<u32> {
     let failed = |e: std::io::Error| Fail::io("ask for the block size of", node, &e);
     let file = File::open(node).map_err(failed)?;
@@ -111,7 +114,7 @@ pub fn of_node(node: &Path) -> Result<u32> {
     ioctl_blksszget(&file).map_err(|e| failed(e.into()))
 }
 
-/// Refuses a union that would have other blocks than wanted.
+/// Refuses a union whose blocks would differ from those wanted.
 pub fn refuse_other(root: (&Path, u32), leaf: (&Path, u32), wanted: u32) -> Result {
     let union = root.1.max(leaf.1);
     if union == wanted {
@@ -144,12 +147,13 @@ pub fn refuse_other(root: (&Path, u32), leaf: (&Path, u32), wanted: u32) -> Resu
     ))
 }
 
-/// Whether a file does not consist of whole blocks.
+/// Returns whether a file does not consist of whole blocks.
 fn is_odd(path: &Path, block: u32) -> bool {
     std::fs::metadata(path).is_ok_and(|m| m.is_file() && m.len() % u64::from(block) != 0)
 }
 
-/// Refuses a file that does not end with a sector: what is behind the last would be cut off.
+/// Refuses a file that does not end with a whole sector, because the bytes after the last sector
+/// would be lost.
 pub fn refuse_tail(path: &Path) -> Result {
     let meta = std::fs::metadata(path).map_err(|e| Fail::io("open", path, &e))?;
     let tail = meta.len() % u64::from(SECTOR);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What the kernel and udev still do after a call, waited for: an answer of the tool holds when it
-//! is given. Each wait has a bound, and `--no-wait` leaves all of them out.
+//! Waits for what the kernel and udev do after a call, so that the tool's answer is true when it is
+//! given. Each wait has a bound, and `--no-wait` skips all waits.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind};
@@ -17,50 +17,50 @@ use crate::udev;
 
 /// How long a command waits for others at most.
 pub const WAIT: Duration = Duration::from_secs(10);
-/// How often it looks.
+/// How often a waiting command looks.
 const POLL: Duration = Duration::from_millis(10);
 
 static NO_WAIT: AtomicBool = AtomicBool::new(false);
 
-/// `--no-wait`: no bound is in the future from now on.
+/// Handles `--no-wait`: from now on no bound is in the future.
 pub fn no_wait() {
     NO_WAIT.store(true, Ordering::Relaxed);
 }
 
-/// Whether the command waits at all.
+/// Returns whether the command waits at all.
 pub fn waits() -> bool {
     !NO_WAIT.load(Ordering::Relaxed)
 }
 
-/// When a command stops waiting. All waits of a command may share one.
+/// The time at which a command stops waiting. All waits of a command may share one.
 #[derive(Clone, Copy, Debug)]
 pub struct Bound(Instant);
 
 impl Bound {
-    /// From now on.
+    /// Returns a bound that starts now.
     pub fn new() -> Bound {
         Bound::of(WAIT)
     }
 
-    /// A shorter one.
+    /// Returns a bound of another length.
     pub fn of(time: Duration) -> Bound {
         let time = if waits() { time } else { Duration::ZERO };
         Bound(Instant::now() + time)
     }
 
-    /// Whether it has come.
+    /// Returns whether the bound has come.
     pub fn is_over(&self) -> bool {
         Instant::now() >= self.0
     }
 
-    /// Sleeps for a moment; false if the bound has come.
+    /// Sleeps for a moment; returns false if the bound has come.
     pub fn pause(&self) -> bool {
         let left = self.0.saturating_duration_since(Instant::now());
         sleep(POLL.min(left));
         !left.is_zero()
     }
 
-    /// Asks until the answer is yes, once at least; false if the bound came first.
+    /// Asks, at least once, until the answer is yes; returns false if the bound came first.
     pub fn until(&self, mut done: impl FnMut() -> bool) -> bool {
         loop {
             if done() {
@@ -79,7 +79,7 @@ impl Default for Bound {
     }
 }
 
-/// A device and where its node belongs.
+/// A device and the place of its node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Node {
     /// `/dev/NAME`.
@@ -88,7 +88,7 @@ pub struct Node {
     pub dev: Dev,
 }
 
-/// What is in a node's place.
+/// What is at a node's place.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Place {
     /// The node.
@@ -100,19 +100,20 @@ pub enum Place {
 }
 
 impl Node {
-    /// The node that a device of this name has.
+    /// Returns the node of a device with this name.
     pub fn new(name: &str, dev: Dev) -> Node {
         let path = Path::new("/dev").join(name);
         Node { path, dev }
     }
 
-    /// Looks at its place.
+    /// Returns what is at the node's place.
     pub fn place(&self) -> Place {
         place(&self.path, Some(self.dev))
     }
 }
 
-/// What is where the node of a block device belongs; any device's will do without a number.
+/// Returns what is at the place of a block device's node. Without a number, the node of any device
+/// is right.
 pub fn place(path: &Path, dev: Option<Dev>) -> Place {
     let kind = match fs::metadata(path) {
         Err(_) if path.is_symlink() => return Place::Wrong("a link that leads nowhere"),
@@ -133,7 +134,7 @@ pub fn place(path: &Path, dev: Option<Dev>) -> Place {
     })
 }
 
-/// A disk and its partitions, as sysfs has them now.
+/// Returns a disk and its partitions, as sysfs has them now.
 pub fn family(name: &str, disk: Dev) -> Vec<Node> {
     let mut list = vec![Node::new(name, disk)];
     let parts = fs::read_dir(Path::new("/sys/class/block").join(name));
@@ -149,19 +150,19 @@ pub fn family(name: &str, disk: Dev) -> Vec<Node> {
     list
 }
 
-/// The number of a device from its place in sysfs.
+/// Returns the number of a device from its place in sysfs.
 pub fn number_of(place: &Path) -> Option<Dev> {
     let text = fs::read_to_string(place.join("dev")).ok()?;
     let (a, b) = text.trim().split_once(':')?;
     Some(rustix::fs::makedev(a.parse().ok()?, b.parse().ok()?))
 }
 
-/// A device's place in sysfs; none without sysfs.
+/// Returns a device's place in sysfs; none without sysfs.
 pub fn sysfs(dev: Dev) -> Option<PathBuf> {
     fs::canonicalize(format!("/sys/dev/block/{}:{}", major(dev), minor(dev))).ok()
 }
 
-/// The disk that a partition is of; of a disk, itself.
+/// Returns the disk of a partition; for a disk, the disk itself.
 pub fn whole(dev: Dev) -> Option<Node> {
     let mut place = sysfs(dev)?;
     if place.join("partition").exists() {
@@ -171,7 +172,7 @@ pub fn whole(dev: Dev) -> Option<Node> {
     Some(Node::new(&name, number_of(&place)?))
 }
 
-/// Opens a node to look at it, and never hangs in that.
+/// Opens a node for queries, and never blocks.
 pub fn peek(path: &Path) -> io::Result<File> {
     let mut options = OpenOptions::new();
     options.read(true);
@@ -179,8 +180,8 @@ pub fn peek(path: &Path) -> io::Result<File> {
     options.open(path)
 }
 
-/// Waits until udev has seen to all of a new disk's nodes: its links are there, and it has closed
-/// them again. `since`: when they were younger than that, in [`udev::now`]'s time.
+/// Waits until udev has handled all nodes of a new disk: it has made their links and closed them
+/// again. `since` is a time, in [`udev::now`]'s clock, before the nodes appeared.
 pub fn seen_to(nodes: &[Node], since: u64, bound: Bound) -> bool {
     let Some(disk) = nodes.first().filter(|_| udev::runs()) else {
         return true;
@@ -189,17 +190,18 @@ pub fn seen_to(nodes: &[Node], since: u64, bound: Bound) -> bool {
     bound.until(|| all() && !udev::works_on(&disk.path))
 }
 
-/// What goes when a union does, looked up while it is there.
+/// What goes with a union, looked up while the union exists.
 pub struct Leaving {
     nodes: Vec<Node>,
-    /// Whether udev has not handled the disk yet: it has all of its life before it.
+    /// Whether udev has not handled the disk yet. If so, udev still has all of the disk's events
+    /// before it.
     unseen: bool,
     links: Vec<PathBuf>,
     loops: Vec<String>,
 }
 
 impl Leaving {
-    /// Of a union's disk and of what is below it.
+    /// Looks up what goes with a union's disk and the devices below it.
     pub fn of(name: &str, disk: Dev, lower: &[PathBuf]) -> Leaving {
         let nodes = family(name, disk);
         let links = nodes.iter().flat_map(|node| udev::links(node.dev));
@@ -211,8 +213,8 @@ impl Leaving {
         }
     }
 
-    /// Waits until all of it is gone: what is left when the bound comes, in words.
-    /// `since`: when the union went, in [`udev::now`]'s time.
+    /// Waits until all of it is gone, and returns in words what is left when the bound comes.
+    /// `since` is the time, in [`udev::now`]'s clock, at which the union went.
     pub fn wait(self, since: u64, bound: Bound) -> Vec<String> {
         let mut left = Vec::new();
         let runs = udev::runs();
@@ -222,7 +224,7 @@ impl Leaving {
         for node in &self.nodes {
             let gone =
                 || node.place() != Place::Right && !(runs && udev::is_stale(node.dev, since));
-            // Another union may have got the number meanwhile.
+            // Another union may have got the number in the meantime.
             if !bound.until(|| gone() || sysfs(node.dev).is_some()) {
                 left.push(node.path.display().to_string());
             }
@@ -255,7 +257,7 @@ impl Leaving {
     }
 }
 
-/// The name of a loop device that clears itself when the last one closes it.
+/// Returns the name of a loop device that clears itself on its last close.
 fn own_loop(path: &Path) -> Option<String> {
     let name = fs::canonicalize(path)
         .ok()?
@@ -274,23 +276,23 @@ fn clears_itself(name: &str) -> bool {
     loop_attribute(name, "autoclear").is_some_and(|text| text.trim() == "1")
 }
 
-/// Whether a loop device is one that goes as soon as it is closed, and that nothing holds.
+/// Returns whether a loop device goes as soon as it is closed and has no holder.
 pub fn is_leaving(name: &str) -> bool {
     let place = Path::new("/sys/class/block").join(name);
     let held = fs::read_dir(place.join("holders")).is_ok_and(|mut list| list.next().is_some());
     clears_itself(name) && !held
 }
 
-/// A loop device of ours that goes unless the driver takes it. Dropped, it waits for that.
+/// A loop device of this tool, which goes unless the driver takes it. Waits for that when dropped.
 pub struct LoopGoes(Option<String>);
 
 impl LoopGoes {
-    /// Of a node.
+    /// Takes the loop device of a node.
     pub fn new(node: &Path) -> LoopGoes {
         LoopGoes(own_loop(node))
     }
 
-    /// The driver has taken it.
+    /// Skips the wait, because the driver has taken the device.
     pub fn stays(mut self) {
         self.0 = None;
     }

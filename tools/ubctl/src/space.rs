@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What an image takes of the file system that it lies on, and how much that has left.
+//! The space that an image takes of the file system that it lies on, and how much space is left
+//! there.
 //!
-//! A write to a hole of an image needs space on its host. Where the host has none, a write of data
-//! fails and the union can live with that; a write of metadata must not: so its place is allocated
-//! before the leaf is used.
+//! A write to a hole of an image needs space on its host. If the host has none, the write fails.
+//! The union survives a failed write of data, but not a failed write of metadata. So the space for
+//! metadata is allocated before the leaf is used.
 
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
@@ -18,30 +19,30 @@ use crate::ioctl::{self, Fiemap};
 use crate::output::{self, size};
 use crate::refuse::{Fail, Result, FAILED};
 
-/// The last extent of the file.
+/// This is the last extent of the file.
 const LAST: u32 = 1;
-/// Where it lies is not known, or it has no place yet.
+/// The place of the extent is unknown, or not allocated yet.
 const UNPLACED: u32 = 2 | 4;
-/// Other files lie there too: a write needs another place.
+/// Other files use the extent too, so a write needs another place.
 const SHARED: u32 = 0x2000;
 
-/// How much zeroing writes at once.
+/// How many bytes of zeroes one write has.
 const CHUNK: usize = 1 << 20;
 
-/// An image, where it is on its host, and where the leaf begins in it.
+/// An image, its place on its host, and where the leaf begins in it.
 pub struct Backing {
     file: File,
     path: PathBuf,
     start: u64,
 }
 
-/// How much a host has left, in bytes.
+/// How much space a host has left, in bytes.
 pub struct Host {
-    /// Where it is mounted.
+    /// Where the host is mounted.
     pub mount: PathBuf,
-    /// What anyone may take.
+    /// The space that any user may take.
     pub free: u64,
-    /// All of it.
+    /// The size of the host.
     pub size: u64,
 }
 
@@ -49,16 +50,16 @@ pub struct Host {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Missing {
     Nothing,
-    /// It has holes, or blocks without a place.
+    /// The stretch has holes, or blocks without a place.
     Blocks,
-    /// Other files have its blocks too.
+    /// Other files share its blocks.
     Shared,
     /// The file system does not say.
     Unknown,
 }
 
 impl Backing {
-    /// The image of a leaf that is to be allocated. Says where it is out of reach.
+    /// Returns the image of a leaf that is to be allocated. Warns if the image cannot be reached.
     pub fn to_allocate(leaf: &Path) -> Option<Backing> {
         let found = Backing::of(leaf, true);
         if let (None, Some(shown)) = (&found, image::shown_by(leaf)) {
@@ -72,7 +73,7 @@ impl Backing {
         found
     }
 
-    /// The image that a leaf is, or that a loop device shows; none for any other device.
+    /// Returns the image that a leaf is, or that a loop device shows; none for any other device.
     pub fn of(leaf: &Path, write: bool) -> Option<Backing> {
         let open = |path: &Path| OpenOptions::new().read(true).write(write).open(path);
         if fs::metadata(leaf).ok()?.is_file() {
@@ -85,7 +86,7 @@ impl Backing {
         }
         let shown = image::shown_by(leaf)?;
         let file = open(&shown.path).ok()?;
-        // The path may name another file by now.
+        // The path may lead to another file by now.
         let meta = file.metadata().ok()?;
         (meta.dev() == shown.device && meta.ino() == shown.inode).then_some(Backing {
             file,
@@ -94,11 +95,11 @@ impl Backing {
         })
     }
 
-    /// Gives the first `bytes` of the leaf blocks of their own, without a change to what they hold.
+    /// Gives private blocks to the first `bytes` of the leaf, without a change to what they hold.
     pub fn allocate(&self, bytes: u64) -> Result {
         let (start, end) = (self.start, self.start.saturating_add(bytes));
         let failed = |e: Errno| Fail::io("allocate space for", &self.path, &e.into());
-        // What a file system gave before it failed is not known, and is not taken back.
+        // What the file system allocated before it failed is unknown, so it is not given back.
         let stays = |mut fail: Fail| {
             fail.message += " (the space that was allocated by then stays with the image)";
             fail
@@ -113,7 +114,8 @@ impl Backing {
             .sync_all()
             .map_err(|e| Fail::io("flush", &self.path, &e))?;
         if self.missing(start, end)? == Missing::Shared {
-            // Blocks that a copy made by reference shares: where that fails, so does what follows.
+            // This unshares the blocks of a copy made by reference. If it fails, the next step
+            // fails too.
             let _ = fallocate(&self.file, FallocateFlags::UNSHARE_RANGE, start, bytes);
         }
         match self.missing(start, end)? {
@@ -136,7 +138,7 @@ impl Backing {
         ))
     }
 
-    /// Refuses at once what the host cannot have, so that the attempt does not fill it.
+    /// Refuses at once what the host cannot hold, so that the attempt does not fill the host.
     fn refuse_hopeless(&self, end: u64) -> Result {
         let meta = self
             .file
@@ -146,7 +148,7 @@ impl Backing {
         let Ok(host) = fstatvfs(&self.file) else {
             return Ok(());
         };
-        // The rest is kept for root.
+        // The rest is reserved for root.
         let free = if is_root() {
             host.f_bfree
         } else {
@@ -158,7 +160,7 @@ impl Backing {
         Ok(())
     }
 
-    /// Writes zeroes where a hole reads as such.
+    /// Writes zeroes into holes, which reads as before.
     fn fill_holes(&self, mut at: u64, end: u64) -> Result {
         let failed = |e: std::io::Error| Fail::io("allocate space for", &self.path, &e);
         let zeroes = vec![0; CHUNK];
@@ -166,7 +168,7 @@ impl Backing {
             let hole = seek(&self.file, SeekFrom::Hole(at)).unwrap_or(end);
             let data = match seek(&self.file, SeekFrom::Data(hole)) {
                 Ok(data) => data.min(end),
-                // No data behind the hole.
+                // No data follows the hole.
                 Err(Errno::NXIO) => end,
                 Err(e) => return Err(failed(e.into())),
             };
@@ -180,8 +182,7 @@ impl Backing {
         Ok(())
     }
 
-    /// Says that the file system cannot tell what it gave, where the number of blocks that the file
-    /// has speaks against it.
+    /// Warns that the file system cannot say what it allocated, if the file has too few blocks.
     fn warn_unless_full(&self, bytes: u64) {
         let is_short = |m: fs::Metadata| m.is_file() && m.blocks().saturating_mul(512) < bytes;
         if self.file.metadata().is_ok_and(is_short) {
@@ -194,7 +195,7 @@ impl Backing {
         }
     }
 
-    /// What a stretch lacks of blocks that it alone has.
+    /// Returns what a stretch lacks to have only private blocks.
     fn missing(&self, start: u64, end: u64) -> Result<Missing> {
         let mut at = start;
         while at < end {
@@ -226,25 +227,26 @@ impl Backing {
         Ok(Missing::Nothing)
     }
 
-    /// Whether writes to it may need space that it does not have yet.
+    /// Returns whether a write may need space that is not allocated yet.
     pub fn is_sparse(&self) -> bool {
         self.file
             .metadata()
             .is_ok_and(|m| m.blocks().saturating_mul(512) < m.size())
     }
 
-    /// Whether the file system is one in memory.
+    /// Returns whether the file system is in memory.
     pub fn is_tmpfs(&self) -> bool {
         const TMPFS_MAGIC: u64 = 0x0102_1994;
         rustix::fs::fstatfs(&self.file).is_ok_and(|s| s.f_type as u64 == TMPFS_MAGIC)
     }
 
-    /// What its host has left.
+    /// Returns the space that its host has left.
     pub fn host(&self) -> Option<Host> {
         let host = fstatvfs(&self.file).ok()?;
         Some(Host {
             mount: mount_of(&self.path),
-            // What is kept for root, and for the file system itself, is not counted as left.
+            // The space that is reserved for root and for the file system itself does not count as
+            // left.
             free: host.f_bavail.saturating_mul(host.f_frsize),
             size: host.f_blocks.saturating_mul(host.f_frsize),
         })
@@ -255,7 +257,7 @@ fn is_root() -> bool {
     fs::metadata("/proc/self").is_ok_and(|m| m.uid() == 0)
 }
 
-/// The uppermost folder over a file that is on the same file system.
+/// Returns the uppermost directory above a file that is on the same file system.
 fn mount_of(path: &Path) -> PathBuf {
     let device = |p: &Path| fs::metadata(p).map(|m| m.dev()).ok();
     let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
@@ -267,7 +269,7 @@ fn mount_of(path: &Path) -> PathBuf {
         .to_owned()
 }
 
-/// What was to be done with a file or device found no space on what it lies on.
+/// Returns the failure of an operation on a file or device that found no space.
 pub fn full(what: &str, path: &Path) -> Fail {
     let text = format!("cannot {what} {}: no space", path.display());
     let text = match Backing::of(path, false).and_then(|b| Some((b.host()?, b.path))) {
@@ -319,7 +321,7 @@ mod tests {
         let host = backing.host().unwrap();
         assert!(host.size >= host.free && path.starts_with(&host.mount));
         assert!(std::fs::read(&path).unwrap().starts_with(b"kept\0"));
-        // More than any host has, and nothing is taken.
+        // The size is more than any host has, so nothing is allocated.
         let blocks = std::fs::metadata(&path).unwrap().blocks();
         let fail = backing.allocate(1 << 60).unwrap_err();
         assert_eq!(fail.reason, "no_space", "{fail}");
@@ -328,7 +330,7 @@ mod tests {
             "{fail}"
         );
         assert_eq!(std::fs::metadata(&path).unwrap().blocks(), blocks);
-        // By hand, where the file system cannot.
+        // This is the fallback where the file system cannot allocate.
         backing.file.set_len(0).unwrap();
         backing.file.set_len(3 << 20).unwrap();
         backing.fill_holes(5000, 3 << 20).unwrap();

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! `ubctl status`: all that the driver tells of a union.
+//! `ubctl status`: shows everything that the driver reports about a union.
 
 use std::path::Path;
 
@@ -17,7 +17,7 @@ use crate::output::{self, size};
 use crate::refuse::{reason_of, Result};
 use crate::space::Backing;
 
-/// A union's state as it is shown. The names are those of `--json`, and stay.
+/// A union's state as it is shown. The names are those of `--json`, and are stable.
 #[derive(Debug, Serialize)]
 #[expect(missing_docs, reason = "the C header says it")]
 pub struct Shown {
@@ -34,7 +34,7 @@ pub struct Shown {
     pub leaf_image: Option<String>,
     pub root_state: State,
     pub leaf_state: State,
-    /// The file system that the leaf's image lies on, and what is left there.
+    /// The file system that the leaf's image lies on, and the space that is left there.
     pub leaf_host: Option<String>,
     pub leaf_host_free_bytes: Option<u64>,
     pub leaf_host_size_bytes: Option<u64>,
@@ -70,7 +70,7 @@ pub struct Shown {
 }
 
 impl Shown {
-    /// From the driver's answer.
+    /// Converts the driver's answer.
     pub fn new(s: &Status) -> Shown {
         let name = format!("{PREFIX}{}", s.id);
         let block = Path::new("/sys/block");
@@ -133,7 +133,7 @@ impl Shown {
         }
     }
 
-    /// The leaf's name for people, who do not see an empty one.
+    /// Returns the leaf's name for people, to whom an empty name would be invisible.
     pub fn leaf_name_text(&self) -> &str {
         if self.leaf_name.is_empty() {
             "-"
@@ -142,26 +142,26 @@ impl Shown {
         }
     }
 
-    /// The root's device, and the image where there is one.
+    /// Returns the root's device, and the image if there is one.
     pub fn root_text(&self) -> String {
         with_image(&self.root, self.root_image.as_deref())
     }
 
-    /// The leaf's device, and the image where there is one.
+    /// Returns the leaf's device, and the image if there is one.
     pub fn leaf_text(&self) -> String {
         with_image(&self.leaf, self.leaf_image.as_deref())
     }
 
-    /// Leaf space in use, of how much.
+    /// Returns how much leaf space is in use, and of how much.
     pub fn used(&self) -> String {
         let slab = u64::from(self.slab_sectors);
         let (used, all) = (u64::from(self.slabs_used), u64::from(self.slabs));
-        // Rounded up: a leaf that is not quite empty does not say 0 %.
+        // The percentage is rounded up, so that a leaf that is not quite empty does not show 0 %.
         let percent = (used * 100).div_ceil(all.max(1));
         format!("{} of {} ({percent}%)", size(used * slab), size(all * slab))
     }
 
-    /// What the leaf's host has left, where there is one.
+    /// Returns the space that the leaf's host has left, if there is a host.
     pub fn host_text(&self) -> Option<String> {
         let left = size(self.leaf_host_free_bytes? / 512);
         Some(format!("{left} left on {}", self.leaf_host.as_deref()?))
@@ -188,7 +188,7 @@ impl Shown {
         ))
     }
 
-    /// Why it is called what it is.
+    /// Returns the mode and the reason for it.
     fn mode_text(&self) -> String {
         match (self.mode, self.last_error) {
             ("read-only", Some(why)) => {
@@ -218,7 +218,7 @@ impl Shown {
         all.join("; ")
     }
 
-    /// What is lost of a damaged leaf; nothing to say of a whole one.
+    /// Returns what is lost of a damaged leaf; none for a whole one.
     fn lost_text(&self) -> Option<String> {
         let what = match self.lost_sectors {
             0 => "nothing".to_owned(),
@@ -293,16 +293,16 @@ impl Shown {
             ("openers", self.openers.to_string()),
             ("queues", self.queues.to_string()),
         ];
-        // Behind the sizes, from the last to the first.
+        // The rows are inserted from the last to the first. These come after the sizes.
         list.splice(7..7, self.blocks_text().map(|text| ("blocks", text)));
         list.splice(6..6, self.host_text().map(|text| ("host", text)));
-        // Behind the mode, where it is seen.
+        // These come after the mode, where the user sees them.
         list.splice(2..2, lost);
         format!("{}\n{}", self.name, output::fields(&list))
     }
 }
 
-/// Root and leaf as sysfs knows them.
+/// Returns root and leaf as sysfs shows them.
 fn lowers(s: &Status, block: &Path, name: &str) -> [health::Lower; 2] {
     let (root, leaf) = (path_text(&s.root), path_text(&s.leaf));
     let need = |path, sectors, write| Need {
@@ -318,7 +318,8 @@ fn lowers(s: &Status, block: &Path, name: &str) -> [health::Lower; 2] {
     health::of_union(block, name, needs)
 }
 
-/// The driver's word; but a union is not called writable when a device of it is gone or fails.
+/// Returns the mode as the driver reports it. But a union is not called writable if one of its
+/// devices is gone or fails.
 fn mode(s: &Status, states: [&State; 2]) -> &'static str {
     if states.contains(&&State::Gone) {
         return "gone";
@@ -334,7 +335,7 @@ fn with_image(device: &str, image: Option<&str>) -> String {
     image.map_or_else(|| device.to_owned(), |image| format!("{device}={image}"))
 }
 
-/// The word of a reason's number; none for 0.
+/// Returns the word for the number of a reason; none for 0.
 fn last_error(reason: u32) -> Option<&'static str> {
     match reason {
         0 => None,
@@ -342,7 +343,7 @@ fn last_error(reason: u32) -> Option<&'static str> {
     }
 }
 
-/// The command: one union as an object, all as a list.
+/// Runs the command: shows one union as an object, all unions as a list.
 pub fn run(args: &StatusArgs, json: bool) -> Result {
     let control = Control::open()?;
     if let Some(name) = &args.union {
@@ -438,7 +439,7 @@ mod tests {
             .contains("gone: the root, /dev/x, is no longer there; 2 I/O"));
         s.mode = 1;
         assert_eq!(mode(&s, present), "read-only");
-        // What is lost of a damaged leaf counts as errors too.
+        // The sectors that a damaged leaf has lost count as errors too.
         s.mode = 2;
         assert_eq!(mode(&s, present), "read-only-asked");
     }

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What udev knows and does, as its files tell: its database has a file for each device whose
-//! events it has handled, written after the links are made; while it handles one, it locks the
-//! disk's node. Without udev nothing here is waited for.
+//! Reads from udev's files what udev knows and does. Its database has a file for each device whose
+//! events it has handled, written after the links are made. While it handles an event, it locks the
+//! disk's node. Without udev this module waits for nothing.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -13,7 +13,7 @@ use rustix::time::{clock_gettime, ClockId};
 
 use crate::settle::{peek, whole, Bound};
 
-/// Whether a daemon is at work here; its socket alone may be an old one's.
+/// Returns whether a daemon runs here. Its socket alone may be left from an earlier daemon.
 pub fn runs() -> bool {
     Path::new("/run/udev/control").exists() && has_process()
 }
@@ -26,7 +26,7 @@ fn has_process() -> bool {
         .any(|comm| named(comm.trim_end()))
 }
 
-/// Microseconds of the clock that udev's database uses.
+/// Returns microseconds of the clock that udev's database uses.
 pub fn now() -> u64 {
     let t = clock_gettime(ClockId::Monotonic);
     let part = |n: i64| u64::try_from(n).unwrap_or(0);
@@ -37,12 +37,12 @@ fn file_of(dev: Dev) -> PathBuf {
     format!("/run/udev/data/b{}:{}", major(dev), minor(dev)).into()
 }
 
-/// What udev's database says of a device.
+/// What udev's database has for a device.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Record {
-    /// When it was first done with the device.
+    /// When udev first finished an event of the device.
     since: u64,
-    /// Whether it is not done with an event.
+    /// Whether udev is still handling an event.
     in_work: bool,
     links: Vec<PathBuf>,
 }
@@ -66,39 +66,39 @@ impl Record {
     }
 }
 
-/// Whether udev is done with a device that came to be after `since`.
+/// Returns whether udev has handled a device that appeared after `since`.
 pub fn has_seen(dev: Dev, since: u64) -> bool {
     Record::of(dev).is_some_and(|record| !record.in_work && record.since >= since)
 }
 
-/// Whether udev has handled all events that it has heard of.
+/// Returns whether udev has handled all events that it has received.
 pub fn is_idle() -> bool {
     !Path::new("/run/udev/queue").exists()
 }
 
-/// Whether udev still knows a device that went at `since`.
+/// Returns whether udev still knows a device that went at `since`.
 pub fn is_stale(dev: Dev, since: u64) -> bool {
     Record::of(dev).is_some_and(|record| record.since < since)
 }
 
-/// The links that udev has made to a device.
+/// Returns the links that udev has made to a device.
 pub fn links(dev: Dev) -> Vec<PathBuf> {
     Record::of(dev).map_or_else(Vec::new, |record| record.links)
 }
 
-/// Whether an event of a disk is being handled: its node is locked.
+/// Returns whether udev is handling an event of a disk, which it locks the disk's node for.
 pub fn works_on(disk: &Path) -> bool {
     peek(disk).is_ok_and(|file| lock(&file) == Lock::Shared)
 }
 
-/// Who has the lock of a disk's node.
+/// The holder of the lock of a disk's node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Lock {
-    /// We have, or there are no locks.
+    /// This process, or no process because there are no locks.
     Ours,
     /// udev, while it handles an event.
     Shared,
-    /// One who keeps udev away, as `udevadm lock` does: perhaps for us.
+    /// A process that keeps udev away, as `udevadm lock` does: perhaps for us.
     Others,
 }
 
@@ -113,14 +113,14 @@ fn lock(file: &fs::File) -> Lock {
     }
 }
 
-/// Which writing of a device's record this is: it is made anew each time.
+/// Returns which version of a device's record this is. udev writes the record anew each time.
 fn version(dev: Dev) -> Option<(u64, i64, i64)> {
     use std::os::unix::fs::MetadataExt;
     let meta = fs::metadata(file_of(dev)).ok()?;
     Some((meta.ino(), meta.mtime(), meta.mtime_nsec()))
 }
 
-/// Whether udev looks at a device again when a writer has closed it.
+/// Returns whether udev looks at a device again after a writer has closed it.
 fn watches(dev: Dev) -> bool {
     let id = format!("b{}:{}", major(dev), minor(dev));
     let list = fs::read_dir("/run/udev/watch")
@@ -134,8 +134,9 @@ fn watches(dev: Dev) -> bool {
     list.into_iter().any(|entry| names(&entry))
 }
 
-/// A block device that is open for writing. Locked meanwhile, so that udev does not look at what
-/// is half written; dropped after the writer has closed it, it waits until udev has looked again.
+/// A block device that is open for writing. Its lock keeps udev from reading what is half written.
+/// When it is dropped, after the writer has closed the device, it waits until udev has looked
+/// again.
 #[derive(Debug)]
 pub struct Writer {
     dev: Dev,
@@ -146,10 +147,10 @@ pub struct Writer {
 }
 
 impl Writer {
-    /// Locks the disk; none if there is no node to be locked.
+    /// Locks the disk; returns none if there is no node to lock.
     pub fn new(dev: Dev) -> Option<Writer> {
         let file = peek(&whole(dev)?.path).ok()?;
-        // A lock is advice: without it the device is written all the same.
+        // The lock is advisory, so the device is written without it too.
         Bound::new().until(|| lock(&file) != Lock::Shared);
         Some(Writer {
             dev,
@@ -159,7 +160,7 @@ impl Writer {
         })
     }
 
-    /// To be called right before the writer closes.
+    /// Prepares for the close. The caller calls it right before the writer closes.
     pub fn closes(&mut self) {
         let looks = self.has_lock && runs() && watches(self.dev);
         self.before = looks.then(|| version(self.dev));

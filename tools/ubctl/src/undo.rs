@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What a format would overwrite, kept to be put back when it fails, or what it was made for.
+//! Keeps what a format overwrites, to put it back if the format, or the command that needed it,
+//! fails.
 
 use ubcore::format::superblock::{choose, Superblock};
 use ubcore::geometry::BLOCK_BYTES;
@@ -10,11 +11,11 @@ use crate::refuse::{Fail, Result};
 
 const BLOCK: u64 = BLOCK_BYTES as u64;
 
-/// The bytes that a format writes over, as they were, and the superblock that it writes.
+/// The old content of the bytes that a format writes over, and the superblock that it writes.
 pub struct Undo {
     /// Both superblock slots.
     slots: [Vec<u8>; 2],
-    /// What is wiped besides, and where it lies.
+    /// What is wiped in addition, and where it lies.
     wiped: Vec<(u64, Vec<u8>)>,
     /// What both slots hold after the format.
     new: Vec<u8>,
@@ -34,8 +35,8 @@ impl Undo {
         })
     }
 
-    /// Puts all of it back. The slots come last, the first of them at the end: what they lead to is
-    /// there before they are.
+    /// Puts everything back. The slots come last, and the first slot is the very last, so that what
+    /// they lead to is there before they are.
     fn put_back(&self, leaf: &Device) -> Result {
         for (at, bytes) in &self.wiped {
             leaf.write_at(*at, bytes)?;
@@ -48,13 +49,12 @@ impl Undo {
         Ok(())
     }
 
-    /// A format failed half-way: `leaf` is still held.
+    /// Handles a format that failed half-way: `leaf` is still held.
     pub fn after_format(&self, leaf: &Device, fail: Fail) -> Fail {
         with(fail, &outcome(self.put_back(leaf)))
     }
 
-    /// What came after the format failed. `leaf` is open, and this
-    /// process has no claim on it.
+    /// Handles a failure after the format. `leaf` is open, and this process has no claim on it.
     pub fn after_create(&self, leaf: &Device, fail: Fail) -> Fail {
         let stays = "the leaf is formatted now, and blank";
         let text = match leaf.again(Access::Exclusive) {
@@ -70,8 +70,8 @@ impl Undo {
         with(fail, &text)
     }
 
-    /// Whether both slots are as the format left them, or as a union leaves them that nothing was
-    /// written to: then nothing behind them was written either.
+    /// Returns whether both slots are as the format left them, or as a union leaves them if nothing
+    /// was written to it. In both cases nothing behind the slots was written either.
     fn is_unchanged(&self, leaf: &Device) -> Result<bool> {
         let slots = [read(leaf, 0, BLOCK)?, read(leaf, BLOCK, BLOCK)?];
         Ok(slots
@@ -79,8 +79,8 @@ impl Undo {
             .all(|slot| *slot == self.new || self.is_blank(slot)))
     }
 
-    /// Whether a slot is of the new leaf with no journal and no map: attach and detach write a newer
-    /// generation alone.
+    /// Returns whether a slot is of the new leaf with no journal and no map. An attach and a detach
+    /// write only a newer generation.
     fn is_blank(&self, slot: &[u8]) -> bool {
         let (Ok((new, _)), Ok((now, _))) = (choose(&self.new, &self.new), choose(slot, slot))
         else {

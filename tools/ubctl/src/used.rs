@@ -2,9 +2,9 @@
 
 //! Whether a device looks used, and by what.
 //!
-//! The first and the last MiB are where file systems, partition tables, RAID and volume managers
-//! leave their marks. Anything but zeroes there counts, whether we can name it or not: what a user
-//! cannot get back is worth asking twice.
+//! File systems, partition tables, RAID and volume managers leave their marks in the first and the
+//! last MiB. Any byte there that is not zero counts, whether the mark is known or not, because a
+//! user cannot get the content back.
 
 use ubcore::format::superblock::MAGIC;
 
@@ -13,7 +13,7 @@ use crate::refuse::Result;
 
 const MIB: u64 = 1 << 20;
 
-/// Bytes that give an owner away, and where.
+/// Bytes that identify an owner, and where they lie.
 struct Mark {
     what: &'static str,
     at: u64,
@@ -24,7 +24,7 @@ const fn mark(what: &'static str, at: u64, bytes: &'static [u8]) -> Mark {
     Mark { what, at, bytes }
 }
 
-/// The marks, the more telling ones first: a boot sector often stands before something else.
+/// The marks. The more specific come first, because a boot sector often stands before another mark.
 const MARKS: &[Mark] = &[
     mark("a unionblk leaf", 0, &MAGIC),
     mark("a unionblk leaf", 4096, &MAGIC),
@@ -54,7 +54,7 @@ const MARKS: &[Mark] = &[
     mark("a GPT partition table", 4096, b"EFI PART"),
 ];
 
-/// Marks counted from the end.
+/// Marks whose place is counted from the end.
 const END_MARKS: &[Mark] = &[
     mark("a backup GPT partition table", 512, b"EFI PART"),
     mark("a backup GPT partition table", 4096, b"EFI PART"),
@@ -65,7 +65,7 @@ const END_MARKS: &[Mark] = &[
 pub struct Used {
     /// For people: `an XFS file system`, `data`.
     pub what: String,
-    /// Where, in bytes.
+    /// The place, in bytes.
     pub at: u64,
     /// Whether it is a leaf already.
     pub is_leaf: bool,
@@ -81,7 +81,7 @@ impl Used {
     }
 }
 
-/// Looks at both ends of a device; `None` for one that is blank there.
+/// Looks at both ends of a device; returns `None` if both are blank.
 pub fn look(device: &Device) -> Result<Option<Used>> {
     let len = device.bytes();
     let head = read(device, 0, len.min(MIB))?;
@@ -123,7 +123,7 @@ fn judge(head: &[u8], tail: &[u8], len: u64) -> Option<Used> {
             return Some(Used::new(m.what, at));
         }
     }
-    // md 0.90 and 1.0 lie at the end, where their size's rounding puts them.
+    // md 0.90 and 1.0 lie at the end, at a place that depends on how they round the size.
     let sectors = len / 512;
     let md = [
         (sectors & !127).checked_sub(128),

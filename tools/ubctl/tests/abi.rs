@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The ioctl ABI is the same in C and in Rust: sizes, offsets, numbers.
+//! Checks that the ioctl ABI is the same in C and in Rust: sizes, offsets, numbers.
 
 mod common;
 
@@ -12,7 +12,7 @@ use ubcore::abi::{self, Call, Create, Features, Lost, Remove, Status};
 use ubcore::error::{Area, Class, Error, Side};
 use ubcore::extend;
 
-/// What the C program said, by kind and name.
+/// The output of the C program, by kind and name.
 type Said = BTreeMap<String, Vec<u64>>;
 
 /// Compiles and runs `tests/abi/pin.c`; `None` without a C compiler.
@@ -47,7 +47,7 @@ fn ask_c() -> Option<Said> {
     Some(text.lines().map(line).collect())
 }
 
-/// The size and each field of a structure, as the C program names them.
+/// Checks the size and each field of a structure against the C program's output.
 macro_rules! layout {
     ($said:ident, $name:literal, $type:ty, $($field:ident),+) => {{
         let mut sum = 0;
@@ -206,7 +206,8 @@ fn c_and_rust_agree() {
         assert_eq!(c.get(name), Some(number), "{name}");
     }
     assert_eq!(c.len(), rust.len());
-    // What C names beyond its fields' sum would be padding, and leak kernel memory.
+    // Any bytes that C has beyond the sum of the fields would be padding, which leaks kernel
+    // memory.
     for name in ["features", "create", "remove", "status", "lost"] {
         let fields: u64 = c
             .iter()

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! `ubctl check` on leaves that the core itself has written to, whole and damaged. The core's own
-//! tests have every kind of damage; here is what a user sees, and what becomes of the leaf.
+//! Runs `ubctl check` on leaves that the core has written, whole and damaged. The core's tests
+//! cover every kind of damage; these tests cover what a user sees and what happens to the leaf.
 
 mod common;
 
@@ -15,7 +15,7 @@ fn check(leaf: &Path, options: &str) -> Ran {
     ubctl(&format!("check {{}} {options}"), &[leaf])
 }
 
-/// The exit code, and the kinds of findings with their grades and whether they were mended.
+/// Checks the exit code, and the kinds of findings with their grades and whether they were mended.
 #[track_caller]
 fn found(leaf: &Path, options: &str, code: i32, kinds: &[(&str, &str, bool)]) -> Value {
     let ran = check(leaf, &format!("--json {options}"));
@@ -34,7 +34,7 @@ fn found(leaf: &Path, options: &str, code: i32, kinds: &[(&str, &str, bool)]) ->
     value
 }
 
-/// A leaf after a life with a detach, and a cut of power after two more commits.
+/// Returns a leaf after a life with a detach, and a power failure after two more commits.
 fn used(f: &Folder) -> (PathBuf, PathBuf) {
     let (root, leaf) = pair(f);
     let mut union = Union::attach(&root, &leaf);
@@ -46,7 +46,7 @@ fn used(f: &Folder) -> (PathBuf, PathBuf) {
 
 fn cut(root: &Path, leaf: &Path) {
     let mut union = Union::attach(root, leaf);
-    // An attach that may write begins with this: from then on the leaf is not clean.
+    // An attach that may write begins with this commit; from then on the leaf is not clean.
     let (committer, map) = (&mut union.committer, &union.map);
     committer.checkpoint(map, &mut union.device).unwrap();
     for slab in [9, 10] {
@@ -173,7 +173,7 @@ fn what_is_lost_is_named() {
     let g = geometry(&leaf);
     let stretch = |sector: u64, sectors: u64| json!({ "sector": sector, "sectors": sectors });
     let page = ("damage", "page", false);
-    // The bits: what has a home. The table: everything. Both at once.
+    // The page of bits loses what has a home, the page of the table loses everything. Both at once.
     let bits = [stretch(384, 128), stretch(25600, 384)];
     for (pages, lost, sum) in [
         (&[1][..], &bits[..], 512),
@@ -201,7 +201,7 @@ fn what_is_lost_is_named() {
         assert!(out.contains(part), "{out}");
     }
 
-    // With a hole in the journal nobody can say.
+    // With a hole in the journal, what is lost cannot be determined.
     ubctl("format --force --root {} {}", &[&root, &leaf]).done();
     cut(&root, &leaf);
     let tail =
@@ -276,7 +276,7 @@ fn what_cannot_be_checked() {
     found(&leaf, "--repair", 4, &[("damage", "superblock", false)]);
 }
 
-/// Changes 8 bytes of both superblock slots, with the right checksums.
+/// Changes 8 bytes of both superblock slots and corrects the checksums.
 fn set(leaf: &Path, at: usize, value: u64) {
     for slot in [0, 4096] {
         let mut bytes = get(leaf, slot, 512);

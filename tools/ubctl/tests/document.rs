@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The example of `Documentation/on-disk-example.rst`: the leaf is put together again from the hex
-//! digits on that page, and all that the page says of it is held against the core and the tool.
+//! Checks the example of `Documentation/on-disk-example.rst`. The test rebuilds the leaf from the
+//! hex digits on that page, and compares everything that the page says of it with the core and the
+//! tool.
 
 mod common;
 
@@ -26,7 +27,7 @@ fn page() -> String {
     std::fs::read_to_string(path).unwrap()
 }
 
-/// A line of `hexdump -C`: where, and up to 16 bytes.
+/// Parses a line of `hexdump -C`: the offset and up to 16 bytes.
 fn hex_line(line: &str) -> Option<(usize, Vec<u8>)> {
     let digits = line.strip_prefix("  ")?.split("  |").next()?;
     let mut words = digits.split_whitespace();
@@ -36,7 +37,7 @@ fn hex_line(line: &str) -> Option<(usize, Vec<u8>)> {
     Some((at, bytes?))
 }
 
-/// The leaf's first MiB as the page shows it; nothing may be shown twice.
+/// Returns the leaf's first MiB as the page shows it; the page may not show anything twice.
 fn shown(page: &str) -> Vec<u8> {
     let mut image = vec![0; MIB as usize];
     let mut end = 0;
@@ -68,7 +69,7 @@ struct Row {
     value: String,
 }
 
-/// The tables, in order.
+/// Returns the tables, in order.
 fn tables(page: &str) -> Vec<Vec<Row>> {
     let mut tables: Vec<Vec<Row>> = Vec::new();
     let mut rules = 0;
@@ -80,7 +81,7 @@ fn tables(page: &str) -> Vec<Vec<Row>> {
             }
         } else if rules % 3 == 2 {
             let table = tables.last_mut().unwrap();
-            // Fields have spaces in them: the columns are where the rule has them.
+            // Fields contain spaces, so the rule below the heading gives the columns.
             let (head, value) = line.split_at(35);
             if let Some(at) = head.strip_prefix("0x") {
                 let (at, rest) = at.split_at(6);
@@ -100,7 +101,7 @@ fn tables(page: &str) -> Vec<Vec<Row>> {
     tables
 }
 
-/// Whether bytes are what a value says: text, a UUID, a digest, a number.
+/// Returns whether bytes are what a value says: text, a UUID, a digest, a number.
 fn means(bytes: &[u8], row: &Row) -> bool {
     let hex = |bytes: &[u8]| {
         bytes.iter().fold(String::new(), |mut s, b| {
@@ -127,7 +128,7 @@ fn means(bytes: &[u8], row: &Row) -> bool {
     }
 }
 
-/// Checks a table against the bytes of its block: every byte is in it, once.
+/// Checks a table against the bytes of its block: the table must have each byte exactly once.
 fn check_table(table: &[Row], block: &[u8], bytes: usize) {
     let mut end = 0;
     for row in table {
@@ -145,7 +146,7 @@ fn check_table(table: &[Row], block: &[u8], bytes: usize) {
     assert_eq!(end, bytes);
 }
 
-/// A number of a table.
+/// Returns a number of a table.
 fn number(table: &[Row], field: &str) -> u64 {
     let row = table.iter().find(|r| r.field == field).unwrap();
     row.value
@@ -164,7 +165,7 @@ fn superblock(image: &[u8]) -> Superblock {
     superblock
 }
 
-/// The two images of the page, in a folder.
+/// Makes the two images of the page in a directory.
 fn images(f: &Folder) -> (PathBuf, PathBuf) {
     let (root, leaf) = (f.image("root.img", 16 * MIB), f.image("leaf.img", 8 * MIB));
     common::put(&root, 0, b"golden");
@@ -179,7 +180,7 @@ fn the_superblock_is_what_its_table_says() {
     check_table(table, block(&image, 0), 512);
     assert_eq!(block(&image, 0), block(&image, 1));
 
-    // The table's words mean to the core what they mean to the reader.
+    // The words of the tables mean the same to the core as to the reader.
     let sb = superblock(&image);
     let g = &sb.geometry;
     for (field, value) in [
@@ -222,7 +223,7 @@ fn the_journal_is_what_its_table_says() {
     let table = &tables(&page)[1];
     check_table(table, block(&image, 3), BLOCK);
     let nonce = superblock(&image).nonce;
-    // Sequence, base, count of each block; all end an epoch and went out alone.
+    // Sequence, base and count of each block. Each ends a transaction and was written alone.
     for (n, head) in [(1, 6, 1), (2, 0, 2), (3, 27, 2), (4, 0, 1), (5, 0, 1)]
         .iter()
         .enumerate()
@@ -318,14 +319,14 @@ fn the_tool_says_of_it_what_the_page_says() {
     assert_eq!(identity::digest(&root, &sb.uuid).unwrap(), sb.root_digest);
 }
 
-/// Words alone, with N for each number.
+/// Returns only the words, with N for each number.
 fn plain(text: &str) -> String {
     let mut plain = String::new();
     for word in text.split_whitespace() {
         let digits = word.trim_matches(|c: char| !c.is_ascii_alphanumeric());
         let number = digits.strip_prefix("0x").unwrap_or(digits);
         let is_number = !number.is_empty() && number.bytes().all(|b| b.is_ascii_hexdigit());
-        // "a" and "be" are words; what begins with a digit is none.
+        // "a" and "be" are words, not hex numbers; a word never begins with a digit.
         let is_number = is_number && digits.starts_with(|c: char| c.is_ascii_digit());
         let word = if is_number {
             word.replace(digits, "N")

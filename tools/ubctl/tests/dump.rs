@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! `ubctl dump` on leaves that the core itself has written to, whole and damaged.
+//! Runs `ubctl dump` on leaves that the core has written, whole and damaged.
 
 mod common;
 
@@ -13,7 +13,7 @@ fn dump(leaf: &Path) -> Value {
     ubctl("dump --json --map {}", &[leaf]).done().json()
 }
 
-/// A dump of a leaf with something wrong; each of `words` in one of its problems.
+/// Checks the dump of a damaged leaf: each of `words` must be in one of its problems.
 #[track_caller]
 fn damaged(leaf: &Path, words: &[&str]) -> Value {
     let ran = ubctl("dump --json --map {}", &[leaf]);
@@ -76,7 +76,7 @@ fn what_was_committed_is_shown_before_and_after_a_checkpoint() {
     union.commit();
     union.write(128 * 4 - 4, 8);
     union.commit();
-    // Placed and mapped, but not committed: nothing of it may show.
+    // Placed and mapped, but not committed: the dump must show nothing of it.
     union.write(128 * 200, 128);
 
     let slab3 = json!([[8, 8], [64, 1], [124, 4]]);
@@ -111,7 +111,7 @@ fn what_was_committed_is_shown_before_and_after_a_checkpoint() {
     assert!(text.contains("records, finished\n"), "{text}");
     drop(union);
 
-    // Attached again from those bytes, and detached: the same map, from pages.
+    // Attach from those bytes again and detach: the pages give the same map.
     let union = Union::attach(&root, &leaf);
     assert_eq!(union.allocator.used(), 2);
     union.detach();
@@ -146,7 +146,7 @@ fn damaged_superblocks() {
     );
     assert_eq!(d["slots"][0]["state"], "no superblock");
 
-    // A newer version, with a sound checksum.
+    // A newer version with a sound checksum.
     let mut newer = good;
     newer[12] = 9;
     let crc = ubcore::format::crc::block_crc(&newer, 8);
@@ -194,7 +194,7 @@ fn a_damaged_journal() {
     }
     drop(union);
     let g = geometry(&leaf);
-    // The last epoch torn: as after a cut of power, and no damage.
+    // The last transaction is torn, as after a power failure. That is no damage.
     let last = g.journal_block(2) * 4096;
     put(&leaf, last + 4000, b"x");
     let d = dump(&leaf);
@@ -204,7 +204,7 @@ fn a_damaged_journal() {
     );
     put(&leaf, last + 4000, b"\0");
     assert_eq!(dump(&leaf)["journal"]["finished"], 3);
-    // One in the middle: no cut of power explains it.
+    // A torn block in the middle is damage, because no power failure explains it.
     put(&leaf, g.journal_block(1) * 4096 + 4000, b"x");
     let d = damaged(&leaf, &["journal is damaged at block 3"]);
     assert_eq!(
@@ -235,7 +235,7 @@ fn images_that_are_too_short() {
 }
 
 impl common::Ran {
-    /// An error after what could be shown.
+    /// Checks an error that follows what could be shown.
     #[track_caller]
     fn refused_after_output(&self, code: i32, word: &str) {
         assert_eq!(self.code, code, "{}{}", self.out, self.err);

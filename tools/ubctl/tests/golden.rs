@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The golden leaves of `tests/data`: leaves of the past, which every later version reads as the
-//! texts beside them say. `tests/data/make.sh` makes one; a text is never made again for an old leaf.
+//! Checks the golden leaves of `tests/data`. These are leaves that past versions wrote, and each
+//! later version reads them as the texts beside them say. `tests/data/make.sh` makes a leaf; the
+//! text of an old leaf is never made again.
 
 mod common;
 
@@ -25,7 +26,7 @@ fn data(name: &str) -> PathBuf {
         .join(name)
 }
 
-/// The leaf as it was stored.
+/// Unpacks the leaf as it was stored.
 fn unpack(f: &Folder, name: &str) -> PathBuf {
     let (packed, leaf) = (data(&format!("{name}.leaf.zst")), f.path("leaf"));
     let run = Command::new("zstd")
@@ -38,13 +39,14 @@ fn unpack(f: &Folder, name: &str) -> PathBuf {
     leaf
 }
 
-/// A dump without the path in its first line.
+/// Returns a dump without the path in its first line.
 fn dump(leaf: &Path) -> String {
     let out = ubctl("dump --map {}", &[leaf]).done().out;
     out.split_once('\n').unwrap().1.to_owned()
 }
 
-/// Where each run of the union's sectors is read from, and of those in the leaf a sum of the bytes.
+/// Returns where each run of the union's sectors is read from, with a sum of the bytes for runs in
+/// the leaf.
 fn content(union: &Union) -> String {
     let g = *union.map.geometry();
     let mut out = String::new();
@@ -72,7 +74,7 @@ fn content(union: &Union) -> String {
     out
 }
 
-/// All that is held of a leaf: its dump, and what its union reads.
+/// Returns everything that is stored about a leaf: its dump and what its union reads.
 fn said(root: &Path, leaf: &Path) -> String {
     let text = dump(leaf);
     let union = Union::attach(root, leaf);
@@ -86,7 +88,7 @@ fn held(name: &str) {
     assert_eq!(said(&root, &leaf), text, "{name} is read otherwise");
     let ran = ubctl("check {} --root {}", &[&leaf, &root]);
     assert_eq!(ran.code, 0, "{}", ran.out);
-    // It can be written to by this version, and then reads the same.
+    // This version can write to the leaf, which reads the same afterwards.
     let before = content(&Union::attach(&root, &leaf));
     let slots = |leaf: &Path| {
         let mut device = Device::open(leaf, Side::Leaf, Access::Read).unwrap();
@@ -105,7 +107,7 @@ fn the_first_leaf_of_version_1_is_read_as_it_was() {
     held("v1-life");
 }
 
-/// Makes the leaf that is called `GOLDEN` in the folder `INTO`: for `tests/data/make.sh` alone.
+/// Makes the leaf named `GOLDEN` in the directory `INTO`, only for `tests/data/make.sh`.
 #[test]
 #[ignore = "makes a golden leaf: tests/data/make.sh runs it"]
 fn make() {
@@ -123,8 +125,8 @@ fn make() {
     fs::copy(&leaf, into.join(format!("{name}.leaf"))).unwrap();
 }
 
-/// Two attaches, the second without a detach: the second slot of directory and pages counts, and
-/// each kind of record is in the journal.
+/// Attaches twice, the second time without a detach. So the second slot of directory and pages
+/// counts, and the journal has each kind of record.
 fn life(root: &Path, leaf: &Path) {
     let mut u = Union::attach(root, leaf);
     u.fill(0, 70);
@@ -133,12 +135,12 @@ fn life(root: &Path, leaf: &Path) {
     let mut u = Union::attach(root, leaf);
     u.fill(30_000, 2);
     u.committer.checkpoint(&u.map, &mut u.device).unwrap();
-    // New.
+    // A New record.
     u.fill(9000, 5);
     u.fill(20_000, 40);
     u.fill(32_700, 60);
     u.commit();
-    // More; then Words, for every other sector.
+    // A More record; then a Words record, with every other sector.
     u.fill(5010, 4);
     u.commit();
     for n in 0..16 {

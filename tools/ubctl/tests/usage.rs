@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The command line: help, wrong words, errors in JSON, a closed pipe, no module.
+//! Checks the command line: help, wrong words, errors in JSON, a closed pipe, no module.
 
 mod common;
 

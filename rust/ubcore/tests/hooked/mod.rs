@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A map's memory at every access to which something else can happen: what interrupts, and other
-//! CPUs, do to code that runs without a lock.
+//! A map's memory in which something else can happen at each access: what interrupts and other CPUs
+//! do to code that runs without a lock.
 
 #![allow(dead_code, reason = "each test file uses its part")]
 
@@ -27,7 +27,7 @@ use super::sim::union::format;
 
 pub type Hook = Box<dyn FnOnce()>;
 
-/// Memory that counts how often it is asked for, and does something once before an answer.
+/// Memory that counts its accesses, and runs a hook once before one of them.
 pub struct Hooked {
     memory: SimMemory,
     calls: Cell<u32>,
@@ -43,7 +43,8 @@ impl Hooked {
         }
     }
 
-    /// Runs `code`; before its access `n` to this memory, `hook` runs. How many there were.
+    /// Runs `code`; before its access `n` to this memory, `hook` runs. Returns the number of
+    /// accesses.
     pub fn interrupt(&self, n: u32, hook: Hook, code: impl FnOnce()) -> u32 {
         self.calls.set(0);
         *self.hook.borrow_mut() = Some((n, hook));
@@ -100,7 +101,7 @@ impl Memory for Hooked {
     }
 }
 
-/// A union over such memory, as the driver uses it.
+/// A union over such memory, used as the driver uses it.
 pub struct Scene {
     pub disk: SimDisk,
     pub map: Map<Hooked>,
@@ -148,7 +149,7 @@ impl Scene {
         Ok(())
     }
 
-    /// As the driver answers a FLUSH.
+    /// Does what the driver does for a FLUSH.
     pub fn flush(&self) {
         let mut disk = self.disk.clone();
         let mut committer = self.committer.borrow_mut();
@@ -159,8 +160,8 @@ impl Scene {
         }
     }
 
-    /// Commits (or makes a checkpoint); before access `n` to the map, `then` happens, if it is
-    /// reached at all.
+    /// Commits (or makes a checkpoint); before access `n` to the map, `then` runs. Returns whether
+    /// access `n` was reached.
     pub fn interrupt(self: &Rc<Scene>, checkpoint: bool, n: u32, then: fn(&Scene)) -> bool {
         let reached = Rc::new(Cell::new(false));
         let (told, inner) = (reached.clone(), self.clone());

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Leaves to be looked at: random lives, and two that are always the same.
+//! Leaves to look at: random lives, and two that are always the same.
 
 use ubcore::check::Grade;
 use ubcore::error::{Error, Result};
@@ -25,7 +25,7 @@ pub fn attach(disk: &SimDisk) -> Result<SimUnion> {
     SimUnion::attach_to(disk, &geometry())
 }
 
-/// Places all over the union, so that each table page is used, and the last slab.
+/// Returns places all over the union, so that each table page is used, and the last slab.
 pub fn place(random: &mut Random, len: u64) -> u64 {
     let slabs = [
         0, 1, 2, 3, 900, 1023, 1024, 1500, 2047, 2048, 2499, 2500, 2598, 2599,
@@ -51,7 +51,7 @@ pub fn step(u: &mut SimUnion, random: &mut Random, tag: u64) -> Result {
         _ => {
             let len = 1 + random.below(50);
             match u.write(place(random, len), len, tag, true) {
-                // A full leaf, or a slab that waits for a commit.
+                // The leaf is full, or a slab waits for a commit.
                 Err(Error::Full | Error::Emptied) => u.flush(),
                 done => done,
             }
@@ -59,7 +59,7 @@ pub fn step(u: &mut SimUnion, random: &mut Random, tag: u64) -> Result {
     }
 }
 
-/// A life that ends in a detach, or in a cut of power at I/O `cut`.
+/// Leads a life that ends in a detach, or in a power failure at I/O `cut`.
 pub fn life(random: &mut Random, cut: Option<u64>) -> SimDisk {
     let mut disk = SimDisk::new();
     format(&mut disk, geometry());
@@ -84,7 +84,8 @@ pub fn lives() -> u64 {
     std::env::var("LIVES").map_or(150, |n| n.parse().unwrap())
 }
 
-/// Every sector that lives use, as an attach would show it, up to the end that the leaf claims.
+/// Returns each sector that lives use, as an attach would show it, up to the end that the leaf
+/// claims.
 pub fn content(disk: &SimDisk) -> Vec<[u8; 512]> {
     let u = load(disk, ROOT, LEAF).unwrap();
     let slabs = [
@@ -100,8 +101,8 @@ pub fn worst_is_note(l: &Look) -> bool {
     l.worst().is_none_or(|g| g == Grade::Note)
 }
 
-/// The blocks of a leaf that count, with how many bytes of each, and whether it is of the last write
-/// of the journal, whose rot looks as a torn write does.
+/// Returns the blocks of a leaf that count, with how many bytes of each, and whether the block is
+/// of the last journal write, whose rot looks like a torn write.
 pub fn in_use(disk: &SimDisk, l: &Look) -> Vec<(u64, usize, bool)> {
     let g = &l.sb.geometry;
     let mut list = vec![(0, 512, false), (1, 512, false)];
@@ -120,13 +121,13 @@ pub fn in_use(disk: &SimDisk, l: &Look) -> Vec<(u64, usize, bool)> {
     }
     for n in 0..l.counts.to_replay {
         let at = (l.sb.journal_tail + n) % g.journal_blocks();
-        // One commit is one write here, of a block or a few.
+        // Here one commit is one write, of one block or a few.
         list.push((g.journal_block(at), 4096, n + 4 > l.counts.to_replay));
     }
     list
 }
 
-/// A detached leaf with slabs on two table pages and in the union's last slab.
+/// Makes a detached leaf with slabs on two table pages and in the union's last slab.
 pub fn used() -> (SimDisk, Look) {
     let mut disk = SimDisk::new();
     format(&mut disk, geometry());
@@ -140,7 +141,7 @@ pub fn used() -> (SimDisk, Look) {
     (disk, l)
 }
 
-/// The same with three commits after it, and no detach.
+/// Makes the same leaf with three more commits and no detach.
 pub fn committed() -> (SimDisk, Look) {
     let (disk, _) = used();
     let mut u = attach(&disk).unwrap();

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What `ubctl check` does with the core, over a simulated disk; and damage made to order.
+//! Does what `ubctl check` does with the core, over a simulated disk, and makes damage.
 #![allow(dead_code, reason = "each test file uses its part")]
 
 pub mod lives;
@@ -36,12 +36,12 @@ impl Look {
     }
 }
 
-/// A look at a device that has the leaf's size.
+/// Looks at a device that has the leaf's size.
 pub fn look(disk: &SimDisk) -> Result<Look> {
     look_at(disk, None)
 }
 
-/// A look at a device of `sectors`.
+/// Looks at a device of `sectors`.
 pub fn look_at(disk: &SimDisk, sectors: Option<u64>) -> Result<Look> {
     let mut disk = disk.clone();
     let mut findings = Vec::new();
@@ -61,7 +61,7 @@ pub fn look_at(disk: &SimDisk, sectors: Option<u64>) -> Result<Look> {
     })
 }
 
-/// The order that `mend` asks for.
+/// Repairs in the order that `mend` requires.
 pub fn repair(disk: &SimDisk, first: &Look) -> Result {
     let mut d = disk.clone();
     let all = &first.findings;
@@ -109,7 +109,7 @@ pub fn edit(disk: &SimDisk, block: u64, f: impl FnOnce(&mut [u8])) {
     d.write(block, 1, Order::FlushFua).unwrap();
 }
 
-/// Changes a block that has its checksum at `crc`, and makes that right again.
+/// Changes a block that has its checksum at `crc`, and corrects the checksum.
 pub fn edit_sealed(disk: &SimDisk, block: u64, len: usize, crc: usize, f: impl FnOnce(&mut [u8])) {
     edit(disk, block, |b| {
         f(b);
@@ -118,14 +118,14 @@ pub fn edit_sealed(disk: &SimDisk, block: u64, len: usize, crc: usize, f: impl F
     });
 }
 
-/// Changes superblock slots and makes their checksums right.
+/// Changes superblock slots and corrects their checksums.
 pub fn edit_slots(disk: &SimDisk, slots: &[u64], f: impl Fn(&mut [u8])) {
     for &slot in slots {
         edit_sealed(disk, slot, 512, 8, &f);
     }
 }
 
-/// The directory's entry of a page, and the directory block that counts.
+/// Returns the directory's entry of a page, and the directory block that counts.
 pub fn entry_of(disk: &SimDisk, sb: &Superblock, page: u32) -> (PageEntry, u64) {
     let g = &sb.geometry;
     let at = directory::block_of(page);
@@ -147,14 +147,14 @@ pub fn entry_of(disk: &SimDisk, sb: &Superblock, page: u32) -> (PageEntry, u64) 
     (list[page as usize - range.start], block)
 }
 
-/// The block that holds a map page.
+/// Returns the block that holds a map page.
 pub fn block_of_page(disk: &SimDisk, sb: &Superblock, page: u32) -> u64 {
     let (entry, _) = entry_of(disk, sb, page);
     sb.geometry
         .page_block(page, entry.slot.number().expect("a page that was written"))
 }
 
-/// Changes a map page that counts, and makes the directory's checksums right.
+/// Changes a map page that counts, and corrects the directory's checksums.
 pub fn edit_page(disk: &SimDisk, sb: &Superblock, page: u32, f: impl FnOnce(&mut [u8])) {
     let (_, directory) = entry_of(disk, sb, page);
     let block = block_of_page(disk, sb, page);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A disk with a volatile cache: what was not flushed may be lost, reordered and torn at sectors.
+//! A disk with a volatile cache: unflushed writes may be lost, reordered and torn at sectors.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -14,7 +14,7 @@ use ubcore::geometry::BLOCK_BYTES;
 pub const SECTOR: usize = 512;
 pub type Sector = [u8; SECTOR];
 
-/// A generator of pseudo-random numbers (SplitMix64); the seed is all it depends on.
+/// A generator of pseudo-random numbers (SplitMix64); it depends only on the seed.
 #[derive(Clone)]
 pub struct Random(pub u64);
 
@@ -35,7 +35,7 @@ impl Random {
     }
 }
 
-/// What the disk was asked to do; metadata and data alike.
+/// Counts of the requests to the disk, metadata and data alike.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
     pub reads: u64,
@@ -46,8 +46,8 @@ pub struct Counts {
     pub blocks_written: u64,
 }
 
-/// What a disk holds at one moment, should the power go: of each sector what is durable, or any of
-/// what its cache has for it.
+/// What a disk holds at one moment if the power fails: of each sector what is durable, or any
+/// version that its cache has.
 #[derive(Clone, Default)]
 pub struct Moment {
     pub durable: BTreeMap<u64, Sector>,
@@ -60,31 +60,30 @@ pub struct State {
     durable: BTreeMap<u64, Sector>,
     /// Sector writes since the last flush, in order.
     cache: Vec<(u64, Sector)>,
-    /// The moments at which something can be lost that could not before; `None`: not recorded.
+    /// The moments at which more can be lost than before; `None` if they are not recorded.
     pub trail: Option<Vec<Moment>>,
-    /// The first sector that is not metadata's, if the metadata's reads and writes are to be held
-    /// below it.
+    /// The first sector that is not metadata's, if reads and writes of metadata must stay below it.
     pub fence: Option<u64>,
-    /// I/Os until the power goes; `None`: it stays.
+    /// I/Os until the power fails; `None` if it does not.
     pub cut_in: Option<u64>,
     pub dead: bool,
-    /// The I/O that fails, counted from now, and whether a write that fails has landed.
+    /// The I/O that fails, counted from now, and whether a failing write lands.
     pub fail_in: Option<(u64, bool)>,
     /// Blocks that cannot be read.
     pub unreadable: BTreeSet<u64>,
-    /// A disk that claims to flush and does not: for tests of the tests.
+    /// Whether the disk claims to flush and does not: for tests of the tests.
     pub lies: bool,
     pub counts: Counts,
     pub random: Option<Random>,
 }
 
 impl State {
-    /// A sector as it reads now.
+    /// Returns the current content of a sector.
     pub fn sector(&self, sector: u64) -> Sector {
         self.read(sector)
     }
 
-    /// A flush, as a request.
+    /// Handles a flush request.
     pub fn flush_now(&mut self) -> Result {
         if self.fails().is_some() {
             return Err(Error::Io(Side::Leaf, 0));
@@ -108,7 +107,7 @@ impl State {
             .unwrap_or([0; SECTOR])
     }
 
-    /// A disk after the power came back: what it holds is durable.
+    /// Returns a disk after the power came back: what it holds is durable.
     pub fn restored(durable: BTreeMap<u64, Sector>) -> State {
         State {
             durable,
@@ -116,7 +115,7 @@ impl State {
         }
     }
 
-    /// What it holds now.
+    /// Returns what the disk holds now.
     pub fn moment(&self) -> Moment {
         Moment {
             durable: self.durable.clone(),
@@ -147,7 +146,7 @@ impl State {
         }
     }
 
-    /// A disk with something in its cache.
+    /// Returns a disk with something in its cache.
     pub fn of(moment: &Moment) -> State {
         State {
             durable: moment.durable.clone(),
@@ -156,7 +155,7 @@ impl State {
         }
     }
 
-    /// Counts an I/O; `Some` if it is the one that fails.
+    /// Counts an I/O; returns `Some` if it is the one that fails.
     fn fails(&mut self) -> Option<bool> {
         let (n, landed) = self.fail_in?;
         self.fail_in = n.checked_sub(1).map(|n| (n, landed));
@@ -180,11 +179,11 @@ impl State {
         }
     }
 
-    /// Sector writes; the power may go while they run, and then some of them may land.
+    /// Writes sectors. The power may fail during the write, and then some of the sectors may land.
     pub fn write(&mut self, sector: u64, data: &[Sector], order: Order) -> Result {
         if let Some(landed) = self.fails() {
             if landed {
-                // It is not sent before its flush has ended.
+                // The write is sent only after its flush has ended.
                 if order == Order::FlushFua {
                     self.flush();
                 }
@@ -198,7 +197,8 @@ impl State {
         }
         self.cut_in = self.cut_in.filter(|_| alive.is_ok());
         if order == Order::FlushFua {
-            // The write starts when the flush has ended: dying in the flush, none of it lands.
+            // The write starts after the flush has ended. If the power fails in the flush, none of
+            // it lands.
             if alive.is_err() && self.coin() {
                 return alive;
             }
@@ -207,7 +207,7 @@ impl State {
         for (n, d) in (0..).zip(data) {
             self.cache.push((sector + n, *d));
         }
-        // In flight is as in the cache: any of its sectors may land.
+        // A write in flight is treated as cached: any of its sectors may land.
         self.record();
         self.counts.blocks_written += data.len() as u64 / 8;
         match order {
@@ -229,12 +229,13 @@ impl State {
         self.random.as_mut().is_some_and(|r| r.chance(2))
     }
 
-    /// The power goes, if it has not yet: of each cached sector any version may have landed.
+    /// Fails the power, if it has not failed yet: of each cached sector any version may have
+    /// landed.
     pub fn crash(&mut self, random: &mut Random) {
         let cache = std::mem::take(&mut self.cache);
         let keep_one_in = 1 + random.below(4);
         for (sector, data) in cache {
-            // In any order: an older version may win over a newer one.
+            // The order is arbitrary: an older version may replace a newer one.
             if random.chance(keep_one_in)
                 && !(random.chance(4) && self.durable.contains_key(&sector))
             {
@@ -246,7 +247,7 @@ impl State {
     }
 }
 
-/// A handle on the disk with a buffer, as the core wants it.
+/// A handle on the disk, with the buffer that the core needs.
 #[derive(Clone)]
 pub struct SimDisk {
     pub state: Rc<RefCell<State>>,
@@ -279,7 +280,7 @@ impl SimDisk {
         self.state.borrow_mut().write(sector, data, Order::Plain)
     }
 
-    /// Flips a bit of what is durable: rot.
+    /// Flips a bit of what is durable, as rot does.
     pub fn rot(&self, sector: u64, byte: usize) {
         let mut s = self.state.borrow_mut();
         s.flush();
@@ -290,7 +291,7 @@ impl SimDisk {
         self.state.borrow().counts
     }
 
-    /// Every sector that was ever written, as it reads now.
+    /// Returns each sector that was ever written, with its current content.
     pub fn image(&self) -> BTreeMap<u64, Sector> {
         let s = self.state.borrow();
         let mut image = s.durable.clone();

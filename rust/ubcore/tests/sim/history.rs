@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What was asked of a union, when it began and when it was answered; and which contents that
-//! leaves lawful.
+//! The requests to a union, when each began and when it was answered, and which contents they
+//! allow.
 //!
-//! Times are a count of events. Two requests that overlap have no order. A content is lawful unless
-//! another that certainly came later must be there.
+//! Times are a count of events. Two requests that overlap have no order. A content is valid unless
+//! another content that certainly came later must be there.
 
 use std::ops::Range;
 
@@ -15,7 +15,7 @@ struct Write {
     sectors: Range<u64>,
     tag: u64,
     begun: u64,
-    /// Its answer; for ever in the future if there was none.
+    /// When it was answered; infinitely late if it was not.
     ended: u64,
     fua: bool,
 }
@@ -27,7 +27,7 @@ struct Flush {
     ended: u64,
 }
 
-/// All requests that change something, and flushes.
+/// All requests that change content, and all flushes.
 #[derive(Clone, Debug, Default)]
 pub struct History {
     now: u64,
@@ -36,13 +36,13 @@ pub struct History {
 }
 
 impl History {
-    /// The next moment.
+    /// Returns the next moment.
     pub fn tick(&mut self) -> u64 {
         self.now += 1;
         self.now
     }
 
-    /// A write is sent: its number.
+    /// Records that a write is sent, and returns its number.
     pub fn write_begins(&mut self, sectors: Range<u64>, tag: u64, fua: bool) -> usize {
         let begun = self.tick();
         self.writes.push(Write {
@@ -55,7 +55,7 @@ impl History {
         self.writes.len() - 1
     }
 
-    /// It has changed nothing and never will: there was no space.
+    /// Records that a write has changed nothing and never will, because there was no space.
     pub fn write_refused(&mut self, number: usize) {
         self.writes[number].sectors = 0..0;
     }
@@ -69,7 +69,7 @@ impl History {
         self.flushes.push(Flush { begun, ended });
     }
 
-    /// The writes of a sector, the root's content first.
+    /// Returns the writes of a sector, with the root's content first.
     fn of(&self, sector: u64) -> Vec<Write> {
         let root = Write {
             sectors: sector..sector + 1,
@@ -82,7 +82,7 @@ impl History {
         std::iter::once(root).chain(written.cloned()).collect()
     }
 
-    /// Whether a read of `sector` that ran in `time` may have found `tag`.
+    /// Returns whether a read of `sector` that ran in `time` may have found `tag`.
     pub fn may_read(&self, sector: u64, tag: u64, time: &Range<u64>) -> bool {
         let writes = self.of(sector);
         writes.iter().any(|w| {
@@ -91,7 +91,7 @@ impl History {
         })
     }
 
-    /// Whether `sector` may hold `tag` after a cut of power at `when`.
+    /// Returns whether `sector` may hold `tag` after a power failure at `when`.
     pub fn may_survive(&self, sector: u64, tag: u64, when: u64) -> bool {
         let writes = self.of(sector);
         let flushed = self.flushes.iter().filter(|f| f.ended <= when);

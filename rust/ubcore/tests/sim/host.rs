@@ -1,11 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A host for the core's protocol: requests, works and lower I/O are threads of `crate::threads`,
-//! which are the scheduler's in the models of races and the system's elsewhere.
+//! A host for the core's protocol. Requests, works and lower I/O are threads of `crate::threads`:
+//! the scheduler's threads in the models of races, the system's threads elsewhere.
 //!
-//! Each request keeps what it asked for and when it was answered. Whatever a read finds, and
-//! whatever a power failure at any access to the leaf leaves, must be what some order of the
-//! requests explains.
+//! Each request keeps its parameters and when it was answered. What a read finds, and what a power
+//! failure at any access to the leaf leaves, must be the result of some order of the requests.
 
 use std::ops::Range;
 use std::sync::{Arc as StdArc, Mutex as StdMutex};
@@ -53,7 +52,7 @@ const WORKS: [fn(&Handle); 6] = [
     discard::discard_work,
 ];
 
-/// A union and all that was asked of it.
+/// A union and the requests to it.
 pub struct Union {
     pub map: Map<SimMemory>,
     shared: Shared,
@@ -66,7 +65,7 @@ pub struct Union {
     deferred: StdMutex<Vec<Rq>>,
     discards: StdMutex<Vec<Rq>>,
     starved: StdMutex<Vec<Rq>>,
-    /// The way down is not free at first, and takes so many sectors at a time.
+    /// If set, no request is sent at once, and none sends more than so many sectors at a time.
     narrow: StdMutex<Option<u64>>,
     in_flight: StdMutex<Vec<Rq>>,
     works: StdMutex<[Work; 6]>,
@@ -119,7 +118,7 @@ fn load(g: Geometry, mut leaf: Leaf) -> Result<Union> {
     })
 }
 
-/// A formatted leaf, attached; data sectors hold bytes of no write.
+/// Formats and attaches a leaf; its data sectors hold bytes of no write.
 pub fn fresh(g: Geometry) -> Handle {
     let mut leaf = Leaf::alone(State::default());
     superblock(g).encode(&mut leaf.buffer()[..BLOCK_BYTES]);
@@ -135,8 +134,8 @@ pub fn fresh(g: Geometry) -> Handle {
     Handle(StdArc::new(union))
 }
 
-/// Makes the map's pages, and silences the entries of slabs that do not exist: the core looks through
-/// whole pages, and nothing changes those.
+/// Makes the map's pages, and disables scheduling at entries of slabs that do not exist: the core
+/// reads whole pages, and nothing changes those entries.
 fn grow(map: &Map<SimMemory>) {
     let (g, memory) = (map.geometry(), map.memory());
     let grown = [
@@ -160,7 +159,7 @@ impl Union {
     pub fn is_clean(&self) -> bool {
         self.shared.durable() == self.map.changes()
     }
-    /// Whether emptied slabs wait for a reclaim.
+    /// Returns whether emptied slabs wait for a reclaim.
     pub fn any_emptied(&self) -> bool {
         let allocator = self.allocator.lock().expect("no thread has panicked");
         allocator.any_emptied(&self.map)
@@ -168,25 +167,25 @@ impl Union {
     pub fn is_read_only(&self) -> bool {
         self.shared.is_read_only()
     }
-    /// The leaf's `n`-th access from now on fails; `None`: none does.
+    /// Makes the leaf's `n`-th access from now on fail; `None`: none fails.
     pub fn fail_in(&self, n: Option<u64>) {
         locked(&self.lower.state).fail_in = n.map(|n| (n, false));
     }
 
-    /// What the leaf holds now, and the time.
+    /// Returns what the leaf holds now, and the time.
     pub fn moment(&self) -> (Moment, u64) {
         let moment = self.lower.access(|s| s.moment());
         (moment, self.tick())
     }
 
-    /// The moments at which the power can fail: all, and those at which something was promised.
+    /// Returns the moments at which the power can fail: all, and those of a promise.
     pub fn moments(&self) -> [Vec<(Moment, u64)>; 2] {
         let lower = &self.lower;
         [&lower.moments, &lower.promises].map(|m| std::mem::take(&mut *locked(m)))
     }
 
-    /// Fails the power at a moment; `land` picks what landed. Attach must succeed, and every sector
-    /// must be lawful; so they must be when attach's checkpoint is written and read again.
+    /// Fails the power at a moment; `land` picks what landed. Attach must succeed and each sector
+    /// be valid, and again after attach's checkpoint is written and read back.
     pub fn judge(&self, (moment, when): (Moment, u64), mut land: impl FnMut() -> bool) {
         let g = *self.map.geometry();
         let mut image = moment.durable;
@@ -237,7 +236,7 @@ impl Union {
 }
 
 impl Union {
-    /// A mark of an earlier owner could be taken for one of the next.
+    /// A mark of an earlier owner could be taken for one of the next owner.
     fn assert_free_is_blank(&self, allocator: &Allocator<Vec<u64>>) {
         for leaf in (0..self.map.geometry().leaf_slabs()).filter(|&l| allocator.is_free(l)) {
             let dirty = ubcore::bits::is_set(self.map.memory().dirty(), leaf);
@@ -268,7 +267,7 @@ impl Handle {
     }
 
     fn send(&self, op: Op, sectors: Range<u64>, tag: u64, fua: bool) -> Rq {
-        // What a discard leaves alone, it does not change.
+        // A discard changes whole slabs only.
         let changes = match op {
             Op::Write | Op::WriteZeroes => sectors.clone(),
             Op::Discard => {
@@ -301,7 +300,7 @@ impl Handle {
         rq
     }
 
-    /// What the block layer does with a request, new or not.
+    /// Does what the block layer does with a request, new or not.
     fn queue(&self, rq: Rq) {
         let mut rq = rq;
         while let Err(back) = io::queue(self, rq) {
@@ -311,7 +310,7 @@ impl Handle {
         }
     }
 
-    /// From now on no request is sent down at once, and none with more than so many sectors.
+    /// From now on sends no request at once, and none with more than so many sectors.
     pub fn set_narrow(&self, sectors: u64) {
         *locked(&self.narrow) = Some(sectors);
     }
@@ -324,7 +323,7 @@ impl Handle {
         self.send(Op::Write, sectors, tag, fua).wait()
     }
 
-    /// A write that is sent and not waited for.
+    /// Sends a write and does not wait for it.
     pub fn write_later(&self, sectors: Range<u64>, tag: u64) -> Rq {
         self.send(Op::Write, sectors, tag, false)
     }
@@ -337,17 +336,17 @@ impl Handle {
         self.send(Op::WriteZeroes, sectors, ZERO, false).wait()
     }
 
-    /// Discards: the root shows again.
+    /// Discards, so that the root shows again.
     pub fn discard(&self, sectors: Range<u64>) -> Outcome {
         self.send(Op::Discard, sectors, ROOT, false).wait()
     }
 
-    /// A checkpoint that is not due.
+    /// Makes a checkpoint that is not due.
     pub fn checkpoint(&self) {
         flush::checkpoint(self).expect("the leaf works");
     }
 
-    /// Nothing else runs any more.
+    /// Detaches; nothing else runs any more.
     pub fn detach(&self) {
         let begun = self.tick();
         flush::detach(self).expect("the leaf works");
@@ -380,7 +379,7 @@ impl Handle {
         }
     }
 
-    /// The lower device: does what was planned, in its own time.
+    /// Handles the planned I/O on the lower device, as a separate thread.
     fn device(&self, rq: Rq, runs: Vec<Run>, order: Order) {
         let (mut sector, _) = ubcore::protocol::Request::part(&rq);
         let mut outcome = Outcome::Ok;
@@ -402,7 +401,7 @@ impl Handle {
         io::complete(self, rq, outcome);
     }
 
-    /// Holds an answer against the history.
+    /// Checks an answer against the history.
     fn answered(&self, rq: &Rq, outcome: Outcome) {
         let mut history = locked(&self.lower.history);
         match (outcome, rq.0.number) {
@@ -449,7 +448,7 @@ impl Host for Handle {
         let used = allocator.used();
         let done = f(&mut allocator);
         if allocator.used() < used {
-            // A commit that runs may have the slab on its list.
+            // A running commit may have the slab on its list.
             let holder = *locked(&self.committer_holder);
             let alone = holder.is_none_or(|h| h == threads::current().id());
             assert!(alone, "a leaf slab becomes free while a commit runs");
@@ -575,7 +574,7 @@ impl Host for Handle {
         self.lower
             .access(|s| s.write(sector, &zeroes, Order::Plain))
     }
-    /// What is discarded reads as anything. A power failure must not bring it back.
+    /// Discarded sectors read as anything. A power failure must not bring them back.
     fn discard(&self, sector: u64, sectors: u64) {
         let g = *self.map.geometry();
         let durable = locked(&self.lower.state).moment().durable;

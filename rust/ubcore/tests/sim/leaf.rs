@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The leaf below a host: every access is a point at which other threads may run, and of each the
-//! state is kept that a power failure would leave.
+//! The leaf below a host. Other threads may run at each access, and for each access the state is
+//! kept that a power failure would leave.
 
 use std::sync::{Arc as StdArc, Mutex as StdMutex, MutexGuard as StdGuard};
 
@@ -66,15 +66,15 @@ pub(crate) fn locked<T>(m: &StdMutex<T>) -> StdGuard<'_, T> {
     m.lock().expect("no thread has panicked")
 }
 
-/// The leaf below a union, and what happened when.
+/// The leaf below a union, and the history of the requests.
 pub(crate) struct Lower {
     pub(crate) state: StdArc<StdMutex<State>>,
-    /// Every access touches it, so that other threads may run before.
+    /// Each access touches it, so that other threads may run before the access.
     pub(crate) bus: AtomicU64,
     pub(crate) history: StdMutex<History>,
     /// What the leaf held after each access that changed what a power failure can leave.
     pub(crate) moments: StdMutex<Vec<(Moment, u64)>>,
-    /// The moments at which an answer promised that something is durable.
+    /// The moments at which an answer promised durability.
     pub(crate) promises: StdMutex<Vec<(Moment, u64)>>,
 }
 
@@ -99,7 +99,7 @@ impl Lower {
     }
 }
 
-/// The tag of the bytes found; `None` if no write made them.
+/// Returns the tag of the bytes found; `None` if no write made them.
 pub(crate) fn found(source: Source, at: u64, sector: u64, state: &State) -> Option<u64> {
     match source {
         Source::Root(_) => Some(ROOT),

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What each sector of a union may hold after the power went.
+//! What each sector of a union may hold after a power failure.
 
 use std::collections::BTreeMap;
 
 use super::disk::{Sector, SECTOR};
 
-/// The content that a write numbered `tag` leaves in union sector `sector`.
+/// Returns the content that a write numbered `tag` leaves in union sector `sector`.
 pub fn content(tag: u64, sector: u64) -> Sector {
     let mut data = [0u8; SECTOR];
     if tag == ZERO {
@@ -19,7 +19,7 @@ pub fn content(tag: u64, sector: u64) -> Sector {
     data
 }
 
-/// The tag of the root's own content.
+/// The tag of the root's content.
 pub const ROOT: u64 = u64::MAX;
 /// The tag of zeroes.
 pub const ZERO: u64 = 0;
@@ -33,7 +33,7 @@ pub fn tag(data: &Sector, sector: u64) -> Option<u64> {
     (*data == content(tag, sector)).then_some(tag)
 }
 
-/// Knows, for each sector, what was last flushed and what was written since.
+/// Records, for each sector, what was last flushed and what was written since.
 #[derive(Clone, Default, Hash)]
 pub struct Oracle {
     flushed: BTreeMap<u64, u64>,
@@ -42,27 +42,27 @@ pub struct Oracle {
 }
 
 impl Oracle {
-    /// A new write's tag.
+    /// Returns a new write's tag.
     pub fn new_tag(&mut self) -> u64 {
         self.next += 1;
         self.next
     }
 
-    /// A write of `tag` was begun.
+    /// Records that a write of `tag` began.
     pub fn begun(&mut self, sector: u64, sectors: u64, tag: u64) {
         for s in sector..sector + sectors {
             self.since.entry(s).or_default().push(tag);
         }
     }
 
-    /// A FLUSH has completed: of each sector the last write before it is durable.
+    /// Records a completed FLUSH: of each sector the last write before it is durable.
     pub fn flushed(&mut self) {
         for (s, tags) in std::mem::take(&mut self.since) {
             self.flushed.insert(s, *tags.last().unwrap());
         }
     }
 
-    /// A FUA write has completed.
+    /// Records a completed FUA write.
     pub fn durable(&mut self, sector: u64, sectors: u64, tag: u64) {
         for s in sector..sector + sectors {
             self.flushed.insert(s, tag);
@@ -70,7 +70,7 @@ impl Oracle {
         }
     }
 
-    /// What a running union must read.
+    /// Returns what a running union must read.
     pub fn current(&self, sector: u64) -> u64 {
         let last = self.since.get(&sector).and_then(|t| t.last());
         last.or_else(|| self.flushed.get(&sector))
@@ -78,7 +78,7 @@ impl Oracle {
             .unwrap_or(ROOT)
     }
 
-    /// What a sector holds once its last write has completed, and what before that.
+    /// Returns what a sector holds once its last write has completed, and what it held before.
     pub fn last_two(&self, sector: u64) -> [u64; 2] {
         let since = self.since.get(&sector).map_or(&[][..], |t| t);
         let flushed = self.flushed.get(&sector).copied().unwrap_or(ROOT);
@@ -89,13 +89,13 @@ impl Oracle {
         }
     }
 
-    /// Whether a sector may hold `tag` after a cut of power.
+    /// Returns whether a sector may hold `tag` after a power failure.
     pub fn allows(&self, sector: u64, tag: u64) -> bool {
         self.flushed.get(&sector).copied().unwrap_or(ROOT) == tag
             || self.since.get(&sector).is_some_and(|t| t.contains(&tag))
     }
 
-    /// As [`Oracle::allows`]. What it held is what it holds from then.
+    /// Does the same as [`Oracle::allows`]. From then on the sector must hold what it held.
     pub fn after_cut(&mut self, sector: u64, tag: u64) -> bool {
         let lawful = self.allows(sector, tag);
         self.flushed.insert(sector, tag);

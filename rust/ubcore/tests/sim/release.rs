@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A release in one go, where nothing else runs.
+//! A release in one step, for tests in which nothing else runs.
 
 use std::ops::DerefMut;
 
 use ubcore::alloc::Allocator;
 use ubcore::map::{Map, Memory};
 
-/// Begins a release and picks what it is for: whether there is anything.
+/// Begins a release and picks what it frees; returns whether there is anything to free.
 pub fn begin_release<M: Memory, B: DerefMut<Target = [u64]>>(
     allocator: &mut Allocator<B>,
     map: &Map<M>,
@@ -23,7 +23,7 @@ pub fn begin_release<M: Memory, B: DerefMut<Target = [u64]>>(
     allocator.is_reclaiming()
 }
 
-/// Frees all that a release was for.
+/// Frees everything that a release picked.
 pub fn end_release<M: Memory, B: DerefMut<Target = [u64]>>(
     allocator: &mut Allocator<B>,
     map: &Map<M>,

@@ -54,7 +54,7 @@ pub(crate) struct Inner {
     pub(crate) fua: bool,
     pub(crate) tag: u64,
     pub(crate) begun: u64,
-    /// Its place among the writes of the history.
+    /// Its number among the writes of the history.
     pub(crate) number: Option<usize>,
     pub(crate) word: AtomicU64,
     pub(crate) progress: StdMutex<Progress>,
@@ -66,15 +66,15 @@ pub(crate) struct Inner {
 /// How far a request has been sent down.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Progress {
-    /// Sectors sent before the last part, and with it.
+    /// Sectors sent before the last part, and including it.
     pub(crate) begun: u64,
     pub(crate) placed: u64,
-    /// The way down was not free once.
+    /// Whether the request could not be sent the last time.
     pub(crate) refused: bool,
 }
 
 impl Progress {
-    /// Every other time the way down is not free.
+    /// Refuses every other attempt to send the request.
     pub(crate) fn refuse(&mut self) -> bool {
         self.refused = !self.refused;
         self.refused
@@ -91,7 +91,7 @@ impl Rq {
         self.0.progress.lock().expect("no thread has panicked")
     }
 
-    /// A request that waits for its way down uses no home: reclaim would wait for it.
+    /// Checks that a request that waits to be sent uses no home, because reclaim would wait for it.
     pub(crate) fn assert_unused(&self) {
         let in_use = self.0.word.load(Ordering::Acquire) & 2 != 0;
         assert!(!in_use, "a request that was refused uses the map");

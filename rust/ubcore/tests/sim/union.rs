@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The smallest driver: what the kernel's does with the core, one request at a time.
+//! The smallest driver: does what the kernel's driver does with the core, one request at a time.
 
 use ubcore::alloc::Allocator;
 use ubcore::attach::{self, Probe};
@@ -29,7 +29,7 @@ pub struct SimUnion {
     pub disk: SimDisk,
 }
 
-/// A superblock as `ubctl format` makes it.
+/// Returns a superblock as `ubctl format` makes it.
 pub fn superblock(geometry: Geometry) -> Superblock {
     Superblock {
         generation: 1,
@@ -60,12 +60,12 @@ pub fn format_as(disk: &mut SimDisk, superblock: &Superblock) {
     assert!(Slot::A.other() == Slot::B);
 }
 
-/// Everything of an attach that only reads.
+/// Does all of an attach that only reads.
 pub fn load(disk: &SimDisk, root_sectors: u64, leaf_sectors: u64) -> Result<SimUnion> {
     load_with(disk, root_sectors, leaf_sectors, &mut Nothing)
 }
 
-/// The same, of what is left: with what was lost.
+/// Does the same for a damaged leaf, and returns what was lost.
 pub fn salvage(disk: &SimDisk, g: &Geometry) -> Result<(SimUnion, Lost<Vec<u64>>)> {
     let mut lost = Lost::new(PageSet::new(vec![0; words_for(g.pages())]));
     let u = load_with(disk, g.root_sectors(), g.leaf_sectors(), &mut lost)?;
@@ -119,7 +119,7 @@ impl SimUnion {
         }
     }
 
-    /// Gives every slab of a range a home.
+    /// Gives a home to each slab of a range.
     pub fn place(&mut self, sector: u64, sectors: u64) -> Result {
         let homeless: Vec<u32> = plan::homeless(&self.map, sector, sectors as u32).collect();
         homeless
@@ -127,7 +127,8 @@ impl SimUnion {
             .try_for_each(|s| self.allocator.allocate(&self.map, s).map(drop))
     }
 
-    /// Writes and completes; `done` false: the data goes out and the power is about to go.
+    /// Writes and completes. If `done` is false, the data is written and the power is about to
+    /// fail.
     pub fn write(&mut self, sector: u64, sectors: u64, tag: u64, done: bool) -> Result {
         let n = sectors as u32;
         self.place(sector, sectors)?;
@@ -164,7 +165,8 @@ impl SimUnion {
         self.discard_and_free()
     }
 
-    /// After a commit: nothing is in flight here, so the grace period is over at once.
+    /// Discards and frees after a commit. Nothing is in flight here, so the grace period ends at
+    /// once.
     pub fn discard_and_free(&mut self) -> Result {
         let durable = self.committer.is_clean(&self.map);
         if !begin_release(&mut self.allocator, &self.map, durable) {

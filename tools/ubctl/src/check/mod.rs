@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! `ubctl check`: whether a leaf is whole, and `--repair` of what can be mended without a guess.
+//! `ubctl check`: reports whether a leaf is whole, and with `--repair` mends what can be mended
+//! without a guess.
 
 mod repair;
 mod text;
@@ -25,7 +26,7 @@ use crate::memory::Heap;
 use crate::refuse::{Fail, Result, FAILED};
 use crate::{identity, output, overlap};
 
-/// Exit codes of `check`, those of fsck.
+/// Exit codes of `check`, as fsck defines them.
 const CLEAN: u8 = 0;
 const MENDED: u8 = 1;
 const LEFT: u8 = 4;
@@ -33,7 +34,7 @@ const OPERATIONAL: u8 = 8;
 /// The command line of `check` is wrong.
 pub const USAGE: u8 = 16;
 
-/// What a check comes to. The field names are those of `--json`.
+/// The result of a check. The field names are those of `--json`.
 #[derive(Debug, Serialize)]
 struct Report {
     leaf: String,
@@ -44,13 +45,14 @@ struct Report {
     journal_blocks_to_replay: u32,
     slabs_used: u32,
     sectors_mapped: u64,
-    /// What `create --read-only` would show of a damaged leaf; nothing where it would refuse too.
+    /// What `create --read-only` would show of a damaged leaf; none if it would refuse the leaf
+    /// too.
     salvage: Option<Salvage>,
     findings: Vec<Told>,
     code: u8,
 }
 
-/// What is lost of a leaf that can be read but for that.
+/// The lost sectors of a damaged leaf that can otherwise be read.
 #[derive(Debug, Serialize)]
 struct Salvage {
     sectors: u64,
@@ -66,19 +68,20 @@ struct Told {
     block: Option<u64>,
     byte: Option<u32>,
     text: String,
-    /// What of the union is not known because of it, where that can be said.
+    /// The stretches of the union that are unknown because of the finding, where they can be
+    /// determined.
     lost: Option<Vec<Stretch>>,
     mended: bool,
 }
 
-/// What one look found.
+/// The result of one look at the leaf.
 struct Look {
     sb: Superblock,
     slot: Slot,
     counts: Counts,
     findings: Vec<Finding>,
     map: Map<Heap>,
-    /// What would be lost, if the rest can be read.
+    /// The sectors that would be lost, if the rest can be read.
     lost: Option<Vec<Stretch>>,
 }
 
@@ -87,7 +90,8 @@ impl Look {
         self.findings.iter().map(|f| f.what.grade()).max()
     }
 
-    /// What is lost by one finding. The map is as the journal leaves it only if nothing was refused.
+    /// Returns the sectors that one finding makes lost. The map includes the journal only if replay
+    /// refused nothing.
     fn lost_by(&self, f: &Finding) -> Option<Vec<Stretch>> {
         let pages = f.pages(&self.sb.geometry);
         let said = self.lost.is_some() && !pages.is_empty();
@@ -95,7 +99,7 @@ impl Look {
     }
 }
 
-/// The command. Its exit codes are its own.
+/// Runs the command. Its exit codes are fsck's, not those of the other commands.
 pub fn run(args: &CheckArgs, json: bool) -> ExitCode {
     let told = report(args).and_then(|report| {
         if json {
@@ -164,7 +168,7 @@ fn report(args: &CheckArgs) -> Result<Report> {
     })
 }
 
-/// Both slots are damaged: nothing behind them can be followed.
+/// Reports that both slots are damaged: nothing behind them can be read.
 fn no_superblock(leaf: String, e: Error) -> Report {
     let findings = vec![Told {
         grade: "damage",
@@ -190,7 +194,7 @@ fn no_superblock(leaf: String, e: Error) -> Report {
     }
 }
 
-/// All that was found at first, and what a repair made of it.
+/// Lists all findings of the first look, and what a repair made of each.
 fn list(first: &Look, last: Option<&Look>) -> Vec<Told> {
     let left = |f: &Finding| last.is_none_or(|last| last.findings.contains(f));
     let mut told: Vec<Told> = first
@@ -198,7 +202,7 @@ fn list(first: &Look, last: Option<&Look>) -> Vec<Told> {
         .iter()
         .map(|f| tell(f, first, !left(f)))
         .collect();
-    // A repair must not bring up anything new; if it does, that is to be seen.
+    // A repair must not cause new findings. If it does, the list shows them.
     if let Some(last) = last {
         let new = last.findings.iter().filter(|f| !first.findings.contains(f));
         told.extend(new.map(|f| tell(f, last, false)));
@@ -234,7 +238,7 @@ fn code_of(findings: &[Told]) -> u8 {
     }
 }
 
-/// Whether the root is the one that the leaf was made for.
+/// Checks whether the root is the one that the leaf was made for.
 fn judge_root(root: &Device, sb: &Superblock) -> Result<Option<Told>> {
     let wanted = sb.geometry.root_sectors();
     let e = if root.sectors() != wanted {
@@ -255,7 +259,7 @@ fn judge_root(root: &Device, sb: &Superblock) -> Result<Option<Told>> {
     }))
 }
 
-/// Looks at everything; reads only.
+/// Looks at the whole leaf; reads only.
 fn look(leaf: &mut Device) -> std::result::Result<Look, Error> {
     let least = SUPERBLOCKS * BLOCK_SECTORS;
     if leaf.sectors() < least {
@@ -285,7 +289,7 @@ fn look(leaf: &mut Device) -> std::result::Result<Look, Error> {
     })
 }
 
-/// A core error in the midst of a repair.
+/// Returns the failure for a core error during a repair.
 fn broke(leaf: &Device, e: Error) -> Fail {
     let mut fail = Fail::core(&leaf.path().display().to_string(), e);
     fail.message = format!("the repair was not finished: {}", fail.message);
@@ -295,7 +299,7 @@ fn broke(leaf: &Device, e: Error) -> Fail {
     fail
 }
 
-/// The probe that attach would make of the superblock that counts.
+/// Runs the probe of attach on the superblock that counts.
 fn probe(leaf: &mut Device, sb: &Superblock) -> std::result::Result<attach::Probe, Error> {
     let sectors = leaf.sectors();
     attach::probe(leaf, sb.geometry.root_sectors(), sectors)

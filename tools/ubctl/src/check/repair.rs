@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The repair, in the order that the core's `mend` asks for. A leaf with nothing to mend is not
+//! The repair, in the order that the core's `mend` requires. A leaf with nothing to mend is not
 //! written to.
 
 use ubcore::alloc::Allocator;
@@ -17,9 +17,9 @@ use crate::device::Device;
 use crate::memory::Heap;
 use crate::refuse::{Fail, Result};
 
-/// Mends what can be mended of what `first` found: what a look finds afterwards.
+/// Mends what can be mended of what `first` found, and returns a second look.
 pub fn repair(leaf: &mut Device, first: &Look) -> Result<Look> {
-    // Before anything is written: a repair is a write.
+    // This check is made before the first write, because a repair writes to the leaf.
     let may = first.sb.features.writable();
     may.map_err(|e| Fail::core(&leaf.path().display().to_string(), e))?;
     let has = |wanted: fn(&Finding) -> bool| first.findings.iter().any(wanted);
@@ -29,7 +29,8 @@ pub fn repair(leaf: &mut Device, first: &Look) -> Result<Look> {
     if !is_worse_than_minor(first) && has(|f| mends_by_checkpoint(f.what)) {
         checkpoint(leaf, first).map_err(|e| broke(leaf, e))?;
     }
-    // What is in use changed hands with the checkpoint: only a new look knows what is spare.
+    // The checkpoint changed which blocks are in use, so only a new look shows which blocks are
+    // spare.
     let second = look(leaf).map_err(|e| broke(leaf, e))?;
     if is_worse_than_minor(&second) {
         return Ok(second);
@@ -45,7 +46,7 @@ pub fn repair(leaf: &mut Device, first: &Look) -> Result<Look> {
     look(leaf).map_err(|e| broke(leaf, e))
 }
 
-/// What attach and detach do, with the map put right between them.
+/// Attaches and detaches the leaf, and corrects the map in between.
 fn checkpoint(leaf: &mut Device, found: &Look) -> ubcore::error::Result {
     let g = found.sb.geometry;
     let map = Map::new(g, Heap::new(&g));

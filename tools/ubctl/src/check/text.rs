@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Findings in words.
+//! The text of findings.
 
 use std::collections::BTreeMap;
 
@@ -11,7 +11,7 @@ use ubcore::geometry::{Geometry, BITS_SECTORS, TABLE_ENTRIES};
 use super::{Report, Told};
 use crate::output::{self, size};
 
-/// The word for a grade.
+/// Returns the word for a grade.
 pub fn grade(grade: Grade) -> &'static str {
     match grade {
         Grade::Note => "note",
@@ -20,7 +20,7 @@ pub fn grade(grade: Grade) -> &'static str {
     }
 }
 
-/// The stable word of a kind of finding.
+/// Returns the stable word for a kind of finding.
 pub fn kind(what: What) -> &'static str {
     use What::*;
     match what {
@@ -57,7 +57,7 @@ pub fn kind(what: What) -> &'static str {
     }
 }
 
-/// What a finding is, and what it means.
+/// Returns what a finding is and what it means.
 pub fn meaning(what: What, g: &Geometry) -> String {
     of_superblock(what)
         .or_else(|| of_structure(what, g))
@@ -187,12 +187,12 @@ fn of_map(what: What, g: &Geometry) -> String {
              lost",
             first + count - 1
         ),
-        // The others have their words above.
+        // The other kinds have their text above.
         other => format!("{other:?}"),
     }
 }
 
-/// What is lost with a map page.
+/// Returns the part of the union that is lost with a map page.
 fn covers(page: u32, g: &Geometry) -> String {
     match page.checked_sub(g.table_pages()) {
         None => {
@@ -210,7 +210,7 @@ fn covers(page: u32, g: &Geometry) -> String {
     }
 }
 
-/// The whole report for people: all notes of a kind in one line, unless `verbose`.
+/// Returns the whole report for people: all notes of a kind in one line, unless `verbose`.
 pub fn report(r: &Report, verbose: bool) -> String {
     let mut out = r.leaf.clone();
     if let (Some(uuid), Some(generation)) = (&r.uuid, r.generation) {
@@ -248,7 +248,7 @@ pub fn report(r: &Report, verbose: bool) -> String {
     out
 }
 
-/// The lines of all findings, where the first note of a kind stands for the others.
+/// Returns the lines of all findings. The first note of a kind stands for the others.
 fn grouped(findings: &[Told]) -> String {
     let mut notes: BTreeMap<(&str, bool), usize> = BTreeMap::new();
     let is_note = |f: &&Told| f.grade == grade(Grade::Note);
@@ -258,7 +258,7 @@ fn grouped(findings: &[Told]) -> String {
     let mut out = String::new();
     for f in findings {
         let more = if is_note(&f) {
-            // The first of a kind takes the count away.
+            // The first note of a kind removes the count, so the others print nothing.
             match notes.remove(&(f.kind, f.mended)) {
                 Some(count) => count.saturating_sub(1),
                 None => continue,

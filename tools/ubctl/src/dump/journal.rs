@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The journal ring: which epochs there are, what they say, and what attach makes of them.
+//! The journal ring: its transactions, their records, and what attach makes of them.
 
 use ubcore::error::Error;
 use ubcore::format::directory::PageEntry;
@@ -17,7 +17,7 @@ use super::report::{EpochReport, JournalReport};
 use crate::device::Device;
 use crate::memory::Heap;
 
-/// Lists the ring, and replays it into the map.
+/// Lists the ring and replays it into the map.
 pub fn read(
     device: &mut Device,
     (sb, entries): (&Superblock, &[PageEntry]),
@@ -34,7 +34,8 @@ pub fn read(
                 problems.push(format!("{}: replay ends there", short(e)));
             }
         }
-        // The driver follows nothing behind a hole; for the map below, what stands before it counts.
+        // The driver follows nothing behind a hole. For the map below, the blocks before the hole
+        // count.
         Err(e) => {
             let missing = if matches!(e, Error::Damaged(..)) {
                 "missing or damaged, and finished epochs stand behind it"
@@ -55,7 +56,7 @@ pub fn read(
     walk
 }
 
-/// Goes through the chain that starts at the tail, then counts what else is in the ring.
+/// Walks the chain that starts at the tail, then counts the other blocks in the ring.
 fn walk(
     device: &mut Device,
     sb: &Superblock,

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The map that attach would come to, and whether it agrees with itself.
+//! The map that attach would build, and whether it is consistent.
 
 use std::collections::HashMap;
 
@@ -10,7 +10,7 @@ use ubcore::map::{Base, Entry, Map, Memory};
 use super::report::{MapReport, SlabReport};
 use crate::memory::Heap;
 
-/// Goes through the slab table; with `all`, lists every slab that is not the root's.
+/// Walks the slab table; with `all`, lists each slab that does not read as the root.
 pub fn read(map: &Map<Heap>, all: bool, problems: &mut Vec<String>) -> MapReport {
     let g = map.geometry();
     let mut report = MapReport::default();
@@ -68,7 +68,7 @@ fn slab_report(map: &Map<Heap>, slab: u32, entry: Entry, runs: Vec<(u32, u32)>) 
     }
 }
 
-/// The mapped sectors of a leaf slab, as first and count.
+/// Returns the mapped sectors of a leaf slab, as first and count.
 fn runs(map: &Map<Heap>, leaf: u32) -> Vec<(u32, u32)> {
     let sectors = map.geometry().slab_sectors();
     let mut list = Vec::new();

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! `ubctl dump`: what a leaf holds, whatever state it is in.
+//! `ubctl dump`: shows what a leaf holds, whatever state it is in.
 //!
-//! Where the driver stops at the first thing that is wrong, this goes on as far as the format allows
-//! and names everything. It judges with the core's own code: what is damaged here is damaged there.
+//! The driver stops at the first fault. A dump continues as far as the format allows and names each
+//! fault. It uses the core's code to judge, so dump and driver agree on what is damaged.
 
 mod journal;
 mod map;
@@ -21,7 +21,7 @@ use crate::refuse::{Fail, Result, REFUSED};
 
 use report::Report;
 
-/// The command.
+/// Runs the command.
 pub fn run(args: &DumpArgs, json: bool) -> Result {
     let mut device = Device::open(&args.leaf, Side::Leaf, Access::Read)?;
     let report = read::read(&mut device, args.map);
@@ -36,7 +36,7 @@ pub fn run(args: &DumpArgs, json: bool) -> Result {
     }
 }
 
-/// The exit code's reason, if the leaf is not whole.
+/// Returns the failure that sets the exit code if the leaf is not whole.
 fn judge(report: &Report) -> Option<Fail> {
     let leaf = &report.leaf;
     if let Some(e) = report.unreadable {

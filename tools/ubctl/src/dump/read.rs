@@ -18,7 +18,7 @@ use crate::device::Device;
 use crate::memory::Heap;
 use crate::output;
 
-/// Reads all that can be read.
+/// Reads everything that can be read.
 pub fn read(device: &mut Device, all: bool) -> Report {
     let mut report = Report {
         leaf: device.path().display().to_string(),
@@ -37,7 +37,7 @@ pub fn read(device: &mut Device, all: bool) -> Report {
     report
 }
 
-/// A slot as people call it.
+/// Returns the name of a slot for people.
 pub fn slot_name(slot: Slot) -> &'static str {
     match slot {
         Slot::A => "A",
@@ -69,7 +69,8 @@ fn superblocks(device: &mut Device, report: &mut Report) -> Result<Superblock, E
         });
     }
     let chosen = choose(&slots[0], &slots[1]);
-    // Blank bytes stand for a slot that could not be read: that, not their emptiness, is the news.
+    // Blank bytes stand for a slot that could not be read. The read error is reported, not that the
+    // bytes are blank.
     let (sb, slot) = chosen.map_err(|e| io.unwrap_or(e))?;
     report.counts = Some(slot_name(slot));
     for s in report.slots.iter().filter(|s| s.superblock.is_none()) {
@@ -83,7 +84,7 @@ fn superblocks(device: &mut Device, report: &mut Report) -> Result<Superblock, E
 
 fn superblock(sb: &Superblock) -> SuperblockReport {
     SuperblockReport {
-        // The only one that decodes.
+        // No other version decodes.
         version: VERSION,
         generation: sb.generation,
         uuid: output::uuid(&sb.uuid),
@@ -127,7 +128,7 @@ fn geometry(g: &Geometry) -> GeometryReport {
     }
 }
 
-/// What the superblock tells of.
+/// Reads what the superblock refers to.
 fn behind(device: &mut Device, sb: &Superblock, all: bool, report: &mut Report) {
     let g = &sb.geometry;
     report.geometry = Some(geometry(g));
@@ -156,7 +157,7 @@ fn directory(device: &mut Device, sb: &Superblock, report: &mut Report) -> Vec<P
     let mut entries = vec![PageEntry::EMPTY; index(g.pages())];
     let mut bytes = [0; BLOCK_BYTES];
     for at in 0..g.directory_blocks() {
-        // The superblock would not have decoded if one of its slots did not.
+        // The superblock decoded, so each of its slots decodes.
         let slot = sb.directory_slot(at).unwrap_or(Slot::None);
         let block = slot.number().map(|n| g.directory_block(at, n));
         let range = directory::pages_of(at, g.pages());
@@ -214,7 +215,7 @@ fn map_pages(device: &mut Device, map: &Map<Heap>, entries: &[PageEntry], report
     }
 }
 
-/// What is lost with a map page.
+/// Returns the part of the union that is lost with a map page.
 fn covers(map: &Map<Heap>, page: u32) -> String {
     match pages::page(map, page) {
         pages::Page::Table(n) => {
@@ -230,7 +231,7 @@ fn covers(map: &Map<Heap>, page: u32) -> String {
     }
 }
 
-/// A core error for a list of many: what and where.
+/// Returns a core error for a list with many entries: what and where.
 pub fn short(e: Error) -> String {
     match e {
         Error::Damaged(..) => {
@@ -241,7 +242,7 @@ pub fn short(e: Error) -> String {
     }
 }
 
-/// Reads one block, wherever the device ends.
+/// Reads one block. Where the device ends does not matter.
 pub fn one_block(
     device: &mut Device,
     block: u64,

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What a dump finds. The field names are those of `--json`.
+//! The result of a dump. The field names are those of `--json`.
 
 use serde::Serialize;
 use ubcore::error::Error;
@@ -35,7 +35,7 @@ pub struct SlotReport {
     pub superblock: Option<SuperblockReport>,
 }
 
-/// A valid superblock, but for its geometry.
+/// A valid superblock without its geometry.
 #[derive(Debug, Serialize)]
 pub struct SuperblockReport {
     pub version: u32,
@@ -52,7 +52,7 @@ pub struct SuperblockReport {
     pub journal_sequence: u64,
     #[serde(skip)]
     pub features: String,
-    /// Bits, in hex: JSON's numbers do not hold 64 of them.
+    /// Bits, in hex, because JSON's numbers do not hold 64 of them.
     pub features_compat: String,
     pub features_ro_compat: String,
     pub features_incompat: String,
@@ -84,7 +84,7 @@ pub struct GeometryReport {
 pub struct JournalReport {
     /// Blocks that attach would replay.
     pub finished: u32,
-    /// Blocks of the chain that starts at the tail, also of an epoch without end.
+    /// Blocks of the chain that starts at the tail, including a transaction without an end.
     pub chained: u32,
     /// The number that the next block would get.
     pub next_sequence: u64,
@@ -93,12 +93,12 @@ pub struct JournalReport {
     pub epochs: Vec<EpochReport>,
 }
 
-/// One epoch of the chain.
+/// One transaction of the chain.
 #[derive(Debug, Serialize)]
 pub struct EpochReport {
     pub sequence: u64,
     pub blocks: Vec<u64>,
-    /// Whether it counts: its last block is there.
+    /// Whether the transaction counts, which it does if its last block is there.
     pub finished: bool,
     pub records: u32,
     /// With `--map`: each record.
@@ -132,12 +132,12 @@ pub struct MapReport {
     pub sectors_mapped: u64,
     /// Runs of adjacent sectors, within slabs.
     pub runs: u64,
-    /// With `--map`: each slab that is not the root's.
+    /// With `--map`: each slab that does not read as the root.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub slabs: Vec<SlabReport>,
 }
 
-/// A root slab that something happened to.
+/// A root slab that a write or a discard has changed.
 #[derive(Debug, Serialize)]
 pub struct SlabReport {
     pub slab: u32,

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A dump for people.
+//! The text of a dump for people.
 
 use super::report::{EpochReport, GeometryReport, JournalReport, MapReport, Report, SlabReport};
 use crate::output::{fields, size};
 
-/// The whole dump.
+/// Returns the text of the whole dump.
 pub fn text(r: &Report) -> String {
     let mut out = format!("{} ({}, {} sectors)\n", r.leaf, size(r.sectors), r.sectors);
     out.push_str(&superblocks(r));

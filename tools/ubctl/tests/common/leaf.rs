@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Leaves that the core itself has written to.
+//! Leaves that the core has written.
 
 use std::path::{Path, PathBuf};
 
@@ -19,7 +19,7 @@ use ubctl::memory::Heap;
 
 use super::{ubctl, Folder, MIB};
 
-/// A union without its data: what the driver does to a leaf's metadata.
+/// A union without its data. Makes the changes that the driver makes to a leaf's metadata.
 pub struct Union {
     pub device: Device,
     pub map: Map<Heap>,
@@ -47,7 +47,7 @@ impl Union {
         }
     }
 
-    /// What a completed first write does.
+    /// Does what the driver does when a first write completes.
     pub fn write(&mut self, sector: u64, count: u32) {
         let g = *self.map.geometry();
         for slab in g.slab_of(sector)..=g.slab_of(sector + u64::from(count) - 1) {
@@ -56,7 +56,7 @@ impl Union {
         assert!(self.map.mark(sector, count));
     }
 
-    /// The same with its data: each sector is full of the low byte of its number.
+    /// Does the same and writes data: each sector is full of the low byte of its number.
     pub fn fill(&mut self, sector: u64, count: u32) {
         self.write(sector, count);
         for at in sector..sector + u64::from(count) {

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What the tests share: images in a folder of their own, and runs of the built tool.
+//! What the tests share: images in a private directory, and runs of the built tool.
 
-// Each test file uses its part.
+// Each test file uses only a part.
 #![allow(dead_code)]
 
 pub mod leaf;
@@ -17,11 +17,12 @@ use serde_json::Value;
 
 pub const MIB: u64 = 1 << 20;
 
-/// One test of a file at a time: a child that another thread has forked inherits the locks of images
-/// until it executes the tool, and so a leaf would be in use for a moment after its holder has gone.
+/// Only one test of a file runs at a time. A child that another thread has forked inherits the
+/// locks of images until it executes the tool, so a leaf would be in use for a moment after its
+/// holder has gone.
 static ONE: Mutex<()> = Mutex::new(());
 
-/// A folder that goes with the test.
+/// A directory that is removed with the test.
 pub struct Folder(
     PathBuf,
     #[expect(dead_code, reason = "held")] MutexGuard<'static, ()>,
@@ -31,7 +32,7 @@ impl Folder {
     pub fn new(name: &str) -> Folder {
         let path = std::env::temp_dir().join(format!("ubctl-{name}-{}", std::process::id()));
         fs::create_dir_all(&path).unwrap();
-        // A test that has failed has said so; the others run all the same.
+        // A failed test has reported its failure, and the other tests still run.
         let one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
         Folder(path, one)
     }
@@ -40,14 +41,14 @@ impl Folder {
         self.0.join(name)
     }
 
-    /// A sparse image of zeroes.
+    /// Makes a sparse image of zeroes.
     pub fn image(&self, name: &str, bytes: u64) -> PathBuf {
         let path = self.path(name);
         File::create(&path).unwrap().set_len(bytes).unwrap();
         path
     }
 
-    /// A root whose every sector starts with its number.
+    /// Makes a root in which each sector starts with its number.
     pub fn root(&self, name: &str, bytes: u64) -> PathBuf {
         let path = self.path(name);
         let mut content = vec![0; bytes as usize];
@@ -65,7 +66,7 @@ impl Drop for Folder {
     }
 }
 
-/// What a run of the tool came to.
+/// The result of a run of the tool.
 pub struct Ran {
     pub code: i32,
     pub out: String,
@@ -77,7 +78,7 @@ impl Ran {
         serde_json::from_str(&self.out).unwrap_or_else(|e| panic!("{e} in: {}", self.out))
     }
 
-    /// The exit code, and a message that holds each of `words`.
+    /// Checks the exit code, and that one message holds each of `words`.
     #[track_caller]
     pub fn refused(&self, code: i32, words: &[&str]) {
         assert_eq!(self.code, code, "{}{}", self.out, self.err);
