@@ -318,15 +318,17 @@ fn emptied_while_a_reclaim_runs() {
 /// The write has been answered. A read finds it or zeroes, not the content before it.
 #[test]
 fn emptied_beside_the_flush_of_its_write() {
-    explore_more(4, || {
+    explore_more(8, || {
         play(
-            2,
+            3,
             |u| {
-                u.write(0..2, 1, false);
+                for slab in 0..3 {
+                    u.write(32 * slab..32 * slab + 2, 1, false);
+                }
             },
             &[
                 |u| {
-                    u.zero(0..32);
+                    u.zero(0..96);
                 },
                 |u| {
                     u.flush();
