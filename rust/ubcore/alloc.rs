@@ -212,7 +212,7 @@ impl<B: DerefMut<Target = [u64]>> Allocator<B> {
         Ok(changed)
     }
 
-    /// Prepares for a commit, which makes durable what was emptied up to here. Under the lock.
+    /// Prepares for a commit, which makes all slabs emptied so far durably empty. Under the lock.
     pub fn begin_commit(&mut self) {
         // Slabs that an earlier commit covers are freed first. While a reclaim runs, no slab may
         // join the slabs that it is for.
