@@ -1,23 +1,26 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Tests the ring against a model of what its records say.
+//! Tests the ring against a model of what its records say: rings that were made record by record,
+//! rings of real leaves with changed bytes, and raw bytes.
 
 use std::collections::BTreeMap;
 
 use ubcore::error::{Area, Error};
+use ubcore::format::directory::{self, PageEntry};
 use ubcore::format::record::Record;
 use ubcore::format::ring;
+use ubcore::format::superblock::Superblock;
 use ubcore::geometry::Geometry;
 use ubcore::journal;
 use ubcore::map::{words_for, Base, Entry, Map};
-use ubcore::pages::PageSet;
+use ubcore::pages::{self, PageSet};
 use ubcore::replay_limit;
 
 use crate::leaf::{Blocks, Leaf};
 use crate::make;
 use crate::memory::Bounded;
+use crate::real;
 use crate::source::Source;
-use ubcore::format::directory::PageEntry;
 
 /// Root slabs with their home and base; leaf slabs with their bits.
 #[derive(Default)]
@@ -33,6 +36,21 @@ fn set(bits: &mut [u64], first: u32, count: u32) {
 }
 
 impl Model {
+    /// Returns the model of a small map.
+    fn of(map: &Map<Bounded>) -> Model {
+        let g = map.geometry();
+        let entry = |slab| {
+            let entry = map.entry(slab);
+            (slab, (entry.leaf, entry.base == Base::Zero))
+        };
+        let words = 0..g.slab_sectors().div_ceil(64);
+        let bits = |leaf| (leaf, words.clone().map(|at| map.word(leaf, at)).collect());
+        Model {
+            slabs: (0..g.root_slabs()).map(entry).collect(),
+            bits: (0..g.leaf_slabs()).map(bits).collect(),
+        }
+    }
+
     /// Applies one block's words; returns `None` if they say something impossible.
     fn block(&mut self, g: &Geometry, base: u32, words: &[u64]) -> Option<()> {
         let len = g.slab_sectors().div_ceil(64) as usize;
@@ -112,32 +130,118 @@ impl Model {
     }
 }
 
+/// A leaf with a ring, the map before the replay, and the pages that the leaf stores.
+struct Start {
+    sb: Superblock,
+    leaf: Leaf,
+    map: Map<Bounded>,
+    entries: Vec<PageEntry>,
+    model: Model,
+}
+
+/// Makes a ring record by record, on a leaf that is empty but for it.
+fn structured(source: &mut Source<'_>, data: &[u8]) -> Option<Start> {
+    let g = make::geometry(source)?;
+    if g.root_slabs() > 1 << 20 || make::is_too_large(&g, data) {
+        return None;
+    }
+    let sb = make::superblock(source, g);
+    let mut leaf = Leaf::new(Blocks::new(), g.leaf_sectors());
+    make::ring(source, &sb, &mut leaf);
+    let map = Map::new(g, Bounded::new(&g, &leaf));
+    Some(Start {
+        sb,
+        leaf,
+        map,
+        entries: vec![PageEntry::EMPTY; g.pages() as usize],
+        model: Model::default(),
+    })
+}
+
+/// Takes a real leaf and writes the bytes over its ring (`how & 3 == 0`), or changes single bytes
+/// of the ring.
+fn of_real(source: &mut Source<'_>, how: u8) -> Option<Start> {
+    let mut leaf = real::leaf(usize::from(how >> 3));
+    let sb = make::superblock_of(&leaf)?;
+    let (first, blocks) = (sb.geometry.journal_block(0), sb.geometry.journal_blocks());
+    if how & 3 == 0 {
+        for (n, bytes) in (0..blocks).zip(source.0.chunks(4096)) {
+            let at = (sb.journal_tail + n) % blocks;
+            leaf.edit(first + u64::from(at))[..bytes.len()].copy_from_slice(bytes);
+        }
+    }
+    while how & 3 != 0 && !source.is_empty() {
+        let at = first + u64::from(source.below(blocks));
+        let byte = source.below(4096) as usize;
+        leaf.edit(at)[byte] ^= source.byte();
+    }
+    if how & 4 == 0 {
+        make::reseal(&mut leaf);
+    }
+    let (map, entries) = stored(&leaf, &sb);
+    let model = Model::of(&map);
+    Some(Start {
+        sb,
+        leaf,
+        map,
+        entries,
+        model,
+    })
+}
+
+/// Returns the map that the pages of a real leaf hold.
+fn stored(leaf: &Leaf, sb: &Superblock) -> (Map<Bounded>, Vec<PageEntry>) {
+    let g = &sb.geometry;
+    let map = Map::new(*g, Bounded::new(g, leaf));
+    let mut entries = vec![PageEntry::EMPTY; g.pages() as usize];
+    for at in 0..g.directory_blocks() {
+        let slot = sb.directory_slot(at).expect("a real leaf").number();
+        let Some(block) = slot.map(|slot| g.directory_block(at, slot)) else {
+            continue;
+        };
+        let bytes = leaf.block(block).expect("a real leaf");
+        let list = &mut entries[directory::pages_of(at, g.pages())];
+        directory::decode(bytes, at, sb.generation, sb.nonce, block, list).expect("a real leaf");
+    }
+    for (page, entry) in (0..).zip(&entries) {
+        if let Some(slot) = entry.slot.number() {
+            let bytes = leaf.block(g.page_block(page, slot)).unwrap_or(&[0; 4096]);
+            pages::load(&map, page, bytes).expect("a real leaf");
+        }
+    }
+    (map, entries)
+}
+
 /// Replays what the bytes say.
 pub fn run(data: &[u8]) {
     let mut source = Source(data);
-    let Some(g) = make::geometry(&mut source) else {
+    let how = source.byte();
+    let start = match how & 3 {
+        3 => structured(&mut source, data),
+        _ => of_real(&mut source, how),
+    };
+    let Some(Start {
+        sb,
+        mut leaf,
+        map,
+        entries,
+        mut model,
+    }) = start
+    else {
         return;
     };
-    if g.root_slabs() > 1 << 20 || make::is_too_large(&g, data) {
-        return;
-    }
-    let sb = make::superblock(&mut source, g);
-    let mut leaf = Leaf::new(Blocks::new(), g.leaf_sectors());
-    make::ring(&mut source, &sb, &mut leaf);
-    let map = Map::new(g, Bounded::new(&g, &leaf));
+    let g = sb.geometry;
     let held = leaf.clone();
     let found = match journal::scan(&mut leaf, &sb) {
         Ok(found) => found,
         Err(e) => return assert!(matches!(e, Error::Damaged(Area::Journal, _)), "{e}"),
     };
     assert!(found.finished <= found.chained && found.chained <= g.journal_blocks());
-    let entries = vec![PageEntry::EMPTY; g.pages() as usize];
     let mut changed = PageSet::new(vec![0; words_for(g.pages())]);
     let from = (&sb, &*entries);
     let done = journal::replay(&mut leaf, from, &found, &map, &mut changed, |_| false);
     assert!(leaf.writes == 0 && leaf.reads <= 3 * u64::from(g.journal_blocks()) + 1);
 
-    let mut model = Model::default();
     let mut lawful = Some(());
     for n in 0..found.finished {
         let at = (sb.journal_tail + n) % g.journal_blocks();

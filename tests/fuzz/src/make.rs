@@ -72,7 +72,8 @@ fn seal(bytes: &mut [u8], at: usize) {
     bytes[at..at + 4].copy_from_slice(&crc.to_le_bytes());
 }
 
-fn superblock_of(leaf: &Leaf) -> Option<Superblock> {
+/// Returns the superblock of a leaf.
+pub fn superblock_of(leaf: &Leaf) -> Option<Superblock> {
     let empty = [0; 4096];
     let slot = |n| leaf.block(n).unwrap_or(&empty);
     choose(slot(0), slot(1)).ok().map(|(sb, _)| sb)

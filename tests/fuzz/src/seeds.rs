@@ -6,6 +6,7 @@
 use std::fs;
 use std::path::Path;
 
+use crate::make;
 use crate::real;
 
 fn put(folder: &Path, target: &str, name: &str, bytes: &[u8]) {
@@ -76,6 +77,24 @@ fn make(folder: &Path) {
             &[2 + (n as u8 * 8), 0, 0],
         );
         let fields: Vec<u8> = (0..300u32).map(|i| (i * 29 + n as u32 * 7) as u8).collect();
-        put(folder, "journal", &format!("fields-{n}"), &fields);
+        put(
+            folder,
+            "journal",
+            &format!("fields-{n}"),
+            &[&[3], &fields[..]].concat(),
+        );
+        let real = n as u8 * 8;
+        put(folder, "journal", &format!("real-{n}"), &[real + 1]);
+        let sb = make::superblock_of(&leaf).expect("a real leaf");
+        let ring = (0..4).map(|n| {
+            let at = (sb.journal_tail + n) % sb.geometry.journal_blocks();
+            leaf.block(sb.geometry.journal_block(at))
+                .unwrap_or(&[0; 4096])
+        });
+        let ring: Vec<u8> = ring.flatten().copied().collect();
+        for how in [0, 4] {
+            let bytes = [&[real + how], &ring[..]].concat();
+            put(folder, "journal", &format!("ring-{n}-{how}"), &bytes);
+        }
     }
 }
