@@ -19,12 +19,14 @@ use super::plan;
 /// The number of slabs of a group: 1 MiB of 64 KiB slabs.
 const GROUP: u32 = 16;
 
-/// The number of pages of the slab table that one call looks through, and of leaf slabs that one
-/// call frees, at most, so that the lock is not held for long.
+/// The number of pages of the slab table that one call looks through at most, and of leaf slabs
+/// after which a call frees no more, so that the lock is not held for long.
 const STEP_PAGES: u32 = 4;
 const STEP_SLABS: u32 = 8192;
-/// The number of words of the bitmap that one search for a free group looks at, at most.
+/// The number of words of a bitmap that one search for a free group looks at, and of bits that one
+/// search for reclaimable slabs looks at, at most.
 const STEP_WORDS: usize = 4096;
+const STEP_BITS: u32 = 64 * 4096;
 
 /// The leaf's free slabs. One lock guards them and all changes of the slab table.
 ///
@@ -268,17 +270,21 @@ impl<B: DerefMut<Target = [u64]>> Allocator<B> {
         self.reclaiming
     }
 
-    /// Returns the first leaf slab from `from` on that is about to be freed, and those slabs that
-    /// follow it, up to [`STEP_SLABS`]. They may be discarded below. Only between the grace period
-    /// and [`Allocator::end_reclaim`].
+    /// Looks for leaf slabs that are about to be freed, from `from` on. Returns the next of them,
+    /// at most [`STEP_SLABS`], and the caller continues behind them. The range is empty if there is
+    /// none up to there. Returns `None` at the end.
+    ///
+    /// Only between the grace period and [`Allocator::end_reclaim`]. The slabs may be discarded
+    /// below.
     pub fn reclaimable(&self, from: u32) -> Option<core::ops::Range<u32>> {
-        if !self.any_reclaimable {
+        let from = from.max(self.reclaimable_from);
+        if !self.any_reclaimable || from >= self.slabs {
             return None;
         }
-        let from = from.max(self.reclaimable_from);
-        let first = next_bit(&self.reclaimable, from, true).filter(|&n| n < self.slabs)?;
-        let end = next_bit(&self.reclaimable, first, false).unwrap_or(self.slabs);
-        Some(first..end.min(self.slabs).min(first.saturating_add(STEP_SLABS)))
+        let end = from.saturating_add(STEP_BITS).min(self.slabs);
+        let first = next_bit(&self.reclaimable, from..end, true);
+        let end = first.saturating_add(STEP_SLABS).min(self.slabs);
+        Some(first..next_bit(&self.reclaimable, first..end, false))
     }
 
     /// Clears the bits that the leaf's pages still hold for free slabs, because a free slab has
@@ -321,17 +327,17 @@ impl<B: DerefMut<Target = [u64]>> Allocator<B> {
     /// Under the lock, and between two commits. A commit that runs may still have such a slab on
     /// its list, and would take the next owner's assignment for an old one.
     pub fn end_reclaim<M: Memory>(&mut self, map: &Map<M>) -> bool {
-        let mut room = STEP_SLABS;
+        let end = self.reclaimable_from.saturating_add(STEP_BITS);
+        let mut freed = 0u32;
         while let Some(range) = self.reclaimable(0) {
-            if room == 0 {
-                return true;
-            }
-            let end = range.end.min(range.start.saturating_add(room));
-            room = room.saturating_sub(end.saturating_sub(range.start));
-            self.reclaimable_from = end;
-            for leaf in range.start..end {
+            self.reclaimable_from = range.end;
+            for leaf in range {
                 clear(&mut self.reclaimable, leaf);
                 self.free(leaf);
+                freed = freed.saturating_add(1);
+            }
+            if freed >= STEP_SLABS || self.reclaimable_from >= end {
+                return true;
             }
         }
         if self.any_reclaimable {
@@ -471,16 +477,21 @@ fn clear(words: &mut [u64], n: u32) {
     }
 }
 
-/// Returns the first bit from `from` on that is set if `set`, or clear if not. Returns `None` if
-/// there is none.
-fn next_bit(words: &[u64], from: u32, set: bool) -> Option<u32> {
-    let mut ahead = mask(from % 64, 64);
-    for (at, &word) in words.iter().enumerate().skip(index(from / 64)) {
+/// Returns the first bit of a range that is set if `set`, or clear if not. Returns the end of the
+/// range if there is none.
+fn next_bit(words: &[u64], range: core::ops::Range<u32>, set: bool) -> u32 {
+    let mut ahead = mask(range.start % 64, 64);
+    let words = words.iter().enumerate();
+    for (at, &word) in words.skip(index(range.start / 64)) {
+        let base = narrow(wide(at).wrapping_mul(64));
         let found = (if set { word } else { !word }) & ahead;
         if found != 0 {
-            return narrow(wide(at).wrapping_mul(64)).checked_add(found.trailing_zeros());
+            return base.saturating_add(found.trailing_zeros()).min(range.end);
+        }
+        if base.saturating_add(64) >= range.end {
+            break;
         }
         ahead = u64::MAX;
     }
-    None
+    range.end
 }

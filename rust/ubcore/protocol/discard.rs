@@ -109,42 +109,54 @@ fn empty<H: Host>(host: &H, rq: &H::Request, base: Base) -> Result {
 /// The reclaim work: frees what can be freed, and submits the deferred requests again. Process
 /// context, one at a time. Waits for requests in flight, for commits and for discards below, so no
 /// commit waits for this work.
+///
+/// Other requests may empty slabs faster than the rounds end. So a deferred request waits for one
+/// round, not for the last.
 pub fn reclaim_work<H: Host>(host: &H) {
+    while reclaim_round(host) {}
+}
+
+/// Commits for the deferred requests, frees leaf slabs once, and submits these requests again.
+/// Returns whether there was anything to free.
+fn reclaim_round<H: Host>(host: &H) -> bool {
     let mut deferred = host.take_deferred().peekable();
     // If the commit fails, the union is read-only, and the requests end because of that.
-    if deferred.peek().is_none() || flush::commit(host).is_ok() {
+    let durable = deferred.peek().is_none() || flush::commit(host).is_ok();
+    let reclaims = durable && begin_reclaim(host);
+    if reclaims {
         reclaim(host);
-        if host.with_committer(|committer, _| committer.wants_checkpoint()) {
-            host.queue_checkpoint();
-        }
+    }
+    if host.with_committer(|committer, _| committer.wants_checkpoint()) {
+        host.queue_checkpoint();
     }
     for rq in deferred {
         resume(host, rq);
     }
+    reclaims
 }
 
-/// Frees the leaf slabs whose emptying a commit has made durable. Holds no lock while it waits,
-/// because a request in flight may need a commit to end.
+/// Frees the leaf slabs that [`begin_reclaim`] has picked. Holds no lock while it waits, because a
+/// request in flight may need a commit to end.
 fn reclaim<H: Host>(host: &H) {
-    while begin_reclaim(host) {
-        epoch::wait(host);
-        let mut from = 0;
-        while let Some(range) = host.with_allocator(|allocator| allocator.reclaimable(from)) {
-            from = range.end;
+    epoch::wait(host);
+    let mut from = 0;
+    while let Some(range) = host.with_allocator(|allocator| allocator.reclaimable(from)) {
+        from = range.end;
+        if !range.is_empty() {
             clear_and_discard(host, range);
-            host.give_way();
         }
-        // Between two commits, as in `begin_reclaim`: a running commit may have these slabs on its
-        // list.
-        while host.with_committer(|_, _| {
-            host.with_allocator(|allocator| {
-                let more = allocator.end_reclaim(host.map());
-                host.note(Event::Space(allocator.used(), allocator.slabs()));
-                more
-            })
-        }) {
-            host.give_way();
-        }
+        host.give_way();
+    }
+    // Between two commits, as in `begin_reclaim`: a running commit may have these slabs on its
+    // list.
+    while host.with_committer(|_, _| {
+        host.with_allocator(|allocator| {
+            let more = allocator.end_reclaim(host.map());
+            host.note(Event::Space(allocator.used(), allocator.slabs()));
+            more
+        })
+    }) {
+        host.give_way();
     }
 }
 
@@ -186,7 +198,7 @@ fn begin_reclaim<H: Host>(host: &H) -> bool {
     }
 }
 
-/// Submits a deferred request again, after a commit and a reclaim.
+/// Submits a deferred request again, after a commit and a round of reclaim.
 fn resume<H: Host>(host: &H, rq: H::Request) {
     if rq.op() != Op::WriteZeroes || refuses_writes(host) {
         return host.again(rq);

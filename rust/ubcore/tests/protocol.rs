@@ -28,6 +28,9 @@ mod threads {
     pub fn silence(_: &[AtomicU32]) {}
 }
 
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
+use std::sync::Arc;
+
 use host::{fresh, Handle, Outcome};
 use sim::disk::Random;
 use ubcore::geometry::Geometry;
@@ -120,6 +123,35 @@ fn a_commit_that_fails_turns_the_union_read_only() {
     assert_eq!(u.read(0..8), Outcome::Ok);
     u.quiesce();
     judge_all(&u, 2);
+}
+
+/// A write is deferred while another thread writes, discards and flushes one slab after another, so
+/// that each round of reclaim leaves slabs for the next.
+#[test]
+fn a_deferred_write_does_not_wait_for_the_discards_of_others() {
+    const ROUNDS: u32 = 50;
+    let u = union(3);
+    u.write(0..8, 1, true);
+    let written = Arc::new(AtomicBool::new(false));
+    let rounds = Arc::new(AtomicU32::new(0));
+    let (ended, count) = (written.clone(), rounds.clone());
+    u.on_discard(move |u| {
+        let n = count.fetch_add(1, Relaxed);
+        if n < ROUNDS && !ended.load(Relaxed) {
+            let slab = (1 + u64::from(n % 2)) * 32;
+            assert_eq!(u.write(slab..slab + 8, 2, false), Outcome::Ok);
+            assert_eq!(u.discard(slab..slab + 32), Outcome::Ok);
+            assert_eq!(u.flush(), Outcome::Ok);
+        }
+    });
+    assert_eq!(u.discard(0..32), Outcome::Ok);
+    assert_eq!(u.write(0..8, 3, false), Outcome::Ok);
+    written.store(true, Relaxed);
+    let waited = rounds.load(Relaxed);
+    u.quiesce();
+    assert!(waited > 0, "the write was not deferred");
+    assert!(waited < ROUNDS, "the write waited for {waited} rounds");
+    judge_all(&u, 3);
 }
 
 /// Runs four threads on three slabs, two of them on the leaf.

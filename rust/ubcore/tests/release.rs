@@ -110,6 +110,45 @@ fn of_a_slab_that_left_beside_another_release() {
     assert_eq!(u.allocator.used(), 0);
 }
 
+/// The first and the last slab of a large leaf. No call under the lock looks through all between.
+#[test]
+fn of_two_slabs_that_lie_far_apart() {
+    const SLABS: u32 = 1 << 20;
+    const STEP: u32 = 64 * 4096 + 8192;
+    let sectors = (u64::from(SLABS) + 1000) * 32;
+    let (_, mut u) = fresh(Geometry::new(sectors, sectors, sectors, 32, 32).unwrap());
+    let last = u.map.geometry().leaf_slabs() - 1;
+    u.write(0, 1, 1, true).unwrap();
+    for leaf in 1..last {
+        assert!(u.allocator.mark_used(leaf));
+    }
+    u.write(5 * 32, 1, 1, true).unwrap();
+    assert_eq!(u.map.entry(5).leaf, Some(last));
+    for slab in [0, 5] {
+        u.empty(slab..slab + 1, Base::Zero).unwrap();
+    }
+    u.allocator.begin_commit();
+    u.committer.commit(&u.map, &mut u.disk).unwrap();
+    assert!(begin_release(&mut u.allocator, &u.map, true));
+    let (mut from, mut found) = (0, Vec::new());
+    while let Some(range) = u.allocator.reclaimable(from) {
+        assert!(
+            range.end > from && range.end - from <= STEP,
+            "{from} {range:?}"
+        );
+        from = range.end;
+        found.extend(range);
+    }
+    assert_eq!(found, [0, last]);
+    u.allocator.clear_reclaimable(&u.map);
+    let mut calls = 0;
+    while u.allocator.end_reclaim(&u.map) {
+        calls += 1;
+    }
+    assert!(calls >= last / STEP, "{calls} calls");
+    assert_eq!(u.allocator.used(), last - 1);
+}
+
 /// A leaf device may be larger than its leaf, never smaller; a root must have exactly its old size.
 #[test]
 fn devices_of_other_sizes() {

@@ -25,11 +25,14 @@ use ubcore::sync::{AtomicU64, Ordering};
 use crate::leaf::{found, locked, Leaf, Lower};
 use crate::request::Inner;
 pub use crate::request::{Outcome, Rq};
-use crate::sim::disk::{Moment, State};
+use crate::sim::disk::State;
 use crate::sim::memory::SimMemory;
 use crate::sim::oracle::{content, ROOT, ZERO};
 use crate::sim::union::superblock;
 use crate::threads::{self, quietly, silence, Condvar, JoinHandle, Mutex, ThreadId};
+
+#[path = "judge.rs"]
+mod judge;
 
 struct Metadata {
     committer: Committer<Vec<u64>, Vec<PageEntry>>,
@@ -52,6 +55,8 @@ const WORKS: [fn(&Handle); 6] = [
     discard::discard_work,
 ];
 
+type OnDiscard = Box<dyn FnMut(&Handle) + Send>;
+
 /// A union and the requests to it.
 pub struct Union {
     pub map: Map<SimMemory>,
@@ -67,6 +72,8 @@ pub struct Union {
     starved: StdMutex<Vec<Rq>>,
     /// If set, no request is sent at once, and none sends more than so many sectors at a time.
     narrow: StdMutex<Option<u64>>,
+    /// Is called when leaf sectors have been discarded, in the reclaim work.
+    on_discard: StdMutex<Option<OnDiscard>>,
     in_flight: StdMutex<Vec<Rq>>,
     works: StdMutex<[Work; 6]>,
     threads: StdMutex<Vec<JoinHandle<()>>>,
@@ -112,6 +119,7 @@ fn load(g: Geometry, mut leaf: Leaf) -> Result<Union> {
         discards: StdMutex::default(),
         starved: StdMutex::default(),
         narrow: StdMutex::default(),
+        on_discard: StdMutex::default(),
         in_flight: StdMutex::default(),
         works: StdMutex::default(),
         threads: StdMutex::default(),
@@ -170,68 +178,6 @@ impl Union {
     /// Makes the leaf's `n`-th access from now on fail; `None`: none fails.
     pub fn fail_in(&self, n: Option<u64>) {
         locked(&self.lower.state).fail_in = n.map(|n| (n, false));
-    }
-
-    /// Returns what the leaf holds now, and the time.
-    pub fn moment(&self) -> (Moment, u64) {
-        let moment = self.lower.access(|s| s.moment());
-        (moment, self.tick())
-    }
-
-    /// Returns the moments at which the power can fail: all, and those of a promise.
-    pub fn moments(&self) -> [Vec<(Moment, u64)>; 2] {
-        let lower = &self.lower;
-        [&lower.moments, &lower.promises].map(|m| std::mem::take(&mut *locked(m)))
-    }
-
-    /// Fails the power at a moment; `land` picks what landed. Attach must succeed and each sector
-    /// be valid, and again after attach's checkpoint is written and read back.
-    pub fn judge(&self, (moment, when): (Moment, u64), mut land: impl FnMut() -> bool) {
-        let g = *self.map.geometry();
-        let mut image = moment.durable;
-        for (sector, data) in moment.cache {
-            if land() {
-                image.insert(sector, data);
-            }
-        }
-        quietly(|| {
-            let after = self.recovered(g, State::restored(image), when);
-            if when % 4 != 0 {
-                return;
-            }
-            let state = {
-                let mut metadata = after.metadata.lock().expect("no thread has panicked");
-                let Metadata { committer, leaf } = &mut *metadata;
-                committer.checkpoint(&after.map, leaf).expect("it works");
-                State::restored(locked(&after.lower.state).moment().durable)
-            };
-            self.recovered(g, state, when);
-        });
-    }
-
-    fn recovered(&self, g: Geometry, state: State, when: u64) -> Union {
-        let after = match load(g, Leaf::alone(state)) {
-            Ok(after) => after,
-            Err(e) => panic!("power failure at {when}: attach: {e}"),
-        };
-        let runs: Vec<Run> = plan::read(&after.map, 0, g.union_sectors() as u32).collect();
-        let state = locked(&after.lower.state);
-        let history = locked(&self.lower.history);
-        let mut sector = 0;
-        for run in runs {
-            for n in 0..u64::from(run.sectors) {
-                let tag = found(run.source, n, sector + n, &state);
-                let lawful = tag.is_some_and(|t| history.may_survive(sector + n, t, when));
-                assert!(
-                    lawful,
-                    "power failure at {when}: sector {} holds {tag:x?}: {history:#?}",
-                    sector + n
-                );
-            }
-            sector += u64::from(run.sectors);
-        }
-        drop((state, history));
-        after
     }
 }
 
@@ -313,6 +259,11 @@ impl Handle {
     /// From now on sends no request at once, and none with more than so many sectors.
     pub fn set_narrow(&self, sectors: u64) {
         *locked(&self.narrow) = Some(sectors);
+    }
+
+    /// Calls `f` each time that a reclaim has discarded leaf sectors.
+    pub fn on_discard(&self, f: impl FnMut(&Handle) + Send + 'static) {
+        *locked(&self.on_discard) = Some(Box::new(f));
     }
 
     pub fn read(&self, sectors: Range<u64>) -> Outcome {
@@ -586,6 +537,9 @@ impl Host for Handle {
         }
         let junk = vec![[0xdd; 512]; sectors as usize];
         let _ = self.lower.access(|s| s.write(sector, &junk, Order::Plain));
+        if let Some(f) = &mut *locked(&self.on_discard) {
+            f(self);
+        }
     }
 
     fn note(&self, event: Event) {

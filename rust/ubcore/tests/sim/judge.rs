@@ -1,0 +1,76 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Power failures: what a host's leaf holds at each moment, and whether the history allows what
+//! attach finds there.
+
+use ubcore::geometry::Geometry;
+use ubcore::plan::{self, Run};
+
+use super::{load, Metadata, Union};
+use crate::leaf::{found, locked, Leaf};
+use crate::sim::disk::{Moment, State};
+use crate::threads::quietly;
+
+impl Union {
+    /// Returns what the leaf holds now, and the time.
+    pub fn moment(&self) -> (Moment, u64) {
+        let moment = self.lower.access(|s| s.moment());
+        (moment, self.tick())
+    }
+
+    /// Returns the moments at which the power can fail: all, and those of a promise.
+    pub fn moments(&self) -> [Vec<(Moment, u64)>; 2] {
+        let lower = &self.lower;
+        [&lower.moments, &lower.promises].map(|m| std::mem::take(&mut *locked(m)))
+    }
+
+    /// Fails the power at a moment; `land` picks what landed. Attach must succeed and each sector
+    /// be valid, and again after attach's checkpoint is written and read back.
+    pub fn judge(&self, (moment, when): (Moment, u64), mut land: impl FnMut() -> bool) {
+        let g = *self.map.geometry();
+        let mut image = moment.durable;
+        for (sector, data) in moment.cache {
+            if land() {
+                image.insert(sector, data);
+            }
+        }
+        quietly(|| {
+            let after = self.recovered(g, State::restored(image), when);
+            if when % 4 != 0 {
+                return;
+            }
+            let state = {
+                let mut metadata = after.metadata.lock().expect("no thread has panicked");
+                let Metadata { committer, leaf } = &mut *metadata;
+                committer.checkpoint(&after.map, leaf).expect("it works");
+                State::restored(locked(&after.lower.state).moment().durable)
+            };
+            self.recovered(g, state, when);
+        });
+    }
+
+    fn recovered(&self, g: Geometry, state: State, when: u64) -> Union {
+        let after = match load(g, Leaf::alone(state)) {
+            Ok(after) => after,
+            Err(e) => panic!("power failure at {when}: attach: {e}"),
+        };
+        let runs: Vec<Run> = plan::read(&after.map, 0, g.union_sectors() as u32).collect();
+        let state = locked(&after.lower.state);
+        let history = locked(&self.lower.history);
+        let mut sector = 0;
+        for run in runs {
+            for n in 0..u64::from(run.sectors) {
+                let tag = found(run.source, n, sector + n, &state);
+                let lawful = tag.is_some_and(|t| history.may_survive(sector + n, t, when));
+                assert!(
+                    lawful,
+                    "power failure at {when}: sector {} holds {tag:x?}: {history:#?}",
+                    sector + n
+                );
+            }
+            sector += u64::from(run.sectors);
+        }
+        drop((state, history));
+        after
+    }
+}
