@@ -48,6 +48,11 @@ where
         self.filled
     }
 
+    /// Returns the number of pages that have changed and were not stored since.
+    pub fn changed(&self) -> u32 {
+        self.changed.len()
+    }
+
     /// Returns the first changed page at or after `from`.
     pub fn next(&self, from: u32) -> Option<u32> {
         self.changed.next(from)

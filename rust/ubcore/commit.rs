@@ -91,6 +91,11 @@ where
         self.ring.used()
     }
 
+    /// Returns the number of pages that commits have changed and that were not stored since.
+    pub fn changed_pages(&self) -> u32 {
+        self.pages.changed()
+    }
+
     /// Returns what the committer has done since attach.
     pub fn counters(&self) -> Counters {
         self.counters
@@ -306,30 +311,55 @@ where
         while let Some(first) = page {
             page = self.write_batch(map, disk, first)?;
         }
-        page = self.pages.next_stored(0);
-        while let Some(stored) = page {
-            let at = directory::block_of(stored);
-            let slot = next.directory_slot(at)?.other();
-            let g = &next.geometry;
-            let range = directory::pages_of(at, g.pages());
-            let after = range.end;
-            let entries = self.pages.entries(range);
-            directory::encode(
-                one_block(disk.buffer()),
-                at,
-                next.generation,
-                next.nonce,
-                entries,
-            );
-            disk.write(
-                g.directory_block(at, slot.number().unwrap_or(0)),
-                1,
-                Order::Plain,
-            )?;
-            next.set_directory_slot(at, slot);
-            page = self.pages.next_stored(narrow(wide(after)));
+        let mut block = self.next_directory_block(0);
+        while let Some(first) = block {
+            block = self.write_directory_batch(disk, next, first)?;
         }
         Ok(())
+    }
+
+    /// Returns the first directory block at or after `at` that names a page stored since the last
+    /// checkpoint.
+    fn next_directory_block(&self, at: u32) -> Option<u32> {
+        let g = &self.superblock.geometry;
+        let first = directory::pages_of(at, g.pages()).start;
+        let stored = self.pages.next_stored(narrow(wide(first)))?;
+        Some(directory::block_of(stored))
+    }
+
+    /// Writes directory block `first` and those to write that follow it on disk. Returns the next
+    /// directory block to write.
+    fn write_directory_batch<D: Disk>(
+        &mut self,
+        disk: &mut D,
+        next: &mut Superblock,
+        first: u32,
+    ) -> Result<Option<u32>> {
+        let g = next.geometry;
+        let slot = next.directory_slot(first)?.other();
+        let mut count = 0usize;
+        let mut at = first;
+        loop {
+            let start = count.saturating_mul(BLOCK_BYTES);
+            let room = disk.buffer().get_mut(start..).unwrap_or_default();
+            let entries = self.pages.entries(directory::pages_of(at, g.pages()));
+            directory::encode(one_block(room), at, next.generation, next.nonce, entries);
+            next.set_directory_slot(at, slot);
+            count = count.saturating_add(1);
+            let after = self.next_directory_block(at.saturating_add(1));
+            let follows = after.filter(|&n| {
+                let other = next.directory_slot(n).map(Slot::other);
+                n == at.wrapping_add(1) && other == Ok(slot)
+            });
+            match follows {
+                Some(n) if count < BUFFER_BLOCKS => at = n,
+                _ => {
+                    let block = g.directory_block(first, slot.number().unwrap_or(0));
+                    disk.write(block, count, Order::Plain)?;
+                    return Ok(after);
+                }
+            }
+        }
     }
 
     /// Writes page `first` and the pages of the set that follow it on disk. Returns the next page

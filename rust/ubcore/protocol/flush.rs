@@ -14,6 +14,11 @@ use super::super::error::Result;
 use super::super::sync::Ordering;
 use super::{is_clean, Event, Host, HostCommitter, Status, Step};
 
+/// The number of changed pages that a checkpoint may store under one hold of the committer's lock,
+/// and the number of walks after which it stores all that are left.
+const CHANGED_MAX: u32 = 64;
+const WALKS_MAX: u32 = 3;
+
 /// Takes a FLUSH request. Any context.
 pub(super) fn flush<H: Host>(host: &H, rq: H::Request) {
     if host.shared().is_read_only() {
@@ -112,19 +117,24 @@ pub fn checkpoint<H: Host>(host: &H) -> Result {
 }
 
 /// Stores the changed pages for a checkpoint, a few each time that it takes the committer's lock,
-/// so that a commit need not wait for all of them. It walks the pages once. If a page changes after
-/// that, the checkpoint itself stores it.
+/// so that a commit need not wait for all of them. The checkpoint itself stores the pages that
+/// commits have changed meanwhile. If these are many, it walks the pages again first.
 fn store_changed<H: Host>(host: &H) -> Result {
-    let mut next = Some(0);
-    while let Some(from) = next {
-        next = host.with_committer(|committer, disk| {
-            let stored = committer.store_some(host.map(), disk, from);
-            if let Err(e) = stored {
-                publish(host, committer, Step::Checkpoint, Err(e))?;
-            }
-            stored
-        })?;
-        host.give_way();
+    for _ in 0..WALKS_MAX {
+        let mut next = Some(0);
+        while let Some(from) = next {
+            next = host.with_committer(|committer, disk| {
+                let stored = committer.store_some(host.map(), disk, from);
+                if let Err(e) = stored {
+                    publish(host, committer, Step::Checkpoint, Err(e))?;
+                }
+                stored
+            })?;
+            host.give_way();
+        }
+        if host.with_committer(|committer, _| committer.changed_pages()) <= CHANGED_MAX {
+            break;
+        }
     }
     Ok(())
 }

@@ -114,6 +114,36 @@ fn steps_cost_no_write() {
     assert_eq!(writes(true), writes(false));
 }
 
+/// A checkpoint writes up to eight directory blocks that lie together in one write, each with its
+/// own pages.
+#[test]
+fn directory_blocks_that_lie_together_are_written_together() {
+    let slabs = 12 * 508 * TABLE_ENTRIES;
+    let sectors = u64::from(slabs) * SLAB;
+    let g = Geometry::new(sectors, sectors, 1 << 18, SLAB as u32, 16).unwrap();
+    let (disk, mut u) = fresh(g);
+    let slab_of = |block: u32| block * 508 * TABLE_ENTRIES;
+    // Blocks 2 and 3 are in the other slot by the third checkpoint.
+    for (n, blocks, writes) in [(0, 0..11, 2), (1, 2..4, 1), (2, 0..11, 3)] {
+        for slab in blocks.clone().map(slab_of) {
+            u.empty(slab + n..slab + n + 1, Base::Zero).unwrap();
+        }
+        u.committer.commit(&u.map, &mut u.disk).unwrap();
+        store(&mut u);
+        let before = u.disk.counts();
+        u.committer.checkpoint(&u.map, &mut u.disk).unwrap();
+        let after = u.disk.counts();
+        assert_eq!(after.writes - before.writes, writes, "checkpoint {n}");
+        // And the two superblocks.
+        let blocks = after.blocks_written - before.blocks_written - 2;
+        assert_eq!(blocks, [11, 2, 11][n as usize]);
+        let leaf = load(&disk, g.root_sectors(), g.leaf_sectors()).unwrap();
+        for slab in (0..11).map(slab_of).flat_map(|s| s..s + 3) {
+            assert_eq!(leaf.map.entry(slab).base, u.map.entry(slab).base);
+        }
+    }
+}
+
 /// A leaf that is written for a task which gets a fatal signal after so many yields.
 struct Signalled<'a>(&'a mut SimDisk, u32);
 
