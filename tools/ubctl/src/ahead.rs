@@ -51,21 +51,27 @@ pub fn refuse_leaf_as_root(root: &Device) -> Result {
     if root.read_at(0, &mut block).is_err() {
         return Ok(());
     }
-    let Ok((sb, _)) = choose(&block, &[0; BLOCK_BYTES]) else {
-        return Ok(());
-    };
-    let name = match sb.name.text() {
-        "" => String::new(),
-        name => format!(" {name}"),
+    let which = match choose(&block, &[0; BLOCK_BYTES]) {
+        Ok((sb, _)) => {
+            let name = match sb.name.text() {
+                "" => String::new(),
+                name => format!(" {name}"),
+            };
+            format!("the leaf{name} of UUID {}", output::uuid(&sb.uuid))
+        }
+        // The checksum of its superblock is right.
+        Err(Error::NewerVersion(_) | Error::UnknownFeatures(..)) => {
+            "a leaf of a newer version".to_string()
+        }
+        Err(_) => return Ok(()),
     };
     Err(Fail::new(
         REFUSED,
         "root_is_leaf",
         format!(
-            "root {}: it holds the leaf{name} of UUID {}: are root and leaf swapped? A root must not \
-             begin with a leaf's superblock",
+            "root {}: it holds {which}: are root and leaf swapped? A root must not begin with a leaf's \
+             superblock",
             root.path().display(),
-            output::uuid(&sb.uuid)
         ),
     ))
 }
@@ -124,5 +130,60 @@ pub fn create(control: &Control, request: &mut Create, what: &str) -> Result<u32
             *request = once;
             return done;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{refuse_leaf_as_root, Device, Side};
+    use crate::device::Access;
+    use ubcore::format::crc::block_crc;
+    use ubcore::format::features::Features;
+    use ubcore::format::name::LeafName;
+    use ubcore::format::superblock::Superblock;
+    use ubcore::geometry::Geometry;
+
+    fn superblock() -> Vec<u8> {
+        let sb = Superblock {
+            generation: 1,
+            uuid: [7; 16],
+            nonce: 1,
+            geometry: Geometry::new(4096, 4096, 8192, 32, 16).unwrap(),
+            root_block_bytes: 512,
+            clean: true,
+            reveal: false,
+            keep: false,
+            journal_tail: 0,
+            journal_sequence: 1,
+            root_digest: [0; 32],
+            name: LeafName::NONE,
+            features: Features::NONE,
+            directory_slots: [0; 256],
+        };
+        let mut bytes = vec![0; 65536];
+        sb.encode(&mut bytes[..512]);
+        bytes
+    }
+
+    #[test]
+    fn a_root_that_begins_with_a_leaf_is_refused() {
+        let path = std::env::temp_dir().join(format!("ubctl-leaf-{}", std::process::id()));
+        let refused = |bytes: &[u8]| {
+            std::fs::write(&path, bytes).unwrap();
+            let root = Device::open(&path, Side::Root, Access::Read).unwrap();
+            refuse_leaf_as_root(&root).err().map(|fail| fail.message)
+        };
+        let mut leaf = superblock();
+        assert!(refused(&leaf).unwrap().contains("of UUID 07070707-"));
+        // A newer version, with a checksum that is right, and with one that is not.
+        leaf[12] = 9;
+        assert_eq!(refused(&leaf), None);
+        let crc = block_crc(&leaf[..512], 8);
+        leaf[8..12].copy_from_slice(&crc.to_le_bytes());
+        assert!(refused(&leaf)
+            .unwrap()
+            .contains("a leaf of a newer version"));
+        assert_eq!(refused(&[0; 65536]), None);
+        std::fs::remove_file(&path).unwrap();
     }
 }

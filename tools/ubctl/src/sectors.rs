@@ -52,13 +52,14 @@ pub fn recorded(leaf: &Device) -> Option<Superblock> {
 /// root's.
 fn made_for(root: &Device) -> Result<u32> {
     let own = root.block_bytes()?;
-    if unit_of_file_system(root).is_some_and(|unit| unit < own) {
-        return Ok(SECTOR);
-    }
     let is_table = |block: u32| {
         let mut magic = [0; GPT.len()];
         root.read_at(block.into(), &mut magic).is_ok() && magic == GPT
     };
+    // A table that fits comes first, because an old file system may have left its first bytes.
+    if !is_table(own) && unit_of_file_system(root).is_some_and(|unit| unit < own) {
+        return Ok(SECTOR);
+    }
     let others = [SECTOR, 4096].into_iter().filter(|&block| block != own);
     Ok([own]
         .into_iter()
@@ -72,17 +73,19 @@ fn made_for(root: &Device) -> Result<u32> {
 fn unit_of_file_system(root: &Device) -> Option<u32> {
     let mut head = [0; 2048];
     root.read_at(0, &mut head).ok()?;
-    if head.starts_with(b"XFSB") {
-        // This is sb_sectsize, the unit of its log and of its headers.
-        return Some(u16::from_be_bytes([head[102], head[103]]).into());
-    }
     let ext = &head[1024..];
-    if ext[56..58] != [0x53, 0xef] {
+    let unit = if head.starts_with(b"XFSB") {
+        // This is sb_sectsize, the unit of its log and of its headers.
+        u16::from_be_bytes([head[102], head[103]]).into()
+    } else if ext[56..58] == [0x53, 0xef] {
+        // This is s_log_block_size: 1 KiB and up.
+        let shift = u32::from_le_bytes([ext[24], ext[25], ext[26], ext[27]]);
+        1024u32.checked_shl(shift)?
+    } else {
         return None;
-    }
-    // This is s_log_block_size: 1 KiB and up.
-    let shift = u32::from_le_bytes([ext[24], ext[25], ext[26], ext[27]]);
-    1024u32.checked_shl(shift)
+    };
+    // Both file systems have units of up to 64 KiB. Any other is not their superblock.
+    (unit.is_power_of_two() && (SECTOR..=1 << 16).contains(&unit)).then_some(unit)
 }
 
 /// Returns the blocks of a device, or the blocks that an image gets if `wanted` are asked for.
@@ -225,7 +228,10 @@ mod tests {
             })
         };
         assert_eq!((ext(0), ext(2)), (Some(1024), Some(4096)));
-        assert_eq!(ext(40), None);
+        for shift in [7, 22, 31, 40] {
+            assert_eq!(ext(shift), None, "{shift}");
+        }
+        assert_eq!((xfs(0), xfs(520), ext(6)), (None, None, Some(65536)));
         std::fs::remove_file(&path).unwrap();
     }
 
