@@ -21,7 +21,8 @@ breach() {
 	printf '%s: %s: %s\n' "${commit:0:12}" "$1" "$subject"
 	breaches=$((breaches + 1))
 }
-for commit in $("${git[@]}" rev-list --no-merges "$range"); do
+commits=$("${git[@]}" rev-list --no-merges "$range")
+for commit in $commits; do
 	message=$("${git[@]}" log -1 --format=%B "$commit")
 	subject=$(head -n 1 <<<"$message")
 	body=$(tail -n +3 <<<"$message" | grep -v '^Signed-off-by: ' || true)

@@ -80,7 +80,7 @@ def prose(path):
         return block_comments(text)
     if path.endswith((".rst", ".md")):
         return paragraphs(lines)
-    if lines[0].startswith("#!/bin/") or (len(lines) > 1 and "shell=sh" in lines[1]):
+    if lines[0].startswith("#!/bin/") or (len(lines) > 1 and "shellcheck shell=" in "".join(lines[1:4])):
         return comments(lines, r"(?:^|\s)#(?![!{])")
     return ()
 
@@ -100,9 +100,8 @@ def main():
             continue
         for n, text in found:
             for pattern, use in PATTERNS:
-                for hit in pattern.findall(text):
-                    word = hit if isinstance(hit, str) else hit[0]
-                    print(f"{path}:{n}: {word}: {use}")
+                for hit in pattern.finditer(text):
+                    print(f"{path}:{n}: {hit.group()}: {use}")
                     breaches += 1
     return 1 if breaches else 0
 
