@@ -170,9 +170,13 @@ impl Events {
                 self.is_low.store(true, Relaxed);
                 self.tell(&self.low_space);
             }
-        } else if free.saturating_mul(ENOUGH) > slabs && self.is_low.load(Relaxed) {
-            self.is_low.store(false, Relaxed);
-            self.is_full.store(false, Relaxed);
+        } else if free.saturating_mul(ENOUGH) > slabs {
+            // A large request may have found too few slabs although space was not low.
+            for reported in [&self.is_low, &self.is_full] {
+                if reported.load(Relaxed) {
+                    reported.store(false, Relaxed);
+                }
+            }
         }
     }
 

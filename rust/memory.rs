@@ -209,7 +209,8 @@ impl MapMemory {
             + bytes_of(&memory.bits)
             + bytes_of(&memory.owners)
             + bytes_of(&memory.dirty) * 2
-            + bytes_of(&memory.dirty_words);
+            + bytes_of(&memory.dirty_words)
+            + bytes_of(&memory.emptied) * 2;
         memory.bytes.store(fixed, Relaxed);
         Ok(memory)
     }

@@ -208,7 +208,12 @@ fn resume<H: Host>(host: &H, rq: H::Request) {
             rq.set_word(rq.word() | PARTS_DONE);
             add(host, rq);
         }
-        Err(e) => io::fail(host, rq, e),
+        Err(e) => {
+            if matches!(e, Error::Io(..) | Error::Os(_)) {
+                host.note(Event::IoError);
+            }
+            io::fail(host, rq, e);
+        }
     }
 }
 
