@@ -53,7 +53,7 @@ struct Entry {
 /// A union's place in the registry.
 ///
 /// Attach and detach do I/O and may hang with their devices. The registry's lock is therefore not
-/// held during either; a place without a union reserves the id.
+/// held during either, except when the module is unloaded; a place without a union reserves the id.
 struct Place {
     id: u32,
     entry: Option<KBox<Entry>>,

@@ -4,7 +4,8 @@
 //!
 //! Lock order: `Registry::unions`, `Union::metadata`, `Union::allocator`, `Reserve::spare`. The
 //! last two are spinlocks, and the only locks that the I/O path takes. No thread waits for I/O
-//! while it holds `Registry::unions`, and no lock is held while a request's lower I/O is in flight.
+//! while it holds `Registry::unions`, except when the module is unloaded. A request holds no lock
+//! while its lower I/O is in flight.
 
 use crate::{
     blk::{
@@ -126,7 +127,7 @@ pub(crate) struct Union {
     pub(crate) loss: Loss,
     /// The state that the protocol's requests and works share.
     pub(crate) shared: protocol::Shared,
-    /// Why the map can no longer be committed. Unset while it can be.
+    /// Why a commit or checkpoint failed, so that the union turned read-only. Unset until then.
     pub(crate) failure: SetOnce<Error>,
     /// The commit waiters.
     pub(crate) waiting: RequestList<Union>,
@@ -139,7 +140,9 @@ pub(crate) struct Union {
     pub(crate) starved: RequestList<Union>,
     /// Requests that the send work submits, because their lower I/O may have to wait.
     pub(crate) sends: RequestList<Union>,
-    /// Whether a request is on `sends` although `way` is [`Way::Requests`].
+    /// Whether a request that would have to wait is on `sends`, or the send work is submitting it.
+    /// Set only if `way` is [`Way::Requests`]. While it is set, further such requests return to
+    /// blk-mq, which queues them again.
     pub(crate) in_line: AtomicBool,
     /// The union's requests. The word of each request in flight says when it looked up the map.
     pub(crate) tags: Arc<Tags<Union>>,
@@ -220,8 +223,8 @@ fn kept(path: &CStr) -> [u8; abi::PATH_BYTES] {
 fn open_pair(root: &CStr, leaf: &CStr, write: bool) -> Result<(BlockDevice, BlockDevice)> {
     let root = BlockDevice::open_shared(root).map_err(|e| open(Side::Root, e))?;
     let leaf = BlockDevice::open_exclusive(leaf, write).map_err(|e| {
-        // Our own claim on the root makes the leaf busy if both are the same device, or if the root
-        // is a partition of the leaf.
+        // Our own claim on the root makes the leaf busy if both are the same device, or if one is a
+        // partition of the other.
         let same = BlockDevice::open_plain(leaf).is_ok_and(|leaf| root.overlaps(&leaf));
         if same {
             Error::SameDevice
@@ -300,7 +303,7 @@ fn read(
     map: &Map<MapMemory>,
 ) -> Result<(Allocator<KVVec<u64>>, UnionCommitter, Loss)> {
     let g = map.geometry();
-    // Larger than the number of slabs, so that there is always a word after the last slab.
+    // Larger than the number of slabs, so that there is always a bit after the last slab.
     let bitmap = || zeroed(index(g.leaf_slabs() / 64).saturating_add(1), 0u64);
     let mut a = Allocator::new([bitmap()?, bitmap()?, bitmap()?], g.leaf_slabs());
     let entries = zeroed(index(g.pages()), PageEntry::EMPTY)?;
@@ -432,7 +435,9 @@ pub(crate) struct Shared {
 }
 
 impl Attached {
-    /// Attaches a leaf to its root. If it fails, the content of both devices is unchanged.
+    /// Attaches a leaf to its root. The first write to the leaf is a checkpoint. If the call fails
+    /// before, both devices are unchanged. If it fails later, the leaf holds the same union, and
+    /// what an opener wrote if the disk was in the system already.
     ///
     /// If the leaf is damaged and can still be read, `damage` is filled, even if the call fails.
     pub(crate) fn new(
@@ -492,7 +497,8 @@ impl Attached {
 
     /// Detaches the union and commits its dirty mappings.
     ///
-    /// The caller must have claimed the disk, so that no one has it open.
+    /// The caller must have claimed the disk, so that no one has it open. [`Attached::new`] does
+    /// not claim it if it fails: a process that has the disk open then finds its queue dead.
     pub(crate) fn detach(self) -> Result {
         let Attached { disk, union } = self;
         union.events.close();

@@ -154,7 +154,7 @@ impl Events {
         self.tell(&self.read_only);
     }
 
-    /// Reports that a write found no free slab. Any context.
+    /// Reports that a request found too few free slabs. Any context.
     pub(crate) fn full(self: &Arc<Self>) {
         if !self.is_full.load(Relaxed) && !self.is_full.xchg(true, Relaxed) {
             self.tell(&self.full);
@@ -197,7 +197,7 @@ impl Events {
     /// Traces a commit or a checkpoint that has ended.
     ///
     /// `before` and `after` are the committer's counters, `changes` is the number of map changes
-    /// that became durable. A commit that finds the journal full is traced as both.
+    /// that became durable. A commit that became a checkpoint is traced as both.
     pub(crate) fn step_ended(
         &self,
         step: Step,

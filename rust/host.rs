@@ -60,7 +60,7 @@ use kernel::{
     },
 };
 
-/// The longest time that a mapping stays volatile without a FLUSH, in ms.
+/// The longest time from a change of the map until the timer starts to commit it, in ms.
 const COMMIT_AFTER_MS: u32 = 1000;
 
 /// How long to wait before the requests in flight are checked again, in µs: first and maximum.

@@ -192,7 +192,7 @@ impl WorkItem<4> for Union {
     }
 }
 
-/// The checkpoint work, queued when the journal is half full.
+/// The checkpoint work, queued when a checkpoint is due: see `Committer::wants_checkpoint`.
 impl WorkItem<5> for Union {
     type Pointer = Arc<Union>;
 
@@ -263,7 +263,8 @@ impl Union {
     ///
     /// The caller must have removed the disk, so that no request is in flight or arrives.
     pub(crate) fn detach(this: &Arc<Self>) -> Result {
-        // Reclaim queues checkpoints, and a large discard queues reclaim. No other work is queued
+        // The timer, the commit work and a large discard queue reclaim and checkpoints, and reclaim
+        // queues checkpoints. So the works are waited for in this order. No other work is queued
         // without a request.
         workqueue::cancel_delayed_work_sync::<_, 2>(this);
         workqueue::flush_work::<_, 1>(this);

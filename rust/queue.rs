@@ -42,7 +42,7 @@ impl Driver for Union {
             Way::Bios if matches!(rq.op(), Op::Read | Op::Write) => rq,
             _ => match io::queue(&this, rq) {
                 // One request at a time waits for the lower device on `sends`. blk-mq queues the
-                // others again when a request of this union has ended.
+                // others again when a request of the same hardware queue has ended, or after 3 ms.
                 Err(rq) if !this.in_line.swap(true, Ordering::Relaxed) => rq,
                 taken => return taken,
             },
@@ -113,7 +113,8 @@ fn add<'d>(union: &'d Union, pieces: &mut Pieces<'d, Union>, runs: impl Iterator
             target: match run.source {
                 Source::Root(sector) => Target::Device(&union.root, sector),
                 Source::Leaf(sector) => Target::Device(&union.leaf, sector),
-                // For a write: a concurrent discard emptied the slab after the write was mapped.
+                // For a write: a concurrent discard emptied the slab after the write had found or
+                // allocated its leaf slab.
                 Source::Zero => Target::Nowhere,
                 Source::Lost => Target::Broken,
             },

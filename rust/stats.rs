@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The counters of a union, readable without the committer's lock. The read path counts nothing.
+//! The counters of a union, readable without the committer's lock. A read that succeeds counts
+//! nothing.
 
 use crate::metadata::UnionCommitter;
 use kernel::sync::atomic::{

@@ -54,8 +54,11 @@
 #define UNIONBLK_STATUS_NEXT	1
 
 /*
- * struct unionblk_create.reason: why the attach failed, in more detail than the
- * errno. NONE in all other cases. Below, a and b are reason_detail[0] and [1].
+ * struct unionblk_create.reason: why the driver could not attach the leaf, in
+ * more detail than the errno. NONE if the call succeeds, or fails before the
+ * attach begins: with EINVAL for a field, with EEXIST, or with ENOMEM. struct
+ * unionblk_status.last_error has the same numbers. Below, a and b are
+ * reason_detail[0] and [1].
  */
 enum unionblk_reason {
 	UNIONBLK_REASON_NONE = 0,
@@ -83,14 +86,18 @@ enum unionblk_reason {
 	UNIONBLK_REASON_INTERNAL = 22,		/* EIO; a bug in the driver */
 };
 
-/* The side in the details of a reason: 0 is the root, 1 is the leaf. */
+/*
+ * The details of a reason. Side: 0 is the root, 1 is the leaf. Area: 1 is the
+ * superblock, 2 the page directory, 3 a map page, 4 the journal, 5 the map, if
+ * its entries contradict each other. A block has 4096 bytes.
+ */
 
 /* Returns the versions and features of the driver. */
 struct unionblk_features {
 	__u32 size;
 	__u32 abi_version;	/* out: UNIONBLK_ABI_VERSION */
 	__u32 format_version;	/* out: newest known leaf format */
-	__u32 unions;		/* out: number of unions */
+	__u32 unions;		/* out: unions, also those being attached or detached */
 	__u64 features;		/* out: none defined yet */
 };
 
@@ -104,8 +111,11 @@ struct unionblk_features {
  * the leaf may be write-protected. The driver never writes to it: after a power
  * failure, it replays the journal in memory only.
  *
- * The driver writes to the leaf only after it has checked both devices. If the
- * call fails, the content of both is unchanged. EEXIST if @id is in use.
+ * The driver writes to the leaf only after it has checked both devices. Its
+ * first write is a checkpoint. If the call fails before, both devices are
+ * unchanged. If it fails later, the leaf holds the same union as before, and
+ * what a program wrote to the disk if that was there already. EEXIST if @id is
+ * in use.
  *
  * If metadata is damaged and the union can still be read safely,
  * @damaged_blocks is the number of metadata blocks that cannot be used, and
@@ -132,9 +142,11 @@ struct unionblk_create {
 /*
  * Detaches a union: commits its dirty mappings and releases both devices.
  *
- * EBUSY while the union is open or mounted, ENODEV if no union has this id. EIO
- * if the last commit failed; the union is detached even then, and the leaf
- * holds what the last successful commit covered.
+ * EBUSY while the union is open or mounted, or while another call attaches or
+ * detaches it. ENODEV if no union has this id. EIO if the last commit failed, or
+ * ENOSPC if it failed because the storage below the leaf is full; the union is
+ * detached even then, and the leaf holds what the last successful commit
+ * covered.
  */
 struct unionblk_remove {
 	__u32 size;
@@ -147,12 +159,13 @@ struct unionblk_remove {
 
 /*
  * Returns the state of one union. ENODEV if no union has this id or, with
- * UNIONBLK_STATUS_NEXT, this id or a higher one. All fields without a mark are
- * "out".
+ * UNIONBLK_STATUS_NEXT, this id or a higher one. EBUSY while another call
+ * attaches or detaches the union; UNIONBLK_STATUS_NEXT skips such a union. All
+ * fields without a mark are "out".
  */
 struct unionblk_status {
 	__u32 size;
-	__u32 flags;		/* in: UNIONBLK_STATUS_NEXT */
+	__u32 flags;		/* in: UNIONBLK_STATUS_NEXT, out: 0 */
 	__u32 id;		/* in: wanted id, out: found id */
 	__u32 mode;		/* out: UNIONBLK_MODE_* */
 	__u32 major;		/* of the union's disk */
@@ -170,12 +183,12 @@ struct unionblk_status {
 	__u32 slabs_used;
 	__u32 journal_blocks;
 	__u32 journal_used;
-	__u32 dirty;		/* 1: a mapping is not durable yet */
+	__u32 dirty;		/* 1: a change of the map is not durable yet */
 	__u64 commits;		/* since attach, like all counters below */
 	__u64 checkpoints;
 	__u64 journal_written;	/* blocks */
 	__u64 first_writes;	/* writes that made a mapping */
-	__u64 io_errors;	/* of lower bios */
+	__u64 io_errors;	/* requests that failed below, or touched lost sectors */
 	__u64 map_bytes;	/* memory of the map */
 	__u32 discard;		/* UNIONBLK_DISCARD_* */
 	__u32 reserved0;
@@ -190,7 +203,8 @@ struct unionblk_status {
 /*
  * Returns the first stretch of lost sectors of a union that ends after @from.
  * To list all stretches, start with 0 and continue with @sector + @sectors.
- * ENODEV if no union has this id.
+ * ENODEV if no union has this id, EBUSY while another call attaches or detaches
+ * it.
  *
  * The driver keeps a limited number of stretches, the first ones; @unnamed is
  * the number of stretches after them. "ubctl check" lists all of them while the

@@ -22,8 +22,8 @@ use kernel::{
     prelude::*, //
 };
 
-/// Sends a range that is not all of a request, or the first part of the range, and returns the
-/// number of sectors sent.
+/// Sends a range of a request, or the first part of the range, as a lower I/O that holds a count of
+/// the request, and returns the number of sectors sent.
 ///
 /// Returns `EAGAIN` if it would have to wait. If an error is returned, nothing was sent.
 ///
@@ -65,8 +65,9 @@ pub(super) unsafe fn send_counted<D: Driver>(
 /// Sends the rest of a request as one lower I/O. When it has ended, [`Request::complete`] gets the
 /// request back.
 ///
-/// Returns `EAGAIN` if it would have to wait, and `E2BIG` if the rest does not fit one lower I/O.
-/// If an error is returned, nothing was sent, and the caller owns the request again.
+/// Returns `EAGAIN` if it would have to wait, and `E2BIG` if the rest does not fit one lower I/O or
+/// there is memory for only some of its bios. If any error is returned, nothing was sent, and the
+/// caller owns the request again.
 ///
 /// # Safety
 ///
@@ -95,7 +96,8 @@ pub(super) unsafe fn send_whole<D: Driver>(
 /// Sends a request, of which nothing was sent before, as one lower request. When it has ended,
 /// [`Request::complete`] gets the request back.
 ///
-/// Returns errors as [`send_whole`] does, and `E2BIG` also if the request has more than one bio.
+/// Returns errors as [`send_whole`] does, and `E2BIG` also if the request has more than one bio, an
+/// encryption context or integrity data.
 ///
 /// # Safety
 ///

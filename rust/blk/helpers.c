@@ -177,7 +177,10 @@ static u32 ub_clone_limit(struct request_queue *q, sector_t sector, u32 sectors)
 	return sectors;
 }
 
-/* Does the checks that submit_bio_noacct() does for a bio. */
+/*
+ * Checks that the lower disk is not dead and that the range lies within @bdev,
+ * as the submission of a bio does. A clone skips these checks.
+ */
 static __always_inline int ub_clone_check(struct block_device *bdev, u64 sector, u32 sectors)
 {
 	sector_t size = bdev_nr_sectors(bdev);
@@ -468,9 +471,11 @@ void ub_disk_unlink(struct gendisk *disk, struct block_device *bdev)
 }
 
 /*
- * If a set may sleep, its SRCU readers enter the queues of other sets, without
- * waiting. lockdep does not know that they do not wait, so the SRCU domains of
- * our sets get a separate class.
+ * If our set may sleep, queue_rq() runs as a reader of the set's SRCU domain and
+ * enters lower queues, without waiting. A thread that has frozen a lower queue
+ * waits for the readers of the lower set's domain. lockdep does not know that
+ * our readers do not wait: if both domains had one class, it would report a
+ * deadlock. So the domains of our sets get a separate class.
  */
 void ub_tags_set_lock_class(struct blk_mq_tag_set *set, struct lock_class_key *key)
 {
@@ -479,11 +484,13 @@ void ub_tags_set_lock_class(struct blk_mq_tag_set *set, struct lock_class_key *k
 }
 
 /*
- * Disables writeback throttling by default, because the lower devices throttle
- * if that is wanted. The elevator_lock gets a separate lockdep class for the
- * same reason as the set: a thread waits for our SRCU readers under our
- * elevator_lock, and lockdep must not take it for that of a queue that the
- * readers enter.
+ * Disables writeback throttling by default. Lower requests bypass that of the
+ * lower devices, so a user who wants it enables it here, in queue/wbt_lat_usec.
+ *
+ * The elevator_lock gets a separate lockdep class for the same reason as the
+ * set: a thread waits for our SRCU readers under our elevator_lock, and another
+ * thread takes the elevator_lock of a lower queue, which our readers enter,
+ * while that queue is frozen. lockdep must not take the two locks for one.
  */
 void ub_disk_setup(struct gendisk *disk, struct lock_class_key *key)
 {

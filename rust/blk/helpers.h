@@ -49,9 +49,10 @@ int ub_clone_send(struct request *rq, struct bio *own, const struct ub_part *par
 		  bio_end_io_t *end_io);
 
 /*
- * Sends all of @rq as one lower request, if @rq has one bio and fits. This is a
- * fast path of ub_clone_send(). If @rq does not fit, returns -E2BIG and sends
- * nothing.
+ * Sends all of @rq as one lower request, to sector @to of @bdev. This is a fast
+ * path of ub_clone_send(), and in all other respects like it; @own must not be
+ * NULL. Returns -E2BIG and sends nothing if @rq does not fit one lower request,
+ * has more than one bio, or has an encryption context or integrity data.
  */
 int ub_clone_whole(struct request *rq, struct bio *own, struct block_device *bdev,
 		   u64 to, bio_end_io_t *end_io);

@@ -6,8 +6,8 @@
 //! queue, it never waits. As *bios*, it may wait, so only a worker sends bios.
 //!
 //! A range that goes to one place is one lower I/O, if the way allows it. The first lower bio is
-//! embedded in the private data of the request. If a request is sent as a whole, only the lower
-//! request is allocated, and no lower I/O is counted. If there is no memory or no free lower
+//! embedded in the private data of the request. If a request is sent as a whole, no lower I/O is
+//! counted. If it then has one bio, no bio is allocated. If there is no memory or no free lower
 //! request, the *round* ends: when the lower I/O of the round has ended, the driver gets the
 //! request back to send the rest.
 
@@ -178,12 +178,13 @@ impl<'d, D: Driver> Pieces<'d, D> {
 
     /// Returns the number of sectors from the current one to the end of the bio, at least one.
     fn in_bio(&self) -> u32 {
-        // SAFETY: All callers ensure that the request has a sector at the current position, so by
-        // the invariant `bio` is a bio of the request.
+        // SAFETY: All callers ensure that the current position is a sector of the request, so
+        // `bio` is a bio of the request: `add` calls `place` and `zero` only if sectors are left,
+        // and `advance` calls this only for sectors that it has not passed yet.
         unsafe { sectors_of(self.bio) - self.skip }
     }
 
-    /// Advances by `n` sectors, of which at least as many are left.
+    /// Advances by `n` sectors. `n` is at most `left`.
     fn advance(&mut self, n: u32) {
         let mut n = n;
         self.left -= n;
@@ -222,7 +223,8 @@ impl<'d, D: Driver> Pieces<'d, D> {
         take
     }
 
-    /// Sends the next `n` sectors, or the first of them, and returns how many.
+    /// Sends the next `n` sectors, or the first of them, and returns how many. If they are all of
+    /// the rest, notes the target in `whole` instead.
     fn place(&mut self, dev: &'d BlockDevice, sector: u64, n: u32) -> u32 {
         let take = match self.way {
             Way::Requests => n,
@@ -297,7 +299,8 @@ where
     // SAFETY: By the contract of this function `rq` fulfils the invariants of `Request`, so it has
     // an initialised `Pdu`.
     let pdu = unsafe { &*Pdu::of(rq) };
-    // From here to `put` below the request cannot complete, so the borrows stay valid.
+    // From here to `send_whole` or `put` below the request cannot complete, so the borrows stay
+    // valid.
     pdu.hold();
     // SAFETY: The disk keeps its `Shared` until all of its requests have ended.
     let shared = unsafe { &*Shared::<D>::of(rq) };

@@ -27,8 +27,9 @@ use kernel::{
 
 /// The private data of one request, which follows its `struct request`.
 ///
-/// A request belongs to one CPU or one list at a time, so no field is shared while the request
-/// waits. The completions of its lower I/O write `remaining` and `status`.
+/// A request belongs to one CPU or one list at a time, so no other thread writes a field while the
+/// request waits. [`Tags::any`](super::Tags::any) may read `cookie` at any time. The completions of
+/// its lower I/O write `remaining` and `status`.
 ///
 /// The atomics are those of `core`, as in the driver's other memory. They compile to the same code
 /// as the kernel's, but without a call for each access.
@@ -40,6 +41,7 @@ use kernel::{
 #[repr(C)]
 pub(super) struct Pdu {
     /// The number of lower I/Os that have not ended, plus one while lower I/O is still being sent.
+    /// Not used once the request is sent as a whole.
     remaining: AtomicI32,
     /// The first error of lower I/O, a `blk_status_t`.
     status: AtomicU32,

@@ -30,8 +30,9 @@ const STEP_BITS: u32 = 64 * 4096;
 
 /// The leaf's free slabs. One lock guards them and all changes of the slab table.
 ///
-/// `B` is a bitmap with one bit for each leaf slab, which is set if the slab is taken.
+/// `B` is a bitmap with one bit for each leaf slab.
 pub struct Allocator<B> {
+    /// Slabs that are not free. Emptied slabs are among them until a reclaim frees them.
     taken: B,
     /// Slabs that lost their owner, and that a commit may not have covered yet.
     emptied: B,
@@ -133,8 +134,8 @@ impl<B: DerefMut<Target = [u64]>> Allocator<B> {
 
     /// Allocates a leaf slab for root slab `slab`, if it has none. Returns the leaf slab.
     ///
-    /// Under the lock. Returns `Full` if no slab is free, and `NoMemory` if there is no page for
-    /// the map at once.
+    /// Under the lock. Returns `Full` if no slab is free, `Emptied` if the root slab was emptied
+    /// and may not have a new home yet, and `NoMemory` if there is no page for the map at once.
     pub fn allocate<M: Memory>(&mut self, map: &Map<M>, slab: u32) -> Result<u32> {
         let entry = map.entry(slab);
         if let Some(leaf) = entry.leaf {
@@ -150,8 +151,8 @@ impl<B: DerefMut<Target = [u64]>> Allocator<B> {
     }
 
     /// Allocates a leaf slab for every slab of a range of union sectors. If the free slabs do not
-    /// suffice, it allocates none, because a home that its write never reached would be lost until
-    /// the next attach.
+    /// suffice, it allocates none, because a home that its write never reached would take up space
+    /// until the next attach. If slabs are about to become free, it returns `Emptied`, not `Full`.
     ///
     /// Like [`Allocator::allocate`] otherwise. If memory runs out, slabs that have a home by then
     /// keep it.
@@ -255,7 +256,8 @@ impl<B: DerefMut<Target = [u64]>> Allocator<B> {
     /// Returns the page to continue with, or `None` at the end.
     ///
     /// Under the lock, and between two commits that have not failed. The caller may call
-    /// [`Allocator::end_reclaim`] only after all I/O that is in flight at the end has ended.
+    /// [`Allocator::end_reclaim`] only after all I/O has ended that is in flight when this returns
+    /// `None`.
     pub fn advance_reclaim<M: Memory>(&mut self, map: &Map<M>, page: u32) -> Option<u32> {
         let (any, next) = Self::advance_pages(map, page, Emptied::Durable, Emptied::Waiting);
         self.any_waiting |= any;

@@ -55,8 +55,9 @@ pub fn read_superblock<D: Disk>(disk: &mut D) -> Result<Probe> {
 
 /// Fills an empty map and an empty allocator from the leaf. Refuses any damage.
 ///
-/// `entries` and both of `sets` have room for each map page and are empty. The first of `sets` has
-/// the pages that the next checkpoint writes. The caller may put pages into it. Process context.
+/// `entries` and both of `sets` have room for each map page. `entries` and the second of `sets` are
+/// empty. The first of `sets` collects the pages that the next checkpoint writes, and the caller
+/// may have put pages into it. Process context.
 pub fn load<D, M, A, B, E>(
     disk: &mut D,
     probe: Probe,

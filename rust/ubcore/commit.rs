@@ -203,8 +203,8 @@ where
         f(self).inspect_err(|&e| self.failed = Some(e))
     }
 
-    /// Writes a transaction of all dirty slabs. Returns its number of blocks, or `None` if the ring
-    /// cannot take it.
+    /// Writes a transaction of all dirty slabs. Returns its number of blocks, or `None` if a
+    /// checkpoint must follow: the ring is full, or replay would fill too many pages.
     fn write_transaction<M: Memory, D: Disk>(
         &mut self,
         map: &Map<M>,

@@ -41,8 +41,8 @@ pub struct Entry {
     pub base: Base,
     /// Whether the slab was emptied. Then there is no leaf slab.
     pub emptied: Emptied,
-    /// The metadata of the slab's home, or of its bits, could not be read. No other field has a
-    /// meaning.
+    /// The metadata of the slab's home, or of its bits, is damaged or could not be read. No other
+    /// field has a meaning.
     pub lost: bool,
 }
 

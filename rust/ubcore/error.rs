@@ -143,13 +143,14 @@ pub enum Error {
     Open(Side, u32),
     /// The leaf is write-protected.
     ReadOnlyLeaf,
-    /// Root and leaf are one device.
+    /// Root and leaf are one device, or one is a partition of the other.
     SameDevice,
-    /// The devices' block sizes or alignment do not go together.
+    /// The device is zoned, its logical blocks are above 4096 bytes, or the size of the union is no
+    /// multiple of the blocks.
     Limits(Side),
     /// Memory ran out.
     NoMemory,
-    /// No free slab is left on the leaf.
+    /// The leaf has fewer free slabs than the request needs.
     Full,
     /// Root or leaf is a union, or lies on one with no file system in between.
     Stacked(Side),
@@ -159,8 +160,8 @@ pub enum Error {
     FineMap(u32),
     /// The driver contradicts itself, because a rule of the map does not hold.
     Internal,
-    /// The slab was emptied a moment ago. It can have a home after the next commit and grace
-    /// period.
+    /// The slab was emptied a moment ago, or the leaf is full and emptied slabs are about to become
+    /// free. The slab can have a home after the next commit and grace period.
     Emptied,
 }
 

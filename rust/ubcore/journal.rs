@@ -140,8 +140,8 @@ impl<'a, D: Disk> Transaction<'a, D> {
 
     /// Emits all that is mapped of a leaf slab. The first record is `New` if `fresh`, else `More`.
     ///
-    /// If a slab has many runs, its bits follow as words after the first runs, so that no slab
-    /// costs more than twice its bits.
+    /// If a slab has many runs, all of its bits follow as words after the first runs, so that no
+    /// slab costs more than twice its bits and three words.
     pub fn slab<M: Memory>(&mut self, map: &Map<M>, leaf: u32, fresh: bool) -> Result<Space> {
         let Some(slab) = map.owner(leaf) else {
             return Ok(Space::Left);

@@ -11,7 +11,7 @@
 //!
 //! - Look-ups take no lock. They run in any context, concurrently with everything else.
 //! - [`Map::mark`] runs in any context, interrupts included, concurrently with everything else.
-//! - [`Map::assign`] runs under the allocator's lock.
+//! - [`Map::assign`] and [`Map::empty`] run under the allocator's lock.
 //! - [`Map::take_dirty`], [`Map::take_fresh`] and [`Map::take_pending`] are for the one committer.
 //!
 //! Ordering: an entry is published after its bits were cleared, a bit is set after its data was
@@ -35,7 +35,8 @@ pub type TablePage = [AtomicU32; TABLE_ENTRIES as usize];
 /// A page of sector bits.
 pub type BitsPage = [AtomicU64; BITS_WORDS as usize];
 
-/// The memory of a map. A page, once it exists, stays. A new page is zero.
+/// The memory of a map. A page, once it exists, stays. A new page is zero. After attach the caller
+/// of `grow_*` holds the allocator's lock, a spinlock, so these must not sleep.
 pub trait Memory {
     /// Returns page `page` of the slab table, if it exists.
     fn table(&self, page: u32) -> Option<&TablePage>;
@@ -43,15 +44,15 @@ pub trait Memory {
     fn bits(&self, page: u32) -> Option<&BitsPage>;
     /// Returns page `page` of the owners, if it exists.
     fn owners(&self, page: u32) -> Option<&TablePage>;
-    /// Allocates a page of the slab table. May sleep, must not start I/O.
+    /// Allocates a page of the slab table, if it does not exist. Fails with `NoMemory`.
     fn grow_table(&self, page: u32) -> Result;
-    /// Allocates a page of sector bits. May sleep, must not start I/O.
+    /// Allocates a page of sector bits, if it does not exist. Fails with `NoMemory`.
     fn grow_bits(&self, page: u32) -> Result;
-    /// Allocates a page of owners. May sleep, must not start I/O.
+    /// Allocates a page of owners, if it does not exist. Fails with `NoMemory`.
     fn grow_owners(&self, page: u32) -> Result;
     /// Returns one bit for each leaf slab, set if its bits have changed since the last commit.
     fn dirty(&self) -> &[AtomicU64];
-    /// Returns one bit for each word of [`Memory::dirty`], set if the word is not zero.
+    /// Returns one bit for each word of [`Memory::dirty`]. If it is clear, the word is zero.
     fn dirty_words(&self) -> &[AtomicU64];
     /// Returns one bit for each leaf slab, set if its assignment is not durable.
     fn fresh(&self) -> &[AtomicU64];
@@ -333,9 +334,9 @@ impl<M: Memory> Map<M> {
 
     /// Assigns leaf slab `leaf` to root slab `slab`. None of its sectors is mapped.
     ///
-    /// Under the allocator's lock; may sleep for memory. If it returns an error, nothing has
-    /// changed. Returns `Internal` if the leaf slab is not as [`Map::clear_unowned`] leaves it,
-    /// because a commit could take its marks for those of the new owner.
+    /// Under the allocator's lock. Fails with `NoMemory`, or with `Internal` if the leaf slab is
+    /// not as [`Map::clear_unowned`] leaves it, because a commit could take its marks for those of
+    /// the new owner. If it fails, no assignment has changed.
     pub fn assign(&self, slab: u32, leaf: u32) -> Result {
         let base = self.known_entry(slab)?.base;
         self.grow_for(leaf)?;
@@ -352,9 +353,9 @@ impl<M: Memory> Map<M> {
         done
     }
 
-    /// Maps union sectors whose data is on the leaf. Their slabs are assigned.
+    /// Maps union sectors whose data is on the leaf, except in slabs that have lost their home.
     ///
-    /// Any context. Returns whether the call counts as a change: a sector was not mapped before.
+    /// Any context. Returns whether it is a change: a sector was unmapped, or another change ran.
     pub fn mark(&self, sector: u64, count: u32) -> bool {
         let offset = self.geometry.offset_in_slab(sector);
         if count <= self.geometry.slab_sectors().wrapping_sub(offset) {
@@ -409,7 +410,7 @@ impl<M: Memory> Map<M> {
     /// on. Its former leaf slab has no owner, and must not be used before a commit and a grace
     /// period.
     ///
-    /// Under the allocator's lock; may sleep for memory. Returns `Ok(None)` if nothing changed,
+    /// Under the allocator's lock. Fails with `NoMemory`. Returns `Ok(None)` if nothing changed,
     /// otherwise the former home.
     pub fn empty(&self, slab: u32, base: Base) -> Result<Option<Option<u32>>> {
         let entry = self.known_entry(slab)?;
@@ -534,7 +535,7 @@ impl<M: Memory> Map<M> {
         bits::set(self.memory.dirty_words(), leaf / 64);
     }
 
-    /// Takes up to 64 dirty leaf slabs off the list. Returns the number of the first, and a mask.
+    /// Takes up to 64 dirty leaf slabs off the list: the slab of a mask's bit 0, and the mask.
     ///
     /// `from` is a word of the list: 0 at first, and then the last result's slab / 64 + 1. If a
     /// slab becomes dirty again meanwhile, it is on the list again.

@@ -105,7 +105,7 @@ pub fn crc(page: &[u8]) -> u32 {
     crc32c(0, page)
 }
 
-/// Fills page `number` of the map, which is empty, from `block`. For attach only.
+/// Fills page `number` of the map, which is empty, from `block`. No other thread may use the map.
 ///
 /// A page of zeroes takes no memory, because a map without the page says the same.
 pub fn load<M: Memory>(map: &Map<M>, number: u32, block: &[u8]) -> Result {
@@ -149,7 +149,7 @@ impl Chunks for [u8] {
     }
 }
 
-/// A set of map pages, with one bit for each: the pages that the next checkpoint writes.
+/// A set of map pages, with one bit for each.
 pub struct PageSet<B> {
     words: B,
     len: u32,

@@ -49,7 +49,8 @@ pub struct RingHead {
     /// Whether the block ends a transaction.
     pub last: bool,
     /// The number of blocks before this one in the same write, 0 to 15. Those may be missing after
-    /// a power failure although this one is there. All earlier blocks may not be missing.
+    /// a power failure although this one is there. If this block ends a transaction, no earlier
+    /// block may be missing, because the write began with a flush.
     pub before: u16,
 }
 

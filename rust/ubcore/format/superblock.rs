@@ -118,7 +118,7 @@ impl Slot {
 /// A superblock, decoded and checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Superblock {
-    /// Counts superblock writes. The higher of two valid slots counts.
+    /// Counts checkpoints. Each writes it to both slots. The higher of two valid slots counts.
     pub generation: u64,
     /// Names the leaf.
     pub uuid: [u8; 16],

@@ -135,8 +135,8 @@ fn reclaim_round<H: Host>(host: &H) -> bool {
     reclaims
 }
 
-/// Frees the leaf slabs that [`begin_reclaim`] has picked. Holds no lock while it waits, because a
-/// request in flight may need a commit to end.
+/// Frees the leaf slabs that [`begin_reclaim`] has picked. Holds no lock while it waits for requests
+/// in flight and for discards below, because a device may hang, and commits must continue.
 fn reclaim<H: Host>(host: &H) {
     epoch::wait(host);
     let mut from = 0;
@@ -173,7 +173,7 @@ fn clear_and_discard<H: Host>(host: &H, range: Range<u32>) {
     host.note(Event::Freed(first, sectors));
 }
 
-/// Picks the slabs that the next epoch is for. Returns whether there are any.
+/// Picks the slabs that the next round of reclaim is for. Returns whether there are any.
 fn begin_reclaim<H: Host>(host: &H) -> bool {
     let mut page = None;
     loop {

@@ -7,7 +7,7 @@
 //! one commit covers them all. If nothing is dirty, the commit is a flush of the leaf. Without a
 //! FLUSH the timer commits what has changed, at most a second later.
 //!
-//! The timer and the checkpoints run where the system can freeze them, because metadata that is
+//! The timer and the checkpoint work run where the system can freeze them, because metadata that is
 //! written after a hibernation image was made would be newer than the map in the image.
 
 use super::super::error::Result;
@@ -19,7 +19,7 @@ use super::{is_clean, Event, Host, HostCommitter, Status, Step};
 const CHANGED_MAX: u32 = 64;
 const WALKS_MAX: u32 = 3;
 
-/// Takes a FLUSH request. Any context.
+/// Takes a FLUSH request. If the union was attached read-only, the request succeeds. Any context.
 pub(super) fn flush<H: Host>(host: &H, rq: H::Request) {
     if host.shared().is_read_only() {
         // A commit failed. No later commit can make durable what this flush would acknowledge.

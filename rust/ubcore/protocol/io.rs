@@ -6,10 +6,10 @@
 //! mapped when it has completed, not before. A FUA write whose mapping is not durable waits for a
 //! commit.
 //!
-//! Nothing here waits. A request that cannot be sent down now is queued again: soon, when the
-//! device below can take it; when there is memory for the map ([`memory_work`]); or when leaf slabs
-//! are free ([`discard::reclaim_work`]). If only a part could be sent, the rest is queued again
-//! when the part has completed. So each part begins and ends its own use of the map.
+//! Only [`memory_work`] waits. A request that cannot be sent down now is queued again: soon, when
+//! the device below can take it; when there is memory for the map ([`memory_work`]); or when leaf
+//! slabs are free ([`discard::reclaim_work`]). If only a part could be sent, the rest is queued
+//! again when the part has completed. So each part begins and ends its own use of the map.
 
 use super::super::error::{Error, Result};
 use super::super::plan::{self, Source};
@@ -137,8 +137,8 @@ pub fn complete<H: Host>(host: &H, rq: H::Request, status: H::Status) {
     }
 }
 
-/// Maps sectors whose data is on the leaf, and has them committed in time. Returns whether anything
-/// changed. Any context.
+/// Maps sectors whose data is on the leaf, and has them committed in time. Returns what
+/// [`Map::mark`](super::super::map::Map::mark) returns. Any context.
 pub(super) fn mark<H: Host>(host: &H, sector: u64, sectors: u32) -> bool {
     let changed = host.map().mark(sector, sectors);
     if changed {

@@ -76,7 +76,7 @@ pub trait Status: Copy + From<Error> {
     const OK: Self;
     /// The operation is not supported.
     const UNSUPPORTED: Self;
-    /// The union does not accept such a request any more.
+    /// The request failed, or the union does not accept it.
     const IO_ERROR: Self;
     /// Returns whether the I/O succeeded.
     fn is_ok(self) -> bool;
@@ -91,7 +91,7 @@ pub enum Event {
     FirstWrite(u64, u32),
     /// Lower I/O of a request failed.
     IoError,
-    /// A write found no free slab.
+    /// A request found too few free slabs.
     Full,
     /// The number of slabs in use changed: used, all. Under the allocator's lock.
     Space(u32, u32),
@@ -104,7 +104,7 @@ pub enum Event {
 /// What the committer did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
-    /// A commit, which becomes a checkpoint if the ring is full.
+    /// A commit. It becomes a checkpoint if the ring is full or replay would fill too many pages.
     Commit,
     /// A checkpoint.
     Checkpoint,
