@@ -8,7 +8,7 @@
 export CARGO_TARGET_DIR=$BUILD/cargo SEED=${SEED:-1}
 case ${SIZE:-quick} in
 quick) schedules=1000 rounds=1 ;;
-full) schedules=50000 rounds=2 ;;
+full) schedules=20000 rounds=1 ;;
 *) die "SIZE=$SIZE: quick or full" ;;
 esac
 program=$(cargo test --locked -q -p races --features model --test marks --no-run --message-format=json |
