@@ -3,20 +3,13 @@
 //! The control device and the registry of all unions: decodes, checks and handles each ioctl.
 
 use crate::{
-    blk::{
-        bios::Bios,
-        control::{
-            is_admin,
-            Control, //
-        },
-        workqueue::OwnedQueue, //
-    },
-    device::{
-        Attached,
-        Shared, //
-    },
     error::errno,
     memory::Reserve,
+    resources::Resources,
+    sys::control_device::{
+        is_admin,
+        Control, //
+    },
     ubcore::{
         abi::{
             self,
@@ -28,6 +21,10 @@ use crate::{
             Refused, //
         },
         format,
+    },
+    union::{
+        Attached,
+        Options, //
     },
 };
 use kernel::{
@@ -44,19 +41,13 @@ use kernel::{
     },
 };
 
-/// A union and its id.
-struct Entry {
-    id: u32,
-    attached: Attached,
-}
-
 /// A union's place in the registry.
 ///
 /// Attach and detach do I/O and may hang with their devices. The registry's lock is therefore not
 /// held during either, except when the module is unloaded; a place without a union reserves the id.
 struct Place {
     id: u32,
-    entry: Option<KBox<Entry>>,
+    attached: Option<KBox<Attached>>,
 }
 
 /// All unions, sorted by id.
@@ -64,24 +55,16 @@ struct Place {
 pub(crate) struct Registry {
     #[pin]
     unions: Mutex<KVec<Place>>,
-    shared: Shared,
+    resources: Arc<Resources>,
 }
 
 impl Registry {
     pub(crate) fn new() -> Result<Arc<Self>> {
-        let shared = Shared {
-            queue: Arc::new(OwnedQueue::new(c"unionblk")?, GFP_KERNEL)?,
-            releases: Arc::new(OwnedQueue::new(c"unionblk_release")?, GFP_KERNEL)?,
-            background: Arc::new(OwnedQueue::new_freezable(c"unionblk_idle")?, GFP_KERNEL)?,
-            sends: Arc::new(OwnedQueue::new(c"unionblk_send")?, GFP_KERNEL)?,
-            memory: Arc::new(OwnedQueue::new(c"unionblk_memory")?, GFP_KERNEL)?,
-            bios: Arc::new(Bios::new()?, GFP_KERNEL)?,
-            reserve: Reserve::new()?,
-        };
+        let resources = Resources::new()?;
         Arc::pin_init(
             try_pin_init!(Self {
                 unions <- new_mutex!(KVec::new(), "unionblk unions"),
-                shared,
+                resources,
             }? Error),
             GFP_KERNEL,
         )
@@ -104,14 +87,14 @@ impl Drop for Unions {
         let mut unions = self.0.unions.lock();
         while let Some(place) = unions.pop() {
             // No ioctl is under way any more, so each place holds a union.
-            if let Some(entry) = place.entry {
+            if let Some(attached) = place.attached {
                 // `detach` logs errors. There is no caller to return them to.
-                let _ = entry.attached.disk.claim();
-                let _ = KBox::into_inner(entry).attached.detach();
+                let _ = attached.claim();
+                let _ = KBox::into_inner(attached).detach();
             }
         }
         drop(unions);
-        Reserve::quiesce(&self.0.shared.reserve);
+        Reserve::quiesce(&self.0.resources.reserve);
     }
 }
 
@@ -194,49 +177,47 @@ impl Registry {
             n if n <= abi::QUEUES_MAX => n,
             _ => return Err(EINVAL),
         };
-        let read_only = c.flags & abi::CREATE_READ_ONLY != 0;
         let (root, leaf) = (path(&c.root)?, path(&c.leaf)?);
         // Allocate before the attach, because after it no allocation may fail.
-        let room = KBox::<Entry>::new_uninit(GFP_KERNEL)?;
+        let room = KBox::<Attached>::new_uninit(GFP_KERNEL)?;
         let id = self.take_place(c.id)?;
-        let mut damage = abi::Damage::default();
-        let done = Attached::new(
+        let options = Options {
             id,
             root,
             leaf,
             queues,
-            (read_only, &mut damage),
-            &self.shared,
-        );
-        c.damaged_blocks = damage.blocks;
-        c.lost_sectors = damage.sectors;
-        match done {
+            read_only: c.flags & abi::CREATE_READ_ONLY != 0,
+        };
+        match Attached::new(&options, &self.resources) {
             Ok(attached) => {
-                self.fill_place(id, KBox::write(room, Entry { id, attached }));
+                let damage = attached.damage();
+                self.fill_place(id, KBox::write(room, attached));
                 c.id = id;
+                c.set_damage(damage);
                 Ok(())
             }
-            Err(e) => {
+            Err(failed) => {
                 self.give_place(id);
-                c.set_error(e);
-                Err(errno(e))
+                c.set_damage(failed.damage);
+                c.set_error(failed.error);
+                Err(errno(failed.error))
             }
         }
     }
 
     fn remove(&self, c: &mut abi::Remove) -> Result {
-        let entry = {
+        let attached = {
             let mut unions = self.unions.lock();
             let at = position(&unions, c.id).map_err(|_| ENODEV)?;
             let place = unions.get_mut(at).ok_or(ENODEV)?;
             // A create or remove call for this id is under way.
-            place.entry.take().ok_or(EBUSY)?
+            place.attached.take().ok_or(EBUSY)?
         };
-        if let Err(e) = entry.attached.disk.claim() {
-            self.fill_place(c.id, entry);
+        if let Err(e) = attached.claim() {
+            self.fill_place(c.id, attached);
             return Err(e);
         }
-        let done = KBox::into_inner(entry).attached.detach();
+        let done = KBox::into_inner(attached).detach();
         self.give_place(c.id);
         done.map_err(errno)
     }
@@ -250,13 +231,14 @@ impl Registry {
             Err(_) => return Err(ENODEV),
         };
         let mut from = unions.get(at..).unwrap_or_default().iter();
-        let entry = if next {
-            from.find_map(|place| place.entry.as_ref()).ok_or(ENODEV)?
+        let attached = if next {
+            from.find_map(|place| place.attached.as_ref())
+                .ok_or(ENODEV)?
         } else {
             let place = from.next().ok_or(ENODEV)?;
-            place.entry.as_ref().ok_or(EBUSY)?
+            place.attached.as_ref().ok_or(EBUSY)?
         };
-        entry.fill(c);
+        attached.fill_status(c);
         Ok(())
     }
 
@@ -264,8 +246,7 @@ impl Registry {
         let unions = self.unions.lock();
         let at = position(&unions, c.id).map_err(|_| ENODEV)?;
         let place = unions.get(at).ok_or(ENODEV)?;
-        let entry = place.entry.as_ref().ok_or(EBUSY)?;
-        entry.attached.union.loss.fill(c);
+        place.attached.as_ref().ok_or(EBUSY)?.fill_lost(c);
         Ok(())
     }
 
@@ -274,18 +255,18 @@ impl Registry {
         let mut unions = self.unions.lock();
         let (id, at) = free_id(&unions, wanted)?;
         unions.reserve(1, GFP_KERNEL)?;
-        let place = Place { id, entry: None };
+        let place = Place { id, attached: None };
         unions
             .insert_within_capacity(at, place)
             .map_err(|_| ENOMEM)?;
         Ok(id)
     }
 
-    fn fill_place(&self, id: u32, entry: KBox<Entry>) {
+    fn fill_place(&self, id: u32, attached: KBox<Attached>) {
         let mut unions = self.unions.lock();
         let at = position(&unions, id).ok();
         if let Some(place) = at.and_then(|at| unions.get_mut(at)) {
-            place.entry = Some(entry);
+            place.attached = Some(attached);
         }
     }
 
@@ -319,41 +300,4 @@ fn free_id(unions: &[Place], wanted: u32) -> Result<(u32, usize)> {
     }
     let at = position(unions, id).err().ok_or(EEXIST)?;
     Ok((id, at))
-}
-
-impl Entry {
-    fn fill(&self, c: &mut abi::Status) {
-        let Attached { disk, union } = &self.attached;
-        let g = union.geometry();
-        (c.major, c.minor) = disk.dev();
-        c.id = self.id;
-        c.flags = 0;
-        c.mode = union.mode();
-        c.openers = disk.openers();
-        c.queues = disk.queues();
-        c.root = union.root_path;
-        c.leaf = union.leaf_path;
-        c.uuid = union.uuid;
-        c.sectors = g.union_sectors();
-        c.root_sectors = g.root_sectors();
-        c.leaf_sectors = g.leaf_sectors();
-        c.slab_sectors = g.slab_sectors();
-        c.slabs = g.leaf_slabs();
-        c.slabs_used = union.allocator.lock().used();
-        c.journal_blocks = g.journal_blocks();
-        c.dirty = u32::from(!union.is_clean());
-        c.first_writes = union.stats.first_writes();
-        c.io_errors = union.stats.io_errors();
-        c.map_bytes = union.map.memory().bytes();
-        c.discard = union.discard_policy();
-        c.name = union.name_of_leaf.field();
-        let damage = union.loss.damage();
-        c.damaged_blocks = damage.blocks;
-        c.lost_sectors = damage.sectors;
-        c.last_error = union.failure.as_ref().map_or(0, |e| e.to_wire().0);
-        c.journal_used = union.stats.journal_used();
-        c.commits = union.stats.commits();
-        c.checkpoints = union.stats.checkpoints();
-        c.journal_written = union.stats.journal_written();
-    }
 }

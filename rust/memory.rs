@@ -11,9 +11,9 @@
 //! [`MapMemory::wait`], without holding up other writes.
 
 use crate::{
-    blk::{
+    sys::{
         mm::NoIo,
-        slot::Slot,
+        once_box::OnceBox,
         workqueue::{
             flush_work,
             system, //
@@ -60,7 +60,7 @@ use kernel::{
     },
 };
 
-type Pages<T> = KVVec<Slot<T>>;
+type Pages<T> = KVVec<OnceBox<T>>;
 
 /// The number of pages of each kind in the reserve: 256 KiB in total, for all unions.
 const RESERVE: usize = 32;
@@ -195,9 +195,9 @@ impl MapMemory {
         let memory = MapMemory {
             reserve,
             live: Atomic::new(false),
-            table: filled(index(g.table_pages()), Slot::new)?,
-            bits: filled(index(g.bits_pages()), Slot::new)?,
-            owners: filled(index(owner_pages), Slot::new)?,
+            table: filled(index(g.table_pages()), OnceBox::new)?,
+            bits: filled(index(g.bits_pages()), OnceBox::new)?,
+            owners: filled(index(owner_pages), OnceBox::new)?,
             dirty,
             dirty_words,
             fresh,

@@ -3,28 +3,24 @@
 //! Union block devices: a read-only root and a writable leaf appear as one disk.
 //!
 //! The module has three parts. `ubcore` implements the union and does not depend on the kernel.
-//! `blk` wraps the kernel's block layer and does not depend on `ubcore`. The files in this
-//! directory connect the two and contain only safe code.
+//! `blk`, `sys` and `trace` wrap the kernel: they hold all `unsafe` code and do not depend on
+//! `ubcore`. `union` and the files in this directory connect the two and contain only safe code.
 
-mod attributes;
 mod blk;
 mod control;
-mod device;
 mod error;
-mod events;
-mod host;
-mod loss;
 mod memory;
-mod metadata;
-mod queue;
-mod stats;
+mod resources;
+mod sys;
+mod trace;
 pub mod ubcore;
+mod union;
 
-use blk::control::ControlDevice;
 use kernel::{
     prelude::*,
     sync::Arc, //
 };
+use sys::control_device::ControlDevice;
 
 module! {
     type: UnionBlk,

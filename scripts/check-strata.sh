@@ -5,8 +5,9 @@
 # one.
 #   scripts/check-strata.sh [FOLDER]    (default: this tree)
 #   core    rust/ubcore   uses core, zerocopy and super:: alone; cannot panic
-#   policy  rust/*.rs     safe Rust over rust/blk: no unsafe, no bindings
-#   blk     rust/blk      the only unsafe; knows nothing of the format
+#   policy  rust/*.rs, rust/union     safe Rust: no unsafe, no bindings
+#   wrappers rust/blk, rust/sys, rust/trace    the only unsafe; know nothing of
+#           the format, nor the first two of unions
 set -euo pipefail
 cd "${1:-$(dirname "$0")/..}"
 shopt -s nullglob globstar
@@ -42,15 +43,17 @@ for f in rust/ubcore/**/*.rs; do
 	forbid "$f" "unsafe in the core" "$(word unsafe)"
 	forbid "$f" "the core could panic" '\.(unwrap|expect)\(|(^|[^_a-z])(panic|todo|unimplemented|unreachable|assert|assert_eq|assert_ne)!' 'const .*assert'
 done
-for f in rust/*.rs; do
-	forbid "$f" "unsafe in policy: it belongs in rust/blk" "$(word unsafe)"
-	forbid "$f" "bindings in policy: they belong in rust/blk" "$(word bindings)"
+for f in rust/*.rs rust/union/**/*.rs; do
+	forbid "$f" "unsafe in policy: it belongs in rust/blk or rust/sys" "$(word unsafe)"
+	forbid "$f" "bindings in policy: they belong in rust/blk or rust/sys" "$(word bindings)"
 done
-for f in rust/blk/*; do
+for f in rust/blk/* rust/sys/* rust/trace/*; do
+	words='ubcore|superblock|superblocks|journal|slab|slabs'
+	case $f in rust/trace/*) ;; *) words+='|crate::(union|memory|control|resources|trace)' ;; esac
 	while IFS= read -r hit; do
-		printf '%s:%s: blk speaks of the format or the union\n' "$f" "${hit%%:*}"
+		printf '%s:%s: a wrapper speaks of the format or the union\n' "$f" "${hit%%:*}"
 		breaches=$((breaches + 1))
-	done < <(grep -niE "$(word 'ubcore|superblock|superblocks|journal|slab|slabs')" "$f")
+	done < <(grep -niE "$(word "$words")" "$f")
 done
 
 # Every file states its licence in its first lines, and none is too long to

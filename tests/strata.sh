@@ -12,9 +12,9 @@ spdx='// SPDX-License-Identifier: GPL-2.0'
 try() {
 	local d out
 	d=$(mktemp -d)
-	mkdir -p "$d/rust/ubcore/format" "$d/rust/blk" "$d/scripts"
+	mkdir -p "$d/rust/ubcore/format" "$d/rust/blk" "$d/rust/sys" "$d/rust/trace" "$d/rust/union" "$d/scripts"
 	printf '%s\nuse super::num;\n' "$spdx" >"$d/rust/ubcore/map.rs"
-	printf '%s\n' "$spdx" >"$d/rust/device.rs"
+	printf '%s\n' "$spdx" >"$d/rust/union/io.rs"
 	printf '%s\nunsafe { bindings::bio_put(bio) }\n' "$spdx" >"$d/rust/blk/bio.rs"
 	[ "$1" = 'no SPDX' ] || [ -s "$d/$2" ] || printf '%s\n' "$spdx" >"$d/$2"
 	printf '%b\n' "$3" >>"$d/$2"
@@ -41,10 +41,13 @@ try 'uses more than core' rust/ubcore/map.rs 'pub use libc::c_int;'
 try 'unsafe in the core' rust/ubcore/map.rs 'fn f() { unsafe { g() } }'
 try 'could panic' rust/ubcore/map.rs 'fn f() { g().unwrap(); }'
 try 'could panic' rust/ubcore/map.rs 'fn f() { unreachable!() }'
-try 'unsafe in policy' rust/device.rs 'unsafe impl Send for X {}'
-try 'bindings in policy' rust/device.rs 'use kernel::bindings;'
+try 'unsafe in policy' rust/union/io.rs 'unsafe impl Send for X {}'
+try 'bindings in policy' rust/union/io.rs 'use kernel::bindings;'
+try 'bindings in policy' rust/control.rs 'use kernel::bindings;'
 try 'speaks of the format' rust/blk/bio.rs '// the journal is written here'
-try 'over 600' rust/device.rs "$(seq 610)"
+try 'speaks of the format' rust/sys/task.rs 'use crate::union::Union;'
+try ok rust/trace/mod.rs 'use crate::blk::GenDiskRef;'
+try 'over 600' rust/union/io.rs "$(seq 610)"
 try 'no SPDX' scripts/x.sh ''
 printf '%d passed, %d failed\n' $passed $failed
 [ $failed = 0 ]

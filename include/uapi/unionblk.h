@@ -39,9 +39,9 @@
 #define UNIONBLK_ID_ANY		0xffffffff
 
 /* struct unionblk_status.mode */
-#define UNIONBLK_MODE_WRITABLE	0
-#define UNIONBLK_MODE_READ_ONLY	1	/* the map could not be committed */
-#define UNIONBLK_MODE_ASKED	2	/* attached read-only, on request */
+#define UNIONBLK_MODE_WRITABLE			0
+#define UNIONBLK_MODE_READ_ONLY			1	/* the map could not be committed */
+#define UNIONBLK_MODE_READ_ONLY_REQUESTED	2	/* attached read-only, on request */
 
 /* struct unionblk_create.flags: never write to the leaf, and refuse writes. */
 #define UNIONBLK_CREATE_READ_ONLY	1

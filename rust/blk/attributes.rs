@@ -7,11 +7,11 @@
 //! [`include/linux/sysfs.h`](srctree/include/linux/sysfs.h)
 
 use super::{
-    disk::{
-        Driver,
-        Shared, //
-    },
     ffi,
+    gen_disk::{
+        Operations,
+        QueueData, //
+    },
 };
 use core::{
     marker::PhantomData,
@@ -40,20 +40,20 @@ pub(crate) type Show<D> = fn(&D, &mut Text<'_>) -> fmt::Result;
 ///
 /// `raw` is the first field, and its callback is [`Attribute::show_raw`] for the same `D`.
 #[repr(C)]
-pub(crate) struct Attribute<D: Driver> {
+pub(crate) struct Attribute<D: Operations> {
     raw: bindings::device_attribute,
     show: Show<D>,
 }
 
 /// The attributes that a driver shows.
-pub(crate) struct Attributes<D: Driver> {
+pub(crate) struct Attributes<D: Operations> {
     /// The name of the directory.
     pub(crate) folder: &'static CStr,
     /// The files in it.
     pub(crate) list: &'static [Attribute<D>],
 }
 
-impl<D: Driver> Attribute<D> {
+impl<D: Operations> Attribute<D> {
     /// Returns a file `name` that holds the value that `show` writes, and a newline.
     ///
     /// `show` runs in the context of the reader. Removal of the disk waits until `show` returns,
@@ -82,11 +82,11 @@ impl<D: Driver> Attribute<D> {
         // SAFETY: By the invariant of `Attribute`, an attribute with this callback is the first
         // field of an `Attribute<D>`. Attributes live in constants.
         let attribute = unsafe { &*attr.cast_const().cast::<Self>() };
-        // SAFETY: `dev` is the device of a disk, because only `Disk::new` passes the attribute on.
+        // SAFETY: `dev` is the device of a disk, because only `GenDisk::new` passes the attribute on.
         let data = unsafe { ffi::ub_disk_data(dev) };
-        // SAFETY: `Disk::new` set `private_data` before it added the disk. Removal of the disk
-        // waits for this call to return before it frees `Shared`.
-        let shared = unsafe { &*data.cast_const().cast::<Shared<D>>() };
+        // SAFETY: `GenDisk::new` set `private_data` before it added the disk. Removal of the disk
+        // waits for this call to return before it frees `QueueData`.
+        let shared = unsafe { &*data.cast_const().cast::<QueueData<D>>() };
         // SAFETY: sysfs passes a page that it has cleared, and no one else uses the page.
         let page = unsafe { core::slice::from_raw_parts_mut(buf.cast::<u8>(), PAGE_SIZE) };
 
@@ -122,9 +122,9 @@ impl Write for Text<'_> {
 }
 
 /// A driver's attributes in the form that the C side takes.
-pub(super) struct Groups<D: Driver>(PhantomData<fn(D)>);
+pub(super) struct Groups<D: Operations>(PhantomData<fn(D)>);
 
-impl<D: Driver> Groups<D> {
+impl<D: Operations> Groups<D> {
     const FILES: &'static [*const bindings::attribute; MOST + 1] = &{
         let list = D::ATTRIBUTES.list;
         let mut files = [ptr::null(); MOST + 1];

@@ -27,7 +27,7 @@ use kernel::{
 
 /// The ordering and durability of a write.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Order {
+pub(crate) enum WriteOrder {
     /// No ordering.
     Plain,
     /// The write is durable when it completes.
@@ -220,7 +220,7 @@ impl BlockDevice {
     ///
     /// The ranges of the device and of the buffer must consist of whole logical blocks.
     ///
-    /// Context: process, sleeps. Not from [`Driver::queue`](super::Driver::queue).
+    /// Context: process, sleeps. Not from [`Operations::queue`](super::Operations::queue).
     pub(crate) fn read(&self, sector: u64, buf: &mut IoBuffer, at: Range<usize>) -> Result {
         let len = self.check(sector, &at)?;
         let bytes = buf.as_mut_slice().get_mut(at).ok_or(EINVAL)?;
@@ -237,13 +237,13 @@ impl BlockDevice {
     ///
     /// The ranges of the device and of the buffer must consist of whole logical blocks.
     ///
-    /// Context: process, sleeps. Not from [`Driver::queue`](super::Driver::queue).
+    /// Context: process, sleeps. Not from [`Operations::queue`](super::Operations::queue).
     pub(crate) fn write(
         &self,
         sector: u64,
         buf: &IoBuffer,
         at: Range<usize>,
-        order: Order,
+        order: WriteOrder,
     ) -> Result {
         let len = self.check(sector, &at)?;
         let bytes = buf.as_slice().get(at).ok_or(EINVAL)?;
@@ -252,9 +252,9 @@ impl BlockDevice {
             | ffi::REQ_SYNC
             | ffi::REQ_META
             | match order {
-                Order::Plain => 0,
-                Order::Fua => ffi::REQ_FUA,
-                Order::FlushFua => ffi::REQ_FUA | ffi::REQ_PREFLUSH,
+                WriteOrder::Plain => 0,
+                WriteOrder::Fua => ffi::REQ_FUA,
+                WriteOrder::FlushFua => ffi::REQ_FUA | ffi::REQ_PREFLUSH,
             };
 
         if !self.writable {
@@ -274,18 +274,18 @@ impl BlockDevice {
     /// Device mapper splits a write with a flush into the flush and the write, and sends the write
     /// even if the flush failed (`__dm_io_complete()`, at `requeue_flush_with_data`). For a driver
     /// that takes requests, the block layer sends the flush and handles its failure.
-    fn flushed(&self, order: Order) -> Result<Order> {
+    fn flushed(&self, order: WriteOrder) -> Result<WriteOrder> {
         // SAFETY: By the invariant the device is open.
-        if order != Order::FlushFua || unsafe { ffi::ub_bdev_takes_requests(self.as_raw()) } {
+        if order != WriteOrder::FlushFua || unsafe { ffi::ub_bdev_takes_requests(self.as_raw()) } {
             return Ok(order);
         }
         self.flush()?;
-        Ok(Order::Fua)
+        Ok(WriteOrder::Fua)
     }
 
     /// Makes all writes that completed before durable, and waits for completion. Allocates nothing.
     ///
-    /// Context: process, sleeps. Not from [`Driver::queue`](super::Driver::queue).
+    /// Context: process, sleeps. Not from [`Operations::queue`](super::Operations::queue).
     pub(crate) fn flush(&self) -> Result {
         // SAFETY: By the invariant the device is open.
         to_result(unsafe { ffi::ub_bdev_flush(self.as_raw()) })
@@ -293,7 +293,7 @@ impl BlockDevice {
 
     /// Discards a range, if the device supports discard.
     ///
-    /// Context: process, sleeps. Not from [`Driver::queue`](super::Driver::queue).
+    /// Context: process, sleeps. Not from [`Operations::queue`](super::Operations::queue).
     pub(crate) fn discard(&self, sector: u64, sectors: u64) -> Result {
         // SAFETY: By the invariant the device is open; the block layer checks the range.
         to_result(unsafe { ffi::ub_bdev_discard(self.as_raw(), sector, sectors) })
@@ -301,7 +301,7 @@ impl BlockDevice {
 
     /// Zeroes a range, and waits for completion. With `keep`, the device keeps the range allocated.
     ///
-    /// Context: process, sleeps. Not from [`Driver::queue`](super::Driver::queue).
+    /// Context: process, sleeps. Not from [`Operations::queue`](super::Operations::queue).
     pub(crate) fn zero(&self, sector: u64, sectors: u64, keep: bool) -> Result {
         if !self.writable {
             return Err(EBADF);

@@ -6,11 +6,11 @@
 //! [`include/linux/bio.h`](srctree/include/linux/bio.h)
 
 use super::{
-    disk::Driver,
     ffi::{
         self,
         Part, //
     },
+    gen_disk::Operations,
     lower::Way,
     pdu::Pdu,
     request::Request,
@@ -29,18 +29,18 @@ use kernel::{
 ///
 /// # Safety
 ///
-/// - `rq` must be a started request of a `Disk<D>`, held by a count of its [`Pdu`].
+/// - `rq` must be a started request of a `GenDisk<D>`, held by a count of its [`Pdu`].
 /// - `part` must be a range of `rq`, and its device must be open as long as `rq` lives.
 /// - `own` must be the embedded bio of `rq`, and free, or null.
 /// - For [`Way::Bios`] the range must lie in one bio.
-pub(super) unsafe fn send_counted<D: Driver>(
+pub(super) unsafe fn send_counted<D: Operations>(
     rq: *mut bindings::request,
     own: *mut bindings::bio,
     part: &Part,
     way: Way,
 ) -> Result<u32> {
-    // SAFETY: By the contract of this function `rq` is a request of a `Disk<D>`, so by the
-    // invariant of `Tags` a `Pdu` follows it; the caller's count keeps the request.
+    // SAFETY: By the contract of this function `rq` is a request of a `GenDisk<D>`, so by the
+    // invariant of `TagSet` a `Pdu` follows it; the caller's count keeps the request.
     let pdu = unsafe { &*Pdu::of(rq) };
 
     // Take the count before the lower I/O is sent, because it may end at once.
@@ -74,7 +74,7 @@ pub(super) unsafe fn send_counted<D: Driver>(
 /// As for [`send_counted`]. In addition, `own` must not be null, `part` must be the whole rest of
 /// the request, no other lower I/O of the request may be under way, and the caller must give up the
 /// request.
-pub(super) unsafe fn send_whole<D: Driver>(
+pub(super) unsafe fn send_whole<D: Operations>(
     rq: *mut bindings::request,
     own: *mut bindings::bio,
     part: &Part,
@@ -101,10 +101,10 @@ pub(super) unsafe fn send_whole<D: Driver>(
 ///
 /// # Safety
 ///
-/// `rq` must be a started request of a `Disk<D>`, of which no lower I/O is under way. `bdev` must
+/// `rq` must be a started request of a `GenDisk<D>`, of which no lower I/O is under way. `bdev` must
 /// be open as long as `rq` lives. The caller must give up the request.
 #[inline]
-pub(super) unsafe fn send_at_once<D: Driver>(
+pub(super) unsafe fn send_at_once<D: Operations>(
     rq: *mut bindings::request,
     bdev: *mut bindings::block_device,
     sector: u64,
@@ -156,10 +156,10 @@ unsafe fn submit_bio(
 ///
 /// # Safety
 ///
-/// `rq` must be a request of a `Disk<D>`, of which the caller holds a count.
-unsafe fn put<D: Driver>(rq: *mut bindings::request, status: bindings::blk_status_t) {
-    // SAFETY: By the contract of this function `rq` is a request of a `Disk<D>`, so by the
-    // invariant of `Tags` a `Pdu` follows it; the caller's count keeps the request.
+/// `rq` must be a request of a `GenDisk<D>`, of which the caller holds a count.
+unsafe fn put<D: Operations>(rq: *mut bindings::request, status: bindings::blk_status_t) {
+    // SAFETY: By the contract of this function `rq` is a request of a `GenDisk<D>`, so by the
+    // invariant of `TagSet` a `Pdu` follows it; the caller's count keeps the request.
     let pdu = unsafe { &*Pdu::of(rq) };
 
     pdu.note(status);
@@ -175,7 +175,7 @@ unsafe fn put<D: Driver>(rq: *mut bindings::request, status: bindings::blk_statu
 ///
 /// `bio` must be the embedded bio of the request in its `bi_private`, and no one else may use the
 /// bio or the request.
-unsafe extern "C" fn end_whole<D: Driver>(bio: *mut bindings::bio) {
+unsafe extern "C" fn end_whole<D: Operations>(bio: *mut bindings::bio) {
     // SAFETY: We own a bio that has ended. By the contract of this function it is the embedded one,
     // which is not given back to an allocator. No other lower I/O exists, so we own the request.
     unsafe {
@@ -191,7 +191,7 @@ unsafe extern "C" fn end_whole<D: Driver>(bio: *mut bindings::bio) {
 ///
 /// `bio` must hold a count of the request in its `bi_private`, and be its embedded bio or come
 /// from a bio set.
-unsafe extern "C" fn end_counted<D: Driver>(bio: *mut bindings::bio) {
+unsafe extern "C" fn end_counted<D: Operations>(bio: *mut bindings::bio) {
     // SAFETY: We own a bio that has ended. By the contract of this function it holds a count, which
     // keeps the request.
     unsafe {

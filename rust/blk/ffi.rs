@@ -51,9 +51,6 @@ pub(super) struct Part {
 // Not `expect`, because these pointers are to an empty struct only if lockdep is off.
 #[allow(improper_ctypes)]
 extern "C" {
-    /// From `include/linux/crc32.h`.
-    pub(super) fn crc32c(crc: u32, bytes: *const c_void, len: usize) -> u32;
-
     pub(super) fn ub_bios_init() -> c_int;
     pub(super) fn ub_bios_exit();
     pub(super) fn ub_clone_send(
@@ -132,24 +129,5 @@ extern "C" {
         sectors: u64,
         keep: bool,
     ) -> c_int;
-    pub(super) fn ub_give_way() -> c_int;
-    pub(super) fn ub_is_admin() -> bool;
-    pub(super) fn ub_noio_save() -> u32;
-    pub(super) fn ub_noio_restore(flags: u32);
     pub(super) fn ub_bdev_owner(bdev: *mut bindings::block_device) -> *mut bindings::module;
-
-    pub(super) fn ub_trace_first_write(disk: *mut bindings::gendisk, sector: u64, sectors: u32);
-    pub(super) fn ub_trace_commit(
-        disk: *mut bindings::gendisk,
-        blocks: u64,
-        changes: u64,
-        error: c_int,
-    );
-    pub(super) fn ub_trace_checkpoint(disk: *mut bindings::gendisk, blocks: u64, error: c_int);
-    pub(super) fn ub_trace_release(disk: *mut bindings::gendisk, sector: u64, sectors: u64);
-
-    pub(super) fn ub_alloc_workqueue(
-        name: *const c_char,
-        freezable: bool,
-    ) -> *mut bindings::workqueue_struct;
 }

@@ -11,10 +11,6 @@
 #include <linux/blk-integrity.h>
 #include <linux/blk-mq.h>
 #include <linux/blkdev.h>
-#include <linux/capability.h>
-#include <linux/sched/mm.h>
-#include <linux/sched/signal.h>
-#include <linux/workqueue.h>
 #include <trace/events/block.h>
 
 #include "helpers.h"
@@ -520,30 +516,6 @@ u32 ub_disk_openers(struct gendisk *disk)
 	return disk_openers(disk);
 }
 
-/* alloc_workqueue() is a macro if lockdep is built in. */
-struct workqueue_struct *ub_alloc_workqueue(const char *name, bool freezable)
-{
-	unsigned int flags = WQ_MEM_RECLAIM | WQ_UNBOUND;
-
-	if (freezable)
-		flags |= WQ_FREEZABLE;
-	return alloc_workqueue("%s", flags, 0, name);
-}
-
-/* Reschedules if needed. Returns -EINTR if a fatal signal is pending. */
-int ub_give_way(void)
-{
-	/*
-	 * With lazy preemption, cond_resched() does nothing, and a task that was
-	 * woken up would wait for the next tick.
-	 */
-	if (test_thread_flag(TIF_NEED_RESCHED_LAZY))
-		schedule();
-	else
-		cond_resched();
-	return fatal_signal_pending(current) ? -EINTR : 0;
-}
-
 /* The limits change under limits_lock, which a reader of one word can skip. */
 u32 ub_bdev_logical_block_size(struct block_device *bdev)
 {
@@ -553,21 +525,6 @@ u32 ub_bdev_logical_block_size(struct block_device *bdev)
 u32 ub_bdev_features(struct block_device *bdev)
 {
 	return (__force u32)READ_ONCE(bdev_get_queue(bdev)->limits.features);
-}
-
-bool ub_is_admin(void)
-{
-	return capable(CAP_SYS_ADMIN);
-}
-
-unsigned int ub_noio_save(void)
-{
-	return memalloc_noio_save();
-}
-
-void ub_noio_restore(unsigned int flags)
-{
-	memalloc_noio_restore(flags);
 }
 
 struct module *ub_bdev_owner(struct block_device *bdev)

@@ -16,7 +16,6 @@ struct device;
 struct file;
 struct gendisk;
 struct module;
-struct workqueue_struct;
 
 /*
  * A range of an upper request, from sector @skip of the bio @src on, and the
@@ -87,17 +86,6 @@ void ub_disk_get(struct gendisk *disk);
 void ub_disk_event(struct gendisk *disk, const char *variable);
 void *ub_disk_data(struct device *dev);
 
-void ub_trace_first_write(struct gendisk *disk, u64 sector, u32 sectors);
-void ub_trace_commit(struct gendisk *disk, u64 blocks, u64 changes, int error);
-void ub_trace_checkpoint(struct gendisk *disk, u64 blocks, int error);
-void ub_trace_release(struct gendisk *disk, u64 sector, u64 sectors);
-
-struct workqueue_struct *ub_alloc_workqueue(const char *name, bool freezable);
-
-int ub_give_way(void);
-bool ub_is_admin(void);
-unsigned int ub_noio_save(void);
-void ub_noio_restore(unsigned int flags);
 struct module *ub_bdev_owner(struct block_device *bdev);
 
 int ub_bdev_discard(struct block_device *bdev, u64 sector, u64 sectors);

@@ -5,7 +5,7 @@
 //! C header: [`include/linux/llist.h`](srctree/include/linux/llist.h)
 
 use super::{
-    disk::Driver,
+    gen_disk::Operations,
     pdu::Pdu,
     request::Request, //
 };
@@ -29,18 +29,18 @@ use kernel::{
 /// # Invariants
 ///
 /// `head` starts a chain of requests that the list owns, newest first, terminated by null.
-pub(crate) struct RequestList<D: Driver> {
+pub(crate) struct RequestList<D: Operations> {
     head: Atomic<*mut bindings::request>,
     _owns: PhantomData<Request<D>>,
 }
 
 // SAFETY: The list owns its requests, which are `Send`.
-unsafe impl<D: Driver> Send for RequestList<D> {}
+unsafe impl<D: Operations> Send for RequestList<D> {}
 
 // SAFETY: `head` is atomic, and a thread that takes the chain from it owns the whole chain.
-unsafe impl<D: Driver> Sync for RequestList<D> {}
+unsafe impl<D: Operations> Sync for RequestList<D> {}
 
-impl<D: Driver> RequestList<D> {
+impl<D: Operations> RequestList<D> {
     /// Returns an empty list.
     pub(crate) const fn new() -> Self {
         // INVARIANT: The chain is empty.
@@ -94,7 +94,7 @@ impl<D: Driver> RequestList<D> {
     }
 }
 
-impl<D: Driver> Drop for RequestList<D> {
+impl<D: Operations> Drop for RequestList<D> {
     fn drop(&mut self) {
         drop(self.take_all());
     }
@@ -107,15 +107,15 @@ impl<D: Driver> Drop for RequestList<D> {
 /// # Invariants
 ///
 /// `next` starts a chain of requests that this value owns, terminated by null.
-pub(crate) struct Taken<D: Driver> {
+pub(crate) struct Taken<D: Operations> {
     next: *mut bindings::request,
     _owns: PhantomData<Request<D>>,
 }
 
 // SAFETY: `Taken` owns its requests, which are `Send`.
-unsafe impl<D: Driver> Send for Taken<D> {}
+unsafe impl<D: Operations> Send for Taken<D> {}
 
-impl<D: Driver> Iterator for Taken<D> {
+impl<D: Operations> Iterator for Taken<D> {
     type Item = Request<D>;
 
     fn next(&mut self) -> Option<Request<D>> {
@@ -131,7 +131,7 @@ impl<D: Driver> Iterator for Taken<D> {
     }
 }
 
-impl<D: Driver> Drop for Taken<D> {
+impl<D: Operations> Drop for Taken<D> {
     fn drop(&mut self) {
         self.for_each(drop);
     }

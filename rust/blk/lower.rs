@@ -14,13 +14,13 @@
 use super::{
     bdev::BlockDevice,
     clone,
-    disk::{
-        Driver,
-        Shared, //
-    },
     ffi::{
         self,
         Part, //
+    },
+    gen_disk::{
+        Operations,
+        QueueData, //
     },
     pdu::Pdu,
     request::{
@@ -71,12 +71,12 @@ pub(crate) struct Piece<'d> {
 ///
 /// # Invariants
 ///
-/// - `rq` is a started request of a `Disk<D>`, kept from completing by a count in its [`Pdu`].
+/// - `rq` is a started request of a `GenDisk<D>`, kept from completing by a count in its [`Pdu`].
 /// - `bio` is the bio of `rq` that holds the next sector, `skip` sectors into it, or null if `left`
 ///   is 0. `skip` is less than the length of `bio`.
 /// - `left` sectors of `rq` have not been given a place yet, in this round or an earlier one.
 /// - `own` is the embedded bio if that is free, else null.
-pub(crate) struct Pieces<'d, D: Driver> {
+pub(crate) struct Pieces<'d, D: Operations> {
     rq: *mut bindings::request,
     bio: *mut bindings::bio,
     skip: u32,
@@ -95,15 +95,15 @@ pub(crate) struct Pieces<'d, D: Driver> {
     _driver: PhantomData<&'d D>,
 }
 
-impl<'d, D: Driver> Pieces<'d, D> {
+impl<'d, D: Operations> Pieces<'d, D> {
     /// Returns a value for the sectors of a request after the first `placed`.
     ///
     /// # Safety
     ///
-    /// `rq` must be a started request of a `Disk<D>`, kept from completing, with no lower I/O under
+    /// `rq` must be a started request of a `GenDisk<D>`, kept from completing, with no lower I/O under
     /// way.
     unsafe fn rest(rq: *mut bindings::request, placed: u32, way: Way, fua: bool) -> Self {
-        // SAFETY: By the contract of this function `rq` is a valid request of a `Disk<D>`.
+        // SAFETY: By the contract of this function `rq` is a valid request of a `GenDisk<D>`.
         let (mut bio, all, own) = unsafe {
             (
                 (*rq).bio,
@@ -250,7 +250,7 @@ impl<'d, D: Driver> Pieces<'d, D> {
             whole: false,
         };
         let own = core::mem::replace(&mut self.own, ptr::null_mut());
-        // SAFETY: By the invariants `rq` is a request of a `Disk<D>` that is held by a count,
+        // SAFETY: By the invariants `rq` is a request of a `GenDisk<D>` that is held by a count,
         // `part` is a range of it, and `own` is free or null. The device is open as long as the
         // request lives.
         let sent = unsafe { clone::send_counted::<D>(self.rq, own, &part, self.way) };
@@ -261,8 +261,8 @@ impl<'d, D: Driver> Pieces<'d, D> {
                 self.short = true;
                 return 0;
             }
-            // SAFETY: By the invariant `rq` is a request of a `Disk<D>` that is held by a count, so
-            // by the invariant of `Tags` a `Pdu` follows it.
+            // SAFETY: By the invariant `rq` is a request of a `GenDisk<D>` that is held by a count, so
+            // by the invariant of `TagSet` a `Pdu` follows it.
             unsafe { &*Pdu::of(self.rq) }.note(Status::from(e).as_raw());
             self.fail()
         })
@@ -293,7 +293,7 @@ pub(super) unsafe fn submit<D, F>(
     plan: F,
 ) -> core::result::Result<(), Request<D>>
 where
-    D: Driver,
+    D: Operations,
     F: for<'d> FnOnce(&'d D, &mut Pieces<'d, D>),
 {
     // SAFETY: By the contract of this function `rq` fulfils the invariants of `Request`, so it has
@@ -302,12 +302,12 @@ where
     // From here to `send_whole` or `put` below the request cannot complete, so the borrows stay
     // valid.
     pdu.hold();
-    // SAFETY: The disk keeps its `Shared` until all of its requests have ended.
-    let shared = unsafe { &*Shared::<D>::of(rq) };
+    // SAFETY: The disk keeps its `QueueData` until all of its requests have ended.
+    let shared = unsafe { &*QueueData::<D>::of(rq) };
     let begun = pdu.placed();
     // INVARIANT: Only the sectors of earlier rounds have been given a place, and the request is
     // held.
-    // SAFETY: By the invariants of `Request` the request is started and of a `Disk<D>`, and no
+    // SAFETY: By the invariants of `Request` the request is started and of a `GenDisk<D>`, and no
     // lower I/O of it is under way. `hold` keeps it from completing.
     let mut pieces = unsafe { Pieces::rest(rq, begun, way, fua) };
     plan(&shared.driver, &mut pieces);
@@ -358,7 +358,7 @@ where
 }
 
 /// The result of an attempt to send a request as a whole.
-pub(crate) enum Sent<D: Driver> {
+pub(crate) enum Sent<D: Operations> {
     /// The request is under way, or has ended.
     Whole,
     /// Sending would have to wait. Nothing was sent.
@@ -372,7 +372,7 @@ pub(crate) enum Sent<D: Driver> {
 /// # Safety
 ///
 /// `rq` must fulfil the invariants of [`Request`], and no [`Request`] value may exist for it.
-unsafe fn unsent<D: Driver>(rq: *mut bindings::request, e: Error) -> Sent<D> {
+unsafe fn unsent<D: Operations>(rq: *mut bindings::request, e: Error) -> Sent<D> {
     // SAFETY: By the contract of this function `rq` fulfils the invariants of `Request`, so it has
     // an initialised `Pdu`.
     let pdu = unsafe { &*Pdu::of(rq) };
@@ -398,7 +398,7 @@ unsafe fn unsent<D: Driver>(rq: *mut bindings::request, e: Error) -> Sent<D> {
 /// # Safety
 ///
 /// As for [`submit`]. In addition, `dev` must be open as long as the request lives.
-unsafe fn send_whole<D: Driver>(
+unsafe fn send_whole<D: Operations>(
     rq: *mut bindings::request,
     way: Way,
     fua: bool,
@@ -411,7 +411,7 @@ unsafe fn send_whole<D: Driver>(
     let begun = pdu.placed();
     // INVARIANT: As in `submit`.
     // SAFETY: By the contract of this function `rq` fulfils the invariants of `Request`: it is
-    // started and of a `Disk<D>`, no lower I/O of it is under way, and we own it.
+    // started and of a `GenDisk<D>`, no lower I/O of it is under way, and we own it.
     let rest = unsafe { Pieces::<'_, D>::rest(rq, begun, way, fua) };
     let part = Part {
         src: rest.bio,
@@ -445,11 +445,11 @@ pub(super) unsafe fn submit_at_once<D, F>(
     dev: F,
 ) -> Sent<D>
 where
-    D: Driver,
+    D: Operations,
     F: for<'d> FnOnce(&'d D) -> &'d BlockDevice,
 {
-    // SAFETY: The disk keeps its `Shared` until all of its requests have ended.
-    let shared = unsafe { &*Shared::<D>::of(rq) };
+    // SAFETY: The disk keeps its `QueueData` until all of its requests have ended.
+    let shared = unsafe { &*QueueData::<D>::of(rq) };
     let dev = dev(&shared.driver).as_raw();
     // SAFETY: By the contract of this function `rq` fulfils the invariants of `Request`: it is
     // started and has an initialised `Pdu`.

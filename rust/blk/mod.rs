@@ -2,8 +2,7 @@
 
 //! Abstractions for the parts of the block layer that a stacking driver needs.
 //!
-//! All `unsafe` code of the module is here. It does not depend on what is stacked, or why: a
-//! [`disk::Driver`] gets the requests and decides where each range of them goes.
+//! It does not depend on what is stacked, or why: the driver's [`gen_disk::OperationsVTable`] get the requests and decides where each range of them goes.
 //!
 //! C headers: [`include/linux/blk-mq.h`](srctree/include/linux/blk-mq.h),
 //! [`include/linux/blkdev.h`](srctree/include/linux/blkdev.h),
@@ -13,33 +12,26 @@ pub(crate) mod attributes;
 pub(crate) mod bdev;
 pub(crate) mod bios;
 mod clone;
-pub(crate) mod control;
-pub(crate) mod digest;
-pub(crate) mod disk;
 mod ffi;
+pub(crate) mod gen_disk;
 pub(crate) mod limits;
 pub(crate) mod list;
 mod lower;
-pub(crate) mod mm;
 mod pdu;
 pub(crate) mod plug;
 pub(crate) mod request;
-pub(crate) mod slot;
-mod tags;
-pub(crate) mod task;
-mod trace;
-pub(crate) mod workqueue;
+mod tag_set;
 
 pub(crate) use self::{
     bdev::{
         BlockDevice,
         IoBuffer,
-        Order, //
+        WriteOrder, //
     },
-    disk::{
-        Disk,
-        DiskRef,
-        Driver, //
+    gen_disk::{
+        GenDisk,
+        GenDiskRef,
+        Operations, //
     },
     limits::Limits,
     list::RequestList,
@@ -55,5 +47,5 @@ pub(crate) use self::{
         Request,
         Status, //
     },
-    tags::Tags,
+    tag_set::TagSet,
 };

@@ -6,11 +6,11 @@
 
 use super::{
     bdev::BlockDevice,
-    disk::{
-        Driver,
-        Shared, //
-    },
     ffi,
+    gen_disk::{
+        Operations,
+        QueueData, //
+    },
     lower::{
         self,
         Pieces,
@@ -91,18 +91,18 @@ pub(crate) enum Op {
 ///
 /// # Invariants
 ///
-/// - The pointer is to a request of a `Disk<D>`, started and not ended; its [`Pdu`] is initialised.
+/// - The pointer is to a request of a `GenDisk<D>`, started and not ended; its [`Pdu`] is initialised.
 /// - The owner of the value owns the request: no lower I/O of it is under way, and no list holds
 ///   it.
-pub(crate) struct Request<D: Driver>(NonNull<bindings::request>, PhantomData<fn(D)>);
+pub(crate) struct Request<D: Operations>(NonNull<bindings::request>, PhantomData<fn(D)>);
 
 // SAFETY: Any thread may process and end a request, one thread at a time.
-unsafe impl<D: Driver> Send for Request<D> {}
+unsafe impl<D: Operations> Send for Request<D> {}
 
 // SAFETY: The methods on a shared reference only read, or are atomic.
-unsafe impl<D: Driver> Sync for Request<D> {}
+unsafe impl<D: Operations> Sync for Request<D> {}
 
-impl<D: Driver> Request<D> {
+impl<D: Operations> Request<D> {
     /// Takes ownership of a request.
     ///
     /// # Safety
@@ -120,7 +120,7 @@ impl<D: Driver> Request<D> {
     }
 
     pub(super) fn pdu(&self) -> &Pdu {
-        // SAFETY: By the invariant the pointer is to a request of a `Disk<D>` with an initialised
+        // SAFETY: By the invariant the pointer is to a request of a `GenDisk<D>` with an initialised
         // `Pdu`, which lives as long as the request.
         unsafe { &*Pdu::of(self.0.as_ptr()) }
     }
@@ -194,7 +194,7 @@ impl<D: Driver> Request<D> {
         self.pdu().swap_cookie(cookie);
     }
 
-    /// Sets the driver's word. A thread that sees the word in [`Tags::any`](super::Tags::any) sees
+    /// Sets the driver's word. A thread that sees the word in [`TagSet::any`](super::TagSet::any) sees
     /// everything that was done before.
     pub(crate) fn release_cookie(&self, cookie: u64) {
         self.pdu().release_cookie(cookie);
@@ -209,7 +209,7 @@ impl<D: Driver> Request<D> {
         unsafe { bindings::blk_mq_end_request(rq, status.0) };
     }
 
-    /// Sends lower I/O for the request in pieces. [`Driver::complete`] gets the request back when
+    /// Sends lower I/O for the request in pieces. [`Operations::complete`] gets the request back when
     /// all of the lower I/O has ended.
     ///
     /// `plan` adds the pieces of [`Request::rest`] in order. They must cover it exactly. If they do
@@ -277,7 +277,7 @@ impl<D: Driver> Request<D> {
         self.pdu().placed() == 0
     }
 
-    /// Requeues the request: the block layer soon passes it to [`Driver::queue`] again. The request
+    /// Requeues the request: the block layer soon passes it to [`Operations::queue`] again. The request
     /// keeps the driver's word and the count of placed sectors. Any context.
     pub(crate) fn again(self) {
         // Another thread may queue and end the request before the call below has returned. The
@@ -292,18 +292,18 @@ impl<D: Driver> Request<D> {
     /// Passes the request back to the driver after the lower I/O of this round has ended. Any
     /// context.
     pub(super) fn complete(self, status: bindings::blk_status_t) {
-        // The driver may end the request and continue to use its own data. `Disk::drop` waits for
+        // The driver may end the request and continue to use its own data. `GenDisk::drop` waits for
         // RCU readers before it frees the driver.
         let _guard = rcu::read_lock();
-        // SAFETY: By the invariant the request is not ended, so the disk holds its `Shared`. After
-        // the request has ended, the RCU read side keeps `Shared` until the guard is dropped.
-        let shared = unsafe { &*Shared::<D>::of(self.0.as_ptr()) };
+        // SAFETY: By the invariant the request is not ended, so the disk holds its `QueueData`. After
+        // the request has ended, the RCU read side keeps `QueueData` until the guard is dropped.
+        let shared = unsafe { &*QueueData::<D>::of(self.0.as_ptr()) };
 
         D::complete(shared.driver(), self, Status(status));
     }
 }
 
-impl<D: Driver> Drop for Request<D> {
+impl<D: Operations> Drop for Request<D> {
     fn drop(&mut self) {
         pr_warn_once!("a request was dropped before its end: it fails\n");
         // SAFETY: By the invariant the request is started and not ended, and we own it. The value

@@ -25,8 +25,8 @@ pub const ID_ANY: u32 = u32::MAX;
 pub const MODE_WRITABLE: u32 = 0;
 /// `UNIONBLK_MODE_READ_ONLY`.
 pub const MODE_READ_ONLY: u32 = 1;
-/// `UNIONBLK_MODE_ASKED`.
-pub const MODE_ASKED: u32 = 2;
+/// `UNIONBLK_MODE_READ_ONLY_REQUESTED`.
+pub const MODE_READ_ONLY_REQUESTED: u32 = 2;
 /// `UNIONBLK_CREATE_READ_ONLY`.
 pub const CREATE_READ_ONLY: u32 = 1;
 /// `UNIONBLK_DISCARD_ZERO`.
@@ -39,7 +39,7 @@ pub const fn mode_word(mode: u32) -> &'static str {
     match mode {
         MODE_WRITABLE => "writable",
         MODE_READ_ONLY => "read-only",
-        MODE_ASKED => "read-only-asked",
+        MODE_READ_ONLY_REQUESTED => "read-only-asked",
         _ => "unknown",
     }
 }
@@ -266,6 +266,12 @@ call!(Lost, 4, 48, in: [flags, id, reserved0, from], |s| {
 });
 
 impl Create {
+    /// Stores what a leaf has lost.
+    pub fn set_damage(&mut self, damage: Damage) {
+        self.damaged_blocks = damage.blocks;
+        self.lost_sectors = damage.sectors;
+    }
+
     /// Stores why the call failed.
     pub fn set_error(&mut self, e: Error) {
         let (reason, a, b) = e.to_wire();

@@ -6,7 +6,7 @@
 //! module that holds the core provides it, as `blk::digest`. Elsewhere it is a table.
 
 #[cfg(kernel)]
-pub(crate) use super::super::super::blk::digest::crc32c;
+pub(crate) use super::super::super::sys::digest::crc32c;
 
 #[cfg(not(kernel))]
 const fn table() -> [u32; 256] {

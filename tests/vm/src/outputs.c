@@ -111,7 +111,7 @@ static void status(void)
 	s = junk;
 	printf("status\n");
 	judge("errno", (unsigned int)call(UNIONBLK_IOC_STATUS, &s), 0);
-	judge("mode", s.mode, UNIONBLK_MODE_ASKED);
+	judge("mode", s.mode, UNIONBLK_MODE_READ_ONLY_REQUESTED);
 	judge("io_errors", s.io_errors, 0);
 	judge("last_error", s.last_error, 0);
 	judge("damaged_blocks", s.damaged_blocks, 0);

@@ -1,13 +1,17 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * The C side of trace.rs. While an event is not enabled, its function is a jump over
+ * The C side of mod.rs. While an event is not enabled, its function is a jump over
  * a few instructions.
  */
 
-#include "helpers.h"
-
 #define CREATE_TRACE_POINTS
 #include "trace.h"
+
+/* mod.rs declares the same functions. */
+void ub_trace_first_write(struct gendisk *disk, u64 sector, u32 sectors);
+void ub_trace_commit(struct gendisk *disk, u64 blocks, u64 changes, int error);
+void ub_trace_checkpoint(struct gendisk *disk, u64 blocks, int error);
+void ub_trace_release(struct gendisk *disk, u64 sector, u64 sectors);
 
 void ub_trace_first_write(struct gendisk *disk, u64 sector, u32 sectors)
 {

@@ -2,29 +2,31 @@
 
 //! The kernel side of the core's protocol: locks, lists, works and lower I/O.
 //!
-//! `ubcore::protocol` defines the steps. This file implements the operations that the steps use.
+//! [`crate::ubcore::protocol`] defines the steps. This file implements the operations that the steps use.
 
+use super::{
+    io,
+    leaf_disk::{
+        LeafDisk,
+        Metadata,
+        UnionCommitter, //
+    },
+    stats::Committed,
+    Union, //
+};
 use crate::{
     blk::{
-        task,
         Op,
         Request,
         Status,
         Way, //
     },
-    device::Union,
     error::{
         errno,
         number, //
     },
     memory::MapMemory,
-    metadata::{
-        LeafDisk,
-        Metadata,
-        UnionCommitter, //
-    },
-    queue,
-    stats::Committed,
+    sys::task,
     ubcore::{
         alloc::Allocator,
         error::{
@@ -50,18 +52,13 @@ use kernel::{
     sync::{
         atomic::Full,
         barrier::smp_mb,
-        Arc,
         ArcBorrow, //
     },
     time::{
         delay::fsleep,
-        msecs_to_jiffies,
         Delta, //
     },
 };
-
-/// The longest time from a change of the map until the timer starts to commit it, in ms.
-const COMMIT_AFTER_MS: u32 = 1000;
 
 /// How long to wait before the requests in flight are checked again, in µs: first and maximum.
 const PAUSE_FIRST: i64 = 100;
@@ -157,11 +154,11 @@ impl Host for ArcBorrow<'_, Union> {
     }
 
     fn is_attached_read_only(&self) -> bool {
-        self.asked_read_only
+        self.read_only_requested
     }
 
     fn reveals(&self) -> bool {
-        self.reveal
+        self.leaf.reveal
     }
 
     fn with_allocator<R>(&self, f: impl FnOnce(&mut Allocator<KVVec<u64>>) -> R) -> R {
@@ -171,7 +168,7 @@ impl Host for ArcBorrow<'_, Union> {
     fn with_committer<R>(&self, f: impl FnOnce(&mut UnionCommitter, &mut LeafDisk<'_>) -> R) -> R {
         let mut guard = self.metadata.lock();
         let Metadata { committer, buffer } = &mut *guard;
-        f(committer, &mut LeafDisk::new(&self.leaf, buffer))
+        f(committer, &mut LeafDisk::new(&self.lower.leaf, buffer))
     }
 
     fn wait_for_memory(&self) -> Result {
@@ -180,16 +177,16 @@ impl Host for ArcBorrow<'_, Union> {
 
     #[inline]
     fn submit(&self, rq: Request<Union>, whole: Option<Source>, fua: bool) -> Taken<Self> {
-        queue::send(rq, whole, fua)
+        io::send(rq, whole, fua)
     }
 
     fn has_fua(&self) -> bool {
         // For a bio, the block layer emulates FUA if the device lacks it.
-        self.way == Way::Bios || self.leaf.has_fua()
+        self.lower.way == Way::Bios || self.lower.leaf.has_fua()
     }
 
     fn has_cache(&self) -> bool {
-        self.leaf.has_cache()
+        self.lower.leaf.has_cache()
     }
 
     fn again(&self, rq: Request<Union>) {
@@ -201,62 +198,59 @@ impl Host for ArcBorrow<'_, Union> {
     }
 
     fn add_commit_waiter(&self, rq: Request<Union>) {
-        self.waiting.push(rq);
+        self.lists.commit_waiters.push(rq);
     }
 
     fn take_commit_waiters(&self) -> impl Iterator<Item = Request<Union>> {
-        self.waiting.take_all()
+        self.lists.commit_waiters.take_all()
     }
 
     fn add_deferred(&self, rq: Request<Union>) {
-        self.stalled.push(rq);
+        self.lists.deferred.push(rq);
     }
 
     fn take_deferred(&self) -> impl Iterator<Item = Request<Union>> {
-        self.stalled.take_all()
+        self.lists.deferred.take_all()
     }
 
     fn add_discard(&self, rq: Request<Union>) {
-        self.discards.push(rq);
+        self.lists.discards.push(rq);
     }
 
     fn take_discards(&self) -> impl Iterator<Item = Request<Union>> {
-        self.discards.take_all()
+        self.lists.discards.take_all()
     }
 
     fn add_starved(&self, rq: Request<Union>) {
-        self.starved.push(rq);
+        self.lists.starved.push(rq);
     }
 
     fn take_starved(&self) -> impl Iterator<Item = Request<Union>> {
-        self.starved.take_all()
+        self.lists.starved.take_all()
     }
 
     fn queue_commit(&self) {
-        let _ = self.queue.enqueue::<_, 1>(Arc::from(*self));
+        Union::queue_commit(*self);
     }
 
     fn queue_timer(&self) {
-        let after = msecs_to_jiffies(COMMIT_AFTER_MS);
-        let _ = self
-            .background
-            .enqueue_delayed::<_, 2>(Arc::from(*self), after);
+        Union::queue_timer(*self);
     }
 
     fn queue_checkpoint(&self) {
-        let _ = self.background.enqueue::<_, 5>(Arc::from(*self));
+        Union::queue_checkpoint(*self);
     }
 
     fn queue_reclaim(&self) {
-        let _ = self.releases.enqueue::<_, 3>(Arc::from(*self));
+        Union::queue_reclaim(*self);
     }
 
     fn queue_discard(&self) {
-        let _ = self.queue.enqueue::<_, 7>(Arc::from(*self));
+        Union::queue_discard(*self);
     }
 
     fn queue_memory(&self) {
-        let _ = self.memory_queue.enqueue::<_, 6>(Arc::from(*self));
+        Union::queue_memory(*self);
     }
 
     fn barrier(&self) {
@@ -278,20 +272,23 @@ impl Host for ArcBorrow<'_, Union> {
     }
 
     fn zero(&self, sector: u64, sectors: u64) -> Result {
-        self.leaf.zero(sector, sectors, self.keep).map_err(|e| {
-            // The storage below the leaf is full, which is not an I/O error of the leaf.
-            if e == ENOSPC {
-                Error::Os(number(e))
-            } else {
-                Error::Io(Side::Leaf, sector)
-            }
-        })
+        self.lower
+            .leaf
+            .zero(sector, sectors, self.leaf.keep)
+            .map_err(|e| {
+                // The storage below the leaf is full, which is not an I/O error of the leaf.
+                if e == ENOSPC {
+                    Error::Os(number(e))
+                } else {
+                    Error::Io(Side::Leaf, sector)
+                }
+            })
     }
 
     fn discard(&self, sector: u64, sectors: u64) {
-        if !self.keep {
+        if !self.leaf.keep {
             // A discard is a hint. If it fails, the slabs are free even so.
-            let _ = self.leaf.discard(sector, sectors);
+            let _ = self.lower.leaf.discard(sector, sectors);
         }
     }
 

@@ -3,7 +3,7 @@
 //! A cell that is set once and may be read concurrently.
 //!
 //! It does what `SetOnce<KBox<T>>` does, with half the memory and with one load instead of a call
-//! for each read. This matters because a map reads several slots for each request.
+//! for each read. This matters because a map reads several cells for each request.
 
 use core::{
     marker::PhantomData,
@@ -15,19 +15,19 @@ use core::{
 };
 use kernel::prelude::*;
 
-/// A slot that is empty at first. Once it is set, it holds one `T` until the slot is dropped.
+/// A cell that is empty at first. Once it is set, it holds one `T` until the cell is dropped.
 ///
 /// # Invariants
 ///
-/// `held` is null, or the pointer that `KBox::into_raw` returned for a box that the slot owns. Once
+/// `held` is null, or the pointer that `KBox::into_raw` returned for a box that the cell owns. Once
 /// `held` is not null, it does not change.
-pub(crate) struct Slot<T> {
+pub(crate) struct OnceBox<T> {
     held: AtomicPtr<T>,
     _owns: PhantomData<KBox<T>>,
 }
 
-impl<T> Slot<T> {
-    /// Returns an empty slot.
+impl<T> OnceBox<T> {
+    /// Returns an empty cell.
     pub(crate) const fn new() -> Self {
         // INVARIANT: `held` is null.
         Self {
@@ -36,25 +36,25 @@ impl<T> Slot<T> {
         }
     }
 
-    /// Returns the value that the slot holds. Any context.
+    /// Returns the value that the cell holds. Any context.
     #[inline]
     pub(crate) fn get(&self) -> Option<&T> {
         // The acquire pairs with the release in `populate`, so that the value is initialised.
-        // SAFETY: By the invariant `held` is null, or points to a value that the slot owns as long
-        // as the slot lives.
+        // SAFETY: By the invariant `held` is null, or points to a value that the cell owns as long
+        // as the cell lives.
         unsafe { self.held.load(Ordering::Acquire).as_ref() }
     }
 
-    /// Sets the slot, and returns whether this call set it. If the slot is set already, `new` is
+    /// Sets the cell, and returns whether this call set it. If the cell is set already, `new` is
     /// dropped.
     ///
-    /// `T` must be `Send`, because another thread may drop the slot.
+    /// `T` must be `Send`, because another thread may drop the cell.
     pub(crate) fn populate(&self, new: KBox<T>) -> bool
     where
         T: Send,
     {
         let new = KBox::into_raw(new);
-        // INVARIANT: If the exchange succeeds, `held` was null before, and the slot owns the box.
+        // INVARIANT: If the exchange succeeds, `held` was null before, and the cell owns the box.
         let done =
             self.held
                 .compare_exchange(ptr::null_mut(), new, Ordering::Release, Ordering::Relaxed);
@@ -66,18 +66,18 @@ impl<T> Slot<T> {
     }
 }
 
-impl<T> Drop for Slot<T> {
+impl<T> Drop for OnceBox<T> {
     fn drop(&mut self) {
         let held = *self.held.get_mut();
         if !held.is_null() {
-            // SAFETY: By the invariant `held` came from a box that the slot owns, and no reference
+            // SAFETY: By the invariant `held` came from a box that the cell owns, and no reference
             // from `get` exists any more.
             drop(unsafe { KBox::from_raw(held) });
         }
     }
 }
 
-#[kunit_tests(unionblk_slot)]
+#[kunit_tests(unionblk_once_box)]
 mod tests {
     use super::*;
     use kernel::sync::Arc;
@@ -85,12 +85,12 @@ mod tests {
     #[test]
     fn the_first_stays_and_nothing_is_left_behind() -> Result {
         let counted = Arc::new(7u32, GFP_KERNEL)?;
-        let slot = Slot::new();
-        assert!(slot.get().is_none());
-        assert!(slot.populate(KBox::new((1u32, counted.clone()), GFP_KERNEL)?));
-        assert!(!slot.populate(KBox::new((2u32, counted.clone()), GFP_KERNEL)?));
-        assert_eq!(slot.get().map(|held| held.0), Some(1));
-        drop(slot);
+        let cell = OnceBox::new();
+        assert!(cell.get().is_none());
+        assert!(cell.populate(KBox::new((1u32, counted.clone()), GFP_KERNEL)?));
+        assert!(!cell.populate(KBox::new((2u32, counted.clone()), GFP_KERNEL)?));
+        assert_eq!(cell.get().map(|held| held.0), Some(1));
+        drop(cell);
         // `counted` is the last reference, so the refused value and the held one were both dropped.
         assert!(Arc::into_unique_or_drop(counted).is_some());
         Ok(())

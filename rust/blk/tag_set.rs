@@ -5,11 +5,11 @@
 //! C header: [`include/linux/blk-mq.h`](srctree/include/linux/blk-mq.h)
 
 use super::{
-    disk::{
-        Driver,
-        Operations, //
-    },
     ffi,
+    gen_disk::{
+        Operations,
+        OperationsVTable, //
+    },
     pdu::Pdu,
 };
 use core::marker::PhantomData;
@@ -33,22 +33,22 @@ use kernel::{
 /// The C struct is initialised, its operations are those of `D`, and its `cmd_size` is the size of
 /// [`Pdu`].
 #[pin_data(PinnedDrop)]
-pub(crate) struct Tags<D: Driver> {
+pub(crate) struct TagSet<D: Operations> {
     #[pin]
     inner: Opaque<bindings::blk_mq_tag_set>,
     _driver: PhantomData<fn(D)>,
 }
 
 // SAFETY: A tag set may be used from any thread.
-unsafe impl<D: Driver> Send for Tags<D> {}
+unsafe impl<D: Operations> Send for TagSet<D> {}
 
 // SAFETY: Any number of threads may use a tag set at the same time.
-unsafe impl<D: Driver> Sync for Tags<D> {}
+unsafe impl<D: Operations> Sync for TagSet<D> {}
 
-impl<D: Driver> Tags<D> {
+impl<D: Operations> TagSet<D> {
     /// Allocates the tags for a disk of `queues` hardware queues that share `depth` requests.
     ///
-    /// `may_sleep` says whether a lower driver to which [`Driver::queue`] sends requests may sleep.
+    /// `may_sleep` says whether a lower driver to which [`Operations::queue`] sends requests may sleep.
     pub(crate) fn new(queues: u32, depth: u32, may_sleep: bool) -> Result<Arc<Self>> {
         // NO_SCHED: no I/O scheduler unless the user selects one. STACKING: a CPU that goes offline
         // waits for the requests of the lower disks, not for ours. HCTX_SHARED: the hardware queues
@@ -60,7 +60,7 @@ impl<D: Driver> Tags<D> {
             flags |= bindings::BLK_MQ_F_BLOCKING;
         }
         let set = bindings::blk_mq_tag_set {
-            ops: &Operations::<D>::TABLE,
+            ops: &OperationsVTable::<D>::TABLE,
             nr_maps: 1,
             nr_hw_queues: queues,
             queue_depth: depth,
@@ -129,24 +129,24 @@ impl<D: Driver> Tags<D> {
     }
 }
 
-/// The argument that [`Tags::any`] passes to [`each`].
+/// The argument that [`TagSet::any`] passes to [`each`].
 struct Look {
     f: fn(u64, u64) -> bool,
     with: u64,
     found: bool,
 }
 
-/// Checks one request for [`Tags::any`], and returns whether to continue.
+/// Checks one request for [`TagSet::any`], and returns whether to continue.
 ///
 /// # Safety
 ///
-/// Must only be called by blk-mq for a started request of a [`Tags`], with a [`Look`] that no one
+/// Must only be called by blk-mq for a started request of a [`TagSet`], with a [`Look`] that no one
 /// else uses during the call.
 unsafe extern "C" fn each(rq: *mut bindings::request, look: *mut c_void) -> bool {
     // SAFETY: By the contract of this function `look` is a `Look` that no one else uses.
     let look = unsafe { &mut *look.cast::<Look>() };
-    // SAFETY: By the contract of this function `rq` is a request of a `Tags`, so by the invariant
-    // of `Tags` a `Pdu` follows it. `init_request` initialised the `Pdu`, and blk-mq keeps the
+    // SAFETY: By the contract of this function `rq` is a request of a `TagSet`, so by the invariant
+    // of `TagSet` a `Pdu` follows it. `init_request` initialised the `Pdu`, and blk-mq keeps the
     // request during this call.
     let pdu = unsafe { &*Pdu::of(rq) };
 
@@ -155,7 +155,7 @@ unsafe extern "C" fn each(rq: *mut bindings::request, look: *mut c_void) -> bool
 }
 
 #[pinned_drop]
-impl<D: Driver> PinnedDrop for Tags<D> {
+impl<D: Operations> PinnedDrop for TagSet<D> {
     fn drop(self: Pin<&mut Self>) {
         // SAFETY: By the invariant the set is initialised. The disk is its only user and holds a
         // reference, so the disk no longer exists.

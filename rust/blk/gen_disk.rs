@@ -19,7 +19,7 @@ use super::{
         Request,
         Status, //
     },
-    tags::Tags, //
+    tag_set::TagSet, //
 };
 use core::{
     cell::UnsafeCell,
@@ -56,7 +56,7 @@ use kernel::{
 };
 
 /// A driver that handles the requests of a disk.
-pub(crate) trait Driver: Send + Sync + Sized + 'static {
+pub(crate) trait Operations: Send + Sync + Sized + 'static {
     /// The sysfs attributes of the driver's disks.
     const ATTRIBUTES: Attributes<Self>;
 
@@ -86,9 +86,9 @@ pub(crate) trait Driver: Send + Sync + Sized + 'static {
 ///
 /// Every request reads `driver`. It is the first field, away from the field that is written.
 #[repr(C)]
-pub(super) struct Shared<D: Driver> {
+pub(super) struct QueueData<D: Operations> {
     pub(super) driver: Arc<D>,
-    tags: Arc<Tags<D>>,
+    tags: Arc<TagSet<D>>,
     /// The set from which lower bios are allocated.
     _bios: Arc<Bios>,
     /// Whether the disk is claimed for its removal, so that it cannot be opened any more. Accessed
@@ -96,15 +96,15 @@ pub(super) struct Shared<D: Driver> {
     claimed: UnsafeCell<bool>,
 }
 
-impl<D: Driver> Shared<D> {
+impl<D: Operations> QueueData<D> {
     /// Returns the shared data of the disk of `rq`.
     ///
     /// # Safety
     ///
-    /// `rq` must be a request of a `Disk<D>`.
+    /// `rq` must be a request of a `GenDisk<D>`.
     pub(super) unsafe fn of(rq: *mut bindings::request) -> *const Self {
-        // SAFETY: By the contract of this function `rq` is a request of a `Disk<D>`, and
-        // `Disk::new` set `queuedata` before any request existed.
+        // SAFETY: By the contract of this function `rq` is a request of a `GenDisk<D>`, and
+        // `GenDisk::new` set `queuedata` before any request existed.
         unsafe { (*(*rq).q).queuedata }.cast_const().cast()
     }
 
@@ -115,19 +115,19 @@ impl<D: Driver> Shared<D> {
 
 /// A disk in the system, with its partitions: `/dev/<name>`.
 ///
-/// To remove the disk, call [`Disk::claim`], which ensures that no one has it open, and then drop
+/// To remove the disk, call [`GenDisk::claim`], which ensures that no one has it open, and then drop
 /// it. After the drop has returned, no request is left, and the driver is not called any more.
 ///
-/// The drop waits for [`Driver::queue`] and [`Driver::complete`], so it must not be done from
+/// The drop waits for [`Operations::queue`] and [`Operations::complete`], so it must not be done from
 /// either.
 ///
 /// # Invariants
 ///
 /// - `disk` was added to the system, and has not been removed.
 /// - Its `queuedata` and `private_data` point to `shared`.
-pub(crate) struct Disk<D: Driver> {
+pub(crate) struct GenDisk<D: Operations> {
     disk: NonNull<bindings::gendisk>,
-    shared: KBox<Shared<D>>,
+    shared: KBox<QueueData<D>>,
     /// The lower devices that are linked in sysfs.
     linked: KVec<Below<D>>,
 }
@@ -140,15 +140,15 @@ pub(crate) type Below<D> = fn(&D) -> &BlockDevice;
 /// # Invariants
 ///
 /// The pointer is to a disk, and the value holds a reference to it.
-pub(crate) struct DiskRef(NonNull<bindings::gendisk>);
+pub(crate) struct GenDiskRef(NonNull<bindings::gendisk>);
 
 // SAFETY: A reference is not tied to a thread.
-unsafe impl Send for DiskRef {}
+unsafe impl Send for GenDiskRef {}
 
 // SAFETY: All methods on a shared reference may run at the same time.
-unsafe impl Sync for DiskRef {}
+unsafe impl Sync for GenDiskRef {}
 
-impl DiskRef {
+impl GenDiskRef {
     /// Sets whether the kernel treats the disk as read-only (`ro` in sysfs, and an event).
     ///
     /// Writes that are under way still arrive. The driver must refuse them.
@@ -160,7 +160,7 @@ impl DiskRef {
     }
 }
 
-impl DiskRef {
+impl GenDiskRef {
     /// Sends a `change` uevent for the disk with an additional variable, `NAME=value`.
     ///
     /// Must only be called while the disk is in the system.
@@ -172,41 +172,42 @@ impl DiskRef {
         unsafe { ffi::ub_disk_event(self.0.as_ptr(), variable.as_char_ptr()) };
     }
 
-    pub(super) fn as_raw(&self) -> *mut bindings::gendisk {
+    /// For other wrappers of C functions.
+    pub(crate) fn as_raw(&self) -> *mut bindings::gendisk {
         self.0.as_ptr()
     }
 }
 
-impl Drop for DiskRef {
+impl Drop for GenDiskRef {
     fn drop(&mut self) {
         // SAFETY: By the invariant the value holds a reference, which is dropped here.
         unsafe { bindings::put_disk(self.0.as_ptr()) };
     }
 }
 
-// SAFETY: A disk is not tied to the thread that added it, and a `Driver` is `Send` and `Sync`.
-unsafe impl<D: Driver> Send for Disk<D> {}
+// SAFETY: A disk is not tied to the thread that added it, and a `Operations` is `Send` and `Sync`.
+unsafe impl<D: Operations> Send for GenDisk<D> {}
 
 // SAFETY: All methods on a shared reference may run at the same time.
-unsafe impl<D: Driver> Sync for Disk<D> {}
+unsafe impl<D: Operations> Sync for GenDisk<D> {}
 
-impl<D: Driver> Disk<D> {
+impl<D: Operations> GenDisk<D> {
     /// Adds a disk of `sectors`, served by `driver`. No other disk may use `tags`.
     ///
     /// A `read_only` disk is read-only before the kernel announces it, so the partitions, the `add`
     /// uevent and every opener see it as read-only.
     ///
     /// The kernel scans for partitions before this returns, so `driver` must be ready to handle
-    /// requests. The kernel chooses the device number (`BLOCK_EXT_MAJOR`), see [`Disk::dev`].
+    /// requests. The kernel chooses the device number (`BLOCK_EXT_MAJOR`), see [`GenDisk::dev`].
     pub(crate) fn new(
         name: fmt::Arguments<'_>,
         driver: Arc<D>,
         limits: Limits,
         (sectors, read_only): (u64, bool),
-        (tags, bios): (Arc<Tags<D>>, Arc<Bios>),
+        (tags, bios): (Arc<TagSet<D>>, Arc<Bios>),
     ) -> Result<Self> {
         let shared = KBox::new(
-            Shared {
+            QueueData {
                 driver,
                 tags,
                 _bios: bios,
@@ -216,7 +217,7 @@ impl<D: Driver> Disk<D> {
         )?;
         let data = (&raw const *shared).cast_mut();
         let mut limits = limits.into_raw();
-        // SAFETY: By the invariant of `Tags` the tag set is initialised. `shared` holds a reference
+        // SAFETY: By the invariant of `TagSet` the tag set is initialised. `shared` holds a reference
         // to it and outlives the disk.
         let raw = from_err_ptr(unsafe {
             bindings::__blk_mq_alloc_disk(
@@ -229,7 +230,7 @@ impl<D: Driver> Disk<D> {
 
         // SAFETY: The disk was allocated above, and no one else has a pointer to it yet.
         let added = unsafe {
-            (*raw).fops = &Operations::<D>::DISK;
+            (*raw).fops = &OperationsVTable::<D>::DISK;
             (*raw).private_data = data.cast();
             ffi::ub_disk_setup(raw, static_lock_class!().as_ptr());
             bindings::set_capacity(raw, sectors);
@@ -264,11 +265,11 @@ impl<D: Driver> Disk<D> {
     }
 
     /// Returns a reference to the disk's memory that may outlive this value.
-    pub(crate) fn reference(&self) -> DiskRef {
+    pub(crate) fn reference(&self) -> GenDiskRef {
         // SAFETY: By the invariant the disk is in the system.
         unsafe { ffi::ub_disk_get(self.disk.as_ptr()) };
         // INVARIANT: The call above took the reference.
-        DiskRef(self.disk)
+        GenDiskRef(self.disk)
     }
 
     /// Names the disk and adds it to the system.
@@ -322,7 +323,7 @@ impl<D: Driver> Disk<D> {
     }
 }
 
-impl<D: Driver> Drop for Disk<D> {
+impl<D: Operations> Drop for GenDisk<D> {
     fn drop(&mut self) {
         for below in &self.linked {
             let dev = below(&self.shared.driver);
@@ -337,7 +338,7 @@ impl<D: Driver> Drop for Disk<D> {
         unsafe { bindings::put_disk(self.disk.as_ptr()) };
         // A request may have ended before the call that queued it has returned, so wait for all
         // such calls.
-        // SAFETY: By the invariant of `Tags` the tag set is initialised, and `shared` holds a
+        // SAFETY: By the invariant of `TagSet` the tag set is initialised, and `shared` holds a
         // reference to it.
         unsafe { bindings::blk_mq_wait_quiesce_done(self.shared.tags.as_raw()) };
         // A request may also have ended before the call that completed it has returned, see
@@ -347,9 +348,9 @@ impl<D: Driver> Drop for Disk<D> {
 }
 
 /// The C operations of a driver's disks.
-pub(super) struct Operations<D: Driver>(PhantomData<D>);
+pub(super) struct OperationsVTable<D: Operations>(PhantomData<D>);
 
-impl<D: Driver> Operations<D> {
+impl<D: Operations> OperationsVTable<D> {
     pub(super) const TABLE: bindings::blk_mq_ops = bindings::blk_mq_ops {
         queue_rq: Some(Self::queue_rq),
         queue_rqs: Some(Self::queue_rqs),
@@ -369,7 +370,7 @@ impl<D: Driver> Operations<D> {
     ///
     /// # Safety
     ///
-    /// Must only be called by blk-mq for a queue of a `Disk<D>`. `bd` must hold a request whose
+    /// Must only be called by blk-mq for a queue of a `GenDisk<D>`. `bd` must hold a request whose
     /// ownership passes to the driver.
     unsafe extern "C" fn queue_rq(
         _hctx: *mut bindings::blk_mq_hw_ctx,
@@ -390,7 +391,7 @@ impl<D: Driver> Operations<D> {
     ///
     /// # Safety
     ///
-    /// Must only be called by blk-mq, with a list of requests for queues of `Disk<D>`s whose
+    /// Must only be called by blk-mq, with a list of requests for queues of `GenDisk<D>`s whose
     /// ownership passes to the driver.
     unsafe extern "C" fn queue_rqs(list: *mut bindings::rq_list) {
         // SAFETY: blk-mq passes a valid list, which this function may change.
@@ -423,11 +424,11 @@ impl<D: Driver> Operations<D> {
     ///
     /// # Safety
     ///
-    /// `rq` must be a request of a `Disk<D>` that is not started, and the caller must pass on its
-    /// ownership. `Disk::drop` must wait for the caller.
+    /// `rq` must be a request of a `GenDisk<D>` that is not started, and the caller must pass on its
+    /// ownership. `GenDisk::drop` must wait for the caller.
     unsafe fn start(rq: *mut bindings::request) -> bool {
-        // SAFETY: `Disk::new` set `queuedata`, and `Disk::drop` waits for the caller before it
-        // frees `Shared`. We own the request, and `init_request` initialised its `Pdu`.
+        // SAFETY: `GenDisk::new` set `queuedata`, and `GenDisk::drop` waits for the caller before it
+        // frees `QueueData`. We own the request, and `init_request` initialised its `Pdu`.
         let (rq, shared) = unsafe {
             // A request that is queued again keeps its private data. The flag also prevents merges
             // with it.
@@ -436,7 +437,7 @@ impl<D: Driver> Operations<D> {
                 (*Pdu::of(rq)).renew();
             }
             bindings::blk_mq_start_request(rq);
-            (Request::from_raw(rq), &*Shared::<D>::of(rq))
+            (Request::from_raw(rq), &*QueueData::<D>::of(rq))
         };
 
         match D::queue(shared.driver(), rq) {
@@ -478,7 +479,7 @@ impl<D: Driver> Operations<D> {
         _hctx_idx: c_uint,
         _node: c_int,
     ) -> c_int {
-        // SAFETY: By the invariant of `Tags` `cmd_size` is the size of `Pdu`, and the request is
+        // SAFETY: By the invariant of `TagSet` `cmd_size` is the size of `Pdu`, and the request is
         // not in use yet.
         unsafe { Pdu::of(rq).write(Pdu::new()) };
         0
@@ -488,11 +489,11 @@ impl<D: Driver> Operations<D> {
     ///
     /// # Safety
     ///
-    /// Must only be called for a live disk of a `Disk<D>`, under its `open_mutex`.
+    /// Must only be called for a live disk of a `GenDisk<D>`, under its `open_mutex`.
     unsafe extern "C" fn open(disk: *mut bindings::gendisk, _mode: bindings::blk_mode_t) -> c_int {
-        // SAFETY: `Disk::new` set `private_data`. A live disk has not passed `del_gendisk()`, so
+        // SAFETY: `GenDisk::new` set `private_data`. A live disk has not passed `del_gendisk()`, so
         // `shared` still exists.
-        let shared = unsafe { &*(*disk).private_data.cast_const().cast::<Shared<D>>() };
+        let shared = unsafe { &*(*disk).private_data.cast_const().cast::<QueueData<D>>() };
 
         // SAFETY: By the contract of this function `open_mutex` is held, and `claimed` is only
         // accessed under it.

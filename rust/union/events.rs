@@ -6,13 +6,11 @@
 //! this reason neither the I/O path nor the commit work sends uevents. They only mark an event as
 //! due, and a separate work on the system's queue sends it.
 
+use super::stats::Committed;
 use crate::{
-    blk::{
-        workqueue,
-        DiskRef, //
-    },
+    blk::GenDiskRef,
     error::errno,
-    stats::Committed,
+    sys::workqueue,
     ubcore::{
         error::Result,
         protocol::Step, //
@@ -61,8 +59,8 @@ impl Event {
 
 /// The events of one union.
 #[pin_data]
-pub(crate) struct Events {
-    disk: SetOnce<DiskRef>,
+pub(super) struct Events {
+    disk: SetOnce<GenDiskRef>,
     /// The disk is about to be removed, so the work sends no more uevents.
     closed: Atomic<bool>,
     low_space: Event,
@@ -101,7 +99,7 @@ impl WorkItem<1> for Events {
 }
 
 impl Events {
-    pub(crate) fn new() -> kernel::error::Result<Arc<Self>> {
+    pub(super) fn new() -> kernel::error::Result<Arc<Self>> {
         Arc::pin_init(
             pin_init!(Self {
                 disk: SetOnce::new(),
@@ -118,19 +116,19 @@ impl Events {
     }
 
     /// Sets the disk, and sends the uevents that are already due.
-    pub(crate) fn show(self: &Arc<Self>, disk: DiskRef) {
+    pub(super) fn show(self: &Arc<Self>, disk: GenDiskRef) {
         self.disk.populate(disk);
         let _ = workqueue::system().enqueue::<_, 1>(self.clone());
     }
 
     /// Returns the disk, once [`Events::show`] has set it.
-    pub(crate) fn disk(&self) -> Option<&DiskRef> {
+    pub(super) fn disk(&self) -> Option<&GenDiskRef> {
         self.disk.as_ref()
     }
 
     /// Sends the uevents that are due, and stops all later ones, because the disk is about to be
     /// removed. Process context, waits.
-    pub(crate) fn close(self: &Arc<Self>) {
+    pub(super) fn close(self: &Arc<Self>) {
         workqueue::flush_work::<_, 1>(self);
         self.closed.store(true, Release);
         workqueue::flush_work::<_, 1>(self);
@@ -140,7 +138,7 @@ impl Events {
     ///
     /// The caller must have called [`Events::close`] and must have stopped every thread that
     /// reports events.
-    pub(crate) fn end(self: &Arc<Self>) {
+    pub(super) fn end(self: &Arc<Self>) {
         workqueue::flush_work::<_, 1>(self);
     }
 
@@ -150,19 +148,19 @@ impl Events {
     }
 
     /// Reports that the map could not be committed. Once for a union; any context.
-    pub(crate) fn read_only(self: &Arc<Self>) {
+    pub(super) fn read_only(self: &Arc<Self>) {
         self.tell(&self.read_only);
     }
 
     /// Reports that a request found too few free slabs. Any context.
-    pub(crate) fn full(self: &Arc<Self>) {
+    pub(super) fn full(self: &Arc<Self>) {
         if !self.is_full.load(Relaxed) && !self.is_full.xchg(true, Relaxed) {
             self.tell(&self.full);
         }
     }
 
     /// Updates the space state after slabs were allocated or freed. Under the allocator's lock.
-    pub(crate) fn space(self: &Arc<Self>, used: u32, slabs: u32) {
+    pub(super) fn space(self: &Arc<Self>, used: u32, slabs: u32) {
         let free = u64::from(slabs.saturating_sub(used));
         let slabs = u64::from(slabs);
         if free.saturating_mul(LOW) < slabs {
@@ -181,14 +179,14 @@ impl Events {
     }
 
     /// Traces a write that has made a mapping. Any context.
-    pub(crate) fn first_write(&self, sector: u64, sectors: u32) {
+    pub(super) fn first_write(&self, sector: u64, sectors: u32) {
         if let Some(disk) = self.disk() {
             disk.trace_first_write(sector, sectors);
         }
     }
 
     /// Traces that sectors of the leaf were freed. Process context.
-    pub(crate) fn released(&self, sector: u64, sectors: u64) {
+    pub(super) fn released(&self, sector: u64, sectors: u64) {
         if let Some(disk) = self.disk() {
             disk.trace_release(sector, sectors);
         }
@@ -198,7 +196,7 @@ impl Events {
     ///
     /// `before` and `after` are the committer's counters, `changes` is the number of map changes
     /// that became durable. A commit that became a checkpoint is traced as both.
-    pub(crate) fn step_ended(
+    pub(super) fn step_ended(
         &self,
         step: Step,
         before: &Committed,

@@ -7,13 +7,13 @@
 //! `Documentation/ABI/testing/sysfs-block-unionblk` describes each file. The words and numbers are
 //! the same as in the ioctl interface.
 
+use super::Union;
 use crate::{
     blk::attributes::{
         Attribute,
         Attributes,
         Text, //
     },
-    device::Union,
     ubcore::{
         abi,
         num::SECTOR_BYTES, //
@@ -29,13 +29,13 @@ use kernel::{
     str::BStr, //
 };
 
-pub(crate) const ATTRIBUTES: Attributes<Union> = Attributes {
+pub(super) const ATTRIBUTES: Attributes<Union> = Attributes {
     folder: c"union",
     list: &[
-        Attribute::new(c"root", |u, out| path(&u.root_path, out)),
-        Attribute::new(c"leaf", |u, out| path(&u.leaf_path, out)),
-        Attribute::new(c"uuid", |u, out| uuid(&u.uuid, out)),
-        Attribute::new(c"name", |u, out| out.write_str(u.name_of_leaf.text())),
+        Attribute::new(c"root", |u, out| path(&u.lower.root_path, out)),
+        Attribute::new(c"leaf", |u, out| path(&u.lower.leaf_path, out)),
+        Attribute::new(c"uuid", |u, out| uuid(&u.leaf.uuid, out)),
+        Attribute::new(c"name", |u, out| out.write_str(u.leaf.name.text())),
         Attribute::new(c"mode", |u, out| out.write_str(abi::mode_word(u.mode()))),
         Attribute::new(c"discard", |u, out| {
             out.write_str(abi::discard_word(u.discard_policy()))

@@ -3,13 +3,16 @@
 //! The path of a request through this driver: blk-mq queues it, the driver sends lower I/O for its
 //! pieces, and the request completes. The core's protocol decides the steps in between.
 
-use crate::{
+use super::{
     attributes::ATTRIBUTES,
+    Union, //
+};
+use crate::{
     blk::{
         attributes::Attributes,
         plug,
-        Driver,
         Op,
+        Operations,
         Piece,
         Pieces,
         Request,
@@ -18,7 +21,6 @@ use crate::{
         Target,
         Way, //
     },
-    device::Union,
     ubcore::{
         plan::{
             self,
@@ -33,22 +35,22 @@ use kernel::sync::ArcBorrow;
 
 type Taken = core::result::Result<(), Request<Union>>;
 
-impl Driver for Union {
+impl Operations for Union {
     const ATTRIBUTES: Attributes<Self> = ATTRIBUTES;
 
     fn queue(this: ArcBorrow<'_, Self>, rq: Request<Self>) -> Taken {
-        rq.set_way(this.way);
-        let rq = match this.way {
+        rq.set_way(this.lower.way);
+        let rq = match this.lower.way {
             Way::Bios if matches!(rq.op(), Op::Read | Op::Write) => rq,
             _ => match io::queue(&this, rq) {
                 // One request at a time waits for the lower device on `sends`. blk-mq queues the
                 // others again when a request of the same hardware queue has ended, or after 3 ms.
-                Err(rq) if !this.in_line.swap(true, Ordering::Relaxed) => rq,
+                Err(rq) if !this.lists.in_line.swap(true, Ordering::Relaxed) => rq,
                 taken => return taken,
             },
         };
-        this.sends.push(rq);
-        Union::send_soon(this);
+        this.lists.sends.push(rq);
+        Union::queue_send(this);
         Ok(())
     }
 
@@ -60,14 +62,14 @@ impl Driver for Union {
 /// Sends lower I/O for the rest of a read or a write: to one place if `whole` names it, else in
 /// pieces as planned from the map.
 #[inline]
-pub(crate) fn send(rq: Request<Union>, whole: Option<Source>, fua: bool) -> Taken {
+pub(super) fn send(rq: Request<Union>, whole: Option<Source>, fua: bool) -> Taken {
     let read = rq.op() == Op::Read;
     if fua || !rq.is_new() || rq.way() == Way::Bios {
         return send_pieces(rq, read, fua);
     }
     let sent = match whole {
-        Some(Source::Leaf(at)) => rq.submit_at_once(at, |union| &union.leaf),
-        Some(Source::Root(at)) => rq.submit_at_once(at, |union| &union.root),
+        Some(Source::Leaf(at)) => rq.submit_at_once(at, |union| &union.lower.leaf),
+        Some(Source::Root(at)) => rq.submit_at_once(at, |union| &union.lower.root),
         _ => Sent::Unfit(rq),
     };
     match sent {
@@ -94,9 +96,9 @@ fn send_pieces(rq: Request<Union>, read: bool, fua: bool) -> Taken {
 /// Submits the requests on `sends` as bios, which may wait for the lower devices.
 ///
 /// Context: a worker that holds no lock.
-pub(crate) fn send_waiting(this: ArcBorrow<'_, Union>) {
+pub(super) fn send_work(this: ArcBorrow<'_, Union>) {
     plug::with(|| {
-        for rq in this.sends.take_all() {
+        for rq in this.lists.sends.take_all() {
             rq.set_way(Way::Bios);
             // If there was no memory for a single bio, requeue the request.
             if let Err(rq) = io::queue(&this, rq) {
@@ -104,15 +106,15 @@ pub(crate) fn send_waiting(this: ArcBorrow<'_, Union>) {
             }
         }
     });
-    this.in_line.store(false, Ordering::Relaxed);
+    this.lists.in_line.store(false, Ordering::Relaxed);
 }
 
 fn add<'d>(union: &'d Union, pieces: &mut Pieces<'d, Union>, runs: impl Iterator<Item = Run>) {
     for run in runs {
         pieces.add(Piece {
             target: match run.source {
-                Source::Root(sector) => Target::Device(&union.root, sector),
-                Source::Leaf(sector) => Target::Device(&union.leaf, sector),
+                Source::Root(sector) => Target::Device(&union.lower.root, sector),
+                Source::Leaf(sector) => Target::Device(&union.lower.leaf, sector),
                 // For a write: a concurrent discard emptied the slab after the write had found or
                 // allocated its leaf slab.
                 Source::Zero => Target::Nowhere,

@@ -3,8 +3,8 @@
 //! The sectors of a union that are lost because metadata is damaged, for the kernel log and the
 //! ioctl. sysfs shows the totals. The losses are determined at attach and do not change.
 
+use super::Union;
 use crate::{
-    device::Union,
     memory::MapMemory,
     ubcore::{
         abi,
@@ -36,7 +36,7 @@ const KEPT: usize = 256;
 const LOGGED: usize = 8;
 
 /// The sectors of a union that cannot be read.
-pub(crate) struct Loss {
+pub(super) struct Loss {
     /// The first stretches: first sector and count of each.
     kept: KVec<(u64, u64)>,
     /// The number of stretches after those.
@@ -54,7 +54,7 @@ impl Loss {
     /// Collects the sectors that the map has marked as lost.
     ///
     /// Process context, may sleep for memory. Calls `disk.give_way()` at intervals.
-    pub(crate) fn new(
+    pub(super) fn new(
         disk: &mut impl Disk,
         map: &Map<MapMemory>,
         lost: &Lost<KVVec<u64>>,
@@ -90,7 +90,7 @@ impl Loss {
     }
 
     /// Returns the totals, for the ioctl.
-    pub(crate) fn damage(&self) -> abi::Damage {
+    pub(super) fn damage(&self) -> abi::Damage {
         abi::Damage {
             blocks: self.blocks,
             sectors: self.sectors,
@@ -98,23 +98,23 @@ impl Loss {
     }
 
     /// Returns the number of stretches.
-    pub(crate) fn stretches(&self) -> u64 {
+    pub(super) fn stretches(&self) -> u64 {
         wide(self.kept.len()).saturating_add(self.more)
     }
 
     /// Fills in the first stretch that ends after `c.from`.
-    pub(crate) fn fill(&self, c: &mut abi::Lost) {
+    pub(super) fn fill(&self, c: &mut abi::Lost) {
         let behind = |&&(first, count): &&(u64, u64)| first.saturating_add(count) > c.from;
         (c.sector, c.sectors) = self.kept.iter().find(behind).copied().unwrap_or_default();
         c.unnamed = self.more;
     }
 
     /// Logs the damage and the lost sectors, if there are any.
-    pub(crate) fn tell(&self, union: &Union) {
+    pub(super) fn tell(&self, union: &Union) {
         if self.blocks == 0 {
             return;
         }
-        let (name, leaf) = (union.name(), &union.leaf);
+        let (name, leaf) = (union.name, &union.lower.leaf);
         for damage in &self.damages {
             pr_err!("{}: leaf {}: {}\n", name, leaf, format_args!("{damage}"));
         }

@@ -3,14 +3,14 @@
 //! The counters of a union, readable without the committer's lock. A read that succeeds counts
 //! nothing.
 
-use crate::metadata::UnionCommitter;
+use super::leaf_disk::UnionCommitter;
 use kernel::sync::atomic::{
     Atomic,
     Relaxed, //
 };
 
 /// The counters of a union, since attach.
-pub(crate) struct Stats {
+pub(super) struct Stats {
     first_writes: Atomic<u64>,
     io_errors: Atomic<u64>,
     commits: Atomic<u64>,
@@ -20,20 +20,20 @@ pub(crate) struct Stats {
 }
 
 /// The counters of a committer.
-pub(crate) struct Committed {
+pub(super) struct Committed {
     /// Number of commits that wrote something.
-    pub(crate) commits: u64,
+    pub(super) commits: u64,
     /// Number of checkpoints.
-    pub(crate) checkpoints: u64,
+    pub(super) checkpoints: u64,
     /// Number of journal blocks written.
-    pub(crate) journal_written: u64,
+    pub(super) journal_written: u64,
     /// Number of journal blocks in use.
-    pub(crate) journal_used: u32,
+    pub(super) journal_used: u32,
 }
 
 impl Committed {
     /// Reads the counters of a committer. Under the committer's lock.
-    pub(crate) fn of(committer: &UnionCommitter) -> Self {
+    pub(super) fn of(committer: &UnionCommitter) -> Self {
         let counters = committer.counters();
         Committed {
             commits: counters.commits,
@@ -45,7 +45,7 @@ impl Committed {
 }
 
 impl Stats {
-    pub(crate) const fn new() -> Self {
+    pub(super) const fn new() -> Self {
         Stats {
             first_writes: Atomic::new(0),
             io_errors: Atomic::new(0),
@@ -57,7 +57,7 @@ impl Stats {
     }
 
     /// Publishes the committer's counters. Under the committer's lock.
-    pub(crate) fn publish(&self, now: &Committed) {
+    pub(super) fn publish(&self, now: &Committed) {
         self.commits.store(now.commits, Relaxed);
         self.checkpoints.store(now.checkpoints, Relaxed);
         self.journal_written.store(now.journal_written, Relaxed);
@@ -65,7 +65,7 @@ impl Stats {
     }
 
     /// Returns the counters that were published last.
-    pub(crate) fn committed(&self) -> Committed {
+    pub(super) fn committed(&self) -> Committed {
         Committed {
             commits: self.commits(),
             checkpoints: self.checkpoints(),
@@ -75,42 +75,42 @@ impl Stats {
     }
 
     /// Counts a write that has made a mapping. Any context.
-    pub(crate) fn first_write(&self) {
+    pub(super) fn first_write(&self) {
         self.first_writes.fetch_add(1, Relaxed);
     }
 
     /// Counts a request whose lower I/O has failed. Any context.
-    pub(crate) fn io_error(&self) {
+    pub(super) fn io_error(&self) {
         self.io_errors.fetch_add(1, Relaxed);
     }
 
     /// Returns the number of writes that made a mapping.
-    pub(crate) fn first_writes(&self) -> u64 {
+    pub(super) fn first_writes(&self) -> u64 {
         self.first_writes.load(Relaxed)
     }
 
     /// Returns the number of requests whose lower I/O failed.
-    pub(crate) fn io_errors(&self) -> u64 {
+    pub(super) fn io_errors(&self) -> u64 {
         self.io_errors.load(Relaxed)
     }
 
     /// Returns the number of commits that wrote something.
-    pub(crate) fn commits(&self) -> u64 {
+    pub(super) fn commits(&self) -> u64 {
         self.commits.load(Relaxed)
     }
 
     /// Returns the number of checkpoints.
-    pub(crate) fn checkpoints(&self) -> u64 {
+    pub(super) fn checkpoints(&self) -> u64 {
         self.checkpoints.load(Relaxed)
     }
 
     /// Returns the number of journal blocks written.
-    pub(crate) fn journal_written(&self) -> u64 {
+    pub(super) fn journal_written(&self) -> u64 {
         self.journal_written.load(Relaxed)
     }
 
     /// Returns the number of journal blocks in use.
-    pub(crate) fn journal_used(&self) -> u32 {
+    pub(super) fn journal_used(&self) -> u32 {
         self.journal_used.load(Relaxed)
     }
 }

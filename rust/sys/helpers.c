@@ -1,0 +1,52 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * The C side of the wrappers in this directory, see helpers.h. The helpers
+ * contain no policy. The Rust files that call them document why each call is
+ * safe.
+ */
+
+#include <linux/capability.h>
+#include <linux/sched/mm.h>
+#include <linux/sched/signal.h>
+#include <linux/workqueue.h>
+
+#include "helpers.h"
+
+/* alloc_workqueue() is a macro if lockdep is built in. */
+struct workqueue_struct *ub_alloc_workqueue(const char *name, bool freezable)
+{
+	unsigned int flags = WQ_MEM_RECLAIM | WQ_UNBOUND;
+
+	if (freezable)
+		flags |= WQ_FREEZABLE;
+	return alloc_workqueue("%s", flags, 0, name);
+}
+
+/* Reschedules if needed. Returns -EINTR if a fatal signal is pending. */
+int ub_give_way(void)
+{
+	/*
+	 * With lazy preemption, cond_resched() does nothing, and a task that was
+	 * woken up would wait for the next tick.
+	 */
+	if (test_thread_flag(TIF_NEED_RESCHED_LAZY))
+		schedule();
+	else
+		cond_resched();
+	return fatal_signal_pending(current) ? -EINTR : 0;
+}
+
+bool ub_is_admin(void)
+{
+	return capable(CAP_SYS_ADMIN);
+}
+
+unsigned int ub_noio_save(void)
+{
+	return memalloc_noio_save();
+}
+
+void ub_noio_restore(unsigned int flags)
+{
+	memalloc_noio_restore(flags);
+}

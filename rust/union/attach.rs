@@ -1,0 +1,407 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Attach: makes a union of a root and a leaf. The functions stand in the order in which they run.
+
+use super::{
+    events::Events,
+    leaf_disk::{
+        io_error,
+        LeafDisk,
+        Metadata,
+        UnionCommitter, //
+    },
+    loss::Loss,
+    stats::{
+        Committed,
+        Stats, //
+    },
+    Attached,
+    Leaf,
+    Lists,
+    Lower,
+    Name,
+    Union, //
+};
+use crate::{
+    blk::{
+        BlockDevice,
+        GenDisk,
+        IoBuffer,
+        Limits,
+        TagSet,
+        Way, //
+    },
+    error::{
+        open,
+        os, //
+    },
+    memory::MapMemory,
+    resources::Resources,
+    sys::digest::Sha256,
+    ubcore::{
+        abi,
+        alloc::Allocator,
+        attach::{
+            self,
+            Probe, //
+        },
+        error::{
+            Error,
+            Result,
+            Side, //
+        },
+        format::{
+            directory::PageEntry,
+            superblock::Superblock, //
+        },
+        geometry::BLOCK_BYTES,
+        identity,
+        map::{
+            words_for,
+            Map, //
+        },
+        num::{
+            index,
+            narrow,
+            usize_of,
+            SECTOR_BYTES, //
+        },
+        pages::PageSet,
+        protocol,
+        salvage::Lost,
+    },
+};
+use kernel::{
+    new_mutex, new_spinlock,
+    prelude::*,
+    sync::{
+        Arc,
+        SetOnce, //
+    },
+    workqueue::{
+        new_delayed_work,
+        new_work, //
+    },
+};
+
+/// The maximum number of requests in flight, over all hardware queues of a union.
+const QUEUE_DEPTH: u32 = 128;
+
+/// What to attach, and how.
+pub(crate) struct Options<'a> {
+    pub(crate) id: u32,
+    /// The paths of the devices.
+    pub(crate) root: &'a CStr,
+    pub(crate) leaf: &'a CStr,
+    /// The number of hardware queues.
+    pub(crate) queues: u32,
+    pub(crate) read_only: bool,
+}
+
+/// Why an attach failed.
+pub(crate) struct Failed {
+    pub(crate) error: Error,
+    /// What is lost, if the leaf is damaged and can still be read.
+    pub(crate) damage: abi::Damage,
+}
+
+impl From<Error> for Failed {
+    fn from(error: Error) -> Self {
+        Failed {
+            error,
+            damage: abi::Damage::default(),
+        }
+    }
+}
+
+impl Attached {
+    /// Attaches a leaf to its root. The first write to the leaf is a checkpoint. If the call fails
+    /// before, both devices are unchanged. If it fails later, the leaf holds the same union, and
+    /// what an opener wrote if the disk was in the system already.
+    ///
+    /// Process context.
+    pub(crate) fn new(
+        options: &Options<'_>,
+        resources: &Arc<Resources>,
+    ) -> core::result::Result<Self, Failed> {
+        let lower = open_lower(options)?;
+        // A worker sends lower I/O that goes down as bios, so only requests matter here.
+        let may_sleep =
+            lower.way == Way::Requests && (lower.root.may_sleep() || lower.leaf.may_sleep());
+        let tags = os(TagSet::new(options.queues, QUEUE_DEPTH, may_sleep))?;
+        let (loaded, limits) = load(&lower, resources)?;
+        let damage = loaded.loss.damage();
+        make(options, (lower, loaded, limits), tags, resources)
+            .map_err(|error| Failed { error, damage })
+    }
+}
+
+/// Opens both devices. The error names the device that cannot be opened.
+fn open_lower(options: &Options<'_>) -> Result<Lower> {
+    let root = BlockDevice::open_shared(options.root).map_err(|e| open(Side::Root, e))?;
+    let leaf = BlockDevice::open_exclusive(options.leaf, !options.read_only).map_err(|e| {
+        // Our own claim on the root makes the leaf busy if both are the same device, or if one is a
+        // partition of the other.
+        let plain = BlockDevice::open_plain(options.leaf);
+        if plain.is_ok_and(|leaf| root.overlaps(&leaf)) {
+            Error::SameDevice
+        } else {
+            open(Side::Leaf, e)
+        }
+    })?;
+    for (side, dev) in [(Side::Root, &root), (Side::Leaf, &leaf)] {
+        // Refuse a union, because the worker of one union would wait for the worker of another.
+        if dev.is_own() {
+            return Err(Error::Stacked(side));
+        }
+        // The driver reads and writes metadata and samples in blocks of `BLOCK_BYTES`.
+        if index(dev.logical_block_size()) > BLOCK_BYTES {
+            return Err(Error::Limits(side));
+        }
+    }
+    if !options.read_only && leaf.is_read_only() {
+        return Err(Error::ReadOnlyLeaf);
+    }
+    // Lower I/O is sent as requests, unless one of the devices takes only bios.
+    let way = if root.takes_clones() && leaf.takes_clones() {
+        Way::Requests
+    } else {
+        Way::Bios
+    };
+    Ok(Lower {
+        root,
+        leaf,
+        way,
+        root_path: kept(options.root),
+        leaf_path: kept(options.leaf),
+    })
+}
+
+/// Returns a path as a field of the ABI. The path always fits, because it came from such a field.
+fn kept(path: &CStr) -> [u8; abi::PATH_BYTES] {
+    let mut field = [0; abi::PATH_BYTES];
+    let _ = abi::set_path(&mut field, path.to_bytes());
+    field
+}
+
+/// What a leaf holds.
+struct Loaded {
+    leaf: Leaf,
+    map: Map<MapMemory>,
+    allocator: Allocator<KVVec<u64>>,
+    committer: UnionCommitter,
+    buffer: IoBuffer,
+    loss: Loss,
+}
+
+/// Checks that the leaf belongs to the root, and reads its metadata. Writes nothing.
+fn load(lower: &Lower, resources: &Resources) -> Result<(Loaded, Limits)> {
+    let mut buffer = LeafDisk::new_buffer()?;
+    let mut disk = LeafDisk::new(&lower.leaf, &mut buffer);
+    let probe = attach::probe(&mut disk, lower.root.sectors(), lower.leaf.sectors())?;
+    let limits = limits(lower, &probe.superblock)?;
+    check_identity(&lower.root, &probe.superblock, &mut buffer)?;
+    let sb = &probe.superblock;
+    let leaf = Leaf {
+        uuid: sb.uuid,
+        name: sb.name,
+        reveal: sb.reveal,
+        keep: sb.keep,
+    };
+    let g = sb.geometry;
+    let map = Map::new(g, MapMemory::new(&g, resources.reserve.clone())?);
+    let mut disk = LeafDisk::new(&lower.leaf, &mut buffer);
+    let (allocator, committer, loss) = read_metadata(&mut disk, probe, &map)?;
+    let block = limits.logical_block_size();
+    if u64::from(block) > SECTOR_BYTES
+        && !attach::fits_blocks(&mut disk, &map, narrow(u64::from(block) / SECTOR_BYTES))?
+    {
+        return Err(Error::FineMap(block));
+    }
+    let loaded = Loaded {
+        leaf,
+        map,
+        allocator,
+        committer,
+        buffer,
+        loss,
+    };
+    Ok((loaded, limits))
+}
+
+/// Stacks the limits of both devices, and checks that the union's size is a multiple of the
+/// resulting logical block size.
+fn limits(lower: &Lower, sb: &Superblock) -> Result<Limits> {
+    let Lower { root, leaf, .. } = lower;
+    let mut limits = Limits::new();
+    for (side, dev) in [(Side::Root, root), (Side::Leaf, leaf)] {
+        limits
+            .stack(dev, c"unionblk")
+            .map_err(|_| Error::Limits(side))?;
+    }
+    if limits.is_misaligned() {
+        pr_warn!("root {root} and leaf {leaf} do not line up: some I/O will be slower\n");
+    }
+    let block = u64::from(limits.logical_block_size()) / SECTOR_BYTES;
+    if block == 0 || sb.geometry.union_sectors() % block != 0 {
+        return Err(Error::Limits(Side::Root));
+    }
+    limits.offer_discard(narrow(u64::from(sb.geometry.slab_sectors()) * SECTOR_BYTES));
+    let (block, made_for) = (limits.logical_block_size(), sb.root_block_bytes);
+    if block != made_for {
+        // Do not refuse the leaf, because only the tool knows whether the user wants this.
+        pr_warn!(
+            "root {root} was made for blocks of {made_for} bytes, with leaf {leaf} the union has \
+             {block}: partitions and file systems may not be found on it\n"
+        );
+    }
+    Ok(limits)
+}
+
+/// Compares the root's samples with the digest that was stored when the leaf was formatted.
+fn check_identity(root: &BlockDevice, sb: &Superblock, buffer: &mut IoBuffer) -> Result {
+    let sectors = root.sectors();
+    let mut digest = Sha256::new();
+    digest.update(identity::PREFIX);
+    digest.update(&sectors.to_le_bytes());
+    for (first, count) in identity::samples(&sb.uuid, sectors) {
+        let bytes = usize_of(count.saturating_mul(SECTOR_BYTES));
+        root.read(first, buffer, 0..bytes)
+            .map_err(|e| io_error(Side::Root, first, e))?;
+        digest.update(&first.to_le_bytes());
+        digest.update(buffer.as_slice().get(..bytes).unwrap_or_default());
+    }
+    if digest.finish() == sb.root_digest {
+        Ok(())
+    } else {
+        Err(Error::RootContent)
+    }
+}
+
+/// Fills an empty map from the leaf's metadata.
+fn read_metadata(
+    disk: &mut LeafDisk<'_>,
+    probe: Probe,
+    map: &Map<MapMemory>,
+) -> Result<(Allocator<KVVec<u64>>, UnionCommitter, Loss)> {
+    let g = map.geometry();
+    // Larger than the number of slabs, so that there is always a bit after the last slab.
+    let bitmap = || zeroed(index(g.leaf_slabs() / 64).saturating_add(1), 0u64);
+    let mut a = Allocator::new([bitmap()?, bitmap()?, bitmap()?], g.leaf_slabs());
+    let entries = zeroed(index(g.pages()), PageEntry::EMPTY)?;
+    let set = || zeroed(words_for(g.pages()), 0u64).map(PageSet::new);
+    let mut lost = Lost::new(set()?);
+    let sets = [set()?, set()?];
+    let committer = attach::salvage(disk, probe, map, &mut a, entries, sets, &mut lost)?;
+    let loss = Loss::new(disk, map, &lost)?;
+    Ok((a, committer, loss))
+}
+
+fn zeroed<T: Copy>(n: usize, zero: T) -> Result<KVVec<T>> {
+    KVVec::from_elem(zero, n, GFP_KERNEL).map_err(|_| Error::NoMemory)
+}
+
+/// Makes the first checkpoint, the union, and its disk.
+fn make(
+    options: &Options<'_>,
+    (lower, mut loaded, limits): (Lower, Loaded, Limits),
+    tags: Arc<TagSet<Union>>,
+    resources: &Arc<Resources>,
+) -> Result<Attached> {
+    if !options.read_only {
+        // If the leaf is damaged, this fails with the damage and has written nothing.
+        let mut disk = LeafDisk::new(&lower.leaf, &mut loaded.buffer);
+        loaded
+            .committer
+            .checkpoint_in_steps(&loaded.map, &mut disk)?;
+    }
+    let sectors = loaded.map.geometry().union_sectors();
+    let union = new_union(options, lower, loaded, tags.clone(), resources)?;
+    let name = union.name;
+    let disk = os(GenDisk::new(
+        fmt!("{name}"),
+        union.clone(),
+        limits,
+        (sectors, options.read_only),
+        (tags, resources.bios.clone()),
+    ))?;
+    let mut attached = Attached { disk, union };
+    if let Err(e) = attached.show() {
+        // The disk was in the system, so an opener may have written to it.
+        let _ = attached.detach();
+        return Err(e);
+    }
+    let union = &attached.union;
+    pr_info!(
+        "{}: root {}, leaf {}, {} sectors, {} of {} slabs used\n",
+        union.name,
+        union.lower.root,
+        union.lower.leaf,
+        sectors,
+        union.allocator.lock().used(),
+        union.geometry().leaf_slabs(),
+    );
+    union.loss.tell(union);
+    Ok(attached)
+}
+
+fn new_union(
+    options: &Options<'_>,
+    lower: Lower,
+    loaded: Loaded,
+    tags: Arc<TagSet<Union>>,
+    resources: &Arc<Resources>,
+) -> Result<Arc<Union>> {
+    let Loaded {
+        leaf,
+        map,
+        allocator,
+        committer,
+        buffer,
+        loss,
+    } = loaded;
+    map.memory().set_live();
+    let durable = committer.committed();
+    let events = os(Events::new())?;
+    let stats = Stats::new();
+    stats.publish(&Committed::of(&committer));
+    os(Arc::pin_init(
+        try_pin_init!(Union {
+            map,
+            lower,
+            leaf,
+            read_only_requested: options.read_only,
+            name: Name(options.id),
+            resources: resources.clone(),
+            events,
+            loss,
+            tags,
+            shared: protocol::Shared::new(durable),
+            failure: SetOnce::new(),
+            lists: Lists::new(),
+            stats,
+            allocator <- new_spinlock!(allocator, "unionblk allocator"),
+            metadata <- new_mutex!(Metadata { committer, buffer }, "unionblk metadata"),
+            commit <- new_work!("unionblk commit"),
+            timer <- new_delayed_work!("unionblk timer"),
+            checkpoint <- new_work!("unionblk checkpoint"),
+            discard <- new_work!("unionblk discard"),
+            reclaim <- new_work!("unionblk reclaim"),
+            send <- new_work!("unionblk send"),
+            memory <- new_work!("unionblk memory"),
+        }? kernel::error::Error),
+        GFP_KERNEL,
+    ))
+}
+
+impl Attached {
+    /// Starts the events, and links the disk with root and leaf in sysfs.
+    ///
+    /// The kernel makes the directory for these links when it adds the disk, so they appear after
+    /// the disk is announced.
+    fn show(&mut self) -> Result {
+        self.union.events.show(self.disk.reference());
+        os(self.disk.link(|union| &union.lower.root))?;
+        os(self.disk.link(|union| &union.lower.leaf))
+    }
+}

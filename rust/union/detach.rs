@@ -1,0 +1,60 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Detach: ends a union.
+
+use super::{
+    works,
+    Attached,
+    Union, //
+};
+use crate::{
+    sys::workqueue,
+    ubcore::{
+        error::Result,
+        protocol::flush, //
+    },
+};
+use kernel::{
+    prelude::*,
+    sync::Arc, //
+};
+
+impl Attached {
+    /// Detaches the union and commits its dirty mappings. Process context.
+    ///
+    /// The caller must have claimed the disk, so that no one has it open. [`Attached::new`] does
+    /// not claim it if it fails: a process that has the disk open then finds its queue dead.
+    pub(crate) fn detach(self) -> Result {
+        let Attached { disk, union } = self;
+        union.events.close();
+        // After this no request is in flight, and none arrives.
+        drop(disk);
+        let done = stop_works_and_commit(&union);
+        union.events.end();
+        match done {
+            Ok(()) => pr_info!("{}: detached from leaf {}\n", union.name, union.lower.leaf),
+            Err(e) => pr_err!(
+                "{}: leaf {}: the last commit failed: {}: the leaf holds what was flushed before\n",
+                union.name,
+                union.lower.leaf,
+                core::format_args!("{e}"),
+            ),
+        }
+        done
+    }
+}
+
+/// Waits for all works and makes the last checkpoint.
+fn stop_works_and_commit(union: &Arc<Union>) -> Result {
+    // The timer, the commit work and a large discard queue reclaim and checkpoints, and reclaim
+    // queues checkpoints. So the works are waited for in this order. No other work is queued
+    // without a request.
+    workqueue::cancel_delayed_work_sync::<_, { works::TIMER }>(union);
+    workqueue::flush_work::<_, { works::COMMIT }>(union);
+    workqueue::flush_work::<_, { works::DISCARD }>(union);
+    workqueue::flush_work::<_, { works::RECLAIM }>(union);
+    workqueue::flush_work::<_, { works::SEND }>(union);
+    workqueue::flush_work::<_, { works::CHECKPOINT }>(union);
+    workqueue::flush_work::<_, { works::MEMORY }>(union);
+    flush::detach(&union.as_arc_borrow())
+}

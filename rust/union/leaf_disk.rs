@@ -1,0 +1,124 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The leaf as the committer's disk: synchronous I/O of metadata.
+
+use crate::{
+    blk::{
+        BlockDevice,
+        IoBuffer,
+        WriteOrder, //
+    },
+    error::{
+        number,
+        os, //
+    },
+    sys::task,
+    ubcore::{
+        commit::{
+            Committer,
+            BUFFER_BYTES, //
+        },
+        disk::{
+            Disk,
+            Order, //
+        },
+        error::{
+            Error,
+            Result,
+            Side, //
+        },
+        format::directory::PageEntry,
+        geometry::{
+            BLOCK_BYTES,
+            BLOCK_SECTORS, //
+        },
+    },
+};
+use kernel::prelude::*;
+
+/// The committer, over the memory that the kernel provides.
+pub(super) type UnionCommitter = Committer<KVVec<u64>, KVVec<PageEntry>>;
+
+/// The state that a commit uses. One commit runs at a time.
+pub(super) struct Metadata {
+    pub(super) committer: UnionCommitter,
+    pub(super) buffer: IoBuffer,
+}
+
+/// The leaf as the core's disk. Process context; allocates nothing.
+pub(crate) struct LeafDisk<'a> {
+    leaf: &'a BlockDevice,
+    buffer: &'a mut IoBuffer,
+}
+
+impl<'a> LeafDisk<'a> {
+    pub(super) fn new(leaf: &'a BlockDevice, buffer: &'a mut IoBuffer) -> Self {
+        LeafDisk { leaf, buffer }
+    }
+
+    /// Returns a buffer of the size that the core needs.
+    pub(super) fn new_buffer() -> Result<IoBuffer> {
+        IoBuffer::new(BUFFER_BYTES).map_err(|_| Error::NoMemory)
+    }
+}
+
+/// Returns the first sector of `block`, and the length of `count` blocks in bytes.
+fn place(block: u64, count: usize) -> Result<(u64, usize)> {
+    let bad = Error::Io(Side::Leaf, 0);
+    let sector = block.checked_mul(BLOCK_SECTORS).ok_or(bad)?;
+    Ok((sector, count.checked_mul(BLOCK_BYTES).ok_or(bad)?))
+}
+
+/// Returns the core error for a failed write or flush of the leaf.
+fn failure(e: kernel::error::Error, sector: u64) -> Error {
+    if e == ENOSPC {
+        // The storage below the leaf is full: a thin pool, or the file system of an image.
+        Error::Os(number(e))
+    } else {
+        Error::Io(Side::Leaf, sector)
+    }
+}
+
+impl Disk for LeafDisk<'_> {
+    fn buffer(&mut self) -> &mut [u8] {
+        self.buffer.as_mut_slice()
+    }
+
+    fn read(&mut self, block: u64, count: usize) -> Result {
+        let (sector, bytes) = place(block, count)?;
+        self.leaf
+            .read(sector, self.buffer, 0..bytes)
+            .map_err(|_| Error::Io(Side::Leaf, sector))
+    }
+
+    fn write(&mut self, block: u64, count: usize, order: Order) -> Result {
+        let (sector, bytes) = place(block, count)?;
+        let order = match order {
+            Order::Plain => WriteOrder::Plain,
+            Order::Fua => WriteOrder::Fua,
+            Order::FlushFua => WriteOrder::FlushFua,
+        };
+        self.leaf
+            .write(sector, self.buffer, 0..bytes, order)
+            .map_err(|e| failure(e, sector))
+    }
+
+    fn flush(&mut self) -> Result {
+        self.leaf.flush().map_err(|e| failure(e, 0))
+    }
+
+    fn give_way(&mut self) -> Result {
+        os(task::give_way())
+    }
+}
+
+/// Returns the core error for a failed synchronous read.
+pub(super) fn io_error(side: Side, sector: u64, e: kernel::error::Error) -> Error {
+    if e == ENOMEM {
+        Error::NoMemory
+    } else if e == EIO {
+        Error::Io(side, sector)
+    } else {
+        Error::Os(number(e))
+    }
+}

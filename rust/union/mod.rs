@@ -1,0 +1,221 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! One union: its state. The files below are its lives.
+//!
+//! [`attach`] makes it, and [`detach`] ends it. [`io`] takes each request from blk-mq and sends its
+//! lower I/O. The steps between, and all of FLUSH, discard and reclaim, are in
+//! [`crate::ubcore::protocol`], which uses the union through [`host`]. [`works`] runs the works that
+//! the protocol queues. [`leaf_disk`] is the leaf as the committer writes it.
+//!
+//! Lock order: `Registry::unions`, `Union::metadata`, `Union::allocator`, `Reserve::spare`. The
+//! last two are spinlocks, and the only locks that the I/O path takes. No thread waits for I/O
+//! while it holds `Registry::unions`, except when the module is unloaded. A request holds no lock
+//! while its lower I/O is in flight.
+
+mod attach;
+mod attributes;
+mod detach;
+mod events;
+mod host;
+mod io;
+mod leaf_disk;
+mod loss;
+mod stats;
+mod status;
+mod works;
+
+use self::{
+    events::Events,
+    leaf_disk::Metadata,
+    loss::Loss,
+    stats::Stats, //
+};
+use crate::{
+    blk::{
+        BlockDevice,
+        GenDisk,
+        RequestList,
+        TagSet,
+        Way, //
+    },
+    memory::MapMemory,
+    resources::Resources,
+    ubcore::{
+        abi,
+        alloc::Allocator,
+        error::Error,
+        format::name::LeafName,
+        geometry::Geometry,
+        map::Map,
+        protocol, //
+    },
+};
+use core::sync::atomic::AtomicBool;
+use kernel::{
+    fmt,
+    prelude::*,
+    sync::{
+        Arc,
+        Mutex,
+        SetOnce,
+        SpinLock, //
+    },
+    workqueue::{
+        DelayedWork,
+        Work, //
+    },
+};
+
+pub(crate) use self::attach::Options;
+
+/// An attached union: everything that its requests and works use.
+///
+/// Every request reads the first fields. The fields that are written come after them.
+#[pin_data]
+pub(crate) struct Union {
+    map: Map<MapMemory>,
+    lower: Lower,
+    leaf: Leaf,
+    /// Whether the union was attached read-only. If so, nothing is dirty and nothing is written.
+    read_only_requested: bool,
+    name: Name,
+    resources: Arc<Resources>,
+    events: Arc<Events>,
+    /// The sectors that cannot be read because metadata is damaged. If there are any, the union was
+    /// attached read-only, and its committer is in the failed state from attach on.
+    loss: Loss,
+    /// The union's requests. The word of each request in flight says when it looked up the map.
+    tags: Arc<TagSet<Union>>,
+    /// The state that the protocol's requests and works share.
+    shared: protocol::Shared,
+    /// Why a commit or checkpoint failed, so that the union turned read-only. Unset until then.
+    failure: SetOnce<Error>,
+    lists: Lists,
+    stats: Stats,
+    #[pin]
+    allocator: SpinLock<Allocator<KVVec<u64>>>,
+    #[pin]
+    metadata: Mutex<Metadata>,
+    #[pin]
+    commit: Work<Union, { works::COMMIT }>,
+    #[pin]
+    timer: DelayedWork<Union, { works::TIMER }>,
+    #[pin]
+    checkpoint: Work<Union, { works::CHECKPOINT }>,
+    #[pin]
+    discard: Work<Union, { works::DISCARD }>,
+    #[pin]
+    reclaim: Work<Union, { works::RECLAIM }>,
+    #[pin]
+    send: Work<Union, { works::SEND }>,
+    #[pin]
+    memory: Work<Union, { works::MEMORY }>,
+}
+
+/// The two devices below, and how lower I/O is sent to them.
+struct Lower {
+    root: BlockDevice,
+    leaf: BlockDevice,
+    way: Way,
+    /// The paths of root and leaf, as the caller of the attach gave them.
+    root_path: [u8; abi::PATH_BYTES],
+    leaf_path: [u8; abi::PATH_BYTES],
+}
+
+/// What the leaf's superblock says of the union.
+struct Leaf {
+    uuid: [u8; 16],
+    name: LeafName,
+    /// Whether a discarded slab shows the root again.
+    reveal: bool,
+    /// Whether the leaf keeps the space that was allocated when it was formatted. If so, the driver
+    /// discards nothing on the leaf.
+    keep: bool,
+}
+
+/// The requests that wait, each list for one work.
+struct Lists {
+    /// The commit waiters.
+    commit_waiters: RequestList<Union>,
+    /// The deferred requests: requests that wait until emptied slabs are free, and zeroings that
+    /// must also zero parts of slabs on the leaf.
+    deferred: RequestList<Union>,
+    /// Discards and zeroings.
+    discards: RequestList<Union>,
+    /// Requests that wait for memory for the map.
+    starved: RequestList<Union>,
+    /// Requests that the send work submits, because their lower I/O may have to wait.
+    sends: RequestList<Union>,
+    /// Whether a request that would have to wait is on `sends`, or the send work is submitting it.
+    /// Set only if `way` is [`Way::Requests`]. While it is set, further such requests return to
+    /// blk-mq, which queues them again.
+    in_line: AtomicBool,
+}
+
+impl Lists {
+    const fn new() -> Self {
+        Lists {
+            commit_waiters: RequestList::new(),
+            deferred: RequestList::new(),
+            discards: RequestList::new(),
+            starved: RequestList::new(),
+            sends: RequestList::new(),
+            in_line: AtomicBool::new(false),
+        }
+    }
+}
+
+/// The name of a union, for messages and for its disk, from its id.
+#[derive(Clone, Copy)]
+pub(crate) struct Name(u32);
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_fmt(core::format_args!("unionblk{}", self.0))
+    }
+}
+
+impl Union {
+    fn geometry(&self) -> &Geometry {
+        self.map.geometry()
+    }
+
+    /// Returns whether all mappings made before this call are durable. Any context.
+    fn is_clean(&self) -> bool {
+        self.shared.durable() == self.map.changes()
+    }
+
+    /// Reports, once, that the map can no longer be committed. Process context.
+    fn turned_read_only(&self, e: Error) {
+        self.failure.populate(e);
+        self.events.read_only();
+        pr_err!(
+            "{}: leaf {}: the map cannot be committed: {}: the union is read-only \
+             from now on; what was flushed before is safe\n",
+            self.name,
+            self.lower.leaf,
+            core::format_args!("{e}"),
+        );
+    }
+}
+
+/// A union with its disk.
+///
+/// The fields drop in this order. No request is left when the union is dropped.
+pub(crate) struct Attached {
+    disk: GenDisk<Union>,
+    union: Arc<Union>,
+}
+
+impl Attached {
+    /// Prevents the disk from being opened again, so that it can be detached. Fails with `EBUSY` if
+    /// it is open.
+    pub(crate) fn claim(&self) -> Result {
+        self.disk.claim()
+    }
+
+    /// Returns the totals of what is lost because metadata is damaged.
+    pub(crate) fn damage(&self) -> abi::Damage {
+        self.union.loss.damage()
+    }
+}

@@ -1,0 +1,74 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What the ioctls tell of a union.
+
+use super::{
+    Attached,
+    Union, //
+};
+use crate::ubcore::abi;
+
+impl Attached {
+    /// Fills in the answer of the STATUS ioctl. Waits for no I/O.
+    pub(crate) fn fill_status(&self, c: &mut abi::Status) {
+        let Attached { disk, union } = self;
+        let g = union.geometry();
+        (c.major, c.minor) = disk.dev();
+        c.id = union.name.0;
+        c.flags = 0;
+        c.mode = union.mode();
+        c.openers = disk.openers();
+        c.queues = disk.queues();
+        c.root = union.lower.root_path;
+        c.leaf = union.lower.leaf_path;
+        c.uuid = union.leaf.uuid;
+        c.sectors = g.union_sectors();
+        c.root_sectors = g.root_sectors();
+        c.leaf_sectors = g.leaf_sectors();
+        c.slab_sectors = g.slab_sectors();
+        c.slabs = g.leaf_slabs();
+        c.slabs_used = union.allocator.lock().used();
+        c.journal_blocks = g.journal_blocks();
+        c.dirty = u32::from(!union.is_clean());
+        c.first_writes = union.stats.first_writes();
+        c.io_errors = union.stats.io_errors();
+        c.map_bytes = union.map.memory().bytes();
+        c.discard = union.discard_policy();
+        c.name = union.leaf.name.field();
+        let damage = union.loss.damage();
+        c.damaged_blocks = damage.blocks;
+        c.lost_sectors = damage.sectors;
+        c.last_error = union.failure.as_ref().map_or(0, |e| e.to_wire().0);
+        c.journal_used = union.stats.journal_used();
+        c.commits = union.stats.commits();
+        c.checkpoints = union.stats.checkpoints();
+        c.journal_written = union.stats.journal_written();
+    }
+
+    /// Fills in the answer of the LOST ioctl.
+    pub(crate) fn fill_lost(&self, c: &mut abi::Lost) {
+        self.union.loss.fill(c);
+    }
+}
+
+impl Union {
+    /// Returns the mode's number in the ABI. Any context.
+    pub(super) fn mode(&self) -> u32 {
+        if self.shared.is_read_only() {
+            abi::MODE_READ_ONLY
+        } else if self.read_only_requested {
+            abi::MODE_READ_ONLY_REQUESTED
+        } else {
+            abi::MODE_WRITABLE
+        }
+    }
+
+    /// Returns the discard policy's number in the ABI.
+    pub(super) fn discard_policy(&self) -> u32 {
+        if self.leaf.reveal {
+            abi::DISCARD_REVEAL
+        } else {
+            abi::DISCARD_ZERO
+        }
+    }
+}
