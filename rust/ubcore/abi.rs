@@ -157,7 +157,7 @@ pub struct Lost {
 
 /// What two of the structures report about a leaf's damage, if the rest can be read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Damage {
+pub struct LossTotals {
     /// `damaged_blocks`
     pub blocks: u32,
     /// `lost_sectors`
@@ -267,7 +267,7 @@ call!(Lost, 4, 48, in: [flags, id, reserved0, from], |s| {
 
 impl Create {
     /// Stores what a leaf has lost.
-    pub fn set_damage(&mut self, damage: Damage) {
+    pub fn set_damage(&mut self, damage: LossTotals) {
         self.damaged_blocks = damage.blocks;
         self.lost_sectors = damage.sectors;
     }

@@ -12,7 +12,7 @@ use core::ops::DerefMut;
 
 use super::error::{Error, Result};
 use super::geometry::BITS_SECTORS;
-use super::map::{Base, Emptied, Map, Memory};
+use super::map::{Base, Emptied, Emptying, Map, Memory};
 use super::num::{index, mask, narrow, wide};
 use super::plan;
 
@@ -203,14 +203,15 @@ impl<B: DerefMut<Target = [u64]>> Allocator<B> {
     ) -> Result<bool> {
         let mut changed = false;
         for slab in slabs {
-            let Some(home) = map.empty(slab, base)? else {
-                continue;
-            };
-            changed = true;
-            if let Some(leaf) = home {
-                set(&mut self.emptied, leaf);
-                self.any_emptied = true;
+            match map.empty(slab, base)? {
+                Emptying::Unchanged => continue,
+                Emptying::NoHome => {}
+                Emptying::Home(leaf) => {
+                    set(&mut self.emptied, leaf);
+                    self.any_emptied = true;
+                }
             }
+            changed = true;
         }
         Ok(changed)
     }

@@ -18,7 +18,7 @@ use super::geometry::{BLOCK_BYTES, TABLE_ENTRIES};
 use super::journal::{self, Ring};
 use super::map::{Emptied, Entry, Map, Memory};
 use super::num::{index, narrow, wide};
-use super::pages::{self, bits_page_of, Page, PageSet};
+use super::pages::{self, bits_page_of, PageKind, PageSet};
 use super::salvage::{self, Damage, Losses, Nothing};
 
 /// A leaf's superblock, and which slot held it.
@@ -284,7 +284,7 @@ where
         if map.memory().table(page).is_none() {
             continue;
         }
-        debug_assert!(pages::page(map, page) == Page::Table(page));
+        debug_assert!(pages::page(map, page) == PageKind::Table(page));
         disk.give_way()?;
         for n in 0..TABLE_ENTRIES {
             let slab = page.saturating_mul(TABLE_ENTRIES).saturating_add(n);

@@ -24,6 +24,17 @@ pub enum Emptied {
     Waiting,
 }
 
+/// What emptying a root slab has changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Emptying {
+    /// Nothing: the slab reads as it shall already.
+    Unchanged,
+    /// What the slab reads as; it had no home.
+    NoHome,
+    /// The slab has lost this home.
+    Home(u32),
+}
+
 /// An entry of the slab table: 32 bits, zero for a slab that was never changed.
 ///
 /// ```text

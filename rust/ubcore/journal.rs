@@ -11,7 +11,7 @@
 use super::disk::{Disk, Order, BUFFER_BLOCKS};
 use super::error::{Area, Error, Result};
 use super::format::directory::PageEntry;
-use super::format::record::{Record, Run, STEP_MAX};
+use super::format::record::{Record, SlabRun, STEP_MAX};
 use super::format::ring::{self, RingHead, RING_WORDS};
 use super::format::superblock::Superblock;
 use super::geometry::{Geometry, BLOCK_BYTES};
@@ -156,7 +156,7 @@ impl<'a, D: Disk> Transaction<'a, D> {
                 if runs > sectors / 64 {
                     return self.words(map, slab, leaf);
                 }
-                let run = Run {
+                let run = SlabRun {
                     first: at,
                     count: len,
                 };
@@ -203,7 +203,7 @@ impl<'a, D: Disk> Transaction<'a, D> {
         }])
     }
 
-    fn run(&mut self, slab: u32, leaf: u32, run: Run, opening: bool) -> Result<Space> {
+    fn run(&mut self, slab: u32, leaf: u32, run: SlabRun, opening: bool) -> Result<Space> {
         if !opening {
             return self.put(&[Record::More { slab, run }]);
         }

@@ -22,7 +22,7 @@
 //! a durable bit. A thread that sees a bit, and then a change under way, sets the dirty mark of
 //! that bit once more.
 
-pub use super::entry::{Base, Emptied, Entry};
+pub use super::entry::{Base, Emptied, Emptying, Entry};
 
 use super::bits;
 use super::error::{Area, Error, Result};
@@ -410,12 +410,11 @@ impl<M: Memory> Map<M> {
     /// on. Its former leaf slab has no owner, and must not be used before a commit and a grace
     /// period.
     ///
-    /// Under the allocator's lock. Fails with `NoMemory`. Returns `Ok(None)` if nothing changed,
-    /// otherwise the former home.
-    pub fn empty(&self, slab: u32, base: Base) -> Result<Option<Option<u32>>> {
+    /// Under the allocator's lock. Fails with `NoMemory`.
+    pub fn empty(&self, slab: u32, base: Base) -> Result<Emptying> {
         let entry = self.known_entry(slab)?;
         if entry.leaf.is_none() && entry.base == base {
-            return Ok(None);
+            return Ok(Emptying::Unchanged);
         }
         let page = slab / TABLE_ENTRIES;
         if self.memory.table(page).is_none() {
@@ -428,10 +427,11 @@ impl<M: Memory> Map<M> {
             if !bits::set(self.memory.pending(), page) {
                 self.pending.fetch_add(1, Ordering::Relaxed);
             }
-            if let Some(leaf) = entry.leaf {
-                self.set_owner(leaf, None)?;
-            }
-            Ok(Some(entry.leaf))
+            let Some(leaf) = entry.leaf else {
+                return Ok(Emptying::NoHome);
+            };
+            self.set_owner(leaf, None)?;
+            Ok(Emptying::Home(leaf))
         })
     }
 

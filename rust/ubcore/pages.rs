@@ -17,7 +17,7 @@ use super::sync::Ordering;
 
 /// The page that a number stands for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Page {
+pub enum PageKind {
     /// A page of the slab table.
     Table(u32),
     /// A page of sector bits.
@@ -25,10 +25,10 @@ pub enum Page {
 }
 
 /// Decodes a page number.
-pub fn page<M: Memory>(map: &Map<M>, number: u32) -> Page {
+pub fn page<M: Memory>(map: &Map<M>, number: u32) -> PageKind {
     match number.checked_sub(map.geometry().table_pages()) {
-        Some(n) => Page::Bits(n),
-        None => Page::Table(number),
+        Some(n) => PageKind::Bits(n),
+        None => PageKind::Table(number),
     }
 }
 
@@ -59,7 +59,7 @@ pub fn has_bits<M: Memory>(map: &Map<M>, leaf: u32) -> bool {
 pub fn store<M: Memory>(map: &Map<M>, number: u32, block: &mut [u8]) -> Result {
     block.fill(0);
     match page(map, number) {
-        Page::Table(n) => {
+        PageKind::Table(n) => {
             let Some(table) = map.memory().table(n) else {
                 return Ok(());
             };
@@ -71,7 +71,7 @@ pub fn store<M: Memory>(map: &Map<M>, number: u32, block: &mut [u8]) -> Result {
                 *room = e.encode().to_le_bytes();
             }
         }
-        Page::Bits(n) => {
+        PageKind::Bits(n) => {
             let Some(bits) = map.memory().bits(n) else {
                 return Ok(());
             };
@@ -113,7 +113,7 @@ pub fn load<M: Memory>(map: &Map<M>, number: u32, block: &[u8]) -> Result {
         return Ok(());
     }
     match page(map, number) {
-        Page::Table(n) => {
+        PageKind::Table(n) => {
             map.memory().grow_table(n)?;
             let table = map.memory().table(n).ok_or(Error::Internal)?;
             for (entry, bytes) in table.iter().zip(block.chunks_exact(4)) {
@@ -121,7 +121,7 @@ pub fn load<M: Memory>(map: &Map<M>, number: u32, block: &[u8]) -> Result {
                 entry.store(u32::from_le_bytes(bytes), Ordering::Release);
             }
         }
-        Page::Bits(n) => {
+        PageKind::Bits(n) => {
             map.memory().grow_bits(n)?;
             let bits = map.memory().bits(n).ok_or(Error::Internal)?;
             for (word, bytes) in bits.iter().zip(block.chunks_exact(8)) {

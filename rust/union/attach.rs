@@ -102,14 +102,14 @@ pub(crate) struct Options<'a> {
 pub(crate) struct Failed {
     pub(crate) error: Error,
     /// What is lost, if the leaf is damaged and can still be read.
-    pub(crate) damage: abi::Damage,
+    pub(crate) damage: abi::LossTotals,
 }
 
 impl From<Error> for Failed {
     fn from(error: Error) -> Self {
         Failed {
             error,
-            damage: abi::Damage::default(),
+            damage: abi::LossTotals::default(),
         }
     }
 }

@@ -40,7 +40,7 @@ pub(super) const ATTRIBUTES: Attributes<Union> = Attributes {
         Attribute::new(c"discard", |u, out| {
             out.write_str(abi::discard_word(u.discard_policy()))
         }),
-        Attribute::new(c"size_of_slab", |u, out| {
+        Attribute::new(c"slab_size", |u, out| {
             number(u64::from(u.geometry().slab_sectors()) * SECTOR_BYTES, out)
         }),
         Attribute::new(c"slabs", |u, out| number(u.geometry().leaf_slabs(), out)),

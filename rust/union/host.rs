@@ -42,6 +42,7 @@ use crate::{
             Event,
             Host,
             Shared,
+            State,
             Step,
             Taken, //
         },
@@ -96,24 +97,24 @@ impl protocol::Request for Request<Union> {
         self.part()
     }
 
-    fn word(&self) -> u64 {
-        self.cookie()
+    fn state(&self) -> State {
+        State::from_word(self.cookie())
     }
 
-    fn set_word(&self, word: u64) {
-        self.set_cookie(word);
+    fn set_state(&self, state: State) {
+        self.set_cookie(state.to_word());
     }
 
-    fn publish_word(&self, word: u64) {
-        self.swap_cookie(word);
+    fn publish_state(&self, state: State) {
+        self.swap_cookie(state.to_word());
     }
 
-    fn release_word(&self, word: u64) {
-        self.release_cookie(word);
+    fn release_state(&self, state: State) {
+        self.release_cookie(state.to_word());
     }
 }
 
-impl protocol::Status for Status {
+impl protocol::EndStatus for Status {
     const OK: Self = Status::OK;
     const UNSUPPORTED: Self = Status::NOTSUPP;
     const IO_ERROR: Self = Status::IOERR;

@@ -90,8 +90,8 @@ impl Loss {
     }
 
     /// Returns the totals, for the ioctl.
-    pub(super) fn damage(&self) -> abi::Damage {
-        abi::Damage {
+    pub(super) fn damage(&self) -> abi::LossTotals {
+        abi::LossTotals {
             blocks: self.blocks,
             sectors: self.sectors,
         }

@@ -215,7 +215,7 @@ impl Attached {
     }
 
     /// Returns the totals of what is lost because metadata is damaged.
-    pub(crate) fn damage(&self) -> abi::Damage {
+    pub(crate) fn damage(&self) -> abi::LossTotals {
         self.union.loss.damage()
     }
 }

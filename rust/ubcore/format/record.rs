@@ -35,7 +35,7 @@ pub const COUNT_MAX: u32 = TABLE_ENTRIES;
 
 /// Sectors of one slab: `first` up to but not including `first + count`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Run {
+pub struct SlabRun {
     /// First sector within the slab, 0 to 8191.
     pub first: u32,
     /// Sectors, 1 to 8192.
@@ -54,14 +54,14 @@ pub enum Record {
         /// Distance of its leaf slab from the one named before, 1 to [`STEP_MAX`].
         step: u32,
         /// What is mapped.
-        run: Run,
+        run: SlabRun,
     },
     /// More sectors of a root slab that has a leaf slab are mapped.
     More {
         /// The root slab.
         slab: u32,
         /// What is mapped.
-        run: Run,
+        run: SlabRun,
     },
     /// More sectors of a root slab that has a leaf slab are mapped. The next `words` 64-bit words
     /// of the same block are its bits, to be added.
@@ -121,7 +121,7 @@ impl Record {
         let count = u32::try_from((bits >> 6) & 0x1fff).ok()?.checked_add(1)?;
         let tag = bits & 0x3f;
         let bare = first == 0 && count == 1;
-        let run = Run { first, count };
+        let run = SlabRun { first, count };
         let in_page = (slab % TABLE_ENTRIES).checked_add(count)? <= COUNT_MAX && first == 0;
         let run_fits = first.checked_add(count)? <= slab_sectors;
         match tag {
@@ -144,15 +144,15 @@ impl Record {
 #[cfg(any(test, kernel))]
 #[cfg_attr(kernel, kernel::prelude::kunit_tests(unionblk_record))]
 mod tests {
-    use super::{Record, Run, COUNT_MAX, STEP_MAX};
+    use super::{Record, SlabRun, COUNT_MAX, STEP_MAX};
 
     #[test]
     fn round_trip() {
-        let run = Run {
+        let run = SlabRun {
             first: 8191,
             count: 1,
         };
-        let whole = Run {
+        let whole = SlabRun {
             first: 0,
             count: 8192,
         };
@@ -197,7 +197,7 @@ mod tests {
         assert!(Record::decode(7, 128).is_none());
         let past = Record::More {
             slab: 1,
-            run: Run {
+            run: SlabRun {
                 first: 100,
                 count: 29,
             },

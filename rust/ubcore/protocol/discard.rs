@@ -21,10 +21,7 @@ use super::super::num::narrow;
 use super::super::plan::{self, Source};
 use super::super::sync::Ordering;
 use super::{epoch, flush, io};
-use super::{refuses_writes, Event, Host, Op, Request, Status};
-
-/// In a request's word: the parts of slabs of a zeroing have been zeroed.
-const PARTS_DONE: u64 = 4;
+use super::{refuses_writes, EndStatus, Event, Host, Op, Request};
 
 /// The number of pages of the slab table that may have slabs emptied since the last commit, before
 /// a discard commits.
@@ -69,7 +66,7 @@ fn discard<H: Host>(host: &H, rq: H::Request) {
 
 /// Zeroes whole slabs in the map only. Parts of slabs are zeroed on the leaf: defers for that.
 fn write_zeroes<H: Host>(host: &H, rq: H::Request) {
-    let whole = rq.word() & PARTS_DONE != 0 || parts(host, &rq).iter().all(|part| part.1 == 0);
+    let whole = rq.state().has_zeroed_parts() || parts(host, &rq).iter().all(|part| part.1 == 0);
     if !whole {
         return defer(host, rq);
     }
@@ -205,7 +202,7 @@ fn resume<H: Host>(host: &H, rq: H::Request) {
     }
     match zero_parts(host, &rq) {
         Ok(()) => {
-            rq.set_word(rq.word() | PARTS_DONE);
+            rq.set_state(rq.state().with_zeroed_parts());
             add(host, rq);
         }
         Err(e) => {

@@ -12,7 +12,7 @@
 
 use super::super::error::Result;
 use super::super::sync::Ordering;
-use super::{is_clean, Event, Host, HostCommitter, Status, Step};
+use super::{is_clean, EndStatus, Event, Host, HostCommitter, Step};
 
 /// The number of changed pages that a checkpoint may store under one hold of the committer's lock,
 /// and the number of walks after which it stores all that are left.
@@ -67,7 +67,7 @@ pub fn commit_work<H: Host>(host: &H) {
     tidy(host);
 }
 
-fn status_of<S: Status>(done: Result) -> S {
+fn status_of<S: EndStatus>(done: Result) -> S {
     match done {
         Ok(()) => S::OK,
         Err(_) => S::IO_ERROR,

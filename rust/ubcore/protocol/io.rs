@@ -14,10 +14,7 @@
 use super::super::error::{Error, Result};
 use super::super::plan::{self, Source};
 use super::{discard, epoch, flush};
-use super::{is_clean, refuses_writes, Event, Host, Op, Request, Status, Taken};
-
-/// In a request's word: when the data of the request is on the leaf, it still needs a commit.
-const NEEDS_COMMIT: u64 = 1;
+use super::{is_clean, refuses_writes, EndStatus, Event, Host, Op, Request, Taken};
 
 /// Takes a request, for the first time or once more. The error is the request, unchanged, which the
 /// caller has to queue again soon. Process context; never waits.
@@ -61,7 +58,7 @@ fn write<H: Host>(host: &H, rq: H::Request) -> Taken<H> {
     let alone = rq.is_fua() && host.has_fua() && is_mapped_durably(host, sector, sectors);
     if rq.is_fua() && !alone {
         // The commit's flush makes the data durable too, so the write needs no FUA below.
-        rq.set_word(rq.word() | NEEDS_COMMIT);
+        rq.set_state(rq.state().with_commit());
     }
     submit(host, rq, whole, alone)
 }
@@ -120,7 +117,7 @@ pub fn complete<H: Host>(host: &H, rq: H::Request, status: H::Status) {
         if rq.is_fua() && plan::homeless(host.map(), sector, sectors).next().is_some() {
             // A discard beside it took its home. The write comes before the discard, so the discard
             // must be durable.
-            rq.set_word(rq.word() | NEEDS_COMMIT);
+            rq.set_state(rq.state().with_commit());
         }
     }
     epoch::leave::<H>(&rq);
@@ -150,7 +147,7 @@ pub(super) fn mark<H: Host>(host: &H, sector: u64, sectors: u32) -> bool {
 /// Ends a request that has done what it can: now, or with the next commit.
 #[inline]
 pub(super) fn end<H: Host>(host: &H, rq: H::Request) {
-    if rq.word() & NEEDS_COMMIT != 0 {
+    if rq.state().needs_commit() {
         flush::wait_for_commit(host, rq);
     } else {
         host.end(rq, H::Status::OK);
@@ -160,7 +157,7 @@ pub(super) fn end<H: Host>(host: &H, rq: H::Request) {
 /// Ends a request with the next commit if it is FUA, and now otherwise.
 pub(super) fn end_durably<H: Host>(host: &H, rq: H::Request) {
     if rq.is_fua() {
-        rq.set_word(NEEDS_COMMIT);
+        rq.set_state(rq.state().with_commit());
     }
     end(host, rq);
 }

@@ -15,6 +15,9 @@ pub mod discard;
 pub mod epoch;
 pub mod flush;
 pub mod io;
+mod state;
+
+pub use self::state::State;
 
 use core::ops::DerefMut;
 
@@ -58,20 +61,19 @@ pub trait Request {
     fn part(&self) -> (u64, u32);
     /// Returns whether the write must be durable when it ends.
     fn is_fua(&self) -> bool;
-    /// Returns the word that stays with the request, 0 at first. [`epoch`], [`io`] and [`discard`]
-    /// define what is in it.
-    fn word(&self) -> u64;
-    /// Sets the word.
-    fn set_word(&self, word: u64);
-    /// Sets the word. A full barrier follows.
-    fn publish_word(&self, word: u64);
-    /// Sets the word, so that a thread that finds it by [`Host::any_in_flight`] sees everything
+    /// Returns the state that stays with the request, [`State::NEW`] at first.
+    fn state(&self) -> State;
+    /// Sets the state.
+    fn set_state(&self, state: State);
+    /// Sets the state. A full barrier follows.
+    fn publish_state(&self, state: State);
+    /// Sets the state, so that a thread that finds it by [`Host::any_in_flight`] sees everything
     /// that was done before.
-    fn release_word(&self, word: u64);
+    fn release_state(&self, state: State);
 }
 
 /// The status with which lower I/O ended.
-pub trait Status: Copy + From<Error> {
+pub trait EndStatus: Copy + From<Error> {
     /// The I/O succeeded.
     const OK: Self;
     /// The operation is not supported.
@@ -168,7 +170,7 @@ pub trait Host: Clone {
     /// A request.
     type Request: Request;
     /// How lower I/O ended.
-    type Status: Status;
+    type Status: EndStatus;
 
     /// Returns the map.
     fn map(&self) -> &Map<Self::Memory>;

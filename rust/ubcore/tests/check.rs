@@ -12,7 +12,7 @@ use sim::disk::SimDisk;
 use sim::union::{format, load, SimUnion};
 use ubcore::check::{Grade, What};
 use ubcore::error::{Area, Error};
-use ubcore::format::record::{Record, Run};
+use ubcore::format::record::{Record, SlabRun};
 use ubcore::format::ring::{self, RingHead};
 use ubcore::geometry::Geometry;
 
@@ -149,7 +149,7 @@ fn journals_that_are_wrong() {
 
     // If the second of two records leads nowhere, the finding names it, and so for each kind of
     // record.
-    let run = Run { first: 3, count: 2 };
+    let run = SlabRun { first: 3, count: 2 };
     let (root, leaf) = (g.root_slabs(), g.leaf_slabs());
     for wrong in [
         Record::New {

@@ -10,7 +10,7 @@ use sim::oracle::content;
 use sim::union::{format, load, SimUnion};
 use ubcore::disk::Disk;
 use ubcore::error::{Area, Error, Side};
-use ubcore::format::record::{Record, Run};
+use ubcore::format::record::{Record, SlabRun};
 use ubcore::format::superblock::Superblock;
 use ubcore::geometry::Geometry;
 use ubcore::journal::{Ring, Space, Transaction};
@@ -105,7 +105,7 @@ fn a_map_that_contradicts_itself_is_refused() {
 #[test]
 fn a_journal_that_leads_nowhere_is_refused() {
     let g = geometry();
-    let run = Run { first: 3, count: 2 };
+    let run = SlabRun { first: 3, count: 2 };
     let new = |slab, leaf: u32| {
         let step = 1;
         [Record::Place(leaf - 1), Record::New { slab, step, run }]

@@ -20,7 +20,7 @@ use ubcore::disk::{Disk, Order};
 use ubcore::error::{Area, Error, Result};
 use ubcore::format::crc::crc32c;
 use ubcore::format::directory::{self, PageEntry};
-use ubcore::format::record::{Record, Run};
+use ubcore::format::record::{Record, SlabRun};
 use ubcore::format::ring::{self, RingHead};
 use ubcore::format::superblock::{Slot, Superblock};
 use ubcore::geometry::Geometry;
@@ -367,7 +367,7 @@ fn a_ring_that_fills_many_pages() {
     }
     // New homes touch a page of the table and a page of the bits each.
     let g = Geometry::new(32 * slabs, 32 * slabs, 1 << 26, 32, 64).unwrap();
-    let run = Run { first: 0, count: 1 };
+    let run = SlabRun { first: 0, count: 1 };
     let disk = ring_of(g, 64, |n| {
         let (at, place) = (n as u32 / 2 % 2000, n % 2 == 0);
         match place {

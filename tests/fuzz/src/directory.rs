@@ -93,7 +93,10 @@ fn page(block: &[u8; 4096]) {
         if pages::store(&map, page, &mut again).is_ok() && page > 0 {
             assert!(again == *block);
         }
-        assert_eq!(pages::page(&map, page) == pages::Page::Table(0), page == 0);
+        assert_eq!(
+            pages::page(&map, page) == pages::PageKind::Table(0),
+            page == 0
+        );
     }
     for slab in 0..1024 {
         let entry = map.entry(slab);

@@ -6,7 +6,7 @@
 use ubcore::format::crc::{block_crc, crc32c};
 use ubcore::format::directory::{self, PageEntry};
 use ubcore::format::features::Features;
-use ubcore::format::record::{Record, Run};
+use ubcore::format::record::{Record, SlabRun};
 use ubcore::format::ring::{self, RingHead};
 use ubcore::format::superblock::{choose, Slot, Superblock};
 use ubcore::geometry::Geometry;
@@ -188,7 +188,7 @@ fn leaf_slab(source: &mut Source<'_>, g: &Geometry) -> u32 {
     }
 }
 
-fn run(source: &mut Source<'_>, g: &Geometry) -> Run {
+fn run(source: &mut Source<'_>, g: &Geometry) -> SlabRun {
     let sectors = g.slab_sectors();
     let first = source.below(sectors);
     let count = match source.byte() % 8 {
@@ -196,7 +196,7 @@ fn run(source: &mut Source<'_>, g: &Geometry) -> Run {
         1 => sectors - first,
         _ => 1 + source.below(sectors - first),
     };
-    Run { first, count }
+    SlabRun { first, count }
 }
 
 /// Appends the words of one record, and what follows it.

@@ -147,7 +147,10 @@ fn ask_rust() -> Said {
     number("ID_ANY", abi::ID_ANY.into());
     number("MODE_WRITABLE", abi::MODE_WRITABLE.into());
     number("MODE_READ_ONLY", abi::MODE_READ_ONLY.into());
-    number("MODE_READ_ONLY_REQUESTED", abi::MODE_READ_ONLY_REQUESTED.into());
+    number(
+        "MODE_READ_ONLY_REQUESTED",
+        abi::MODE_READ_ONLY_REQUESTED.into(),
+    );
     number("CREATE_READ_ONLY", abi::CREATE_READ_ONLY.into());
     number("DISCARD_ZERO", abi::DISCARD_ZERO.into());
     number("DISCARD_REVEAL", abi::DISCARD_REVEAL.into());

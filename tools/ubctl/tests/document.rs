@@ -10,7 +10,7 @@ use common::{get, tool, Folder, MIB};
 use std::fmt::Write;
 use std::path::PathBuf;
 use ubcore::error::{Error, Side};
-use ubcore::format::record::{Record, Run};
+use ubcore::format::record::{Record, SlabRun};
 use ubcore::format::superblock::{choose, Slot, Superblock};
 use ubcore::format::{directory, ring};
 use ubctl::device::{Access, Device};
@@ -238,7 +238,7 @@ fn the_journal_is_what_its_table_says() {
         assert!(found.last && found.before == 0, "block {}", n + 2);
     }
     let record = |n, at| Record::decode(ring::word(block(&image, n), at).unwrap(), 128).unwrap();
-    let run = |first, count| Run { first, count };
+    let run = |first, count| SlabRun { first, count };
     let new = |slab, run| Record::New { slab, step: 1, run };
     let more = |run| Record::More { slab: 7, run };
     assert_eq!(

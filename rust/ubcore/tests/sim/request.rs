@@ -6,7 +6,7 @@ use std::ops::Range;
 use std::sync::{Arc as StdArc, Mutex as StdMutex, MutexGuard as StdGuard};
 
 use ubcore::error::Error;
-use ubcore::protocol::Op;
+use ubcore::protocol::{Op, State};
 use ubcore::sync::{AtomicU64, Ordering};
 
 use crate::threads::{Condvar, Mutex};
@@ -30,7 +30,7 @@ impl From<Error> for Outcome {
     }
 }
 
-impl ubcore::protocol::Status for Outcome {
+impl ubcore::protocol::EndStatus for Outcome {
     const OK: Self = Outcome::Ok;
     const UNSUPPORTED: Self = Outcome::Unsupported;
     const IO_ERROR: Self = Outcome::IoError;
@@ -93,8 +93,8 @@ impl Rq {
 
     /// Checks that a request that waits to be sent uses no home, because reclaim would wait for it.
     pub(crate) fn assert_unused(&self) {
-        let in_use = self.0.word.load(Ordering::Acquire) & 2 != 0;
-        assert!(!in_use, "a request that was refused uses the map");
+        let state = State::from_word(self.0.word.load(Ordering::Acquire));
+        assert!(!state.uses_map(), "a request that was refused uses the map");
     }
 
     /// Waits for the answer.
@@ -130,17 +130,17 @@ impl ubcore::protocol::Request for Rq {
     fn is_fua(&self) -> bool {
         self.0.fua
     }
-    fn word(&self) -> u64 {
-        self.0.word.load(Ordering::Acquire)
+    fn state(&self) -> State {
+        State::from_word(self.0.word.load(Ordering::Acquire))
     }
-    fn set_word(&self, word: u64) {
-        self.0.word.store(word, Ordering::Relaxed);
+    fn set_state(&self, state: State) {
+        self.0.word.store(state.to_word(), Ordering::Relaxed);
     }
-    fn publish_word(&self, word: u64) {
-        self.0.word.swap(word, Ordering::SeqCst);
+    fn publish_state(&self, state: State) {
+        self.0.word.swap(state.to_word(), Ordering::SeqCst);
         std::sync::atomic::fence(std::sync::atomic::Ordering::SeqCst);
     }
-    fn release_word(&self, word: u64) {
-        self.0.word.store(word, Ordering::Release);
+    fn release_state(&self, state: State) {
+        self.0.word.store(state.to_word(), Ordering::Release);
     }
 }

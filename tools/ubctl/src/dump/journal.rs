@@ -163,11 +163,11 @@ fn describe(record: Option<Record>, word: u64, leaf: u32) -> String {
 #[cfg(test)]
 mod tests {
     use super::describe;
-    use ubcore::format::record::{Record, Run};
+    use ubcore::format::record::{Record, SlabRun};
 
     #[test]
     fn every_kind_of_record_has_words() {
-        let run = Run { first: 8, count: 4 };
+        let run = SlabRun { first: 8, count: 4 };
         let text = |r| describe(Some(r), 0, 9);
         assert!(text(Record::Place(3)).starts_with("place: "));
         let new = text(Record::New {

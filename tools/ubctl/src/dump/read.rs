@@ -218,13 +218,13 @@ fn map_pages(device: &mut Device, map: &Map<Heap>, entries: &[PageEntry], report
 /// Returns the part of the union that is lost with a map page.
 fn covers(map: &Map<Heap>, page: u32) -> String {
     match pages::page(map, page) {
-        pages::Page::Table(n) => {
+        pages::PageKind::Table(n) => {
             let first = n * ubcore::geometry::TABLE_ENTRIES;
             let last =
                 (first + ubcore::geometry::TABLE_ENTRIES - 1).min(map.geometry().root_slabs() - 1);
             format!("page {page}: where root slabs {first} to {last} are")
         }
-        pages::Page::Bits(n) => {
+        pages::PageKind::Bits(n) => {
             let per = wide(index(n)) * ubcore::geometry::BITS_SECTORS;
             format!("page {page}: which of the leaf's data sectors from {per} on are mapped")
         }
