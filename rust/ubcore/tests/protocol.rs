@@ -31,13 +31,18 @@ mod threads {
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 use std::sync::Arc;
 
-use host::{fresh, Handle, Outcome};
+use host::{fresh, fresh_without_pages, Device, Handle, Outcome};
 use sim::disk::Random;
 use ubcore::geometry::Geometry;
+use ubcore::map::Memory;
 
 /// Makes three slabs of 32 sectors over so many on the leaf.
+fn geometry(leaf_slabs: u64) -> Geometry {
+    Geometry::new(96, 96, 2048 + leaf_slabs * 32, 32, 16).unwrap()
+}
+
 fn union(leaf_slabs: u64) -> Handle {
-    fresh(Geometry::new(96, 96, 2048 + leaf_slabs * 32, 32, 16).unwrap())
+    fresh(geometry(leaf_slabs))
 }
 
 /// Judges each moment at which the power can fail, with nothing, all, and some of the cache landed.
@@ -155,23 +160,51 @@ fn a_deferred_write_does_not_wait_for_the_discards_of_others() {
 }
 
 /// Runs four threads on three slabs, two of them on the leaf.
+fn many_requests(u: &Handle, seed: u64) {
+    let threads: Vec<_> = (0..4)
+        .map(|n| {
+            let u = u.clone();
+            std::thread::spawn(move || some_requests(&u, seed * 4 + n))
+        })
+        .collect();
+    for thread in threads {
+        thread.join().unwrap();
+    }
+    u.quiesce();
+    assert!(u.is_clean() && !u.any_emptied(), "seed {seed}");
+    judge_all(u, seed);
+    u.detach();
+}
+
 #[test]
 fn many_requests_at_once_are_answered_and_lawful() {
     for seed in 0..20 {
+        many_requests(&union(2), seed);
+    }
+}
+
+/// The same over a leaf without FUA, without a volatile cache, and without both.
+#[test]
+fn many_requests_over_other_devices() {
+    for seed in 0..9 {
         let u = union(2);
-        let threads: Vec<_> = (0..4)
-            .map(|n| {
-                let u = u.clone();
-                std::thread::spawn(move || some_requests(&u, seed * 4 + n))
-            })
-            .collect();
-        for thread in threads {
-            thread.join().unwrap();
-        }
-        u.quiesce();
-        assert!(u.is_clean() && !u.any_emptied(), "seed {seed}");
-        judge_all(&u, seed);
-        u.detach();
+        u.set_device(Device {
+            fua: seed % 3 == 1,
+            cache: seed % 3 == 0,
+        });
+        many_requests(&u, seed);
+    }
+}
+
+/// The map has no page, and the first requests must wait for each.
+#[test]
+fn many_requests_without_memory_for_the_map() {
+    for seed in 0..6 {
+        let u = fresh_without_pages(geometry(2));
+        u.map.memory().set_free(0);
+        many_requests(&u, seed);
+        // A request has waited for this page.
+        assert!(u.map.memory().table(0).is_some());
     }
 }
 

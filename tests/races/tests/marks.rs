@@ -2,7 +2,7 @@
 
 //! First write, overwrite, flush, FUA, discard, release, checkpoint and detach at once.
 
-use races::host::Handle;
+use races::host::{Device, Handle};
 use races::scene::play;
 use races::{explore, explore_more};
 use shuttle::rand::{thread_rng, Rng};
@@ -79,6 +79,34 @@ fn a_fua_write_beside_another_of_its_sector() {
                 },
                 |u| {
                     u.write(5..6, 3, true);
+                    u.flush();
+                },
+            ],
+        );
+    });
+}
+
+/// The leaf has no FUA, or no volatile cache, so other requests end without a commit.
+#[test]
+fn fua_writes_and_flushes_over_other_devices() {
+    explore(|| {
+        play(
+            2,
+            |u| {
+                let fua = thread_rng().gen_range(0..2) == 0;
+                u.set_device(Device { fua, cache: !fua });
+                u.write(4..6, 1, true);
+            },
+            &[
+                |u| {
+                    u.write(4..6, 2, true);
+                },
+                |u| {
+                    u.discard(0..32);
+                    u.flush();
+                },
+                |u| {
+                    u.write(5..7, 3, false);
                     u.flush();
                 },
             ],

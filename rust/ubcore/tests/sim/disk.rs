@@ -73,6 +73,8 @@ pub struct State {
     pub unreadable: BTreeSet<u64>,
     /// Whether the disk claims to flush and does not: for tests of the tests.
     pub lies: bool,
+    /// Whether the disk has no volatile cache: each write is durable when it ends.
+    pub writes_through: bool,
     pub counts: Counts,
     pub random: Option<Random>,
 }
@@ -216,7 +218,7 @@ impl State {
             Order::FlushFua => self.counts.flush_fua_writes += 1,
         }
         alive?;
-        if order != Order::Plain && !self.lies {
+        if (order != Order::Plain || self.writes_through) && !self.lies {
             for (n, d) in (0..).zip(data) {
                 self.cache.retain(|(s, _)| *s != sector + n);
                 self.durable.insert(sector + n, *d);

@@ -55,6 +55,13 @@ const WORKS: [fn(&Handle); 6] = [
     discard::discard_work,
 ];
 
+/// What a leaf device has.
+#[derive(Clone, Copy, Debug)]
+pub struct Device {
+    pub fua: bool,
+    pub cache: bool,
+}
+
 type OnDiscard = Box<dyn FnMut(&Handle) + Send>;
 
 /// A union and the requests to it.
@@ -72,6 +79,8 @@ pub struct Union {
     starved: StdMutex<Vec<Rq>>,
     /// If set, no request is sent at once, and none sends more than so many sectors at a time.
     narrow: StdMutex<Option<u64>>,
+    /// What the leaf has: FUA, a volatile cache.
+    device: StdMutex<Device>,
     /// Is called when leaf sectors have been discarded, in the reclaim work.
     on_discard: StdMutex<Option<OnDiscard>>,
     in_flight: StdMutex<Vec<Rq>>,
@@ -119,6 +128,10 @@ fn load(g: Geometry, mut leaf: Leaf) -> Result<Union> {
         discards: StdMutex::default(),
         starved: StdMutex::default(),
         narrow: StdMutex::default(),
+        device: StdMutex::new(Device {
+            fua: true,
+            cache: true,
+        }),
         on_discard: StdMutex::default(),
         in_flight: StdMutex::default(),
         works: StdMutex::default(),
@@ -126,8 +139,15 @@ fn load(g: Geometry, mut leaf: Leaf) -> Result<Union> {
     })
 }
 
-/// Formats and attaches a leaf; its data sectors hold bytes of no write.
+/// Formats and attaches a leaf; its data sectors hold bytes of no write. The map has all its pages.
 pub fn fresh(g: Geometry) -> Handle {
+    let union = fresh_without_pages(g);
+    grow(&union.map);
+    union
+}
+
+/// Does the same, but the map has no page yet.
+pub fn fresh_without_pages(g: Geometry) -> Handle {
     let mut leaf = Leaf::alone(State::default());
     superblock(g).encode(&mut leaf.buffer()[..BLOCK_BYTES]);
     for slot in 0..2 {
@@ -137,7 +157,6 @@ pub fn fresh(g: Geometry) -> Handle {
     leaf.with(|s| s.write(g.leaf_slab_start(0), &junk, Order::FlushFua))
         .expect("a new leaf");
     let union = quietly(|| load(g, leaf)).expect("a new leaf");
-    grow(&union.map);
     locked(&union.lower.state).trail = Some(Vec::new());
     Handle(StdArc::new(union))
 }
@@ -259,6 +278,12 @@ impl Handle {
     /// From now on sends no request at once, and none with more than so many sectors.
     pub fn set_narrow(&self, sectors: u64) {
         *locked(&self.narrow) = Some(sectors);
+    }
+
+    /// Sets what the leaf has.
+    pub fn set_device(&self, device: Device) {
+        locked(&self.lower.state).writes_through = !device.cache;
+        *locked(&self.device) = device;
     }
 
     /// Calls `f` each time that a reclaim has discarded leaf sectors.
@@ -416,7 +441,8 @@ impl Host for Handle {
         done
     }
     fn wait_for_memory(&self) -> Result {
-        panic!("there is memory")
+        self.map.memory().set_free(1);
+        Ok(())
     }
 
     fn submit(&self, rq: Rq, whole: Option<Source>, fua: bool) -> Taken<Self> {
@@ -441,10 +467,10 @@ impl Host for Handle {
         Ok(())
     }
     fn has_fua(&self) -> bool {
-        true
+        locked(&self.device).fua
     }
     fn has_cache(&self) -> bool {
-        true
+        locked(&self.device).cache
     }
     fn again(&self, rq: Rq) {
         self.spawn(move |me| me.queue(rq));

@@ -2,9 +2,10 @@
 
 //! The map's memory on the host.
 
+use std::sync::atomic::{AtomicU32 as Plain, Ordering};
 use std::sync::OnceLock;
 
-use ubcore::error::Result;
+use ubcore::error::{Error, Result};
 use ubcore::geometry::Geometry;
 use ubcore::map::{words_for, BitsPage, Memory, TablePage};
 use ubcore::sync::{AtomicU32, AtomicU64};
@@ -18,6 +19,8 @@ pub struct SimMemory {
     fresh: Vec<AtomicU64>,
     emptied: Vec<AtomicU64>,
     pending: Vec<AtomicU64>,
+    /// The number of pages that can still be made without waiting.
+    free: Plain,
 }
 
 fn words(bits: u32) -> Vec<AtomicU64> {
@@ -44,7 +47,26 @@ impl SimMemory {
             fresh: words(g.leaf_slabs()),
             emptied: words(g.table_pages()),
             pending: words(g.table_pages()),
+            free: Plain::new(u32::MAX),
         }
+    }
+
+    /// Sets how many pages can still be made without waiting.
+    pub fn set_free(&self, pages: u32) {
+        self.free.store(pages, Ordering::SeqCst);
+    }
+
+    fn grow<T>(&self, page: &OnceLock<T>, make: impl FnOnce() -> T) -> Result {
+        if page.get().is_some() {
+            return Ok(());
+        }
+        let take = |free: u32| free.checked_sub(1);
+        let taken = self
+            .free
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, take);
+        taken.map_err(|_| Error::NoMemory)?;
+        page.get_or_init(make);
+        Ok(())
     }
 }
 
@@ -59,16 +81,14 @@ impl Memory for SimMemory {
         self.owners.get(page as usize)?.get().map(|p| &**p)
     }
     fn grow_table(&self, page: u32) -> Result {
-        self.table[page as usize].get_or_init(table_page);
-        Ok(())
+        self.grow(&self.table[page as usize], table_page)
     }
     fn grow_bits(&self, page: u32) -> Result {
-        self.bits[page as usize].get_or_init(|| Box::new([const { AtomicU64::new(0) }; 512]));
-        Ok(())
+        let make = || Box::new([const { AtomicU64::new(0) }; 512]);
+        self.grow(&self.bits[page as usize], make)
     }
     fn grow_owners(&self, page: u32) -> Result {
-        self.owners[page as usize].get_or_init(table_page);
-        Ok(())
+        self.grow(&self.owners[page as usize], table_page)
     }
     fn dirty(&self) -> &[AtomicU64] {
         &self.dirty
