@@ -3,9 +3,9 @@
 //! Checks that find what the driver would refuse before a leaf is formatted for it.
 //!
 //! [`crate::control`] checks the module's version, the union's number and the paths.
-//! [`crate::format`] checks sizes, the room on the leaf and blocks that do not divide the union.
-//! The command line checks the number of queues. Two conditions show only when the union is made:
-//! lack of memory, and what other processes take in the meantime.
+//! [`crate::commands::format`] checks sizes, the room on the leaf and blocks that do not divide the
+//! union. The command line checks the number of queues. Two conditions show only when the union is
+//! made: lack of memory, and what other processes take in the meantime.
 
 use std::fs;
 use std::os::unix::ffi::OsStrExt;

@@ -6,8 +6,10 @@
 mod repair;
 mod text;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
+use clap::Args;
 use serde::Serialize;
 use ubcore::attach;
 use ubcore::check::{self, Check, Counts, Finding, Grade, What};
@@ -19,12 +21,43 @@ use ubcore::map::{words_for, Map};
 use ubcore::num::index;
 use ubcore::pages::PageSet;
 
-use crate::cli::CheckArgs;
 use crate::device::{refuse_same, Access, Device};
 use crate::lost::{self, Stretch};
 use crate::memory::Heap;
 use crate::refuse::{Fail, Result, FAILED};
 use crate::{identity, output, overlap};
+
+const AFTER_HELP: &str = "\
+Each finding has a grade:
+  note    explained by a cut of power or the normal course of things
+  minor   damage that has cost nothing yet, which --repair mends
+  damage  to mend it would be to guess; keep a copy of the leaf. Where it can be
+          told which sectors of the union are lost by it, the finding says so,
+          and ubctl create --read-only reads the rest
+
+Exit codes of check, those of fsck:
+  0   whole: nothing but notes
+  1   whole now: something was mended
+  4   damage is left
+  8   not done: I/O error, in use, not formatted, of a newer version
+  16  the command line is wrong";
+
+/// Arguments of `check`.
+#[derive(Debug, Args)]
+#[command(after_help = AFTER_HELP)]
+pub struct CheckArgs {
+    /// The leaf: a block device or an image, not attached
+    pub leaf: PathBuf,
+    /// Also see whether this is the leaf's root, at the places that are sampled
+    #[arg(long)]
+    pub root: Option<PathBuf>,
+    /// Mend what can be mended; a leaf without damage is not written to
+    #[arg(long)]
+    pub repair: bool,
+    /// A line for each finding; without it, notes of one kind share one
+    #[arg(long)]
+    pub verbose: bool,
+}
 
 /// Exit codes of `check`, as fsck defines them.
 const CLEAN: u8 = 0;

@@ -11,15 +11,31 @@ mod read;
 mod report;
 mod text;
 
+use std::path::PathBuf;
+
+use clap::Args;
 use serde_json::Value;
 use ubcore::error::Side;
 
-use crate::cli::DumpArgs;
 use crate::device::{Access, Device};
 use crate::output;
 use crate::refuse::{Fail, Result, REFUSED};
 
 use report::Report;
+
+/// Arguments of `dump`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Exits with 3 if anything is damaged, after showing what is not.\n\
+    On an attached leaf this is a look at a moving target."
+)]
+pub struct DumpArgs {
+    /// The leaf: a block device or an image
+    pub leaf: PathBuf,
+    /// Also each journal record, each slab and its runs
+    #[arg(long)]
+    pub map: bool,
+}
 
 /// Runs the command.
 pub fn run(args: &DumpArgs, json: bool) -> Result {

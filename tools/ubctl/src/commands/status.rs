@@ -4,18 +4,25 @@
 
 use std::path::Path;
 
+use clap::Args;
 use serde::Serialize;
 use ubcore::abi::{self, Status};
 use ubcore::error::Error;
 use ubcore::geometry::BLOCK_SECTORS;
 
-use crate::cli::StatusArgs;
 use crate::control::{leaf_name, path_text, Control, PREFIX};
 use crate::health::{self, Need, State};
 use crate::image;
 use crate::output::{self, size};
 use crate::refuse::{reason_of, Result};
 use crate::space::Backing;
+
+/// Arguments of `status`.
+#[derive(Debug, Args)]
+pub struct StatusArgs {
+    /// unionblkN, /dev/unionblkN, N, the leaf's name or UUID [default: all unions]
+    pub union: Option<String>,
+}
 
 /// A union's state as it is shown. The names are those of `--json`, and are stable.
 #[derive(Debug, Serialize)]

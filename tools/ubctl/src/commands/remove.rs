@@ -4,15 +4,29 @@
 
 use std::path::PathBuf;
 
+use clap::Args;
 use serde_json::json;
 use ubcore::abi::Status;
 
 use crate::busy::{self, Tried};
-use crate::cli::RemoveArgs;
 use crate::control::{path_text, Control, PREFIX};
 use crate::refuse::{Fail, Result, BUSY, FAILED};
 use crate::settle::{self, Bound, Leaving};
 use crate::{output, udev};
+
+/// Arguments of `remove`.
+#[derive(Debug, Args)]
+pub struct RemoveArgs {
+    /// unionblkN, /dev/unionblkN, N, the leaf's name or UUID
+    #[arg(required_unless_present = "all", conflicts_with = "all")]
+    pub unions: Vec<String>,
+    /// All unions
+    #[arg(long)]
+    pub all: bool,
+    /// Unmount first what is mounted from them, and what is mounted on that
+    #[arg(long)]
+    pub unmount: bool,
+}
 
 /// Runs the command. A union that cannot be removed does not prevent the removal of the others.
 pub fn run(args: &RemoveArgs, json: bool) -> Result {

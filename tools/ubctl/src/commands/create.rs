@@ -6,20 +6,94 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use clap::Args;
 use serde_json::json;
-use ubcore::abi::{Create, Status, CREATE_READ_ONLY, ID_ANY};
+use ubcore::abi::{Create, Status, CREATE_READ_ONLY, ID_ANY, QUEUES_MAX};
 use ubcore::error::Side;
+use ubcore::format::name::LeafName;
+use ubcore::geometry::SLAB_SECTORS_DEFAULT;
 
-use crate::cli::CreateArgs;
+use super::format::{self, Discard, Handed, LayoutArgs, Plan};
+use super::remove;
 use crate::control::{self, union_number, Control, PREFIX};
 use crate::device::{refuse_same, Access, Device};
-use crate::format::{self, Handed, Plan};
 use crate::image::{self, Lower};
 use crate::lost::{self, Stretch};
 use crate::refuse::{Fail, Result, BUSY, FAILED};
 use crate::settle::{self, Bound, Place};
 use crate::space::Backing;
-use crate::{ahead, output, overlap, remove, sectors, udev};
+use crate::value_parser::{journal_blocks, leaf_name, sector_size, slab_sectors, union_size};
+use crate::{ahead, output, overlap, sectors, udev};
+
+/// Arguments of `create`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Example: ubctl create --root /dev/sda2 --leaf /dev/sdb1 --format\n\
+    Images get loop devices, which go with the union.\n\
+    A leaf with damaged metadata is refused (3). With --read-only, what is left of it can be\n\
+    read, where that is safe: what is lost is named, and to read it fails. Then the exit code\n\
+    is 0, and --json has damaged_blocks, lost_sectors and lost."
+)]
+pub struct CreateArgs {
+    /// The root: a block device or an image; never written, shared by any number of unions
+    #[arg(long)]
+    pub root: PathBuf,
+    /// The leaf: a block device or an image of this union's own
+    #[arg(long)]
+    pub leaf: PathBuf,
+    /// Format the leaf first; it must be blank
+    #[arg(long)]
+    pub format: bool,
+    /// With --format: slab size, a power of two, 16K to 4M [default: 64K]
+    #[arg(long, value_name = "SIZE", value_parser = slab_sectors, requires = "format")]
+    pub slab_size: Option<u32>,
+    /// With --format: size of the journal
+    #[arg(long, value_name = "SIZE", value_parser = journal_blocks, requires = "format")]
+    pub journal_size: Option<u32>,
+    /// With --format: what discarded slabs read as [default: zero]
+    #[arg(long, value_name = "AS", requires = "format")]
+    pub discard: Option<Discard>,
+    /// With --format: what to call the leaf: up to 31 of A-Z a-z 0-9 . _ -
+    #[arg(long, value_parser = leaf_name, requires = "format")]
+    pub name: Option<LeafName>,
+    /// With --format: allocate all of a leaf image's space, and give none back
+    #[arg(long, requires = "format")]
+    pub preallocate: bool,
+    /// Size of the union's blocks, 512 to 4096 [default: what the root's content was made for]
+    #[arg(long, value_name = "BYTES", value_parser = sector_size)]
+    pub sector_size: Option<u32>,
+    /// With --format: size of the union, zeroes beyond the root [default: the root's]
+    #[arg(long, value_name = "SIZE", value_parser = union_size, requires = "format")]
+    pub size: Option<u64>,
+    /// With --format: even if the leaf looks used; what it holds is lost
+    #[arg(long, requires = "format")]
+    pub force: bool,
+    /// Take no writes and write nothing to the leaf, which may be write-protected or damaged
+    #[arg(long, conflicts_with = "format")]
+    pub read_only: bool,
+    /// N of /dev/unionblkN [default: the lowest that is free]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(..0xffff_ffff))]
+    pub id: Option<u32>,
+    /// Hardware queues; 0: one for each CPU, at most 8
+    #[arg(long, value_name = "N", default_value_t = 0,
+        value_parser = clap::value_parser!(u32).range(..=i64::from(QUEUES_MAX)))]
+    pub queues: u32,
+}
+
+impl CreateArgs {
+    /// The layout for `--format`.
+    pub fn layout(&self) -> LayoutArgs {
+        LayoutArgs {
+            slab_size: self.slab_size.unwrap_or(SLAB_SECTORS_DEFAULT),
+            journal_size: self.journal_size,
+            discard: self.discard.unwrap_or_default(),
+            name: self.name,
+            sector_size: self.sector_size,
+            preallocate: self.preallocate,
+            size: self.size,
+        }
+    }
+}
 
 /// Runs the command.
 pub fn run(args: &CreateArgs, json: bool) -> Result {

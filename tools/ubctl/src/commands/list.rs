@@ -2,10 +2,10 @@
 
 //! `ubctl list`: one line for each union.
 
+use super::status::Shown;
 use crate::control::Control;
 use crate::output;
 use crate::refuse::Result;
-use crate::status::Shown;
 
 /// Runs the command.
 pub fn run(json: bool) -> Result {

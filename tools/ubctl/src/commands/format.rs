@@ -2,8 +2,9 @@
 
 //! `ubctl format`: makes a device or image the leaf of a root.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
+use clap::{Args, ValueEnum};
 use serde::Serialize;
 use ubcore::error::Side;
 use ubcore::format::features::Features;
@@ -11,17 +12,73 @@ use ubcore::format::name::LeafName;
 use ubcore::format::superblock::Superblock;
 use ubcore::geometry::{default_journal_blocks, Geometry, BLOCK_BYTES, BLOCK_SECTORS};
 
-use crate::cli::{Discard, FormatArgs, LayoutArgs};
 use crate::device::{refuse_same, refuse_union, Access, Device};
 use crate::image::Lower;
 use crate::refuse::{Fail, Result, REFUSED};
 use crate::space::Backing;
 use crate::undo::Undo;
 use crate::used::{self, Used};
+use crate::value_parser::{journal_blocks, leaf_name, sector_size, slab_sectors, union_size};
 use crate::{ahead, identity, output, overlap, sectors};
 
 const BLOCK: u64 = BLOCK_BYTES as u64;
 const MIB: u64 = 1 << 20;
+
+/// Arguments of `format`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "A leaf with anything in its first or last MiB looks used, and is refused \
+    without --force.\nSizes are in bytes, or with K, M, G or T: 64K is 65536."
+)]
+pub struct FormatArgs {
+    /// The root: a block device or an image; it is only read
+    #[arg(long)]
+    pub root: PathBuf,
+    /// The leaf: a block device or an image
+    pub leaf: PathBuf,
+    #[command(flatten)]
+    #[expect(missing_docs, reason = "it would show as help")]
+    pub layout: LayoutArgs,
+    /// Format even if the leaf looks used: what it holds is lost
+    #[arg(long)]
+    pub force: bool,
+}
+
+/// How a leaf is laid out.
+#[derive(Clone, Copy, Debug, Args)]
+pub struct LayoutArgs {
+    /// Unit in which leaf space is handed out: a power of two, 16K to 4M
+    #[arg(long, value_name = "SIZE", value_parser = slab_sectors, default_value = "64K")]
+    pub slab_size: u32,
+    /// Size of the journal, 64K to 256M [default: a 256th of the leaf, at most 8M]
+    #[arg(long, value_name = "SIZE", value_parser = journal_blocks)]
+    pub journal_size: Option<u32>,
+    /// What discarded slabs read as: zeroes, or the root again
+    #[arg(long, value_name = "AS", default_value = "zero")]
+    pub discard: Discard,
+    /// What to call the leaf, beside its UUID: up to 31 of A-Z a-z 0-9 . _ -
+    #[arg(long, value_parser = leaf_name)]
+    pub name: Option<LeafName>,
+    /// Size of the union's blocks, 512 to 4096 [default: what the root's content was made for]
+    #[arg(long, value_name = "BYTES", value_parser = sector_size)]
+    pub sector_size: Option<u32>,
+    /// Allocate all of a leaf image's space, and give none back
+    #[arg(long)]
+    pub preallocate: bool,
+    /// Size of the union; what lies beyond the root reads as zeroes [default: the root's]
+    #[arg(long, value_name = "SIZE", value_parser = union_size)]
+    pub size: Option<u64>,
+}
+
+/// What a discarded slab reads as.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Discard {
+    /// Zeroes
+    #[default]
+    Zero,
+    /// The root again
+    Reveal,
+}
 
 /// The result of a format.
 #[derive(Debug, Serialize)]

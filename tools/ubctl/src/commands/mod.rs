@@ -1,0 +1,11 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The commands. Each file has the arguments of one command, what it does, and its tests.
+
+pub mod check;
+pub mod create;
+pub mod dump;
+pub mod format;
+pub mod list;
+pub mod remove;
+pub mod status;
