@@ -7,8 +7,8 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::commands::{check, create, dump, format, list, remove, status};
-use crate::refuse::{self, Fail};
-use crate::settle;
+use crate::error::{self, Fail};
+use crate::wait;
 
 const AFTER_HELP: &str = "\
 Exit codes (check has its own, see its --help):
@@ -77,7 +77,7 @@ pub fn main() -> ExitCode {
         Err(e) => return usage(&e),
     };
     if cli.no_wait {
-        settle::no_wait();
+        wait::no_wait();
     }
     let done = match &cli.command {
         Command::Format(args) => format::run(args, cli.json),
@@ -100,11 +100,7 @@ fn usage(e: &clap::Error) -> ExitCode {
     let mut args = std::env::args_os().skip(1);
     let wants_json = std::env::args_os().any(|a| a == "--json");
     let of_check = args.find(|a| !a.as_encoded_bytes().starts_with(b"-")) == Some("check".into());
-    let code = if of_check {
-        check::USAGE
-    } else {
-        refuse::USAGE
-    };
+    let code = if of_check { check::USAGE } else { error::USAGE };
     if e.use_stderr() && wants_json {
         let text = e.render().to_string();
         let text = text.trim().trim_start_matches("error: ");

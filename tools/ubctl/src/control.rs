@@ -14,12 +14,12 @@ use ubcore::abi::{self, Create, Features, Lost, Remove, Status};
 use ubcore::error::{Error, Side};
 use ubcore::format::name::{is_union_word, LeafName, UNION_PREFIX};
 
-use crate::busy::{self, Tried};
+use crate::error::{self, Fail, Result, BUSY, FAILED};
+use crate::holders::{self, Tried};
 use crate::ioctl;
-use crate::lost::Stretch;
+use crate::lost_sectors::Stretch;
 use crate::output::{self, size};
-use crate::refuse::{self, Fail, Result, BUSY, FAILED};
-use crate::settle::{self, Bound};
+use crate::wait::{self, Bound};
 
 /// The prefix of the names of unions.
 pub const PREFIX: &str = UNION_PREFIX;
@@ -37,7 +37,7 @@ impl Control {
     }
 
     fn open_at(path: &Path) -> Result<Control> {
-        let file = settle::peek(path).map_err(|e| match Errno::from_io_error(&e) {
+        let file = wait::peek(path).map_err(|e| match Errno::from_io_error(&e) {
             Some(Errno::NOENT | Errno::NXIO | Errno::NODEV) => match loaded() {
                 Some(minor) => no_control_node(path, &minor),
                 None => no_module(path),
@@ -67,7 +67,7 @@ impl Control {
         let asked = request.clone();
         // The device that the last attempt found busy.
         let node = RefCell::new(PathBuf::new());
-        let look = |all| busy::of_path(&node.borrow(), all);
+        let look = |all| holders::of_path(&node.borrow(), all);
         let attempt = || {
             request.clone_from(&asked);
             let done = ioctl::call(&self.0, request);
@@ -81,7 +81,7 @@ impl Control {
             }
             self.created(done, request, what).map(Tried::Done)
         };
-        let found = busy::patiently(Bound::new(), look, attempt)?;
+        let found = holders::patiently(Bound::new(), look, attempt)?;
         found.map_err(|who| {
             if who.text().is_empty() {
                 Fail::core(what, request.error().unwrap_or(Error::Busy(Side::Leaf)))
@@ -221,7 +221,7 @@ impl Control {
                 ),
             ),
             e => {
-                let text = refuse::strerror(e.raw_os_error().unsigned_abs());
+                let text = error::strerror(e.raw_os_error().unsigned_abs());
                 Fail::new(
                     FAILED,
                     "os",
@@ -428,7 +428,7 @@ pub fn put_path(field: &mut [u8; abi::PATH_BYTES], path: &Path) -> Result {
 #[cfg(test)]
 mod tests {
     use super::{is_union, put_path, resolve, rest_of, union_number, Control};
-    use crate::refuse::Fail;
+    use crate::error::Fail;
     use std::path::Path;
     use ubcore::abi::{Create, Status};
     use ubcore::error::{Area, Error};

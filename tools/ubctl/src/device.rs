@@ -15,11 +15,11 @@ use ubcore::error::{Error, Side};
 use ubcore::geometry::{BLOCK_BYTES, BLOCK_SECTORS};
 use ubcore::num::wide;
 
-use crate::busy;
 use crate::control::is_union;
-use crate::refuse::{Fail, Result, BUSY, REFUSED};
+use crate::error::{Fail, Result, BUSY, REFUSED};
+use crate::holders;
 use crate::udev::Writer;
-use crate::{image, ioctl};
+use crate::{ioctl, loopdev};
 
 /// The purpose for which a device is opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,7 +66,7 @@ impl Device {
             options.custom_flags(OFlags::EXCL.bits() as i32);
         }
         let failed = |e: io::Error| Fail::io("open", path, &e);
-        let mut file = busy::open(&options, path)?;
+        let mut file = holders::open(&options, path)?;
         // From here on only the open file is used, because the path may lead to another file by
         // now.
         let opened = file.metadata().map_err(failed)?;
@@ -80,8 +80,8 @@ impl Device {
             writer = Writer::new(opened.rdev());
         }
         if access != Access::Read && !is_block {
-            image::lock(&file, path, Side::Leaf)?;
-            image::refuse_loops(&opened, path)?;
+            loopdev::lock(&file, path, Side::Leaf)?;
+            loopdev::refuse_loops(&opened, path)?;
         }
         let bytes = file.seek(SeekFrom::End(0)).map_err(failed)?;
         let device = Device {

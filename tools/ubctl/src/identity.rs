@@ -6,7 +6,7 @@ use sha2::{Digest, Sha256};
 use ubcore::identity::{samples, PREFIX};
 
 use crate::device::Device;
-use crate::refuse::Result;
+use crate::error::Result;
 
 /// Returns the SHA-256 over the samples of a root that the leaf with this UUID uses.
 pub fn digest(root: &Device, uuid: &[u8; 16]) -> Result<[u8; 32]> {

@@ -5,29 +5,29 @@
 
 #![deny(unsafe_code, missing_docs)]
 
-pub mod ahead;
-pub mod busy;
+pub mod backing;
+pub mod blocksize;
 pub mod cli;
 pub mod commands;
 pub mod control;
 pub mod device;
 pub mod dm;
-pub mod health;
+pub mod error;
+pub mod holders;
 pub mod identity;
-pub mod image;
 #[expect(unsafe_code, reason = "the one place that hands memory to the kernel")]
 mod ioctl;
-pub mod lost;
+pub mod loopdev;
+pub mod lost_sectors;
 pub mod memory;
 pub mod output;
 pub mod overlap;
-pub mod refuse;
-pub mod sectors;
-pub mod settle;
-pub mod space;
+pub mod preflight;
+pub mod probe;
+pub mod rollback;
+pub mod sysfs;
 pub mod udev;
-pub mod undo;
-pub mod used;
 pub mod value_parser;
+pub mod wait;
 
 pub use cli::main;

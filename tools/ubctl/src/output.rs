@@ -9,7 +9,7 @@ use std::path::Path;
 use serde::Serialize;
 use ubcore::format::features::Features;
 
-use crate::refuse::{Fail, Result, FAILED};
+use crate::error::{Fail, Result, FAILED};
 
 /// Writes text to standard output.
 pub fn text(text: &str) -> Result {

@@ -21,8 +21,8 @@ use ubcore::error::{Error, Side};
 use crate::control::is_union;
 use crate::device::{self, Device};
 use crate::dm::{self, Behind};
+use crate::error::{Fail, Result, FAILED, REFUSED};
 use crate::ioctl::{self, LoopInfo};
-use crate::refuse::{Fail, Result, FAILED, REFUSED};
 
 /// The greatest length of a trail; the kernel stacks fewer devices.
 const DEEPEST: usize = 64;

@@ -11,7 +11,7 @@ use rustix::fs::{flock, major, minor, Dev, FlockOperation};
 use rustix::io::Errno;
 use rustix::time::{clock_gettime, ClockId};
 
-use crate::settle::{peek, whole, Bound};
+use crate::wait::{peek, whole, Bound};
 
 /// Returns whether a daemon runs here. Its socket alone may be left from an earlier daemon.
 pub fn runs() -> bool {

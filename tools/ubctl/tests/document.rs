@@ -14,8 +14,8 @@ use ubcore::format::record::{Record, SlabRun};
 use ubcore::format::superblock::{choose, Slot, Superblock};
 use ubcore::format::{directory, ring};
 use ubctl::device::{Access, Device};
+use ubctl::error::{code_of, reason_of};
 use ubctl::identity;
-use ubctl::refuse::{code_of, reason_of};
 
 const BLOCK: usize = 4096;
 

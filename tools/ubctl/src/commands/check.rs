@@ -22,9 +22,9 @@ use ubcore::num::index;
 use ubcore::pages::PageSet;
 
 use crate::device::{refuse_same, Access, Device};
-use crate::lost::{self, Stretch};
+use crate::error::{Fail, Result, FAILED};
+use crate::lost_sectors::{self, Stretch};
 use crate::memory::Heap;
-use crate::refuse::{Fail, Result, FAILED};
 use crate::{identity, output, overlap};
 
 const AFTER_HELP: &str = "\
@@ -128,7 +128,7 @@ impl Look {
     fn lost_by(&self, f: &Finding) -> Option<Vec<Stretch>> {
         let pages = f.pages(&self.sb.geometry);
         let said = self.lost.is_some() && !pages.is_empty();
-        said.then(|| lost::of_map(&self.map, |page| pages.contains(&page)))
+        said.then(|| lost_sectors::of_map(&self.map, |page| pages.contains(&page)))
     }
 }
 
@@ -193,7 +193,7 @@ fn report(args: &CheckArgs) -> Result<Report> {
         sectors_mapped: last.counts.sectors_mapped,
         salvage: last.lost.as_ref().map(|lost| Salvage {
             sectors: last.sb.geometry.union_sectors(),
-            lost_sectors: lost::sum(lost),
+            lost_sectors: lost_sectors::sum(lost),
             lost: lost.clone(),
         }),
         code: code_of(&findings),
@@ -247,7 +247,7 @@ fn tell(f: &Finding, look: &Look, mended: bool) -> Told {
     let lost = look.lost_by(f);
     let mut text = text::meaning(f.what, &look.sb.geometry);
     if let Some(lost) = &lost {
-        text += &format!("; lost by it: {}", lost::text(lost));
+        text += &format!("; lost by it: {}", lost_sectors::text(lost));
     }
     Told {
         grade: text::grade(f.what.grade()),
@@ -310,7 +310,7 @@ fn look(leaf: &mut Device) -> std::result::Result<Look, Error> {
     let damaged = findings.iter().any(|f| f.what.grade() == Grade::Damage);
     Ok(Look {
         lost: if damaged {
-            lost::of_leaf(leaf, &sb)
+            lost_sectors::of_leaf(leaf, &sb)
         } else {
             None
         },

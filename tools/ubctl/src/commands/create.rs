@@ -15,15 +15,15 @@ use ubcore::geometry::SLAB_SECTORS_DEFAULT;
 
 use super::format::{self, Discard, Handed, LayoutArgs, Plan};
 use super::remove;
+use crate::backing::Backing;
 use crate::control::{self, union_number, Control, PREFIX};
 use crate::device::{refuse_same, Access, Device};
-use crate::image::{self, Lower};
-use crate::lost::{self, Stretch};
-use crate::refuse::{Fail, Result, BUSY, FAILED};
-use crate::settle::{self, Bound, Place};
-use crate::space::Backing;
+use crate::error::{Fail, Result, BUSY, FAILED};
+use crate::loopdev::{self, Lower};
+use crate::lost_sectors::{self, Stretch};
 use crate::value_parser::{journal_blocks, leaf_name, sector_size, slab_sectors, union_size};
-use crate::{ahead, output, overlap, sectors, udev};
+use crate::wait::{self, Bound, Place};
+use crate::{blocksize, output, overlap, preflight, udev};
 
 /// Arguments of `create`.
 #[derive(Debug, Args)]
@@ -101,11 +101,11 @@ pub fn run(args: &CreateArgs, json: bool) -> Result {
     let control = Control::open()?;
     refuse_place(&control, args.id)?;
     refuse_same(&args.root, &args.leaf)?;
-    sectors::refuse_tail(&args.root)?;
+    blocksize::refuse_tail(&args.root)?;
     if args.format {
-        sectors::refuse_tail(&args.leaf)?;
+        blocksize::refuse_tail(&args.leaf)?;
     }
-    let wanted = sectors::wanted(&args.root, &args.leaf, args.sector_size, args.format)?;
+    let wanted = blocksize::wanted(&args.root, &args.leaf, args.sector_size, args.format)?;
     let root = Lower::take(&args.root, Side::Root, false, wanted)?;
     let leaf = Lower::take(&args.leaf, Side::Leaf, !args.read_only, wanted)?;
     let mut request = Create::new();
@@ -130,11 +130,11 @@ pub fn run(args: &CreateArgs, json: bool) -> Result {
     } else {
         let pair = apart(&root, &leaf)?;
         let blocks = [pair[0].block_bytes()?, pair[1].block_bytes()?];
-        sectors::refuse_other((&root.name, blocks[0]), (&leaf.name, blocks[1]), wanted)?;
+        blocksize::refuse_other((&root.name, blocks[0]), (&leaf.name, blocks[1]), wanted)?;
         if !args.read_only {
             make_room(&leaf, &pair[1])?;
         }
-        let id = ahead::create(&control, &mut request, &what)?;
+        let id = preflight::create(&control, &mut request, &what)?;
         (id, Held::AsItWas(pair))
     };
     let status = control.status(id).map_err(|fail| held.take_back(fail))?;
@@ -142,7 +142,7 @@ pub fn run(args: &CreateArgs, json: bool) -> Result {
         .and_then(|()| wait_for_nodes(&status, since))
         .map_err(|fail| held.take_back(undone(&control, &status, fail)))?;
     drop(held);
-    image::warn_short(&leaf);
+    loopdev::warn_short(&leaf);
     root.release();
     leaf.release();
     let name = format!("{PREFIX}{id}");
@@ -165,8 +165,8 @@ pub fn run(args: &CreateArgs, json: bool) -> Result {
         "leaf_name": control::leaf_name(&status),
         "root": control::path_text(&status.root),
         "leaf": control::path_text(&status.leaf),
-        "root_image": image::behind(&control::path_text(&status.root)),
-        "leaf_image": image::behind(&control::path_text(&status.leaf)),
+        "root_image": loopdev::behind(&control::path_text(&status.root)),
+        "leaf_image": loopdev::behind(&control::path_text(&status.leaf)),
         "sectors": status.sectors,
         "major": status.major,
         "minor": status.minor,
@@ -184,7 +184,7 @@ fn apart(root: &Lower, leaf: &Lower) -> Result<[Device; 2]> {
     };
     let pair = [open(root, Side::Root)?, open(leaf, Side::Leaf)?];
     overlap::refuse(&pair[0], &pair[1])?;
-    ahead::refuse_leaf_as_root(&pair[0])?;
+    preflight::refuse_leaf_as_root(&pair[0])?;
     Ok(pair)
 }
 
@@ -217,10 +217,10 @@ fn formatted(
 ) -> Result<(u32, Held)> {
     control.refuse_taken(args.id)?;
     let plan = Plan::new((root, leaf), args.layout(), args.force, wanted)?;
-    ahead::refuse_held_root(control, &plan.root)?;
+    preflight::refuse_held_root(control, &plan.root)?;
     plan.write()?;
     let handed = plan.hand_over();
-    let id = ahead::create(control, request, what).map_err(|fail| handed.take_back(fail))?;
+    let id = preflight::create(control, request, what).map_err(|fail| handed.take_back(fail))?;
     Ok((id, Held::Formatted(handed)))
 }
 
@@ -256,7 +256,7 @@ fn make_room(leaf: &Lower, device: &Device) -> Result {
     let Some(backing) = Backing::to_allocate(&leaf.node) else {
         return Ok(());
     };
-    match sectors::recorded(device) {
+    match blocksize::recorded(device) {
         Some(sb) => backing.allocate(format::to_allocate(&sb, device)),
         // The driver reports what is wrong.
         None => Ok(()),
@@ -270,11 +270,11 @@ fn warning(leaf: &str, status: &Status, lost: &[Stretch]) -> String {
     if status.lost_sectors == 0 {
         return format!("{start}, but no sector is lost by it");
     }
-    let named = if lost::sum(lost) == status.lost_sectors {
-        lost::text(lost)
+    let named = if lost_sectors::sum(lost) == status.lost_sectors {
+        lost_sectors::text(lost)
     } else {
         let all = output::size(status.lost_sectors);
-        format!("{all} of the union, among it {}", lost::text(lost))
+        format!("{all} of the union, among it {}", lost_sectors::text(lost))
     };
     format!(
         "{start}; lost: {named}; to read them fails, all other sectors are as they were; ubctl check \
@@ -298,7 +298,7 @@ fn refuse_place(control: &Control, id: Option<u32>) -> Result {
         let wrong = all
             .into_iter()
             .filter(|(n, _)| *n == id && !unions.contains(n))
-            .find_map(|(_, path)| match settle::place(&path, None) {
+            .find_map(|(_, path)| match wait::place(&path, None) {
                 Place::Empty => None,
                 Place::Wrong(what) => Some((path, what, false)),
                 Place::Right => Some((path, "the node of another device", true)),
@@ -343,7 +343,7 @@ fn wrong_node(path: &Path, what: &str) -> Fail {
 fn wait_for_nodes(status: &Status, since: u64) -> Result {
     let name = format!("{PREFIX}{}", status.id);
     let bound = Bound::new();
-    let nodes = settle::family(&name, rustix::fs::makedev(status.major, status.minor));
+    let nodes = wait::family(&name, rustix::fs::makedev(status.major, status.minor));
     for node in &nodes {
         let path = node.path.display();
         let mut place = node.place();
@@ -360,7 +360,7 @@ fn wait_for_nodes(status: &Status, since: u64) -> Result {
                     "{path} has no node: is devtmpfs mounted on /dev? With --no-wait the union stays, \
                      and mknod {path} b {a} {b} makes one"
                 );
-                if !settle::waits() {
+                if !wait::waits() {
                     output::complain(&text);
                     continue;
                 }
@@ -369,7 +369,7 @@ fn wait_for_nodes(status: &Status, since: u64) -> Result {
         };
         return Err(fail);
     }
-    if settle::waits() && !settle::seen_to(&nodes, since, bound) {
+    if wait::waits() && !wait::seen_to(&nodes, since, bound) {
         let text = "udev is not done with it yet: its links may be missing for a moment";
         output::complain(&format!("/dev/{name}: {text}"));
     }

@@ -18,8 +18,8 @@ use serde_json::Value;
 use ubcore::error::Side;
 
 use crate::device::{Access, Device};
+use crate::error::{Fail, Result, REFUSED};
 use crate::output;
-use crate::refuse::{Fail, Result, REFUSED};
 
 use report::Report;
 

@@ -12,14 +12,14 @@ use ubcore::format::name::LeafName;
 use ubcore::format::superblock::Superblock;
 use ubcore::geometry::{default_journal_blocks, Geometry, BLOCK_BYTES, BLOCK_SECTORS};
 
+use crate::backing::Backing;
 use crate::device::{refuse_same, refuse_union, Access, Device};
-use crate::image::Lower;
-use crate::refuse::{Fail, Result, REFUSED};
-use crate::space::Backing;
-use crate::undo::Undo;
-use crate::used::{self, Used};
+use crate::error::{Fail, Result, REFUSED};
+use crate::loopdev::Lower;
+use crate::probe::{self, Used};
+use crate::rollback::Undo;
 use crate::value_parser::{journal_blocks, leaf_name, sector_size, slab_sectors, union_size};
-use crate::{ahead, identity, output, overlap, sectors};
+use crate::{blocksize, identity, output, overlap, preflight};
 
 const BLOCK: u64 = BLOCK_BYTES as u64;
 const MIB: u64 = 1 << 20;
@@ -101,9 +101,9 @@ pub fn run(args: &FormatArgs, json: bool) -> Result {
     refuse_same(&args.root, &args.leaf)?;
     let (root, leaf) = (Lower::as_it_is(&args.root), Lower::as_it_is(&args.leaf));
     for path in [&args.root, &args.leaf] {
-        sectors::refuse_tail(path)?;
+        blocksize::refuse_tail(path)?;
     }
-    let wanted = sectors::wanted(&args.root, &args.leaf, args.layout.sector_size, true)?;
+    let wanted = blocksize::wanted(&args.root, &args.leaf, args.layout.sector_size, true)?;
     let plan = Plan::new((&root, &leaf), args.layout, args.force, wanted)?;
     let made = plan.write()?;
     if json {
@@ -175,10 +175,10 @@ impl Plan {
         refuse_union(&leaf, Side::Leaf)?;
         // Even --force does not let a root become a leaf.
         overlap::refuse(&root, &leaf)?;
-        ahead::refuse_leaf_as_root(&root)?;
+        preflight::refuse_leaf_as_root(&root)?;
         leaf.refuse_read_only()?;
-        ahead::refuse_limits(&root, Side::Root)?;
-        ahead::refuse_limits(&leaf, Side::Leaf)?;
+        preflight::refuse_limits(&root, Side::Root)?;
+        preflight::refuse_limits(&leaf, Side::Leaf)?;
         let sizes = (root.sectors(), leaf.sectors());
         let journal = layout
             .journal_size
@@ -187,7 +187,7 @@ impl Plan {
         let union = union_sectors(layout.size, [(&root, blocks[0]), (&leaf, blocks[1])])?;
         let geometry = Geometry::new(sizes.0, union, sizes.1, layout.slab_size, journal)
             .map_err(|e| Fail::core(&what, e))?;
-        let used = used::look(&leaf)?;
+        let used = probe::look(&leaf)?;
         if let Some(used) = used.as_ref().filter(|_| !force) {
             return Err(looks_used(&leaf, used));
         }
@@ -297,10 +297,10 @@ pub fn to_allocate(superblock: &Superblock, leaf: &Device) -> u64 {
 /// Returns the blocks of root and leaf, and checks that they give a union with the wanted blocks.
 fn blocks(root: &Device, leaf: &Device, wanted: u32) -> Result<[u32; 2]> {
     let blocks = [
-        sectors::of_device(root, wanted)?,
-        sectors::of_device(leaf, wanted)?,
+        blocksize::of_device(root, wanted)?,
+        blocksize::of_device(leaf, wanted)?,
     ];
-    sectors::refuse_other((root.path(), blocks[0]), (leaf.path(), blocks[1]), wanted)?;
+    blocksize::refuse_other((root.path(), blocks[0]), (leaf.path(), blocks[1]), wanted)?;
     Ok(blocks)
 }
 

@@ -4,8 +4,8 @@
 
 use super::status::Shown;
 use crate::control::Control;
+use crate::error::Result;
 use crate::output;
-use crate::refuse::Result;
 
 /// Runs the command.
 pub fn run(json: bool) -> Result {

@@ -8,10 +8,10 @@ use clap::Args;
 use serde_json::json;
 use ubcore::abi::Status;
 
-use crate::busy::{self, Tried};
 use crate::control::{path_text, Control, PREFIX};
-use crate::refuse::{Fail, Result, BUSY, FAILED};
-use crate::settle::{self, Bound, Leaving};
+use crate::error::{Fail, Result, BUSY, FAILED};
+use crate::holders::{self, Tried};
+use crate::wait::{self, Bound, Leaving};
 use crate::{output, udev};
 
 /// Arguments of `remove`.
@@ -85,13 +85,13 @@ fn one(control: &Control, status: &Status, unmount: bool, bound: Bound) -> Resul
     let disk = rustix::fs::makedev(status.major, status.minor);
     refuse_another(control, status)?;
     if unmount {
-        busy::unmount(&settle::family(&name, disk))?;
+        holders::unmount(&wait::family(&name, disk))?;
     }
     let lower = [&status.root, &status.leaf].map(|field| PathBuf::from(path_text(field)));
     let leaving = Leaving::of(&name, disk, &lower);
     detach(control, status, bound)?;
     let left = leaving.wait(udev::now(), bound);
-    if settle::waits() && !left.is_empty() {
+    if wait::waits() && !left.is_empty() {
         let left = left.join(", ");
         output::complain(&format!("{name} is detached, but there is still {left}"));
     }
@@ -112,7 +112,7 @@ pub fn detach(control: &Control, meant: &Status, bound: Bound) -> Result {
         first = false;
         control.remove(meant.id)
     };
-    let done = busy::patiently(bound, |all| busy::of_device(disk, all), attempt)?;
+    let done = holders::patiently(bound, |all| holders::of_device(disk, all), attempt)?;
     done.map_err(|who| who.fail(&format!("{PREFIX}{}", meant.id)))
 }
 

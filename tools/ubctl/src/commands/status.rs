@@ -10,12 +10,12 @@ use ubcore::abi::{self, Status};
 use ubcore::error::Error;
 use ubcore::geometry::BLOCK_SECTORS;
 
+use crate::backing::Backing;
 use crate::control::{leaf_name, path_text, Control, PREFIX};
-use crate::health::{self, Need, State};
-use crate::image;
+use crate::error::{reason_of, Result};
+use crate::loopdev;
 use crate::output::{self, size};
-use crate::refuse::{reason_of, Result};
-use crate::space::Backing;
+use crate::sysfs::{self, Need, State};
 
 /// Arguments of `status`.
 #[derive(Debug, Args)]
@@ -81,7 +81,7 @@ impl Shown {
     pub fn new(s: &Status) -> Shown {
         let name = format!("{PREFIX}{}", s.id);
         let block = Path::new("/sys/block");
-        let own = health::blocks(&block.join(&name));
+        let own = sysfs::blocks(&block.join(&name));
         let [root, leaf] = lowers(s, block, &name);
         let host = Backing::of(Path::new(&path_text(&s.leaf)), false).and_then(|b| b.host());
         Shown {
@@ -102,8 +102,8 @@ impl Shown {
             leaf_physical_block_bytes: leaf.blocks.map(|b| b.physical),
             uuid: output::uuid(&s.uuid),
             leaf_name: leaf_name(s),
-            root_image: image::behind(&path_text(&s.root)),
-            leaf_image: image::behind(&path_text(&s.leaf)),
+            root_image: loopdev::behind(&path_text(&s.root)),
+            leaf_image: loopdev::behind(&path_text(&s.leaf)),
             root: path_text(&s.root),
             leaf: path_text(&s.leaf),
             sectors: s.sectors,
@@ -310,7 +310,7 @@ impl Shown {
 }
 
 /// Returns root and leaf as sysfs shows them.
-fn lowers(s: &Status, block: &Path, name: &str) -> [health::Lower; 2] {
+fn lowers(s: &Status, block: &Path, name: &str) -> [sysfs::Lower; 2] {
     let (root, leaf) = (path_text(&s.root), path_text(&s.leaf));
     let need = |path, sectors, write| Need {
         path,
@@ -322,7 +322,7 @@ fn lowers(s: &Status, block: &Path, name: &str) -> [health::Lower; 2] {
         need(&root, s.root_sectors, false),
         need(&leaf, s.leaf_sectors, writable),
     ];
-    health::of_union(block, name, needs)
+    sysfs::of_union(block, name, needs)
 }
 
 /// Returns the mode as the driver reports it. But a union is not called writable if one of its

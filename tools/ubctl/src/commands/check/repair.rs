@@ -14,8 +14,8 @@ use ubcore::pages::PageSet;
 
 use super::{broke, is_worse_than_minor, look, mends_by_checkpoint, probe, Look};
 use crate::device::Device;
+use crate::error::{Fail, Result};
 use crate::memory::Heap;
-use crate::refuse::{Fail, Result};
 
 /// Mends what can be mended of what `first` found, and returns a second look.
 pub fn repair(leaf: &mut Device, first: &Look) -> Result<Look> {

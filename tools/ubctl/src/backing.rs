@@ -14,10 +14,10 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{fallocate, fstatvfs, seek, FallocateFlags, SeekFrom};
 use rustix::io::Errno;
 
-use crate::image;
+use crate::error::{Fail, Result, FAILED};
 use crate::ioctl::{self, Fiemap};
+use crate::loopdev;
 use crate::output::{self, size};
-use crate::refuse::{Fail, Result, FAILED};
 
 /// This is the last extent of the file.
 const LAST: u32 = 1;
@@ -62,7 +62,7 @@ impl Backing {
     /// Returns the image of a leaf that is to be allocated. Warns if the image cannot be reached.
     pub fn to_allocate(leaf: &Path) -> Option<Backing> {
         let found = Backing::of(leaf, true);
-        if let (None, Some(shown)) = (&found, image::shown_by(leaf)) {
+        if let (None, Some(shown)) = (&found, loopdev::shown_by(leaf)) {
             output::complain(&format!(
                 "{} shows {}, which cannot be opened under that name, so no space is allocated for it: \
                  a write of metadata could find none later: keep space on its file system",
@@ -84,7 +84,7 @@ impl Backing {
                 start: 0,
             });
         }
-        let shown = image::shown_by(leaf)?;
+        let shown = loopdev::shown_by(leaf)?;
         let file = open(&shown.path).ok()?;
         // The path may lead to another file by now.
         let meta = file.metadata().ok()?;

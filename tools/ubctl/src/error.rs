@@ -11,7 +11,7 @@ use rustix::io::Errno;
 use serde_json::{Map, Value};
 use ubcore::error::Error;
 
-use crate::{output, space};
+use crate::{backing, output};
 
 /// I/O errors, the kernel, no module.
 pub const FAILED: u8 = 1;
@@ -62,7 +62,7 @@ impl Fail {
     /// Makes a failure from an operating system error while doing `what` to `path`.
     pub fn io(what: &str, path: &Path, e: &io::Error) -> Fail {
         if let Some(Errno::NOSPC | Errno::DQUOT) = Errno::from_io_error(e) {
-            return space::full(what, path);
+            return backing::full(what, path);
         }
         let path = path.display();
         let text = plain(e);

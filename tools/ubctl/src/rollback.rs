@@ -7,7 +7,7 @@ use ubcore::format::superblock::{choose, Superblock};
 use ubcore::geometry::BLOCK_BYTES;
 
 use crate::device::{Access, Device};
-use crate::refuse::{Fail, Result};
+use crate::error::{Fail, Result};
 
 const BLOCK: u64 = BLOCK_BYTES as u64;
 
@@ -115,7 +115,7 @@ fn read(leaf: &Device, at: u64, len: u64) -> Result<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::{Access, Device, Undo, BLOCK};
-    use crate::refuse::{Fail, FAILED};
+    use crate::error::{Fail, FAILED};
     use std::fs;
     use ubcore::error::Side;
 

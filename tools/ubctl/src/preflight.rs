@@ -20,10 +20,10 @@ use ubcore::geometry::BLOCK_BYTES;
 
 use crate::control::{Control, PREFIX};
 use crate::device::{Access, Device};
+use crate::error::{Fail, Result, BUSY, REFUSED};
 use crate::output;
 use crate::overlap::{folder, slaves};
-use crate::refuse::{Fail, Result, BUSY, REFUSED};
-use crate::settle::Bound;
+use crate::wait::Bound;
 
 /// How long another process may hold a root that it only claims to test it, as this command does.
 const LOOK: Duration = Duration::from_millis(500);

@@ -16,7 +16,7 @@ use ubcore::format::superblock::{choose, Superblock};
 use ubcore::geometry::BLOCK_BYTES;
 
 use crate::device::{Access, Device};
-use crate::refuse::{Fail, Result, REFUSED};
+use crate::error::{Fail, Result, REFUSED};
 
 /// The block size of an image and of most disks.
 pub const SECTOR: u32 = 512;

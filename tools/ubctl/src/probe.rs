@@ -9,7 +9,7 @@
 use ubcore::format::superblock::MAGIC;
 
 use crate::device::Device;
-use crate::refuse::Result;
+use crate::error::Result;
 
 const MIB: u64 = 1 << 20;
 

@@ -16,8 +16,8 @@ use rustix::io::Errno;
 use serde_json::json;
 
 use crate::control::{union_number, PREFIX};
-use crate::refuse::{Fail, Result, BUSY};
-use crate::settle::{family, number_of, sysfs, whole, Bound, Node};
+use crate::error::{Fail, Result, BUSY};
+use crate::wait::{family, number_of, sysfs, whole, Bound, Node};
 
 /// How many holders a sentence names.
 const NAMED: usize = 8;
@@ -186,7 +186,7 @@ pub fn of_image(meta: &Metadata) -> Holders {
             text => format!("on /dev/{name} ({text})"),
         };
         // A loop device of this tool that has no holder clears itself.
-        let lasts = above.last() || !crate::settle::is_leaving(&name);
+        let lasts = above.last() || !crate::wait::is_leaving(&name);
         holders.0.push(Holder { text: on, lasts });
     }
     if holders.0.is_empty() {

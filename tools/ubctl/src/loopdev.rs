@@ -20,12 +20,12 @@ use rustix::io::Errno;
 use ubcore::abi;
 use ubcore::error::Side;
 
-use crate::busy::{self, patiently, Tried};
+use crate::backing::Backing;
+use crate::error::{Fail, Result, BUSY, FAILED, REFUSED};
+use crate::holders::{self, patiently, Tried};
 use crate::ioctl::{self, LoopConfig, LoopInfo};
-use crate::refuse::{Fail, Result, BUSY, FAILED, REFUSED};
-use crate::settle::{self, Bound, LoopGoes, Place};
-use crate::space::Backing;
-use crate::{health, output, sectors};
+use crate::wait::{self, Bound, LoopGoes, Place};
+use crate::{blocksize, output, sysfs};
 
 const READ_ONLY: u32 = 1;
 const AUTOCLEAR: u32 = 4;
@@ -110,7 +110,7 @@ fn attach(path: &Path, side: Side, write: bool, sector: u32) -> Result<(PathBuf,
         .map_err(|e| Fail::io("open", path, &e))?;
     let meta = image.metadata().map_err(|e| Fail::io("open", path, &e))?;
     lock(&image, path, side)?;
-    let sector = sectors::of_image(meta.len(), sector);
+    let sector = blocksize::of_image(meta.len(), sector);
     for over in loops_over(&meta) {
         if side == Side::Leaf || !over.is_read_only() {
             return Err(on_a_loop(path, &over));
@@ -137,7 +137,7 @@ pub fn lock(image: &File, path: &Path, side: Side) -> Result {
         // On a file system without locks, the check of the loop devices has to be enough.
         _ => Ok(Tried::Done(())),
     };
-    let look = |all| busy::of_path(path, all);
+    let look = |all| holders::of_path(path, all);
     patiently(Bound::new(), look, attempt)?.map_err(|who| who.fail(&path.display().to_string()))
 }
 
@@ -205,11 +205,11 @@ fn loops_over(meta: &Metadata) -> Vec<Over> {
 /// Takes a loop device that cannot be opened, by its place in sysfs, if it shows the file.
 fn unopened(place: &Path, node: PathBuf, meta: &Metadata) -> Option<Over> {
     let mut info = LoopInfo::ZERO;
-    if health::number::<u32>(&place.join("ro")) == Some(1) {
+    if sysfs::number::<u32>(&place.join("ro")) == Some(1) {
         info.flags = READ_ONLY;
     }
     let file = None;
-    busy::shows(place, meta).then_some(Over { node, file, info })
+    holders::shows(place, meta).then_some(Over { node, file, info })
 }
 
 /// Finds a free loop device and makes it show the image, with direct I/O if possible.
@@ -303,11 +303,11 @@ pub fn warn_short(leaf: &Lower) {
 /// Waits for the node of a loop device, because a new device may not have one yet.
 fn wait_for_node(node: &Path, number: u32) -> Result {
     let dev = rustix::fs::makedev(7, number);
-    let there = || settle::place(node, Some(dev)) == Place::Right;
+    let there = || wait::place(node, Some(dev)) == Place::Right;
     if Bound::of(NODE_WAIT).until(there) {
         return Ok(());
     }
-    let place = settle::place(node, Some(dev));
+    let place = wait::place(node, Some(dev));
     let node = node.display();
     if let Place::Wrong(what) = place {
         let text = format!("{node} is {what}, where a loop device's node belongs: remove it");
@@ -322,7 +322,7 @@ fn wait_for_node(node: &Path, number: u32) -> Result {
 
 /// Returns the image that a loop device shows; none for any other device.
 pub fn behind(device: &str) -> Option<String> {
-    let place = health::place(Path::new(device))?;
+    let place = sysfs::place(Path::new(device))?;
     let text = fs::read(place.join("loop/backing_file")).ok()?;
     let text = String::from_utf8_lossy(&text);
     Some(text.trim_end_matches('\n').to_owned())
@@ -342,8 +342,8 @@ pub struct ShownBy {
 
 /// Returns the image that a loop device or a partition of one shows; none for any other device.
 pub fn shown_by(device: &Path) -> Option<ShownBy> {
-    let place = health::place(device)?;
-    let disk = health::disk(&place);
+    let place = sysfs::place(device)?;
+    let disk = sysfs::disk(&place);
     let path = fs::read(disk.join("loop/backing_file")).ok()?;
     let path = path.strip_suffix(b"\n").unwrap_or(&path);
     let path = PathBuf::from(OsStr::from_bytes(path));
@@ -352,7 +352,7 @@ pub fn shown_by(device: &Path) -> Option<ShownBy> {
     let sectors: u64 = if disk == place {
         0
     } else {
-        health::number(&place.join("start"))?
+        sysfs::number(&place.join("start"))?
     };
     Some(ShownBy {
         path,
