@@ -6,17 +6,13 @@
 //! them on a disk with other blocks. So a union has the blocks that its root's content was made
 //! for, or is refused.
 
-use std::fs::File;
-use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 
-use rustix::fs::ioctl_blksszget;
 use ubcore::error::Side;
-use ubcore::format::superblock::{choose, Superblock};
-use ubcore::geometry::BLOCK_BYTES;
 
 use crate::device::{Access, Device};
 use crate::error::{Fail, Result, REFUSED};
+use crate::probe;
 
 /// The block size of an image and of most disks.
 pub const SECTOR: u32 = 512;
@@ -30,21 +26,12 @@ pub fn wanted(root: &Path, leaf: &Path, asked: Option<u32>, format: bool) -> Res
     }
     let recorded = || {
         let leaf = Device::open(leaf, Side::Leaf, Access::Read).ok()?;
-        recorded(&leaf).map(|sb| sb.root_block_bytes)
+        probe::superblock(&leaf).map(|sb| sb.root_block_bytes)
     };
     match recorded().filter(|_| !format) {
         Some(bytes) => Ok(bytes),
         None => made_for(&Device::open(root, Side::Root, Access::Read)?),
     }
-}
-
-/// Reads a leaf's superblock. The driver reports what is wrong with one.
-pub fn recorded(leaf: &Device) -> Option<Superblock> {
-    let mut slots = [vec![0; BLOCK_BYTES], vec![0; BLOCK_BYTES]];
-    for (slot, at) in slots.iter_mut().zip([0, BLOCK_BYTES as u64]) {
-        let _ = leaf.read_at(at, slot);
-    }
-    choose(&slots[0], &slots[1]).ok().map(|(sb, _)| sb)
 }
 
 /// Returns the blocks that a root's content was made for. The second block of a partition table
@@ -104,17 +91,6 @@ pub fn of_image(bytes: u64, wanted: u32) -> u32 {
     } else {
         SECTOR
     }
-}
-
-/// Returns the blocks of a device by its node.
-pub fn of_node(node: &Path) -> Result<u32> {
-    let failed = |e: std::io::Error| Fail::io("ask for the block size of", node, &e);
-    let file = File::open(node).map_err(failed)?;
-    let kind = file.metadata().map_err(failed)?.file_type();
-    if !kind.is_block_device() {
-        return Ok(SECTOR);
-    }
-    ioctl_blksszget(&file).map_err(|e| failed(e.into()))
 }
 
 /// Refuses a union whose blocks would differ from those wanted.

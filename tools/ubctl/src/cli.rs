@@ -77,7 +77,7 @@ pub fn main() -> ExitCode {
         Err(e) => return usage(&e),
     };
     if cli.no_wait {
-        wait::no_wait();
+        wait::disable();
     }
     let done = match &cli.command {
         Command::Format(args) => format::run(args, cli.json),

@@ -18,8 +18,9 @@ use crate::error::{self, Fail, Result, BUSY, FAILED};
 use crate::holders::{self, Tried};
 use crate::ioctl;
 use crate::lost_sectors::Stretch;
+use crate::node;
 use crate::output::{self, size};
-use crate::wait::{self, Bound};
+use crate::wait::Deadline;
 
 /// The prefix of the names of unions.
 pub const PREFIX: &str = UNION_PREFIX;
@@ -37,7 +38,7 @@ impl Control {
     }
 
     fn open_at(path: &Path) -> Result<Control> {
-        let file = wait::peek(path).map_err(|e| match Errno::from_io_error(&e) {
+        let file = node::peek(path).map_err(|e| match Errno::from_io_error(&e) {
             Some(Errno::NOENT | Errno::NXIO | Errno::NODEV) => match loaded() {
                 Some(minor) => no_control_node(path, &minor),
                 None => no_module(path),
@@ -81,7 +82,7 @@ impl Control {
             }
             self.created(done, request, what).map(Tried::Done)
         };
-        let found = holders::patiently(Bound::new(), look, attempt)?;
+        let found = holders::retry(Deadline::new(), look, attempt)?;
         found.map_err(|who| {
             if who.text().is_empty() {
                 Fail::core(what, request.error().unwrap_or(Error::Busy(Side::Leaf)))
@@ -195,14 +196,14 @@ impl Control {
         s.id = id;
         s.flags = flags;
         let asked = s.clone();
-        let bound = Bound::new();
+        let deadline = Deadline::new();
         loop {
             s.clone_from(&asked);
             match ioctl::call(&self.0, &mut s) {
                 Ok(()) => return Ok(Some(s)),
                 Err(Errno::NODEV) => return Ok(None),
                 // The union is being attached or detached at this moment.
-                Err(Errno::BUSY) if bound.pause() => {}
+                Err(Errno::BUSY) if deadline.pause() => {}
                 Err(e) => return Err(self.failure("ask for the state of a union", e)),
             }
         }

@@ -9,6 +9,7 @@ use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{fadvise, ioctl_blksszget, Advice, OFlags};
+use rustix::io::Errno;
 use ubcore::commit::BUFFER_BYTES;
 use ubcore::disk::{Disk, Order};
 use ubcore::error::{Error, Side};
@@ -17,8 +18,9 @@ use ubcore::num::wide;
 
 use crate::control::is_union;
 use crate::error::{Fail, Result, BUSY, REFUSED};
-use crate::holders;
+use crate::holders::{self, retry, Tried};
 use crate::udev::Writer;
+use crate::wait::Deadline;
 use crate::{ioctl, loopdev};
 
 /// The purpose for which a device is opened.
@@ -66,7 +68,7 @@ impl Device {
             options.custom_flags(OFlags::EXCL.bits() as i32);
         }
         let failed = |e: io::Error| Fail::io("open", path, &e);
-        let mut file = holders::open(&options, path)?;
+        let mut file = open(&options, path)?;
         // From here on only the open file is used, because the path may lead to another file by
         // now.
         let opened = file.metadata().map_err(failed)?;
@@ -267,6 +269,17 @@ pub fn is_same(a: &Metadata, b: &Metadata) -> bool {
         return a.rdev() == b.rdev();
     }
     a.file_type() == b.file_type() && a.dev() == b.dev() && a.ino() == b.ino()
+}
+
+/// Opens a root or leaf; the kernel refuses an exclusive claim while other holders have it open.
+fn open(options: &OpenOptions, path: &Path) -> Result<File> {
+    let look = |all| holders::of_path(path, all);
+    let attempt = || match options.open(path) {
+        Ok(file) => Ok(Tried::Done(file)),
+        Err(e) if Errno::from_io_error(&e) == Some(Errno::BUSY) => Ok(Tried::Busy),
+        Err(e) => Err(Fail::io("open", path, &e)),
+    };
+    retry(Deadline::new(), look, attempt)?.map_err(|who| who.fail(&path.display().to_string()))
 }
 
 fn metadata(path: &Path) -> Result<Metadata> {

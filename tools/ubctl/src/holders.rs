@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
-use std::fs::{self, File, Metadata, OpenOptions};
+use std::fs::{self, Metadata};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
@@ -17,7 +17,9 @@ use serde_json::json;
 
 use crate::control::{union_number, PREFIX};
 use crate::error::{Fail, Result, BUSY};
-use crate::wait::{family, number_of, sysfs, whole, Bound, Node};
+use crate::node::{family, whole, Node};
+use crate::sysfs;
+use crate::wait::{self, Deadline};
 
 /// How many holders a sentence names.
 const NAMED: usize = 8;
@@ -89,10 +91,10 @@ pub enum Tried<T> {
 }
 
 /// Repeats an attempt until it is not busy, until one of its holders is one that stays, or until
-/// the bound; in the last two cases it returns the holders. `look` finds the holders; its argument
+/// the deadline; in the last two cases it returns the holders. `look` finds the holders; its argument
 /// is whether processes count.
-pub fn patiently<T>(
-    bound: Bound,
+pub fn retry<T>(
+    deadline: Deadline,
     look: impl Fn(bool) -> Holders,
     mut attempt: impl FnMut() -> Result<Tried<T>>,
 ) -> Result<std::result::Result<T, Holders>> {
@@ -102,7 +104,7 @@ pub fn patiently<T>(
             return Ok(Ok(value));
         }
         let looks = Instant::now() >= next;
-        if bound.is_over() || (looks && look(false).last()) {
+        if deadline.is_over() || (looks && look(false).last()) {
             // The holder may have gone during the look.
             return match attempt()? {
                 Tried::Done(value) => Ok(Ok(value)),
@@ -112,19 +114,8 @@ pub fn patiently<T>(
         if looks {
             next = Instant::now() + LOOK;
         }
-        bound.pause();
+        deadline.pause();
     }
-}
-
-/// Opens a root or leaf; the kernel refuses an exclusive claim while other holders have it open.
-pub fn open(options: &OpenOptions, path: &Path) -> Result<File> {
-    let look = |all| of_path(path, all);
-    let attempt = || match options.open(path) {
-        Ok(file) => Ok(Tried::Done(file)),
-        Err(e) if Errno::from_io_error(&e) == Some(Errno::BUSY) => Ok(Tried::Busy),
-        Err(e) => Err(Fail::io("open", path, &e)),
-    };
-    patiently(Bound::new(), look, attempt)?.map_err(|who| who.fail(&path.display().to_string()))
 }
 
 /// Returns the holders of the device at a path; with `all`, processes too.
@@ -176,8 +167,8 @@ fn of_nodes(nodes: &[Node], all: bool) -> Holders {
 pub fn of_image(meta: &Metadata) -> Holders {
     let mut holders = Holders::default();
     for name in loop_devices() {
-        let place = Path::new("/sys/class/block").join(&name);
-        let Some(dev) = number_of(&place).filter(|_| shows(&place, meta)) else {
+        let directory = Path::new("/sys/class/block").join(&name);
+        let Some(dev) = sysfs::dev_of(&directory).filter(|_| shows(&directory, meta)) else {
             continue;
         };
         let above = of_device(dev, false);
@@ -186,7 +177,7 @@ pub fn of_image(meta: &Metadata) -> Holders {
             text => format!("on /dev/{name} ({text})"),
         };
         // A loop device of this tool that has no holder clears itself.
-        let lasts = above.last() || !crate::wait::is_leaving(&name);
+        let lasts = above.last() || !wait::is_leaving(&name);
         holders.0.push(Holder { text: on, lasts });
     }
     if holders.0.is_empty() {
@@ -195,9 +186,9 @@ pub fn of_image(meta: &Metadata) -> Holders {
     holders
 }
 
-/// Returns whether a loop device, by its place in sysfs, shows an image.
-pub fn shows(place: &Path, image: &Metadata) -> bool {
-    let file = fs::read(place.join("loop/backing_file")).unwrap_or_default();
+/// Returns whether a loop device, by its directory in sysfs, shows an image.
+pub fn shows(directory: &Path, image: &Metadata) -> bool {
+    let file = fs::read(directory.join("loop/backing_file")).unwrap_or_default();
     let file = Path::new(OsStr::from_bytes(file.trim_ascii_end()));
     fs::metadata(file).is_ok_and(|m| m.dev() == image.dev() && m.ino() == image.ino())
 }
@@ -397,10 +388,10 @@ fn is_node(path: &Path, node: &Node) -> bool {
 
 /// Returns the devices that sysfs has above one: unions, device mapper, md.
 fn above(node: &Node) -> Vec<String> {
-    let Some(place) = sysfs(node.dev) else {
+    let Some(directory) = sysfs::directory_of(node.dev) else {
         return Vec::new();
     };
-    let all = fs::read_dir(place.join("holders"))
+    let all = fs::read_dir(directory.join("holders"))
         .into_iter()
         .flatten()
         .flatten();
@@ -476,7 +467,7 @@ fn openers(nodes: &[Node]) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::{
-        patiently, unmounted, Bound, Errno, Holder, Holders, Mount, Node, Path, PathBuf, Tried,
+        retry, unmounted, Deadline, Errno, Holder, Holders, Mount, Node, Path, PathBuf, Tried,
     };
     use std::time::Duration;
 
@@ -525,7 +516,7 @@ mod tests {
 
     #[test]
     fn only_what_may_go_is_waited_for() {
-        let bound = Bound::of(Duration::from_secs(60));
+        let deadline = Deadline::of(Duration::from_secs(60));
         let mut tries = 0;
         let mut attempt = |limit: u32| {
             tries += 1;
@@ -537,13 +528,11 @@ mod tests {
         };
         let stays = |_| Holders(vec![holder("a mount", true)]);
         let goes = |_| Holders(vec![holder("a process", false)]);
-        let who = patiently(bound, stays, || attempt(99))
-            .unwrap()
-            .unwrap_err();
+        let who = retry(deadline, stays, || attempt(99)).unwrap().unwrap_err();
         assert_eq!(who.text(), "a mount");
-        assert_eq!(patiently(bound, goes, || attempt(6)).unwrap(), Ok(6));
-        let short = Bound::of(Duration::from_millis(20));
-        assert!(patiently(short, goes, || attempt(9999)).unwrap().is_err());
+        assert_eq!(retry(deadline, goes, || attempt(6)).unwrap(), Ok(6));
+        let short = Deadline::of(Duration::from_millis(20));
+        assert!(retry(short, goes, || attempt(9999)).unwrap().is_err());
     }
 
     #[test]

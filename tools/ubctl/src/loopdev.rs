@@ -22,9 +22,10 @@ use ubcore::error::Side;
 
 use crate::backing::Backing;
 use crate::error::{Fail, Result, BUSY, FAILED, REFUSED};
-use crate::holders::{self, patiently, Tried};
+use crate::holders::{self, retry, Tried};
 use crate::ioctl::{self, LoopConfig, LoopInfo};
-use crate::wait::{self, Bound, LoopGoes, Place};
+use crate::node::{self, Place};
+use crate::wait::{Deadline, LoopGoes};
 use crate::{blocksize, output, sysfs};
 
 const READ_ONLY: u32 = 1;
@@ -138,7 +139,7 @@ pub fn lock(image: &File, path: &Path, side: Side) -> Result {
         _ => Ok(Tried::Done(())),
     };
     let look = |all| holders::of_path(path, all);
-    patiently(Bound::new(), look, attempt)?.map_err(|who| who.fail(&path.display().to_string()))
+    retry(Deadline::new(), look, attempt)?.map_err(|who| who.fail(&path.display().to_string()))
 }
 
 /// Refuses an image that a loop device shows, for a caller that writes to the file itself.
@@ -183,10 +184,10 @@ fn loops_over(meta: &Metadata) -> Vec<Over> {
     let Ok(disks) = fs::read_dir("/sys/block") else {
         return Vec::new();
     };
-    let bound = disks
+    let loops = disks
         .flatten()
         .filter(|d| d.path().join("loop/backing_file").exists());
-    bound
+    loops
         .filter_map(|d| {
             let node = Path::new("/dev").join(d.file_name());
             // It is opened before its status is read, because it does not clear itself while it is
@@ -202,14 +203,14 @@ fn loops_over(meta: &Metadata) -> Vec<Over> {
         .collect()
 }
 
-/// Takes a loop device that cannot be opened, by its place in sysfs, if it shows the file.
-fn unopened(place: &Path, node: PathBuf, meta: &Metadata) -> Option<Over> {
+/// Takes a loop device that cannot be opened, by its directory in sysfs, if it shows the file.
+fn unopened(directory: &Path, node: PathBuf, meta: &Metadata) -> Option<Over> {
     let mut info = LoopInfo::ZERO;
-    if sysfs::number::<u32>(&place.join("ro")) == Some(1) {
+    if sysfs::number::<u32>(&directory.join("ro")) == Some(1) {
         info.flags = READ_ONLY;
     }
     let file = None;
-    holders::shows(place, meta).then_some(Over { node, file, info })
+    holders::shows(directory, meta).then_some(Over { node, file, info })
 }
 
 /// Finds a free loop device and makes it show the image, with direct I/O if possible.
@@ -303,11 +304,11 @@ pub fn warn_short(leaf: &Lower) {
 /// Waits for the node of a loop device, because a new device may not have one yet.
 fn wait_for_node(node: &Path, number: u32) -> Result {
     let dev = rustix::fs::makedev(7, number);
-    let there = || wait::place(node, Some(dev)) == Place::Right;
-    if Bound::of(NODE_WAIT).until(there) {
+    let there = || node::place(node, Some(dev)) == Place::Right;
+    if Deadline::of(NODE_WAIT).until(there) {
         return Ok(());
     }
-    let place = wait::place(node, Some(dev));
+    let place = node::place(node, Some(dev));
     let node = node.display();
     if let Place::Wrong(what) = place {
         let text = format!("{node} is {what}, where a loop device's node belongs: remove it");
@@ -322,8 +323,8 @@ fn wait_for_node(node: &Path, number: u32) -> Result {
 
 /// Returns the image that a loop device shows; none for any other device.
 pub fn behind(device: &str) -> Option<String> {
-    let place = sysfs::place(Path::new(device))?;
-    let text = fs::read(place.join("loop/backing_file")).ok()?;
+    let directory = sysfs::directory(Path::new(device))?;
+    let text = fs::read(directory.join("loop/backing_file")).ok()?;
     let text = String::from_utf8_lossy(&text);
     Some(text.trim_end_matches('\n').to_owned())
 }
@@ -342,17 +343,17 @@ pub struct ShownBy {
 
 /// Returns the image that a loop device or a partition of one shows; none for any other device.
 pub fn shown_by(device: &Path) -> Option<ShownBy> {
-    let place = sysfs::place(device)?;
-    let disk = sysfs::disk(&place);
+    let directory = sysfs::directory(device)?;
+    let disk = sysfs::disk(&directory);
     let path = fs::read(disk.join("loop/backing_file")).ok()?;
     let path = path.strip_suffix(b"\n").unwrap_or(&path);
     let path = PathBuf::from(OsStr::from_bytes(path));
     let node = Path::new("/dev").join(disk.file_name()?);
     let info = ioctl::loop_status(&File::open(node).ok()?).ok()?;
-    let sectors: u64 = if disk == place {
+    let sectors: u64 = if disk == directory {
         0
     } else {
-        sysfs::number(&place.join("start"))?
+        sysfs::number(&directory.join("start"))?
     };
     Some(ShownBy {
         path,

@@ -13,7 +13,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::Duration;
 
-use ubcore::abi::{self, Create, Status};
+use ubcore::abi::{self, Status};
 use ubcore::error::{Error, Side};
 use ubcore::format::superblock::choose;
 use ubcore::geometry::BLOCK_BYTES;
@@ -23,10 +23,10 @@ use crate::device::{Access, Device};
 use crate::error::{Fail, Result, BUSY, REFUSED};
 use crate::output;
 use crate::overlap::{folder, slaves};
-use crate::wait::Bound;
+use crate::wait::Deadline;
 
 /// How long another process may hold a root that it only claims to test it, as this command does.
-const LOOK: Duration = Duration::from_millis(500);
+pub const CLAIM: Duration = Duration::from_millis(500);
 
 /// Refuses a device whose blocks the driver does not support below a union.
 pub fn refuse_limits(device: &Device, side: Side) -> Result {
@@ -89,7 +89,7 @@ fn is_zoned(device: &Device) -> bool {
 /// function does not keep the claim, because a kept claim would prevent unions of the same root
 /// from being made at the same time.
 pub fn refuse_held_root(control: &Control, root: &Device) -> Result {
-    let bound = Bound::of(LOOK);
+    let deadline = Deadline::of(CLAIM);
     loop {
         let fail = match root.again(Access::Claim) {
             Ok(_) => return Ok(()),
@@ -100,7 +100,7 @@ pub fn refuse_held_root(control: &Control, root: &Device) -> Result {
         if control.all()?.iter().any(|s| is_root_of(rdev, s)) {
             return Ok(());
         }
-        if !bound.pause() {
+        if !deadline.pause() {
             return Err(fail);
         }
     }
@@ -117,20 +117,6 @@ fn is_root_of(rdev: u64, union: &Status) -> bool {
 fn device_at(path: &[u8; abi::PATH_BYTES]) -> Option<u64> {
     let path = std::ffi::OsStr::from_bytes(abi::path(path)?);
     fs::metadata(path).ok().map(|m| m.rdev())
-}
-
-/// Makes a union, and tries again while another process tests whether it can claim the root.
-pub fn create(control: &Control, request: &mut Create, what: &str) -> Result<u32> {
-    let bound = Bound::of(LOOK);
-    loop {
-        let mut once = request.clone();
-        let done = control.create(&mut once, what);
-        let busy = done.is_err() && once.error() == Some(Error::Busy(Side::Root));
-        if !busy || !bound.pause() {
-            *request = once;
-            return done;
-        }
-    }
 }
 
 #[cfg(test)]

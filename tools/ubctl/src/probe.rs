@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Whether a device looks used, and by what.
+//! Probes a device for its content: whether it looks used, and by what; a leaf's superblock.
 //!
 //! File systems, partition tables, RAID and volume managers leave their marks in the first and the
 //! last MiB. Any byte there that is not zero counts, whether the mark is known or not, because a
 //! user cannot get the content back.
 
-use ubcore::format::superblock::MAGIC;
+use ubcore::format::superblock::{choose, Superblock, MAGIC};
+use ubcore::geometry::BLOCK_BYTES;
 
 use crate::device::Device;
 use crate::error::Result;
@@ -81,8 +82,17 @@ impl Used {
     }
 }
 
+/// Reads a leaf's superblock. The driver reports what is wrong with one.
+pub fn superblock(leaf: &Device) -> Option<Superblock> {
+    let mut slots = [vec![0; BLOCK_BYTES], vec![0; BLOCK_BYTES]];
+    for (slot, at) in slots.iter_mut().zip([0, BLOCK_BYTES as u64]) {
+        let _ = leaf.read_at(at, slot);
+    }
+    choose(&slots[0], &slots[1]).ok().map(|(sb, _)| sb)
+}
+
 /// Looks at both ends of a device; returns `None` if both are blank.
-pub fn look(device: &Device) -> Result<Option<Used>> {
+pub fn probe(device: &Device) -> Result<Option<Used>> {
     let len = device.bytes();
     let head = read(device, 0, len.min(MIB))?;
     let tail_at = len.saturating_sub(MIB).max(wide(&head));

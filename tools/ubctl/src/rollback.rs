@@ -12,7 +12,7 @@ use crate::error::{Fail, Result};
 const BLOCK: u64 = BLOCK_BYTES as u64;
 
 /// The old content of the bytes that a format writes over, and the superblock that it writes.
-pub struct Undo {
+pub struct Rollback {
     /// Both superblock slots.
     slots: [Vec<u8>; 2],
     /// What is wiped in addition, and where it lies.
@@ -21,14 +21,14 @@ pub struct Undo {
     new: Vec<u8>,
 }
 
-impl Undo {
+impl Rollback {
     /// Reads what the slots and the stretches `wiped`, from one byte up to another, hold.
-    pub fn keep(leaf: &Device, wiped: &[(u64, u64)], new: Vec<u8>) -> Result<Undo> {
+    pub fn keep(leaf: &Device, wiped: &[(u64, u64)], new: Vec<u8>) -> Result<Rollback> {
         let mut list = Vec::new();
         for &(from, to) in wiped {
             list.push((from, read(leaf, from, to.saturating_sub(from))?));
         }
-        Ok(Undo {
+        Ok(Rollback {
             slots: [read(leaf, 0, BLOCK)?, read(leaf, BLOCK, BLOCK)?],
             wiped: list,
             new,
@@ -114,21 +114,21 @@ fn read(leaf: &Device, at: u64, len: u64) -> Result<Vec<u8>> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Access, Device, Undo, BLOCK};
+    use super::{Access, Device, Rollback, BLOCK};
     use crate::error::{Fail, FAILED};
     use std::fs;
     use ubcore::error::Side;
 
     #[test]
     fn what_was_there_comes_back_unless_another_wrote() {
-        let path = std::env::temp_dir().join(format!("ubctl-undo-{}", std::process::id()));
+        let path = std::env::temp_dir().join(format!("ubctl-rollback-{}", std::process::id()));
         let old: Vec<u8> = (0..5 * BLOCK).map(|n| (n % 251) as u8).collect();
         fs::write(&path, &old).unwrap();
         let open = |access| Device::open(&path, Side::Leaf, access).unwrap();
         let new = vec![7; BLOCK as usize];
         let leaf = open(Access::Exclusive);
         let wiped = [(2 * BLOCK, 3 * BLOCK), (4 * BLOCK, 5 * BLOCK)];
-        let undo = Undo::keep(&leaf, &wiped, new.clone()).unwrap();
+        let rollback = Rollback::keep(&leaf, &wiped, new.clone()).unwrap();
         let format = || {
             for at in [0, BLOCK] {
                 leaf.write_at(at, &new).unwrap();
@@ -140,23 +140,23 @@ mod tests {
         let fail = || Fail::new(FAILED, "io", "no");
         format();
         assert_ne!(fs::read(&path).unwrap(), old);
-        let said = undo.after_format(&leaf, fail());
+        let said = rollback.after_format(&leaf, fail());
         assert_eq!(said.message, "no (the leaf is as it was before)");
         assert_eq!(fs::read(&path).unwrap(), old);
 
         format();
         let plain = open(Access::Read);
-        let said = undo.after_create(&plain, fail());
+        let said = rollback.after_create(&plain, fail());
         assert!(said.message.contains("could not be put back: "), "{said}");
         assert!(said.message.contains("in use"), "{said}");
         leaf.write_at(BLOCK + 9, b"x").unwrap();
         drop(leaf);
         let before = fs::read(&path).unwrap();
-        let said = undo.after_create(&plain, fail());
+        let said = rollback.after_create(&plain, fail());
         assert!(said.message.contains("has changed since"), "{said}");
         assert_eq!(fs::read(&path).unwrap(), before);
         open(Access::Exclusive).write_at(BLOCK + 9, &[7]).unwrap();
-        let said = undo.after_create(&plain, fail());
+        let said = rollback.after_create(&plain, fail());
         assert_eq!(said.message, "no (the leaf is as it was before)");
         assert_eq!(fs::read(&path).unwrap(), old);
         fs::remove_file(&path).unwrap();

@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Reads from sysfs the blocks of a union's devices and whether the devices are still there. This
-//! module does no I/O on the devices, so it can look at a device that hangs.
+//! Reads from sysfs what it has of a device: its number, its disk, its blocks, and for a union
+//! whether the devices below it are still there. This module does no I/O on the devices, so it can
+//! look at a device that hangs.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{major, makedev, minor, Dev};
 use serde::Serialize;
 
 /// Block sizes, in bytes.
@@ -36,7 +38,7 @@ pub enum State {
 
 /// A root or leaf as sysfs shows it.
 #[derive(Debug)]
-pub struct Lower {
+pub struct LowerState {
     /// Its blocks, if they are known.
     pub blocks: Option<Blocks>,
     /// Its state.
@@ -54,24 +56,34 @@ pub struct Need<'a> {
     pub write: bool,
 }
 
-/// Returns the place in sysfs of the device at a path.
-pub fn place(path: &Path) -> Option<PathBuf> {
-    let rdev = fs::metadata(path).ok()?.rdev();
-    let (major, minor) = (rustix::fs::major(rdev), rustix::fs::minor(rdev));
-    fs::canonicalize(format!("/sys/dev/block/{major}:{minor}")).ok()
+/// Returns the directory in sysfs of the device at a path.
+pub fn directory(path: &Path) -> Option<PathBuf> {
+    directory_of(fs::metadata(path).ok()?.rdev())
+}
+
+/// Returns the number of a device from its directory in sysfs.
+pub fn dev_of(directory: &Path) -> Option<Dev> {
+    let text = fs::read_to_string(directory.join("dev")).ok()?;
+    let (a, b) = text.trim().split_once(':')?;
+    Some(makedev(a.parse().ok()?, b.parse().ok()?))
+}
+
+/// Returns the directory in sysfs of the device with a number; none without sysfs.
+pub fn directory_of(dev: Dev) -> Option<PathBuf> {
+    fs::canonicalize(format!("/sys/dev/block/{}:{}", major(dev), minor(dev))).ok()
 }
 
 /// Returns the disk of a partition, or the disk itself.
-pub fn disk(place: &Path) -> &Path {
-    match place.parent() {
-        Some(disk) if place.join("partition").exists() => disk,
-        _ => place,
+pub fn disk(directory: &Path) -> &Path {
+    match directory.parent() {
+        Some(disk) if directory.join("partition").exists() => disk,
+        _ => directory,
     }
 }
 
 /// Returns the blocks of a device.
-pub fn blocks(place: &Path) -> Option<Blocks> {
-    let queue = disk(place).join("queue");
+pub fn blocks(directory: &Path) -> Option<Blocks> {
+    let queue = disk(directory).join("queue");
     Some(Blocks {
         logical: number(&queue.join("logical_block_size"))?,
         physical: number(&queue.join("physical_block_size"))?,
@@ -84,30 +96,30 @@ pub fn number<N: std::str::FromStr>(file: &Path) -> Option<N> {
 }
 
 /// Returns the state of a union's root and leaf; `block` is `/sys/block`.
-pub fn of_union(block: &Path, name: &str, needs: [Need<'_>; 2]) -> [Lower; 2] {
+pub fn of_union(block: &Path, name: &str, needs: [Need<'_>; 2]) -> [LowerState; 2] {
     let slaves = slaves(&block.join(name), name);
     let alive: Vec<&PathBuf> = slaves
         .iter()
-        .filter_map(|(_, place)| place.as_ref())
+        .filter_map(|(_, directory)| directory.as_ref())
         .collect();
     let dead: Vec<&String> = slaves
         .iter()
-        .filter_map(|(slave, place)| place.is_none().then_some(slave))
+        .filter_map(|(slave, directory)| directory.is_none().then_some(slave))
         .collect();
-    let mut places = needs.map(|need| {
-        let place = place(Path::new(need.path));
-        place.filter(|place| alive.contains(&place))
+    let mut directories = needs.map(|need| {
+        let directory = directory(Path::new(need.path));
+        directory.filter(|directory| alive.contains(&directory))
     });
     // A path may lead to another device by now. If one device is left over, it belongs to the side
     // whose path does not match.
-    let unknown = places.iter().filter(|p| p.is_none()).count();
+    let unknown = directories.iter().filter(|p| p.is_none()).count();
     let rest: Vec<PathBuf> = alive
         .iter()
-        .filter(|place| !places.iter().flatten().any(|p| p == **place))
-        .map(|place| (*place).clone())
+        .filter(|directory| !directories.iter().flatten().any(|p| p == **directory))
+        .map(|directory| (*directory).clone())
         .collect();
     if let ([one], 1, true) = (&rest[..], unknown, dead.is_empty()) {
-        places
+        directories
             .iter_mut()
             .filter(|p| p.is_none())
             .for_each(|p| *p = Some(one.clone()));
@@ -116,12 +128,12 @@ pub fn of_union(block: &Path, name: &str, needs: [Need<'_>; 2]) -> [Lower; 2] {
         let base = Path::new(need.path).file_name().and_then(|n| n.to_str());
         dead.len() >= unknown || dead.iter().any(|d| Some(d.as_str()) == base)
     };
-    let one = |n: usize| match &places[n] {
-        Some(place) => Lower {
-            blocks: blocks(place),
-            state: state(place, needs[n]),
+    let one = |n: usize| match &directories[n] {
+        Some(directory) => LowerState {
+            blocks: blocks(directory),
+            state: state(directory, needs[n]),
         },
-        None => Lower {
+        None => LowerState {
             blocks: None,
             state: if !dead.is_empty() && gone(&needs[n]) {
                 State::Gone
@@ -133,7 +145,7 @@ pub fn of_union(block: &Path, name: &str, needs: [Need<'_>; 2]) -> [Lower; 2] {
     [one(0), one(1)]
 }
 
-/// Returns the devices below a union: their names, and their places if they are still there. A new
+/// Returns the devices below a union: their names, and their directories if they are still there. A new
 /// device with the name of a device that has gone does not have the union among its holders.
 fn slaves(union: &Path, name: &str) -> Vec<(String, Option<PathBuf>)> {
     let Ok(list) = fs::read_dir(union.join("slaves")) else {
@@ -141,17 +153,17 @@ fn slaves(union: &Path, name: &str) -> Vec<(String, Option<PathBuf>)> {
     };
     list.flatten()
         .map(|entry| {
-            let place = fs::canonicalize(entry.path()).ok();
-            let place =
-                place.filter(|p| fs::symlink_metadata(p.join("holders").join(name)).is_ok());
-            (entry.file_name().to_string_lossy().into_owned(), place)
+            let directory = fs::canonicalize(entry.path()).ok();
+            let directory =
+                directory.filter(|p| fs::symlink_metadata(p.join("holders").join(name)).is_ok());
+            (entry.file_name().to_string_lossy().into_owned(), directory)
         })
         .collect()
 }
 
-fn state(place: &Path, need: Need<'_>) -> State {
+fn state(directory: &Path, need: Need<'_>) -> State {
     let word = |file: &str| {
-        let text = fs::read_to_string(disk(place).join(file)).unwrap_or_default();
+        let text = fs::read_to_string(disk(directory).join(file)).unwrap_or_default();
         text.trim().to_owned()
     };
     // SCSI and NVMe have a state. Each names its good state differently, and has states besides
@@ -161,10 +173,10 @@ fn state(place: &Path, need: Need<'_>) -> State {
         "offline" | "transport-offline" => return State::Offline,
         _ => {}
     }
-    match number::<u64>(&place.join("size")) {
+    match number::<u64>(&directory.join("size")) {
         Some(0) => State::Gone,
         Some(sectors) if sectors < need.sectors => State::Shrunk,
-        _ if need.write && number::<u32>(&place.join("ro")) == Some(1) => State::WriteProtected,
+        _ if need.write && number::<u32>(&directory.join("ro")) == Some(1) => State::WriteProtected,
         _ => State::Present,
     }
 }

@@ -11,7 +11,8 @@ use rustix::fs::{flock, major, minor, Dev, FlockOperation};
 use rustix::io::Errno;
 use rustix::time::{clock_gettime, ClockId};
 
-use crate::wait::{peek, whole, Bound};
+use crate::node::{peek, whole};
+use crate::wait::Deadline;
 
 /// Returns whether a daemon runs here. Its socket alone may be left from an earlier daemon.
 pub fn runs() -> bool {
@@ -151,7 +152,7 @@ impl Writer {
     pub fn new(dev: Dev) -> Option<Writer> {
         let file = peek(&whole(dev)?.path).ok()?;
         // The lock is advisory, so the device is written without it too.
-        Bound::new().until(|| lock(&file) != Lock::Shared);
+        Deadline::new().until(|| lock(&file) != Lock::Shared);
         Some(Writer {
             dev,
             has_lock: lock(&file) == Lock::Ours,
@@ -173,7 +174,7 @@ impl Drop for Writer {
         let Some((before, disk)) = self.before.zip(whole(self.dev)) else {
             return;
         };
-        Bound::new().until(|| version(self.dev) != before && !works_on(&disk.path));
+        Deadline::new().until(|| version(self.dev) != before && !works_on(&disk.path));
     }
 }
 

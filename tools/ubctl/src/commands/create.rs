@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use serde_json::json;
 use ubcore::abi::{Create, Status, CREATE_READ_ONLY, ID_ANY, QUEUES_MAX};
-use ubcore::error::Side;
+use ubcore::error::{Error, Side};
 use ubcore::format::name::LeafName;
 use ubcore::geometry::SLAB_SECTORS_DEFAULT;
 
@@ -21,9 +21,10 @@ use crate::device::{refuse_same, Access, Device};
 use crate::error::{Fail, Result, BUSY, FAILED};
 use crate::loopdev::{self, Lower};
 use crate::lost_sectors::{self, Stretch};
+use crate::node::{self, Place};
 use crate::value_parser::{journal_blocks, leaf_name, sector_size, slab_sectors, union_size};
-use crate::wait::{self, Bound, Place};
-use crate::{blocksize, output, overlap, preflight, udev};
+use crate::wait::{self, Deadline};
+use crate::{blocksize, output, overlap, preflight, probe, udev};
 
 /// Arguments of `create`.
 #[derive(Debug, Args)]
@@ -134,7 +135,7 @@ pub fn run(args: &CreateArgs, json: bool) -> Result {
         if !args.read_only {
             make_room(&leaf, &pair[1])?;
         }
-        let id = preflight::create(&control, &mut request, &what)?;
+        let id = make_union(&control, &mut request, &what)?;
         (id, Held::AsItWas(pair))
     };
     let status = control.status(id).map_err(|fail| held.take_back(fail))?;
@@ -220,8 +221,22 @@ fn formatted(
     preflight::refuse_held_root(control, &plan.root)?;
     plan.write()?;
     let handed = plan.hand_over();
-    let id = preflight::create(control, request, what).map_err(|fail| handed.take_back(fail))?;
+    let id = make_union(control, request, what).map_err(|fail| handed.take_back(fail))?;
     Ok((id, Held::Formatted(handed)))
+}
+
+/// Makes a union, and tries again while another process tests whether it can claim the root.
+fn make_union(control: &Control, request: &mut Create, what: &str) -> Result<u32> {
+    let deadline = Deadline::of(preflight::CLAIM);
+    loop {
+        let mut once = request.clone();
+        let done = control.create(&mut once, what);
+        let busy = done.is_err() && once.error() == Some(Error::Busy(Side::Root));
+        if !busy || !deadline.pause() {
+            *request = once;
+            return done;
+        }
+    }
 }
 
 /// Refuses a union of devices other than the two in `held`. The driver opens the paths again, and
@@ -256,7 +271,7 @@ fn make_room(leaf: &Lower, device: &Device) -> Result {
     let Some(backing) = Backing::to_allocate(&leaf.node) else {
         return Ok(());
     };
-    match blocksize::recorded(device) {
+    match probe::superblock(device) {
         Some(sb) => backing.allocate(format::to_allocate(&sb, device)),
         // The driver reports what is wrong.
         None => Ok(()),
@@ -285,7 +300,7 @@ fn warning(leaf: &str, status: &Status, lost: &[Stretch]) -> String {
 /// Refuses a number if something else is at the place of one of its nodes, before anything is
 /// changed. Without a number, checks the lowest free number, which another process may take first.
 fn refuse_place(control: &Control, id: Option<u32>) -> Result {
-    let bound = Bound::new();
+    let deadline = Deadline::new();
     loop {
         // As a rule only the nodes of unions are there.
         let all = places();
@@ -298,7 +313,7 @@ fn refuse_place(control: &Control, id: Option<u32>) -> Result {
         let wrong = all
             .into_iter()
             .filter(|(n, _)| *n == id && !unions.contains(n))
-            .find_map(|(_, path)| match wait::place(&path, None) {
+            .find_map(|(_, path)| match node::place(&path, None) {
                 Place::Empty => None,
                 Place::Wrong(what) => Some((path, what, false)),
                 Place::Right => Some((path, "the node of another device", true)),
@@ -306,7 +321,7 @@ fn refuse_place(control: &Control, id: Option<u32>) -> Result {
         match wrong {
             None => return Ok(()),
             // A node that a removed union left goes in a moment.
-            Some((_, _, true)) if bound.pause() => {}
+            Some((_, _, true)) if deadline.pause() => {}
             Some((path, what, _)) => return Err(wrong_node(&path, what)),
         }
     }
@@ -342,12 +357,12 @@ fn wrong_node(path: &Path, what: &str) -> Fail {
 /// find them. A kernel thread makes the nodes, and udev then makes the links.
 fn wait_for_nodes(status: &Status, since: u64) -> Result {
     let name = format!("{PREFIX}{}", status.id);
-    let bound = Bound::new();
-    let nodes = wait::family(&name, rustix::fs::makedev(status.major, status.minor));
+    let deadline = Deadline::new();
+    let nodes = node::family(&name, rustix::fs::makedev(status.major, status.minor));
     for node in &nodes {
         let path = node.path.display();
         let mut place = node.place();
-        bound.until(|| {
+        deadline.until(|| {
             place = node.place();
             place != Place::Empty
         });
@@ -360,7 +375,7 @@ fn wait_for_nodes(status: &Status, since: u64) -> Result {
                     "{path} has no node: is devtmpfs mounted on /dev? With --no-wait the union stays, \
                      and mknod {path} b {a} {b} makes one"
                 );
-                if !wait::waits() {
+                if !wait::is_enabled() {
                     output::complain(&text);
                     continue;
                 }
@@ -369,7 +384,7 @@ fn wait_for_nodes(status: &Status, since: u64) -> Result {
         };
         return Err(fail);
     }
-    if wait::waits() && !wait::seen_to(&nodes, since, bound) {
+    if wait::is_enabled() && !wait::seen_to(&nodes, since, deadline) {
         let text = "udev is not done with it yet: its links may be missing for a moment";
         output::complain(&format!("/dev/{name}: {text}"));
     }
@@ -379,7 +394,7 @@ fn wait_for_nodes(status: &Status, since: u64) -> Result {
 /// Removes a union that cannot be used.
 fn undone(control: &Control, status: &Status, mut fail: Fail) -> Fail {
     let id = status.id;
-    let what = match remove::detach(control, status, Bound::new()) {
+    let what = match remove::detach(control, status, Deadline::new()) {
         Ok(()) => format!("; {PREFIX}{id} was detached again"),
         Err(e) => format!("; {PREFIX}{id} is attached: {e}"),
     };

@@ -17,7 +17,7 @@ use crate::device::{refuse_same, refuse_union, Access, Device};
 use crate::error::{Fail, Result, REFUSED};
 use crate::loopdev::Lower;
 use crate::probe::{self, Used};
-use crate::rollback::Undo;
+use crate::rollback::Rollback;
 use crate::value_parser::{journal_blocks, leaf_name, sector_size, slab_sectors, union_size};
 use crate::{blocksize, identity, output, overlap, preflight};
 
@@ -150,7 +150,7 @@ pub struct Plan {
     open_leaf: Device,
     superblock: Superblock,
     is_used: bool,
-    undo: Undo,
+    rollback: Rollback,
     /// The image that the leaf lies in, if the leaf is one.
     backing: Option<Backing>,
 }
@@ -187,7 +187,7 @@ impl Plan {
         let union = union_sectors(layout.size, [(&root, blocks[0]), (&leaf, blocks[1])])?;
         let geometry = Geometry::new(sizes.0, union, sizes.1, layout.slab_size, journal)
             .map_err(|e| Fail::core(&what, e))?;
-        let used = probe::look(&leaf)?;
+        let used = probe::probe(&leaf)?;
         if let Some(used) = used.as_ref().filter(|_| !force) {
             return Err(looks_used(&leaf, used));
         }
@@ -199,14 +199,14 @@ impl Plan {
         let is_used = used.is_some();
         let wiped = wiped(&leaf, &geometry);
         let kept = if is_used { &wiped[..] } else { &[] };
-        let undo = Undo::keep(&leaf, kept, block_of(&superblock))?;
+        let rollback = Rollback::keep(&leaf, kept, block_of(&superblock))?;
         Ok(Plan {
             root,
             open_leaf: leaf.again(Access::Read)?,
             leaf,
             superblock,
             is_used,
-            undo,
+            rollback,
             backing,
         })
     }
@@ -218,7 +218,7 @@ impl Plan {
             backing.allocate(to_allocate(&self.superblock, &self.leaf))?;
         }
         self.put()
-            .map_err(|fail| self.undo.after_format(&self.leaf, fail))?;
+            .map_err(|fail| self.rollback.after_format(&self.leaf, fail))?;
         Ok(self.made())
     }
 
@@ -240,7 +240,7 @@ impl Plan {
             leaf: self.open_leaf,
             root: self.root,
             uuid: self.superblock.uuid,
-            undo: self.undo,
+            rollback: self.rollback,
         }
     }
 
@@ -269,7 +269,7 @@ pub struct Handed {
     leaf: Device,
     /// The UUID of the new leaf.
     pub uuid: [u8; 16],
-    undo: Undo,
+    rollback: Rollback,
 }
 
 impl Handed {
@@ -280,7 +280,7 @@ impl Handed {
 
     /// Puts back what the leaf held, because the union could not be made.
     pub fn take_back(&self, fail: Fail) -> Fail {
-        self.undo.after_create(&self.leaf, fail)
+        self.rollback.after_create(&self.leaf, fail)
     }
 }
 

@@ -11,8 +11,8 @@ use ubcore::abi::Status;
 use crate::control::{path_text, Control, PREFIX};
 use crate::error::{Fail, Result, BUSY, FAILED};
 use crate::holders::{self, Tried};
-use crate::wait::{self, Bound, Leaving};
-use crate::{output, udev};
+use crate::wait::{self, Deadline, Leaving};
+use crate::{node, output, udev};
 
 /// Arguments of `remove`.
 #[derive(Debug, Args)]
@@ -41,14 +41,14 @@ pub fn run(args: &RemoveArgs, json: bool) -> Result {
             meant.push(union);
         }
     }
-    let bound = Bound::new();
+    let deadline = Deadline::new();
     let mut removed = Vec::new();
     let mut failed: Vec<Fail> = Vec::new();
     loop {
         let mut busy = Vec::new();
         let before = removed.len();
         for union in meant {
-            match one(&control, &union, args.unmount, bound) {
+            match one(&control, &union, args.unmount, deadline) {
                 Ok(()) => removed.push(format!("{PREFIX}{}", union.id)),
                 // Another process removed it in the meantime.
                 Err(fail) if args.all && fail.reason == "not_found" => {}
@@ -80,18 +80,18 @@ pub fn run(args: &RemoveArgs, json: bool) -> Result {
 
 /// Removes one union, and waits until its nodes, its links and the loop devices that were made for
 /// it are gone too.
-fn one(control: &Control, status: &Status, unmount: bool, bound: Bound) -> Result {
+fn one(control: &Control, status: &Status, unmount: bool, deadline: Deadline) -> Result {
     let name = format!("{PREFIX}{}", status.id);
     let disk = rustix::fs::makedev(status.major, status.minor);
     refuse_another(control, status)?;
     if unmount {
-        holders::unmount(&wait::family(&name, disk))?;
+        holders::unmount(&node::family(&name, disk))?;
     }
     let lower = [&status.root, &status.leaf].map(|field| PathBuf::from(path_text(field)));
     let leaving = Leaving::of(&name, disk, &lower);
-    detach(control, status, bound)?;
-    let left = leaving.wait(udev::now(), bound);
-    if wait::waits() && !left.is_empty() {
+    detach(control, status, deadline)?;
+    let left = leaving.wait(udev::now(), deadline);
+    if wait::is_enabled() && !left.is_empty() {
         let left = left.join(", ");
         output::complain(&format!("{name} is detached, but there is still {left}"));
     }
@@ -99,20 +99,20 @@ fn one(control: &Control, status: &Status, unmount: bool, bound: Bound) -> Resul
 }
 
 /// Removes one union, but not a new union that got its number in the meantime.
-pub fn detach(control: &Control, meant: &Status, bound: Bound) -> Result {
+pub fn detach(control: &Control, meant: &Status, deadline: Deadline) -> Result {
     let disk = rustix::fs::makedev(meant.major, meant.minor);
     let mut first = true;
     let attempt = || {
         let now = refuse_another(control, meant)?;
         // An attempt takes the union off the list for a moment, so no attempt is made that must
         // fail.
-        if !first && now.openers > 0 && !bound.is_over() {
+        if !first && now.openers > 0 && !deadline.is_over() {
             return Ok(Tried::Busy);
         }
         first = false;
         control.remove(meant.id)
     };
-    let done = holders::patiently(bound, |all| holders::of_device(disk, all), attempt)?;
+    let done = holders::retry(deadline, |all| holders::of_device(disk, all), attempt)?;
     done.map_err(|who| who.fail(&format!("{PREFIX}{}", meant.id)))
 }
 

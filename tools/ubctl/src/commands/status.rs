@@ -310,7 +310,7 @@ impl Shown {
 }
 
 /// Returns root and leaf as sysfs shows them.
-fn lowers(s: &Status, block: &Path, name: &str) -> [sysfs::Lower; 2] {
+fn lowers(s: &Status, block: &Path, name: &str) -> [sysfs::LowerState; 2] {
     let (root, leaf) = (path_text(&s.root), path_text(&s.leaf));
     let need = |path, sectors, write| Need {
         path,
