@@ -24,8 +24,8 @@ fn rows(list: &[Shown]) -> Vec<Vec<String>> {
     rows.extend(list.iter().map(|u| {
         vec![
             u.name.clone(),
-            u.leaf_name_text().to_owned(),
-            output::size(u.sectors),
+            u.leaf_name_text(),
+            output::size(u.sectors()),
             u.used(),
             u.root_text(),
             u.leaf_text(),
