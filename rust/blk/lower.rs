@@ -18,20 +18,17 @@ use super::{
         self,
         Part, //
     },
-    gen_disk::{
-        Operations,
-        QueueData, //
+    gen_disk::Operations,
+    held::{
+        Cursor,
+        Held, //
     },
-    pdu::Pdu,
     request::{
         Request,
         Status, //
     },
 };
-use core::{
-    marker::PhantomData,
-    ptr, //
-};
+use core::ptr;
 use kernel::{
     bindings,
     pr_warn_once,
@@ -71,76 +68,53 @@ pub(crate) struct Piece<'d> {
 ///
 /// # Invariants
 ///
-/// - `rq` is a started request of a `GenDisk<D>`, kept from completing by a count in its [`Pdu`].
-/// - `bio` is the bio of `rq` that holds the next sector, `skip` sectors into it, or null if `left`
-///   is 0. `skip` is less than the length of `bio`.
-/// - `left` sectors of `rq` have not been given a place yet, in this round or an earlier one.
-/// - `own` is the embedded bio if that is free, else null.
+/// `own` is the embedded bio of `held` if that is free, else null.
 pub(crate) struct Pieces<'d, D: Operations> {
-    rq: *mut bindings::request,
-    bio: *mut bindings::bio,
-    skip: u32,
-    left: u32,
-    total: u32,
+    held: &'d Held<D>,
+    /// The next sector to give a place.
+    cursor: Cursor<'d>,
     way: Way,
     opf: u32,
     own: *mut bindings::bio,
     /// The target, if all of the rest goes to one place. It is sent after the plan has returned.
     whole: Option<(&'d BlockDevice, u64)>,
+    round: Round,
+}
+
+/// How far a round has come.
+#[derive(Copy, Clone)]
+struct Round {
+    /// The number of sectors that had no place before the round, and that have none now.
+    total: u32,
+    left: u32,
     failed: bool,
     /// The driver or the lower device has failed the request, so the pieces are not at fault.
     broken: bool,
     /// Sending would have to wait, so the rest is left to the next round.
     short: bool,
-    _driver: PhantomData<&'d D>,
 }
 
 impl<'d, D: Operations> Pieces<'d, D> {
-    /// Returns a value for the sectors of a request after the first `placed`.
-    ///
-    /// # Safety
-    ///
-    /// `rq` must be a started request of a `GenDisk<D>`, kept from completing, with no lower I/O under
-    /// way.
-    unsafe fn rest(rq: *mut bindings::request, placed: u32, way: Way, fua: bool) -> Self {
-        // SAFETY: By the contract of this function `rq` is a valid request of a `GenDisk<D>`.
-        let (mut bio, all, own) = unsafe {
-            (
-                (*rq).bio,
-                (*rq).__data_len >> ffi::SECTOR_SHIFT,
-                (*Pdu::of(rq)).bio(),
-            )
-        };
-        let total = if bio.is_null() {
-            0
-        } else {
-            all.saturating_sub(placed)
-        };
-        let mut skip = if total == 0 { 0 } else { placed };
-        // SAFETY: `bio` is a bio of the request. Some sectors of the request are left, so a bio
-        // holds them, and the loop ends there.
-        while skip > 0 && skip >= unsafe { sectors_of(bio) } {
-            // SAFETY: By the contract of this function `rq` is a started request, so its bios are
-            // valid, and `bio` is one of them.
-            unsafe {
-                skip -= sectors_of(bio);
-                bio = (*bio).bi_next;
-            }
-        }
+    /// Returns a value for the sectors of a request after the first `placed`. No lower I/O of the
+    /// request may be under way.
+    fn rest(held: &'d Held<D>, placed: u32, way: Way, fua: bool) -> Self {
+        let cursor = Cursor::new(held, placed);
+        let total = cursor.left();
+        // INVARIANT: No lower I/O is under way, so the embedded bio is free.
         Self {
-            rq,
-            bio,
-            skip,
-            left: total,
-            total,
+            held,
+            cursor,
             way,
             opf: if fua { ffi::REQ_FUA } else { 0 },
-            own,
+            own: held.pdu().bio(),
             whole: None,
-            failed: total == 0,
-            broken: false,
-            short: false,
-            _driver: PhantomData,
+            round: Round {
+                total,
+                left: total,
+                failed: total == 0,
+                broken: false,
+                short: false,
+            },
         }
     }
 
@@ -150,13 +124,13 @@ impl<'d, D: Operations> Pieces<'d, D> {
     /// is [`Target::Nowhere`] and the request is neither a read nor a write. Later pieces are then
     /// ignored.
     pub(crate) fn add(&mut self, piece: Piece<'d>) {
-        if piece.sectors == 0 || piece.sectors > self.left {
-            self.failed |= !self.short;
+        if piece.sectors == 0 || piece.sectors > self.round.left {
+            self.round.failed |= !self.round.short;
             return;
         }
         let mut todo = piece.sectors;
         let mut target = piece.target;
-        while todo > 0 && !self.failed && !self.short {
+        while todo > 0 && !self.round.failed && !self.round.short {
             let placed = match target {
                 Target::Device(dev, sector) => self.place(dev, sector, todo),
                 Target::Nowhere => self.zero(todo),
@@ -171,56 +145,24 @@ impl<'d, D: Operations> Pieces<'d, D> {
     }
 
     fn fail(&mut self) -> u32 {
-        self.broken = true;
-        self.failed = true;
+        self.round.broken = true;
+        self.round.failed = true;
         0
     }
 
-    /// Returns the number of sectors from the current one to the end of the bio, at least one.
-    fn in_bio(&self) -> u32 {
-        // SAFETY: All callers ensure that the current position is a sector of the request, so
-        // `bio` is a bio of the request: `add` calls `place` and `zero` only if sectors are left,
-        // and `advance` calls this only for sectors that it has not passed yet.
-        unsafe { sectors_of(self.bio) - self.skip }
-    }
-
-    /// Advances by `n` sectors. `n` is at most `left`.
+    /// Advances by `n` sectors, which were given a place.
     fn advance(&mut self, n: u32) {
-        let mut n = n;
-        self.left -= n;
-        while n > 0 {
-            let take = n.min(self.in_bio());
-            n -= take;
-            if take < self.in_bio() {
-                self.skip += take;
-                return;
-            }
-            self.skip = 0;
-            // SAFETY: By the invariant `bio` is a bio of the request.
-            self.bio = unsafe { (*self.bio).bi_next };
-            // INVARIANT: The bios of a request make up its length. If they do not, the request
-            // fails, so that none of the rest is sent.
-            if self.bio.is_null() {
-                self.failed |= self.left > 0;
-                return;
-            }
-        }
+        self.round.left -= n;
+        // The bios of a request make up its length. If they do not, the request fails, so that none
+        // of the rest is sent.
+        self.round.failed |= !self.cursor.advance(n);
     }
 
     /// Zeroes the part of the next `n` sectors that lies in the current bio, if the request is a
     /// read. Returns the number of sectors in that part.
     fn zero(&mut self, n: u32) -> u32 {
-        let take = n.min(self.in_bio());
-        // SAFETY: By the invariant `rq` is a started request, so its fields may be read.
-        let op = unsafe { (*self.rq).cmd_flags } & ffi::REQ_OP_MASK;
-        if op == bindings::req_op_REQ_OP_READ {
-            // SAFETY: The range lies within the bio. The pages of the bio belong to the request
-            // until it ends, and they may be written because the request is a read.
-            unsafe { ffi::ub_bio_zero(self.bio, self.skip, take) };
-        } else if op != bindings::req_op_REQ_OP_WRITE {
-            self.failed = true;
-        }
-        take
+        self.round.failed |= !self.held.is_read() && !self.held.is_write();
+        self.cursor.zero(n)
     }
 
     /// Sends the next `n` sectors, or the first of them, and returns how many. If they are all of
@@ -228,67 +170,55 @@ impl<'d, D: Operations> Pieces<'d, D> {
     fn place(&mut self, dev: &'d BlockDevice, sector: u64, n: u32) -> u32 {
         let take = match self.way {
             Way::Requests => n,
-            Way::Bios => n.min(self.in_bio()),
+            Way::Bios => n.min(self.cursor.in_bio()),
         };
-        if take == self.total {
+        if take == self.round.total {
             self.whole = Some((dev, sector));
             return take;
         }
-        self.send(dev, sector, take)
+        // SAFETY: The driver keeps its devices open as long as its requests live.
+        unsafe { self.send(dev.as_raw(), sector, take) }
     }
 
     /// Sends the next `take` sectors, or the first of them, as a counted lower I/O, and returns how
     /// many.
-    fn send(&mut self, dev: &'d BlockDevice, sector: u64, take: u32) -> u32 {
+    ///
+    /// # Safety
+    ///
+    /// `bdev` must be open as long as the request lives.
+    unsafe fn send(&mut self, bdev: *mut bindings::block_device, sector: u64, take: u32) -> u32 {
+        let (src, skip) = self.cursor.bio();
         let part = Part {
-            src: self.bio,
-            bdev: dev.as_raw(),
+            src,
+            bdev,
             sector,
-            skip: self.skip,
+            skip,
             sectors: take,
             set_opf: self.opf,
             whole: false,
         };
         let own = core::mem::replace(&mut self.own, ptr::null_mut());
-        // SAFETY: By the invariants `rq` is a request of a `GenDisk<D>` that is held by a count,
-        // `part` is a range of it, and `own` is free or null. The device is open as long as the
-        // request lives.
-        let sent = unsafe { clone::send_counted::<D>(self.rq, own, &part, self.way) };
+        // SAFETY: By the invariant of `Held` the request is held by a count. `part` is a range of
+        // it, and by the invariant `own` is free or null. By the contract of this function the
+        // device is open.
+        let sent = unsafe { clone::send_counted::<D>(self.held.as_raw(), own, &part, self.way) };
         sent.unwrap_or_else(|e| {
             // INVARIANT: Nothing was sent, so the embedded bio is free if it was before.
             self.own = own;
             if e == EAGAIN {
-                self.short = true;
+                self.round.short = true;
                 return 0;
             }
-            // SAFETY: By the invariant `rq` is a request of a `GenDisk<D>` that is held by a count, so
-            // by the invariant of `TagSet` a `Pdu` follows it.
-            unsafe { &*Pdu::of(self.rq) }.note(Status::from(e).as_raw());
+            self.held.pdu().note(Status::from(e).as_raw());
             self.fail()
         })
     }
 }
 
-/// Returns the length of a bio, in sectors.
-///
-/// # Safety
-///
-/// `bio` must be valid.
-unsafe fn sectors_of(bio: *mut bindings::bio) -> u32 {
-    // SAFETY: By the contract of this function `bio` is valid. This copies the field, because the
-    // iterator is packed.
-    unsafe { (*bio).bi_iter.bi_size >> ffi::SECTOR_SHIFT }
-}
-
 /// Sends lower I/O for a request in pieces, see [`Request::submit`]. If an error is returned, no
 /// lower I/O of the request is under way.
-///
-/// # Safety
-///
-/// `rq` must fulfil the invariants of [`Request`], and no [`Request`] value may exist for it.
-pub(super) unsafe fn submit<D, F>(
-    rq: *mut bindings::request,
-    way: Way,
+pub(super) fn submit<D, F>(
+    rq: Request<D>,
     fua: bool,
     plan: F,
 ) -> core::result::Result<(), Request<D>>
@@ -296,65 +226,114 @@ where
     D: Operations,
     F: for<'d> FnOnce(&'d D, &mut Pieces<'d, D>),
 {
-    // SAFETY: By the contract of this function `rq` fulfils the invariants of `Request`, so it has
-    // an initialised `Pdu`.
-    let pdu = unsafe { &*Pdu::of(rq) };
-    // From here to `send_whole` or `put` below the request cannot complete, so the borrows stay
-    // valid.
-    pdu.hold();
-    // SAFETY: The disk keeps its `QueueData` until all of its requests have ended.
-    let shared = unsafe { &*QueueData::<D>::of(rq) };
-    let begun = pdu.placed();
-    // INVARIANT: Only the sectors of earlier rounds have been given a place, and the request is
-    // held.
-    // SAFETY: By the invariants of `Request` the request is started and of a `GenDisk<D>`, and no
-    // lower I/O of it is under way. `hold` keeps it from completing.
-    let mut pieces = unsafe { Pieces::rest(rq, begun, way, fua) };
-    plan(&shared.driver, &mut pieces);
+    let way = rq.way();
+    let mut held = Held::new(rq);
+    let begun = held.pdu().placed();
+    let mut pieces = Pieces::rest(&held, begun, way, fua);
+    plan(held.driver(), &mut pieces);
+    let whole = pieces.whole.map(|(dev, sector)| (dev.as_raw(), sector));
+    let mut round = pieces.round;
 
-    if let Some((dev, sector)) = pieces.whole.take().filter(|_| !pieces.failed) {
-        // SAFETY: By the contract of this function we own `rq`. `dev` is open as long as the
-        // request lives. The request is not accessed afterwards unless `send_whole` returns it.
-        match unsafe { send_whole::<D>(rq, way, fua, dev, sector) } {
-            Sent::Whole => return Ok(()),
-            Sent::Busy(rq) => return Err(rq),
-            Sent::Unfit(back) => {
-                let rq = back.into_raw();
-                // INVARIANT: Nothing was sent, so the state is the same as before the plan.
-                // SAFETY: `send_whole` has returned ownership of the request, so by the invariants
-                // of `Request` no lower I/O is under way. It is still held.
-                pieces = unsafe { Pieces::rest(rq, begun, way, fua) };
+    if let Some((bdev, sector)) = whole.filter(|_| !round.failed) {
+        // SAFETY: The driver keeps its devices open as long as its requests live.
+        match unsafe { send_whole(held, way, fua, bdev, sector) } {
+            Ok(()) => return Ok(()),
+            Err((back, E2BIG)) => {
+                held = back;
+                let mut pieces = Pieces::rest(&held, begun, way, fua);
                 let mut at = sector;
-                while pieces.left > 0 && !pieces.failed && !pieces.short {
-                    let sent = pieces.send(dev, at, pieces.left);
+                while pieces.round.left > 0 && !pieces.round.failed && !pieces.round.short {
+                    // SAFETY: As above.
+                    let sent = unsafe { pieces.send(bdev, at, pieces.round.left) };
                     pieces.advance(sent);
                     at += u64::from(sent);
                 }
+                round = pieces.round;
             }
+            Err((back, e)) => return unsent(back, e),
         }
     }
-    let failed = pieces.failed || (pieces.left > 0 && !pieces.short);
-    if failed && !pieces.broken {
+    end_round(held, begun, round)
+}
+
+/// Ends a round of a request. Returns the request if nothing was sent.
+fn end_round<D: Operations>(
+    held: Held<D>,
+    begun: u32,
+    round: Round,
+) -> core::result::Result<(), Request<D>> {
+    let failed = round.failed || (round.left > 0 && !round.short);
+    if failed && !round.broken {
         pr_warn_once!("the pieces of a request do not cover it: it fails\n");
     }
     if failed {
         // If the lower device has reported an error, that error stays.
-        pdu.note(ffi::BLK_STS_IOERR);
+        held.pdu().note(ffi::BLK_STS_IOERR);
     }
-    let nothing = pieces.left == pieces.total && !failed;
-    // SAFETY: By the invariants of `Request` `rq` is a started request. The count from `hold` keeps
-    // it until `put` below.
-    let all = unsafe { (*rq).__data_len >> ffi::SECTOR_SHIFT };
-    pdu.set_round(begun, all - pieces.left);
-    if pdu.put() {
-        // SAFETY: This was the last count, so no lower I/O is left, and we own the request.
-        let rq = unsafe { Request::<D>::from_raw(rq) };
-        if nothing {
-            return Err(rq);
+    held.pdu().set_round(begun, held.sectors() - round.left);
+    match held.put() {
+        Some(rq) if round.left == round.total && !failed => Err(rq),
+        Some(rq) => {
+            let status = rq.pdu().status();
+            rq.complete(status);
+            Ok(())
         }
-        rq.complete(pdu.status());
+        None => Ok(()),
     }
-    Ok(())
+}
+
+/// Handles a request of which nothing was sent in this round because of an error. Returns the
+/// request if sending would have had to wait.
+fn unsent<D: Operations>(held: Held<D>, e: Error) -> core::result::Result<(), Request<D>> {
+    match held.put() {
+        Some(rq) if e == EAGAIN => Err(rq),
+        Some(rq) => {
+            rq.complete(Status::from(e).as_raw());
+            Ok(())
+        }
+        None => Ok(()),
+    }
+}
+
+/// Sends the whole rest of a request to one place. If an error is returned, nothing was sent; with
+/// `EAGAIN` and `E2BIG` no sector was given a place.
+///
+/// # Safety
+///
+/// `bdev` must be open as long as the request lives. No lower I/O of the request may be under way.
+unsafe fn send_whole<D: Operations>(
+    held: Held<D>,
+    way: Way,
+    fua: bool,
+    bdev: *mut bindings::block_device,
+    sector: u64,
+) -> core::result::Result<(), (Held<D>, Error)> {
+    let begun = held.pdu().placed();
+    let cursor = Cursor::new(&held, begun);
+    let (src, skip) = cursor.bio();
+    let part = Part {
+        src,
+        bdev,
+        sector,
+        skip,
+        sectors: cursor.left(),
+        set_opf: if fua { ffi::REQ_FUA } else { 0 },
+        whole: true,
+    };
+    held.pdu().set_round(begun, begun + part.sectors);
+    let own = held.pdu().bio();
+    let rq = held.into_raw();
+    // SAFETY: By the invariant of `Held` the request is started, and `into_raw` has given it up. By
+    // the contract of this function no lower I/O is under way, so the embedded bio is free, and the
+    // device is open. `part` is the whole rest of the request.
+    unsafe { clone::send_whole::<D>(rq, own, &part, way) }.map_err(|e| {
+        // SAFETY: `rq` came from `into_raw`, and nothing was sent.
+        let held = unsafe { Held::from_raw(rq) };
+        if e == EAGAIN || e == E2BIG {
+            held.pdu().set_round(begun, begun);
+        }
+        (held, e)
+    })
 }
 
 /// The result of an attempt to send a request as a whole.
@@ -367,102 +346,36 @@ pub(crate) enum Sent<D: Operations> {
     Unfit(Request<D>),
 }
 
-/// Handles a request of which nothing was sent, because of an error.
-///
-/// # Safety
-///
-/// `rq` must fulfil the invariants of [`Request`], and no [`Request`] value may exist for it.
-unsafe fn unsent<D: Operations>(rq: *mut bindings::request, e: Error) -> Sent<D> {
-    // SAFETY: By the contract of this function `rq` fulfils the invariants of `Request`, so it has
-    // an initialised `Pdu`.
-    let pdu = unsafe { &*Pdu::of(rq) };
-    // SAFETY: By the contract of this function `rq` fulfils the invariants of `Request`, and no
-    // other value exists for it.
-    let rq = unsafe { Request::from_raw(rq) };
-
-    if e == EAGAIN || e == E2BIG {
-        pdu.set_round(pdu.begun(), pdu.begun());
-    }
-    match e {
-        EAGAIN => Sent::Busy(rq),
-        E2BIG => Sent::Unfit(rq),
-        e => {
-            rq.complete(Status::from(e).as_raw());
-            Sent::Whole
-        }
-    }
-}
-
-/// Sends the whole rest of a request to one place.
-///
-/// # Safety
-///
-/// As for [`submit`]. In addition, `dev` must be open as long as the request lives.
-unsafe fn send_whole<D: Operations>(
-    rq: *mut bindings::request,
-    way: Way,
-    fua: bool,
-    dev: &BlockDevice,
-    sector: u64,
-) -> Sent<D> {
-    // SAFETY: By the contract of this function `rq` fulfils the invariants of `Request`, so it has
-    // an initialised `Pdu`.
-    let pdu = unsafe { &*Pdu::of(rq) };
-    let begun = pdu.placed();
-    // INVARIANT: As in `submit`.
-    // SAFETY: By the contract of this function `rq` fulfils the invariants of `Request`: it is
-    // started and of a `GenDisk<D>`, no lower I/O of it is under way, and we own it.
-    let rest = unsafe { Pieces::<'_, D>::rest(rq, begun, way, fua) };
-    let part = Part {
-        src: rest.bio,
-        bdev: dev.as_raw(),
-        sector,
-        skip: rest.skip,
-        sectors: rest.total,
-        set_opf: rest.opf,
-        whole: true,
-    };
-    pdu.set_round(begun, begun + rest.total);
-    // SAFETY: By the contract of this function we own the request and `dev` is open, so the
-    // embedded bio is free. `part` is the whole rest of the request.
-    match unsafe { clone::send_whole::<D>(rq, rest.own, &part, way) } {
-        Ok(()) => Sent::Whole,
-        // SAFETY: `clone::send_whole` has failed, so nothing was sent and we own `rq` again. It
-        // still fulfils the invariants of `Request`, and no value exists for it.
-        Err(e) => unsafe { unsent(rq, e) },
-    }
-}
-
-/// Sends a request as one lower request, see [`Request::submit_at_once`].
-///
-/// # Safety
-///
-/// As for [`submit`].
+/// Sends a request, of which nothing was sent before, as one lower request, see
+/// [`Request::submit_at_once`].
 #[inline]
-pub(super) unsafe fn submit_at_once<D, F>(
-    rq: *mut bindings::request,
-    sector: u64,
-    dev: F,
-) -> Sent<D>
+pub(super) fn submit_at_once<D, F>(rq: Request<D>, sector: u64, dev: F) -> Sent<D>
 where
     D: Operations,
     F: for<'d> FnOnce(&'d D) -> &'d BlockDevice,
 {
-    // SAFETY: The disk keeps its `QueueData` until all of its requests have ended.
-    let shared = unsafe { &*QueueData::<D>::of(rq) };
-    let dev = dev(&shared.driver).as_raw();
-    // SAFETY: By the contract of this function `rq` fulfils the invariants of `Request`: it is
-    // started and has an initialised `Pdu`.
-    unsafe {
-        let all = (*rq).__data_len >> ffi::SECTOR_SHIFT;
-        (*Pdu::of(rq)).set_round(0, all);
-    }
-    // SAFETY: By the contract of this function `rq` fulfils the invariants of `Request`, so no
-    // lower I/O of it is under way. The driver keeps its devices open.
-    match unsafe { clone::send_at_once::<D>(rq, dev, sector) } {
-        Ok(()) => Sent::Whole,
-        // SAFETY: `clone::send_at_once` has failed, so nothing was sent and we own `rq` again. It
-        // still fulfils the invariants of `Request`, and no value exists for it.
-        Err(e) => unsafe { unsent(rq, e) },
+    let bdev = dev(rq.driver()).as_raw();
+    rq.pdu().set_round(0, rq.sectors());
+    let raw = rq.into_raw();
+    // SAFETY: By the invariants of `Request` the request is started, no lower I/O of it is under
+    // way, and we owned it. The driver keeps its devices open as long as its requests live.
+    let Err(e) = (unsafe { clone::send_at_once::<D>(raw, bdev, sector) }) else {
+        return Sent::Whole;
+    };
+    // SAFETY: Nothing was sent, so we own the request again, and no other value exists for it.
+    let rq = unsafe { Request::from_raw(raw) };
+    match e {
+        EAGAIN | E2BIG => {
+            rq.pdu().set_round(0, 0);
+            if e == EAGAIN {
+                Sent::Busy(rq)
+            } else {
+                Sent::Unfit(rq)
+            }
+        }
+        e => {
+            rq.complete(Status::from(e).as_raw());
+            Sent::Whole
+        }
     }
 }

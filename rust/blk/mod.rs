@@ -14,6 +14,7 @@ pub(crate) mod bios;
 mod clone;
 mod ffi;
 pub(crate) mod gen_disk;
+mod held;
 pub(crate) mod limits;
 pub(crate) mod list;
 mod lower;

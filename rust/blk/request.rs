@@ -125,6 +125,12 @@ impl<D: Operations> Request<D> {
         unsafe { &*Pdu::of(self.0.as_ptr()) }
     }
 
+    /// Returns the driver of the request's disk.
+    pub(super) fn driver(&self) -> &D {
+        // SAFETY: By the invariant the request is not ended, so the disk holds its `QueueData`.
+        unsafe { &(*QueueData::of(self.0.as_ptr())).driver }
+    }
+
     /// Returns the operation.
     pub(crate) fn op(&self) -> Op {
         // SAFETY: By the invariant the request is valid and does not change.
@@ -231,12 +237,7 @@ impl<D: Operations> Request<D> {
     where
         F: for<'d> FnOnce(&'d D, &mut Pieces<'d, D>),
     {
-        let way = self.way();
-        let rq = self.into_raw();
-
-        // SAFETY: By the invariants of `Request` we owned the request, and after `into_raw` no
-        // value exists for it.
-        unsafe { lower::submit(rq, way, fua, plan) }
+        lower::submit(self, fua, plan)
     }
 
     /// Sends a request, of which nothing was sent before, as one lower request to `sector` of the
@@ -248,11 +249,7 @@ impl<D: Operations> Request<D> {
     where
         F: for<'d> FnOnce(&'d D) -> &'d BlockDevice,
     {
-        let rq = self.into_raw();
-
-        // SAFETY: By the invariants of `Request` we owned the request, and after `into_raw` no
-        // value exists for it.
-        unsafe { lower::submit_at_once(rq, sector, dev) }
+        lower::submit_at_once(self, sector, dev)
     }
 
     /// Returns how lower I/O of the request is sent.
