@@ -52,6 +52,7 @@ stage_strata() {
 	one "strata and house rules" scripts/check-strata.sh
 	one "commit messages" scripts/check-commits.sh
 	one "the word list of guidelines.rst" scripts/check-words.py
+	one "one version everywhere" scripts/check-version.sh
 	counts=$(tests/strata.sh) || true
 	printf '%s\n' "$counts"
 	add_counts "$(tail -n 1 <<<"$counts")"
@@ -88,8 +89,12 @@ stage_build() {
 	one "no mutant in the modules" no_mutant
 	one "ubctl, static" scripts/build.sh tools
 	one "the tests' programs" scripts/build.sh programs
+	one "unionblk.ko and ubctl have the version of Cargo.toml" built_version
 	sum_up
 }
+
+ko=$BUILD/kmod/unionblk.ko ubctl=$BUILD/cargo/x86_64-unknown-linux-gnu/release/ubctl
+built_version() { scripts/check-version.sh "$(modinfo -F version "$ko")" "$("$ubctl" --version | cut -d' ' -f2)"; }
 
 # Checks that no module holds the text by which tests/crash/mutants.sh
 # recognizes the test of a mutant.
