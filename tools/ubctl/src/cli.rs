@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::commands::{check, create, dump, format, list, remove, status};
+use crate::commands::{check, completions, create, dump, format, list, remove, status};
 use crate::error::{self, Fail};
 use crate::wait;
 
@@ -68,6 +68,8 @@ pub enum Command {
     Dump(dump::DumpArgs),
     /// Find all damage of a leaf, and mend what can be mended without a guess
     Check(check::CheckArgs),
+    /// Print the completion of this command line for a shell
+    Completions(completions::CompletionsArgs),
 }
 
 /// Runs the tool: takes the arguments and returns the exit code.
@@ -86,6 +88,7 @@ pub fn main() -> ExitCode {
         Command::List => list::run(cli.json),
         Command::Status(args) => status::run(args, cli.json),
         Command::Dump(args) => dump::run(args, cli.json),
+        Command::Completions(args) => completions::run(args),
         Command::Check(args) => return check::run(args, cli.json),
     };
     match done {

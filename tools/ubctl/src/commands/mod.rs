@@ -3,6 +3,7 @@
 //! The commands. Each file has the arguments of one command, what it does, and its tests.
 
 pub mod check;
+pub mod completions;
 pub mod create;
 pub mod dump;
 pub mod format;
