@@ -43,7 +43,7 @@ help:
 	@echo '                       CPU hotplug and want of memory; SOAK_SECONDS=300'
 	@echo
 	@echo 'One kind of test alone:'
-	@echo '  make check           format, lint and strata checks'
+	@echo '  make check           format, lint, strata and documentation checks'
 	@echo '  make test-core       cargo tests of the core and the tool'
 	@echo '  make kunit           KUnit suites in QEMU'
 	@echo '  make kunit-uml       KUnit suites in User-Mode Linux (the quick loop)'
@@ -60,6 +60,7 @@ help:
 	@echo '  make KDIR=DIR modules tools'
 	@echo '                       with this machine'"'"'s toolchain, for the kernel tree DIR'
 	@echo '                       (KDIR=running: the tree of the running kernel)'
+	@echo '  make docs            pages, by Sphinx, into build/docs'
 	@echo '  make check-kernel [KDIR=DIR]'
 	@echo '                       can that tree build Rust modules? "ok", or why not'
 	@echo '  make install         module, tool, udev rule and unit; PREFIX=/usr/local DESTDIR='
@@ -81,7 +82,7 @@ fuzz:
 soak:
 	@SOAK_SECONDS=$(or $(SOAK_SECONDS),7200) tests/run-vm.sh soak
 check:
-	@tests/run.sh format lint shell strata
+	@tests/run.sh format lint shell strata docs
 test-core:
 	@tests/run.sh core
 kunit:
@@ -95,8 +96,10 @@ test-vm:
 bench:
 	@bench/run.sh
 
-.PHONY: modules tools
+.PHONY: modules tools docs
 ifeq ($(KDIR),)
+docs:
+	@scripts/in-root.sh scripts/docs.sh
 modules tools:
 	@scripts/build.sh $@
 	@echo 'built $(if $(filter modules,$@),build/kmod/unionblk.ko,build/cargo/x86_64-unknown-linux-gnu/release/ubctl)'
@@ -108,6 +111,8 @@ modules:
 tools:
 	cargo build --release --locked --target-dir $(own)/cargo -p ubctl
 	@echo 'built $(own_ubctl)'
+docs:
+	@scripts/docs.sh
 endif
 
 .PHONY: check-kernel

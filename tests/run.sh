@@ -8,7 +8,7 @@
 . "$(dirname "$0")/../scripts/lib.sh"
 [ -n "${UNIONBLK_IN_ROOT:-}" ] || exec "$TOP/scripts/in-root.sh" tests/run.sh "$@"
 
-stages=(format shell strata lint build core coverage fuzz crash kunit vm scale lockdep demo poweroff)
+stages=(format shell strata docs lint build core coverage fuzz crash kunit vm scale lockdep demo poweroff)
 kernel=
 tree() { [ -n "$kernel" ] || kernel=$("$TOP/scripts/kernel.sh"); printf '%s/tree\n' "$kernel"; }
 
@@ -58,6 +58,8 @@ stage_strata() {
 	add_counts "$(tail -n 1 <<<"$counts")"
 	sum_up
 }
+
+stage_docs() { one "Sphinx builds the pages without a warning" scripts/docs.sh; sum_up; }
 
 # Builds the module without a warning under W=1 and the kernel's clippy, each
 # from scratch, because an up-to-date object repeats no warning.

@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: GPL-2.0
+"""Says how Sphinx builds these pages. scripts/docs.sh runs it."""
+import os
+import re
+
+from docutils import nodes
+from sphinx import addnodes
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+
+
+def workspace_version():
+    """Returns the version that Cargo.toml has for the whole project."""
+    with open(os.path.join(HERE, "..", "Cargo.toml"), encoding="utf-8") as f:
+        return re.search(r'(?m)^version = "(.*)"$', f.read()).group(1)
+
+
+project = "unionblk"
+author = "The unionblk authors"
+version = release = workspace_version()
+html_theme = "alabaster"
+html_show_copyright = False
+# A literal block is output of a program or a structure, in no language that
+# could be highlighted.
+highlight_language = "none"
+
+
+def link_pages(app, doctree):
+    """Makes links between files that work where the sources are read, as links to "admin.rst",
+    work in what Sphinx builds. A link to a file that does not exist is then a warning."""
+    for link in list(doctree.findall(nodes.reference)):
+        target = link.get("refuri", "")
+        if not target or ":" in target or target.startswith("#"):
+            continue
+        doc = app.env.docname
+        if target.endswith(".rst"):
+            new = addnodes.pending_xref(
+                "", refdomain="std", reftype="doc", reftarget=target[:-len(".rst")],
+                refdoc=doc, refexplicit=True, refwarn=True)
+        else:
+            new = addnodes.download_reference("", reftarget=target, refdoc=doc)
+        new += nodes.inline("", "", *link.children)
+        link.replace_self(new)
+
+
+def setup(app):
+    # Before Sphinx collects the files to copy, which it does at 500.
+    app.connect("doctree-read", link_pages, priority=400)
