@@ -60,7 +60,7 @@ help:
 	@echo '  make KDIR=DIR modules tools'
 	@echo '                       with this machine'"'"'s toolchain, for the kernel tree DIR'
 	@echo '                       (KDIR=running: the tree of the running kernel)'
-	@echo '  make docs            pages, by Sphinx, into build/docs'
+	@echo '  make docs            pages and man pages, by Sphinx, into build/docs'
 	@echo '  make check-kernel [KDIR=DIR]'
 	@echo '                       can that tree build Rust modules? "ok", or why not'
 	@echo '  make install         module, tool, udev rule and unit; PREFIX=/usr/local DESTDIR='

@@ -23,6 +23,10 @@ html_show_copyright = False
 # A literal block is output of a program or a structure, in no language that
 # could be highlighted.
 highlight_language = "none"
+man_pages = [
+    ("ubctl", "ubctl", "make, attach, show and check unions of block devices", [], 8),
+    ("unionblk", "unionblk", "files of a union, and the format of a leaf", [], 5),
+]
 
 
 def link_pages(app, doctree):
@@ -43,6 +47,14 @@ def link_pages(app, doctree):
         link.replace_self(new)
 
 
+def show_powers(app, doctree, _docname):
+    """Writes 2^31 in man pages, which have no superscript."""
+    if app.builder.name == "man":
+        for power in list(doctree.findall(nodes.superscript)):
+            power.replace_self(nodes.Text("^" + power.astext()))
+
+
 def setup(app):
     # Before Sphinx collects the files to copy, which it does at 500.
     app.connect("doctree-read", link_pages, priority=400)
+    app.connect("doctree-resolved", show_powers)

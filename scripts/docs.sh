@@ -1,8 +1,9 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
-# Builds the pages of Documentation/ with Sphinx, into build/docs/html. A
-# warning is an error. `make docs` calls it in the build root, or with KDIR on
-# the machine itself.
+# Builds the pages of Documentation/ with Sphinx, into build/docs/html, and the
+# man pages ubctl(8) and unionblk(5), into build/docs/man. A warning is an
+# error. `make docs` calls it in the build root, or with KDIR on the machine
+# itself.
 . "$(dirname "$0")/lib.sh"
 
 command -v sphinx-build >/dev/null || die "sphinx-build is missing: apt install python3-sphinx"
@@ -10,8 +11,8 @@ to=$BUILD/docs
 # A page that has not changed repeats no warning, so nothing is kept.
 rm -rf "$to"
 mkdir -p "$to"
-for builder in html; do
+for builder in html man; do
 	PYTHONDONTWRITEBYTECODE=1 sphinx-build -q -W --keep-going -n -b "$builder" \
 		-d "$to/doctrees" "$TOP/Documentation" "$to/$builder"
 done
-say "built $to/html/index.html"
+say "built $to/html/index.html, $to/man/ubctl.8, $to/man/unionblk.5"

@@ -59,7 +59,7 @@ stage_strata() {
 	sum_up
 }
 
-stage_docs() { one "Sphinx builds the pages without a warning" scripts/docs.sh; sum_up; }
+stage_docs() { one "Sphinx builds pages and man pages without a warning" scripts/docs.sh; sum_up; }
 
 # Builds the module without a warning under W=1 and the kernel's clippy, each
 # from scratch, because an up-to-date object repeats no warning.
