@@ -63,7 +63,8 @@ help:
 	@echo '  make docs            pages and man pages, by Sphinx, into build/docs'
 	@echo '  make check-kernel [KDIR=DIR]'
 	@echo '                       can that tree build Rust modules? "ok", or why not'
-	@echo '  make install         module, tool, udev rule and unit; PREFIX=/usr/local DESTDIR='
+	@echo '  make install         module, tool, udev rule, unit, man pages and completions;'
+	@echo '                       PREFIX=/usr/local DESTDIR='
 	@echo
 	@echo '  make clean           remove what was built here'
 	@echo '  make distclean       and the cache: build root, kernels, images'

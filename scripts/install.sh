@@ -1,8 +1,9 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 # Installs what was built: the module where its kernel looks for it, ubctl into
-# PREFIX/sbin, the udev rule where udev looks, and the unit that detaches unions
-# at shutdown where systemd looks. make install calls it.
+# PREFIX/sbin, the udev rule where udev looks, the unit that detaches unions at
+# shutdown where systemd looks, the man pages, and the completions where bash,
+# zsh and fish look. make install calls it.
 . "$(dirname "$0")/lib.sh"
 
 module=$1 tool=$2 prefix=$3 destdir=$4
@@ -22,6 +23,23 @@ install -d "$units/sysinit.target.wants"
 sed "s|@PREFIX@|$prefix|" "$TOP/tools/systemd/unionblk.service" >"$units/unionblk.service"
 chmod 644 "$units/unionblk.service"
 ln -sf ../unionblk.service "$units/sysinit.target.wants/unionblk.service"
+share=$destdir$prefix/share
+for page in ubctl.8 unionblk.5; do
+	if [ -f "$BUILD/docs/man/$page" ]; then
+		install -D -m 644 "$BUILD/docs/man/$page" "$share/man/man${page##*.}/$page"
+	else
+		say "note: the man page $page has not been built: make docs"
+	fi
+done
+# completion SHELL FILE
+completion() {
+	install -d "${2%/*}"
+	"$tool" completions "$1" >"$2"
+	chmod 644 "$2"
+}
+completion bash "$share/bash-completion/completions/ubctl"
+completion zsh "$share/zsh/site-functions/_ubctl"
+completion fish "$share/fish/vendor_completions.d/ubctl.fish"
 if [ -e "$destdir/lib/modules/$release/modules.order" ] || [ -e "$destdir/lib/modules/$release/modules.dep" ]; then
 	depmod ${destdir:+-b "$destdir"} "$release"
 else

@@ -92,11 +92,35 @@ stage_build() {
 	one "ubctl, static" scripts/build.sh tools
 	one "the tests' programs" scripts/build.sh programs
 	one "unionblk.ko and ubctl have the version of Cargo.toml" built_version
+	one "make install puts each file in its place" installed
 	sum_up
 }
 
 ko=$BUILD/kmod/unionblk.ko ubctl=$BUILD/cargo/x86_64-unknown-linux-gnu/release/ubctl
 built_version() { scripts/check-version.sh "$(modinfo -F version "$ko")" "$("$ubctl" --version | cut -d' ' -f2)"; }
+
+# Installs into an empty folder and compares the files there with this list.
+installed() {
+	local to release code=0
+	[ -f "$BUILD/docs/man/ubctl.8" ] || scripts/docs.sh || return 1
+	to=$(mktemp -d)
+	release=$(modinfo -F vermagic "$ko" | cut -d' ' -f1)
+	scripts/install.sh "$ko" "$ubctl" /usr/local "$to" && diff - <(cd "$to" && find . ! -type d -size +0 | LC_ALL=C sort) <<-END || code=1
+		./lib/modules/$release/updates/unionblk.ko
+		./usr/local/include/unionblk.h
+		./usr/local/lib/systemd/system/sysinit.target.wants/unionblk.service
+		./usr/local/lib/systemd/system/unionblk.service
+		./usr/local/lib/udev/rules.d/60-unionblk.rules
+		./usr/local/sbin/ubctl
+		./usr/local/share/bash-completion/completions/ubctl
+		./usr/local/share/fish/vendor_completions.d/ubctl.fish
+		./usr/local/share/man/man5/unionblk.5
+		./usr/local/share/man/man8/ubctl.8
+		./usr/local/share/zsh/site-functions/_ubctl
+	END
+	rm -r "$to"
+	return $code
+}
 
 # Checks that no module holds the text by which tests/crash/mutants.sh
 # recognizes the test of a mutant.

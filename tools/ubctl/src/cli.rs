@@ -69,6 +69,7 @@ pub enum Command {
     /// Find all damage of a leaf, and mend what can be mended without a guess
     Check(check::CheckArgs),
     /// Print the completion of this command line for a shell
+    #[command(after_help = "make install puts it where each shell looks.")]
     Completions(completions::CompletionsArgs),
 }
 
