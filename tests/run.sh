@@ -59,7 +59,11 @@ stage_strata() {
 	sum_up
 }
 
-stage_docs() { one "Sphinx builds pages and man pages without a warning" scripts/docs.sh; sum_up; }
+stage_docs() {
+	one "the pages name what the tree has" scripts/check-docs.py
+	one "Sphinx builds pages and man pages without a warning" scripts/docs.sh
+	sum_up
+}
 
 # Builds the module without a warning under W=1 and the kernel's clippy, each
 # from scratch, because an up-to-date object repeats no warning.
