@@ -1,6 +1,6 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
-# Checks commit messages against Documentation/guidelines.rst: a subject of at
+# Checks commit messages against CONTRIBUTING.md: a subject of at
 # most 72 characters without a full stop, an empty line, a body, and a
 # Signed-off-by.
 #   scripts/check-commits.sh [RANGE]    (default: all since this check exists)

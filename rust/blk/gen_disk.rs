@@ -185,7 +185,7 @@ impl Drop for GenDiskRef {
     }
 }
 
-// SAFETY: A disk is not tied to the thread that added it, and a `Operations` is `Send` and `Sync`.
+// SAFETY: A disk is not tied to the thread that added it, and `Operations` requires `Send` and `Sync`.
 unsafe impl<D: Operations> Send for GenDisk<D> {}
 
 // SAFETY: All methods on a shared reference may run at the same time.

@@ -79,7 +79,8 @@ impl<D: Operations> Held<D> {
     }
 
     fn op(&self) -> u32 {
-        // SAFETY: As in `sectors`.
+        // SAFETY: By the invariant the request is started and does not end, so its fields may be
+        // read.
         unsafe { (*self.rq).cmd_flags & ffi::REQ_OP_MASK }
     }
 

@@ -243,7 +243,7 @@ where
                 let mut pieces = Pieces::rest(&held, begun, way, fua);
                 let mut at = sector;
                 while pieces.round.left > 0 && !pieces.round.failed && !pieces.round.short {
-                    // SAFETY: As above.
+                    // SAFETY: The driver keeps its devices open as long as its requests live.
                     let sent = unsafe { pieces.send(bdev, at, pieces.round.left) };
                     pieces.advance(sent);
                     at += u64::from(sent);
@@ -264,7 +264,7 @@ fn end_round<D: Operations>(
 ) -> core::result::Result<(), Request<D>> {
     let failed = round.failed || (round.left > 0 && !round.short);
     if failed && !round.broken {
-        pr_warn_once!("the pieces of a request do not cover it: it fails\n");
+        pr_warn_once!("bug: the driver did not map all of a request, and the request fails\n");
     }
     if failed {
         // If the lower device has reported an error, that error stays.

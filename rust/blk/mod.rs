@@ -2,7 +2,8 @@
 
 //! Abstractions for the parts of the block layer that a stacking driver needs.
 //!
-//! It does not depend on what is stacked, or why: the driver's [`gen_disk::OperationsVTable`] get the requests and decides where each range of them goes.
+//! They do not depend on what is stacked, or why: the driver implements
+//! [`gen_disk::Operations`], gets the requests, and decides where each range of them goes.
 //!
 //! C headers: [`include/linux/blk-mq.h`](srctree/include/linux/blk-mq.h),
 //! [`include/linux/blkdev.h`](srctree/include/linux/blkdev.h),

@@ -302,7 +302,7 @@ impl<D: Operations> Request<D> {
 
 impl<D: Operations> Drop for Request<D> {
     fn drop(&mut self) {
-        pr_warn_once!("a request was dropped before its end: it fails\n");
+        pr_warn_once!("bug: the driver dropped a request, and the request fails\n");
         // SAFETY: By the invariant the request is started and not ended, and we own it. The value
         // is dropped, so no one accesses the request afterwards.
         unsafe { bindings::blk_mq_end_request(self.0.as_ptr(), ffi::BLK_STS_IOERR) };

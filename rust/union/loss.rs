@@ -123,10 +123,12 @@ impl Loss {
             pr_err!("{name}: leaf {leaf}: and {more} more metadata blocks\n");
         }
         let lost = self.sectors.saturating_mul(SECTOR_BYTES);
-        pr_warn!("{name}: leaf {leaf}: {lost} bytes of the union are lost: to read them fails\n");
+        pr_warn!(
+            "{name}: leaf {leaf}: {lost} bytes of the union are lost, and reads of them fail\n"
+        );
         for (first, count) in self.kept.iter().take(LOGGED) {
             let last = first.saturating_add(*count).saturating_sub(1);
-            pr_warn!("{name}: leaf {leaf}: lost are sectors {first} to {last}\n");
+            pr_warn!("{name}: leaf {leaf}: sectors {first} to {last} are lost\n");
         }
         let rest = wide(self.kept.len().saturating_sub(LOGGED)).saturating_add(self.more);
         if rest > 0 {

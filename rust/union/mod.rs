@@ -190,8 +190,8 @@ impl Union {
         self.failure.populate(e);
         self.events.read_only();
         pr_err!(
-            "{}: leaf {}: the map cannot be committed: {}: the union is read-only \
-             from now on; what was flushed before is safe\n",
+            "{}: cannot commit the map to leaf {} ({}): the union is read-only now, and what was \
+             flushed before is safe; see to the leaf, then detach and attach it\n",
             self.name,
             self.lower.leaf,
             core::format_args!("{e}"),

@@ -53,7 +53,7 @@ raw() {
 	# An oracle that takes too much for durable must find a fault; otherwise
 	# the oracle finds nothing.
 	if "$crash" points "$work/log" raw "$work/deeds" "$3" "$1" believe >"$work/believe.out"; then
-		say "FAILED: nothing in the log is lost by a cut of power"
+		say "FAILED: nothing in the log is lost by a power failure"
 		failures=$((failures + 1))
 	fi
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! Promise 6: wrong metadata is named and not followed, even if its checksums are right. A flag
-//! that claims too much does no harm (R9).
+//! that claims too much does no harm.
 
 mod sim;
 

@@ -29,7 +29,7 @@ use crate::{identity, output, overlap};
 
 const AFTER_HELP: &str = "\
 Each finding has a grade:
-  note    explained by a cut of power or the normal course of things
+  note    explained by a power failure, or normal
   minor   damage that has cost nothing yet, which --repair mends
   damage  to mend it would be to guess; keep a copy of the leaf. Where it can be
           told which sectors of the union are lost by it, the finding says so,

@@ -292,7 +292,7 @@ fn warning(leaf: &str, status: &Status, lost: &[Stretch]) -> String {
         format!("{all} of the union, among it {}", lost_sectors::text(lost))
     };
     format!(
-        "{start}; lost: {named}; to read them fails, all other sectors are as they were; ubctl check \
+        "{start}; lost: {named}; reads of them fail, all other sectors are intact; ubctl check \
          says more"
     )
 }
@@ -449,7 +449,7 @@ mod tests {
         s.lost_sectors = 32;
         let text = warning("x", &s, &list);
         assert!(
-            text.contains("lost: union sectors 32 to 63 (16 KiB); to read them fails"),
+            text.contains("lost: union sectors 32 to 63 (16 KiB); reads of them fail"),
             "{text}"
         );
     }

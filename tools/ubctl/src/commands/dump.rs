@@ -27,7 +27,7 @@ use report::Report;
 #[derive(Debug, Args)]
 #[command(
     after_help = "Exits with 3 if anything is damaged, after showing what is not.\n\
-    On an attached leaf this is a look at a moving target."
+    On an attached leaf the output changes while the union is written."
 )]
 pub struct DumpArgs {
     /// The leaf: a block device or an image

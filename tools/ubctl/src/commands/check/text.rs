@@ -76,15 +76,15 @@ fn of_superblock(what: What) -> Option<String> {
             "one superblock slot has a field that cannot be; the other one counts".to_owned()
         }
         SlotUnreadable => "one superblock slot cannot be read; the other one counts".to_owned(),
-        SlotStale => "one superblock slot is a checkpoint behind the other, as a cut of power \
+        SlotStale => "one superblock slot is a checkpoint behind the other, as a power failure \
                       leaves it"
             .to_owned(),
         SlotGap { newer, older } => format!(
-            "one superblock slot is of generation {older}, the other of {newer}: no cut of power \
+            "one superblock slot is of generation {older}, the other of {newer}: no power failure \
              leaves them so far apart; the newer one counts"
         ),
         SlotsDisagree => "the superblock slots are of two leaves, or differ in one generation: \
-                          which is right is not to be told"
+                          it is unknown which is right"
             .to_owned(),
         UnknownFeatures { compat, ro_compat } => format!(
             "the leaf has features that this ubctl does not know ({}): what they say was not checked",
@@ -99,11 +99,11 @@ fn of_superblock(what: What) -> Option<String> {
         ),
         CleanFlag { blocks } => format!(
             "the superblock says detached, but {blocks} journal blocks wait to be replayed: attach \
-             replays them all the same"
+             replays them"
         ),
         CleanButNewer { sequence } => format!(
-            "the superblock says detached, but here stands journal block {sequence}, which it does \
-             not know: attach would pass it by, and what it says be lost"
+            "the superblock says detached, but here is journal block {sequence}, which is newer: \
+             attach would ignore it, and the changes in it would be lost"
         ),
         NotDetached { blocks } => {
             format!("the union was not detached: {blocks} journal blocks to replay, as attach does")
@@ -133,21 +133,25 @@ fn of_structure(what: What, g: &Geometry) -> Option<String> {
 fn of_journal(what: What) -> Option<String> {
     use What::*;
     Some(match what {
-        JournalHole => "a journal block is missing or damaged, and finished epochs stand behind it: \
-                        what they say is not followed"
-            .to_owned(),
+        JournalHole => {
+            "a journal block is missing or damaged, and finished transactions follow it: \
+                        attach does not apply them"
+                .to_owned()
+        }
         JournalMisplaced { sequence } => format!(
-            "journal block {sequence} stands where the journal's tail does not lead to: the tail is \
-             wrong, and what the journal says is not followed"
+            "journal block {sequence} is where the journal's tail does not lead: the tail is \
+             wrong, and attach does not apply the journal"
         ),
         JournalRecord => "a journal record says what cannot be: replay would stop here".to_owned(),
         JournalUnfinished { blocks } => format!(
-            "{blocks} journal blocks from here have no end and do not count, as a cut of power leaves \
-             them"
+            "{blocks} journal blocks from here have no end and do not count, as a power failure \
+             leaves them"
         ),
-        SpareJournal => "a journal block that does not count is torn or rotten: no harm, unless it \
+        SpareJournal => {
+            "a journal block that does not count is torn or rotten: no harm, unless it \
                          was the last one written and flushed"
-            .to_owned(),
+                .to_owned()
+        }
         _ => return None,
     })
 }
@@ -183,8 +187,8 @@ fn of_map(what: What, g: &Geometry) -> String {
             format!("map page {page} of the bits maps sectors behind the leaf's last slab: no harm")
         }
         Unowned { first, count } => format!(
-            "leaf slabs {first} to {} are mapped and nobody's: left by discards, or their entries are \
-             lost",
+            "leaf slabs {first} to {} are mapped and have no owner: discards left them, or their \
+             entries are lost",
             first + count - 1
         ),
         // The other kinds have their text above.

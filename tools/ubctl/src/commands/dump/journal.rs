@@ -38,7 +38,7 @@ pub fn read(
         // count.
         Err(e) => {
             let missing = if matches!(e, Error::Damaged(..)) {
-                "missing or damaged, and finished epochs stand behind it"
+                "missing or damaged, and finished transactions follow it"
             } else {
                 "the ring cannot be read"
             };
