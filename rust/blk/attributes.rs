@@ -82,7 +82,8 @@ impl<D: Operations> Attribute<D> {
         // SAFETY: By the invariant of `Attribute`, an attribute with this callback is the first
         // field of an `Attribute<D>`. Attributes live in constants.
         let attribute = unsafe { &*attr.cast_const().cast::<Self>() };
-        // SAFETY: `dev` is the device of a disk, because only `GenDisk::new` passes the attribute on.
+        // SAFETY: `dev` is the device of a disk, because only `GenDisk::new` passes the attribute
+        // on.
         let data = unsafe { ffi::ub_disk_data(dev) };
         // SAFETY: `GenDisk::new` set `private_data` before it added the disk. Removal of the disk
         // waits for this call to return before it frees `QueueData`.

@@ -101,8 +101,8 @@ pub(super) unsafe fn send_whole<D: Operations>(
 ///
 /// # Safety
 ///
-/// `rq` must be a started request of a `GenDisk<D>`, of which no lower I/O is under way. `bdev` must
-/// be open as long as `rq` lives. The caller must give up the request.
+/// `rq` must be a started request of a `GenDisk<D>`, of which no lower I/O is under way. `bdev`
+/// must be open as long as `rq` lives. The caller must give up the request.
 #[inline]
 pub(super) unsafe fn send_at_once<D: Operations>(
     rq: *mut bindings::request,

@@ -115,11 +115,11 @@ impl<D: Operations> QueueData<D> {
 
 /// A disk in the system, with its partitions: `/dev/<name>`.
 ///
-/// To remove the disk, call [`GenDisk::claim`], which ensures that no one has it open, and then drop
-/// it. After the drop has returned, no request is left, and the driver is not called any more.
+/// To remove the disk, call [`GenDisk::claim`], which ensures that no one has it open, and then
+/// drop it. After the drop has returned, no request is left, and the driver is not called any more.
 ///
-/// The drop waits for [`Operations::queue`] and [`Operations::complete`], so it must not be done from
-/// either.
+/// The drop waits for [`Operations::queue`] and [`Operations::complete`], so it must not be done
+/// from either.
 ///
 /// # Invariants
 ///
@@ -185,7 +185,8 @@ impl Drop for GenDiskRef {
     }
 }
 
-// SAFETY: A disk is not tied to the thread that added it, and `Operations` requires `Send` and `Sync`.
+// SAFETY: A disk is not tied to the thread that added it, and `Operations` requires `Send` and
+// `Sync`.
 unsafe impl<D: Operations> Send for GenDisk<D> {}
 
 // SAFETY: All methods on a shared reference may run at the same time.
@@ -217,8 +218,8 @@ impl<D: Operations> GenDisk<D> {
         )?;
         let data = (&raw const *shared).cast_mut();
         let mut limits = limits.into_raw();
-        // SAFETY: By the invariant of `TagSet` the tag set is initialised. `shared` holds a reference
-        // to it and outlives the disk.
+        // SAFETY: By the invariant of `TagSet` the tag set is initialised. `shared` holds a
+        // reference to it and outlives the disk.
         let raw = from_err_ptr(unsafe {
             bindings::__blk_mq_alloc_disk(
                 shared.tags.as_raw(),
@@ -424,11 +425,11 @@ impl<D: Operations> OperationsVTable<D> {
     ///
     /// # Safety
     ///
-    /// `rq` must be a request of a `GenDisk<D>` that is not started, and the caller must pass on its
-    /// ownership. `GenDisk::drop` must wait for the caller.
+    /// `rq` must be a request of a `GenDisk<D>` that is not started, and the caller must pass on
+    /// its ownership. `GenDisk::drop` must wait for the caller.
     unsafe fn start(rq: *mut bindings::request) -> bool {
-        // SAFETY: `GenDisk::new` set `queuedata`, and `GenDisk::drop` waits for the caller before it
-        // frees `QueueData`. We own the request, and `init_request` initialised its `Pdu`.
+        // SAFETY: `GenDisk::new` set `queuedata`, and `GenDisk::drop` waits for the caller before
+        // it frees `QueueData`. We own the request, and `init_request` initialised its `Pdu`.
         let (rq, shared) = unsafe {
             // A request that is queued again keeps its private data. The flag also prevents merges
             // with it.

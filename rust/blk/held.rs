@@ -20,6 +20,7 @@ use kernel::bindings;
 ///
 /// The pointer is to a started request of a `GenDisk<D>` with an initialised [`Pdu`]. The value
 /// owns the sender's count of it, or owns the request.
+#[must_use = "a request that is held and forgotten never ends"]
 pub(super) struct Held<D: Operations> {
     rq: *mut bindings::request,
     _driver: PhantomData<fn(D)>,
@@ -58,10 +59,30 @@ impl<D: Operations> Held<D> {
         self.rq
     }
 
-    pub(super) fn pdu(&self) -> &Pdu {
+    fn pdu(&self) -> &Pdu {
         // SAFETY: By the invariant the request has an initialised `Pdu`, and does not end while the
         // value exists.
         unsafe { &*Pdu::of(self.rq) }
+    }
+
+    /// Returns the embedded bio.
+    pub(super) fn own_bio(&self) -> *mut bindings::bio {
+        self.pdu().bio()
+    }
+
+    /// Returns the number of sectors that were given a place.
+    pub(super) fn placed(&self) -> u32 {
+        self.pdu().placed()
+    }
+
+    /// Begins a round that gives a place to the sectors from `begun` to `placed`.
+    pub(super) fn set_round(&self, begun: u32, placed: u32) {
+        self.pdu().set_round(begun, placed);
+    }
+
+    /// Records the status of lower I/O. The first error stays.
+    pub(super) fn note(&self, status: bindings::blk_status_t) {
+        self.pdu().note(status);
     }
 
     /// Returns the driver of the request's disk.
@@ -146,8 +167,8 @@ impl<'r> Cursor<'r> {
         (self.bio, self.skip)
     }
 
-    /// Returns the number of sectors from the current one to the end of its bio; 0 at the end of the
-    /// request.
+    /// Returns the number of sectors from the current one to the end of its bio; 0 at the end of
+    /// the request.
     pub(super) fn in_bio(&self) -> u32 {
         if self.left == 0 {
             return 0;

@@ -95,18 +95,22 @@ struct Round {
 }
 
 impl<'d, D: Operations> Pieces<'d, D> {
-    /// Returns a value for the sectors of a request after the first `placed`. No lower I/O of the
-    /// request may be under way.
-    fn rest(held: &'d Held<D>, placed: u32, way: Way, fua: bool) -> Self {
+    /// Returns a value for the sectors of a request after the first `placed`.
+    ///
+    /// # Safety
+    ///
+    /// No lower I/O of the request may be under way, and no other value may exist for it.
+    unsafe fn rest(held: &'d Held<D>, placed: u32, way: Way, fua: bool) -> Self {
         let cursor = Cursor::new(held, placed);
         let total = cursor.left();
-        // INVARIANT: No lower I/O is under way, so the embedded bio is free.
+        // INVARIANT: By the contract of this function no lower I/O is under way, so the embedded bio
+        // is free.
         Self {
             held,
             cursor,
             way,
             opf: if fua { ffi::REQ_FUA } else { 0 },
-            own: held.pdu().bio(),
+            own: held.own_bio(),
             whole: None,
             round: Round {
                 total,
@@ -176,7 +180,8 @@ impl<'d, D: Operations> Pieces<'d, D> {
             self.whole = Some((dev, sector));
             return take;
         }
-        // SAFETY: The driver keeps its devices open as long as its requests live.
+        // SAFETY: The driver keeps its devices open as long as its requests live. `add` passes on at
+        // least one sector and at most as many as are left; `take` ends in the bio if it must.
         unsafe { self.send(dev.as_raw(), sector, take) }
     }
 
@@ -185,7 +190,9 @@ impl<'d, D: Operations> Pieces<'d, D> {
     ///
     /// # Safety
     ///
-    /// `bdev` must be open as long as the request lives.
+    /// - `bdev` must be open as long as the request lives.
+    /// - `take` must not be 0, nor more than the cursor has left. With [`Way::Bios`] the sectors must
+    ///   lie in the cursor's bio.
     unsafe fn send(&mut self, bdev: *mut bindings::block_device, sector: u64, take: u32) -> u32 {
         let (src, skip) = self.cursor.bio();
         let part = Part {
@@ -209,7 +216,7 @@ impl<'d, D: Operations> Pieces<'d, D> {
                 self.round.short = true;
                 return 0;
             }
-            self.held.pdu().note(Status::from(e).as_raw());
+            self.held.note(Status::from(e).as_raw());
             self.fail()
         })
     }
@@ -228,8 +235,9 @@ where
 {
     let way = rq.way();
     let mut held = Held::new(rq);
-    let begun = held.pdu().placed();
-    let mut pieces = Pieces::rest(&held, begun, way, fua);
+    let begun = held.placed();
+    // SAFETY: By the invariants of `Request` no lower I/O was under way.
+    let mut pieces = unsafe { Pieces::rest(&held, begun, way, fua) };
     plan(held.driver(), &mut pieces);
     let whole = pieces.whole.map(|(dev, sector)| (dev.as_raw(), sector));
     let mut round = pieces.round;
@@ -240,11 +248,17 @@ where
             Ok(()) => return Ok(()),
             Err((back, E2BIG)) => {
                 held = back;
-                let mut pieces = Pieces::rest(&held, begun, way, fua);
+                // SAFETY: `send_whole` has failed, so nothing was sent.
+                let mut pieces = unsafe { Pieces::rest(&held, begun, way, fua) };
                 let mut at = sector;
                 while pieces.round.left > 0 && !pieces.round.failed && !pieces.round.short {
-                    // SAFETY: The driver keeps its devices open as long as its requests live.
-                    let sent = unsafe { pieces.send(bdev, at, pieces.round.left) };
+                    let take = match way {
+                        Way::Requests => pieces.round.left,
+                        Way::Bios => pieces.round.left.min(pieces.cursor.in_bio()),
+                    };
+                    // SAFETY: The driver keeps its devices open as long as its requests live. Sectors
+                    // are left, and `take` ends in the bio if it must.
+                    let sent = unsafe { pieces.send(bdev, at, take) };
                     pieces.advance(sent);
                     at += u64::from(sent);
                 }
@@ -268,9 +282,9 @@ fn end_round<D: Operations>(
     }
     if failed {
         // If the lower device has reported an error, that error stays.
-        held.pdu().note(ffi::BLK_STS_IOERR);
+        held.note(ffi::BLK_STS_IOERR);
     }
-    held.pdu().set_round(begun, held.sectors() - round.left);
+    held.set_round(begun, held.sectors() - round.left);
     match held.put() {
         Some(rq) if round.left == round.total && !failed => Err(rq),
         Some(rq) => {
@@ -308,7 +322,7 @@ unsafe fn send_whole<D: Operations>(
     bdev: *mut bindings::block_device,
     sector: u64,
 ) -> core::result::Result<(), (Held<D>, Error)> {
-    let begun = held.pdu().placed();
+    let begun = held.placed();
     let cursor = Cursor::new(&held, begun);
     let (src, skip) = cursor.bio();
     let part = Part {
@@ -320,8 +334,8 @@ unsafe fn send_whole<D: Operations>(
         set_opf: if fua { ffi::REQ_FUA } else { 0 },
         whole: true,
     };
-    held.pdu().set_round(begun, begun + part.sectors);
-    let own = held.pdu().bio();
+    held.set_round(begun, begun + part.sectors);
+    let own = held.own_bio();
     let rq = held.into_raw();
     // SAFETY: By the invariant of `Held` the request is started, and `into_raw` has given it up. By
     // the contract of this function no lower I/O is under way, so the embedded bio is free, and the
@@ -330,7 +344,7 @@ unsafe fn send_whole<D: Operations>(
         // SAFETY: `rq` came from `into_raw`, and nothing was sent.
         let held = unsafe { Held::from_raw(rq) };
         if e == EAGAIN || e == E2BIG {
-            held.pdu().set_round(begun, begun);
+            held.set_round(begun, begun);
         }
         (held, e)
     })

@@ -28,8 +28,8 @@ use kernel::{
 /// The private data of one request, which follows its `struct request`.
 ///
 /// A request belongs to one CPU or one list at a time, so no other thread writes a field while the
-/// request waits. [`TagSet::any`](super::TagSet::any) may read `cookie` at any time. The completions of
-/// its lower I/O write `remaining` and `status`.
+/// request waits. [`TagSet::any`](super::TagSet::any) may read `cookie` at any time. The
+/// completions of its lower I/O write `remaining` and `status`.
 ///
 /// The atomics are those of `core`, as in the driver's other memory. They compile to the same code
 /// as the kernel's, but without a call for each access.

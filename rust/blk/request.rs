@@ -91,7 +91,8 @@ pub(crate) enum Op {
 ///
 /// # Invariants
 ///
-/// - The pointer is to a request of a `GenDisk<D>`, started and not ended; its [`Pdu`] is initialised.
+/// - The pointer is to a request of a `GenDisk<D>`, started and not ended; its [`Pdu`] is
+///   initialised.
 /// - The owner of the value owns the request: no lower I/O of it is under way, and no list holds
 ///   it.
 pub(crate) struct Request<D: Operations>(NonNull<bindings::request>, PhantomData<fn(D)>);
@@ -120,8 +121,8 @@ impl<D: Operations> Request<D> {
     }
 
     pub(super) fn pdu(&self) -> &Pdu {
-        // SAFETY: By the invariant the pointer is to a request of a `GenDisk<D>` with an initialised
-        // `Pdu`, which lives as long as the request.
+        // SAFETY: By the invariant the pointer is to a request of a `GenDisk<D>` with an
+        // initialised `Pdu`, which lives as long as the request.
         unsafe { &*Pdu::of(self.0.as_ptr()) }
     }
 
@@ -200,8 +201,8 @@ impl<D: Operations> Request<D> {
         self.pdu().swap_cookie(cookie);
     }
 
-    /// Sets the driver's word. A thread that sees the word in [`TagSet::any`](super::TagSet::any) sees
-    /// everything that was done before.
+    /// Sets the driver's word. A thread that sees the word in [`TagSet::any`](super::TagSet::any)
+    /// sees everything that was done before.
     pub(crate) fn release_cookie(&self, cookie: u64) {
         self.pdu().release_cookie(cookie);
     }
@@ -215,8 +216,8 @@ impl<D: Operations> Request<D> {
         unsafe { bindings::blk_mq_end_request(rq, status.0) };
     }
 
-    /// Sends lower I/O for the request in pieces. [`Operations::complete`] gets the request back when
-    /// all of the lower I/O has ended.
+    /// Sends lower I/O for the request in pieces. [`Operations::complete`] gets the request back
+    /// when all of the lower I/O has ended.
     ///
     /// `plan` adds the pieces of [`Request::rest`] in order. They must cover it exactly. If they do
     /// not, no lower I/O reaches beyond it, and the request completes with [`Status::IOERR`] once
@@ -274,8 +275,8 @@ impl<D: Operations> Request<D> {
         self.pdu().placed() == 0
     }
 
-    /// Requeues the request: the block layer soon passes it to [`Operations::queue`] again. The request
-    /// keeps the driver's word and the count of placed sectors. Any context.
+    /// Requeues the request: the block layer soon passes it to [`Operations::queue`] again. The
+    /// request keeps the driver's word and the count of placed sectors. Any context.
     pub(crate) fn again(self) {
         // Another thread may queue and end the request before the call below has returned. The
         // guard keeps the queue until it is dropped.
@@ -289,11 +290,12 @@ impl<D: Operations> Request<D> {
     /// Passes the request back to the driver after the lower I/O of this round has ended. Any
     /// context.
     pub(super) fn complete(self, status: bindings::blk_status_t) {
-        // The driver may end the request and continue to use its own data. `GenDisk::drop` waits for
-        // RCU readers before it frees the driver.
+        // The driver may end the request and continue to use its own data. `GenDisk::drop` waits
+        // for RCU readers before it frees the driver.
         let _guard = rcu::read_lock();
-        // SAFETY: By the invariant the request is not ended, so the disk holds its `QueueData`. After
-        // the request has ended, the RCU read side keeps `QueueData` until the guard is dropped.
+        // SAFETY: By the invariant the request is not ended, so the disk holds its `QueueData`.
+        // After the request has ended, the RCU read side keeps `QueueData` until the guard is
+        // dropped.
         let shared = unsafe { &*QueueData::<D>::of(self.0.as_ptr()) };
 
         D::complete(shared.driver(), self, Status(status));

@@ -48,7 +48,8 @@ unsafe impl<D: Operations> Sync for TagSet<D> {}
 impl<D: Operations> TagSet<D> {
     /// Allocates the tags for a disk of `queues` hardware queues that share `depth` requests.
     ///
-    /// `may_sleep` says whether a lower driver to which [`Operations::queue`] sends requests may sleep.
+    /// `may_sleep` says whether a lower driver to which [`Operations::queue`] sends requests may
+    /// sleep.
     pub(crate) fn new(queues: u32, depth: u32, may_sleep: bool) -> Result<Arc<Self>> {
         // NO_SCHED: no I/O scheduler unless the user selects one. STACKING: a CPU that goes offline
         // waits for the requests of the lower disks, not for ours. HCTX_SHARED: the hardware queues

@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! Attach: makes a union of a root and a leaf. The functions stand in the order in which they run.
+//!
+//! The kernel's stack is 16 KiB, and adding the disk reads from it. So what is large is in boxes, and
+//! the functions that handle it are not inlined into [`Attached::new`].
 
 use super::{
     events::Events,
@@ -20,6 +23,7 @@ use super::{
     Lists,
     Lower,
     Name,
+    Paths,
     Union, //
 };
 use crate::{
@@ -172,16 +176,20 @@ fn open_lower(options: &Options<'_>) -> Result<Lower> {
         root,
         leaf,
         way,
-        root_path: kept(options.root),
-        leaf_path: kept(options.leaf),
+        paths: paths(options)?,
     })
 }
 
-/// Returns a path as a field of the ABI. The path always fits, because it came from such a field.
-fn kept(path: &CStr) -> [u8; abi::PATH_BYTES] {
-    let mut field = [0; abi::PATH_BYTES];
-    let _ = abi::set_path(&mut field, path.to_bytes());
-    field
+/// Returns the paths as fields of the ABI. They always fit, because they came from such fields.
+fn paths(options: &Options<'_>) -> Result<KBox<Paths>> {
+    let empty = Paths {
+        root: [0; abi::PATH_BYTES],
+        leaf: [0; abi::PATH_BYTES],
+    };
+    let mut paths = KBox::new(empty, GFP_KERNEL).map_err(|_| Error::NoMemory)?;
+    let _ = abi::set_path(&mut paths.root, options.root.to_bytes());
+    let _ = abi::set_path(&mut paths.leaf, options.leaf.to_bytes());
+    Ok(paths)
 }
 
 /// What a leaf holds.
@@ -195,37 +203,22 @@ struct Loaded {
 }
 
 /// Checks that the leaf belongs to the root, and reads its metadata. Writes nothing.
-fn load(lower: &Lower, resources: &Resources) -> Result<(Loaded, Limits)> {
+#[inline(never)]
+fn load(lower: &Lower, resources: &Resources) -> Result<(KBox<Loaded>, Limits)> {
     let mut buffer = LeafDisk::new_buffer()?;
     let mut disk = LeafDisk::new(&lower.leaf, &mut buffer);
     let probe = attach::probe(&mut disk, lower.root.sectors(), lower.leaf.sectors())?;
     let limits = limits(lower, &probe.superblock)?;
     check_identity(&lower.root, &probe.superblock, &mut buffer)?;
-    let sb = &probe.superblock;
-    let leaf = Leaf {
-        uuid: sb.uuid,
-        name: sb.name,
-        reveal: sb.reveal,
-        keep: sb.keep,
-    };
-    let g = sb.geometry;
-    let map = Map::new(g, MapMemory::new(&g, resources.reserve.clone())?);
-    let mut disk = LeafDisk::new(&lower.leaf, &mut buffer);
-    let (allocator, committer, loss) = read_metadata(&mut disk, probe, &map)?;
+    let mut loaded = read_metadata(lower, probe, buffer, resources)?;
+    let Loaded { map, buffer, .. } = &mut *loaded;
+    let mut disk = LeafDisk::new(&lower.leaf, buffer);
     let block = limits.logical_block_size();
     if u64::from(block) > SECTOR_BYTES
-        && !attach::fits_blocks(&mut disk, &map, narrow(u64::from(block) / SECTOR_BYTES))?
+        && !attach::fits_blocks(&mut disk, map, narrow(u64::from(block) / SECTOR_BYTES))?
     {
         return Err(Error::FineMap(block));
     }
-    let loaded = Loaded {
-        leaf,
-        map,
-        allocator,
-        committer,
-        buffer,
-        loss,
-    };
     Ok((loaded, limits))
 }
 
@@ -259,6 +252,7 @@ fn limits(lower: &Lower, sb: &Superblock) -> Result<Limits> {
 }
 
 /// Compares the root's samples with the digest that was stored when the leaf was formatted.
+#[inline(never)]
 fn check_identity(root: &BlockDevice, sb: &Superblock, buffer: &mut IoBuffer) -> Result {
     let sectors = root.sectors();
     let mut digest = Sha256::new();
@@ -279,22 +273,42 @@ fn check_identity(root: &BlockDevice, sb: &Superblock, buffer: &mut IoBuffer) ->
 }
 
 /// Fills an empty map from the leaf's metadata.
+#[inline(never)]
 fn read_metadata(
-    disk: &mut LeafDisk<'_>,
+    lower: &Lower,
     probe: Probe,
-    map: &Map<MapMemory>,
-) -> Result<(Allocator<KVVec<u64>>, UnionCommitter, Loss)> {
-    let g = map.geometry();
+    mut buffer: IoBuffer,
+    resources: &Resources,
+) -> Result<KBox<Loaded>> {
+    let sb = &probe.superblock;
+    let leaf = Leaf {
+        uuid: sb.uuid,
+        name: sb.name,
+        reveal: sb.reveal,
+        keep: sb.keep,
+    };
+    let g = sb.geometry;
+    let map = Map::new(g, MapMemory::new(&g, resources.reserve.clone())?);
+    let mut disk = LeafDisk::new(&lower.leaf, &mut buffer);
     // Larger than the number of slabs, so that there is always a bit after the last slab.
     let bitmap = || zeroed(index(g.leaf_slabs() / 64).saturating_add(1), 0u64);
-    let mut a = Allocator::new([bitmap()?, bitmap()?, bitmap()?], g.leaf_slabs());
+    let mut allocator = Allocator::new([bitmap()?, bitmap()?, bitmap()?], g.leaf_slabs());
     let entries = zeroed(index(g.pages()), PageEntry::EMPTY)?;
     let set = || zeroed(words_for(g.pages()), 0u64).map(PageSet::new);
     let mut lost = Lost::new(set()?);
     let sets = [set()?, set()?];
-    let committer = attach::salvage(disk, probe, map, &mut a, entries, sets, &mut lost)?;
-    let loss = Loss::new(disk, map, &lost)?;
-    Ok((a, committer, loss))
+    let a = &mut allocator;
+    let committer = attach::salvage(&mut disk, probe, &map, a, entries, sets, &mut lost)?;
+    let loss = Loss::new(&mut disk, &map, &lost)?;
+    let loaded = Loaded {
+        leaf,
+        map,
+        allocator,
+        committer,
+        buffer,
+        loss,
+    };
+    KBox::new(loaded, GFP_KERNEL).map_err(|_| Error::NoMemory)
 }
 
 fn zeroed<T: Copy>(n: usize, zero: T) -> Result<KVVec<T>> {
@@ -304,16 +318,19 @@ fn zeroed<T: Copy>(n: usize, zero: T) -> Result<KVVec<T>> {
 /// Makes the first checkpoint, the union, and its disk.
 fn make(
     options: &Options<'_>,
-    (lower, mut loaded, limits): (Lower, Loaded, Limits),
+    (lower, mut loaded, limits): (Lower, KBox<Loaded>, Limits),
     tags: Arc<TagSet<Union>>,
     resources: &Arc<Resources>,
 ) -> Result<Attached> {
     if !options.read_only {
         // If the leaf is damaged, this fails with the damage and has written nothing.
-        let mut disk = LeafDisk::new(&lower.leaf, &mut loaded.buffer);
-        loaded
-            .committer
-            .checkpoint_in_steps(&loaded.map, &mut disk)?;
+        let Loaded {
+            map,
+            committer,
+            buffer,
+            ..
+        } = &mut *loaded;
+        committer.checkpoint_in_steps(map, &mut LeafDisk::new(&lower.leaf, buffer))?;
     }
     let sectors = loaded.map.geometry().union_sectors();
     let union = new_union(options, lower, loaded, tags.clone(), resources)?;
@@ -345,10 +362,11 @@ fn make(
     Ok(attached)
 }
 
+#[inline(never)]
 fn new_union(
     options: &Options<'_>,
     lower: Lower,
-    loaded: Loaded,
+    loaded: KBox<Loaded>,
     tags: Arc<TagSet<Union>>,
     resources: &Arc<Resources>,
 ) -> Result<Arc<Union>> {
@@ -359,7 +377,7 @@ fn new_union(
         committer,
         buffer,
         loss,
-    } = loaded;
+    } = KBox::into_inner(loaded);
     map.memory().set_live();
     let durable = committer.committed();
     let events = os(Events::new())?;
@@ -375,10 +393,10 @@ fn new_union(
             resources: resources.clone(),
             events,
             loss,
-            tags,
             shared: protocol::Shared::new(durable),
             failure: SetOnce::new(),
             lists: Lists::new(),
+            tags,
             stats,
             allocator <- new_spinlock!(allocator, "unionblk allocator"),
             metadata <- new_mutex!(Metadata { committer, buffer }, "unionblk metadata"),

@@ -2,7 +2,8 @@
 
 //! The kernel side of the core's protocol: locks, lists, works and lower I/O.
 //!
-//! [`crate::ubcore::protocol`] defines the steps. This file implements the operations that the steps use.
+//! [`crate::ubcore::protocol`] defines the steps. This file implements the operations that the
+//! steps use.
 
 use super::{
     io,

@@ -4,8 +4,8 @@
 //!
 //! [`attach`] makes it, and [`detach`] ends it. [`io`] takes each request from blk-mq and sends its
 //! lower I/O. The steps between, and all of FLUSH, discard and reclaim, are in
-//! [`crate::ubcore::protocol`], which uses the union through [`host`]. [`works`] runs the works that
-//! the protocol queues. [`leaf_disk`] is the leaf as the committer writes it.
+//! [`crate::ubcore::protocol`], which uses the union through [`host`]. [`works`] runs the works
+//! that the protocol queues. [`leaf_disk`] is the leaf as the committer writes it.
 //!
 //! Lock order: `Registry::unions`, `Union::metadata`, `Union::allocator`, `Reserve::spare`. The
 //! last two are spinlocks, and the only locks that the I/O path takes. No thread waits for I/O
@@ -84,13 +84,14 @@ pub(crate) struct Union {
     /// The sectors that cannot be read because metadata is damaged. If there are any, the union was
     /// attached read-only, and its committer is in the failed state from attach on.
     loss: Loss,
-    /// The union's requests. The word of each request in flight says when it looked up the map.
-    tags: Arc<TagSet<Union>>,
     /// The state that the protocol's requests and works share.
     shared: protocol::Shared,
     /// Why a commit or checkpoint failed, so that the union turned read-only. Unset until then.
     failure: SetOnce<Error>,
     lists: Lists,
+    /// The union's requests. The word of each request in flight says when it looked up the map.
+    /// This is dropped after the lists of requests.
+    tags: Arc<TagSet<Union>>,
     stats: Stats,
     #[pin]
     allocator: SpinLock<Allocator<KVVec<u64>>>,
@@ -117,9 +118,13 @@ struct Lower {
     root: BlockDevice,
     leaf: BlockDevice,
     way: Way,
-    /// The paths of root and leaf, as the caller of the attach gave them.
-    root_path: [u8; abi::PATH_BYTES],
-    leaf_path: [u8; abi::PATH_BYTES],
+    paths: KBox<Paths>,
+}
+
+/// The paths of root and leaf, as the caller of the attach gave them.
+struct Paths {
+    root: [u8; abi::PATH_BYTES],
+    leaf: [u8; abi::PATH_BYTES],
 }
 
 /// What the leaf's superblock says of the union.

@@ -19,8 +19,8 @@ impl Attached {
         c.mode = union.mode();
         c.openers = disk.openers();
         c.queues = disk.queues();
-        c.root = union.lower.root_path;
-        c.leaf = union.lower.leaf_path;
+        c.root = union.lower.paths.root;
+        c.leaf = union.lower.paths.leaf;
         c.uuid = union.leaf.uuid;
         c.sectors = g.union_sectors();
         c.root_sectors = g.root_sectors();

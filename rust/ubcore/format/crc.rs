@@ -3,7 +3,7 @@
 //! CRC32C (Castagnoli), as RFC 3720 B.4 defines it: reflected polynomial 0x82f63b78.
 //!
 //! In the kernel module it is the kernel's, which uses the processor's instructions for it. The
-//! module that holds the core provides it, as `blk::digest`. Elsewhere it is a table.
+//! module that holds the core provides it, as `sys::digest`. Elsewhere it is a table.
 
 #[cfg(kernel)]
 pub(crate) use super::super::super::sys::digest::crc32c;

@@ -132,8 +132,8 @@ fn reclaim_round<H: Host>(host: &H) -> bool {
     reclaims
 }
 
-/// Frees the leaf slabs that [`begin_reclaim`] has picked. Holds no lock while it waits for requests
-/// in flight and for discards below, because a device may hang, and commits must continue.
+/// Frees the leaf slabs that [`begin_reclaim`] has picked. Holds no lock while it waits for
+/// requests in flight and for discards below, because a device may hang, and commits must continue.
 fn reclaim<H: Host>(host: &H) {
     epoch::wait(host);
     let mut from = 0;
