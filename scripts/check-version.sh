@@ -19,7 +19,7 @@ same() {
 [[ $version =~ ^[0-9]+\.[0-9]+\.[0-9]+$ ]] || { printf 'Cargo.toml: no version: "%s"\n' "$version"; exit 1; }
 same CHANGELOG.md "$(sed -n 's/^## \([0-9.]*\).*/\1/p' CHANGELOG.md | head -n 1)"
 for package in rust/ubcore tools/ubctl tests/crash tests/races; do
-	grep -qx 'version.workspace = true' $package/Cargo.toml || same $package/Cargo.toml "one of its own"
+	grep -qx 'version.workspace = true' $package/Cargo.toml || same $package/Cargo.toml "a separate version"
 done
 if tags=$(git -c safe.directory='*' tag --points-at HEAD 2>/dev/null); then
 	for tag in $tags; do

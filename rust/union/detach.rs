@@ -34,7 +34,7 @@ impl Attached {
         match done {
             Ok(()) => pr_info!("{}: detached from leaf {}\n", union.name, union.lower.leaf),
             Err(e) => pr_err!(
-                "{}: the last commit to leaf {} failed ({}): the leaf holds what was flushed before\n",
+                "{}: the last commit to leaf {} failed ({}): the leaf holds all flushed data\n",
                 union.name,
                 union.lower.leaf,
                 core::format_args!("{e}"),

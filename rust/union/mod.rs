@@ -195,8 +195,8 @@ impl Union {
         self.failure.populate(e);
         self.events.read_only();
         pr_err!(
-            "{}: cannot commit the map to leaf {} ({}): the union is read-only now, and what was \
-             flushed before is safe; see to the leaf, then detach and attach it\n",
+            "{}: cannot commit the map to leaf {} ({}): the union is read-only now, and flushed data \
+             is safe; repair the leaf's device, then detach and attach the union\n",
             self.name,
             self.lower.leaf,
             core::format_args!("{e}"),

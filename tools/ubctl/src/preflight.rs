@@ -122,34 +122,9 @@ fn device_at(path: &[u8; abi::PATH_BYTES]) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::{refuse_leaf_as_root, Device, Side};
+    use crate::commands::format::tests::superblock;
     use crate::device::Access;
     use ubcore::format::crc::block_crc;
-    use ubcore::format::features::Features;
-    use ubcore::format::name::LeafName;
-    use ubcore::format::superblock::Superblock;
-    use ubcore::geometry::Geometry;
-
-    fn superblock() -> Vec<u8> {
-        let sb = Superblock {
-            generation: 1,
-            uuid: [7; 16],
-            nonce: 1,
-            geometry: Geometry::new(4096, 4096, 8192, 32, 16).unwrap(),
-            root_block_bytes: 512,
-            clean: true,
-            reveal: false,
-            keep: false,
-            journal_tail: 0,
-            journal_sequence: 1,
-            root_digest: [0; 32],
-            name: LeafName::NONE,
-            features: Features::NONE,
-            directory_slots: [0; 256],
-        };
-        let mut bytes = vec![0; 65536];
-        sb.encode(&mut bytes[..512]);
-        bytes
-    }
 
     #[test]
     fn a_root_that_begins_with_a_leaf_is_refused() {
@@ -159,7 +134,8 @@ mod tests {
             let root = Device::open(&path, Side::Root, Access::Read).unwrap();
             refuse_leaf_as_root(&root).err().map(|fail| fail.message)
         };
-        let mut leaf = superblock();
+        let mut leaf = vec![0; 65536];
+        superblock(7, 1).encode(&mut leaf[..512]);
         assert!(refused(&leaf).unwrap().contains("of UUID 07070707-"));
         // A newer version, with a checksum that is right, and with one that is not.
         leaf[12] = 9;

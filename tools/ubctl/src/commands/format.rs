@@ -436,12 +436,13 @@ fn wiped(leaf: &Device, geometry: &Geometry) -> [(u64, u64); 2] {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::{writes, Features, Geometry, LeafName, Superblock};
     use ubcore::error::Error;
     use ubcore::format::superblock::choose;
 
-    fn superblock(uuid: u8, generation: u64) -> Superblock {
+    /// Returns a leaf's superblock, for the tests of the tool.
+    pub(crate) fn superblock(uuid: u8, generation: u64) -> Superblock {
         Superblock {
             generation,
             uuid: [uuid; 16],
@@ -461,7 +462,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cut_of_power_leaves_the_old_leaf_or_the_new_one() {
+    fn a_power_failure_leaves_the_old_leaf_or_the_new_one() {
         let old = writes(&superblock(1, 50));
         let mut slots = [old[1].1.clone(), old[2].1.clone()];
         let mut found = Vec::new();
