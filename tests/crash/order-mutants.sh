@@ -31,6 +31,19 @@ for d in "$TOP"/tests/*/Cargo.toml; do
 	[ -e "$copy/tests/$(basename "$d")" ] || cp -a "$d" "$copy/tests"
 done
 
+# campaign BINARY LOG: runs the scenes, and ends them all when one has failed.
+campaign() {
+	local pid code=0
+	timeout 900 "$1" >"$2" 2>&1 &
+	pid=$!
+	while kill -0 $pid 2>/dev/null; do
+		! grep -aqE '^test [a-z_0-9]+ \.\.\. FAILED' "$2" || kill $pid 2>/dev/null || true
+		sleep 1
+	done
+	wait $pid || code=$?
+	return $code
+}
+
 caught=0
 one() {
 	local name=$1 patch=$TOP/tests/races/mutants/$1.patch log=$BUILD/log/order-mutant-$1.log bin scene
@@ -42,7 +55,7 @@ for line in sys.stdin:
     m = json.loads(line)
     if m.get("executable"):
         print(m["executable"])') && [ -n "$bin" ]; then
-		if timeout 900 "$bin" >"$log" 2>&1; then
+		if campaign "$bin" "$log"; then
 			say "FAILED: $name: the quick campaign passes all the same"
 		elif scene=$(grep -am 1 -oE '^test [a-z_0-9]+ \.\.\. FAILED' "$log"); then
 			say "caught: $name, by ${scene#test }"

@@ -85,6 +85,39 @@ fn emptied_while_a_flush_runs_is_emptied_or_not() {
     }
 }
 
+/// A FLUSH has begun, and runs to its end while the slab of the write that it covers is emptied.
+/// After a power failure the slab holds the write or is empty. It does not hold what was there
+/// before the write.
+#[test]
+fn a_flush_that_runs_while_a_slab_is_emptied_keeps_its_write() {
+    let mut n = 0;
+    loop {
+        let s = Scene::new(geometry());
+        s.write(SLAB, 8, 1).unwrap();
+        s.allocator.borrow_mut().begin_commit();
+        let inner = s.clone();
+        let hook = Box::new(move || {
+            let mut committer = inner.committer.borrow_mut();
+            committer
+                .commit(&inner.map, &mut inner.disk.clone())
+                .unwrap();
+        });
+        let accesses = s
+            .map
+            .memory()
+            .interrupt(n, hook, || empty(&s, 1, Base::Zero));
+        if n >= accesses {
+            break;
+        }
+        let u = cut(&s.disk, u64::from(n));
+        let at = SLAB + 2;
+        let lawful = [content(1, at), [0; 512]].contains(&u.read(at));
+        assert!(lawful, "access {n}");
+        n += 1;
+    }
+    assert!(n > 3, "{n}");
+}
+
 fn content_of(tag: u64, sector: u64) -> [u8; 512] {
     if tag == ZERO {
         [0; 512]
