@@ -7,7 +7,7 @@
 #   scripts/build.sh modules-bench-um
 #                               build/kmod-bench-um/unionblk.ko, for the kernel of `make bench`
 #   scripts/build.sh test-modules, test-modules-kunit-x86_64
-#                               build/kmod-test[-kunit-x86_64]/dm_nth.ko, which the crash campaigns use
+#                               build/kmod-test[-kunit-x86_64]/, the modules of tests/kmod
 #   scripts/build.sh tools      the ubctl that runs anywhere: statically linked
 #   scripts/build.sh programs   the tests' own C programs, static too
 # MO= keeps kbuild's outputs, and its clean, away from the sources.
@@ -40,7 +40,7 @@ build_test_modules() {
 	kunit-*) tree=$("$TOP/scripts/kernel-kunit.sh" "${1#kunit-}")/tree ;;
 	*) tree=$("$TOP/scripts/kernel.sh")/tree ;;
 	esac
-	make -C "$tree" M="$TOP/tests/crash/kmod" MO="$BUILD/kmod-test${1:+-$1}" -j"$(nproc)" modules
+	make -C "$tree" M="$TOP/tests/kmod" MO="$BUILD/kmod-test${1:+-$1}" -j"$(nproc)" modules
 }
 
 build_tools() {

@@ -48,10 +48,11 @@ options+=(-f "$golden:golden" -f "$TOP/tests/data:data")
 options+=(-f "$BUILD/programs:programs")
 if [ "$*" != selftest ]; then
 	case $kernel in
-	stock) "$TOP/scripts/build.sh" modules tools; ko=$BUILD/kmod/unionblk.ko ;;
-	kunit) "$TOP/scripts/build.sh" modules-kunit-x86_64 tools; options+=(-a kmemleak=on); ko=$BUILD/kmod-kunit-x86_64/unionblk.ko ;;
+	stock) suffix='' ;;
+	kunit) suffix=-kunit-x86_64; options+=(-a kmemleak=on) ;;
 	*) die "no kernel $kernel: stock or kunit" ;;
 	esac
-	options+=(-f "$ko" -f "$BUILD/cargo/x86_64-unknown-linux-gnu/release/ubctl")
+	"$TOP/scripts/build.sh" "modules$suffix" "test-modules$suffix" tools
+	options+=(-f "$BUILD/kmod$suffix/unionblk.ko" -f "$BUILD/kmod-test$suffix/blk_again.ko" -f "$BUILD/cargo/x86_64-unknown-linux-gnu/release/ubctl")
 fi
 exec "$TOP/scripts/vm.sh" "${options[@]}" -t $limit -- env SOAK_SECONDS="${SOAK_SECONDS:-60}" sh tests/check "$@"

@@ -265,6 +265,13 @@ impl<D: Operations> GenDisk<D> {
         self.linked.push_within_capacity(below).map_err(|_| ENOMEM)
     }
 
+    /// Keeps the block layer from merging bios into one request, because all bios of a request end
+    /// with one status.
+    pub(crate) fn forbid_merges(&self) {
+        // SAFETY: By the invariant the disk is in the system. The call sets a bit of its queue.
+        unsafe { ffi::ub_disk_forbid_merges(self.disk.as_ptr()) };
+    }
+
     /// Returns a reference to the disk's memory that may outlive this value.
     pub(crate) fn reference(&self) -> GenDiskRef {
         // SAFETY: By the invariant the disk is in the system.

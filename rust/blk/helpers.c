@@ -36,6 +36,20 @@ static_assert(MINORBITS == 20);
  */
 #define UB_STRIP (REQ_NOWAIT | REQ_POLLED | REQ_FUA | REQ_PREFLUSH | REQ_ALLOC_CACHE)
 
+/*
+ * Returns the flags that lower I/O inherits from @rq. If different bios were
+ * merged, the flags of @rq do not apply to all of them. Read-ahead may fail
+ * early, and a read that was merged with it must not.
+ */
+static __always_inline blk_opf_t ub_inherited(struct request *rq)
+{
+	blk_opf_t opf = rq->cmd_flags & ~UB_STRIP;
+
+	if (unlikely(rq->rq_flags & RQF_MIXED_MERGE))
+		opf &= ~(REQ_FAILFAST_MASK | REQ_RAHEAD);
+	return opf;
+}
+
 /* The bios of lower I/O that are not embedded in a request's private data. */
 static struct bio_set ub_bios;
 static atomic_t ub_bios_used;
@@ -96,7 +110,7 @@ static struct bio *ub_bio_clone(struct bio *own, struct bio *src, u32 skip, u32 
 
 struct bio *ub_bio_part(struct request *rq, struct bio *own, const struct ub_part *part)
 {
-	blk_opf_t opf = (rq->cmd_flags & ~UB_STRIP) | (__force blk_opf_t)part->set_opf;
+	blk_opf_t opf = ub_inherited(rq) | (__force blk_opf_t)part->set_opf;
 	struct bio *bio = ub_bio_clone(own, part->src, part->skip, part->sectors,
 				       part->bdev, part->sector, opf);
 
@@ -144,6 +158,11 @@ static u32 ub_clone_fill(struct request *clone, struct bio *own,
 
 		if (!bio)
 			break;
+		/*
+		 * The sector is of the whole disk. A driver that submits the
+		 * bio again must not have a partition's start added to it.
+		 */
+		bio_set_flag(bio, BIO_REMAPPED);
 		if (clone->bio) {
 			bio_chain(bio, clone->bio);
 			clone->biotail->bi_next = bio;
@@ -196,11 +215,8 @@ static __always_inline int ub_clone_check(struct block_device *bdev, u64 sector,
 static __always_inline struct request *ub_clone_alloc(struct request *rq,
 						      struct block_device *bdev, u32 set_opf)
 {
-	blk_opf_t opf = (rq->cmd_flags & ~UB_STRIP) | REQ_NOMERGE;
+	blk_opf_t opf = ub_inherited(rq) | REQ_NOMERGE;
 
-	/* If different bios were merged, the flags do not apply to all. */
-	if (unlikely(rq->rq_flags & RQF_MIXED_MERGE))
-		opf &= ~REQ_FAILFAST_MASK;
 	/* A clone bypasses the lower flush machinery, so check for a cache. */
 	if (set_opf && bdev_write_cache(bdev))
 		opf |= (__force blk_opf_t)set_opf;
@@ -229,6 +245,12 @@ static __always_inline int ub_clone_insert(struct request *clone, struct request
 	status = blk_insert_cloned_request(clone);
 	if (likely(status == BLK_STS_OK))
 		return sectors;
+	/*
+	 * If the lower limits have shrunk since they were stacked, the request
+	 * does not fit. The worker then sends bios, which are split.
+	 */
+	if (status == BLK_STS_IOERR && clone->nr_phys_segments > queue_max_segments(clone->q))
+		status = BLK_STS_RESOURCE;
 	ub_clone_drop_bios(clone, own);
 	blk_mq_cleanup_rq(clone);
 	blk_mq_free_request(clone);
@@ -263,6 +285,8 @@ int ub_clone_whole(struct request *rq, struct bio *own, struct block_device *bde
 	/* Like bio_init_clone(), without the cost of setting the device. */
 	bio_init(own, NULL, NULL, 0, clone->cmd_flags & ~REQ_NOMERGE);
 	bio_set_flag(own, BIO_CLONED);
+	/* The sector is of the whole disk, as in ub_clone_fill(). */
+	bio_set_flag(own, BIO_REMAPPED);
 	own->bi_bdev = bdev;
 	own->bi_ioprio = src->bi_ioprio;
 	own->bi_write_hint = src->bi_write_hint;
@@ -385,25 +409,6 @@ int ub_bdev_flush(struct block_device *bdev)
 	return blkdev_issue_flush(bdev);
 }
 
-/* Does nothing if the device does not support discard. */
-int ub_bdev_discard(struct block_device *bdev, u64 sector, u64 sectors)
-{
-	if (WARN_ON_ONCE(current->bio_list))
-		return -EDEADLK;
-	if (!bdev_max_discard_sectors(bdev))
-		return 0;
-	return blkdev_issue_discard(bdev, sector, sectors, GFP_NOIO);
-}
-
-/* Writes zeroes if the device cannot zero. With @keep, no space is freed. */
-int ub_bdev_zero(struct block_device *bdev, u64 sector, u64 sectors, bool keep)
-{
-	if (WARN_ON_ONCE(current->bio_list))
-		return -EDEADLK;
-	return blkdev_issue_zeroout(bdev, sector, sectors, GFP_NOIO,
-				    keep ? BLKDEV_ZERO_NOUNMAP : 0);
-}
-
 bool ub_bdev_takes_requests(struct block_device *bdev)
 {
 	return queue_is_mq(bdev_get_queue(bdev));
@@ -492,6 +497,12 @@ void ub_disk_setup(struct gendisk *disk, struct lock_class_key *key)
 {
 	blk_queue_flag_set(QUEUE_FLAG_DISABLE_WBT_DEF, disk->queue);
 	lockdep_set_class(&disk->queue->elevator_lock, key);
+}
+
+/* Keeps each bio of the disk in a separate request. */
+void ub_disk_forbid_merges(struct gendisk *disk)
+{
+	blk_queue_flag_set(QUEUE_FLAG_NOMERGES, disk->queue);
 }
 
 void ub_disk_get(struct gendisk *disk)

@@ -82,6 +82,7 @@ u32 ub_disk_openers(struct gendisk *disk);
 int ub_disk_link(struct gendisk *disk, struct block_device *bdev);
 void ub_disk_unlink(struct gendisk *disk, struct block_device *bdev);
 void ub_disk_setup(struct gendisk *disk, struct lock_class_key *key);
+void ub_disk_forbid_merges(struct gendisk *disk);
 void ub_disk_get(struct gendisk *disk);
 void ub_disk_event(struct gendisk *disk, const char *variable);
 void *ub_disk_data(struct device *dev);

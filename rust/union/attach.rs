@@ -342,6 +342,10 @@ fn make(
         (sectors, options.read_only),
         (tags, resources.bios.clone()),
     ))?;
+    if union.loss.stretches() > 0 {
+        // A read of lost sectors fails. A read beside them must not fail with it.
+        disk.forbid_merges();
+    }
     let mut attached = Attached { disk, union };
     if let Err(e) = attached.show() {
         // The disk was in the system, so an opener may have written to it.
