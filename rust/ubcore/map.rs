@@ -14,13 +14,8 @@
 //! - [`Map::assign`] and [`Map::empty`] run under the allocator's lock.
 //! - [`Map::take_dirty`], [`Map::take_fresh`] and [`Map::take_pending`] are for the one committer.
 //!
-//! Ordering: an entry is published after its bits were cleared, a bit is set after its data was
-//! written, and a dirty mark is set after the bits. Each change is counted twice: before its first
-//! bit, and when its dirty marks are in place. Each of these is a release, each look-up an acquire.
-//! So a committer that finds both counts equal, and then takes the marks, misses no change up to
-//! that count. A thread that sees a bit, and then the first count equal to the durable count, sees
-//! a durable bit. A thread that sees a bit, and then a change under way, sets the dirty mark of
-//! that bit once more.
+//! `Documentation/design.rst` says in which order the stores are made, and what follows from it.
+//! Each of these stores is a release, each look-up an acquire.
 
 pub use super::entry::{Base, Emptied, Emptying, Entry};
 
