@@ -135,7 +135,7 @@ impl<B: DerefMut<Target = [u64]>> Allocator<B> {
     /// Allocates a leaf slab for root slab `slab`, if it has none. Returns the leaf slab.
     ///
     /// Under the lock. Returns `Full` if no slab is free, `Emptied` if the root slab was emptied
-    /// and may not have a new home yet, and `NoMemory` if there is no page for the map at once.
+    /// and may not get a new leaf slab yet, and `NoMemory` if there is no page for the map at once.
     pub fn allocate<M: Memory>(&mut self, map: &Map<M>, slab: u32) -> Result<u32> {
         let entry = map.entry(slab);
         if let Some(leaf) = entry.leaf {
@@ -151,11 +151,11 @@ impl<B: DerefMut<Target = [u64]>> Allocator<B> {
     }
 
     /// Allocates a leaf slab for every slab of a range of union sectors. If the free slabs do not
-    /// suffice, it allocates none, because a home that its write never reached would take up space
+    /// suffice, it allocates none, because a leaf slab that its write never reached would be lost
     /// until the next attach. If slabs are about to become free, it returns `Emptied`, not `Full`.
     ///
-    /// Like [`Allocator::allocate`] otherwise. If memory runs out, slabs that have a home by then
-    /// keep it.
+    /// Like [`Allocator::allocate`] otherwise. If memory runs out, slabs that have a leaf slab by
+    /// then keep it.
     pub fn allocate_range<M: Memory>(&mut self, map: &Map<M>, sector: u64, sectors: u32) -> Result {
         self.allocate_ranges(map, [(sector, sectors)])?;
         if cfg!(mutant = "bits-before-data") {
@@ -170,21 +170,21 @@ impl<B: DerefMut<Target = [u64]>> Allocator<B> {
         map: &Map<M>,
         ranges: [(u64, u32); N],
     ) -> Result {
-        let homeless = || {
+        let unallocated = || {
             ranges
                 .into_iter()
-                .flat_map(|(at, n)| plan::homeless(map, at, n))
+                .flat_map(|(at, n)| plan::unallocated(map, at, n))
         };
-        if homeless().any(|slab| map.entry(slab).emptied != Emptied::No) {
+        if unallocated().any(|slab| map.entry(slab).emptied != Emptied::No) {
             return Err(Error::Emptied);
         }
-        let missing = wide(homeless().count());
+        let missing = wide(unallocated().count());
         if missing > u64::from(self.slabs.saturating_sub(self.used)) {
             // The emptied slabs will be free in a moment, so the request is deferred until then.
             let soon = self.any_emptied || self.any_reclaimable;
             return Err(if soon { Error::Emptied } else { Error::Full });
         }
-        for slab in homeless() {
+        for slab in unallocated() {
             self.allocate(map, slab)?;
         }
         Ok(())
@@ -205,8 +205,8 @@ impl<B: DerefMut<Target = [u64]>> Allocator<B> {
         for slab in slabs {
             match map.empty(slab, base)? {
                 Emptying::Unchanged => continue,
-                Emptying::NoHome => {}
-                Emptying::Home(leaf) => {
+                Emptying::NoLeafSlab => {}
+                Emptying::LeafSlab(leaf) => {
                     set(&mut self.emptied, leaf);
                     self.any_emptied = true;
                 }

@@ -263,8 +263,9 @@ pub fn fits_blocks<D: Disk, M: Memory>(disk: &mut D, map: &Map<M>, sectors: u32)
 /// Takes every slab that the table names, and refuses a table that names a slab twice. If a slab is
 /// about to be lost, it gets no owner, because its root slab will not name it any more.
 ///
-/// If the page of bits of a home does not exist, the home has nothing in it. No union makes such an
-/// entry, and a write to it would find no bits to set. So the root slab has no home from now on.
+/// If the page of bits of a leaf slab does not exist, nothing is mapped in the leaf slab. No union
+/// makes such an entry, and a write to it would find no bits to set. So the root slab has no leaf
+/// slab from now on.
 fn mark_slabs_used<D, M, A, B>(
     disk: &mut D,
     map: &Map<M>,
@@ -301,7 +302,7 @@ where
             }
             let known = !lost.is_lost(page) && !lost.is_lost(bits_page_of(map, leaf));
             if known && !pages::has_bits(map, leaf) {
-                map.set_entry(slab, Entry::none(entry.base, Emptied::No))?;
+                map.set_entry(slab, Entry::unallocated(entry.base, Emptied::No))?;
                 changed.add(page);
                 continue;
             }

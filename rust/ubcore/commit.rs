@@ -224,7 +224,7 @@ where
             }
             from = (first / 64).saturating_add(1);
         }
-        // Emptied slabs come last. If a slab lost its home in the loop above, it is recorded here,
+        // Emptied slabs come last. If a root slab lost its leaf slab above, it is recorded here,
         // in the same transaction. What is written to it from now on is recorded in a later one. If
         // there is no space, the checkpoint takes the slabs that are left.
         from = 0;
@@ -277,8 +277,8 @@ where
             }
             from = (first / 64).saturating_add(1);
         }
-        // In this order, as in a transaction: a slab that has lost its home by now is on a page
-        // that is stored.
+        // In this order, as in a transaction: a root slab that has lost its leaf slab by now is on
+        // a page that is stored.
         from = 0;
         while let Some(page) = map.take_pending(from) {
             self.pages.add(page);

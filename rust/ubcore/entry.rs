@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! An entry of the slab table: the home of a root slab, and what lies below its unwritten sectors.
+//! An entry of the slab table: the leaf slab of a root slab, and what lies below its unwritten
+//! sectors.
 
 /// What an unwritten sector of a slab reads as.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -11,16 +12,16 @@ pub enum Base {
     Zero,
 }
 
-/// The state of a slab that was emptied and may not have a new home yet.
+/// The state of a slab that was emptied and may not get a new leaf slab yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Emptied {
-    /// The slab was not emptied, or it may have a new home again.
+    /// The slab was not emptied, or it may get a new leaf slab again.
     No,
     /// No commit has covered it.
     Pending,
-    /// The emptying is durable. I/O on the old home may still be in flight.
+    /// The emptying is durable. I/O on the old leaf slab may still be in flight.
     Durable,
-    /// As before, and a grace period that waits for this I/O has begun.
+    /// As before, and a reclaim that waits for this I/O has begun.
     Waiting,
 }
 
@@ -29,10 +30,10 @@ pub enum Emptied {
 pub enum Emptying {
     /// Nothing: the slab reads as it shall already.
     Unchanged,
-    /// What the slab reads as; it had no home.
-    NoHome,
-    /// The slab has lost this home.
-    Home(u32),
+    /// What the slab reads as; it had no leaf slab.
+    NoLeafSlab,
+    /// The slab has lost this leaf slab.
+    LeafSlab(u32),
 }
 
 /// An entry of the slab table: 32 bits, zero for a slab that was never changed.
@@ -52,7 +53,7 @@ pub struct Entry {
     pub base: Base,
     /// Whether the slab was emptied. Then there is no leaf slab.
     pub emptied: Emptied,
-    /// The metadata of the slab's home, or of its bits, is damaged or could not be read. No other
+    /// The metadata of the slab or of its bits is damaged or could not be read. No other
     /// field has a meaning.
     pub lost: bool,
 }
@@ -66,19 +67,19 @@ impl Entry {
     /// A slab whose content is unknown, because the metadata that names it is damaged.
     pub const LOST: Entry = Entry {
         lost: true,
-        ..Entry::none(Base::Root, Emptied::No)
+        ..Entry::unallocated(Base::Root, Emptied::No)
     };
 
-    /// Returns the entry of a slab that has a home on the leaf.
-    pub fn home(leaf: u32, base: Base) -> Entry {
+    /// Returns the entry of a root slab with a leaf slab.
+    pub fn allocated(leaf: u32, base: Base) -> Entry {
         Entry {
             leaf: Some(leaf),
-            ..Entry::none(base, Emptied::No)
+            ..Entry::unallocated(base, Emptied::No)
         }
     }
 
-    /// Returns the entry of a slab without a home.
-    pub const fn none(base: Base, emptied: Emptied) -> Entry {
+    /// Returns the entry of a root slab without a leaf slab.
+    pub const fn unallocated(base: Base, emptied: Emptied) -> Entry {
         Entry {
             leaf: None,
             base,
@@ -96,13 +97,13 @@ impl Entry {
             Base::Zero
         };
         match bits >> 1 {
-            PENDING => Entry::none(base, Emptied::Pending),
-            DURABLE => Entry::none(base, Emptied::Durable),
-            WAITING => Entry::none(base, Emptied::Waiting),
+            PENDING => Entry::unallocated(base, Emptied::Pending),
+            DURABLE => Entry::unallocated(base, Emptied::Durable),
+            WAITING => Entry::unallocated(base, Emptied::Waiting),
             LOST => Entry::LOST,
             high => Entry {
                 leaf: high.checked_sub(1),
-                ..Entry::none(base, Emptied::No)
+                ..Entry::unallocated(base, Emptied::No)
             },
         }
     }

@@ -161,7 +161,7 @@ pub enum Error {
     /// The driver contradicts itself, because a rule of the map does not hold.
     Internal,
     /// The slab was emptied a moment ago, or the leaf is full and emptied slabs are about to become
-    /// free. The slab can have a home after the next commit and grace period.
+    /// free. The slab can get a leaf slab after the next reclaim.
     Emptied,
 }
 

@@ -475,7 +475,7 @@ impl<M: Memory, B: core::ops::DerefMut<Target = [u64]>, L: Fn(u32) -> bool> Play
             let record = Record::decode(bits, sectors).ok_or(self.bad)?;
             at = at.saturating_add(1);
             if let Record::Words { slab, words } = record {
-                let leaf = self.home(slab)?;
+                let leaf = self.leaf_slab(slab)?;
                 if let Some(leaf) = leaf {
                     self.change(bits_page_of(self.map, leaf))?;
                 }
@@ -495,8 +495,8 @@ impl<M: Memory, B: core::ops::DerefMut<Target = [u64]>, L: Fn(u32) -> bool> Play
         Ok(())
     }
 
-    /// Returns the home of a slab that has one, or `None` if its entry is lost.
-    fn home(&self, slab: u32) -> Result<Option<u32>> {
+    /// Returns the leaf slab of a root slab that has one, or `None` if its entry is lost.
+    fn leaf_slab(&self, slab: u32) -> Result<Option<u32>> {
         let g = self.map.geometry();
         let leaf = self.map.entry(slab).leaf.filter(|&l| l < g.leaf_slabs());
         let lost = (self.lost)(table_page_of(slab));
@@ -522,12 +522,13 @@ impl<M: Memory, B: core::ops::DerefMut<Target = [u64]>, L: Fn(u32) -> bool> Play
                 let entry = self.map.entry(slab);
                 if entry.leaf != Some(leaf) {
                     self.forget(leaf)?;
-                    self.map.set_entry(slab, Entry::home(leaf, entry.base))?;
+                    self.map
+                        .set_entry(slab, Entry::allocated(leaf, entry.base))?;
                 }
                 self.map.set_bits(leaf, run.first, run.count)?;
             }
             Record::More { slab, run } => {
-                if let Some(leaf) = self.home(slab)? {
+                if let Some(leaf) = self.leaf_slab(slab)? {
                     self.change(bits_page_of(self.map, leaf))?;
                     self.map.set_bits(leaf, run.first, run.count)?;
                 }
@@ -552,7 +553,8 @@ impl<M: Memory, B: core::ops::DerefMut<Target = [u64]>, L: Fn(u32) -> bool> Play
                 }
                 self.forget(leaf)?;
             }
-            self.map.set_entry(slab, Entry::none(base, Emptied::No))?;
+            self.map
+                .set_entry(slab, Entry::unallocated(base, Emptied::No))?;
         }
         Ok(())
     }

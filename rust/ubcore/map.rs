@@ -340,7 +340,7 @@ impl<M: Memory> Map<M> {
         }
         self.set_owner(leaf, Some(slab))?;
         bits::set(self.memory.fresh(), leaf);
-        let done = self.set_entry(slab, Entry::home(leaf, base));
+        let done = self.set_entry(slab, Entry::allocated(leaf, base));
         if done.is_err() {
             bits::clear(self.memory.fresh(), leaf);
             self.set_owner(leaf, None)?;
@@ -348,7 +348,8 @@ impl<M: Memory> Map<M> {
         done
     }
 
-    /// Maps union sectors whose data is on the leaf, except in slabs that have lost their home.
+    /// Maps union sectors whose data is on the leaf, except in root slabs that have lost their leaf
+    /// slab.
     ///
     /// Any context. Returns whether it is a change: a sector was unmapped, or another change ran.
     pub fn mark(&self, sector: u64, count: u32) -> bool {
@@ -362,7 +363,7 @@ impl<M: Memory> Map<M> {
         }
         // An overwrite, the usual case, stores nothing, so CPUs do not contend for a cache line.
         let mut missing = false;
-        self.each_home(sector, count, |leaf, offset, n| {
+        self.each_leaf_slab(sector, count, |leaf, offset, n| {
             missing |= self.mapped_run(leaf, offset, n) != (true, n);
         });
         // Another request's change may have set our bits, but not its dirty marks yet. That request
@@ -371,7 +372,7 @@ impl<M: Memory> Map<M> {
             return false;
         }
         self.change(|| {
-            self.each_home(sector, count, |leaf, offset, n| {
+            self.each_leaf_slab(sector, count, |leaf, offset, n| {
                 if self.mark_in_slab(leaf, offset, n) || self.is_busy(1) {
                     self.mark_dirty(leaf);
                 }
@@ -401,8 +402,8 @@ impl<M: Memory> Map<M> {
         done
     }
 
-    /// Takes away the home of a root slab, if it has one. The root slab reads as `base` from now
-    /// on. Its former leaf slab has no owner, and must not be used before a commit and a grace
+    /// Takes away the leaf slab of a root slab, if it has one. The root slab reads as `base` from
+    /// now on. Its former leaf slab has no owner, and must not be used before a commit and a grace
     /// period.
     ///
     /// Under the allocator's lock. Fails with `NoMemory`.
@@ -417,16 +418,16 @@ impl<M: Memory> Map<M> {
         }
         self.change(|| {
             // The owner is cleared last, so a committer that finds no owner finds the slab emptied.
-            self.set_entry(slab, Entry::none(base, Emptied::Pending))?;
+            self.set_entry(slab, Entry::unallocated(base, Emptied::Pending))?;
             bits::set(self.memory.emptied(), page);
             if !bits::set(self.memory.pending(), page) {
                 self.pending.fetch_add(1, Ordering::Relaxed);
             }
             let Some(leaf) = entry.leaf else {
-                return Ok(Emptying::NoHome);
+                return Ok(Emptying::NoLeafSlab);
             };
             self.set_owner(leaf, None)?;
-            Ok(Emptying::Home(leaf))
+            Ok(Emptying::LeafSlab(leaf))
         })
     }
 
@@ -475,7 +476,7 @@ impl<M: Memory> Map<M> {
             // Another thread that empties the slab again meanwhile may change its base.
             let moved = slot.fetch_update(Ordering::AcqRel, Ordering::Acquire, |bits| {
                 let entry = Entry::decode(bits);
-                (entry.emptied == from).then(|| Entry::none(entry.base, to).encode())
+                (entry.emptied == from).then(|| Entry::unallocated(entry.base, to).encode())
             });
             if let Ok(bits) = moved {
                 f(slab, Entry::decode(bits).base);
@@ -497,8 +498,8 @@ impl<M: Memory> Map<M> {
         moved
     }
 
-    /// Calls `f` with each part of a range that has a home: leaf slab, offset in it, sectors.
-    fn each_home(&self, sector: u64, count: u32, mut f: impl FnMut(u32, u32, u32)) {
+    /// Calls `f` with each part of a range that has a leaf slab: leaf slab, offset in it, sectors.
+    fn each_leaf_slab(&self, sector: u64, count: u32, mut f: impl FnMut(u32, u32, u32)) {
         let mut at = sector;
         let mut left = count;
         while left > 0 {

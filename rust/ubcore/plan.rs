@@ -83,8 +83,8 @@ pub fn read_at_once<M: Memory>(map: &Map<M>, sector: u64, sectors: u32) -> Optio
     of_root.then_some(Source::Root(sector))
 }
 
-/// Returns where a write goes as a whole, if the write lies in one slab, which has a home. If it
-/// returns `None`, the caller uses [`write`]. Any context, no lock.
+/// Returns where a write goes as a whole, if the write lies in one slab, which has a leaf slab. If
+/// it returns `None`, the caller uses [`write`]. Any context, no lock.
 #[inline]
 pub fn write_at_once<M: Memory>(map: &Map<M>, sector: u64, sectors: u32) -> Option<Source> {
     let g = map.geometry();
@@ -99,8 +99,8 @@ pub fn write_at_once<M: Memory>(map: &Map<M>, sector: u64, sectors: u32) -> Opti
 }
 
 /// Returns the runs of a write: on the leaf, or nowhere ([`Source::Zero`]) in a slab that lost its
-/// home since [`homeless`] was called. The slab was emptied beside the write, which is as if after
-/// it.
+/// leaf slab since [`unallocated`] was called. The slab was emptied beside the write, which is as
+/// if after it.
 pub fn write<M: Memory>(map: &Map<M>, sector: u64, sectors: u32) -> Runs<'_, M> {
     Runs {
         map,
@@ -112,7 +112,7 @@ pub fn write<M: Memory>(map: &Map<M>, sector: u64, sectors: u32) -> Runs<'_, M> 
 }
 
 /// Returns the root slabs of a range that have no leaf slab yet.
-pub fn homeless<M: Memory>(
+pub fn unallocated<M: Memory>(
     map: &Map<M>,
     sector: u64,
     sectors: u32,
@@ -142,16 +142,16 @@ impl<M: Memory> Runs<'_, M> {
             return None;
         }
         let entry = self.map.entry(g.slab_of(self.at));
-        let home = entry
+        let found = entry
             .leaf
             .map(|l| (l, g.leaf_slab_start(l).wrapping_add(u64::from(offset))));
-        let run = match (self.way, home) {
+        let run = match (self.way, found) {
             (_, None) if entry.lost => Run {
                 source: Source::Lost,
                 sectors: limit,
             },
-            (Way::Write, home) => Run {
-                source: home.map_or(Source::Zero, |h| Source::Leaf(h.1)),
+            (Way::Write, found) => Run {
+                source: found.map_or(Source::Zero, |f| Source::Leaf(f.1)),
                 sectors: limit,
             },
             (Way::Read, Some((leaf, start))) => match self.map.mapped_run(leaf, offset, limit) {

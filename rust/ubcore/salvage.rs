@@ -4,7 +4,7 @@
 //!
 //! If a map page fails its checksum, or cannot be read, it is not known. If this happens to a
 //! directory block, all its pages are not known. With a page of the slab table all its root slabs
-//! are lost. With a page of sector bits all root slabs whose home is among its leaf slabs are lost.
+//! are lost. With a page of sector bits all root slabs that own one of its leaf slabs are lost.
 //! The map marks these root slabs as lost ([`Entry::LOST`]). Every other slab is as if nothing had
 //! happened, because no page and no record of another slab says anything about it.
 //!

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Checks whether a leaf is whole: every damage is found and named, and what can be mended without
-//! guessing is mended.
+//! Checks whether a leaf is whole. It finds and names every damage, and repairs what can be
+//! repaired without a guess.
 //!
 //! Attach stops at the first thing that is wrong. The check continues as far as the format allows,
-//! judges with the same code, and passes each finding to a visitor. Only [`mend`] writes.
+//! judges with the same code, and passes each finding to a visitor. Only [`repair`] writes.
 
 mod map;
-pub mod mend;
+pub mod repair;
 mod ring;
 mod structure;
 
@@ -29,9 +29,9 @@ pub use self::structure::superblocks;
 pub enum Grade {
     /// No damage: a power failure or normal operation explains it.
     Note,
-    /// Damage that has cost nothing yet. It can be mended.
+    /// Damage that has cost nothing yet. It can be repaired.
     Minor,
-    /// Damage to the map or the journal. Mending it would need a guess.
+    /// Damage to the map or the journal. To repair it would need a guess.
     Damage,
 }
 
@@ -141,8 +141,8 @@ impl What {
         }
     }
 
-    /// Returns whether [`mend`] can mend it, if nothing worse is found.
-    pub fn is_mendable(self) -> bool {
+    /// Returns whether [`repair`] can repair it, if nothing worse is found.
+    pub fn is_repairable(self) -> bool {
         let stays = matches!(self, What::Unowned { .. } | What::UnknownFeatures { .. });
         self.grade() != Grade::Damage && !stays
     }

@@ -4,8 +4,8 @@
 //! empty.
 //!
 //! A discard or a zeroing of whole slabs changes only the map. The leaf slabs are freed when the
-//! change is durable and all requests that may use the old homes have ended. Until then a write to
-//! such a root slab is deferred, and reclaim submits it again.
+//! change is durable and all requests that may use the old leaf slabs have ended. Until then a
+//! write to such a root slab is deferred, and reclaim submits it again.
 //!
 //! Discards and zeroings are one work, and reclaim is another. Reclaim may wait for requests that
 //! hang on one device, and requests that change only the map must not wait behind it. A large

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Epoch-based reclamation: which requests may still use a home that the map no longer names.
+//! Epoch-based reclamation: which requests may still use a leaf slab that the map no longer names.
 //!
 //! A request stores the current epoch in its state before it looks up the map. Reclaim begins a new
 //! epoch and waits until no request in flight carries an older one. The request's side is a store
@@ -9,7 +9,8 @@
 use super::super::sync::Ordering;
 use super::{Host, Request, State};
 
-/// Begins a request's use of the map: no home that it finds is freed before [`leave`]. Any context.
+/// Begins a request's use of the map: no leaf slab that it finds is freed before [`leave`]. Any
+/// context.
 #[inline]
 pub fn enter<H: Host>(host: &H, rq: &H::Request) {
     let epoch = host.shared().epoch.load(Ordering::Relaxed);
@@ -18,7 +19,7 @@ pub fn enter<H: Host>(host: &H, rq: &H::Request) {
     rq.publish_state(rq.state().with_use(epoch));
 }
 
-/// Ends a request's use of the map, if it has begun. What the request did at its home happened
+/// Ends a request's use of the map, if it has begun. What the request did in its leaf slab happened
 /// before. Any context.
 #[inline]
 pub fn leave<H: Host>(rq: &H::Request) {

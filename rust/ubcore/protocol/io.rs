@@ -72,7 +72,10 @@ fn submit<H: Host>(host: &H, rq: H::Request, whole: Option<Source>, fua: bool) -
 
 /// Allocates a leaf slab for every slab of a range, or for none if free slabs do not suffice.
 fn allocate<H: Host>(host: &H, sector: u64, sectors: u32) -> Result {
-    if plan::homeless(host.map(), sector, sectors).next().is_none() {
+    if plan::unallocated(host.map(), sector, sectors)
+        .next()
+        .is_none()
+    {
         return Ok(());
     }
     host.with_allocator(|allocator| {
@@ -114,9 +117,13 @@ pub fn complete<H: Host>(host: &H, rq: H::Request, status: H::Status) {
         if mark(host, sector, sectors) {
             host.note(Event::FirstWrite(sector, sectors));
         }
-        if rq.is_fua() && plan::homeless(host.map(), sector, sectors).next().is_some() {
-            // A discard beside it took its home. The write comes before the discard, so the discard
-            // must be durable.
+        if rq.is_fua()
+            && plan::unallocated(host.map(), sector, sectors)
+                .next()
+                .is_some()
+        {
+            // A discard beside it took its leaf slab. The write comes before the discard, so the
+            // discard must be durable.
             rq.set_state(rq.state().with_commit());
         }
     }

@@ -7,7 +7,7 @@
 //! scheduler that chooses every interleaving. [`io`] has reads and writes. [`flush`] has FLUSH, the
 //! commit waiters, the commit timer and the turn to read-only. [`discard`] has discards, zeroing,
 //! deferred requests and reclaim. [`epoch`] finds out for reclaim which requests may still use an
-//! old home.
+//! old leaf slab.
 //!
 //! Lock order: the committer's lock, then the allocator's lock.
 

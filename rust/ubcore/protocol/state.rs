@@ -9,7 +9,7 @@ pub struct State(u64);
 
 /// When the data of the request is on the leaf, the request still needs a commit.
 const NEEDS_COMMIT: u64 = 1;
-/// The request uses homes of the map, in the epoch of the upper half.
+/// The request uses leaf slabs that it found in the map, in the epoch of the upper half.
 const USES_MAP: u64 = 2;
 /// The parts of slabs of a zeroing have been zeroed.
 const PARTS_ZEROED: u64 = 4;
@@ -46,7 +46,7 @@ impl State {
         State(self.0 | PARTS_ZEROED)
     }
 
-    /// Returns whether the request uses homes of the map.
+    /// Returns whether the request uses leaf slabs that it found in the map.
     pub fn uses_map(self) -> bool {
         self.0 & USES_MAP != 0
     }

@@ -55,7 +55,7 @@ fn a_part_that_is_filled_or_emptied_is_none() {
     assert!(!fits(&u));
     u.empty(7..8, Base::Zero).unwrap();
     assert!(fits(&u));
-    // The former home still holds a part of a block, but no one reads it.
+    // The former leaf slab still holds a part of a block, but no one reads it.
     u.flush().unwrap();
     assert!(fits(&u));
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! Tests `check` with each kind of damage. It finds only that damage, finds it where it is, and
-//! mends it or leaves it alone.
+//! repairs it or leaves it alone.
 
 mod inspect;
 mod sim;
@@ -16,7 +16,7 @@ use ubcore::format::record::{Record, SlabRun};
 use ubcore::format::ring::{self, RingHead};
 use ubcore::geometry::Geometry;
 
-fn home(disk: &SimDisk, slab: u32) -> u32 {
+fn leaf_slab(disk: &SimDisk, slab: u32) -> u32 {
     load(disk, ROOT, LEAF)
         .unwrap()
         .map
@@ -25,7 +25,7 @@ fn home(disk: &SimDisk, slab: u32) -> u32 {
         .unwrap()
 }
 
-/// Checks that only `what` is found beside `others`. If it is mended, the union reads as before;
+/// Checks that only `what` is found beside `others`. If it is repaired, the union reads as before;
 /// otherwise nothing is written.
 #[track_caller]
 fn found(disk: &SimDisk, what: What, others: &[What]) {
@@ -193,7 +193,7 @@ fn journals_that_are_wrong() {
     }
 
     // A record of no kind, a record of a slab that is not there, a record of a slab that has no
-    // home.
+    // leaf slab.
     for (word, value) in [
         (0, 6u64),
         (0, 0xffff_ffff_0000_0002),
@@ -227,7 +227,7 @@ fn maps_that_are_wrong() {
         (disk, block)
     };
     let (disk, _) = used();
-    let leaf = home(&disk, 0);
+    let leaf = leaf_slab(&disk, 0);
     let taken = (leaf + 1) << 1;
     let second = 700;
     let shared = What::Shared {
@@ -298,7 +298,7 @@ fn bits_that_are_wrong() {
         });
         disk
     };
-    let last = home(&used().0, 2599);
+    let last = leaf_slab(&used().0, 2599);
     let behind = u64::from(last) * SLAB + SLAB - 5;
     let slab = 2599;
     for bit in [behind, behind + 4] {
@@ -330,7 +330,7 @@ fn bits_that_are_wrong_are_named() {
         let place = f.map(|f| (f.block, u64::from(f.byte)));
         assert_eq!(place, Some((block, bit / 8)), "{:?}", l.findings);
     };
-    let last = home(&used().0, 2599);
+    let last = leaf_slab(&used().0, 2599);
     let behind = u64::from(last) * SLAB + SLAB - 5;
     let what = What::BitsPastUnion {
         slab: 2599,
@@ -364,10 +364,10 @@ fn what_is_mapped_is_counted_once() {
 }
 
 #[test]
-fn what_is_mended() {
-    assert!(What::SlotEmpty.is_mendable() && What::BitsPastLeaf { page: 0 }.is_mendable());
-    assert!(!What::JournalHole.is_mendable());
-    assert!(!What::Unowned { first: 0, count: 1 }.is_mendable());
+fn what_is_repairable() {
+    assert!(What::SlotEmpty.is_repairable() && What::BitsPastLeaf { page: 0 }.is_repairable());
+    assert!(!What::JournalHole.is_repairable());
+    assert!(!What::Unowned { first: 0, count: 1 }.is_repairable());
 }
 
 #[test]
@@ -471,9 +471,9 @@ fn an_epoch_without_an_end() {
     found(&disk, unfinished, &[What::NotDetached { blocks: 3 }]);
 }
 
-/// Damage that cannot be mended prevents other repairs, except that of the superblock's slot.
+/// Damage that cannot be repaired prevents other repairs, except that of the superblock's slot.
 #[test]
-fn beside_damage_only_a_slot_is_mended() {
+fn beside_damage_only_a_slot_is_repaired() {
     let (disk, l) = committed();
     let page = block_of_page(&disk, &l.sb, 0);
     edit(&disk, page, |b| b[7] ^= 1);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! Tests `check` over random lives. What a power failure leaves is no damage; each damage is found;
-//! what is mended reads as before. `LIVES` sets how many lives are led.
+//! what is repaired reads as before. `LIVES` sets how many lives are led.
 
 mod inspect;
 mod sim;
@@ -62,7 +62,7 @@ fn no_cut_of_power_looks_like_damage_and_a_repair_changes_no_sector() {
         repair(&disk, &l).unwrap();
         let l = look(&disk).unwrap();
         assert!(
-            l.findings.iter().all(|f| !f.what.is_mendable()),
+            l.findings.iter().all(|f| !f.what.is_repairable()),
             "{:?}",
             l.findings
         );
@@ -134,7 +134,7 @@ fn lie(disk: &SimDisk, l: &Look, block: u64, random: &mut Random) {
 #[test]
 fn attach_takes_what_check_lets_pass() {
     let mut random = Random(14);
-    let (mut refused, mut taken, mut mended) = (0, 0, 0);
+    let (mut refused, mut taken, mut repaired) = (0, 0, 0);
     for n in 0..lives() * 4 {
         let disk = if n % 3 == 0 {
             committed().0
@@ -169,15 +169,15 @@ fn attach_takes_what_check_lets_pass() {
                 repair(&disk, &l).unwrap();
                 assert!(content(&disk) == before, "{:?}", l.findings);
                 let left = look(&disk).unwrap().findings;
-                assert!(left.iter().all(|f| !f.what.is_mendable()), "{left:?}");
-                mended += u64::from(l.worst() == Some(Grade::Minor));
+                assert!(left.iter().all(|f| !f.what.is_repairable()), "{left:?}");
+                repaired += u64::from(l.worst() == Some(Grade::Minor));
                 taken += 1;
             }
         }
     }
     let all = lives() * 4;
     assert!(
-        refused > all / 8 && taken > all / 8 && mended > 0,
-        "{refused} {taken} {mended}"
+        refused > all / 8 && taken > all / 8 && repaired > 0,
+        "{refused} {taken} {repaired}"
     );
 }

@@ -79,11 +79,16 @@ fn a_map_that_contradicts_itself_is_refused() {
     let g = geometry();
     let taken = |u: &SimUnion| u.map.entry(0).leaf.unwrap();
     let wrongs: [Wrong<'_>; 5] = [
-        &|u| (100, Entry::home(taken(u), Base::Root)),
-        &|_| (100, Entry::home(g.leaf_slabs(), Base::Root)),
-        &|_| (g.root_slabs(), Entry::home(g.leaf_slabs() - 1, Base::Root)),
-        &|_| (100, Entry::home(0x7fff_0000, Base::Zero)),
-        &|_| (g.root_slabs() + 5, Entry::home(77, Base::Zero)),
+        &|u| (100, Entry::allocated(taken(u), Base::Root)),
+        &|_| (100, Entry::allocated(g.leaf_slabs(), Base::Root)),
+        &|_| {
+            (
+                g.root_slabs(),
+                Entry::allocated(g.leaf_slabs() - 1, Base::Root),
+            )
+        },
+        &|_| (100, Entry::allocated(0x7fff_0000, Base::Zero)),
+        &|_| (g.root_slabs() + 5, Entry::allocated(77, Base::Zero)),
     ];
     for (n, wrong) in wrongs.iter().enumerate() {
         let (disk, mut u) = used();
@@ -100,7 +105,7 @@ fn a_map_that_contradicts_itself_is_refused() {
     }
 }
 
-/// Puts records of slabs that are not there, or have no home, in a journal with the right
+/// Puts records of slabs that are not there, or have no leaf slab, in a journal with the right
 /// checksums.
 #[test]
 fn a_journal_that_leads_nowhere_is_refused() {
@@ -180,7 +185,7 @@ fn emptied_slabs_are_at_rest_on_disk() {
     assert_eq!(u.map.entry(0).emptied, Emptied::Durable);
     assert_eq!(refused(&disk), None);
     let u = load(&disk, 8000, 32_768).unwrap();
-    assert_eq!(u.map.entry(0), Entry::none(Base::Zero, Emptied::No));
+    assert_eq!(u.map.entry(0), Entry::unallocated(Base::Zero, Emptied::No));
     assert!(u.read(3) == [0; 512] && u.read(325) == content(321, 325));
 }
 

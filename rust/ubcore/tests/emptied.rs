@@ -149,7 +149,7 @@ fn emptied_twice_is_one_or_the_other() {
     assert!(n > 5);
 }
 
-/// A write to a slab completes late: it has found the home, and is held up while the slab is
+/// A write to a slab completes late: it has found the leaf slab, and is held up while the slab is
 /// emptied and a commit records that. Its marks then have no owner, and the leaf slab's next owner
 /// must not be affected by them.
 #[test]
@@ -188,7 +188,8 @@ fn marks_that_come_late_do_not_harm_the_next_owner() {
     assert!(n > 3, "{n}");
 }
 
-/// Gives the home to another slab, with a commit between the allocation and its first write.
+/// Gives the leaf slab to another root slab, with a commit between the allocation and its first
+/// write.
 fn next_owner(s: &Rc<Scene>, n: u32) {
     let mut oracle = Oracle::default();
     let third = 30 * SLAB;
@@ -214,7 +215,7 @@ fn next_owner(s: &Rc<Scene>, n: u32) {
 
 /// A slab that is emptied, and durably so, while a grace period runs for another slab waits for a
 /// separate grace period. The running one does not wait for I/O that may be in flight to this
-/// slab's old home.
+/// slab's old leaf slab.
 #[test]
 fn a_grace_period_is_for_what_left_before_it() {
     let s = Scene::new(geometry());

@@ -11,7 +11,7 @@ use inspect::lives::*;
 use inspect::{edit_slots, look, repair};
 use sim::disk::{Random, SimDisk};
 use sim::union::{load, SimUnion};
-use ubcore::check::{mend, What};
+use ubcore::check::{repair, What};
 use ubcore::error::{Area, Error};
 use ubcore::format::superblock::Superblock;
 use ubcore::map::Base;
@@ -182,8 +182,8 @@ fn a_read_only_compatible_feature_is_read_and_never_written_over() {
     }
     let l = look(&disk).unwrap();
     let mut d = disk.clone();
-    assert!(mend::slot(&mut d, &l.sb, l.slot).is_err());
-    assert!(mend::spare(&mut d, &l.sb, 3).is_err());
+    assert!(repair::slot(&mut d, &l.sb, l.slot).is_err());
+    assert!(repair::spare(&mut d, &l.sb, 3).is_err());
     assert!(disk.image() == before, "written");
 }
 

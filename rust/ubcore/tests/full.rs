@@ -30,7 +30,7 @@ fn a_write_that_does_not_fit_as_a_whole_takes_nothing() {
     for slab in 0..17 {
         u.write(slab * 5 * SLAB, 1, slab + 1, true).unwrap();
     }
-    // Three slabs are free. The request needs four, beside one that has a home.
+    // Three slabs are free. The request needs four, beside one that has a leaf slab.
     let r = u
         .allocator
         .allocate_range(&u.map, 5 * SLAB, 5 * SLAB as u32);
@@ -61,9 +61,9 @@ fn a_write_that_fits_exactly_fits() {
     assert!((0..20).all(|s| u.map.entry(s).leaf.is_some()));
 }
 
-/// A home whose write never completed is in no map on disk, so its slab is free at the next attach.
+/// A leaf slab whose write never completed is in no map on disk, so it is free at the next attach.
 #[test]
-fn a_home_without_a_write_is_free_again_after_an_attach() {
+fn a_leaf_slab_without_a_write_is_free_again_after_an_attach() {
     let (disk, mut u) = small();
     let g = *u.map.geometry();
     u.write(SLAB, 4, 7, true).unwrap();

@@ -305,23 +305,23 @@ fn a_signal_ends_it() {
     let table = |page: u32| -> Vec<u8> {
         (0..1024)
             .flat_map(|n| {
-                Entry::home(1024 * page + n, Base::Zero)
+                Entry::allocated(1024 * page + n, Base::Zero)
                     .encode()
                     .to_le_bytes()
             })
             .collect()
     };
-    let homes = 24;
+    let tables = 24;
     let full = pages_of(
         g,
-        |page| page < homes || page >= g.table_pages(),
-        |page| match page < homes {
+        |page| page < tables || page >= g.table_pages(),
+        |page| match page < tables {
             true => table(page),
             false => vec![0xff; 4096],
         },
     );
-    let lost = pages_of(g, |page| page < homes + 9, |_| vec![0x55; 4096]);
-    for page in 0..homes + 9 {
+    let lost = pages_of(g, |page| page < tables + 9, |_| vec![0x55; 4096]);
+    for page in 0..tables + 9 {
         edit(&lost, g.page_block(page, 0), |b| b[9] ^= 1);
     }
     for (name, disk) in [("ring", ring), ("full", full), ("lost", lost)] {
@@ -365,7 +365,7 @@ fn a_ring_that_fills_many_pages() {
         let told = look(&disk).unwrap().worst();
         assert_eq!(told == Some(Grade::Damage), !lawful, "{pages} pages");
     }
-    // New homes touch a page of the table and a page of the bits each.
+    // New leaf slabs touch a page of the table and a page of the bits each.
     let g = Geometry::new(32 * slabs, 32 * slabs, 1 << 26, 32, 64).unwrap();
     let run = SlabRun { first: 0, count: 1 };
     let disk = ring_of(g, 64, |n| {
@@ -447,15 +447,15 @@ fn pages_of_zeroes_take_no_memory() {
     assert_eq!(pages::crc(&[0; 9]), crc32c(0, &[0; 9]));
 }
 
-/// Homes with no mapped sector, each in a separate page of owners, do not count as homes. A slab
-/// that had such a home can be written.
+/// Leaf slabs with no mapped sector, each in a separate page of owners, belong to no root slab. A
+/// root slab that had such a leaf slab can be written.
 #[test]
-fn homes_without_bits_take_no_memory() {
+fn leaf_slabs_without_bits_take_no_memory() {
     let slabs = 1 << 20;
     let g = Geometry::new(32 * slabs, 32 * slabs, 1 << 26, 32, 16).unwrap();
     let far = |n: u32| n * 1024 + 7;
     let table: Vec<u8> = (0..1024u32)
-        .flat_map(|n| Entry::home(far(n), Base::Root).encode().to_le_bytes())
+        .flat_map(|n| Entry::allocated(far(n), Base::Root).encode().to_le_bytes())
         .collect();
     let disk = pages_of(g, |page| page == 3, |_| table.clone());
     let c = cost(&disk, &g);

@@ -69,8 +69,8 @@ fn a_flush_covers_what_completed_while_another_commit_ran() {
     }
 }
 
-/// A slab that gets its home while a checkpoint runs leaves bits in the page but no entry in the
-/// table. The slab that gets that leaf slab in the next life must not find them, now or after a
+/// A slab that gets its leaf slab while a checkpoint runs leaves bits in the page but no entry in
+/// the table. The slab that gets that leaf slab in the next life must not find them, now or after a
 /// replay.
 #[test]
 fn bits_of_an_assignment_that_was_lost_do_not_come_back() {

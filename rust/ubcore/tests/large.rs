@@ -28,18 +28,18 @@ fn again(disk: &SimDisk) -> (SimDisk, SimUnion) {
 #[test]
 fn a_slab_far_out() {
     let start = 5 * TIB + 3 * SLAB;
-    let home = 3 * TIB / SLAB + 7;
+    let leaf_slab = 3 * TIB / SLAB + 7;
     for pieces in [3, 200] {
         let mut disk = SimDisk::new();
         format(&mut disk, geometry());
         let mut u = SimUnion::attach_to(&disk, &geometry()).unwrap();
         let slab = (start / SLAB) as u32;
-        u.map.assign(slab, home as u32).unwrap();
+        u.map.assign(slab, leaf_slab as u32).unwrap();
         let written = |at: u64| at >= 37 && (at - 37) % 3 == 0 && (at - 37) / 3 < pieces;
         for at in (0..SLAB).filter(|&at| written(at)) {
             u.write(start + at, 1, at, true).unwrap();
         }
-        let to = u.map.geometry().leaf_slab_start(home as u32) + 37;
+        let to = u.map.geometry().leaf_slab_start(leaf_slab as u32) + 37;
         assert!(to > 3 * TIB && disk.read_sector(to) == content(37, start + 37));
         let holds = |u: &SimUnion| {
             (0..SLAB).all(|at| {
@@ -51,7 +51,7 @@ fn a_slab_far_out() {
         assert!(holds(&u), "{pieces}: running");
         let (disk, u) = again(&disk);
         assert!(holds(&u), "{pieces}: replayed");
-        assert_eq!(u.map.entry(slab).leaf, Some(home as u32));
+        assert_eq!(u.map.entry(slab).leaf, Some(leaf_slab as u32));
         let (_, u) = again(&disk);
         assert!(holds(&u), "{pieces}: from the pages alone");
     }

@@ -39,7 +39,7 @@ fn geometry() -> Geometry {
     Geometry::new(2_097_152, 2_097_152, 262_144, 128, 64).unwrap()
 }
 
-/// Makes a union with a home for the sector, and one write to it that is about to complete.
+/// Makes a union with a leaf slab for the sector, and one write to it that is about to complete.
 fn scene() -> Rc<Scene> {
     let g = geometry();
     let mut disk = SimDisk::new();
@@ -57,7 +57,7 @@ fn scene() -> Rc<Scene> {
     committer.checkpoint(&map, &mut disk).unwrap();
     allocator.allocate(&map, g.slab_of(SECTOR)).unwrap();
     let Some(Source::Leaf(to)) = plan::write(&map, SECTOR, 1).next().map(|r| r.source) else {
-        panic!("no home")
+        panic!("no leaf slab")
     };
     disk.write_sectors(to, &[content(1, SECTOR)]).unwrap();
     Rc::new(Scene {

@@ -19,7 +19,7 @@ fn gaps() -> SimUnion {
     format(&mut disk, g);
     let mut u = SimUnion::attach_to(&disk, &g).unwrap();
     for (n, group) in (0..).zip([5, 9, 20, 30, 40]) {
-        assert_eq!(home(&mut u, group * GROUP + 2), n * GROUP + 2);
+        assert_eq!(leaf_slab(&mut u, group * GROUP + 2), n * GROUP + 2);
     }
     for group in [9, 30] {
         u.empty(group * GROUP..(group + 1) * GROUP, Base::Root)
@@ -30,7 +30,7 @@ fn gaps() -> SimUnion {
     u
 }
 
-fn home(u: &mut SimUnion, slab: u32) -> u32 {
+fn leaf_slab(u: &mut SimUnion, slab: u32) -> u32 {
     u.write(u64::from(slab) * 32, 1, 1, true).unwrap();
     u.map.entry(slab).leaf.unwrap()
 }
@@ -38,19 +38,19 @@ fn home(u: &mut SimUnion, slab: u32) -> u32 {
 #[test]
 fn behind_the_group_before() {
     let mut u = gaps();
-    assert_eq!(home(&mut u, 41 * GROUP + 7), 5 * GROUP + 7);
+    assert_eq!(leaf_slab(&mut u, 41 * GROUP + 7), 5 * GROUP + 7);
 }
 
 #[test]
 fn before_the_group_behind() {
     let mut u = gaps();
-    assert_eq!(home(&mut u, 39 * GROUP + 7), 3 * GROUP + 7);
+    assert_eq!(leaf_slab(&mut u, 39 * GROUP + 7), 3 * GROUP + 7);
 }
 
 #[test]
 fn the_first_free_group_otherwise() {
     let mut u = gaps();
-    assert_eq!(home(&mut u, 60 * GROUP + 7), GROUP + 7);
+    assert_eq!(leaf_slab(&mut u, 60 * GROUP + 7), GROUP + 7);
     // The group behind group 5 is partly in use by now.
-    assert_eq!(home(&mut u, 6 * GROUP), 3 * GROUP);
+    assert_eq!(leaf_slab(&mut u, 6 * GROUP), 3 * GROUP);
 }

@@ -28,10 +28,10 @@ fn states(u: &SimUnion, slabs: [u32; 2]) -> [Emptied; 2] {
     slabs.map(|s| u.map.entry(s).emptied)
 }
 
-/// A slab that never had a home has no leaf slab to free, but it waits for its release anyway.
-/// Until then it cannot get a home.
+/// A root slab that never had a leaf slab has none to free, but it waits for its release anyway.
+/// Until then it cannot get a leaf slab.
 #[test]
-fn of_slabs_that_had_no_home() {
+fn of_slabs_that_had_no_leaf_slab() {
     let (_, mut u) = fresh(wide());
     assert!(!begin_release(&mut u.allocator, &u.map, true));
     u.empty(5..6, Base::Zero).unwrap();
@@ -47,7 +47,7 @@ fn of_slabs_that_had_no_home() {
 
 /// The same on two pages of the table, with no space to free.
 #[test]
-fn of_slabs_without_homes_on_two_pages() {
+fn of_slabs_without_leaf_slabs_on_two_pages() {
     let (_, mut u) = fresh(wide());
     for slab in [3, 1500] {
         u.empty(slab..slab + 1, Base::Zero).unwrap();

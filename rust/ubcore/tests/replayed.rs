@@ -44,7 +44,7 @@ fn twice(change: impl Fn(&mut SimUnion), holds: impl Fn(&SimUnion) -> bool) {
 }
 
 #[test]
-fn a_new_home() {
+fn a_new_leaf_slab() {
     let holds = |u: &SimUnion| u.read(600) == content(2, 600) && u.read(601) == content(ROOT, 601);
     twice(|u| u.write(600, 1, 2, true).unwrap(), holds);
 }

@@ -116,9 +116,9 @@ fn judge(truth: &SimUnion, found: &SimUnion, pages: &[u32]) -> u64 {
     let mut lost = 0;
     side_by_side(&runs(truth), &runs(found), |sector, len, was, is| {
         let slab = g.slab_of(sector);
-        let home = truth.map.entry(slab).leaf;
+        let leaf_slab = truth.map.entry(slab).leaf;
         let must = pages.contains(&table_page_of(slab))
-            || home.is_some_and(|l| pages.contains(&bits_page_of(&truth.map, l)));
+            || leaf_slab.is_some_and(|l| pages.contains(&bits_page_of(&truth.map, l)));
         let wanted = if must { Source::Lost } else { was };
         assert_eq!(is, wanted, "sector {sector}, {len} sectors, was {was:?}");
         lost += if must { len } else { 0 };
@@ -284,7 +284,7 @@ fn what_was_salvaged_is_never_written() {
     assert!(matches!(why, Error::Damaged(Area::Page, _)));
     assert_eq!(u.committer.failed(), Some(why));
 
-    // A lost slab gets no home and no new base, and no leaf slab is allocated for it.
+    // A lost slab gets no leaf slab and no new base.
     let taken = u.allocator.used();
     assert_eq!(u.place(1500 * SLAB, 1), damaged);
     assert_eq!(u.allocator.allocate_range(&u.map, 1600 * SLAB, 1), damaged);
@@ -316,7 +316,7 @@ fn what_was_salvaged_is_never_written() {
 fn records_over_lost_pages() {
     let g = geometry();
     let (disk, u) = used();
-    let homes = [3, 1500, 2100].map(|s| u.map.entry(s).leaf.unwrap());
+    let leaf_slabs = [3, 1500, 2100].map(|s| u.map.entry(s).leaf.unwrap());
     let mut u = SimUnion::attach_to(&disk, &g).unwrap();
     // More of a lost slab, a new slab on its page, an emptied slab, and a slab in many pieces.
     u.write(1500 * SLAB + 9, 3, 90, true).unwrap();
@@ -327,7 +327,7 @@ fn records_over_lost_pages() {
     }
     u.flush().unwrap();
     let truth = load(&disk, ROOT, g.leaf_sectors()).unwrap();
-    let bits = homes.map(|l| bits_page_of(&u.map, l));
+    let bits = leaf_slabs.map(|l| bits_page_of(&u.map, l));
     for pages in [vec![1], vec![bits[0]], vec![bits[1]], vec![1, bits[2]]] {
         let disk = copy(&disk);
         pages.iter().for_each(|&p| spoil_page(&disk, p));
@@ -335,7 +335,7 @@ fn records_over_lost_pages() {
         assert_eq!(lost.blocks() as usize, pages.len());
         assert!(judge(&truth, &u, &pages) > 0 || pages == [bits[0]]);
         // Its bits are gone, but it was emptied afterwards, so it is known to be zero.
-        assert_eq!(u.map.entry(3), Entry::none(Base::Zero, Emptied::No));
+        assert_eq!(u.map.entry(3), Entry::unallocated(Base::Zero, Emptied::No));
     }
 }
 
@@ -387,10 +387,10 @@ fn refused_all_the_same() {
     // memory.
     let (_, u) = used();
     for entry in [
-        Entry::home(taken(&u), Base::Root),
-        Entry::home(g.leaf_slabs(), Base::Root),
+        Entry::allocated(taken(&u), Base::Root),
+        Entry::allocated(g.leaf_slabs(), Base::Root),
         Entry::LOST,
-        Entry::none(Base::Zero, Emptied::Durable),
+        Entry::unallocated(Base::Zero, Emptied::Durable),
     ] {
         let (disk, _) = used();
         let sb = look(&disk).unwrap().sb;

@@ -92,7 +92,7 @@ impl Files {
     }
 
     fn check_ext4(&self) -> Result<(), String> {
-        // This replays the journal and mends nothing that needs a decision.
+        // This replays the journal and repairs nothing that needs a decision.
         let done = run("e2fsck", &["-f", "-p"], &self.image)?;
         if !matches!(done.status.code(), Some(0 | 1)) {
             return Err(format!("e2fsck: {}", said(&done)));
@@ -150,7 +150,7 @@ impl Oracle for Files {
 
     /// XFS takes a metadata block whose header is new for wholly new, and does not replay its log
     /// over it. The superblocks of ext4, 1 KiB, and of btrfs, 4 KiB, have checksums that nothing
-    /// mends at a mount. A power failure that tears such a block destroys the file system on any
+    /// repairs at a mount. A power failure that tears such a block destroys the file system on any
     /// disk, so no failure here tears one.
     fn whole(&self) -> u64 {
         match self.kind {

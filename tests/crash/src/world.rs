@@ -233,7 +233,8 @@ impl World {
         Ok(())
     }
 
-    /// Gives homes to a range; returns false if there is no space, and checks that there is none.
+    /// Allocates leaf slabs for a range; returns false if there is no space, and checks that there
+    /// is none.
     fn settle(&mut self, r: Range) -> Result<bool> {
         for _ in 0..2 {
             let u = &mut self.union;
@@ -242,7 +243,7 @@ impl World {
                 // The request is deferred. It continues after the next commit and its release.
                 Err(Error::Emptied) => self.commit(|_| ())?,
                 Err(Error::Full) => {
-                    let missing = plan::homeless(&u.map, r.at, r.len as u32).count();
+                    let missing = plan::unallocated(&u.map, r.at, r.len as u32).count();
                     let free = u.allocator.slabs() - u.allocator.used();
                     if missing as u32 <= free {
                         return Err(Error::Full);

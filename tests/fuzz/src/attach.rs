@@ -74,7 +74,7 @@ fn each_page(a: &Map<Bounded>, b: &Map<Bounded>, mut f: impl FnMut(u32)) {
     }
 }
 
-/// Returns what a root slab reads as: its home, if sectors are mapped there, its base, and the
+/// Returns what a root slab reads as: its leaf slab, if sectors are mapped there, its base, and the
 /// bits.
 fn reads_as(map: &Map<Bounded>, slab: u32) -> (Option<u32>, bool, Vec<u64>) {
     let g = map.geometry();
@@ -189,11 +189,11 @@ fn live(leaf: &mut Leaf, g: &Geometry, found: &mut Found) {
     assert_eq!(committer.commit(map, leaf), Ok(()));
     let again = load(leaf, g);
     let again = again.unwrap_or_else(|e| panic!("refused after an attach: {e}"));
-    // A home without mapped sectors goes as soon as its page of bits is empty.
+    // A leaf slab without mapped sectors goes as soon as its page of bits is empty.
     let mut empty = 0;
     each_page(map, map, |page| {
-        let homes = (page * 1024..(page + 1) * 1024).filter_map(|slab| map.entry(slab).leaf);
-        empty += homes.filter(|&leaf| !map.is_mapped(leaf)).count() as u32;
+        let leaf_slabs = (page * 1024..(page + 1) * 1024).filter_map(|slab| map.entry(slab).leaf);
+        empty += leaf_slabs.filter(|&leaf| !map.is_mapped(leaf)).count() as u32;
     });
     let used = allocator.used();
     assert!((used - empty..=used).contains(&again.allocator.used()));

@@ -22,7 +22,7 @@ use crate::memory::Bounded;
 use crate::real;
 use crate::source::Source;
 
-/// Root slabs with their home and base; leaf slabs with their bits.
+/// Root slabs with their leaf slab and base; leaf slabs with their bits.
 #[derive(Default)]
 struct Model {
     slabs: BTreeMap<u32, (Option<u32>, bool)>,
@@ -74,12 +74,12 @@ impl Model {
                     set(self.bits.get_mut(&leaf)?, run.first, run.count);
                 }
                 Record::More { slab, run } => {
-                    let home = self.slabs.get(&slab)?.0?;
-                    set(self.bits.get_mut(&home)?, run.first, run.count);
+                    let leaf_slab = self.slabs.get(&slab)?.0?;
+                    set(self.bits.get_mut(&leaf_slab)?, run.first, run.count);
                 }
                 Record::Words { slab, words: n } => {
-                    let home = self.slabs.get(&slab)?.0?;
-                    let bits = self.bits.get_mut(&home)?;
+                    let leaf_slab = self.slabs.get(&slab)?.0?;
+                    let bits = self.bits.get_mut(&leaf_slab)?;
                     for room in bits.iter_mut().take(n as usize) {
                         let mask = match g.slab_sectors() {
                             32 => 0xffff_ffff,

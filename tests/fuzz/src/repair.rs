@@ -2,7 +2,7 @@
 
 //! Runs `ubctl check --repair` on a whole leaf.
 
-use ubcore::check::{mend, What};
+use ubcore::check::{repair, What};
 use ubcore::error::Result;
 use ubcore::geometry::Geometry;
 use ubcore::map::{words_for, Map};
@@ -16,23 +16,23 @@ use crate::make;
 use crate::memory::Bounded;
 
 fn by_checkpoint(what: What) -> bool {
-    what.is_mendable() && !mend::is_of_slot(what) && !mend::is_spare(what)
+    what.is_repairable() && !repair::is_of_slot(what) && !repair::is_spare(what)
 }
 
-/// Repairs in the order that `mend` requires.
+/// Repairs in the order that `repair` requires.
 fn repair(leaf: &mut Leaf, first: &Look, g: &Geometry) -> Result {
-    if first.findings.iter().any(|f| mend::is_of_slot(f.what)) {
-        mend::slot(leaf, &first.sb, first.slot)?;
+    if first.findings.iter().any(|f| repair::is_of_slot(f.what)) {
+        repair::slot(leaf, &first.sb, first.slot)?;
     }
     if !first.is_damaged() && first.findings.iter().any(|f| by_checkpoint(f.what)) {
         let names = Map::new(*g, Bounded::new(g, leaf));
         let mut changed = PageSet::new(vec![0; words_for(g.pages())]);
         for f in &first.findings {
-            mend::pages(&names, f.what, &mut changed);
+            repair::pages(&names, f.what, &mut changed);
         }
         let mut found = attach::read(leaf, g, Some(changed), &mut Nothing)?;
         for f in &first.findings {
-            mend::in_map(&found.map, f.what)?;
+            repair::in_map(&found.map, f.what)?;
         }
         found.committer.detach(&found.map, leaf)?;
     }
@@ -40,13 +40,13 @@ fn repair(leaf: &mut Leaf, first: &Look, g: &Geometry) -> Result {
     if second.is_damaged() {
         return Ok(());
     }
-    for f in second.findings.iter().filter(|f| mend::is_spare(f.what)) {
-        mend::spare(leaf, &second.sb, f.block)?;
+    for f in second.findings.iter().filter(|f| repair::is_spare(f.what)) {
+        repair::spare(leaf, &second.sb, f.block)?;
     }
     Ok(())
 }
 
-/// Repairs a leaf. Damage is left alone, everything else is mended, and no sector reads
+/// Repairs a leaf. Damage is left alone, everything else is repaired, and no sector reads
 /// differently.
 pub fn run(data: &[u8]) {
     let mut leaf = make::leaf(data);
@@ -58,7 +58,7 @@ pub fn run(data: &[u8]) {
     assert_eq!(leaf.writes, 0);
     if let Err(e) = first.sb.features.writable() {
         // `ubctl` checks this before it begins.
-        assert_eq!(mend::slot(&mut leaf, &first.sb, first.slot), Err(e));
+        assert_eq!(repair::slot(&mut leaf, &first.sb, first.slot), Err(e));
         assert_eq!(leaf.writes, 0);
         return;
     }
@@ -67,7 +67,7 @@ pub fn run(data: &[u8]) {
         let slots = first
             .findings
             .iter()
-            .filter(|f| mend::is_of_slot(f.what))
+            .filter(|f| repair::is_of_slot(f.what))
             .count() as u64;
         assert!(
             leaf.writes <= slots,
@@ -81,7 +81,7 @@ pub fn run(data: &[u8]) {
     let left: Vec<_> = last
         .findings
         .iter()
-        .filter(|f| f.what.is_mendable())
+        .filter(|f| f.what.is_repairable())
         .collect();
     assert!(
         left.is_empty() && !last.is_damaged(),

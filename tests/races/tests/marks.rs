@@ -16,7 +16,7 @@ fn of_a_mutant() {
 
 fn nothing(_: &Handle) {}
 
-/// The slab has its home, and its page is warm. cloud-hypervisor's qcow2 lost bits there.
+/// The slab has its leaf slab, and its page is warm. cloud-hypervisor's qcow2 lost bits there.
 #[test]
 fn writes_of_one_word_from_two_queues() {
     explore(|| {

@@ -66,7 +66,7 @@ pub enum Command {
     Status(status::StatusArgs),
     /// Show what a leaf holds; reads only, also images and damaged leaves
     Dump(dump::DumpArgs),
-    /// Find all damage of a leaf, and mend what can be mended without a guess
+    /// Find all damage of a leaf, and repair what can be repaired without a guess
     Check(check::CheckArgs),
     /// Print the completion of this command line for a shell
     #[command(after_help = "make install puts it where each shell looks.")]

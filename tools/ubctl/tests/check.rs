@@ -15,7 +15,8 @@ fn check(leaf: &Path, options: &str) -> Ran {
     ubctl(&format!("check {{}} {options}"), &[leaf])
 }
 
-/// Checks the exit code, and the kinds of findings with their grades and whether they were mended.
+/// Checks the exit code, and the kinds of findings with their grades and whether they were
+/// repaired.
 #[track_caller]
 fn found(leaf: &Path, options: &str, code: i32, kinds: &[(&str, &str, bool)]) -> Value {
     let ran = check(leaf, &format!("--json {options}"));
@@ -126,7 +127,7 @@ fn a_rotten_superblock_slot_is_rewritten() {
         let ran = check(&leaf, "--repair");
         assert_eq!(ran.code, 1, "{}", ran.out);
         assert!(
-            ran.out.contains("[mended]\nwhole now: 1 mended"),
+            ran.out.contains("[repaired]\nwhole now: 1 repaired"),
             "{}",
             ran.out
         );
@@ -136,7 +137,7 @@ fn a_rotten_superblock_slot_is_rewritten() {
 }
 
 #[test]
-fn what_cannot_be_mended_stays_as_it_is() {
+fn what_cannot_be_repaired_stays_as_it_is() {
     let f = Folder::new("damage");
     let (_, leaf) = used(&f);
     let g = geometry(&leaf);
@@ -173,7 +174,7 @@ fn what_is_lost_is_named() {
     let g = geometry(&leaf);
     let stretch = |sector: u64, sectors: u64| json!({ "sector": sector, "sectors": sectors });
     let page = ("damage", "page", false);
-    // The page of bits loses what has a home, the page of the table loses everything. Both at once.
+    // The page of bits loses the slabs with leaf slabs, the page of the table loses all slabs.
     let bits = [stretch(384, 128), stretch(25600, 384)];
     for (pages, lost, sum) in [
         (&[1][..], &bits[..], 512),
@@ -295,7 +296,7 @@ fn features_of_a_later_version_are_told_kept_and_not_written_over() {
     set(&leaf, 216, 0x0102_0304_0506_0708);
     cut(&root, &leaf);
     let note = ("note", "unknown_features", false);
-    let rest = |mended| ("note", "not_detached", mended);
+    let rest = |repaired| ("note", "not_detached", repaired);
     found(&leaf, "", 0, &[note, rest(false)]);
     found(&leaf, "--repair", 1, &[note, rest(true)]);
     found(&leaf, "--repair", 0, &[note]);

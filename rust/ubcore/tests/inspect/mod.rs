@@ -7,7 +7,7 @@ pub mod lives;
 
 use ubcore::alloc::Allocator;
 use ubcore::attach;
-use ubcore::check::{self, mend, Check, Counts, Finding, Grade, What};
+use ubcore::check::{self, repair, Check, Counts, Finding, Grade, What};
 use ubcore::disk::{Disk, Order};
 use ubcore::error::Result;
 use ubcore::format::crc::{block_crc, crc32c};
@@ -61,15 +61,16 @@ pub fn look_at(disk: &SimDisk, sectors: Option<u64>) -> Result<Look> {
     })
 }
 
-/// Repairs in the order that `mend` requires.
+/// Repairs in the order that `repair` requires.
 pub fn repair(disk: &SimDisk, first: &Look) -> Result {
     let mut d = disk.clone();
     let all = &first.findings;
-    if all.iter().any(|f| mend::is_of_slot(f.what)) {
-        mend::slot(&mut d, &first.sb, first.slot)?;
+    if all.iter().any(|f| repair::is_of_slot(f.what)) {
+        repair::slot(&mut d, &first.sb, first.slot)?;
     }
-    let rest =
-        |f: &&Finding| f.what.is_mendable() && !mend::is_of_slot(f.what) && !mend::is_spare(f.what);
+    let rest = |f: &&Finding| {
+        f.what.is_repairable() && !repair::is_of_slot(f.what) && !repair::is_spare(f.what)
+    };
     if first.worst() != Some(Grade::Damage) && all.iter().any(|f| rest(&f)) {
         checkpoint(&mut d, first)?;
     }
@@ -77,8 +78,8 @@ pub fn repair(disk: &SimDisk, first: &Look) -> Result {
     if second.worst() == Some(Grade::Damage) {
         return Ok(());
     }
-    for f in second.findings.iter().filter(|f| mend::is_spare(f.what)) {
-        mend::spare(&mut d, &second.sb, f.block)?;
+    for f in second.findings.iter().filter(|f| repair::is_spare(f.what)) {
+        repair::spare(&mut d, &second.sb, f.block)?;
     }
     Ok(())
 }
@@ -91,12 +92,12 @@ fn checkpoint(disk: &mut SimDisk, found: &Look) -> Result {
     let entries = vec![PageEntry::EMPTY; g.pages() as usize];
     let mut sets = [0; 2].map(|_| PageSet::new(vec![0; words_for(g.pages())]));
     for f in &found.findings {
-        mend::pages(&map, f.what, &mut sets[0]);
+        repair::pages(&map, f.what, &mut sets[0]);
     }
     let probe = attach::probe(disk, g.root_sectors(), g.leaf_sectors())?;
     let mut committer = attach::load(disk, probe, &map, &mut allocator, entries, sets)?;
     for f in &found.findings {
-        mend::in_map(&map, f.what)?;
+        repair::in_map(&map, f.what)?;
     }
     committer.detach(&map, disk)
 }

@@ -91,7 +91,8 @@ impl Rq {
         self.0.progress.lock().expect("no thread has panicked")
     }
 
-    /// Checks that a request that waits to be sent uses no home, because reclaim would wait for it.
+    /// Checks that a request that waits to be sent uses no leaf slab, because reclaim would wait
+    /// for it.
     pub(crate) fn assert_unused(&self) {
         let state = State::from_word(self.0.word.load(Ordering::Acquire));
         assert!(!state.uses_map(), "a request that was refused uses the map");

@@ -119,10 +119,10 @@ impl SimUnion {
         }
     }
 
-    /// Gives a home to each slab of a range.
+    /// Allocates a leaf slab for each root slab of a range.
     pub fn place(&mut self, sector: u64, sectors: u64) -> Result {
-        let homeless: Vec<u32> = plan::homeless(&self.map, sector, sectors as u32).collect();
-        homeless
+        let unallocated: Vec<u32> = plan::unallocated(&self.map, sector, sectors as u32).collect();
+        unallocated
             .into_iter()
             .try_for_each(|s| self.allocator.allocate(&self.map, s).map(drop))
     }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! `ubctl check`: reports whether a leaf is whole, and with `--repair` mends what can be mended
+//! `ubctl check`: reports whether a leaf is whole, and with `--repair` repairs what can be repaired
 //! without a guess.
 
 mod repair;
@@ -30,14 +30,14 @@ use crate::{identity, output, overlap};
 const AFTER_HELP: &str = "\
 Each finding has a grade:
   note    explained by a power failure, or normal
-  minor   damage that has cost nothing yet, which --repair mends
-  damage  to mend it would be to guess; keep a copy of the leaf. Where it can be
-          told which sectors of the union are lost by it, the finding says so,
+  minor   damage that has cost nothing yet; --repair removes it
+  damage  a repair would have to guess; keep a copy of the leaf. If check can
+          determine which sectors of the union are lost, the finding says so,
           and ubctl create --read-only reads the rest
 
 Exit codes of check, those of fsck:
   0   whole: nothing but notes
-  1   whole now: something was mended
+  1   whole now: something was repaired
   4   damage is left
   8   not done: I/O error, in use, not formatted, of a newer version
   16  the command line is wrong";
@@ -51,7 +51,7 @@ pub struct CheckArgs {
     /// Also see whether this is the leaf's root, at the places that are sampled
     #[arg(long)]
     pub root: Option<PathBuf>,
-    /// Mend what can be mended; a leaf without damage is not written to
+    /// Repair what can be repaired; a leaf without damage is not written to
     #[arg(long)]
     pub repair: bool,
     /// A line for each finding; without it, notes of one kind share one
@@ -60,8 +60,8 @@ pub struct CheckArgs {
 }
 
 /// Exit codes of `check`, as fsck defines them.
-const CLEAN: u8 = 0;
-const MENDED: u8 = 1;
+const WHOLE: u8 = 0;
+const REPAIRED: u8 = 1;
 const LEFT: u8 = 4;
 const OPERATIONAL: u8 = 8;
 /// The command line of `check` is wrong.
@@ -104,7 +104,9 @@ struct Told {
     /// The stretches of the union that are unknown because of the finding, where they can be
     /// determined.
     lost: Option<Vec<Stretch>>,
-    mended: bool,
+    /// Scripts know this field by its older name.
+    #[serde(rename = "mended")]
+    repaired: bool,
 }
 
 /// The result of one look at the leaf.
@@ -210,7 +212,7 @@ fn no_superblock(leaf: String, e: Error) -> Report {
         byte: None,
         text: format!("{e}: neither slot says where anything is"),
         lost: None,
-        mended: false,
+        repaired: false,
     }];
     Report {
         leaf,
@@ -243,7 +245,7 @@ fn list(first: &Look, last: Option<&Look>) -> Vec<Told> {
     told
 }
 
-fn tell(f: &Finding, look: &Look, mended: bool) -> Told {
+fn tell(f: &Finding, look: &Look, repaired: bool) -> Told {
     let lost = look.lost_by(f);
     let mut text = text::meaning(f.what, &look.sb.geometry);
     if let Some(lost) = &lost {
@@ -256,18 +258,18 @@ fn tell(f: &Finding, look: &Look, mended: bool) -> Told {
         byte: Some(f.byte),
         text,
         lost,
-        mended,
+        repaired,
     }
 }
 
 fn code_of(findings: &[Told]) -> u8 {
     let note = text::grade(Grade::Note);
-    if findings.iter().any(|f| f.grade != note && !f.mended) {
+    if findings.iter().any(|f| f.grade != note && !f.repaired) {
         LEFT
-    } else if findings.iter().any(|f| f.mended) {
-        MENDED
+    } else if findings.iter().any(|f| f.repaired) {
+        REPAIRED
     } else {
-        CLEAN
+        WHOLE
     }
 }
 
@@ -288,7 +290,7 @@ fn judge_root(root: &Device, sb: &Superblock) -> Result<Option<Told>> {
         byte: None,
         text: e.to_string(),
         lost: None,
-        mended: false,
+        repaired: false,
     }))
 }
 
@@ -342,6 +344,6 @@ fn is_worse_than_minor(look: &Look) -> bool {
     look.worst() == Some(Grade::Damage)
 }
 
-fn mends_by_checkpoint(what: What) -> bool {
-    what.is_mendable() && !check::mend::is_of_slot(what) && !check::mend::is_spare(what)
+fn is_repaired_by_checkpoint(what: What) -> bool {
+    what.is_repairable() && !check::repair::is_of_slot(what) && !check::repair::is_spare(what)
 }

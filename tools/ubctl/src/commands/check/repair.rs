@@ -1,32 +1,32 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The repair, in the order that the core's `mend` requires. A leaf with nothing to mend is not
+//! The repair, in the order that the core's `repair` requires. A leaf with nothing to repair is not
 //! written to.
 
 use ubcore::alloc::Allocator;
 use ubcore::attach::load;
-use ubcore::check::mend;
+use ubcore::check::repair;
 use ubcore::check::Finding;
 use ubcore::format::directory::PageEntry;
 use ubcore::map::{words_for, Map};
 use ubcore::num::index;
 use ubcore::pages::PageSet;
 
-use super::{broke, is_worse_than_minor, look, mends_by_checkpoint, probe, Look};
+use super::{broke, is_repaired_by_checkpoint, is_worse_than_minor, look, probe, Look};
 use crate::device::Device;
 use crate::error::{Fail, Result};
 use crate::memory::Heap;
 
-/// Mends what can be mended of what `first` found, and returns a second look.
+/// Repairs what can be repaired of what `first` found, and returns a second look.
 pub fn repair(leaf: &mut Device, first: &Look) -> Result<Look> {
     // This check is made before the first write, because a repair writes to the leaf.
     let may = first.sb.features.writable();
     may.map_err(|e| Fail::core(&leaf.path().display().to_string(), e))?;
     let has = |wanted: fn(&Finding) -> bool| first.findings.iter().any(wanted);
-    if has(|f| mend::is_of_slot(f.what)) {
-        mend::slot(leaf, &first.sb, first.slot).map_err(|e| broke(leaf, e))?;
+    if has(|f| repair::is_of_slot(f.what)) {
+        repair::slot(leaf, &first.sb, first.slot).map_err(|e| broke(leaf, e))?;
     }
-    if !is_worse_than_minor(first) && has(|f| mends_by_checkpoint(f.what)) {
+    if !is_worse_than_minor(first) && has(|f| is_repaired_by_checkpoint(f.what)) {
         checkpoint(leaf, first).map_err(|e| broke(leaf, e))?;
     }
     // The checkpoint changed which blocks are in use, so only a new look shows which blocks are
@@ -36,8 +36,8 @@ pub fn repair(leaf: &mut Device, first: &Look) -> Result<Look> {
         return Ok(second);
     }
     let mut wiped = false;
-    for f in second.findings.iter().filter(|f| mend::is_spare(f.what)) {
-        mend::spare(leaf, &second.sb, f.block).map_err(|e| broke(leaf, e))?;
+    for f in second.findings.iter().filter(|f| repair::is_spare(f.what)) {
+        repair::spare(leaf, &second.sb, f.block).map_err(|e| broke(leaf, e))?;
         wiped = true;
     }
     if !wiped {
@@ -55,7 +55,7 @@ fn checkpoint(leaf: &mut Device, found: &Look) -> ubcore::error::Result {
     let entries = vec![PageEntry::EMPTY; index(g.pages())];
     let [mut changed, stored] = [0; 2].map(|_| PageSet::new(vec![0u64; words_for(g.pages())]));
     for f in &found.findings {
-        mend::pages(&map, f.what, &mut changed);
+        repair::pages(&map, f.what, &mut changed);
     }
     let probe = probe(leaf, &found.sb)?;
     let mut committer = load(
@@ -67,7 +67,7 @@ fn checkpoint(leaf: &mut Device, found: &Look) -> ubcore::error::Result {
         [changed, stored],
     )?;
     for f in &found.findings {
-        mend::in_map(&map, f.what)?;
+        repair::in_map(&map, f.what)?;
     }
     committer.detach(&map, leaf)
 }

@@ -231,13 +231,13 @@ pub fn report(r: &Report, verbose: bool) -> String {
         out += &grouped(&r.findings);
     }
     let count = |wanted: fn(&&Told) -> bool| r.findings.iter().filter(wanted).count();
-    let left = count(|f| f.grade != "note" && !f.mended);
-    let mended = count(|f| f.mended);
-    out += &match (left, mended) {
+    let left = count(|f| f.grade != "note" && !f.repaired);
+    let repaired = count(|f| f.repaired);
+    out += &match (left, repaired) {
         (0, 0) => "whole".to_owned(),
-        (0, n) => format!("whole now: {n} mended"),
+        (0, n) => format!("whole now: {n} repaired"),
         (n, 0) => format!("{n} damages: keep a copy before anything else"),
-        (n, m) => format!("{n} damages left, {m} mended: keep a copy before anything else"),
+        (n, m) => format!("{n} damages left, {m} repaired: keep a copy before anything else"),
     };
     let left = r.salvage.as_ref().map_or_else(String::new, |s| {
         let rest = size(s.sectors - s.lost_sectors);
@@ -257,13 +257,13 @@ fn grouped(findings: &[Told]) -> String {
     let mut notes: BTreeMap<(&str, bool), usize> = BTreeMap::new();
     let is_note = |f: &&Told| f.grade == grade(Grade::Note);
     for f in findings.iter().filter(is_note) {
-        *notes.entry((f.kind, f.mended)).or_default() += 1;
+        *notes.entry((f.kind, f.repaired)).or_default() += 1;
     }
     let mut out = String::new();
     for f in findings {
         let more = if is_note(&f) {
             // The first note of a kind removes the count, so the others print nothing.
-            match notes.remove(&(f.kind, f.mended)) {
+            match notes.remove(&(f.kind, f.repaired)) {
                 Some(count) => count.saturating_sub(1),
                 None => continue,
             }
@@ -285,8 +285,8 @@ fn line(f: &Told) -> String {
         (Some(block), None) => format!("block {block}: "),
         _ => String::new(),
     };
-    let mended = if f.mended { " [mended]" } else { "" };
-    format!("  {:6}  {place}{}{mended}\n", f.grade, f.text)
+    let repaired = if f.repaired { " [repaired]" } else { "" };
+    format!("  {:6}  {place}{}{repaired}\n", f.grade, f.text)
 }
 
 #[cfg(test)]
@@ -297,14 +297,14 @@ mod tests {
 
     #[test]
     fn notes_of_a_kind_share_a_line() {
-        let told = |grade, kind, block, mended| Told {
+        let told = |grade, kind, block, repaired| Told {
             grade,
             kind,
             block: Some(block),
             byte: Some(0),
             text: format!("{kind} it is"),
             lost: None,
-            mended,
+            repaired,
         };
         let list: Vec<Told> = (0..697)
             .map(|n| told("note", "unowned", n, false))
@@ -323,8 +323,8 @@ mod tests {
                 "  note    block 0, byte 0: unowned it is (and 696 more of this kind: --verbose shows each)",
                 "  damage  block 9, byte 0: page it is",
                 "  damage  block 10, byte 0: page it is",
-                "  note    block 3, byte 0: not_detached it is [mended]",
-                "  note    block 900, byte 0: unowned it is [mended]",
+                "  note    block 3, byte 0: not_detached it is [repaired]",
+                "  note    block 900, byte 0: unowned it is [repaired]",
             ]
         );
     }

@@ -97,10 +97,10 @@ mod tests {
     #[test]
     fn a_map_is_counted() {
         let map = map();
-        map.set_entry(3, Entry::home(0, Base::Root)).unwrap();
+        map.set_entry(3, Entry::allocated(0, Base::Root)).unwrap();
         map.set_bits(0, 8, 8).unwrap();
         map.set_bits(0, 100, 28).unwrap();
-        map.set_entry(5, Entry::none(Base::Zero, Emptied::No))
+        map.set_entry(5, Entry::unallocated(Base::Zero, Emptied::No))
             .unwrap();
         let mut problems = Vec::new();
         let report = read(&map, true, &mut problems);
@@ -114,7 +114,7 @@ mod tests {
     #[test]
     fn contradictions_are_named() {
         let map = map();
-        let at = |leaf| Entry::home(leaf, Base::Root);
+        let at = |leaf| Entry::allocated(leaf, Base::Root);
         map.set_entry(1, at(4)).unwrap();
         map.set_entry(2, at(4)).unwrap();
         map.set_entry(3, at(1_000_000)).unwrap();

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Mends what can be mended without a guess, on a leaf that this code may write to. The caller must
-//! keep this order:
+//! Repairs what can be repaired without a guess, on a leaf that this code may write to. The caller
+//! must keep this order:
 //!
 //! 1. [`slot`]: the superblock slot that does not count, from the one that does.
 //! 2. Only if nothing worse was found: attach's own load, [`in_map`] for each finding, and the
@@ -69,12 +69,12 @@ where
     }
 }
 
-/// Mends a loaded map. Every sector of the union reads the same afterwards.
+/// Repairs a loaded map. Every sector of the union reads the same afterwards.
 pub fn in_map<M: Memory>(map: &Map<M>, what: What) -> Result {
     let g = map.geometry();
     match what {
         What::Leaked { slab, leaf } => {
-            map.set_entry(slab, Entry::none(map.entry(slab).base, Emptied::No))?;
+            map.set_entry(slab, Entry::unallocated(map.entry(slab).base, Emptied::No))?;
             map.set_owner(leaf, None)
         }
         What::PastUnionBare { slab } => map.set_entry(slab, Entry::decode(0)),
