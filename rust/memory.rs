@@ -34,7 +34,7 @@ use crate::{
             Memory,
             TablePage, //
         },
-        num::index,
+        num::u32_as_usize,
     },
 };
 use core::sync::atomic::{
@@ -195,9 +195,9 @@ impl MapMemory {
         let memory = MapMemory {
             reserve,
             live: Atomic::new(false),
-            table: filled(index(g.table_pages()), OnceBox::new)?,
-            bits: filled(index(g.bits_pages()), OnceBox::new)?,
-            owners: filled(index(owner_pages), OnceBox::new)?,
+            table: filled(u32_as_usize(g.table_pages()), OnceBox::new)?,
+            bits: filled(u32_as_usize(g.bits_pages()), OnceBox::new)?,
+            owners: filled(u32_as_usize(owner_pages), OnceBox::new)?,
             dirty,
             dirty_words,
             fresh,
@@ -234,7 +234,7 @@ impl MapMemory {
         make: impl Init<T>,
         spare: impl FnOnce(&mut Spare) -> Option<KBox<T>>,
     ) -> Result {
-        let slot = pages.get(index(page)).ok_or(Error::Internal)?;
+        let slot = pages.get(u32_as_usize(page)).ok_or(Error::Internal)?;
         if slot.get().is_some() {
             return Ok(());
         }
@@ -263,7 +263,7 @@ impl MapMemory {
 }
 
 fn page<T>(pages: &Pages<T>, page: u32) -> Option<&T> {
-    pages.get(index(page))?.get()
+    pages.get(u32_as_usize(page))?.get()
 }
 
 fn empty_table() -> impl Init<TablePage> {

@@ -13,7 +13,7 @@ use zerocopy_derive::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use super::error::Error;
 use super::format::name::NAME_BYTES;
-use super::num::index;
+use super::num::u32_as_usize;
 
 /// `UNIONBLK_ABI_VERSION`.
 pub const ABI_VERSION: u32 = 1;
@@ -302,7 +302,7 @@ pub fn set_path(field: &mut [u8; PATH_BYTES], path: &[u8]) -> Option<()> {
     Some(())
 }
 
-const _: () = assert!(index(u32::MAX) > PATH_BYTES);
+const _: () = assert!(u32_as_usize(u32::MAX) > PATH_BYTES);
 
 #[cfg(any(test, kernel))]
 #[cfg_attr(kernel, kernel::prelude::kunit_tests(unionblk_abi))]

@@ -13,7 +13,7 @@ use core::ops::DerefMut;
 use super::error::{Error, Result};
 use super::geometry::BITS_SECTORS;
 use super::map::{Base, Emptied, Emptying, Map, Memory};
-use super::num::{index, mask, narrow, wide};
+use super::num::{mask, saturating_u32, u32_as_usize, usize_as_u64};
 use super::plan;
 
 /// The number of slabs of a group: 1 MiB of 64 KiB slabs.
@@ -78,7 +78,7 @@ impl<B: DerefMut<Target = [u64]>> Allocator<B> {
             group_hint: 0,
         };
         // The bits after the last slab are taken for ever.
-        if let Some(word) = a.taken.get_mut(index(slabs / 64)) {
+        if let Some(word) = a.taken.get_mut(u32_as_usize(slabs / 64)) {
             *word |= mask(slabs % 64, 64);
         }
         a
@@ -98,7 +98,7 @@ impl<B: DerefMut<Target = [u64]>> Allocator<B> {
     pub fn is_free(&self, leaf: u32) -> bool {
         let word = self
             .taken
-            .get(index(leaf / 64))
+            .get(u32_as_usize(leaf / 64))
             .copied()
             .unwrap_or(u64::MAX);
         leaf < self.slabs && word & 1u64.wrapping_shl(leaf % 64) == 0
@@ -110,7 +110,7 @@ impl<B: DerefMut<Target = [u64]>> Allocator<B> {
         if !self.is_free(leaf) {
             return false;
         }
-        if let Some(word) = self.taken.get_mut(index(leaf / 64)) {
+        if let Some(word) = self.taken.get_mut(u32_as_usize(leaf / 64)) {
             *word |= 1u64.wrapping_shl(leaf % 64);
             self.used = self.used.saturating_add(1);
         }
@@ -122,7 +122,7 @@ impl<B: DerefMut<Target = [u64]>> Allocator<B> {
         if leaf >= self.slabs || self.is_free(leaf) {
             return;
         }
-        let at = index(leaf / 64);
+        let at = u32_as_usize(leaf / 64);
         if let Some(word) = self.taken.get_mut(at) {
             *word &= !1u64.wrapping_shl(leaf % 64);
             self.used = self.used.saturating_sub(1);
@@ -178,7 +178,7 @@ impl<B: DerefMut<Target = [u64]>> Allocator<B> {
         if unallocated().any(|slab| map.entry(slab).emptied != Emptied::No) {
             return Err(Error::Emptied);
         }
-        let missing = wide(unallocated().count());
+        let missing = usize_as_u64(unallocated().count());
         if missing > u64::from(self.slabs.saturating_sub(self.used)) {
             // The emptied slabs will be free in a moment, so the request is deferred until then.
             let soon = self.any_emptied || self.any_reclaimable;
@@ -300,7 +300,7 @@ impl<B: DerefMut<Target = [u64]>> Allocator<B> {
         map: &Map<M>,
         mut pause: impl FnMut() -> Result,
     ) -> Result {
-        let per_page = narrow(BITS_SECTORS.wrapping_shr(map.geometry().slab_shift()));
+        let per_page = saturating_u32(BITS_SECTORS.wrapping_shr(map.geometry().slab_shift()));
         let pages = map.geometry().bits_pages();
         for page in (0..pages).filter(|&p| map.memory().bits(p).is_some()) {
             pause()?;
@@ -422,7 +422,7 @@ impl<B: DerefMut<Target = [u64]>> Allocator<B> {
     fn is_group_free(&self, leaf: u32) -> bool {
         let word = self
             .taken
-            .get(index(leaf / 64))
+            .get(u32_as_usize(leaf / 64))
             .copied()
             .unwrap_or(u64::MAX);
         let first = (leaf % 64).wrapping_sub(leaf % GROUP);
@@ -445,7 +445,8 @@ impl<B: DerefMut<Target = [u64]>> Allocator<B> {
                 let first = group.wrapping_mul(GROUP);
                 if word & mask(first, first.wrapping_add(GROUP)) == 0 {
                     self.group_hint = at;
-                    let base = narrow(wide(at).wrapping_mul(64)).wrapping_add(first);
+                    let base =
+                        saturating_u32(usize_as_u64(at).wrapping_mul(64)).wrapping_add(first);
                     return base.checked_add(lane);
                 }
             }
@@ -458,7 +459,7 @@ impl<B: DerefMut<Target = [u64]>> Allocator<B> {
         for (at, &word) in self.taken.iter().enumerate().skip(self.slab_hint) {
             if word != u64::MAX {
                 self.slab_hint = at;
-                let base = narrow(wide(at).wrapping_mul(64));
+                let base = saturating_u32(usize_as_u64(at).wrapping_mul(64));
                 return base
                     .checked_add(word.trailing_ones())
                     .filter(|&l| l < self.slabs);
@@ -469,13 +470,13 @@ impl<B: DerefMut<Target = [u64]>> Allocator<B> {
 }
 
 fn set(words: &mut [u64], n: u32) {
-    if let Some(w) = words.get_mut(index(n / 64)) {
+    if let Some(w) = words.get_mut(u32_as_usize(n / 64)) {
         *w |= 1u64.wrapping_shl(n % 64);
     }
 }
 
 fn clear(words: &mut [u64], n: u32) {
-    if let Some(w) = words.get_mut(index(n / 64)) {
+    if let Some(w) = words.get_mut(u32_as_usize(n / 64)) {
         *w &= !1u64.wrapping_shl(n % 64);
     }
 }
@@ -485,8 +486,8 @@ fn clear(words: &mut [u64], n: u32) {
 fn next_bit(words: &[u64], range: core::ops::Range<u32>, set: bool) -> u32 {
     let mut ahead = mask(range.start % 64, 64);
     let words = words.iter().enumerate();
-    for (at, &word) in words.skip(index(range.start / 64)) {
-        let base = narrow(wide(at).wrapping_mul(64));
+    for (at, &word) in words.skip(u32_as_usize(range.start / 64)) {
+        let base = saturating_u32(usize_as_u64(at).wrapping_mul(64));
         let found = (if set { word } else { !word }) & ahead;
         if found != 0 {
             return base.saturating_add(found.trailing_zeros()).min(range.end);

@@ -17,7 +17,7 @@ use super::format::superblock::{choose, Slot, Superblock};
 use super::geometry::{BLOCK_BYTES, TABLE_ENTRIES};
 use super::journal::{self, Ring};
 use super::map::{Emptied, Entry, Map, Memory};
-use super::num::{index, narrow, wide};
+use super::num::{saturating_u32, u32_as_usize, usize_as_u64};
 use super::pages::{self, bits_page_of, PageKind, PageSet};
 use super::salvage::{self, Damage, Losses, Nothing};
 
@@ -159,7 +159,8 @@ fn read_directory<D: Disk, L: Losses>(
             return Err(error);
         }
         list.fill(PageEntry::EMPTY);
-        let pages = narrow(wide(pages.start))..narrow(wide(pages.end));
+        let pages =
+            saturating_u32(usize_as_u64(pages.start))..saturating_u32(usize_as_u64(pages.end));
         lose(lost, pages, (Area::Directory, block), error)?;
     }
     Ok(())
@@ -188,7 +189,12 @@ fn read_pages<D: Disk, M: Memory, L: Losses>(
     lost: &mut L,
 ) -> Result {
     let g = &sb.geometry;
-    let entry = |p: u32| entries.get(index(p)).copied().unwrap_or(PageEntry::EMPTY);
+    let entry = |p: u32| {
+        entries
+            .get(u32_as_usize(p))
+            .copied()
+            .unwrap_or(PageEntry::EMPTY)
+    };
     let mut page = 0;
     while page < g.pages() {
         let first = entry(page);
@@ -197,14 +203,14 @@ fn read_pages<D: Disk, M: Memory, L: Losses>(
             continue;
         };
         let mut count = 1u32;
-        while index(count) < BUFFER_BLOCKS
+        while u32_as_usize(count) < BUFFER_BLOCKS
             && page.saturating_add(count) < g.pages()
             && entry(page.saturating_add(count)).slot == first.slot
         {
             count = count.saturating_add(1);
         }
         disk.give_way()?;
-        let all = disk.read(g.page_block(page, slot), index(count));
+        let all = disk.read(g.page_block(page, slot), u32_as_usize(count));
         for p in page..page.saturating_add(count) {
             let block = g.page_block(p, slot);
             let (read, at) = match all {
@@ -212,7 +218,7 @@ fn read_pages<D: Disk, M: Memory, L: Losses>(
                 Err(_) => (disk.read(block, 1), 0),
             };
             let sound = read.and_then(|()| {
-                let start = index(at).saturating_mul(BLOCK_BYTES);
+                let start = u32_as_usize(at).saturating_mul(BLOCK_BYTES);
                 let bytes = disk.buffer().get(start..).unwrap_or_default();
                 let bytes = bytes.get(..BLOCK_BYTES).unwrap_or_default();
                 if pages::crc(bytes) != entry(p).crc {

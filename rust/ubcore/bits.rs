@@ -2,7 +2,7 @@
 
 //! Bits that all CPUs share, 64 to a word. A bit beyond the last word is clear and stays so.
 
-use super::num::{index, mask, narrow, wide};
+use super::num::{mask, saturating_u32, u32_as_usize, usize_as_u64};
 use super::sync::{AtomicU64, Ordering};
 
 fn bit_of(n: u32) -> u64 {
@@ -12,31 +12,31 @@ fn bit_of(n: u32) -> u64 {
 /// Returns whether bit `n` is set.
 pub fn is_set(words: &[AtomicU64], n: u32) -> bool {
     words
-        .get(index(n / 64))
+        .get(u32_as_usize(n / 64))
         .is_some_and(|w| w.load(Ordering::Acquire) & bit_of(n) != 0)
 }
 
 /// Sets a bit. Returns whether it was set before. A later store that announces the bit stays later.
 pub fn set(words: &[AtomicU64], n: u32) -> bool {
     words
-        .get(index(n / 64))
+        .get(u32_as_usize(n / 64))
         .is_some_and(|w| w.fetch_or(bit_of(n), Ordering::SeqCst) & bit_of(n) != 0)
 }
 
 /// Clears a bit. Returns whether it was set before.
 pub fn clear(words: &[AtomicU64], n: u32) -> bool {
     words
-        .get(index(n / 64))
+        .get(u32_as_usize(n / 64))
         .is_some_and(|w| w.fetch_and(!bit_of(n), Ordering::SeqCst) & bit_of(n) != 0)
 }
 
 /// Returns the first bit from `from` on that is set.
 pub fn next(words: &[AtomicU64], from: u32) -> Option<u32> {
     let mut ahead = mask(from % 64, 64);
-    for (at, word) in words.iter().enumerate().skip(index(from / 64)) {
+    for (at, word) in words.iter().enumerate().skip(u32_as_usize(from / 64)) {
         let found = word.load(Ordering::Acquire) & ahead;
         if found != 0 {
-            let base = narrow(wide(at).wrapping_mul(64));
+            let base = saturating_u32(usize_as_u64(at).wrapping_mul(64));
             return base.checked_add(found.trailing_zeros());
         }
         ahead = u64::MAX;

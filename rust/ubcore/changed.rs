@@ -6,7 +6,7 @@ use core::ops::{DerefMut, Range};
 
 use super::format::directory::PageEntry;
 use super::format::superblock::Slot;
-use super::num::index;
+use super::num::u32_as_usize;
 use super::pages::{self, PageSet};
 
 /// The changed pages of a map, and the directory in memory. They belong to the committer.
@@ -83,7 +83,7 @@ where
 
     fn entry(&self, page: u32) -> PageEntry {
         self.entries
-            .get(index(page))
+            .get(u32_as_usize(page))
             .copied()
             .unwrap_or(PageEntry::EMPTY)
     }
@@ -100,7 +100,7 @@ where
 
     /// Notes that a page is about to be where `entry` says.
     pub fn note_stored(&mut self, page: u32, entry: PageEntry) {
-        if let Some(e) = self.entries.get_mut(index(page)) {
+        if let Some(e) = self.entries.get_mut(u32_as_usize(page)) {
             *e = entry;
         }
         self.stored.add(page);

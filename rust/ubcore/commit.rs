@@ -26,7 +26,7 @@ use super::format::superblock::{Slot, Superblock};
 use super::geometry::BLOCK_BYTES;
 use super::journal::{Ring, Space, Transaction};
 use super::map::{Emptied, Map, Memory};
-use super::num::{narrow, wide};
+use super::num::{saturating_u32, usize_as_u64};
 use super::pages::{self, bits_page_of, table_page_of};
 use super::replay_limit::filled_by_writers;
 
@@ -323,7 +323,9 @@ where
     fn next_directory_block(&self, at: u32) -> Option<u32> {
         let g = &self.superblock.geometry;
         let first = directory::pages_of(at, g.pages()).start;
-        let stored = self.pages.next_stored(narrow(wide(first)))?;
+        let stored = self
+            .pages
+            .next_stored(saturating_u32(usize_as_u64(first)))?;
         Some(directory::block_of(stored))
     }
 

@@ -9,7 +9,7 @@
 //! afterwards.
 
 use super::abi::Call;
-use super::num::index;
+use super::num::u32_as_usize;
 
 /// The largest size that a caller may state: a page, as for the kernel's own structures.
 pub const SIZE_MAX: usize = 4096;
@@ -56,7 +56,7 @@ pub fn take<C: Call, M: Caller>(from: &mut M) -> Result<C, Refused<M::Error>> {
     let mut word = [0; WORD];
     from.read(0, &mut word)?;
     let stated = u32::from_ne_bytes(word);
-    let size = index(stated);
+    let size = u32_as_usize(stated);
     if size < C::SIZE_VER0 {
         return Err(Refused::Small);
     }
@@ -88,7 +88,7 @@ pub fn take<C: Call, M: Caller>(from: &mut M) -> Result<C, Refused<M::Error>> {
 /// Gives an answer back, as far as the caller has room for it. Clears what the caller has beyond
 /// it. `c` is what [`take`] made, and has the size that was judged.
 pub fn give<C: Call, M: Caller>(c: &C, to: &mut M) -> Result<(), M::Error> {
-    let size = index(c.size()).min(SIZE_MAX);
+    let size = u32_as_usize(c.size()).min(SIZE_MAX);
     let mut at = size_of::<C>();
     while at < size {
         let end = size.min(at.saturating_add(PIECE));

@@ -6,7 +6,7 @@
 //! slots, the map pages in two slots; then, aligned, the data slabs.
 
 use super::error::{Error, Result, Side};
-use super::num::{align_up, narrow};
+use super::num::{align_up, saturating_u32};
 
 /// Bytes of a metadata block.
 pub const BLOCK_BYTES: usize = 4096;
@@ -63,7 +63,7 @@ pub struct Geometry {
 /// it, 64 KiB to 8 MiB.
 pub fn default_journal_blocks(leaf_sectors: u64) -> u32 {
     let blocks = leaf_sectors / BLOCK_SECTORS / 256;
-    narrow(blocks.clamp(u64::from(JOURNAL_BLOCKS_MIN), 2048))
+    saturating_u32(blocks.clamp(u64::from(JOURNAL_BLOCKS_MIN), 2048))
 }
 
 impl Geometry {
@@ -102,10 +102,10 @@ impl Geometry {
             leaf_sectors,
             slab_shift: shift,
             journal_blocks,
-            root_slabs: narrow(root_slabs),
+            root_slabs: saturating_u32(root_slabs),
             leaf_slabs: 0,
-            table_pages: narrow(root_slabs.div_ceil(u64::from(TABLE_ENTRIES))),
-            bits_pages: narrow(leaf_sectors.div_ceil(BITS_SECTORS)),
+            table_pages: saturating_u32(root_slabs.div_ceil(u64::from(TABLE_ENTRIES))),
+            bits_pages: saturating_u32(leaf_sectors.div_ceil(BITS_SECTORS)),
             data_start: 0,
         };
         if g.directory_blocks() > DIRECTORY_BLOCKS_MAX {
@@ -124,7 +124,7 @@ impl Geometry {
             return Err(Error::LeafTooSmall(least, leaf_sectors));
         }
         g.data_start = start;
-        g.leaf_slabs = narrow(leaf_sectors.saturating_sub(start) >> shift);
+        g.leaf_slabs = saturating_u32(leaf_sectors.saturating_sub(start) >> shift);
         Ok(g)
     }
 
@@ -178,13 +178,13 @@ impl Geometry {
     /// Returns the root slab of a union sector (within the union).
     #[inline]
     pub fn slab_of(&self, sector: u64) -> u32 {
-        narrow(sector.wrapping_shr(self.slab_shift))
+        saturating_u32(sector.wrapping_shr(self.slab_shift))
     }
 
     /// Returns the position of a union sector within its slab.
     #[inline]
     pub fn offset_in_slab(&self, sector: u64) -> u32 {
-        narrow(sector & u64::from(self.slab_sectors()).wrapping_sub(1))
+        saturating_u32(sector & u64::from(self.slab_sectors()).wrapping_sub(1))
     }
 
     /// Returns the root slabs that lie within a range as a whole. The union's last slab counts as
@@ -198,7 +198,7 @@ impl Geometry {
         } else {
             end >> self.slab_shift
         };
-        narrow(first.min(last))..narrow(last)
+        saturating_u32(first.min(last))..saturating_u32(last)
     }
 
     /// Returns the first union sector of a root slab.

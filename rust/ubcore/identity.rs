@@ -7,7 +7,7 @@
 //! has changed its superblock, and the fixed samples cover such superblocks. The other samples are
 //! derived from the leaf's UUID, so that each leaf watches other places.
 
-use super::num::wide;
+use super::num::usize_as_u64;
 
 /// What the digest starts with.
 pub const PREFIX: &[u8] = b"unionblk root samples 1\n";
@@ -54,7 +54,7 @@ impl Samples {
         if let Some(&unit) = FIXED.get(n) {
             return Some(unit).filter(|&u| u < self.units);
         }
-        let behind = wide(n.saturating_sub(FIXED.len())).saturating_add(1);
+        let behind = usize_as_u64(n.saturating_sub(FIXED.len())).saturating_add(1);
         if behind <= FROM_END {
             return self.units.checked_sub(behind);
         }

@@ -16,7 +16,7 @@ use super::format::ring::{self, RingHead, RING_WORDS};
 use super::format::superblock::Superblock;
 use super::geometry::{Geometry, BLOCK_BYTES};
 use super::map::{Base, Emptied, Entry, Map, Memory};
-use super::num::{index, narrow, wide};
+use super::num::{saturating_u32, u32_as_usize, usize_as_u64};
 use super::pages::{self, bits_page_of, table_page_of, PageSet};
 use super::replay_limit;
 
@@ -230,7 +230,7 @@ impl<'a, D: Disk> Transaction<'a, D> {
     fn words<M: Memory>(&mut self, map: &Map<M>, slab: u32, leaf: u32) -> Result<Space> {
         let words = self.geometry.slab_sectors().div_ceil(64);
         let head = Record::Words { slab, words };
-        if self.room(super::num::index(words).saturating_add(1))? == Space::Full {
+        if self.room(super::num::u32_as_usize(words).saturating_add(1))? == Space::Full {
             return Ok(Space::Full);
         }
         self.push(head.encode());
@@ -259,7 +259,7 @@ impl<'a, D: Disk> Transaction<'a, D> {
 
     /// Returns the number of blocks of the buffer in use, with the one under construction.
     fn held(&self) -> u32 {
-        narrow(wide(self.finished_blocks)).saturating_add(u32::from(self.words > 0))
+        saturating_u32(usize_as_u64(self.finished_blocks)).saturating_add(u32::from(self.words > 0))
     }
 
     /// Makes room for `n` words (at most 129) in one block.
@@ -302,7 +302,7 @@ impl<'a, D: Disk> Transaction<'a, D> {
             sequence: self
                 .ring
                 .sequence
-                .saturating_add(wide(self.finished_blocks)),
+                .saturating_add(usize_as_u64(self.finished_blocks)),
             base: self.base,
             count: u16::try_from(self.words).unwrap_or(u16::MAX),
             last,
@@ -319,7 +319,7 @@ impl<'a, D: Disk> Transaction<'a, D> {
     }
 
     fn write(&mut self, order: Order) -> Result {
-        let blocks = narrow(wide(self.finished_blocks));
+        let blocks = saturating_u32(usize_as_u64(self.finished_blocks));
         let at = self.geometry.journal_block(self.ring.head);
         self.disk.write(at, self.finished_blocks, order)?;
         self.ring.advance(blocks);
@@ -570,7 +570,11 @@ impl<M: Memory, B: core::ops::DerefMut<Target = [u64]>, L: Fn(u32) -> bool> Play
 
     /// Notes that a page of the map is about to change.
     fn change(&mut self, page: u32) -> Result {
-        let empty = |p: u32| self.entries.get(index(p)).is_none_or(pages::is_empty);
+        let empty = |p: u32| {
+            self.entries
+                .get(u32_as_usize(p))
+                .is_none_or(pages::is_empty)
+        };
         if self.pages.insert(page) && empty(page) && !(self.lost)(page) {
             *self.room = self.room.checked_sub(1).ok_or(self.bad)?;
         }

@@ -22,7 +22,7 @@ pub use super::entry::{Base, Emptied, Emptying, Entry};
 use super::bits;
 use super::error::{Area, Error, Result};
 use super::geometry::{Geometry, BITS_SECTORS, BITS_WORDS, TABLE_ENTRIES};
-use super::num::{index, mask, narrow, usize_of};
+use super::num::{mask, saturating_u32, u32_as_usize, u64_as_usize};
 use super::sync::{AtomicU32, AtomicU64, Ordering};
 
 /// A page of the slab table or of the owners.
@@ -129,7 +129,7 @@ impl<M: Memory> Map<M> {
     fn table_slot(&self, slab: u32) -> Option<&AtomicU32> {
         self.memory
             .table(slab / TABLE_ENTRIES)?
-            .get(index(slab % TABLE_ENTRIES))
+            .get(u32_as_usize(slab % TABLE_ENTRIES))
     }
 
     /// Returns the entry of a root slab.
@@ -166,7 +166,7 @@ impl<M: Memory> Map<M> {
     /// Returns the root slab that owns a leaf slab.
     pub fn owner(&self, leaf: u32) -> Option<u32> {
         let page = self.memory.owners(leaf / TABLE_ENTRIES)?;
-        let slot = page.get(index(leaf % TABLE_ENTRIES))?;
+        let slot = page.get(u32_as_usize(leaf % TABLE_ENTRIES))?;
         slot.load(Ordering::Acquire).checked_sub(1)
     }
 
@@ -181,7 +181,7 @@ impl<M: Memory> Map<M> {
         }
         self.memory
             .owners(page)
-            .and_then(|p| p.get(index(leaf % TABLE_ENTRIES)))
+            .and_then(|p| p.get(u32_as_usize(leaf % TABLE_ENTRIES)))
             .ok_or(Error::Internal)?
             .store(slab.map_or(0, |s| s.wrapping_add(1)), Ordering::Release);
         Ok(())
@@ -195,8 +195,8 @@ impl<M: Memory> Map<M> {
     /// Returns the word that holds the bit of data sector `bit`.
     #[inline]
     fn bits_word(&self, bit: u64) -> Option<&AtomicU64> {
-        let page = self.memory.bits(narrow(bit / BITS_SECTORS))?;
-        page.get(usize_of((bit % BITS_SECTORS) / 64))
+        let page = self.memory.bits(saturating_u32(bit / BITS_SECTORS))?;
+        page.get(u64_as_usize((bit % BITS_SECTORS) / 64))
     }
 
     /// Returns whether sector `offset` of leaf slab `leaf` is mapped, and for how many sectors from
@@ -208,8 +208,8 @@ impl<M: Memory> Map<M> {
         while len < limit {
             let bit = start.wrapping_add(u64::from(len));
             let word = self.bits_word(bit).map_or(0, |w| w.load(Ordering::Acquire));
-            let shifted = word.wrapping_shr(narrow(bit % 64));
-            let left = narrow(64u64.saturating_sub(bit % 64));
+            let shifted = word.wrapping_shr(saturating_u32(bit % 64));
+            let left = saturating_u32(64u64.saturating_sub(bit % 64));
             if len == 0 {
                 mapped = shifted & 1 == 1;
             }
@@ -231,7 +231,7 @@ impl<M: Memory> Map<M> {
     #[inline]
     fn one_word(&self, leaf: u32, offset: u32, count: u32) -> Option<(&AtomicU64, u64)> {
         let bit = self.first_bit(leaf).wrapping_add(u64::from(offset));
-        let from = narrow(bit % 64);
+        let from = saturating_u32(bit % 64);
         if count == 0 || count > 64u32.wrapping_sub(from) {
             return None;
         }
@@ -269,8 +269,8 @@ impl<M: Memory> Map<M> {
         let mut bit = self.first_bit(leaf).wrapping_add(u64::from(offset));
         let end = bit.wrapping_add(u64::from(count));
         while bit < end {
-            let from = narrow(bit % 64);
-            let to = narrow(
+            let from = saturating_u32(bit % 64);
+            let to = saturating_u32(
                 end.saturating_sub(bit)
                     .saturating_add(u64::from(from))
                     .min(64),
@@ -296,7 +296,7 @@ impl<M: Memory> Map<M> {
             .first_bit(leaf)
             .wrapping_add(u64::from(word).wrapping_mul(64));
         let bits = self.bits_word(bit).map_or(0, |w| w.load(Ordering::Acquire));
-        bits.wrapping_shr(narrow(bit % 64)) & mask(0, self.geometry.slab_sectors())
+        bits.wrapping_shr(saturating_u32(bit % 64)) & mask(0, self.geometry.slab_sectors())
     }
 
     /// Adds bits that [`Map::word`] returned, and grows the sector bits. For replay.
@@ -307,12 +307,15 @@ impl<M: Memory> Map<M> {
             .wrapping_add(u64::from(word).wrapping_mul(64));
         let bits = bits & mask(0, self.geometry.slab_sectors());
         let w = self.bits_word(bit).ok_or(Error::Internal)?;
-        w.fetch_or(bits.wrapping_shl(narrow(bit % 64)), Ordering::Release);
+        w.fetch_or(
+            bits.wrapping_shl(saturating_u32(bit % 64)),
+            Ordering::Release,
+        );
         Ok(())
     }
 
     fn grow_for(&self, leaf: u32) -> Result {
-        let page = narrow(self.first_bit(leaf) / BITS_SECTORS);
+        let page = saturating_u32(self.first_bit(leaf) / BITS_SECTORS);
         match self.memory.bits(page) {
             Some(_) => Ok(()),
             None => self.memory.grow_bits(page),
@@ -537,7 +540,7 @@ impl<M: Memory> Map<M> {
     /// slab becomes dirty again meanwhile, it is on the list again.
     pub fn take_dirty(&self, from: u32) -> Option<(u32, u64)> {
         let mut word = from;
-        while let Some(summary) = self.memory.dirty_words().get(index(word / 64)) {
+        while let Some(summary) = self.memory.dirty_words().get(u32_as_usize(word / 64)) {
             let ahead = summary.load(Ordering::Acquire).wrapping_shr(word % 64);
             if ahead == 0 {
                 word = (word / 64).wrapping_add(1).wrapping_mul(64);
@@ -549,7 +552,7 @@ impl<M: Memory> Map<M> {
             let slabs = self
                 .memory
                 .dirty()
-                .get(index(word))
+                .get(u32_as_usize(word))
                 .map_or(0, |w| w.swap(0, Ordering::AcqRel));
             if slabs != 0 {
                 return Some((word.wrapping_mul(64), slabs));

@@ -1,31 +1,31 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Casts that lose nothing, by name, and bit positions that cannot overflow.
+//! Casts by name, and bit positions that cannot overflow. `FROM_as_TO` loses nothing.
 
 /// Bytes in a sector: the unit of every address here.
 pub const SECTOR_BYTES: u64 = 512;
 
-/// Widens an index. `usize` has 64 bits on every machine that this is built for.
+/// Converts an index. `usize` has 64 bits on every machine that this is built for.
 #[inline(always)]
-pub const fn usize_of(v: u64) -> usize {
+pub const fn u64_as_usize(v: u64) -> usize {
     v as usize
 }
 
 /// Widens a 32-bit index.
 #[inline(always)]
-pub const fn index(v: u32) -> usize {
+pub const fn u32_as_usize(v: u32) -> usize {
     v as usize
 }
 
 /// Widens a length to 64 bits.
 #[inline(always)]
-pub const fn wide(v: usize) -> u64 {
+pub const fn usize_as_u64(v: usize) -> u64 {
     v as u64
 }
 
-/// Narrows to 32 bits, or to the largest value: for counts that a bound already holds below it.
+/// Converts to 32 bits; a larger value becomes `u32::MAX`. For counts that a bound keeps below it.
 #[inline(always)]
-pub const fn narrow(v: u64) -> u32 {
+pub const fn saturating_u32(v: u64) -> u32 {
     if v > u32::MAX as u64 {
         u32::MAX
     } else {
@@ -63,7 +63,7 @@ mod tests {
     #[cfg(not(kernel))]
     use super::*;
     #[cfg(kernel)]
-    use super::{align_up, low_bits, mask, narrow};
+    use super::{align_up, low_bits, mask, saturating_u32};
 
     #[test]
     fn masks() {
@@ -77,9 +77,9 @@ mod tests {
     }
 
     #[test]
-    fn narrowing_and_rounding() {
-        assert_eq!(narrow(u64::MAX), u32::MAX);
-        assert_eq!(narrow(7), 7);
+    fn saturating_and_rounding() {
+        assert_eq!(saturating_u32(u64::MAX), u32::MAX);
+        assert_eq!(saturating_u32(7), 7);
         assert_eq!(align_up(1, 8), Some(8));
         assert_eq!(align_up(16, 8), Some(16));
         assert_eq!(align_up(u64::MAX, 8), None);

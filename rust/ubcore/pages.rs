@@ -12,7 +12,7 @@ use super::format::directory::PageEntry;
 use super::format::superblock::Slot;
 use super::geometry::{BITS_WORDS, BLOCK_BYTES, TABLE_ENTRIES};
 use super::map::{Entry, Map, Memory};
-use super::num::{index, narrow, wide};
+use super::num::{saturating_u32, u32_as_usize, usize_as_u64};
 use super::sync::Ordering;
 
 /// The page that a number stands for.
@@ -43,7 +43,7 @@ pub fn bits_page_of<M: Memory>(map: &Map<M>, leaf: u32) -> u32 {
     let g = map.geometry();
     let bit = u64::from(leaf).wrapping_shl(g.slab_shift());
     g.table_pages()
-        .saturating_add(narrow(bit / super::geometry::BITS_SECTORS))
+        .saturating_add(saturating_u32(bit / super::geometry::BITS_SECTORS))
 }
 
 /// Returns whether the page that holds the bits of leaf slab `leaf` exists.
@@ -179,7 +179,7 @@ impl<B: core::ops::DerefMut<Target = [u64]>> PageSet<B> {
     /// Adds a page. Returns whether it is new.
     pub fn insert(&mut self, page: u32) -> bool {
         let bit = 1u64.wrapping_shl(page % 64);
-        let word = self.words.get_mut(index(page / 64));
+        let word = self.words.get_mut(u32_as_usize(page / 64));
         let Some(word) = word.filter(|w| **w & bit == 0) else {
             return false;
         };
@@ -191,7 +191,7 @@ impl<B: core::ops::DerefMut<Target = [u64]>> PageSet<B> {
     /// Removes a page.
     pub fn remove(&mut self, page: u32) {
         let bit = 1u64.wrapping_shl(page % 64);
-        let word = self.words.get_mut(index(page / 64));
+        let word = self.words.get_mut(u32_as_usize(page / 64));
         if let Some(word) = word.filter(|w| **w & bit != 0) {
             *word &= !bit;
             self.len = self.len.saturating_sub(1);
@@ -208,13 +208,17 @@ impl<B: core::ops::DerefMut<Target = [u64]>> PageSet<B> {
 
     /// Returns whether a page is in the set.
     pub fn has(&self, page: u32) -> bool {
-        let word = self.words.get(index(page / 64)).copied().unwrap_or(0);
+        let word = self
+            .words
+            .get(u32_as_usize(page / 64))
+            .copied()
+            .unwrap_or(0);
         word & 1u64.wrapping_shl(page % 64) != 0
     }
 
     /// Returns the first page of the set at or after `from`.
     pub fn next(&self, from: u32) -> Option<u32> {
-        let (first, rest) = (index(from / 64), from % 64);
+        let (first, rest) = (u32_as_usize(from / 64), from % 64);
         for (at, &word) in self.words.iter().enumerate().skip(first) {
             let word = if at == first {
                 word & u64::MAX.wrapping_shl(rest)
@@ -222,7 +226,7 @@ impl<B: core::ops::DerefMut<Target = [u64]>> PageSet<B> {
                 word
             };
             if word != 0 {
-                let base = narrow(wide(at).wrapping_mul(64));
+                let base = saturating_u32(usize_as_u64(at).wrapping_mul(64));
                 return base.checked_add(word.trailing_zeros());
             }
         }

@@ -65,9 +65,9 @@ use crate::{
             Map, //
         },
         num::{
-            index,
-            narrow,
-            usize_of,
+            saturating_u32,
+            u32_as_usize,
+            u64_as_usize,
             SECTOR_BYTES, //
         },
         pages::PageSet,
@@ -159,7 +159,7 @@ fn open_lower(options: &Options<'_>) -> Result<Lower> {
             return Err(Error::Stacked(side));
         }
         // The driver reads and writes metadata and samples in blocks of `BLOCK_BYTES`.
-        if index(dev.logical_block_size()) > BLOCK_BYTES {
+        if u32_as_usize(dev.logical_block_size()) > BLOCK_BYTES {
             return Err(Error::Limits(side));
         }
     }
@@ -215,7 +215,11 @@ fn load(lower: &Lower, resources: &Resources) -> Result<(KBox<Loaded>, Limits)> 
     let mut disk = LeafDisk::new(&lower.leaf, buffer);
     let block = limits.logical_block_size();
     if u64::from(block) > SECTOR_BYTES
-        && !attach::fits_blocks(&mut disk, map, narrow(u64::from(block) / SECTOR_BYTES))?
+        && !attach::fits_blocks(
+            &mut disk,
+            map,
+            saturating_u32(u64::from(block) / SECTOR_BYTES),
+        )?
     {
         return Err(Error::FineMap(block));
     }
@@ -239,7 +243,9 @@ fn limits(lower: &Lower, sb: &Superblock) -> Result<Limits> {
     if block == 0 || sb.geometry.union_sectors() % block != 0 {
         return Err(Error::Limits(Side::Root));
     }
-    limits.offer_discard(narrow(u64::from(sb.geometry.slab_sectors()) * SECTOR_BYTES));
+    limits.offer_discard(saturating_u32(
+        u64::from(sb.geometry.slab_sectors()) * SECTOR_BYTES,
+    ));
     let (block, made_for) = (limits.logical_block_size(), sb.root_block_bytes);
     if block != made_for {
         // Do not refuse the leaf, because only the tool knows whether the user wants this.
@@ -259,7 +265,7 @@ fn check_identity(root: &BlockDevice, sb: &Superblock, buffer: &mut IoBuffer) ->
     digest.update(identity::PREFIX);
     digest.update(&sectors.to_le_bytes());
     for (first, count) in identity::samples(&sb.uuid, sectors) {
-        let bytes = usize_of(count.saturating_mul(SECTOR_BYTES));
+        let bytes = u64_as_usize(count.saturating_mul(SECTOR_BYTES));
         root.read(first, buffer, 0..bytes)
             .map_err(|e| io_error(Side::Root, first, e))?;
         digest.update(&first.to_le_bytes());
@@ -291,9 +297,9 @@ fn read_metadata(
     let map = Map::new(g, MapMemory::new(&g, resources.reserve.clone())?);
     let mut disk = LeafDisk::new(&lower.leaf, &mut buffer);
     // Larger than the number of slabs, so that there is always a bit after the last slab.
-    let bitmap = || zeroed(index(g.leaf_slabs() / 64).saturating_add(1), 0u64);
+    let bitmap = || zeroed(u32_as_usize(g.leaf_slabs() / 64).saturating_add(1), 0u64);
     let mut allocator = Allocator::new([bitmap()?, bitmap()?, bitmap()?], g.leaf_slabs());
-    let entries = zeroed(index(g.pages()), PageEntry::EMPTY)?;
+    let entries = zeroed(u32_as_usize(g.pages()), PageEntry::EMPTY)?;
     let set = || zeroed(words_for(g.pages()), 0u64).map(PageSet::new);
     let mut lost = Lost::new(set()?);
     let sets = [set()?, set()?];

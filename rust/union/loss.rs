@@ -15,8 +15,8 @@ use crate::{
         },
         map::Map,
         num::{
-            narrow,
-            wide,
+            saturating_u32,
+            usize_as_u64,
             SECTOR_BYTES, //
         },
         salvage::{
@@ -99,7 +99,7 @@ impl Loss {
 
     /// Returns the number of stretches.
     pub(super) fn stretches(&self) -> u64 {
-        wide(self.kept.len()).saturating_add(self.more)
+        usize_as_u64(self.kept.len()).saturating_add(self.more)
     }
 
     /// Fills in the first stretch that ends after `c.from`.
@@ -118,7 +118,9 @@ impl Loss {
         for damage in &self.damages {
             pr_err!("{}: leaf {}: {}\n", name, leaf, format_args!("{damage}"));
         }
-        let more = self.blocks.saturating_sub(narrow(wide(self.damages.len())));
+        let more = self
+            .blocks
+            .saturating_sub(saturating_u32(usize_as_u64(self.damages.len())));
         if more > 0 {
             pr_err!("{name}: leaf {leaf}: and {more} more metadata blocks\n");
         }
@@ -130,7 +132,7 @@ impl Loss {
             let last = first.saturating_add(*count).saturating_sub(1);
             pr_warn!("{name}: leaf {leaf}: sectors {first} to {last} are lost\n");
         }
-        let rest = wide(self.kept.len().saturating_sub(LOGGED)).saturating_add(self.more);
+        let rest = usize_as_u64(self.kept.len().saturating_sub(LOGGED)).saturating_add(self.more);
         if rest > 0 {
             pr_warn!("{name}: leaf {leaf}: and {rest} more stretches\n");
         }

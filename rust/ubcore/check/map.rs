@@ -9,7 +9,7 @@ use super::super::disk::Disk;
 use super::super::error::Result;
 use super::super::geometry::{BITS_SECTORS, BITS_WORDS, TABLE_ENTRIES};
 use super::super::map::{Entry, Memory};
-use super::super::num::{index, mask, narrow, wide};
+use super::super::num::{mask, saturating_u32, u32_as_usize, usize_as_u64};
 use super::super::pages::{self, bits_page_of, table_page_of};
 use super::{Check, Counts, What};
 
@@ -80,7 +80,7 @@ where
         let g = self.geometry();
         let left = g.union_sectors().saturating_sub(g.slab_start(slab));
         let sectors = g.slab_sectors();
-        let offset = narrow(left).min(sectors);
+        let offset = saturating_u32(left).min(sectors);
         let rest = sectors.saturating_sub(offset);
         if rest == 0 || self.map.mapped_run(leaf, offset, rest) == (false, rest) {
             return;
@@ -89,7 +89,7 @@ where
         let bit = u64::from(leaf)
             .wrapping_shl(g.slab_shift())
             .saturating_add(u64::from(offset));
-        let byte = narrow((bit % BITS_SECTORS) / 8);
+        let byte = saturating_u32((bit % BITS_SECTORS) / 8);
         self.tell(What::BitsPastUnion { slab, leaf }, block, byte);
     }
 
@@ -140,7 +140,7 @@ where
         let count = run.end.saturating_sub(first);
         let block = self.block_of(bits_page_of(self.map, first));
         let bit = u64::from(first).wrapping_shl(g.slab_shift());
-        let byte = narrow((bit % BITS_SECTORS) / 8);
+        let byte = saturating_u32((bit % BITS_SECTORS) / 8);
         self.tell(What::Unowned { first, count }, block, byte);
     }
 
@@ -155,21 +155,21 @@ where
         };
         let stray = bits.iter().enumerate().find_map(|(at, word)| {
             let word = word.load(Ordering::Acquire) & mask_behind(at, from);
-            let bit = wide(at)
+            let bit = usize_as_u64(at)
                 .saturating_mul(64)
                 .saturating_add(u64::from(word.trailing_zeros()));
             (word != 0).then_some(bit)
         });
         if let Some(bit) = stray {
             let block = self.block_of(self.geometry().table_pages().saturating_add(page));
-            self.tell(What::BitsPastLeaf { page }, block, narrow(bit / 8));
+            self.tell(What::BitsPastLeaf { page }, block, saturating_u32(bit / 8));
         }
     }
 }
 
 /// Returns the leaf slabs whose bits a page holds.
 fn slabs_of(page: u32, slab_shift: u32) -> Range<u32> {
-    let per = narrow(BITS_SECTORS >> slab_shift);
+    let per = saturating_u32(BITS_SECTORS >> slab_shift);
     let first = page.saturating_mul(per);
     first..first.saturating_add(per)
 }
@@ -182,8 +182,8 @@ pub(super) fn behind_leaf(page: u32, leaf_slabs: u32, slab_shift: u32) -> u64 {
 
 /// Returns the bits of word `at` of a page from bit `from` of the page on.
 pub(super) fn mask_behind(at: usize, from: u64) -> u64 {
-    let start = wide(at).saturating_mul(64);
-    !mask(0, narrow(from.saturating_sub(start).min(64)))
+    let start = usize_as_u64(at).saturating_mul(64);
+    !mask(0, saturating_u32(from.saturating_sub(start).min(64)))
 }
 
-const _: () = assert!(index(BITS_WORDS) * 64 == BITS_SECTORS as usize);
+const _: () = assert!(u32_as_usize(BITS_WORDS) * 64 == BITS_SECTORS as usize);

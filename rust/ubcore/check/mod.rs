@@ -19,7 +19,7 @@ use super::format::directory::{self, PageEntry};
 use super::format::superblock::Superblock;
 use super::geometry::{Geometry, BLOCK_BYTES};
 use super::map::{Map, Memory};
-use super::num::{index, narrow, wide};
+use super::num::{saturating_u32, u32_as_usize, usize_as_u64};
 use super::pages::PageSet;
 
 pub use self::structure::superblocks;
@@ -179,11 +179,11 @@ fn behind(block: u64, g: &Geometry) -> Range<u32> {
         let at = block.checked_sub(first)?;
         let slot = at.checked_div(u64::from(count))?;
         let at = at.checked_rem(u64::from(count))?;
-        (slot < 2).then_some(narrow(at))
+        (slot < 2).then_some(saturating_u32(at))
     };
     if let Some(at) = place(g.directory_block(0, 0), g.directory_blocks()) {
         let pages = directory::pages_of(at, g.pages());
-        return narrow(wide(pages.start))..narrow(wide(pages.end));
+        return saturating_u32(usize_as_u64(pages.start))..saturating_u32(usize_as_u64(pages.end));
     }
     let page = place(g.page_block(0, 0), g.pages());
     page.map_or(0..0, |page| page..page.saturating_add(1))
@@ -296,7 +296,7 @@ where
 
     /// Returns the block that holds a map page, or that would be the first to hold it.
     fn block_of(&self, page: u32) -> u64 {
-        let entry = self.entries.get(index(page));
+        let entry = self.entries.get(u32_as_usize(page));
         let slot = entry.and_then(|e| e.slot.number()).unwrap_or(0);
         self.geometry().page_block(page, slot)
     }

@@ -100,8 +100,8 @@ pub fn in_map<M: Memory>(map: &Map<M>, what: What) -> Result {
 /// Clears the bits of data sectors `from..to` of one slab.
 fn clear<M: Memory>(map: &Map<M>, from: u64, to: u64) {
     use super::super::geometry::BITS_SECTORS;
-    use super::super::num::narrow;
-    let page = narrow(from / BITS_SECTORS);
+    use super::super::num::saturating_u32;
+    let page = saturating_u32(from / BITS_SECTORS);
     let start = u64::from(page).saturating_mul(BITS_SECTORS);
     let (from, to) = (from.saturating_sub(start), to.saturating_sub(start));
     let bits = map.memory().bits(page);

@@ -11,7 +11,7 @@ use super::super::format::ring::{self, RingHead};
 use super::super::geometry::Geometry;
 use super::super::journal::{self, Found};
 use super::super::map::Memory;
-use super::super::num::index;
+use super::super::num::u32_as_usize;
 use super::{Check, Counts, What};
 
 /// Where the words of a block begin.
@@ -79,7 +79,7 @@ where
         let g = self.geometry();
         let at = u64::from(self.sb.journal_tail).saturating_add(u64::from(n));
         let at = at.checked_rem(u64::from(g.journal_blocks())).unwrap_or(0);
-        g.journal_block(super::super::num::narrow(at))
+        g.journal_block(super::super::num::saturating_u32(at))
     }
 
     fn look(&mut self, block: u64) -> Block {
@@ -198,7 +198,7 @@ fn first_bad_word(bytes: &[u8], head: &RingHead, g: &Geometry) -> Option<u32> {
     let mut leaf = head.base;
     let mut at = 0;
     while at < u32::from(head.count) {
-        let bits = ring::word(bytes, index(at))?;
+        let bits = ring::word(bytes, u32_as_usize(at))?;
         let past_union =
             |slab: u32, n: u32| slab.checked_add(n).is_none_or(|end| end > g.root_slabs());
         let mut skip = 0;

@@ -10,7 +10,7 @@ use super::super::format::directory::{self, PageEntry};
 use super::super::format::superblock::{choose, Slot, Superblock, SUPERBLOCK_BYTES};
 use super::super::geometry::BLOCK_BYTES;
 use super::super::map::Memory;
-use super::super::num::{index, narrow, wide};
+use super::super::num::{saturating_u32, u32_as_usize, usize_as_u64};
 use super::super::pages;
 use super::{is_ours, Check, Counts, Finding, Visitor, What};
 
@@ -56,7 +56,7 @@ pub fn superblocks<D: Disk>(disk: &mut D, out: Visitor<'_>) -> Result<(Superbloc
         out(Finding {
             what,
             block,
-            byte: narrow(wide(byte)),
+            byte: saturating_u32(usize_as_u64(byte)),
         });
     }
     Ok((sb, slot))
@@ -118,9 +118,12 @@ where
     fn directory_block(&mut self, at: u32, block: u64) {
         let (generation, nonce) = (self.sb.generation, self.sb.nonce);
         let range = directory::pages_of(at, self.geometry().pages());
-        let (first, last) = (narrow(wide(range.start)), narrow(wide(range.end)));
+        let (first, last) = (
+            saturating_u32(usize_as_u64(range.start)),
+            saturating_u32(usize_as_u64(range.end)),
+        );
         let last = last.saturating_sub(1);
-        let pages = first..narrow(wide(range.end));
+        let pages = first..saturating_u32(usize_as_u64(range.end));
         if !self.read(block) {
             return self.lose(pages);
         }
@@ -129,7 +132,7 @@ where
         if let Err(byte) = directory::judge(bytes, at, generation, nonce, list) {
             list.fill(PageEntry::EMPTY);
             self.lose(pages);
-            let byte = narrow(wide(byte));
+            let byte = saturating_u32(usize_as_u64(byte));
             self.tell(What::Directory { first, last }, block, byte);
         }
     }
@@ -149,7 +152,7 @@ where
     /// Checks the pages that count against their checksums, and loads them into the map.
     pub(super) fn pages(&mut self, counts: &mut Counts) -> Result {
         for page in 0..self.geometry().pages() {
-            let Some(entry) = self.entries.get(index(page)).copied() else {
+            let Some(entry) = self.entries.get(u32_as_usize(page)).copied() else {
                 continue;
             };
             if entry.slot == Slot::None {

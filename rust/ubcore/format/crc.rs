@@ -53,7 +53,7 @@ pub fn crc32c(seed: u32, bytes: &[u8]) -> u32 {
     for &b in bytes {
         let at = (crc ^ u32::from(b)) & 0xff;
         let folded = TABLE
-            .get(super::super::num::index(at))
+            .get(super::super::num::u32_as_usize(at))
             .copied()
             .unwrap_or(0);
         crc = folded ^ (crc >> 8);

@@ -15,7 +15,7 @@ use zerocopy_derive::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use super::super::error::{Area, Error, Result};
 use super::super::geometry::{BLOCK_BYTES, DIRECTORY_ENTRIES};
-use super::super::num::index;
+use super::super::num::u32_as_usize;
 use super::crc::block_crc;
 use super::superblock::Slot;
 
@@ -180,7 +180,7 @@ pub fn block_of(page: u32) -> u32 {
 pub fn pages_of(at: u32, pages: u32) -> core::ops::Range<usize> {
     let first = at.saturating_mul(DIRECTORY_ENTRIES).min(pages);
     let end = first.saturating_add(DIRECTORY_ENTRIES).min(pages);
-    index(first)..index(end)
+    u32_as_usize(first)..u32_as_usize(end)
 }
 
 #[cfg(any(test, kernel))]

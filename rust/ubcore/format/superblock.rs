@@ -13,7 +13,7 @@ use zerocopy_derive::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use super::super::error::{Area, Error, Result, Side};
 use super::super::geometry::{Geometry, DIRECTORY_BLOCKS_MAX};
-use super::super::num::index;
+use super::super::num::u32_as_usize;
 use super::crc::block_crc;
 use super::features::{Features, COMPAT_BYTES};
 use super::name::{LeafName, NAME_BYTES};
@@ -152,14 +152,14 @@ impl Superblock {
     /// Returns the slot of directory block `at` that counts.
     pub fn directory_slot(&self, at: u32) -> Result<Slot> {
         let bad = Error::Damaged(Area::Superblock, 0);
-        let byte = self.directory_slots.get(index(at / 4)).ok_or(bad)?;
+        let byte = self.directory_slots.get(u32_as_usize(at / 4)).ok_or(bad)?;
         Slot::from_bits(byte.wrapping_shr((at % 4).wrapping_mul(2)) & 3).ok_or(bad)
     }
 
     /// Makes `slot` the slot of directory block `at` (below 1024) that counts.
     pub fn set_directory_slot(&mut self, at: u32, slot: Slot) {
         let shift = (at % 4).wrapping_mul(2);
-        if let Some(byte) = self.directory_slots.get_mut(index(at / 4)) {
+        if let Some(byte) = self.directory_slots.get_mut(u32_as_usize(at / 4)) {
             *byte = (*byte & !3u8.wrapping_shl(shift)) | slot.to_bits().wrapping_shl(shift);
         }
     }
@@ -322,7 +322,7 @@ impl DiskSuperblock {
             directory_slots: self.directory_slots,
         };
         for n in 0..DIRECTORY_BLOCKS_MAX {
-            let at = offset_of!(Self, directory_slots).saturating_add(index(n / 4));
+            let at = offset_of!(Self, directory_slots).saturating_add(u32_as_usize(n / 4));
             let slot = sb.directory_slot(n).map_err(|_| at)?;
             if n >= g.directory_blocks() && slot != Slot::None {
                 return Err(at);

@@ -17,7 +17,7 @@ use core::ops::Range;
 use super::super::error::{Error, Result};
 use super::super::geometry::TABLE_ENTRIES;
 use super::super::map::Base;
-use super::super::num::narrow;
+use super::super::num::saturating_u32;
 use super::super::plan::{self, Source};
 use super::super::sync::Ordering;
 use super::{epoch, flush, io};
@@ -240,7 +240,7 @@ fn parts<H: Host>(host: &H, rq: &H::Request) -> [(u64, u64); 2] {
 fn zero_parts<H: Host>(host: &H, rq: &H::Request) -> Result {
     let map = host.map();
     let parts = parts(host, rq).map(|(sector, n)| {
-        let sectors = narrow(n);
+        let sectors = saturating_u32(n);
         let zero = plan::read(map, sector, sectors).all(|run| run.source == Source::Zero);
         (sector, if zero { 0 } else { sectors })
     });

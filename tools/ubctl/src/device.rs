@@ -14,7 +14,7 @@ use ubcore::commit::BUFFER_BYTES;
 use ubcore::disk::{Disk, Order};
 use ubcore::error::{Error, Side};
 use ubcore::geometry::{BLOCK_BYTES, BLOCK_SECTORS};
-use ubcore::num::wide;
+use ubcore::num::usize_as_u64;
 
 use crate::control::is_union;
 use crate::error::{Fail, Result, BUSY, REFUSED};
@@ -227,7 +227,7 @@ impl Disk for Device {
             .buffer
             .get_mut(..count.saturating_mul(BLOCK_BYTES))
             .ok_or(bad)?;
-        let at = block.checked_mul(wide(BLOCK_BYTES)).ok_or(bad)?;
+        let at = block.checked_mul(usize_as_u64(BLOCK_BYTES)).ok_or(bad)?;
         self.file
             .read_exact_at(room, at)
             .or_else(|_| {
@@ -247,7 +247,7 @@ impl Disk for Device {
             .buffer
             .get(..count.saturating_mul(BLOCK_BYTES))
             .ok_or(bad)?;
-        let at = block.checked_mul(wide(BLOCK_BYTES)).ok_or(bad)?;
+        let at = block.checked_mul(usize_as_u64(BLOCK_BYTES)).ok_or(bad)?;
         if order == Order::FlushFua {
             self.file.sync_all().map_err(|_| bad)?;
         }

@@ -8,7 +8,7 @@ use ubcore::attach;
 use ubcore::format::directory::PageEntry;
 use ubcore::format::superblock::Superblock;
 use ubcore::map::{words_for, Map, Memory};
-use ubcore::num::index;
+use ubcore::num::u32_as_usize;
 use ubcore::pages::PageSet;
 use ubcore::salvage::{self, Lost};
 
@@ -47,7 +47,7 @@ pub fn of_leaf(leaf: &mut Device, sb: &Superblock) -> Option<Vec<Stretch>> {
     let map = Map::new(g, Heap::to_read(&g));
     let bitmaps = [0; 3].map(|_| vec![0u64; words_for(g.leaf_slabs().saturating_add(1))]);
     let mut allocator = Allocator::new(bitmaps, g.leaf_slabs());
-    let entries = vec![PageEntry::EMPTY; index(g.pages())];
+    let entries = vec![PageEntry::EMPTY; u32_as_usize(g.pages())];
     let set = || PageSet::new(vec![0u64; words_for(g.pages())]);
     let mut lost = Lost::new(set());
     let (a, sets) = (&mut allocator, [set(), set()]);

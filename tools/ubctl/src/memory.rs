@@ -9,7 +9,7 @@ use std::sync::OnceLock;
 use ubcore::error::{Error, Result};
 use ubcore::geometry::{Geometry, TABLE_ENTRIES};
 use ubcore::map::{words_for, BitsPage, Memory, TablePage};
-use ubcore::num::index;
+use ubcore::num::u32_as_usize;
 
 type Pages<P> = Vec<OnceLock<Box<P>>>;
 
@@ -65,12 +65,12 @@ impl Heap {
 }
 
 fn get<P>(pages: &Pages<P>, page: u32) -> Option<&P> {
-    pages.get(index(page))?.get().map(Box::as_ref)
+    pages.get(u32_as_usize(page))?.get().map(Box::as_ref)
 }
 
 fn grow<P>(pages: &Pages<P>, page: u32, new: impl FnOnce() -> Box<P>) -> Result {
     pages
-        .get(index(page))
+        .get(u32_as_usize(page))
         .ok_or(Error::NoMemory)?
         .get_or_init(new);
     Ok(())

@@ -18,7 +18,7 @@ use ubcore::format::directory::PageEntry;
 use ubcore::format::superblock::{Slot, Superblock};
 use ubcore::geometry::{BLOCK_SECTORS, SUPERBLOCKS};
 use ubcore::map::{words_for, Map};
-use ubcore::num::index;
+use ubcore::num::u32_as_usize;
 use ubcore::pages::PageSet;
 
 use crate::device::{refuse_same, Access, Device};
@@ -304,7 +304,7 @@ fn look(leaf: &mut Device) -> std::result::Result<Look, Error> {
     let (sb, slot) = check::superblocks(leaf, &mut |f| findings.push(f))?;
     let g = sb.geometry;
     let map = Map::new(g, Heap::to_read(&g));
-    let mut entries = vec![PageEntry::EMPTY; index(g.pages())];
+    let mut entries = vec![PageEntry::EMPTY; u32_as_usize(g.pages())];
     let sets = [0; 2].map(|_| PageSet::new(vec![0u64; words_for(g.pages())]));
     let sectors = leaf.sectors();
     let mut push = |f| findings.push(f);

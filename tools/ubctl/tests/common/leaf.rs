@@ -11,7 +11,7 @@ use ubcore::error::Side;
 use ubcore::format::directory::PageEntry;
 use ubcore::geometry::Geometry;
 use ubcore::map::{words_for, Map};
-use ubcore::num::index;
+use ubcore::num::u32_as_usize;
 use ubcore::pages::PageSet;
 use ubcore::plan::{self, Source};
 use ubctl::device::{Access, Device};
@@ -36,7 +36,7 @@ impl Union {
         let map = Map::new(g, Heap::new(&g));
         let bitmaps = [0; 3].map(|_| vec![0u64; words_for(g.leaf_slabs() + 1)]);
         let mut allocator = Allocator::new(bitmaps, g.leaf_slabs());
-        let entries = vec![PageEntry::EMPTY; index(g.pages())];
+        let entries = vec![PageEntry::EMPTY; u32_as_usize(g.pages())];
         let sets = [0; 2].map(|_| PageSet::new(vec![0u64; words_for(g.pages())]));
         let committer = load(&mut device, probe, &map, &mut allocator, entries, sets).unwrap();
         Union {

@@ -9,7 +9,7 @@ use ubcore::check::repair;
 use ubcore::check::Finding;
 use ubcore::format::directory::PageEntry;
 use ubcore::map::{words_for, Map};
-use ubcore::num::index;
+use ubcore::num::u32_as_usize;
 use ubcore::pages::PageSet;
 
 use super::{broke, is_repaired_by_checkpoint, is_worse_than_minor, look, probe, Look};
@@ -52,7 +52,7 @@ fn checkpoint(leaf: &mut Device, found: &Look) -> ubcore::error::Result {
     let map = Map::new(g, Heap::new(&g));
     let bitmaps = [0; 3].map(|_| vec![0u64; words_for(g.leaf_slabs().saturating_add(1))]);
     let mut allocator = Allocator::new(bitmaps, g.leaf_slabs());
-    let entries = vec![PageEntry::EMPTY; index(g.pages())];
+    let entries = vec![PageEntry::EMPTY; u32_as_usize(g.pages())];
     let [mut changed, stored] = [0; 2].map(|_| PageSet::new(vec![0u64; words_for(g.pages())]));
     for f in &found.findings {
         repair::pages(&map, f.what, &mut changed);

@@ -121,7 +121,7 @@ fn records(bytes: &[u8], head: &RingHead, slab_sectors: u32, all: bool, epoch: &
         epoch.records += 1;
         let record = Record::decode(word, slab_sectors);
         if let Some(Record::Words { words, .. }) = record {
-            at += ubcore::num::index(words);
+            at += ubcore::num::u32_as_usize(words);
         }
         if let Some(Record::Place(l)) = record {
             leaf = l;

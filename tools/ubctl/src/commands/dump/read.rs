@@ -9,7 +9,7 @@ use ubcore::format::superblock::{choose, Slot, Superblock};
 use ubcore::format::VERSION;
 use ubcore::geometry::{Geometry, BLOCK_BYTES, BLOCK_SECTORS, SUPERBLOCKS};
 use ubcore::map::{words_for, Map};
-use ubcore::num::{index, wide};
+use ubcore::num::{u32_as_usize, usize_as_u64};
 use ubcore::pages::{self, PageSet};
 
 use super::report::{DirectoryReport, GeometryReport, Report, SlotReport, SuperblockReport};
@@ -154,7 +154,7 @@ fn behind(device: &mut Device, sb: &Superblock, all: bool, report: &mut Report) 
 
 fn directory(device: &mut Device, sb: &Superblock, report: &mut Report) -> Vec<PageEntry> {
     let g = &sb.geometry;
-    let mut entries = vec![PageEntry::EMPTY; index(g.pages())];
+    let mut entries = vec![PageEntry::EMPTY; u32_as_usize(g.pages())];
     let mut bytes = [0; BLOCK_BYTES];
     for at in 0..g.directory_blocks() {
         // The superblock decoded, so each of its slots decodes.
@@ -225,7 +225,7 @@ fn covers(map: &Map<Heap>, page: u32) -> String {
             format!("page {page}: where root slabs {first} to {last} are")
         }
         pages::PageKind::Bits(n) => {
-            let per = wide(index(n)) * ubcore::geometry::BITS_SECTORS;
+            let per = usize_as_u64(u32_as_usize(n)) * ubcore::geometry::BITS_SECTORS;
             format!("page {page}: which of the leaf's data sectors from {per} on are mapped")
         }
     }
