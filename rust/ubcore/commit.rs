@@ -102,7 +102,7 @@ where
     }
 
     /// Returns whether everything that was mapped when this was called is durable.
-    pub fn is_clean<M: Memory>(&self, map: &Map<M>) -> bool {
+    pub fn is_committed<M: Memory>(&self, map: &Map<M>) -> bool {
         map.changes() == self.committed
     }
 

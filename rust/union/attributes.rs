@@ -62,7 +62,7 @@ pub(super) const ATTRIBUTES: Attributes<Union> = Attributes {
         Attribute::new(c"journal_used", |u, out| {
             number(u.stats.journal_used(), out)
         }),
-        Attribute::new(c"dirty", |u, out| number(u32::from(!u.is_clean()), out)),
+        Attribute::new(c"dirty", |u, out| number(u32::from(!u.is_committed()), out)),
         Attribute::new(c"io_errors", |u, out| number(u.stats.io_errors(), out)),
         Attribute::new(c"damaged_blocks", |u, out| {
             number(u.loss.damage().blocks, out)

@@ -40,12 +40,12 @@ use crate::{
         plan::Source,
         protocol::{
             self,
+            Accepted, //
             Event,
             Host,
             Shared,
             State,
             Step,
-            Taken, //
         },
     },
 };
@@ -178,7 +178,7 @@ impl Host for ArcBorrow<'_, Union> {
     }
 
     #[inline]
-    fn submit(&self, rq: Request<Union>, whole: Option<Source>, fua: bool) -> Taken<Self> {
+    fn submit(&self, rq: Request<Union>, whole: Option<Source>, fua: bool) -> Accepted<Self> {
         io::send(rq, whole, fua)
     }
 

@@ -186,7 +186,7 @@ impl Union {
     }
 
     /// Returns whether all mappings made before this call are durable. Any context.
-    fn is_clean(&self) -> bool {
+    fn is_committed(&self) -> bool {
         self.shared.durable() == self.map.changes()
     }
 

@@ -29,7 +29,7 @@ impl Attached {
         c.slabs = g.leaf_slabs();
         c.slabs_used = union.allocator.lock().used();
         c.journal_blocks = g.journal_blocks();
-        c.dirty = u32::from(!union.is_clean());
+        c.dirty = u32::from(!union.is_committed());
         c.first_writes = union.stats.first_writes();
         c.io_errors = union.stats.io_errors();
         c.map_bytes = union.map.memory().bytes();

@@ -11,7 +11,7 @@ use super::super::geometry::{BITS_SECTORS, BITS_WORDS, TABLE_ENTRIES};
 use super::super::map::{Entry, Memory};
 use super::super::num::{mask, saturating_u32, u32_as_usize, usize_as_u64};
 use super::super::pages::{self, bits_page_of, table_page_of};
-use super::{Check, Counts, What};
+use super::{Check, Totals, What};
 
 impl<D, M, B> Check<'_, D, M, B>
 where
@@ -20,7 +20,7 @@ where
     B: DerefMut<Target = [u64]>,
 {
     /// Checks every entry of the slab table, and records the owner of each leaf slab.
-    pub(super) fn table(&mut self, counts: &mut Counts) -> Result {
+    pub(super) fn table(&mut self, totals: &mut Totals) -> Result {
         for page in 0..self.geometry().table_pages() {
             // A page that does not exist names nothing.
             if self.map.memory().table(page).is_none() {
@@ -30,14 +30,14 @@ where
                 let slab = page.saturating_mul(TABLE_ENTRIES).saturating_add(n);
                 let entry = self.map.entry(slab);
                 if entry.encode() != 0 {
-                    self.entry(slab, entry, counts)?;
+                    self.entry(slab, entry, totals)?;
                 }
             }
         }
         Ok(())
     }
 
-    fn entry(&mut self, slab: u32, entry: Entry, counts: &mut Counts) -> Result {
+    fn entry(&mut self, slab: u32, entry: Entry, totals: &mut Totals) -> Result {
         let g = self.geometry();
         let block = self.block_of(table_page_of(slab));
         let byte = (slab % TABLE_ENTRIES).saturating_mul(4);
@@ -66,7 +66,7 @@ where
             return Ok(());
         }
         self.map.set_owner(leaf, Some(slab))?;
-        counts.slabs_used = counts.slabs_used.saturating_add(1);
+        totals.slabs_used = totals.slabs_used.saturating_add(1);
         // Bits that are not known are not missing.
         if !self.blind && !self.map.is_mapped(leaf) {
             self.tell(What::Leaked { slab, leaf }, block, byte);
@@ -94,7 +94,7 @@ where
     }
 
     /// Checks every bit. Counts the bits of owned slabs, and reports other slabs in runs.
-    pub(super) fn bits(&mut self, counts: &mut Counts) -> Result {
+    pub(super) fn bits(&mut self, totals: &mut Totals) -> Result {
         let g = self.geometry();
         let mut held: Option<Range<u32>> = None;
         for page in 0..g.bits_pages() {
@@ -105,7 +105,7 @@ where
             for leaf in slabs.start..slabs.end.min(g.leaf_slabs()) {
                 if self.map.owner(leaf).is_some() {
                     let n = self.mapped(leaf);
-                    counts.sectors_mapped = counts.sectors_mapped.saturating_add(n);
+                    totals.sectors_mapped = totals.sectors_mapped.saturating_add(n);
                 } else if !self.blind && self.map.is_mapped(leaf) {
                     held = match held {
                         Some(run) if run.end == leaf => Some(run.start..leaf.saturating_add(1)),

@@ -207,9 +207,9 @@ pub struct Check<'a, D, M, B> {
     blind: bool,
 }
 
-/// What a check beyond the superblock found besides damage.
+/// Sums over the leaf, which a check beyond the superblock returns besides its findings.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counts {
+pub struct Totals {
     /// Map pages that were ever written.
     pub pages: u32,
     /// Journal blocks that attach would replay.
@@ -249,19 +249,19 @@ where
     }
 
     /// Checks everything. `sectors` is the device's size. Fails only if memory runs out.
-    pub fn run(mut self, sectors: u64) -> Result<Counts> {
+    pub fn run(mut self, sectors: u64) -> Result<Totals> {
         let wanted = self.geometry().leaf_sectors();
         if wanted > sectors {
             let found = sectors;
             self.tell(What::LeafCut { wanted, found }, 0, 88);
         }
-        let mut counts = Counts::default();
+        let mut totals = Totals::default();
         self.directory()?;
-        self.pages(&mut counts)?;
-        self.journal(&mut counts)?;
-        self.table(&mut counts)?;
-        self.bits(&mut counts)?;
-        Ok(counts)
+        self.pages(&mut totals)?;
+        self.journal(&mut totals)?;
+        self.table(&mut totals)?;
+        self.bits(&mut totals)?;
+        Ok(totals)
     }
 
     fn geometry(&self) -> &'a Geometry {

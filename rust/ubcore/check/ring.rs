@@ -12,7 +12,7 @@ use super::super::geometry::Geometry;
 use super::super::journal::{self, Found};
 use super::super::map::Memory;
 use super::super::num::u32_as_usize;
-use super::{Check, Counts, What};
+use super::{Check, Totals, What};
 
 /// Where the words of a block begin.
 const WORDS_AT: u32 = 32;
@@ -41,11 +41,11 @@ where
     B: DerefMut<Target = [u64]>,
 {
     /// Checks the whole ring, and replays the finished transactions into the map.
-    pub(super) fn journal(&mut self, counts: &mut Counts) -> Result {
+    pub(super) fn journal(&mut self, totals: &mut Totals) -> Result {
         let chain = self.chain();
         self.beside(&chain);
         self.state(&chain);
-        counts.to_replay = chain.finished;
+        totals.to_replay = chain.finished;
         if self.records(&chain) {
             self.blind = true;
             return Ok(());

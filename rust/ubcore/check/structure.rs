@@ -12,7 +12,7 @@ use super::super::geometry::BLOCK_BYTES;
 use super::super::map::Memory;
 use super::super::num::{saturating_u32, u32_as_usize, usize_as_u64};
 use super::super::pages;
-use super::{is_ours, Check, Counts, Finding, Visitor, What};
+use super::{is_ours, Check, Finding, Totals, Visitor, What};
 
 type Bytes = [u8; SUPERBLOCK_BYTES];
 
@@ -150,7 +150,7 @@ where
     }
 
     /// Checks the pages that count against their checksums, and loads them into the map.
-    pub(super) fn pages(&mut self, counts: &mut Counts) -> Result {
+    pub(super) fn pages(&mut self, totals: &mut Totals) -> Result {
         for page in 0..self.geometry().pages() {
             let Some(entry) = self.entries.get(u32_as_usize(page)).copied() else {
                 continue;
@@ -158,7 +158,7 @@ where
             if entry.slot == Slot::None {
                 continue;
             }
-            counts.pages = counts.pages.saturating_add(1);
+            totals.pages = totals.pages.saturating_add(1);
             let block = self.block_of(page);
             let alone = page..page.saturating_add(1);
             if !self.read(block) {

@@ -175,13 +175,13 @@ fn begin_reclaim<H: Host>(host: &H) -> bool {
     let mut page = None;
     loop {
         // Between two commits, because what a commit has only begun to write is not durable.
-        // `is_clean` runs under the allocator's lock, because a discard must not come in between.
+        // `is_committed` runs under the allocator's lock, because a discard must not come in between.
         let next = host.with_committer(|committer, _| {
             if committer.failed().is_some() {
                 return None;
             }
             host.with_allocator(|allocator| {
-                if page.is_none() && !allocator.begin_reclaim(committer.is_clean(host.map())) {
+                if page.is_none() && !allocator.begin_reclaim(committer.is_committed(host.map())) {
                     return None;
                 }
                 allocator.advance_reclaim(host.map(), page.unwrap_or(0))

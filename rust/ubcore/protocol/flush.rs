@@ -12,7 +12,7 @@
 
 use super::super::error::Result;
 use super::super::sync::Ordering;
-use super::{is_clean, EndStatus, Event, Host, HostCommitter, Step};
+use super::{is_committed, EndStatus, Event, Host, HostCommitter, Step};
 
 /// The number of changed pages that a checkpoint may store under one hold of the committer's lock,
 /// and the number of walks after which it stores all that are left.
@@ -24,7 +24,7 @@ pub(super) fn flush<H: Host>(host: &H, rq: H::Request) {
     if host.shared().is_read_only() {
         // A commit failed. No later commit can make durable what this flush would acknowledge.
         host.end(rq, H::Status::IO_ERROR);
-    } else if host.is_attached_read_only() || (is_clean(host) && !host.has_cache()) {
+    } else if host.is_attached_read_only() || (is_committed(host) && !host.has_cache()) {
         // Everything is already where it has to be.
         host.end(rq, H::Status::OK);
     } else {
@@ -79,7 +79,7 @@ pub fn timer_work<H: Host>(host: &H) {
     // Cleared before the look, so a change that the look misses finds it clear: see `arm`.
     host.shared().timer.swap(false, Ordering::SeqCst);
     // A checkpoint may have made a discard durable. Then reclaim still has to run.
-    if is_clean(host) || commit_dirty(host).is_ok() {
+    if is_committed(host) || commit_dirty(host).is_ok() {
         tidy(host);
     }
 }
@@ -167,7 +167,7 @@ pub(super) fn commit<H: Host>(host: &H) -> Result {
 /// asked for a flush.
 pub(super) fn commit_dirty<H: Host>(host: &H) -> Result {
     host.with_committer(|committer, disk| {
-        if committer.is_clean(host.map()) {
+        if committer.is_committed(host.map()) {
             return Ok(());
         }
         commit_with(host, committer, disk)

@@ -14,12 +14,12 @@
 use super::super::error::{Error, Result};
 use super::super::plan::{self, Source};
 use super::{discard, epoch, flush};
-use super::{is_clean, refuses_writes, EndStatus, Event, Host, Op, Request, Taken};
+use super::{is_committed, refuses_writes, Accepted, EndStatus, Event, Host, Op, Request};
 
 /// Takes a request, for the first time or once more. The error is the request, unchanged, which the
 /// caller has to queue again soon. Process context; never waits.
 #[inline]
-pub fn queue<H: Host>(host: &H, rq: H::Request) -> Taken<H> {
+pub fn queue<H: Host>(host: &H, rq: H::Request) -> Accepted<H> {
     match rq.op() {
         Op::Read => return read(host, rq),
         Op::Flush => flush::flush(host, rq),
@@ -35,7 +35,7 @@ pub fn queue<H: Host>(host: &H, rq: H::Request) -> Taken<H> {
 
 /// Reads: looks up the map, and sends the request down.
 #[inline]
-fn read<H: Host>(host: &H, rq: H::Request) -> Taken<H> {
+fn read<H: Host>(host: &H, rq: H::Request) -> Accepted<H> {
     let (sector, sectors) = rq.rest();
     epoch::enter(host, &rq);
     let whole = plan::read_at_once(host.map(), sector, sectors);
@@ -43,7 +43,7 @@ fn read<H: Host>(host: &H, rq: H::Request) -> Taken<H> {
 }
 
 /// Writes: allocates what is missing, and sends the request down.
-fn write<H: Host>(host: &H, rq: H::Request) -> Taken<H> {
+fn write<H: Host>(host: &H, rq: H::Request) -> Accepted<H> {
     let (sector, sectors) = rq.rest();
     epoch::enter(host, &rq);
     let mut whole = plan::write_at_once(host.map(), sector, sectors);
@@ -65,7 +65,7 @@ fn write<H: Host>(host: &H, rq: H::Request) -> Taken<H> {
 
 /// Sends down a request that uses the map. If the request comes back, it does not use it any more.
 #[inline]
-fn submit<H: Host>(host: &H, rq: H::Request, whole: Option<Source>, fua: bool) -> Taken<H> {
+fn submit<H: Host>(host: &H, rq: H::Request, whole: Option<Source>, fua: bool) -> Accepted<H> {
     host.submit(rq, whole, fua)
         .inspect_err(|rq| epoch::leave::<H>(rq))
 }
@@ -106,7 +106,7 @@ pub fn memory_work<H: Host>(host: &H) {
 fn is_mapped_durably<H: Host>(host: &H, sector: u64, sectors: u32) -> bool {
     // The map is looked up first, and whether it is durable second: not the other way round.
     plan::read(host.map(), sector, sectors).all(|run| matches!(run.source, Source::Leaf(_)))
-        && is_clean(host)
+        && is_committed(host)
 }
 
 /// Takes a request of which all lower I/O has ended. Any context.

@@ -149,8 +149,8 @@ impl Shared {
     }
 }
 
-/// Whether a request was taken. If not, the error is the request, which the caller still owns.
-pub type Taken<H> = core::result::Result<(), <H as Host>::Request>;
+/// Whether a request was accepted. If not, the error is the request, which the caller still owns.
+pub type Accepted<H> = core::result::Result<(), <H as Host>::Request>;
 
 /// The committer of a host.
 pub type HostCommitter<H> = Committer<<H as Host>::PageSet, <H as Host>::Entries>;
@@ -196,7 +196,7 @@ pub trait Host: Clone {
     /// all lower I/O has ended, the host calls [`io::complete`]. `fua` makes each lower write
     /// durable when it ends, if [`Host::has_fua`]. If sending would have to wait, nothing is sent,
     /// and the error is the request.
-    fn submit(&self, rq: Self::Request, whole: Option<Source>, fua: bool) -> Taken<Self>;
+    fn submit(&self, rq: Self::Request, whole: Option<Source>, fua: bool) -> Accepted<Self>;
     /// Returns whether a single write of the leaf can be made durable.
     fn has_fua(&self) -> bool;
     /// Returns whether the leaf has a volatile cache.
@@ -258,7 +258,7 @@ pub trait Host: Clone {
 }
 
 /// Returns whether all that was mapped before this call is durable. Any context.
-pub fn is_clean<H: Host>(host: &H) -> bool {
+pub fn is_committed<H: Host>(host: &H) -> bool {
     host.shared().durable() == host.map().changes()
 }
 

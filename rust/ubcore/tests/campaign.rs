@@ -85,7 +85,7 @@ fn write_fua(u: &mut SimUnion, o: &mut Oracle, at: u64, len: u64) -> Result {
     o.begun(at, len, tag);
     let n = len as u32;
     let mapped = plan::read(&u.map, at, n).all(|r| matches!(r.source, Source::Leaf(_)));
-    if mapped && u.committer.is_clean(&u.map) {
+    if mapped && u.committer.is_committed(&u.map) {
         let mut from = at;
         for run in plan::write(&u.map, at, n) {
             let Source::Leaf(to) = run.source else {

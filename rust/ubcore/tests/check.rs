@@ -359,8 +359,8 @@ fn what_is_mapped_is_counted_once() {
     }
     u.flush().unwrap();
     u.detach().unwrap();
-    let counts = look(&disk).unwrap().counts;
-    assert_eq!((counts.slabs_used, counts.sectors_mapped), (4, 46));
+    let totals = look(&disk).unwrap().totals;
+    assert_eq!((totals.slabs_used, totals.sectors_mapped), (4, 46));
 }
 
 #[test]

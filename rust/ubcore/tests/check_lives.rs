@@ -25,7 +25,7 @@ fn a_detached_leaf_is_whole_and_is_not_written_to() {
             .find(|f| !matches!(f.what, What::Unowned { .. }));
         assert_eq!(odd, None);
         let u = load(&disk, ROOT, LEAF).unwrap();
-        assert_eq!(l.counts.slabs_used, u.allocator.used());
+        assert_eq!(l.totals.slabs_used, u.allocator.used());
         let before = (disk.image(), disk.counts());
         repair(&disk, &l).unwrap();
         let after = disk.counts();

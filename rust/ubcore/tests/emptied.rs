@@ -33,7 +33,7 @@ fn empty(s: &Scene, slab: u32, base: Base) {
 
 /// Does what the driver does after a commit when nothing is in flight.
 fn free(s: &Scene) {
-    let durable = s.committer.borrow().is_clean(&s.map);
+    let durable = s.committer.borrow().is_committed(&s.map);
     let mut allocator = s.allocator.borrow_mut();
     if begin_release(&mut allocator, &s.map, durable) {
         end_release(&mut allocator, &s.map);

@@ -151,12 +151,12 @@ fn of_an_attach() {
 #[test]
 fn what_a_committer_tells() {
     let (_, mut u, _) = scene();
-    assert!(u.committer.failed().is_none() && !u.committer.is_clean(&u.map));
+    assert!(u.committer.failed().is_none() && !u.committer.is_committed(&u.map));
     let used = u.committer.journal_used();
     u.committer.commit(&u.map, &mut u.disk).unwrap();
     assert_eq!(u.committer.journal_used(), used + 2);
     assert_eq!(u.committer.committed(), u.map.changes());
-    assert!(u.committer.committed() > 1 && u.committer.is_clean(&u.map));
+    assert!(u.committer.committed() > 1 && u.committer.is_committed(&u.map));
     while u.committer.journal_used() <= 8 {
         assert!(!u.committer.wants_checkpoint());
         let at = 700 + u64::from(u.committer.journal_used());

@@ -436,7 +436,7 @@ fn pages_of_zeroes_take_no_memory() {
     assert_eq!((c.done, c.made), (Ok(()), 0));
     let l = look(&disk).unwrap();
     assert_eq!(
-        (l.findings.as_slice(), l.counts.pages),
+        (l.findings.as_slice(), l.totals.pages),
         (&[][..], g.pages())
     );
     // Their checksum is known without a look at each byte.
@@ -472,7 +472,7 @@ fn leaf_slabs_without_bits_take_no_memory() {
     let u = SimUnion::attach_to(&disk, &g).unwrap();
     assert_eq!(u.read(sector), content(77, sector));
     assert_eq!(u.allocator.used(), 1);
-    assert_eq!(look(&disk).unwrap().counts.slabs_used, 1);
+    assert_eq!(look(&disk).unwrap().totals.slabs_used, 1);
 }
 
 /// A superblock names directory blocks that are not there. What is lost by that is bounded.

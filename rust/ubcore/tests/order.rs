@@ -345,7 +345,7 @@ fn a_ring_that_cannot_hold_a_commit_makes_it_a_checkpoint() {
     o.flushed();
     assert_eq!(u.committer.counters().commits, 0);
     assert_eq!(u.committer.counters().checkpoints, 2);
-    assert!(u.committer.is_clean(&u.map));
+    assert!(u.committer.is_committed(&u.map));
     let mut random = Random(1);
     disk.state.borrow_mut().crash(&mut random);
     let u = SimUnion::attach_to(&disk, &g).unwrap();
@@ -394,7 +394,7 @@ fn what_was_never_written_costs_nothing_to_reveal() {
         u.empty(0..u.map.geometry().root_slabs(), Base::Root),
         Ok(false)
     );
-    assert!(u.committer.is_clean(&u.map));
+    assert!(u.committer.is_committed(&u.map));
     u.write(128, 128, 1, true).unwrap();
     assert_eq!(u.empty(0..10, Base::Root), Ok(true));
     assert!(u.read(130) == content(ROOT, 130));

@@ -122,7 +122,7 @@ fn a_fua_write_that_takes_itself_for_durable_is() {
         complete_first(&s, n, move |s| {
             // The driver checks in this order: first the map, then whether the map is durable.
             let mapped = plan::read(&s.map, SECTOR, 1).all(|r| r.source == Source::Leaf(s.to));
-            let settled = mapped && s.committer.borrow().is_clean(&s.map);
+            let settled = mapped && s.committer.borrow().is_committed(&s.map);
             if settled {
                 let data = [content(2, SECTOR)];
                 let mut state = s.disk.state.borrow_mut();
@@ -142,7 +142,7 @@ fn a_fua_write_that_takes_itself_for_durable_is() {
     complete_first(&s, u32::MAX, |_| ());
     let mut committer = s.committer.borrow_mut();
     committer.commit(&s.map, &mut s.disk.clone()).unwrap();
-    alone += u32::from(committer.is_clean(&s.map));
+    alone += u32::from(committer.is_committed(&s.map));
     assert_eq!(alone, 1);
 }
 

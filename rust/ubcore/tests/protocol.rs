@@ -71,7 +71,7 @@ fn every_change_is_committed_without_a_flush() {
         let u = union(2);
         way(&u);
         u.quiesce();
-        assert!(u.is_clean(), "way {n}: a change that no timer commits");
+        assert!(u.is_committed(), "way {n}: a change that no timer commits");
         assert!(!u.any_emptied(), "way {n}: space that nothing reclaims");
         judge_all(&u, n as u64);
     }
@@ -83,7 +83,7 @@ fn zeroing_without_space_for_all_of_it_changes_nothing() {
     let u = union(1);
     assert_eq!(u.zero(30..34), Outcome::Full);
     u.quiesce();
-    assert!(u.is_clean());
+    assert!(u.is_committed());
     assert_eq!(u.read(28..36), Outcome::Ok);
     // No leaf slab was allocated for it.
     assert_eq!(u.write(70..72, 1, true), Outcome::Ok);
@@ -107,7 +107,7 @@ fn zeroing_that_fails_half_way_is_committed() {
         assert_ne!(outcome, Outcome::Full, "access {n}");
         let all = n < 3 && outcome == Outcome::Ok && !u.is_read_only();
         assert!(!all, "access {n}: nothing has failed");
-        assert!(u.is_clean() || u.is_read_only(), "access {n}");
+        assert!(u.is_committed() || u.is_read_only(), "access {n}");
         judge_all(&u, n);
     }
 }
@@ -171,7 +171,7 @@ fn many_requests(u: &Handle, seed: u64) {
         thread.join().unwrap();
     }
     u.quiesce();
-    assert!(u.is_clean() && !u.any_emptied(), "seed {seed}");
+    assert!(u.is_committed() && !u.any_emptied(), "seed {seed}");
     judge_all(u, seed);
     u.detach();
 }

@@ -215,7 +215,7 @@ impl World {
 
     fn flush(&mut self) -> Result {
         let u = &mut self.union;
-        if u.committer.is_clean(&u.map) {
+        if u.committer.is_committed(&u.map) {
             u.disk.flush()?;
             self.all_durable();
             return Ok(());
@@ -281,7 +281,7 @@ impl World {
         let tag = self.oracle.new_tag();
         self.oracle.begun(r.at, r.len, tag);
         self.last_write = Some(r);
-        let alone = fua && self.is_mapped(r) && self.union.committer.is_clean(&self.union.map);
+        let alone = fua && self.is_mapped(r) && self.union.committer.is_committed(&self.union.map);
         self.send(r, tag, if alone { Order::Fua } else { Order::Plain })?;
         self.union.map.mark(r.at, r.len as u32);
         if alone {

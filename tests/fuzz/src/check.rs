@@ -2,7 +2,7 @@
 
 //! Runs `ubctl check` on a whole leaf.
 
-use ubcore::check::{self, Check, Counts, Finding, Grade};
+use ubcore::check::{self, Check, Finding, Grade, Totals};
 use ubcore::error::Result;
 use ubcore::format::directory::PageEntry;
 use ubcore::format::superblock::{Slot, Superblock};
@@ -18,7 +18,7 @@ pub struct Look {
     pub sb: Superblock,
     pub slot: Slot,
     pub findings: Vec<Finding>,
-    pub counts: Counts,
+    pub totals: Totals,
 }
 
 impl Look {
@@ -38,7 +38,7 @@ pub fn look(leaf: &mut Leaf) -> Result<Look> {
     let sets = [0; 2].map(|_| PageSet::new(vec![0; words_for(g.pages())]));
     let mut push = |f| findings.push(f);
     let sectors = leaf.sectors;
-    let counts = Check::new(leaf, &sb, &map, &mut entries, sets, &mut push).run(sectors)?;
+    let totals = Check::new(leaf, &sb, &map, &mut entries, sets, &mut push).run(sectors)?;
     for f in &findings {
         assert!(f.byte < 4096, "{f:?}");
         let pages = f.pages(&g);
@@ -48,7 +48,7 @@ pub fn look(leaf: &mut Leaf) -> Result<Look> {
         sb,
         slot,
         findings,
-        counts,
+        totals,
     })
 }
 
@@ -66,7 +66,7 @@ pub fn run(data: &[u8]) {
         Ok(found) if !l.is_damaged() => {
             assert_eq!(
                 found.allocator.used(),
-                l.counts.slabs_used,
+                l.totals.slabs_used,
                 "{:?}",
                 l.findings
             );

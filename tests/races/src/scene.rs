@@ -54,7 +54,7 @@ pub fn play(leaf_slabs: u64, before: Part, parts: &[Part]) {
     if union.is_read_only() {
         return;
     }
-    assert!(union.is_clean(), "no timer has committed what changed");
+    assert!(union.is_committed(), "no timer has committed what changed");
     assert!(
         !union.any_emptied(),
         "nothing has reclaimed what was emptied"

@@ -153,7 +153,7 @@ impl Scene {
     pub fn flush(&self) {
         let mut disk = self.disk.clone();
         let mut committer = self.committer.borrow_mut();
-        if committer.is_clean(&self.map) {
+        if committer.is_committed(&self.map) {
             disk.flush().unwrap();
         } else {
             committer.commit(&self.map, &mut disk).unwrap();

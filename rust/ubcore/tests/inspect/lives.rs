@@ -119,10 +119,10 @@ pub fn in_use(disk: &SimDisk, l: &Look) -> Vec<(u64, usize, bool)> {
             }
         }
     }
-    for n in 0..l.counts.to_replay {
+    for n in 0..l.totals.to_replay {
         let at = (l.sb.journal_tail + n) % g.journal_blocks();
         // Here one commit is one write, of one block or a few.
-        list.push((g.journal_block(at), 4096, n + 4 > l.counts.to_replay));
+        list.push((g.journal_block(at), 4096, n + 4 > l.totals.to_replay));
     }
     list
 }
@@ -150,6 +150,6 @@ pub fn committed() -> (SimDisk, Look) {
         u.flush().unwrap();
     }
     let l = look(&disk).unwrap();
-    assert_eq!(l.counts.to_replay, 3);
+    assert_eq!(l.totals.to_replay, 3);
     (disk, l)
 }

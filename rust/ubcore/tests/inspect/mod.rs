@@ -7,7 +7,7 @@ pub mod lives;
 
 use ubcore::alloc::Allocator;
 use ubcore::attach;
-use ubcore::check::{self, repair, Check, Counts, Finding, Grade, What};
+use ubcore::check::{self, repair, Check, Finding, Grade, Totals, What};
 use ubcore::disk::{Disk, Order};
 use ubcore::error::Result;
 use ubcore::format::crc::{block_crc, crc32c};
@@ -22,7 +22,7 @@ use super::sim::memory::SimMemory;
 pub struct Look {
     pub sb: Superblock,
     pub slot: Slot,
-    pub counts: Counts,
+    pub totals: Totals,
     pub findings: Vec<Finding>,
 }
 
@@ -52,11 +52,11 @@ pub fn look_at(disk: &SimDisk, sectors: Option<u64>) -> Result<Look> {
     let sets = [0; 2].map(|_| PageSet::new(vec![0; words_for(g.pages())]));
     let mut push = |f| findings.push(f);
     let c = Check::new(&mut disk, &sb, &map, &mut entries, sets, &mut push);
-    let counts = c.run(sectors.unwrap_or(g.leaf_sectors()))?;
+    let totals = c.run(sectors.unwrap_or(g.leaf_sectors()))?;
     Ok(Look {
         sb,
         slot,
-        counts,
+        totals,
         findings,
     })
 }

@@ -19,7 +19,9 @@ use ubcore::geometry::{Geometry, BLOCK_BYTES};
 use ubcore::map::{words_for, Map, Memory, TablePage};
 use ubcore::pages::PageSet;
 use ubcore::plan::{self, Run, Source};
-use ubcore::protocol::{discard, flush, io, Event, Host, HostCommitter, Op, Shared, Step, Taken};
+use ubcore::protocol::{
+    discard, flush, io, Accepted, Event, Host, HostCommitter, Op, Shared, Step,
+};
 use ubcore::sync::{AtomicU64, Ordering};
 
 use crate::leaf::{found, locked, Leaf, Lower};
@@ -183,7 +185,7 @@ impl Union {
         locked(&self.lower.history).tick()
     }
 
-    pub fn is_clean(&self) -> bool {
+    pub fn is_committed(&self) -> bool {
         self.shared.durable() == self.map.changes()
     }
     /// Returns whether emptied slabs wait for a reclaim.
@@ -445,7 +447,7 @@ impl Host for Handle {
         Ok(())
     }
 
-    fn submit(&self, rq: Rq, whole: Option<Source>, fua: bool) -> Taken<Self> {
+    fn submit(&self, rq: Rq, whole: Option<Source>, fua: bool) -> Accepted<Self> {
         let (sector, mut sectors) = ubcore::protocol::Request::rest(&rq);
         if let Some(most) = *locked(&self.narrow) {
             if rq.progress().refuse() {

@@ -168,7 +168,7 @@ impl SimUnion {
     /// Discards and frees after a commit. Nothing is in flight here, so the grace period ends at
     /// once.
     pub fn discard_and_free(&mut self) -> Result {
-        let durable = self.committer.is_clean(&self.map);
+        let durable = self.committer.is_committed(&self.map);
         if !begin_release(&mut self.allocator, &self.map, durable) {
             return Ok(());
         }

@@ -12,7 +12,7 @@ use std::process::ExitCode;
 use clap::Args;
 use serde::Serialize;
 use ubcore::attach;
-use ubcore::check::{self, Check, Counts, Finding, Grade, What};
+use ubcore::check::{self, Check, Finding, Grade, Totals, What};
 use ubcore::error::{Area, Error, Side};
 use ubcore::format::directory::PageEntry;
 use ubcore::format::superblock::{Slot, Superblock};
@@ -113,7 +113,7 @@ struct Told {
 struct Look {
     sb: Superblock,
     slot: Slot,
-    counts: Counts,
+    totals: Totals,
     findings: Vec<Finding>,
     map: Map<Heap>,
     /// The sectors that would be lost, if the rest can be read.
@@ -189,10 +189,10 @@ fn report(args: &CheckArgs) -> Result<Report> {
         uuid: Some(output::uuid(&last.sb.uuid)),
         name: Some(last.sb.name.text().to_owned()).filter(|n| !n.is_empty()),
         generation: Some(last.sb.generation),
-        pages_written: last.counts.pages,
-        journal_blocks_to_replay: last.counts.to_replay,
-        slabs_used: last.counts.slabs_used,
-        sectors_mapped: last.counts.sectors_mapped,
+        pages_written: last.totals.pages,
+        journal_blocks_to_replay: last.totals.to_replay,
+        slabs_used: last.totals.slabs_used,
+        sectors_mapped: last.totals.sectors_mapped,
         salvage: last.lost.as_ref().map(|lost| Salvage {
             sectors: last.sb.geometry.union_sectors(),
             lost_sectors: lost_sectors::sum(lost),
@@ -308,7 +308,7 @@ fn look(leaf: &mut Device) -> std::result::Result<Look, Error> {
     let sets = [0; 2].map(|_| PageSet::new(vec![0u64; words_for(g.pages())]));
     let sectors = leaf.sectors();
     let mut push = |f| findings.push(f);
-    let counts = Check::new(leaf, &sb, &map, &mut entries, sets, &mut push).run(sectors)?;
+    let totals = Check::new(leaf, &sb, &map, &mut entries, sets, &mut push).run(sectors)?;
     let damaged = findings.iter().any(|f| f.what.grade() == Grade::Damage);
     Ok(Look {
         lost: if damaged {
@@ -318,7 +318,7 @@ fn look(leaf: &mut Device) -> std::result::Result<Look, Error> {
         },
         sb,
         slot,
-        counts,
+        totals,
         findings,
         map,
     })
