@@ -24,7 +24,7 @@ use super::salvage::{self, Damage, Losses, Nothing};
 /// A leaf's superblock, and which slot held it.
 #[derive(Clone, Debug)]
 pub struct Probe {
-    /// The superblock that counts.
+    /// The active superblock.
     pub superblock: Superblock,
     slot: Slot,
 }

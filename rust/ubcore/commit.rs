@@ -4,9 +4,9 @@
 //!
 //! A commit writes what has become mapped since the last commit into the journal. Its last write
 //! carries `PREFLUSH | FUA`, so that the data is durable before the record that names it. A
-//! checkpoint writes the changed map pages into the slots that do not count. It then writes the
+//! checkpoint writes the changed map pages into the inactive slots. It then writes the
 //! directory blocks in the same way. Then one write with `PREFLUSH | FUA` writes the superblock,
-//! which makes the new slots count and frees the ring. The second superblock slot is written at
+//! which makes the new slots active and frees the ring. The second superblock slot is written at
 //! once after that. From then on either of the two may rot.
 //!
 //! A checkpoint may write pages in steps ([`Committer::store_some`]) with commits in between. If a
@@ -177,7 +177,7 @@ where
 
     /// Does the same, but gives way between its writes, because many pages may have changed since
     /// the last checkpoint. For attach. An error of [`Disk::give_way`] ends it, and then no write
-    /// so far counts.
+    /// so far has an effect.
     pub fn checkpoint_in_steps<M: Memory, D: Disk>(
         &mut self,
         map: &Map<M>,
@@ -299,7 +299,7 @@ where
         Ok(())
     }
 
-    /// Writes each changed page to the slot that does not count, then the directory blocks
+    /// Writes each changed page to its inactive slot, then the directory blocks
     /// likewise.
     fn write_pages<M: Memory, D: Disk>(
         &mut self,
@@ -409,7 +409,7 @@ where
         }
     }
 
-    /// Makes `next` count, then renews the other slot. Writes the older slot first.
+    /// Makes `next` the active superblock, then renews the other slot. Writes the older slot first.
     fn write_superblock<D: Disk>(&mut self, disk: &mut D, next: Superblock) -> Result {
         let first = self.newest.other();
         for (slot, order) in [(first, Order::FlushFua), (first.other(), Order::Fua)] {

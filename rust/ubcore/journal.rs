@@ -3,7 +3,7 @@
 //! The journal ring: writing a transaction, and finding and replaying what was written.
 //!
 //! A *transaction* is what one commit covers: blocks of consecutive sequence numbers. The last
-//! block is marked as the last and is written with `PREFLUSH | FUA`. A transaction counts if all
+//! block is marked as the last and is written with `PREFLUSH | FUA`. A transaction is valid if all
 //! its blocks are there. A power failure may tear what one write carries (up to 8 blocks). The
 //! flush of that write made everything before it durable. So if a later, finished transaction
 //! follows a hole, the hole is damage.
@@ -171,8 +171,8 @@ impl<'a, D: Disk> Transaction<'a, D> {
         Ok(Space::Left)
     }
 
-    /// Emits all emptied slabs of a table page that no commit has covered. From now on they count
-    /// as covered.
+    /// Emits all emptied slabs of a table page that no commit has covered. From now on they are
+    /// taken for covered.
     pub fn emptied<M: Memory>(&mut self, map: &Map<M>, page: u32) -> Result<Space> {
         let mut held: Option<(u32, u32, Base)> = None;
         let mut space = Ok(Space::Left);

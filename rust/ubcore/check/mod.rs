@@ -67,9 +67,9 @@ pub enum What {
     NotDetached { blocks: u32 },
     /// The block could not be read.
     Unreadable,
-    /// A directory block that counts is damaged: pages `first` to `last` are unknown.
+    /// An active directory block is damaged: pages `first` to `last` are unknown.
     Directory { first: u32, last: u32 },
-    /// A directory block that does not count is torn or rotten.
+    /// An inactive directory block is torn or rotten.
     SpareDirectory,
     /// A map page fails its checksum.
     Page { page: u32 },
@@ -79,9 +79,9 @@ pub enum What {
     JournalMisplaced { sequence: u64 },
     /// A journal record has an impossible value.
     JournalRecord,
-    /// A transaction of this many blocks has no end, so it does not count.
+    /// A transaction of this many blocks has no end, so replay does not apply it.
     JournalUnfinished { blocks: u32 },
-    /// A journal block that does not count is torn or rotten.
+    /// A journal block that replay does not apply is torn or rotten.
     SpareJournal,
     /// An entry past the union's end names a leaf slab.
     PastUnion { slab: u32, leaf: u32 },

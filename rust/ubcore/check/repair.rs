@@ -3,7 +3,7 @@
 //! Repairs what can be repaired without a guess, on a leaf that this code may write to. The caller
 //! must keep this order:
 //!
-//! 1. [`slot`]: the superblock slot that does not count, from the one that does.
+//! 1. [`slot`]: the inactive superblock slot, from the active one.
 //! 2. Only if nothing worse was found: attach's own load, [`in_map`] for each finding, and the
 //!    checkpoint of a detach. From then on both superblock slots have the same content.
 //! 3. A new check, and [`spare`] for the blocks that it finds broken and not in use.
@@ -33,11 +33,11 @@ pub fn is_spare(what: What) -> bool {
     matches!(what, What::SpareDirectory | What::SpareJournal)
 }
 
-/// Writes the superblock that counts, which lies in slot `counts`, into the other slot too.
-pub fn slot<D: Disk>(disk: &mut D, sb: &Superblock, counts: Slot) -> Result {
+/// Writes the active superblock, which lies in slot `active`, into the other slot too.
+pub fn slot<D: Disk>(disk: &mut D, sb: &Superblock, active: Slot) -> Result {
     sb.features.writable()?;
     sb.encode(disk.buffer().get_mut(..BLOCK_BYTES).unwrap_or_default());
-    let other = counts.other().number().unwrap_or(0);
+    let other = active.other().number().unwrap_or(0);
     disk.write(u64::from(other), 1, Order::FlushFua)
 }
 

@@ -16,9 +16,9 @@ use super::{is_ours, Check, Finding, Totals, Visitor, What};
 
 type Bytes = [u8; SUPERBLOCK_BYTES];
 
-/// Checks both superblock slots. Returns the superblock that counts, and its slot.
+/// Checks both superblock slots. Returns the active superblock, and its slot.
 ///
-/// Fails as attach does if no slot counts, and if a slot is of a newer format.
+/// Fails as attach does if no slot is valid, and if a slot is of a newer format.
 pub fn superblocks<D: Disk>(disk: &mut D, out: Visitor<'_>) -> Result<(Superblock, Slot)> {
     let mut slots = [[0; SUPERBLOCK_BYTES]; 2];
     let mut failed = [None; 2];
@@ -42,7 +42,7 @@ pub fn superblocks<D: Disk>(disk: &mut D, out: Visitor<'_>) -> Result<(Superbloc
             byte: 24,
         });
     }
-    let (counts, other, block) = match slot {
+    let (active, other, block) = match slot {
         Slot::B => (b, a, 0),
         Slot::A | Slot::None => (a, b, 1),
     };
@@ -50,7 +50,7 @@ pub fn superblocks<D: Disk>(disk: &mut D, out: Visitor<'_>) -> Result<(Superbloc
     let unread = if block == 0 { failed_a } else { failed_b };
     let found = match unread {
         Some(_) => Some((What::SlotUnreadable, 0)),
-        None => judge_other(&sb, counts, other, block),
+        None => judge_other(&sb, active, other, block),
     };
     if let Some((what, byte)) = found {
         out(Finding {
@@ -62,14 +62,14 @@ pub fn superblocks<D: Disk>(disk: &mut D, out: Visitor<'_>) -> Result<(Superbloc
     Ok((sb, slot))
 }
 
-/// Returns what is wrong with the slot that does not count, and where.
+/// Returns what is wrong with the inactive slot, and where.
 fn judge_other(
     sb: &Superblock,
-    counts: &Bytes,
+    active: &Bytes,
     other: &Bytes,
     block: u64,
 ) -> Option<(What, usize)> {
-    let first = counts.iter().zip(other).position(|(a, b)| a != b)?;
+    let first = active.iter().zip(other).position(|(a, b)| a != b)?;
     let old = match Superblock::decode(other, block) {
         Ok(old) => old,
         Err(Error::NotFormatted) => return Some((What::SlotEmpty, 0)),
@@ -102,10 +102,10 @@ where
     pub(super) fn directory(&mut self) -> Result {
         for at in 0..self.geometry().directory_blocks() {
             // If one of its slots did not decode, the superblock would not have decoded.
-            let counts = self.sb.directory_slot(at).unwrap_or(Slot::None);
+            let active = self.sb.directory_slot(at).unwrap_or(Slot::None);
             for slot in 0..2 {
                 let block = self.geometry().directory_block(at, slot);
-                if counts.number() == Some(slot) {
+                if active.number() == Some(slot) {
                     self.directory_block(at, block);
                 } else {
                     self.spare_directory_block(at, block);
@@ -137,7 +137,7 @@ where
         }
     }
 
-    /// Checks a slot that does not count. It may hold an older block, a block of a checkpoint that
+    /// Checks an inactive slot. It may hold an older block, a block of a checkpoint that
     /// a power failure ended, or no block of this leaf.
     fn spare_directory_block(&mut self, at: u32, block: u64) {
         let nonce = self.sb.nonce;
@@ -149,7 +149,7 @@ where
         }
     }
 
-    /// Checks the pages that count against their checksums, and loads them into the map.
+    /// Checks the active pages against their checksums, and loads them into the map.
     pub(super) fn pages(&mut self, totals: &mut Totals) -> Result {
         for page in 0..self.geometry().pages() {
             let Some(entry) = self.entries.get(u32_as_usize(page)).copied() else {

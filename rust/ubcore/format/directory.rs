@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The page directory: for each map page, the slot that counts and the checksum of its 4096 bytes.
+//! The page directory: for each map page, the active slot and the checksum of its 4096 bytes.
 //!
 //! Pages carry no header, so that a page in memory is a page on disk. The checksum in the directory
 //! validates a page. A directory block is validated by its own checksum, and by the superblock,
-//! which says which slot counts. Therefore a stale, lost or misplaced page never passes for
+//! which names the active slot. Therefore a stale, lost or misplaced page never passes for
 //! current.
 
 use core::mem::offset_of;
@@ -25,7 +25,7 @@ const CRC_AT: usize = 4;
 /// One map page, as the directory names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PageEntry {
-    /// The slot that counts; `None` for a page of zeroes that was never written.
+    /// The active slot; `None` for a page of zeroes that was never written.
     pub slot: Slot,
     /// CRC32C of the page's 4096 bytes; zero if never written.
     pub crc: u32,
@@ -91,7 +91,7 @@ pub fn encode(block: &mut [u8], at: u32, generation: u64, nonce: u64, entries: &
 /// Decodes directory block `at` into `entries` and checks all of it.
 ///
 /// `leaf_block` is where the block was read, for the error. `generation` is the superblock's. No
-/// block that counts can be ahead of it.
+/// active block can be ahead of it.
 pub fn decode(
     block: &[u8],
     at: u32,

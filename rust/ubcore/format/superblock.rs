@@ -3,7 +3,7 @@
 //! The superblock: 512 bytes at the start of the leaf's blocks 0 and 1, written in turn.
 //!
 //! Both slots carry the same content once a checkpoint has ended. The valid slot with the higher
-//! generation counts. It alone decides what else on the leaf is in use.
+//! generation is active. It alone decides what else on the leaf is in use.
 
 use core::mem::offset_of;
 
@@ -66,7 +66,7 @@ pub struct DiskSuperblock {
 
 const _: () = assert!(size_of::<DiskSuperblock>() == SUPERBLOCK_BYTES);
 
-/// Which of the two slots of a directory block or page counts.
+/// Which of the two slots of a directory block or page is active.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Slot {
     /// Never written. All its entries are zero.
@@ -78,7 +78,7 @@ pub enum Slot {
 }
 
 impl Slot {
-    /// Returns the slot to write next, so that the slot that counts stays whole.
+    /// Returns the slot to write next, so that the active slot stays whole.
     pub fn other(self) -> Slot {
         match self {
             Slot::A => Slot::B,
@@ -118,7 +118,7 @@ impl Slot {
 /// A superblock, decoded and checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Superblock {
-    /// Counts checkpoints. Each writes it to both slots. The higher of two valid slots counts.
+    /// Counts checkpoints. Each writes it to both slots. The higher of two valid slots is active.
     pub generation: u64,
     /// Names the leaf.
     pub uuid: [u8; 16],
@@ -144,19 +144,19 @@ pub struct Superblock {
     pub name: LeafName,
     /// Features of this code and of later code.
     pub features: Features,
-    /// The slot that counts, two bits for each directory block.
+    /// The active slot, two bits for each directory block.
     pub directory_slots: [u8; 256],
 }
 
 impl Superblock {
-    /// Returns the slot of directory block `at` that counts.
+    /// Returns the active slot of directory block `at`.
     pub fn directory_slot(&self, at: u32) -> Result<Slot> {
         let bad = Error::Damaged(Area::Superblock, 0);
         let byte = self.directory_slots.get(u32_as_usize(at / 4)).ok_or(bad)?;
         Slot::from_bits(byte.wrapping_shr((at % 4).wrapping_mul(2)) & 3).ok_or(bad)
     }
 
-    /// Makes `slot` the slot of directory block `at` (below 1024) that counts.
+    /// Makes `slot` the active slot of directory block `at` (below 1024).
     pub fn set_directory_slot(&mut self, at: u32, slot: Slot) {
         let shift = (at % 4).wrapping_mul(2);
         if let Some(byte) = self.directory_slots.get_mut(u32_as_usize(at / 4)) {
@@ -332,7 +332,7 @@ impl DiskSuperblock {
     }
 }
 
-/// Picks the slot that counts from the bytes of blocks 0 and 1. Returns the superblock and its
+/// Picks the active slot from the bytes of blocks 0 and 1. Returns the superblock and its
 /// slot.
 ///
 /// One valid slot is enough, whatever the other slot holds, because slots are written one after the
@@ -340,7 +340,7 @@ impl DiskSuperblock {
 pub fn choose(a: &[u8], b: &[u8]) -> Result<(Superblock, Slot)> {
     match (Superblock::decode(a, 0), Superblock::decode(b, 1)) {
         (Ok(a), Ok(b)) => {
-            // If the slots are of two formats, the first counts, because formatting writes it
+            // If the slots are of two formats, the first is active, because formatting writes it
             // first.
             let same = a.uuid == b.uuid && a.nonce == b.nonce;
             if same && b.generation > a.generation {

@@ -44,7 +44,7 @@ fn refused(disk: &SimDisk) -> Option<Error> {
     e
 }
 
-/// Flips each bit of a page that counts, in use or not. The page's other slot may rot.
+/// Flips each bit of an active page, in use or not. The page's other slot may rot.
 #[test]
 fn a_page_that_counts_is_believed_as_a_whole_or_not_at_all() {
     let g = geometry();
@@ -66,7 +66,7 @@ fn a_page_that_counts_is_believed_as_a_whole_or_not_at_all() {
             assert!(named == 0 || named == 24, "page {page}: {named}");
             counts += u32::from(named == 24);
         }
-        assert_eq!(counts, 1, "slots of page {page} that count");
+        assert_eq!(counts, 1, "active slots of page {page}");
     }
 }
 

@@ -96,8 +96,8 @@ fn slot(disk: &SimDisk, at: u64) -> Result<Superblock> {
     Superblock::decode(&disk.read_sector(at * 8), at)
 }
 
-/// Pages and directory are plain writes to slots that do not count. Then comes the superblock
-/// that makes them count, behind a flush, and then the other superblock, against rot.
+/// Pages and directory are plain writes to inactive slots. Then comes the superblock
+/// that makes them active, behind a flush, and then the other superblock, against rot.
 #[test]
 fn a_checkpoint_writes_pages_then_one_superblock_then_the_other() {
     let (disk, g) = used();
@@ -115,7 +115,7 @@ fn a_checkpoint_writes_pages_then_one_superblock_then_the_other() {
         (Order::FlushFua, Order::Fua, 2)
     );
     assert_eq!(supers[0].0 + supers[1].0, 1);
-    // The directory is in the slot that did not count before and counts now.
+    // The directory is in the slot that was inactive before and is active now.
     let was = before.directory_slot(0).unwrap();
     let is = committer.superblock().directory_slot(0).unwrap();
     assert_eq!(is, was.other());
@@ -152,7 +152,7 @@ fn either_superblock_may_rot() {
     }
 }
 
-/// The power fails between the two superblocks, so only one slot refers to the pages that count.
+/// The power fails between the two superblocks, so only one slot refers to the active pages.
 /// The next checkpoint overwrites the other slot first. If that write tears its sector, one slot is
 /// still whole.
 #[test]
@@ -190,7 +190,7 @@ fn cut_between(rotten: bool, seed: u64) -> bool {
     let (map, mut committer) = load(&mut recorder, &g);
     committer.checkpoint(&map, &mut recorder).unwrap();
     let second = recorder.take().iter().find(|w| w.0 < 2).unwrap().0;
-    assert_eq!(second, 1 - first, "the slot that counts goes first");
+    assert_eq!(second, 1 - first, "the older slot goes first");
     true
 }
 

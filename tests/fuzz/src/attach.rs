@@ -151,7 +151,7 @@ pub fn run(data: &[u8]) {
     };
     // A leaf may contradict itself in places that attach does not read. `check` reports such a
     // leaf.
-    let looked = look(&mut leaf).expect("the superblock counts");
+    let looked = look(&mut leaf).expect("a superblock is valid");
     if !looked.is_damaged() {
         live(&mut leaf, &g, &mut found);
     }

@@ -59,7 +59,7 @@ pub fn run(data: &[u8]) {
     let Ok(Some(g)) = attach::geometry(&leaf, data) else {
         return;
     };
-    let l = look(&mut leaf).expect("the superblock counts");
+    let l = look(&mut leaf).expect("a superblock is valid");
     assert_eq!(leaf.writes, 0);
     match attach::load(&mut leaf, &g) {
         Err(e) => assert!(l.is_damaged(), "attach says {e}: {:?}", l.findings),

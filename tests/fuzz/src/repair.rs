@@ -53,7 +53,7 @@ pub fn run(data: &[u8]) {
     let Ok(Some(g)) = attach::geometry(&leaf, data) else {
         return;
     };
-    let first = look(&mut leaf).expect("the superblock counts");
+    let first = look(&mut leaf).expect("a superblock is valid");
     let before = attach::load(&mut leaf, &g);
     assert_eq!(leaf.writes, 0);
     if let Err(e) = first.sb.features.writable() {
@@ -77,7 +77,7 @@ pub fn run(data: &[u8]) {
         return;
     }
     assert_eq!(done, Ok(()), "{:?}", first.findings);
-    let last = look(&mut leaf).expect("the superblock counts");
+    let last = look(&mut leaf).expect("a superblock is valid");
     let left: Vec<_> = last
         .findings
         .iter()

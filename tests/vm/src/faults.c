@@ -272,7 +272,7 @@ static int live(struct bench *b)
 			note_io(b);
 		judge_attach(b, error, reason);
 	} else {
-		/* Attach flushes before it makes its first superblock count. */
+		/* Attach flushes before it makes its first superblock active. */
 		if (!strcmp(b->now->kind, "flush") && b->n == 1 && strcmp(b->now->mode, "landed"))
 			failed(b, "attach although its flush has failed", "");
 		b->load.fd = control_open_union(b->id);

@@ -57,7 +57,7 @@ fn a_fresh_leaf() {
     assert_eq!(d["problems"], json!([]));
     let text = ubctl("dump {}", &[&leaf]).done().out;
     for line in [
-        "superblock A (block 0): valid, counts\n",
+        "superblock A (block 0): valid, active\n",
         "superblock B (block 1): valid\n",
         "geometry\n",
         "map: 0 slabs in the leaf",

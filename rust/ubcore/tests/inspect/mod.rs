@@ -126,7 +126,7 @@ pub fn edit_slots(disk: &SimDisk, slots: &[u64], f: impl Fn(&mut [u8])) {
     }
 }
 
-/// Returns the directory's entry of a page, and the directory block that counts.
+/// Returns the directory's entry of a page, and the active directory block.
 pub fn entry_of(disk: &SimDisk, sb: &Superblock, page: u32) -> (PageEntry, u64) {
     let g = &sb.geometry;
     let at = directory::block_of(page);
@@ -155,7 +155,7 @@ pub fn block_of_page(disk: &SimDisk, sb: &Superblock, page: u32) -> u64 {
         .page_block(page, entry.slot.number().expect("a page that was written"))
 }
 
-/// Changes a map page that counts, and corrects the directory's checksums.
+/// Changes an active map page, and corrects the directory's checksums.
 pub fn edit_page(disk: &SimDisk, sb: &Superblock, page: u32, f: impl FnOnce(&mut [u8])) {
     let (_, directory) = entry_of(disk, sb, page);
     let block = block_of_page(disk, sb, page);

@@ -334,7 +334,7 @@ fn broke(leaf: &Device, e: Error) -> Fail {
     fail
 }
 
-/// Runs the probe of attach on the superblock that counts.
+/// Runs the probe of attach on the active superblock.
 fn probe(leaf: &mut Device, sb: &Superblock) -> std::result::Result<attach::Probe, Error> {
     let sectors = leaf.sectors();
     attach::probe(leaf, sb.geometry.root_sectors(), sectors)

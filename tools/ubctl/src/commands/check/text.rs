@@ -68,20 +68,20 @@ pub fn meaning(what: What, g: &Geometry) -> String {
 fn of_superblock(what: What) -> Option<String> {
     use What::*;
     Some(match what {
-        SlotEmpty => "one superblock slot is empty: the other one counts".to_owned(),
+        SlotEmpty => "one superblock slot is empty: the other one is active".to_owned(),
         SlotChecksum => "one superblock slot fails its checksum: rotten, or written by something \
-                         else; the other one counts"
+                         else; the other one is active"
             .to_owned(),
         SlotField => {
-            "one superblock slot has a field that cannot be; the other one counts".to_owned()
+            "one superblock slot has a field that cannot be; the other one is active".to_owned()
         }
-        SlotUnreadable => "one superblock slot cannot be read; the other one counts".to_owned(),
+        SlotUnreadable => "one superblock slot cannot be read; the other one is active".to_owned(),
         SlotStale => "one superblock slot is a checkpoint behind the other, as a power failure \
                       leaves it"
             .to_owned(),
         SlotGap { newer, older } => format!(
             "one superblock slot is of generation {older}, the other of {newer}: no power failure \
-             leaves them so far apart; the newer one counts"
+             leaves them so far apart; the newer one is active"
         ),
         SlotsDisagree => "the superblock slots are of two leaves, or differ in one generation: \
                           it is unknown which is right"
@@ -144,11 +144,11 @@ fn of_journal(what: What) -> Option<String> {
         ),
         JournalRecord => "a journal record says what cannot be: replay would stop here".to_owned(),
         JournalUnfinished { blocks } => format!(
-            "{blocks} journal blocks from here have no end and do not count, as a power failure \
+            "{blocks} journal blocks from here have no end and are not applied, as a power failure \
              leaves them"
         ),
         SpareJournal => {
-            "a journal block that does not count is torn or rotten: no harm, unless it \
+            "a journal block that is not applied is torn or rotten: no harm, unless it \
                          was the last one written and flushed"
                 .to_owned()
         }

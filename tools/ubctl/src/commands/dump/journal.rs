@@ -13,7 +13,7 @@ use ubcore::map::Map;
 use ubcore::pages::PageSet;
 
 use super::read::{one_block, short};
-use super::report::{EpochReport, JournalReport};
+use super::report::{JournalReport, TransactionReport};
 use crate::device::Device;
 use crate::memory::Heap;
 
@@ -70,11 +70,11 @@ fn walk(
         chained: 0,
         next_sequence: sb.journal_sequence,
         blocks_of_leaf: 0,
-        epochs: Vec::new(),
+        transactions: Vec::new(),
     };
     let mut bytes = [0; BLOCK_BYTES];
     let mut in_chain = true;
-    let mut open: Option<EpochReport> = None;
+    let mut open: Option<TransactionReport> = None;
     for n in 0..blocks {
         let position = (u64::from(sb.journal_tail) + u64::from(n)) % u64::from(blocks);
         let block = g.journal_block(u32::try_from(position).unwrap_or(0));
@@ -93,32 +93,38 @@ fn walk(
         };
         report.chained += 1;
         report.next_sequence = head.sequence.saturating_add(1);
-        let epoch = open.get_or_insert_with(|| EpochReport {
+        let transaction = open.get_or_insert_with(|| TransactionReport {
             sequence: head.sequence,
             blocks: Vec::new(),
             finished: false,
             records: 0,
             list: Vec::new(),
         });
-        epoch.blocks.push(block);
-        records(&bytes, &head, g.slab_sectors(), all, epoch);
+        transaction.blocks.push(block);
+        records(&bytes, &head, g.slab_sectors(), all, transaction);
         if head.last {
-            epoch.finished = true;
+            transaction.finished = true;
             report.finished = report.chained;
-            report.epochs.extend(open.take());
+            report.transactions.extend(open.take());
         }
     }
-    report.epochs.extend(open);
+    report.transactions.extend(open);
     report
 }
 
-fn records(bytes: &[u8], head: &RingHead, slab_sectors: u32, all: bool, epoch: &mut EpochReport) {
+fn records(
+    bytes: &[u8],
+    head: &RingHead,
+    slab_sectors: u32,
+    all: bool,
+    transaction: &mut TransactionReport,
+) {
     let mut leaf = head.base;
     let mut at = 0;
     while at < usize::from(head.count) {
         let word = ring::word(bytes, at).unwrap_or(0);
         at += 1;
-        epoch.records += 1;
+        transaction.records += 1;
         let record = Record::decode(word, slab_sectors);
         if let Some(Record::Words { words, .. }) = record {
             at += ubcore::num::u32_as_usize(words);
@@ -130,7 +136,7 @@ fn records(bytes: &[u8], head: &RingHead, slab_sectors: u32, all: bool, epoch: &
             leaf = leaf.wrapping_add(step);
         }
         if all {
-            epoch.list.push(describe(record, word, leaf));
+            transaction.list.push(describe(record, word, leaf));
         }
     }
 }

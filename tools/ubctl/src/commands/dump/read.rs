@@ -72,7 +72,7 @@ fn superblocks(device: &mut Device, report: &mut Report) -> Result<Superblock, E
     // Blank bytes stand for a slot that could not be read. The read error is reported, not that the
     // bytes are blank.
     let (sb, slot) = chosen.map_err(|e| io.unwrap_or(e))?;
-    report.counts = Some(slot_name(slot));
+    report.active = Some(slot_name(slot));
     for s in report.slots.iter().filter(|s| s.superblock.is_none()) {
         report.problems.push(format!(
             "superblock slot {} at block {}: {}",

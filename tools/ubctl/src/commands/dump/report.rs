@@ -11,8 +11,9 @@ pub struct Report {
     pub leaf: String,
     pub sectors: u64,
     pub slots: Vec<SlotReport>,
-    /// The slot that counts: A or B.
-    pub counts: Option<&'static str>,
+    /// The active slot: A or B. Scripts know this field by its older name.
+    #[serde(rename = "counts")]
+    pub active: Option<&'static str>,
     pub geometry: Option<GeometryReport>,
     pub journal: Option<JournalReport>,
     pub directory: Vec<DirectoryReport>,
@@ -90,15 +91,17 @@ pub struct JournalReport {
     pub next_sequence: u64,
     /// Sound blocks of this leaf anywhere in the ring.
     pub blocks_of_leaf: u32,
-    pub epochs: Vec<EpochReport>,
+    /// Scripts know this field by its older name.
+    #[serde(rename = "epochs")]
+    pub transactions: Vec<TransactionReport>,
 }
 
 /// One transaction of the chain.
 #[derive(Debug, Serialize)]
-pub struct EpochReport {
+pub struct TransactionReport {
     pub sequence: u64,
     pub blocks: Vec<u64>,
-    /// Whether the transaction counts, which it does if its last block is there.
+    /// Whether the transaction is valid, which it is if its last block is there.
     pub finished: bool,
     pub records: u32,
     /// With `--map`: each record.
@@ -110,7 +113,7 @@ pub struct EpochReport {
 #[derive(Debug, Serialize)]
 pub struct DirectoryReport {
     pub index: u32,
-    /// The slot that counts: A, B or none.
+    /// The active slot: A, B or none.
     pub slot: &'static str,
     pub block: Option<u64>,
     pub pages_written: usize,

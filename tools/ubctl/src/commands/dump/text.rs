@@ -2,7 +2,9 @@
 
 //! The text of a dump for people.
 
-use super::report::{EpochReport, GeometryReport, JournalReport, MapReport, Report, SlabReport};
+use super::report::{
+    GeometryReport, JournalReport, MapReport, Report, SlabReport, TransactionReport,
+};
 use crate::output::{fields, size};
 
 /// Returns the text of the whole dump.
@@ -25,13 +27,13 @@ pub fn text(r: &Report) -> String {
 fn superblocks(r: &Report) -> String {
     let mut out = String::new();
     for s in &r.slots {
-        let counts = if r.counts == Some(s.slot) {
-            ", counts"
+        let active = if r.active == Some(s.slot) {
+            ", active"
         } else {
             ""
         };
         out.push_str(&format!(
-            "superblock {} (block {}): {}{counts}\n",
+            "superblock {} (block {}): {}{active}\n",
             s.slot, s.block, s.state
         ));
         if let Some(sb) = &s.superblock {
@@ -165,19 +167,19 @@ fn journal(j: &JournalReport) -> String {
         "journal: {} blocks to replay, {} chained, {} of this leaf in the ring, next sequence {}\n",
         j.finished, j.chained, j.blocks_of_leaf, j.next_sequence
     );
-    out.extend(j.epochs.iter().map(epoch));
+    out.extend(j.transactions.iter().map(transaction));
     out
 }
 
-fn epoch(e: &EpochReport) -> String {
+fn transaction(e: &TransactionReport) -> String {
     let first = e.blocks.first().copied().unwrap_or(0);
     let end = if e.finished {
         "finished"
     } else {
-        "without end: it does not count"
+        "without end: it is not applied"
     };
     let mut out = format!(
-        "  epoch from sequence {}: {} blocks from block {first}, {} records, {end}\n",
+        "  transaction from sequence {}: {} blocks from block {first}, {} records, {end}\n",
         e.sequence,
         e.blocks.len(),
         e.records
