@@ -89,7 +89,8 @@ enum unionblk_reason {
 /*
  * The details of a reason. Side: 0 is the root, 1 is the leaf. Area: 1 is the
  * superblock, 2 the page directory, 3 a map page, 4 the journal, 5 the map, if
- * its entries contradict each other. A block has 4096 bytes.
+ * its entries contradict each other. A block has 4096 bytes; for area 5 it is
+ * that of the map page's slot A. A failed flush is reported with sector 0.
  */
 
 /* Returns the versions and features of the driver. */

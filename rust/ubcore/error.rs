@@ -121,7 +121,8 @@ pub enum Error {
     /// The leaf has features that this code does not know: the class that forbids access, and its
     /// bits.
     UnknownFeatures(Class, u64),
-    /// Metadata fails its checksum or contradicts itself.
+    /// Metadata fails its checksum or contradicts itself: where, and the block. For [`Area::Map`]
+    /// it is the block of the map page's slot A, whichever slot is active.
     Damaged(Area, u64),
     /// The root's size is not the one the leaf was formatted for: wanted, found.
     RootSize(u64, u64),
@@ -133,9 +134,9 @@ pub enum Error {
     LeafTooSmall(u64, u64),
     /// The slab size in sectors is no power of two from 32 (16 KiB) to 8192 (4 MiB).
     SlabSize(u64),
-    /// Root or leaf is larger than the format can address.
+    /// Root or leaf is larger than the format can address, or the root has no sectors.
     TooLarge(Side, u64),
-    /// Reading or writing failed: on which side, at which sector.
+    /// Reading, writing or flushing failed: on which side, at which sector; 0 for a flush.
     Io(Side, u64),
     /// The device is held by another user: an attached union, a mount.
     Busy(Side),
@@ -143,7 +144,7 @@ pub enum Error {
     Open(Side, u32),
     /// The leaf is write-protected.
     ReadOnlyLeaf,
-    /// Root and leaf are one device, or one is a partition of the other.
+    /// Root and leaf are one device, or one is a part of the other.
     SameDevice,
     /// The device is zoned, its logical blocks are above 4096 bytes, or the size of the union is no
     /// multiple of the blocks.
@@ -154,11 +155,11 @@ pub enum Error {
     Full,
     /// Root or leaf is a union, or lies on one with no file system in between.
     Stacked(Side),
-    /// Any other error of the kernel: the errno.
+    /// An operation of the kernel failed for another reason: the errno.
     Os(u32),
     /// Parts of blocks are mapped, and the devices have blocks of this many bytes.
     FineMap(u32),
-    /// The driver contradicts itself, because a rule of the map does not hold.
+    /// The code contradicts itself, because a rule of the map does not hold.
     Internal,
     /// The slab was emptied a moment ago, or the leaf is full and emptied slabs are about to become
     /// free. The slab can get a leaf slab after the next reclaim.
@@ -248,30 +249,36 @@ impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         use Error::*;
         match *self {
-            NotFormatted => f.write_str("the leaf is not formatted: is it the right device? if it was a leaf, copy it before anything else; to make a new one, run ubctl format, or create with --format"),
-            NewerVersion(v) => write!(f, "the leaf has format version {v}, newer than this code: use a newer unionblk"),
+            NotFormatted => f.write_str("the leaf is not formatted: check that it is the right device; if it was a leaf, copy it before anything else; to make a new leaf, run ubctl format, or create with --format"),
+            NewerVersion(v) => write!(f, "the leaf has format version {v}, which is newer than this unionblk: use a newer unionblk"),
             UnknownFeatures(Class::Incompat, bits) => write!(f, "the leaf has features {bits:#x} (incompatible) that this unionblk does not know: use a newer unionblk"),
             UnknownFeatures(Class::RoCompat, bits) => write!(f, "the leaf has features {bits:#x} (read-only compatible) that this unionblk does not know and must not write over: use a newer unionblk, or read the leaf with ubctl create --read-only"),
-            Damaged(area, block) => write!(f, "the leaf's {} is damaged at block {block}: nothing was written; keep a copy before anything else", area.name()),
+            Damaged(Area::Map, block) => write!(f, "the leaf's map contradicts itself in the map page with slot A at block {block}: copy the whole leaf before anything else"),
+            Damaged(area, block) => write!(f, "the leaf's {} is damaged at block {block}: copy the whole leaf before anything else", area.name()),
             RootSize(want, found) => write!(f, "the leaf was made for a root of {want} sectors, this one has {found}: attach it to its own root"),
             RootContent => f.write_str("the root is not the one the leaf was made for, or its content has changed: attach the leaf to its own, unchanged root"),
-            LeafSize(want, found) => write!(f, "the leaf was formatted with {want} sectors, the device has {found}: it was cut"),
-            LeafTooSmall(want, found) => write!(f, "the leaf needs at least {want} sectors, the device has {found}"),
-            SlabSize(sectors) => write!(f, "a slab of {sectors} sectors is not possible: a power of two from 16 KiB to 4 MiB is"),
-            TooLarge(side, sectors) => write!(f, "the {} of {sectors} sectors is too large for this slab size: choose larger slabs", side.name()),
+            LeafSize(want, found) => write!(f, "the leaf was formatted with {want} sectors, the device has {found}: make the device as large as before"),
+            LeafTooSmall(want, found) => write!(f, "the leaf needs at least {want} sectors, the device has {found}: use a larger device"),
+            SlabSize(sectors) => write!(f, "a slab of {sectors} sectors is not possible: choose a power of two from 16 KiB to 4 MiB"),
+            TooLarge(side, 0) => write!(f, "the {} has no sectors: check that it is the right device", side.name()),
+            TooLarge(Side::Root, sectors) => write!(f, "the root of {sectors} sectors is too large for this slab size: choose larger slabs"),
+            TooLarge(Side::Leaf, sectors) => write!(f, "the leaf of {sectors} sectors and its root need more map pages than the format has: use a smaller leaf, or larger slabs"),
+            // A failed flush has no sector, and is reported with sector 0.
+            Io(side, 0) => write!(f, "I/O error on the {} at sector 0, or in a flush", side.name()),
             Io(side, sector) => write!(f, "I/O error on the {} at sector {sector}", side.name()),
-            Busy(side) => write!(f, "the {} is in use: by another union, a mount or another holder", side.name()),
+            Busy(Side::Root) => f.write_str("the root is in use by a mount, or by another holder that is not a union: release it and try again"),
+            Busy(Side::Leaf) => f.write_str("the leaf is in use by another union, a mount or another holder: release it and try again"),
             Open(side, errno) => write!(f, "the {} cannot be opened (errno {errno})", side.name()),
-            ReadOnlyLeaf => f.write_str("the leaf is write-protected"),
-            SameDevice => f.write_str("root and leaf are the same device"),
-            Limits(side) => write!(f, "the {}'s block size or alignment does not fit this union", side.name()),
-            NoMemory => f.write_str("out of memory"),
-            Full => f.write_str("the leaf has no free slab left"),
-            Stacked(side) => write!(f, "the {} is a union or lies on one: unions do not stack", side.name()),
+            ReadOnlyLeaf => f.write_str("the leaf is write-protected: make it writable, or attach it as it is with ubctl create --read-only"),
+            SameDevice => f.write_str("root and leaf are the same device, or one is a part of the other: choose a leaf that shares nothing with the root"),
+            Limits(side) => write!(f, "the {} does not fit this union: it is zoned, its blocks are larger than 4096 bytes, or the size of the union is not a multiple of the blocks", side.name()),
+            NoMemory => f.write_str("out of memory: free some and try again"),
+            Full => f.write_str("the leaf has fewer free slabs than the request needs: discard what the union does not need any more"),
+            Stacked(side) => write!(f, "the {} is a union or lies on one: unions do not stack; make another leaf of the same root instead", side.name()),
             FineMap(bytes) => write!(f, "the leaf was written in smaller blocks than the {bytes} bytes that these devices need: attach it to devices with blocks as small as before"),
-            Os(errno) => write!(f, "the kernel refused (errno {errno})"),
-            Internal => f.write_str("a rule of the driver does not hold: please report this with the kernel's log"),
-            Emptied => f.write_str("the slab was emptied a moment ago"),
+            Os(errno) => write!(f, "an operation of the kernel failed (errno {errno})"),
+            Internal => f.write_str("a rule of unionblk does not hold, which is a bug: please report this with the kernel's log"),
+            Emptied => f.write_str("the slab was emptied and cannot be allocated yet: try again"),
         }
     }
 }

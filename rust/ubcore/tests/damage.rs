@@ -158,7 +158,11 @@ fn a_reason_names_the_place() {
     ];
     for (area, name) in areas {
         let e = Error::Damaged(area, 9);
-        let start = format!("the leaf's {name} is damaged at block 9: ");
+        let start = match area {
+            Area::Map => "the leaf's map contradicts itself in the map page with slot A at block 9"
+                .to_owned(),
+            _ => format!("the leaf's {name} is damaged at block 9: "),
+        };
         assert!(e.to_string().starts_with(&start), "{e}");
         let (reason, a, b) = e.to_wire();
         assert_eq!(Error::from_wire(reason, a, b), Some(e));

@@ -13,7 +13,7 @@ use crate::wait;
 const AFTER_HELP: &str = "\
 Exit codes (check has its own, see its --help):
   0  done
-  1  failed: I/O error, the kernel refused, the module is not loaded
+  1  failed: I/O error, an error of the kernel, the module is not loaded
   2  the command line is wrong
   3  refused: not formatted, wrong root, newer version, damaged, looks used,
      too small

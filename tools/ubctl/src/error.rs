@@ -51,12 +51,13 @@ impl Fail {
 
     /// Makes a failure from an error of the core or the driver about `what`: the devices concerned.
     pub fn core(what: &str, e: Error) -> Fail {
-        let errno = match e {
-            Error::Open(_, errno) | Error::Os(errno) => Some(errno),
-            _ => None,
+        let more = match e {
+            Error::Open(_, errno) => format!(": {}", strerror(errno)),
+            Error::Os(errno) => format!(": {}; see the kernel's log", strerror(errno)),
+            Error::Io(..) => ": see the kernel's log".to_owned(),
+            _ => String::new(),
         };
-        let text = errno.map_or_else(String::new, |n| format!(": {}", strerror(n)));
-        Fail::new(code_of(e), reason_of(e), format!("{what}: {e}{text}"))
+        Fail::new(code_of(e), reason_of(e), format!("{what}: {e}{more}"))
     }
 
     /// Makes a failure from an operating system error while doing `what` to `path`.
@@ -71,7 +72,7 @@ impl Fail {
                 BUSY,
                 "busy",
                 format!(
-                    "{path} is in use: by a union, a mount or another holder; release it first"
+                    "{path} is in use by a union, a mount or another holder: release it and try again"
                 ),
             ),
             Some(Errno::PERM | Errno::ACCESS) => Fail::new(
@@ -199,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn an_errno_is_told_in_words() {
+    fn an_errno_is_shown_in_words() {
         let fail = Fail::core("leaf /dev/x", Error::Open(Side::Leaf, 2));
         assert!(fail.message.starts_with("leaf /dev/x: "), "{fail}");
         assert!(

@@ -20,7 +20,7 @@ use ubcore::geometry::BLOCK_BYTES;
 
 use crate::control::{Control, PREFIX};
 use crate::device::{Access, Device};
-use crate::error::{Fail, Result, BUSY, REFUSED};
+use crate::error::{reason_of, Fail, Result, BUSY, REFUSED};
 use crate::output;
 use crate::overlap::{folder, slaves};
 use crate::wait::Deadline;
@@ -32,13 +32,17 @@ pub const CLAIM: Duration = Duration::from_millis(500);
 pub fn refuse_limits(device: &Device, side: Side) -> Result {
     let too_large = usize::try_from(device.block_bytes()?).is_ok_and(|n| n > BLOCK_BYTES);
     if too_large || is_zoned(device) {
-        let mut fail = Fail::core(&device.path().display().to_string(), Error::Limits(side));
-        fail.message += if too_large {
-            ": its blocks are larger than 4096 bytes"
+        let why = if too_large {
+            "its blocks are larger than 4096 bytes"
         } else {
-            ": it is zoned"
+            "it is zoned"
         };
-        return Err(fail);
+        let path = device.path().display();
+        return Err(Fail::new(
+            REFUSED,
+            reason_of(Error::Limits(side)),
+            format!("{path}: the {} does not fit this union: {why}", side.name()),
+        ));
     }
     Ok(())
 }

@@ -227,7 +227,7 @@ fn images_that_are_too_short() {
         .unwrap()
         .set_len(4 * MIB)
         .unwrap();
-    let d = damaged(&leaf, &["was cut"]);
+    let d = damaged(&leaf, &["make the device as large as before"]);
     assert_eq!(d["map"]["sectors_mapped"], 8);
     let tiny = f.image("tiny", 4096);
     ubctl("dump {}", &[&tiny]).refused_after_output(3, "at least 16 sectors");

@@ -210,7 +210,7 @@ fn no_superblock(leaf: String, e: Error) -> Report {
         kind: "superblock",
         block: Some(0),
         byte: None,
-        text: format!("{e}: neither slot says where anything is"),
+        text: format!("{e}; neither slot says where the rest is"),
         lost: None,
         repaired: false,
     }];
