@@ -1,14 +1,14 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0
-"""Puts a guest ahead of what else may run, and writes down, every few
-milliseconds, how much processor time it has used.
+"""Gives a guest a higher priority than other processes, and records every few
+milliseconds how much processor time it has used.
 
     bench/cpu.py FILE PID
 
 The guest is User-Mode Linux: one process is its kernel, its children are the
-guest's own processes. Time on the clock tells little of a run when somebody
-else had the processor; the time that it ran tells what it cost all the same.
-This runs ahead of everything, and hardly at all.
+guest's own processes. If another process had the processor, the time on the
+clock says little of a run, but the guest's processor time still says its cost.
+This program runs at the highest priority, and for a very short time only.
 """
 
 import os

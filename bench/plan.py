@@ -158,8 +158,8 @@ class Plan:
     def counted(self, name, device, case, depth, jobs, part):
         """One with the lower devices' counters before and after.
 
-        fio runs such a command once for each job: beside several it has a
-        section of its own."""
+        fio runs such a command once for each job, so beside several jobs it has
+        a separate section."""
         root = "broot" if device == "unionblk" else "proot"
         stats = f"cat /sys/block/{root}/stat /sys/block/l{device}/stat"
         if device in ("thin64", "clone4"):

@@ -47,7 +47,7 @@ release=$(cat "$tree/include/config/kernel.release" 2>/dev/null)
 [ -n "$release" ] || release=$(make -s -C "$tree" kernelversion 2>/dev/null)
 case $release in
 "$SERIES" | "$SERIES".* | "$SERIES"-* | "$SERIES"+*) ;;
-'') no "its version cannot be told: it is not prepared (no include/config/kernel.release)" "$prepare" ;;
+'') no "its version is unknown, because it is not prepared (no include/config/kernel.release)" "$prepare" ;;
 *) no "it is of the $release series, and the module is written for $SERIES" "use a $SERIES kernel (Debian $SUITE has it in $SUITE-backports); the kernel's Rust interfaces change with every series" ;;
 esac
 

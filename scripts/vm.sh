@@ -18,8 +18,8 @@ scripts/vm.sh [OPTION]... -- COMMAND [ARGUMENT]...    (run by the guest's shell 
   -t SECONDS         overall limit (default: 300)
   -a WORDS           more of the kernel's command line
   -p FILE            where to write QEMU's process id
-  -i                 one processor, whose clock goes on by a nanosecond for each
-                     instruction: what time says is how many there were
+  -i                 one processor, whose clock advances by a nanosecond for each
+                     instruction, so a time is a number of instructions
   -u                 do not fail on complaints in the kernel's log
 Exit status: the command's; 124 = out of time, 125 = the guest died, 126 = the
 kernel complained.

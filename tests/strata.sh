@@ -1,8 +1,8 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
-# Tests the strata check, because a check that lets a breach pass is worse than
-# none. Plants one breach of each kind in a copy of a small tree, and the strata
-# check must find it.
+# Tests the strata check and the check of the word list, because a check that
+# lets a breach pass is worse than none. Plants one breach of each kind in a
+# small tree, and the check must find it.
 set -euo pipefail
 top=$(cd "$(dirname "$0")/.." && pwd)
 passed=0 failed=0
@@ -49,5 +49,40 @@ try 'speaks of the format' rust/sys/task.rs 'use crate::union::Union;'
 try ok rust/trace/mod.rs 'use crate::blk::GenDiskRef;'
 try 'over 600' rust/union/io.rs "$(seq 610)"
 try 'no SPDX' scripts/x.sh ''
+
+# word WANTED FILE TEXT: WANTED is ok or the line of the breach
+word() {
+	local d out
+	d=$(mktemp -d)
+	git -C "$d" init -q
+	mkdir -p "$d/$(dirname "$2")"
+	printf '%b\n' "$3" >"$d/$2"
+	out=$("$top/scripts/check-words.py" "$d" || true)
+	rm -rf "$d"
+	if { [ "$1" = ok ] && [ -z "$out" ]; } || { [ "$1" != ok ] && grep -q "^$2:$1: " <<<"$out"; }; then
+		passed=$((passed + 1))
+	else
+		printf 'words: %s in %s: wanted "%s", got "%s"\n' "$3" "$2" "$1" "$out"
+		failed=$((failed + 1))
+	fi
+}
+
+word ok rust/a.rs "fn nobody<'a>(whoever: &'a str) -> char { '\"' } // A thread that waits."
+word 1 rust/a.rs '// Nobody waits.'
+word 2 rust/a.rs '\nlet text = "it goes on";'
+word 3 rust/a.rs '\nlet text = "it waits \\\n    for nobody";'
+word 2 rust/a.rs '//! This is a slab of\n//! its own.'
+word 1 rust/a.rs 'let text = r#"those "that" or those that"#;'
+word 2 tests/a.c '/*\n * Somebody waits. */'
+word 1 tests/a.c 'puts("a cut of power");'
+word ok tests/a.c 'int nobody;'
+word 2 scripts/a.py 'nobody = 1\n"""Tells somebody."""'
+word 1 scripts/a.py 'x = 1  # of its own'
+word 1 Cargo.toml '# It is told.'
+word 1 tests/vm/x/001 '# shellcheck shell=sh: by and by'
+word 2 tests/vm/x/001 '# shellcheck shell=sh\nDESCRIPTION="nobody reads"'
+word 2 scripts/a.sh '#!/bin/bash\necho "it goes on"'
+word 3 Documentation/a.rst 'It says::\n\n  nobody'
+word 1 Documentation/a.rst '*the page is told*'
 printf '%d passed, %d failed\n' $passed $failed
 [ $failed = 0 ]

@@ -182,8 +182,8 @@ def cells_of(env, folder):
 
 
 def instructions(folder):
-    """Instructions of the processor for one operation, fio's own with them: where the clock
-    goes on by a nanosecond for each."""
+    """Returns the processor's instructions for one operation, with those of fio. They are from a
+    guest whose clock advances by a nanosecond for each instruction."""
     counts = [{"cache": c["cache"], "case": c["case"], "depth": c["depth"], "device": c["device"],
                "per_io": round(1e9 / c["iops"])} for c in cells_of("tcg1", folder)]
     counts.sort(key=lambda c: (CASE_ORDER.index(c["case"]), c["depth"], DEVICES.index(c["device"])))

@@ -305,7 +305,7 @@ def judge(list_file, tree):
 
 
 def report(mutants, results, work):
-    """A line for each file, those that survived, and the sum."""
+    """Prints a line for each file, the mutants that survived, and the sum."""
     caught, of = 0, 0
     for file in sorted({m.file for m in mutants}):
         found = [results.of[m.name] for m in mutants if m.file == file and results.of[m.name] != UNVIABLE]

@@ -42,7 +42,7 @@ one() {
 	bin=$(cargo test --locked -q -p "$package" "${features[@]}" --test "$file" --no-run --message-format=json | program)
 	grep -q '^of_a_mutant:' <<<"$("$bin" --list)" || { say "FAILED: $name: what was built is no mutant"; return; }
 	if out=$(timeout 120 "$bin" --exact "$test" 2>&1); then
-		say "FAILED: $name: $test passes all the same"
+		say "FAILED: $name: $test passes even so"
 	elif grep -q "test $test ... FAILED" <<<"$out"; then
 		say "caught: $name, by $package/$file $test"
 		caught=$((caught + 1))

@@ -56,7 +56,7 @@ for line in sys.stdin:
     if m.get("executable"):
         print(m["executable"])') && [ -n "$bin" ]; then
 		if campaign "$bin" "$log"; then
-			say "FAILED: $name: the quick campaign passes all the same"
+			say "FAILED: $name: the quick campaign passes even so"
 		elif scene=$(grep -am 1 -oE '^test [a-z_0-9]+ \.\.\. FAILED' "$log"); then
 			say "caught: $name, by ${scene#test }"
 			caught=$((caught + 1))

@@ -75,7 +75,7 @@ fn each(what: &str, act: fn(&mut SimUnion, &mut Oracle) -> Result) -> u64 {
             assert_eq!(u.committer.checkpoint(&u.map, &mut u.disk), done, "{what}");
             assert_eq!(u.committer.detach(&u.map, &mut u.disk), done, "{what}");
             assert!(!u.committer.wants_checkpoint(), "{what}");
-            assert_eq!(disk.counts(), before, "{what}: written all the same");
+            assert_eq!(disk.counts(), before, "{what}: written even so");
             u.verify_running(&o);
             for seed in 0..8 {
                 let again = SimDisk::with(sim::disk::State::of(&disk.state.borrow().moment()));

@@ -125,7 +125,7 @@ fn judge(truth: &SimUnion, found: &SimUnion, pages: &[u32]) -> u64 {
     });
     let mut told = 0;
     stretches(&found.map, |_| false, || Ok(()), |_, count| told += count).unwrap();
-    assert_eq!(told, lost, "lost sectors as they are told");
+    assert_eq!(told, lost, "lost sectors as stretches");
     lost
 }
 

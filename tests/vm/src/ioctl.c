@@ -140,10 +140,10 @@ static void unprivileged(const char *root, const char *leaf, uint32_t taken)
 		perror("setuid");
 		exit(1);
 	}
-	judge("create by nobody", call(UNIONBLK_IOC_CREATE, &c), EPERM);
-	judge("remove by nobody", call(UNIONBLK_IOC_REMOVE, &r), EPERM);
-	judge("status by nobody", call(UNIONBLK_IOC_STATUS, &s), EPERM);
-	judge("features by nobody", call(UNIONBLK_IOC_FEATURES, &f), EPERM);
+	judge("create without the capability", call(UNIONBLK_IOC_CREATE, &c), EPERM);
+	judge("remove without the capability", call(UNIONBLK_IOC_REMOVE, &r), EPERM);
+	judge("status without the capability", call(UNIONBLK_IOC_STATUS, &s), EPERM);
+	judge("features without the capability", call(UNIONBLK_IOC_FEATURES, &f), EPERM);
 	judge("lost without the capability", call(UNIONBLK_IOC_LOST, &l), EPERM);
 }
 

@@ -102,7 +102,7 @@ static inline int load_check(struct hand *h, uint64_t start, uint64_t count)
 	return error;
 }
 
-/* Returns whether a slab of the range may have no home yet: none of its sectors is written. */
+/* Returns whether a slab of the range may have no leaf slab yet, because none of its sectors is written. */
 static inline int load_needs_space(const struct load *l, uint64_t start, uint64_t count)
 {
 	for (uint64_t slab = start / l->slab; slab * l->slab < start + count; slab++) {

@@ -130,7 +130,7 @@ impl Backing {
             FAILED,
             "not_allocated",
             format!(
-                "{}: its file system does not give the first {} blocks of their own, and a write \
+                "{}: its file system does not give the first {} private blocks, and a write \
                  could find no space later: copy it (cp --reflink=never), or take another file system",
                 self.path.display(),
                 size(bytes / 512)

@@ -517,8 +517,8 @@ mod tests {
         assert_eq!(find("web"), Ok(2));
         assert_eq!(find("AB07ab07-ab07-ab07-ab07-ab07ab07ab07"), Ok(7));
         assert_eq!(find("db"), Err("ambiguous"));
-        for nobody in ["", "we", "Web", "ab07"] {
-            assert_eq!(find(nobody), Err("not_found"), "{nobody}");
+        for unknown in ["", "we", "Web", "ab07"] {
+            assert_eq!(find(unknown), Err("not_found"), "{unknown}");
         }
     }
 
