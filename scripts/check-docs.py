@@ -7,12 +7,16 @@
 - A path of this tree that a page names exists.
 - design.rst names each file of the driver, and testing.rst each test of the core.
 - testing.rst has the stages of tests/run.sh, in their order.
+- The invariants of design.rst have consecutive numbers, the code cites each of them, and cites no
+  other.
+- MAINTAINERS covers each folder and each file at the top.
 
 Prints "file:line: what" for each breach and fails if there is one.
 """
 import glob
 import os
 import re
+import subprocess
 import sys
 
 ROOTS = ("rust/", "tests/", "tools/", "scripts/", "include/", "bench/", "Documentation/", ".ci/")
@@ -26,8 +30,8 @@ STANDS_FOR = re.compile(r"(?:^|/)[A-Z]{3,}(?:[./]|$)")
 PARTS = ("rust/unionblk_main.rs", "rust/ubcore/mod.rs", "rust/blk/mod.rs", "rust/sys/mod.rs")
 
 
-def rooms(path):
-    """Returns the names that a file may have in the tables of rooms."""
+def names(path):
+    """Returns the names that a file may have in the tables of modules."""
     folder, name = os.path.split(path)
     folder = os.path.basename(folder)
     if name == "mod.rs":
@@ -53,7 +57,7 @@ def breaches():
     design = design[:design.find("\nThe map\n===")]
     files = glob.glob("rust/*.rs") + glob.glob("rust/*/*.rs") + glob.glob("rust/ubcore/*/mod.rs")
     for path in sorted(files):
-        if path not in PARTS and not any(f"``{name}``" in design for name in rooms(path)):
+        if path not in PARTS and not any(f"``{name}``" in design for name in names(path)):
             yield f"Documentation/design.rst:1: Source layout does not name {path}"
 
     testing = text("Documentation/testing.rst")
@@ -63,6 +67,42 @@ def breaches():
     stages = re.search(r"(?m)^stages=\((.*)\)$", text("tests/run.sh"))
     if stages and f"``{stages.group(1)}``" not in re.sub(r"\s+", " ", testing):
         yield "Documentation/testing.rst:1: other stages than in tests/run.sh"
+    yield from invariants()
+    yield from maintained()
+
+
+def invariants():
+    """Compares the list of invariants with the code that cites them."""
+    listed = []
+    for n, line in enumerate(text("Documentation/design.rst").split("\n"), 1):
+        found = re.match(r":I(\d+):", line)
+        if found:
+            listed.append(int(found.group(1)))
+            if listed[-1] != len(listed):
+                yield f"Documentation/design.rst:{n}: I{len(listed)} is missing"
+    cited = set()
+    for path in sorted(glob.glob("rust/**/*.rs", recursive=True)):
+        for n, line in enumerate(text(path).split("\n"), 1):
+            for group in re.findall(r"\((I\d+(?:, I\d+)*)\)", line):
+                numbers = {int(number) for number in re.findall(r"\d+", group)}
+                cited |= numbers
+                for number in sorted(numbers - set(listed)):
+                    yield f"{path}:{n}: there is no I{number} in design.rst"
+    for number in sorted(set(listed) - cited):
+        yield f"Documentation/design.rst:1: no code cites I{number}"
+
+
+def maintained():
+    """Compares the F: lines of MAINTAINERS with the top of the tree."""
+    patterns = re.findall(r"(?m)^F:\t(.*)$", text("MAINTAINERS"))
+    for pattern in patterns:
+        if not glob.glob(pattern):
+            yield f"MAINTAINERS:1: there is no {pattern}"
+    listed = subprocess.run(
+        ["git", "-c", "safe.directory=*", "ls-files"], capture_output=True, text=True, check=True)
+    for path in sorted({path.split("/")[0] + "/" * ("/" in path) for path in listed.stdout.split()}):
+        if path not in patterns and (path.endswith("/") or "*" not in patterns):
+            yield f"MAINTAINERS:1: no F: covers {path}"
 
 
 def text(path):

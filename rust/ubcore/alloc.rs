@@ -141,6 +141,7 @@ impl<B: DerefMut<Target = [u64]>> Allocator<B> {
         if let Some(leaf) = entry.leaf {
             return Ok(leaf);
         }
+        // No record of the slab may precede the one that empties it (I9).
         if entry.emptied != Emptied::No {
             return Err(Error::Emptied);
         }
@@ -291,7 +292,7 @@ impl<B: DerefMut<Target = [u64]>> Allocator<B> {
     }
 
     /// Clears the bits that the leaf's pages still hold for free slabs, because a free slab has
-    /// none.
+    /// none (I1).
     ///
     /// For attach, after [`Allocator::mark_used`] of every slab that has an owner. It calls `pause`
     /// between pages. An error of `pause` ends it.
@@ -327,8 +328,8 @@ impl<B: DerefMut<Target = [u64]>> Allocator<B> {
     /// caller has to call it again. [`Map::clear_unowned`] has cleared each slab of
     /// [`Allocator::reclaimable`].
     ///
-    /// Under the lock, and between two commits. A commit that runs may still have such a slab on
-    /// its list, and would take the next owner's assignment for an old one.
+    /// Under the lock, and between two commits (I3). A commit that runs may still have such a slab
+    /// on its list, and would take the next owner's assignment for an old one.
     pub fn end_reclaim<M: Memory>(&mut self, map: &Map<M>) -> bool {
         let end = self.reclaimable_from.saturating_add(STEP_BITS);
         let mut freed = 0u32;

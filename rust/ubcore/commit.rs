@@ -3,8 +3,8 @@
 //! Makes the map durable: the commit, the checkpoint, and the order of their writes.
 //!
 //! A commit writes what has become mapped since the last commit into the journal. Its last write
-//! carries `PREFLUSH | FUA`, so that the data is durable before the record that names it. A
-//! checkpoint writes the changed map pages into the inactive slots. It then writes the
+//! carries `PREFLUSH | FUA`, so that the data is durable before the record that names it (I10). A
+//! checkpoint writes the changed map pages into the inactive slots (I11). It then writes the
 //! directory blocks in the same way. Then one write with `PREFLUSH | FUA` writes the superblock,
 //! which makes the new slots active and frees the ring. The second superblock slot is written at
 //! once after that. From then on either of the two may rot.
@@ -196,6 +196,7 @@ where
         self.guarded(|s| s.write_checkpoint(map, disk, true))
     }
 
+    /// Runs a step of the committer, unless an earlier step has failed (I12).
     fn guarded<R>(&mut self, f: impl FnOnce(&mut Self) -> Result<R>) -> Result<R> {
         if let Some(e) = self.failed {
             return Err(e);
@@ -224,9 +225,9 @@ where
             }
             from = (first / 64).saturating_add(1);
         }
-        // Emptied slabs come last. If a root slab lost its leaf slab above, it is recorded here,
-        // in the same transaction. What is written to it from now on is recorded in a later one. If
-        // there is no space, the checkpoint takes the slabs that are left.
+        // Emptied slabs come last (I8). If a root slab lost its leaf slab above, it is recorded
+        // here, in the same transaction. What is written to it from now on is recorded in a later
+        // one. If there is no space, the checkpoint takes the slabs that are left.
         from = 0;
         while space == Space::Left {
             let Some(page) = map.take_pending(from) else {
@@ -437,9 +438,8 @@ fn members(first: u32, mask: u64) -> impl Iterator<Item = u32> {
 /// Takes over a dirty leaf slab: puts the pages that it touches on the next checkpoint's list.
 /// Returns whether its assignment is new, or `None` if none of its sectors is mapped.
 ///
-/// The slab has had no other owner since this commit began. A free slab has no marks, so a mark
-/// belongs to the present owner or to one that lost the slab. A slab is freed only between two
-/// commits ([`super::alloc::Allocator::end_reclaim`]).
+/// The slab has had no other owner since this commit began (I3). A free slab has no marks (I1), so
+/// a mark belongs to the present owner or to one that lost the slab.
 fn take_over_slab<M, B, E>(
     changed: &mut ChangedPages<B, E>,
     map: &Map<M>,

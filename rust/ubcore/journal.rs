@@ -328,8 +328,8 @@ impl<'a, D: Disk> Transaction<'a, D> {
         Ok(())
     }
 
-    /// Ends the transaction. Makes it, and all data written before, durable. Returns its number of
-    /// blocks.
+    /// Ends the transaction. Makes it, and all data written before, durable (I10). Returns its
+    /// number of blocks.
     ///
     /// If the transaction is empty, it is a flush.
     pub fn finish(mut self) -> Result<u32> {

@@ -141,7 +141,7 @@ impl<M: Memory> Map<M> {
         )
     }
 
-    /// Returns the entry of a root slab that is about to change. A lost entry must not change.
+    /// Returns the entry of a root slab that is about to change. A lost entry never changes (I14).
     fn known_entry(&self, slab: u32) -> Result<Entry> {
         let block = self.geometry.page_block(slab / TABLE_ENTRIES, 0);
         let entry = Some(self.entry(slab)).filter(|e| !e.lost);
@@ -332,9 +332,9 @@ impl<M: Memory> Map<M> {
 
     /// Assigns leaf slab `leaf` to root slab `slab`. None of its sectors is mapped.
     ///
-    /// Under the allocator's lock. Fails with `NoMemory`, or with `Internal` if the leaf slab is
-    /// not as [`Map::clear_unowned`] leaves it, because a commit could take its marks for those of
-    /// the new owner. If it fails, no assignment has changed.
+    /// Under the allocator's lock. Fails with `NoMemory`, or with `Internal` if the leaf slab has
+    /// bits or marks (I1), because a commit could take them for those of the new owner. If it
+    /// fails, no assignment has changed. It stores the entry last (I4).
     pub fn assign(&self, slab: u32, leaf: u32) -> Result {
         let base = self.known_entry(slab)?.base;
         self.grow_for(leaf)?;
@@ -397,7 +397,7 @@ impl<M: Memory> Map<M> {
         true
     }
 
-    /// Counts what `f` does as one change.
+    /// Counts what `f` does as one change (I6).
     fn change<R>(&self, f: impl FnOnce() -> R) -> R {
         self.begun.fetch_add(1, Ordering::SeqCst);
         let done = f();
@@ -420,7 +420,7 @@ impl<M: Memory> Map<M> {
             self.memory.grow_table(page)?;
         }
         self.change(|| {
-            // The owner is cleared last, so a committer that finds no owner finds the slab emptied.
+            // The owner is cleared last (I8), so a committer that finds none finds an emptied slab.
             self.set_entry(slab, Entry::unallocated(base, Emptied::Pending))?;
             bits::set(self.memory.emptied(), page);
             if !bits::set(self.memory.pending(), page) {
@@ -562,7 +562,7 @@ impl<M: Memory> Map<M> {
         None
     }
 
-    /// Clears the bits and the marks of a leaf slab that has no owner, so that it can be freed.
+    /// Clears the bits and the marks of a leaf slab without an owner, so that it can be freed (I1).
     ///
     /// Any context. The caller makes sure that no request can mark the slab any more: all requests
     /// that began before the slab lost its owner have ended. A commit that runs meanwhile may still

@@ -55,7 +55,7 @@ pub fn has_bits<M: Memory>(map: &Map<M>, leaf: u32) -> bool {
 /// Copies page `number` of the map into `block` (4096 bytes).
 ///
 /// An assignment that no commit has covered is left out, because its slab's bits on disk may be
-/// those of an earlier owner. Fails if an entry is lost. Only the committer calls this.
+/// those of an earlier owner. Fails if an entry is lost (I14). Only the committer calls this.
 pub fn store<M: Memory>(map: &Map<M>, number: u32, block: &mut [u8]) -> Result {
     block.fill(0);
     match page(map, number) {

@@ -144,8 +144,7 @@ fn reclaim<H: Host>(host: &H) {
         }
         host.give_way();
     }
-    // Between two commits, as in `begin_reclaim`: a running commit may have these slabs on its
-    // list.
+    // Between two commits (I3), because a running commit may have these slabs on its list.
     while host.with_committer(|_, _| {
         host.with_allocator(|allocator| {
             let more = allocator.end_reclaim(host.map());
@@ -174,8 +173,9 @@ fn clear_and_discard<H: Host>(host: &H, range: Range<u32>) {
 fn begin_reclaim<H: Host>(host: &H) -> bool {
     let mut page = None;
     loop {
-        // Between two commits, because what a commit has only begun to write is not durable.
-        // `is_committed` runs under the allocator's lock, because a discard must not come in between.
+        // Between two commits (I3), because what a commit has only begun to write is not durable.
+        // `is_committed` runs under the allocator's lock, because a discard must not come in
+        // between.
         let next = host.with_committer(|committer, _| {
             if committer.failed().is_some() {
                 return None;
@@ -258,6 +258,7 @@ fn zero_parts<H: Host>(host: &H, rq: &H::Request) -> Result {
                 Source::Root(_) | Source::Lost => return Err(Error::Internal),
             }
         }
+        // The zeroes are on the leaf (I5).
         io::mark(host, sector, sectors);
     }
     Ok(())

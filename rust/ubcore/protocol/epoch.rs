@@ -9,8 +9,8 @@
 use super::super::sync::Ordering;
 use super::{Host, Request, State};
 
-/// Begins a request's use of the map: no leaf slab that it finds is freed before [`leave`]. Any
-/// context.
+/// Begins a request's use of the map (I13). No leaf slab that it finds is freed before [`leave`].
+/// Any context.
 #[inline]
 pub fn enter<H: Host>(host: &H, rq: &H::Request) {
     let epoch = host.shared().epoch.load(Ordering::Relaxed);

@@ -38,8 +38,8 @@ pub(super) fn wait_for_commit<H: Host>(host: &H, rq: H::Request) {
     host.queue_commit();
 }
 
-/// Makes sure that a change of the map is committed in time. To be called after every change. Any
-/// context.
+/// Makes sure that a change of the map is committed in time. The caller has counted the change
+/// (I7). Any context.
 pub(super) fn arm<H: Host>(host: &H) {
     // The change was counted before. Either this thread sees that the timer has fired, or
     // `timer_work` sees the count.

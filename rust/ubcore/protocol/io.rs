@@ -3,8 +3,8 @@
 //! Reads and writes: what the driver does when a request comes and when its lower I/O has ended.
 //!
 //! A read looks up the map and is sent down. A write allocates leaf slabs first. Its sectors are
-//! mapped when it has completed, not before. A FUA write whose mapping is not durable waits for a
-//! commit.
+//! mapped when it has completed, not before (I5). A FUA write whose mapping is not durable waits
+//! for a commit.
 //!
 //! Only [`memory_work`] waits. A request that cannot be sent down now is queued again: soon, when
 //! the device below can take it; when there is memory for the map ([`memory_work`]); or when leaf
@@ -104,7 +104,7 @@ pub fn memory_work<H: Host>(host: &H) {
 
 /// Returns whether every sector of a range is mapped, and the map is durable.
 fn is_mapped_durably<H: Host>(host: &H, sector: u64, sectors: u32) -> bool {
-    // The map is looked up first, and whether it is durable second: not the other way round.
+    // The map is looked up first, and only then whether it is durable (I6).
     plan::read(host.map(), sector, sectors).all(|run| matches!(run.source, Source::Leaf(_)))
         && is_committed(host)
 }
