@@ -108,9 +108,9 @@ pub struct Transaction<'a, D> {
     finished_blocks: usize,
     /// Words in the block under construction.
     words: usize,
-    base: u32,
+    origin: u32,
     leaf: u32,
-    based: bool,
+    has_origin: bool,
     written: u32,
     empties: bool,
 }
@@ -125,9 +125,9 @@ impl<'a, D: Disk> Transaction<'a, D> {
             nonce: sb.nonce,
             finished_blocks: 0,
             words: 0,
-            base: 0,
+            origin: 0,
             leaf: 0,
-            based: false,
+            has_origin: false,
             written: 0,
             empties: false,
         }
@@ -207,14 +207,14 @@ impl<'a, D: Disk> Transaction<'a, D> {
         if !opening {
             return self.put(&[Record::More { slab, run }]);
         }
-        // The block is chosen first, because a new block starts with its own base.
+        // The block is chosen first, because a new block has a new origin.
         if self.room(2)? == Space::Full {
             return Ok(Space::Full);
         }
-        if !self.based {
-            self.base = leaf.wrapping_sub(1);
-            self.leaf = self.base;
-            self.based = true;
+        if !self.has_origin {
+            self.origin = leaf.wrapping_sub(1);
+            self.leaf = self.origin;
+            self.has_origin = true;
         }
         let step = leaf.wrapping_sub(self.leaf);
         let place = !(1..=STEP_MAX).contains(&step);
@@ -303,7 +303,7 @@ impl<'a, D: Disk> Transaction<'a, D> {
                 .ring
                 .sequence
                 .saturating_add(usize_as_u64(self.finished_blocks)),
-            base: self.base,
+            origin: self.origin,
             count: u16::try_from(self.words).unwrap_or(u16::MAX),
             last,
             before: u16::try_from(self.finished_blocks).unwrap_or(0),
@@ -315,7 +315,7 @@ impl<'a, D: Disk> Transaction<'a, D> {
         }
         self.finished_blocks = finished_blocks.saturating_add(1);
         self.words = 0;
-        self.based = false;
+        self.has_origin = false;
     }
 
     fn write(&mut self, order: Order) -> Result {
@@ -447,7 +447,7 @@ where
             entries,
             room: &mut room,
             lost: &lost,
-            leaf: head.base,
+            leaf: head.origin,
             bad,
         };
         player.block(disk.buffer(), usize::from(head.count))?;

@@ -195,7 +195,7 @@ where
 }
 
 fn first_bad_word(bytes: &[u8], head: &RingHead, g: &Geometry) -> Option<u32> {
-    let mut leaf = head.base;
+    let mut leaf = head.origin;
     let mut at = 0;
     while at < u32::from(head.count) {
         let bits = ring::word(bytes, u32_as_usize(at))?;

@@ -30,7 +30,7 @@ struct Header {
     crc: U32,
     sequence: U64,
     nonce: U64,
-    base: U32,
+    origin: U32,
     count: U16,
     flags: U16,
 }
@@ -43,7 +43,7 @@ pub struct RingHead {
     /// Counts journal blocks, without end.
     pub sequence: u64,
     /// The leaf slab that the first `New`'s step counts from.
-    pub base: u32,
+    pub origin: u32,
     /// Words in use, 1 to 508.
     pub count: u16,
     /// Whether the block ends a transaction.
@@ -97,7 +97,7 @@ pub fn write_head(block: &mut [u8], nonce: u64, head: &RingHead) {
             crc: U32::ZERO,
             sequence: U64::new(head.sequence),
             nonce: U64::new(nonce),
-            base: U32::new(head.base),
+            origin: U32::new(head.origin),
             count: U16::new(head.count),
             flags: U16::new(head.flags()),
         };
@@ -122,7 +122,7 @@ pub fn open(block: &[u8], nonce: u64) -> Option<RingHead> {
         && h.crc.get() == block_crc(block, CRC_AT);
     sound.then(|| RingHead {
         sequence: h.sequence.get(),
-        base: h.base.get(),
+        origin: h.origin.get(),
         count,
         last: flags & FLAG_LAST != 0,
         before: flags.wrapping_shr(BEFORE_SHIFT),
@@ -149,7 +149,7 @@ mod tests {
         put_word(&mut block, RING_WORDS - 1, 42);
         let head = RingHead {
             sequence: 9,
-            base: 3,
+            origin: 3,
             count: 508,
             last: true,
             before: 7,

@@ -177,7 +177,7 @@ fn journals_that_are_wrong() {
         edit(&disk, block(1), |b| {
             let head = RingHead {
                 sequence: first + 1,
-                base: 0,
+                origin: 0,
                 count: 2,
                 last: true,
                 before: 0,
@@ -434,7 +434,7 @@ fn a_write_torn_between_its_blocks() {
         edit(&disk, place, |b| {
             let head = RingHead {
                 sequence: l.sb.journal_sequence + 4,
-                base: 0,
+                origin: 0,
                 count: 1,
                 last: true,
                 before,
@@ -458,7 +458,7 @@ fn an_epoch_without_an_end() {
     edit(&disk, l.sb.geometry.journal_block(at), |b| {
         let head = RingHead {
             sequence: l.sb.journal_sequence + 3,
-            base: 0,
+            origin: 0,
             count: 1,
             last: false,
             before: 0,

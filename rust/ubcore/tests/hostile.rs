@@ -206,7 +206,7 @@ fn ring_of(g: Geometry, blocks: u32, record: impl Fn(u64) -> u64) -> SimDisk {
     for n in 0..blocks {
         let head = RingHead {
             sequence: 1 + u64::from(n),
-            base: 0,
+            origin: 0,
             count: 508,
             last: true,
             before: 0,

@@ -251,7 +251,7 @@ pub fn run(data: &[u8]) {
         let head = ring::open(block, sb.nonce).expect("a sound block");
         let words = (0..usize::from(head.count)).map(|n| ring::word(block, n));
         let words: Vec<u64> = words.map(|w| w.expect("a word")).collect();
-        lawful = lawful.and_then(|()| model.block(&g, head.base, &words));
+        lawful = lawful.and_then(|()| model.block(&g, head.origin, &words));
     }
     let filled = changed.len() > replay_limit::filled_max(&g);
     assert!(lawful.is_some() || done.is_err());

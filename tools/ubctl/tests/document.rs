@@ -230,7 +230,7 @@ fn the_journal_is_what_its_table_says() {
     {
         let found = ring::open(block(&image, n + 2), nonce).unwrap();
         assert_eq!(
-            (found.sequence, found.base, found.count),
+            (found.sequence, found.origin, found.count),
             *head,
             "block {}",
             n + 2

@@ -119,7 +119,7 @@ fn records(
     all: bool,
     transaction: &mut TransactionReport,
 ) {
-    let mut leaf = head.base;
+    let mut leaf = head.origin;
     let mut at = 0;
     while at < usize::from(head.count) {
         let word = ring::word(bytes, at).unwrap_or(0);
