@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0
-"""What a union adds to its raw disks, in instructions for one operation, against
-what it may add. Exact on any machine, however busy.
+"""Compares what a union adds to its raw disks, in instructions for one operation,
+with limits. The counts are exact on any machine, however busy.
 
     bench/count.py latest.json
 
@@ -28,7 +28,7 @@ LIMITS = {
 
 
 def judge(counts):
-    """A row for each limit: case, depth, raw, dm-linear's addition, the union's, the limit."""
+    """Yields a row for each limit: case, depth, raw, dm-linear's addition, the union's, the limit."""
     per_io = {(c["case"], c["depth"], c["device"]): c["per_io"] for c in counts}
     for (case, depth), limit in LIMITS.items():
         raw, linear, union = (per_io.get((case, depth, d)) for d in ("raw", "linear", "unionblk"))

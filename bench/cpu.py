@@ -20,7 +20,7 @@ LOOK = 8
 
 
 def clock_of(pid):
-    """The kernel's number of a process's own clock."""
+    """Returns the kernel's number of the clock of a process."""
     return (~pid << 3) | 2
 
 
@@ -36,8 +36,9 @@ def children(pid):
 
 
 def put_ahead(pid):
-    """Where each session is a group for the scheduler, niceness counts within
-    one alone: the group has its own. User-Mode Linux makes itself a session."""
+    """Gives the session of a process the highest niceness. If each session is a
+    group for the scheduler, the niceness of a process matters only within its
+    group. User-Mode Linux makes a session for itself."""
     path = f"/proc/{pid}/autogroup"
     time.sleep(0.1)
     if os.path.exists(path):

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0
-"""Folds the stacks of a trace: one line for each, callers first, and how often it was seen.
+"""Folds the stacks of a trace: prints one line for each, callers first, and how often it was seen.
 
     bench/flame.py FILE
 """
@@ -16,7 +16,7 @@ FRAME = re.compile(r"^ => (\S+?)(\+0x\S+)?$")
 
 
 def stacks(lines):
-    """The functions of each stack, the innermost first."""
+    """Yields the functions of each stack, the innermost first."""
     stack = None
     for line in lines:
         line = line.rstrip("\n")
@@ -36,7 +36,7 @@ def stacks(lines):
 
 
 def interrupted(stack):
-    """Without the interrupt; nothing is left where it came to a program."""
+    """Returns the stack without the interrupt; nothing is left if it interrupted a program."""
     last = max((i for i, name in enumerate(stack) if INTERRUPT.match(name)), default=-1)
     return stack[last + 1:]
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0
-"""Writes what a guest shall do: fio job files, and the steps that use them.
+"""Writes the plan for a guest: fio job files, and the steps that use them.
 
     bench/plan.py --env uml1|uml2|tcg2|tcg1 [--quick] [--reps N] [--cases NAME,NAME] FOLDER
 
@@ -38,13 +38,13 @@ CASES = {
 COUNTED_ONLY = ["seqread-4k", "seqwrite-4k"]
 # Cases that a volatile cache below can change.
 WRITES = ["overwrite", "firstwrite", "rw7030", "firstwrite-512", "fsync1", "fsync64", "seqwrite-1m"]
-# What two processors run: batches by one job and by two, one case also one by one, and the cases
-# that wait for flushes if there are flushes.
+# The cases on two processors: batches by one job and by two, one case also one by one, and the
+# cases that wait for flushes if there are flushes.
 SHARED = [(case, "batch", jobs) for case in CASES
           if "1m" not in case and "fsync" not in case and case not in COUNTED_ONLY for jobs in (1, 2)]
 SHARED += [("randread-mapped", "qd1", 1), ("randread-mapped", "qd1", 2),
            ("seqread-1m", "batch", 1), ("seqwrite-1m", "batch", 1)]
-# Emulation is slow, and serves only as a witness.
+# Emulation is slow, and only checks that the same cases run with the same lower I/O.
 EMULATED = {
     "none": [(case, "batch", 1) for case in ("randread-unmapped", "randread-mapped", "overwrite", "firstwrite",
                                              "seqread-1m")],
@@ -57,7 +57,7 @@ COUNTED = {
     "fua": EMULATED["fua"],
 }
 TWO = {"none": SHARED, "fua": [("fsync1", "qd1", 1), ("fsync64", "qd1", 64)]}
-# What fits into six minutes, by processors and lower cache: the cases that the goals name.
+# The cases of a run of six minutes, by processors and lower cache: those of the goals.
 QUICK = {
     1: {
         "none": [("randread-unmapped", "batch", 1), ("randread-mapped", "batch", 1), ("randread-mapped", "qd1", 1),
@@ -73,13 +73,13 @@ PARTS = 3
 
 
 def lines_of(name):
-    """A fragment's options, without its comments."""
+    """Returns a fragment's options, without its comments."""
     with open(os.path.join(JOBS, name + ".fio"), encoding="utf-8") as f:
         return [line.strip() for line in f if line.strip() and line[0] not in ";#"]
 
 
 class Plan:
-    """Job files and steps, as they are put together."""
+    """Collects job files and steps."""
 
     def __init__(self, args):
         self.out = args.folder
@@ -89,7 +89,7 @@ class Plan:
         self.quick = args.quick
         self.cases = args.cases.split(",") if args.cases else list(CASES)
         self.reps = args.reps or (1 if self.exact else 3 if self.tcg or args.quick else 10)
-        # Emulation needs ten times as long to write as much. fio counts milliseconds, and a case
+        # Emulation takes ten times as long to write as much. fio counts milliseconds, and a case
         # must last some of them for its instructions to be counted.
         self.unit = (32 if self.exact else 8 if self.tcg else 64 if self.quick else 128) * MIB
         # The instructions are the same each time, and take long to count.
@@ -120,7 +120,7 @@ class Plan:
             self.write_job("prepare-" + area, lines)
 
     def order(self, rep):
-        """Raw, two others, raw, two others, raw: each has a raw run beside it."""
+        """Returns the order raw, two others, raw, two others, raw: each has a raw run beside it."""
         turn = rep % len(PEERS)
         peers = PEERS[turn:] + PEERS[:turn]
         order = ["raw"]
@@ -129,7 +129,7 @@ class Plan:
         return order
 
     def where(self, case, depth, jobs, part):
-        """Which part of the disk a section reads or writes, and how much."""
+        """Returns which part of the disk a section reads or writes, and how much."""
         if CASES[case] != "fresh" and case != "overwrite":
             lines = [f"offset={self.area(CASES[case])}", f"size={self.unit}"]
             return lines + ["time_based=1", f"runtime={self.ms}ms"]
@@ -151,12 +151,12 @@ class Plan:
         return lines + [f"number_ios={blocks}"]
 
     def section(self, name, device, case, depth, jobs, part):
-        """One measured run."""
+        """Returns the section of one measured run."""
         lines = [f"[{name}]", "stonewall", f"filename=/dev/bench/{device}", f"numjobs={jobs}"]
         return lines + self.where(case, depth, jobs, part)
 
     def counted(self, name, device, case, depth, jobs, part):
-        """One with the lower devices' counters before and after.
+        """Returns a section with the lower devices' counters before and after.
 
         fio runs such a command once for each job, so beside several jobs it has
         a separate section."""
@@ -173,7 +173,7 @@ class Plan:
         return lines + [f"exec_prerun={stats}", f"exec_postrun={stats}"]
 
     def case(self, case, depth, jobs, cache):
-        """All repetitions of one case, in as many processes as it takes."""
+        """Plans all repetitions of one case, in as many processes as they need."""
         depth_file = "batch-1m" if depth == "batch" and case.endswith("1m") else depth
         head = ["[global]"] + lines_of("common") + lines_of(depth_file) + lines_of(case)
         fresh = CASES[case] == "fresh"
@@ -194,7 +194,7 @@ class Plan:
             self.steps.append(f"fio {name}")
 
     def profile(self, case, depth, seconds, only):
-        """One case, a section for each device, as long as asked; or for one, which is traced."""
+        """Plans one case with a section for each device, of `seconds` each, or for `only` one device."""
         lines = ["[global]"] + lines_of("common") + lines_of(depth) + lines_of(case)
         lines += [line for line in self.where(case, depth, 1, 0) if "runtime" not in line and "number_ios" not in line]
         lines += ["time_based=1", f"runtime={seconds}s"]
@@ -207,7 +207,7 @@ class Plan:
         self.write_job(case, lines)
 
     def wanted(self, cache):
-        """The runs with one kind of lower cache: case, depth, jobs."""
+        """Returns the runs with one kind of lower cache: case, depth, jobs."""
         return [run for run in self.all_of(cache) if run[0] in self.cases]
 
     def all_of(self, cache):

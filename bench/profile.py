@@ -4,7 +4,7 @@
 
     bench/profile.py FOLDER
 
-Addresses are the guest kernel's own; its list of symbols has the module's too.
+Addresses are those of the guest kernel, whose list of symbols has the module's too.
 """
 
 import bisect
@@ -37,7 +37,7 @@ PARTS = [
 
 
 def symbols(folder):
-    """Addresses and names, in order; what is the module's is marked."""
+    """Returns addresses and names, in order; those of the module are marked."""
     found = {}
     with open(os.path.join(folder, "nm"), encoding="utf-8") as f:
         for line in f:

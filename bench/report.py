@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0
-"""Makes bench/results of what the guests measured: latest.json, README.md and
+"""Makes bench/results from the guests' measurements: latest.json, README.md and
 a plot for each environment and kind of lower cache."""
 
 import argparse
@@ -12,7 +12,7 @@ from lib import collect, plot, table, targets
 
 
 def kernel_of(folders):
-    """The kernels, each once."""
+    """Returns the kernels, each once."""
     found = []
     for folder in folders:
         with open(os.path.join(folder, "facts"), encoding="utf-8") as f:

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0
-"""Makes tables and goals of what the scenes measured.
+"""Makes tables and goals from the measurements of the scenes.
 
     bench/scenes.py OUTPUT FILE
 """
@@ -12,7 +12,7 @@ from lib.collect import DEVICES, median
 
 
 def read(path):
-    """scene -> device -> what -> values"""
+    """Returns a map: scene -> device -> what -> values."""
     found = {}
     with open(path, encoding="utf-8") as f:
         for line in f:
@@ -53,7 +53,7 @@ def many(scene):
 
 
 def large_mib(s):
-    """What the driver says, or what memory went: the worse."""
+    """Returns the memory that the driver reports, or the memory that is gone, whichever is more."""
     return max(s["attach_kib"][0], s["map_kib"][0]) / 1024
 
 

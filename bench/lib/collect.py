@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0
-"""From what fio and the kernel's counters said to cells."""
+"""Makes cells from the output of fio and the kernel's counters."""
 
 import array
 import bisect
@@ -16,7 +16,7 @@ DEVICES = ["raw", "linear", "snap4", "snap16", "thin64", "clone4", "unionblk"]
 
 
 def quantile(values, q):
-    """Linear between the two nearest, as most tools do."""
+    """Returns a quantile, linear between the two nearest values, as most tools do."""
     values = sorted(values)
     at = (len(values) - 1) * q
     low = int(at)
@@ -29,7 +29,7 @@ def median(values):
 
 
 def read_stats(path):
-    """The counters around each section, summed over the lower devices."""
+    """Returns the counters around each section, summed over the lower devices."""
     stats, now = {}, None
     with open(path, encoding="ascii") as f:
         for line in f:
@@ -48,7 +48,7 @@ def read_stats(path):
 
 
 def lower(stat, ios):
-    """Lower I/O of a section, for each operation asked of the device."""
+    """Returns the lower I/O of a section, for each operation asked of the device."""
     d = [after - before for before, after in zip(stat["prerun"], stat["postrun"])]
     return {
         "reads": d[READS] / ios,
@@ -59,7 +59,7 @@ def lower(stat, ios):
 
 
 def p99_us(job, case):
-    """The 99th percentile of what the case waits for, in microseconds."""
+    """Returns the 99th percentile of the latency that the case waits for, in microseconds."""
     def of(part):
         found = job[part]["lat_ns"].get("percentile", {})
         return found.get("99.000000", 0) / 1000
@@ -69,7 +69,7 @@ def p99_us(job, case):
 
 
 class Cpu:
-    """What bench/cpu.py wrote down: processor time over the time of day."""
+    """The record of bench/cpu.py: processor time over the time of day."""
 
     def __init__(self, path):
         self.at, self.used = array.array("q"), array.array("q")
@@ -81,7 +81,7 @@ class Cpu:
                     self.used.append(int(used))
 
     def until(self, t):
-        """Used until then, between two samples by the line between them."""
+        """Returns the time used until `t`, interpolated between two samples."""
         i = bisect.bisect_left(self.at, t)
         if i == 0 or i == len(self.at):
             return None
@@ -94,7 +94,7 @@ class Cpu:
 
 
 class Run:
-    """One section of fio's."""
+    """One section of fio."""
 
     def __init__(self, job, case, stats, cpu):
         self.rep, self.place, self.device = job["jobname"].split(".")
@@ -118,8 +118,8 @@ class Run:
 
 
 def pair(runs, value):
-    """Ratios of a value to the raw run beside each. Raw itself: to the other raw ones of
-    its repetition, which shows how much is noise."""
+    """Returns the ratios of a value to the raw run beside each. The ratios of raw are to the other
+    raw runs of its repetition, and show how much is noise."""
     ratios = {}
     for i, run in enumerate(runs):
         if run.device == "raw":
@@ -138,7 +138,7 @@ def pair(runs, value):
 
 
 def cells_of(env, folder):
-    """All cells of one environment."""
+    """Returns all cells of one environment."""
     groups = {}
     cpu = Cpu(os.path.join(folder, "cpu"))
     for name in sorted(os.listdir(folder)):
@@ -191,7 +191,7 @@ def instructions(folder):
 
 
 def sort_cells(cells):
-    """As a reader looks: by place, then by case, then by device."""
+    """Sorts cells for a reader: by environment, then by case, then by device."""
     envs, caches = ["uml1", "uml2", "tcg2"], ["none", "fua", "nofua"]
     cells.sort(key=lambda c: (envs.index(c["env"]), caches.index(c["cache"]),
                               CASE_ORDER.index(c["case"]), c["depth"], c["jobs"],

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0
 """Plots as SVG, without a library: a line for each case, a mark for each device
-at its ratio to raw, whiskers at the quartiles. Light and dark by the reader's
-own setting."""
+at its ratio to raw, whiskers at the quartiles. The plot is light or dark as the
+reader's browser asks."""
 
 from lib.table import CACHES, ENVS, label
 
@@ -39,7 +39,7 @@ def shape(kind, x, y, colour):
 
 
 def axis(most, height):
-    """Lines at each fifth, or further apart where there is much to show."""
+    """Returns lines at each fifth, or further apart if the axis is long."""
     step = 0.2 if most <= 2 else 1 if most <= 8 else 5
     out, tick = [], 0.0
     while tick <= most + 1e-9:
@@ -74,7 +74,7 @@ def row(key, cells, y, scale):
 
 
 def plot(env, cache, rows):
-    """One environment and kind of cache: SVG text."""
+    """Returns the SVG text of one environment and kind of cache."""
     height = TOP + ROW * len(rows) + 40
     width = LEFT + WIDE + RIGHT
     most = max(c["p75"] for cells in rows.values() for d, c in cells.items() if d in MARKS)

@@ -21,14 +21,14 @@ def grid(head, rows):
 
 
 def number(n):
-    """Short, and as exact as it deserves."""
+    """Returns a number with as many digits as are significant."""
     if n == 0:
         return "0"
     return f"{n:.3f}" if n < 0.1 else f"{n:.2f}" if n < 100 else f"{n:.0f}"
 
 
 def groups(cells):
-    """Cells by environment and cache, in order; in each by case, depth, jobs."""
+    """Returns the cells by environment and cache, in order; in each by case, depth, jobs."""
     out = {}
     for c in cells:
         case = (CASE_ORDER.index(c["case"]), c["depth"], c["jobs"])
@@ -54,7 +54,7 @@ def ratios(rows):
 
 
 def costs(rows):
-    """For a busy machine: what the processor spent does not depend on who else wanted it."""
+    """Returns the processor times, which other programs on a busy machine change little."""
     lines = []
     for key, row in sorted(rows.items()):
         if row["raw"]["cpu_ratio"]:
@@ -82,7 +82,7 @@ def lowers(rows):
 
 
 def instructions(counts):
-    """What an operation takes, and how much of it is not raw's."""
+    """Returns the instructions of an operation, and how many of them raw does not need."""
     rows = {}
     for c in counts:
         rows.setdefault((c["case"], c["depth"]), {})[c["device"]] = c["per_io"]
@@ -100,7 +100,7 @@ def targets(rows):
 
 
 def page(result, plots):
-    """The whole page."""
+    """Returns the whole page."""
     out = ["<!-- SPDX-License-Identifier: GPL-2.0 -->", "# Benchmark results", "",
            "Written by `make bench`; [performance.rst](../../Documentation/performance.rst) says how",
            "to read it.", "",

@@ -5,7 +5,7 @@ COW = ["snap4", "snap16", "thin64", "clone4"]
 
 
 class Cells:
-    """Cells by what names them."""
+    """Returns the cells by their names."""
 
     def __init__(self, cells):
         self.by = {(c["env"], c["cache"], c["case"], c["depth"], c["jobs"], c["device"]): c
@@ -34,7 +34,7 @@ class Judge:
             self.row(what, f"≥ {goal:g}{of}", f"{got:.2f}", got >= goal)
 
     def over(self, what, name, others, goal, of):
-        """The union's ratio, over the best of some peers'."""
+        """Returns the union's ratio over the best of some peers."""
         mine = self.cells.ratio(*name)
         theirs = [r for r in (self.cells.ratio(*name, d) for d in others) if r]
         if mine and theirs:
@@ -89,7 +89,7 @@ class Judge:
 
 
 def judge(cells, scenes):
-    """Every goal that there is a measurement for."""
+    """Returns every goal for which there is a measurement."""
     judge_ = Judge(cells)
     for env in ("uml1", "uml2"):
         judge_.small(env)
