@@ -27,8 +27,8 @@ pub(crate) struct Resources {
     /// Waits for memory for a map, and does nothing else.
     pub(crate) memory: OwnedQueue,
     /// Runs the commit timer and the checkpoint work, because no request waits for them. The system
-    /// freezes this queue: metadata written after a hibernation image was made would be newer than
-    /// the map in the image.
+    /// freezes this queue, because metadata written after a hibernation image was made would be
+    /// newer than the map in the image.
     pub(crate) background: OwnedQueue,
     /// The bios of lower I/O.
     pub(crate) bios: Arc<Bios>,

@@ -475,7 +475,7 @@ void ub_disk_unlink(struct gendisk *disk, struct block_device *bdev)
  * If our set may sleep, queue_rq() runs as a reader of the set's SRCU domain and
  * enters lower queues, without waiting. A thread that has frozen a lower queue
  * waits for the readers of the lower set's domain. lockdep does not know that
- * our readers do not wait: if both domains had one class, it would report a
+ * our readers do not wait. If both domains had one class, it would report a
  * deadlock. So the domains of our sets get a separate class.
  */
 void ub_tags_set_lock_class(struct blk_mq_tag_set *set, struct lock_class_key *key)

@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * Events of a disk, for those who trace: events/unionblk in tracefs. The
- * redirection of requests has events of the block layer's, block_rq_remap and
- * block_bio_remap.
+ * Trace events of a disk, in events/unionblk of tracefs. The redirection of
+ * requests is traced by the block layer: block_rq_remap and block_bio_remap.
  */
 #undef TRACE_SYSTEM
 #define TRACE_SYSTEM unionblk

@@ -10,9 +10,9 @@
 //! once after that. From then on either of the two may rot.
 //!
 //! A checkpoint may write pages in steps ([`Committer::store_some`]) with commits in between. If a
-//! page changes after its step, it is written again before the superblock: each change of a page
-//! makes a dirty mark or a pending mark, and the code that takes the mark puts the page on the list
-//! of changed pages.
+//! page changes after its step, it is written again before the superblock, because each change of a
+//! page makes a dirty mark or a pending mark, and the code that takes the mark puts the page on the
+//! list of changed pages.
 
 use core::ops::DerefMut;
 

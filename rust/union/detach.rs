@@ -22,8 +22,8 @@ use kernel::{
 impl Attached {
     /// Detaches the union and commits its dirty mappings. Process context.
     ///
-    /// The caller must have claimed the disk, so that no one has it open. [`Attached::new`] does
-    /// not claim it if it fails: a process that has the disk open then finds its queue dead.
+    /// The caller must have claimed the disk, so that no one has it open. If [`Attached::new`]
+    /// fails, it does not claim the disk, and a process that has it open then finds its queue dead.
     pub(crate) fn detach(self) -> Result {
         let Attached { disk, union } = self;
         union.events.close();

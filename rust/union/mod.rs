@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! One union: its state. The files below are its lives.
+//! One union: its state. Each other file of this folder has one part of its life.
 //!
 //! [`attach`] makes it, and [`detach`] ends it. [`io`] takes each request from blk-mq and sends its
 //! lower I/O. The steps between, and all of FLUSH, discard and reclaim, are in

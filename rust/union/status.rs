@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What the ioctls tell of a union.
+//! The answers of the ioctls about a union.
 
 use super::{
     Attached,

@@ -287,7 +287,9 @@ pub fn full(what: &str, path: &Path) -> Fail {
                 host.mount.display()
             )
         }
-        None if is_block(path) => format!("{text} on what it lies on: a thin pool that is full?"),
+        None if is_block(path) => {
+            format!("{text} on the storage below it: check for a full thin pool")
+        }
         None => format!("{text}: make space on its file system"),
     };
     Fail::new(FAILED, "no_space", text)

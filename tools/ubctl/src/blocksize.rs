@@ -109,7 +109,7 @@ pub fn refuse_other(root: (&Path, u32), leaf: (&Path, u32), wanted: u32) -> Resu
     let odd = [root.0, leaf.0].into_iter().find(|p| is_odd(p, wanted));
     let way = if let Some(path) = odd.filter(|_| union < wanted) {
         let path = path.display();
-        format!("{path} is no multiple of that: fill it up: truncate -s %{wanted} {path}")
+        format!("{path} is not a multiple of that: enlarge it: truncate -s %{wanted} {path}")
     } else if union > wanted {
         format!("take devices with blocks of {wanted} bytes (an image has them)")
     } else {
@@ -121,7 +121,7 @@ pub fn refuse_other(root: (&Path, u32), leaf: (&Path, u32), wanted: u32) -> Resu
         format!(
             "{what}: the union would have blocks of {union} bytes, {cause}, but what the root holds \
              was made for {wanted} bytes: its partitions and file systems might not be found; {way}, \
-             or, if it is good with blocks of {union} bytes, say --sector-size {union}"
+             or, if it works with blocks of {union} bytes, use --sector-size {union}"
         ),
     ))
 }
@@ -144,8 +144,8 @@ pub fn refuse_tail(path: &Path) -> Result {
         REFUSED,
         "size",
         format!(
-            "{path} has {} bytes, no multiple of a sector's {SECTOR}: the last {tail} would be cut off; \
-             fill the sector up: truncate -s %{SECTOR} {path}",
+            "{path} has {} bytes, not a multiple of a sector's {SECTOR}: the last {tail} would be cut off; \
+             enlarge it: truncate -s %{SECTOR} {path}",
             meta.len()
         ),
     ))
@@ -227,7 +227,7 @@ mod tests {
         );
         let down = check(512, 512, 4096);
         assert!(down.contains("512 bytes, as both have, but"), "{down}");
-        assert!(down.ends_with("say --sector-size 512"), "{down}");
+        assert!(down.ends_with("use --sector-size 512"), "{down}");
         assert_eq!(
             (of_image(8192, 4096), of_image(8193 * 512, 4096)),
             (4096, 512)

@@ -19,9 +19,9 @@ Exit codes (check has its own, see its --help):
      too small
   4  busy: mounted, attached, or in use by others, which the message names
 
-A command waits for what the kernel and udev still do with its devices, at most
-10 s, so that its answer holds; a process that has a device open gets as long to
-close it. --no-wait leaves that out.
+A command waits, for at most 10 s, until the kernel and udev have finished with
+its devices, and until other processes have closed them. With --no-wait it does
+not wait.
 
 With --json the answer is JSON on standard output, an error too:
   {\"error\": \"what, where, what next\", \"reason\": \"wrong_root\", \"code\": 3}
@@ -58,13 +58,13 @@ pub enum Command {
     Format(format::FormatArgs),
     /// Attach a leaf to its root; prints the union's device
     Create(create::CreateArgs),
-    /// Detach unions: what is dirty is committed, root and leaf are released
+    /// Detach unions: commit what is dirty, and close root and leaf
     Remove(remove::RemoveArgs),
-    /// One line for each union
+    /// Print one line for each union
     List,
-    /// All that the driver tells of a union
+    /// Show all that the driver reports of a union
     Status(status::StatusArgs),
-    /// Show what a leaf holds; reads only, also images and damaged leaves
+    /// Show the metadata of a leaf; reads only, also images and damaged leaves
     Dump(dump::DumpArgs),
     /// Find all damage of a leaf, and repair what can be repaired without a guess
     Check(check::CheckArgs),

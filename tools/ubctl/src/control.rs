@@ -140,7 +140,7 @@ impl Control {
             (request.id, request.from) = (id, from);
             ioctl::call(&self.0, &mut request).map_err(|e| match e {
                 Errno::NODEV => not_there(id),
-                e => self.failure("ask what is lost of a union", e),
+                e => self.failure("ask for the lost sectors of a union", e),
             })?;
             let (sector, sectors) = (request.sector, request.sectors);
             if sectors == 0 {
@@ -218,7 +218,7 @@ impl Control {
                 "abi",
                 format!(
                     "cannot {what}: the loaded module is older than this ubctl and does not know \
-                     what is asked: load the module of the same release"
+                     this request: load the module of the same release"
                 ),
             ),
             e => {
@@ -374,7 +374,7 @@ fn no_union(word: &str) -> Fail {
         FAILED,
         "not_found",
         format!(
-            "{word} is no union: say {PREFIX}N, /dev/{PREFIX}N, N, or its leaf's name or UUID as in \
+            "{word} is not a union: use {PREFIX}N, /dev/{PREFIX}N, N, or its leaf's name or UUID as in \
              ubctl list"
         ),
     )
@@ -387,7 +387,7 @@ fn ambiguous(word: &str, found: &[(u32, String)]) -> Fail {
     Fail::new(
         FAILED,
         "ambiguous",
-        format!("{word} is ambiguous: it may mean {list}: say /dev/{PREFIX}N, or the leaf's UUID"),
+        format!("{word} is ambiguous: it may mean {list}: use /dev/{PREFIX}N, or the leaf's UUID"),
     )
 }
 
@@ -489,7 +489,7 @@ mod tests {
         let fail = resolve("3", &all).unwrap_err();
         assert!(
             fail.message.contains(
-                "may mean unionblk0 (its leaf's name, 3), unionblk3 (its number): say /dev/"
+                "may mean unionblk0 (its leaf's name, 3), unionblk3 (its number): use /dev/"
             ),
             "{fail}"
         );

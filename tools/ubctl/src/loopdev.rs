@@ -156,7 +156,7 @@ fn on_a_loop(path: &Path, over: &Over) -> Fail {
         BUSY,
         "busy",
         format!(
-            "{path} is in use: it is on {node}; detach that (losetup -d), or say {node} instead"
+            "{path} is in use: it is on {node}; detach that (losetup -d), or use {node} instead"
         ),
     )
 }
@@ -248,7 +248,7 @@ fn configure(image: &File, path: &Path, write: bool, block_size: u32) -> Result<
         }
     }
     let text = format!(
-        "no loop device for {}: others were faster; try again",
+        "no loop device for {}: other programs took it first; try again",
         path.display()
     );
     Err(Fail::new(BUSY, "busy", text))

@@ -50,7 +50,7 @@ pub fn place(path: &Path, dev: Option<Dev>) -> Place {
     let kind = match fs::metadata(path) {
         Err(_) if path.is_symlink() => return Place::Wrong("a link that leads nowhere"),
         Err(e) if e.kind() == ErrorKind::NotFound => return Place::Empty,
-        Err(_) => return Place::Wrong("something that cannot be looked at"),
+        Err(_) => return Place::Wrong("something that cannot be examined"),
         Ok(meta) if meta.file_type().is_block_device() => {
             return match dev {
                 Some(dev) if meta.rdev() != dev => Place::Wrong("the node of another device"),

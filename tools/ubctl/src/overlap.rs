@@ -151,7 +151,7 @@ fn trails(device: &Device, side: Side) -> Result<Vec<Trail>> {
         step.ok_or_else(|| {
             unknown(
                 device,
-                "no word of it in /sys/dev/block: mount sysfs on /sys",
+                "/sys/dev/block does not list it: mount sysfs on /sys",
             )
         })?
     } else {
@@ -160,8 +160,13 @@ fn trails(device: &Device, side: Side) -> Result<Vec<Trail>> {
     };
     let mut list = Vec::new();
     let whole = walk.down(&mut vec![top], &mut list);
-    whole.ok_or_else(|| unknown(device, "it is made of too many devices, or of a loop device whose file is not to be seen: run \
-                 as root"))?;
+    whole.ok_or_else(|| {
+        unknown(
+            device,
+            "it is made of too many devices, or of a loop device whose file cannot be seen: run \
+                 as root",
+        )
+    })?;
     Ok(list)
 }
 
@@ -171,7 +176,7 @@ fn unknown(device: &Device, why: &str) -> Fail {
         FAILED,
         "unknown_place",
         format!(
-            "cannot tell which sectors {path} consists of, so the root may be among them: {why}"
+            "cannot determine which sectors {path} consists of, so the root may be among them: {why}"
         ),
     )
 }

@@ -58,13 +58,13 @@ impl Rollback {
     pub fn after_create(&self, leaf: &Device, fail: Fail) -> Fail {
         let stays = "the leaf is formatted now, and blank";
         let text = match leaf.again(Access::Exclusive) {
-            Err(e) => format!("{stays}: what it held could not be put back: {e}"),
+            Err(e) => format!("{stays}: its former content could not be restored: {e}"),
             Ok(leaf) => match self.is_unchanged(&leaf) {
                 Ok(true) => outcome(self.put_back(&leaf)),
                 Ok(false) => format!(
-                    "{stays}, but its superblock has changed since: so nothing was put back"
+                    "{stays}, but its superblock has changed since: so nothing was restored"
                 ),
-                Err(e) => format!("{stays}: what it held could not be put back: {e}"),
+                Err(e) => format!("{stays}: its former content could not be restored: {e}"),
             },
         };
         with(fail, &text)
@@ -95,8 +95,8 @@ fn outcome(done: Result) -> String {
     match done {
         Ok(()) => "the leaf is as it was before".to_owned(),
         Err(e) => format!(
-            "the leaf is partly overwritten, in its first and last MiB: what they held could not be \
-             put back: {e}"
+            "the leaf is partly overwritten, in its first and last MiB: their former content could \
+             not be restored: {e}"
         ),
     }
 }
@@ -147,7 +147,7 @@ mod tests {
         format();
         let plain = open(Access::Read);
         let said = rollback.after_create(&plain, fail());
-        assert!(said.message.contains("could not be put back: "), "{said}");
+        assert!(said.message.contains("not be restored: "), "{said}");
         assert!(said.message.contains("in use"), "{said}");
         leaf.write_at(BLOCK + 9, b"x").unwrap();
         drop(leaf);

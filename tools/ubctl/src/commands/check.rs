@@ -48,13 +48,13 @@ Exit codes of check, those of fsck:
 pub struct CheckArgs {
     /// The leaf: a block device or an image, not attached
     pub leaf: PathBuf,
-    /// Also see whether this is the leaf's root, at the places that are sampled
+    /// Also check whether this is the leaf's root, by the sampled places
     #[arg(long)]
     pub root: Option<PathBuf>,
     /// Repair what can be repaired; a leaf without damage is not written to
     #[arg(long)]
     pub repair: bool,
-    /// A line for each finding; without it, notes of one kind share one
+    /// Print a line for each finding; without it, notes of one kind share a line
     #[arg(long)]
     pub verbose: bool,
 }
@@ -81,7 +81,7 @@ struct Report {
     /// What `create --read-only` would show of a damaged leaf; none if it would refuse the leaf
     /// too.
     salvage: Option<Salvage>,
-    findings: Vec<Told>,
+    findings: Vec<FindingReport>,
     code: u8,
 }
 
@@ -95,7 +95,7 @@ struct Salvage {
 
 /// One finding, for people and scripts.
 #[derive(Debug, Serialize)]
-struct Told {
+struct FindingReport {
     grade: &'static str,
     kind: &'static str,
     block: Option<u64>,
@@ -136,7 +136,7 @@ impl Look {
 
 /// Runs the command. Its exit codes are fsck's, not those of the other commands.
 pub fn run(args: &CheckArgs, json: bool) -> ExitCode {
-    let told = report(args).and_then(|report| {
+    let done = report(args).and_then(|report| {
         if json {
             output::json(&report)?;
         } else {
@@ -144,7 +144,7 @@ pub fn run(args: &CheckArgs, json: bool) -> ExitCode {
         }
         Ok(report.code)
     });
-    match told {
+    match done {
         Ok(code) => ExitCode::from(code),
         Err(mut fail) => {
             fail.code = OPERATIONAL;
@@ -205,7 +205,7 @@ fn report(args: &CheckArgs) -> Result<Report> {
 
 /// Reports that both slots are damaged: nothing behind them can be read.
 fn no_superblock(leaf: String, e: Error) -> Report {
-    let findings = vec![Told {
+    let findings = vec![FindingReport {
         grade: "damage",
         kind: "superblock",
         block: Some(0),
@@ -230,28 +230,28 @@ fn no_superblock(leaf: String, e: Error) -> Report {
 }
 
 /// Lists all findings of the first look, and what a repair made of each.
-fn list(first: &Look, last: Option<&Look>) -> Vec<Told> {
+fn list(first: &Look, last: Option<&Look>) -> Vec<FindingReport> {
     let left = |f: &Finding| last.is_none_or(|last| last.findings.contains(f));
-    let mut told: Vec<Told> = first
+    let mut reports: Vec<FindingReport> = first
         .findings
         .iter()
-        .map(|f| tell(f, first, !left(f)))
+        .map(|f| describe(f, first, !left(f)))
         .collect();
     // A repair must not cause new findings. If it does, the list shows them.
     if let Some(last) = last {
         let new = last.findings.iter().filter(|f| !first.findings.contains(f));
-        told.extend(new.map(|f| tell(f, last, false)));
+        reports.extend(new.map(|f| describe(f, last, false)));
     }
-    told
+    reports
 }
 
-fn tell(f: &Finding, look: &Look, repaired: bool) -> Told {
+fn describe(f: &Finding, look: &Look, repaired: bool) -> FindingReport {
     let lost = look.lost_by(f);
     let mut text = text::meaning(f.what, &look.sb.geometry);
     if let Some(lost) = &lost {
         text += &format!("; lost by it: {}", lost_sectors::text(lost));
     }
-    Told {
+    FindingReport {
         grade: text::grade(f.what.grade()),
         kind: text::kind(f.what),
         block: Some(f.block),
@@ -262,7 +262,7 @@ fn tell(f: &Finding, look: &Look, repaired: bool) -> Told {
     }
 }
 
-fn code_of(findings: &[Told]) -> u8 {
+fn code_of(findings: &[FindingReport]) -> u8 {
     let note = text::grade(Grade::Note);
     if findings.iter().any(|f| f.grade != note && !f.repaired) {
         LEFT
@@ -274,7 +274,7 @@ fn code_of(findings: &[Told]) -> u8 {
 }
 
 /// Checks whether the root is the one that the leaf was made for.
-fn judge_root(root: &Device, sb: &Superblock) -> Result<Option<Told>> {
+fn judge_root(root: &Device, sb: &Superblock) -> Result<Option<FindingReport>> {
     let wanted = sb.geometry.root_sectors();
     let e = if root.sectors() != wanted {
         Error::RootSize(wanted, root.sectors())
@@ -283,7 +283,7 @@ fn judge_root(root: &Device, sb: &Superblock) -> Result<Option<Told>> {
     } else {
         return Ok(None);
     };
-    Ok(Some(Told {
+    Ok(Some(FindingReport {
         grade: text::grade(Grade::Damage),
         kind: "wrong_root",
         block: None,

@@ -31,15 +31,15 @@ use crate::{blocksize, output, overlap, preflight, probe, udev};
 #[command(
     after_help = "Example: ubctl create --root /dev/sda2 --leaf /dev/sdb1 --format\n\
     Images get loop devices, which go with the union.\n\
-    A leaf with damaged metadata is refused (3). With --read-only, what is left of it can be\n\
-    read, where that is safe: what is lost is named, and to read it fails. Then the exit code\n\
-    is 0, and --json has damaged_blocks, lost_sectors and lost."
+    A leaf with damaged metadata is refused (3). With --read-only the rest of it can be read,\n\
+    if that is safe. The message names the lost sectors, and reads of them fail. The exit\n\
+    code is then 0, and --json has damaged_blocks, lost_sectors and lost."
 )]
 pub struct CreateArgs {
     /// The root: a block device or an image; never written, shared by any number of unions
     #[arg(long)]
     pub root: PathBuf,
-    /// The leaf: a block device or an image of this union's own
+    /// The leaf: a block device or an image, for this union only
     #[arg(long)]
     pub leaf: PathBuf,
     /// Format the leaf first; it must be blank
@@ -54,7 +54,7 @@ pub struct CreateArgs {
     /// With --format: what discarded slabs read as [default: zero]
     #[arg(long, value_name = "AS", requires = "format")]
     pub discard: Option<Discard>,
-    /// With --format: what to call the leaf: up to 31 of A-Z a-z 0-9 . _ -
+    /// With --format: a name for the leaf, up to 31 of A-Z a-z 0-9 . _ -
     #[arg(long, value_parser = leaf_name, requires = "format")]
     pub name: Option<LeafName>,
     /// With --format: allocate all of a leaf image's space, and give none back
@@ -66,10 +66,10 @@ pub struct CreateArgs {
     /// With --format: size of the union, zeroes beyond the root [default: the root's]
     #[arg(long, value_name = "SIZE", value_parser = union_size, requires = "format")]
     pub size: Option<u64>,
-    /// With --format: even if the leaf looks used; what it holds is lost
+    /// With --format: even if the leaf looks used; its content is lost
     #[arg(long, requires = "format")]
     pub force: bool,
-    /// Take no writes and write nothing to the leaf, which may be write-protected or damaged
+    /// Accept no writes and write nothing to the leaf, which may be write-protected or damaged
     #[arg(long, conflicts_with = "format")]
     pub read_only: bool,
     /// N of /dev/unionblkN [default: the lowest that is free]
@@ -281,7 +281,7 @@ fn make_room(leaf: &Lower, device: &Device) -> Result {
 /// Returns a warning of what a damaged leaf has lost. The driver names only the first stretches.
 fn warning(leaf: &str, status: &Status, lost: &[Stretch]) -> String {
     let blocks = status.damaged_blocks;
-    let start = format!("{leaf} is damaged: {blocks} metadata blocks are of no use");
+    let start = format!("{leaf} is damaged: {blocks} metadata blocks are unusable");
     if status.lost_sectors == 0 {
         return format!("{start}, but no sector is lost by it");
     }

@@ -26,7 +26,7 @@ use report::Report;
 /// Arguments of `dump`.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Exits with 3 if anything is damaged, after showing what is not.\n\
+    after_help = "Exits with 3 if anything is damaged, after it has shown the rest.\n\
     On an attached leaf the output changes while the union is written."
 )]
 pub struct DumpArgs {

@@ -39,7 +39,7 @@ pub struct FormatArgs {
     #[command(flatten)]
     #[expect(missing_docs, reason = "it would show as help")]
     pub layout: LayoutArgs,
-    /// Format even if the leaf looks used: what it holds is lost
+    /// Format even if the leaf looks used; its content is lost
     #[arg(long)]
     pub force: bool,
 }
@@ -47,7 +47,7 @@ pub struct FormatArgs {
 /// How a leaf is laid out.
 #[derive(Clone, Copy, Debug, Args)]
 pub struct LayoutArgs {
-    /// Unit in which leaf space is handed out: a power of two, 16K to 4M
+    /// Unit in which leaf space is allocated: a power of two, 16K to 4M
     #[arg(long, value_name = "SIZE", value_parser = slab_sectors, default_value = "64K")]
     pub slab_size: u32,
     /// Size of the journal, 64K to 256M [default: a 256th of the leaf, at most 8M]
@@ -56,7 +56,7 @@ pub struct LayoutArgs {
     /// What discarded slabs read as: zeroes, or the root again
     #[arg(long, value_name = "AS", default_value = "zero")]
     pub discard: Discard,
-    /// What to call the leaf, beside its UUID: up to 31 of A-Z a-z 0-9 . _ -
+    /// A name for the leaf, beside its UUID: up to 31 of A-Z a-z 0-9 . _ -
     #[arg(long, value_parser = leaf_name)]
     pub name: Option<LeafName>,
     /// Size of the union's blocks, 512 to 4096 [default: what the root's content was made for]
@@ -321,7 +321,7 @@ fn union_sectors(asked: Option<u64>, devices: [(&Device, u32); 2]) -> Result<u64
         if sectors % u64::from(block / 512) != 0 {
             let path = device.path().display();
             return Err(bad(format!(
-                "a union of {} bytes does not fit {path}, which has blocks of {block} bytes: say a \
+                "a union of {} bytes does not fit {path}, which has blocks of {block} bytes: use a \
                  --size that is a multiple",
                 sectors * 512
             )));
@@ -332,8 +332,8 @@ fn union_sectors(asked: Option<u64>, devices: [(&Device, u32); 2]) -> Result<u64
 
 fn no_image(leaf: &Path) -> Fail {
     let text = format!(
-        "--preallocate: {} is no image whose space could be allocated from here: leave the option out, \
-         and keep space in what lies below it",
+        "--preallocate: {} is not an image in which ubctl can allocate space: leave the option out, \
+         and keep space in the storage below it",
         leaf.display()
     );
     Fail::new(REFUSED, "preallocate", text)
@@ -355,7 +355,7 @@ fn looks_used(leaf: &Device, used: &Used) -> Fail {
         REFUSED,
         "looks_used",
         format!(
-            "{path} looks used: {} at byte {}; if nothing on it is needed any more, say --force",
+            "{path} looks used: {} at byte {}; if its content is not needed any more, use --force",
             used.what, used.at
         ),
     )

@@ -8,7 +8,7 @@ use ubcore::check::{Grade, What};
 use ubcore::format::features::Features;
 use ubcore::geometry::{Geometry, BITS_SECTORS, TABLE_ENTRIES};
 
-use super::{Report, Told};
+use super::{FindingReport, Report};
 use crate::output::{self, size};
 
 /// Returns the word for a grade.
@@ -73,7 +73,8 @@ fn of_superblock(what: What) -> Option<String> {
                          else; the other one is active"
             .to_owned(),
         SlotField => {
-            "one superblock slot has a field that cannot be; the other one is active".to_owned()
+            "one superblock slot has a field with an impossible value; the other one is active"
+                .to_owned()
         }
         SlotUnreadable => "one superblock slot cannot be read; the other one is active".to_owned(),
         SlotStale => "one superblock slot is a checkpoint behind the other, as a power failure \
@@ -87,7 +88,7 @@ fn of_superblock(what: What) -> Option<String> {
                           it is unknown which is right"
             .to_owned(),
         UnknownFeatures { compat, ro_compat } => format!(
-            "the leaf has features that this ubctl does not know ({}): what they say was not checked",
+            "the leaf has features that this ubctl does not know ({}): they were not checked",
             output::features(&Features {
                 compat,
                 ro_compat,
@@ -95,7 +96,7 @@ fn of_superblock(what: What) -> Option<String> {
             })
         ),
         LeafCut { wanted, found } => format!(
-            "the leaf has {wanted} sectors, the device {found}: what lay behind its end is lost"
+            "the leaf has {wanted} sectors, the device {found}: the data behind its end is lost"
         ),
         CleanFlag { blocks } => format!(
             "the superblock says detached, but {blocks} journal blocks wait to be replayed: attach \
@@ -114,17 +115,18 @@ fn of_superblock(what: What) -> Option<String> {
 
 fn of_structure(what: What, g: &Geometry) -> Option<String> {
     Some(match what {
-        What::Unreadable => "the block cannot be read: what it says is unknown".to_owned(),
+        What::Unreadable => "the block cannot be read: its content is unknown".to_owned(),
         What::Directory { first, last } => {
-            format!(
-                "the page directory is damaged: what map pages {first} to {last} say is unknown"
-            )
+            format!("the page directory is damaged: map pages {first} to {last} are unknown")
         }
         What::SpareDirectory => {
             "a directory block that is not in use is torn or rotten: no harm".to_owned()
         }
         What::Page { page } => {
-            format!("map page {page} is damaged: unknown is {}", covers(page, g))
+            format!(
+                "map page {page} is damaged: it is unknown {}",
+                covers(page, g)
+            )
         }
         _ => return None,
     })
@@ -142,7 +144,9 @@ fn of_journal(what: What) -> Option<String> {
             "journal block {sequence} is where the journal's tail does not lead: the tail is \
              wrong, and attach does not apply the journal"
         ),
-        JournalRecord => "a journal record says what cannot be: replay would stop here".to_owned(),
+        JournalRecord => {
+            "a journal record has an impossible value: replay would stop here".to_owned()
+        }
         JournalUnfinished { blocks } => format!(
             "{blocks} journal blocks from here have no end and are not applied, as a power failure \
              leaves them"
@@ -166,15 +170,15 @@ fn of_map(what: What, g: &Geometry) -> String {
             format!("root slab {slab}, past the union's end, has an entry: no harm")
         }
         PastLeaf { slab, leaf } => format!(
-            "root slab {slab} is in leaf slab {leaf}, past the leaf's end: where its data is, is unknown"
+            "root slab {slab} is in leaf slab {leaf}, past the leaf's end: the place of its data is unknown"
         ),
-        Moving { slab } => format!("the entry of root slab {slab} is none that is ever written"),
+        Moving { slab } => format!("the entry of root slab {slab} has a value that no union writes"),
         Shared {
             leaf,
             first,
             second,
         } => format!(
-            "root slabs {first} and {second} are both in leaf slab {leaf}: whose data it is, is unknown"
+            "root slabs {first} and {second} are both in leaf slab {leaf}: it is unknown whose data it holds"
         ),
         Leaked { slab, leaf } => format!(
             "root slab {slab} has leaf slab {leaf} and nothing in it: {} lost to others",
@@ -230,7 +234,7 @@ pub fn report(r: &Report, verbose: bool) -> String {
     } else {
         out += &grouped(&r.findings);
     }
-    let count = |wanted: fn(&&Told) -> bool| r.findings.iter().filter(wanted).count();
+    let count = |wanted: fn(&&FindingReport) -> bool| r.findings.iter().filter(wanted).count();
     let left = count(|f| f.grade != "note" && !f.repaired);
     let repaired = count(|f| f.repaired);
     out += &match (left, repaired) {
@@ -253,9 +257,9 @@ pub fn report(r: &Report, verbose: bool) -> String {
 }
 
 /// Returns the lines of all findings. The first note of a kind stands for the others.
-fn grouped(findings: &[Told]) -> String {
+fn grouped(findings: &[FindingReport]) -> String {
     let mut notes: BTreeMap<(&str, bool), usize> = BTreeMap::new();
-    let is_note = |f: &&Told| f.grade == grade(Grade::Note);
+    let is_note = |f: &&FindingReport| f.grade == grade(Grade::Note);
     for f in findings.iter().filter(is_note) {
         *notes.entry((f.kind, f.repaired)).or_default() += 1;
     }
@@ -279,7 +283,7 @@ fn grouped(findings: &[Told]) -> String {
     out
 }
 
-fn line(f: &Told) -> String {
+fn line(f: &FindingReport) -> String {
     let place = match (f.block, f.byte) {
         (Some(block), Some(byte)) => format!("block {block}, byte {byte}: "),
         (Some(block), None) => format!("block {block}: "),
@@ -291,13 +295,13 @@ fn line(f: &Told) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{grouped, kind, meaning, Told, What};
+    use super::{grouped, kind, meaning, FindingReport, What};
     use std::collections::BTreeSet;
     use ubcore::geometry::Geometry;
 
     #[test]
     fn notes_of_a_kind_share_a_line() {
-        let told = |grade, kind, block, repaired| Told {
+        let finding = |grade, kind, block, repaired| FindingReport {
             grade,
             kind,
             block: Some(block),
@@ -306,13 +310,13 @@ mod tests {
             lost: None,
             repaired,
         };
-        let list: Vec<Told> = (0..697)
-            .map(|n| told("note", "unowned", n, false))
+        let list: Vec<FindingReport> = (0..697)
+            .map(|n| finding("note", "unowned", n, false))
             .chain([
-                told("damage", "page", 9, false),
-                told("damage", "page", 10, false),
-                told("note", "not_detached", 3, true),
-                told("note", "unowned", 900, true),
+                finding("damage", "page", 9, false),
+                finding("damage", "page", 10, false),
+                finding("note", "not_detached", 3, true),
+                finding("note", "unowned", 900, true),
             ])
             .collect();
         let text = grouped(&list);

@@ -34,8 +34,8 @@ pub fn read(
                 problems.push(format!("{}: replay ends there", short(e)));
             }
         }
-        // The driver follows nothing behind a hole. For the map below, the blocks before the hole
-        // count.
+        // The driver follows nothing behind a hole. The map below is made of the blocks before the
+        // hole.
         Err(e) => {
             let missing = if matches!(e, Error::Damaged(..)) {
                 "missing or damaged, and finished transactions follow it"

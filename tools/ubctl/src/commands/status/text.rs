@@ -83,7 +83,7 @@ fn discard(u: &Shown) -> &'static str {
     match abi::discard_word(u.status.discard) {
         "zero" => "zeroes",
         "reveal" => "the root again",
-        _ => "what this tool does not know",
+        _ => "unknown to this ubctl",
     }
 }
 
