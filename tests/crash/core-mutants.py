@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0
-"""The mutants that cargo-mutants lists, in one program instead of one program each.
+"""Runs the mutants that cargo-mutants lists, in one program instead of one program each.
 
   core-mutants.py LIST TREE    LIST: as cargo-mutants writes it; TREE: a copy of the sources
 
-Each function has its body once for each of its mutants, and the environment says which of them
-counts: all is compiled once, and a mutant costs no more than the tests that it takes. What does not
-compile so is built by itself; if it does not compile then, it is not counted.
+Each function has its body once for each of its mutants, and the environment selects one. So all are
+compiled once, and a mutant costs no more than its tests. A mutant that does not compile in this form
+is built separately; if it does not compile then either, it is not counted.
 """
 
 import json
@@ -40,7 +40,7 @@ UNVIABLE = "does not compile"
 
 
 def offset(text, at):
-    """A line and a column, from 1, as an offset."""
+    """Converts a line and a column, from 1, to an offset."""
     lines = text.split("\n")
     return sum(len(line) + 1 for line in lines[: at["line"] - 1]) + at["column"] - 1
 
@@ -95,7 +95,7 @@ def read(list_file, tree):
 
 
 def merged(text, mutants):
-    """A file with all of its mutants, and of each its first and last line."""
+    """Returns a file with all of its mutants, and the first and last line of each."""
     functions = {}
     for m in mutants:
         functions.setdefault(m.function, []).append(m)
@@ -114,7 +114,8 @@ def merged(text, mutants):
 
 
 def cargo(tree, *args):
-    """Whether it could, and what it told. A constant that never ends is the compiler's to end."""
+    """Runs cargo; returns whether it succeeded, and its output. The compiler ends a constant that
+    never ends."""
     limit = (COMPILER_SECONDS, COMPILER_SECONDS)
     done = subprocess.run(
         ["cargo", *args, "-q", "--locked", "--message-format=json"], cwd=tree, text=True,
@@ -124,7 +125,7 @@ def cargo(tree, *args):
 
 
 def errors(tree):
-    """What does not compile: file and line of each error."""
+    """Returns file and line of each compile error."""
     done, told = cargo(tree, "check", "-p", "ubcore", "--lib")
     found = []
     for line in told:
@@ -142,7 +143,7 @@ def write(tree, file, text):
 
 
 def make(mutants, texts, tree):
-    """Puts all mutants that compile so into one tree: those."""
+    """Puts all mutants that compile in this form into one tree, and returns them."""
     together = [m for m in mutants if m.function]
     with open(os.path.join(tree, ROOM), "a") as f:
         f.write(SWITCH)
@@ -165,8 +166,8 @@ def make(mutants, texts, tree):
 
 
 def run(program, cwd, args, patience, **env):
-    """Runs tests one after the other until the first fails: its name, or None if none does; and
-    the longest that it was silent. Where that is longer than `patience`, a test hangs."""
+    """Runs tests one after the other until the first fails. Returns its name, or None if none
+    fails, and the longest time without output. If that is longer than `patience`, a test hangs."""
 
     def limits():
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
@@ -216,14 +217,15 @@ WHAT = [
 
 
 class Asked:
-    """The programs, and how long a test may be silent in each."""
+    """The test programs, and how long a test of each may print nothing."""
 
     def __init__(self, tree, work):
         self.tree, self.work = tree, work
         self.patience = [600] * len(LOOKS)
 
     def build(self, n):
-        """Builds a look's program and puts it where the next build does not; whether it could."""
+        """Builds the program of a check and moves it away from the next build; returns whether it
+        could."""
         done, told = cargo(self.tree, "test", "--no-run", *WHAT[n])
         if not done:
             return False
@@ -232,7 +234,7 @@ class Asked:
         return True
 
     def look(self, n, mutant):
-        """Who catches a mutant, or None, and how long that was silent."""
+        """Returns the test that catches a mutant, or None, and how long it printed nothing."""
         _, args, env = LOOKS[n]
         program = os.path.join(self.work, f"look{n}")
         where = os.path.join(self.tree, "rust/ubcore")
@@ -250,7 +252,7 @@ class Asked:
             print(f"{what}: {time.monotonic() - begin:.1f} s without a mutant", flush=True)
 
     def alone(self):
-        """Who catches the one mutant that is in the tree."""
+        """Returns the test that catches the one mutant in the tree."""
         if errors(self.tree):
             return UNVIABLE
         for n in range(len(LOOKS)):
@@ -262,7 +264,8 @@ class Asked:
 
 
 class Results:
-    """What is known by now, in a file: of each mutant None, who caught it, or UNVIABLE."""
+    """The results up to now, in a file: for each mutant None, the test that caught it, or
+    UNVIABLE."""
 
     def __init__(self, work):
         self.file = os.path.join(work, "results.json")
@@ -279,7 +282,7 @@ class Results:
 
 
 def judge(list_file, tree):
-    """Asks every mutant that no earlier call has caught."""
+    """Tests every mutant that no earlier call has caught."""
     work = os.path.dirname(list_file)
     mutants, texts = read(list_file, tree)
     results = Results(work)
