@@ -127,7 +127,7 @@ installed() {
 }
 
 # Checks that no module holds the text by which tests/crash/mutants.sh
-# recognizes the test of a mutant.
+# recognises the test of a mutant.
 no_mutant() {
 	local ko
 	for ko in "$BUILD"/kmod*/unionblk.ko; do

@@ -226,8 +226,8 @@ where
             from = (first / 64).saturating_add(1);
         }
         // Emptied slabs come last (I8). If a root slab lost its leaf slab above, it is recorded
-        // here, in the same transaction. What is written to it from now on is recorded in a later
-        // one. If there is no space, the checkpoint takes the slabs that are left.
+        // here, in the same transaction. A write to it from now on is recorded in a later one. If
+        // there is no space, the checkpoint takes the slabs that are left.
         from = 0;
         while space == Space::Left {
             let Some(page) = map.take_pending(from) else {

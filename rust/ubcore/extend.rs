@@ -208,7 +208,7 @@ mod tests {
                 let kept = at >= size || is_input(at);
                 assert!(b == if kept { 0xa5 } else { 0 });
             }
-            // What the caller does not have is zero for the driver.
+            // Fields that the caller does not have are zero for the driver.
             assert!(c.as_bytes().iter().skip(size).all(|&b| b == 0));
         }
     }

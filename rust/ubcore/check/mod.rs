@@ -203,7 +203,7 @@ pub struct Check<'a, D, M, B> {
     /// Map pages that are not known.
     lost: PageSet<B>,
     out: Visitor<'a>,
-    /// A part of the map is not known. What follows from that is no finding.
+    /// A part of the map is not known. The check reports no finding that follows from that.
     blind: bool,
 }
 
@@ -272,7 +272,7 @@ where
         (self.out)(Finding { what, block, byte });
     }
 
-    /// Notes map pages that are not known. What follows from that is no finding either.
+    /// Notes map pages that are not known. The check reports no finding that follows from that.
     fn lose(&mut self, pages: Range<u32>) {
         self.blind = true;
         pages.for_each(|page| self.lost.add(page));

@@ -59,7 +59,7 @@ where
         let changed = &mut self.changed;
         let from = (self.sb, &*self.entries);
         match journal::replay(self.disk, from, &found, self.map, changed, lost) {
-            // What the replay says about a map that is not known means nothing.
+            // A replay into a map that is not known proves no damage.
             Err(Error::Damaged(Area::Journal, block)) if !self.blind => {
                 self.blind = true;
                 self.tell(What::JournalRecord, block, WORDS_AT);

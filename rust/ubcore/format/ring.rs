@@ -13,7 +13,7 @@ const MAGIC: [u8; 4] = *b"UBjn";
 const CRC_AT: usize = 4;
 /// 64-bit words of records in a block.
 pub const RING_WORDS: usize = 508;
-/// The block ends a transaction. What this block and the blocks before it say has happened.
+/// The block ends a transaction. The records of this block and of the blocks before it are valid.
 const FLAG_LAST: u16 = 1;
 /// Bits 8 to 11 of the flags: how many blocks before this one went out in the same write.
 const BEFORE_SHIFT: u32 = 8;

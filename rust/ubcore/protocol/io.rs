@@ -129,7 +129,7 @@ pub fn complete<H: Host>(host: &H, rq: H::Request, status: H::Status) {
     }
     epoch::leave::<H>(&rq);
     if !status.is_ok() {
-        // What the leaf lies on has no space. This is no error of the device.
+        // The storage below the leaf has no space. This is no error of the device.
         if !status.is_no_space() {
             host.note(Event::IoError);
         }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Tests `check` over random lives. What a power failure leaves is no damage; each damage is found;
-//! what is repaired reads as before. `LIVES` sets how many lives are led.
+//! Tests `check` over random lives. It reports no damage after a power failure, and finds each
+//! damage. A repaired leaf reads as before. `LIVES` sets how many lives are led.
 
 mod inspect;
 mod sim;
@@ -130,7 +130,7 @@ fn lie(disk: &SimDisk, l: &Look, block: u64, random: &mut Random) {
     }
 }
 
-/// What attach refuses is damage. If attach does not refuse the leaf, a repair changes no sector.
+/// If attach refuses a leaf, check finds damage. Otherwise a repair changes no sector.
 #[test]
 fn attach_takes_what_check_lets_pass() {
     let mut random = Random(14);

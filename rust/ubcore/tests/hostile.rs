@@ -475,7 +475,7 @@ fn leaf_slabs_without_bits_take_no_memory() {
     assert_eq!(look(&disk).unwrap().totals.slabs_used, 1);
 }
 
-/// A superblock names directory blocks that are not there. What is lost by that is bounded.
+/// A superblock names directory blocks that are not there. The loss is bounded.
 #[test]
 fn a_superblock_that_claims_losses() {
     let slabs = 1024 * 40_000;

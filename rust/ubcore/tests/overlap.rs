@@ -4,7 +4,7 @@
 //! between.
 //!
 //! The first write's completion is interrupted at each access to the map's memory. At that access
-//! the second write completes. What follows must not take the mapping for durable too early.
+//! the second write completes. A FLUSH after it must not take the mapping for durable too early.
 
 mod hooked;
 mod sim;

@@ -52,8 +52,8 @@ pub fn look(leaf: &mut Leaf) -> Result<Look> {
     })
 }
 
-/// Looks at a leaf. What attach refuses must be damage. If attach accepts the leaf, both must agree
-/// on it.
+/// Checks a leaf. If attach refuses it, check must find damage. If attach accepts it, both must
+/// agree on it.
 pub fn run(data: &[u8]) {
     let mut leaf = make::leaf(data);
     let Ok(Some(g)) = attach::geometry(&leaf, data) else {

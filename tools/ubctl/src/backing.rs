@@ -99,7 +99,7 @@ impl Backing {
     pub fn allocate(&self, bytes: u64) -> Result {
         let (start, end) = (self.start, self.start.saturating_add(bytes));
         let failed = |e: Errno| Fail::io("allocate space for", &self.path, &e.into());
-        // What the file system allocated before it failed is unknown, so it is not given back.
+        // It is unknown what the file system allocated before it failed, so nothing is given back.
         let stays = |mut fail: Fail| {
             fail.message += " (the space that was allocated by then stays with the image)";
             fail
