@@ -66,6 +66,13 @@ extern "C" {
         to: u64,
         end_io: unsafe extern "C" fn(*mut bindings::bio),
     ) -> c_int;
+    pub(super) fn ub_request_fail_bios(
+        rq: *mut bindings::request,
+        sector: u64,
+        sectors: u32,
+        status: bindings::blk_status_t,
+    ) -> bool;
+    pub(super) fn ub_request_next_bio(rq: *mut bindings::request, sector: *mut u64) -> u32;
     pub(super) fn ub_bio_part(
         rq: *mut bindings::request,
         own: *mut bindings::bio,

@@ -125,6 +125,38 @@ struct bio *ub_bio_part(struct request *rq, struct bio *own, const struct ub_par
 	return bio;
 }
 
+bool ub_request_fail_bios(struct request *rq, u64 sector, u32 sectors, blk_status_t status)
+{
+	u64 at = blk_rq_pos(rq), end;
+	bool others = false;
+	struct bio *bio;
+
+	__rq_for_each_bio(bio, rq) {
+		end = at + bio_sectors(bio);
+		if (at < sector + sectors && sector < end)
+			bio->bi_status = status;
+		others |= !bio->bi_status;
+		at = end;
+	}
+	return others;
+}
+
+u32 ub_request_next_bio(struct request *rq, u64 *sector)
+{
+	u64 at = blk_rq_pos(rq), end;
+	struct bio *bio;
+
+	__rq_for_each_bio(bio, rq) {
+		end = at + bio_sectors(bio);
+		if (!bio->bi_status && *sector < end) {
+			*sector = max(*sector, at);
+			return end - *sector;
+		}
+		at = end;
+	}
+	return 0;
+}
+
 #ifdef CONFIG_BLK_MQ_STACKING
 static void ub_clone_drop_bios(struct request *clone, struct bio *own)
 {

@@ -56,6 +56,19 @@ int ub_clone_send(struct request *rq, struct bio *own, const struct ub_part *par
 int ub_clone_whole(struct request *rq, struct bio *own, struct block_device *bdev,
 		   u64 to, bio_end_io_t *end_io);
 
+/*
+ * Sets @status for the bios of @rq that overlap a range. It stays if @rq ends
+ * with BLK_STS_OK. Returns whether @rq has other bios.
+ */
+bool ub_request_fail_bios(struct request *rq, u64 sector, u32 sectors, blk_status_t status);
+
+/*
+ * Finds the first bio of @rq that ends after *@sector and has no error status.
+ * Moves *@sector up to its begin, and returns the number of its sectors from
+ * there on; 0 if there is none.
+ */
+u32 ub_request_next_bio(struct request *rq, u64 *sector);
+
 /* Returns a bio for a range in one bio of @rq, NULL if there is no memory. */
 struct bio *ub_bio_part(struct request *rq, struct bio *own, const struct ub_part *part);
 void ub_bio_zero(struct bio *bio, u32 skip, u32 sectors);

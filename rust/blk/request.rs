@@ -186,6 +186,26 @@ impl<D: Operations> Request<D> {
         (sector, placed.saturating_sub(begun))
     }
 
+    /// Sets the status with which those bios of the request that overlap a range end, if the request
+    /// ends with [`Status::OK`]. Returns whether the request has bios without such a status.
+    pub(crate) fn fail_bios(&self, sector: u64, sectors: u32, status: Status) -> bool {
+        let rq = self.0.as_ptr();
+
+        // SAFETY: By the invariant the request is not ended and we own it, so its bios are valid,
+        // and no one else accesses them.
+        unsafe { ffi::ub_request_fail_bios(rq, sector, sectors, status.0) }
+    }
+
+    /// Returns the sectors of the first bio that ends after `sector` and was not given an error
+    /// status, without those before `sector`: first and count.
+    pub(crate) fn next_bio(&self, sector: u64) -> Option<(u64, u32)> {
+        let mut first = sector;
+        // SAFETY: As in `fail_bios`.
+        let count = unsafe { ffi::ub_request_next_bio(self.0.as_ptr(), &mut first) };
+
+        (count > 0).then_some((first, count))
+    }
+
     /// Returns the driver's word, which stays with the request until the request ends; 0 at first.
     pub(crate) fn cookie(&self) -> u64 {
         self.pdu().cookie()

@@ -90,6 +90,14 @@ impl protocol::Request for Request<Union> {
         self.is_fua()
     }
 
+    fn fail_bios(&self, sector: u64, sectors: u32) -> bool {
+        self.fail_bios(sector, sectors, Status::NOSPC)
+    }
+
+    fn next_bio(&self, sector: u64) -> Option<(u64, u32)> {
+        self.next_bio(sector)
+    }
+
     fn rest(&self) -> (u64, u32) {
         self.rest()
     }

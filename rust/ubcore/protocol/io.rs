@@ -12,6 +12,7 @@
 //! again when the part has completed. So each part begins and ends its own use of the map.
 
 use super::super::error::{Error, Result};
+use super::super::num::saturating_u32;
 use super::super::plan::{self, Source};
 use super::{discard, epoch, flush};
 use super::{is_committed, refuses_writes, Accepted, EndStatus, Event, Host, Op, Request};
@@ -48,11 +49,14 @@ fn write<H: Host>(host: &H, rq: H::Request) -> Accepted<H> {
     epoch::enter(host, &rq);
     let mut whole = plan::write_at_once(host.map(), sector, sectors);
     if whole.is_none() {
-        if let Err(e) = allocate(host, sector, sectors) {
-            fail(host, rq, e);
-            return Ok(());
+        match allocate(host, sector, sectors) {
+            Ok(()) => whole = plan::write_at_once(host.map(), sector, sectors),
+            Err(Error::Full) if fail_unallocated(host, &rq) => host.note(Event::Full),
+            Err(e) => {
+                fail(host, rq, e);
+                return Ok(());
+            }
         }
-        whole = plan::write_at_once(host.map(), sector, sectors);
     }
     // A write that changes no map, over a map that is durable, is durable by itself.
     let alone = rq.is_fua() && host.has_fua() && is_mapped_durably(host, sector, sectors);
@@ -85,6 +89,19 @@ fn allocate<H: Host>(host: &H, sector: u64, sectors: u32) -> Result {
     })
 }
 
+/// Fails those bios of a write that need a new leaf slab. A full leaf must not fail an overwrite only
+/// because the block layer has merged it with another write. Returns whether bios are left.
+fn fail_unallocated<H: Host>(host: &H, rq: &H::Request) -> bool {
+    let g = host.map().geometry();
+    let (sector, sectors) = rq.rest();
+    let mut left = true;
+    for slab in plan::unallocated(host.map(), sector, sectors) {
+        left = rq.fail_bios(g.slab_start(slab), g.slab_sectors());
+    }
+    rq.set_state(rq.state().with_failed_bios());
+    left
+}
+
 /// Queues a request again when there is memory for the map. Any context.
 pub(super) fn starve<H: Host>(host: &H, rq: H::Request) {
     host.add_starved(rq);
@@ -114,7 +131,9 @@ fn is_mapped_durably<H: Host>(host: &H, sector: u64, sectors: u32) -> bool {
 pub fn complete<H: Host>(host: &H, rq: H::Request, status: H::Status) {
     if status.is_ok() && rq.op() == Op::Write {
         let (sector, sectors) = rq.part();
-        if mark(host, sector, sectors) {
+        if rq.state().has_failed_bios() {
+            mark_others(host, &rq);
+        } else if mark(host, sector, sectors) {
             host.note(Event::FirstWrite(sector, sectors));
         }
         if rq.is_fua()
@@ -138,6 +157,21 @@ pub fn complete<H: Host>(host: &H, rq: H::Request, status: H::Status) {
         host.again(rq);
     } else {
         end(host, rq);
+    }
+}
+
+/// Maps the sectors of those bios that do not fail. What had no leaf slab was not sent. Another write
+/// may have allocated a leaf slab for it since, which does not hold the data of this one.
+fn mark_others<H: Host>(host: &H, rq: &H::Request) {
+    let (mut at, sectors) = rq.part();
+    let end = at.saturating_add(u64::from(sectors));
+    while let Some((first, count)) = rq.next_bio(at).filter(|&(first, _)| first < end) {
+        mark(
+            host,
+            first,
+            count.min(saturating_u32(end.saturating_sub(first))),
+        );
+        at = first.saturating_add(u64::from(count));
     }
 }
 

@@ -13,6 +13,8 @@ const NEEDS_COMMIT: u64 = 1;
 const USES_MAP: u64 = 2;
 /// The parts of slabs of a zeroing have been zeroed.
 const PARTS_ZEROED: u64 = 4;
+/// Some bios of the request fail, see [`Request::fail_bios`](super::Request::fail_bios).
+const HAS_FAILED_BIOS: u64 = 8;
 const EPOCH_SHIFT: u32 = 32;
 const USE: u64 = USES_MAP | (0xffff_ffff << EPOCH_SHIFT);
 
@@ -44,6 +46,14 @@ impl State {
 
     pub(super) fn with_zeroed_parts(self) -> Self {
         State(self.0 | PARTS_ZEROED)
+    }
+
+    pub(super) fn has_failed_bios(self) -> bool {
+        self.0 & HAS_FAILED_BIOS != 0
+    }
+
+    pub(super) fn with_failed_bios(self) -> Self {
+        State(self.0 | HAS_FAILED_BIOS)
     }
 
     /// Returns whether the request uses leaf slabs that it found in the map.

@@ -90,6 +90,28 @@ fn zeroing_without_space_for_all_of_it_changes_nothing() {
     judge_all(&u, 1);
 }
 
+/// The block layer merges an overwrite with a write that needs a slab, and no slab is free. The
+/// overwrite succeeds, and the other write fails.
+#[test]
+fn a_full_leaf_fails_only_the_bios_that_need_space() {
+    let u = union(1);
+    assert_eq!(u.write(0..32, 1, false), Outcome::Ok);
+    assert_eq!(
+        u.write_merged(&[24..28, 28..32, 32..40], 2),
+        [true, true, false]
+    );
+    assert_eq!(u.write_merged(&[24..28, 28..36], 3), [true, false]);
+    assert_eq!(u.write_merged(&[32..36, 36..40], 4), [false, false]);
+    assert_eq!(u.read(0..96), Outcome::Ok);
+    u.quiesce();
+    assert_eq!(u.discard(0..32), Outcome::Ok);
+    u.quiesce();
+    assert_eq!(u.write_merged(&[24..32, 32..40], 5), [false, false]);
+    assert_eq!(u.write(32..33, 6, true), Outcome::Ok);
+    assert_eq!(u.read(0..96), Outcome::Ok);
+    judge_all(&u, 2);
+}
+
 /// The second of two parts cannot be written. The first has already changed the map, and that is
 /// committed.
 #[test]

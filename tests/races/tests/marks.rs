@@ -437,6 +437,32 @@ fn zeroing_that_finds_no_space_changes_nothing() {
     });
 }
 
+/// A request was merged from an overwrite and writes that need two slabs, of which one is free. Only
+/// the overwrite is sent. Another write takes the free slab for a sector that failed.
+#[test]
+fn a_merged_write_that_is_sent_in_part_beside_another() {
+    explore(|| {
+        play(
+            2,
+            |u| {
+                u.write(64..72, 1, false);
+            },
+            &[
+                |u| {
+                    let done = u.write_merged(&[30..32, 32..64, 64..68], 2);
+                    assert!(done[2], "an overwrite fails");
+                },
+                |u| {
+                    u.write(0..1, 3, false);
+                },
+                |u| {
+                    u.read(24..72);
+                },
+            ],
+        );
+    });
+}
+
 /// Commits, checkpoints and data writes fail. What was answered stays true.
 #[test]
 fn an_access_to_the_leaf_fails() {

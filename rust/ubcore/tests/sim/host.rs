@@ -7,6 +7,7 @@
 //! failure at any access to the leaf leaves, must be the result of some order of the requests.
 
 use std::ops::Range;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc as StdArc, Mutex as StdMutex};
 
 use ubcore::alloc::Allocator;
@@ -25,7 +26,7 @@ use ubcore::protocol::{
 use ubcore::sync::{AtomicU64, Ordering};
 
 use crate::leaf::{found, locked, Leaf, Lower};
-use crate::request::Inner;
+use crate::request::{Bio, Inner};
 pub use crate::request::{Outcome, Rq};
 use crate::sim::disk::State;
 use crate::sim::memory::SimMemory;
@@ -234,28 +235,32 @@ impl Handle {
     }
 
     fn send(&self, op: Op, sectors: Range<u64>, tag: u64, fua: bool) -> Rq {
-        // A discard changes whole slabs only.
-        let changes = match op {
-            Op::Write | Op::WriteZeroes => sectors.clone(),
-            Op::Discard => {
-                let g = self.map.geometry();
-                let n = (sectors.end - sectors.start) as u32;
-                let whole = g.whole_slabs(sectors.start, n);
-                g.slab_start(whole.start)..g.slab_start(whole.end.max(whole.start))
-            }
-            _ => 0..0,
-        };
+        self.send_merged(op, &[sectors], tag, fua)
+    }
+
+    /// Sends a request of adjacent bios.
+    fn send_merged(&self, op: Op, bios: &[Range<u64>], tag: u64, fua: bool) -> Rq {
         let mut history = locked(&self.lower.history);
         let begun = history.tick();
-        let number = (!changes.is_empty()).then(|| history.write_begins(changes, tag, fua));
+        let bio = |sectors: &Range<u64>| {
+            let changes = self.changes(op, sectors);
+            let some = !changes.is_empty();
+            Bio {
+                sectors: sectors.clone(),
+                number: some.then(|| history.write_begins(changes, tag, fua)),
+                failed: AtomicBool::new(false),
+            }
+        };
+        let bios: Vec<Bio> = bios.iter().map(bio).collect();
         drop(history);
+        let [first, last] = [bios.first(), bios.last()].map(|b| b.expect("a bio"));
         let rq = Rq(StdArc::new(Inner {
             op,
-            sectors,
+            sectors: first.sectors.start..last.sectors.end,
             fua,
             tag,
             begun,
-            number,
+            bios,
             word: AtomicU64::new(0),
             progress: StdMutex::default(),
             seen: StdMutex::default(),
@@ -265,6 +270,17 @@ impl Handle {
         locked(&self.in_flight).push(rq.clone());
         self.queue(rq.clone());
         rq
+    }
+
+    /// Returns the sectors that a request changes. A discard changes whole slabs only.
+    fn changes(&self, op: Op, sectors: &Range<u64>) -> Range<u64> {
+        let g = self.map.geometry();
+        let whole = g.whole_slabs(sectors.start, (sectors.end - sectors.start) as u32);
+        match op {
+            Op::Write | Op::WriteZeroes => sectors.clone(),
+            Op::Discard => g.slab_start(whole.start)..g.slab_start(whole.end.max(whole.start)),
+            _ => 0..0,
+        }
     }
 
     /// Does what the block layer does with a request, new or not.
@@ -299,6 +315,11 @@ impl Handle {
 
     pub fn write(&self, sectors: Range<u64>, tag: u64, fua: bool) -> Outcome {
         self.send(Op::Write, sectors, tag, fua).wait()
+    }
+
+    /// Writes adjacent ranges by one request. Returns which of them have not failed.
+    pub fn write_merged(&self, ranges: &[Range<u64>], tag: u64) -> Vec<bool> {
+        self.send_merged(Op::Write, ranges, tag, false).wait_each()
     }
 
     /// Sends a write and does not wait for it.
@@ -382,11 +403,11 @@ impl Handle {
     /// Checks an answer against the history.
     fn answered(&self, rq: &Rq, outcome: Outcome) {
         let mut history = locked(&self.lower.history);
-        match (outcome, rq.0.number) {
-            (Outcome::Ok, Some(number)) => history.write_ends(number),
-            (Outcome::Full, Some(number)) => history.write_refused(number),
-            (Outcome::Ok, None) if rq.0.op == Op::Flush => history.flush_ends(rq.0.begun),
-            _ => {}
+        rq.0.bios
+            .iter()
+            .for_each(|bio| bio.answered(outcome, &mut history));
+        if outcome == Outcome::Ok && rq.0.op == Op::Flush {
+            history.flush_ends(rq.0.begun);
         }
         let time = rq.0.begun..history.tick();
         for (sector, tag) in locked(&rq.0.seen).drain(..) {

@@ -3,12 +3,14 @@
 //! A request to a host, and how it ended.
 
 use std::ops::Range;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc as StdArc, Mutex as StdMutex, MutexGuard as StdGuard};
 
 use ubcore::error::Error;
 use ubcore::protocol::{Op, State};
 use ubcore::sync::{AtomicU64, Ordering};
 
+use crate::history::History;
 use crate::threads::{Condvar, Mutex};
 
 /// How a request ended.
@@ -54,13 +56,35 @@ pub(crate) struct Inner {
     pub(crate) fua: bool,
     pub(crate) tag: u64,
     pub(crate) begun: u64,
-    /// Its number among the writes of the history.
-    pub(crate) number: Option<usize>,
+    pub(crate) bios: Vec<Bio>,
     pub(crate) word: AtomicU64,
     pub(crate) progress: StdMutex<Progress>,
     pub(crate) seen: StdMutex<Vec<(u64, Option<u64>)>>,
     pub(crate) outcome: Mutex<Option<Outcome>>,
     pub(crate) ended: Condvar,
+}
+
+/// What was merged into a request.
+pub(crate) struct Bio {
+    pub(crate) sectors: Range<u64>,
+    /// Its number among the writes of the history.
+    pub(crate) number: Option<usize>,
+    pub(crate) failed: AtomicBool,
+}
+
+impl Bio {
+    pub(crate) fn has_failed(&self) -> bool {
+        self.failed.load(Relaxed)
+    }
+
+    /// Notes an answer in the history. A write that has failed may be found or not.
+    pub(crate) fn answered(&self, outcome: Outcome, history: &mut History) {
+        match (outcome, self.number) {
+            (Outcome::Ok, Some(number)) if !self.has_failed() => history.write_ends(number),
+            (Outcome::Full, Some(number)) => history.write_refused(number),
+            _ => {}
+        }
+    }
 }
 
 /// How far a request has been sent down.
@@ -110,6 +134,15 @@ impl Rq {
     }
 }
 
+impl Rq {
+    /// Waits for the answer. Returns which of the bios have not failed.
+    pub fn wait_each(&self) -> Vec<bool> {
+        let ok = self.wait() == Outcome::Ok;
+        let bios = self.0.bios.iter();
+        bios.map(|bio| ok && !bio.has_failed()).collect()
+    }
+}
+
 impl ubcore::protocol::Request for Rq {
     fn op(&self) -> Op {
         self.0.op
@@ -130,6 +163,21 @@ impl ubcore::protocol::Request for Rq {
     }
     fn is_fua(&self) -> bool {
         self.0.fua
+    }
+    fn fail_bios(&self, sector: u64, sectors: u32) -> bool {
+        let end = sector + u64::from(sectors);
+        for bio in &self.0.bios {
+            if bio.sectors.start < end && sector < bio.sectors.end {
+                bio.failed.store(true, Relaxed);
+            }
+        }
+        self.0.bios.iter().any(|bio| !bio.has_failed())
+    }
+    fn next_bio(&self, sector: u64) -> Option<(u64, u32)> {
+        let mut whole = self.0.bios.iter().filter(|bio| !bio.has_failed());
+        let bio = whole.find(|bio| sector < bio.sectors.end)?;
+        let first = sector.max(bio.sectors.start);
+        Some((first, (bio.sectors.end - first) as u32))
     }
     fn state(&self) -> State {
         State::from_word(self.0.word.load(Ordering::Acquire))
