@@ -12,9 +12,10 @@ use core::ops::DerefMut;
 
 use super::error::{Error, Result};
 use super::geometry::BITS_SECTORS;
-use super::map::{Base, Emptied, Emptying, Map, Memory};
+use super::map::{words_for, Base, Emptied, Emptying, Map, Memory};
 use super::num::{mask, saturating_u32, u32_as_usize, usize_as_u64};
 use super::plan;
+use super::taken::{words_for_taken, TakenSlabs};
 
 /// The number of slabs of a group: 1 MiB of 64 KiB slabs.
 const GROUP: u32 = 16;
@@ -25,15 +26,21 @@ const STEP_PAGES: u32 = 4;
 const STEP_SLABS: u32 = 8192;
 /// The number of words of a bitmap that one search for a free group looks at, and of bits that one
 /// search for reclaimable slabs looks at, at most.
-const STEP_WORDS: usize = 4096;
+const STEP_WORDS: u32 = 4096;
 const STEP_BITS: u32 = 64 * 4096;
+
+/// Returns the numbers of words of the three bitmaps that an allocator of `slabs` slabs needs.
+pub const fn bitmap_words(slabs: u32) -> [usize; 3] {
+    let flags = words_for(slabs);
+    [words_for_taken(slabs), flags, flags]
+}
 
 /// The leaf's free slabs. One lock guards them and all changes of the slab table.
 ///
 /// `B` is a bitmap with one bit for each leaf slab.
 pub struct Allocator<B> {
     /// Slabs that are not free. Emptied slabs are among them until a reclaim frees them.
-    taken: B,
+    taken: TakenSlabs<B>,
     /// Slabs that lost their owner, and that a commit may not have covered yet.
     emptied: B,
     /// Slabs that a commit covers. They are freed after it and a grace period.
@@ -47,22 +54,19 @@ pub struct Allocator<B> {
     waiting_from: u32,
     /// No slab before this one is reclaimable.
     reclaimable_from: u32,
-    slabs: u32,
-    used: u32,
     /// No group is free. A search found this, and it is true until a slab is freed.
     no_group: bool,
-    /// Words below hold no free slab (respectively group). A search starts here.
-    slab_hint: usize,
-    group_hint: usize,
+    /// Words of `taken` below this one hold no free group. A search starts here.
+    group_hint: u32,
 }
 
 impl<B: DerefMut<Target = [u64]>> Allocator<B> {
-    /// Returns an allocator of `slabs` free slabs. The three bitmaps are zero, and have a bit for
-    /// each slab, and one more.
+    /// Returns an allocator of `slabs` free slabs. The three bitmaps are zero, and have
+    /// [`bitmap_words`].
     pub fn new(bitmaps: [B; 3], slabs: u32) -> Self {
         let [taken, emptied, reclaimable] = bitmaps;
-        let mut a = Allocator {
-            taken,
+        Allocator {
+            taken: TakenSlabs::new(taken, slabs),
             emptied,
             reclaimable,
             any_emptied: false,
@@ -71,65 +75,38 @@ impl<B: DerefMut<Target = [u64]>> Allocator<B> {
             any_waiting: false,
             waiting_from: 0,
             reclaimable_from: 0,
-            slabs,
-            used: 0,
             no_group: false,
-            slab_hint: 0,
             group_hint: 0,
-        };
-        // The bits after the last slab are taken for ever.
-        if let Some(word) = a.taken.get_mut(u32_as_usize(slabs / 64)) {
-            *word |= mask(slabs % 64, 64);
         }
-        a
     }
 
     /// Returns the number of slabs in use.
     pub fn used(&self) -> u32 {
-        self.used
+        self.taken.used()
     }
 
     /// Returns the number of all slabs.
     pub fn slabs(&self) -> u32 {
-        self.slabs
+        self.taken.slabs()
     }
 
     /// Returns whether a leaf slab is free.
     pub fn is_free(&self, leaf: u32) -> bool {
-        let word = self
-            .taken
-            .get(u32_as_usize(leaf / 64))
-            .copied()
-            .unwrap_or(u64::MAX);
-        leaf < self.slabs && word & 1u64.wrapping_shl(leaf % 64) == 0
+        self.taken.is_free(leaf)
     }
 
     /// Takes a slab that the map on disk uses. Returns false if it is taken already or does not
     /// exist.
     pub fn mark_used(&mut self, leaf: u32) -> bool {
-        if !self.is_free(leaf) {
-            return false;
-        }
-        if let Some(word) = self.taken.get_mut(u32_as_usize(leaf / 64)) {
-            *word |= 1u64.wrapping_shl(leaf % 64);
-            self.used = self.used.saturating_add(1);
-        }
-        true
+        self.taken.take(leaf)
     }
 
     /// Frees a slab.
     fn free(&mut self, leaf: u32) {
-        if leaf >= self.slabs || self.is_free(leaf) {
-            return;
+        if self.taken.free(leaf) {
+            self.no_group = false;
+            self.group_hint = self.group_hint.min(leaf / 64);
         }
-        let at = u32_as_usize(leaf / 64);
-        if let Some(word) = self.taken.get_mut(at) {
-            *word &= !1u64.wrapping_shl(leaf % 64);
-            self.used = self.used.saturating_sub(1);
-        }
-        self.no_group = false;
-        self.slab_hint = self.slab_hint.min(at);
-        self.group_hint = self.group_hint.min(at);
     }
 
     /// Allocates a leaf slab for root slab `slab`, if it has none. Returns the leaf slab.
@@ -180,7 +157,7 @@ impl<B: DerefMut<Target = [u64]>> Allocator<B> {
             return Err(Error::Emptied);
         }
         let missing = usize_as_u64(unallocated().count());
-        if missing > u64::from(self.slabs.saturating_sub(self.used)) {
+        if missing > u64::from(self.slabs().saturating_sub(self.used())) {
             // The emptied slabs will be free in a moment, so the request is deferred until then.
             let soon = self.any_emptied || self.any_reclaimable;
             return Err(if soon { Error::Emptied } else { Error::Full });
@@ -282,12 +259,12 @@ impl<B: DerefMut<Target = [u64]>> Allocator<B> {
     /// below.
     pub fn reclaimable(&self, from: u32) -> Option<core::ops::Range<u32>> {
         let from = from.max(self.reclaimable_from);
-        if !self.any_reclaimable || from >= self.slabs {
+        if !self.any_reclaimable || from >= self.slabs() {
             return None;
         }
-        let end = from.saturating_add(STEP_BITS).min(self.slabs);
+        let end = from.saturating_add(STEP_BITS).min(self.slabs());
         let first = next_bit(&self.reclaimable, from..end, true);
-        let end = first.saturating_add(STEP_SLABS).min(self.slabs);
+        let end = first.saturating_add(STEP_SLABS).min(self.slabs());
         Some(first..next_bit(&self.reclaimable, first..end, false))
     }
 
@@ -306,7 +283,7 @@ impl<B: DerefMut<Target = [u64]>> Allocator<B> {
         for page in (0..pages).filter(|&p| map.memory().bits(p).is_some()) {
             pause()?;
             let first = page.saturating_mul(per_page);
-            let end = first.saturating_add(per_page).min(self.slabs);
+            let end = first.saturating_add(per_page).min(self.slabs());
             (first..end)
                 .filter(|&leaf| self.is_free(leaf))
                 .for_each(|leaf| map.clear_unowned(leaf));
@@ -386,7 +363,7 @@ impl<B: DerefMut<Target = [u64]>> Allocator<B> {
         self.beside(map, slab, first)
             .or_else(|| self.next_group(map, slab, first))
             .or_else(|| self.free_group(slab % GROUP))
-            .or_else(|| self.free_slab())
+            .or_else(|| self.taken.first_free())
     }
 
     /// Returns the place that continues the nearest slab of the same group.
@@ -421,13 +398,8 @@ impl<B: DerefMut<Target = [u64]>> Allocator<B> {
     }
 
     fn is_group_free(&self, leaf: u32) -> bool {
-        let word = self
-            .taken
-            .get(u32_as_usize(leaf / 64))
-            .copied()
-            .unwrap_or(u64::MAX);
         let first = (leaf % 64).wrapping_sub(leaf % GROUP);
-        word & mask(first, first.wrapping_add(GROUP)) == 0
+        self.taken.word(leaf / 64) & mask(first, first.wrapping_add(GROUP)) == 0
     }
 
     /// Returns slab `lane` of the first group that is free as a whole.
@@ -435,37 +407,21 @@ impl<B: DerefMut<Target = [u64]>> Allocator<B> {
         if self.no_group {
             return None;
         }
-        let from = self.group_hint;
-        for (at, &word) in self.taken.iter().enumerate().skip(from) {
-            if at >= from.saturating_add(STEP_WORDS) {
-                // The next call continues here. Until then any slab will do.
-                self.group_hint = at;
-                return None;
-            }
+        let end = self.slabs().div_ceil(64);
+        let until = self.group_hint.saturating_add(STEP_WORDS).min(end);
+        for at in self.group_hint..until {
+            let word = self.taken.word(at);
             for group in 0..64 / GROUP {
                 let first = group.wrapping_mul(GROUP);
                 if word & mask(first, first.wrapping_add(GROUP)) == 0 {
                     self.group_hint = at;
-                    let base =
-                        saturating_u32(usize_as_u64(at).wrapping_mul(64)).wrapping_add(first);
-                    return base.checked_add(lane);
+                    return at.checked_mul(64)?.checked_add(first)?.checked_add(lane);
                 }
             }
         }
-        self.no_group = true;
-        None
-    }
-
-    fn free_slab(&mut self) -> Option<u32> {
-        for (at, &word) in self.taken.iter().enumerate().skip(self.slab_hint) {
-            if word != u64::MAX {
-                self.slab_hint = at;
-                let base = saturating_u32(usize_as_u64(at).wrapping_mul(64));
-                return base
-                    .checked_add(word.trailing_ones())
-                    .filter(|&l| l < self.slabs);
-            }
-        }
+        // If words are left, the next call continues here. Until then any slab will do.
+        self.group_hint = until;
+        self.no_group = until == end;
         None
     }
 }

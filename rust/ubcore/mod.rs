@@ -56,3 +56,4 @@ pub mod protocol;
 pub mod replay_limit;
 pub mod salvage;
 pub mod sync;
+pub mod taken;

@@ -44,7 +44,10 @@ use crate::{
     sys::digest::Sha256,
     ubcore::{
         abi,
-        alloc::Allocator,
+        alloc::{
+            bitmap_words,
+            Allocator, //
+        },
         attach::{
             self,
             Probe, //
@@ -296,9 +299,8 @@ fn read_metadata(
     let g = sb.geometry;
     let map = Map::new(g, MapMemory::new(&g, resources.reserve.clone())?);
     let mut disk = LeafDisk::new(&lower.leaf, &mut buffer);
-    // Larger than the number of slabs, so that there is always a bit after the last slab.
-    let bitmap = || zeroed(u32_as_usize(g.leaf_slabs() / 64).saturating_add(1), 0u64);
-    let mut allocator = Allocator::new([bitmap()?, bitmap()?, bitmap()?], g.leaf_slabs());
+    let [taken, emptied, reclaimable] = bitmap_words(g.leaf_slabs()).map(|n| zeroed(n, 0u64));
+    let mut allocator = Allocator::new([taken?, emptied?, reclaimable?], g.leaf_slabs());
     let entries = zeroed(u32_as_usize(g.pages()), PageEntry::EMPTY)?;
     let set = || zeroed(words_for(g.pages()), 0u64).map(PageSet::new);
     let mut lost = Lost::new(set()?);

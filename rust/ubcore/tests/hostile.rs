@@ -13,7 +13,7 @@ use sim::disk::SimDisk;
 use sim::memory::SimMemory;
 use sim::oracle::content;
 use sim::union::{salvage, superblock, SimUnion};
-use ubcore::alloc::Allocator;
+use ubcore::alloc::{bitmap_words, Allocator};
 use ubcore::attach;
 use ubcore::check::{Grade, What};
 use ubcore::disk::{Disk, Order};
@@ -157,7 +157,7 @@ fn cost_until(disk: &SimDisk, g: &Geometry, signal: u64) -> Cost {
         left: signal,
     };
     let probe = attach::probe(&mut disk, g.root_sectors(), g.leaf_sectors()).unwrap();
-    let bitmaps = [0; 3].map(|_| vec![0; g.leaf_slabs() as usize / 64 + 1]);
+    let bitmaps = bitmap_words(g.leaf_slabs()).map(|n| vec![0; n]);
     let mut allocator = Allocator::new(bitmaps, g.leaf_slabs());
     let entries = vec![PageEntry::EMPTY; g.pages() as usize];
     let set = || PageSet::new(vec![0; words_for(g.pages())]);

@@ -16,7 +16,7 @@ use hooked::Hooked;
 use sim::disk::{Random, SimDisk};
 use sim::oracle::content;
 use sim::union::{format, SimUnion};
-use ubcore::alloc::Allocator;
+use ubcore::alloc::{bitmap_words, Allocator};
 use ubcore::attach;
 use ubcore::commit::Committer;
 use ubcore::disk::Order;
@@ -47,7 +47,7 @@ fn scene() -> Rc<Scene> {
     let probe = attach::probe(&mut disk, g.root_sectors(), g.leaf_sectors()).unwrap();
     let map = Map::new(g, Hooked::new(&g));
     let mut allocator = Allocator::new(
-        [0; 3].map(|_| vec![0; g.leaf_slabs() as usize / 64 + 1]),
+        bitmap_words(g.leaf_slabs()).map(|n| vec![0; n]),
         g.leaf_slabs(),
     );
     let entries = vec![PageEntry::EMPTY; g.pages() as usize];

@@ -2,7 +2,7 @@
 
 //! Attaches a whole leaf as the driver does it.
 
-use ubcore::alloc::Allocator;
+use ubcore::alloc::{bitmap_words, Allocator};
 use ubcore::attach::{self, fits_blocks};
 use ubcore::commit::Committer;
 use ubcore::error::{Error, Result};
@@ -45,7 +45,7 @@ pub fn read(
     let before = leaf.reads;
     let probe = attach::probe(leaf, g.root_sectors(), leaf.sectors)?;
     let map = Map::new(*g, Bounded::new(g, leaf));
-    let bitmaps = [0; 3].map(|_| vec![0; g.leaf_slabs() as usize / 64 + 1]);
+    let bitmaps = bitmap_words(g.leaf_slabs()).map(|n| vec![0; n]);
     let mut allocator = Allocator::new(bitmaps, g.leaf_slabs());
     let entries = vec![PageEntry::EMPTY; g.pages() as usize];
     let (a, sets) = (&mut allocator, [changed.unwrap_or_else(|| set(g)), set(g)]);

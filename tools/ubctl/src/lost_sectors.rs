@@ -3,7 +3,7 @@
 //! Sectors of a union whose content is unknown because metadata is damaged.
 
 use serde::Serialize;
-use ubcore::alloc::Allocator;
+use ubcore::alloc::{bitmap_words, Allocator};
 use ubcore::attach;
 use ubcore::format::directory::PageEntry;
 use ubcore::format::superblock::Superblock;
@@ -45,7 +45,7 @@ pub fn of_leaf(leaf: &mut Device, sb: &Superblock) -> Option<Vec<Stretch>> {
     let probe = attach::probe(leaf, sb.geometry.root_sectors(), sectors).ok()?;
     let g = probe.superblock.geometry;
     let map = Map::new(g, Heap::to_read(&g));
-    let bitmaps = [0; 3].map(|_| vec![0u64; words_for(g.leaf_slabs().saturating_add(1))]);
+    let bitmaps = bitmap_words(g.leaf_slabs()).map(|n| vec![0; n]);
     let mut allocator = Allocator::new(bitmaps, g.leaf_slabs());
     let entries = vec![PageEntry::EMPTY; u32_as_usize(g.pages())];
     let set = || PageSet::new(vec![0u64; words_for(g.pages())]);

@@ -5,7 +5,7 @@
 
 pub mod lives;
 
-use ubcore::alloc::Allocator;
+use ubcore::alloc::{bitmap_words, Allocator};
 use ubcore::attach;
 use ubcore::check::{self, repair, Check, Finding, Grade, Totals, What};
 use ubcore::disk::{Disk, Order};
@@ -87,7 +87,7 @@ pub fn repair(disk: &SimDisk, first: &Look) -> Result {
 fn checkpoint(disk: &mut SimDisk, found: &Look) -> Result {
     let g = found.sb.geometry;
     let map = Map::new(g, SimMemory::new(&g));
-    let bitmaps = [0; 3].map(|_| vec![0; g.leaf_slabs() as usize / 64 + 1]);
+    let bitmaps = bitmap_words(g.leaf_slabs()).map(|n| vec![0; n]);
     let mut allocator = Allocator::new(bitmaps, g.leaf_slabs());
     let entries = vec![PageEntry::EMPTY; g.pages() as usize];
     let mut sets = [0; 2].map(|_| PageSet::new(vec![0; words_for(g.pages())]));

@@ -10,7 +10,7 @@ use std::ops::Range;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc as StdArc, Mutex as StdMutex};
 
-use ubcore::alloc::Allocator;
+use ubcore::alloc::{bitmap_words, Allocator};
 use ubcore::attach;
 use ubcore::commit::Committer;
 use ubcore::disk::{Disk, Order};
@@ -106,7 +106,7 @@ impl std::ops::Deref for Handle {
 fn load(g: Geometry, mut leaf: Leaf) -> Result<Union> {
     let probe = attach::probe(&mut leaf, g.root_sectors(), g.leaf_sectors())?;
     let map = Map::new(g, SimMemory::new(&g));
-    let bitmaps = [0; 3].map(|_| vec![0; g.leaf_slabs() as usize / 64 + 1]);
+    let bitmaps = bitmap_words(g.leaf_slabs()).map(|n| vec![0; n]);
     let mut allocator = Allocator::new(bitmaps, g.leaf_slabs());
     let entries = vec![PageEntry::EMPTY; g.pages() as usize];
     let sets = [0; 2].map(|_| PageSet::new(vec![0; words_for(g.pages())]));

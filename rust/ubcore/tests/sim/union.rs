@@ -2,7 +2,7 @@
 
 //! The smallest driver: does what the kernel's driver does with the core, one request at a time.
 
-use ubcore::alloc::Allocator;
+use ubcore::alloc::{bitmap_words, Allocator};
 use ubcore::attach::{self, Probe};
 use ubcore::commit::Committer;
 use ubcore::disk::{Disk, Order};
@@ -83,7 +83,7 @@ fn load_with<L: Losses>(
     let g = probe.superblock.geometry;
     let map = Map::new(g, SimMemory::new(&g));
     let mut allocator = Allocator::new(
-        [0; 3].map(|_| vec![0; g.leaf_slabs() as usize / 64 + 1]),
+        bitmap_words(g.leaf_slabs()).map(|n| vec![0; n]),
         g.leaf_slabs(),
     );
     let entries = vec![PageEntry::EMPTY; g.pages() as usize];

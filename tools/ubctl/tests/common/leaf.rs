@@ -4,7 +4,7 @@
 
 use std::path::{Path, PathBuf};
 
-use ubcore::alloc::Allocator;
+use ubcore::alloc::{bitmap_words, Allocator};
 use ubcore::attach::{load, probe, read_superblock};
 use ubcore::commit::Committer;
 use ubcore::error::Side;
@@ -34,7 +34,7 @@ impl Union {
         let probe = probe(&mut device, root.sectors(), root_of(leaf)).unwrap();
         let g: Geometry = probe.superblock.geometry;
         let map = Map::new(g, Heap::new(&g));
-        let bitmaps = [0; 3].map(|_| vec![0u64; words_for(g.leaf_slabs() + 1)]);
+        let bitmaps = bitmap_words(g.leaf_slabs()).map(|n| vec![0; n]);
         let mut allocator = Allocator::new(bitmaps, g.leaf_slabs());
         let entries = vec![PageEntry::EMPTY; u32_as_usize(g.pages())];
         let sets = [0; 2].map(|_| PageSet::new(vec![0u64; words_for(g.pages())]));

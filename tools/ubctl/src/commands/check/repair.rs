@@ -3,7 +3,7 @@
 //! The repair, in the order that the core's `repair` requires. A leaf with nothing to repair is not
 //! written to.
 
-use ubcore::alloc::Allocator;
+use ubcore::alloc::{bitmap_words, Allocator};
 use ubcore::attach::load;
 use ubcore::check::repair;
 use ubcore::check::Finding;
@@ -50,7 +50,7 @@ pub fn repair(leaf: &mut Device, first: &Look) -> Result<Look> {
 fn checkpoint(leaf: &mut Device, found: &Look) -> ubcore::error::Result {
     let g = found.sb.geometry;
     let map = Map::new(g, Heap::new(&g));
-    let bitmaps = [0; 3].map(|_| vec![0u64; words_for(g.leaf_slabs().saturating_add(1))]);
+    let bitmaps = bitmap_words(g.leaf_slabs()).map(|n| vec![0; n]);
     let mut allocator = Allocator::new(bitmaps, g.leaf_slabs());
     let entries = vec![PageEntry::EMPTY; u32_as_usize(g.pages())];
     let [mut changed, stored] = [0; 2].map(|_| PageSet::new(vec![0u64; words_for(g.pages())]));

@@ -1,0 +1,238 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The leaf slabs that are not free, and how a free one is found.
+//!
+//! A tree of bitmaps in one array. Level 0 has a bit for each leaf slab, set if the slab is taken.
+//! Each level above has a bit for each word of the level below, set if all bits of that word are
+//! set. The highest level is one word. So a search for a free slab reads one word of each level,
+//! however large and however full the leaf is, and it may run under a spinlock.
+
+use core::ops::DerefMut;
+
+use super::num::{mask, u32_as_usize};
+
+/// The number of levels. 64 to the power of 6 is above every number of slabs.
+const LEVELS: usize = 6;
+
+/// Returns the number of words that [`TakenSlabs`] needs for `slabs` slabs.
+pub const fn words_for_taken(slabs: u32) -> usize {
+    let (_, words) = layout(slabs);
+    words
+}
+
+/// Returns the first word of each level, and the number of all words.
+const fn layout(slabs: u32) -> ([usize; LEVELS], usize) {
+    let [mut bits, mut end] = [u32_as_usize(slabs), 0];
+    let mut starts = [0; LEVELS];
+    let mut left: &mut [usize] = &mut starts;
+    while let [start, higher @ ..] = left {
+        *start = end;
+        bits = bits.div_ceil(64);
+        end = end.saturating_add(bits);
+        left = higher;
+    }
+    (starts, end)
+}
+
+/// The leaf slabs that are not free.
+///
+/// # Invariants
+///
+/// - A bit of a level above 0 is set if and only if all bits of its word below are set.
+/// - The bits of each level after the last slab, or the last word below, are set.
+pub struct TakenSlabs<B> {
+    words: B,
+    /// The first word of each level.
+    starts: [usize; LEVELS],
+    slabs: u32,
+    used: u32,
+}
+
+impl<B: DerefMut<Target = [u64]>> TakenSlabs<B> {
+    /// Returns `slabs` free slabs. `words` are [`words_for_taken`] zeroes.
+    pub fn new(words: B, slabs: u32) -> Self {
+        let (starts, _) = layout(slabs);
+        let mut taken = TakenSlabs {
+            words,
+            starts,
+            slabs,
+            used: 0,
+        };
+        // INVARIANT: No word is full, because each has a bit for a free slab, and the bits after
+        // the last one are set here.
+        let mut bits = slabs;
+        for start in starts {
+            let last = start.saturating_add(u32_as_usize(bits / 64));
+            match taken.words.get_mut(last) {
+                Some(word) if bits % 64 != 0 => *word |= mask(bits % 64, 64),
+                _ => {}
+            }
+            bits = bits.div_ceil(64);
+        }
+        taken
+    }
+
+    /// Returns the number of all slabs.
+    pub fn slabs(&self) -> u32 {
+        self.slabs
+    }
+
+    /// Returns the number of slabs that are taken.
+    pub fn used(&self) -> u32 {
+        self.used
+    }
+
+    /// Returns whether a slab exists and is free.
+    pub fn is_free(&self, slab: u32) -> bool {
+        self.word(slab / 64) & 1u64.wrapping_shl(slab % 64) == 0
+    }
+
+    /// Returns the bits of slabs `64 at..64 at + 64`. A slab that does not exist is taken.
+    pub fn word(&self, at: u32) -> u64 {
+        // The words of level 0 come first in the array, and others follow.
+        let level = self.words.get(..u32_as_usize(self.slabs.div_ceil(64)));
+        let word = level.and_then(|words| words.get(u32_as_usize(at)));
+        word.copied().unwrap_or(u64::MAX)
+    }
+
+    /// Takes a slab. Returns false if it is taken already or does not exist.
+    pub fn take(&mut self, slab: u32) -> bool {
+        if !self.is_free(slab) {
+            return false;
+        }
+        self.used = self.used.saturating_add(1);
+        let mut bit = slab;
+        for start in self.starts {
+            let Some(word) = self
+                .words
+                .get_mut(start.saturating_add(u32_as_usize(bit / 64)))
+            else {
+                break;
+            };
+            *word |= 1u64.wrapping_shl(bit % 64);
+            // INVARIANT: If the word is full now, its bit above is set in the next round.
+            if *word != u64::MAX {
+                break;
+            }
+            bit /= 64;
+        }
+        true
+    }
+
+    /// Frees a slab. Returns false if it is free already or does not exist.
+    pub fn free(&mut self, slab: u32) -> bool {
+        if slab >= self.slabs || self.is_free(slab) {
+            return false;
+        }
+        self.used = self.used.saturating_sub(1);
+        let mut bit = slab;
+        for start in self.starts {
+            let Some(word) = self
+                .words
+                .get_mut(start.saturating_add(u32_as_usize(bit / 64)))
+            else {
+                break;
+            };
+            let was_full = *word == u64::MAX;
+            *word &= !1u64.wrapping_shl(bit % 64);
+            // INVARIANT: If the word was full, its bit above is cleared in the next round.
+            if !was_full {
+                break;
+            }
+            bit /= 64;
+        }
+        true
+    }
+
+    /// Returns the first free slab.
+    pub fn first_free(&self) -> Option<u32> {
+        first_clear(&self.starts, |at| {
+            self.words.get(at).copied().unwrap_or(u64::MAX)
+        })
+    }
+}
+
+/// Returns the first bit of level 0 that is clear. Calls `word` for each word that it looks at: one
+/// of each level, the highest first.
+fn first_clear(starts: &[usize; LEVELS], mut word: impl FnMut(usize) -> u64) -> Option<u32> {
+    let mut bit = 0u32;
+    for start in starts.iter().rev() {
+        let ones = word(start.saturating_add(u32_as_usize(bit))).trailing_ones();
+        if ones == 64 {
+            return None;
+        }
+        bit = bit.checked_mul(64)?.checked_add(ones)?;
+    }
+    Some(bit)
+}
+
+#[cfg(any(test, kernel))]
+#[cfg_attr(kernel, kernel::prelude::kunit_tests(unionblk_taken))]
+mod tests {
+    use super::{first_clear, layout, words_for_taken, TakenSlabs};
+
+    /// The slabs of a leaf of 8 TiB with slabs of 64 KiB.
+    const LARGE: u32 = 1 << 27;
+
+    /// A leaf in which one slab is free, wherever that is. Its words are not in memory.
+    #[test]
+    fn a_free_slab_of_a_large_leaf_is_found_in_six_words() {
+        let (starts, _) = layout(LARGE);
+        for free in [0, 1, 63, 64, 4095, LARGE / 2, LARGE - 65, LARGE - 1] {
+            let mut looks = 0;
+            let found = first_clear(&starts, |at| {
+                looks += 1;
+                let level = starts.iter().rposition(|&start| start <= at).unwrap_or(0);
+                let bit = free >> (6 * level);
+                let hole = at == starts[level] + (bit / 64) as usize;
+                u64::MAX ^ (u64::from(hole) << (bit % 64))
+            });
+            assert_eq!(found, Some(free));
+            assert_eq!(looks, 6);
+        }
+    }
+
+    #[test]
+    fn the_layout_of_any_leaf() {
+        assert_eq!(words_for_taken(1), 6);
+        assert_eq!(words_for_taken(64), 6);
+        assert_eq!(words_for_taken(65), 7);
+        assert_eq!(words_for_taken(4097), 65 + 2 + 4);
+        assert_eq!(words_for_taken(LARGE), (1 << 21) + (1 << 15) + 512 + 8 + 2);
+        // The highest level is one word, also for the most slabs.
+        let (starts, end) = layout(u32::MAX);
+        assert_eq!(end - starts[5], 1);
+    }
+
+    /// Takes and frees slabs of small leaves in an order without pattern, and compares each step
+    /// with an array of flags.
+    #[test]
+    fn as_an_array_of_flags() {
+        const MOST: usize = 300;
+        for slabs in [1u32, 63, 64, 65, 128, 299, 300] {
+            let mut words = [0u64; words_for_taken(MOST as u32)];
+            let mut taken = TakenSlabs::new(&mut words[..words_for_taken(slabs)], slabs);
+            let mut flags = [false; MOST];
+            let flags = &mut flags[..slabs as usize];
+            let mut random = 1u32;
+            for step in 0..4000u32 {
+                random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                let slab = (random >> 8) % (slabs + 2);
+                let flag = flags.get(slab as usize).copied();
+                // Takes more than it frees in the first half, so that the leaf becomes full.
+                if random >> 30 > step / 2000 {
+                    assert_eq!(taken.take(slab), flag == Some(false));
+                } else {
+                    assert_eq!(taken.free(slab), flag == Some(true));
+                }
+                if let Some(flag) = flags.get_mut(slab as usize) {
+                    *flag = !taken.is_free(slab);
+                }
+                let first = flags.iter().position(|&flag| !flag);
+                assert_eq!(taken.first_free(), first.map(|n| n as u32));
+                assert_eq!(taken.used() as usize, flags.iter().filter(|&&f| f).count());
+            }
+            assert!(!taken.is_free(slabs) && !taken.is_free(u32::MAX));
+        }
+    }
+}
