@@ -70,7 +70,7 @@ impl BlockDevice {
     ///
     /// Context: process; the path is looked up and permissions are checked as the current task.
     pub(crate) fn open_shared(path: &CStr) -> Result<Self> {
-        // SAFETY: `path` is a string that outlives the call.
+        // SAFETY: By the invariant of `CStr` `path` ends with NUL; it outlives the call.
         let file = from_err_ptr(unsafe { ffi::ub_bdev_open_shared(path.as_char_ptr()) })?;
 
         // SAFETY: By the contract of `from_file`: `file` was opened above as the file of a block
@@ -82,7 +82,7 @@ impl BlockDevice {
     ///
     /// Context: process; the path is looked up and permissions are checked as the current task.
     pub(crate) fn open_plain(path: &CStr) -> Result<Self> {
-        // SAFETY: `path` is a string that outlives the call.
+        // SAFETY: By the invariant of `CStr` `path` ends with NUL; it outlives the call.
         let file = from_err_ptr(unsafe { ffi::ub_bdev_open_plain(path.as_char_ptr()) })?;
 
         // SAFETY: By the contract of `from_file`: `file` was opened above as the file of a block
@@ -159,7 +159,7 @@ impl BlockDevice {
 
     /// Returns whether the device takes requests by [`Way::Requests`](super::Way).
     pub(crate) fn takes_clones(&self) -> bool {
-        // SAFETY: By the invariant the device is open.
+        // SAFETY: By the invariant of `BlockDevice` the device is open as long as `self` exists.
         unsafe { ffi::ub_bdev_takes_clones(self.as_raw()) }
     }
 
@@ -172,13 +172,13 @@ impl BlockDevice {
 
     /// Returns whether the device has a volatile cache, so that writes need a flush. Any context.
     pub(crate) fn has_cache(&self) -> bool {
-        // SAFETY: By the invariant the device is open.
+        // SAFETY: By the invariant of `BlockDevice` the device is open as long as `self` exists.
         unsafe { ffi::ub_bdev_has_cache(self.as_raw()) }
     }
 
     /// Returns whether a single write can be made durable when it ends. Any context.
     pub(crate) fn has_fua(&self) -> bool {
-        // SAFETY: By the invariant the device is open.
+        // SAFETY: By the invariant of `BlockDevice` the device is open as long as `self` exists.
         !self.has_cache() || unsafe { ffi::ub_bdev_has_fua(self.as_raw()) }
     }
 
@@ -205,14 +205,14 @@ impl BlockDevice {
 
     /// Returns whether the device belongs to this module.
     pub(crate) fn is_own(&self) -> bool {
-        // SAFETY: By the invariant the device is open.
+        // SAFETY: By the invariant of `BlockDevice` the device is open as long as `self` exists.
         let owner = unsafe { ffi::ub_bdev_owner(self.as_raw()) };
         owner == this_module::<crate::LocalModule>().as_ptr()
     }
 
     /// Returns whether the device refuses writes.
     pub(crate) fn is_read_only(&self) -> bool {
-        // SAFETY: By the invariant the device is open.
+        // SAFETY: By the invariant of `BlockDevice` the device is open as long as `self` exists.
         unsafe { ffi::ub_bdev_read_only(self.as_raw()) }
     }
 
@@ -275,7 +275,7 @@ impl BlockDevice {
     /// even if the flush failed (`__dm_io_complete()`, at `requeue_flush_with_data`). For a driver
     /// that takes requests, the block layer sends the flush and handles its failure.
     fn flushed(&self, order: WriteOrder) -> Result<WriteOrder> {
-        // SAFETY: By the invariant the device is open.
+        // SAFETY: By the invariant of `BlockDevice` the device is open as long as `self` exists.
         if order != WriteOrder::FlushFua || unsafe { ffi::ub_bdev_takes_requests(self.as_raw()) } {
             return Ok(order);
         }
@@ -287,7 +287,7 @@ impl BlockDevice {
     ///
     /// Context: process, sleeps. Not from [`Operations::queue`](super::Operations::queue).
     pub(crate) fn flush(&self) -> Result {
-        // SAFETY: By the invariant the device is open.
+        // SAFETY: By the invariant of `BlockDevice` the device is open as long as `self` exists.
         to_result(unsafe { ffi::ub_bdev_flush(self.as_raw()) })
     }
 
@@ -392,7 +392,8 @@ impl IoBuffer {
 
     /// Returns the bytes.
     pub(crate) fn as_slice(&self) -> &[u8] {
-        // SAFETY: A `Page` consists of its bytes only, without padding.
+        // SAFETY: The pointer and the length are those of the buffer's own pages, and a `Page`
+        // consists of its bytes only, without padding.
         unsafe { slice::from_raw_parts(self.0.as_ptr().cast(), self.len()) }
     }
 

@@ -34,6 +34,9 @@ pub(super) const REQ_META: u32 = 1 << bindings::req_flag_bits___REQ_META;
 pub(super) const REQ_FUA: u32 = 1 << bindings::req_flag_bits___REQ_FUA;
 pub(super) const REQ_PREFLUSH: u32 = 1 << bindings::req_flag_bits___REQ_PREFLUSH;
 
+/// Ends a lower I/O, whose first bio it gets.
+pub(super) type EndIo = unsafe extern "C" fn(*mut bindings::bio);
+
 /// A range of an upper request, from sector `skip` of the bio `src` on, and the lower sector that
 /// it goes to.
 #[repr(C)]
@@ -57,14 +60,14 @@ extern "C" {
         rq: *mut bindings::request,
         own: *mut bindings::bio,
         part: *const Part,
-        end_io: unsafe extern "C" fn(*mut bindings::bio),
+        end_io: EndIo,
     ) -> c_int;
     pub(super) fn ub_clone_whole(
         rq: *mut bindings::request,
         own: *mut bindings::bio,
         bdev: *mut bindings::block_device,
         to: u64,
-        end_io: unsafe extern "C" fn(*mut bindings::bio),
+        end_io: EndIo,
     ) -> c_int;
     pub(super) fn ub_request_fail_bios(
         rq: *mut bindings::request,

@@ -123,7 +123,8 @@ impl<D: Operations> QueueData<D> {
 ///
 /// # Invariants
 ///
-/// - `disk` was added to the system, and has not been removed.
+/// - `disk` was added to the system, and has not been removed. The value owns the reference of its
+///   allocation.
 /// - Its `queuedata` and `private_data` point to `shared`.
 pub(crate) struct GenDisk<D: Operations> {
     disk: NonNull<bindings::gendisk>,
@@ -142,7 +143,7 @@ pub(crate) type Below<D> = fn(&D) -> &BlockDevice;
 /// The pointer is to a disk, and the value holds a reference to it.
 pub(crate) struct GenDiskRef(NonNull<bindings::gendisk>);
 
-// SAFETY: A reference is not tied to a thread.
+// SAFETY: By the invariant the value holds a counted reference, which any thread may drop.
 unsafe impl Send for GenDiskRef {}
 
 // SAFETY: All methods on a shared reference may run at the same time.
@@ -155,7 +156,7 @@ impl GenDiskRef {
     ///
     /// Context: process, sleeps.
     pub(crate) fn set_read_only(&self, read_only: bool) {
-        // SAFETY: By the invariant a reference keeps the disk's memory.
+        // SAFETY: By the invariant the value holds a reference, which keeps the disk's memory.
         unsafe { bindings::set_disk_ro(self.0.as_ptr(), read_only) };
     }
 }
@@ -274,7 +275,7 @@ impl<D: Operations> GenDisk<D> {
 
     /// Returns a reference to the disk's memory that may outlive this value.
     pub(crate) fn reference(&self) -> GenDiskRef {
-        // SAFETY: By the invariant the disk is in the system.
+        // SAFETY: By the invariant the disk was added and not removed, so its memory exists.
         unsafe { ffi::ub_disk_get(self.disk.as_ptr()) };
         // INVARIANT: The call above took the reference.
         GenDiskRef(self.disk)
@@ -313,7 +314,7 @@ impl<D: Operations> GenDisk<D> {
 
     /// Returns how often the disk or a partition of it is open.
     pub(crate) fn openers(&self) -> u32 {
-        // SAFETY: By the invariant the disk is in the system.
+        // SAFETY: By the invariant the disk was added and not removed, so its memory exists.
         unsafe { ffi::ub_disk_openers(self.disk.as_ptr()) }
     }
 
@@ -342,7 +343,8 @@ impl<D: Operations> Drop for GenDisk<D> {
         // returns when all requests have ended. A process that still has the disk open finds its
         // queue dead.
         unsafe { bindings::del_gendisk(self.disk.as_ptr()) };
-        // SAFETY: We hold the reference of the allocation.
+        // SAFETY: By the invariant the value owns the reference of the allocation, and drops it only
+        // here.
         unsafe { bindings::put_disk(self.disk.as_ptr()) };
         // A request may have ended before the call that queued it has returned, so wait for all
         // such calls.
@@ -416,7 +418,8 @@ impl<D: Operations> OperationsVTable<D> {
             };
             if !taken {
                 // The request was started, so it cannot stay on the list.
-                // SAFETY: `start` has returned the request to us, started.
+                // SAFETY: `start` has returned `false`, so by its contract we own the request again, and it
+                // is started.
                 unsafe { bindings::blk_mq_requeue_request(rq, true) };
                 break;
             }

@@ -34,7 +34,7 @@ pub(crate) struct RequestList<D: Operations> {
     _owns: PhantomData<Request<D>>,
 }
 
-// SAFETY: The list owns its requests, which are `Send`.
+// SAFETY: By the invariant the list owns the requests of its chain, and a `Request` is `Send`.
 unsafe impl<D: Operations> Send for RequestList<D> {}
 
 // SAFETY: `head` is atomic, and a thread that takes the chain from it owns the whole chain.
@@ -72,7 +72,7 @@ impl<D: Operations> RequestList<D> {
     }
 
     /// Takes all requests, in the order in which they were pushed.
-    pub(crate) fn take_all(&self) -> Taken<D> {
+    pub(crate) fn take_all(&self) -> Drain<D> {
         // INVARIANT: The list is empty afterwards, and we own the chain.
         let mut newest = self.head.xchg(ptr::null_mut(), Full);
         let mut oldest = ptr::null_mut();
@@ -87,7 +87,7 @@ impl<D: Operations> RequestList<D> {
             newest = next;
         }
         // INVARIANT: The loop has reversed the chain, so it starts with the oldest request.
-        Taken {
+        Drain {
             next: oldest,
             _owns: PhantomData,
         }
@@ -107,15 +107,15 @@ impl<D: Operations> Drop for RequestList<D> {
 /// # Invariants
 ///
 /// `next` starts a chain of requests that this value owns, terminated by null.
-pub(crate) struct Taken<D: Operations> {
+pub(crate) struct Drain<D: Operations> {
     next: *mut bindings::request,
     _owns: PhantomData<Request<D>>,
 }
 
-// SAFETY: `Taken` owns its requests, which are `Send`.
-unsafe impl<D: Operations> Send for Taken<D> {}
+// SAFETY: By the invariant the value owns the requests of its chain, and a `Request` is `Send`.
+unsafe impl<D: Operations> Send for Drain<D> {}
 
-impl<D: Operations> Iterator for Taken<D> {
+impl<D: Operations> Iterator for Drain<D> {
     type Item = Request<D>;
 
     fn next(&mut self) -> Option<Request<D>> {
@@ -131,7 +131,7 @@ impl<D: Operations> Iterator for Taken<D> {
     }
 }
 
-impl<D: Operations> Drop for Taken<D> {
+impl<D: Operations> Drop for Drain<D> {
     fn drop(&mut self) {
         self.for_each(drop);
     }

@@ -12,14 +12,13 @@
 pub(crate) mod attributes;
 pub(crate) mod bdev;
 pub(crate) mod bios;
-mod clone;
 mod ffi;
 pub(crate) mod gen_disk;
-mod held;
 pub(crate) mod limits;
 pub(crate) mod list;
 mod lower;
 mod pdu;
+mod pieces;
 pub(crate) mod plug;
 pub(crate) mod request;
 mod tag_set;
@@ -38,15 +37,18 @@ pub(crate) use self::{
     limits::Limits,
     list::RequestList,
     lower::{
+        Sent,
+        Way, //
+    },
+    pieces::{
         Piece,
         Pieces,
-        Sent,
-        Target,
-        Way, //
+        Target, //
     },
     request::{
         Op,
         Request,
+        Started,
         Status, //
     },
     tag_set::TagSet,

@@ -5,23 +5,18 @@
 //! C header: [`include/linux/blk-mq.h`](srctree/include/linux/blk-mq.h)
 
 use super::{
-    bdev::BlockDevice,
     ffi,
     gen_disk::{
         Operations,
         QueueData, //
     },
-    lower::{
-        self,
-        Pieces,
-        Sent,
-        Way, //
-    },
+    lower::Way,
     pdu::Pdu, //
 };
 use core::{
     marker::PhantomData,
     mem::ManuallyDrop,
+    ops::Deref,
     ptr::NonNull, //
 };
 use kernel::{
@@ -79,64 +74,55 @@ pub(crate) enum Op {
     Other(u8),
 }
 
-/// A started request, owned.
-///
-/// ```text
-///   block layer --queue()--> Request --submit()--> lower I/O --complete()--> Request
-///                               |                                               |
-///                               +------------ end(), or again() ----------------+--> block layer
-/// ```
-///
-/// A request that is dropped ends with an error, so that no request is lost.
+/// A request that was started and has not ended, whoever owns it.
 ///
 /// # Invariants
 ///
-/// - The pointer is to a request of a `GenDisk<D>`, started and not ended; its [`Pdu`] is
-///   initialised.
-/// - The owner of the value owns the request: no lower I/O of it is under way, and no list holds
-///   it.
-pub(crate) struct Request<D: Operations>(NonNull<bindings::request>, PhantomData<fn(D)>);
+/// The pointer is to a request of a `GenDisk<D>`, started and not ended; its [`Pdu`] is
+/// initialised.
+pub(crate) struct Started<D: Operations>(NonNull<bindings::request>, PhantomData<fn(D)>);
 
-// SAFETY: Any thread may process and end a request, one thread at a time.
-unsafe impl<D: Operations> Send for Request<D> {}
+// SAFETY: Any thread may access a request by the methods below, which do not end it.
+unsafe impl<D: Operations> Send for Started<D> {}
 
-// SAFETY: The methods on a shared reference only read, or are atomic.
-unsafe impl<D: Operations> Sync for Request<D> {}
+// SAFETY: The methods on a shared reference only read, or are atomic, so any number of threads may
+// call them at the same time.
+unsafe impl<D: Operations> Sync for Started<D> {}
 
-impl<D: Operations> Request<D> {
-    /// Takes ownership of a request.
-    ///
-    /// # Safety
-    ///
-    /// `rq` must fulfil the invariants of the type, and no other value may exist for it.
-    pub(super) unsafe fn from_raw(rq: *mut bindings::request) -> Self {
-        // INVARIANT: By the contract of this function.
-        // SAFETY: By the contract of this function `rq` points to a request, so it is not null.
-        Self(unsafe { NonNull::new_unchecked(rq) }, PhantomData)
-    }
-
-    /// Gives up ownership without ending the request.
-    pub(super) fn into_raw(self) -> *mut bindings::request {
-        ManuallyDrop::new(self).0.as_ptr()
+impl<D: Operations> Started<D> {
+    pub(super) fn as_raw(&self) -> *mut bindings::request {
+        self.0.as_ptr()
     }
 
     pub(super) fn pdu(&self) -> &Pdu {
         // SAFETY: By the invariant the pointer is to a request of a `GenDisk<D>` with an
         // initialised `Pdu`, which lives as long as the request.
-        unsafe { &*Pdu::of(self.0.as_ptr()) }
+        unsafe { &*Pdu::of(self.as_raw()) }
     }
 
     /// Returns the driver of the request's disk.
     pub(super) fn driver(&self) -> &D {
         // SAFETY: By the invariant the request is not ended, so the disk holds its `QueueData`.
-        unsafe { &(*QueueData::of(self.0.as_ptr())).driver }
+        unsafe { &(*QueueData::of(self.as_raw())).driver }
+    }
+
+    /// Returns the first bio; null if there is none.
+    pub(super) fn first_bio(&self) -> *mut bindings::bio {
+        // SAFETY: By the invariant the request is started and not ended, so this field of it does
+        // not change.
+        unsafe { (*self.as_raw()).bio }
+    }
+
+    /// Returns the operation and its flags.
+    fn opf(&self) -> u32 {
+        // SAFETY: By the invariant the request is started and not ended, so this field of it does
+        // not change.
+        unsafe { (*self.as_raw()).cmd_flags }
     }
 
     /// Returns the operation.
     pub(crate) fn op(&self) -> Op {
-        // SAFETY: By the invariant the request is valid and does not change.
-        let op = unsafe { (*self.0.as_ptr()).cmd_flags } & ffi::REQ_OP_MASK;
-        match op {
+        match self.opf() & ffi::REQ_OP_MASK {
             bindings::req_op_REQ_OP_READ => Op::Read,
             bindings::req_op_REQ_OP_WRITE => Op::Write,
             bindings::req_op_REQ_OP_FLUSH => Op::Flush,
@@ -149,8 +135,7 @@ impl<D: Operations> Request<D> {
 
     /// Returns whether the write must be durable when it ends.
     pub(crate) fn is_fua(&self) -> bool {
-        // SAFETY: By the invariant the request is valid and does not change.
-        unsafe { (*self.0.as_ptr()).cmd_flags & ffi::REQ_FUA != 0 }
+        self.opf() & ffi::REQ_FUA != 0
     }
 
     /// Returns the first sector. Returns 0 for a flush, for which the block layer sets the highest
@@ -159,14 +144,16 @@ impl<D: Operations> Request<D> {
         if self.sectors() == 0 {
             return 0;
         }
-        // SAFETY: By the invariant the request is valid and does not change.
-        unsafe { (*self.0.as_ptr()).__sector }
+        // SAFETY: By the invariant the request is started and not ended, so this field of it does
+        // not change.
+        unsafe { (*self.as_raw()).__sector }
     }
 
     /// Returns the length in sectors; 0 for a flush.
     pub(crate) fn sectors(&self) -> u32 {
-        // SAFETY: By the invariant the request is valid and does not change.
-        unsafe { (*self.0.as_ptr()).__data_len >> ffi::SECTOR_SHIFT }
+        // SAFETY: By the invariant the request is started and not ended, so this field of it does
+        // not change.
+        unsafe { (*self.as_raw()).__data_len >> ffi::SECTOR_SHIFT }
     }
 
     /// Returns the sectors that were not given a place yet: first and count. Before the first
@@ -184,6 +171,55 @@ impl<D: Operations> Request<D> {
         let sector = self.sector().saturating_add(u64::from(begun));
 
         (sector, placed.saturating_sub(begun))
+    }
+}
+
+/// A started request, owned.
+///
+/// ```text
+///   block layer --queue()--> Request --submit()--> lower I/O --complete()--> Request
+///                               |                                               |
+///                               +------------ end(), or again() ----------------+--> block layer
+/// ```
+///
+/// A request that is dropped ends with an error, so that no request is lost.
+///
+/// # Invariants
+///
+/// The owner of the value owns the request: no lower I/O of it is under way, and no list holds it.
+pub(crate) struct Request<D: Operations>(Started<D>);
+
+impl<D: Operations> Deref for Request<D> {
+    type Target = Started<D>;
+
+    fn deref(&self) -> &Started<D> {
+        &self.0
+    }
+}
+
+impl<D: Operations> Request<D> {
+    /// Takes ownership of a request.
+    ///
+    /// # Safety
+    ///
+    /// `rq` must fulfil the invariants of this type and of [`Started`], and no other value may exist
+    /// for it.
+    pub(super) unsafe fn from_raw(rq: *mut bindings::request) -> Self {
+        // INVARIANT: By the contract of this function.
+        // SAFETY: By the contract of this function `rq` points to a request, so it is not null.
+        Self(Started(unsafe { NonNull::new_unchecked(rq) }, PhantomData))
+    }
+
+    /// Gives up ownership without ending the request.
+    pub(super) fn into_started(self) -> Started<D> {
+        // INVARIANT: The pointer is that of `self`, which is not dropped, so the request has not
+        // ended.
+        Started(ManuallyDrop::new(self).0 .0, PhantomData)
+    }
+
+    /// Gives up ownership without ending the request.
+    pub(super) fn into_raw(self) -> *mut bindings::request {
+        self.into_started().as_raw()
     }
 
     /// Sets the status with which those bios of the request that overlap a range end, if the request
@@ -236,43 +272,6 @@ impl<D: Operations> Request<D> {
         unsafe { bindings::blk_mq_end_request(rq, status.0) };
     }
 
-    /// Sends lower I/O for the request in pieces. [`Operations::complete`] gets the request back
-    /// when all of the lower I/O has ended.
-    ///
-    /// `plan` adds the pieces of [`Request::rest`] in order. They must cover it exactly. If they do
-    /// not, no lower I/O reaches beyond it, and the request completes with [`Status::IOERR`] once
-    /// the lower I/O that was sent has ended. `fua` makes each lower write durable by itself, if
-    /// its device has FUA.
-    ///
-    /// If sending would have to wait, the request completes with a rest, and the driver must call
-    /// [`again`]. If nothing could be sent, the request is returned at once, as the error.
-    ///
-    /// `plan` borrows the driver for as long as the request lives, and must take the lower devices
-    /// from the driver. They therefore stay open until the last lower I/O has ended.
-    ///
-    /// Context: process. With [`Way::Requests`] it may sleep only if a lower device
-    /// [`may`](super::BlockDevice::may_sleep); with [`Way::Bios`] it may wait.
-    ///
-    /// [`again`]: Request::again
-    pub(crate) fn submit<F>(self, fua: bool, plan: F) -> core::result::Result<(), Self>
-    where
-        F: for<'d> FnOnce(&'d D, &mut Pieces<'d, D>),
-    {
-        lower::submit(self, fua, plan)
-    }
-
-    /// Sends a request, of which nothing was sent before, as one lower request to `sector` of the
-    /// device that `dev` returns, if the request fits one.
-    ///
-    /// In all other respects like [`Request::submit`] with [`Way::Requests`].
-    #[inline]
-    pub(crate) fn submit_at_once<F>(self, sector: u64, dev: F) -> Sent<D>
-    where
-        F: for<'d> FnOnce(&'d D) -> &'d BlockDevice,
-    {
-        lower::submit_at_once(self, sector, dev)
-    }
-
     /// Returns how lower I/O of the request is sent.
     #[inline]
     pub(crate) fn way(&self) -> Way {
@@ -316,7 +315,7 @@ impl<D: Operations> Request<D> {
         // SAFETY: By the invariant the request is not ended, so the disk holds its `QueueData`.
         // After the request has ended, the RCU read side keeps `QueueData` until the guard is
         // dropped.
-        let shared = unsafe { &*QueueData::<D>::of(self.0.as_ptr()) };
+        let shared = unsafe { &*QueueData::<D>::of(self.as_raw()) };
 
         D::complete(shared.driver(), self, Status(status));
     }
@@ -327,6 +326,6 @@ impl<D: Operations> Drop for Request<D> {
         pr_warn_once!("bug: the driver dropped a request, and the request fails\n");
         // SAFETY: By the invariant the request is started and not ended, and we own it. The value
         // is dropped, so no one accesses the request afterwards.
-        unsafe { bindings::blk_mq_end_request(self.0.as_ptr(), ffi::BLK_STS_IOERR) };
+        unsafe { bindings::blk_mq_end_request(self.as_raw(), ffi::BLK_STS_IOERR) };
     }
 }

@@ -39,7 +39,7 @@ pub(crate) struct TagSet<D: Operations> {
     _driver: PhantomData<fn(D)>,
 }
 
-// SAFETY: A tag set may be used from any thread.
+// SAFETY: By the invariant the C struct is initialised, and no field of it is tied to a thread.
 unsafe impl<D: Operations> Send for TagSet<D> {}
 
 // SAFETY: Any number of threads may use a tag set at the same time.

@@ -19,6 +19,7 @@ use crate::{
     blk::{
         Op,
         Request,
+        Started,
         Status,
         Way, //
     },
@@ -68,7 +69,7 @@ const PAUSE_MOST: i64 = 20_000;
 
 impl protocol::Request for Request<Union> {
     fn op(&self) -> protocol::Op {
-        match self.op() {
+        match Started::op(self) {
             Op::Read => protocol::Op::Read,
             Op::Write => protocol::Op::Write,
             Op::Flush => protocol::Op::Flush,
@@ -79,15 +80,15 @@ impl protocol::Request for Request<Union> {
     }
 
     fn sector(&self) -> u64 {
-        self.sector()
+        Started::sector(self)
     }
 
     fn sectors(&self) -> u32 {
-        self.sectors()
+        Started::sectors(self)
     }
 
     fn is_fua(&self) -> bool {
-        self.is_fua()
+        Started::is_fua(self)
     }
 
     fn fail_bios(&self, sector: u64, sectors: u32) -> bool {
@@ -99,11 +100,11 @@ impl protocol::Request for Request<Union> {
     }
 
     fn rest(&self) -> (u64, u32) {
-        self.rest()
+        Started::rest(self)
     }
 
     fn part(&self) -> (u64, u32) {
-        self.part()
+        Started::part(self)
     }
 
     fn state(&self) -> State {

@@ -1,0 +1,511 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A request that is sent in pieces: how it is split and counted.
+//!
+//! A range that goes to one place is one lower I/O, if the way allows it. If all of a request goes
+//! to one place, no lower I/O is counted. If there is no memory or no free lower request, the
+//! *round* ends: when the lower I/O of the round has ended, the driver gets the request back to send
+//! the rest.
+
+use super::{
+    bdev::BlockDevice,
+    ffi::{
+        self,
+        Part, //
+    },
+    gen_disk::Operations,
+    lower::{
+        self,
+        Way, //
+    },
+    request::{
+        Op,
+        Request,
+        Started,
+        Status, //
+    },
+};
+use core::{
+    cell::Cell,
+    ptr, //
+};
+use kernel::{
+    bindings,
+    pr_warn_once,
+    prelude::*, //
+};
+
+/// The target of a range of a request.
+#[derive(Copy, Clone)]
+pub(crate) enum Target<'d> {
+    /// This device, at this sector.
+    Device(&'d BlockDevice, u64),
+    /// No device: a read returns zeroes, and the data of a write is dropped.
+    Nowhere,
+    /// No valid target: the request fails with an I/O error.
+    Broken,
+}
+
+/// A range of a request, with its target.
+#[derive(Copy, Clone)]
+pub(crate) struct Piece<'d> {
+    /// The target.
+    pub(crate) target: Target<'d>,
+    /// The length.
+    pub(crate) sectors: u32,
+}
+
+impl<D: Operations> Request<D> {
+    /// Sends lower I/O for the request in pieces. [`Operations::complete`] gets the request back
+    /// when all of the lower I/O has ended.
+    ///
+    /// `plan` adds the pieces of [`Started::rest`] in order. They must cover it exactly. If they do
+    /// not, no lower I/O reaches beyond it, and the request completes with [`Status::IOERR`] once
+    /// the lower I/O that was sent has ended. `fua` makes each lower write durable by itself, if
+    /// its device has FUA.
+    ///
+    /// If sending would have to wait, the request completes with a rest, and the driver must call
+    /// [`again`]. If nothing could be sent, the request is returned at once, as the error.
+    ///
+    /// `plan` borrows the driver for as long as the request lives, and must take the lower devices
+    /// from the driver. They therefore stay open until the last lower I/O has ended.
+    ///
+    /// Context: process. With [`Way::Requests`] it may sleep only if a lower device
+    /// [`may`](super::BlockDevice::may_sleep); with [`Way::Bios`] it may wait.
+    ///
+    /// [`again`]: Request::again
+    pub(crate) fn submit<F>(self, fua: bool, plan: F) -> core::result::Result<(), Self>
+    where
+        F: for<'d> FnOnce(&'d D, &mut Pieces<'d, D>),
+    {
+        let how = How {
+            way: self.way(),
+            set_opf: if fua { ffi::REQ_FUA } else { 0 },
+        };
+        let held = Held::new(self);
+        let begun = held.rq.pdu().placed();
+        let mut pieces = Pieces::new(&held, begun, how);
+        plan(held.rq.driver(), &mut pieces);
+        let Pieces { whole, round, .. } = pieces;
+
+        let Some(to) = whole.filter(|_| !round.failed) else {
+            return end_round(held, begun, round);
+        };
+        match held.send_whole(begun, to, how) {
+            Ok(()) => Ok(()),
+            Err((held, E2BIG)) => {
+                let mut pieces = Pieces::new(&held, begun, how);
+                pieces.send_rest(to);
+                let round = pieces.round;
+                end_round(held, begun, round)
+            }
+            Err((held, e)) => unsent(held, e),
+        }
+    }
+}
+
+/// Ends a round of a request. Returns the request if nothing was sent.
+fn end_round<D: Operations>(
+    held: Held<D>,
+    begun: u32,
+    round: Round,
+) -> core::result::Result<(), Request<D>> {
+    let failed = round.failed || (round.left > 0 && !round.short);
+    if failed && !round.broken {
+        pr_warn_once!("bug: the driver did not map all of a request, and the request fails\n");
+    }
+    let pdu = held.rq.pdu();
+    if failed {
+        // If the lower device has reported an error, that error stays.
+        pdu.note(ffi::BLK_STS_IOERR);
+    }
+    pdu.set_round(begun, held.rq.sectors() - round.left);
+    match held.put() {
+        Some(rq) if round.left == round.total && !failed => Err(rq),
+        Some(rq) => {
+            let status = rq.pdu().status();
+            rq.complete(status);
+            Ok(())
+        }
+        None => Ok(()),
+    }
+}
+
+/// Handles a request of which nothing was sent in this round because of an error. Returns the
+/// request if sending would have had to wait.
+fn unsent<D: Operations>(held: Held<D>, e: Error) -> core::result::Result<(), Request<D>> {
+    match held.put() {
+        Some(rq) if e == EAGAIN => Err(rq),
+        Some(rq) => {
+            rq.complete(Status::from(e).as_raw());
+            Ok(())
+        }
+        None => Ok(()),
+    }
+}
+
+/// How the lower I/O of a round is sent.
+#[derive(Copy, Clone)]
+struct How {
+    way: Way,
+    /// The flags that each lower I/O has in addition to those of the request.
+    set_opf: u32,
+}
+
+/// A sector of a lower device.
+///
+/// # Invariants
+///
+/// The device belongs to the driver of the request, which keeps it open as long as its requests
+/// live.
+#[derive(Copy, Clone)]
+struct Place {
+    bdev: *mut bindings::block_device,
+    sector: u64,
+}
+
+impl Place {
+    /// Returns the place `sectors` behind this one.
+    fn after(self, sectors: u32) -> Self {
+        // INVARIANT: The device is the same.
+        Self {
+            sector: self.sector + u64::from(sectors),
+            ..self
+        }
+    }
+}
+
+/// Takes the pieces of one request, in order, and sends them.
+pub(crate) struct Pieces<'d, D: Operations> {
+    /// The next sector to give a place.
+    cursor: Cursor<'d, D>,
+    how: How,
+    /// The target, if all of the rest goes to one place. It is sent after the plan has returned.
+    whole: Option<Place>,
+    round: Round,
+}
+
+/// How far a round has come.
+#[derive(Copy, Clone)]
+struct Round {
+    /// The number of sectors that had no place before the round, and that have none now.
+    total: u32,
+    left: u32,
+    failed: bool,
+    /// The driver or the lower device has failed the request, so the pieces are not at fault.
+    broken: bool,
+    /// Sending would have to wait, so the rest is left to the next round.
+    short: bool,
+}
+
+impl<'d, D: Operations> Pieces<'d, D> {
+    /// Returns a value for the sectors of a request after the first `placed`.
+    fn new(held: &'d Held<D>, placed: u32, how: How) -> Self {
+        let cursor = Cursor::new(held, placed);
+        let total = cursor.left;
+        Self {
+            cursor,
+            how,
+            whole: None,
+            round: Round {
+                total,
+                left: total,
+                failed: total == 0,
+                broken: false,
+                short: false,
+            },
+        }
+    }
+
+    /// Sends the next piece to its target.
+    ///
+    /// The request fails if the piece is empty, if it reaches beyond the request, or if its target
+    /// is [`Target::Nowhere`] and the request is neither a read nor a write. Later pieces are then
+    /// ignored.
+    pub(crate) fn add(&mut self, piece: Piece<'d>) {
+        if piece.sectors == 0 || piece.sectors > self.round.left {
+            self.round.failed |= !self.round.short;
+            return;
+        }
+        let mut done = 0;
+        while done < piece.sectors && self.continues() {
+            let todo = piece.sectors - done;
+            let placed = match piece.target {
+                Target::Device(dev, sector) => {
+                    // INVARIANT: `Request::submit` calls its plan for any `'d`, so a device that is
+                    // borrowed for `'d` comes from the driver.
+                    let to = Place {
+                        bdev: dev.as_raw(),
+                        sector,
+                    };
+                    self.place(to.after(done), todo)
+                }
+                Target::Nowhere => self.zero(todo),
+                Target::Broken => self.fail(),
+            };
+            self.advance(placed);
+            done += placed;
+        }
+    }
+
+    /// Sends all sectors that are left to one place.
+    fn send_rest(&mut self, mut to: Place) {
+        while self.round.left > 0 && self.continues() {
+            let sent = self.send(to, self.round.left);
+            self.advance(sent);
+            to = to.after(sent);
+        }
+    }
+
+    /// Returns whether more can be sent in this round.
+    fn continues(&self) -> bool {
+        !self.round.failed && !self.round.short
+    }
+
+    fn fail(&mut self) -> u32 {
+        self.round.broken = true;
+        self.round.failed = true;
+        0
+    }
+
+    /// Advances by `n` sectors, which were given a place.
+    fn advance(&mut self, n: u32) {
+        self.round.left -= n;
+        // The bios of a request make up its length. If they do not, the request fails, so that none
+        // of the rest is sent.
+        self.round.failed |= !self.cursor.advance(n);
+    }
+
+    /// Zeroes the part of the next `n` sectors that lies in the current bio, if the request is a
+    /// read. Returns the number of sectors in that part.
+    fn zero(&mut self, n: u32) -> u32 {
+        self.round.failed |= !matches!(self.cursor.held.rq.op(), Op::Read | Op::Write);
+        self.cursor.zero(n)
+    }
+
+    /// Sends the next `n` sectors, or the first of them, and returns how many. If they are all of
+    /// the rest, notes the target in `whole` instead.
+    fn place(&mut self, to: Place, n: u32) -> u32 {
+        let fits = self.cursor.fitting(n, self.how.way);
+        if fits == self.round.total {
+            self.whole = Some(to);
+            return fits;
+        }
+        self.send(to, n)
+    }
+
+    /// Sends the next `n` sectors, or the first of them, and returns how many.
+    fn send(&mut self, to: Place, n: u32) -> u32 {
+        match self.cursor.send(to, n, self.how) {
+            Ok(sent) => sent,
+            Err(EAGAIN) => {
+                self.round.short = true;
+                0
+            }
+            Err(e) => {
+                self.cursor.held.rq.pdu().note(Status::from(e).as_raw());
+                self.fail()
+            }
+        }
+    }
+}
+
+/// A request while its lower I/O is being sent: it cannot end before [`Held::put`].
+///
+/// # Invariants
+///
+/// - The value owns the sender's count of the request, or owns the request.
+/// - `own` is the embedded bio of the request if no lower I/O uses that bio, else null.
+#[must_use = "a request that is held and forgotten never ends"]
+struct Held<D: Operations> {
+    rq: Started<D>,
+    own: Cell<*mut bindings::bio>,
+}
+
+impl<D: Operations> Held<D> {
+    /// Takes the sender's count of a request.
+    fn new(rq: Request<D>) -> Self {
+        rq.pdu().hold();
+        let own = rq.pdu().bio();
+        // INVARIANT: The count was taken above. By the invariant of `Request` no lower I/O is under
+        // way, so the embedded bio is free.
+        Self {
+            rq: rq.into_started(),
+            own: Cell::new(own),
+        }
+    }
+
+    /// Sends all sectors after the first `begun` to one place. If an error is returned, nothing was
+    /// sent; with `EAGAIN` and `E2BIG` no sector was given a place.
+    fn send_whole(
+        self,
+        begun: u32,
+        to: Place,
+        how: How,
+    ) -> core::result::Result<(), (Self, Error)> {
+        let part = Cursor::new(&self, begun).part(to, u32::MAX, true, how);
+        let own = self.own.get();
+        if part.sectors == 0 || own.is_null() {
+            return Err((self, E2BIG));
+        }
+        self.rq.pdu().set_round(begun, begun + part.sectors);
+        // SAFETY: By the invariant of `Held` we own the request, because no lower I/O of it uses the
+        // embedded bio, the first one that a round uses. `part` is the whole rest of the request. By
+        // the invariant of `Place` its device stays open. `end_whole` gets the request, and this
+        // function does not use it after a success.
+        let sent = unsafe {
+            let end_io = lower::end_whole::<D>;
+            lower::send(self.rq.as_raw(), own, &part, how.way, end_io)
+        };
+        sent.map(|_| ()).map_err(|e| {
+            if e == EAGAIN || e == E2BIG {
+                self.rq.pdu().set_round(begun, begun);
+            }
+            (self, e)
+        })
+    }
+
+    /// Puts the sender's count. Returns the request if no lower I/O of it is left.
+    fn put(self) -> Option<Request<D>> {
+        if !self.rq.pdu().put() {
+            return None;
+        }
+        // SAFETY: By the invariant the value owned the sender's count. It was the last one, so no
+        // lower I/O is left, and we own the request.
+        Some(unsafe { Request::from_raw(self.rq.as_raw()) })
+    }
+}
+
+/// A sector of a request, and how many sectors follow it.
+///
+/// # Invariants
+///
+/// If `left` is not 0, the sector lies in `bio`, a bio of the request, `skip` sectors into it, and
+/// `skip` is less than the length of `bio`. The request does not end while the value exists.
+struct Cursor<'r, D: Operations> {
+    held: &'r Held<D>,
+    bio: *mut bindings::bio,
+    skip: u32,
+    /// The number of sectors that are left, the current one included.
+    left: u32,
+}
+
+impl<'r, D: Operations> Cursor<'r, D> {
+    /// Returns the sector of a request after the first `placed`.
+    fn new(held: &'r Held<D>, placed: u32) -> Self {
+        let bio = held.rq.first_bio();
+        // INVARIANT: The first sector of a request lies at the start of its first bio, which is not
+        // empty. By the invariant of `Held` the request does not end.
+        let mut cursor = Self {
+            held,
+            bio,
+            skip: 0,
+            left: if bio.is_null() { 0 } else { held.rq.sectors() },
+        };
+        let _ = cursor.advance(placed);
+        cursor
+    }
+
+    /// Returns the number of sectors from the current one to the end of its bio; 0 at the end of
+    /// the request.
+    fn in_bio(&self) -> u32 {
+        if self.left == 0 {
+            return 0;
+        }
+        // SAFETY: By the invariant `bio` is a bio of the request, because sectors are left. This
+        // copies the field, because the iterator is packed.
+        let sectors = unsafe { (*self.bio).bi_iter.bi_size >> ffi::SECTOR_SHIFT };
+        sectors - self.skip
+    }
+
+    /// Advances by `n` sectors, or to the end of the request. Returns whether the bios hold as many
+    /// sectors as the request has.
+    fn advance(&mut self, n: u32) -> bool {
+        let mut n = n.min(self.left);
+        while n > 0 {
+            let here = self.in_bio();
+            let take = n.min(here);
+            n -= take;
+            if take < here {
+                self.skip += take;
+                self.left -= take;
+                return true;
+            }
+            // SAFETY: By the invariant `bio` is a bio of the request, because sectors are left.
+            let next = unsafe { (*self.bio).bi_next };
+            // INVARIANT: The next sector lies at the start of the next bio. If there is none,
+            // nothing is left.
+            self.bio = next;
+            self.skip = 0;
+            self.left -= take;
+            if next.is_null() && self.left > 0 {
+                self.left = 0;
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Returns how many of the next `n` sectors one lower I/O can hold, as far as the way decides
+    /// it.
+    fn fitting(&self, n: u32, way: Way) -> u32 {
+        match way {
+            Way::Requests => n.min(self.left),
+            Way::Bios => n.min(self.in_bio()),
+        }
+    }
+
+    /// Returns the range of the next `n` sectors, or of all that are left.
+    fn part(&self, to: Place, n: u32, whole: bool, how: How) -> Part {
+        Part {
+            src: self.bio,
+            bdev: to.bdev,
+            sector: to.sector,
+            skip: self.skip,
+            sectors: n.min(self.left),
+            set_opf: how.set_opf,
+            whole,
+        }
+    }
+
+    /// Sends the next `n` sectors, or the first of them, as a lower I/O that holds a count of the
+    /// request, and returns how many. If an error is returned, nothing was sent.
+    fn send(&self, to: Place, n: u32, how: How) -> Result<u32> {
+        let part = self.part(to, self.fitting(n, how.way), false, how);
+        if part.sectors == 0 {
+            return Err(EIO);
+        }
+        let Held { rq, own } = self.held;
+        let bio = own.replace(ptr::null_mut());
+        // Take the count before the lower I/O is sent, because it may end at once.
+        rq.pdu().get();
+        // SAFETY: By the invariant of `Held` the request does not end, and `bio` is free or null. By
+        // the invariant of `Cursor` `part` is a range of the request, in one bio if the way is
+        // `Bios`. By the invariant of `Place` its device stays open. `end_counted` owns the count
+        // taken above.
+        let sent = unsafe {
+            let end_io = lower::end_counted::<D>;
+            lower::send(rq.as_raw(), bio, &part, how.way, end_io)
+        };
+        if sent.is_err() {
+            // INVARIANT: Nothing was sent, so the embedded bio is free if it was before.
+            own.set(bio);
+            // This is never the last count, because the sender holds one.
+            let _ = rq.pdu().put();
+        }
+        sent
+    }
+
+    /// Zeroes at most `n` sectors from the current one on, as far as its bio holds them, if the
+    /// request is a read. Returns how many sectors these are.
+    fn zero(&self, n: u32) -> u32 {
+        let take = n.min(self.in_bio());
+        if take > 0 && self.held.rq.op() == Op::Read {
+            // SAFETY: By the invariant `bio` is a bio of the request, and it holds the range. Its
+            // pages belong to the request until it ends, and they may be written because the request
+            // is a read.
+            unsafe { ffi::ub_bio_zero(self.bio, self.skip, take) };
+        }
+        take
+    }
+}
