@@ -35,20 +35,18 @@ use crate::{
             TablePage, //
         },
         num::u32_as_usize,
+        sync::{
+            AtomicBool,
+            AtomicU32,
+            AtomicU64,
+            Ordering::Relaxed, //
+        },
     },
-};
-use core::sync::atomic::{
-    AtomicU32,
-    AtomicU64, //
 };
 use kernel::{
     new_spinlock,
     prelude::*,
     sync::{
-        atomic::{
-            Atomic,
-            Relaxed, //
-        },
         Arc,
         SpinLock, //
     },
@@ -157,7 +155,7 @@ impl Reserve {
 pub(crate) struct MapMemory {
     reserve: Arc<Reserve>,
     /// The union takes requests, so no thread may wait for a page where it is made.
-    live: Atomic<bool>,
+    live: AtomicBool,
     table: Pages<TablePage>,
     bits: Pages<BitsPage>,
     owners: Pages<TablePage>,
@@ -166,7 +164,7 @@ pub(crate) struct MapMemory {
     fresh: KVVec<AtomicU64>,
     emptied: KVVec<AtomicU64>,
     pending: KVVec<AtomicU64>,
-    bytes: Atomic<u64>,
+    bytes: AtomicU64,
 }
 
 fn filled<T>(n: usize, mut make: impl FnMut() -> T) -> Result<KVVec<T>> {
@@ -194,7 +192,7 @@ impl MapMemory {
         let owner_pages = g.leaf_slabs().div_ceil(TABLE_ENTRIES);
         let memory = MapMemory {
             reserve,
-            live: Atomic::new(false),
+            live: AtomicBool::new(false),
             table: filled(u32_as_usize(g.table_pages()), OnceBox::new)?,
             bits: filled(u32_as_usize(g.bits_pages()), OnceBox::new)?,
             owners: filled(u32_as_usize(owner_pages), OnceBox::new)?,
@@ -203,7 +201,7 @@ impl MapMemory {
             fresh,
             emptied: words(words_for(g.table_pages()))?,
             pending: words(words_for(g.table_pages()))?,
-            bytes: Atomic::new(0),
+            bytes: AtomicU64::new(0),
         };
         let fixed = bytes_of(&memory.table)
             + bytes_of(&memory.bits)

@@ -16,8 +16,8 @@ use super::{
     limits::Limits,
     pdu::Pdu,
     request::{
+        BlkStatus, //
         Request,
-        Status, //
     },
     tag_set::TagSet, //
 };
@@ -78,7 +78,7 @@ pub(crate) trait Operations: Send + Sync + Sized + 'static {
     /// Context: any, including hard interrupts; must not sleep. The driver may queue a reference
     /// made from `this` as work. The code that removes the disk holds another reference until that
     /// work has ended.
-    fn complete(this: ArcBorrow<'_, Self>, rq: Request<Self>, status: Status);
+    fn complete(this: ArcBorrow<'_, Self>, rq: Request<Self>, status: BlkStatus);
 }
 
 /// The data that the requests of a disk share: `request_queue::queuedata` and
@@ -343,8 +343,8 @@ impl<D: Operations> Drop for GenDisk<D> {
         // returns when all requests have ended. A process that still has the disk open finds its
         // queue dead.
         unsafe { bindings::del_gendisk(self.disk.as_ptr()) };
-        // SAFETY: By the invariant the value owns the reference of the allocation, and drops it only
-        // here.
+        // SAFETY: By the invariant the value owns the reference of the allocation, and drops it
+        // only here.
         unsafe { bindings::put_disk(self.disk.as_ptr()) };
         // A request may have ended before the call that queued it has returned, so wait for all
         // such calls.
@@ -418,8 +418,8 @@ impl<D: Operations> OperationsVTable<D> {
             };
             if !taken {
                 // The request was started, so it cannot stay on the list.
-                // SAFETY: `start` has returned `false`, so by its contract we own the request again, and it
-                // is started.
+                // SAFETY: `start` has returned `false`, so by its contract we own the request
+                // again, and it is started.
                 unsafe { bindings::blk_mq_requeue_request(rq, true) };
                 break;
             }

@@ -9,18 +9,18 @@ use super::{
     pdu::Pdu,
     request::Request, //
 };
+use crate::sys::atomic::{
+    AtomicPtr,
+    Ordering::{
+        Relaxed,
+        SeqCst, //
+    },
+};
 use core::{
     marker::PhantomData,
     ptr, //
 };
-use kernel::{
-    bindings,
-    sync::atomic::{
-        Atomic,
-        Full,
-        Relaxed, //
-    },
-};
+use kernel::bindings;
 
 /// A list of owned requests, linked through their private data, without locks or allocations.
 ///
@@ -30,7 +30,7 @@ use kernel::{
 ///
 /// `head` starts a chain of requests that the list owns, newest first, terminated by null.
 pub(crate) struct RequestList<D: Operations> {
-    head: Atomic<*mut bindings::request>,
+    head: AtomicPtr<bindings::request>,
     _owns: PhantomData<Request<D>>,
 }
 
@@ -45,7 +45,7 @@ impl<D: Operations> RequestList<D> {
     pub(crate) const fn new() -> Self {
         // INVARIANT: The chain is empty.
         Self {
-            head: Atomic::new(ptr::null_mut()),
+            head: AtomicPtr::new(ptr::null_mut()),
             _owns: PhantomData,
         }
     }
@@ -64,7 +64,7 @@ impl<D: Operations> RequestList<D> {
             // INVARIANT: The new head links to the chain that the old head started. The exchange is
             // a full barrier, so that a thread that takes the chain sees its links and everything
             // that was done before the push.
-            match self.head.cmpxchg(old, rq, Full) {
+            match self.head.compare_exchange(old, rq, SeqCst, Relaxed) {
                 Ok(_) => return old.is_null(),
                 Err(now) => old = now,
             }
@@ -74,7 +74,7 @@ impl<D: Operations> RequestList<D> {
     /// Takes all requests, in the order in which they were pushed.
     pub(crate) fn take_all(&self) -> Drain<D> {
         // INVARIANT: The list is empty afterwards, and we own the chain.
-        let mut newest = self.head.xchg(ptr::null_mut(), Full);
+        let mut newest = self.head.swap(ptr::null_mut(), SeqCst);
         let mut oldest = ptr::null_mut();
         while !newest.is_null() {
             // SAFETY: By the invariant of the list we now own the requests of the chain, and each

@@ -19,18 +19,22 @@ use super::{
         EndIo,
         Part, //
     },
-    gen_disk::Operations,
+    gen_disk::{
+        Operations,
+        QueueData, //
+    },
     pdu::Pdu,
     request::{
+        BlkStatus, //
         Request,
-        Status, //
     },
 };
 use core::ptr;
 use kernel::{
     bindings,
     error::to_result,
-    prelude::*, //
+    prelude::*,
+    sync::rcu, //
 };
 
 /// How lower I/O is sent.
@@ -68,14 +72,15 @@ impl<D: Operations> Request<D> {
         let own = self.pdu().bio();
         let raw = self.into_raw();
         // SAFETY: By the invariants of `Request` the request is started, and no lower I/O of it is
-        // under way, so that the embedded bio is free. The device belongs to the driver, which keeps
-        // it open as long as its requests live. `end_whole` gets sole ownership of the request.
+        // under way, so that the embedded bio is free. The device belongs to the driver, which
+        // keeps it open as long as its requests live. `end_whole` gets sole ownership of the
+        // request.
         let sent = unsafe { ffi::ub_clone_whole(raw, own, bdev, sector, end_whole::<D>) };
         if sent > 0 {
             return Sent::Whole;
         }
-        // SAFETY: `raw` came from `into_raw` above. Nothing was sent, so `end_whole` did not get the
-        // request, and no other value exists for it.
+        // SAFETY: `raw` came from `into_raw` above. Nothing was sent, so `end_whole` did not get
+        // the request, and no other value exists for it.
         let rq = unsafe { Request::from_raw(raw) };
         match Error::from_errno(sent) {
             e @ (EAGAIN | E2BIG) => {
@@ -87,7 +92,7 @@ impl<D: Operations> Request<D> {
                 }
             }
             e => {
-                rq.complete(Status::from(e).as_raw());
+                rq.complete(BlkStatus::from(e).as_raw());
                 Sent::Whole
             }
         }
@@ -97,8 +102,9 @@ impl<D: Operations> Request<D> {
 /// Sends a range of a request, or the first part of the range, as one lower I/O, and returns the
 /// number of sectors sent. If `part.whole`, sends all of the range or nothing.
 ///
-/// Returns `EAGAIN` if it would have to wait, and `E2BIG` if all of the range does not fit one lower
-/// I/O or there is memory for only some of its bios. If an error is returned, nothing was sent.
+/// Returns `EAGAIN` if it would have to wait, and `E2BIG` if all of the range does not fit one
+/// lower I/O or there is memory for only some of its bios. If an error is returned, nothing was
+/// sent.
 ///
 /// # Safety
 ///
@@ -181,5 +187,21 @@ pub(super) unsafe extern "C" fn end_counted<D: Operations>(bio: *mut bindings::b
         if pdu.put() {
             Request::<D>::from_raw(rq).complete(pdu.status());
         }
+    }
+}
+
+impl<D: Operations> Request<D> {
+    /// Passes the request back to the driver after the lower I/O of this round has ended. Any
+    /// context.
+    pub(super) fn complete(self, status: bindings::blk_status_t) {
+        // The driver may end the request and continue to use its own data. `GenDisk::drop` waits
+        // for RCU readers before it frees the driver.
+        let _guard = rcu::read_lock();
+        // SAFETY: By the invariant the request is not ended, so the disk holds its `QueueData`.
+        // After the request has ended, the RCU read side keeps `QueueData` until the guard is
+        // dropped.
+        let shared = unsafe { &*QueueData::<D>::of(self.as_raw()) };
+
+        D::complete(shared.driver(), self, BlkStatus(status));
     }
 }

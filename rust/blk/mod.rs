@@ -46,10 +46,10 @@ pub(crate) use self::{
         Target, //
     },
     request::{
+        BlkStatus,
         Op,
         Request,
-        Started,
-        Status, //
+        Started, //
     },
     tag_set::TagSet,
 };

@@ -4,21 +4,19 @@
 //!
 //! C header: [`include/linux/blk-mq.h`](srctree/include/linux/blk-mq.h)
 
+use crate::sys::atomic::{
+    AtomicBool,
+    AtomicI32,
+    AtomicU32,
+    AtomicU64,
+    Ordering::{
+        Relaxed,
+        SeqCst, //
+    }, //
+};
 use core::{
     cell::UnsafeCell,
-    ptr,
-    sync::atomic::{
-        AtomicBool,
-        AtomicI32,
-        AtomicU32,
-        AtomicU64,
-        Ordering::{
-            Acquire,
-            Relaxed,
-            Release,
-            SeqCst, //
-        }, //
-    },
+    ptr, //
 };
 use kernel::{
     bindings,
@@ -28,11 +26,8 @@ use kernel::{
 /// The private data of one request, which follows its `struct request`.
 ///
 /// A request belongs to one CPU or one list at a time, so no other thread writes a field while the
-/// request waits. [`TagSet::any`](super::TagSet::any) may read `cookie` at any time. The
+/// request waits. [`TagSet::any`](super::TagSet::any) may read `word` at any time. The
 /// completions of its lower I/O write `remaining` and `status`.
-///
-/// The atomics are those of `core`, as in the driver's other memory. They compile to the same code
-/// as the kernel's, but without a call for each access.
 ///
 /// # Invariants
 ///
@@ -52,7 +47,7 @@ pub(super) struct Pdu {
     /// Whether lower I/O is sent in a way that may wait.
     may_wait: AtomicBool,
     /// A word that the driver may use.
-    cookie: AtomicU64,
+    pub(super) word: AtomicU64,
     /// The next request of the list that this one is on.
     pub(super) link: UnsafeCell<*mut bindings::request>,
     /// The first lower bio of a round, and the only one if one suffices.
@@ -72,7 +67,7 @@ impl Pdu {
             begun: AtomicU32::new(0),
             placed: AtomicU32::new(0),
             may_wait: AtomicBool::new(false),
-            cookie: AtomicU64::new(0),
+            word: AtomicU64::new(0),
             link: UnsafeCell::new(ptr::null_mut()),
             bio: Opaque::zeroed(),
         }
@@ -93,30 +88,10 @@ impl Pdu {
         self.bio.get()
     }
 
-    /// Resets the data for a new use of the request: no cookie, no sectors placed.
+    /// Resets the data for a new use of the request: its word is 0, and no sectors are placed.
     pub(super) fn renew(&self) {
-        self.cookie.store(0, Relaxed);
+        self.word.store(0, Relaxed);
         self.placed.store(0, Relaxed);
-    }
-
-    /// Returns the driver's word. An acquire, which pairs with [`Pdu::release_cookie`].
-    pub(super) fn cookie(&self) -> u64 {
-        self.cookie.load(Acquire)
-    }
-
-    /// Sets the driver's word.
-    pub(super) fn set_cookie(&self, cookie: u64) {
-        self.cookie.store(cookie, Relaxed);
-    }
-
-    /// Sets the driver's word; a full barrier.
-    pub(super) fn swap_cookie(&self, cookie: u64) {
-        self.cookie.swap(cookie, SeqCst);
-    }
-
-    /// Sets the driver's word. A thread that sees the word sees everything that was done before.
-    pub(super) fn release_cookie(&self, cookie: u64) {
-        self.cookie.store(cookie, Release);
     }
 
     /// Returns the number of sectors that were given a place. Meaningful only to the owner of the

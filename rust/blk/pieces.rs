@@ -4,8 +4,8 @@
 //!
 //! A range that goes to one place is one lower I/O, if the way allows it. If all of a request goes
 //! to one place, no lower I/O is counted. If there is no memory or no free lower request, the
-//! *round* ends: when the lower I/O of the round has ended, the driver gets the request back to send
-//! the rest.
+//! *round* ends: when the lower I/O of the round has ended, the driver gets the request back to
+//! send the rest.
 
 use super::{
     bdev::BlockDevice,
@@ -19,10 +19,10 @@ use super::{
         Way, //
     },
     request::{
+        BlkStatus, //
         Op,
         Request,
         Started,
-        Status, //
     },
 };
 use core::{
@@ -60,12 +60,12 @@ impl<D: Operations> Request<D> {
     /// when all of the lower I/O has ended.
     ///
     /// `plan` adds the pieces of [`Started::rest`] in order. They must cover it exactly. If they do
-    /// not, no lower I/O reaches beyond it, and the request completes with [`Status::IOERR`] once
-    /// the lower I/O that was sent has ended. `fua` makes each lower write durable by itself, if
-    /// its device has FUA.
+    /// not, no lower I/O reaches beyond it, and the request completes with [`BlkStatus::IOERR`]
+    /// once the lower I/O that was sent has ended. `fua` makes each lower write durable by itself,
+    /// if its device has FUA.
     ///
     /// If sending would have to wait, the request completes with a rest, and the driver must call
-    /// [`again`]. If nothing could be sent, the request is returned at once, as the error.
+    /// [`requeue`]. If nothing could be sent, the request is returned at once, as the error.
     ///
     /// `plan` borrows the driver for as long as the request lives, and must take the lower devices
     /// from the driver. They therefore stay open until the last lower I/O has ended.
@@ -73,7 +73,7 @@ impl<D: Operations> Request<D> {
     /// Context: process. With [`Way::Requests`] it may sleep only if a lower device
     /// [`may`](super::BlockDevice::may_sleep); with [`Way::Bios`] it may wait.
     ///
-    /// [`again`]: Request::again
+    /// [`requeue`]: Request::requeue
     pub(crate) fn submit<F>(self, fua: bool, plan: F) -> core::result::Result<(), Self>
     where
         F: for<'d> FnOnce(&'d D, &mut Pieces<'d, D>),
@@ -137,7 +137,7 @@ fn unsent<D: Operations>(held: Held<D>, e: Error) -> core::result::Result<(), Re
     match held.put() {
         Some(rq) if e == EAGAIN => Err(rq),
         Some(rq) => {
-            rq.complete(Status::from(e).as_raw());
+            rq.complete(BlkStatus::from(e).as_raw());
             Ok(())
         }
         None => Ok(()),
@@ -159,12 +159,12 @@ struct How {
 /// The device belongs to the driver of the request, which keeps it open as long as its requests
 /// live.
 #[derive(Copy, Clone)]
-struct Place {
+struct LowerSector {
     bdev: *mut bindings::block_device,
     sector: u64,
 }
 
-impl Place {
+impl LowerSector {
     /// Returns the place `sectors` behind this one.
     fn after(self, sectors: u32) -> Self {
         // INVARIANT: The device is the same.
@@ -181,7 +181,7 @@ pub(crate) struct Pieces<'d, D: Operations> {
     cursor: Cursor<'d, D>,
     how: How,
     /// The target, if all of the rest goes to one place. It is sent after the plan has returned.
-    whole: Option<Place>,
+    whole: Option<LowerSector>,
     round: Round,
 }
 
@@ -234,7 +234,7 @@ impl<'d, D: Operations> Pieces<'d, D> {
                 Target::Device(dev, sector) => {
                     // INVARIANT: `Request::submit` calls its plan for any `'d`, so a device that is
                     // borrowed for `'d` comes from the driver.
-                    let to = Place {
+                    let to = LowerSector {
                         bdev: dev.as_raw(),
                         sector,
                     };
@@ -249,7 +249,7 @@ impl<'d, D: Operations> Pieces<'d, D> {
     }
 
     /// Sends all sectors that are left to one place.
-    fn send_rest(&mut self, mut to: Place) {
+    fn send_rest(&mut self, mut to: LowerSector) {
         while self.round.left > 0 && self.continues() {
             let sent = self.send(to, self.round.left);
             self.advance(sent);
@@ -285,7 +285,7 @@ impl<'d, D: Operations> Pieces<'d, D> {
 
     /// Sends the next `n` sectors, or the first of them, and returns how many. If they are all of
     /// the rest, notes the target in `whole` instead.
-    fn place(&mut self, to: Place, n: u32) -> u32 {
+    fn place(&mut self, to: LowerSector, n: u32) -> u32 {
         let fits = self.cursor.fitting(n, self.how.way);
         if fits == self.round.total {
             self.whole = Some(to);
@@ -295,7 +295,7 @@ impl<'d, D: Operations> Pieces<'d, D> {
     }
 
     /// Sends the next `n` sectors, or the first of them, and returns how many.
-    fn send(&mut self, to: Place, n: u32) -> u32 {
+    fn send(&mut self, to: LowerSector, n: u32) -> u32 {
         match self.cursor.send(to, n, self.how) {
             Ok(sent) => sent,
             Err(EAGAIN) => {
@@ -303,7 +303,7 @@ impl<'d, D: Operations> Pieces<'d, D> {
                 0
             }
             Err(e) => {
-                self.cursor.held.rq.pdu().note(Status::from(e).as_raw());
+                self.cursor.held.rq.pdu().note(BlkStatus::from(e).as_raw());
                 self.fail()
             }
         }
@@ -340,7 +340,7 @@ impl<D: Operations> Held<D> {
     fn send_whole(
         self,
         begun: u32,
-        to: Place,
+        to: LowerSector,
         how: How,
     ) -> core::result::Result<(), (Self, Error)> {
         let part = Cursor::new(&self, begun).part(to, u32::MAX, true, how);
@@ -349,10 +349,10 @@ impl<D: Operations> Held<D> {
             return Err((self, E2BIG));
         }
         self.rq.pdu().set_round(begun, begun + part.sectors);
-        // SAFETY: By the invariant of `Held` we own the request, because no lower I/O of it uses the
-        // embedded bio, the first one that a round uses. `part` is the whole rest of the request. By
-        // the invariant of `Place` its device stays open. `end_whole` gets the request, and this
-        // function does not use it after a success.
+        // SAFETY: By the invariant of `Held` we own the request, because no lower I/O of it uses
+        // the embedded bio, the first one that a round uses. `part` is the whole rest of the
+        // request. By the invariant of `LowerSector` its device stays open. `end_whole` gets the
+        // request, and this function does not use it after a success.
         let sent = unsafe {
             let end_io = lower::end_whole::<D>;
             lower::send(self.rq.as_raw(), own, &part, how.way, end_io)
@@ -456,7 +456,7 @@ impl<'r, D: Operations> Cursor<'r, D> {
     }
 
     /// Returns the range of the next `n` sectors, or of all that are left.
-    fn part(&self, to: Place, n: u32, whole: bool, how: How) -> Part {
+    fn part(&self, to: LowerSector, n: u32, whole: bool, how: How) -> Part {
         Part {
             src: self.bio,
             bdev: to.bdev,
@@ -470,7 +470,7 @@ impl<'r, D: Operations> Cursor<'r, D> {
 
     /// Sends the next `n` sectors, or the first of them, as a lower I/O that holds a count of the
     /// request, and returns how many. If an error is returned, nothing was sent.
-    fn send(&self, to: Place, n: u32, how: How) -> Result<u32> {
+    fn send(&self, to: LowerSector, n: u32, how: How) -> Result<u32> {
         let part = self.part(to, self.fitting(n, how.way), false, how);
         if part.sectors == 0 {
             return Err(EIO);
@@ -479,10 +479,10 @@ impl<'r, D: Operations> Cursor<'r, D> {
         let bio = own.replace(ptr::null_mut());
         // Take the count before the lower I/O is sent, because it may end at once.
         rq.pdu().get();
-        // SAFETY: By the invariant of `Held` the request does not end, and `bio` is free or null. By
-        // the invariant of `Cursor` `part` is a range of the request, in one bio if the way is
-        // `Bios`. By the invariant of `Place` its device stays open. `end_counted` owns the count
-        // taken above.
+        // SAFETY: By the invariant of `Held` the request does not end, and `bio` is free or null.
+        // By the invariant of `Cursor` `part` is a range of the request, in one bio if the way is
+        // `Bios`. By the invariant of `LowerSector` its device stays open. `end_counted` owns the
+        // count taken above.
         let sent = unsafe {
             let end_io = lower::end_counted::<D>;
             lower::send(rq.as_raw(), bio, &part, how.way, end_io)
@@ -502,8 +502,8 @@ impl<'r, D: Operations> Cursor<'r, D> {
         let take = n.min(self.in_bio());
         if take > 0 && self.held.rq.op() == Op::Read {
             // SAFETY: By the invariant `bio` is a bio of the request, and it holds the range. Its
-            // pages belong to the request until it ends, and they may be written because the request
-            // is a read.
+            // pages belong to the request until it ends, and they may be written because the
+            // request is a read.
             unsafe { ffi::ub_bio_zero(self.bio, self.skip, take) };
         }
         take

@@ -13,6 +13,7 @@ use super::{
     lower::Way,
     pdu::Pdu, //
 };
+use crate::sys::atomic::AtomicU64;
 use core::{
     marker::PhantomData,
     mem::ManuallyDrop,
@@ -28,9 +29,9 @@ use kernel::{
 
 /// The status with which a request or a bio has ended.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Status(bindings::blk_status_t);
+pub(crate) struct BlkStatus(pub(super) bindings::blk_status_t);
 
-impl Status {
+impl BlkStatus {
     /// Success.
     pub(crate) const OK: Self = Self(0);
     /// The device does not support the operation.
@@ -50,7 +51,7 @@ impl Status {
     }
 }
 
-impl From<Error> for Status {
+impl From<Error> for BlkStatus {
     fn from(e: Error) -> Self {
         // SAFETY: `errno_to_blk_status()` is a pure function of its argument, an integer.
         Self(unsafe { bindings::errno_to_blk_status(e.to_errno()) })
@@ -74,7 +75,7 @@ pub(crate) enum Op {
     Other(u8),
 }
 
-/// A request that was started and has not ended, whoever owns it.
+/// A request that was started and has not ended, owned or not.
 ///
 /// # Invariants
 ///
@@ -156,6 +157,12 @@ impl<D: Operations> Started<D> {
         unsafe { (*self.as_raw()).__data_len >> ffi::SECTOR_SHIFT }
     }
 
+    /// Returns the driver's word, which stays with the request until the request ends; 0 at first.
+    /// [`TagSet::any`](super::TagSet::any) reads it at any time, with an acquire.
+    pub(crate) fn word(&self) -> &AtomicU64 {
+        &self.pdu().word
+    }
+
     /// Returns the sectors that were not given a place yet: first and count. Before the first
     /// [`Request::submit`], these are all sectors.
     pub(crate) fn rest(&self) -> (u64, u32) {
@@ -179,7 +186,7 @@ impl<D: Operations> Started<D> {
 /// ```text
 ///   block layer --queue()--> Request --submit()--> lower I/O --complete()--> Request
 ///                               |                                               |
-///                               +------------ end(), or again() ----------------+--> block layer
+///                               +------------ end(), or requeue() --------------+--> block layer
 /// ```
 ///
 /// A request that is dropped ends with an error, so that no request is lost.
@@ -202,8 +209,8 @@ impl<D: Operations> Request<D> {
     ///
     /// # Safety
     ///
-    /// `rq` must fulfil the invariants of this type and of [`Started`], and no other value may exist
-    /// for it.
+    /// `rq` must fulfil the invariants of this type and of [`Started`], and no other value may
+    /// exist for it.
     pub(super) unsafe fn from_raw(rq: *mut bindings::request) -> Self {
         // INVARIANT: By the contract of this function.
         // SAFETY: By the contract of this function `rq` points to a request, so it is not null.
@@ -223,9 +230,9 @@ impl<D: Operations> Request<D> {
     }
 
     /// Sets the status with which those bios of the request that overlap a range end, if the request
-    /// ends with [`Status::OK`]. Returns whether the request has bios without such a status.
-    pub(crate) fn fail_bios(&self, sector: u64, sectors: u32, status: Status) -> bool {
-        let rq = self.0.as_ptr();
+    /// ends with [`BlkStatus::OK`]. Returns whether the request has bios without such a status.
+    pub(crate) fn fail_bios(&self, sector: u64, sectors: u32, status: BlkStatus) -> bool {
+        let rq = self.as_raw();
 
         // SAFETY: By the invariant the request is not ended and we own it, so its bios are valid,
         // and no one else accesses them.
@@ -237,34 +244,13 @@ impl<D: Operations> Request<D> {
     pub(crate) fn next_bio(&self, sector: u64) -> Option<(u64, u32)> {
         let mut first = sector;
         // SAFETY: As in `fail_bios`.
-        let count = unsafe { ffi::ub_request_next_bio(self.0.as_ptr(), &mut first) };
+        let count = unsafe { ffi::ub_request_next_bio(self.as_raw(), &mut first) };
 
         (count > 0).then_some((first, count))
     }
 
-    /// Returns the driver's word, which stays with the request until the request ends; 0 at first.
-    pub(crate) fn cookie(&self) -> u64 {
-        self.pdu().cookie()
-    }
-
-    /// Sets the driver's word.
-    pub(crate) fn set_cookie(&self, cookie: u64) {
-        self.pdu().set_cookie(cookie);
-    }
-
-    /// Sets the driver's word; a full barrier.
-    pub(crate) fn swap_cookie(&self, cookie: u64) {
-        self.pdu().swap_cookie(cookie);
-    }
-
-    /// Sets the driver's word. A thread that sees the word in [`TagSet::any`](super::TagSet::any)
-    /// sees everything that was done before.
-    pub(crate) fn release_cookie(&self, cookie: u64) {
-        self.pdu().release_cookie(cookie);
-    }
-
     /// Ends the request. Any context.
-    pub(crate) fn end(self, status: Status) {
+    pub(crate) fn end(self, status: BlkStatus) {
         let rq = self.into_raw();
 
         // SAFETY: By the invariant the request is started and not ended, and we own it. No one
@@ -296,7 +282,7 @@ impl<D: Operations> Request<D> {
 
     /// Requeues the request: the block layer soon passes it to [`Operations::queue`] again. The
     /// request keeps the driver's word and the count of placed sectors. Any context.
-    pub(crate) fn again(self) {
+    pub(crate) fn requeue(self) {
         // Another thread may queue and end the request before the call below has returned. The
         // guard keeps the queue until it is dropped.
         let _guard = rcu::read_lock();
@@ -304,20 +290,6 @@ impl<D: Operations> Request<D> {
 
         // SAFETY: By the invariant the request is started and not ended, and we own it.
         unsafe { bindings::blk_mq_requeue_request(rq, true) };
-    }
-
-    /// Passes the request back to the driver after the lower I/O of this round has ended. Any
-    /// context.
-    pub(super) fn complete(self, status: bindings::blk_status_t) {
-        // The driver may end the request and continue to use its own data. `GenDisk::drop` waits
-        // for RCU readers before it frees the driver.
-        let _guard = rcu::read_lock();
-        // SAFETY: By the invariant the request is not ended, so the disk holds its `QueueData`.
-        // After the request has ended, the RCU read side keeps `QueueData` until the guard is
-        // dropped.
-        let shared = unsafe { &*QueueData::<D>::of(self.as_raw()) };
-
-        D::complete(shared.driver(), self, Status(status));
     }
 }
 

@@ -12,6 +12,7 @@ use super::{
     },
     pdu::Pdu,
 };
+use crate::sys::atomic::Ordering::Acquire;
 use core::marker::PhantomData;
 use kernel::{
     bindings,
@@ -111,27 +112,27 @@ impl<D: Operations> TagSet<D> {
     ///
     /// Context: process. `f` must not sleep.
     pub(crate) fn any(&self, f: fn(u64, u64) -> bool, with: u64) -> bool {
-        let mut look = Look {
+        let mut search = Search {
             f,
             with,
             found: false,
         };
 
-        // SAFETY: By the invariant the set is initialised. `look` outlives the call, and `each`
-        // casts it back to a `Look`.
+        // SAFETY: By the invariant the set is initialised. `search` outlives the call, and `each`
+        // casts it back to a `Search`.
         unsafe {
             bindings::blk_mq_tagset_busy_iter(
                 self.inner.get(),
                 Some(each),
-                (&raw mut look).cast::<c_void>(),
+                (&raw mut search).cast::<c_void>(),
             );
         }
-        look.found
+        search.found
     }
 }
 
 /// The argument that [`TagSet::any`] passes to [`each`].
-struct Look {
+struct Search {
     f: fn(u64, u64) -> bool,
     with: u64,
     found: bool,
@@ -141,18 +142,18 @@ struct Look {
 ///
 /// # Safety
 ///
-/// Must only be called by blk-mq for a started request of a [`TagSet`], with a [`Look`] that no one
-/// else uses during the call.
-unsafe extern "C" fn each(rq: *mut bindings::request, look: *mut c_void) -> bool {
-    // SAFETY: By the contract of this function `look` is a `Look` that no one else uses.
-    let look = unsafe { &mut *look.cast::<Look>() };
+/// Must only be called by blk-mq for a started request of a [`TagSet`], with a [`Search`] that no
+/// one else uses during the call.
+unsafe extern "C" fn each(rq: *mut bindings::request, search: *mut c_void) -> bool {
+    // SAFETY: By the contract of this function `search` is a `Search` that no one else uses.
+    let search = unsafe { &mut *search.cast::<Search>() };
     // SAFETY: By the contract of this function `rq` is a request of a `TagSet`, so by the invariant
     // of `TagSet` a `Pdu` follows it. `init_request` initialised the `Pdu`, and blk-mq keeps the
     // request during this call.
     let pdu = unsafe { &*Pdu::of(rq) };
 
-    look.found = (look.f)(pdu.cookie(), look.with);
-    !look.found
+    search.found = (search.f)(pdu.word.load(Acquire), search.with);
+    !search.found
 }
 
 #[pinned_drop]

@@ -72,6 +72,7 @@ impl<C: Control> MiscDevice for Node<C> {
 
 /// Returns whether the current task may administer the system (`CAP_SYS_ADMIN`).
 pub(crate) fn is_admin() -> bool {
-    // SAFETY: `ub_is_admin()` only accesses the current task.
+    // SAFETY: `ub_is_admin()` only reads the credentials of the current task, which exist as long
+    // as it runs.
     unsafe { ffi::ub_is_admin() }
 }

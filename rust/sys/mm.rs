@@ -24,7 +24,8 @@ impl NoIo {
     pub(crate) fn new() -> Self {
         // INVARIANT: `flags` is saved here, and the value does not leave the task.
         Self {
-            // SAFETY: `memalloc_noio_save()` only changes a flag of the current task.
+            // SAFETY: `memalloc_noio_save()` only changes a flag of the current task, which exists
+            // as long as it runs.
             flags: unsafe { ffi::ub_noio_save() },
             _task: NotThreadSafe,
         }

@@ -3,6 +3,7 @@
 //! Abstractions for parts of the kernel outside the block layer: work queues, a control device,
 //! tasks, memory scopes, digests, and a cell.
 
+pub(crate) mod atomic;
 pub(crate) mod control_device;
 pub(crate) mod digest;
 mod ffi;

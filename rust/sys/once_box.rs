@@ -5,13 +5,13 @@
 //! It does what `SetOnce<KBox<T>>` does, with half the memory and with one load instead of a call
 //! for each read. This matters because a map reads several cells for each request.
 
+use super::atomic::{
+    AtomicPtr,
+    Ordering, //
+};
 use core::{
     marker::PhantomData,
-    ptr,
-    sync::atomic::{
-        AtomicPtr,
-        Ordering, //
-    },
+    ptr, //
 };
 use kernel::prelude::*;
 

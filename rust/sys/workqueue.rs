@@ -30,7 +30,8 @@ use kernel::{
 /// The pointer is to a work queue that exists until the value is dropped.
 pub(crate) struct OwnedQueue(NonNull<bindings::workqueue_struct>);
 
-// SAFETY: A work queue may be used from any thread.
+// SAFETY: By the invariant the work queue exists until the value is dropped, in whatever thread
+// that is.
 unsafe impl Send for OwnedQueue {}
 
 // SAFETY: Any number of threads may use a work queue at the same time.

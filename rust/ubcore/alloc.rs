@@ -291,16 +291,6 @@ impl<B: DerefMut<Target = [u64]>> Allocator<B> {
         Ok(())
     }
 
-    /// Clears all slabs of [`Allocator::reclaimable`] by [`Map::clear_unowned`]. After the grace
-    /// period.
-    pub fn clear_reclaimable<M: Memory>(&self, map: &Map<M>) {
-        let mut from = 0;
-        while let Some(range) = self.reclaimable(from) {
-            from = range.end;
-            range.for_each(|leaf| map.clear_unowned(leaf));
-        }
-    }
-
     /// Frees some of the slabs that the reclaim is for. Returns whether there are more, and the
     /// caller has to call it again. [`Map::clear_unowned`] has cleared each slab of
     /// [`Allocator::reclaimable`].

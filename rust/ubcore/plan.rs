@@ -45,7 +45,7 @@ pub struct Run {
 
 /// What the runs are for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Way {
+enum Purpose {
     Read,
     Write,
 }
@@ -56,7 +56,7 @@ pub fn read<M: Memory>(map: &Map<M>, sector: u64, sectors: u32) -> Runs<'_, M> {
         map,
         at: sector,
         left: sectors,
-        way: Way::Read,
+        purpose: Purpose::Read,
         held: None,
     }
 }
@@ -106,7 +106,7 @@ pub fn write<M: Memory>(map: &Map<M>, sector: u64, sectors: u32) -> Runs<'_, M> 
         map,
         at: sector,
         left: sectors,
-        way: Way::Write,
+        purpose: Purpose::Write,
         held: None,
     }
 }
@@ -128,7 +128,7 @@ pub struct Runs<'a, M> {
     map: &'a Map<M>,
     at: u64,
     left: u32,
-    way: Way,
+    purpose: Purpose,
     held: Option<Run>,
 }
 
@@ -145,23 +145,25 @@ impl<M: Memory> Runs<'_, M> {
         let found = entry
             .leaf
             .map(|l| (l, g.leaf_slab_start(l).wrapping_add(u64::from(offset))));
-        let run = match (self.way, found) {
+        let run = match (self.purpose, found) {
             (_, None) if entry.lost => Run {
                 source: Source::Lost,
                 sectors: limit,
             },
-            (Way::Write, found) => Run {
+            (Purpose::Write, found) => Run {
                 source: found.map_or(Source::Zero, |f| Source::Leaf(f.1)),
                 sectors: limit,
             },
-            (Way::Read, Some((leaf, start))) => match self.map.mapped_run(leaf, offset, limit) {
-                (true, sectors) => Run {
-                    source: Source::Leaf(start),
-                    sectors,
-                },
-                (false, sectors) => self.below(entry.base, sectors),
-            },
-            (Way::Read, None) => self.below(entry.base, limit),
+            (Purpose::Read, Some((leaf, start))) => {
+                match self.map.mapped_run(leaf, offset, limit) {
+                    (true, sectors) => Run {
+                        source: Source::Leaf(start),
+                        sectors,
+                    },
+                    (false, sectors) => self.below(entry.base, sectors),
+                }
+            }
+            (Purpose::Read, None) => self.below(entry.base, limit),
         };
         self.at = self.at.wrapping_add(u64::from(run.sectors));
         self.left = self.left.wrapping_sub(run.sectors);

@@ -1,12 +1,30 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The atomics that a map is made of. They are core's own. In the models of `tests/races` they are
-//! such that a scheduler chooses, before each access, which thread continues.
+//! The atomics and barriers of the core. They are core's own. In the models of `tests/races` the
+//! atomics are such that a scheduler chooses, before each access, which thread continues. No other
+//! file of the core names `core::sync`.
+//!
+//! `rust/sys/atomic.rs` argues why they are not the kernel's.
 
 #[cfg(feature = "shuttle")]
 pub use self::model::{quietly, AtomicBool, AtomicU32, AtomicU64, Ordering};
 #[cfg(not(feature = "shuttle"))]
 pub use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+
+/// Issues a full memory barrier.
+#[inline]
+pub fn barrier() {
+    core::sync::atomic::fence(Ordering::SeqCst);
+}
+
+/// Stores a value. A full memory barrier follows.
+#[inline]
+pub fn swap_with_barrier(word: &AtomicU64, value: u64) {
+    word.swap(value, Ordering::SeqCst);
+    // On x86, the only machine of the driver, the exchange is the barrier.
+    #[cfg(not(kernel))]
+    barrier();
+}
 
 /// Atomics of a model. Threads switch only at [`point`], so core's atomics suffice for the values.
 #[cfg(feature = "shuttle")]

@@ -2,8 +2,8 @@
 
 //! Attach: makes a union of a root and a leaf. The functions stand in the order in which they run.
 //!
-//! The kernel's stack is 16 KiB, and adding the disk reads from it. So what is large is in boxes, and
-//! the functions that handle it are not inlined into [`Attached::new`].
+//! The kernel's stack is 16 KiB, and adding the disk reads from it. So what is large is in boxes,
+//! and the functions that handle it are not inlined into [`Attached::new`].
 
 use super::{
     events::Events,
@@ -74,7 +74,10 @@ use crate::{
             SECTOR_BYTES, //
         },
         pages::PageSet,
-        protocol,
+        protocol::{
+            Mode,
+            Shared, //
+        },
         salvage::Lost,
     },
 };
@@ -293,7 +296,6 @@ fn read_metadata(
     let leaf = Leaf {
         uuid: sb.uuid,
         name: sb.name,
-        reveal: sb.reveal,
         keep: sb.keep,
     };
     let g = sb.geometry;
@@ -392,6 +394,10 @@ fn new_union(
     } = KBox::into_inner(loaded);
     map.memory().set_live();
     let durable = committer.committed();
+    let mode = Mode {
+        read_only: options.read_only,
+        reveal: committer.superblock().reveal,
+    };
     let events = os(Events::new())?;
     let stats = Stats::new();
     stats.publish(&Committed::of(&committer));
@@ -400,12 +406,11 @@ fn new_union(
             map,
             lower,
             leaf,
-            read_only_requested: options.read_only,
             name: Name(options.id),
             resources: resources.clone(),
             events,
             loss,
-            shared: protocol::Shared::new(durable),
+            shared: Shared::new(durable, mode),
             failure: SetOnce::new(),
             lists: Lists::new(),
             tags,

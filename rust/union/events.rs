@@ -6,27 +6,39 @@
 //! this reason neither the I/O path nor the commit work sends uevents. They only mark an event as
 //! due, and a separate work on the system's queue sends it.
 
-use super::stats::Committed;
+use super::{
+    stats::Committed,
+    Union, //
+};
 use crate::{
     blk::GenDiskRef,
     error::errno,
-    sys::workqueue,
+    sys::{
+        atomic::{
+            AtomicBool,
+            Ordering::{
+                Acquire,
+                Relaxed,
+                Release,
+                SeqCst, //
+            }, //
+        },
+        workqueue, //
+    },
     ubcore::{
         error::Result,
-        protocol::Step, //
+        protocol::{
+            self,
+            Observer,
+            Step, //
+        }, //
     },
 };
 use kernel::{
     prelude::*,
     sync::{
-        atomic::{
-            Acquire,
-            Atomic,
-            Full,
-            Relaxed,
-            Release, //
-        },
         Arc,
+        ArcBorrow,
         SetOnce, //
     },
     workqueue::{
@@ -43,15 +55,15 @@ const LOW: u64 = 10;
 const ENOUGH: u64 = 8;
 
 /// A uevent. The code that detects it sets `due`, in any context; the work clears it.
-struct Event {
-    due: Atomic<bool>,
+struct Uevent {
+    due: AtomicBool,
     text: &'static CStr,
 }
 
-impl Event {
+impl Uevent {
     const fn new(text: &'static CStr) -> Self {
-        Event {
-            due: Atomic::new(false),
+        Uevent {
+            due: AtomicBool::new(false),
             text,
         }
     }
@@ -62,14 +74,14 @@ impl Event {
 pub(super) struct Events {
     disk: SetOnce<GenDiskRef>,
     /// The disk is about to be removed, so the work sends no more uevents.
-    closed: Atomic<bool>,
-    low_space: Event,
-    full: Event,
-    read_only: Event,
+    closed: AtomicBool,
+    low_space: Uevent,
+    full: Uevent,
+    read_only: Uevent,
     /// `low_space` or `full` was reported. Each is reported again only after space was sufficient.
     /// `is_low` is accessed under the allocator's lock.
-    is_low: Atomic<bool>,
-    is_full: Atomic<bool>,
+    is_low: AtomicBool,
+    is_full: AtomicBool,
     #[pin]
     work: Work<Events, 1>,
 }
@@ -87,7 +99,7 @@ impl WorkItem<1> for Events {
             return;
         };
         for event in [&this.low_space, &this.full, &this.read_only] {
-            if !event.due.xchg(false, Full) || this.closed.load(Acquire) {
+            if !event.due.swap(false, SeqCst) || this.closed.load(Acquire) {
                 continue;
             }
             if core::ptr::eq(event, &this.read_only) {
@@ -103,12 +115,12 @@ impl Events {
         Arc::pin_init(
             pin_init!(Self {
                 disk: SetOnce::new(),
-                closed: Atomic::new(false),
-                low_space: Event::new(c"UNIONBLK_EVENT=low_space"),
-                full: Event::new(c"UNIONBLK_EVENT=full"),
-                read_only: Event::new(c"UNIONBLK_EVENT=read_only"),
-                is_low: Atomic::new(false),
-                is_full: Atomic::new(false),
+                closed: AtomicBool::new(false),
+                low_space: Uevent::new(c"UNIONBLK_EVENT=low_space"),
+                full: Uevent::new(c"UNIONBLK_EVENT=full"),
+                read_only: Uevent::new(c"UNIONBLK_EVENT=read_only"),
+                is_low: AtomicBool::new(false),
+                is_full: AtomicBool::new(false),
                 work <- new_work!("unionblk events"),
             }),
             GFP_KERNEL,
@@ -142,7 +154,7 @@ impl Events {
         workqueue::flush_work::<_, 1>(self);
     }
 
-    fn tell(self: &Arc<Self>, event: &Event) {
+    fn tell(self: &Arc<Self>, event: &Uevent) {
         event.due.store(true, Release);
         let _ = workqueue::system().enqueue::<_, 1>(self.clone());
     }
@@ -154,7 +166,7 @@ impl Events {
 
     /// Reports that a request found too few free slabs. Any context.
     pub(super) fn full(self: &Arc<Self>) {
-        if !self.is_full.load(Relaxed) && !self.is_full.xchg(true, Relaxed) {
+        if !self.is_full.load(Relaxed) && !self.is_full.swap(true, Relaxed) {
             self.tell(&self.full);
         }
     }
@@ -216,6 +228,22 @@ impl Events {
         }
         if !checkpoint && (error != 0 || changes != 0 || blocks != 0) {
             disk.trace_commit(blocks, changes, error);
+        }
+    }
+}
+
+impl Observer for ArcBorrow<'_, Union> {
+    fn note(&self, event: protocol::Event) {
+        match event {
+            protocol::Event::FirstWrite(sector, sectors) => {
+                self.stats.first_write();
+                self.events.first_write(sector, sectors);
+            }
+            protocol::Event::IoError => self.stats.io_error(),
+            protocol::Event::Full => self.events.full(),
+            protocol::Event::Space(used, slabs) => self.events.space(used, slabs),
+            protocol::Event::Freed(sector, sectors) => self.events.released(sector, sectors),
+            protocol::Event::ReadOnly(e) => self.turned_read_only(e),
         }
     }
 }

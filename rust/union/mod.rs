@@ -2,10 +2,11 @@
 
 //! One union: its state. Each other file of this folder has one part of its life.
 //!
-//! [`attach`] makes it, and [`detach`] ends it. [`io`] takes each request from blk-mq and sends its
-//! lower I/O. The steps between, and all of FLUSH, discard and reclaim, are in
-//! [`crate::ubcore::protocol`], which uses the union through [`host`]. [`works`] runs the works
-//! that the protocol queues. [`leaf_disk`] is the leaf as the committer writes it.
+//! [`attach`] makes it, and [`detach`] ends it. [`requests`] takes each request from blk-mq, sends
+//! its lower I/O and ends it. The steps between, and all of FLUSH, discard and reclaim, are in
+//! [`crate::ubcore::protocol`], over the five traits that a union implements: `Requests` in
+//! [`requests`], `Works` in [`works`], `LeafDevice` in [`leaf_disk`], `Observer` in [`events`], and
+//! `Host` here.
 //!
 //! Lock order: `Registry::unions`, `Union::metadata`, `Union::allocator`, `Reserve::spare`. The
 //! last two are spinlocks, and the only locks that the I/O path takes. No thread waits for I/O
@@ -16,19 +17,25 @@ mod attach;
 mod attributes;
 mod detach;
 mod events;
-mod host;
-mod io;
 mod leaf_disk;
 mod loss;
+mod requests;
 mod stats;
 mod status;
 mod works;
 
 use self::{
     events::Events,
-    leaf_disk::Metadata,
+    leaf_disk::{
+        LeafDisk,
+        Metadata,
+        UnionCommitter, //
+    },
     loss::Loss,
-    stats::Stats, //
+    stats::{
+        Committed,
+        Stats, //
+    },
 };
 use crate::{
     blk::{
@@ -40,22 +47,36 @@ use crate::{
     },
     memory::MapMemory,
     resources::Resources,
+    sys::{
+        atomic::AtomicBool,
+        task, //
+    },
     ubcore::{
         abi,
         alloc::Allocator,
-        error::Error,
-        format::name::LeafName,
+        error::{
+            self,
+            Error, //
+        },
+        format::{
+            directory::PageEntry,
+            name::LeafName, //
+        },
         geometry::Geometry,
         map::Map,
-        protocol, //
+        protocol::{
+            Host,
+            Shared,
+            Step, //
+        },
     },
 };
-use core::sync::atomic::AtomicBool;
 use kernel::{
     fmt,
     prelude::*,
     sync::{
         Arc,
+        ArcBorrow,
         Mutex,
         SetOnce,
         SpinLock, //
@@ -76,8 +97,6 @@ pub(crate) struct Union {
     map: Map<MapMemory>,
     lower: Lower,
     leaf: Leaf,
-    /// Whether the union was attached read-only. If so, nothing is dirty and nothing is written.
-    read_only_requested: bool,
     name: Name,
     resources: Arc<Resources>,
     events: Arc<Events>,
@@ -85,7 +104,7 @@ pub(crate) struct Union {
     /// attached read-only, and its committer is in the failed state from attach on.
     loss: Loss,
     /// The state that the protocol's requests and works share.
-    shared: protocol::Shared,
+    shared: Shared,
     /// Why a commit or checkpoint failed, so that the union turned read-only. Unset until then.
     failure: SetOnce<Error>,
     lists: Lists,
@@ -131,8 +150,6 @@ struct Paths {
 struct Leaf {
     uuid: [u8; 16],
     name: LeafName,
-    /// Whether a discarded slab shows the root again.
-    reveal: bool,
     /// Whether the leaf keeps the space that was allocated when it was formatted. If so, the driver
     /// discards nothing on the leaf.
     keep: bool,
@@ -201,6 +218,51 @@ impl Union {
             self.lower.leaf,
             core::format_args!("{e}"),
         );
+    }
+}
+
+impl Host for ArcBorrow<'_, Union> {
+    type Memory = MapMemory;
+    type Slabs = KVVec<u64>;
+    type PageSet = KVVec<u64>;
+    type Entries = KVVec<PageEntry>;
+    type Disk<'d> = LeafDisk<'d>;
+
+    fn map(&self) -> &Map<MapMemory> {
+        &self.map
+    }
+
+    fn shared(&self) -> &Shared {
+        &self.shared
+    }
+
+    fn with_allocator<R>(&self, f: impl FnOnce(&mut Allocator<KVVec<u64>>) -> R) -> R {
+        f(&mut self.allocator.lock())
+    }
+
+    fn with_committer<R>(&self, f: impl FnOnce(&mut UnionCommitter, &mut LeafDisk<'_>) -> R) -> R {
+        let mut guard = self.metadata.lock();
+        let Metadata { committer, buffer } = &mut *guard;
+        f(committer, &mut LeafDisk::new(&self.lower.leaf, buffer))
+    }
+
+    fn note_step(&self, step: Step, committer: &UnionCommitter, done: error::Result) {
+        let changes = committer.committed().wrapping_sub(self.shared.durable());
+        // Trace before publishing, so that a reader who sees the counters finds the event in the
+        // trace.
+        let after = Committed::of(committer);
+        self.events
+            .step_ended(step, &self.stats.committed(), &after, changes, done);
+        self.stats.publish(&after);
+    }
+
+    fn wait_for_memory(&self) -> error::Result {
+        self.map.memory().wait()
+    }
+
+    fn give_way(&self) {
+        // Ignore the result, because a worker never has a fatal signal pending.
+        let _ = task::give_way();
     }
 }
 

@@ -4,19 +4,20 @@
 //! nothing.
 
 use super::leaf_disk::UnionCommitter;
-use kernel::sync::atomic::{
-    Atomic,
-    Relaxed, //
+use crate::sys::atomic::{
+    AtomicU32,
+    AtomicU64,
+    Ordering::Relaxed, //
 };
 
 /// The counters of a union, since attach.
 pub(super) struct Stats {
-    first_writes: Atomic<u64>,
-    io_errors: Atomic<u64>,
-    commits: Atomic<u64>,
-    checkpoints: Atomic<u64>,
-    journal_written: Atomic<u64>,
-    journal_used: Atomic<u32>,
+    first_writes: AtomicU64,
+    io_errors: AtomicU64,
+    commits: AtomicU64,
+    checkpoints: AtomicU64,
+    journal_written: AtomicU64,
+    journal_used: AtomicU32,
 }
 
 /// The counters of a committer.
@@ -47,12 +48,12 @@ impl Committed {
 impl Stats {
     pub(super) const fn new() -> Self {
         Stats {
-            first_writes: Atomic::new(0),
-            io_errors: Atomic::new(0),
-            commits: Atomic::new(0),
-            checkpoints: Atomic::new(0),
-            journal_written: Atomic::new(0),
-            journal_used: Atomic::new(0),
+            first_writes: AtomicU64::new(0),
+            io_errors: AtomicU64::new(0),
+            commits: AtomicU64::new(0),
+            checkpoints: AtomicU64::new(0),
+            journal_written: AtomicU64::new(0),
+            journal_used: AtomicU32::new(0),
         }
     }
 

@@ -56,7 +56,7 @@ impl Union {
     pub(super) fn mode(&self) -> u32 {
         if self.shared.is_read_only() {
             abi::MODE_READ_ONLY
-        } else if self.read_only_requested {
+        } else if self.shared.mode().read_only {
             abi::MODE_READ_ONLY_REQUESTED
         } else {
             abi::MODE_WRITABLE
@@ -65,7 +65,7 @@ impl Union {
 
     /// Returns the discard policy's number in the ABI.
     pub(super) fn discard_policy(&self) -> u32 {
-        if self.leaf.reveal {
+        if self.shared.mode().reveal {
             abi::DISCARD_REVEAL
         } else {
             abi::DISCARD_ZERO

@@ -1,15 +1,26 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The works of a union: what each runs, and on which queue. The protocol says when.
+//! The works of a union: what each runs, on which queue, and the requests that wait for it. The
+//! protocol says when.
 
 use super::{
-    io,
+    requests,
+    Lists,
     Union, //
 };
-use crate::ubcore::protocol::{
-    discard,
-    flush,
-    io as protocol_io, //
+use crate::{
+    blk::{
+        Request,
+        RequestList, //
+    },
+    ubcore::protocol::{
+        discard,
+        flush,
+        io,
+        Waiting,
+        WorkId,
+        Works, //
+    },
 };
 use kernel::{
     sync::{
@@ -99,7 +110,7 @@ impl WorkItem<SEND> for Union {
     type Pointer = Arc<Union>;
 
     fn run(this: Arc<Union>) {
-        io::send_work(this.as_arc_borrow());
+        requests::send_work(this.as_arc_borrow());
     }
 }
 
@@ -108,42 +119,51 @@ impl WorkItem<MEMORY> for Union {
     type Pointer = Arc<Union>;
 
     fn run(this: Arc<Union>) {
-        protocol_io::memory_work(&this.as_arc_borrow());
+        io::memory_work(&this.as_arc_borrow());
     }
 }
 
-/// These queue a work that is not queued yet. Any context.
+/// A work that is queued already stays queued once.
+impl Works for ArcBorrow<'_, Union> {
+    fn schedule(&self, work: WorkId) {
+        let (this, queues) = (Arc::<Union>::from(*self), &self.resources);
+        // Ignore the result, which says whether the work was queued already.
+        let _ = match work {
+            WorkId::Commit => queues.commits.enqueue::<_, COMMIT>(this),
+            WorkId::Timer => {
+                let after = msecs_to_jiffies(COMMIT_AFTER_MS);
+                queues.background.enqueue_delayed::<_, TIMER>(this, after)
+            }
+            WorkId::Checkpoint => queues.background.enqueue::<_, CHECKPOINT>(this),
+            WorkId::Discard => queues.commits.enqueue::<_, DISCARD>(this),
+            WorkId::Reclaim => queues.reclaims.enqueue::<_, RECLAIM>(this),
+            WorkId::Memory => queues.memory.enqueue::<_, MEMORY>(this),
+        };
+    }
+
+    fn add(&self, rq: Request<Union>, waiting: Waiting) {
+        self.lists.of(waiting).push(rq);
+    }
+
+    fn take(&self, waiting: Waiting) -> impl Iterator<Item = Request<Union>> {
+        self.lists.of(waiting).take_all()
+    }
+}
+
+impl Lists {
+    fn of(&self, waiting: Waiting) -> &RequestList<Union> {
+        match waiting {
+            Waiting::Commit => &self.commit_waiters,
+            Waiting::Discard => &self.discards,
+            Waiting::Reclaim => &self.deferred,
+            Waiting::Memory => &self.starved,
+        }
+    }
+}
+
 impl Union {
-    pub(super) fn queue_commit(this: ArcBorrow<'_, Self>) {
-        let _ = this.resources.commits.enqueue::<_, COMMIT>(Arc::from(this));
-    }
-
-    pub(super) fn queue_timer(this: ArcBorrow<'_, Self>) {
-        let after = msecs_to_jiffies(COMMIT_AFTER_MS);
-        let queue = &this.resources.background;
-        let _ = queue.enqueue_delayed::<_, TIMER>(Arc::from(this), after);
-    }
-
-    pub(super) fn queue_checkpoint(this: ArcBorrow<'_, Self>) {
-        let queue = &this.resources.background;
-        let _ = queue.enqueue::<_, CHECKPOINT>(Arc::from(this));
-    }
-
-    pub(super) fn queue_discard(this: ArcBorrow<'_, Self>) {
-        let queue = &this.resources.commits;
-        let _ = queue.enqueue::<_, DISCARD>(Arc::from(this));
-    }
-
-    pub(super) fn queue_reclaim(this: ArcBorrow<'_, Self>) {
-        let queue = &this.resources.reclaims;
-        let _ = queue.enqueue::<_, RECLAIM>(Arc::from(this));
-    }
-
-    pub(super) fn queue_send(this: ArcBorrow<'_, Self>) {
+    /// Schedules the send work. Any context.
+    pub(super) fn schedule_send(this: ArcBorrow<'_, Self>) {
         let _ = this.resources.sends.enqueue::<_, SEND>(Arc::from(this));
-    }
-
-    pub(super) fn queue_memory(this: ArcBorrow<'_, Self>) {
-        let _ = this.resources.memory.enqueue::<_, MEMORY>(Arc::from(this));
     }
 }

@@ -3,7 +3,6 @@
 //! Checks the map that attach would build: whether its table and its bits agree.
 
 use core::ops::{DerefMut, Range};
-use core::sync::atomic::Ordering;
 
 use super::super::disk::Disk;
 use super::super::error::Result;
@@ -11,6 +10,7 @@ use super::super::geometry::{BITS_SECTORS, BITS_WORDS, TABLE_ENTRIES};
 use super::super::map::{Entry, Memory};
 use super::super::num::{mask, saturating_u32, u32_as_usize, usize_as_u64};
 use super::super::pages::{self, bits_page_of, table_page_of};
+use super::super::sync::Ordering;
 use super::{Check, Totals, What};
 
 impl<D, M, B> Check<'_, D, M, B>

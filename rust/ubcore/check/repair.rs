@@ -9,7 +9,6 @@
 //! 3. A new check, and [`spare`] for the blocks that it finds broken and not in use.
 
 use core::ops::DerefMut;
-use core::sync::atomic::Ordering;
 
 use super::super::disk::{Disk, Order};
 use super::super::error::Result;
@@ -17,6 +16,7 @@ use super::super::format::superblock::{Slot, Superblock};
 use super::super::geometry::BLOCK_BYTES;
 use super::super::map::{Emptied, Entry, Map, Memory};
 use super::super::pages::{bits_page_of, table_page_of, PageSet};
+use super::super::sync::Ordering;
 use super::map::{behind_leaf, mask_behind};
 use super::What;
 

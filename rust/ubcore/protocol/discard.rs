@@ -21,27 +21,16 @@ use super::super::num::saturating_u32;
 use super::super::plan::{self, Source};
 use super::super::sync::Ordering;
 use super::{epoch, flush, io};
-use super::{refuses_writes, EndStatus, Event, Host, Op, Request};
+use super::{refuses_writes, wait};
+use super::{EndStatus, Event, Host, Op, Request, State, Waiting, WorkId};
 
 /// The number of pages of the slab table that may have slabs emptied since the last commit, before
 /// a discard commits.
 const PENDING_MAX: u32 = 32;
 
-/// Takes a discard or a zeroing. Any context.
-pub(super) fn add<H: Host>(host: &H, rq: H::Request) {
-    host.add_discard(rq);
-    host.queue_discard();
-}
-
-/// Defers a request until reclaim has freed what it can. Any context.
-pub(super) fn defer<H: Host>(host: &H, rq: H::Request) {
-    host.add_deferred(rq);
-    host.queue_reclaim();
-}
-
 /// The discard work. Process context, one at a time; waits for commits and checkpoints only.
 pub fn discard_work<H: Host>(host: &H) {
-    for rq in host.take_discards() {
+    for rq in host.take(Waiting::Discard) {
         match rq.op() {
             _ if refuses_writes(host) => host.end(rq, H::Status::IO_ERROR),
             Op::Discard => discard(host, rq),
@@ -52,13 +41,13 @@ pub fn discard_work<H: Host>(host: &H) {
 
 /// Empties whole slabs. Parts of slabs stay as they are, because a discard is a hint.
 fn discard<H: Host>(host: &H, rq: H::Request) {
-    let base = if host.reveals() {
+    let base = if host.shared().mode().reveal {
         Base::Root
     } else {
         Base::Zero
     };
     match empty(host, &rq, base) {
-        Err(Error::NoMemory) => io::starve(host, rq),
+        Err(Error::NoMemory) => wait(host, rq, Waiting::Memory),
         // If a commit failed, the hint is not taken.
         _ => io::end(host, rq),
     }
@@ -66,9 +55,10 @@ fn discard<H: Host>(host: &H, rq: H::Request) {
 
 /// Zeroes whole slabs in the map only. Parts of slabs are zeroed on the leaf: defers for that.
 fn write_zeroes<H: Host>(host: &H, rq: H::Request) {
-    let whole = rq.state().has_zeroed_parts() || parts(host, &rq).iter().all(|part| part.1 == 0);
+    let whole =
+        State::of(&rq).has_zeroed_parts() || parts(host, &rq).iter().all(|part| part.1 == 0);
     if !whole {
-        return defer(host, rq);
+        return wait(host, rq, Waiting::Reclaim);
     }
     match empty(host, &rq, Base::Zero) {
         Ok(()) => io::end_durably(host, rq),
@@ -116,7 +106,7 @@ pub fn reclaim_work<H: Host>(host: &H) {
 /// Commits for the deferred requests, frees leaf slabs once, and submits these requests again.
 /// Returns whether there was anything to free.
 fn reclaim_round<H: Host>(host: &H) -> bool {
-    let mut deferred = host.take_deferred().peekable();
+    let mut deferred = host.take(Waiting::Reclaim).peekable();
     // If the commit fails, the union is read-only, and the requests end because of that.
     let durable = deferred.peek().is_none() || flush::commit(host).is_ok();
     let reclaims = durable && begin_reclaim(host);
@@ -124,7 +114,7 @@ fn reclaim_round<H: Host>(host: &H) -> bool {
         reclaim(host);
     }
     if host.with_committer(|committer, _| committer.wants_checkpoint()) {
-        host.queue_checkpoint();
+        host.schedule(WorkId::Checkpoint);
     }
     for rq in deferred {
         resume(host, rq);
@@ -198,12 +188,12 @@ fn begin_reclaim<H: Host>(host: &H) -> bool {
 /// Submits a deferred request again, after a commit and a round of reclaim.
 fn resume<H: Host>(host: &H, rq: H::Request) {
     if rq.op() != Op::WriteZeroes || refuses_writes(host) {
-        return host.again(rq);
+        return host.requeue(rq);
     }
     match zero_parts(host, &rq) {
         Ok(()) => {
-            rq.set_state(rq.state().with_zeroed_parts());
-            add(host, rq);
+            State::of(&rq).with_zeroed_parts().set(&rq);
+            wait(host, rq, Waiting::Discard);
         }
         Err(e) => {
             if matches!(e, Error::Io(..) | Error::Os(_)) {

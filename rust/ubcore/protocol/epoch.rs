@@ -6,26 +6,96 @@
 //! epoch and waits until no request in flight carries an older one. The request's side is a store
 //! and a barrier on memory of the request, so requests share no counter.
 
-use super::super::sync::Ordering;
-use super::{Host, Request, State};
+use super::super::sync::{barrier, swap_with_barrier, Ordering};
+use super::{Host, Request};
+
+/// The state of a request. It is one word, so that reclaim reads it by one load while the request
+/// is in flight.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct State(u64);
+
+/// When the data of the request is on the leaf, the request still needs a commit.
+const NEEDS_COMMIT: u64 = 1;
+/// The request uses leaf slabs that it found in the map, in the epoch of the upper half.
+const USES_MAP: u64 = 2;
+/// The parts of slabs of a zeroing have been zeroed.
+const PARTS_ZEROED: u64 = 4;
+/// Some bios of the request fail, see [`Request::fail_bios`].
+const HAS_FAILED_BIOS: u64 = 8;
+const EPOCH_SHIFT: u32 = 32;
+const USE: u64 = USES_MAP | (0xffff_ffff << EPOCH_SHIFT);
+
+impl State {
+    /// The state of a request that has just come.
+    pub const NEW: State = State(0);
+
+    /// Returns the state of a request.
+    pub fn of<R: Request>(rq: &R) -> Self {
+        State(rq.word().load(Ordering::Acquire))
+    }
+
+    /// Makes this the state of a request. For the request's owner.
+    pub(super) fn set<R: Request>(self, rq: &R) {
+        rq.word().store(self.0, Ordering::Relaxed);
+    }
+
+    pub(super) fn needs_commit(self) -> bool {
+        self.0 & NEEDS_COMMIT != 0
+    }
+
+    pub(super) fn with_commit(self) -> Self {
+        State(self.0 | NEEDS_COMMIT)
+    }
+
+    pub(super) fn has_zeroed_parts(self) -> bool {
+        self.0 & PARTS_ZEROED != 0
+    }
+
+    pub(super) fn with_zeroed_parts(self) -> Self {
+        State(self.0 | PARTS_ZEROED)
+    }
+
+    pub(super) fn has_failed_bios(self) -> bool {
+        self.0 & HAS_FAILED_BIOS != 0
+    }
+
+    pub(super) fn with_failed_bios(self) -> Self {
+        State(self.0 | HAS_FAILED_BIOS)
+    }
+
+    /// Returns whether the request uses leaf slabs that it found in the map.
+    pub fn uses_map(self) -> bool {
+        self.0 & USES_MAP != 0
+    }
+
+    pub(super) fn with_use(self, epoch: u32) -> Self {
+        let epoch = u64::from(epoch).wrapping_shl(EPOCH_SHIFT);
+        State(self.without_use().0 | epoch | USES_MAP)
+    }
+
+    pub(super) fn without_use(self) -> Self {
+        State(self.0 & !USE)
+    }
+}
 
 /// Begins a request's use of the map (I13). No leaf slab that it finds is freed before [`leave`].
 /// Any context.
 #[inline]
 pub fn enter<H: Host>(host: &H, rq: &H::Request) {
     let epoch = host.shared().epoch.load(Ordering::Relaxed);
+    let state = State::of(rq).with_use(epoch);
     // The barrier pairs with that in `wait`. Either `wait` sees the use, or the look-ups after this
     // line see what had changed in the map before `wait`.
-    rq.publish_state(rq.state().with_use(epoch));
+    swap_with_barrier(rq.word(), state.0);
 }
 
 /// Ends a request's use of the map, if it has begun. What the request did in its leaf slab happened
 /// before. Any context.
 #[inline]
 pub fn leave<H: Host>(rq: &H::Request) {
-    let state = rq.state();
+    let state = State::of(rq);
     if state.uses_map() {
-        rq.release_state(state.without_use());
+        rq.word().store(state.without_use().0, Ordering::Release);
     }
 }
 
@@ -34,16 +104,16 @@ pub fn wait<H: Host>(host: &H) {
     // The epoch wraps. A request of exactly 2^32 epochs ago is not in flight any more.
     let epoch = &host.shared().epoch;
     let now = epoch.fetch_add(1, Ordering::SeqCst).wrapping_add(1);
-    host.barrier();
+    barrier();
     let mut n = 0u32;
     while host.any_in_flight(is_older, u64::from(now)) {
         host.pause(n);
         n = n.saturating_add(1);
     }
-    host.barrier();
+    barrier();
 }
 
 /// Returns whether a request has used the map since before epoch `now`, by the word of its state.
 fn is_older(word: u64, now: u64) -> bool {
-    State::from_word(word).is_older(now)
+    State(word).uses_map() && word.wrapping_shr(EPOCH_SHIFT) != now
 }

@@ -11,8 +11,9 @@
 //! written after a hibernation image was made would be newer than the map in the image.
 
 use super::super::error::Result;
-use super::super::sync::Ordering;
-use super::{is_committed, EndStatus, Event, Host, HostCommitter, Step};
+use super::super::sync::{barrier, Ordering};
+use super::{is_committed, wait};
+use super::{EndStatus, Event, Host, HostCommitter, Step, Waiting, WorkId};
 
 /// The number of changed pages that a checkpoint may store under one hold of the committer's lock,
 /// and the number of walks after which it stores all that are left.
@@ -24,18 +25,12 @@ pub(super) fn flush<H: Host>(host: &H, rq: H::Request) {
     if host.shared().is_read_only() {
         // A commit failed. No later commit can make durable what this flush would acknowledge.
         host.end(rq, H::Status::IO_ERROR);
-    } else if host.is_attached_read_only() || (is_committed(host) && !host.has_cache()) {
+    } else if host.shared().mode().read_only || (is_committed(host) && !host.has_cache()) {
         // Everything is already where it has to be.
         host.end(rq, H::Status::OK);
     } else {
-        wait_for_commit(host, rq);
+        wait(host, rq, Waiting::Commit);
     }
-}
-
-/// Makes a request wait for the next commit. Any context.
-pub(super) fn wait_for_commit<H: Host>(host: &H, rq: H::Request) {
-    host.add_commit_waiter(rq);
-    host.queue_commit();
 }
 
 /// Makes sure that a change of the map is committed in time. The caller has counted the change
@@ -43,17 +38,17 @@ pub(super) fn wait_for_commit<H: Host>(host: &H, rq: H::Request) {
 pub(super) fn arm<H: Host>(host: &H) {
     // The change was counted before. Either this thread sees that the timer has fired, or
     // `timer_work` sees the count.
-    host.barrier();
+    barrier();
     let timer = &host.shared().timer;
     if !timer.load(Ordering::Relaxed) && !timer.swap(true, Ordering::SeqCst) {
-        host.queue_timer();
+        host.schedule(WorkId::Timer);
     }
 }
 
 /// The commit work: commits for the waiters. Process context, one at a time.
 pub fn commit_work<H: Host>(host: &H) {
     // The waiters are taken before the commit, so that it covers them.
-    let mut waiters = host.take_commit_waiters().peekable();
+    let mut waiters = host.take(Waiting::Commit).peekable();
     if waiters.peek().is_none() {
         // The previous run has answered the request that queued this one.
         return;
@@ -97,23 +92,23 @@ pub(super) fn checkpoint_if_due<H: Host>(host: &H) -> Result {
         let due = committer.wants_checkpoint();
         due.then(|| committer.counters().checkpoints)
     });
-    let Some(before) = before else {
-        return Ok(());
-    };
-    store_changed(host)?;
-    host.with_committer(|committer, disk| {
-        // Another thread may have made it meanwhile.
-        if committer.counters().checkpoints == before {
-            checkpoint_with(host, committer, disk)?;
-        }
-        Ok(())
-    })
+    match before {
+        Some(before) => checkpoint(host, before),
+        None => Ok(()),
+    }
 }
 
-/// Makes a checkpoint, whether it is due or not. Process context.
-pub fn checkpoint<H: Host>(host: &H) -> Result {
+/// Makes a checkpoint, unless another thread makes it meanwhile: unless there are more than
+/// `before`. Process context.
+pub fn checkpoint<H: Host>(host: &H, before: u64) -> Result {
     store_changed(host)?;
-    host.with_committer(|committer, disk| checkpoint_with(host, committer, disk))
+    host.with_committer(|committer, disk| {
+        if committer.counters().checkpoints > before {
+            return Ok(());
+        }
+        let done = committer.checkpoint(host.map(), disk);
+        publish(host, committer, Step::Checkpoint, done)
+    })
 }
 
 /// Stores the changed pages for a checkpoint, a few each time that it takes the committer's lock,
@@ -139,22 +134,13 @@ fn store_changed<H: Host>(host: &H) -> Result {
     Ok(())
 }
 
-fn checkpoint_with<H: Host>(
-    host: &H,
-    committer: &mut HostCommitter<H>,
-    disk: &mut H::Disk<'_>,
-) -> Result {
-    let done = committer.checkpoint(host.map(), disk);
-    publish(host, committer, Step::Checkpoint, done)
-}
-
 /// Queues the work that a commit leaves to do and that no request waits for.
 pub(super) fn tidy<H: Host>(host: &H) {
     if host.with_committer(|committer, _| committer.wants_checkpoint()) {
-        host.queue_checkpoint();
+        host.schedule(WorkId::Checkpoint);
     }
     if host.with_allocator(|allocator| allocator.any_emptied(host.map())) {
-        host.queue_reclaim();
+        host.schedule(WorkId::Reclaim);
     }
 }
 
@@ -187,7 +173,7 @@ fn commit_with<H: Host>(
 /// Makes the last checkpoint. No request is in flight or will come, and no work runs. Process
 /// context.
 pub fn detach<H: Host>(host: &H) -> Result {
-    if host.is_attached_read_only() {
+    if host.shared().mode().read_only {
         return Ok(());
     }
     host.with_committer(|committer, disk| {

@@ -8,14 +8,15 @@
 //!
 //! Only [`memory_work`] waits. A request that cannot be sent down now is queued again: soon, when
 //! the device below can take it; when there is memory for the map ([`memory_work`]); or when leaf
-//! slabs are free ([`discard::reclaim_work`]). If only a part could be sent, the rest is queued
-//! again when the part has completed. So each part begins and ends its own use of the map.
+//! slabs are free ([`super::discard::reclaim_work`]). If only a part could be sent, the rest is
+//! queued again when the part has completed. So each part begins and ends its own use of the map.
 
 use super::super::error::{Error, Result};
 use super::super::num::saturating_u32;
 use super::super::plan::{self, Source};
-use super::{discard, epoch, flush};
-use super::{is_committed, refuses_writes, Accepted, EndStatus, Event, Host, Op, Request};
+use super::{epoch, flush};
+use super::{is_committed, refuses_writes, wait};
+use super::{Accepted, EndStatus, Event, Host, Op, Request, State, Waiting};
 
 /// Takes a request, for the first time or once more. The error is the request, unchanged, which the
 /// caller has to queue again soon. Process context; never waits.
@@ -28,7 +29,7 @@ pub fn queue<H: Host>(host: &H, rq: H::Request) -> Accepted<H> {
             host.end(rq, H::Status::IO_ERROR);
         }
         Op::Write => return write(host, rq),
-        Op::Discard | Op::WriteZeroes => discard::add(host, rq),
+        Op::Discard | Op::WriteZeroes => wait(host, rq, Waiting::Discard),
         Op::Other => host.end(rq, H::Status::UNSUPPORTED),
     }
     Ok(())
@@ -62,7 +63,7 @@ fn write<H: Host>(host: &H, rq: H::Request) -> Accepted<H> {
     let alone = rq.is_fua() && host.has_fua() && is_mapped_durably(host, sector, sectors);
     if rq.is_fua() && !alone {
         // The commit's flush makes the data durable too, so the write needs no FUA below.
-        rq.set_state(rq.state().with_commit());
+        State::of(&rq).with_commit().set(&rq);
     }
     submit(host, rq, whole, alone)
 }
@@ -98,22 +99,16 @@ fn fail_unallocated<H: Host>(host: &H, rq: &H::Request) -> bool {
     for slab in plan::unallocated(host.map(), sector, sectors) {
         left = rq.fail_bios(g.slab_start(slab), g.slab_sectors());
     }
-    rq.set_state(rq.state().with_failed_bios());
+    State::of(rq).with_failed_bios().set(rq);
     left
-}
-
-/// Queues a request again when there is memory for the map. Any context.
-pub(super) fn starve<H: Host>(host: &H, rq: H::Request) {
-    host.add_starved(rq);
-    host.queue_memory();
 }
 
 /// The memory work: waits for memory of the map, then queues the requests that need it again.
 /// Process context, one at a time; waits for nothing else, and holds nothing.
 pub fn memory_work<H: Host>(host: &H) {
-    for rq in host.take_starved() {
+    for rq in host.take(Waiting::Memory) {
         match host.wait_for_memory() {
-            Ok(()) => host.again(rq),
+            Ok(()) => host.requeue(rq),
             Err(e) => host.end(rq, e.into()),
         }
     }
@@ -131,7 +126,7 @@ fn is_mapped_durably<H: Host>(host: &H, sector: u64, sectors: u32) -> bool {
 pub fn complete<H: Host>(host: &H, rq: H::Request, status: H::Status) {
     if status.is_ok() && rq.op() == Op::Write {
         let (sector, sectors) = rq.part();
-        if rq.state().has_failed_bios() {
+        if State::of(&rq).has_failed_bios() {
             mark_others(host, &rq);
         } else if mark(host, sector, sectors) {
             host.note(Event::FirstWrite(sector, sectors));
@@ -143,7 +138,7 @@ pub fn complete<H: Host>(host: &H, rq: H::Request, status: H::Status) {
         {
             // A discard beside it took its leaf slab. The write comes before the discard, so the
             // discard must be durable.
-            rq.set_state(rq.state().with_commit());
+            State::of(&rq).with_commit().set(&rq);
         }
     }
     epoch::leave::<H>(&rq);
@@ -154,7 +149,7 @@ pub fn complete<H: Host>(host: &H, rq: H::Request, status: H::Status) {
         }
         host.end(rq, status);
     } else if rq.rest().1 > 0 {
-        host.again(rq);
+        host.requeue(rq);
     } else {
         end(host, rq);
     }
@@ -166,11 +161,8 @@ fn mark_others<H: Host>(host: &H, rq: &H::Request) {
     let (mut at, sectors) = rq.part();
     let end = at.saturating_add(u64::from(sectors));
     while let Some((first, count)) = rq.next_bio(at).filter(|&(first, _)| first < end) {
-        mark(
-            host,
-            first,
-            count.min(saturating_u32(end.saturating_sub(first))),
-        );
+        let within = saturating_u32(end.saturating_sub(first));
+        mark(host, first, count.min(within));
         at = first.saturating_add(u64::from(count));
     }
 }
@@ -188,8 +180,8 @@ pub(super) fn mark<H: Host>(host: &H, sector: u64, sectors: u32) -> bool {
 /// Ends a request that has done what it can: now, or with the next commit.
 #[inline]
 pub(super) fn end<H: Host>(host: &H, rq: H::Request) {
-    if rq.state().needs_commit() {
-        flush::wait_for_commit(host, rq);
+    if State::of(&rq).needs_commit() {
+        wait(host, rq, Waiting::Commit);
     } else {
         host.end(rq, H::Status::OK);
     }
@@ -198,7 +190,7 @@ pub(super) fn end<H: Host>(host: &H, rq: H::Request) {
 /// Ends a request with the next commit if it is FUA, and now otherwise.
 pub(super) fn end_durably<H: Host>(host: &H, rq: H::Request) {
     if rq.is_fua() {
-        rq.set_state(rq.state().with_commit());
+        State::of(&rq).with_commit().set(&rq);
     }
     end(host, rq);
 }
@@ -207,8 +199,8 @@ pub(super) fn end_durably<H: Host>(host: &H, rq: H::Request) {
 pub(super) fn fail<H: Host>(host: &H, rq: H::Request, e: Error) {
     epoch::leave::<H>(&rq);
     match e {
-        Error::Emptied => discard::defer(host, rq),
-        Error::NoMemory => starve(host, rq),
+        Error::Emptied => wait(host, rq, Waiting::Reclaim),
+        Error::NoMemory => wait(host, rq, Waiting::Memory),
         e => {
             if e == Error::Full {
                 host.note(Event::Full);

@@ -9,15 +9,18 @@
 //! deferred requests and reclaim. [`epoch`] finds out for reclaim which requests may still use an
 //! old leaf slab.
 //!
+//! A host consists of five traits: [`Requests`] sends and ends requests, [`Works`] holds the
+//! waiting ones, [`LeafDevice`] writes to the leaf for the reclaim work, [`Observer`] counts and
+//! reports, and [`Host`] has the rest: the map, the locks and the memory.
+//!
 //! Lock order: the committer's lock, then the allocator's lock.
 
 pub mod discard;
 pub mod epoch;
 pub mod flush;
 pub mod io;
-mod state;
 
-pub use self::state::State;
+pub use self::epoch::State;
 
 use core::ops::DerefMut;
 
@@ -47,7 +50,7 @@ pub enum Op {
     Other,
 }
 
-/// A request that the protocol owns. It is a bug to drop it without [`Host::end`].
+/// A request that the protocol owns. It is a bug to drop it without [`Requests::end`].
 pub trait Request {
     /// Returns what the request asks for.
     fn op(&self) -> Op;
@@ -57,7 +60,7 @@ pub trait Request {
     fn sectors(&self) -> u32;
     /// Returns the sectors for which no lower I/O was sent yet: first and count.
     fn rest(&self) -> (u64, u32);
-    /// Returns the sectors that the last [`Host::submit`] has sent: first and count.
+    /// Returns the sectors that the last [`Requests::submit`] has sent: first and count.
     fn part(&self) -> (u64, u32);
     /// Returns whether the write must be durable when it ends.
     fn is_fua(&self) -> bool;
@@ -67,15 +70,9 @@ pub trait Request {
     /// Returns the sectors of the first bio that ends after `sector` and does not fail, without
     /// those before `sector`: first and count.
     fn next_bio(&self, sector: u64) -> Option<(u64, u32)>;
-    /// Returns the state that stays with the request, [`State::NEW`] at first.
-    fn state(&self) -> State;
-    /// Sets the state.
-    fn set_state(&self, state: State);
-    /// Sets the state. A full barrier follows.
-    fn publish_state(&self, state: State);
-    /// Sets the state, so that a thread that finds it by [`Host::any_in_flight`] sees everything
-    /// that was done before.
-    fn release_state(&self, state: State);
+    /// Returns the word that stays with the request, [`State::NEW`] at first. A thread finds it by
+    /// [`Requests::any_in_flight`].
+    fn word(&self) -> &AtomicU64;
 }
 
 /// The status with which lower I/O ended.
@@ -118,8 +115,60 @@ pub enum Step {
     Checkpoint,
 }
 
+/// A work of a union. It is queued at most once, and runs in process context.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WorkId {
+    /// [`flush::commit_work`], soon.
+    Commit,
+    /// [`flush::timer_work`], within a second.
+    Timer,
+    /// [`flush::checkpoint_work`], soon.
+    Checkpoint,
+    /// [`discard::discard_work`], soon.
+    Discard,
+    /// [`discard::reclaim_work`], soon.
+    Reclaim,
+    /// [`io::memory_work`], soon.
+    Memory,
+}
+
+/// What a request waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Waiting {
+    /// The next commit: a commit waiter.
+    Commit,
+    /// The discard work: a discard or a zeroing.
+    Discard,
+    /// The next round of reclaim: a deferred request.
+    Reclaim,
+    /// Memory for the map.
+    Memory,
+}
+
+impl Waiting {
+    /// Returns the work that takes the requests.
+    fn work(self) -> WorkId {
+        match self {
+            Waiting::Commit => WorkId::Commit,
+            Waiting::Discard => WorkId::Discard,
+            Waiting::Reclaim => WorkId::Reclaim,
+            Waiting::Memory => WorkId::Memory,
+        }
+    }
+}
+
+/// What is decided at attach and does not change.
+#[derive(Clone, Copy, Debug)]
+pub struct Mode {
+    /// The union was attached read-only, so nothing is dirty and nothing is written.
+    pub read_only: bool,
+    /// A discarded slab shows the root again.
+    pub reveal: bool,
+}
+
 /// The state that all requests and works of a union share, besides its map.
 pub struct Shared {
+    mode: Mode,
     /// The map's count of changes that is durable.
     durable: AtomicU64,
     /// The commit timer is armed.
@@ -134,14 +183,20 @@ pub struct Shared {
 
 impl Shared {
     /// Returns the state for a map of which `durable` changes are durable.
-    pub const fn new(durable: u64) -> Self {
+    pub const fn new(durable: u64, mode: Mode) -> Self {
         Shared {
+            mode,
             durable: AtomicU64::new(durable),
             timer: AtomicBool::new(false),
             read_only: AtomicBool::new(false),
             epoch: AtomicU32::new(0),
             checkpoint_due: AtomicBool::new(false),
         }
+    }
+
+    /// Returns what was decided at attach. Any context.
+    pub fn mode(&self) -> Mode {
+        self.mode
     }
 
     /// Returns the map's count of changes that is durable. Any context.
@@ -156,13 +211,65 @@ impl Shared {
 }
 
 /// Whether a request was accepted. If not, the error is the request, which the caller still owns.
-pub type Accepted<H> = core::result::Result<(), <H as Host>::Request>;
+pub type Accepted<H> = core::result::Result<(), <H as Requests>::Request>;
 
 /// The committer of a host.
 pub type HostCommitter<H> = Committer<<H as Host>::PageSet, <H as Host>::Entries>;
 
+/// Sends the requests of a union, and ends them.
+pub trait Requests: Sized {
+    /// A request.
+    type Request: Request;
+    /// How lower I/O ended.
+    type Status: EndStatus;
+
+    /// Sends the rest of a read or a write down, or the first part of the rest. If one look-up has
+    /// found the place of the whole rest, `whole` is that place. Otherwise the host plans it. When
+    /// all lower I/O has ended, the host calls [`io::complete`]. `fua` makes each lower write
+    /// durable when it ends, if [`LeafDevice::has_fua`]. If sending would have to wait, nothing is
+    /// sent, and the error is the request.
+    fn submit(&self, rq: Self::Request, whole: Option<Source>, fua: bool) -> Accepted<Self>;
+    /// Makes the host call [`io::queue`] once more, soon. Any context.
+    fn requeue(&self, rq: Self::Request);
+    /// Ends a request. Any context.
+    fn end(&self, rq: Self::Request, status: Self::Status);
+    /// Returns whether `f`, called with `with`, holds for the word of a request that was started
+    /// and has not ended.
+    fn any_in_flight(&self, f: fn(u64, u64) -> bool, with: u64) -> bool;
+    /// Sleeps before the `n`-th look at the requests in flight. Process context.
+    fn pause(&self, n: u32);
+}
+
+/// Runs the works of a union, and holds the requests that wait for them.
+pub trait Works: Requests {
+    /// Makes a work run. Any context.
+    fn schedule(&self, work: WorkId);
+    /// Adds a request to the waiting ones. Any context.
+    fn add(&self, rq: Self::Request, waiting: Waiting);
+    /// Takes all requests that wait for the same, the oldest first.
+    fn take(&self, waiting: Waiting) -> impl Iterator<Item = Self::Request>;
+}
+
+/// The leaf, for what the protocol writes to it without a request.
+pub trait LeafDevice {
+    /// Returns whether a single write can be made durable.
+    fn has_fua(&self) -> bool;
+    /// Returns whether there is a volatile cache.
+    fn has_cache(&self) -> bool;
+    /// Zeroes sectors and waits. Process context.
+    fn zero(&self, sector: u64, sectors: u64) -> Result;
+    /// Discards sectors and waits, if the leaf supports discard. Process context.
+    fn discard(&self, sector: u64, sectors: u64);
+}
+
+/// Counts and reports what happens in a union.
+pub trait Observer {
+    /// Notes an event. The context is the caller's.
+    fn note(&self, event: Event);
+}
+
 /// What the protocol runs on: a handle on one union.
-pub trait Host: Clone {
+pub trait Host: Works + LeafDevice + Observer + Clone {
     /// The map's memory.
     type Memory: Memory;
     /// A bitmap of the allocator.
@@ -173,20 +280,11 @@ pub trait Host: Clone {
     type Entries: DerefMut<Target = [PageEntry]>;
     /// The leaf, for metadata.
     type Disk<'d>: Disk;
-    /// A request.
-    type Request: Request;
-    /// How lower I/O ended.
-    type Status: EndStatus;
 
     /// Returns the map.
     fn map(&self) -> &Map<Self::Memory>;
     /// Returns the state that requests and works share.
     fn shared(&self) -> &Shared;
-    /// Returns whether the union was attached read-only.
-    fn is_attached_read_only(&self) -> bool;
-    /// Returns whether a discarded slab shows the root again.
-    fn reveals(&self) -> bool;
-
     /// Runs `f` under the allocator's lock, a spinlock. Process context; not held for long.
     fn with_allocator<R>(&self, f: impl FnOnce(&mut Allocator<Self::Slabs>) -> R) -> R;
     /// Runs `f` under the committer's lock. Metadata I/O waits under this lock. Process context.
@@ -194,73 +292,18 @@ pub trait Host: Clone {
         &self,
         f: impl FnOnce(&mut HostCommitter<Self>, &mut Self::Disk<'_>) -> R,
     ) -> R;
-    /// Waits until there is memory for a map page of each kind. Process context, no lock held.
-    fn wait_for_memory(&self) -> Result;
-
-    /// Sends the rest of a read or a write down, or the first part of the rest. If one look-up has
-    /// found the place of the whole rest, `whole` is that place. Otherwise the host plans it. When
-    /// all lower I/O has ended, the host calls [`io::complete`]. `fua` makes each lower write
-    /// durable when it ends, if [`Host::has_fua`]. If sending would have to wait, nothing is sent,
-    /// and the error is the request.
-    fn submit(&self, rq: Self::Request, whole: Option<Source>, fua: bool) -> Accepted<Self>;
-    /// Returns whether a single write of the leaf can be made durable.
-    fn has_fua(&self) -> bool;
-    /// Returns whether the leaf has a volatile cache.
-    fn has_cache(&self) -> bool;
-    /// Makes the host call [`io::queue`] once more, soon. Any context.
-    fn again(&self, rq: Self::Request);
-    /// Ends a request. Any context.
-    fn end(&self, rq: Self::Request, status: Self::Status);
-
-    /// Adds a commit waiter. Any context.
-    fn add_commit_waiter(&self, rq: Self::Request);
-    /// Takes all commit waiters, the oldest first.
-    fn take_commit_waiters(&self) -> impl Iterator<Item = Self::Request>;
-    /// Adds a deferred request. Any context.
-    fn add_deferred(&self, rq: Self::Request);
-    /// Takes all deferred requests, the oldest first.
-    fn take_deferred(&self) -> impl Iterator<Item = Self::Request>;
-    /// Adds a discard or a zeroing. Any context.
-    fn add_discard(&self, rq: Self::Request);
-    /// Takes all discards and zeroings, the oldest first.
-    fn take_discards(&self) -> impl Iterator<Item = Self::Request>;
-    /// Adds a write that waits for memory of the map. Any context.
-    fn add_starved(&self, rq: Self::Request);
-    /// Takes all writes that wait for memory, the oldest first.
-    fn take_starved(&self) -> impl Iterator<Item = Self::Request>;
-
-    /// Schedules [`flush::commit_work`] to run soon. Any context.
-    fn queue_commit(&self);
-    /// Schedules [`flush::timer_work`] to run within a second. Any context.
-    fn queue_timer(&self);
-    /// Schedules [`flush::checkpoint_work`] to run soon. Any context.
-    fn queue_checkpoint(&self);
-    /// Schedules [`discard::reclaim_work`] to run soon. Any context.
-    fn queue_reclaim(&self);
-    /// Schedules [`discard::discard_work`] to run soon. Any context.
-    fn queue_discard(&self);
-    /// Schedules [`io::memory_work`] to run soon. Any context.
-    fn queue_memory(&self);
-
-    /// Issues a full memory barrier.
-    fn barrier(&self);
-    /// Returns whether `f`, called with `with`, holds for the word of a request that was started
-    /// and has not ended.
-    fn any_in_flight(&self, f: fn(u64, u64) -> bool, with: u64) -> bool;
-    /// Lets other tasks run that wait for the CPU. Process context, no lock held.
-    fn give_way(&self);
-    /// Sleeps before the `n`-th look at the requests in flight. Process context.
-    fn pause(&self, n: u32);
-
-    /// Zeroes sectors of the leaf and waits. Process context.
-    fn zero(&self, sector: u64, sectors: u64) -> Result;
-    /// Discards sectors of the leaf and waits, if the leaf supports discard. Process context.
-    fn discard(&self, sector: u64, sectors: u64);
-
-    /// Counts and reports an event. The context is the caller's.
-    fn note(&self, event: Event);
     /// Publishes what the committer did, before [`Shared`] shows it. Under the committer's lock.
     fn note_step(&self, step: Step, committer: &HostCommitter<Self>, done: Result);
+    /// Waits until there is memory for a map page of each kind. Process context, no lock held.
+    fn wait_for_memory(&self) -> Result;
+    /// Lets other tasks run that wait for the CPU. Process context, no lock held.
+    fn give_way(&self);
+}
+
+/// Makes a request wait, and the work run that takes it. Any context.
+fn wait<H: Host>(host: &H, rq: H::Request, waiting: Waiting) {
+    host.add(rq, waiting);
+    host.schedule(waiting.work());
 }
 
 /// Returns whether all that was mapped before this call is durable. Any context.
@@ -270,5 +313,5 @@ pub fn is_committed<H: Host>(host: &H) -> bool {
 
 /// Returns whether writes are refused, for either reason. Any context.
 pub fn refuses_writes<H: Host>(host: &H) -> bool {
-    host.is_attached_read_only() || host.shared().is_read_only()
+    host.shared().mode().read_only || host.shared().is_read_only()
 }

@@ -5,7 +5,7 @@
 mod sim;
 
 use sim::disk::SimDisk;
-use sim::release::{begin_release, end_release};
+use sim::release::{begin_release, clear_reclaimable, end_release};
 use sim::union::{format, SimUnion};
 use ubcore::attach;
 use ubcore::error::Error;
@@ -140,7 +140,7 @@ fn of_two_slabs_that_lie_far_apart() {
         found.extend(range);
     }
     assert_eq!(found, [0, last]);
-    u.allocator.clear_reclaimable(&u.map);
+    clear_reclaimable(&u.allocator, &u.map);
     let mut calls = 0;
     while u.allocator.end_reclaim(&u.map) {
         calls += 1;

@@ -21,7 +21,8 @@ use ubcore::map::{words_for, Map, Memory, TablePage};
 use ubcore::pages::PageSet;
 use ubcore::plan::{self, Run, Source};
 use ubcore::protocol::{
-    discard, flush, io, Accepted, Event, Host, HostCommitter, Op, Shared, Step,
+    discard, flush, io, Accepted, Event, Host, HostCommitter, LeafDevice, Mode, Observer, Op,
+    Requests, Shared, Step, Waiting, WorkId, Works,
 };
 use ubcore::sync::{AtomicU64, Ordering};
 
@@ -48,15 +49,16 @@ struct Work {
     running: bool,
 }
 
-/// The works in the order of [`Union::works`].
-const WORKS: [fn(&Handle); 6] = [
-    flush::commit_work,
-    flush::timer_work,
-    flush::checkpoint_work,
-    discard::reclaim_work,
-    io::memory_work,
-    discard::discard_work,
-];
+fn run(union: &Handle, work: WorkId) {
+    match work {
+        WorkId::Commit => flush::commit_work(union),
+        WorkId::Timer => flush::timer_work(union),
+        WorkId::Checkpoint => flush::checkpoint_work(union),
+        WorkId::Discard => discard::discard_work(union),
+        WorkId::Reclaim => discard::reclaim_work(union),
+        WorkId::Memory => io::memory_work(union),
+    }
+}
 
 /// What a leaf device has.
 #[derive(Clone, Copy, Debug)]
@@ -76,10 +78,8 @@ pub struct Union {
     /// The thread that has the committer's lock.
     committer_holder: StdMutex<Option<ThreadId>>,
     lower: StdArc<Lower>,
-    waiters: StdMutex<Vec<Rq>>,
-    deferred: StdMutex<Vec<Rq>>,
-    discards: StdMutex<Vec<Rq>>,
-    starved: StdMutex<Vec<Rq>>,
+    /// The requests that wait for each of [`Waiting`].
+    waiting: StdMutex<[Vec<Rq>; 4]>,
     /// If set, no request is sent at once, and none sends more than so many sectors at a time.
     narrow: StdMutex<Option<u64>>,
     /// What the leaf has: FUA, a volatile cache.
@@ -87,6 +87,7 @@ pub struct Union {
     /// Is called when leaf sectors have been discarded, in the reclaim work.
     on_discard: StdMutex<Option<OnDiscard>>,
     in_flight: StdMutex<Vec<Rq>>,
+    /// The state of each of [`WorkId`].
     works: StdMutex<[Work; 6]>,
     threads: StdMutex<Vec<JoinHandle<()>>>,
 }
@@ -120,16 +121,19 @@ fn load(g: Geometry, mut leaf: Leaf) -> Result<Union> {
     });
     leaf.union = Some(lower.clone());
     Ok(Union {
-        shared: Shared::new(committer.committed()),
+        shared: Shared::new(
+            committer.committed(),
+            Mode {
+                read_only: false,
+                reveal: true,
+            },
+        ),
         map,
         allocator: Mutex::new(allocator),
         metadata: Mutex::new(Metadata { committer, leaf }),
         committer_holder: StdMutex::default(),
         lower,
-        waiters: StdMutex::default(),
-        deferred: StdMutex::default(),
-        discards: StdMutex::default(),
-        starved: StdMutex::default(),
+        waiting: StdMutex::default(),
         narrow: StdMutex::default(),
         device: StdMutex::new(Device {
             fua: true,
@@ -342,7 +346,8 @@ impl Handle {
 
     /// Makes a checkpoint that is not due.
     pub fn checkpoint(&self) {
-        flush::checkpoint(self).expect("the leaf works");
+        let before = self.with_committer(|committer, _| committer.counters().checkpoints);
+        flush::checkpoint(self, before).expect("the leaf works");
     }
 
     /// Detaches; nothing else runs any more.
@@ -352,24 +357,11 @@ impl Handle {
         locked(&self.lower.history).flush_ends(begun);
     }
 
-    fn enqueue(&self, n: usize) {
-        self.lower.bus.load(Ordering::SeqCst);
-        let mut works = locked(&self.works);
-        let idle = !works[n].pending && !works[n].running;
-        works[n] = Work {
-            pending: true,
-            running: true,
-        };
-        drop(works);
-        if idle {
-            self.spawn(move |me| me.run(n));
-        }
-    }
-
-    fn run(&self, n: usize) {
+    fn run(&self, work: WorkId) {
+        let n = work as usize;
         loop {
             locked(&self.works)[n].pending = false;
-            WORKS[n](self);
+            run(self, work);
             let mut works = locked(&self.works);
             if !works[n].pending {
                 works[n].running = false;
@@ -421,52 +413,9 @@ impl Handle {
     }
 }
 
-impl Host for Handle {
-    type Memory = SimMemory;
-    type Slabs = Vec<u64>;
-    type PageSet = Vec<u64>;
-    type Entries = Vec<PageEntry>;
-    type Disk<'d> = Leaf;
+impl Requests for Handle {
     type Request = Rq;
     type Status = Outcome;
-
-    fn map(&self) -> &Map<SimMemory> {
-        &self.map
-    }
-    fn shared(&self) -> &Shared {
-        &self.shared
-    }
-    fn is_attached_read_only(&self) -> bool {
-        false
-    }
-    fn reveals(&self) -> bool {
-        true
-    }
-    fn with_allocator<R>(&self, f: impl FnOnce(&mut Allocator<Vec<u64>>) -> R) -> R {
-        let mut allocator = self.allocator.lock().expect("no thread has panicked");
-        let used = allocator.used();
-        let done = f(&mut allocator);
-        if allocator.used() < used {
-            // A running commit may have the slab on its list.
-            let holder = *locked(&self.committer_holder);
-            let alone = holder.is_none_or(|h| h == threads::current().id());
-            assert!(alone, "a leaf slab becomes free while a commit runs");
-            quietly(|| self.assert_free_is_blank(&allocator));
-        }
-        done
-    }
-    fn with_committer<R>(&self, f: impl FnOnce(&mut HostCommitter<Self>, &mut Leaf) -> R) -> R {
-        let mut metadata = self.metadata.lock().expect("no thread has panicked");
-        *locked(&self.committer_holder) = Some(threads::current().id());
-        let Metadata { committer, leaf } = &mut *metadata;
-        let done = f(committer, leaf);
-        *locked(&self.committer_holder) = None;
-        done
-    }
-    fn wait_for_memory(&self) -> Result {
-        self.map.memory().set_free(1);
-        Ok(())
-    }
 
     fn submit(&self, rq: Rq, whole: Option<Source>, fua: bool) -> Accepted<Self> {
         let (sector, mut sectors) = ubcore::protocol::Request::rest(&rq);
@@ -489,13 +438,7 @@ impl Host for Handle {
         self.spawn(move |me| me.device(rq, runs, order));
         Ok(())
     }
-    fn has_fua(&self) -> bool {
-        locked(&self.device).fua
-    }
-    fn has_cache(&self) -> bool {
-        locked(&self.device).cache
-    }
-    fn again(&self, rq: Rq) {
+    fn requeue(&self, rq: Rq) {
         self.spawn(move |me| me.queue(rq));
     }
     fn end(&self, rq: Rq, status: Outcome) {
@@ -504,71 +447,48 @@ impl Host for Handle {
         *rq.0.outcome.lock().expect("no thread has panicked") = Some(status);
         rq.0.ended.notify_all();
     }
-
-    fn add_commit_waiter(&self, rq: Rq) {
-        self.lower.bus.load(Ordering::SeqCst);
-        locked(&self.waiters).push(rq);
-    }
-    fn take_commit_waiters(&self) -> impl Iterator<Item = Rq> {
-        self.lower.bus.load(Ordering::SeqCst);
-        std::mem::take(&mut *locked(&self.waiters)).into_iter()
-    }
-    fn add_deferred(&self, rq: Rq) {
-        self.lower.bus.load(Ordering::SeqCst);
-        locked(&self.deferred).push(rq);
-    }
-    fn take_deferred(&self) -> impl Iterator<Item = Rq> {
-        self.lower.bus.load(Ordering::SeqCst);
-        std::mem::take(&mut *locked(&self.deferred)).into_iter()
-    }
-
-    fn add_discard(&self, rq: Rq) {
-        self.lower.bus.load(Ordering::SeqCst);
-        locked(&self.discards).push(rq);
-    }
-    fn take_discards(&self) -> impl Iterator<Item = Rq> {
-        self.lower.bus.load(Ordering::SeqCst);
-        std::mem::take(&mut *locked(&self.discards)).into_iter()
-    }
-    fn add_starved(&self, rq: Rq) {
-        locked(&self.starved).push(rq);
-    }
-    fn take_starved(&self) -> impl Iterator<Item = Rq> {
-        std::mem::take(&mut *locked(&self.starved)).into_iter()
-    }
-
-    fn queue_commit(&self) {
-        self.enqueue(0);
-    }
-    fn queue_timer(&self) {
-        self.enqueue(1);
-    }
-    fn queue_checkpoint(&self) {
-        self.enqueue(2);
-    }
-    fn queue_reclaim(&self) {
-        self.enqueue(3);
-    }
-    fn queue_discard(&self) {
-        self.enqueue(5);
-    }
-    fn queue_memory(&self) {
-        self.enqueue(4);
-    }
-
-    fn barrier(&self) {
-        std::sync::atomic::fence(std::sync::atomic::Ordering::SeqCst);
-    }
     fn any_in_flight(&self, f: fn(u64, u64) -> bool, with: u64) -> bool {
         let all = locked(&self.in_flight).clone();
         all.iter()
             .any(|rq| f(rq.0.word.load(Ordering::Acquire), with))
     }
-    fn give_way(&self) {}
     fn pause(&self, _: u32) {
         threads::yield_now();
     }
+}
 
+impl Works for Handle {
+    fn schedule(&self, work: WorkId) {
+        self.lower.bus.load(Ordering::SeqCst);
+        let mut works = locked(&self.works);
+        let state = &mut works[work as usize];
+        let idle = !state.pending && !state.running;
+        *state = Work {
+            pending: true,
+            running: true,
+        };
+        drop(works);
+        if idle {
+            self.spawn(move |me| me.run(work));
+        }
+    }
+    fn add(&self, rq: Rq, waiting: Waiting) {
+        self.lower.bus.load(Ordering::SeqCst);
+        locked(&self.waiting)[waiting as usize].push(rq);
+    }
+    fn take(&self, waiting: Waiting) -> impl Iterator<Item = Rq> {
+        self.lower.bus.load(Ordering::SeqCst);
+        std::mem::take(&mut locked(&self.waiting)[waiting as usize]).into_iter()
+    }
+}
+
+impl LeafDevice for Handle {
+    fn has_fua(&self) -> bool {
+        locked(&self.device).fua
+    }
+    fn has_cache(&self) -> bool {
+        locked(&self.device).cache
+    }
     fn zero(&self, sector: u64, sectors: u64) -> Result {
         let zeroes = vec![[0; 512]; sectors as usize];
         self.lower
@@ -590,13 +510,56 @@ impl Host for Handle {
             f(self);
         }
     }
+}
 
+impl Observer for Handle {
     fn note(&self, event: Event) {
         if let Event::ReadOnly(e) = event {
             assert!(matches!(e, Error::Io(..)), "read-only because of {e}");
         }
     }
+}
+
+impl Host for Handle {
+    type Memory = SimMemory;
+    type Slabs = Vec<u64>;
+    type PageSet = Vec<u64>;
+    type Entries = Vec<PageEntry>;
+    type Disk<'d> = Leaf;
+
+    fn map(&self) -> &Map<SimMemory> {
+        &self.map
+    }
+    fn shared(&self) -> &Shared {
+        &self.shared
+    }
+    fn with_allocator<R>(&self, f: impl FnOnce(&mut Allocator<Vec<u64>>) -> R) -> R {
+        let mut allocator = self.allocator.lock().expect("no thread has panicked");
+        let used = allocator.used();
+        let done = f(&mut allocator);
+        if allocator.used() < used {
+            // A running commit may have the slab on its list.
+            let holder = *locked(&self.committer_holder);
+            let alone = holder.is_none_or(|h| h == threads::current().id());
+            assert!(alone, "a leaf slab becomes free while a commit runs");
+            quietly(|| self.assert_free_is_blank(&allocator));
+        }
+        done
+    }
+    fn with_committer<R>(&self, f: impl FnOnce(&mut HostCommitter<Self>, &mut Leaf) -> R) -> R {
+        let mut metadata = self.metadata.lock().expect("no thread has panicked");
+        *locked(&self.committer_holder) = Some(threads::current().id());
+        let Metadata { committer, leaf } = &mut *metadata;
+        let done = f(committer, leaf);
+        *locked(&self.committer_holder) = None;
+        done
+    }
     fn note_step(&self, _: Step, committer: &HostCommitter<Self>, done: Result) {
         assert!(done.is_err() || committer.committed() >= self.shared.durable());
     }
+    fn wait_for_memory(&self) -> Result {
+        self.map.memory().set_free(1);
+        Ok(())
+    }
+    fn give_way(&self) {}
 }

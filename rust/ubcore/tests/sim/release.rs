@@ -28,7 +28,19 @@ pub fn end_release<M: Memory, B: DerefMut<Target = [u64]>>(
     allocator: &mut Allocator<B>,
     map: &Map<M>,
 ) {
-    allocator.clear_reclaimable(map);
+    clear_reclaimable(allocator, map);
     while allocator.end_reclaim(map) {}
     assert!(!allocator.is_reclaiming());
+}
+
+/// Clears what the map has of the leaf slabs that are about to be freed.
+pub fn clear_reclaimable<M: Memory, B: DerefMut<Target = [u64]>>(
+    allocator: &Allocator<B>,
+    map: &Map<M>,
+) {
+    let mut from = 0;
+    while let Some(range) = allocator.reclaimable(from) {
+        from = range.end;
+        range.for_each(|leaf| map.clear_unowned(leaf));
+    }
 }

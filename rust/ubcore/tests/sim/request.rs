@@ -8,7 +8,7 @@ use std::sync::{Arc as StdArc, Mutex as StdMutex, MutexGuard as StdGuard};
 
 use ubcore::error::Error;
 use ubcore::protocol::{Op, State};
-use ubcore::sync::{AtomicU64, Ordering};
+use ubcore::sync::AtomicU64;
 
 use crate::history::History;
 use crate::threads::{Condvar, Mutex};
@@ -118,8 +118,10 @@ impl Rq {
     /// Checks that a request that waits to be sent uses no leaf slab, because reclaim would wait
     /// for it.
     pub(crate) fn assert_unused(&self) {
-        let state = State::from_word(self.0.word.load(Ordering::Acquire));
-        assert!(!state.uses_map(), "a request that was refused uses the map");
+        assert!(
+            !State::of(self).uses_map(),
+            "a request that was refused uses the map"
+        );
     }
 
     /// Waits for the answer.
@@ -179,17 +181,7 @@ impl ubcore::protocol::Request for Rq {
         let first = sector.max(bio.sectors.start);
         Some((first, (bio.sectors.end - first) as u32))
     }
-    fn state(&self) -> State {
-        State::from_word(self.0.word.load(Ordering::Acquire))
-    }
-    fn set_state(&self, state: State) {
-        self.0.word.store(state.to_word(), Ordering::Relaxed);
-    }
-    fn publish_state(&self, state: State) {
-        self.0.word.swap(state.to_word(), Ordering::SeqCst);
-        std::sync::atomic::fence(std::sync::atomic::Ordering::SeqCst);
-    }
-    fn release_state(&self, state: State) {
-        self.0.word.store(state.to_word(), Ordering::Release);
+    fn word(&self) -> &AtomicU64 {
+        &self.0.word
     }
 }

@@ -1,0 +1,45 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The atomics of the driver. The core has its own file, with the same ones. No other file names
+//! the atomics of `core` or of the kernel, and `scripts/check-strata.sh` checks this.
+//!
+//! They are those of `core`, although the kernel's guidelines ask for `kernel::sync::atomic`. On
+//! x86, the only machine of the driver, both come to the same instruction: `mov`, `xchg`, `lock
+//! xadd`, `lock cmpxchg`. But each access to one of the kernel's is a call of a C helper, unless
+//! `CONFIG_RUST_INLINE_HELPERS` is set, which the stock kernel does not do. The helper of a load is
+//! `endbr64`, `mov` and a return, so the call is at least three instructions more, and the caller
+//! has to save registers. A build in which only the lists, counters and events used the kernel's
+//! atomics had 113 such calls. With those of `core` there is none.
+//!
+//! The accesses of two requests, counted in the source. One of each is locked, the exchange:
+//!
+//! ```text
+//!                                             4 KiB read,   4 KiB
+//!                                             mapped        overwrite
+//!   start      word, placed (stores)             2             2
+//!   queue      may_wait (store)                  1             1
+//!              read_only                         -             1
+//!              placed                            1             1
+//!   enter      epoch, word, word (exchange)      3             3
+//!   look-up    page and entry of the table       2             2
+//!              page and word of the bits         2             -
+//!   submit     placed, may_wait                  2             2
+//!              begun, placed (stores)            2             2
+//!   complete   begun, placed                     -             2
+//!              mark: table, bits, both counts    -             6
+//!              leave: word, word (store)         2             2
+//!              placed, word                      2             2
+//!                                               19            26
+//! ```
+//!
+//! So the kernel's atomics would cost a read 57 instructions or more. If helpers become inline, this
+//! file and the core's are what changes.
+
+pub(crate) use core::sync::atomic::{
+    AtomicBool,
+    AtomicI32,
+    AtomicPtr,
+    AtomicU32,
+    AtomicU64,
+    Ordering, //
+};

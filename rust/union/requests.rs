@@ -1,0 +1,237 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The requests of a union: blk-mq queues a request, the driver sends lower I/O for it, and the
+//! request ends. The steps in between are in [`crate::ubcore::protocol::io`].
+
+use super::{
+    attributes::ATTRIBUTES,
+    Union, //
+};
+use crate::{
+    blk::{
+        attributes::Attributes,
+        plug,
+        BlkStatus,
+        Op,
+        Operations,
+        Piece,
+        Pieces,
+        Request,
+        Sent,
+        Started,
+        Target,
+        Way, //
+    },
+    error::errno,
+    sys::atomic::{
+        AtomicU64,
+        Ordering, //
+    },
+    ubcore::{
+        error::Error,
+        plan::{
+            self,
+            Run,
+            Source, //
+        },
+        protocol::{
+            self,
+            io,
+            Accepted,
+            Requests, //
+        }, //
+    },
+};
+use kernel::{
+    sync::ArcBorrow,
+    time::{
+        delay::fsleep,
+        Delta, //
+    },
+};
+
+/// How long to wait before the requests in flight are checked again, in µs: first and maximum.
+const PAUSE_FIRST: i64 = 100;
+const PAUSE_MOST: i64 = 20_000;
+
+impl Operations for Union {
+    const ATTRIBUTES: Attributes<Self> = ATTRIBUTES;
+
+    fn queue(this: ArcBorrow<'_, Self>, rq: Request<Self>) -> Accepted<ArcBorrow<'_, Self>> {
+        rq.set_way(this.lower.way);
+        let rq = match this.lower.way {
+            Way::Bios if matches!(rq.op(), Op::Read | Op::Write) => rq,
+            _ => match io::queue(&this, rq) {
+                // One request at a time waits for the lower device on `sends`. blk-mq queues the
+                // others again when a request of the same hardware queue has ended, or after 3 ms.
+                Err(rq) if !this.lists.in_line.swap(true, Ordering::Relaxed) => rq,
+                accepted => return accepted,
+            },
+        };
+        this.lists.sends.push(rq);
+        Union::schedule_send(this);
+        Ok(())
+    }
+
+    fn complete(this: ArcBorrow<'_, Self>, rq: Request<Self>, status: BlkStatus) {
+        io::complete(&this, rq, status);
+    }
+}
+
+/// All methods but [`Requests::submit`] hand a request over to blk-mq, or look at its requests.
+impl Requests for ArcBorrow<'_, Union> {
+    type Request = Request<Union>;
+    type Status = BlkStatus;
+
+    /// Sends lower I/O for the rest of a read or a write: to one place if `whole` names it, else in
+    /// pieces as planned from the map.
+    #[inline]
+    fn submit(&self, rq: Request<Union>, whole: Option<Source>, fua: bool) -> Accepted<Self> {
+        let read = rq.op() == Op::Read;
+        if fua || !rq.is_new() || rq.way() == Way::Bios {
+            return send_pieces(rq, read, fua);
+        }
+        let sent = match whole {
+            Some(Source::Leaf(at)) => rq.submit_at_once(at, |union| &union.lower.leaf),
+            Some(Source::Root(at)) => rq.submit_at_once(at, |union| &union.lower.root),
+            _ => Sent::Unfit(rq),
+        };
+        match sent {
+            Sent::Whole => Ok(()),
+            Sent::Busy(rq) => Err(rq),
+            Sent::Unfit(rq) => send_pieces(rq, read, fua),
+        }
+    }
+
+    fn requeue(&self, rq: Request<Union>) {
+        rq.requeue();
+    }
+
+    fn end(&self, rq: Request<Union>, status: BlkStatus) {
+        rq.end(status);
+    }
+
+    fn any_in_flight(&self, f: fn(u64, u64) -> bool, with: u64) -> bool {
+        self.tags.any(f, with)
+    }
+
+    fn pause(&self, n: u32) {
+        let pause = PAUSE_FIRST.checked_shl(n.min(16)).unwrap_or(PAUSE_MOST);
+        fsleep(Delta::from_micros(pause.min(PAUSE_MOST)));
+    }
+}
+
+#[inline(never)]
+fn send_pieces(rq: Request<Union>, read: bool, fua: bool) -> Accepted<ArcBorrow<'static, Union>> {
+    let (sector, sectors) = rq.rest();
+    if read {
+        rq.submit(false, |union, pieces| {
+            add(union, pieces, plan::read(&union.map, sector, sectors));
+        })
+    } else {
+        rq.submit(fua, |union, pieces| {
+            add(union, pieces, plan::write(&union.map, sector, sectors));
+        })
+    }
+}
+
+fn add<'d>(union: &'d Union, pieces: &mut Pieces<'d, Union>, runs: impl Iterator<Item = Run>) {
+    for run in runs {
+        pieces.add(Piece {
+            target: match run.source {
+                Source::Root(sector) => Target::Device(&union.lower.root, sector),
+                Source::Leaf(sector) => Target::Device(&union.lower.leaf, sector),
+                // For a write: a concurrent discard emptied the slab after the write had found or
+                // allocated its leaf slab.
+                Source::Zero => Target::Nowhere,
+                Source::Lost => Target::Broken,
+            },
+            sectors: run.sectors,
+        });
+    }
+}
+
+/// Submits the requests on `sends` as bios, which may wait for the lower devices.
+///
+/// Context: a worker that holds no lock.
+pub(super) fn send_work(this: ArcBorrow<'_, Union>) {
+    plug::with(|| {
+        for rq in this.lists.sends.take_all() {
+            rq.set_way(Way::Bios);
+            // If there was no memory for a single bio, requeue the request.
+            if let Err(rq) = io::queue(&this, rq) {
+                rq.requeue();
+            }
+        }
+    });
+    this.lists.in_line.store(false, Ordering::Relaxed);
+}
+
+/// Each method is that of the same name of [`Started`] or [`Request`].
+impl protocol::Request for Request<Union> {
+    fn op(&self) -> protocol::Op {
+        match Started::op(self) {
+            Op::Read => protocol::Op::Read,
+            Op::Write => protocol::Op::Write,
+            Op::Flush => protocol::Op::Flush,
+            Op::Discard => protocol::Op::Discard,
+            Op::WriteZeroes => protocol::Op::WriteZeroes,
+            Op::Other(_) => protocol::Op::Other,
+        }
+    }
+
+    fn sector(&self) -> u64 {
+        Started::sector(self)
+    }
+
+    fn sectors(&self) -> u32 {
+        Started::sectors(self)
+    }
+
+    fn is_fua(&self) -> bool {
+        Started::is_fua(self)
+    }
+
+    fn fail_bios(&self, sector: u64, sectors: u32) -> bool {
+        self.fail_bios(sector, sectors, BlkStatus::NOSPC)
+    }
+
+    fn next_bio(&self, sector: u64) -> Option<(u64, u32)> {
+        self.next_bio(sector)
+    }
+
+    fn rest(&self) -> (u64, u32) {
+        Started::rest(self)
+    }
+
+    fn part(&self) -> (u64, u32) {
+        Started::part(self)
+    }
+
+    fn word(&self) -> &AtomicU64 {
+        Started::word(self)
+    }
+}
+
+impl protocol::EndStatus for BlkStatus {
+    const OK: Self = BlkStatus::OK;
+    const UNSUPPORTED: Self = BlkStatus::NOTSUPP;
+    const IO_ERROR: Self = BlkStatus::IOERR;
+
+    fn is_ok(self) -> bool {
+        self.is_ok()
+    }
+
+    fn is_no_space(self) -> bool {
+        self == BlkStatus::NOSPC
+    }
+}
+
+impl From<Error> for BlkStatus {
+    fn from(e: Error) -> Self {
+        match e {
+            Error::Full => BlkStatus::NOSPC,
+            e => errno(e).into(),
+        }
+    }
+}
