@@ -6,6 +6,7 @@
 
 - A path of this tree that a page names exists.
 - design.rst names each file of the driver, and testing.rst each test of the core.
+- A function that design.rst names with its file, in a table of a life, is in that file.
 - testing.rst has the stages of tests/run.sh, in their order.
 - The invariants of design.rst have consecutive numbers, the code cites each of them, and cites no
   other.
@@ -60,6 +61,11 @@ def breaches():
         if path not in PARTS and not any(f"``{name}``" in design for name in names(path)):
             yield f"Documentation/design.rst:1: Source layout does not name {path}"
 
+    for n, line in enumerate(text("Documentation/design.rst").split("\n"), 1):
+        hop = re.match(r"``(\w+)`` +``(\S+\.(?:rs|c))``", line)
+        if hop and not defines("rust/" + hop.group(2), hop.group(1)):
+            yield f"Documentation/design.rst:{n}: no function {hop.group(1)} in rust/{hop.group(2)}"
+
     testing = text("Documentation/testing.rst")
     for path in sorted(glob.glob("rust/ubcore/tests/*.rs")):
         if f"``tests/{os.path.basename(path)}``" not in testing:
@@ -103,6 +109,14 @@ def maintained():
     for path in sorted({path.split("/")[0] + "/" * ("/" in path) for path in listed.stdout.split()}):
         if path not in patterns and (path.endswith("/") or "*" not in patterns):
             yield f"MAINTAINERS:1: no F: covers {path}"
+
+
+def defines(path, function):
+    """Returns whether a file of Rust or C defines a function."""
+    if not os.path.exists(path):
+        return False
+    before = r"\bfn " if path.endswith(".rs") else r"(?m)^\w[\w *]*\b"
+    return re.search(before + function + r"[<(]", text(path)) is not None
 
 
 def text(path):
