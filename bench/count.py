@@ -3,12 +3,13 @@
 """Compares what a union adds to its raw disks, in instructions for one operation,
 with limits. The counts are exact on any machine, however busy.
 
-    bench/count.py latest.json
+    bench/count.py latest.json.zst
 
 Prints a line for each case; exit status 1 if one adds too much or is missing.
 """
 
 import json
+import subprocess
 import sys
 
 # Limits of what a union may add, by case and depth. dm-linear adds 1,740, and
@@ -39,8 +40,8 @@ def judge(counts):
 
 
 def main():
-    with open(sys.argv[1], encoding="utf-8") as f:
-        counts = json.load(f)["instructions"]
+    text = subprocess.run(["zstd", "-q", "-dc", sys.argv[1]], stdout=subprocess.PIPE, check=True).stdout
+    counts = json.loads(text)["instructions"]
     over = 0
     for case, depth, raw, linear, union, limit in judge(counts):
         name = f"{case}, {depth}"

@@ -1,14 +1,18 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0
-"""Makes bench/results from the guests' measurements: latest.json, README.md and
-a plot for each environment and kind of lower cache."""
+"""Makes bench/results from the guests' measurements: README.md, two plots, and the
+figures for programs in latest.json.zst."""
 
 import argparse
 import datetime
 import json
 import os
+import subprocess
 
 from lib import collect, plot, table, targets
+
+# The environments and kinds of lower cache of which there is a plot.
+PLOTTED = [("uml1", "none"), ("uml1", "fua")]
 
 
 def kernel_of(folders):
@@ -33,6 +37,12 @@ def read_scenes(work):
 def write(folder, name, text):
     with open(os.path.join(folder, name), "w", encoding="utf-8") as f:
         f.write(text)
+
+
+def pack(folder, name, text):
+    """Writes a file that zstd has compressed."""
+    path = os.path.join(folder, name)
+    subprocess.run(["zstd", "-q", "-19", "-f", "-o", path], input=text.encode(), check=True)
 
 
 def main():
@@ -64,13 +74,14 @@ def main():
     os.makedirs(args.results, exist_ok=True)
     plots = {}
     for (env, cache), rows in table.groups(cells).items():
-        plots[env, cache] = f"{env}-{cache}.svg"
-        write(args.results, plots[env, cache], plot.plot(env, cache, rows))
-    write(args.results, "latest.json", json.dumps(result, indent=1, ensure_ascii=False) + "\n")
+        if (env, cache) in PLOTTED:
+            plots[env, cache] = f"{env}-{cache}.svg"
+            write(args.results, plots[env, cache], plot.plot(env, cache, rows))
+    pack(args.results, "latest.json.zst", json.dumps(result, indent=1, ensure_ascii=False) + "\n")
     write(args.results, "README.md", table.page(result, plots))
     for row in result["targets"]:
         print(f"{'holds ' if row['holds'] else 'MISSES'} {row['target']}: {row['measured']} ({row['wanted']})")
-    print(f"{len(cells)} cells: {args.results}/README.md, latest.json and {len(plots)} plots")
+    print(f"{len(cells)} cells: {args.results}/README.md, latest.json.zst and {len(plots)} plots")
 
 
 if __name__ == "__main__":

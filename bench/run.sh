@@ -117,4 +117,4 @@ model=$(sed -n 's/^model name[^:]*: //p' /proc/cpuinfo | head -n 1)
 python3 -B "$TOP/bench/report.py" --commit "$(cat "$work/commit")" --cpu "$model" --quiet "$quiet" \
 	${QUICK:+--quick} --work "$work" --results "$results" $ENVS
 say "bench took $((SECONDS - start)) s"
-[ -z "$COUNT" ] || python3 -B "$TOP/bench/count.py" "$results/latest.json"
+[ -z "$COUNT" ] || python3 -B "$TOP/bench/count.py" "$results/latest.json.zst"

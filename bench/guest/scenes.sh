@@ -201,13 +201,13 @@ scene_large() {
 	fio --name=fill --filename=/dev/unionblk0 --allow_file_create=0 --direct=1 --ioengine=io_uring \
 		--thread --iodepth=8 --rw=write --bs=1m >/tmp/fio.out 2>&1 || die "fill: $(tail -n 3 /tmp/fio.out)"
 	sync
-	figure large unionblk slabs "$(ubctl status unionblk0 --json | sed -n 's/.*"slabs_used": *\([0-9]*\).*/\1/p')"
+	figure large unionblk slabs "$(cat /sys/block/unionblk0/union/slabs_used)"
 	ubctl remove unionblk0 || die "remove large"
 	before=$(used_kib)
 	timed ubctl create --root /dev/broot --leaf "$(dm_path large)"
 	figure large unionblk attach_s "$SECS"
 	figure large unionblk attach_kib $(($(used_kib) - before))
-	figure large unionblk map_kib "$(ubctl status unionblk0 --json | sed -n 's/.*"map_bytes": *\([0-9]*\).*/\1/p' | awk '{ print int($1 / 1024) }')"
+	figure large unionblk map_kib "$(ubctl status unionblk0 | awk '/^ *map memory/ { print int($3 / 1024) }')"
 	ubctl remove unionblk0
 	dmsetup remove --noudevrules --noudevsync large
 	null_gone broot kept nowhere
