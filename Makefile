@@ -47,7 +47,8 @@ help:
 	@echo '  make test-core       cargo tests of the core and the tool'
 	@echo '  make kunit           KUnit suites in QEMU'
 	@echo '  make kunit-uml       KUnit suites in User-Mode Linux (the quick loop)'
-	@echo '  make test-vm         device tests on the stock kernel; T=unionblk/003 for one'
+	@echo '  make test-vm         device tests on the stock kernel; T=unionblk/003 for one,'
+	@echo '                       T="-g discard" for a subject, T=list to list them;'
 	@echo '                       KERNEL=kunit for the kernel with lockdep and kmemleak'
 	@echo
 	@echo 'Measuring:'

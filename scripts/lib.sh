@@ -53,6 +53,16 @@ key() {
 	done | sha256sum | cut -c1-12
 }
 
+# Prints the programs that cargo's messages name, from standard input.
+executables() {
+	python3 -c '
+import json, sys
+for line in sys.stdin:
+    m = json.loads(line)
+    if m.get("executable"):
+        print(m["executable"])'
+}
+
 # Prints the mirror of this machine's apt sources; UNIONBLK_MIRROR overrides it.
 mirror() {
 	if [ -n "${UNIONBLK_MIRROR:-}" ]; then printf '%s\n' "$UNIONBLK_MIRROR"; return; fi

@@ -1,19 +1,73 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 # Device tests in a guest. The tests of a group share one boot of the stock kernel.
-#   tests/run-vm.sh [unionblk | unionblk/003 | selftest]...
+#   tests/run-vm.sh [-g SUBJECT | GROUP | GROUP/NNN]...    default: unionblk
+#   tests/run-vm.sh --list          the tests, their subjects and descriptions; also "list"
+#   tests/run-vm.sh -g discard      the tests of unionblk that have this subject
+#   tests/run-vm.sh selftest        tests of the runner, of which three must fail
 #   KERNEL=kunit tests/run-vm.sh    on the kernel with lockdep and kmemleak
 #   tests/run-vm.sh scale           in a guest of 3 GiB with large, sparse disks
 #   tests/run-vm.sh memory          in a guest of little memory, with two disks
 #   SOAK_SECONDS=7200 tests/run-vm.sh soak    the same guest, for so long
+# The guest reports in KTAP; build/log/vm-NAME.out has it.
 . "$(dirname "$0")/../scripts/lib.sh"
+
+# Print what a test says of itself.
+subjects() { sed -n 's/^# Subjects: //p' "$TOP/tests/vm/$1"; }
+description() { sed -n 's/^DESCRIPTION="\(.*\)"$/\1/p' "$TOP/tests/vm/$1"; }
+
+# Prints the tests of a group.
+tests_of() { (cd "$TOP/tests/vm" && printf '%s\n' "$1"/[0-9][0-9][0-9]); }
+
+list() {
+	local group test
+	for group in unionblk memory scale soak selftest; do
+		for test in $(tests_of $group); do
+			printf '%s  %-20s  %s\n' "$test" "$(subjects "$test")" "$(description "$test")"
+		done
+	done
+}
+
+# Collects the tests that the arguments name, in $tests.
+tests=()
+choose() {
+	local test found
+	while [ $# -gt 0 ]; do
+		found=${#tests[@]}
+		if [ "$1" = -g ] && [ $# -gt 1 ]; then
+			shift
+			for test in $(tests_of unionblk); do
+				[[ " $(subjects "$test") " != *" $1 "* ]] || tests+=("$test")
+			done
+			[ "$found" != ${#tests[@]} ] || die "no test has the subject $1: see tests/run-vm.sh --list"
+		elif [ -f "$TOP/tests/vm/$1.out" ]; then
+			tests+=("$1")
+		elif [ -f "$TOP/tests/vm/$1/001" ]; then
+			mapfile -t -O "$found" tests < <(tests_of "$1")
+		else
+			die "no test $1: see tests/run-vm.sh --list"
+		fi
+		shift
+	done
+}
+
+case "$*" in list | --list) list; exit ;; esac
+[ $# -gt 0 ] || set -- unionblk
+choose "$@"
 [ -n "${UNIONBLK_IN_ROOT:-}" ] || exec "$TOP/scripts/in-root.sh" tests/run-vm.sh "$@"
+
+# Each group but selftest and unionblk has a guest that only its tests fit.
+groups=$(printf '%s\n' "${tests[@]%%/*}" | sort -u)
+case $groups in
+*selftest*unionblk*) groups=unionblk ;;
+*[[:space:]]*) die "these tests need different guests: ${groups//[[:space:]]/, }" ;;
+esac
 
 kernel=${KERNEL:-stock} limit=1800
 options=(-k "$kernel" -n "tests-$kernel" -u
 	-f "$TOP/tests/vm:tests" -f "$TOP/tools/udev:udev" -f "$TOP/scripts/kernel-complaints.txt")
-case "$*" in
-*scale*)
+case $groups in
+scale)
 	# A root of 10 GiB, and room for the leaves of all tests. Almost nothing of it is written.
 	for disk in root:10G leaf:220G; do
 		rm -f "$BUILD/scale-${disk%:*}.img"
@@ -22,15 +76,15 @@ case "$*" in
 	done
 	options+=(-m 3072 -n "scale-$kernel")
 	;;
-*memory* | *soak*)
-	group=${1%%/*} size=2G
-	[ "$group" != soak ] || size=512M limit=$((${SOAK_SECONDS:-60} + 1200))
+memory | soak)
+	size=2G
+	[ "$groups" != soak ] || size=512M limit=$((${SOAK_SECONDS:-60} + 1200))
 	for disk in root leaf; do
-		rm -f "$BUILD/$group-$disk.img"
-		truncate -s $size "$BUILD/$group-$disk.img"
-		options+=(-d "$BUILD/$group-$disk.img")
+		rm -f "$BUILD/$groups-$disk.img"
+		truncate -s $size "$BUILD/$groups-$disk.img"
+		options+=(-d "$BUILD/$groups-$disk.img")
 	done
-	options+=(-m 512 -n "$group-$kernel")
+	options+=(-m 512 -n "$groups-$kernel")
 	;;
 *) options+=(-m 1536) ;;
 esac
@@ -46,7 +100,7 @@ for n in range(32768): sys.stdout.buffer.write(n.to_bytes(8, "little") + bytes(5
 options+=(-f "$golden:golden" -f "$TOP/tests/data:data")
 "$TOP/scripts/build.sh" programs
 options+=(-f "$BUILD/programs:programs")
-if [ "$*" != selftest ]; then
+if [ "$groups" != selftest ]; then
 	case $kernel in
 	stock) suffix='' ;;
 	kunit) suffix=-kunit-x86_64; options+=(-a kmemleak=on) ;;
@@ -55,4 +109,11 @@ if [ "$*" != selftest ]; then
 	"$TOP/scripts/build.sh" "modules$suffix" "test-modules$suffix" tools
 	options+=(-f "$BUILD/kmod$suffix/unionblk.ko" -f "$BUILD/kmod-test$suffix/blk_again.ko" -f "$BUILD/cargo/x86_64-unknown-linux-gnu/release/ubctl")
 fi
-exec "$TOP/scripts/vm.sh" "${options[@]}" -t $limit -- env SOAK_SECONDS="${SOAK_SECONDS:-60}" sh tests/check "$@"
+
+# If the guest has died, its status says more than the report.
+"$TOP/scripts/vm.sh" "${options[@]}" -t $limit -- \
+	env SOAK_SECONDS="${SOAK_SECONDS:-60}" sh tests/check "${tests[@]}" |
+	python3 -B "$TOP/tests/vm/report.py" && exit
+codes=("${PIPESTATUS[@]}")
+[ "${codes[0]}" -le 1 ] || exit "${codes[0]}"
+exit "${codes[1]}"
