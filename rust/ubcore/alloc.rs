@@ -135,11 +135,7 @@ impl<B: DerefMut<Target = [u64]>> Allocator<B> {
     /// Like [`Allocator::allocate`] otherwise. If memory runs out, slabs that have a leaf slab by
     /// then keep it.
     pub fn allocate_range<M: Memory>(&mut self, map: &Map<M>, sector: u64, sectors: u32) -> Result {
-        self.allocate_ranges(map, [(sector, sectors)])?;
-        if cfg!(mutant = "bits-before-data") {
-            map.mark(sector, sectors);
-        }
-        Ok(())
+        self.allocate_ranges(map, [(sector, sectors)])
     }
 
     /// Does the same for several ranges, which lie in different slabs: all of them or none.

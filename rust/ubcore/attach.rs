@@ -312,8 +312,7 @@ where
                 changed.add(page);
                 continue;
             }
-            let taken = cfg!(mutant = "free-after-reload") || allocator.mark_used(leaf);
-            if !taken {
+            if !allocator.mark_used(leaf) {
                 return Err(bad);
             }
             if known {

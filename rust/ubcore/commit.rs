@@ -377,12 +377,7 @@ where
         let mut count = 0usize;
         let mut page = first;
         loop {
-            let mutant = cfg!(mutant = "one-buffer-for-two");
-            let start = if mutant {
-                0
-            } else {
-                count.saturating_mul(BLOCK_BYTES)
-            };
+            let start = count.saturating_mul(BLOCK_BYTES);
             let room = disk.buffer().get_mut(start..).unwrap_or_default();
             let block = one_block(room);
             pages::store(map, page, block)?;
@@ -414,11 +409,6 @@ where
     fn write_superblock<D: Disk>(&mut self, disk: &mut D, next: Superblock) -> Result {
         let first = self.newest.other();
         for (slot, order) in [(first, Order::FlushFua), (first.other(), Order::Fua)] {
-            let mut order = order;
-            if cfg!(mutant = "superblock-despite-failed-flush") {
-                let _ = disk.flush();
-                order = Order::Fua;
-            }
             next.encode(one_block(disk.buffer()));
             disk.write(u64::from(slot.number().unwrap_or(0)), 1, order)?;
         }

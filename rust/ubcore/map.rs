@@ -64,11 +64,6 @@ pub const fn words_for(bits: u32) -> usize {
 
 /// Sets bits of a word. Returns whether any of them was not set before.
 fn set_bits(word: &AtomicU64, bits: u64) -> bool {
-    if cfg!(mutant = "bits-race") {
-        let old = word.load(Ordering::Acquire);
-        word.store(old | bits, Ordering::Release);
-        return old & bits != bits;
-    }
     word.fetch_or(bits, Ordering::AcqRel) & bits != bits
 }
 

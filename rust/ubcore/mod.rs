@@ -28,11 +28,6 @@
     )
 )]
 
-/// What tests/crash/mutants.sh looks for. A mutant must contain it, the module must not.
-#[cfg(mutant)]
-#[used]
-pub static MARK: [u8; 20] = *b"a mutant of the core";
-
 pub mod abi;
 pub mod alloc;
 pub mod attach;

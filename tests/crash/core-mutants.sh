@@ -31,15 +31,13 @@ rm -rf "$tree"
 mkdir -p "$tree/tools" "$tree/tests"
 cp -r Cargo.toml Cargo.lock rust "$tree"
 cp -r tools/ubctl "$tree/tools"
-cp -r tests/crash tests/races "$tree/tests"
+cp -r tests/crash tests/races tests/sim tests/tool "$tree/tests"
 (
-	cd "$tree/rust/ubcore"
-	for f in tests/*.rs; do
-		printf '#[path = "%s"]\nmod %s;\n' "${f##*/}" "$(basename "$f" .rs)"
-	done >all.rs
-	mv all.rs tests/all.rs
-	sed -i 's/^publish = false/publish = false\nautotests = false/' Cargo.toml
-	printf '\n[[test]]\nname = "all"\npath = "tests/all.rs"\n' >>Cargo.toml
+	cd "$tree/rust/ubcore/tests"
+	mkdir all
+	mv ./*.rs all
+	for f in all/*.rs; do printf 'mod %s;\n' "$(basename "$f" .rs)"; done >main.rs
+	mv main.rs all
 )
 
 files=()

@@ -1,13 +1,12 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
-# Makes bugs that other projects shipped in our core, one at a time: the test
-# that is named beside each must fail with it. The core stage and the races
-# check that it passes without. With SIZE=full the states campaign runs on each
-# bug as well.
-. "$(dirname "$0")/../../scripts/lib.sh"
-[ -n "${UNIONBLK_IN_ROOT:-}" ] || exec "$TOP/scripts/in-root.sh" tests/crash/mutants.sh
+# Makes bugs that other projects shipped, one at a time, by the patches of
+# tests/crash/mutants in a copy of the tree: the test that is named beside each
+# must fail with it, and pass without. With SIZE=full the states campaign runs
+# on each bug as well.
+. "$(dirname "$0")/patches.sh"
 
-# MUTANT PACKAGE TEST-FILE TEST WHETHER-A-CUT-SHOWS-IT
+# MUTANT PACKAGE TEST-FILE TEST WHETHER-A-POWER-FAILURE-SHOWS-IT
 mutants=(
 	"commit-without-flush ubcore shipped a_commit_flushes_the_data_that_it_names states"
 	"superblock-despite-failed-flush ubcore shipped a_superblock_is_not_written_when_the_flush_before_it_fails -"
@@ -18,53 +17,78 @@ mutants=(
 	"bits-race races marks writes_of_one_word_from_two_queues -"
 )
 
-export CARGO_TARGET_DIR=$BUILD/cargo
+export CARGO_TARGET_DIR=$BUILD/cargo-mutants
 # The scenes are small, so most of the time goes to the compiler.
 export CARGO_PROFILE_DEV_OPT_LEVEL=0 CARGO_PROFILE_DEV_DEBUG=0
 
-program() {
-	python3 -c '
-import json, sys
-for line in sys.stdin:
-    m = json.loads(line)
-    if m.get("executable"):
-        print(m["executable"])'
+# test_of PACKAGE TEST-FILE: builds and prints the program of a test file.
+test_of() {
+	local features=()
+	[ "$1" != races ] || features=(--features model)
+	program test -p "$1" "${features[@]}" --test "$2" --no-run
 }
 
-caught=0
-one() {
-	local name=$1 package=$2 file=$3 test=$4 states=$5 bin out
-	local features=()
-	[ "$package" != races ] || features=(--features model)
-	mkdir -p "$BUILD/mutants/$name"
-	ln -sf "$TOP/tests/crash/mutant-rustc" "$BUILD/mutants/$name/rustc"
-	export RUSTC_WORKSPACE_WRAPPER=$BUILD/mutants/$name/rustc
-	bin=$(cargo test --locked -q -p "$package" "${features[@]}" --test "$file" --no-run --message-format=json | program)
-	grep -q '^of_a_mutant:' <<<"$("$bin" --list)" || { say "FAILED: $name: what was built is no mutant"; return; }
-	if out=$(timeout 120 "$bin" --exact "$test" 2>&1); then
-		say "FAILED: $name: $test passes even so"
-	elif grep -q "test $test ... FAILED" <<<"$out"; then
-		say "caught: $name, by $package/$file $test"
-		caught=$((caught + 1))
-	else
-		say "FAILED: $name: $test did not run"
-		tail -n 5 <<<"$out"
+# verdict PROGRAM TEST: prints "ok", "FAILED", or nothing if the test did not run.
+verdict() {
+	{ timeout 120 "$1" --exact "$2" 2>&1 || true; } | sed -n "s/^test $2 \.\.\. //p"
+}
+
+# Without a patch each test passes; and a patch of code that has changed is
+# refused.
+check_campaign() {
+	local name package file test _ bin said patch=$BUILD/mutants/changed.patch
+	for m in "${mutants[@]}"; do
+		read -r name package file test _ <<<"$m"
+		bin=$(test_of "$package" "$file")
+		said=$(verdict "$bin" "$test")
+		[ "$said" = ok ] || { say "FAILED: $test, without the mutant $name: ${said:-did not run}"; wrong=$((wrong + 1)); }
+	done
+	sed 's/^-[^-].*/& changed since/' "$TOP/tests/crash/mutants/$name.patch" >"$patch"
+	if apply "$patch" >/dev/null 2>&1; then
+		say "FAILED: a patch of $name whose code has changed was applied"
+		wrong=$((wrong + 1))
 	fi
-	[ "${SIZE:-quick}" != quick ] && [ "$states" = states ] || return 0
-	bin=$(cargo build --locked -q -p crash --message-format=json | program)
-	if "$bin" quick "${SEED:-1}" >"$BUILD/log/mutant-$name.log"; then
-		say "FAILED: $name: no state is unlawful"
-		caught=$((caught - 1))
+	say "the tests pass without a mutant, and a patch that does not match is refused"
+}
+
+caught=0 wrong=0
+one() {
+	local name=$1 package=$2 file=$3 test=$4 states=$5 patch=$TOP/tests/crash/mutants/$1.patch log=$BUILD/log/mutant-$1.log bin said
+	apply "$patch" || { say "FAILED: $name: the patch does not apply any more"; return; }
+	if ! bin=$(test_of "$package" "$file" 2>"$log"); then
+		say "FAILED: $name: it does not compile: $log"
 	else
-		say "caught: $name, by $(grep -m 1 'once more' "$BUILD/log/mutant-$name.log")"
+		said=$(verdict "$bin" "$test")
+		if [ "$said" = FAILED ]; then
+			say "caught: $name, by $package/$file $test"
+			caught=$((caught + 1))
+		else
+			say "FAILED: $name: $test: ${said:-did not run}"
+		fi
+		[ "${SIZE:-quick}" = quick ] || [ "$states" != states ] || campaign "$name" "$log"
+	fi
+	revert "$patch"
+}
+
+# campaign NAME LOG: the states campaign has to find the bug too.
+campaign() {
+	local bin
+	bin=$(program build -p crash)
+	if "$bin" quick "${SEED:-1}" >"$2"; then
+		say "FAILED: $1: no state is unlawful"
+		wrong=$((wrong + 1))
+	else
+		say "caught: $1, by $(grep -m 1 'once more' "$2")"
 	fi
 }
 
 mkdir -p "$BUILD/log"
+copy_sources "$BUILD/mutants"
+check_campaign
 for m in "${mutants[@]}"; do
 	read -ra words <<<"$m"
 	one "${words[@]}"
 done
-failures=$((${#mutants[@]} - caught))
+failures=$((${#mutants[@]} - caught + wrong))
 printf 'mutants=%d/%d failures=%d\n' "$caught" ${#mutants[@]} "$failures"
 [ "$failures" = 0 ]

@@ -5,10 +5,8 @@
 # fail with each.
 #   tests/crash/order-mutants.sh [NAME]...    default: all patches
 # SIZE=quick tries only old-take.
-. "$(dirname "$0")/../../scripts/lib.sh"
-[ -n "${UNIONBLK_IN_ROOT:-}" ] || exec "$TOP/scripts/in-root.sh" tests/crash/order-mutants.sh "$@"
+. "$(dirname "$0")/patches.sh"
 
-copy=$BUILD/order-mutants
 export CARGO_TARGET_DIR=$BUILD/cargo-order-mutants CARGO_PROFILE_DEV_DEBUG=0
 # These are the values that tests/crash/races.sh uses for SIZE=quick.
 export SCHEDULES=1000 SEED=${SEED:-1} RUST_BACKTRACE=0
@@ -22,14 +20,7 @@ elif [ ${#names[@]} = 0 ]; then
 	names=("${names[@]%.patch}")
 fi
 
-rm -rf "$copy"
-mkdir -p "$copy/tests"
-cp -a "$TOP"/Cargo.* "$TOP/rust" "$TOP/tools" "$TOP/include" "$copy"
-cp -a "$TOP"/tests/races "$TOP/tests/crash" "$copy/tests"
-for d in "$TOP"/tests/*/Cargo.toml; do
-	d=$(dirname "$d")
-	[ -e "$copy/tests/$(basename "$d")" ] || cp -a "$d" "$copy/tests"
-done
+copy_sources "$BUILD/order-mutants"
 
 # campaign BINARY LOG: runs the scenes, and ends them all when one has failed.
 campaign() {
@@ -47,14 +38,8 @@ campaign() {
 caught=0
 one() {
 	local name=$1 patch=$TOP/tests/races/mutants/$1.patch log=$BUILD/log/order-mutant-$1.log bin scene
-	patch -s -p1 -d "$copy" <"$patch" || { say "FAILED: $name: the patch does not apply any more"; return; }
-	if bin=$(cd "$copy" && cargo test --locked -q -p races --features model --test marks --no-run \
-		--message-format=json 2>"$log" | python3 -c '
-import json, sys
-for line in sys.stdin:
-    m = json.loads(line)
-    if m.get("executable"):
-        print(m["executable"])') && [ -n "$bin" ]; then
+	apply "$patch" || { say "FAILED: $name: the patch does not apply any more"; return; }
+	if bin=$(program test -p races --features model --test marks --no-run 2>"$log"); then
 		if campaign "$bin" "$log"; then
 			say "FAILED: $name: the quick campaign passes even so"
 		elif scene=$(grep -am 1 -oE '^test [a-z_0-9]+ \.\.\. FAILED' "$log"); then
@@ -66,7 +51,7 @@ for line in sys.stdin:
 	else
 		say "FAILED: $name: it does not compile: $log"
 	fi
-	patch -s -R -p1 -d "$copy" <"$patch"
+	revert "$patch"
 }
 
 mkdir -p "$BUILD/log"

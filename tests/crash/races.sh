@@ -11,13 +11,7 @@ quick) schedules=1000 rounds=1 ;;
 full) schedules=20000 rounds=1 ;;
 *) die "SIZE=$SIZE: quick or full" ;;
 esac
-program=$(cargo test --locked -q -p races --features model --test marks --no-run --message-format=json |
-	python3 -c '
-import json, sys
-for line in sys.stdin:
-    m = json.loads(line)
-    if m.get("executable"):
-        print(m["executable"])')
+program=$(cargo test --locked -q -p races --features model --test marks --no-run --message-format=json | executables)
 
 # Each half of the scenes has a separate process, because a scene has one
 # thread.

@@ -2,8 +2,6 @@
 
 //! If one look at the map finds the place of a whole request, it is the place that the runs name.
 
-mod sim;
-
 use sim::disk::{Random, SimDisk};
 use sim::union::{format, SimUnion};
 use ubcore::geometry::Geometry;

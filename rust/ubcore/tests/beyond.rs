@@ -3,8 +3,6 @@
 //! Tests a union that is larger than its root. Beyond the root it reads as zeroes, whatever happens
 //! to the slabs there. The slab in which the root ends belongs to both parts.
 
-mod sim;
-
 use sim::disk::{Random, Sector, SimDisk};
 use sim::oracle::{content, ROOT};
 use sim::union::{format, SimUnion};

@@ -2,8 +2,6 @@
 
 //! After its last word a block of the journal holds zeroes, whatever was in the buffer before.
 
-mod sim;
-
 use sim::disk::{Random, SimDisk};
 use sim::union::{format, SimUnion};
 use ubcore::disk::Disk;

@@ -3,8 +3,6 @@
 //! A leaf whose map is finer than the blocks of a device is distinguished from one whose map is
 //! not, in each state that a leaf goes through.
 
-mod sim;
-
 use sim::disk::SimDisk;
 use sim::union::{format, SimUnion};
 use ubcore::attach::fits_blocks;

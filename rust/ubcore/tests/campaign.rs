@@ -5,8 +5,6 @@
 //! FUA writes and several writes in flight. `LIVES` sets how many there are. Each kind of journal
 //! record must have been replayed.
 
-mod sim;
-
 use sim::disk::{Random, SimDisk};
 use sim::oracle::{self, content, Oracle};
 use sim::union::{format, SimUnion};

@@ -3,12 +3,11 @@
 //! Tests `check` with each kind of damage. It finds only that damage, finds it where it is, and
 //! repairs it or leaves it alone.
 
-mod inspect;
-mod sim;
-
-use inspect::lives::*;
-use inspect::{block_of_page, edit, edit_page, edit_sealed, edit_slots, look, look_at, repair};
 use sim::disk::SimDisk;
+use sim::inspect::lives::*;
+use sim::inspect::{
+    self, block_of_page, edit, edit_page, edit_sealed, edit_slots, look, look_at, repair,
+};
 use sim::union::{format, load, SimUnion};
 use ubcore::check::{Grade, What};
 use ubcore::error::{Area, Error};

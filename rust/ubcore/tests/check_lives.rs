@@ -3,12 +3,9 @@
 //! Tests `check` over random lives. It reports no damage after a power failure, and finds each
 //! damage. A repaired leaf reads as before. `LIVES` sets how many lives are led.
 
-mod inspect;
-mod sim;
-
-use inspect::lives::*;
-use inspect::{edit, edit_page, edit_sealed, edit_slots, look, look_at, repair, Look};
 use sim::disk::{Random, SimDisk};
+use sim::inspect::lives::*;
+use sim::inspect::{edit, edit_page, edit_sealed, edit_slots, look, look_at, repair, Look};
 use sim::union::load;
 use ubcore::check::{Finding, Grade, What};
 use ubcore::error::Error;
@@ -111,7 +108,7 @@ fn any_bit_of_a_block_that_counts() {
 /// Changes some bytes of a block and corrects all checksums that cover them.
 fn lie(disk: &SimDisk, l: &Look, block: u64, random: &mut Random) {
     let g = &l.sb.geometry;
-    let (at, value) = (random.below(512), random.next().to_le_bytes());
+    let (at, value) = (random.below(512), random.draw().to_le_bytes());
     let len = 1 + random.below(8) as usize;
     let put = |b: &mut [u8], at: u64, room: usize| {
         let at = at as usize % (room - len);

@@ -3,8 +3,6 @@
 //! Promise 6: wrong metadata is named and not followed, even if its checksums are right. A flag
 //! that claims too much does no harm.
 
-mod sim;
-
 use sim::disk::SimDisk;
 use sim::oracle::content;
 use sim::union::{format, load, SimUnion};

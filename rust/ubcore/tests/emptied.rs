@@ -2,13 +2,10 @@
 
 //! Tests slabs that are emptied during a commit, and writes to them that complete late.
 
-mod hooked;
-mod sim;
-
 use std::rc::Rc;
 
-use hooked::Scene;
 use sim::disk::{Random, SimDisk};
+use sim::hooked::Scene;
 use sim::oracle::{content, Oracle, ROOT, ZERO};
 use sim::release::{begin_release, end_release};
 use sim::union::SimUnion;

@@ -4,8 +4,6 @@
 //! The core keeps each promise that it made before, makes none after, and the running union can
 //! still read.
 
-mod sim;
-
 use sim::disk::{Random, SimDisk};
 use sim::oracle::{self, content, Oracle, ROOT};
 use sim::union::{format, SimUnion};

@@ -4,12 +4,9 @@
 //! make the leaves by editing bytes at the offsets of the format's table, not with the encoder
 //! under test.
 
-mod inspect;
-mod sim;
-
-use inspect::lives::*;
-use inspect::{edit_slots, look, repair};
 use sim::disk::{Random, SimDisk};
+use sim::inspect::lives::*;
+use sim::inspect::{self, edit_slots, look, repair};
 use sim::union::{load, SimUnion};
 use ubcore::check::{repair, What};
 use ubcore::error::{Area, Error};

@@ -2,8 +2,6 @@
 
 //! Promise 4: a full leaf fails each request that needs space, and loses no space by that.
 
-mod sim;
-
 use sim::disk::{Random, SimDisk};
 use sim::oracle::{content, ROOT};
 use sim::release::{begin_release, end_release};

@@ -3,17 +3,14 @@
 //! Tests leaves made to do harm, with right checksums. The work and the memory of an attach are
 //! bounded by what such a leaf really holds, and a signal ends the work.
 
-mod inspect;
-mod sim;
-
 use std::cell::Cell;
 
-use inspect::{edit, edit_sealed, look};
 use sim::disk::SimDisk;
+use sim::inspect::{edit, edit_sealed, look};
 use sim::memory::SimMemory;
 use sim::oracle::content;
+use sim::parts::{fill, page_set};
 use sim::union::{salvage, superblock, SimUnion};
-use ubcore::alloc::{bitmap_words, Allocator};
 use ubcore::attach;
 use ubcore::check::{Grade, What};
 use ubcore::disk::{Disk, Order};
@@ -24,8 +21,8 @@ use ubcore::format::record::{Record, SlabRun};
 use ubcore::format::ring::{self, RingHead};
 use ubcore::format::superblock::{Slot, Superblock};
 use ubcore::geometry::Geometry;
-use ubcore::map::{words_for, Base, BitsPage, Entry, Map, Memory, TablePage};
-use ubcore::pages::{self, PageSet};
+use ubcore::map::{Base, BitsPage, Entry, Map, Memory, TablePage};
+use ubcore::pages;
 use ubcore::salvage::Lost;
 use ubcore::sync::AtomicU64;
 
@@ -157,21 +154,8 @@ fn cost_until(disk: &SimDisk, g: &Geometry, signal: u64) -> Cost {
         left: signal,
     };
     let probe = attach::probe(&mut disk, g.root_sectors(), g.leaf_sectors()).unwrap();
-    let bitmaps = bitmap_words(g.leaf_slabs()).map(|n| vec![0; n]);
-    let mut allocator = Allocator::new(bitmaps, g.leaf_slabs());
-    let entries = vec![PageEntry::EMPTY; g.pages() as usize];
-    let set = || PageSet::new(vec![0; words_for(g.pages())]);
-    let (a, mut lost) = (&mut allocator, Lost::new(set()));
-    let done = attach::salvage(
-        &mut disk,
-        probe,
-        &map,
-        a,
-        entries,
-        [set(), set()],
-        &mut lost,
-    )
-    .map(drop);
+    let mut lost = Lost::new(page_set(g));
+    let done = fill(&mut disk, probe, &map, page_set(g), &mut lost).map(drop);
     let done = done.and_then(|()| attach::fits_blocks(&mut disk, &map, 1).map(drop));
     map.memory().give_way();
     Cost {

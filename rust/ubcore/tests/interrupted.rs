@@ -4,11 +4,8 @@
 //! contains the write as a whole or not at all, and a write that it does not contain is not taken
 //! for durable.
 
-mod hooked;
-mod sim;
-
-use hooked::Scene;
 use sim::disk::{Random, SimDisk};
+use sim::hooked::Scene;
 use sim::oracle::{content, ROOT};
 use sim::union::SimUnion;
 use ubcore::error::Error;

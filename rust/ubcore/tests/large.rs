@@ -2,8 +2,6 @@
 
 //! Tests positions that 32 bits do not hold: a root and a leaf of several tebibytes.
 
-mod sim;
-
 use sim::disk::{SimDisk, State};
 use sim::oracle::{content, ROOT};
 use sim::union::{format, SimUnion};

@@ -2,8 +2,6 @@
 
 //! Checks the cost that the design promises, in exact counts of lower I/O, and the layout of a map.
 
-mod sim;
-
 use sim::disk::{Counts, Random, SimDisk};
 use sim::oracle::{content, Oracle, ROOT};
 use sim::union::{format, load, SimUnion};

@@ -6,24 +6,17 @@
 //! The first write's completion is interrupted at each access to the map's memory. At that access
 //! the second write completes. A FLUSH after it must not take the mapping for durable too early.
 
-mod hooked;
-mod sim;
-
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
-use hooked::Hooked;
 use sim::disk::{Random, SimDisk};
+use sim::hooked::Hooked;
 use sim::oracle::content;
+use sim::parts::{load, Parts, SimCommitter};
 use sim::union::{format, SimUnion};
-use ubcore::alloc::{bitmap_words, Allocator};
-use ubcore::attach;
-use ubcore::commit::Committer;
 use ubcore::disk::Order;
-use ubcore::format::directory::PageEntry;
 use ubcore::geometry::Geometry;
-use ubcore::map::{words_for, Map};
-use ubcore::pages::PageSet;
+use ubcore::map::Map;
 use ubcore::plan::{self, Source};
 
 const SECTOR: u64 = 130;
@@ -31,7 +24,7 @@ const SECTOR: u64 = 130;
 struct Scene {
     disk: SimDisk,
     map: Map<Hooked>,
-    committer: RefCell<Committer<Vec<u64>, Vec<PageEntry>>>,
+    committer: RefCell<SimCommitter>,
     to: u64,
 }
 
@@ -44,16 +37,12 @@ fn scene() -> Rc<Scene> {
     let g = geometry();
     let mut disk = SimDisk::new();
     format(&mut disk, g);
-    let probe = attach::probe(&mut disk, g.root_sectors(), g.leaf_sectors()).unwrap();
-    let map = Map::new(g, Hooked::new(&g));
-    let mut allocator = Allocator::new(
-        bitmap_words(g.leaf_slabs()).map(|n| vec![0; n]),
-        g.leaf_slabs(),
-    );
-    let entries = vec![PageEntry::EMPTY; g.pages() as usize];
-    let sets = [0; 2].map(|_| PageSet::new(vec![0; words_for(g.pages())]));
-    let mut committer =
-        attach::load(&mut disk, probe, &map, &mut allocator, entries, sets).unwrap();
+    let (root, leaf) = (g.root_sectors(), g.leaf_sectors());
+    let Parts {
+        map,
+        mut allocator,
+        mut committer,
+    } = load(&mut disk, root, leaf, Hooked::new).unwrap();
     committer.checkpoint(&map, &mut disk).unwrap();
     allocator.allocate(&map, g.slab_of(SECTOR)).unwrap();
     let Some(Source::Leaf(to)) = plan::write(&map, SECTOR, 1).next().map(|r| r.source) else {

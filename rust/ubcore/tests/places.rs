@@ -2,8 +2,6 @@
 
 //! Tests where a slab goes if a place other than the first free one continues its neighbours.
 
-mod sim;
-
 use sim::disk::SimDisk;
 use sim::union::{format, SimUnion};
 use ubcore::geometry::Geometry;

@@ -2,8 +2,6 @@
 
 //! Promises 1 and 2 over simulated disks: the power fails at every I/O, also during recovery.
 
-mod sim;
-
 use sim::disk::{Random, SimDisk};
 use sim::oracle::{self, Oracle};
 use sim::union::{format, SimUnion};

@@ -3,36 +3,11 @@
 //! Runs the protocol on system threads: tests the works that it schedules, and what each answer
 //! promises.
 
-#[path = "sim/history.rs"]
-#[allow(dead_code, reason = "each test file uses its part")]
-mod history;
-#[path = "sim/host.rs"]
-#[allow(dead_code, reason = "each test file uses its part")]
-mod host;
-#[path = "sim/leaf.rs"]
-mod leaf;
-#[path = "sim/request.rs"]
-mod request;
-mod sim;
-
-/// The threads that a host runs on.
-mod threads {
-    pub use std::sync::{Condvar, Mutex};
-    pub use std::thread::{current, spawn, yield_now, JoinHandle, ThreadId};
-    use ubcore::sync::AtomicU32;
-
-    pub fn quietly<R>(f: impl FnOnce() -> R) -> R {
-        f()
-    }
-
-    pub fn silence(_: &[AtomicU32]) {}
-}
-
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 use std::sync::Arc;
 
-use host::{fresh, fresh_without_pages, Device, Handle, Outcome};
 use sim::disk::Random;
+use sim::host::{fresh, fresh_without_pages, Device, Handle, Outcome};
 use ubcore::geometry::Geometry;
 use ubcore::map::Memory;
 

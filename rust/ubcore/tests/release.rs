@@ -2,8 +2,6 @@
 
 //! Tests what a release frees when there is little to free, and which sizes an attach refuses.
 
-mod sim;
-
 use sim::disk::SimDisk;
 use sim::release::{begin_release, clear_reclaimable, end_release};
 use sim::union::{format, SimUnion};

@@ -4,8 +4,6 @@
 //! without a note of the change is lost with the ring. Each test has one kind of record, over a
 //! slab that is on disk already.
 
-mod sim;
-
 use sim::disk::{SimDisk, State};
 use sim::oracle::{content, ROOT};
 use sim::union::{format, SimUnion};

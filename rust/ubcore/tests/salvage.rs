@@ -4,12 +4,9 @@
 //! no more is lost than the damaged block covers, and nothing is ever written. `LIVES` sets how
 //! many lives are led.
 
-mod inspect;
-mod sim;
-
-use inspect::lives::{in_use, lives};
-use inspect::{block_of_page, edit, edit_page, edit_sealed, edit_slots, look};
 use sim::disk::{Random, SimDisk, State};
+use sim::inspect::lives::{in_use, lives};
+use sim::inspect::{block_of_page, edit, edit_page, edit_sealed, edit_slots, look};
 use sim::union::{format, load, salvage, SimUnion};
 use ubcore::check::{Finding, What};
 use ubcore::error::{Area, Error};

@@ -3,21 +3,12 @@
 //! Bugs that other projects shipped, each with a scene that shows it. tests/crash/mutants.sh makes
 //! each bug in this core and requires that its test fails. The seventh, a race, is in tests/races.
 
-mod sim;
-
 use sim::disk::{SimDisk, State};
 use sim::oracle::{content, ROOT};
 use sim::union::{format, SimUnion};
 use ubcore::disk::{Disk, Order};
 use ubcore::error::{Error, Result, Side};
 use ubcore::geometry::Geometry;
-
-/// tests/crash/mutants.sh checks this first.
-#[cfg(mutant)]
-#[test]
-fn of_a_mutant() {
-    assert!(ubcore::MARK.starts_with(b"a mutant"));
-}
 
 fn geometry() -> Geometry {
     Geometry::new(1280, 1280, 2048 + 24 * 32, 32, 16).unwrap()

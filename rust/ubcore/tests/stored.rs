@@ -3,8 +3,6 @@
 //! Tests pages that are stored for a checkpoint in steps, with writes and commits between the
 //! steps.
 
-mod sim;
-
 use sim::disk::{Random, SimDisk, State};
 use sim::oracle::{content, Oracle};
 use sim::union::{format, load, SimUnion};

@@ -5,8 +5,6 @@
 //! not, and neither is taken for damage. This is also true when later transactions overwrite the
 //! ring.
 
-mod sim;
-
 use std::ops::Range;
 
 use sim::disk::{Random, Sector, SimDisk, SECTOR};

@@ -4,25 +4,19 @@
 //! this, because the order guards against rot and torn sectors, or because the critical time is too
 //! short to be hit.
 
-mod sim;
-
 use std::cell::RefCell;
 use std::rc::Rc;
 
 use sim::disk::{Random, SimDisk};
 use sim::memory::SimMemory;
 use sim::oracle::content;
+use sim::parts::{self, SimCommitter};
 use sim::union::{format, SimUnion};
-use ubcore::alloc::{bitmap_words, Allocator};
-use ubcore::attach;
-use ubcore::commit::Committer;
 use ubcore::disk::{Disk, Order};
 use ubcore::error::Result;
-use ubcore::format::directory::PageEntry;
 use ubcore::format::superblock::Superblock;
 use ubcore::geometry::Geometry;
-use ubcore::map::{words_for, Map};
-use ubcore::pages::PageSet;
+use ubcore::map::Map;
 
 /// A disk that records the writes that it gets: block, count, order.
 #[derive(Clone)]
@@ -60,19 +54,10 @@ impl Disk for Recorder {
     }
 }
 
-type SimCommitter = Committer<Vec<u64>, Vec<PageEntry>>;
-
 fn load(disk: &mut Recorder, g: &Geometry) -> (Map<SimMemory>, SimCommitter) {
-    let probe = attach::probe(disk, g.root_sectors(), g.leaf_sectors()).unwrap();
-    let map = Map::new(*g, SimMemory::new(g));
-    let mut allocator = Allocator::new(
-        bitmap_words(g.leaf_slabs()).map(|n| vec![0; n]),
-        g.leaf_slabs(),
-    );
-    let entries = vec![PageEntry::EMPTY; g.pages() as usize];
-    let sets = [0; 2].map(|_| PageSet::new(vec![0; words_for(g.pages())]));
-    let committer = attach::load(disk, probe, &map, &mut allocator, entries, sets).unwrap();
-    (map, committer)
+    let (root, leaf) = (g.root_sectors(), g.leaf_sectors());
+    let parts = parts::load(disk, root, leaf, SimMemory::new).unwrap();
+    (parts.map, parts.committer)
 }
 
 fn geometry() -> Geometry {

@@ -9,8 +9,8 @@ use ubcore::plan::{self, Source};
 
 use crate::log::Entry;
 use crate::points::{Leaf, Oracle};
-use crate::sim::disk::Sector;
-use crate::sim::union::SimUnion;
+use sim::disk::Sector;
+use sim::union::SimUnion;
 
 const MAGIC: u64 = 0x726f_7463_6573_6275;
 /// Tags: zeroes, and the root's content.

@@ -10,7 +10,7 @@ use crate::ground::{Ground, GROUNDS};
 use crate::judge::{Counters, Depth, Judge};
 use crate::op::{line, Op, Range};
 use crate::rot;
-use crate::sim::disk::Random;
+use sim::disk::Random;
 
 /// Returns eleven operations, at one set of places or another.
 pub fn alphabet(places: usize) -> [Op; 11] {

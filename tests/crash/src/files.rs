@@ -13,7 +13,7 @@ use ubcore::plan::{self, Source};
 
 use crate::leaves::Leaves;
 use crate::points::{Leaf, Oracle};
-use crate::sim::union::SimUnion;
+use sim::union::SimUnion;
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Kind {

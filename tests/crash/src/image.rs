@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use crate::op::Landed;
-use crate::sim::disk::{Moment, Random, Sector};
+use sim::disk::{Moment, Random, Sector};
 
 /// All versions of a sector that may have landed, the durable one first.
 #[derive(Clone)]

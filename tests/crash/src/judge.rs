@@ -11,10 +11,10 @@ use ubcore::plan::{self, Run, Source};
 
 use crate::image::{digest_of, Scope};
 use crate::op::{line, Landed, Op};
-use crate::sim::disk::{Moment, Random, Sector};
-use crate::sim::oracle::{tag, Oracle, ROOT, ZERO};
-use crate::sim::union::salvage;
 use crate::world::{attach, disk_of, Point};
+use sim::disk::{Moment, Random, Sector};
+use sim::oracle::{tag, Oracle, ROOT, ZERO};
+use sim::union::salvage;
 
 /// How many states are judged.
 #[derive(Clone, Copy)]
@@ -81,7 +81,7 @@ pub struct Judge {
     pub counters: Counters,
 }
 
-fn runs_of(u: &crate::sim::union::SimUnion, g: &Geometry) -> Vec<Run> {
+fn runs_of(u: &sim::union::SimUnion, g: &Geometry) -> Vec<Run> {
     plan::read(&u.map, 0, g.union_sectors() as u32).collect()
 }
 

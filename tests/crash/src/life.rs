@@ -11,9 +11,9 @@ use crate::ground::{Ground, GROUNDS};
 use crate::judge::{lawful, Judge};
 use crate::op::{line, Landed, Op};
 use crate::rot;
-use crate::sim::disk::Sector;
-use crate::sim::oracle::{tag, Oracle, ROOT, ZERO};
 use crate::world::{disk_of, Point, World};
+use sim::disk::Sector;
+use sim::oracle::{tag, Oracle, ROOT, ZERO};
 
 /// Leads a life to its end. If a power failure follows an operation, all points of the operation
 /// are judged, as far as the judge's depth allows. Then the choice of that failure becomes the

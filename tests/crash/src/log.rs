@@ -9,7 +9,7 @@
 
 use std::io::{self, Read};
 
-use crate::sim::disk::{Sector, SECTOR};
+use sim::disk::{Sector, SECTOR};
 
 const MAGIC: u64 = 0x006a_7366_7773_6872;
 const FLUSH: u64 = 1;

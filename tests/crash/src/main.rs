@@ -15,8 +15,6 @@ mod op;
 mod points;
 mod random;
 mod rot;
-#[path = "../../../rust/ubcore/tests/sim/mod.rs"]
-mod sim;
 mod world;
 
 use std::process::ExitCode;

@@ -17,8 +17,8 @@ use ubcore::disk::Order;
 use ubcore::geometry::Geometry;
 
 use crate::log::Entry;
-use crate::sim::disk::{Random, Sector, SimDisk, State};
-use crate::sim::union::SimUnion;
+use sim::disk::{Random, Sector, SimDisk, State};
+use sim::union::SimUnion;
 
 /// The content of a discarded sector: nothing that was ever written.
 const JUNK: Sector = [0xdd; 512];

@@ -14,9 +14,9 @@ use ubcore::geometry::{Geometry, BLOCK_BYTES};
 
 use crate::image::{digest_of, image_digest};
 use crate::judge::{lawful, Judge};
-use crate::sim::disk::{Random, Sector};
-use crate::sim::oracle::Oracle;
 use crate::world::Point;
+use sim::disk::{Random, Sector};
+use sim::oracle::Oracle;
 
 /// The damage to a sector.
 #[derive(Clone, Copy, Debug)]
@@ -39,7 +39,7 @@ impl Rot {
             Rot::Lost => *data = [0; 512],
             Rot::Noise => {
                 let mut random = Random(sector);
-                data.fill_with(|| random.next() as u8);
+                data.fill_with(|| random.draw() as u8);
             }
         }
     }

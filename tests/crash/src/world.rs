@@ -12,9 +12,9 @@ use ubcore::map::Base;
 use ubcore::plan::{self, Source};
 
 use crate::op::{Op, Range};
-use crate::sim::disk::{Moment, Sector, SimDisk, State};
-use crate::sim::oracle::{content, tag, Oracle, ROOT, ZERO};
-use crate::sim::union::{format_as, superblock, SimUnion};
+use sim::disk::{Moment, Sector, SimDisk, State};
+use sim::oracle::{content, tag, Oracle, ROOT, ZERO};
+use sim::union::{format_as, superblock, SimUnion};
 
 /// The devices that a life is led on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

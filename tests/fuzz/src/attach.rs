@@ -2,13 +2,11 @@
 
 //! Attaches a whole leaf as the driver does it.
 
-use ubcore::alloc::{bitmap_words, Allocator};
+use sim::parts::{fill, page_set, Parts};
 use ubcore::attach::{self, fits_blocks};
-use ubcore::commit::Committer;
 use ubcore::error::{Error, Result};
-use ubcore::format::directory::PageEntry;
 use ubcore::geometry::Geometry;
-use ubcore::map::{words_for, Map, Memory};
+use ubcore::map::{Map, Memory};
 use ubcore::pages::PageSet;
 use ubcore::salvage::{stretches, Losses, Lost, Nothing};
 
@@ -17,11 +15,8 @@ use crate::leaf::Leaf;
 use crate::make;
 use crate::memory::Bounded;
 
-pub struct Found {
-    pub map: Map<Bounded>,
-    pub allocator: Allocator<Vec<u64>>,
-    pub committer: Committer<Vec<u64>, Vec<PageEntry>>,
-}
+/// A union without its disk, in bounded memory.
+pub type Found = Parts<Bounded>;
 
 /// Returns the layout that a leaf claims, if it is small enough to be tried.
 pub fn geometry(leaf: &Leaf, data: &[u8]) -> Result<Option<Geometry>> {
@@ -29,10 +24,6 @@ pub fn geometry(leaf: &Leaf, data: &[u8]) -> Result<Option<Geometry>> {
         .superblock
         .geometry;
     Ok(Some(g).filter(|g| !make::is_too_large(g, data)))
-}
-
-fn set(g: &Geometry) -> PageSet<Vec<u64>> {
-    PageSet::new(vec![0; words_for(g.pages())])
 }
 
 /// Reads a leaf; `changed` are pages that the next checkpoint writes anyway.
@@ -45,19 +36,17 @@ pub fn read(
     let before = leaf.reads;
     let probe = attach::probe(leaf, g.root_sectors(), leaf.sectors)?;
     let map = Map::new(*g, Bounded::new(g, leaf));
-    let bitmaps = bitmap_words(g.leaf_slabs()).map(|n| vec![0; n]);
-    let mut allocator = Allocator::new(bitmaps, g.leaf_slabs());
-    let entries = vec![PageEntry::EMPTY; g.pages() as usize];
-    let (a, sets) = (&mut allocator, [changed.unwrap_or_else(|| set(g)), set(g)]);
-    let done = attach::salvage(leaf, probe, &map, a, entries, sets, lost);
+    let changed = changed.unwrap_or_else(|| page_set(g));
+    let done = fill(leaf, probe, &map, changed, lost);
     // Each block of the ring is read at most three times, each other block once, and once more
     // alone.
     let most = 1 + g.directory_blocks() + 2 * g.pages() + 3 * g.journal_blocks() + 2;
     assert!(leaf.reads - before <= u64::from(most));
+    let (allocator, committer) = done?;
     Ok(Found {
         map,
         allocator,
-        committer: done?,
+        committer,
     })
 }
 
@@ -114,7 +103,7 @@ pub fn run(data: &[u8]) {
         return;
     };
     let loaded = load(&mut leaf, &g);
-    let mut lost = Lost::new(set(&g));
+    let mut lost = Lost::new(page_set(&g));
     let salvaged = read(&mut leaf, &g, None, &mut lost);
     assert_eq!(leaf.writes, 0);
     if let Ok(found) = &salvaged {

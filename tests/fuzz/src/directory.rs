@@ -10,8 +10,8 @@ use ubcore::pages;
 
 use crate::make;
 use crate::real;
-use crate::sim::memory::SimMemory;
 use crate::source::Source;
+use sim::memory::SimMemory;
 
 const NONCE: u64 = 0x5eed_5eed;
 

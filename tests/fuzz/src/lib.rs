@@ -16,8 +16,3 @@ pub mod repair;
 pub mod seeds;
 pub mod source;
 pub mod superblock;
-
-#[path = "../../../rust/ubcore/tests/inspect/mod.rs"]
-mod inspect;
-#[path = "../../../rust/ubcore/tests/sim/mod.rs"]
-mod sim;

@@ -13,8 +13,8 @@ use ubcore::geometry::Geometry;
 
 use crate::leaf::{Block, Blocks, Leaf};
 use crate::real;
-use crate::sim::union::superblock as formatted;
 use crate::source::Source;
+use sim::union::superblock as formatted;
 
 /// The size of a device that has room for each layout that is small enough to be tried often.
 pub const SECTORS: u64 = 1 << 24;

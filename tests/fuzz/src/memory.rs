@@ -10,7 +10,7 @@ use ubcore::map::{BitsPage, Memory, TablePage};
 use ubcore::sync::AtomicU64;
 
 use crate::leaf::Leaf;
-use crate::sim::memory::SimMemory;
+use sim::memory::SimMemory;
 
 pub struct Bounded {
     memory: SimMemory,

@@ -6,9 +6,9 @@
 use std::cell::OnceCell;
 use std::rc::Rc;
 
-use crate::inspect::lives;
 use crate::leaf::{Blocks, Leaf};
-use crate::sim::disk::{Random, SimDisk};
+use sim::disk::{Random, SimDisk};
+use sim::inspect::lives;
 
 /// The number of real leaves.
 pub const LEAVES: usize = 32;

@@ -8,30 +8,7 @@
 
 #![cfg(feature = "model")]
 
-#[path = "../../../rust/ubcore/tests/sim/history.rs"]
-pub mod history;
-#[path = "../../../rust/ubcore/tests/sim/host.rs"]
-pub mod host;
-#[path = "../../../rust/ubcore/tests/sim/leaf.rs"]
-mod leaf;
-#[path = "../../../rust/ubcore/tests/sim/request.rs"]
-mod request;
 pub mod scene;
-#[path = "../../../rust/ubcore/tests/sim/mod.rs"]
-mod sim;
-
-/// The threads that a host runs on.
-mod threads {
-    pub use shuttle::sync::{Condvar, Mutex};
-    pub use shuttle::thread::{current, spawn, yield_now, JoinHandle, ThreadId};
-    pub use ubcore::sync::quietly;
-    use ubcore::sync::AtomicU32;
-
-    /// Excludes accesses to these entries from the points at which the scheduler may switch.
-    pub fn silence(entries: &[AtomicU32]) {
-        entries.iter().for_each(AtomicU32::silence);
-    }
-}
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};

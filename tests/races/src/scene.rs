@@ -7,7 +7,7 @@ use shuttle::thread;
 use ubcore::geometry::Geometry;
 use ubcore::sync::quietly;
 
-use crate::host::{fresh, Handle};
+use sim::host::{fresh, Handle};
 
 /// A thread of a scene.
 pub type Part = fn(&Handle);

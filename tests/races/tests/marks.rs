@@ -2,17 +2,10 @@
 
 //! First write, overwrite, flush, FUA, discard, release, checkpoint and detach at once.
 
-use races::host::{Device, Handle};
 use races::scene::play;
 use races::{explore, explore_more};
 use shuttle::rand::{thread_rng, Rng};
-
-/// tests/crash/mutants.sh checks this first.
-#[cfg(mutant)]
-#[test]
-fn of_a_mutant() {
-    assert!(ubcore::MARK.starts_with(b"a mutant"));
-}
+use sim::host::{Device, Handle};
 
 fn nothing(_: &Handle) {}
 

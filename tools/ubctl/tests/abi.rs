@@ -2,12 +2,10 @@
 
 //! Checks that the ioctl ABI is the same in C and in Rust: sizes, offsets, numbers.
 
-mod common;
-
-use common::Folder;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Command;
+use tool::Folder;
 use ubcore::abi::{self, Call, Create, Features, Lost, Remove, Status};
 use ubcore::error::{Area, Class, Error, Side};
 use ubcore::extend;

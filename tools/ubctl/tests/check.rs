@@ -3,13 +3,11 @@
 //! Runs `ubctl check` on leaves that the core has written, whole and damaged. The core's tests
 //! cover every kind of damage; these tests cover what a user sees and what happens to the leaf.
 
-mod common;
-
-use common::leaf::{geometry, pair, Union};
-use common::{get, put, ubctl, Folder, Ran, MIB};
 use serde_json::{json, Value};
 use std::fs;
 use std::path::{Path, PathBuf};
+use tool::leaf::{geometry, pair, Union};
+use tool::{get, put, ubctl, Folder, Ran, MIB};
 
 fn check(leaf: &Path, options: &str) -> Ran {
     ubctl(&format!("check {{}} {options}"), &[leaf])

@@ -4,11 +4,9 @@
 //! hex digits on that page, and compares everything that the page says of it with the core and the
 //! tool.
 
-mod common;
-
-use common::{get, tool, Folder, MIB};
 use std::fmt::Write;
 use std::path::PathBuf;
+use tool::{command, get, Folder, MIB};
 use ubcore::error::{Error, Side};
 use ubcore::format::record::{Record, SlabRun};
 use ubcore::format::superblock::{choose, Slot, Superblock};
@@ -168,8 +166,8 @@ fn superblock(image: &[u8]) -> Superblock {
 /// Makes the two images of the page in a directory.
 fn images(f: &Folder) -> (PathBuf, PathBuf) {
     let (root, leaf) = (f.image("root.img", 16 * MIB), f.image("leaf.img", 8 * MIB));
-    common::put(&root, 0, b"golden");
-    common::put(&leaf, 0, &shown(&page()));
+    tool::put(&root, 0, b"golden");
+    tool::put(&leaf, 0, &shown(&page()));
     (root, leaf)
 }
 
@@ -307,11 +305,11 @@ fn the_tool_says_of_it_what_the_page_says() {
         writeln!(wanted, "{line}").unwrap();
     }
     let folder = leaf.parent().unwrap();
-    let output = tool()
+    let output = command()
         .args(["dump", "--map", "leaf.img"])
         .current_dir(folder)
         .output();
-    let ran = common::ran(&output.unwrap()).done();
+    let ran = tool::ran(&output.unwrap()).done();
     assert_eq!(ran.out, wanted);
 
     let sb = superblock(&get(&leaf, 0, 2 * BLOCK));

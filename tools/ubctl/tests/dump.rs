@@ -2,12 +2,10 @@
 
 //! Runs `ubctl dump` on leaves that the core has written, whole and damaged.
 
-mod common;
-
-use common::leaf::{geometry, pair, Union};
-use common::{get, put, ubctl, Folder, MIB};
 use serde_json::{json, Value};
 use std::path::Path;
+use tool::leaf::{geometry, pair, Union};
+use tool::{get, put, ubctl, Folder, Ran, MIB};
 
 fn dump(leaf: &Path) -> Value {
     ubctl("dump --json --map {}", &[leaf]).done().json()
@@ -136,9 +134,9 @@ fn damaged_superblocks() {
         (&json!("B"), &json!(128))
     );
     put(&leaf, 4096 + 100, b"x");
-    ubctl("dump {}", &[&leaf]).refused_after_output(3, "superblock is damaged");
+    refused_after_output(&ubctl("dump {}", &[&leaf]), 3, "superblock is damaged");
     put(&leaf, 0, &[0; 8192]);
-    ubctl("dump {}", &[&leaf]).refused_after_output(3, "not formatted");
+    refused_after_output(&ubctl("dump {}", &[&leaf]), 3, "not formatted");
     let d = ubctl("dump --json {}", &[&leaf]).json();
     assert_eq!(
         (&d["reason"], &d["code"]),
@@ -152,7 +150,7 @@ fn damaged_superblocks() {
     let crc = ubcore::format::crc::block_crc(&newer, 8);
     newer[8..12].copy_from_slice(&crc.to_le_bytes());
     put(&leaf, 0, &newer);
-    ubctl("dump {}", &[&leaf]).refused_after_output(3, "version 9");
+    refused_after_output(&ubctl("dump {}", &[&leaf]), 3, "version 9");
 }
 
 #[test]
@@ -230,16 +228,14 @@ fn images_that_are_too_short() {
     let d = damaged(&leaf, &["make the device as large as before"]);
     assert_eq!(d["map"]["sectors_mapped"], 8);
     let tiny = f.image("tiny", 4096);
-    ubctl("dump {}", &[&tiny]).refused_after_output(3, "at least 16 sectors");
+    refused_after_output(&ubctl("dump {}", &[&tiny]), 3, "at least 16 sectors");
     ubctl("dump {}", &[&f.path("none")]).refused(1, &["No such file"]);
 }
 
-impl common::Ran {
-    /// Checks an error that follows what could be shown.
-    #[track_caller]
-    fn refused_after_output(&self, code: i32, word: &str) {
-        assert_eq!(self.code, code, "{}{}", self.out, self.err);
-        assert!(self.err.contains(word), "no '{word}' in: {}", self.err);
-        assert!(self.out.contains("sectors)"), "{}", self.out);
-    }
+/// Checks an error that follows what could be shown.
+#[track_caller]
+fn refused_after_output(ran: &Ran, code: i32, word: &str) {
+    assert_eq!(ran.code, code, "{}{}", ran.out, ran.err);
+    assert!(ran.err.contains(word), "no '{word}' in: {}", ran.err);
+    assert!(ran.out.contains("sectors)"), "{}", ran.out);
 }

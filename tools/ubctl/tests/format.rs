@@ -2,13 +2,11 @@
 
 //! `ubctl format` on images.
 
-mod common;
-
-use common::{get, put, ubctl, Folder, MIB};
 use sha2::{Digest, Sha256};
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::Path;
+use tool::{get, put, ubctl, Folder, MIB};
 use ubcore::format::superblock::{choose, Slot, Superblock};
 use ubcore::identity::samples;
 

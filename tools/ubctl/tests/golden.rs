@@ -4,13 +4,11 @@
 //! later version reads them as the texts beside them say. `tests/data/make.sh` makes a leaf; the
 //! text of an old leaf is never made again.
 
-mod common;
-
-use common::leaf::Union;
-use common::{ubctl, Folder, MIB};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use tool::leaf::Union;
+use tool::{ubctl, Folder, MIB};
 use ubcore::attach::read_superblock;
 use ubcore::error::Side;
 use ubcore::map::Base;

@@ -3,11 +3,9 @@
 //! Checks the man page `Documentation/ubctl.rst` and the completions. The commands and options on
 //! the page are what clap knows of them. With `UPDATE=1` the test writes them into the page.
 
-mod common;
-
 use clap::{Arg, Command, CommandFactory};
-use common::ubctl;
 use std::path::Path;
+use tool::ubctl;
 use ubctl::cli::Cli;
 
 /// The generated part of the page lies between these lines.

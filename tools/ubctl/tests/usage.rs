@@ -2,11 +2,9 @@
 
 //! Checks the command line: help, wrong words, errors in JSON, a closed pipe, no module.
 
-mod common;
-
-use common::{ran, tool, ubctl, Folder, MIB};
 use std::path::Path;
 use std::process::Stdio;
+use tool::{command, ran, ubctl, Folder, MIB};
 
 #[test]
 fn help_names_the_commands_the_exit_codes_and_examples() {
@@ -93,7 +91,7 @@ fn a_reader_that_has_seen_enough_is_no_error() {
     ubctl("format --root {} {}", &[&root, &leaf]).done();
     let (reader, writer) = std::os::unix::net::UnixStream::pair().unwrap();
     drop(reader);
-    let mut command = tool();
+    let mut command = command();
     command
         .arg("dump")
         .arg(&leaf)

@@ -12,9 +12,9 @@ use ubcore::geometry::BLOCK_BYTES;
 use ubcore::plan::Source;
 use ubcore::sync::{AtomicU64, Ordering};
 
+use crate::disk::{Moment, Sector, State};
 use crate::history::History;
-use crate::sim::disk::{Moment, Sector, State};
-use crate::sim::oracle::{tag, ROOT, ZERO};
+use crate::oracle::{tag, ROOT, ZERO};
 
 /// The leaf, for metadata: other threads may run before each access.
 pub struct Leaf {

@@ -8,7 +8,7 @@
 
 use std::ops::Range;
 
-use crate::sim::oracle::ROOT;
+use crate::oracle::ROOT;
 
 #[derive(Clone, Debug)]
 struct Write {

@@ -2,30 +2,27 @@
 
 //! The smallest driver: does what the kernel's driver does with the core, one request at a time.
 
-use ubcore::alloc::{bitmap_words, Allocator};
-use ubcore::attach::{self, Probe};
-use ubcore::commit::Committer;
+use ubcore::alloc::Allocator;
 use ubcore::disk::{Disk, Order};
 use ubcore::error::Result;
-use ubcore::format::directory::PageEntry;
 use ubcore::format::features::Features;
 use ubcore::format::name::LeafName;
 use ubcore::format::superblock::{Slot, Superblock};
 use ubcore::geometry::Geometry;
-use ubcore::map::{words_for, Base, Map};
-use ubcore::pages::PageSet;
+use ubcore::map::{Base, Map};
 use ubcore::plan::{self, Source};
 use ubcore::salvage::{Losses, Lost, Nothing};
 
-use super::disk::{Sector, SimDisk};
-use super::memory::SimMemory;
-use super::oracle::{content, Oracle, ROOT};
-use super::release::{begin_release, end_release};
+use crate::disk::{Sector, SimDisk};
+use crate::memory::SimMemory;
+use crate::oracle::{content, Oracle, ROOT};
+use crate::parts::{self, page_set, SimCommitter};
+use crate::release::{begin_release, end_release};
 
 pub struct SimUnion {
     pub map: Map<SimMemory>,
     pub allocator: Allocator<Vec<u64>>,
-    pub committer: Committer<Vec<u64>, Vec<PageEntry>>,
+    pub committer: SimCommitter,
     pub disk: SimDisk,
 }
 
@@ -67,7 +64,7 @@ pub fn load(disk: &SimDisk, root_sectors: u64, leaf_sectors: u64) -> Result<SimU
 
 /// Does the same for a damaged leaf, and returns what was lost.
 pub fn salvage(disk: &SimDisk, g: &Geometry) -> Result<(SimUnion, Lost<Vec<u64>>)> {
-    let mut lost = Lost::new(PageSet::new(vec![0; words_for(g.pages())]));
+    let mut lost = Lost::new(page_set(g));
     let u = load_with(disk, g.root_sectors(), g.leaf_sectors(), &mut lost)?;
     Ok((u, lost))
 }
@@ -79,21 +76,11 @@ fn load_with<L: Losses>(
     lost: &mut L,
 ) -> Result<SimUnion> {
     let mut disk = disk.clone();
-    let probe: Probe = attach::probe(&mut disk, root_sectors, leaf_sectors)?;
-    let g = probe.superblock.geometry;
-    let map = Map::new(g, SimMemory::new(&g));
-    let mut allocator = Allocator::new(
-        bitmap_words(g.leaf_slabs()).map(|n| vec![0; n]),
-        g.leaf_slabs(),
-    );
-    let entries = vec![PageEntry::EMPTY; g.pages() as usize];
-    let sets = [0; 2].map(|_| PageSet::new(vec![0; words_for(g.pages())]));
-    let a = &mut allocator;
-    let committer = attach::salvage(&mut disk, probe, &map, a, entries, sets, lost)?;
+    let parts = parts::salvage(&mut disk, root_sectors, leaf_sectors, SimMemory::new, lost)?;
     Ok(SimUnion {
-        map,
-        allocator,
-        committer,
+        map: parts.map,
+        allocator: parts.allocator,
+        committer: parts.committer,
         disk,
     })
 }

@@ -1,9 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What the tests share: images in a private directory, and runs of the built tool.
-
-// Each test file uses only a part.
-#![allow(dead_code)]
+//! What the tests of `ubctl` share: images in a private directory, and runs of the built tool.
 
 pub mod leaf;
 
@@ -96,15 +93,18 @@ impl Ran {
     }
 }
 
-pub fn tool() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_ubctl"));
+/// Returns a command that runs the tool, which cargo has built beside the folder of the test.
+pub fn command() -> Command {
+    let test = std::env::current_exe().unwrap();
+    let folder = test.parent().and_then(Path::parent).unwrap();
+    let mut command = Command::new(folder.join("ubctl"));
     command.stdin(Stdio::null());
     command
 }
 
 /// Runs the tool with the words of `line`; `{}` stands for the next of `paths`.
 pub fn ubctl(line: &str, paths: &[&Path]) -> Ran {
-    let mut command = tool();
+    let mut command = command();
     let mut paths = paths.iter();
     for word in line.split_whitespace() {
         if word == "{}" {

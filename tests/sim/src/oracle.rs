@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use super::disk::{Sector, SECTOR};
+use crate::disk::{Sector, SECTOR};
 
 /// Returns the content that a write numbered `tag` leaves in union sector `sector`.
 pub fn content(tag: u64, sector: u64) -> Sector {

@@ -4,46 +4,37 @@
 
 use std::path::{Path, PathBuf};
 
-use ubcore::alloc::{bitmap_words, Allocator};
-use ubcore::attach::{load, probe, read_superblock};
-use ubcore::commit::Committer;
+use sim::parts::{load, SimCommitter};
+use ubcore::alloc::Allocator;
+use ubcore::attach::read_superblock;
 use ubcore::error::Side;
-use ubcore::format::directory::PageEntry;
 use ubcore::geometry::Geometry;
-use ubcore::map::{words_for, Map};
-use ubcore::num::u32_as_usize;
-use ubcore::pages::PageSet;
+use ubcore::map::Map;
 use ubcore::plan::{self, Source};
 use ubctl::device::{Access, Device};
 use ubctl::memory::Heap;
 
-use super::{ubctl, Folder, MIB};
+use crate::{ubctl, Folder, MIB};
 
 /// A union without its data. Makes the changes that the driver makes to a leaf's metadata.
 pub struct Union {
     pub device: Device,
     pub map: Map<Heap>,
     pub allocator: Allocator<Vec<u64>>,
-    pub committer: Committer<Vec<u64>, Vec<PageEntry>>,
+    pub committer: SimCommitter,
 }
 
 impl Union {
     pub fn attach(root: &Path, leaf: &Path) -> Union {
         let root = Device::open(root, Side::Root, Access::Read).unwrap();
         let mut device = Device::open(leaf, Side::Leaf, Access::Exclusive).unwrap();
-        let probe = probe(&mut device, root.sectors(), root_of(leaf)).unwrap();
-        let g: Geometry = probe.superblock.geometry;
-        let map = Map::new(g, Heap::new(&g));
-        let bitmaps = bitmap_words(g.leaf_slabs()).map(|n| vec![0; n]);
-        let mut allocator = Allocator::new(bitmaps, g.leaf_slabs());
-        let entries = vec![PageEntry::EMPTY; u32_as_usize(g.pages())];
-        let sets = [0; 2].map(|_| PageSet::new(vec![0u64; words_for(g.pages())]));
-        let committer = load(&mut device, probe, &map, &mut allocator, entries, sets).unwrap();
+        let sectors = device.sectors();
+        let parts = load(&mut device, root.sectors(), sectors, Heap::new).unwrap();
         Union {
             device,
-            map,
-            allocator,
-            committer,
+            map: parts.map,
+            allocator: parts.allocator,
+            committer: parts.committer,
         }
     }
 
@@ -75,12 +66,6 @@ impl Union {
     pub fn detach(mut self) {
         self.committer.detach(&self.map, &mut self.device).unwrap();
     }
-}
-
-fn root_of(leaf: &Path) -> u64 {
-    Device::open(leaf, Side::Leaf, Access::Read)
-        .unwrap()
-        .sectors()
 }
 
 pub fn pair(f: &Folder) -> (PathBuf, PathBuf) {

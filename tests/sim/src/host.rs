@@ -10,15 +10,12 @@ use std::ops::Range;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc as StdArc, Mutex as StdMutex};
 
-use ubcore::alloc::{bitmap_words, Allocator};
-use ubcore::attach;
-use ubcore::commit::Committer;
+use ubcore::alloc::Allocator;
 use ubcore::disk::{Disk, Order};
 use ubcore::error::{Error, Result};
 use ubcore::format::directory::PageEntry;
 use ubcore::geometry::{Geometry, BLOCK_BYTES};
-use ubcore::map::{words_for, Map, Memory, TablePage};
-use ubcore::pages::PageSet;
+use ubcore::map::{Map, Memory, TablePage};
 use ubcore::plan::{self, Run, Source};
 use ubcore::protocol::{
     discard, flush, io, Accepted, Event, Host, HostCommitter, LeafDevice, Mode, Observer, Op,
@@ -26,20 +23,20 @@ use ubcore::protocol::{
 };
 use ubcore::sync::{AtomicU64, Ordering};
 
+use crate::disk::State;
 use crate::leaf::{found, locked, Leaf, Lower};
+use crate::memory::SimMemory;
+use crate::oracle::{content, ROOT, ZERO};
+use crate::parts::{self, Parts, SimCommitter};
 use crate::request::{Bio, Inner};
 pub use crate::request::{Outcome, Rq};
-use crate::sim::disk::State;
-use crate::sim::memory::SimMemory;
-use crate::sim::oracle::{content, ROOT, ZERO};
-use crate::sim::union::superblock;
 use crate::threads::{self, quietly, silence, Condvar, JoinHandle, Mutex, ThreadId};
+use crate::union::superblock;
 
-#[path = "judge.rs"]
 mod judge;
 
 struct Metadata {
-    committer: Committer<Vec<u64>, Vec<PageEntry>>,
+    committer: SimCommitter,
     leaf: Leaf,
 }
 
@@ -105,13 +102,16 @@ impl std::ops::Deref for Handle {
 }
 
 fn load(g: Geometry, mut leaf: Leaf) -> Result<Union> {
-    let probe = attach::probe(&mut leaf, g.root_sectors(), g.leaf_sectors())?;
-    let map = Map::new(g, SimMemory::new(&g));
-    let bitmaps = bitmap_words(g.leaf_slabs()).map(|n| vec![0; n]);
-    let mut allocator = Allocator::new(bitmaps, g.leaf_slabs());
-    let entries = vec![PageEntry::EMPTY; g.pages() as usize];
-    let sets = [0; 2].map(|_| PageSet::new(vec![0; words_for(g.pages())]));
-    let committer = attach::load(&mut leaf, probe, &map, &mut allocator, entries, sets)?;
+    let Parts {
+        map,
+        allocator,
+        committer,
+    } = parts::load(
+        &mut leaf,
+        g.root_sectors(),
+        g.leaf_sectors(),
+        SimMemory::new,
+    )?;
     let lower = StdArc::new(Lower {
         state: leaf.state.clone(),
         bus: AtomicU64::new(0),

@@ -7,8 +7,8 @@ use ubcore::geometry::Geometry;
 use ubcore::plan::{self, Run};
 
 use super::{load, Metadata, Union};
+use crate::disk::{Moment, State};
 use crate::leaf::{found, locked, Leaf};
-use crate::sim::disk::{Moment, State};
 use crate::threads::quietly;
 
 impl Union {

@@ -1,11 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! Does what `ubctl check` does with the core, over a simulated disk, and makes damage.
-#![allow(dead_code, reason = "each test file uses its part")]
 
 pub mod lives;
 
-use ubcore::alloc::{bitmap_words, Allocator};
 use ubcore::attach;
 use ubcore::check::{self, repair, Check, Finding, Grade, Totals, What};
 use ubcore::disk::{Disk, Order};
@@ -13,11 +11,12 @@ use ubcore::error::Result;
 use ubcore::format::crc::{block_crc, crc32c};
 use ubcore::format::directory::{self, PageEntry};
 use ubcore::format::superblock::{Slot, Superblock};
-use ubcore::map::{words_for, Map};
-use ubcore::pages::PageSet;
+use ubcore::map::Map;
+use ubcore::salvage::Nothing;
 
-use super::sim::disk::SimDisk;
-use super::sim::memory::SimMemory;
+use crate::disk::SimDisk;
+use crate::memory::SimMemory;
+use crate::parts::{fill, page_set};
 
 pub struct Look {
     pub sb: Superblock,
@@ -49,7 +48,7 @@ pub fn look_at(disk: &SimDisk, sectors: Option<u64>) -> Result<Look> {
     let g = sb.geometry;
     let map = Map::new(g, SimMemory::new(&g));
     let mut entries = vec![PageEntry::EMPTY; g.pages() as usize];
-    let sets = [0; 2].map(|_| PageSet::new(vec![0; words_for(g.pages())]));
+    let sets = [page_set(&g), page_set(&g)];
     let mut push = |f| findings.push(f);
     let c = Check::new(&mut disk, &sb, &map, &mut entries, sets, &mut push);
     let totals = c.run(sectors.unwrap_or(g.leaf_sectors()))?;
@@ -87,15 +86,12 @@ pub fn repair(disk: &SimDisk, first: &Look) -> Result {
 fn checkpoint(disk: &mut SimDisk, found: &Look) -> Result {
     let g = found.sb.geometry;
     let map = Map::new(g, SimMemory::new(&g));
-    let bitmaps = bitmap_words(g.leaf_slabs()).map(|n| vec![0; n]);
-    let mut allocator = Allocator::new(bitmaps, g.leaf_slabs());
-    let entries = vec![PageEntry::EMPTY; g.pages() as usize];
-    let mut sets = [0; 2].map(|_| PageSet::new(vec![0; words_for(g.pages())]));
+    let mut changed = page_set(&g);
     for f in &found.findings {
-        repair::pages(&map, f.what, &mut sets[0]);
+        repair::pages(&map, f.what, &mut changed);
     }
     let probe = attach::probe(disk, g.root_sectors(), g.leaf_sectors())?;
-    let mut committer = attach::load(disk, probe, &map, &mut allocator, entries, sets)?;
+    let (_, mut committer) = fill(disk, probe, &map, changed, &mut Nothing)?;
     for f in &found.findings {
         repair::in_map(&map, f.what)?;
     }

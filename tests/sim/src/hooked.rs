@@ -3,27 +3,22 @@
 //! A map's memory in which something else can happen at each access: what interrupts and other CPUs
 //! do to code that runs without a lock.
 
-#![allow(dead_code, reason = "each test file uses its part")]
-
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
-use ubcore::alloc::{bitmap_words, Allocator};
-use ubcore::attach;
-use ubcore::commit::Committer;
+use ubcore::alloc::Allocator;
 use ubcore::disk::Disk;
 use ubcore::error::Result;
-use ubcore::format::directory::PageEntry;
 use ubcore::geometry::Geometry;
-use ubcore::map::{words_for, BitsPage, Map, Memory, TablePage};
-use ubcore::pages::PageSet;
+use ubcore::map::{BitsPage, Map, Memory, TablePage};
 use ubcore::plan::{self, Source};
 use ubcore::sync::AtomicU64;
 
-use super::sim::disk::SimDisk;
-use super::sim::memory::SimMemory;
-use super::sim::oracle::content;
-use super::sim::union::format;
+use crate::disk::SimDisk;
+use crate::memory::SimMemory;
+use crate::oracle::content;
+use crate::parts::{load, Parts, SimCommitter};
+use crate::union::format;
 
 pub type Hook = Box<dyn FnOnce()>;
 
@@ -106,23 +101,19 @@ pub struct Scene {
     pub disk: SimDisk,
     pub map: Map<Hooked>,
     pub allocator: RefCell<Allocator<Vec<u64>>>,
-    pub committer: RefCell<Committer<Vec<u64>, Vec<PageEntry>>>,
+    pub committer: RefCell<SimCommitter>,
 }
 
 impl Scene {
     pub fn new(g: Geometry) -> Rc<Scene> {
         let mut disk = SimDisk::new();
         format(&mut disk, g);
-        let probe = attach::probe(&mut disk, g.root_sectors(), g.leaf_sectors()).unwrap();
-        let map = Map::new(g, Hooked::new(&g));
-        let mut allocator = Allocator::new(
-            bitmap_words(g.leaf_slabs()).map(|n| vec![0; n]),
-            g.leaf_slabs(),
-        );
-        let entries = vec![PageEntry::EMPTY; g.pages() as usize];
-        let sets = [0; 2].map(|_| PageSet::new(vec![0; words_for(g.pages())]));
-        let mut committer =
-            attach::load(&mut disk, probe, &map, &mut allocator, entries, sets).unwrap();
+        let (root, leaf) = (g.root_sectors(), g.leaf_sectors());
+        let Parts {
+            map,
+            allocator,
+            mut committer,
+        } = load(&mut disk, root, leaf, Hooked::new).unwrap();
         committer.checkpoint(&map, &mut disk).unwrap();
         Rc::new(Scene {
             disk,

@@ -7,9 +7,9 @@ use ubcore::error::{Error, Result};
 use ubcore::geometry::Geometry;
 use ubcore::map::Base;
 
-use super::super::sim::disk::{Random, SimDisk};
-use super::super::sim::union::{format, load, SimUnion};
 use super::{entry_of, look, Look};
+use crate::disk::{Random, SimDisk};
+use crate::union::{format, load, SimUnion};
 
 pub const SLAB: u64 = 32;
 /// The root ends within a slab, and so does the union; the leaf has a few sectors too many.

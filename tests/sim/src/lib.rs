@@ -1,0 +1,25 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What the tests of the core share.
+//!
+//! - A union without a kernel: the core over memory, and over a disk that can lose power ([`disk`],
+//!   [`memory`], [`union`]), and what each sector may hold after a power failure ([`oracle`]).
+//! - A host for the core's protocol on threads ([`host`]), and the contents that a history of
+//!   requests allows ([`history`]).
+//! - The parts of a union over any disk ([`parts`]).
+//! - `ubctl check` over the simulated disk, and damage ([`inspect`]).
+//! - A map in which something else happens at each access ([`hooked`]).
+
+pub mod disk;
+pub mod history;
+pub mod hooked;
+pub mod host;
+pub mod inspect;
+mod leaf;
+pub mod memory;
+pub mod oracle;
+pub mod parts;
+pub mod release;
+mod request;
+mod threads;
+pub mod union;
