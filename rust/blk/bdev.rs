@@ -221,7 +221,12 @@ impl BlockDevice {
     /// The ranges of the device and of the buffer must consist of whole logical blocks.
     ///
     /// Context: process, sleeps. Not from [`Operations::queue`](super::Operations::queue).
-    pub(crate) fn read(&self, sector: u64, buf: &mut IoBuffer, at: Range<usize>) -> Result {
+    pub(crate) fn read<const PAGES: usize>(
+        &self,
+        sector: u64,
+        buf: &mut IoBuffer<PAGES>,
+        at: Range<usize>,
+    ) -> Result {
         let len = self.check(sector, &at)?;
         let bytes = buf.as_mut_slice().get_mut(at).ok_or(EINVAL)?;
         let opf = bindings::req_op_REQ_OP_READ | ffi::REQ_SYNC | ffi::REQ_META;
@@ -238,10 +243,10 @@ impl BlockDevice {
     /// The ranges of the device and of the buffer must consist of whole logical blocks.
     ///
     /// Context: process, sleeps. Not from [`Operations::queue`](super::Operations::queue).
-    pub(crate) fn write(
+    pub(crate) fn write<const PAGES: usize>(
         &self,
         sector: u64,
-        buf: &IoBuffer,
+        buf: &IoBuffer<PAGES>,
         at: Range<usize>,
         order: WriteOrder,
     ) -> Result {
@@ -371,23 +376,23 @@ struct Page([u8; PAGE]);
 
 const PAGE: usize = 4096;
 
-/// A buffer for synchronous I/O: zeroed at first, aligned to 4 KiB, and at most some MiB long.
+/// A buffer of `PAGES` pages of 4 KiB for synchronous I/O: zeroed at first, and aligned to a page.
 ///
 /// # Invariants
 ///
 /// The memory is physically contiguous, because it was allocated with `kmalloc()`.
-pub(crate) struct IoBuffer(KVec<Page>);
+pub(crate) struct IoBuffer<const PAGES: usize>(KBox<[Page; PAGES]>);
 
-impl IoBuffer {
-    /// Allocates a buffer of `len` bytes, rounded up to whole pages of 4 KiB.
-    pub(crate) fn new(len: usize) -> Result<Self> {
-        // INVARIANT: `KVec` allocates with `kmalloc()`.
-        Ok(Self(KVec::zeroed(len.div_ceil(PAGE), GFP_KERNEL)?))
+impl<const PAGES: usize> IoBuffer<PAGES> {
+    /// Allocates a buffer.
+    pub(crate) fn new() -> Result<Self> {
+        // INVARIANT: `KBox` allocates with `kmalloc()`.
+        Ok(Self(KBox::zeroed(GFP_KERNEL)?))
     }
 
     /// Returns the length, in bytes.
-    pub(crate) fn len(&self) -> usize {
-        size_of_val(self.0.as_slice())
+    fn len(&self) -> usize {
+        size_of_val(&*self.0)
     }
 
     /// Returns the bytes.
@@ -398,10 +403,18 @@ impl IoBuffer {
     }
 
     /// Returns the bytes, for writing.
-    pub(crate) fn as_mut_slice(&mut self) -> &mut [u8] {
+    fn as_mut_slice(&mut self) -> &mut [u8] {
         let len = self.len();
 
         // SAFETY: A `Page` consists of its bytes only, without padding, and all values are valid.
         unsafe { slice::from_raw_parts_mut(self.0.as_mut_ptr().cast(), len) }
+    }
+
+    /// Returns the pages, for writing.
+    pub(crate) fn as_mut_pages(&mut self) -> &mut [[u8; PAGE]; PAGES] {
+        // SAFETY: A `Page` consists of its bytes only, without padding, and all values are valid.
+        // So an array of `Page` has the layout of an array of their bytes. The pointer is valid
+        // for as long as `self` is borrowed, and is not used otherwise meanwhile.
+        unsafe { &mut *self.0.as_mut_ptr().cast() }
     }
 }

@@ -176,8 +176,7 @@ pub trait Call: FromBytes + IntoBytes + Immutable + KnownLayout + Sized {
     /// The size of its first version: the least that a caller may state.
     const SIZE_VER0: usize;
 
-    /// The fields that the driver reads, by offset and in ascending order. The other fields are
-    /// answers.
+    /// The fields that the driver reads, by offset. The other fields are answers.
     const INPUTS: &'static [Range<usize>];
 
     /// Returns whether flags and reserved fields of a request are as this version wants them.
@@ -191,13 +190,12 @@ pub trait Call: FromBytes + IntoBytes + Immutable + KnownLayout + Sized {
 
     /// Makes every field zero that is only for answers.
     fn clear_answers(&mut self) {
-        let bytes = self.as_mut_bytes();
-        let mut at = size_of::<u32>();
-        for input in Self::INPUTS {
-            bytes.get_mut(at..input.start).unwrap_or_default().fill(0);
-            at = input.end;
+        let bytes = self.as_mut_bytes().iter_mut().enumerate();
+        for (at, byte) in bytes.skip(size_of::<u32>()) {
+            if !Self::INPUTS.iter().any(|input| input.contains(&at)) {
+                *byte = 0;
+            }
         }
-        bytes.get_mut(at..).unwrap_or_default().fill(0);
     }
 }
 
@@ -208,7 +206,8 @@ pub const TYPE: u32 = 0xd9;
 const fn field<S, F>(offset: usize, _: fn(&S) -> &F) -> Range<usize> {
     Range {
         start: offset,
-        end: offset.saturating_add(size_of::<F>()),
+        // Within the structure.
+        end: offset.wrapping_add(size_of::<F>()),
     }
 }
 

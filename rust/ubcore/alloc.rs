@@ -10,10 +10,10 @@
 
 use core::ops::DerefMut;
 
+use super::bits::Bitmap;
 use super::error::{Error, Result};
-use super::geometry::BITS_SECTORS;
 use super::map::{words_for, Base, Emptied, Emptying, Map, Memory};
-use super::num::{mask, saturating_u32, u32_as_usize, usize_as_u64};
+use super::num::{mask, usize_as_u64};
 use super::plan;
 use super::taken::{words_for_taken, TakenSlabs};
 
@@ -42,9 +42,9 @@ pub struct Allocator<B> {
     /// Slabs that are not free. Emptied slabs are among them until a reclaim frees them.
     taken: TakenSlabs<B>,
     /// Slabs that lost their owner, and that a commit may not have covered yet.
-    emptied: B,
+    emptied: Bitmap<B>,
     /// Slabs that a commit covers. They are freed after it and a grace period.
-    reclaimable: B,
+    reclaimable: Bitmap<B>,
     any_emptied: bool,
     any_reclaimable: bool,
     /// A reclaim runs, for exactly the reclaimable slabs and the waiting entries.
@@ -65,6 +65,7 @@ impl<B: DerefMut<Target = [u64]>> Allocator<B> {
     /// [`bitmap_words`].
     pub fn new(bitmaps: [B; 3], slabs: u32) -> Self {
         let [taken, emptied, reclaimable] = bitmaps;
+        let [emptied, reclaimable] = [emptied, reclaimable].map(Bitmap::new);
         Allocator {
             taken: TakenSlabs::new(taken, slabs),
             emptied,
@@ -123,8 +124,14 @@ impl<B: DerefMut<Target = [u64]>> Allocator<B> {
             return Err(Error::Emptied);
         }
         let leaf = self.choose(map, slab).ok_or(Error::Full)?;
-        map.assign(slab, leaf)?;
-        self.mark_used(leaf);
+        // Taken before it is assigned, because a slab with an owner must never be free.
+        if !self.mark_used(leaf) {
+            return Err(Error::Internal);
+        }
+        if let Err(e) = map.assign(slab, leaf) {
+            self.free(leaf);
+            return Err(e);
+        }
         Ok(leaf)
     }
 
@@ -153,7 +160,7 @@ impl<B: DerefMut<Target = [u64]>> Allocator<B> {
             return Err(Error::Emptied);
         }
         let missing = usize_as_u64(unallocated().count());
-        if missing > u64::from(self.slabs().saturating_sub(self.used())) {
+        if missing > u64::from(self.slabs().wrapping_sub(self.used())) {
             // The emptied slabs will be free in a moment, so the request is deferred until then.
             let soon = self.any_emptied || self.any_reclaimable;
             return Err(if soon { Error::Emptied } else { Error::Full });
@@ -181,8 +188,8 @@ impl<B: DerefMut<Target = [u64]>> Allocator<B> {
                 Emptying::Unchanged => continue,
                 Emptying::NoLeafSlab => {}
                 Emptying::LeafSlab(leaf) => {
-                    set(&mut self.emptied, leaf);
                     self.any_emptied = true;
+                    self.emptied.insert(leaf)?;
                 }
             }
             changed = true;
@@ -258,10 +265,15 @@ impl<B: DerefMut<Target = [u64]>> Allocator<B> {
         if !self.any_reclaimable || from >= self.slabs() {
             return None;
         }
+        // Both sums are limits, which the number of slabs bounds.
         let end = from.saturating_add(STEP_BITS).min(self.slabs());
-        let first = next_bit(&self.reclaimable, from..end, true);
+        let Some(first) = self.reclaimable.find(from..end, false) else {
+            return Some(end..end);
+        };
         let end = first.saturating_add(STEP_SLABS).min(self.slabs());
-        Some(first..next_bit(&self.reclaimable, first..end, false))
+        // If all of them are, the range ends at the limit.
+        let past = self.reclaimable.find(first..end, true);
+        Some(first..past.unwrap_or(end))
     }
 
     /// Clears the bits that the leaf's pages still hold for free slabs, because a free slab has
@@ -274,13 +286,11 @@ impl<B: DerefMut<Target = [u64]>> Allocator<B> {
         map: &Map<M>,
         mut pause: impl FnMut() -> Result,
     ) -> Result {
-        let per_page = saturating_u32(BITS_SECTORS.wrapping_shr(map.geometry().slab_shift()));
         let pages = map.geometry().bits_pages();
         for page in (0..pages).filter(|&p| map.memory().bits(p).is_some()) {
             pause()?;
-            let first = page.saturating_mul(per_page);
-            let end = first.saturating_add(per_page).min(self.slabs());
-            (first..end)
+            let slabs = map.geometry().leaf_slabs_of(page);
+            (slabs.start..slabs.end.min(self.slabs()))
                 .filter(|&leaf| self.is_free(leaf))
                 .for_each(|leaf| map.clear_unowned(leaf));
         }
@@ -294,12 +304,13 @@ impl<B: DerefMut<Target = [u64]>> Allocator<B> {
     /// Under the lock, and between two commits (I3). A commit that runs may still have such a slab
     /// on its list, and would take the next owner's assignment for an old one.
     pub fn end_reclaim<M: Memory>(&mut self, map: &Map<M>) -> bool {
+        // A limit, as is the number of freed slabs.
         let end = self.reclaimable_from.saturating_add(STEP_BITS);
         let mut freed = 0u32;
         while let Some(range) = self.reclaimable(0) {
             self.reclaimable_from = range.end;
             for leaf in range {
-                clear(&mut self.reclaimable, leaf);
+                self.reclaimable.remove(leaf);
                 self.free(leaf);
                 freed = freed.saturating_add(1);
             }
@@ -339,7 +350,7 @@ impl<B: DerefMut<Target = [u64]>> Allocator<B> {
                 break;
             };
             any |= map.advance_page(page, from, to) > 0;
-            next = map.emptied_page(page.saturating_add(1));
+            next = page.checked_add(1).and_then(|n| map.emptied_page(n));
         }
         (any, next)
     }
@@ -354,7 +365,8 @@ impl<B: DerefMut<Target = [u64]>> Allocator<B> {
 
     /// Returns the place that continues the nearest slab of the same group.
     fn beside<M: Memory>(&self, map: &Map<M>, slab: u32, first: u32) -> Option<u32> {
-        let end = first.saturating_add(GROUP);
+        // A slab's number is below `geometry::SLABS_MAX`, so that of its group's end fits.
+        let end = first.wrapping_add(GROUP);
         (1..GROUP).find_map(|step| {
             let before = slab.checked_sub(step).filter(|&s| s >= first);
             let after = slab.checked_add(step).filter(|&s| s < end);
@@ -378,6 +390,7 @@ impl<B: DerefMut<Target = [u64]>> Allocator<B> {
             };
             to.filter(|&l| l % GROUP == slab % GROUP && self.is_group_free(l))
         };
+        // There is no group before the first, and one past the last has no slabs.
         let before = (first.saturating_sub(GROUP)..first).rev().find_map(place);
         let next = first.saturating_add(GROUP);
         before.or_else(|| (next..next.saturating_add(GROUP)).find_map(place))
@@ -394,6 +407,7 @@ impl<B: DerefMut<Target = [u64]>> Allocator<B> {
             return None;
         }
         let end = self.slabs().div_ceil(64);
+        // A limit, which the number of words bounds.
         let until = self.group_hint.saturating_add(STEP_WORDS).min(end);
         for at in self.group_hint..until {
             let word = self.taken.word(at);
@@ -410,35 +424,4 @@ impl<B: DerefMut<Target = [u64]>> Allocator<B> {
         self.no_group = until == end;
         None
     }
-}
-
-fn set(words: &mut [u64], n: u32) {
-    if let Some(w) = words.get_mut(u32_as_usize(n / 64)) {
-        *w |= 1u64.wrapping_shl(n % 64);
-    }
-}
-
-fn clear(words: &mut [u64], n: u32) {
-    if let Some(w) = words.get_mut(u32_as_usize(n / 64)) {
-        *w &= !1u64.wrapping_shl(n % 64);
-    }
-}
-
-/// Returns the first bit of a range that is set if `set`, or clear if not. Returns the end of the
-/// range if there is none.
-fn next_bit(words: &[u64], range: core::ops::Range<u32>, set: bool) -> u32 {
-    let mut ahead = mask(range.start % 64, 64);
-    let words = words.iter().enumerate();
-    for (at, &word) in words.skip(u32_as_usize(range.start / 64)) {
-        let base = saturating_u32(usize_as_u64(at).wrapping_mul(64));
-        let found = (if set { word } else { !word }) & ahead;
-        if found != 0 {
-            return base.saturating_add(found.trailing_zeros()).min(range.end);
-        }
-        if base.saturating_add(64) >= range.end {
-            break;
-        }
-        ahead = u64::MAX;
-    }
-    range.end
 }

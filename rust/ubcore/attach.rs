@@ -14,10 +14,9 @@ use super::disk::{Disk, BUFFER_BLOCKS};
 use super::error::{Area, Error, Result};
 use super::format::directory::{self, PageEntry};
 use super::format::superblock::{choose, Slot, Superblock};
-use super::geometry::{BLOCK_BYTES, TABLE_ENTRIES};
 use super::journal::{self, Ring};
 use super::map::{Emptied, Entry, Map, Memory};
-use super::num::{saturating_u32, u32_as_usize, usize_as_u64};
+use super::num::{next, u32_as_usize};
 use super::pages::{self, bits_page_of, PageKind, PageSet};
 use super::salvage::{self, Damage, Losses, Nothing};
 
@@ -45,10 +44,7 @@ pub fn probe<D: Disk>(disk: &mut D, root_sectors: u64, leaf_sectors: u64) -> Res
 /// Reads only the superblock.
 pub fn read_superblock<D: Disk>(disk: &mut D) -> Result<Probe> {
     disk.read(0, 2)?;
-    let (a, b) = disk
-        .buffer()
-        .split_at_checked(BLOCK_BYTES)
-        .unwrap_or_default();
+    let [a, b, ..] = disk.buffer();
     let (superblock, slot) = choose(a, b)?;
     Ok(Probe { superblock, slot })
 }
@@ -111,17 +107,13 @@ where
     salvage::mark(map, lost, || disk.give_way())?;
     let failed = sb.features.writable().err().or(lost.first());
     let blocks = sb.geometry.journal_blocks();
-    let head = sb
-        .journal_tail
-        .saturating_add(found.chained)
-        .checked_rem(blocks)
-        .unwrap_or(0);
+    let head = journal::after(sb.journal_tail, found.chained, blocks);
     let ring = Ring::new(blocks, head, found.chained, found.sequence);
     Ok(Committer::new(
         sb,
         probe.slot,
         ring,
-        ChangedPages::new(entries, [changed, stored]),
+        ChangedPages::new(entries, [changed, stored])?,
         map.changes(),
         failed,
     ))
@@ -139,15 +131,15 @@ fn read_directory<D: Disk, L: Losses>(
 ) -> Result {
     let g = &sb.geometry;
     for at in 0..g.directory_blocks() {
-        let Some(slot) = sb.directory_slot(at)?.number() else {
+        let Some(slot) = sb.directory_slot(at)? else {
             continue;
         };
         let block = g.directory_block(at, slot);
         disk.give_way()?;
         let pages = directory::pages_of(at, g.pages());
-        let list = entries.get_mut(pages.clone()).unwrap_or_default();
+        let list = entries.get_mut(pages).ok_or(Error::Internal)?;
         let read = disk.read(block, 1);
-        let bytes = disk.buffer().get(..BLOCK_BYTES).unwrap_or_default();
+        let bytes = &disk.block()[..];
         let known = match read {
             Ok(()) => directory::decode(bytes, at, sb.generation, sb.nonce, block, list),
             failed => failed,
@@ -159,8 +151,7 @@ fn read_directory<D: Disk, L: Losses>(
             return Err(error);
         }
         list.fill(PageEntry::EMPTY);
-        let pages =
-            saturating_u32(usize_as_u64(pages.start))..saturating_u32(usize_as_u64(pages.end));
+        let pages = directory::numbers_of(at, g.pages());
         lose(lost, pages, (Area::Directory, block), error)?;
     }
     Ok(())
@@ -189,48 +180,43 @@ fn read_pages<D: Disk, M: Memory, L: Losses>(
     lost: &mut L,
 ) -> Result {
     let g = &sb.geometry;
-    let entry = |p: u32| {
-        entries
-            .get(u32_as_usize(p))
-            .copied()
-            .unwrap_or(PageEntry::EMPTY)
-    };
-    let mut page = 0;
-    while page < g.pages() {
-        let first = entry(page);
-        let Some(slot) = first.slot.number() else {
-            page = page.saturating_add(1);
+    let entries = entries
+        .get(..u32_as_usize(g.pages()))
+        .ok_or(Error::Internal)?;
+    let mut pages = (0..g.pages()).zip(entries).peekable();
+    while let Some((first, &entry)) = pages.next() {
+        let Some(slot) = entry.slot else {
             continue;
         };
-        let mut count = 1u32;
-        while u32_as_usize(count) < BUFFER_BLOCKS
-            && page.saturating_add(count) < g.pages()
-            && entry(page.saturating_add(count)).slot == first.slot
-        {
-            count = count.saturating_add(1);
+        let mut batch = [(first, entry.crc); BUFFER_BLOCKS];
+        let mut count = 1;
+        for room in batch.iter_mut().skip(1) {
+            let Some((page, entry)) = pages.next_if(|(_, e)| e.slot == Some(slot)) else {
+                break;
+            };
+            *room = (page, entry.crc);
+            // At most the blocks of the buffer.
+            count = usize::wrapping_add(count, 1);
         }
         disk.give_way()?;
-        let all = disk.read(g.page_block(page, slot), u32_as_usize(count));
-        for p in page..page.saturating_add(count) {
-            let block = g.page_block(p, slot);
+        let all = disk.read(g.page_block(first, slot), count);
+        for (at, (page, crc)) in batch.into_iter().take(count).enumerate() {
+            let block = g.page_block(page, slot);
             let (read, at) = match all {
-                Ok(()) => (all, p.saturating_sub(page)),
+                Ok(()) => (all, at),
                 Err(_) => (disk.read(block, 1), 0),
             };
             let sound = read.and_then(|()| {
-                let start = u32_as_usize(at).saturating_mul(BLOCK_BYTES);
-                let bytes = disk.buffer().get(start..).unwrap_or_default();
-                let bytes = bytes.get(..BLOCK_BYTES).unwrap_or_default();
-                if pages::crc(bytes) != entry(p).crc {
+                let bytes = disk.nth_block(at)?;
+                if pages::crc(bytes) != crc {
                     return Err(Error::Damaged(Area::Page, block));
                 }
-                pages::load(map, p, bytes)
+                pages::load(map, page, bytes)
             });
             if let Err(error) = sound {
-                lose(lost, p..p.saturating_add(1), (Area::Page, block), error)?;
+                lose(lost, page..next(page), (Area::Page, block), error)?;
             }
         }
-        page = page.saturating_add(count);
     }
     Ok(())
 }
@@ -244,11 +230,11 @@ pub fn fits_blocks<D: Disk, M: Memory>(disk: &mut D, map: &Map<M>, sectors: u32)
     let whole = |leaf| {
         let mut at = 0;
         while at < g.slab_sectors() {
-            let (_, len) = map.mapped_run(leaf, at, g.slab_sectors().saturating_sub(at));
-            if len == 0 || len & sectors.saturating_sub(1) != 0 {
+            let (_, len) = map.mapped_run(leaf, at, g.slab_sectors().wrapping_sub(at));
+            if len == 0 || len & sectors.wrapping_sub(1) != 0 {
                 return false;
             }
-            at = at.saturating_add(len);
+            at = at.wrapping_add(len);
         }
         true
     };
@@ -257,9 +243,10 @@ pub fn fits_blocks<D: Disk, M: Memory>(disk: &mut D, map: &Map<M>, sectors: u32)
             continue;
         }
         disk.give_way()?;
-        let first = page.saturating_mul(TABLE_ENTRIES);
-        let mut slabs = first..first.saturating_add(TABLE_ENTRIES);
-        if !slabs.all(|slab| map.entry(slab).leaf.is_none_or(whole)) {
+        if !g
+            .root_slabs_of(page)
+            .all(|slab| map.entry(slab).leaf.is_none_or(whole))
+        {
             return Ok(false);
         }
     }
@@ -293,10 +280,9 @@ where
         }
         debug_assert!(pages::page(map, page) == PageKind::Table(page));
         disk.give_way()?;
-        for n in 0..TABLE_ENTRIES {
-            let slab = page.saturating_mul(TABLE_ENTRIES).saturating_add(n);
+        for slab in g.root_slabs_of(page) {
             let entry = map.entry(slab);
-            let bad = Error::Damaged(Area::Map, g.page_block(page, 0));
+            let bad = Error::Damaged(Area::Map, g.page_block(page, Slot::A));
             if entry.is_of_memory() {
                 return Err(bad);
             }
@@ -309,7 +295,7 @@ where
             let known = !lost.is_lost(page) && !lost.is_lost(bits_page_of(map, leaf));
             if known && !pages::has_bits(map, leaf) {
                 map.set_entry(slab, Entry::unallocated(entry.base, Emptied::No))?;
-                changed.add(page);
+                changed.insert(page)?;
                 continue;
             }
             if !allocator.mark_used(leaf) {

@@ -4,7 +4,8 @@
 
 use core::ops::{DerefMut, Range};
 
-use super::format::directory::PageEntry;
+use super::error::{Error, Result};
+use super::format::directory::{self, PageEntry};
 use super::format::superblock::Slot;
 use super::num::u32_as_usize;
 use super::pages::{self, PageSet};
@@ -28,19 +29,19 @@ where
     E: DerefMut<Target = [PageEntry]>,
 {
     /// Takes the directory as it is on the leaf, the pages that changed since, and an empty set.
-    pub fn new(entries: E, [changed, stored]: [PageSet<B>; 2]) -> Self {
+    pub fn new(entries: E, [changed, stored]: [PageSet<B>; 2]) -> Result<Self> {
         let mut pages = ChangedPages {
             entries,
             changed,
             stored,
             filled: 0,
         };
-        let mut page = pages.changed.next(0);
-        while let Some(n) = page {
-            pages.count_filled(n);
-            page = pages.changed.next(n.saturating_add(1));
+        let mut from = Some(0);
+        while let Some(page) = from.and_then(|n| pages.changed.next(n)) {
+            pages.count_filled(page)?;
+            from = page.checked_add(1);
         }
-        pages
+        Ok(pages)
     }
 
     /// Returns how many pages that are empty on the leaf the ring has filled.
@@ -64,47 +65,45 @@ where
     }
 
     /// Returns the entries of some pages. The entries of stored pages have their new slots.
-    pub fn entries(&self, range: Range<usize>) -> &[PageEntry] {
-        self.entries.get(range).unwrap_or_default()
+    pub fn entries(&self, range: Range<usize>) -> Result<&[PageEntry]> {
+        self.entries.get(range).ok_or(Error::Internal)
     }
 
     /// Notes that a page has changed.
-    pub fn add(&mut self, page: u32) {
-        if self.changed.insert(page) && !self.stored.has(page) {
-            self.count_filled(page);
+    pub fn add(&mut self, page: u32) -> Result {
+        if self.changed.insert(page)? && !self.stored.has(page) {
+            self.count_filled(page)?;
         }
+        Ok(())
     }
 
-    fn count_filled(&mut self, page: u32) {
-        self.filled = self
-            .filled
-            .saturating_add(u32::from(pages::is_empty(&self.entry(page))));
-    }
-
-    fn entry(&self, page: u32) -> PageEntry {
-        self.entries
-            .get(u32_as_usize(page))
-            .copied()
-            .unwrap_or(PageEntry::EMPTY)
+    fn count_filled(&mut self, page: u32) -> Result {
+        let empty = pages::is_empty(&directory::entry(&self.entries, page)?);
+        // At most once for each page.
+        self.filled = self.filled.wrapping_add(u32::from(empty));
+        Ok(())
     }
 
     /// Returns the slot to write a page to: the one that the directory on the leaf does not name.
-    pub fn slot_for(&self, page: u32) -> Slot {
-        let slot = self.entry(page).slot;
+    pub fn slot_for(&self, page: u32) -> Result<Slot> {
+        let named = directory::entry(&self.entries, page)?.slot;
         if self.stored.has(page) {
-            slot
-        } else {
-            slot.other()
+            return named.ok_or(Error::Internal);
         }
+        Ok(Slot::spare(named))
     }
 
-    /// Notes that a page is about to be where `entry` says.
-    pub fn note_stored(&mut self, page: u32, entry: PageEntry) {
-        if let Some(e) = self.entries.get_mut(u32_as_usize(page)) {
-            *e = entry;
-        }
-        self.stored.add(page);
+    /// Notes that a page is about to be in `slot`, with this checksum.
+    pub fn note_stored(&mut self, page: u32, slot: Slot, crc: u32) -> Result {
+        let entry = self
+            .entries
+            .get_mut(u32_as_usize(page))
+            .ok_or(Error::Internal)?;
+        self.stored.insert(page)?;
         self.changed.remove(page);
+        let slot = Some(slot);
+        *entry = PageEntry { slot, crc };
+        Ok(())
     }
 
     /// Notes that a checkpoint has written everything. The directory on the leaf is now that in

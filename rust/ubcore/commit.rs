@@ -22,11 +22,11 @@ use super::error::{Error, Result};
 use super::format::crc::crc32c;
 use super::format::directory::{self, PageEntry};
 use super::format::record::Record;
+use super::format::ring::NUMBERS;
 use super::format::superblock::{Slot, Superblock};
-use super::geometry::BLOCK_BYTES;
+use super::geometry::superblock_block;
 use super::journal::{Ring, Space, Transaction};
 use super::map::{Emptied, Map, Memory};
-use super::num::{saturating_u32, usize_as_u64};
 use super::pages::{self, bits_page_of, table_page_of};
 use super::replay_limit::filled_by_writers;
 
@@ -120,7 +120,7 @@ where
     /// many pages.
     pub fn wants_checkpoint(&self) -> bool {
         let most = filled_by_writers(&self.superblock.geometry);
-        let many = self.pages.filled() > most.saturating_sub(most / 8);
+        let many = self.pages.filled() > most.wrapping_sub(most / 8);
         self.failed.is_none() && (self.ring.is_half_full() || many)
     }
 
@@ -131,21 +131,21 @@ where
     pub fn commit<M: Memory, D: Disk>(&mut self, map: &Map<M>, disk: &mut D) -> Result {
         self.guarded(|s| {
             let settled = map.quiescent_changes();
+            map.check()?;
             if settled == Some(s.committed) {
                 return disk.flush();
             }
             match s.write_transaction(map, disk)? {
                 Some(0) => {}
                 Some(blocks) => {
-                    s.counters.commits = s.counters.commits.saturating_add(1);
-                    s.counters.journal_written =
-                        s.counters.journal_written.saturating_add(u64::from(blocks));
+                    tally(&mut s.counters.commits, 1);
+                    tally(&mut s.counters.journal_written, blocks);
                 }
                 // The ring is full, or replay would fill too many pages. The checkpoint makes
                 // the same things durable.
                 None => return s.write_checkpoint(map, disk, false),
             }
-            s.committed = settled.unwrap_or(s.committed);
+            s.note_committed(settled);
             Ok(())
         })
     }
@@ -216,26 +216,26 @@ where
         let mut from = 0;
         while let Some((first, slabs)) = map.take_dirty(from) {
             for leaf in members(first, slabs) {
-                let Some(fresh) = take_over_slab(&mut self.pages, map, leaf) else {
+                let Some(fresh) = take_over_slab(&mut self.pages, map, leaf)? else {
                     continue;
                 };
                 if space == Space::Left {
                     space = transaction.slab(map, leaf, fresh)?;
                 }
             }
-            from = (first / 64).saturating_add(1);
+            from = (first / 64).wrapping_add(1);
         }
         // Emptied slabs come last (I8). If a root slab lost its leaf slab above, it is recorded
         // here, in the same transaction. A write to it from now on is recorded in a later one. If
         // there is no space, the checkpoint takes the slabs that are left.
-        from = 0;
+        let mut from = Some(0);
         while space == Space::Left {
-            let Some(page) = map.take_pending(from) else {
+            let Some(page) = from.and_then(|n| map.take_pending(n)) else {
                 break;
             };
-            self.pages.add(page);
+            self.pages.add(page)?;
             space = transaction.emptied(map, page)?;
-            from = page.saturating_add(1);
+            from = page.checked_add(1);
         }
         let most = filled_by_writers(&self.superblock.geometry);
         if space == Space::Full || self.pages.filled() > most {
@@ -247,7 +247,8 @@ where
             return Ok(Some(blocks));
         }
         let more = self.write_empty_transaction(disk)?;
-        Ok(more.map(|b| blocks.saturating_add(b)))
+        // The ring has room for both.
+        Ok(more.map(|b| blocks.wrapping_add(b)))
     }
 
     /// Writes a transaction that changes nothing, so that the one before is not the last. If the
@@ -271,23 +272,25 @@ where
         clean: bool,
     ) -> Result {
         let settled = map.quiescent_changes();
+        map.check()?;
         let mut from = 0;
         while let Some((first, slabs)) = map.take_dirty(from) {
             for leaf in members(first, slabs) {
-                let _ = take_over_slab(&mut self.pages, map, leaf);
+                take_over_slab(&mut self.pages, map, leaf)?;
             }
-            from = (first / 64).saturating_add(1);
+            from = (first / 64).wrapping_add(1);
         }
         // In this order, as in a transaction: a root slab that has lost its leaf slab by now is on
         // a page that is stored.
-        from = 0;
-        while let Some(page) = map.take_pending(from) {
-            self.pages.add(page);
+        let mut from = Some(0);
+        while let Some(page) = from.and_then(|n| map.take_pending(n)) {
+            self.pages.add(page)?;
             map.advance_emptied(page, Emptied::Pending, Emptied::Durable, |_, _| ());
-            from = page.saturating_add(1);
+            from = page.checked_add(1);
         }
         let mut next = self.superblock.clone();
-        next.generation = next.generation.saturating_add(1);
+        let generation = next.generation.checked_add(1).filter(|&n| n < NUMBERS);
+        next.generation = generation.ok_or(Error::Internal)?;
         next.journal_tail = self.ring.head();
         next.journal_sequence = self.ring.sequence();
         next.clean = clean;
@@ -295,9 +298,17 @@ where
         self.write_superblock(disk, next)?;
         self.ring.free_all();
         self.pages.checkpointed();
-        self.committed = settled.unwrap_or(self.committed);
-        self.counters.checkpoints = self.counters.checkpoints.saturating_add(1);
+        self.note_committed(settled);
+        tally(&mut self.counters.checkpoints, 1);
         Ok(())
+    }
+
+    /// Notes that the changes that the map had counted when none was under way are durable. If
+    /// there was always one, it is not known how many are.
+    fn note_committed(&mut self, settled: Option<u64>) {
+        if let Some(changes) = settled {
+            self.committed = changes;
+        }
     }
 
     /// Writes each changed page to its inactive slot, then the directory blocks
@@ -323,10 +334,8 @@ where
     /// checkpoint.
     fn next_directory_block(&self, at: u32) -> Option<u32> {
         let g = &self.superblock.geometry;
-        let first = directory::pages_of(at, g.pages()).start;
-        let stored = self
-            .pages
-            .next_stored(saturating_u32(usize_as_u64(first)))?;
+        let first = directory::numbers_of(at, g.pages()).start;
+        let stored = self.pages.next_stored(first)?;
         Some(directory::block_of(stored))
     }
 
@@ -339,26 +348,25 @@ where
         first: u32,
     ) -> Result<Option<u32>> {
         let g = next.geometry;
-        let slot = next.directory_slot(first)?.other();
+        let slot = Slot::spare(next.directory_slot(first)?);
         let mut count = 0usize;
         let mut at = first;
         loop {
-            let start = count.saturating_mul(BLOCK_BYTES);
-            let room = disk.buffer().get_mut(start..).unwrap_or_default();
-            let entries = self.pages.entries(directory::pages_of(at, g.pages()));
-            directory::encode(one_block(room), at, next.generation, next.nonce, entries);
-            next.set_directory_slot(at, slot);
-            count = count.saturating_add(1);
-            let after = self.next_directory_block(at.saturating_add(1));
+            let block = disk.nth_block(count)?;
+            let entries = self.pages.entries(directory::pages_of(at, g.pages()))?;
+            directory::encode(block, at, next.generation, next.nonce, entries)?;
+            next.set_directory_slot(at, slot)?;
+            // The buffer has the block, and the superblock has its slot, so one more fits.
+            count = count.wrapping_add(1);
+            let after = self.next_directory_block(at.wrapping_add(1));
             let follows = after.filter(|&n| {
-                let other = next.directory_slot(n).map(Slot::other);
+                let other = next.directory_slot(n).map(Slot::spare);
                 n == at.wrapping_add(1) && other == Ok(slot)
             });
             match follows {
                 Some(n) if count < BUFFER_BLOCKS => at = n,
                 _ => {
-                    let block = g.directory_block(first, slot.number().unwrap_or(0));
-                    disk.write(block, count, Order::Plain)?;
+                    disk.write(g.directory_block(first, slot), count, Order::Plain)?;
                     return Ok(after);
                 }
             }
@@ -373,32 +381,27 @@ where
         disk: &mut D,
         first: u32,
     ) -> Result<Option<u32>> {
-        let slot = self.pages.slot_for(first);
+        let slot = self.pages.slot_for(first)?;
         let mut count = 0usize;
         let mut page = first;
         loop {
-            let start = count.saturating_mul(BLOCK_BYTES);
-            let room = disk.buffer().get_mut(start..).unwrap_or_default();
-            let block = one_block(room);
+            let block = disk.nth_block(count)?;
             pages::store(map, page, block)?;
             let crc = crc32c(0, block);
-            self.pages.note_stored(page, PageEntry { slot, crc });
-            count = count.saturating_add(1);
+            self.pages.note_stored(page, slot, crc)?;
+            // The buffer has the block, so one more fits.
+            count = count.wrapping_add(1);
             let next = self.pages.next(page);
             let follows = next.filter(|&n| {
                 n == page.wrapping_add(1)
                     && directory::block_of(n) == directory::block_of(first)
-                    && self.pages.slot_for(n) == slot
+                    && self.pages.slot_for(n) == Ok(slot)
             });
             match follows {
                 Some(n) if count < BUFFER_BLOCKS => page = n,
                 _ => {
                     let g = &self.superblock.geometry;
-                    disk.write(
-                        g.page_block(first, slot.number().unwrap_or(0)),
-                        count,
-                        Order::Plain,
-                    )?;
+                    disk.write(g.page_block(first, slot), count, Order::Plain)?;
                     return Ok(next);
                 }
             }
@@ -409,13 +412,18 @@ where
     fn write_superblock<D: Disk>(&mut self, disk: &mut D, next: Superblock) -> Result {
         let first = self.newest.other();
         for (slot, order) in [(first, Order::FlushFua), (first.other(), Order::Fua)] {
-            next.encode(one_block(disk.buffer()));
-            disk.write(u64::from(slot.number().unwrap_or(0)), 1, order)?;
+            next.encode(disk.block());
+            disk.write(superblock_block(slot), 1, order)?;
         }
         self.newest = first.other();
         self.superblock = next;
         Ok(())
     }
+}
+
+/// Counts for people. The sum stops at the end.
+fn tally(counter: &mut u64, more: u32) {
+    *counter = counter.saturating_add(u64::from(more));
 }
 
 /// Returns the slabs of a mask whose lowest bit is slab `first`.
@@ -434,28 +442,19 @@ fn take_over_slab<M, B, E>(
     changed: &mut ChangedPages<B, E>,
     map: &Map<M>,
     leaf: u32,
-) -> Option<bool>
+) -> Result<Option<bool>>
 where
     M: Memory,
     B: DerefMut<Target = [u64]>,
     E: DerefMut<Target = [PageEntry]>,
 {
     if !map.is_mapped(leaf) {
-        return None;
+        return Ok(None);
     }
     let fresh = map.take_fresh(leaf);
-    changed.add(bits_page_of(map, leaf));
+    changed.add(bits_page_of(map, leaf))?;
     if let Some(slab) = map.owner(leaf).filter(|_| fresh) {
-        changed.add(table_page_of(slab));
+        changed.add(table_page_of(slab))?;
     }
-    Some(fresh)
+    Ok(Some(fresh))
 }
-
-fn one_block(buffer: &mut [u8]) -> &mut [u8] {
-    buffer.get_mut(..BLOCK_BYTES).unwrap_or_default()
-}
-
-const _: () = assert!(BUFFER_BLOCKS <= 16);
-
-/// The size of the buffer of a [`Disk`], in bytes.
-pub const BUFFER_BYTES: usize = BUFFER_BLOCKS * BLOCK_BYTES;

@@ -2,11 +2,18 @@
 
 //! The device under the metadata, as the core uses it: whole blocks, in a stated order.
 
-use super::error::Result;
+use super::error::{Error, Result};
+use super::geometry::{Block, BLOCK_BYTES};
 
 /// The number of blocks that a [`Disk`]'s buffer holds, which is the most that one metadata I/O
 /// moves (32 KiB).
 pub const BUFFER_BLOCKS: usize = 8;
+
+/// The buffer of a [`Disk`].
+pub type Buffer = [Block; BUFFER_BLOCKS];
+
+/// A buffer of zeroes.
+pub const ZEROES: Buffer = [[0; BLOCK_BYTES]; BUFFER_BLOCKS];
 
 /// How durable a write must be when it returns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,8 +31,19 @@ pub enum Order {
 ///
 /// Called in process context, by one caller at a time; may sleep, must not allocate.
 pub trait Disk {
-    /// Returns the buffer of [`BUFFER_BLOCKS`] blocks that reads fill and writes take from.
-    fn buffer(&mut self) -> &mut [u8];
+    /// Returns the buffer that reads fill and writes take from.
+    fn buffer(&mut self) -> &mut Buffer;
+
+    /// Returns the first block of the buffer.
+    fn block(&mut self) -> &mut Block {
+        let [first, ..] = self.buffer();
+        first
+    }
+
+    /// Returns block `n` (below [`BUFFER_BLOCKS`]) of the buffer.
+    fn nth_block(&mut self, n: usize) -> Result<&mut Block> {
+        self.buffer().get_mut(n).ok_or(Error::Internal)
+    }
 
     /// Reads `count` blocks (1 to [`BUFFER_BLOCKS`]) from `block` into the start of the buffer.
     fn read(&mut self, block: u64, count: usize) -> Result;

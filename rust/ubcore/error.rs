@@ -201,7 +201,6 @@ impl Error {
     /// Reverses [`Error::to_wire`]. Returns `None` for a reason that this code does not know.
     pub fn from_wire(reason: u32, a: u64, b: u64) -> Option<Self> {
         use Error::*;
-        let errno = |v: u64| u32::try_from(v).unwrap_or(0);
         Some(match reason {
             1 => NotFormatted,
             2 => NewerVersion(u32::try_from(a).ok()?),
@@ -215,14 +214,14 @@ impl Error {
             10 => TooLarge(Side::from_code(a), b),
             11 => Io(Side::from_code(a), b),
             12 => Busy(Side::from_code(a)),
-            13 => Open(Side::from_code(a), errno(b)),
+            13 => Open(Side::from_code(a), u32::try_from(b).ok()?),
             14 => ReadOnlyLeaf,
             15 => SameDevice,
             16 => Limits(Side::from_code(a)),
             17 => NoMemory,
             18 => Full,
             19 => Stacked(Side::from_code(a)),
-            20 => Os(errno(a)),
+            20 => Os(u32::try_from(a).ok()?),
             21 => FineMap(u32::try_from(a).ok()?),
             22 => Internal,
             _ => return None,
@@ -283,6 +282,17 @@ impl fmt::Display for Error {
     }
 }
 
+/// A rule of the map does not hold. It takes no space beside a `bool`, so code that every request
+/// runs can return it. It becomes [`Error::Internal`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Broken;
+
+impl From<Broken> for Error {
+    fn from(_: Broken) -> Self {
+        Error::Internal
+    }
+}
+
 /// The core's result.
 pub type Result<T = ()> = core::result::Result<T, Error>;
 
@@ -305,6 +315,9 @@ mod tests {
         assert!(Error::from_wire(0, 0, 0).is_none());
         assert!(Error::from_wire(23, 0, 0).is_none());
         assert!(Error::from_wire(4, 9, 0).is_none());
+        // A number that is too large is no errno.
+        assert!(Error::from_wire(20, 1 << 32, 0).is_none());
+        assert!(Error::from_wire(13, 0, 1 << 32).is_none());
         assert!(Error::Damaged(Area::Map, 3).is_refusal());
         assert!(!Error::Busy(Side::Leaf).is_refusal());
     }

@@ -63,22 +63,22 @@ pub fn take<C: Call, M: Caller>(from: &mut M) -> Result<C, Refused<M::Error>> {
     if size > SIZE_MAX {
         return Err(Refused::Large);
     }
-    let mut at = size_of::<C>();
-    while at < size {
+    for at in (size_of::<C>()..size).step_by(PIECE) {
         let mut piece = [0; PIECE];
-        let end = size.min(at.saturating_add(PIECE));
-        let part = piece.get_mut(..end.saturating_sub(at)).unwrap_or_default();
+        // The whole piece, if more is left than it holds.
+        let part: &mut [u8] = match piece.get_mut(..size.wrapping_sub(at)) {
+            Some(part) => part,
+            None => &mut piece,
+        };
         from.read(at, part)?;
         if part.iter().any(|&b| b != 0) {
             return Err(Refused::Large);
         }
-        at = end;
     }
     let mut c = C::new_zeroed();
     let common = size.min(size_of::<C>());
-    if let Some(known) = c.as_mut_bytes().get_mut(WORD..common) {
-        from.read(WORD, known)?;
-    }
+    let known = c.as_mut_bytes().get_mut(WORD..common);
+    from.read(WORD, known.ok_or(Refused::Small)?)?;
     // The caller may have written to the word meanwhile. The size that was judged counts.
     c.set_size(stated);
     c.clear_answers();
@@ -89,15 +89,15 @@ pub fn take<C: Call, M: Caller>(from: &mut M) -> Result<C, Refused<M::Error>> {
 /// it. `c` is what [`take`] made, and has the size that was judged.
 pub fn give<C: Call, M: Caller>(c: &C, to: &mut M) -> Result<(), M::Error> {
     let size = u32_as_usize(c.size()).min(SIZE_MAX);
-    let mut at = size_of::<C>();
-    while at < size {
-        let end = size.min(at.saturating_add(PIECE));
+    for at in (size_of::<C>()..size).step_by(PIECE) {
         let zeroes = [0; PIECE];
-        to.write(at, zeroes.get(..end.saturating_sub(at)).unwrap_or_default())?;
-        at = end;
+        // The whole piece, if more is left than it holds.
+        let part = zeroes.get(..size.wrapping_sub(at));
+        to.write(at, part.unwrap_or(&zeroes))?;
     }
-    let common = size.min(size_of::<C>());
-    to.write(0, c.as_bytes().get(..common).unwrap_or_default())
+    // All of it, if the caller has room for more.
+    let bytes = c.as_bytes();
+    to.write(0, bytes.get(..size).unwrap_or(bytes))
 }
 
 #[cfg(any(test, kernel))]

@@ -5,11 +5,16 @@
 //! In blocks of 4096 bytes: superblock slots A and B, the journal ring, the page directory in two
 //! slots, the map pages in two slots; then, aligned, the data slabs.
 
+use core::ops::Range;
+
 use super::error::{Error, Result, Side};
+use super::format::superblock::Slot;
 use super::num::{align_up, saturating_u32};
 
 /// Bytes of a metadata block.
 pub const BLOCK_BYTES: usize = 4096;
+/// A metadata block.
+pub type Block = [u8; BLOCK_BYTES];
 /// Sectors of a metadata block.
 pub const BLOCK_SECTORS: u64 = 8;
 /// Entries of a page of the slab table, and of the owner table.
@@ -43,8 +48,10 @@ pub const JOURNAL_BLOCKS_MAX: u32 = 65536;
 ///
 /// # Invariants
 ///
-/// Every sum and product of the fields fits 63 bits. `slab_sectors` is a power of two within its
-/// bounds. There is at least one leaf slab, and data ends within the leaf.
+/// Every sum and product of the fields fits 63 bits. The numbers of slabs, pages, and blocks of the
+/// ring fit 31 bits, and so do the numbers of the slabs of a page. So sums and products of these do
+/// not wrap, and where one is computed nothing checks it. `slab_sectors` is a power of two within
+/// its bounds. There is at least one leaf slab, and data ends within the leaf.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Geometry {
     root_sectors: u64,
@@ -114,17 +121,18 @@ impl Geometry {
         let align = slab.max(DATA_ALIGN);
         let end = g
             .pages_start()
-            .saturating_add(u64::from(g.pages()).saturating_mul(2));
+            .wrapping_add(u64::from(g.pages()).wrapping_mul(2));
         let start = end
             .checked_mul(BLOCK_SECTORS)
             .and_then(|s| align_up(s, align))
             .ok_or(Error::TooLarge(Side::Leaf, leaf_sectors))?;
+        // If not even the highest number is enough, no leaf is.
         let least = start.saturating_add(slab);
         if leaf_sectors < least {
             return Err(Error::LeafTooSmall(least, leaf_sectors));
         }
         g.data_start = start;
-        g.leaf_slabs = saturating_u32(leaf_sectors.saturating_sub(start) >> shift);
+        g.leaf_slabs = saturating_u32(leaf_sectors.wrapping_sub(start) >> shift);
         Ok(g)
     }
 
@@ -189,8 +197,9 @@ impl Geometry {
 
     /// Returns the root slabs that lie within a range as a whole. The union's last slab counts as
     /// whole if the range reaches the union's end.
-    pub fn whole_slabs(&self, sector: u64, sectors: u32) -> core::ops::Range<u32> {
+    pub fn whole_slabs(&self, sector: u64, sectors: u32) -> Range<u32> {
         let slab = u64::from(self.slab_sectors());
+        // A range past the last number ends there, and that is past the union's end.
         let end = sector.saturating_add(u64::from(sectors));
         let first = sector.saturating_add(slab.wrapping_sub(1)) >> self.slab_shift;
         let last = if end >= self.union_sectors {
@@ -227,7 +236,27 @@ impl Geometry {
 
     /// Returns the number of all map pages: first those of the table, then those of the bits.
     pub fn pages(&self) -> u32 {
-        self.table_pages.saturating_add(self.bits_pages)
+        self.bits_page(self.bits_pages)
+    }
+
+    /// Returns the number that page `n` of the sector bits has among all map pages.
+    pub fn bits_page(&self, n: u32) -> u32 {
+        self.table_pages.wrapping_add(n)
+    }
+
+    /// Returns the root slabs that page `page` of the slab table has entries for. The last of its
+    /// pages has entries past the last slab.
+    pub fn root_slabs_of(&self, page: u32) -> Range<u32> {
+        let first = page.wrapping_mul(TABLE_ENTRIES);
+        first..first.wrapping_add(TABLE_ENTRIES)
+    }
+
+    /// Returns the leaf slabs that page `page` of the sector bits has the bits of. The last of its
+    /// pages has bits past the last slab.
+    pub fn leaf_slabs_of(&self, page: u32) -> Range<u32> {
+        let each = saturating_u32(BITS_SECTORS.wrapping_shr(self.slab_shift));
+        let first = page.wrapping_mul(each);
+        first..first.wrapping_add(each)
     }
 
     /// Returns the number of blocks of the page directory.
@@ -246,28 +275,39 @@ impl Geometry {
     }
 
     fn directory_start(&self) -> u64 {
-        SUPERBLOCKS.saturating_add(u64::from(self.journal_blocks))
+        SUPERBLOCKS.wrapping_add(u64::from(self.journal_blocks))
     }
 
-    /// Returns the block of the leaf that holds slot `slot` (0 or 1) of directory block `at`.
-    pub fn directory_block(&self, at: u32, slot: u32) -> u64 {
-        let skip = u64::from(self.directory_blocks()).wrapping_mul(u64::from(slot & 1));
+    /// Returns the block of the leaf that holds a slot of directory block `at`.
+    pub fn directory_block(&self, at: u32, slot: Slot) -> u64 {
         self.directory_start()
-            .wrapping_add(skip)
+            .wrapping_add(skipped(slot, self.directory_blocks()))
             .wrapping_add(u64::from(at))
     }
 
     fn pages_start(&self) -> u64 {
         self.directory_start()
-            .saturating_add(u64::from(self.directory_blocks()).saturating_mul(2))
+            .wrapping_add(u64::from(self.directory_blocks()).wrapping_mul(2))
     }
 
-    /// Returns the block of the leaf that holds slot `slot` (0 or 1) of map page `page`.
-    pub fn page_block(&self, page: u32, slot: u32) -> u64 {
-        let skip = u64::from(self.pages()).wrapping_mul(u64::from(slot & 1));
+    /// Returns the block of the leaf that holds a slot of map page `page`.
+    pub fn page_block(&self, page: u32, slot: Slot) -> u64 {
         self.pages_start()
-            .wrapping_add(skip)
+            .wrapping_add(skipped(slot, self.pages()))
             .wrapping_add(u64::from(page))
+    }
+}
+
+/// Returns the block of the leaf that holds a slot of the superblock.
+pub fn superblock_block(slot: Slot) -> u64 {
+    skipped(slot, 1)
+}
+
+/// Returns the number of blocks before the blocks of a slot, in an area that has `blocks` of each.
+fn skipped(slot: Slot, blocks: u32) -> u64 {
+    match slot {
+        Slot::A => 0,
+        Slot::B => u64::from(blocks),
     }
 }
 
@@ -275,6 +315,7 @@ impl Geometry {
 #[cfg_attr(kernel, kernel::prelude::kunit_tests(unionblk_geometry))]
 mod tests {
     use super::super::error::Error;
+    use super::super::format::superblock::Slot::{A, B};
     use super::{Geometry, BLOCK_SECTORS};
 
     const MIB: u64 = 2048;
@@ -291,11 +332,11 @@ mod tests {
             assert!(g.is_ok());
             if let Ok(g) = g {
                 assert_eq!(g.journal_block(0), 2);
-                assert_eq!(g.directory_block(0, 0), 2 + u64::from(journal));
-                assert!(g.directory_block(0, 1) > g.directory_block(g.directory_blocks() - 1, 0));
-                assert!(g.page_block(0, 0) > g.directory_block(g.directory_blocks() - 1, 1));
-                assert!(g.page_block(0, 1) > g.page_block(g.pages() - 1, 0));
-                assert!(g.data_start() >= (g.page_block(g.pages() - 1, 1) + 1) * BLOCK_SECTORS);
+                assert_eq!(g.directory_block(0, A), 2 + u64::from(journal));
+                assert!(g.directory_block(0, B) > g.directory_block(g.directory_blocks() - 1, A));
+                assert!(g.page_block(0, A) > g.directory_block(g.directory_blocks() - 1, B));
+                assert!(g.page_block(0, B) > g.page_block(g.pages() - 1, A));
+                assert!(g.data_start() >= (g.page_block(g.pages() - 1, B) + 1) * BLOCK_SECTORS);
                 assert_eq!(g.data_start() % MIB, 0);
                 assert_eq!(g.data_start() % u64::from(slab), 0);
                 assert!(g.leaf_slabs() > 0);

@@ -7,6 +7,9 @@
 //! has changed its superblock, and the fixed samples cover such superblocks. The other samples are
 //! derived from the leaf's UUID, so that each leaf watches other places.
 
+use zerocopy::little_endian::U64;
+use zerocopy::transmute_ref;
+
 use super::num::usize_as_u64;
 
 /// What the digest starts with.
@@ -23,10 +26,9 @@ const FROM_END: u64 = 3;
 
 /// Returns the samples of a root of `sectors`, as first sector and count.
 pub fn samples(uuid: &[u8; 16], sectors: u64) -> Samples {
-    let (low, high) = uuid.split_at(8);
-    let word = |b: &[u8]| b.first_chunk::<8>().map_or(0, |b| u64::from_le_bytes(*b));
+    let [low, high]: &[U64; 2] = transmute_ref!(uuid);
     Samples {
-        seed: word(low).wrapping_mul(0xd6e8_feb8_6659_fd93) ^ word(high),
+        seed: low.get().wrapping_mul(0xd6e8_feb8_6659_fd93) ^ high.get(),
         units: sectors.div_ceil(SAMPLE_SECTORS),
         sectors,
         next: 0,
@@ -54,7 +56,8 @@ impl Samples {
         if let Some(&unit) = FIXED.get(n) {
             return Some(unit).filter(|&u| u < self.units);
         }
-        let behind = usize_as_u64(n.saturating_sub(FIXED.len())).saturating_add(1);
+        // `n` is past the fixed places here, and below `SAMPLES_MAX`.
+        let behind = usize_as_u64(n.wrapping_sub(FIXED.len())).wrapping_add(1);
         if behind <= FROM_END {
             return self.units.checked_sub(behind);
         }
@@ -69,10 +72,11 @@ impl Iterator for Samples {
     fn next(&mut self) -> Option<Self::Item> {
         while self.next < SAMPLES_MAX {
             let n = self.next;
-            self.next = n.saturating_add(1);
+            self.next = n.wrapping_add(1);
             if let Some(unit) = self.unit(n) {
-                let first = unit.saturating_mul(SAMPLE_SECTORS);
-                let count = SAMPLE_SECTORS.min(self.sectors.saturating_sub(first));
+                // The unit begins within the root.
+                let first = unit.wrapping_mul(SAMPLE_SECTORS);
+                let count = SAMPLE_SECTORS.min(self.sectors.wrapping_sub(first));
                 return Some((first, count));
             }
         }

@@ -10,15 +10,17 @@
 
 use super::disk::{Disk, Order, BUFFER_BLOCKS};
 use super::error::{Area, Error, Result};
-use super::format::directory::PageEntry;
+use super::format::directory::{self, PageEntry};
 use super::format::record::{Record, SlabRun, STEP_MAX};
-use super::format::ring::{self, RingHead, RING_WORDS};
+use super::format::ring::{self, RingHead, BEFORE_MAX, NUMBERS, RING_WORDS};
 use super::format::superblock::Superblock;
-use super::geometry::{Geometry, BLOCK_BYTES};
+use super::geometry::Geometry;
 use super::map::{Base, Emptied, Entry, Map, Memory};
-use super::num::{saturating_u32, u32_as_usize, usize_as_u64};
+use super::num::{next, u32_as_usize};
 use super::pages::{self, bits_page_of, table_page_of, PageSet};
 use super::replay_limit;
+
+const _: () = assert!(BUFFER_BLOCKS <= BEFORE_MAX as usize + 1);
 
 /// The state of the ring.
 #[derive(Clone, Copy, Debug)]
@@ -29,7 +31,7 @@ pub struct Ring {
     sequence: u64,
     /// The disk's buffer begins with a block of the ring that has so many words, followed by
     /// zeroes. `None` if the content of the buffer is unknown.
-    in_buffer: Option<usize>,
+    in_buffer: Option<u16>,
 }
 
 impl Ring {
@@ -76,17 +78,39 @@ impl Ring {
         self.in_buffer = None;
     }
 
-    fn advance(&mut self, blocks: u32) {
-        self.head = after(self.head, blocks, self.blocks);
-        self.used = self.used.saturating_add(blocks);
-        self.sequence = self.sequence.saturating_add(u64::from(blocks));
+    /// Returns the number of blocks that can be written before a checkpoint, 0 if the ring is full.
+    fn free_blocks(&self) -> u32 {
+        self.blocks.saturating_sub(self.used)
+    }
+
+    /// Returns the sequence number `n` blocks after the next one. Fails before the numbers are used
+    /// up, because no reader would take such a block.
+    fn sequence_after(&self, n: u16) -> Result<u64> {
+        let sequence = self.sequence.checked_add(u64::from(n));
+        let sequence = sequence.filter(|&s| s < NUMBERS);
+        sequence.ok_or(Error::Internal)
+    }
+
+    /// Returns the ring as it is when `blocks` of its free blocks have been written.
+    fn advanced(&self, blocks: u16) -> Result<Ring> {
+        Ok(Ring {
+            sequence: self.sequence_after(blocks)?,
+            head: after(self.head, u32::from(blocks), self.blocks),
+            used: self.used.wrapping_add(u32::from(blocks)),
+            ..*self
+        })
     }
 }
 
-/// Returns the ring position `n` blocks after `at`. `n` is at most the ring's size.
-fn after(at: u32, n: u32, blocks: u32) -> u32 {
-    let sum = at.saturating_add(n);
-    sum.checked_sub(blocks).unwrap_or(sum)
+/// Returns the ring position `n` blocks after `at`. `at` is below the ring's size of `blocks`, and
+/// `n` is at most that size.
+pub(super) fn after(at: u32, n: u32, blocks: u32) -> u32 {
+    // A ring has at most 2^16 blocks.
+    let sum = at.wrapping_add(n);
+    match sum.checked_sub(blocks) {
+        Some(past) => past,
+        None => sum,
+    }
 }
 
 /// Whether a transaction can continue.
@@ -105,9 +129,9 @@ pub struct Transaction<'a, D> {
     geometry: &'a Geometry,
     nonce: u64,
     /// Sealed blocks in the buffer, before the one under construction.
-    finished_blocks: usize,
+    finished_blocks: u16,
     /// Words in the block under construction.
-    words: usize,
+    words: u16,
     origin: u32,
     leaf: u32,
     has_origin: bool,
@@ -166,7 +190,8 @@ impl<'a, D: Disk> Transaction<'a, D> {
                 opening = false;
                 runs = runs.wrapping_add(1);
             }
-            at = at.saturating_add(len.max(1));
+            // A run has one sector at least, and both are within a slab.
+            at = at.wrapping_add(len.max(1));
         }
         Ok(Space::Left)
     }
@@ -179,7 +204,7 @@ impl<'a, D: Disk> Transaction<'a, D> {
         map.advance_emptied(page, Emptied::Pending, Emptied::Durable, |slab, base| {
             held = match held {
                 Some((first, count, b)) if b == base && first.wrapping_add(count) == slab => {
-                    Some((first, count.saturating_add(1), b))
+                    Some((first, next(count), b))
                 }
                 before => {
                     if let (Some(run), Ok(Space::Left)) = (before, space) {
@@ -230,12 +255,13 @@ impl<'a, D: Disk> Transaction<'a, D> {
     fn words<M: Memory>(&mut self, map: &Map<M>, slab: u32, leaf: u32) -> Result<Space> {
         let words = self.geometry.slab_sectors().div_ceil(64);
         let head = Record::Words { slab, words };
-        if self.room(super::num::u32_as_usize(words).saturating_add(1))? == Space::Full {
+        // At most 128 words.
+        if self.room(u32_as_usize(words).wrapping_add(1))? == Space::Full {
             return Ok(Space::Full);
         }
-        self.push(head.encode());
+        self.push(head.encode())?;
         for w in 0..words {
-            self.push(map.word(leaf, w));
+            self.push(map.word(leaf, w))?;
         }
         Ok(Space::Left)
     }
@@ -246,84 +272,83 @@ impl<'a, D: Disk> Transaction<'a, D> {
             return Ok(Space::Full);
         }
         for r in records {
-            self.push(r.encode());
+            self.push(r.encode())?;
         }
         Ok(Space::Left)
     }
 
-    fn push(&mut self, word: u64) {
-        let (at, finished_blocks) = (self.words, self.finished_blocks);
-        ring::put_word(nth_block(self.disk.buffer(), finished_blocks), at, word);
-        self.words = at.saturating_add(1);
-    }
-
-    /// Returns the number of blocks of the buffer in use, with the one under construction.
-    fn held(&self) -> u32 {
-        saturating_u32(usize_as_u64(self.finished_blocks)).saturating_add(u32::from(self.words > 0))
+    /// Appends a word, for which there is room.
+    fn push(&mut self, word: u64) -> Result {
+        let block = self.disk.nth_block(usize::from(self.finished_blocks))?;
+        ring::put_word(block, usize::from(self.words), word)?;
+        self.words = self.words.checked_add(1).ok_or(Error::Internal)?;
+        Ok(())
     }
 
     /// Makes room for `n` words (at most 129) in one block.
     fn room(&mut self, n: usize) -> Result<Space> {
-        if self.words.saturating_add(n) > RING_WORDS {
-            self.finish_block(false);
+        // 0 words are left if the block is full.
+        if n > RING_WORDS.saturating_sub(usize::from(self.words)) {
+            self.finish_block(false)?;
         }
         if self.words == 0 {
             // A new block needs a free block of the ring and room in the buffer. A write must not
             // cross the ring's end.
-            let held = self.held();
-            if self.ring.used.saturating_add(held) >= self.ring.blocks {
+            let held = u32::from(self.finished_blocks);
+            if self.ring.free_blocks() <= held {
                 return Ok(Space::Full);
             }
             let at_end = after(self.ring.head, held, self.ring.blocks) == 0 && held > 0;
-            if self.finished_blocks >= BUFFER_BLOCKS || at_end {
+            if usize::from(self.finished_blocks) >= BUFFER_BLOCKS || at_end {
                 self.write(Order::Plain)?;
             }
-            self.blank();
+            self.blank()?;
         }
         Ok(Space::Left)
     }
 
     /// Zeroes the next block of the buffer. In the first block, which most commits use alone, it
     /// zeroes only what the last transaction left.
-    fn blank(&mut self) {
-        let finished_blocks = self.finished_blocks;
-        let block = nth_block(self.disk.buffer(), finished_blocks);
-        let left = match self.ring.in_buffer {
-            Some(words) if finished_blocks == 0 => ring::bytes_of(words),
-            _ => BLOCK_BYTES,
-        };
-        if let Some(used) = block.get_mut(..left) {
-            used.fill(0);
+    fn blank(&mut self) -> Result {
+        let block = self.disk.nth_block(usize::from(self.finished_blocks))?;
+        match self.ring.in_buffer {
+            Some(words) if self.finished_blocks == 0 => ring::zero_words(block, usize::from(words)),
+            _ => {
+                block.fill(0);
+                Ok(())
+            }
         }
     }
 
-    fn finish_block(&mut self, last: bool) {
+    fn finish_block(&mut self, last: bool) -> Result {
+        let before = self.finished_blocks;
         let head = RingHead {
-            sequence: self
-                .ring
-                .sequence
-                .saturating_add(usize_as_u64(self.finished_blocks)),
+            sequence: self.ring.sequence_after(before)?,
             origin: self.origin,
-            count: u16::try_from(self.words).unwrap_or(u16::MAX),
+            count: self.words,
             last,
-            before: u16::try_from(self.finished_blocks).unwrap_or(0),
+            before,
         };
-        let (nonce, finished_blocks) = (self.nonce, self.finished_blocks);
-        ring::write_head(nth_block(self.disk.buffer(), finished_blocks), nonce, &head);
-        if finished_blocks == 0 {
+        let block = self.disk.nth_block(usize::from(before))?;
+        ring::write_head(block, self.nonce, &head);
+        if before == 0 {
             self.ring.in_buffer = Some(self.words);
         }
-        self.finished_blocks = finished_blocks.saturating_add(1);
+        // There was such a block in the buffer, so the number is small.
+        self.finished_blocks = before.wrapping_add(1);
         self.words = 0;
         self.has_origin = false;
+        Ok(())
     }
 
     fn write(&mut self, order: Order) -> Result {
-        let blocks = saturating_u32(usize_as_u64(self.finished_blocks));
+        let blocks = self.finished_blocks;
         let at = self.geometry.journal_block(self.ring.head);
-        self.disk.write(at, self.finished_blocks, order)?;
-        self.ring.advance(blocks);
-        self.written = self.written.saturating_add(blocks);
+        let advanced = self.ring.advanced(blocks)?;
+        self.disk.write(at, usize::from(blocks), order)?;
+        *self.ring = advanced;
+        // At most the blocks of the ring.
+        self.written = self.written.wrapping_add(u32::from(blocks));
         self.finished_blocks = 0;
         Ok(())
     }
@@ -334,7 +359,7 @@ impl<'a, D: Disk> Transaction<'a, D> {
     /// If the transaction is empty, it is a flush.
     pub fn finish(mut self) -> Result<u32> {
         if self.words > 0 {
-            self.finish_block(true);
+            self.finish_block(true)?;
         }
         if self.finished_blocks == 0 {
             self.disk.flush()?;
@@ -343,15 +368,6 @@ impl<'a, D: Disk> Transaction<'a, D> {
         }
         Ok(self.written)
     }
-}
-
-/// Returns block `n` of a buffer.
-fn nth_block(buffer: &mut [u8], n: usize) -> &mut [u8] {
-    let start = n.saturating_mul(BLOCK_BYTES);
-    buffer
-        .get_mut(start..)
-        .and_then(|b| b.get_mut(..BLOCK_BYTES))
-        .unwrap_or_default()
 }
 
 /// What a scan found in the ring.
@@ -381,8 +397,8 @@ pub fn scan<D: Disk>(disk: &mut D, sb: &Superblock) -> Result<Found> {
         let Some(head) = head.filter(|h| h.sequence == found.sequence) else {
             break;
         };
-        found.chained = found.chained.saturating_add(1);
-        found.sequence = head.sequence.saturating_add(1);
+        found.chained = next(found.chained);
+        found.sequence = head.next();
         if head.last {
             found.finished = found.chained;
         }
@@ -396,7 +412,7 @@ pub fn scan<D: Disk>(disk: &mut D, sb: &Superblock) -> Result<Found> {
         let Some(head) = read_head(disk, sb, at)? else {
             continue;
         };
-        let same_write = head.sequence.saturating_sub(u64::from(head.before)) <= hole;
+        let same_write = head.first_of_write() <= hole;
         if head.last && head.sequence > hole && !same_write {
             let broken = after(sb.journal_tail, found.chained, blocks);
             return Err(Error::Damaged(
@@ -404,7 +420,7 @@ pub fn scan<D: Disk>(disk: &mut D, sb: &Superblock) -> Result<Found> {
                 sb.geometry.journal_block(broken),
             ));
         }
-        found.sequence = found.sequence.max(head.sequence.saturating_add(1));
+        found.sequence = found.sequence.max(head.next());
     }
     Ok(found)
 }
@@ -412,7 +428,7 @@ pub fn scan<D: Disk>(disk: &mut D, sb: &Superblock) -> Result<Found> {
 fn read_head<D: Disk>(disk: &mut D, sb: &Superblock, at: u32) -> Result<Option<RingHead>> {
     disk.give_way()?;
     disk.read(sb.geometry.journal_block(at), 1)?;
-    Ok(ring::open(disk.buffer(), sb.nonce))
+    Ok(ring::open(disk.block(), sb.nonce))
 }
 
 /// Applies the finished transactions to the map, and notes which pages they change. Reads only.
@@ -448,7 +464,7 @@ where
             leaf: head.origin,
             bad,
         };
-        player.block(disk.buffer(), usize::from(head.count))?;
+        player.block(disk.block(), usize::from(head.count))?;
     }
     Ok(())
 }
@@ -471,7 +487,8 @@ impl<M: Memory, B: core::ops::DerefMut<Target = [u64]>, L: Fn(u32) -> bool> Play
             let bits = ring::word(block, at).ok_or(self.bad)?;
             let sectors = self.map.geometry().slab_sectors();
             let record = Record::decode(bits, sectors).ok_or(self.bad)?;
-            at = at.saturating_add(1);
+            // A word of the block was there, here and below.
+            at = at.wrapping_add(1);
             if let Record::Words { slab, words } = record {
                 let leaf = self.leaf_slab(slab)?;
                 if let Some(leaf) = leaf {
@@ -481,7 +498,7 @@ impl<M: Memory, B: core::ops::DerefMut<Target = [u64]>, L: Fn(u32) -> bool> Play
                     let bits = ring::word(block, at)
                         .filter(|_| at < count)
                         .ok_or(self.bad)?;
-                    at = at.saturating_add(1);
+                    at = at.wrapping_add(1);
                     if let Some(leaf) = leaf {
                         self.map.add_word(leaf, w, bits)?;
                     }
@@ -568,12 +585,8 @@ impl<M: Memory, B: core::ops::DerefMut<Target = [u64]>, L: Fn(u32) -> bool> Play
 
     /// Notes that a page of the map is about to change.
     fn change(&mut self, page: u32) -> Result {
-        let empty = |p: u32| {
-            self.entries
-                .get(u32_as_usize(p))
-                .is_none_or(pages::is_empty)
-        };
-        if self.pages.insert(page) && empty(page) && !(self.lost)(page) {
+        let empty = pages::is_empty(&directory::entry(self.entries, page)?);
+        if self.pages.insert(page)? && empty && !(self.lost)(page) {
             *self.room = self.room.checked_sub(1).ok_or(self.bad)?;
         }
         Ok(())

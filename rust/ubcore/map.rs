@@ -17,13 +17,16 @@
 //! `Documentation/design.rst` says in which order the stores are made, and what follows from it.
 //! Each of these stores is a release, each look-up an acquire.
 
+mod emptying;
+
 pub use super::entry::{Base, Emptied, Emptying, Entry};
 
 use super::bits;
-use super::error::{Area, Error, Result};
+use super::error::{Area, Broken, Error, Result};
+use super::format::superblock::Slot;
 use super::geometry::{Geometry, BITS_SECTORS, BITS_WORDS, TABLE_ENTRIES};
-use super::num::{mask, saturating_u32, u32_as_usize, u64_as_usize};
-use super::sync::{AtomicU32, AtomicU64, Ordering};
+use super::num::{mask, next, saturating_u32, u32_as_usize, u64_as_usize};
+use super::sync::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 /// A page of the slab table or of the owners.
 pub type TablePage = [AtomicU32; TABLE_ENTRIES as usize];
@@ -57,6 +60,9 @@ pub trait Memory {
     fn pending(&self) -> &[AtomicU64];
 }
 
+/// The result of a change that every write makes.
+type Marked<T = ()> = core::result::Result<T, Broken>;
+
 /// Returns the number of 64-bit words that hold `bits` bits.
 pub const fn words_for(bits: u32) -> usize {
     bits.div_ceil(64) as usize
@@ -75,6 +81,8 @@ pub struct Map<M> {
     ended: AtomicU64,
     /// The number of bits of [`Memory::pending`] that are set, or were set a moment ago.
     pending: AtomicU32,
+    /// A change has failed half-way, see [`Map::check`].
+    broken: AtomicBool,
 }
 
 impl<M: Memory> Map<M> {
@@ -86,6 +94,7 @@ impl<M: Memory> Map<M> {
             begun: AtomicU64::new(0),
             ended: AtomicU64::new(0),
             pending: AtomicU32::new(0),
+            broken: AtomicBool::new(false),
         }
     }
 
@@ -121,6 +130,15 @@ impl<M: Memory> Map<M> {
         self.changes() != ended.wrapping_add(own)
     }
 
+    /// Fails if a change has failed half-way. Bits or entries may then have changed that no mark
+    /// tells the committer of, so nothing may be called durable any more.
+    pub fn check(&self) -> Result {
+        if self.broken.load(Ordering::Acquire) {
+            return Err(Error::Internal);
+        }
+        Ok(())
+    }
+
     fn table_slot(&self, slab: u32) -> Option<&AtomicU32> {
         self.memory
             .table(slab / TABLE_ENTRIES)?
@@ -138,7 +156,7 @@ impl<M: Memory> Map<M> {
 
     /// Returns the entry of a root slab that is about to change. A lost entry never changes (I14).
     fn known_entry(&self, slab: u32) -> Result<Entry> {
-        let block = self.geometry.page_block(slab / TABLE_ENTRIES, 0);
+        let block = self.geometry.page_block(slab / TABLE_ENTRIES, Slot::A);
         let entry = Some(self.entry(slab)).filter(|e| !e.lost);
         entry.ok_or(Error::Damaged(Area::Map, block))
     }
@@ -195,7 +213,7 @@ impl<M: Memory> Map<M> {
     }
 
     /// Returns whether sector `offset` of leaf slab `leaf` is mapped, and for how many sectors from
-    /// there this stays the same, `limit` at most.
+    /// there this stays the same, `limit` at most. A slab's end is the highest limit.
     pub fn mapped_run(&self, leaf: u32, offset: u32, limit: u32) -> (bool, u32) {
         let start = self.first_bit(leaf).wrapping_add(u64::from(offset));
         let mut mapped = false;
@@ -204,7 +222,7 @@ impl<M: Memory> Map<M> {
             let bit = start.wrapping_add(u64::from(len));
             let word = self.bits_word(bit).map_or(0, |w| w.load(Ordering::Acquire));
             let shifted = word.wrapping_shr(saturating_u32(bit % 64));
-            let left = saturating_u32(64u64.saturating_sub(bit % 64));
+            let left = 64u32.wrapping_sub(saturating_u32(bit % 64));
             if len == 0 {
                 mapped = shifted & 1 == 1;
             }
@@ -213,7 +231,7 @@ impl<M: Memory> Map<M> {
             } else {
                 shifted.trailing_zeros()
             };
-            len = len.saturating_add(same.min(left));
+            len = len.wrapping_add(same.min(left));
             if same < left {
                 break;
             }
@@ -260,17 +278,13 @@ impl<M: Memory> Map<M> {
         offset: u32,
         count: u32,
         mut f: impl FnMut(&AtomicU64, u64),
-    ) -> Result {
+    ) -> Marked {
         let mut bit = self.first_bit(leaf).wrapping_add(u64::from(offset));
         let end = bit.wrapping_add(u64::from(count));
         while bit < end {
             let from = saturating_u32(bit % 64);
-            let to = saturating_u32(
-                end.saturating_sub(bit)
-                    .saturating_add(u64::from(from))
-                    .min(64),
-            );
-            f(self.bits_word(bit).ok_or(Error::Internal)?, mask(from, to));
+            let to = saturating_u32(end.wrapping_sub(bit).wrapping_add(u64::from(from)).min(64));
+            f(self.bits_word(bit).ok_or(Broken)?, mask(from, to));
             bit = bit.wrapping_add(u64::from(to.wrapping_sub(from)));
         }
         Ok(())
@@ -281,7 +295,8 @@ impl<M: Memory> Map<M> {
         self.grow_for(leaf)?;
         self.each_word(leaf, offset, count, |w, m| {
             w.fetch_or(m, Ordering::Release);
-        })
+        })?;
+        Ok(())
     }
 
     /// Returns the 64 bits of a leaf slab from its sector `64 word`. A slab of 32 sectors has the
@@ -322,7 +337,8 @@ impl<M: Memory> Map<M> {
         self.grow_for(leaf)?;
         self.each_word(leaf, 0, self.geometry.slab_sectors(), |w, m| {
             w.fetch_and(!m, Ordering::Release);
-        })
+        })?;
+        Ok(())
     }
 
     /// Assigns leaf slab `leaf` to root slab `slab`. None of its sectors is mapped.
@@ -337,8 +353,10 @@ impl<M: Memory> Map<M> {
             return Err(Error::Internal);
         }
         self.set_owner(leaf, Some(slab))?;
-        bits::set(self.memory.fresh(), leaf);
-        let done = self.set_entry(slab, Entry::allocated(leaf, base));
+        let fresh = bits::set(self.memory.fresh(), leaf);
+        let done = fresh
+            .map_err(Error::from)
+            .and_then(|_| self.set_entry(slab, Entry::allocated(leaf, base)));
         if done.is_err() {
             bits::clear(self.memory.fresh(), leaf);
             self.set_owner(leaf, None)?;
@@ -350,7 +368,8 @@ impl<M: Memory> Map<M> {
     /// slab.
     ///
     /// Any context. Returns whether it is a change: a sector was unmapped, or another change ran.
-    pub fn mark(&self, sector: u64, count: u32) -> bool {
+    /// If it fails, the write must fail, and no commit succeeds any more, see [`Map::check`].
+    pub fn mark(&self, sector: u64, count: u32) -> Marked<bool> {
         let offset = self.geometry.offset_in_slab(sector);
         if count <= self.geometry.slab_sectors().wrapping_sub(offset) {
             let leaf = self.entry(self.geometry.slab_of(sector)).leaf;
@@ -363,170 +382,89 @@ impl<M: Memory> Map<M> {
         let mut missing = false;
         self.each_leaf_slab(sector, count, |leaf, offset, n| {
             missing |= self.mapped_run(leaf, offset, n) != (true, n);
-        });
+            Ok(())
+        })?;
         // Another request's change may have set our bits, but not its dirty marks yet. That request
         // has not completed, but ours does, so this call must set the marks.
         if !missing && !self.is_busy(0) {
-            return false;
+            return Ok(false);
         }
         self.change(|| {
             self.each_leaf_slab(sector, count, |leaf, offset, n| {
-                if self.mark_in_slab(leaf, offset, n) || self.is_busy(1) {
-                    self.mark_dirty(leaf);
+                if self.mark_in_slab(leaf, offset, n)? || self.is_busy(1) {
+                    self.mark_dirty(leaf)?;
                 }
-            });
-        });
-        true
+                Ok(())
+            })
+        })?;
+        Ok(true)
     }
 
     /// Does the same for sectors of one leaf slab whose bits are in one word.
-    fn mark_word(&self, leaf: u32, word: &AtomicU64, mask: u64) -> bool {
+    fn mark_word(&self, leaf: u32, word: &AtomicU64, mask: u64) -> Marked<bool> {
         if word.load(Ordering::Acquire) & mask == mask && !self.is_busy(0) {
-            return false;
+            return Ok(false);
         }
         self.change(|| {
             if set_bits(word, mask) || self.is_busy(1) {
-                self.mark_dirty(leaf);
+                self.mark_dirty(leaf)?;
             }
-        });
-        true
+            Ok(true)
+        })
     }
 
     /// Counts what `f` does as one change (I6).
-    fn change<R>(&self, f: impl FnOnce() -> R) -> R {
+    fn change<R, E>(
+        &self,
+        f: impl FnOnce() -> core::result::Result<R, E>,
+    ) -> core::result::Result<R, E> {
         self.begun.fetch_add(1, Ordering::SeqCst);
         let done = f();
+        if done.is_err() {
+            // Before the change ends, so a commit that covers it finds this.
+            self.broken.store(true, Ordering::Release);
+        }
         self.ended.fetch_add(1, Ordering::SeqCst);
         done
     }
 
-    /// Takes away the leaf slab of a root slab, if it has one. The root slab reads as `base` from
-    /// now on. Its former leaf slab has no owner, and must not be used before a commit and a grace
-    /// period.
-    ///
-    /// Under the allocator's lock. Fails with `NoMemory`.
-    pub fn empty(&self, slab: u32, base: Base) -> Result<Emptying> {
-        let entry = self.known_entry(slab)?;
-        if entry.leaf.is_none() && entry.base == base {
-            return Ok(Emptying::Unchanged);
-        }
-        let page = slab / TABLE_ENTRIES;
-        if self.memory.table(page).is_none() {
-            self.memory.grow_table(page)?;
-        }
-        self.change(|| {
-            // The owner is cleared last (I8), so a committer that finds none finds an emptied slab.
-            self.set_entry(slab, Entry::unallocated(base, Emptied::Pending))?;
-            bits::set(self.memory.emptied(), page);
-            if !bits::set(self.memory.pending(), page) {
-                self.pending.fetch_add(1, Ordering::Relaxed);
-            }
-            let Some(leaf) = entry.leaf else {
-                return Ok(Emptying::NoLeafSlab);
-            };
-            self.set_owner(leaf, None)?;
-            Ok(Emptying::LeafSlab(leaf))
-        })
-    }
-
-    /// Returns the first page of the slab table, from `from` on, that has emptied slabs.
-    pub fn emptied_page(&self, from: u32) -> Option<u32> {
-        bits::next(self.memory.emptied(), from)
-    }
-
-    /// Takes the first page of the slab table, from `from` on, off the list of pages with slabs
-    /// that were emptied since the last commit. For the one committer.
-    ///
-    /// If a slab of the page is emptied meanwhile, the page is on the list again.
-    pub fn take_pending(&self, from: u32) -> Option<u32> {
-        let page = bits::next(self.memory.pending(), from)?;
-        // Cleared before the entries are read, so a thread that empties a slab later sets it again.
-        if bits::clear(self.memory.pending(), page) {
-            self.pending.fetch_sub(1, Ordering::Relaxed);
-        }
-        Some(page)
-    }
-
-    /// Returns how many pages of the slab table [`Map::take_pending`] would find. The next commit
-    /// has to look through them. The number is an estimate while another thread empties slabs.
-    pub fn pending_pages(&self) -> u32 {
-        // A thread may take a page before another thread has counted it.
-        let pages = self.pending.load(Ordering::Relaxed);
-        if pages > self.geometry.table_pages() {
-            0
-        } else {
-            pages
-        }
-    }
-
-    /// Moves all slabs of a page of the table that are in the state `from` to the state `to`. Calls
-    /// `f` with each of them and its base, in their order.
-    pub fn advance_emptied(
-        &self,
-        page: u32,
-        from: Emptied,
-        to: Emptied,
-        mut f: impl FnMut(u32, Base),
-    ) {
-        let first = page.saturating_mul(TABLE_ENTRIES);
-        let slots = self.memory.table(page).into_iter().flatten();
-        for (slab, slot) in (first..).zip(slots) {
-            // Another thread that empties the slab again meanwhile may change its base.
-            let moved = slot.fetch_update(Ordering::AcqRel, Ordering::Acquire, |bits| {
-                let entry = Entry::decode(bits);
-                (entry.emptied == from).then(|| Entry::unallocated(entry.base, to).encode())
-            });
-            if let Ok(bits) = moved {
-                f(slab, Entry::decode(bits).base);
-            }
-        }
-    }
-
-    /// Does the same under the allocator's lock. Returns how many slabs it moved. Forgets the page
-    /// if no slab of it is emptied any more.
-    pub fn advance_page(&self, page: u32, from: Emptied, to: Emptied) -> u32 {
-        let mut moved = 0u32;
-        self.advance_emptied(page, from, to, |_, _| moved = moved.saturating_add(1));
-        let mut slots = self.memory.table(page).into_iter().flatten();
-        let is_emptied =
-            |slot: &AtomicU32| Entry::decode(slot.load(Ordering::Acquire)).emptied != Emptied::No;
-        if !slots.any(is_emptied) {
-            bits::clear(self.memory.emptied(), page);
-        }
-        moved
-    }
-
     /// Calls `f` with each part of a range that has a leaf slab: leaf slab, offset in it, sectors.
-    fn each_leaf_slab(&self, sector: u64, count: u32, mut f: impl FnMut(u32, u32, u32)) {
+    fn each_leaf_slab(
+        &self,
+        sector: u64,
+        count: u32,
+        mut f: impl FnMut(u32, u32, u32) -> Marked,
+    ) -> Marked {
         let mut at = sector;
         let mut left = count;
         while left > 0 {
             let offset = self.geometry.offset_in_slab(at);
             let n = left.min(self.geometry.slab_sectors().wrapping_sub(offset));
             if let Some(leaf) = self.entry(self.geometry.slab_of(at)).leaf {
-                f(leaf, offset, n);
+                f(leaf, offset, n)?;
             }
             at = at.wrapping_add(u64::from(n));
             left = left.wrapping_sub(n);
         }
+        Ok(())
     }
 
-    fn mark_in_slab(&self, leaf: u32, offset: u32, count: u32) -> bool {
+    fn mark_in_slab(&self, leaf: u32, offset: u32, count: u32) -> Marked<bool> {
         let mut changed = false;
-        // The pages exist, because an assignment made them.
-        let _ = self.each_word(leaf, offset, count, |w, m| {
+        self.each_word(leaf, offset, count, |w, m| {
             changed |= set_bits(w, m);
-        });
-        changed
+        })?;
+        Ok(changed)
     }
 
     /// Puts a leaf slab on the next commit's list.
-    pub fn mark_dirty(&self, leaf: u32) {
+    fn mark_dirty(&self, leaf: u32) -> Marked {
         // The word's bit is set even if the slab's bit was set before. The thread that set the
         // slab's bit may not have come to this line yet, and a commit must find our caller's write
         // once it is counted.
-        bits::set(self.memory.dirty(), leaf);
-        bits::set(self.memory.dirty_words(), leaf / 64);
+        bits::set(self.memory.dirty(), leaf)?;
+        bits::set(self.memory.dirty_words(), leaf / 64)?;
+        Ok(())
     }
 
     /// Takes up to 64 dirty leaf slabs off the list: the slab of a mask's bit 0, and the mask.
@@ -534,27 +472,18 @@ impl<M: Memory> Map<M> {
     /// `from` is a word of the list: 0 at first, and then the last result's slab / 64 + 1. If a
     /// slab becomes dirty again meanwhile, it is on the list again.
     pub fn take_dirty(&self, from: u32) -> Option<(u32, u64)> {
-        let mut word = from;
-        while let Some(summary) = self.memory.dirty_words().get(u32_as_usize(word / 64)) {
-            let ahead = summary.load(Ordering::Acquire).wrapping_shr(word % 64);
-            if ahead == 0 {
-                word = (word / 64).wrapping_add(1).wrapping_mul(64);
-                continue;
-            }
-            word = word.wrapping_add(ahead.trailing_zeros());
+        let mut from = from;
+        loop {
+            let word = bits::next(self.memory.dirty_words(), from)?;
             // Cleared before the word is read, so a thread that sets a bit later sets it again.
             bits::clear(self.memory.dirty_words(), word);
-            let slabs = self
-                .memory
-                .dirty()
-                .get(u32_as_usize(word))
-                .map_or(0, |w| w.swap(0, Ordering::AcqRel));
+            let slabs = self.memory.dirty().get(u32_as_usize(word))?;
+            let slabs = slabs.swap(0, Ordering::AcqRel);
             if slabs != 0 {
                 return Some((word.wrapping_mul(64), slabs));
             }
-            word = word.wrapping_add(1);
+            from = next(word);
         }
-        None
     }
 
     /// Clears the bits and the marks of a leaf slab without an owner, so that it can be freed (I1).
@@ -564,7 +493,7 @@ impl<M: Memory> Map<M> {
     /// have the slab on its list, so the slab must not get an owner before that commit has ended.
     pub fn clear_unowned(&self, leaf: u32) {
         let sectors = self.geometry.slab_sectors();
-        // If the page does not exist, there is no bit to clear.
+        // It fails only if the page does not exist. Then there is no bit to clear.
         let _ = self.each_word(leaf, 0, sectors, |w, m| {
             if w.load(Ordering::Acquire) & m != 0 {
                 w.fetch_and(!m, Ordering::AcqRel);

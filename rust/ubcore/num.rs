@@ -1,6 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Casts by name, and bit positions that cannot overflow. `FROM_as_TO` loses nothing.
+//! Casts by names that say what they do, and bit positions that cannot overflow. `FROM_as_TO`
+//! loses nothing.
+//!
+//! Sums and products in the core are of three kinds. `wrapping_*` stands where a bound holds, which
+//! is an invariant of [`Geometry`](super::geometry::Geometry) or is beside the line. `checked_*`
+//! stands where none does, and its failure is damage or `Internal`. `saturating_*` stands where the
+//! last value is the right answer: for limits, for what is left of a range, for counts of events.
 
 /// Bytes in a sector: the unit of every address here.
 pub const SECTOR_BYTES: u64 = 512;
@@ -31,6 +37,12 @@ pub const fn saturating_u32(v: u64) -> u32 {
     } else {
         v as u32
     }
+}
+
+/// Returns the number after `n`: of a slab, page or block, which are below 2^31, so that it fits.
+#[inline(always)]
+pub const fn next(n: u32) -> u32 {
+    n.wrapping_add(1)
 }
 
 /// Returns a word with the `n` low bits set; all 64 for `n >= 64`.

@@ -6,14 +6,23 @@
 //! words. Both are as [`super::map`] has them. Pages have consecutive numbers, those of the table
 //! first.
 
+use zerocopy::little_endian::{U32, U64};
+use zerocopy::{transmute_mut, transmute_ref};
+
+use super::bits::Bitmap;
 use super::error::{Area, Error, Result};
 use super::format::crc::crc32c;
 use super::format::directory::PageEntry;
 use super::format::superblock::Slot;
-use super::geometry::{BITS_WORDS, BLOCK_BYTES, TABLE_ENTRIES};
+use super::geometry::{Block, BITS_SECTORS, BITS_WORDS, TABLE_ENTRIES};
 use super::map::{Entry, Map, Memory};
-use super::num::{saturating_u32, u32_as_usize, usize_as_u64};
+use super::num::saturating_u32;
 use super::sync::Ordering;
+
+/// A page of the slab table as it lies on the leaf.
+type DiskTable = [U32; TABLE_ENTRIES as usize];
+/// A page of sector bits as it lies on the leaf.
+type DiskBits = [U64; BITS_WORDS as usize];
 
 /// The page that a number stands for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,8 +51,7 @@ pub fn table_page_of(slab: u32) -> u32 {
 pub fn bits_page_of<M: Memory>(map: &Map<M>, leaf: u32) -> u32 {
     let g = map.geometry();
     let bit = u64::from(leaf).wrapping_shl(g.slab_shift());
-    g.table_pages()
-        .saturating_add(saturating_u32(bit / super::geometry::BITS_SECTORS))
+    g.bits_page(saturating_u32(bit / BITS_SECTORS))
 }
 
 /// Returns whether the page that holds the bits of leaf slab `leaf` exists.
@@ -52,31 +60,34 @@ pub fn has_bits<M: Memory>(map: &Map<M>, leaf: u32) -> bool {
     page.and_then(|n| map.memory().bits(n)).is_some()
 }
 
-/// Copies page `number` of the map into `block` (4096 bytes).
+/// Copies page `number` of the map into `block`.
 ///
 /// An assignment that no commit has covered is left out, because its slab's bits on disk may be
 /// those of an earlier owner. Fails if an entry is lost (I14). Only the committer calls this.
-pub fn store<M: Memory>(map: &Map<M>, number: u32, block: &mut [u8]) -> Result {
-    block.fill(0);
+pub fn store<M: Memory>(map: &Map<M>, number: u32, block: &mut Block) -> Result {
     match page(map, number) {
         PageKind::Table(n) => {
             let Some(table) = map.memory().table(n) else {
+                block.fill(0);
                 return Ok(());
             };
-            let lost = Error::Damaged(Area::Map, map.geometry().page_block(number, 0));
-            for (entry, room) in table.iter().zip(block.as_chunks_mut_4()) {
+            let room: &mut DiskTable = transmute_mut!(block);
+            let lost = Error::Damaged(Area::Map, map.geometry().page_block(number, Slot::A));
+            for (entry, room) in table.iter().zip(room) {
                 let e = Entry::decode(entry.load(Ordering::Acquire));
                 let mut e = e.at_rest().ok_or(lost)?;
                 e.leaf = e.leaf.filter(|&l| !map.is_fresh(l));
-                *room = e.encode().to_le_bytes();
+                *room = U32::new(e.encode());
             }
         }
         PageKind::Bits(n) => {
             let Some(bits) = map.memory().bits(n) else {
+                block.fill(0);
                 return Ok(());
             };
-            for (word, room) in bits.iter().zip(block.as_chunks_mut_8()) {
-                *room = word.load(Ordering::Acquire).to_le_bytes();
+            let room: &mut DiskBits = transmute_mut!(block);
+            for (word, room) in bits.iter().zip(room) {
+                *room = U64::new(word.load(Ordering::Acquire));
             }
         }
     }
@@ -88,18 +99,18 @@ const EMPTY_CRC: u32 = 0x98f9_4189;
 
 /// Returns whether a page is all zeroes on the leaf, as far as its entry tells.
 pub fn is_empty(entry: &PageEntry) -> bool {
-    entry.slot == Slot::None || entry.crc == EMPTY_CRC
+    entry.slot.is_none() || entry.crc == EMPTY_CRC
 }
 
 /// Returns whether a block is all zeroes. This is quicker than a checksum of the block.
-fn is_zero(block: &[u8]) -> bool {
+fn is_zero(block: &Block) -> bool {
     // There is no early exit, so that many bytes are handled at a time.
     block.iter().fold(0, |all, byte| all | byte) == 0
 }
 
-/// Returns the CRC32C of a page's 4096 bytes.
-pub fn crc(page: &[u8]) -> u32 {
-    if page.len() == BLOCK_BYTES && is_zero(page) {
+/// Returns the CRC32C of a page.
+pub fn crc(page: &Block) -> u32 {
+    if is_zero(page) {
         return EMPTY_CRC;
     }
     crc32c(0, page)
@@ -108,7 +119,7 @@ pub fn crc(page: &[u8]) -> u32 {
 /// Fills page `number` of the map, which is empty, from `block`. No other thread may use the map.
 ///
 /// A page of zeroes takes no memory, because a map without the page says the same.
-pub fn load<M: Memory>(map: &Map<M>, number: u32, block: &[u8]) -> Result {
+pub fn load<M: Memory>(map: &Map<M>, number: u32, block: &Block) -> Result {
     if is_zero(block) {
         return Ok(());
     }
@@ -116,49 +127,34 @@ pub fn load<M: Memory>(map: &Map<M>, number: u32, block: &[u8]) -> Result {
         PageKind::Table(n) => {
             map.memory().grow_table(n)?;
             let table = map.memory().table(n).ok_or(Error::Internal)?;
-            for (entry, bytes) in table.iter().zip(block.chunks_exact(4)) {
-                let bytes = bytes.first_chunk::<4>().copied().unwrap_or_default();
-                entry.store(u32::from_le_bytes(bytes), Ordering::Release);
+            let stored: &DiskTable = transmute_ref!(block);
+            for (entry, stored) in table.iter().zip(stored) {
+                entry.store(stored.get(), Ordering::Release);
             }
         }
         PageKind::Bits(n) => {
             map.memory().grow_bits(n)?;
             let bits = map.memory().bits(n).ok_or(Error::Internal)?;
-            for (word, bytes) in bits.iter().zip(block.chunks_exact(8)) {
-                let bytes = bytes.first_chunk::<8>().copied().unwrap_or_default();
-                word.store(u64::from_le_bytes(bytes), Ordering::Release);
+            let stored: &DiskBits = transmute_ref!(block);
+            for (word, stored) in bits.iter().zip(stored) {
+                word.store(stored.get(), Ordering::Release);
             }
         }
     }
     Ok(())
 }
 
-/// Slices of a block as arrays. `slice::as_chunks` itself is younger than our compiler.
-trait Chunks {
-    fn as_chunks_mut_4(&mut self) -> impl Iterator<Item = &mut [u8; 4]>;
-    fn as_chunks_mut_8(&mut self) -> impl Iterator<Item = &mut [u8; 8]>;
-}
-
-impl Chunks for [u8] {
-    fn as_chunks_mut_4(&mut self) -> impl Iterator<Item = &mut [u8; 4]> {
-        self.chunks_exact_mut(4).filter_map(|c| c.first_chunk_mut())
-    }
-
-    fn as_chunks_mut_8(&mut self) -> impl Iterator<Item = &mut [u8; 8]> {
-        self.chunks_exact_mut(8).filter_map(|c| c.first_chunk_mut())
-    }
-}
-
-/// A set of map pages, with one bit for each.
+/// A set of map pages.
 pub struct PageSet<B> {
-    words: B,
+    pages: Bitmap<B>,
     len: u32,
 }
 
 impl<B: core::ops::DerefMut<Target = [u64]>> PageSet<B> {
     /// Returns an empty set. `words` is zero and has a bit for each page.
     pub fn new(words: B) -> Self {
-        PageSet { words, len: 0 }
+        let pages = Bitmap::new(words);
+        PageSet { pages, len: 0 }
     }
 
     /// Returns the number of pages in the set.
@@ -171,67 +167,35 @@ impl<B: core::ops::DerefMut<Target = [u64]>> PageSet<B> {
         self.len == 0
     }
 
-    /// Adds a page.
-    pub fn add(&mut self, page: u32) {
-        let _ = self.insert(page);
-    }
-
-    /// Adds a page. Returns whether it is new.
-    pub fn insert(&mut self, page: u32) -> bool {
-        let bit = 1u64.wrapping_shl(page % 64);
-        let word = self.words.get_mut(u32_as_usize(page / 64));
-        let Some(word) = word.filter(|w| **w & bit == 0) else {
-            return false;
-        };
-        *word |= bit;
-        self.len = self.len.saturating_add(1);
-        true
+    /// Adds a page. Returns whether it is new. Fails with `Internal` if there is no such page.
+    pub fn insert(&mut self, page: u32) -> Result<bool> {
+        let new = self.pages.insert(page)?;
+        // `len` is the number of bits that are set, here and below.
+        self.len = self.len.wrapping_add(u32::from(new));
+        Ok(new)
     }
 
     /// Removes a page.
     pub fn remove(&mut self, page: u32) {
-        let bit = 1u64.wrapping_shl(page % 64);
-        let word = self.words.get_mut(u32_as_usize(page / 64));
-        if let Some(word) = word.filter(|w| **w & bit != 0) {
-            *word &= !bit;
-            self.len = self.len.saturating_sub(1);
-        }
+        let removed = self.pages.remove(page);
+        self.len = self.len.wrapping_sub(u32::from(removed));
     }
 
     /// Removes all pages.
     pub fn clear(&mut self) {
         if self.len > 0 {
-            self.words.fill(0);
+            self.pages.clear();
             self.len = 0;
         }
     }
 
     /// Returns whether a page is in the set.
     pub fn has(&self, page: u32) -> bool {
-        let word = self
-            .words
-            .get(u32_as_usize(page / 64))
-            .copied()
-            .unwrap_or(0);
-        word & 1u64.wrapping_shl(page % 64) != 0
+        self.pages.has(page)
     }
 
     /// Returns the first page of the set at or after `from`.
     pub fn next(&self, from: u32) -> Option<u32> {
-        let (first, rest) = (u32_as_usize(from / 64), from % 64);
-        for (at, &word) in self.words.iter().enumerate().skip(first) {
-            let word = if at == first {
-                word & u64::MAX.wrapping_shl(rest)
-            } else {
-                word
-            };
-            if word != 0 {
-                let base = saturating_u32(usize_as_u64(at).wrapping_mul(64));
-                return base.checked_add(word.trailing_zeros());
-            }
-        }
-        None
+        self.pages.next(from)
     }
 }
-
-const _: () = assert!(TABLE_ENTRIES * 4 == 4096 && BITS_WORDS * 8 == 4096);

@@ -6,6 +6,7 @@
 //! not end at the end of a slab if the slab's successor lies next to it.
 
 use super::map::{Base, Map, Memory};
+use super::num::saturating_u32;
 
 /// Where a run of sectors comes from, or goes to: its first sector on that device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -118,6 +119,7 @@ pub fn unallocated<M: Memory>(
     sectors: u32,
 ) -> impl Iterator<Item = u32> + '_ {
     let g = map.geometry();
+    // No sectors have no last one, and no slab.
     let last = sector.wrapping_add(u64::from(sectors.saturating_sub(1)));
     (g.slab_of(sector)..=g.slab_of(last))
         .filter(move |&s| sectors > 0 && map.entry(s).leaf.is_none())
@@ -172,6 +174,7 @@ impl<M: Memory> Runs<'_, M> {
 
     /// Returns what lies below unmapped sectors. A union can be larger than its root.
     fn below(&self, base: Base, sectors: u32) -> Run {
+        // Past the root's end 0 sectors of it are left.
         let rest = self.map.geometry().root_sectors().saturating_sub(self.at);
         if base == Base::Zero || rest == 0 {
             return Run {
@@ -179,7 +182,7 @@ impl<M: Memory> Runs<'_, M> {
                 sectors,
             };
         }
-        let within = u32::try_from(rest).unwrap_or(u32::MAX);
+        let within = saturating_u32(rest);
         Run {
             source: Source::Root(self.at),
             sectors: sectors.min(within),

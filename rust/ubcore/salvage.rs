@@ -15,9 +15,9 @@ use core::fmt;
 use core::ops::{DerefMut, Range};
 
 use super::error::{Area, Error, Result};
-use super::geometry::TABLE_ENTRIES;
 use super::map::{Entry, Map, Memory};
-use super::pages::{bits_page_of, table_page_of, PageSet};
+use super::num::next;
+use super::pages::{bits_page_of, PageSet};
 
 /// A metadata block that cannot be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -107,14 +107,17 @@ impl<B: DerefMut<Target = [u64]>> Lost<B> {
 
 impl<B: DerefMut<Target = [u64]>> Losses for Lost<B> {
     fn lose(&mut self, pages: Range<u32>, damage: Damage) -> Result {
-        pages.for_each(|page| self.pages.add(page));
+        for page in pages {
+            self.pages.insert(page)?;
+        }
         if self.pages.len() > PAGES_MAX {
             return Err(damage.error);
         }
         if let Some(free) = self.kept.iter_mut().find(|kept| kept.is_none()) {
             *free = Some(damage);
         }
-        self.blocks = self.blocks.saturating_add(1);
+        // At most one for each page.
+        self.blocks = self.blocks.wrapping_add(1);
         Ok(())
     }
 
@@ -156,7 +159,7 @@ pub fn stretches<M: Memory>(
     slabs(map, is_lost, pause, |slabs| {
         let first = g.slab_start(slabs.start);
         let end = g.slab_start(slabs.end).min(g.union_sectors());
-        f(first, end.saturating_sub(first));
+        f(first, end.wrapping_sub(first));
         Ok(())
     })
 }
@@ -171,14 +174,14 @@ fn slabs<M: Memory>(
     let g = map.geometry();
     let mut held: Range<u32> = 0..0;
     for page in 0..g.table_pages() {
-        let first = page.saturating_mul(TABLE_ENTRIES);
-        let whole = is_lost(table_page_of(first));
+        let whole = is_lost(page);
         // A page that does not exist names nothing.
         if !whole && map.memory().table(page).is_none() {
             continue;
         }
         pause()?;
-        for slab in first..first.saturating_add(TABLE_ENTRIES).min(g.root_slabs()) {
+        let all = g.root_slabs_of(page);
+        for slab in all.start..all.end.min(g.root_slabs()) {
             let unmapped = |leaf| is_lost(bits_page_of(map, leaf));
             let of_entry = |e: Entry| e.lost || e.leaf.is_some_and(unmapped);
             if !(whole || of_entry(map.entry(slab))) {
@@ -191,7 +194,7 @@ fn slabs<M: Memory>(
             if held.is_empty() {
                 held.start = slab;
             }
-            held.end = slab.saturating_add(1);
+            held.end = next(slab);
         }
     }
     if held.is_empty() {

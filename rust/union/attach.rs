@@ -9,6 +9,7 @@ use super::{
     events::Events,
     leaf_disk::{
         io_error,
+        LeafBuffer,
         LeafDisk,
         Metadata,
         UnionCommitter, //
@@ -30,7 +31,6 @@ use crate::{
     blk::{
         BlockDevice,
         GenDisk,
-        IoBuffer,
         Limits,
         TagSet,
         Way, //
@@ -204,7 +204,7 @@ struct Loaded {
     map: Map<MapMemory>,
     allocator: Allocator<KVVec<u64>>,
     committer: UnionCommitter,
-    buffer: IoBuffer,
+    buffer: LeafBuffer,
     loss: Loss,
 }
 
@@ -265,7 +265,7 @@ fn limits(lower: &Lower, sb: &Superblock) -> Result<Limits> {
 
 /// Compares the root's samples with the digest that was stored when the leaf was formatted.
 #[inline(never)]
-fn check_identity(root: &BlockDevice, sb: &Superblock, buffer: &mut IoBuffer) -> Result {
+fn check_identity(root: &BlockDevice, sb: &Superblock, buffer: &mut LeafBuffer) -> Result {
     let sectors = root.sectors();
     let mut digest = Sha256::new();
     digest.update(identity::PREFIX);
@@ -289,7 +289,7 @@ fn check_identity(root: &BlockDevice, sb: &Superblock, buffer: &mut IoBuffer) ->
 fn read_metadata(
     lower: &Lower,
     probe: Probe,
-    mut buffer: IoBuffer,
+    mut buffer: LeafBuffer,
     resources: &Resources,
 ) -> Result<KBox<Loaded>> {
     let sb = &probe.superblock;

@@ -17,13 +17,12 @@ use crate::{
     },
     sys::task,
     ubcore::{
-        commit::{
-            Committer,
-            BUFFER_BYTES, //
-        },
+        commit::Committer,
         disk::{
+            Buffer,
             Disk,
-            Order, //
+            Order,
+            BUFFER_BLOCKS, //
         },
         error::{
             Error,
@@ -46,26 +45,29 @@ use kernel::{
 /// The committer, over the memory that the kernel provides.
 pub(super) type UnionCommitter = Committer<KVVec<u64>, KVVec<PageEntry>>;
 
+/// The memory of the core's buffer.
+pub(super) type LeafBuffer = IoBuffer<BUFFER_BLOCKS>;
+
 /// The state that a commit uses. One commit runs at a time.
 pub(super) struct Metadata {
     pub(super) committer: UnionCommitter,
-    pub(super) buffer: IoBuffer,
+    pub(super) buffer: LeafBuffer,
 }
 
 /// The leaf as the core's disk. Process context; allocates nothing.
 pub(crate) struct LeafDisk<'a> {
     leaf: &'a BlockDevice,
-    buffer: &'a mut IoBuffer,
+    buffer: &'a mut LeafBuffer,
 }
 
 impl<'a> LeafDisk<'a> {
-    pub(super) fn new(leaf: &'a BlockDevice, buffer: &'a mut IoBuffer) -> Self {
+    pub(super) fn new(leaf: &'a BlockDevice, buffer: &'a mut LeafBuffer) -> Self {
         LeafDisk { leaf, buffer }
     }
 
     /// Returns a buffer of the size that the core needs.
-    pub(super) fn new_buffer() -> Result<IoBuffer> {
-        IoBuffer::new(BUFFER_BYTES).map_err(|_| Error::NoMemory)
+    pub(super) fn new_buffer() -> Result<LeafBuffer> {
+        LeafBuffer::new().map_err(|_| Error::NoMemory)
     }
 }
 
@@ -87,8 +89,8 @@ fn failure(e: kernel::error::Error, sector: u64) -> Error {
 }
 
 impl Disk for LeafDisk<'_> {
-    fn buffer(&mut self) -> &mut [u8] {
-        self.buffer.as_mut_slice()
+    fn buffer(&mut self) -> &mut Buffer {
+        self.buffer.as_mut_pages()
     }
 
     fn read(&mut self, block: u64, count: usize) -> Result {

@@ -4,11 +4,12 @@
 
 use core::ops::{DerefMut, Range};
 
+use super::super::bits::number_of;
 use super::super::disk::Disk;
 use super::super::error::Result;
 use super::super::geometry::{BITS_SECTORS, BITS_WORDS, TABLE_ENTRIES};
 use super::super::map::{Entry, Memory};
-use super::super::num::{mask, saturating_u32, u32_as_usize, usize_as_u64};
+use super::super::num::{mask, next, saturating_u32, u32_as_usize, usize_as_u64};
 use super::super::pages::{self, bits_page_of, table_page_of};
 use super::super::sync::Ordering;
 use super::{Check, Totals, What};
@@ -26,8 +27,7 @@ where
             if self.map.memory().table(page).is_none() {
                 continue;
             }
-            for n in 0..TABLE_ENTRIES {
-                let slab = page.saturating_mul(TABLE_ENTRIES).saturating_add(n);
+            for slab in self.geometry().root_slabs_of(page) {
                 let entry = self.map.entry(slab);
                 if entry.encode() != 0 {
                     self.entry(slab, entry, totals)?;
@@ -40,7 +40,7 @@ where
     fn entry(&mut self, slab: u32, entry: Entry, totals: &mut Totals) -> Result {
         let g = self.geometry();
         let block = self.block_of(table_page_of(slab));
-        let byte = (slab % TABLE_ENTRIES).saturating_mul(4);
+        let byte = (slab % TABLE_ENTRIES).wrapping_mul(4);
         let wrong = match entry.leaf {
             _ if entry.is_of_memory() => Some(What::Moving { slab }),
             Some(leaf) if slab >= g.root_slabs() => Some(What::PastUnion { slab, leaf }),
@@ -66,7 +66,7 @@ where
             return Ok(());
         }
         self.map.set_owner(leaf, Some(slab))?;
-        totals.slabs_used = totals.slabs_used.saturating_add(1);
+        totals.slabs_used = next(totals.slabs_used);
         // Bits that are not known are not missing.
         if !self.blind && !self.map.is_mapped(leaf) {
             self.tell(What::Leaked { slab, leaf }, block, byte);
@@ -78,17 +78,18 @@ where
     /// Reports bits of the union's last slab after the union's end.
     fn beyond(&mut self, slab: u32, leaf: u32) {
         let g = self.geometry();
-        let left = g.union_sectors().saturating_sub(g.slab_start(slab));
+        // A slab of the union begins before its end.
+        let left = g.union_sectors().wrapping_sub(g.slab_start(slab));
         let sectors = g.slab_sectors();
         let offset = saturating_u32(left).min(sectors);
-        let rest = sectors.saturating_sub(offset);
+        let rest = sectors.wrapping_sub(offset);
         if rest == 0 || self.map.mapped_run(leaf, offset, rest) == (false, rest) {
             return;
         }
         let block = self.block_of(bits_page_of(self.map, leaf));
         let bit = u64::from(leaf)
             .wrapping_shl(g.slab_shift())
-            .saturating_add(u64::from(offset));
+            .wrapping_add(u64::from(offset));
         let byte = saturating_u32((bit % BITS_SECTORS) / 8);
         self.tell(What::BitsPastUnion { slab, leaf }, block, byte);
     }
@@ -101,17 +102,18 @@ where
             if self.map.memory().bits(page).is_none() {
                 continue;
             }
-            let slabs = slabs_of(page, g.slab_shift());
+            let slabs = g.leaf_slabs_of(page);
             for leaf in slabs.start..slabs.end.min(g.leaf_slabs()) {
                 if self.map.owner(leaf).is_some() {
                     let n = self.mapped(leaf);
-                    totals.sectors_mapped = totals.sectors_mapped.saturating_add(n);
+                    // A sum over the sectors of the leaf.
+                    totals.sectors_mapped = totals.sectors_mapped.wrapping_add(n);
                 } else if !self.blind && self.map.is_mapped(leaf) {
                     held = match held {
-                        Some(run) if run.end == leaf => Some(run.start..leaf.saturating_add(1)),
+                        Some(run) if run.end == leaf => Some(run.start..next(leaf)),
                         before => {
                             self.unowned(before);
-                            Some(leaf..leaf.saturating_add(1))
+                            Some(leaf..next(leaf))
                         }
                     };
                 }
@@ -137,7 +139,7 @@ where
         };
         let g = self.geometry();
         let first = run.start;
-        let count = run.end.saturating_sub(first);
+        let count = run.end.wrapping_sub(first);
         let block = self.block_of(bits_page_of(self.map, first));
         let bit = u64::from(first).wrapping_shl(g.slab_shift());
         let byte = saturating_u32((bit % BITS_SECTORS) / 8);
@@ -155,34 +157,26 @@ where
         };
         let stray = bits.iter().enumerate().find_map(|(at, word)| {
             let word = word.load(Ordering::Acquire) & mask_behind(at, from);
-            let bit = usize_as_u64(at)
-                .saturating_mul(64)
-                .saturating_add(u64::from(word.trailing_zeros()));
-            (word != 0).then_some(bit)
+            number_of(at, word.trailing_zeros()).filter(|_| word != 0)
         });
         if let Some(bit) = stray {
-            let block = self.block_of(self.geometry().table_pages().saturating_add(page));
-            self.tell(What::BitsPastLeaf { page }, block, saturating_u32(bit / 8));
+            let block = self.block_of(self.geometry().bits_page(page));
+            self.tell(What::BitsPastLeaf { page }, block, bit / 8);
         }
     }
-}
-
-/// Returns the leaf slabs whose bits a page holds.
-fn slabs_of(page: u32, slab_shift: u32) -> Range<u32> {
-    let per = saturating_u32(BITS_SECTORS >> slab_shift);
-    let first = page.saturating_mul(per);
-    first..first.saturating_add(per)
 }
 
 /// Returns the first bit of a page that is after the leaf's last slab.
 pub(super) fn behind_leaf(page: u32, leaf_slabs: u32, slab_shift: u32) -> u64 {
     let all = u64::from(leaf_slabs).wrapping_shl(slab_shift);
-    all.saturating_sub(u64::from(page).saturating_mul(BITS_SECTORS))
+    // 0 for a page that is past the last slab as a whole.
+    all.saturating_sub(u64::from(page).wrapping_mul(BITS_SECTORS))
 }
 
 /// Returns the bits of word `at` of a page from bit `from` of the page on.
 pub(super) fn mask_behind(at: usize, from: u64) -> u64 {
-    let start = usize_as_u64(at).saturating_mul(64);
+    let start = usize_as_u64(at).wrapping_mul(64);
+    // 0 for a word that is past that bit as a whole.
     !mask(0, saturating_u32(from.saturating_sub(start).min(64)))
 }
 

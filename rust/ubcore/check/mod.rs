@@ -16,10 +16,10 @@ use core::ops::{DerefMut, Range};
 use super::disk::Disk;
 use super::error::{Error, Result};
 use super::format::directory::{self, PageEntry};
-use super::format::superblock::Superblock;
-use super::geometry::{Geometry, BLOCK_BYTES};
+use super::format::superblock::{Slot, Superblock};
+use super::geometry::Geometry;
 use super::map::{Map, Memory};
-use super::num::{saturating_u32, u32_as_usize, usize_as_u64};
+use super::num::{next, saturating_u32, u32_as_usize};
 use super::pages::PageSet;
 
 pub use self::structure::superblocks;
@@ -163,7 +163,6 @@ impl Finding {
     /// Returns the map pages that are not known because of the finding. There are none if it is
     /// about something else.
     pub fn pages(&self, g: &Geometry) -> Range<u32> {
-        let next = |page: u32| page.saturating_add(1);
         match self.what {
             What::Page { page } => page..next(page),
             What::Directory { first, last } => first..next(last),
@@ -181,12 +180,11 @@ fn behind(block: u64, g: &Geometry) -> Range<u32> {
         let at = at.checked_rem(u64::from(count))?;
         (slot < 2).then_some(saturating_u32(at))
     };
-    if let Some(at) = place(g.directory_block(0, 0), g.directory_blocks()) {
-        let pages = directory::pages_of(at, g.pages());
-        return saturating_u32(usize_as_u64(pages.start))..saturating_u32(usize_as_u64(pages.end));
+    if let Some(at) = place(g.directory_block(0, Slot::A), g.directory_blocks()) {
+        return directory::numbers_of(at, g.pages());
     }
-    let page = place(g.page_block(0, 0), g.pages());
-    page.map_or(0..0, |page| page..page.saturating_add(1))
+    let page = place(g.page_block(0, Slot::A), g.pages());
+    page.map_or(0..0, |page| page..next(page))
 }
 
 /// Receives the findings.
@@ -248,7 +246,8 @@ where
         }
     }
 
-    /// Checks everything. `sectors` is the device's size. Fails only if memory runs out.
+    /// Checks everything. `sectors` is the device's size. Fails only if memory runs out, or if a
+    /// rule of this code does not hold.
     pub fn run(mut self, sectors: u64) -> Result<Totals> {
         let wanted = self.geometry().leaf_sectors();
         if wanted > sectors {
@@ -273,9 +272,12 @@ where
     }
 
     /// Notes map pages that are not known. The check reports no finding that follows from that.
-    fn lose(&mut self, pages: Range<u32>) {
+    fn lose(&mut self, pages: Range<u32>) -> Result {
         self.blind = true;
-        pages.for_each(|page| self.lost.add(page));
+        for page in pages {
+            self.lost.insert(page)?;
+        }
+        Ok(())
     }
 
     /// Reads a block into the disk's buffer. Reports it if that fails.
@@ -287,22 +289,16 @@ where
         read.is_ok()
     }
 
-    fn buffer(&mut self) -> &mut [u8] {
-        self.disk
-            .buffer()
-            .get_mut(..BLOCK_BYTES)
-            .unwrap_or_default()
-    }
-
     /// Returns the block that holds a map page, or that would be the first to hold it.
     fn block_of(&self, page: u32) -> u64 {
         let entry = self.entries.get(u32_as_usize(page));
-        let slot = entry.and_then(|e| e.slot.number()).unwrap_or(0);
+        // A page that was never written has its first place.
+        let slot = entry.and_then(|e| e.slot).unwrap_or(Slot::A);
         self.geometry().page_block(page, slot)
     }
 }
 
 /// Returns whether an error is no finding.
 fn is_ours(e: Error) -> bool {
-    matches!(e, Error::NoMemory)
+    matches!(e, Error::NoMemory | Error::Internal)
 }

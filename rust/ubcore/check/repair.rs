@@ -13,7 +13,7 @@ use core::ops::DerefMut;
 use super::super::disk::{Disk, Order};
 use super::super::error::Result;
 use super::super::format::superblock::{Slot, Superblock};
-use super::super::geometry::BLOCK_BYTES;
+use super::super::geometry::superblock_block;
 use super::super::map::{Emptied, Entry, Map, Memory};
 use super::super::pages::{bits_page_of, table_page_of, PageSet};
 use super::super::sync::Ordering;
@@ -36,37 +36,31 @@ pub fn is_spare(what: What) -> bool {
 /// Writes the active superblock, which lies in slot `active`, into the other slot too.
 pub fn slot<D: Disk>(disk: &mut D, sb: &Superblock, active: Slot) -> Result {
     sb.features.writable()?;
-    sb.encode(disk.buffer().get_mut(..BLOCK_BYTES).unwrap_or_default());
-    let other = active.other().number().unwrap_or(0);
-    disk.write(u64::from(other), 1, Order::FlushFua)
+    sb.encode(disk.block());
+    disk.write(superblock_block(active.other()), 1, Order::FlushFua)
 }
 
 /// Zeroes a block of the leaf of `sb` that is broken and not in use.
 pub fn spare<D: Disk>(disk: &mut D, sb: &Superblock, block: u64) -> Result {
     sb.features.writable()?;
-    disk.buffer()
-        .get_mut(..BLOCK_BYTES)
-        .unwrap_or_default()
-        .fill(0);
+    disk.block().fill(0);
     disk.write(block, 1, Order::FlushFua)
 }
 
 /// Adds the map pages that [`in_map`] will change, for the checkpoint.
-pub fn pages<M, B>(map: &Map<M>, what: What, changed: &mut PageSet<B>)
+pub fn pages<M, B>(map: &Map<M>, what: What, changed: &mut PageSet<B>) -> Result
 where
     M: Memory,
     B: DerefMut<Target = [u64]>,
 {
-    match what {
-        What::Leaked { slab, .. } | What::PastUnionBare { slab } => {
-            changed.add(table_page_of(slab))
-        }
-        What::BitsPastUnion { leaf, .. } => changed.add(bits_page_of(map, leaf)),
-        What::BitsPastLeaf { page } => {
-            changed.add(map.geometry().table_pages().saturating_add(page));
-        }
-        _ => {}
-    }
+    let page = match what {
+        What::Leaked { slab, .. } | What::PastUnionBare { slab } => table_page_of(slab),
+        What::BitsPastUnion { leaf, .. } => bits_page_of(map, leaf),
+        What::BitsPastLeaf { page } => map.geometry().bits_page(page),
+        _ => return Ok(()),
+    };
+    changed.insert(page)?;
+    Ok(())
 }
 
 /// Repairs a loaded map. Every sector of the union reads the same afterwards.
@@ -79,10 +73,11 @@ pub fn in_map<M: Memory>(map: &Map<M>, what: What) -> Result {
         }
         What::PastUnionBare { slab } => map.set_entry(slab, Entry::decode(0)),
         What::BitsPastUnion { slab, leaf } => {
-            let left = g.union_sectors().saturating_sub(g.slab_start(slab));
+            // The union's end is in the slab.
+            let left = g.union_sectors().wrapping_sub(g.slab_start(slab));
             let first = u64::from(leaf).wrapping_shl(g.slab_shift());
-            let end = first.saturating_add(u64::from(g.slab_sectors()));
-            clear(map, first.saturating_add(left), end);
+            let end = first.wrapping_add(u64::from(g.slab_sectors()));
+            clear(map, first.wrapping_add(left), end);
             Ok(())
         }
         What::BitsPastLeaf { page } => {
@@ -102,8 +97,9 @@ fn clear<M: Memory>(map: &Map<M>, from: u64, to: u64) {
     use super::super::geometry::BITS_SECTORS;
     use super::super::num::saturating_u32;
     let page = saturating_u32(from / BITS_SECTORS);
-    let start = u64::from(page).saturating_mul(BITS_SECTORS);
-    let (from, to) = (from.saturating_sub(start), to.saturating_sub(start));
+    // A slab's bits are in one page.
+    let start = u64::from(page).wrapping_mul(BITS_SECTORS);
+    let (from, to) = (from.wrapping_sub(start), to.wrapping_sub(start));
     let bits = map.memory().bits(page);
     for (at, word) in bits.into_iter().flatten().enumerate() {
         let keep = !mask_behind(at, from) | mask_behind(at, to);

@@ -11,11 +11,8 @@ use super::super::format::ring::{self, RingHead};
 use super::super::geometry::Geometry;
 use super::super::journal::{self, Found};
 use super::super::map::Memory;
-use super::super::num::u32_as_usize;
-use super::{Check, Totals, What};
-
-/// Where the words of a block begin.
-const WORDS_AT: u32 = 32;
+use super::super::num::{next, u32_as_usize};
+use super::{is_ours, Check, Totals, What};
 
 /// The chain from the tail on.
 struct Chain {
@@ -62,10 +59,10 @@ where
             // A replay into a map that is not known proves no damage.
             Err(Error::Damaged(Area::Journal, block)) if !self.blind => {
                 self.blind = true;
-                self.tell(What::JournalRecord, block, WORDS_AT);
+                self.tell(What::JournalRecord, block, ring::byte_of(0));
                 Ok(())
             }
-            Err(Error::NoMemory) => Err(Error::NoMemory),
+            Err(e) if is_ours(e) => Err(e),
             Err(_) => {
                 self.blind = true;
                 Ok(())
@@ -77,9 +74,7 @@ where
     /// Returns the block of the leaf `n` places after the tail.
     fn place(&self, n: u32) -> u64 {
         let g = self.geometry();
-        let at = u64::from(self.sb.journal_tail).saturating_add(u64::from(n));
-        let at = at.checked_rem(u64::from(g.journal_blocks())).unwrap_or(0);
-        g.journal_block(super::super::num::saturating_u32(at))
+        g.journal_block(journal::after(self.sb.journal_tail, n, g.journal_blocks()))
     }
 
     fn look(&mut self, block: u64) -> Block {
@@ -88,7 +83,7 @@ where
             self.blind = true;
             return Block::Foreign;
         }
-        let bytes = self.buffer();
+        let bytes = &self.disk.block()[..];
         match ring::open(bytes, nonce) {
             Some(head) => Block::Sound(head),
             None if ring::is_kin(bytes, nonce) => Block::Broken,
@@ -109,12 +104,12 @@ where
             if self.disk.read(block, 1).is_err() {
                 break;
             }
-            let head = ring::open(self.buffer(), nonce);
+            let head = ring::open(self.disk.block(), nonce);
             let Some(head) = head.filter(|h| h.sequence == chain.next) else {
                 break;
             };
-            chain.blocks = chain.blocks.saturating_add(1);
-            chain.next = head.sequence.saturating_add(1);
+            chain.blocks = next(chain.blocks);
+            chain.next = head.next();
             if head.last {
                 chain.finished = chain.blocks;
             }
@@ -141,9 +136,9 @@ where
             }
             let sequence = head.sequence;
             let ahead = sequence.checked_sub(chain.next);
-            let there = ahead.map(|a| a.saturating_add(u64::from(chain.blocks)));
-            let before = u64::from(head.before);
-            let same_write = head.sequence.saturating_sub(before) <= chain.next;
+            // Sequence numbers are below 2^63.
+            let there = ahead.map(|a| a.wrapping_add(u64::from(chain.blocks)));
+            let same_write = head.first_of_write() <= chain.next;
             if self.sb.clean && chain.blocks == 0 {
                 self.tell(What::CleanButNewer { sequence }, block, 8);
                 told = true;
@@ -182,11 +177,10 @@ where
             if self.disk.read(block, 1).is_err() {
                 continue;
             }
-            let bytes = self.buffer();
+            let bytes = &self.disk.block()[..];
             let head = ring::open(bytes, nonce);
             if let Some(word) = head.and_then(|h| first_bad_word(bytes, &h, g)) {
-                let byte = WORDS_AT.saturating_add(word.saturating_mul(8));
-                self.tell(What::JournalRecord, block, byte);
+                self.tell(What::JournalRecord, block, ring::byte_of(word));
                 bad = true;
             }
         }
@@ -215,7 +209,7 @@ fn first_bad_word(bytes: &[u8], head: &RingHead, g: &Geometry) -> Option<u32> {
             Some(Record::More { slab, .. }) => past_union(slab, 1),
             Some(Record::Words { slab, words }) => {
                 skip = words;
-                past_union(slab, 1) || at.saturating_add(words) >= u32::from(head.count)
+                past_union(slab, 1) || at.wrapping_add(words) >= u32::from(head.count)
             }
             Some(Record::Zero { slab, count } | Record::Reset { slab, count }) => {
                 past_union(slab, count)
@@ -224,7 +218,8 @@ fn first_bad_word(bytes: &[u8], head: &RingHead, g: &Geometry) -> Option<u32> {
         if bad {
             return Some(at);
         }
-        at = at.saturating_add(skip).saturating_add(1);
+        // A block has 508 words, and a record 128 at most.
+        at = at.wrapping_add(skip).wrapping_add(1);
     }
     None
 }

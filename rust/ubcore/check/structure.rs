@@ -7,10 +7,10 @@ use core::ops::DerefMut;
 use super::super::disk::Disk;
 use super::super::error::{Error, Result};
 use super::super::format::directory::{self, PageEntry};
-use super::super::format::superblock::{choose, Slot, Superblock, SUPERBLOCK_BYTES};
-use super::super::geometry::BLOCK_BYTES;
+use super::super::format::superblock::{choose, sector_of, Slot, Superblock, SUPERBLOCK_BYTES};
+use super::super::geometry::superblock_block;
 use super::super::map::Memory;
-use super::super::num::{saturating_u32, u32_as_usize, usize_as_u64};
+use super::super::num::{next, saturating_u32, usize_as_u64};
 use super::super::pages;
 use super::{is_ours, Check, Finding, Totals, Visitor, What};
 
@@ -24,7 +24,7 @@ pub fn superblocks<D: Disk>(disk: &mut D, out: Visitor<'_>) -> Result<(Superbloc
     let mut failed = [None; 2];
     for (block, (bytes, failed)) in (0..).zip(slots.iter_mut().zip(&mut failed)) {
         match disk.read(block, 1) {
-            Ok(()) => *bytes = disk.buffer().first_chunk().copied().unwrap_or(*bytes),
+            Ok(()) => *bytes = *sector_of(disk.block()),
             Err(e) => *failed = Some(e),
         }
     }
@@ -38,16 +38,16 @@ pub fn superblocks<D: Disk>(disk: &mut D, out: Visitor<'_>) -> Result<(Superbloc
     if compat != 0 || ro_compat != 0 {
         out(Finding {
             what: What::UnknownFeatures { compat, ro_compat },
-            block: u64::from(slot.number().unwrap_or(0)),
+            block: superblock_block(slot),
             byte: 24,
         });
     }
-    let (active, other, block) = match slot {
-        Slot::B => (b, a, 0),
-        Slot::A | Slot::None => (a, b, 1),
-    };
     let [failed_a, failed_b] = failed;
-    let unread = if block == 0 { failed_a } else { failed_b };
+    let (active, other, unread) = match slot {
+        Slot::A => (a, b, failed_b),
+        Slot::B => (b, a, failed_a),
+    };
+    let block = superblock_block(slot.other());
     let found = match unread {
         Some(_) => Some((What::SlotUnreadable, 0)),
         None => judge_other(&sb, active, other, block),
@@ -101,12 +101,11 @@ where
     /// Checks the directory blocks, both slots of each.
     pub(super) fn directory(&mut self) -> Result {
         for at in 0..self.geometry().directory_blocks() {
-            // If one of its slots did not decode, the superblock would not have decoded.
-            let active = self.sb.directory_slot(at).unwrap_or(Slot::None);
-            for slot in 0..2 {
+            let active = self.sb.directory_slot(at)?;
+            for slot in [Slot::A, Slot::B] {
                 let block = self.geometry().directory_block(at, slot);
-                if active.number() == Some(slot) {
-                    self.directory_block(at, block);
+                if active == Some(slot) {
+                    self.directory_block(at, block)?;
                 } else {
                     self.spare_directory_block(at, block);
                 }
@@ -115,26 +114,25 @@ where
         Ok(())
     }
 
-    fn directory_block(&mut self, at: u32, block: u64) {
+    fn directory_block(&mut self, at: u32, block: u64) -> Result {
         let (generation, nonce) = (self.sb.generation, self.sb.nonce);
         let range = directory::pages_of(at, self.geometry().pages());
-        let (first, last) = (
-            saturating_u32(usize_as_u64(range.start)),
-            saturating_u32(usize_as_u64(range.end)),
-        );
-        let last = last.saturating_sub(1);
-        let pages = first..saturating_u32(usize_as_u64(range.end));
+        let pages = directory::numbers_of(at, self.geometry().pages());
         if !self.read(block) {
             return self.lose(pages);
         }
-        let bytes = self.disk.buffer().get(..BLOCK_BYTES).unwrap_or_default();
-        let list = self.entries.get_mut(range).unwrap_or_default();
+        let bytes = &self.disk.block()[..];
+        let list = self.entries.get_mut(range).ok_or(Error::Internal)?;
         if let Err(byte) = directory::judge(bytes, at, generation, nonce, list) {
             list.fill(PageEntry::EMPTY);
-            self.lose(pages);
             let byte = saturating_u32(usize_as_u64(byte));
+            let first = pages.start;
+            // A directory block names one page at least.
+            let last = pages.end.wrapping_sub(1);
+            self.lose(pages)?;
             self.tell(What::Directory { first, last }, block, byte);
         }
+        Ok(())
     }
 
     /// Checks an inactive slot. It may hold an older block, a block of a checkpoint that
@@ -142,7 +140,7 @@ where
     fn spare_directory_block(&mut self, at: u32, block: u64) {
         let nonce = self.sb.nonce;
         let read = self.disk.read(block, 1).is_ok();
-        let bytes = self.buffer();
+        let bytes = &self.disk.block()[..];
         let broken = !directory::is_sound(bytes, at, nonce) && directory::is_kin(bytes, nonce);
         if broken || !read {
             self.tell(What::SpareDirectory, block, 0);
@@ -152,27 +150,25 @@ where
     /// Checks the active pages against their checksums, and loads them into the map.
     pub(super) fn pages(&mut self, totals: &mut Totals) -> Result {
         for page in 0..self.geometry().pages() {
-            let Some(entry) = self.entries.get(u32_as_usize(page)).copied() else {
-                continue;
-            };
-            if entry.slot == Slot::None {
+            let entry = directory::entry(self.entries, page)?;
+            if entry.slot.is_none() {
                 continue;
             }
-            totals.pages = totals.pages.saturating_add(1);
+            totals.pages = next(totals.pages);
             let block = self.block_of(page);
-            let alone = page..page.saturating_add(1);
+            let alone = page..next(page);
             if !self.read(block) {
-                self.lose(alone);
+                self.lose(alone)?;
                 continue;
             }
             let map = self.map;
-            let bytes = self.buffer();
+            let bytes = &*self.disk.block();
             let sound = pages::crc(bytes) == entry.crc;
             if sound {
                 pages::load(map, page, bytes)
                     .or_else(|e| if is_ours(e) { Err(e) } else { Ok(()) })?;
             } else {
-                self.lose(alone);
+                self.lose(alone)?;
                 self.tell(What::Page { page }, block, 0);
             }
         }

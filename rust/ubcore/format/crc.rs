@@ -46,26 +46,32 @@ const fn put(t: &mut [u32; 256], i: u32, v: u32) {
 #[cfg(not(kernel))]
 static TABLE: [u32; 256] = table();
 
+#[cfg(not(kernel))]
+#[expect(
+    clippy::indexing_slicing,
+    reason = "the table has an entry for each byte"
+)]
+fn folded(byte: u8) -> u32 {
+    TABLE[usize::from(byte)]
+}
+
 /// Continues a CRC32C over `bytes`. The first seed is 0.
 #[cfg(not(kernel))]
 pub fn crc32c(seed: u32, bytes: &[u8]) -> u32 {
     let mut crc = !seed;
     for &b in bytes {
-        let at = (crc ^ u32::from(b)) & 0xff;
-        let folded = TABLE
-            .get(super::super::num::u32_as_usize(at))
-            .copied()
-            .unwrap_or(0);
-        crc = folded ^ (crc >> 8);
+        let [low, ..] = crc.to_le_bytes();
+        crc = folded(low ^ b) ^ (crc >> 8);
     }
     !crc
 }
 
 /// Returns the CRC32C of a block. The block's own checksum, four bytes at `at`, counts as zero.
-pub fn block_crc(block: &[u8], at: usize) -> u32 {
-    let (head, rest) = block.split_at_checked(at).unwrap_or((block, &[]));
-    let tail = rest.get(4..).unwrap_or(&[]);
-    crc32c(crc32c(crc32c(0, head), &[0; 4]), tail)
+/// Returns `None` if the block ends before it.
+pub fn block_crc(block: &[u8], at: usize) -> Option<u32> {
+    let (head, rest) = block.split_at_checked(at)?;
+    let (_, tail) = rest.split_first_chunk::<4>()?;
+    Some(crc32c(crc32c(crc32c(0, head), &[0; 4]), tail))
 }
 
 #[cfg(any(test, kernel))]
@@ -90,9 +96,13 @@ mod tests {
     fn own_field_counts_as_zero() {
         let mut block = [5u8; 64];
         let crc = block_crc(&block, 8);
-        block[8..12].copy_from_slice(&crc.to_le_bytes());
-        assert_eq!(block_crc(&block, 8), crc);
+        assert!(crc.is_some());
+        block[8..12].fill(7);
+        assert!(block_crc(&block, 8) == crc);
         block[12] = 6;
         assert!(block_crc(&block, 8) != crc);
+        // No block is so short that its checksum is not in it.
+        assert!(block_crc(&block[..11], 8).is_none() && block_crc(&block[..7], 8).is_none());
+        assert!(block_crc(&block[..12], 8).is_some());
     }
 }

@@ -8,15 +8,16 @@
 //! current.
 
 use core::mem::offset_of;
+use core::ops::Range;
 
 use zerocopy::little_endian::{U32, U64};
-use zerocopy::FromBytes;
+use zerocopy::{transmute_mut, FromBytes, IntoBytes};
 use zerocopy_derive::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use super::super::error::{Area, Error, Result};
-use super::super::geometry::{BLOCK_BYTES, DIRECTORY_ENTRIES};
+use super::super::geometry::{Block, DIRECTORY_ENTRIES};
 use super::super::num::u32_as_usize;
-use super::crc::block_crc;
+use super::crc::{block_crc, crc32c};
 use super::superblock::Slot;
 
 const MAGIC: [u8; 4] = *b"UBdr";
@@ -26,17 +27,14 @@ const CRC_AT: usize = 4;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PageEntry {
     /// The active slot; `None` for a page of zeroes that was never written.
-    pub slot: Slot,
+    pub slot: Option<Slot>,
     /// CRC32C of the page's 4096 bytes; zero if never written.
     pub crc: u32,
 }
 
 impl PageEntry {
     /// A page never written.
-    pub const EMPTY: PageEntry = PageEntry {
-        slot: Slot::None,
-        crc: 0,
-    };
+    pub const EMPTY: PageEntry = PageEntry { slot: None, crc: 0 };
 }
 
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
@@ -58,14 +56,31 @@ struct DiskEntry {
     reserved: [u8; 3],
 }
 
-const _: () = assert!(
-    size_of::<Header>() + DIRECTORY_ENTRIES as usize * size_of::<DiskEntry>() == BLOCK_BYTES
-);
+/// A directory block as it lies on the leaf.
+#[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+struct DiskBlock {
+    head: Header,
+    entries: [DiskEntry; DIRECTORY_ENTRIES as usize],
+}
 
-/// Encodes directory block `at` over its pages' `entries` (at most 508).
-pub fn encode(block: &mut [u8], at: u32, generation: u64, nonce: u64, entries: &[PageEntry]) {
+/// Encodes directory block `at` over its pages' `entries`. Fails with `Internal` if these are more
+/// than the block has room for.
+pub fn encode(
+    block: &mut Block,
+    at: u32,
+    generation: u64,
+    nonce: u64,
+    entries: &[PageEntry],
+) -> Result {
     block.fill(0);
-    let head = Header {
+    let disk: &mut DiskBlock = transmute_mut!(block);
+    let list = disk.entries.get_mut(..entries.len());
+    for (room, e) in list.ok_or(Error::Internal)?.iter_mut().zip(entries) {
+        room.crc = U32::new(e.crc);
+        room.slot = Slot::to_bits(e.slot);
+    }
+    disk.head = Header {
         magic: MAGIC,
         crc: U32::ZERO,
         index: U32::new(at),
@@ -73,19 +88,9 @@ pub fn encode(block: &mut [u8], at: u32, generation: u64, nonce: u64, entries: &
         generation: U64::new(generation),
         nonce: U64::new(nonce),
     };
-    if let Ok((h, rest)) = Header::mut_from_prefix(block) {
-        *h = head;
-        if let Ok(list) = <[DiskEntry]>::mut_from_bytes(rest) {
-            for (disk, e) in list.iter_mut().zip(entries) {
-                disk.crc = U32::new(e.crc);
-                disk.slot = e.slot.to_bits();
-            }
-        }
-    }
-    let crc = block_crc(block, CRC_AT);
-    if let Ok((h, _)) = Header::mut_from_prefix(block) {
-        h.crc = U32::new(crc);
-    }
+    let crc = crc32c(0, disk.as_bytes());
+    disk.head.crc = U32::new(crc);
+    Ok(())
 }
 
 /// Decodes directory block `at` into `entries` and checks all of it.
@@ -116,7 +121,7 @@ pub fn judge(
     let list = <[DiskEntry]>::ref_from_bytes(rest).map_err(|_| 0usize)?;
     for (sound, field) in [
         (h.magic == MAGIC, offset_of!(Header, magic)),
-        (h.crc.get() == block_crc(block, CRC_AT), CRC_AT),
+        (is_sealed(h, block), CRC_AT),
         (h.index.get() == at, offset_of!(Header, index)),
         (h.reserved.get() == 0, offset_of!(Header, reserved)),
         (h.nonce.get() == nonce, offset_of!(Header, nonce)),
@@ -130,14 +135,12 @@ pub fn judge(
         }
     }
     for (i, disk) in list.iter().enumerate() {
-        let bad = size_of::<Header>().saturating_add(i.saturating_mul(size_of::<DiskEntry>()));
-        let slot = Slot::from_bits(disk.slot).ok_or(bad)?;
+        // Within the block.
+        let bad = size_of::<Header>().wrapping_add(i.wrapping_mul(size_of::<DiskEntry>()));
+        let slot = Slot::from_bits(disk.slot).map_err(|_| bad)?;
         let crc = disk.crc.get();
         let unused = i >= entries.len();
-        if disk.reserved != [0; 3]
-            || (slot == Slot::None && crc != 0)
-            || (unused && slot != Slot::None)
-        {
+        if disk.reserved != [0; 3] || (slot.is_none() && crc != 0) || (unused && slot.is_some()) {
             return Err(bad);
         }
         if let Some(e) = entries.get_mut(i) {
@@ -147,28 +150,35 @@ pub fn judge(
     Ok(())
 }
 
+fn is_sealed(head: &Header, block: &[u8]) -> bool {
+    block_crc(block, CRC_AT) == Some(head.crc.get())
+}
+
 /// Returns whether a block's checksum is right, whatever its content.
 pub fn has_valid_crc(block: &[u8]) -> bool {
-    Header::ref_from_prefix(block)
-        .is_ok_and(|(h, _)| h.magic == MAGIC && h.crc.get() == block_crc(block, CRC_AT))
+    Header::ref_from_prefix(block).is_ok_and(|(h, _)| h.magic == MAGIC && is_sealed(h, block))
 }
 
 /// Returns whether a block is a whole one of this leaf, from any checkpoint.
 pub fn is_sound(block: &[u8], at: u32, nonce: u64) -> bool {
     Header::ref_from_prefix(block).is_ok_and(|(h, _)| {
-        h.magic == MAGIC
-            && h.crc.get() == block_crc(block, CRC_AT)
-            && h.index.get() == at
-            && h.nonce.get() == nonce
+        h.magic == MAGIC && is_sealed(h, block) && h.index.get() == at && h.nonce.get() == nonce
     })
 }
 
 /// Returns whether a block that [`decode`] refuses was meant to be one of this leaf, and is torn or
 /// rotten. A block that an earlier format left whole was not.
 pub fn is_kin(block: &[u8], nonce: u64) -> bool {
-    Header::ref_from_prefix(block).is_ok_and(|(h, _)| {
-        h.nonce.get() == nonce || (h.magic == MAGIC && h.crc.get() != block_crc(block, CRC_AT))
-    })
+    Header::ref_from_prefix(block)
+        .is_ok_and(|(h, _)| h.nonce.get() == nonce || (h.magic == MAGIC && !is_sealed(h, block)))
+}
+
+/// Returns the entry of map page `page` in the list of all entries.
+pub fn entry(entries: &[PageEntry], page: u32) -> Result<PageEntry> {
+    entries
+        .get(u32_as_usize(page))
+        .copied()
+        .ok_or(Error::Internal)
 }
 
 /// Returns the directory block that names map page `page`.
@@ -176,16 +186,24 @@ pub fn block_of(page: u32) -> u32 {
     page / DIRECTORY_ENTRIES
 }
 
-/// Returns the pages that directory block `at` names, of `pages` in all.
-pub fn pages_of(at: u32, pages: u32) -> core::ops::Range<usize> {
+/// Returns the numbers of the pages that directory block `at` names, of `pages` in all.
+pub fn numbers_of(at: u32, pages: u32) -> Range<u32> {
+    // `pages` bounds both, so the pages of a block that does not exist are none.
     let first = at.saturating_mul(DIRECTORY_ENTRIES).min(pages);
     let end = first.saturating_add(DIRECTORY_ENTRIES).min(pages);
-    u32_as_usize(first)..u32_as_usize(end)
+    first..end
+}
+
+/// Returns the places of these pages in the list of all entries.
+pub fn pages_of(at: u32, pages: u32) -> Range<usize> {
+    let numbers = numbers_of(at, pages);
+    u32_as_usize(numbers.start)..u32_as_usize(numbers.end)
 }
 
 #[cfg(any(test, kernel))]
 #[cfg_attr(kernel, kernel::prelude::kunit_tests(unionblk_directory))]
 mod tests {
+    use super::super::super::error::Error;
     use super::super::superblock::Slot;
     use super::{block_of, decode, encode, pages_of, PageEntry};
 
@@ -194,16 +212,16 @@ mod tests {
         let mut block = [0u8; 4096];
         let list = [
             PageEntry {
-                slot: Slot::B,
+                slot: Some(Slot::B),
                 crc: 77,
             },
             PageEntry::EMPTY,
             PageEntry {
-                slot: Slot::A,
+                slot: Some(Slot::A),
                 crc: 0,
             },
         ];
-        encode(&mut block, 2, 10, 55, &list);
+        assert!(encode(&mut block, 2, 10, 55, &list).is_ok());
         let mut back = [PageEntry::EMPTY; 3];
         assert!(decode(&block, 2, 10, 55, 0, &mut back).is_ok());
         assert!(back == list);
@@ -224,6 +242,14 @@ mod tests {
             assert!(super::is_kin(&block, 55));
             block[at] ^= 1;
         }
+    }
+
+    #[test]
+    fn more_entries_than_a_block_holds_are_refused() {
+        let mut block = [0u8; 4096];
+        let list = [PageEntry::EMPTY; 509];
+        assert!(encode(&mut block, 0, 1, 1, &list) == Err(Error::Internal));
+        assert!(encode(&mut block, 0, 1, 1, &list[..508]).is_ok());
     }
 
     #[test]

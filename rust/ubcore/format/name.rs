@@ -60,13 +60,14 @@ impl LeafName {
     }
 
     fn bytes(&self) -> &[u8] {
-        let end = self.0.iter().position(|&b| b == 0).unwrap_or(NAME_BYTES);
-        self.0.get(..end).unwrap_or_default()
+        // There is always something before the first zero, or before the end.
+        let mut parts = self.0.split(|&b| b == 0);
+        parts.next().unwrap_or_default()
     }
 
     /// Returns the name, which is empty if there is none.
     pub fn text(&self) -> &str {
-        // The name is ASCII, by the invariants.
+        // Never the default, because by the invariants the name is ASCII.
         core::str::from_utf8(self.bytes()).unwrap_or_default()
     }
 }

@@ -3,11 +3,12 @@
 //! A block of the journal ring: a header, then up to 508 words of records.
 
 use zerocopy::little_endian::{U16, U32, U64};
-use zerocopy::FromBytes;
+use zerocopy::{transmute_mut, FromBytes, IntoBytes};
 use zerocopy_derive::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-use super::super::geometry::BLOCK_BYTES;
-use super::crc::block_crc;
+use super::super::error::{Error, Result};
+use super::super::geometry::{Block, BLOCK_BYTES};
+use super::crc::{block_crc, crc32c};
 
 const MAGIC: [u8; 4] = *b"UBjn";
 const CRC_AT: usize = 4;
@@ -35,7 +36,13 @@ struct Header {
     flags: U16,
 }
 
-const _: () = assert!(size_of::<Header>() + RING_WORDS * 8 == BLOCK_BYTES);
+/// A block of the ring as it lies on the leaf.
+#[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+struct DiskBlock {
+    head: Header,
+    words: [U64; RING_WORDS],
+}
 
 /// A block's header, decoded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,26 +62,42 @@ pub struct RingHead {
 }
 
 impl RingHead {
+    /// Returns the sequence number of the block after this one. This one is below [`NUMBERS`].
+    pub fn next(&self) -> u64 {
+        self.sequence.wrapping_add(1)
+    }
+
+    /// Returns the sequence number of the first block of the same write. Numbers begin at 0, and
+    /// only a damaged or foreign block can claim more blocks before it than there are numbers.
+    pub fn first_of_write(&self) -> u64 {
+        self.sequence.saturating_sub(u64::from(self.before))
+    }
+
     fn flags(&self) -> u16 {
         u16::from(self.last) | (self.before & BEFORE_MAX).wrapping_shl(BEFORE_SHIFT)
     }
 }
 
-/// Returns the number of bytes of a block that a header and `words` words take.
-pub fn bytes_of(words: usize) -> usize {
-    let words = words.min(RING_WORDS);
-    size_of::<Header>().saturating_add(words.saturating_mul(8))
+/// Returns the byte of a block at which word `at` (below 508) begins.
+pub fn byte_of(at: u32) -> u32 {
+    const WORDS_AT: u32 = size_of::<Header>() as u32;
+    WORDS_AT.wrapping_add(at.wrapping_mul(8))
+}
+
+/// Zeroes a header and `words` words (at most 508) of a block.
+pub fn zero_words(block: &mut Block, words: usize) -> Result {
+    let disk: &mut DiskBlock = transmute_mut!(block);
+    let used = disk.words.get_mut(..words).ok_or(Error::Internal)?;
+    used.fill(U64::ZERO);
+    disk.head.as_mut_bytes().fill(0);
+    Ok(())
 }
 
 /// Puts word `at` (below 508) into a block under construction.
-pub fn put_word(block: &mut [u8], at: usize, word: u64) {
-    let start = size_of::<Header>().saturating_add(at.saturating_mul(8));
-    if let Some(room) = block
-        .get_mut(start..)
-        .and_then(|b| b.first_chunk_mut::<8>())
-    {
-        *room = word.to_le_bytes();
-    }
+pub fn put_word(block: &mut Block, at: usize, word: u64) -> Result {
+    let disk: &mut DiskBlock = transmute_mut!(block);
+    *disk.words.get_mut(at).ok_or(Error::Internal)? = U64::new(word);
+    Ok(())
 }
 
 /// Returns word `at` of a block.
@@ -87,25 +110,23 @@ pub fn word(block: &[u8], at: usize) -> Option<u64> {
 }
 
 /// Finishes a block whose words are in place: writes header and checksum.
-pub fn write_head(block: &mut [u8], nonce: u64, head: &RingHead) {
-    let crc = {
-        let Ok((h, _)) = Header::mut_from_prefix(block) else {
-            return;
-        };
-        *h = Header {
-            magic: MAGIC,
-            crc: U32::ZERO,
-            sequence: U64::new(head.sequence),
-            nonce: U64::new(nonce),
-            origin: U32::new(head.origin),
-            count: U16::new(head.count),
-            flags: U16::new(head.flags()),
-        };
-        block_crc(block, CRC_AT)
+pub fn write_head(block: &mut Block, nonce: u64, head: &RingHead) {
+    let disk: &mut DiskBlock = transmute_mut!(block);
+    disk.head = Header {
+        magic: MAGIC,
+        crc: U32::ZERO,
+        sequence: U64::new(head.sequence),
+        nonce: U64::new(nonce),
+        origin: U32::new(head.origin),
+        count: U16::new(head.count),
+        flags: U16::new(head.flags()),
     };
-    if let Ok((h, _)) = Header::mut_from_prefix(block) {
-        h.crc = U32::new(crc);
-    }
+    let crc = crc32c(0, disk.as_bytes());
+    disk.head.crc = U32::new(crc);
+}
+
+fn is_sealed(head: &Header, block: &[u8]) -> bool {
+    block_crc(block, CRC_AT) == Some(head.crc.get())
 }
 
 /// Decodes a header. Returns `None` for anything that is not a whole block of this leaf's journal.
@@ -119,7 +140,7 @@ pub fn open(block: &[u8], nonce: u64) -> Option<RingHead> {
         && h.nonce.get() == nonce
         && flags & !(FLAG_LAST | BEFORE_MAX.wrapping_shl(BEFORE_SHIFT)) == 0
         && (1..=508).contains(&count)
-        && h.crc.get() == block_crc(block, CRC_AT);
+        && is_sealed(h, block);
     sound.then(|| RingHead {
         sequence: h.sequence.get(),
         origin: h.origin.get(),
@@ -132,21 +153,22 @@ pub fn open(block: &[u8], nonce: u64) -> Option<RingHead> {
 /// Returns whether a block that [`open`] refuses was meant to be one of this leaf, and is torn or
 /// rotten. A block that an earlier format left whole was not.
 pub fn is_kin(block: &[u8], nonce: u64) -> bool {
-    Header::ref_from_prefix(block).is_ok_and(|(h, _)| {
-        h.nonce.get() == nonce || (h.magic == MAGIC && h.crc.get() != block_crc(block, CRC_AT))
-    })
+    Header::ref_from_prefix(block)
+        .is_ok_and(|(h, _)| h.nonce.get() == nonce || (h.magic == MAGIC && !is_sealed(h, block)))
 }
 
 #[cfg(any(test, kernel))]
 #[cfg_attr(kernel, kernel::prelude::kunit_tests(unionblk_ring))]
 mod tests {
+    use super::super::super::error::Error;
     use super::{open, put_word, word, write_head, RingHead, RING_WORDS};
 
     #[test]
     fn round_trip_and_refusals() {
         let mut block = [0u8; 4096];
-        put_word(&mut block, 0, 0x0102_0304_0506_0708);
-        put_word(&mut block, RING_WORDS - 1, 42);
+        assert!(put_word(&mut block, 0, 0x0102_0304_0506_0708).is_ok());
+        assert!(put_word(&mut block, RING_WORDS - 1, 42).is_ok());
+        assert!(put_word(&mut block, RING_WORDS, 42) == Err(Error::Internal));
         let head = RingHead {
             sequence: 9,
             origin: 3,
@@ -180,5 +202,15 @@ mod tests {
         write_head(&mut block, 77, &RingHead { sequence, ..head });
         assert!(open(&block, 77).is_none());
         assert!(open(&block[..512], 77).is_none());
+    }
+
+    #[test]
+    fn words_are_zeroed_up_to_a_number() {
+        let mut block = [0xffu8; 4096];
+        assert!(super::zero_words(&mut block, 2).is_ok());
+        assert!(block.iter().position(|&b| b != 0) == Some(48));
+        assert!(super::zero_words(&mut block, RING_WORDS + 1) == Err(Error::Internal));
+        assert!(super::zero_words(&mut block, RING_WORDS).is_ok());
+        assert!(block == [0; 4096]);
     }
 }

@@ -8,13 +8,13 @@
 use core::mem::offset_of;
 
 use zerocopy::little_endian::{U32, U64};
-use zerocopy::{FromBytes, IntoBytes};
+use zerocopy::{transmute_mut, transmute_ref, FromBytes, IntoBytes};
 use zerocopy_derive::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use super::super::error::{Area, Error, Result, Side};
-use super::super::geometry::{Geometry, DIRECTORY_BLOCKS_MAX};
+use super::super::geometry::{Block, Geometry, BLOCK_BYTES, DIRECTORY_BLOCKS_MAX};
 use super::super::num::u32_as_usize;
-use super::crc::block_crc;
+use super::crc::{block_crc, crc32c};
 use super::features::{Features, COMPAT_BYTES};
 use super::name::{LeafName, NAME_BYTES};
 use super::ring::NUMBERS;
@@ -66,51 +66,59 @@ pub struct DiskSuperblock {
 
 const _: () = assert!(size_of::<DiskSuperblock>() == SUPERBLOCK_BYTES);
 
-/// Which of the two slots of a directory block or page is active.
+/// The block that a superblock begins.
+#[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+struct DiskBlock {
+    superblock: DiskSuperblock,
+    rest: [u8; BLOCK_BYTES - SUPERBLOCK_BYTES],
+}
+
+/// One of the two places that a superblock, a directory block or a map page has on the leaf.
+///
+/// `Option<Slot>` says which of the two is active, and is `None` if neither was ever written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Slot {
-    /// Never written. All its entries are zero.
-    None,
     /// The first.
     A,
     /// The second.
     B,
 }
 
+/// Bits that stand for no slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BadSlot;
+
 impl Slot {
-    /// Returns the slot to write next, so that the active slot stays whole.
+    /// Returns the other slot.
     pub fn other(self) -> Slot {
         match self {
             Slot::A => Slot::B,
-            Slot::B | Slot::None => Slot::A,
+            Slot::B => Slot::A,
         }
     }
 
-    /// Returns 0 for A, 1 for B, and `None` if there is none.
-    pub fn number(self) -> Option<u32> {
-        match self {
-            Slot::None => None,
-            Slot::A => Some(0),
-            Slot::B => Some(1),
-        }
+    /// Returns the slot to write next, so that the active slot stays whole.
+    pub fn spare(counts: Option<Slot>) -> Slot {
+        counts.map_or(Slot::A, Slot::other)
     }
 
     /// Returns the two bits on disk: 0 none, 1 A, 2 B.
-    pub fn to_bits(self) -> u8 {
-        match self {
-            Slot::None => 0,
-            Slot::A => 1,
-            Slot::B => 2,
+    pub fn to_bits(counts: Option<Slot>) -> u8 {
+        match counts {
+            None => 0,
+            Some(Slot::A) => 1,
+            Some(Slot::B) => 2,
         }
     }
 
-    /// Decodes the two bits. Returns `None` for 3.
-    pub fn from_bits(bits: u8) -> Option<Slot> {
+    /// Decodes what [`Slot::to_bits`] returned.
+    pub fn from_bits(bits: u8) -> core::result::Result<Option<Slot>, BadSlot> {
         match bits {
-            0 => Some(Slot::None),
-            1 => Some(Slot::A),
-            2 => Some(Slot::B),
-            _ => None,
+            0 => Ok(None),
+            1 => Ok(Some(Slot::A)),
+            2 => Ok(Some(Slot::B)),
+            _ => Err(BadSlot),
         }
     }
 }
@@ -149,19 +157,22 @@ pub struct Superblock {
 }
 
 impl Superblock {
-    /// Returns the active slot of directory block `at`.
-    pub fn directory_slot(&self, at: u32) -> Result<Slot> {
-        let bad = Error::Damaged(Area::Superblock, 0);
-        let byte = self.directory_slots.get(u32_as_usize(at / 4)).ok_or(bad)?;
-        Slot::from_bits(byte.wrapping_shr((at % 4).wrapping_mul(2)) & 3).ok_or(bad)
+    /// Returns the active slot of directory block `at` (below 1024).
+    pub fn directory_slot(&self, at: u32) -> Result<Option<Slot>> {
+        let byte = self.directory_slots.get(u32_as_usize(at / 4));
+        let byte = byte.ok_or(Error::Internal)?;
+        Slot::from_bits(byte.wrapping_shr((at % 4).wrapping_mul(2)) & 3)
+            .map_err(|_| Error::Damaged(Area::Superblock, 0))
     }
 
     /// Makes `slot` the active slot of directory block `at` (below 1024).
-    pub fn set_directory_slot(&mut self, at: u32, slot: Slot) {
+    pub fn set_directory_slot(&mut self, at: u32, slot: Slot) -> Result {
         let shift = (at % 4).wrapping_mul(2);
-        if let Some(byte) = self.directory_slots.get_mut(u32_as_usize(at / 4)) {
-            *byte = (*byte & !3u8.wrapping_shl(shift)) | slot.to_bits().wrapping_shl(shift);
-        }
+        let byte = self.directory_slots.get_mut(u32_as_usize(at / 4));
+        let byte = byte.ok_or(Error::Internal)?;
+        let bits = Slot::to_bits(Some(slot));
+        *byte = (*byte & !3u8.wrapping_shl(shift)) | bits.wrapping_shl(shift);
+        Ok(())
     }
 
     fn flags(&self) -> u32 {
@@ -170,10 +181,11 @@ impl Superblock {
     }
 
     /// Writes the superblock into the first 512 bytes of `block` and zeroes the rest of it.
-    pub fn encode(&self, block: &mut [u8]) {
-        block.fill(0);
+    pub fn encode(&self, block: &mut Block) {
+        let disk: &mut DiskBlock = transmute_mut!(block);
         let g = &self.geometry;
-        let mut disk = DiskSuperblock {
+        disk.rest.fill(0);
+        disk.superblock = DiskSuperblock {
             magic: MAGIC,
             crc: U32::ZERO,
             version: U32::new(super::VERSION),
@@ -199,9 +211,8 @@ impl Superblock {
             reserved1: [0; 32],
             directory_slots: self.directory_slots,
         };
-        disk.crc = U32::new(block_crc(disk.as_bytes(), CRC_AT));
-        // A caller's block is never shorter than a sector.
-        let _ = disk.write_to_prefix(block);
+        let crc = crc32c(0, disk.superblock.as_bytes());
+        disk.superblock.crc = U32::new(crc);
     }
 
     /// Decodes one slot. `at` is the block that it was read from, for the error.
@@ -213,7 +224,7 @@ impl Superblock {
         if disk.magic != MAGIC {
             return Err(Error::NotFormatted);
         }
-        if disk.crc.get() != block_crc(disk.as_bytes(), CRC_AT) {
+        if block_crc(disk.as_bytes(), CRC_AT) != Some(disk.crc.get()) {
             return Err(Error::Damaged(Area::Superblock, at));
         }
         if disk.version.get() > super::VERSION {
@@ -226,9 +237,8 @@ impl Superblock {
 
     /// Returns whether a slot's checksum is right, whatever its content.
     pub fn has_valid_crc(block: &[u8]) -> bool {
-        let slot = block.get(..SUPERBLOCK_BYTES).unwrap_or_default();
-        let crc = slot.get(CRC_AT..).and_then(|b| b.first_chunk::<4>());
-        crc.is_some_and(|crc| u32::from_le_bytes(*crc) == block_crc(slot, CRC_AT))
+        DiskSuperblock::ref_from_prefix(block)
+            .is_ok_and(|(disk, _)| block_crc(disk.as_bytes(), CRC_AT) == Some(disk.crc.get()))
     }
 
     /// Returns the byte of the first impossible field, in a slot whose checksum is right.
@@ -322,14 +332,20 @@ impl DiskSuperblock {
             directory_slots: self.directory_slots,
         };
         for n in 0..DIRECTORY_BLOCKS_MAX {
-            let at = offset_of!(Self, directory_slots).saturating_add(u32_as_usize(n / 4));
+            let at = offset_of!(Self, directory_slots).wrapping_add(u32_as_usize(n / 4));
             let slot = sb.directory_slot(n).map_err(|_| at)?;
-            if n >= g.directory_blocks() && slot != Slot::None {
+            if n >= g.directory_blocks() && slot.is_some() {
                 return Err(at);
             }
         }
         Ok(sb)
     }
+}
+
+/// Returns the bytes of a block that a superblock takes.
+pub fn sector_of(block: &Block) -> &[u8; SUPERBLOCK_BYTES] {
+    let disk: &DiskBlock = transmute_ref!(block);
+    transmute_ref!(&disk.superblock)
 }
 
 /// Picks the active slot from the bytes of blocks 0 and 1. Returns the superblock and its
@@ -392,8 +408,8 @@ mod tests {
     #[test]
     fn round_trip_and_every_bit_is_guarded() {
         let mut sb = sample(4).unwrap();
-        sb.set_directory_slot(0, Slot::B);
-        let mut block = [0u8; 512];
+        sb.set_directory_slot(0, Slot::B).unwrap();
+        let mut block = [0u8; 4096];
         sb.encode(&mut block);
         assert!(Superblock::decode(&block, 0) == Ok(sb.clone()));
         for bits in 0..8u32 {
@@ -410,7 +426,7 @@ mod tests {
 
     #[test]
     fn the_newer_valid_slot_counts() {
-        let (mut a, mut b, junk) = ([0u8; 512], [0u8; 512], [0u8; 512]);
+        let (mut a, mut b, junk) = ([0u8; 4096], [0u8; 4096], [0u8; 4096]);
         sample(4).unwrap().encode(&mut a);
         sample(5).unwrap().encode(&mut b);
         assert_eq!(choose(&a, &b).unwrap().0.generation, 5);
@@ -429,7 +445,7 @@ mod tests {
                 ..sample(5).unwrap()
             },
         ] {
-            let mut remains = [0u8; 512];
+            let mut remains = [0u8; 4096];
             other.encode(&mut remains);
             assert_eq!(choose(&a, &remains).unwrap().0.generation, 4);
         }
@@ -442,23 +458,23 @@ mod tests {
 
     #[test]
     fn a_newer_version_is_not_damage() {
-        let mut a = [0u8; 512];
+        let mut a = [0u8; 4096];
         sample(4).unwrap().encode(&mut a);
         let b = a;
         a[12] = 2;
-        let crc = super::block_crc(&a, 8);
+        let crc = super::block_crc(&a[..512], 8).unwrap();
         a[8..12].copy_from_slice(&crc.to_le_bytes());
         assert!(choose(&a, &b) == Err(Error::NewerVersion(2)));
         a[12] = 1;
         a[40] = 1;
-        let crc = super::block_crc(&a, 8);
+        let crc = super::block_crc(&a[..512], 8).unwrap();
         a[8..12].copy_from_slice(&crc.to_le_bytes());
         assert!(choose(&b, &a) == Err(Error::UnknownFeatures(Class::Incompat, 1)));
     }
 
     #[test]
     fn fields_that_cannot_be_are_damage() {
-        let mut good = [0u8; 512];
+        let mut good = [0u8; 4096];
         sample(1).unwrap().encode(&mut good);
         assert_eq!(Superblock::bad_field(&good), None);
         // A dot before the name, a byte after it, an unknown flag, reserved bytes, the tail.
@@ -482,7 +498,7 @@ mod tests {
         ] {
             let mut a = good;
             a[at] = byte;
-            let crc = super::block_crc(&a, 8);
+            let crc = super::block_crc(&a[..512], 8).unwrap();
             a[8..12].copy_from_slice(&crc.to_le_bytes());
             assert!(Superblock::decode(&a, 1) == Err(Error::Damaged(Area::Superblock, 1)));
             let field = match at {
@@ -501,15 +517,18 @@ mod tests {
     #[test]
     fn directory_slots_are_two_bits_each() {
         let mut sb = sample(1).unwrap();
-        sb.set_directory_slot(5, Slot::A);
-        sb.set_directory_slot(6, Slot::B);
-        sb.set_directory_slot(5, Slot::B);
-        assert!(sb.directory_slot(4) == Ok(Slot::None));
-        assert!(sb.directory_slot(5) == Ok(Slot::B));
-        assert!(sb.directory_slot(6) == Ok(Slot::B));
+        sb.set_directory_slot(5, Slot::A).unwrap();
+        sb.set_directory_slot(6, Slot::B).unwrap();
+        sb.set_directory_slot(5, Slot::B).unwrap();
+        assert!(sb.directory_slot(4) == Ok(None));
+        assert!(sb.directory_slot(5) == Ok(Some(Slot::B)));
+        assert!(sb.directory_slot(6) == Ok(Some(Slot::B)));
         sb.directory_slots[0] = 3;
         assert!(sb.directory_slot(0).is_err());
-        assert!(sb.directory_slot(9999).is_err());
+        assert!(sb.directory_slot(1024) == Err(Error::Internal));
+        let before = sb.clone();
+        assert!(sb.set_directory_slot(1024, Slot::A) == Err(Error::Internal));
+        assert!(sb == before);
         assert!(Slot::A.other() == Slot::B && Slot::B.other() == Slot::A);
     }
 }

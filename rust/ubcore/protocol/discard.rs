@@ -15,9 +15,9 @@
 use core::ops::Range;
 
 use super::super::error::{Error, Result};
-use super::super::geometry::TABLE_ENTRIES;
 use super::super::map::Base;
 use super::super::num::saturating_u32;
+use super::super::pages::table_page_of;
 use super::super::plan::{self, Source};
 use super::super::sync::Ordering;
 use super::{epoch, flush, io};
@@ -81,8 +81,8 @@ fn empty<H: Host>(host: &H, rq: &H::Request, base: Base) -> Result {
         if host.shared().checkpoint_due.load(Ordering::Acquire) {
             flush::checkpoint_if_due(host)?;
         }
-        let next = (at / TABLE_ENTRIES).saturating_add(1);
-        let end = next.saturating_mul(TABLE_ENTRIES).min(slabs.end);
+        let page = host.map().geometry().root_slabs_of(table_page_of(at));
+        let end = page.end.min(slabs.end);
         let done = host.with_allocator(|allocator| allocator.empty(host.map(), at..end, base));
         // Also if that failed, because it may have emptied some slabs before.
         flush::arm(host);
@@ -154,7 +154,7 @@ fn clear_and_discard<H: Host>(host: &H, range: Range<u32>) {
         .for_each(|leaf| host.map().clear_unowned(leaf));
     let g = host.map().geometry();
     let first = g.leaf_slab_start(range.start);
-    let sectors = g.leaf_slab_start(range.end).saturating_sub(first);
+    let sectors = g.leaf_slab_start(range.end).wrapping_sub(first);
     host.discard(first, sectors);
     host.note(Event::Freed(first, sectors));
 }
@@ -174,6 +174,7 @@ fn begin_reclaim<H: Host>(host: &H) -> bool {
                 if page.is_none() && !allocator.begin_reclaim(committer.is_committed(host.map())) {
                     return None;
                 }
+                // The first time from the first page on.
                 allocator.advance_reclaim(host.map(), page.unwrap_or(0))
             })
         });
@@ -209,17 +210,18 @@ fn parts<H: Host>(host: &H, rq: &H::Request) -> [(u64, u64); 2] {
     let g = host.map().geometry();
     let (sector, sectors) = (rq.sector(), rq.sectors());
     let whole = g.whole_slabs(sector, sectors);
-    let end = sector.saturating_add(u64::from(sectors));
+    let end = sector.wrapping_add(u64::from(sectors));
     let (head_end, tail) = if whole.is_empty() {
         // The range contains the end of at most one slab.
-        let next = g.slab_start(g.slab_of(sector).saturating_add(1)).min(end);
+        let next = g.slab_start(g.slab_of(sector).wrapping_add(1)).min(end);
         (next, next)
     } else {
         (g.slab_start(whole.start), g.slab_start(whole.end).min(end))
     };
+    // Each part begins before its end, or is empty.
     [
-        (sector, head_end.saturating_sub(sector)),
-        (tail, end.saturating_sub(tail)),
+        (sector, head_end.wrapping_sub(sector)),
+        (tail, end.wrapping_sub(tail)),
     ]
 }
 
@@ -249,7 +251,7 @@ fn zero_parts<H: Host>(host: &H, rq: &H::Request) -> Result {
             }
         }
         // The zeroes are on the leaf (I5).
-        io::mark(host, sector, sectors);
+        io::mark(host, sector, sectors)?;
     }
     Ok(())
 }

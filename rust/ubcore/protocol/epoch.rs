@@ -108,6 +108,7 @@ pub fn wait<H: Host>(host: &H) {
     let mut n = 0u32;
     while host.any_in_flight(is_older, u64::from(now)) {
         host.pause(n);
+        // How often it has looked, of which only the first times matter to the host.
         n = n.saturating_add(1);
     }
     barrier();

@@ -11,7 +11,7 @@
 //! slabs are free ([`super::discard::reclaim_work`]). If only a part could be sent, the rest is
 //! queued again when the part has completed. So each part begins and ends its own use of the map.
 
-use super::super::error::{Error, Result};
+use super::super::error::{Broken, Error, Result};
 use super::super::num::saturating_u32;
 use super::super::plan::{self, Source};
 use super::{epoch, flush};
@@ -123,13 +123,19 @@ fn is_mapped_durably<H: Host>(host: &H, sector: u64, sectors: u32) -> bool {
 
 /// Takes a request of which all lower I/O has ended. Any context.
 #[inline]
-pub fn complete<H: Host>(host: &H, rq: H::Request, status: H::Status) {
+pub fn complete<H: Host>(host: &H, rq: H::Request, mut status: H::Status) {
     if status.is_ok() && rq.op() == Op::Write {
         let (sector, sectors) = rq.part();
-        if State::of(&rq).has_failed_bios() {
-            mark_others(host, &rq);
-        } else if mark(host, sector, sectors) {
-            host.note(Event::FirstWrite(sector, sectors));
+        let marked = if State::of(&rq).has_failed_bios() {
+            mark_others(host, &rq)
+        } else {
+            mark(host, sector, sectors)
+        };
+        match marked {
+            Ok(true) => host.note(Event::FirstWrite(sector, sectors)),
+            Ok(false) => {}
+            // The next commit fails too, and turns the union read-only.
+            Err(Broken) => status = H::Status::IO_ERROR,
         }
         if rq.is_fua()
             && plan::unallocated(host.map(), sector, sectors)
@@ -155,23 +161,30 @@ pub fn complete<H: Host>(host: &H, rq: H::Request, status: H::Status) {
     }
 }
 
-/// Maps the sectors of those bios that do not fail. What had no leaf slab was not sent. Another write
-/// may have allocated a leaf slab for it since, which does not hold the data of this one.
-fn mark_others<H: Host>(host: &H, rq: &H::Request) {
+/// Maps the sectors of those bios that do not fail. What had no leaf slab was not sent. Another
+/// write may have allocated a leaf slab for it since, which does not hold the data of this one.
+/// Returns false, because no first write is reported for a part.
+fn mark_others<H: Host>(host: &H, rq: &H::Request) -> core::result::Result<bool, Broken> {
     let (mut at, sectors) = rq.part();
-    let end = at.saturating_add(u64::from(sectors));
+    let end = at.wrapping_add(u64::from(sectors));
     while let Some((first, count)) = rq.next_bio(at).filter(|&(first, _)| first < end) {
-        let within = saturating_u32(end.saturating_sub(first));
-        mark(host, first, count.min(within));
-        at = first.saturating_add(u64::from(count));
+        // The bio begins before the end.
+        let within = saturating_u32(end.wrapping_sub(first));
+        mark(host, first, count.min(within))?;
+        at = first.wrapping_add(u64::from(count));
     }
+    Ok(false)
 }
 
 /// Maps sectors whose data is on the leaf, and has them committed in time. Returns what
 /// [`Map::mark`](super::super::map::Map::mark) returns. Any context.
-pub(super) fn mark<H: Host>(host: &H, sector: u64, sectors: u32) -> bool {
+pub(super) fn mark<H: Host>(
+    host: &H,
+    sector: u64,
+    sectors: u32,
+) -> core::result::Result<bool, Broken> {
     let changed = host.map().mark(sector, sectors);
-    if changed {
+    if changed != Ok(false) {
         flush::arm(host);
     }
     changed

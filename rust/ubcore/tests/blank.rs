@@ -16,7 +16,7 @@ fn look(u: &SimUnion) -> u32 {
     let mut found = 0;
     for at in 0..g.journal_blocks() {
         disk.read(g.journal_block(at), 1).unwrap();
-        let block = &disk.buffer()[..4096];
+        let block = disk.block();
         if !block.starts_with(b"UBjn") {
             continue;
         }

@@ -49,7 +49,7 @@ fn look_at_journal(disk: &SimDisk, g: &Geometry, seen: &mut Seen) {
         if disk.read(g.journal_block(at), 1).is_err() {
             return;
         }
-        let Some(head) = ring::open(disk.buffer(), nonce) else {
+        let Some(head) = ring::open(disk.block(), nonce) else {
             continue;
         };
         epoch += 1;
@@ -59,7 +59,7 @@ fn look_at_journal(disk: &SimDisk, g: &Geometry, seen: &mut Seen) {
         }
         let mut at = 0;
         while at < usize::from(head.count) {
-            let word = ring::word(disk.buffer(), at).unwrap();
+            let word = ring::word(disk.block(), at).unwrap();
             at += 1;
             match Record::decode(word, g.slab_sectors()).expect("a record of this format") {
                 Record::New { .. } => seen.new += 1,
@@ -147,7 +147,7 @@ fn step(u: &mut SimUnion, o: &mut Oracle, random: &mut Random, style: &Style) ->
             u.committer.commit(&u.map, &mut u.disk)?;
         }
         for at in flying.into_iter().rev() {
-            u.map.mark(at, len as u32);
+            u.map.mark(at, len as u32).unwrap();
         }
     } else {
         write(u, o, at, len, true)?;

@@ -13,6 +13,7 @@ use ubcore::check::{Grade, What};
 use ubcore::error::{Area, Error};
 use ubcore::format::record::{Record, SlabRun};
 use ubcore::format::ring::{self, RingHead};
+use ubcore::format::superblock::Slot;
 use ubcore::geometry::Geometry;
 
 fn leaf_slab(disk: &SimDisk, slab: u32) -> u32 {
@@ -181,8 +182,8 @@ fn journals_that_are_wrong() {
                 last: true,
                 before: 0,
             };
-            ring::put_word(b, 0, Record::Place(0).encode());
-            ring::put_word(b, 1, wrong.encode());
+            ring::put_word(b, 0, Record::Place(0).encode()).unwrap();
+            ring::put_word(b, 1, wrong.encode()).unwrap();
             ring::write_head(b, l.sb.nonce, &head);
         });
         let l = look(&disk).unwrap();
@@ -200,7 +201,7 @@ fn journals_that_are_wrong() {
     ] {
         let (disk, _) = committed();
         edit_sealed(&disk, block(1), 4096, 4, |b| {
-            ring::put_word(b, word, value);
+            ring::put_word(b, word, value).unwrap();
         });
         found(&disk, What::JournalRecord, &[three]);
         let l = look(&disk).unwrap();
@@ -354,7 +355,10 @@ fn what_is_mapped_is_counted_once() {
     // None of them is on the first page.
     for (n, leaf) in [300, 511, 512, 1500].into_iter().enumerate() {
         u.map.assign(leaf, leaf).unwrap();
-        assert!(u.map.mark(u64::from(leaf) * 128 + 60, 10 + n as u32));
+        assert!(u
+            .map
+            .mark(u64::from(leaf) * 128 + 60, 10 + n as u32)
+            .unwrap());
     }
     u.flush().unwrap();
     u.detach().unwrap();
@@ -402,10 +406,10 @@ fn pages_and_directories_that_are_wrong() {
     }
     // The other slot of the directory does not count.
     let (disk, _) = used();
-    let other = if directory == l.sb.geometry.directory_block(0, 0) {
-        1
+    let other = if directory == l.sb.geometry.directory_block(0, Slot::A) {
+        Slot::B
     } else {
-        0
+        Slot::A
     };
     let spare = l.sb.geometry.directory_block(0, other);
     edit(&disk, spare, |b| b[..4].copy_from_slice(b"UBdr"));
@@ -416,8 +420,8 @@ fn pages_and_directories_that_are_wrong() {
 #[test]
 fn what_was_spare_is_not_emptied_when_it_is_no_more() {
     let (disk, l) = committed();
-    let counts = l.sb.directory_slot(0).unwrap().other().number().unwrap();
-    let spare = l.sb.geometry.directory_block(0, counts);
+    let spare = Slot::spare(l.sb.directory_slot(0).unwrap());
+    let spare = l.sb.geometry.directory_block(0, spare);
     edit(&disk, spare, |b| b[..4].copy_from_slice(b"UBdr"));
     let what = What::SpareDirectory;
     found(&disk, what, &[What::NotDetached { blocks: 3 }]);
@@ -439,7 +443,7 @@ fn a_write_torn_between_its_blocks() {
                 before,
             };
             b.fill(0);
-            ring::put_word(b, 0, Record::Place(0).encode());
+            ring::put_word(b, 0, Record::Place(0).encode()).unwrap();
             ring::write_head(b, l.sb.nonce, &head);
         });
     };
@@ -463,7 +467,7 @@ fn an_epoch_without_an_end() {
             before: 0,
         };
         b.fill(0);
-        ring::put_word(b, 0, Record::Place(0).encode());
+        ring::put_word(b, 0, Record::Place(0).encode()).unwrap();
         ring::write_head(b, l.sb.nonce, &head);
     });
     let unfinished = What::JournalUnfinished { blocks: 1 };

@@ -9,6 +9,7 @@ use sim::inspect::{edit, edit_page, edit_sealed, edit_slots, look, look_at, repa
 use sim::union::load;
 use ubcore::check::{Finding, Grade, What};
 use ubcore::error::Error;
+use ubcore::format::superblock::Slot;
 
 #[test]
 fn a_detached_leaf_is_whole_and_is_not_written_to() {
@@ -114,7 +115,11 @@ fn lie(disk: &SimDisk, l: &Look, block: u64, random: &mut Random) {
         let at = at as usize % (room - len);
         b[at..at + len].copy_from_slice(&value[..len]);
     };
-    let page = (0..g.pages()).find(|&p| (0..2).any(|s| g.page_block(p, s) == block));
+    let page = (0..g.pages()).find(|&p| {
+        [Slot::A, Slot::B]
+            .iter()
+            .any(|&s| g.page_block(p, s) == block)
+    });
     match page {
         // The fields of a superblock lie before the directory's slots.
         None if block < 2 => edit_slots(disk, &[block, 1 - block], |b| put(b, at % 264, 512)),

@@ -9,7 +9,7 @@ use sim::union::{format, load, SimUnion};
 use ubcore::disk::Disk;
 use ubcore::error::{Area, Error, Side};
 use ubcore::format::record::{Record, SlabRun};
-use ubcore::format::superblock::Superblock;
+use ubcore::format::superblock::{Slot, Superblock};
 use ubcore::geometry::Geometry;
 use ubcore::journal::{Ring, Space, Transaction};
 use ubcore::map::{Base, Emptied, Entry};
@@ -49,7 +49,7 @@ fn a_page_that_counts_is_believed_as_a_whole_or_not_at_all() {
     let (_, u) = used();
     for page in [table_page_of(0), bits_page_of(&u.map, 0)] {
         let mut counts = 0;
-        for slot in 0..2 {
+        for slot in [Slot::A, Slot::B] {
             let block = g.page_block(page, slot);
             let mut named = 0;
             for (sector, byte) in (0..8).flat_map(|s| [0, 100, 511].map(|b| (s, b))) {
@@ -57,7 +57,7 @@ fn a_page_that_counts_is_believed_as_a_whole_or_not_at_all() {
                 disk.rot(block * 8 + sector, byte);
                 match refused(&disk) {
                     Some(Error::Damaged(Area::Page, at)) if at == block => named += 1,
-                    Some(e) => panic!("page {page}, slot {slot}: {e}"),
+                    Some(e) => panic!("page {page}, slot {slot:?}: {e}"),
                     None => {}
                 }
             }
@@ -236,7 +236,7 @@ fn clean_saves_time_and_decides_nothing() {
         assert!(!sb.clean);
         sb.clean = true;
         let mut d = disk.clone();
-        sb.encode(&mut d.buffer()[..4096]);
+        sb.encode(d.block());
         d.write(slot, 1, ubcore::disk::Order::Fua).unwrap();
     }
     let u = SimUnion::attach_to(&disk, &g).unwrap();

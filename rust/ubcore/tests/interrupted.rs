@@ -9,6 +9,7 @@ use sim::hooked::Scene;
 use sim::oracle::{content, ROOT};
 use sim::union::SimUnion;
 use ubcore::error::Error;
+use ubcore::format::superblock::Slot;
 use ubcore::geometry::Geometry;
 use ubcore::pages::bits_page_of;
 
@@ -90,7 +91,7 @@ fn bits_of_an_assignment_that_was_lost_do_not_come_back() {
         // leaf.
         assert!(!u.map.is_mapped(1));
         let page = bits_page_of(&u.map, 1);
-        let stale = (0..2).any(|slot| {
+        let stale = [Slot::A, Slot::B].into_iter().any(|slot| {
             let block = u.map.geometry().page_block(page, slot);
             s.disk.read_sector(block * 8)[16..24] != [0; 8]
         });

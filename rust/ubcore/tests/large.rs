@@ -71,7 +71,9 @@ fn a_change_anywhere_on_the_leaf() {
         u.map.assign(leaf, leaf).unwrap();
         for (sector, other) in [(1, leaf), (4, leaf), (7, places[n / 2])] {
             for slab in [leaf, other] {
-                u.map.mark(u64::from(slab) * 32 + sector + n as u64, 1);
+                u.map
+                    .mark(u64::from(slab) * 32 + sector + n as u64, 1)
+                    .unwrap();
             }
             u.committer.commit(&u.map, &mut u.disk).unwrap();
         }

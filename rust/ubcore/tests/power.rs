@@ -40,7 +40,7 @@ fn work(u: &mut SimUnion, o: &mut Oracle, random: &mut Random, steps: u64) -> Re
                     // The power fails before the write completes.
                     return Err(Error::Os(0));
                 }
-                u.map.mark(at, len as u32);
+                u.map.mark(at, len as u32).unwrap();
             }
             7..=8 => {
                 u.flush()?;

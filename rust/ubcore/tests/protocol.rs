@@ -9,7 +9,7 @@ use std::sync::Arc;
 use sim::disk::Random;
 use sim::host::{fresh, fresh_without_pages, Device, Handle, Outcome};
 use ubcore::geometry::Geometry;
-use ubcore::map::Memory;
+use ubcore::map::{Base, Entry, Memory};
 
 /// Makes three slabs of 32 sectors over so many on the leaf.
 fn geometry(leaf_slabs: u64) -> Geometry {
@@ -125,6 +125,18 @@ fn a_commit_that_fails_turns_the_union_read_only() {
     assert_eq!(u.read(0..8), Outcome::Ok);
     u.quiesce();
     judge_all(&u, 2);
+}
+
+/// The slab has a home without a page of bits, which no code makes.
+#[test]
+fn a_write_that_cannot_be_recorded_fails_and_stops_the_union() {
+    let u = fresh_without_pages(geometry(2));
+    u.map.set_entry(0, Entry::allocated(1, Base::Root)).unwrap();
+    assert_eq!(u.write(0..8, 1, false), Outcome::IoError);
+    u.quiesce();
+    assert!(u.is_read_only());
+    assert_eq!(u.flush(), Outcome::IoError);
+    assert_eq!(u.write(40..48, 1, false), Outcome::IoError);
 }
 
 /// A write is deferred while another thread writes, discards and flushes one slab after another, so

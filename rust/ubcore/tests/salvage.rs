@@ -11,6 +11,7 @@ use sim::union::{format, load, salvage, SimUnion};
 use ubcore::check::{Finding, What};
 use ubcore::error::{Area, Error};
 use ubcore::format::directory;
+use ubcore::format::superblock::Slot;
 use ubcore::geometry::Geometry;
 use ubcore::map::{Base, Emptied, Entry};
 use ubcore::pages::{bits_page_of, store, table_page_of};
@@ -277,7 +278,7 @@ fn what_was_salvaged_is_never_written() {
     let before = disk.image();
     let (mut u, lost) = salvage(&disk, &g).unwrap();
     let why = lost.first().unwrap();
-    let damaged = Err(Error::Damaged(Area::Map, g.page_block(1, 0)));
+    let damaged = Err(Error::Damaged(Area::Map, g.page_block(1, Slot::A)));
     assert!(matches!(why, Error::Damaged(Area::Page, _)));
     assert_eq!(u.committer.failed(), Some(why));
 
@@ -353,7 +354,7 @@ fn a_directory_block_of_two() {
     let sb = look(&disk).unwrap().sb;
     for at in 0..2 {
         let disk = copy(&disk);
-        let slot = sb.directory_slot(at).unwrap().number().unwrap();
+        let slot = sb.directory_slot(at).unwrap().unwrap();
         edit(&disk, g.directory_block(at, slot), |b| b[50] ^= 4);
         let (u, lost) = salvage(&disk, &g).unwrap();
         let range = directory::pages_of(at, g.pages());
@@ -400,7 +401,7 @@ fn refused_all_the_same() {
     // A directory that is newer than its superblock.
     let (disk, _) = used();
     let sb = look(&disk).unwrap().sb;
-    let block = g.directory_block(0, sb.directory_slot(0).unwrap().number().unwrap());
+    let block = g.directory_block(0, sb.directory_slot(0).unwrap().unwrap());
     edit_sealed(&disk, block, 4096, 4, |b| b[16] += 9);
     let e = salvage(&disk, &g).err();
     assert_eq!(e, Some(Error::Damaged(Area::Directory, block)));

@@ -6,7 +6,7 @@
 use sim::disk::{SimDisk, State};
 use sim::oracle::{content, ROOT};
 use sim::union::{format, SimUnion};
-use ubcore::disk::{Disk, Order};
+use ubcore::disk::{Buffer, Disk, Order};
 use ubcore::error::{Error, Result, Side};
 use ubcore::geometry::Geometry;
 
@@ -41,7 +41,7 @@ fn a_commit_flushes_the_data_that_it_names() {
 struct Unflushable(SimDisk);
 
 impl Disk for Unflushable {
-    fn buffer(&mut self) -> &mut [u8] {
+    fn buffer(&mut self) -> &mut Buffer {
         self.0.buffer()
     }
     fn read(&mut self, block: u64, count: usize) -> Result {

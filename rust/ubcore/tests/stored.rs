@@ -6,7 +6,7 @@
 use sim::disk::{Random, SimDisk, State};
 use sim::oracle::{content, Oracle};
 use sim::union::{format, load, SimUnion};
-use ubcore::disk::{Disk, Order};
+use ubcore::disk::{Buffer, Disk, Order};
 use ubcore::error::{Error, Result};
 use ubcore::geometry::{Geometry, TABLE_ENTRIES};
 use ubcore::map::Base;
@@ -148,7 +148,7 @@ struct Signalled<'a>(&'a mut SimDisk, u32);
 const SIGNAL: Error = Error::Os(4);
 
 impl Disk for Signalled<'_> {
-    fn buffer(&mut self) -> &mut [u8] {
+    fn buffer(&mut self) -> &mut Buffer {
         self.0.buffer()
     }
     fn read(&mut self, block: u64, count: usize) -> Result {
@@ -207,7 +207,7 @@ fn a_commit_after_a_step_zeroes_its_whole_block() {
     for block in 0..used {
         let mut copy = disk.clone();
         copy.read(g.journal_block(block as u32), 1).unwrap();
-        let rest = &copy.buffer()[1024..4096];
+        let rest = &copy.block()[1024..];
         assert!(rest.iter().all(|&b| b == 0), "block {block} of the journal");
     }
 }

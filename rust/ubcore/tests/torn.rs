@@ -10,9 +10,9 @@ use std::ops::Range;
 use sim::disk::{Random, Sector, SimDisk, SECTOR};
 use sim::oracle::{self, Oracle};
 use sim::union::{format, SimUnion};
-use ubcore::disk::{Disk, Order};
+use ubcore::disk::{Buffer, Disk, Order};
 use ubcore::error::{Error, Result};
-use ubcore::geometry::{Geometry, BLOCK_BYTES};
+use ubcore::geometry::Geometry;
 
 /// A disk on which plain journal writes land at once, block by block as `plain` says. The power
 /// fails in the write that ends a transaction: in the flush before it, or after that, when the
@@ -25,7 +25,7 @@ struct Tearing {
 }
 
 impl Disk for Tearing {
-    fn buffer(&mut self) -> &mut [u8] {
+    fn buffer(&mut self) -> &mut Buffer {
         self.disk.buffer()
     }
     fn read(&mut self, block: u64, count: usize) -> Result {
@@ -45,7 +45,7 @@ impl Disk for Tearing {
             }
         };
         for n in (0..count).filter(|n| land & (1 << n) != 0) {
-            let bytes = &self.disk.buffer()[n * BLOCK_BYTES..(n + 1) * BLOCK_BYTES];
+            let bytes = &self.disk.buffer()[n];
             let data: Vec<Sector> = bytes
                 .chunks(SECTOR)
                 .map(|c| c.try_into().unwrap())

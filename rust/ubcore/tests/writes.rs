@@ -12,9 +12,9 @@ use sim::memory::SimMemory;
 use sim::oracle::content;
 use sim::parts::{self, SimCommitter};
 use sim::union::{format, SimUnion};
-use ubcore::disk::{Disk, Order};
+use ubcore::disk::{Buffer, Disk, Order};
 use ubcore::error::Result;
-use ubcore::format::superblock::Superblock;
+use ubcore::format::superblock::{Slot, Superblock};
 use ubcore::geometry::Geometry;
 use ubcore::map::Map;
 
@@ -39,7 +39,7 @@ impl Recorder {
 }
 
 impl Disk for Recorder {
-    fn buffer(&mut self) -> &mut [u8] {
+    fn buffer(&mut self) -> &mut Buffer {
         self.disk.buffer()
     }
     fn read(&mut self, block: u64, count: usize) -> Result {
@@ -103,8 +103,8 @@ fn a_checkpoint_writes_pages_then_one_superblock_then_the_other() {
     // The directory is in the slot that was inactive before and is active now.
     let was = before.directory_slot(0).unwrap();
     let is = committer.superblock().directory_slot(0).unwrap();
-    assert_eq!(is, was.other());
-    let block = g.directory_block(0, is.number().unwrap());
+    assert_eq!(is, Some(Slot::spare(was)));
+    let block = g.directory_block(0, is.unwrap());
     assert!(rest.iter().any(|w| w.0 == block));
     // Both slots are the same, with the next generation.
     let (a, b) = (slot(&disk, 0).unwrap(), slot(&disk, 1).unwrap());
@@ -225,7 +225,7 @@ fn an_epoch_takes_only_what_is_free_of_the_ring() {
         let recorder = Recorder::new(&disk);
         for slab in 0..head {
             u.map.assign(slab, slab).unwrap();
-            assert!(u.map.mark(u64::from(slab) * 32, 1));
+            assert!(u.map.mark(u64::from(slab) * 32, 1).unwrap());
             u.committer.commit(&u.map, &mut u.disk).unwrap();
         }
         if freed {
@@ -235,8 +235,8 @@ fn an_epoch_takes_only_what_is_free_of_the_ring() {
         // Each slab is in two pieces, which takes three words.
         for slab in 20..1990 {
             u.map.assign(slab, slab).unwrap();
-            assert!(u.map.mark(u64::from(slab) * 32, 1));
-            assert!(u.map.mark(u64::from(slab) * 32 + 7, 1));
+            assert!(u.map.mark(u64::from(slab) * 32, 1).unwrap());
+            assert!(u.map.mark(u64::from(slab) * 32 + 7, 1).unwrap());
         }
         u.committer.commit(&u.map, &mut recorder.clone()).unwrap();
         let log = recorder.take();
@@ -260,7 +260,7 @@ fn every_distance_between_leaf_slabs_is_told() {
         let mut u = SimUnion::attach_to(&disk, &g).unwrap();
         for (slab, leaf) in [(5, 0), (1700, step)] {
             u.map.assign(slab, leaf).unwrap();
-            assert!(u.map.mark(u64::from(slab) * 32 + 7, 3));
+            assert!(u.map.mark(u64::from(slab) * 32 + 7, 3).unwrap());
         }
         u.flush().unwrap();
         let u = SimUnion::attach_to(&disk, &g).unwrap();

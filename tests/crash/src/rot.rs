@@ -10,6 +10,7 @@
 use std::collections::BTreeMap;
 
 use ubcore::error::{Area, Error};
+use ubcore::format::superblock::Slot;
 use ubcore::geometry::{Geometry, BLOCK_BYTES};
 
 use crate::image::{digest_of, image_digest};
@@ -137,7 +138,7 @@ fn area(sector: u64, g: &Geometry) -> Area {
         Area::Superblock
     } else if journal.contains(&block) {
         Area::Journal
-    } else if block < g.page_block(0, 0) {
+    } else if block < g.page_block(0, Slot::A) {
         Area::Directory
     } else {
         Area::Page

@@ -168,7 +168,7 @@ fn live(leaf: &mut Leaf, g: &Geometry, found: &mut Found) {
         let sector = g.slab_start(slab);
         match allocator.allocate_range(map, sector, 1) {
             Ok(()) => {
-                map.mark(sector, 1);
+                map.mark(sector, 1).unwrap();
                 let bits = map.entry(slab).leaf.map(|leaf| map.word(leaf, 0));
                 assert!(bits.is_some_and(|bits| bits & 1 == 1), "slab {slab}");
             }

@@ -35,12 +35,12 @@ fn block(source: &mut Source<'_>, how: u8) -> [u8; 4096] {
                 .map(|_| match source.byte() % 3 {
                     0 => PageEntry::EMPTY,
                     n => PageEntry {
-                        slot: ubcore::format::superblock::Slot::from_bits(n).expect("1 or 2"),
+                        slot: ubcore::format::superblock::Slot::from_bits(n).expect("a slot"),
                         crc: source.word(),
                     },
                 })
                 .collect();
-            directory::encode(&mut block, source.word() % 4, 3, NONCE, &list);
+            directory::encode(&mut block, source.word() % 4, 3, NONCE, &list).expect("below 509");
         }
     }
     while how & 2 != 0 && !source.is_empty() {
@@ -48,7 +48,7 @@ fn block(source: &mut Source<'_>, how: u8) -> [u8; 4096] {
         block[at] ^= source.byte();
     }
     if how & 3 != 0 && how & 4 == 0 {
-        let crc = block_crc(&block, 4);
+        let crc = block_crc(&block, 4).expect("a block");
         block[4..8].copy_from_slice(&crc.to_le_bytes());
     }
     block
@@ -71,7 +71,7 @@ pub fn run(data: &[u8]) {
         Ok(()) => {
             assert!(sealed && sound);
             let mut again = [0; 4096];
-            directory::encode(&mut again, at, 9, NONCE, &list);
+            directory::encode(&mut again, at, 9, NONCE, &list).expect("below 509");
             let mut back = vec![PageEntry::EMPTY; named];
             let done = directory::decode(&again, at, 9, NONCE, 0, &mut back);
             assert!(done.is_ok() && back == list);

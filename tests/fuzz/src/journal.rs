@@ -195,7 +195,7 @@ fn stored(leaf: &Leaf, sb: &Superblock) -> (Map<Bounded>, Vec<PageEntry>) {
     let map = Map::new(*g, Bounded::new(g, leaf));
     let mut entries = vec![PageEntry::EMPTY; g.pages() as usize];
     for at in 0..g.directory_blocks() {
-        let slot = sb.directory_slot(at).expect("a real leaf").number();
+        let slot = sb.directory_slot(at).expect("a real leaf");
         let Some(block) = slot.map(|slot| g.directory_block(at, slot)) else {
             continue;
         };
@@ -204,7 +204,7 @@ fn stored(leaf: &Leaf, sb: &Superblock) -> (Map<Bounded>, Vec<PageEntry>) {
         directory::decode(bytes, at, sb.generation, sb.nonce, block, list).expect("a real leaf");
     }
     for (page, entry) in (0..).zip(&entries) {
-        if let Some(slot) = entry.slot.number() {
+        if let Some(slot) = entry.slot {
             let bytes = leaf.block(g.page_block(page, slot)).unwrap_or(&[0; 4096]);
             pages::load(&map, page, bytes).expect("a real leaf");
         }

@@ -5,8 +5,7 @@
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-use ubcore::commit::BUFFER_BYTES;
-use ubcore::disk::{Disk, Order};
+use ubcore::disk::{self, Buffer, Disk, Order};
 use ubcore::error::{Error, Result, Side};
 
 pub type Block = [u8; 4096];
@@ -20,7 +19,7 @@ pub struct Leaf {
     pub sectors: u64,
     pub reads: u64,
     pub writes: u64,
-    buffer: Vec<u8>,
+    buffer: Box<Buffer>,
 }
 
 impl Leaf {
@@ -30,7 +29,7 @@ impl Leaf {
             sectors,
             reads: 0,
             writes: 0,
-            buffer: vec![0; BUFFER_BYTES],
+            buffer: Box::new(disk::ZEROES),
         }
     }
 
@@ -53,14 +52,14 @@ impl Leaf {
 }
 
 impl Disk for Leaf {
-    fn buffer(&mut self) -> &mut [u8] {
+    fn buffer(&mut self) -> &mut Buffer {
         &mut self.buffer
     }
 
     fn read(&mut self, block: u64, count: usize) -> Result {
         self.reads += 1;
         self.check(block, count)?;
-        for (n, room) in (0..count as u64).zip(self.buffer.chunks_exact_mut(4096)) {
+        for (n, room) in (0..count as u64).zip(&mut *self.buffer) {
             match self.blocks.get(&(block + n)) {
                 Some(bytes) => room.copy_from_slice(&**bytes),
                 None => room.fill(0),
@@ -73,9 +72,8 @@ impl Disk for Leaf {
         self.writes += 1;
         self.check(block, count)?;
         for n in 0..count {
-            let mut bytes = [0; 4096];
-            bytes.copy_from_slice(&self.buffer[n * 4096..][..4096]);
-            self.blocks.insert(block + n as u64, Rc::new(bytes));
+            self.blocks
+                .insert(block + n as u64, Rc::new(self.buffer[n]));
         }
         Ok(())
     }

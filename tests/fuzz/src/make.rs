@@ -68,7 +68,7 @@ fn patched(source: &mut Source<'_>) -> Leaf {
 }
 
 fn seal(bytes: &mut [u8], at: usize) {
-    let crc = block_crc(bytes, at);
+    let crc = block_crc(bytes, at).expect("a block");
     bytes[at..at + 4].copy_from_slice(&crc.to_le_bytes());
 }
 
@@ -101,7 +101,7 @@ pub fn reseal(leaf: &mut Leaf) {
         seal(leaf.edit(at), 4);
     }
     for at in 0..g.directory_blocks().min(64) {
-        let Some(slot) = sb.directory_slot(at).ok().and_then(|s| s.number()) else {
+        let Some(slot) = sb.directory_slot(at).ok().flatten() else {
             continue;
         };
         let block = g.directory_block(at, slot);
@@ -110,8 +110,8 @@ pub fn reseal(leaf: &mut Leaf) {
         };
         for page in directory::pages_of(at, g.pages()) {
             let entry = &mut bytes[32 + page % 508 * 8..][..8];
-            if let Some(slot @ 0..2) = entry[4].checked_sub(1) {
-                let crc = crc_of(leaf.block(g.page_block(page as u32, u32::from(slot))));
+            if let Ok(Some(slot)) = Slot::from_bits(entry[4]) {
+                let crc = crc_of(leaf.block(g.page_block(page as u32, slot)));
                 entry[..4].copy_from_slice(&crc.to_le_bytes());
             }
         }
@@ -297,7 +297,7 @@ pub fn ring(source: &mut Source<'_>, sb: &Superblock, leaf: &mut Leaf) {
         let block = leaf.edit(g.journal_block(at));
         block.fill(0);
         for (at, word) in words.iter().enumerate() {
-            ring::put_word(block, at, *word);
+            ring::put_word(block, at, *word).expect("a word of the block");
         }
         ring::write_head(block, nonce, &head);
     }
@@ -337,33 +337,39 @@ pub fn pages(source: &mut Source<'_>, sb: &mut Superblock, leaf: &mut Leaf) {
         } else {
             crc32c(0, &bytes)
         };
-        entries[page as usize] = PageEntry { slot, crc };
+        entries[page as usize] = PageEntry {
+            slot: Some(slot),
+            crc,
+        };
         if bytes != [0; 4096] {
-            *leaf.edit(g.page_block(page, slot.number().unwrap_or(0))) = bytes;
+            *leaf.edit(g.page_block(page, slot)) = bytes;
         }
     }
     // The directory names every page, all of zeroes, so that their cost shows.
     if source.chance(32) {
         let crc = 0x98f9_4189;
-        for entry in entries.iter_mut().filter(|e| e.slot == Slot::None) {
-            *entry = PageEntry { slot: Slot::B, crc };
+        for entry in entries.iter_mut().filter(|e| e.slot.is_none()) {
+            *entry = PageEntry {
+                slot: Some(Slot::B),
+                crc,
+            };
         }
     }
     for at in 0..g.directory_blocks() {
         let list = &entries[directory::pages_of(at, g.pages())];
         let how = source.byte();
-        if how & 0x7f != 1 && list.iter().all(|e| e.slot == Slot::None) {
+        if how & 0x7f != 1 && list.iter().all(|e| e.slot.is_none()) {
             continue;
         }
         let slot = if how & 0x80 == 0 { Slot::A } else { Slot::B };
-        sb.set_directory_slot(at, slot);
+        sb.set_directory_slot(at, slot).expect("below 1024");
         let generation = if how & 0x7f == 2 {
             source.long()
         } else {
             sb.generation
         };
-        let block = leaf.edit(g.directory_block(at, slot.number().unwrap_or(0)));
-        directory::encode(block, at, generation, sb.nonce, list);
+        let block = leaf.edit(g.directory_block(at, slot));
+        directory::encode(block, at, generation, sb.nonce, list).expect("entries of a block");
         if how & 0x7f == 3 {
             let at = source.below(4096) as usize;
             block[at] ^= source.byte();

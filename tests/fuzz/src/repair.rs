@@ -28,7 +28,7 @@ fn repair(leaf: &mut Leaf, first: &Look, g: &Geometry) -> Result {
         let names = Map::new(*g, Bounded::new(g, leaf));
         let mut changed = PageSet::new(vec![0; words_for(g.pages())]);
         for f in &first.findings {
-            repair::pages(&names, f.what, &mut changed);
+            repair::pages(&names, f.what, &mut changed)?;
         }
         let mut found = attach::read(leaf, g, Some(changed), &mut Nothing)?;
         for f in &first.findings {

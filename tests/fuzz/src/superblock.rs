@@ -4,7 +4,7 @@
 
 use ubcore::check;
 use ubcore::error::Error;
-use ubcore::format::superblock::{choose, Superblock};
+use ubcore::format::superblock::{choose, sector_of, Slot, Superblock};
 
 use crate::leaf::{Blocks, Leaf};
 use crate::make;
@@ -33,7 +33,9 @@ fn slots(data: &[u8]) -> [[u8; 512]; 2] {
                 return slots;
             };
             let sb = make::superblock(&mut source, g);
-            slots.iter_mut().for_each(|slot| sb.encode(slot));
+            let mut block = [0; 4096];
+            sb.encode(&mut block);
+            slots = [*sector_of(&block); 2];
         }
     }
     if how & 3 != 0 {
@@ -74,7 +76,7 @@ pub fn run(data: &[u8]) {
 
 fn sound(sb: &Superblock, slot: &[u8; 512]) {
     assert_eq!(Superblock::bad_field(slot), None);
-    let mut again = [0; 512];
+    let mut again = [0; 4096];
     sb.encode(&mut again);
     assert_eq!(Superblock::decode(&again, 0).as_ref(), Ok(sb));
     // The areas lie one after another, within the leaf.
@@ -84,14 +86,14 @@ fn sound(sb: &Superblock, slot: &[u8; 512]) {
     let places = [
         g.journal_block(0),
         g.journal_block(g.journal_blocks() - 1),
-        g.directory_block(0, 0),
-        g.directory_block(d - 1, 0),
-        g.directory_block(0, 1),
-        g.directory_block(d - 1, 1),
-        g.page_block(0, 0),
-        g.page_block(p - 1, 0),
-        g.page_block(0, 1),
-        g.page_block(p - 1, 1),
+        g.directory_block(0, Slot::A),
+        g.directory_block(d - 1, Slot::A),
+        g.directory_block(0, Slot::B),
+        g.directory_block(d - 1, Slot::B),
+        g.page_block(0, Slot::A),
+        g.page_block(p - 1, Slot::A),
+        g.page_block(0, Slot::B),
+        g.page_block(p - 1, Slot::B),
     ];
     assert_eq!(places[0], 2);
     for pair in places.windows(2) {

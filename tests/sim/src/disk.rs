@@ -6,8 +6,7 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
-use ubcore::commit::BUFFER_BYTES;
-use ubcore::disk::{Disk, Order};
+use ubcore::disk::{self, Buffer, Disk, Order};
 use ubcore::error::{Area, Error, Result, Side};
 use ubcore::geometry::BLOCK_BYTES;
 
@@ -253,7 +252,7 @@ impl State {
 #[derive(Clone)]
 pub struct SimDisk {
     pub state: Rc<RefCell<State>>,
-    buffer: Vec<u8>,
+    buffer: Box<Buffer>,
 }
 
 impl Default for SimDisk {
@@ -270,7 +269,7 @@ impl SimDisk {
     pub fn with(state: State) -> Self {
         SimDisk {
             state: Rc::new(RefCell::new(state)),
-            buffer: vec![0; BUFFER_BYTES],
+            buffer: Box::new(disk::ZEROES),
         }
     }
 
@@ -303,7 +302,7 @@ impl SimDisk {
 }
 
 impl Disk for SimDisk {
-    fn buffer(&mut self) -> &mut [u8] {
+    fn buffer(&mut self) -> &mut Buffer {
         &mut self.buffer
     }
 
@@ -318,13 +317,14 @@ impl Disk for SimDisk {
         s.counts.reads += 1;
         for n in 0..count * 8 {
             let at = n * SECTOR;
-            self.buffer[at..at + SECTOR].copy_from_slice(&s.read(block * 8 + n as u64));
+            self.buffer.as_flattened_mut()[at..at + SECTOR]
+                .copy_from_slice(&s.read(block * 8 + n as u64));
         }
         Ok(())
     }
 
     fn write(&mut self, block: u64, count: usize, order: Order) -> Result {
-        let sectors: Vec<Sector> = self.buffer[..count * BLOCK_BYTES]
+        let sectors: Vec<Sector> = self.buffer.as_flattened()[..count * BLOCK_BYTES]
             .chunks(SECTOR)
             .map(|c| c.try_into().unwrap())
             .collect();

@@ -136,7 +136,7 @@ impl Scene {
             self.disk.write_sectors(to, &data)?;
             at = end;
         }
-        self.map.mark(sector, sectors);
+        self.map.mark(sector, sectors).unwrap();
         Ok(())
     }
 

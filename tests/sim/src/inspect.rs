@@ -11,6 +11,7 @@ use ubcore::error::Result;
 use ubcore::format::crc::{block_crc, crc32c};
 use ubcore::format::directory::{self, PageEntry};
 use ubcore::format::superblock::{Slot, Superblock};
+use ubcore::geometry::Block;
 use ubcore::map::Map;
 use ubcore::salvage::Nothing;
 
@@ -88,7 +89,7 @@ fn checkpoint(disk: &mut SimDisk, found: &Look) -> Result {
     let map = Map::new(g, SimMemory::new(&g));
     let mut changed = page_set(&g);
     for f in &found.findings {
-        repair::pages(&map, f.what, &mut changed);
+        repair::pages(&map, f.what, &mut changed)?;
     }
     let probe = attach::probe(disk, g.root_sectors(), g.leaf_sectors())?;
     let (_, mut committer) = fill(disk, probe, &map, changed, &mut Nothing)?;
@@ -99,24 +100,24 @@ fn checkpoint(disk: &mut SimDisk, found: &Look) -> Result {
 }
 
 /// Changes a block.
-pub fn edit(disk: &SimDisk, block: u64, f: impl FnOnce(&mut [u8])) {
+pub fn edit(disk: &SimDisk, block: u64, f: impl FnOnce(&mut Block)) {
     let mut d = disk.clone();
     d.read(block, 1).unwrap();
-    f(&mut d.buffer()[..4096]);
+    f(d.block());
     d.write(block, 1, Order::FlushFua).unwrap();
 }
 
 /// Changes a block that has its checksum at `crc`, and corrects the checksum.
-pub fn edit_sealed(disk: &SimDisk, block: u64, len: usize, crc: usize, f: impl FnOnce(&mut [u8])) {
+pub fn edit_sealed(disk: &SimDisk, block: u64, len: usize, crc: usize, f: impl FnOnce(&mut Block)) {
     edit(disk, block, |b| {
         f(b);
-        let sum = block_crc(&b[..len], crc);
+        let sum = block_crc(&b[..len], crc).unwrap();
         b[crc..crc + 4].copy_from_slice(&sum.to_le_bytes());
     });
 }
 
 /// Changes superblock slots and corrects their checksums.
-pub fn edit_slots(disk: &SimDisk, slots: &[u64], f: impl Fn(&mut [u8])) {
+pub fn edit_slots(disk: &SimDisk, slots: &[u64], f: impl Fn(&mut Block)) {
     for &slot in slots {
         edit_sealed(disk, slot, 512, 8, &f);
     }
@@ -126,21 +127,13 @@ pub fn edit_slots(disk: &SimDisk, slots: &[u64], f: impl Fn(&mut [u8])) {
 pub fn entry_of(disk: &SimDisk, sb: &Superblock, page: u32) -> (PageEntry, u64) {
     let g = &sb.geometry;
     let at = directory::block_of(page);
-    let slot = sb.directory_slot(at).unwrap().number().unwrap();
+    let slot = sb.directory_slot(at).unwrap().unwrap();
     let block = g.directory_block(at, slot);
     let mut d = disk.clone();
     d.read(block, 1).unwrap();
     let range = directory::pages_of(at, g.pages());
     let mut list = vec![PageEntry::EMPTY; range.len()];
-    directory::decode(
-        &d.buffer()[..4096],
-        at,
-        sb.generation,
-        sb.nonce,
-        block,
-        &mut list,
-    )
-    .unwrap();
+    directory::decode(d.block(), at, sb.generation, sb.nonce, block, &mut list).unwrap();
     (list[page as usize - range.start], block)
 }
 
@@ -148,11 +141,11 @@ pub fn entry_of(disk: &SimDisk, sb: &Superblock, page: u32) -> (PageEntry, u64) 
 pub fn block_of_page(disk: &SimDisk, sb: &Superblock, page: u32) -> u64 {
     let (entry, _) = entry_of(disk, sb, page);
     sb.geometry
-        .page_block(page, entry.slot.number().expect("a page that was written"))
+        .page_block(page, entry.slot.expect("a page that was written"))
 }
 
 /// Changes an active map page, and corrects the directory's checksums.
-pub fn edit_page(disk: &SimDisk, sb: &Superblock, page: u32, f: impl FnOnce(&mut [u8])) {
+pub fn edit_page(disk: &SimDisk, sb: &Superblock, page: u32, f: impl FnOnce(&mut Block)) {
     let (_, directory) = entry_of(disk, sb, page);
     let block = block_of_page(disk, sb, page);
     let mut sum = 0;

@@ -5,8 +5,7 @@
 
 use std::sync::{Arc as StdArc, Mutex as StdMutex, MutexGuard as StdGuard};
 
-use ubcore::commit::BUFFER_BYTES;
-use ubcore::disk::{Disk, Order};
+use ubcore::disk::{self, Buffer, Disk, Order};
 use ubcore::error::Result;
 use ubcore::geometry::BLOCK_BYTES;
 use ubcore::plan::Source;
@@ -20,7 +19,7 @@ use crate::oracle::{tag, ROOT, ZERO};
 pub struct Leaf {
     pub(crate) union: Option<StdArc<Lower>>,
     pub(crate) state: StdArc<StdMutex<State>>,
-    buffer: Vec<u8>,
+    buffer: Box<Buffer>,
 }
 
 impl Leaf {
@@ -28,7 +27,7 @@ impl Leaf {
         Leaf {
             union: None,
             state: StdArc::new(StdMutex::new(state)),
-            buffer: vec![0; BUFFER_BYTES],
+            buffer: Box::new(disk::ZEROES),
         }
     }
 
@@ -41,19 +40,19 @@ impl Leaf {
 }
 
 impl Disk for Leaf {
-    fn buffer(&mut self) -> &mut [u8] {
+    fn buffer(&mut self) -> &mut Buffer {
         &mut self.buffer
     }
     fn read(&mut self, block: u64, count: usize) -> Result {
         let sectors = block * 8..(block + count as u64) * 8;
         let found: Vec<Sector> = self.with(|s| sectors.map(|at| s.sector(at)).collect());
-        for (room, data) in self.buffer.chunks_mut(512).zip(found) {
+        for (room, data) in self.buffer.as_flattened_mut().chunks_mut(512).zip(found) {
             room.copy_from_slice(&data);
         }
         Ok(())
     }
     fn write(&mut self, block: u64, count: usize, order: Order) -> Result {
-        let bytes = self.buffer[..count * BLOCK_BYTES].chunks(512);
+        let bytes = self.buffer.as_flattened()[..count * BLOCK_BYTES].chunks(512);
         let data: Vec<Sector> = bytes.map(|c| c.try_into().expect("512 bytes")).collect();
         self.with(|s| s.write(block * 8, &data, order))
     }

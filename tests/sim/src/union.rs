@@ -51,7 +51,7 @@ pub fn format(disk: &mut SimDisk, geometry: Geometry) {
 }
 
 pub fn format_as(disk: &mut SimDisk, superblock: &Superblock) {
-    superblock.encode(&mut disk.buffer()[..4096]);
+    superblock.encode(disk.block());
     disk.write(0, 1, Order::FlushFua).unwrap();
     disk.write(1, 1, Order::FlushFua).unwrap();
     assert!(Slot::A.other() == Slot::B);
@@ -132,7 +132,7 @@ impl SimUnion {
         }
         assert_eq!(at, sector + sectors);
         if done {
-            self.map.mark(sector, n);
+            self.map.mark(sector, n).unwrap();
         }
         Ok(())
     }

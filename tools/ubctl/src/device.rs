@@ -10,8 +10,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{fadvise, ioctl_blksszget, Advice, OFlags};
 use rustix::io::Errno;
-use ubcore::commit::BUFFER_BYTES;
-use ubcore::disk::{Disk, Order};
+use ubcore::disk::{self, Buffer, Disk, Order};
 use ubcore::error::{Error, Side};
 use ubcore::geometry::{BLOCK_BYTES, BLOCK_SECTORS};
 use ubcore::num::usize_as_u64;
@@ -43,7 +42,7 @@ pub struct Device {
     meta: Metadata,
     is_block: bool,
     bytes: u64,
-    buffer: Vec<u8>,
+    buffer: Box<Buffer>,
     /// Dropped after `file`: it waits for the work that udev does after the close.
     writer: Option<Writer>,
 }
@@ -93,7 +92,7 @@ impl Device {
             meta: opened,
             is_block,
             bytes,
-            buffer: vec![0; BUFFER_BYTES],
+            buffer: Box::new(disk::ZEROES),
             writer,
         };
         device.forget();
@@ -217,7 +216,7 @@ impl Drop for Device {
 }
 
 impl Disk for Device {
-    fn buffer(&mut self) -> &mut [u8] {
+    fn buffer(&mut self) -> &mut Buffer {
         &mut self.buffer
     }
 
@@ -225,6 +224,7 @@ impl Disk for Device {
         let bad = Error::Io(self.side, block.saturating_mul(BLOCK_SECTORS));
         let room = self
             .buffer
+            .as_flattened_mut()
             .get_mut(..count.saturating_mul(BLOCK_BYTES))
             .ok_or(bad)?;
         let at = block.checked_mul(usize_as_u64(BLOCK_BYTES)).ok_or(bad)?;
@@ -245,6 +245,7 @@ impl Disk for Device {
         let bad = Error::Io(self.side, block.saturating_mul(BLOCK_SECTORS));
         let bytes = self
             .buffer
+            .as_flattened()
             .get(..count.saturating_mul(BLOCK_BYTES))
             .ok_or(bad)?;
         let at = block.checked_mul(usize_as_u64(BLOCK_BYTES)).ok_or(bad)?;

@@ -129,6 +129,7 @@ mod tests {
     use crate::commands::format::tests::superblock;
     use crate::device::Access;
     use ubcore::format::crc::block_crc;
+    use ubcore::geometry::BLOCK_BYTES;
 
     #[test]
     fn a_root_that_begins_with_a_leaf_is_refused() {
@@ -139,12 +140,14 @@ mod tests {
             refuse_leaf_as_root(&root).err().map(|fail| fail.message)
         };
         let mut leaf = vec![0; 65536];
-        superblock(7, 1).encode(&mut leaf[..512]);
+        let mut block = [0; BLOCK_BYTES];
+        superblock(7, 1).encode(&mut block);
+        leaf[..BLOCK_BYTES].copy_from_slice(&block);
         assert!(refused(&leaf).unwrap().contains("of UUID 07070707-"));
         // A newer version, with a checksum that is right, and with one that is not.
         leaf[12] = 9;
         assert_eq!(refused(&leaf), None);
-        let crc = block_crc(&leaf[..512], 8);
+        let crc = block_crc(&leaf[..512], 8).unwrap();
         leaf[8..12].copy_from_slice(&crc.to_le_bytes());
         assert!(refused(&leaf)
             .unwrap()

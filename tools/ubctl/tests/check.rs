@@ -8,6 +8,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use tool::leaf::{geometry, pair, Union};
 use tool::{get, put, ubctl, Folder, Ran, MIB};
+use ubcore::format::superblock::Slot;
 
 fn check(leaf: &Path, options: &str) -> Ran {
     ubctl(&format!("check {{}} {options}"), &[leaf])
@@ -139,7 +140,7 @@ fn what_cannot_be_repaired_stays_as_it_is() {
     let f = Folder::new("damage");
     let (_, leaf) = used(&f);
     let g = geometry(&leaf);
-    let at = g.page_block(0, 0) * 4096 + 5;
+    let at = g.page_block(0, Slot::A) * 4096 + 5;
     let byte = get(&leaf, at, 1)[0];
     put(&leaf, at, &[byte ^ 1]);
     put(&leaf, 300, b"x");
@@ -159,7 +160,7 @@ fn what_cannot_be_repaired_stays_as_it_is() {
         4,
         &[("minor", "slot_checksum", true), damage],
     );
-    assert_eq!(value["findings"][1]["block"], g.page_block(0, 0));
+    assert_eq!(value["findings"][1]["block"], g.page_block(0, Slot::A));
     assert_eq!(get(&leaf, 8192, 1 << 20), behind);
     put(&leaf, at, &[byte]);
     found(&leaf, "", 0, &[]);
@@ -181,7 +182,7 @@ fn what_is_lost_is_named() {
     ] {
         let whole = get(&leaf, 0, 1 << 20);
         for &p in pages {
-            put(&leaf, g.page_block(p, 0) * 4096 + 77, b"rot");
+            put(&leaf, g.page_block(p, Slot::A) * 4096 + 77, b"rot");
         }
         let value = found(&leaf, "", 4, &vec![page; pages.len()]);
         assert_eq!(value["salvage"]["lost"], json!(lost));
@@ -191,7 +192,7 @@ fn what_is_lost_is_named() {
     }
     assert_eq!(found(&leaf, "", 0, &[])["salvage"], Value::Null);
 
-    put(&leaf, g.page_block(1, 0) * 4096 + 77, b"rot");
+    put(&leaf, g.page_block(1, Slot::A) * 4096 + 77, b"rot");
     let out = check(&leaf, "").out;
     for part in [
         "; lost by it: union sectors 384 to 511, 25600 to 25983 (256 KiB)\n",
@@ -257,7 +258,7 @@ fn what_cannot_be_checked() {
     told(&f.image("tiny", 4096), "leaf_too_small");
     let mut newer = get(&leaf, 0, 512);
     newer[12] = 9;
-    let crc = ubcore::format::crc::block_crc(&newer, 8);
+    let crc = ubcore::format::crc::block_crc(&newer, 8).unwrap();
     newer[8..12].copy_from_slice(&crc.to_le_bytes());
     put(&leaf, 0, &newer);
     told(&leaf, "newer_version");
@@ -280,7 +281,7 @@ fn set(leaf: &Path, at: usize, value: u64) {
     for slot in [0, 4096] {
         let mut bytes = get(leaf, slot, 512);
         bytes[at..at + 8].copy_from_slice(&value.to_le_bytes());
-        let crc = ubcore::format::crc::block_crc(&bytes, 8);
+        let crc = ubcore::format::crc::block_crc(&bytes, 8).unwrap();
         bytes[8..12].copy_from_slice(&crc.to_le_bytes());
         put(leaf, slot, &bytes);
     }

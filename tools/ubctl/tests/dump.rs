@@ -6,6 +6,7 @@ use serde_json::{json, Value};
 use std::path::Path;
 use tool::leaf::{geometry, pair, Union};
 use tool::{get, put, ubctl, Folder, Ran, MIB};
+use ubcore::format::superblock::Slot;
 
 fn dump(leaf: &Path) -> Value {
     ubctl("dump --json --map {}", &[leaf]).done().json()
@@ -147,7 +148,7 @@ fn damaged_superblocks() {
     // A newer version with a sound checksum.
     let mut newer = good;
     newer[12] = 9;
-    let crc = ubcore::format::crc::block_crc(&newer, 8);
+    let crc = ubcore::format::crc::block_crc(&newer, 8).unwrap();
     newer[8..12].copy_from_slice(&crc.to_le_bytes());
     put(&leaf, 0, &newer);
     refused_after_output(&ubctl("dump {}", &[&leaf]), 3, "version 9");
@@ -163,7 +164,7 @@ fn damaged_pages_and_directory() {
     let g = geometry(&leaf);
     let d = dump(&leaf);
     assert_eq!(d["pages"]["written"], 2);
-    let page = g.page_block(0, 0) * 4096;
+    let page = g.page_block(0, Slot::A) * 4096;
     let byte = get(&leaf, page + 5, 1)[0];
     put(&leaf, page + 5, &[byte ^ 1]);
     let d = damaged(&leaf, &["map page is damaged at block"]);
@@ -175,7 +176,7 @@ fn damaged_pages_and_directory() {
     put(&leaf, page + 5, &[byte]);
     assert_eq!(dump(&leaf)["map"]["sectors_mapped"], 256);
 
-    put(&leaf, g.directory_block(0, 0) * 4096 + 40, b"\xff");
+    put(&leaf, g.directory_block(0, Slot::A) * 4096 + 40, b"\xff");
     let d = damaged(&leaf, &["page directory is damaged"]);
     assert_eq!(d["directory"][0]["sound"], false);
     assert_eq!(d["map"]["slabs_used"], 0);

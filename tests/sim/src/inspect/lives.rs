@@ -107,14 +107,14 @@ pub fn in_use(disk: &SimDisk, l: &Look) -> Vec<(u64, usize, bool)> {
     let g = &l.sb.geometry;
     let mut list = vec![(0, 512, false), (1, 512, false)];
     for at in 0..g.directory_blocks() {
-        if let Some(slot) = l.sb.directory_slot(at).unwrap().number() {
+        if let Some(slot) = l.sb.directory_slot(at).unwrap() {
             list.push((g.directory_block(at, slot), 4096, false));
         }
     }
     if list.len() > 2 {
         for page in 0..g.pages() {
             let (entry, _) = entry_of(disk, &l.sb, page);
-            if let Some(slot) = entry.slot.number() {
+            if let Some(slot) = entry.slot {
                 list.push((g.page_block(page, slot), 4096, false));
             }
         }

@@ -413,9 +413,9 @@ fn writes(superblock: &Superblock) -> [(u64, Vec<u8>); 3] {
 }
 
 fn block_of(superblock: &Superblock) -> Vec<u8> {
-    let mut block = vec![0; BLOCK_BYTES];
+    let mut block = [0; BLOCK_BYTES];
     superblock.encode(&mut block);
-    block
+    block.to_vec()
 }
 
 /// Erases the marks of the device's previous use. Otherwise `blkid` and udev would still find a

@@ -55,7 +55,7 @@ fn checkpoint(leaf: &mut Device, found: &Look) -> ubcore::error::Result {
     let entries = vec![PageEntry::EMPTY; u32_as_usize(g.pages())];
     let [mut changed, stored] = [0; 2].map(|_| PageSet::new(vec![0u64; words_for(g.pages())]));
     for f in &found.findings {
-        repair::pages(&map, f.what, &mut changed);
+        repair::pages(&map, f.what, &mut changed)?;
     }
     let probe = probe(leaf, &found.sb)?;
     let mut committer = load(

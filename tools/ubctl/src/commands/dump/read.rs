@@ -38,11 +38,11 @@ pub fn read(device: &mut Device, all: bool) -> Report {
 }
 
 /// Returns the name of a slot for people.
-pub fn slot_name(slot: Slot) -> &'static str {
+pub fn slot_name(slot: Option<Slot>) -> &'static str {
     match slot {
-        Slot::A => "A",
-        Slot::B => "B",
-        Slot::None => "none",
+        Some(Slot::A) => "A",
+        Some(Slot::B) => "B",
+        None => "none",
     }
 }
 
@@ -72,7 +72,7 @@ fn superblocks(device: &mut Device, report: &mut Report) -> Result<Superblock, E
     // Blank bytes stand for a slot that could not be read. The read error is reported, not that the
     // bytes are blank.
     let (sb, slot) = chosen.map_err(|e| io.unwrap_or(e))?;
-    report.active = Some(slot_name(slot));
+    report.active = Some(slot_name(Some(slot)));
     for s in report.slots.iter().filter(|s| s.superblock.is_none()) {
         report.problems.push(format!(
             "superblock slot {} at block {}: {}",
@@ -119,9 +119,9 @@ fn geometry(g: &Geometry) -> GeometryReport {
         leaf_slabs: g.leaf_slabs(),
         journal_start: g.journal_block(0),
         journal_blocks: g.journal_blocks(),
-        directory_start: g.directory_block(0, 0),
+        directory_start: g.directory_block(0, Slot::A),
         directory_blocks: g.directory_blocks(),
-        pages_start: g.page_block(0, 0),
+        pages_start: g.page_block(0, Slot::A),
         table_pages: g.table_pages(),
         bits_pages: g.bits_pages(),
         data_start_sectors: g.data_start(),
@@ -157,12 +157,15 @@ fn directory(device: &mut Device, sb: &Superblock, report: &mut Report) -> Vec<P
     let mut entries = vec![PageEntry::EMPTY; u32_as_usize(g.pages())];
     let mut bytes = [0; BLOCK_BYTES];
     for at in 0..g.directory_blocks() {
-        // The superblock decoded, so each of its slots decodes.
-        let slot = sb.directory_slot(at).unwrap_or(Slot::None);
-        let block = slot.number().map(|n| g.directory_block(at, n));
+        let named = sb.directory_slot(at);
+        let slot = named.ok().flatten();
+        let block = slot.map(|slot| g.directory_block(at, slot));
         let range = directory::pages_of(at, g.pages());
         let mut list = vec![PageEntry::EMPTY; range.len()];
-        let decoded = block.map_or(Ok(()), |block| {
+        let decoded = named.and_then(|_| {
+            let Some(block) = block else {
+                return Ok(());
+            };
             one_block(device, block, &mut bytes)?;
             directory::decode(&bytes, at, sb.generation, sb.nonce, block, &mut list)
         });
@@ -181,7 +184,7 @@ fn directory(device: &mut Device, sb: &Superblock, report: &mut Report) -> Vec<P
             index: at,
             slot: slot_name(slot),
             block,
-            pages_written: list.iter().filter(|e| e.slot != Slot::None).count(),
+            pages_written: list.iter().filter(|e| e.slot.is_some()).count(),
             sound: decoded.is_ok(),
         });
         if let Some(room) = entries.get_mut(range) {
@@ -195,7 +198,7 @@ fn map_pages(device: &mut Device, map: &Map<Heap>, entries: &[PageEntry], report
     let g = map.geometry();
     let mut bytes = [0; BLOCK_BYTES];
     for (page, entry) in (0..g.pages()).zip(entries) {
-        let Some(slot) = entry.slot.number() else {
+        let Some(slot) = entry.slot else {
             continue;
         };
         report.pages.written += 1;
@@ -255,8 +258,6 @@ pub fn one_block(
         return Err(Error::Io(Side::Leaf, block.saturating_mul(BLOCK_SECTORS)));
     }
     device.read(block, 1)?;
-    if let Some(bytes) = device.buffer().first_chunk() {
-        *room = *bytes;
-    }
+    *room = *device.block();
     Ok(())
 }
