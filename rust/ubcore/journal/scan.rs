@@ -1,0 +1,76 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Finds the finished transactions of a ring.
+
+use super::super::disk::Disk;
+use super::super::error::{Area, Error, Result};
+use super::super::format::ring::{self, RingHead};
+use super::super::format::superblock::Superblock;
+use super::super::num::next;
+use super::after;
+
+/// What a scan found in the ring.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Found {
+    /// Blocks of finished transactions, from the tail on.
+    pub finished: u32,
+    /// Blocks from the tail on that belong to the chain, finished or not.
+    pub chained: u32,
+    /// A sequence number above that of every block in the ring.
+    pub sequence: u64,
+}
+
+/// Looks for finished transactions after the superblock's tail. Reads only.
+///
+/// Fails if a finished transaction follows a hole that no power failure explains.
+pub fn scan<D: Disk>(disk: &mut D, sb: &Superblock) -> Result<Found> {
+    let blocks = sb.geometry.journal_blocks();
+    let mut found = Found {
+        finished: 0,
+        chained: 0,
+        sequence: sb.journal_sequence,
+    };
+    while found.chained < blocks {
+        let at = after(sb.journal_tail, found.chained, blocks);
+        let head = read_head(disk, sb, at)?;
+        let Some(head) = head.filter(|h| h.sequence == found.sequence) else {
+            break;
+        };
+        found.chained = next(found.chained);
+        found.sequence = head.next();
+        if head.last {
+            found.finished = found.chained;
+        }
+    }
+    // `clean` promises an empty ring. Only if that holds, the rest of the ring need not be read.
+    if sb.clean && found.chained == 0 {
+        return Ok(found);
+    }
+    let hole = found.sequence;
+    for at in 0..blocks {
+        let Some(head) = read_head(disk, sb, at)? else {
+            continue;
+        };
+        let same_write = head.first_of_write() <= hole;
+        if head.last && head.sequence > hole && !same_write {
+            let broken = after(sb.journal_tail, found.chained, blocks);
+            return Err(Error::Damaged(
+                Area::Journal,
+                sb.geometry.journal_block(broken),
+            ));
+        }
+        found.sequence = found.sequence.max(head.next());
+    }
+    Ok(found)
+}
+
+/// Reads the header of the block at a position of the ring.
+pub(super) fn read_head<D: Disk>(
+    disk: &mut D,
+    sb: &Superblock,
+    at: u32,
+) -> Result<Option<RingHead>> {
+    disk.give_way()?;
+    disk.read(sb.geometry.journal_block(at), 1)?;
+    Ok(ring::open(disk.block(), sb.nonce))
+}
