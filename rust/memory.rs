@@ -29,9 +29,10 @@ use crate::{
             TABLE_ENTRIES, //
         },
         map::{
-            words_for,
             BitsPage,
+            Marks,
             Memory,
+            Pages,
             TablePage, //
         },
         num::u32_as_usize,
@@ -58,7 +59,7 @@ use kernel::{
     },
 };
 
-type Pages<T> = KVVec<OnceBox<T>>;
+type PageList<T> = KVVec<OnceBox<T>>;
 
 /// The number of pages of each kind in the reserve: 256 KiB in total, for all unions.
 const RESERVE: usize = 32;
@@ -156,9 +157,9 @@ pub(crate) struct MapMemory {
     reserve: Arc<Reserve>,
     /// The union takes requests, so no thread may wait for a page where it is made.
     live: AtomicBool,
-    table: Pages<TablePage>,
-    bits: Pages<BitsPage>,
-    owners: Pages<TablePage>,
+    table: PageList<TablePage>,
+    bits: PageList<BitsPage>,
+    owners: PageList<TablePage>,
     dirty: KVVec<AtomicU64>,
     dirty_words: KVVec<AtomicU64>,
     fresh: KVVec<AtomicU64>,
@@ -186,9 +187,7 @@ fn bytes_of<T>(v: &[T]) -> u64 {
 impl MapMemory {
     /// Returns the memory for a map over `g`, without any pages. Process context.
     pub(crate) fn new(g: &Geometry, reserve: Arc<Reserve>) -> Result<Self> {
-        let dirty = words(words_for(g.leaf_slabs()))?;
-        let dirty_words = words(dirty.len().div_ceil(64))?;
-        let fresh = words(dirty.len())?;
+        let words = |marks: Marks| words(marks.words(g));
         let owner_pages = g.leaf_slabs().div_ceil(TABLE_ENTRIES);
         let memory = MapMemory {
             reserve,
@@ -196,11 +195,11 @@ impl MapMemory {
             table: filled(u32_as_usize(g.table_pages()), OnceBox::new)?,
             bits: filled(u32_as_usize(g.bits_pages()), OnceBox::new)?,
             owners: filled(u32_as_usize(owner_pages), OnceBox::new)?,
-            dirty,
-            dirty_words,
-            fresh,
-            emptied: words(words_for(g.table_pages()))?,
-            pending: words(words_for(g.table_pages()))?,
+            dirty: words(Marks::Dirty)?,
+            dirty_words: words(Marks::DirtyWords)?,
+            fresh: words(Marks::Fresh)?,
+            emptied: words(Marks::Emptied)?,
+            pending: words(Marks::Pending)?,
             bytes: AtomicU64::new(0),
         };
         let fixed = bytes_of(&memory.table)
@@ -225,9 +224,9 @@ impl MapMemory {
 
     /// Makes a page, if it does not exist. Once the memory is live, this does not wait: it returns
     /// `NoMemory` if neither the system nor the reserve has a page.
-    fn grow<T: Send>(
+    fn grow_in<T: Send>(
         &self,
-        pages: &Pages<T>,
+        pages: &PageList<T>,
         page: u32,
         make: impl Init<T>,
         spare: impl FnOnce(&mut Spare) -> Option<KBox<T>>,
@@ -260,7 +259,7 @@ impl MapMemory {
     }
 }
 
-fn page<T>(pages: &Pages<T>, page: u32) -> Option<&T> {
+fn page<T>(pages: &PageList<T>, page: u32) -> Option<&T> {
     pages.get(u32_as_usize(page))?.get()
 }
 
@@ -285,35 +284,23 @@ impl Memory for MapMemory {
         page(&self.owners, n)
     }
 
-    fn grow_table(&self, n: u32) -> Result {
-        self.grow(&self.table, n, empty_table(), |s| s.table.pop())
+    fn grow(&self, pages: Pages, n: u32) -> Result {
+        match pages {
+            Pages::Table => self.grow_in(&self.table, n, empty_table(), |s| s.table.pop()),
+            Pages::Bits => self.grow_in(&self.bits, n, empty_bits(), |s| s.bits.pop()),
+            Pages::Owners => self.grow_in(&self.owners, n, empty_table(), |s| s.table.pop()),
+        }
     }
 
-    fn grow_bits(&self, n: u32) -> Result {
-        self.grow(&self.bits, n, empty_bits(), |s| s.bits.pop())
-    }
-
-    fn grow_owners(&self, n: u32) -> Result {
-        self.grow(&self.owners, n, empty_table(), |s| s.table.pop())
-    }
-
-    fn dirty(&self) -> &[AtomicU64] {
-        &self.dirty
-    }
-
-    fn dirty_words(&self) -> &[AtomicU64] {
-        &self.dirty_words
-    }
-
-    fn fresh(&self) -> &[AtomicU64] {
-        &self.fresh
-    }
-
-    fn emptied(&self) -> &[AtomicU64] {
-        &self.emptied
-    }
-
-    fn pending(&self) -> &[AtomicU64] {
-        &self.pending
+    // The caller names the bitmap, so nothing of the match is left there.
+    #[inline(always)]
+    fn marks(&self, marks: Marks) -> &[AtomicU64] {
+        match marks {
+            Marks::Dirty => &self.dirty,
+            Marks::DirtyWords => &self.dirty_words,
+            Marks::Fresh => &self.fresh,
+            Marks::Emptied => &self.emptied,
+            Marks::Pending => &self.pending,
+        }
     }
 }

@@ -33,8 +33,56 @@ pub type TablePage = [AtomicU32; TABLE_ENTRIES as usize];
 /// A page of sector bits.
 pub type BitsPage = [AtomicU64; BITS_WORDS as usize];
 
-/// The memory of a map. A page, once it exists, stays. A new page is zero. After attach the caller
-/// of `grow_*` holds the allocator's lock, a spinlock, so these must not sleep.
+/// What the pages of a map hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pages {
+    /// The slab table.
+    Table,
+    /// The sector bits.
+    Bits,
+    /// The owners.
+    Owners,
+}
+
+/// The bitmaps of a map.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Marks {
+    /// One bit for each leaf slab, set if its bits have changed since the last commit.
+    Dirty,
+    /// One bit for each word of [`Marks::Dirty`]. If it is clear, the word is zero.
+    DirtyWords,
+    /// One bit for each leaf slab, set if its assignment is not durable.
+    Fresh,
+    /// One bit for each page of the slab table, set if slabs of it were emptied.
+    Emptied,
+    /// The same, set if slabs of the page were emptied since the last commit.
+    Pending,
+}
+
+impl Marks {
+    /// The number of bitmaps.
+    pub const COUNT: usize = 5;
+    /// All bitmaps, in the order of their numbers.
+    pub const ALL: [Marks; Self::COUNT] = [
+        Marks::Dirty,
+        Marks::DirtyWords,
+        Marks::Fresh,
+        Marks::Emptied,
+        Marks::Pending,
+    ];
+
+    /// Returns the number of 64-bit words that the bitmap of a map over `g` has.
+    pub fn words(self, g: &Geometry) -> usize {
+        let slabs = words_for(g.leaf_slabs());
+        match self {
+            Marks::Dirty | Marks::Fresh => slabs,
+            Marks::DirtyWords => slabs.div_ceil(64),
+            Marks::Emptied | Marks::Pending => words_for(g.table_pages()),
+        }
+    }
+}
+
+/// The memory of a map. A page, once it exists, stays. A new page is zero.
 pub trait Memory {
     /// Returns page `page` of the slab table, if it exists.
     fn table(&self, page: u32) -> Option<&TablePage>;
@@ -42,22 +90,11 @@ pub trait Memory {
     fn bits(&self, page: u32) -> Option<&BitsPage>;
     /// Returns page `page` of the owners, if it exists.
     fn owners(&self, page: u32) -> Option<&TablePage>;
-    /// Allocates a page of the slab table, if it does not exist. Fails with `NoMemory`.
-    fn grow_table(&self, page: u32) -> Result;
-    /// Allocates a page of sector bits, if it does not exist. Fails with `NoMemory`.
-    fn grow_bits(&self, page: u32) -> Result;
-    /// Allocates a page of owners, if it does not exist. Fails with `NoMemory`.
-    fn grow_owners(&self, page: u32) -> Result;
-    /// Returns one bit for each leaf slab, set if its bits have changed since the last commit.
-    fn dirty(&self) -> &[AtomicU64];
-    /// Returns one bit for each word of [`Memory::dirty`]. If it is clear, the word is zero.
-    fn dirty_words(&self) -> &[AtomicU64];
-    /// Returns one bit for each leaf slab, set if its assignment is not durable.
-    fn fresh(&self) -> &[AtomicU64];
-    /// Returns one bit for each page of the slab table, set if slabs of it were emptied.
-    fn emptied(&self) -> &[AtomicU64];
-    /// The same, set if slabs of the page were emptied since the last commit.
-    fn pending(&self) -> &[AtomicU64];
+    /// Allocates a page, if it does not exist. Fails with `NoMemory`. After attach the caller holds
+    /// the allocator's lock, a spinlock, so this must not sleep.
+    fn grow(&self, pages: Pages, page: u32) -> Result;
+    /// Returns a bitmap, which has [`Marks::words`].
+    fn marks(&self, marks: Marks) -> &[AtomicU64];
 }
 
 /// The result of a change that every write makes.
@@ -79,7 +116,7 @@ pub struct Map<M> {
     memory: M,
     begun: AtomicU64,
     ended: AtomicU64,
-    /// The number of bits of [`Memory::pending`] that are set, or were set a moment ago.
+    /// The number of bits of [`Marks::Pending`] that are set, or were set a moment ago.
     pending: AtomicU32,
     /// A change has failed half-way, see [`Map::check`].
     broken: AtomicBool,
@@ -168,7 +205,7 @@ impl<M: Memory> Map<M> {
             if entry.encode() == 0 {
                 return Ok(());
             }
-            self.memory.grow_table(page)?;
+            self.memory.grow(Pages::Table, page)?;
         }
         self.table_slot(slab)
             .ok_or(Error::Internal)?
@@ -190,7 +227,7 @@ impl<M: Memory> Map<M> {
             if slab.is_none() {
                 return Ok(());
             }
-            self.memory.grow_owners(page)?;
+            self.memory.grow(Pages::Owners, page)?;
         }
         self.memory
             .owners(page)
@@ -328,7 +365,7 @@ impl<M: Memory> Map<M> {
         let page = saturating_u32(self.first_bit(leaf) / BITS_SECTORS);
         match self.memory.bits(page) {
             Some(_) => Ok(()),
-            None => self.memory.grow_bits(page),
+            None => self.memory.grow(Pages::Bits, page),
         }
     }
 
@@ -353,12 +390,12 @@ impl<M: Memory> Map<M> {
             return Err(Error::Internal);
         }
         self.set_owner(leaf, Some(slab))?;
-        let fresh = bits::set(self.memory.fresh(), leaf);
+        let fresh = bits::set(self.memory.marks(Marks::Fresh), leaf);
         let done = fresh
             .map_err(Error::from)
             .and_then(|_| self.set_entry(slab, Entry::allocated(leaf, base)));
         if done.is_err() {
-            bits::clear(self.memory.fresh(), leaf);
+            bits::clear(self.memory.marks(Marks::Fresh), leaf);
             self.set_owner(leaf, None)?;
         }
         done
@@ -462,8 +499,8 @@ impl<M: Memory> Map<M> {
         // The word's bit is set even if the slab's bit was set before. The thread that set the
         // slab's bit may not have come to this line yet, and a commit must find our caller's write
         // once it is counted.
-        bits::set(self.memory.dirty(), leaf)?;
-        bits::set(self.memory.dirty_words(), leaf / 64)?;
+        bits::set(self.memory.marks(Marks::Dirty), leaf)?;
+        bits::set(self.memory.marks(Marks::DirtyWords), leaf / 64)?;
         Ok(())
     }
 
@@ -474,10 +511,10 @@ impl<M: Memory> Map<M> {
     pub fn take_dirty(&self, from: u32) -> Option<(u32, u64)> {
         let mut from = from;
         loop {
-            let word = bits::next(self.memory.dirty_words(), from)?;
+            let word = bits::next(self.memory.marks(Marks::DirtyWords), from)?;
             // Cleared before the word is read, so a thread that sets a bit later sets it again.
-            bits::clear(self.memory.dirty_words(), word);
-            let slabs = self.memory.dirty().get(u32_as_usize(word))?;
+            bits::clear(self.memory.marks(Marks::DirtyWords), word);
+            let slabs = self.memory.marks(Marks::Dirty).get(u32_as_usize(word))?;
             let slabs = slabs.swap(0, Ordering::AcqRel);
             if slabs != 0 {
                 return Some((word.wrapping_mul(64), slabs));
@@ -499,7 +536,10 @@ impl<M: Memory> Map<M> {
                 w.fetch_and(!m, Ordering::AcqRel);
             }
         });
-        for marks in [self.memory.dirty(), self.memory.fresh()] {
+        for marks in [
+            self.memory.marks(Marks::Dirty),
+            self.memory.marks(Marks::Fresh),
+        ] {
             if bits::is_set(marks, leaf) {
                 bits::clear(marks, leaf);
             }
@@ -508,16 +548,16 @@ impl<M: Memory> Map<M> {
 
     /// Returns whether a leaf slab is on the next commit's list, or its assignment is not durable.
     fn has_marks(&self, leaf: u32) -> bool {
-        bits::is_set(self.memory.dirty(), leaf) || self.is_fresh(leaf)
+        bits::is_set(self.memory.marks(Marks::Dirty), leaf) || self.is_fresh(leaf)
     }
 
     /// Marks the assignment of a leaf slab durable. Returns whether it was not durable before.
     pub fn take_fresh(&self, leaf: u32) -> bool {
-        bits::clear(self.memory.fresh(), leaf)
+        bits::clear(self.memory.marks(Marks::Fresh), leaf)
     }
 
     /// Returns whether the assignment of a leaf slab is not durable yet.
     pub fn is_fresh(&self, leaf: u32) -> bool {
-        bits::is_set(self.memory.fresh(), leaf)
+        bits::is_set(self.memory.marks(Marks::Fresh), leaf)
     }
 }

@@ -15,7 +15,7 @@ use super::format::crc::crc32c;
 use super::format::directory::PageEntry;
 use super::format::superblock::Slot;
 use super::geometry::{Block, BITS_SECTORS, BITS_WORDS, TABLE_ENTRIES};
-use super::map::{Entry, Map, Memory};
+use super::map::{Entry, Map, Memory, Pages};
 use super::num::saturating_u32;
 use super::sync::Ordering;
 
@@ -125,7 +125,7 @@ pub fn load<M: Memory>(map: &Map<M>, number: u32, block: &Block) -> Result {
     }
     match page(map, number) {
         PageKind::Table(n) => {
-            map.memory().grow_table(n)?;
+            map.memory().grow(Pages::Table, n)?;
             let table = map.memory().table(n).ok_or(Error::Internal)?;
             let stored: &DiskTable = transmute_ref!(block);
             for (entry, stored) in table.iter().zip(stored) {
@@ -133,7 +133,7 @@ pub fn load<M: Memory>(map: &Map<M>, number: u32, block: &Block) -> Result {
             }
         }
         PageKind::Bits(n) => {
-            map.memory().grow_bits(n)?;
+            map.memory().grow(Pages::Bits, n)?;
             let bits = map.memory().bits(n).ok_or(Error::Internal)?;
             let stored: &DiskBits = transmute_ref!(block);
             for (word, stored) in bits.iter().zip(stored) {

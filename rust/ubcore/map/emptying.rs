@@ -6,7 +6,7 @@ use super::super::bits;
 use super::super::error::Result;
 use super::super::geometry::TABLE_ENTRIES;
 use super::super::sync::{AtomicU32, Ordering};
-use super::{Base, Emptied, Emptying, Entry, Map, Memory};
+use super::{Base, Emptied, Emptying, Entry, Map, Marks, Memory, Pages};
 
 impl<M: Memory> Map<M> {
     /// Takes away the leaf slab of a root slab, if it has one. The root slab reads as `base` from
@@ -21,13 +21,13 @@ impl<M: Memory> Map<M> {
         }
         let page = slab / TABLE_ENTRIES;
         if self.memory.table(page).is_none() {
-            self.memory.grow_table(page)?;
+            self.memory.grow(Pages::Table, page)?;
         }
         self.change(|| {
             // The owner is cleared last (I8), so a committer that finds none finds an emptied slab.
             self.set_entry(slab, Entry::unallocated(base, Emptied::Pending))?;
-            bits::set(self.memory.emptied(), page)?;
-            if !bits::set(self.memory.pending(), page)? {
+            bits::set(self.memory.marks(Marks::Emptied), page)?;
+            if !bits::set(self.memory.marks(Marks::Pending), page)? {
                 self.pending.fetch_add(1, Ordering::Relaxed);
             }
             let Some(leaf) = entry.leaf else {
@@ -40,7 +40,7 @@ impl<M: Memory> Map<M> {
 
     /// Returns the first page of the slab table, from `from` on, that has emptied slabs.
     pub fn emptied_page(&self, from: u32) -> Option<u32> {
-        bits::next(self.memory.emptied(), from)
+        bits::next(self.memory.marks(Marks::Emptied), from)
     }
 
     /// Takes the first page of the slab table, from `from` on, off the list of pages with slabs
@@ -48,9 +48,9 @@ impl<M: Memory> Map<M> {
     ///
     /// If a slab of the page is emptied meanwhile, the page is on the list again.
     pub fn take_pending(&self, from: u32) -> Option<u32> {
-        let page = bits::next(self.memory.pending(), from)?;
+        let page = bits::next(self.memory.marks(Marks::Pending), from)?;
         // Cleared before the entries are read, so a thread that empties a slab later sets it again.
-        if bits::clear(self.memory.pending(), page) {
+        if bits::clear(self.memory.marks(Marks::Pending), page) {
             self.pending.fetch_sub(1, Ordering::Relaxed);
         }
         Some(page)
@@ -100,7 +100,7 @@ impl<M: Memory> Map<M> {
         let is_emptied =
             |slot: &AtomicU32| Entry::decode(slot.load(Ordering::Acquire)).emptied != Emptied::No;
         if !slots.any(is_emptied) {
-            bits::clear(self.memory.emptied(), page);
+            bits::clear(self.memory.marks(Marks::Emptied), page);
         }
         moved
     }

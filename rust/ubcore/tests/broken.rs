@@ -12,7 +12,7 @@ use ubcore::format::directory::PageEntry;
 use ubcore::format::ring::NUMBERS;
 use ubcore::format::superblock::Superblock;
 use ubcore::geometry::Geometry;
-use ubcore::map::{words_for, Base, Entry, Map};
+use ubcore::map::{words_for, Base, Entry, Map, Marks};
 use ubcore::pages::PageSet;
 
 const SLAB: u64 = 32;
@@ -162,4 +162,16 @@ fn a_slab_without_a_bit_is_not_free() {
     let u = SimUnion::attach_to(&formatted(), &geometry()).unwrap();
     assert_eq!(allocator.allocate(&u.map, 9), Err(Error::Full));
     assert!(allocator.used() == 0 && u.map.entry(9).leaf.is_none());
+}
+
+#[test]
+fn each_bitmap_has_a_bit_for_each_number() {
+    for (n, marks) in Marks::ALL.into_iter().enumerate() {
+        assert_eq!(marks as usize, n);
+    }
+    // 16 KiB slabs: 4097 of them on the leaf, 200,000 in the union.
+    let g = Geometry::new(6_400_000, 6_400_000, 4096 + 4097 * 32, 32, 16).unwrap();
+    assert_eq!((g.leaf_slabs(), g.table_pages()), (4097, 196));
+    let words = Marks::ALL.map(|marks| marks.words(&g));
+    assert_eq!(words, [65, 2, 65, 4, 4]);
 }

@@ -21,7 +21,7 @@ use ubcore::format::record::{Record, SlabRun};
 use ubcore::format::ring::{self, RingHead};
 use ubcore::format::superblock::{Slot, Superblock};
 use ubcore::geometry::{Block, Geometry};
-use ubcore::map::{Base, BitsPage, Entry, Map, Memory, TablePage};
+use ubcore::map::{Base, BitsPage, Entry, Map, Marks, Memory, Pages, TablePage};
 use ubcore::pages;
 use ubcore::salvage::Lost;
 use ubcore::sync::AtomicU64;
@@ -74,29 +74,11 @@ impl Memory for Counting {
     fn owners(&self, page: u32) -> Option<&TablePage> {
         self.asked().owners(page)
     }
-    fn grow_table(&self, page: u32) -> Result {
-        self.made().grow_table(page)
+    fn grow(&self, pages: Pages, page: u32) -> Result {
+        self.made().grow(pages, page)
     }
-    fn grow_bits(&self, page: u32) -> Result {
-        self.made().grow_bits(page)
-    }
-    fn grow_owners(&self, page: u32) -> Result {
-        self.made().grow_owners(page)
-    }
-    fn dirty(&self) -> &[AtomicU64] {
-        self.memory.dirty()
-    }
-    fn dirty_words(&self) -> &[AtomicU64] {
-        self.memory.dirty_words()
-    }
-    fn fresh(&self) -> &[AtomicU64] {
-        self.memory.fresh()
-    }
-    fn emptied(&self) -> &[AtomicU64] {
-        self.memory.emptied()
-    }
-    fn pending(&self) -> &[AtomicU64] {
-        self.memory.pending()
+    fn marks(&self, marks: Marks) -> &[AtomicU64] {
+        self.memory.marks(marks)
     }
 }
 

@@ -6,7 +6,7 @@ use std::cell::Cell;
 
 use ubcore::error::Result;
 use ubcore::geometry::Geometry;
-use ubcore::map::{BitsPage, Memory, TablePage};
+use ubcore::map::{BitsPage, Marks, Memory, Pages, TablePage};
 use ubcore::sync::AtomicU64;
 
 use crate::leaf::Leaf;
@@ -61,28 +61,10 @@ impl Memory for Bounded {
     fn owners(&self, page: u32) -> Option<&TablePage> {
         self.asked().owners(page)
     }
-    fn grow_table(&self, page: u32) -> Result {
-        self.made().grow_table(page)
+    fn grow(&self, pages: Pages, page: u32) -> Result {
+        self.made().grow(pages, page)
     }
-    fn grow_bits(&self, page: u32) -> Result {
-        self.made().grow_bits(page)
-    }
-    fn grow_owners(&self, page: u32) -> Result {
-        self.made().grow_owners(page)
-    }
-    fn dirty(&self) -> &[AtomicU64] {
-        self.memory.dirty()
-    }
-    fn dirty_words(&self) -> &[AtomicU64] {
-        self.memory.dirty_words()
-    }
-    fn fresh(&self) -> &[AtomicU64] {
-        self.memory.fresh()
-    }
-    fn emptied(&self) -> &[AtomicU64] {
-        self.memory.emptied()
-    }
-    fn pending(&self) -> &[AtomicU64] {
-        self.memory.pending()
+    fn marks(&self, marks: Marks) -> &[AtomicU64] {
+        self.memory.marks(marks)
     }
 }

@@ -10,7 +10,7 @@ use ubcore::alloc::Allocator;
 use ubcore::disk::Disk;
 use ubcore::error::Result;
 use ubcore::geometry::Geometry;
-use ubcore::map::{BitsPage, Map, Memory, TablePage};
+use ubcore::map::{BitsPage, Map, Marks, Memory, Pages, TablePage};
 use ubcore::plan::{self, Source};
 use ubcore::sync::AtomicU64;
 
@@ -70,29 +70,11 @@ impl Memory for Hooked {
     fn owners(&self, page: u32) -> Option<&TablePage> {
         self.asked().owners(page)
     }
-    fn grow_table(&self, page: u32) -> Result {
-        self.asked().grow_table(page)
+    fn grow(&self, pages: Pages, page: u32) -> Result {
+        self.asked().grow(pages, page)
     }
-    fn grow_bits(&self, page: u32) -> Result {
-        self.asked().grow_bits(page)
-    }
-    fn grow_owners(&self, page: u32) -> Result {
-        self.asked().grow_owners(page)
-    }
-    fn dirty(&self) -> &[AtomicU64] {
-        self.asked().dirty()
-    }
-    fn dirty_words(&self) -> &[AtomicU64] {
-        self.asked().dirty_words()
-    }
-    fn fresh(&self) -> &[AtomicU64] {
-        self.asked().fresh()
-    }
-    fn emptied(&self) -> &[AtomicU64] {
-        self.asked().emptied()
-    }
-    fn pending(&self) -> &[AtomicU64] {
-        self.asked().pending()
+    fn marks(&self, marks: Marks) -> &[AtomicU64] {
+        self.asked().marks(marks)
     }
 }
 

@@ -15,7 +15,7 @@ use ubcore::disk::{Disk, Order};
 use ubcore::error::{Error, Result};
 use ubcore::format::directory::PageEntry;
 use ubcore::geometry::Geometry;
-use ubcore::map::{Map, Memory, TablePage};
+use ubcore::map::{Map, Marks, Memory, Pages, TablePage};
 use ubcore::plan::{self, Run, Source};
 use ubcore::protocol::{
     discard, flush, io, Accepted, Event, Host, HostCommitter, LeafDevice, Mode, Observer, Op,
@@ -172,8 +172,9 @@ pub fn fresh_without_pages(g: Geometry) -> Handle {
 /// reads whole pages, and nothing changes those entries.
 fn grow(map: &Map<SimMemory>) {
     let (g, memory) = (map.geometry(), map.memory());
-    let grown = memory.grow_table(0).and(memory.grow_owners(0));
-    grown.and(memory.grow_bits(0)).expect("memory");
+    let all = [Pages::Table, Pages::Owners, Pages::Bits];
+    let grown = all.map(|pages| memory.grow(pages, 0));
+    grown.into_iter().for_each(|done| done.expect("memory"));
     let rest = |page: Option<&TablePage>, from: u32| {
         silence(&page.expect("it has grown")[from as usize..]);
     };
@@ -207,7 +208,7 @@ impl Union {
     /// A mark of an earlier owner could be taken for one of the next owner.
     fn assert_free_is_blank(&self, allocator: &Allocator<Vec<u64>>) {
         for leaf in (0..self.map.geometry().leaf_slabs()).filter(|&l| allocator.is_free(l)) {
-            let dirty = ubcore::bits::is_set(self.map.memory().dirty(), leaf);
+            let dirty = ubcore::bits::is_set(self.map.memory().marks(Marks::Dirty), leaf);
             let marks = dirty || self.map.is_fresh(leaf) || self.map.is_mapped(leaf);
             assert!(!marks, "a free leaf slab has bits or marks");
         }

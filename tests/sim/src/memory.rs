@@ -7,24 +7,20 @@ use std::sync::OnceLock;
 
 use ubcore::error::{Error, Result};
 use ubcore::geometry::Geometry;
-use ubcore::map::{words_for, BitsPage, Memory, TablePage};
+use ubcore::map::{BitsPage, Marks, Memory, Pages, TablePage};
 use ubcore::sync::{AtomicU32, AtomicU64};
 
 pub struct SimMemory {
     table: Vec<OnceLock<Box<TablePage>>>,
     bits: Vec<OnceLock<Box<BitsPage>>>,
     owners: Vec<OnceLock<Box<TablePage>>>,
-    dirty: Vec<AtomicU64>,
-    dirty_words: Vec<AtomicU64>,
-    fresh: Vec<AtomicU64>,
-    emptied: Vec<AtomicU64>,
-    pending: Vec<AtomicU64>,
+    marks: [Vec<AtomicU64>; Marks::COUNT],
     /// The number of pages that can still be made without waiting.
     free: Plain,
 }
 
-fn words(bits: u32) -> Vec<AtomicU64> {
-    (0..words_for(bits)).map(|_| AtomicU64::new(0)).collect()
+fn words(count: usize) -> Vec<AtomicU64> {
+    (0..count).map(|_| AtomicU64::new(0)).collect()
 }
 
 fn pages<T>(n: u32) -> Vec<OnceLock<T>> {
@@ -37,16 +33,11 @@ fn table_page() -> Box<TablePage> {
 
 impl SimMemory {
     pub fn new(g: &Geometry) -> Self {
-        let dirty = words(g.leaf_slabs());
         SimMemory {
             table: pages(g.table_pages()),
             bits: pages(g.bits_pages()),
             owners: pages(g.leaf_slabs().div_ceil(1024)),
-            dirty_words: words(dirty.len() as u32),
-            dirty,
-            fresh: words(g.leaf_slabs()),
-            emptied: words(g.table_pages()),
-            pending: words(g.table_pages()),
+            marks: Marks::ALL.map(|marks| words(marks.words(g))),
             free: Plain::new(u32::MAX),
         }
     }
@@ -56,7 +47,7 @@ impl SimMemory {
         self.free.store(pages, Ordering::SeqCst);
     }
 
-    fn grow<T>(&self, page: &OnceLock<T>, make: impl FnOnce() -> T) -> Result {
+    fn grow_in<T>(&self, page: &OnceLock<T>, make: impl FnOnce() -> T) -> Result {
         if page.get().is_some() {
             return Ok(());
         }
@@ -80,29 +71,16 @@ impl Memory for SimMemory {
     fn owners(&self, page: u32) -> Option<&TablePage> {
         self.owners.get(page as usize)?.get().map(|p| &**p)
     }
-    fn grow_table(&self, page: u32) -> Result {
-        self.grow(&self.table[page as usize], table_page)
+    fn grow(&self, pages: Pages, page: u32) -> Result {
+        let page = page as usize;
+        let bits_page = || Box::new([const { AtomicU64::new(0) }; 512]);
+        match pages {
+            Pages::Table => self.grow_in(&self.table[page], table_page),
+            Pages::Bits => self.grow_in(&self.bits[page], bits_page),
+            Pages::Owners => self.grow_in(&self.owners[page], table_page),
+        }
     }
-    fn grow_bits(&self, page: u32) -> Result {
-        let make = || Box::new([const { AtomicU64::new(0) }; 512]);
-        self.grow(&self.bits[page as usize], make)
-    }
-    fn grow_owners(&self, page: u32) -> Result {
-        self.grow(&self.owners[page as usize], table_page)
-    }
-    fn dirty(&self) -> &[AtomicU64] {
-        &self.dirty
-    }
-    fn dirty_words(&self) -> &[AtomicU64] {
-        &self.dirty_words
-    }
-    fn fresh(&self) -> &[AtomicU64] {
-        &self.fresh
-    }
-    fn emptied(&self) -> &[AtomicU64] {
-        &self.emptied
-    }
-    fn pending(&self) -> &[AtomicU64] {
-        &self.pending
+    fn marks(&self, marks: Marks) -> &[AtomicU64] {
+        &self.marks[marks as usize]
     }
 }
