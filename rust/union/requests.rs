@@ -87,9 +87,8 @@ impl Requests for ArcBorrow<'_, Union> {
     /// pieces as planned from the map.
     #[inline]
     fn submit(&self, rq: Request<Union>, whole: Option<Source>, fua: bool) -> Accepted<Self> {
-        let read = rq.op() == Op::Read;
         if fua || !rq.is_new() || rq.way() == Way::Bios {
-            return send_pieces(rq, read, fua);
+            return send_pieces(rq, fua);
         }
         let sent = match whole {
             Some(Source::Leaf(at)) => rq.submit_at_once(at, |union| &union.lower.leaf),
@@ -99,7 +98,7 @@ impl Requests for ArcBorrow<'_, Union> {
         match sent {
             Sent::Whole => Ok(()),
             Sent::Busy(rq) => Err(rq),
-            Sent::Unfit(rq) => send_pieces(rq, read, fua),
+            Sent::Unfit(rq) => send_pieces(rq, fua),
         }
     }
 
@@ -122,9 +121,9 @@ impl Requests for ArcBorrow<'_, Union> {
 }
 
 #[inline(never)]
-fn send_pieces(rq: Request<Union>, read: bool, fua: bool) -> Accepted<ArcBorrow<'static, Union>> {
+fn send_pieces(rq: Request<Union>, fua: bool) -> Accepted<ArcBorrow<'static, Union>> {
     let (sector, sectors) = rq.rest();
-    if read {
+    if rq.op() == Op::Read {
         rq.submit(false, |union, pieces| {
             add(union, pieces, plan::read(&union.map, sector, sectors));
         })
