@@ -54,6 +54,8 @@ choose() {
 case "$*" in list | --list) list; exit ;; esac
 [ $# -gt 0 ] || set -- unionblk
 choose "$@"
+# A test may have several of the subjects.
+mapfile -t tests < <(printf '%s\n' "${tests[@]}" | sort -u)
 [ -n "${UNIONBLK_IN_ROOT:-}" ] || exec "$TOP/scripts/in-root.sh" tests/run-vm.sh "$@"
 
 # Each group but selftest and unionblk has a guest that only its tests fit.
