@@ -107,23 +107,19 @@ impl Control {
     pub fn remove(&self, id: u32) -> Result<Tried<()>> {
         let mut request = Remove::new();
         request.id = id;
-        let name = format!("{PREFIX}{id}");
         let done = ioctl::call(&self.0, &mut request);
-        if done == Err(Errno::BUSY) {
-            return Ok(Tried::Busy);
+        self.removed(id, done)
+    }
+
+    fn removed(&self, id: u32, done: Done) -> Result<Tried<()>> {
+        let name = format!("{PREFIX}{id}");
+        match done {
+            Ok(()) => Ok(Tried::Done(())),
+            Err(Errno::BUSY) => Ok(Tried::Busy),
+            Err(Errno::NODEV) => Err(not_there(id)),
+            Err(e @ (Errno::IO | Errno::NOSPC)) => Err(last_commit_failed(&name, e)),
+            Err(e) => Err(self.failure(&format!("remove {name}"), e)),
         }
-        done.map(Tried::Done).map_err(|e| match e {
-            Errno::NODEV => not_there(id),
-            Errno::IO => Fail::new(
-                FAILED,
-                "io",
-                format!(
-                    "{name} is gone, but its last commit failed: the leaf holds what the one before \
-                     it covered; see the kernel's log"
-                ),
-            ),
-            e => self.failure(&format!("remove {name}"), e),
-        })
     }
 
     /// Returns the state of one union.
@@ -231,6 +227,19 @@ impl Control {
             }
         }
     }
+}
+
+/// Returns the failure of a remove that has detached the union, but could not commit its map.
+fn last_commit_failed(name: &str, e: Errno) -> Fail {
+    let (reason, why) = match e {
+        Errno::NOSPC => ("no_space", ", because what the leaf lies on has no space"),
+        _ => ("io", ""),
+    };
+    let text = format!(
+        "{name} is gone, but its last commit failed{why}: the leaf holds what the one before it \
+         covered; see the kernel's log"
+    );
+    Fail::new(FAILED, reason, text)
 }
 
 /// Returns a refusal for damage, with what can still be done.
@@ -428,7 +437,9 @@ pub fn put_path(field: &mut [u8; abi::PATH_BYTES], path: &Path) -> Result {
 
 #[cfg(test)]
 mod tests {
-    use super::{is_union, put_path, resolve, rest_of, union_number, Control};
+    use super::{
+        is_union, put_path, resolve, rest_of, union_number, Control, Errno, File, Tried, FAILED,
+    };
     use crate::error::Fail;
     use std::path::Path;
     use ubcore::abi::{Create, Status};
@@ -531,6 +542,27 @@ mod tests {
             .unwrap();
         assert_eq!(fail.reason, "no_module", "{fail}");
         assert!(fail.message.contains("modprobe unionblk"), "{fail}");
+    }
+
+    #[test]
+    fn a_union_that_is_gone_without_its_last_commit_is_called_gone() {
+        let control = Control(File::open("/dev/null").unwrap());
+        let of = |e| control.removed(3, Err(e)).err().unwrap();
+        for (e, reason, why) in [
+            (Errno::IO, "io", "failed: the leaf"),
+            (Errno::NOSPC, "no_space", "has no space: the leaf"),
+        ] {
+            let fail = of(e);
+            assert_eq!((fail.code, fail.reason), (FAILED, reason));
+            let said = fail.message.starts_with("unionblk3 is gone, but its last");
+            assert!(said && fail.message.contains(why), "{fail}");
+        }
+        assert_eq!(of(Errno::NODEV).reason, "not_found");
+        assert!(of(Errno::INVAL).message.starts_with("cannot remove"));
+        assert!(matches!(
+            control.removed(3, Err(Errno::BUSY)),
+            Ok(Tried::Busy)
+        ));
     }
 
     #[test]
