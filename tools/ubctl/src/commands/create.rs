@@ -19,12 +19,13 @@ use crate::backing::Backing;
 use crate::control::{self, union_number, Control, PREFIX};
 use crate::device::{refuse_same, Access, Device};
 use crate::error::{Fail, Result, BUSY, FAILED};
+use crate::holders::{self, Holders};
 use crate::loopdev::{self, Lower};
 use crate::lost_sectors::{self, Stretch};
 use crate::node::{self, Place};
 use crate::value_parser::{journal_blocks, leaf_name, sector_size, slab_sectors, union_size};
 use crate::wait::{self, Deadline};
-use crate::{blocksize, output, overlap, preflight, probe, udev};
+use crate::{blocksize, output, overlap, preflight, probe, sysfs, udev};
 
 /// Arguments of `create`.
 #[derive(Debug, Args)]
@@ -138,20 +139,18 @@ pub fn run(args: &CreateArgs, json: bool) -> Result {
         let id = make_union(&control, &mut request, &what)?;
         (id, Held::AsItWas(pair))
     };
-    let status = control.status(id).map_err(|fail| held.take_back(fail))?;
-    refuse_others(&status, &held, &what)
+    let status = control
+        .status(id)
+        .map_err(|fail| held.take_back(undone_unseen(&control, id, &held, fail)))?;
+    let lost = refuse_others(&status, &held, &what)
         .and_then(|()| wait_for_nodes(&status, since))
+        .and_then(|()| lost_of(&control, &status))
         .map_err(|fail| held.take_back(undone(&control, &status, fail)))?;
     drop(held);
     loopdev::warn_short(&leaf);
     root.release();
     leaf.release();
     let name = format!("{PREFIX}{id}");
-    let lost = if status.lost_sectors > 0 {
-        control.lost(id)?
-    } else {
-        Vec::new()
-    };
     if status.damaged_blocks > 0 {
         output::complain(&warning(&args.leaf.display().to_string(), &status, &lost));
     }
@@ -198,6 +197,20 @@ enum Held {
 }
 
 impl Held {
+    fn devices(&self) -> [&Device; 2] {
+        match self {
+            Held::Formatted(handed) => handed.devices(),
+            Held::AsItWas([root, leaf]) => [root, leaf],
+        }
+    }
+
+    /// Returns whether sysfs has these devices below a union, or does not say.
+    fn is_below(&self, id: u32) -> bool {
+        let ours = self.devices().map(|device| device.metadata().rdev());
+        let place = format!("/sys/block/{PREFIX}{id}");
+        is_made_of(&overlap::slaves(Path::new(&place)), ours)
+    }
+
     /// Handles the failure of a union that was not made or is removed again: a leaf that was
     /// formatted for it gets its old content back.
     fn take_back(&self, fail: Fail) -> Fail {
@@ -239,17 +252,22 @@ fn make_union(control: &Control, request: &mut Create, what: &str) -> Result<u32
     }
 }
 
+/// Returns what a damaged leaf has lost.
+fn lost_of(control: &Control, status: &Status) -> Result<Vec<Stretch>> {
+    if status.lost_sectors == 0 {
+        return Ok(Vec::new());
+    }
+    control.lost(status.id)
+}
+
 /// Refuses a union of devices other than the two in `held`. The driver opens the paths again, and
 /// by then a path may lead to another device.
 fn refuse_others(status: &Status, held: &Held, what: &str) -> Result {
-    let (devices, is_ours) = match held {
-        Held::Formatted(handed) => (handed.devices(), status.uuid == handed.uuid),
-        Held::AsItWas([root, leaf]) => ([root, leaf], true),
+    let is_ours = match held {
+        Held::Formatted(handed) => status.uuid == handed.uuid,
+        Held::AsItWas(_) => true,
     };
-    let ours = devices.map(|device| device.metadata().rdev());
-    let place = format!("/sys/block/{PREFIX}{}", status.id);
-    let driver = overlap::slaves(Path::new(&place));
-    if is_ours && is_made_of(&driver, ours) {
+    if is_ours && held.is_below(status.id) {
         return Ok(());
     }
     let text = format!(
@@ -392,11 +410,35 @@ fn wait_for_nodes(status: &Status, since: u64) -> Result {
 }
 
 /// Removes a union that cannot be used.
-fn undone(control: &Control, status: &Status, mut fail: Fail) -> Fail {
-    let id = status.id;
-    let what = match remove::detach(control, status, Deadline::new()) {
+fn undone(control: &Control, status: &Status, fail: Fail) -> Fail {
+    let done = remove::detach(control, status, Deadline::new());
+    with_end_of(status.id, done, fail)
+}
+
+/// Removes a union that was made a moment ago, and whose state cannot be read. Its devices show
+/// that the number is still its own.
+fn undone_unseen(control: &Control, id: u32, held: &Held, mut fail: Fail) -> Fail {
+    if fail.reason == "not_found" {
+        return fail;
+    }
+    if !held.is_below(id) {
+        fail.message += &format!("; {PREFIX}{id} is another union now, and stays");
+        return fail;
+    }
+    let disk = sysfs::dev_of(Path::new(&format!("/sys/block/{PREFIX}{id}")));
+    let look = |all| disk.map_or_else(Holders::default, |disk| holders::of_device(disk, all));
+    let done = holders::retry(Deadline::new(), look, || control.remove(id));
+    let done = done.and_then(|done| done.map_err(|who| who.fail(&format!("{PREFIX}{id}"))));
+    with_end_of(id, done, fail)
+}
+
+/// Adds to a failure whether the union could be detached.
+fn with_end_of(id: u32, done: Result, mut fail: Fail) -> Fail {
+    let what = match done {
         Ok(()) => format!("; {PREFIX}{id} was detached again"),
-        Err(e) => format!("; {PREFIX}{id} is attached: {e}"),
+        Err(e) if e.code == BUSY => format!("; {PREFIX}{id} is attached: {e}"),
+        // It may be gone, without its last commit.
+        Err(e) => format!("; {e}"),
     };
     fail.message += &what;
     fail
