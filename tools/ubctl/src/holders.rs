@@ -12,11 +12,11 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use rustix::fs::{major, minor, Dev};
-use rustix::io::Errno;
 use serde_json::json;
 
 use crate::control::{union_number, PREFIX};
 use crate::error::{Fail, Result, BUSY};
+use crate::mounts::{self, unescape, Mount};
 use crate::node::{family, whole, Node};
 use crate::sysfs;
 use crate::wait::{self, Deadline};
@@ -226,73 +226,6 @@ fn processes() -> Vec<u32> {
         .collect()
 }
 
-/// A mount of a namespace.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Mount {
-    id: u32,
-    parent: u32,
-    dev: (u32, u32),
-    at: PathBuf,
-    source: PathBuf,
-}
-
-impl Mount {
-    /// Parses a line of mountinfo.
-    fn parse(line: &[u8]) -> Option<Mount> {
-        let mut words = line.split(|&b| b == b' ');
-        let mut number = || std::str::from_utf8(words.next()?).ok()?.parse().ok();
-        let (id, parent) = (number()?, number()?);
-        let dev = std::str::from_utf8(words.next()?).ok()?;
-        let (a, b) = dev.split_once(':')?;
-        let at = unescape(words.nth(1)?);
-        // After the options and a list of unknown length come a dash, the type and the source.
-        let source = unescape(words.skip_while(|word| *word != b"-").nth(2)?);
-        Some(Mount {
-            id,
-            parent,
-            dev: (a.parse().ok()?, b.parse().ok()?),
-            at,
-            source,
-        })
-    }
-
-    /// Returns whether the mount is of one of these devices. A file system such as btrfs has a
-    /// number that is not its device's; for it the source of the mount decides.
-    fn is_of(&self, nodes: &[Node]) -> bool {
-        let has = |node: &Node| {
-            (major(node.dev), minor(node.dev)) == self.dev || self.source == node.path
-        };
-        nodes.iter().any(has)
-    }
-}
-
-fn mounts_of(pid: &str) -> Vec<Mount> {
-    let text = fs::read(format!("/proc/{pid}/mountinfo")).unwrap_or_default();
-    text.split(|&b| b == b'\n')
-        .filter_map(Mount::parse)
-        .collect()
-}
-
-/// Turns `\040` and the like back into bytes.
-fn unescape(word: &[u8]) -> PathBuf {
-    let mut bytes = Vec::new();
-    let mut rest = word;
-    while let [first, tail @ ..] = rest {
-        let digits = tail.get(..3).and_then(|d| std::str::from_utf8(d).ok());
-        match digits.and_then(|d| u8::from_str_radix(d, 8).ok()) {
-            Some(byte) if *first == b'\\' => {
-                bytes.push(byte);
-                rest = &tail[3..];
-            }
-            _ => {
-                bytes.push(*first);
-                rest = tail;
-            }
-        }
-    }
-    OsStr::from_bytes(&bytes).into()
-}
-
 /// Returns the mounts of these devices: the mounts in our namespace, then the mounts that only
 /// other namespaces have.
 fn mounts(nodes: &[Node]) -> Vec<String> {
@@ -303,7 +236,7 @@ fn mounts(nodes: &[Node]) -> Vec<String> {
     };
     let mut texts = Vec::new();
     let mut known = BTreeSet::new();
-    for mount in of(mounts_of("self")) {
+    for mount in of(mounts::of_process("self")) {
         if known.insert(mount.at.clone()) {
             texts.push(format!("mounted on {}", mount.at.display()));
         }
@@ -318,7 +251,7 @@ fn mounts(nodes: &[Node]) -> Vec<String> {
         if !view(&pid.to_string()).is_some_and(|v| seen.insert(v)) {
             continue;
         }
-        for mount in of(mounts_of(&pid.to_string())) {
+        for mount in of(mounts::of_process(&pid.to_string())) {
             if let Some(process) = process(pid).filter(|_| known.insert(mount.at.clone())) {
                 let at = mount.at.display();
                 texts.push(format!(
@@ -328,40 +261,6 @@ fn mounts(nodes: &[Node]) -> Vec<String> {
         }
     }
     texts
-}
-
-/// Unmounts what is mounted from these devices in our namespace, and the mounts on top of that.
-pub fn unmount(nodes: &[Node]) -> Result {
-    let list = mounts_of("self");
-    let mut ids: BTreeSet<u32> = BTreeSet::new();
-    // A mount that was moved may stand before its parent in the list.
-    loop {
-        let before = ids.len();
-        let ours = |m: &&Mount| m.is_of(nodes) || ids.contains(&m.parent);
-        let found: Vec<u32> = list.iter().filter(ours).map(|m| m.id).collect();
-        ids.extend(found);
-        if ids.len() == before {
-            break;
-        }
-    }
-    for mount in list.iter().rev().filter(|m| ids.contains(&m.id)) {
-        let flags = rustix::mount::UnmountFlags::empty();
-        unmounted(rustix::mount::unmount(&mount.at, flags), &mount.at)?;
-    }
-    Ok(())
-}
-
-/// Evaluates an unmount. A mount that has gone since the list was read counts as unmounted.
-fn unmounted(done: rustix::io::Result<()>, at: &Path) -> Result {
-    match done {
-        Ok(()) | Err(Errno::INVAL | Errno::NOENT) => Ok(()),
-        Err(Errno::BUSY) => {
-            let at = at.display();
-            let text = format!("cannot unmount {at}: a process works in it: see fuser -vm {at}");
-            Err(Fail::new(BUSY, "busy", text))
-        }
-        Err(e) => Err(Fail::io("unmount", at, &e.into())),
-    }
 }
 
 /// Returns the swap areas on these devices.
@@ -466,32 +365,8 @@ fn openers(nodes: &[Node]) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::{
-        retry, unmounted, Deadline, Errno, Holder, Holders, Mount, Node, Path, PathBuf, Tried,
-    };
+    use super::{retry, Deadline, Holder, Holders, Tried};
     use std::time::Duration;
-
-    #[test]
-    fn a_line_of_mountinfo() {
-        let line = b"36 35 259:3 / /mnt/a\\040b rw shared:1 master:2 - btrfs /dev/unionblk0p1 rw";
-        let m = Mount::parse(line).unwrap();
-        assert_eq!((m.id, m.parent, m.dev), (36, 35, (259, 3)));
-        assert_eq!(m.at, Path::new("/mnt/a b"));
-        assert_eq!(m.source, Path::new("/dev/unionblk0p1"));
-        assert!(m.is_of(&[Node::new("x", rustix::fs::makedev(259, 3))]));
-        assert!(m.is_of(&[Node::new("unionblk0p1", 0)]));
-        assert!(!m.is_of(&[Node::new("unionblk0", 0)]));
-        for bad in [
-            "",
-            "36",
-            "36 35 x / / - a",
-            "36 35 8:1 / /mnt rw - ext4",
-            "a b c d e f",
-        ] {
-            assert!(Mount::parse(bad.as_bytes()).is_none(), "{bad}");
-        }
-        assert_eq!(super::unescape(b"\\134\\04\\"), PathBuf::from("\\\\04\\"));
-    }
 
     fn holder(text: &str, lasts: bool) -> Holder {
         let text = text.to_owned();
@@ -536,18 +411,7 @@ mod tests {
     }
 
     #[test]
-    fn a_mount_that_has_gone_is_done() {
-        let of = |e| unmounted(Err(e), Path::new("/mnt")).map_err(|f| f.code);
-        assert_eq!((of(Errno::INVAL), of(Errno::NOENT)), (Ok(()), Ok(())));
-        assert_eq!((of(Errno::BUSY), of(Errno::PERM)), (Err(4), Err(1)));
-    }
-
-    #[test]
-    fn our_own_mounts_are_read() {
-        // In a chroot the root need not be a mount.
-        assert!(super::mounts_of("self")
-            .iter()
-            .any(|m| m.at == Path::new("/proc")));
+    fn this_process_is_found() {
         assert!(super::processes().contains(&std::process::id()));
     }
 }

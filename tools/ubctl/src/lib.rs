@@ -20,6 +20,7 @@ mod ioctl;
 pub mod loopdev;
 pub mod lost_sectors;
 pub mod memory;
+pub mod mounts;
 pub mod node;
 pub mod output;
 pub mod overlap;

@@ -12,7 +12,7 @@ use crate::control::{path_text, Control, PREFIX};
 use crate::error::{Fail, Result, BUSY, FAILED};
 use crate::holders::{self, Tried};
 use crate::wait::{self, Deadline, Leaving};
-use crate::{node, output, udev};
+use crate::{mounts, node, output, udev};
 
 /// Arguments of `remove`.
 #[derive(Debug, Args)]
@@ -85,7 +85,7 @@ fn one(control: &Control, status: &Status, unmount: bool, deadline: Deadline) ->
     let disk = rustix::fs::makedev(status.major, status.minor);
     refuse_another(control, status)?;
     if unmount {
-        holders::unmount(&node::family(&name, disk))?;
+        mounts::unmount(&node::family(&name, disk))?;
     }
     let lower = [&status.root, &status.leaf].map(|field| PathBuf::from(path_text(field)));
     let leaving = Leaving::of(&name, disk, &lower);
