@@ -15,10 +15,18 @@ pub fn is_union_word(word: &str) -> bool {
     !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit())
 }
 
+/// Returns whether a word ends like the link of a partition: `web-part1`. The link of a union with
+/// this name would be the link of partition 1 of the union `web`.
+pub fn is_partition_word(word: &str) -> bool {
+    let disk = word.trim_end_matches(|c: char| c.is_ascii_digit());
+    disk.len() < word.len() && disk.ends_with("-part")
+}
+
 /// A leaf's name, or none.
 ///
-/// A leaf is not formatted with a name that names a union, see [`is_union_word`]. A leaf that was
-/// made elsewhere may have such a name, and is accepted with it.
+/// A leaf is not formatted with a name that names a union, see [`is_union_word`], or a partition,
+/// see [`is_partition_word`]. A leaf that was made elsewhere may have such a name, and is accepted
+/// with it.
 ///
 /// # Invariants
 ///
@@ -45,7 +53,7 @@ impl LeafName {
     pub fn from_text(text: &str) -> Option<LeafName> {
         let mut field = [0; NAME_BYTES];
         // A zero byte in the text would end the name early. `is_allowed` refuses it here.
-        if is_union_word(text) || !text.bytes().all(is_allowed) {
+        if is_union_word(text) || is_partition_word(text) || !text.bytes().all(is_allowed) {
             return None;
         }
         field
@@ -79,7 +87,7 @@ fn is_allowed(b: u8) -> bool {
 #[cfg(any(test, kernel))]
 #[cfg_attr(kernel, kernel::prelude::kunit_tests(unionblk_name))]
 mod tests {
-    use super::{is_union_word, LeafName};
+    use super::{is_partition_word, is_union_word, LeafName};
 
     #[test]
     fn what_is_a_name_and_what_is_not() {
@@ -130,6 +138,31 @@ mod tests {
         let mut field = [0; 32];
         field[0] = b'3';
         assert!(LeafName::from_field(field).is_some_and(|name| name.text() == "3"));
+    }
+
+    #[test]
+    fn what_calls_a_partition_is_no_name_to_give() {
+        for word in ["web-part1", "web-part007", "-part1", "a-part1-part2"] {
+            assert!(is_partition_word(word));
+            assert!(LeafName::from_text(word).is_none());
+        }
+        for word in [
+            "web-part",
+            "web-part1a",
+            "web-1",
+            "webpart1",
+            "part1",
+            "web-Part1",
+        ] {
+            assert!(!is_partition_word(word));
+            assert!(LeafName::from_text(word).is_some());
+        }
+        // A name that was made elsewhere is accepted.
+        let mut field = [0; 32];
+        for (to, from) in field.iter_mut().zip(b"web-part1") {
+            *to = *from;
+        }
+        assert!(LeafName::from_field(field).is_some_and(|name| name.text() == "web-part1"));
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 //! Parses the values of options: sizes, and the names of leaves.
 
-use ubcore::format::name::{is_union_word, LeafName};
+use ubcore::format::name::{is_partition_word, is_union_word, LeafName};
 use ubcore::geometry::{
     BLOCK_BYTES, JOURNAL_BLOCKS_MAX, JOURNAL_BLOCKS_MIN, SLAB_SECTORS_MAX, SLAB_SECTORS_MIN,
 };
@@ -66,11 +66,18 @@ pub fn sector_size(s: &str) -> Result<u32, String> {
     bytes.ok_or_else(|| "blocks are of a power of two from 512 to 4096 bytes".to_owned())
 }
 
-/// Returns the name of a leaf; refuses a name that a command would take for a union's number.
+/// Returns the name of a leaf; refuses a name that a command would take for a union's number, or
+/// that udev's links would give to two devices.
 pub fn leaf_name(s: &str) -> Result<LeafName, String> {
     if is_union_word(s) {
         return Err(
             "a union's number is no name for a leaf: remove would not know which".to_owned(),
+        );
+    }
+    if is_partition_word(s) {
+        return Err(
+            "a name does not end in -partN: the link of a partition of another union does"
+                .to_owned(),
         );
     }
     LeafName::from_text(s)
@@ -125,6 +132,7 @@ mod tests {
             "",
             ".x",
             "a/b",
+            "web-part1",
             "7",
             "007",
             "99999999999",

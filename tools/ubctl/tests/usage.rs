@@ -66,6 +66,7 @@ fn wrong_command_lines_are_told_so() {
             "multiple of 4K from 64K to 256M",
         ),
         ("format --root a b --name a/b", "A-Z a-z 0-9"),
+        ("format --root a b --name web-part1", "-partN"),
         ("format --root a b --name unionblk3", "union's number"),
         ("format --root a b --size 1000", "multiple of 512"),
         ("create --root a", "--leaf"),
