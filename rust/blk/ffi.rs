@@ -28,11 +28,14 @@ pub(super) const SECTOR_SHIFT: u32 = 9;
 pub(super) const MINORBITS: u32 = 20;
 
 pub(super) const RQF_DONTPREP: bindings::req_flags_t = 1 << bindings::rqf_flags___RQF_DONTPREP;
+pub(super) const RQF_MIXED_MERGE: bindings::req_flags_t =
+    1 << bindings::rqf_flags___RQF_MIXED_MERGE;
 
 pub(super) const REQ_SYNC: u32 = 1 << bindings::req_flag_bits___REQ_SYNC;
 pub(super) const REQ_META: u32 = 1 << bindings::req_flag_bits___REQ_META;
 pub(super) const REQ_FUA: u32 = 1 << bindings::req_flag_bits___REQ_FUA;
 pub(super) const REQ_PREFLUSH: u32 = 1 << bindings::req_flag_bits___REQ_PREFLUSH;
+pub(super) const REQ_RAHEAD: u32 = 1 << bindings::req_flag_bits___REQ_RAHEAD;
 
 /// Ends a lower I/O, whose first bio it gets.
 pub(super) type EndIo = unsafe extern "C" fn(*mut bindings::bio);

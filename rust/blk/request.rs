@@ -139,6 +139,15 @@ impl<D: Operations> Started<D> {
         self.opf() & ffi::REQ_FUA != 0
     }
 
+    /// Returns whether the request is read-ahead as a whole: no other read was merged with it.
+    pub(crate) fn is_read_ahead(&self) -> bool {
+        let rq = self.0.as_ptr();
+        // SAFETY: By the invariant the request is valid and does not change.
+        let (flags, state) = unsafe { ((*rq).cmd_flags, (*rq).rq_flags) };
+
+        flags & ffi::REQ_RAHEAD != 0 && state & ffi::RQF_MIXED_MERGE == 0
+    }
+
     /// Returns the first sector. Returns 0 for a flush, for which the block layer sets the highest
     /// possible sector.
     pub(crate) fn sector(&self) -> u64 {

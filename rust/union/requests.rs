@@ -191,6 +191,10 @@ impl protocol::Request for Request<Union> {
         Started::is_fua(self)
     }
 
+    fn is_read_ahead(&self) -> bool {
+        Started::is_read_ahead(self)
+    }
+
     fn fail_bios(&self, sector: u64, sectors: u32) -> bool {
         self.fail_bios(sector, sectors, BlkStatus::NOSPC)
     }

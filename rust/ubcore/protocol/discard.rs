@@ -197,7 +197,8 @@ fn resume<H: Host>(host: &H, rq: H::Request) {
             wait(host, rq, Waiting::Discard);
         }
         Err(e) => {
-            if matches!(e, Error::Io(..) | Error::Os(_)) {
+            // `Error::Os` says that the storage below has no space, see `LeafDevice::zero`.
+            if matches!(e, Error::Io(..)) {
                 host.note(Event::IoError);
             }
             io::fail(host, rq, e);

@@ -149,8 +149,9 @@ pub fn complete<H: Host>(host: &H, rq: H::Request, mut status: H::Status) {
     }
     epoch::leave::<H>(&rq);
     if !status.is_ok() {
-        // The storage below the leaf has no space. This is no error of the device.
-        if !status.is_no_space() {
+        // If the storage below the leaf has no space, this is no error of the device. A suspended
+        // device fails read-ahead, and does the read that follows when it is resumed.
+        if !status.is_no_space() && !rq.is_read_ahead() {
             host.note(Event::IoError);
         }
         host.end(rq, status);

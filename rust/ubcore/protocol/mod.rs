@@ -73,6 +73,8 @@ pub trait Request {
     /// Returns the word that stays with the request, [`State::NEW`] at first. A thread finds it by
     /// [`Requests::any_in_flight`].
     fn word(&self) -> &AtomicU64;
+    /// Returns whether the request is read-ahead, which a device below may fail at any time.
+    fn is_read_ahead(&self) -> bool;
 }
 
 /// The status with which lower I/O ended.
@@ -94,7 +96,7 @@ pub trait EndStatus: Copy + From<Error> {
 pub enum Event {
     /// A write made a mapping: first sector, sectors.
     FirstWrite(u64, u32),
-    /// Lower I/O of a request failed.
+    /// Lower I/O of a request failed. Not read-ahead, and not for lack of space.
     IoError,
     /// A request found too few free slabs.
     Full,
@@ -256,7 +258,8 @@ pub trait LeafDevice {
     fn has_fua(&self) -> bool;
     /// Returns whether there is a volatile cache.
     fn has_cache(&self) -> bool;
-    /// Zeroes sectors and waits. Process context.
+    /// Zeroes sectors and waits. Fails with [`Error::Os`] only if the storage below has no space.
+    /// Process context.
     fn zero(&self, sector: u64, sectors: u64) -> Result;
     /// Discards sectors and waits, if the leaf supports discard. Process context.
     fn discard(&self, sector: u64, sectors: u64);

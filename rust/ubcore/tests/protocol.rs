@@ -109,6 +109,25 @@ fn zeroing_that_fails_half_way_is_committed() {
     }
 }
 
+/// Only an error of a device counts: not failed read-ahead, and not a host without space.
+#[test]
+fn what_is_no_error_of_a_device_does_not_count() {
+    let u = union(3);
+    let errors = || *u.io_errors.lock().unwrap();
+    assert_eq!(u.read_ahead(0..8), Outcome::IoError);
+    assert_eq!(errors(), 0, "read-ahead");
+    *u.host_full.lock().unwrap() = true;
+    assert_eq!(u.zero(30..34), Outcome::IoError);
+    assert_eq!(errors(), 0, "no space");
+    *u.host_full.lock().unwrap() = false;
+    u.quiesce();
+    u.fail_in(Some(0));
+    assert_eq!(u.write(0..8, 1, false), Outcome::IoError);
+    assert_eq!(errors(), 1);
+    u.fail_in(None);
+    u.quiesce();
+}
+
 #[test]
 fn a_commit_that_fails_turns_the_union_read_only() {
     let u = union(2);

@@ -28,7 +28,7 @@ use crate::leaf::{found, locked, Leaf, Lower};
 use crate::memory::SimMemory;
 use crate::oracle::{content, ROOT, ZERO};
 use crate::parts::{self, Parts, SimCommitter};
-use crate::request::{Bio, Inner};
+use crate::request::{Bio, Inner, AHEAD};
 pub use crate::request::{Outcome, Rq};
 use crate::threads::{self, quietly, silence, Condvar, JoinHandle, Mutex, ThreadId};
 use crate::union::superblock;
@@ -84,6 +84,10 @@ pub struct Union {
     /// Is called when leaf sectors have been discarded, in the reclaim work.
     on_discard: StdMutex<Option<OnDiscard>>,
     in_flight: StdMutex<Vec<Rq>>,
+    /// The number of I/O errors that were noted.
+    pub io_errors: StdMutex<u64>,
+    /// The storage below the leaf has no space for zeroes.
+    pub host_full: StdMutex<bool>,
     /// The state of each of [`WorkId`].
     works: StdMutex<[Work; 6]>,
     threads: StdMutex<Vec<JoinHandle<()>>>,
@@ -141,6 +145,8 @@ fn load(g: Geometry, mut leaf: Leaf) -> Result<Union> {
         }),
         on_discard: StdMutex::default(),
         in_flight: StdMutex::default(),
+        io_errors: StdMutex::default(),
+        host_full: StdMutex::default(),
         works: StdMutex::default(),
         threads: StdMutex::default(),
     })
@@ -328,6 +334,10 @@ impl Handle {
         self.send(Op::Write, sectors, tag, false)
     }
 
+    pub fn read_ahead(&self, sectors: Range<u64>) -> Outcome {
+        self.send(Op::Read, sectors, AHEAD, false).wait()
+    }
+
     pub fn flush(&self) -> Outcome {
         self.send(Op::Flush, 0..0, 0, false).wait()
     }
@@ -371,6 +381,9 @@ impl Handle {
     fn device(&self, rq: Rq, runs: Vec<Run>, order: Order) {
         let (mut sector, _) = ubcore::protocol::Request::part(&rq);
         let mut outcome = Outcome::Ok;
+        if rq.0.tag == AHEAD {
+            return io::complete(self, rq, Outcome::IoError);
+        }
         for run in runs {
             let end = sector + u64::from(run.sectors);
             if rq.0.op == Op::Read {
@@ -487,6 +500,9 @@ impl LeafDevice for Handle {
         locked(&self.device).cache
     }
     fn zero(&self, sector: u64, sectors: u64) -> Result {
+        if *locked(&self.host_full) {
+            return Err(Error::Os(28));
+        }
         let zeroes = vec![[0; 512]; sectors as usize];
         self.lower
             .access(|s| s.write(sector, &zeroes, Order::Plain))
@@ -511,9 +527,13 @@ impl LeafDevice for Handle {
 
 impl Observer for Handle {
     fn note(&self, event: Event) {
-        if let Event::ReadOnly(e) = event {
-            let known = matches!(e, Error::Io(..)) || self.map.check() == Err(e);
-            assert!(known, "read-only because of {e}");
+        match event {
+            Event::ReadOnly(e) => {
+                let known = matches!(e, Error::Io(..)) || self.map.check() == Err(e);
+                assert!(known, "read-only because of {e}");
+            }
+            Event::IoError => *locked(&self.io_errors) += 1,
+            _ => {}
         }
     }
 }

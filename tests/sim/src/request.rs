@@ -46,6 +46,9 @@ impl ubcore::protocol::EndStatus for Outcome {
     }
 }
 
+/// The tag of read-ahead, which fails below.
+pub const AHEAD: u64 = u64::MAX;
+
 /// A request; the sender and the protocol share it.
 #[derive(Clone)]
 pub struct Rq(pub(crate) StdArc<Inner>);
@@ -174,6 +177,9 @@ impl ubcore::protocol::Request for Rq {
             }
         }
         self.0.bios.iter().any(|bio| !bio.has_failed())
+    }
+    fn is_read_ahead(&self) -> bool {
+        self.0.tag == AHEAD
     }
     fn next_bio(&self, sector: u64) -> Option<(u64, u32)> {
         let mut whole = self.0.bios.iter().filter(|bio| !bio.has_failed());
