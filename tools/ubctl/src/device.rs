@@ -80,6 +80,9 @@ impl Device {
         if access == Access::Exclusive && is_block {
             writer = Writer::new(opened.rdev());
         }
+        if access != Access::Read && is_block {
+            loopdev::refuse_locked(path, side)?;
+        }
         if access != Access::Read && !is_block {
             loopdev::lock(&file, path, Side::Leaf)?;
             loopdev::refuse_loops(&opened, path)?;

@@ -11,11 +11,12 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use rustix::fs::{major, minor, Dev};
+use rustix::fs::Dev;
 use serde_json::json;
 
 use crate::control::{union_number, PREFIX};
 use crate::error::{Fail, Result, BUSY};
+use crate::locks;
 use crate::mounts::{self, unescape, Mount};
 use crate::node::{family, whole, Node};
 use crate::sysfs;
@@ -122,7 +123,7 @@ pub fn retry<T>(
 pub fn of_path(path: &Path, all: bool) -> Holders {
     match fs::metadata(path) {
         Ok(meta) if meta.file_type().is_block_device() => of_device(meta.rdev(), all),
-        Ok(meta) => of_image(&meta),
+        Ok(meta) => of_image(path, &meta),
         Err(_) => Holders::default(),
     }
 }
@@ -164,7 +165,7 @@ fn of_nodes(nodes: &[Node], all: bool) -> Holders {
 
 /// Returns the holders of an image: the loop devices over it, the holders of those, and the
 /// processes that have locked it.
-pub fn of_image(meta: &Metadata) -> Holders {
+fn of_image(path: &Path, meta: &Metadata) -> Holders {
     let mut holders = Holders::default();
     for name in loop_devices() {
         let directory = Path::new("/sys/class/block").join(&name);
@@ -181,7 +182,7 @@ pub fn of_image(meta: &Metadata) -> Holders {
         holders.0.push(Holder { text: on, lasts });
     }
     if holders.0.is_empty() {
-        holders.0.extend(lockers(meta));
+        holders.0.extend(lockers(path));
     }
     holders
 }
@@ -193,24 +194,15 @@ pub fn shows(directory: &Path, image: &Metadata) -> bool {
     fs::metadata(file).is_ok_and(|m| m.dev() == image.dev() && m.ino() == image.ino())
 }
 
-/// Returns the processes that have locked an image.
-fn lockers(meta: &Metadata) -> Vec<Holder> {
-    let (a, b) = (major(meta.dev()), minor(meta.dev()));
-    let id = format!("{a:02x}:{b:02x}:{}", meta.ino());
-    let text = fs::read_to_string("/proc/locks").unwrap_or_default();
-    let mut pids = BTreeSet::new();
-    for line in text.lines().filter(|line| !line.contains("->")) {
-        let words: Vec<&str> = line.split_whitespace().collect();
-        if words.get(1) == Some(&"FLOCK") && words.get(5) == Some(&id.as_str()) {
-            pids.extend(words.get(4).and_then(|pid| pid.parse::<u32>().ok()));
-        }
-    }
+/// Returns the processes that have locked an image or a device's node.
+fn lockers(path: &Path) -> Vec<Holder> {
     let holder = |pid: u32| {
         let text = format!("locked by {}", process(pid)?);
         // A lock of this process does not go while this process waits.
         let lasts = pid == std::process::id();
         Some(Holder { text, lasts })
     };
+    let pids = locks::lockers(path, &processes());
     pids.into_iter().filter_map(holder).collect()
 }
 

@@ -17,6 +17,7 @@ pub mod holders;
 pub mod identity;
 #[expect(unsafe_code, reason = "the one place that hands memory to the kernel")]
 mod ioctl;
+mod locks;
 pub mod loopdev;
 pub mod lost_sectors;
 pub mod memory;

@@ -26,7 +26,7 @@ use crate::holders::{self, retry, Tried};
 use crate::ioctl::{self, LoopConfig, LoopInfo};
 use crate::node::{self, Place};
 use crate::wait::{Deadline, LoopGoes};
-use crate::{blocksize, output, sysfs};
+use crate::{blocksize, locks, output, sysfs};
 
 const READ_ONLY: u32 = 1;
 const AUTOCLEAR: u32 = 4;
@@ -57,6 +57,7 @@ impl Lower {
         let node = fs::canonicalize(path).map_err(|e| Fail::io("open", path, &e))?;
         let kind = fs::metadata(&node).map_err(|e| Fail::io("open", path, &e))?;
         let (node, held) = if kind.file_type().is_block_device() {
+            refuse_locked(&node, side)?;
             (node, None)
         } else if kind.is_file() {
             let (node, file) = attach(&node, side, write, sector)?;
@@ -137,6 +138,21 @@ pub fn lock(image: &File, path: &Path, side: Side) -> Result {
         Err(Errno::WOULDBLOCK) => Ok(Tried::Busy),
         // On a file system without locks, the check of the loop devices has to be enough.
         _ => Ok(Tried::Done(())),
+    };
+    refuse_locked(path, side)?;
+    let look = |all| holders::of_path(path, all);
+    retry(Deadline::new(), look, attempt)?.map_err(|who| who.fail(&path.display().to_string()))
+}
+
+/// Refuses a device or image that another program, such as a virtual machine, has locked in another
+/// way than by `flock`. Such a program need not claim the device.
+pub fn refuse_locked(path: &Path, side: Side) -> Result {
+    let attempt = || {
+        Ok(if locks::forbid(path, side) {
+            Tried::Busy
+        } else {
+            Tried::Done(())
+        })
     };
     let look = |all| holders::of_path(path, all);
     retry(Deadline::new(), look, attempt)?.map_err(|who| who.fail(&path.display().to_string()))
@@ -365,7 +381,8 @@ pub fn shown_by(device: &Path) -> Option<ShownBy> {
 
 #[cfg(test)]
 mod tests {
-    use super::{behind, config, lock, File, Path, Side};
+    use super::{behind, config, lock, File, FlockOperation, Path, Side};
+    use rustix::fs::fcntl_lock;
     use std::os::fd::AsRawFd;
 
     #[test]
@@ -393,6 +410,15 @@ mod tests {
         assert!(lock(&a, &path, Side::Root).is_ok() && lock(&b, &path, Side::Root).is_ok());
         assert_eq!(lock(&c, &path, Side::Leaf).unwrap_err().reason, "busy");
         drop((a, b));
+        // Programs that do not use `flock`. Such a lock goes with any close of the file.
+        let other = open();
+        fcntl_lock(&other, FlockOperation::LockExclusive).unwrap();
+        assert_eq!(lock(&c, &path, Side::Leaf).unwrap_err().reason, "busy");
+        assert_eq!(lock(&c, &path, Side::Root).unwrap_err().reason, "busy");
+        fcntl_lock(&other, FlockOperation::LockShared).unwrap();
+        assert_eq!(lock(&c, &path, Side::Leaf).unwrap_err().reason, "busy");
+        assert!(lock(&c, &path, Side::Root).is_ok());
+        drop(other);
         assert!(lock(&c, &path, Side::Leaf).is_ok());
         assert!(lock(&open(), &path, Side::Leaf).is_err());
         assert!(lock(&open(), &path, Side::Root).is_err());

@@ -8,7 +8,7 @@ use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{major, minor, statx, AtFlags, StatxFlags, CWD};
+use rustix::fs::{major, makedev, minor, statx, AtFlags, Dev, StatxFlags, CWD};
 use rustix::io::Errno;
 use rustix::mount::UnmountFlags;
 
@@ -103,6 +103,12 @@ pub fn of_process(pid: &str) -> Vec<Mount> {
     text.split(|&b| b == b'\n')
         .filter_map(Mount::parse)
         .collect()
+}
+
+/// Returns the device number of the file system of a mount in our namespace.
+pub fn dev_of(id: u32) -> Option<Dev> {
+    let mount = of_process("self").into_iter().find(|m| m.id == id)?;
+    Some(makedev(mount.dev.0, mount.dev.1))
 }
 
 /// Unmounts what is mounted from these devices in our namespace, and the mounts on top of that.

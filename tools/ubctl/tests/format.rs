@@ -4,6 +4,7 @@
 
 use sha2::{Digest, Sha256};
 use std::fs;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 use tool::{get, put, ubctl, Folder, MIB};
@@ -167,4 +168,47 @@ fn impossible_pairs_are_refused() {
     assert!(fs::read(&leaf).unwrap().iter().all(|&b| b == 0));
     let ran = ubctl("format --json --root {} {}", &[&root, &leaf]);
     assert_eq!(ran.json()["reason"], "leaf_too_small");
+}
+
+/// Locks one byte of an image as QEMU does, by the open file.
+fn lock_byte(file: &fs::File, byte: i64) {
+    #[repr(C)]
+    struct Flock {
+        kind: i16,
+        whence: i16,
+        start: i64,
+        len: i64,
+        pid: i32,
+    }
+    const OFD_SETLK: i32 = 37;
+    extern "C" {
+        fn fcntl(fd: i32, command: i32, ...) -> i32;
+    }
+    let lock = Flock {
+        kind: 0,
+        whence: 0,
+        start: byte,
+        len: 1,
+        pid: 0,
+    };
+    // SAFETY: `lock` is a `struct flock`, which the call reads.
+    let done = unsafe { fcntl(file.as_raw_fd(), OFD_SETLK, &raw const lock) };
+    assert_eq!(done, 0, "{}", std::io::Error::last_os_error());
+}
+
+#[test]
+fn a_leaf_that_a_virtual_machine_uses_is_refused() {
+    let f = Folder::new("vm");
+    let (root, leaf) = (f.root("root", 8 * MIB), f.image("leaf", 6 * MIB));
+    let machine = fs::File::open(&leaf).unwrap();
+    lock_byte(&machine, 201);
+    let format = || ubctl("format --root {} {} --no-wait", &[&root, &leaf]);
+    let by = format!("(process {})", std::process::id());
+    format().refused(4, &["leaf is in use: locked by ", &by]);
+    assert!(fs::read(&leaf).unwrap().iter().all(|&b| b == 0));
+    drop(machine);
+    // A machine that only reads the root does not matter.
+    let machine = fs::File::open(&root).unwrap();
+    lock_byte(&machine, 100);
+    format().done();
 }
