@@ -32,5 +32,6 @@ pub mod sysfs;
 pub mod udev;
 pub mod value_parser;
 pub mod wait;
+mod wwid;
 
 pub use cli::main;

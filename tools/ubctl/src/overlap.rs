@@ -23,6 +23,7 @@ use crate::device::{self, Device};
 use crate::dm::{self, Behind};
 use crate::error::{Fail, Result, FAILED, REFUSED};
 use crate::ioctl::{self, LoopInfo};
+use crate::wwid;
 
 /// The greatest length of a trail; the kernel stacks fewer devices.
 const DEEPEST: usize = 64;
@@ -74,25 +75,63 @@ pub fn refuse(root: &Device, leaf: &Device) -> Result {
     if device::is_same(root.metadata(), leaf.metadata()) {
         return Err(Fail::core(&what, Error::SameDevice));
     }
-    let (root, leaf) = (trails(root, Side::Root)?, trails(leaf, Side::Leaf)?);
+    let (root, mut leaf) = (trails(root, Side::Root)?, trails(leaf, Side::Leaf)?);
     for (side, trails) in [(Side::Root, &root), (Side::Leaf, &leaf)] {
         // The driver sees only a union itself, not a union below device mapper.
         if trails.iter().any(is_on_union) {
             return Err(Fail::core(&what, Error::Stacked(side)));
         }
     }
+    let paths = one_path(&root, &mut leaf, |dev| wwid::of_disk(&folder(dev)));
     match shared(&root, &leaf) {
         Some((r, l)) => Err(Fail::new(
             REFUSED,
             "same_device",
             format!(
-                "{what}: {}: to write to the leaf would change the root: choose a leaf that shares \
+                "{what}: {}{}: to write to the leaf would change the root: choose a leaf that shares \
                  nothing with it",
-                said(&r, &l)
+                said(&r, &l),
+                same(&paths)
             ),
         )),
         None => Ok(()),
     }
+}
+
+/// Replaces the disks of the leaf by those of the root that are the same disk on another path, as
+/// `wwid` says. Returns both, the root's first.
+fn one_path(
+    root: &[Trail],
+    leaf: &mut [Trail],
+    wwid: impl Fn(u64) -> Option<String>,
+) -> Vec<(u64, u64)> {
+    let disk = |step: &Step| match step.place {
+        Place::Disk(dev) => Some(dev),
+        _ => None,
+    };
+    let disks = root.iter().flatten().filter_map(disk);
+    let known: HashMap<String, u64> = disks.filter_map(|dev| Some((wwid(dev)?, dev))).collect();
+    let mut paths = Vec::new();
+    for step in leaf.iter_mut().flatten() {
+        let Some(dev) = disk(step) else { continue };
+        let other = wwid(dev).and_then(|id| known.get(&id).copied());
+        if let Some(other) = other.filter(|&other| other != dev) {
+            step.place = Place::Disk(other);
+            paths.push((other, dev));
+        }
+    }
+    paths.sort_unstable();
+    paths.dedup();
+    paths
+}
+
+/// Returns which disks are the same, for people.
+fn same(paths: &[(u64, u64)]) -> String {
+    let one = |(root, leaf): &(u64, u64)| {
+        let (root, leaf) = (name(*root), name(*leaf));
+        format!(" ({leaf} is {root} on another path, as its WWID says)")
+    };
+    paths.iter().map(one).collect()
 }
 
 /// Returns whether a trail reaches a union before it reaches a file.
@@ -443,7 +482,7 @@ fn source_of(mount: &str, mounts: &str) -> Option<PathBuf> {
 
 #[cfg(test)]
 mod tests {
-    use super::{below_dm, shared, source_of, Behind, Place, Step, Trail};
+    use super::{below_dm, one_path, shared, source_of, Behind, Place, Step, Trail};
     use crate::dm::Target;
 
     const A: Place = Place::Disk(1);
@@ -487,6 +526,27 @@ mod tests {
             &over(0, 10),
             &[trail(&[(Place::Disk(8), 0, 1)]), other]
         ));
+    }
+
+    #[test]
+    fn a_disk_on_two_paths_is_one_disk() {
+        let wwid = |dev| match dev {
+            1 | 2 => Some("naa.1 100".to_owned()),
+            3 => Some("naa.3 100".to_owned()),
+            _ => None,
+        };
+        let root = [trail(&[(A, 0, 100)])];
+        let on = |leaf: Trail| {
+            let mut leaf = [leaf];
+            let paths = one_path(&root, &mut leaf, wwid);
+            (paths, meet(&root, &leaf))
+        };
+        assert_eq!(on(trail(&[(B, 50, 200)])), (vec![(1, 2)], true));
+        assert_eq!(on(trail(&[(B, 100, 200)])), (vec![(1, 2)], false));
+        assert_eq!(on(trail(&[(RAID, 0, 9), (B, 0, 9)])), (vec![(1, 2)], true));
+        assert_eq!(on(trail(&[(A, 0, 9)])), (vec![], true));
+        assert_eq!(on(trail(&[(RAID, 0, 9)])), (vec![], false));
+        assert_eq!(on(trail(&[(Place::Disk(4), 0, 9)])), (vec![], false));
     }
 
     #[test]
