@@ -15,6 +15,7 @@ verdict() {
 		exit 124
 	fi
 	status=$(sed -n 's/^exit \([0-9]*\).*/\1/p' "$3" 2>/dev/null || true)
+	[ -n "$status" ] || status=$(sed -n 's/.*guest-init: exit \([0-9]*\).*/\1/p' "$console" | tail -n 1)
 	if [ -z "$status" ]; then
 		say "the guest died (status $code) before its command ended; the end of its console:" >&2
 		tail -n 40 "$console" >&2

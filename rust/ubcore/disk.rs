@@ -12,8 +12,10 @@ pub const BUFFER_BLOCKS: usize = 8;
 /// The buffer of a [`Disk`].
 pub type Buffer = [Block; BUFFER_BLOCKS];
 
-/// A buffer of zeroes.
-pub const ZEROES: Buffer = [[0; BLOCK_BYTES]; BUFFER_BLOCKS];
+/// Returns a buffer of zeroes.
+pub const fn zeroes() -> Buffer {
+    [[0; BLOCK_BYTES]; BUFFER_BLOCKS]
+}
 
 /// How durable a write must be when it returns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

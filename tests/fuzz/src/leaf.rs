@@ -29,7 +29,7 @@ impl Leaf {
             sectors,
             reads: 0,
             writes: 0,
-            buffer: Box::new(disk::ZEROES),
+            buffer: Box::new(disk::zeroes()),
         }
     }
 

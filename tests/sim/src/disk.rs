@@ -269,7 +269,7 @@ impl SimDisk {
     pub fn with(state: State) -> Self {
         SimDisk {
             state: Rc::new(RefCell::new(state)),
-            buffer: Box::new(disk::ZEROES),
+            buffer: Box::new(disk::zeroes()),
         }
     }
 

@@ -27,7 +27,7 @@ impl Leaf {
         Leaf {
             union: None,
             state: StdArc::new(StdMutex::new(state)),
-            buffer: Box::new(disk::ZEROES),
+            buffer: Box::new(disk::zeroes()),
         }
     }
 

@@ -95,7 +95,7 @@ impl Device {
             meta: opened,
             is_block,
             bytes,
-            buffer: Box::new(disk::ZEROES),
+            buffer: Box::new(disk::zeroes()),
             writer,
         };
         device.forget();
