@@ -278,7 +278,7 @@ pub fn ring(source: &mut Source<'_>, sb: &Superblock, leaf: &mut Leaf) {
         }
         let head = RingHead {
             sequence,
-            base: if how % 16 == 2 {
+            origin: if how % 16 == 2 {
                 source.word()
             } else {
                 u32::from(source.byte()).wrapping_sub(1)
