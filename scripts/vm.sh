@@ -112,13 +112,15 @@ run() {
 	timeout -k 5 "$limit" "${command[@]}" </dev/null
 }
 
-# An emulated machine sometimes hangs early in its boot, busy among its timers,
-# before anything of ours has run. Such a machine is killed.
+# On a busy host an emulated machine sometimes hangs early in its boot, busy among
+# its timers, or finds that its timer does not work and panics, before anything of
+# ours has run. A machine that hangs is killed, and both boot once more.
 boot_limit=120
+begun() { grep -aq 'Run /[^ ]* as init process' "$console"; }
 watch_boot() {
 	local n
 	for ((n = 0; n < boot_limit * 2; n++)); do
-		! grep -aq 'Run /[^ ]* as init process' "$console" || return 0
+		! begun || return 0
 		sleep 0.5
 	done
 	touch "$work/hung"
@@ -135,13 +137,14 @@ boot() {
 	run | tee "$output" || code=${PIPESTATUS[0]}
 	kill "$watch" 2>/dev/null || true
 	wait "$watch" 2>/dev/null || true
+	begun || touch "$work/hung"
 }
 
 pack "$@"
 boot
 for again in 1 2; do
 	[ -e "$work/hung" ] || break
-	say "the guest's kernel had not begun after $boot_limit s: boot $((again + 1)); the end of its console:" >&2
+	say "the guest's kernel has not begun, within $boot_limit s: boot $((again + 1)); the end of its console:" >&2
 	tail -n 3 "$console" >&2
 	boot
 done
