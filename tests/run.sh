@@ -92,6 +92,8 @@ cargo_clippy() {
 stage_build() {
 	one "unionblk.ko for the stock kernel" scripts/build.sh modules
 	one "unionblk.ko for the KUNIT=y kernel" scripts/build.sh modules-kunit-x86_64
+	one "frames on the stack of unionblk.ko" scripts/check-frames.py "$ko" 5120
+	one "frames on the stack of its KUnit tests" scripts/check-frames.py "$BUILD/kmod-kunit-x86_64/unionblk.ko" 11264
 	one "ubctl, static" scripts/build.sh tools
 	one "the tests' programs" scripts/build.sh programs
 	one "unionblk.ko and ubctl have the version of Cargo.toml" built_version
