@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The journal ring: writing a transaction, and finding and replaying what was written.
+//! The journal ring: its writer, the scan of its blocks, and the replay of its transactions.
 //!
 //! A *transaction* is what one commit covers: blocks of consecutive sequence numbers. The last
 //! block is marked as the last and is written with `PREFLUSH | FUA`. A transaction is valid if all

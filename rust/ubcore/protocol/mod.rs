@@ -196,7 +196,7 @@ impl Shared {
         }
     }
 
-    /// Returns what was decided at attach. Any context.
+    /// Returns the mode, which attach has chosen. Any context.
     pub fn mode(&self) -> Mode {
         self.mode
     }
