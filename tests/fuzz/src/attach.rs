@@ -2,13 +2,15 @@
 
 //! Attaches a whole leaf as the driver does it.
 
+use std::ops::Range;
+
 use sim::parts::{fill, page_set, Parts};
 use ubcore::attach::{self, fits_blocks};
 use ubcore::error::{Error, Result};
 use ubcore::geometry::Geometry;
 use ubcore::map::{Map, Memory};
 use ubcore::pages::PageSet;
-use ubcore::salvage::{stretches, Losses, Lost, Nothing};
+use ubcore::salvage::{stretches, Damage, Losses, Lost, Nothing};
 
 use crate::check::look;
 use crate::leaf::Leaf;
@@ -17,6 +19,24 @@ use crate::memory::Bounded;
 
 /// A union without its disk, in bounded memory.
 pub type Found = Parts<Bounded>;
+
+/// Passes losses on, and raises the limit on work for each page that may be lost.
+struct Allowed<'a, L>(&'a mut L, &'a Bounded);
+
+impl<L: Losses> Losses for Allowed<'_, L> {
+    fn lose(&mut self, pages: Range<u32>, damage: Damage) -> Result {
+        let count = pages.len() as u64;
+        self.0.lose(pages, damage)?;
+        self.1.allow_for_lost(count);
+        Ok(())
+    }
+    fn is_lost(&self, page: u32) -> bool {
+        self.0.is_lost(page)
+    }
+    fn first(&self) -> Option<Error> {
+        self.0.first()
+    }
+}
 
 /// Returns the layout that a leaf claims, if it is small enough to be tried.
 pub fn geometry(leaf: &Leaf, data: &[u8]) -> Result<Option<Geometry>> {
@@ -37,7 +57,8 @@ pub fn read(
     let probe = attach::probe(leaf, g.root_sectors(), leaf.sectors)?;
     let map = Map::new(*g, Bounded::new(g, leaf));
     let changed = changed.unwrap_or_else(|| page_set(g));
-    let done = fill(leaf, probe, &map, changed, lost);
+    let mut lost = Allowed(lost, map.memory());
+    let done = fill(leaf, probe, &map, changed, &mut lost);
     // Each block of the ring is read at most three times, each other block once, and once more
     // alone.
     let most = 1 + g.directory_blocks() + 2 * g.pages() + 3 * g.journal_blocks() + 2;

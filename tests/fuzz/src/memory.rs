@@ -12,6 +12,9 @@ use ubcore::sync::AtomicU64;
 use crate::leaf::Leaf;
 use sim::memory::SimMemory;
 
+/// The looks at a slab that is lost: two to mark it, one to report it, two to compare blocks.
+const LOOKS_AT_LOST: u64 = 6;
+
 pub struct Bounded {
     memory: SimMemory,
     /// The accesses that are left, and the pages that it may still allocate.
@@ -34,6 +37,13 @@ impl Bounded {
             // A page of bits needs a page of owners.
             pages: Cell::new(2 * (held + u64::from(g.journal_blocks()) * 16) + 2 * 32 * 512),
         }
+    }
+
+    /// Raises the limit for pages that are lost: the leaf holds nothing of them, and still each of
+    /// their slabs is marked as lost and looked at.
+    pub fn allow_for_lost(&self, pages: u64) {
+        let looks = self.looks.get() + pages * 1024 * LOOKS_AT_LOST;
+        self.looks.set(looks);
     }
 
     fn asked(&self) -> &SimMemory {
