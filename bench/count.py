@@ -12,7 +12,7 @@ import json
 import subprocess
 import sys
 
-# Limits of what a union may add, by case and depth. dm-linear adds 1,740, and
+# Limits of what a union may add, by case and depth. dm-linear adds about 1,800, and
 # maps nothing.
 LIMITS = {
     ("randread-mapped", "batch"): 1500,

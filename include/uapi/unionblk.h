@@ -114,9 +114,9 @@ struct unionblk_features {
  *
  * The driver writes to the leaf only after it has checked both devices. Its
  * first write is a checkpoint. If the call fails before, both devices are
- * unchanged. If it fails later, the leaf holds the same union as before, and
- * what a program wrote to the disk if that was there already. EEXIST if @id is
- * in use.
+ * unchanged. If it fails later, the content of the union is unchanged, except
+ * for data that a program wrote after the disk was added. EEXIST if @id is in
+ * use.
  *
  * If metadata is damaged and the union can still be read safely,
  * @damaged_blocks is the number of metadata blocks that cannot be used, and
@@ -189,7 +189,7 @@ struct unionblk_status {
 	__u64 checkpoints;
 	__u64 journal_written;	/* blocks */
 	__u64 first_writes;	/* writes that made a mapping */
-	__u64 io_errors;	/* requests that failed below, or touched lost sectors */
+	__u64 io_errors;	/* failed below, or touched lost sectors; see ioctl.rst */
 	__u64 map_bytes;	/* memory of the map */
 	__u32 discard;		/* UNIONBLK_DISCARD_* */
 	__u32 reserved0;
