@@ -211,9 +211,10 @@ impl<B: DerefMut<Target = [u64]>> Allocator<B> {
         self.any_reclaimable = true;
     }
 
-    /// Returns whether slabs were emptied that have not been freed yet.
+    /// Returns whether slabs were emptied that have not been freed yet. Every commit and FLUSH asks
+    /// this under the lock, so it does not search.
     pub fn any_emptied<M: Memory>(&self, map: &Map<M>) -> bool {
-        self.any_emptied || self.any_reclaimable || map.emptied_page(0).is_some()
+        self.any_emptied || self.any_reclaimable || map.any_emptied()
     }
 
     /// Begins a reclaim. Returns false if one runs. The caller calls [`Allocator::advance_reclaim`]

@@ -116,6 +116,8 @@ pub struct Map<M> {
     memory: M,
     begun: AtomicU64,
     ended: AtomicU64,
+    /// The number of bits of [`Marks::Emptied`] that are set. The allocator's lock guards both.
+    emptied: AtomicU32,
     /// The number of bits of [`Marks::Pending`] that are set, or were set a moment ago.
     pending: AtomicU32,
     /// A change has failed half-way, see [`Map::check`].
@@ -130,6 +132,7 @@ impl<M: Memory> Map<M> {
             memory,
             begun: AtomicU64::new(0),
             ended: AtomicU64::new(0),
+            emptied: AtomicU32::new(0),
             pending: AtomicU32::new(0),
             broken: AtomicBool::new(false),
         }

@@ -26,7 +26,9 @@ impl<M: Memory> Map<M> {
         self.change(|| {
             // The owner is cleared last (I8), so a committer that finds none finds an emptied slab.
             self.set_entry(slab, Entry::unallocated(base, Emptied::Pending))?;
-            bits::set(self.memory.marks(Marks::Emptied), page)?;
+            if !bits::set(self.memory.marks(Marks::Emptied), page)? {
+                self.emptied.fetch_add(1, Ordering::Relaxed);
+            }
             if !bits::set(self.memory.marks(Marks::Pending), page)? {
                 self.pending.fetch_add(1, Ordering::Relaxed);
             }
@@ -36,6 +38,12 @@ impl<M: Memory> Map<M> {
             self.set_owner(leaf, None)?;
             Ok(Emptying::LeafSlab(leaf))
         })
+    }
+
+    /// Returns whether any page of the slab table has emptied slabs, without a search. Under the
+    /// allocator's lock.
+    pub fn any_emptied(&self) -> bool {
+        self.emptied.load(Ordering::Relaxed) > 0
     }
 
     /// Returns the first page of the slab table, from `from` on, that has emptied slabs.
@@ -99,8 +107,8 @@ impl<M: Memory> Map<M> {
         let mut slots = self.memory.table(page).into_iter().flatten();
         let is_emptied =
             |slot: &AtomicU32| Entry::decode(slot.load(Ordering::Acquire)).emptied != Emptied::No;
-        if !slots.any(is_emptied) {
-            bits::clear(self.memory.marks(Marks::Emptied), page);
+        if !slots.any(is_emptied) && bits::clear(self.memory.marks(Marks::Emptied), page) {
+            self.emptied.fetch_sub(1, Ordering::Relaxed);
         }
         moved
     }

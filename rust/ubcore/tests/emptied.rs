@@ -244,6 +244,31 @@ fn a_grace_period_is_for_what_left_before_it() {
     assert!(!s.allocator.borrow().any_emptied(&s.map));
 }
 
+/// Every commit asks whether slabs were emptied, under the allocator's lock. The bitmap of a large
+/// root has up to 64 KiB, so the answer must not need a search of it.
+#[test]
+fn no_search_tells_whether_slabs_were_emptied() {
+    let s = Scene::new(geometry());
+    let asks = |expected| {
+        let code = || assert_eq!(s.allocator.borrow().any_emptied(&s.map), expected);
+        assert_eq!(s.map.memory().interrupt(0, Box::new(|| ()), code), 0);
+    };
+    asks(false);
+    s.write(SLAB, 8, 1).unwrap();
+    s.flush();
+    asks(false);
+    for round in 0..2 {
+        // The second slab had no leaf slab. Both are on one page, which counts once.
+        empty(&s, 1, [Base::Zero, Base::Root][round]);
+        empty(&s, 2, [Base::Zero, Base::Root][round]);
+        asks(true);
+        commit(&s);
+        asks(true);
+        free(&s);
+        asks(false);
+    }
+}
+
 /// A leaf slab gets its next owner while a commit runs that has taken a late mark of the previous
 /// owner. After a power failure the next owner's write, which was flushed afterwards, must be
 /// found.
