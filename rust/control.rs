@@ -104,11 +104,11 @@ impl Control for Registry {
             return Err(EPERM);
         }
         match cmd {
-            abi::Features::COMMAND => call(arg, |c| this.features(c)),
+            abi::FeaturesCall::COMMAND => call(arg, |c| this.features(c)),
             abi::Create::COMMAND => call(arg, |c| this.create(c)),
             abi::Remove::COMMAND => call(arg, |c| this.remove(c)),
             abi::Status::COMMAND => call(arg, |c| this.status(c)),
-            abi::Lost::COMMAND => call(arg, |c| this.lost(c)),
+            abi::LostCall::COMMAND => call(arg, |c| this.lost(c)),
             _ => Err(ENOTTY),
         }
     }
@@ -163,7 +163,7 @@ fn path(field: &[u8; abi::PATH_BYTES]) -> Result<&CStr> {
 }
 
 impl Registry {
-    fn features(&self, c: &mut abi::Features) -> Result {
+    fn features(&self, c: &mut abi::FeaturesCall) -> Result {
         c.abi_version = abi::ABI_VERSION;
         c.format_version = format::VERSION;
         c.unions = u32::try_from(self.unions.lock().len())?;
@@ -242,7 +242,7 @@ impl Registry {
         Ok(())
     }
 
-    fn lost(&self, c: &mut abi::Lost) -> Result {
+    fn lost(&self, c: &mut abi::LostCall) -> Result {
         let unions = self.unions.lock();
         let at = position(&unions, c.id).map_err(|_| ENODEV)?;
         let place = unions.get(at).ok_or(ENODEV)?;

@@ -65,7 +65,7 @@ pub const QUEUES_MAX: u32 = 8;
 #[derive(Clone, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 #[expect(missing_docs, reason = "the C header says it")]
-pub struct Features {
+pub struct FeaturesCall {
     pub size: u32,
     pub abi_version: u32,
     pub format_version: u32,
@@ -144,7 +144,7 @@ pub struct Status {
 #[derive(Clone, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 #[expect(missing_docs, reason = "the C header says it")]
-pub struct Lost {
+pub struct LostCall {
     pub size: u32,
     pub flags: u32,
     pub id: u32,
@@ -250,7 +250,7 @@ macro_rules! call {
     };
 }
 
-call!(Features, 0, 24, in: [], |_s| true);
+call!(FeaturesCall, 0, 24, in: [], |_s| true);
 call!(Create, 1, 552, in: [flags, id, queues, root, leaf], |s| {
     s.flags & !CREATE_READ_ONLY == 0
 });
@@ -260,7 +260,7 @@ call!(Remove, 2, 16, in: [flags, id, reserved0], |s| {
 call!(Status, 3, 704, in: [flags, id, reserved0], |s| {
     s.flags & !STATUS_NEXT == 0 && s.reserved0 == 0
 });
-call!(Lost, 4, 48, in: [flags, id, reserved0, from], |s| {
+call!(LostCall, 4, 48, in: [flags, id, reserved0, from], |s| {
     s.flags == 0 && s.reserved0 == 0
 });
 
@@ -307,20 +307,20 @@ const _: () = assert!(u32_as_usize(u32::MAX) > PATH_BYTES);
 #[cfg_attr(kernel, kernel::prelude::kunit_tests(unionblk_abi))]
 mod tests {
     use super::super::error::{Error, Side};
-    use super::{path, set_path, Call, Create, Features, Lost, Remove, Status};
+    use super::{path, set_path, Call, Create, FeaturesCall, LostCall, Remove, Status};
 
     #[test]
     fn layout() {
-        assert_eq!(size_of::<Features>(), 24);
+        assert_eq!(size_of::<FeaturesCall>(), 24);
         assert_eq!(size_of::<Create>(), 560);
         assert_eq!(size_of::<Remove>(), 16);
         assert_eq!(size_of::<Status>(), 712);
-        assert_eq!(size_of::<Lost>(), 48);
-        assert_eq!(Features::COMMAND, 0xd900);
+        assert_eq!(size_of::<LostCall>(), 48);
+        assert_eq!(FeaturesCall::COMMAND, 0xd900);
         assert_eq!(Create::COMMAND, 0xd901);
         assert_eq!(Remove::COMMAND, 0xd902);
         assert_eq!(Status::COMMAND, 0xd903);
-        assert_eq!(Lost::COMMAND, 0xd904);
+        assert_eq!(LostCall::COMMAND, 0xd904);
     }
 
     #[test]

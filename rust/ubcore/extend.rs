@@ -103,7 +103,7 @@ pub fn give<C: Call, M: Caller>(c: &C, to: &mut M) -> Result<(), M::Error> {
 #[cfg(any(test, kernel))]
 #[cfg_attr(kernel, kernel::prelude::kunit_tests(unionblk_extend))]
 mod tests {
-    use super::super::abi::{Call, Create, Features, Lost, Remove, Status};
+    use super::super::abi::{Call, Create, FeaturesCall, LostCall, Remove, Status};
     use super::{give, take, Caller, Refused, SIZE_MAX};
     use zerocopy::IntoBytes;
 
@@ -189,11 +189,11 @@ mod tests {
 
     #[test]
     fn callers_of_any_age() {
-        sizes::<Features>();
+        sizes::<FeaturesCall>();
         sizes::<Create>();
         sizes::<Remove>();
         sizes::<Status>();
-        sizes::<Lost>();
+        sizes::<LostCall>();
     }
 
     /// What the caller had in the fields for answers does not come back, whatever its size.
@@ -215,11 +215,11 @@ mod tests {
 
     #[test]
     fn answers_are_cleared() {
-        answers::<Features>(|_| false);
+        answers::<FeaturesCall>(|_| false);
         answers::<Create>(|at| at < 528);
         answers::<Remove>(|at| at < 16);
         answers::<Status>(|at| at < 12 || (660..664).contains(&at));
-        answers::<Lost>(|at| at < 24);
+        answers::<LostCall>(|at| at < 24);
     }
 
     #[test]

@@ -103,7 +103,7 @@ impl Loss {
     }
 
     /// Fills in the first stretch that ends after `c.from`.
-    pub(super) fn fill(&self, c: &mut abi::Lost) {
+    pub(super) fn fill(&self, c: &mut abi::LostCall) {
         let behind = |&&(first, count): &&(u64, u64)| first.saturating_add(count) > c.from;
         (c.sector, c.sectors) = self.kept.iter().find(behind).copied().unwrap_or_default();
         c.unnamed = self.more;

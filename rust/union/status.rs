@@ -46,7 +46,7 @@ impl Attached {
     }
 
     /// Fills in the answer of the LOST ioctl.
-    pub(crate) fn fill_lost(&self, c: &mut abi::Lost) {
+    pub(crate) fn fill_lost(&self, c: &mut abi::LostCall) {
         self.union.loss.fill(c);
     }
 }

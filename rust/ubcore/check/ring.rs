@@ -23,7 +23,7 @@ struct Chain {
 }
 
 /// The state of a block of the ring.
-enum Block {
+enum RingBlockState {
     Sound(RingHead),
     /// Torn or rotten.
     Broken,
@@ -77,17 +77,17 @@ where
         g.journal_block(journal::after(self.sb.journal_tail, n, g.journal_blocks()))
     }
 
-    fn look(&mut self, block: u64) -> Block {
+    fn look(&mut self, block: u64) -> RingBlockState {
         let nonce = self.sb.nonce;
         if !self.read(block) {
             self.blind = true;
-            return Block::Foreign;
+            return RingBlockState::Foreign;
         }
         let bytes = &self.disk.block()[..];
         match ring::open(bytes, nonce) {
-            Some(head) => Block::Sound(head),
-            None if ring::is_kin(bytes, nonce) => Block::Broken,
-            None => Block::Foreign,
+            Some(head) => RingBlockState::Sound(head),
+            None if ring::is_kin(bytes, nonce) => RingBlockState::Broken,
+            None => RingBlockState::Foreign,
         }
     }
 
@@ -124,12 +124,12 @@ where
         for n in chain.blocks..self.geometry().journal_blocks() {
             let block = self.place(n);
             let head = match self.look(block) {
-                Block::Sound(head) => head,
-                Block::Broken => {
+                RingBlockState::Sound(head) => head,
+                RingBlockState::Broken => {
                     self.tell(What::SpareJournal, block, 0);
                     continue;
                 }
-                Block::Foreign => continue,
+                RingBlockState::Foreign => continue,
             };
             if told || head.sequence < self.sb.journal_sequence {
                 continue;

@@ -39,7 +39,7 @@ impl PageEntry {
 
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
-struct Header {
+struct DiskDirectoryHead {
     magic: [u8; 4],
     crc: U32,
     index: U32,
@@ -59,8 +59,8 @@ struct DiskEntry {
 /// A directory block as it lies on the leaf.
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
-struct DiskBlock {
-    head: Header,
+struct DiskDirectoryBlock {
+    head: DiskDirectoryHead,
     entries: [DiskEntry; DIRECTORY_ENTRIES as usize],
 }
 
@@ -74,13 +74,13 @@ pub fn encode(
     entries: &[PageEntry],
 ) -> Result {
     block.fill(0);
-    let disk: &mut DiskBlock = transmute_mut!(block);
+    let disk: &mut DiskDirectoryBlock = transmute_mut!(block);
     let list = disk.entries.get_mut(..entries.len());
     for (room, e) in list.ok_or(Error::Internal)?.iter_mut().zip(entries) {
         room.crc = U32::new(e.crc);
         room.slot = Slot::to_bits(e.slot);
     }
-    disk.head = Header {
+    disk.head = DiskDirectoryHead {
         magic: MAGIC,
         crc: U32::ZERO,
         index: U32::new(at),
@@ -117,17 +117,20 @@ pub fn judge(
     nonce: u64,
     entries: &mut [PageEntry],
 ) -> core::result::Result<(), usize> {
-    let (h, rest) = Header::ref_from_prefix(block).map_err(|_| 0usize)?;
+    let (h, rest) = DiskDirectoryHead::ref_from_prefix(block).map_err(|_| 0usize)?;
     let list = <[DiskEntry]>::ref_from_bytes(rest).map_err(|_| 0usize)?;
     for (sound, field) in [
-        (h.magic == MAGIC, offset_of!(Header, magic)),
+        (h.magic == MAGIC, offset_of!(DiskDirectoryHead, magic)),
         (is_sealed(h, block), CRC_AT),
-        (h.index.get() == at, offset_of!(Header, index)),
-        (h.reserved.get() == 0, offset_of!(Header, reserved)),
-        (h.nonce.get() == nonce, offset_of!(Header, nonce)),
+        (h.index.get() == at, offset_of!(DiskDirectoryHead, index)),
+        (
+            h.reserved.get() == 0,
+            offset_of!(DiskDirectoryHead, reserved),
+        ),
+        (h.nonce.get() == nonce, offset_of!(DiskDirectoryHead, nonce)),
         (
             h.generation.get() <= generation,
-            offset_of!(Header, generation),
+            offset_of!(DiskDirectoryHead, generation),
         ),
     ] {
         if !sound {
@@ -136,7 +139,8 @@ pub fn judge(
     }
     for (i, disk) in list.iter().enumerate() {
         // Within the block.
-        let bad = size_of::<Header>().wrapping_add(i.wrapping_mul(size_of::<DiskEntry>()));
+        let bad =
+            size_of::<DiskDirectoryHead>().wrapping_add(i.wrapping_mul(size_of::<DiskEntry>()));
         let slot = Slot::from_bits(disk.slot).map_err(|_| bad)?;
         let crc = disk.crc.get();
         let unused = i >= entries.len();
@@ -150,18 +154,19 @@ pub fn judge(
     Ok(())
 }
 
-fn is_sealed(head: &Header, block: &[u8]) -> bool {
+fn is_sealed(head: &DiskDirectoryHead, block: &[u8]) -> bool {
     block_crc(block, CRC_AT) == Some(head.crc.get())
 }
 
 /// Returns whether a block's checksum is right, whatever its content.
 pub fn has_valid_crc(block: &[u8]) -> bool {
-    Header::ref_from_prefix(block).is_ok_and(|(h, _)| h.magic == MAGIC && is_sealed(h, block))
+    DiskDirectoryHead::ref_from_prefix(block)
+        .is_ok_and(|(h, _)| h.magic == MAGIC && is_sealed(h, block))
 }
 
 /// Returns whether a block is a whole one of this leaf, from any checkpoint.
 pub fn is_sound(block: &[u8], at: u32, nonce: u64) -> bool {
-    Header::ref_from_prefix(block).is_ok_and(|(h, _)| {
+    DiskDirectoryHead::ref_from_prefix(block).is_ok_and(|(h, _)| {
         h.magic == MAGIC && is_sealed(h, block) && h.index.get() == at && h.nonce.get() == nonce
     })
 }
@@ -169,7 +174,7 @@ pub fn is_sound(block: &[u8], at: u32, nonce: u64) -> bool {
 /// Returns whether a block that [`decode`] refuses was meant to be one of this leaf, and is torn or
 /// rotten. A block that an earlier format left whole was not.
 pub fn is_kin(block: &[u8], nonce: u64) -> bool {
-    Header::ref_from_prefix(block)
+    DiskDirectoryHead::ref_from_prefix(block)
         .is_ok_and(|(h, _)| h.nonce.get() == nonce || (h.magic == MAGIC && !is_sealed(h, block)))
 }
 

@@ -26,7 +26,7 @@ pub const BEFORE_MAX: u16 = 15;
 
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
-struct Header {
+struct DiskRingHead {
     magic: [u8; 4],
     crc: U32,
     sequence: U64,
@@ -39,8 +39,8 @@ struct Header {
 /// A block of the ring as it lies on the leaf.
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
-struct DiskBlock {
-    head: Header,
+struct DiskRingBlock {
+    head: DiskRingHead,
     words: [U64; RING_WORDS],
 }
 
@@ -80,13 +80,13 @@ impl RingHead {
 
 /// Returns the byte of a block at which word `at` (below 508) begins.
 pub fn byte_of(at: u32) -> u32 {
-    const WORDS_AT: u32 = size_of::<Header>() as u32;
+    const WORDS_AT: u32 = size_of::<DiskRingHead>() as u32;
     WORDS_AT.wrapping_add(at.wrapping_mul(8))
 }
 
 /// Zeroes a header and `words` words (at most 508) of a block.
 pub fn zero_words(block: &mut Block, words: usize) -> Result {
-    let disk: &mut DiskBlock = transmute_mut!(block);
+    let disk: &mut DiskRingBlock = transmute_mut!(block);
     let used = disk.words.get_mut(..words).ok_or(Error::Internal)?;
     used.fill(U64::ZERO);
     disk.head.as_mut_bytes().fill(0);
@@ -95,14 +95,14 @@ pub fn zero_words(block: &mut Block, words: usize) -> Result {
 
 /// Puts word `at` (below 508) into a block under construction.
 pub fn put_word(block: &mut Block, at: usize, word: u64) -> Result {
-    let disk: &mut DiskBlock = transmute_mut!(block);
+    let disk: &mut DiskRingBlock = transmute_mut!(block);
     *disk.words.get_mut(at).ok_or(Error::Internal)? = U64::new(word);
     Ok(())
 }
 
 /// Returns word `at` of a block.
 pub fn word(block: &[u8], at: usize) -> Option<u64> {
-    let start = size_of::<Header>().checked_add(at.checked_mul(8)?)?;
+    let start = size_of::<DiskRingHead>().checked_add(at.checked_mul(8)?)?;
     block
         .get(start..)?
         .first_chunk::<8>()
@@ -111,8 +111,8 @@ pub fn word(block: &[u8], at: usize) -> Option<u64> {
 
 /// Finishes a block whose words are in place: writes header and checksum.
 pub fn write_head(block: &mut Block, nonce: u64, head: &RingHead) {
-    let disk: &mut DiskBlock = transmute_mut!(block);
-    disk.head = Header {
+    let disk: &mut DiskRingBlock = transmute_mut!(block);
+    disk.head = DiskRingHead {
         magic: MAGIC,
         crc: U32::ZERO,
         sequence: U64::new(head.sequence),
@@ -125,14 +125,14 @@ pub fn write_head(block: &mut Block, nonce: u64, head: &RingHead) {
     disk.head.crc = U32::new(crc);
 }
 
-fn is_sealed(head: &Header, block: &[u8]) -> bool {
+fn is_sealed(head: &DiskRingHead, block: &[u8]) -> bool {
     block_crc(block, CRC_AT) == Some(head.crc.get())
 }
 
 /// Decodes a header. Returns `None` for anything that is not a whole block of this leaf's journal.
 pub fn open(block: &[u8], nonce: u64) -> Option<RingHead> {
     let block = block.get(..BLOCK_BYTES)?;
-    let (h, _) = Header::ref_from_prefix(block).ok()?;
+    let (h, _) = DiskRingHead::ref_from_prefix(block).ok()?;
     let flags = h.flags.get();
     let count = h.count.get();
     let sound = h.magic == MAGIC
@@ -153,7 +153,7 @@ pub fn open(block: &[u8], nonce: u64) -> Option<RingHead> {
 /// Returns whether a block that [`open`] refuses was meant to be one of this leaf, and is torn or
 /// rotten. A block that an earlier format left whole was not.
 pub fn is_kin(block: &[u8], nonce: u64) -> bool {
-    Header::ref_from_prefix(block)
+    DiskRingHead::ref_from_prefix(block)
         .is_ok_and(|(h, _)| h.nonce.get() == nonce || (h.magic == MAGIC && !is_sealed(h, block)))
 }
 

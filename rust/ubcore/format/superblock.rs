@@ -69,7 +69,7 @@ const _: () = assert!(size_of::<DiskSuperblock>() == SUPERBLOCK_BYTES);
 /// The block that a superblock begins.
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
-struct DiskBlock {
+struct DiskSuperblockBlock {
     superblock: DiskSuperblock,
     rest: [u8; BLOCK_BYTES - SUPERBLOCK_BYTES],
 }
@@ -182,7 +182,7 @@ impl Superblock {
 
     /// Writes the superblock into the first 512 bytes of `block` and zeroes the rest of it.
     pub fn encode(&self, block: &mut Block) {
-        let disk: &mut DiskBlock = transmute_mut!(block);
+        let disk: &mut DiskSuperblockBlock = transmute_mut!(block);
         let g = &self.geometry;
         disk.rest.fill(0);
         disk.superblock = DiskSuperblock {
@@ -344,7 +344,7 @@ impl DiskSuperblock {
 
 /// Returns the bytes of a block that a superblock takes.
 pub fn sector_of(block: &Block) -> &[u8; SUPERBLOCK_BYTES] {
-    let disk: &DiskBlock = transmute_ref!(block);
+    let disk: &DiskSuperblockBlock = transmute_ref!(block);
     transmute_ref!(&disk.superblock)
 }
 

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::io::Errno;
 use serde_json::json;
-use ubcore::abi::{self, Create, Features, Lost, Remove, Status};
+use ubcore::abi::{self, Create, FeaturesCall, LostCall, Remove, Status};
 use ubcore::error::{Error, Side};
 use ubcore::format::name::{is_union_word, LeafName, UNION_PREFIX};
 
@@ -47,7 +47,7 @@ impl Control {
             _ => Fail::io("open", path, &e),
         })?;
         let control = Control(file);
-        let mut f = Features::new();
+        let mut f = FeaturesCall::new();
         match ioctl::call(&control.0, &mut f) {
             Ok(()) if f.abi_version == abi::ABI_VERSION => Ok(control),
             Ok(()) => Err(other_version(&format!("version {}", f.abi_version))),
@@ -132,7 +132,7 @@ impl Control {
         let mut list: Vec<Stretch> = Vec::new();
         let mut from = 0;
         loop {
-            let mut request = Lost::new();
+            let mut request = LostCall::new();
             (request.id, request.from) = (id, from);
             ioctl::call(&self.0, &mut request).map_err(|e| match e {
                 Errno::NODEV => not_there(id),

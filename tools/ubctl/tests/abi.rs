@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Command;
 use tool::Folder;
-use ubcore::abi::{self, Call, Create, Features, Lost, Remove, Status};
+use ubcore::abi::{self, Call, Create, FeaturesCall, LostCall, Remove, Status};
 use ubcore::error::{Area, Class, Error, Side};
 use ubcore::extend;
 
@@ -71,7 +71,7 @@ fn ask_rust() -> Said {
     layout!(
         said,
         "features",
-        Features,
+        FeaturesCall,
         size,
         abi_version,
         format_version,
@@ -94,7 +94,7 @@ fn ask_rust() -> Said {
         lost_sectors
     );
     layout!(said, "remove", Remove, size, flags, id, reserved0);
-    layout!(said, "lost", Lost, size, flags, id, reserved0, from, sector, sectors, unnamed);
+    layout!(said, "lost", LostCall, size, flags, id, reserved0, from, sector, sectors, unnamed);
     layout!(
         said,
         "status",
@@ -135,11 +135,11 @@ fn ask_rust() -> Said {
     let mut number = |name: &str, n: u64| said.insert(format!("number UNIONBLK_{name}"), vec![n]);
     number("ABI_VERSION", abi::ABI_VERSION.into());
     number("SIZE_MAX", extend::SIZE_MAX as u64);
-    number("FEATURES_SIZE_VER0", Features::SIZE_VER0 as u64);
+    number("FEATURES_SIZE_VER0", FeaturesCall::SIZE_VER0 as u64);
     number("CREATE_SIZE_VER0", Create::SIZE_VER0 as u64);
     number("REMOVE_SIZE_VER0", Remove::SIZE_VER0 as u64);
     number("STATUS_SIZE_VER0", Status::SIZE_VER0 as u64);
-    number("LOST_SIZE_VER0", Lost::SIZE_VER0 as u64);
+    number("LOST_SIZE_VER0", LostCall::SIZE_VER0 as u64);
     number("PATH_BYTES", abi::PATH_BYTES as u64);
     number("NAME_BYTES", ubcore::format::name::NAME_BYTES as u64);
     number("ID_ANY", abi::ID_ANY.into());
@@ -154,11 +154,11 @@ fn ask_rust() -> Said {
     number("DISCARD_REVEAL", abi::DISCARD_REVEAL.into());
     number("STATUS_NEXT", abi::STATUS_NEXT.into());
     number("IOC_TYPE", abi::TYPE.into());
-    number("IOC_FEATURES", Features::COMMAND.into());
+    number("IOC_FEATURES", FeaturesCall::COMMAND.into());
     number("IOC_CREATE", Create::COMMAND.into());
     number("IOC_REMOVE", Remove::COMMAND.into());
     number("IOC_STATUS", Status::COMMAND.into());
-    number("IOC_LOST", Lost::COMMAND.into());
+    number("IOC_LOST", LostCall::COMMAND.into());
     number("REASON_NONE", 0);
     for (name, e) in reasons() {
         number(&format!("REASON_{name}"), e.to_wire().0.into());
