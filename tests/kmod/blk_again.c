@@ -3,8 +3,11 @@
  * A disk in memory, /dev/again0, that does to requests what some drivers do
  * rarely. xen-blkfront takes the bios out of the requests in flight when the
  * machine resumes, and submits them again. It may also resume with lower limits.
+ * sd offers WRITE_ZEROES until the first one has failed.
  *
  *   insmod blk_again.ko mib=64
+ *   insmod blk_again.ko zeroes=N   offers WRITE_ZEROES, and fails each: 1 and stops offering it,
+ *                                  as sd does, 2 and still offers it
  *   echo N >/sys/module/blk_again/parameters/again      the next N requests
  *   echo N >/sys/module/blk_again/parameters/segments   the new max_segments
  *   cat /sys/module/blk_again/parameters/done           how many were submitted again
@@ -25,6 +28,8 @@
 
 static unsigned int mib = 64;
 module_param(mib, uint, 0444);
+static unsigned int zeroes;
+module_param(zeroes, uint, 0444);
 
 static atomic_t again, done;
 
@@ -99,6 +104,12 @@ static blk_status_t queue_rq(struct blk_mq_hw_ctx *hctx, const struct blk_mq_que
 	}
 	if (refuse && rq->cmd_flags & REQ_RAHEAD) {
 		blk_mq_end_request(rq, BLK_STS_IOERR);
+		return BLK_STS_OK;
+	}
+	if (req_op(rq) == REQ_OP_WRITE_ZEROES) {
+		if (zeroes == 1)
+			blk_queue_disable_write_zeroes(rq->q);
+		blk_mq_end_request(rq, BLK_STS_TARGET);
 		return BLK_STS_OK;
 	}
 	copy(rq);
@@ -183,6 +194,8 @@ static int __init again_init(void)
 	struct queue_limits lim = { .max_hw_sectors = 2048, .max_segments = 128 };
 	int ret = -ENOMEM;
 
+	if (zeroes)
+		lim.max_write_zeroes_sectors = 2048;
 	memory = vzalloc(mib * SZ_1M);
 	if (!memory)
 		return ret;

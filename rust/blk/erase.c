@@ -12,13 +12,13 @@
 #include "helpers.h"
 
 /* Returns how many sectors one bio without data can have, in whole blocks. */
-static u32 ub_range_limit(u32 block_bytes)
+static u32 ub_erase_limit(u32 block_bytes)
 {
 	return rounddown(UINT_MAX, max(block_bytes, 1u << SECTOR_SHIFT)) >> SECTOR_SHIFT;
 }
 
 /* Sends one bio without data and waits for it. */
-static int ub_bdev_range(struct block_device *bdev, u64 sector, u32 sectors, blk_opf_t opf)
+static int ub_bdev_erase(struct block_device *bdev, u64 sector, u32 sectors, blk_opf_t opf)
 {
 	struct bio bio;
 	int ret;
@@ -40,7 +40,7 @@ int ub_bdev_discard(struct block_device *bdev, u64 sector, u64 sectors)
 		return 0;
 	while (sectors) {
 		u32 granularity = max(bdev_discard_granularity(bdev) >> SECTOR_SHIFT, 1u);
-		u64 step = min(sectors, (u64)ub_range_limit(granularity << SECTOR_SHIFT));
+		u64 step = min(sectors, (u64)ub_erase_limit(granularity << SECTOR_SHIFT));
 		u32 into;
 		int ret;
 
@@ -48,7 +48,7 @@ int ub_bdev_discard(struct block_device *bdev, u64 sector, u64 sectors)
 		div_u64_rem(sector + bdev->bd_start_sect, granularity, &into);
 		if (into)
 			step = min(sectors, (u64)granularity - into);
-		ret = ub_bdev_range(bdev, sector, step, REQ_OP_DISCARD);
+		ret = ub_bdev_erase(bdev, sector, step, REQ_OP_DISCARD);
 		if (ret)
 			return ret == -EOPNOTSUPP ? 0 : ret;
 		sector += step;
@@ -95,10 +95,13 @@ int ub_bdev_zero(struct block_device *bdev, u64 sector, u64 sectors, bool keep)
 		int ret = -EOPNOTSUPP;
 
 		if (step)
-			ret = ub_bdev_range(bdev, sector, step, REQ_OP_WRITE_ZEROES |
+			ret = ub_bdev_erase(bdev, sector, step, REQ_OP_WRITE_ZEROES |
 					    (keep ? REQ_NOUNMAP : 0));
-		/* The device may find out only now that it cannot. */
-		if (ret == -EOPNOTSUPP)
+		/*
+		 * A driver may find out only now that the device cannot. Then it
+		 * sets the limit to 0, as sd does, and may return any error.
+		 */
+		if (ret == -EOPNOTSUPP || (ret && !bdev_write_zeroes_sectors(bdev)))
 			ret = ub_bdev_write_zeroes(bdev, sector, min(sectors, (u64)ZERO_SECTORS),
 						   &step);
 		if (ret)
