@@ -8,6 +8,7 @@ pub mod crc;
 pub mod directory;
 pub mod features;
 pub mod name;
+pub mod new_leaf;
 pub mod record;
 pub mod ring;
 pub mod superblock;

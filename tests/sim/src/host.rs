@@ -11,7 +11,7 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc as StdArc, Mutex as StdMutex};
 
 use ubcore::alloc::Allocator;
-use ubcore::disk::{Disk, Order};
+use ubcore::disk::Order;
 use ubcore::error::{Error, Result};
 use ubcore::format::directory::PageEntry;
 use ubcore::geometry::Geometry;
@@ -31,7 +31,7 @@ use crate::parts::{self, Parts, SimCommitter};
 use crate::request::{Bio, Inner, AHEAD};
 pub use crate::request::{Outcome, Rq};
 use crate::threads::{self, quietly, silence, Condvar, JoinHandle, Mutex, ThreadId};
-use crate::union::superblock;
+use crate::union::{format_as, superblock};
 
 mod judge;
 
@@ -162,10 +162,7 @@ pub fn fresh(g: Geometry) -> Handle {
 /// Does the same, but the map has no page yet.
 pub fn fresh_without_pages(g: Geometry) -> Handle {
     let mut leaf = Leaf::alone(State::default());
-    superblock(g).encode(leaf.block());
-    for slot in 0..2 {
-        leaf.write(slot, 1, Order::FlushFua).expect("a new leaf");
-    }
+    format_as(&mut leaf, &superblock(g));
     let junk = vec![[0xee; 512]; (g.leaf_slabs() * g.slab_sectors()) as usize];
     leaf.with(|s| s.write(g.leaf_slab_start(0), &junk, Order::FlushFua))
         .expect("a new leaf");

@@ -5,9 +5,8 @@
 use ubcore::alloc::Allocator;
 use ubcore::disk::{Disk, Order};
 use ubcore::error::Result;
-use ubcore::format::features::Features;
-use ubcore::format::name::LeafName;
-use ubcore::format::superblock::{Slot, Superblock};
+use ubcore::format::new_leaf;
+use ubcore::format::superblock::Superblock;
 use ubcore::geometry::Geometry;
 use ubcore::map::{Base, Map};
 use ubcore::plan::{self, Source};
@@ -28,33 +27,23 @@ pub struct SimUnion {
 
 /// Returns a superblock as `ubctl format` makes it.
 pub fn superblock(geometry: Geometry) -> Superblock {
-    Superblock {
-        generation: 1,
-        uuid: *b"simulated leaf 0",
-        nonce: 0x5eed_5eed,
-        geometry,
-        root_block_bytes: 512,
-        clean: true,
-        reveal: false,
-        keep: false,
-        journal_tail: 0,
-        journal_sequence: 1,
-        root_digest: [0; 32],
-        name: LeafName::NONE,
-        features: Features::NONE,
-        directory_slots: [0; 256],
-    }
+    Superblock::new(*b"simulated leaf 0", 0x5eed_5eed, geometry, 512, [0; 32])
 }
 
 pub fn format(disk: &mut SimDisk, geometry: Geometry) {
     format_as(disk, &superblock(geometry));
 }
 
-pub fn format_as(disk: &mut SimDisk, superblock: &Superblock) {
-    superblock.encode(disk.block());
-    disk.write(0, 1, Order::FlushFua).unwrap();
-    disk.write(1, 1, Order::FlushFua).unwrap();
-    assert!(Slot::A.other() == Slot::B);
+pub fn format_as<D: Disk>(disk: &mut D, superblock: &Superblock) {
+    try_format(disk, superblock).unwrap();
+}
+
+/// Writes what `ubctl format` writes.
+pub fn try_format<D: Disk>(disk: &mut D, superblock: &Superblock) -> Result {
+    new_leaf::write(superblock, |block, bytes| {
+        disk.block().copy_from_slice(bytes);
+        disk.write(block, 1, Order::FlushFua)
+    })
 }
 
 /// Does all of an attach that only reads.

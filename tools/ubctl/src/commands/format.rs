@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 use ubcore::error::Side;
-use ubcore::format::features::Features;
 use ubcore::format::name::LeafName;
+use ubcore::format::new_leaf;
 use ubcore::format::superblock::Superblock;
 use ubcore::geometry::{default_journal_blocks, Geometry, BLOCK_BYTES, BLOCK_SECTORS};
 
@@ -191,8 +191,7 @@ impl Plan {
         if let Some(used) = used.as_ref().filter(|_| !force) {
             return Err(looks_used(&leaf, used));
         }
-        let mut superblock = superblock(&root, geometry)?;
-        superblock.root_block_bytes = wanted;
+        let mut superblock = superblock(&root, geometry, wanted)?;
         superblock.reveal = layout.discard == Discard::Reveal;
         superblock.keep = layout.preallocate;
         superblock.name = layout.name.unwrap_or_default();
@@ -223,10 +222,10 @@ impl Plan {
     }
 
     fn put(&self) -> Result {
-        for (block, bytes) in writes(&self.superblock) {
-            self.leaf.write_at(block * BLOCK, &bytes)?;
-            self.leaf.sync()?;
-        }
+        new_leaf::write(&self.superblock, |block, bytes| {
+            self.leaf.write_at(block * BLOCK, bytes)?;
+            self.leaf.sync()
+        })?;
         if self.is_used {
             wipe(&self.leaf, &self.superblock.geometry)?;
         }
@@ -361,27 +360,20 @@ fn looks_used(leaf: &Device, used: &Used) -> Fail {
     )
 }
 
-fn superblock(root: &Device, geometry: Geometry) -> Result<Superblock> {
+fn superblock(root: &Device, geometry: Geometry, root_block_bytes: u32) -> Result<Superblock> {
     let mut uuid: [u8; 16] = random()?;
     // RFC 9562 defines this as version 4, variant 1.
     uuid[6] = (uuid[6] & 0x0f) | 0x40;
     uuid[8] = (uuid[8] & 0x3f) | 0x80;
-    Ok(Superblock {
-        generation: 1,
+    let nonce = u64::from_le_bytes(random()?);
+    let digest = identity::digest(root, &uuid)?;
+    Ok(Superblock::new(
         uuid,
-        nonce: u64::from_le_bytes(random()?),
+        nonce,
         geometry,
-        root_block_bytes: root.block_bytes()?,
-        clean: true,
-        reveal: false,
-        keep: false,
-        journal_tail: 0,
-        journal_sequence: 1,
-        root_digest: identity::digest(root, &uuid)?,
-        name: LeafName::NONE,
-        features: Features::NONE,
-        directory_slots: [0; 256],
-    })
+        root_block_bytes,
+        digest,
+    ))
 }
 
 fn random<const N: usize>() -> Result<[u8; N]> {
@@ -399,17 +391,6 @@ fn random<const N: usize>() -> Result<[u8; N]> {
         })?;
     }
     Ok(bytes)
-}
-
-/// Returns the writes in order, each durable before the next: the block and its bytes.
-///
-/// After a power failure the leaf is a whole old one or a whole new one. The second slot is emptied
-/// first. Otherwise the first slot could be new and the second still old, and a loss of the first
-/// would make the old leaf valid again. Stale blocks elsewhere are not wiped, because they do not
-/// carry the new nonce.
-fn writes(superblock: &Superblock) -> [(u64, Vec<u8>); 3] {
-    let block = block_of(superblock);
-    [(1, vec![0; BLOCK_BYTES]), (0, block.clone()), (1, block)]
 }
 
 fn block_of(superblock: &Superblock) -> Vec<u8> {
@@ -437,43 +418,12 @@ fn wiped(leaf: &Device, geometry: &Geometry) -> [(u64, u64); 2] {
 
 #[cfg(test)]
 pub(crate) mod tests {
-    use super::{writes, Features, Geometry, LeafName, Superblock};
-    use ubcore::error::Error;
-    use ubcore::format::superblock::choose;
+    use super::{Geometry, Superblock};
 
     /// Returns a leaf's superblock, for the tests of the tool.
     pub(crate) fn superblock(uuid: u8, generation: u64) -> Superblock {
-        Superblock {
-            generation,
-            uuid: [uuid; 16],
-            nonce: uuid.into(),
-            geometry: Geometry::new(65536, 65536, 32768, 128, 16).unwrap(),
-            root_block_bytes: 512,
-            clean: true,
-            reveal: false,
-            keep: false,
-            journal_tail: 0,
-            journal_sequence: 1,
-            root_digest: [0; 32],
-            name: LeafName::NONE,
-            features: Features::NONE,
-            directory_slots: [0; 256],
-        }
-    }
-
-    #[test]
-    fn a_power_failure_leaves_the_old_leaf_or_the_new_one() {
-        let old = writes(&superblock(1, 50));
-        let mut slots = [old[1].1.clone(), old[2].1.clone()];
-        let mut found = Vec::new();
-        let mut without_first = Vec::new();
-        for (block, bytes) in writes(&superblock(2, 1)) {
-            slots[block as usize] = bytes;
-            found.push(choose(&slots[0], &slots[1]).unwrap().0.uuid[0]);
-            without_first.push(choose(&[0; 512], &slots[1]).map(|c| c.0.uuid[0]));
-        }
-        assert_eq!(found, [1, 2, 2]);
-        let none = Err(Error::NotFormatted);
-        assert_eq!(without_first, [none, none, Ok(2)]);
+        let g = Geometry::new(65536, 65536, 32768, 128, 16).unwrap();
+        let new = Superblock::new([uuid; 16], uuid.into(), g, 512, [0; 32]);
+        Superblock { generation, ..new }
     }
 }
