@@ -102,6 +102,7 @@ fn a_flush_that_runs_while_a_slab_is_emptied_keeps_its_write() {
         let accesses = s
             .map
             .memory()
+            .watch
             .interrupt(n, hook, || empty(&s, 1, Base::Zero));
         if n >= accesses {
             break;
@@ -168,7 +169,7 @@ fn marks_that_come_late_do_not_harm_the_next_owner() {
             commit(&inner);
             drop(held);
         });
-        s.map.memory().interrupt(n, hook, || {
+        s.map.memory().watch.interrupt(n, hook, || {
             s.map.mark(SLAB, 8).unwrap();
         });
         if s.map.entry(1).leaf.is_some() {
@@ -251,7 +252,7 @@ fn no_search_tells_whether_slabs_were_emptied() {
     let s = Scene::new(geometry());
     let asks = |expected| {
         let code = || assert_eq!(s.allocator.borrow().any_emptied(&s.map), expected);
-        assert_eq!(s.map.memory().interrupt(0, Box::new(|| ()), code), 0);
+        assert_eq!(s.map.memory().watch.interrupt(0, Box::new(|| ()), code), 0);
     };
     asks(false);
     s.write(SLAB, 8, 1).unwrap();
@@ -294,7 +295,7 @@ fn a_slab_that_changes_hands_during_a_commit_keeps_its_new_record() {
                             .allocate_range(&inner.map, THIRD, 1);
                     }
                 });
-                s.map.memory().interrupt(n, hook, || commit(&s));
+                s.map.memory().watch.interrupt(n, hook, || commit(&s));
                 told.get()
             };
             if !reached {
@@ -344,7 +345,7 @@ fn late_mark() -> Rc<Scene> {
             empty(&inner, 1, Base::Zero);
             commit(&inner);
         });
-        s.map.memory().interrupt(n, hook, || {
+        s.map.memory().watch.interrupt(n, hook, || {
             s.map.mark(SLAB, 8).unwrap();
         });
         if s.map.entry(1).leaf.is_some() {

@@ -7,7 +7,7 @@ use std::cell::Cell;
 
 use sim::disk::SimDisk;
 use sim::inspect::{edit, edit_sealed, look};
-use sim::memory::SimMemory;
+use sim::memory::{Access, Watch, Watched};
 use sim::oracle::content;
 use sim::parts::{fill, page_set};
 use sim::union::{salvage, superblock, SimUnion};
@@ -21,14 +21,13 @@ use ubcore::format::record::{Record, SlabRun};
 use ubcore::format::ring::{self, RingHead};
 use ubcore::format::superblock::{Slot, Superblock};
 use ubcore::geometry::{Block, Geometry};
-use ubcore::map::{Base, BitsPage, Entry, Map, Marks, Memory, Pages, TablePage};
+use ubcore::map::{Base, Entry, Map};
 use ubcore::pages;
 use ubcore::salvage::Lost;
-use ubcore::sync::AtomicU64;
 
-/// Memory that counts the accesses and the pages that it allocated.
+/// Counts the accesses to a memory and the pages that it allocated.
+#[derive(Default)]
 struct Counting {
-    memory: SimMemory,
     asked: Cell<u64>,
     made: Cell<u64>,
     /// The accesses up to the last yield of the disk, and the most accesses between two yields.
@@ -37,60 +36,32 @@ struct Counting {
 }
 
 impl Counting {
-    fn new(g: &Geometry) -> Self {
-        Counting {
-            memory: SimMemory::new(g),
-            asked: Cell::new(0),
-            made: Cell::new(0),
-            way: Cell::new(0),
-            longest: Cell::new(0),
-        }
-    }
-
     fn give_way(&self) {
         let asked = self.asked.get();
         let since = asked - self.way.replace(asked);
         self.longest.set(self.longest.get().max(since));
     }
-
-    fn asked(&self) -> &SimMemory {
-        self.asked.set(self.asked.get() + 1);
-        &self.memory
-    }
-
-    fn made(&self) -> &SimMemory {
-        self.made.set(self.made.get() + 1);
-        &self.memory
-    }
 }
 
-impl Memory for Counting {
-    fn table(&self, page: u32) -> Option<&TablePage> {
-        self.asked().table(page)
-    }
-    fn bits(&self, page: u32) -> Option<&BitsPage> {
-        self.asked().bits(page)
-    }
-    fn owners(&self, page: u32) -> Option<&TablePage> {
-        self.asked().owners(page)
-    }
-    fn grow(&self, pages: Pages, page: u32) -> Result {
-        self.made().grow(pages, page)
-    }
-    fn marks(&self, marks: Marks) -> &[AtomicU64] {
-        self.memory.marks(marks)
+impl Watch for Counting {
+    fn before(&self, access: Access) {
+        match access {
+            Access::Page => self.asked.set(self.asked.get() + 1),
+            Access::Grow => self.made.set(self.made.get() + 1),
+            Access::Marks => {}
+        }
     }
 }
 
 /// A leaf that is read for a task that gets a fatal signal.
-struct Watched<'a> {
+struct WatchedDisk<'a> {
     disk: SimDisk,
-    memory: &'a Counting,
+    count: &'a Counting,
     /// How many more times it may yield before the signal comes.
     left: u64,
 }
 
-impl Disk for Watched<'_> {
+impl Disk for WatchedDisk<'_> {
     fn buffer(&mut self) -> &mut Buffer {
         self.disk.buffer()
     }
@@ -104,7 +75,7 @@ impl Disk for Watched<'_> {
         panic!("a flush");
     }
     fn give_way(&mut self) -> Result {
-        self.memory.give_way();
+        self.count.give_way();
         self.left = self.left.checked_sub(1).ok_or(SIGNAL)?;
         Ok(())
     }
@@ -129,23 +100,24 @@ fn cost(disk: &SimDisk, g: &Geometry) -> Cost {
 
 /// Does all of the driver's attach that only reads.
 fn cost_until(disk: &SimDisk, g: &Geometry, signal: u64) -> Cost {
-    let map = Map::new(*g, Counting::new(g));
-    let mut disk = Watched {
+    let map = Map::new(*g, Watched::new(g, Counting::default()));
+    let count = &map.memory().watch;
+    let mut disk = WatchedDisk {
         disk: disk.clone(),
-        memory: map.memory(),
+        count,
         left: signal,
     };
     let probe = attach::probe(&mut disk, g.root_sectors(), g.leaf_sectors()).unwrap();
     let mut lost = Lost::new(page_set(g));
     let done = fill(&mut disk, probe, &map, page_set(g), &mut lost).map(drop);
     let done = done.and_then(|()| attach::fits_blocks(&mut disk, &map, 1).map(drop));
-    map.memory().give_way();
+    count.give_way();
     Cost {
         done,
-        longest: map.memory().longest.get(),
+        longest: count.longest.get(),
         ways: signal - disk.left,
-        asked: map.memory().asked.get(),
-        made: map.memory().made.get(),
+        asked: count.asked.get(),
+        made: count.made.get(),
     }
 }
 

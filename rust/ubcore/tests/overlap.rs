@@ -10,7 +10,7 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 use sim::disk::{Random, SimDisk};
-use sim::hooked::Hooked;
+use sim::hooked::{hooked, Hooked};
 use sim::oracle::content;
 use sim::parts::{load, Parts, SimCommitter};
 use sim::union::{format, SimUnion};
@@ -42,7 +42,7 @@ fn scene() -> Rc<Scene> {
         map,
         mut allocator,
         mut committer,
-    } = load(&mut disk, root, leaf, Hooked::new).unwrap();
+    } = load(&mut disk, root, leaf, hooked).unwrap();
     committer.checkpoint(&map, &mut disk).unwrap();
     allocator.allocate(&map, g.slab_of(SECTOR)).unwrap();
     let Some(Source::Leaf(to)) = plan::write(&map, SECTOR, 1).next().map(|r| r.source) else {
@@ -62,7 +62,7 @@ fn scene() -> Rc<Scene> {
 fn complete_first(s: &Rc<Scene>, n: u32, then: impl FnOnce(&Scene) + 'static) -> u32 {
     let inner = s.clone();
     let hook = Box::new(move || then(&inner));
-    s.map.memory().interrupt(n, hook, || {
+    s.map.memory().watch.interrupt(n, hook, || {
         s.map.mark(SECTOR, 1).unwrap();
     })
 }

@@ -15,7 +15,7 @@ use ubcore::salvage::{stretches, Damage, Losses, Lost, Nothing};
 use crate::check::look;
 use crate::leaf::Leaf;
 use crate::make;
-use crate::memory::Bounded;
+use crate::memory::{bounded, Bounded};
 
 /// A union without its disk, in bounded memory.
 pub type Found = Parts<Bounded>;
@@ -55,7 +55,7 @@ pub fn read(
 ) -> Result<Found> {
     let before = leaf.reads;
     let probe = attach::probe(leaf, g.root_sectors(), leaf.sectors)?;
-    let map = Map::new(*g, Bounded::new(g, leaf));
+    let map = Map::new(*g, bounded(g, leaf));
     let changed = changed.unwrap_or_else(|| page_set(g));
     let mut lost = Allowed(lost, map.memory());
     let done = fill(leaf, probe, &map, changed, &mut lost);

@@ -12,7 +12,7 @@ use ubcore::pages::PageSet;
 use crate::attach;
 use crate::leaf::Leaf;
 use crate::make;
-use crate::memory::Bounded;
+use crate::memory::bounded;
 
 pub struct Look {
     pub sb: Superblock,
@@ -33,7 +33,7 @@ pub fn look(leaf: &mut Leaf) -> Result<Look> {
     let mut findings = Vec::new();
     let (sb, slot) = check::superblocks(leaf, &mut |f| findings.push(f))?;
     let g = sb.geometry;
-    let map = Map::new(g, Bounded::new(&g, leaf));
+    let map = Map::new(g, bounded(&g, leaf));
     let mut entries = vec![PageEntry::EMPTY; g.pages() as usize];
     let sets = [0; 2].map(|_| PageSet::new(vec![0; words_for(g.pages())]));
     let mut push = |f| findings.push(f);

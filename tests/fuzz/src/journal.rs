@@ -18,7 +18,7 @@ use ubcore::replay_limit;
 
 use crate::leaf::{Blocks, Leaf};
 use crate::make;
-use crate::memory::Bounded;
+use crate::memory::{bounded, Bounded};
 use crate::real;
 use crate::source::Source;
 
@@ -148,7 +148,7 @@ fn structured(source: &mut Source<'_>, data: &[u8]) -> Option<Start> {
     let sb = make::superblock(source, g);
     let mut leaf = Leaf::new(Blocks::new(), g.leaf_sectors());
     make::ring(source, &sb, &mut leaf);
-    let map = Map::new(g, Bounded::new(&g, &leaf));
+    let map = Map::new(g, bounded(&g, &leaf));
     Some(Start {
         sb,
         leaf,
@@ -192,7 +192,7 @@ fn of_real(source: &mut Source<'_>, how: u8) -> Option<Start> {
 /// Returns the map that the pages of a real leaf hold.
 fn stored(leaf: &Leaf, sb: &Superblock) -> (Map<Bounded>, Vec<PageEntry>) {
     let g = &sb.geometry;
-    let map = Map::new(*g, Bounded::new(g, leaf));
+    let map = Map::new(*g, bounded(g, leaf));
     let mut entries = vec![PageEntry::EMPTY; g.pages() as usize];
     for at in 0..g.directory_blocks() {
         let slot = sb.directory_slot(at).expect("a real leaf");

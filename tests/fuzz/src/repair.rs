@@ -13,7 +13,7 @@ use crate::attach;
 use crate::check::{look, Look};
 use crate::leaf::Leaf;
 use crate::make;
-use crate::memory::Bounded;
+use crate::memory::bounded;
 
 fn by_checkpoint(what: What) -> bool {
     what.is_repairable() && !repair::is_of_slot(what) && !repair::is_spare(what)
@@ -25,7 +25,7 @@ fn repair(leaf: &mut Leaf, first: &Look, g: &Geometry) -> Result {
         repair::slot(leaf, &first.sb, first.slot)?;
     }
     if !first.is_damaged() && first.findings.iter().any(|f| by_checkpoint(f.what)) {
-        let names = Map::new(*g, Bounded::new(g, leaf));
+        let names = Map::new(*g, bounded(g, leaf));
         let mut changed = PageSet::new(vec![0; words_for(g.pages())]);
         for f in &first.findings {
             repair::pages(&names, f.what, &mut changed)?;

@@ -10,34 +10,32 @@ use ubcore::alloc::Allocator;
 use ubcore::disk::Disk;
 use ubcore::error::Result;
 use ubcore::geometry::Geometry;
-use ubcore::map::{BitsPage, Map, Marks, Memory, Pages, TablePage};
+use ubcore::map::Map;
 use ubcore::plan::{self, Source};
-use ubcore::sync::AtomicU64;
 
 use crate::disk::SimDisk;
-use crate::memory::SimMemory;
+use crate::memory::{Access, Watch, Watched};
 use crate::oracle::content;
 use crate::parts::{load, Parts, SimCommitter};
 use crate::union::format;
 
 pub type Hook = Box<dyn FnOnce()>;
 
-/// Memory that counts its accesses, and runs a hook once before one of them.
-pub struct Hooked {
-    memory: SimMemory,
+/// Counts the accesses to a memory, and runs a hook once before one of them.
+#[derive(Default)]
+pub struct Interrupt {
     calls: Cell<u32>,
     hook: RefCell<Option<(u32, Hook)>>,
 }
 
-impl Hooked {
-    pub fn new(g: &Geometry) -> Self {
-        Hooked {
-            memory: SimMemory::new(g),
-            calls: Cell::new(0),
-            hook: RefCell::new(None),
-        }
-    }
+pub type Hooked = Watched<Interrupt>;
 
+/// Makes memory for a map that is interrupted.
+pub fn hooked(g: &Geometry) -> Hooked {
+    Watched::new(g, Interrupt::default())
+}
+
+impl Interrupt {
     /// Runs `code`; before its access `n` to this memory, `hook` runs. Returns the number of
     /// accesses.
     pub fn interrupt(&self, n: u32, hook: Hook, code: impl FnOnce()) -> u32 {
@@ -47,8 +45,10 @@ impl Hooked {
         self.hook.borrow_mut().take();
         self.calls.get()
     }
+}
 
-    fn asked(&self) -> &SimMemory {
+impl Watch for Interrupt {
+    fn before(&self, _: Access) {
         let n = self.calls.get();
         self.calls.set(n + 1);
         let due = self.hook.borrow().as_ref().is_some_and(|h| h.0 == n);
@@ -56,25 +56,6 @@ impl Hooked {
             let hook = self.hook.borrow_mut().take().unwrap().1;
             hook();
         }
-        &self.memory
-    }
-}
-
-impl Memory for Hooked {
-    fn table(&self, page: u32) -> Option<&TablePage> {
-        self.asked().table(page)
-    }
-    fn bits(&self, page: u32) -> Option<&BitsPage> {
-        self.asked().bits(page)
-    }
-    fn owners(&self, page: u32) -> Option<&TablePage> {
-        self.asked().owners(page)
-    }
-    fn grow(&self, pages: Pages, page: u32) -> Result {
-        self.asked().grow(pages, page)
-    }
-    fn marks(&self, marks: Marks) -> &[AtomicU64] {
-        self.asked().marks(marks)
     }
 }
 
@@ -95,7 +76,7 @@ impl Scene {
             map,
             allocator,
             mut committer,
-        } = load(&mut disk, root, leaf, Hooked::new).unwrap();
+        } = load(&mut disk, root, leaf, hooked).unwrap();
         committer.checkpoint(&map, &mut disk).unwrap();
         Rc::new(Scene {
             disk,
@@ -142,7 +123,7 @@ impl Scene {
             told.set(true);
             then(&inner);
         });
-        self.map.memory().interrupt(n, hook, || {
+        self.map.memory().watch.interrupt(n, hook, || {
             let mut disk = self.disk.clone();
             let mut committer = self.committer.borrow_mut();
             if checkpoint {

@@ -1,44 +1,26 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The map's memory on the host.
+//! The map's memory: with a limit on its pages, and with something that runs before each access.
 
-use std::sync::atomic::{AtomicU32 as Plain, Ordering};
-use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
 
+use map_memory::Heap;
 use ubcore::error::{Error, Result};
 use ubcore::geometry::Geometry;
 use ubcore::map::{BitsPage, Marks, Memory, Pages, TablePage};
-use ubcore::sync::{AtomicU32, AtomicU64};
+use ubcore::sync::AtomicU64;
 
 pub struct SimMemory {
-    table: Vec<OnceLock<Box<TablePage>>>,
-    bits: Vec<OnceLock<Box<BitsPage>>>,
-    owners: Vec<OnceLock<Box<TablePage>>>,
-    marks: [Vec<AtomicU64>; Marks::COUNT],
+    heap: Heap,
     /// The number of pages that can still be made without waiting.
-    free: Plain,
-}
-
-fn words(count: usize) -> Vec<AtomicU64> {
-    (0..count).map(|_| AtomicU64::new(0)).collect()
-}
-
-fn pages<T>(n: u32) -> Vec<OnceLock<T>> {
-    (0..n).map(|_| OnceLock::new()).collect()
-}
-
-fn table_page() -> Box<TablePage> {
-    Box::new([const { AtomicU32::new(0) }; 1024])
+    free: AtomicU32,
 }
 
 impl SimMemory {
     pub fn new(g: &Geometry) -> Self {
         SimMemory {
-            table: pages(g.table_pages()),
-            bits: pages(g.bits_pages()),
-            owners: pages(g.leaf_slabs().div_ceil(1024)),
-            marks: Marks::ALL.map(|marks| words(marks.words(g))),
-            free: Plain::new(u32::MAX),
+            heap: Heap::new(g),
+            free: AtomicU32::new(u32::MAX),
         }
     }
 
@@ -46,9 +28,20 @@ impl SimMemory {
     pub fn set_free(&self, pages: u32) {
         self.free.store(pages, Ordering::SeqCst);
     }
+}
 
-    fn grow_in<T>(&self, page: &OnceLock<T>, make: impl FnOnce() -> T) -> Result {
-        if page.get().is_some() {
+impl Memory for SimMemory {
+    fn table(&self, page: u32) -> Option<&TablePage> {
+        self.heap.table(page)
+    }
+    fn bits(&self, page: u32) -> Option<&BitsPage> {
+        self.heap.bits(page)
+    }
+    fn owners(&self, page: u32) -> Option<&TablePage> {
+        self.heap.owners(page)
+    }
+    fn grow(&self, pages: Pages, page: u32) -> Result {
+        if self.heap.has(pages, page) {
             return Ok(());
         }
         let take = |free: u32| free.checked_sub(1);
@@ -56,31 +49,60 @@ impl SimMemory {
             .free
             .fetch_update(Ordering::SeqCst, Ordering::SeqCst, take);
         taken.map_err(|_| Error::NoMemory)?;
-        page.get_or_init(make);
-        Ok(())
+        self.heap.grow(pages, page)
+    }
+    fn marks(&self, marks: Marks) -> &[AtomicU64] {
+        self.heap.marks(marks)
     }
 }
 
-impl Memory for SimMemory {
+/// What the core asks of a map's memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// A look at a page.
+    Page,
+    /// A page that may have to be made.
+    Grow,
+    Marks,
+}
+
+/// Runs before each access to a [`Watched`] memory.
+pub trait Watch {
+    fn before(&self, access: Access);
+}
+
+/// Memory with a watch over it.
+pub struct Watched<W> {
+    heap: Heap,
+    pub watch: W,
+}
+
+impl<W: Watch> Watched<W> {
+    pub fn new(g: &Geometry, watch: W) -> Self {
+        let heap = Heap::new(g);
+        Watched { heap, watch }
+    }
+
+    fn heap(&self, access: Access) -> &Heap {
+        self.watch.before(access);
+        &self.heap
+    }
+}
+
+impl<W: Watch> Memory for Watched<W> {
     fn table(&self, page: u32) -> Option<&TablePage> {
-        self.table.get(page as usize)?.get().map(|p| &**p)
+        self.heap(Access::Page).table(page)
     }
     fn bits(&self, page: u32) -> Option<&BitsPage> {
-        self.bits.get(page as usize)?.get().map(|p| &**p)
+        self.heap(Access::Page).bits(page)
     }
     fn owners(&self, page: u32) -> Option<&TablePage> {
-        self.owners.get(page as usize)?.get().map(|p| &**p)
+        self.heap(Access::Page).owners(page)
     }
     fn grow(&self, pages: Pages, page: u32) -> Result {
-        let page = page as usize;
-        let bits_page = || Box::new([const { AtomicU64::new(0) }; 512]);
-        match pages {
-            Pages::Table => self.grow_in(&self.table[page], table_page),
-            Pages::Bits => self.grow_in(&self.bits[page], bits_page),
-            Pages::Owners => self.grow_in(&self.owners[page], table_page),
-        }
+        self.heap(Access::Grow).grow(pages, page)
     }
     fn marks(&self, marks: Marks) -> &[AtomicU64] {
-        &self.marks[marks as usize]
+        self.heap(Access::Marks).marks(marks)
     }
 }

@@ -4,6 +4,7 @@
 
 use std::path::{Path, PathBuf};
 
+use map_memory::Heap;
 use sim::parts::{load, SimCommitter};
 use ubcore::alloc::Allocator;
 use ubcore::attach::read_superblock;
@@ -12,7 +13,6 @@ use ubcore::geometry::Geometry;
 use ubcore::map::Map;
 use ubcore::plan::{self, Source};
 use ubctl::device::{Access, Device};
-use ubctl::memory::Heap;
 
 use crate::{ubctl, Folder, MIB};
 

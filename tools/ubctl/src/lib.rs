@@ -20,7 +20,6 @@ mod ioctl;
 mod locks;
 pub mod loopdev;
 pub mod lost_sectors;
-pub mod memory;
 pub mod mounts;
 pub mod node;
 pub mod output;

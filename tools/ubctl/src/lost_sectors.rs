@@ -13,8 +13,8 @@ use ubcore::pages::PageSet;
 use ubcore::salvage::{self, Lost};
 
 use crate::device::Device;
-use crate::memory::Heap;
 use crate::output::size;
+use map_memory::Heap;
 
 /// How many stretches a sentence names.
 const NAMED: usize = 8;

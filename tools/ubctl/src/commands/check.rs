@@ -24,8 +24,8 @@ use ubcore::pages::PageSet;
 use crate::device::{refuse_same, Access, Device};
 use crate::error::{Fail, Result, FAILED};
 use crate::lost_sectors::{self, Stretch};
-use crate::memory::Heap;
 use crate::{identity, output, overlap};
+use map_memory::Heap;
 
 const AFTER_HELP: &str = "\
 Each finding has a grade:

@@ -15,7 +15,7 @@ use ubcore::pages::PageSet;
 use super::{broke, is_repaired_by_checkpoint, is_worse_than_minor, look, probe, Look};
 use crate::device::Device;
 use crate::error::{Fail, Result};
-use crate::memory::Heap;
+use map_memory::Heap;
 
 /// Repairs what can be repaired of what `first` found, and returns a second look.
 pub fn repair(leaf: &mut Device, first: &Look) -> Result<Look> {

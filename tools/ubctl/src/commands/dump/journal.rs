@@ -15,7 +15,7 @@ use ubcore::pages::PageSet;
 use super::read::{one_block, short};
 use super::report::{JournalReport, TransactionReport};
 use crate::device::Device;
-use crate::memory::Heap;
+use map_memory::Heap;
 
 /// Lists the ring and replays it into the map.
 pub fn read(

@@ -8,7 +8,7 @@ use ubcore::geometry::TABLE_ENTRIES;
 use ubcore::map::{Base, Entry, Map, Memory};
 
 use super::report::{MapReport, SlabReport};
-use crate::memory::Heap;
+use map_memory::Heap;
 
 /// Walks the slab table; with `all`, lists each slab that does not read as the root.
 pub fn read(map: &Map<Heap>, all: bool, problems: &mut Vec<String>) -> MapReport {

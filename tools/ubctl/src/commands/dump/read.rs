@@ -15,8 +15,8 @@ use ubcore::pages::{self, PageSet};
 use super::report::{DirectoryReport, GeometryReport, Report, SlotReport, SuperblockReport};
 use super::{journal, map};
 use crate::device::Device;
-use crate::memory::Heap;
 use crate::output;
+use map_memory::Heap;
 
 /// Reads everything that can be read.
 pub fn read(device: &mut Device, all: bool) -> Report {

@@ -1,15 +1,17 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The memory of a map, on the heap. The driver uses kernel pages instead.
+//! The memory of a map, on the heap, for the tool and the tests. The driver uses kernel pages
+//! instead. The atomics are the core's, so the models of races use this memory too.
 
-use std::array;
-use std::sync::atomic::{AtomicU32, AtomicU64};
+#![deny(unsafe_code, missing_docs)]
+
 use std::sync::OnceLock;
 
 use ubcore::error::{Error, Result};
 use ubcore::geometry::{Geometry, TABLE_ENTRIES};
 use ubcore::map::{BitsPage, Marks, Memory, Pages, TablePage};
 use ubcore::num::u32_as_usize;
+use ubcore::sync::{AtomicU32, AtomicU64};
 
 type PageList<P> = Vec<OnceLock<Box<P>>>;
 
@@ -50,6 +52,17 @@ impl Heap {
     }
 }
 
+impl Heap {
+    /// Returns whether a page of the memory exists.
+    pub fn has(&self, pages: Pages, page: u32) -> bool {
+        match pages {
+            Pages::Table => get(&self.table, page).is_some(),
+            Pages::Bits => get(&self.bits, page).is_some(),
+            Pages::Owners => get(&self.owners, page).is_some(),
+        }
+    }
+}
+
 fn get<P>(pages: &PageList<P>, page: u32) -> Option<&P> {
     pages.get(u32_as_usize(page))?.get().map(Box::as_ref)
 }
@@ -63,7 +76,7 @@ fn grow<P>(pages: &PageList<P>, page: u32, new: impl FnOnce() -> Box<P>) -> Resu
 }
 
 fn table_page() -> Box<TablePage> {
-    Box::new(array::from_fn(|_| AtomicU32::new(0)))
+    Box::new([const { AtomicU32::new(0) }; TABLE_ENTRIES as usize])
 }
 
 impl Memory for Heap {
@@ -80,7 +93,7 @@ impl Memory for Heap {
     }
 
     fn grow(&self, pages: Pages, page: u32) -> Result {
-        let bits_page = || Box::new(array::from_fn(|_| AtomicU64::new(0)));
+        let bits_page = || Box::new([const { AtomicU64::new(0) }; 512]);
         match pages {
             Pages::Table => grow(&self.table, page, table_page),
             Pages::Bits => grow(&self.bits, page, bits_page),
