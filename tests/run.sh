@@ -202,11 +202,9 @@ stage_demo() { one "unionblk/015 (the demo's scenario, two boots)" scripts/demo.
 skipped=0
 # add_counts "N passed, N failed[, N skipped]"
 add_counts() {
-	local p f s
-	p=$(sed -nE 's/.*(^|[^0-9])([0-9]+) passed.*/\2/p' <<<"$1")
-	f=$(sed -nE 's/.* ([0-9]+) failed.*/\1/p' <<<"$1")
-	s=$(sed -nE 's/.* ([0-9]+) skipped.*/\1/p' <<<"$1")
-	passed=$((passed + ${p:-0})) failed=$((failed + ${f:-0})) skipped=$((skipped + ${s:-0}))
+	[[ $1 =~ ([0-9]+)\ passed,\ ([0-9]+)\ failed(,\ ([0-9]+)\ skipped)? ]] || return 0
+	passed=$((passed + BASH_REMATCH[1])) failed=$((failed + BASH_REMATCH[2]))
+	skipped=$((skipped + ${BASH_REMATCH[4]:-0}))
 }
 
 # Makes what a stage needs, before the stage, and reports what is made.
@@ -252,7 +250,7 @@ what_failed() {
 	local name
 	for name; do
 		printf -- '-- %s: what failed (all of it in build/log/test-%s.log)\n' "$name" "$name"
-		grep -aE -A 12 '^FAILED|\[failed\]|^---- .* stdout|^error(\[|:)|panicked at' "$BUILD/log/test-$name.log" |
+		grep -aE -A 12 '^ *FAILED|\[failed\]|^---- .* stdout|^error(\[|:)|panicked at' "$BUILD/log/test-$name.log" |
 			sed -n 1,60p || tail -n 20 "$BUILD/log/test-$name.log"
 	done
 }

@@ -14,24 +14,20 @@ complained() {
 	[ "$(grep -ac 'Call Trace' "$console" || true)" -gt "$failed_here" ]
 }
 
-# errors KERNEL io|memory: prints the output of the run; sets $last to its last
-# line
+# errors KERNEL io|memory
 errors() {
-	local kernel=$1 what=$2 log=$BUILD/log/crash-errors-$2.out
-	KERNEL=$kernel crash_build
-	crash_guest "errors-$what" 3600 -m 768 -u -- sh crash/errors "$what" "$SIZE" "$SEED" | tee "$log" || failed=1
+	local what=$2 status=0
+	KERNEL=$1 crash_build
+	crash_guest "errors-$what" 3600 -m 768 -u -- sh crash/errors "$what" "$SIZE" "$SEED" || status=$?
+	plan 2
+	ends "errors-$what: the guest" $status
 	if complained "$what"; then
-		say "FAILED: the kernel complained: $BUILD/log/vm-crash-errors-$what.console"
-		failed=1
+		note "$BUILD/log/vm-crash-errors-$what.console"
+		fails "errors-$what: the kernel did not complain"
+	else
+		passes "errors-$what: the kernel did not complain"
 	fi
-	last=$(tail -n 1 "$log")
-	[[ $last =~ ^injections=([0-9]+)\ failures=([0-9]+)$ ]] || { failed=1; return 0; }
-	injections=$((injections + BASH_REMATCH[1]))
-	failures=$((failures + BASH_REMATCH[2]))
 }
-injections=0 failures=0 failed=0
 errors stock io
 errors kunit memory
-[ $failed = 0 ] || [ $failures -gt 0 ] || failures=1
-echo "injections=$injections failures=$failures"
 [ $failures = 0 ]

@@ -9,7 +9,7 @@ crash_build
 work=$BUILD/crash-kills
 rm -rf "$work"
 mkdir -p "$work"
-kills=0 checks=0 failures=0
+kills=0
 RANDOM=$SEED
 
 # guest WHAT SEED CACHE: in the background
@@ -22,32 +22,38 @@ guest() {
 	job=$!
 }
 
-# said TEXT: waits until the guest has said so; fails if it ends before, or
-# reports a failure.
-said() {
-	while ! grep -q "^$1" "$work/out"; do
-		! grep -q '^FAILED' "$work/out" || return 1
-		kill -0 $job 2>/dev/null || { grep -q "^$1" "$work/out"; return; }
+# Waits for the second result of the guest; fails if it ends before, or reports a
+# failure.
+attached() {
+	while ! grep -q '^ok 2 ' "$work/out"; do
+		! grep -q '^not ok' "$work/out" || return 1
+		kill -0 $job 2>/dev/null || { grep -q '^ok 2 ' "$work/out"; return; }
 		sleep 0.1
 	done
 }
 
-# Counts if ubctl check has found no damage in what the last kill left.
-count_check() { ! grep -q '^checked' "$work/out" || checks=$((checks + 1)); }
+# Prints what the guest has noted; counts if ubctl check has found no damage in
+# what the last kill left.
+guest_notes() {
+	grep '^# ' "$work/out" || true
+	! grep -q '^ok 1 - ubctl check' "$work/out" || note "checks: 1"
+}
 
-# Kills the machine some hundredths of a second from now.
+# strike CACHE HUNDREDTHS: kills the machine so many hundredths of a second from
+# now
 strike() {
-	sleep "$(printf '%d.%02d' $(($1 / 100)) $(($1 % 100)))"
+	sleep "$(printf '%d.%02d' $(($2 / 100)) $(($2 % 100)))"
 	kill -KILL "$(cat "$work/pid")"
 	wait $job || true
 	kills=$((kills + 1))
-	count_check
+	guest_notes
+	note "kills: 1"
+	passes "kill $kills, leaf cached $1"
 }
 
 failed() {
-	echo "FAILED: kill $kills, seed $SEED, leaf cached $1: $(grep '^FAILED' "$work/out" || echo 'no answer')"
-	tail -n 20 "$work/out" "$work/err"
-	failures=$((failures + 1))
+	tail -n 20 "$work/out" "$work/err" | notes
+	fails "kill $kills, seed $SEED, leaf cached $1"
 	wait $job || true
 }
 
@@ -57,6 +63,7 @@ lives() {
 	rm -f "$work/leaf" "$work/notes"
 	truncate -s 10M "$work/leaf"
 	truncate -s 16M "$work/notes"
+	plan $(($1 + 1))
 	for ((n = 0; n < $1; n++)); do
 		cache=${caches[n % 2]}
 		guest $what $((SEED * 1000 + kills)) "$cache"
@@ -64,19 +71,18 @@ lives() {
 		# or before.
 		if [ $what = go ] && [ $((RANDOM % 5)) = 0 ]; then
 			while [ ! -s "$work/pid" ]; do sleep 0.1; done
-			strike $((RANDOM % 600))
+			strike "$cache" $((RANDOM % 600))
 			continue
 		fi
-		said ready || { failed "$cache"; return; }
+		attached || { failed "$cache"; return; }
 		what=go
-		grep '^deeds' "$work/out" || true
-		strike $((RANDOM % 250))
+		strike "$cache" $((RANDOM % 250))
 	done
 	guest last 0 none
-	said lawful || { failed none; return; }
-	grep '^deeds' "$work/out"
-	wait $job || failed none
-	count_check
+	attached || { failed none; return; }
+	wait $job || { failed none; return; }
+	guest_notes
+	passes "the leaf after the last kill"
 }
 
 case $SIZE in
@@ -84,5 +90,4 @@ quick) lives 3 ;;
 full) lives 200 ;;
 *) while [ $failures = 0 ]; do lives 50; done ;;
 esac
-echo "kills=$kills checks=$checks failures=$failures"
 [ $failures = 0 ]

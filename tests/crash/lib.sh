@@ -2,6 +2,8 @@
 # shellcheck shell=bash
 # Functions shared by the campaigns that need a guest. Sourced, never run.
 . "$(dirname "$0")/../../scripts/lib.sh"
+# shellcheck source=tests/crash/guest/ktap
+. "$TOP/tests/crash/guest/ktap"
 [ -n "${UNIONBLK_IN_ROOT:-}" ] || exec "$TOP/scripts/in-root.sh" "tests/crash/$(basename "$0")"
 SIZE=${SIZE:-quick} SEED=${SEED:-1}
 KERNEL=${KERNEL:-stock}
@@ -23,8 +25,8 @@ crash_build() {
 		-f "$BUILD/programs:programs" -f "$ko" -f "$nth" -f "$BUILD/cargo/x86_64-unknown-linux-gnu/release/ubctl")
 }
 
-# crash_guest NAME SECONDS [OPTION OF vm.sh]... -- COMMAND...: its last line is
-# that of the part.
+# crash_guest NAME SECONDS [OPTION OF vm.sh]... -- COMMAND...: prints what the
+# guest reports, in KTAP.
 crash_guest() {
 	local name=$1 limit=$2
 	shift 2

@@ -36,34 +36,36 @@ verdict() {
 # Without a patch each test passes; and a patch of code that has changed is
 # refused.
 check_campaign() {
-	local name package file test _ bin said patch=$BUILD/mutants/changed.patch
+	local name package file test _ bin said bad=0 patch=$BUILD/mutants/changed.patch
 	for m in "${mutants[@]}"; do
 		read -r name package file test _ <<<"$m"
 		bin=$(test_of "$package" "$file")
 		said=$(verdict "$bin" "$test")
-		[ "$said" = ok ] || { say "FAILED: $test, without the mutant $name: ${said:-did not run}"; wrong=$((wrong + 1)); }
+		[ "$said" = ok ] || { note "$test, without the mutant $name: ${said:-did not run}"; bad=1; }
 	done
+	ends "the tests pass without a mutant" $bad
 	sed 's/^-[^-].*/& changed since/' "$TOP/tests/crash/mutants/$name.patch" >"$patch"
 	if apply "$patch" >/dev/null 2>&1; then
-		say "FAILED: a patch of $name whose code has changed was applied"
-		wrong=$((wrong + 1))
+		fails "a patch of $name whose code has changed is refused"
+	else
+		passes "a patch of $name whose code has changed is refused"
 	fi
-	say "the tests pass without a mutant, and a patch that does not match is refused"
 }
 
-caught=0 wrong=0
+caught=0
 one() {
 	local name=$1 package=$2 file=$3 test=$4 states=$5 patch=$TOP/tests/crash/mutants/$1.patch log=$BUILD/log/mutant-$1.log bin said
-	apply "$patch" || { say "FAILED: $name: the patch does not apply any more"; return; }
+	apply "$patch" || { fails "$name: the patch applies"; return; }
 	if ! bin=$(test_of "$package" "$file" 2>"$log"); then
-		say "FAILED: $name: it does not compile: $log"
+		note "$log"
+		fails "$name: it compiles"
 	else
 		said=$(verdict "$bin" "$test")
 		if [ "$said" = FAILED ]; then
-			say "caught: $name, by $package/$file $test"
+			passes "$name, caught by $package/$file $test"
 			caught=$((caught + 1))
 		else
-			say "FAILED: $name: $test: ${said:-did not run}"
+			fails "$name: $test fails: ${said:-did not run}"
 		fi
 		[ "${SIZE:-quick}" = quick ] || [ "$states" != states ] || campaign "$name" "$log"
 	fi
@@ -75,20 +77,21 @@ campaign() {
 	local bin
 	bin=$(program build -p crash)
 	if "$bin" quick "${SEED:-1}" >"$2"; then
-		say "FAILED: $1: no state is unlawful"
-		wrong=$((wrong + 1))
+		fails "$1: a state is unlawful"
 	else
-		say "caught: $1, by $(grep -m 1 'once more' "$2")"
+		passes "$1, caught by $(grep -m 1 -o 'once more.*' "$2")"
 	fi
 }
 
 mkdir -p "$BUILD/log"
 copy_sources "$BUILD/mutants"
+cases=$((${#mutants[@]} + 2))
+[ "${SIZE:-quick}" = quick ] || cases=$((cases + $(printf '%s\n' "${mutants[@]}" | grep -c ' states$')))
+plan $cases
 check_campaign
 for m in "${mutants[@]}"; do
 	read -ra words <<<"$m"
 	one "${words[@]}"
 done
-failures=$((${#mutants[@]} - caught + wrong))
-printf 'mutants=%d/%d failures=%d\n' "$caught" ${#mutants[@]} "$failures"
+note "mutants: $caught/${#mutants[@]}"
 [ "$failures" = 0 ]

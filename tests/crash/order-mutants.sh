@@ -38,24 +38,26 @@ campaign() {
 caught=0
 one() {
 	local name=$1 patch=$TOP/tests/races/mutants/$1.patch log=$BUILD/log/order-mutant-$1.log bin scene
-	apply "$patch" || { say "FAILED: $name: the patch does not apply any more"; return; }
+	apply "$patch" || { fails "$name: the patch applies"; return; }
 	if bin=$(program test -p races --features model --test marks --no-run 2>"$log"); then
 		if campaign "$bin" "$log"; then
-			say "FAILED: $name: the quick campaign passes even so"
+			fails "$name: the quick campaign does not pass"
 		elif scene=$(grep -am 1 -oE '^test [a-z_0-9]+ \.\.\. FAILED' "$log"); then
-			say "caught: $name, by ${scene#test }"
+			passes "$name, caught by ${scene#test }"
 			caught=$((caught + 1))
 		else
-			say "FAILED: $name: no scene failed: $log"
+			note "$log"
+			fails "$name: a scene fails"
 		fi
 	else
-		say "FAILED: $name: it does not compile: $log"
+		note "$log"
+		fails "$name: it compiles"
 	fi
 	revert "$patch"
 }
 
 mkdir -p "$BUILD/log"
+plan ${#names[@]}
 for name in "${names[@]}"; do one "$name"; done
-failures=$((${#names[@]} - caught))
-printf 'rules=%d/%d failures=%d\n' "$caught" ${#names[@]} "$failures"
+note "rules: $caught/${#names[@]}"
 [ "$failures" = 0 ]

@@ -3,6 +3,8 @@
 # Functions for the parts that run tests on wrong code: a copy of the sources,
 # and patches that are applied to it. Sourced, never run.
 . "$(dirname "$0")/../../scripts/lib.sh"
+# shellcheck source=tests/crash/guest/ktap
+. "$TOP/tests/crash/guest/ktap"
 [ -n "${UNIONBLK_IN_ROOT:-}" ] || exec "$TOP/scripts/in-root.sh" "tests/crash/$(basename "$0")" "$@"
 
 # copy_sources FOLDER: copies what cargo builds, and keeps the folder in $copy.

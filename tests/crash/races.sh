@@ -5,6 +5,8 @@
 . "$(dirname "$0")/../../scripts/lib.sh"
 [ -n "${UNIONBLK_IN_ROOT:-}" ] || exec "$TOP/scripts/in-root.sh" tests/crash/races.sh
 
+# shellcheck source=tests/crash/guest/ktap
+. "$TOP/tests/crash/guest/ktap"
 export CARGO_TARGET_DIR=$BUILD/cargo SEED=${SEED:-1}
 case ${SIZE:-quick} in
 quick) schedules=1000 rounds=1 ;;
@@ -19,12 +21,10 @@ mapfile -t scenes < <("$program" --list | sed -n 's/: test$//p')
 half() {
 	local n=$1 seed=$2 scene list=()
 	for scene in "${!scenes[@]}"; do [ $((scene % 2)) != "$n" ] || list+=("${scenes[scene]}"); done
-	# The scenes run one at a time, because the last line of each is the
-	# count of its process.
 	SCHEDULES=$schedules SEED=$seed nice "$program" --exact --nocapture --test-threads 1 "${list[@]}"
 }
-total=0 failures=0
 last=$((SEED + rounds - 1))
+plan $((2 * rounds))
 for ((seed = SEED; seed <= last; seed++)); do
 	pids=()
 	for n in 0 1; do
@@ -32,15 +32,14 @@ for ((seed = SEED; seed <= last; seed++)); do
 		pids+=($!)
 	done
 	for n in 0 1; do
-		wait "${pids[n]}" || failures=$((failures + 1))
+		status=0
+		wait "${pids[n]}" || status=$?
 		# A failing schedule is a page of digits. Its seed gives the
 		# same information.
-		grep -vE '^[0-9a-f]{40,}$' "$BUILD/log/races-$n.log" || true
-		grep -q '^test result: ok' "$BUILD/log/races-$n.log" || say "FAILED: races of seed $seed, half $n"
-		count=$(sed -n 's/.*schedules=\([0-9]*\)$/\1/p' "$BUILD/log/races-$n.log" | tail -n 1)
-		total=$((total + ${count:-0}))
+		grep -vE '^[0-9a-f]{40,}$' "$BUILD/log/races-$n.log" | notes
+		grep -q '^test result: ok' "$BUILD/log/races-$n.log" || status=${status/#0/1}
+		ends "races of seed $seed, half $n" "$status"
 	done
 	[ "$failures" = 0 ] || break
 done
-printf 'schedules=%d failures=%d\n' "$total" "$failures"
 [ "$failures" = 0 ]

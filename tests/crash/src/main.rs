@@ -39,6 +39,23 @@ A replay is what a failure prints: a ground (fresh, aged, full, small, pieces;
 -reveal behind it), operations, cut:POINT:CHOICE, again:POINT:CHOICE.
 ";
 
+/// Begins a report in KTAP, of one case; `tests/crash/report.py` reads it.
+fn begins() {
+    println!("KTAP version 1\n1..1");
+}
+
+/// Prints lines of a diagnostic. `NAME: NUMBER` is a count.
+fn note(text: &str) {
+    text.lines().for_each(|line| println!("# {line}"));
+}
+
+/// Prints the result of the case; returns the program's status.
+fn ends(case: &str, passed: bool) -> ExitCode {
+    let not = if passed { "" } else { "not " };
+    println!("{not}ok 1 - {case}");
+    ExitCode::from(u8::from(!passed))
+}
+
 /// All subsets of up to 12 sectors, and a sample above that.
 const DEPTH: Depth = Depth {
     all: 4096,
@@ -116,11 +133,10 @@ impl Campaign {
         let mut found = self.found.lock().unwrap_or_else(|e| e.into_inner());
         found.0.add(counters);
         if let Some(failure) = failure {
-            println!("FAILED: {failure}");
-            println!(
-                "  once more: make crash REPLAY='{}'",
-                failure.lines().next().unwrap_or("")
-            );
+            let replay = failure.lines().next().unwrap_or("");
+            note(&format!(
+                "{failure}\nonce more: make crash REPLAY='{replay}'"
+            ));
             found.1.push(failure);
             self.stop.store(true, Ordering::Relaxed);
         }
@@ -155,7 +171,7 @@ impl Campaign {
                 }
             };
             self.add(&counters, failure);
-            println!(
+            note(&format!(
                 "{name}: {} lives, {} points, {} states ({} after a second cut, {} with rot: {} \
                  named, {} of these salvaged, {} taken for torn), {} recoveries, {:.1} s",
                 counters.lives,
@@ -168,13 +184,13 @@ impl Campaign {
                 counters.torn,
                 counters.recoveries,
                 started.elapsed().as_secs_f64()
-            );
+            ));
         }
     }
 }
 
 fn campaign(size: Size, seed: u64) -> ExitCode {
-    println!("seed {seed}");
+    begins();
     let campaign = Campaign {
         size,
         seed,
@@ -190,28 +206,27 @@ fn campaign(size: Size, seed: u64) -> ExitCode {
         }
     });
     if campaign.cut_short.load(Ordering::Relaxed) {
-        println!("the time was over before the end: the rest was left out");
+        note("the time was over before the end: the rest was left out");
     }
     let (counters, failures) = campaign
         .found
         .into_inner()
         .unwrap_or_else(|e| e.into_inner());
-    println!("states={} failures={}", counters.states, failures.len());
-    ExitCode::from(u8::from(!failures.is_empty()))
+    note(&format!("states: {}", counters.states));
+    ends(&format!("states, seed {seed}"), failures.is_empty())
 }
 
 fn replay(text: &str) -> ExitCode {
+    begins();
     let judge_of = |g: &ground::Ground| Judge::new(g.devices(false).geometry, DEPTH, 0);
     match life::replay(text, judge_of) {
         Ok(judge) => {
-            println!("lawful: {:?}", judge.counters);
-            println!("states={} failures=0", judge.counters.states);
-            ExitCode::SUCCESS
+            note(&format!("{:?}", judge.counters));
+            ends("replay", true)
         }
         Err(e) => {
-            println!("FAILED: {e}");
-            println!("states=0 failures=1");
-            ExitCode::FAILURE
+            note(&e);
+            ends("replay", false)
         }
     }
 }
@@ -247,7 +262,7 @@ fn file_system(
     Ok(files::Files::new(kind_of, image, leaves, stride as usize))
 }
 
-/// Judges the points of one recording; the last line gives their number.
+/// Judges the points of one recording; returns their number.
 fn points(words: &[&str]) -> Result<u64, String> {
     let [log, kind, file, variants, seed, rest @ ..] = words else {
         return Err(USAGE.into());
@@ -261,10 +276,10 @@ fn points(words: &[&str]) -> Result<u64, String> {
     }
     let (variants, seed) = (number(variants)? as u32, number(seed)?);
     let told = |points: u64, second: u64| {
-        println!(
+        note(&format!(
             "{kind}: {} entries, {points} points, {second} with a second cut",
             entries.len()
-        );
+        ));
         points
     };
     if *kind == "raw" {
@@ -282,23 +297,26 @@ fn points(words: &[&str]) -> Result<u64, String> {
     done.map(|()| campaign.points)
 }
 
+fn judge_points(words: &[&str]) -> ExitCode {
+    begins();
+    let done = points(words);
+    match &done {
+        Ok(n) => note(&format!("points: {n}")),
+        Err(e) => note(e),
+    }
+    ends(
+        &format!("points {}", words.get(1).unwrap_or(&"")),
+        done.is_ok(),
+    )
+}
+
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let seed = |w: &str| w.parse::<u64>().ok();
     match words[..] {
         ["replay", text] => replay(text),
-        ["points", ref words @ ..] => match points(words) {
-            Ok(n) => {
-                println!("points={n} failures=0");
-                ExitCode::SUCCESS
-            }
-            Err(e) => {
-                println!("FAILED: {e}");
-                println!("points=0 failures=1");
-                ExitCode::FAILURE
-            }
-        },
+        ["points", ref words @ ..] => judge_points(words),
         [name] if size(name).is_some() => campaign(size(name).expect("a size"), 1),
         [name, s] if size(name).is_some() && seed(s).is_some() => {
             campaign(size(name).expect("a size"), seed(s).expect("a number"))

@@ -11,16 +11,13 @@
 pub mod scene;
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use shuttle::scheduler::{PctScheduler, RandomScheduler};
 use shuttle::{Config, Runner};
 
 /// The core has one set of model switches for the process, so only one scene runs at a time.
 static ONE: Mutex<()> = Mutex::new(());
-
-/// The number of schedules that ran in this process.
-static SCHEDULES: AtomicU64 = AtomicU64::new(0);
 
 /// Schedules that are enough for every scene. The full campaign has more for each.
 const ENOUGH: usize = 8000;
@@ -46,15 +43,18 @@ pub fn explore_more(times: usize, scene: fn()) {
     let seed = number("SEED", 1);
     let mut config = Config::new();
     config.silence_warnings = true;
+    let ran = Arc::new(AtomicU64::new(0));
+    let count = ran.clone();
     let counted = move || {
-        SCHEDULES.fetch_add(1, Ordering::Relaxed);
+        count.fetch_add(1, Ordering::Relaxed);
         scene();
     };
     let random = RandomScheduler::new_from_seed(seed, schedules);
-    Runner::new(random, config.clone()).run(counted);
+    Runner::new(random, config.clone()).run(counted.clone());
     for changes in [3, 4] {
         let few = PctScheduler::new_from_seed(seed, changes, schedules / 2);
-        Runner::new(few, config.clone()).run(counted);
+        Runner::new(few, config.clone()).run(counted.clone());
     }
-    println!("schedules={}", SCHEDULES.load(Ordering::Relaxed));
+    // The harness has begun a line.
+    println!("\nschedules: {}", ran.load(Ordering::Relaxed));
 }

@@ -37,7 +37,7 @@ static void attach(struct bench *b)
 	int error = control_create(b->root, b->leaf, b->queues, &b->id, &reason);
 
 	if (error) {
-		printf("FAILED: attach: %s, reason %u\n", strerror(error), reason);
+		printf("attach: %s, reason %u\n", strerror(error), reason);
 		exit(1);
 	}
 }
@@ -56,7 +56,7 @@ static void survey(struct bench *b)
 	b->load.fd = control_open_union(b->id);
 	error = load_survey(&b->load, b->found);
 	if (error) {
-		printf("FAILED: read of a union that was just attached: %s\n", strerror(error));
+		printf("read of a union that was just attached: %s\n", strerror(error));
 		exit(1);
 	}
 }
@@ -70,7 +70,7 @@ static void detach(struct bench *b, int wanted)
 	b->load.fd = -1;
 	error = control_remove(b->id);
 	if (error && (!wanted || error != EIO)) {
-		printf("FAILED: detach: %s\n", strerror(error));
+		printf("detach: %s\n", strerror(error));
 		exit(1);
 	}
 }
@@ -148,7 +148,7 @@ static void look(struct bench *b)
 	b->checks++;
 	status = system(command);
 	if (status) {
-		printf("FAILED: ubctl check after a cut: exit code %d\n",
+		printf("ubctl check after a cut: exit code %d\n",
 		       WIFEXITED(status) ? WEXITSTATUS(status) : -1);
 		exit(1);
 	}
@@ -203,7 +203,7 @@ static void refill(struct bench *b)
 	error = load_change(h, at, l->slab, 1);
 	error = error ? error : load_write(h, at, l->slab < LOAD_MOST ? l->slab : LOAD_MOST, 2);
 	if (error || h->full != full) {
-		printf("FAILED: no write after a discard: %s\n", strerror(error ? error : ENOSPC));
+		printf("no write after a discard: %s\n", strerror(error ? error : ENOSPC));
 		exit(1);
 	}
 	b->refills++;
@@ -257,10 +257,10 @@ int main(int argc, char **argv)
 	}
 	b.full = load_sum(&b.load, offsetof(struct hand, full));
 	if (n < cuts)
-		printf("FAILED: cut %ld of seed %s\n", n, argv[4]);
+		printf("cut %ld of seed %s\n", n, argv[4]);
 	else
 		detach(&b, 0);
-	printf("cuts=%ld checks=%llu deeds=%llu load=%llu create=%llu remove=%llu nospace=%llu refills=%llu\n",
+	printf("cuts: %ld\nchecks: %llu\ndeeds=%llu load=%llu create=%llu remove=%llu nospace=%llu refills=%llu\n",
 	       n < cuts ? n + 1 : n, (unsigned long long)b.checks, (unsigned long long)b.deeds, (unsigned long long)b.loads,
 	       (unsigned long long)b.creates, (unsigned long long)b.removes,
 	       (unsigned long long)b.full, (unsigned long long)b.refills);

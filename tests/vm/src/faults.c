@@ -48,7 +48,7 @@ struct bench {
 
 static void failed(struct bench *b, const char *what, const char *more)
 {
-	printf("FAILED: %s %s %u %s: %s %s\n", b->now->label, b->now->kind, b->n, b->now->mode,
+	printf("%s %s %u %s: %s %s\n", b->now->label, b->now->kind, b->n, b->now->mode,
 	       what, more);
 	b->failures++;
 }
@@ -213,7 +213,7 @@ static void leave(struct bench *b)
 static void command(const char *what)
 {
 	if (system(what)) {
-		printf("FAILED: %s\n", what);
+		printf("%s\n", what);
 		exit(1);
 	}
 }
@@ -289,7 +289,7 @@ static int live(struct bench *b)
 
 static void hung(int signal)
 {
-	static const char text[] = "FAILED: something hangs\n";
+	static const char text[] = "something hangs\n";
 
 	(void)signal;
 	if (write(1, text, sizeof(text) - 1))
@@ -348,7 +348,7 @@ int main(int argc, char **argv)
 			printf("%s %s %s: clean at %u\n", b.now->label, b.now->kind, b.now->mode, b.n);
 		}
 	}
-	printf("injections=%u lives=%u attach=%u requests=%u readonly=%u failures=%u\n", injections,
+	printf("injections: %u\nlives=%u attach=%u requests=%u readonly=%u failures=%u\n", injections,
 	       b.lives, b.attach_failed, b.ops_failed, b.read_only, b.failures);
 	return b.failures != 0;
 }

@@ -102,7 +102,7 @@ static uint32_t attach(char **argv)
 	int error = control_create(argv[1], argv[2], 2, &id, &reason);
 
 	if (error) {
-		printf("FAILED: attach: %s, reason %u\n", strerror(error), reason);
+		printf("attach: %s, reason %u\n", strerror(error), reason);
 		exit(1);
 	}
 	return id;
@@ -136,7 +136,7 @@ int main(int argc, char **argv)
 		for (unsigned int w = 0; w < l.oracle.writers; w++) {
 			if (!l.hands[w].error)
 				continue;
-			printf("FAILED: %s\n", strerror(l.hands[w].error));
+			printf("%s\n", strerror(l.hands[w].error));
 			return 1;
 		}
 		if (l.wrong || control_remove(id))
