@@ -1,7 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 # Kills machines at random moments under load, on a leaf that survives them. The
-# next machine attaches the leaf, judges every sector, continues the load, and
+# next machine attaches the leaf, checks every sector, continues the load, and
 # is killed in turn. SIZE, SEED as in run.sh.
 . "$(dirname "$0")/lib.sh"
 

@@ -1,6 +1,6 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
-# Records in a guest what the driver writes to a leaf, and judges every moment
+# Records in a guest what the driver writes to a leaf, and checks every moment
 # of it on the host. Some moments are attached and mounted in another guest.
 # SIZE, SEED as in run.sh.
 . "$(dirname "$0")/lib.sh"
@@ -14,21 +14,21 @@ mkdir -p "$work"
 
 # record WHAT SEED OPERATIONS
 record() {
-	rm -f "$work"/log "$work"/deeds
+	rm -f "$work"/log "$work"/operations
 	truncate -s 4G "$work/log"
-	truncate -s 64M "$work/deeds"
-	crash_guest points 1200 -m 1024 -d "$work/log" -d "$work/deeds" -- sh crash/points "$@"
+	truncate -s 64M "$work/operations"
+	crash_guest points 1200 -m 1024 -d "$work/log" -d "$work/operations" -- sh crash/points "$@"
 }
 
-# judge NAME ARGUMENT...: prints the report; returns whether nothing has failed
-judge() {
+# check NAME ARGUMENT...: prints the report; returns whether nothing has failed
+check() {
 	local name=$1
 	shift
 	if "$crash" points "$work/log" "$@"; then return; fi
 	failures=$((failures + 1))
 	# Keeps what failed for another look.
 	cp --sparse=always "$work/log" "$work/$name.failed.log"
-	cp --sparse=always "$work/deeds" "$work/$name.failed.deeds"
+	cp --sparse=always "$work/operations" "$work/$name.failed.operations"
 	return 1
 }
 
@@ -38,18 +38,18 @@ raw() {
 		failures=$((failures + 1))
 		return
 	fi
-	judge "raw-$1" raw "$work/deeds" "$3" "$1" || return 0
+	check "raw-$1" raw "$work/operations" "$3" "$1" || return 0
 	# An oracle that takes too much for durable must find a fault; otherwise
 	# the oracle finds nothing.
 	plan 1
-	if "$crash" points "$work/log" raw "$work/deeds" "$3" "$1" believe >"$work/believe.out"; then
+	if "$crash" points "$work/log" raw "$work/operations" "$3" "$1" believe >"$work/believe.out"; then
 		fails "raw-$1: a power failure loses something of the log"
 	else
 		passes "raw-$1: a power failure loses something of the log"
 	fi
 }
 
-# mount_points FS NAME: mounts what judge has kept for a guest
+# mount_points FS NAME: mounts what check has kept for a guest
 mount_points() {
 	if ! crash_guest "mounts-$1" 900 -m 1024 -d "$work/image.leaves" -f "$work/image.list:list" \
 		-- sh crash/mounts "$1"; then
@@ -65,7 +65,7 @@ files() {
 		failures=$((failures + 1))
 		return
 	fi
-	if judge "$1-$2" "$1" "$work/image" "$4" "$2" "$5" "$6"; then
+	if check "$1-$2" "$1" "$work/image" "$4" "$2" "$5" "$6"; then
 		mount_points "$1" "$1-$2"
 	fi
 	rm -f "$work"/image "$work"/image.*
@@ -87,5 +87,5 @@ while [ "$SIZE" = soak ] && [ $failures = 0 ]; do
 	SEED=$((SEED + 100))
 	round "$SEED"
 done
-rm -rf "$work/log" "$work/deeds"
+rm -rf "$work/log" "$work/operations"
 [ $failures = 0 ]

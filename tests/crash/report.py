@@ -21,7 +21,7 @@ import sys
 import time
 
 # The counts of the last line, in this order, and those of the line before it.
-LAST = ["states", "points", "cuts", "kills", "mutants"]
+LAST = ["states", "points", "power-failures", "kills", "mutants"]
 BESIDES = ["schedules", "rules", "injections", "checks", "mounts"]
 
 HERE = os.path.dirname(os.path.abspath(__file__))

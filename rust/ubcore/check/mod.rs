@@ -57,7 +57,7 @@ pub enum What {
     /// second kind.
     UnknownFeatures { compat: u64, ro_compat: u64 },
     /// The device is smaller than the leaf on it.
-    LeafCut { wanted: u64, found: u64 },
+    LeafTruncated { wanted: u64, found: u64 },
     /// The superblock says that the union was detached, but the journal is not empty.
     CleanFlag { blocks: u32 },
     /// The superblock says that the union was detached, but the ring holds transactions that the
@@ -126,7 +126,7 @@ impl What {
             | BitsPastUnion { .. }
             | BitsPastLeaf { .. } => Grade::Minor,
             SlotsDisagree
-            | LeafCut { .. }
+            | LeafTruncated { .. }
             | CleanButNewer { .. }
             | Unreadable
             | Directory { .. }
@@ -252,7 +252,7 @@ where
         let wanted = self.geometry().leaf_sectors();
         if wanted > sectors {
             let found = sectors;
-            self.tell(What::LeafCut { wanted, found }, 0, 88);
+            self.tell(What::LeafTruncated { wanted, found }, 0, 88);
         }
         let mut totals = Totals::default();
         self.directory()?;

@@ -91,7 +91,7 @@ fn a_page_that_the_set_of_changed_pages_has_no_bit_for_is_not_forgotten() {
     assert!(disk.image() == image);
 }
 
-/// A home without a page of bits. Attach makes no such entry, see `hostile.rs`.
+/// A leaf slab without a page of bits. Attach makes no such entry, see `hostile.rs`.
 #[test]
 fn a_mark_that_has_no_bit_stops_the_union() {
     for (slab, sector, count) in [(5, 5 * SLAB + 3, 1), (5, 4 * SLAB, 2 * SLAB as u32)] {

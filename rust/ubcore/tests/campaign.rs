@@ -21,7 +21,7 @@ struct Style {
     geometry: fn() -> Geometry,
     steps: u64,
     /// The power fails within so many I/Os.
-    cut_within: u64,
+    fails_within: u64,
     lens: &'static [u64],
     /// One step in so many is a flush; a FUA write or a checkpoint is rarer.
     flush: u64,
@@ -38,13 +38,13 @@ struct Seen {
     words: u64,
     place: u64,
     longest: u64,
-    cuts: u64,
+    power_failures: u64,
 }
 
 fn look_at_journal(disk: &SimDisk, g: &Geometry, seen: &mut Seen) {
     let mut disk = disk.clone();
     let nonce = sim::union::superblock(*g).nonce;
-    let mut epoch = 0;
+    let mut transaction = 0;
     for at in 0..g.journal_blocks() {
         if disk.read(g.journal_block(at), 1).is_err() {
             return;
@@ -52,10 +52,10 @@ fn look_at_journal(disk: &SimDisk, g: &Geometry, seen: &mut Seen) {
         let Some(head) = ring::open(disk.block(), nonce) else {
             continue;
         };
-        epoch += 1;
-        seen.longest = seen.longest.max(epoch);
+        transaction += 1;
+        seen.longest = seen.longest.max(transaction);
         if head.last {
-            epoch = 0;
+            transaction = 0;
         }
         let mut at = 0;
         while at < usize::from(head.count) {
@@ -173,7 +173,7 @@ fn recover(
     random: &mut Random,
 ) -> std::result::Result<SimUnion, String> {
     for _ in 0..random.below(4) {
-        disk.state.borrow_mut().cut_in = Some(random.below(60));
+        disk.state.borrow_mut().power_fails_in = Some(random.below(60));
         if let Err(e @ Error::Damaged(..)) = SimUnion::attach_to(disk, g).map(drop) {
             return Err(format!("attach: {e}"));
         }
@@ -182,7 +182,7 @@ fn recover(
     let u = SimUnion::attach_to(disk, g).map_err(|e| format!("attach: {e}"))?;
     for s in 0..g.union_sectors() {
         let tag = oracle::tag(&u.read(s), s).ok_or(format!("sector {s}: a mix, or another's"))?;
-        if !o.after_cut(s, tag) {
+        if !o.after_power_failure(s, tag) {
             return Err(format!("sector {s}: holds {tag}"));
         }
     }
@@ -210,23 +210,23 @@ fn life(style: &Style, seed: u64, seen: &mut Seen) -> std::result::Result<(), St
     for _ in 0..1 + random.below(5) {
         let where_to_die = random.below(4);
         if where_to_die < 2 {
-            let cut = random.below(style.cut_within);
-            disk.state.borrow_mut().cut_in = Some(cut);
+            let fails_at = random.below(style.fails_within);
+            disk.state.borrow_mut().power_fails_in = Some(fails_at);
         }
         if work(&mut u, &mut o, &mut random, style).is_ok() {
-            disk.state.borrow_mut().cut_in = None;
+            disk.state.borrow_mut().power_fails_in = None;
             u.verify_running(&o);
             if where_to_die == 2 {
                 // The power fails within the few I/Os that make this durable, or just after them.
                 let within = 1 + random.below(20);
-                let cut = random.below(within);
-                disk.state.borrow_mut().cut_in = Some(cut);
+                let fails_at = random.below(within);
+                disk.state.borrow_mut().power_fails_in = Some(fails_at);
             }
             if make_durable(&mut u, random.below(4)).is_ok() {
                 o.flushed();
             }
         }
-        seen.cuts += u64::from(disk.state.borrow().dead);
+        seen.power_failures += u64::from(disk.state.borrow().dead);
         disk.state.borrow_mut().crash(&mut random);
         look_at_journal(&disk, &g, seen);
         u = recover(&disk, &g, &mut o, &mut random)?;
@@ -244,7 +244,10 @@ fn campaign(style: Style, share: u64) -> Seen {
         }
     }
     println!("{seen:?}");
-    assert!(seen.cuts > 0 && seen.new > 0 && seen.more > 0, "{seen:?}");
+    assert!(
+        seen.power_failures > 0 && seen.new > 0 && seen.more > 0,
+        "{seen:?}"
+    );
     seen
 }
 
@@ -254,7 +257,7 @@ fn slabs_in_pieces() {
         // 64 KiB slabs, 20 of them over 12; a root that ends within a slab.
         geometry: || Geometry::new(2530, 2530, 2048 + 12 * 128, 128, 16).unwrap(),
         steps: 80,
-        cut_within: 400,
+        fails_within: 400,
         lens: &[1, 1, 1, 2, 7, 64, 128, 300],
         flush: 5,
         comb: 3,
@@ -268,7 +271,7 @@ fn slabs_of_4_mib() {
         // Three slabs over two, and records of 129 words.
         geometry: || Geometry::new(17_000, 17_000, 8192 * 3, 8192, 16).unwrap(),
         steps: 60,
-        cut_within: 2000,
+        fails_within: 2000,
         lens: &[1, 8, 8, 100, 1000],
         flush: 6,
         comb: 2,
@@ -277,12 +280,12 @@ fn slabs_of_4_mib() {
 }
 
 #[test]
-fn many_groups_and_long_epochs() {
+fn many_groups_and_long_transactions() {
     let style = Style {
         // 2000 slabs of 16 KiB: two table pages, two bits pages, steps that one record cannot hold.
         geometry: || Geometry::new(64_000, 64_000, 2048 + 2000 * 32, 32, 32).unwrap(),
         steps: 16_000,
-        cut_within: 20_000,
+        fails_within: 20_000,
         lens: &[1, 1, 3],
         flush: 5000,
         comb: 1_000_000,
@@ -296,7 +299,7 @@ fn a_larger_ring_with_many_commits() {
     let style = Style {
         geometry: || Geometry::new(6400, 6400, 2048 + 150 * 32, 32, 64).unwrap(),
         steps: 300,
-        cut_within: 900,
+        fails_within: 900,
         lens: &[1, 2, 8, 40],
         flush: 3,
         comb: 20,

@@ -102,7 +102,7 @@ fn superblocks_that_are_wrong() {
     let what = l.findings.first().map(|f| f.what);
     assert_eq!(
         what,
-        Some(What::LeafCut {
+        Some(What::LeafTruncated {
             wanted,
             found: short
         })
@@ -455,7 +455,7 @@ fn a_write_torn_between_its_blocks() {
 
 /// A transaction whose end was never written does not count, and is no damage.
 #[test]
-fn an_epoch_without_an_end() {
+fn a_transaction_without_an_end() {
     let (disk, l) = committed();
     let at = (l.sb.journal_tail + 3) % 16;
     edit(&disk, l.sb.geometry.journal_block(at), |b| {

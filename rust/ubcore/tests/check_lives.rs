@@ -37,12 +37,12 @@ fn a_detached_leaf_is_whole_and_is_not_written_to() {
 }
 
 #[test]
-fn no_cut_of_power_looks_like_damage_and_a_repair_changes_no_sector() {
+fn no_power_failure_looks_like_damage_and_a_repair_changes_no_sector() {
     let mut random = Random(12);
     let (mut undetached, mut stale) = (0, 0);
     for _ in 0..lives() {
-        let cut = random.below(60);
-        let disk = life(&mut random, Some(cut));
+        let fails_at = random.below(60);
+        let disk = life(&mut random, Some(fails_at));
         let l = look(&disk).unwrap();
         assert!(worst_is_note(&l), "{:?}", l.findings);
         let is = |wanted: fn(&Finding) -> bool| u64::from(l.findings.iter().any(wanted));
@@ -51,7 +51,7 @@ fn no_cut_of_power_looks_like_damage_and_a_repair_changes_no_sector() {
 
         // The power fails during the repair as well.
         let before = content(&disk);
-        disk.state.borrow_mut().cut_in = Some(random.below(12));
+        disk.state.borrow_mut().power_fails_in = Some(random.below(12));
         let _ = repair(&disk, &l);
         disk.state.borrow_mut().crash(&mut random);
         let l = look(&disk).unwrap();
@@ -75,8 +75,8 @@ fn any_bit_of_a_block_that_counts() {
     let mut random = Random(13);
     let mut blocks = 0;
     for n in 0..lives() / 5 {
-        let cut = Some(20 + random.below(60)).filter(|_| n % 2 == 1);
-        let disk = life(&mut random, cut);
+        let fails_at = Some(20 + random.below(60)).filter(|_| n % 2 == 1);
+        let disk = life(&mut random, fails_at);
         let l = look(&disk).unwrap();
         for (block, bytes, last) in in_use(&disk, &l) {
             for _ in 0..4 {

@@ -134,9 +134,9 @@ fn a_journal_that_leads_nowhere_is_refused() {
         let (mut disk, u) = used();
         let sb = u.committer.superblock();
         let mut ring = Ring::new(g.journal_blocks(), sb.journal_tail, 0, sb.journal_sequence);
-        let mut epoch = Transaction::new(&mut ring, &mut disk, sb);
-        assert_eq!(epoch.put(wrong), Ok(Space::Left));
-        assert_eq!(epoch.finish(), Ok(1));
+        let mut transaction = Transaction::new(&mut ring, &mut disk, sb);
+        assert_eq!(transaction.put(wrong), Ok(Space::Left));
+        assert_eq!(transaction.finish(), Ok(1));
         let block = g.journal_block(sb.journal_tail);
         let lawful = wrong == new(100, leaf - 1);
         let damage = Some(Error::Damaged(Area::Journal, block)).filter(|_| !lawful);

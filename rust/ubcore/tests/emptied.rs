@@ -7,7 +7,7 @@ use std::rc::Rc;
 use sim::disk::{Random, SimDisk};
 use sim::hooked::Scene;
 use sim::oracle::{content, Oracle, ROOT, ZERO};
-use sim::release::{begin_release, end_release};
+use sim::reclaim::{begin_reclaim, end_reclaim};
 use sim::union::SimUnion;
 use ubcore::geometry::Geometry;
 use ubcore::map::Base;
@@ -18,7 +18,7 @@ fn geometry() -> Geometry {
     Geometry::new(6400, 6400, 2048 + 2 * SLAB, SLAB as u32, 16).unwrap()
 }
 
-fn cut(disk: &SimDisk, seed: u64) -> SimUnion {
+fn recovered(disk: &SimDisk, seed: u64) -> SimUnion {
     disk.state.borrow_mut().crash(&mut Random(seed));
     SimUnion::attach_to(disk, &geometry()).unwrap()
 }
@@ -32,8 +32,8 @@ fn empty(s: &Scene, slab: u32, base: Base) {
 fn free(s: &Scene) {
     let durable = s.committer.borrow().is_committed(&s.map);
     let mut allocator = s.allocator.borrow_mut();
-    if begin_release(&mut allocator, &s.map, durable) {
-        end_release(&mut allocator, &s.map);
+    if begin_reclaim(&mut allocator, &s.map, durable) {
+        end_reclaim(&mut allocator, &s.map);
     }
 }
 
@@ -65,7 +65,7 @@ fn emptied_while_a_flush_runs_is_emptied_or_not() {
                     if !s.interrupt(checkpoint, n, then) {
                         break;
                     }
-                    let u = cut(&s.disk, u64::from(n));
+                    let u = recovered(&s.disk, u64::from(n));
                     let found = [SLAB + 2, SLAB + 62].map(|at| {
                         let tag = [1, 2, 7, ROOT, ZERO].into_iter();
                         let mut is = tag.filter(|&t| u.read(at) == content_of(t, at));
@@ -107,7 +107,7 @@ fn a_flush_that_runs_while_a_slab_is_emptied_keeps_its_write() {
         if n >= accesses {
             break;
         }
-        let u = cut(&s.disk, u64::from(n));
+        let u = recovered(&s.disk, u64::from(n));
         let at = SLAB + 2;
         let lawful = [content(1, at), [0; 512]].contains(&u.read(at));
         assert!(lawful, "access {n}");
@@ -136,7 +136,7 @@ fn emptied_twice_is_one_or_the_other() {
         if !s.interrupt(false, n, |s| empty(s, 1, Base::Root)) {
             break;
         }
-        let u = cut(&s.disk, 1);
+        let u = recovered(&s.disk, 1);
         let at = SLAB + 3;
         assert!(
             u.read(at) == [0; 512] || u.read(at) == content(ROOT, at),
@@ -222,7 +222,7 @@ fn a_grace_period_is_for_what_left_before_it() {
     s.flush();
     empty(&s, 1, Base::Zero);
     commit(&s);
-    assert!(begin_release(&mut s.allocator.borrow_mut(), &s.map, true));
+    assert!(begin_reclaim(&mut s.allocator.borrow_mut(), &s.map, true));
     empty(&s, 2, Base::Zero);
     commit(&s);
     let place = |slab| s.allocator.borrow_mut().allocate(&s.map, slab).is_ok();
@@ -230,11 +230,11 @@ fn a_grace_period_is_for_what_left_before_it() {
     {
         let mut allocator = s.allocator.borrow_mut();
         assert!(
-            !begin_release(&mut allocator, &s.map, true),
+            !begin_reclaim(&mut allocator, &s.map, true),
             "one at a time"
         );
         assert_eq!(allocator.used(), 2);
-        end_release(&mut allocator, &s.map);
+        end_reclaim(&mut allocator, &s.map);
         assert_eq!(allocator.used(), 1);
         assert!(allocator.any_emptied(&s.map));
     }
@@ -303,7 +303,7 @@ fn a_slab_that_changes_hands_during_a_commit_keeps_its_new_record() {
             }
             if s.write(THIRD + 5, 3, 9).is_err() {
                 // The slab was not free yet at that access. It is free after a commit and a
-                // release.
+                // reclaim.
                 commit(&s);
                 free(&s);
                 s.write(THIRD + 5, 3, 9).unwrap();

@@ -45,7 +45,7 @@ fn lawful(disk: &SimDisk, mut o: Oracle, seed: u64, what: &str) {
     };
     for s in 0..geometry().union_sectors() {
         let tag = oracle::tag(&u.read(s), s);
-        let lawful = tag.is_some_and(|t| o.after_cut(s, t));
+        let lawful = tag.is_some_and(|t| o.after_power_failure(s, t));
         assert!(lawful, "{what}: sector {s} holds {tag:?}");
     }
 }

@@ -117,11 +117,11 @@ fn bytes_of_compatible_features_are_no_damage_without_their_bits() {
 
 #[test]
 fn no_power_failure_takes_a_compatible_feature() {
-    for cut in 0..40 {
+    for fails_at in 0..40 {
         let (disk, _) = used();
         with_compat(&disk);
-        let mut random = Random(cut);
-        disk.state.borrow_mut().cut_in = Some(cut);
+        let mut random = Random(fails_at);
+        disk.state.borrow_mut().power_fails_in = Some(fails_at);
         let life = || {
             let mut u = attach(&disk)?;
             for slab in [3, 1500, 2599] {
@@ -133,7 +133,7 @@ fn no_power_failure_takes_a_compatible_feature() {
         };
         let done = life().is_ok();
         disk.state.borrow_mut().crash(&mut random);
-        assert!(done || cut < 39, "the life was never cut short");
+        assert!(done || fails_at < 39, "the life never ended early");
         attach(&disk).unwrap();
         kept(&disk, "after a power failure");
     }

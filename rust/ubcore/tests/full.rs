@@ -4,7 +4,7 @@
 
 use sim::disk::{Random, SimDisk};
 use sim::oracle::{content, ROOT};
-use sim::release::{begin_release, end_release};
+use sim::reclaim::{begin_reclaim, end_reclaim};
 use sim::union::{format, SimUnion};
 use ubcore::error::Error;
 use ubcore::geometry::Geometry;
@@ -75,7 +75,7 @@ fn a_leaf_slab_without_a_write_is_free_again_after_an_attach() {
 
 /// A full leaf survives a power failure with everything that was flushed, and is still full.
 #[test]
-fn full_is_full_after_a_cut() {
+fn full_is_full_after_a_power_failure() {
     let (disk, mut u) = small();
     let g = *u.map.geometry();
     for slab in 0..20 {
@@ -116,12 +116,12 @@ fn full_is_not_full_while_a_slab_leaves() {
         u.allocator.allocate_range(&u.map, far, 1),
         Err(Error::Emptied)
     );
-    assert!(begin_release(&mut u.allocator, &u.map, true));
+    assert!(begin_reclaim(&mut u.allocator, &u.map, true));
     assert_eq!(
         u.allocator.allocate_range(&u.map, far, 1),
         Err(Error::Emptied)
     );
-    end_release(&mut u.allocator, &u.map);
+    end_reclaim(&mut u.allocator, &u.map);
     assert_eq!(u.allocator.allocate_range(&u.map, far, 1), Ok(()));
     let next = u.allocator.allocate_range(&u.map, far + SLAB, 1);
     assert_eq!(next, Err(Error::Full));

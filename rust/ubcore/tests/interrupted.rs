@@ -22,7 +22,7 @@ fn geometry() -> Geometry {
     Geometry::new(6400, 6400, 2048 + 2 * 128, 128, 16).unwrap()
 }
 
-fn cut(disk: &SimDisk, seed: u64) -> SimUnion {
+fn recovered(disk: &SimDisk, seed: u64) -> SimUnion {
     disk.state.borrow_mut().crash(&mut Random(seed));
     SimUnion::attach_to(disk, &geometry()).unwrap()
 }
@@ -50,7 +50,7 @@ fn a_flush_covers_what_completed_while_another_commit_ran() {
                 // has nothing to record, but must flush anyway.
                 s.write(FIRST + 3, 1, 4).unwrap();
                 s.flush();
-                let u = cut(&s.disk, 2 * u64::from(n) + 3);
+                let u = recovered(&s.disk, 2 * u64::from(n) + 3);
                 let first = [(FIRST + 3, 4), (FIRST + 4, 1)];
                 for (sector, tag) in
                     first
@@ -81,7 +81,7 @@ fn bits_of_an_assignment_that_was_lost_do_not_come_back() {
             break;
         }
         n += 1;
-        let mut u = cut(&s.disk, 1);
+        let mut u = recovered(&s.disk, 1);
         if u.map.entry(40).leaf.is_some() {
             assert!(u.read(SECOND + 99) == content(2, SECOND + 99));
             assert_eq!(u.write(THIRD, 1, 3, true), Err(Error::Full));
@@ -107,10 +107,10 @@ fn bits_of_an_assignment_that_was_lost_do_not_come_back() {
         verify(&u, "running");
         u.committer.commit(&u.map, &mut u.disk).unwrap();
         drop(u);
-        let u = cut(&s.disk, 2);
+        let u = recovered(&s.disk, 2);
         verify(&u, "replayed");
         u.detach().unwrap();
-        verify(&cut(&s.disk, 3), "from pages");
+        verify(&recovered(&s.disk, 3), "from pages");
     }
     assert!(met > 0, "no such bits in {n} tries");
 }

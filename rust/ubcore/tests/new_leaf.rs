@@ -46,7 +46,7 @@ fn older(fails_at: u64) -> Option<(Image, Oracle)> {
         u.flush().unwrap();
         oracle.flushed();
     }
-    disk.state.borrow_mut().cut_in = Some(fails_at);
+    disk.state.borrow_mut().power_fails_in = Some(fails_at);
     let done = u.committer.checkpoint(&u.map, &mut u.disk);
     disk.state.borrow_mut().crash(&mut Random(fails_at));
     done.is_err().then(|| (disk.image(), oracle))
@@ -74,7 +74,7 @@ fn found(image: &Image, oracle: &Oracle) -> Found {
     for s in 0..sb.geometry.union_sectors() {
         let data = u.read(s);
         if is_old {
-            let is_right = tag(&data, s).is_some_and(|tag| oracle.after_cut(s, tag));
+            let is_right = tag(&data, s).is_some_and(|tag| oracle.after_power_failure(s, tag));
             assert!(is_right, "sector {s} of the old leaf");
         } else {
             assert!(data == content(ROOT, s), "sector {s} of the new leaf");
@@ -102,7 +102,7 @@ fn format_over(image: &Image, oracle: &Oracle) -> Vec<Vec<Found>> {
         for seed in 0..16 {
             let mut disk = SimDisk::with(State::restored(image.clone()));
             disk.state.borrow_mut().random = Some(Random(!seed));
-            disk.state.borrow_mut().cut_in = Some(fails_at);
+            disk.state.borrow_mut().power_fails_in = Some(fails_at);
             let done = try_format(&mut disk, &new());
             assert_eq!(done.is_ok(), fails_at == WRITES);
             disk.state.borrow_mut().crash(&mut Random(seed));

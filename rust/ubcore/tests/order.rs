@@ -321,10 +321,10 @@ fn rot_is_named_and_never_followed() {
 fn a_failed_commit_is_for_ever() {
     let (disk, mut u) = fresh(usual());
     u.write(0, 8, 1, true).unwrap();
-    disk.state.borrow_mut().cut_in = Some(0);
+    disk.state.borrow_mut().power_fails_in = Some(0);
     assert!(u.flush().is_err());
     disk.state.borrow_mut().dead = false;
-    disk.state.borrow_mut().cut_in = None;
+    disk.state.borrow_mut().power_fails_in = None;
     assert!(u.flush().is_err());
     assert!(u.committer.failed().is_some());
     assert!(u.detach().is_err());

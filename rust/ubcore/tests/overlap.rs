@@ -67,7 +67,7 @@ fn complete_first(s: &Rc<Scene>, n: u32, then: impl FnOnce(&Scene) + 'static) ->
     })
 }
 
-fn after_cut(s: &Scene) -> bool {
+fn after_power_failure(s: &Scene) -> bool {
     s.disk.state.borrow_mut().crash(&mut Random(1));
     let u = SimUnion::attach_to(&s.disk, &geometry()).unwrap();
     u.read(SECTOR) == content(2, SECTOR)
@@ -87,7 +87,7 @@ fn a_flush_covers_a_write_that_found_another_writes_bit() {
             let mut committer = s.committer.borrow_mut();
             committer.commit(&s.map, &mut s.disk.clone()).unwrap();
             drop(committer);
-            told.set(Some(after_cut(s)));
+            told.set(Some(after_power_failure(s)));
         });
         match held.get() {
             Some(held) => assert!(held, "lost, interrupted at access {n}"),
@@ -117,7 +117,7 @@ fn a_fua_write_that_takes_itself_for_durable_is() {
                 let mut state = s.disk.state.borrow_mut();
                 state.write(s.to, &data, Order::Fua).unwrap();
             }
-            told.set(Some(!settled || after_cut(s)));
+            told.set(Some(!settled || after_power_failure(s)));
         });
         match found.get() {
             Some(held) => assert!(held, "lost, interrupted at access {n}"),

@@ -80,14 +80,14 @@ fn recover(
     random: &mut Random,
 ) -> std::result::Result<SimUnion, String> {
     for _ in 0..random.below(3) {
-        disk.state.borrow_mut().cut_in = Some(random.below(30));
+        disk.state.borrow_mut().power_fails_in = Some(random.below(30));
         let _ = SimUnion::attach_to(disk, g);
         disk.state.borrow_mut().crash(random);
     }
     let u = SimUnion::attach_to(disk, g).map_err(|e| format!("attach: {e}"))?;
     for s in 0..g.union_sectors() {
         let tag = oracle::tag(&u.read(s), s).ok_or(format!("sector {s}: a mix, or another's"))?;
-        if !o.after_cut(s, tag) {
+        if !o.after_power_failure(s, tag) {
             return Err(format!("sector {s}: holds {tag}"));
         }
     }
@@ -106,11 +106,11 @@ fn life(seed: u64, lies: bool) -> std::result::Result<(), String> {
     let mut u = SimUnion::attach_to(&disk, &g).map_err(|e| e.to_string())?;
     for _ in 0..1 + random.below(4) {
         if random.chance(2) {
-            disk.state.borrow_mut().cut_in = Some(random.below(150));
+            disk.state.borrow_mut().power_fails_in = Some(random.below(150));
         }
         let steps = random.below(60);
         if work(&mut u, &mut o, &mut random, steps).is_ok() {
-            disk.state.borrow_mut().cut_in = None;
+            disk.state.borrow_mut().power_fails_in = None;
             u.verify_running(&o);
             if random.chance(3) {
                 u.detach().map_err(|e| e.to_string())?;
@@ -124,7 +124,7 @@ fn life(seed: u64, lies: bool) -> std::result::Result<(), String> {
 }
 
 #[test]
-fn lives_with_cuts_of_power() {
+fn lives_with_power_failures() {
     let lives = std::env::var("LIVES").map_or(3000, |v| v.parse().unwrap());
     for seed in 0..lives {
         if let Err(e) = life(seed, false) {
@@ -147,17 +147,17 @@ fn a_disk_that_does_not_flush_is_noticed() {
 #[test]
 fn every_io_of_metadata_is_a_safe_place_to_die() {
     for step in ["flush", "checkpoint", "detach"] {
-        for cut in 0.. {
+        for fails_at in 0.. {
             let mut done = false;
             for second in 0.. {
-                let mut random = Random(cut * 1000 + second);
-                let (disk, g, mut o, finished) = die_in(step, cut, &mut random);
+                let mut random = Random(fails_at * 1000 + second);
+                let (disk, g, mut o, finished) = die_in(step, fails_at, &mut random);
                 done = finished;
-                disk.state.borrow_mut().cut_in = Some(second);
+                disk.state.borrow_mut().power_fails_in = Some(second);
                 let survived = SimUnion::attach_to(&disk, &g).is_ok();
                 disk.state.borrow_mut().crash(&mut random);
                 let r = recover(&disk, &g, &mut o, &mut random);
-                assert!(r.is_ok(), "{step}, cut {cut}, {second}: {:?}", r.err());
+                assert!(r.is_ok(), "{step}, I/O {fails_at}, {second}: {:?}", r.err());
                 if survived {
                     break;
                 }
@@ -169,11 +169,11 @@ fn every_io_of_metadata_is_a_safe_place_to_die() {
     }
 }
 
-fn die_in(step: &str, cut: u64, random: &mut Random) -> (SimDisk, Geometry, Oracle, bool) {
+fn die_in(step: &str, fails_at: u64, random: &mut Random) -> (SimDisk, Geometry, Oracle, bool) {
     let g = tiny();
     let mut disk = SimDisk::new();
     format(&mut disk, g);
-    disk.state.borrow_mut().random = Some(Random(cut));
+    disk.state.borrow_mut().random = Some(Random(fails_at));
     let mut o = Oracle::default();
     let mut u = SimUnion::attach_to(&disk, &g).unwrap();
     for (at, len) in [(0, 8), (100, 64), (600, 1)] {
@@ -185,7 +185,7 @@ fn die_in(step: &str, cut: u64, random: &mut Random) -> (SimDisk, Geometry, Orac
             o.flushed();
         }
     }
-    disk.state.borrow_mut().cut_in = Some(cut);
+    disk.state.borrow_mut().power_fails_in = Some(fails_at);
     let done = match step {
         "flush" => u.flush(),
         "checkpoint" => u.committer.checkpoint(&u.map, &mut u.disk),

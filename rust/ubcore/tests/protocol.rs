@@ -21,13 +21,13 @@ fn union(leaf_slabs: u64) -> Handle {
 }
 
 /// Judges each moment at which the power can fail, with nothing, all, and some of the cache landed.
-fn judge_all(u: &Handle, seed: u64) {
+fn check_all(u: &Handle, seed: u64) {
     let mut random = Random(seed);
     let [moments, promises] = u.moments();
     for moment in moments.into_iter().chain(promises) {
-        u.judge(moment.clone(), || false);
-        u.judge(moment.clone(), || true);
-        u.judge(moment, || random.chance(2));
+        u.check(moment.clone(), || false);
+        u.check(moment.clone(), || true);
+        u.check(moment, || random.chance(2));
     }
 }
 
@@ -48,7 +48,7 @@ fn every_change_is_committed_without_a_flush() {
         u.quiesce();
         assert!(u.is_committed(), "way {n}: a change that no timer commits");
         assert!(!u.any_emptied(), "way {n}: space that nothing reclaims");
-        judge_all(&u, n as u64);
+        check_all(&u, n as u64);
     }
 }
 
@@ -62,7 +62,7 @@ fn zeroing_without_space_for_all_of_it_changes_nothing() {
     assert_eq!(u.read(28..36), Outcome::Ok);
     // No leaf slab was allocated for it.
     assert_eq!(u.write(70..72, 1, true), Outcome::Ok);
-    judge_all(&u, 1);
+    check_all(&u, 1);
 }
 
 /// The block layer merges an overwrite with a write that needs a slab, and no slab is free. The
@@ -84,7 +84,7 @@ fn a_full_leaf_fails_only_the_bios_that_need_space() {
     assert_eq!(u.write_merged(&[24..32, 32..40], 5), [false, false]);
     assert_eq!(u.write(32..33, 6, true), Outcome::Ok);
     assert_eq!(u.read(0..96), Outcome::Ok);
-    judge_all(&u, 2);
+    check_all(&u, 2);
 }
 
 /// The second of two parts cannot be written. The first has already changed the map, and that is
@@ -105,7 +105,7 @@ fn zeroing_that_fails_half_way_is_committed() {
         let all = n < 3 && outcome == Outcome::Ok && !u.is_read_only();
         assert!(!all, "access {n}: nothing has failed");
         assert!(u.is_committed() || u.is_read_only(), "access {n}");
-        judge_all(&u, n);
+        check_all(&u, n);
     }
 }
 
@@ -143,10 +143,10 @@ fn a_commit_that_fails_turns_the_union_read_only() {
     assert_eq!(u.zero(0..32), Outcome::IoError);
     assert_eq!(u.read(0..8), Outcome::Ok);
     u.quiesce();
-    judge_all(&u, 2);
+    check_all(&u, 2);
 }
 
-/// The slab has a home without a page of bits, which no code makes.
+/// The slab has a leaf slab without a page of bits, which no code makes.
 #[test]
 fn a_write_that_cannot_be_recorded_fails_and_stops_the_union() {
     let u = fresh_without_pages(geometry(2));
@@ -184,7 +184,7 @@ fn a_deferred_write_does_not_wait_for_the_discards_of_others() {
     u.quiesce();
     assert!(waited > 0, "the write was not deferred");
     assert!(waited < ROUNDS, "the write waited for {waited} rounds");
-    judge_all(&u, 3);
+    check_all(&u, 3);
 }
 
 /// Runs four threads on three slabs, two of them on the leaf.
@@ -200,7 +200,7 @@ fn many_requests(u: &Handle, seed: u64) {
     }
     u.quiesce();
     assert!(u.is_committed() && !u.any_emptied(), "seed {seed}");
-    judge_all(u, seed);
+    check_all(u, seed);
     u.detach();
 }
 

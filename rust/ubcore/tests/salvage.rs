@@ -53,8 +53,8 @@ fn step(u: &mut SimUnion, random: &mut Random, tag: u64) -> ubcore::error::Resul
     }
 }
 
-/// Leads a life that ends in a detach, or in a power failure at I/O `cut`.
-fn life(random: &mut Random, cut: Option<u64>) -> SimDisk {
+/// Leads a life that ends in a detach, or in a power failure at I/O `fails_at`.
+fn life(random: &mut Random, fails_at: Option<u64>) -> SimDisk {
     let g = geometry();
     let mut disk = SimDisk::new();
     format(&mut disk, g);
@@ -63,7 +63,7 @@ fn life(random: &mut Random, cut: Option<u64>) -> SimDisk {
         step(&mut u, random, tag + 1).unwrap();
     }
     u.detach().unwrap();
-    disk.state.borrow_mut().cut_in = cut;
+    disk.state.borrow_mut().power_fails_in = fails_at;
     disk.state.borrow_mut().random = Some(random.clone());
     let _ = SimUnion::attach_to(&disk, &g).and_then(|mut u| {
         for tag in 40..40 + random.below(25) {
@@ -193,8 +193,8 @@ fn each_block_in_turn() {
     let mut random = Random(21);
     let (mut refused, mut partly) = (0, 0);
     for n in 0..lives() / 4 {
-        let cut = Some(20 + random.below(60)).filter(|_| n % 4 > 0);
-        let disk = life(&mut random, cut);
+        let fails_at = Some(20 + random.below(60)).filter(|_| n % 4 > 0);
+        let disk = life(&mut random, fails_at);
         let truth = load(&disk, g.root_sectors(), g.leaf_sectors()).unwrap();
         let l = look(&disk).unwrap();
         for (block, bytes, _) in in_use(&disk, &l) {
@@ -221,8 +221,8 @@ fn lives_with_several_damages() {
     let mut random = Random(22);
     let mut partly = 0;
     for _ in 0..lives() {
-        let cut = Some(random.below(80)).filter(|_| random.chance(2));
-        let disk = life(&mut random, cut);
+        let fails_at = Some(random.below(80)).filter(|_| random.chance(2));
+        let disk = life(&mut random, fails_at);
         let truth = load(&disk, g.root_sectors(), g.leaf_sectors()).unwrap();
         let l = look(&disk).unwrap();
         let blocks: Vec<_> = in_use(&disk, &l)

@@ -22,7 +22,7 @@ fn fresh() -> (SimDisk, SimUnion) {
 }
 
 /// Fails the power, so that nothing lands that was not flushed.
-fn cut(disk: &SimDisk) -> Result<SimUnion> {
+fn recovered(disk: &SimDisk) -> Result<SimUnion> {
     let durable = disk.state.borrow().moment().durable;
     SimUnion::attach_to(&SimDisk::with(State::restored(durable)), &geometry())
 }
@@ -33,7 +33,7 @@ fn a_commit_flushes_the_data_that_it_names() {
     let (disk, mut u) = fresh();
     u.write(40, 8, 1, true).unwrap();
     u.flush().unwrap();
-    let u = cut(&disk).unwrap();
+    let u = recovered(&disk).unwrap();
     assert!((40..48).all(|s| u.read(s) == content(1, s)));
 }
 
@@ -70,18 +70,18 @@ fn a_superblock_is_not_written_when_the_flush_before_it_fails() {
         .checkpoint(&u.map, &mut Unflushable(disk.clone()));
     assert!(done.is_err(), "a checkpoint without a flush");
     assert!(u.flush().is_err(), "a flush after what was lost");
-    let u = cut(&disk).unwrap();
+    let u = recovered(&disk).unwrap();
     assert!(u.read(40) == content(1, 40) && u.read(80) == content(ROOT, 80));
 }
 
-/// dm-era: the last committed epoch was not loaded after a crash.
+/// dm-era: the last committed transaction was not loaded after a crash.
 #[test]
-fn the_last_epoch_is_loaded_again() {
+fn the_last_transaction_is_loaded_again() {
     let (disk, mut u) = fresh();
     for n in 0..3 {
         u.write(n * 100, 1, n + 1, true).unwrap();
         u.flush().unwrap();
-        let u = cut(&disk).unwrap();
+        let u = recovered(&disk).unwrap();
         assert!((0..=n).all(|n| u.read(n * 100) == content(n + 1, n * 100)));
     }
 }
@@ -95,7 +95,7 @@ fn what_goes_out_together_does_not_share_a_buffer() {
     u.checkpoint().unwrap();
     // A page of the table and one of bits in one write, and the directory.
     assert_eq!(disk.counts().writes - before, 2);
-    let u = cut(&disk).unwrap();
+    let u = recovered(&disk).unwrap();
     assert!(u.read(40) == content(1, 40) && u.read(48) == content(ROOT, 48));
 }
 
@@ -111,7 +111,7 @@ fn what_is_in_use_is_not_free_after_a_reload() {
     }
     assert!((40..48).all(|s| u.read(s) == content(1, s)));
     u.flush().unwrap();
-    let u = cut(&disk).unwrap();
+    let u = recovered(&disk).unwrap();
     assert!((40..48).all(|s| u.read(s) == content(1, s)));
 }
 
@@ -130,5 +130,5 @@ fn a_write_that_fails_maps_nothing() {
     };
     assert!(holds(&u));
     u.flush().unwrap();
-    assert!(holds(&u) && holds(&cut(&disk).unwrap()));
+    assert!(holds(&u) && holds(&recovered(&disk).unwrap()));
 }

@@ -121,7 +121,7 @@ impl Life {
     }
 
     /// Fails the power and attaches again; each sector must hold valid content.
-    fn cut(&mut self, what: &str) {
+    fn fail_power(&mut self, what: &str) {
         self.disk.state.borrow_mut().crash(&mut self.random);
         self.union = match SimUnion::attach_to(&self.disk, &geometry()) {
             Ok(u) => u,
@@ -129,7 +129,7 @@ impl Life {
         };
         for s in 0..geometry().union_sectors() {
             let tag = oracle::tag(&self.union.read(s), s);
-            let lawful = tag.is_some_and(|t| self.oracle.after_cut(s, t));
+            let lawful = tag.is_some_and(|t| self.oracle.after_power_failure(s, t));
             assert!(lawful, "{what}: sector {s} holds {tag:?}");
         }
     }
@@ -140,13 +140,13 @@ impl Life {
         for slabs in [3, 200, 1] {
             self.write(slabs);
             self.flush();
-            self.cut(what);
+            self.fail_power(what);
         }
     }
 }
 
 #[test]
-fn an_epoch_of_one_torn_write() {
+fn a_transaction_of_one_torn_write() {
     for mask in 0..8 {
         let mut life = Life::new(u64::from(mask) * 77 + 5);
         life.write(100);
@@ -154,13 +154,13 @@ fn an_epoch_of_one_torn_write() {
         life.write(450);
         life.torn_commit(0, Some(mask));
         let what = format!("blocks {mask:03b}");
-        life.cut(&what);
+        life.fail_power(&what);
         life.go_on(&what);
     }
 }
 
 #[test]
-fn a_long_epoch_that_never_ended() {
+fn a_long_transaction_that_never_ended() {
     for (plain, last) in [
         (0xff, None),
         (0x7f, None),
@@ -177,7 +177,7 @@ fn a_long_epoch_that_never_ended() {
             life.write(1900);
             life.torn_commit(plain, last);
             let what = format!("plain {plain:#x}, last {last:x?}, seed {seed}");
-            life.cut(&what);
+            life.fail_power(&what);
             life.go_on(&what);
         }
     }
@@ -186,12 +186,12 @@ fn a_long_epoch_that_never_ended() {
 /// A long transaction landed completely, but the commit was never acknowledged. It may count, and
 /// everything is there.
 #[test]
-fn an_epoch_that_landed_unheard() {
+fn a_transaction_that_landed_unheard() {
     let mut life = Life::new(9);
     life.write(1900);
     life.torn_commit(0xff, Some(0xff));
     let before = life.oracle.clone();
-    life.cut("all");
+    life.fail_power("all");
     for slab in 0..2000 {
         let mapped = life.union.map.entry(slab).leaf.is_some();
         let written = (0..32).any(|n| before.current(u64::from(slab) * 32 + n) != oracle::ROOT);
@@ -208,7 +208,7 @@ fn torn_twice_in_a_row() {
         for _ in 0..2 {
             life.write(450);
             life.torn_commit(0, Some(mask));
-            life.cut("torn");
+            life.fail_power("torn");
         }
         life.go_on("torn twice");
     }

@@ -143,14 +143,14 @@ fn either_superblock_may_rot() {
 #[test]
 fn the_only_superblock_that_counts_is_not_overwritten_first() {
     for rotten in [false, true] {
-        let met = (0..40).filter(|&seed| cut_between(rotten, seed)).count();
+        let met = (0..40).filter(|&seed| fail_between(rotten, seed)).count();
         assert!(met > 5, "{met}");
     }
 }
 
 /// Returns whether the second superblock was lost, as it should be here. If `rotten`, slot A is
 /// written first.
-fn cut_between(rotten: bool, seed: u64) -> bool {
+fn fail_between(rotten: bool, seed: u64) -> bool {
     let (disk, g) = used();
     if rotten {
         disk.rot(0, 77);
@@ -164,7 +164,7 @@ fn cut_between(rotten: bool, seed: u64) -> bool {
         committer.checkpoint(&map, &mut dry).unwrap();
         dry.take().len() as u64
     };
-    disk.state.borrow_mut().cut_in = Some(ios - 1);
+    disk.state.borrow_mut().power_fails_in = Some(ios - 1);
     assert!(committer.checkpoint(&map, &mut recorder).is_err());
     let first = recorder.take().iter().find(|w| w.0 < 2).unwrap().0;
     assert_eq!(first, 1 - u64::from(rotten), "the slot that was not read");
@@ -182,13 +182,13 @@ fn cut_between(rotten: bool, seed: u64) -> bool {
 /// All writes of a transaction but the last are plain; the last carries the flush. No write
 /// runs over the end of the ring.
 #[test]
-fn an_epoch_ends_with_one_flush_and_stays_within_the_ring() {
+fn a_transaction_ends_with_one_flush_and_stays_within_the_ring() {
     let g = Geometry::new(64_000, 64_000, 2048 + 2000 * 32, 32, 32).unwrap();
     let mut disk = SimDisk::new();
     format(&mut disk, g);
     let mut u = SimUnion::attach_to(&disk, &g).unwrap();
     let recorder = Recorder::new(&disk);
-    let mut epochs = Vec::new();
+    let mut transactions = Vec::new();
     for round in 0..12u64 {
         // Each slab is in pieces, which takes three words.
         for n in 0..(round * 300 % 1900) {
@@ -207,15 +207,15 @@ fn an_epoch_ends_with_one_flush_and_stays_within_the_ring() {
             let order = if last { Order::FlushFua } else { Order::Plain };
             assert_eq!(w.2, order, "{log:?}");
         }
-        epochs.push(log.len());
+        transactions.push(log.len());
     }
-    assert!(epochs.iter().any(|&n| n > 1), "{epochs:?}");
+    assert!(transactions.iter().any(|&n| n > 1), "{transactions:?}");
 }
 
 /// At each place of the ring, a transaction of twelve blocks of sixteen ends before the blocks
 /// that the last checkpoint needs, or a checkpoint takes its place. No write runs over the end.
 #[test]
-fn an_epoch_takes_only_what_is_free_of_the_ring() {
+fn a_transaction_takes_only_what_is_free_of_the_ring() {
     let g = Geometry::new(64_000, 64_000, 2048 + 2000 * 32, 32, 16).unwrap();
     let ring = g.journal_block(0)..g.journal_block(16);
     for (head, freed) in (0..15u32).flat_map(|n| [(n, false), (n, true)]) {
@@ -240,11 +240,11 @@ fn an_epoch_takes_only_what_is_free_of_the_ring() {
         }
         u.committer.commit(&u.map, &mut recorder.clone()).unwrap();
         let log = recorder.take();
-        let epoch = log.iter().take_while(|w| ring.contains(&w.0));
-        let blocks: usize = epoch.clone().map(|w| w.1).sum();
-        assert!(epoch.clone().all(|w| w.0 + w.1 as u64 <= ring.end));
+        let transaction = log.iter().take_while(|w| ring.contains(&w.0));
+        let blocks: usize = transaction.clone().map(|w| w.1).sum();
+        assert!(transaction.clone().all(|w| w.0 + w.1 as u64 <= ring.end));
         assert!(blocks <= room as usize, "{blocks} of {room}");
-        let whole = log.len() == epoch.count();
+        let whole = log.len() == transaction.count();
         assert_eq!((whole, blocks == 12), (room >= 12, room >= 12), "{log:?}");
     }
 }

@@ -6,10 +6,10 @@
 //! the later operations never happen. So the power fails only in the last operation of each
 //! sequence. No sequence is left out because it resembles another.
 
-use crate::ground::{Ground, GROUNDS};
-use crate::judge::{Counters, Depth, Judge};
+use crate::checker::{Checker, Counters, Depth};
 use crate::op::{line, Op, Range};
 use crate::rot;
+use crate::setup::{Setup, SETUPS};
 use sim::disk::Random;
 
 /// Returns eleven operations, at one set of places or another.
@@ -53,10 +53,10 @@ pub fn alphabet(places: usize) -> [Op; 11] {
     ]
 }
 
-/// One ground, policy and set of places, and which of its sequences are led.
+/// One setup, policy and set of places, and which of its sequences are led.
 #[derive(Clone, Copy)]
 pub struct Job {
-    pub ground: &'static Ground,
+    pub setup: &'static Setup,
     pub reveal: bool,
     pub places: usize,
     /// All sequences up to this length are led, and one in so many of the others.
@@ -71,10 +71,10 @@ pub const LONGEST: usize = 4;
 /// Returns all jobs, with the same share of sequences for each.
 pub fn jobs(all_up_to: usize, one_in: u64, seed: u64) -> Vec<Job> {
     let mut jobs = Vec::new();
-    for ground in &GROUNDS[..3] {
+    for setup in &SETUPS[..3] {
         for (reveal, places) in [(false, 0), (true, 1), (false, 1), (true, 0)] {
             jobs.push(Job {
-                ground,
+                setup,
                 reveal,
                 places,
                 all_up_to,
@@ -89,8 +89,8 @@ pub fn jobs(all_up_to: usize, one_in: u64, seed: u64) -> Vec<Job> {
 /// Leads the sequences of a job. Returns the first invalid state as a replay line. `None`: time is
 /// over.
 pub fn run(job: &Job, depth: Depth, go_on: &dyn Fn() -> bool) -> (Counters, Result<bool, String>) {
-    let devices = job.ground.devices(job.reveal);
-    let mut judge = Judge::new(devices.geometry, depth, job.seed);
+    let devices = job.setup.devices(job.reveal);
+    let mut checker = Checker::new(devices.geometry, depth, job.seed);
     let alphabet = alphabet(job.places);
     let mut random = Random(job.seed);
     for length in 1..=LONGEST {
@@ -100,35 +100,35 @@ pub fn run(job: &Job, depth: Depth, go_on: &dyn Fn() -> bool) -> (Counters, Resu
                 continue;
             }
             if !go_on() {
-                return (judge.counters, Ok(false));
+                return (checker.counters, Ok(false));
             }
             let digit = |n: u32| alphabet[(number / letters.pow(n) % letters) as usize].clone();
             let ops: Vec<Op> = (0..length as u32).rev().map(digit).collect();
-            if let Err(e) = sequence(job, &ops, &mut judge) {
-                let word = job.ground.word(job.reveal);
-                return (judge.counters, Err(format!("{word} {} {e}", line(&ops))));
+            if let Err(e) = sequence(job, &ops, &mut checker) {
+                let word = job.setup.word(job.reveal);
+                return (checker.counters, Err(format!("{word} {} {e}", line(&ops))));
             }
         }
     }
-    (judge.counters, Ok(true))
+    (checker.counters, Ok(true))
 }
 
-fn sequence(job: &Job, ops: &[Op], judge: &mut Judge) -> Result<(), String> {
+fn sequence(job: &Job, ops: &[Op], checker: &mut Checker) -> Result<(), String> {
     let Some((last, before)) = ops.split_last() else {
         return Ok(());
     };
-    let mut world = job.ground.world(job.reveal)?;
+    let mut harness = job.setup.harness(job.reveal)?;
     let unlike = |e: String| format!("\n  {e}");
     for op in before {
-        world.run(op).map_err(unlike)?;
+        harness.run(op).map_err(unlike)?;
     }
-    let points = world.step(last).map_err(unlike)?;
-    judge.counters.lives += 1;
+    let points = harness.step(last).map_err(unlike)?;
+    checker.counters.lives += 1;
     for (n, point) in points.iter().enumerate() {
-        judge.point(n, point)?;
+        checker.point(n, point)?;
     }
     match points.last() {
-        Some(end) => rot::all(judge, end, &world.before_commit),
+        Some(end) => rot::all(checker, end, &harness.before_commit),
         None => Ok(()),
     }
 }

@@ -3,7 +3,7 @@
 //! The oracle of a file system: the file system's check, and the files that were durable by then.
 //!
 //! The root is all zeroes, so a union holds only what its leaf holds. XFS has no tool that replays
-//! its log, so its content is judged only in a guest, at the points that [`Leaves`] keeps.
+//! its log, so its content is checked only in a guest, at the points that [`Leaves`] keeps.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -133,7 +133,7 @@ impl Oracle for Files {
         self.made |= text == "made";
     }
 
-    fn judge(&mut self, union: &SimUnion, leaf: &Leaf) -> Result<(), String> {
+    fn check(&mut self, union: &SimUnion, leaf: &Leaf) -> Result<(), String> {
         if !self.made {
             return Ok(());
         }

@@ -19,7 +19,7 @@ pub struct Doubt {
 ///
 /// Recovery reads and writes only metadata; the fence of the simulated disk enforces that. So the
 /// map that recovery finds does not depend on which data sectors landed, and each version of a data
-/// sector can be judged by itself. One recovery stands for all 2^n choices of n data sectors.
+/// sector can be checked by itself. One recovery stands for all 2^n choices of n data sectors.
 pub struct Scope {
     /// The durable metadata.
     pub certain: BTreeMap<u64, Sector>,

@@ -11,7 +11,7 @@ use std::path::Path;
 use crate::points::Leaf;
 
 /// Writes a list with a line for each leaf: where it begins and its length, in sectors, which
-/// judged point it is, and the files that are durable by then.
+/// checked point it is, and the files that are durable by then.
 pub struct Leaves {
     file: File,
     list: File,

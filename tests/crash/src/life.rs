@@ -7,41 +7,41 @@ use std::collections::BTreeMap;
 
 use ubcore::plan::{Run, Source};
 
-use crate::ground::{Ground, GROUNDS};
-use crate::judge::{lawful, Judge};
+use crate::checker::{lawful, Checker};
+use crate::harness::{disk_of, Harness, Point};
 use crate::op::{line, Landed, Op};
 use crate::rot;
-use crate::world::{disk_of, Point, World};
+use crate::setup::{Setup, SETUPS};
 use sim::disk::Sector;
 use sim::oracle::{tag, Oracle, ROOT, ZERO};
 
 /// Leads a life to its end. If a power failure follows an operation, all points of the operation
-/// are judged, as far as the judge's depth allows. Then the choice of that failure becomes the
+/// are checked, as far as the checker's depth allows. Then the choice of that failure becomes the
 /// disk, and the life continues.
-pub fn lead(ground: &Ground, reveal: bool, ops: &[Op], judge: &mut Judge) -> Result<(), String> {
-    let mut world = ground.world(reveal)?;
+pub fn lead(setup: &Setup, reveal: bool, ops: &[Op], checker: &mut Checker) -> Result<(), String> {
+    let mut harness = setup.harness(reveal)?;
     let mut rest = ops.iter().enumerate().peekable();
-    judge.counters.lives += 1;
+    checker.counters.lives += 1;
     while let Some((n, op)) = rest.next() {
         let done = &ops[..=n];
-        let told = |e: String| format!("{} {} {e}", ground.word(reveal), line(done));
+        let told = |e: String| format!("{} {} {e}", setup.word(reveal), line(done));
         let unlike = |e: String| told(format!("\n  {e}"));
-        if matches!(op, Op::Cut(..) | Op::Again(..) | Op::Rot) {
+        if matches!(op, Op::PowerFailure(..) | Op::Again(..) | Op::Rot) {
             continue;
         }
         if let Some((_, Op::Rot)) = rest.peek() {
-            let points = world.step(op).map_err(unlike)?;
+            let points = harness.step(op).map_err(unlike)?;
             let end = points.last().ok_or("no point")?;
-            rot::all(judge, end, &world.before_commit).map_err(told)?;
+            rot::all(checker, end, &harness.before_commit).map_err(told)?;
             continue;
         }
-        let Some((_, Op::Cut(at, landed))) = rest.peek() else {
-            world.run(op).map_err(unlike)?;
+        let Some((_, Op::PowerFailure(at, landed))) = rest.peek() else {
+            harness.run(op).map_err(unlike)?;
             continue;
         };
-        let points = world.step(op).map_err(unlike)?;
+        let points = harness.step(op).map_err(unlike)?;
         for (n, point) in points.iter().enumerate() {
-            judge.point(n, point).map_err(told)?;
+            checker.point(n, point).map_err(told)?;
         }
         rest.next();
         let again = match rest.peek() {
@@ -49,34 +49,34 @@ pub fn lead(ground: &Ground, reveal: bool, ops: &[Op], judge: &mut Judge) -> Res
             _ => None,
         };
         let point = &points[usize::from(*at) % points.len()];
-        world = cut(ground, reveal, point, landed, again, judge)
+        harness = fail_power(setup, reveal, point, landed, again, checker)
             .map_err(|e| format!("{} {e}", told(line(&ops[n + 1..n + 2]))))?;
     }
-    world.step(&Op::Flush).map(|_| ())
+    harness.step(&Op::Flush).map(|_| ())
 }
 
 /// Fails the power, recovers, fails the power in the recovery if `again` says so, checks each
-/// sector, and returns the next world.
-fn cut(
-    ground: &Ground,
+/// sector, and returns the next harness.
+fn fail_power(
+    setup: &Setup,
     reveal: bool,
     point: &Point,
     landed: &Landed,
     again: Option<(u16, &Landed)>,
-    judge: &mut Judge,
-) -> Result<World, String> {
-    let scope = judge.scope(&point.moment);
+    checker: &mut Checker,
+) -> Result<Harness, String> {
+    let scope = checker.scope(&point.moment);
     let choice = scope.fit(landed);
     let mut image = scope.image(&choice);
     if let Some((at, landed)) = again {
-        let trail = judge.recover(image.clone(), true).1;
+        let trail = checker.recover(image.clone(), true).1;
         if !trail.is_empty() {
             let moment = &trail[usize::from(at) % trail.len()];
-            let second = judge.scope(moment);
+            let second = checker.scope(moment);
             image = second.image(&second.fit(landed));
         }
     }
-    let runs = judge.recover(image.clone(), false).0;
+    let runs = checker.recover(image.clone(), false).0;
     let runs = runs.map_err(|e| format!("attach: {e}"))?;
     // A choice of digits leaves the data in doubt, so each version of it must be valid.
     lawful(&runs, &scope.data, &[&point.oracle])?;
@@ -85,10 +85,10 @@ fn cut(
         Landed::Digits(_) => 0,
     };
     image.extend(scope.some_data(seed));
-    let oracle = after(&point.oracle, &image, &runs, judge)?;
-    World::over(
-        ground.devices(reveal),
-        disk_of(image, &judge.geometry),
+    let oracle = after(&point.oracle, &image, &runs, checker)?;
+    Harness::over(
+        setup.devices(reveal),
+        disk_of(image, &checker.geometry),
         oracle,
     )
 }
@@ -98,7 +98,7 @@ fn after(
     before: &Oracle,
     image: &BTreeMap<u64, Sector>,
     runs: &[Run],
-    judge: &Judge,
+    checker: &Checker,
 ) -> Result<Oracle, String> {
     let mut oracle = before.clone();
     let mut sector = 0;
@@ -110,29 +110,29 @@ fn after(
                 Source::Lost => None,
                 Source::Leaf(at) => image.get(&(at + n)).and_then(|d| tag(d, sector + n)),
             };
-            let lawful = found.is_some_and(|t| oracle.after_cut(sector + n, t));
+            let lawful = found.is_some_and(|t| oracle.after_power_failure(sector + n, t));
             if !lawful {
                 return Err(format!("sector {} holds {found:x?}", sector + n));
             }
         }
         sector += u64::from(run.sectors);
     }
-    debug_assert_eq!(sector, judge.geometry.union_sectors());
+    debug_assert_eq!(sector, checker.geometry.union_sectors());
     Ok(oracle)
 }
 
-/// Leads the life of a replay line: a ground, then operations.
-pub fn replay(text: &str, judge_of: impl Fn(&Ground) -> Judge) -> Result<Judge, String> {
+/// Leads the life of a replay line: a setup, then operations.
+pub fn replay(text: &str, checker_of: impl Fn(&Setup) -> Checker) -> Result<Checker, String> {
     let mut words = text.split_whitespace();
     let first = words.next().unwrap_or_default();
-    let (ground, reveal, rest) = match Ground::find(first) {
-        Some((ground, reveal)) => (ground, reveal, words.collect::<Vec<_>>()),
-        // The name of the first ground may be omitted.
-        None => (&GROUNDS[0], false, text.split_whitespace().collect()),
+    let (setup, reveal, rest) = match Setup::find(first) {
+        Some((setup, reveal)) => (setup, reveal, words.collect::<Vec<_>>()),
+        // The name of the first setup may be omitted.
+        None => (&SETUPS[0], false, text.split_whitespace().collect()),
     };
     let ops = rest.iter().map(|w| w.parse());
     let ops: Vec<Op> = ops.collect::<Result<_, _>>()?;
-    let mut judge = judge_of(ground);
-    lead(ground, reveal, &ops, &mut judge)?;
-    Ok(judge)
+    let mut checker = checker_of(setup);
+    lead(setup, reveal, &ops, &mut checker)?;
+    Ok(checker)
 }

@@ -2,41 +2,41 @@
 
 //! Crash campaigns on the host: recover the core from each state that a power failure can leave.
 
-mod deeds;
+mod checker;
 mod exhaustive;
 mod files;
-mod ground;
+mod harness;
 mod image;
-mod judge;
 mod leaves;
 mod life;
 mod log;
 mod op;
+mod operation_log;
 mod points;
 mod random;
 mod rot;
-mod world;
+mod setup;
 
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use judge::{Counters, Depth, Judge};
+use checker::{Checker, Counters, Depth};
 
 const USAGE: &str = "\
 usage: crash quick|full|soak [SEED]
        crash replay 'OPERATIONS'
-       crash points LOG raw DEEDS VARIANTS SEED
+       crash points LOG raw OPERATIONS VARIANTS SEED
        crash points LOG ext4|btrfs|xfs IMAGE VARIANTS SEED POINTS LEAVES
 
-quick   all sequences of up to three operations on each ground, a slice of the
+quick   all sequences of up to three operations on each setup, a slice of the
         longer ones by SEED, and random lives
 full    all sequences of up to four operations, and random lives
 soak    as quick, with lives of 20 seeds from SEED on
 
-A replay is what a failure prints: a ground (fresh, aged, full, small, pieces;
--reveal behind it), operations, cut:POINT:CHOICE, again:POINT:CHOICE.
+A replay is what a failure prints: a setup (fresh, aged, full, small, pieces;
+-reveal behind it), operations, power-failure:POINT:CHOICE, again:POINT:CHOICE.
 ";
 
 /// Begins a report in KTAP, of one case; `tests/crash/report.py` reads it.
@@ -116,7 +116,7 @@ struct Campaign {
     began: Instant,
     next: AtomicUsize,
     stop: AtomicBool,
-    cut_short: AtomicBool,
+    out_of_time: AtomicBool,
     found: Mutex<(Counters, Vec<String>)>,
 }
 
@@ -124,7 +124,7 @@ impl Campaign {
     fn go_on(&self) -> bool {
         let late = self.size.at_most.is_some_and(|t| self.began.elapsed() > t);
         if late {
-            self.cut_short.store(true, Ordering::Relaxed);
+            self.out_of_time.store(true, Ordering::Relaxed);
         }
         !late && !self.stop.load(Ordering::Relaxed)
     }
@@ -161,7 +161,7 @@ impl Campaign {
                         DEPTH
                     };
                     let (counters, done) = exhaustive::run(job, depth, &go_on);
-                    let name = format!("{} {}", job.ground.word(job.reveal), job.places);
+                    let name = format!("{} {}", job.setup.word(job.reveal), job.places);
                     (name, counters, done.err())
                 }
                 None => {
@@ -172,7 +172,7 @@ impl Campaign {
             };
             self.add(&counters, failure);
             note(&format!(
-                "{name}: {} lives, {} points, {} states ({} after a second cut, {} with rot: {} \
+                "{name}: {} lives, {} points, {} states ({} after a second power failure, {} with rot: {} \
                  named, {} of these salvaged, {} taken for torn), {} recoveries, {:.1} s",
                 counters.lives,
                 counters.points,
@@ -197,7 +197,7 @@ fn campaign(size: Size, seed: u64) -> ExitCode {
         began: Instant::now(),
         next: AtomicUsize::new(0),
         stop: AtomicBool::new(false),
-        cut_short: AtomicBool::new(false),
+        out_of_time: AtomicBool::new(false),
         found: Mutex::default(),
     };
     std::thread::scope(|scope| {
@@ -205,7 +205,7 @@ fn campaign(size: Size, seed: u64) -> ExitCode {
             scope.spawn(|| campaign.work());
         }
     });
-    if campaign.cut_short.load(Ordering::Relaxed) {
+    if campaign.out_of_time.load(Ordering::Relaxed) {
         note("the time was over before the end: the rest was left out");
     }
     let (counters, failures) = campaign
@@ -218,10 +218,10 @@ fn campaign(size: Size, seed: u64) -> ExitCode {
 
 fn replay(text: &str) -> ExitCode {
     begins();
-    let judge_of = |g: &ground::Ground| Judge::new(g.devices(false).geometry, DEPTH, 0);
-    match life::replay(text, judge_of) {
-        Ok(judge) => {
-            note(&format!("{:?}", judge.counters));
+    let checker_of = |g: &setup::Setup| Checker::new(g.devices(false).geometry, DEPTH, 0);
+    match life::replay(text, checker_of) {
+        Ok(checker) => {
+            note(&format!("{:?}", checker.counters));
             ends("replay", true)
         }
         Err(e) => {
@@ -262,7 +262,7 @@ fn file_system(
     Ok(files::Files::new(kind_of, image, leaves, stride as usize))
 }
 
-/// Judges the points of one recording; returns their number.
+/// Checks the points of one recording; returns their number.
 fn points(words: &[&str]) -> Result<u64, String> {
     let [log, kind, file, variants, seed, rest @ ..] = words else {
         return Err(USAGE.into());
@@ -272,19 +272,19 @@ fn points(words: &[&str]) -> Result<u64, String> {
     let mut from = std::io::BufReader::new(file_of);
     let mut entries = log::read(&mut from).map_err(|e| format!("{log}: {e}"))?;
     if *kind == "raw" {
-        deeds::put_right(&mut entries);
+        operation_log::reorder(&mut entries);
     }
     let (variants, seed) = (number(variants)? as u32, number(seed)?);
     let told = |points: u64, second: u64| {
         note(&format!(
-            "{kind}: {} entries, {points} points, {second} with a second cut",
+            "{kind}: {} entries, {points} points, {second} with a second power failure",
             entries.len()
         ));
         points
     };
     if *kind == "raw" {
-        let deeds = deeds::Deeds::read(&read(file)?)?;
-        let mut campaign = points::Campaign::new(&entries, variants, seed, deeds)?;
+        let operations = operation_log::OperationLog::read(&read(file)?)?;
+        let mut campaign = points::Campaign::new(&entries, variants, seed, operations)?;
         campaign.oracle.believe = rest.first() == Some(&"believe");
         let done = campaign.run();
         told(campaign.points, campaign.second);
@@ -297,7 +297,7 @@ fn points(words: &[&str]) -> Result<u64, String> {
     done.map(|()| campaign.points)
 }
 
-fn judge_points(words: &[&str]) -> ExitCode {
+fn check_points(words: &[&str]) -> ExitCode {
     begins();
     let done = points(words);
     match &done {
@@ -316,7 +316,7 @@ fn main() -> ExitCode {
     let seed = |w: &str| w.parse::<u64>().ok();
     match words[..] {
         ["replay", text] => replay(text),
-        ["points", ref words @ ..] => judge_points(words),
+        ["points", ref words @ ..] => check_points(words),
         [name] if size(name).is_some() => campaign(size(name).expect("a size"), 1),
         [name, s] if size(name).is_some() && seed(s).is_some() => {
             campaign(size(name).expect("a size"), seed(s).expect("a number"))

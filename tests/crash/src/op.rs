@@ -32,8 +32,8 @@ pub enum Op {
     /// Completion of the writes that were begun, the last first.
     End,
     /// A power failure in the operation before this: at which of its points, and what landed.
-    Cut(u16, Landed),
-    /// The same as `Cut`, in the recovery from the failure before it.
+    PowerFailure(u16, Landed),
+    /// The same as `PowerFailure`, in the recovery from the failure before it.
     Again(u16, Landed),
     /// Rot of each metadata sector in turn, after the operation before this.
     Rot,
@@ -82,7 +82,7 @@ impl fmt::Display for Op {
             Op::Begin(r) => write!(f, "begin@{r}"),
             Op::End => write!(f, "end"),
             Op::Rot => write!(f, "rot"),
-            Op::Cut(at, landed) => write!(f, "cut:{at}:{landed}"),
+            Op::PowerFailure(at, landed) => write!(f, "power-failure:{at}:{landed}"),
             Op::Again(at, landed) => write!(f, "again:{at}:{landed}"),
         }
     }
@@ -146,7 +146,7 @@ impl FromStr for Op {
             "reattach" => Op::Reattach,
             "end" => Op::End,
             "rot" => Op::Rot,
-            "cut" => Op::Cut(point, landed.parse()?),
+            "power-failure" => Op::PowerFailure(point, landed.parse()?),
             "again" => Op::Again(point, landed.parse()?),
             _ => return Err(format!("{s}: no such operation")),
         })
@@ -167,7 +167,7 @@ mod tests {
     fn a_line_says_what_it_was_made_of() {
         let text =
             "write@3+8 fua@1+1 over@0+4 zero@30+40 discard@32+32 flush store checkpoint reattach \
-                    rot begin@7+2 end cut:3:s17 again:2:d01f";
+                    rot begin@7+2 end power-failure:3:s17 again:2:d01f";
         let ops: Vec<Op> = text
             .split_whitespace()
             .map(|w| w.parse().unwrap())
@@ -175,7 +175,13 @@ mod tests {
         assert_eq!(line(&ops), text);
         let short: Op = "w4k@0".parse().unwrap();
         assert_eq!(short.to_string(), "write@0+8");
-        for bad in ["what", "write@x", "cut:a", "cut:1:x", "cut:1:dz"] {
+        for bad in [
+            "what",
+            "write@x",
+            "power-failure:a",
+            "power-failure:1:x",
+            "power-failure:1:dz",
+        ] {
             assert!(bad.parse::<Op>().is_err(), "{bad}");
         }
     }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Judges recorded points. The writes to a leaf are replayed up to any moment, the core recovers
+//! Checks recorded points. The writes to a leaf are replayed up to any moment, the core recovers
 //! from that, and the result is compared with what was known to be durable by then.
 //!
 //! A moment is a prefix of the log, or a state in which some sectors of the writes since the last
@@ -95,7 +95,7 @@ pub trait Oracle {
     /// Notes a mark, from which on more is durable.
     fn mark(&mut self, text: &str);
     /// Checks that what a recovered union shows is valid now.
-    fn judge(&mut self, union: &SimUnion, leaf: &Leaf) -> Result<(), String>;
+    fn check(&mut self, union: &SimUnion, leaf: &Leaf) -> Result<(), String>;
     /// Returns the number of entries between two points.
     fn stride(&self) -> usize;
     /// Returns how many data sectors, aligned, a power failure does not tear.
@@ -144,7 +144,7 @@ impl<'a, O: Oracle> Campaign<'a, O> {
         })
     }
 
-    /// Recovers, sometimes with another power failure in between, and judges.
+    /// Recovers, sometimes with another power failure in between, and checks.
     fn point(&mut self, leaf: &Leaf) -> Result<(), String> {
         let disk = || {
             let mut state = State::restored(leaf.meta.clone());
@@ -154,8 +154,8 @@ impl<'a, O: Oracle> Campaign<'a, O> {
         let mut disk = disk();
         if self.random.chance(6) {
             self.second += 1;
-            let cut = self.random.below(6);
-            disk.state.borrow_mut().cut_in = Some(cut);
+            let failure = self.random.below(6);
+            disk.state.borrow_mut().power_fails_in = Some(failure);
             let _ = SimUnion::attach_to(&disk, &self.geometry);
             disk.state.borrow_mut().crash(&mut self.random);
             let landed = State::restored(disk.image());
@@ -164,7 +164,7 @@ impl<'a, O: Oracle> Campaign<'a, O> {
         let union =
             SimUnion::attach_to(&disk, &self.geometry).map_err(|e| format!("attach: {e:?}"))?;
         self.points += 1;
-        self.oracle.judge(&union, leaf)
+        self.oracle.check(&union, leaf)
     }
 
     /// Divides a write into the pieces that land or not: metadata sectors, and data as the oracle
@@ -216,7 +216,7 @@ impl<'a, O: Oracle> Campaign<'a, O> {
         leaf
     }
 
-    /// Judges all points of the log, from the mark that says that the leaf is formatted.
+    /// Checks all points of the log, from the mark that says that the leaf is formatted.
     pub fn run(&mut self) -> Result<(), String> {
         let mut leaf = Leaf::new(self.geometry.data_start(), self.geometry.leaf_sectors());
         let mut flushed = (leaf.clone(), 0);

@@ -9,10 +9,10 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestCaseError, TestError, TestRng, TestRunner};
 
-use crate::ground::{Ground, GROUNDS};
-use crate::judge::{Counters, Depth, Judge};
+use crate::checker::{Checker, Counters, Depth};
 use crate::life::lead;
 use crate::op::{Landed, Op, Range};
+use crate::setup::{Setup, SETUPS};
 
 fn range(sectors: u64, slab: u64) -> impl Strategy<Value = Range> {
     let lens = prop_oneof![
@@ -53,12 +53,12 @@ fn op(sectors: u64, slab: u64) -> impl Strategy<Value = Op> {
         1 => Just(Op::Checkpoint),
         1 => Just(Op::Reattach),
         1 => Just(Op::Rot),
-        2 => (any::<u16>(), any::<u64>()).prop_map(|(at, s)| Op::Cut(at % 64, Landed::Seed(s))),
+        2 => (any::<u16>(), any::<u64>()).prop_map(|(at, s)| Op::PowerFailure(at % 64, Landed::Seed(s))),
         1 => (any::<u16>(), any::<u64>()).prop_map(|(at, s)| Op::Again(at % 64, Landed::Seed(s))),
     ]
 }
 
-/// How many states random lives judge.
+/// How many states random lives check.
 pub const DEPTH: Depth = Depth {
     all: 16,
     sample: 6,
@@ -67,15 +67,15 @@ pub const DEPTH: Depth = Depth {
     rots: 1,
 };
 
-/// Leads `lives` lives of a seed on one ground; returns a failing life as a replay line.
+/// Leads `lives` lives of a seed on one setup; returns a failing life as a replay line.
 fn lives(
-    ground: &Ground,
+    setup: &Setup,
     reveal: bool,
     seed: u64,
     lives: u32,
     go_on: &dyn Fn() -> bool,
 ) -> (Counters, Result<(), String>) {
-    let geometry = ground.devices(reveal).geometry;
+    let geometry = setup.devices(reveal).geometry;
     let (sectors, slab) = (geometry.union_sectors(), u64::from(geometry.slab_sectors()));
     let mut bytes = [0; 32];
     bytes[..8].copy_from_slice(&seed.to_le_bytes());
@@ -93,9 +93,9 @@ fn lives(
         if !go_on() {
             return Ok(());
         }
-        let mut judge = Judge::new(geometry, DEPTH, seed);
-        let done = lead(ground, reveal, &ops, &mut judge);
-        counters.borrow_mut().add(&judge.counters);
+        let mut checker = Checker::new(geometry, DEPTH, seed);
+        let done = lead(setup, reveal, &ops, &mut checker);
+        counters.borrow_mut().add(&checker.counters);
         done.map_err(TestCaseError::fail)
     });
     let done = match done {
@@ -107,13 +107,13 @@ fn lives(
     (counters.into_inner(), done)
 }
 
-/// Leads a round of lives on each ground and policy.
+/// Leads a round of lives on each setup and policy.
 pub fn run(seed: u64, count: u32, go_on: &dyn Fn() -> bool) -> (Counters, Result<(), String>) {
     let mut sum = Counters::default();
-    for (n, ground) in (0..).zip(&GROUNDS) {
+    for (n, setup) in (0..).zip(&SETUPS) {
         for reveal in [false, true] {
             let seed = seed ^ ((n * 2 + u64::from(reveal)) << 48);
-            let (counters, done) = lives(ground, reveal, seed, count, go_on);
+            let (counters, done) = lives(setup, reveal, seed, count, go_on);
             sum.add(&counters);
             if done.is_err() {
                 return (sum, done);

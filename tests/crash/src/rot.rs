@@ -13,9 +13,9 @@ use ubcore::error::{Area, Error};
 use ubcore::format::superblock::Slot;
 use ubcore::geometry::{Geometry, BLOCK_BYTES};
 
+use crate::checker::{lawful, Checker};
+use crate::harness::Point;
 use crate::image::{digest_of, image_digest};
-use crate::judge::{lawful, Judge};
-use crate::world::Point;
 use sim::disk::{Random, Sector};
 use sim::oracle::Oracle;
 
@@ -48,8 +48,8 @@ impl Rot {
 
 /// Rots each metadata sector in use, of the image in which everything landed, and of the one in
 /// which nothing did.
-pub fn all(judge: &mut Judge, point: &Point, before: &Oracle) -> Result<(), String> {
-    let scope = judge.scope(&point.moment);
+pub fn all(checker: &mut Checker, point: &Point, before: &Oracle) -> Result<(), String> {
+    let scope = checker.scope(&point.moment);
     let newest: Vec<u8> = scope
         .doubts
         .iter()
@@ -65,9 +65,9 @@ pub fn all(judge: &mut Judge, point: &Point, before: &Oracle) -> Result<(), Stri
             if image[&sector] == [0; 512] {
                 continue;
             }
-            for rot in &ROTS[..judge.depth.rots] {
+            for rot in &ROTS[..checker.depth.rots] {
                 let oracles = [&*point.oracle, before];
-                one(judge, &scope.data, &image, (sector, *rot), oracles).map_err(|e| {
+                one(checker, &scope.data, &image, (sector, *rot), oracles).map_err(|e| {
                     format!("rot\n  with sector {sector} of the leaf rotten ({rot:?}): {e}")
                 })?;
             }
@@ -77,7 +77,7 @@ pub fn all(judge: &mut Judge, point: &Point, before: &Oracle) -> Result<(), Stri
 }
 
 fn one(
-    judge: &mut Judge,
+    checker: &mut Checker,
     data: &BTreeMap<u64, Vec<Sector>>,
     image: &BTreeMap<u64, Sector>,
     (sector, rot): (u64, Rot),
@@ -87,26 +87,26 @@ fn one(
     rotten
         .entry(sector)
         .and_modify(|data| rot.befall(data, sector));
-    if !judge.is_new(image_digest(&rotten), digest_of(&(data, now, before))) {
+    if !checker.is_new(image_digest(&rotten), digest_of(&(data, now, before))) {
         return Ok(());
     }
-    judge.counters.rotten += 1;
-    let found = judge.recover(rotten.clone(), false).0;
+    checker.counters.rotten += 1;
+    let found = checker.recover(rotten.clone(), false).0;
     match found {
-        Err(e) if names(e, sector, &judge.geometry) => {
-            judge.counters.named += 1;
-            let Ok(runs) = judge.salvage(rotten) else {
-                return unsalvaged(sector, &judge.geometry);
+        Err(e) if names(e, sector, &checker.geometry) => {
+            checker.counters.named += 1;
+            let Ok(runs) = checker.salvage(rotten) else {
+                return unsalvaged(sector, &checker.geometry);
             };
-            judge.counters.salvaged += 1;
+            checker.counters.salvaged += 1;
             lawful(&runs, data, &[now]).map_err(|e| format!("salvaged: {e}"))
         }
         Err(e) => Err(format!("attach: {e}")),
         Ok(runs) => lawful(&runs, data, &[now]).or_else(|e| {
-            if area(sector, &judge.geometry) != Area::Journal {
+            if area(sector, &checker.geometry) != Area::Journal {
                 return Err(e);
             }
-            judge.counters.torn += 1;
+            checker.counters.torn += 1;
             lawful(&runs, data, &[now, before])
         }),
     }

@@ -12,9 +12,9 @@ use sim::host::{fresh, Handle};
 /// A thread of a scene.
 pub type Part = fn(&Handle);
 
-/// Of the moments of a schedule at which the power can fail, the number that is judged besides
+/// Of the moments of a schedule at which the power can fail, the number that is checked besides
 /// those at which an answer promised durability.
-const JUDGED: usize = 6;
+const CHECKED: usize = 6;
 
 /// Three slabs of 32 sectors over so many on the leaf.
 pub fn geometry(leaf_slabs: u64) -> Geometry {
@@ -22,7 +22,7 @@ pub fn geometry(leaf_slabs: u64) -> Geometry {
 }
 
 /// Runs `before` alone, then all `parts` at once; then waits for all requests, works and timers.
-/// Judges power failures within that time. Finally flushes or detaches, and judges again.
+/// Checks power failures within that time. Finally flushes or detaches, and checks again.
 pub fn play(leaf_slabs: u64, before: Part, parts: &[Part]) {
     let union = fresh(geometry(leaf_slabs));
     before(&union);
@@ -45,11 +45,11 @@ pub fn play(leaf_slabs: u64, before: Part, parts: &[Part]) {
         _ => thread_rng().gen_range(0..2) == 0,
     };
     let [mut moments, promises] = union.moments();
-    while moments.len() > JUDGED {
+    while moments.len() > CHECKED {
         moments.swap_remove(random.gen_range(0..moments.len()));
     }
     for moment in promises.into_iter().chain(moments) {
-        union.judge(moment, &mut land);
+        union.check(moment, &mut land);
     }
     if union.is_read_only() {
         return;
@@ -69,5 +69,5 @@ pub fn play(leaf_slabs: u64, before: Part, parts: &[Part]) {
             union.flush();
         }
     });
-    union.judge(union.moment(), || mode == 2);
+    union.check(union.moment(), || mode == 2);
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! First write, overwrite, flush, FUA, discard, release, checkpoint and detach at once.
+//! First write, overwrite, flush, FUA, discard, reclaim, checkpoint and detach at once.
 
 use races::scene::play;
 use races::{explore, explore_more};

@@ -64,7 +64,7 @@ pub struct State {
     /// The first sector that is not metadata's, if reads and writes of metadata must stay below it.
     pub fence: Option<u64>,
     /// I/Os until the power fails; `None` if it does not.
-    pub cut_in: Option<u64>,
+    pub power_fails_in: Option<u64>,
     pub dead: bool,
     /// The I/O that fails, counted from now, and whether a failing write lands.
     pub fail_in: Option<(u64, bool)>,
@@ -167,7 +167,7 @@ impl State {
         if self.dead {
             return Err(Error::Io(Side::Leaf, 0));
         }
-        match &mut self.cut_in {
+        match &mut self.power_fails_in {
             Some(0) => {
                 self.dead = true;
                 Err(Error::Io(Side::Leaf, 0))
@@ -193,10 +193,10 @@ impl State {
             return Err(Error::Io(Side::Leaf, sector));
         }
         let alive = self.step();
-        if alive.is_err() && self.cut_in != Some(0) {
+        if alive.is_err() && self.power_fails_in != Some(0) {
             return alive;
         }
-        self.cut_in = self.cut_in.filter(|_| alive.is_ok());
+        self.power_fails_in = self.power_fails_in.filter(|_| alive.is_ok());
         if order == Order::FlushFua {
             // The write starts after the flush has ended. If the power fails in the flush, none of
             // it lands.
@@ -244,7 +244,7 @@ impl State {
             }
         }
         self.dead = false;
-        self.cut_in = None;
+        self.power_fails_in = None;
     }
 }
 

@@ -33,7 +33,7 @@ pub use crate::request::{Outcome, Rq};
 use crate::threads::{self, quietly, silence, Condvar, JoinHandle, Mutex, ThreadId};
 use crate::union::{format_as, superblock};
 
-mod judge;
+mod checker;
 
 struct Metadata {
     committer: SimCommitter,

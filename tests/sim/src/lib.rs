@@ -19,7 +19,7 @@ mod leaf;
 pub mod memory;
 pub mod oracle;
 pub mod parts;
-pub mod release;
+pub mod reclaim;
 mod request;
 mod threads;
 pub mod union;

@@ -96,7 +96,7 @@ impl Oracle {
     }
 
     /// Does the same as [`Oracle::allows`]. From then on the sector must hold what it held.
-    pub fn after_cut(&mut self, sector: u64, tag: u64) -> bool {
+    pub fn after_power_failure(&mut self, sector: u64, tag: u64) -> bool {
         let lawful = self.allows(sector, tag);
         self.flushed.insert(sector, tag);
         self.since.remove(&sector);

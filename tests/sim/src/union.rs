@@ -16,7 +16,7 @@ use crate::disk::{Sector, SimDisk};
 use crate::memory::SimMemory;
 use crate::oracle::{content, Oracle, ROOT};
 use crate::parts::{self, page_set, SimCommitter};
-use crate::release::{begin_release, end_release};
+use crate::reclaim::{begin_reclaim, end_reclaim};
 
 pub struct SimUnion {
     pub map: Map<SimMemory>,
@@ -145,7 +145,7 @@ impl SimUnion {
     /// once.
     pub fn discard_and_free(&mut self) -> Result {
         let durable = self.committer.is_committed(&self.map);
-        if !begin_release(&mut self.allocator, &self.map, durable) {
+        if !begin_reclaim(&mut self.allocator, &self.map, durable) {
             return Ok(());
         }
         let mut from = 0;
@@ -158,7 +158,7 @@ impl SimUnion {
                 self.disk.write_sectors(g.leaf_slab_start(leaf), &junk)?;
             }
         }
-        end_release(&mut self.allocator, &self.map);
+        end_reclaim(&mut self.allocator, &self.map);
         Ok(())
     }
 

@@ -219,7 +219,7 @@ static void command(const char *what)
 }
 
 /* Makes the leaf lose what was not flushed. */
-static void cut(struct bench *b)
+static void power_failure(struct bench *b)
 {
 	command("dmsetup remove ubnleaf");
 	control_write(b->power, "0");
@@ -282,7 +282,7 @@ static int live(struct bench *b)
 	}
 	disarm();
 	if (!is_memory(b) && b->n % 3 == 1)
-		cut(b);
+		power_failure(b);
 	judge_all(b);
 	return b->fired != 0;
 }

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
  * Loads a union in a machine that may be killed at any moment. The program
- * writes notes with O_DIRECT to a disk that survives the machine: before a deed
+ * writes notes with O_DIRECT to a disk that survives the machine: before an operation
  * is sent, after it has completed, and after a flush. The next machine reads
- * the notes, judges every sector, and continues.
+ * the notes, checks every sector, and continues.
  *   kills begin ROOT LEAF NOTES SEED WRITERS    the first time; then as "go"
- *   kills go    ROOT LEAF NOTES SEED WRITERS    judges, then until it is killed
- *   kills last  ROOT LEAF NOTES SEED WRITERS    judges
+ *   kills go    ROOT LEAF NOTES SEED WRITERS    checks, then until it is killed
+ *   kills last  ROOT LEAF NOTES SEED WRITERS    checks
  */
 #define _GNU_SOURCE
 #include "control.h"
@@ -45,7 +45,7 @@ static void put(const void *what, size_t bytes, uint64_t at)
 
 static uint64_t area(unsigned int w, uint64_t n) { return MAP + w * (uint64_t)AREA + n * SECTOR; }
 
-static void note(struct hand *h, uint64_t kind, const struct deed *d, uint64_t covered)
+static void note(struct hand *h, uint64_t kind, const struct operation *d, uint64_t covered)
 {
 	unsigned int w = (unsigned int)(h - h->load->hands);
 	struct note *n = note_of[w];
@@ -66,18 +66,18 @@ static void note(struct hand *h, uint64_t kind, const struct deed *d, uint64_t c
 	put(n, SECTOR, area(w, written[w]++));
 }
 
-static void tell(struct load *l, struct hand *h, const struct deed *d, uint64_t covered)
+static void tell(struct load *l, struct hand *h, const struct operation *d, uint64_t covered)
 {
 	(void)l;
 	note(h, d ? ENDED : FLUSHED, d, covered);
 }
 
-static void about_to(struct hand *h, const struct deed *d) { note(h, BEGUN, d, 0); }
+static void about_to(struct hand *h, const struct operation *d) { note(h, BEGUN, d, 0); }
 
 /* Reads what the previous machine has noted. */
 static void remember(struct load *l)
 {
-	uint64_t deeds = 0;
+	uint64_t operations = 0;
 
 	for (unsigned int w = 0; w < l->oracle.writers; w++) {
 		struct story *s = &l->oracle.stories[w];
@@ -93,13 +93,13 @@ static void remember(struct load *l)
 			else if (n->kind == FLUSHED)
 				oracle_flush_end(&l->oracle, n->done);
 			else if (s->n) {
-				s->deeds[s->n - 1].done = n->done;
-				s->deeds[s->n - 1].fua = (uint32_t)n->fua;
+				s->operations[s->n - 1].done = n->done;
+				s->operations[s->n - 1].fua = (uint32_t)n->fua;
 			}
 		}
-		deeds += s->n;
+		operations += s->n;
 	}
-	printf("# deeds=%llu flushed=%llu\n", (unsigned long long)deeds,
+	printf("# operations=%llu flushed=%llu\n", (unsigned long long)operations,
 	       (unsigned long long)l->oracle.flushed);
 }
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
  * Random load on a disk by several writers, each in a private stretch. An
- * oracle records every deed. The stretches meet inside slabs.
+ * oracle records every operation. The stretches meet inside slabs.
  */
 #ifndef LOAD_H
 #define LOAD_H
@@ -44,10 +44,10 @@ struct load {
 	uint32_t *current;		 /* the tag of each sector as its writer knows it */
 	_Atomic uint32_t tag, wrong;
 	_Atomic int stop;
-	/* If set, called after a deed or a flush has succeeded. */
-	void (*tell)(struct load *l, struct hand *h, const struct deed *d, uint64_t covered);
-	/* If set, called before a deed is sent. */
-	void (*about_to)(struct hand *h, const struct deed *d);
+	/* If set, called after an operation or a flush has succeeded. */
+	void (*tell)(struct load *l, struct hand *h, const struct operation *d, uint64_t covered);
+	/* If set, called before an operation is sent. */
+	void (*about_to)(struct hand *h, const struct operation *d);
 };
 
 static inline uint64_t load_draw(struct hand *h, uint64_t below)
@@ -181,20 +181,20 @@ static inline size_t load_begin(struct hand *h, uint64_t start, uint64_t count, 
 	size_t n = oracle_begin(h->story, start, count, tag);
 
 	if (h->load->about_to)
-		h->load->about_to(h, &h->story->deeds[n]);
+		h->load->about_to(h, &h->story->operations[n]);
 	return n;
 }
 
 static inline void load_settle(struct hand *h, size_t n, int fua)
 {
 	struct load *l = h->load;
-	struct deed *d = &h->story->deeds[n];
+	struct operation *d = &h->story->operations[n];
 
 	for (uint64_t i = d->start; i < d->start + d->count; i++)
 		l->current[i] = d->tag;
 	oracle_end(&l->oracle, h->story, n, fua);
 	if (l->tell)
-		l->tell(l, h, &h->story->deeds[n], 0);
+		l->tell(l, h, &h->story->operations[n], 0);
 }
 
 /* kind 0: plain, 1: FUA alone, 2: FUA and a flush, as O_DSYNC does it */
@@ -282,10 +282,10 @@ static inline int load_one(struct hand *h)
 	return what < 92 ? load_flush(h) : 0;
 }
 
-/* Continues after a deed that failed, because it is unknown what the deed has left. */
+/* Continues after an operation that failed, because it is unknown what the operation has left. */
 static inline void load_forget(struct hand *h)
 {
-	const struct deed *d = h->story->n ? &h->story->deeds[h->story->n - 1] : NULL;
+	const struct operation *d = h->story->n ? &h->story->operations[h->story->n - 1] : NULL;
 
 	for (uint64_t i = 0; d && !d->done && i < d->count; i++)
 		h->load->current[d->start + i] = LOAD_UNKNOWN;

@@ -3,8 +3,8 @@
  * What each sector of a disk with a volatile cache may hold after a power
  * failure: its last durable content, or that of any later write to it.
  *
- * Each writer has sectors that no other writer writes, and one deed at a time.
- * So the order of deeds to one sector is that of its writer's story. A flush
+ * Each writer has sectors that no other writer writes, and one operation at a time.
+ * So the order of operations to one sector is that of its writer's story. A flush
  * makes durable what had completed, by any writer, before the flush was sent.
  */
 #ifndef ORACLE_H
@@ -18,7 +18,7 @@
 
 #include "sector.h"
 
-struct deed {
+struct operation {
 	uint64_t start, count;
 	uint64_t done; /* the clock at success; 0: it has not completed, or failed */
 	uint32_t tag;
@@ -26,7 +26,7 @@ struct deed {
 };
 
 struct story {
-	struct deed *deeds;
+	struct operation *operations;
 	size_t n, room;
 };
 
@@ -67,17 +67,17 @@ static inline size_t oracle_begin(struct story *s, uint64_t start, uint64_t coun
 {
 	if (s->n == s->room) {
 		s->room = s->room ? 2 * s->room : 256;
-		s->deeds = oracle_memory(s->deeds, s->room * sizeof(*s->deeds));
+		s->operations = oracle_memory(s->operations, s->room * sizeof(*s->operations));
 	}
-	s->deeds[s->n] = (struct deed){ .start = start, .count = count, .tag = tag };
+	s->operations[s->n] = (struct operation){ .start = start, .count = count, .tag = tag };
 	return s->n++;
 }
 
 /* Records that a write has succeeded; with FUA the write itself is durable. */
 static inline void oracle_end(struct oracle *o, struct story *s, size_t n, int fua)
 {
-	s->deeds[n].fua = fua != 0;
-	s->deeds[n].done = atomic_fetch_add(&o->clock, 1) + 1;
+	s->operations[n].fua = fua != 0;
+	s->operations[n].done = atomic_fetch_add(&o->clock, 1) + 1;
 }
 
 /* Called around a flush: returns what it covers, and records that it has succeeded. */
@@ -91,7 +91,7 @@ static inline void oracle_flush_end(struct oracle *o, uint64_t covered)
 		;
 }
 
-static inline int oracle_durable(const struct oracle *o, const struct deed *d)
+static inline int oracle_durable(const struct oracle *o, const struct operation *d)
 {
 	return d->done && (d->fua || o->believe || d->done <= o->flushed);
 }
@@ -104,7 +104,7 @@ static inline void oracle_explain(const struct oracle *o, uint64_t sector)
 		const struct story *s = &o->stories[w];
 
 		for (size_t i = 0; i < s->n; i++) {
-			const struct deed *d = &s->deeds[i];
+			const struct operation *d = &s->operations[i];
 
 			if (sector - d->start < d->count)
 				printf(" %u%s (sectors %llu+%llu)", d->tag,
@@ -127,7 +127,7 @@ static inline uint64_t oracle_judge(struct oracle *o, const uint64_t *found)
 		const struct story *s = &o->stories[w];
 
 		for (size_t n = 0; n < s->n; n++) {
-			const struct deed *d = &s->deeds[n];
+			const struct operation *d = &s->operations[n];
 			int durable = oracle_durable(o, d);
 
 			for (uint64_t i = d->start; i < d->start + d->count; i++)

@@ -3,8 +3,8 @@
  * Loads a union over dm-log-writes, with marks in the log for what is durable
  * from there on: "fN" for all that had completed when the clock was N, "dTAG"
  * for a FUA write. The union is detached and attached again between rounds. At
- * the end all deeds are written to OUT. With the deeds and the log, every
- * moment can be judged elsewhere (tests/crash/src/points.rs reads both).
+ * the end all operations are written to OUT. With the operations and the log, every
+ * moment can be checked elsewhere (tests/crash/src/points.rs reads both).
  *   record ROOT LOGGED-LEAF LOG-NAME SEED OPERATIONS WRITERS ROUNDS OUT
  */
 #define _GNU_SOURCE
@@ -15,10 +15,10 @@
 
 static const char *log_name;
 
-/* The header of OUT, followed by the deeds. Native byte order. */
+/* The header of OUT, followed by the operations. Native byte order. */
 struct header {
 	char magic[8];
-	uint64_t union_sectors, root_sectors, leaf_sectors, deeds;
+	uint64_t union_sectors, root_sectors, leaf_sectors, operations;
 };
 
 struct record {
@@ -51,7 +51,7 @@ static void mark(char kind, uint64_t n)
 	pthread_mutex_unlock(&one);
 }
 
-static void tell(struct load *l, struct hand *h, const struct deed *d, uint64_t covered)
+static void tell(struct load *l, struct hand *h, const struct operation *d, uint64_t covered)
 {
 	(void)l;
 	(void)h;
@@ -64,7 +64,7 @@ static void tell(struct load *l, struct hand *h, const struct deed *d, uint64_t 
 static void put(int fd, const void *what, size_t bytes)
 {
 	if (write(fd, what, bytes) != (ssize_t)bytes) {
-		perror("deeds");
+		perror("operations");
 		exit(1);
 	}
 }
@@ -75,13 +75,13 @@ static void save(const struct load *l, const struct unionblk_status *s, const ch
 			       .leaf_sectors = s->leaf_sectors };
 	int fd = open(out, O_WRONLY | O_CLOEXEC);
 
-	memcpy(head.magic, "UBDEEDS1", sizeof(head.magic));
+	memcpy(head.magic, "UBOPLOG1", sizeof(head.magic));
 	for (unsigned int w = 0; w < l->oracle.writers; w++)
-		head.deeds += l->oracle.stories[w].n;
+		head.operations += l->oracle.stories[w].n;
 	put(fd, &head, sizeof(head));
 	for (unsigned int w = 0; w < l->oracle.writers; w++) {
 		for (size_t n = 0; n < l->oracle.stories[w].n; n++) {
-			const struct deed *d = &l->oracle.stories[w].deeds[n];
+			const struct operation *d = &l->oracle.stories[w].operations[n];
 			struct record r = { .start = d->start, .count = d->count, .done = d->done,
 					    .writer = w, .tag = d->tag, .fua = d->fua };
 
@@ -92,7 +92,7 @@ static void save(const struct load *l, const struct unionblk_status *s, const ch
 		perror(out);
 		exit(1);
 	}
-	printf("deeds=%llu nospace=%llu\n", (unsigned long long)head.deeds,
+	printf("operations=%llu nospace=%llu\n", (unsigned long long)head.operations,
 	       (unsigned long long)load_sum(l, offsetof(struct hand, full)));
 }
 

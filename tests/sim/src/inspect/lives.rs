@@ -59,8 +59,8 @@ pub fn step(u: &mut SimUnion, random: &mut Random, tag: u64) -> Result {
     }
 }
 
-/// Leads a life that ends in a detach, or in a power failure at I/O `cut`.
-pub fn life(random: &mut Random, cut: Option<u64>) -> SimDisk {
+/// Leads a life that ends in a detach, or in a power failure at I/O `fails_at`.
+pub fn life(random: &mut Random, fails_at: Option<u64>) -> SimDisk {
     let mut disk = SimDisk::new();
     format(&mut disk, geometry());
     let mut u = attach(&disk).unwrap();
@@ -68,7 +68,7 @@ pub fn life(random: &mut Random, cut: Option<u64>) -> SimDisk {
         step(&mut u, random, tag + 1).unwrap();
     }
     u.detach().unwrap();
-    disk.state.borrow_mut().cut_in = cut;
+    disk.state.borrow_mut().power_fails_in = fails_at;
     disk.state.borrow_mut().random = Some(random.clone());
     let _ = attach(&disk).and_then(|mut u| {
         for tag in 20..20 + random.below(25) {

@@ -32,7 +32,7 @@ pub fn kind(what: What) -> &'static str {
         SlotGap { .. } => "slot_gap",
         SlotsDisagree => "slots_disagree",
         UnknownFeatures { .. } => "unknown_features",
-        LeafCut { .. } => "leaf_size",
+        LeafTruncated { .. } => "leaf_size",
         CleanFlag { .. } => "clean_flag",
         CleanButNewer { .. } => "clean_but_newer",
         NotDetached { .. } => "not_detached",
@@ -95,7 +95,7 @@ fn of_superblock(what: What) -> Option<String> {
                 ..Features::NONE
             })
         ),
-        LeafCut { wanted, found } => format!(
+        LeafTruncated { wanted, found } => format!(
             "the leaf has {wanted} sectors, the device {found}: the data behind its end is lost"
         ),
         CleanFlag { blocks } => format!(
@@ -349,7 +349,7 @@ mod tests {
             SlotGap { newer, older },
             SlotsDisagree,
             UnknownFeatures { compat, ro_compat },
-            LeafCut { wanted, found },
+            LeafTruncated { wanted, found },
             CleanFlag { blocks },
             CleanButNewer { sequence },
             NotDetached { blocks },

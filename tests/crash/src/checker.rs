@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Recovers from images and judges the result.
+//! Recovers from images and checks the result.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::rc::Rc;
@@ -9,14 +9,14 @@ use ubcore::error::Error;
 use ubcore::geometry::Geometry;
 use ubcore::plan::{self, Run, Source};
 
+use crate::harness::{attach, disk_of, Point};
 use crate::image::{digest_of, Scope};
 use crate::op::{line, Landed, Op};
-use crate::world::{attach, disk_of, Point};
 use sim::disk::{Moment, Random, Sector};
 use sim::oracle::{tag, Oracle, ROOT, ZERO};
 use sim::union::salvage;
 
-/// How many states are judged.
+/// How many states are checked.
 #[derive(Clone, Copy)]
 pub struct Depth {
     /// Up to this number, all ways in which sectors can land are tried: all subsets of 12.
@@ -32,7 +32,7 @@ pub struct Depth {
 
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Counters {
-    /// Images of a disk with the contents that are valid for it, no two alike, each judged sector
+    /// Images of a disk with the contents that are valid for it, no two alike, each checked sector
     /// by sector.
     pub states: u64,
     /// The number of these after a second power failure.
@@ -70,14 +70,14 @@ impl Counters {
 pub type Recovered = Result<Vec<Run>, Error>;
 
 /// Records all images that were seen, and the result of their recovery.
-pub struct Judge {
+pub struct Checker {
     pub geometry: Geometry,
     pub depth: Depth,
     random: Random,
     recovered: HashMap<u64, Rc<Recovered>>,
     /// Images whose recovery was interrupted by a power failure at each of its points.
     twice: HashSet<u64>,
-    judged: HashSet<(u64, u64)>,
+    checked: HashSet<(u64, u64)>,
     pub counters: Counters,
 }
 
@@ -85,15 +85,15 @@ fn runs_of(u: &sim::union::SimUnion, g: &Geometry) -> Vec<Run> {
     plan::read(&u.map, 0, g.union_sectors() as u32).collect()
 }
 
-impl Judge {
-    pub fn new(geometry: Geometry, depth: Depth, seed: u64) -> Judge {
-        Judge {
+impl Checker {
+    pub fn new(geometry: Geometry, depth: Depth, seed: u64) -> Checker {
+        Checker {
             geometry,
             depth,
             random: Random(seed),
             recovered: HashMap::new(),
             twice: HashSet::new(),
-            judged: HashSet::new(),
+            checked: HashSet::new(),
             counters: Counters::default(),
         }
     }
@@ -123,14 +123,14 @@ impl Judge {
         Ok(runs_of(&u, &self.geometry))
     }
 
-    /// Returns whether an image with such contents was not judged before, and records it as judged.
+    /// Returns whether an image with such contents was not checked before, and records it as checked.
     pub fn is_new(&mut self, image: u64, meant: u64) -> bool {
-        let new = self.judged.insert((image, meant));
+        let new = self.checked.insert((image, meant));
         self.counters.states += u64::from(new);
         new
     }
 
-    /// Judges all images that a point can leave. Returns the operations of a replay if one is
+    /// Checks all images that a point can leave. Returns the operations of a replay if one is
     /// invalid.
     pub fn point(&mut self, n: usize, point: &Point) -> Result<(), String> {
         let scope = self.scope(&point.moment);
@@ -142,9 +142,10 @@ impl Judge {
             if !self.is_new(image, meant) {
                 continue;
             }
-            let cut = Op::Cut(n as u16, Landed::Digits(choice.clone()));
-            let runs = self.first(&scope, &choice, image, &cut)?;
-            lawful(&runs, &scope.data, &[&point.oracle]).map_err(|e| format!("{cut}\n  {e}"))?;
+            let failure = Op::PowerFailure(n as u16, Landed::Digits(choice.clone()));
+            let runs = self.first(&scope, &choice, image, &failure)?;
+            lawful(&runs, &scope.data, &[&point.oracle])
+                .map_err(|e| format!("{failure}\n  {e}"))?;
         }
         Ok(())
     }
@@ -156,28 +157,28 @@ impl Judge {
         scope: &Scope,
         choice: &[u8],
         image: u64,
-        cut: &Op,
+        failure: &Op,
     ) -> Result<Vec<Run>, String> {
         if self.twice.contains(&image) {
             let known = self.recovered[&image].clone();
             return (*known)
                 .clone()
-                .map_err(|e| format!("{cut}\n  attach: {e}"));
+                .map_err(|e| format!("{failure}\n  attach: {e}"));
         }
         let (recovered, trail) = self.recover(scope.image(choice), true);
         let runs = recovered
             .clone()
-            .map_err(|e| format!("{cut}\n  attach: {e}"))?;
+            .map_err(|e| format!("{failure}\n  attach: {e}"))?;
         self.recovered.insert(image, Rc::new(recovered));
         self.twice.insert(image);
         for (at, moment) in trail.iter().enumerate() {
             self.second(at, moment, &runs)
-                .map_err(|e| format!("{cut} {e}"))?;
+                .map_err(|e| format!("{failure} {e}"))?;
         }
         Ok(runs)
     }
 
-    /// Judges a power failure in the recovery: the next recovery must find the same map, whatever
+    /// Checks a power failure in the recovery: the next recovery must find the same map, whatever
     /// landed.
     fn second(&mut self, at: usize, moment: &Moment, runs: &[Run]) -> Result<(), String> {
         let scope = self.scope(moment);
@@ -199,7 +200,11 @@ impl Judge {
             let again = line(&[Op::Again(at as u16, Landed::Digits(choice))]);
             match &*recovered {
                 Ok(found) if found == runs => {}
-                Ok(_) => return Err(format!("{again}\n  another map after the second cut")),
+                Ok(_) => {
+                    return Err(format!(
+                        "{again}\n  another map after the second power failure"
+                    ))
+                }
                 Err(e) => return Err(format!("{again}\n  attach: {e}")),
             }
         }

@@ -5,7 +5,7 @@
 . "$(dirname "$0")/lib.sh"
 
 crash_build
-round() { crash_guest cuts 3600 -m 768 -- sh crash/cuts "$SIZE" "$1"; }
+round() { crash_guest power-failures 3600 -m 768 -- sh crash/power-failures "$SIZE" "$1"; }
 # The soak ends on an interrupt, or when it finds something.
 while [ "$SIZE" = soak ]; do
 	round "$SEED" || exit

@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A release in one step, for tests in which nothing else runs.
+//! A reclaim in one step, for tests in which nothing else runs.
 
 use std::ops::DerefMut;
 
 use ubcore::alloc::Allocator;
 use ubcore::map::{Map, Memory};
 
-/// Begins a release and picks what it frees; returns whether there is anything to free.
-pub fn begin_release<M: Memory, B: DerefMut<Target = [u64]>>(
+/// Begins a reclaim and picks what it frees; returns whether there is anything to free.
+pub fn begin_reclaim<M: Memory, B: DerefMut<Target = [u64]>>(
     allocator: &mut Allocator<B>,
     map: &Map<M>,
     durable: bool,
@@ -23,8 +23,8 @@ pub fn begin_release<M: Memory, B: DerefMut<Target = [u64]>>(
     allocator.is_reclaiming()
 }
 
-/// Frees everything that a release picked.
-pub fn end_release<M: Memory, B: DerefMut<Target = [u64]>>(
+/// Frees everything that a reclaim picked.
+pub fn end_reclaim<M: Memory, B: DerefMut<Target = [u64]>>(
     allocator: &mut Allocator<B>,
     map: &Map<M>,
 ) {

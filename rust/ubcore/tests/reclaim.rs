@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Tests what a release frees when there is little to free, and which sizes an attach refuses.
+//! Tests what a reclaim frees when there is little to free, and which sizes an attach refuses.
 
 use sim::disk::SimDisk;
-use sim::release::{begin_release, clear_reclaimable, end_release};
+use sim::reclaim::{begin_reclaim, clear_reclaimable, end_reclaim};
 use sim::union::{format, SimUnion};
 use ubcore::attach;
 use ubcore::error::Error;
@@ -26,12 +26,12 @@ fn states(u: &SimUnion, slabs: [u32; 2]) -> [Emptied; 2] {
     slabs.map(|s| u.map.entry(s).emptied)
 }
 
-/// A root slab that never had a leaf slab has none to free, but it waits for its release anyway.
+/// A root slab that never had a leaf slab has none to free, but it waits for its reclaim anyway.
 /// Until then it cannot get a leaf slab.
 #[test]
 fn of_slabs_that_had_no_leaf_slab() {
     let (_, mut u) = fresh(wide());
-    assert!(!begin_release(&mut u.allocator, &u.map, true));
+    assert!(!begin_reclaim(&mut u.allocator, &u.map, true));
     u.empty(5..6, Base::Zero).unwrap();
     assert!(u.allocator.any_emptied(&u.map));
     assert_eq!(
@@ -54,7 +54,7 @@ fn of_slabs_without_leaf_slabs_on_two_pages() {
     assert_eq!(states(&u, [3, 1500]), [Emptied::No; 2]);
 }
 
-/// Slabs whose entries lie on two pages, and a release with no entry to advance.
+/// Slabs whose entries lie on two pages, and a reclaim with no entry to advance.
 #[test]
 fn of_slabs_on_two_pages() {
     let (_, mut u) = fresh(wide());
@@ -70,17 +70,17 @@ fn of_slabs_on_two_pages() {
     u.allocator.begin_commit();
     u.committer.commit(&u.map, &mut u.disk).unwrap();
     assert_eq!(states(&u, slabs), [Emptied::Durable; 2]);
-    assert!(begin_release(&mut u.allocator, &u.map, true));
+    assert!(begin_reclaim(&mut u.allocator, &u.map, true));
     assert_eq!(states(&u, slabs), [Emptied::Waiting; 2]);
-    // Only one release runs at a time.
-    assert!(!begin_release(&mut u.allocator, &u.map, true));
-    end_release(&mut u.allocator, &u.map);
+    // Only one reclaim runs at a time.
+    assert!(!begin_reclaim(&mut u.allocator, &u.map, true));
+    end_reclaim(&mut u.allocator, &u.map);
     assert_eq!(states(&u, slabs), [Emptied::No; 2]);
-    assert!(!begin_release(&mut u.allocator, &u.map, true));
+    assert!(!begin_reclaim(&mut u.allocator, &u.map, true));
     assert_eq!(u.allocator.used(), 0);
 }
 
-/// A slab leaves while a release runs, and the release holds up the commit of that slab. The slab
+/// A slab leaves while a reclaim runs, and the reclaim holds up the commit of that slab. The slab
 /// is not forgotten when its entry has waited long enough, because its leaf slab has not.
 #[test]
 fn of_a_slab_that_left_beside_another_release() {
@@ -92,14 +92,14 @@ fn of_a_slab_that_left_beside_another_release() {
     u.empty(3..4, Base::Zero).unwrap();
     u.allocator.begin_commit();
     u.committer.commit(&u.map, &mut u.disk).unwrap();
-    assert!(begin_release(&mut u.allocator, &u.map, true));
+    assert!(begin_reclaim(&mut u.allocator, &u.map, true));
     u.empty(4..5, Base::Zero).unwrap();
     u.allocator.begin_commit();
     u.committer.commit(&u.map, &mut u.disk).unwrap();
-    end_release(&mut u.allocator, &u.map);
+    end_reclaim(&mut u.allocator, &u.map);
     // By now another request waits for a commit.
-    assert!(begin_release(&mut u.allocator, &u.map, false));
-    end_release(&mut u.allocator, &u.map);
+    assert!(begin_reclaim(&mut u.allocator, &u.map, false));
+    end_reclaim(&mut u.allocator, &u.map);
     assert_eq!(states(&u, [3, 4]), [Emptied::No; 2]);
     assert_eq!(u.allocator.used(), 1);
     assert!(u.allocator.any_emptied(&u.map));
@@ -127,7 +127,7 @@ fn of_two_slabs_that_lie_far_apart() {
     }
     u.allocator.begin_commit();
     u.committer.commit(&u.map, &mut u.disk).unwrap();
-    assert!(begin_release(&mut u.allocator, &u.map, true));
+    assert!(begin_reclaim(&mut u.allocator, &u.map, true));
     let (mut from, mut found) = (0, Vec::new());
     while let Some(range) = u.allocator.reclaimable(from) {
         assert!(

@@ -4,8 +4,8 @@
 
 use ubcore::geometry::Geometry;
 
+use crate::harness::{Devices, Harness};
 use crate::op::{Op, Range};
-use crate::world::{Devices, World};
 
 /// Five slabs over three, the last one shorter: the leaf fills up, and emptied slabs are used
 /// again.
@@ -16,34 +16,34 @@ const SMALL: [u64; 4] = [1280, 2048 + 24 * 32, 32, 16];
 const PIECES: [u64; 4] = [2530, 2048 + 12 * 128, 128, 16];
 
 /// A name for a replay line, the sizes, and the operations before the first.
-pub struct Ground {
+pub struct Setup {
     pub name: &'static str,
     sizes: [u64; 4],
     before: fn() -> Vec<Op>,
 }
 
-pub const GROUNDS: [Ground; 5] = [
-    Ground {
+pub const SETUPS: [Setup; 5] = [
+    Setup {
         name: "fresh",
         sizes: TINY,
         before: Vec::new,
     },
-    Ground {
+    Setup {
         name: "aged",
         sizes: TINY,
         before: aged,
     },
-    Ground {
+    Setup {
         name: "full",
         sizes: TINY,
         before: full,
     },
-    Ground {
+    Setup {
         name: "small",
         sizes: SMALL,
         before: Vec::new,
     },
-    Ground {
+    Setup {
         name: "pieces",
         sizes: PIECES,
         before: Vec::new,
@@ -61,11 +61,11 @@ fn full() -> Vec<Op> {
     vec![Op::Write(Range { at: 0, len: 96 }), Op::Flush]
 }
 
-impl Ground {
-    /// Finds the ground with a name. With `-reveal` appended, discarded slabs show the root again.
-    pub fn find(word: &str) -> Option<(&'static Ground, bool)> {
+impl Setup {
+    /// Finds the setup with a name. With `-reveal` appended, discarded slabs show the root again.
+    pub fn find(word: &str) -> Option<(&'static Setup, bool)> {
         let name = word.strip_suffix("-reveal").unwrap_or(word);
-        let found = GROUNDS.iter().find(|g| g.name == name);
+        let found = SETUPS.iter().find(|g| g.name == name);
         found.map(|g| (g, name != word))
     }
 
@@ -83,11 +83,11 @@ impl Ground {
         }
     }
 
-    pub fn world(&self, reveal: bool) -> Result<World, String> {
-        let mut world = World::new(self.devices(reveal))?;
+    pub fn harness(&self, reveal: bool) -> Result<Harness, String> {
+        let mut harness = Harness::new(self.devices(reveal))?;
         for op in (self.before)() {
-            world.run(&op)?;
+            harness.run(&op)?;
         }
-        Ok(world)
+        Ok(harness)
     }
 }

@@ -6,7 +6,7 @@
  * oracle, and the load continues from there. The power also fails while a union
  * is attached or detached. After every CHECKED-th failure, ubctl check looks at
  * the leaf before it is attached.
- *   cuts ROOT LEAF POWER SEED CUTS WRITERS QUEUES DISCARDED CHECKED [believe]
+ *   powerfail ROOT LEAF POWER SEED FAILURES WRITERS QUEUES DISCARDED CHECKED [believe]
  * POWER is the leaf's file in configfs. DISCARDED: the tag that a discarded
  * slab reads as (0: zeroes, 1: the root's). "believe" takes completed writes
  * for durable: such a run must fail, otherwise the power did not fail.
@@ -21,7 +21,7 @@ struct bench {
 	struct load load;
 	const char *root, *leaf, *power;
 	uint32_t queues, id, due;
-	uint64_t random, loads, creates, removes, full, deeds, refills, checks;
+	uint64_t random, loads, creates, removes, full, operations, refills, checks;
 	uint64_t *found;
 };
 
@@ -103,7 +103,7 @@ static void *call_remove(void *arg)
 	return NULL;
 }
 
-static void cut_during(struct bench *b, void *(*what)(void *), uint64_t within)
+static void fail_during(struct bench *b, void *(*what)(void *), uint64_t within)
 {
 	struct call c = { .b = b };
 
@@ -122,10 +122,10 @@ static void cut_during(struct bench *b, void *(*what)(void *), uint64_t within)
 }
 
 /* Loads the union until the power fails, sometimes with nothing in flight. */
-static void live(struct bench *b, int cut)
+static void live(struct bench *b, int fails)
 {
-	load_go(&b->load, cut ? ~0ULL : 1 + below(b, 60));
-	if (cut) {
+	load_go(&b->load, fails ? ~0ULL : 1 + below(b, 60));
+	if (fails) {
 		usleep((useconds_t)below(b, below(b, 4) ? 60000 : 400000));
 		power(b, 0);
 		/* Readers of the root alone would not notice the failure. */
@@ -148,7 +148,7 @@ static void look(struct bench *b)
 	b->checks++;
 	status = system(command);
 	if (status) {
-		printf("ubctl check after a cut: exit code %d\n",
+		printf("ubctl check after a power failure: exit code %d\n",
 		       WIFEXITED(status) ? WEXITSTATUS(status) : -1);
 		exit(1);
 	}
@@ -167,21 +167,21 @@ static void one(struct bench *b)
 		b->removes++;
 		close(b->load.fd);
 		b->load.fd = -1;
-		cut_during(b, call_remove, 20000);
+		fail_during(b, call_remove, 20000);
 	} else {
 		detach(b, 0);
 		all_durable(b);
 		b->creates++;
-		cut_during(b, call_create, 20000);
+		fail_during(b, call_create, 20000);
 	}
 	for (unsigned int w = 0; w < b->load.oracle.writers; w++)
-		b->deeds += b->load.oracle.stories[w].n;
+		b->operations += b->load.oracle.stories[w].n;
 	power(b, 1);
 	look(b);
 	/* Fails the power again while attach recovers from the failure. */
 	if (!below(b, 8)) {
 		b->creates++;
-		cut_during(b, call_create, 20000);
+		fail_during(b, call_create, 20000);
 		power(b, 1);
 		look(b);
 	}
@@ -229,22 +229,22 @@ static void prepare(struct bench *b, char **argv)
 int main(int argc, char **argv)
 {
 	struct bench b = { .load.fd = -1 };
-	long cuts, checked, n;
+	long failures, checked, n;
 
 	if (argc < 10) {
-		fputs("cuts ROOT LEAF POWER SEED CUTS WRITERS QUEUES DISCARDED CHECKED [believe]\n",
+		fputs("powerfail ROOT LEAF POWER SEED FAILURES WRITERS QUEUES DISCARDED CHECKED [believe]\n",
 		      stderr);
 		return 2;
 	}
 	setvbuf(stdout, NULL, _IOLBF, 0);
 	prepare(&b, argv);
-	cuts = atol(argv[5]);
+	failures = atol(argv[5]);
 	checked = atol(argv[9]);
 	survey(&b);
 	b.load.oracle.believe = argc > 10;
 	oracle_restart(&b.load.oracle, b.found);
 	load_rewind(&b.load);
-	for (n = 0; n < cuts; n++) {
+	for (n = 0; n < failures; n++) {
 		b.due = (n + 1) % checked == 0;
 		one(&b);
 		survey(&b);
@@ -256,13 +256,13 @@ int main(int argc, char **argv)
 			refill(&b);
 	}
 	b.full = load_sum(&b.load, offsetof(struct hand, full));
-	if (n < cuts)
-		printf("cut %ld of seed %s\n", n, argv[4]);
+	if (n < failures)
+		printf("power failure %ld of seed %s\n", n, argv[4]);
 	else
 		detach(&b, 0);
-	printf("cuts: %ld\nchecks: %llu\ndeeds=%llu load=%llu create=%llu remove=%llu nospace=%llu refills=%llu\n",
-	       n < cuts ? n + 1 : n, (unsigned long long)b.checks, (unsigned long long)b.deeds, (unsigned long long)b.loads,
+	printf("power-failures: %ld\nchecks: %llu\ndeeds=%llu load=%llu create=%llu remove=%llu nospace=%llu refills=%llu\n",
+	       n < failures ? n + 1 : n, (unsigned long long)b.checks, (unsigned long long)b.operations, (unsigned long long)b.loads,
 	       (unsigned long long)b.creates, (unsigned long long)b.removes,
 	       (unsigned long long)b.full, (unsigned long long)b.refills);
-	return n < cuts;
+	return n < failures;
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The oracle of a raw load. Knows all deeds of `tests/vm/src/record.c`, and from the marks in the
+//! The oracle of a raw load. Knows all operations of `tests/vm/src/record.c`, and from the marks in the
 //! log which of them was durable when. Sectors are those of `tests/vm/src/sector.h`.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -17,23 +17,23 @@ const MAGIC: u64 = 0x726f_7463_6573_6275;
 const ZERO: u64 = 0;
 const ROOT: u64 = 1;
 
-struct Deed {
+struct Operation {
     start: u64,
     count: u64,
-    /// The clock when the deed had completed; 0 if it had not.
+    /// The clock when the operation had completed; 0 if it had not.
     done: u64,
     tag: u32,
     fua: bool,
 }
 
-pub struct Deeds {
-    deeds: Vec<Deed>,
-    /// The deeds that changed each sector, in order.
+pub struct OperationLog {
+    operations: Vec<Operation>,
+    /// The operations that changed each sector, in order.
     of: Vec<Vec<u32>>,
-    /// All deeds that had completed by then are durable.
+    /// All operations that had completed by then are durable.
     level: u64,
     fua: BTreeSet<u32>,
-    /// Takes completed deeds for durable as soon as the first flush has completed. The campaign
+    /// Takes completed operations for durable as soon as the first flush has completed. The campaign
     /// must notice this.
     pub believe: bool,
 }
@@ -74,7 +74,7 @@ fn tag(data: &Sector, sector: u64) -> Option<u64> {
 /// that had completed before a FUA write of the same sector is logged after it. The tag shows the
 /// true order: the tags of a sector grow, because only one writer writes it and waits for each
 /// write.
-pub fn put_right(entries: &mut [Entry]) {
+pub fn reorder(entries: &mut [Entry]) {
     let mut newer = BTreeMap::<u64, Sector>::new();
     for entry in entries {
         let Entry::Write(at, data, fua) = entry else {
@@ -95,51 +95,53 @@ pub fn put_right(entries: &mut [Entry]) {
     }
 }
 
-impl Deeds {
-    pub fn read(file: &[u8]) -> Result<Deeds, String> {
-        if file.get(..8) != Some(b"UBDEEDS1") {
-            return Err("no deeds".into());
+impl OperationLog {
+    pub fn read(file: &[u8]) -> Result<OperationLog, String> {
+        if file.get(..8) != Some(b"UBOPLOG1") {
+            return Err("no operations".into());
         }
         let [sectors, count] = [8, 32].map(|at| word(file, at) as usize);
-        let mut deeds = Deeds {
-            deeds: Vec::new(),
+        let mut operations = OperationLog {
+            operations: Vec::new(),
             of: vec![Vec::new(); sectors],
             level: 0,
             fua: BTreeSet::new(),
             believe: false,
         };
-        let records = file.get(40..40 + count * 40).ok_or("deeds end early")?;
+        let records = file
+            .get(40..40 + count * 40)
+            .ok_or("operations end early")?;
         for (n, r) in (0u32..).zip(records.chunks(40)) {
-            let deed = Deed {
+            let operation = Operation {
                 start: word(r, 0),
                 count: word(r, 8),
                 done: word(r, 16),
                 tag: half(r, 28),
                 fua: half(r, 32) != 0,
             };
-            for s in deed.start..deed.start + deed.count {
-                deeds.of[s as usize].push(n);
+            for s in operation.start..operation.start + operation.count {
+                operations.of[s as usize].push(n);
             }
-            deeds.deeds.push(deed);
+            operations.operations.push(operation);
         }
-        Ok(deeds)
+        Ok(operations)
     }
 
-    fn is_durable(&self, d: &Deed) -> bool {
+    fn is_durable(&self, d: &Operation) -> bool {
         let by_itself = d.fua && self.fua.contains(&d.tag);
         d.done != 0 && (by_itself || d.done <= self.level)
     }
 
-    fn check(&self, sector: u64, found: Option<u64>) -> Result<(), String> {
+    fn check_sector(&self, sector: u64, found: Option<u64>) -> Result<(), String> {
         for n in self.of[sector as usize].iter().rev() {
-            let deed = &self.deeds[*n as usize];
-            if found == Some(u64::from(deed.tag)) {
+            let operation = &self.operations[*n as usize];
+            if found == Some(u64::from(operation.tag)) {
                 return Ok(());
             }
-            if self.is_durable(deed) {
+            if self.is_durable(operation) {
                 return Err(format!(
                     "sector {sector} holds {found:?}; {} was durable (sectors {}+{})",
-                    deed.tag, deed.start, deed.count
+                    operation.tag, operation.start, operation.count
                 ));
             }
         }
@@ -152,7 +154,7 @@ impl Deeds {
     }
 }
 
-impl Oracle for Deeds {
+impl Oracle for OperationLog {
     fn mark(&mut self, text: &str) {
         let Some((kind, Ok(n))) = text.split_at_checked(1).map(|(k, n)| (k, n.parse::<u64>()))
         else {
@@ -166,7 +168,7 @@ impl Oracle for Deeds {
         }
     }
 
-    fn judge(&mut self, union: &SimUnion, leaf: &Leaf) -> Result<(), String> {
+    fn check(&mut self, union: &SimUnion, leaf: &Leaf) -> Result<(), String> {
         let mut at = 0;
         for run in plan::read(&union.map, 0, self.of.len() as u32) {
             for n in 0..u64::from(run.sectors) {
@@ -176,7 +178,7 @@ impl Oracle for Deeds {
                     Source::Lost => None,
                     Source::Leaf(s) => tag(leaf.get(s + n), at),
                 };
-                self.check(at, found)?;
+                self.check_sector(at, found)?;
                 at += 1;
             }
         }

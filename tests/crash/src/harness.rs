@@ -31,7 +31,7 @@ pub struct Point {
     pub oracle: Rc<Oracle>,
 }
 
-pub struct World {
+pub struct Harness {
     pub devices: Devices,
     pub oracle: Oracle,
     /// The contents that were valid before the last commit that wrote something, because the
@@ -53,9 +53,9 @@ pub fn explain(what: &str, e: Error) -> String {
     format!("{what}: {e}")
 }
 
-impl World {
+impl Harness {
     /// Formats and attaches a leaf.
-    pub fn new(devices: Devices) -> std::result::Result<World, String> {
+    pub fn new(devices: Devices) -> std::result::Result<Harness, String> {
         let g = devices.geometry;
         let mut disk = SimDisk::new();
         let mut sb = superblock(g);
@@ -67,7 +67,7 @@ impl World {
         disk.write_sectors(first, &junk)
             .and_then(|()| disk.flush())
             .map_err(|e| explain("junk", e))?;
-        World::over(devices, disk, Oracle::default())
+        Harness::over(devices, disk, Oracle::default())
     }
 
     /// Attaches to a leaf as it was found, whose contents `oracle` knows.
@@ -75,10 +75,10 @@ impl World {
         devices: Devices,
         disk: SimDisk,
         oracle: Oracle,
-    ) -> std::result::Result<World, String> {
+    ) -> std::result::Result<Harness, String> {
         disk.state.borrow_mut().fence = Some(devices.geometry.leaf_slab_start(0));
         let union = attach(&disk, &devices.geometry).map_err(|e| explain("attach", e))?;
-        let world = World {
+        let harness = Harness {
             devices,
             before_commit: oracle.clone(),
             oracle,
@@ -89,8 +89,8 @@ impl World {
             flying: Vec::new(),
             points: Vec::new(),
         };
-        world.verify()?;
-        Ok(world)
+        harness.verify()?;
+        Ok(harness)
     }
 
     /// Does `op`; returns the moments in it at which the power might fail, the last one after its
@@ -166,7 +166,7 @@ impl World {
                 }
                 Ok(())
             }
-            Op::Cut(..) | Op::Again(..) | Op::Rot => Ok(()),
+            Op::PowerFailure(..) | Op::Again(..) | Op::Rot => Ok(()),
         }
     }
 
@@ -192,9 +192,9 @@ impl World {
             .collect()
     }
 
-    /// Does what the driver's worker does: the commit, its answer, the release of emptied slabs,
+    /// Does what the driver's worker does: the commit, its answer, the reclaim of emptied slabs,
     /// and a checkpoint if one is due.
-    fn commit(&mut self, answer: impl FnOnce(&mut World)) -> Result {
+    fn commit(&mut self, answer: impl FnOnce(&mut Harness)) -> Result {
         let before = self.oracle.clone();
         let u = &mut self.union;
         u.allocator.begin_commit();
@@ -220,7 +220,7 @@ impl World {
             self.all_durable();
             return Ok(());
         }
-        self.commit(World::all_durable)
+        self.commit(Harness::all_durable)
     }
 
     fn reattach(&mut self) -> Result {
@@ -240,7 +240,7 @@ impl World {
             let u = &mut self.union;
             match u.allocator.allocate_range(&u.map, r.at, r.len as u32) {
                 Ok(()) => return Ok(true),
-                // The request is deferred. It continues after the next commit and its release.
+                // The request is deferred. It continues after the next commit and its reclaim.
                 Err(Error::Emptied) => self.commit(|_| ())?,
                 Err(Error::Full) => {
                     let missing = plan::unallocated(&u.map, r.at, r.len as u32).count();

@@ -26,7 +26,7 @@ impl Union {
 
     /// Fails the power at a moment; `land` picks what landed. Attach must succeed and each sector
     /// be valid, and again after attach's checkpoint is written and read back.
-    pub fn judge(&self, (moment, when): (Moment, u64), mut land: impl FnMut() -> bool) {
+    pub fn check(&self, (moment, when): (Moment, u64), mut land: impl FnMut() -> bool) {
         let g = *self.map.geometry();
         let mut image = moment.durable;
         for (sector, data) in moment.cache {
