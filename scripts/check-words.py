@@ -31,14 +31,12 @@ WORDS = {
 }
 PATTERNS = [(re.compile(rf"\b(?:{p})\b", re.I), use) for p, use in WORDS.items()]
 
-# These pages quote the words, and the field of `check --json` has an older name.
+# These pages quote the words.
 QUOTES = {
     "scripts/check-words.py": WORDS,
     "Documentation/guidelines.rst": [r"^ *before: ", "``"],
     "scripts/initramfs.sh": ["nobody:x:"],
     "tests/strata.sh": ["^word "],
-    "tools/ubctl/src/commands/check.rs": ['rename = "mended"'],
-    "tools/ubctl/tests/check.rs": [r'f\["mended"\]'],
 }
 
 RUST = re.compile(

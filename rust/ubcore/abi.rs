@@ -39,7 +39,7 @@ pub const fn mode_word(mode: u32) -> &'static str {
     match mode {
         MODE_WRITABLE => "writable",
         MODE_READ_ONLY => "read-only",
-        MODE_READ_ONLY_REQUESTED => "read-only-asked",
+        MODE_READ_ONLY_REQUESTED => "read-only-requested",
         _ => "unknown",
     }
 }

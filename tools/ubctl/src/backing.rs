@@ -36,13 +36,13 @@ pub struct Backing {
     start: u64,
 }
 
-/// How much space a host has left, in bytes.
-pub struct Host {
-    /// Where the host is mounted.
+/// The space of the file system that an image lies on, in bytes.
+pub struct ImageSpace {
+    /// Where the file system is mounted.
     pub mount: PathBuf,
     /// The space that any user may take.
     pub free: u64,
-    /// The size of the host.
+    /// The size of the file system.
     pub size: u64,
 }
 
@@ -241,9 +241,9 @@ impl Backing {
     }
 
     /// Returns the space that its host has left.
-    pub fn host(&self) -> Option<Host> {
+    pub fn host(&self) -> Option<ImageSpace> {
         let host = fstatvfs(&self.file).ok()?;
-        Some(Host {
+        Some(ImageSpace {
             mount: mount_of(&self.path),
             // The space that is reserved for root and for the file system itself does not count as
             // left.

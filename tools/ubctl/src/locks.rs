@@ -20,7 +20,7 @@ const QEMU_WRITES: [u64; 2] = [101, 103];
 
 /// A lock, as `/proc/locks` and `/proc/PID/fdinfo` show it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Lock<'a> {
+struct FileLock<'a> {
     /// `FLOCK`, `POSIX` or `OFDLCK`.
     kind: &'a str,
     write: bool,
@@ -33,8 +33,8 @@ struct Lock<'a> {
     to: Option<u64>,
 }
 
-impl<'a> Lock<'a> {
-    fn parse(line: &'a str) -> Option<Lock<'a>> {
+impl<'a> FileLock<'a> {
+    fn parse(line: &'a str) -> Option<FileLock<'a>> {
         let mut words = line.split_whitespace().skip(1);
         let kind = words.next()?;
         // A process that waits for the lock has an arrow there.
@@ -46,7 +46,7 @@ impl<'a> Lock<'a> {
         let (file, from, to) = (words.next()?, words.next()?, words.next()?);
         let from = from.parse().ok()?;
         let to = to.parse().ok();
-        Some(Lock {
+        Some(FileLock {
             kind,
             write,
             pid,
@@ -89,7 +89,7 @@ pub fn forbid(path: &Path, side: Side) -> bool {
         return false;
     };
     let list = fs::read_to_string("/proc/locks").unwrap_or_default();
-    let mut locks = list.lines().filter_map(Lock::parse);
+    let mut locks = list.lines().filter_map(FileLock::parse);
     locks.any(|lock| lock.file == file && lock.bars(side))
 }
 
@@ -99,7 +99,7 @@ pub fn lockers(path: &Path, processes: &[u32]) -> BTreeSet<u32> {
         return BTreeSet::new();
     };
     let list = fs::read_to_string("/proc/locks").unwrap_or_default();
-    let locks = || list.lines().filter_map(Lock::parse);
+    let locks = || list.lines().filter_map(FileLock::parse);
     let ours = || locks().filter(|lock| lock.file == file);
     let mut pids: BTreeSet<u32> = ours().filter_map(|lock| lock.pid).collect();
     if ours().any(|lock| lock.pid.is_none()) {
@@ -116,28 +116,28 @@ fn has_lock(pid: u32, file: &str) -> bool {
         let text = fs::read_to_string(entry.path()).unwrap_or_default();
         let mut locks = text
             .lines()
-            .filter_map(|line| Lock::parse(line.strip_prefix("lock:")?));
+            .filter_map(|line| FileLock::parse(line.strip_prefix("lock:")?));
         locks.any(|lock| lock.file == file)
     })
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{Lock, Side};
+    use super::{FileLock, Side};
 
     #[test]
     fn a_line_of_the_list() {
-        let lock = Lock::parse("7: OFDLCK ADVISORY  READ -1 fe:00:131 100 101").unwrap();
+        let lock = FileLock::parse("7: OFDLCK ADVISORY  READ -1 fe:00:131 100 101").unwrap();
         assert_eq!((lock.kind, lock.write, lock.pid), ("OFDLCK", false, None));
         assert_eq!(
             (lock.file, lock.from, lock.to),
             ("fe:00:131", 100, Some(101))
         );
-        let lock = Lock::parse("1: POSIX  ADVISORY  WRITE 88 00:1a:9 0 EOF").unwrap();
+        let lock = FileLock::parse("1: POSIX  ADVISORY  WRITE 88 00:1a:9 0 EOF").unwrap();
         assert_eq!((lock.write, lock.pid, lock.to), (true, Some(88), None));
         let blocked = "1: -> POSIX  ADVISORY  WRITE 89 00:1a:9 0 EOF";
         for bad in ["", "1:", blocked, "1: LEASE ACTIVE READ 9 00:1a:9 0 EOF"] {
-            assert!(Lock::parse(bad).is_none(), "{bad}");
+            assert!(FileLock::parse(bad).is_none(), "{bad}");
         }
     }
 
@@ -145,7 +145,7 @@ mod tests {
     fn a_root_may_be_read_by_others() {
         let bars = |rest: &str| {
             let line = format!("1: {rest}");
-            let lock = Lock::parse(&line).unwrap();
+            let lock = FileLock::parse(&line).unwrap();
             (lock.bars(Side::Root), lock.bars(Side::Leaf))
         };
         assert_eq!(bars("FLOCK ADVISORY WRITE 1 00:1a:9 0 EOF"), (false, false));

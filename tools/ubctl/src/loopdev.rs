@@ -24,7 +24,7 @@ use crate::backing::Backing;
 use crate::error::{Fail, Result, BUSY, FAILED, REFUSED};
 use crate::holders::{self, retry, Tried};
 use crate::ioctl::{self, LoopConfig, LoopInfo};
-use crate::node::{self, Place};
+use crate::node::{self, NodeState};
 use crate::wait::{Deadline, LoopGoes};
 use crate::{blocksize, locks, output, sysfs};
 
@@ -320,13 +320,13 @@ pub fn warn_short(leaf: &Lower) {
 /// Waits for the node of a loop device, because a new device may not have one yet.
 fn wait_for_node(node: &Path, number: u32) -> Result {
     let dev = rustix::fs::makedev(7, number);
-    let there = || node::place(node, Some(dev)) == Place::Right;
+    let there = || node::state(node, Some(dev)) == NodeState::Right;
     if Deadline::of(NODE_WAIT).until(there) {
         return Ok(());
     }
-    let place = node::place(node, Some(dev));
+    let state = node::state(node, Some(dev));
     let node = node.display();
-    if let Place::Wrong(what) = place {
+    if let NodeState::Wrong(what) = state {
         let text = format!("{node} is {what}, where a loop device's node belongs: remove it");
         return Err(Fail::new(FAILED, "no_loop", text));
     }

@@ -22,7 +22,7 @@ pub struct Node {
 
 /// What is at a node's place.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Place {
+pub enum NodeState {
     /// The node.
     Right,
     /// Nothing.
@@ -39,27 +39,27 @@ impl Node {
     }
 
     /// Returns what is at the node's place.
-    pub fn place(&self) -> Place {
-        place(&self.path, Some(self.dev))
+    pub fn state(&self) -> NodeState {
+        state(&self.path, Some(self.dev))
     }
 }
 
 /// Returns what is at the place of a block device's node. Without a number, the node of any device
 /// is right.
-pub fn place(path: &Path, dev: Option<Dev>) -> Place {
+pub fn state(path: &Path, dev: Option<Dev>) -> NodeState {
     let kind = match fs::metadata(path) {
-        Err(_) if path.is_symlink() => return Place::Wrong("a link that leads nowhere"),
-        Err(e) if e.kind() == ErrorKind::NotFound => return Place::Empty,
-        Err(_) => return Place::Wrong("something that cannot be examined"),
+        Err(_) if path.is_symlink() => return NodeState::Wrong("a link that leads nowhere"),
+        Err(e) if e.kind() == ErrorKind::NotFound => return NodeState::Empty,
+        Err(_) => return NodeState::Wrong("something that cannot be examined"),
         Ok(meta) if meta.file_type().is_block_device() => {
             return match dev {
-                Some(dev) if meta.rdev() != dev => Place::Wrong("the node of another device"),
-                _ => Place::Right,
+                Some(dev) if meta.rdev() != dev => NodeState::Wrong("the node of another device"),
+                _ => NodeState::Right,
             };
         }
         Ok(meta) => meta.file_type(),
     };
-    Place::Wrong(match kind {
+    NodeState::Wrong(match kind {
         kind if kind.is_file() => "a regular file",
         kind if kind.is_dir() => "a directory",
         _ => "neither a block device's node nor a file",
@@ -102,20 +102,20 @@ pub fn peek(path: &Path) -> io::Result<File> {
 
 #[cfg(test)]
 mod tests {
-    use super::{place, Path, Place};
+    use super::{state, NodeState, Path};
 
     #[test]
     fn what_is_in_a_nodes_place() {
-        let at = |p: &str| place(Path::new(p), None);
-        assert_eq!(at("/nowhere/unionblk0"), Place::Empty);
-        assert_eq!(at("/proc/version"), Place::Wrong("a regular file"));
-        assert_eq!(at("/proc"), Place::Wrong("a directory"));
-        assert!(matches!(at("/dev/null"), Place::Wrong(_)));
+        let at = |p: &str| state(Path::new(p), None);
+        assert_eq!(at("/nowhere/unionblk0"), NodeState::Empty);
+        assert_eq!(at("/proc/version"), NodeState::Wrong("a regular file"));
+        assert_eq!(at("/proc"), NodeState::Wrong("a directory"));
+        assert!(matches!(at("/dev/null"), NodeState::Wrong(_)));
         let link = std::env::temp_dir().join(format!("ubctl-node-{}", std::process::id()));
         std::os::unix::fs::symlink("/nowhere", &link).unwrap();
         assert_eq!(
-            place(&link, None),
-            Place::Wrong("a link that leads nowhere")
+            state(&link, None),
+            NodeState::Wrong("a link that leads nowhere")
         );
         std::fs::remove_file(&link).unwrap();
     }

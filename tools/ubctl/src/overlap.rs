@@ -4,8 +4,8 @@
 //! and file systems.
 //!
 //! Both root and leaf are followed down to what their bytes lie on, by the numbers of the open
-//! files, never by a path. A trail is one way down. Two trails share bytes if the uppermost place
-//! that is on both has a byte on both, because below that place bytes that were separate above it
+//! files, never by a path. A trail is one way down. Two trails share bytes if the uppermost storage
+//! that is on both has a byte on both, because below that storage bytes that were separate above it
 //! stay separate. Where only a driver knows which bytes of a device it uses (RAID, most targets of
 //! device mapper), all bytes count.
 
@@ -31,9 +31,9 @@ const DEEPEST: usize = 64;
 const STEPS: usize = 1 << 16;
 const SECTOR: u64 = 512;
 
-/// A place that bytes lie on.
+/// A device or file that bytes lie on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Place {
+enum Storage {
     /// A whole disk, by its number.
     Disk(u64),
     /// A file, by the number of its file system's device and its inode number.
@@ -44,21 +44,21 @@ enum Place {
     Pool(u64),
 }
 
-/// Some bytes of a place.
+/// Some bytes of a storage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Step {
-    place: Place,
+    storage: Storage,
     from: u64,
     to: u64,
 }
 
 impl Step {
-    fn of(place: Place, from: u64, to: u64) -> Step {
-        Step { place, from, to }
+    fn of(storage: Storage, from: u64, to: u64) -> Step {
+        Step { storage, from, to }
     }
 
     fn meets(&self, other: &Step) -> bool {
-        self.place == other.place && self.from < other.to && other.from < self.to
+        self.storage == other.storage && self.from < other.to && other.from < self.to
     }
 }
 
@@ -105,8 +105,8 @@ fn one_path(
     leaf: &mut [Trail],
     wwid: impl Fn(u64) -> Option<String>,
 ) -> Vec<(u64, u64)> {
-    let disk = |step: &Step| match step.place {
-        Place::Disk(dev) => Some(dev),
+    let disk = |step: &Step| match step.storage {
+        Storage::Disk(dev) => Some(dev),
         _ => None,
     };
     let disks = root.iter().flatten().filter_map(disk);
@@ -116,7 +116,7 @@ fn one_path(
         let Some(dev) = disk(step) else { continue };
         let other = wwid(dev).and_then(|id| known.get(&id).copied());
         if let Some(other) = other.filter(|&other| other != dev) {
-            step.place = Place::Disk(other);
+            step.storage = Storage::Disk(other);
             paths.push((other, dev));
         }
     }
@@ -136,12 +136,12 @@ fn same(paths: &[(u64, u64)]) -> String {
 
 /// Returns whether a trail reaches a union before it reaches a file.
 fn is_on_union(trail: &Trail) -> bool {
-    let is_device = |step: &&Step| matches!(step.place, Place::Disk(_) | Place::Pool(_));
+    let is_device = |step: &&Step| matches!(step.storage, Storage::Disk(_) | Storage::Pool(_));
     trail
         .iter()
         .take_while(is_device)
-        .any(|step| match step.place {
-            Place::Disk(dev) => fs::canonicalize(folder(dev)).is_ok_and(|p| is_union(&p)),
+        .any(|step| match step.storage {
+            Storage::Disk(dev) => fs::canonicalize(folder(dev)).is_ok_and(|p| is_union(&p)),
             _ => false,
         })
 }
@@ -151,7 +151,7 @@ fn shared(root: &[Trail], leaf: &[Trail]) -> Option<(Step, Step)> {
     let meeting = |r: &Trail, l: &Trail| {
         let (r, l) = r
             .iter()
-            .find_map(|r| Some((*r, *l.iter().find(|l| l.place == r.place)?)))?;
+            .find_map(|r| Some((*r, *l.iter().find(|l| l.storage == r.storage)?)))?;
         r.meets(&l).then_some((r, l))
     };
     root.iter()
@@ -169,11 +169,11 @@ fn said(root: &Step, leaf: &Step) -> String {
         ),
     };
     let both = || format!("{} and {}", part("root", root), part("leaf", leaf));
-    match root.place {
-        Place::Disk(dev) => format!("both are on {}: {}", name(dev), both()),
-        Place::File(..) => format!("both are on one file: {}", both()),
-        Place::System(_) => "both are one file".to_owned(),
-        Place::Pool(dev) => format!("both are one volume of the pool {}", name(dev)),
+    match root.storage {
+        Storage::Disk(dev) => format!("both are on {}: {}", name(dev), both()),
+        Storage::File(..) => format!("both are on one file: {}", both()),
+        Storage::System(_) => "both are one file".to_owned(),
+        Storage::Pool(dev) => format!("both are one volume of the pool {}", name(dev)),
     }
 }
 
@@ -195,7 +195,7 @@ fn trails(device: &Device, side: Side) -> Result<Vec<Trail>> {
         })?
     } else {
         walk.learn(meta.dev(), device.file());
-        Step::of(Place::File(meta.dev(), meta.ino()), 0, device.bytes())
+        Step::of(Storage::File(meta.dev(), meta.ino()), 0, device.bytes())
     };
     let mut list = Vec::new();
     let whole = walk.down(&mut vec![top], &mut list);
@@ -248,13 +248,17 @@ impl Walk {
     }
 
     fn below(&mut self, step: &Step) -> Option<Vec<Step>> {
-        Some(match step.place {
-            Place::Disk(dev) => self.below_disk(dev, step)?,
-            Place::File(dev, inode) => {
-                vec![Step::of(Place::System(dev), inode, inode.saturating_add(1))]
+        Some(match step.storage {
+            Storage::Disk(dev) => self.below_disk(dev, step)?,
+            Storage::File(dev, inode) => {
+                vec![Step::of(
+                    Storage::System(dev),
+                    inode,
+                    inode.saturating_add(1),
+                )]
             }
-            Place::System(dev) => self.below_system(dev),
-            Place::Pool(dev) => whole(dev).into_iter().collect(),
+            Storage::System(dev) => self.below_system(dev),
+            Storage::Pool(dev) => whole(dev).into_iter().collect(),
         })
     }
 
@@ -301,7 +305,7 @@ impl Walk {
         if let Some(file) = file.filter(|_| meta.as_ref().is_some_and(same)) {
             self.learn(info.device, &file);
         }
-        Some(Step::of(Place::File(info.device, info.inode), from, to))
+        Some(Step::of(Storage::File(info.device, info.inode), from, to))
     }
 
     /// Records the device that the file system of an open file is on. A file system over several
@@ -351,7 +355,7 @@ fn below_dm(table: &[dm::Target], step: &Step) -> Option<Vec<Step>> {
                 list.push(block(dev, moved(from), moved(to))?);
             }
             Behind::Thin(pool, id) => {
-                list.push(Step::of(Place::Pool(pool), id, id.saturating_add(1)))
+                list.push(Step::of(Storage::Pool(pool), id, id.saturating_add(1)))
             }
             Behind::Unknown => return None,
         }
@@ -367,7 +371,7 @@ fn block(dev: u64, from: u64, to: u64) -> Option<Step> {
         return None;
     }
     if !folder.join("partition").exists() {
-        return Some(Step::of(Place::Disk(dev), from, to));
+        return Some(Step::of(Storage::Disk(dev), from, to));
     }
     let start = number(&folder.join("start"))?.saturating_mul(SECTOR);
     let size = number(&folder.join("size"))?.saturating_mul(SECTOR);
@@ -376,7 +380,7 @@ fn block(dev: u64, from: u64, to: u64) -> Option<Step> {
     )?;
     let end = start.saturating_add(size);
     Some(Step::of(
-        Place::Disk(disk),
+        Storage::Disk(disk),
         start.saturating_add(from).min(end),
         start.saturating_add(to).min(end),
     ))
@@ -482,15 +486,15 @@ fn source_of(mount: &str, mounts: &str) -> Option<PathBuf> {
 
 #[cfg(test)]
 mod tests {
-    use super::{below_dm, one_path, shared, source_of, Behind, Place, Step, Trail};
+    use super::{below_dm, one_path, shared, source_of, Behind, Step, Storage, Trail};
     use crate::dm::Target;
 
-    const A: Place = Place::Disk(1);
-    const B: Place = Place::Disk(2);
-    const RAID: Place = Place::Disk(3);
+    const A: Storage = Storage::Disk(1);
+    const B: Storage = Storage::Disk(2);
+    const RAID: Storage = Storage::Disk(3);
 
-    fn trail(steps: &[(Place, u64, u64)]) -> Trail {
-        let step = |&(place, from, to): &(Place, u64, u64)| Step::of(place, from, to);
+    fn trail(steps: &[(Storage, u64, u64)]) -> Trail {
+        let step = |&(storage, from, to): &(Storage, u64, u64)| Step::of(storage, from, to);
         steps.iter().map(step).collect()
     }
 
@@ -521,10 +525,10 @@ mod tests {
         // But one of the RAID's disks cannot be the leaf.
         assert!(meet(&over(0, 10), &[trail(&[(B, 5, 6)])]));
         // Of two trails, one overlaps.
-        let other = trail(&[(Place::Disk(9), 0, 8), (B, 0, 8)]);
+        let other = trail(&[(Storage::Disk(9), 0, 8), (B, 0, 8)]);
         assert!(meet(
             &over(0, 10),
-            &[trail(&[(Place::Disk(8), 0, 1)]), other]
+            &[trail(&[(Storage::Disk(8), 0, 1)]), other]
         ));
     }
 
@@ -546,15 +550,15 @@ mod tests {
         assert_eq!(on(trail(&[(RAID, 0, 9), (B, 0, 9)])), (vec![(1, 2)], true));
         assert_eq!(on(trail(&[(A, 0, 9)])), (vec![], true));
         assert_eq!(on(trail(&[(RAID, 0, 9)])), (vec![], false));
-        assert_eq!(on(trail(&[(Place::Disk(4), 0, 9)])), (vec![], false));
+        assert_eq!(on(trail(&[(Storage::Disk(4), 0, 9)])), (vec![], false));
     }
 
     #[test]
     fn files_of_one_file_system_are_apart_and_on_its_device() {
         let file = |inode: u64, from, to| {
-            let (file, system) = (Place::File(1, inode), Place::System(1));
+            let (file, system) = (Storage::File(1, inode), Storage::System(1));
             trail(&[
-                (Place::Disk(100 + inode), 0, to - from),
+                (Storage::Disk(100 + inode), 0, to - from),
                 (file, from, to),
                 (system, inode, inode + 1),
                 (A, 0, u64::MAX),
@@ -564,7 +568,7 @@ mod tests {
         assert!(meet(&[file(7, 0, 100)], &[trail(&[(A, 3, 4)])]));
         // Two loop devices over different parts of one file do not overlap.
         let mut second = file(7, 100, 200);
-        second[0].place = Place::Disk(200);
+        second[0].storage = Storage::Disk(200);
         assert!(!meet(&[file(7, 0, 100)], &[second.clone()]));
         assert!(meet(&[file(7, 0, 101)], &[second]));
     }
@@ -578,9 +582,10 @@ mod tests {
             target(8, 8, thin),
             target(16, 8, Behind::Unknown),
         ];
-        let below =
-            |from: u64, to: u64| below_dm(&table, &Step::of(Place::Disk(1), from * 512, to * 512));
-        let pool = Step::of(Place::Pool(5), 7, 8);
+        let below = |from: u64, to: u64| {
+            below_dm(&table, &Step::of(Storage::Disk(1), from * 512, to * 512))
+        };
+        let pool = Step::of(Storage::Pool(5), 7, 8);
         assert_eq!(below(0, 8), Some(vec![]));
         assert_eq!(below(0, 16), Some(vec![pool]));
         assert_eq!(below(15, 17), None);

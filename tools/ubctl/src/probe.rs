@@ -2,9 +2,9 @@
 
 //! Probes a device for its content: whether it looks used, and by what; a leaf's superblock.
 //!
-//! File systems, partition tables, RAID and volume managers leave their marks in the first and the
-//! last MiB. Any byte there that is not zero counts, whether the mark is known or not, because a
-//! user cannot get the content back.
+//! File systems, partition tables, RAID and volume managers have their signatures in the first and
+//! the last MiB. Any byte there that is not zero counts, whether the signature is known or not,
+//! because a user cannot get the content back.
 
 use ubcore::format::superblock::{choose, Superblock, MAGIC};
 use ubcore::geometry::BLOCK_BYTES;
@@ -15,50 +15,51 @@ use crate::error::Result;
 const MIB: u64 = 1 << 20;
 
 /// Bytes that identify an owner, and where they lie.
-struct Mark {
+struct Signature {
     what: &'static str,
     at: u64,
     bytes: &'static [u8],
 }
 
-const fn mark(what: &'static str, at: u64, bytes: &'static [u8]) -> Mark {
-    Mark { what, at, bytes }
+const fn signature(what: &'static str, at: u64, bytes: &'static [u8]) -> Signature {
+    Signature { what, at, bytes }
 }
 
-/// The marks. The more specific come first, because a boot sector often stands before another mark.
-const MARKS: &[Mark] = &[
-    mark("a unionblk leaf", 0, &MAGIC),
-    mark("a unionblk leaf", 4096, &MAGIC),
-    mark("a LUKS container", 0, b"LUKS\xba\xbe"),
-    mark("an LVM physical volume", 0, b"LABELONE"),
-    mark("an LVM physical volume", 512, b"LABELONE"),
-    mark("an LVM physical volume", 1024, b"LABELONE"),
-    mark("an LVM physical volume", 1536, b"LABELONE"),
-    mark("a member of an md array", 0, b"\xfc\x4e\x2b\xa9"),
-    mark("a member of an md array", 4096, b"\xfc\x4e\x2b\xa9"),
-    mark("an ext2, ext3 or ext4 file system", 1080, b"\x53\xef"),
-    mark("an XFS file system", 0, b"XFSB"),
-    mark("a btrfs file system", 65600, b"_BHRfS_M"),
-    mark("an F2FS file system", 1024, b"\x10\x20\xf5\xf2"),
-    mark("an EROFS file system", 1024, b"\xe2\xe1\xf5\xe0"),
-    mark("a squashfs file system", 0, b"hsqs"),
-    mark("an ISO 9660 file system", 32769, b"CD001"),
-    mark("an NTFS file system", 3, b"NTFS    "),
-    mark("an exFAT file system", 3, b"EXFAT   "),
-    mark("a FAT file system", 82, b"FAT32   "),
-    mark("a FAT file system", 54, b"FAT1"),
-    mark("swap space", 4086, b"SWAPSPACE2"),
-    mark("a dm-snapshot store", 0, b"SnAp"),
-    mark("thin-pool metadata", 32, b"\xba\x52\x9c\x01\0\0\0\0"),
-    mark("a qcow2 image", 0, b"QFI\xfb"),
-    mark("a GPT partition table", 512, b"EFI PART"),
-    mark("a GPT partition table", 4096, b"EFI PART"),
+/// The signatures. The more specific come first, because a boot sector often stands before another
+/// signature.
+const SIGNATURES: &[Signature] = &[
+    signature("a unionblk leaf", 0, &MAGIC),
+    signature("a unionblk leaf", 4096, &MAGIC),
+    signature("a LUKS container", 0, b"LUKS\xba\xbe"),
+    signature("an LVM physical volume", 0, b"LABELONE"),
+    signature("an LVM physical volume", 512, b"LABELONE"),
+    signature("an LVM physical volume", 1024, b"LABELONE"),
+    signature("an LVM physical volume", 1536, b"LABELONE"),
+    signature("a member of an md array", 0, b"\xfc\x4e\x2b\xa9"),
+    signature("a member of an md array", 4096, b"\xfc\x4e\x2b\xa9"),
+    signature("an ext2, ext3 or ext4 file system", 1080, b"\x53\xef"),
+    signature("an XFS file system", 0, b"XFSB"),
+    signature("a btrfs file system", 65600, b"_BHRfS_M"),
+    signature("an F2FS file system", 1024, b"\x10\x20\xf5\xf2"),
+    signature("an EROFS file system", 1024, b"\xe2\xe1\xf5\xe0"),
+    signature("a squashfs file system", 0, b"hsqs"),
+    signature("an ISO 9660 file system", 32769, b"CD001"),
+    signature("an NTFS file system", 3, b"NTFS    "),
+    signature("an exFAT file system", 3, b"EXFAT   "),
+    signature("a FAT file system", 82, b"FAT32   "),
+    signature("a FAT file system", 54, b"FAT1"),
+    signature("swap space", 4086, b"SWAPSPACE2"),
+    signature("a dm-snapshot store", 0, b"SnAp"),
+    signature("thin-pool metadata", 32, b"\xba\x52\x9c\x01\0\0\0\0"),
+    signature("a qcow2 image", 0, b"QFI\xfb"),
+    signature("a GPT partition table", 512, b"EFI PART"),
+    signature("a GPT partition table", 4096, b"EFI PART"),
 ];
 
-/// Marks whose place is counted from the end.
-const END_MARKS: &[Mark] = &[
-    mark("a backup GPT partition table", 512, b"EFI PART"),
-    mark("a backup GPT partition table", 4096, b"EFI PART"),
+/// Signatures whose place is counted from the end.
+const END_SIGNATURES: &[Signature] = &[
+    signature("a backup GPT partition table", 512, b"EFI PART"),
+    signature("a backup GPT partition table", 4096, b"EFI PART"),
 ];
 
 /// What was found.
@@ -123,12 +124,12 @@ fn judge(head: &[u8], tail: &[u8], len: u64) -> Option<Used> {
     };
     let nonzero = |part: &[u8]| part.iter().position(|&b| b != 0).map(|at| at as u64);
     let first = nonzero(head).or_else(|| nonzero(tail).map(|at| tail_at + at))?;
-    for m in MARKS {
+    for m in SIGNATURES {
         if holds(m.at, m.bytes) {
             return Some(Used::new(m.what, m.at));
         }
     }
-    for m in END_MARKS {
+    for m in END_SIGNATURES {
         if let Some(at) = len.checked_sub(m.at).filter(|&at| holds(at, m.bytes)) {
             return Some(Used::new(m.what, at));
         }
@@ -155,7 +156,7 @@ fn judge(head: &[u8], tail: &[u8], len: u64) -> Option<Used> {
 
 #[cfg(test)]
 mod tests {
-    use super::{judge, Mark, END_MARKS, MARKS, MIB};
+    use super::{judge, Signature, END_SIGNATURES, MIB, SIGNATURES};
 
     const LEN: u64 = 8 * MIB;
 
@@ -163,7 +164,7 @@ mod tests {
         (vec![0; MIB as usize], vec![0; MIB as usize])
     }
 
-    fn put(part: &mut [u8], at: u64, m: &Mark) {
+    fn put(part: &mut [u8], at: u64, m: &Signature) {
         let at = at as usize;
         part[at..at + m.bytes.len()].copy_from_slice(m.bytes);
     }
@@ -172,14 +173,14 @@ mod tests {
     fn every_mark_is_found_where_it_belongs() {
         let (head, tail) = blank();
         assert_eq!(judge(&head, &tail, LEN), None);
-        for m in MARKS {
+        for m in SIGNATURES {
             let mut head = head.clone();
             put(&mut head, m.at, m);
             let used = judge(&head, &tail, LEN).unwrap();
             assert_eq!((used.what.as_str(), used.at), (m.what, m.at));
             assert_eq!(used.is_leaf, m.bytes == b"UNIONBLK");
         }
-        for m in END_MARKS {
+        for m in END_SIGNATURES {
             let mut tail = tail.clone();
             put(&mut tail, MIB - m.at, m);
             let used = judge(&head, &tail, LEN).unwrap();

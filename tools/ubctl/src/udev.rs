@@ -89,12 +89,12 @@ pub fn links(dev: Dev) -> Vec<PathBuf> {
 
 /// Returns whether udev is handling an event of a disk, which it locks the disk's node for.
 pub fn works_on(disk: &Path) -> bool {
-    peek(disk).is_ok_and(|file| lock(&file) == Lock::Shared)
+    peek(disk).is_ok_and(|file| lock(&file) == LockState::Shared)
 }
 
 /// The holder of the lock of a disk's node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Lock {
+enum LockState {
     /// This process, or no process because there are no locks.
     Ours,
     /// udev, while it handles an event.
@@ -103,19 +103,19 @@ enum Lock {
     Others,
 }
 
-fn lock(file: &fs::File) -> Lock {
+fn lock(file: &fs::File) -> LockState {
     let fails = |how| flock(file, how) == Err(Errno::WOULDBLOCK);
     if fails(FlockOperation::NonBlockingLockShared) {
-        Lock::Others
+        LockState::Others
     } else if fails(FlockOperation::NonBlockingLockExclusive) {
-        Lock::Shared
+        LockState::Shared
     } else {
-        Lock::Ours
+        LockState::Ours
     }
 }
 
 /// Returns which version of a device's record this is. udev writes the record anew each time.
-fn version(dev: Dev) -> Option<(u64, i64, i64)> {
+fn version(dev: Dev) -> Option<Version> {
     use std::os::unix::fs::MetadataExt;
     let meta = fs::metadata(file_of(dev)).ok()?;
     Some((meta.ino(), meta.mtime(), meta.mtime_nsec()))
@@ -143,35 +143,47 @@ pub struct Writer {
     dev: Dev,
     lock: fs::File,
     has_lock: bool,
-    /// The record's version before the writer closed, if udev will write another.
-    before: Option<Option<(u64, i64, i64)>>,
+    awaited: Awaited,
 }
+
+/// What the drop of a [`Writer`] waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Awaited {
+    Nothing,
+    /// A version of udev's record other than this. There is none yet if it is `None`.
+    RecordAfter(Option<Version>),
+}
+
+/// A version of a device's record: inode number and time of change.
+type Version = (u64, i64, i64);
 
 impl Writer {
     /// Locks the disk; returns none if there is no node to lock.
     pub fn new(dev: Dev) -> Option<Writer> {
         let file = peek(&whole(dev)?.path).ok()?;
         // The lock is advisory, so the device is written without it too.
-        Deadline::new().until(|| lock(&file) != Lock::Shared);
+        Deadline::new().until(|| lock(&file) != LockState::Shared);
         Some(Writer {
             dev,
-            has_lock: lock(&file) == Lock::Ours,
+            has_lock: lock(&file) == LockState::Ours,
             lock: file,
-            before: None,
+            awaited: Awaited::Nothing,
         })
     }
 
     /// Prepares for the close. The caller calls it right before the writer closes.
     pub fn closes(&mut self) {
         let looks = self.has_lock && runs() && watches(self.dev);
-        self.before = looks.then(|| version(self.dev));
+        if looks {
+            self.awaited = Awaited::RecordAfter(version(self.dev));
+        }
     }
 }
 
 impl Drop for Writer {
     fn drop(&mut self) {
         let _ = flock(&self.lock, FlockOperation::Unlock);
-        let Some((before, disk)) = self.before.zip(whole(self.dev)) else {
+        let (Awaited::RecordAfter(before), Some(disk)) = (self.awaited, whole(self.dev)) else {
             return;
         };
         Deadline::new().until(|| version(self.dev) != before && !works_on(&disk.path));

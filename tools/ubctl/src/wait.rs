@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::Dev;
 
-use crate::node::{family, Node, Place};
+use crate::node::{family, Node, NodeState};
 use crate::{sysfs, udev};
 
 /// How long a command waits for others at most.
@@ -121,7 +121,7 @@ impl Leaving {
         }
         for node in &self.nodes {
             let gone =
-                || node.place() != Place::Right && !(runs && udev::is_stale(node.dev, since));
+                || node.state() != NodeState::Right && !(runs && udev::is_stale(node.dev, since));
             // Another union may have got the number in the meantime.
             if !deadline.until(|| gone() || sysfs::directory_of(node.dev).is_some()) {
                 left.push(node.path.display().to_string());

@@ -26,7 +26,7 @@ fn found(leaf: &Path, options: &str, code: i32, kinds: &[(&str, &str, bool)]) ->
         .iter()
         .map(|f| {
             let word = |name: &str| f[name].as_str().unwrap();
-            (word("grade"), word("kind"), f["mended"] == json!(true))
+            (word("grade"), word("kind"), f["repaired"] == json!(true))
         })
         .collect();
     assert_eq!((ran.code, list.as_slice()), (code, kinds), "{value}");
@@ -152,7 +152,12 @@ fn what_cannot_be_repaired_stays_as_it_is() {
         "{}",
         ran.out
     );
-    assert!(ran.out.contains("2 damages: keep a copy"), "{}", ran.out);
+    assert!(
+        ran.out
+            .contains("2 problems: make a copy of the leaf before anything else"),
+        "{}",
+        ran.out
+    );
     let behind = get(&leaf, 8192, 1 << 20);
     let value = found(
         &leaf,
@@ -205,7 +210,7 @@ fn what_is_lost_is_named() {
     ubctl("format --force --root {} {}", &[&root, &leaf]).done();
     cut(&root, &leaf);
     let tail =
-        ubctl("dump --json {}", &[&leaf]).json()["journal"]["epochs"][0]["blocks"][0].clone();
+        ubctl("dump --json {}", &[&leaf]).json()["journal"]["transactions"][0]["blocks"][0].clone();
     put(&leaf, tail.as_u64().unwrap() * 4096 + 40, b"rot");
     let value = found(
         &leaf,

@@ -35,7 +35,7 @@ fn damaged(leaf: &Path, words: &[&str]) -> Value {
     let text = ubctl("dump {}", &[leaf]);
     assert_eq!(text.code, 3);
     assert!(text.out.contains("\nproblems\n"), "{}", text.out);
-    assert!(text.err.contains("keep a copy"), "{}", text.err);
+    assert!(text.err.contains("make a copy"), "{}", text.err);
     value
 }
 
@@ -44,7 +44,7 @@ fn a_fresh_leaf() {
     let f = Folder::new("fresh");
     let (_, leaf) = pair(&f);
     let d = dump(&leaf);
-    assert_eq!(d["counts"], "A");
+    assert_eq!(d["active"], "A");
     assert_eq!(d["slots"][1]["state"], "valid");
     assert_eq!(d["slots"][0]["generation"], 1);
     assert_eq!(d["slots"][0]["clean"], true);
@@ -98,9 +98,9 @@ fn what_was_committed_is_shown_before_and_after_a_checkpoint() {
         (&d["journal"]["finished"], &d["journal"]["chained"]),
         (&json!(2), &json!(2))
     );
-    assert_eq!(d["journal"]["epochs"].as_array().unwrap().len(), 2);
-    assert_eq!(d["journal"]["epochs"][0]["records"], 2);
-    let record = d["journal"]["epochs"][0]["list"][0].as_str().unwrap();
+    assert_eq!(d["journal"]["transactions"].as_array().unwrap().len(), 2);
+    assert_eq!(d["journal"]["transactions"][0]["records"], 2);
+    let record = d["journal"]["transactions"][0]["list"][0].as_str().unwrap();
     assert!(
         record.starts_with("new: root slab 3 in leaf slab ") && record.ends_with("mapped 8+8"),
         "{record}"
@@ -131,7 +131,7 @@ fn damaged_superblocks() {
     put(&leaf, 100, b"x");
     let d = damaged(&leaf, &["superblock slot A at block 0: damaged"]);
     assert_eq!(
-        (&d["counts"], &d["geometry"]["slab_sectors"]),
+        (&d["active"], &d["geometry"]["slab_sectors"]),
         (&json!("B"), &json!(128))
     );
     put(&leaf, 4096 + 100, b"x");

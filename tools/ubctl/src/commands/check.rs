@@ -69,7 +69,7 @@ pub const USAGE: u8 = 16;
 
 /// The result of a check. The field names are those of `--json`.
 #[derive(Debug, Serialize)]
-struct Report {
+struct CheckReport {
     leaf: String,
     uuid: Option<String>,
     name: Option<String>,
@@ -104,8 +104,6 @@ struct FindingReport {
     /// The stretches of the union that are unknown because of the finding, where they can be
     /// determined.
     lost: Option<Vec<Stretch>>,
-    /// Scripts know this field by its older name.
-    #[serde(rename = "mended")]
     repaired: bool,
 }
 
@@ -153,7 +151,7 @@ pub fn run(args: &CheckArgs, json: bool) -> ExitCode {
     }
 }
 
-fn report(args: &CheckArgs) -> Result<Report> {
+fn report(args: &CheckArgs) -> Result<CheckReport> {
     let access = if args.repair {
         Access::Exclusive
     } else {
@@ -184,7 +182,7 @@ fn report(args: &CheckArgs) -> Result<Report> {
     if let Some(root) = &root {
         findings.extend(judge_root(root, &last.sb)?);
     }
-    Ok(Report {
+    Ok(CheckReport {
         leaf: name,
         uuid: Some(output::uuid(&last.sb.uuid)),
         name: Some(last.sb.name.text().to_owned()).filter(|n| !n.is_empty()),
@@ -204,7 +202,7 @@ fn report(args: &CheckArgs) -> Result<Report> {
 }
 
 /// Reports that both slots are damaged: nothing behind them can be read.
-fn no_superblock(leaf: String, e: Error) -> Report {
+fn no_superblock(leaf: String, e: Error) -> CheckReport {
     let findings = vec![FindingReport {
         grade: "damage",
         kind: "superblock",
@@ -214,7 +212,7 @@ fn no_superblock(leaf: String, e: Error) -> Report {
         lost: None,
         repaired: false,
     }];
-    Report {
+    CheckReport {
         leaf,
         uuid: None,
         name: None,

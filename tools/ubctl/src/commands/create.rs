@@ -22,7 +22,7 @@ use crate::error::{Fail, Result, BUSY, FAILED};
 use crate::holders::{self, Holders};
 use crate::loopdev::{self, Lower};
 use crate::lost_sectors::{self, Stretch};
-use crate::node::{self, Place};
+use crate::node::{self, NodeState};
 use crate::value_parser::{journal_blocks, leaf_name, sector_size, slab_sectors, union_size};
 use crate::wait::{self, Deadline};
 use crate::{blocksize, output, overlap, preflight, probe, sysfs, udev};
@@ -31,7 +31,7 @@ use crate::{blocksize, output, overlap, preflight, probe, sysfs, udev};
 #[derive(Debug, Args)]
 #[command(
     after_help = "Example: ubctl create --root /dev/sda2 --leaf /dev/sdb1 --format\n\
-    Images get loop devices, which go with the union.\n\
+    ubctl puts an image on a loop device and removes that with the union.\n\
     A leaf with damaged metadata is refused (3). With --read-only the rest of it can be read,\n\
     if that is safe. The message names the lost sectors, and reads of them fail. The exit\n\
     code is then 0, and --json has damaged_blocks, lost_sectors and lost."
@@ -110,14 +110,7 @@ pub fn run(args: &CreateArgs, json: bool) -> Result {
     let wanted = blocksize::wanted(&args.root, &args.leaf, args.sector_size, args.format)?;
     let root = Lower::take(&args.root, Side::Root, false, wanted)?;
     let leaf = Lower::take(&args.leaf, Side::Leaf, !args.read_only, wanted)?;
-    let mut request = Create::new();
-    control::put_path(&mut request.root, &root.given())?;
-    control::put_path(&mut request.leaf, &leaf.given())?;
-    request.id = args.id.unwrap_or(ID_ANY);
-    request.queues = args.queues;
-    if args.read_only {
-        request.flags |= CREATE_READ_ONLY;
-    }
+    let mut request = request(args, &root, &leaf)?;
     let since = udev::now();
     let what = format!("root {}, leaf {}", root.name.display(), leaf.name.display());
     // Both stay open until the driver's devices are known to be these.
@@ -150,19 +143,37 @@ pub fn run(args: &CreateArgs, json: bool) -> Result {
     loopdev::warn_short(&leaf);
     root.release();
     leaf.release();
-    let name = format!("{PREFIX}{id}");
-    if status.damaged_blocks > 0 {
-        output::complain(&warning(&args.leaf.display().to_string(), &status, &lost));
+    report(args, &status, &lost, json)
+}
+
+/// Returns the ioctl's request.
+fn request(args: &CreateArgs, root: &Lower, leaf: &Lower) -> Result<Create> {
+    let mut request = Create::new();
+    control::put_path(&mut request.root, &root.given())?;
+    control::put_path(&mut request.leaf, &leaf.given())?;
+    request.id = args.id.unwrap_or(ID_ANY);
+    request.queues = args.queues;
+    if args.read_only {
+        request.flags |= CREATE_READ_ONLY;
     }
+    Ok(request)
+}
+
+/// Prints the new union, and warns of what its leaf has lost.
+fn report(args: &CreateArgs, status: &Status, lost: &[Stretch], json: bool) -> Result {
+    if status.damaged_blocks > 0 {
+        output::complain(&warning(&args.leaf.display().to_string(), status, lost));
+    }
+    let name = format!("{PREFIX}{}", status.id);
     if !json {
         return output::text(&format!("/dev/{name}\n"));
     }
     output::json(&json!({
         "device": format!("/dev/{name}"),
         "name": name,
-        "id": id,
+        "id": status.id,
         "uuid": output::uuid(&status.uuid),
-        "leaf_name": control::leaf_name(&status),
+        "leaf_name": control::leaf_name(status),
         "root": control::path_text(&status.root),
         "leaf": control::path_text(&status.leaf),
         "root_image": loopdev::behind(&control::path_text(&status.root)),
@@ -331,10 +342,10 @@ fn refuse_place(control: &Control, id: Option<u32>) -> Result {
         let wrong = all
             .into_iter()
             .filter(|(n, _)| *n == id && !unions.contains(n))
-            .find_map(|(_, path)| match node::place(&path, None) {
-                Place::Empty => None,
-                Place::Wrong(what) => Some((path, what, false)),
-                Place::Right => Some((path, "the node of another device", true)),
+            .find_map(|(_, path)| match node::state(&path, None) {
+                NodeState::Empty => None,
+                NodeState::Wrong(what) => Some((path, what, false)),
+                NodeState::Right => Some((path, "the node of another device", true)),
             });
         match wrong {
             None => return Ok(()),
@@ -379,15 +390,15 @@ fn wait_for_nodes(status: &Status, since: u64) -> Result {
     let nodes = node::family(&name, rustix::fs::makedev(status.major, status.minor));
     for node in &nodes {
         let path = node.path.display();
-        let mut place = node.place();
+        let mut state = node.state();
         deadline.until(|| {
-            place = node.place();
-            place != Place::Empty
+            state = node.state();
+            state != NodeState::Empty
         });
-        let fail = match place {
-            Place::Right => continue,
-            Place::Wrong(what) => wrong_node(&node.path, what),
-            Place::Empty => {
+        let fail = match state {
+            NodeState::Right => continue,
+            NodeState::Wrong(what) => wrong_node(&node.path, what),
+            NodeState::Empty => {
                 let (a, b) = (rustix::fs::major(node.dev), rustix::fs::minor(node.dev));
                 let text = format!(
                     "{path} has no node: is devtmpfs mounted on /dev? With --no-wait the union stays, \

@@ -21,7 +21,7 @@ use crate::device::{Access, Device};
 use crate::error::{Fail, Result, REFUSED};
 use crate::output;
 
-use report::Report;
+use report::DumpReport;
 
 /// Arguments of `dump`.
 #[derive(Debug, Args)]
@@ -53,7 +53,7 @@ pub fn run(args: &DumpArgs, json: bool) -> Result {
 }
 
 /// Returns the failure that sets the exit code if the leaf is not whole.
-fn judge(report: &Report) -> Option<Fail> {
+fn judge(report: &DumpReport) -> Option<Fail> {
     let leaf = &report.leaf;
     if let Some(e) = report.unreadable {
         return Some(Fail::core(leaf, e));
@@ -65,7 +65,7 @@ fn judge(report: &Report) -> Option<Fail> {
             REFUSED,
             "damaged",
             format!(
-                "{leaf}: {n} {} found, the first: {first}; keep a copy of the leaf before anything \
+                "{leaf}: {n} {} found, the first: {first}; make a copy of the leaf before anything \
                  else",
                 if n == 1 { "problem" } else { "problems" }
             ),

@@ -12,7 +12,7 @@ use serde::{Serialize, Serializer};
 use ubcore::abi::{self, Status};
 use ubcore::error::Error;
 
-use crate::backing::{Backing, Host};
+use crate::backing::{Backing, ImageSpace};
 use crate::control::{leaf_name, path_text, Control, PREFIX};
 use crate::error::{reason_of, Result};
 use crate::loopdev;
@@ -42,7 +42,7 @@ pub struct Shown {
     root_image: Option<String>,
     leaf_image: Option<String>,
     /// The file system that the leaf's image lies on.
-    host: Option<Host>,
+    host: Option<ImageSpace>,
     /// The blocks of the union.
     blocks: Option<Blocks>,
 }
@@ -187,7 +187,7 @@ pub fn run(args: &StatusArgs, json: bool) -> Result {
 #[cfg(test)]
 mod tests {
     use super::text::text;
-    use super::{mode, Blocks, Host, Shown, State};
+    use super::{mode, Blocks, ImageSpace, Shown, State};
     use ubcore::abi::{set_path, Status};
 
     #[test]
@@ -252,7 +252,7 @@ mod tests {
         assert_eq!(mode(&s, present), "read-only");
         // The sectors that a damaged leaf has lost count as errors too.
         s.mode = 2;
-        assert_eq!(mode(&s, present), "read-only-asked");
+        assert_eq!(mode(&s, present), "read-only-requested");
     }
 
     #[test]
@@ -268,7 +268,7 @@ mod tests {
             logical: 512,
             physical: 512,
         });
-        shown.host = Some(Host {
+        shown.host = Some(ImageSpace {
             mount: "/srv".into(),
             free: 1 << 20,
             size: 1 << 30,

@@ -8,7 +8,7 @@ use ubcore::check::{Grade, What};
 use ubcore::format::features::Features;
 use ubcore::geometry::{Geometry, BITS_SECTORS, TABLE_ENTRIES};
 
-use super::{FindingReport, Report};
+use super::{CheckReport, FindingReport};
 use crate::output::{self, size};
 
 /// Returns the word for a grade.
@@ -181,7 +181,8 @@ fn of_map(what: What, g: &Geometry) -> String {
             "root slabs {first} and {second} are both in leaf slab {leaf}: it is unknown whose data it holds"
         ),
         Leaked { slab, leaf } => format!(
-            "root slab {slab} has leaf slab {leaf} and nothing in it: {} lost to others",
+            "root slab {slab} has leaf slab {leaf}, but no sector of it is mapped: {} of leaf space \
+             is unusable",
             size(g.slab_sectors().into())
         ),
         BitsPastUnion { slab, .. } => {
@@ -218,8 +219,14 @@ fn covers(page: u32, g: &Geometry) -> String {
     }
 }
 
+const COPY_FIRST: &str = "make a copy of the leaf before anything else";
+
+fn problems(n: usize) -> String {
+    format!("{n} problem{}", if n == 1 { "" } else { "s" })
+}
+
 /// Returns the whole report for people: all notes of a kind in one line, unless `verbose`.
-pub fn report(r: &Report, verbose: bool) -> String {
+pub fn report(r: &CheckReport, verbose: bool) -> String {
     let mut out = r.leaf.clone();
     if let (Some(uuid), Some(generation)) = (&r.uuid, r.generation) {
         let name = r
@@ -240,8 +247,8 @@ pub fn report(r: &Report, verbose: bool) -> String {
     out += &match (left, repaired) {
         (0, 0) => "whole".to_owned(),
         (0, n) => format!("whole now: {n} repaired"),
-        (n, 0) => format!("{n} damages: keep a copy before anything else"),
-        (n, m) => format!("{n} damages left, {m} repaired: keep a copy before anything else"),
+        (n, 0) => format!("{}: {COPY_FIRST}", problems(n)),
+        (n, m) => format!("{} left, {m} repaired: {COPY_FIRST}", problems(n)),
     };
     let left = r.salvage.as_ref().map_or_else(String::new, |s| {
         let rest = size(s.sectors - s.lost_sectors);

@@ -12,18 +12,18 @@ use ubcore::map::{words_for, Map};
 use ubcore::num::{u32_as_usize, usize_as_u64};
 use ubcore::pages::{self, PageSet};
 
-use super::report::{DirectoryReport, GeometryReport, Report, SlotReport, SuperblockReport};
+use super::report::{DirectoryReport, DumpReport, GeometryReport, SlotReport, SuperblockReport};
 use super::{journal, map};
 use crate::device::Device;
 use crate::output;
 use map_memory::Heap;
 
 /// Reads everything that can be read.
-pub fn read(device: &mut Device, all: bool) -> Report {
-    let mut report = Report {
+pub fn read(device: &mut Device, all: bool) -> DumpReport {
+    let mut report = DumpReport {
         leaf: device.path().display().to_string(),
         sectors: device.sectors(),
-        ..Report::default()
+        ..DumpReport::default()
     };
     let least = SUPERBLOCKS * BLOCK_SECTORS;
     if device.sectors() < least {
@@ -46,7 +46,7 @@ pub fn slot_name(slot: Option<Slot>) -> &'static str {
     }
 }
 
-fn superblocks(device: &mut Device, report: &mut Report) -> Result<Superblock, Error> {
+fn superblocks(device: &mut Device, report: &mut DumpReport) -> Result<Superblock, Error> {
     let mut slots = [[0; BLOCK_BYTES]; 2];
     let mut io = None;
     for (block, room) in (0..).zip(&mut slots) {
@@ -129,7 +129,7 @@ fn geometry(g: &Geometry) -> GeometryReport {
 }
 
 /// Reads what the superblock refers to.
-fn behind(device: &mut Device, sb: &Superblock, all: bool, report: &mut Report) {
+fn behind(device: &mut Device, sb: &Superblock, all: bool, report: &mut DumpReport) {
     let g = &sb.geometry;
     report.geometry = Some(geometry(g));
     if g.leaf_sectors() > device.sectors() {
@@ -152,7 +152,7 @@ fn behind(device: &mut Device, sb: &Superblock, all: bool, report: &mut Report) 
     report.map = Some(map::read(&map, all, &mut report.problems));
 }
 
-fn directory(device: &mut Device, sb: &Superblock, report: &mut Report) -> Vec<PageEntry> {
+fn directory(device: &mut Device, sb: &Superblock, report: &mut DumpReport) -> Vec<PageEntry> {
     let g = &sb.geometry;
     let mut entries = vec![PageEntry::EMPTY; u32_as_usize(g.pages())];
     let mut bytes = [0; BLOCK_BYTES];
@@ -194,7 +194,7 @@ fn directory(device: &mut Device, sb: &Superblock, report: &mut Report) -> Vec<P
     entries
 }
 
-fn map_pages(device: &mut Device, map: &Map<Heap>, entries: &[PageEntry], report: &mut Report) {
+fn map_pages(device: &mut Device, map: &Map<Heap>, entries: &[PageEntry], report: &mut DumpReport) {
     let g = map.geometry();
     let mut bytes = [0; BLOCK_BYTES];
     for (page, entry) in (0..g.pages()).zip(entries) {

@@ -7,12 +7,11 @@ use ubcore::error::Error;
 
 /// A whole dump.
 #[derive(Debug, Default, Serialize)]
-pub struct Report {
+pub struct DumpReport {
     pub leaf: String,
     pub sectors: u64,
     pub slots: Vec<SlotReport>,
-    /// The active slot: A or B. Scripts know this field by its older name.
-    #[serde(rename = "counts")]
+    /// The active slot: A or B.
     pub active: Option<&'static str>,
     pub geometry: Option<GeometryReport>,
     pub journal: Option<JournalReport>,
@@ -91,8 +90,6 @@ pub struct JournalReport {
     pub next_sequence: u64,
     /// Sound blocks of this leaf anywhere in the ring.
     pub blocks_of_leaf: u32,
-    /// Scripts know this field by its older name.
-    #[serde(rename = "epochs")]
     pub transactions: Vec<TransactionReport>,
 }
 

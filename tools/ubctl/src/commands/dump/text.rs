@@ -3,12 +3,12 @@
 //! The text of a dump for people.
 
 use super::report::{
-    GeometryReport, JournalReport, MapReport, Report, SlabReport, TransactionReport,
+    DumpReport, GeometryReport, JournalReport, MapReport, SlabReport, TransactionReport,
 };
 use crate::output::{fields, size};
 
 /// Returns the text of the whole dump.
-pub fn text(r: &Report) -> String {
+pub fn text(r: &DumpReport) -> String {
     let mut out = format!("{} ({}, {} sectors)\n", r.leaf, size(r.sectors), r.sectors);
     out.push_str(&superblocks(r));
     out.push_str(&r.geometry.as_ref().map_or_else(String::new, geometry));
@@ -24,7 +24,7 @@ pub fn text(r: &Report) -> String {
     out
 }
 
-fn superblocks(r: &Report) -> String {
+fn superblocks(r: &DumpReport) -> String {
     let mut out = String::new();
     for s in &r.slots {
         let active = if r.active == Some(s.slot) {
@@ -143,7 +143,7 @@ fn geometry(g: &GeometryReport) -> String {
     format!("geometry\n{list}")
 }
 
-fn directory(r: &Report) -> String {
+fn directory(r: &DumpReport) -> String {
     let mut out = format!(
         "directory: {} of {} written map pages are sound\n",
         r.pages.sound, r.pages.written
