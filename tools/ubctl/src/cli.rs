@@ -8,7 +8,7 @@ use clap::{Parser, Subcommand};
 
 use crate::commands::{check, completions, create, dump, format, list, remove, status};
 use crate::error::{self, Fail};
-use crate::wait;
+use crate::{interrupt, wait};
 
 const AFTER_HELP: &str = "\
 Exit codes (check has its own, see its --help):
@@ -22,6 +22,9 @@ Exit codes (check has its own, see its --help):
 A command waits, for at most 10 s, until the kernel and udev have finished with
 its devices, and until other processes have closed them. With --no-wait it does
 not wait.
+
+Ctrl-C ends a command. format and create then put back what they have changed,
+and say so.
 
 With --json the answer is JSON on standard output, an error too:
   {\"error\": \"what, where, what next\", \"reason\": \"wrong_root\", \"code\": 3}
@@ -94,7 +97,12 @@ pub fn main() -> ExitCode {
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
-        Err(fail) => fail.report(cli.json),
+        Err(fail) => {
+            let reason = fail.reason;
+            let code = fail.report(cli.json);
+            interrupt::end_process(reason);
+            code
+        }
     }
 }
 

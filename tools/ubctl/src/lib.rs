@@ -15,6 +15,7 @@ pub mod dm;
 pub mod error;
 pub mod holders;
 pub mod identity;
+pub mod interrupt;
 #[expect(unsafe_code, reason = "the one place that hands memory to the kernel")]
 mod ioctl;
 mod locks;

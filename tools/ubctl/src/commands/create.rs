@@ -25,7 +25,7 @@ use crate::lost_sectors::{self, Stretch};
 use crate::node::{self, NodeState};
 use crate::value_parser::{journal_blocks, leaf_name, sector_size, slab_sectors, union_size};
 use crate::wait::{self, Deadline};
-use crate::{blocksize, output, overlap, preflight, probe, sysfs, udev};
+use crate::{blocksize, interrupt, output, overlap, preflight, probe, sysfs, udev};
 
 /// Arguments of `create`.
 #[derive(Debug, Args)]
@@ -130,6 +130,7 @@ pub fn run(args: &CreateArgs, json: bool) -> Result {
             make_room(&leaf, &pair[1])?;
         }
         let id = make_union(&control, &mut request, &what)?;
+        interrupt::watch()?;
         (id, Held::AsItWas(pair))
     };
     let status = control
@@ -137,6 +138,7 @@ pub fn run(args: &CreateArgs, json: bool) -> Result {
         .map_err(|fail| held.take_back(undone_unseen(&control, id, &held, fail)))?;
     let lost = refuse_others(&status, &held, &what)
         .and_then(|()| wait_for_nodes(&status, since))
+        .and_then(|()| interrupt::check())
         .and_then(|()| lost_of(&control, &status))
         .map_err(|fail| held.take_back(undone(&control, &status, fail)))?;
     drop(held);

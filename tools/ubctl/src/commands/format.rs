@@ -19,7 +19,7 @@ use crate::loopdev::Lower;
 use crate::probe::{self, Used};
 use crate::rollback::Rollback;
 use crate::value_parser::{journal_blocks, leaf_name, sector_size, slab_sectors, union_size};
-use crate::{blocksize, identity, output, overlap, preflight};
+use crate::{blocksize, identity, interrupt, loopdev, output, overlap, preflight};
 
 const BLOCK: u64 = BLOCK_BYTES as u64;
 const MIB: u64 = 1 << 20;
@@ -103,6 +103,8 @@ pub fn run(args: &FormatArgs, json: bool) -> Result {
     for path in [&args.root, &args.leaf] {
         blocksize::refuse_tail(path)?;
     }
+    // The root is only sampled. A program that writes to it would make the samples wrong.
+    loopdev::refuse_locked(&args.root, Side::Root)?;
     let wanted = blocksize::wanted(&args.root, &args.leaf, args.layout.sector_size, true)?;
     let plan = Plan::new((&root, &leaf), args.layout, args.force, wanted)?;
     let made = plan.write()?;
@@ -212,6 +214,7 @@ impl Plan {
 
     /// Formats the leaf. If that fails, puts back what the leaf held.
     pub fn write(&self) -> Result<Formatted> {
+        interrupt::watch()?;
         if let Some(backing) = &self.backing {
             // Allocation does not change what the leaf holds.
             backing.allocate(to_allocate(&self.superblock, &self.leaf))?;
@@ -229,7 +232,7 @@ impl Plan {
         if self.is_used {
             wipe(&self.leaf, &self.superblock.geometry)?;
         }
-        Ok(())
+        interrupt::check()
     }
 
     /// Gives up the claim on the leaf, so that the driver can take it. The leaf stays open, so its
