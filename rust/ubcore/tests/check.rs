@@ -115,7 +115,6 @@ fn superblocks_that_are_wrong() {
 #[test]
 fn journals_that_are_wrong() {
     let both = &[0, 1];
-    let three = What::NotDetached { blocks: 3 };
     let (disk, l) = committed();
     let g = l.sb.geometry;
     let block = |n: u32| g.journal_block((l.sb.journal_tail + n) % 16);
@@ -136,19 +135,29 @@ fn journals_that_are_wrong() {
         What::SpareJournal,
         &[What::NotDetached { blocks: 2 }],
     );
+}
 
-    // The tail is wrong, with and without the flag that says that the journal is empty.
+/// The tail is wrong, with and without the flag that says that the journal is empty.
+#[test]
+fn a_tail_that_is_wrong() {
+    let both = &[0, 1];
+    let (disk, l) = committed();
     let first = l.sb.journal_sequence;
-    let (disk, _) = committed();
     let tail = (l.sb.journal_tail + 5) % 16;
     edit_slots(&disk, both, |b| b[112] = tail as u8);
     let misplaced = What::JournalMisplaced { sequence: first };
     found(&disk, misplaced, &[What::NotDetached { blocks: 0 }]);
     edit_slots(&disk, both, |b| b[108] |= 1);
     found(&disk, What::CleanButNewer { sequence: first }, &[]);
+}
 
-    // If the second of two records leads nowhere, the finding names it, and so for each kind of
-    // record.
+/// If the second of two records leads nowhere, the finding names it, and so for each kind of record.
+#[test]
+fn a_record_that_leads_nowhere_is_named() {
+    let (_, l) = committed();
+    let g = l.sb.geometry;
+    let first = l.sb.journal_sequence;
+    let block = g.journal_block((l.sb.journal_tail + 1) % 16);
     let run = SlabRun { first: 3, count: 2 };
     let (root, leaf) = (g.root_slabs(), g.leaf_slabs());
     for wrong in [
@@ -174,7 +183,7 @@ fn journals_that_are_wrong() {
         },
     ] {
         let (disk, _) = committed();
-        edit(&disk, block(1), |b| {
+        edit(&disk, block, |b| {
             let head = RingHead {
                 sequence: first + 1,
                 origin: 0,
@@ -189,18 +198,23 @@ fn journals_that_are_wrong() {
         let l = look(&disk).unwrap();
         let place = l.findings.iter().find(|f| f.what == What::JournalRecord);
         let place = place.map(|f| (f.block, f.byte));
-        assert_eq!(place, Some((block(1), 40)), "{wrong:?}");
+        assert_eq!(place, Some((block, 40)), "{wrong:?}");
     }
+}
 
-    // A record of no kind, a record of a slab that is not there, a record of a slab that has no
-    // leaf slab.
+/// A record of no kind, of a slab that is not there, and of a slab that has no leaf slab.
+#[test]
+fn a_record_that_cannot_be_is_named() {
+    let (_, l) = committed();
+    let three = What::NotDetached { blocks: 3 };
+    let block = l.sb.geometry.journal_block((l.sb.journal_tail + 1) % 16);
     for (word, value) in [
         (0, 6u64),
         (0, 0xffff_ffff_0000_0002),
         (0, 0x0000_0063_0000_0002),
     ] {
         let (disk, _) = committed();
-        edit_sealed(&disk, block(1), 4096, 4, |b| {
+        edit_sealed(&disk, block, 4096, 4, |b| {
             ring::put_word(b, word, value).unwrap();
         });
         found(&disk, What::JournalRecord, &[three]);
@@ -210,22 +224,24 @@ fn journals_that_are_wrong() {
             .iter()
             .find(|f| f.what == What::JournalRecord)
             .unwrap();
-        assert_eq!((place.block, place.byte), (block(1), 32));
+        assert_eq!((place.block, place.byte), (block, 32));
     }
+}
+
+/// Makes a leaf with this entry in a page of the slab table; returns the page's block, too.
+fn put(page: u32, at: usize, entry: u32) -> (SimDisk, u64) {
+    let (disk, l) = used();
+    let n = at * 4;
+    edit_page(&disk, &l.sb, page, |b| {
+        b[n..n + 4].copy_from_slice(&entry.to_le_bytes())
+    });
+    let block = block_of_page(&disk, &l.sb, page);
+    (disk, block)
 }
 
 #[test]
 fn maps_that_are_wrong() {
     let g = geometry();
-    let put = |page: u32, at: usize, entry: u32| {
-        let (disk, l) = used();
-        let n = at * 4;
-        edit_page(&disk, &l.sb, page, |b| {
-            b[n..n + 4].copy_from_slice(&entry.to_le_bytes())
-        });
-        let block = block_of_page(&disk, &l.sb, page);
-        (disk, block)
-    };
     let (disk, _) = used();
     let leaf = leaf_slab(&disk, 0);
     let taken = (leaf + 1) << 1;
@@ -275,7 +291,12 @@ fn maps_that_are_wrong() {
         },
         &[],
     );
-    // If an entry is lost, its bits have no owner.
+}
+
+/// If an entry is lost, its bits have no owner.
+#[test]
+fn an_entry_that_is_lost() {
+    let leaf = leaf_slab(&used().0, 0);
     let l = look(&put(0, 0, 0).0).unwrap();
     assert!(
         l.has(What::Unowned {

@@ -308,42 +308,7 @@ pub fn pages(source: &mut Source<'_>, sb: &mut Superblock, leaf: &mut Leaf) {
     let g = sb.geometry;
     let mut entries = vec![PageEntry::EMPTY; g.pages() as usize];
     for _ in 0..source.byte() % 8 {
-        let how = source.byte();
-        let page = match how & 3 {
-            0 => source.near(&[u64::from(g.table_pages()), u64::from(g.pages()) - 1]) as u32,
-            1 => g.table_pages(),
-            _ => 0,
-        } % g.pages();
-        let slot = if how & 4 == 0 { Slot::A } else { Slot::B };
-        let mut bytes = [0; 4096];
-        let is_table = page < g.table_pages();
-        for _ in 0..source.byte() % 24 {
-            if is_table {
-                let at = source.below(1024) as usize;
-                let entry = match source.byte() % 16 {
-                    0 => source.word(),
-                    1 => 1,
-                    low => (leaf_slab(source, &g).wrapping_add(1) << 1) | u32::from(low & 1),
-                };
-                bytes[at * 4..at * 4 + 4].copy_from_slice(&entry.to_le_bytes());
-            } else {
-                let at = source.below(512) as usize;
-                let fill = source.take(8);
-                bytes[at * 8..at * 8 + fill.len()].copy_from_slice(fill);
-            }
-        }
-        let crc = if how & 0xf0 == 0x10 {
-            source.word()
-        } else {
-            crc32c(0, &bytes)
-        };
-        entries[page as usize] = PageEntry {
-            slot: Some(slot),
-            crc,
-        };
-        if bytes != [0; 4096] {
-            *leaf.edit(g.page_block(page, slot)) = bytes;
-        }
+        page(source, &g, leaf, &mut entries);
     }
     // The directory names every page, all of zeroes, so that their cost shows.
     if source.chance(32) {
@@ -356,25 +321,77 @@ pub fn pages(source: &mut Source<'_>, sb: &mut Superblock, leaf: &mut Leaf) {
         }
     }
     for at in 0..g.directory_blocks() {
-        let list = &entries[directory::pages_of(at, g.pages())];
-        let how = source.byte();
-        if how & 0x7f != 1 && list.iter().all(|e| e.slot.is_none()) {
-            continue;
-        }
-        let slot = if how & 0x80 == 0 { Slot::A } else { Slot::B };
-        sb.set_directory_slot(at, slot).expect("below 1024");
-        let generation = if how & 0x7f == 2 {
-            source.long()
+        directory_block(source, sb, leaf, &entries, at);
+    }
+}
+
+/// Makes a page and its entry in the directory.
+fn page(source: &mut Source<'_>, g: &Geometry, leaf: &mut Leaf, entries: &mut [PageEntry]) {
+    let how = source.byte();
+    let page = match how & 3 {
+        0 => source.near(&[u64::from(g.table_pages()), u64::from(g.pages()) - 1]) as u32,
+        1 => g.table_pages(),
+        _ => 0,
+    } % g.pages();
+    let slot = if how & 4 == 0 { Slot::A } else { Slot::B };
+    let mut bytes = [0; 4096];
+    let is_table = page < g.table_pages();
+    for _ in 0..source.byte() % 24 {
+        if is_table {
+            let at = source.below(1024) as usize;
+            let entry = match source.byte() % 16 {
+                0 => source.word(),
+                1 => 1,
+                low => (leaf_slab(source, g).wrapping_add(1) << 1) | u32::from(low & 1),
+            };
+            bytes[at * 4..at * 4 + 4].copy_from_slice(&entry.to_le_bytes());
         } else {
-            sb.generation
-        };
-        let block = leaf.edit(g.directory_block(at, slot));
-        directory::encode(block, at, generation, sb.nonce, list).expect("entries of a block");
-        if how & 0x7f == 3 {
-            let at = source.below(4096) as usize;
-            block[at] ^= source.byte();
-            seal(block, 4);
+            let at = source.below(512) as usize;
+            let fill = source.take(8);
+            bytes[at * 8..at * 8 + fill.len()].copy_from_slice(fill);
         }
+    }
+    let crc = if how & 0xf0 == 0x10 {
+        source.word()
+    } else {
+        crc32c(0, &bytes)
+    };
+    entries[page as usize] = PageEntry {
+        slot: Some(slot),
+        crc,
+    };
+    if bytes != [0; 4096] {
+        *leaf.edit(g.page_block(page, slot)) = bytes;
+    }
+}
+
+/// Makes directory block `at`, unless it would name no page.
+fn directory_block(
+    source: &mut Source<'_>,
+    sb: &mut Superblock,
+    leaf: &mut Leaf,
+    entries: &[PageEntry],
+    at: u32,
+) {
+    let g = sb.geometry;
+    let list = &entries[directory::pages_of(at, g.pages())];
+    let how = source.byte();
+    if how & 0x7f != 1 && list.iter().all(|e| e.slot.is_none()) {
+        return;
+    }
+    let slot = if how & 0x80 == 0 { Slot::A } else { Slot::B };
+    sb.set_directory_slot(at, slot).expect("below 1024");
+    let generation = if how & 0x7f == 2 {
+        source.long()
+    } else {
+        sb.generation
+    };
+    let block = leaf.edit(g.directory_block(at, slot));
+    directory::encode(block, at, generation, sb.nonce, list).expect("entries of a block");
+    if how & 0x7f == 3 {
+        let at = source.below(4096) as usize;
+        block[at] ^= source.byte();
+        seal(block, 4);
     }
 }
 

@@ -6,6 +6,7 @@
 use std::fs;
 use std::path::Path;
 
+use crate::leaf::Leaf;
 use crate::make;
 use crate::real;
 
@@ -26,75 +27,68 @@ pub fn make_if_asked() {
 fn make(folder: &Path) {
     for n in 0..real::LEAVES {
         let leaf = real::leaf(n);
-        let last = leaf.blocks.keys().next_back().copied().unwrap_or(0);
-        let mut image = Vec::new();
-        for at in 0..=last {
-            image.extend_from_slice(leaf.block(at).unwrap_or(&[0; 4096]));
-        }
-        for target in ["attach", "check", "repair"] {
-            for how in 0..2 {
-                let bytes = [&[how], &image[..]].concat();
-                put(folder, target, &format!("image-{n}-{how}"), &bytes);
-                put(
-                    folder,
-                    target,
-                    &format!("patched-{n}-{how}"),
-                    &[2, n as u8 * 2 + how],
-                );
-            }
-            let fields: Vec<u8> = (0..400u32)
-                .map(|i| (i * 37 + n as u32 * 11) as u8)
-                .collect();
-            put(
-                folder,
-                target,
-                &format!("fields-{n}"),
-                &[&[3], &fields[..]].concat(),
-            );
-        }
-        let slots = [&image[..512], &image[4096..4096 + 512]].concat();
-        let directory = &image[18 * 4096..19 * 4096];
+        let image = image_of(&leaf);
+        let n = n as u8;
+        leaves(folder, n, &image);
+        superblocks_and_directories(folder, n, &image);
+        journals(folder, n, &leaf);
+    }
+}
+
+/// Returns the blocks of a leaf, up to the last that was written.
+fn image_of(leaf: &Leaf) -> Vec<u8> {
+    let last = leaf.blocks.keys().next_back().copied().unwrap_or(0);
+    let block = |at| leaf.block(at).unwrap_or(&[0; 4096]);
+    (0..=last).flat_map(block).copied().collect()
+}
+
+/// Returns bytes from which a leaf is made field by field.
+fn fields(count: u32, factor: u32, start: u32) -> Vec<u8> {
+    (0..count).map(|i| (i * factor + start) as u8).collect()
+}
+
+/// Seeds for the targets that read a whole leaf.
+fn leaves(folder: &Path, n: u8, image: &[u8]) {
+    let fields = [&[3], &fields(400, 37, u32::from(n) * 11)[..]].concat();
+    for target in ["attach", "check", "repair"] {
         for how in 0..2 {
-            put(
-                folder,
-                "superblock",
-                &format!("slots-{n}-{how}"),
-                &[&[how], &slots[..]].concat(),
-            );
-            let bytes = [&[how, 0, 0], directory].concat();
-            put(folder, "directory", &format!("block-{n}-{how}"), &bytes);
+            let bytes = [&[how], image].concat();
+            put(folder, target, &format!("image-{n}-{how}"), &bytes);
+            let patched = format!("patched-{n}-{how}");
+            put(folder, target, &patched, &[2, n * 2 + how]);
         }
-        put(
-            folder,
-            "superblock",
-            &format!("real-{n}"),
-            &[2 + (n as u8 * 8)],
-        );
-        put(
-            folder,
-            "directory",
-            &format!("real-{n}"),
-            &[2 + (n as u8 * 8), 0, 0],
-        );
-        let fields: Vec<u8> = (0..300u32).map(|i| (i * 29 + n as u32 * 7) as u8).collect();
-        put(
-            folder,
-            "journal",
-            &format!("fields-{n}"),
-            &[&[3], &fields[..]].concat(),
-        );
-        let real = n as u8 * 8;
-        put(folder, "journal", &format!("real-{n}"), &[real + 1]);
-        let sb = make::superblock_of(&leaf).expect("a real leaf");
-        let ring = (0..4).map(|n| {
-            let at = (sb.journal_tail + n) % sb.geometry.journal_blocks();
-            leaf.block(sb.geometry.journal_block(at))
-                .unwrap_or(&[0; 4096])
-        });
-        let ring: Vec<u8> = ring.flatten().copied().collect();
-        for how in [0, 4] {
-            let bytes = [&[real + how], &ring[..]].concat();
-            put(folder, "journal", &format!("ring-{n}-{how}"), &bytes);
-        }
+        put(folder, target, &format!("fields-{n}"), &fields);
+    }
+}
+
+fn superblocks_and_directories(folder: &Path, n: u8, image: &[u8]) {
+    let slots = [&image[..512], &image[4096..4096 + 512]].concat();
+    let directory = &image[18 * 4096..19 * 4096];
+    for how in 0..2 {
+        let bytes = [&[how], &slots[..]].concat();
+        put(folder, "superblock", &format!("slots-{n}-{how}"), &bytes);
+        let bytes = [&[how, 0, 0], directory].concat();
+        put(folder, "directory", &format!("block-{n}-{how}"), &bytes);
+    }
+    let name = format!("real-{n}");
+    put(folder, "superblock", &name, &[2 + n * 8]);
+    put(folder, "directory", &name, &[2 + n * 8, 0, 0]);
+}
+
+fn journals(folder: &Path, n: u8, leaf: &Leaf) {
+    let fields = [&[3], &fields(300, 29, u32::from(n) * 7)[..]].concat();
+    put(folder, "journal", &format!("fields-{n}"), &fields);
+    let real = n * 8;
+    put(folder, "journal", &format!("real-{n}"), &[real + 1]);
+    let sb = make::superblock_of(leaf).expect("a real leaf");
+    let ring = (0..4).map(|n| {
+        let at = (sb.journal_tail + n) % sb.geometry.journal_blocks();
+        leaf.block(sb.geometry.journal_block(at))
+            .unwrap_or(&[0; 4096])
+    });
+    let ring: Vec<u8> = ring.flatten().copied().collect();
+    for how in [0, 4] {
+        let bytes = [&[real + how], &ring[..]].concat();
+        put(folder, "journal", &format!("ring-{n}-{how}"), &bytes);
     }
 }

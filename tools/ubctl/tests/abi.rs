@@ -68,6 +68,13 @@ fn size_of_field<S, F>(_: fn(&S) -> &F) -> u64 {
 
 fn ask_rust() -> Said {
     let mut said = Said::new();
+    layouts(&mut said);
+    layout_of_status(&mut said);
+    numbers(&mut said);
+    said
+}
+
+fn layouts(said: &mut Said) {
     layout!(
         said,
         "features",
@@ -95,6 +102,9 @@ fn ask_rust() -> Said {
     );
     layout!(said, "remove", Remove, size, flags, id, reserved0);
     layout!(said, "lost", LostCall, size, flags, id, reserved0, from, sector, sectors, unnamed);
+}
+
+fn layout_of_status(said: &mut Said) {
     layout!(
         said,
         "status",
@@ -132,6 +142,9 @@ fn ask_rust() -> Said {
         damaged_blocks,
         lost_sectors
     );
+}
+
+fn numbers(said: &mut Said) {
     let mut number = |name: &str, n: u64| said.insert(format!("number UNIONBLK_{name}"), vec![n]);
     number("ABI_VERSION", abi::ABI_VERSION.into());
     number("SIZE_MAX", extend::SIZE_MAX as u64);
@@ -163,7 +176,6 @@ fn ask_rust() -> Said {
     for (name, e) in reasons() {
         number(&format!("REASON_{name}"), e.to_wire().0.into());
     }
-    said
 }
 
 fn reasons() -> [(&'static str, Error); 22] {
