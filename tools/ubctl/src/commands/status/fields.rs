@@ -88,10 +88,10 @@ pub const FIELDS: &[Field] = fields! { |u|
     device, "path", "device", NONE, NONE, u.device(),
         "The node of the disk.";
     mode, "word", "mode", SAME, SAME, u.mode,
-        "writable; read-only: the map could not be committed; read-only-requested: with --read-only; \
-         failing: writable, but requests have failed below since attach, or the root or the leaf \
-         is not present; gone: the root or the leaf was removed. The driver does not report the \
-         last two.";
+        "writable; read-only: the map could not be committed; read-only-requested: with \
+         --read-only; failing: writable, but requests have failed below since attach, or the root \
+         or the leaf is not present; gone: the root or the leaf was removed. The driver does not \
+         report the last two.";
     uuid, "UUID", "uuid", SAME, SAME, output::uuid(&u.status.uuid),
         "The leaf's UUID.";
     leaf_name, "text", "name", named("name"), named("name"), leaf_name(&u.status),
