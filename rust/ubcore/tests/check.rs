@@ -151,7 +151,8 @@ fn a_tail_that_is_wrong() {
     found(&disk, What::CleanButNewer { sequence: first }, &[]);
 }
 
-/// If the second of two records leads nowhere, the finding names it, and so for each kind of record.
+/// If the second of two records leads nowhere, the finding names it, and so for each kind of
+/// record.
 #[test]
 fn a_record_that_leads_nowhere_is_named() {
     let (_, l) = committed();

@@ -123,7 +123,8 @@ impl Checker {
         Ok(runs_of(&u, &self.geometry))
     }
 
-    /// Returns whether an image with such contents was not checked before, and records it as checked.
+    /// Returns whether an image with such contents was not checked before, and records it as
+    /// checked.
     pub fn is_new(&mut self, image: u64, meant: u64) -> bool {
         let new = self.checked.insert((image, meant));
         self.counters.states += u64::from(new);

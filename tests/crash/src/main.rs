@@ -172,8 +172,8 @@ impl Campaign {
             };
             self.add(&counters, failure);
             note(&format!(
-                "{name}: {} lives, {} points, {} states ({} after a second power failure, {} with rot: {} \
-                 named, {} of these salvaged, {} taken for torn), {} recoveries, {:.1} s",
+                "{name}: {} lives, {} points, {} states ({} after a second power failure, {} with \
+                 rot: {} named, {} of these salvaged, {} taken for torn), {} recoveries, {:.1} s",
                 counters.lives,
                 counters.points,
                 counters.states,

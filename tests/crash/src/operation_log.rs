@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The oracle of a raw load. Knows all operations of `tests/vm/src/record.c`, and from the marks in the
-//! log which of them was durable when. Sectors are those of `tests/vm/src/sector.h`.
+//! The oracle of a raw load. Knows all operations of `tests/vm/src/record.c`, and from the marks in
+//! the log which of them was durable when. Sectors are those of `tests/vm/src/sector.h`.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -33,8 +33,8 @@ pub struct OperationLog {
     /// All operations that had completed by then are durable.
     level: u64,
     fua: BTreeSet<u32>,
-    /// Takes completed operations for durable as soon as the first flush has completed. The campaign
-    /// must notice this.
+    /// Takes completed operations for durable as soon as the first flush has completed. The
+    /// campaign must notice this.
     pub believe: bool,
 }
 

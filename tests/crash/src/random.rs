@@ -53,7 +53,8 @@ fn op(sectors: u64, slab: u64) -> impl Strategy<Value = Op> {
         1 => Just(Op::Checkpoint),
         1 => Just(Op::Reattach),
         1 => Just(Op::Rot),
-        2 => (any::<u16>(), any::<u64>()).prop_map(|(at, s)| Op::PowerFailure(at % 64, Landed::Seed(s))),
+        2 => (any::<u16>(), any::<u64>())
+            .prop_map(|(at, s)| Op::PowerFailure(at % 64, Landed::Seed(s))),
         1 => (any::<u16>(), any::<u64>()).prop_map(|(at, s)| Op::Again(at % 64, Landed::Seed(s))),
     ]
 }
