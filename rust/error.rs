@@ -28,7 +28,6 @@ pub(crate) fn errno(e: Error) -> kernel::error::Error {
         Error::Busy(_) => code::EBUSY,
         Error::ReadOnlyLeaf => code::EROFS,
         Error::NoMemory => code::ENOMEM,
-        Error::Emptied => code::EAGAIN,
         Error::Stacked(_) => code::ELOOP,
         Error::Open(_, n) | Error::Os(n) => i32::try_from(n)
             .map(|n| kernel::error::Error::from_errno(n.saturating_neg()))

@@ -11,7 +11,7 @@
 use core::ops::DerefMut;
 
 use super::bits::Bitmap;
-use super::error::{Error, Result};
+use super::error::{Broken, Error, Result};
 use super::map::{words_for, Base, Emptied, Emptying, Map, Memory};
 use super::num::{mask, usize_as_u64};
 use super::plan;
@@ -34,6 +34,31 @@ pub const fn bitmap_words(slabs: u32) -> [usize; 3] {
     let flags = words_for(slabs);
     [words_for_taken(slabs), flags, flags]
 }
+
+/// Why an allocation gives no leaf slab.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Denied {
+    /// The root slab was emptied a moment ago, or the leaf is full and emptied slabs are about to
+    /// become free. The caller tries again after the next reclaim.
+    Later,
+    /// Another reason. With [`Error::NoMemory`] there is no page for the map at once.
+    Failed(Error),
+}
+
+impl From<Error> for Denied {
+    fn from(e: Error) -> Self {
+        Denied::Failed(e)
+    }
+}
+
+impl From<Broken> for Denied {
+    fn from(e: Broken) -> Self {
+        Denied::Failed(e.into())
+    }
+}
+
+/// The result of an allocation.
+pub type Allocated<T = ()> = core::result::Result<T, Denied>;
 
 /// The leaf's free slabs. One lock guards them and all changes of the slab table.
 ///
@@ -112,36 +137,42 @@ impl<B: DerefMut<Target = [u64]>> Allocator<B> {
 
     /// Allocates a leaf slab for root slab `slab`, if it has none. Returns the leaf slab.
     ///
-    /// Under the lock. Returns `Full` if no slab is free, `Emptied` if the root slab was emptied
-    /// and may not get a new leaf slab yet, and `NoMemory` if there is no page for the map at once.
-    pub fn allocate<M: Memory>(&mut self, map: &Map<M>, slab: u32) -> Result<u32> {
+    /// Under the lock. Fails with `Full` if no slab is free, with `Later` if the root slab was
+    /// emptied and may not get a new leaf slab yet, and with `NoMemory` if there is no page for the
+    /// map at once.
+    pub fn allocate<M: Memory>(&mut self, map: &Map<M>, slab: u32) -> Allocated<u32> {
         let entry = map.entry(slab);
         if let Some(leaf) = entry.leaf {
             return Ok(leaf);
         }
         // No record of the slab may precede the one that empties it (I9).
         if entry.emptied != Emptied::No {
-            return Err(Error::Emptied);
+            return Err(Denied::Later);
         }
         let leaf = self.choose(map, slab).ok_or(Error::Full)?;
         // Taken before it is assigned, because a slab with an owner must never be free.
         if !self.mark_used(leaf) {
-            return Err(Error::Internal);
+            return Err(Error::Internal.into());
         }
         if let Err(e) = map.assign(slab, leaf) {
             self.free(leaf);
-            return Err(e);
+            return Err(e.into());
         }
         Ok(leaf)
     }
 
     /// Allocates a leaf slab for every slab of a range of union sectors. If the free slabs do not
     /// suffice, it allocates none, because a leaf slab that its write never reached would be lost
-    /// until the next attach. If slabs are about to become free, it returns `Emptied`, not `Full`.
+    /// until the next attach. If slabs are about to become free, it fails with `Later`, not `Full`.
     ///
     /// Like [`Allocator::allocate`] otherwise. If memory runs out, slabs that have a leaf slab by
     /// then keep it.
-    pub fn allocate_range<M: Memory>(&mut self, map: &Map<M>, sector: u64, sectors: u32) -> Result {
+    pub fn allocate_range<M: Memory>(
+        &mut self,
+        map: &Map<M>,
+        sector: u64,
+        sectors: u32,
+    ) -> Allocated {
         self.allocate_ranges(map, [(sector, sectors)])
     }
 
@@ -150,20 +181,24 @@ impl<B: DerefMut<Target = [u64]>> Allocator<B> {
         &mut self,
         map: &Map<M>,
         ranges: [(u64, u32); N],
-    ) -> Result {
+    ) -> Allocated {
         let unallocated = || {
             ranges
                 .into_iter()
                 .flat_map(|(at, n)| plan::unallocated(map, at, n))
         };
         if unallocated().any(|slab| map.entry(slab).emptied != Emptied::No) {
-            return Err(Error::Emptied);
+            return Err(Denied::Later);
         }
         let missing = usize_as_u64(unallocated().count());
         if missing > u64::from(self.slabs().wrapping_sub(self.used())) {
             // The emptied slabs will be free in a moment, so the request is deferred until then.
             let soon = self.any_emptied || self.any_reclaimable;
-            return Err(if soon { Error::Emptied } else { Error::Full });
+            return Err(if soon {
+                Denied::Later
+            } else {
+                Error::Full.into()
+            });
         }
         for slab in unallocated() {
             self.allocate(map, slab)?;

@@ -161,9 +161,6 @@ pub enum Error {
     FineMap(u32),
     /// The code contradicts itself, because a rule of the map does not hold.
     Internal,
-    /// The slab was emptied a moment ago, or the leaf is full and emptied slabs are about to become
-    /// free. The slab can get a leaf slab after the next reclaim.
-    Emptied,
 }
 
 impl Error {
@@ -193,8 +190,6 @@ impl Error {
             Os(errno) => (20, u64::from(errno), 0),
             FineMap(bytes) => (21, u64::from(bytes), 0),
             Internal => (22, 0, 0),
-            // This error never leaves the driver.
-            Emptied => (20, 0, 0),
         }
     }
 
@@ -239,7 +234,6 @@ impl Error {
                 | Error::Full
                 | Error::Os(_)
                 | Error::Internal
-                | Error::Emptied
         )
     }
 }
@@ -277,7 +271,6 @@ impl fmt::Display for Error {
             FineMap(bytes) => write!(f, "the leaf was written in smaller blocks than the {bytes} bytes that these devices need: attach it to devices with blocks as small as before"),
             Os(errno) => write!(f, "an operation of the kernel failed (errno {errno})"),
             Internal => f.write_str("a rule of unionblk does not hold, which is a bug: please report this with the kernel's log"),
-            Emptied => f.write_str("the slab was emptied and cannot be allocated yet: try again"),
         }
     }
 }

@@ -14,6 +14,7 @@
 
 use core::ops::Range;
 
+use super::super::alloc::{Allocated, Denied};
 use super::super::error::{Error, Result};
 use super::super::map::Base;
 use super::super::num::saturating_u32;
@@ -62,7 +63,7 @@ fn write_zeroes<H: Host>(host: &H, rq: H::Request) {
     }
     match empty(host, &rq, Base::Zero) {
         Ok(()) => io::end_durably(host, rq),
-        Err(e) => io::fail(host, rq, e),
+        Err(e) => io::fail(host, rq, e.into()),
     }
 }
 
@@ -196,12 +197,12 @@ fn resume<H: Host>(host: &H, rq: H::Request) {
             State::of(&rq).with_zeroed_parts().set(&rq);
             wait(host, rq, Waiting::Discard);
         }
-        Err(e) => {
+        Err(why) => {
             // `Error::Os` says that the storage below has no space, see `LeafDevice::zero`.
-            if matches!(e, Error::Io(..)) {
+            if matches!(why, Denied::Failed(Error::Io(..))) {
                 host.note(Event::IoError);
             }
-            io::fail(host, rq, e);
+            io::fail(host, rq, why);
         }
     }
 }
@@ -230,7 +231,7 @@ fn parts<H: Host>(host: &H, rq: &H::Request) -> [(u64, u64); 2] {
 /// zeroes already. Allocates leaf slabs for all parts before the first write, or for none.
 ///
 /// Only in the reclaim work, so no leaf slab is freed meanwhile.
-fn zero_parts<H: Host>(host: &H, rq: &H::Request) -> Result {
+fn zero_parts<H: Host>(host: &H, rq: &H::Request) -> Allocated {
     let map = host.map();
     let parts = parts(host, rq).map(|(sector, n)| {
         let sectors = saturating_u32(n);
@@ -248,7 +249,7 @@ fn zero_parts<H: Host>(host: &H, rq: &H::Request) -> Result {
                 Source::Leaf(to) => host.zero(to, u64::from(run.sectors))?,
                 // A discard beside this request emptied the slab, so the zeroes come before it.
                 Source::Zero => {}
-                Source::Root(_) | Source::Lost => return Err(Error::Internal),
+                Source::Root(_) | Source::Lost => return Err(Error::Internal.into()),
             }
         }
         // The zeroes are on the leaf (I5).

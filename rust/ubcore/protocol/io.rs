@@ -11,7 +11,8 @@
 //! slabs are free ([`super::discard::reclaim_work`]). If only a part could be sent, the rest is
 //! queued again when the part has completed. So each part begins and ends its own use of the map.
 
-use super::super::error::{Broken, Error, Result};
+use super::super::alloc::{Allocated, Denied};
+use super::super::error::{Broken, Error};
 use super::super::num::saturating_u32;
 use super::super::plan::{self, Source};
 use super::{epoch, flush};
@@ -52,7 +53,9 @@ fn write<H: Host>(host: &H, rq: H::Request) -> Accepted<H> {
     if whole.is_none() {
         match allocate(host, sector, sectors) {
             Ok(()) => whole = plan::write_at_once(host.map(), sector, sectors),
-            Err(Error::Full) if fail_unallocated(host, &rq) => host.note(Event::Full),
+            Err(Denied::Failed(Error::Full)) if fail_unallocated(host, &rq) => {
+                host.note(Event::Full)
+            }
             Err(e) => {
                 fail(host, rq, e);
                 return Ok(());
@@ -76,7 +79,7 @@ fn submit<H: Host>(host: &H, rq: H::Request, whole: Option<Source>, fua: bool) -
 }
 
 /// Allocates a leaf slab for every slab of a range, or for none if free slabs do not suffice.
-fn allocate<H: Host>(host: &H, sector: u64, sectors: u32) -> Result {
+fn allocate<H: Host>(host: &H, sector: u64, sectors: u32) -> Allocated {
     if plan::unallocated(host.map(), sector, sectors)
         .next()
         .is_none()
@@ -210,12 +213,12 @@ pub(super) fn end_durably<H: Host>(host: &H, rq: H::Request) {
 }
 
 /// Ends a request that could not be started, or makes it wait for what it needs.
-pub(super) fn fail<H: Host>(host: &H, rq: H::Request, e: Error) {
+pub(super) fn fail<H: Host>(host: &H, rq: H::Request, why: Denied) {
     epoch::leave::<H>(&rq);
-    match e {
-        Error::Emptied => wait(host, rq, Waiting::Reclaim),
-        Error::NoMemory => wait(host, rq, Waiting::Memory),
-        e => {
+    match why {
+        Denied::Later => wait(host, rq, Waiting::Reclaim),
+        Denied::Failed(Error::NoMemory) => wait(host, rq, Waiting::Memory),
+        Denied::Failed(e) => {
             if e == Error::Full {
                 host.note(Event::Full);
             }

@@ -144,7 +144,7 @@ fn numbers_that_are_used_up_stop_the_union() {
 fn a_slab_that_got_no_owner_is_free_again() {
     let mut u = SimUnion::attach_to(&formatted(), &geometry()).unwrap();
     u.map.memory().set_free(0);
-    assert_eq!(u.allocator.allocate(&u.map, 9), Err(Error::NoMemory));
+    assert_eq!(u.allocator.allocate(&u.map, 9), Err(Error::NoMemory.into()));
     assert_eq!(u.allocator.used(), 0);
     assert!((0..u.allocator.slabs()).all(|leaf| u.allocator.is_free(leaf)));
     u.map.memory().set_free(u32::MAX);
@@ -160,7 +160,7 @@ fn a_slab_without_a_bit_is_not_free() {
     let mut allocator = Allocator::new(bitmaps, 100);
     assert!((0..200).all(|leaf| !allocator.is_free(leaf) && !allocator.mark_used(leaf)));
     let u = SimUnion::attach_to(&formatted(), &geometry()).unwrap();
-    assert_eq!(allocator.allocate(&u.map, 9), Err(Error::Full));
+    assert_eq!(allocator.allocate(&u.map, 9), Err(Error::Full.into()));
     assert!(allocator.used() == 0 && u.map.entry(9).leaf.is_none());
 }
 

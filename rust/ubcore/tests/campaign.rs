@@ -8,6 +8,7 @@
 use sim::disk::{Random, SimDisk};
 use sim::oracle::{self, content, Oracle};
 use sim::union::{format, SimUnion};
+use ubcore::alloc::{Allocated, Denied};
 use ubcore::disk::{Disk, Order};
 use ubcore::error::{Error, Result};
 use ubcore::format::record::Record;
@@ -77,7 +78,7 @@ fn look_at_journal(disk: &SimDisk, g: &Geometry, seen: &mut Seen) {
 
 /// Does a FUA write as the driver does: alone if nothing is dirty and all is mapped, else with the
 /// next commit.
-fn write_fua(u: &mut SimUnion, o: &mut Oracle, at: u64, len: u64) -> Result {
+fn write_fua(u: &mut SimUnion, o: &mut Oracle, at: u64, len: u64) -> Allocated {
     let tag = o.new_tag();
     u.place(at, len)?;
     o.begun(at, len, tag);
@@ -102,14 +103,14 @@ fn write_fua(u: &mut SimUnion, o: &mut Oracle, at: u64, len: u64) -> Result {
     Ok(())
 }
 
-fn write(u: &mut SimUnion, o: &mut Oracle, at: u64, len: u64, done: bool) -> Result {
+fn write(u: &mut SimUnion, o: &mut Oracle, at: u64, len: u64, done: bool) -> Allocated {
     let tag = o.new_tag();
     u.place(at, len)?;
     o.begun(at, len, tag);
     u.write(at, len, tag, done)
 }
 
-fn step(u: &mut SimUnion, o: &mut Oracle, random: &mut Random, style: &Style) -> Result {
+fn step(u: &mut SimUnion, o: &mut Oracle, random: &mut Random, style: &Style) -> Allocated {
     let sectors = u.map.geometry().union_sectors();
     let len = style.lens[random.below(style.lens.len() as u64) as usize];
     let at = random.below(sectors - len);
@@ -137,7 +138,7 @@ fn step(u: &mut SimUnion, o: &mut Oracle, random: &mut Random, style: &Style) ->
             let at = random.below(sectors - len);
             if flying.iter().all(|f: &u64| f.abs_diff(at) >= len) {
                 match write(u, o, at, len, false) {
-                    Err(Error::Full) => break,
+                    Err(Denied::Failed(Error::Full)) => break,
                     done => done?,
                 }
                 flying.push(at);
@@ -155,10 +156,10 @@ fn step(u: &mut SimUnion, o: &mut Oracle, random: &mut Random, style: &Style) ->
     Ok(())
 }
 
-fn work(u: &mut SimUnion, o: &mut Oracle, random: &mut Random, style: &Style) -> Result {
+fn work(u: &mut SimUnion, o: &mut Oracle, random: &mut Random, style: &Style) -> Allocated {
     for _ in 0..random.below(style.steps) {
         match step(u, o, random, style) {
-            Ok(()) | Err(Error::Full) => {}
+            Ok(()) | Err(Denied::Failed(Error::Full)) => {}
             Err(e) => return Err(e),
         }
     }

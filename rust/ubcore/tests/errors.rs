@@ -114,7 +114,7 @@ fn of_a_commit_without_space() {
         for at in 700.. {
             let tag = o.new_tag();
             o.begun(at, 1, tag);
-            u.write(at, 1, tag, true)?;
+            u.write(at, 1, tag, true).unwrap();
             if u.committer.journal_used() == 16 {
                 break;
             }

@@ -8,6 +8,7 @@ use sim::disk::{Random, SimDisk};
 use sim::inspect::lives::*;
 use sim::inspect::{self, edit_slots, look, repair};
 use sim::union::{load, SimUnion};
+use ubcore::alloc::Allocated;
 use ubcore::check::{repair, What};
 use ubcore::error::{Area, Error};
 use ubcore::format::superblock::Superblock;
@@ -122,14 +123,14 @@ fn no_power_failure_takes_a_compatible_feature() {
         with_compat(&disk);
         let mut random = Random(fails_at);
         disk.state.borrow_mut().power_fails_in = Some(fails_at);
-        let life = || {
+        let life = || -> Allocated {
             let mut u = attach(&disk)?;
             for slab in [3, 1500, 2599] {
                 u.write(slab * SLAB, 9, slab, true)?;
                 u.flush()?;
                 u.checkpoint()?;
             }
-            u.detach()
+            Ok(u.detach()?)
         };
         let done = life().is_ok();
         disk.state.borrow_mut().crash(&mut random);

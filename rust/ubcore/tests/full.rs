@@ -6,6 +6,7 @@ use sim::disk::{Random, SimDisk};
 use sim::oracle::{content, ROOT};
 use sim::reclaim::{begin_reclaim, end_reclaim};
 use sim::union::{format, SimUnion};
+use ubcore::alloc::Denied;
 use ubcore::error::Error;
 use ubcore::geometry::Geometry;
 use ubcore::map::Base;
@@ -32,7 +33,7 @@ fn a_write_that_does_not_fit_as_a_whole_takes_nothing() {
     let r = u
         .allocator
         .allocate_range(&u.map, 5 * SLAB, 5 * SLAB as u32);
-    assert_eq!(r, Err(Error::Full));
+    assert_eq!(r, Err(Error::Full.into()));
     assert_eq!(u.allocator.used(), 17);
     assert!((6..10).all(|s| u.map.entry(s).leaf.is_none()));
     // So three requests that need one slab each still fit, and a fourth does not.
@@ -42,7 +43,7 @@ fn a_write_that_does_not_fit_as_a_whole_takes_nothing() {
     assert_eq!((u.allocator.used(), u.allocator.slabs()), (20, 20));
     assert_eq!(
         u.allocator.allocate_range(&u.map, 7 * SLAB, 1),
-        Err(Error::Full)
+        Err(Error::Full.into())
     );
     // A request that needs no slab still succeeds.
     assert_eq!(u.allocator.allocate_range(&u.map, 5 * SLAB + 30, 4), Ok(()));
@@ -82,11 +83,11 @@ fn full_is_full_after_a_power_failure() {
         u.write(slab * 3 * SLAB, 2, slab + 1, true).unwrap();
     }
     u.flush().unwrap();
-    assert_eq!(u.write(99 * SLAB, 1, 50, true), Err(Error::Full));
+    assert_eq!(u.write(99 * SLAB, 1, 50, true), Err(Error::Full.into()));
     disk.state.borrow_mut().crash(&mut Random(5));
     let mut u = SimUnion::attach_to(&disk, &g).unwrap();
     assert_eq!(u.allocator.used(), 20);
-    assert_eq!(u.write(99 * SLAB, 1, 50, true), Err(Error::Full));
+    assert_eq!(u.write(99 * SLAB, 1, 50, true), Err(Error::Full.into()));
     u.write(3 * SLAB + 1, 5, 60, true).unwrap();
     u.flush().unwrap();
     for slab in 0..20 {
@@ -104,25 +105,28 @@ fn full_is_not_full_while_a_slab_leaves() {
     u.write(0, 20 * SLAB, 1, true).unwrap();
     u.flush().unwrap();
     let far = 50 * SLAB;
-    assert_eq!(u.allocator.allocate_range(&u.map, far, 1), Err(Error::Full));
+    assert_eq!(
+        u.allocator.allocate_range(&u.map, far, 1),
+        Err(Error::Full.into())
+    );
     u.empty(7..8, Base::Zero).unwrap();
     assert_eq!(
         u.allocator.allocate_range(&u.map, far, 1),
-        Err(Error::Emptied)
+        Err(Denied::Later)
     );
     u.allocator.begin_commit();
     u.committer.commit(&u.map, &mut u.disk).unwrap();
     assert_eq!(
         u.allocator.allocate_range(&u.map, far, 1),
-        Err(Error::Emptied)
+        Err(Denied::Later)
     );
     assert!(begin_reclaim(&mut u.allocator, &u.map, true));
     assert_eq!(
         u.allocator.allocate_range(&u.map, far, 1),
-        Err(Error::Emptied)
+        Err(Denied::Later)
     );
     end_reclaim(&mut u.allocator, &u.map);
     assert_eq!(u.allocator.allocate_range(&u.map, far, 1), Ok(()));
     let next = u.allocator.allocate_range(&u.map, far + SLAB, 1);
-    assert_eq!(next, Err(Error::Full));
+    assert_eq!(next, Err(Error::Full.into()));
 }

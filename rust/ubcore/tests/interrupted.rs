@@ -84,7 +84,7 @@ fn bits_of_an_assignment_that_was_lost_do_not_come_back() {
         let mut u = recovered(&s.disk, 1);
         if u.map.entry(40).leaf.is_some() {
             assert!(u.read(SECOND + 99) == content(2, SECOND + 99));
-            assert_eq!(u.write(THIRD, 1, 3, true), Err(Error::Full));
+            assert_eq!(u.write(THIRD, 1, 3, true), Err(Error::Full.into()));
             continue;
         }
         // Attach clears the bits of free slabs in memory, so the test looks at the page on the

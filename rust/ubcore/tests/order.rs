@@ -5,6 +5,7 @@
 use sim::disk::{Counts, Random, SimDisk};
 use sim::oracle::{content, Oracle, ROOT};
 use sim::union::{format, load, SimUnion};
+use ubcore::alloc::Denied;
 use ubcore::error::{Area, Error};
 use ubcore::geometry::Geometry;
 use ubcore::map::Base;
@@ -188,7 +189,7 @@ fn every_slab_of_the_leaf_can_be_used_and_then_it_is_full() {
         u.write(i * 128 * 37 % 1_900_000, 1, i + 1, true).unwrap();
     }
     assert_eq!(u64::from(u.allocator.used()), n);
-    assert_eq!(u.write(1_999_000, 1, 9, true), Err(Error::Full));
+    assert_eq!(u.write(1_999_000, 1, 9, true), Err(Error::Full.into()));
     u.write(0, 64, 77, true).unwrap();
     assert!(u.read(3) == content(77, 3) && u.read(1_999_000) == content(ROOT, 1_999_000));
     u.flush().unwrap();
@@ -373,7 +374,7 @@ fn zeroing_a_gibibyte_writes_no_data_and_two_journal_blocks() {
     );
     // The space is free only after a commit and a grace period.
     assert_eq!(u.allocator.used(), used);
-    assert_eq!(u.place(1000, 1), Err(Error::Emptied));
+    assert_eq!(u.place(1000, 1), Err(Denied::Later));
     u.flush().unwrap();
     assert_eq!(u.allocator.used(), 0);
     u.write(1000, 1, 2, true).unwrap();

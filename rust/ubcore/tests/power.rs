@@ -5,7 +5,8 @@
 use sim::disk::{Random, SimDisk};
 use sim::oracle::{self, Oracle};
 use sim::union::{format, SimUnion};
-use ubcore::error::{Error, Result};
+use ubcore::alloc::{Allocated, Denied};
+use ubcore::error::Error;
 use ubcore::geometry::Geometry;
 use ubcore::map::Base;
 
@@ -15,7 +16,7 @@ fn tiny() -> Geometry {
 }
 
 /// Does `steps` random operations; ends early when the power fails.
-fn work(u: &mut SimUnion, o: &mut Oracle, random: &mut Random, steps: u64) -> Result {
+fn work(u: &mut SimUnion, o: &mut Oracle, random: &mut Random, steps: u64) -> Allocated {
     let sectors = u.map.geometry().union_sectors();
     for _ in 0..steps {
         let len = [1, 1, 2, 8, 8, 40, 64][random.below(7) as usize];
@@ -23,7 +24,7 @@ fn work(u: &mut SimUnion, o: &mut Oracle, random: &mut Random, steps: u64) -> Re
         let tag = o.new_tag();
         match random.below(12) {
             0..=5 => match u.write(at, len, tag, true) {
-                Err(Error::Full | Error::Emptied) => continue,
+                Err(Denied::Later | Denied::Failed(Error::Full)) => continue,
                 done => {
                     o.begun(at, len, tag);
                     done?;
@@ -31,14 +32,17 @@ fn work(u: &mut SimUnion, o: &mut Oracle, random: &mut Random, steps: u64) -> Re
             },
             6 => {
                 // The write is in flight while something else happens, or never completes.
-                if matches!(u.place(at, len), Err(Error::Full | Error::Emptied)) {
+                if matches!(
+                    u.place(at, len),
+                    Err(Denied::Later | Denied::Failed(Error::Full))
+                ) {
                     continue;
                 }
                 o.begun(at, len, tag);
                 u.write(at, len, tag, false)?;
                 if random.chance(3) {
                     // The power fails before the write completes.
-                    return Err(Error::Os(0));
+                    return Err(Error::Os(0).into());
                 }
                 u.map.mark(at, len as u32).unwrap();
             }

@@ -5,6 +5,7 @@
 use sim::disk::SimDisk;
 use sim::reclaim::{begin_reclaim, clear_reclaimable, end_reclaim};
 use sim::union::{format, SimUnion};
+use ubcore::alloc::Denied;
 use ubcore::attach;
 use ubcore::error::Error;
 use ubcore::geometry::Geometry;
@@ -36,7 +37,7 @@ fn of_slabs_that_had_no_leaf_slab() {
     assert!(u.allocator.any_emptied(&u.map));
     assert_eq!(
         u.allocator.allocate_range(&u.map, 160, 1),
-        Err(Error::Emptied)
+        Err(Denied::Later)
     );
     u.flush().unwrap();
     assert!(!u.allocator.any_emptied(&u.map));

@@ -5,6 +5,7 @@
 
 use std::rc::Rc;
 
+use ubcore::alloc::Denied;
 use ubcore::disk::{Disk, Order};
 use ubcore::error::{Error, Result};
 use ubcore::geometry::Geometry;
@@ -241,8 +242,8 @@ impl Harness {
             match u.allocator.allocate_range(&u.map, r.at, r.len as u32) {
                 Ok(()) => return Ok(true),
                 // The request is deferred. It continues after the next commit and its reclaim.
-                Err(Error::Emptied) => self.commit(|_| ())?,
-                Err(Error::Full) => {
+                Err(Denied::Later) => self.commit(|_| ())?,
+                Err(Denied::Failed(Error::Full)) => {
                     let missing = plan::unallocated(&u.map, r.at, r.len as u32).count();
                     let free = u.allocator.slabs() - u.allocator.used();
                     if missing as u32 <= free {
@@ -250,10 +251,10 @@ impl Harness {
                     }
                     return Ok(false);
                 }
-                Err(e) => return Err(e),
+                Err(Denied::Failed(e)) => return Err(e),
             }
         }
-        Err(Error::Emptied)
+        Err(Error::Internal)
     }
 
     fn send(&mut self, r: Range, tag: u64, order: Order) -> Result {

@@ -193,7 +193,7 @@ fn live(leaf: &mut Leaf, g: &Geometry, found: &mut Found) {
                 let bits = map.entry(slab).leaf.map(|leaf| map.word(leaf, 0));
                 assert!(bits.is_some_and(|bits| bits & 1 == 1), "slab {slab}");
             }
-            Err(e) => assert_eq!(e, Error::Full),
+            Err(e) => assert_eq!(e, Error::Full.into()),
         }
     }
     assert_eq!(committer.commit(map, leaf), Ok(()));

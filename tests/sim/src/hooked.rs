@@ -6,7 +6,7 @@
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
-use ubcore::alloc::Allocator;
+use ubcore::alloc::{Allocated, Allocator};
 use ubcore::disk::Disk;
 use ubcore::error::Result;
 use ubcore::geometry::Geometry;
@@ -86,7 +86,7 @@ impl Scene {
         })
     }
 
-    pub fn write(&self, sector: u64, sectors: u32, tag: u64) -> Result {
+    pub fn write(&self, sector: u64, sectors: u32, tag: u64) -> Allocated {
         let mut allocator = self.allocator.borrow_mut();
         allocator.allocate_range(&self.map, sector, sectors)?;
         let mut at = sector;

@@ -26,7 +26,7 @@ impl From<Error> for Outcome {
     fn from(e: Error) -> Self {
         match e {
             Error::Full => Outcome::Full,
-            Error::Internal | Error::Emptied => panic!("a request ends with {e:?}"),
+            Error::Internal => panic!("a request ends with {e:?}"),
             _ => Outcome::IoError,
         }
     }

@@ -2,7 +2,7 @@
 
 //! The smallest driver: does what the kernel's driver does with the core, one request at a time.
 
-use ubcore::alloc::Allocator;
+use ubcore::alloc::{Allocated, Allocator};
 use ubcore::disk::{Disk, Order};
 use ubcore::error::Result;
 use ubcore::format::new_leaf;
@@ -96,7 +96,7 @@ impl SimUnion {
     }
 
     /// Allocates a leaf slab for each root slab of a range.
-    pub fn place(&mut self, sector: u64, sectors: u64) -> Result {
+    pub fn place(&mut self, sector: u64, sectors: u64) -> Allocated {
         let unallocated: Vec<u32> = plan::unallocated(&self.map, sector, sectors as u32).collect();
         unallocated
             .into_iter()
@@ -105,7 +105,7 @@ impl SimUnion {
 
     /// Writes and completes. If `done` is false, the data is written and the power is about to
     /// fail.
-    pub fn write(&mut self, sector: u64, sectors: u64, tag: u64, done: bool) -> Result {
+    pub fn write(&mut self, sector: u64, sectors: u64, tag: u64, done: bool) -> Allocated {
         let n = sectors as u32;
         self.place(sector, sectors)?;
         let mut at = sector;

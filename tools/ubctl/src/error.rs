@@ -175,7 +175,7 @@ pub fn reason_of(e: Error) -> &'static str {
         Error::Full => "full",
         Error::Stacked(_) => "stacked",
         Error::Os(errno) if errno == Errno::NOSPC.raw_os_error().unsigned_abs() => "no_space",
-        Error::Os(_) | Error::Emptied => "os",
+        Error::Os(_) => "os",
     }
 }
 

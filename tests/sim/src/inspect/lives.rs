@@ -2,6 +2,7 @@
 
 //! Leaves to look at: random lives, and two that are always the same.
 
+use ubcore::alloc::Denied;
 use ubcore::check::Grade;
 use ubcore::error::{Error, Result};
 use ubcore::geometry::Geometry;
@@ -51,9 +52,10 @@ pub fn step(u: &mut SimUnion, random: &mut Random, tag: u64) -> Result {
         _ => {
             let len = 1 + random.below(50);
             match u.write(place(random, len), len, tag, true) {
+                Ok(()) => Ok(()),
                 // The leaf is full, or a slab waits for a commit.
-                Err(Error::Full | Error::Emptied) => u.flush(),
-                done => done,
+                Err(Denied::Later | Denied::Failed(Error::Full)) => u.flush(),
+                Err(Denied::Failed(e)) => Err(e),
             }
         }
     }
