@@ -8,10 +8,11 @@
 //! group follow, each to its own place. If no group is free any more, any free slab is taken. No
 //! space is held back.
 
-use core::ops::DerefMut;
+use core::ops::{DerefMut, Range};
 
 use super::bits::Bitmap;
 use super::error::{Broken, Error, Result};
+use super::geometry::LeafSlab;
 use super::map::{words_for, Base, Emptied, Emptying, Map, Memory};
 use super::num::{mask, usize_as_u64};
 use super::plan;
@@ -78,7 +79,7 @@ pub struct Allocator<B> {
     any_waiting: bool,
     waiting_from: u32,
     /// No slab before this one is reclaimable.
-    reclaimable_from: u32,
+    reclaimable_from: LeafSlab,
     /// No group is free. A search found this, and it is true until a slab is freed.
     no_group: bool,
     /// Words of `taken` below this one hold no free group. A search starts here.
@@ -100,7 +101,7 @@ impl<B: DerefMut<Target = [u64]>> Allocator<B> {
             reclaiming: false,
             any_waiting: false,
             waiting_from: 0,
-            reclaimable_from: 0,
+            reclaimable_from: LeafSlab(0),
             no_group: false,
             group_hint: 0,
         }
@@ -117,21 +118,21 @@ impl<B: DerefMut<Target = [u64]>> Allocator<B> {
     }
 
     /// Returns whether a leaf slab is free.
-    pub fn is_free(&self, leaf: u32) -> bool {
-        self.taken.is_free(leaf)
+    pub fn is_free(&self, leaf_slab: LeafSlab) -> bool {
+        self.taken.is_free(leaf_slab)
     }
 
     /// Takes a slab that the map on disk uses. Returns false if it is taken already or does not
     /// exist.
-    pub fn mark_used(&mut self, leaf: u32) -> bool {
-        self.taken.take(leaf)
+    pub fn mark_used(&mut self, leaf_slab: LeafSlab) -> bool {
+        self.taken.take(leaf_slab)
     }
 
     /// Frees a slab.
-    fn free(&mut self, leaf: u32) {
-        if self.taken.free(leaf) {
+    fn free(&mut self, leaf_slab: LeafSlab) {
+        if self.taken.free(leaf_slab) {
             self.no_group = false;
-            self.group_hint = self.group_hint.min(leaf / 64);
+            self.group_hint = self.group_hint.min(leaf_slab.0 / 64);
         }
     }
 
@@ -140,25 +141,25 @@ impl<B: DerefMut<Target = [u64]>> Allocator<B> {
     /// Under the lock. Fails with `Full` if no slab is free, with `Later` if the root slab was
     /// emptied and may not get a new leaf slab yet, and with `NoMemory` if there is no page for the
     /// map at once.
-    pub fn allocate<M: Memory>(&mut self, map: &Map<M>, slab: u32) -> Allocated<u32> {
+    pub fn allocate<M: Memory>(&mut self, map: &Map<M>, slab: u32) -> Allocated<LeafSlab> {
         let entry = map.entry(slab);
-        if let Some(leaf) = entry.leaf {
-            return Ok(leaf);
+        if let Some(leaf_slab) = entry.leaf_slab {
+            return Ok(leaf_slab);
         }
         // No record of the slab may precede the one that empties it (I9).
         if entry.emptied != Emptied::No {
             return Err(Denied::Later);
         }
-        let leaf = self.choose(map, slab).ok_or(Error::Full)?;
+        let leaf_slab = self.choose(map, slab).ok_or(Error::Full)?;
         // Taken before it is assigned, because a slab with an owner must never be free.
-        if !self.mark_used(leaf) {
+        if !self.mark_used(leaf_slab) {
             return Err(Error::Internal.into());
         }
-        if let Err(e) = map.assign(slab, leaf) {
-            self.free(leaf);
+        if let Err(e) = map.assign(slab, leaf_slab) {
+            self.free(leaf_slab);
             return Err(e.into());
         }
-        Ok(leaf)
+        Ok(leaf_slab)
     }
 
     /// Allocates a leaf slab for every slab of a range of union sectors. If the free slabs do not
@@ -214,7 +215,7 @@ impl<B: DerefMut<Target = [u64]>> Allocator<B> {
     pub fn empty<M: Memory>(
         &mut self,
         map: &Map<M>,
-        slabs: core::ops::Range<u32>,
+        slabs: Range<u32>,
         base: Base,
     ) -> Result<bool> {
         let mut changed = false;
@@ -222,9 +223,9 @@ impl<B: DerefMut<Target = [u64]>> Allocator<B> {
             match map.empty(slab, base)? {
                 Emptying::Unchanged => continue,
                 Emptying::NoLeafSlab => {}
-                Emptying::LeafSlab(leaf) => {
+                Emptying::LeafSlab(leaf_slab) => {
                     self.any_emptied = true;
-                    self.emptied.insert(leaf)?;
+                    self.emptied.insert(leaf_slab.0)?;
                 }
             }
             changed = true;
@@ -241,7 +242,7 @@ impl<B: DerefMut<Target = [u64]>> Allocator<B> {
         }
         // `reclaimable` is empty, so a swap costs the same however many slabs there are.
         core::mem::swap(&mut self.reclaimable, &mut self.emptied);
-        self.reclaimable_from = 0;
+        self.reclaimable_from = LeafSlab(0);
         self.any_emptied = false;
         self.any_reclaimable = true;
     }
@@ -296,20 +297,20 @@ impl<B: DerefMut<Target = [u64]>> Allocator<B> {
     ///
     /// Only between the grace period and [`Allocator::end_reclaim`]. The slabs may be discarded
     /// below.
-    pub fn reclaimable(&self, from: u32) -> Option<core::ops::Range<u32>> {
-        let from = from.max(self.reclaimable_from);
+    pub fn reclaimable(&self, from: LeafSlab) -> Option<Range<LeafSlab>> {
+        let from = from.max(self.reclaimable_from).0;
         if !self.any_reclaimable || from >= self.slabs() {
             return None;
         }
         // Both sums are limits, which the number of slabs bounds.
         let end = from.saturating_add(STEP_BITS).min(self.slabs());
         let Some(first) = self.reclaimable.find(from..end, false) else {
-            return Some(end..end);
+            return Some(LeafSlab(end)..LeafSlab(end));
         };
         let end = first.saturating_add(STEP_SLABS).min(self.slabs());
         // If all of them are, the range ends at the limit.
         let past = self.reclaimable.find(first..end, true);
-        Some(first..past.unwrap_or(end))
+        Some(LeafSlab(first)..LeafSlab(past.unwrap_or(end)))
     }
 
     /// Clears the bits that the leaf's pages still hold for free slabs, because a free slab has
@@ -326,9 +327,9 @@ impl<B: DerefMut<Target = [u64]>> Allocator<B> {
         for page in (0..pages).filter(|&p| map.memory().bits(p).is_some()) {
             pause()?;
             let slabs = map.geometry().leaf_slabs_of(page);
-            (slabs.start..slabs.end.min(self.slabs()))
-                .filter(|&leaf| self.is_free(leaf))
-                .for_each(|leaf| map.clear_unowned(leaf));
+            LeafSlab::each(slabs.start..slabs.end.min(LeafSlab(self.slabs())))
+                .filter(|&leaf_slab| self.is_free(leaf_slab))
+                .for_each(|leaf_slab| map.clear_unowned(leaf_slab));
         }
         Ok(())
     }
@@ -341,13 +342,13 @@ impl<B: DerefMut<Target = [u64]>> Allocator<B> {
     /// on its list, and would take the next owner's assignment for an old one.
     pub fn end_reclaim<M: Memory>(&mut self, map: &Map<M>) -> bool {
         // A limit, as is the number of freed slabs.
-        let end = self.reclaimable_from.saturating_add(STEP_BITS);
+        let end = LeafSlab(self.reclaimable_from.0.saturating_add(STEP_BITS));
         let mut freed = 0u32;
-        while let Some(range) = self.reclaimable(0) {
+        while let Some(range) = self.reclaimable(LeafSlab(0)) {
             self.reclaimable_from = range.end;
-            for leaf in range {
-                self.reclaimable.remove(leaf);
-                self.free(leaf);
+            for leaf_slab in LeafSlab::each(range) {
+                self.reclaimable.remove(leaf_slab.0);
+                self.free(leaf_slab);
                 freed = freed.saturating_add(1);
             }
             if freed >= STEP_SLABS || self.reclaimable_from >= end {
@@ -391,7 +392,7 @@ impl<B: DerefMut<Target = [u64]>> Allocator<B> {
         (any, next)
     }
 
-    fn choose<M: Memory>(&mut self, map: &Map<M>, slab: u32) -> Option<u32> {
+    fn choose<M: Memory>(&mut self, map: &Map<M>, slab: u32) -> Option<LeafSlab> {
         let first = slab.wrapping_sub(slab % GROUP);
         self.beside(map, slab, first)
             .or_else(|| self.next_group(map, slab, first))
@@ -400,14 +401,14 @@ impl<B: DerefMut<Target = [u64]>> Allocator<B> {
     }
 
     /// Returns the place that continues the nearest slab of the same group.
-    fn beside<M: Memory>(&self, map: &Map<M>, slab: u32, first: u32) -> Option<u32> {
+    fn beside<M: Memory>(&self, map: &Map<M>, slab: u32, first: u32) -> Option<LeafSlab> {
         // A slab's number is below `geometry::SLABS_MAX`, so that of its group's end fits.
         let end = first.wrapping_add(GROUP);
         (1..GROUP).find_map(|step| {
             let before = slab.checked_sub(step).filter(|&s| s >= first);
             let after = slab.checked_add(step).filter(|&s| s < end);
-            let follow = before.and_then(|s| map.entry(s).leaf?.checked_add(step));
-            let precede = after.and_then(|s| map.entry(s).leaf?.checked_sub(step));
+            let follow = before.and_then(|s| map.entry(s).leaf_slab?.checked_add(step));
+            let precede = after.and_then(|s| map.entry(s).leaf_slab?.checked_sub(step));
             follow
                 .filter(|&l| self.is_free(l))
                 .or(precede.filter(|&l| self.is_free(l)))
@@ -416,15 +417,15 @@ impl<B: DerefMut<Target = [u64]>> Allocator<B> {
 
     /// Returns the place that continues the group before or after, if a whole group is free there.
     /// A group that other slabs have begun is left to them.
-    fn next_group<M: Memory>(&self, map: &Map<M>, slab: u32, first: u32) -> Option<u32> {
+    fn next_group<M: Memory>(&self, map: &Map<M>, slab: u32, first: u32) -> Option<LeafSlab> {
         let place = |s: u32| {
-            let leaf = map.entry(s).leaf?;
+            let leaf_slab = map.entry(s).leaf_slab?;
             let to = if s < slab {
-                leaf.checked_add(slab.wrapping_sub(s))
+                leaf_slab.checked_add(slab.wrapping_sub(s))
             } else {
-                leaf.checked_sub(s.wrapping_sub(slab))
+                leaf_slab.checked_sub(s.wrapping_sub(slab))
             };
-            to.filter(|&l| l % GROUP == slab % GROUP && self.is_group_free(l))
+            to.filter(|&l| l.0 % GROUP == slab % GROUP && self.is_group_free(l))
         };
         // There is no group before the first, and one past the last has no slabs.
         let before = (first.saturating_sub(GROUP)..first).rev().find_map(place);
@@ -432,13 +433,13 @@ impl<B: DerefMut<Target = [u64]>> Allocator<B> {
         before.or_else(|| (next..next.saturating_add(GROUP)).find_map(place))
     }
 
-    fn is_group_free(&self, leaf: u32) -> bool {
-        let first = (leaf % 64).wrapping_sub(leaf % GROUP);
-        self.taken.word(leaf / 64) & mask(first, first.wrapping_add(GROUP)) == 0
+    fn is_group_free(&self, leaf_slab: LeafSlab) -> bool {
+        let first = (leaf_slab.0 % 64).wrapping_sub(leaf_slab.0 % GROUP);
+        self.taken.word(leaf_slab.0 / 64) & mask(first, first.wrapping_add(GROUP)) == 0
     }
 
     /// Returns slab `lane` of the first group that is free as a whole.
-    fn free_group(&mut self, lane: u32) -> Option<u32> {
+    fn free_group(&mut self, lane: u32) -> Option<LeafSlab> {
         if self.no_group {
             return None;
         }
@@ -451,7 +452,8 @@ impl<B: DerefMut<Target = [u64]>> Allocator<B> {
                 let first = group.wrapping_mul(GROUP);
                 if word & mask(first, first.wrapping_add(GROUP)) == 0 {
                     self.group_hint = at;
-                    return at.checked_mul(64)?.checked_add(first)?.checked_add(lane);
+                    let group = LeafSlab(at.checked_mul(64)?.checked_add(first)?);
+                    return group.checked_add(lane);
                 }
             }
         }

@@ -227,10 +227,10 @@ fn read_pages<D: Disk, M: Memory, L: Losses>(
 /// Fails only if the disk says that the work is to end.
 pub fn fits_blocks<D: Disk, M: Memory>(disk: &mut D, map: &Map<M>, sectors: u32) -> Result<bool> {
     let g = map.geometry();
-    let whole = |leaf| {
+    let whole = |leaf_slab| {
         let mut at = 0;
         while at < g.slab_sectors() {
-            let (_, len) = map.mapped_run(leaf, at, g.slab_sectors().wrapping_sub(at));
+            let (_, len) = map.mapped_run(leaf_slab, at, g.slab_sectors().wrapping_sub(at));
             if len == 0 || len & sectors.wrapping_sub(1) != 0 {
                 return false;
             }
@@ -245,7 +245,7 @@ pub fn fits_blocks<D: Disk, M: Memory>(disk: &mut D, map: &Map<M>, sectors: u32)
         disk.give_way()?;
         if !g
             .root_slabs_of(page)
-            .all(|slab| map.entry(slab).leaf.is_none_or(whole))
+            .all(|slab| map.entry(slab).leaf_slab.is_none_or(whole))
         {
             return Ok(false);
         }
@@ -286,23 +286,23 @@ where
             if entry.is_of_memory() {
                 return Err(bad);
             }
-            let Some(leaf) = entry.leaf else {
+            let Some(leaf_slab) = entry.leaf_slab else {
                 continue;
             };
-            if slab >= g.root_slabs() || leaf >= g.leaf_slabs() {
+            if slab >= g.root_slabs() || !g.has_leaf_slab(leaf_slab) {
                 return Err(bad);
             }
-            let known = !lost.is_lost(page) && !lost.is_lost(bits_page_of(map, leaf));
-            if known && !pages::has_bits(map, leaf) {
+            let known = !lost.is_lost(page) && !lost.is_lost(bits_page_of(map, leaf_slab));
+            if known && !pages::has_bits(map, leaf_slab) {
                 map.set_entry(slab, Entry::unallocated(entry.base, Emptied::No))?;
                 changed.insert(page)?;
                 continue;
             }
-            if !allocator.mark_used(leaf) {
+            if !allocator.mark_used(leaf_slab) {
                 return Err(bad);
             }
             if known {
-                map.set_owner(leaf, Some(slab))?;
+                map.set_owner(leaf_slab, Some(slab))?;
             }
         }
     }

@@ -24,7 +24,7 @@ use super::format::directory::{self, PageEntry};
 use super::format::record::Record;
 use super::format::ring::NUMBERS;
 use super::format::superblock::{Slot, Superblock};
-use super::geometry::superblock_block;
+use super::geometry::{superblock_block, LeafSlab};
 use super::journal::{Ring, Space, Transaction};
 use super::map::{Emptied, Map, Memory};
 use super::pages::{self, bits_page_of, table_page_of};
@@ -215,15 +215,15 @@ where
         let mut space = Space::Left;
         let mut from = 0;
         while let Some((first, slabs)) = map.take_dirty(from) {
-            for leaf in members(first, slabs) {
-                let Some(fresh) = take_over_slab(&mut self.pages, map, leaf)? else {
+            for leaf_slab in members(first, slabs) {
+                let Some(fresh) = take_over_slab(&mut self.pages, map, leaf_slab)? else {
                     continue;
                 };
                 if space == Space::Left {
-                    space = transaction.slab(map, leaf, fresh)?;
+                    space = transaction.slab(map, leaf_slab, fresh)?;
                 }
             }
-            from = (first / 64).wrapping_add(1);
+            from = (first.0 / 64).wrapping_add(1);
         }
         // Emptied slabs come last (I8). If a root slab lost its leaf slab above, it is recorded
         // here, in the same transaction. A write to it from now on is recorded in a later one. If
@@ -259,7 +259,7 @@ where
     /// would lead into leaf slabs that have been allocated to other root slabs since.
     fn write_empty_transaction<D: Disk>(&mut self, disk: &mut D) -> Result<Option<u32>> {
         let mut transaction = Transaction::new(&mut self.ring, disk, &self.superblock);
-        match transaction.put(&[Record::Place(0)])? {
+        match transaction.put(&[Record::Place(LeafSlab(0))])? {
             Space::Left => transaction.finish().map(Some),
             Space::Full => Ok(None),
         }
@@ -275,10 +275,10 @@ where
         map.check()?;
         let mut from = 0;
         while let Some((first, slabs)) = map.take_dirty(from) {
-            for leaf in members(first, slabs) {
-                take_over_slab(&mut self.pages, map, leaf)?;
+            for leaf_slab in members(first, slabs) {
+                take_over_slab(&mut self.pages, map, leaf_slab)?;
             }
-            from = (first / 64).wrapping_add(1);
+            from = (first.0 / 64).wrapping_add(1);
         }
         // In this order, as in a transaction: a root slab that has lost its leaf slab by now is on
         // a page that is stored.
@@ -426,8 +426,8 @@ fn tally(counter: &mut u64, more: u32) {
     *counter = counter.saturating_add(u64::from(more));
 }
 
-/// Returns the slabs of a mask whose lowest bit is slab `first`.
-fn members(first: u32, mask: u64) -> impl Iterator<Item = u32> {
+/// Returns the leaf slabs of a mask whose lowest bit is leaf slab `first`.
+fn members(first: LeafSlab, mask: u64) -> impl Iterator<Item = LeafSlab> {
     (0..64u32)
         .filter(move |n| mask & 1u64.wrapping_shl(*n) != 0)
         .map(move |n| first.wrapping_add(n))
@@ -441,19 +441,19 @@ fn members(first: u32, mask: u64) -> impl Iterator<Item = u32> {
 fn take_over_slab<M, B, E>(
     changed: &mut ChangedPages<B, E>,
     map: &Map<M>,
-    leaf: u32,
+    leaf_slab: LeafSlab,
 ) -> Result<Option<bool>>
 where
     M: Memory,
     B: DerefMut<Target = [u64]>,
     E: DerefMut<Target = [PageEntry]>,
 {
-    if !map.is_mapped(leaf) {
+    if !map.is_mapped(leaf_slab) {
         return Ok(None);
     }
-    let fresh = map.take_fresh(leaf);
-    changed.add(bits_page_of(map, leaf))?;
-    if let Some(slab) = map.owner(leaf).filter(|_| fresh) {
+    let fresh = map.take_fresh(leaf_slab);
+    changed.add(bits_page_of(map, leaf_slab))?;
+    if let Some(slab) = map.owner(leaf_slab).filter(|_| fresh) {
         changed.add(table_page_of(slab))?;
     }
     Ok(Some(fresh))

@@ -3,6 +3,9 @@
 //! An entry of the slab table: the leaf slab of a root slab, and what lies below its unwritten
 //! sectors.
 
+use super::geometry::LeafSlab;
+use super::num::next;
+
 /// What an unwritten sector of a slab reads as.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Base {
@@ -33,7 +36,7 @@ pub enum Emptying {
     /// What the slab reads as; it had no leaf slab.
     NoLeafSlab,
     /// The slab has lost this leaf slab.
-    LeafSlab(u32),
+    LeafSlab(LeafSlab),
 }
 
 /// An entry of the slab table: 32 bits, zero for a slab that was never changed.
@@ -48,7 +51,7 @@ pub enum Emptying {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Entry {
     /// The leaf slab, if there is one.
-    pub leaf: Option<u32>,
+    pub leaf_slab: Option<LeafSlab>,
     /// What unwritten sectors read as.
     pub base: Base,
     /// Whether the slab was emptied. Then there is no leaf slab.
@@ -71,9 +74,9 @@ impl Entry {
     };
 
     /// Returns the entry of a root slab with a leaf slab.
-    pub fn allocated(leaf: u32, base: Base) -> Entry {
+    pub fn allocated(leaf_slab: LeafSlab, base: Base) -> Entry {
         Entry {
-            leaf: Some(leaf),
+            leaf_slab: Some(leaf_slab),
             ..Entry::unallocated(base, Emptied::No)
         }
     }
@@ -81,7 +84,7 @@ impl Entry {
     /// Returns the entry of a root slab without a leaf slab.
     pub const fn unallocated(base: Base, emptied: Emptied) -> Entry {
         Entry {
-            leaf: None,
+            leaf_slab: None,
             base,
             emptied,
             lost: false,
@@ -102,13 +105,13 @@ impl Entry {
             WAITING => Entry::unallocated(base, Emptied::Waiting),
             LOST => Entry::LOST,
             high => Entry {
-                leaf: high.checked_sub(1),
+                leaf_slab: high.checked_sub(1).map(LeafSlab),
                 ..Entry::unallocated(base, Emptied::No)
             },
         }
     }
 
-    /// Returns the entry's 32 bits. `leaf` is below [`super::geometry::SLABS_MAX`].
+    /// Returns the entry's 32 bits. `leaf_slab` is below [`super::geometry::SLABS_MAX`].
     #[inline]
     pub fn encode(self) -> u32 {
         let high = match self.emptied {
@@ -116,7 +119,7 @@ impl Entry {
             Emptied::Pending => PENDING,
             Emptied::Durable => DURABLE,
             Emptied::Waiting => WAITING,
-            Emptied::No => self.leaf.map_or(0, |l| l.wrapping_add(1)),
+            Emptied::No => self.leaf_slab.map_or(0, |l| next(l.0)),
         };
         high.wrapping_shl(1) | u32::from(self.base == Base::Zero)
     }

@@ -5,6 +5,7 @@
 //! In blocks of 4096 bytes: superblock slots A and B, the journal ring, the page directory in two
 //! slots, the map pages in two slots; then, aligned, the data slabs.
 
+use core::fmt;
 use core::ops::Range;
 
 use super::error::{Error, Result, Side};
@@ -43,6 +44,57 @@ pub const SUPERBLOCKS: u64 = 2;
 pub const JOURNAL_BLOCKS_MIN: u32 = 16;
 /// See [`JOURNAL_BLOCKS_MIN`].
 pub const JOURNAL_BLOCKS_MAX: u32 = 65536;
+
+/// The number of a leaf slab. The numbers of root slabs are plain, so the compiler finds where one
+/// number stands for the other.
+///
+/// It may be a number that the leaf does not have: see [`Geometry::has_leaf_slab`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(transparent)]
+pub struct LeafSlab(pub u32);
+
+impl LeafSlab {
+    /// Returns the slab `n` after this one, if there is such a number.
+    #[inline]
+    pub fn checked_add(self, n: u32) -> Option<Self> {
+        self.0.checked_add(n).map(LeafSlab)
+    }
+
+    /// Returns the slab `n` before this one, if there is such a number.
+    #[inline]
+    pub fn checked_sub(self, n: u32) -> Option<Self> {
+        self.0.checked_sub(n).map(LeafSlab)
+    }
+
+    /// Returns the slab `n` after this one. The number wraps, as the steps of the journal do.
+    #[inline]
+    pub fn wrapping_add(self, n: u32) -> Self {
+        LeafSlab(self.0.wrapping_add(n))
+    }
+
+    /// Returns the slab `n` before this one. The number wraps, as the steps of the journal do.
+    #[inline]
+    pub fn wrapping_sub(self, n: u32) -> Self {
+        LeafSlab(self.0.wrapping_sub(n))
+    }
+
+    /// Returns how many slabs this one is after `earlier`. The distance wraps.
+    #[inline]
+    pub fn steps_from(self, earlier: LeafSlab) -> u32 {
+        self.0.wrapping_sub(earlier.0)
+    }
+
+    /// Returns the slabs of a range, one by one.
+    pub fn each(range: Range<LeafSlab>) -> impl Iterator<Item = LeafSlab> {
+        (range.start.0..range.end.0).map(LeafSlab)
+    }
+}
+
+impl fmt::Display for LeafSlab {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
 
 /// The layout of one leaf. All positions derive from the sizes that it is made of.
 ///
@@ -177,6 +229,19 @@ impl Geometry {
         self.leaf_slabs
     }
 
+    /// Returns whether the leaf has a slab of this number.
+    #[inline]
+    pub fn has_leaf_slab(&self, leaf_slab: LeafSlab) -> bool {
+        leaf_slab.0 < self.leaf_slabs
+    }
+
+    /// Returns the first data sector of a leaf slab: its first sector, counted from the start of the
+    /// data.
+    #[inline]
+    pub fn first_data_sector(&self, leaf_slab: LeafSlab) -> u64 {
+        u64::from(leaf_slab.0).wrapping_shl(self.slab_shift)
+    }
+
     /// Returns the first sector of the data slabs on the leaf.
     #[inline]
     pub fn data_start(&self) -> u64 {
@@ -218,9 +283,9 @@ impl Geometry {
 
     /// Returns the first sector on the leaf of a leaf slab.
     #[inline]
-    pub fn leaf_slab_start(&self, leaf: u32) -> u64 {
+    pub fn leaf_slab_start(&self, leaf_slab: LeafSlab) -> u64 {
         self.data_start
-            .wrapping_add(u64::from(leaf).wrapping_shl(self.slab_shift))
+            .wrapping_add(self.first_data_sector(leaf_slab))
     }
 
     /// Returns the number of pages of the slab table. Page `n` has the root slabs from `1024 n`.
@@ -253,9 +318,9 @@ impl Geometry {
 
     /// Returns the leaf slabs that page `page` of the sector bits has the bits of. The last of its
     /// pages has bits past the last slab.
-    pub fn leaf_slabs_of(&self, page: u32) -> Range<u32> {
+    pub fn leaf_slabs_of(&self, page: u32) -> Range<LeafSlab> {
         let each = saturating_u32(BITS_SECTORS.wrapping_shr(self.slab_shift));
-        let first = page.wrapping_mul(each);
+        let first = LeafSlab(page.wrapping_mul(each));
         first..first.wrapping_add(each)
     }
 
@@ -316,7 +381,7 @@ fn skipped(slot: Slot, blocks: u32) -> u64 {
 mod tests {
     use super::super::error::Error;
     use super::super::format::superblock::Slot::{A, B};
-    use super::{Geometry, BLOCK_SECTORS};
+    use super::{Geometry, LeafSlab, BLOCK_SECTORS};
 
     const MIB: u64 = 2048;
 
@@ -340,7 +405,7 @@ mod tests {
                 assert_eq!(g.data_start() % MIB, 0);
                 assert_eq!(g.data_start() % u64::from(slab), 0);
                 assert!(g.leaf_slabs() > 0);
-                assert!(g.leaf_slab_start(g.leaf_slabs()) <= leaf);
+                assert!(g.leaf_slab_start(LeafSlab(g.leaf_slabs())) <= leaf);
                 assert!(g.slab_start(g.root_slabs()) >= root);
             }
         }

@@ -24,7 +24,7 @@ pub use super::entry::{Base, Emptied, Emptying, Entry};
 use super::bits;
 use super::error::{Area, Broken, Error, Result};
 use super::format::superblock::Slot;
-use super::geometry::{Geometry, BITS_SECTORS, BITS_WORDS, TABLE_ENTRIES};
+use super::geometry::{Geometry, LeafSlab, BITS_SECTORS, BITS_WORDS, TABLE_ENTRIES};
 use super::num::{mask, next, saturating_u32, u32_as_usize, u64_as_usize};
 use super::sync::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
@@ -217,15 +217,15 @@ impl<M: Memory> Map<M> {
     }
 
     /// Returns the root slab that owns a leaf slab.
-    pub fn owner(&self, leaf: u32) -> Option<u32> {
-        let page = self.memory.owners(leaf / TABLE_ENTRIES)?;
-        let slot = page.get(u32_as_usize(leaf % TABLE_ENTRIES))?;
+    pub fn owner(&self, leaf_slab: LeafSlab) -> Option<u32> {
+        let page = self.memory.owners(leaf_slab.0 / TABLE_ENTRIES)?;
+        let slot = page.get(u32_as_usize(leaf_slab.0 % TABLE_ENTRIES))?;
         slot.load(Ordering::Acquire).checked_sub(1)
     }
 
     /// Records the owner of a leaf slab. Slab numbers stay below 2^31, so one more fits.
-    pub fn set_owner(&self, leaf: u32, slab: Option<u32>) -> Result {
-        let page = leaf / TABLE_ENTRIES;
+    pub fn set_owner(&self, leaf_slab: LeafSlab, slab: Option<u32>) -> Result {
+        let page = leaf_slab.0 / TABLE_ENTRIES;
         if self.memory.owners(page).is_none() {
             if slab.is_none() {
                 return Ok(());
@@ -234,15 +234,10 @@ impl<M: Memory> Map<M> {
         }
         self.memory
             .owners(page)
-            .and_then(|p| p.get(u32_as_usize(leaf % TABLE_ENTRIES)))
+            .and_then(|p| p.get(u32_as_usize(leaf_slab.0 % TABLE_ENTRIES)))
             .ok_or(Error::Internal)?
             .store(slab.map_or(0, |s| s.wrapping_add(1)), Ordering::Release);
         Ok(())
-    }
-
-    /// Returns the first bit of a leaf slab, as a data sector of the leaf.
-    fn first_bit(&self, leaf: u32) -> u64 {
-        u64::from(leaf).wrapping_shl(self.geometry.slab_shift())
     }
 
     /// Returns the word that holds the bit of data sector `bit`.
@@ -252,10 +247,13 @@ impl<M: Memory> Map<M> {
         page.get(u64_as_usize((bit % BITS_SECTORS) / 64))
     }
 
-    /// Returns whether sector `offset` of leaf slab `leaf` is mapped, and for how many sectors from
-    /// there this stays the same, `limit` at most. A slab's end is the highest limit.
-    pub fn mapped_run(&self, leaf: u32, offset: u32, limit: u32) -> (bool, u32) {
-        let start = self.first_bit(leaf).wrapping_add(u64::from(offset));
+    /// Returns whether sector `offset` of a leaf slab is mapped, and for how many sectors from there
+    /// this stays the same, `limit` at most. A slab's end is the highest limit.
+    pub fn mapped_run(&self, leaf_slab: LeafSlab, offset: u32, limit: u32) -> (bool, u32) {
+        let start = self
+            .geometry
+            .first_data_sector(leaf_slab)
+            .wrapping_add(u64::from(offset));
         let mut mapped = false;
         let mut len = 0u32;
         while len < limit {
@@ -282,8 +280,11 @@ impl<M: Memory> Map<M> {
     /// Returns the word that holds the bits of a few sectors of a leaf slab, and the mask of those
     /// bits. Returns `None` if no single word holds them all, or if the word does not exist.
     #[inline]
-    fn one_word(&self, leaf: u32, offset: u32, count: u32) -> Option<(&AtomicU64, u64)> {
-        let bit = self.first_bit(leaf).wrapping_add(u64::from(offset));
+    fn one_word(&self, leaf_slab: LeafSlab, offset: u32, count: u32) -> Option<(&AtomicU64, u64)> {
+        let bit = self
+            .geometry
+            .first_data_sector(leaf_slab)
+            .wrapping_add(u64::from(offset));
         let from = saturating_u32(bit % 64);
         if count == 0 || count > 64u32.wrapping_sub(from) {
             return None;
@@ -295,8 +296,8 @@ impl<M: Memory> Map<M> {
     /// Returns whether a few sectors of a leaf slab are all mapped, or all not mapped. Returns
     /// `None` if they differ, or if a look at one word cannot tell.
     #[inline]
-    pub fn are_all_mapped(&self, leaf: u32, offset: u32, count: u32) -> Option<bool> {
-        let (word, mask) = self.one_word(leaf, offset, count)?;
+    pub fn are_all_mapped(&self, leaf_slab: LeafSlab, offset: u32, count: u32) -> Option<bool> {
+        let (word, mask) = self.one_word(leaf_slab, offset, count)?;
         match word.load(Ordering::Acquire) & mask {
             0 => Some(false),
             same if same == mask => Some(true),
@@ -305,21 +306,24 @@ impl<M: Memory> Map<M> {
     }
 
     /// Returns whether any sector of a leaf slab is mapped.
-    pub fn is_mapped(&self, leaf: u32) -> bool {
+    pub fn is_mapped(&self, leaf_slab: LeafSlab) -> bool {
         let sectors = self.geometry.slab_sectors();
-        self.mapped_run(leaf, 0, sectors) != (false, sectors)
+        self.mapped_run(leaf_slab, 0, sectors) != (false, sectors)
     }
 
     /// Calls `f` with each word of sectors `offset..offset + count` of a leaf slab, and with the
     /// mask of those sectors. The pages must exist.
     fn each_word(
         &self,
-        leaf: u32,
+        leaf_slab: LeafSlab,
         offset: u32,
         count: u32,
         mut f: impl FnMut(&AtomicU64, u64),
     ) -> Marked {
-        let mut bit = self.first_bit(leaf).wrapping_add(u64::from(offset));
+        let mut bit = self
+            .geometry
+            .first_data_sector(leaf_slab)
+            .wrapping_add(u64::from(offset));
         let end = bit.wrapping_add(u64::from(count));
         while bit < end {
             let from = saturating_u32(bit % 64);
@@ -331,9 +335,9 @@ impl<M: Memory> Map<M> {
     }
 
     /// Sets bits without marking anything dirty, and grows the sector bits. For replay.
-    pub fn set_bits(&self, leaf: u32, offset: u32, count: u32) -> Result {
-        self.grow_for(leaf)?;
-        self.each_word(leaf, offset, count, |w, m| {
+    pub fn set_bits(&self, leaf_slab: LeafSlab, offset: u32, count: u32) -> Result {
+        self.grow_for(leaf_slab)?;
+        self.each_word(leaf_slab, offset, count, |w, m| {
             w.fetch_or(m, Ordering::Release);
         })?;
         Ok(())
@@ -341,19 +345,21 @@ impl<M: Memory> Map<M> {
 
     /// Returns the 64 bits of a leaf slab from its sector `64 word`. A slab of 32 sectors has the
     /// low half.
-    pub fn word(&self, leaf: u32, word: u32) -> u64 {
+    pub fn word(&self, leaf_slab: LeafSlab, word: u32) -> u64 {
         let bit = self
-            .first_bit(leaf)
+            .geometry
+            .first_data_sector(leaf_slab)
             .wrapping_add(u64::from(word).wrapping_mul(64));
         let bits = self.bits_word(bit).map_or(0, |w| w.load(Ordering::Acquire));
         bits.wrapping_shr(saturating_u32(bit % 64)) & mask(0, self.geometry.slab_sectors())
     }
 
     /// Adds bits that [`Map::word`] returned, and grows the sector bits. For replay.
-    pub fn add_word(&self, leaf: u32, word: u32, bits: u64) -> Result {
-        self.grow_for(leaf)?;
+    pub fn add_word(&self, leaf_slab: LeafSlab, word: u32, bits: u64) -> Result {
+        self.grow_for(leaf_slab)?;
         let bit = self
-            .first_bit(leaf)
+            .geometry
+            .first_data_sector(leaf_slab)
             .wrapping_add(u64::from(word).wrapping_mul(64));
         let bits = bits & mask(0, self.geometry.slab_sectors());
         let w = self.bits_word(bit).ok_or(Error::Internal)?;
@@ -364,8 +370,8 @@ impl<M: Memory> Map<M> {
         Ok(())
     }
 
-    fn grow_for(&self, leaf: u32) -> Result {
-        let page = saturating_u32(self.first_bit(leaf) / BITS_SECTORS);
+    fn grow_for(&self, leaf_slab: LeafSlab) -> Result {
+        let page = saturating_u32(self.geometry.first_data_sector(leaf_slab) / BITS_SECTORS);
         match self.memory.bits(page) {
             Some(_) => Ok(()),
             None => self.memory.grow(Pages::Bits, page),
@@ -373,33 +379,33 @@ impl<M: Memory> Map<M> {
     }
 
     /// Clears all bits of a leaf slab, and allocates their page, before an assignment is published.
-    pub fn clear_slab(&self, leaf: u32) -> Result {
-        self.grow_for(leaf)?;
-        self.each_word(leaf, 0, self.geometry.slab_sectors(), |w, m| {
+    pub fn clear_slab(&self, leaf_slab: LeafSlab) -> Result {
+        self.grow_for(leaf_slab)?;
+        self.each_word(leaf_slab, 0, self.geometry.slab_sectors(), |w, m| {
             w.fetch_and(!m, Ordering::Release);
         })?;
         Ok(())
     }
 
-    /// Assigns leaf slab `leaf` to root slab `slab`. None of its sectors is mapped.
+    /// Assigns a leaf slab to a root slab. None of its sectors is mapped.
     ///
     /// Under the allocator's lock. Fails with `NoMemory`, or with `Internal` if the leaf slab has
     /// bits or marks (I1), because a commit could take them for those of the new owner. If it
     /// fails, no assignment has changed. It stores the entry last (I4).
-    pub fn assign(&self, slab: u32, leaf: u32) -> Result {
+    pub fn assign(&self, slab: u32, leaf_slab: LeafSlab) -> Result {
         let base = self.known_entry(slab)?.base;
-        self.grow_for(leaf)?;
-        if self.has_marks(leaf) || self.is_mapped(leaf) {
+        self.grow_for(leaf_slab)?;
+        if self.has_marks(leaf_slab) || self.is_mapped(leaf_slab) {
             return Err(Error::Internal);
         }
-        self.set_owner(leaf, Some(slab))?;
-        let fresh = bits::set(self.memory.marks(Marks::Fresh), leaf);
+        self.set_owner(leaf_slab, Some(slab))?;
+        let fresh = bits::set(self.memory.marks(Marks::Fresh), leaf_slab.0);
         let done = fresh
             .map_err(Error::from)
-            .and_then(|_| self.set_entry(slab, Entry::allocated(leaf, base)));
+            .and_then(|_| self.set_entry(slab, Entry::allocated(leaf_slab, base)));
         if done.is_err() {
-            bits::clear(self.memory.marks(Marks::Fresh), leaf);
-            self.set_owner(leaf, None)?;
+            bits::clear(self.memory.marks(Marks::Fresh), leaf_slab.0);
+            self.set_owner(leaf_slab, None)?;
         }
         done
     }
@@ -412,16 +418,16 @@ impl<M: Memory> Map<M> {
     pub fn mark(&self, sector: u64, count: u32) -> Marked<bool> {
         let offset = self.geometry.offset_in_slab(sector);
         if count <= self.geometry.slab_sectors().wrapping_sub(offset) {
-            let leaf = self.entry(self.geometry.slab_of(sector)).leaf;
-            let word = leaf.and_then(|l| Some((l, self.one_word(l, offset, count)?)));
-            if let Some((leaf, (word, mask))) = word {
-                return self.mark_word(leaf, word, mask);
+            let leaf_slab = self.entry(self.geometry.slab_of(sector)).leaf_slab;
+            let word = leaf_slab.and_then(|l| Some((l, self.one_word(l, offset, count)?)));
+            if let Some((leaf_slab, (word, mask))) = word {
+                return self.mark_word(leaf_slab, word, mask);
             }
         }
         // An overwrite, the usual case, stores nothing, so CPUs do not contend for a cache line.
         let mut missing = false;
-        self.each_leaf_slab(sector, count, |leaf, offset, n| {
-            missing |= self.mapped_run(leaf, offset, n) != (true, n);
+        self.each_leaf_slab(sector, count, |leaf_slab, offset, n| {
+            missing |= self.mapped_run(leaf_slab, offset, n) != (true, n);
             Ok(())
         })?;
         // Another request's change may have set our bits, but not its dirty marks yet. That request
@@ -430,9 +436,9 @@ impl<M: Memory> Map<M> {
             return Ok(false);
         }
         self.change(|| {
-            self.each_leaf_slab(sector, count, |leaf, offset, n| {
-                if self.mark_in_slab(leaf, offset, n)? || self.is_busy(1) {
-                    self.mark_dirty(leaf)?;
+            self.each_leaf_slab(sector, count, |leaf_slab, offset, n| {
+                if self.mark_in_slab(leaf_slab, offset, n)? || self.is_busy(1) {
+                    self.mark_dirty(leaf_slab)?;
                 }
                 Ok(())
             })
@@ -441,13 +447,13 @@ impl<M: Memory> Map<M> {
     }
 
     /// Does the same for sectors of one leaf slab whose bits are in one word.
-    fn mark_word(&self, leaf: u32, word: &AtomicU64, mask: u64) -> Marked<bool> {
+    fn mark_word(&self, leaf_slab: LeafSlab, word: &AtomicU64, mask: u64) -> Marked<bool> {
         if word.load(Ordering::Acquire) & mask == mask && !self.is_busy(0) {
             return Ok(false);
         }
         self.change(|| {
             if set_bits(word, mask) || self.is_busy(1) {
-                self.mark_dirty(leaf)?;
+                self.mark_dirty(leaf_slab)?;
             }
             Ok(true)
         })
@@ -473,15 +479,15 @@ impl<M: Memory> Map<M> {
         &self,
         sector: u64,
         count: u32,
-        mut f: impl FnMut(u32, u32, u32) -> Marked,
+        mut f: impl FnMut(LeafSlab, u32, u32) -> Marked,
     ) -> Marked {
         let mut at = sector;
         let mut left = count;
         while left > 0 {
             let offset = self.geometry.offset_in_slab(at);
             let n = left.min(self.geometry.slab_sectors().wrapping_sub(offset));
-            if let Some(leaf) = self.entry(self.geometry.slab_of(at)).leaf {
-                f(leaf, offset, n)?;
+            if let Some(leaf_slab) = self.entry(self.geometry.slab_of(at)).leaf_slab {
+                f(leaf_slab, offset, n)?;
             }
             at = at.wrapping_add(u64::from(n));
             left = left.wrapping_sub(n);
@@ -489,21 +495,21 @@ impl<M: Memory> Map<M> {
         Ok(())
     }
 
-    fn mark_in_slab(&self, leaf: u32, offset: u32, count: u32) -> Marked<bool> {
+    fn mark_in_slab(&self, leaf_slab: LeafSlab, offset: u32, count: u32) -> Marked<bool> {
         let mut changed = false;
-        self.each_word(leaf, offset, count, |w, m| {
+        self.each_word(leaf_slab, offset, count, |w, m| {
             changed |= set_bits(w, m);
         })?;
         Ok(changed)
     }
 
     /// Puts a leaf slab on the next commit's list.
-    fn mark_dirty(&self, leaf: u32) -> Marked {
+    fn mark_dirty(&self, leaf_slab: LeafSlab) -> Marked {
         // The word's bit is set even if the slab's bit was set before. The thread that set the
         // slab's bit may not have come to this line yet, and a commit must find our caller's write
         // once it is counted.
-        bits::set(self.memory.marks(Marks::Dirty), leaf)?;
-        bits::set(self.memory.marks(Marks::DirtyWords), leaf / 64)?;
+        bits::set(self.memory.marks(Marks::Dirty), leaf_slab.0)?;
+        bits::set(self.memory.marks(Marks::DirtyWords), leaf_slab.0 / 64)?;
         Ok(())
     }
 
@@ -511,7 +517,7 @@ impl<M: Memory> Map<M> {
     ///
     /// `from` is a word of the list: 0 at first, and then the last result's slab / 64 + 1. If a
     /// slab becomes dirty again meanwhile, it is on the list again.
-    pub fn take_dirty(&self, from: u32) -> Option<(u32, u64)> {
+    pub fn take_dirty(&self, from: u32) -> Option<(LeafSlab, u64)> {
         let mut from = from;
         loop {
             let word = bits::next(self.memory.marks(Marks::DirtyWords), from)?;
@@ -520,7 +526,7 @@ impl<M: Memory> Map<M> {
             let slabs = self.memory.marks(Marks::Dirty).get(u32_as_usize(word))?;
             let slabs = slabs.swap(0, Ordering::AcqRel);
             if slabs != 0 {
-                return Some((word.wrapping_mul(64), slabs));
+                return Some((LeafSlab(word.wrapping_mul(64)), slabs));
             }
             from = next(word);
         }
@@ -531,10 +537,10 @@ impl<M: Memory> Map<M> {
     /// Any context. The caller makes sure that no request can mark the slab any more: all requests
     /// that began before the slab lost its owner have ended. A commit that runs meanwhile may still
     /// have the slab on its list, so the slab must not get an owner before that commit has ended.
-    pub fn clear_unowned(&self, leaf: u32) {
+    pub fn clear_unowned(&self, leaf_slab: LeafSlab) {
         let sectors = self.geometry.slab_sectors();
         // It fails only if the page does not exist. Then there is no bit to clear.
-        let _ = self.each_word(leaf, 0, sectors, |w, m| {
+        let _ = self.each_word(leaf_slab, 0, sectors, |w, m| {
             if w.load(Ordering::Acquire) & m != 0 {
                 w.fetch_and(!m, Ordering::AcqRel);
             }
@@ -543,24 +549,24 @@ impl<M: Memory> Map<M> {
             self.memory.marks(Marks::Dirty),
             self.memory.marks(Marks::Fresh),
         ] {
-            if bits::is_set(marks, leaf) {
-                bits::clear(marks, leaf);
+            if bits::is_set(marks, leaf_slab.0) {
+                bits::clear(marks, leaf_slab.0);
             }
         }
     }
 
     /// Returns whether a leaf slab is on the next commit's list, or its assignment is not durable.
-    fn has_marks(&self, leaf: u32) -> bool {
-        bits::is_set(self.memory.marks(Marks::Dirty), leaf) || self.is_fresh(leaf)
+    fn has_marks(&self, leaf_slab: LeafSlab) -> bool {
+        bits::is_set(self.memory.marks(Marks::Dirty), leaf_slab.0) || self.is_fresh(leaf_slab)
     }
 
     /// Marks the assignment of a leaf slab durable. Returns whether it was not durable before.
-    pub fn take_fresh(&self, leaf: u32) -> bool {
-        bits::clear(self.memory.marks(Marks::Fresh), leaf)
+    pub fn take_fresh(&self, leaf_slab: LeafSlab) -> bool {
+        bits::clear(self.memory.marks(Marks::Fresh), leaf_slab.0)
     }
 
     /// Returns whether the assignment of a leaf slab is not durable yet.
-    pub fn is_fresh(&self, leaf: u32) -> bool {
-        bits::is_set(self.memory.marks(Marks::Fresh), leaf)
+    pub fn is_fresh(&self, leaf_slab: LeafSlab) -> bool {
+        bits::is_set(self.memory.marks(Marks::Fresh), leaf_slab.0)
     }
 }

@@ -14,7 +14,7 @@ use super::error::{Area, Error, Result};
 use super::format::crc::crc32c;
 use super::format::directory::PageEntry;
 use super::format::superblock::Slot;
-use super::geometry::{Block, BITS_SECTORS, BITS_WORDS, TABLE_ENTRIES};
+use super::geometry::{Block, LeafSlab, BITS_SECTORS, BITS_WORDS, TABLE_ENTRIES};
 use super::map::{Entry, Map, Memory, Pages};
 use super::num::saturating_u32;
 use super::sync::Ordering;
@@ -41,22 +41,23 @@ pub fn page<M: Memory>(map: &Map<M>, number: u32) -> PageKind {
     }
 }
 
-/// Returns the number of the page that holds the entry of root slab `slab`.
+/// Returns the number of the page that holds the entry of a root slab.
 pub fn table_page_of(slab: u32) -> u32 {
     slab / TABLE_ENTRIES
 }
 
-/// Returns the number of the page that holds the bits of leaf slab `leaf`. A slab's bits are always
-/// in one page.
-pub fn bits_page_of<M: Memory>(map: &Map<M>, leaf: u32) -> u32 {
+/// Returns the number of the page that holds the bits of a leaf slab. These bits are always in one
+/// page.
+pub fn bits_page_of<M: Memory>(map: &Map<M>, leaf_slab: LeafSlab) -> u32 {
     let g = map.geometry();
-    let bit = u64::from(leaf).wrapping_shl(g.slab_shift());
-    g.bits_page(saturating_u32(bit / BITS_SECTORS))
+    g.bits_page(saturating_u32(
+        g.first_data_sector(leaf_slab) / BITS_SECTORS,
+    ))
 }
 
-/// Returns whether the page that holds the bits of leaf slab `leaf` exists.
-pub fn has_bits<M: Memory>(map: &Map<M>, leaf: u32) -> bool {
-    let page = bits_page_of(map, leaf).checked_sub(map.geometry().table_pages());
+/// Returns whether the page that holds the bits of a leaf slab exists.
+pub fn has_bits<M: Memory>(map: &Map<M>, leaf_slab: LeafSlab) -> bool {
+    let page = bits_page_of(map, leaf_slab).checked_sub(map.geometry().table_pages());
     page.and_then(|n| map.memory().bits(n)).is_some()
 }
 
@@ -76,7 +77,7 @@ pub fn store<M: Memory>(map: &Map<M>, number: u32, block: &mut Block) -> Result 
             for (entry, room) in table.iter().zip(room) {
                 let e = Entry::decode(entry.load(Ordering::Acquire));
                 let mut e = e.at_rest().ok_or(lost)?;
-                e.leaf = e.leaf.filter(|&l| !map.is_fresh(l));
+                e.leaf_slab = e.leaf_slab.filter(|&l| !map.is_fresh(l));
                 *room = U32::new(e.encode());
             }
         }

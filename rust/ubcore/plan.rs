@@ -73,9 +73,9 @@ pub fn read_at_once<M: Memory>(map: &Map<M>, sector: u64, sectors: u32) -> Optio
         return None;
     }
     let entry = map.entry(g.slab_of(sector));
-    if let Some(leaf) = entry.leaf {
-        if map.are_all_mapped(leaf, offset, sectors)? {
-            let start = g.leaf_slab_start(leaf).wrapping_add(u64::from(offset));
+    if let Some(leaf_slab) = entry.leaf_slab {
+        if map.are_all_mapped(leaf_slab, offset, sectors)? {
+            let start = g.leaf_slab_start(leaf_slab).wrapping_add(u64::from(offset));
             return Some(Source::Leaf(start));
         }
     }
@@ -93,9 +93,9 @@ pub fn write_at_once<M: Memory>(map: &Map<M>, sector: u64, sectors: u32) -> Opti
     if sectors == 0 || sectors > g.slab_sectors().wrapping_sub(offset) {
         return None;
     }
-    let leaf = map.entry(g.slab_of(sector)).leaf?;
+    let leaf_slab = map.entry(g.slab_of(sector)).leaf_slab?;
     Some(Source::Leaf(
-        g.leaf_slab_start(leaf).wrapping_add(u64::from(offset)),
+        g.leaf_slab_start(leaf_slab).wrapping_add(u64::from(offset)),
     ))
 }
 
@@ -122,7 +122,7 @@ pub fn unallocated<M: Memory>(
     // No sectors have no last one, and no slab.
     let last = sector.wrapping_add(u64::from(sectors.saturating_sub(1)));
     (g.slab_of(sector)..=g.slab_of(last))
-        .filter(move |&s| sectors > 0 && map.entry(s).leaf.is_none())
+        .filter(move |&s| sectors > 0 && map.entry(s).leaf_slab.is_none())
 }
 
 /// Iterator of [`read`] and [`write`].
@@ -145,7 +145,7 @@ impl<M: Memory> Runs<'_, M> {
         }
         let entry = self.map.entry(g.slab_of(self.at));
         let found = entry
-            .leaf
+            .leaf_slab
             .map(|l| (l, g.leaf_slab_start(l).wrapping_add(u64::from(offset))));
         let run = match (self.purpose, found) {
             (_, None) if entry.lost => Run {
@@ -156,8 +156,8 @@ impl<M: Memory> Runs<'_, M> {
                 source: found.map_or(Source::Zero, |f| Source::Leaf(f.1)),
                 sectors: limit,
             },
-            (Purpose::Read, Some((leaf, start))) => {
-                match self.map.mapped_run(leaf, offset, limit) {
+            (Purpose::Read, Some((leaf_slab, start))) => {
+                match self.map.mapped_run(leaf_slab, offset, limit) {
                     (true, sectors) => Run {
                         source: Source::Leaf(start),
                         sectors,

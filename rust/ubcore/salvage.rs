@@ -182,8 +182,8 @@ fn slabs<M: Memory>(
         pause()?;
         let all = g.root_slabs_of(page);
         for slab in all.start..all.end.min(g.root_slabs()) {
-            let unmapped = |leaf| is_lost(bits_page_of(map, leaf));
-            let of_entry = |e: Entry| e.lost || e.leaf.is_some_and(unmapped);
+            let unmapped = |leaf_slab| is_lost(bits_page_of(map, leaf_slab));
+            let of_entry = |e: Entry| e.lost || e.leaf_slab.is_some_and(unmapped);
             if !(whole || of_entry(map.entry(slab))) {
                 continue;
             }

@@ -9,6 +9,7 @@
 
 use core::ops::DerefMut;
 
+use super::geometry::LeafSlab;
 use super::num::{mask, u32_as_usize};
 
 /// The number of levels. 64 to the power of 6 is above every number of slabs.
@@ -83,8 +84,8 @@ impl<B: DerefMut<Target = [u64]>> TakenSlabs<B> {
     }
 
     /// Returns whether a slab exists and is free.
-    pub fn is_free(&self, slab: u32) -> bool {
-        self.word(slab / 64) & 1u64.wrapping_shl(slab % 64) == 0
+    pub fn is_free(&self, leaf_slab: LeafSlab) -> bool {
+        self.word(leaf_slab.0 / 64) & 1u64.wrapping_shl(leaf_slab.0 % 64) == 0
     }
 
     /// Returns the bits of slabs `64 at..64 at + 64`. A slab that does not exist is taken.
@@ -96,12 +97,12 @@ impl<B: DerefMut<Target = [u64]>> TakenSlabs<B> {
     }
 
     /// Takes a slab. Returns false if it is taken already or does not exist.
-    pub fn take(&mut self, slab: u32) -> bool {
-        if !self.is_free(slab) {
+    pub fn take(&mut self, leaf_slab: LeafSlab) -> bool {
+        if !self.is_free(leaf_slab) {
             return false;
         }
         self.used = self.used.saturating_add(1);
-        let mut bit = slab;
+        let mut bit = leaf_slab.0;
         for start in self.starts {
             let Some(word) = self
                 .words
@@ -120,12 +121,12 @@ impl<B: DerefMut<Target = [u64]>> TakenSlabs<B> {
     }
 
     /// Frees a slab. Returns false if it is free already or does not exist.
-    pub fn free(&mut self, slab: u32) -> bool {
-        if slab >= self.slabs || self.is_free(slab) {
+    pub fn free(&mut self, leaf_slab: LeafSlab) -> bool {
+        if leaf_slab.0 >= self.slabs || self.is_free(leaf_slab) {
             return false;
         }
         self.used = self.used.saturating_sub(1);
-        let mut bit = slab;
+        let mut bit = leaf_slab.0;
         for start in self.starts {
             let Some(word) = self
                 .words
@@ -145,10 +146,9 @@ impl<B: DerefMut<Target = [u64]>> TakenSlabs<B> {
     }
 
     /// Returns the first free slab.
-    pub fn first_free(&self) -> Option<u32> {
-        first_clear(&self.starts, |at| {
-            self.words.get(at).copied().unwrap_or(u64::MAX)
-        })
+    pub fn first_free(&self) -> Option<LeafSlab> {
+        let word = |at| self.words.get(at).copied().unwrap_or(u64::MAX);
+        first_clear(&self.starts, word).map(LeafSlab)
     }
 }
 
@@ -169,6 +169,7 @@ fn first_clear(starts: &[usize; LEVELS], mut word: impl FnMut(usize) -> u64) -> 
 #[cfg(any(test, kernel))]
 #[cfg_attr(kernel, kernel::prelude::kunit_tests(unionblk_taken))]
 mod tests {
+    use super::super::geometry::LeafSlab;
     use super::{first_clear, layout, words_for_taken, TakenSlabs};
 
     /// The slabs of a leaf of 8 TiB with slabs of 64 KiB.
@@ -221,18 +222,18 @@ mod tests {
                 let flag = flags.get(slab as usize).copied();
                 // Takes more than it frees in the first half, so that the leaf becomes full.
                 if random >> 30 > step / 2000 {
-                    assert_eq!(taken.take(slab), flag == Some(false));
+                    assert_eq!(taken.take(LeafSlab(slab)), flag == Some(false));
                 } else {
-                    assert_eq!(taken.free(slab), flag == Some(true));
+                    assert_eq!(taken.free(LeafSlab(slab)), flag == Some(true));
                 }
                 if let Some(flag) = flags.get_mut(slab as usize) {
-                    *flag = !taken.is_free(slab);
+                    *flag = !taken.is_free(LeafSlab(slab));
                 }
                 let first = flags.iter().position(|&flag| !flag);
-                assert_eq!(taken.first_free(), first.map(|n| n as u32));
+                assert_eq!(taken.first_free(), first.map(|n| LeafSlab(n as u32)));
                 assert_eq!(taken.used() as usize, flags.iter().filter(|&&f| f).count());
             }
-            assert!(!taken.is_free(slabs) && !taken.is_free(u32::MAX));
+            assert!(!taken.is_free(LeafSlab(slabs)) && !taken.is_free(LeafSlab(u32::MAX)));
         }
     }
 }

@@ -7,7 +7,7 @@ use core::ops::{DerefMut, Range};
 use super::super::bits::number_of;
 use super::super::disk::Disk;
 use super::super::error::Result;
-use super::super::geometry::{BITS_SECTORS, BITS_WORDS, TABLE_ENTRIES};
+use super::super::geometry::{LeafSlab, BITS_SECTORS, BITS_WORDS, TABLE_ENTRIES};
 use super::super::map::{Entry, Memory};
 use super::super::num::{mask, next, saturating_u32, u32_as_usize, usize_as_u64};
 use super::super::pages::{self, bits_page_of, table_page_of};
@@ -41,13 +41,15 @@ where
         let g = self.geometry();
         let block = self.block_of(table_page_of(slab));
         let byte = (slab % TABLE_ENTRIES).wrapping_mul(4);
-        let wrong = match entry.leaf {
+        let wrong = match entry.leaf_slab {
             _ if entry.is_of_memory() => Some(What::Moving { slab }),
-            Some(leaf) if slab >= g.root_slabs() => Some(What::PastUnion { slab, leaf }),
+            Some(leaf_slab) if slab >= g.root_slabs() => Some(What::PastUnion { slab, leaf_slab }),
             None if slab >= g.root_slabs() => Some(What::PastUnionBare { slab }),
-            Some(leaf) if leaf >= g.leaf_slabs() => Some(What::PastLeaf { slab, leaf }),
-            Some(leaf) => self.map.owner(leaf).map(|first| What::Shared {
-                leaf,
+            Some(leaf_slab) if !g.has_leaf_slab(leaf_slab) => {
+                Some(What::PastLeaf { slab, leaf_slab })
+            }
+            Some(leaf_slab) => self.map.owner(leaf_slab).map(|first| What::Shared {
+                leaf_slab,
                 first,
                 second: slab,
             }),
@@ -57,68 +59,73 @@ where
             self.tell(what, block, byte);
             return Ok(());
         }
-        let Some(leaf) = entry.leaf else {
+        let Some(leaf_slab) = entry.leaf_slab else {
             return Ok(());
         };
         // As in attach, such an entry owns nothing.
-        if !pages::has_bits(self.map, leaf) && !self.lost.has(bits_page_of(self.map, leaf)) {
-            self.tell(What::Leaked { slab, leaf }, block, byte);
+        if !pages::has_bits(self.map, leaf_slab)
+            && !self.lost.has(bits_page_of(self.map, leaf_slab))
+        {
+            self.tell(What::Leaked { slab, leaf_slab }, block, byte);
             return Ok(());
         }
-        self.map.set_owner(leaf, Some(slab))?;
+        self.map.set_owner(leaf_slab, Some(slab))?;
         totals.slabs_used = next(totals.slabs_used);
         // Bits that are not known are not missing.
-        if !self.blind && !self.map.is_mapped(leaf) {
-            self.tell(What::Leaked { slab, leaf }, block, byte);
+        if !self.blind && !self.map.is_mapped(leaf_slab) {
+            self.tell(What::Leaked { slab, leaf_slab }, block, byte);
         }
-        self.beyond(slab, leaf);
+        self.beyond(slab, leaf_slab);
         Ok(())
     }
 
     /// Reports bits of the union's last slab after the union's end.
-    fn beyond(&mut self, slab: u32, leaf: u32) {
+    fn beyond(&mut self, slab: u32, leaf_slab: LeafSlab) {
         let g = self.geometry();
         // A slab of the union begins before its end.
         let left = g.union_sectors().wrapping_sub(g.slab_start(slab));
         let sectors = g.slab_sectors();
         let offset = saturating_u32(left).min(sectors);
         let rest = sectors.wrapping_sub(offset);
-        if rest == 0 || self.map.mapped_run(leaf, offset, rest) == (false, rest) {
+        if rest == 0 || self.map.mapped_run(leaf_slab, offset, rest) == (false, rest) {
             return;
         }
-        let block = self.block_of(bits_page_of(self.map, leaf));
-        let bit = u64::from(leaf)
-            .wrapping_shl(g.slab_shift())
+        let block = self.block_of(bits_page_of(self.map, leaf_slab));
+        let bit = g
+            .first_data_sector(leaf_slab)
             .wrapping_add(u64::from(offset));
         let byte = saturating_u32((bit % BITS_SECTORS) / 8);
-        self.tell(What::BitsPastUnion { slab, leaf }, block, byte);
+        self.tell(What::BitsPastUnion { slab, leaf_slab }, block, byte);
     }
 
     /// Checks every bit. Counts the bits of owned slabs, and reports other slabs in runs.
     pub(super) fn bits(&mut self, totals: &mut Totals) -> Result {
         let g = self.geometry();
-        let mut held: Option<Range<u32>> = None;
+        let mut held: Option<Range<LeafSlab>> = None;
         for page in 0..g.bits_pages() {
             if self.map.memory().bits(page).is_none() {
                 continue;
             }
             let slabs = g.leaf_slabs_of(page);
-            for leaf in slabs.start..slabs.end.min(g.leaf_slabs()) {
-                if self.map.owner(leaf).is_some() {
-                    let n = self.mapped(leaf);
+            let end = slabs.end.min(LeafSlab(g.leaf_slabs()));
+            for leaf_slab in LeafSlab::each(slabs.start..end) {
+                if self.map.owner(leaf_slab).is_some() {
+                    let n = self.mapped(leaf_slab);
                     // A sum over the sectors of the leaf.
                     totals.sectors_mapped = totals.sectors_mapped.wrapping_add(n);
-                } else if !self.blind && self.map.is_mapped(leaf) {
+                } else if !self.blind && self.map.is_mapped(leaf_slab) {
                     held = match held {
-                        Some(run) if run.end == leaf => Some(run.start..next(leaf)),
+                        Some(run) if run.end == leaf_slab => {
+                            Some(run.start..leaf_slab.wrapping_add(1))
+                        }
                         before => {
                             self.unowned(before);
-                            Some(leaf..next(leaf))
+                            Some(leaf_slab..leaf_slab.wrapping_add(1))
                         }
                     };
                 }
             }
-            if slabs.end > g.leaf_slabs() {
+            if slabs.end > end {
                 self.past_leaf(page);
             }
         }
@@ -126,22 +133,22 @@ where
         Ok(())
     }
 
-    fn mapped(&self, leaf: u32) -> u64 {
+    fn mapped(&self, leaf_slab: LeafSlab) -> u64 {
         let words = self.geometry().slab_sectors().div_ceil(64);
         (0..words)
-            .map(|w| u64::from(self.map.word(leaf, w).count_ones()))
+            .map(|w| u64::from(self.map.word(leaf_slab, w).count_ones()))
             .sum()
     }
 
-    fn unowned(&mut self, run: Option<Range<u32>>) {
+    fn unowned(&mut self, run: Option<Range<LeafSlab>>) {
         let Some(run) = run else {
             return;
         };
         let g = self.geometry();
         let first = run.start;
-        let count = run.end.wrapping_sub(first);
+        let count = run.end.steps_from(first);
         let block = self.block_of(bits_page_of(self.map, first));
-        let bit = u64::from(first).wrapping_shl(g.slab_shift());
+        let bit = g.first_data_sector(first);
         let byte = saturating_u32((bit % BITS_SECTORS) / 8);
         self.tell(What::Unowned { first, count }, block, byte);
     }

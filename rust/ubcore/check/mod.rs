@@ -17,7 +17,7 @@ use super::disk::Disk;
 use super::error::{Error, Result};
 use super::format::directory::{self, PageEntry};
 use super::format::superblock::{Slot, Superblock};
-use super::geometry::Geometry;
+use super::geometry::{Geometry, LeafSlab};
 use super::map::{Map, Memory};
 use super::num::{next, saturating_u32, u32_as_usize};
 use super::pages::PageSet;
@@ -84,23 +84,27 @@ pub enum What {
     /// A journal block that replay does not apply is torn or rotten.
     SpareJournal,
     /// An entry past the union's end names a leaf slab.
-    PastUnion { slab: u32, leaf: u32 },
+    PastUnion { slab: u32, leaf_slab: LeafSlab },
     /// An entry past the union's end names no leaf slab.
     PastUnionBare { slab: u32 },
     /// An entry names a leaf slab that the leaf does not have.
-    PastLeaf { slab: u32, leaf: u32 },
+    PastLeaf { slab: u32, leaf_slab: LeafSlab },
     /// An entry is in a state that exists only in memory.
     Moving { slab: u32 },
     /// Two root slabs name one leaf slab.
-    Shared { leaf: u32, first: u32, second: u32 },
+    Shared {
+        leaf_slab: LeafSlab,
+        first: u32,
+        second: u32,
+    },
     /// A root slab has a leaf slab, but nothing is mapped in it.
-    Leaked { slab: u32, leaf: u32 },
+    Leaked { slab: u32, leaf_slab: LeafSlab },
     /// Sectors of a root slab beyond the union's end are mapped.
-    BitsPastUnion { slab: u32, leaf: u32 },
+    BitsPastUnion { slab: u32, leaf_slab: LeafSlab },
     /// Sectors after the leaf's last slab are mapped.
     BitsPastLeaf { page: u32 },
     /// Leaf slabs that no root slab names have mapped sectors, as emptied slabs may have.
-    Unowned { first: u32, count: u32 },
+    Unowned { first: LeafSlab, count: u32 },
 }
 
 impl What {

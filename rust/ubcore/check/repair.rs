@@ -55,7 +55,7 @@ where
 {
     let page = match what {
         What::Leaked { slab, .. } | What::PastUnionBare { slab } => table_page_of(slab),
-        What::BitsPastUnion { leaf, .. } => bits_page_of(map, leaf),
+        What::BitsPastUnion { leaf_slab, .. } => bits_page_of(map, leaf_slab),
         What::BitsPastLeaf { page } => map.geometry().bits_page(page),
         _ => return Ok(()),
     };
@@ -67,15 +67,15 @@ where
 pub fn in_map<M: Memory>(map: &Map<M>, what: What) -> Result {
     let g = map.geometry();
     match what {
-        What::Leaked { slab, leaf } => {
+        What::Leaked { slab, leaf_slab } => {
             map.set_entry(slab, Entry::unallocated(map.entry(slab).base, Emptied::No))?;
-            map.set_owner(leaf, None)
+            map.set_owner(leaf_slab, None)
         }
         What::PastUnionBare { slab } => map.set_entry(slab, Entry::decode(0)),
-        What::BitsPastUnion { slab, leaf } => {
+        What::BitsPastUnion { slab, leaf_slab } => {
             // The union's end is in the slab.
             let left = g.union_sectors().wrapping_sub(g.slab_start(slab));
-            let first = u64::from(leaf).wrapping_shl(g.slab_shift());
+            let first = g.first_data_sector(leaf_slab);
             let end = first.wrapping_add(u64::from(g.slab_sectors()));
             clear(map, first.wrapping_add(left), end);
             Ok(())

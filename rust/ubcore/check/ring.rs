@@ -189,7 +189,7 @@ where
 }
 
 fn first_bad_word(bytes: &[u8], head: &RingHead, g: &Geometry) -> Option<u32> {
-    let mut leaf = head.origin;
+    let mut leaf_slab = head.origin;
     let mut at = 0;
     while at < u32::from(head.count) {
         let bits = ring::word(bytes, u32_as_usize(at))?;
@@ -199,12 +199,12 @@ fn first_bad_word(bytes: &[u8], head: &RingHead, g: &Geometry) -> Option<u32> {
         let bad = match Record::decode(bits, g.slab_sectors()) {
             None => true,
             Some(Record::Place(l)) => {
-                leaf = l;
+                leaf_slab = l;
                 false
             }
             Some(Record::New { slab, step, .. }) => {
-                leaf = leaf.wrapping_add(step);
-                past_union(slab, 1) || leaf >= g.leaf_slabs()
+                leaf_slab = leaf_slab.wrapping_add(step);
+                past_union(slab, 1) || !g.has_leaf_slab(leaf_slab)
             }
             Some(Record::More { slab, .. }) => past_union(slab, 1),
             Some(Record::Words { slab, words }) => {

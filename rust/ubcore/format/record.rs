@@ -11,7 +11,7 @@
 //! leaf slab from the leaf slab named before. Slabs are emitted in the order of the leaf, so the
 //! distance is small and one run costs one record.
 
-use super::super::geometry::TABLE_ENTRIES;
+use super::super::geometry::{LeafSlab, TABLE_ENTRIES};
 
 /// Tag of [`Record::Place`].
 const PLACE: u64 = 1;
@@ -46,7 +46,7 @@ pub struct SlabRun {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Record {
     /// The leaf slab that the next `New`'s step counts from.
-    Place(u32),
+    Place(LeafSlab),
     /// The root slab now has the leaf slab `step` after the last one named, and `run` is mapped.
     New {
         /// The root slab.
@@ -100,7 +100,7 @@ impl Record {
     /// Returns the record's 64 bits.
     pub fn encode(self) -> u64 {
         match self {
-            Record::Place(leaf) => pack(leaf, 0, 0, PLACE),
+            Record::Place(leaf_slab) => pack(leaf_slab.0, 0, 0, PLACE),
             Record::New { slab, step, run } => pack(
                 slab,
                 run.first,
@@ -125,7 +125,7 @@ impl Record {
         let in_page = (slab % TABLE_ENTRIES).checked_add(count)? <= COUNT_MAX && first == 0;
         let run_fits = first.checked_add(count)? <= slab_sectors;
         match tag {
-            PLACE if bare => Some(Record::Place(slab)),
+            PLACE if bare => Some(Record::Place(LeafSlab(slab))),
             MORE if run_fits => Some(Record::More { slab, run }),
             WORDS if first == 0 && count == slab_sectors.div_ceil(64) => {
                 Some(Record::Words { slab, words: count })
@@ -144,6 +144,7 @@ impl Record {
 #[cfg(any(test, kernel))]
 #[cfg_attr(kernel, kernel::prelude::kunit_tests(unionblk_record))]
 mod tests {
+    use super::super::super::geometry::LeafSlab;
     use super::{Record, SlabRun, COUNT_MAX, STEP_MAX};
 
     #[test]
@@ -157,7 +158,7 @@ mod tests {
             count: 8192,
         };
         for r in [
-            Record::Place(u32::MAX),
+            Record::Place(LeafSlab(u32::MAX)),
             Record::New {
                 slab: 7,
                 step: 1,
@@ -203,7 +204,7 @@ mod tests {
             },
         };
         assert!(Record::decode(past.encode(), 128).is_none());
-        let dirty = Record::Place(1).encode() | (1 << 6);
+        let dirty = Record::Place(LeafSlab(1)).encode() | (1 << 6);
         assert!(Record::decode(dirty, 128).is_none());
         let short = Record::Words { slab: 1, words: 1 };
         assert!(Record::decode(short.encode(), 128).is_none());

@@ -7,7 +7,7 @@ use zerocopy::{transmute_mut, FromBytes, IntoBytes};
 use zerocopy_derive::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use super::super::error::{Error, Result};
-use super::super::geometry::{Block, BLOCK_BYTES};
+use super::super::geometry::{Block, LeafSlab, BLOCK_BYTES};
 use super::crc::{block_crc, crc32c};
 
 const MAGIC: [u8; 4] = *b"UBjn";
@@ -50,7 +50,7 @@ pub struct RingHead {
     /// Counts journal blocks, without end.
     pub sequence: u64,
     /// The leaf slab that the first `New`'s step counts from.
-    pub origin: u32,
+    pub origin: LeafSlab,
     /// Words in use, 1 to 508.
     pub count: u16,
     /// Whether the block ends a transaction.
@@ -117,7 +117,7 @@ pub fn write_head(block: &mut Block, nonce: u64, head: &RingHead) {
         crc: U32::ZERO,
         sequence: U64::new(head.sequence),
         nonce: U64::new(nonce),
-        origin: U32::new(head.origin),
+        origin: U32::new(head.origin.0),
         count: U16::new(head.count),
         flags: U16::new(head.flags()),
     };
@@ -143,7 +143,7 @@ pub fn open(block: &[u8], nonce: u64) -> Option<RingHead> {
         && is_sealed(h, block);
     sound.then(|| RingHead {
         sequence: h.sequence.get(),
-        origin: h.origin.get(),
+        origin: LeafSlab(h.origin.get()),
         count,
         last: flags & FLAG_LAST != 0,
         before: flags.wrapping_shr(BEFORE_SHIFT),
@@ -161,6 +161,7 @@ pub fn is_kin(block: &[u8], nonce: u64) -> bool {
 #[cfg_attr(kernel, kernel::prelude::kunit_tests(unionblk_ring))]
 mod tests {
     use super::super::super::error::Error;
+    use super::super::super::geometry::LeafSlab;
     use super::{open, put_word, word, write_head, RingHead, RING_WORDS};
 
     #[test]
@@ -171,7 +172,7 @@ mod tests {
         assert!(put_word(&mut block, RING_WORDS, 42) == Err(Error::Internal));
         let head = RingHead {
             sequence: 9,
-            origin: 3,
+            origin: LeafSlab(3),
             count: 508,
             last: true,
             before: 7,

@@ -10,6 +10,7 @@ use super::super::format::directory::{self, PageEntry};
 use super::super::format::record::Record;
 use super::super::format::ring;
 use super::super::format::superblock::Superblock;
+use super::super::geometry::LeafSlab;
 use super::super::map::{Base, Emptied, Entry, Map, Memory};
 use super::super::pages::{self, bits_page_of, table_page_of, PageSet};
 use super::super::replay_limit;
@@ -46,7 +47,7 @@ where
             entries,
             room: &mut room,
             lost: &lost,
-            leaf: head.origin,
+            leaf_slab: head.origin,
             bad,
         };
         player.block(disk.block(), usize::from(head.count))?;
@@ -61,7 +62,7 @@ struct Player<'a, M, B, L> {
     /// The number of empty pages that may still be filled.
     room: &'a mut u32,
     lost: &'a L,
-    leaf: u32,
+    leaf_slab: LeafSlab,
     bad: Error,
 }
 
@@ -75,17 +76,17 @@ impl<M: Memory, B: DerefMut<Target = [u64]>, L: Fn(u32) -> bool> Player<'_, M, B
             // A word of the block was there, here and below.
             at = at.wrapping_add(1);
             if let Record::Words { slab, words } = record {
-                let leaf = self.leaf_slab(slab)?;
-                if let Some(leaf) = leaf {
-                    self.change(bits_page_of(self.map, leaf))?;
+                let leaf_slab = self.leaf_slab(slab)?;
+                if let Some(leaf_slab) = leaf_slab {
+                    self.change(bits_page_of(self.map, leaf_slab))?;
                 }
                 for w in 0..words {
                     let bits = ring::word(block, at)
                         .filter(|_| at < count)
                         .ok_or(self.bad)?;
                     at = at.wrapping_add(1);
-                    if let Some(leaf) = leaf {
-                        self.map.add_word(leaf, w, bits)?;
+                    if let Some(leaf_slab) = leaf_slab {
+                        self.map.add_word(leaf_slab, w, bits)?;
                     }
                 }
             } else {
@@ -96,12 +97,16 @@ impl<M: Memory, B: DerefMut<Target = [u64]>, L: Fn(u32) -> bool> Player<'_, M, B
     }
 
     /// Returns the leaf slab of a root slab that has one, or `None` if its entry is lost.
-    fn leaf_slab(&self, slab: u32) -> Result<Option<u32>> {
+    fn leaf_slab(&self, slab: u32) -> Result<Option<LeafSlab>> {
         let g = self.map.geometry();
-        let leaf = self.map.entry(slab).leaf.filter(|&l| l < g.leaf_slabs());
+        let leaf_slab = self
+            .map
+            .entry(slab)
+            .leaf_slab
+            .filter(|&l| g.has_leaf_slab(l));
         let lost = (self.lost)(table_page_of(slab));
-        if slab < g.root_slabs() && (leaf.is_some() || lost) {
-            Ok(leaf)
+        if slab < g.root_slabs() && (leaf_slab.is_some() || lost) {
+            Ok(leaf_slab)
         } else {
             Err(self.bad)
         }
@@ -110,27 +115,27 @@ impl<M: Memory, B: DerefMut<Target = [u64]>, L: Fn(u32) -> bool> Player<'_, M, B
     fn record(&mut self, record: Record) -> Result {
         let g = self.map.geometry();
         match record {
-            Record::Place(leaf) => self.leaf = leaf,
+            Record::Place(leaf_slab) => self.leaf_slab = leaf_slab,
             Record::New { slab, step, run } => {
-                let leaf = self.leaf.wrapping_add(step);
-                self.leaf = leaf;
-                if slab >= g.root_slabs() || leaf >= g.leaf_slabs() {
+                let leaf_slab = self.leaf_slab.wrapping_add(step);
+                self.leaf_slab = leaf_slab;
+                if slab >= g.root_slabs() || !g.has_leaf_slab(leaf_slab) {
                     return Err(self.bad);
                 }
                 self.change(table_page_of(slab))?;
-                self.change(bits_page_of(self.map, leaf))?;
+                self.change(bits_page_of(self.map, leaf_slab))?;
                 let entry = self.map.entry(slab);
-                if entry.leaf != Some(leaf) {
-                    self.forget(leaf)?;
+                if entry.leaf_slab != Some(leaf_slab) {
+                    self.forget(leaf_slab)?;
                     self.map
-                        .set_entry(slab, Entry::allocated(leaf, entry.base))?;
+                        .set_entry(slab, Entry::allocated(leaf_slab, entry.base))?;
                 }
-                self.map.set_bits(leaf, run.first, run.count)?;
+                self.map.set_bits(leaf_slab, run.first, run.count)?;
             }
             Record::More { slab, run } => {
-                if let Some(leaf) = self.leaf_slab(slab)? {
-                    self.change(bits_page_of(self.map, leaf))?;
-                    self.map.set_bits(leaf, run.first, run.count)?;
+                if let Some(leaf_slab) = self.leaf_slab(slab)? {
+                    self.change(bits_page_of(self.map, leaf_slab))?;
+                    self.map.set_bits(leaf_slab, run.first, run.count)?;
                 }
             }
             Record::Words { .. } => return Err(self.bad),
@@ -147,11 +152,11 @@ impl<M: Memory, B: DerefMut<Target = [u64]>, L: Fn(u32) -> bool> Player<'_, M, B
         // All slabs of the record are in one page.
         self.change(table_page_of(first))?;
         for slab in slabs {
-            if let Some(leaf) = self.map.entry(slab).leaf {
-                if leaf >= g.leaf_slabs() {
+            if let Some(leaf_slab) = self.map.entry(slab).leaf_slab {
+                if !g.has_leaf_slab(leaf_slab) {
                     return Err(self.bad);
                 }
-                self.forget(leaf)?;
+                self.forget(leaf_slab)?;
             }
             self.map
                 .set_entry(slab, Entry::unallocated(base, Emptied::No))?;
@@ -160,12 +165,12 @@ impl<M: Memory, B: DerefMut<Target = [u64]>, L: Fn(u32) -> bool> Player<'_, M, B
     }
 
     /// Clears the bits of a leaf slab, if it has any.
-    fn forget(&mut self, leaf: u32) -> Result {
-        if !self.map.is_mapped(leaf) {
+    fn forget(&mut self, leaf_slab: LeafSlab) -> Result {
+        if !self.map.is_mapped(leaf_slab) {
             return Ok(());
         }
-        self.change(bits_page_of(self.map, leaf))?;
-        self.map.clear_slab(leaf)
+        self.change(bits_page_of(self.map, leaf_slab))?;
+        self.map.clear_slab(leaf_slab)
     }
 
     /// Notes that a page of the map is about to change.

@@ -7,7 +7,7 @@ use super::super::error::{Error, Result};
 use super::super::format::record::{Record, SlabRun, STEP_MAX};
 use super::super::format::ring::{self, RingHead, BEFORE_MAX, RING_WORDS};
 use super::super::format::superblock::Superblock;
-use super::super::geometry::Geometry;
+use super::super::geometry::{Geometry, LeafSlab};
 use super::super::map::{Base, Emptied, Map, Memory};
 use super::super::num::{next, u32_as_usize};
 use super::{after, Ring};
@@ -33,8 +33,8 @@ pub struct Transaction<'a, D> {
     finished_blocks: u16,
     /// Words in the block under construction.
     words: u16,
-    origin: u32,
-    leaf: u32,
+    origin: LeafSlab,
+    leaf_slab: LeafSlab,
     has_origin: bool,
     written: u32,
     empties: bool,
@@ -50,8 +50,8 @@ impl<'a, D: Disk> Transaction<'a, D> {
             nonce: sb.nonce,
             finished_blocks: 0,
             words: 0,
-            origin: 0,
-            leaf: 0,
+            origin: LeafSlab(0),
+            leaf_slab: LeafSlab(0),
             has_origin: false,
             written: 0,
             empties: false,
@@ -67,8 +67,13 @@ impl<'a, D: Disk> Transaction<'a, D> {
     ///
     /// If a slab has many runs, all of its bits follow as words after the first runs, so that no
     /// slab costs more than twice its bits and three words.
-    pub fn slab<M: Memory>(&mut self, map: &Map<M>, leaf: u32, fresh: bool) -> Result<Space> {
-        let Some(slab) = map.owner(leaf) else {
+    pub fn slab<M: Memory>(
+        &mut self,
+        map: &Map<M>,
+        leaf_slab: LeafSlab,
+        fresh: bool,
+    ) -> Result<Space> {
+        let Some(slab) = map.owner(leaf_slab) else {
             return Ok(Space::Left);
         };
         let sectors = self.geometry.slab_sectors();
@@ -76,16 +81,16 @@ impl<'a, D: Disk> Transaction<'a, D> {
         let mut runs = 0;
         let mut at = 0;
         while at < sectors {
-            let (mapped, len) = map.mapped_run(leaf, at, sectors.wrapping_sub(at));
+            let (mapped, len) = map.mapped_run(leaf_slab, at, sectors.wrapping_sub(at));
             if mapped {
                 if runs > sectors / 64 {
-                    return self.words(map, slab, leaf);
+                    return self.words(map, slab, leaf_slab);
                 }
                 let run = SlabRun {
                     first: at,
                     count: len,
                 };
-                if self.run(slab, leaf, run, opening)? == Space::Full {
+                if self.run(slab, leaf_slab, run, opening)? == Space::Full {
                     return Ok(Space::Full);
                 }
                 opening = false;
@@ -129,7 +134,13 @@ impl<'a, D: Disk> Transaction<'a, D> {
         }])
     }
 
-    fn run(&mut self, slab: u32, leaf: u32, run: SlabRun, opening: bool) -> Result<Space> {
+    fn run(
+        &mut self,
+        slab: u32,
+        leaf_slab: LeafSlab,
+        run: SlabRun,
+        opening: bool,
+    ) -> Result<Space> {
         if !opening {
             return self.put(&[Record::More { slab, run }]);
         }
@@ -138,22 +149,22 @@ impl<'a, D: Disk> Transaction<'a, D> {
             return Ok(Space::Full);
         }
         if !self.has_origin {
-            self.origin = leaf.wrapping_sub(1);
-            self.leaf = self.origin;
+            self.origin = leaf_slab.wrapping_sub(1);
+            self.leaf_slab = self.origin;
             self.has_origin = true;
         }
-        let step = leaf.wrapping_sub(self.leaf);
+        let step = leaf_slab.steps_from(self.leaf_slab);
         let place = !(1..=STEP_MAX).contains(&step);
-        self.leaf = leaf;
+        self.leaf_slab = leaf_slab;
         if place {
             let step = 1;
-            let before = Record::Place(leaf.wrapping_sub(1));
+            let before = Record::Place(leaf_slab.wrapping_sub(1));
             return self.put(&[before, Record::New { slab, step, run }]);
         }
         self.put(&[Record::New { slab, step, run }])
     }
 
-    fn words<M: Memory>(&mut self, map: &Map<M>, slab: u32, leaf: u32) -> Result<Space> {
+    fn words<M: Memory>(&mut self, map: &Map<M>, slab: u32, leaf_slab: LeafSlab) -> Result<Space> {
         let words = self.geometry.slab_sectors().div_ceil(64);
         let head = Record::Words { slab, words };
         // At most 128 words.
@@ -162,7 +173,7 @@ impl<'a, D: Disk> Transaction<'a, D> {
         }
         self.push(head.encode())?;
         for w in 0..words {
-            self.push(map.word(leaf, w))?;
+            self.push(map.word(leaf_slab, w))?;
         }
         Ok(Space::Left)
     }

@@ -16,7 +16,7 @@ impl<M: Memory> Map<M> {
     /// Under the allocator's lock. Fails with `NoMemory` before any change.
     pub fn empty(&self, slab: u32, base: Base) -> Result<Emptying> {
         let entry = self.known_entry(slab)?;
-        if entry.leaf.is_none() && entry.base == base {
+        if entry.leaf_slab.is_none() && entry.base == base {
             return Ok(Emptying::Unchanged);
         }
         let page = slab / TABLE_ENTRIES;
@@ -32,11 +32,11 @@ impl<M: Memory> Map<M> {
             if !bits::set(self.memory.marks(Marks::Pending), page)? {
                 self.pending.fetch_add(1, Ordering::Relaxed);
             }
-            let Some(leaf) = entry.leaf else {
+            let Some(leaf_slab) = entry.leaf_slab else {
                 return Ok(Emptying::NoLeafSlab);
             };
-            self.set_owner(leaf, None)?;
-            Ok(Emptying::LeafSlab(leaf))
+            self.set_owner(leaf_slab, None)?;
+            Ok(Emptying::LeafSlab(leaf_slab))
         })
     }
 

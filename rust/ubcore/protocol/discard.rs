@@ -16,6 +16,7 @@ use core::ops::Range;
 
 use super::super::alloc::{Allocated, Denied};
 use super::super::error::{Error, Result};
+use super::super::geometry::LeafSlab;
 use super::super::map::Base;
 use super::super::num::saturating_u32;
 use super::super::pages::table_page_of;
@@ -127,7 +128,7 @@ fn reclaim_round<H: Host>(host: &H) -> bool {
 /// requests in flight and for discards below, because a device may hang, and commits must continue.
 fn reclaim<H: Host>(host: &H) {
     epoch::wait(host);
-    let mut from = 0;
+    let mut from = LeafSlab(0);
     while let Some(range) = host.with_allocator(|allocator| allocator.reclaimable(from)) {
         from = range.end;
         if !range.is_empty() {
@@ -148,11 +149,9 @@ fn reclaim<H: Host>(host: &H) {
 }
 
 /// Clears what the map has of leaf slabs that are about to be freed, and discards them below.
-fn clear_and_discard<H: Host>(host: &H, range: Range<u32>) {
+fn clear_and_discard<H: Host>(host: &H, range: Range<LeafSlab>) {
     // No request can mark these slabs any more, and no other thread uses them.
-    range
-        .clone()
-        .for_each(|leaf| host.map().clear_unowned(leaf));
+    LeafSlab::each(range.clone()).for_each(|leaf_slab| host.map().clear_unowned(leaf_slab));
     let g = host.map().geometry();
     let first = g.leaf_slab_start(range.start);
     let sectors = g.leaf_slab_start(range.end).wrapping_sub(first);

@@ -61,7 +61,7 @@ fn the_root_is_never_read_beyond_its_end() {
     let leaf = u
         .map
         .geometry()
-        .leaf_slab_start(u.map.entry(3).leaf.unwrap());
+        .leaf_slab_start(u.map.entry(3).leaf_slab.unwrap());
     assert_eq!(
         runs(&u, 3 * SLAB, SLAB),
         [

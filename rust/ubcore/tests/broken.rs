@@ -11,7 +11,7 @@ use ubcore::error::{Broken, Error, Result};
 use ubcore::format::directory::PageEntry;
 use ubcore::format::ring::NUMBERS;
 use ubcore::format::superblock::Superblock;
-use ubcore::geometry::Geometry;
+use ubcore::geometry::{Geometry, LeafSlab};
 use ubcore::map::{words_for, Base, Entry, Map, Marks};
 use ubcore::pages::PageSet;
 
@@ -99,7 +99,7 @@ fn a_mark_that_has_no_bit_stops_the_union() {
         let mut u = SimUnion::attach_to(&disk, &geometry()).unwrap();
         assert_eq!(u.map.check(), Ok(()));
         u.map
-            .set_entry(slab, Entry::allocated(7, Base::Root))
+            .set_entry(slab, Entry::allocated(LeafSlab(7), Base::Root))
             .unwrap();
         assert_eq!(u.map.mark(sector, count), Err(Broken));
         assert_eq!(u.map.check(), Err(Error::Internal));
@@ -146,7 +146,7 @@ fn a_slab_that_got_no_owner_is_free_again() {
     u.map.memory().set_free(0);
     assert_eq!(u.allocator.allocate(&u.map, 9), Err(Error::NoMemory.into()));
     assert_eq!(u.allocator.used(), 0);
-    assert!((0..u.allocator.slabs()).all(|leaf| u.allocator.is_free(leaf)));
+    assert!((0..u.allocator.slabs()).all(|leaf| u.allocator.is_free(LeafSlab(leaf))));
     u.map.memory().set_free(u32::MAX);
     let leaf = u.allocator.allocate(&u.map, 9).unwrap();
     assert!(!u.allocator.is_free(leaf) && u.allocator.used() == 1);
@@ -158,10 +158,11 @@ fn a_slab_without_a_bit_is_not_free() {
     let [_, flags, _] = bitmap_words(100);
     let bitmaps = [vec![], vec![0u64; flags], vec![0; flags]];
     let mut allocator = Allocator::new(bitmaps, 100);
-    assert!((0..200).all(|leaf| !allocator.is_free(leaf) && !allocator.mark_used(leaf)));
+    assert!((0..200)
+        .all(|leaf| !allocator.is_free(LeafSlab(leaf)) && !allocator.mark_used(LeafSlab(leaf))));
     let u = SimUnion::attach_to(&formatted(), &geometry()).unwrap();
     assert_eq!(allocator.allocate(&u.map, 9), Err(Error::Full.into()));
-    assert!(allocator.used() == 0 && u.map.entry(9).leaf.is_none());
+    assert!(allocator.used() == 0 && u.map.entry(9).leaf_slab.is_none());
 }
 
 #[test]

@@ -14,14 +14,14 @@ use ubcore::error::{Area, Error};
 use ubcore::format::record::{Record, SlabRun};
 use ubcore::format::ring::{self, RingHead};
 use ubcore::format::superblock::Slot;
-use ubcore::geometry::Geometry;
+use ubcore::geometry::{Geometry, LeafSlab};
 
-fn leaf_slab(disk: &SimDisk, slab: u32) -> u32 {
+fn leaf_slab(disk: &SimDisk, slab: u32) -> LeafSlab {
     load(disk, ROOT, LEAF)
         .unwrap()
         .map
         .entry(slab)
-        .leaf
+        .leaf_slab
         .unwrap()
 }
 
@@ -187,12 +187,12 @@ fn a_record_that_leads_nowhere_is_named() {
         edit(&disk, block, |b| {
             let head = RingHead {
                 sequence: first + 1,
-                origin: 0,
+                origin: LeafSlab(0),
                 count: 2,
                 last: true,
                 before: 0,
             };
-            ring::put_word(b, 0, Record::Place(0).encode()).unwrap();
+            ring::put_word(b, 0, Record::Place(LeafSlab(0)).encode()).unwrap();
             ring::put_word(b, 1, wrong.encode()).unwrap();
             ring::write_head(b, l.sb.nonce, &head);
         });
@@ -244,11 +244,11 @@ fn put(page: u32, at: usize, entry: u32) -> (SimDisk, u64) {
 fn maps_that_are_wrong() {
     let g = geometry();
     let (disk, _) = used();
-    let leaf = leaf_slab(&disk, 0);
-    let taken = (leaf + 1) << 1;
+    let first = leaf_slab(&disk, 0);
+    let taken = (first.0 + 1) << 1;
     let second = 700;
     let shared = What::Shared {
-        leaf,
+        leaf_slab: first,
         first: 0,
         second,
     };
@@ -262,7 +262,7 @@ fn maps_that_are_wrong() {
         &put(0, 9, (past + 1) << 1).0,
         What::PastLeaf {
             slab: 9,
-            leaf: past,
+            leaf_slab: LeafSlab(past),
         },
         &[],
     );
@@ -271,7 +271,7 @@ fn maps_that_are_wrong() {
         &put(2, 552, 40 << 1).0,
         What::PastUnion {
             slab: 2600,
-            leaf: 39,
+            leaf_slab: LeafSlab(39),
         },
         &[],
     );
@@ -280,7 +280,7 @@ fn maps_that_are_wrong() {
         &put(0, 700, 31 << 1).0,
         What::Leaked {
             slab: 700,
-            leaf: 30,
+            leaf_slab: LeafSlab(30),
         },
         &[],
     );
@@ -288,7 +288,7 @@ fn maps_that_are_wrong() {
         &put(0, 700, (31 << 1) | 1).0,
         What::Leaked {
             slab: 700,
-            leaf: 30,
+            leaf_slab: LeafSlab(30),
         },
         &[],
     );
@@ -299,14 +299,7 @@ fn maps_that_are_wrong() {
 fn an_entry_that_is_lost() {
     let leaf = leaf_slab(&used().0, 0);
     let l = look(&put(0, 0, 0).0).unwrap();
-    assert!(
-        l.has(What::Unowned {
-            first: leaf,
-            count: 1
-        }),
-        "{:?}",
-        l.findings
-    );
+    assert!(l.has(What::Unowned { first, count: 1 }), "{:?}", l.findings);
 }
 
 #[test]
@@ -321,10 +314,17 @@ fn bits_that_are_wrong() {
         disk
     };
     let last = leaf_slab(&used().0, 2599);
-    let behind = u64::from(last) * SLAB + SLAB - 5;
+    let behind = u64::from(last.0) * SLAB + SLAB - 5;
     let slab = 2599;
     for bit in [behind, behind + 4] {
-        found(&set(bit), What::BitsPastUnion { slab, leaf: last }, &[]);
+        found(
+            &set(bit),
+            What::BitsPastUnion {
+                slab,
+                leaf_slab: last,
+            },
+            &[],
+        );
     }
     let end = u64::from(g.leaf_slabs()) * SLAB;
     for bit in [end, 32767] {
@@ -353,18 +353,18 @@ fn bits_that_are_wrong_are_named() {
         assert_eq!(place, Some((block, bit / 8)), "{:?}", l.findings);
     };
     let last = leaf_slab(&used().0, 2599);
-    let behind = u64::from(last) * SLAB + SLAB - 5;
+    let behind = u64::from(last.0) * SLAB + SLAB - 5;
     let what = What::BitsPastUnion {
         slab: 2599,
-        leaf: last,
+        leaf_slab: last,
     };
     named(&[behind + 3], what, behind);
     let end = u64::from(g.leaf_slabs()) * SLAB;
     named(&[end + 99], What::BitsPastLeaf { page: 0 }, end + 99);
     let unowned = |first, count| What::Unowned { first, count };
     let stray = [33, 34, 36].map(|leaf| leaf * SLAB + 7);
-    named(&stray, unowned(33, 2), 33 * SLAB);
-    named(&stray, unowned(36, 1), 36 * SLAB);
+    named(&stray, unowned(LeafSlab(33), 2), 33 * SLAB);
+    named(&stray, unowned(LeafSlab(36), 1), 36 * SLAB);
 }
 
 /// Checks counts over several pages of bits.
@@ -376,7 +376,7 @@ fn what_is_mapped_is_counted_once() {
     let mut u = SimUnion::attach_to(&disk, &g).unwrap();
     // None of them is on the first page.
     for (n, leaf) in [300, 511, 512, 1500].into_iter().enumerate() {
-        u.map.assign(leaf, leaf).unwrap();
+        u.map.assign(leaf, LeafSlab(leaf)).unwrap();
         assert!(u
             .map
             .mark(u64::from(leaf) * 128 + 60, 10 + n as u32)
@@ -392,7 +392,11 @@ fn what_is_mapped_is_counted_once() {
 fn what_is_repairable() {
     assert!(What::SlotEmpty.is_repairable() && What::BitsPastLeaf { page: 0 }.is_repairable());
     assert!(!What::JournalHole.is_repairable());
-    assert!(!What::Unowned { first: 0, count: 1 }.is_repairable());
+    assert!(!What::Unowned {
+        first: LeafSlab(0),
+        count: 1
+    }
+    .is_repairable());
 }
 
 #[test]
@@ -459,13 +463,13 @@ fn a_write_torn_between_its_blocks() {
         edit(&disk, place, |b| {
             let head = RingHead {
                 sequence: l.sb.journal_sequence + 4,
-                origin: 0,
+                origin: LeafSlab(0),
                 count: 1,
                 last: true,
                 before,
             };
             b.fill(0);
-            ring::put_word(b, 0, Record::Place(0).encode()).unwrap();
+            ring::put_word(b, 0, Record::Place(LeafSlab(0)).encode()).unwrap();
             ring::write_head(b, l.sb.nonce, &head);
         });
     };
@@ -483,13 +487,13 @@ fn a_transaction_without_an_end() {
     edit(&disk, l.sb.geometry.journal_block(at), |b| {
         let head = RingHead {
             sequence: l.sb.journal_sequence + 3,
-            origin: 0,
+            origin: LeafSlab(0),
             count: 1,
             last: false,
             before: 0,
         };
         b.fill(0);
-        ring::put_word(b, 0, Record::Place(0).encode()).unwrap();
+        ring::put_word(b, 0, Record::Place(LeafSlab(0)).encode()).unwrap();
         ring::write_head(b, l.sb.nonce, &head);
     });
     let unfinished = What::JournalUnfinished { blocks: 1 };

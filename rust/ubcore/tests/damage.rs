@@ -10,7 +10,7 @@ use ubcore::disk::Disk;
 use ubcore::error::{Area, Error, Side};
 use ubcore::format::record::{Record, SlabRun};
 use ubcore::format::superblock::{Slot, Superblock};
-use ubcore::geometry::Geometry;
+use ubcore::geometry::{Geometry, LeafSlab};
 use ubcore::journal::{Ring, Space, Transaction};
 use ubcore::map::{Base, Emptied, Entry};
 use ubcore::pages::{bits_page_of, table_page_of};
@@ -47,7 +47,7 @@ fn refused(disk: &SimDisk) -> Option<Error> {
 fn a_page_that_counts_is_believed_as_a_whole_or_not_at_all() {
     let g = geometry();
     let (_, u) = used();
-    for page in [table_page_of(0), bits_page_of(&u.map, 0)] {
+    for page in [table_page_of(0), bits_page_of(&u.map, LeafSlab(0))] {
         let mut counts = 0;
         for slot in [Slot::A, Slot::B] {
             let block = g.page_block(page, slot);
@@ -75,18 +75,23 @@ type Wrong<'a> = &'a dyn Fn(&SimUnion) -> (u32, Entry);
 #[test]
 fn a_map_that_contradicts_itself_is_refused() {
     let g = geometry();
-    let taken = |u: &SimUnion| u.map.entry(0).leaf.unwrap();
+    let taken = |u: &SimUnion| u.map.entry(0).leaf_slab.unwrap();
     let wrongs: [Wrong<'_>; 5] = [
         &|u| (100, Entry::allocated(taken(u), Base::Root)),
-        &|_| (100, Entry::allocated(g.leaf_slabs(), Base::Root)),
+        &|_| (100, Entry::allocated(LeafSlab(g.leaf_slabs()), Base::Root)),
         &|_| {
             (
                 g.root_slabs(),
-                Entry::allocated(g.leaf_slabs() - 1, Base::Root),
+                Entry::allocated(LeafSlab(g.leaf_slabs() - 1), Base::Root),
             )
         },
-        &|_| (100, Entry::allocated(0x7fff_0000, Base::Zero)),
-        &|_| (g.root_slabs() + 5, Entry::allocated(77, Base::Zero)),
+        &|_| (100, Entry::allocated(LeafSlab(0x7fff_0000), Base::Zero)),
+        &|_| {
+            (
+                g.root_slabs() + 5,
+                Entry::allocated(LeafSlab(77), Base::Zero),
+            )
+        },
     ];
     for (n, wrong) in wrongs.iter().enumerate() {
         let (disk, mut u) = used();
@@ -111,7 +116,10 @@ fn a_journal_that_leads_nowhere_is_refused() {
     let run = SlabRun { first: 3, count: 2 };
     let new = |slab, leaf: u32| {
         let step = 1;
-        [Record::Place(leaf - 1), Record::New { slab, step, run }]
+        [
+            Record::Place(LeafSlab(leaf - 1)),
+            Record::New { slab, step, run },
+        ]
     };
     let (root, leaf) = (g.root_slabs(), g.leaf_slabs());
     let wrongs: [&[Record]; 8] = [

@@ -9,7 +9,7 @@ use sim::hooked::Scene;
 use sim::oracle::{content, Oracle, ROOT, ZERO};
 use sim::reclaim::{begin_reclaim, end_reclaim};
 use sim::union::SimUnion;
-use ubcore::geometry::Geometry;
+use ubcore::geometry::{Geometry, LeafSlab};
 use ubcore::map::Base;
 
 const SLAB: u64 = 128;
@@ -172,7 +172,7 @@ fn marks_that_come_late_do_not_harm_the_next_owner() {
         s.map.memory().watch.interrupt(n, hook, || {
             s.map.mark(SLAB, 8).unwrap();
         });
-        if s.map.entry(1).leaf.is_some() {
+        if s.map.entry(1).leaf_slab.is_some() {
             break;
         }
         assert!(Rc::get_mut(&mut reached).is_some());
@@ -348,10 +348,10 @@ fn late_mark() -> Rc<Scene> {
         s.map.memory().watch.interrupt(n, hook, || {
             s.map.mark(SLAB, 8).unwrap();
         });
-        if s.map.entry(1).leaf.is_some() {
+        if s.map.entry(1).leaf_slab.is_some() {
             break;
         }
-        let late = s.map.is_mapped(1);
+        let late = s.map.is_mapped(LeafSlab(1));
         free(&s);
         if late {
             best = Some(s);

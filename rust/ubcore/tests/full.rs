@@ -35,7 +35,7 @@ fn a_write_that_does_not_fit_as_a_whole_takes_nothing() {
         .allocate_range(&u.map, 5 * SLAB, 5 * SLAB as u32);
     assert_eq!(r, Err(Error::Full.into()));
     assert_eq!(u.allocator.used(), 17);
-    assert!((6..10).all(|s| u.map.entry(s).leaf.is_none()));
+    assert!((6..10).all(|s| u.map.entry(s).leaf_slab.is_none()));
     // So three requests that need one slab each still fit, and a fourth does not.
     for slab in [6, 8, 99] {
         assert_eq!(u.allocator.allocate_range(&u.map, slab * SLAB, 3), Ok(()));
@@ -57,7 +57,7 @@ fn a_write_that_fits_exactly_fits() {
     let all = 20 * SLAB as u32;
     assert_eq!(u.allocator.allocate_range(&u.map, 0, all), Ok(()));
     assert_eq!(u.allocator.used(), 20);
-    assert!((0..20).all(|s| u.map.entry(s).leaf.is_some()));
+    assert!((0..20).all(|s| u.map.entry(s).leaf_slab.is_some()));
 }
 
 /// A leaf slab whose write never completed is in no map on disk, so it is free at the next attach.

@@ -20,7 +20,7 @@ use ubcore::format::directory::{self, PageEntry};
 use ubcore::format::record::{Record, SlabRun};
 use ubcore::format::ring::{self, RingHead};
 use ubcore::format::superblock::{Slot, Superblock};
-use ubcore::geometry::{Block, Geometry};
+use ubcore::geometry::{Block, Geometry, LeafSlab};
 use ubcore::map::{Base, Entry, Map};
 use ubcore::pages;
 use ubcore::salvage::Lost;
@@ -144,7 +144,7 @@ fn ring_of(g: Geometry, blocks: u32, record: impl Fn(u64) -> u64) -> SimDisk {
     for n in 0..blocks {
         let head = RingHead {
             sequence: 1 + u64::from(n),
-            origin: 0,
+            origin: LeafSlab(0),
             count: 508,
             last: true,
             before: 0,
@@ -243,7 +243,7 @@ fn a_signal_ends_it() {
     let table = |page: u32| -> Vec<u8> {
         (0..1024)
             .flat_map(|n| {
-                Entry::allocated(1024 * page + n, Base::Zero)
+                Entry::allocated(LeafSlab(1024 * page + n), Base::Zero)
                     .encode()
                     .to_le_bytes()
             })
@@ -309,7 +309,7 @@ fn a_ring_that_fills_many_pages() {
     let disk = ring_of(g, 64, |n| {
         let (at, place) = (n as u32 / 2 % 2000, n % 2 == 0);
         match place {
-            true => Record::Place(1024 * at),
+            true => Record::Place(LeafSlab(1024 * at)),
             false => Record::New {
                 slab: 1024 * at,
                 step: 1,
@@ -392,13 +392,17 @@ fn leaf_slabs_without_bits_take_no_memory() {
     let g = Geometry::new(32 * slabs, 32 * slabs, 1 << 26, 32, 16).unwrap();
     let far = |n: u32| n * 1024 + 7;
     let table: Vec<u8> = (0..1024u32)
-        .flat_map(|n| Entry::allocated(far(n), Base::Root).encode().to_le_bytes())
+        .flat_map(|n| {
+            Entry::allocated(LeafSlab(far(n)), Base::Root)
+                .encode()
+                .to_le_bytes()
+        })
         .collect();
     let disk = pages_of(g, |page| page == 3, |_| table.clone());
     let c = cost(&disk, &g);
     assert_eq!((c.done, c.made), (Ok(()), 1));
-    let (slab, leaf) = (3 * 1024 + 5, far(5));
-    assert!(look(&disk).unwrap().has(What::Leaked { slab, leaf }));
+    let (slab, leaf_slab) = (3 * 1024 + 5, LeafSlab(far(5)));
+    assert!(look(&disk).unwrap().has(What::Leaked { slab, leaf_slab }));
 
     let mut u = SimUnion::attach_to(&disk, &g).unwrap();
     assert_eq!(u.allocator.used(), 0);

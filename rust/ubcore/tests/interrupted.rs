@@ -10,7 +10,7 @@ use sim::oracle::{content, ROOT};
 use sim::union::SimUnion;
 use ubcore::error::Error;
 use ubcore::format::superblock::Slot;
-use ubcore::geometry::Geometry;
+use ubcore::geometry::{Geometry, LeafSlab};
 use ubcore::pages::bits_page_of;
 
 /// Two slabs, in two groups of the root. The second gets the leaf's second and last slab.
@@ -82,15 +82,15 @@ fn bits_of_an_assignment_that_was_lost_do_not_come_back() {
         }
         n += 1;
         let mut u = recovered(&s.disk, 1);
-        if u.map.entry(40).leaf.is_some() {
+        if u.map.entry(40).leaf_slab.is_some() {
             assert!(u.read(SECOND + 99) == content(2, SECOND + 99));
             assert_eq!(u.write(THIRD, 1, 3, true), Err(Error::Full.into()));
             continue;
         }
         // Attach clears the bits of free slabs in memory, so the test looks at the page on the
         // leaf.
-        assert!(!u.map.is_mapped(1));
-        let page = bits_page_of(&u.map, 1);
+        assert!(!u.map.is_mapped(LeafSlab(1)));
+        let page = bits_page_of(&u.map, LeafSlab(1));
         let stale = [Slot::A, Slot::B].into_iter().any(|slot| {
             let block = u.map.geometry().page_block(page, slot);
             s.disk.read_sector(block * 8)[16..24] != [0; 8]

@@ -5,7 +5,7 @@
 use sim::disk::{SimDisk, State};
 use sim::oracle::{content, ROOT};
 use sim::union::{format, SimUnion};
-use ubcore::geometry::Geometry;
+use ubcore::geometry::{Geometry, LeafSlab};
 
 const TIB: u64 = 1 << 31;
 const SLAB: u64 = 8192;
@@ -32,12 +32,12 @@ fn a_slab_far_out() {
         format(&mut disk, geometry());
         let mut u = SimUnion::attach_to(&disk, &geometry()).unwrap();
         let slab = (start / SLAB) as u32;
-        u.map.assign(slab, leaf_slab as u32).unwrap();
+        u.map.assign(slab, LeafSlab(leaf_slab as u32)).unwrap();
         let written = |at: u64| at >= 37 && (at - 37) % 3 == 0 && (at - 37) / 3 < pieces;
         for at in (0..SLAB).filter(|&at| written(at)) {
             u.write(start + at, 1, at, true).unwrap();
         }
-        let to = u.map.geometry().leaf_slab_start(leaf_slab as u32) + 37;
+        let to = u.map.geometry().leaf_slab_start(LeafSlab(leaf_slab as u32)) + 37;
         assert!(to > 3 * TIB && disk.read_sector(to) == content(37, start + 37));
         let holds = |u: &SimUnion| {
             (0..SLAB).all(|at| {
@@ -49,7 +49,10 @@ fn a_slab_far_out() {
         assert!(holds(&u), "{pieces}: running");
         let (disk, u) = again(&disk);
         assert!(holds(&u), "{pieces}: replayed");
-        assert_eq!(u.map.entry(slab).leaf, Some(leaf_slab as u32));
+        assert_eq!(
+            u.map.entry(slab).leaf_slab,
+            Some(LeafSlab(leaf_slab as u32))
+        );
         let (_, u) = again(&disk);
         assert!(holds(&u), "{pieces}: from the pages alone");
     }
@@ -68,7 +71,7 @@ fn a_change_anywhere_on_the_leaf() {
     let mut u = SimUnion::attach_to(&disk, &g).unwrap();
     let places = [0, 63, 64, 4095, 4096, 8191, 12_288, 20_000, 36_863, 37_000];
     for (n, leaf) in places.into_iter().enumerate() {
-        u.map.assign(leaf, leaf).unwrap();
+        u.map.assign(leaf, LeafSlab(leaf)).unwrap();
         for (sector, other) in [(1, leaf), (4, leaf), (7, places[n / 2])] {
             for slab in [leaf, other] {
                 u.map
@@ -82,7 +85,11 @@ fn a_change_anywhere_on_the_leaf() {
     let disk = SimDisk::with(State::restored(durable));
     let found = SimUnion::attach_to(&disk, &g).unwrap();
     for leaf in places {
-        assert_eq!(found.map.entry(leaf).leaf, Some(leaf));
-        assert_eq!(found.map.word(leaf, 0), u.map.word(leaf, 0), "{leaf}");
+        assert_eq!(found.map.entry(leaf).leaf_slab, Some(LeafSlab(leaf)));
+        assert_eq!(
+            found.map.word(LeafSlab(leaf), 0),
+            u.map.word(LeafSlab(leaf), 0),
+            "{leaf}"
+        );
     }
 }

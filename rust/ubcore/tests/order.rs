@@ -7,7 +7,7 @@ use sim::oracle::{content, Oracle, ROOT};
 use sim::union::{format, load, SimUnion};
 use ubcore::alloc::Denied;
 use ubcore::error::{Area, Error};
-use ubcore::geometry::Geometry;
+use ubcore::geometry::{Geometry, LeafSlab};
 use ubcore::map::Base;
 use ubcore::plan::{self, Source};
 
@@ -73,7 +73,7 @@ fn a_thousand_first_writes_are_one_commit_of_two_blocks() {
 fn runs_that_open_no_slab_cost_what_others_do() {
     let (disk, mut u) = fresh(usual());
     for slab in 0..900u32 {
-        u.map.assign(slab, slab).unwrap();
+        u.map.assign(slab, LeafSlab(slab)).unwrap();
         assert!(u.map.mark(u64::from(slab) * 128, 1).unwrap());
         assert!(u.map.mark(u64::from(slab) * 128 + 64, 1).unwrap());
     }
@@ -88,7 +88,7 @@ fn slabs_in_pieces_are_told_in_words() {
     let g = Geometry::new(2_097_152, 2_097_152, 262_144, 8192, 64).unwrap();
     let (disk, mut u) = fresh(g);
     for slab in 0..10u32 {
-        u.map.assign(slab, slab).unwrap();
+        u.map.assign(slab, LeafSlab(slab)).unwrap();
         for at in (0..8192).step_by(2) {
             assert!(u.map.mark(u64::from(slab) * 8192 + at, 1).unwrap());
         }
@@ -113,14 +113,14 @@ fn an_attach_reads_what_lies_together_at_once() {
     let g = *u.map.geometry();
     assert_eq!((g.table_pages(), g.bits_pages()), (16, 8));
     for n in 0..16 {
-        u.map.assign(n * 1024, n * 120).unwrap();
+        u.map.assign(n * 1024, LeafSlab(n * 120)).unwrap();
         assert!(u.map.mark(u64::from(n) * 1024 * 128, 1).unwrap());
     }
     u.detach().unwrap();
     let before = disk.counts();
     let u = load(&disk, 2_097_152, 262_144).unwrap();
     assert_eq!(since(&disk, before).reads, 1 + 1 + 1 + 24 / 8);
-    assert_eq!(u.map.entry(15 * 1024).leaf, Some(15 * 120));
+    assert_eq!(u.map.entry(15 * 1024).leaf_slab, Some(LeafSlab(15 * 120)));
 }
 
 #[test]

@@ -30,7 +30,7 @@ fn gaps() -> SimUnion {
 
 fn leaf_slab(u: &mut SimUnion, slab: u32) -> u32 {
     u.write(u64::from(slab) * 32, 1, 1, true).unwrap();
-    u.map.entry(slab).leaf.unwrap()
+    u.map.entry(slab).leaf_slab.unwrap().0
 }
 
 #[test]

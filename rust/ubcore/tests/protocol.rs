@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use sim::disk::Random;
 use sim::host::{fresh, fresh_without_pages, Device, Handle, Outcome};
-use ubcore::geometry::Geometry;
+use ubcore::geometry::{Geometry, LeafSlab};
 use ubcore::map::{Base, Entry, Memory};
 
 /// Makes three slabs of 32 sectors over so many on the leaf.
@@ -150,7 +150,9 @@ fn a_commit_that_fails_turns_the_union_read_only() {
 #[test]
 fn a_write_that_cannot_be_recorded_fails_and_stops_the_union() {
     let u = fresh_without_pages(geometry(2));
-    u.map.set_entry(0, Entry::allocated(1, Base::Root)).unwrap();
+    u.map
+        .set_entry(0, Entry::allocated(LeafSlab(1), Base::Root))
+        .unwrap();
     assert_eq!(u.write(0..8, 1, false), Outcome::IoError);
     u.quiesce();
     assert!(u.is_read_only());

@@ -8,7 +8,7 @@ use sim::union::{format, SimUnion};
 use ubcore::alloc::Denied;
 use ubcore::attach;
 use ubcore::error::Error;
-use ubcore::geometry::Geometry;
+use ubcore::geometry::{Geometry, LeafSlab};
 use ubcore::map::{Base, Emptied};
 
 fn fresh(g: Geometry) -> (SimDisk, SimUnion) {
@@ -119,26 +119,26 @@ fn of_two_slabs_that_lie_far_apart() {
     let last = u.map.geometry().leaf_slabs() - 1;
     u.write(0, 1, 1, true).unwrap();
     for leaf in 1..last {
-        assert!(u.allocator.mark_used(leaf));
+        assert!(u.allocator.mark_used(LeafSlab(leaf)));
     }
     u.write(5 * 32, 1, 1, true).unwrap();
-    assert_eq!(u.map.entry(5).leaf, Some(last));
+    assert_eq!(u.map.entry(5).leaf_slab, Some(LeafSlab(last)));
     for slab in [0, 5] {
         u.empty(slab..slab + 1, Base::Zero).unwrap();
     }
     u.allocator.begin_commit();
     u.committer.commit(&u.map, &mut u.disk).unwrap();
     assert!(begin_reclaim(&mut u.allocator, &u.map, true));
-    let (mut from, mut found) = (0, Vec::new());
+    let (mut from, mut found) = (LeafSlab(0), Vec::new());
     while let Some(range) = u.allocator.reclaimable(from) {
         assert!(
-            range.end > from && range.end - from <= STEP,
+            range.end > from && range.end.steps_from(from) <= STEP,
             "{from} {range:?}"
         );
         from = range.end;
-        found.extend(range);
+        found.extend(LeafSlab::each(range));
     }
-    assert_eq!(found, [0, last]);
+    assert_eq!(found, [LeafSlab(0), LeafSlab(last)]);
     clear_reclaimable(&u.allocator, &u.map);
     let mut calls = 0;
     while u.allocator.end_reclaim(&u.map) {

@@ -7,7 +7,7 @@
 use sim::disk::{SimDisk, State};
 use sim::oracle::{content, ROOT};
 use sim::union::{format, SimUnion};
-use ubcore::geometry::Geometry;
+use ubcore::geometry::{Geometry, LeafSlab};
 use ubcore::map::Base;
 
 /// 64 KiB slabs: a slab with more than two runs is recorded as words.
@@ -101,7 +101,7 @@ fn what_no_commit_has_told() {
     let mut u = SimUnion::attach_to(&disk, &g).unwrap();
     let slabs = || (0..1900).step_by(60);
     for slab in slabs() {
-        u.map.assign(slab, slab).unwrap();
+        u.map.assign(slab, LeafSlab(slab)).unwrap();
         assert!(u.map.mark(u64::from(slab) * 32 + 3, 2).unwrap());
     }
     u.committer.checkpoint(&u.map, &mut u.disk).unwrap();
@@ -109,7 +109,7 @@ fn what_no_commit_has_told() {
     let disk = SimDisk::with(State::restored(durable));
     let u = SimUnion::attach_to(&disk, &g).unwrap();
     for slab in slabs() {
-        assert_eq!(u.map.entry(slab).leaf, Some(slab));
-        assert_eq!(u.map.mapped_run(slab, 3, 29), (true, 2), "{slab}");
+        assert_eq!(u.map.entry(slab).leaf_slab, Some(LeafSlab(slab)));
+        assert_eq!(u.map.mapped_run(LeafSlab(slab), 3, 29), (true, 2), "{slab}");
     }
 }

@@ -13,7 +13,7 @@ use ubcore::check::{Finding, What};
 use ubcore::error::{Area, Error};
 use ubcore::format::directory;
 use ubcore::format::superblock::Slot;
-use ubcore::geometry::Geometry;
+use ubcore::geometry::{Geometry, LeafSlab};
 use ubcore::map::{Base, Emptied, Entry};
 use ubcore::pages::{bits_page_of, store, table_page_of};
 use ubcore::plan::{self, Run, Source};
@@ -116,7 +116,7 @@ fn judge(truth: &SimUnion, found: &SimUnion, pages: &[u32]) -> u64 {
     let mut lost = 0;
     side_by_side(&runs(truth), &runs(found), |sector, len, was, is| {
         let slab = g.slab_of(sector);
-        let leaf_slab = truth.map.entry(slab).leaf;
+        let leaf_slab = truth.map.entry(slab).leaf_slab;
         let must = pages.contains(&table_page_of(slab))
             || leaf_slab.is_some_and(|l| pages.contains(&bits_page_of(&truth.map, l)));
         let wanted = if must { Source::Lost } else { was };
@@ -302,7 +302,7 @@ fn what_was_salvaged_is_never_written() {
     assert_eq!(u.committer.checkpoint(&u.map, &mut u.disk), Err(why));
     assert_eq!(u.committer.detach(&u.map, &mut u.disk), Err(why));
     assert_eq!(disk.image(), image);
-    let is_data = |s: &u64| *s >= g.leaf_slab_start(0);
+    let is_data = |s: &u64| *s >= g.leaf_slab_start(LeafSlab(0));
     assert!(image
         .iter()
         .all(|(s, d)| is_data(s) || before.get(s) == Some(d)));
@@ -318,7 +318,7 @@ fn what_was_salvaged_is_never_written() {
 fn records_over_lost_pages() {
     let g = geometry();
     let (disk, u) = used();
-    let leaf_slabs = [3, 1500, 2100].map(|s| u.map.entry(s).leaf.unwrap());
+    let leaf_slabs = [3, 1500, 2100].map(|s| u.map.entry(s).leaf_slab.unwrap());
     let mut u = SimUnion::attach_to(&disk, &g).unwrap();
     // More of a lost slab, a new slab on its page, an emptied slab, and a slab in many pieces.
     u.write(1500 * SLAB + 9, 3, 90, true).unwrap();
@@ -380,7 +380,7 @@ fn a_directory_block_of_two() {
 #[test]
 fn refused_all_the_same() {
     let g = geometry();
-    let taken = |u: &SimUnion| u.map.entry(3).leaf.unwrap();
+    let taken = |u: &SimUnion| u.map.entry(3).leaf_slab.unwrap();
     let refusal = |disk: &SimDisk| {
         spoil_page(disk, 1);
         salvage(disk, &g).err()
@@ -390,7 +390,7 @@ fn refused_all_the_same() {
     let (_, u) = used();
     for entry in [
         Entry::allocated(taken(&u), Base::Root),
-        Entry::allocated(g.leaf_slabs(), Base::Root),
+        Entry::allocated(LeafSlab(g.leaf_slabs()), Base::Root),
         Entry::LOST,
         Entry::unallocated(Base::Zero, Emptied::Durable),
     ] {

@@ -193,7 +193,7 @@ fn a_transaction_that_landed_unheard() {
     let before = life.oracle.clone();
     life.fail_power("all");
     for slab in 0..2000 {
-        let mapped = life.union.map.entry(slab).leaf.is_some();
+        let mapped = life.union.map.entry(slab).leaf_slab.is_some();
         let written = (0..32).any(|n| before.current(u64::from(slab) * 32 + n) != oracle::ROOT);
         assert_eq!(mapped, written, "slab {slab}");
     }

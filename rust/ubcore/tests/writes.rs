@@ -15,7 +15,7 @@ use sim::union::{format, SimUnion};
 use ubcore::disk::{Buffer, Disk, Order};
 use ubcore::error::Result;
 use ubcore::format::superblock::{Slot, Superblock};
-use ubcore::geometry::Geometry;
+use ubcore::geometry::{Geometry, LeafSlab};
 use ubcore::map::Map;
 
 /// A disk that records the writes that it gets: block, count, order.
@@ -224,7 +224,7 @@ fn a_transaction_takes_only_what_is_free_of_the_ring() {
         let mut u = SimUnion::attach_to(&disk, &g).unwrap();
         let recorder = Recorder::new(&disk);
         for slab in 0..head {
-            u.map.assign(slab, slab).unwrap();
+            u.map.assign(slab, LeafSlab(slab)).unwrap();
             assert!(u.map.mark(u64::from(slab) * 32, 1).unwrap());
             u.committer.commit(&u.map, &mut u.disk).unwrap();
         }
@@ -234,7 +234,7 @@ fn a_transaction_takes_only_what_is_free_of_the_ring() {
         let room = 16 - u.committer.journal_used();
         // Each slab is in two pieces, which takes three words.
         for slab in 20..1990 {
-            u.map.assign(slab, slab).unwrap();
+            u.map.assign(slab, LeafSlab(slab)).unwrap();
             assert!(u.map.mark(u64::from(slab) * 32, 1).unwrap());
             assert!(u.map.mark(u64::from(slab) * 32 + 7, 1).unwrap());
         }
@@ -259,12 +259,12 @@ fn every_distance_between_leaf_slabs_is_told() {
         format(&mut disk, g);
         let mut u = SimUnion::attach_to(&disk, &g).unwrap();
         for (slab, leaf) in [(5, 0), (1700, step)] {
-            u.map.assign(slab, leaf).unwrap();
+            u.map.assign(slab, LeafSlab(leaf)).unwrap();
             assert!(u.map.mark(u64::from(slab) * 32 + 7, 3).unwrap());
         }
         u.flush().unwrap();
         let u = SimUnion::attach_to(&disk, &g).unwrap();
-        let found = [5, 1700].map(|slab| u.map.entry(slab).leaf);
-        assert_eq!(found, [Some(0), Some(step)]);
+        let found = [5, 1700].map(|slab| u.map.entry(slab).leaf_slab);
+        assert_eq!(found, [0, step].map(|leaf_slab| Some(LeafSlab(leaf_slab))));
     }
 }

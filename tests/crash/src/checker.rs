@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::rc::Rc;
 
 use ubcore::error::Error;
-use ubcore::geometry::Geometry;
+use ubcore::geometry::{Geometry, LeafSlab};
 use ubcore::plan::{self, Run, Source};
 
 use crate::harness::{attach, disk_of, Point};
@@ -99,7 +99,7 @@ impl Checker {
     }
 
     pub fn scope(&self, moment: &Moment) -> Scope {
-        Scope::new(moment, self.geometry.leaf_slab_start(0))
+        Scope::new(moment, self.geometry.leaf_slab_start(LeafSlab(0)))
     }
 
     /// Recovers from an image; returns the trail too if that is wanted.

@@ -8,7 +8,7 @@ use std::rc::Rc;
 use ubcore::alloc::Denied;
 use ubcore::disk::{Disk, Order};
 use ubcore::error::{Error, Result};
-use ubcore::geometry::Geometry;
+use ubcore::geometry::{Geometry, LeafSlab};
 use ubcore::map::Base;
 use ubcore::plan::{self, Source};
 
@@ -62,7 +62,7 @@ impl Harness {
         let mut sb = superblock(g);
         sb.reveal = devices.reveal;
         format_as(&mut disk, &sb);
-        let first = g.leaf_slab_start(0);
+        let first = g.leaf_slab_start(LeafSlab(0));
         let count = u64::from(g.leaf_slabs()) * u64::from(g.slab_sectors());
         let junk = vec![JUNK; count as usize];
         disk.write_sectors(first, &junk)
@@ -77,7 +77,7 @@ impl Harness {
         disk: SimDisk,
         oracle: Oracle,
     ) -> std::result::Result<Harness, String> {
-        disk.state.borrow_mut().fence = Some(devices.geometry.leaf_slab_start(0));
+        disk.state.borrow_mut().fence = Some(devices.geometry.leaf_slab_start(LeafSlab(0)));
         let union = attach(&disk, &devices.geometry).map_err(|e| explain("attach", e))?;
         let harness = Harness {
             devices,
@@ -388,6 +388,6 @@ pub fn attach(disk: &SimDisk, g: &Geometry) -> Result<SimUnion> {
 /// Returns a disk that holds `image` durably, with metadata kept below the data.
 pub fn disk_of(image: std::collections::BTreeMap<u64, Sector>, g: &Geometry) -> SimDisk {
     let mut state = State::restored(image);
-    state.fence = Some(g.leaf_slab_start(0));
+    state.fence = Some(g.leaf_slab_start(LeafSlab(0)));
     SimDisk::with(state)
 }

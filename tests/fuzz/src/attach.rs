@@ -95,14 +95,14 @@ fn reads_as(map: &Map<Bounded>, slab: u32) -> (Option<u32>, bool, Vec<u64>) {
         let left = left.saturating_sub(u64::from(n) * 64).min(64) as u32;
         map.word(leaf, n) & ubcore::num::low_bits(left)
     };
-    let bits: Vec<u64> = match entry.leaf {
+    let bits: Vec<u64> = match entry.leaf_slab {
         Some(leaf) => (0..words).map(|n| word(leaf, n)).collect(),
         None => Vec::new(),
     };
     let mapped = bits.iter().any(|&w| w != 0);
     let base = entry.base == ubcore::map::Base::Zero;
     (
-        entry.leaf.filter(|_| mapped),
+        entry.leaf_slab.map(|leaf| leaf.0).filter(|_| mapped),
         base,
         if mapped { bits } else { Vec::new() },
     )
@@ -190,7 +190,7 @@ fn live(leaf: &mut Leaf, g: &Geometry, found: &mut Found) {
         match allocator.allocate_range(map, sector, 1) {
             Ok(()) => {
                 map.mark(sector, 1).unwrap();
-                let bits = map.entry(slab).leaf.map(|leaf| map.word(leaf, 0));
+                let bits = map.entry(slab).leaf_slab.map(|leaf| map.word(leaf, 0));
                 assert!(bits.is_some_and(|bits| bits & 1 == 1), "slab {slab}");
             }
             Err(e) => assert_eq!(e, Error::Full.into()),
@@ -202,7 +202,8 @@ fn live(leaf: &mut Leaf, g: &Geometry, found: &mut Found) {
     // A leaf slab without mapped sectors goes as soon as its page of bits is empty.
     let mut empty = 0;
     each_page(map, map, |page| {
-        let leaf_slabs = (page * 1024..(page + 1) * 1024).filter_map(|slab| map.entry(slab).leaf);
+        let leaf_slabs =
+            (page * 1024..(page + 1) * 1024).filter_map(|slab| map.entry(slab).leaf_slab);
         empty += leaf_slabs.filter(|&leaf| !map.is_mapped(leaf)).count() as u32;
     });
     let used = allocator.used();

@@ -10,7 +10,7 @@ use ubcore::format::directory::{self, PageEntry};
 use ubcore::format::record::Record;
 use ubcore::format::ring;
 use ubcore::format::superblock::Superblock;
-use ubcore::geometry::Geometry;
+use ubcore::geometry::{Geometry, LeafSlab};
 use ubcore::journal;
 use ubcore::map::{words_for, Base, Entry, Map};
 use ubcore::pages::{self, PageSet};
@@ -41,10 +41,21 @@ impl Model {
         let g = map.geometry();
         let entry = |slab| {
             let entry = map.entry(slab);
-            (slab, (entry.leaf, entry.base == Base::Zero))
+            (
+                slab,
+                (entry.leaf_slab.map(|leaf| leaf.0), entry.base == Base::Zero),
+            )
         };
         let words = 0..g.slab_sectors().div_ceil(64);
-        let bits = |leaf| (leaf, words.clone().map(|at| map.word(leaf, at)).collect());
+        let bits = |leaf| {
+            (
+                leaf,
+                words
+                    .clone()
+                    .map(|at| map.word(LeafSlab(leaf), at))
+                    .collect(),
+            )
+        };
         Model {
             slabs: (0..g.root_slabs()).map(entry).collect(),
             bits: (0..g.leaf_slabs()).map(bits).collect(),
@@ -60,7 +71,7 @@ impl Model {
             let record = Record::decode(words[at], g.slab_sectors())?;
             at += 1;
             match record {
-                Record::Place(to) => leaf = to,
+                Record::Place(to) => leaf = to.0,
                 Record::New { slab, step, run } => {
                     leaf = leaf.wrapping_add(step);
                     if slab >= g.root_slabs() || leaf >= g.leaf_slabs() {
@@ -116,7 +127,7 @@ impl Model {
             let (leaf, zero) = self.slabs.get(&slab).copied().unwrap_or_default();
             let entry = map.entry(slab);
             assert_eq!(
-                (entry.leaf, entry.base == Base::Zero),
+                (entry.leaf_slab.map(|leaf| leaf.0), entry.base == Base::Zero),
                 (leaf, zero),
                 "{slab}"
             );
@@ -124,7 +135,7 @@ impl Model {
         }
         for (leaf, bits) in &self.bits {
             for (at, word) in (0..).zip(bits) {
-                assert_eq!(map.word(*leaf, at), *word, "leaf slab {leaf}");
+                assert_eq!(map.word(LeafSlab(*leaf), at), *word, "leaf slab {leaf}");
             }
         }
     }
@@ -251,7 +262,7 @@ pub fn run(data: &[u8]) {
         let head = ring::open(block, sb.nonce).expect("a sound block");
         let words = (0..usize::from(head.count)).map(|n| ring::word(block, n));
         let words: Vec<u64> = words.map(|w| w.expect("a word")).collect();
-        lawful = lawful.and_then(|()| model.block(&g, head.origin, &words));
+        lawful = lawful.and_then(|()| model.block(&g, head.origin.0, &words));
     }
     let filled = changed.len() > replay_limit::filled_max(&g);
     assert!(lawful.is_some() || done.is_err());

@@ -9,7 +9,7 @@ use ubcore::format::features::Features;
 use ubcore::format::record::{Record, SlabRun};
 use ubcore::format::ring::{self, RingHead};
 use ubcore::format::superblock::{choose, Slot, Superblock};
-use ubcore::geometry::Geometry;
+use ubcore::geometry::{Geometry, LeafSlab};
 
 use crate::leaf::{Block, Blocks, Leaf};
 use crate::real;
@@ -207,7 +207,7 @@ pub fn record(source: &mut Source<'_>, g: &Geometry, out: &mut Vec<u64>) {
             out.push(source.long());
             return;
         }
-        1 => Record::Place(leaf_slab(source, g).wrapping_sub(1)),
+        1 => Record::Place(LeafSlab(leaf_slab(source, g).wrapping_sub(1))),
         2..5 => {
             let slab = slab(source, g);
             let count = match kind >> 4 {
@@ -238,7 +238,7 @@ pub fn record(source: &mut Source<'_>, g: &Geometry, out: &mut Vec<u64>) {
         },
         _ => {
             if kind & 0x80 != 0 {
-                out.push(Record::Place(leaf_slab(source, g).wrapping_sub(1)).encode());
+                out.push(Record::Place(LeafSlab(leaf_slab(source, g).wrapping_sub(1))).encode());
             }
             let step = if kind & 0x40 != 0 {
                 u32::from(source.byte() % 57)
@@ -271,7 +271,7 @@ pub fn ring(source: &mut Source<'_>, sb: &Superblock, leaf: &mut Leaf) {
         }
         words.truncate(508);
         if words.is_empty() {
-            words.push(Record::Place(0).encode());
+            words.push(Record::Place(LeafSlab(0)).encode());
         }
         if how % 16 == 1 {
             sequence = source.near(&[sequence, sb.journal_sequence]);
@@ -279,9 +279,9 @@ pub fn ring(source: &mut Source<'_>, sb: &Superblock, leaf: &mut Leaf) {
         let head = RingHead {
             sequence,
             origin: if how % 16 == 2 {
-                source.word()
+                LeafSlab(source.word())
             } else {
-                u32::from(source.byte()).wrapping_sub(1)
+                LeafSlab(u32::from(source.byte()).wrapping_sub(1))
             },
             count: if how % 16 == 3 {
                 source.half()

@@ -5,6 +5,7 @@
 use ubcore::check;
 use ubcore::error::Error;
 use ubcore::format::superblock::{choose, sector_of, Slot, Superblock};
+use ubcore::geometry::LeafSlab;
 
 use crate::leaf::{Blocks, Leaf};
 use crate::make;
@@ -100,7 +101,7 @@ fn sound(sb: &Superblock, slot: &[u8; 512]) {
         assert!(pair[0] <= pair[1], "{places:?}");
     }
     assert!((places[9] + 1) * 8 <= g.data_start());
-    let end = g.leaf_slab_start(g.leaf_slabs() - 1) + u64::from(g.slab_sectors());
+    let end = g.leaf_slab_start(LeafSlab(g.leaf_slabs() - 1)) + u64::from(g.slab_sectors());
     assert!(end <= g.leaf_sectors());
     assert!(g.slab_of(g.union_sectors() - 1) == g.root_slabs() - 1);
     assert!(sb.journal_tail < g.journal_blocks());

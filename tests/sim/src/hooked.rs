@@ -8,7 +8,6 @@ use std::rc::Rc;
 
 use ubcore::alloc::{Allocated, Allocator};
 use ubcore::disk::Disk;
-use ubcore::error::Result;
 use ubcore::geometry::Geometry;
 use ubcore::map::Map;
 use ubcore::plan::{self, Source};

@@ -14,7 +14,7 @@ use ubcore::alloc::Allocator;
 use ubcore::disk::Order;
 use ubcore::error::{Error, Result};
 use ubcore::format::directory::PageEntry;
-use ubcore::geometry::Geometry;
+use ubcore::geometry::{Geometry, LeafSlab};
 use ubcore::map::{Map, Marks, Memory, Pages, TablePage};
 use ubcore::plan::{self, Run, Source};
 use ubcore::protocol::{
@@ -164,7 +164,7 @@ pub fn fresh_without_pages(g: Geometry) -> Handle {
     let mut leaf = Leaf::alone(State::default());
     format_as(&mut leaf, &superblock(g));
     let junk = vec![[0xee; 512]; (g.leaf_slabs() * g.slab_sectors()) as usize];
-    leaf.with(|s| s.write(g.leaf_slab_start(0), &junk, Order::FlushFua))
+    leaf.with(|s| s.write(g.leaf_slab_start(LeafSlab(0)), &junk, Order::FlushFua))
         .expect("a new leaf");
     let union = quietly(|| load(g, leaf)).expect("a new leaf");
     locked(&union.lower.state).trail = Some(Vec::new());
@@ -210,9 +210,10 @@ impl Union {
 impl Union {
     /// A mark of an earlier owner could be taken for one of the next owner.
     fn assert_free_is_blank(&self, allocator: &Allocator<Vec<u64>>) {
-        for leaf in (0..self.map.geometry().leaf_slabs()).filter(|&l| allocator.is_free(l)) {
-            let dirty = ubcore::bits::is_set(self.map.memory().marks(Marks::Dirty), leaf);
-            let marks = dirty || self.map.is_fresh(leaf) || self.map.is_mapped(leaf);
+        let all = (0..self.map.geometry().leaf_slabs()).map(LeafSlab);
+        for leaf_slab in all.filter(|&l| allocator.is_free(l)) {
+            let dirty = ubcore::bits::is_set(self.map.memory().marks(Marks::Dirty), leaf_slab.0);
+            let marks = dirty || self.map.is_fresh(leaf_slab) || self.map.is_mapped(leaf_slab);
             assert!(!marks, "a free leaf slab has bits or marks");
         }
     }
@@ -510,7 +511,7 @@ impl LeafDevice for Handle {
         let durable = locked(&self.lower.state).moment().durable;
         let after = quietly(|| load(g, Leaf::alone(State::restored(durable)))).expect("attach");
         for slab in 0..g.root_slabs() {
-            let start = quietly(|| after.map.entry(slab).leaf).map(|l| g.leaf_slab_start(l));
+            let start = quietly(|| after.map.entry(slab).leaf_slab).map(|l| g.leaf_slab_start(l));
             let named = start.is_some_and(|at| (sector..sector + sectors).contains(&at));
             assert!(!named, "a leaf slab is discarded before that is durable");
         }

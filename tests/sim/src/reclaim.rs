@@ -5,6 +5,7 @@
 use std::ops::DerefMut;
 
 use ubcore::alloc::Allocator;
+use ubcore::geometry::LeafSlab;
 use ubcore::map::{Map, Memory};
 
 /// Begins a reclaim and picks what it frees; returns whether there is anything to free.
@@ -38,9 +39,9 @@ pub fn clear_reclaimable<M: Memory, B: DerefMut<Target = [u64]>>(
     allocator: &Allocator<B>,
     map: &Map<M>,
 ) {
-    let mut from = 0;
+    let mut from = LeafSlab(0);
     while let Some(range) = allocator.reclaimable(from) {
         from = range.end;
-        range.for_each(|leaf| map.clear_unowned(leaf));
+        LeafSlab::each(range).for_each(|leaf_slab| map.clear_unowned(leaf_slab));
     }
 }

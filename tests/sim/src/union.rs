@@ -7,7 +7,7 @@ use ubcore::disk::{Disk, Order};
 use ubcore::error::Result;
 use ubcore::format::new_leaf;
 use ubcore::format::superblock::Superblock;
-use ubcore::geometry::Geometry;
+use ubcore::geometry::{Geometry, LeafSlab};
 use ubcore::map::{Base, Map};
 use ubcore::plan::{self, Source};
 use ubcore::salvage::{Losses, Lost, Nothing};
@@ -148,14 +148,15 @@ impl SimUnion {
         if !begin_reclaim(&mut self.allocator, &self.map, durable) {
             return Ok(());
         }
-        let mut from = 0;
+        let mut from = LeafSlab(0);
         while let Some(range) = self.allocator.reclaimable(from) {
             from = range.end;
-            for leaf in range {
+            for leaf_slab in LeafSlab::each(range) {
                 // A discarded slab reads as anything.
                 let g = self.map.geometry();
                 let junk = vec![[0xdd; 512]; g.slab_sectors() as usize];
-                self.disk.write_sectors(g.leaf_slab_start(leaf), &junk)?;
+                self.disk
+                    .write_sectors(g.leaf_slab_start(leaf_slab), &junk)?;
             }
         }
         end_reclaim(&mut self.allocator, &self.map);

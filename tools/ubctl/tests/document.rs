@@ -11,6 +11,7 @@ use ubcore::error::{Error, Side};
 use ubcore::format::record::{Record, SlabRun};
 use ubcore::format::superblock::{choose, Slot, Superblock};
 use ubcore::format::{directory, ring};
+use ubcore::geometry::LeafSlab;
 use ubctl::device::{Access, Device};
 use ubctl::error::{code_of, reason_of};
 use ubctl::identity;
@@ -232,7 +233,7 @@ fn the_journal_is_what_its_table_says() {
     {
         let found = ring::open(block(&image, n + 2), nonce).unwrap();
         assert_eq!(
-            (found.sequence, found.origin, found.count),
+            (found.sequence, found.origin.0, found.count),
             *head,
             "block {}",
             n + 2
@@ -260,7 +261,7 @@ fn the_journal_is_what_its_table_says() {
         [new(156, run(32, 96)), new(157, run(0, 64))]
     );
     assert_eq!(record(5, 0), Record::Zero { slab: 7, count: 1 });
-    assert_eq!(record(6, 0), Record::Place(0));
+    assert_eq!(record(6, 0), Record::Place(LeafSlab(0)));
 }
 
 #[test]

@@ -163,25 +163,25 @@ fn of_journal(what: What) -> Option<String> {
 fn of_map(what: What, g: &Geometry) -> String {
     use What::*;
     match what {
-        PastUnion { slab, leaf } => {
-            format!("root slab {slab}, past the union's end, is in leaf slab {leaf}: attach refuses it")
+        PastUnion { slab, leaf_slab } => {
+            format!("root slab {slab}, past the union's end, is in leaf slab {leaf_slab}: attach refuses it")
         }
         PastUnionBare { slab } => {
             format!("root slab {slab}, past the union's end, has an entry: no harm")
         }
-        PastLeaf { slab, leaf } => format!(
-            "root slab {slab} is in leaf slab {leaf}, past the leaf's end: the place of its data is unknown"
+        PastLeaf { slab, leaf_slab } => format!(
+            "root slab {slab} is in leaf slab {leaf_slab}, past the leaf's end: the place of its data is unknown"
         ),
         Moving { slab } => format!("the entry of root slab {slab} has a value that no union writes"),
         Shared {
-            leaf,
+            leaf_slab,
             first,
             second,
         } => format!(
-            "root slabs {first} and {second} are both in leaf slab {leaf}: it is unknown whose data it holds"
+            "root slabs {first} and {second} are both in leaf slab {leaf_slab}: it is unknown whose data it holds"
         ),
-        Leaked { slab, leaf } => format!(
-            "root slab {slab} has leaf slab {leaf}, but no sector of it is mapped: {} of leaf space \
+        Leaked { slab, leaf_slab } => format!(
+            "root slab {slab} has leaf slab {leaf_slab}, but no sector of it is mapped: {} of leaf space \
              is unusable",
             size(g.slab_sectors().into())
         ),
@@ -194,7 +194,7 @@ fn of_map(what: What, g: &Geometry) -> String {
         Unowned { first, count } => format!(
             "leaf slabs {first} to {} are mapped and have no owner: discards left them, or their \
              entries are lost",
-            first + count - 1
+            first.wrapping_add(count - 1)
         ),
         // The other kinds have their text above.
         other => format!("{other:?}"),
@@ -304,7 +304,7 @@ fn line(f: &FindingReport) -> String {
 mod tests {
     use super::{grouped, kind, meaning, FindingReport, What};
     use std::collections::BTreeSet;
-    use ubcore::geometry::Geometry;
+    use ubcore::geometry::{Geometry, LeafSlab};
 
     #[test]
     fn notes_of_a_kind_share_a_line() {
@@ -343,7 +343,7 @@ mod tests {
     #[test]
     fn every_kind_of_finding_has_a_word_and_a_sentence() {
         use What::*;
-        let (slab, leaf, first, second) = (1, 2, 3, 4);
+        let (slab, leaf_slab, first, second) = (1, LeafSlab(2), 3, 4);
         let (wanted, found, newer, older) = (10, 9, 8, 1);
         let (blocks, sequence, page, last, count) = (2, 77, 0, 5, 2);
         let (compat, ro_compat) = (1, 2);
@@ -369,19 +369,22 @@ mod tests {
             JournalRecord,
             JournalUnfinished { blocks },
             SpareJournal,
-            PastUnion { slab, leaf },
+            PastUnion { slab, leaf_slab },
             PastUnionBare { slab },
-            PastLeaf { slab, leaf },
+            PastLeaf { slab, leaf_slab },
             Moving { slab },
             Shared {
-                leaf,
+                leaf_slab,
                 first,
                 second,
             },
-            Leaked { slab, leaf },
-            BitsPastUnion { slab, leaf },
+            Leaked { slab, leaf_slab },
+            BitsPastUnion { slab, leaf_slab },
             BitsPastLeaf { page },
-            Unowned { first, count },
+            Unowned {
+                first: leaf_slab,
+                count,
+            },
         ];
         let g = Geometry::new(65536, 65536, 32768, 128, 16).unwrap();
         let texts: BTreeSet<String> = all.iter().map(|&w| meaning(w, &g)).collect();

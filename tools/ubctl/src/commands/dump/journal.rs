@@ -7,7 +7,7 @@ use ubcore::format::directory::PageEntry;
 use ubcore::format::record::Record;
 use ubcore::format::ring::{self, RingHead};
 use ubcore::format::superblock::Superblock;
-use ubcore::geometry::BLOCK_BYTES;
+use ubcore::geometry::{LeafSlab, BLOCK_BYTES};
 use ubcore::journal::{replay, scan, Found};
 use ubcore::map::Map;
 use ubcore::pages::PageSet;
@@ -119,7 +119,7 @@ fn records(
     all: bool,
     transaction: &mut TransactionReport,
 ) {
-    let mut leaf = head.origin;
+    let mut leaf_slab = head.origin;
     let mut at = 0;
     while at < usize::from(head.count) {
         let word = ring::word(bytes, at).unwrap_or(0);
@@ -130,23 +130,23 @@ fn records(
             at += ubcore::num::u32_as_usize(words);
         }
         if let Some(Record::Place(l)) = record {
-            leaf = l;
+            leaf_slab = l;
         }
         if let Some(Record::New { step, .. }) = record {
-            leaf = leaf.wrapping_add(step);
+            leaf_slab = leaf_slab.wrapping_add(step);
         }
         if all {
-            transaction.list.push(describe(record, word, leaf));
+            transaction.list.push(describe(record, word, leaf_slab));
         }
     }
 }
 
-fn describe(record: Option<Record>, word: u64, leaf: u32) -> String {
+fn describe(record: Option<Record>, word: u64, leaf_slab: LeafSlab) -> String {
     match record {
-        Some(Record::Place(leaf)) => format!("place: the next leaf slabs count from {leaf}"),
+        Some(Record::Place(before)) => format!("place: the next leaf slabs count from {before}"),
         Some(Record::New { slab, run, .. }) => {
             format!(
-                "new: root slab {slab} in leaf slab {leaf}, mapped {}+{}",
+                "new: root slab {slab} in leaf slab {leaf_slab}, mapped {}+{}",
                 run.first, run.count
             )
         }
@@ -170,12 +170,13 @@ fn describe(record: Option<Record>, word: u64, leaf: u32) -> String {
 mod tests {
     use super::describe;
     use ubcore::format::record::{Record, SlabRun};
+    use ubcore::geometry::LeafSlab;
 
     #[test]
     fn every_kind_of_record_has_words() {
         let run = SlabRun { first: 8, count: 4 };
-        let text = |r| describe(Some(r), 0, 9);
-        assert!(text(Record::Place(3)).starts_with("place: "));
+        let text = |r| describe(Some(r), 0, LeafSlab(9));
+        assert!(text(Record::Place(LeafSlab(3))).starts_with("place: "));
         let new = text(Record::New {
             slab: 7,
             step: 1,
@@ -186,6 +187,9 @@ mod tests {
         assert!(text(Record::Words { slab: 7, words: 2 }).starts_with("words: root slab 7"));
         assert!(text(Record::Zero { slab: 1, count: 2 }).starts_with("zero: "));
         assert!(text(Record::Reset { slab: 1, count: 2 }).starts_with("reset: "));
-        assert_eq!(describe(None, 6, 0), "unknown: 0x0000000000000006");
+        assert_eq!(
+            describe(None, 6, LeafSlab(0)),
+            "unknown: 0x0000000000000006"
+        );
     }
 }

@@ -4,7 +4,7 @@
 
 use std::collections::HashMap;
 
-use ubcore::geometry::TABLE_ENTRIES;
+use ubcore::geometry::{LeafSlab, TABLE_ENTRIES};
 use ubcore::map::{Base, Entry, Map, Memory};
 
 use super::report::{MapReport, SlabReport};
@@ -28,21 +28,22 @@ pub fn read(map: &Map<Heap>, all: bool, problems: &mut Vec<String>) -> MapReport
             ));
             continue;
         }
-        let leaf = entry.leaf.filter(|&leaf| leaf < g.leaf_slabs());
-        if let (None, Some(leaf)) = (leaf, entry.leaf) {
+        let leaf_slab = entry.leaf_slab.filter(|&l| g.has_leaf_slab(l));
+        if let (None, Some(leaf_slab)) = (leaf_slab, entry.leaf_slab) {
             problems.push(format!(
-                "the map has root slab {slab} in leaf slab {leaf}, past the leaf's end"
+                "the map has root slab {slab} in leaf slab {leaf_slab}, past the leaf's end"
             ));
             continue;
         }
-        if let Some(first) = leaf.and_then(|leaf| owners.insert(leaf, slab)) {
-            let leaf = leaf.unwrap_or(0);
-            problems.push(format!(
-                "the map has leaf slab {leaf} under root slabs {first} and {slab}"
-            ));
+        if let Some(leaf_slab) = leaf_slab {
+            if let Some(first) = owners.insert(leaf_slab.0, slab) {
+                problems.push(format!(
+                    "the map has leaf slab {leaf_slab} under root slabs {first} and {slab}"
+                ));
+            }
         }
-        let runs = leaf.map_or_else(Vec::new, |leaf| runs(map, leaf));
-        report.slabs_used += u32::from(leaf.is_some());
+        let runs = leaf_slab.map_or_else(Vec::new, |leaf_slab| runs(map, leaf_slab));
+        report.slabs_used += u32::from(leaf_slab.is_some());
         report.slabs_zero += u32::from(entry.base == Base::Zero);
         report.runs += runs.len() as u64;
         report.sectors_mapped += runs.iter().map(|r| u64::from(r.1)).sum::<u64>();
@@ -58,8 +59,10 @@ fn slab_report(map: &Map<Heap>, slab: u32, entry: Entry, runs: Vec<(u32, u32)>) 
     SlabReport {
         slab,
         union_sector: g.slab_start(slab),
-        leaf_slab: entry.leaf,
-        leaf_sector: entry.leaf.map(|leaf| g.leaf_slab_start(leaf)),
+        leaf_slab: entry.leaf_slab.map(|leaf_slab| leaf_slab.0),
+        leaf_sector: entry
+            .leaf_slab
+            .map(|leaf_slab| g.leaf_slab_start(leaf_slab)),
         base: match entry.base {
             Base::Root => "root",
             Base::Zero => "zero",
@@ -69,12 +72,12 @@ fn slab_report(map: &Map<Heap>, slab: u32, entry: Entry, runs: Vec<(u32, u32)>) 
 }
 
 /// Returns the mapped sectors of a leaf slab, as first and count.
-fn runs(map: &Map<Heap>, leaf: u32) -> Vec<(u32, u32)> {
+fn runs(map: &Map<Heap>, leaf_slab: LeafSlab) -> Vec<(u32, u32)> {
     let sectors = map.geometry().slab_sectors();
     let mut list = Vec::new();
     let mut at = 0;
     while at < sectors {
-        let (mapped, len) = map.mapped_run(leaf, at, sectors - at);
+        let (mapped, len) = map.mapped_run(leaf_slab, at, sectors - at);
         if mapped {
             list.push((at, len));
         }
@@ -86,7 +89,7 @@ fn runs(map: &Map<Heap>, leaf: u32) -> Vec<(u32, u32)> {
 #[cfg(test)]
 mod tests {
     use super::{read, Heap, Map};
-    use ubcore::geometry::Geometry;
+    use ubcore::geometry::{Geometry, LeafSlab};
     use ubcore::map::{Base, Emptied, Entry};
 
     fn map() -> Map<Heap> {
@@ -97,9 +100,10 @@ mod tests {
     #[test]
     fn a_map_is_counted() {
         let map = map();
-        map.set_entry(3, Entry::allocated(0, Base::Root)).unwrap();
-        map.set_bits(0, 8, 8).unwrap();
-        map.set_bits(0, 100, 28).unwrap();
+        map.set_entry(3, Entry::allocated(LeafSlab(0), Base::Root))
+            .unwrap();
+        map.set_bits(LeafSlab(0), 8, 8).unwrap();
+        map.set_bits(LeafSlab(0), 100, 28).unwrap();
         map.set_entry(5, Entry::unallocated(Base::Zero, Emptied::No))
             .unwrap();
         let mut problems = Vec::new();
@@ -115,10 +119,10 @@ mod tests {
     fn contradictions_are_named() {
         let map = map();
         let at = |leaf| Entry::allocated(leaf, Base::Root);
-        map.set_entry(1, at(4)).unwrap();
-        map.set_entry(2, at(4)).unwrap();
-        map.set_entry(3, at(1_000_000)).unwrap();
-        map.set_entry(600, at(5)).unwrap();
+        map.set_entry(1, at(LeafSlab(4))).unwrap();
+        map.set_entry(2, at(LeafSlab(4))).unwrap();
+        map.set_entry(3, at(LeafSlab(1_000_000))).unwrap();
+        map.set_entry(600, at(LeafSlab(5))).unwrap();
         let mut problems = Vec::new();
         read(&map, false, &mut problems);
         assert_eq!(problems.len(), 3, "{problems:?}");
