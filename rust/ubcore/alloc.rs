@@ -124,13 +124,14 @@ impl<B: DerefMut<Target = [u64]>> Allocator<B> {
 
     /// Takes a slab that the map on disk uses. Returns false if it is taken already or does not
     /// exist.
-    pub fn mark_used(&mut self, leaf_slab: LeafSlab) -> bool {
+    pub fn mark_used(&mut self, leaf_slab: LeafSlab) -> core::result::Result<bool, Broken> {
         self.taken.take(leaf_slab)
     }
 
-    /// Frees a slab.
+    /// Frees a slab. If the bitmap has no word for it, the slab stays in use, which loses space and
+    /// nothing else.
     fn free(&mut self, leaf_slab: LeafSlab) {
-        if self.taken.free(leaf_slab) {
+        if self.taken.free(leaf_slab) == Ok(true) {
             self.no_group = false;
             self.group_hint = self.group_hint.min(leaf_slab.0 / 64);
         }
@@ -152,7 +153,7 @@ impl<B: DerefMut<Target = [u64]>> Allocator<B> {
         }
         let leaf_slab = self.choose(map, slab).ok_or(Error::Full)?;
         // Taken before it is assigned, because a slab with an owner must never be free.
-        if !self.mark_used(leaf_slab) {
+        if !self.mark_used(leaf_slab)? {
             return Err(Error::Internal.into());
         }
         if let Err(e) = map.assign(slab, leaf_slab) {

@@ -224,30 +224,31 @@ fn read_pages<D: Disk, M: Memory, L: Losses>(
 /// Returns whether no block of `sectors` sectors, a power of two, is mapped in part. Then a device
 /// with such blocks can read each block from one place.
 ///
-/// Fails only if the disk says that the work is to end.
+/// Fails only if the disk says that the work is to end, or if a rule of the map does not hold.
 pub fn fits_blocks<D: Disk, M: Memory>(disk: &mut D, map: &Map<M>, sectors: u32) -> Result<bool> {
     let g = map.geometry();
-    let whole = |leaf_slab| {
+    let whole = |leaf_slab| -> Result<bool> {
         let mut at = 0;
         while at < g.slab_sectors() {
-            let (_, len) = map.mapped_run(leaf_slab, at, g.slab_sectors().wrapping_sub(at));
+            let (_, len) = map.mapped_run(leaf_slab, at, g.slab_sectors().wrapping_sub(at))?;
             if len == 0 || len & sectors.wrapping_sub(1) != 0 {
-                return false;
+                return Ok(false);
             }
             at = at.wrapping_add(len);
         }
-        true
+        Ok(true)
     };
     for page in 0..g.table_pages() {
         if map.memory().table(page).is_none() {
             continue;
         }
         disk.give_way()?;
-        if !g
-            .root_slabs_of(page)
-            .all(|slab| map.entry(slab).leaf_slab.is_none_or(whole))
-        {
-            return Ok(false);
+        for slab in g.root_slabs_of(page) {
+            if let Some(leaf_slab) = map.entry(slab).leaf_slab {
+                if !whole(leaf_slab)? {
+                    return Ok(false);
+                }
+            }
         }
     }
     Ok(true)
@@ -298,7 +299,7 @@ where
                 changed.insert(page)?;
                 continue;
             }
-            if !allocator.mark_used(leaf_slab) {
+            if !allocator.mark_used(leaf_slab)? {
                 return Err(bad);
             }
             if known {

@@ -448,7 +448,7 @@ where
     B: DerefMut<Target = [u64]>,
     E: DerefMut<Target = [PageEntry]>,
 {
-    if !map.is_mapped(leaf_slab) {
+    if !map.is_mapped(leaf_slab)? {
         return Ok(None);
     }
     let fresh = map.take_fresh(leaf_slab);

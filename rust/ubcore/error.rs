@@ -20,30 +20,36 @@ pub enum Area {
 }
 
 impl Area {
-    const ALL: [(Area, u64, &'static str); 5] = [
-        (Area::Superblock, 1, "superblock"),
-        (Area::Directory, 2, "page directory"),
-        (Area::Page, 3, "map page"),
-        (Area::Journal, 4, "journal"),
-        (Area::Map, 5, "map"),
-    ];
-
-    fn entry(self) -> (u64, &'static str) {
-        for (area, code, name) in Self::ALL {
-            if area == self {
-                return (code, name);
-            }
+    fn code(self) -> u64 {
+        match self {
+            Area::Superblock => 1,
+            Area::Directory => 2,
+            Area::Page => 3,
+            Area::Journal => 4,
+            Area::Map => 5,
         }
-        (0, "leaf")
+    }
+
+    fn from_code(code: u64) -> Option<Self> {
+        Some(match code {
+            1 => Area::Superblock,
+            2 => Area::Directory,
+            3 => Area::Page,
+            4 => Area::Journal,
+            5 => Area::Map,
+            _ => return None,
+        })
     }
 
     /// Returns the word for the area in messages.
     pub fn name(self) -> &'static str {
-        self.entry().1
-    }
-
-    fn from_code(code: u64) -> Option<Self> {
-        Self::ALL.into_iter().find(|e| e.1 == code).map(|e| e.0)
+        match self {
+            Area::Superblock => "superblock",
+            Area::Directory => "page directory",
+            Area::Page => "map page",
+            Area::Journal => "journal",
+            Area::Map => "map",
+        }
     }
 }
 
@@ -64,12 +70,11 @@ impl Class {
         }
     }
 
-    /// Returns the class for a code, and the strictest class for an unknown code.
-    fn from_code(code: u64) -> Self {
-        if code == 2 {
-            Class::RoCompat
-        } else {
-            Class::Incompat
+    fn from_code(code: u64) -> Option<Self> {
+        match code {
+            1 => Some(Class::Incompat),
+            2 => Some(Class::RoCompat),
+            _ => None,
         }
     }
 }
@@ -91,11 +96,11 @@ impl Side {
         }
     }
 
-    fn from_code(code: u64) -> Self {
-        if code == 0 {
-            Side::Root
-        } else {
-            Side::Leaf
+    fn from_code(code: u64) -> Option<Self> {
+        match code {
+            0 => Some(Side::Root),
+            1 => Some(Side::Leaf),
+            _ => None,
         }
     }
 
@@ -171,7 +176,7 @@ impl Error {
             NotFormatted => (1, 0, 0),
             NewerVersion(v) => (2, u64::from(v), 0),
             UnknownFeatures(class, bits) => (3, bits, class.code()),
-            Damaged(area, block) => (4, area.entry().0, block),
+            Damaged(area, block) => (4, area.code(), block),
             RootSize(want, found) => (5, want, found),
             RootContent => (6, 0, 0),
             LeafSize(want, found) => (7, want, found),
@@ -193,29 +198,30 @@ impl Error {
         }
     }
 
-    /// Reverses [`Error::to_wire`]. Returns `None` for a reason that this code does not know.
+    /// Reverses [`Error::to_wire`]. Returns `None` for a reason or a detail that this code does not
+    /// know.
     pub fn from_wire(reason: u32, a: u64, b: u64) -> Option<Self> {
         use Error::*;
         Some(match reason {
             1 => NotFormatted,
             2 => NewerVersion(u32::try_from(a).ok()?),
-            3 => UnknownFeatures(Class::from_code(b), a),
+            3 => UnknownFeatures(Class::from_code(b)?, a),
             4 => Damaged(Area::from_code(a)?, b),
             5 => RootSize(a, b),
             6 => RootContent,
             7 => LeafSize(a, b),
             8 => LeafTooSmall(a, b),
             9 => SlabSize(a),
-            10 => TooLarge(Side::from_code(a), b),
-            11 => Io(Side::from_code(a), b),
-            12 => Busy(Side::from_code(a)),
-            13 => Open(Side::from_code(a), u32::try_from(b).ok()?),
+            10 => TooLarge(Side::from_code(a)?, b),
+            11 => Io(Side::from_code(a)?, b),
+            12 => Busy(Side::from_code(a)?),
+            13 => Open(Side::from_code(a)?, u32::try_from(b).ok()?),
             14 => ReadOnlyLeaf,
             15 => SameDevice,
-            16 => Limits(Side::from_code(a)),
+            16 => Limits(Side::from_code(a)?),
             17 => NoMemory,
             18 => Full,
-            19 => Stacked(Side::from_code(a)),
+            19 => Stacked(Side::from_code(a)?),
             20 => Os(u32::try_from(a).ok()?),
             21 => FineMap(u32::try_from(a).ok()?),
             22 => Internal,
@@ -307,7 +313,17 @@ mod tests {
         }
         assert!(Error::from_wire(0, 0, 0).is_none());
         assert!(Error::from_wire(23, 0, 0).is_none());
-        assert!(Error::from_wire(4, 9, 0).is_none());
+        // No area, class or device has these numbers.
+        for (reason, a, b) in [
+            (4, 0, 0),
+            (4, 6, 0),
+            (3, 1, 0),
+            (3, 1, 3),
+            (12, 2, 0),
+            (11, 9, 8),
+        ] {
+            assert!(Error::from_wire(reason, a, b).is_none());
+        }
         // A number that is too large is no errno.
         assert!(Error::from_wire(20, 1 << 32, 0).is_none());
         assert!(Error::from_wire(13, 0, 1 << 32).is_none());

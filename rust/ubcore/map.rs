@@ -97,7 +97,8 @@ pub trait Memory {
     fn marks(&self, marks: Marks) -> &[AtomicU64];
 }
 
-/// The result of a change that every write makes.
+/// The result of a look-up or a change that requests make. It fails if a rule of the map does not
+/// hold.
 type Marked<T = ()> = core::result::Result<T, Broken>;
 
 /// Returns the number of 64-bit words that hold `bits` bits.
@@ -248,8 +249,8 @@ impl<M: Memory> Map<M> {
     }
 
     /// Returns whether sector `offset` of a leaf slab is mapped, and for how many sectors from there
-    /// this stays the same, `limit` at most. A slab's end is the highest limit.
-    pub fn mapped_run(&self, leaf_slab: LeafSlab, offset: u32, limit: u32) -> (bool, u32) {
+    /// this stays the same, `limit` at most. A slab's end is the highest limit. Their page must exist.
+    pub fn mapped_run(&self, leaf_slab: LeafSlab, offset: u32, limit: u32) -> Marked<(bool, u32)> {
         let start = self
             .geometry
             .first_data_sector(leaf_slab)
@@ -258,7 +259,7 @@ impl<M: Memory> Map<M> {
         let mut len = 0u32;
         while len < limit {
             let bit = start.wrapping_add(u64::from(len));
-            let word = self.bits_word(bit).map_or(0, |w| w.load(Ordering::Acquire));
+            let word = self.bits_word(bit).ok_or(Broken)?.load(Ordering::Acquire);
             let shifted = word.wrapping_shr(saturating_u32(bit % 64));
             let left = 64u32.wrapping_sub(saturating_u32(bit % 64));
             if len == 0 {
@@ -274,7 +275,7 @@ impl<M: Memory> Map<M> {
                 break;
             }
         }
-        (mapped, len.min(limit))
+        Ok((mapped, len.min(limit)))
     }
 
     /// Returns the word that holds the bits of a few sectors of a leaf slab, and the mask of those
@@ -305,10 +306,10 @@ impl<M: Memory> Map<M> {
         }
     }
 
-    /// Returns whether any sector of a leaf slab is mapped.
-    pub fn is_mapped(&self, leaf_slab: LeafSlab) -> bool {
+    /// Returns whether any sector of a leaf slab is mapped. The page of its bits must exist.
+    pub fn is_mapped(&self, leaf_slab: LeafSlab) -> Marked<bool> {
         let sectors = self.geometry.slab_sectors();
-        self.mapped_run(leaf_slab, 0, sectors) != (false, sectors)
+        Ok(self.mapped_run(leaf_slab, 0, sectors)? != (false, sectors))
     }
 
     /// Calls `f` with each word of sectors `offset..offset + count` of a leaf slab, and with the
@@ -344,14 +345,14 @@ impl<M: Memory> Map<M> {
     }
 
     /// Returns the 64 bits of a leaf slab from its sector `64 word`. A slab of 32 sectors has the
-    /// low half.
-    pub fn word(&self, leaf_slab: LeafSlab, word: u32) -> u64 {
+    /// low half. The page must exist.
+    pub fn word(&self, leaf_slab: LeafSlab, word: u32) -> Marked<u64> {
         let bit = self
             .geometry
             .first_data_sector(leaf_slab)
             .wrapping_add(u64::from(word).wrapping_mul(64));
-        let bits = self.bits_word(bit).map_or(0, |w| w.load(Ordering::Acquire));
-        bits.wrapping_shr(saturating_u32(bit % 64)) & mask(0, self.geometry.slab_sectors())
+        let bits = self.bits_word(bit).ok_or(Broken)?.load(Ordering::Acquire);
+        Ok(bits.wrapping_shr(saturating_u32(bit % 64)) & mask(0, self.geometry.slab_sectors()))
     }
 
     /// Adds bits that [`Map::word`] returned, and grows the sector bits. For replay.
@@ -395,7 +396,7 @@ impl<M: Memory> Map<M> {
     pub fn assign(&self, slab: u32, leaf_slab: LeafSlab) -> Result {
         let base = self.known_entry(slab)?.base;
         self.grow_for(leaf_slab)?;
-        if self.has_marks(leaf_slab) || self.is_mapped(leaf_slab) {
+        if self.has_marks(leaf_slab) || self.is_mapped(leaf_slab)? {
             return Err(Error::Internal);
         }
         self.set_owner(leaf_slab, Some(slab))?;
@@ -427,7 +428,7 @@ impl<M: Memory> Map<M> {
         // An overwrite, the usual case, stores nothing, so CPUs do not contend for a cache line.
         let mut missing = false;
         self.each_leaf_slab(sector, count, |leaf_slab, offset, n| {
-            missing |= self.mapped_run(leaf_slab, offset, n) != (true, n);
+            missing |= self.mapped_run(leaf_slab, offset, n)? != (true, n);
             Ok(())
         })?;
         // Another request's change may have set our bits, but not its dirty marks yet. That request

@@ -5,6 +5,7 @@
 //! A run ends only where the source changes or the next sector is elsewhere on the leaf. It does
 //! not end at the end of a slab if the slab's successor lies next to it.
 
+use super::error::Broken;
 use super::map::{Base, Map, Memory};
 use super::num::saturating_u32;
 
@@ -17,8 +18,8 @@ pub enum Source {
     Leaf(u64),
     /// Nowhere: it reads as zeroes.
     Zero,
-    /// Unknown, because the metadata that names it is damaged. It must neither be read nor be
-    /// written.
+    /// Unknown, because the metadata that names it is damaged, or because a rule of the map does not
+    /// hold. It must neither be read nor be written.
     Lost,
 }
 
@@ -158,11 +159,16 @@ impl<M: Memory> Runs<'_, M> {
             },
             (Purpose::Read, Some((leaf_slab, start))) => {
                 match self.map.mapped_run(leaf_slab, offset, limit) {
-                    (true, sectors) => Run {
+                    Ok((true, sectors)) => Run {
                         source: Source::Leaf(start),
                         sectors,
                     },
-                    (false, sectors) => self.below(entry.base, sectors),
+                    Ok((false, sectors)) => self.below(entry.base, sectors),
+                    // The root may be older than what the leaf slab holds.
+                    Err(Broken) => Run {
+                        source: Source::Lost,
+                        sectors: limit,
+                    },
                 }
             }
             (Purpose::Read, None) => self.below(entry.base, limit),

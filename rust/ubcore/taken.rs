@@ -9,6 +9,7 @@
 
 use core::ops::DerefMut;
 
+use super::error::Broken;
 use super::geometry::LeafSlab;
 use super::num::{mask, u32_as_usize};
 
@@ -97,52 +98,51 @@ impl<B: DerefMut<Target = [u64]>> TakenSlabs<B> {
     }
 
     /// Takes a slab. Returns false if it is taken already or does not exist.
-    pub fn take(&mut self, leaf_slab: LeafSlab) -> bool {
+    pub fn take(&mut self, leaf_slab: LeafSlab) -> Result<bool, Broken> {
         if !self.is_free(leaf_slab) {
-            return false;
+            return Ok(false);
         }
+        // INVARIANT: If the word is full now, its bit above is set too.
+        self.walk(leaf_slab, |word, bit| {
+            *word |= bit;
+            *word == u64::MAX
+        })?;
         self.used = self.used.saturating_add(1);
-        let mut bit = leaf_slab.0;
-        for start in self.starts {
-            let Some(word) = self
-                .words
-                .get_mut(start.saturating_add(u32_as_usize(bit / 64)))
-            else {
-                break;
-            };
-            *word |= 1u64.wrapping_shl(bit % 64);
-            // INVARIANT: If the word is full now, its bit above is set in the next round.
-            if *word != u64::MAX {
-                break;
-            }
-            bit /= 64;
-        }
-        true
+        Ok(true)
     }
 
     /// Frees a slab. Returns false if it is free already or does not exist.
-    pub fn free(&mut self, leaf_slab: LeafSlab) -> bool {
+    pub fn free(&mut self, leaf_slab: LeafSlab) -> Result<bool, Broken> {
         if leaf_slab.0 >= self.slabs || self.is_free(leaf_slab) {
-            return false;
+            return Ok(false);
         }
-        self.used = self.used.saturating_sub(1);
-        let mut bit = leaf_slab.0;
-        for start in self.starts {
-            let Some(word) = self
-                .words
-                .get_mut(start.saturating_add(u32_as_usize(bit / 64)))
-            else {
-                break;
-            };
+        // INVARIANT: If the word was full, its bit above is cleared too.
+        self.walk(leaf_slab, |word, bit| {
             let was_full = *word == u64::MAX;
-            *word &= !1u64.wrapping_shl(bit % 64);
-            // INVARIANT: If the word was full, its bit above is cleared in the next round.
-            if !was_full {
+            *word &= !bit;
+            was_full
+        })?;
+        self.used = self.used.saturating_sub(1);
+        Ok(true)
+    }
+
+    /// Calls `change` with the word and the bit of a slab, and then with those of each level above,
+    /// as long as `change` returns that the level above changes too.
+    fn walk(
+        &mut self,
+        leaf_slab: LeafSlab,
+        change: impl Fn(&mut u64, u64) -> bool,
+    ) -> Result<(), Broken> {
+        let mut n = leaf_slab.0;
+        for start in self.starts {
+            let at = start.saturating_add(u32_as_usize(n / 64));
+            let word = self.words.get_mut(at).ok_or(Broken)?;
+            if !change(word, 1u64.wrapping_shl(n % 64)) {
                 break;
             }
-            bit /= 64;
+            n /= 64;
         }
-        true
+        Ok(())
     }
 
     /// Returns the first free slab.
@@ -169,6 +169,7 @@ fn first_clear(starts: &[usize; LEVELS], mut word: impl FnMut(usize) -> u64) -> 
 #[cfg(any(test, kernel))]
 #[cfg_attr(kernel, kernel::prelude::kunit_tests(unionblk_taken))]
 mod tests {
+    use super::super::error::Broken;
     use super::super::geometry::LeafSlab;
     use super::{first_clear, layout, words_for_taken, TakenSlabs};
 
@@ -222,9 +223,9 @@ mod tests {
                 let flag = flags.get(slab as usize).copied();
                 // Takes more than it frees in the first half, so that the leaf becomes full.
                 if random >> 30 > step / 2000 {
-                    assert_eq!(taken.take(LeafSlab(slab)), flag == Some(false));
+                    assert_eq!(taken.take(LeafSlab(slab)), Ok(flag == Some(false)));
                 } else {
-                    assert_eq!(taken.free(LeafSlab(slab)), flag == Some(true));
+                    assert_eq!(taken.free(LeafSlab(slab)), Ok(flag == Some(true)));
                 }
                 if let Some(flag) = flags.get_mut(slab as usize) {
                     *flag = !taken.is_free(LeafSlab(slab));
@@ -235,5 +236,16 @@ mod tests {
             }
             assert!(!taken.is_free(LeafSlab(slabs)) && !taken.is_free(LeafSlab(u32::MAX)));
         }
+    }
+
+    /// The bitmap ends within a level above that of the slabs.
+    #[test]
+    fn a_level_without_a_word_is_no_success() {
+        let mut words = [0u64; 1];
+        let mut taken = TakenSlabs::new(&mut words[..], 64);
+        assert!((0..63).all(|slab| taken.take(LeafSlab(slab)) == Ok(true)));
+        assert!(taken.take(LeafSlab(63)) == Err(Broken));
+        assert!(taken.free(LeafSlab(63)) == Err(Broken));
+        assert_eq!(taken.used(), 63);
     }
 }

@@ -72,23 +72,25 @@ where
         self.map.set_owner(leaf_slab, Some(slab))?;
         totals.slabs_used = next(totals.slabs_used);
         // Bits that are not known are not missing.
-        if !self.blind && !self.map.is_mapped(leaf_slab) {
+        if !self.blind && !self.map.is_mapped(leaf_slab)? {
             self.tell(What::Leaked { slab, leaf_slab }, block, byte);
         }
-        self.beyond(slab, leaf_slab);
+        if pages::has_bits(self.map, leaf_slab) {
+            self.beyond(slab, leaf_slab)?;
+        }
         Ok(())
     }
 
     /// Reports bits of the union's last slab after the union's end.
-    fn beyond(&mut self, slab: u32, leaf_slab: LeafSlab) {
+    fn beyond(&mut self, slab: u32, leaf_slab: LeafSlab) -> Result {
         let g = self.geometry();
         // A slab of the union begins before its end.
         let left = g.union_sectors().wrapping_sub(g.slab_start(slab));
         let sectors = g.slab_sectors();
         let offset = saturating_u32(left).min(sectors);
         let rest = sectors.wrapping_sub(offset);
-        if rest == 0 || self.map.mapped_run(leaf_slab, offset, rest) == (false, rest) {
-            return;
+        if rest == 0 || self.map.mapped_run(leaf_slab, offset, rest)? == (false, rest) {
+            return Ok(());
         }
         let block = self.block_of(bits_page_of(self.map, leaf_slab));
         let bit = g
@@ -96,6 +98,7 @@ where
             .wrapping_add(u64::from(offset));
         let byte = saturating_u32((bit % BITS_SECTORS) / 8);
         self.tell(What::BitsPastUnion { slab, leaf_slab }, block, byte);
+        Ok(())
     }
 
     /// Checks every bit. Counts the bits of owned slabs, and reports other slabs in runs.
@@ -110,10 +113,10 @@ where
             let end = slabs.end.min(LeafSlab(g.leaf_slabs()));
             for leaf_slab in LeafSlab::each(slabs.start..end) {
                 if self.map.owner(leaf_slab).is_some() {
-                    let n = self.mapped(leaf_slab);
+                    let n = self.mapped(leaf_slab)?;
                     // A sum over the sectors of the leaf.
                     totals.sectors_mapped = totals.sectors_mapped.wrapping_add(n);
-                } else if !self.blind && self.map.is_mapped(leaf_slab) {
+                } else if !self.blind && self.map.is_mapped(leaf_slab)? {
                     held = match held {
                         Some(run) if run.end == leaf_slab => {
                             Some(run.start..leaf_slab.wrapping_add(1))
@@ -133,11 +136,13 @@ where
         Ok(())
     }
 
-    fn mapped(&self, leaf_slab: LeafSlab) -> u64 {
+    fn mapped(&self, leaf_slab: LeafSlab) -> Result<u64> {
         let words = self.geometry().slab_sectors().div_ceil(64);
-        (0..words)
-            .map(|w| u64::from(self.map.word(leaf_slab, w).count_ones()))
-            .sum()
+        (0..words).try_fold(0u64, |sum, w| {
+            let ones = self.map.word(leaf_slab, w)?.count_ones();
+            // A sum over the sectors of a slab.
+            Ok(sum.wrapping_add(u64::from(ones)))
+        })
     }
 
     fn unowned(&mut self, run: Option<Range<LeafSlab>>) {

@@ -166,7 +166,7 @@ impl<M: Memory, B: DerefMut<Target = [u64]>, L: Fn(u32) -> bool> Player<'_, M, B
 
     /// Clears the bits of a leaf slab, if it has any.
     fn forget(&mut self, leaf_slab: LeafSlab) -> Result {
-        if !self.map.is_mapped(leaf_slab) {
+        if !pages::has_bits(self.map, leaf_slab) || !self.map.is_mapped(leaf_slab)? {
             return Ok(());
         }
         self.change(bits_page_of(self.map, leaf_slab))?;

@@ -81,7 +81,7 @@ impl<'a, D: Disk> Transaction<'a, D> {
         let mut runs = 0;
         let mut at = 0;
         while at < sectors {
-            let (mapped, len) = map.mapped_run(leaf_slab, at, sectors.wrapping_sub(at));
+            let (mapped, len) = map.mapped_run(leaf_slab, at, sectors.wrapping_sub(at))?;
             if mapped {
                 if runs > sectors / 64 {
                     return self.words(map, slab, leaf_slab);
@@ -173,7 +173,7 @@ impl<'a, D: Disk> Transaction<'a, D> {
         }
         self.push(head.encode())?;
         for w in 0..words {
-            self.push(map.word(leaf_slab, w))?;
+            self.push(map.word(leaf_slab, w)?)?;
         }
         Ok(Space::Left)
     }

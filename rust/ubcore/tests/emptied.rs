@@ -351,7 +351,7 @@ fn late_mark() -> Rc<Scene> {
         if s.map.entry(1).leaf_slab.is_some() {
             break;
         }
-        let late = s.map.is_mapped(LeafSlab(1));
+        let late = s.map.is_mapped(LeafSlab(1)).unwrap();
         free(&s);
         if late {
             best = Some(s);

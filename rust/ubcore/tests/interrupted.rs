@@ -89,7 +89,7 @@ fn bits_of_an_assignment_that_was_lost_do_not_come_back() {
         }
         // Attach clears the bits of free slabs in memory, so the test looks at the page on the
         // leaf.
-        assert!(!u.map.is_mapped(LeafSlab(1)));
+        assert!(!u.map.is_mapped(LeafSlab(1)).unwrap());
         let page = bits_page_of(&u.map, LeafSlab(1));
         let stale = [Slot::A, Slot::B].into_iter().any(|slot| {
             let block = u.map.geometry().page_block(page, slot);

@@ -87,8 +87,8 @@ fn a_change_anywhere_on_the_leaf() {
     for leaf in places {
         assert_eq!(found.map.entry(leaf).leaf_slab, Some(LeafSlab(leaf)));
         assert_eq!(
-            found.map.word(LeafSlab(leaf), 0),
-            u.map.word(LeafSlab(leaf), 0),
+            found.map.word(LeafSlab(leaf), 0).unwrap(),
+            u.map.word(LeafSlab(leaf), 0).unwrap(),
             "{leaf}"
         );
     }

@@ -119,7 +119,7 @@ fn of_two_slabs_that_lie_far_apart() {
     let last = u.map.geometry().leaf_slabs() - 1;
     u.write(0, 1, 1, true).unwrap();
     for leaf in 1..last {
-        assert!(u.allocator.mark_used(LeafSlab(leaf)));
+        assert!(u.allocator.mark_used(LeafSlab(leaf)).unwrap());
     }
     u.write(5 * 32, 1, 1, true).unwrap();
     assert_eq!(u.map.entry(5).leaf_slab, Some(LeafSlab(last)));

@@ -52,7 +52,7 @@ impl Model {
                 leaf,
                 words
                     .clone()
-                    .map(|at| map.word(LeafSlab(leaf), at))
+                    .map(|at| map.word(LeafSlab(leaf), at).unwrap_or(0))
                     .collect(),
             )
         };
@@ -135,7 +135,11 @@ impl Model {
         }
         for (leaf, bits) in &self.bits {
             for (at, word) in (0..).zip(bits) {
-                assert_eq!(map.word(LeafSlab(*leaf), at), *word, "leaf slab {leaf}");
+                assert_eq!(
+                    map.word(LeafSlab(*leaf), at).unwrap_or(0),
+                    *word,
+                    "leaf slab {leaf}"
+                );
             }
         }
     }

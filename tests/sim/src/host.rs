@@ -213,7 +213,8 @@ impl Union {
         let all = (0..self.map.geometry().leaf_slabs()).map(LeafSlab);
         for leaf_slab in all.filter(|&l| allocator.is_free(l)) {
             let dirty = ubcore::bits::is_set(self.map.memory().marks(Marks::Dirty), leaf_slab.0);
-            let marks = dirty || self.map.is_fresh(leaf_slab) || self.map.is_mapped(leaf_slab);
+            let marks =
+                dirty || self.map.is_fresh(leaf_slab) || self.map.is_mapped(leaf_slab) == Ok(true);
             assert!(!marks, "a free leaf slab has bits or marks");
         }
     }

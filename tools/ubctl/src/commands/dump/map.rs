@@ -77,7 +77,10 @@ fn runs(map: &Map<Heap>, leaf_slab: LeafSlab) -> Vec<(u32, u32)> {
     let mut list = Vec::new();
     let mut at = 0;
     while at < sectors {
-        let (mapped, len) = map.mapped_run(leaf_slab, at, sectors - at);
+        // If the page of bits does not exist, nothing is mapped.
+        let Ok((mapped, len)) = map.mapped_run(leaf_slab, at, sectors - at) else {
+            break;
+        };
         if mapped {
             list.push((at, len));
         }
