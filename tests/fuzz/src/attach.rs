@@ -27,7 +27,7 @@ impl<L: Losses> Losses for Allowed<'_, L> {
     fn lose(&mut self, pages: Range<u32>, damage: Damage) -> Result {
         let count = pages.len() as u64;
         self.0.lose(pages, damage)?;
-        self.1.allow_for_lost(count);
+        self.1.watch.allow_for_lost(count);
         Ok(())
     }
     fn is_lost(&self, page: u32) -> bool {
@@ -93,7 +93,7 @@ fn reads_as(map: &Map<Bounded>, slab: u32) -> (Option<u32>, bool, Vec<u64>) {
     let left = g.union_sectors().saturating_sub(g.slab_start(slab));
     let word = |leaf, n: u32| {
         let left = left.saturating_sub(u64::from(n) * 64).min(64) as u32;
-        map.word(leaf, n) & ubcore::num::low_bits(left)
+        map.word(leaf, n).unwrap() & ubcore::num::low_bits(left)
     };
     let bits: Vec<u64> = match entry.leaf_slab {
         Some(leaf) => (0..words).map(|n| word(leaf, n)).collect(),
@@ -190,7 +190,10 @@ fn live(leaf: &mut Leaf, g: &Geometry, found: &mut Found) {
         match allocator.allocate_range(map, sector, 1) {
             Ok(()) => {
                 map.mark(sector, 1).unwrap();
-                let bits = map.entry(slab).leaf_slab.map(|leaf| map.word(leaf, 0));
+                let bits = map
+                    .entry(slab)
+                    .leaf_slab
+                    .map(|leaf| map.word(leaf, 0).unwrap());
                 assert!(bits.is_some_and(|bits| bits & 1 == 1), "slab {slab}");
             }
             Err(e) => assert_eq!(e, Error::Full.into()),
@@ -204,7 +207,9 @@ fn live(leaf: &mut Leaf, g: &Geometry, found: &mut Found) {
     each_page(map, map, |page| {
         let leaf_slabs =
             (page * 1024..(page + 1) * 1024).filter_map(|slab| map.entry(slab).leaf_slab);
-        empty += leaf_slabs.filter(|&leaf| !map.is_mapped(leaf)).count() as u32;
+        empty += leaf_slabs
+            .filter(|&leaf| !map.is_mapped(leaf).unwrap())
+            .count() as u32;
     });
     let used = allocator.used();
     assert!((used - empty..=used).contains(&again.allocator.used()));
