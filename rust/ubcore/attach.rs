@@ -13,12 +13,13 @@ use super::commit::Committer;
 use super::disk::{Disk, BUFFER_BLOCKS};
 use super::error::{Area, Error, Result};
 use super::format::directory::{self, PageEntry};
-use super::format::superblock::{choose, Slot, Superblock};
+use super::format::superblock::{choose, Superblock};
 use super::journal::{self, Ring};
 use super::map::{Emptied, Entry, Map, Memory};
 use super::num::{next, u32_as_usize};
 use super::pages::{self, bits_page_of, PageKind, PageSet};
 use super::salvage::{self, Damage, Losses, Nothing};
+use super::slot::Slot;
 
 /// A leaf's superblock, and which slot held it.
 #[derive(Clone, Debug)]

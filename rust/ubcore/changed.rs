@@ -6,9 +6,9 @@ use core::ops::{DerefMut, Range};
 
 use super::error::{Error, Result};
 use super::format::directory::{self, PageEntry};
-use super::format::superblock::Slot;
 use super::num::u32_as_usize;
 use super::pages::{self, PageSet};
+use super::slot::Slot;
 
 /// The changed pages of a map, and the directory in memory. They belong to the committer.
 ///

@@ -23,12 +23,13 @@ use super::format::crc::crc32c;
 use super::format::directory::{self, PageEntry};
 use super::format::record::Record;
 use super::format::ring::NUMBERS;
-use super::format::superblock::{Slot, Superblock};
+use super::format::superblock::Superblock;
 use super::geometry::{superblock_block, LeafSlab};
 use super::journal::{Ring, Space, Transaction};
 use super::map::{Emptied, Map, Memory};
 use super::pages::{self, bits_page_of, table_page_of};
 use super::replay_limit::filled_by_writers;
+use super::slot::Slot;
 
 /// Counts what the committer has done since attach.
 #[derive(Clone, Copy, Debug, Default)]

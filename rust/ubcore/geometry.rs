@@ -9,8 +9,8 @@ use core::fmt;
 use core::ops::Range;
 
 use super::error::{Error, Result, Side};
-use super::format::superblock::Slot;
 use super::num::{align_up, saturating_u32};
+use super::slot::Slot;
 
 /// Bytes of a metadata block.
 pub const BLOCK_BYTES: usize = 4096;
@@ -380,7 +380,7 @@ fn skipped(slot: Slot, blocks: u32) -> u64 {
 #[cfg_attr(kernel, kernel::prelude::kunit_tests(unionblk_geometry))]
 mod tests {
     use super::super::error::Error;
-    use super::super::format::superblock::Slot::{A, B};
+    use super::super::slot::Slot::{A, B};
     use super::{Geometry, LeafSlab, BLOCK_SECTORS};
 
     const MIB: u64 = 2048;

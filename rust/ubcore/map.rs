@@ -23,9 +23,9 @@ pub use super::entry::{Base, Emptied, Emptying, Entry};
 
 use super::bits;
 use super::error::{Area, Broken, Error, Result};
-use super::format::superblock::Slot;
 use super::geometry::{Geometry, LeafSlab, BITS_SECTORS, BITS_WORDS, TABLE_ENTRIES};
 use super::num::{mask, next, saturating_u32, u32_as_usize, u64_as_usize};
+use super::slot::Slot;
 use super::sync::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 /// A page of the slab table or of the owners.

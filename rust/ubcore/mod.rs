@@ -48,7 +48,10 @@ pub mod num;
 pub mod pages;
 pub mod plan;
 pub mod protocol;
+#[cfg(feature = "shuttle")]
+mod race_model;
 pub mod replay_limit;
 pub mod salvage;
+pub mod slot;
 pub mod sync;
 pub mod taken;

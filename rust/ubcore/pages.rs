@@ -13,10 +13,10 @@ use super::bits::Bitmap;
 use super::error::{Area, Error, Result};
 use super::format::crc::crc32c;
 use super::format::directory::PageEntry;
-use super::format::superblock::Slot;
 use super::geometry::{Block, LeafSlab, BITS_SECTORS, BITS_WORDS, TABLE_ENTRIES};
 use super::map::{Entry, Map, Memory, Pages};
 use super::num::saturating_u32;
+use super::slot::Slot;
 use super::sync::Ordering;
 
 /// A page of the slab table as it lies on the leaf.

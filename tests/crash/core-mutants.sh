@@ -19,7 +19,7 @@ if [ "${1:-}" = -s ]; then
 	again=yes
 	shift
 fi
-[ $# -gt 0 ] || set -- commit.rs journal/mod.rs journal/replay.rs journal/scan.rs journal/writer.rs map.rs map/emptying.rs bits.rs alloc.rs plan.rs attach.rs pages.rs salvage.rs
+[ $# -gt 0 ] || set -- commit.rs journal/ring.rs journal/replay.rs journal/scan.rs journal/writer.rs map.rs map/emptying.rs bits.rs alloc.rs plan.rs attach.rs pages.rs salvage.rs
 
 # It is outside the tree because it is a tool and takes minutes to build.
 tool=$CACHE/tools/bin/cargo-mutants

@@ -16,11 +16,12 @@ use core::ops::{DerefMut, Range};
 use super::disk::Disk;
 use super::error::{Error, Result};
 use super::format::directory::{self, PageEntry};
-use super::format::superblock::{Slot, Superblock};
+use super::format::superblock::Superblock;
 use super::geometry::{Geometry, LeafSlab};
 use super::map::{Map, Memory};
 use super::num::{next, saturating_u32, u32_as_usize};
 use super::pages::PageSet;
+use super::slot::Slot;
 
 pub use self::structure::superblocks;
 

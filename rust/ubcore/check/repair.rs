@@ -12,10 +12,11 @@ use core::ops::DerefMut;
 
 use super::super::disk::{Disk, Order};
 use super::super::error::Result;
-use super::super::format::superblock::{Slot, Superblock};
+use super::super::format::superblock::Superblock;
 use super::super::geometry::superblock_block;
 use super::super::map::{Emptied, Entry, Map, Memory};
 use super::super::pages::{bits_page_of, table_page_of, PageSet};
+use super::super::slot::Slot;
 use super::super::sync::Ordering;
 use super::map::{behind_leaf, mask_behind};
 use super::What;

@@ -11,16 +11,8 @@ use super::super::format::ring::{self, RingHead};
 use super::super::geometry::Geometry;
 use super::super::journal::{self, Found};
 use super::super::map::Memory;
-use super::super::num::{next, u32_as_usize};
+use super::super::num::u32_as_usize;
 use super::{is_ours, Check, Totals, What};
-
-/// The chain from the tail on.
-struct Chain {
-    blocks: u32,
-    finished: u32,
-    /// The sequence number that the next block would have.
-    next: u64,
-}
 
 /// The state of a block of the ring.
 enum RingBlockState {
@@ -39,7 +31,7 @@ where
 {
     /// Checks the whole ring, and replays the finished transactions into the map.
     pub(super) fn journal(&mut self, totals: &mut Totals) -> Result {
-        let chain = self.chain();
+        let chain = self.chain()?;
         self.beside(&chain);
         self.state(&chain);
         totals.to_replay = chain.finished;
@@ -47,15 +39,10 @@ where
             self.blind = true;
             return Ok(());
         }
-        let found = Found {
-            finished: chain.finished,
-            chained: chain.blocks,
-            sequence: chain.next,
-        };
         let lost = |page| self.lost.has(page);
         let changed = &mut self.changed;
         let from = (self.sb, &*self.entries);
-        match journal::replay(self.disk, from, &found, self.map, changed, lost) {
+        match journal::replay(self.disk, from, &chain, self.map, changed, lost) {
             // A replay into a map that is not known proves no damage.
             Err(Error::Damaged(Area::Journal, block)) if !self.blind => {
                 self.blind = true;
@@ -91,37 +78,22 @@ where
         }
     }
 
-    fn chain(&mut self) -> Chain {
-        let mut chain = Chain {
-            blocks: 0,
-            finished: 0,
-            next: self.sb.journal_sequence,
-        };
-        let nonce = self.sb.nonce;
-        while chain.blocks < self.geometry().journal_blocks() {
-            let block = self.place(chain.blocks);
+    /// Returns the chain that attach would follow.
+    fn chain(&mut self) -> Result<Found> {
+        let (g, nonce) = (self.geometry(), self.sb.nonce);
+        let disk = &mut *self.disk;
+        journal::chain(self.sb, |at| {
             // A block that cannot be read is reported when the rest of the ring is checked.
-            if self.disk.read(block, 1).is_err() {
-                break;
-            }
-            let head = ring::open(self.disk.block(), nonce);
-            let Some(head) = head.filter(|h| h.sequence == chain.next) else {
-                break;
-            };
-            chain.blocks = next(chain.blocks);
-            chain.next = head.next();
-            if head.last {
-                chain.finished = chain.blocks;
-            }
-        }
-        chain
+            let read = disk.read(g.journal_block(at), 1).is_ok();
+            Ok(ring::open(disk.block(), nonce).filter(|_| read))
+        })
     }
 
     /// Checks all blocks that are not in the chain.
-    fn beside(&mut self, chain: &Chain) {
-        let hole = self.place(chain.blocks);
+    fn beside(&mut self, chain: &Found) {
+        let hole = self.place(chain.chained);
         let mut told = false;
-        for n in chain.blocks..self.geometry().journal_blocks() {
+        for n in chain.chained..self.geometry().journal_blocks() {
             let block = self.place(n);
             let head = match self.look(block) {
                 RingBlockState::Sound(head) => head,
@@ -135,17 +107,16 @@ where
                 continue;
             }
             let sequence = head.sequence;
-            let ahead = sequence.checked_sub(chain.next);
+            let ahead = sequence.checked_sub(chain.sequence);
             // Sequence numbers are below 2^63.
-            let there = ahead.map(|a| a.wrapping_add(u64::from(chain.blocks)));
-            let same_write = head.first_of_write() <= chain.next;
-            if self.sb.clean && chain.blocks == 0 {
+            let there = ahead.map(|a| a.wrapping_add(u64::from(chain.chained)));
+            if self.sb.clean && chain.chained == 0 {
                 self.tell(What::CleanButNewer { sequence }, block, 8);
                 told = true;
             } else if there != Some(u64::from(n)) {
                 self.tell(What::JournalMisplaced { sequence }, block, 8);
                 told = true;
-            } else if head.last && head.sequence > chain.next && !same_write {
+            } else if head.shows_hole(chain.sequence) {
                 self.tell(What::JournalHole, hole, 0);
                 told = true;
             }
@@ -154,22 +125,22 @@ where
     }
 
     /// Compares what the superblock says about the journal with what there is.
-    fn state(&mut self, chain: &Chain) {
+    fn state(&mut self, chain: &Found) {
         let tail = self.place(0);
         let blocks = chain.finished;
-        if self.sb.clean && chain.blocks > 0 {
+        if self.sb.clean && chain.chained > 0 {
             self.tell(What::CleanFlag { blocks }, 0, 108);
         } else if !self.sb.clean {
             self.tell(What::NotDetached { blocks }, tail, 0);
         }
-        if let Some(blocks) = chain.blocks.checked_sub(chain.finished).filter(|&n| n > 0) {
+        if let Some(blocks) = chain.chained.checked_sub(chain.finished).filter(|&n| n > 0) {
             let block = self.place(chain.finished);
             self.tell(What::JournalUnfinished { blocks }, block, 0);
         }
     }
 
     /// Reports impossible records, as far as each shows by itself. Returns whether there are any.
-    fn records(&mut self, chain: &Chain) -> bool {
+    fn records(&mut self, chain: &Found) -> bool {
         let (g, nonce) = (self.geometry(), self.sb.nonce);
         let mut bad = false;
         for n in 0..chain.finished {

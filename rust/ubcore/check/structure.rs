@@ -7,11 +7,12 @@ use core::ops::DerefMut;
 use super::super::disk::Disk;
 use super::super::error::{Error, Result};
 use super::super::format::directory::{self, PageEntry};
-use super::super::format::superblock::{choose, sector_of, Slot, Superblock, SUPERBLOCK_BYTES};
+use super::super::format::superblock::{choose, sector_of, Superblock, SUPERBLOCK_BYTES};
 use super::super::geometry::superblock_block;
 use super::super::map::Memory;
 use super::super::num::{next, saturating_u32, usize_as_u64};
 use super::super::pages;
+use super::super::slot::Slot;
 use super::{is_ours, Check, Finding, Totals, Visitor, What};
 
 type Bytes = [u8; SUPERBLOCK_BYTES];

@@ -17,11 +17,11 @@ use zerocopy_derive::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 use super::super::error::{Area, Error, Result};
 use super::super::geometry::{Block, DIRECTORY_ENTRIES};
 use super::super::num::u32_as_usize;
-use super::crc::{block_crc, crc32c};
-use super::superblock::Slot;
+use super::super::slot::Slot;
+use super::crc::crc32c;
+use super::seal::{self, is_sealed, CRC_AT};
 
 const MAGIC: [u8; 4] = *b"UBdr";
-const CRC_AT: usize = 4;
 
 /// One map page, as the directory names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -121,7 +121,7 @@ pub fn judge(
     let list = <[DiskEntry]>::ref_from_bytes(rest).map_err(|_| 0usize)?;
     for (sound, field) in [
         (h.magic == MAGIC, offset_of!(DiskDirectoryHead, magic)),
-        (is_sealed(h, block), CRC_AT),
+        (is_sealed(block), CRC_AT),
         (h.index.get() == at, offset_of!(DiskDirectoryHead, index)),
         (
             h.reserved.get() == 0,
@@ -154,28 +154,23 @@ pub fn judge(
     Ok(())
 }
 
-fn is_sealed(head: &DiskDirectoryHead, block: &[u8]) -> bool {
-    block_crc(block, CRC_AT) == Some(head.crc.get())
-}
-
 /// Returns whether a block's checksum is right, whatever its content.
 pub fn has_valid_crc(block: &[u8]) -> bool {
     DiskDirectoryHead::ref_from_prefix(block)
-        .is_ok_and(|(h, _)| h.magic == MAGIC && is_sealed(h, block))
+        .is_ok_and(|(h, _)| h.magic == MAGIC && is_sealed(block))
 }
 
 /// Returns whether a block is a whole one of this leaf, from any checkpoint.
 pub fn is_sound(block: &[u8], at: u32, nonce: u64) -> bool {
     DiskDirectoryHead::ref_from_prefix(block).is_ok_and(|(h, _)| {
-        h.magic == MAGIC && is_sealed(h, block) && h.index.get() == at && h.nonce.get() == nonce
+        h.magic == MAGIC && is_sealed(block) && h.index.get() == at && h.nonce.get() == nonce
     })
 }
 
-/// Returns whether a block that [`decode`] refuses was meant to be one of this leaf, and is torn or
-/// rotten. A block that an earlier format left whole was not.
+/// Returns whether a block that [`decode`] refuses is kin: see [`seal::is_kin`].
 pub fn is_kin(block: &[u8], nonce: u64) -> bool {
     DiskDirectoryHead::ref_from_prefix(block)
-        .is_ok_and(|(h, _)| h.nonce.get() == nonce || (h.magic == MAGIC && !is_sealed(h, block)))
+        .is_ok_and(|(h, _)| seal::is_kin(block, h.magic == MAGIC, h.nonce.get() == nonce))
 }
 
 /// Returns the entry of map page `page` in the list of all entries.
@@ -209,7 +204,7 @@ pub fn pages_of(at: u32, pages: u32) -> Range<usize> {
 #[cfg_attr(kernel, kernel::prelude::kunit_tests(unionblk_directory))]
 mod tests {
     use super::super::super::error::Error;
-    use super::super::superblock::Slot;
+    use super::super::super::slot::Slot;
     use super::{block_of, decode, encode, pages_of, PageEntry};
 
     #[test]

@@ -11,6 +11,7 @@ pub mod name;
 pub mod new_leaf;
 pub mod record;
 pub mod ring;
+mod seal;
 pub mod superblock;
 
 /// The format version that this code writes and the newest that it reads.

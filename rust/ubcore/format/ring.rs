@@ -8,10 +8,10 @@ use zerocopy_derive::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use super::super::error::{Error, Result};
 use super::super::geometry::{Block, LeafSlab, BLOCK_BYTES};
-use super::crc::{block_crc, crc32c};
+use super::crc::crc32c;
+use super::seal::{self, is_sealed};
 
 const MAGIC: [u8; 4] = *b"UBjn";
-const CRC_AT: usize = 4;
 /// 64-bit words of records in a block.
 pub const RING_WORDS: usize = 508;
 /// The block ends a transaction. The records of this block and of the blocks before it are valid.
@@ -73,6 +73,13 @@ impl RingHead {
         self.sequence.saturating_sub(u64::from(self.before))
     }
 
+    /// Returns whether this block proves that the block with sequence number `hole`, which is
+    /// missing, was durable: it ends a later transaction, in another write, which began with a
+    /// flush.
+    pub fn shows_hole(&self, hole: u64) -> bool {
+        self.last && self.sequence > hole && self.first_of_write() > hole
+    }
+
     fn flags(&self) -> u16 {
         u16::from(self.last) | (self.before & BEFORE_MAX).wrapping_shl(BEFORE_SHIFT)
     }
@@ -125,10 +132,6 @@ pub fn write_head(block: &mut Block, nonce: u64, head: &RingHead) {
     disk.head.crc = U32::new(crc);
 }
 
-fn is_sealed(head: &DiskRingHead, block: &[u8]) -> bool {
-    block_crc(block, CRC_AT) == Some(head.crc.get())
-}
-
 /// Decodes a header. Returns `None` for anything that is not a whole block of this leaf's journal.
 pub fn open(block: &[u8], nonce: u64) -> Option<RingHead> {
     let block = block.get(..BLOCK_BYTES)?;
@@ -140,7 +143,7 @@ pub fn open(block: &[u8], nonce: u64) -> Option<RingHead> {
         && h.nonce.get() == nonce
         && flags & !(FLAG_LAST | BEFORE_MAX.wrapping_shl(BEFORE_SHIFT)) == 0
         && (1..=508).contains(&count)
-        && is_sealed(h, block);
+        && is_sealed(block);
     sound.then(|| RingHead {
         sequence: h.sequence.get(),
         origin: LeafSlab(h.origin.get()),
@@ -150,11 +153,10 @@ pub fn open(block: &[u8], nonce: u64) -> Option<RingHead> {
     })
 }
 
-/// Returns whether a block that [`open`] refuses was meant to be one of this leaf, and is torn or
-/// rotten. A block that an earlier format left whole was not.
+/// Returns whether a block that [`open`] refuses is kin: see [`seal::is_kin`].
 pub fn is_kin(block: &[u8], nonce: u64) -> bool {
     DiskRingHead::ref_from_prefix(block)
-        .is_ok_and(|(h, _)| h.nonce.get() == nonce || (h.magic == MAGIC && !is_sealed(h, block)))
+        .is_ok_and(|(h, _)| seal::is_kin(block, h.magic == MAGIC, h.nonce.get() == nonce))
 }
 
 #[cfg(any(test, kernel))]

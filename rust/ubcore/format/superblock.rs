@@ -14,6 +14,7 @@ use zerocopy_derive::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 use super::super::error::{Area, Error, Result, Side};
 use super::super::geometry::{Block, Geometry, BLOCK_BYTES, DIRECTORY_BLOCKS_MAX};
 use super::super::num::u32_as_usize;
+use super::super::slot::Slot;
 use super::crc::{block_crc, crc32c};
 use super::features::{Features, COMPAT_BYTES};
 use super::name::{LeafName, NAME_BYTES};
@@ -72,55 +73,6 @@ const _: () = assert!(size_of::<DiskSuperblock>() == SUPERBLOCK_BYTES);
 struct DiskSuperblockBlock {
     superblock: DiskSuperblock,
     rest: [u8; BLOCK_BYTES - SUPERBLOCK_BYTES],
-}
-
-/// One of the two places that a superblock, a directory block or a map page has on the leaf.
-///
-/// `Option<Slot>` says which of the two is active, and is `None` if neither was ever written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Slot {
-    /// The first.
-    A,
-    /// The second.
-    B,
-}
-
-/// Bits that stand for no slot.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct BadSlot;
-
-impl Slot {
-    /// Returns the other slot.
-    pub fn other(self) -> Slot {
-        match self {
-            Slot::A => Slot::B,
-            Slot::B => Slot::A,
-        }
-    }
-
-    /// Returns the slot to write next, so that the active slot stays whole.
-    pub fn spare(counts: Option<Slot>) -> Slot {
-        counts.map_or(Slot::A, Slot::other)
-    }
-
-    /// Returns the two bits on disk: 0 none, 1 A, 2 B.
-    pub fn to_bits(counts: Option<Slot>) -> u8 {
-        match counts {
-            None => 0,
-            Some(Slot::A) => 1,
-            Some(Slot::B) => 2,
-        }
-    }
-
-    /// Decodes what [`Slot::to_bits`] returned.
-    pub fn from_bits(bits: u8) -> core::result::Result<Option<Slot>, BadSlot> {
-        match bits {
-            0 => Ok(None),
-            1 => Ok(Some(Slot::A)),
-            2 => Ok(Some(Slot::B)),
-            _ => Err(BadSlot),
-        }
-    }
 }
 
 /// A superblock, decoded and checked.
@@ -378,9 +330,10 @@ pub fn choose(a: &[u8], b: &[u8]) -> Result<(Superblock, Slot)> {
 mod tests {
     use super::super::super::error::{Area, Class, Error};
     use super::super::super::geometry::Geometry;
+    use super::super::super::slot::Slot;
     use super::super::features::Features;
     use super::super::name::LeafName;
-    use super::{choose, Slot, Superblock};
+    use super::{choose, Superblock};
 
     fn sample(generation: u64) -> Option<Superblock> {
         Some(Superblock {

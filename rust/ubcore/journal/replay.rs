@@ -14,7 +14,7 @@ use super::super::geometry::LeafSlab;
 use super::super::map::{Base, Emptied, Entry, Map, Memory};
 use super::super::pages::{self, bits_page_of, table_page_of, PageSet};
 use super::super::replay_limit;
-use super::after;
+use super::ring::after;
 use super::scan::{read_head, Found};
 
 /// Applies the finished transactions to the map, and notes which pages they change. Reads only.

@@ -7,7 +7,7 @@ use super::super::error::{Area, Error, Result};
 use super::super::format::ring::{self, RingHead};
 use super::super::format::superblock::Superblock;
 use super::super::num::next;
-use super::after;
+use super::ring::after;
 
 /// What a scan found in the ring.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,23 +25,7 @@ pub struct Found {
 /// Fails if a finished transaction follows a hole that no power failure explains.
 pub fn scan<D: Disk>(disk: &mut D, sb: &Superblock) -> Result<Found> {
     let blocks = sb.geometry.journal_blocks();
-    let mut found = Found {
-        finished: 0,
-        chained: 0,
-        sequence: sb.journal_sequence,
-    };
-    while found.chained < blocks {
-        let at = after(sb.journal_tail, found.chained, blocks);
-        let head = read_head(disk, sb, at)?;
-        let Some(head) = head.filter(|h| h.sequence == found.sequence) else {
-            break;
-        };
-        found.chained = next(found.chained);
-        found.sequence = head.next();
-        if head.last {
-            found.finished = found.chained;
-        }
-    }
+    let mut found = chain(sb, |at| read_head(disk, sb, at))?;
     // `clean` promises an empty ring. Only if that holds, the rest of the ring need not be read.
     if sb.clean && found.chained == 0 {
         return Ok(found);
@@ -51,8 +35,7 @@ pub fn scan<D: Disk>(disk: &mut D, sb: &Superblock) -> Result<Found> {
         let Some(head) = read_head(disk, sb, at)? else {
             continue;
         };
-        let same_write = head.first_of_write() <= hole;
-        if head.last && head.sequence > hole && !same_write {
+        if head.shows_hole(hole) {
             let broken = after(sb.journal_tail, found.chained, blocks);
             return Err(Error::Damaged(
                 Area::Journal,
@@ -60,6 +43,32 @@ pub fn scan<D: Disk>(disk: &mut D, sb: &Superblock) -> Result<Found> {
             ));
         }
         found.sequence = found.sequence.max(head.next());
+    }
+    Ok(found)
+}
+
+/// Follows the chain of blocks from the superblock's tail on. `head` returns the header of the block
+/// at a position of the ring, if there is a whole block of this leaf.
+pub fn chain(
+    sb: &Superblock,
+    mut head: impl FnMut(u32) -> Result<Option<RingHead>>,
+) -> Result<Found> {
+    let blocks = sb.geometry.journal_blocks();
+    let mut found = Found {
+        finished: 0,
+        chained: 0,
+        sequence: sb.journal_sequence,
+    };
+    while found.chained < blocks {
+        let head = head(after(sb.journal_tail, found.chained, blocks))?;
+        let Some(head) = head.filter(|h| h.sequence == found.sequence) else {
+            break;
+        };
+        found.chained = next(found.chained);
+        found.sequence = head.next();
+        if head.last {
+            found.finished = found.chained;
+        }
     }
     Ok(found)
 }

@@ -10,7 +10,7 @@ use super::super::format::superblock::Superblock;
 use super::super::geometry::{Geometry, LeafSlab};
 use super::super::map::{Base, Emptied, Map, Memory};
 use super::super::num::{next, u32_as_usize};
-use super::{after, Ring};
+use super::ring::{after, Ring};
 
 const _: () = assert!(BUFFER_BLOCKS <= BEFORE_MAX as usize + 1);
 

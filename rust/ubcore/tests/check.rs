@@ -13,8 +13,8 @@ use ubcore::check::{Grade, What};
 use ubcore::error::{Area, Error};
 use ubcore::format::record::{Record, SlabRun};
 use ubcore::format::ring::{self, RingHead};
-use ubcore::format::superblock::Slot;
 use ubcore::geometry::{Geometry, LeafSlab};
+use ubcore::slot::Slot;
 
 fn leaf_slab(disk: &SimDisk, slab: u32) -> LeafSlab {
     load(disk, ROOT, LEAF)

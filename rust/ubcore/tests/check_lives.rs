@@ -9,7 +9,7 @@ use sim::inspect::{edit, edit_page, edit_sealed, edit_slots, look, look_at, repa
 use sim::union::load;
 use ubcore::check::{Finding, Grade, What};
 use ubcore::error::Error;
-use ubcore::format::superblock::Slot;
+use ubcore::slot::Slot;
 
 #[test]
 fn a_detached_leaf_is_whole_and_is_not_written_to() {

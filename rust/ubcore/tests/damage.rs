@@ -9,11 +9,12 @@ use sim::union::{format, load, SimUnion};
 use ubcore::disk::Disk;
 use ubcore::error::{Area, Error, Side};
 use ubcore::format::record::{Record, SlabRun};
-use ubcore::format::superblock::{Slot, Superblock};
+use ubcore::format::superblock::Superblock;
 use ubcore::geometry::{Geometry, LeafSlab};
 use ubcore::journal::{Ring, Space, Transaction};
 use ubcore::map::{Base, Emptied, Entry};
 use ubcore::pages::{bits_page_of, table_page_of};
+use ubcore::slot::Slot;
 
 fn geometry() -> Geometry {
     Geometry::new(8000, 8000, 32_768, 32, 64).unwrap()

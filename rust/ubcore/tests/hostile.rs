@@ -19,11 +19,12 @@ use ubcore::format::crc::crc32c;
 use ubcore::format::directory::{self, PageEntry};
 use ubcore::format::record::{Record, SlabRun};
 use ubcore::format::ring::{self, RingHead};
-use ubcore::format::superblock::{Slot, Superblock};
+use ubcore::format::superblock::Superblock;
 use ubcore::geometry::{Block, Geometry, LeafSlab};
 use ubcore::map::{Base, Entry, Map};
 use ubcore::pages;
 use ubcore::salvage::Lost;
+use ubcore::slot::Slot;
 
 /// Counts the accesses to a memory and the pages that it allocated.
 #[derive(Default)]

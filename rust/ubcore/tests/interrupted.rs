@@ -9,9 +9,9 @@ use sim::hooked::Scene;
 use sim::oracle::{content, ROOT};
 use sim::union::SimUnion;
 use ubcore::error::Error;
-use ubcore::format::superblock::Slot;
 use ubcore::geometry::{Geometry, LeafSlab};
 use ubcore::pages::bits_page_of;
+use ubcore::slot::Slot;
 
 /// Two slabs, in two groups of the root. The second gets the leaf's second and last slab.
 const FIRST: u64 = 128;

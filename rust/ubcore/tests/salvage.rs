@@ -12,12 +12,12 @@ use ubcore::alloc::Denied;
 use ubcore::check::{Finding, What};
 use ubcore::error::{Area, Error};
 use ubcore::format::directory;
-use ubcore::format::superblock::Slot;
 use ubcore::geometry::{Geometry, LeafSlab};
 use ubcore::map::{Base, Emptied, Entry};
 use ubcore::pages::{bits_page_of, store, table_page_of};
 use ubcore::plan::{self, Run, Source};
 use ubcore::salvage::{stretches, Losses};
+use ubcore::slot::Slot;
 
 /// Large slabs, so that a leaf of few slabs has several pages of bits.
 const SLAB: u64 = 512;

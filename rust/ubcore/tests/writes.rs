@@ -14,9 +14,10 @@ use sim::parts::{self, SimCommitter};
 use sim::union::{format, SimUnion};
 use ubcore::disk::{Buffer, Disk, Order};
 use ubcore::error::Result;
-use ubcore::format::superblock::{Slot, Superblock};
+use ubcore::format::superblock::Superblock;
 use ubcore::geometry::{Geometry, LeafSlab};
 use ubcore::map::Map;
+use ubcore::slot::Slot;
 
 /// A disk that records the writes that it gets: block, count, order.
 #[derive(Clone)]

@@ -10,8 +10,8 @@
 use std::collections::BTreeMap;
 
 use ubcore::error::{Area, Error};
-use ubcore::format::superblock::Slot;
 use ubcore::geometry::{Geometry, BLOCK_BYTES};
+use ubcore::slot::Slot;
 
 use crate::checker::{lawful, Checker};
 use crate::harness::Point;

@@ -5,9 +5,10 @@
 use ubcore::check::{self, Check, Finding, Grade, Totals};
 use ubcore::error::Result;
 use ubcore::format::directory::PageEntry;
-use ubcore::format::superblock::{Slot, Superblock};
+use ubcore::format::superblock::Superblock;
 use ubcore::map::{words_for, Map};
 use ubcore::pages::PageSet;
+use ubcore::slot::Slot;
 
 use crate::attach;
 use crate::leaf::Leaf;

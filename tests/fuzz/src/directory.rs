@@ -35,7 +35,7 @@ fn block(source: &mut Source<'_>, how: u8) -> [u8; 4096] {
                 .map(|_| match source.byte() % 3 {
                     0 => PageEntry::EMPTY,
                     n => PageEntry {
-                        slot: ubcore::format::superblock::Slot::from_bits(n).expect("a slot"),
+                        slot: ubcore::slot::Slot::from_bits(n).expect("a slot"),
                         crc: source.word(),
                     },
                 })

@@ -8,8 +8,9 @@ use ubcore::format::directory::{self, PageEntry};
 use ubcore::format::features::Features;
 use ubcore::format::record::{Record, SlabRun};
 use ubcore::format::ring::{self, RingHead};
-use ubcore::format::superblock::{choose, Slot, Superblock};
+use ubcore::format::superblock::{choose, Superblock};
 use ubcore::geometry::{Geometry, LeafSlab};
+use ubcore::slot::Slot;
 
 use crate::leaf::{Block, Blocks, Leaf};
 use crate::real;

@@ -4,8 +4,9 @@
 
 use ubcore::check;
 use ubcore::error::Error;
-use ubcore::format::superblock::{choose, sector_of, Slot, Superblock};
+use ubcore::format::superblock::{choose, sector_of, Superblock};
 use ubcore::geometry::LeafSlab;
+use ubcore::slot::Slot;
 
 use crate::leaf::{Blocks, Leaf};
 use crate::make;

@@ -10,10 +10,11 @@ use ubcore::disk::{Disk, Order};
 use ubcore::error::Result;
 use ubcore::format::crc::{block_crc, crc32c};
 use ubcore::format::directory::{self, PageEntry};
-use ubcore::format::superblock::{Slot, Superblock};
+use ubcore::format::superblock::Superblock;
 use ubcore::geometry::Block;
 use ubcore::map::Map;
 use ubcore::salvage::Nothing;
+use ubcore::slot::Slot;
 
 use crate::disk::SimDisk;
 use crate::memory::SimMemory;

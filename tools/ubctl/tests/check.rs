@@ -8,7 +8,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use tool::leaf::{geometry, pair, Union};
 use tool::{get, put, ubctl, Folder, Ran, MIB};
-use ubcore::format::superblock::Slot;
+use ubcore::slot::Slot;
 
 fn check(leaf: &Path, options: &str) -> Ran {
     ubctl(&format!("check {{}} {options}"), &[leaf])

@@ -6,7 +6,7 @@ use serde_json::{json, Value};
 use std::path::Path;
 use tool::leaf::{geometry, pair, Union};
 use tool::{get, put, ubctl, Folder, Ran, MIB};
-use ubcore::format::superblock::Slot;
+use ubcore::slot::Slot;
 
 fn dump(leaf: &Path) -> Value {
     ubctl("dump --json --map {}", &[leaf]).done().json()

@@ -8,8 +8,9 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 use tool::{get, put, ubctl, Folder, MIB};
-use ubcore::format::superblock::{choose, Slot, Superblock};
+use ubcore::format::superblock::{choose, Superblock};
 use ubcore::identity::samples;
+use ubcore::slot::Slot;
 
 fn superblock(leaf: &Path) -> (Superblock, Slot) {
     choose(&get(leaf, 0, 512), &get(leaf, 4096, 512)).unwrap()

@@ -15,11 +15,12 @@ use ubcore::attach;
 use ubcore::check::{self, Check, Finding, Grade, Totals, What};
 use ubcore::error::{Area, Error, Side};
 use ubcore::format::directory::PageEntry;
-use ubcore::format::superblock::{Slot, Superblock};
+use ubcore::format::superblock::Superblock;
 use ubcore::geometry::{BLOCK_SECTORS, SUPERBLOCKS};
 use ubcore::map::{words_for, Map};
 use ubcore::num::u32_as_usize;
 use ubcore::pages::PageSet;
+use ubcore::slot::Slot;
 
 use crate::device::{refuse_same, Access, Device};
 use crate::error::{Fail, Result, FAILED};

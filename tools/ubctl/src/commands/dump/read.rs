@@ -5,12 +5,13 @@
 use ubcore::disk::Disk;
 use ubcore::error::{Area, Error, Side};
 use ubcore::format::directory::{self, PageEntry};
-use ubcore::format::superblock::{choose, Slot, Superblock};
+use ubcore::format::superblock::{choose, Superblock};
 use ubcore::format::VERSION;
 use ubcore::geometry::{Geometry, BLOCK_BYTES, BLOCK_SECTORS, SUPERBLOCKS};
 use ubcore::map::{words_for, Map};
 use ubcore::num::{u32_as_usize, usize_as_u64};
 use ubcore::pages::{self, PageSet};
+use ubcore::slot::Slot;
 
 use super::report::{DirectoryReport, DumpReport, GeometryReport, SlotReport, SuperblockReport};
 use super::{journal, map};

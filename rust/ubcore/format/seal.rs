@@ -1,0 +1,22 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The checksum of a block of the directory or of the journal, after the four bytes of its magic.
+
+use super::crc::block_crc;
+
+/// The byte at which the checksum begins.
+pub const CRC_AT: usize = 4;
+
+/// Returns whether a block's checksum is right.
+pub fn is_sealed(block: &[u8]) -> bool {
+    let stored = block.get(CRC_AT..).and_then(|b| b.first_chunk::<4>());
+    let stored = stored.map(|b| u32::from_le_bytes(*b));
+    stored.is_some() && block_crc(block, CRC_AT) == stored
+}
+
+/// Returns whether a block that is not valid was meant to be one of this leaf, and is torn or rotten.
+/// It was, if it has this leaf's nonce, or the magic of its kind and a wrong checksum. A block that
+/// an earlier format of the device left whole has neither.
+pub fn is_kin(block: &[u8], has_magic: bool, has_nonce: bool) -> bool {
+    has_nonce || (has_magic && !is_sealed(block))
+}
