@@ -5,7 +5,10 @@
 use crate::{
     error::errno,
     memory::Reserve,
-    resources::Resources,
+    resources::{
+        Resources,
+        UNIONS_MAX, //
+    },
     sys::control_device::{
         is_admin,
         Control, //
@@ -253,6 +256,10 @@ impl Registry {
     /// Reserves a place for a new union and returns its id.
     fn take_place(&self, wanted: u32) -> Result<u32> {
         let mut unions = self.unions.lock();
+        if unions.len() >= UNIONS_MAX {
+            pr_err!("there are {UNIONS_MAX} unions, which is the most: remove one first\n");
+            return Err(EUSERS);
+        }
         let (id, at) = free_id(&unions, wanted)?;
         unions.reserve(1, GFP_KERNEL)?;
         let place = Place { id, attached: None };

@@ -4,6 +4,9 @@
 //!
 //! Without memory for more threads a work queue has one thread. So works that wait for each other
 //! are on different queues. `Documentation/concurrency.rst` says for each work what it waits for.
+//!
+//! Each queue has one work item of each union, so unions whose devices hang do not fill a queue:
+//! see [`UNIONS_MAX`].
 
 use crate::{
     blk::bios::Bios,
@@ -15,10 +18,15 @@ use kernel::{
     sync::Arc, //
 };
 
+/// The most unions that there can be at a time: as many as a work queue runs work items.
+pub(crate) const UNIONS_MAX: usize = OwnedQueue::LIMIT;
+
 /// The resources that all unions share.
 pub(crate) struct Resources {
-    /// Runs commits, and discards in the map. They wait only for the leaf.
+    /// Runs commits. They wait only for the leaf.
     pub(crate) commits: OwnedQueue,
+    /// Runs discards and zeroings in the map. They wait for commits and checkpoints.
+    pub(crate) discards: OwnedQueue,
     /// Submits requests whose lower I/O may have to wait for root or leaf, so that a root that
     /// hangs does not block commits.
     pub(crate) sends: OwnedQueue,
@@ -26,10 +34,12 @@ pub(crate) struct Resources {
     pub(crate) reclaims: OwnedQueue,
     /// Waits for memory for a map, and does nothing else.
     pub(crate) memory: OwnedQueue,
-    /// Runs the commit timer and the checkpoint work, because no request waits for them. The system
-    /// freezes this queue, because metadata written after a hibernation image was made would be
-    /// newer than the map in the image.
-    pub(crate) background: OwnedQueue,
+    /// Runs the commit timer. No request waits for it. The system freezes this queue, because
+    /// metadata written after a hibernation image was made would be newer than the map in the
+    /// image.
+    pub(crate) timers: OwnedQueue,
+    /// Runs the checkpoint work. No request waits for it, and the system freezes this queue too.
+    pub(crate) checkpoints: OwnedQueue,
     /// The bios of lower I/O.
     pub(crate) bios: Arc<Bios>,
     /// The pages for maps when the system has none.
@@ -40,11 +50,13 @@ impl Resources {
     /// Allocates all of them. Process context.
     pub(crate) fn new() -> Result<Arc<Self>> {
         let resources = Resources {
-            commits: OwnedQueue::new(c"unionblk")?,
+            commits: OwnedQueue::new(c"unionblk_commit")?,
+            discards: OwnedQueue::new(c"unionblk_discard")?,
             sends: OwnedQueue::new(c"unionblk_send")?,
             reclaims: OwnedQueue::new(c"unionblk_reclaim")?,
             memory: OwnedQueue::new(c"unionblk_memory")?,
-            background: OwnedQueue::new_freezable(c"unionblk_idle")?,
+            timers: OwnedQueue::new_freezable(c"unionblk_timer")?,
+            checkpoints: OwnedQueue::new_freezable(c"unionblk_check")?,
             bios: Arc::new(Bios::new()?, GFP_KERNEL)?,
             reserve: Reserve::new()?,
         };

@@ -12,14 +12,18 @@
 
 #include "helpers.h"
 
-/* alloc_workqueue() is a macro if lockdep is built in. */
+/*
+ * alloc_workqueue() is a macro if lockdep is built in. The queue runs as many
+ * work items at a time as the kernel allows, because each may wait for a device
+ * that hangs. The default is half of that.
+ */
 struct workqueue_struct *ub_alloc_workqueue(const char *name, bool freezable)
 {
 	unsigned int flags = WQ_MEM_RECLAIM | WQ_UNBOUND;
 
 	if (freezable)
 		flags |= WQ_FREEZABLE;
-	return alloc_workqueue("%s", flags, 0, name);
+	return alloc_workqueue("%s", flags, WQ_UNBOUND_MAX_ACTIVE, name);
 }
 
 /* Reschedules if needed. Returns -EINTR if a fatal signal is pending. */

@@ -38,6 +38,14 @@ unsafe impl Send for OwnedQueue {}
 unsafe impl Sync for OwnedQueue {}
 
 impl OwnedQueue {
+    /// The number of work items that a queue runs at a time on a machine with one NUMA node. If
+    /// there are more nodes, they divide the number by their CPUs.
+    ///
+    /// A work item above the limit waits until another one of the queue ends. So work items that
+    /// wait for each other must not be more than this.
+    // CAST: The value is 2,048.
+    pub(crate) const LIMIT: usize = bindings::wq_consts_WQ_UNBOUND_MAX_ACTIVE as usize;
+
     /// Allocates a queue. `name` is also the name of its rescuer thread.
     pub(crate) fn new(name: &CStr) -> Result<Self> {
         Self::with(name, false)

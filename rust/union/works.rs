@@ -132,10 +132,10 @@ impl Works for ArcBorrow<'_, Union> {
             WorkId::Commit => queues.commits.enqueue::<_, COMMIT>(this),
             WorkId::Timer => {
                 let after = msecs_to_jiffies(COMMIT_AFTER_MS);
-                queues.background.enqueue_delayed::<_, TIMER>(this, after)
+                queues.timers.enqueue_delayed::<_, TIMER>(this, after)
             }
-            WorkId::Checkpoint => queues.background.enqueue::<_, CHECKPOINT>(this),
-            WorkId::Discard => queues.commits.enqueue::<_, DISCARD>(this),
+            WorkId::Checkpoint => queues.checkpoints.enqueue::<_, CHECKPOINT>(this),
+            WorkId::Discard => queues.discards.enqueue::<_, DISCARD>(this),
             WorkId::Reclaim => queues.reclaims.enqueue::<_, RECLAIM>(this),
             WorkId::Memory => queues.memory.enqueue::<_, MEMORY>(this),
         };
