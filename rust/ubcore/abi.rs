@@ -3,7 +3,7 @@
 //! The ioctl structures of `include/uapi/unionblk.h`, which documents each field.
 //!
 //! A test compares sizes, offsets and numbers with what a C compiler makes of that header.
-//! [`super::extend`] takes these structures from callers of any version.
+//! [`super::abi_copy`] takes these structures from callers of any version.
 
 use core::mem::offset_of;
 use core::ops::Range;

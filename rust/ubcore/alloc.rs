@@ -4,8 +4,8 @@
 //!
 //! Neighbours on the root shall be neighbours on the leaf, in whatever order they are first
 //! written, so that a large I/O is not split. Root slabs form *groups* of 16. The first slab of a
-//! group takes a free group of the leaf, at its own place within the group. The other slabs of the
-//! group follow, each to its own place. If no group is free any more, any free slab is taken. No
+//! group takes a free group of the leaf, at the position that it has in its own group. The other
+//! slabs of the group get the leaf slabs of their positions. If no group is free any more, any free slab is taken. No
 //! space is held back.
 
 use core::ops::{DerefMut, Range};
@@ -16,7 +16,7 @@ use super::geometry::LeafSlab;
 use super::map::{words_for, Base, Emptied, Emptying, Map, Memory};
 use super::num::{mask, usize_as_u64};
 use super::plan;
-use super::taken::{words_for_taken, TakenSlabs};
+use super::slab_bitmap::{words_for_taken, TakenSlabs};
 
 /// The number of slabs of a group: 1 MiB of 64 KiB slabs.
 const GROUP: u32 = 16;
@@ -254,11 +254,12 @@ impl<B: DerefMut<Target = [u64]>> Allocator<B> {
         self.any_emptied || self.any_reclaimable || map.any_emptied()
     }
 
-    /// Begins a reclaim. Returns false if one runs. The caller calls [`Allocator::advance_reclaim`]
-    /// next, until it is through.
+    /// Begins a reclaim. Returns false if one runs. The caller then calls
+    /// [`Allocator::advance_reclaim`] until that returns `None`.
     ///
-    /// Under the lock, and between two commits that have not failed. If `durable`, nothing at all
-    /// waits for a commit.
+    /// Under the lock, and between two commits that have not failed. `durable` says that the leaf
+    /// has every change of the map. Then the reclaim is also for the leaf slabs that no
+    /// [`Allocator::begin_commit`] has taken yet.
     pub fn begin_reclaim(&mut self, durable: bool) -> bool {
         if self.reclaiming {
             return false;
@@ -401,7 +402,7 @@ impl<B: DerefMut<Target = [u64]>> Allocator<B> {
             .or_else(|| self.taken.first_free())
     }
 
-    /// Returns the place that continues the nearest slab of the same group.
+    /// Returns the leaf slab that continues the nearest slab of the same group.
     fn beside<M: Memory>(&self, map: &Map<M>, slab: u32, first: u32) -> Option<LeafSlab> {
         // A slab's number is below `geometry::SLABS_MAX`, so that of its group's end fits.
         let end = first.wrapping_add(GROUP);
@@ -416,10 +417,10 @@ impl<B: DerefMut<Target = [u64]>> Allocator<B> {
         })
     }
 
-    /// Returns the place that continues the group before or after, if a whole group is free there.
+    /// Returns the leaf slab that continues the group before or after, if a whole group is free there.
     /// A group that other slabs have begun is left to them.
     fn next_group<M: Memory>(&self, map: &Map<M>, slab: u32, first: u32) -> Option<LeafSlab> {
-        let place = |s: u32| {
+        let beside = |s: u32| {
             let leaf_slab = map.entry(s).leaf_slab?;
             let to = if s < slab {
                 leaf_slab.checked_add(slab.wrapping_sub(s))
@@ -429,9 +430,9 @@ impl<B: DerefMut<Target = [u64]>> Allocator<B> {
             to.filter(|&l| l.0 % GROUP == slab % GROUP && self.is_group_free(l))
         };
         // There is no group before the first, and one past the last has no slabs.
-        let before = (first.saturating_sub(GROUP)..first).rev().find_map(place);
+        let before = (first.saturating_sub(GROUP)..first).rev().find_map(beside);
         let next = first.saturating_add(GROUP);
-        before.or_else(|| (next..next.saturating_add(GROUP)).find_map(place))
+        before.or_else(|| (next..next.saturating_add(GROUP)).find_map(beside))
     }
 
     fn is_group_free(&self, leaf_slab: LeafSlab) -> bool {

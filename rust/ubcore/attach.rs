@@ -8,7 +8,7 @@
 use core::ops::{DerefMut, Range};
 
 use super::alloc::Allocator;
-use super::changed::ChangedPages;
+use super::changed_pages::ChangedPages;
 use super::commit::Committer;
 use super::disk::{Disk, BUFFER_BLOCKS};
 use super::error::{Area, Error, Result};
@@ -73,8 +73,9 @@ where
     salvage(disk, probe, map, allocator, entries, sets, &mut Nothing)
 }
 
-/// Does the same as [`load`], but gives up what `lost` takes. The map marks the slabs concerned as
-/// lost. Of every other slab it says what [`load`] would have said without the damage.
+/// Does the same as [`load`], but continues if a map page is damaged or cannot be read. It passes
+/// such pages to `lost`, which may refuse them. The map then marks the slabs that need these pages
+/// as lost. All other slabs are as [`load`] would have found them without the damage.
 ///
 /// If anything was lost, the committer has failed with it from the start. No commit, no checkpoint
 /// and no detach will ever write, so such a union can only be read. The same holds for a leaf that
@@ -105,7 +106,7 @@ where
     journal::replay(disk, from, &found, map, &mut changed, |p| lost.is_lost(p))?;
     mark_slabs_used(disk, map, allocator, &mut changed, lost)?;
     allocator.clear_free(map, || disk.give_way())?;
-    salvage::mark(map, lost, || disk.give_way())?;
+    salvage::mark_lost(map, lost, || disk.give_way())?;
     let failed = sb.features.writable().err().or(lost.first());
     let blocks = sb.geometry.journal_blocks();
     let head = journal::after(sb.journal_tail, found.chained, blocks);
@@ -222,8 +223,8 @@ fn read_pages<D: Disk, M: Memory, L: Losses>(
     Ok(())
 }
 
-/// Returns whether no block of `sectors` sectors, a power of two, is mapped in part. Then a device
-/// with such blocks can read each block from one place.
+/// Returns whether no block of `sectors` sectors, a power of two, is mapped in part. If so, root and
+/// leaf can have blocks of that size, because the driver reads each block from one of them.
 ///
 /// Fails only if the disk says that the work is to end, or if a rule of the map does not hold.
 pub fn fits_blocks<D: Disk, M: Memory>(disk: &mut D, map: &Map<M>, sectors: u32) -> Result<bool> {

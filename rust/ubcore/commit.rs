@@ -16,7 +16,7 @@
 
 use core::ops::DerefMut;
 
-use super::changed::ChangedPages;
+use super::changed_pages::ChangedPages;
 use super::disk::{Disk, Order, BUFFER_BLOCKS};
 use super::error::{Error, Result};
 use super::format::crc::crc32c;
@@ -131,9 +131,9 @@ where
     /// acknowledged before the failure stays durable, and nothing more becomes durable.
     pub fn commit<M: Memory, D: Disk>(&mut self, map: &Map<M>, disk: &mut D) -> Result {
         self.guarded(|s| {
-            let settled = map.quiescent_changes();
+            let quiescent = map.quiescent_changes();
             map.check()?;
-            if settled == Some(s.committed) {
+            if quiescent == Some(s.committed) {
                 return disk.flush();
             }
             match s.write_transaction(map, disk)? {
@@ -146,7 +146,7 @@ where
                 // the same things durable.
                 None => return s.write_checkpoint(map, disk, false),
             }
-            s.note_committed(settled);
+            s.note_committed(quiescent);
             Ok(())
         })
     }
@@ -272,7 +272,7 @@ where
         disk: &mut D,
         clean: bool,
     ) -> Result {
-        let settled = map.quiescent_changes();
+        let quiescent = map.quiescent_changes();
         map.check()?;
         let mut from = 0;
         while let Some((first, slabs)) = map.take_dirty(from) {
@@ -299,15 +299,15 @@ where
         self.write_superblock(disk, next)?;
         self.ring.free_all();
         self.pages.checkpointed();
-        self.note_committed(settled);
+        self.note_committed(quiescent);
         tally(&mut self.counters.checkpoints, 1);
         Ok(())
     }
 
     /// Notes that the changes that the map had counted when none was under way are durable. If
     /// there was always one, it is not known how many are.
-    fn note_committed(&mut self, settled: Option<u64>) {
-        if let Some(changes) = settled {
+    fn note_committed(&mut self, quiescent: Option<u64>) {
+        if let Some(changes) = quiescent {
             self.committed = changes;
         }
     }
@@ -349,7 +349,7 @@ where
         first: u32,
     ) -> Result<Option<u32>> {
         let g = next.geometry;
-        let slot = Slot::spare(next.directory_slot(first)?);
+        let slot = Slot::inactive(next.directory_slot(first)?);
         let mut count = 0usize;
         let mut at = first;
         loop {
@@ -361,7 +361,7 @@ where
             count = count.wrapping_add(1);
             let after = self.next_directory_block(at.wrapping_add(1));
             let follows = after.filter(|&n| {
-                let other = next.directory_slot(n).map(Slot::spare);
+                let other = next.directory_slot(n).map(Slot::inactive);
                 n == at.wrapping_add(1) && other == Ok(slot)
             });
             match follows {
@@ -422,7 +422,8 @@ where
     }
 }
 
-/// Counts for people. The sum stops at the end.
+/// Adds to a counter that the status shows. Stays at the highest number, because nothing depends on
+/// the sum.
 fn tally(counter: &mut u64, more: u32) {
     *counter = counter.saturating_add(u64::from(more));
 }

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Which places of a root are compared to tell whether it is the one that a leaf was made for.
+//! Which samples of a root are compared to tell whether it is the one that a leaf was made for.
 //!
 //! The digest is SHA-256 over [`PREFIX`], the root's size, and for each sample its first sector and
 //! its bytes. Numbers are 64-bit little-endian. A file system that was mounted writable, even once,
 //! has changed its superblock, and the fixed samples cover such superblocks. The other samples are
-//! derived from the leaf's UUID, so that each leaf watches other places.
+//! derived from the leaf's UUID, so that the samples of each leaf are others.
 
 use zerocopy::little_endian::U64;
 use zerocopy::transmute_ref;
@@ -56,7 +56,7 @@ impl Samples {
         if let Some(&unit) = FIXED.get(n) {
             return Some(unit).filter(|&u| u < self.units);
         }
-        // `n` is past the fixed places here, and below `SAMPLES_MAX`.
+        // `n` is past the fixed samples here, and below `SAMPLES_MAX`.
         let behind = usize_as_u64(n.wrapping_sub(FIXED.len())).wrapping_add(1);
         if behind <= FROM_END {
             return self.units.checked_sub(behind);
@@ -102,9 +102,9 @@ mod tests {
         assert_eq!(samples(&[3; 16], 0).count(), 0);
     }
 
-    /// The places are part of the format. If they changed, every leaf in use would be refused.
+    /// The samples are part of the format. If they changed, every leaf in use would be refused.
     #[test]
-    fn places_are_what_the_format_says() {
+    fn samples_are_what_the_format_says() {
         let uuid = [
             16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31,
         ];

@@ -10,7 +10,7 @@
 //! Contexts and locks:
 //!
 //! - Look-ups take no lock. They run in any context, concurrently with everything else.
-//! - [`Map::mark`] runs in any context, interrupts included, concurrently with everything else.
+//! - [`Map::map_sectors`] runs in any context, interrupts included, concurrently with everything else.
 //! - [`Map::assign`] and [`Map::empty`] run under the allocator's lock.
 //! - [`Map::take_dirty`], [`Map::take_fresh`] and [`Map::take_pending`] are for the one committer.
 //!
@@ -150,7 +150,7 @@ impl<M: Memory> Map<M> {
         &self.memory
     }
 
-    /// Returns the count of begun changes: calls of [`Map::mark`] or [`Map::empty`] that change it.
+    /// Returns the count of begun changes: calls of [`Map::map_sectors`] or [`Map::empty`] that change it.
     #[inline]
     pub fn changes(&self) -> u64 {
         self.begun.load(Ordering::SeqCst)
@@ -416,13 +416,13 @@ impl<M: Memory> Map<M> {
     ///
     /// Any context. Returns whether it is a change: a sector was unmapped, or another change ran.
     /// If it fails, the write must fail, and no commit succeeds any more, see [`Map::check`].
-    pub fn mark(&self, sector: u64, count: u32) -> Marked<bool> {
+    pub fn map_sectors(&self, sector: u64, count: u32) -> Marked<bool> {
         let offset = self.geometry.offset_in_slab(sector);
         if count <= self.geometry.slab_sectors().wrapping_sub(offset) {
             let leaf_slab = self.entry(self.geometry.slab_of(sector)).leaf_slab;
             let word = leaf_slab.and_then(|l| Some((l, self.one_word(l, offset, count)?)));
             if let Some((leaf_slab, (word, mask))) = word {
-                return self.mark_word(leaf_slab, word, mask);
+                return self.map_word(leaf_slab, word, mask);
             }
         }
         // An overwrite, the usual case, stores nothing, so CPUs do not contend for a cache line.
@@ -438,7 +438,7 @@ impl<M: Memory> Map<M> {
         }
         self.change(|| {
             self.each_leaf_slab(sector, count, |leaf_slab, offset, n| {
-                if self.mark_in_slab(leaf_slab, offset, n)? || self.is_busy(1) {
+                if self.map_in_slab(leaf_slab, offset, n)? || self.is_busy(1) {
                     self.mark_dirty(leaf_slab)?;
                 }
                 Ok(())
@@ -448,7 +448,7 @@ impl<M: Memory> Map<M> {
     }
 
     /// Does the same for sectors of one leaf slab whose bits are in one word.
-    fn mark_word(&self, leaf_slab: LeafSlab, word: &AtomicU64, mask: u64) -> Marked<bool> {
+    fn map_word(&self, leaf_slab: LeafSlab, word: &AtomicU64, mask: u64) -> Marked<bool> {
         if word.load(Ordering::Acquire) & mask == mask && !self.is_busy(0) {
             return Ok(false);
         }
@@ -496,7 +496,7 @@ impl<M: Memory> Map<M> {
         Ok(())
     }
 
-    fn mark_in_slab(&self, leaf_slab: LeafSlab, offset: u32, count: u32) -> Marked<bool> {
+    fn map_in_slab(&self, leaf_slab: LeafSlab, offset: u32, count: u32) -> Marked<bool> {
         let mut changed = false;
         self.each_word(leaf_slab, offset, count, |w, m| {
             changed |= set_bits(w, m);

@@ -29,16 +29,16 @@
 )]
 
 pub mod abi;
+pub mod abi_copy;
 pub mod alloc;
 pub mod attach;
 pub mod bits;
-pub mod changed;
+pub mod changed_pages;
 pub mod check;
 pub mod commit;
 pub mod disk;
 pub mod entry;
 pub mod error;
-pub mod extend;
 pub mod format;
 pub mod geometry;
 pub mod identity;
@@ -52,6 +52,6 @@ pub mod protocol;
 mod race_model;
 pub mod replay_limit;
 pub mod salvage;
+pub mod slab_bitmap;
 pub mod slot;
 pub mod sync;
-pub mod taken;

@@ -133,7 +133,11 @@ impl<B: DerefMut<Target = [u64]>> Losses for Lost<B> {
 /// Marks in the map all slabs that are lost with pages. To be called after the replay and after all
 /// checks of the map, because from here on the map has no entry for these slabs. May need memory.
 /// It calls `pause` between pages. An error of `pause` ends it.
-pub fn mark<M: Memory>(map: &Map<M>, lost: &impl Losses, pause: impl FnMut() -> Result) -> Result {
+pub fn mark_lost<M: Memory>(
+    map: &Map<M>,
+    lost: &impl Losses,
+    pause: impl FnMut() -> Result,
+) -> Result {
     if lost.first().is_none() {
         return Ok(());
     }

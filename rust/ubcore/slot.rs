@@ -26,14 +26,14 @@ impl Slot {
         }
     }
 
-    /// Returns the slot to write next, so that the active slot stays whole.
-    pub fn spare(counts: Option<Slot>) -> Slot {
-        counts.map_or(Slot::A, Slot::other)
+    /// Returns the slot to write next, which is the inactive one, so that the active one stays whole.
+    pub fn inactive(active: Option<Slot>) -> Slot {
+        active.map_or(Slot::A, Slot::other)
     }
 
     /// Returns the two bits on disk: 0 none, 1 A, 2 B.
-    pub fn to_bits(counts: Option<Slot>) -> u8 {
-        match counts {
+    pub fn to_bits(active: Option<Slot>) -> u8 {
+        match active {
             None => 0,
             Some(Slot::A) => 1,
             Some(Slot::B) => 2,

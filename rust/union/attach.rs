@@ -296,7 +296,7 @@ fn read_metadata(
     let leaf = Leaf {
         uuid: sb.uuid,
         name: sb.name,
-        keep: sb.keep,
+        keep: sb.preallocated,
     };
     let g = sb.geometry;
     let map = Map::new(g, MapMemory::new(&g, resources.reserve.clone())?);

@@ -8,12 +8,12 @@
 
 # MUTANT PACKAGE TEST-FILE TEST WHETHER-A-POWER-FAILURE-SHOWS-IT
 mutants=(
-	"commit-without-flush ubcore shipped a_commit_flushes_the_data_that_it_names states"
-	"superblock-despite-failed-flush ubcore shipped a_superblock_is_not_written_when_the_flush_before_it_fails -"
-	"last-transaction-not-reloaded ubcore shipped the_last_transaction_is_loaded_again states"
-	"one-buffer-for-two ubcore shipped what_goes_out_together_does_not_share_a_buffer states"
-	"free-after-reload ubcore shipped what_is_in_use_is_not_free_after_a_reload states"
-	"bits-before-data ubcore shipped a_write_that_fails_maps_nothing -"
+	"commit-without-flush ubcore known_bugs a_commit_flushes_the_data_that_it_names states"
+	"superblock-despite-failed-flush ubcore known_bugs a_superblock_is_not_written_when_the_flush_before_it_fails -"
+	"last-transaction-not-reloaded ubcore known_bugs the_last_transaction_is_loaded_again states"
+	"one-buffer-for-two ubcore known_bugs what_goes_out_together_does_not_share_a_buffer states"
+	"free-after-reload ubcore known_bugs what_is_in_use_is_not_free_after_a_reload states"
+	"bits-before-data ubcore known_bugs a_write_that_fails_maps_nothing -"
 	"bits-race races marks writes_of_one_word_from_two_queues -"
 )
 

@@ -6,7 +6,7 @@
 //! 1. [`slot`]: the inactive superblock slot, from the active one.
 //! 2. Only if nothing worse was found: attach's own load, [`in_map`] for each finding, and the
 //!    checkpoint of a detach. From then on both superblock slots have the same content.
-//! 3. A new check, and [`spare`] for the blocks that it finds broken and not in use.
+//! 3. A new check, and [`unused`] for the blocks that it finds broken and not in use.
 
 use core::ops::DerefMut;
 
@@ -29,8 +29,8 @@ pub fn is_of_slot(what: What) -> bool {
     )
 }
 
-/// Returns whether a finding is one for [`spare`].
-pub fn is_spare(what: What) -> bool {
+/// Returns whether a finding is one for [`unused`].
+pub fn is_unused(what: What) -> bool {
     matches!(what, What::SpareDirectory | What::SpareJournal)
 }
 
@@ -42,7 +42,7 @@ pub fn slot<D: Disk>(disk: &mut D, sb: &Superblock, active: Slot) -> Result {
 }
 
 /// Zeroes a block of the leaf of `sb` that is broken and not in use.
-pub fn spare<D: Disk>(disk: &mut D, sb: &Superblock, block: u64) -> Result {
+pub fn unused<D: Disk>(disk: &mut D, sb: &Superblock, block: u64) -> Result {
     sb.features.writable()?;
     disk.block().fill(0);
     disk.write(block, 1, Order::FlushFua)

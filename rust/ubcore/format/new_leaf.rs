@@ -25,7 +25,7 @@ impl Superblock {
             root_block_bytes,
             clean: true,
             reveal: false,
-            keep: false,
+            preallocated: false,
             journal_tail: 0,
             journal_sequence: 1,
             root_digest,

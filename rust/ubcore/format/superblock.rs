@@ -32,8 +32,8 @@ pub const FLAG_CLEAN: u32 = 1;
 pub const FLAG_REVEAL: u32 = 2;
 /// The leaf's space was allocated when it was made, and stays allocated. The driver passes no
 /// discard down.
-pub const FLAG_KEEP: u32 = 4;
-const FLAGS_KNOWN: u32 = FLAG_CLEAN | FLAG_REVEAL | FLAG_KEEP;
+pub const FLAG_PREALLOCATED: u32 = 4;
+const FLAGS_KNOWN: u32 = FLAG_CLEAN | FLAG_REVEAL | FLAG_PREALLOCATED;
 
 /// The superblock as it lies on the leaf.
 #[derive(Clone, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
@@ -92,8 +92,8 @@ pub struct Superblock {
     pub clean: bool,
     /// [`FLAG_REVEAL`].
     pub reveal: bool,
-    /// [`FLAG_KEEP`].
-    pub keep: bool,
+    /// [`FLAG_PREALLOCATED`].
+    pub preallocated: bool,
     /// Ring position of the first block that replay has to read.
     pub journal_tail: u32,
     /// The sequence number that this block must carry.
@@ -129,7 +129,9 @@ impl Superblock {
 
     fn flags(&self) -> u32 {
         let flag = |on: bool, bit: u32| if on { bit } else { 0 };
-        flag(self.clean, FLAG_CLEAN) | flag(self.reveal, FLAG_REVEAL) | flag(self.keep, FLAG_KEEP)
+        flag(self.clean, FLAG_CLEAN)
+            | flag(self.reveal, FLAG_REVEAL)
+            | flag(self.preallocated, FLAG_PREALLOCATED)
     }
 
     /// Writes the superblock into the first 512 bytes of `block` and zeroes the rest of it.
@@ -226,16 +228,13 @@ impl DiskSuperblock {
         })
     }
 
-    /// Fails with the byte of the first impossible field.
-    fn check(&self) -> core::result::Result<Superblock, usize> {
-        let g = self.geometry()?;
-        let name = LeafName::from_field(self.name).ok_or(offset_of!(Self, name))?;
+    /// Fails with the byte of the first field that is impossible by itself or in this layout.
+    fn check_fields(&self, g: &Geometry) -> core::result::Result<(), usize> {
         let block = self.root_block_bytes.get();
         let block_fits = block.is_power_of_two() && (512..=65536).contains(&block);
         // A feature that writers must know may use bytes that are zero without it.
-        let features = self.features();
-        let announced = features.unknown_ro_compat() != 0;
-        for (sound, at) in [
+        let announced = self.features().unknown_ro_compat() != 0;
+        let fields = [
             (self.version.get() != 0, offset_of!(Self, version)),
             (
                 self.generation.get() < NUMBERS,
@@ -262,25 +261,32 @@ impl DiskSuperblock {
                 announced || self.reserved1 == [0; 32],
                 offset_of!(Self, reserved1),
             ),
-        ] {
-            if !sound {
-                return Err(at);
-            }
+        ];
+        match fields.iter().find(|(sound, _)| !sound) {
+            Some(&(_, at)) => Err(at),
+            None => Ok(()),
         }
+    }
+
+    /// Fails with the byte of the first impossible field.
+    fn check(&self) -> core::result::Result<Superblock, usize> {
+        let g = self.geometry()?;
+        let name = LeafName::from_field(self.name).ok_or(offset_of!(Self, name))?;
+        self.check_fields(&g)?;
         let sb = Superblock {
             generation: self.generation.get(),
             uuid: self.uuid,
             nonce: self.nonce.get(),
             geometry: g,
-            root_block_bytes: block,
+            root_block_bytes: self.root_block_bytes.get(),
             clean: self.flags.get() & FLAG_CLEAN != 0,
             reveal: self.flags.get() & FLAG_REVEAL != 0,
-            keep: self.flags.get() & FLAG_KEEP != 0,
+            preallocated: self.flags.get() & FLAG_PREALLOCATED != 0,
             journal_tail: self.journal_tail.get(),
             journal_sequence: self.journal_sequence.get(),
             root_digest: self.root_digest,
             name,
-            features,
+            features: self.features(),
             directory_slots: self.directory_slots,
         };
         for n in 0..DIRECTORY_BLOCKS_MAX {
@@ -344,7 +350,7 @@ mod tests {
             root_block_bytes: 512,
             clean: true,
             reveal: true,
-            keep: false,
+            preallocated: false,
             journal_tail: 3,
             journal_sequence: 99,
             root_digest: [9; 32],
@@ -366,7 +372,7 @@ mod tests {
         sb.encode(&mut block);
         assert!(Superblock::decode(&block, 0) == Ok(sb.clone()));
         for bits in 0..8u32 {
-            (sb.clean, sb.reveal, sb.keep) = (bits & 1 != 0, bits & 2 != 0, bits & 4 != 0);
+            (sb.clean, sb.reveal, sb.preallocated) = (bits & 1 != 0, bits & 2 != 0, bits & 4 != 0);
             sb.encode(&mut block);
             assert!(Superblock::decode(&block, 0) == Ok(sb.clone()));
         }

@@ -29,7 +29,7 @@ pub struct Transaction<'a, D> {
     disk: &'a mut D,
     geometry: &'a Geometry,
     nonce: u64,
-    /// Sealed blocks in the buffer, before the one under construction.
+    /// Finished blocks in the buffer, before the one under construction.
     finished_blocks: u16,
     /// Words in the block under construction.
     words: u16,

@@ -252,7 +252,7 @@ fn zero_parts<H: Host>(host: &H, rq: &H::Request) -> Allocated {
             }
         }
         // The zeroes are on the leaf (I5).
-        io::mark(host, sector, sectors)?;
+        io::map_sectors(host, sector, sectors)?;
     }
     Ok(())
 }

@@ -130,9 +130,9 @@ pub fn complete<H: Host>(host: &H, rq: H::Request, mut status: H::Status) {
     if status.is_ok() && rq.op() == Op::Write {
         let (sector, sectors) = rq.part();
         let marked = if State::of(&rq).has_failed_bios() {
-            mark_others(host, &rq)
+            map_others(host, &rq)
         } else {
-            mark(host, sector, sectors)
+            map_sectors(host, sector, sectors)
         };
         match marked {
             Ok(true) => host.note(Event::FirstWrite(sector, sectors)),
@@ -168,26 +168,26 @@ pub fn complete<H: Host>(host: &H, rq: H::Request, mut status: H::Status) {
 /// Maps the sectors of those bios that do not fail. What had no leaf slab was not sent. Another
 /// write may have allocated a leaf slab for it since, which does not hold the data of this one.
 /// Returns false, because no first write is reported for a part.
-fn mark_others<H: Host>(host: &H, rq: &H::Request) -> core::result::Result<bool, Broken> {
+fn map_others<H: Host>(host: &H, rq: &H::Request) -> core::result::Result<bool, Broken> {
     let (mut at, sectors) = rq.part();
     let end = at.wrapping_add(u64::from(sectors));
     while let Some((first, count)) = rq.next_bio(at).filter(|&(first, _)| first < end) {
         // The bio begins before the end.
         let within = saturating_u32(end.wrapping_sub(first));
-        mark(host, first, count.min(within))?;
+        map_sectors(host, first, count.min(within))?;
         at = first.wrapping_add(u64::from(count));
     }
     Ok(false)
 }
 
 /// Maps sectors whose data is on the leaf, and has them committed in time. Returns what
-/// [`Map::mark`](super::super::map::Map::mark) returns. Any context.
-pub(super) fn mark<H: Host>(
+/// [`Map::map_sectors`](super::super::map::Map::map_sectors) returns. Any context.
+pub(super) fn map_sectors<H: Host>(
     host: &H,
     sector: u64,
     sectors: u32,
 ) -> core::result::Result<bool, Broken> {
-    let changed = host.map().mark(sector, sectors);
+    let changed = host.map().map_sectors(sector, sectors);
     if changed != Ok(false) {
         flush::arm(host);
     }

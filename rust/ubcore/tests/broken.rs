@@ -102,7 +102,7 @@ fn a_mark_that_has_no_bit_stops_the_union() {
         u.map
             .set_entry(slab, Entry::allocated(LeafSlab(7), Base::Root))
             .unwrap();
-        assert_eq!(u.map.mark(sector, count), Err(Broken));
+        assert_eq!(u.map.map_sectors(sector, count), Err(Broken));
         assert_eq!(u.map.check(), Err(Error::Internal));
         assert!(u.map.quiescent_changes().is_some());
         // The root may be older than what the leaf slab holds, so the slab cannot be read.

@@ -148,7 +148,7 @@ fn step(u: &mut SimUnion, o: &mut Oracle, random: &mut Random, style: &Style) ->
             u.committer.commit(&u.map, &mut u.disk)?;
         }
         for at in flying.into_iter().rev() {
-            u.map.mark(at, len as u32).unwrap();
+            u.map.map_sectors(at, len as u32).unwrap();
         }
     } else {
         write(u, o, at, len, true)?;

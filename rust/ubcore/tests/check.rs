@@ -379,7 +379,7 @@ fn what_is_mapped_is_counted_once() {
         u.map.assign(leaf, LeafSlab(leaf)).unwrap();
         assert!(u
             .map
-            .mark(u64::from(leaf) * 128 + 60, 10 + n as u32)
+            .map_sectors(u64::from(leaf) * 128 + 60, 10 + n as u32)
             .unwrap());
     }
     u.flush().unwrap();
@@ -446,7 +446,7 @@ fn pages_and_directories_that_are_wrong() {
 #[test]
 fn what_was_spare_is_not_emptied_when_it_is_no_more() {
     let (disk, l) = committed();
-    let spare = Slot::spare(l.sb.directory_slot(0).unwrap());
+    let spare = Slot::inactive(l.sb.directory_slot(0).unwrap());
     let spare = l.sb.geometry.directory_block(0, spare);
     edit(&disk, spare, |b| b[..4].copy_from_slice(b"UBdr"));
     let what = What::SpareDirectory;

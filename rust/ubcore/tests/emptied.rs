@@ -170,7 +170,7 @@ fn marks_that_come_late_do_not_harm_the_next_owner() {
             drop(held);
         });
         s.map.memory().watch.interrupt(n, hook, || {
-            s.map.mark(SLAB, 8).unwrap();
+            s.map.map_sectors(SLAB, 8).unwrap();
         });
         if s.map.entry(1).leaf_slab.is_some() {
             break;
@@ -346,7 +346,7 @@ fn late_mark() -> Rc<Scene> {
             commit(&inner);
         });
         s.map.memory().watch.interrupt(n, hook, || {
-            s.map.mark(SLAB, 8).unwrap();
+            s.map.map_sectors(SLAB, 8).unwrap();
         });
         if s.map.entry(1).leaf_slab.is_some() {
             break;

@@ -75,7 +75,7 @@ fn a_change_anywhere_on_the_leaf() {
         for (sector, other) in [(1, leaf), (4, leaf), (7, places[n / 2])] {
             for slab in [leaf, other] {
                 u.map
-                    .mark(u64::from(slab) * 32 + sector + n as u64, 1)
+                    .map_sectors(u64::from(slab) * 32 + sector + n as u64, 1)
                     .unwrap();
             }
             u.committer.commit(&u.map, &mut u.disk).unwrap();

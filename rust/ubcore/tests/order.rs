@@ -74,8 +74,8 @@ fn runs_that_open_no_slab_cost_what_others_do() {
     let (disk, mut u) = fresh(usual());
     for slab in 0..900u32 {
         u.map.assign(slab, LeafSlab(slab)).unwrap();
-        assert!(u.map.mark(u64::from(slab) * 128, 1).unwrap());
-        assert!(u.map.mark(u64::from(slab) * 128 + 64, 1).unwrap());
+        assert!(u.map.map_sectors(u64::from(slab) * 128, 1).unwrap());
+        assert!(u.map.map_sectors(u64::from(slab) * 128 + 64, 1).unwrap());
     }
     let before = disk.counts();
     u.flush().unwrap();
@@ -90,7 +90,7 @@ fn slabs_in_pieces_are_told_in_words() {
     for slab in 0..10u32 {
         u.map.assign(slab, LeafSlab(slab)).unwrap();
         for at in (0..8192).step_by(2) {
-            assert!(u.map.mark(u64::from(slab) * 8192 + at, 1).unwrap());
+            assert!(u.map.map_sectors(u64::from(slab) * 8192 + at, 1).unwrap());
         }
     }
     let before = disk.counts();
@@ -99,7 +99,7 @@ fn slabs_in_pieces_are_told_in_words() {
     assert_eq!(u.committer.counters().commits, 1);
     assert!(did.blocks_written <= 10, "{did:?}");
     // A slab that changes is recorded again; its neighbours are not.
-    assert!(u.map.mark(3 * 8192 + 1, 1).unwrap());
+    assert!(u.map.map_sectors(3 * 8192 + 1, 1).unwrap());
     let before = disk.counts();
     u.flush().unwrap();
     assert_eq!(since(&disk, before).blocks_written, 1);
@@ -114,7 +114,7 @@ fn an_attach_reads_what_lies_together_at_once() {
     assert_eq!((g.table_pages(), g.bits_pages()), (16, 8));
     for n in 0..16 {
         u.map.assign(n * 1024, LeafSlab(n * 120)).unwrap();
-        assert!(u.map.mark(u64::from(n) * 1024 * 128, 1).unwrap());
+        assert!(u.map.map_sectors(u64::from(n) * 1024 * 128, 1).unwrap());
     }
     u.detach().unwrap();
     let before = disk.counts();

@@ -63,7 +63,7 @@ fn complete_first(s: &Rc<Scene>, n: u32, then: impl FnOnce(&Scene) + 'static) ->
     let inner = s.clone();
     let hook = Box::new(move || then(&inner));
     s.map.memory().watch.interrupt(n, hook, || {
-        s.map.mark(SECTOR, 1).unwrap();
+        s.map.map_sectors(SECTOR, 1).unwrap();
     })
 }
 
@@ -83,7 +83,7 @@ fn a_flush_covers_a_write_that_found_another_writes_bit() {
         let calls = complete_first(&s, n, move |s| {
             // The second write, to the same place, completes; then a FLUSH is sent and completes.
             s.disk.write_sectors(s.to, &[content(2, SECTOR)]).unwrap();
-            s.map.mark(SECTOR, 1).unwrap();
+            s.map.map_sectors(SECTOR, 1).unwrap();
             let mut committer = s.committer.borrow_mut();
             committer.commit(&s.map, &mut s.disk.clone()).unwrap();
             drop(committer);
@@ -142,8 +142,8 @@ fn an_overwrite_beside_a_first_write_elsewhere_stays_free() {
     let mut committer = s.committer.borrow_mut();
     committer.commit(&s.map, &mut s.disk.clone()).unwrap();
     let changes = s.map.changes();
-    assert!(!s.map.mark(SECTOR, 1).unwrap());
+    assert!(!s.map.map_sectors(SECTOR, 1).unwrap());
     assert_eq!(s.map.changes(), changes);
-    assert!(s.map.mark(SECTOR, 2).unwrap());
+    assert!(s.map.map_sectors(SECTOR, 2).unwrap());
     assert_eq!(s.map.changes(), changes + 1);
 }

@@ -44,7 +44,7 @@ fn work(u: &mut SimUnion, o: &mut Oracle, random: &mut Random, steps: u64) -> Al
                     // The power fails before the write completes.
                     return Err(Error::Os(0).into());
                 }
-                u.map.mark(at, len as u32).unwrap();
+                u.map.map_sectors(at, len as u32).unwrap();
             }
             7..=8 => {
                 u.flush()?;

@@ -102,7 +102,7 @@ fn what_no_commit_has_told() {
     let slabs = || (0..1900).step_by(60);
     for slab in slabs() {
         u.map.assign(slab, LeafSlab(slab)).unwrap();
-        assert!(u.map.mark(u64::from(slab) * 32 + 3, 2).unwrap());
+        assert!(u.map.map_sectors(u64::from(slab) * 32 + 3, 2).unwrap());
     }
     u.committer.checkpoint(&u.map, &mut u.disk).unwrap();
     let durable = disk.state.borrow().moment().durable;

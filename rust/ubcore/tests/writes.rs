@@ -104,7 +104,7 @@ fn a_checkpoint_writes_pages_then_one_superblock_then_the_other() {
     // The directory is in the slot that was inactive before and is active now.
     let was = before.directory_slot(0).unwrap();
     let is = committer.superblock().directory_slot(0).unwrap();
-    assert_eq!(is, Some(Slot::spare(was)));
+    assert_eq!(is, Some(Slot::inactive(was)));
     let block = g.directory_block(0, is.unwrap());
     assert!(rest.iter().any(|w| w.0 == block));
     // Both slots are the same, with the next generation.
@@ -226,7 +226,7 @@ fn a_transaction_takes_only_what_is_free_of_the_ring() {
         let recorder = Recorder::new(&disk);
         for slab in 0..head {
             u.map.assign(slab, LeafSlab(slab)).unwrap();
-            assert!(u.map.mark(u64::from(slab) * 32, 1).unwrap());
+            assert!(u.map.map_sectors(u64::from(slab) * 32, 1).unwrap());
             u.committer.commit(&u.map, &mut u.disk).unwrap();
         }
         if freed {
@@ -236,8 +236,8 @@ fn a_transaction_takes_only_what_is_free_of_the_ring() {
         // Each slab is in two pieces, which takes three words.
         for slab in 20..1990 {
             u.map.assign(slab, LeafSlab(slab)).unwrap();
-            assert!(u.map.mark(u64::from(slab) * 32, 1).unwrap());
-            assert!(u.map.mark(u64::from(slab) * 32 + 7, 1).unwrap());
+            assert!(u.map.map_sectors(u64::from(slab) * 32, 1).unwrap());
+            assert!(u.map.map_sectors(u64::from(slab) * 32 + 7, 1).unwrap());
         }
         u.committer.commit(&u.map, &mut recorder.clone()).unwrap();
         let log = recorder.take();
@@ -261,7 +261,7 @@ fn every_distance_between_leaf_slabs_is_told() {
         let mut u = SimUnion::attach_to(&disk, &g).unwrap();
         for (slab, leaf) in [(5, 0), (1700, step)] {
             u.map.assign(slab, LeafSlab(leaf)).unwrap();
-            assert!(u.map.mark(u64::from(slab) * 32 + 7, 3).unwrap());
+            assert!(u.map.map_sectors(u64::from(slab) * 32 + 7, 3).unwrap());
         }
         u.flush().unwrap();
         let u = SimUnion::attach_to(&disk, &g).unwrap();

@@ -163,7 +163,7 @@ impl Harness {
             Op::Begin(r) => self.begin(*r),
             Op::End => {
                 for r in std::mem::take(&mut self.flying).into_iter().rev() {
-                    self.union.map.mark(r.at, r.len as u32).unwrap();
+                    self.union.map.map_sectors(r.at, r.len as u32).unwrap();
                 }
                 Ok(())
             }
@@ -284,7 +284,7 @@ impl Harness {
         self.last_write = Some(r);
         let alone = fua && self.is_mapped(r) && self.union.committer.is_committed(&self.union.map);
         self.send(r, tag, if alone { Order::Fua } else { Order::Plain })?;
-        self.union.map.mark(r.at, r.len as u32).unwrap();
+        self.union.map.map_sectors(r.at, r.len as u32).unwrap();
         if alone {
             self.note();
             self.oracle.durable(r.at, r.len, tag);
@@ -327,7 +327,7 @@ impl Harness {
             }
             self.oracle.begun(end.at, end.len, ZERO);
             self.send(end, ZERO, Order::Plain)?;
-            self.union.map.mark(end.at, end.len as u32).unwrap();
+            self.union.map.map_sectors(end.at, end.len as u32).unwrap();
         }
         self.empty(r, Base::Zero)
     }

@@ -189,7 +189,7 @@ fn live(leaf: &mut Leaf, g: &Geometry, found: &mut Found) {
         let sector = g.slab_start(slab);
         match allocator.allocate_range(map, sector, 1) {
             Ok(()) => {
-                map.mark(sector, 1).unwrap();
+                map.map_sectors(sector, 1).unwrap();
                 let bits = map
                     .entry(slab)
                     .leaf_slab

@@ -98,7 +98,7 @@ impl Scene {
             self.disk.write_sectors(to, &data)?;
             at = end;
         }
-        self.map.mark(sector, sectors).unwrap();
+        self.map.map_sectors(sector, sectors).unwrap();
         Ok(())
     }
 

@@ -121,7 +121,7 @@ impl SimUnion {
         }
         assert_eq!(at, sector + sectors);
         if done {
-            self.map.mark(sector, n).unwrap();
+            self.map.map_sectors(sector, n).unwrap();
         }
         Ok(())
     }

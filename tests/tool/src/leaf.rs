@@ -44,7 +44,7 @@ impl Union {
         for slab in g.slab_of(sector)..=g.slab_of(sector + u64::from(count) - 1) {
             self.allocator.allocate(&self.map, slab).unwrap();
         }
-        assert!(self.map.mark(sector, count).unwrap());
+        assert!(self.map.map_sectors(sector, count).unwrap());
     }
 
     /// Does the same and writes data: each sector is full of the low byte of its number.

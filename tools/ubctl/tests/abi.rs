@@ -7,8 +7,8 @@ use std::path::Path;
 use std::process::Command;
 use tool::Folder;
 use ubcore::abi::{self, Call, Create, FeaturesCall, LostCall, Remove, Status};
+use ubcore::abi_copy;
 use ubcore::error::{Area, Class, Error, Side};
-use ubcore::extend;
 
 /// The output of the C program, by kind and name.
 type Said = BTreeMap<String, Vec<u64>>;
@@ -147,7 +147,7 @@ fn layout_of_status(said: &mut Said) {
 fn numbers(said: &mut Said) {
     let mut number = |name: &str, n: u64| said.insert(format!("number UNIONBLK_{name}"), vec![n]);
     number("ABI_VERSION", abi::ABI_VERSION.into());
-    number("SIZE_MAX", extend::SIZE_MAX as u64);
+    number("SIZE_MAX", abi_copy::SIZE_MAX as u64);
     number("FEATURES_SIZE_VER0", FeaturesCall::SIZE_VER0 as u64);
     number("CREATE_SIZE_VER0", Create::SIZE_VER0 as u64);
     number("REMOVE_SIZE_VER0", Remove::SIZE_VER0 as u64);

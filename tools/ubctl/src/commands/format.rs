@@ -195,7 +195,7 @@ impl Plan {
         }
         let mut superblock = superblock(&root, geometry, wanted)?;
         superblock.reveal = layout.discard == Discard::Reveal;
-        superblock.keep = layout.preallocate;
+        superblock.preallocated = layout.preallocate;
         superblock.name = layout.name.unwrap_or_default();
         let is_used = used.is_some();
         let wiped = wiped(&leaf, &geometry);
@@ -289,7 +289,7 @@ impl Handed {
 /// Returns how many bytes of a leaf image must be allocated: all of its metadata, or the whole
 /// leaf.
 pub fn to_allocate(superblock: &Superblock, leaf: &Device) -> u64 {
-    if superblock.keep {
+    if superblock.preallocated {
         leaf.bytes()
     } else {
         leaf.bytes().min(superblock.geometry.data_start() * 512)

@@ -36,8 +36,8 @@ pub fn repair(leaf: &mut Device, first: &Look) -> Result<Look> {
         return Ok(second);
     }
     let mut wiped = false;
-    for f in second.findings.iter().filter(|f| repair::is_spare(f.what)) {
-        repair::spare(leaf, &second.sb, f.block).map_err(|e| broke(leaf, e))?;
+    for f in second.findings.iter().filter(|f| repair::is_unused(f.what)) {
+        repair::unused(leaf, &second.sb, f.block).map_err(|e| broke(leaf, e))?;
         wiped = true;
     }
     if !wiped {

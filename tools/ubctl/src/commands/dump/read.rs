@@ -93,7 +93,7 @@ fn superblock(sb: &Superblock) -> SuperblockReport {
         nonce: format!("{:016x}", sb.nonce),
         clean: sb.clean,
         reveal: sb.reveal,
-        preallocated: sb.keep,
+        preallocated: sb.preallocated,
         root_block_bytes: sb.root_block_bytes,
         root_digest: output::hex(&sb.root_digest),
         journal_tail: sb.journal_tail,

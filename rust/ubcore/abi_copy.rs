@@ -22,7 +22,7 @@ const WORD: usize = size_of::<u32>();
 
 /// The memory in which a caller's structure lies.
 pub trait Caller {
-    /// Why the memory cannot be reached.
+    /// The error of an access to the memory.
     type Error;
 
     /// Reads all of `out` from byte `at` on.
@@ -50,8 +50,8 @@ impl<E> From<E> for Refused<E> {
     }
 }
 
-/// Takes a structure in. Clears its fields that are for answers, so that the caller gets none of
-/// its bytes back in them, whatever the call comes to.
+/// Reads a caller's structure. Clears the fields for the driver's answers, so that the caller finds
+/// zeroes in them, and not its own bytes, if the driver fails before it answers.
 pub fn take<C: Call, M: Caller>(from: &mut M) -> Result<C, Refused<M::Error>> {
     let mut word = [0; WORD];
     from.read(0, &mut word)?;
@@ -101,7 +101,7 @@ pub fn give<C: Call, M: Caller>(c: &C, to: &mut M) -> Result<(), M::Error> {
 }
 
 #[cfg(any(test, kernel))]
-#[cfg_attr(kernel, kernel::prelude::kunit_tests(unionblk_extend))]
+#[cfg_attr(kernel, kernel::prelude::kunit_tests(unionblk_abi_copy))]
 mod tests {
     use super::super::abi::{Call, Create, FeaturesCall, LostCall, Remove, Status};
     use super::{give, take, Caller, Refused, SIZE_MAX};

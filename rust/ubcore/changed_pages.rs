@@ -90,7 +90,7 @@ where
         if self.stored.has(page) {
             return named.ok_or(Error::Internal);
         }
-        Ok(Slot::spare(named))
+        Ok(Slot::inactive(named))
     }
 
     /// Notes that a page is about to be in `slot`, with this checksum.

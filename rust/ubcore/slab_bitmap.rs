@@ -167,7 +167,7 @@ fn first_clear(starts: &[usize; LEVELS], mut word: impl FnMut(usize) -> u64) -> 
 }
 
 #[cfg(any(test, kernel))]
-#[cfg_attr(kernel, kernel::prelude::kunit_tests(unionblk_taken))]
+#[cfg_attr(kernel, kernel::prelude::kunit_tests(unionblk_slab_bitmap))]
 mod tests {
     use super::super::error::Broken;
     use super::super::geometry::LeafSlab;
