@@ -428,7 +428,8 @@ impl<M: Memory> Map<M> {
         // An overwrite, the usual case, stores nothing, so CPUs do not contend for a cache line.
         let mut missing = false;
         self.each_leaf_slab(sector, count, |leaf_slab, offset, n| {
-            missing |= self.mapped_run(leaf_slab, offset, n)? != (true, n);
+            // If their page does not exist, the change below fails.
+            missing |= self.mapped_run(leaf_slab, offset, n) != Ok((true, n));
             Ok(())
         })?;
         // Another request's change may have set our bits, but not its dirty marks yet. That request
