@@ -297,7 +297,7 @@ fn maps_that_are_wrong() {
 /// If an entry is lost, its bits have no owner.
 #[test]
 fn an_entry_that_is_lost() {
-    let leaf = leaf_slab(&used().0, 0);
+    let first = leaf_slab(&used().0, 0);
     let l = look(&put(0, 0, 0).0).unwrap();
     assert!(l.has(What::Unowned { first, count: 1 }), "{:?}", l.findings);
 }
