@@ -14,10 +14,11 @@ use super::disk::{Disk, BUFFER_BLOCKS};
 use super::error::{Area, Error, Result};
 use super::format::directory::{self, PageEntry};
 use super::format::superblock::{choose, Superblock};
+use super::geometry::MapPage;
 use super::journal::{self, Ring};
 use super::map::{Emptied, Entry, Map, Memory};
-use super::num::{next, u32_as_usize};
-use super::pages::{self, bits_page_of, PageKind, PageSet};
+use super::num::u32_as_usize;
+use super::pages::{self, bits_page_of, PageSet};
 use super::salvage::{self, Damage, Losses, Nothing};
 use super::slot::Slot;
 
@@ -162,7 +163,7 @@ fn read_directory<D: Disk, L: Losses>(
 /// Gives pages up, if the error is about the block that was read.
 fn lose<L: Losses>(
     lost: &mut L,
-    pages: Range<u32>,
+    pages: Range<MapPage>,
     (area, block): (Area, u64),
     error: Error,
 ) -> Result {
@@ -185,7 +186,8 @@ fn read_pages<D: Disk, M: Memory, L: Losses>(
     let entries = entries
         .get(..u32_as_usize(g.pages()))
         .ok_or(Error::Internal)?;
-    let mut pages = (0..g.pages()).zip(entries).peekable();
+    let all = MapPage::each(MapPage(0)..MapPage(g.pages()));
+    let mut pages = all.zip(entries).peekable();
     while let Some((first, &entry)) = pages.next() {
         let Some(slot) = entry.slot else {
             continue;
@@ -216,7 +218,7 @@ fn read_pages<D: Disk, M: Memory, L: Losses>(
                 pages::load(map, page, bytes)
             });
             if let Err(error) = sound {
-                lose(lost, page..next(page), (Area::Page, block), error)?;
+                lose(lost, page..page.next(), (Area::Page, block), error)?;
             }
         }
     }
@@ -281,11 +283,11 @@ where
         if map.memory().table(page).is_none() {
             continue;
         }
-        debug_assert!(pages::page(map, page) == PageKind::Table(page));
+        let map_page = MapPage::table(page);
         disk.give_way()?;
         for slab in g.root_slabs_of(page) {
             let entry = map.entry(slab);
-            let bad = Error::Damaged(Area::Map, g.page_block(page, Slot::A));
+            let bad = Error::Damaged(Area::Map, g.page_block(map_page, Slot::A));
             if entry.is_of_memory() {
                 return Err(bad);
             }
@@ -295,10 +297,10 @@ where
             if slab >= g.root_slabs() || !g.has_leaf_slab(leaf_slab) {
                 return Err(bad);
             }
-            let known = !lost.is_lost(page) && !lost.is_lost(bits_page_of(map, leaf_slab));
+            let known = !lost.is_lost(map_page) && !lost.is_lost(bits_page_of(map, leaf_slab));
             if known && !pages::has_bits(map, leaf_slab) {
                 map.set_entry(slab, Entry::unallocated(entry.base, Emptied::No))?;
-                changed.insert(page)?;
+                changed.insert(map_page)?;
                 continue;
             }
             if !allocator.mark_used(leaf_slab)? {

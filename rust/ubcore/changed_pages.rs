@@ -6,6 +6,7 @@ use core::ops::{DerefMut, Range};
 
 use super::error::{Error, Result};
 use super::format::directory::{self, PageEntry};
+use super::geometry::MapPage;
 use super::num::u32_as_usize;
 use super::pages::{self, PageSet};
 use super::slot::Slot;
@@ -36,10 +37,10 @@ where
             stored,
             filled: 0,
         };
-        let mut from = Some(0);
-        while let Some(page) = from.and_then(|n| pages.changed.next(n)) {
+        let mut from = MapPage(0);
+        while let Some(page) = pages.changed.next(from) {
             pages.count_filled(page)?;
-            from = page.checked_add(1);
+            from = page.next();
         }
         Ok(pages)
     }
@@ -55,12 +56,12 @@ where
     }
 
     /// Returns the first changed page at or after `from`.
-    pub fn next(&self, from: u32) -> Option<u32> {
+    pub fn next(&self, from: MapPage) -> Option<MapPage> {
         self.changed.next(from)
     }
 
     /// Returns the first page at or after `from` that was stored since the last checkpoint.
-    pub fn next_stored(&self, from: u32) -> Option<u32> {
+    pub fn next_stored(&self, from: MapPage) -> Option<MapPage> {
         self.stored.next(from)
     }
 
@@ -70,14 +71,14 @@ where
     }
 
     /// Notes that a page has changed.
-    pub fn add(&mut self, page: u32) -> Result {
+    pub fn add(&mut self, page: MapPage) -> Result {
         if self.changed.insert(page)? && !self.stored.has(page) {
             self.count_filled(page)?;
         }
         Ok(())
     }
 
-    fn count_filled(&mut self, page: u32) -> Result {
+    fn count_filled(&mut self, page: MapPage) -> Result {
         let empty = pages::is_empty(&directory::entry(&self.entries, page)?);
         // At most once for each page.
         self.filled = self.filled.wrapping_add(u32::from(empty));
@@ -85,7 +86,7 @@ where
     }
 
     /// Returns the slot to write a page to: the one that the directory on the leaf does not name.
-    pub fn slot_for(&self, page: u32) -> Result<Slot> {
+    pub fn slot_for(&self, page: MapPage) -> Result<Slot> {
         let named = directory::entry(&self.entries, page)?.slot;
         if self.stored.has(page) {
             return named.ok_or(Error::Internal);
@@ -94,10 +95,10 @@ where
     }
 
     /// Notes that a page is about to be in `slot`, with this checksum.
-    pub fn note_stored(&mut self, page: u32, slot: Slot, crc: u32) -> Result {
+    pub fn note_stored(&mut self, page: MapPage, slot: Slot, crc: u32) -> Result {
         let entry = self
             .entries
-            .get_mut(u32_as_usize(page))
+            .get_mut(u32_as_usize(page.0))
             .ok_or(Error::Internal)?;
         self.stored.insert(page)?;
         self.changed.remove(page);

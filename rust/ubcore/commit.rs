@@ -24,7 +24,7 @@ use super::format::directory::{self, PageEntry};
 use super::format::record::Record;
 use super::format::ring::NUMBERS;
 use super::format::superblock::Superblock;
-use super::geometry::{superblock_block, LeafSlab};
+use super::geometry::{superblock_block, LeafSlab, MapPage};
 use super::journal::{Ring, Space, Transaction};
 use super::map::{Emptied, Map, Memory};
 use super::pages::{self, bits_page_of, table_page_of};
@@ -160,8 +160,8 @@ where
         &mut self,
         map: &Map<M>,
         disk: &mut D,
-        from: u32,
-    ) -> Result<Option<u32>> {
+        from: MapPage,
+    ) -> Result<Option<MapPage>> {
         self.guarded(|s| {
             s.ring.forget_buffer();
             match s.pages.next(from) {
@@ -184,7 +184,7 @@ where
         map: &Map<M>,
         disk: &mut D,
     ) -> Result {
-        let mut next = Some(0);
+        let mut next = Some(MapPage(0));
         while let Some(from) = next {
             disk.give_way()?;
             next = self.store_some(map, disk, from)?;
@@ -234,7 +234,7 @@ where
             let Some(page) = from.and_then(|n| map.take_pending(n)) else {
                 break;
             };
-            self.pages.add(page)?;
+            self.pages.add(MapPage::table(page))?;
             space = transaction.emptied(map, page)?;
             from = page.checked_add(1);
         }
@@ -285,7 +285,7 @@ where
         // a page that is stored.
         let mut from = Some(0);
         while let Some(page) = from.and_then(|n| map.take_pending(n)) {
-            self.pages.add(page)?;
+            self.pages.add(MapPage::table(page))?;
             map.advance_emptied(page, Emptied::Pending, Emptied::Durable, |_, _| ());
             from = page.checked_add(1);
         }
@@ -320,7 +320,7 @@ where
         disk: &mut D,
         next: &mut Superblock,
     ) -> Result {
-        let mut page = self.pages.next(0);
+        let mut page = self.pages.next(MapPage(0));
         while let Some(first) = page {
             page = self.write_batch(map, disk, first)?;
         }
@@ -380,8 +380,8 @@ where
         &mut self,
         map: &Map<M>,
         disk: &mut D,
-        first: u32,
-    ) -> Result<Option<u32>> {
+        first: MapPage,
+    ) -> Result<Option<MapPage>> {
         let slot = self.pages.slot_for(first)?;
         let mut count = 0usize;
         let mut page = first;
@@ -394,7 +394,7 @@ where
             count = count.wrapping_add(1);
             let next = self.pages.next(page);
             let follows = next.filter(|&n| {
-                n == page.wrapping_add(1)
+                n == page.next()
                     && directory::block_of(n) == directory::block_of(first)
                     && self.pages.slot_for(n) == Ok(slot)
             });

@@ -9,7 +9,7 @@ use core::fmt;
 use core::ops::Range;
 
 use super::error::{Error, Result, Side};
-use super::num::{align_up, saturating_u32};
+use super::num::{align_up, next, saturating_u32};
 use super::slot::Slot;
 
 /// Bytes of a metadata block.
@@ -91,6 +91,38 @@ impl LeafSlab {
 }
 
 impl fmt::Display for LeafSlab {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// The number of a map page among all map pages: those of the slab table come first, then those of
+/// the sector bits. The number of a page within the table or within the bits is plain, so the
+/// compiler finds where one number stands for the other.
+///
+/// It may be a number that the leaf does not have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(transparent)]
+pub struct MapPage(pub u32);
+
+impl MapPage {
+    /// Returns page `n` of the slab table.
+    pub const fn table(n: u32) -> Self {
+        MapPage(n)
+    }
+
+    /// Returns the page after this one. The numbers of pages fit 31 bits.
+    pub const fn next(self) -> Self {
+        MapPage(next(self.0))
+    }
+
+    /// Returns the pages of a range, one by one.
+    pub fn each(range: Range<MapPage>) -> impl Iterator<Item = MapPage> {
+        (range.start.0..range.end.0).map(MapPage)
+    }
+}
+
+impl fmt::Display for MapPage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
     }
@@ -301,12 +333,12 @@ impl Geometry {
 
     /// Returns the number of all map pages: first those of the table, then those of the bits.
     pub fn pages(&self) -> u32 {
-        self.bits_page(self.bits_pages)
+        self.bits_page(self.bits_pages).0
     }
 
-    /// Returns the number that page `n` of the sector bits has among all map pages.
-    pub fn bits_page(&self, n: u32) -> u32 {
-        self.table_pages.wrapping_add(n)
+    /// Returns page `n` of the sector bits.
+    pub fn bits_page(&self, n: u32) -> MapPage {
+        MapPage(self.table_pages.wrapping_add(n))
     }
 
     /// Returns the root slabs that page `page` of the slab table has entries for. The last of its
@@ -355,11 +387,11 @@ impl Geometry {
             .wrapping_add(u64::from(self.directory_blocks()).wrapping_mul(2))
     }
 
-    /// Returns the block of the leaf that holds a slot of map page `page`.
-    pub fn page_block(&self, page: u32, slot: Slot) -> u64 {
+    /// Returns the block of the leaf that holds a slot of a map page.
+    pub fn page_block(&self, page: MapPage, slot: Slot) -> u64 {
         self.pages_start()
             .wrapping_add(skipped(slot, self.pages()))
-            .wrapping_add(u64::from(page))
+            .wrapping_add(u64::from(page.0))
     }
 }
 
@@ -381,7 +413,7 @@ fn skipped(slot: Slot, blocks: u32) -> u64 {
 mod tests {
     use super::super::error::Error;
     use super::super::slot::Slot::{A, B};
-    use super::{Geometry, LeafSlab, BLOCK_SECTORS};
+    use super::{Geometry, LeafSlab, MapPage, BLOCK_SECTORS};
 
     const MIB: u64 = 2048;
 
@@ -399,9 +431,12 @@ mod tests {
                 assert_eq!(g.journal_block(0), 2);
                 assert_eq!(g.directory_block(0, A), 2 + u64::from(journal));
                 assert!(g.directory_block(0, B) > g.directory_block(g.directory_blocks() - 1, A));
-                assert!(g.page_block(0, A) > g.directory_block(g.directory_blocks() - 1, B));
-                assert!(g.page_block(0, B) > g.page_block(g.pages() - 1, A));
-                assert!(g.data_start() >= (g.page_block(g.pages() - 1, B) + 1) * BLOCK_SECTORS);
+                assert!(
+                    g.page_block(MapPage(0), A) > g.directory_block(g.directory_blocks() - 1, B)
+                );
+                let last = MapPage(g.pages() - 1);
+                assert!(g.page_block(MapPage(0), B) > g.page_block(last, A));
+                assert!(g.data_start() >= (g.page_block(last, B) + 1) * BLOCK_SECTORS);
                 assert_eq!(g.data_start() % MIB, 0);
                 assert_eq!(g.data_start() % u64::from(slab), 0);
                 assert!(g.leaf_slabs() > 0);

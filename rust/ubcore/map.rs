@@ -23,7 +23,7 @@ pub use super::entry::{Base, Emptied, Emptying, Entry};
 
 use super::bits;
 use super::error::{Area, Broken, Error, Result};
-use super::geometry::{Geometry, LeafSlab, BITS_SECTORS, BITS_WORDS, TABLE_ENTRIES};
+use super::geometry::{Geometry, LeafSlab, MapPage, BITS_SECTORS, BITS_WORDS, TABLE_ENTRIES};
 use super::num::{mask, next, saturating_u32, u32_as_usize, u64_as_usize};
 use super::slot::Slot;
 use super::sync::{AtomicBool, AtomicU32, AtomicU64, Ordering};
@@ -197,7 +197,8 @@ impl<M: Memory> Map<M> {
 
     /// Returns the entry of a root slab that is about to change. A lost entry never changes (I14).
     fn known_entry(&self, slab: u32) -> Result<Entry> {
-        let block = self.geometry.page_block(slab / TABLE_ENTRIES, Slot::A);
+        let page = MapPage::table(slab / TABLE_ENTRIES);
+        let block = self.geometry.page_block(page, Slot::A);
         let entry = Some(self.entry(slab)).filter(|e| !e.lost);
         entry.ok_or(Error::Damaged(Area::Map, block))
     }

@@ -13,7 +13,7 @@ use super::bits::Bitmap;
 use super::error::{Area, Error, Result};
 use super::format::crc::crc32c;
 use super::format::directory::PageEntry;
-use super::geometry::{Block, LeafSlab, BITS_SECTORS, BITS_WORDS, TABLE_ENTRIES};
+use super::geometry::{Block, LeafSlab, MapPage, BITS_SECTORS, BITS_WORDS, TABLE_ENTRIES};
 use super::map::{Entry, Map, Memory, Pages};
 use super::num::saturating_u32;
 use super::slot::Slot;
@@ -24,7 +24,7 @@ type DiskTable = [U32; TABLE_ENTRIES as usize];
 /// A page of sector bits as it lies on the leaf.
 type DiskBits = [U64; BITS_WORDS as usize];
 
-/// The page that a number stands for.
+/// A map page, by its number within the table or within the bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PageKind {
     /// A page of the slab table.
@@ -33,22 +33,22 @@ pub enum PageKind {
     Bits(u32),
 }
 
-/// Decodes a page number.
-pub fn page<M: Memory>(map: &Map<M>, number: u32) -> PageKind {
-    match number.checked_sub(map.geometry().table_pages()) {
+/// Returns which page of the table or of the bits a map page is.
+pub fn page<M: Memory>(map: &Map<M>, page: MapPage) -> PageKind {
+    match page.0.checked_sub(map.geometry().table_pages()) {
         Some(n) => PageKind::Bits(n),
-        None => PageKind::Table(number),
+        None => PageKind::Table(page.0),
     }
 }
 
-/// Returns the number of the page that holds the entry of a root slab.
-pub fn table_page_of(slab: u32) -> u32 {
-    slab / TABLE_ENTRIES
+/// Returns the page that holds the entry of a root slab.
+pub fn table_page_of(slab: u32) -> MapPage {
+    MapPage::table(slab / TABLE_ENTRIES)
 }
 
-/// Returns the number of the page that holds the bits of a leaf slab. These bits are always in one
+/// Returns the page that holds the bits of a leaf slab. These bits are always in one
 /// page.
-pub fn bits_page_of<M: Memory>(map: &Map<M>, leaf_slab: LeafSlab) -> u32 {
+pub fn bits_page_of<M: Memory>(map: &Map<M>, leaf_slab: LeafSlab) -> MapPage {
     let g = map.geometry();
     g.bits_page(saturating_u32(
         g.first_data_sector(leaf_slab) / BITS_SECTORS,
@@ -57,23 +57,25 @@ pub fn bits_page_of<M: Memory>(map: &Map<M>, leaf_slab: LeafSlab) -> u32 {
 
 /// Returns whether the page that holds the bits of a leaf slab exists.
 pub fn has_bits<M: Memory>(map: &Map<M>, leaf_slab: LeafSlab) -> bool {
-    let page = bits_page_of(map, leaf_slab).checked_sub(map.geometry().table_pages());
-    page.and_then(|n| map.memory().bits(n)).is_some()
+    match page(map, bits_page_of(map, leaf_slab)) {
+        PageKind::Bits(n) => map.memory().bits(n).is_some(),
+        PageKind::Table(_) => false,
+    }
 }
 
-/// Copies page `number` of the map into `block`.
+/// Copies a page of the map into `block`.
 ///
 /// An assignment that no commit has covered is left out, because its slab's bits on disk may be
 /// those of an earlier owner. Fails if an entry is lost (I14). Only the committer calls this.
-pub fn store<M: Memory>(map: &Map<M>, number: u32, block: &mut Block) -> Result {
-    match page(map, number) {
+pub fn store<M: Memory>(map: &Map<M>, at: MapPage, block: &mut Block) -> Result {
+    match page(map, at) {
         PageKind::Table(n) => {
             let Some(table) = map.memory().table(n) else {
                 block.fill(0);
                 return Ok(());
             };
             let room: &mut DiskTable = transmute_mut!(block);
-            let lost = Error::Damaged(Area::Map, map.geometry().page_block(number, Slot::A));
+            let lost = Error::Damaged(Area::Map, map.geometry().page_block(at, Slot::A));
             for (entry, room) in table.iter().zip(room) {
                 let e = Entry::decode(entry.load(Ordering::Acquire));
                 let mut e = e.at_rest().ok_or(lost)?;
@@ -117,14 +119,14 @@ pub fn crc(page: &Block) -> u32 {
     crc32c(0, page)
 }
 
-/// Fills page `number` of the map, which is empty, from `block`. No other thread may use the map.
+/// Fills a page of the map, which is empty, from `block`. No other thread may use the map.
 ///
 /// A page of zeroes takes no memory, because a map without the page says the same.
-pub fn load<M: Memory>(map: &Map<M>, number: u32, block: &Block) -> Result {
+pub fn load<M: Memory>(map: &Map<M>, at: MapPage, block: &Block) -> Result {
     if is_zero(block) {
         return Ok(());
     }
-    match page(map, number) {
+    match page(map, at) {
         PageKind::Table(n) => {
             map.memory().grow(Pages::Table, n)?;
             let table = map.memory().table(n).ok_or(Error::Internal)?;
@@ -169,16 +171,16 @@ impl<B: core::ops::DerefMut<Target = [u64]>> PageSet<B> {
     }
 
     /// Adds a page. Returns whether it is new. Fails with `Internal` if there is no such page.
-    pub fn insert(&mut self, page: u32) -> Result<bool> {
-        let new = self.pages.insert(page)?;
+    pub fn insert(&mut self, page: MapPage) -> Result<bool> {
+        let new = self.pages.insert(page.0)?;
         // `len` is the number of bits that are set, here and below.
         self.len = self.len.wrapping_add(u32::from(new));
         Ok(new)
     }
 
     /// Removes a page.
-    pub fn remove(&mut self, page: u32) {
-        let removed = self.pages.remove(page);
+    pub fn remove(&mut self, page: MapPage) {
+        let removed = self.pages.remove(page.0);
         self.len = self.len.wrapping_sub(u32::from(removed));
     }
 
@@ -191,12 +193,12 @@ impl<B: core::ops::DerefMut<Target = [u64]>> PageSet<B> {
     }
 
     /// Returns whether a page is in the set.
-    pub fn has(&self, page: u32) -> bool {
-        self.pages.has(page)
+    pub fn has(&self, page: MapPage) -> bool {
+        self.pages.has(page.0)
     }
 
     /// Returns the first page of the set at or after `from`.
-    pub fn next(&self, from: u32) -> Option<u32> {
-        self.pages.next(from)
+    pub fn next(&self, from: MapPage) -> Option<MapPage> {
+        self.pages.next(from.0).map(MapPage)
     }
 }

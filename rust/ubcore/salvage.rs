@@ -15,6 +15,7 @@ use core::fmt;
 use core::ops::{DerefMut, Range};
 
 use super::error::{Area, Error, Result};
+use super::geometry::MapPage;
 use super::map::{Entry, Map, Memory};
 use super::num::next;
 use super::pages::{bits_page_of, PageSet};
@@ -43,10 +44,10 @@ impl fmt::Display for Damage {
 /// Decides what becomes of map pages that are not known.
 pub trait Losses {
     /// Loses map pages, which are not known because of `damage`. If it fails, the caller must stop.
-    fn lose(&mut self, pages: Range<u32>, damage: Damage) -> Result;
+    fn lose(&mut self, pages: Range<MapPage>, damage: Damage) -> Result;
 
     /// Returns whether a map page is not known.
-    fn is_lost(&self, page: u32) -> bool;
+    fn is_lost(&self, page: MapPage) -> bool;
 
     /// Returns the error of the first damage, if there was any.
     fn first(&self) -> Option<Error>;
@@ -56,11 +57,11 @@ pub trait Losses {
 pub struct Nothing;
 
 impl Losses for Nothing {
-    fn lose(&mut self, _: Range<u32>, damage: Damage) -> Result {
+    fn lose(&mut self, _: Range<MapPage>, damage: Damage) -> Result {
         Err(damage.error)
     }
 
-    fn is_lost(&self, _: u32) -> bool {
+    fn is_lost(&self, _: MapPage) -> bool {
         false
     }
 
@@ -106,8 +107,8 @@ impl<B: DerefMut<Target = [u64]>> Lost<B> {
 }
 
 impl<B: DerefMut<Target = [u64]>> Losses for Lost<B> {
-    fn lose(&mut self, pages: Range<u32>, damage: Damage) -> Result {
-        for page in pages {
+    fn lose(&mut self, pages: Range<MapPage>, damage: Damage) -> Result {
+        for page in MapPage::each(pages) {
             self.pages.insert(page)?;
         }
         if self.pages.len() > PAGES_MAX {
@@ -121,7 +122,7 @@ impl<B: DerefMut<Target = [u64]>> Losses for Lost<B> {
         Ok(())
     }
 
-    fn is_lost(&self, page: u32) -> bool {
+    fn is_lost(&self, page: MapPage) -> bool {
         self.pages.has(page)
     }
 
@@ -155,7 +156,7 @@ pub fn mark_lost<M: Memory>(
 /// error of `pause`.
 pub fn stretches<M: Memory>(
     map: &Map<M>,
-    is_lost: impl Fn(u32) -> bool,
+    is_lost: impl Fn(MapPage) -> bool,
     pause: impl FnMut() -> Result,
     mut f: impl FnMut(u64, u64),
 ) -> Result {
@@ -171,14 +172,14 @@ pub fn stretches<M: Memory>(
 /// Does the same in root slabs.
 fn slabs<M: Memory>(
     map: &Map<M>,
-    is_lost: impl Fn(u32) -> bool,
+    is_lost: impl Fn(MapPage) -> bool,
     mut pause: impl FnMut() -> Result,
     mut f: impl FnMut(Range<u32>) -> Result,
 ) -> Result {
     let g = map.geometry();
     let mut held: Range<u32> = 0..0;
     for page in 0..g.table_pages() {
-        let whole = is_lost(page);
+        let whole = is_lost(MapPage::table(page));
         // A page that does not exist names nothing.
         if !whole && map.memory().table(page).is_none() {
             continue;

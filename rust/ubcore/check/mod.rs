@@ -17,9 +17,9 @@ use super::disk::Disk;
 use super::error::{Error, Result};
 use super::format::directory::{self, PageEntry};
 use super::format::superblock::Superblock;
-use super::geometry::{Geometry, LeafSlab};
+use super::geometry::{Geometry, LeafSlab, MapPage};
 use super::map::{Map, Memory};
-use super::num::{next, saturating_u32, u32_as_usize};
+use super::num::{saturating_u32, u32_as_usize};
 use super::pages::PageSet;
 use super::slot::Slot;
 
@@ -69,11 +69,11 @@ pub enum What {
     /// The block could not be read.
     Unreadable,
     /// An active directory block is damaged: pages `first` to `last` are unknown.
-    Directory { first: u32, last: u32 },
+    Directory { first: MapPage, last: MapPage },
     /// An inactive directory block is torn or rotten.
     SpareDirectory,
     /// A map page fails its checksum.
-    Page { page: u32 },
+    Page { page: MapPage },
     /// A journal block is missing, and finished transactions follow it.
     JournalHole,
     /// A journal block is in a place that the tail does not lead to.
@@ -167,18 +167,18 @@ pub struct Finding {
 impl Finding {
     /// Returns the map pages that are not known because of the finding. There are none if it is
     /// about something else.
-    pub fn pages(&self, g: &Geometry) -> Range<u32> {
+    pub fn pages(&self, g: &Geometry) -> Range<MapPage> {
         match self.what {
-            What::Page { page } => page..next(page),
-            What::Directory { first, last } => first..next(last),
+            What::Page { page } => page..page.next(),
+            What::Directory { first, last } => first..last.next(),
             What::Unreadable => behind(self.block, g),
-            _ => 0..0,
+            _ => MapPage(0)..MapPage(0),
         }
     }
 }
 
 /// Returns the map pages that a block of the directory or of the map names or holds.
-fn behind(block: u64, g: &Geometry) -> Range<u32> {
+fn behind(block: u64, g: &Geometry) -> Range<MapPage> {
     let place = |first: u64, count: u32| {
         let at = block.checked_sub(first)?;
         let slot = at.checked_div(u64::from(count))?;
@@ -188,8 +188,8 @@ fn behind(block: u64, g: &Geometry) -> Range<u32> {
     if let Some(at) = place(g.directory_block(0, Slot::A), g.directory_blocks()) {
         return directory::numbers_of(at, g.pages());
     }
-    let page = place(g.page_block(0, Slot::A), g.pages());
-    page.map_or(0..0, |page| page..next(page))
+    let page = place(g.page_block(MapPage(0), Slot::A), g.pages());
+    page.map_or(MapPage(0)..MapPage(0), |n| MapPage(n)..MapPage(n).next())
 }
 
 /// Receives the findings.
@@ -277,9 +277,9 @@ where
     }
 
     /// Notes map pages that are not known. The check reports no finding that follows from that.
-    fn lose(&mut self, pages: Range<u32>) -> Result {
+    fn lose(&mut self, pages: Range<MapPage>) -> Result {
         self.blind = true;
-        for page in pages {
+        for page in MapPage::each(pages) {
             self.lost.insert(page)?;
         }
         Ok(())
@@ -295,8 +295,8 @@ where
     }
 
     /// Returns the block that holds a map page, or that would be the first to hold it.
-    fn block_of(&self, page: u32) -> u64 {
-        let entry = self.entries.get(u32_as_usize(page));
+    fn block_of(&self, page: MapPage) -> u64 {
+        let entry = self.entries.get(u32_as_usize(page.0));
         // A page that was never written has its first place.
         let slot = entry.and_then(|e| e.slot).unwrap_or(Slot::A);
         self.geometry().page_block(page, slot)

@@ -8,7 +8,7 @@ use super::super::disk::Disk;
 use super::super::error::{Error, Result};
 use super::super::format::directory::{self, PageEntry};
 use super::super::format::superblock::{choose, sector_of, Superblock, SUPERBLOCK_BYTES};
-use super::super::geometry::superblock_block;
+use super::super::geometry::{superblock_block, MapPage};
 use super::super::map::Memory;
 use super::super::num::{next, saturating_u32, usize_as_u64};
 use super::super::pages;
@@ -129,7 +129,7 @@ where
             let byte = saturating_u32(usize_as_u64(byte));
             let first = pages.start;
             // A directory block names one page at least.
-            let last = pages.end.wrapping_sub(1);
+            let last = MapPage(pages.end.0.wrapping_sub(1));
             self.lose(pages)?;
             self.tell(What::Directory { first, last }, block, byte);
         }
@@ -150,14 +150,14 @@ where
 
     /// Checks the active pages against their checksums, and loads them into the map.
     pub(super) fn pages(&mut self, totals: &mut Totals) -> Result {
-        for page in 0..self.geometry().pages() {
+        for page in MapPage::each(MapPage(0)..MapPage(self.geometry().pages())) {
             let entry = directory::entry(self.entries, page)?;
             if entry.slot.is_none() {
                 continue;
             }
             totals.pages = next(totals.pages);
             let block = self.block_of(page);
-            let alone = page..next(page);
+            let alone = page..page.next();
             if !self.read(block) {
                 self.lose(alone)?;
                 continue;

@@ -15,7 +15,7 @@ use zerocopy::{transmute_mut, FromBytes, IntoBytes};
 use zerocopy_derive::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use super::super::error::{Area, Error, Result};
-use super::super::geometry::{Block, DIRECTORY_ENTRIES};
+use super::super::geometry::{Block, MapPage, DIRECTORY_ENTRIES};
 use super::super::num::u32_as_usize;
 use super::super::slot::Slot;
 use super::crc::crc32c;
@@ -173,37 +173,38 @@ pub fn is_kin(block: &[u8], nonce: u64) -> bool {
         .is_ok_and(|(h, _)| seal::is_kin(block, h.magic == MAGIC, h.nonce.get() == nonce))
 }
 
-/// Returns the entry of map page `page` in the list of all entries.
-pub fn entry(entries: &[PageEntry], page: u32) -> Result<PageEntry> {
+/// Returns the entry of a map page in the list of all entries.
+pub fn entry(entries: &[PageEntry], page: MapPage) -> Result<PageEntry> {
     entries
-        .get(u32_as_usize(page))
+        .get(u32_as_usize(page.0))
         .copied()
         .ok_or(Error::Internal)
 }
 
-/// Returns the directory block that names map page `page`.
-pub fn block_of(page: u32) -> u32 {
-    page / DIRECTORY_ENTRIES
+/// Returns the directory block that names a map page.
+pub fn block_of(page: MapPage) -> u32 {
+    page.0 / DIRECTORY_ENTRIES
 }
 
-/// Returns the numbers of the pages that directory block `at` names, of `pages` in all.
-pub fn numbers_of(at: u32, pages: u32) -> Range<u32> {
+/// Returns the pages that directory block `at` names, of `pages` in all.
+pub fn numbers_of(at: u32, pages: u32) -> Range<MapPage> {
     // `pages` bounds both, so the pages of a block that does not exist are none.
     let first = at.saturating_mul(DIRECTORY_ENTRIES).min(pages);
     let end = first.saturating_add(DIRECTORY_ENTRIES).min(pages);
-    first..end
+    MapPage(first)..MapPage(end)
 }
 
 /// Returns the places of these pages in the list of all entries.
 pub fn pages_of(at: u32, pages: u32) -> Range<usize> {
     let numbers = numbers_of(at, pages);
-    u32_as_usize(numbers.start)..u32_as_usize(numbers.end)
+    u32_as_usize(numbers.start.0)..u32_as_usize(numbers.end.0)
 }
 
 #[cfg(any(test, kernel))]
 #[cfg_attr(kernel, kernel::prelude::kunit_tests(unionblk_directory))]
 mod tests {
     use super::super::super::error::Error;
+    use super::super::super::geometry::MapPage;
     use super::super::super::slot::Slot;
     use super::{block_of, decode, encode, pages_of, PageEntry};
 
@@ -257,7 +258,7 @@ mod tests {
         assert!(pages_of(0, 600) == (0..508));
         assert!(pages_of(1, 600) == (508..600));
         assert!(pages_of(2, 600) == (600..600));
-        assert_eq!(block_of(507), 0);
-        assert_eq!(block_of(508), 1);
+        assert_eq!(block_of(MapPage(507)), 0);
+        assert_eq!(block_of(MapPage(508)), 1);
     }
 }

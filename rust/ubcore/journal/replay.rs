@@ -10,7 +10,7 @@ use super::super::format::directory::{self, PageEntry};
 use super::super::format::record::Record;
 use super::super::format::ring;
 use super::super::format::superblock::Superblock;
-use super::super::geometry::LeafSlab;
+use super::super::geometry::{LeafSlab, MapPage};
 use super::super::map::{Base, Emptied, Entry, Map, Memory};
 use super::super::pages::{self, bits_page_of, table_page_of, PageSet};
 use super::super::replay_limit;
@@ -33,7 +33,7 @@ where
     D: Disk,
     M: Memory,
     B: DerefMut<Target = [u64]>,
-    L: Fn(u32) -> bool,
+    L: Fn(MapPage) -> bool,
 {
     let mut room = replay_limit::filled_max(&sb.geometry);
     for n in 0..found.finished {
@@ -66,7 +66,7 @@ struct Player<'a, M, B, L> {
     bad: Error,
 }
 
-impl<M: Memory, B: DerefMut<Target = [u64]>, L: Fn(u32) -> bool> Player<'_, M, B, L> {
+impl<M: Memory, B: DerefMut<Target = [u64]>, L: Fn(MapPage) -> bool> Player<'_, M, B, L> {
     fn block(&mut self, block: &[u8], count: usize) -> Result {
         let mut at = 0;
         while at < count {
@@ -174,7 +174,7 @@ impl<M: Memory, B: DerefMut<Target = [u64]>, L: Fn(u32) -> bool> Player<'_, M, B
     }
 
     /// Notes that a page of the map is about to change.
-    fn change(&mut self, page: u32) -> Result {
+    fn change(&mut self, page: MapPage) -> Result {
         let empty = pages::is_empty(&directory::entry(self.entries, page)?);
         if self.pages.insert(page)? && empty && !(self.lost)(page) {
             *self.room = self.room.checked_sub(1).ok_or(self.bad)?;

@@ -16,10 +16,9 @@ use core::ops::Range;
 
 use super::super::alloc::{Allocated, Denied};
 use super::super::error::{Error, Result};
-use super::super::geometry::LeafSlab;
+use super::super::geometry::{LeafSlab, TABLE_ENTRIES};
 use super::super::map::Base;
 use super::super::num::saturating_u32;
-use super::super::pages::table_page_of;
 use super::super::plan::{self, Source};
 use super::super::sync::Ordering;
 use super::{epoch, flush, io};
@@ -83,7 +82,7 @@ fn empty<H: Host>(host: &H, rq: &H::Request, base: Base) -> Result {
         if host.shared().checkpoint_due.load(Ordering::Acquire) {
             flush::checkpoint_if_due(host)?;
         }
-        let page = host.map().geometry().root_slabs_of(table_page_of(at));
+        let page = host.map().geometry().root_slabs_of(at / TABLE_ENTRIES);
         let end = page.end.min(slabs.end);
         let done = host.with_allocator(|allocator| allocator.empty(host.map(), at..end, base));
         // Also if that failed, because it may have emptied some slabs before.

@@ -11,6 +11,7 @@
 //! written after a hibernation image was made would be newer than the map in the image.
 
 use super::super::error::Result;
+use super::super::geometry::MapPage;
 use super::super::sync::{barrier, Ordering};
 use super::{is_committed, wait};
 use super::{EndStatus, Event, Host, HostCommitter, Step, Waiting, WorkId};
@@ -116,7 +117,7 @@ pub fn checkpoint<H: Host>(host: &H, before: u64) -> Result {
 /// commits have changed meanwhile. If these are many, it walks the pages again first.
 fn store_changed<H: Host>(host: &H) -> Result {
     for _ in 0..WALKS_MAX {
-        let mut next = Some(0);
+        let mut next = Some(MapPage(0));
         while let Some(from) = next {
             next = host.with_committer(|committer, disk| {
                 let stored = committer.store_some(host.map(), disk, from);

@@ -11,7 +11,7 @@ use ubcore::error::{Broken, Error, Result};
 use ubcore::format::directory::PageEntry;
 use ubcore::format::ring::NUMBERS;
 use ubcore::format::superblock::Superblock;
-use ubcore::geometry::{Geometry, LeafSlab};
+use ubcore::geometry::{Geometry, LeafSlab, MapPage};
 use ubcore::map::{words_for, Base, Entry, Map, Marks};
 use ubcore::pages::PageSet;
 use ubcore::plan::{self, Source};
@@ -113,7 +113,9 @@ fn a_mark_that_has_no_bit_stops_the_union() {
         );
         assert_eq!(fits_blocks(&mut u.disk, &u.map, 8), Err(Error::Internal));
         assert!(!u.committer.is_committed(&u.map));
-        u.committer.store_some(&u.map, &mut u.disk, 0).unwrap();
+        u.committer
+            .store_some(&u.map, &mut u.disk, MapPage(0))
+            .unwrap();
         is_stopped(u);
     }
 }

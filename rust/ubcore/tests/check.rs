@@ -13,7 +13,7 @@ use ubcore::check::{Grade, What};
 use ubcore::error::{Area, Error};
 use ubcore::format::record::{Record, SlabRun};
 use ubcore::format::ring::{self, RingHead};
-use ubcore::geometry::{Geometry, LeafSlab};
+use ubcore::geometry::{Geometry, LeafSlab, MapPage};
 use ubcore::slot::Slot;
 
 fn leaf_slab(disk: &SimDisk, slab: u32) -> LeafSlab {
@@ -404,14 +404,20 @@ fn pages_and_directories_that_are_wrong() {
     let (disk, l) = used();
     let block = block_of_page(&disk, &l.sb, 0);
     edit(&disk, block, |b| b[4095] ^= 1);
-    found(&disk, What::Page { page: 0 }, &[]);
+    found(&disk, What::Page { page: MapPage(0) }, &[]);
     // Without the bits, each slab seems to be empty. That follows from the lost page and is not
     // reported.
     let (disk, _) = used();
     let bits = l.sb.geometry.table_pages();
     let block = block_of_page(&disk, &l.sb, bits);
     edit(&disk, block, |b| b[2048] ^= 1);
-    found(&disk, What::Page { page: bits }, &[]);
+    found(
+        &disk,
+        What::Page {
+            page: MapPage(bits),
+        },
+        &[],
+    );
     let (_, directory) = inspect::entry_of(&used().0, &l.sb, 0);
     for (byte, sealed) in [
         (40, false),
@@ -428,7 +434,14 @@ fn pages_and_directories_that_are_wrong() {
             edit(&disk, directory, |b| b[byte] ^= 0x40);
         }
         let last = l.sb.geometry.pages() - 1;
-        found(&disk, What::Directory { first: 0, last }, &[]);
+        found(
+            &disk,
+            What::Directory {
+                first: MapPage(0),
+                last: MapPage(last),
+            },
+            &[],
+        );
     }
     // The other slot of the directory does not count.
     let (disk, _) = used();
@@ -509,7 +522,7 @@ fn beside_damage_only_a_slot_is_repaired() {
     edit(&disk, 1, |b| b[300] ^= 1);
     let before = disk.image();
     let l = look(&disk).unwrap();
-    assert!(l.has(What::SlotChecksum) && l.has(What::Page { page: 0 }));
+    assert!(l.has(What::SlotChecksum) && l.has(What::Page { page: MapPage(0) }));
     repair(&disk, &l).unwrap();
     let after = disk.image();
     let changed: Vec<u64> = after
@@ -519,5 +532,5 @@ fn beside_damage_only_a_slot_is_repaired() {
         .collect();
     assert_eq!(changed, [8]);
     let l = look(&disk).unwrap();
-    assert!(!l.has(What::SlotChecksum) && l.has(What::Page { page: 0 }));
+    assert!(!l.has(What::SlotChecksum) && l.has(What::Page { page: MapPage(0) }));
 }

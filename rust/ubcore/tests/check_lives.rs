@@ -9,6 +9,7 @@ use sim::inspect::{edit, edit_page, edit_sealed, edit_slots, look, look_at, repa
 use sim::union::load;
 use ubcore::check::{Finding, Grade, What};
 use ubcore::error::Error;
+use ubcore::geometry::MapPage;
 use ubcore::slot::Slot;
 
 #[test]
@@ -118,7 +119,7 @@ fn lie(disk: &SimDisk, l: &Look, block: u64, random: &mut Random) {
     let page = (0..g.pages()).find(|&p| {
         [Slot::A, Slot::B]
             .iter()
-            .any(|&s| g.page_block(p, s) == block)
+            .any(|&s| g.page_block(MapPage(p), s) == block)
     });
     match page {
         // The fields of a superblock lie before the directory's slots.

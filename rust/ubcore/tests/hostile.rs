@@ -20,7 +20,7 @@ use ubcore::format::directory::{self, PageEntry};
 use ubcore::format::record::{Record, SlabRun};
 use ubcore::format::ring::{self, RingHead};
 use ubcore::format::superblock::Superblock;
-use ubcore::geometry::{Block, Geometry, LeafSlab};
+use ubcore::geometry::{Block, Geometry, LeafSlab, MapPage};
 use ubcore::map::{Base, Entry, Map};
 use ubcore::pages;
 use ubcore::salvage::Lost;
@@ -182,7 +182,7 @@ fn pages_of(g: Geometry, named: impl Fn(u32) -> bool, content: impl Fn(u32) -> V
     for page in (0..g.pages()).filter(|&p| named(p)) {
         let bytes = content(page);
         if bytes.iter().any(|&b| b != 0) {
-            write(&mut disk, g.page_block(page, Slot::A), |b| {
+            write(&mut disk, g.page_block(MapPage(page), Slot::A), |b| {
                 b.copy_from_slice(&bytes)
             });
         }
@@ -261,7 +261,7 @@ fn a_signal_ends_it() {
     );
     let lost = pages_of(g, |page| page < tables + 9, |_| vec![0x55; 4096]);
     for page in 0..tables + 9 {
-        edit(&lost, g.page_block(page, Slot::A), |b| b[9] ^= 1);
+        edit(&lost, g.page_block(MapPage(page), Slot::A), |b| b[9] ^= 1);
     }
     for (name, disk) in [("ring", ring), ("full", full), ("lost", lost)] {
         let before = disk.image();

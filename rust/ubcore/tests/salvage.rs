@@ -12,7 +12,7 @@ use ubcore::alloc::Denied;
 use ubcore::check::{Finding, What};
 use ubcore::error::{Area, Error};
 use ubcore::format::directory;
-use ubcore::geometry::{Geometry, LeafSlab};
+use ubcore::geometry::{Geometry, LeafSlab, MapPage};
 use ubcore::map::{Base, Emptied, Entry};
 use ubcore::pages::{bits_page_of, store, table_page_of};
 use ubcore::plan::{self, Run, Source};
@@ -117,8 +117,8 @@ fn judge(truth: &SimUnion, found: &SimUnion, pages: &[u32]) -> u64 {
     side_by_side(&runs(truth), &runs(found), |sector, len, was, is| {
         let slab = g.slab_of(sector);
         let leaf_slab = truth.map.entry(slab).leaf_slab;
-        let must = pages.contains(&table_page_of(slab))
-            || leaf_slab.is_some_and(|l| pages.contains(&bits_page_of(&truth.map, l)));
+        let must = pages.contains(&table_page_of(slab).0)
+            || leaf_slab.is_some_and(|l| pages.contains(&bits_page_of(&truth.map, l).0));
         let wanted = if must { Source::Lost } else { was };
         assert_eq!(is, wanted, "sector {sector}, {len} sectors, was {was:?}");
         lost += if must { len } else { 0 };
@@ -156,7 +156,7 @@ fn pages_behind(block: u64) -> Vec<u32> {
         block,
         byte: 0,
     };
-    f.pages(&geometry()).collect()
+    MapPage::each(f.pages(&geometry())).map(|p| p.0).collect()
 }
 
 /// Salvages a leaf with damaged metadata and compares it with the state before the damage.
@@ -280,7 +280,7 @@ fn what_was_salvaged_is_never_written() {
     let before = disk.image();
     let (mut u, lost) = salvage(&disk, &g).unwrap();
     let why = lost.first().unwrap();
-    let damaged = Err(Error::Damaged(Area::Map, g.page_block(1, Slot::A)));
+    let damaged = Err(Error::Damaged(Area::Map, g.page_block(MapPage(1), Slot::A)));
     assert!(matches!(why, Error::Damaged(Area::Page, _)));
     assert_eq!(u.committer.failed(), Some(why));
 
@@ -309,8 +309,8 @@ fn what_was_salvaged_is_never_written() {
 
     // A page with such an entry has no form on disk.
     let mut block = [0; 4096];
-    assert_eq!(store(&u.map, 1, &mut block), damaged);
-    assert_eq!(store(&u.map, 0, &mut block), Ok(()));
+    assert_eq!(store(&u.map, MapPage(1), &mut block), damaged);
+    assert_eq!(store(&u.map, MapPage(0), &mut block), Ok(()));
 }
 
 /// A journal record of a lost slab does not make the slab known; a record that empties it does.
@@ -329,7 +329,7 @@ fn records_over_lost_pages() {
     }
     u.flush().unwrap();
     let truth = load(&disk, ROOT, g.leaf_sectors()).unwrap();
-    let bits = leaf_slabs.map(|l| bits_page_of(&u.map, l));
+    let bits = leaf_slabs.map(|l| bits_page_of(&u.map, l).0);
     for pages in [vec![1], vec![bits[0]], vec![bits[1]], vec![1, bits[2]]] {
         let disk = copy(&disk);
         pages.iter().for_each(|&p| spoil_page(&disk, p));

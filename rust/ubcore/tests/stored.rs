@@ -8,7 +8,7 @@ use sim::oracle::{content, Oracle};
 use sim::union::{format, load, SimUnion};
 use ubcore::disk::{Buffer, Disk, Order};
 use ubcore::error::{Error, Result};
-use ubcore::geometry::{Geometry, TABLE_ENTRIES};
+use ubcore::geometry::{Geometry, MapPage, TABLE_ENTRIES};
 use ubcore::map::Base;
 use ubcore::replay_limit::filled_max;
 
@@ -43,7 +43,7 @@ fn after_power_failure(disk: &SimDisk) -> [SimDisk; 2] {
 /// Stores what has changed, one write at a time, and returns how many writes.
 fn store(u: &mut SimUnion) -> u32 {
     let before = u.disk.counts().writes;
-    let mut next = Some(0);
+    let mut next = Some(MapPage(0));
     while let Some(from) = next {
         next = u.committer.store_some(&u.map, &mut u.disk, from).unwrap();
     }
@@ -199,7 +199,7 @@ fn a_commit_after_a_step_zeroes_its_whole_block() {
         // These lie at the end of a table page, which is the first page that a step stores.
         u.write((1016 + slab) * SLAB, 1, slab, true).unwrap();
         u.committer.commit(&u.map, &mut u.disk).unwrap();
-        let next = u.committer.store_some(&u.map, &mut u.disk, 0);
+        let next = u.committer.store_some(&u.map, &mut u.disk, MapPage(0));
         assert!(next.unwrap().is_some());
     }
     let used = u64::from(u.committer.journal_used());

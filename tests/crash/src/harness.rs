@@ -8,7 +8,7 @@ use std::rc::Rc;
 use ubcore::alloc::Denied;
 use ubcore::disk::{Disk, Order};
 use ubcore::error::{Error, Result};
-use ubcore::geometry::{Geometry, LeafSlab};
+use ubcore::geometry::{Geometry, LeafSlab, MapPage};
 use ubcore::map::Base;
 use ubcore::plan::{self, Source};
 
@@ -42,7 +42,7 @@ pub struct Harness {
     union: SimUnion,
     last_write: Option<Range>,
     /// Where the next step of a checkpoint continues.
-    store_from: u32,
+    store_from: MapPage,
     flying: Vec<Range>,
     points: Vec<Point>,
 }
@@ -86,7 +86,7 @@ impl Harness {
             disk,
             union,
             last_write: None,
-            store_from: 0,
+            store_from: MapPage(0),
             flying: Vec::new(),
             points: Vec::new(),
         };
@@ -149,7 +149,7 @@ impl Harness {
                 let next = u
                     .committer
                     .store_some(&u.map, &mut u.disk, self.store_from)?;
-                self.store_from = next.unwrap_or(0);
+                self.store_from = next.unwrap_or(MapPage(0));
                 Ok(())
             }
             Op::Checkpoint => {

@@ -10,7 +10,7 @@
 use std::collections::BTreeMap;
 
 use ubcore::error::{Area, Error};
-use ubcore::geometry::{Geometry, BLOCK_BYTES};
+use ubcore::geometry::{Geometry, MapPage, BLOCK_BYTES};
 use ubcore::slot::Slot;
 
 use crate::checker::{lawful, Checker};
@@ -138,7 +138,7 @@ fn area(sector: u64, g: &Geometry) -> Area {
         Area::Superblock
     } else if journal.contains(&block) {
         Area::Journal
-    } else if block < g.page_block(0, Slot::A) {
+    } else if block < g.page_block(MapPage(0), Slot::A) {
         Area::Directory
     } else {
         Area::Page

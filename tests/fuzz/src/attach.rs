@@ -7,7 +7,7 @@ use std::ops::Range;
 use sim::parts::{fill, page_set, Parts};
 use ubcore::attach::{self, fits_blocks};
 use ubcore::error::{Error, Result};
-use ubcore::geometry::Geometry;
+use ubcore::geometry::{Geometry, MapPage};
 use ubcore::map::{Map, Memory};
 use ubcore::pages::PageSet;
 use ubcore::salvage::{stretches, Damage, Losses, Lost, Nothing};
@@ -24,13 +24,13 @@ pub type Found = Parts<Bounded>;
 struct Allowed<'a, L>(&'a mut L, &'a Bounded);
 
 impl<L: Losses> Losses for Allowed<'_, L> {
-    fn lose(&mut self, pages: Range<u32>, damage: Damage) -> Result {
-        let count = pages.len() as u64;
+    fn lose(&mut self, pages: Range<MapPage>, damage: Damage) -> Result {
+        let count = MapPage::each(pages.clone()).count() as u64;
         self.0.lose(pages, damage)?;
         self.1.watch.allow_for_lost(count);
         Ok(())
     }
-    fn is_lost(&self, page: u32) -> bool {
+    fn is_lost(&self, page: MapPage) -> bool {
         self.0.is_lost(page)
     }
     fn first(&self) -> Option<Error> {

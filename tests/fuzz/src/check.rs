@@ -6,6 +6,7 @@ use ubcore::check::{self, Check, Finding, Grade, Totals};
 use ubcore::error::Result;
 use ubcore::format::directory::PageEntry;
 use ubcore::format::superblock::Superblock;
+use ubcore::geometry::MapPage;
 use ubcore::map::{words_for, Map};
 use ubcore::pages::PageSet;
 use ubcore::slot::Slot;
@@ -43,7 +44,10 @@ pub fn look(leaf: &mut Leaf) -> Result<Look> {
     for f in &findings {
         assert!(f.byte < 4096, "{f:?}");
         let pages = f.pages(&g);
-        assert!(pages.end <= g.pages() && pages.start <= pages.end, "{f:?}");
+        assert!(
+            pages.end <= MapPage(g.pages()) && pages.start <= pages.end,
+            "{f:?}"
+        );
     }
     Ok(Look {
         sb,

@@ -4,7 +4,7 @@
 
 use ubcore::format::crc::block_crc;
 use ubcore::format::directory::{self, PageEntry};
-use ubcore::geometry::Geometry;
+use ubcore::geometry::{Geometry, MapPage};
 use ubcore::map::Map;
 use ubcore::pages;
 
@@ -88,13 +88,13 @@ fn page(block: &[u8; 4096]) {
     let g = Geometry::new(1 << 17, 1 << 17, 1 << 17, 32, 16).expect("a layout");
     let map = Map::new(g, SimMemory::new(&g));
     for page in [0, g.pages() - 1] {
-        assert!(pages::load(&map, page, block).is_ok());
+        assert!(pages::load(&map, MapPage(page), block).is_ok());
         let mut again = [1; 4096];
-        if pages::store(&map, page, &mut again).is_ok() && page > 0 {
+        if pages::store(&map, MapPage(page), &mut again).is_ok() && page > 0 {
             assert!(again == *block);
         }
         assert_eq!(
-            pages::page(&map, page) == pages::PageKind::Table(0),
+            pages::page(&map, MapPage(page)) == pages::PageKind::Table(0),
             page == 0
         );
     }

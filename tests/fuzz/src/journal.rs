@@ -10,7 +10,7 @@ use ubcore::format::directory::{self, PageEntry};
 use ubcore::format::record::Record;
 use ubcore::format::ring;
 use ubcore::format::superblock::Superblock;
-use ubcore::geometry::{Geometry, LeafSlab};
+use ubcore::geometry::{Geometry, LeafSlab, MapPage};
 use ubcore::journal;
 use ubcore::map::{words_for, Base, Entry, Map};
 use ubcore::pages::{self, PageSet};
@@ -220,8 +220,10 @@ fn stored(leaf: &Leaf, sb: &Superblock) -> (Map<Bounded>, Vec<PageEntry>) {
     }
     for (page, entry) in (0..).zip(&entries) {
         if let Some(slot) = entry.slot {
-            let bytes = leaf.block(g.page_block(page, slot)).unwrap_or(&[0; 4096]);
-            pages::load(&map, page, bytes).expect("a real leaf");
+            let bytes = leaf
+                .block(g.page_block(MapPage(page), slot))
+                .unwrap_or(&[0; 4096]);
+            pages::load(&map, MapPage(page), bytes).expect("a real leaf");
         }
     }
     (map, entries)

@@ -9,7 +9,7 @@ use ubcore::format::features::Features;
 use ubcore::format::record::{Record, SlabRun};
 use ubcore::format::ring::{self, RingHead};
 use ubcore::format::superblock::{choose, Superblock};
-use ubcore::geometry::{Geometry, LeafSlab};
+use ubcore::geometry::{Geometry, LeafSlab, MapPage};
 use ubcore::slot::Slot;
 
 use crate::leaf::{Block, Blocks, Leaf};
@@ -112,7 +112,7 @@ pub fn reseal(leaf: &mut Leaf) {
         for page in directory::pages_of(at, g.pages()) {
             let entry = &mut bytes[32 + page % 508 * 8..][..8];
             if let Ok(Some(slot)) = Slot::from_bits(entry[4]) {
-                let crc = crc_of(leaf.block(g.page_block(page as u32, slot)));
+                let crc = crc_of(leaf.block(g.page_block(MapPage(page as u32), slot)));
                 entry[..4].copy_from_slice(&crc.to_le_bytes());
             }
         }
@@ -362,7 +362,7 @@ fn page(source: &mut Source<'_>, g: &Geometry, leaf: &mut Leaf, entries: &mut [P
         crc,
     };
     if bytes != [0; 4096] {
-        *leaf.edit(g.page_block(page, slot)) = bytes;
+        *leaf.edit(g.page_block(MapPage(page), slot)) = bytes;
     }
 }
 

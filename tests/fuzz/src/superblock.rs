@@ -5,7 +5,7 @@
 use ubcore::check;
 use ubcore::error::Error;
 use ubcore::format::superblock::{choose, sector_of, Superblock};
-use ubcore::geometry::LeafSlab;
+use ubcore::geometry::{LeafSlab, MapPage};
 use ubcore::slot::Slot;
 
 use crate::leaf::{Blocks, Leaf};
@@ -92,10 +92,10 @@ fn sound(sb: &Superblock, slot: &[u8; 512]) {
         g.directory_block(d - 1, Slot::A),
         g.directory_block(0, Slot::B),
         g.directory_block(d - 1, Slot::B),
-        g.page_block(0, Slot::A),
-        g.page_block(p - 1, Slot::A),
-        g.page_block(0, Slot::B),
-        g.page_block(p - 1, Slot::B),
+        g.page_block(MapPage(0), Slot::A),
+        g.page_block(MapPage(p - 1), Slot::A),
+        g.page_block(MapPage(0), Slot::B),
+        g.page_block(MapPage(p - 1), Slot::B),
     ];
     assert_eq!(places[0], 2);
     for pair in places.windows(2) {

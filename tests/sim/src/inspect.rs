@@ -11,7 +11,7 @@ use ubcore::error::Result;
 use ubcore::format::crc::{block_crc, crc32c};
 use ubcore::format::directory::{self, PageEntry};
 use ubcore::format::superblock::Superblock;
-use ubcore::geometry::Block;
+use ubcore::geometry::{Block, MapPage};
 use ubcore::map::Map;
 use ubcore::salvage::Nothing;
 use ubcore::slot::Slot;
@@ -127,7 +127,7 @@ pub fn edit_slots(disk: &SimDisk, slots: &[u64], f: impl Fn(&mut Block)) {
 /// Returns the directory's entry of a page, and the active directory block.
 pub fn entry_of(disk: &SimDisk, sb: &Superblock, page: u32) -> (PageEntry, u64) {
     let g = &sb.geometry;
-    let at = directory::block_of(page);
+    let at = directory::block_of(MapPage(page));
     let slot = sb.directory_slot(at).unwrap().unwrap();
     let block = g.directory_block(at, slot);
     let mut d = disk.clone();
@@ -142,7 +142,7 @@ pub fn entry_of(disk: &SimDisk, sb: &Superblock, page: u32) -> (PageEntry, u64) 
 pub fn block_of_page(disk: &SimDisk, sb: &Superblock, page: u32) -> u64 {
     let (entry, _) = entry_of(disk, sb, page);
     sb.geometry
-        .page_block(page, entry.slot.expect("a page that was written"))
+        .page_block(MapPage(page), entry.slot.expect("a page that was written"))
 }
 
 /// Changes an active map page, and corrects the directory's checksums.

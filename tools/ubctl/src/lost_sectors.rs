@@ -7,6 +7,7 @@ use ubcore::alloc::{bitmap_words, Allocator};
 use ubcore::attach;
 use ubcore::format::directory::PageEntry;
 use ubcore::format::superblock::Superblock;
+use ubcore::geometry::MapPage;
 use ubcore::map::{words_for, Map, Memory};
 use ubcore::num::u32_as_usize;
 use ubcore::pages::PageSet;
@@ -30,7 +31,7 @@ pub struct Stretch {
 
 /// Returns the sectors that a map has as lost, or would have if the pages that `is_lost` names were
 /// unknown.
-pub fn of_map<M: Memory>(map: &Map<M>, is_lost: impl Fn(u32) -> bool) -> Vec<Stretch> {
+pub fn of_map<M: Memory>(map: &Map<M>, is_lost: impl Fn(MapPage) -> bool) -> Vec<Stretch> {
     let mut list = Vec::new();
     let add = |sector, sectors| list.push(Stretch { sector, sectors });
     // The pause never fails, so the walk never ends early.

@@ -8,6 +8,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use tool::leaf::{geometry, pair, Union};
 use tool::{get, put, ubctl, Folder, Ran, MIB};
+use ubcore::geometry::MapPage;
 use ubcore::slot::Slot;
 
 fn check(leaf: &Path, options: &str) -> Ran {
@@ -140,7 +141,7 @@ fn what_cannot_be_repaired_stays_as_it_is() {
     let f = Folder::new("damage");
     let (_, leaf) = used(&f);
     let g = geometry(&leaf);
-    let at = g.page_block(0, Slot::A) * 4096 + 5;
+    let at = g.page_block(MapPage(0), Slot::A) * 4096 + 5;
     let byte = get(&leaf, at, 1)[0];
     put(&leaf, at, &[byte ^ 1]);
     put(&leaf, 300, b"x");
@@ -165,7 +166,10 @@ fn what_cannot_be_repaired_stays_as_it_is() {
         4,
         &[("minor", "slot_checksum", true), damage],
     );
-    assert_eq!(value["findings"][1]["block"], g.page_block(0, Slot::A));
+    assert_eq!(
+        value["findings"][1]["block"],
+        g.page_block(MapPage(0), Slot::A)
+    );
     assert_eq!(get(&leaf, 8192, 1 << 20), behind);
     put(&leaf, at, &[byte]);
     found(&leaf, "", 0, &[]);
@@ -187,7 +191,7 @@ fn what_is_lost_is_named() {
     ] {
         let whole = get(&leaf, 0, 1 << 20);
         for &p in pages {
-            put(&leaf, g.page_block(p, Slot::A) * 4096 + 77, b"rot");
+            put(&leaf, g.page_block(MapPage(p), Slot::A) * 4096 + 77, b"rot");
         }
         let value = found(&leaf, "", 4, &vec![page; pages.len()]);
         assert_eq!(value["salvage"]["lost"], json!(lost));
@@ -197,7 +201,7 @@ fn what_is_lost_is_named() {
     }
     assert_eq!(found(&leaf, "", 0, &[])["salvage"], Value::Null);
 
-    put(&leaf, g.page_block(1, Slot::A) * 4096 + 77, b"rot");
+    put(&leaf, g.page_block(MapPage(1), Slot::A) * 4096 + 77, b"rot");
     let out = check(&leaf, "").out;
     for part in [
         "; lost by it: union sectors 384 to 511, 25600 to 25983 (256 KiB)\n",

@@ -11,7 +11,7 @@ use ubcore::error::{Error, Side};
 use ubcore::format::record::{Record, SlabRun};
 use ubcore::format::superblock::{choose, Superblock};
 use ubcore::format::{directory, ring};
-use ubcore::geometry::LeafSlab;
+use ubcore::geometry::{LeafSlab, MapPage};
 use ubcore::slot::Slot;
 use ubctl::device::{Access, Device};
 use ubctl::error::{code_of, reason_of};
@@ -213,9 +213,9 @@ fn the_superblock_is_what_its_table_says() {
     assert_eq!(g.directory_block(0, Slot::A), 18);
     assert_eq!(
         (
-            g.page_block(0, Slot::A),
-            g.page_block(0, Slot::B),
-            g.page_block(1, Slot::B)
+            g.page_block(MapPage(0), Slot::A),
+            g.page_block(MapPage(0), Slot::B),
+            g.page_block(MapPage(1), Slot::B)
         ),
         (20, 22, 23)
     );

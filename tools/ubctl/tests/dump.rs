@@ -6,6 +6,7 @@ use serde_json::{json, Value};
 use std::path::Path;
 use tool::leaf::{geometry, pair, Union};
 use tool::{get, put, ubctl, Folder, Ran, MIB};
+use ubcore::geometry::MapPage;
 use ubcore::slot::Slot;
 
 fn dump(leaf: &Path) -> Value {
@@ -164,7 +165,7 @@ fn damaged_pages_and_directory() {
     let g = geometry(&leaf);
     let d = dump(&leaf);
     assert_eq!(d["pages"]["written"], 2);
-    let page = g.page_block(0, Slot::A) * 4096;
+    let page = g.page_block(MapPage(0), Slot::A) * 4096;
     let byte = get(&leaf, page + 5, 1)[0];
     put(&leaf, page + 5, &[byte ^ 1]);
     let d = damaged(&leaf, &["map page is damaged at block"]);

@@ -5,7 +5,7 @@
 use ubcore::alloc::Denied;
 use ubcore::check::Grade;
 use ubcore::error::{Error, Result};
-use ubcore::geometry::Geometry;
+use ubcore::geometry::{Geometry, MapPage};
 use ubcore::map::Base;
 
 use super::{entry_of, look, Look};
@@ -117,7 +117,7 @@ pub fn in_use(disk: &SimDisk, l: &Look) -> Vec<(u64, usize, bool)> {
         for page in 0..g.pages() {
             let (entry, _) = entry_of(disk, &l.sb, page);
             if let Some(slot) = entry.slot {
-                list.push((g.page_block(page, slot), 4096, false));
+                list.push((g.page_block(MapPage(page), slot), 4096, false));
             }
         }
     }

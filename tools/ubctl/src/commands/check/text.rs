@@ -125,7 +125,7 @@ fn of_structure(what: What, g: &Geometry) -> Option<String> {
         What::Page { page } => {
             format!(
                 "map page {page} is damaged: it is unknown {}",
-                covers(page, g)
+                covers(page.0, g)
             )
         }
         _ => return None,
@@ -304,7 +304,7 @@ fn line(f: &FindingReport) -> String {
 mod tests {
     use super::{grouped, kind, meaning, FindingReport, What};
     use std::collections::BTreeSet;
-    use ubcore::geometry::{Geometry, LeafSlab};
+    use ubcore::geometry::{Geometry, LeafSlab, MapPage};
 
     #[test]
     fn notes_of_a_kind_share_a_line() {
@@ -345,7 +345,7 @@ mod tests {
         use What::*;
         let (slab, leaf_slab, first, second) = (1, LeafSlab(2), 3, 4);
         let (wanted, found, newer, older) = (10, 9, 8, 1);
-        let (blocks, sequence, page, last, count) = (2, 77, 0, 5, 2);
+        let (blocks, sequence, page, map_page, count) = (2, 77, 0, MapPage(0), 2);
         let (compat, ro_compat) = (1, 2);
         let all = [
             SlotEmpty,
@@ -361,9 +361,12 @@ mod tests {
             CleanButNewer { sequence },
             NotDetached { blocks },
             Unreadable,
-            Directory { first, last },
+            Directory {
+                first: map_page,
+                last: MapPage(5),
+            },
             SpareDirectory,
-            Page { page },
+            Page { page: map_page },
             JournalHole,
             JournalMisplaced { sequence },
             JournalRecord,

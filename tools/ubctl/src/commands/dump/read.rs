@@ -7,7 +7,7 @@ use ubcore::error::{Area, Error, Side};
 use ubcore::format::directory::{self, PageEntry};
 use ubcore::format::superblock::{choose, Superblock};
 use ubcore::format::VERSION;
-use ubcore::geometry::{Geometry, BLOCK_BYTES, BLOCK_SECTORS, SUPERBLOCKS};
+use ubcore::geometry::{Geometry, MapPage, BLOCK_BYTES, BLOCK_SECTORS, SUPERBLOCKS};
 use ubcore::map::{words_for, Map};
 use ubcore::num::{u32_as_usize, usize_as_u64};
 use ubcore::pages::{self, PageSet};
@@ -122,7 +122,7 @@ fn geometry(g: &Geometry) -> GeometryReport {
         journal_blocks: g.journal_blocks(),
         directory_start: g.directory_block(0, Slot::A),
         directory_blocks: g.directory_blocks(),
-        pages_start: g.page_block(0, Slot::A),
+        pages_start: g.page_block(MapPage(0), Slot::A),
         table_pages: g.table_pages(),
         bits_pages: g.bits_pages(),
         data_start_sectors: g.data_start(),
@@ -203,12 +203,12 @@ fn map_pages(device: &mut Device, map: &Map<Heap>, entries: &[PageEntry], report
             continue;
         };
         report.pages.written += 1;
-        let block = g.page_block(page, slot);
+        let block = g.page_block(MapPage(page), slot);
         let loaded = one_block(device, block, &mut bytes).and_then(|()| {
             if pages::crc(&bytes) != entry.crc {
                 return Err(Error::Damaged(Area::Page, block));
             }
-            pages::load(map, page, &bytes)
+            pages::load(map, MapPage(page), &bytes)
         });
         match loaded {
             Ok(()) => report.pages.sound += 1,
@@ -221,7 +221,7 @@ fn map_pages(device: &mut Device, map: &Map<Heap>, entries: &[PageEntry], report
 
 /// Returns the part of the union that is lost with a map page.
 fn covers(map: &Map<Heap>, page: u32) -> String {
-    match pages::page(map, page) {
+    match pages::page(map, MapPage(page)) {
         pages::PageKind::Table(n) => {
             let first = n * ubcore::geometry::TABLE_ENTRIES;
             let last =
