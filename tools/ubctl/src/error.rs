@@ -188,7 +188,7 @@ mod tests {
     fn every_reason_of_the_driver_has_a_code_and_a_word() {
         let mut words = std::collections::BTreeSet::new();
         for reason in 1..=22 {
-            let e = Error::from_wire(reason, 1, 0).unwrap();
+            let e = Error::from_wire(reason, 1, 1).unwrap();
             assert!([FAILED, REFUSED, BUSY].contains(&code_of(e)));
             words.insert(reason_of(e));
         }

@@ -76,7 +76,8 @@ impl Shown {
     fn last_error(&self) -> Option<&'static str> {
         match self.status.last_error {
             0 => None,
-            n => Some(Error::from_wire(n, 1, 0).map_or("unknown", reason_of)),
+            // The word does not depend on the details, which must be ones that every reason can have.
+            n => Some(Error::from_wire(n, 1, 1).map_or("unknown", reason_of)),
         }
     }
 
