@@ -5,8 +5,8 @@
 //! Neighbours on the root shall be neighbours on the leaf, in whatever order they are first
 //! written, so that a large I/O is not split. Root slabs form *groups* of 16. The first slab of a
 //! group takes a free group of the leaf, at the position that it has in its own group. The other
-//! slabs of the group get the leaf slabs of their positions. If no group is free any more, any free slab is taken. No
-//! space is held back.
+//! slabs of the group get the leaf slabs of their positions. If no group is free any more, any free
+//! slab is taken. No space is held back.
 
 use core::ops::{DerefMut, Range};
 
@@ -417,8 +417,8 @@ impl<B: DerefMut<Target = [u64]>> Allocator<B> {
         })
     }
 
-    /// Returns the leaf slab that continues the group before or after, if a whole group is free there.
-    /// A group that other slabs have begun is left to them.
+    /// Returns the leaf slab that continues the group before or after, if a whole group is free
+    /// there. A group that other slabs have begun is left to them.
     fn next_group<M: Memory>(&self, map: &Map<M>, slab: u32, first: u32) -> Option<LeafSlab> {
         let beside = |s: u32| {
             let leaf_slab = map.entry(s).leaf_slab?;

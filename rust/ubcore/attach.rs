@@ -225,8 +225,8 @@ fn read_pages<D: Disk, M: Memory, L: Losses>(
     Ok(())
 }
 
-/// Returns whether no block of `sectors` sectors, a power of two, is mapped in part. If so, root and
-/// leaf can have blocks of that size, because the driver reads each block from one of them.
+/// Returns whether no block of `sectors` sectors, a power of two, is mapped in part. If so, root
+/// and leaf can have blocks of that size, because the driver reads each block from one of them.
 ///
 /// Fails only if the disk says that the work is to end, or if a rule of the map does not hold.
 pub fn fits_blocks<D: Disk, M: Memory>(disk: &mut D, map: &Map<M>, sectors: u32) -> Result<bool> {

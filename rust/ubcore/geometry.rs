@@ -267,8 +267,8 @@ impl Geometry {
         leaf_slab.0 < self.leaf_slabs
     }
 
-    /// Returns the first data sector of a leaf slab: its first sector, counted from the start of the
-    /// data.
+    /// Returns the first data sector of a leaf slab: its first sector, counted from the start of
+    /// the data.
     #[inline]
     pub fn first_data_sector(&self, leaf_slab: LeafSlab) -> u64 {
         u64::from(leaf_slab.0).wrapping_shl(self.slab_shift)

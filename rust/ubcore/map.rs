@@ -10,7 +10,8 @@
 //! Contexts and locks:
 //!
 //! - Look-ups take no lock. They run in any context, concurrently with everything else.
-//! - [`Map::map_sectors`] runs in any context, interrupts included, concurrently with everything else.
+//! - [`Map::map_sectors`] runs in any context, interrupts included, concurrently with everything
+//!   else.
 //! - [`Map::assign`] and [`Map::empty`] run under the allocator's lock.
 //! - [`Map::take_dirty`], [`Map::take_fresh`] and [`Map::take_pending`] are for the one committer.
 //!
@@ -150,7 +151,8 @@ impl<M: Memory> Map<M> {
         &self.memory
     }
 
-    /// Returns the count of begun changes: calls of [`Map::map_sectors`] or [`Map::empty`] that change it.
+    /// Returns the count of begun changes: calls of [`Map::map_sectors`] or [`Map::empty`] that
+    /// change it.
     #[inline]
     pub fn changes(&self) -> u64 {
         self.begun.load(Ordering::SeqCst)
@@ -249,8 +251,9 @@ impl<M: Memory> Map<M> {
         page.get(u64_as_usize((bit % BITS_SECTORS) / 64))
     }
 
-    /// Returns whether sector `offset` of a leaf slab is mapped, and for how many sectors from there
-    /// this stays the same, `limit` at most. A slab's end is the highest limit. Their page must exist.
+    /// Returns whether sector `offset` of a leaf slab is mapped, and for how many sectors from
+    /// there this stays the same, `limit` at most. A slab's end is the highest limit. Their page
+    /// must exist.
     pub fn mapped_run(&self, leaf_slab: LeafSlab, offset: u32, limit: u32) -> Marked<(bool, u32)> {
         let start = self
             .geometry

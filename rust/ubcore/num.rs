@@ -6,10 +6,10 @@
 //! Sums and products in the core are of four kinds. `wrapping_*` stands where a bound holds, which
 //! is an invariant of [`Geometry`](super::geometry::Geometry) or is beside the line. It also stands
 //! where the wrap is meant: in the steps of the journal's records
-//! ([`LeafSlab`](super::geometry::LeafSlab)), in the random numbers of [`identity`](super::identity),
-//! and in the [epochs](super::protocol::epoch). `checked_*` stands where no bound holds, and its
-//! failure is damage or `Internal`. `saturating_*` stands where the last value is the right answer:
-//! for limits, for what is left of a range, for counts of events.
+//! ([`LeafSlab`](super::geometry::LeafSlab)), in the random numbers of
+//! [`identity`](super::identity), and in the [epochs](super::protocol::epoch). `checked_*` stands
+//! where no bound holds, and its failure is damage or `Internal`. `saturating_*` stands where the
+//! last value is the right answer: for limits, for what is left of a range, for counts of events.
 
 /// Bytes in a sector: the unit of every address here.
 pub const SECTOR_BYTES: u64 = 512;

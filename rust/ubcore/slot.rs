@@ -26,7 +26,8 @@ impl Slot {
         }
     }
 
-    /// Returns the slot to write next, which is the inactive one, so that the active one stays whole.
+    /// Returns the slot to write next, which is the inactive one, so that the active one stays
+    /// whole.
     pub fn inactive(active: Option<Slot>) -> Slot {
         active.map_or(Slot::A, Slot::other)
     }

@@ -14,9 +14,9 @@ pub fn is_sealed(block: &[u8]) -> bool {
     stored.is_some() && block_crc(block, CRC_AT) == stored
 }
 
-/// Returns whether a block that is not valid was meant to be one of this leaf, and is torn or rotten.
-/// It was, if it has this leaf's nonce, or the magic of its kind and a wrong checksum. A block that
-/// an earlier format of the device left whole has neither.
+/// Returns whether a block that is not valid was meant to be one of this leaf, and is torn or
+/// rotten: it has this leaf's nonce, or the magic of its kind and a wrong checksum. A block that an
+/// earlier format left whole has another nonce and a right checksum.
 pub fn is_kin(block: &[u8], has_magic: bool, has_nonce: bool) -> bool {
     has_nonce || (has_magic && !is_sealed(block))
 }

@@ -47,8 +47,8 @@ pub fn scan<D: Disk>(disk: &mut D, sb: &Superblock) -> Result<Found> {
     Ok(found)
 }
 
-/// Follows the chain of blocks from the superblock's tail on. `head` returns the header of the block
-/// at a position of the ring, if there is a whole block of this leaf.
+/// Follows the chain of blocks from the superblock's tail on. `head` returns the header of the
+/// block at a position of the ring, if there is a whole block of this leaf.
 pub fn chain(
     sb: &Superblock,
     mut head: impl FnMut(u32) -> Result<Option<RingHead>>,

@@ -93,8 +93,8 @@ fn allocate<H: Host>(host: &H, sector: u64, sectors: u32) -> Allocated {
     })
 }
 
-/// Fails those bios of a write that need a new leaf slab. A full leaf must not fail an overwrite only
-/// because the block layer has merged it with another write. Returns whether bios are left.
+/// Fails those bios of a write that need a new leaf slab. A full leaf must not fail an overwrite
+/// only because the block layer has merged it with another write. Returns whether bios are left.
 fn fail_unallocated<H: Host>(host: &H, rq: &H::Request) -> bool {
     let g = host.map().geometry();
     let (sector, sectors) = rq.rest();
