@@ -77,5 +77,10 @@ for f in rust/**/*.{rs,c,h} tools/**/*.rs include/**/*.h scripts/* scripts/demo/
 		printf '%s:%s: %s lines: over 600\n' "$f" "$lines" "$lines"
 		breaches=$((breaches + 1))
 	fi
+	# rustfmt does not wrap comments.
+	[[ $f != *.rs ]] || while read -r n; do
+		printf '%s:%s: a comment of more than 100 columns\n' "$f" "$n"
+		breaches=$((breaches + 1))
+	done < <(awk 'length($0) > 100 && /^[ \t]*\/\// { print FNR }' "$f")
 done
 [ $breaches = 0 ] || { printf '%d breaches\n' $breaches; exit 1; }

@@ -106,6 +106,13 @@ def breaches(path):
     with open(path, encoding="utf-8") as f:
         text = f.read()
     lines = text.split("\n")
+    if path.endswith(".rs"):
+        # The names of functions are sentences too.
+        for n, line in enumerate(lines, 1):
+            for name in re.findall(r"\bfn (\w+)", line):
+                for pattern, use in PATTERNS:
+                    for hit in pattern.finditer(name.replace("_", " ")):
+                        yield n, hit.group(), use
     before = ""
     for n, line in prose(path, text):
         for pattern, use in PATTERNS:

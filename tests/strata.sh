@@ -60,6 +60,7 @@ try ok rust/ubcore/sync.rs 'pub use core::sync::atomic::AtomicBool;'
 try ok rust/blk/bio.rs 'use crate::sys::atomic::AtomicBool;'
 try ok rust/trace/mod.rs 'use crate::blk::GenDiskRef;'
 try 'over 600' rust/union/io.rs "$(seq 610)"
+try 'more than 100 columns' rust/union/io.rs "// $(printf 'word %.0s' {1..25})"
 try 'no SPDX' scripts/x.sh ''
 
 # word WANTED FILE TEXT: WANTED is ok or the line of the breach
@@ -79,7 +80,8 @@ word() {
 	fi
 }
 
-word ok rust/a.rs "fn nobody<'a>(whoever: &'a str) -> char { '\"' } // A thread that waits."
+word ok rust/a.rs "fn waits<'a>(whoever: &'a str) -> char { '\"' } // A thread that waits."
+word 1 rust/a.rs 'fn it_goes_on() {}'
 word 1 rust/a.rs '// Nobody waits.'
 word 2 rust/a.rs '\nlet text = "it goes on";'
 word 3 rust/a.rs '\nlet text = "it waits \\\n    for nobody";'

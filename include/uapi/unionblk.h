@@ -56,7 +56,7 @@
 /*
  * struct unionblk_create.reason: why the driver could not attach the leaf, in
  * more detail than the errno. NONE if the call succeeds, or fails before the
- * attach begins: with EINVAL for a field, with EEXIST, or with ENOMEM. struct
+ * attach begins: with EINVAL for a field, EEXIST, EUSERS or ENOMEM. struct
  * unionblk_status.last_error has the same numbers. Below, a and b are
  * reason_detail[0] and [1].
  */
@@ -116,7 +116,7 @@ struct unionblk_features {
  * first write is a checkpoint. If the call fails before, both devices are
  * unchanged. If it fails later, the content of the union is unchanged, except
  * for data that a program wrote after the disk was added. EEXIST if @id is in
- * use.
+ * use. EUSERS if there are 2048 unions.
  *
  * If metadata is damaged and the union can still be read safely,
  * @damaged_blocks is the number of metadata blocks that cannot be used, and

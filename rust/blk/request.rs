@@ -238,8 +238,9 @@ impl<D: Operations> Request<D> {
         self.into_started().as_raw()
     }
 
-    /// Sets the status with which those bios of the request that overlap a range end, if the request
-    /// ends with [`BlkStatus::OK`]. Returns whether the request has bios without such a status.
+    /// Sets the status with which those bios of the request that overlap a range end, if the
+    /// request ends with [`BlkStatus::OK`]. Returns whether the request has bios without such a
+    /// status.
     pub(crate) fn fail_bios(&self, sector: u64, sectors: u32, status: BlkStatus) -> bool {
         let rq = self.as_raw();
 

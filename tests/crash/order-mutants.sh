@@ -4,7 +4,7 @@
 # tests/races/mutants in a copy of the tree. The quick campaign of races must
 # fail with each.
 #   tests/crash/order-mutants.sh [NAME]...    default: all patches
-# SIZE=quick tries only old-take.
+# SIZE=quick tries only assign-clears-bits.
 . "$(dirname "$0")/patches.sh"
 
 export CARGO_TARGET_DIR=$BUILD/cargo-order-mutants CARGO_PROFILE_DEV_DEBUG=0
@@ -13,7 +13,7 @@ export SCHEDULES=1000 SEED=${SEED:-1} RUST_BACKTRACE=0
 
 names=("$@")
 if [ ${#names[@]} = 0 ] && [ "${SIZE:-quick}" = quick ]; then
-	names=(old-take)
+	names=(assign-clears-bits)
 elif [ ${#names[@]} = 0 ]; then
 	names=("$TOP"/tests/races/mutants/*.patch)
 	names=("${names[@]##*/}")

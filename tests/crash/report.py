@@ -110,8 +110,8 @@ class Part:
 
 def run_part(name, size, seed, total):
     print(f">> crash/{name} ({size}, seed {seed})", flush=True)
-    # A soak repeats the full size. The sequences of states are the same with every seed, so one
-    # round of them is enough.
+    # A soak repeats the full size. The full sequences of states are the same with every
+    # seed, so a soak omits them.
     part_size = "full" if size == "soak" and name != "states" else size
     started = time.monotonic()
     part = Part(name, total)

@@ -59,7 +59,7 @@ where
     }
 
     /// Returns the block of the leaf `n` places after the tail.
-    fn place(&self, n: u32) -> u64 {
+    fn chain_block(&self, n: u32) -> u64 {
         let g = self.geometry();
         g.journal_block(journal::after(self.sb.journal_tail, n, g.journal_blocks()))
     }
@@ -91,10 +91,10 @@ where
 
     /// Checks all blocks that are not in the chain.
     fn beside(&mut self, chain: &Found) {
-        let hole = self.place(chain.chained);
+        let hole = self.chain_block(chain.chained);
         let mut told = false;
         for n in chain.chained..self.geometry().journal_blocks() {
-            let block = self.place(n);
+            let block = self.chain_block(n);
             let head = match self.look(block) {
                 RingBlockState::Sound(head) => head,
                 RingBlockState::Broken => {
@@ -126,7 +126,7 @@ where
 
     /// Compares what the superblock says about the journal with what there is.
     fn state(&mut self, chain: &Found) {
-        let tail = self.place(0);
+        let tail = self.chain_block(0);
         let blocks = chain.finished;
         if self.sb.clean && chain.chained > 0 {
             self.tell(What::CleanFlag { blocks }, 0, 108);
@@ -134,7 +134,7 @@ where
             self.tell(What::NotDetached { blocks }, tail, 0);
         }
         if let Some(blocks) = chain.chained.checked_sub(chain.finished).filter(|&n| n > 0) {
-            let block = self.place(chain.finished);
+            let block = self.chain_block(chain.finished);
             self.tell(What::JournalUnfinished { blocks }, block, 0);
         }
     }
@@ -144,7 +144,7 @@ where
         let (g, nonce) = (self.geometry(), self.sb.nonce);
         let mut bad = false;
         for n in 0..chain.finished {
-            let block = self.place(n);
+            let block = self.chain_block(n);
             if self.disk.read(block, 1).is_err() {
                 continue;
             }

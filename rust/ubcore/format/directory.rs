@@ -18,8 +18,8 @@ use super::super::error::{Area, Error, Result};
 use super::super::geometry::{Block, MapPage, DIRECTORY_ENTRIES};
 use super::super::num::u32_as_usize;
 use super::super::slot::Slot;
+use super::checksum::{self, has_valid_checksum, CRC_AT};
 use super::crc::crc32c;
-use super::seal::{self, is_sealed, CRC_AT};
 
 const MAGIC: [u8; 4] = *b"UBdr";
 
@@ -121,7 +121,7 @@ pub fn judge(
     let list = <[DiskEntry]>::ref_from_bytes(rest).map_err(|_| 0usize)?;
     for (sound, field) in [
         (h.magic == MAGIC, offset_of!(DiskDirectoryHead, magic)),
-        (is_sealed(block), CRC_AT),
+        (has_valid_checksum(block), CRC_AT),
         (h.index.get() == at, offset_of!(DiskDirectoryHead, index)),
         (
             h.reserved.get() == 0,
@@ -157,20 +157,23 @@ pub fn judge(
 /// Returns whether a block's checksum is right, whatever its content.
 pub fn has_valid_crc(block: &[u8]) -> bool {
     DiskDirectoryHead::ref_from_prefix(block)
-        .is_ok_and(|(h, _)| h.magic == MAGIC && is_sealed(block))
+        .is_ok_and(|(h, _)| h.magic == MAGIC && has_valid_checksum(block))
 }
 
 /// Returns whether a block is a whole one of this leaf, from any checkpoint.
 pub fn is_sound(block: &[u8], at: u32, nonce: u64) -> bool {
     DiskDirectoryHead::ref_from_prefix(block).is_ok_and(|(h, _)| {
-        h.magic == MAGIC && is_sealed(block) && h.index.get() == at && h.nonce.get() == nonce
+        h.magic == MAGIC
+            && has_valid_checksum(block)
+            && h.index.get() == at
+            && h.nonce.get() == nonce
     })
 }
 
-/// Returns whether a block that [`decode`] refuses is kin: see [`seal::is_kin`].
+/// Returns whether a block that [`decode`] refuses is kin: see [`checksum::is_kin`].
 pub fn is_kin(block: &[u8], nonce: u64) -> bool {
     DiskDirectoryHead::ref_from_prefix(block)
-        .is_ok_and(|(h, _)| seal::is_kin(block, h.magic == MAGIC, h.nonce.get() == nonce))
+        .is_ok_and(|(h, _)| checksum::is_kin(block, h.magic == MAGIC, h.nonce.get() == nonce))
 }
 
 /// Returns the entry of a map page in the list of all entries.

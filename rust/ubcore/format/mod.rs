@@ -4,6 +4,7 @@
 //!
 //! Each file has a disk type (little-endian, fixed offsets) and a checked decoding of it.
 
+mod checksum;
 pub mod crc;
 pub mod directory;
 pub mod features;
@@ -11,7 +12,6 @@ pub mod name;
 pub mod new_leaf;
 pub mod record;
 pub mod ring;
-mod seal;
 pub mod superblock;
 
 /// The format version that this code writes and the newest that it reads.

@@ -8,8 +8,8 @@ use zerocopy_derive::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use super::super::error::{Error, Result};
 use super::super::geometry::{Block, LeafSlab, BLOCK_BYTES};
+use super::checksum::{self, has_valid_checksum};
 use super::crc::crc32c;
-use super::seal::{self, is_sealed};
 
 const MAGIC: [u8; 4] = *b"UBjn";
 /// 64-bit words of records in a block.
@@ -143,7 +143,7 @@ pub fn open(block: &[u8], nonce: u64) -> Option<RingHead> {
         && h.nonce.get() == nonce
         && flags & !(FLAG_LAST | BEFORE_MAX.wrapping_shl(BEFORE_SHIFT)) == 0
         && (1..=508).contains(&count)
-        && is_sealed(block);
+        && has_valid_checksum(block);
     sound.then(|| RingHead {
         sequence: h.sequence.get(),
         origin: LeafSlab(h.origin.get()),
@@ -153,10 +153,10 @@ pub fn open(block: &[u8], nonce: u64) -> Option<RingHead> {
     })
 }
 
-/// Returns whether a block that [`open`] refuses is kin: see [`seal::is_kin`].
+/// Returns whether a block that [`open`] refuses is kin: see [`checksum::is_kin`].
 pub fn is_kin(block: &[u8], nonce: u64) -> bool {
     DiskRingHead::ref_from_prefix(block)
-        .is_ok_and(|(h, _)| seal::is_kin(block, h.magic == MAGIC, h.nonce.get() == nonce))
+        .is_ok_and(|(h, _)| checksum::is_kin(block, h.magic == MAGIC, h.nonce.get() == nonce))
 }
 
 #[cfg(any(test, kernel))]

@@ -384,7 +384,7 @@ mod tests {
     }
 
     #[test]
-    fn the_newer_valid_slot_counts() {
+    fn the_newer_valid_slot_is_active() {
         // A kernel thread has a stack of 16 KiB, so there are two blocks on it and no more.
         let junk = &[0u8; 4096];
         let (mut a, mut b) = (*junk, *junk);

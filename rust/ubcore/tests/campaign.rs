@@ -80,7 +80,7 @@ fn look_at_journal(disk: &SimDisk, g: &Geometry, seen: &mut Seen) {
 /// next commit.
 fn write_fua(u: &mut SimUnion, o: &mut Oracle, at: u64, len: u64) -> Allocated {
     let tag = o.new_tag();
-    u.place(at, len)?;
+    u.allocate_range(at, len)?;
     o.begun(at, len, tag);
     let n = len as u32;
     let mapped = plan::read(&u.map, at, n).all(|r| matches!(r.source, Source::Leaf(_)));
@@ -105,7 +105,7 @@ fn write_fua(u: &mut SimUnion, o: &mut Oracle, at: u64, len: u64) -> Allocated {
 
 fn write(u: &mut SimUnion, o: &mut Oracle, at: u64, len: u64, done: bool) -> Allocated {
     let tag = o.new_tag();
-    u.place(at, len)?;
+    u.allocate_range(at, len)?;
     o.begun(at, len, tag);
     u.write(at, len, tag, done)
 }

@@ -6,7 +6,7 @@
 use sim::disk::SimDisk;
 use sim::inspect::lives::*;
 use sim::inspect::{
-    self, block_of_page, edit, edit_page, edit_sealed, edit_slots, look, look_at, repair,
+    self, block_of_page, edit, edit_page, edit_slots, edit_with_checksum, look, look_at, repair,
 };
 use sim::union::{format, load, SimUnion};
 use ubcore::check::{Grade, What};
@@ -215,7 +215,7 @@ fn a_record_that_cannot_be_is_named() {
         (0, 0x0000_0063_0000_0002),
     ] {
         let (disk, _) = committed();
-        edit_sealed(&disk, block, 4096, 4, |b| {
+        edit_with_checksum(&disk, block, 4096, 4, |b| {
             ring::put_word(b, word, value).unwrap();
         });
         found(&disk, What::JournalRecord, &[three]);
@@ -429,7 +429,7 @@ fn pages_and_directories_that_are_wrong() {
     ] {
         let (disk, _) = used();
         if sealed {
-            edit_sealed(&disk, directory, 4096, 4, |b| b[byte] ^= 0x40);
+            edit_with_checksum(&disk, directory, 4096, 4, |b| b[byte] ^= 0x40);
         } else {
             edit(&disk, directory, |b| b[byte] ^= 0x40);
         }
@@ -443,7 +443,7 @@ fn pages_and_directories_that_are_wrong() {
             &[],
         );
     }
-    // The other slot of the directory does not count.
+    // The other slot of the directory is inactive.
     let (disk, _) = used();
     let other = if directory == l.sb.geometry.directory_block(0, Slot::A) {
         Slot::B
@@ -492,7 +492,7 @@ fn a_write_torn_between_its_blocks() {
     found(&disk, What::NotDetached { blocks: 3 }, &[]);
 }
 
-/// A transaction whose end was never written does not count, and is no damage.
+/// A transaction whose end was never written is not applied, and is no damage.
 #[test]
 fn a_transaction_without_an_end() {
     let (disk, l) = committed();

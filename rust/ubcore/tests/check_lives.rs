@@ -5,7 +5,7 @@
 
 use sim::disk::{Random, SimDisk};
 use sim::inspect::lives::*;
-use sim::inspect::{edit, edit_page, edit_sealed, edit_slots, look, look_at, repair, Look};
+use sim::inspect::{edit, edit_page, edit_slots, edit_with_checksum, look, look_at, repair, Look};
 use sim::union::load;
 use ubcore::check::{Finding, Grade, What};
 use ubcore::error::Error;
@@ -72,7 +72,7 @@ fn no_power_failure_looks_like_damage_and_a_repair_changes_no_sector() {
 }
 
 #[test]
-fn any_bit_of_a_block_that_counts() {
+fn any_bit_of_an_active_block() {
     let mut random = Random(13);
     let mut blocks = 0;
     for n in 0..lives() / 5 {
@@ -124,7 +124,7 @@ fn lie(disk: &SimDisk, l: &Look, block: u64, random: &mut Random) {
     match page {
         // The fields of a superblock lie before the directory's slots.
         None if block < 2 => edit_slots(disk, &[block, 1 - block], |b| put(b, at % 264, 512)),
-        None => edit_sealed(disk, block, 4096, 4, |b| put(b, 8 + at % 128, 4096)),
+        None => edit_with_checksum(disk, block, 4096, 4, |b| put(b, 8 + at % 128, 4096)),
         Some(page) => {
             let used = if page < g.table_pages() { 4096 } else { 512 };
             let at = at * 8 % used;

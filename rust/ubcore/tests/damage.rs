@@ -45,7 +45,7 @@ fn refused(disk: &SimDisk) -> Option<Error> {
 
 /// Flips each bit of an active page, in use or not. The page's other slot may rot.
 #[test]
-fn a_page_that_counts_is_believed_as_a_whole_or_not_at_all() {
+fn an_active_page_is_believed_as_a_whole_or_not_at_all() {
     let g = geometry();
     let (_, u) = used();
     for page in [table_page_of(0), bits_page_of(&u.map, LeafSlab(0))] {

@@ -222,7 +222,7 @@ fn bytes_that_no_feature_announces_are_damage() {
 }
 
 #[test]
-fn the_slot_that_counts_decides() {
+fn the_active_slot_decides() {
     let newer = |slot: u64| {
         let (disk, _) = used();
         edit_slots(&disk, &[slot], |b| b[16] += 1);

@@ -6,7 +6,7 @@
 use std::cell::Cell;
 
 use sim::disk::SimDisk;
-use sim::inspect::{edit, edit_sealed, look};
+use sim::inspect::{edit, edit_with_checksum, look};
 use sim::memory::{Access, Watch, Watched};
 use sim::oracle::content;
 use sim::parts::{fill, page_set};
@@ -441,7 +441,7 @@ fn a_superblock_that_claims_losses() {
         Record::Zero { slab, count: 1 }.encode()
     });
     for slot in [0, 1] {
-        edit_sealed(&disk, slot, 512, 8, |b| b[256] = 0b01_01_01);
+        edit_with_checksum(&disk, slot, 512, 8, |b| b[256] = 0b01_01_01);
     }
     assert!(salvage(&disk, &g).is_ok());
     for at in 0..3 {

@@ -119,7 +119,7 @@ fn whole_slabs_are_counted_to_the_unions_end() {
 }
 
 #[test]
-fn the_root_is_told_by_its_own_size() {
+fn the_root_is_recognised_by_its_own_size() {
     let (disk, u) = union();
     drop(u);
     for wrong in [SIZE, END - 1, END + 1] {

@@ -84,7 +84,7 @@ fn runs_that_open_no_slab_cost_what_others_do() {
 
 /// No slab costs more than twice its bits, however many pieces it is in: here 258 words of 508.
 #[test]
-fn slabs_in_pieces_are_told_in_words() {
+fn slabs_in_pieces_are_recorded_in_words() {
     let g = Geometry::new(2_097_152, 2_097_152, 262_144, 8192, 64).unwrap();
     let (disk, mut u) = fresh(g);
     for slab in 0..10u32 {
@@ -374,7 +374,7 @@ fn zeroing_a_gibibyte_writes_no_data_and_two_journal_blocks() {
     );
     // The space is free only after a commit and a grace period.
     assert_eq!(u.allocator.used(), used);
-    assert_eq!(u.place(1000, 1), Err(Denied::Later));
+    assert_eq!(u.allocate_range(1000, 1), Err(Denied::Later));
     u.flush().unwrap();
     assert_eq!(u.allocator.used(), 0);
     u.write(1000, 1, 2, true).unwrap();

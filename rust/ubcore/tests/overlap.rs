@@ -111,13 +111,13 @@ fn a_fua_write_that_takes_itself_for_durable_is() {
         complete_first(&s, n, move |s| {
             // The driver checks in this order: first the map, then whether the map is durable.
             let mapped = plan::read(&s.map, SECTOR, 1).all(|r| r.source == Source::Leaf(s.to));
-            let settled = mapped && s.committer.borrow().is_committed(&s.map);
-            if settled {
+            let durable = mapped && s.committer.borrow().is_committed(&s.map);
+            if durable {
                 let data = [content(2, SECTOR)];
                 let mut state = s.disk.state.borrow_mut();
                 state.write(s.to, &data, Order::Fua).unwrap();
             }
-            told.set(Some(!settled || after_power_failure(s)));
+            told.set(Some(!durable || after_power_failure(s)));
         });
         match found.get() {
             Some(held) => assert!(held, "lost, interrupted at access {n}"),

@@ -33,7 +33,7 @@ fn work(u: &mut SimUnion, o: &mut Oracle, random: &mut Random, steps: u64) -> Al
             6 => {
                 // The write is in flight while something else happens, or never completes.
                 if matches!(
-                    u.place(at, len),
+                    u.allocate_range(at, len),
                     Err(Denied::Later | Denied::Failed(Error::Full))
                 ) {
                     continue;

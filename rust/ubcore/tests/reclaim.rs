@@ -84,7 +84,7 @@ fn of_slabs_on_two_pages() {
 /// A slab leaves while a reclaim runs, and the reclaim holds up the commit of that slab. The slab
 /// is not forgotten when its entry has waited long enough, because its leaf slab has not.
 #[test]
-fn of_a_slab_that_left_beside_another_release() {
+fn of_a_slab_that_left_beside_another_reclaim() {
     let (_, mut u) = fresh(wide());
     for slab in [3, 4] {
         u.write(slab * 32, 1, 1, true).unwrap();

@@ -94,7 +94,7 @@ fn slabs_emptied_in_two_ways() {
 
 /// A checkpoint without a commit before it contains all that is mapped, wherever on the leaf.
 #[test]
-fn what_no_commit_has_told() {
+fn what_no_commit_has_recorded() {
     let g = Geometry::new(64_000, 64_000, 2048 + 2000 * 32, 32, 32).unwrap();
     let mut disk = SimDisk::new();
     format(&mut disk, g);

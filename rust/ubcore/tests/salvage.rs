@@ -6,7 +6,7 @@
 
 use sim::disk::{Random, SimDisk, State};
 use sim::inspect::lives::{in_use, lives};
-use sim::inspect::{block_of_page, edit, edit_page, edit_sealed, edit_slots, look};
+use sim::inspect::{block_of_page, edit, edit_page, edit_slots, edit_with_checksum, look};
 use sim::union::{format, load, salvage, SimUnion};
 use ubcore::alloc::Denied;
 use ubcore::check::{Finding, What};
@@ -286,7 +286,7 @@ fn what_was_salvaged_is_never_written() {
 
     // A lost slab gets no leaf slab and no new base.
     let taken = u.allocator.used();
-    let place = u.place(1500 * SLAB, 1);
+    let place = u.allocate_range(1500 * SLAB, 1);
     assert_eq!(place, damaged.map_err(Denied::Failed));
     let place = u.allocator.allocate_range(&u.map, 1600 * SLAB, 1);
     assert_eq!(place, damaged.map_err(Denied::Failed));
@@ -378,7 +378,7 @@ fn a_directory_block_of_two() {
 /// Damage whose extent cannot be determined is still refused, beside a page that alone could be
 /// lost.
 #[test]
-fn refused_all_the_same() {
+fn refused_anyway() {
     let g = geometry();
     let taken = |u: &SimUnion| u.map.entry(3).leaf_slab.unwrap();
     let refusal = |disk: &SimDisk| {
@@ -406,7 +406,7 @@ fn refused_all_the_same() {
     let (disk, _) = used();
     let sb = look(&disk).unwrap().sb;
     let block = g.directory_block(0, sb.directory_slot(0).unwrap().unwrap());
-    edit_sealed(&disk, block, 4096, 4, |b| b[16] += 9);
+    edit_with_checksum(&disk, block, 4096, 4, |b| b[16] += 9);
     let e = salvage(&disk, &g).err();
     assert_eq!(e, Some(Error::Damaged(Area::Directory, block)));
     // Both superblocks are damaged; a leaf is too short.

@@ -136,7 +136,7 @@ impl Life {
 
     /// Leads the next lives: transactions of one block and of more overwrite what the torn one
     /// left.
-    fn go_on(&mut self, what: &str) {
+    fn proceed(&mut self, what: &str) {
         for slabs in [3, 200, 1] {
             self.write(slabs);
             self.flush();
@@ -155,7 +155,7 @@ fn a_transaction_of_one_torn_write() {
         life.torn_commit(0, Some(mask));
         let what = format!("blocks {mask:03b}");
         life.fail_power(&what);
-        life.go_on(&what);
+        life.proceed(&what);
     }
 }
 
@@ -178,7 +178,7 @@ fn a_long_transaction_that_never_ended() {
             life.torn_commit(plain, last);
             let what = format!("plain {plain:#x}, last {last:x?}, seed {seed}");
             life.fail_power(&what);
-            life.go_on(&what);
+            life.proceed(&what);
         }
     }
 }
@@ -197,7 +197,7 @@ fn a_transaction_that_landed_unheard() {
         let written = (0..32).any(|n| before.current(u64::from(slab) * 32 + n) != oracle::ROOT);
         assert_eq!(mapped, written, "slab {slab}");
     }
-    life.go_on("all");
+    life.proceed("all");
 }
 
 /// A transaction is torn twice without a write between the lives; then the lives continue.
@@ -210,6 +210,6 @@ fn torn_twice_in_a_row() {
             life.torn_commit(0, Some(mask));
             life.fail_power("torn");
         }
-        life.go_on("torn twice");
+        life.proceed("torn twice");
     }
 }

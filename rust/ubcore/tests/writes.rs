@@ -142,7 +142,7 @@ fn either_superblock_may_rot() {
 /// The next checkpoint overwrites the other slot first. If that write tears its sector, one slot is
 /// still whole.
 #[test]
-fn the_only_superblock_that_counts_is_not_overwritten_first() {
+fn the_active_superblock_is_not_overwritten_first() {
     for rotten in [false, true] {
         let met = (0..40).filter(|&seed| fail_between(rotten, seed)).count();
         assert!(met > 5, "{met}");
@@ -253,7 +253,7 @@ fn a_transaction_takes_only_what_is_free_of_the_ring() {
 /// A record gives how far its leaf slab lies behind the previous record's. If the distance does not
 /// fit, another record gives it.
 #[test]
-fn every_distance_between_leaf_slabs_is_told() {
+fn every_distance_between_leaf_slabs_is_recorded() {
     let g = Geometry::new(64_000, 64_000, 2048 + 2000 * 32, 32, 32).unwrap();
     for step in (1..=130).chain([1000, 1999]) {
         let mut disk = SimDisk::new();

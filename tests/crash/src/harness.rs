@@ -236,7 +236,7 @@ impl Harness {
 
     /// Allocates leaf slabs for a range; returns false if there is no space, and checks that there
     /// is none.
-    fn settle(&mut self, r: Range) -> Result<bool> {
+    fn allocate(&mut self, r: Range) -> Result<bool> {
         for _ in 0..2 {
             let u = &mut self.union;
             match u.allocator.allocate_range(&u.map, r.at, r.len as u32) {
@@ -276,7 +276,7 @@ impl Harness {
     }
 
     fn write(&mut self, r: Range, fua: bool) -> Result {
-        if self.overlaps_flying(r) || !self.settle(r)? {
+        if self.overlaps_flying(r) || !self.allocate(r)? {
             return Ok(());
         }
         let tag = self.oracle.new_tag();
@@ -302,7 +302,7 @@ impl Harness {
     }
 
     fn begin(&mut self, r: Range) -> Result {
-        if self.overlaps_flying(r) || !self.settle(r)? {
+        if self.overlaps_flying(r) || !self.allocate(r)? {
             return Ok(());
         }
         let tag = self.oracle.new_tag();
@@ -322,7 +322,7 @@ impl Harness {
             if runs.into_iter().all(|run| run.source == Source::Zero) {
                 continue;
             }
-            if !self.settle(end)? {
+            if !self.allocate(end)? {
                 return Ok(());
             }
             self.oracle.begun(end.at, end.len, ZERO);

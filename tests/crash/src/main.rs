@@ -121,7 +121,7 @@ struct Campaign {
 }
 
 impl Campaign {
-    fn go_on(&self) -> bool {
+    fn has_time(&self) -> bool {
         let late = self.size.at_most.is_some_and(|t| self.began.elapsed() > t);
         if late {
             self.out_of_time.store(true, Ordering::Relaxed);
@@ -145,11 +145,11 @@ impl Campaign {
     /// Takes one job after another: first the sequences, then rounds of lives.
     fn work(&self) {
         let jobs = exhaustive::jobs(self.size.all_up_to, self.size.one_in, self.seed);
-        let go_on = || self.go_on();
+        let has_time = || self.has_time();
         loop {
             let n = self.next.fetch_add(1, Ordering::Relaxed);
             let round = n.saturating_sub(jobs.len()) as u64;
-            if !self.go_on() || (n >= jobs.len() && round >= self.size.rounds) {
+            if !self.has_time() || (n >= jobs.len() && round >= self.size.rounds) {
                 return;
             }
             let started = Instant::now();
@@ -160,13 +160,13 @@ impl Campaign {
                     } else {
                         DEPTH
                     };
-                    let (counters, done) = exhaustive::run(job, depth, &go_on);
+                    let (counters, done) = exhaustive::run(job, depth, &has_time);
                     let name = format!("{} {}", job.setup.word(job.reveal), job.places);
                     (name, counters, done.err())
                 }
                 None => {
                     let seed = self.seed.wrapping_add(round);
-                    let (counters, done) = random::run(seed, self.size.lives, &go_on);
+                    let (counters, done) = random::run(seed, self.size.lives, &has_time);
                     (format!("lives of seed {seed}"), counters, done.err())
                 }
             };

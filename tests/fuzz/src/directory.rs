@@ -63,13 +63,13 @@ pub fn run(data: &[u8]) {
     let block = block(&mut source, how);
     let mut list = vec![PageEntry::EMPTY; named];
     let judged = directory::judge(&block, at, 1000, NONCE, &mut list);
-    let (sealed, sound) = (
+    let (valid_checksum, sound) = (
         directory::has_valid_crc(&block),
         directory::is_sound(&block, at, NONCE),
     );
     match judged {
         Ok(()) => {
-            assert!(sealed && sound);
+            assert!(valid_checksum && sound);
             let mut again = [0; 4096];
             directory::encode(&mut again, at, 9, NONCE, &list).expect("below 509");
             let mut back = vec![PageEntry::EMPTY; named];
@@ -78,7 +78,7 @@ pub fn run(data: &[u8]) {
         }
         Err(byte) => assert!(byte < 4096),
     }
-    assert!(!sound || sealed);
+    assert!(!sound || valid_checksum);
     let _ = directory::is_kin(&block, NONCE);
     page(&block);
 }

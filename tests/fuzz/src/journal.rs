@@ -191,7 +191,7 @@ fn of_real(source: &mut Source<'_>, how: u8) -> Option<Start> {
         leaf.edit(at)[byte] ^= source.byte();
     }
     if how & 4 == 0 {
-        make::reseal(&mut leaf);
+        make::set_checksums(&mut leaf);
     }
     let (map, entries) = stored(&leaf, &sb);
     let model = Model::of(&map);

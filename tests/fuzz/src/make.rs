@@ -27,7 +27,7 @@ pub fn leaf(data: &[u8]) -> Leaf {
         0 => raw(&mut source),
         1 => {
             let mut leaf = raw(&mut source);
-            reseal(&mut leaf);
+            set_checksums(&mut leaf);
             leaf
         }
         2 => patched(&mut source),
@@ -63,12 +63,12 @@ fn patched(source: &mut Source<'_>) -> Leaf {
         }
     }
     if how & 1 == 0 {
-        reseal(&mut leaf);
+        set_checksums(&mut leaf);
     }
     leaf
 }
 
-fn seal(bytes: &mut [u8], at: usize) {
+fn set_checksum(bytes: &mut [u8], at: usize) {
     let crc = block_crc(bytes, at).expect("a block");
     bytes[at..at + 4].copy_from_slice(&crc.to_le_bytes());
 }
@@ -81,15 +81,15 @@ pub fn superblock_of(leaf: &Leaf) -> Option<Superblock> {
 }
 
 /// Corrects the checksum of a superblock slot.
-pub fn seal_slot(slot: &mut [u8; 512]) {
-    seal(slot, 8);
+pub fn set_slot_checksum(slot: &mut [u8; 512]) {
+    set_checksum(slot, 8);
 }
 
 /// Corrects all checksums that count.
-pub fn reseal(leaf: &mut Leaf) {
+pub fn set_checksums(leaf: &mut Leaf) {
     for slot in 0..2 {
         if leaf.blocks.contains_key(&slot) {
-            seal(&mut leaf.edit(slot)[..512], 8);
+            set_checksum(&mut leaf.edit(slot)[..512], 8);
         }
     }
     let Some(sb) = superblock_of(leaf) else {
@@ -99,7 +99,7 @@ pub fn reseal(leaf: &mut Leaf) {
     let end = g.journal_block(0) + u64::from(g.journal_blocks());
     let held: Vec<u64> = leaf.blocks.range(2..end).map(|(at, _)| *at).collect();
     for at in held {
-        seal(leaf.edit(at), 4);
+        set_checksum(leaf.edit(at), 4);
     }
     for at in 0..g.directory_blocks().min(64) {
         let Some(slot) = sb.directory_slot(at).ok().flatten() else {
@@ -116,7 +116,7 @@ pub fn reseal(leaf: &mut Leaf) {
                 entry[..4].copy_from_slice(&crc.to_le_bytes());
             }
         }
-        seal(&mut bytes, 4);
+        set_checksum(&mut bytes, 4);
         *leaf.edit(block) = bytes;
     }
 }
@@ -392,7 +392,7 @@ fn directory_block(
     if how & 0x7f == 3 {
         let at = source.below(4096) as usize;
         block[at] ^= source.byte();
-        seal(block, 4);
+        set_checksum(block, 4);
     }
 }
 
@@ -426,7 +426,7 @@ fn structured(source: &mut Source<'_>) -> Leaf {
         this.encode(block);
         if how & 15 == 6 {
             block[source.below(512) as usize] ^= source.byte();
-            seal(&mut block[..512], 8);
+            set_checksum(&mut block[..512], 8);
         }
     }
     leaf

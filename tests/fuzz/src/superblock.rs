@@ -46,7 +46,7 @@ fn slots(data: &[u8]) -> [[u8; 512]; 2] {
             slots[at / 512][at % 512] ^= source.byte();
         }
         if how & 4 == 0 {
-            slots.iter_mut().for_each(make::seal_slot);
+            slots.iter_mut().for_each(make::set_slot_checksum);
         }
     }
     slots
@@ -60,8 +60,8 @@ pub fn run(data: &[u8]) {
             Ok(sb) => sound(&sb, slot),
             Err(Error::Damaged(_, at)) => {
                 assert_eq!(at, 1);
-                let sealed = Superblock::has_valid_crc(slot);
-                assert!(!sealed || Superblock::bad_field(slot).is_some());
+                let valid_checksum = Superblock::has_valid_crc(slot);
+                assert!(!valid_checksum || Superblock::bad_field(slot).is_some());
             }
             Err(Error::NotFormatted | Error::NewerVersion(_) | Error::UnknownFeatures(..)) => {}
             Err(e) => panic!("{e}"),

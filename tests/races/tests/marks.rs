@@ -430,8 +430,8 @@ fn zeroing_that_finds_no_space_changes_nothing() {
     });
 }
 
-/// A request was merged from an overwrite and writes that need two slabs, of which one is free. Only
-/// the overwrite is sent. Another write takes the free slab for a sector that failed.
+/// A request was merged from an overwrite and writes that need two slabs, of which one is free.
+/// Only the overwrite is sent. Another write takes the free slab for a sector that failed.
 #[test]
 fn a_merged_write_that_is_sent_in_part_beside_another() {
     explore(|| {

@@ -109,7 +109,13 @@ pub fn edit(disk: &SimDisk, block: u64, f: impl FnOnce(&mut Block)) {
 }
 
 /// Changes a block that has its checksum at `crc`, and corrects the checksum.
-pub fn edit_sealed(disk: &SimDisk, block: u64, len: usize, crc: usize, f: impl FnOnce(&mut Block)) {
+pub fn edit_with_checksum(
+    disk: &SimDisk,
+    block: u64,
+    len: usize,
+    crc: usize,
+    f: impl FnOnce(&mut Block),
+) {
     edit(disk, block, |b| {
         f(b);
         let sum = block_crc(&b[..len], crc).unwrap();
@@ -120,7 +126,7 @@ pub fn edit_sealed(disk: &SimDisk, block: u64, len: usize, crc: usize, f: impl F
 /// Changes superblock slots and corrects their checksums.
 pub fn edit_slots(disk: &SimDisk, slots: &[u64], f: impl Fn(&mut Block)) {
     for &slot in slots {
-        edit_sealed(disk, slot, 512, 8, &f);
+        edit_with_checksum(disk, slot, 512, 8, &f);
     }
 }
 
@@ -155,7 +161,7 @@ pub fn edit_page(disk: &SimDisk, sb: &Superblock, page: u32, f: impl FnOnce(&mut
         sum = crc32c(0, b);
     });
     let at = 32 + 8 * (page as usize % 508);
-    edit_sealed(disk, directory, 4096, 4, |b| {
+    edit_with_checksum(disk, directory, 4096, 4, |b| {
         b[at..at + 4].copy_from_slice(&sum.to_le_bytes())
     });
 }

@@ -96,7 +96,7 @@ impl SimUnion {
     }
 
     /// Allocates a leaf slab for each root slab of a range.
-    pub fn place(&mut self, sector: u64, sectors: u64) -> Allocated {
+    pub fn allocate_range(&mut self, sector: u64, sectors: u64) -> Allocated {
         let unallocated: Vec<u32> = plan::unallocated(&self.map, sector, sectors as u32).collect();
         unallocated
             .into_iter()
@@ -107,7 +107,7 @@ impl SimUnion {
     /// fail.
     pub fn write(&mut self, sector: u64, sectors: u64, tag: u64, done: bool) -> Allocated {
         let n = sectors as u32;
-        self.place(sector, sectors)?;
+        self.allocate_range(sector, sectors)?;
         let mut at = sector;
         for run in plan::write(&self.map, sector, n) {
             let Source::Leaf(to) = run.source else {

@@ -341,7 +341,7 @@ mod tests {
     }
 
     #[test]
-    fn what_has_no_host_is_full_all_the_same() {
+    fn what_has_no_host_is_full_anyway() {
         assert!(Backing::of(Path::new("/dev/null"), false).is_none());
         let fail = full("write to", Path::new("standard output"));
         assert!(fail

@@ -92,8 +92,8 @@ pub enum Tried<T> {
 }
 
 /// Repeats an attempt until it is not busy, until one of its holders is one that stays, or until
-/// the deadline; in the last two cases it returns the holders. `look` finds the holders; its argument
-/// is whether processes count.
+/// the deadline; in the last two cases it returns the holders. `look` finds the holders; its
+/// argument is whether processes count.
 pub fn retry<T>(
     deadline: Deadline,
     look: impl Fn(bool) -> Holders,

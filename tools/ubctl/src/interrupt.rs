@@ -2,9 +2,10 @@
 
 //! Signals that ask a command to end: Ctrl-C (SIGINT), SIGTERM and SIGHUP.
 //!
-//! A command calls [`watch`] before its first change of a device. From then on such a signal does
-//! not end the process. The command calls [`check`] between its steps, and undoes what it has done.
-//! In the end the process ends by that signal, as a shell expects.
+//! A format calls [`watch`] before its first write. `create` without a format calls it when the
+//! driver has attached the leaf, because a signal can end the attach. From then on such a signal
+//! does not end the process. The command calls [`check`] between its steps, and undoes what it has
+//! done. In the end the process ends by that signal, as a shell expects.
 
 use std::fs;
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -56,8 +56,8 @@ impl<'a> FileLock<'a> {
         })
     }
 
-    /// Returns whether a root or a leaf must not be used beside this lock. A leaf is for one user. A
-    /// root may have others that only read.
+    /// Returns whether a root or a leaf must not be used beside this lock. A leaf is for one user.
+    /// A root may have others that only read.
     fn bars(&self, side: Side) -> bool {
         let has = |byte: &u64| self.from <= *byte && self.to.is_some_and(|to| *byte <= to);
         match side {

@@ -399,7 +399,7 @@ mod tests {
     }
 
     #[test]
-    fn a_leaf_is_nobody_elses_and_a_root_no_leaf() {
+    fn a_leaf_has_one_user_and_a_root_is_no_leaf() {
         let path = std::env::temp_dir().join(format!("ubctl-lock-{}", std::process::id()));
         let open = || {
             let mut options = File::options();

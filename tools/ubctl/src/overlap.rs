@@ -15,7 +15,7 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{major, minor, OFlags};
+use rustix::fs::{major, OFlags};
 use ubcore::error::{Error, Side};
 
 use crate::control::is_union;
@@ -23,6 +23,7 @@ use crate::device::{self, Device};
 use crate::dm::{self, Behind};
 use crate::error::{Fail, Result, FAILED, REFUSED};
 use crate::ioctl::{self, LoopInfo};
+use crate::sysfs::{btrfs, folder, name, number, slave_numbers};
 use crate::wwid;
 
 /// The greatest length of a trail; the kernel stacks fewer devices.
@@ -272,7 +273,7 @@ impl Walk {
                 return Some(list);
             }
         }
-        let mut below = slaves(&folder);
+        let mut below = slave_numbers(&folder);
         // A write to a union goes only to its leaf. What the union shows depends on both devices.
         if self.side == Side::Leaf && fs::canonicalize(&folder).is_ok_and(|p| is_union(&p)) {
             let leaf = fs::read_to_string(folder.join("union/leaf")).unwrap_or_default();
@@ -373,8 +374,8 @@ fn block(dev: u64, from: u64, to: u64) -> Option<Step> {
     if !folder.join("partition").exists() {
         return Some(Step::of(Storage::Disk(dev), from, to));
     }
-    let start = number(&folder.join("start"))?.saturating_mul(SECTOR);
-    let size = number(&folder.join("size"))?.saturating_mul(SECTOR);
+    let start = number::<u64>(&folder.join("start"))?.saturating_mul(SECTOR);
+    let size = number::<u64>(&folder.join("size"))?.saturating_mul(SECTOR);
     let disk = dm::device(
         &fs::read_to_string(fs::canonicalize(&folder).ok()?.parent()?.join("dev")).ok()?,
     )?;
@@ -390,15 +391,6 @@ fn whole(dev: u64) -> Option<Step> {
     block(dev, 0, u64::MAX)
 }
 
-/// Returns a device's place in sysfs.
-pub fn folder(dev: u64) -> PathBuf {
-    format!("/sys/dev/block/{}:{}", major(dev), minor(dev)).into()
-}
-
-fn number(file: &Path) -> Option<u64> {
-    fs::read_to_string(file).ok()?.trim().parse().ok()
-}
-
 /// Reads from sysfs what a loop device would return, for a user who must not open the device.
 fn loop_of_sysfs(dev: u64, file: &Metadata) -> Option<LoopInfo> {
     let folder = folder(dev).join("loop");
@@ -410,48 +402,6 @@ fn loop_of_sysfs(dev: u64, file: &Metadata) -> Option<LoopInfo> {
         info.rdevice = file.rdev();
     }
     Some(info)
-}
-
-/// Returns the devices that a disk is made of, as sysfs says.
-pub fn slaves(folder: &Path) -> Vec<u64> {
-    let list = fs::read_dir(folder.join("slaves"));
-    let one = |entry: fs::DirEntry| dm::device(&fs::read_to_string(entry.path().join("dev")).ok()?);
-    list.into_iter()
-        .flatten()
-        .flatten()
-        .filter_map(one)
-        .collect()
-}
-
-/// Returns all devices of the btrfs that has this one.
-fn btrfs(dev: u64) -> Vec<u64> {
-    let systems = fs::read_dir("/sys/fs/btrfs")
-        .into_iter()
-        .flatten()
-        .flatten();
-    for system in systems {
-        let devices = fs::read_dir(system.path().join("devices"));
-        let one = |e: fs::DirEntry| dm::device(&fs::read_to_string(e.path().join("dev")).ok()?);
-        let devices: Vec<u64> = devices
-            .into_iter()
-            .flatten()
-            .flatten()
-            .filter_map(one)
-            .collect();
-        if devices.contains(&dev) {
-            return devices;
-        }
-    }
-    Vec::new()
-}
-
-/// Returns the kernel's name of a device.
-fn name(dev: u64) -> String {
-    let place = fs::canonicalize(folder(dev)).unwrap_or_default();
-    match place.file_name().and_then(|n| n.to_str()) {
-        Some(name) => format!("/dev/{}", name.replace('!', "/")),
-        None => format!("{}:{}", major(dev), minor(dev)),
-    }
 }
 
 /// Opens a device's node for queries. Refuses a node that stands for another device.

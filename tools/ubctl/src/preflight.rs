@@ -22,7 +22,7 @@ use crate::control::{Control, PREFIX};
 use crate::device::{Access, Device};
 use crate::error::{reason_of, Fail, Result, BUSY, REFUSED};
 use crate::output;
-use crate::overlap::{folder, slaves};
+use crate::sysfs::{folder, slave_numbers};
 use crate::wait::Deadline;
 
 /// How long another process may hold a root that it only claims to test it, as this command does.
@@ -114,7 +114,7 @@ pub fn refuse_held_root(control: &Control, root: &Device) -> Result {
 /// its leaf.
 fn is_root_of(rdev: u64, union: &Status) -> bool {
     let at = |path| device_at(path).is_some_and(|found| found == rdev);
-    let below = slaves(Path::new(&format!("/sys/block/{PREFIX}{}", union.id)));
+    let below = slave_numbers(Path::new(&format!("/sys/block/{PREFIX}{}", union.id)));
     at(&union.root) || (below.contains(&rdev) && !at(&union.leaf))
 }
 

@@ -189,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn what_has_no_name_counts_too() {
+    fn what_has_no_name_is_found_too() {
         let (mut head, mut tail) = blank();
         tail[7] = 1;
         let used = judge(&head, &tail, LEN).unwrap();

@@ -11,6 +11,8 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{major, makedev, minor, Dev};
 use serde::Serialize;
 
+use crate::dm;
+
 /// Block sizes, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Blocks {
@@ -145,8 +147,8 @@ pub fn of_union(block: &Path, name: &str, needs: [Need<'_>; 2]) -> [LowerState; 
     [one(0), one(1)]
 }
 
-/// Returns the devices below a union: their names, and their directories if they are still there. A new
-/// device with the name of a device that has gone does not have the union among its holders.
+/// Returns the devices below a union: their names, and their directories if they are still there.
+/// A new device with the name of a device that has gone does not have the union among its holders.
 fn slaves(union: &Path, name: &str) -> Vec<(String, Option<PathBuf>)> {
     let Ok(list) = fs::read_dir(union.join("slaves")) else {
         return Vec::new();
@@ -191,6 +193,53 @@ impl State {
             State::Shrunk => "is smaller than it was",
             State::WriteProtected => "is write-protected now",
         }
+    }
+}
+
+/// Returns the directory in sysfs of the device with a number.
+pub fn folder(dev: u64) -> PathBuf {
+    format!("/sys/dev/block/{}:{}", major(dev), minor(dev)).into()
+}
+
+/// Returns the devices that a disk is made of, as sysfs says.
+pub fn slave_numbers(folder: &Path) -> Vec<u64> {
+    let list = fs::read_dir(folder.join("slaves"));
+    let one = |entry: fs::DirEntry| dm::device(&fs::read_to_string(entry.path().join("dev")).ok()?);
+    list.into_iter()
+        .flatten()
+        .flatten()
+        .filter_map(one)
+        .collect()
+}
+
+/// Returns all devices of the btrfs that has this one.
+pub fn btrfs(dev: u64) -> Vec<u64> {
+    let systems = fs::read_dir("/sys/fs/btrfs")
+        .into_iter()
+        .flatten()
+        .flatten();
+    for system in systems {
+        let devices = fs::read_dir(system.path().join("devices"));
+        let one = |e: fs::DirEntry| dm::device(&fs::read_to_string(e.path().join("dev")).ok()?);
+        let devices: Vec<u64> = devices
+            .into_iter()
+            .flatten()
+            .flatten()
+            .filter_map(one)
+            .collect();
+        if devices.contains(&dev) {
+            return devices;
+        }
+    }
+    Vec::new()
+}
+
+/// Returns the kernel's name of a device.
+pub fn name(dev: u64) -> String {
+    let found = fs::canonicalize(folder(dev)).unwrap_or_default();
+    match found.file_name().and_then(|n| n.to_str()) {
+        Some(name) => format!("/dev/{}", name.replace('!', "/")),
+        None => format!("{}:{}", major(dev), minor(dev)),
     }
 }
 

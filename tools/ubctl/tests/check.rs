@@ -61,7 +61,7 @@ fn map_of(leaf: &Path) -> Value {
 }
 
 #[test]
-fn a_whole_leaf_is_told_so_and_never_written_to() {
+fn a_whole_leaf_is_reported_as_whole_and_never_written_to() {
     let f = Folder::new("whole");
     let (root, leaf) = used(&f);
     for options in ["", "--repair", "--json", "--repair --json"] {
@@ -297,7 +297,7 @@ fn set(leaf: &Path, at: usize, value: u64) {
 }
 
 #[test]
-fn features_of_a_later_version_are_told_kept_and_not_written_over() {
+fn features_of_a_later_version_are_reported_kept_and_not_written_over() {
     let f = Folder::new("features");
     let (root, leaf) = used(&f);
     set(&leaf, 24, 1 << 63);

@@ -62,7 +62,7 @@ fn the_digest_is_that_of_the_samples() {
 }
 
 #[test]
-fn sizes_are_taken_and_told() {
+fn sizes_are_taken_and_reported() {
     let f = Folder::new("sizes");
     let (root, leaf) = (f.root("root", 8 * MIB), f.image("leaf", 64 * MIB));
     let line = "format --json --slab-size 4M --journal-size 1M --root {} {}";
@@ -78,7 +78,7 @@ fn sizes_are_taken_and_told() {
 }
 
 #[test]
-fn a_leaf_has_a_name_and_a_union_a_size_of_its_own() {
+fn a_leaf_has_a_name_and_a_union_its_own_size() {
     let f = Folder::new("names");
     let (root, leaf) = (f.root("root", 3 * MIB + 512), f.image("leaf", 6 * MIB));
     let line = "format --json --name web-01 --size 64M --root {} {}";
@@ -130,7 +130,7 @@ fn what_looks_used_is_refused_and_force_takes_its_marks_away() {
 }
 
 #[test]
-fn a_leaf_is_not_formatted_twice_unless_told_so() {
+fn a_leaf_is_not_formatted_twice_unless_forced() {
     let f = Folder::new("twice");
     let (root, leaf) = (f.root("root", 8 * MIB), f.image("leaf", 6 * MIB));
     ubctl("format --root {} {}", &[&root, &leaf]).done();

@@ -46,7 +46,7 @@ fn help_names_the_commands_the_exit_codes_and_examples() {
 }
 
 #[test]
-fn wrong_command_lines_are_told_so() {
+fn wrong_command_lines_are_reported() {
     for (line, word) in [
         ("", "Usage: ubctl"),
         ("frobnicate", "frobnicate"),
@@ -103,7 +103,7 @@ fn a_reader_that_has_seen_enough_is_no_error() {
 }
 
 #[test]
-fn without_the_module_the_user_is_told_to_load_it() {
+fn without_the_module_the_message_says_to_load_it() {
     if Path::new("/dev/unionblk-control").exists() {
         eprintln!("skipped: the module is loaded here");
         return;

@@ -49,7 +49,7 @@ Exit codes of check, those of fsck:
 pub struct CheckArgs {
     /// The leaf: a block device or an image, not attached
     pub leaf: PathBuf,
-    /// Also check whether this is the leaf's root, by the sampled places
+    /// Also check whether this is the leaf's root, by samples of its content
     #[arg(long)]
     pub root: Option<PathBuf>,
     /// Repair what can be repaired; a leaf without damage is not written to

@@ -221,7 +221,7 @@ impl Held {
     fn is_below(&self, id: u32) -> bool {
         let ours = self.devices().map(|device| device.metadata().rdev());
         let place = format!("/sys/block/{PREFIX}{id}");
-        is_made_of(&overlap::slaves(Path::new(&place)), ours)
+        is_made_of(&sysfs::slave_numbers(Path::new(&place)), ours)
     }
 
     /// Handles the failure of a union that was not made or is removed again: a leaf that was

@@ -76,7 +76,7 @@ impl Shown {
     fn last_error(&self) -> Option<&'static str> {
         match self.status.last_error {
             0 => None,
-            // The word does not depend on the details, which must be ones that every reason can have.
+            // The word does not depend on the details. Every reason can have these.
             n => Some(Error::from_wire(n, 1, 1).map_or("unknown", reason_of)),
         }
     }

@@ -90,7 +90,8 @@ pub const FIELDS: &[Field] = fields! { |u|
     mode, "word", "mode", SAME, SAME, u.mode,
         "writable; read-only: the map could not be committed; read-only-requested: with \
          --read-only; failing: writable, but requests have failed below since attach, or the root \
-         or the leaf is not present; gone: the root or the leaf was removed. The driver does not \
+         or the leaf is offline, has shrunk or is write-protected; gone: the root or the leaf was \
+         removed. The driver does not \
          report the last two.";
     uuid, "UUID", "uuid", SAME, SAME, output::uuid(&u.status.uuid),
         "The leaf's UUID.";
