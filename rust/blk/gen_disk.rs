@@ -74,11 +74,18 @@ pub(crate) trait Operations: Send + Sync + Sized + 'static {
     ) -> core::result::Result<(), Request<Self>>;
 
     /// Handles a submitted request whose lower I/O has all ended. `status` is the first error.
+    /// Returns the request and the status to end it with, or `None` if the request continues. The
+    /// driver must not end it here, because this is called under RCU, and the end of an upper bio
+    /// may sleep.
     ///
     /// Context: any, including hard interrupts; must not sleep. The driver may queue a reference
     /// made from `this` as work. The code that removes the disk holds another reference until that
     /// work has ended.
-    fn complete(this: ArcBorrow<'_, Self>, rq: Request<Self>, status: BlkStatus);
+    fn complete(
+        this: ArcBorrow<'_, Self>,
+        rq: Request<Self>,
+        status: BlkStatus,
+    ) -> Option<(Request<Self>, BlkStatus)>;
 }
 
 /// The data that the requests of a disk share: `request_queue::queuedata` and

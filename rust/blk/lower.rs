@@ -191,17 +191,24 @@ pub(super) unsafe extern "C" fn end_counted<D: Operations>(bio: *mut bindings::b
 }
 
 impl<D: Operations> Request<D> {
-    /// Passes the request back to the driver after the lower I/O of this round has ended. Any
-    /// context.
+    /// Passes the request back to the driver after the lower I/O of this round has ended, and ends
+    /// it if the driver says so. Any context.
     pub(super) fn complete(self, status: bindings::blk_status_t) {
-        // The driver may end the request and continue to use its own data. `GenDisk::drop` waits
-        // for RCU readers before it frees the driver.
-        let _guard = rcu::read_lock();
-        // SAFETY: By the invariant the request is not ended, so the disk holds its `QueueData`.
-        // After the request has ended, the RCU read side keeps `QueueData` until the guard is
-        // dropped.
-        let shared = unsafe { &*QueueData::<D>::of(self.as_raw()) };
+        let ended = {
+            // The driver may hand the request to another thread, which ends it, and continue to use
+            // its own data. `GenDisk::drop` waits for RCU readers before it frees the driver.
+            let _guard = rcu::read_lock();
+            // SAFETY: By the invariant the request is not ended, so the disk holds its `QueueData`.
+            // After the request has ended, the RCU read side keeps `QueueData` until the guard is
+            // dropped.
+            let shared = unsafe { &*QueueData::<D>::of(self.as_raw()) };
 
-        D::complete(shared.driver(), self, BlkStatus(status));
+            D::complete(shared.driver(), self, BlkStatus(status))
+        };
+        // This calls the end of the upper bios, which may sleep if the context permits it. So it
+        // must not run under RCU. A request that has not ended keeps the disk.
+        if let Some((rq, status)) = ended {
+            rq.end(status);
+        }
     }
 }

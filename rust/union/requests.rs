@@ -73,8 +73,12 @@ impl Operations for Union {
         Ok(())
     }
 
-    fn complete(this: ArcBorrow<'_, Self>, rq: Request<Self>, status: BlkStatus) {
-        io::complete(&this, rq, status);
+    fn complete(
+        this: ArcBorrow<'_, Self>,
+        rq: Request<Self>,
+        status: BlkStatus,
+    ) -> Option<(Request<Self>, BlkStatus)> {
+        io::complete(&this, rq, status)
     }
 }
 

@@ -8,6 +8,8 @@
  *   insmod blk_again.ko mib=64
  *   insmod blk_again.ko zeroes=N   offers WRITE_ZEROES, and fails each: 1 and stops offering it,
  *                                  as sd does, 2 and still offers it
+ *   insmod blk_again.ko blocking=1 takes requests where it may sleep, like nbd, so it ends them
+ *                                  in a task's context and outside of RCU
  *   echo N >/sys/module/blk_again/parameters/again      the next N requests
  *   echo N >/sys/module/blk_again/parameters/segments   the new max_segments
  *   cat /sys/module/blk_again/parameters/done           how many were submitted again
@@ -16,6 +18,8 @@
  *   echo DEVICE >/sys/module/blk_again/parameters/mixed reads two blocks of DEVICE in one
  *                                                       plug, of which the first is read-ahead;
  *                                                       EIO if the second one fails
+ *   cat /sys/module/blk_again/parameters/under_rcu      how many of these reads ended in a task's
+ *                                                       context that was under RCU
  */
 #include <linux/bio.h>
 #include <linux/blk-mq.h>
@@ -30,6 +34,8 @@ static unsigned int mib = 64;
 module_param(mib, uint, 0444);
 static unsigned int zeroes;
 module_param(zeroes, uint, 0444);
+static bool blocking;
+module_param(blocking, bool, 0444);
 
 static atomic_t again, done;
 
@@ -50,6 +56,8 @@ static int again_get(char *buf, const struct kernel_param *kp)
 static const struct kernel_param_ops again_ops = { .set = again_set, .get = again_get };
 module_param_cb(again, &again_ops, &again, 0644);
 module_param_cb(done, &again_ops, &done, 0444);
+static atomic_t under_rcu;
+module_param_cb(under_rcu, &again_ops, &under_rcu, 0444);
 
 static bool refuse;
 module_param(refuse, bool, 0644);
@@ -138,6 +146,8 @@ module_param_cb(segments, &segments_ops, NULL, 0200);
 
 static void mixed_end(struct bio *bio)
 {
+	if (in_task() && rcu_preempt_depth())
+		atomic_inc(&under_rcu);
 	complete(bio->bi_private);
 }
 
@@ -200,7 +210,8 @@ static int __init again_init(void)
 	if (!memory)
 		return ret;
 	set = (struct blk_mq_tag_set){ .ops = &ops, .nr_hw_queues = 1, .queue_depth = 64,
-				       .numa_node = NUMA_NO_NODE };
+				       .numa_node = NUMA_NO_NODE,
+				       .flags = blocking ? BLK_MQ_F_BLOCKING : 0 };
 	ret = blk_mq_alloc_tag_set(&set);
 	if (ret)
 		goto free_memory;

@@ -17,7 +17,7 @@ use super::super::num::saturating_u32;
 use super::super::plan::{self, Source};
 use super::{epoch, flush};
 use super::{is_committed, refuses_writes, wait};
-use super::{Accepted, EndStatus, Event, Host, Op, Request, State, Waiting};
+use super::{Accepted, EndStatus, Ended, Event, Host, Op, Request, State, Waiting};
 
 /// Takes a request, for the first time or once more. The error is the request, unchanged, which the
 /// caller has to queue again soon. Process context; never waits.
@@ -124,9 +124,13 @@ fn is_mapped_durably<H: Host>(host: &H, sector: u64, sectors: u32) -> bool {
         && is_committed(host)
 }
 
-/// Takes a request of which all lower I/O has ended. Any context.
+/// Takes a request of which all lower I/O has ended. Returns what the caller has to end, if the
+/// request does not continue: the request, and its status. Any context.
+///
+/// The caller may hold a lock here that it does not hold when it ends the request.
 #[inline]
-pub fn complete<H: Host>(host: &H, rq: H::Request, mut status: H::Status) {
+#[must_use]
+pub fn complete<H: Host>(host: &H, rq: H::Request, mut status: H::Status) -> Option<Ended<H>> {
     if status.is_ok() && rq.op() == Op::Write {
         let (sector, sectors) = rq.part();
         let marked = if State::of(&rq).has_failed_bios() {
@@ -157,12 +161,13 @@ pub fn complete<H: Host>(host: &H, rq: H::Request, mut status: H::Status) {
         if !status.is_no_space() && !rq.is_read_ahead() {
             host.note(Event::IoError);
         }
-        host.end(rq, status);
-    } else if rq.rest().1 > 0 {
-        host.requeue(rq);
-    } else {
-        end(host, rq);
+        return Some((rq, status));
     }
+    if rq.rest().1 > 0 {
+        host.requeue(rq);
+        return None;
+    }
+    done(host, rq)
 }
 
 /// Maps the sectors of those bios that do not fail. What had no leaf slab was not sent. Another
@@ -194,13 +199,21 @@ pub(super) fn map_sectors<H: Host>(
     changed
 }
 
-/// Ends a request that has done what it can: now, or with the next commit.
+/// Handles a request that has done what it can. Returns what to end now, or lets the request wait
+/// for the next commit.
 #[inline]
-pub(super) fn end<H: Host>(host: &H, rq: H::Request) {
+fn done<H: Host>(host: &H, rq: H::Request) -> Option<Ended<H>> {
     if State::of(&rq).needs_commit() {
         wait(host, rq, Waiting::Commit);
-    } else {
-        host.end(rq, H::Status::OK);
+        return None;
+    }
+    Some((rq, H::Status::OK))
+}
+
+/// Ends a request that has done what it can: now, or with the next commit.
+pub(super) fn end<H: Host>(host: &H, rq: H::Request) {
+    if let Some((rq, status)) = done(host, rq) {
+        host.end(rq, status);
     }
 }
 

@@ -215,6 +215,9 @@ impl Shared {
 /// Whether a request was accepted. If not, the error is the request, which the caller still owns.
 pub type Accepted<H> = core::result::Result<(), <H as Requests>::Request>;
 
+/// A request to end, and the status to end it with.
+pub type Ended<H> = (<H as Requests>::Request, <H as Requests>::Status);
+
 /// The committer of a host.
 pub type HostCommitter<H> = Committer<<H as Host>::PageSet, <H as Host>::Entries>;
 
@@ -227,9 +230,9 @@ pub trait Requests: Sized {
 
     /// Sends the rest of a read or a write down, or the first part of the rest. If one look-up has
     /// found the place of the whole rest, `whole` is that place. Otherwise the host plans it. When
-    /// all lower I/O has ended, the host calls [`io::complete`]. `fua` makes each lower write
-    /// durable when it ends, if [`LeafDevice::has_fua`]. If sending would have to wait, nothing is
-    /// sent, and the error is the request.
+    /// all lower I/O has ended, the host calls [`io::complete`], and ends what that returns. `fua`
+    /// makes each lower write durable when it ends, if [`LeafDevice::has_fua`]. If sending would
+    /// have to wait, nothing is sent, and the error is the request.
     fn submit(&self, rq: Self::Request, whole: Option<Source>, fua: bool) -> Accepted<Self>;
     /// Makes the host call [`io::queue`] once more, soon. Any context.
     fn requeue(&self, rq: Self::Request);

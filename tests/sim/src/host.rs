@@ -381,7 +381,7 @@ impl Handle {
         let (mut sector, _) = ubcore::protocol::Request::part(&rq);
         let mut outcome = Outcome::Ok;
         if rq.0.tag == AHEAD {
-            return io::complete(self, rq, Outcome::IoError);
+            return self.completed(rq, Outcome::IoError);
         }
         for run in runs {
             let end = sector + u64::from(run.sectors);
@@ -398,7 +398,13 @@ impl Handle {
             }
             sector = end;
         }
-        io::complete(self, rq, outcome);
+        self.completed(rq, outcome);
+    }
+
+    fn completed(&self, rq: Rq, outcome: Outcome) {
+        if let Some((rq, outcome)) = io::complete(self, rq, outcome) {
+            self.end(rq, outcome);
+        }
     }
 
     /// Checks an answer against the history.
