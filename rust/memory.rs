@@ -35,7 +35,10 @@ use crate::{
             Pages,
             TablePage, //
         },
-        num::u32_as_usize,
+        num::{
+            u32_as_usize,
+            usize_as_u64, //
+        },
         sync::{
             AtomicBool,
             AtomicU32,
@@ -181,7 +184,7 @@ fn words(n: usize) -> Result<KVVec<AtomicU64>> {
 }
 
 fn bytes_of<T>(v: &[T]) -> u64 {
-    u64::try_from(size_of_val(v)).unwrap_or(0)
+    usize_as_u64(size_of_val(v))
 }
 
 impl MapMemory {
@@ -202,12 +205,18 @@ impl MapMemory {
             pending: words(Marks::Pending)?,
             bytes: AtomicU64::new(0),
         };
-        let fixed = bytes_of(&memory.table)
-            + bytes_of(&memory.bits)
-            + bytes_of(&memory.owners)
-            + bytes_of(&memory.dirty) * 2
-            + bytes_of(&memory.dirty_words)
-            + bytes_of(&memory.emptied) * 2;
+        let lists = [
+            bytes_of(&memory.table),
+            bytes_of(&memory.bits),
+            bytes_of(&memory.owners),
+            bytes_of(&memory.dirty),
+            bytes_of(&memory.dirty_words),
+            bytes_of(&memory.fresh),
+            bytes_of(&memory.emptied),
+            bytes_of(&memory.pending),
+        ];
+        // The lists are in memory, so the sum does not saturate.
+        let fixed = lists.into_iter().fold(0, u64::saturating_add);
         memory.bytes.store(fixed, Relaxed);
         Ok(memory)
     }
@@ -244,8 +253,7 @@ impl MapMemory {
         };
         let new = new.ok_or(Error::NoMemory)?;
         if slot.populate(new) {
-            self.bytes
-                .fetch_add(u64::try_from(size_of::<T>()).unwrap_or(0), Relaxed);
+            self.bytes.fetch_add(usize_as_u64(size_of::<T>()), Relaxed);
         }
         Ok(())
     }

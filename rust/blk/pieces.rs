@@ -6,6 +6,10 @@
 //! to one place, no lower I/O is counted. If there is no memory or no free lower request, the
 //! *round* ends: when the lower I/O of the round has ended, the driver gets the request back to
 //! send the rest.
+//!
+//! Sums and differences of sectors saturate. Where a bound holds, which is an invariant or is beside
+//! the line, they never do. A place beyond the last sector stays beyond the device, which refuses
+//! it.
 
 use super::{
     bdev::BlockDevice,
@@ -119,7 +123,8 @@ fn end_round<D: Operations>(
         // If the lower device has reported an error, that error stays.
         pdu.note(ffi::BLK_STS_IOERR);
     }
-    pdu.set_round(begun, held.rq.sectors() - round.left);
+    // `left` counts sectors of the request.
+    pdu.set_round(begun, held.rq.sectors().saturating_sub(round.left));
     match held.put() {
         Some(rq) if round.left == round.total && !failed => Err(rq),
         Some(rq) => {
@@ -169,7 +174,7 @@ impl LowerSector {
     fn after(self, sectors: u32) -> Self {
         // INVARIANT: The device is the same.
         Self {
-            sector: self.sector + u64::from(sectors),
+            sector: self.sector.saturating_add(u64::from(sectors)),
             ..self
         }
     }
@@ -229,7 +234,7 @@ impl<'d, D: Operations> Pieces<'d, D> {
         }
         let mut done = 0;
         while done < piece.sectors && self.continues() {
-            let todo = piece.sectors - done;
+            let todo = piece.sectors.saturating_sub(done);
             let placed = match piece.target {
                 Target::Device(dev, sector) => {
                     // INVARIANT: `Request::submit` calls its plan for any `'d`, so a device that is
@@ -244,7 +249,8 @@ impl<'d, D: Operations> Pieces<'d, D> {
                 Target::Broken => self.fail(),
             };
             self.advance(placed);
-            done += placed;
+            // At most `todo` were given a place.
+            done = done.saturating_add(placed);
         }
     }
 
@@ -268,9 +274,9 @@ impl<'d, D: Operations> Pieces<'d, D> {
         0
     }
 
-    /// Advances by `n` sectors, which were given a place.
+    /// Advances by `n` sectors, which were given a place and are at most `left`.
     fn advance(&mut self, n: u32) {
-        self.round.left -= n;
+        self.round.left = self.round.left.saturating_sub(n);
         // The bios of a request make up its length. If they do not, the request fails, so that none
         // of the rest is sent.
         self.round.failed |= !self.cursor.advance(n);
@@ -348,7 +354,9 @@ impl<D: Operations> Held<D> {
         if part.sectors == 0 || own.is_null() {
             return Err((self, E2BIG));
         }
-        self.rq.pdu().set_round(begun, begun + part.sectors);
+        // The part ends where the request ends.
+        let placed = begun.saturating_add(part.sectors);
+        self.rq.pdu().set_round(begun, placed);
         // SAFETY: By the invariant of `Held` we own the request, because no lower I/O of it uses
         // the embedded bio, the first one that a round uses. `part` is the whole rest of the
         // request. By the invariant of `LowerSector` its device stays open. `end_whole` gets the
@@ -415,7 +423,7 @@ impl<'r, D: Operations> Cursor<'r, D> {
         // SAFETY: By the invariant `bio` is a bio of the request, because sectors are left. This
         // copies the field, because the iterator is packed.
         let sectors = unsafe { (*self.bio).bi_iter.bi_size >> ffi::SECTOR_SHIFT };
-        sectors - self.skip
+        sectors.saturating_sub(self.skip)
     }
 
     /// Advances by `n` sectors, or to the end of the request. Returns whether the bios hold as many
@@ -425,10 +433,11 @@ impl<'r, D: Operations> Cursor<'r, D> {
         while n > 0 {
             let here = self.in_bio();
             let take = n.min(here);
-            n -= take;
+            n = n.saturating_sub(take);
+            // `n` was at most `left`.
+            self.left = self.left.saturating_sub(take);
             if take < here {
-                self.skip += take;
-                self.left -= take;
+                self.skip = self.skip.saturating_add(take);
                 return true;
             }
             // SAFETY: By the invariant `bio` is a bio of the request, because sectors are left.
@@ -437,7 +446,6 @@ impl<'r, D: Operations> Cursor<'r, D> {
             // nothing is left.
             self.bio = next;
             self.skip = 0;
-            self.left -= take;
             if next.is_null() && self.left > 0 {
                 self.left = 0;
                 return false;

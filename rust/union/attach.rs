@@ -139,7 +139,7 @@ impl Attached {
         let may_sleep =
             lower.way == Way::Requests && (lower.root.may_sleep() || lower.leaf.may_sleep());
         let tags = os(TagSet::new(options.queues, QUEUE_DEPTH, may_sleep))?;
-        let (loaded, limits) = load(&lower, resources)?;
+        let (loaded, limits) = load(Name(options.id), &lower, resources)?;
         let damage = loaded.loss.damage();
         make(options, (lower, loaded, limits), tags, resources)
             .map_err(|error| Failed { error, damage })
@@ -210,11 +210,11 @@ struct Loaded {
 
 /// Checks that the leaf belongs to the root, and reads its metadata. Writes nothing.
 #[inline(never)]
-fn load(lower: &Lower, resources: &Resources) -> Result<(KBox<Loaded>, Limits)> {
+fn load(name: Name, lower: &Lower, resources: &Resources) -> Result<(KBox<Loaded>, Limits)> {
     let mut buffer = LeafDisk::new_buffer()?;
     let mut disk = LeafDisk::new(&lower.leaf, &mut buffer);
     let probe = attach::probe(&mut disk, lower.root.sectors(), lower.leaf.sectors())?;
-    let limits = limits(lower, &probe.superblock)?;
+    let limits = limits(name, lower, &probe.superblock)?;
     check_identity(&lower.root, &probe.superblock, &mut buffer)?;
     let mut loaded = read_metadata(lower, probe, buffer, resources)?;
     let Loaded { map, buffer, .. } = &mut *loaded;
@@ -234,7 +234,7 @@ fn load(lower: &Lower, resources: &Resources) -> Result<(KBox<Loaded>, Limits)> 
 
 /// Stacks the limits of both devices, and checks that the union's size is a multiple of the
 /// resulting logical block size.
-fn limits(lower: &Lower, sb: &Superblock) -> Result<Limits> {
+fn limits(name: Name, lower: &Lower, sb: &Superblock) -> Result<Limits> {
     let Lower { root, leaf, .. } = lower;
     let mut limits = Limits::new();
     for (side, dev) in [(Side::Root, root), (Side::Leaf, leaf)] {
@@ -243,21 +243,23 @@ fn limits(lower: &Lower, sb: &Superblock) -> Result<Limits> {
             .map_err(|_| Error::Limits(side))?;
     }
     if limits.is_misaligned() {
-        pr_warn!("root {root} and leaf {leaf} do not line up: some I/O will be slower\n");
+        pr_warn!(
+            "{name}: root {root} and leaf {leaf} have different alignment: some I/O will be slower\n"
+        );
     }
     let block = u64::from(limits.logical_block_size()) / SECTOR_BYTES;
-    if block == 0 || sb.geometry.union_sectors() % block != 0 {
+    if sb.geometry.union_sectors().checked_rem(block) != Some(0) {
         return Err(Error::Limits(Side::Root));
     }
     limits.offer_discard(saturating_u32(
-        u64::from(sb.geometry.slab_sectors()) * SECTOR_BYTES,
+        u64::from(sb.geometry.slab_sectors()).saturating_mul(SECTOR_BYTES),
     ));
     let (block, made_for) = (limits.logical_block_size(), sb.root_block_bytes);
     if block != made_for {
         // Do not refuse the leaf, because only the tool knows whether the user wants this.
         pr_warn!(
-            "root {root} was made for blocks of {made_for} bytes, with leaf {leaf} the union has \
-             {block}: partitions and file systems may not be found on it\n"
+            "{name}: logical block size is {block}, but the content of root {root} was made for \
+             {made_for}: partitions and file systems may not be found on it\n"
         );
     }
     Ok(limits)
@@ -275,7 +277,7 @@ fn check_identity(root: &BlockDevice, sb: &Superblock, buffer: &mut LeafBuffer) 
         root.read(first, buffer, 0..bytes)
             .map_err(|e| io_error(Side::Root, first, e))?;
         digest.update(&first.to_le_bytes());
-        digest.update(buffer.as_slice().get(..bytes).unwrap_or_default());
+        digest.update(buffer.as_slice().get(..bytes).ok_or(Error::Internal)?);
     }
     if digest.finish() == sb.root_digest {
         Ok(())

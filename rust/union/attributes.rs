@@ -41,7 +41,8 @@ pub(super) const ATTRIBUTES: Attributes<Union> = Attributes {
             out.write_str(abi::discard_word(u.discard_policy()))
         }),
         Attribute::new(c"slab_size", |u, out| {
-            number(u64::from(u.geometry().slab_sectors()) * SECTOR_BYTES, out)
+            let sectors = u64::from(u.geometry().slab_sectors());
+            number(sectors.saturating_mul(SECTOR_BYTES), out)
         }),
         Attribute::new(c"slabs", |u, out| number(u.geometry().leaf_slabs(), out)),
         Attribute::new(c"slabs_used", |u, out| {

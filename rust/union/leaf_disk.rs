@@ -72,10 +72,10 @@ impl<'a> LeafDisk<'a> {
 }
 
 /// Returns the first sector of `block`, and the length of `count` blocks in bytes.
-fn place(block: u64, count: usize) -> Result<(u64, usize)> {
-    let bad = Error::Io(Side::Leaf, 0);
-    let sector = block.checked_mul(BLOCK_SECTORS).ok_or(bad)?;
-    Ok((sector, count.checked_mul(BLOCK_BYTES).ok_or(bad)?))
+fn block_range(block: u64, count: usize) -> Result<(u64, usize)> {
+    let sector = block.checked_mul(BLOCK_SECTORS).ok_or(Error::Internal)?;
+    let bytes = count.checked_mul(BLOCK_BYTES).ok_or(Error::Internal)?;
+    Ok((sector, bytes))
 }
 
 /// Returns the core error for a failed write, zeroing or flush of the leaf.
@@ -94,14 +94,14 @@ impl Disk for LeafDisk<'_> {
     }
 
     fn read(&mut self, block: u64, count: usize) -> Result {
-        let (sector, bytes) = place(block, count)?;
+        let (sector, bytes) = block_range(block, count)?;
         self.leaf
             .read(sector, self.buffer, 0..bytes)
             .map_err(|_| Error::Io(Side::Leaf, sector))
     }
 
     fn write(&mut self, block: u64, count: usize, order: Order) -> Result {
-        let (sector, bytes) = place(block, count)?;
+        let (sector, bytes) = block_range(block, count)?;
         let order = match order {
             Order::Plain => WriteOrder::Plain,
             Order::Fua => WriteOrder::Fua,
