@@ -8,7 +8,7 @@
 
 use super::{
     ffi,
-    gen_disk::{
+    operations::{
         Operations,
         QueueData, //
     },

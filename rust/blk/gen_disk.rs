@@ -6,24 +6,19 @@
 //! C header: [`include/linux/blkdev.h`](srctree/include/linux/blkdev.h)
 
 use super::{
-    attributes::{
-        Attributes,
-        Groups, //
-    },
+    attributes::Groups,
     bdev::BlockDevice,
     bios::Bios,
     ffi,
     limits::Limits,
-    pdu::Pdu,
-    request::{
-        BlkStatus, //
-        Request,
+    operations::{
+        Operations,
+        QueueData, //
     },
     tag_set::TagSet, //
 };
 use core::{
     cell::UnsafeCell,
-    marker::PhantomData,
     ptr::NonNull, //
 };
 use kernel::{
@@ -32,11 +27,7 @@ use kernel::{
         from_err_ptr,
         to_result, //
     },
-    ffi::{
-        c_int,
-        c_uint,
-        c_void, //
-    },
+    ffi::c_int,
     fmt::{
         self,
         Write, //
@@ -50,75 +41,9 @@ use kernel::{
     },
     sync::{
         rcu,
-        Arc,
-        ArcBorrow, //
+        Arc, //
     },
 };
-
-/// A driver that handles the requests of a disk.
-pub(crate) trait Operations: Send + Sync + Sized + 'static {
-    /// The sysfs attributes of the driver's disks.
-    const ATTRIBUTES: Attributes<Self>;
-
-    /// Handles a request that has arrived and was started.
-    ///
-    /// Returns the request, unchanged, if the driver would have to wait. blk-mq then queues it
-    /// again soon.
-    ///
-    /// Context: process. Must not wait, because the task may hold requests of any disk in its plug,
-    /// and the task's own bios are held back until this returns. May sleep only if a lower driver
-    /// may.
-    fn queue(
-        this: ArcBorrow<'_, Self>,
-        rq: Request<Self>,
-    ) -> core::result::Result<(), Request<Self>>;
-
-    /// Handles a submitted request whose lower I/O has all ended. `status` is the first error.
-    /// Returns the request and the status to end it with, or `None` if the request continues. The
-    /// driver must not end it here, because this is called under RCU, and the end of an upper bio
-    /// may sleep.
-    ///
-    /// Context: any, including hard interrupts; must not sleep. The driver may queue a reference
-    /// made from `this` as work. The code that removes the disk holds another reference until that
-    /// work has ended.
-    fn complete(
-        this: ArcBorrow<'_, Self>,
-        rq: Request<Self>,
-        status: BlkStatus,
-    ) -> Option<(Request<Self>, BlkStatus)>;
-}
-
-/// The data that the requests of a disk share: `request_queue::queuedata` and
-/// `gendisk::private_data`.
-///
-/// Every request reads `driver`. It is the first field, away from the field that is written.
-#[repr(C)]
-pub(super) struct QueueData<D: Operations> {
-    pub(super) driver: Arc<D>,
-    tags: Arc<TagSet<D>>,
-    /// The set from which lower bios are allocated.
-    _bios: Arc<Bios>,
-    /// Whether the disk is claimed for its removal, so that it cannot be opened any more. Accessed
-    /// under `gendisk::open_mutex`.
-    claimed: UnsafeCell<bool>,
-}
-
-impl<D: Operations> QueueData<D> {
-    /// Returns the shared data of the disk of `rq`.
-    ///
-    /// # Safety
-    ///
-    /// `rq` must be a request of a `GenDisk<D>`.
-    pub(super) unsafe fn of(rq: *mut bindings::request) -> *const Self {
-        // SAFETY: By the contract of this function `rq` is a request of a `GenDisk<D>`, and
-        // `GenDisk::new` set `queuedata` before any request existed.
-        unsafe { (*(*rq).q).queuedata }.cast_const().cast()
-    }
-
-    pub(super) fn driver(&self) -> ArcBorrow<'_, D> {
-        self.driver.as_arc_borrow()
-    }
-}
 
 /// A disk in the system, with its partitions: `/dev/<name>`.
 ///
@@ -201,6 +126,13 @@ unsafe impl<D: Operations> Send for GenDisk<D> {}
 unsafe impl<D: Operations> Sync for GenDisk<D> {}
 
 impl<D: Operations> GenDisk<D> {
+    const FOPS: bindings::block_device_operations = bindings::block_device_operations {
+        open: Some(Self::open),
+        // The module cannot be unloaded while one of its disks is open.
+        owner: this_module::<crate::LocalModule>().as_ptr(),
+        ..pin_init::zeroed()
+    };
+
     /// Adds a disk of `sectors`, served by `driver`. No other disk may use `tags`.
     ///
     /// A `read_only` disk is read-only before the kernel announces it, so the partitions, the `add`
@@ -239,7 +171,7 @@ impl<D: Operations> GenDisk<D> {
 
         // SAFETY: The disk was allocated above, and no one else has a pointer to it yet.
         let added = unsafe {
-            (*raw).fops = &OperationsVTable::<D>::DISK;
+            (*raw).fops = &Self::FOPS;
             (*raw).private_data = data.cast();
             ffi::ub_disk_setup(raw, static_lock_class!().as_ptr());
             bindings::set_capacity(raw, sectors);
@@ -286,6 +218,25 @@ impl<D: Operations> GenDisk<D> {
         unsafe { ffi::ub_disk_get(self.disk.as_ptr()) };
         // INVARIANT: The call above took the reference.
         GenDiskRef(self.disk)
+    }
+
+    /// Opens a disk, unless it is claimed.
+    ///
+    /// # Safety
+    ///
+    /// Must only be called for a live disk of a `GenDisk<D>`, under its `open_mutex`.
+    unsafe extern "C" fn open(disk: *mut bindings::gendisk, _mode: bindings::blk_mode_t) -> c_int {
+        // SAFETY: `GenDisk::new` set `private_data`. A live disk has not passed `del_gendisk()`, so
+        // `shared` still exists.
+        let shared = unsafe { &*(*disk).private_data.cast_const().cast::<QueueData<D>>() };
+
+        // SAFETY: By the contract of this function `open_mutex` is held, and `claimed` is only
+        // accessed under it.
+        if unsafe { *shared.claimed.get() } {
+            ENXIO.to_errno()
+        } else {
+            0
+        }
     }
 
     /// Names the disk and adds it to the system.
@@ -361,164 +312,5 @@ impl<D: Operations> Drop for GenDisk<D> {
         // A request may also have ended before the call that completed it has returned, see
         // `Request::complete`.
         rcu::synchronize_rcu();
-    }
-}
-
-/// The C operations of a driver's disks.
-pub(super) struct OperationsVTable<D: Operations>(PhantomData<D>);
-
-impl<D: Operations> OperationsVTable<D> {
-    pub(super) const TABLE: bindings::blk_mq_ops = bindings::blk_mq_ops {
-        queue_rq: Some(Self::queue_rq),
-        queue_rqs: Some(Self::queue_rqs),
-        init_hctx: Some(Self::init_hctx),
-        init_request: Some(Self::init_request),
-        ..pin_init::zeroed()
-    };
-
-    const DISK: bindings::block_device_operations = bindings::block_device_operations {
-        open: Some(Self::open),
-        // The module cannot be unloaded while one of its disks is open.
-        owner: this_module::<crate::LocalModule>().as_ptr(),
-        ..pin_init::zeroed()
-    };
-
-    /// Queues one request.
-    ///
-    /// # Safety
-    ///
-    /// Must only be called by blk-mq for a queue of a `GenDisk<D>`. `bd` must hold a request whose
-    /// ownership passes to the driver.
-    unsafe extern "C" fn queue_rq(
-        _hctx: *mut bindings::blk_mq_hw_ctx,
-        bd: *const bindings::blk_mq_queue_data,
-    ) -> bindings::blk_status_t {
-        // SAFETY: blk-mq passes valid pointers, and by the contract of this function the driver
-        // owns the request. The returned status gives it back to blk-mq if `start` did not take it.
-        if unsafe { Self::start((*bd).rq) } {
-            // CAST: The value is 0.
-            bindings::BLK_STS_OK as bindings::blk_status_t
-        } else {
-            ffi::BLK_STS_RESOURCE
-        }
-    }
-
-    /// Queues the requests from a task's plug. blk-mq passes requests that stay on the list to
-    /// `queue_rq`.
-    ///
-    /// # Safety
-    ///
-    /// Must only be called by blk-mq, with a list of requests for queues of `GenDisk<D>`s whose
-    /// ownership passes to the driver.
-    unsafe extern "C" fn queue_rqs(list: *mut bindings::rq_list) {
-        // SAFETY: blk-mq passes a valid list, which this function may change.
-        let bindings::rq_list { mut head, tail } = unsafe { core::mem::take(&mut *list) };
-
-        while !head.is_null() {
-            let rq = head;
-            // SAFETY: We own the list, so the request and its link are valid. The request is taken
-            // off the list before another owner gets it.
-            let taken = unsafe {
-                head =
-                    core::mem::replace(&mut (*rq).__bindgen_anon_1.rq_next, core::ptr::null_mut());
-                Self::start(rq)
-            };
-            if !taken {
-                // The request was started, so it cannot stay on the list.
-                // SAFETY: `start` has returned `false`, so by its contract we own the request
-                // again, and it is started.
-                unsafe { bindings::blk_mq_requeue_request(rq, true) };
-                break;
-            }
-        }
-        if !head.is_null() {
-            // SAFETY: The list is valid, as above. `head` and `tail` are its unchanged rest.
-            unsafe { *list = bindings::rq_list { head, tail } };
-        }
-    }
-
-    /// Starts a request and passes it to the driver. Returns `false` if the caller owns the request
-    /// again, which is then started.
-    ///
-    /// # Safety
-    ///
-    /// `rq` must be a request of a `GenDisk<D>` that is not started, and the caller must pass on
-    /// its ownership. `GenDisk::drop` must wait for the caller.
-    unsafe fn start(rq: *mut bindings::request) -> bool {
-        // SAFETY: `GenDisk::new` set `queuedata`, and `GenDisk::drop` waits for the caller before
-        // it frees `QueueData`. We own the request, and `init_request` initialised its `Pdu`.
-        let (rq, shared) = unsafe {
-            // A request that is queued again keeps its private data. The flag also prevents merges
-            // with it.
-            if (*rq).rq_flags & ffi::RQF_DONTPREP == 0 {
-                (*rq).rq_flags |= ffi::RQF_DONTPREP;
-                (*Pdu::of(rq)).renew();
-            }
-            bindings::blk_mq_start_request(rq);
-            (Request::from_raw(rq), &*QueueData::<D>::of(rq))
-        };
-
-        match D::queue(shared.driver(), rq) {
-            Ok(()) => true,
-            Err(rq) => {
-                let _ = rq.into_raw();
-                false
-            }
-        }
-    }
-
-    /// Initialises a hardware queue.
-    ///
-    /// # Safety
-    ///
-    /// Must only be called by blk-mq, for a new hardware queue of the disk.
-    unsafe extern "C" fn init_hctx(
-        hctx: *mut bindings::blk_mq_hw_ctx,
-        _data: *mut c_void,
-        _hctx_idx: c_uint,
-    ) -> c_int {
-        // A lower flush may end our flush while the lower flush machinery holds its lock. Our lock
-        // therefore has a separate class, so that lockdep does not take the two for one lock.
-        // SAFETY: The queue is allocated and not in use yet. The key is static.
-        unsafe {
-            bindings::blk_mq_hctx_set_fq_lock_class(hctx, static_lock_class!().as_ptr());
-        }
-        0
-    }
-
-    /// Initialises the private data of a request.
-    ///
-    /// # Safety
-    ///
-    /// Must only be called by blk-mq, for a new request of the tag set, including flush requests.
-    unsafe extern "C" fn init_request(
-        _set: *mut bindings::blk_mq_tag_set,
-        rq: *mut bindings::request,
-        _hctx_idx: c_uint,
-        _node: c_int,
-    ) -> c_int {
-        // SAFETY: By the invariant of `TagSet` `cmd_size` is the size of `Pdu`, and the request is
-        // not in use yet.
-        unsafe { Pdu::of(rq).write(Pdu::new()) };
-        0
-    }
-
-    /// Opens a disk, unless it is claimed.
-    ///
-    /// # Safety
-    ///
-    /// Must only be called for a live disk of a `GenDisk<D>`, under its `open_mutex`.
-    unsafe extern "C" fn open(disk: *mut bindings::gendisk, _mode: bindings::blk_mode_t) -> c_int {
-        // SAFETY: `GenDisk::new` set `private_data`. A live disk has not passed `del_gendisk()`, so
-        // `shared` still exists.
-        let shared = unsafe { &*(*disk).private_data.cast_const().cast::<QueueData<D>>() };
-
-        // SAFETY: By the contract of this function `open_mutex` is held, and `claimed` is only
-        // accessed under it.
-        if unsafe { *shared.claimed.get() } {
-            ENXIO.to_errno()
-        } else {
-            0
-        }
     }
 }

@@ -5,7 +5,7 @@
 //! C header: [`include/linux/llist.h`](srctree/include/linux/llist.h)
 
 use super::{
-    gen_disk::Operations,
+    operations::Operations,
     pdu::Pdu,
     request::Request, //
 };

@@ -19,11 +19,14 @@ use super::{
         EndIo,
         Part, //
     },
-    gen_disk::{
+    operations::{
         Operations,
         QueueData, //
     },
-    pdu::Pdu,
+    pdu::{
+        Pdu,
+        Way, //
+    },
     request::{
         BlkStatus, //
         Request,
@@ -36,15 +39,6 @@ use kernel::{
     prelude::*,
     sync::rcu, //
 };
-
-/// How lower I/O is sent.
-#[derive(Copy, Clone, PartialEq)]
-pub(crate) enum Way {
-    /// As requests of the lower queues. Never waits. Requires [`BlockDevice::takes_clones`].
-    Requests,
-    /// As bios. May wait for the lower devices, so only a worker uses it.
-    Bios,
-}
 
 /// The result of an attempt to send a request as a whole.
 pub(crate) enum Sent<D: Operations> {

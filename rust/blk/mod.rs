@@ -3,7 +3,7 @@
 //! Abstractions for the parts of the block layer that a stacking driver needs.
 //!
 //! They do not depend on what is stacked, or why: the driver implements
-//! [`gen_disk::Operations`], gets the requests, and decides where each range of them goes.
+//! [`Operations`], gets the requests, and decides where each range of them goes.
 //!
 //! C headers: [`include/linux/blk-mq.h`](srctree/include/linux/blk-mq.h),
 //! [`include/linux/blkdev.h`](srctree/include/linux/blkdev.h),
@@ -13,10 +13,11 @@ pub(crate) mod attributes;
 pub(crate) mod bdev;
 pub(crate) mod bios;
 mod ffi;
-pub(crate) mod gen_disk;
+mod gen_disk;
 pub(crate) mod limits;
 pub(crate) mod list;
 mod lower;
+mod operations;
 mod pdu;
 mod pieces;
 pub(crate) mod plug;
@@ -31,15 +32,13 @@ pub(crate) use self::{
     },
     gen_disk::{
         GenDisk,
-        GenDiskRef,
-        Operations, //
+        GenDiskRef, //
     },
     limits::Limits,
     list::RequestList,
-    lower::{
-        Sent,
-        Way, //
-    },
+    lower::Sent,
+    operations::Operations,
+    pdu::Way,
     pieces::{
         Piece,
         Pieces,

@@ -23,6 +23,16 @@ use kernel::{
     types::Opaque, //
 };
 
+/// How lower I/O is sent.
+#[derive(Copy, Clone, PartialEq)]
+pub(crate) enum Way {
+    /// As requests of the lower queues. Never waits. Requires
+    /// [`BlockDevice::takes_clones`](super::BlockDevice::takes_clones).
+    Requests,
+    /// As bios. May wait for the lower devices, so only a worker uses it.
+    Bios,
+}
+
 /// The private data of one request, which follows its `struct request`.
 ///
 /// A request belongs to one CPU or one list at a time, so no other thread writes a field while the
@@ -44,7 +54,7 @@ pub(super) struct Pdu {
     begun: AtomicU32,
     /// The number of sectors that were given a place, including this round.
     placed: AtomicU32,
-    /// Whether lower I/O is sent in a way that may wait.
+    /// Whether lower I/O is sent as bios.
     may_wait: AtomicBool,
     /// A word that the driver may use.
     pub(super) word: AtomicU64,
@@ -111,14 +121,18 @@ impl Pdu {
         self.placed.store(placed, Relaxed);
     }
 
-    /// Returns whether lower I/O is sent in a way that may wait.
-    pub(super) fn may_wait(&self) -> bool {
-        self.may_wait.load(Relaxed)
+    /// Returns how lower I/O is sent.
+    pub(super) fn way(&self) -> Way {
+        if self.may_wait.load(Relaxed) {
+            Way::Bios
+        } else {
+            Way::Requests
+        }
     }
 
-    /// Sets whether lower I/O is sent in a way that may wait.
-    pub(super) fn set_may_wait(&self, may_wait: bool) {
-        self.may_wait.store(may_wait, Relaxed);
+    /// Sets how lower I/O is sent.
+    pub(super) fn set_way(&self, way: Way) {
+        self.may_wait.store(way == Way::Bios, Relaxed);
     }
 
     /// Takes the sender's count. The request cannot complete before that count is put.

@@ -17,11 +17,9 @@ use super::{
         self,
         Part, //
     },
-    gen_disk::Operations,
-    lower::{
-        self,
-        Way, //
-    },
+    lower,
+    operations::Operations,
+    pdu::Way,
     request::{
         BlkStatus, //
         Op,

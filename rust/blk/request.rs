@@ -6,12 +6,14 @@
 
 use super::{
     ffi,
-    gen_disk::{
+    operations::{
         Operations,
         QueueData, //
     },
-    lower::Way,
-    pdu::Pdu, //
+    pdu::{
+        Pdu,
+        Way, //
+    },
 };
 use crate::sys::atomic::AtomicU64;
 use core::{
@@ -271,17 +273,13 @@ impl<D: Operations> Request<D> {
     /// Returns how lower I/O of the request is sent.
     #[inline]
     pub(crate) fn way(&self) -> Way {
-        if self.pdu().may_wait() {
-            Way::Bios
-        } else {
-            Way::Requests
-        }
+        self.pdu().way()
     }
 
     /// Sets how lower I/O of the request is sent.
     #[inline]
     pub(crate) fn set_way(&self, way: Way) {
-        self.pdu().set_may_wait(way == Way::Bios);
+        self.pdu().set_way(way);
     }
 
     /// Returns whether no sector of the request was given a place yet.

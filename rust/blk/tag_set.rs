@@ -6,7 +6,7 @@
 
 use super::{
     ffi,
-    gen_disk::{
+    operations::{
         Operations,
         OperationsVTable, //
     },
