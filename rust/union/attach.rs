@@ -374,7 +374,7 @@ fn make(
         union.allocator.lock().used(),
         union.geometry().leaf_slabs(),
     );
-    union.loss.tell(union);
+    union.loss.tell(union.name, &union.lower.leaf);
     Ok(attached)
 }
 

@@ -6,10 +6,7 @@
 //! this reason neither the I/O path nor the commit work sends uevents. They only mark an event as
 //! due, and a separate work on the system's queue sends it.
 
-use super::{
-    stats::Committed,
-    Union, //
-};
+use super::stats::Committed;
 use crate::{
     blk::GenDiskRef,
     error::errno,
@@ -27,18 +24,13 @@ use crate::{
     },
     ubcore::{
         error::Result,
-        protocol::{
-            self,
-            Observer,
-            Step, //
-        }, //
+        protocol::Step, //
     },
 };
 use kernel::{
     prelude::*,
     sync::{
         Arc,
-        ArcBorrow,
         SetOnce, //
     },
     workqueue::{
@@ -228,22 +220,6 @@ impl Events {
         }
         if !checkpoint && (error != 0 || changes != 0 || blocks != 0) {
             disk.trace_commit(blocks, changes, error);
-        }
-    }
-}
-
-impl Observer for ArcBorrow<'_, Union> {
-    fn note(&self, event: protocol::Event) {
-        match event {
-            protocol::Event::FirstWrite(sector, sectors) => {
-                self.stats.first_write();
-                self.events.first_write(sector, sectors);
-            }
-            protocol::Event::IoError => self.stats.io_error(),
-            protocol::Event::Full => self.events.full(),
-            protocol::Event::Space(used, slabs) => self.events.space(used, slabs),
-            protocol::Event::Freed(sector, sectors) => self.events.released(sector, sectors),
-            protocol::Event::ReadOnly(e) => self.turned_read_only(e),
         }
     }
 }

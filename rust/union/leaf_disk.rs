@@ -1,14 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Synchronous I/O on the leaf: metadata, as the committer's disk, and data that is zeroed or
-//! discarded.
+//! The leaf as the committer's disk: synchronous I/O of metadata.
 
-use super::Union;
 use crate::{
     blk::{
         BlockDevice,
         IoBuffer,
-        Way,
         WriteOrder, //
     },
     error::{
@@ -34,13 +31,9 @@ use crate::{
             BLOCK_BYTES,
             BLOCK_SECTORS, //
         },
-        protocol::LeafDevice,
     },
 };
-use kernel::{
-    prelude::*,
-    sync::ArcBorrow, //
-};
+use kernel::prelude::*;
 
 /// The committer, over the memory that the kernel provides.
 pub(super) type UnionCommitter = Committer<KVVec<u64>, KVVec<PageEntry>>;
@@ -79,7 +72,7 @@ fn block_range(block: u64, count: usize) -> Result<(u64, usize)> {
 }
 
 /// Returns the core error for a failed write, zeroing or flush of the leaf.
-fn failure(e: kernel::error::Error, sector: u64) -> Error {
+pub(super) fn failure(e: kernel::error::Error, sector: u64) -> Error {
     if e == ENOSPC {
         // The storage below the leaf is full: a thin pool, or the file system of an image.
         Error::Os(number(e))
@@ -129,31 +122,5 @@ pub(super) fn io_error(side: Side, sector: u64, e: kernel::error::Error) -> Erro
         Error::Io(side, sector)
     } else {
         Error::Os(number(e))
-    }
-}
-
-/// The leaf of a union, for what its works write without a request.
-impl LeafDevice for ArcBorrow<'_, Union> {
-    fn has_fua(&self) -> bool {
-        // For a bio, the block layer emulates FUA if the device lacks it.
-        self.lower.way == Way::Bios || self.lower.leaf.has_fua()
-    }
-
-    fn has_cache(&self) -> bool {
-        self.lower.leaf.has_cache()
-    }
-
-    fn zero(&self, sector: u64, sectors: u64) -> Result {
-        self.lower
-            .leaf
-            .zero(sector, sectors, self.leaf.keep)
-            .map_err(|e| failure(e, sector))
-    }
-
-    fn discard(&self, sector: u64, sectors: u64) {
-        if !self.leaf.keep {
-            // A discard is a hint. If it fails, the slabs are free even so.
-            let _ = self.lower.leaf.discard(sector, sectors);
-        }
     }
 }

@@ -3,8 +3,9 @@
 //! The sectors of a union that are lost because metadata is damaged, for the kernel log and the
 //! ioctl. sysfs shows the totals. The losses are determined at attach and do not change.
 
-use super::Union;
+use super::Name;
 use crate::{
+    blk::BlockDevice,
     memory::MapMemory,
     ubcore::{
         abi,
@@ -110,11 +111,10 @@ impl Loss {
     }
 
     /// Logs the damage and the lost sectors, if there are any.
-    pub(super) fn tell(&self, union: &Union) {
+    pub(super) fn tell(&self, name: Name, leaf: &BlockDevice) {
         if self.blocks == 0 {
             return;
         }
-        let (name, leaf) = (union.name, &union.lower.leaf);
         for damage in &self.damages {
             pr_err!("{}: leaf {}: {}\n", name, leaf, format_args!("{damage}"));
         }

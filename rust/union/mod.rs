@@ -5,8 +5,7 @@
 //! [`attach`] makes it, and [`detach`] ends it. [`requests`] takes each request from blk-mq, sends
 //! its lower I/O and ends it. The steps between, and all of FLUSH, discard and reclaim, are in
 //! [`crate::ubcore::protocol`], over the five traits that a union implements: `Requests` in
-//! [`requests`], `Works` in [`works`], `LeafDevice` in [`leaf_disk`], `Observer` in [`events`], and
-//! `Host` here.
+//! [`requests`], `Works` in [`works`], and `LeafDevice`, `Observer` and `Host` in [`host`].
 //!
 //! Lock order: `Registry::unions`, `Union::metadata`, `Union::allocator`, `Reserve::spare`. The
 //! last two are spinlocks, and the only locks that the I/O path takes. No thread waits for I/O
@@ -17,6 +16,7 @@ mod attach;
 mod attributes;
 mod detach;
 mod events;
+mod host;
 mod leaf_disk;
 mod loss;
 mod requests;
@@ -26,16 +26,9 @@ mod works;
 
 use self::{
     events::Events,
-    leaf_disk::{
-        LeafDisk,
-        Metadata,
-        UnionCommitter, //
-    },
+    leaf_disk::Metadata,
     loss::Loss,
-    stats::{
-        Committed,
-        Stats, //
-    },
+    stats::Stats, //
 };
 use crate::{
     blk::{
@@ -47,28 +40,10 @@ use crate::{
     },
     memory::MapMemory,
     resources::Resources,
-    sys::{
-        atomic::AtomicBool,
-        task, //
-    },
+    sys::atomic::AtomicBool,
     ubcore::{
-        abi,
-        alloc::Allocator,
-        error::{
-            self,
-            Error, //
-        },
-        format::{
-            directory::PageEntry,
-            name::LeafName, //
-        },
-        geometry::Geometry,
-        map::Map,
-        protocol::{
-            Host,
-            Shared,
-            Step, //
-        },
+        abi, alloc::Allocator, error::Error, format::name::LeafName, geometry::Geometry, map::Map,
+        protocol::Shared,
     },
 };
 use kernel::{
@@ -76,7 +51,6 @@ use kernel::{
     prelude::*,
     sync::{
         Arc,
-        ArcBorrow,
         Mutex,
         SetOnce,
         SpinLock, //
@@ -218,51 +192,6 @@ impl Union {
             self.lower.leaf,
             core::format_args!("{e}"),
         );
-    }
-}
-
-impl Host for ArcBorrow<'_, Union> {
-    type Memory = MapMemory;
-    type Slabs = KVVec<u64>;
-    type PageSet = KVVec<u64>;
-    type Entries = KVVec<PageEntry>;
-    type Disk<'d> = LeafDisk<'d>;
-
-    fn map(&self) -> &Map<MapMemory> {
-        &self.map
-    }
-
-    fn shared(&self) -> &Shared {
-        &self.shared
-    }
-
-    fn with_allocator<R>(&self, f: impl FnOnce(&mut Allocator<KVVec<u64>>) -> R) -> R {
-        f(&mut self.allocator.lock())
-    }
-
-    fn with_committer<R>(&self, f: impl FnOnce(&mut UnionCommitter, &mut LeafDisk<'_>) -> R) -> R {
-        let mut guard = self.metadata.lock();
-        let Metadata { committer, buffer } = &mut *guard;
-        f(committer, &mut LeafDisk::new(&self.lower.leaf, buffer))
-    }
-
-    fn note_step(&self, step: Step, committer: &UnionCommitter, done: error::Result) {
-        let changes = committer.committed().wrapping_sub(self.shared.durable());
-        // Trace before publishing, so that a reader who sees the counters finds the event in the
-        // trace.
-        let after = Committed::of(committer);
-        self.events
-            .step_ended(step, &self.stats.committed(), &after, changes, done);
-        self.stats.publish(&after);
-    }
-
-    fn wait_for_memory(&self) -> error::Result {
-        self.map.memory().wait()
-    }
-
-    fn give_way(&self) {
-        // Ignore the result, because a worker never has a fatal signal pending.
-        let _ = task::give_way();
     }
 }
 

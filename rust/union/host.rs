@@ -1,0 +1,126 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A union as the host of the core's protocol: its locks, its leaf, its memory, and what happens in
+//! it. Two more traits of the host are in [`requests`](super::requests) and
+//! [`works`](super::works).
+
+use super::{
+    leaf_disk::{
+        failure,
+        LeafDisk,
+        Metadata,
+        UnionCommitter, //
+    },
+    stats::Committed,
+    Union, //
+};
+use crate::{
+    blk::Way,
+    memory::MapMemory,
+    sys::task,
+    ubcore::{
+        alloc::Allocator,
+        error::Result,
+        format::directory::PageEntry,
+        map::Map,
+        protocol::{
+            Event,
+            Host,
+            LeafDevice,
+            Observer,
+            Shared,
+            Step, //
+        }, //
+    },
+};
+use kernel::{
+    prelude::KVVec,
+    sync::ArcBorrow, //
+};
+
+impl Host for ArcBorrow<'_, Union> {
+    type Memory = MapMemory;
+    type Slabs = KVVec<u64>;
+    type PageSet = KVVec<u64>;
+    type Entries = KVVec<PageEntry>;
+    type Disk<'d> = LeafDisk<'d>;
+
+    fn map(&self) -> &Map<MapMemory> {
+        &self.map
+    }
+
+    fn shared(&self) -> &Shared {
+        &self.shared
+    }
+
+    fn with_allocator<R>(&self, f: impl FnOnce(&mut Allocator<KVVec<u64>>) -> R) -> R {
+        f(&mut self.allocator.lock())
+    }
+
+    fn with_committer<R>(&self, f: impl FnOnce(&mut UnionCommitter, &mut LeafDisk<'_>) -> R) -> R {
+        let mut guard = self.metadata.lock();
+        let Metadata { committer, buffer } = &mut *guard;
+        f(committer, &mut LeafDisk::new(&self.lower.leaf, buffer))
+    }
+
+    fn note_step(&self, step: Step, committer: &UnionCommitter, done: Result) {
+        let changes = committer.committed().wrapping_sub(self.shared.durable());
+        // Trace before publishing, so that a reader who sees the counters finds the event in the
+        // trace.
+        let after = Committed::of(committer);
+        self.events
+            .step_ended(step, &self.stats.committed(), &after, changes, done);
+        self.stats.publish(&after);
+    }
+
+    fn wait_for_memory(&self) -> Result {
+        self.map.memory().wait()
+    }
+
+    fn give_way(&self) {
+        // Ignore the result, because a worker never has a fatal signal pending.
+        let _ = task::give_way();
+    }
+}
+
+/// The leaf of a union, for what its works write without a request.
+impl LeafDevice for ArcBorrow<'_, Union> {
+    fn has_fua(&self) -> bool {
+        // For a bio, the block layer emulates FUA if the device lacks it.
+        self.lower.way == Way::Bios || self.lower.leaf.has_fua()
+    }
+
+    fn has_cache(&self) -> bool {
+        self.lower.leaf.has_cache()
+    }
+
+    fn zero(&self, sector: u64, sectors: u64) -> Result {
+        self.lower
+            .leaf
+            .zero(sector, sectors, self.leaf.keep)
+            .map_err(|e| failure(e, sector))
+    }
+
+    fn discard(&self, sector: u64, sectors: u64) {
+        if !self.leaf.keep {
+            // A discard is a hint. If it fails, the slabs are free even so.
+            let _ = self.lower.leaf.discard(sector, sectors);
+        }
+    }
+}
+
+impl Observer for ArcBorrow<'_, Union> {
+    fn note(&self, event: Event) {
+        match event {
+            Event::FirstWrite(sector, sectors) => {
+                self.stats.first_write();
+                self.events.first_write(sector, sectors);
+            }
+            Event::IoError => self.stats.io_error(),
+            Event::Full => self.events.full(),
+            Event::Space(used, slabs) => self.events.space(used, slabs),
+            Event::Freed(sector, sectors) => self.events.released(sector, sectors),
+            Event::ReadOnly(e) => self.turned_read_only(e),
+        }
+    }
+}
