@@ -148,7 +148,7 @@ impl Reserve {
     /// Waits until the refill work has ended. Called before the module is unloaded, when no map is
     /// left.
     pub(crate) fn quiesce(this: &Arc<Self>) {
-        flush_work::<_, 0>(this);
+        flush_work(this);
     }
 }
 

@@ -75,14 +75,14 @@ pub(super) struct Events {
     is_low: AtomicBool,
     is_full: AtomicBool,
     #[pin]
-    work: Work<Events, 1>,
+    work: Work<Events>,
 }
 
 impl_has_work! {
-    impl HasWork<Self, 1> for Events { self.work }
+    impl HasWork<Self> for Events { self.work }
 }
 
-impl WorkItem<1> for Events {
+impl WorkItem for Events {
     type Pointer = Arc<Events>;
 
     fn run(this: Arc<Events>) {
@@ -122,7 +122,7 @@ impl Events {
     /// Sets the disk, and sends the uevents that are already due.
     pub(super) fn show(self: &Arc<Self>, disk: GenDiskRef) {
         self.disk.populate(disk);
-        let _ = workqueue::system().enqueue::<_, 1>(self.clone());
+        let _ = workqueue::system().enqueue(self.clone());
     }
 
     /// Returns the disk, once [`Events::show`] has set it.
@@ -133,9 +133,9 @@ impl Events {
     /// Sends the uevents that are due, and stops all later ones, because the disk is about to be
     /// removed. Process context, waits.
     pub(super) fn close(self: &Arc<Self>) {
-        workqueue::flush_work::<_, 1>(self);
+        workqueue::flush_work(self);
         self.closed.store(true, Release);
-        workqueue::flush_work::<_, 1>(self);
+        workqueue::flush_work(self);
     }
 
     /// Waits until the work has run for the last time. Process context.
@@ -143,12 +143,12 @@ impl Events {
     /// The caller must have called [`Events::close`] and must have stopped every thread that
     /// reports events.
     pub(super) fn end(self: &Arc<Self>) {
-        workqueue::flush_work::<_, 1>(self);
+        workqueue::flush_work(self);
     }
 
     fn tell(self: &Arc<Self>, event: &Uevent) {
         event.due.store(true, Release);
-        let _ = workqueue::system().enqueue::<_, 1>(self.clone());
+        let _ = workqueue::system().enqueue(self.clone());
     }
 
     /// Reports that the map could not be committed. Once for a union; any context.

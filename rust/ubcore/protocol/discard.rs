@@ -22,7 +22,7 @@ use super::super::num::saturating_u32;
 use super::super::plan::{self, Source};
 use super::super::sync::Ordering;
 use super::{epoch, flush, io};
-use super::{refuses_writes, wait};
+use super::{make_wait, refuses_writes};
 use super::{EndStatus, Event, Host, Op, Request, State, Waiting, WorkId};
 
 /// The number of pages of the slab table that may have slabs emptied since the last commit, before
@@ -48,7 +48,7 @@ fn discard<H: Host>(host: &H, rq: H::Request) {
         Base::Zero
     };
     match empty(host, &rq, base) {
-        Err(Error::NoMemory) => wait(host, rq, Waiting::Memory),
+        Err(Error::NoMemory) => make_wait(host, rq, Waiting::Memory),
         // If a commit failed, the hint is not taken.
         _ => io::end(host, rq),
     }
@@ -59,7 +59,7 @@ fn write_zeroes<H: Host>(host: &H, rq: H::Request) {
     let whole =
         State::of(&rq).has_zeroed_parts() || parts(host, &rq).iter().all(|part| part.1 == 0);
     if !whole {
-        return wait(host, rq, Waiting::Reclaim);
+        return make_wait(host, rq, Waiting::Reclaim);
     }
     match empty(host, &rq, Base::Zero) {
         Ok(()) => io::end_durably(host, rq),
@@ -193,7 +193,7 @@ fn resume<H: Host>(host: &H, rq: H::Request) {
     match zero_parts(host, &rq) {
         Ok(()) => {
             State::of(&rq).with_zeroed_parts().set(&rq);
-            wait(host, rq, Waiting::Discard);
+            make_wait(host, rq, Waiting::Discard);
         }
         Err(why) => {
             // `Error::Os` says that the storage below has no space, see `LeafDevice::zero`.

@@ -13,7 +13,7 @@
 use super::super::error::Result;
 use super::super::geometry::MapPage;
 use super::super::sync::{barrier, Ordering};
-use super::{is_committed, wait};
+use super::{is_committed, make_wait};
 use super::{EndStatus, Event, Host, HostCommitter, Step, Waiting, WorkId};
 
 /// The number of changed pages that a checkpoint may store under one hold of the committer's lock,
@@ -30,7 +30,7 @@ pub(super) fn flush<H: Host>(host: &H, rq: H::Request) {
         // Everything is already where it has to be.
         host.end(rq, H::Status::OK);
     } else {
-        wait(host, rq, Waiting::Commit);
+        make_wait(host, rq, Waiting::Commit);
     }
 }
 

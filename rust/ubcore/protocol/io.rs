@@ -16,7 +16,7 @@ use super::super::error::{Broken, Error};
 use super::super::num::saturating_u32;
 use super::super::plan::{self, Source};
 use super::{epoch, flush};
-use super::{is_committed, refuses_writes, wait};
+use super::{is_committed, make_wait, refuses_writes};
 use super::{Accepted, EndStatus, Ended, Event, Host, Op, Request, State, Waiting};
 
 /// Takes a request, for the first time or once more. The error is the request, unchanged, which the
@@ -30,7 +30,7 @@ pub fn queue<H: Host>(host: &H, rq: H::Request) -> Accepted<H> {
             host.end(rq, H::Status::IO_ERROR);
         }
         Op::Write => return write(host, rq),
-        Op::Discard | Op::WriteZeroes => wait(host, rq, Waiting::Discard),
+        Op::Discard | Op::WriteZeroes => make_wait(host, rq, Waiting::Discard),
         Op::Other => host.end(rq, H::Status::UNSUPPORTED),
     }
     Ok(())
@@ -53,8 +53,12 @@ fn write<H: Host>(host: &H, rq: H::Request) -> Accepted<H> {
     if whole.is_none() {
         match allocate(host, sector, sectors) {
             Ok(()) => whole = plan::write_at_once(host.map(), sector, sectors),
-            Err(Denied::Failed(Error::Full)) if fail_unallocated(host, &rq) => {
-                host.note(Event::Full)
+            Err(e @ Denied::Failed(Error::Full)) => {
+                if !fail_unallocated(host, &rq) {
+                    fail(host, rq, e);
+                    return Ok(());
+                }
+                host.note(Event::Full);
             }
             Err(e) => {
                 fail(host, rq, e);
@@ -104,17 +108,6 @@ fn fail_unallocated<H: Host>(host: &H, rq: &H::Request) -> bool {
     }
     State::of(rq).with_failed_bios().set(rq);
     left
-}
-
-/// The memory work: waits for memory of the map, then queues the requests that need it again.
-/// Process context, one at a time; waits for nothing else, and holds nothing.
-pub fn memory_work<H: Host>(host: &H) {
-    for rq in host.take(Waiting::Memory) {
-        match host.wait_for_memory() {
-            Ok(()) => host.requeue(rq),
-            Err(e) => host.end(rq, e.into()),
-        }
-    }
 }
 
 /// Returns whether every sector of a range is mapped, and the map is durable.
@@ -204,7 +197,7 @@ pub(super) fn map_sectors<H: Host>(
 #[inline]
 fn done<H: Host>(host: &H, rq: H::Request) -> Option<Ended<H>> {
     if State::of(&rq).needs_commit() {
-        wait(host, rq, Waiting::Commit);
+        make_wait(host, rq, Waiting::Commit);
         return None;
     }
     Some((rq, H::Status::OK))
@@ -229,13 +222,24 @@ pub(super) fn end_durably<H: Host>(host: &H, rq: H::Request) {
 pub(super) fn fail<H: Host>(host: &H, rq: H::Request, why: Denied) {
     epoch::leave::<H>(&rq);
     match why {
-        Denied::Later => wait(host, rq, Waiting::Reclaim),
-        Denied::Failed(Error::NoMemory) => wait(host, rq, Waiting::Memory),
+        Denied::Later => make_wait(host, rq, Waiting::Reclaim),
+        Denied::Failed(Error::NoMemory) => make_wait(host, rq, Waiting::Memory),
         Denied::Failed(e) => {
             if e == Error::Full {
                 host.note(Event::Full);
             }
             host.end(rq, e.into());
+        }
+    }
+}
+
+/// The memory work: waits for memory of the map, then queues the requests that need it again.
+/// Process context, one at a time; waits for nothing else, and holds nothing.
+pub fn memory_work<H: Host>(host: &H) {
+    for rq in host.take(Waiting::Memory) {
+        match host.wait_for_memory() {
+            Ok(()) => host.requeue(rq),
+            Err(e) => host.end(rq, e.into()),
         }
     }
 }

@@ -307,7 +307,7 @@ pub trait Host: Works + LeafDevice + Observer + Clone {
 }
 
 /// Makes a request wait, and the work run that takes it. Any context.
-fn wait<H: Host>(host: &H, rq: H::Request, waiting: Waiting) {
+fn make_wait<H: Host>(host: &H, rq: H::Request, waiting: Waiting) {
     host.add(rq, waiting);
     host.schedule(waiting.work());
 }
