@@ -60,7 +60,7 @@ impl From<Error> for BlkStatus {
     }
 }
 
-/// The operation of a request.
+/// The operation of a request, a `REQ_OP_*`.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Op {
     /// Read sectors.
@@ -143,11 +143,12 @@ impl<D: Operations> Started<D> {
 
     /// Returns whether the request is read-ahead as a whole: no other read was merged with it.
     pub(crate) fn is_read_ahead(&self) -> bool {
-        let rq = self.0.as_ptr();
-        // SAFETY: By the invariant the request is valid and does not change.
-        let (flags, state) = unsafe { ((*rq).cmd_flags, (*rq).rq_flags) };
+        // SAFETY: By the invariant the request is started and not ended, so it exists. The read is
+        // volatile, because a timeout may set another flag of this field concurrently. A started
+        // request is not merged, so the flag that is looked at does not change.
+        let state = unsafe { (&raw const (*self.as_raw()).rq_flags).read_volatile() };
 
-        flags & ffi::REQ_RAHEAD != 0 && state & ffi::RQF_MIXED_MERGE == 0
+        self.opf() & ffi::REQ_RAHEAD != 0 && state & ffi::RQF_MIXED_MERGE == 0
     }
 
     /// Returns the first sector. Returns 0 for a flush, for which the block layer sets the highest
@@ -255,7 +256,8 @@ impl<D: Operations> Request<D> {
     /// status, without those before `sector`: first and count.
     pub(crate) fn next_bio(&self, sector: u64) -> Option<(u64, u32)> {
         let mut first = sector;
-        // SAFETY: As in `fail_bios`.
+        // SAFETY: By the invariant the request is not ended and we own it, so its bios are valid,
+        // and no one else accesses them. `first` is a local value, borrowed for the call.
         let count = unsafe { ffi::ub_request_next_bio(self.as_raw(), &mut first) };
 
         (count > 0).then_some((first, count))

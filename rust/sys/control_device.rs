@@ -31,7 +31,8 @@ pub(crate) trait Control: Send + Sync + Sized + 'static {
 /// # Invariants
 ///
 /// Every `MiscDeviceRegistration<Node<C>>` is the first field of a `ControlDevice<C>`, because only
-/// [`ControlDevice::register`] registers a `Node`.
+/// [`ControlDevice::register`] registers a `Node`. The provenance of a pointer to all of the
+/// `ControlDevice<C>` is exposed.
 #[pin_data]
 #[repr(C)]
 pub(crate) struct ControlDevice<C: Control> {
@@ -44,9 +45,12 @@ impl<C: Control> ControlDevice<C> {
     /// Registers `/dev/<name>`, whose ioctls `answers` handles.
     pub(crate) fn register(name: &'static CStr, answers: Arc<C>) -> impl PinInit<Self, Error> {
         // The fields are set in this order, because an open must find `answers` set.
-        // INVARIANT: The registration is the first field.
-        try_pin_init!(Self {
-            answers,
+        // INVARIANT: The registration is the first field, and the pointer to the whole is exposed.
+        try_pin_init!(&this in Self {
+            answers: {
+                this.as_ptr().expose_provenance();
+                answers
+            },
             registration <- MiscDeviceRegistration::register(MiscDeviceOptions { name }),
         }? Error)
     }
@@ -59,9 +63,14 @@ impl<C: Control> MiscDevice for Node<C> {
     type Ptr = Arc<C>;
 
     fn open(_file: &File, misc: &MiscDeviceRegistration<Self>) -> Result<Arc<C>> {
-        let device = core::ptr::from_ref(misc).cast::<ControlDevice<C>>();
+        // The reference may be used for the registration only, so take the provenance that
+        // `register` has exposed.
+        let at = core::ptr::from_ref(misc).addr();
+        let device = core::ptr::with_exposed_provenance::<ControlDevice<C>>(at);
         // SAFETY: By the invariant of `ControlDevice` the registration is its first field, and the
-        // struct is `repr(C)`. While it is registered, the struct exists and `answers` is set.
+        // struct is `repr(C)`, so this is its address, and the provenance of a pointer to all of it
+        // is exposed. While it is registered, the struct exists, `answers` is set, and no one
+        // writes it.
         Ok(unsafe { (*device).answers.clone() })
     }
 
