@@ -44,11 +44,12 @@ use kernel::{
     },
 };
 
-/// A union's place in the registry.
+/// A union in the registry.
 ///
 /// Attach and detach do I/O and may hang with their devices. The registry's lock is therefore not
-/// held during either, except when the module is unloaded; a place without a union reserves the id.
-struct Place {
+/// held during either, except when the module is unloaded; an entry without a union reserves the
+/// id.
+struct Entry {
     id: u32,
     attached: Option<KBox<Attached>>,
 }
@@ -57,7 +58,7 @@ struct Place {
 #[pin_data]
 pub(crate) struct Registry {
     #[pin]
-    unions: Mutex<KVec<Place>>,
+    unions: Mutex<KVec<Entry>>,
     resources: Arc<Resources>,
 }
 
@@ -88,9 +89,9 @@ impl Unions {
 impl Drop for Unions {
     fn drop(&mut self) {
         let mut unions = self.0.unions.lock();
-        while let Some(place) = unions.pop() {
-            // No ioctl is under way any more, so each place holds a union.
-            if let Some(attached) = place.attached {
+        while let Some(entry) = unions.pop() {
+            // No ioctl is under way any more, so each entry holds a union.
+            if let Some(attached) = entry.attached {
                 // `detach` logs errors. There is no caller to return them to.
                 let _ = attached.claim();
                 let _ = KBox::into_inner(attached).detach();
@@ -183,7 +184,7 @@ impl Registry {
         let (root, leaf) = (path(&c.root)?, path(&c.leaf)?);
         // Allocate before the attach, because after it no allocation may fail.
         let room = KBox::<Attached>::new_uninit(GFP_KERNEL)?;
-        let id = self.take_place(c.id)?;
+        let id = self.reserve_id(c.id)?;
         let options = Options {
             id,
             root,
@@ -194,13 +195,13 @@ impl Registry {
         match Attached::new(&options, &self.resources) {
             Ok(attached) => {
                 let damage = attached.damage();
-                self.fill_place(id, KBox::write(room, attached));
+                self.publish(id, KBox::write(room, attached));
                 c.id = id;
                 c.set_damage(damage);
                 Ok(())
             }
             Err(failed) => {
-                self.give_place(id);
+                self.remove_id(id);
                 c.set_damage(failed.damage);
                 c.set_error(failed.error);
                 Err(errno(failed.error))
@@ -212,16 +213,16 @@ impl Registry {
         let attached = {
             let mut unions = self.unions.lock();
             let at = position(&unions, c.id).map_err(|_| ENODEV)?;
-            let place = unions.get_mut(at).ok_or(ENODEV)?;
+            let entry = unions.get_mut(at).ok_or(ENODEV)?;
             // A create or remove call for this id is under way.
-            place.attached.take().ok_or(EBUSY)?
+            entry.attached.take().ok_or(EBUSY)?
         };
         if let Err(e) = attached.claim() {
-            self.fill_place(c.id, attached);
+            self.publish(c.id, attached);
             return Err(e);
         }
         let done = KBox::into_inner(attached).detach();
-        self.give_place(c.id);
+        self.remove_id(c.id);
         done.map_err(errno)
     }
 
@@ -235,11 +236,11 @@ impl Registry {
         };
         let mut from = unions.get(at..).unwrap_or_default().iter();
         let attached = if next {
-            from.find_map(|place| place.attached.as_ref())
+            from.find_map(|entry| entry.attached.as_ref())
                 .ok_or(ENODEV)?
         } else {
-            let place = from.next().ok_or(ENODEV)?;
-            place.attached.as_ref().ok_or(EBUSY)?
+            let entry = from.next().ok_or(ENODEV)?;
+            entry.attached.as_ref().ok_or(EBUSY)?
         };
         attached.fill_status(c);
         Ok(())
@@ -248,13 +249,13 @@ impl Registry {
     fn lost(&self, c: &mut abi::LostCall) -> Result {
         let unions = self.unions.lock();
         let at = position(&unions, c.id).map_err(|_| ENODEV)?;
-        let place = unions.get(at).ok_or(ENODEV)?;
-        place.attached.as_ref().ok_or(EBUSY)?.fill_lost(c);
+        let entry = unions.get(at).ok_or(ENODEV)?;
+        entry.attached.as_ref().ok_or(EBUSY)?.fill_lost(c);
         Ok(())
     }
 
-    /// Reserves a place for a new union and returns its id.
-    fn take_place(&self, wanted: u32) -> Result<u32> {
+    /// Reserves an id for a new union and returns it.
+    fn reserve_id(&self, wanted: u32) -> Result<u32> {
         let mut unions = self.unions.lock();
         if unions.len() >= UNIONS_MAX {
             pr_err!("there are {UNIONS_MAX} unions, which is the most: remove one first\n");
@@ -262,22 +263,22 @@ impl Registry {
         }
         let (id, at) = free_id(&unions, wanted)?;
         unions.reserve(1, GFP_KERNEL)?;
-        let place = Place { id, attached: None };
+        let entry = Entry { id, attached: None };
         unions
-            .insert_within_capacity(at, place)
+            .insert_within_capacity(at, entry)
             .map_err(|_| ENOMEM)?;
         Ok(id)
     }
 
-    fn fill_place(&self, id: u32, attached: KBox<Attached>) {
+    fn publish(&self, id: u32, attached: KBox<Attached>) {
         let mut unions = self.unions.lock();
         let at = position(&unions, id).ok();
-        if let Some(place) = at.and_then(|at| unions.get_mut(at)) {
-            place.attached = Some(attached);
+        if let Some(entry) = at.and_then(|at| unions.get_mut(at)) {
+            entry.attached = Some(attached);
         }
     }
 
-    fn give_place(&self, id: u32) {
+    fn remove_id(&self, id: u32) {
         let mut unions = self.unions.lock();
         if let Ok(at) = position(&unions, id) {
             let _ = unions.remove(at);
@@ -286,12 +287,12 @@ impl Registry {
 }
 
 /// Returns the index of the union `id`, or as an error the index to insert it at.
-fn position(unions: &[Place], id: u32) -> core::result::Result<usize, usize> {
-    unions.binary_search_by_key(&id, |place| place.id)
+fn position(unions: &[Entry], id: u32) -> core::result::Result<usize, usize> {
+    unions.binary_search_by_key(&id, |entry| entry.id)
 }
 
 /// Returns the id for a new union, and its index: the wanted id, or the lowest unused one.
-fn free_id(unions: &[Place], wanted: u32) -> Result<(u32, usize)> {
+fn free_id(unions: &[Entry], wanted: u32) -> Result<(u32, usize)> {
     if wanted != abi::ID_ANY {
         return match position(unions, wanted) {
             Ok(_) => Err(EEXIST),
@@ -299,8 +300,8 @@ fn free_id(unions: &[Place], wanted: u32) -> Result<(u32, usize)> {
         };
     }
     let mut id = 0;
-    for place in unions {
-        if place.id != id {
+    for entry in unions {
+        if entry.id != id {
             break;
         }
         id = id.checked_add(1).ok_or(ENOSPC)?;

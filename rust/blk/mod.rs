@@ -46,7 +46,7 @@ pub(crate) use self::{
     },
     request::{
         BlkStatus,
-        Op,
+        ReqOp,
         Request,
         Started, //
     },

@@ -22,7 +22,7 @@ use super::{
     pdu::Way,
     request::{
         BlkStatus, //
-        Op,
+        ReqOp,
         Request,
         Started,
     },
@@ -283,7 +283,7 @@ impl<'d, D: Operations> Pieces<'d, D> {
     /// Zeroes the part of the next `n` sectors that lies in the current bio, if the request is a
     /// read. Returns the number of sectors in that part.
     fn zero(&mut self, n: u32) -> u32 {
-        self.round.failed |= !matches!(self.cursor.held.rq.op(), Op::Read | Op::Write);
+        self.round.failed |= !matches!(self.cursor.held.rq.op(), ReqOp::Read | ReqOp::Write);
         self.cursor.zero(n)
     }
 
@@ -506,7 +506,7 @@ impl<'r, D: Operations> Cursor<'r, D> {
     /// request is a read. Returns how many sectors these are.
     fn zero(&self, n: u32) -> u32 {
         let take = n.min(self.in_bio());
-        if take > 0 && self.held.rq.op() == Op::Read {
+        if take > 0 && self.held.rq.op() == ReqOp::Read {
             // SAFETY: By the invariant `bio` is a bio of the request, and it holds the range. Its
             // pages belong to the request until it ends, and they may be written because the
             // request is a read.

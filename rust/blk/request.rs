@@ -62,7 +62,7 @@ impl From<Error> for BlkStatus {
 
 /// The operation of a request, a `REQ_OP_*`.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Op {
+pub(crate) enum ReqOp {
     /// Read sectors.
     Read,
     /// Write sectors.
@@ -124,15 +124,15 @@ impl<D: Operations> Started<D> {
     }
 
     /// Returns the operation.
-    pub(crate) fn op(&self) -> Op {
+    pub(crate) fn op(&self) -> ReqOp {
         match self.opf() & ffi::REQ_OP_MASK {
-            bindings::req_op_REQ_OP_READ => Op::Read,
-            bindings::req_op_REQ_OP_WRITE => Op::Write,
-            bindings::req_op_REQ_OP_FLUSH => Op::Flush,
-            bindings::req_op_REQ_OP_DISCARD => Op::Discard,
-            bindings::req_op_REQ_OP_WRITE_ZEROES => Op::WriteZeroes,
+            bindings::req_op_REQ_OP_READ => ReqOp::Read,
+            bindings::req_op_REQ_OP_WRITE => ReqOp::Write,
+            bindings::req_op_REQ_OP_FLUSH => ReqOp::Flush,
+            bindings::req_op_REQ_OP_DISCARD => ReqOp::Discard,
+            bindings::req_op_REQ_OP_WRITE_ZEROES => ReqOp::WriteZeroes,
             // CAST: `op` is masked with 0xff.
-            other => Op::Other(other as u8),
+            other => ReqOp::Other(other as u8),
         }
     }
 

@@ -12,10 +12,10 @@ use crate::{
         attributes::Attributes,
         plug,
         BlkStatus,
-        Op,
         Operations,
         Piece,
         Pieces,
+        ReqOp,
         Request,
         Sent,
         Started,
@@ -60,7 +60,7 @@ impl Operations for Union {
     fn queue(this: ArcBorrow<'_, Self>, rq: Request<Self>) -> Accepted<ArcBorrow<'_, Self>> {
         rq.set_way(this.lower.way);
         let rq = match this.lower.way {
-            Way::Bios if matches!(rq.op(), Op::Read | Op::Write) => rq,
+            Way::Bios if matches!(rq.op(), ReqOp::Read | ReqOp::Write) => rq,
             _ => match io::queue(&this, rq) {
                 // One request at a time waits for the lower device on `sends`. blk-mq queues the
                 // others again when a request of the same hardware queue has ended, or after 3 ms.
@@ -127,7 +127,7 @@ impl Requests for ArcBorrow<'_, Union> {
 #[inline(never)]
 fn send_pieces(rq: Request<Union>, fua: bool) -> Accepted<ArcBorrow<'static, Union>> {
     let (sector, sectors) = rq.rest();
-    if rq.op() == Op::Read {
+    if rq.op() == ReqOp::Read {
         rq.submit(false, |union, pieces| {
             add(union, pieces, plan::read(&union.map, sector, sectors));
         })
@@ -174,12 +174,12 @@ pub(super) fn send_work(this: ArcBorrow<'_, Union>) {
 impl protocol::Request for Request<Union> {
     fn op(&self) -> protocol::Op {
         match Started::op(self) {
-            Op::Read => protocol::Op::Read,
-            Op::Write => protocol::Op::Write,
-            Op::Flush => protocol::Op::Flush,
-            Op::Discard => protocol::Op::Discard,
-            Op::WriteZeroes => protocol::Op::WriteZeroes,
-            Op::Other(_) => protocol::Op::Other,
+            ReqOp::Read => protocol::Op::Read,
+            ReqOp::Write => protocol::Op::Write,
+            ReqOp::Flush => protocol::Op::Flush,
+            ReqOp::Discard => protocol::Op::Discard,
+            ReqOp::WriteZeroes => protocol::Op::WriteZeroes,
+            ReqOp::Other(_) => protocol::Op::Other,
         }
     }
 
