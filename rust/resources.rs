@@ -2,8 +2,8 @@
 
 //! The resources that all unions share: work queues, bios, and pages for maps.
 //!
-//! Without memory for more threads a work queue has one thread. So works that wait for each other
-//! are on different queues. `Documentation/concurrency.rst` says for each work what it waits for.
+//! Without memory for more threads a work queue has one thread. So work items that wait for each
+//! other are on different queues. `Documentation/concurrency.rst` says for each what it waits for.
 //!
 //! Each queue has one work item of each union, so unions whose devices hang do not fill a queue:
 //! see [`UNIONS_MAX`].

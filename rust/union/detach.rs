@@ -3,7 +3,7 @@
 //! Detach: ends a union.
 
 use super::{
-    works,
+    work_items,
     Attached,
     Union, //
 };
@@ -29,7 +29,7 @@ impl Attached {
         union.events.close();
         // After this no request is in flight, and none arrives.
         drop(disk);
-        let done = stop_works_and_commit(&union);
+        let done = stop_work_and_commit(&union);
         union.events.end();
         match done {
             Ok(()) => pr_info!("{}: detached from leaf {}\n", union.name, union.lower.leaf),
@@ -44,17 +44,17 @@ impl Attached {
     }
 }
 
-/// Waits for all works and makes the last checkpoint.
-fn stop_works_and_commit(union: &Arc<Union>) -> Result {
+/// Waits for all work items and makes the last checkpoint.
+fn stop_work_and_commit(union: &Arc<Union>) -> Result {
     // The timer, the commit work and a large discard queue reclaim and checkpoints, and reclaim
-    // queues checkpoints. So the works are waited for in this order. No other work is queued
+    // queues checkpoints. So the work items are waited for in this order. No other work is queued
     // without a request.
-    workqueue::cancel_delayed_work_sync::<_, { works::TIMER }>(union);
-    workqueue::flush_work::<_, { works::COMMIT }>(union);
-    workqueue::flush_work::<_, { works::DISCARD }>(union);
-    workqueue::flush_work::<_, { works::RECLAIM }>(union);
-    workqueue::flush_work::<_, { works::SEND }>(union);
-    workqueue::flush_work::<_, { works::CHECKPOINT }>(union);
-    workqueue::flush_work::<_, { works::MEMORY }>(union);
+    workqueue::cancel_delayed_work_sync::<_, { work_items::TIMER }>(union);
+    workqueue::flush_work::<_, { work_items::COMMIT }>(union);
+    workqueue::flush_work::<_, { work_items::DISCARD }>(union);
+    workqueue::flush_work::<_, { work_items::RECLAIM }>(union);
+    workqueue::flush_work::<_, { work_items::SEND }>(union);
+    workqueue::flush_work::<_, { work_items::CHECKPOINT }>(union);
+    workqueue::flush_work::<_, { work_items::MEMORY }>(union);
     flush::detach(&union.as_arc_borrow())
 }

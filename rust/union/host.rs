@@ -2,7 +2,7 @@
 
 //! A union as the host of the core's protocol: its locks, its leaf, its memory, and what happens in
 //! it. Two more traits of the host are in [`requests`](super::requests) and
-//! [`works`](super::works).
+//! [`work_items`](super::work_items).
 
 use super::{
     leaf_disk::{
@@ -83,7 +83,7 @@ impl Host for ArcBorrow<'_, Union> {
     }
 }
 
-/// The leaf of a union, for what its works write without a request.
+/// The leaf of a union, for what its work items write without a request.
 impl LeafDevice for ArcBorrow<'_, Union> {
     fn has_fua(&self) -> bool {
         // For a bio, the block layer emulates FUA if the device lacks it.

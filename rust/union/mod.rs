@@ -5,7 +5,7 @@
 //! [`attach`] makes it, and [`detach`] ends it. [`requests`] takes each request from blk-mq, sends
 //! its lower I/O and ends it. The steps between, and all of FLUSH, discard and reclaim, are in
 //! [`crate::ubcore::protocol`], over the five traits that a union implements: `Requests` in
-//! [`requests`], `Works` in [`works`], and `LeafDevice`, `Observer` and `Host` in [`host`].
+//! [`requests`], `Works` in [`work_items`], and `LeafDevice`, `Observer` and `Host` in [`host`].
 //!
 //! Lock order: `Registry::unions`, `Union::metadata`, `Union::allocator`, `Reserve::spare`. The
 //! last two are spinlocks, and the only locks that the I/O path takes. No thread waits for I/O
@@ -22,7 +22,7 @@ mod loss;
 mod requests;
 mod stats;
 mod status;
-mod works;
+mod work_items;
 
 use self::{
     events::Events,
@@ -63,7 +63,7 @@ use kernel::{
 
 pub(crate) use self::attach::Options;
 
-/// An attached union: everything that its requests and works use.
+/// An attached union: everything that its requests and work items use.
 ///
 /// Every request reads the first fields. The fields that are written come after them.
 #[pin_data]
@@ -77,7 +77,7 @@ pub(crate) struct Union {
     /// The sectors that cannot be read because metadata is damaged. If there are any, the union was
     /// attached read-only, and its committer is in the failed state from attach on.
     loss: Loss,
-    /// The state that the protocol's requests and works share.
+    /// The state that the protocol's requests and work items share.
     shared: Shared,
     /// Why a commit or checkpoint failed, so that the union turned read-only. Unset until then.
     failure: SetOnce<Error>,
@@ -91,19 +91,19 @@ pub(crate) struct Union {
     #[pin]
     metadata: Mutex<Metadata>,
     #[pin]
-    commit: Work<Union, { works::COMMIT }>,
+    commit: Work<Union, { work_items::COMMIT }>,
     #[pin]
-    timer: DelayedWork<Union, { works::TIMER }>,
+    timer: DelayedWork<Union, { work_items::TIMER }>,
     #[pin]
-    checkpoint: Work<Union, { works::CHECKPOINT }>,
+    checkpoint: Work<Union, { work_items::CHECKPOINT }>,
     #[pin]
-    discard: Work<Union, { works::DISCARD }>,
+    discard: Work<Union, { work_items::DISCARD }>,
     #[pin]
-    reclaim: Work<Union, { works::RECLAIM }>,
+    reclaim: Work<Union, { work_items::RECLAIM }>,
     #[pin]
-    send: Work<Union, { works::SEND }>,
+    send: Work<Union, { work_items::SEND }>,
     #[pin]
-    memory: Work<Union, { works::MEMORY }>,
+    memory: Work<Union, { work_items::MEMORY }>,
 }
 
 /// The two devices below, and how lower I/O is sent to them.

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The works of a union: what each runs, on which queue, and the requests that wait for it. The
+//! The work items of a union: what each runs, on which queue, and the requests that wait for it. The
 //! protocol says when.
 
 use super::{
@@ -38,7 +38,7 @@ use kernel::{
 /// The longest time from a change of the map until the timer starts to commit it, in ms.
 const COMMIT_AFTER_MS: u32 = 1000;
 
-/// The works of a union, by which [`WorkItem`] tells them apart.
+/// The work items of a union, by which [`WorkItem`] tells them apart.
 pub(super) const COMMIT: u64 = 1;
 pub(super) const TIMER: u64 = 2;
 pub(super) const CHECKPOINT: u64 = 3;
