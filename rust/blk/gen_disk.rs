@@ -68,6 +68,20 @@ pub(crate) struct GenDisk<D: Operations> {
 /// A function that returns a lower device of a disk from its driver.
 pub(crate) type Below<D> = fn(&D) -> &BlockDevice;
 
+/// The properties of a new disk, and what it needs.
+pub(crate) struct NewDisk<D: Operations> {
+    pub(crate) limits: Limits,
+    /// The size.
+    pub(crate) sectors: u64,
+    /// The disk is read-only before the kernel announces it, so the partitions, the `add` uevent
+    /// and every opener see it as read-only.
+    pub(crate) read_only: bool,
+    /// The disk's requests. No other disk may use them.
+    pub(crate) tags: Arc<TagSet<D>>,
+    /// The set from which lower bios are allocated.
+    pub(crate) bios: Arc<Bios>,
+}
+
 /// A reference to the memory of a disk, whether the disk is still in the system or not.
 ///
 /// # Invariants
@@ -133,31 +147,22 @@ impl<D: Operations> GenDisk<D> {
         ..pin_init::zeroed()
     };
 
-    /// Adds a disk of `sectors`, served by `driver`. No other disk may use `tags`.
-    ///
-    /// A `read_only` disk is read-only before the kernel announces it, so the partitions, the `add`
-    /// uevent and every opener see it as read-only.
+    /// Adds a disk that `driver` serves.
     ///
     /// The kernel scans for partitions before this returns, so `driver` must be ready to handle
     /// requests. The kernel chooses the device number (`BLOCK_EXT_MAJOR`), see [`GenDisk::dev`].
-    pub(crate) fn new(
-        name: fmt::Arguments<'_>,
-        driver: Arc<D>,
-        limits: Limits,
-        (sectors, read_only): (u64, bool),
-        (tags, bios): (Arc<TagSet<D>>, Arc<Bios>),
-    ) -> Result<Self> {
+    pub(crate) fn new(name: fmt::Arguments<'_>, driver: Arc<D>, new: NewDisk<D>) -> Result<Self> {
         let shared = KBox::new(
             QueueData {
                 driver,
-                tags,
-                _bios: bios,
+                tags: new.tags,
+                _bios: new.bios,
                 claimed: UnsafeCell::new(false),
             },
             GFP_KERNEL,
         )?;
         let data = (&raw const *shared).cast_mut();
-        let mut limits = limits.into_raw();
+        let mut limits = new.limits.into_raw();
         // SAFETY: By the invariant of `TagSet` the tag set is initialised. `shared` holds a
         // reference to it and outlives the disk.
         let raw = from_err_ptr(unsafe {
@@ -174,9 +179,9 @@ impl<D: Operations> GenDisk<D> {
             (*raw).fops = &Self::FOPS;
             (*raw).private_data = data.cast();
             ffi::ub_disk_setup(raw, static_lock_class!().as_ptr());
-            bindings::set_capacity(raw, sectors);
+            bindings::set_capacity(raw, new.sectors);
             // The uevent of this call reaches no listener, because the disk has no name yet.
-            bindings::set_disk_ro(raw, read_only);
+            bindings::set_disk_ro(raw, new.read_only);
             Self::add(raw, name)
         };
         if let Err(e) = added {

@@ -32,7 +32,8 @@ pub(crate) use self::{
     },
     gen_disk::{
         GenDisk,
-        GenDiskRef, //
+        GenDiskRef,
+        NewDisk, //
     },
     limits::Limits,
     list::RequestList,

@@ -32,6 +32,7 @@ use crate::{
         BlockDevice,
         GenDisk,
         Limits,
+        NewDisk,
         TagSet,
         Way, //
     },
@@ -139,10 +140,9 @@ impl Attached {
         let may_sleep =
             lower.way == Way::Requests && (lower.root.may_sleep() || lower.leaf.may_sleep());
         let tags = os(TagSet::new(options.queues, QUEUE_DEPTH, may_sleep))?;
-        let (loaded, limits) = load(Name(options.id), &lower, resources)?;
-        let damage = loaded.loss.damage();
-        make(options, (lower, loaded, limits), tags, resources)
-            .map_err(|error| Failed { error, damage })
+        let pair = load(Name(options.id), lower, resources)?;
+        let damage = pair.loaded.loss.damage();
+        make(options, pair, tags, resources).map_err(|error| Failed { error, damage })
     }
 }
 
@@ -208,15 +208,22 @@ struct Loaded {
     loss: Loss,
 }
 
+/// A root and a leaf that belong together.
+struct Pair {
+    lower: Lower,
+    loaded: KBox<Loaded>,
+    limits: Limits,
+}
+
 /// Checks that the leaf belongs to the root, and reads its metadata. Writes nothing.
 #[inline(never)]
-fn load(name: Name, lower: &Lower, resources: &Resources) -> Result<(KBox<Loaded>, Limits)> {
+fn load(name: Name, lower: Lower, resources: &Resources) -> Result<Pair> {
     let mut buffer = LeafDisk::new_buffer()?;
     let mut disk = LeafDisk::new(&lower.leaf, &mut buffer);
     let probe = attach::probe(&mut disk, lower.root.sectors(), lower.leaf.sectors())?;
-    let limits = limits(name, lower, &probe.superblock)?;
+    let limits = limits(name, &lower, &probe.superblock)?;
     check_identity(&lower.root, &probe.superblock, &mut buffer)?;
-    let mut loaded = read_metadata(lower, probe, buffer, resources)?;
+    let mut loaded = read_metadata(&lower, probe, buffer, resources)?;
     let Loaded { map, buffer, .. } = &mut *loaded;
     let mut disk = LeafDisk::new(&lower.leaf, buffer);
     let block = limits.logical_block_size();
@@ -229,7 +236,11 @@ fn load(name: Name, lower: &Lower, resources: &Resources) -> Result<(KBox<Loaded
     {
         return Err(Error::FineMap(block));
     }
-    Ok((loaded, limits))
+    Ok(Pair {
+        lower,
+        loaded,
+        limits,
+    })
 }
 
 /// Stacks the limits of both devices, and checks that the union's size is a multiple of the
@@ -330,10 +341,15 @@ fn zeroed<T: Copy>(n: usize, zero: T) -> Result<KVVec<T>> {
 /// Makes the first checkpoint, the union, and its disk.
 fn make(
     options: &Options<'_>,
-    (lower, mut loaded, limits): (Lower, KBox<Loaded>, Limits),
+    pair: Pair,
     tags: Arc<TagSet<Union>>,
     resources: &Arc<Resources>,
 ) -> Result<Attached> {
+    let Pair {
+        lower,
+        mut loaded,
+        limits,
+    } = pair;
     if !options.read_only {
         // If the leaf is damaged, this fails with the damage and has written nothing.
         let Loaded {
@@ -350,9 +366,13 @@ fn make(
     let disk = os(GenDisk::new(
         fmt!("{name}"),
         union.clone(),
-        limits,
-        (sectors, options.read_only),
-        (tags, resources.bios.clone()),
+        NewDisk {
+            limits,
+            sectors,
+            read_only: options.read_only,
+            tags,
+            bios: resources.bios.clone(),
+        },
     ))?;
     if union.loss.stretches() > 0 {
         // A read of lost sectors fails. A read beside them must not fail with it.
