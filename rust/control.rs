@@ -9,9 +9,12 @@ use crate::{
         Resources,
         UNIONS_MAX, //
     },
-    sys::control_device::{
-        is_admin,
-        Control, //
+    sys::{
+        control_device::{
+            is_admin,
+            Control, //
+        },
+        task, //
     },
     ubcore::{
         abi::{
@@ -99,6 +102,9 @@ impl Drop for Unions {
         }
         drop(unions);
         Reserve::quiesce(&self.0.resources.reserve);
+        // A task that has ended the last request may be preempted before it returns to the lower
+        // driver by way of this module, whose code is about to be freed.
+        task::wait_for_tasks();
     }
 }
 

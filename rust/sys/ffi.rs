@@ -22,6 +22,7 @@ extern "C" {
         freezable: bool,
     ) -> *mut bindings::workqueue_struct;
     pub(super) fn ub_give_way() -> c_int;
+    pub(super) fn ub_wait_for_tasks();
     pub(super) fn ub_is_admin() -> bool;
     pub(super) fn ub_noio_save() -> u32;
     pub(super) fn ub_noio_restore(flags: u32);

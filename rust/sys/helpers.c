@@ -6,6 +6,7 @@
  */
 
 #include <linux/capability.h>
+#include <linux/rcupdate.h>
 #include <linux/sched/mm.h>
 #include <linux/sched/signal.h>
 #include <linux/workqueue.h>
@@ -38,6 +39,12 @@ int ub_give_way(void)
 	else
 		cond_resched();
 	return fatal_signal_pending(current) ? -EINTR : 0;
+}
+
+/* synchronize_rcu_tasks() is a macro if the kernel lacks it. */
+void ub_wait_for_tasks(void)
+{
+	synchronize_rcu_tasks();
 }
 
 bool ub_is_admin(void)

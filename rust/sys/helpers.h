@@ -13,6 +13,7 @@ struct workqueue_struct;
 struct workqueue_struct *ub_alloc_workqueue(const char *name, bool freezable);
 
 int ub_give_way(void);
+void ub_wait_for_tasks(void);
 bool ub_is_admin(void);
 unsigned int ub_noio_save(void);
 void ub_noio_restore(unsigned int flags);

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Rescheduling of the current task during long work.
+//! Rescheduling of the current task during long work, and waiting for other tasks.
 //!
-//! C header: [`include/linux/sched/signal.h`](srctree/include/linux/sched/signal.h)
+//! C headers: [`include/linux/sched/signal.h`](srctree/include/linux/sched/signal.h),
+//! [`include/linux/rcupdate.h`](srctree/include/linux/rcupdate.h)
 
 use super::ffi;
 use kernel::{
@@ -19,4 +20,13 @@ use kernel::{
 pub(crate) fn give_way() -> Result {
     // SAFETY: `ub_give_way()` only requires a context that may sleep, as this function does.
     to_result(unsafe { ffi::ub_give_way() })
+}
+
+/// Waits until every task has slept, or has been in user space, since this call began. So no task is
+/// preempted any more in a function of this module that it cannot enter again.
+///
+/// Context: process, sleeps.
+pub(crate) fn wait_for_tasks() {
+    // SAFETY: `ub_wait_for_tasks()` only requires a context that may sleep, as this function does.
+    unsafe { ffi::ub_wait_for_tasks() };
 }
