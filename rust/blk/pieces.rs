@@ -7,9 +7,9 @@
 //! *round* ends: when the lower I/O of the round has ended, the driver gets the request back to
 //! send the rest.
 //!
-//! Sums and differences of sectors saturate. Where a bound holds, which is an invariant or is beside
-//! the line, they never do. A place beyond the last sector stays beyond the device, which refuses
-//! it.
+//! Sums and differences of sectors saturate. Where a bound holds, which is an invariant or is
+//! beside the line, they never do. A sector beyond the last one stays beyond the device, which
+//! refuses it.
 
 use super::{
     bdev::BlockDevice,

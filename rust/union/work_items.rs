@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The work items of a union: what each runs, on which queue, and the requests that wait for it. The
-//! protocol says when.
+//! The work items of a union: what each runs, on which queue, and the requests that wait for it.
+//! The protocol says when.
 
 use super::{
     requests,
