@@ -5,10 +5,10 @@
 use super::crc::block_crc;
 
 /// The byte at which the checksum begins.
-pub const CRC_AT: usize = 4;
+pub(super) const CRC_AT: usize = 4;
 
 /// Returns whether a block's checksum is right.
-pub fn has_valid_checksum(block: &[u8]) -> bool {
+pub(super) fn has_valid_checksum(block: &[u8]) -> bool {
     let stored = block.get(CRC_AT..).and_then(|b| b.first_chunk::<4>());
     let stored = stored.map(|b| u32::from_le_bytes(*b));
     stored.is_some() && block_crc(block, CRC_AT) == stored
@@ -17,6 +17,6 @@ pub fn has_valid_checksum(block: &[u8]) -> bool {
 /// Returns whether a block that is not valid was meant to be one of this leaf, and is torn or
 /// rotten: it has this leaf's nonce, or the magic of its kind and a wrong checksum. A block that an
 /// earlier format left whole has another nonce and a right checksum.
-pub fn is_kin(block: &[u8], has_magic: bool, has_nonce: bool) -> bool {
+pub(super) fn is_kin(block: &[u8], has_magic: bool, has_nonce: bool) -> bool {
     has_nonce || (has_magic && !has_valid_checksum(block))
 }

@@ -27,7 +27,7 @@ pub fn watch() -> Result {
     let ignored = ignored();
     for signal in [SIGINT, SIGTERM, SIGHUP] {
         // nohup, or a shell for a command in the background, has the process ignore it.
-        if ignored >> (signal - 1) & 1 == 1 {
+        if (ignored >> (signal - 1)) & 1 == 1 {
             continue;
         }
         let value = usize::try_from(signal).unwrap_or(1);
@@ -80,6 +80,6 @@ mod tests {
         assert_eq!(fail.message, "interrupted by SIGHUP");
         end_process("another reason");
         // Rust ignores SIGPIPE.
-        assert_eq!(ignored() >> 12 & 1, 1);
+        assert_eq!((ignored() >> 12) & 1, 1);
     }
 }
