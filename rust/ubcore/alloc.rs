@@ -151,7 +151,7 @@ impl<B: DerefMut<Target = [u64]>> Allocator<B> {
         if entry.emptied != Emptied::No {
             return Err(Denied::Later);
         }
-        let leaf_slab = self.choose(map, slab).ok_or(Error::Full)?;
+        let leaf_slab = self.choose(map, slab)?.ok_or(Error::Full)?;
         // Taken before it is assigned, because a slab with an owner must never be free.
         if !self.mark_used(leaf_slab)? {
             return Err(Error::Internal.into());
@@ -394,12 +394,20 @@ impl<B: DerefMut<Target = [u64]>> Allocator<B> {
         (any, next)
     }
 
-    fn choose<M: Memory>(&mut self, map: &Map<M>, slab: u32) -> Option<LeafSlab> {
+    fn choose<M: Memory>(
+        &mut self,
+        map: &Map<M>,
+        slab: u32,
+    ) -> core::result::Result<Option<LeafSlab>, Broken> {
         let first = slab.wrapping_sub(slab % GROUP);
-        self.beside(map, slab, first)
+        let found = self
+            .beside(map, slab, first)
             .or_else(|| self.next_group(map, slab, first))
-            .or_else(|| self.free_group(slab % GROUP))
-            .or_else(|| self.taken.first_free())
+            .or_else(|| self.free_group(slab % GROUP));
+        match found {
+            Some(leaf_slab) => Ok(Some(leaf_slab)),
+            None => self.taken.first_free(),
+        }
     }
 
     /// Returns the leaf slab that continues the nearest slab of the same group.

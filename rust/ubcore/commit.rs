@@ -215,7 +215,7 @@ where
         let mut transaction = Transaction::new(&mut self.ring, disk, &self.superblock);
         let mut space = Space::Left;
         let mut from = 0;
-        while let Some((first, slabs)) = map.take_dirty(from) {
+        while let Some((first, slabs)) = map.take_dirty(from)? {
             for leaf_slab in members(first, slabs) {
                 let Some(fresh) = take_over_slab(&mut self.pages, map, leaf_slab)? else {
                     continue;
@@ -275,7 +275,7 @@ where
         let quiescent = map.quiescent_changes();
         map.check()?;
         let mut from = 0;
-        while let Some((first, slabs)) = map.take_dirty(from) {
+        while let Some((first, slabs)) = map.take_dirty(from)? {
             for leaf_slab in members(first, slabs) {
                 take_over_slab(&mut self.pages, map, leaf_slab)?;
             }

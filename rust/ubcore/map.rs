@@ -523,19 +523,19 @@ impl<M: Memory> Map<M> {
     ///
     /// `from` is a word of the list: 0 at first, and then the last result's slab / 64 + 1. If a
     /// slab becomes dirty again meanwhile, it is on the list again.
-    pub fn take_dirty(&self, from: u32) -> Option<(LeafSlab, u64)> {
+    pub fn take_dirty(&self, from: u32) -> Marked<Option<(LeafSlab, u64)>> {
         let mut from = from;
-        loop {
-            let word = bits::next(self.memory.marks(Marks::DirtyWords), from)?;
+        while let Some(word) = bits::next(self.memory.marks(Marks::DirtyWords), from) {
             // Cleared before the word is read, so a thread that sets a bit later sets it again.
             bits::clear(self.memory.marks(Marks::DirtyWords), word);
-            let slabs = self.memory.marks(Marks::Dirty).get(u32_as_usize(word))?;
-            let slabs = slabs.swap(0, Ordering::AcqRel);
+            let slabs = self.memory.marks(Marks::Dirty).get(u32_as_usize(word));
+            let slabs = slabs.ok_or(Broken)?.swap(0, Ordering::AcqRel);
             if slabs != 0 {
-                return Some((LeafSlab(word.wrapping_mul(64)), slabs));
+                return Ok(Some((LeafSlab(word.wrapping_mul(64)), slabs)));
             }
             from = next(word);
         }
+        Ok(None)
     }
 
     /// Clears the bits and the marks of a leaf slab without an owner, so that it can be freed (I1).

@@ -30,7 +30,8 @@ const fn layout(slabs: u32) -> ([usize; LEVELS], usize) {
     while let [start, higher @ ..] = left {
         *start = end;
         bits = bits.div_ceil(64);
-        end = end.saturating_add(bits);
+        // The words of all levels are fewer than the slabs, plus one for each level.
+        end = end.wrapping_add(bits);
         left = higher;
     }
     (starts, end)
@@ -64,7 +65,8 @@ impl<B: DerefMut<Target = [u64]>> TakenSlabs<B> {
         // the last one are set here.
         let mut bits = slabs;
         for start in starts {
-            let last = start.saturating_add(u32_as_usize(bits / 64));
+            // Within the layout.
+            let last = start.wrapping_add(u32_as_usize(bits / 64));
             match taken.words.get_mut(last) {
                 Some(word) if bits % 64 != 0 => *word |= mask(bits % 64, 64),
                 _ => {}
@@ -107,7 +109,8 @@ impl<B: DerefMut<Target = [u64]>> TakenSlabs<B> {
             *word |= bit;
             *word == u64::MAX
         })?;
-        self.used = self.used.saturating_add(1);
+        // The number of bits that are set.
+        self.used = self.used.wrapping_add(1);
         Ok(true)
     }
 
@@ -122,7 +125,8 @@ impl<B: DerefMut<Target = [u64]>> TakenSlabs<B> {
             *word &= !bit;
             was_full
         })?;
-        self.used = self.used.saturating_sub(1);
+        // The bit was set.
+        self.used = self.used.wrapping_sub(1);
         Ok(true)
     }
 
@@ -135,7 +139,8 @@ impl<B: DerefMut<Target = [u64]>> TakenSlabs<B> {
     ) -> Result<(), Broken> {
         let mut n = leaf_slab.0;
         for start in self.starts {
-            let at = start.saturating_add(u32_as_usize(n / 64));
+            // Within the layout.
+            let at = start.wrapping_add(u32_as_usize(n / 64));
             let word = self.words.get_mut(at).ok_or(Broken)?;
             if !change(word, 1u64.wrapping_shl(n % 64)) {
                 break;
@@ -146,24 +151,30 @@ impl<B: DerefMut<Target = [u64]>> TakenSlabs<B> {
     }
 
     /// Returns the first free slab.
-    pub fn first_free(&self) -> Option<LeafSlab> {
-        let word = |at| self.words.get(at).copied().unwrap_or(u64::MAX);
-        first_clear(&self.starts, word).map(LeafSlab)
+    pub fn first_free(&self) -> Result<Option<LeafSlab>, Broken> {
+        let found = first_clear(&self.starts, |at| self.words.get(at).copied())?;
+        Ok(found.map(LeafSlab))
     }
 }
 
 /// Returns the first bit of level 0 that is clear. Calls `word` for each word that it looks at: one
-/// of each level, the highest first.
-fn first_clear(starts: &[usize; LEVELS], mut word: impl FnMut(usize) -> u64) -> Option<u32> {
+/// of each level, the highest first. Fails if there is no such word.
+fn first_clear(
+    starts: &[usize; LEVELS],
+    mut word: impl FnMut(usize) -> Option<u64>,
+) -> Result<Option<u32>, Broken> {
     let mut bit = 0u32;
-    for start in starts.iter().rev() {
-        let ones = word(start.saturating_add(u32_as_usize(bit))).trailing_ones();
+    for &start in starts.iter().rev() {
+        // Within the layout, if the word is there.
+        let at = start.wrapping_add(u32_as_usize(bit));
+        let ones = word(at).ok_or(Broken)?.trailing_ones();
         if ones == 64 {
-            return None;
+            return Ok(None);
         }
-        bit = bit.checked_mul(64)?.checked_add(ones)?;
+        let below = bit.checked_mul(64).and_then(|n| n.checked_add(ones));
+        bit = below.ok_or(Broken)?;
     }
-    Some(bit)
+    Ok(Some(bit))
 }
 
 #[cfg(any(test, kernel))]
@@ -187,9 +198,9 @@ mod tests {
                 let level = starts.iter().rposition(|&start| start <= at).unwrap_or(0);
                 let bit = free >> (6 * level);
                 let hole = at == starts[level] + (bit / 64) as usize;
-                u64::MAX ^ (u64::from(hole) << (bit % 64))
+                Some(u64::MAX ^ (u64::from(hole) << (bit % 64)))
             });
-            assert_eq!(found, Some(free));
+            assert!(found == Ok(Some(free)));
             assert_eq!(looks, 6);
         }
     }
@@ -231,7 +242,7 @@ mod tests {
                     *flag = !taken.is_free(LeafSlab(slab));
                 }
                 let first = flags.iter().position(|&flag| !flag);
-                assert_eq!(taken.first_free(), first.map(|n| LeafSlab(n as u32)));
+                assert!(taken.first_free() == Ok(first.map(|n| LeafSlab(n as u32))));
                 assert_eq!(taken.used() as usize, flags.iter().filter(|&&f| f).count());
             }
             assert!(!taken.is_free(LeafSlab(slabs)) && !taken.is_free(LeafSlab(u32::MAX)));
@@ -246,6 +257,7 @@ mod tests {
         assert!((0..63).all(|slab| taken.take(LeafSlab(slab)) == Ok(true)));
         assert!(taken.take(LeafSlab(63)) == Err(Broken));
         assert!(taken.free(LeafSlab(63)) == Err(Broken));
+        assert!(taken.first_free() == Err(Broken));
         assert_eq!(taken.used(), 63);
     }
 }

@@ -170,7 +170,7 @@ fn a_slab_without_a_bit_is_not_free() {
         .all(|leaf| !allocator.is_free(LeafSlab(leaf))
             && !allocator.mark_used(LeafSlab(leaf)).unwrap()));
     let u = SimUnion::attach_to(&formatted(), &geometry()).unwrap();
-    assert_eq!(allocator.allocate(&u.map, 9), Err(Error::Full.into()));
+    assert_eq!(allocator.allocate(&u.map, 9), Err(Error::Internal.into()));
     assert!(allocator.used() == 0 && u.map.entry(9).leaf_slab.is_none());
 }
 
