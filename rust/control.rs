@@ -52,7 +52,7 @@ use kernel::{
 /// Attach and detach do I/O and may hang with their devices. The registry's lock is therefore not
 /// held during either, except when the module is unloaded; an entry without a union reserves the
 /// id.
-struct Entry {
+struct Registered {
     id: u32,
     attached: Option<KBox<Attached>>,
 }
@@ -61,7 +61,7 @@ struct Entry {
 #[pin_data]
 pub(crate) struct Registry {
     #[pin]
-    unions: Mutex<KVec<Entry>>,
+    unions: Mutex<KVec<Registered>>,
     resources: Arc<Resources>,
 }
 
@@ -92,9 +92,9 @@ impl Unions {
 impl Drop for Unions {
     fn drop(&mut self) {
         let mut unions = self.0.unions.lock();
-        while let Some(entry) = unions.pop() {
+        while let Some(registered) = unions.pop() {
             // No ioctl is under way any more, so each entry holds a union.
-            if let Some(attached) = entry.attached {
+            if let Some(attached) = registered.attached {
                 // `detach` logs errors. There is no caller to return them to.
                 let _ = attached.claim();
                 let _ = KBox::into_inner(attached).detach();
@@ -219,9 +219,9 @@ impl Registry {
         let attached = {
             let mut unions = self.unions.lock();
             let at = position(&unions, c.id).map_err(|_| ENODEV)?;
-            let entry = unions.get_mut(at).ok_or(ENODEV)?;
+            let registered = unions.get_mut(at).ok_or(ENODEV)?;
             // A create or remove call for this id is under way.
-            entry.attached.take().ok_or(EBUSY)?
+            registered.attached.take().ok_or(EBUSY)?
         };
         if let Err(e) = attached.claim() {
             self.publish(c.id, attached);
@@ -242,11 +242,11 @@ impl Registry {
         };
         let mut from = unions.get(at..).unwrap_or_default().iter();
         let attached = if next {
-            from.find_map(|entry| entry.attached.as_ref())
+            from.find_map(|registered| registered.attached.as_ref())
                 .ok_or(ENODEV)?
         } else {
-            let entry = from.next().ok_or(ENODEV)?;
-            entry.attached.as_ref().ok_or(EBUSY)?
+            let registered = from.next().ok_or(ENODEV)?;
+            registered.attached.as_ref().ok_or(EBUSY)?
         };
         attached.fill_status(c);
         Ok(())
@@ -255,8 +255,8 @@ impl Registry {
     fn lost(&self, c: &mut abi::LostCall) -> Result {
         let unions = self.unions.lock();
         let at = position(&unions, c.id).map_err(|_| ENODEV)?;
-        let entry = unions.get(at).ok_or(ENODEV)?;
-        entry.attached.as_ref().ok_or(EBUSY)?.fill_lost(c);
+        let registered = unions.get(at).ok_or(ENODEV)?;
+        registered.attached.as_ref().ok_or(EBUSY)?.fill_lost(c);
         Ok(())
     }
 
@@ -269,9 +269,9 @@ impl Registry {
         }
         let (id, at) = free_id(&unions, wanted)?;
         unions.reserve(1, GFP_KERNEL)?;
-        let entry = Entry { id, attached: None };
+        let registered = Registered { id, attached: None };
         unions
-            .insert_within_capacity(at, entry)
+            .insert_within_capacity(at, registered)
             .map_err(|_| ENOMEM)?;
         Ok(id)
     }
@@ -279,8 +279,8 @@ impl Registry {
     fn publish(&self, id: u32, attached: KBox<Attached>) {
         let mut unions = self.unions.lock();
         let at = position(&unions, id).ok();
-        if let Some(entry) = at.and_then(|at| unions.get_mut(at)) {
-            entry.attached = Some(attached);
+        if let Some(registered) = at.and_then(|at| unions.get_mut(at)) {
+            registered.attached = Some(attached);
         }
     }
 
@@ -293,12 +293,12 @@ impl Registry {
 }
 
 /// Returns the index of the union `id`, or as an error the index to insert it at.
-fn position(unions: &[Entry], id: u32) -> core::result::Result<usize, usize> {
-    unions.binary_search_by_key(&id, |entry| entry.id)
+fn position(unions: &[Registered], id: u32) -> core::result::Result<usize, usize> {
+    unions.binary_search_by_key(&id, |registered| registered.id)
 }
 
 /// Returns the id for a new union, and its index: the wanted id, or the lowest unused one.
-fn free_id(unions: &[Entry], wanted: u32) -> Result<(u32, usize)> {
+fn free_id(unions: &[Registered], wanted: u32) -> Result<(u32, usize)> {
     if wanted != abi::ID_ANY {
         return match position(unions, wanted) {
             Ok(_) => Err(EEXIST),
@@ -306,8 +306,8 @@ fn free_id(unions: &[Entry], wanted: u32) -> Result<(u32, usize)> {
         };
     }
     let mut id = 0;
-    for entry in unions {
-        if entry.id != id {
+    for registered in unions {
+        if registered.id != id {
             break;
         }
         id = id.checked_add(1).ok_or(ENOSPC)?;

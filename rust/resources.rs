@@ -5,8 +5,8 @@
 //! Without memory for more threads a work queue has one thread. So work items that wait for each
 //! other are on different queues. `Documentation/concurrency.rst` says for each what it waits for.
 //!
-//! Each queue has one work item of each union, so unions whose devices hang do not fill a queue:
-//! see [`UNIONS_MAX`].
+//! Each queue has one work item of each union. So on a machine with one NUMA node, unions whose
+//! devices hang do not fill a queue: see [`UNIONS_MAX`].
 
 use crate::{
     blk::bios::Bios,

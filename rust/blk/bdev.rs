@@ -59,7 +59,8 @@ pub(crate) struct BlockDevice {
 // SAFETY: An open block device is not tied to the thread that opened it.
 unsafe impl Send for BlockDevice {}
 
-// SAFETY: All methods on a shared reference may run at the same time.
+// SAFETY: By the invariant the device is open as long as the value exists. The methods on a shared
+// reference only read fields, or submit I/O, which any number of threads may do at the same time.
 unsafe impl Sync for BlockDevice {}
 
 impl BlockDevice {

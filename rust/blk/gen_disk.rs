@@ -92,7 +92,8 @@ pub(crate) struct GenDiskRef(NonNull<bindings::gendisk>);
 // SAFETY: By the invariant the value holds a counted reference, which any thread may drop.
 unsafe impl Send for GenDiskRef {}
 
-// SAFETY: All methods on a shared reference may run at the same time.
+// SAFETY: By the invariant the disk exists. The methods on a shared reference call functions of the
+// block layer that take the locks that they need.
 unsafe impl Sync for GenDiskRef {}
 
 impl GenDiskRef {
@@ -136,7 +137,8 @@ impl Drop for GenDiskRef {
 // `Sync`.
 unsafe impl<D: Operations> Send for GenDisk<D> {}
 
-// SAFETY: All methods on a shared reference may run at the same time.
+// SAFETY: By the invariant the disk exists. The methods on a shared reference call functions of the
+// block layer that take the locks that they need, or methods of the driver, which is `Sync`.
 unsafe impl<D: Operations> Sync for GenDisk<D> {}
 
 impl<D: Operations> GenDisk<D> {

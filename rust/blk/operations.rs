@@ -159,7 +159,8 @@ impl<D: Operations> OperationsVTable<D> {
             }
         }
         if !head.is_null() {
-            // SAFETY: The list is valid, as above. `head` and `tail` are its unchanged rest.
+            // SAFETY: By the contract of `queue_rqs` the list is valid and ours to change. `head`
+            // and `tail` are its unchanged rest.
             unsafe { *list = bindings::rq_list { head, tail } };
         }
     }

@@ -43,7 +43,8 @@ pub(crate) struct TagSet<D: Operations> {
 // SAFETY: By the invariant the C struct is initialised, and no field of it is tied to a thread.
 unsafe impl<D: Operations> Send for TagSet<D> {}
 
-// SAFETY: Any number of threads may use a tag set at the same time.
+// SAFETY: By the invariant the C struct is initialised, and blk-mq lets any number of threads use a
+// tag set at the same time.
 unsafe impl<D: Operations> Sync for TagSet<D> {}
 
 impl<D: Operations> TagSet<D> {

@@ -26,7 +26,7 @@
 //!   submit     placed, may_wait                  2             2
 //!              begun, placed (stores)            2             2
 //!   complete   begun, placed                     -             2
-//!              mark: table, bits, both counts    -             6
+//!              map:  table, bits, both counts    -             6
 //!              leave: word, word (store)         2             2
 //!              placed, word                      2             2
 //!                                               19            26

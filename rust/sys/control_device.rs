@@ -38,18 +38,18 @@ pub(crate) trait Control: Send + Sync + Sized + 'static {
 pub(crate) struct ControlDevice<C: Control> {
     #[pin]
     registration: MiscDeviceRegistration<Node<C>>,
-    answers: Arc<C>,
+    handler: Arc<C>,
 }
 
 impl<C: Control> ControlDevice<C> {
-    /// Registers `/dev/<name>`, whose ioctls `answers` handles.
-    pub(crate) fn register(name: &'static CStr, answers: Arc<C>) -> impl PinInit<Self, Error> {
-        // The fields are set in this order, because an open must find `answers` set.
+    /// Registers `/dev/<name>`, whose ioctls `handler` answers.
+    pub(crate) fn register(name: &'static CStr, handler: Arc<C>) -> impl PinInit<Self, Error> {
+        // The fields are set in this order, because an open must find `handler` set.
         // INVARIANT: The registration is the first field, and the pointer to the whole is exposed.
         try_pin_init!(&this in Self {
-            answers: {
+            handler: {
                 this.as_ptr().expose_provenance();
-                answers
+                handler
             },
             registration <- MiscDeviceRegistration::register(MiscDeviceOptions { name }),
         }? Error)
@@ -69,9 +69,9 @@ impl<C: Control> MiscDevice for Node<C> {
         let device = core::ptr::with_exposed_provenance::<ControlDevice<C>>(at);
         // SAFETY: By the invariant of `ControlDevice` the registration is its first field, and the
         // struct is `repr(C)`, so this is its address, and the provenance of a pointer to all of it
-        // is exposed. While it is registered, the struct exists, `answers` is set, and no one
+        // is exposed. While it is registered, the struct exists, `handler` is set, and no one
         // writes it.
-        Ok(unsafe { (*device).answers.clone() })
+        Ok(unsafe { (*device).handler.clone() })
     }
 
     fn ioctl(this: ArcBorrow<'_, C>, _file: &File, cmd: u32, arg: usize) -> Result<isize> {

@@ -41,7 +41,12 @@ int ub_give_way(void)
 	return fatal_signal_pending(current) ? -EINTR : 0;
 }
 
-/* synchronize_rcu_tasks() is a macro if the kernel lacks it. */
+/*
+ * Without TASKS_RCU this is synchronize_rcu(), which does not wait for tasks
+ * that were preempted outside of RCU. KPROBES, BPF_SYSCALL and ftrace select it.
+ */
+static_assert(!IS_ENABLED(CONFIG_PREEMPTION) || IS_ENABLED(CONFIG_TASKS_RCU));
+
 void ub_wait_for_tasks(void)
 {
 	synchronize_rcu_tasks();

@@ -34,12 +34,13 @@ pub(crate) struct OwnedQueue(NonNull<bindings::workqueue_struct>);
 // that is.
 unsafe impl Send for OwnedQueue {}
 
-// SAFETY: Any number of threads may use a work queue at the same time.
+// SAFETY: By the invariant the queue exists, and any number of threads may queue work on it and
+// flush work of it at the same time.
 unsafe impl Sync for OwnedQueue {}
 
 impl OwnedQueue {
     /// The number of work items that a queue runs at a time on a machine with one NUMA node. If
-    /// there are more nodes, they divide the number by their CPUs.
+    /// there are more nodes, each gets a share of the number, by its CPUs.
     ///
     /// A work item above the limit waits until another one of the queue ends. So work items that
     /// wait for each other must not be more than this.

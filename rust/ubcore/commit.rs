@@ -312,8 +312,7 @@ where
         }
     }
 
-    /// Writes each changed page to its inactive slot, then the directory blocks
-    /// likewise.
+    /// Writes each changed page to its inactive slot, then the directory blocks likewise.
     fn write_pages<M: Memory, D: Disk>(
         &mut self,
         map: &Map<M>,

@@ -46,8 +46,7 @@ pub fn table_page_of(slab: u32) -> MapPage {
     MapPage::table(slab / TABLE_ENTRIES)
 }
 
-/// Returns the page that holds the bits of a leaf slab. These bits are always in one
-/// page.
+/// Returns the page that holds the bits of a leaf slab. These bits are always in one page.
 pub fn bits_page_of<M: Memory>(map: &Map<M>, leaf_slab: LeafSlab) -> MapPage {
     let g = map.geometry();
     g.bits_page(saturating_u32(

@@ -193,8 +193,8 @@ fn paths(options: &Options<'_>) -> Result<KBox<Paths>> {
         leaf: [0; abi::PATH_BYTES],
     };
     let mut paths = KBox::new(empty, GFP_KERNEL).map_err(|_| Error::NoMemory)?;
-    let _ = abi::set_path(&mut paths.root, options.root.to_bytes());
-    let _ = abi::set_path(&mut paths.leaf, options.leaf.to_bytes());
+    abi::set_path(&mut paths.root, options.root.to_bytes()).ok_or(Error::Internal)?;
+    abi::set_path(&mut paths.leaf, options.leaf.to_bytes()).ok_or(Error::Internal)?;
     Ok(paths)
 }
 
@@ -309,7 +309,7 @@ fn read_metadata(
     let leaf = Leaf {
         uuid: sb.uuid,
         name: sb.name,
-        keep: sb.preallocated,
+        preallocated: sb.preallocated,
     };
     let g = sb.geometry;
     let map = Map::new(g, MapMemory::new(&g, resources.reserve.clone())?);

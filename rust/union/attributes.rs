@@ -86,7 +86,7 @@ fn number(n: impl Into<u64>, out: &mut Text<'_>) -> fmt::Result {
 
 /// Writes a path, with unprintable bytes escaped, so that a path cannot contain a line break.
 fn path(field: &[u8; abi::PATH_BYTES], out: &mut Text<'_>) -> fmt::Result {
-    let path = BStr::from_bytes(abi::path(field).unwrap_or_default());
+    let path = BStr::from_bytes(abi::path(field).ok_or(fmt::Error)?);
     out.write_fmt(fmt!("{path}"))
 }
 

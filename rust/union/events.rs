@@ -4,7 +4,7 @@
 //!
 //! Sending a uevent allocates memory, and memory reclaim may have to write to this very union. For
 //! this reason neither the I/O path nor the commit work sends uevents. They only mark an event as
-//! due, and a separate work on the system's queue sends it.
+//! due, and a separate work item on the system's queue sends it.
 
 use super::stats::Committed;
 use crate::{

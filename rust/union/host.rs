@@ -97,12 +97,12 @@ impl LeafDevice for ArcBorrow<'_, Union> {
     fn zero(&self, sector: u64, sectors: u64) -> Result {
         self.lower
             .leaf
-            .zero(sector, sectors, self.leaf.keep)
+            .zero(sector, sectors, self.leaf.preallocated)
             .map_err(|e| failure(e, sector))
     }
 
     fn discard(&self, sector: u64, sectors: u64) {
-        if !self.leaf.keep {
+        if !self.leaf.preallocated {
             // A discard is a hint. If it fails, the slabs are free even so.
             let _ = self.lower.leaf.discard(sector, sectors);
         }

@@ -126,10 +126,10 @@ struct Leaf {
     name: LeafName,
     /// Whether the leaf keeps the space that was allocated when it was formatted. If so, the driver
     /// discards nothing on the leaf.
-    keep: bool,
+    preallocated: bool,
 }
 
-/// The requests that wait, each list for one work.
+/// The requests that wait, each list for one work item.
 struct Lists {
     /// The commit waiters.
     commit_waiters: RequestList<Union>,

@@ -123,7 +123,7 @@ impl WorkItem<MEMORY> for Union {
     }
 }
 
-/// A work that is queued already stays queued once.
+/// A work item that is queued already stays queued once.
 impl Works for ArcBorrow<'_, Union> {
     fn schedule(&self, work: WorkId) {
         let (this, queues) = (Arc::<Union>::from(*self), &self.resources);

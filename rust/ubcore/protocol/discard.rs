@@ -7,8 +7,8 @@
 //! change is durable and all requests that may use the old leaf slabs have ended. Until then a
 //! write to such a root slab is deferred, and reclaim submits it again.
 //!
-//! Discards and zeroings are one work, and reclaim is another. Reclaim may wait for requests that
-//! hang on one device, and requests that change only the map must not wait behind it. A large
+//! Discards and zeroings are one work item, and reclaim is another. Reclaim may wait for requests
+//! that hang on one device, and requests that change only the map must not wait behind it. A large
 //! discard is done in steps, with commits between them. So it holds the allocator's lock for one
 //! step at a time, and a commit beside it has to look through the pages of only a few steps.
 

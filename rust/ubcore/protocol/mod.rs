@@ -117,7 +117,7 @@ pub enum Step {
     Checkpoint,
 }
 
-/// A work of a union. It is queued at most once, and runs in process context.
+/// A work item of a union. It is queued at most once, and runs in process context.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WorkId {
     /// [`flush::commit_work`], soon.
@@ -168,7 +168,7 @@ pub struct Mode {
     pub reveal: bool,
 }
 
-/// The state that all requests and works of a union share, besides its map.
+/// The state that all requests and work items of a union share, besides its map.
 pub struct Shared {
     mode: Mode,
     /// The map's count of changes that is durable.
@@ -245,9 +245,9 @@ pub trait Requests: Sized {
     fn pause(&self, n: u32);
 }
 
-/// Runs the works of a union, and holds the requests that wait for them.
+/// Runs the work items of a union, and holds the requests that wait for them.
 pub trait Works: Requests {
-    /// Makes a work run. Any context.
+    /// Makes a work item run. Any context.
     fn schedule(&self, work: WorkId);
     /// Adds a request to the waiting ones. Any context.
     fn add(&self, rq: Self::Request, waiting: Waiting);
@@ -289,7 +289,7 @@ pub trait Host: Works + LeafDevice + Observer + Clone {
 
     /// Returns the map.
     fn map(&self) -> &Map<Self::Memory>;
-    /// Returns the state that requests and works share.
+    /// Returns the state that requests and work items share.
     fn shared(&self) -> &Shared;
     /// Runs `f` under the allocator's lock, a spinlock. Process context; not held for long.
     fn with_allocator<R>(&self, f: impl FnOnce(&mut Allocator<Self::Slabs>) -> R) -> R;

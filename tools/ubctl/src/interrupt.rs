@@ -5,10 +5,11 @@
 //! A format calls [`watch`] before its first write. `create` without a format calls it when the
 //! driver has attached the leaf, because a signal can end the attach. From then on such a signal
 //! does not end the process. The command calls [`check`] between its steps, and undoes what it has
-//! done. In the end the process ends by that signal, as a shell expects.
+//! done. In the end the process ends by that signal, as a shell expects. A second signal ends the
+//! process at once.
 
 use std::fs;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
@@ -23,15 +24,22 @@ static ASKED: OnceLock<Arc<AtomicUsize>> = OnceLock::new();
 
 /// From now on [`check`] reports the signals, and they do not end the process.
 pub fn watch() -> Result {
+    if ASKED.get().is_some() {
+        return Ok(());
+    }
     let asked = ASKED.get_or_init(Arc::default);
     let ignored = ignored();
+    let again = Arc::new(AtomicBool::new(false));
     for signal in [SIGINT, SIGTERM, SIGHUP] {
         // nohup, or a shell for a command in the background, has the process ignore it.
         if (ignored >> (signal - 1)) & 1 == 1 {
             continue;
         }
         let value = usize::try_from(signal).unwrap_or(1);
-        flag::register_usize(signal, asked.clone(), value)
+        // In this order, so that the first signal does not yet find `again` set.
+        flag::register_conditional_default(signal, again.clone())
+            .and_then(|_| flag::register(signal, again.clone()))
+            .and_then(|_| flag::register_usize(signal, asked.clone(), value))
             .map_err(|e| Fail::new(FAILED, "io", format!("cannot watch for signals: {e}")))?;
     }
     Ok(())

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use rustix::fs::Dev;
 
 use crate::node::{family, Node, NodeState};
-use crate::{sysfs, udev};
+use crate::{interrupt, sysfs, udev};
 
 /// How long a command waits for others at most.
 pub const WAIT: Duration = Duration::from_secs(10);
@@ -79,13 +79,15 @@ impl Default for Deadline {
 }
 
 /// Waits until udev has handled all nodes of a new disk: it has made their links and closed them
-/// again. `since` is a time, in [`udev::now`]'s clock, before the nodes appeared.
+/// again, or until a signal has come. `since` is a time, in [`udev::now`]'s clock, before the nodes
+/// appeared.
 pub fn seen_to(nodes: &[Node], since: u64, deadline: Deadline) -> bool {
     let Some(disk) = nodes.first().filter(|_| udev::runs()) else {
         return true;
     };
     let all = || nodes.iter().all(|node| udev::has_seen(node.dev, since));
-    deadline.until(|| all() && !udev::works_on(&disk.path))
+    let done = || all() && !udev::works_on(&disk.path);
+    deadline.until(|| done() || interrupt::check().is_err())
 }
 
 /// What goes with a union, looked up while the union exists.

@@ -130,11 +130,10 @@ pub fn run(args: &CreateArgs, json: bool) -> Result {
             make_room(&leaf, &pair[1])?;
         }
         let id = make_union(&control, &mut request, &what)?;
-        interrupt::watch()?;
         (id, Held::AsItWas(pair))
     };
-    let status = control
-        .status(id)
+    let status = interrupt::watch()
+        .and_then(|()| control.status(id))
         .map_err(|fail| held.take_back(undone_unseen(&control, id, &held, fail)))?;
     let lost = refuse_others(&status, &held, &what)
         .and_then(|()| wait_for_nodes(&status, since))
@@ -395,8 +394,9 @@ fn wait_for_nodes(status: &Status, since: u64) -> Result {
         let mut state = node.state();
         deadline.until(|| {
             state = node.state();
-            state != NodeState::Empty
+            state != NodeState::Empty || interrupt::check().is_err()
         });
+        interrupt::check()?;
         let fail = match state {
             NodeState::Right => continue,
             NodeState::Wrong(what) => wrong_node(&node.path, what),

@@ -214,11 +214,11 @@ impl Plan {
 
     /// Formats the leaf. If that fails, puts back what the leaf held.
     pub fn write(&self) -> Result<Formatted> {
-        interrupt::watch()?;
         if let Some(backing) = &self.backing {
             // Allocation does not change what the leaf holds.
             backing.allocate(to_allocate(&self.superblock, &self.leaf))?;
         }
+        interrupt::watch()?;
         self.put()
             .map_err(|fail| self.rollback.after_format(&self.leaf, fail))?;
         Ok(self.made())
