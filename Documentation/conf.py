@@ -18,6 +18,8 @@ def workspace_version():
 project = "unionblk"
 author = "The unionblk authors"
 version = release = workspace_version()
+# An option such as --format keeps its two hyphens.
+smartquotes = False
 html_theme = "alabaster"
 html_show_copyright = False
 # A literal block is output of a program or a structure, in no language that

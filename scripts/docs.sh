@@ -15,4 +15,4 @@ for builder in html man; do
 	PYTHONDONTWRITEBYTECODE=1 sphinx-build -q -W --keep-going -n -b "$builder" \
 		-d "$to/doctrees" "$TOP/Documentation" "$to/$builder"
 done
-say "built $to/html/index.html, $to/man/ubctl.8, $to/man/unionblk.5"
+say "built build/docs/html/index.html, build/docs/man/ubctl.8, build/docs/man/unionblk.5"

@@ -4,7 +4,7 @@
 #   tests/run-vm.sh [-g SUBJECT | GROUP | GROUP/NNN]...    default: unionblk
 #   tests/run-vm.sh --list          the tests, their subjects and descriptions; also "list"
 #   tests/run-vm.sh -g discard      the tests of unionblk that have this subject
-#   tests/run-vm.sh selftest        tests of the runner, of which three must fail
+#   tests/run-vm.sh selftest        tests of the runner, of which four must fail
 #   KERNEL=kunit tests/run-vm.sh    on the kernel with lockdep and kmemleak
 #   tests/run-vm.sh scale           in a guest of 3 GiB with large, sparse disks
 #   tests/run-vm.sh memory          in a guest of little memory, with two disks

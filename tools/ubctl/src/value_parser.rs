@@ -10,18 +10,14 @@ use ubcore::geometry::{
 /// Bytes from `65536`, `64K`, `64KiB`.
 fn bytes(s: &str) -> Result<u64, String> {
     let digits = s.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-    let unit: u64 = match s
-        .get(digits.len()..)
-        .unwrap_or("")
-        .to_ascii_lowercase()
-        .as_str()
-    {
+    let given = s.get(digits.len()..).unwrap_or("");
+    let unit: u64 = match given.to_ascii_lowercase().as_str() {
         "" | "b" => 1,
         "k" | "kib" => 1 << 10,
         "m" | "mib" => 1 << 20,
         "g" | "gib" => 1 << 30,
         "t" | "tib" => 1 << 40,
-        other => return Err(format!("unknown unit '{other}': K, M, G or T")),
+        _ => return Err(format!("unknown unit '{given}': use K, M, G or T")),
     };
     let n: u64 = digits
         .parse()

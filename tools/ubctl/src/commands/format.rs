@@ -348,7 +348,7 @@ fn looks_used(leaf: &Device, used: &Used) -> Fail {
             REFUSED,
             "already_formatted",
             format!(
-                "{path} is formatted already: to attach it, leave out --format; --force makes it \
+                "{path} is formatted already: to attach it, use ubctl create without --format; --force makes it \
                  blank, and all changes that it holds are lost"
             ),
         );
