@@ -136,7 +136,10 @@ fn a_leaf_is_not_formatted_twice_unless_forced() {
     ubctl("format --root {} {}", &[&root, &leaf]).done();
     let (first, _) = superblock(&leaf);
     let ran = ubctl("format --root {} {}", &[&root, &leaf]);
-    ran.refused(3, &["formatted already", "create without --format", "--force"]);
+    ran.refused(
+        3,
+        &["formatted already", "create without --format", "--force"],
+    );
     let ran = ubctl("format --json --root {} {}", &[&root, &leaf]);
     let answer = ran.json();
     assert_eq!((ran.code, &answer["code"]), (3, &3.into()));
