@@ -27,6 +27,7 @@
 #include <linux/highmem.h>
 #include <linux/module.h>
 #include <linux/moduleparam.h>
+#include <linux/rcupdate.h>
 #include <linux/vmalloc.h>
 #include <linux/workqueue.h>
 
@@ -144,9 +145,22 @@ static int segments_set(const char *val, const struct kernel_param *kp)
 static const struct kernel_param_ops segments_ops = { .set = segments_set };
 module_param_cb(segments, &segments_ops, NULL, 0200);
 
+/*
+ * Only a kernel with preemptible RCU counts its read sections. On others lock
+ * debugging knows them, if it is built in.
+ */
+static bool is_under_rcu(void)
+{
+#ifdef CONFIG_DEBUG_LOCK_ALLOC
+	return lock_is_held(&rcu_lock_map);
+#else
+	return rcu_preempt_depth();
+#endif
+}
+
 static void mixed_end(struct bio *bio)
 {
-	if (in_task() && rcu_preempt_depth())
+	if (in_task() && is_under_rcu())
 		atomic_inc(&under_rcu);
 	complete(bio->bi_private);
 }
