@@ -54,4 +54,5 @@ pub mod replay_limit;
 pub mod salvage;
 pub mod slab_bitmap;
 pub mod slot;
+pub mod stack;
 pub mod sync;

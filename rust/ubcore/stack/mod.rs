@@ -1,0 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What lies below a leaf: the bottom (a root, or nothing) and read-only layers over it.
+
+pub mod extent;
