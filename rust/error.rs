@@ -18,15 +18,19 @@ pub(crate) fn errno(e: Error) -> kernel::error::Error {
         Error::NotFormatted => code::ENODATA,
         Error::NewerVersion(_) | Error::UnknownFeatures(..) => code::EPROTONOSUPPORT,
         Error::Damaged(..) => code::EUCLEAN,
-        Error::RootSize(..) | Error::RootContent => code::ESTALE,
-        Error::LeafSize(..) | Error::LeafTooSmall(..) | Error::Full => code::ENOSPC,
-        Error::SlabSize(_) | Error::SameDevice | Error::Limits(_) | Error::FineMap(_) => {
-            code::EINVAL
+        Error::RootSize(..) | Error::RootContent | Error::LayerCount(..) | Error::LayerIdentity => {
+            code::ESTALE
         }
+        Error::LeafSize(..) | Error::LeafTooSmall(..) | Error::Full => code::ENOSPC,
+        Error::SlabSize(_)
+        | Error::SameDevice
+        | Error::Limits(_)
+        | Error::FineMap(_)
+        | Error::NotFrozen => code::EINVAL,
         Error::TooLarge(..) => code::EFBIG,
         Error::Io(..) | Error::Internal => code::EIO,
         Error::Busy(_) => code::EBUSY,
-        Error::ReadOnlyLeaf => code::EROFS,
+        Error::ReadOnlyLeaf | Error::Frozen => code::EROFS,
         Error::NoMemory => code::ENOMEM,
         Error::Stacked(_) => code::ELOOP,
         Error::Open(_, n) | Error::Os(n) => i32::try_from(n)

@@ -84,6 +84,10 @@ enum unionblk_reason {
 	UNIONBLK_REASON_OS = 20,		/* a as errno */
 	UNIONBLK_REASON_FINE_MAP = 21,		/* EINVAL; a: bytes */
 	UNIONBLK_REASON_INTERNAL = 22,		/* EIO; a bug in the driver */
+	UNIONBLK_REASON_FROZEN = 23,		/* EROFS */
+	UNIONBLK_REASON_NOT_FROZEN = 24,	/* EINVAL */
+	UNIONBLK_REASON_LAYER_COUNT = 25,	/* ESTALE; a: wanted, b: found */
+	UNIONBLK_REASON_LAYER_IDENTITY = 26,	/* ESTALE */
 };
 
 /*

@@ -30,6 +30,7 @@ use super::map::{Emptied, Map, Memory};
 use super::pages::{self, bits_page_of, table_page_of};
 use super::replay_limit::filled_by_writers;
 use super::slot::Slot;
+use super::stack::chain::Seal;
 
 /// Counts what the committer has done since attach.
 #[derive(Clone, Copy, Debug, Default)]
@@ -40,6 +41,17 @@ pub struct Counters {
     pub checkpoints: u64,
     /// Journal blocks written.
     pub journal_written: u64,
+}
+
+/// What the leaf is after a checkpoint.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum After {
+    /// Attached: commits follow.
+    Live,
+    /// Detached.
+    Detached,
+    /// Detached, and a layer.
+    Frozen(Seal),
 }
 
 /// Writes the metadata. One lock guards it; process context only.
@@ -144,7 +156,7 @@ where
                 }
                 // The ring is full, or replay would fill too many pages. The checkpoint makes
                 // the same things durable.
-                None => return s.write_checkpoint(map, disk, false),
+                None => return s.write_checkpoint(map, disk, After::Live),
             }
             s.note_committed(quiescent);
             Ok(())
@@ -173,7 +185,7 @@ where
 
     /// Makes everything durable, and frees the journal.
     pub fn checkpoint<M: Memory, D: Disk>(&mut self, map: &Map<M>, disk: &mut D) -> Result {
-        self.guarded(|s| s.write_checkpoint(map, disk, false))
+        self.guarded(|s| s.write_checkpoint(map, disk, After::Live))
     }
 
     /// Does the same, but gives way between its writes, because many pages may have changed since
@@ -194,7 +206,17 @@ where
 
     /// Writes the last checkpoint of a union that is being detached. No I/O is in flight.
     pub fn detach<M: Memory, D: Disk>(&mut self, map: &Map<M>, disk: &mut D) -> Result {
-        self.guarded(|s| s.write_checkpoint(map, disk, true))
+        self.guarded(|s| s.write_checkpoint(map, disk, After::Detached))
+    }
+
+    /// Does the same, and makes the leaf a layer: nothing writes to it any more. `seal` must be
+    /// random. The write of the first superblock slot is the only point at which the leaf becomes
+    /// frozen.
+    pub fn freeze<M: Memory, D: Disk>(&mut self, map: &Map<M>, disk: &mut D, seal: Seal) -> Result {
+        self.guarded(|s| s.write_checkpoint(map, disk, After::Frozen(seal)))?;
+        // A frozen leaf refuses all writes, also those of this committer.
+        self.failed = Some(Error::Frozen);
+        Ok(())
     }
 
     /// Runs a step of the committer, unless an earlier step has failed (I12).
@@ -270,7 +292,7 @@ where
         &mut self,
         map: &Map<M>,
         disk: &mut D,
-        clean: bool,
+        after: After,
     ) -> Result {
         let quiescent = map.quiescent_changes();
         map.check()?;
@@ -294,7 +316,10 @@ where
         next.generation = generation.ok_or(Error::Internal)?;
         next.journal_tail = self.ring.head();
         next.journal_sequence = self.ring.sequence();
-        next.clean = clean;
+        next.clean = after != After::Live;
+        if let After::Frozen(seal) = after {
+            next.freeze(seal);
+        }
         self.write_pages(map, disk, &mut next)?;
         self.write_superblock(disk, next)?;
         self.ring.free_all();

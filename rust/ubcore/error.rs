@@ -17,6 +17,8 @@ pub enum Area {
     Journal,
     /// Entries that are valid one by one but contradict each other.
     Map,
+    /// A block of the list of layers.
+    LayerList,
 }
 
 impl Area {
@@ -27,6 +29,7 @@ impl Area {
             Area::Page => 3,
             Area::Journal => 4,
             Area::Map => 5,
+            Area::LayerList => 6,
         }
     }
 
@@ -37,6 +40,7 @@ impl Area {
             3 => Area::Page,
             4 => Area::Journal,
             5 => Area::Map,
+            6 => Area::LayerList,
             _ => return None,
         })
     }
@@ -49,6 +53,7 @@ impl Area {
             Area::Page => "map page",
             Area::Journal => "journal",
             Area::Map => "map",
+            Area::LayerList => "list of layers",
         }
     }
 }
@@ -86,6 +91,8 @@ pub enum Side {
     Root,
     /// The private device above.
     Leaf,
+    /// A read-only layer between them. The caller knows which one.
+    Layer,
 }
 
 impl Side {
@@ -93,6 +100,7 @@ impl Side {
         match self {
             Side::Root => 0,
             Side::Leaf => 1,
+            Side::Layer => 2,
         }
     }
 
@@ -100,6 +108,7 @@ impl Side {
         match code {
             0 => Some(Side::Root),
             1 => Some(Side::Leaf),
+            2 => Some(Side::Layer),
             _ => None,
         }
     }
@@ -109,6 +118,7 @@ impl Side {
         match self {
             Side::Root => "root",
             Side::Leaf => "leaf",
+            Side::Layer => "layer",
         }
     }
 }
@@ -166,6 +176,14 @@ pub enum Error {
     FineMap(u32),
     /// The code contradicts itself, because a rule of the map does not hold.
     Internal,
+    /// The leaf is frozen: it is a layer, and nothing may write to it.
+    Frozen,
+    /// The leaf is to be a layer, but it is not frozen.
+    NotFrozen,
+    /// The leaf was made on another number of layers: wanted, found.
+    LayerCount(u64, u64),
+    /// The layer is not the one that the leaf above it was made on.
+    LayerIdentity,
 }
 
 impl Error {
@@ -195,6 +213,10 @@ impl Error {
             Os(errno) => (20, u64::from(errno), 0),
             FineMap(bytes) => (21, u64::from(bytes), 0),
             Internal => (22, 0, 0),
+            Frozen => (23, 0, 0),
+            NotFrozen => (24, 0, 0),
+            LayerCount(want, found) => (25, want, found),
+            LayerIdentity => (26, 0, 0),
         }
     }
 
@@ -225,6 +247,10 @@ impl Error {
             20 => Os(u32::try_from(a).ok()?),
             21 => FineMap(u32::try_from(a).ok()?),
             22 => Internal,
+            23 => Frozen,
+            24 => NotFrozen,
+            25 => LayerCount(a, b),
+            26 => LayerIdentity,
             _ => return None,
         })
     }
@@ -261,11 +287,12 @@ impl fmt::Display for Error {
             SlabSize(sectors) => write!(f, "a slab of {sectors} sectors is not possible: choose a power of two from 16 KiB to 4 MiB"),
             TooLarge(side, 0) => write!(f, "the {} has no sectors: check that it is the right device", side.name()),
             TooLarge(Side::Root, sectors) => write!(f, "the root of {sectors} sectors is too large for this slab size: choose larger slabs"),
+            TooLarge(Side::Layer, sectors) => write!(f, "the layer of {sectors} sectors is larger than a stack can address"),
             TooLarge(Side::Leaf, sectors) => write!(f, "the leaf of {sectors} sectors and its root need more map pages than the format has: use a smaller leaf, or larger slabs"),
             // A failed flush has no sector, and is reported with sector 0.
             Io(side, 0) => write!(f, "I/O error on the {} at sector 0, or in a flush", side.name()),
             Io(side, sector) => write!(f, "I/O error on the {} at sector {sector}", side.name()),
-            Busy(Side::Root) => f.write_str("the root is in use by a mount, or by another holder that is not a union: release it and try again"),
+            Busy(side @ (Side::Root | Side::Layer)) => write!(f, "the {} is in use by a mount, or by another holder that is not a union: release it and try again", side.name()),
             Busy(Side::Leaf) => f.write_str("the leaf is in use by another union, a mount or another holder: release it and try again"),
             Open(side, errno) => write!(f, "the {} cannot be opened (errno {errno})", side.name()),
             ReadOnlyLeaf => f.write_str("the leaf is write-protected: make it writable, or attach it as it is with ubctl create --read-only"),
@@ -277,6 +304,10 @@ impl fmt::Display for Error {
             FineMap(bytes) => write!(f, "the leaf was written in smaller blocks than the {bytes} bytes that these devices need: attach it to devices with blocks as small as before"),
             Os(errno) => write!(f, "an operation of the kernel failed (errno {errno})"),
             Internal => f.write_str("a rule of unionblk does not hold, which is a bug: please report this with the kernel's log"),
+            Frozen => f.write_str("the leaf is frozen, so it is a layer and is never written again: make a leaf on it with ubctl format --layer, or read it with ubctl create --read-only"),
+            NotFrozen => f.write_str("the leaf is not frozen, so it cannot be a layer: detach it and run ubctl freeze"),
+            LayerCount(want, found) => write!(f, "the leaf was made on {want} layers, and {found} were given: give all of them, the lowest first"),
+            LayerIdentity => f.write_str("the layer is not the one that the leaf was made on: give the layers that ubctl dump lists for the leaf, in that order"),
         }
     }
 }
@@ -302,7 +333,7 @@ mod tests {
 
     #[test]
     fn every_reason_survives_the_wire() {
-        for reason in 1..=22 {
+        for reason in 1..=26 {
             let e = Error::from_wire(reason, 1, 2);
             assert!(e.is_some());
             if let Some(e) = e {
@@ -312,14 +343,14 @@ mod tests {
             }
         }
         assert!(Error::from_wire(0, 0, 0).is_none());
-        assert!(Error::from_wire(23, 0, 0).is_none());
+        assert!(Error::from_wire(27, 0, 0).is_none());
         // No area, class or device has these numbers.
         for (reason, a, b) in [
             (4, 0, 0),
-            (4, 6, 0),
+            (4, 7, 0),
             (3, 1, 0),
             (3, 1, 3),
-            (12, 2, 0),
+            (12, 3, 0),
             (11, 9, 8),
         ] {
             assert!(Error::from_wire(reason, a, b).is_none());

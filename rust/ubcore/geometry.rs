@@ -3,14 +3,16 @@
 //! The layout of a leaf, derived from sizes in the superblock.
 //!
 //! In blocks of 4096 bytes: superblock slots A and B, the journal ring, the page directory in two
-//! slots, the map pages in two slots; then, aligned, the data slabs.
+//! slots, the map pages in two slots, the list of the layers below; then, aligned, the data slabs.
 
 use core::fmt;
 use core::ops::Range;
 
 use super::error::{Error, Result, Side};
+use super::format::layer_list;
 use super::num::{align_up, next, saturating_u32};
 use super::slot::Slot;
+use super::stack::chain::LAYERS_MAX;
 
 /// Bytes of a metadata block.
 pub const BLOCK_BYTES: usize = 4096;
@@ -147,6 +149,7 @@ pub struct Geometry {
     leaf_slabs: u32,
     table_pages: u32,
     bits_pages: u32,
+    layers: u32,
     data_start: u64,
 }
 
@@ -197,15 +200,36 @@ impl Geometry {
             leaf_slabs: 0,
             table_pages: saturating_u32(root_slabs.div_ceil(u64::from(TABLE_ENTRIES))),
             bits_pages: saturating_u32(leaf_sectors.div_ceil(BITS_SECTORS)),
+            layers: 0,
             data_start: 0,
         };
         if g.directory_blocks() > DIRECTORY_BLOCKS_MAX {
             return Err(Error::TooLarge(Side::Leaf, leaf_sectors));
         }
+        g.place_data()?;
+        Ok(g)
+    }
+
+    /// Returns the layout of a leaf of the same sizes that lists `layers` layers below it.
+    ///
+    /// Fails if these are more than a stack has, or the leaf then cannot hold one slab.
+    pub fn over(mut self, layers: u32) -> Result<Self> {
+        if layers > LAYERS_MAX {
+            return Err(Error::LayerCount(u64::from(LAYERS_MAX), u64::from(layers)));
+        }
+        self.layers = layers;
+        self.place_data()?;
+        Ok(self)
+    }
+
+    /// Places the data behind the metadata.
+    fn place_data(&mut self) -> Result {
+        let slab = u64::from(self.slab_sectors());
+        let leaf_sectors = self.leaf_sectors;
         let align = slab.max(DATA_ALIGN);
-        let end = g
-            .pages_start()
-            .wrapping_add(u64::from(g.pages()).wrapping_mul(2));
+        let end = self
+            .layer_list_start()
+            .wrapping_add(u64::from(layer_list::blocks_for(self.layers)));
         let start = end
             .checked_mul(BLOCK_SECTORS)
             .and_then(|s| align_up(s, align))
@@ -215,9 +239,9 @@ impl Geometry {
         if leaf_sectors < least {
             return Err(Error::LeafTooSmall(least, leaf_sectors));
         }
-        g.data_start = start;
-        g.leaf_slabs = saturating_u32(leaf_sectors.wrapping_sub(start) >> shift);
-        Ok(g)
+        self.data_start = start;
+        self.leaf_slabs = saturating_u32(leaf_sectors.wrapping_sub(start) >> self.slab_shift);
+        Ok(())
     }
 
     /// Returns the size of the root, in sectors.
@@ -392,6 +416,22 @@ impl Geometry {
         self.pages_start()
             .wrapping_add(skipped(slot, self.pages()))
             .wrapping_add(u64::from(page.0))
+    }
+
+    /// Returns the number of layers that the leaf lists.
+    pub fn layers(&self) -> u32 {
+        self.layers
+    }
+
+    /// Returns the first block of the list of layers, where the list has blocks.
+    fn layer_list_start(&self) -> u64 {
+        self.pages_start()
+            .wrapping_add(u64::from(self.pages()).wrapping_mul(2))
+    }
+
+    /// Returns block `n` of the list of layers, which has [`layer_list::blocks_for`] blocks.
+    pub fn layer_list_block(&self, n: u32) -> u64 {
+        self.layer_list_start().wrapping_add(u64::from(n))
     }
 }
 

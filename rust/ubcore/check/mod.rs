@@ -74,6 +74,8 @@ pub enum What {
     SpareDirectory,
     /// A map page fails its checksum.
     Page { page: MapPage },
+    /// A block of the list of layers is damaged.
+    LayerList,
     /// A journal block is missing, and finished transactions follow it.
     JournalHole,
     /// A journal block is in a place that the tail does not lead to.
@@ -136,6 +138,7 @@ impl What {
             | Unreadable
             | Directory { .. }
             | Page { .. }
+            | LayerList
             | JournalHole
             | JournalMisplaced { .. }
             | JournalRecord
@@ -261,6 +264,7 @@ where
         }
         let mut totals = Totals::default();
         self.directory()?;
+        self.layer_list();
         self.pages(&mut totals)?;
         self.journal(&mut totals)?;
         self.table(&mut totals)?;

@@ -7,6 +7,7 @@ use core::ops::DerefMut;
 use super::super::disk::Disk;
 use super::super::error::{Error, Result};
 use super::super::format::directory::{self, PageEntry};
+use super::super::format::layer_list;
 use super::super::format::superblock::{choose, sector_of, Superblock, SUPERBLOCK_BYTES};
 use super::super::geometry::{superblock_block, MapPage};
 use super::super::map::Memory;
@@ -113,6 +114,23 @@ where
             }
         }
         Ok(())
+    }
+
+    /// Checks the blocks of the list of layers. Attach also compares their layers with the chain.
+    pub(super) fn layer_list(&mut self) {
+        let layers = self.geometry().layers();
+        for n in 0..layer_list::blocks_for(layers) {
+            let block = self.geometry().layer_list_block(n);
+            if !self.read(block) {
+                continue;
+            }
+            let nonce = self.sb.nonce;
+            let decoded = layer_list::decode(self.disk.block(), n, nonce, layers, |_| ());
+            if let Err(byte) = decoded {
+                let byte = saturating_u32(usize_as_u64(byte));
+                self.tell(What::LayerList, block, byte);
+            }
+        }
     }
 
     fn directory_block(&mut self, at: u32, block: u64) -> Result {

@@ -12,12 +12,20 @@
 use super::super::error::{Class, Error, Result};
 
 /// Bytes of the superblock that only compatible features may use.
-pub const COMPAT_BYTES: usize = 32;
+pub const COMPAT_BYTES: usize = 16;
 
+/// Read-only compatible: the leaf is frozen, so nothing writes to it. The superblock has the seal.
+pub const FROZEN: u64 = 1;
 /// The bits of read-only compatible features that this code knows.
-const RO_COMPAT_KNOWN: u64 = 0;
+const RO_COMPAT_KNOWN: u64 = FROZEN;
+
+/// Incompatible: what lies below the leaf is a layer. The superblock has the number of layers and
+/// the chain, and the leaf has a list of them.
+pub const LAYERED: u64 = 1;
+/// Incompatible: there is no root, so the bottom reads as zeroes.
+pub const NO_ROOT: u64 = 2;
 /// The bits of incompatible features that this code knows.
-const INCOMPAT_KNOWN: u64 = 0;
+const INCOMPAT_KNOWN: u64 = LAYERED | NO_ROOT;
 
 /// What a superblock says about features. All of it goes into the next superblock unchanged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,6 +65,9 @@ impl Features {
     /// Fails if this code must not write to the leaf.
     pub fn writable(&self) -> Result {
         self.readable()?;
+        if self.ro_compat & FROZEN != 0 {
+            return Err(Error::Frozen);
+        }
         match self.unknown_ro_compat() {
             0 => Ok(()),
             bits => Err(Error::UnknownFeatures(Class::RoCompat, bits)),

@@ -8,6 +8,7 @@ mod checksum;
 pub mod crc;
 pub mod directory;
 pub mod features;
+pub mod layer_list;
 pub mod name;
 pub mod new_leaf;
 pub mod record;

@@ -15,8 +15,9 @@ use super::super::error::{Area, Error, Result, Side};
 use super::super::geometry::{Block, Geometry, BLOCK_BYTES, DIRECTORY_BLOCKS_MAX};
 use super::super::num::u32_as_usize;
 use super::super::slot::Slot;
+use super::super::stack::chain::{ChainId, Seal};
 use super::crc::{block_crc, crc32c};
-use super::features::{Features, COMPAT_BYTES};
+use super::features::{Features, COMPAT_BYTES, FROZEN, LAYERED, NO_ROOT};
 use super::name::{LeafName, NAME_BYTES};
 use super::ring::NUMBERS;
 
@@ -56,12 +57,13 @@ pub struct DiskSuperblock {
     journal_blocks: U32,
     flags: U32,
     journal_tail: U32,
-    reserved0: U32,
+    layers: U32,
     journal_sequence: U64,
     root_digest: [u8; 32],
     name: [u8; NAME_BYTES],
     compat_bytes: [u8; COMPAT_BYTES],
-    reserved1: [u8; 32],
+    seal: [u8; 16],
+    chain: [u8; 32],
     directory_slots: [u8; 256],
 }
 
@@ -104,6 +106,10 @@ pub struct Superblock {
     pub name: LeafName,
     /// Features of this code and of later code.
     pub features: Features,
+    /// The layers below the leaf, which `geometry` counts.
+    pub chain: ChainId,
+    /// The seal of a frozen leaf. Nothing writes to such a leaf.
+    pub frozen: Option<Seal>,
     /// The active slot, two bits for each directory block.
     pub directory_slots: [u8; 256],
 }
@@ -125,6 +131,17 @@ impl Superblock {
         let bits = Slot::to_bits(Some(slot));
         *byte = (*byte & !3u8.wrapping_shl(shift)) | bits.wrapping_shl(shift);
         Ok(())
+    }
+
+    /// Freezes the leaf: nothing writes to it after this superblock.
+    pub fn freeze(&mut self, seal: Seal) {
+        self.frozen = Some(seal);
+        self.features.ro_compat |= FROZEN;
+    }
+
+    /// Returns whether the bottom is a root. If not, it reads as zeroes.
+    pub fn has_root(&self) -> bool {
+        self.features.incompat & NO_ROOT == 0
     }
 
     fn flags(&self) -> u32 {
@@ -157,12 +174,13 @@ impl Superblock {
             journal_blocks: U32::new(g.journal_blocks()),
             flags: U32::new(self.flags()),
             journal_tail: U32::new(self.journal_tail),
-            reserved0: U32::ZERO,
+            layers: U32::new(g.layers()),
             journal_sequence: U64::new(self.journal_sequence),
             root_digest: self.root_digest,
             name: self.name.field(),
             compat_bytes: self.features.compat_bytes,
-            reserved1: [0; 32],
+            seal: self.frozen.map_or([0; 16], |Seal(seal)| seal),
+            chain: self.chain.0,
             directory_slots: self.directory_slots,
         };
         let crc = crc32c(0, disk.superblock.as_bytes());
@@ -220,7 +238,9 @@ impl DiskSuperblock {
             self.slab_sectors.get(),
             self.journal_blocks.get(),
         );
-        made.map_err(|e| match e {
+        let over = made.and_then(|g| g.over(self.layers.get()));
+        over.map_err(|e| match e {
+            Error::LayerCount(..) => offset_of!(Self, layers),
             Error::SlabSize(_) => offset_of!(Self, slab_sectors),
             Error::TooLarge(Side::Root, _) => offset_of!(Self, union_sectors),
             Error::LeafTooSmall(0, _) => offset_of!(Self, journal_blocks),
@@ -234,6 +254,8 @@ impl DiskSuperblock {
         let block_fits = block.is_power_of_two() && (512..=65536).contains(&block);
         // A feature that writers must know may use bytes that are zero without it.
         let announced = self.features().unknown_ro_compat() != 0;
+        let has = |word: U64, bit: u64| word.get() & bit != 0;
+        let layered = has(self.features_incompat, LAYERED);
         let fields = [
             (self.version.get() != 0, offset_of!(Self, version)),
             (
@@ -254,12 +276,20 @@ impl DiskSuperblock {
                 offset_of!(Self, journal_tail),
             ),
             (
-                announced || self.reserved0.get() == 0,
-                offset_of!(Self, reserved0),
+                has(self.features_incompat, NO_ROOT) == (self.root_sectors.get() == 0),
+                offset_of!(Self, root_sectors),
             ),
             (
-                announced || self.reserved1 == [0; 32],
-                offset_of!(Self, reserved1),
+                layered == (self.layers.get() != 0),
+                offset_of!(Self, layers),
+            ),
+            (
+                layered || self.chain == ChainId::BOTTOM.0,
+                offset_of!(Self, chain),
+            ),
+            (
+                has(self.features_ro_compat, FROZEN) || self.seal == [0; 16],
+                offset_of!(Self, seal),
             ),
         ];
         match fields.iter().find(|(sound, _)| !sound) {
@@ -287,6 +317,8 @@ impl DiskSuperblock {
             root_digest: self.root_digest,
             name,
             features: self.features(),
+            chain: ChainId(self.chain),
+            frozen: (self.features_ro_compat.get() & FROZEN != 0).then_some(Seal(self.seal)),
             directory_slots: self.directory_slots,
         };
         for n in 0..DIRECTORY_BLOCKS_MAX {
@@ -337,7 +369,8 @@ mod tests {
     use super::super::super::error::{Area, Class, Error};
     use super::super::super::geometry::Geometry;
     use super::super::super::slot::Slot;
-    use super::super::features::Features;
+    use super::super::super::stack::chain::{ChainId, Seal};
+    use super::super::features::{Features, FROZEN, LAYERED, NO_ROOT};
     use super::super::name::LeafName;
     use super::{choose, Superblock};
 
@@ -357,9 +390,11 @@ mod tests {
             name: LeafName::from_text("web-01")?,
             features: Features {
                 compat: 1 << 63,
-                compat_bytes: [0x5a; 32],
+                compat_bytes: [0x5a; 16],
                 ..Features::NONE
             },
+            chain: ChainId::BOTTOM,
+            frozen: None,
             directory_slots: [0; 256],
         })
     }
@@ -381,6 +416,40 @@ mod tests {
             assert!(Superblock::decode(&block, 0).is_err());
             block[byte] ^= 0x10;
         }
+    }
+
+    #[test]
+    fn layers_and_their_bits_agree() {
+        let mut sb = sample(4).unwrap();
+        let mut block = [0u8; 4096];
+        sb.freeze(Seal([3; 16]));
+        sb.geometry = sb.geometry.over(14).unwrap();
+        sb.features.incompat = LAYERED;
+        sb.chain = ChainId([6; 32]);
+        sb.encode(&mut block);
+        assert!(Superblock::decode(&block, 0) == Ok(sb.clone()));
+        assert!((sb.geometry.layer_list_block(1) + 1) * 8 <= sb.geometry.data_start());
+        for (ro_compat, incompat, at) in [
+            (0, LAYERED, 208),
+            (FROZEN, 0, 116),
+            (FROZEN, LAYERED | NO_ROOT, 72),
+        ] {
+            sb.features.ro_compat = ro_compat;
+            sb.features.incompat = incompat;
+            sb.encode(&mut block);
+            assert_eq!(Superblock::bad_field(&block), Some(at));
+        }
+        sb.features.incompat = 0;
+        sb.geometry = sb.geometry.over(0).unwrap();
+        sb.encode(&mut block);
+        assert_eq!(Superblock::bad_field(&block), Some(224));
+        assert!(sb.geometry.over(255) == Err(Error::LayerCount(254, 255)));
+        // Nothing but zeroes below.
+        let bare = Geometry::new(0, 204_800, 65_536, 128, 16).unwrap();
+        let sb = Superblock::new([1; 16], 2, bare, 512, [0; 32]);
+        assert!(!sb.has_root());
+        sb.encode(&mut block);
+        assert!(Superblock::decode(&block, 0) == Ok(sb));
     }
 
     #[test]
@@ -425,10 +494,10 @@ mod tests {
         a[8..12].copy_from_slice(&crc.to_le_bytes());
         assert!(choose(&a, &b) == Err(Error::NewerVersion(2)));
         a[12] = 1;
-        a[40] = 1;
+        a[40] = 4;
         let crc = super::block_crc(&a[..512], 8).unwrap();
         a[8..12].copy_from_slice(&crc.to_le_bytes());
-        assert!(choose(&b, &a) == Err(Error::UnknownFeatures(Class::Incompat, 1)));
+        assert!(choose(&b, &a) == Err(Error::UnknownFeatures(Class::Incompat, 4)));
     }
 
     #[test]

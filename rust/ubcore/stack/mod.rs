@@ -2,4 +2,6 @@
 
 //! What lies below a leaf: the bottom (a root, or nothing) and read-only layers over it.
 
+pub mod chain;
 pub mod extent;
+pub mod listed;

@@ -18,9 +18,11 @@ const COMPAT: usize = 24;
 const RO_COMPAT: usize = 32;
 const INCOMPAT: usize = 40;
 /// The bytes of compatible features.
-const KEPT: core::ops::Range<usize> = 192..224;
-/// The bytes of the other features: half a word, flags, and bytes.
-const ANNOUNCED: [usize; 5] = [109, 111, 116, 224, 255];
+const KEPT: core::ops::Range<usize> = 192..208;
+/// Flags that other features may use.
+const ANNOUNCED: [usize; 2] = [109, 111];
+/// The bytes of known features: the number of layers, the seal, and the chain.
+const OF_KNOWN: [usize; 4] = [116, 208, 224, 255];
 
 fn set(disk: &SimDisk, slots: &[u64], at: usize, bits: u64) {
     edit_slots(disk, slots, |b| {
@@ -112,7 +114,7 @@ fn bytes_of_compatible_features_are_no_damage_without_their_bits() {
     edit_slots(&disk, &[0, 1], |b| b[KEPT].fill(7));
     attach(&disk).unwrap().detach().unwrap();
     for slot in [0, 8] {
-        assert!(disk.read_sector(slot)[KEPT] == [7; 32]);
+        assert!(disk.read_sector(slot)[KEPT] == [7; 16]);
     }
 }
 
@@ -211,7 +213,7 @@ fn an_incompatible_feature_is_refused_by_name() {
 
 #[test]
 fn bytes_that_no_feature_announces_are_damage() {
-    for at in ANNOUNCED {
+    for at in ANNOUNCED.into_iter().chain(OF_KNOWN) {
         let (disk, _) = used();
         // A compatible feature may not use these bytes.
         set(&disk, &[0, 1], COMPAT, u64::MAX);
@@ -238,7 +240,7 @@ fn the_active_slot_decides() {
     edit_slots(&disk, &[1], |b| b[KEPT].fill(2));
     attach(&disk).unwrap();
     for slot in [0, 1] {
-        assert!(disk.read_sector(slot * 8)[KEPT] == [2; 32]);
+        assert!(disk.read_sector(slot * 8)[KEPT] == [2; 16]);
         assert!(Superblock::decode(&disk.read_sector(slot * 8), slot).is_ok());
     }
 }

@@ -8,6 +8,7 @@
 //!   requests allows ([`history`]).
 //! - The parts of a union over any disk ([`parts`]).
 //! - `ubctl check` over the simulated disk, and damage ([`inspect`]).
+//! - SHA-256 ([`sha256`]).
 //! - A map in which something else happens at each access ([`hooked`]).
 
 pub mod disk;
@@ -21,5 +22,6 @@ pub mod oracle;
 pub mod parts;
 pub mod reclaim;
 mod request;
+pub mod sha256;
 mod threads;
 pub mod union;

@@ -40,7 +40,7 @@ pub fn format_as<D: Disk>(disk: &mut D, superblock: &Superblock) {
 
 /// Writes what `ubctl format` writes.
 pub fn try_format<D: Disk>(disk: &mut D, superblock: &Superblock) -> Result {
-    new_leaf::write(superblock, |block, bytes| {
+    new_leaf::write(superblock, &[], |block, bytes| {
         disk.block().copy_from_slice(bytes);
         disk.write(block, 1, Order::FlushFua)
     })

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::commands::{check, completions, create, dump, format, list, remove, status};
+use crate::commands::{check, completions, create, dump, format, freeze, list, remove, status};
 use crate::error::{self, Fail};
 use crate::{interrupt, wait};
 
@@ -37,7 +37,8 @@ Examples:
   ubctl create --root gold --leaf vm1 --format --name vm1 --size 40G
   ubctl remove /dev/unionblk0 vm1
   ubctl dump /dev/vdb --map                               what the leaf holds
-  ubctl check /dev/vdb --root /dev/vda                    whether it is whole";
+  ubctl check /dev/vdb --root /dev/vda                    whether it is whole
+  ubctl freeze /dev/vdb                                   make it a layer";
 
 /// Shows a read-only root and a private leaf as one read-write disk, /dev/unionblkN
 #[derive(Debug, Parser)]
@@ -71,6 +72,8 @@ pub enum Command {
     Dump(dump::DumpArgs),
     /// Find all damage of a leaf, and repair what can be repaired without a guess
     Check(check::CheckArgs),
+    /// Make a leaf a layer: nothing writes to it any more
+    Freeze(freeze::FreezeArgs),
     /// Print the completion of this command line for a shell
     #[command(after_help = "make install puts it where each shell looks.")]
     Completions(completions::CompletionsArgs),
@@ -92,6 +95,7 @@ pub fn main() -> ExitCode {
         Command::List => list::run(cli.json),
         Command::Status(args) => status::run(args, cli.json),
         Command::Dump(args) => dump::run(args, cli.json),
+        Command::Freeze(args) => freeze::run(args, cli.json),
         Command::Completions(args) => completions::run(args),
         Command::Check(args) => return check::run(args, cli.json),
     };

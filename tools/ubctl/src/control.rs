@@ -74,7 +74,7 @@ impl Control {
             let done = ioctl::call(&self.0, request);
             if let (Err(_), Some(Error::Busy(side))) = (&done, request.error()) {
                 let field = match side {
-                    Side::Root => &request.root,
+                    Side::Root | Side::Layer => &request.root,
                     Side::Leaf => &request.leaf,
                 };
                 *node.borrow_mut() = path_text(field).into();

@@ -18,6 +18,7 @@ pub mod identity;
 pub mod interrupt;
 #[expect(unsafe_code, reason = "the one place that hands memory to the kernel")]
 mod ioctl;
+pub mod loaded;
 mod locks;
 pub mod loopdev;
 pub mod lost_sectors;
@@ -27,7 +28,9 @@ pub mod output;
 pub mod overlap;
 pub mod preflight;
 pub mod probe;
+pub mod random;
 pub mod rollback;
+pub mod sha256;
 pub mod sysfs;
 pub mod udev;
 pub mod value_parser;

@@ -63,7 +63,7 @@ impl<'a> FileLock<'a> {
         match side {
             _ if self.kind == "FLOCK" => false,
             Side::Leaf => true,
-            Side::Root => self.write || QEMU_WRITES.iter().any(has),
+            Side::Root | Side::Layer => self.write || QEMU_WRITES.iter().any(has),
         }
     }
 }

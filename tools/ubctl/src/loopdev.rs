@@ -131,7 +131,7 @@ fn attach(path: &Path, side: Side, write: bool, sector: u32) -> Result<(PathBuf,
 /// Locks an image: a leaf against all other users, a root against writers.
 pub fn lock(image: &File, path: &Path, side: Side) -> Result {
     let how = match side {
-        Side::Root => FlockOperation::NonBlockingLockShared,
+        Side::Root | Side::Layer => FlockOperation::NonBlockingLockShared,
         Side::Leaf => FlockOperation::NonBlockingLockExclusive,
     };
     let attempt = || match flock(image, how) {

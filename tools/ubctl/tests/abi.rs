@@ -178,7 +178,7 @@ fn numbers(said: &mut Said) {
     }
 }
 
-fn reasons() -> [(&'static str, Error); 22] {
+fn reasons() -> [(&'static str, Error); 26] {
     [
         ("NOT_FORMATTED", Error::NotFormatted),
         ("NEWER_VERSION", Error::NewerVersion(2)),
@@ -205,6 +205,10 @@ fn reasons() -> [(&'static str, Error); 22] {
         ("OS", Error::Os(5)),
         ("FINE_MAP", Error::FineMap(4096)),
         ("INTERNAL", Error::Internal),
+        ("FROZEN", Error::Frozen),
+        ("NOT_FROZEN", Error::NotFrozen),
+        ("LAYER_COUNT", Error::LayerCount(1, 2)),
+        ("LAYER_IDENTITY", Error::LayerIdentity),
     ]
 }
 

@@ -301,14 +301,14 @@ fn features_of_a_later_version_are_reported_kept_and_not_written_over() {
     let f = Folder::new("features");
     let (root, leaf) = used(&f);
     set(&leaf, 24, 1 << 63);
-    set(&leaf, 216, 0x0102_0304_0506_0708);
+    set(&leaf, 200, 0x0102_0304_0506_0708);
     cut(&root, &leaf);
     let note = ("note", "unknown_features", false);
     let rest = |repaired| ("note", "not_detached", repaired);
     found(&leaf, "", 0, &[note, rest(false)]);
     found(&leaf, "--repair", 1, &[note, rest(true)]);
     found(&leaf, "--repair", 0, &[note]);
-    let bytes = "0".repeat(48) + "0807060504030201";
+    let bytes = "0".repeat(16) + "0807060504030201";
     let text = ubctl("dump {}", &[&leaf]).done().out;
     for line in [
         "  features      compat 0x8000000000000000\n".to_owned(),
@@ -333,10 +333,10 @@ fn features_of_a_later_version_are_reported_kept_and_not_written_over() {
     assert!(text.contains("0x4 (read-only compatible)"), "{text}");
     found(&leaf, "", 4, &[note, ("minor", "slot_empty", false)]);
     assert!(fs::read(&leaf).unwrap() == before);
-    set(&leaf, 40, 2);
+    set(&leaf, 40, 8);
     let ran = ubctl("dump {}", &[&leaf]);
     assert_eq!(ran.code, 3);
-    assert!(ran.err.contains("0x2 (incompatible)"), "{}", ran.err);
+    assert!(ran.err.contains("0x8 (incompatible)"), "{}", ran.err);
 }
 
 #[test]

@@ -19,7 +19,7 @@ use crate::loopdev::Lower;
 use crate::probe::{self, Used};
 use crate::rollback::Rollback;
 use crate::value_parser::{journal_blocks, leaf_name, sector_size, slab_sectors, union_size};
-use crate::{blocksize, identity, interrupt, loopdev, output, overlap, preflight};
+use crate::{blocksize, identity, interrupt, loopdev, output, overlap, preflight, random};
 
 const BLOCK: u64 = BLOCK_BYTES as u64;
 const MIB: u64 = 1 << 20;
@@ -225,7 +225,7 @@ impl Plan {
     }
 
     fn put(&self) -> Result {
-        new_leaf::write(&self.superblock, |block, bytes| {
+        new_leaf::write(&self.superblock, &[], |block, bytes| {
             self.leaf.write_at(block * BLOCK, bytes)?;
             self.leaf.sync()
         })?;
@@ -364,11 +364,11 @@ fn looks_used(leaf: &Device, used: &Used) -> Fail {
 }
 
 fn superblock(root: &Device, geometry: Geometry, root_block_bytes: u32) -> Result<Superblock> {
-    let mut uuid: [u8; 16] = random()?;
+    let mut uuid: [u8; 16] = random::bytes()?;
     // RFC 9562 defines this as version 4, variant 1.
     uuid[6] = (uuid[6] & 0x0f) | 0x40;
     uuid[8] = (uuid[8] & 0x3f) | 0x80;
-    let nonce = u64::from_le_bytes(random()?);
+    let nonce = u64::from_le_bytes(random::bytes()?);
     let digest = identity::digest(root, &uuid)?;
     Ok(Superblock::new(
         uuid,
@@ -377,23 +377,6 @@ fn superblock(root: &Device, geometry: Geometry, root_block_bytes: u32) -> Resul
         root_block_bytes,
         digest,
     ))
-}
-
-fn random<const N: usize>() -> Result<[u8; N]> {
-    let mut bytes = [0; N];
-    let mut filled = 0;
-    while filled < N {
-        let n =
-            rustix::rand::getrandom(&mut bytes[filled..], rustix::rand::GetRandomFlags::empty());
-        filled += n.map_err(|e| {
-            Fail::io(
-                "read from",
-                Path::new("the kernel's random numbers"),
-                &e.into(),
-            )
-        })?;
-    }
-    Ok(bytes)
 }
 
 fn block_of(superblock: &Superblock) -> Vec<u8> {

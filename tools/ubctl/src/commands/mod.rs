@@ -7,6 +7,7 @@ pub mod completions;
 pub mod create;
 pub mod dump;
 pub mod format;
+pub mod freeze;
 pub mod list;
 pub mod remove;
 pub mod status;

@@ -40,6 +40,7 @@ pub fn kind(what: What) -> &'static str {
         Directory { .. } => "directory",
         SpareDirectory => "spare_directory",
         Page { .. } => "page",
+        LayerList => "layer_list",
         JournalHole => "journal_hole",
         JournalMisplaced { .. } => "journal_misplaced",
         JournalRecord => "journal_record",
@@ -118,6 +119,10 @@ fn of_structure(what: What, g: &Geometry) -> Option<String> {
         What::Unreadable => "the block cannot be read: its content is unknown".to_owned(),
         What::Directory { first, last } => {
             format!("the page directory is damaged: map pages {first} to {last} are unknown")
+        }
+        What::LayerList => {
+            "the list of layers is damaged: it is unknown which layers the leaf was made on"
+                .to_owned()
         }
         What::SpareDirectory => {
             "a directory block that is not in use is torn or rotten: no harm".to_owned()

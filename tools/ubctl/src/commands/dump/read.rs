@@ -5,6 +5,7 @@
 use ubcore::disk::Disk;
 use ubcore::error::{Area, Error, Side};
 use ubcore::format::directory::{self, PageEntry};
+use ubcore::format::layer_list::ListedLayer;
 use ubcore::format::superblock::{choose, Superblock};
 use ubcore::format::VERSION;
 use ubcore::geometry::{Geometry, MapPage, BLOCK_BYTES, BLOCK_SECTORS, SUPERBLOCKS};
@@ -12,11 +13,16 @@ use ubcore::map::{words_for, Map};
 use ubcore::num::{u32_as_usize, usize_as_u64};
 use ubcore::pages::{self, PageSet};
 use ubcore::slot::Slot;
+use ubcore::stack::chain::{LayerId, Seal};
+use ubcore::stack::listed;
 
-use super::report::{DirectoryReport, DumpReport, GeometryReport, SlotReport, SuperblockReport};
+use super::report::{
+    DirectoryReport, DumpReport, GeometryReport, LayerReport, SlotReport, SuperblockReport,
+};
 use super::{journal, map};
 use crate::device::Device;
 use crate::output;
+use crate::sha256::Sha256;
 use map_memory::Heap;
 
 /// Reads everything that can be read.
@@ -103,6 +109,8 @@ fn superblock(sb: &Superblock) -> SuperblockReport {
         features_ro_compat: hex_bits(sb.features.ro_compat),
         features_incompat: hex_bits(sb.features.incompat),
         compat_bytes: output::hex(&sb.features.compat_bytes),
+        chain: (sb.geometry.layers() > 0).then(|| output::hex(&sb.chain.0)),
+        seal: sb.frozen.map(|seal| output::hex(&seal.0)),
     }
 }
 
@@ -125,6 +133,8 @@ fn geometry(g: &Geometry) -> GeometryReport {
         pages_start: g.page_block(MapPage(0), Slot::A),
         table_pages: g.table_pages(),
         bits_pages: g.bits_pages(),
+        layer_list_start: g.layer_list_block(0),
+        layers: g.layers(),
         data_start_sectors: g.data_start(),
     }
 }
@@ -138,6 +148,7 @@ fn behind(device: &mut Device, sb: &Superblock, all: bool, report: &mut DumpRepo
             .problems
             .push(Error::LeafSize(g.leaf_sectors(), device.sectors()).to_string());
     }
+    layers(device, sb, report);
     let entries = directory(device, sb, report);
     let map = Map::new(*g, Heap::to_read(g));
     map_pages(device, &map, &entries, report);
@@ -151,6 +162,35 @@ fn behind(device: &mut Device, sb: &Superblock, all: bool, report: &mut DumpRepo
         &mut report.problems,
     ));
     report.map = Some(map::read(&map, all, &mut report.problems));
+}
+
+/// Reads the list of layers.
+fn layers(device: &mut Device, sb: &Superblock, report: &mut DumpReport) {
+    let mut found = Vec::new();
+    let read = listed::read::<Sha256, _>(device, sb, |layer| {
+        found.push(layer_report(layer));
+        Ok(())
+    });
+    report.layers = found;
+    if let Err(e) = read {
+        let unknown = "it is unknown which layers the leaf was made on";
+        report.problems.push(format!("{} ({unknown})", short(e)));
+    }
+}
+
+fn layer_report(layer: &ListedLayer) -> LayerReport {
+    let (kind, uuid, seal, digest) = match layer.id {
+        LayerId::Frozen(uuid, Seal(seal)) => ("frozen", Some(uuid), Some(seal), None),
+        LayerId::Sealed(digest) => ("sealed", None, None, Some(digest)),
+    };
+    LayerReport {
+        kind,
+        uuid: uuid.map(|uuid| output::uuid(&uuid)),
+        seal: seal.map(|seal| output::hex(&seal)),
+        digest: digest.map(|digest| output::hex(&digest)),
+        path: String::from_utf8_lossy(layer.path()).into_owned(),
+        offset: layer.offset,
+    }
 }
 
 fn directory(device: &mut Device, sb: &Superblock, report: &mut DumpReport) -> Vec<PageEntry> {

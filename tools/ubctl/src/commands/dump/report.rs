@@ -14,6 +14,8 @@ pub struct DumpReport {
     /// The active slot: A or B.
     pub active: Option<&'static str>,
     pub geometry: Option<GeometryReport>,
+    /// The layers that the leaf was made on, the lowest first.
+    pub layers: Vec<LayerReport>,
     pub journal: Option<JournalReport>,
     pub directory: Vec<DirectoryReport>,
     pub pages: PagesReport,
@@ -58,6 +60,27 @@ pub struct SuperblockReport {
     pub features_incompat: String,
     /// The bytes of compatible features, in hex.
     pub compat_bytes: String,
+    /// The identity of the layers below, in hex, if there are any.
+    pub chain: Option<String>,
+    /// The seal of a frozen leaf, in hex.
+    pub seal: Option<String>,
+}
+
+/// A layer that the leaf was made on.
+#[derive(Debug, Serialize)]
+pub struct LayerReport {
+    /// `frozen` or `sealed`.
+    pub kind: &'static str,
+    /// The UUID of a frozen leaf.
+    pub uuid: Option<String>,
+    /// The seal of a frozen leaf, in hex.
+    pub seal: Option<String>,
+    /// The digest of a sealed layer, in hex.
+    pub digest: Option<String>,
+    /// Where the layer was when the leaf was formatted.
+    pub path: String,
+    /// The byte at which it began there.
+    pub offset: u64,
 }
 
 /// Where everything lies; positions in blocks of 4096 bytes unless the name says sectors.
@@ -76,6 +99,8 @@ pub struct GeometryReport {
     pub pages_start: u64,
     pub table_pages: u32,
     pub bits_pages: u32,
+    pub layer_list_start: u64,
+    pub layers: u32,
     pub data_start_sectors: u64,
 }
 

@@ -3,7 +3,8 @@
 //! The text of a dump for people.
 
 use super::report::{
-    DumpReport, GeometryReport, JournalReport, MapReport, SlabReport, TransactionReport,
+    DumpReport, GeometryReport, JournalReport, LayerReport, MapReport, SlabReport,
+    TransactionReport,
 };
 use crate::output::{fields, size};
 
@@ -13,6 +14,7 @@ pub fn text(r: &DumpReport) -> String {
     out.push_str(&superblocks(r));
     out.push_str(&r.geometry.as_ref().map_or_else(String::new, geometry));
     if r.geometry.is_some() {
+        out.push_str(&layers(&r.layers));
         out.push_str(&directory(r));
     }
     out.push_str(&r.journal.as_ref().map_or_else(String::new, journal));
@@ -78,6 +80,12 @@ fn superblocks(r: &DumpReport) -> String {
             if sb.compat_bytes.bytes().any(|digit| digit != b'0') {
                 list.push(("compat bytes", sb.compat_bytes.clone()));
             }
+            if let Some(seal) = &sb.seal {
+                list.push(("frozen", format!("seal {seal}")));
+            }
+            if let Some(chain) = &sb.chain {
+                list.push(("chain", chain.clone()));
+            }
             out.push_str(&fields(&list));
         }
     }
@@ -141,6 +149,25 @@ fn geometry(g: &GeometryReport) -> String {
         ),
     ]);
     format!("geometry\n{list}")
+}
+
+fn layers(layers: &[LayerReport]) -> String {
+    let mut out = String::new();
+    if !layers.is_empty() {
+        out.push_str("layers, the lowest first\n");
+    }
+    for (n, l) in (1..).zip(layers) {
+        let id = match (&l.uuid, &l.seal, &l.digest) {
+            (Some(uuid), Some(seal), _) => format!("{uuid}, seal {seal}"),
+            (_, _, digest) => digest.clone().unwrap_or_default(),
+        };
+        let at = match l.offset {
+            0 => String::new(),
+            offset => format!(", from byte {offset}"),
+        };
+        out.push_str(&format!("  {n}  {} {id}, was {}{at}\n", l.kind, l.path));
+    }
+    out
 }
 
 fn directory(r: &DumpReport) -> String {

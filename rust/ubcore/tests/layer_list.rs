@@ -1,0 +1,222 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The list of layers below a leaf: what format writes, what reads it back, and what follows from
+//! damage; and the chain that the layers given to an attach must make.
+
+use sim::disk::SimDisk;
+use sim::inspect::{edit, edit_with_checksum, look};
+use sim::oracle::{content, ROOT};
+use sim::sha256::Sha256;
+use sim::union::{superblock, SimUnion};
+use ubcore::check::What;
+use ubcore::disk::{Disk, Order};
+use ubcore::error::{Area, Error, Result};
+use ubcore::format::layer_list::{blocks_for, ListedLayer, PATH_BYTES};
+use ubcore::format::new_leaf;
+use ubcore::format::superblock::Superblock;
+use ubcore::geometry::Geometry;
+use ubcore::stack::chain::{ChainId, LayerId, Links, Seal, StandIn};
+use ubcore::stack::listed;
+
+fn layer(n: u8) -> ListedLayer {
+    let id = if n % 3 == 0 {
+        LayerId::Sealed([n; 32])
+    } else {
+        LayerId::Frozen([n; 16], Seal([0xff - n; 16]))
+    };
+    let mut path = [0; PATH_BYTES];
+    let text = format!("/srv/layers/{n}");
+    path[..text.len()].copy_from_slice(text.as_bytes());
+    let offset = u64::from(n) * 4096;
+    ListedLayer { id, offset, path }
+}
+
+fn layers(count: u32) -> Vec<ListedLayer> {
+    (0..count).map(|n| layer(n as u8)).collect()
+}
+
+fn ids(layers: &[ListedLayer]) -> Vec<LayerId> {
+    layers.iter().map(|l| l.id).collect()
+}
+
+fn chain(ids: &[LayerId]) -> ChainId {
+    ids.iter()
+        .fold(ChainId::BOTTOM, |c, id| c.with::<Sha256>(id))
+}
+
+fn leaf(layers: &[ListedLayer]) -> (SimDisk, Superblock) {
+    let g = Geometry::new(6400, 6400, 8192, 128, 16).unwrap();
+    let mut sb = superblock(g.over(layers.len() as u32).unwrap());
+    sb.chain = chain(&ids(layers));
+    let mut disk = SimDisk::new();
+    let mut writes = Vec::new();
+    new_leaf::write(&sb, layers, |block, bytes| -> Result {
+        writes.push(block);
+        disk.block().copy_from_slice(bytes);
+        disk.write(block, 1, Order::FlushFua)
+    })
+    .unwrap();
+    // While the list is written, neither slot has a superblock.
+    if !layers.is_empty() {
+        assert_eq!(writes[..2], [1, 0]);
+        assert_eq!(writes[writes.len() - 2..], [0, 1]);
+    }
+    (disk, sb)
+}
+
+fn read(disk: &SimDisk, sb: &Superblock) -> Result<Vec<ListedLayer>> {
+    let mut found = Vec::new();
+    listed::read::<Sha256, _>(&mut disk.clone(), sb, |layer| {
+        found.push(*layer);
+        Ok(())
+    })?;
+    Ok(found)
+}
+
+#[test]
+fn a_list_comes_back_and_leaves_the_leaf_its_data() {
+    for count in [0, 1, 13, 14, 254] {
+        let layers = layers(count);
+        let (disk, sb) = leaf(&layers);
+        assert_eq!(read(&disk, &sb).unwrap(), layers);
+        if count > 0 {
+            assert_eq!(layers[0].path(), b"/srv/layers/0");
+        }
+        let g = sb.geometry;
+        let end = g.layer_list_block(blocks_for(count));
+        assert!(end * 8 <= g.data_start());
+        let mut u = SimUnion::attach_to(&disk, &g).unwrap();
+        u.write(3, 500, 7, true).unwrap();
+        u.detach().unwrap();
+        assert_eq!(read(&disk, &sb).unwrap(), layers);
+        let u = SimUnion::attach_to(&disk, &g).unwrap();
+        assert!(u.read(400) == content(7, 400) && u.read(2) == content(ROOT, 2));
+    }
+}
+
+#[test]
+fn every_bit_of_a_list_is_guarded() {
+    let layers = layers(14);
+    let (disk, sb) = leaf(&layers);
+    for n in 0..2 {
+        let block = sb.geometry.layer_list_block(n);
+        for at in (0..4096).step_by(13).chain(0..48) {
+            edit(&disk, block, |b| b[at] ^= 4);
+            let damaged = Error::Damaged(Area::LayerList, block);
+            assert_eq!(read(&disk, &sb), Err(damaged), "{at}");
+            let found = look(&disk).unwrap().findings;
+            assert_eq!(found.len(), 1);
+            assert_eq!((found[0].what, found[0].block), (What::LayerList, block));
+            edit(&disk, block, |b| b[at] ^= 4);
+        }
+    }
+    assert!(read(&disk, &sb).is_ok());
+}
+
+#[test]
+fn a_list_that_cannot_be_is_damage_whatever_its_checksum() {
+    let layers = layers(14);
+    let (disk, sb) = leaf(&layers);
+    let first = sb.geometry.layer_list_block(0);
+    // The nonce, the number of the block, the number of layers, reserved bytes; of the first layer
+    // the kind, reserved bytes, the offset, the identity, the path; a layer past the last.
+    for (n, at) in [8, 16, 20, 24, 40, 41, 48, 60, 88 + 200, 40 + 312 - 1]
+        .into_iter()
+        .map(|at| (0, at))
+        .chain([(1, 40 + 312)])
+    {
+        edit_with_checksum(&disk, first + n, 4096, 4, |b| b[at] ^= 0x41);
+        let read = read(&disk, &sb);
+        assert!(
+            matches!(read, Err(Error::Damaged(Area::LayerList, _))),
+            "{n} {at}"
+        );
+        edit_with_checksum(&disk, first + n, 4096, 4, |b| b[at] ^= 0x41);
+    }
+    // The offset of a layer may be any sector, and the path is a hint.
+    edit_with_checksum(&disk, first, 4096, 4, |b| b[49] ^= 2);
+    edit_with_checksum(&disk, first, 4096, 4, |b| b[90] = b'x');
+    assert!(read(&disk, &sb).is_ok());
+}
+
+/// Returns the chain that layers make below a leaf that lists `listed`.
+fn follow(listed: &[LayerId], given: &[(LayerId, Option<StandIn>)]) -> Result<ChainId> {
+    let mut links = Links::new(listed);
+    for (id, stand_in) in given {
+        links.add::<Sha256>(id, stand_in.as_ref())?;
+    }
+    links.finish(given.len() as u32)
+}
+
+#[test]
+fn missing_exchanged_and_reordered_layers_are_refused() {
+    let all = ids(&layers(5));
+    let plain = |ids: &[LayerId]| ids.iter().map(|id| (*id, None)).collect::<Vec<_>>();
+    assert_eq!(follow(&all, &plain(&all)), Ok(chain(&all)));
+    assert_eq!(follow(&[], &[]), Ok(ChainId::BOTTOM));
+    assert_eq!(
+        follow(&all, &plain(&all[..4])),
+        Err(Error::LayerCount(5, 4))
+    );
+    assert_eq!(follow(&all, &plain(&all[1..])), Err(Error::LayerIdentity));
+    assert_eq!(follow(&[], &plain(&all[..1])), Err(Error::LayerIdentity));
+    for (a, b) in [(0, 1), (1, 3), (3, 4)] {
+        let mut other = all.clone();
+        other.swap(a, b);
+        assert_eq!(follow(&all, &plain(&other)), Err(Error::LayerIdentity));
+    }
+    let mut longer = plain(&all);
+    longer.push((LayerId::Sealed([9; 32]), None));
+    assert_eq!(follow(&all, &longer), Err(Error::LayerIdentity));
+}
+
+#[test]
+fn a_stand_in_takes_the_place_of_no_other_layers() {
+    let all = ids(&layers(6));
+    let id = LayerId::Sealed([0xee; 32]);
+    for first in 0..6 {
+        for end in first + 1..=6 {
+            let stand_in = StandIn {
+                below: chain(&all[..first]),
+                after: chain(&all[..end]),
+                layers: (end - first) as u32,
+            };
+            let given = |stand_in: StandIn| {
+                let mut given: Vec<_> = all[..first].iter().map(|id| (*id, None)).collect();
+                given.push((id, Some(stand_in)));
+                given.extend(all[end..].iter().map(|id| (*id, None)));
+                given
+            };
+            assert_eq!(follow(&all, &given(stand_in)), Ok(chain(&all)));
+            for wrong in [
+                StandIn {
+                    below: ChainId([1; 32]),
+                    ..stand_in
+                },
+                StandIn {
+                    after: ChainId([1; 32]),
+                    ..stand_in
+                },
+                StandIn {
+                    layers: 0,
+                    ..stand_in
+                },
+                StandIn {
+                    layers: stand_in.layers + 1,
+                    ..stand_in
+                },
+                StandIn {
+                    layers: u32::MAX,
+                    ..stand_in
+                },
+            ] {
+                let refused = follow(&all, &given(wrong));
+                assert_eq!(refused, Err(Error::LayerIdentity), "{first} {end}");
+            }
+            // Under another stack it stands for nothing.
+            let mut other = all.clone();
+            other[first] = LayerId::Sealed([0x77; 32]);
+            assert_eq!(follow(&other, &given(stand_in)), Err(Error::LayerIdentity));
+        }
+    }
+}

@@ -1,0 +1,103 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! `ubctl freeze`: makes a leaf a layer, in place.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use serde::Serialize;
+use ubcore::error::Side;
+use ubcore::format::superblock::Superblock;
+use ubcore::stack::chain::Seal;
+
+use crate::device::{refuse_union, Access, Device};
+use crate::error::{Fail, Result};
+use crate::{loaded, output, random};
+
+/// Arguments of `freeze`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Nothing is copied. After this no unionblk writes to the leaf: make leaves on it\n\
+    with ubctl format --layer, or read it with ubctl create --read-only. There is no way back.\n\
+    If the leaf is frozen already, the command changes nothing and succeeds.\n\
+    Example: ubctl freeze step1.leaf"
+)]
+pub struct FreezeArgs {
+    /// The leaf: a block device or an image, not attached
+    pub leaf: PathBuf,
+}
+
+/// The result of a freeze. The field names are those of `--json`.
+#[derive(Debug, Serialize)]
+struct Frozen {
+    leaf: String,
+    uuid: String,
+    seal: String,
+    /// Whether this call froze the leaf.
+    changed: bool,
+    sectors: u64,
+    /// The number of layers that the leaf itself lies on.
+    layers: u32,
+}
+
+/// Runs the command.
+pub fn run(args: &FreezeArgs, json: bool) -> Result {
+    let mut leaf = Device::open(&args.leaf, Side::Leaf, Access::Read)?;
+    refuse_union(&leaf, Side::Leaf)?;
+    let mut sb = loaded::superblock(&mut leaf)?;
+    let changed = sb.frozen.is_none();
+    if changed {
+        drop(leaf);
+        sb = freeze(args)?;
+    }
+    report(args, &sb, changed, json)
+}
+
+/// Freezes the leaf, and returns its superblock. Until the core writes the first superblock slot
+/// the leaf is as it was, so the command may be interrupted at any time.
+fn freeze(args: &FreezeArgs) -> Result<Superblock> {
+    let mut leaf = Device::open(&args.leaf, Side::Leaf, Access::Exclusive)?;
+    refuse_union(&leaf, Side::Leaf)?;
+    leaf.refuse_read_only()?;
+    let mut loaded = loaded::load(&mut leaf)?;
+    let seal = Seal(random::bytes()?);
+    let frozen = loaded.committer.freeze(&loaded.map, &mut leaf, seal);
+    frozen.map_err(|e| Fail::core(&leaf.path().display().to_string(), e))?;
+    Ok(loaded.committer.superblock().clone())
+}
+
+fn report(args: &FreezeArgs, sb: &Superblock, changed: bool, json: bool) -> Result {
+    let Some(Seal(seal)) = sb.frozen else {
+        return Err(Fail::core(
+            &args.leaf.display().to_string(),
+            ubcore::error::Error::Internal,
+        ));
+    };
+    let g = &sb.geometry;
+    let frozen = Frozen {
+        leaf: args.leaf.display().to_string(),
+        uuid: output::uuid(&sb.uuid),
+        seal: output::hex(&seal),
+        changed,
+        sectors: g.union_sectors(),
+        layers: g.layers(),
+    };
+    if json {
+        return output::json(&frozen);
+    }
+    let state = if changed {
+        "frozen"
+    } else {
+        "was frozen already"
+    };
+    output::text(&format!(
+        "{}: {state}\n{}",
+        frozen.leaf,
+        output::fields(&[
+            ("uuid", frozen.uuid.clone()),
+            ("seal", frozen.seal.clone()),
+            ("union", output::size(frozen.sectors)),
+            ("layers below", frozen.layers.to_string()),
+        ])
+    ))
+}

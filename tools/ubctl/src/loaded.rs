@@ -1,0 +1,55 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A detached leaf whose map is in memory, with what waits in its journal applied.
+
+use map_memory::Heap;
+use ubcore::alloc::{bitmap_words, Allocator};
+use ubcore::attach::{self, Probe};
+use ubcore::commit::Committer;
+use ubcore::format::directory::PageEntry;
+use ubcore::format::superblock::Superblock;
+use ubcore::map::{words_for, Map};
+use ubcore::num::u32_as_usize;
+use ubcore::pages::PageSet;
+
+use crate::device::Device;
+use crate::error::{Fail, Result};
+
+/// The map of a leaf, and what writes it back.
+pub struct Loaded {
+    /// The map.
+    pub map: Map<Heap>,
+    /// Writes the metadata. It refuses to if the leaf is frozen.
+    pub committer: Committer<Vec<u64>, Vec<PageEntry>>,
+}
+
+/// Reads the superblock of a leaf.
+pub fn superblock(leaf: &mut Device) -> Result<Superblock> {
+    Ok(read(leaf)?.superblock)
+}
+
+fn read(leaf: &mut Device) -> Result<Probe> {
+    let found = attach::read_superblock(leaf);
+    found.map_err(|e| Fail::core(&leaf.path().display().to_string(), e))
+}
+
+/// Reads the metadata of a leaf, and refuses any damage. Writes nothing.
+pub fn load(leaf: &mut Device) -> Result<Loaded> {
+    let found = read(leaf)?;
+    let sectors = leaf.sectors();
+    // The root is not needed, so its size is the one that the leaf claims.
+    let root = found.superblock.geometry.root_sectors();
+    let loaded = attach::probe(leaf, root, sectors).and_then(|probe| {
+        let g = probe.superblock.geometry;
+        let map = Map::new(g, Heap::new(&g));
+        let mut allocator = Allocator::new(
+            bitmap_words(g.leaf_slabs()).map(|n| vec![0; n]),
+            g.leaf_slabs(),
+        );
+        let entries = vec![PageEntry::EMPTY; u32_as_usize(g.pages())];
+        let sets = [0; 2].map(|_| PageSet::new(vec![0u64; words_for(g.pages())]));
+        let committer = attach::load(leaf, probe, &map, &mut allocator, entries, sets)?;
+        Ok(Loaded { map, committer })
+    });
+    loaded.map_err(|e| Fail::core(&leaf.path().display().to_string(), e))
+}
