@@ -23,9 +23,22 @@ list() {
 	local group test
 	for group in unionblk memory scale soak selftest; do
 		for test in $(tests_of $group); do
-			printf '%s  %-20s  %s\n' "$test" "$(subjects "$test")" "$(description "$test")"
+			printf '%s\t%s\t%s\n' "$test" "$(subjects "$test")" "$(description "$test")"
 		done
-	done
+	done | columns
+}
+
+# Aligns what a tab separates; the last column needs no width.
+columns() {
+	awk -F '\t' '
+		{ rows[NR] = $0; for (i = 1; i < NF; i++) if (length($i) > width[i]) width[i] = length($i) }
+		END {
+			for (r = 1; r <= NR; r++) {
+				n = split(rows[r], cell)
+				for (i = 1; i < n; i++) printf "%-" width[i] "s  ", cell[i]
+				print cell[n]
+			}
+		}'
 }
 
 # Collects the tests that the arguments name, in $tests.
@@ -51,6 +64,8 @@ choose() {
 	done
 }
 
+kernel=${KERNEL:-stock}
+case $kernel in stock | kunit) ;; *) die "no kernel $kernel: KERNEL is stock or kunit" ;; esac
 case "$*" in list | --list) list; exit ;; esac
 [ $# -gt 0 ] || set -- unionblk
 choose "$@"
@@ -65,7 +80,7 @@ case $groups in
 *[[:space:]]*) die "these tests need different guests: ${groups//[[:space:]]/, }" ;;
 esac
 
-kernel=${KERNEL:-stock} limit=1800
+limit=1800
 options=(-k "$kernel" -n "tests-$kernel" -u
 	-f "$TOP/tests/vm:tests" -f "$TOP/tools/udev:udev" -f "$TOP/scripts/kernel-complaints.txt")
 case $groups in
@@ -106,7 +121,6 @@ if [ "$groups" != selftest ]; then
 	case $kernel in
 	stock) suffix='' ;;
 	kunit) suffix=-kunit-x86_64; options+=(-a kmemleak=on) ;;
-	*) die "no kernel $kernel: stock or kunit" ;;
 	esac
 	"$TOP/scripts/build.sh" "modules$suffix" "test-modules$suffix" tools
 	options+=(-f "$BUILD/kmod$suffix/unionblk.ko" -f "$BUILD/kmod-test$suffix/blk_again.ko" -f "$BUILD/cargo/x86_64-unknown-linux-gnu/release/ubctl")
