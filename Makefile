@@ -63,9 +63,10 @@ help:
 	@echo '                       (KDIR=running: the tree of the running kernel)'
 	@echo '  make docs            pages and man pages, by Sphinx, into build/docs'
 	@echo '  make check-kernel [KDIR=DIR]'
-	@echo '                       can that tree build Rust modules? "ok", or why not'
+	@echo '                       can that tree build Rust modules? "ok", or why not;'
+	@echo '                       without KDIR: the tree of the running kernel'
 	@echo '  make install         module, tool, udev rule, unit, man pages and completions;'
-	@echo '                       PREFIX=/usr/local DESTDIR='
+	@echo '                       PREFIX=/usr/local DESTDIR=; needs modinfo and depmod (kmod)'
 	@echo
 	@echo '  make clean           remove what was built here'
 	@echo '  make distclean       and the cache: build root, kernels, images'

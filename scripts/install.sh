@@ -9,7 +9,10 @@
 module=$1 tool=$2 prefix=$3 destdir=$4
 [ -n "$module" ] || die "no unionblk.ko has been built: make modules (or make KDIR=... modules)"
 [ -n "$tool" ] || die "no ubctl has been built: make tools"
-command -v modinfo >/dev/null || die "modinfo is missing: apt install kmod"
+for program in modinfo depmod; do
+	command -v "$program" >/dev/null ||
+		die "$program is missing, which make install needs: apt install kmod, or put /usr/sbin into PATH"
+done
 release=$(modinfo -F vermagic "$module" | cut -d' ' -f1)
 [ -n "$release" ] || die "$module does not say which kernel it is for"
 
