@@ -4,6 +4,7 @@ import os
 import re
 
 from docutils import nodes
+from docutils.writers import manpage
 from sphinx import addnodes
 
 HERE = os.path.dirname(os.path.abspath(__file__))
@@ -56,7 +57,32 @@ def show_powers(app, doctree, _docname):
             power.replace_self(nodes.Text("^" + power.astext()))
 
 
+class ManTable(manpage.Table):
+    """A table of a man page that fits a terminal. docutils gives each column the same width, which
+    the words of one column exceed, while the text of another is broken into short lines."""
+
+    WIDEST = 20
+
+    def as_list(self):
+        rows = [row for row in self._rows if len(row) == len(self._coldefs)]
+        columns = [[self.plain(cell) for cell in column] for column in zip(*rows)]
+        # The last column takes what the others leave.
+        self._coldefs = [f"lw({self.width(cells)}n)" for cells in columns[:-1]] + ["lx"]
+        # Text in so narrow a column cannot be adjusted to both sides.
+        return [".na\n", *super().as_list(), ".ad\n"]
+
+    @staticmethod
+    def plain(cell):
+        return re.sub(r"\\f[BIPR]|\\(?=-)", "", re.sub(r"\\\(..", "?", " ".join(cell))).split()
+
+    def width(self, cells):
+        words = max(len(word) for cell in cells for word in cell or [""])
+        whole = max(len(" ".join(cell)) for cell in cells)
+        return max(words, min(whole, self.WIDEST))
+
+
 def setup(app):
+    manpage.Table = ManTable
     # Before Sphinx collects the files to copy, which it does at 500.
     app.connect("doctree-read", link_pages, priority=400)
     app.connect("doctree-resolved", show_powers)
