@@ -40,15 +40,18 @@ Examples:
   ubctl check /dev/vdb --root /dev/vda                    whether it is whole
   ubctl freeze /dev/vdb                                   make it a layer";
 
+/// The heading of the options that each command has, which separates them from its own.
+const EVERY_COMMAND: &str = "Options of every command";
+
 /// Shows a read-only root and a private leaf as one read-write disk, /dev/unionblkN
 #[derive(Debug, Parser)]
 #[command(name = "ubctl", version, after_help = AFTER_HELP)]
 pub struct Cli {
     /// Answer in JSON
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = EVERY_COMMAND)]
     pub json: bool,
     /// Do not wait for udev, nor for a device that is in use to come free
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = EVERY_COMMAND)]
     pub no_wait: bool,
     /// What to do
     #[command(subcommand)]

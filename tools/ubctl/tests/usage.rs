@@ -42,6 +42,13 @@ fn help_names_the_commands_the_exit_codes_and_examples() {
     assert_eq!(usage("list"), "Usage: ubctl list [OPTIONS]");
     assert_eq!(usage("status"), "Usage: ubctl status [OPTIONS] [UNION]");
     assert_eq!(usage("dump"), "Usage: ubctl dump [OPTIONS] <LEAF>");
+    // The options of every command are not among a command's own.
+    let help = ubctl("remove --help", &[]).done().out;
+    let (own, global) = help.split_once("\nOptions of every command:\n").unwrap();
+    for (part, option) in [(own, "--all"), (global, "--json"), (global, "--no-wait")] {
+        let other = if part == own { global } else { own };
+        assert!(part.contains(option) && !other.contains(option), "{help}");
+    }
     assert!(ubctl("--version", &[]).done().out.starts_with("ubctl "));
 }
 
