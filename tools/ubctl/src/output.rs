@@ -55,6 +55,12 @@ pub fn size(sectors: u64) -> String {
     format!("{:.1} {}", sectors as f64 / in_unit as f64, units[unit])
 }
 
+/// Returns a number and its noun, which takes an s unless there is one.
+pub fn counted(n: impl Into<u64>, noun: &str) -> String {
+    let n = n.into();
+    format!("{n} {noun}{}", if n == 1 { "" } else { "s" })
+}
+
 /// Returns bytes in the form of a UUID.
 pub fn uuid(bytes: &[u8; 16]) -> String {
     let h = hex(bytes);
@@ -123,7 +129,13 @@ pub fn fields(list: &[(&str, String)]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{features, size, table, uuid, Features};
+    use super::{counted, features, size, table, uuid, Features};
+
+    #[test]
+    fn one_has_no_plural() {
+        let of = |n: u32| counted(n, "block");
+        assert_eq!([0, 1, 2].map(of), ["0 blocks", "1 block", "2 blocks"]);
+    }
 
     #[test]
     fn sizes_are_as_short_as_they_can_be() {

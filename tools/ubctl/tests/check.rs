@@ -8,8 +8,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use tool::leaf::{geometry, pair, Union};
 use tool::{get, put, ubctl, Folder, Ran, MIB};
+use ubcore::attach::read_superblock;
+use ubcore::error::{Area, Error, Side};
 use ubcore::geometry::MapPage;
+use ubcore::journal::scan;
 use ubcore::slot::Slot;
+use ubctl::device::{Access, Device};
 
 fn check(leaf: &Path, options: &str) -> Ran {
     ubctl(&format!("check {{}} {options}"), &[leaf])
@@ -124,6 +128,12 @@ fn a_rotten_superblock_slot_is_rewritten() {
         let value = found(&leaf, "", 4, &[("minor", kind, false)]);
         assert_eq!(value["findings"][0]["block"], at / 4096);
         assert_eq!(value["findings"][0]["byte"], at % 4096);
+        let out = check(&leaf, "").out;
+        let step = format!(
+            "; --repair copies the other one here\n1 problem: run ubctl check --repair {}; ",
+            leaf.display()
+        );
+        assert!(out.contains(&step), "{out}");
         let ran = check(&leaf, "--repair");
         assert_eq!(ran.code, 1, "{}", ran.out);
         assert!(
@@ -228,7 +238,18 @@ fn what_is_lost_is_named() {
     );
     assert_eq!(value["salvage"], Value::Null);
     assert_eq!(value["findings"][1]["lost"], Value::Null);
-    assert!(!check(&leaf, "").out.contains("read-only"));
+    let out = check(&leaf, "").out;
+    assert!(!out.contains("create --read-only"), "{out}");
+    // Attach refuses the leaf, and names the same block.
+    let refused = "transactions follow it: attach refuses the leaf, also with --read-only";
+    assert!(out.contains(refused), "{out}");
+    let mut device = Device::open(&leaf, Side::Leaf, Access::Claim).unwrap();
+    let sb = read_superblock(&mut device).unwrap().superblock;
+    assert_eq!(
+        scan(&mut device, &sb),
+        Err(Error::Damaged(Area::Journal, tail.as_u64().unwrap()))
+    );
+    assert_eq!(value["findings"][1]["block"], tail);
 }
 
 #[test]
@@ -242,6 +263,13 @@ fn the_root_is_judged_too() {
         (ran.code, &ran.json()["findings"][0]["kind"]),
         (4, &json!("wrong_root"))
     );
+    let out = ubctl("check {} --root {}", &[&leaf, &other]).out;
+    for part in [
+        &format!("  damage  {}: the leaf was made for ", other.display()),
+        "\n1 problem: the leaf is whole, but needs its own root; ",
+    ] {
+        assert!(out.contains(part), "{out}");
+    }
     put(&root, 1024, b"mounted");
     let ran = judge(&root);
     assert_eq!(
@@ -283,6 +311,13 @@ fn what_cannot_be_checked() {
     put(&leaf, 100, b"x");
     put(&leaf, 4096 + 100, b"x");
     found(&leaf, "--repair", 4, &[("damage", "superblock", false)]);
+    let out = check(&leaf, "").out;
+    for part in [
+        "  damage  block 0: both superblock slots, blocks 0 and 1, are damaged",
+        "restore it from a backup\n1 problem: make a copy of the leaf before anything else\n",
+    ] {
+        assert!(out.contains(part), "{out}");
+    }
 }
 
 /// Changes 8 bytes of both superblock slots and corrects the checksums.

@@ -106,7 +106,20 @@ struct FindingReport {
     /// determined.
     lost: Option<Vec<Stretch>>,
     repaired: bool,
+    /// `--repair` would repair it.
+    #[serde(skip)]
+    repairable: bool,
 }
+
+impl FindingReport {
+    /// Returns whether it is damage that is still there.
+    fn is_left(&self) -> bool {
+        self.grade != text::grade(Grade::Note) && !self.repaired
+    }
+}
+
+/// The kind of the finding that the root is not the leaf's own.
+const WRONG_ROOT: &str = "wrong_root";
 
 /// The result of one look at the leaf.
 struct Look {
@@ -122,6 +135,12 @@ struct Look {
 impl Look {
     fn worst(&self) -> Option<Grade> {
         self.findings.iter().map(|f| f.what.grade()).max()
+    }
+
+    /// Returns whether a repair of the leaf would repair a finding.
+    fn would_repair(&self, what: What) -> bool {
+        let alone = self.worst() != Some(Grade::Damage) || check::repair::is_of_slot(what);
+        what.is_repairable() && alone && self.sb.features.writable().is_ok()
     }
 
     /// Returns the sectors that one finding makes lost. The map includes the journal only if replay
@@ -170,7 +189,7 @@ fn report(args: &CheckArgs) -> Result<CheckReport> {
     let name = args.leaf.display().to_string();
     let first = match look(&mut leaf) {
         Ok(first) => first,
-        Err(e @ Error::Damaged(Area::Superblock, _)) => return Ok(no_superblock(name, e)),
+        Err(Error::Damaged(Area::Superblock, block)) => return Ok(no_superblock(name, block)),
         Err(e) => return Err(Fail::core(&name, e)),
     };
     let last = if args.repair {
@@ -202,16 +221,21 @@ fn report(args: &CheckArgs) -> Result<CheckReport> {
     })
 }
 
-/// Reports that both slots are damaged: nothing behind them can be read.
-fn no_superblock(leaf: String, e: Error) -> CheckReport {
+/// Reports that both slots are damaged: nothing else says where the rest is.
+fn no_superblock(leaf: String, block: u64) -> CheckReport {
     let findings = vec![FindingReport {
-        grade: "damage",
+        grade: text::grade(Grade::Damage),
         kind: "superblock",
-        block: Some(0),
+        block: Some(block),
         byte: None,
-        text: format!("{e}; neither slot says where the rest is"),
+        text:
+            "both superblock slots, blocks 0 and 1, are damaged, and only they say where the map \
+               and the journal are: attach refuses the leaf, also with --read-only, and --repair \
+               cannot help; restore it from a backup"
+                .to_owned(),
         lost: None,
         repaired: false,
+        repairable: false,
     }];
     CheckReport {
         leaf,
@@ -246,7 +270,11 @@ fn list(first: &Look, last: Option<&Look>) -> Vec<FindingReport> {
 
 fn describe(f: &Finding, look: &Look, repaired: bool) -> FindingReport {
     let lost = look.lost_by(f);
+    let repairable = !repaired && look.would_repair(f.what);
     let mut text = text::meaning(f.what, &look.sb.geometry);
+    if let Some(step) = text::repair(f.what).filter(|_| repairable) {
+        text += &format!("; {step}");
+    }
     if let Some(lost) = &lost {
         text += &format!("; lost by it: {}", lost_sectors::text(lost));
     }
@@ -258,12 +286,12 @@ fn describe(f: &Finding, look: &Look, repaired: bool) -> FindingReport {
         text,
         lost,
         repaired,
+        repairable,
     }
 }
 
 fn code_of(findings: &[FindingReport]) -> u8 {
-    let note = text::grade(Grade::Note);
-    if findings.iter().any(|f| f.grade != note && !f.repaired) {
+    if findings.iter().any(FindingReport::is_left) {
         LEFT
     } else if findings.iter().any(|f| f.repaired) {
         REPAIRED
@@ -284,12 +312,13 @@ fn judge_root(root: &Device, sb: &Superblock) -> Result<Option<FindingReport>> {
     };
     Ok(Some(FindingReport {
         grade: text::grade(Grade::Damage),
-        kind: "wrong_root",
+        kind: WRONG_ROOT,
         block: None,
         byte: None,
-        text: e.to_string(),
+        text: format!("{}: {e}", root.path().display()),
         lost: None,
         repaired: false,
+        repairable: false,
     }))
 }
 

@@ -8,8 +8,8 @@ use ubcore::check::{Grade, What};
 use ubcore::format::features::Features;
 use ubcore::geometry::{Geometry, BITS_SECTORS, TABLE_ENTRIES};
 
-use super::{CheckReport, FindingReport};
-use crate::output::{self, size};
+use super::{CheckReport, FindingReport, WRONG_ROOT};
+use crate::output::{self, counted, size};
 
 /// Returns the word for a grade.
 pub fn grade(grade: Grade) -> &'static str {
@@ -58,7 +58,7 @@ pub fn kind(what: What) -> &'static str {
     }
 }
 
-/// Returns what a finding is and what it means.
+/// Returns what a finding is, what it means, and what to do if a repair does not help.
 pub fn meaning(what: What, g: &Geometry) -> String {
     of_superblock(what)
         .or_else(|| of_structure(what, g))
@@ -66,30 +66,53 @@ pub fn meaning(what: What, g: &Geometry) -> String {
         .unwrap_or_else(|| of_map(what, g))
 }
 
+/// Returns what `--repair` does about a finding that it can repair.
+pub fn repair(what: What) -> Option<&'static str> {
+    use What::*;
+    Some(match what {
+        SlotEmpty | SlotChecksum | SlotField | SlotUnreadable => {
+            "--repair copies the other one here"
+        }
+        SlotStale | SlotGap { .. } => "--repair renews this one",
+        CleanFlag { .. } | NotDetached { .. } => "--repair does so now",
+        SpareDirectory | SpareJournal => "--repair empties the block",
+        JournalUnfinished { .. } | PastUnionBare { .. } => "--repair removes it",
+        Leaked { .. } => "--repair frees it",
+        BitsPastUnion { .. } | BitsPastLeaf { .. } => "--repair clears their bits",
+        _ => return None,
+    })
+}
+
+const OTHER_ACTIVE: &str = "the other one is active";
+
 fn of_superblock(what: What) -> Option<String> {
     use What::*;
     Some(match what {
-        SlotEmpty => "one superblock slot is empty: the other one is active".to_owned(),
-        SlotChecksum => "one superblock slot fails its checksum: rotten, or written by something \
-                         else; the other one is active"
-            .to_owned(),
-        SlotField => {
-            "one superblock slot has a field with an impossible value; the other one is active"
-                .to_owned()
-        }
-        SlotUnreadable => "one superblock slot cannot be read; the other one is active".to_owned(),
-        SlotStale => "one superblock slot is a checkpoint behind the other, as a power failure \
-                      leaves it"
+        SlotEmpty => format!(
+            "this superblock slot holds no superblock, as if another program had overwritten it; \
+             {OTHER_ACTIVE}"
+        ),
+        SlotChecksum => format!(
+            "this superblock slot fails its checksum: rotten, or written by another program; \
+             {OTHER_ACTIVE}"
+        ),
+        SlotField => format!(
+            "this superblock slot has a field with an impossible value; {OTHER_ACTIVE}"
+        ),
+        SlotUnreadable => format!("this superblock slot cannot be read; {OTHER_ACTIVE}"),
+        SlotStale => "this superblock slot is a checkpoint behind the other, as a power failure \
+                      leaves it: the next attach renews it"
             .to_owned(),
         SlotGap { newer, older } => format!(
-            "one superblock slot is of generation {older}, the other of {newer}: no power failure \
+            "this superblock slot is of generation {older}, the other of {newer}: no power failure \
              leaves them so far apart; the newer one is active"
         ),
         SlotsDisagree => "the superblock slots are of two leaves, or differ in one generation: \
-                          it is unknown which is right"
+                          it is unknown which is right; attach would follow the other one"
             .to_owned(),
         UnknownFeatures { compat, ro_compat } => format!(
-            "the leaf has features that this ubctl does not know ({}): they were not checked",
+            "the leaf has features that this ubctl does not know ({}), and did not check: use a \
+             newer ubctl",
             output::features(&Features {
                 compat,
                 ro_compat,
@@ -97,42 +120,50 @@ fn of_superblock(what: What) -> Option<String> {
             })
         ),
         LeafTruncated { wanted, found } => format!(
-            "the leaf has {wanted} sectors, the device {found}: the data behind its end is lost"
+            "the leaf has {wanted} sectors, its device {found}: the data past the device's end is \
+             lost, and attach refuses the leaf; make the device as large as before"
         ),
         CleanFlag { blocks } => format!(
-            "the superblock says detached, but {blocks} journal blocks wait to be replayed: attach \
-             replays them"
+            "the superblock says detached, but {} not replayed: the next attach replays the journal",
+            are(blocks)
         ),
         CleanButNewer { sequence } => format!(
             "the superblock says detached, but here is journal block {sequence}, which is newer: \
              attach would ignore it, and the changes in it would be lost"
         ),
-        NotDetached { blocks } => {
-            format!("the union was not detached: {blocks} journal blocks to replay, as attach does")
+        NotDetached { blocks: 0 } => {
+            "the union was not detached, and its journal is empty: the next attach and detach mark \
+             the leaf as clean"
+                .to_owned()
         }
+        NotDetached { blocks } => format!(
+            "the union was not detached: the next attach replays {}",
+            counted(blocks, "journal block")
+        ),
         _ => return None,
     })
 }
 
 fn of_structure(what: What, g: &Geometry) -> Option<String> {
     Some(match what {
-        What::Unreadable => "the block cannot be read: its content is unknown".to_owned(),
-        What::Directory { first, last } => {
-            format!("the page directory is damaged: map pages {first} to {last} are unknown")
-        }
-        What::LayerList => {
-            "the list of layers is damaged: it is unknown which layers the leaf was made on"
+        What::Unreadable => {
+            "the block cannot be read, so its content is unknown: see the kernel's log, and copy \
+             the leaf with ddrescue"
                 .to_owned()
         }
-        What::SpareDirectory => {
-            "a directory block that is not in use is torn or rotten: no harm".to_owned()
+        What::Directory { first, last } => format!(
+            "the page directory is damaged, so map pages {first} to {last} are unknown: attach \
+             refuses the leaf"
+        ),
+        What::LayerList => {
+            "the list of layers is damaged, so it is unknown which layers the leaf was made on"
+                .to_owned()
         }
-        What::Page { page } => {
-            format!(
-                "map page {page} is damaged: it is unknown {}",
-                covers(page.0, g)
-            )
-        }
+        What::SpareDirectory => "an inactive directory block is torn or rotten: no harm".to_owned(),
+        What::Page { page } => format!(
+            "map page {page} is damaged, so it is unknown {}: attach refuses the leaf",
+            covers(page.0, g)
+        ),
         _ => return None,
     })
 }
@@ -140,62 +171,71 @@ fn of_structure(what: What, g: &Geometry) -> Option<String> {
 fn of_journal(what: What) -> Option<String> {
     use What::*;
     Some(match what {
-        JournalHole => {
-            "a journal block is missing or damaged, and finished transactions follow it: \
-                        attach does not apply them"
-                .to_owned()
-        }
-        JournalMisplaced { sequence } => format!(
-            "journal block {sequence} is where the journal's tail does not lead: the tail is \
-             wrong, and attach does not apply the journal"
+        JournalHole => format!(
+            "this journal block is missing or damaged, and finished transactions follow it: \
+             {UNREADABLE}"
         ),
-        JournalRecord => {
-            "a journal record has an impossible value: replay would stop here".to_owned()
-        }
+        JournalMisplaced { sequence } => format!(
+            "journal block {sequence} is not where the journal's tail leads, so the tail is wrong: \
+             attach refuses the leaf, or ignores this block and the changes in it"
+        ),
+        JournalRecord => format!("a journal record has an impossible value: {UNREADABLE}"),
         JournalUnfinished { blocks } => format!(
-            "{blocks} journal blocks from here have no end and are not applied, as a power failure \
-             leaves them"
+            "a transaction begins here and has no end after {}, as a power failure leaves it: \
+             attach does not apply it",
+            counted(blocks, "block")
         ),
         SpareJournal => {
-            "a journal block that is not applied is torn or rotten: no harm, unless it \
-                         was the last one written and flushed"
+            "a journal block that attach does not apply is torn or rotten: no harm, unless it was \
+             the last one written and flushed"
                 .to_owned()
         }
         _ => return None,
     })
 }
 
+/// What damage to the journal means: without the journal nothing is known of any sector.
+const UNREADABLE: &str = "attach refuses the leaf, also with --read-only; restore it from a backup";
+
 fn of_map(what: What, g: &Geometry) -> String {
     use What::*;
     match what {
-        PastUnion { slab, leaf_slab } => {
-            format!("root slab {slab}, past the union's end, is in leaf slab {leaf_slab}: attach refuses it")
-        }
+        PastUnion { slab, leaf_slab } => format!(
+            "root slab {slab}, past the union's end, is in leaf slab {leaf_slab}: attach refuses \
+             the leaf"
+        ),
         PastUnionBare { slab } => {
             format!("root slab {slab}, past the union's end, has an entry: no harm")
         }
         PastLeaf { slab, leaf_slab } => format!(
-            "root slab {slab} is in leaf slab {leaf_slab}, past the leaf's end: the place of its data is unknown"
+            "root slab {slab} is in leaf slab {leaf_slab}, past the leaf's end, so the place of \
+             its data is unknown: attach refuses the leaf"
         ),
-        Moving { slab } => format!("the entry of root slab {slab} has a value that no union writes"),
+        Moving { slab } => format!(
+            "the entry of root slab {slab} has a value that no union writes: attach refuses the leaf"
+        ),
         Shared {
             leaf_slab,
             first,
             second,
         } => format!(
-            "root slabs {first} and {second} are both in leaf slab {leaf_slab}: it is unknown whose data it holds"
+            "root slabs {first} and {second} are both in leaf slab {leaf_slab}, so it is unknown \
+             whose data it holds: attach refuses the leaf"
         ),
         Leaked { slab, leaf_slab } => format!(
-            "root slab {slab} has leaf slab {leaf_slab}, but no sector of it is mapped: {} of leaf space \
-             is unusable",
+            "root slab {slab} has leaf slab {leaf_slab}, but no sector of it is mapped: {} of leaf \
+             space is unusable",
             size(g.slab_sectors().into())
         ),
         BitsPastUnion { slab, .. } => {
-            format!("sectors of root slab {slab} behind the union's end are mapped: no harm")
+            format!("sectors of root slab {slab} past the union's end are mapped: no harm")
         }
         BitsPastLeaf { page } => {
-            format!("map page {page} of the bits maps sectors behind the leaf's last slab: no harm")
+            format!("map page {page} of the bits maps sectors past the leaf's last slab: no harm")
         }
+        Unowned { first, count: 1 } => format!(
+            "leaf slab {first} is mapped and has no owner: a discard left it, or its entry is lost"
+        ),
         Unowned { first, count } => format!(
             "leaf slabs {first} to {} are mapped and have no owner: discards left them, or their \
              entries are lost",
@@ -204,6 +244,12 @@ fn of_map(what: What, g: &Geometry) -> String {
         // The other kinds have their text above.
         other => format!("{other:?}"),
     }
+}
+
+/// Returns a number of journal blocks, and the verb.
+fn are(blocks: u32) -> String {
+    let verb = if blocks == 1 { "is" } else { "are" };
+    format!("{} {verb}", counted(blocks, "journal block"))
 }
 
 /// Returns the part of the union that is lost with a map page.
@@ -224,10 +270,16 @@ fn covers(page: u32, g: &Geometry) -> String {
     }
 }
 
-const COPY_FIRST: &str = "make a copy of the leaf before anything else";
-
-fn problems(n: usize) -> String {
-    format!("{n} problem{}", if n == 1 { "" } else { "s" })
+/// Returns what to do about findings that are left.
+fn next_step(r: &CheckReport) -> String {
+    let mut left = r.findings.iter().filter(|f| f.is_left());
+    if left.clone().all(|f| f.repairable) {
+        format!("run ubctl check --repair {}", r.leaf)
+    } else if left.all(|f| f.kind == WRONG_ROOT) {
+        "the leaf is whole, but needs its own root".to_owned()
+    } else {
+        "make a copy of the leaf before anything else".to_owned()
+    }
 }
 
 /// Returns the whole report for people: all notes of a kind in one line, unless `verbose`.
@@ -246,25 +298,32 @@ pub fn report(r: &CheckReport, verbose: bool) -> String {
     } else {
         out += &grouped(&r.findings);
     }
-    let count = |wanted: fn(&&FindingReport) -> bool| r.findings.iter().filter(wanted).count();
-    let left = count(|f| f.grade != "note" && !f.repaired);
+    let count = |wanted: fn(&&FindingReport) -> bool| {
+        u64::try_from(r.findings.iter().filter(wanted).count()).unwrap_or(u64::MAX)
+    };
+    let left = count(|f| f.is_left());
     let repaired = count(|f| f.repaired);
+    let problems = counted(left, "problem");
     out += &match (left, repaired) {
         (0, 0) => "whole".to_owned(),
         (0, n) => format!("whole now: {n} repaired"),
-        (n, 0) => format!("{}: {COPY_FIRST}", problems(n)),
-        (n, m) => format!("{} left, {m} repaired: {COPY_FIRST}", problems(n)),
+        (_, 0) => format!("{problems}: {}", next_step(r)),
+        (_, n) => format!("{problems} left, {n} repaired: {}", next_step(r)),
     };
-    let left = r.salvage.as_ref().map_or_else(String::new, |s| {
+    if let Some(s) = &r.salvage {
         let rest = size(s.sectors - s.lost_sectors);
-        format!("; ubctl create --read-only reads what is left, {rest}")
-    });
-    out += &format!(
-        "{left}; {} slabs used, {} mapped, {} journal blocks to replay\n",
-        r.slabs_used,
-        size(r.sectors_mapped),
-        r.journal_blocks_to_replay
-    );
+        out += &format!("; ubctl create --read-only reads what is left, {rest}");
+    }
+    // Without a superblock nothing was counted.
+    if r.generation.is_some() {
+        out += &format!(
+            "; {} used, {} mapped, {} to replay",
+            counted(r.slabs_used, "slab"),
+            size(r.sectors_mapped),
+            counted(r.journal_blocks_to_replay, "journal block")
+        );
+    }
+    out.push('\n');
     out
 }
 
@@ -321,6 +380,7 @@ mod tests {
             text: format!("{kind} it is"),
             lost: None,
             repaired,
+            repairable: false,
         };
         let list: Vec<FindingReport> = (0..697)
             .map(|n| finding("note", "unowned", n, false))

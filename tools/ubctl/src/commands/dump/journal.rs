@@ -15,6 +15,7 @@ use ubcore::pages::PageSet;
 use super::read::{one_block, short};
 use super::report::{JournalReport, TransactionReport};
 use crate::device::Device;
+use crate::output::counted;
 use map_memory::Heap;
 
 /// Lists the ring and replays it into the map.
@@ -154,15 +155,26 @@ fn describe(record: Option<Record>, word: u64, leaf_slab: LeafSlab) -> String {
             format!("more: root slab {slab}, mapped {}+{}", run.first, run.count)
         }
         Some(Record::Words { slab, words }) => {
-            format!("words: root slab {slab}, {words} words of bits")
+            format!(
+                "words: root slab {slab}, {} of bits",
+                counted(words, "word")
+            )
         }
         Some(Record::Zero { slab, count }) => {
-            format!("zero: {count} root slabs from {slab} read as zeroes")
+            format!("zero: {} as zeroes", reading(slab, count))
         }
         Some(Record::Reset { slab, count }) => {
-            format!("reset: {count} root slabs from {slab} read from the root")
+            format!("reset: {} from the root", reading(slab, count))
         }
         None => format!("unknown: {word:#018x}"),
+    }
+}
+
+/// Returns which root slabs read in another way, and the verb.
+fn reading(first: u32, count: u32) -> String {
+    match first.checked_add(count.saturating_sub(1)) {
+        Some(last) if last > first => format!("root slabs {first} to {last} read"),
+        _ => format!("root slab {first} reads"),
     }
 }
 

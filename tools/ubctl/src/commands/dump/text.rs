@@ -6,7 +6,8 @@ use super::report::{
     DumpReport, GeometryReport, JournalReport, LayerReport, MapReport, SlabReport,
     TransactionReport,
 };
-use crate::output::{fields, size};
+use crate::output::{counted, fields, size};
+use ubcore::num::usize_as_u64;
 
 /// Returns the text of the whole dump.
 pub fn text(r: &DumpReport) -> String {
@@ -127,8 +128,9 @@ fn geometry(g: &GeometryReport) -> String {
         (
             "directory",
             format!(
-                "2 x {} blocks from block {}",
-                g.directory_blocks, g.directory_start
+                "2 x {} from block {}",
+                counted(g.directory_blocks, "block"),
+                g.directory_start
             ),
         ),
         (
@@ -141,8 +143,8 @@ fn geometry(g: &GeometryReport) -> String {
         (
             "data",
             format!(
-                "{} slabs, {}, from sector {}",
-                g.leaf_slabs,
+                "{}, {}, from sector {}",
+                counted(g.leaf_slabs, "slab"),
                 size(data),
                 g.data_start_sectors
             ),
@@ -179,8 +181,9 @@ fn directory(r: &DumpReport) -> String {
         let state = match (d.block, d.sound) {
             (None, _) => "never written".to_owned(),
             (Some(block), true) => format!(
-                "slot {} (block {block}): {} pages written",
-                d.slot, d.pages_written
+                "slot {} (block {block}): {} written",
+                d.slot,
+                counted(usize_as_u64(d.pages_written), "page")
             ),
             (Some(block), false) => format!("slot {} (block {block}): damaged", d.slot),
         };
@@ -191,8 +194,11 @@ fn directory(r: &DumpReport) -> String {
 
 fn journal(j: &JournalReport) -> String {
     let mut out = format!(
-        "journal: {} blocks to replay, {} chained, {} of this leaf in the ring, next sequence {}\n",
-        j.finished, j.chained, j.blocks_of_leaf, j.next_sequence
+        "journal: {} to replay, {} chained, {} of this leaf in the ring, next sequence {}\n",
+        counted(j.finished, "block"),
+        j.chained,
+        j.blocks_of_leaf,
+        j.next_sequence
     );
     out.extend(j.transactions.iter().map(transaction));
     out
@@ -206,10 +212,10 @@ fn transaction(e: &TransactionReport) -> String {
         "without end: it is not applied"
     };
     let mut out = format!(
-        "  transaction from sequence {}: {} blocks from block {first}, {} records, {end}\n",
+        "  transaction from sequence {}: {} from block {first}, {}, {end}\n",
         e.sequence,
-        e.blocks.len(),
-        e.records
+        counted(usize_as_u64(e.blocks.len()), "block"),
+        counted(e.records, "record")
     );
     out.extend(e.list.iter().map(|record| format!("    {record}\n")));
     out
@@ -217,12 +223,12 @@ fn transaction(e: &TransactionReport) -> String {
 
 fn map(m: &MapReport) -> String {
     let mut out = format!(
-        "map: {} slabs in the leaf, {} over zeroes, {} sectors ({}) mapped in {} runs\n",
-        m.slabs_used,
+        "map: {} in the leaf, {} over zeroes, {} ({}) mapped in {}\n",
+        counted(m.slabs_used, "slab"),
         m.slabs_zero,
-        m.sectors_mapped,
+        counted(m.sectors_mapped, "sector"),
         size(m.sectors_mapped),
-        m.runs
+        counted(m.runs, "run")
     );
     out.extend(m.slabs.iter().map(slab));
     out

@@ -7,7 +7,7 @@ use ubcore::geometry::BLOCK_SECTORS;
 
 use super::Shown;
 use crate::control::path_text;
-use crate::output::{self, size};
+use crate::output::{self, counted, size};
 use crate::sysfs::{Blocks, State};
 
 /// A line of the text: its label, and its value if the union has one.
@@ -50,8 +50,8 @@ pub const LINES: &[Line] = &[
         )
     }),
     ("commits", |u| {
-        let (commits, blocks) = (u.status.commits, u.status.journal_written);
-        Some(format!("{commits}, {blocks} journal blocks written"))
+        let blocks = counted(u.status.journal_written, "journal block");
+        Some(format!("{}, {blocks} written", u.status.commits))
     }),
     ("checkpoints", |u| Some(u.status.checkpoints.to_string())),
     ("first writes", |u| Some(u.status.first_writes.to_string())),
