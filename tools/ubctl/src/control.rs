@@ -352,7 +352,7 @@ fn resolve(word: &str, unions: &[Status]) -> Result<u32> {
             Some("its number".to_owned())
         } else if node(s) {
             Some("its device".to_owned())
-        } else if !word.is_empty() && leaf_name(s) == word {
+        } else if leaf_name(s).is_some_and(|name| name == word) {
             Some(format!("its leaf's name, {word}"))
         } else if output::uuid(&s.uuid).eq_ignore_ascii_case(word) {
             Some("its leaf's UUID".to_owned())
@@ -410,9 +410,9 @@ fn device_of(word: &str) -> Option<(u32, u32)> {
     is_block.then(|| (rustix::fs::major(rdev), rustix::fs::minor(rdev)))
 }
 
-/// Returns the name of a union's leaf; empty if it has none.
-pub fn leaf_name(s: &Status) -> String {
-    LeafName::from_field(s.name).map_or_else(String::new, |n| n.text().to_owned())
+/// Returns the name of a union's leaf, if it has one.
+pub fn leaf_name(s: &Status) -> Option<String> {
+    LeafName::from_field(s.name).and_then(output::name)
 }
 
 /// Returns a path that the driver gave, for people.

@@ -8,6 +8,7 @@ use std::path::Path;
 
 use serde::Serialize;
 use ubcore::format::features::Features;
+use ubcore::format::name::LeafName;
 
 use crate::error::{Fail, Result, FAILED};
 
@@ -59,6 +60,16 @@ pub fn size(sectors: u64) -> String {
 pub fn counted(n: impl Into<u64>, noun: &str) -> String {
     let n = n.into();
     format!("{n} {noun}{}", if n == 1 { "" } else { "s" })
+}
+
+/// Returns a leaf's name, as JSON shows it: `null` for a leaf without a name.
+pub fn name(name: LeafName) -> Option<String> {
+    Some(name.text().to_owned()).filter(|n| !n.is_empty())
+}
+
+/// Returns a leaf's name for people, to whom an empty name would be invisible.
+pub fn name_text(name: Option<&String>) -> String {
+    name.map_or_else(|| "-".to_owned(), String::clone)
 }
 
 /// Returns bytes in the form of a UUID.

@@ -88,6 +88,12 @@ fn a_leaf_has_a_name_and_a_union_its_own_size() {
         (&"web-01".into(), &131072.into())
     );
     let (sb, _) = superblock(&leaf);
+    let slots = |leaf| ubctl("dump --json {}", &[leaf]).json()["slots"].clone();
+    assert_eq!(slots(&leaf)[1]["name"], "web-01");
+    let unnamed = f.image("unnamed", 6 * MIB);
+    let answer = ubctl("format --json --root {} {}", &[&root, &unnamed]).done();
+    assert!(answer.json()["name"].is_null());
+    assert!(slots(&unnamed)[0]["name"].is_null());
     assert_eq!(sb.name.text(), "web-01");
     assert_eq!(sb.geometry.root_sectors(), 6145);
     assert_eq!(sb.geometry.union_sectors(), 131072);

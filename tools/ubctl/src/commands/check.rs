@@ -205,7 +205,7 @@ fn report(args: &CheckArgs) -> Result<CheckReport> {
     Ok(CheckReport {
         leaf: name,
         uuid: Some(output::uuid(&last.sb.uuid)),
-        name: Some(last.sb.name.text().to_owned()).filter(|n| !n.is_empty()),
+        name: output::name(last.sb.name),
         generation: Some(last.sb.generation),
         pages_written: last.totals.pages,
         journal_blocks_to_replay: last.totals.to_replay,

@@ -86,7 +86,7 @@ pub struct Formatted {
     leaf: String,
     root: String,
     uuid: String,
-    name: String,
+    name: Option<String>,
     sectors: u64,
     root_sectors: u64,
     leaf_sectors: u64,
@@ -118,15 +118,7 @@ pub fn run(args: &FormatArgs, json: bool) -> Result {
         made.root,
         output::fields(&[
             ("uuid", made.uuid.clone()),
-            (
-                "name",
-                if made.name.is_empty() {
-                    "-"
-                } else {
-                    &made.name
-                }
-                .to_owned()
-            ),
+            ("name", output::name_text(made.name.as_ref())),
             ("union", output::size(made.sectors)),
             ("root", output::size(made.root_sectors)),
             ("leaf", output::size(made.leaf_sectors)),
@@ -252,7 +244,7 @@ impl Plan {
             leaf: self.leaf.path().display().to_string(),
             root: self.root.path().display().to_string(),
             uuid: output::uuid(&superblock.uuid),
-            name: superblock.name.text().to_owned(),
+            name: output::name(superblock.name),
             sectors: g.union_sectors(),
             root_sectors: g.root_sectors(),
             leaf_sectors: g.leaf_sectors(),

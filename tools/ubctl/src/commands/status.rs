@@ -86,14 +86,9 @@ impl Shown {
         self.status.sectors
     }
 
-    /// Returns the leaf's name for people, to whom an empty name would be invisible.
+    /// Returns the leaf's name for people.
     pub fn leaf_name_text(&self) -> String {
-        let name = leaf_name(&self.status);
-        if name.is_empty() {
-            "-".to_owned()
-        } else {
-            name
-        }
+        output::name_text(leaf_name(&self.status).as_ref())
     }
 
     /// Returns the root's device, and the image if there is one.
@@ -201,7 +196,7 @@ mod tests {
             (&value["slabs"], &value["dirty"]),
             (&7.into(), &false.into())
         );
-        assert_eq!(value["leaf_name"], "");
+        assert!(value["leaf_name"].is_null());
         assert_eq!(value["root_state"], "present");
         assert!(value["last_error"].is_null());
         assert!(value["leaf_host_free_bytes"].is_null());

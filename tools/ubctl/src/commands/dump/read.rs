@@ -95,7 +95,7 @@ fn superblock(sb: &Superblock) -> SuperblockReport {
         version: VERSION,
         generation: sb.generation,
         uuid: output::uuid(&sb.uuid),
-        name: sb.name.text().to_owned(),
+        name: output::name(sb.name),
         nonce: format!("{:016x}", sb.nonce),
         clean: sb.clean,
         reveal: sb.reveal,

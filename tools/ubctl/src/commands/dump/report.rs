@@ -43,7 +43,7 @@ pub struct SuperblockReport {
     pub version: u32,
     pub generation: u64,
     pub uuid: String,
-    pub name: String,
+    pub name: Option<String>,
     pub nonce: String,
     pub clean: bool,
     pub reveal: bool,

@@ -6,7 +6,7 @@ use super::report::{
     DumpReport, GeometryReport, JournalReport, LayerReport, MapReport, SlabReport,
     TransactionReport,
 };
-use crate::output::{counted, fields, size};
+use crate::output::{counted, fields, name_text, size};
 use ubcore::num::usize_as_u64;
 
 /// Returns the text of the whole dump.
@@ -49,13 +49,7 @@ fn superblocks(r: &DumpReport) -> String {
                 ("version", sb.version.to_string()),
                 ("generation", sb.generation.to_string()),
                 ("uuid", sb.uuid.clone()),
-                (
-                    "name",
-                    Some(sb.name.as_str())
-                        .filter(|n| !n.is_empty())
-                        .unwrap_or("-")
-                        .to_owned(),
-                ),
+                ("name", name_text(sb.name.as_ref())),
                 ("nonce", sb.nonce.clone()),
                 ("clean", clean.to_owned()),
                 (

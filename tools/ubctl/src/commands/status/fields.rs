@@ -96,7 +96,7 @@ pub const FIELDS: &[Field] = fields! { |u|
     uuid, "UUID", "uuid", SAME, SAME, output::uuid(&u.status.uuid),
         "The leaf's UUID.";
     leaf_name, "text", "name", named("name"), named("name"), leaf_name(&u.status),
-        "The leaf's name; empty if it has none.";
+        "The leaf's name; null if it has none.";
     root, "path", "root", SAME, SAME, path_text(&u.status.root),
         "The root's device, as given at create.";
     leaf, "path", "leaf", SAME, SAME, path_text(&u.status.leaf),
