@@ -149,20 +149,20 @@ impl Caller for Structure {
 /// failed.
 fn call<C: Call>(arg: usize, answer: impl FnOnce(&mut C) -> Result) -> Result<isize> {
     let mut user = Structure(UserPtr::from_addr(arg));
-    let mut c = abi_copy::take::<C, _>(&mut user).map_err(|e| match e {
+    let mut c = abi_copy::copy_in::<C, _>(&mut user).map_err(|e| match e {
         Refused::Small => EINVAL,
         Refused::Large => E2BIG,
         Refused::Memory(e) => e,
     })?;
     // Write the structure back with its "out" fields cleared before anything is done, so that an
     // address that cannot be written is refused here.
-    abi_copy::give(&c, &mut user)?;
+    abi_copy::copy_out(&c, &mut user)?;
     let answered = if c.reserved_are_zero() {
         answer(&mut c)
     } else {
         Err(EINVAL)
     };
-    abi_copy::give(&c, &mut user)?;
+    abi_copy::copy_out(&c, &mut user)?;
     answered.map(|()| 0)
 }
 

@@ -136,7 +136,8 @@ impl Reserve {
         Ok(())
     }
 
-    fn take<T>(
+    /// Removes a page from the reserve, and queues the work that replaces it.
+    fn remove<T>(
         this: &Arc<Self>,
         pick: impl FnOnce(&mut Spare) -> Option<KBox<T>>,
     ) -> Option<KBox<T>> {
@@ -247,7 +248,7 @@ impl MapMemory {
         let new = if self.live.load(Relaxed) {
             KBox::init(make, GFP_NOWAIT | __GFP_NOWARN)
                 .ok()
-                .or_else(|| Reserve::take(&self.reserve, spare))
+                .or_else(|| Reserve::remove(&self.reserve, spare))
         } else {
             KBox::init(make, GFP_KERNEL).ok()
         };

@@ -159,16 +159,16 @@ impl BlockDevice {
     }
 
     /// Returns whether the device takes requests by [`Way::Requests`](super::Way).
-    pub(crate) fn takes_clones(&self) -> bool {
+    pub(crate) fn accepts_clones(&self) -> bool {
         // SAFETY: By the invariant of `BlockDevice` the device is open as long as `self` exists.
-        unsafe { ffi::ub_bdev_takes_clones(self.as_raw()) }
+        unsafe { ffi::ub_bdev_accepts_clones(self.as_raw()) }
     }
 
     /// Returns whether the driver may sleep when it takes a request. `false` without
-    /// [`BlockDevice::takes_clones`].
+    /// [`BlockDevice::accepts_clones`].
     pub(crate) fn may_sleep(&self) -> bool {
         // SAFETY: By the invariant the device is open. It has a tag set, because it takes clones.
-        self.takes_clones() && unsafe { ffi::ub_bdev_may_sleep(self.as_raw()) }
+        self.accepts_clones() && unsafe { ffi::ub_bdev_may_sleep(self.as_raw()) }
     }
 
     /// Returns whether the device has a volatile cache, so that writes need a flush. Any context.
@@ -282,7 +282,8 @@ impl BlockDevice {
     /// that takes requests, the block layer sends the flush and handles its failure.
     fn flushed(&self, order: WriteOrder) -> Result<WriteOrder> {
         // SAFETY: By the invariant of `BlockDevice` the device is open as long as `self` exists.
-        if order != WriteOrder::FlushFua || unsafe { ffi::ub_bdev_takes_requests(self.as_raw()) } {
+        if order != WriteOrder::FlushFua || unsafe { ffi::ub_bdev_accepts_requests(self.as_raw()) }
+        {
             return Ok(order);
         }
         self.flush()?;

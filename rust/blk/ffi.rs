@@ -101,8 +101,8 @@ extern "C" {
         opf: u32,
     ) -> c_int;
     pub(super) fn ub_bdev_flush(bdev: *mut bindings::block_device) -> c_int;
-    pub(super) fn ub_bdev_takes_requests(bdev: *mut bindings::block_device) -> bool;
-    pub(super) fn ub_bdev_takes_clones(bdev: *mut bindings::block_device) -> bool;
+    pub(super) fn ub_bdev_accepts_requests(bdev: *mut bindings::block_device) -> bool;
+    pub(super) fn ub_bdev_accepts_clones(bdev: *mut bindings::block_device) -> bool;
     pub(super) fn ub_bdev_may_sleep(bdev: *mut bindings::block_device) -> bool;
     pub(super) fn ub_bdev_has_cache(bdev: *mut bindings::block_device) -> bool;
     pub(super) fn ub_bdev_has_fua(bdev: *mut bindings::block_device) -> bool;

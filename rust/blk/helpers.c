@@ -441,15 +441,15 @@ int ub_bdev_flush(struct block_device *bdev)
 	return blkdev_issue_flush(bdev);
 }
 
-bool ub_bdev_takes_requests(struct block_device *bdev)
+bool ub_bdev_accepts_requests(struct block_device *bdev)
 {
 	return queue_is_mq(bdev_get_queue(bdev));
 }
 
-bool ub_bdev_takes_clones(struct block_device *bdev)
+bool ub_bdev_accepts_clones(struct block_device *bdev)
 {
 	/* The submission of a bio adds checksums. A clone skips it. */
-	return IS_ENABLED(CONFIG_BLK_MQ_STACKING) && ub_bdev_takes_requests(bdev) &&
+	return IS_ENABLED(CONFIG_BLK_MQ_STACKING) && ub_bdev_accepts_requests(bdev) &&
 	       !blk_get_integrity(bdev->bd_disk);
 }
 

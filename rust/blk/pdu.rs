@@ -27,7 +27,7 @@ use kernel::{
 #[derive(Copy, Clone, PartialEq)]
 pub(crate) enum Way {
     /// As requests of the lower queues. Never waits. Requires
-    /// [`BlockDevice::takes_clones`](super::BlockDevice::takes_clones).
+    /// [`BlockDevice::accepts_clones`](super::BlockDevice::accepts_clones).
     Requests,
     /// As bios. May wait for the lower devices, so only a worker uses it.
     Bios,

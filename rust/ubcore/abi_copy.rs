@@ -52,7 +52,7 @@ impl<E> From<E> for Refused<E> {
 
 /// Reads a caller's structure. Clears the fields for the driver's answers, so that the caller finds
 /// zeroes in them, and not its own bytes, if the driver fails before it answers.
-pub fn take<C: Call, M: Caller>(from: &mut M) -> Result<C, Refused<M::Error>> {
+pub fn copy_in<C: Call, M: Caller>(from: &mut M) -> Result<C, Refused<M::Error>> {
     let mut word = [0; WORD];
     from.read(0, &mut word)?;
     let stated = u32::from_ne_bytes(word);
@@ -86,8 +86,8 @@ pub fn take<C: Call, M: Caller>(from: &mut M) -> Result<C, Refused<M::Error>> {
 }
 
 /// Gives an answer back, as far as the caller has room for it. Clears what the caller has beyond
-/// it. `c` is what [`take`] made, and has the size that was judged.
-pub fn give<C: Call, M: Caller>(c: &C, to: &mut M) -> Result<(), M::Error> {
+/// it. `c` is what [`copy_in`] made, and has the size that was judged.
+pub fn copy_out<C: Call, M: Caller>(c: &C, to: &mut M) -> Result<(), M::Error> {
     let size = u32_as_usize(c.size()).min(SIZE_MAX);
     for at in (size_of::<C>()..size).step_by(PIECE) {
         let zeroes = [0; PIECE];
@@ -104,7 +104,7 @@ pub fn give<C: Call, M: Caller>(c: &C, to: &mut M) -> Result<(), M::Error> {
 #[cfg_attr(kernel, kernel::prelude::kunit_tests(unionblk_abi_copy))]
 mod tests {
     use super::super::abi::{Call, Create, FeaturesCall, LostCall, Remove, Status};
-    use super::{give, take, Caller, Refused, SIZE_MAX};
+    use super::{copy_in, copy_out, Caller, Refused, SIZE_MAX};
     use zerocopy::IntoBytes;
 
     /// The part of a caller's page that is looked at. The rest is zero.
@@ -152,7 +152,7 @@ mod tests {
 
     fn refused<C: Call>(page: &mut Page) -> Option<Refused<()>> {
         let before = page.bytes;
-        let why = take::<C, Page>(page).err();
+        let why = copy_in::<C, Page>(page).err();
         assert!(page.bytes == before);
         why
     }
@@ -200,10 +200,10 @@ mod tests {
     fn answers<C: Call>(is_input: impl Fn(usize) -> bool) {
         for size in C::SIZE_VER0..=size_of::<C>() {
             let mut page = Page::new(0xa5, size);
-            let taken = take::<C, Page>(&mut page);
-            assert!(taken.is_ok());
-            let c = taken.unwrap_or_else(|_| C::new_zeroed());
-            assert!(give(&c, &mut page).is_ok());
+            let copied = copy_in::<C, Page>(&mut page);
+            assert!(copied.is_ok());
+            let c = copied.unwrap_or_else(|_| C::new_zeroed());
+            assert!(copy_out(&c, &mut page).is_ok());
             for (at, &b) in page.bytes.iter().enumerate().skip(4) {
                 let kept = at >= size || is_input(at);
                 assert!(b == if kept { 0xa5 } else { 0 });
@@ -228,10 +228,10 @@ mod tests {
         // Room for more: the rest is cleared, up to the size and no further.
         let mut page = Page::new(0, ours + 100);
         page.bytes[ours + 100..].fill(0x5a);
-        let mut s = take::<Status, Page>(&mut page).unwrap_or_default();
+        let mut s = copy_in::<Status, Page>(&mut page).unwrap_or_default();
         s.lost_sectors = 7;
         page.bytes[ours..ours + 100].fill(0x77);
-        assert!(give(&s, &mut page).is_ok());
+        assert!(copy_out(&s, &mut page).is_ok());
         assert!(page.bytes[..ours] == *s.as_bytes());
         assert!(page.bytes[ours..ours + 100].iter().all(|&b| b == 0));
         assert!(page.bytes[ours + 100..].iter().all(|&b| b == 0x5a));
@@ -240,9 +240,9 @@ mod tests {
         // Room for less: the rest is the caller's own.
         let mut page = Page::new(0, Status::SIZE_VER0);
         page.bytes[Status::SIZE_VER0..].fill(0x5a);
-        let mut s = take::<Status, Page>(&mut page).unwrap_or_default();
+        let mut s = copy_in::<Status, Page>(&mut page).unwrap_or_default();
         (s.sectors, s.lost_sectors) = (9, 7);
-        assert!(give(&s, &mut page).is_ok());
+        assert!(copy_out(&s, &mut page).is_ok());
         assert!(page.bytes[..Status::SIZE_VER0] == s.as_bytes()[..Status::SIZE_VER0]);
         assert!(page.bytes[Status::SIZE_VER0..].iter().all(|&b| b == 0x5a));
         assert_eq!(stated(&page), Status::SIZE_VER0);

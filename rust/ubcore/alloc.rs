@@ -4,9 +4,9 @@
 //!
 //! Neighbours on the root shall be neighbours on the leaf, in whatever order they are first
 //! written, so that a large I/O is not split. Root slabs form *groups* of 16. The first slab of a
-//! group takes a free group of the leaf, at the position that it has in its own group. The other
+//! group gets a free group of the leaf, at the position that it has in its own group. The other
 //! slabs of the group get the leaf slabs of their positions. If no group is free any more, any free
-//! slab is taken. No space is held back.
+//! slab will do. No space is held back.
 
 use core::ops::{DerefMut, Range};
 
@@ -16,7 +16,7 @@ use super::geometry::LeafSlab;
 use super::map::{words_for, Base, Emptied, Emptying, Map, Memory};
 use super::num::{mask, usize_as_u64};
 use super::plan;
-use super::slab_bitmap::{words_for_taken, TakenSlabs};
+use super::slab_bitmap::{words_for_used, UsedSlabs};
 
 /// The number of slabs of a group: 1 MiB of 64 KiB slabs.
 const GROUP: u32 = 16;
@@ -33,7 +33,7 @@ const STEP_BITS: u32 = 64 * 4096;
 /// Returns the numbers of words of the three bitmaps that an allocator of `slabs` slabs needs.
 pub const fn bitmap_words(slabs: u32) -> [usize; 3] {
     let flags = words_for(slabs);
-    [words_for_taken(slabs), flags, flags]
+    [words_for_used(slabs), flags, flags]
 }
 
 /// Why an allocation gives no leaf slab.
@@ -66,7 +66,7 @@ pub type Allocated<T = ()> = core::result::Result<T, Denied>;
 /// `B` is a bitmap with one bit for each leaf slab.
 pub struct Allocator<B> {
     /// Slabs that are not free. Emptied slabs are among them until a reclaim frees them.
-    taken: TakenSlabs<B>,
+    used: UsedSlabs<B>,
     /// Slabs that lost their owner, and that a commit may not have covered yet.
     emptied: Bitmap<B>,
     /// Slabs that a commit covers. They are freed after it and a grace period.
@@ -82,7 +82,7 @@ pub struct Allocator<B> {
     reclaimable_from: LeafSlab,
     /// No group is free. A search found this, and it is true until a slab is freed.
     no_group: bool,
-    /// Words of `taken` below this one hold no free group. A search starts here.
+    /// Words of `used` below this one hold no free group. A search starts here.
     group_hint: u32,
 }
 
@@ -90,10 +90,10 @@ impl<B: DerefMut<Target = [u64]>> Allocator<B> {
     /// Returns an allocator of `slabs` free slabs. The three bitmaps are zero, and have
     /// [`bitmap_words`].
     pub fn new(bitmaps: [B; 3], slabs: u32) -> Self {
-        let [taken, emptied, reclaimable] = bitmaps;
+        let [used, emptied, reclaimable] = bitmaps;
         let [emptied, reclaimable] = [emptied, reclaimable].map(Bitmap::new);
         Allocator {
-            taken: TakenSlabs::new(taken, slabs),
+            used: UsedSlabs::new(used, slabs),
             emptied,
             reclaimable,
             any_emptied: false,
@@ -109,29 +109,29 @@ impl<B: DerefMut<Target = [u64]>> Allocator<B> {
 
     /// Returns the number of slabs in use.
     pub fn used(&self) -> u32 {
-        self.taken.used()
+        self.used.count()
     }
 
     /// Returns the number of all slabs.
     pub fn slabs(&self) -> u32 {
-        self.taken.slabs()
+        self.used.slabs()
     }
 
     /// Returns whether a leaf slab is free.
     pub fn is_free(&self, leaf_slab: LeafSlab) -> bool {
-        self.taken.is_free(leaf_slab)
+        self.used.is_free(leaf_slab)
     }
 
-    /// Takes a slab that the map on disk uses. Returns false if it is taken already or does not
-    /// exist.
+    /// Marks a slab as used, which the map on disk names. Returns false if it is used already or
+    /// does not exist.
     pub fn mark_used(&mut self, leaf_slab: LeafSlab) -> core::result::Result<bool, Broken> {
-        self.taken.take(leaf_slab)
+        self.used.mark_used(leaf_slab)
     }
 
     /// Frees a slab. If the bitmap has no word for it, the slab stays in use, which loses space and
     /// nothing else.
     fn free(&mut self, leaf_slab: LeafSlab) {
-        if self.taken.free(leaf_slab) == Ok(true) {
+        if self.used.free(leaf_slab) == Ok(true) {
             self.no_group = false;
             self.group_hint = self.group_hint.min(leaf_slab.0 / 64);
         }
@@ -152,7 +152,7 @@ impl<B: DerefMut<Target = [u64]>> Allocator<B> {
             return Err(Denied::Later);
         }
         let leaf_slab = self.choose(map, slab)?.ok_or(Error::Full)?;
-        // Taken before it is assigned, because a slab with an owner must never be free.
+        // Marked before it is assigned, because a slab with an owner must never be free.
         if !self.mark_used(leaf_slab)? {
             return Err(Error::Internal.into());
         }
@@ -259,7 +259,7 @@ impl<B: DerefMut<Target = [u64]>> Allocator<B> {
     ///
     /// Under the lock, and between two commits that have not failed. `durable` says that the leaf
     /// has every change of the map. Then the reclaim is also for the leaf slabs that no
-    /// [`Allocator::begin_commit`] has taken yet.
+    /// [`Allocator::begin_commit`] has covered yet.
     pub fn begin_reclaim(&mut self, durable: bool) -> bool {
         if self.reclaiming {
             return false;
@@ -406,7 +406,7 @@ impl<B: DerefMut<Target = [u64]>> Allocator<B> {
             .or_else(|| self.free_group(slab % GROUP));
         match found {
             Some(leaf_slab) => Ok(Some(leaf_slab)),
-            None => self.taken.first_free(),
+            None => self.used.first_free(),
         }
     }
 
@@ -445,7 +445,7 @@ impl<B: DerefMut<Target = [u64]>> Allocator<B> {
 
     fn is_group_free(&self, leaf_slab: LeafSlab) -> bool {
         let first = (leaf_slab.0 % 64).wrapping_sub(leaf_slab.0 % GROUP);
-        self.taken.word(leaf_slab.0 / 64) & mask(first, first.wrapping_add(GROUP)) == 0
+        self.used.word(leaf_slab.0 / 64) & mask(first, first.wrapping_add(GROUP)) == 0
     }
 
     /// Returns slab `lane` of the first group that is free as a whole.
@@ -457,7 +457,7 @@ impl<B: DerefMut<Target = [u64]>> Allocator<B> {
         // A limit, which the number of words bounds.
         let until = self.group_hint.saturating_add(STEP_WORDS).min(end);
         for at in self.group_hint..until {
-            let word = self.taken.word(at);
+            let word = self.used.word(at);
             for group in 0..64 / GROUP {
                 let first = group.wrapping_mul(GROUP);
                 if word & mask(first, first.wrapping_add(GROUP)) == 0 {

@@ -258,8 +258,9 @@ pub fn fits_blocks<D: Disk, M: Memory>(disk: &mut D, map: &Map<M>, sectors: u32)
     Ok(true)
 }
 
-/// Takes every slab that the table names, and refuses a table that names a slab twice (I2). If a
-/// slab is about to be lost, it gets no owner, because its root slab will not name it any more.
+/// Marks every slab that the table names as used, and refuses a table that names a slab twice (I2).
+/// If a slab is about to be lost, it gets no owner, because its root slab will not name it any
+/// more.
 ///
 /// If the page of bits of a leaf slab does not exist, nothing is mapped in the leaf slab. No union
 /// makes such an entry, and a write to it would find no bits to set. So the root slab has no leaf

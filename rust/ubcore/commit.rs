@@ -239,7 +239,7 @@ where
         let mut from = 0;
         while let Some((first, slabs)) = map.take_dirty(from)? {
             for leaf_slab in members(first, slabs) {
-                let Some(fresh) = take_over_slab(&mut self.pages, map, leaf_slab)? else {
+                let Some(fresh) = list_pages_of(&mut self.pages, map, leaf_slab)? else {
                     continue;
                 };
                 if space == Space::Left {
@@ -299,7 +299,7 @@ where
         let mut from = 0;
         while let Some((first, slabs)) = map.take_dirty(from)? {
             for leaf_slab in members(first, slabs) {
-                take_over_slab(&mut self.pages, map, leaf_slab)?;
+                list_pages_of(&mut self.pages, map, leaf_slab)?;
             }
             from = (first.0 / 64).wrapping_add(1);
         }
@@ -459,12 +459,12 @@ fn members(first: LeafSlab, mask: u64) -> impl Iterator<Item = LeafSlab> {
         .map(move |n| first.wrapping_add(n))
 }
 
-/// Takes over a dirty leaf slab: puts the pages that it touches on the next checkpoint's list.
+/// Puts the pages that a dirty leaf slab touches on the next checkpoint's list.
 /// Returns whether its assignment is new, or `None` if none of its sectors is mapped.
 ///
 /// The slab has had no other owner since this commit began (I3). A free slab has no marks (I1), so
 /// a mark belongs to the present owner or to one that lost the slab.
-fn take_over_slab<M, B, E>(
+fn list_pages_of<M, B, E>(
     changed: &mut ChangedPages<B, E>,
     map: &Map<M>,
     leaf_slab: LeafSlab,

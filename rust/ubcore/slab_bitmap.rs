@@ -2,7 +2,7 @@
 
 //! The leaf slabs that are not free, and how a free one is found.
 //!
-//! A tree of bitmaps in one array. Level 0 has a bit for each leaf slab, set if the slab is taken.
+//! A tree of bitmaps in one array. Level 0 has a bit for each leaf slab, set if the slab is in use.
 //! Each level above has a bit for each word of the level below, set if all bits of that word are
 //! set. The highest level is one word. So a search for a free slab reads one word of each level,
 //! however large and however full the leaf is, and it may run under a spinlock.
@@ -16,8 +16,8 @@ use super::num::{mask, u32_as_usize};
 /// The number of levels. 64 to the power of 6 is above every number of slabs.
 const LEVELS: usize = 6;
 
-/// Returns the number of words that [`TakenSlabs`] needs for `slabs` slabs.
-pub const fn words_for_taken(slabs: u32) -> usize {
+/// Returns the number of words that [`UsedSlabs`] needs for `slabs` slabs.
+pub const fn words_for_used(slabs: u32) -> usize {
     let (_, words) = layout(slabs);
     words
 }
@@ -43,7 +43,7 @@ const fn layout(slabs: u32) -> ([usize; LEVELS], usize) {
 ///
 /// - A bit of a level above 0 is set if and only if all bits of its word below are set.
 /// - The bits of each level after the last slab, or the last word below, are set.
-pub struct TakenSlabs<B> {
+pub struct UsedSlabs<B> {
     words: B,
     /// The first word of each level.
     starts: [usize; LEVELS],
@@ -51,11 +51,11 @@ pub struct TakenSlabs<B> {
     used: u32,
 }
 
-impl<B: DerefMut<Target = [u64]>> TakenSlabs<B> {
-    /// Returns `slabs` free slabs. `words` are [`words_for_taken`] zeroes.
+impl<B: DerefMut<Target = [u64]>> UsedSlabs<B> {
+    /// Returns `slabs` free slabs. `words` are [`words_for_used`] zeroes.
     pub fn new(words: B, slabs: u32) -> Self {
         let (starts, _) = layout(slabs);
-        let mut taken = TakenSlabs {
+        let mut bitmap = UsedSlabs {
             words,
             starts,
             slabs,
@@ -67,13 +67,13 @@ impl<B: DerefMut<Target = [u64]>> TakenSlabs<B> {
         for start in starts {
             // Within the layout.
             let last = start.wrapping_add(u32_as_usize(bits / 64));
-            match taken.words.get_mut(last) {
+            match bitmap.words.get_mut(last) {
                 Some(word) if bits % 64 != 0 => *word |= mask(bits % 64, 64),
                 _ => {}
             }
             bits = bits.div_ceil(64);
         }
-        taken
+        bitmap
     }
 
     /// Returns the number of all slabs.
@@ -81,8 +81,8 @@ impl<B: DerefMut<Target = [u64]>> TakenSlabs<B> {
         self.slabs
     }
 
-    /// Returns the number of slabs that are taken.
-    pub fn used(&self) -> u32 {
+    /// Returns the number of slabs in use.
+    pub fn count(&self) -> u32 {
         self.used
     }
 
@@ -91,7 +91,7 @@ impl<B: DerefMut<Target = [u64]>> TakenSlabs<B> {
         self.word(leaf_slab.0 / 64) & 1u64.wrapping_shl(leaf_slab.0 % 64) == 0
     }
 
-    /// Returns the bits of slabs `64 at..64 at + 64`. A slab that does not exist is taken.
+    /// Returns the bits of slabs `64 at..64 at + 64`. A slab that does not exist is in use.
     pub fn word(&self, at: u32) -> u64 {
         // The words of level 0 come first in the array, and others follow.
         let level = self.words.get(..u32_as_usize(self.slabs.div_ceil(64)));
@@ -99,8 +99,8 @@ impl<B: DerefMut<Target = [u64]>> TakenSlabs<B> {
         word.copied().unwrap_or(u64::MAX)
     }
 
-    /// Takes a slab. Returns false if it is taken already or does not exist.
-    pub fn take(&mut self, leaf_slab: LeafSlab) -> Result<bool, Broken> {
+    /// Marks a slab as used. Returns false if it is used already or does not exist.
+    pub fn mark_used(&mut self, leaf_slab: LeafSlab) -> Result<bool, Broken> {
         if !self.is_free(leaf_slab) {
             return Ok(false);
         }
@@ -182,7 +182,7 @@ fn first_clear(
 mod tests {
     use super::super::error::Broken;
     use super::super::geometry::LeafSlab;
-    use super::{first_clear, layout, words_for_taken, TakenSlabs};
+    use super::{first_clear, layout, words_for_used, UsedSlabs};
 
     /// The slabs of a leaf of 8 TiB with slabs of 64 KiB.
     const LARGE: u32 = 1 << 27;
@@ -207,24 +207,24 @@ mod tests {
 
     #[test]
     fn the_layout_of_any_leaf() {
-        assert_eq!(words_for_taken(1), 6);
-        assert_eq!(words_for_taken(64), 6);
-        assert_eq!(words_for_taken(65), 7);
-        assert_eq!(words_for_taken(4097), 65 + 2 + 4);
-        assert_eq!(words_for_taken(LARGE), (1 << 21) + (1 << 15) + 512 + 8 + 2);
+        assert_eq!(words_for_used(1), 6);
+        assert_eq!(words_for_used(64), 6);
+        assert_eq!(words_for_used(65), 7);
+        assert_eq!(words_for_used(4097), 65 + 2 + 4);
+        assert_eq!(words_for_used(LARGE), (1 << 21) + (1 << 15) + 512 + 8 + 2);
         // The highest level is one word, also for the most slabs.
         let (starts, end) = layout(u32::MAX);
         assert_eq!(end - starts[5], 1);
     }
 
-    /// Takes and frees slabs of small leaves in an order without pattern, and compares each step
+    /// Marks and frees slabs of small leaves in an order without pattern, and compares each step
     /// with an array of flags.
     #[test]
     fn as_an_array_of_flags() {
         const MOST: usize = 300;
         for slabs in [1u32, 63, 64, 65, 128, 299, 300] {
-            let mut words = [0u64; words_for_taken(MOST as u32)];
-            let mut taken = TakenSlabs::new(&mut words[..words_for_taken(slabs)], slabs);
+            let mut words = [0u64; words_for_used(MOST as u32)];
+            let mut bitmap = UsedSlabs::new(&mut words[..words_for_used(slabs)], slabs);
             let mut flags = [false; MOST];
             let flags = &mut flags[..slabs as usize];
             let mut random = 1u32;
@@ -232,20 +232,23 @@ mod tests {
                 random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
                 let slab = (random >> 8) % (slabs + 2);
                 let flag = flags.get(slab as usize).copied();
-                // Takes more than it frees in the first half, so that the leaf becomes full.
+                // Marks more than it frees in the first half, so that the leaf becomes full.
                 if random >> 30 > step / 2000 {
-                    assert_eq!(taken.take(LeafSlab(slab)), Ok(flag == Some(false)));
+                    assert_eq!(bitmap.mark_used(LeafSlab(slab)), Ok(flag == Some(false)));
                 } else {
-                    assert_eq!(taken.free(LeafSlab(slab)), Ok(flag == Some(true)));
+                    assert_eq!(bitmap.free(LeafSlab(slab)), Ok(flag == Some(true)));
                 }
                 if let Some(flag) = flags.get_mut(slab as usize) {
-                    *flag = !taken.is_free(LeafSlab(slab));
+                    *flag = !bitmap.is_free(LeafSlab(slab));
                 }
                 let first = flags.iter().position(|&flag| !flag);
-                assert!(taken.first_free() == Ok(first.map(|n| LeafSlab(n as u32))));
-                assert_eq!(taken.used() as usize, flags.iter().filter(|&&f| f).count());
+                assert!(bitmap.first_free() == Ok(first.map(|n| LeafSlab(n as u32))));
+                assert_eq!(
+                    bitmap.count() as usize,
+                    flags.iter().filter(|&&f| f).count()
+                );
             }
-            assert!(!taken.is_free(LeafSlab(slabs)) && !taken.is_free(LeafSlab(u32::MAX)));
+            assert!(!bitmap.is_free(LeafSlab(slabs)) && !bitmap.is_free(LeafSlab(u32::MAX)));
         }
     }
 
@@ -253,11 +256,11 @@ mod tests {
     #[test]
     fn a_level_without_a_word_is_no_success() {
         let mut words = [0u64; 1];
-        let mut taken = TakenSlabs::new(&mut words[..], 64);
-        assert!((0..63).all(|slab| taken.take(LeafSlab(slab)) == Ok(true)));
-        assert!(taken.take(LeafSlab(63)) == Err(Broken));
-        assert!(taken.free(LeafSlab(63)) == Err(Broken));
-        assert!(taken.first_free() == Err(Broken));
-        assert_eq!(taken.used(), 63);
+        let mut bitmap = UsedSlabs::new(&mut words[..], 64);
+        assert!((0..63).all(|slab| bitmap.mark_used(LeafSlab(slab)) == Ok(true)));
+        assert!(bitmap.mark_used(LeafSlab(63)) == Err(Broken));
+        assert!(bitmap.free(LeafSlab(63)) == Err(Broken));
+        assert!(bitmap.first_free() == Err(Broken));
+        assert_eq!(bitmap.count(), 63);
     }
 }

@@ -145,7 +145,7 @@ impl Works for ArcBorrow<'_, Union> {
         self.lists.of(waiting).push(rq);
     }
 
-    fn take(&self, waiting: Waiting) -> impl Iterator<Item = Request<Union>> {
+    fn take_waiting(&self, waiting: Waiting) -> impl Iterator<Item = Request<Union>> {
         self.lists.of(waiting).take_all()
     }
 }

@@ -31,7 +31,7 @@ const PENDING_MAX: u32 = 32;
 
 /// The discard work. Process context, one at a time; waits for commits and checkpoints only.
 pub fn discard_work<H: Host>(host: &H) {
-    for rq in host.take(Waiting::Discard) {
+    for rq in host.take_waiting(Waiting::Discard) {
         match rq.op() {
             _ if refuses_writes(host) => host.end(rq, H::Status::IO_ERROR),
             Op::Discard => discard(host, rq),
@@ -107,7 +107,7 @@ pub fn reclaim_work<H: Host>(host: &H) {
 /// Commits for the deferred requests, frees leaf slabs once, and submits these requests again.
 /// Returns whether there was anything to free.
 fn reclaim_round<H: Host>(host: &H) -> bool {
-    let mut deferred = host.take(Waiting::Reclaim).peekable();
+    let mut deferred = host.take_waiting(Waiting::Reclaim).peekable();
     // If the commit fails, the union is read-only, and the requests end because of that.
     let durable = deferred.peek().is_none() || flush::commit(host).is_ok();
     let reclaims = durable && begin_reclaim(host);

@@ -49,7 +49,7 @@ pub(super) fn arm<H: Host>(host: &H) {
 /// The commit work: commits for the waiters. Process context, one at a time.
 pub fn commit_work<H: Host>(host: &H) {
     // The waiters are taken before the commit, so that it covers them.
-    let mut waiters = host.take(Waiting::Commit).peekable();
+    let mut waiters = host.take_waiting(Waiting::Commit).peekable();
     if waiters.peek().is_none() {
         // The previous run has answered the request that queued this one.
         return;

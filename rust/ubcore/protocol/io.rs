@@ -236,7 +236,7 @@ pub(super) fn fail<H: Host>(host: &H, rq: H::Request, why: Denied) {
 /// The memory work: waits for memory of the map, then queues the requests that need it again.
 /// Process context, one at a time; waits for nothing else, and holds nothing.
 pub fn memory_work<H: Host>(host: &H) {
-    for rq in host.take(Waiting::Memory) {
+    for rq in host.take_waiting(Waiting::Memory) {
         match host.wait_for_memory() {
             Ok(()) => host.requeue(rq),
             Err(e) => host.end(rq, e.into()),

@@ -252,7 +252,7 @@ pub trait Works: Requests {
     /// Adds a request to the waiting ones. Any context.
     fn add(&self, rq: Self::Request, waiting: Waiting);
     /// Takes all requests that wait for the same, the oldest first.
-    fn take(&self, waiting: Waiting) -> impl Iterator<Item = Self::Request>;
+    fn take_waiting(&self, waiting: Waiting) -> impl Iterator<Item = Self::Request>;
 }
 
 /// The leaf, for what the protocol writes to it without a request.

@@ -491,7 +491,7 @@ impl Works for Handle {
         self.lower.bus.load(Ordering::SeqCst);
         locked(&self.waiting)[waiting as usize].push(rq);
     }
-    fn take(&self, waiting: Waiting) -> impl Iterator<Item = Rq> {
+    fn take_waiting(&self, waiting: Waiting) -> impl Iterator<Item = Rq> {
         self.lower.bus.load(Ordering::SeqCst);
         std::mem::take(&mut locked(&self.waiting)[waiting as usize]).into_iter()
     }

@@ -180,7 +180,7 @@ impl Control {
     }
 
     /// Refuses the number of an existing union.
-    pub fn refuse_taken(&self, id: Option<u32>) -> Result {
+    pub fn refuse_existing(&self, id: Option<u32>) -> Result {
         match id {
             Some(id) if self.ask(id, 0)?.is_some() => Err(exists(id)),
             _ => Ok(()),

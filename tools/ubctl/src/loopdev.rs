@@ -51,9 +51,9 @@ pub struct Lower {
 }
 
 impl Lower {
-    /// Takes a device as it is, or puts an image on a loop device with blocks of `sector` bytes.
+    /// Opens a device as it is, or puts an image on a loop device with blocks of `sector` bytes.
     /// Leaves nothing behind if it fails.
-    pub fn take(path: &Path, side: Side, write: bool, sector: u32) -> Result<Lower> {
+    pub fn open(path: &Path, side: Side, write: bool, sector: u32) -> Result<Lower> {
         let node = fs::canonicalize(path).map_err(|e| Fail::io("open", path, &e))?;
         let kind = fs::metadata(&node).map_err(|e| Fail::io("open", path, &e))?;
         let (node, held) = if kind.file_type().is_block_device() {

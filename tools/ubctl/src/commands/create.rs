@@ -108,8 +108,8 @@ pub fn run(args: &CreateArgs, json: bool) -> Result {
         blocksize::refuse_tail(&args.leaf)?;
     }
     let wanted = blocksize::wanted(&args.root, &args.leaf, args.sector_size, args.format)?;
-    let root = Lower::take(&args.root, Side::Root, false, wanted)?;
-    let leaf = Lower::take(&args.leaf, Side::Leaf, !args.read_only, wanted)?;
+    let root = Lower::open(&args.root, Side::Root, false, wanted)?;
+    let leaf = Lower::open(&args.leaf, Side::Leaf, !args.read_only, wanted)?;
     let mut request = request(args, &root, &leaf)?;
     let since = udev::now();
     let what = format!("root {}, leaf {}", root.name.display(), leaf.name.display());
@@ -134,12 +134,12 @@ pub fn run(args: &CreateArgs, json: bool) -> Result {
     };
     let status = interrupt::watch()
         .and_then(|()| control.status(id))
-        .map_err(|fail| held.take_back(undone_unseen(&control, id, &held, fail)))?;
+        .map_err(|fail| held.roll_back(undone_unseen(&control, id, &held, fail)))?;
     let lost = refuse_others(&status, &held, &what)
         .and_then(|()| wait_for_nodes(&status, since))
         .and_then(|()| interrupt::check())
         .and_then(|()| lost_of(&control, &status))
-        .map_err(|fail| held.take_back(undone(&control, &status, fail)))?;
+        .map_err(|fail| held.roll_back(undone(&control, &status, fail)))?;
     drop(held);
     loopdev::warn_short(&leaf);
     root.release();
@@ -225,9 +225,9 @@ impl Held {
 
     /// Handles the failure of a union that was not made or is removed again: a leaf that was
     /// formatted for it gets its old content back.
-    fn take_back(&self, fail: Fail) -> Fail {
+    fn roll_back(&self, fail: Fail) -> Fail {
         match self {
-            Held::Formatted(handed) => handed.take_back(fail),
+            Held::Formatted(handed) => handed.roll_back(fail),
             Held::AsItWas(_) => fail,
         }
     }
@@ -241,12 +241,12 @@ fn formatted(
     request: &mut Create,
     (what, wanted): (&str, u32),
 ) -> Result<(u32, Held)> {
-    control.refuse_taken(args.id)?;
+    control.refuse_existing(args.id)?;
     let plan = Plan::new((root, leaf), args.layout(), args.force, wanted)?;
     preflight::refuse_held_root(control, &plan.root)?;
     plan.write()?;
     let handed = plan.hand_over();
-    let id = make_union(control, request, what).map_err(|fail| handed.take_back(fail))?;
+    let id = make_union(control, request, what).map_err(|fail| handed.roll_back(fail))?;
     Ok((id, Held::Formatted(handed)))
 }
 

@@ -273,7 +273,7 @@ impl Handed {
     }
 
     /// Puts back what the leaf held, because the union could not be made.
-    pub fn take_back(&self, fail: Fail) -> Fail {
+    pub fn roll_back(&self, fail: Fail) -> Fail {
         self.rollback.after_create(&self.leaf, fail)
     }
 }
