@@ -394,7 +394,7 @@ fn make(
         union.allocator.lock().used(),
         union.geometry().leaf_slabs(),
     );
-    union.loss.tell(union.name, &union.lower.leaf);
+    union.loss.log(union.name, &union.lower.leaf);
     Ok(attached)
 }
 

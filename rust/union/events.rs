@@ -146,20 +146,20 @@ impl Events {
         workqueue::flush_work(self);
     }
 
-    fn tell(self: &Arc<Self>, event: &Uevent) {
+    fn send(self: &Arc<Self>, event: &Uevent) {
         event.due.store(true, Release);
         let _ = workqueue::system().enqueue(self.clone());
     }
 
     /// Reports that the map could not be committed. Once for a union; any context.
     pub(super) fn read_only(self: &Arc<Self>) {
-        self.tell(&self.read_only);
+        self.send(&self.read_only);
     }
 
     /// Reports that a request found too few free slabs. Any context.
     pub(super) fn full(self: &Arc<Self>) {
         if !self.is_full.load(Relaxed) && !self.is_full.swap(true, Relaxed) {
-            self.tell(&self.full);
+            self.send(&self.full);
         }
     }
 
@@ -170,7 +170,7 @@ impl Events {
         if free.saturating_mul(LOW) < slabs {
             if !self.is_low.load(Relaxed) {
                 self.is_low.store(true, Relaxed);
-                self.tell(&self.low_space);
+                self.send(&self.low_space);
             }
         } else if free.saturating_mul(ENOUGH) > slabs {
             // A large request may have found too few slabs although space was not low.

@@ -111,7 +111,7 @@ impl Loss {
     }
 
     /// Logs the damage and the lost sectors, if there are any.
-    pub(super) fn tell(&self, name: Name, leaf: &BlockDevice) {
+    pub(super) fn log(&self, name: Name, leaf: &BlockDevice) {
         if self.blocks == 0 {
             return;
         }

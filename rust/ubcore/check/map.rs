@@ -56,7 +56,7 @@ where
             None => None,
         };
         if let Some(what) = wrong {
-            self.tell(what, block, byte);
+            self.report(what, block, byte);
             return Ok(());
         }
         let Some(leaf_slab) = entry.leaf_slab else {
@@ -66,14 +66,14 @@ where
         if !pages::has_bits(self.map, leaf_slab)
             && !self.lost.has(bits_page_of(self.map, leaf_slab))
         {
-            self.tell(What::Leaked { slab, leaf_slab }, block, byte);
+            self.report(What::Leaked { slab, leaf_slab }, block, byte);
             return Ok(());
         }
         self.map.set_owner(leaf_slab, Some(slab))?;
         totals.slabs_used = next(totals.slabs_used);
         // Bits that are not known are not missing.
         if !self.blind && !self.map.is_mapped(leaf_slab)? {
-            self.tell(What::Leaked { slab, leaf_slab }, block, byte);
+            self.report(What::Leaked { slab, leaf_slab }, block, byte);
         }
         if pages::has_bits(self.map, leaf_slab) {
             self.beyond(slab, leaf_slab)?;
@@ -97,7 +97,7 @@ where
             .first_data_sector(leaf_slab)
             .wrapping_add(u64::from(offset));
         let byte = saturating_u32((bit % BITS_SECTORS) / 8);
-        self.tell(What::BitsPastUnion { slab, leaf_slab }, block, byte);
+        self.report(What::BitsPastUnion { slab, leaf_slab }, block, byte);
         Ok(())
     }
 
@@ -155,7 +155,7 @@ where
         let block = self.block_of(bits_page_of(self.map, first));
         let bit = g.first_data_sector(first);
         let byte = saturating_u32((bit % BITS_SECTORS) / 8);
-        self.tell(What::Unowned { first, count }, block, byte);
+        self.report(What::Unowned { first, count }, block, byte);
     }
 
     fn past_leaf(&mut self, page: u32) {
@@ -173,7 +173,7 @@ where
         });
         if let Some(bit) = stray {
             let block = self.block_of(self.geometry().bits_page(page));
-            self.tell(What::BitsPastLeaf { page }, block, bit / 8);
+            self.report(What::BitsPastLeaf { page }, block, bit / 8);
         }
     }
 }

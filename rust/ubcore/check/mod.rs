@@ -260,7 +260,7 @@ where
         let wanted = self.geometry().leaf_sectors();
         if wanted > sectors {
             let found = sectors;
-            self.tell(What::LeafTruncated { wanted, found }, 0, 88);
+            self.report(What::LeafTruncated { wanted, found }, 0, 88);
         }
         let mut totals = Totals::default();
         self.directory()?;
@@ -276,7 +276,7 @@ where
         &self.sb.geometry
     }
 
-    fn tell(&mut self, what: What, block: u64, byte: u32) {
+    fn report(&mut self, what: What, block: u64, byte: u32) {
         (self.out)(Finding { what, block, byte });
     }
 
@@ -293,7 +293,7 @@ where
     fn read(&mut self, block: u64) -> bool {
         let read = self.disk.read(block, 1);
         if read.is_err() {
-            self.tell(What::Unreadable, block, 0);
+            self.report(What::Unreadable, block, 0);
         }
         read.is_ok()
     }

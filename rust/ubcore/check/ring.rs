@@ -46,7 +46,7 @@ where
             // A replay into a map that is not known proves no damage.
             Err(Error::Damaged(Area::Journal, block)) if !self.blind => {
                 self.blind = true;
-                self.tell(What::JournalRecord, block, ring::byte_of(0));
+                self.report(What::JournalRecord, block, ring::byte_of(0));
                 Ok(())
             }
             Err(e) if is_ours(e) => Err(e),
@@ -92,18 +92,18 @@ where
     /// Checks all blocks that are not in the chain.
     fn beside(&mut self, chain: &Found) {
         let hole = self.chain_block(chain.chained);
-        let mut told = false;
+        let mut reported = false;
         for n in chain.chained..self.geometry().journal_blocks() {
             let block = self.chain_block(n);
             let head = match self.look(block) {
                 RingBlockState::Sound(head) => head,
                 RingBlockState::Broken => {
-                    self.tell(What::SpareJournal, block, 0);
+                    self.report(What::SpareJournal, block, 0);
                     continue;
                 }
                 RingBlockState::Foreign => continue,
             };
-            if told || head.sequence < self.sb.journal_sequence {
+            if reported || head.sequence < self.sb.journal_sequence {
                 continue;
             }
             let sequence = head.sequence;
@@ -111,17 +111,17 @@ where
             // Sequence numbers are below 2^63.
             let there = ahead.map(|a| a.wrapping_add(u64::from(chain.chained)));
             if self.sb.clean && chain.chained == 0 {
-                self.tell(What::CleanButNewer { sequence }, block, 8);
-                told = true;
+                self.report(What::CleanButNewer { sequence }, block, 8);
+                reported = true;
             } else if there != Some(u64::from(n)) {
-                self.tell(What::JournalMisplaced { sequence }, block, 8);
-                told = true;
+                self.report(What::JournalMisplaced { sequence }, block, 8);
+                reported = true;
             } else if head.shows_hole(chain.sequence) {
-                self.tell(What::JournalHole, hole, 0);
-                told = true;
+                self.report(What::JournalHole, hole, 0);
+                reported = true;
             }
         }
-        self.blind |= told;
+        self.blind |= reported;
     }
 
     /// Compares what the superblock says about the journal with what there is.
@@ -129,13 +129,13 @@ where
         let tail = self.chain_block(0);
         let blocks = chain.finished;
         if self.sb.clean && chain.chained > 0 {
-            self.tell(What::CleanFlag { blocks }, 0, 108);
+            self.report(What::CleanFlag { blocks }, 0, 108);
         } else if !self.sb.clean {
-            self.tell(What::NotDetached { blocks }, tail, 0);
+            self.report(What::NotDetached { blocks }, tail, 0);
         }
         if let Some(blocks) = chain.chained.checked_sub(chain.finished).filter(|&n| n > 0) {
             let block = self.chain_block(chain.finished);
-            self.tell(What::JournalUnfinished { blocks }, block, 0);
+            self.report(What::JournalUnfinished { blocks }, block, 0);
         }
     }
 
@@ -151,7 +151,7 @@ where
             let bytes = &self.disk.block()[..];
             let head = ring::open(bytes, nonce);
             if let Some(word) = head.and_then(|h| first_bad_word(bytes, &h, g)) {
-                self.tell(What::JournalRecord, block, ring::byte_of(word));
+                self.report(What::JournalRecord, block, ring::byte_of(word));
                 bad = true;
             }
         }

@@ -128,7 +128,7 @@ where
             let decoded = layer_list::decode(self.disk.block(), n, nonce, layers, |_| ());
             if let Err(byte) = decoded {
                 let byte = saturating_u32(usize_as_u64(byte));
-                self.tell(What::LayerList, block, byte);
+                self.report(What::LayerList, block, byte);
             }
         }
     }
@@ -149,7 +149,7 @@ where
             // A directory block names one page at least.
             let last = MapPage(pages.end.0.wrapping_sub(1));
             self.lose(pages)?;
-            self.tell(What::Directory { first, last }, block, byte);
+            self.report(What::Directory { first, last }, block, byte);
         }
         Ok(())
     }
@@ -162,7 +162,7 @@ where
         let bytes = &self.disk.block()[..];
         let broken = !directory::is_sound(bytes, at, nonce) && directory::is_kin(bytes, nonce);
         if broken || !read {
-            self.tell(What::SpareDirectory, block, 0);
+            self.report(What::SpareDirectory, block, 0);
         }
     }
 
@@ -188,7 +188,7 @@ where
                     .or_else(|e| if is_ours(e) { Err(e) } else { Ok(()) })?;
             } else {
                 self.lose(alone)?;
-                self.tell(What::Page { page }, block, 0);
+                self.report(What::Page { page }, block, 0);
             }
         }
         Ok(())

@@ -282,8 +282,8 @@ fn a_slab_that_changes_hands_during_a_commit_keeps_its_new_record() {
             let s = late_mark();
             let reached = {
                 let inner = s.clone();
-                let told = Rc::new(std::cell::Cell::new(false));
-                let seen = told.clone();
+                let called = Rc::new(std::cell::Cell::new(false));
+                let seen = called.clone();
                 let hook = Box::new(move || {
                     seen.set(true);
                     if whole {
@@ -296,7 +296,7 @@ fn a_slab_that_changes_hands_during_a_commit_keeps_its_new_record() {
                     }
                 });
                 s.map.memory().watch.interrupt(n, hook, || commit(&s));
-                told.get()
+                called.get()
             };
             if !reached {
                 break;

@@ -301,8 +301,8 @@ fn a_ring_that_fills_many_pages() {
         };
         assert_eq!(c.done, wanted, "{pages} pages");
         assert!(c.made <= most, "{pages} pages: {} made", c.made);
-        let told = look(&disk).unwrap().worst();
-        assert_eq!(told == Some(Grade::Damage), !lawful, "{pages} pages");
+        let worst = look(&disk).unwrap().worst();
+        assert_eq!(worst == Some(Grade::Damage), !lawful, "{pages} pages");
     }
     // New leaf slabs touch a page of the table and a page of the bits each.
     let g = Geometry::new(32 * slabs, 32 * slabs, 1 << 26, 32, 64).unwrap();

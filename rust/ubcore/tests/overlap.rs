@@ -79,7 +79,7 @@ fn a_flush_covers_a_write_that_found_another_writes_bit() {
     loop {
         let s = scene();
         let held = Rc::new(Cell::new(None));
-        let told = held.clone();
+        let result = held.clone();
         let calls = complete_first(&s, n, move |s| {
             // The second write, to the same place, completes; then a FLUSH is sent and completes.
             s.disk.write_sectors(s.to, &[content(2, SECTOR)]).unwrap();
@@ -87,7 +87,7 @@ fn a_flush_covers_a_write_that_found_another_writes_bit() {
             let mut committer = s.committer.borrow_mut();
             committer.commit(&s.map, &mut s.disk.clone()).unwrap();
             drop(committer);
-            told.set(Some(after_power_failure(s)));
+            result.set(Some(after_power_failure(s)));
         });
         match held.get() {
             Some(held) => assert!(held, "lost, interrupted at access {n}"),
@@ -107,7 +107,7 @@ fn a_fua_write_that_takes_itself_for_durable_is() {
     loop {
         let s = scene();
         let found = Rc::new(Cell::new(None));
-        let told = found.clone();
+        let result = found.clone();
         complete_first(&s, n, move |s| {
             // The driver checks in this order: first the map, then whether the map is durable.
             let mapped = plan::read(&s.map, SECTOR, 1).all(|r| r.source == Source::Leaf(s.to));
@@ -117,7 +117,7 @@ fn a_fua_write_that_takes_itself_for_durable_is() {
                 let mut state = s.disk.state.borrow_mut();
                 state.write(s.to, &data, Order::Fua).unwrap();
             }
-            told.set(Some(!durable || after_power_failure(s)));
+            result.set(Some(!durable || after_power_failure(s)));
         });
         match found.get() {
             Some(held) => assert!(held, "lost, interrupted at access {n}"),

@@ -123,9 +123,9 @@ fn judge(truth: &SimUnion, found: &SimUnion, pages: &[u32]) -> u64 {
         assert_eq!(is, wanted, "sector {sector}, {len} sectors, was {was:?}");
         lost += if must { len } else { 0 };
     });
-    let mut told = 0;
-    stretches(&found.map, |_| false, || Ok(()), |_, count| told += count).unwrap();
-    assert_eq!(told, lost, "lost sectors as stretches");
+    let mut sum = 0;
+    stretches(&found.map, |_| false, || Ok(()), |_, count| sum += count).unwrap();
+    assert_eq!(sum, lost, "lost sectors as stretches");
     lost
 }
 

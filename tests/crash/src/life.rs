@@ -24,15 +24,15 @@ pub fn lead(setup: &Setup, reveal: bool, ops: &[Op], checker: &mut Checker) -> R
     checker.counters.lives += 1;
     while let Some((n, op)) = rest.next() {
         let done = &ops[..=n];
-        let told = |e: String| format!("{} {} {e}", setup.word(reveal), line(done));
-        let unlike = |e: String| told(format!("\n  {e}"));
+        let describe = |e: String| format!("{} {} {e}", setup.word(reveal), line(done));
+        let unlike = |e: String| describe(format!("\n  {e}"));
         if matches!(op, Op::PowerFailure(..) | Op::Again(..) | Op::Rot) {
             continue;
         }
         if let Some((_, Op::Rot)) = rest.peek() {
             let points = harness.step(op).map_err(unlike)?;
             let end = points.last().ok_or("no point")?;
-            rot::all(checker, end, &harness.before_commit).map_err(told)?;
+            rot::all(checker, end, &harness.before_commit).map_err(describe)?;
             continue;
         }
         let Some((_, Op::PowerFailure(at, landed))) = rest.peek() else {
@@ -41,7 +41,7 @@ pub fn lead(setup: &Setup, reveal: bool, ops: &[Op], checker: &mut Checker) -> R
         };
         let points = harness.step(op).map_err(unlike)?;
         for (n, point) in points.iter().enumerate() {
-            checker.point(n, point).map_err(told)?;
+            checker.point(n, point).map_err(describe)?;
         }
         rest.next();
         let again = match rest.peek() {
@@ -50,7 +50,7 @@ pub fn lead(setup: &Setup, reveal: bool, ops: &[Op], checker: &mut Checker) -> R
         };
         let point = &points[usize::from(*at) % points.len()];
         harness = fail_power(setup, reveal, point, landed, again, checker)
-            .map_err(|e| format!("{} {e}", told(line(&ops[n + 1..n + 2]))))?;
+            .map_err(|e| format!("{} {e}", describe(line(&ops[n + 1..n + 2]))))?;
     }
     harness.step(&Op::Flush).map(|_| ())
 }

@@ -275,7 +275,7 @@ fn points(words: &[&str]) -> Result<u64, String> {
         operation_log::reorder(&mut entries);
     }
     let (variants, seed) = (number(variants)? as u32, number(seed)?);
-    let told = |points: u64, second: u64| {
+    let print_counts = |points: u64, second: u64| {
         note(&format!(
             "{kind}: {} entries, {points} points, {second} with a second power failure",
             entries.len()
@@ -287,13 +287,13 @@ fn points(words: &[&str]) -> Result<u64, String> {
         let mut campaign = points::Campaign::new(&entries, variants, seed, operations)?;
         campaign.oracle.believe = rest.first() == Some(&"believe");
         let done = campaign.run();
-        told(campaign.points, campaign.second);
+        print_counts(campaign.points, campaign.second);
         return done.map(|()| campaign.points);
     }
     let files = file_system(&entries, kind, file.into(), u64::from(1 + variants), rest)?;
     let mut campaign = points::Campaign::new(&entries, variants, seed, files)?;
     let done = campaign.run();
-    told(campaign.points, campaign.second);
+    print_counts(campaign.points, campaign.second);
     done.map(|()| campaign.points)
 }
 

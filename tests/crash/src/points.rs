@@ -222,7 +222,7 @@ impl<'a, O: Oracle> Campaign<'a, O> {
         let mut flushed = (leaf.clone(), 0);
         let (mut begun, mut since) = (false, 0);
         for (n, entry) in self.entries.iter().enumerate() {
-            let told = |e: String| format!("entry {n}: {e}");
+            let describe = |e: String| format!("entry {n}: {e}");
             leaf.apply(entry);
             match entry {
                 Entry::Flush => flushed = (leaf.clone(), n + 1),
@@ -237,11 +237,11 @@ impl<'a, O: Oracle> Campaign<'a, O> {
                 continue;
             }
             since = 0;
-            self.point(&leaf).map_err(told)?;
+            self.point(&leaf).map_err(describe)?;
             for _ in 0..self.variants {
                 let mixed = self.mixed(&flushed.0, flushed.1, n + 1);
                 self.point(&mixed).map_err(|e| {
-                    told(format!("some of the writes since entry {}: {e}", flushed.1))
+                    describe(format!("some of the writes since entry {}: {e}", flushed.1))
                 })?;
             }
         }

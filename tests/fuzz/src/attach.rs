@@ -129,13 +129,13 @@ pub fn run(data: &[u8]) {
     assert_eq!(leaf.writes, 0);
     if let Ok(found) = &salvaged {
         let mut sectors = 0;
-        let told = stretches(
+        let walked = stretches(
             &found.map,
             |_| false,
             || Ok(()),
             |_, count| sectors += count,
         );
-        assert!(told.is_ok() && sectors <= g.union_sectors());
+        assert!(walked.is_ok() && sectors <= g.union_sectors());
         for block in [8, 64] {
             assert!(fits_blocks(&mut leaf, &found.map, block).is_ok());
         }

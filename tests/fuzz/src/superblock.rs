@@ -70,10 +70,10 @@ pub fn run(data: &[u8]) {
     let mut leaf = Leaf::new(Blocks::new(), 16);
     leaf.edit(0)[..512].copy_from_slice(&a);
     leaf.edit(1)[..512].copy_from_slice(&b);
-    let mut told = 0;
-    let looked = check::superblocks(&mut leaf, &mut |_| told += 1);
+    let mut found = 0;
+    let looked = check::superblocks(&mut leaf, &mut |_| found += 1);
     assert_eq!(looked, choose(&a, &b));
-    assert!(told <= 3 && leaf.reads == 2 && leaf.writes == 0);
+    assert!(found <= 3 && leaf.reads == 2 && leaf.writes == 0);
 }
 
 fn sound(sb: &Superblock, slot: &[u8; 512]) {

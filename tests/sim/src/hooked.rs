@@ -117,9 +117,9 @@ impl Scene {
     /// access `n` was reached.
     pub fn interrupt(self: &Rc<Scene>, checkpoint: bool, n: u32, then: fn(&Scene)) -> bool {
         let reached = Rc::new(Cell::new(false));
-        let (told, inner) = (reached.clone(), self.clone());
+        let (called, inner) = (reached.clone(), self.clone());
         let hook = Box::new(move || {
-            told.set(true);
+            called.set(true);
             then(&inner);
         });
         self.map.memory().watch.interrupt(n, hook, || {

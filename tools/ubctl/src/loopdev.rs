@@ -253,7 +253,7 @@ fn configure(image: &File, path: &Path, write: bool, block_size: u32) -> Result<
         let file = file.map_err(|e| Fail::io("open", &node, &e))?;
         match ioctl::loop_configure(&file, config(image, path, write, block_size)) {
             Ok(()) => {
-                tell_buffered(&file, path, block_size);
+                warn_buffered(&file, path, block_size);
                 // The device is held for reading only. The driver opens its leaf such that no other
                 // opener may write to it, and some kernels enforce that.
                 let held = File::open(&node).map_err(|e| Fail::io("open", &node, &e))?;
@@ -287,7 +287,7 @@ fn config(image: &File, path: &Path, write: bool, block_size: u32) -> LoopConfig
 
 /// Warns the user of a loop device without direct I/O. The kernel falls back to buffered I/O
 /// without an error if the file system does not support direct I/O, or not with these blocks.
-fn tell_buffered(file: &File, path: &Path, block_size: u32) {
+fn warn_buffered(file: &File, path: &Path, block_size: u32) {
     if ioctl::loop_status(file).is_ok_and(|info| info.flags & DIRECT_IO == 0) {
         output::complain(&format!(
             "{}: no direct I/O on this file system in sectors of {block_size} bytes: what is read and \

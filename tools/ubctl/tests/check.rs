@@ -284,26 +284,26 @@ fn the_root_is_judged_too() {
 fn what_cannot_be_checked() {
     let f = Folder::new("operational");
     let (_, leaf) = used(&f);
-    let told = |path: &Path, reason: &str| {
+    let refused = |path: &Path, reason: &str| {
         let ran = check(path, "--no-wait --json");
         let value = ran.json();
         assert_eq!((ran.code, &value["code"]), (8, &json!(8)), "{value}");
         assert_eq!(value["reason"], reason);
     };
-    told(&f.path("none"), "not_found");
-    told(&f.image("blank", 8 * MIB), "not_formatted");
-    told(&f.image("tiny", 4096), "leaf_too_small");
+    refused(&f.path("none"), "not_found");
+    refused(&f.image("blank", 8 * MIB), "not_formatted");
+    refused(&f.image("tiny", 4096), "leaf_too_small");
     let mut newer = get(&leaf, 0, 512);
     newer[12] = 9;
     let crc = ubcore::format::crc::block_crc(&newer, 8).unwrap();
     newer[8..12].copy_from_slice(&crc.to_le_bytes());
     put(&leaf, 0, &newer);
-    told(&leaf, "newer_version");
+    refused(&leaf, "newer_version");
 
     let (root, leaf) = (f.path("root"), f.path("leaf"));
     ubctl("format --force --root {} {}", &[&root, &leaf]).done();
     let held = Union::attach(&root, &leaf);
-    told(&leaf, "busy");
+    refused(&leaf, "busy");
     let ran = check(&leaf, "--no-wait --repair");
     assert_eq!(ran.code, 8, "{}", ran.err);
     assert!(ran.err.contains("in use"), "{}", ran.err);
