@@ -71,7 +71,7 @@ pub enum What {
     /// An active directory block is damaged: pages `first` to `last` are unknown.
     Directory { first: MapPage, last: MapPage },
     /// An inactive directory block is torn or rotten.
-    SpareDirectory,
+    InactiveDirectory,
     /// A map page fails its checksum.
     Page { page: MapPage },
     /// A block of the list of layers is damaged.
@@ -85,7 +85,7 @@ pub enum What {
     /// A transaction of this many blocks has no end, so replay does not apply it.
     JournalUnfinished { blocks: u32 },
     /// A journal block that replay does not apply is torn or rotten.
-    SpareJournal,
+    InactiveJournal,
     /// An entry past the union's end names a leaf slab.
     PastUnion { slab: u32, leaf_slab: LeafSlab },
     /// An entry past the union's end names no leaf slab.
@@ -118,9 +118,9 @@ impl What {
             SlotStale
             | UnknownFeatures { .. }
             | NotDetached { .. }
-            | SpareDirectory
+            | InactiveDirectory
             | JournalUnfinished { .. }
-            | SpareJournal
+            | InactiveJournal
             | Unowned { .. } => Grade::Note,
             SlotEmpty
             | SlotChecksum

@@ -6,7 +6,7 @@
 //! 1. [`slot`]: the inactive superblock slot, from the active one.
 //! 2. Only if nothing worse was found: attach's own load, [`in_map`] for each finding, and the
 //!    checkpoint of a detach. From then on both superblock slots have the same content.
-//! 3. A new check, and [`unused`] for the blocks that it finds broken and not in use.
+//! 3. A new check, and [`inactive`] for the blocks that it finds broken and inactive.
 
 use core::ops::DerefMut;
 
@@ -29,9 +29,9 @@ pub fn is_of_slot(what: What) -> bool {
     )
 }
 
-/// Returns whether a finding is one for [`unused`].
-pub fn is_unused(what: What) -> bool {
-    matches!(what, What::SpareDirectory | What::SpareJournal)
+/// Returns whether a finding is one for [`inactive`].
+pub fn is_inactive(what: What) -> bool {
+    matches!(what, What::InactiveDirectory | What::InactiveJournal)
 }
 
 /// Writes the active superblock, which lies in slot `active`, into the other slot too.
@@ -41,8 +41,8 @@ pub fn slot<D: Disk>(disk: &mut D, sb: &Superblock, active: Slot) -> Result {
     disk.write(superblock_block(active.other()), 1, Order::FlushFua)
 }
 
-/// Zeroes a block of the leaf of `sb` that is broken and not in use.
-pub fn unused<D: Disk>(disk: &mut D, sb: &Superblock, block: u64) -> Result {
+/// Zeroes a block of the leaf of `sb` that is broken and inactive.
+pub fn inactive<D: Disk>(disk: &mut D, sb: &Superblock, block: u64) -> Result {
     sb.features.writable()?;
     disk.block().fill(0);
     disk.write(block, 1, Order::FlushFua)

@@ -98,7 +98,7 @@ where
             let head = match self.look(block) {
                 RingBlockState::Sound(head) => head,
                 RingBlockState::Broken => {
-                    self.report(What::SpareJournal, block, 0);
+                    self.report(What::InactiveJournal, block, 0);
                     continue;
                 }
                 RingBlockState::Foreign => continue,

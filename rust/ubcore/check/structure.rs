@@ -109,7 +109,7 @@ where
                 if active == Some(slot) {
                     self.directory_block(at, block)?;
                 } else {
-                    self.spare_directory_block(at, block);
+                    self.inactive_directory_block(at, block);
                 }
             }
         }
@@ -156,13 +156,13 @@ where
 
     /// Checks an inactive slot. It may hold an older block, a block of a checkpoint that
     /// a power failure ended, or no block of this leaf.
-    fn spare_directory_block(&mut self, at: u32, block: u64) {
+    fn inactive_directory_block(&mut self, at: u32, block: u64) {
         let nonce = self.sb.nonce;
         let read = self.disk.read(block, 1).is_ok();
         let bytes = &self.disk.block()[..];
         let broken = !directory::is_sound(bytes, at, nonce) && directory::is_kin(bytes, nonce);
         if broken || !read {
-            self.report(What::SpareDirectory, block, 0);
+            self.report(What::InactiveDirectory, block, 0);
         }
     }
 

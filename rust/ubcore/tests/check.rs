@@ -126,13 +126,13 @@ fn journals_that_are_wrong() {
     found(
         &disk,
         What::JournalHole,
-        &[What::SpareJournal, What::NotDetached { blocks: 1 }],
+        &[What::InactiveJournal, What::NotDetached { blocks: 1 }],
     );
     let (disk, _) = committed();
     edit(&disk, block(2), |b| b[100] ^= 1);
     found(
         &disk,
-        What::SpareJournal,
+        What::InactiveJournal,
         &[What::NotDetached { blocks: 2 }],
     );
 }
@@ -450,19 +450,19 @@ fn pages_and_directories_that_are_wrong() {
     } else {
         Slot::A
     };
-    let spare = l.sb.geometry.directory_block(0, other);
-    edit(&disk, spare, |b| b[..4].copy_from_slice(b"UBdr"));
-    found(&disk, What::SpareDirectory, &[]);
+    let inactive = l.sb.geometry.directory_block(0, other);
+    edit(&disk, inactive, |b| b[..4].copy_from_slice(b"UBdr"));
+    found(&disk, What::InactiveDirectory, &[]);
 }
 
-/// A broken spare block may come into use by the checkpoint of the repair itself.
+/// A broken inactive block may come into use by the checkpoint of the repair itself.
 #[test]
-fn what_was_spare_is_not_emptied_when_it_is_no_more() {
+fn a_block_that_becomes_active_is_not_zeroed() {
     let (disk, l) = committed();
-    let spare = Slot::inactive(l.sb.directory_slot(0).unwrap());
-    let spare = l.sb.geometry.directory_block(0, spare);
-    edit(&disk, spare, |b| b[..4].copy_from_slice(b"UBdr"));
-    let what = What::SpareDirectory;
+    let inactive = Slot::inactive(l.sb.directory_slot(0).unwrap());
+    let inactive = l.sb.geometry.directory_block(0, inactive);
+    edit(&disk, inactive, |b| b[..4].copy_from_slice(b"UBdr"));
+    let what = What::InactiveDirectory;
     found(&disk, what, &[What::NotDetached { blocks: 3 }]);
 }
 

@@ -183,7 +183,7 @@ fn a_read_only_compatible_feature_is_read_and_never_written_over() {
     let l = look(&disk).unwrap();
     let mut d = disk.clone();
     assert!(repair::slot(&mut d, &l.sb, l.slot).is_err());
-    assert!(repair::unused(&mut d, &l.sb, 3).is_err());
+    assert!(repair::inactive(&mut d, &l.sb, 3).is_err());
     assert!(disk.image() == before, "written");
 }
 

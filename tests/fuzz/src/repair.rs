@@ -16,7 +16,7 @@ use crate::make;
 use crate::memory::bounded;
 
 fn by_checkpoint(what: What) -> bool {
-    what.is_repairable() && !repair::is_of_slot(what) && !repair::is_unused(what)
+    what.is_repairable() && !repair::is_of_slot(what) && !repair::is_inactive(what)
 }
 
 /// Repairs in the order that `repair` requires.
@@ -40,8 +40,12 @@ fn repair(leaf: &mut Leaf, first: &Look, g: &Geometry) -> Result {
     if second.is_damaged() {
         return Ok(());
     }
-    for f in second.findings.iter().filter(|f| repair::is_unused(f.what)) {
-        repair::unused(leaf, &second.sb, f.block)?;
+    for f in second
+        .findings
+        .iter()
+        .filter(|f| repair::is_inactive(f.what))
+    {
+        repair::inactive(leaf, &second.sb, f.block)?;
     }
     Ok(())
 }

@@ -70,7 +70,7 @@ pub fn repair(disk: &SimDisk, first: &Look) -> Result {
         repair::slot(&mut d, &first.sb, first.slot)?;
     }
     let rest = |f: &&Finding| {
-        f.what.is_repairable() && !repair::is_of_slot(f.what) && !repair::is_unused(f.what)
+        f.what.is_repairable() && !repair::is_of_slot(f.what) && !repair::is_inactive(f.what)
     };
     if first.worst() != Some(Grade::Damage) && all.iter().any(|f| rest(&f)) {
         checkpoint(&mut d, first)?;
@@ -79,8 +79,12 @@ pub fn repair(disk: &SimDisk, first: &Look) -> Result {
     if second.worst() == Some(Grade::Damage) {
         return Ok(());
     }
-    for f in second.findings.iter().filter(|f| repair::is_unused(f.what)) {
-        repair::unused(&mut d, &second.sb, f.block)?;
+    for f in second
+        .findings
+        .iter()
+        .filter(|f| repair::is_inactive(f.what))
+    {
+        repair::inactive(&mut d, &second.sb, f.block)?;
     }
     Ok(())
 }

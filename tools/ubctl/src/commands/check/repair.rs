@@ -29,15 +29,18 @@ pub fn repair(leaf: &mut Device, first: &Look) -> Result<Look> {
     if !is_worse_than_minor(first) && has(|f| is_repaired_by_checkpoint(f.what)) {
         checkpoint(leaf, first).map_err(|e| broke(leaf, e))?;
     }
-    // The checkpoint changed which blocks are in use, so only a new look shows which blocks are
-    // spare.
+    // The checkpoint changed which blocks are in use, so only a new look shows which are inactive.
     let second = look(leaf).map_err(|e| broke(leaf, e))?;
     if is_worse_than_minor(&second) {
         return Ok(second);
     }
     let mut wiped = false;
-    for f in second.findings.iter().filter(|f| repair::is_unused(f.what)) {
-        repair::unused(leaf, &second.sb, f.block).map_err(|e| broke(leaf, e))?;
+    for f in second
+        .findings
+        .iter()
+        .filter(|f| repair::is_inactive(f.what))
+    {
+        repair::inactive(leaf, &second.sb, f.block).map_err(|e| broke(leaf, e))?;
         wiped = true;
     }
     if !wiped {

@@ -38,14 +38,15 @@ pub fn kind(what: What) -> &'static str {
         NotDetached { .. } => "not_detached",
         Unreadable => "unreadable",
         Directory { .. } => "directory",
-        SpareDirectory => "spare_directory",
+        // Scripts know the two inactive ones by these words.
+        InactiveDirectory => "spare_directory",
         Page { .. } => "page",
         LayerList => "layer_list",
         JournalHole => "journal_hole",
         JournalMisplaced { .. } => "journal_misplaced",
         JournalRecord => "journal_record",
         JournalUnfinished { .. } => "journal_unfinished",
-        SpareJournal => "spare_journal",
+        InactiveJournal => "spare_journal",
         PastUnion { .. } => "past_union",
         PastUnionBare { .. } => "past_union_bare",
         PastLeaf { .. } => "past_leaf",
@@ -75,7 +76,7 @@ pub fn repair(what: What) -> Option<&'static str> {
         }
         SlotStale | SlotGap { .. } => "--repair renews this one",
         CleanFlag { .. } | NotDetached { .. } => "--repair does so now",
-        SpareDirectory | SpareJournal => "--repair empties the block",
+        InactiveDirectory | InactiveJournal => "--repair empties the block",
         JournalUnfinished { .. } | PastUnionBare { .. } => "--repair removes it",
         Leaked { .. } => "--repair frees it",
         BitsPastUnion { .. } | BitsPastLeaf { .. } => "--repair clears their bits",
@@ -159,7 +160,9 @@ fn of_structure(what: What, g: &Geometry) -> Option<String> {
             "the list of layers is damaged, so it is unknown which layers the leaf was made on"
                 .to_owned()
         }
-        What::SpareDirectory => "an inactive directory block is torn or rotten: no harm".to_owned(),
+        What::InactiveDirectory => {
+            "an inactive directory block is torn or rotten: no harm".to_owned()
+        }
         What::Page { page } => format!(
             "map page {page} is damaged, so it is unknown {}: attach refuses the leaf",
             covers(page.0, g)
@@ -185,7 +188,7 @@ fn of_journal(what: What) -> Option<String> {
              attach does not apply it",
             counted(blocks, "block")
         ),
-        SpareJournal => {
+        InactiveJournal => {
             "a journal block that attach does not apply is torn or rotten: no harm, unless it was \
              the last one written and flushed"
                 .to_owned()
@@ -430,13 +433,13 @@ mod tests {
                 first: map_page,
                 last: MapPage(5),
             },
-            SpareDirectory,
+            InactiveDirectory,
             Page { page: map_page },
             JournalHole,
             JournalMisplaced { sequence },
             JournalRecord,
             JournalUnfinished { blocks },
-            SpareJournal,
+            InactiveJournal,
             PastUnion { slab, leaf_slab },
             PastUnionBare { slab },
             PastLeaf { slab, leaf_slab },
