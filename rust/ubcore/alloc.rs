@@ -39,8 +39,8 @@ pub const fn bitmap_words(slabs: u32) -> [usize; 3] {
 /// Why an allocation gives no leaf slab.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Denied {
-    /// The root slab was emptied a moment ago, or the leaf is full and emptied slabs are about to
-    /// become free. The caller tries again after the next reclaim.
+    /// The root slab was emptied a moment ago, or the leaf is full and slabs without an owner are
+    /// about to become free. The caller tries again after the next reclaim.
     Later,
     /// Another reason. With [`Error::NoMemory`] there is no page for the map at once.
     Failed(Error),
@@ -65,13 +65,14 @@ pub type Allocated<T = ()> = core::result::Result<T, Denied>;
 ///
 /// `B` is a bitmap with one bit for each leaf slab.
 pub struct Allocator<B> {
-    /// Slabs that are not free. Emptied slabs are among them until a reclaim frees them.
+    /// Slabs that are not free. Unowned slabs are among them until a reclaim frees them.
     used: UsedSlabs<B>,
-    /// Slabs that lost their owner, and that a commit may not have covered yet.
-    emptied: Bitmap<B>,
-    /// Slabs that a commit covers. They are freed after it and a grace period.
+    /// Unowned slabs: the root slab that had each of them was emptied, which a commit may not have
+    /// covered yet.
+    unowned: Bitmap<B>,
+    /// Unowned slabs that a commit covers. They are freed after it and a grace period.
     reclaimable: Bitmap<B>,
-    any_emptied: bool,
+    any_unowned: bool,
     any_reclaimable: bool,
     /// A reclaim runs, for exactly the reclaimable slabs and the waiting entries.
     reclaiming: bool,
@@ -90,13 +91,13 @@ impl<B: DerefMut<Target = [u64]>> Allocator<B> {
     /// Returns an allocator of `slabs` free slabs. The three bitmaps are zero, and have
     /// [`bitmap_words`].
     pub fn new(bitmaps: [B; 3], slabs: u32) -> Self {
-        let [used, emptied, reclaimable] = bitmaps;
-        let [emptied, reclaimable] = [emptied, reclaimable].map(Bitmap::new);
+        let [used, unowned, reclaimable] = bitmaps;
+        let [unowned, reclaimable] = [unowned, reclaimable].map(Bitmap::new);
         Allocator {
             used: UsedSlabs::new(used, slabs),
-            emptied,
+            unowned,
             reclaimable,
-            any_emptied: false,
+            any_unowned: false,
             any_reclaimable: false,
             reclaiming: false,
             any_waiting: false,
@@ -194,8 +195,8 @@ impl<B: DerefMut<Target = [u64]>> Allocator<B> {
         }
         let missing = usize_as_u64(unallocated().count());
         if missing > u64::from(self.slabs().wrapping_sub(self.used())) {
-            // The emptied slabs will be free in a moment, so the request is deferred until then.
-            let soon = self.any_emptied || self.any_reclaimable;
+            // The unowned slabs will be free in a moment, so the request is deferred until then.
+            let soon = self.any_unowned || self.any_reclaimable;
             return Err(if soon {
                 Denied::Later
             } else {
@@ -225,8 +226,8 @@ impl<B: DerefMut<Target = [u64]>> Allocator<B> {
                 Emptying::Unchanged => continue,
                 Emptying::NoLeafSlab => {}
                 Emptying::LeafSlab(leaf_slab) => {
-                    self.any_emptied = true;
-                    self.emptied.insert(leaf_slab.0)?;
+                    self.any_unowned = true;
+                    self.unowned.insert(leaf_slab.0)?;
                 }
             }
             changed = true;
@@ -234,24 +235,25 @@ impl<B: DerefMut<Target = [u64]>> Allocator<B> {
         Ok(changed)
     }
 
-    /// Prepares for a commit, which makes all slabs emptied so far durably empty. Under the lock.
+    /// Prepares for a commit, which makes durable that the root slabs emptied so far are empty.
+    /// Under the lock.
     pub fn begin_commit(&mut self) {
         // Slabs that an earlier commit covers are freed first. While a reclaim runs, no slab may
         // join the slabs that it is for.
-        if !self.any_emptied || self.any_reclaimable || self.reclaiming {
+        if !self.any_unowned || self.any_reclaimable || self.reclaiming {
             return;
         }
         // `reclaimable` is empty, so a swap costs the same however many slabs there are.
-        core::mem::swap(&mut self.reclaimable, &mut self.emptied);
+        core::mem::swap(&mut self.reclaimable, &mut self.unowned);
         self.reclaimable_from = LeafSlab(0);
-        self.any_emptied = false;
+        self.any_unowned = false;
         self.any_reclaimable = true;
     }
 
-    /// Returns whether slabs were emptied that have not been freed yet. Every commit and FLUSH asks
-    /// this under the lock, so it does not search.
+    /// Returns whether root slabs were emptied whose leaf slabs have not been freed yet. Every
+    /// commit and FLUSH asks this under the lock, so it does not search.
     pub fn any_emptied<M: Memory>(&self, map: &Map<M>) -> bool {
-        self.any_emptied || self.any_reclaimable || map.any_emptied()
+        self.any_unowned || self.any_reclaimable || map.any_emptied()
     }
 
     /// Begins a reclaim. Returns false if one runs. The caller then calls

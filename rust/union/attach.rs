@@ -314,8 +314,8 @@ fn read_metadata(
     let g = sb.geometry;
     let map = Map::new(g, MapMemory::new(&g, resources.reserve.clone())?);
     let mut disk = LeafDisk::new(&lower.leaf, &mut buffer);
-    let [used, emptied, reclaimable] = bitmap_words(g.leaf_slabs()).map(|n| zeroed(n, 0u64));
-    let mut allocator = Allocator::new([used?, emptied?, reclaimable?], g.leaf_slabs());
+    let [used, unowned, reclaimable] = bitmap_words(g.leaf_slabs()).map(|n| zeroed(n, 0u64));
+    let mut allocator = Allocator::new([used?, unowned?, reclaimable?], g.leaf_slabs());
     let entries = zeroed(u32_as_usize(g.pages()), PageEntry::EMPTY)?;
     let set = || zeroed(words_for(g.pages()), 0u64).map(PageSet::new);
     let mut lost = Lost::new(set()?);

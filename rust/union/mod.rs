@@ -133,8 +133,8 @@ struct Leaf {
 struct Lists {
     /// The commit waiters.
     commit_waiters: RequestList<Union>,
-    /// The deferred requests: requests that wait until emptied slabs are free, and zeroings that
-    /// must also zero parts of slabs on the leaf.
+    /// The deferred requests: requests that wait until unowned leaf slabs are free, and zeroings
+    /// that must also zero parts of slabs on the leaf.
     deferred: RequestList<Union>,
     /// Discards and zeroings.
     discards: RequestList<Union>,

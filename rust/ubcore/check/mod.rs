@@ -106,7 +106,8 @@ pub enum What {
     BitsPastUnion { slab: u32, leaf_slab: LeafSlab },
     /// Sectors after the leaf's last slab are mapped.
     BitsPastLeaf { page: u32 },
-    /// Leaf slabs that no root slab names have mapped sectors, as emptied slabs may have.
+    /// Leaf slabs that no root slab names have mapped sectors, as those of emptied root slabs
+    /// may have.
     Unowned { first: LeafSlab, count: u32 },
 }
 
