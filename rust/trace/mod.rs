@@ -27,7 +27,7 @@ mod ffi {
             error: c_int,
         );
         pub(super) fn ub_trace_checkpoint(disk: *mut bindings::gendisk, blocks: u64, error: c_int);
-        pub(super) fn ub_trace_release(disk: *mut bindings::gendisk, sector: u64, sectors: u64);
+        pub(super) fn ub_trace_free(disk: *mut bindings::gendisk, sector: u64, sectors: u64);
     }
 }
 
@@ -54,8 +54,8 @@ impl GenDiskRef {
     }
 
     /// Traces that space of the lower device was freed.
-    pub(crate) fn trace_release(&self, sector: u64, sectors: u64) {
+    pub(crate) fn trace_free(&self, sector: u64, sectors: u64) {
         // SAFETY: By the invariant of `GenDiskRef` a reference keeps the disk's memory.
-        unsafe { ffi::ub_trace_release(self.as_raw(), sector, sectors) };
+        unsafe { ffi::ub_trace_free(self.as_raw(), sector, sectors) };
     }
 }

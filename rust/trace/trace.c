@@ -11,7 +11,7 @@
 void ub_trace_first_write(struct gendisk *disk, u64 sector, u32 sectors);
 void ub_trace_commit(struct gendisk *disk, u64 blocks, u64 changes, int error);
 void ub_trace_checkpoint(struct gendisk *disk, u64 blocks, int error);
-void ub_trace_release(struct gendisk *disk, u64 sector, u64 sectors);
+void ub_trace_free(struct gendisk *disk, u64 sector, u64 sectors);
 
 void ub_trace_first_write(struct gendisk *disk, u64 sector, u32 sectors)
 {
@@ -28,7 +28,7 @@ void ub_trace_checkpoint(struct gendisk *disk, u64 blocks, int error)
 	trace_unionblk_checkpoint(disk_devt(disk), blocks, error);
 }
 
-void ub_trace_release(struct gendisk *disk, u64 sector, u64 sectors)
+void ub_trace_free(struct gendisk *disk, u64 sector, u64 sectors)
 {
-	trace_unionblk_release(disk_devt(disk), sector, sectors);
+	trace_unionblk_free(disk_devt(disk), sector, sectors);
 }

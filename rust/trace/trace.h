@@ -44,8 +44,8 @@ DEFINE_EVENT(unionblk_sectors, unionblk_first_write,
 	TP_ARGS(dev, sector, sectors)
 );
 
-/* Space below was given back: where, on the writable device. */
-DEFINE_EVENT(unionblk_sectors, unionblk_release,
+/* Space below was freed: where, on the writable device. */
+DEFINE_EVENT(unionblk_sectors, unionblk_free,
 
 	TP_PROTO(dev_t dev, sector_t sector, sector_t sectors),
 

@@ -192,7 +192,7 @@ impl Events {
     /// Traces that sectors of the leaf were freed. Process context.
     pub(super) fn released(&self, sector: u64, sectors: u64) {
         if let Some(disk) = self.disk() {
-            disk.trace_release(sector, sectors);
+            disk.trace_free(sector, sectors);
         }
     }
 
