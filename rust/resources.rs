@@ -9,7 +9,7 @@
 //! devices hang do not fill a queue: see [`UNIONS_MAX`].
 
 use crate::{
-    blk::bios::Bios,
+    blk::bio_set::BioSet,
     memory::Reserve,
     sys::workqueue::OwnedQueue, //
 };
@@ -41,7 +41,7 @@ pub(crate) struct Resources {
     /// Runs the checkpoint work. No request waits for it, and the system freezes this queue too.
     pub(crate) checkpoints: OwnedQueue,
     /// The bios of lower I/O.
-    pub(crate) bios: Arc<Bios>,
+    pub(crate) bios: Arc<BioSet>,
     /// The pages for maps when the system has none.
     pub(crate) reserve: Arc<Reserve>,
 }
@@ -57,7 +57,7 @@ impl Resources {
             memory: OwnedQueue::new(c"unionblk_memory")?,
             timers: OwnedQueue::new_freezable(c"unionblk_timer")?,
             checkpoints: OwnedQueue::new_freezable(c"unionblk_check")?,
-            bios: Arc::new(Bios::new()?, GFP_KERNEL)?,
+            bios: Arc::new(BioSet::new()?, GFP_KERNEL)?,
             reserve: Reserve::new()?,
         };
         Ok(Arc::new(resources, GFP_KERNEL)?)

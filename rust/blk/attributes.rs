@@ -8,14 +8,7 @@
 
 use super::{
     ffi,
-    operations::{
-        Operations,
-        QueueData, //
-    },
-};
-use core::{
-    marker::PhantomData,
-    ptr, //
+    queue_data::QueueData, //
 };
 use kernel::{
     bindings,
@@ -29,7 +22,7 @@ use kernel::{
 };
 
 /// The maximum number of attributes of a disk.
-const MOST: usize = 32;
+pub(super) const ATTRIBUTES_MAX: usize = 32;
 
 /// Writes one value, without a newline.
 pub(crate) type Show<D> = fn(&D, &mut Text<'_>) -> fmt::Result;
@@ -40,20 +33,20 @@ pub(crate) type Show<D> = fn(&D, &mut Text<'_>) -> fmt::Result;
 ///
 /// `raw` is the first field, and its callback is [`Attribute::show_raw`] for the same `D`.
 #[repr(C)]
-pub(crate) struct Attribute<D: Operations> {
+pub(crate) struct Attribute<D> {
     raw: bindings::device_attribute,
     show: Show<D>,
 }
 
 /// The attributes that a driver shows.
-pub(crate) struct Attributes<D: Operations> {
+pub(crate) struct Attributes<D: 'static> {
     /// The name of the directory.
     pub(crate) folder: &'static CStr,
     /// The files in it.
     pub(crate) list: &'static [Attribute<D>],
 }
 
-impl<D: Operations> Attribute<D> {
+impl<D> Attribute<D> {
     /// Returns a file `name` that holds the value that `show` writes, and a newline.
     ///
     /// `show` runs in the context of the reader. Removal of the disk waits until `show` returns,
@@ -66,6 +59,10 @@ impl<D: Operations> Attribute<D> {
         raw.__bindgen_anon_1.show = Some(Self::show_raw);
         // INVARIANT: The callback of `raw` was set above.
         Attribute { raw, show }
+    }
+
+    pub(super) const fn as_raw(&self) -> *const bindings::attribute {
+        &raw const self.raw.attr
     }
 
     /// Fills a page with the attribute's value, for sysfs.
@@ -120,33 +117,4 @@ impl Write for Text<'_> {
         self.len = end;
         Ok(())
     }
-}
-
-/// A driver's attributes in the form that the C side takes.
-pub(super) struct Groups<D: Operations>(PhantomData<fn(D)>);
-
-impl<D: Operations> Groups<D> {
-    const FILES: &'static [*const bindings::attribute; MOST + 1] = &{
-        let list = D::ATTRIBUTES.list;
-        let mut files = [ptr::null(); MOST + 1];
-        let mut n = 0;
-        // The last entry stays null. A longer list does not compile.
-        assert!(list.len() <= MOST);
-        while n < list.len() {
-            files[n] = &raw const list[n].raw.attr;
-            n += 1;
-        }
-        files
-    };
-
-    const GROUP: &'static bindings::attribute_group = &{
-        let mut group: bindings::attribute_group = pin_init::zeroed();
-        group.name = D::ATTRIBUTES.folder.to_bytes_with_nul().as_ptr();
-        group.__bindgen_anon_2.attrs_const = Self::FILES.as_ptr();
-        group
-    };
-
-    /// The list of groups, terminated by null.
-    pub(super) const LIST: &'static [*const bindings::attribute_group; 2] =
-        &[ptr::from_ref(Self::GROUP), ptr::null()];
 }

@@ -6,20 +6,22 @@
 //! C header: [`include/linux/blkdev.h`](srctree/include/linux/blkdev.h)
 
 use super::{
-    attributes::Groups,
+    attributes::ATTRIBUTES_MAX,
     bdev::BlockDevice,
-    bios::Bios,
+    bio_set::BioSet,
     ffi,
     limits::Limits,
-    operations::{
-        Operations,
-        QueueData, //
-    },
+    operations::Operations,
+    queue_data::QueueData,
     tag_set::TagSet, //
 };
 use core::{
     cell::UnsafeCell,
-    ptr::NonNull, //
+    marker::PhantomData,
+    ptr::{
+        self,
+        NonNull, //
+    }, //
 };
 use kernel::{
     bindings,
@@ -61,6 +63,7 @@ use kernel::{
 pub(crate) struct GenDisk<D: Operations> {
     disk: NonNull<bindings::gendisk>,
     shared: KBox<QueueData<D>>,
+    tags: Arc<TagSet<D>>,
     /// The lower devices that are linked in sysfs.
     linked: KVec<Below<D>>,
 }
@@ -79,7 +82,7 @@ pub(crate) struct NewDisk<D: Operations> {
     /// The disk's requests. No other disk may use them.
     pub(crate) tags: Arc<TagSet<D>>,
     /// The set from which lower bios are allocated.
-    pub(crate) bios: Arc<Bios>,
+    pub(crate) bios: Arc<BioSet>,
 }
 
 /// A reference to the memory of a disk, whether the disk is still in the system or not.
@@ -157,7 +160,6 @@ impl<D: Operations> GenDisk<D> {
         let shared = KBox::new(
             QueueData {
                 driver,
-                tags: new.tags,
                 _bios: new.bios,
                 claimed: UnsafeCell::new(false),
             },
@@ -165,11 +167,11 @@ impl<D: Operations> GenDisk<D> {
         )?;
         let data = (&raw const *shared).cast_mut();
         let mut limits = new.limits.into_raw();
-        // SAFETY: By the invariant of `TagSet` the tag set is initialised. `shared` holds a
-        // reference to it and outlives the disk.
+        // SAFETY: By the invariant of `TagSet` the tag set is initialised. The value that this
+        // function returns holds a reference to it until the disk is removed.
         let raw = from_err_ptr(unsafe {
             bindings::__blk_mq_alloc_disk(
-                shared.tags.as_raw(),
+                new.tags.as_raw(),
                 &mut limits,
                 data.cast(),
                 static_lock_class!().as_ptr(),
@@ -197,6 +199,7 @@ impl<D: Operations> GenDisk<D> {
             // null.
             disk: unsafe { NonNull::new_unchecked(raw) },
             shared,
+            tags: new.tags,
             linked: KVec::new(),
         })
     }
@@ -262,7 +265,7 @@ impl<D: Operations> GenDisk<D> {
         to_result(unsafe {
             // The kernel only reads the list, so the cast to a mutable pointer is sound.
             let groups = Groups::<D>::LIST.as_ptr().cast_mut();
-            bindings::device_add_disk(core::ptr::null_mut(), raw, groups)
+            bindings::device_add_disk(ptr::null_mut(), raw, groups)
         })
     }
 
@@ -285,7 +288,7 @@ impl<D: Operations> GenDisk<D> {
 
     /// Returns the number of hardware queues, which is at most the number of CPUs.
     pub(crate) fn queues(&self) -> u32 {
-        self.shared.tags.queues()
+        self.tags.queues()
     }
 
     /// Returns the device number: major and minor.
@@ -313,11 +316,40 @@ impl<D: Operations> Drop for GenDisk<D> {
         unsafe { bindings::put_disk(self.disk.as_ptr()) };
         // A request may have ended before the call that queued it has returned, so wait for all
         // such calls.
-        // SAFETY: By the invariant of `TagSet` the tag set is initialised, and `shared` holds a
+        // SAFETY: By the invariant of `TagSet` the tag set is initialised, and the value holds a
         // reference to it.
-        unsafe { bindings::blk_mq_wait_quiesce_done(self.shared.tags.as_raw()) };
+        unsafe { bindings::blk_mq_wait_quiesce_done(self.tags.as_raw()) };
         // A request may also have ended before the call that completed it has returned, see
         // `Request::complete`.
         rcu::synchronize_rcu();
     }
+}
+
+/// A driver's attributes in the form that the C side takes.
+struct Groups<D: Operations>(PhantomData<fn(D)>);
+
+impl<D: Operations> Groups<D> {
+    const FILES: &'static [*const bindings::attribute; ATTRIBUTES_MAX + 1] = &{
+        let list = D::ATTRIBUTES.list;
+        let mut files = [ptr::null(); ATTRIBUTES_MAX + 1];
+        let mut n = 0;
+        // The last entry stays null. A longer list does not compile.
+        assert!(list.len() <= ATTRIBUTES_MAX);
+        while n < list.len() {
+            files[n] = list[n].as_raw();
+            n += 1;
+        }
+        files
+    };
+
+    const GROUP: &'static bindings::attribute_group = &{
+        let mut group: bindings::attribute_group = pin_init::zeroed();
+        group.name = D::ATTRIBUTES.folder.to_bytes_with_nul().as_ptr();
+        group.__bindgen_anon_2.attrs_const = Self::FILES.as_ptr();
+        group
+    };
+
+    /// The list of groups, terminated by null.
+    const LIST: &'static [*const bindings::attribute_group; 2] =
+        &[ptr::from_ref(Self::GROUP), ptr::null()];
 }

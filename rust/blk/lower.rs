@@ -19,10 +19,7 @@ use super::{
         EndIo,
         Part, //
     },
-    operations::{
-        Operations,
-        QueueData, //
-    },
+    operations::Operations,
     pdu::{
         Pdu,
         Way, //
@@ -190,14 +187,11 @@ impl<D: Operations> Request<D> {
     pub(super) fn complete(self, status: bindings::blk_status_t) {
         let ended = {
             // The driver may hand the request to another thread, which ends it, and continue to use
-            // its own data. `GenDisk::drop` waits for RCU readers before it frees the driver.
-            let _guard = rcu::read_lock();
-            // SAFETY: By the invariant the request is not ended, so the disk holds its `QueueData`.
-            // After the request has ended, the RCU read side keeps `QueueData` until the guard is
-            // dropped.
-            let shared = unsafe { &*QueueData::<D>::of(self.as_raw()) };
+            // its own data.
+            let guard = rcu::read_lock();
+            let driver = self.driver_under(&guard);
 
-            D::complete(shared.driver(), self, BlkStatus(status))
+            D::complete(driver, self, BlkStatus(status))
         };
         // This calls the end of the upper bios, which may sleep if the context permits it. So it
         // must not run under RCU. A request that has not ended keeps the disk.

@@ -11,7 +11,7 @@
 
 pub(crate) mod attributes;
 pub(crate) mod bdev;
-pub(crate) mod bios;
+pub(crate) mod bio_set;
 mod ffi;
 mod gen_disk;
 pub(crate) mod limits;
@@ -21,6 +21,7 @@ mod operations;
 mod pdu;
 mod pieces;
 pub(crate) mod plug;
+mod queue_data;
 pub(crate) mod request;
 mod tag_set;
 

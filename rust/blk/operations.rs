@@ -6,19 +6,15 @@
 
 use super::{
     attributes::Attributes,
-    bios::Bios,
     ffi,
     pdu::Pdu,
+    queue_data::QueueData,
     request::{
         BlkStatus,
         Request, //
-    },
-    tag_set::TagSet, //
+    }, //
 };
-use core::{
-    cell::UnsafeCell,
-    marker::PhantomData, //
-};
+use core::marker::PhantomData;
 use kernel::{
     bindings,
     ffi::{
@@ -27,10 +23,7 @@ use kernel::{
         c_void, //
     },
     static_lock_class,
-    sync::{
-        Arc,
-        ArcBorrow, //
-    },
+    sync::ArcBorrow, //
 };
 
 /// A driver that handles the requests of a disk.
@@ -64,38 +57,6 @@ pub(crate) trait Operations: Send + Sync + Sized + 'static {
         rq: Request<Self>,
         status: BlkStatus,
     ) -> Option<(Request<Self>, BlkStatus)>;
-}
-
-/// The data that the requests of a disk share: `request_queue::queuedata` and
-/// `gendisk::private_data`.
-///
-/// Every request reads `driver`. It is the first field, away from the field that is written.
-#[repr(C)]
-pub(super) struct QueueData<D: Operations> {
-    pub(super) driver: Arc<D>,
-    pub(super) tags: Arc<TagSet<D>>,
-    /// The set from which lower bios are allocated.
-    pub(super) _bios: Arc<Bios>,
-    /// Whether the disk is claimed for its removal, so that it cannot be opened any more. Accessed
-    /// under `gendisk::open_mutex`.
-    pub(super) claimed: UnsafeCell<bool>,
-}
-
-impl<D: Operations> QueueData<D> {
-    /// Returns the shared data of the disk of `rq`.
-    ///
-    /// # Safety
-    ///
-    /// `rq` must be a request of a `GenDisk<D>`.
-    pub(super) unsafe fn of(rq: *mut bindings::request) -> *const Self {
-        // SAFETY: By the contract of this function `rq` is a request of a `GenDisk<D>`, and
-        // `GenDisk::new` set `queuedata` before any request existed.
-        unsafe { (*(*rq).q).queuedata }.cast_const().cast()
-    }
-
-    pub(super) fn driver(&self) -> ArcBorrow<'_, D> {
-        self.driver.as_arc_borrow()
-    }
 }
 
 /// The C operations of a driver's disks.

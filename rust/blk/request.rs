@@ -6,10 +6,6 @@
 
 use super::{
     ffi,
-    operations::{
-        Operations,
-        QueueData, //
-    },
     pdu::{
         Pdu,
         Way, //
@@ -83,16 +79,17 @@ pub(crate) enum ReqOp {
 ///
 /// The pointer is to a request of a `GenDisk<D>`, started and not ended; its [`Pdu`] is
 /// initialised.
-pub(crate) struct Started<D: Operations>(NonNull<bindings::request>, PhantomData<fn(D)>);
+pub(crate) struct Started<D>(NonNull<bindings::request>, PhantomData<fn(D)>);
 
-// SAFETY: Any thread may access a request by the methods below, which do not end it.
-unsafe impl<D: Operations> Send for Started<D> {}
+// SAFETY: Any thread may access a request by the methods of this type, which do not end it, and the
+// driver that they return.
+unsafe impl<D: Send + Sync> Send for Started<D> {}
 
 // SAFETY: The methods on a shared reference only read, or are atomic, so any number of threads may
 // call them at the same time.
-unsafe impl<D: Operations> Sync for Started<D> {}
+unsafe impl<D: Send + Sync> Sync for Started<D> {}
 
-impl<D: Operations> Started<D> {
+impl<D> Started<D> {
     pub(super) fn as_raw(&self) -> *mut bindings::request {
         self.0.as_ptr()
     }
@@ -101,12 +98,6 @@ impl<D: Operations> Started<D> {
         // SAFETY: By the invariant the pointer is to a request of a `GenDisk<D>` with an
         // initialised `Pdu`, which lives as long as the request.
         unsafe { &*Pdu::of(self.as_raw()) }
-    }
-
-    /// Returns the driver of the request's disk.
-    pub(super) fn driver(&self) -> &D {
-        // SAFETY: By the invariant the request is not ended, so the disk holds its `QueueData`.
-        unsafe { &(*QueueData::of(self.as_raw())).driver }
     }
 
     /// Returns the first bio; null if there is none.
@@ -206,9 +197,9 @@ impl<D: Operations> Started<D> {
 /// # Invariants
 ///
 /// The owner of the value owns the request: no lower I/O of it is under way, and no list holds it.
-pub(crate) struct Request<D: Operations>(Started<D>);
+pub(crate) struct Request<D>(Started<D>);
 
-impl<D: Operations> Deref for Request<D> {
+impl<D> Deref for Request<D> {
     type Target = Started<D>;
 
     fn deref(&self) -> &Started<D> {
@@ -216,7 +207,7 @@ impl<D: Operations> Deref for Request<D> {
     }
 }
 
-impl<D: Operations> Request<D> {
+impl<D> Request<D> {
     /// Takes ownership of a request.
     ///
     /// # Safety
@@ -290,7 +281,7 @@ impl<D: Operations> Request<D> {
         self.pdu().placed() == 0
     }
 
-    /// Requeues the request: the block layer soon passes it to [`Operations::queue`] again. The
+    /// Requeues the request: the block layer soon passes it to `Operations::queue` again. The
     /// request keeps the driver's word and the count of placed sectors. Any context.
     pub(crate) fn requeue(self) {
         // Another thread may queue and end the request before the call below has returned. The
@@ -303,7 +294,7 @@ impl<D: Operations> Request<D> {
     }
 }
 
-impl<D: Operations> Drop for Request<D> {
+impl<D> Drop for Request<D> {
     fn drop(&mut self) {
         pr_warn_once!("bug: the driver dropped a request, and the request fails\n");
         // SAFETY: By the invariant the request is started and not ended, and we own it. The value

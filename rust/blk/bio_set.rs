@@ -15,9 +15,9 @@ use kernel::{
 /// # Invariants
 ///
 /// The bio set of the C side is initialised.
-pub(crate) struct Bios(());
+pub(crate) struct BioSet(());
 
-impl Bios {
+impl BioSet {
     /// Initialises the set. `EBUSY` if it is initialised already. Process context.
     pub(crate) fn new() -> Result<Self> {
         // SAFETY: The C side refuses a second call while the set is initialised.
@@ -27,7 +27,7 @@ impl Bios {
     }
 }
 
-impl Drop for Bios {
+impl Drop for BioSet {
     fn drop(&mut self) {
         // SAFETY: By the invariant the set is initialised. Every disk that allocates bios from it
         // holds a reference to this value, so no such disk is left.
