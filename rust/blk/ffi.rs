@@ -79,11 +79,12 @@ extern "C" {
         status: bindings::blk_status_t,
     ) -> bool;
     pub(super) fn ub_request_next_bio(rq: *mut bindings::request, sector: *mut u64) -> u32;
-    pub(super) fn ub_bio_part(
+    pub(super) fn ub_bio_send(
         rq: *mut bindings::request,
         own: *mut bindings::bio,
         part: *const Part,
-    ) -> *mut bindings::bio;
+        end_io: EndIo,
+    ) -> c_int;
     pub(super) fn ub_bio_zero(bio: *mut bindings::bio, skip: u32, sectors: u32);
 
     pub(super) fn ub_bdev_open_shared(path: *const c_char) -> *mut bindings::file;

@@ -108,21 +108,28 @@ static struct bio *ub_bio_clone(struct bio *own, struct bio *src, u32 skip, u32 
 	return bio;
 }
 
-struct bio *ub_bio_part(struct request *rq, struct bio *own, const struct ub_part *part)
+int ub_bio_send(struct request *rq, struct bio *own, const struct ub_part *part,
+		bio_end_io_t *end_io)
 {
 	blk_opf_t opf = ub_inherited(rq) | (__force blk_opf_t)part->set_opf;
-	struct bio *bio = ub_bio_clone(own, part->src, part->skip, part->sectors,
-				       part->bdev, part->sector, opf);
+	u32 sectors = part->sectors;
+	struct bio *bio;
 
+	if (part->whole && sectors != bio_sectors(part->src) - part->skip)
+		return -E2BIG;
+	bio = ub_bio_clone(own, part->src, part->skip, sectors, part->bdev, part->sector, opf);
 	if (!bio)
-		return NULL;
+		return -EAGAIN;
+	bio->bi_private = rq;
+	bio->bi_end_io = end_io;
 	trace_block_bio_remap(bio, disk_devt(rq->q->disk),
 			      part->src->bi_iter.bi_sector + part->skip);
 #ifdef CONFIG_BLK_CGROUP
 	if (!bio->bi_blkg)
 		bio_associate_blkg(bio);
 #endif
-	return bio;
+	submit_bio_noacct(bio);
+	return sectors;
 }
 
 bool ub_request_fail_bios(struct request *rq, u64 sector, u32 sectors, blk_status_t status)

@@ -69,8 +69,12 @@ bool ub_request_fail_bios(struct request *rq, u64 sector, u32 sectors, blk_statu
  */
 u32 ub_request_next_bio(struct request *rq, u64 *sector);
 
-/* Returns a bio for a range in one bio of @rq, NULL if there is no memory. */
-struct bio *ub_bio_part(struct request *rq, struct bio *own, const struct ub_part *part);
+/*
+ * Sends a range of one bio of @rq as a bio. May wait. Like ub_clone_send() in
+ * all other respects; -EAGAIN means that there is no memory.
+ */
+int ub_bio_send(struct request *rq, struct bio *own, const struct ub_part *part,
+		bio_end_io_t *end_io);
 void ub_bio_zero(struct bio *bio, u32 skip, u32 sectors);
 
 struct file *ub_bdev_open_shared(const char *path);

@@ -112,31 +112,15 @@ pub(super) unsafe fn send(
     way: Way,
     end_io: EndIo,
 ) -> Result<u32> {
-    match way {
-        Way::Requests => {
-            // SAFETY: By the contract of this function, which is that of `ub_clone_send()`.
-            let sent = unsafe { ffi::ub_clone_send(rq, own, part, end_io) };
-            // CAST: `sent` is not negative here, and at most `part.sectors`.
-            to_result(sent.min(0)).map(|()| sent as u32)
+    // SAFETY: By the contract of this function, which is that of both functions.
+    let sent = unsafe {
+        match way {
+            Way::Requests => ffi::ub_clone_send(rq, own, part, end_io),
+            Way::Bios => ffi::ub_bio_send(rq, own, part, end_io),
         }
-        // SAFETY: By the contract of this function `part` is a range of `rq`, its device is open,
-        // and `own` is free or null. `ub_bio_part()` returns a bio that only this function uses
-        // until it is submitted, and `end_io` owns what it needs.
-        Way::Bios => unsafe {
-            let in_bio = ((*part.src).bi_iter.bi_size >> ffi::SECTOR_SHIFT) - part.skip;
-            if part.whole && part.sectors != in_bio {
-                return Err(E2BIG);
-            }
-            let bio = ffi::ub_bio_part(rq, own, part);
-            if bio.is_null() {
-                return Err(EAGAIN);
-            }
-            (*bio).bi_private = rq.cast();
-            (*bio).bi_end_io = Some(end_io);
-            bindings::submit_bio_noacct(bio);
-            Ok(part.sectors)
-        },
-    }
+    };
+    // CAST: `sent` is not negative here, and at most `part.sectors`.
+    to_result(sent.min(0)).map(|()| sent as u32)
 }
 
 /// Completes a request whose only lower I/O has ended. Any context.

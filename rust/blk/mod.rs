@@ -11,6 +11,7 @@
 
 pub(crate) mod attributes;
 pub(crate) mod bdev;
+mod bio;
 pub(crate) mod bio_set;
 mod ffi;
 mod gen_disk;

@@ -13,6 +13,7 @@
 
 use super::{
     bdev::BlockDevice,
+    bio::Bio,
     ffi::{
         self,
         Part, //
@@ -390,7 +391,7 @@ impl<D: Operations> Held<D> {
 /// `skip` is less than the length of `bio`. The request does not end while the value exists.
 struct Cursor<'r, D: Operations> {
     held: &'r Held<D>,
-    bio: *mut bindings::bio,
+    bio: Option<Bio<'r>>,
     skip: u32,
     /// The number of sectors that are left, the current one included.
     left: u32,
@@ -406,7 +407,7 @@ impl<'r, D: Operations> Cursor<'r, D> {
             held,
             bio,
             skip: 0,
-            left: if bio.is_null() { 0 } else { held.rq.sectors() },
+            left: bio.map_or(0, |_| held.rq.sectors()),
         };
         let _ = cursor.advance(placed);
         cursor
@@ -415,13 +416,8 @@ impl<'r, D: Operations> Cursor<'r, D> {
     /// Returns the number of sectors from the current one to the end of its bio; 0 at the end of
     /// the request.
     fn in_bio(&self) -> u32 {
-        if self.left == 0 {
-            return 0;
-        }
-        // SAFETY: By the invariant `bio` is a bio of the request, because sectors are left. This
-        // copies the field, because the iterator is packed.
-        let sectors = unsafe { (*self.bio).bi_iter.bi_size >> ffi::SECTOR_SHIFT };
-        sectors.saturating_sub(self.skip)
+        let bio = self.bio.filter(|_| self.left > 0);
+        bio.map_or(0, |bio| bio.sectors().saturating_sub(self.skip))
     }
 
     /// Advances by `n` sectors, or to the end of the request. Returns whether the bios hold as many
@@ -430,21 +426,19 @@ impl<'r, D: Operations> Cursor<'r, D> {
         let mut n = n.min(self.left);
         while n > 0 {
             let here = self.in_bio();
-            let take = n.min(here);
-            n = n.saturating_sub(take);
+            let step = n.min(here);
+            n = n.saturating_sub(step);
             // `n` was at most `left`.
-            self.left = self.left.saturating_sub(take);
-            if take < here {
-                self.skip = self.skip.saturating_add(take);
+            self.left = self.left.saturating_sub(step);
+            if step < here {
+                self.skip = self.skip.saturating_add(step);
                 return true;
             }
-            // SAFETY: By the invariant `bio` is a bio of the request, because sectors are left.
-            let next = unsafe { (*self.bio).bi_next };
             // INVARIANT: The next sector lies at the start of the next bio. If there is none,
             // nothing is left.
-            self.bio = next;
+            self.bio = self.bio.and_then(Bio::next);
             self.skip = 0;
-            if next.is_null() && self.left > 0 {
+            if self.bio.is_none() && self.left > 0 {
                 self.left = 0;
                 return false;
             }
@@ -464,7 +458,7 @@ impl<'r, D: Operations> Cursor<'r, D> {
     /// Returns the range of the next `n` sectors, or of all that are left.
     fn part(&self, to: LowerSector, n: u32, whole: bool, how: How) -> Part {
         Part {
-            src: self.bio,
+            src: self.bio.map_or(ptr::null_mut(), Bio::as_raw),
             bdev: to.bdev,
             sector: to.sector,
             skip: self.skip,
@@ -505,13 +499,10 @@ impl<'r, D: Operations> Cursor<'r, D> {
     /// Zeroes at most `n` sectors from the current one on, as far as its bio holds them, if the
     /// request is a read. Returns how many sectors these are.
     fn zero(&self, n: u32) -> u32 {
-        let take = n.min(self.in_bio());
-        if take > 0 && self.held.rq.op() == ReqOp::Read {
-            // SAFETY: By the invariant `bio` is a bio of the request, and it holds the range. Its
-            // pages belong to the request until it ends, and they may be written because the
-            // request is a read.
-            unsafe { ffi::ub_bio_zero(self.bio, self.skip, take) };
+        let here = n.min(self.in_bio());
+        if let Some(bio) = self.bio {
+            bio.zero(self.skip, here);
         }
-        take
+        here
     }
 }

@@ -5,6 +5,7 @@
 //! C header: [`include/linux/blk-mq.h`](srctree/include/linux/blk-mq.h)
 
 use super::{
+    bio::Bio,
     ffi,
     pdu::{
         Pdu,
@@ -100,11 +101,11 @@ impl<D> Started<D> {
         unsafe { &*Pdu::of(self.as_raw()) }
     }
 
-    /// Returns the first bio; null if there is none.
-    pub(super) fn first_bio(&self) -> *mut bindings::bio {
+    /// Returns the first bio.
+    pub(super) fn first_bio(&self) -> Option<Bio<'_>> {
         // SAFETY: By the invariant the request is started and not ended, so this field of it does
-        // not change.
-        unsafe { (*self.as_raw()).bio }
+        // not change. It is null if the request has no bio.
+        unsafe { Bio::from_raw((*self.as_raw()).bio) }
     }
 
     /// Returns the operation and its flags.
