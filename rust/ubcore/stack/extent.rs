@@ -25,6 +25,18 @@ pub struct Extent {
     pub content: Content,
 }
 
+impl Extent {
+    /// Returns whether `next` starts where this extent ends, in the union and in what it reads as.
+    pub fn is_continued_by(&self, next: &Extent) -> bool {
+        let on = match (self.content, next.content) {
+            (Content::Zero, Content::Zero) => true,
+            (Content::Data(a), Content::Data(b)) => a.checked_add(self.sectors) == Some(b),
+            _ => false,
+        };
+        on && self.first.checked_add(self.sectors) == Some(next.first)
+    }
+}
+
 /// The extents of a layer in ascending order. They do not overlap, and sectors between them are not
 /// mapped by the layer. Two neighbours may be one extent cut in two.
 pub trait Extents {

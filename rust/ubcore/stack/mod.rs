@@ -4,4 +4,5 @@
 
 pub mod chain;
 pub mod extent;
+pub mod leaf_extents;
 pub mod listed;

@@ -1,0 +1,106 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What a leaf maps, as extents, from its map in memory.
+
+use super::super::error::{Area, Error, Result};
+use super::super::geometry::TABLE_ENTRIES;
+use super::super::map::{Base, Entry, Map, Memory};
+use super::super::num::{next, saturating_u32};
+use super::super::pages::table_page_of;
+use super::super::slot::Slot;
+use super::extent::{Content, Extent, Extents};
+
+/// The extents of a leaf that no union writes any more. No two of them could be one.
+pub struct LeafExtents<'a, M, P> {
+    map: &'a Map<M>,
+    /// The first sector of the union that was not looked at.
+    at: u64,
+    /// An extent that the next call may be able to continue.
+    held: Option<Extent>,
+    pause: P,
+}
+
+impl<'a, M: Memory, P: FnMut() -> Result> LeafExtents<'a, M, P> {
+    /// Returns the extents of a leaf whose map was loaded and does not change. It calls `pause`
+    /// before each page of the slab table that exists. An error of `pause` ends it.
+    pub fn new(map: &'a Map<M>, pause: P) -> Self {
+        LeafExtents {
+            map,
+            at: 0,
+            held: None,
+            pause,
+        }
+    }
+
+    /// Returns the entry of a root slab. What a lost or an emptied slab reads as is not known, or
+    /// not settled, so it has no extents.
+    fn entry(&self, slab: u32) -> Result<Entry> {
+        let g = self.map.geometry();
+        let entry = self.map.entry(slab);
+        let known = entry.leaf_slab.is_none_or(|l| g.has_leaf_slab(l));
+        if entry.is_of_memory() || !known {
+            let block = g.page_block(table_page_of(slab), Slot::A);
+            return Err(Error::Damaged(Area::Map, block));
+        }
+        Ok(entry)
+    }
+
+    /// Returns the next stretch of one slab that is mapped.
+    fn piece(&mut self) -> Result<Option<Extent>> {
+        let g = self.map.geometry();
+        while self.at < g.union_sectors() {
+            let first = self.at;
+            let slab = g.slab_of(first);
+            let offset = g.offset_in_slab(first);
+            if offset == 0 && slab % TABLE_ENTRIES == 0 {
+                let page = slab / TABLE_ENTRIES;
+                if self.map.memory().table(page).is_none() {
+                    self.at = g.slab_start(g.root_slabs_of(page).end);
+                    continue;
+                }
+                (self.pause)()?;
+            }
+            let entry = self.entry(slab)?;
+            let end = g.slab_start(next(slab)).min(g.union_sectors());
+            // Within a slab, so it fits 32 bits.
+            let limit = saturating_u32(end.wrapping_sub(first));
+            let (mapped, sectors) = match entry.leaf_slab {
+                Some(leaf_slab) => self.map.mapped_run(leaf_slab, offset, limit)?,
+                None => (false, limit),
+            };
+            self.at = first.wrapping_add(u64::from(sectors));
+            let content = match entry.leaf_slab.filter(|_| mapped) {
+                Some(l) => Content::Data(g.leaf_slab_start(l).wrapping_add(u64::from(offset))),
+                None if entry.base == Base::Zero => Content::Zero,
+                None => continue,
+            };
+            return Ok(Some(Extent {
+                first,
+                sectors: u64::from(sectors),
+                content,
+            }));
+        }
+        Ok(None)
+    }
+}
+
+impl<M: Memory, P: FnMut() -> Result> Extents for LeafExtents<'_, M, P> {
+    fn next(&mut self) -> Result<Option<Extent>> {
+        let first = match self.held.take() {
+            Some(held) => Some(held),
+            None => self.piece()?,
+        };
+        let Some(mut extent) = first else {
+            return Ok(None);
+        };
+        while let Some(piece) = self.piece()? {
+            if !extent.is_continued_by(&piece) {
+                self.held = Some(piece);
+                break;
+            }
+            // Both lie in the union.
+            extent.sectors = extent.sectors.wrapping_add(piece.sectors);
+        }
+        Ok(Some(extent))
+    }
+}

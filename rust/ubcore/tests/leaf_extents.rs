@@ -1,0 +1,200 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The extents of a leaf say what each sector of its union was last written with.
+
+use std::cell::Cell;
+
+use sim::disk::{Random, SimDisk};
+use sim::memory::{Access, SimMemory, Watch, Watched};
+use sim::oracle::{content, ROOT, ZERO};
+use sim::union::{format, load, SimUnion};
+use ubcore::error::{Area, Error, Result};
+use ubcore::geometry::{Geometry, LeafSlab, TABLE_ENTRIES};
+use ubcore::map::{Base, Emptied, Entry, Map, Memory};
+use ubcore::stack::extent::{Content, Extent, Extents};
+use ubcore::stack::leaf_extents::LeafExtents;
+
+fn try_all<M: Memory>(map: &Map<M>) -> Result<Vec<Extent>> {
+    let mut extents = LeafExtents::new(map, || Ok(()));
+    let mut all = Vec::new();
+    while let Some(e) = extents.next()? {
+        all.push(e);
+    }
+    Ok(all)
+}
+
+/// Returns the extents of a map, which must be in order and as long as they can be.
+fn all<M: Memory>(map: &Map<M>) -> Vec<Extent> {
+    let all = try_all(map).unwrap();
+    assert!(all.iter().all(|e| e.sectors > 0));
+    for pair in all.windows(2) {
+        assert!(pair[0].first + pair[0].sectors <= pair[1].first, "{pair:?}");
+        assert!(!pair[0].is_continued_by(&pair[1]), "{pair:?}");
+    }
+    let end = all.last().map_or(0, |e| e.first + e.sectors);
+    assert!(end <= map.geometry().union_sectors());
+    all
+}
+
+/// Writes and empties a leaf at random. Returns the tag of each sector.
+fn live(u: &mut SimUnion, random: &mut Random, steps: u64) -> Vec<u64> {
+    let g = *u.map.geometry();
+    let size = g.union_sectors();
+    let mut tags = vec![ROOT; size as usize];
+    for n in 0..steps {
+        let at = random.below(size);
+        if random.below(4) > 0 {
+            let sectors = (1 + random.below(300)).min(size - at);
+            // A slab that was emptied a moment ago cannot be written yet.
+            if u.write(at, sectors, 1 + n, true).is_ok() {
+                tags[at as usize..(at + sectors) as usize].fill(1 + n);
+            }
+        } else {
+            let first = g.slab_of(at);
+            let end = (first + 1 + random.below(3) as u32).min(g.root_slabs());
+            let (base, tag) = [(Base::Root, ROOT), (Base::Zero, ZERO)][random.below(2) as usize];
+            u.empty(first..end, base).unwrap();
+            let sectors = g.slab_start(first)..g.slab_start(end).min(size);
+            tags[sectors.start as usize..sectors.end as usize].fill(tag);
+        }
+        if random.chance(4) {
+            u.flush().unwrap();
+        }
+    }
+    u.flush().unwrap();
+    tags
+}
+
+fn check(u: &SimUnion, tags: &[u64]) -> usize {
+    let extents = all(&u.map);
+    let mut found = vec![ROOT; tags.len()];
+    for e in &extents {
+        for n in 0..e.sectors {
+            let sector = e.first + n;
+            let tag = tags[sector as usize];
+            match e.content {
+                Content::Zero => assert_eq!(tag, ZERO, "sector {sector}"),
+                Content::Data(from) => {
+                    let data = u.disk.read_sector(from + n);
+                    assert_eq!(data, content(tag, sector), "sector {sector}");
+                }
+            }
+            found[sector as usize] = tag;
+        }
+    }
+    assert!(
+        found == tags,
+        "a sector is mapped that was not, or the reverse"
+    );
+    extents.len()
+}
+
+/// The slabs are of all sizes from 16 KiB to 4 MiB. A union can be larger than its root, and end
+/// within a slab.
+#[test]
+fn random_lives() {
+    let mut random = Random(31);
+    let mut extents = 0;
+    for round in 0..30 {
+        let slab = 32 << random.below(if round % 3 == 0 { 9 } else { 4 });
+        let size = 1 + random.below(12_000);
+        let root = random.below(size + 1);
+        let slabs = size.div_ceil(slab) + 8;
+        let g = Geometry::new(root, size, 8192 + (slabs + 1) * slab, slab as u32, 32).unwrap();
+        let mut disk = SimDisk::new();
+        format(&mut disk, g);
+        let mut u = SimUnion::attach_to(&disk, &g).unwrap();
+        assert_eq!(all(&u.map), []);
+        let steps = random.below(60);
+        let tags = live(&mut u, &mut random, steps);
+        extents += check(&u, &tags);
+        u.detach().unwrap();
+        let loaded = load(&disk, g.root_sectors(), g.leaf_sectors()).unwrap();
+        check(&loaded, &tags);
+    }
+    assert!(extents > 300, "{extents} extents in all");
+}
+
+fn small() -> SimUnion {
+    let g = Geometry::new(128_000, 128_000, 1 << 18, 128, 32).unwrap();
+    let mut disk = SimDisk::new();
+    format(&mut disk, g);
+    SimUnion::attach_to(&disk, &g).unwrap()
+}
+
+/// What no leaf at rest has is an error, wherever it stands, and not a hole.
+#[test]
+fn a_slab_whose_content_is_not_settled() {
+    let damaged = |u: &SimUnion| {
+        let found = try_all(&u.map);
+        assert!(
+            matches!(found, Err(Error::Damaged(Area::Map, _))),
+            "{found:?}"
+        );
+    };
+    let mut u = small();
+    u.write(0, 300, 1, true).unwrap();
+    for slab in [0, 1, 7, 999] {
+        let was = u.map.entry(slab);
+        let bad = [Emptied::Pending, Emptied::Durable, Emptied::Waiting]
+            .map(|emptied| Entry::unallocated(Base::Root, emptied));
+        let outside = Entry::allocated(LeafSlab(u.map.geometry().leaf_slabs()), Base::Root);
+        for entry in bad.into_iter().chain([Entry::LOST, outside]) {
+            u.map.set_entry(slab, entry).unwrap();
+            damaged(&u);
+        }
+        u.map.set_entry(slab, was).unwrap();
+        assert_eq!(all(&u.map).len(), 1);
+    }
+    u.empty(1..2, Base::Zero).unwrap();
+    damaged(&u);
+    u.flush().unwrap();
+    assert_eq!(all(&u.map).len(), 3);
+}
+
+/// A leaf slab without a page of bits is a broken rule.
+#[test]
+fn a_leaf_slab_without_bits() {
+    let g = *small().map.geometry();
+    let map = Map::new(g, SimMemory::new(&g));
+    let entry = Entry::allocated(LeafSlab(3), Base::Zero);
+    map.set_entry(5, entry).unwrap();
+    assert_eq!(try_all(&map), Err(Error::Internal));
+}
+
+struct Count(Cell<u32>);
+
+impl Watch for Count {
+    fn before(&self, _: Access) {
+        self.0.set(self.0.get() + 1);
+    }
+}
+
+/// A page of the table that does not exist costs one look, and only the others pause.
+#[test]
+fn pages_that_do_not_exist_are_skipped() {
+    let pages = 500;
+    let size = u64::from(pages * TABLE_ENTRIES) * 32;
+    let g = Geometry::new(size, size, 1 << 18, 32, 32).unwrap();
+    let map = Map::new(g, Watched::new(&g, Count(Cell::new(0))));
+    for page in [3, 4, 499] {
+        let slab = page * TABLE_ENTRIES + 10;
+        let entry = Entry::unallocated(Base::Zero, Emptied::No);
+        map.set_entry(slab, entry).unwrap();
+    }
+    map.memory().watch.0.set(0);
+    let mut pauses = 0;
+    let mut extents = LeafExtents::new(&map, || {
+        pauses += 1;
+        Ok(())
+    });
+    let mut found = 0;
+    while extents.next().unwrap().is_some() {
+        found += 1;
+    }
+    assert_eq!((found, pauses), (3, 3));
+    assert!(map.memory().watch.0.get() <= pages + 3 * TABLE_ENTRIES);
+
+    let mut extents = LeafExtents::new(&map, || Err(Error::Os(4)));
+    assert_eq!(extents.next(), Err(Error::Os(4)));
+}
