@@ -4,7 +4,7 @@
 
 use core::fmt;
 
-/// Where on the leaf a damage was found.
+/// Where on the leaf, or in which other thing, a damage was found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Area {
     /// Both superblock slots.
@@ -19,6 +19,8 @@ pub enum Area {
     Map,
     /// A block of the list of layers.
     LayerList,
+    /// Any part of a sealed layer, whose blocks count from its own start.
+    Layer,
 }
 
 impl Area {
@@ -30,6 +32,7 @@ impl Area {
             Area::Journal => 4,
             Area::Map => 5,
             Area::LayerList => 6,
+            Area::Layer => 7,
         }
     }
 
@@ -41,6 +44,7 @@ impl Area {
             4 => Area::Journal,
             5 => Area::Map,
             6 => Area::LayerList,
+            7 => Area::Layer,
             _ => return None,
         })
     }
@@ -54,6 +58,7 @@ impl Area {
             Area::Journal => "journal",
             Area::Map => "map",
             Area::LayerList => "list of layers",
+            Area::Layer => "sealed layer",
         }
     }
 }
@@ -126,7 +131,7 @@ impl Side {
 /// Why something was refused or failed.
 ///
 /// Sizes and positions are in sectors of 512 bytes, blocks in units of 4096 bytes from the start
-/// of the leaf.
+/// of the leaf, or of the layer for [`Area::Layer`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Error {
     /// The leaf carries no superblock of this format.
@@ -279,6 +284,7 @@ impl fmt::Display for Error {
             UnknownFeatures(Class::Incompat, bits) => write!(f, "the leaf has features {bits:#x} (incompatible) that this unionblk does not know: use a newer unionblk"),
             UnknownFeatures(Class::RoCompat, bits) => write!(f, "the leaf has features {bits:#x} (read-only compatible) that this unionblk does not know and must not write over: use a newer unionblk, or read the leaf with ubctl create --read-only"),
             Damaged(Area::Map, block) => write!(f, "the leaf's map contradicts itself in the map page with slot A at block {block}: copy the whole leaf before anything else"),
+            Damaged(Area::Layer, block) => write!(f, "a sealed layer is damaged at its block {block}: use another copy of it"),
             Damaged(area, block) => write!(f, "the leaf's {} is damaged at block {block}: copy the whole leaf before anything else", area.name()),
             RootSize(want, found) => write!(f, "the leaf was made for a root of {want} sectors, this one has {found}: attach it to its own root"),
             RootContent => f.write_str("the root is not the one the leaf was made for, or its content has changed: attach the leaf to its own, unchanged root"),
@@ -347,7 +353,7 @@ mod tests {
         // No area, class or device has these numbers.
         for (reason, a, b) in [
             (4, 0, 0),
-            (4, 7, 0),
+            (4, 8, 0),
             (3, 1, 0),
             (3, 1, 3),
             (12, 3, 0),

@@ -52,6 +52,7 @@ pub mod protocol;
 mod race_model;
 pub mod replay_limit;
 pub mod salvage;
+pub mod sealed;
 pub mod sha256;
 pub mod slab_bitmap;
 pub mod slot;

@@ -9,6 +9,7 @@
 //! - The parts of a union over any disk ([`parts`]).
 //! - `ubctl check` over the simulated disk, and damage ([`inspect`]).
 //! - SHA-256 ([`sha256`]).
+//! - Sealed layers in memory, and the content that they were made from ([`sealed`]).
 //! - A map in which something else happens at each access ([`hooked`]).
 
 pub mod disk;
@@ -22,6 +23,7 @@ pub mod oracle;
 pub mod parts;
 pub mod reclaim;
 mod request;
+pub mod sealed;
 pub mod sha256;
 mod threads;
 pub mod union;

@@ -1,0 +1,87 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The digests of the data: one SHA-256 for each chunk of 1 MiB, in blocks with a checksum each.
+
+use core::mem::offset_of;
+
+use zerocopy::little_endian::U32;
+use zerocopy::{transmute_mut, transmute_ref};
+use zerocopy_derive::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
+
+use super::super::error::{Error, Result};
+use super::super::format::crc::crc32c;
+use super::super::geometry::{Block, BLOCK_BYTES};
+use super::super::num::{saturating_u32, u32_as_usize};
+use super::fault::{Fault, Part};
+use super::header::{Header, DATA_BLOCK};
+use super::index::DiskHead;
+use super::Digest;
+
+/// Blocks of a chunk, which has a digest of its data: 1 MiB. The last chunk may have fewer.
+pub const CHUNK_BLOCKS: u64 = 256;
+/// The most digests that one block holds.
+pub const DIGESTS_IN_BLOCK: u64 = 127;
+const MAGIC: [u8; 4] = *b"UBsd";
+
+#[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+struct DiskDigestBlock {
+    head: DiskHead,
+    digests: [Digest; DIGESTS_IN_BLOCK as usize],
+}
+
+const _: () = assert!(size_of::<DiskDigestBlock>() == BLOCK_BYTES);
+
+/// Writes digest `at` of a block that began as zeroes. Fails with `Internal` if the block has no
+/// room for it.
+pub fn put(block: &mut Block, at: u32, digest: &Digest) -> Result {
+    let disk: &mut DiskDigestBlock = transmute_mut!(block);
+    let room = disk.digests.get_mut(u32_as_usize(at));
+    *room.ok_or(Error::Internal)? = *digest;
+    Ok(())
+}
+
+/// Completes block `number` of the digests, with its first `count` digests.
+pub fn complete(block: &mut Block, number: u32, count: u32) {
+    let disk: &mut DiskDigestBlock = transmute_mut!(block);
+    disk.head = DiskHead::new(MAGIC, number, count);
+    let crc = crc32c(0, block);
+    let disk: &mut DiskDigestBlock = transmute_mut!(block);
+    disk.head.crc = U32::new(crc);
+}
+
+/// Checks block `number` (below the header's [`Header::digest_blocks`]) of the digests. Returns its
+/// digests, those of the chunks from `number * 127` on.
+pub fn decode<'a>(
+    block: &'a Block,
+    number: u64,
+    header: &Header,
+) -> core::result::Result<&'a [Digest], Fault> {
+    let before = number.saturating_mul(DIGESTS_IN_BLOCK);
+    let left = header.chunks().saturating_sub(before);
+    let count = saturating_u32(left.min(DIGESTS_IN_BLOCK));
+    let disk: &DiskDigestBlock = transmute_ref!(block);
+    let at = header.digest_block().saturating_add(number);
+    let damaged = |byte| Fault::damaged(Part::Digests, at, byte);
+    let head = disk.head.check(MAGIC, saturating_u32(number), count, block);
+    head.map_err(damaged)?;
+    let split = disk.digests.split_at_checked(u32_as_usize(count));
+    let (used, unused) = split.ok_or(Fault::Failed(Error::Internal))?;
+    if unused.iter().any(|digest| *digest != [0; 32]) {
+        return Err(damaged(offset_of!(DiskDigestBlock, digests)));
+    }
+    Ok(used)
+}
+
+/// Returns the block of digests that has the digest of a chunk, and its place there.
+pub fn place_of(chunk: u64) -> (u64, usize) {
+    let at = saturating_u32(chunk % DIGESTS_IN_BLOCK);
+    (chunk / DIGESTS_IN_BLOCK, u32_as_usize(at))
+}
+
+/// Returns the first block of a chunk, and how many blocks it has: none behind the last chunk.
+pub fn blocks_of(chunk: u64, header: &Header) -> (u64, u64) {
+    let before = chunk.saturating_mul(CHUNK_BLOCKS);
+    let left = header.data_blocks.saturating_sub(before);
+    (DATA_BLOCK.saturating_add(before), left.min(CHUNK_BLOCKS))
+}

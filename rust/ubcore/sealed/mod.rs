@@ -1,0 +1,63 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A sealed layer: the packed, canonical form of what a layer maps.
+//!
+//! The same content always gives the same bytes, and so the same digest. `sealed-layer.rst`
+//! describes them. `seal` writes a sealed layer, `open` reads and verifies all of it but the data,
+//! and `chunk` verifies the data. None of them keeps more in memory than buffers of a fixed size.
+
+pub mod chunk;
+pub mod digests;
+pub mod fault;
+pub mod header;
+pub mod index;
+pub mod open;
+pub mod packing;
+pub mod seal;
+pub mod stand_in;
+pub mod units;
+
+pub use super::sha256::Sha256;
+
+use super::error::Result;
+use super::geometry::Block;
+
+/// The format version that this code writes and the newest that it reads.
+pub const VERSION: u32 = 1;
+
+/// A SHA-256.
+pub type Digest = [u8; 32];
+
+/// The device that a sealed layer is read from, with its own buffer. Blocks count from the start of
+/// the layer, wherever that is on the device.
+///
+/// Called in process context, by one caller at a time; may sleep.
+pub trait Reader {
+    /// Reads at least one and at most `most` blocks (at least 1) from `block` on into the start of
+    /// the buffer. Returns how many it has read.
+    fn read(&mut self, block: u64, most: u64) -> Result<usize>;
+
+    /// Returns the buffer.
+    fn buffer(&self) -> &[Block];
+
+    /// Gives way to other tasks. An error ends the work that calls it.
+    fn give_way(&mut self) -> Result {
+        Ok(())
+    }
+}
+
+/// The device that a sealed layer is written to. Blocks count from the start of the layer.
+pub trait Writer {
+    /// Writes blocks from `block` on. They are durable after [`Writer::flush`].
+    fn write(&mut self, block: u64, blocks: &[Block]) -> Result;
+
+    /// Makes everything that was written durable.
+    fn flush(&mut self) -> Result;
+}
+
+/// The data of the layer that is to be sealed.
+pub trait Content {
+    /// Fills `room`, whole sectors, from sector `position` of the layer's device on: where
+    /// [`Data`](super::stack::extent::Content::Data) says that sectors are.
+    fn read(&mut self, position: u64, room: &mut [u8]) -> Result;
+}

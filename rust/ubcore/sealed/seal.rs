@@ -1,0 +1,272 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Writes a sealed layer, in two passes over the content: the first finds how large each part is,
+//! the second writes them. Nothing may change the content in between, and a change is noticed only
+//! if it changes a size. The caller opens the result to verify it.
+//!
+//! The order of writes: the header's block as zeroes, then everything else, then the header, each
+//! made durable before the next. A power failure leaves a whole layer, or none.
+
+use super::super::error::Error;
+use super::super::geometry::{Block, BLOCK_BYTES, BLOCK_SECTORS};
+use super::super::num::{u64_as_usize, usize_as_u64, SECTOR_BYTES};
+use super::super::stack::chain::StandIn;
+use super::super::stack::extent::{Extent, Extents};
+use super::digests::{self, CHUNK_BLOCKS, DIGESTS_IN_BLOCK};
+use super::fault::{sector_of, Fault};
+use super::header::{self, Header, DATA_BLOCK};
+use super::index::{self, EXTENTS_IN_BLOCK};
+use super::stand_in::STAND_IN_BLOCK;
+use super::units::{Form, Walk};
+use super::{Content, Digest, Sha256, Writer};
+
+/// Measures a layer: the first pass. Returns its header, without the digest.
+///
+/// `room` is for one read of data, and is not empty.
+pub fn measure<E: Extents, C: Content>(
+    source: &mut E,
+    content: &mut C,
+    (union_sectors, block_bytes): (u64, u32),
+    room: &mut [Block],
+) -> core::result::Result<Header, Fault> {
+    let mut walk = Walk::new(Nowhere, union_sectors, room);
+    walk.run(source, content)?;
+    Header::new(union_sectors, block_bytes, &walk.packing)
+}
+
+/// The form is only measured.
+struct Nowhere;
+
+impl Form for Nowhere {
+    fn data(&mut self, _: u64, _: &[u8]) -> core::result::Result<(), Fault> {
+        Ok(())
+    }
+    fn extent(&mut self, _: &Extent) -> core::result::Result<(), Fault> {
+        Ok(())
+    }
+}
+
+/// Writes a layer that was [measured](measure): the second pass. `source` begins anew. Returns the
+/// header that was written.
+///
+/// `room` is as for [`measure`]; `output` is for one write of data, and is not empty.
+pub fn write<E: Extents, C: Content, W: Writer, H: Sha256>(
+    (source, content): (&mut E, &mut C),
+    measured: &Header,
+    stand_in: Option<&StandIn>,
+    writer: &mut W,
+    (room, output): (&mut [Block], &mut [Block]),
+) -> core::result::Result<Header, Fault> {
+    writer.write(0, &[[0; BLOCK_BYTES]])?;
+    writer.flush()?;
+    let form = Output::<W, H>::new(writer, measured, output);
+    let mut walk = Walk::new(form, measured.union_sectors, room);
+    walk.run(source, content)?;
+    let again = Header::new(measured.union_sectors, measured.block_bytes, &walk.packing)?;
+    if again != *measured {
+        return Err(Fault::Changed);
+    }
+    let (index, digests) = walk.form.finish()?;
+
+    let mut header = again;
+    let mut block = [0; BLOCK_BYTES];
+    header.encode(&mut block);
+    header.digest = header::digest::<H>(&header::covered(&block), &index, &digests);
+    block.fill(0);
+    if let Some(record) = stand_in {
+        record.encode(&header.digest, &mut block);
+    }
+    writer.write(STAND_IN_BLOCK, &[block])?;
+    writer.flush()?;
+    header.encode(&mut block);
+    writer.write(0, &[block])?;
+    writer.flush()?;
+    Ok(header)
+}
+
+/// A list of entries in blocks: the index, or the digests.
+struct List<H> {
+    /// Where the next block goes, and where the list ends.
+    next: u64,
+    end: u64,
+    block: Block,
+    number: u32,
+    count: u32,
+    sum: H,
+}
+
+impl<H: Sha256> List<H> {
+    fn new(next: u64, end: u64) -> List<H> {
+        List {
+            next,
+            end,
+            block: [0; BLOCK_BYTES],
+            number: 0,
+            count: 0,
+            sum: H::new(),
+        }
+    }
+
+    /// Writes the current block if it has entries, and begins the next.
+    fn turn<W: Writer>(
+        &mut self,
+        writer: &mut W,
+        complete: fn(&mut Block, u32, u32),
+    ) -> core::result::Result<(), Fault> {
+        if self.count == 0 {
+            return Ok(());
+        }
+        if self.next >= self.end {
+            return Err(Fault::Changed);
+        }
+        complete(&mut self.block, self.number, self.count);
+        self.sum.update(&self.block);
+        writer.write(self.next, &[self.block])?;
+        self.next = self.next.saturating_add(1);
+        self.number = self.number.saturating_add(1);
+        self.count = 0;
+        self.block.fill(0);
+        Ok(())
+    }
+}
+
+/// The form is written: data, index and digests, each in order.
+struct Output<'a, W, H> {
+    writer: &'a mut W,
+    /// The data that is collected for the next write: which block it goes to, and how many bytes of
+    /// it there are.
+    room: &'a mut [Block],
+    block: u64,
+    filled: usize,
+    /// The end of the data.
+    end: u64,
+    /// The chunk that the next block of data belongs to, and how many of its blocks were added.
+    chunk: H,
+    in_chunk: u64,
+    index: List<H>,
+    digests: List<H>,
+}
+
+impl<'a, W: Writer, H: Sha256> Output<'a, W, H> {
+    fn new(writer: &'a mut W, header: &Header, room: &'a mut [Block]) -> Output<'a, W, H> {
+        Output {
+            writer,
+            room,
+            block: DATA_BLOCK,
+            filled: 0,
+            end: header.index_block(),
+            chunk: H::new(),
+            in_chunk: 0,
+            index: List::new(header.index_block(), header.digest_block()),
+            digests: List::new(header.digest_block(), header.blocks()),
+        }
+    }
+
+    /// Returns the sector of the layer that comes next.
+    fn position(&self) -> u64 {
+        let sectors = usize_as_u64(self.filled) / SECTOR_BYTES;
+        sector_of(self.block).saturating_add(sectors)
+    }
+
+    /// Adds bytes, whole sectors, to the data; zeroes if there are none.
+    fn add(&mut self, bytes: Option<&[u8]>, len: usize) -> core::result::Result<(), Fault> {
+        let mut done = 0;
+        while done < len {
+            let room = self.room.as_flattened_mut().get_mut(self.filled..);
+            let room = room.filter(|room| !room.is_empty());
+            let room = room.ok_or(Error::Internal)?;
+            let now = room.len().min(len.saturating_sub(done));
+            let room = room.get_mut(..now).ok_or(Error::Internal)?;
+            let end = done.saturating_add(now);
+            match bytes {
+                None => room.fill(0),
+                Some(bytes) => {
+                    room.copy_from_slice(bytes.get(done..end).ok_or(Error::Internal)?);
+                }
+            }
+            done = end;
+            self.filled = self.filled.saturating_add(now);
+            if self.filled >= self.room.as_flattened().len() {
+                self.write_data()?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes the data that was collected, which is whole blocks.
+    fn write_data(&mut self) -> core::result::Result<(), Fault> {
+        let count = self.filled / BLOCK_BYTES;
+        let blocks = self.room.get(..count).ok_or(Error::Internal)?;
+        let end = self.block.saturating_add(usize_as_u64(count));
+        if end > self.end {
+            return Err(Fault::Changed);
+        }
+        if count > 0 {
+            self.writer.write(self.block, blocks)?;
+        }
+        for block in blocks {
+            self.chunk.update(block);
+            self.in_chunk = self.in_chunk.saturating_add(1);
+            if self.in_chunk == CHUNK_BLOCKS {
+                let whole = core::mem::replace(&mut self.chunk, H::new());
+                self.in_chunk = 0;
+                end_chunk(&mut self.digests, whole, self.writer)?;
+            }
+        }
+        (self.block, self.filled) = (end, 0);
+        Ok(())
+    }
+
+    /// Writes what is left. Returns the digests of the index and of the digests.
+    fn finish(mut self) -> core::result::Result<(Digest, Digest), Fault> {
+        let over = self.position() % BLOCK_SECTORS;
+        if over > 0 {
+            let gap = BLOCK_SECTORS.saturating_sub(over);
+            self.add(None, u64_as_usize(gap.saturating_mul(SECTOR_BYTES)))?;
+        }
+        self.write_data()?;
+        if self.in_chunk > 0 {
+            end_chunk(&mut self.digests, self.chunk, self.writer)?;
+        }
+        self.digests.turn(self.writer, digests::complete)?;
+        self.index.turn(self.writer, index::complete)?;
+        let ends = (self.block, self.index.next, self.digests.next);
+        if ends != (self.end, self.index.end, self.digests.end) {
+            return Err(Fault::Changed);
+        }
+        Ok((self.index.sum.finish(), self.digests.sum.finish()))
+    }
+}
+
+/// Adds the digest of a chunk to the list.
+fn end_chunk<W: Writer, H: Sha256>(
+    list: &mut List<H>,
+    chunk: H,
+    writer: &mut W,
+) -> core::result::Result<(), Fault> {
+    digests::put(&mut list.block, list.count, &chunk.finish())?;
+    list.count = list.count.saturating_add(1);
+    if u64::from(list.count) == DIGESTS_IN_BLOCK {
+        list.turn(writer, digests::complete)?;
+    }
+    Ok(())
+}
+
+impl<W: Writer, H: Sha256> Form for Output<'_, W, H> {
+    fn data(&mut self, position: u64, bytes: &[u8]) -> core::result::Result<(), Fault> {
+        let gap = position
+            .checked_sub(self.position())
+            .ok_or(Error::Internal)?;
+        self.add(None, u64_as_usize(gap.saturating_mul(SECTOR_BYTES)))?;
+        self.add(Some(bytes), bytes.len())
+    }
+
+    fn extent(&mut self, extent: &Extent) -> core::result::Result<(), Fault> {
+        index::put(&mut self.index.block, self.index.count, extent)?;
+        self.index.count = self.index.count.saturating_add(1);
+        if u64::from(self.index.count) == EXTENTS_IN_BLOCK {
+            self.index.turn(self.writer, index::complete)?;
+        }
+        Ok(())
+    }
+}
