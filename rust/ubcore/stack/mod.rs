@@ -2,7 +2,11 @@
 
 //! What lies below a leaf: the bottom (a root, or nothing) and read-only layers over it.
 
+pub mod build;
 pub mod chain;
 pub mod extent;
 pub mod leaf_extents;
 pub mod listed;
+pub mod map;
+pub mod place;
+pub mod word;

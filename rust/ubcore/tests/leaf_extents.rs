@@ -5,6 +5,7 @@
 use std::cell::Cell;
 
 use sim::disk::{Random, SimDisk};
+use sim::layers::{live, random_leaf};
 use sim::memory::{Access, SimMemory, Watch, Watched};
 use sim::oracle::{content, ROOT, ZERO};
 use sim::union::{format, load, SimUnion};
@@ -36,35 +37,6 @@ fn all<M: Memory>(map: &Map<M>) -> Vec<Extent> {
     all
 }
 
-/// Writes and empties a leaf at random. Returns the tag of each sector.
-fn live(u: &mut SimUnion, random: &mut Random, steps: u64) -> Vec<u64> {
-    let g = *u.map.geometry();
-    let size = g.union_sectors();
-    let mut tags = vec![ROOT; size as usize];
-    for n in 0..steps {
-        let at = random.below(size);
-        if random.below(4) > 0 {
-            let sectors = (1 + random.below(300)).min(size - at);
-            // A slab that was emptied a moment ago cannot be written yet.
-            if u.write(at, sectors, 1 + n, true).is_ok() {
-                tags[at as usize..(at + sectors) as usize].fill(1 + n);
-            }
-        } else {
-            let first = g.slab_of(at);
-            let end = (first + 1 + random.below(3) as u32).min(g.root_slabs());
-            let (base, tag) = [(Base::Root, ROOT), (Base::Zero, ZERO)][random.below(2) as usize];
-            u.empty(first..end, base).unwrap();
-            let sectors = g.slab_start(first)..g.slab_start(end).min(size);
-            tags[sectors.start as usize..sectors.end as usize].fill(tag);
-        }
-        if random.chance(4) {
-            u.flush().unwrap();
-        }
-    }
-    u.flush().unwrap();
-    tags
-}
-
 fn check(u: &SimUnion, tags: &[u64]) -> usize {
     let extents = all(&u.map);
     let mut found = vec![ROOT; tags.len()];
@@ -89,24 +61,16 @@ fn check(u: &SimUnion, tags: &[u64]) -> usize {
     extents.len()
 }
 
-/// The slabs are of all sizes from 16 KiB to 4 MiB. A union can be larger than its root, and end
-/// within a slab.
 #[test]
 fn random_lives() {
     let mut random = Random(31);
     let mut extents = 0;
-    for round in 0..30 {
-        let slab = 32 << random.below(if round % 3 == 0 { 9 } else { 4 });
-        let size = 1 + random.below(12_000);
-        let root = random.below(size + 1);
-        let slabs = size.div_ceil(slab) + 8;
-        let g = Geometry::new(root, size, 8192 + (slabs + 1) * slab, slab as u32, 32).unwrap();
-        let mut disk = SimDisk::new();
-        format(&mut disk, g);
-        let mut u = SimUnion::attach_to(&disk, &g).unwrap();
+    for _ in 0..30 {
+        let (disk, mut u) = random_leaf(&mut random, 12_000);
+        let g = *u.map.geometry();
         assert_eq!(all(&u.map), []);
         let steps = random.below(60);
-        let tags = live(&mut u, &mut random, steps);
+        let tags = live(&mut u, &mut random, steps, 1);
         extents += check(&u, &tags);
         u.detach().unwrap();
         let loaded = load(&disk, g.root_sectors(), g.leaf_sectors()).unwrap();

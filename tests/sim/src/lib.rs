@@ -10,6 +10,7 @@
 //! - `ubctl check` over the simulated disk, and damage ([`inspect`]).
 //! - SHA-256 ([`sha256`]).
 //! - Sealed layers in memory, and the content that they were made from ([`sealed`]).
+//! - The layers of a stack, and the memory of a stack map ([`layers`]).
 //! - A map in which something else happens at each access ([`hooked`]).
 
 pub mod disk;
@@ -17,6 +18,7 @@ pub mod history;
 pub mod hooked;
 pub mod host;
 pub mod inspect;
+pub mod layers;
 mod leaf;
 pub mod memory;
 pub mod oracle;

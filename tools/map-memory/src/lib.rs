@@ -5,6 +5,10 @@
 
 #![deny(unsafe_code, missing_docs)]
 
+mod stack;
+
+pub use stack::StackHeap;
+
 use std::sync::OnceLock;
 
 use ubcore::error::{Error, Result};

@@ -1,0 +1,393 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Builds a stack map, layer by layer from the bottom up.
+//!
+//! A layer costs what it maps: an entry for each stack slab that it covers, and for a slab that it
+//! covers in part also the slab's old record, at most 128 runs. Records do not change. A slab that
+//! gets a new record leaves its old one behind as garbage. If there is more garbage than there is
+//! of everything else, all live records are copied, which the garbage has paid for.
+//!
+//! What a layer maps is not trusted.
+
+use core::fmt;
+
+use super::super::error::{Broken, Error};
+use super::super::num::{align_up, next, saturating_u32};
+use super::extent::{Content, Extent, Extents};
+use super::map::{offset_in_slab, slot_of, stretch, word_of, PAGE};
+use super::map::{StackMap, StackMemory, StackPages, PAGE_WORDS};
+use super::place::{Place, LAYERS_MAX};
+use super::word::{Record, Word, POSITION_END, SLAB_SECTORS};
+
+/// Why a stack map cannot be built.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// The stack has this many sectors, which is more than a stack map has numbers for.
+    StackSize(u64),
+    /// There are more than [`LAYERS_MAX`] layers.
+    Layers,
+    /// An extent has no sectors.
+    Empty(Extent),
+    /// An extent starts before the end of the one before it.
+    Order(Extent),
+    /// An extent ends past the end of the stack.
+    PastEnd(Extent),
+    /// An extent's data ends at a sector that a stack map has no number for.
+    Position(Extent),
+    /// The extents cannot be read, memory ran out, or the caller ended the work.
+    Failed(Error),
+}
+
+impl From<Error> for Refusal {
+    fn from(e: Error) -> Self {
+        Refusal::Failed(e)
+    }
+}
+
+impl From<Broken> for Refusal {
+    fn from(e: Broken) -> Self {
+        Refusal::Failed(e.into())
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (extent, what) = match self {
+            Refusal::StackSize(n) => return write!(f, "a stack of {n} sectors is too large"),
+            Refusal::Layers => return write!(f, "a stack has at most {LAYERS_MAX} layers"),
+            Refusal::Failed(e) => return e.fmt(f),
+            Refusal::Empty(e) => (e, "has no sectors"),
+            Refusal::Order(e) => (e, "starts before the end of the extent before it"),
+            Refusal::PastEnd(e) => (e, "ends past the end of the stack"),
+            Refusal::Position(e) => (e, "has its data past the last sector of a layer"),
+        };
+        let Extent { first, sectors, .. } = extent;
+        write!(
+            f,
+            "the extent of {sectors} sectors at sector {first} {what}"
+        )
+    }
+}
+
+/// The builder's result.
+pub type Result<T = ()> = core::result::Result<T, Refusal>;
+
+/// A mixed slab under construction. Its new record is behind all others, and grows.
+struct Slab {
+    /// The first sector of the slab.
+    start: u64,
+    /// The sector of the slab before which the new record is complete.
+    done: u32,
+    /// The new record.
+    record: Record,
+    /// Its last run, once there is one.
+    last: Word,
+}
+
+/// Builds a [`StackMap`]. A builder that has failed is gone, with the memory that it had.
+pub struct Builder<M> {
+    memory: M,
+    sectors: u64,
+    layers: u8,
+    /// The number of pages that the table has.
+    tables: u64,
+    /// The words of records: in use and garbage.
+    end: u64,
+    /// The words of records in use.
+    live: u64,
+}
+
+impl<M: StackMemory> Builder<M> {
+    /// Returns a builder for a stack of so many sectors, which are those of its largest layer.
+    /// `memory` has no pages.
+    pub fn new(memory: M, sectors: u64) -> Result<Self> {
+        if sectors > POSITION_END {
+            return Err(Refusal::StackSize(sectors));
+        }
+        Ok(Builder {
+            memory,
+            sectors,
+            layers: 0,
+            tables: 0,
+            end: 0,
+            live: 0,
+        })
+    }
+
+    /// Returns a builder that continues where `old`, which stays as it is, has ended. The new stack
+    /// has at least `sectors`. Process context.
+    pub fn over<O: StackMemory>(old: &StackMap<O>, memory: M, sectors: u64) -> Result<Self> {
+        let mut new = Self::new(memory, sectors.max(old.sectors()))?;
+        new.layers = old.layers();
+        new.end = old.record_words();
+        let records = new.end.div_ceil(PAGE);
+        for n in 0..saturating_u32(records) {
+            new.copy_page(old, StackPages::Records, n)?;
+        }
+        for n in 0..new.table_pages() {
+            let Some(page) = old.memory().page(StackPages::Table, n) else {
+                continue;
+            };
+            new.copy_page(old, StackPages::Table, n)?;
+            new.tables = new.tables.wrapping_add(1);
+            for record in page.iter().filter_map(|entry| entry.record()) {
+                new.live = new.live.wrapping_add(u64::from(record.runs));
+            }
+        }
+        Ok(new)
+    }
+
+    fn copy_page<O: StackMemory>(
+        &mut self,
+        old: &StackMap<O>,
+        pages: StackPages,
+        n: u32,
+    ) -> Result {
+        self.memory.give_way()?;
+        self.memory.grow(pages, n)?;
+        let from = old.memory().page(pages, n).ok_or(Broken)?;
+        let to = self.memory.page_mut(pages, n).ok_or(Broken)?;
+        to.copy_from_slice(from);
+        Ok(())
+    }
+
+    /// Puts a layer over the layers added before. Process context.
+    pub fn add_layer(mut self, extents: &mut impl Extents) -> Result<Self> {
+        if self.layers >= LAYERS_MAX {
+            return Err(Refusal::Layers);
+        }
+        let mut open = None;
+        let mut from = 0;
+        while let Some(extent) = extents.next()? {
+            from = self.check(&extent, from)?;
+            self.put(&mut open, &extent)?;
+        }
+        if let Some(slab) = open {
+            self.close(slab)?;
+        }
+        // At most 254.
+        self.layers = self.layers.wrapping_add(1);
+        Ok(self)
+    }
+
+    /// Returns the map. It has no garbage.
+    pub fn finish(mut self) -> Result<StackMap<M>> {
+        if self.end > self.live {
+            self.compact()?;
+        }
+        let Builder {
+            memory,
+            sectors,
+            layers,
+            end,
+            ..
+        } = self;
+        Ok(StackMap::new(memory, sectors, layers, end))
+    }
+
+    /// Checks an extent that may start at `from`. Returns its end.
+    fn check(&self, extent: &Extent, from: u64) -> Result<u64> {
+        if extent.sectors == 0 {
+            return Err(Refusal::Empty(*extent));
+        }
+        if extent.first < from {
+            return Err(Refusal::Order(*extent));
+        }
+        if let Content::Data(at) = extent.content {
+            let end = at.checked_add(extent.sectors);
+            if end.is_none_or(|end| end > POSITION_END) {
+                return Err(Refusal::Position(*extent));
+            }
+        }
+        let end = extent.first.checked_add(extent.sectors);
+        end.filter(|&end| end <= self.sectors)
+            .ok_or(Refusal::PastEnd(*extent))
+    }
+
+    /// Lays an extent over what is there, slab by slab. `open` is the slab that the layer covers in
+    /// part so far.
+    fn put(&mut self, open: &mut Option<Slab>, extent: &Extent) -> Result {
+        // Sums of sectors and positions stay below 2^49, see `check`.
+        let end = extent.first.wrapping_add(extent.sectors);
+        let mut at = extent.first;
+        while at < end {
+            let offset = offset_in_slab(at);
+            let start = at.wrapping_sub(u64::from(offset));
+            let to = saturating_u32(end.wrapping_sub(start)).min(SLAB_SECTORS);
+            let place = match extent.content {
+                Content::Zero => Place::Zero,
+                Content::Data(d) => {
+                    let gone = at.wrapping_sub(extent.first);
+                    Place::Layer(self.layers, d.wrapping_add(gone))
+                }
+            };
+            at = start.wrapping_add(u64::from(to));
+            let slab = open.take();
+            let slab = match slab {
+                Some(other) if other.start != start => {
+                    self.close(other)?;
+                    None
+                }
+                same => same,
+            };
+            if offset == 0 && to == SLAB_SECTORS {
+                self.set_entry(start, Word::run(0, place))?;
+                continue;
+            }
+            let mut slab = slab.unwrap_or(Slab {
+                start,
+                done: 0,
+                record: Record {
+                    at: self.end,
+                    runs: 0,
+                },
+                last: Word(0),
+            });
+            self.copy_old(&mut slab, offset)?;
+            self.push(&mut slab, offset, place)?;
+            slab.done = to;
+            *open = Some(slab);
+        }
+        Ok(())
+    }
+
+    /// Copies to the new record of a slab what the slab had up to a sector.
+    fn copy_old(&mut self, slab: &mut Slab, to: u32) -> Result {
+        while slab.done < to {
+            let done = slab.done;
+            let at = slab.start.wrapping_add(u64::from(done));
+            let old = stretch(&self.memory, at, to.wrapping_sub(done))?;
+            self.push(slab, done, old.place)?;
+            slab.done = done.wrapping_add(old.sectors);
+        }
+        Ok(())
+    }
+
+    /// Adds a run to the new record of a slab, unless it continues the last one.
+    fn push(&mut self, slab: &mut Slab, first: u32, place: Place) -> Result {
+        let gone = first.wrapping_sub(slab.last.first());
+        if slab.record.runs > 0 && slab.last.place().skip(gone) == place {
+            return Ok(());
+        }
+        let mut at = slab.record.at.wrapping_add(u64::from(slab.record.runs));
+        if word_of(at).1 == 0 {
+            // The page is full, and a record lies in one page.
+            let from = core::mem::replace(&mut slab.record.at, at);
+            self.memory.grow(StackPages::Records, word_of(at).0)?;
+            for n in 0..u64::from(slab.record.runs) {
+                let word = self.word(from.wrapping_add(n))?;
+                self.set_word(StackPages::Records, at, word)?;
+                at = at.wrapping_add(1);
+            }
+        }
+        slab.last = Word::run(first, place);
+        slab.record.runs = next(slab.record.runs);
+        self.set_word(StackPages::Records, at, slab.last)
+    }
+
+    /// Ends the construction of a slab, and puts it into the table.
+    fn close(&mut self, mut slab: Slab) -> Result {
+        self.copy_old(&mut slab, SLAB_SECTORS)?;
+        let Record { at, runs } = slab.record;
+        if runs == 1 {
+            // It starts at sector 0, and its word in the records is overwritten by the next one.
+            return self.set_entry(slab.start, slab.last);
+        }
+        let words = u64::from(runs);
+        self.end = at.wrapping_add(words);
+        self.live = self.live.wrapping_add(words);
+        self.set_entry(slab.start, Word::mixed(slab.record))
+    }
+
+    /// Replaces the entry of the slab that starts at a sector. No slab is under construction.
+    fn set_entry(&mut self, start: u64, entry: Word) -> Result {
+        let (page, slot) = slot_of(start);
+        if slot == 0 {
+            self.memory.give_way()?;
+        }
+        if self.memory.page(StackPages::Table, page).is_none() {
+            self.memory.grow(StackPages::Table, page)?;
+            self.tables = self.tables.wrapping_add(1);
+        }
+        let slots = self.memory.page_mut(StackPages::Table, page);
+        let slot = slots.and_then(|p| p.get_mut(slot)).ok_or(Broken)?;
+        let old = core::mem::replace(slot, entry);
+        if let Some(record) = old.record() {
+            self.live = self.live.wrapping_sub(u64::from(record.runs));
+        }
+        if self.end.wrapping_sub(self.live) > self.cost_of_copy() {
+            self.compact()?;
+        }
+        Ok(())
+    }
+
+    /// Returns about how many words a copy of all live records looks at.
+    fn cost_of_copy(&self) -> u64 {
+        let table = self.tables.wrapping_mul(PAGE);
+        let pages = u64::from(self.table_pages());
+        self.live.wrapping_add(table).wrapping_add(pages)
+    }
+
+    /// Returns the number of pages that the table has if all of the stack is mapped.
+    fn table_pages(&self) -> u32 {
+        match self.sectors.checked_sub(1) {
+            Some(last) => next(slot_of(last).0),
+            None => 0,
+        }
+    }
+
+    /// Copies all live records, in the order of their slabs, and frees the old ones.
+    fn compact(&mut self) -> Result {
+        let mut end = 0;
+        for page in 0..self.table_pages() {
+            if self.memory.page(StackPages::Table, page).is_none() {
+                continue;
+            }
+            self.memory.give_way()?;
+            for slot in 0..PAGE_WORDS {
+                let table = self.memory.page(StackPages::Table, page);
+                let entry = table.and_then(|p| p.get(slot)).ok_or(Broken)?;
+                let Some(old) = entry.record() else {
+                    continue;
+                };
+                let new = self.copy(old, end)?;
+                end = new.at.wrapping_add(u64::from(new.runs));
+                let table = self.memory.page_mut(StackPages::Table, page);
+                *table.and_then(|p| p.get_mut(slot)).ok_or(Broken)? = Word::mixed(new);
+            }
+        }
+        self.memory.keep_copies();
+        self.end = end;
+        Ok(())
+    }
+
+    /// Copies a record to the first place from `end` on that has room for it in one page.
+    fn copy(&mut self, old: Record, end: u64) -> Result<Record> {
+        let rest = PAGE.wrapping_sub(end % PAGE);
+        let at = if u64::from(old.runs) > rest {
+            align_up(end, PAGE).ok_or(Broken)?
+        } else {
+            end
+        };
+        self.memory.grow(StackPages::Copies, word_of(at).0)?;
+        for n in 0..u64::from(old.runs) {
+            let word = self.word(old.at.wrapping_add(n))?;
+            self.set_word(StackPages::Copies, at.wrapping_add(n), word)?;
+        }
+        Ok(Record { at, ..old })
+    }
+
+    /// Returns a word of the records.
+    fn word(&self, at: u64) -> Result<Word> {
+        let (page, n) = word_of(at);
+        let page = self.memory.page(StackPages::Records, page);
+        Ok(*page.and_then(|p| p.get(n)).ok_or(Broken)?)
+    }
+
+    fn set_word(&mut self, pages: StackPages, at: u64, word: Word) -> Result {
+        let (page, n) = word_of(at);
+        let page = self.memory.page_mut(pages, page);
+        *page.and_then(|p| p.get_mut(n)).ok_or(Broken)? = word;
+        Ok(())
+    }
+}

@@ -1,0 +1,180 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The stack map: where each sector of a stack lies, merged over all layers.
+//!
+//! A table has one [`Word`] for each stack slab of 64 KiB. If the slab comes from one place, the
+//! word is all there is. If the slab is *mixed*, the word names a *record*: the slab's runs in
+//! their order, the first of which starts at sector 0. Table and records lie in pages that exist
+//! where something is mapped.
+//!
+//! A map does not change once it is built, so look-ups need no lock and no atomics. A look-up is
+//! one load, and for a mixed slab a binary search of its record, whatever the number of layers.
+
+use super::super::error::{Broken, Result};
+use super::super::num::{saturating_u32, u32_as_usize, u64_as_usize, usize_as_u64};
+use super::place::{Below, Place, Stretch};
+use super::word::{Record, Word, SLAB_SECTORS};
+
+/// The words of a page.
+pub const PAGE_WORDS: usize = 512;
+/// A page of a stack map: 4096 bytes.
+pub type StackPage = [Word; PAGE_WORDS];
+
+/// The same, and the sectors of a slab, as divisors of positions.
+pub(super) const PAGE: u64 = usize_as_u64(PAGE_WORDS);
+const SLAB: u64 = SLAB_SECTORS as u64;
+/// The sectors that a page of the table describes.
+const PAGE_SECTORS: u64 = PAGE.wrapping_mul(SLAB);
+
+/// What the pages of a stack map hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StackPages {
+    /// The entries of the slabs.
+    Table,
+    /// The records of the mixed slabs, one behind the other. A record lies in one page.
+    Records,
+    /// The records that the builder copies, to get rid of the others.
+    Copies,
+}
+
+/// The memory of a stack map.
+pub trait StackMemory {
+    /// Returns page `n` of a kind, if it exists.
+    fn page(&self, pages: StackPages, n: u32) -> Option<&StackPage>;
+    /// Does the same for the builder.
+    fn page_mut(&mut self, pages: StackPages, n: u32) -> Option<&mut StackPage>;
+    /// Makes a page of zeroes, if it does not exist. Fails with `NoMemory`. Process context.
+    fn grow(&mut self, pages: StackPages, n: u32) -> Result;
+    /// Frees the pages of [`StackPages::Records`], and makes those of [`StackPages::Copies`] take
+    /// their place.
+    fn keep_copies(&mut self);
+
+    /// Lets other tasks run. An error ends the work that calls it. The builder calls it between
+    /// steps that a page of the table bounds.
+    fn give_way(&mut self) -> Result {
+        Ok(())
+    }
+}
+
+/// Returns the page of the table that has the entry of a sector's slab, and its place there.
+#[inline]
+pub(super) fn slot_of(sector: u64) -> (u32, usize) {
+    // Past the last number there is no page.
+    let page = saturating_u32(sector / PAGE_SECTORS);
+    let slab = sector / SLAB;
+    (page, u64_as_usize(slab % PAGE))
+}
+
+/// Returns the position of a sector in its slab.
+#[inline]
+pub(super) fn offset_in_slab(sector: u64) -> u32 {
+    saturating_u32(sector % SLAB)
+}
+
+/// Returns the page of the records that has a word, and the word's place there.
+#[inline]
+pub(super) fn word_of(at: u64) -> (u32, usize) {
+    (saturating_u32(at / PAGE), u64_as_usize(at % PAGE))
+}
+
+/// Returns the first stretch of a range.
+#[inline]
+pub(super) fn stretch<M: StackMemory>(
+    memory: &M,
+    sector: u64,
+    sectors: u32,
+) -> core::result::Result<Stretch, Broken> {
+    let (page, slot) = slot_of(sector);
+    let Some(page) = memory.page(StackPages::Table, page) else {
+        let left = PAGE_SECTORS.wrapping_sub(sector % PAGE_SECTORS);
+        return Ok(Stretch {
+            place: Place::Bottom,
+            sectors: sectors.min(saturating_u32(left)),
+        });
+    };
+    let entry = *page.get(slot).ok_or(Broken)?;
+    let offset = offset_in_slab(sector);
+    let found = match entry.record() {
+        Some(record) => in_record(memory, record, offset)?,
+        None => Stretch {
+            place: entry.place().skip(offset),
+            sectors: SLAB_SECTORS.wrapping_sub(offset),
+        },
+    };
+    Ok(Stretch {
+        sectors: found.sectors.min(sectors),
+        ..found
+    })
+}
+
+/// Returns the stretch from a sector of a mixed slab to the end of its run.
+#[inline(never)]
+fn in_record<M: StackMemory>(
+    memory: &M,
+    record: Record,
+    offset: u32,
+) -> core::result::Result<Stretch, Broken> {
+    let (page, from) = word_of(record.at);
+    // Within a page, or the slice is not there.
+    let to = from.wrapping_add(u32_as_usize(record.runs));
+    let page = memory.page(StackPages::Records, page).ok_or(Broken)?;
+    let (first, rest) = page
+        .get(from..to)
+        .and_then(<[Word]>::split_first)
+        .ok_or(Broken)?;
+    // At most 127 runs, so at most 7 steps. The first run starts at or before any sector.
+    let (before, behind) = rest.split_at(rest.partition_point(|run| run.first() <= offset));
+    let run = before.last().unwrap_or(first);
+    let end = behind.first().map_or(SLAB_SECTORS, |run| run.first());
+    Ok(Stretch {
+        place: run.place().skip(offset.wrapping_sub(run.first())),
+        sectors: end.wrapping_sub(offset),
+    })
+}
+
+/// The stack map of a stack.
+pub struct StackMap<M> {
+    memory: M,
+    sectors: u64,
+    layers: u8,
+    record_words: u64,
+}
+
+impl<M: StackMemory> StackMap<M> {
+    /// For the builder: the memory is as this file describes it.
+    pub(super) fn new(memory: M, sectors: u64, layers: u8, record_words: u64) -> Self {
+        StackMap {
+            memory,
+            sectors,
+            layers,
+            record_words,
+        }
+    }
+
+    /// Returns the memory that the map lies in.
+    pub fn memory(&self) -> &M {
+        &self.memory
+    }
+
+    /// Returns the size of the stack, in sectors.
+    pub fn sectors(&self) -> u64 {
+        self.sectors
+    }
+
+    /// Returns the number of layers.
+    pub fn layers(&self) -> u8 {
+        self.layers
+    }
+
+    /// Returns the number of words that records take, with the rests of pages that no record fits.
+    pub fn record_words(&self) -> u64 {
+        self.record_words
+    }
+}
+
+impl<M: StackMemory> Below for StackMap<M> {
+    #[inline]
+    fn stretch(&self, sector: u64, sectors: u32) -> core::result::Result<Stretch, Broken> {
+        stretch(&self.memory, sector, sectors)
+    }
+}

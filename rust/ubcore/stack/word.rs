@@ -1,0 +1,143 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The 64 bits of the stack map: an entry of the table, or a run of a record.
+//!
+//! ```text
+//! 63     57 56  55 54      47 46                   0
+//! | first  | kind | source   | position            |   a run, or the entry of a whole slab
+//! | 0      | 3    | runs     | place of the record |   the entry of a mixed slab
+//! ```
+//!
+//! Kind 0 is the bottom as it is, 1 zeroes, 2 a layer, and 3 mixed. An entry of zero, which an
+//! absent page stands for, is thus the bottom. The run of a slab that has only one is its entry.
+
+use super::super::num::saturating_u32;
+use super::place::Place;
+
+/// The sectors of a stack slab: 64 KiB.
+pub const SLAB_SECTORS: u32 = 128;
+/// One more than the highest position of a sector in a layer, or of a sector in a stack.
+pub const POSITION_END: u64 = 1 << 47;
+
+const SOURCE_SHIFT: u32 = 47;
+const KIND_SHIFT: u32 = 55;
+const FIRST_SHIFT: u32 = 57;
+
+const ZERO: u64 = 1;
+const LAYER: u64 = 2;
+const MIXED: u64 = 3;
+
+/// The place of a record, and how many runs it has: 2 to [`SLAB_SECTORS`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Record {
+    /// Its first word among those of all records, below [`POSITION_END`].
+    pub at: u64,
+    /// The number of its runs, which is that of its words.
+    pub runs: u32,
+}
+
+/// An entry or a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(transparent)]
+pub struct Word(pub u64);
+
+impl Word {
+    /// Returns a run from sector `first` of its slab on. With `first` 0 it is the entry of a slab
+    /// that comes from one place. `first` is below [`SLAB_SECTORS`], a position below
+    /// [`POSITION_END`].
+    #[inline]
+    pub fn run(first: u32, place: Place) -> Word {
+        let (kind, source, position) = match place {
+            Place::Bottom => (0, 0, 0),
+            Place::Zero => (ZERO, 0, 0),
+            Place::Layer(layer, at) => (LAYER, u64::from(layer), at),
+        };
+        Word(pack(first, kind, source, position))
+    }
+
+    /// Returns the entry of a mixed slab.
+    #[inline]
+    pub fn mixed(record: Record) -> Word {
+        Word(pack(0, MIXED, u64::from(record.runs), record.at))
+    }
+
+    /// Returns the first sector of a run in its slab.
+    #[inline]
+    pub fn first(self) -> u32 {
+        saturating_u32(self.0.wrapping_shr(FIRST_SHIFT))
+    }
+
+    /// Returns where a run or a whole slab comes from. It has no meaning for a mixed slab.
+    #[inline]
+    pub fn place(self) -> Place {
+        match self.kind() {
+            0 => Place::Bottom,
+            ZERO => Place::Zero,
+            _ => Place::Layer(self.source(), self.position()),
+        }
+    }
+
+    /// Returns the record of a mixed slab. Returns `None` if all of the slab is one run.
+    #[inline]
+    pub fn record(self) -> Option<Record> {
+        (self.kind() == MIXED).then_some(Record {
+            at: self.position(),
+            runs: u32::from(self.source()),
+        })
+    }
+
+    #[inline]
+    fn kind(self) -> u64 {
+        self.0.wrapping_shr(KIND_SHIFT) & 3
+    }
+
+    #[inline]
+    fn source(self) -> u8 {
+        let [source, ..] = self.0.wrapping_shr(SOURCE_SHIFT).to_le_bytes();
+        source
+    }
+
+    #[inline]
+    fn position(self) -> u64 {
+        self.0 & POSITION_END.wrapping_sub(1)
+    }
+}
+
+#[inline]
+fn pack(first: u32, kind: u64, source: u64, position: u64) -> u64 {
+    u64::from(first).wrapping_shl(FIRST_SHIFT)
+        | kind.wrapping_shl(KIND_SHIFT)
+        | source.wrapping_shl(SOURCE_SHIFT)
+        | position
+}
+
+#[cfg(any(test, kernel))]
+#[cfg_attr(kernel, kernel::prelude::kunit_tests(unionblk_stack_word))]
+mod tests {
+    use super::{Place, Record, Word, POSITION_END, SLAB_SECTORS};
+
+    #[test]
+    fn every_field_keeps_its_extremes() {
+        for first in [0, 1, SLAB_SECTORS - 1] {
+            for place in [
+                Place::Bottom,
+                Place::Zero,
+                Place::Layer(0, 0),
+                Place::Layer(253, 0),
+                Place::Layer(0, POSITION_END - 1),
+                Place::Layer(253, POSITION_END - 1),
+            ] {
+                let word = Word::run(first, place);
+                assert!(word.first() == first && word.place() == place);
+                assert!(word.record().is_none());
+            }
+        }
+        for at in [0, POSITION_END - 1] {
+            for runs in [2, SLAB_SECTORS] {
+                let record = Record { at, runs };
+                assert!(Word::mixed(record).record() == Some(record));
+            }
+        }
+        assert!(Word(0).place() == Place::Bottom && Word(0).record().is_none());
+    }
+}
