@@ -91,6 +91,8 @@ pub struct Builder<M> {
     layers: u8,
     /// The number of pages that the table has.
     tables: u64,
+    /// The page of the table that changed last.
+    page: u32,
     /// The words of records: in use and garbage.
     end: u64,
     /// The words of records in use.
@@ -109,6 +111,7 @@ impl<M: StackMemory> Builder<M> {
             sectors,
             layers: 0,
             tables: 0,
+            page: u32::MAX,
             end: 0,
             live: 0,
         })
@@ -302,8 +305,9 @@ impl<M: StackMemory> Builder<M> {
     /// Replaces the entry of the slab that starts at a sector. No slab is under construction.
     fn set_entry(&mut self, start: u64, entry: Word) -> Result {
         let (page, slot) = slot_of(start);
-        if slot == 0 {
+        if self.page != page {
             self.memory.give_way()?;
+            self.page = page;
         }
         if self.memory.page(StackPages::Table, page).is_none() {
             self.memory.grow(StackPages::Table, page)?;

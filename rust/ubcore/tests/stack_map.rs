@@ -447,3 +447,20 @@ fn memory_that_runs_out() {
     });
     assert!(enough.is_some_and(|n| n > 8), "{enough:?} pages");
 }
+
+/// The builder lets other tasks run at each page of the table, wherever in the page its work is,
+/// and a signal ends it.
+#[test]
+fn the_builder_gives_way() {
+    let page = 512 * 128;
+    let layer: Vec<_> = (0..50).map(|n| data(n * page + 200, 3, 0)).collect();
+    let map = finish(add(builder(50 * page), &layer));
+    assert!((50..=100).contains(&map.memory().pauses));
+    for signal_at in [0, 1, 49] {
+        let mut memory = CountedStack::new();
+        memory.signal_at = signal_at;
+        let b = Builder::new(memory, 50 * page).unwrap();
+        let ended = b.add_layer(&mut List(&layer)).err();
+        assert_eq!(ended, Some(Refusal::Failed(Error::Os(4))));
+    }
+}

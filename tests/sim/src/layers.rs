@@ -79,6 +79,9 @@ pub struct CountedStack {
     heap: StackHeap,
     /// The accesses to pages.
     pub looks: Cell<u64>,
+    /// How often the builder has let other tasks run. It fails for good at this number.
+    pub pauses: u32,
+    pub signal_at: u32,
     /// How often the builder has copied all records.
     pub copies: u32,
     /// The number of pages that can still be made.
@@ -92,6 +95,8 @@ impl CountedStack {
         CountedStack {
             heap: StackHeap::new(),
             looks: Cell::new(0),
+            pauses: 0,
+            signal_at: u32::MAX,
             copies: 0,
             free: u32::MAX,
             most: 0,
@@ -130,6 +135,14 @@ impl StackMemory for CountedStack {
         }
         self.heap.grow(pages, n)?;
         self.most = self.most.max(self.heap.pages());
+        Ok(())
+    }
+
+    fn give_way(&mut self) -> Result {
+        self.pauses += 1;
+        if self.pauses > self.signal_at {
+            return Err(Error::Os(4));
+        }
         Ok(())
     }
 
