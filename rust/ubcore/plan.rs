@@ -2,18 +2,21 @@
 
 //! From a request to lower I/O: the runs that a range of the union consists of.
 //!
-//! A run ends only where the source changes or the next sector is elsewhere on the leaf. It does
-//! not end at the end of a slab if the slab's successor lies next to it.
+//! A run ends only where the source changes or the next sector is elsewhere on that device. It does
+//! not end at the end of a slab, of the leaf or of the stack, if what follows lies next to it.
 
 use super::error::Broken;
 use super::map::{Base, Map, Memory};
 use super::num::saturating_u32;
+use super::stack::place::{Below, NoLayers, Place};
 
 /// Where a run of sectors comes from, or goes to: its first sector on that device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Source {
     /// The root, at this sector.
     Root(u64),
+    /// The layer of this number, at this sector of its data.
+    Layer(u8, u64),
     /// The leaf, at this sector of the device.
     Leaf(u64),
     /// Nowhere: it reads as zeroes.
@@ -30,6 +33,7 @@ impl Source {
         let on = |a: u64, b: u64| a.wrapping_add(u64::from(sectors)) == b;
         match (self, next) {
             (Source::Root(a), Source::Root(b)) | (Source::Leaf(a), Source::Leaf(b)) => on(a, b),
+            (Source::Layer(m, a), Source::Layer(n, b)) => m == n && on(a, b),
             (Source::Zero, Source::Zero) | (Source::Lost, Source::Lost) => true,
             _ => false,
         }
@@ -53,9 +57,15 @@ enum Purpose {
 }
 
 /// Returns the runs of a read of `sectors` from `sector`, within the union. Any context, no lock.
-pub fn read<M: Memory>(map: &Map<M>, sector: u64, sectors: u32) -> Runs<'_, M> {
+pub fn read<M: Memory, B: Below>(
+    map: &Map<M>,
+    below: B,
+    sector: u64,
+    sectors: u32,
+) -> Runs<'_, M, B> {
     Runs {
         map,
+        below,
         at: sector,
         left: sectors,
         purpose: Purpose::Read,
@@ -64,10 +74,15 @@ pub fn read<M: Memory>(map: &Map<M>, sector: u64, sectors: u32) -> Runs<'_, M> {
 }
 
 /// Returns where a read comes from as a whole, if one look at the map tells: the read lies in one
-/// slab, and its bits in one word. If it returns `None`, the caller uses [`read`]. Any context, no
-/// lock.
+/// slab, and its bits in one word; what lies below then needs one look too. If it returns `None`,
+/// the caller uses [`read`]. Any context, no lock.
 #[inline]
-pub fn read_at_once<M: Memory>(map: &Map<M>, sector: u64, sectors: u32) -> Option<Source> {
+pub fn read_at_once<M: Memory, B: Below>(
+    map: &Map<M>,
+    below: B,
+    sector: u64,
+    sectors: u32,
+) -> Option<Source> {
     let g = map.geometry();
     let offset = g.offset_in_slab(sector);
     if sectors == 0 || sectors > g.slab_sectors().wrapping_sub(offset) {
@@ -80,9 +95,17 @@ pub fn read_at_once<M: Memory>(map: &Map<M>, sector: u64, sectors: u32) -> Optio
             return Some(Source::Leaf(start));
         }
     }
+    if entry.base != Base::Root || entry.lost {
+        return None;
+    }
+    let found = below.stretch(sector, sectors).ok()?;
     let end = sector.wrapping_add(u64::from(sectors));
-    let of_root = entry.base == Base::Root && !entry.lost && end <= g.root_sectors();
-    of_root.then_some(Source::Root(sector))
+    match found.place {
+        _ if found.sectors < sectors => None,
+        Place::Bottom => (end <= g.root_sectors()).then_some(Source::Root(sector)),
+        Place::Layer(layer, at) => Some(Source::Layer(layer, at)),
+        Place::Zero => None,
+    }
 }
 
 /// Returns where a write goes as a whole, if the write lies in one slab, which has a leaf slab. If
@@ -103,9 +126,10 @@ pub fn write_at_once<M: Memory>(map: &Map<M>, sector: u64, sectors: u32) -> Opti
 /// Returns the runs of a write: on the leaf, or nowhere ([`Source::Zero`]) in a slab that lost its
 /// leaf slab since [`unallocated`] was called. The slab was emptied beside the write, which is as
 /// if after it.
-pub fn write<M: Memory>(map: &Map<M>, sector: u64, sectors: u32) -> Runs<'_, M> {
+pub fn write<M: Memory>(map: &Map<M>, sector: u64, sectors: u32) -> Runs<'_, M, NoLayers> {
     Runs {
         map,
+        below: NoLayers,
         at: sector,
         left: sectors,
         purpose: Purpose::Write,
@@ -127,15 +151,16 @@ pub fn unallocated<M: Memory>(
 }
 
 /// Iterator of [`read`] and [`write`].
-pub struct Runs<'a, M> {
+pub struct Runs<'a, M, B> {
     map: &'a Map<M>,
+    below: B,
     at: u64,
     left: u32,
     purpose: Purpose,
     held: Option<Run>,
 }
 
-impl<M: Memory> Runs<'_, M> {
+impl<M: Memory, B: Below> Runs<'_, M, B> {
     /// Returns the next stretch within one slab.
     fn piece(&mut self) -> Option<Run> {
         let g = self.map.geometry();
@@ -178,11 +203,31 @@ impl<M: Memory> Runs<'_, M> {
         Some(run)
     }
 
-    /// Returns what lies below unmapped sectors. A union can be larger than its root.
+    /// Returns what lies below unmapped sectors: zeroes, or what the stack has.
     fn below(&self, base: Base, sectors: u32) -> Run {
+        let source = Source::Zero;
+        if base == Base::Zero {
+            return Run { source, sectors };
+        }
+        let Ok(found) = self.below.stretch(self.at, sectors) else {
+            // The bottom may be older than what a layer holds.
+            let source = Source::Lost;
+            return Run { source, sectors };
+        };
+        let sectors = found.sectors;
+        let source = match found.place {
+            Place::Bottom => return self.bottom(sectors),
+            Place::Layer(layer, at) => Source::Layer(layer, at),
+            Place::Zero => source,
+        };
+        Run { source, sectors }
+    }
+
+    /// Returns what the bottom has. A union can be larger than its root.
+    fn bottom(&self, sectors: u32) -> Run {
         // Past the root's end 0 sectors of it are left.
         let rest = self.map.geometry().root_sectors().saturating_sub(self.at);
-        if base == Base::Zero || rest == 0 {
+        if rest == 0 {
             return Run {
                 source: Source::Zero,
                 sectors,
@@ -196,7 +241,7 @@ impl<M: Memory> Runs<'_, M> {
     }
 }
 
-impl<M: Memory> Iterator for Runs<'_, M> {
+impl<M: Memory, B: Below> Iterator for Runs<'_, M, B> {
     type Item = Run;
 
     fn next(&mut self) -> Option<Run> {

@@ -30,7 +30,8 @@ use crate::{
             Observer,
             Shared,
             Step, //
-        }, //
+        },
+        stack::place::Below,
     },
 };
 use kernel::{
@@ -47,6 +48,10 @@ impl Host for ArcBorrow<'_, Union> {
 
     fn map(&self) -> &Map<MapMemory> {
         &self.map
+    }
+
+    fn below(&self) -> impl Below {
+        Union::below(self)
     }
 
     fn shared(&self) -> &Shared {

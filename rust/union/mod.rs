@@ -36,14 +36,22 @@ use crate::{
         GenDisk,
         RequestList,
         TagSet,
+        Target,
         Way, //
     },
     memory::MapMemory,
     resources::Resources,
     sys::atomic::AtomicBool,
     ubcore::{
-        abi, alloc::Allocator, error::Error, format::name::LeafName, geometry::Geometry, map::Map,
+        abi,
+        alloc::Allocator,
+        error::Error,
+        format::name::LeafName,
+        geometry::Geometry,
+        map::Map,
+        plan::Source,
         protocol::Shared,
+        stack::place::{Below, NoLayers},
     },
 };
 use kernel::{
@@ -114,6 +122,21 @@ struct Lower {
     paths: KBox<Paths>,
 }
 
+impl Lower {
+    /// Returns the device of a source, and the sector there.
+    fn target(&self, source: Source) -> Target<'_> {
+        match source {
+            Source::Root(sector) => Target::Device(&self.root, sector),
+            Source::Leaf(sector) => Target::Device(&self.leaf, sector),
+            // For a write: a concurrent discard emptied the slab after the write had found or
+            // allocated its leaf slab.
+            Source::Zero => Target::Nowhere,
+            // No union has layers yet, so no stack names one.
+            Source::Layer(..) | Source::Lost => Target::Broken,
+        }
+    }
+}
+
 /// The paths of root and leaf, as the caller of the attach gave them.
 struct Paths {
     root: [u8; abi::PATH_BYTES],
@@ -174,6 +197,12 @@ impl fmt::Display for Name {
 impl Union {
     fn geometry(&self) -> &Geometry {
         self.map.geometry()
+    }
+
+    /// Returns what lies below the leaf. No union has layers yet, so this costs nothing.
+    #[inline(always)]
+    fn below(&self) -> impl Below {
+        NoLayers
     }
 
     /// Returns whether all mappings made before this call are durable. Any context.

@@ -19,7 +19,6 @@ use crate::{
         Request,
         Sent,
         Started,
-        Target,
         Way, //
     },
     error::errno,
@@ -129,7 +128,11 @@ fn send_pieces(rq: Request<Union>, fua: bool) -> Accepted<ArcBorrow<'static, Uni
     let (sector, sectors) = rq.rest();
     if rq.op() == ReqOp::Read {
         rq.submit(false, |union, pieces| {
-            add(union, pieces, plan::read(&union.map, sector, sectors));
+            add(
+                union,
+                pieces,
+                plan::read(&union.map, union.below(), sector, sectors),
+            );
         })
     } else {
         rq.submit(fua, |union, pieces| {
@@ -141,14 +144,7 @@ fn send_pieces(rq: Request<Union>, fua: bool) -> Accepted<ArcBorrow<'static, Uni
 fn add<'d>(union: &'d Union, pieces: &mut Pieces<'d, Union>, runs: impl Iterator<Item = Run>) {
     for run in runs {
         pieces.add(Piece {
-            target: match run.source {
-                Source::Root(sector) => Target::Device(&union.lower.root, sector),
-                Source::Leaf(sector) => Target::Device(&union.lower.leaf, sector),
-                // For a write: a concurrent discard emptied the slab after the write had found or
-                // allocated its leaf slab.
-                Source::Zero => Target::Nowhere,
-                Source::Lost => Target::Broken,
-            },
+            target: union.lower.target(run.source),
             sectors: run.sectors,
         });
     }

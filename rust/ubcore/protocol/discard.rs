@@ -233,7 +233,8 @@ fn zero_parts<H: Host>(host: &H, rq: &H::Request) -> Allocated {
     let map = host.map();
     let parts = parts(host, rq).map(|(sector, n)| {
         let sectors = saturating_u32(n);
-        let zero = plan::read(map, sector, sectors).all(|run| run.source == Source::Zero);
+        let zero =
+            plan::read(map, host.below(), sector, sectors).all(|run| run.source == Source::Zero);
         (sector, if zero { 0 } else { sectors })
     });
     host.with_allocator(|allocator| {
@@ -247,7 +248,9 @@ fn zero_parts<H: Host>(host: &H, rq: &H::Request) -> Allocated {
                 Source::Leaf(to) => host.zero(to, u64::from(run.sectors))?,
                 // A discard beside this request emptied the slab, so the zeroes come before it.
                 Source::Zero => {}
-                Source::Root(_) | Source::Lost => return Err(Error::Internal.into()),
+                Source::Root(_) | Source::Layer(..) | Source::Lost => {
+                    return Err(Error::Internal.into())
+                }
             }
         }
         // The zeroes are on the leaf (I5).

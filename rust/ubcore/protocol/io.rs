@@ -41,7 +41,7 @@ pub fn queue<H: Host>(host: &H, rq: H::Request) -> Accepted<H> {
 fn read<H: Host>(host: &H, rq: H::Request) -> Accepted<H> {
     let (sector, sectors) = rq.rest();
     epoch::enter(host, &rq);
-    let whole = plan::read_at_once(host.map(), sector, sectors);
+    let whole = plan::read_at_once(host.map(), host.below(), sector, sectors);
     submit(host, rq, whole, false)
 }
 
@@ -113,7 +113,8 @@ fn fail_unallocated<H: Host>(host: &H, rq: &H::Request) -> bool {
 /// Returns whether every sector of a range is mapped, and the map is durable.
 fn is_mapped_durably<H: Host>(host: &H, sector: u64, sectors: u32) -> bool {
     // The map is looked up first, and only then whether it is durable (I6).
-    plan::read(host.map(), sector, sectors).all(|run| matches!(run.source, Source::Leaf(_)))
+    plan::read(host.map(), host.below(), sector, sectors)
+        .all(|run| matches!(run.source, Source::Leaf(_)))
         && is_committed(host)
 }
 

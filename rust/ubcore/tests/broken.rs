@@ -15,6 +15,7 @@ use ubcore::geometry::{Geometry, LeafSlab, MapPage};
 use ubcore::map::{words_for, Base, Entry, Map, Marks};
 use ubcore::pages::PageSet;
 use ubcore::plan::{self, Source};
+use ubcore::stack::place::NoLayers;
 
 const SLAB: u64 = 32;
 
@@ -106,7 +107,7 @@ fn a_mark_that_has_no_bit_stops_the_union() {
         assert_eq!(u.map.check(), Err(Error::Internal));
         assert!(u.map.quiescent_changes().is_some());
         // The root may be older than what the leaf slab holds, so the slab cannot be read.
-        let run = plan::read(&u.map, sector, count).last().unwrap();
+        let run = plan::read(&u.map, NoLayers, sector, count).last().unwrap();
         assert_eq!(
             (run.source, u.map.word(LeafSlab(7), 0)),
             (Source::Lost, Err(Broken))

@@ -15,6 +15,7 @@ use ubcore::format::record::Record;
 use ubcore::format::ring;
 use ubcore::geometry::Geometry;
 use ubcore::plan::{self, Source};
+use ubcore::stack::place::NoLayers;
 
 /// How a life is led.
 #[derive(Clone, Copy)]
@@ -83,7 +84,7 @@ fn write_fua(u: &mut SimUnion, o: &mut Oracle, at: u64, len: u64) -> Allocated {
     u.allocate_range(at, len)?;
     o.begun(at, len, tag);
     let n = len as u32;
-    let mapped = plan::read(&u.map, at, n).all(|r| matches!(r.source, Source::Leaf(_)));
+    let mapped = plan::read(&u.map, NoLayers, at, n).all(|r| matches!(r.source, Source::Leaf(_)));
     if mapped && u.committer.is_committed(&u.map) {
         let mut from = at;
         for run in plan::write(&u.map, at, n) {

@@ -10,6 +10,7 @@ use ubcore::error::{Error, Side};
 use ubcore::geometry::Geometry;
 use ubcore::map::Base;
 use ubcore::plan::{self, Run, Source};
+use ubcore::stack::place::NoLayers;
 
 const SLAB: u64 = 32;
 /// The root ends within slab 3, after 5 of its sectors.
@@ -38,7 +39,7 @@ fn below(sector: u64) -> Sector {
 }
 
 fn runs(u: &SimUnion, sector: u64, sectors: u64) -> Vec<(Source, u32)> {
-    plan::read(&u.map, sector, sectors as u32)
+    plan::read(&u.map, NoLayers, sector, sectors as u32)
         .map(|Run { source, sectors }| (source, sectors))
         .collect()
 }

@@ -10,6 +10,7 @@ use ubcore::error::{Area, Error};
 use ubcore::geometry::{Geometry, LeafSlab};
 use ubcore::map::Base;
 use ubcore::plan::{self, Source};
+use ubcore::stack::place::NoLayers;
 
 fn fresh(g: Geometry) -> (SimDisk, SimUnion) {
     let mut disk = SimDisk::new();
@@ -149,16 +150,18 @@ fn runs_are_cut_where_the_source_changes_and_nowhere_else() {
     for slab in (0..16).rev() {
         u.write(slab * 128, 128, 1, true).unwrap();
     }
-    let runs: Vec<_> = plan::read(&u.map, 0, 2048).collect();
+    let runs: Vec<_> = plan::read(&u.map, NoLayers, 0, 2048).collect();
     assert_eq!(runs.len(), 1);
     assert_eq!(runs[0].sectors, 2048);
     assert_eq!(plan::write(&u.map, 5, 2000).count(), 1);
-    let runs: Vec<_> = plan::read(&u.map, 2040, 30).collect();
+    let runs: Vec<_> = plan::read(&u.map, NoLayers, 2040, 30).collect();
     assert!(matches!(runs[0].source, Source::Leaf(_)) && runs[0].sectors == 8);
     assert_eq!(runs[1].source, Source::Root(2048));
     assert_eq!((runs[1].sectors, runs.len()), (22, 2));
     u.write(10_000, 3, 2, true).unwrap();
-    let lens: Vec<_> = plan::read(&u.map, 9_990, 20).map(|r| r.sectors).collect();
+    let lens: Vec<_> = plan::read(&u.map, NoLayers, 9_990, 20)
+        .map(|r| r.sectors)
+        .collect();
     assert_eq!(lens, [10, 3, 7]);
     assert!(u.read(10_001) == content(2, 10_001) && u.read(10_003) == content(ROOT, 10_003));
 }
@@ -175,7 +178,7 @@ fn a_random_order_of_first_writes_leaves_large_runs() {
         u.write(s * 128, 128, 1, true).unwrap();
     }
     // At most one run for each MiB.
-    let runs = plan::read(&u.map, 0, 800 * 128).count();
+    let runs = plan::read(&u.map, NoLayers, 0, 800 * 128).count();
     assert!(runs <= 50, "{runs} runs");
 }
 
@@ -227,7 +230,7 @@ fn all_slab_sizes_and_fragmented_slabs_survive_a_replay_and_a_checkpoint() {
 fn a_union_larger_than_its_root_reads_zeroes_behind_it() {
     let g = Geometry::new(1000, 5000, 262_144, 128, 16).unwrap();
     let (_, mut u) = fresh(g);
-    let runs: Vec<_> = plan::read(&u.map, 900, 300).collect();
+    let runs: Vec<_> = plan::read(&u.map, NoLayers, 900, 300).collect();
     assert_eq!(runs[0].source, Source::Root(900));
     assert_eq!(
         (runs[0].sectors, runs[1].source, runs[1].sectors),
@@ -367,9 +370,9 @@ fn zeroing_a_gibibyte_writes_no_data_and_two_journal_blocks() {
     let did = since(&disk, before);
     // One record for each page of the slab table that it covers, 16 of them, and the block behind.
     assert_eq!((did.flush_fua_writes, did.blocks_written), (2, 2));
-    assert_eq!(plan::read(&u.map, 0, 2_097_152).count(), 1);
+    assert_eq!(plan::read(&u.map, NoLayers, 0, 2_097_152).count(), 1);
     assert_eq!(
-        plan::read(&u.map, 0, 9).next().unwrap().source,
+        plan::read(&u.map, NoLayers, 0, 9).next().unwrap().source,
         Source::Zero
     );
     // The space is free only after a commit and a grace period.

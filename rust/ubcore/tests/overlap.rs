@@ -18,6 +18,7 @@ use ubcore::disk::Order;
 use ubcore::geometry::Geometry;
 use ubcore::map::Map;
 use ubcore::plan::{self, Source};
+use ubcore::stack::place::NoLayers;
 
 const SECTOR: u64 = 130;
 
@@ -110,7 +111,8 @@ fn a_fua_write_that_takes_itself_for_durable_is() {
         let result = found.clone();
         complete_first(&s, n, move |s| {
             // The driver checks in this order: first the map, then whether the map is durable.
-            let mapped = plan::read(&s.map, SECTOR, 1).all(|r| r.source == Source::Leaf(s.to));
+            let mapped =
+                plan::read(&s.map, NoLayers, SECTOR, 1).all(|r| r.source == Source::Leaf(s.to));
             let durable = mapped && s.committer.borrow().is_committed(&s.map);
             if durable {
                 let data = [content(2, SECTOR)];

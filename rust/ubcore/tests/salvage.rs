@@ -18,6 +18,7 @@ use ubcore::pages::{bits_page_of, store, table_page_of};
 use ubcore::plan::{self, Run, Source};
 use ubcore::salvage::{stretches, Losses};
 use ubcore::slot::Slot;
+use ubcore::stack::place::NoLayers;
 
 /// Large slabs, so that a leaf of few slabs has several pages of bits.
 const SLAB: u64 = 512;
@@ -83,7 +84,7 @@ fn copy(disk: &SimDisk) -> SimDisk {
 }
 
 fn runs(u: &SimUnion) -> Vec<Run> {
-    plan::read(&u.map, 0, u.map.geometry().union_sectors() as u32).collect()
+    plan::read(&u.map, NoLayers, 0, u.map.geometry().union_sectors() as u32).collect()
 }
 
 /// Calls `f` for each stretch in which neither of two unions changes its source, with both sources.

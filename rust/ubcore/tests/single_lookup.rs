@@ -7,6 +7,7 @@ use sim::union::{format, SimUnion};
 use ubcore::geometry::Geometry;
 use ubcore::map::{Base, Map, Memory};
 use ubcore::plan::{self, Run, Source};
+use ubcore::stack::place::NoLayers;
 
 /// Makes a union larger than its root, with slabs of so many sectors, and writes, overwrites and
 /// empties it at random.
@@ -43,10 +44,10 @@ fn only(runs: impl Iterator<Item = Run>) -> Option<Source> {
 }
 
 fn compare<M: Memory>(map: &Map<M>, at: u64, sectors: u32) -> [bool; 2] {
-    let read = plan::read_at_once(map, at, sectors);
+    let read = plan::read_at_once(map, NoLayers, at, sectors);
     if read.is_some() {
         assert_eq!(
-            only(plan::read(map, at, sectors)),
+            only(plan::read(map, NoLayers, at, sectors)),
             read,
             "read {at} + {sectors}"
         );
@@ -75,7 +76,7 @@ fn as_the_runs_have_it() {
                 *n += u32::from(is);
             }
         }
-        assert_eq!(plan::read_at_once(&u.map, 0, 0), None);
+        assert_eq!(plan::read_at_once(&u.map, NoLayers, 0, 0), None);
         assert_eq!(plan::write_at_once(&u.map, 0, 0), None);
     }
     // Each was found often enough to be worth the look, and to have been compared.
@@ -88,11 +89,11 @@ fn every_aligned_block_that_is_mapped_as_a_whole_or_not_at_all() {
     let mut random = Random(12);
     let u = used(128, &mut random);
     for at in (0..5000 / 8 * 8).step_by(8) {
-        let Some(source) = only(plan::read(&u.map, at, 8)) else {
+        let Some(source) = only(plan::read(&u.map, NoLayers, at, 8)) else {
             continue;
         };
         if matches!(source, Source::Leaf(_) | Source::Root(_)) {
-            let seen = plan::read_at_once(&u.map, at, 8);
+            let seen = plan::read_at_once(&u.map, NoLayers, at, 8);
             assert_eq!(seen, Some(source), "block {at}");
         }
     }

@@ -8,6 +8,7 @@ use std::rc::Rc;
 use ubcore::error::Error;
 use ubcore::geometry::{Geometry, LeafSlab};
 use ubcore::plan::{self, Run, Source};
+use ubcore::stack::place::NoLayers;
 
 use crate::harness::{attach, disk_of, Point};
 use crate::image::{digest_of, Scope};
@@ -82,7 +83,7 @@ pub struct Checker {
 }
 
 fn runs_of(u: &sim::union::SimUnion, g: &Geometry) -> Vec<Run> {
-    plan::read(&u.map, 0, g.union_sectors() as u32).collect()
+    plan::read(&u.map, NoLayers, 0, g.union_sectors() as u32).collect()
 }
 
 impl Checker {
@@ -227,6 +228,7 @@ pub fn lawful(
             let s = sector + n;
             let bad = |t: Option<u64>| Err(format!("sector {s} holds {t:x?}"));
             match run.source {
+                Source::Layer(..) => return bad(None),
                 Source::Root(from) if from + n != s => return bad(None),
                 Source::Root(_) if !allows(s, ROOT) => return bad(Some(ROOT)),
                 Source::Zero if !allows(s, ZERO) => return bad(Some(ZERO)),

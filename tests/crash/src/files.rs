@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use ubcore::plan::{self, Source};
+use ubcore::stack::place::NoLayers;
 
 use crate::leaves::Leaves;
 use crate::points::{Leaf, Oracle};
@@ -73,7 +74,7 @@ impl Files {
         let sectors = union.map.geometry().union_sectors();
         let mut image = vec![0; sectors as usize * 512];
         let mut at = 0;
-        for run in plan::read(&union.map, 0, sectors as u32) {
+        for run in plan::read(&union.map, NoLayers, 0, sectors as u32) {
             if let Source::Leaf(s) = run.source {
                 for n in 0..u64::from(run.sectors) {
                     let to = (at + n) as usize * 512;

@@ -11,6 +11,7 @@ use ubcore::error::{Error, Result};
 use ubcore::geometry::{Geometry, LeafSlab, MapPage};
 use ubcore::map::Base;
 use ubcore::plan::{self, Source};
+use ubcore::stack::place::NoLayers;
 
 use crate::op::{Op, Range};
 use sim::disk::{Moment, Sector, SimDisk, State};
@@ -271,7 +272,7 @@ impl Harness {
     }
 
     fn is_mapped(&self, r: Range) -> bool {
-        plan::read(&self.union.map, r.at, r.len as u32)
+        plan::read(&self.union.map, NoLayers, r.at, r.len as u32)
             .all(|run| matches!(run.source, Source::Leaf(_)))
     }
 
@@ -318,7 +319,7 @@ impl Harness {
             return Ok(());
         }
         for end in self.ends(r) {
-            let runs = plan::read(&self.union.map, end.at, end.len as u32);
+            let runs = plan::read(&self.union.map, NoLayers, end.at, end.len as u32);
             if runs.into_iter().all(|run| run.source == Source::Zero) {
                 continue;
             }

@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use ubcore::plan::{self, Source};
+use ubcore::stack::place::NoLayers;
 
 use crate::log::Entry;
 use crate::points::{Leaf, Oracle};
@@ -170,12 +171,12 @@ impl Oracle for OperationLog {
 
     fn check(&mut self, union: &SimUnion, leaf: &Leaf) -> Result<(), String> {
         let mut at = 0;
-        for run in plan::read(&union.map, 0, self.of.len() as u32) {
+        for run in plan::read(&union.map, NoLayers, 0, self.of.len() as u32) {
             for n in 0..u64::from(run.sectors) {
                 let found = match run.source {
                     Source::Root(_) => Some(ROOT),
                     Source::Zero => Some(ZERO),
-                    Source::Lost => None,
+                    Source::Layer(..) | Source::Lost => None,
                     Source::Leaf(s) => tag(leaf.get(s + n), at),
                 };
                 self.check_sector(at, found)?;

@@ -21,6 +21,7 @@ use ubcore::protocol::{
     discard, flush, io, Accepted, Event, Host, HostCommitter, LeafDevice, Mode, Observer, Op,
     Requests, Shared, Step, Waiting, WorkId, Works,
 };
+use ubcore::stack::place::{Below, NoLayers};
 use ubcore::sync::{AtomicU64, Ordering};
 
 use crate::disk::State;
@@ -446,7 +447,7 @@ impl Requests for Handle {
                 let run = whole.map(|source| Run { source, sectors });
                 run.into_iter().collect()
             }
-            Op::Read => plan::read(&self.map, sector, sectors).collect(),
+            Op::Read => plan::read(&self.map, NoLayers, sector, sectors).collect(),
             _ => plan::write(&self.map, sector, sectors).collect(),
         };
         let order = if fua { Order::Fua } else { Order::Plain };
@@ -552,6 +553,9 @@ impl Host for Handle {
 
     fn map(&self) -> &Map<SimMemory> {
         &self.map
+    }
+    fn below(&self) -> impl Below {
+        NoLayers
     }
     fn shared(&self) -> &Shared {
         &self.shared

@@ -11,6 +11,7 @@ use ubcore::geometry::{Geometry, LeafSlab};
 use ubcore::map::{Base, Map};
 use ubcore::plan::{self, Source};
 use ubcore::salvage::{Losses, Lost, Nothing};
+use ubcore::stack::place::NoLayers;
 
 use crate::disk::{Sector, SimDisk};
 use crate::memory::SimMemory;
@@ -86,11 +87,12 @@ impl SimUnion {
     }
 
     pub fn read(&self, sector: u64) -> Sector {
-        let run = plan::read(&self.map, sector, 1).next().unwrap();
+        let run = plan::read(&self.map, NoLayers, sector, 1).next().unwrap();
         match run.source {
             Source::Root(s) => content(ROOT, s),
             Source::Leaf(s) => self.disk.read_sector(s),
             Source::Zero => [0; 512],
+            Source::Layer(..) => panic!("no layers"),
             Source::Lost => panic!("a lost sector is not to be read"),
         }
     }

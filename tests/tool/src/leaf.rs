@@ -12,6 +12,7 @@ use ubcore::error::Side;
 use ubcore::geometry::Geometry;
 use ubcore::map::Map;
 use ubcore::plan::{self, Source};
+use ubcore::stack::place::NoLayers;
 use ubctl::device::{Access, Device};
 
 use crate::{ubctl, Folder, MIB};
@@ -51,7 +52,7 @@ impl Union {
     pub fn fill(&mut self, sector: u64, count: u32) {
         self.write(sector, count);
         for at in sector..sector + u64::from(count) {
-            let run = plan::read(&self.map, at, 1).next().unwrap();
+            let run = plan::read(&self.map, NoLayers, at, 1).next().unwrap();
             let Source::Leaf(to) = run.source else {
                 panic!("{at} is not in the leaf");
             };

@@ -13,6 +13,7 @@ use ubcore::attach::read_superblock;
 use ubcore::error::Side;
 use ubcore::map::Base;
 use ubcore::plan::{self, Source};
+use ubcore::stack::place::NoLayers;
 use ubctl::device::{Access, Device};
 
 const ROOT: u64 = 16 * MIB;
@@ -50,11 +51,11 @@ fn content(union: &Union) -> String {
     let mut out = String::new();
     let (mut at, mut before) = (0, String::new());
     while at < g.union_sectors() {
-        for run in plan::read(&union.map, at, 128) {
+        for run in plan::read(&union.map, NoLayers, at, 128) {
             let line = match run.source {
                 Source::Root(_) => "the root".to_owned(),
                 Source::Zero => "zeroes".to_owned(),
-                Source::Lost => panic!("lost"),
+                Source::Layer(..) | Source::Lost => panic!("lost"),
                 Source::Leaf(s) => {
                     let mut bytes = vec![0; run.sectors as usize * 512];
                     union.device.read_at(s * 512, &mut bytes).unwrap();

@@ -5,6 +5,7 @@
 
 use ubcore::geometry::Geometry;
 use ubcore::plan::{self, Run};
+use ubcore::stack::place::NoLayers;
 
 use super::{load, Metadata, Union};
 use crate::disk::{Moment, State};
@@ -54,7 +55,8 @@ impl Union {
             Ok(after) => after,
             Err(e) => panic!("power failure at {when}: attach: {e}"),
         };
-        let runs: Vec<Run> = plan::read(&after.map, 0, g.union_sectors() as u32).collect();
+        let runs: Vec<Run> =
+            plan::read(&after.map, NoLayers, 0, g.union_sectors() as u32).collect();
         let state = locked(&after.lower.state);
         let history = locked(&self.lower.history);
         let mut sector = 0;
