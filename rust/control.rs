@@ -27,9 +27,15 @@ use crate::{
             Refused, //
         },
         format,
+        num::u32_as_usize,
+        stack::chain::{
+            Seal,
+            LAYERS_MAX, //
+        },
     },
     union::{
         Attached,
+        NewLeaf,
         Options, //
     },
 };
@@ -45,6 +51,10 @@ use kernel::{
         UserPtr,
         UserSlice, //
     },
+};
+use zerocopy::{
+    FromZeros,
+    IntoBytes, //
 };
 
 /// A union in the registry.
@@ -118,6 +128,7 @@ impl Control for Registry {
             abi::Create::COMMAND => call(arg, |c| this.create(c)),
             abi::Remove::COMMAND => call(arg, |c| this.remove(c)),
             abi::Status::COMMAND => call(arg, |c| this.status(c)),
+            abi::Freeze::COMMAND => call(arg, |c| this.freeze(c)),
             abi::LostCall::COMMAND => call(arg, |c| this.lost(c)),
             _ => Err(ENOTTY),
         }
@@ -147,6 +158,9 @@ impl Caller for Structure {
 
 /// Copies a structure from the caller, calls `answer` on it, and copies it back, even if `answer`
 /// failed.
+///
+/// Not inlined, because the structures of all calls together would take much of the kernel's stack.
+#[inline(never)]
 fn call<C: Call>(arg: usize, answer: impl FnOnce(&mut C) -> Result) -> Result<isize> {
     let mut user = Structure(UserPtr::from_addr(arg));
     let mut c = abi_copy::copy_in::<C, _>(&mut user).map_err(|e| match e {
@@ -172,6 +186,40 @@ fn path(field: &[u8; abi::PATH_BYTES]) -> Result<&CStr> {
     CStr::from_bytes_until_nul(field).map_err(|_| EINVAL)
 }
 
+/// Returns the path of the root, if there is to be one.
+fn root(c: &abi::Create) -> Result<Option<&CStr>> {
+    if c.flags & abi::CREATE_NO_ROOT == 0 {
+        return path(&c.root).map(Some);
+    }
+    match c.root.iter().all(|&b| b == 0) {
+        true => Ok(None),
+        false => Err(EINVAL),
+    }
+}
+
+/// Copies the layers from the caller. Each has a path that ends.
+fn layers(c: &abi::Create) -> Result<KVVec<abi::Layer>> {
+    if c.layers_count > LAYERS_MAX {
+        return Err(EINVAL);
+    }
+    let user = Structure(UserPtr::from_addr(usize::try_from(c.layers)?));
+    let mut list = KVVec::with_capacity(u32_as_usize(c.layers_count), GFP_KERNEL)?;
+    for n in 0..u32_as_usize(c.layers_count) {
+        let mut layer = abi::Layer::new_zeroed();
+        let size = size_of::<abi::Layer>();
+        let at = n.checked_mul(size).ok_or(EINVAL)?;
+        user.part(at, size)
+            .reader()
+            .read_slice(layer.as_mut_bytes())?;
+        path(&layer.path)?;
+        if layer.reserved != 0 {
+            return Err(EINVAL);
+        }
+        list.push(layer, GFP_KERNEL)?;
+    }
+    Ok(list)
+}
+
 impl Registry {
     fn features(&self, c: &mut abi::FeaturesCall) -> Result {
         c.abi_version = abi::ABI_VERSION;
@@ -181,13 +229,16 @@ impl Registry {
         Ok(())
     }
 
+    #[inline(never)]
     fn create(&self, c: &mut abi::Create) -> Result {
         let queues = match c.queues {
             0 => kernel::cpu::nr_cpu_ids().min(abi::QUEUES_MAX),
             n if n <= abi::QUEUES_MAX => n,
             _ => return Err(EINVAL),
         };
-        let (root, leaf) = (path(&c.root)?, path(&c.leaf)?);
+        let root = root(c)?;
+        let leaf = path(&c.leaf)?;
+        let layers = layers(c)?;
         // Allocate before the attach, because after it no allocation may fail.
         let room = KBox::<Attached>::new_uninit(GFP_KERNEL)?;
         let id = self.reserve_id(c.id)?;
@@ -195,6 +246,7 @@ impl Registry {
             id,
             root,
             leaf,
+            layers: &layers,
             queues,
             read_only: c.flags & abi::CREATE_READ_ONLY != 0,
         };
@@ -210,6 +262,7 @@ impl Registry {
                 self.remove_id(id);
                 c.set_damage(failed.damage);
                 c.set_error(failed.error);
+                c.layer = failed.layer;
                 Err(errno(failed.error))
             }
         }
@@ -230,6 +283,25 @@ impl Registry {
         let done = KBox::into_inner(attached).detach();
         self.remove_id(c.id);
         done.map_err(errno)
+    }
+
+    fn freeze(&self, c: &mut abi::Freeze) -> Result {
+        let new = NewLeaf {
+            leaf: path(&c.leaf)?,
+            seal: Seal(c.seal),
+        };
+        let mut attached = {
+            let mut unions = self.unions.lock();
+            let at = position(&unions, c.id).map_err(|_| ENODEV)?;
+            let registered = unions.get_mut(at).ok_or(ENODEV)?;
+            registered.attached.take().ok_or(EBUSY)?
+        };
+        let done = attached.freeze(&new, &self.resources);
+        self.publish(c.id, attached);
+        done.map_err(|e| {
+            c.set_error(e);
+            errno(e)
+        })
     }
 
     fn status(&self, c: &mut abi::Status) -> Result {

@@ -11,7 +11,8 @@
 use crate::{
     blk::bio_set::BioSet,
     memory::Reserve,
-    sys::workqueue::OwnedQueue, //
+    sys::workqueue::OwnedQueue,
+    union::Stacks, //
 };
 use kernel::{
     prelude::*,
@@ -44,6 +45,8 @@ pub(crate) struct Resources {
     pub(crate) bios: Arc<BioSet>,
     /// The pages for maps when the system has none.
     pub(crate) reserve: Arc<Reserve>,
+    /// The stacks of layers.
+    pub(crate) stacks: Arc<Stacks>,
 }
 
 impl Resources {
@@ -59,6 +62,7 @@ impl Resources {
             checkpoints: OwnedQueue::new_freezable(c"unionblk_check")?,
             bios: Arc::new(BioSet::new()?, GFP_KERNEL)?,
             reserve: Reserve::new()?,
+            stacks: Stacks::new()?,
         };
         Ok(Arc::new(resources, GFP_KERNEL)?)
     }

@@ -11,6 +11,8 @@ mod control;
 mod error;
 mod memory;
 mod resources;
+mod sha256;
+mod stack_memory;
 mod sys;
 mod trace;
 pub mod ubcore;

@@ -45,6 +45,11 @@
 
 /* struct unionblk_create.flags: never write to the leaf, and refuse writes. */
 #define UNIONBLK_CREATE_READ_ONLY	1
+/* There is no root: @root is empty, and the bottom reads as zeroes. */
+#define UNIONBLK_CREATE_NO_ROOT		2
+
+/* The largest number of layers between root and leaf. */
+#define UNIONBLK_LAYERS_MAX	254
 
 /* struct unionblk_status.discard: what a discarded slab reads as. */
 #define UNIONBLK_DISCARD_ZERO	0	/* zeroes */
@@ -110,9 +115,20 @@ struct unionblk_features {
 
 #define UNIONBLK_FEATURES_SIZE_VER0	24
 
+/* A layer of struct unionblk_create. */
+struct unionblk_layer {
+	char path[UNIONBLK_PATH_BYTES];
+	__u64 offset;		/* byte at which the layer begins in its device */
+	__u64 reserved;		/* zero */
+};
+
 /*
  * Attaches a formatted leaf to its root and adds the union as
  * /dev/unionblk<id>.
+ *
+ * @layers is the address of @layers_count layers, the lowest first: the ones
+ * that the leaf was made on. If a layer is the reason of a failure, @layer is its
+ * number from 1, and the reason is about that layer as about a leaf.
  *
  * With UNIONBLK_CREATE_READ_ONLY the driver opens the leaf for reading only, so
  * the leaf may be write-protected. The driver never writes to it: after a power
@@ -142,6 +158,9 @@ struct unionblk_create {
 	__u32 damaged_blocks;	/* out: see above */
 	__u64 reason_detail[2];	/* out */
 	__u64 lost_sectors;	/* out: see above */
+	__u64 layers;		/* in: see above */
+	__u32 layers_count;	/* in */
+	__u32 layer;		/* out: see above; 0: none */
 };
 
 #define UNIONBLK_CREATE_SIZE_VER0	552	/* up to @reason_detail */
@@ -203,6 +222,9 @@ struct unionblk_status {
 	__u32 last_error;	/* enum unionblk_reason: why commits fail */
 	__u32 damaged_blocks;	/* as in struct unionblk_create */
 	__u64 lost_sectors;	/* as in struct unionblk_create */
+	__u64 stack_bytes;	/* memory of the stack map, which @stack_unions share */
+	__u32 layers;		/* between root and leaf, as given in CREATE */
+	__u32 stack_unions;	/* unions on the same layers; 0 without layers */
 };
 
 #define UNIONBLK_STATUS_SIZE_VER0	704	/* up to @damaged_blocks */
@@ -231,6 +253,31 @@ struct unionblk_lost {
 #define UNIONBLK_LOST_SIZE_VER0	48
 
 /*
+ * Makes the leaf of a union a layer, and continues in a new leaf. The disk stays
+ * as it is, with its openers and mounts; its requests wait for a moment.
+ *
+ * @leaf was formatted for the same root and the same layers, with one more layer
+ * on top: a frozen leaf with the UUID of the present leaf, and @seal. The call
+ * writes to the present leaf once more: that write freezes it, and has the seal.
+ * If the call fails before, the union is as it was, and @leaf is of no use. If
+ * the write fails, the union is read-only afterwards, as if a commit had failed.
+ *
+ * ENODEV if no union has this id, EBUSY while another call attaches, detaches or
+ * freezes it.
+ */
+struct unionblk_freeze {
+	__u32 size;
+	__u32 flags;		/* none defined */
+	__u32 id;
+	__u32 reason;		/* out: enum unionblk_reason */
+	char leaf[UNIONBLK_PATH_BYTES];
+	__u8 seal[16];
+	__u64 reason_detail[2];	/* out */
+};
+
+#define UNIONBLK_FREEZE_SIZE_VER0	304
+
+/*
  * Type 0xd9, numbers 00-1f. The numbers do not encode the size of a structure,
  * because structures grow; @size does.
  */
@@ -240,5 +287,6 @@ struct unionblk_lost {
 #define UNIONBLK_IOC_REMOVE	_IO(UNIONBLK_IOC_TYPE, 0x02)	/* struct unionblk_remove */
 #define UNIONBLK_IOC_STATUS	_IO(UNIONBLK_IOC_TYPE, 0x03)	/* struct unionblk_status */
 #define UNIONBLK_IOC_LOST	_IO(UNIONBLK_IOC_TYPE, 0x04)	/* struct unionblk_lost */
+#define UNIONBLK_IOC_FREEZE	_IO(UNIONBLK_IOC_TYPE, 0x05)	/* struct unionblk_freeze */
 
 #endif /* _UAPI_UNIONBLK_H */

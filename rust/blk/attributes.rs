@@ -89,7 +89,8 @@ impl<D> Attribute<D> {
         let page = unsafe { core::slice::from_raw_parts_mut(buf.cast::<u8>(), PAGE_SIZE) };
 
         let mut text = Text { page, len: 0 };
-        let done = (attribute.show)(&shared.driver, &mut text).and_then(|()| text.write_str("\n"));
+        let done = (attribute.show)(&shared.driver_counted(), &mut text)
+            .and_then(|()| text.write_str("\n"));
         match done {
             // CAST: `len` is at most `PAGE_SIZE`.
             Ok(()) => text.len as isize,

@@ -91,6 +91,30 @@ impl BlockDevice {
         unsafe { Self::from_file(file, None) }
     }
 
+    /// Opens the device once more for reading, as [`BlockDevice::open_shared`] does.
+    ///
+    /// Context: process.
+    pub(crate) fn again_shared(&self) -> Result<Self> {
+        // SAFETY: By the invariant the device is open.
+        let file = from_err_ptr(unsafe { ffi::ub_bdev_again_shared(self.as_raw()) })?;
+
+        // SAFETY: By the contract of `from_file`: `file` was opened above as the file of a block
+        // device, this function owns it and gives it up, and there is no `holder`.
+        unsafe { Self::from_file(file, None) }
+    }
+
+    /// Opens the device once more for reading, even if another user holds it.
+    ///
+    /// Context: process.
+    pub(crate) fn again_plain(&self) -> Result<Self> {
+        // SAFETY: By the invariant the device is open.
+        let file = from_err_ptr(unsafe { ffi::ub_bdev_again_plain(self.as_raw()) })?;
+
+        // SAFETY: By the contract of `from_file`: `file` was opened above as the file of a block
+        // device, this function owns it and gives it up, and there is no `holder`.
+        unsafe { Self::from_file(file, None) }
+    }
+
     /// Opens a device for reading and, if `write`, writing.
     ///
     /// Returns `EBUSY` if the device has a holder: a mount, a swap area, another stacked device, or
@@ -202,6 +226,11 @@ impl BlockDevice {
         let (disk, start, end) = place(self);
         let (other_disk, other_start, other_end) = place(other);
         disk == other_disk && start < other_end && other_start < end
+    }
+
+    /// Returns whether both are open files of one device.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        self.bdev == other.bdev
     }
 
     /// Returns whether the device belongs to this module.
@@ -410,6 +439,14 @@ impl<const PAGES: usize> IoBuffer<PAGES> {
 
         // SAFETY: A `Page` consists of its bytes only, without padding, and all values are valid.
         unsafe { slice::from_raw_parts_mut(self.0.as_mut_ptr().cast(), len) }
+    }
+
+    /// Returns the pages.
+    pub(crate) fn as_pages(&self) -> &[[u8; PAGE]; PAGES] {
+        // SAFETY: A `Page` consists of its bytes only, without padding, and all values are valid.
+        // So an array of `Page` has the layout of an array of their bytes. The pointer is valid
+        // for as long as `self` is borrowed.
+        unsafe { &*self.0.as_ptr().cast() }
     }
 
     /// Returns the pages, for writing.

@@ -9,6 +9,7 @@ use kernel::{
     ffi::{
         c_char,
         c_int,
+        c_uint,
         c_void, //
     },
 };
@@ -122,6 +123,14 @@ extern "C" {
     );
     pub(super) fn ub_disk_claim(disk: *mut bindings::gendisk, claimed: *mut bool) -> c_int;
     pub(super) fn ub_disk_openers(disk: *mut bindings::gendisk) -> u32;
+    pub(super) fn ub_disk_freeze(disk: *mut bindings::gendisk) -> c_uint;
+    pub(super) fn ub_disk_unfreeze(disk: *mut bindings::gendisk, memflags: c_uint);
+    pub(super) fn ub_disk_stack_limits(
+        disk: *mut bindings::gendisk,
+        bdev: *mut bindings::block_device,
+    ) -> c_int;
+    pub(super) fn ub_bdev_again_shared(bdev: *mut bindings::block_device) -> *mut bindings::file;
+    pub(super) fn ub_bdev_again_plain(bdev: *mut bindings::block_device) -> *mut bindings::file;
     pub(super) fn ub_disk_link(
         disk: *mut bindings::gendisk,
         bdev: *mut bindings::block_device,

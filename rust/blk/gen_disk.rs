@@ -16,7 +16,6 @@ use super::{
     tag_set::TagSet, //
 };
 use core::{
-    cell::UnsafeCell,
     marker::PhantomData,
     ptr::{
         self,
@@ -64,12 +63,12 @@ pub(crate) struct GenDisk<D: Operations> {
     disk: NonNull<bindings::gendisk>,
     shared: KBox<QueueData<D>>,
     tags: Arc<TagSet<D>>,
-    /// The lower devices that are linked in sysfs.
-    linked: KVec<Below<D>>,
+    /// The function that numbers the lower devices, and how many of them are linked in sysfs.
+    linked: Option<(Below<D>, usize)>,
 }
 
-/// A function that returns a lower device of a disk from its driver.
-pub(crate) type Below<D> = fn(&D) -> &BlockDevice;
+/// A function that returns a lower device of a disk by its number from 0, as long as there is one.
+pub(crate) type Below<D> = fn(&D, usize) -> Option<&BlockDevice>;
 
 /// The properties of a new disk, and what it needs.
 pub(crate) struct NewDisk<D: Operations> {
@@ -157,14 +156,7 @@ impl<D: Operations> GenDisk<D> {
     /// The kernel scans for partitions before this returns, so `driver` must be ready to handle
     /// requests. The kernel chooses the device number (`BLOCK_EXT_MAJOR`), see [`GenDisk::dev`].
     pub(crate) fn new(name: fmt::Arguments<'_>, driver: Arc<D>, new: NewDisk<D>) -> Result<Self> {
-        let shared = KBox::new(
-            QueueData {
-                driver,
-                _bios: new.bios,
-                claimed: UnsafeCell::new(false),
-            },
-            GFP_KERNEL,
-        )?;
+        let shared = KBox::new(QueueData::new(driver, new.bios), GFP_KERNEL)?;
         let data = (&raw const *shared).cast_mut();
         let mut limits = new.limits.into_raw();
         // SAFETY: By the invariant of `TagSet` the tag set is initialised. The value that this
@@ -200,19 +192,87 @@ impl<D: Operations> GenDisk<D> {
             disk: unsafe { NonNull::new_unchecked(raw) },
             shared,
             tags: new.tags,
-            linked: KVec::new(),
+            linked: None,
         })
     }
 
-    /// Links a lower device in sysfs: the device among the disk's `slaves`, and the disk among the
-    /// device's `holders`. The driver must keep the device open as long as the driver lives.
+    /// Links all lower devices in sysfs: each among the disk's `slaves`, and the disk among its
+    /// `holders`. The driver must keep the devices, and their numbers, as long as it is the driver.
     pub(crate) fn link(&mut self, below: Below<D>) -> Result {
-        self.linked.reserve(1, GFP_KERNEL)?;
-        let dev = below(&self.shared.driver);
-        // SAFETY: By the invariant the disk is in the system. By the invariant of `BlockDevice` the
-        // device is open, and the driver keeps it open.
-        to_result(unsafe { ffi::ub_disk_link(self.disk.as_ptr(), dev.as_raw()) })?;
-        self.linked.push_within_capacity(below).map_err(|_| ENOMEM)
+        self.unlink();
+        let driver = self.shared.driver_counted();
+        let mut n = 0;
+        while let Some(dev) = below(&driver, n) {
+            // SAFETY: By the invariant the disk is in the system. By the invariant of `BlockDevice`
+            // the device is open, and the driver keeps it open.
+            to_result(unsafe { ffi::ub_disk_link(self.disk.as_ptr(), dev.as_raw()) })?;
+            n = n.saturating_add(1);
+            self.linked = Some((below, n));
+        }
+        Ok(())
+    }
+
+    /// Removes the links.
+    fn unlink(&mut self) {
+        let Some((below, linked)) = self.linked.take() else {
+            return;
+        };
+        let driver = self.shared.driver_counted();
+        for dev in (0..linked).filter_map(|n| below(&driver, n)) {
+            // SAFETY: By the invariant the disk is in the system, and `link` has linked the device.
+            unsafe { ffi::ub_disk_unlink(self.disk.as_ptr(), dev.as_raw()) };
+        }
+    }
+
+    /// Replaces the driver between two requests. `prepare` returns the new driver, or fails, and
+    /// then the old one stays. While it runs no request is in flight, and new ones wait. Returns
+    /// the old driver.
+    ///
+    /// The links in sysfs are gone afterwards, see [`GenDisk::link`].
+    ///
+    /// Context: process, sleeps.
+    pub(crate) fn replace<E>(
+        &mut self,
+        prepare: impl FnOnce() -> core::result::Result<Arc<D>, E>,
+    ) -> core::result::Result<Arc<D>, E> {
+        // The numbers of the devices are those of the old driver.
+        self.unlink();
+        // SAFETY: By the invariant the disk is in the system. The call waits until all requests
+        // have ended.
+        let flags = unsafe { ffi::ub_disk_freeze(self.disk.as_ptr()) };
+        // SAFETY: The queue is frozen, so no request is in flight. The old driver is kept below
+        // until all RCU readers have ended.
+        let done = prepare().map(|new| unsafe { self.shared.replace(new) });
+        // SAFETY: The queue was frozen above, and `flags` are from there.
+        unsafe { ffi::ub_disk_unfreeze(self.disk.as_ptr(), flags) };
+        self.wait_for_callers();
+        done
+    }
+
+    /// Returns the driver.
+    pub(crate) fn driver(&self) -> Arc<D> {
+        self.shared.driver_counted()
+    }
+
+    /// Waits for each call that queued or completed a request that has ended.
+    fn wait_for_callers(&self) {
+        // A request may have ended before the call that queued it has returned, so wait for all
+        // such calls.
+        // SAFETY: By the invariant of `TagSet` the tag set is initialised, and `tags` is a
+        // reference to it.
+        unsafe { bindings::blk_mq_wait_quiesce_done(self.tags.as_raw()) };
+        // A request may also have ended before the call that completed it has returned, see
+        // `Request::complete`.
+        rcu::synchronize_rcu();
+    }
+
+    /// Tightens the limits of the disk to those of a further lower device. Fails with `EINVAL` if
+    /// the disk would have larger logical blocks, because its users know their size.
+    ///
+    /// Context: process, sleeps.
+    pub(crate) fn add_limits(&self, dev: &BlockDevice) -> Result {
+        // SAFETY: By the invariant the disk is in the system, and the device is open.
+        to_result(unsafe { ffi::ub_disk_stack_limits(self.disk.as_ptr(), dev.as_raw()) })
     }
 
     /// Keeps the block layer from merging bios into one request, because all bios of a request end
@@ -302,11 +362,7 @@ impl<D: Operations> GenDisk<D> {
 
 impl<D: Operations> Drop for GenDisk<D> {
     fn drop(&mut self) {
-        for below in &self.linked {
-            let dev = below(&self.shared.driver);
-            // SAFETY: By the invariant the disk is in the system, and `link` has linked the device.
-            unsafe { ffi::ub_disk_unlink(self.disk.as_ptr(), dev.as_raw()) };
-        }
+        self.unlink();
         // SAFETY: By the invariant the disk was added, and it is removed only here. The call
         // returns when all requests have ended. A process that still has the disk open finds its
         // queue dead.
@@ -314,14 +370,7 @@ impl<D: Operations> Drop for GenDisk<D> {
         // SAFETY: By the invariant the value owns the reference of the allocation, and drops it
         // only here.
         unsafe { bindings::put_disk(self.disk.as_ptr()) };
-        // A request may have ended before the call that queued it has returned, so wait for all
-        // such calls.
-        // SAFETY: By the invariant of `TagSet` the tag set is initialised, and the value holds a
-        // reference to it.
-        unsafe { bindings::blk_mq_wait_quiesce_done(self.tags.as_raw()) };
-        // A request may also have ended before the call that completed it has returned, see
-        // `Request::complete`.
-        rcu::synchronize_rcu();
+        self.wait_for_callers();
     }
 }
 

@@ -412,6 +412,19 @@ struct file *ub_bdev_open_plain(const char *path)
 	return bdev_file_open_by_path(path, BLK_OPEN_READ, NULL, NULL);
 }
 
+/* Open a device that is open once more. */
+struct file *ub_bdev_again_shared(struct block_device *bdev)
+{
+	return bdev_file_open_by_dev(bdev->bd_dev, BLK_OPEN_READ |
+				     BLK_OPEN_RESTRICT_WRITES,
+				     &ub_shared_holder, NULL);
+}
+
+struct file *ub_bdev_again_plain(struct block_device *bdev)
+{
+	return bdev_file_open_by_dev(bdev->bd_dev, BLK_OPEN_READ, NULL, NULL);
+}
+
 struct file *ub_bdev_open_exclusive(const char *path, void *holder, bool write)
 {
 	blk_mode_t mode = BLK_OPEN_READ | BLK_OPEN_RESTRICT_WRITES;

@@ -79,6 +79,8 @@ void ub_bio_zero(struct bio *bio, u32 skip, u32 sectors);
 
 struct file *ub_bdev_open_shared(const char *path);
 struct file *ub_bdev_open_plain(const char *path);
+struct file *ub_bdev_again_shared(struct block_device *bdev);
+struct file *ub_bdev_again_plain(struct block_device *bdev);
 struct file *ub_bdev_open_exclusive(const char *path, void *holder, bool write);
 int ub_bdev_rw(struct block_device *bdev, u64 sector, void *buf, u32 len, u32 opf);
 int ub_bdev_flush(struct block_device *bdev);
@@ -96,6 +98,9 @@ void ub_tags_set_lock_class(struct blk_mq_tag_set *set, struct lock_class_key *k
 
 int ub_disk_claim(struct gendisk *disk, bool *claimed);
 u32 ub_disk_openers(struct gendisk *disk);
+unsigned int ub_disk_freeze(struct gendisk *disk);
+void ub_disk_unfreeze(struct gendisk *disk, unsigned int memflags);
+int ub_disk_stack_limits(struct gendisk *disk, struct block_device *bdev);
 int ub_disk_link(struct gendisk *disk, struct block_device *bdev);
 void ub_disk_unlink(struct gendisk *disk, struct block_device *bdev);
 void ub_disk_setup(struct gendisk *disk, struct lock_class_key *key);

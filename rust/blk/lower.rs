@@ -48,17 +48,20 @@ pub(crate) enum Sent<D: Operations> {
 }
 
 impl<D: Operations> Request<D> {
-    /// Sends a request, of which nothing was sent before, as one lower request to `sector` of the
-    /// device that `dev` returns, if the request fits one. It does not if it has more than one bio,
-    /// an encryption context or integrity data.
+    /// Sends a request, of which nothing was sent before, as one lower request to the device and
+    /// sector that `place` returns, if the request fits one. It does not if it has more than one
+    /// bio, an encryption context or integrity data, or if there is no such place.
     ///
     /// In all other respects like [`Request::submit`] with [`Way::Requests`].
     #[inline]
-    pub(crate) fn submit_at_once<F>(self, sector: u64, dev: F) -> Sent<D>
+    pub(crate) fn submit_at_once<F>(self, place: F) -> Sent<D>
     where
-        F: for<'d> FnOnce(&'d D) -> &'d BlockDevice,
+        F: for<'d> FnOnce(&'d D) -> Option<(&'d BlockDevice, u64)>,
     {
-        let bdev = dev(self.driver()).as_raw();
+        let Some((dev, sector)) = place(self.driver()) else {
+            return Sent::Unfit(self);
+        };
+        let bdev = dev.as_raw();
         self.pdu().set_round(0, self.sectors());
         let own = self.pdu().bio();
         let raw = self.into_raw();

@@ -147,7 +147,10 @@ impl<D: Operations> OperationsVTable<D> {
             (Request::from_raw(rq), &*QueueData::<D>::of(rq))
         };
 
-        match D::queue(shared.driver(), rq) {
+        // SAFETY: The request is in flight. If it ends before the call returns, a thread that
+        // replaces the driver waits for the caller before it drops the old one, see
+        // `GenDisk::replace`.
+        match D::queue(unsafe { shared.driver() }, rq) {
             Ok(()) => true,
             Err(rq) => {
                 let _ = rq.into_raw();

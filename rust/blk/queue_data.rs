@@ -8,6 +8,14 @@ use super::{
     bio_set::BioSet,
     request::Started, //
 };
+use crate::sys::atomic::{
+    AtomicPtr,
+    Ordering::{
+        Acquire,
+        Relaxed,
+        Release, //
+    }, //
+};
 use core::cell::UnsafeCell;
 use kernel::{
     bindings,
@@ -21,10 +29,15 @@ use kernel::{
 /// The data that the requests of a disk share: `request_queue::queuedata` and
 /// `gendisk::private_data`.
 ///
-/// Every request reads `driver`. It is the first field, away from the field that is written.
+/// Every request reads `driver`. It is the first field, away from the fields that are written.
+///
+/// # Invariants
+///
+/// `driver` is the pointer of an `Arc<D>` that the value owns. It changes only while no request is
+/// in flight, and the `Arc` that it came from lives on until all RCU readers have ended.
 #[repr(C)]
 pub(super) struct QueueData<D> {
-    pub(super) driver: Arc<D>,
+    driver: AtomicPtr<D>,
     /// The set from which lower bios are allocated.
     pub(super) _bios: Arc<BioSet>,
     /// Whether the disk is claimed for its removal, so that it cannot be opened any more. Accessed
@@ -33,6 +46,40 @@ pub(super) struct QueueData<D> {
 }
 
 impl<D> QueueData<D> {
+    /// Returns the data of a new disk.
+    pub(super) fn new(driver: Arc<D>, bios: Arc<BioSet>) -> Self {
+        // INVARIANT: The pointer is that of an `Arc`, which the value owns from now on.
+        Self {
+            driver: AtomicPtr::new(Arc::into_raw(driver).cast_mut()),
+            _bios: bios,
+            claimed: UnsafeCell::new(false),
+        }
+    }
+
+    /// Puts `new` in the place of the driver, and returns the driver.
+    ///
+    /// # Safety
+    ///
+    /// No request may be in flight. The caller must keep the returned driver until all RCU readers
+    /// have ended that began before the call.
+    pub(super) unsafe fn replace(&self, new: Arc<D>) -> Arc<D> {
+        // INVARIANT: The new pointer is that of an `Arc`, which the value owns from now on. By the
+        // contract of this function no request is in flight, and the old `Arc` lives on.
+        let old = self.driver.swap(Arc::into_raw(new).cast_mut(), Release);
+        // SAFETY: By the invariant the pointer came from `Arc::into_raw`, and the value gives it
+        // up.
+        unsafe { Arc::from_raw(old) }
+    }
+
+    /// Returns a counted reference to the driver. Process context.
+    pub(super) fn driver_counted(&self) -> Arc<D> {
+        let _guard = rcu::read_lock();
+        // SAFETY: By the invariant the pointer came from `Arc::into_raw`, and the `Arc` lives until
+        // the guard is dropped, even if the driver is replaced meanwhile.
+        let driver = unsafe { ArcBorrow::from_raw(self.driver.load(Acquire)) };
+        driver.into()
+    }
+
     /// Returns the shared data of the disk of `rq`.
     ///
     /// # Safety
@@ -45,8 +92,25 @@ impl<D> QueueData<D> {
         unsafe { (*(*rq).q).queuedata }.cast_const().cast()
     }
 
-    pub(super) fn driver(&self) -> ArcBorrow<'_, D> {
-        self.driver.as_arc_borrow()
+    /// Returns the driver.
+    ///
+    /// # Safety
+    ///
+    /// The driver must not be replaced as long as the result lives: a request is in flight, or the
+    /// caller is the one who may replace it, or is an RCU reader.
+    #[inline]
+    pub(super) unsafe fn driver(&self) -> ArcBorrow<'_, D> {
+        // SAFETY: By the invariant the pointer came from `Arc::into_raw`. By the contract of this
+        // function the `Arc` lives as long as the result.
+        unsafe { ArcBorrow::from_raw(self.driver.load(Relaxed)) }
+    }
+}
+
+impl<D> Drop for QueueData<D> {
+    fn drop(&mut self) {
+        // SAFETY: By the invariant the pointer came from `Arc::into_raw`, and the value owns the
+        // `Arc`, which is dropped here.
+        drop(unsafe { Arc::from_raw(*self.driver.get_mut()) });
     }
 }
 
@@ -54,8 +118,9 @@ impl<D> Started<D> {
     /// Returns the driver of the request's disk.
     #[inline]
     pub(super) fn driver(&self) -> &D {
-        // SAFETY: By the invariant the request is not ended, so the disk holds its `QueueData`.
-        unsafe { &(*QueueData::of(self.as_raw())).driver }
+        // SAFETY: By the invariant the request is not ended, so the disk holds its `QueueData`, and
+        // the driver is not replaced. The request outlives the result.
+        unsafe { &*(*QueueData::<D>::of(self.as_raw())).driver.load(Relaxed) }
     }
 
     /// Returns the driver of the request's disk, which stays until `_guard` is dropped, even if the
@@ -68,6 +133,7 @@ impl<D> Started<D> {
         // SAFETY: By the invariant the request is not ended, so the disk holds its `QueueData`. If
         // the request ends, `GenDisk::drop` waits for RCU readers before it frees the `QueueData`,
         // so it stays until the guard is dropped.
+        // The same holds for a driver that is replaced, by the invariant of `QueueData`.
         unsafe { (*QueueData::of(self.as_raw())).driver() }
     }
 }

@@ -29,6 +29,8 @@ pub const MODE_READ_ONLY: u32 = 1;
 pub const MODE_READ_ONLY_REQUESTED: u32 = 2;
 /// `UNIONBLK_CREATE_READ_ONLY`.
 pub const CREATE_READ_ONLY: u32 = 1;
+/// `UNIONBLK_CREATE_NO_ROOT`.
+pub const CREATE_NO_ROOT: u32 = 2;
 /// `UNIONBLK_DISCARD_ZERO`.
 pub const DISCARD_ZERO: u32 = 0;
 /// `UNIONBLK_DISCARD_REVEAL`.
@@ -73,6 +75,16 @@ pub struct FeaturesCall {
     pub features: u64,
 }
 
+/// `struct unionblk_layer`.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+#[expect(missing_docs, reason = "the C header says it")]
+pub struct Layer {
+    pub path: [u8; PATH_BYTES],
+    pub offset: u64,
+    pub reserved: u64,
+}
+
 /// `struct unionblk_create`.
 #[derive(Clone, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
@@ -88,6 +100,9 @@ pub struct Create {
     pub damaged_blocks: u32,
     pub reason_detail: [u64; 2],
     pub lost_sectors: u64,
+    pub layers: u64,
+    pub layers_count: u32,
+    pub layer: u32,
 }
 
 /// `struct unionblk_remove`.
@@ -138,6 +153,9 @@ pub struct Status {
     pub last_error: u32,
     pub damaged_blocks: u32,
     pub lost_sectors: u64,
+    pub stack_bytes: u64,
+    pub layers: u32,
+    pub stack_unions: u32,
 }
 
 /// `struct unionblk_lost`.
@@ -153,6 +171,20 @@ pub struct LostCall {
     pub sector: u64,
     pub sectors: u64,
     pub unnamed: u64,
+}
+
+/// `struct unionblk_freeze`.
+#[derive(Clone, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+#[expect(missing_docs, reason = "the C header says it")]
+pub struct Freeze {
+    pub size: u32,
+    pub flags: u32,
+    pub id: u32,
+    pub reason: u32,
+    pub leaf: [u8; PATH_BYTES],
+    pub seal: [u8; 16],
+    pub reason_detail: [u64; 2],
 }
 
 /// What two of the structures report about a leaf's damage, if the rest can be read.
@@ -251,8 +283,8 @@ macro_rules! call {
 }
 
 call!(FeaturesCall, 0, 24, in: [], |_s| true);
-call!(Create, 1, 552, in: [flags, id, queues, root, leaf], |s| {
-    s.flags & !CREATE_READ_ONLY == 0
+call!(Create, 1, 552, in: [flags, id, queues, root, leaf, layers, layers_count], |s| {
+    s.flags & !(CREATE_READ_ONLY | CREATE_NO_ROOT) == 0
 });
 call!(Remove, 2, 16, in: [flags, id, reserved0], |s| {
     s.flags == 0 && s.reserved0 == 0
@@ -263,6 +295,25 @@ call!(Status, 3, 704, in: [flags, id, reserved0], |s| {
 call!(LostCall, 4, 48, in: [flags, id, reserved0, from], |s| {
     s.flags == 0 && s.reserved0 == 0
 });
+
+call!(Freeze, 5, 304, in: [flags, id, leaf, seal], |s| {
+    s.flags == 0
+});
+
+impl Freeze {
+    /// Stores why the call failed.
+    pub fn set_error(&mut self, e: Error) {
+        let (reason, a, b) = e.to_wire();
+        self.reason = reason;
+        self.reason_detail = [a, b];
+    }
+
+    /// Returns why the call failed, if the driver stored a reason.
+    pub fn error(&self) -> Option<Error> {
+        let [a, b] = self.reason_detail;
+        Error::from_wire(self.reason, a, b)
+    }
+}
 
 impl Create {
     /// Stores what a leaf has lost.
@@ -307,27 +358,32 @@ const _: () = assert!(u32_as_usize(u32::MAX) > PATH_BYTES);
 #[cfg_attr(kernel, kernel::prelude::kunit_tests(unionblk_abi))]
 mod tests {
     use super::super::error::{Error, Side};
-    use super::{path, set_path, Call, Create, FeaturesCall, LostCall, Remove, Status};
+    use super::{
+        path, set_path, Call, Create, FeaturesCall, Freeze, Layer, LostCall, Remove, Status,
+    };
 
     #[test]
     fn layout() {
         assert_eq!(size_of::<FeaturesCall>(), 24);
-        assert_eq!(size_of::<Create>(), 560);
+        assert_eq!(size_of::<Create>(), 576);
+        assert_eq!(size_of::<Layer>(), 272);
         assert_eq!(size_of::<Remove>(), 16);
-        assert_eq!(size_of::<Status>(), 712);
+        assert_eq!(size_of::<Status>(), 728);
         assert_eq!(size_of::<LostCall>(), 48);
+        assert_eq!(size_of::<Freeze>(), 304);
         assert_eq!(FeaturesCall::COMMAND, 0xd900);
         assert_eq!(Create::COMMAND, 0xd901);
         assert_eq!(Remove::COMMAND, 0xd902);
         assert_eq!(Status::COMMAND, 0xd903);
         assert_eq!(LostCall::COMMAND, 0xd904);
+        assert_eq!(Freeze::COMMAND, 0xd905);
     }
 
     #[test]
     fn paths_and_reasons() {
         let mut c = Create::new();
         assert!(c.reserved_are_zero());
-        assert_eq!(c.size(), 560);
+        assert_eq!(c.size(), 576);
         assert!(path(&c.root).is_none());
         assert!(set_path(&mut c.root, b"/dev/vda").is_some());
         assert!(path(&c.root) == Some(b"/dev/vda".as_slice()));

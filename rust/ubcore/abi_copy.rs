@@ -103,7 +103,7 @@ pub fn copy_out<C: Call, M: Caller>(c: &C, to: &mut M) -> Result<(), M::Error> {
 #[cfg(any(test, kernel))]
 #[cfg_attr(kernel, kernel::prelude::kunit_tests(unionblk_abi_copy))]
 mod tests {
-    use super::super::abi::{Call, Create, FeaturesCall, LostCall, Remove, Status};
+    use super::super::abi::{Call, Create, FeaturesCall, Freeze, LostCall, Remove, Status};
     use super::{copy_in, copy_out, Caller, Refused, SIZE_MAX};
     use zerocopy::IntoBytes;
 
@@ -194,6 +194,7 @@ mod tests {
         sizes::<Remove>();
         sizes::<Status>();
         sizes::<LostCall>();
+        sizes::<Freeze>();
     }
 
     /// What the caller had in the fields for answers does not come back, whatever its size.
@@ -216,10 +217,11 @@ mod tests {
     #[test]
     fn answers_are_cleared() {
         answers::<FeaturesCall>(|_| false);
-        answers::<Create>(|at| at < 528);
+        answers::<Create>(|at| at < 528 || (560..572).contains(&at));
         answers::<Remove>(|at| at < 16);
         answers::<Status>(|at| at < 12 || (660..664).contains(&at));
         answers::<LostCall>(|at| at < 24);
+        answers::<Freeze>(|at| at < 12 || (16..288).contains(&at));
     }
 
     #[test]

@@ -15,6 +15,7 @@ use super::{
         UnionCommitter, //
     },
     loss::Loss,
+    stack,
     stats::{
         Committed,
         Stats, //
@@ -83,7 +84,7 @@ use crate::{
     },
 };
 use kernel::{
-    new_mutex, new_spinlock,
+    fmt, new_mutex, new_spinlock,
     prelude::*,
     sync::{
         Arc,
@@ -101,9 +102,11 @@ const QUEUE_DEPTH: u32 = 128;
 /// What to attach, and how.
 pub(crate) struct Options<'a> {
     pub(crate) id: u32,
-    /// The paths of the devices.
-    pub(crate) root: &'a CStr,
+    /// The paths of the devices. Without a root the bottom reads as zeroes.
+    pub(crate) root: Option<&'a CStr>,
     pub(crate) leaf: &'a CStr,
+    /// The layers between them, the lowest first. Their paths end.
+    pub(crate) layers: &'a [abi::Layer],
     /// The number of hardware queues.
     pub(crate) queues: u32,
     pub(crate) read_only: bool,
@@ -112,6 +115,8 @@ pub(crate) struct Options<'a> {
 /// Why an attach failed.
 pub(crate) struct Failed {
     pub(crate) error: Error,
+    /// The number of the layer that the error is about, from 1. 0 if it is about none.
+    pub(crate) layer: u32,
     /// What is lost, if the leaf is damaged and can still be read.
     pub(crate) damage: abi::LossTotals,
 }
@@ -120,7 +125,18 @@ impl From<Error> for Failed {
     fn from(error: Error) -> Self {
         Failed {
             error,
+            layer: 0,
             damage: abi::LossTotals::default(),
+        }
+    }
+}
+
+impl Failed {
+    /// Returns a failure that is about a layer, by its number from 1.
+    pub(super) fn of_layer(error: Error, layer: u32) -> Self {
+        Failed {
+            layer,
+            ..Failed::from(error)
         }
     }
 }
@@ -135,31 +151,40 @@ impl Attached {
         options: &Options<'_>,
         resources: &Arc<Resources>,
     ) -> core::result::Result<Self, Failed> {
-        let lower = open_lower(options)?;
+        let mut lower = open_lower(options)?;
+        let mut buffer = LeafDisk::new_buffer()?;
+        let probe = probe(&lower, &mut buffer)?;
+        load_stack(&mut lower, options, (&probe, &mut buffer), resources)?;
+        lower.way = way_of(&lower);
         // A worker sends lower I/O that goes down as bios, so only requests matter here.
-        let may_sleep =
-            lower.way == Way::Requests && (lower.root.may_sleep() || lower.leaf.may_sleep());
+        let may_sleep = lower.way == Way::Requests && lower.devices().any(BlockDevice::may_sleep);
         let tags = os(TagSet::new(options.queues, QUEUE_DEPTH, may_sleep))?;
-        let pair = load(Name(options.id), lower, resources)?;
+        let pair = load(Name(options.id), lower, (probe, buffer), resources)?;
         let damage = pair.loaded.loss.damage();
-        make(options, pair, tags, resources).map_err(|error| Failed { error, damage })
+        make(options, pair, tags, resources).map_err(|error| Failed {
+            damage,
+            ..Failed::from(error)
+        })
     }
 }
 
 /// Opens both devices. The error names the device that cannot be opened.
 fn open_lower(options: &Options<'_>) -> Result<Lower> {
-    let root = BlockDevice::open_shared(options.root).map_err(|e| open(Side::Root, e))?;
+    let root = options.root.map(BlockDevice::open_shared).transpose();
+    let root = root.map_err(|e| open(Side::Root, e))?;
     let leaf = BlockDevice::open_exclusive(options.leaf, !options.read_only).map_err(|e| {
         // Our own claim on the root makes the leaf busy if both are the same device, or if one is a
         // partition of the other.
         let plain = BlockDevice::open_plain(options.leaf);
-        if plain.is_ok_and(|leaf| root.overlaps(&leaf)) {
+        let overlaps = |leaf: &BlockDevice| root.as_ref().is_some_and(|r| r.overlaps(leaf));
+        if plain.is_ok_and(|leaf| overlaps(&leaf)) {
             Error::SameDevice
         } else {
             open(Side::Leaf, e)
         }
     })?;
-    for (side, dev) in [(Side::Root, &root), (Side::Leaf, &leaf)] {
+    let sides = root.iter().map(|root| (Side::Root, root));
+    for (side, dev) in Iterator::chain(sides, [(Side::Leaf, &leaf)]) {
         // Refuse a union, because the worker of one union would wait for the worker of another.
         if dev.is_own() {
             return Err(Error::Stacked(side));
@@ -172,18 +197,46 @@ fn open_lower(options: &Options<'_>) -> Result<Lower> {
     if !options.read_only && leaf.is_read_only() {
         return Err(Error::ReadOnlyLeaf);
     }
-    // Lower I/O is sent as requests, unless one of the devices takes only bios.
-    let way = if root.accepts_clones() && leaf.accepts_clones() {
-        Way::Requests
-    } else {
-        Way::Bios
-    };
     Ok(Lower {
         root,
         leaf,
-        way,
+        stack: None,
+        way: Way::Bios,
         paths: paths(options)?,
     })
+}
+
+/// Returns how lower I/O is sent: as requests, unless one of the devices takes only bios.
+pub(super) fn way_of(lower: &Lower) -> Way {
+    if lower.devices().all(BlockDevice::accepts_clones) {
+        Way::Requests
+    } else {
+        Way::Bios
+    }
+}
+
+/// Reads the leaf's superblock, and checks it against the sizes of the devices.
+#[inline(never)]
+pub(super) fn probe(lower: &Lower, buffer: &mut LeafBuffer) -> Result<KBox<Probe>> {
+    let mut disk = LeafDisk::new(&lower.leaf, buffer);
+    let root_sectors = lower.root.as_ref().map_or(0, BlockDevice::sectors);
+    let probe = attach::probe(&mut disk, root_sectors, lower.leaf.sectors())?;
+    KBox::new(probe, GFP_KERNEL).map_err(|_| Error::NoMemory)
+}
+
+/// Opens the layers and checks that they are those of the leaf. Adds their stack to `lower`.
+#[inline(never)]
+fn load_stack(
+    lower: &mut Lower,
+    options: &Options<'_>,
+    (probe, buffer): (&Probe, &mut LeafBuffer),
+    resources: &Resources,
+) -> core::result::Result<(), Failed> {
+    let layers = stack::open_layers(options.layers)?;
+    let mut disk = LeafDisk::new(&lower.leaf, buffer);
+    let leaf = (&mut disk, &probe.superblock);
+    lower.stack = stack::find_or_build(leaf, layers, resources)?;
+    Ok(())
 }
 
 /// Returns the paths as fields of the ABI. They always fit, because they came from such fields.
@@ -193,7 +246,9 @@ fn paths(options: &Options<'_>) -> Result<KBox<Paths>> {
         leaf: [0; abi::PATH_BYTES],
     };
     let mut paths = KBox::new(empty, GFP_KERNEL).map_err(|_| Error::NoMemory)?;
-    abi::set_path(&mut paths.root, options.root.to_bytes()).ok_or(Error::Internal)?;
+    if let Some(root) = options.root {
+        abi::set_path(&mut paths.root, root.to_bytes()).ok_or(Error::Internal)?;
+    }
     abi::set_path(&mut paths.leaf, options.leaf.to_bytes()).ok_or(Error::Internal)?;
     Ok(paths)
 }
@@ -209,21 +264,25 @@ struct Loaded {
 }
 
 /// A root and a leaf that belong together.
-struct Pair {
-    lower: Lower,
+pub(super) struct Pair {
+    pub(super) lower: Lower,
     loaded: KBox<Loaded>,
     limits: Limits,
 }
 
 /// Checks that the leaf belongs to the root, and reads its metadata. Writes nothing.
 #[inline(never)]
-fn load(name: Name, lower: Lower, resources: &Resources) -> Result<Pair> {
-    let mut buffer = LeafDisk::new_buffer()?;
-    let mut disk = LeafDisk::new(&lower.leaf, &mut buffer);
-    let probe = attach::probe(&mut disk, lower.root.sectors(), lower.leaf.sectors())?;
+pub(super) fn load(
+    name: Name,
+    lower: Lower,
+    (probe, mut buffer): (KBox<Probe>, LeafBuffer),
+    resources: &Resources,
+) -> Result<Pair> {
     let limits = limits(name, &lower, &probe.superblock)?;
-    check_identity(&lower.root, &probe.superblock, &mut buffer)?;
-    let mut loaded = read_metadata(&lower, probe, buffer, resources)?;
+    if let Some(root) = &lower.root {
+        check_identity(root, &probe.superblock, &mut buffer)?;
+    }
+    let mut loaded = read_metadata(&lower, KBox::into_inner(probe), buffer, resources)?;
     let Loaded { map, buffer, .. } = &mut *loaded;
     let mut disk = LeafDisk::new(&lower.leaf, buffer);
     let block = limits.logical_block_size();
@@ -236,6 +295,9 @@ fn load(name: Name, lower: Lower, resources: &Resources) -> Result<Pair> {
     {
         return Err(Error::FineMap(block));
     }
+    if let Some(stack) = &lower.stack {
+        stack.check_blocks(block)?;
+    }
     Ok(Pair {
         lower,
         loaded,
@@ -243,20 +305,17 @@ fn load(name: Name, lower: Lower, resources: &Resources) -> Result<Pair> {
     })
 }
 
-/// Stacks the limits of both devices, and checks that the union's size is a multiple of the
+/// Stacks the limits of all devices, and checks that the union's size is a multiple of the
 /// resulting logical block size.
 fn limits(name: Name, lower: &Lower, sb: &Superblock) -> Result<Limits> {
-    let Lower { root, leaf, .. } = lower;
     let mut limits = Limits::new();
-    for (side, dev) in [(Side::Root, root), (Side::Leaf, leaf)] {
+    for (side, dev) in lower.sides() {
         limits
             .stack(dev, c"unionblk")
             .map_err(|_| Error::Limits(side))?;
     }
     if limits.is_misaligned() {
-        pr_warn!(
-            "{name}: root {root} and leaf {leaf} have different alignment: some I/O will be slower\n"
-        );
+        pr_warn!("{name}: the devices below have different alignment: some I/O will be slower\n");
     }
     let block = u64::from(limits.logical_block_size()) / SECTOR_BYTES;
     if sb.geometry.union_sectors().checked_rem(block) != Some(0) {
@@ -268,8 +327,9 @@ fn limits(name: Name, lower: &Lower, sb: &Superblock) -> Result<Limits> {
     let (block, made_for) = (limits.logical_block_size(), sb.root_block_bytes);
     if block != made_for {
         // Do not refuse the leaf, because only the tool knows whether the user wants this.
+        let leaf = &lower.leaf;
         pr_warn!(
-            "{name}: logical block size is {block}, but the content of root {root} was made for \
+            "{name}: logical block size is {block}, but the content below leaf {leaf} was made for \
              {made_for}: partitions and file systems may not be found on it\n"
         );
     }
@@ -278,7 +338,11 @@ fn limits(name: Name, lower: &Lower, sb: &Superblock) -> Result<Limits> {
 
 /// Compares the root's samples with the digest that was stored when the leaf was formatted.
 #[inline(never)]
-fn check_identity(root: &BlockDevice, sb: &Superblock, buffer: &mut LeafBuffer) -> Result {
+pub(super) fn check_identity(
+    root: &BlockDevice,
+    sb: &Superblock,
+    buffer: &mut LeafBuffer,
+) -> Result {
     let sectors = root.sectors();
     let mut digest = Sha256::new();
     digest.update(identity::PREFIX);
@@ -334,7 +398,7 @@ fn read_metadata(
     KBox::new(loaded, GFP_KERNEL).map_err(|_| Error::NoMemory)
 }
 
-fn zeroed<T: Copy>(n: usize, zero: T) -> Result<KVVec<T>> {
+pub(super) fn zeroed<T: Copy>(n: usize, zero: T) -> Result<KVVec<T>> {
     KVVec::from_elem(zero, n, GFP_KERNEL).map_err(|_| Error::NoMemory)
 }
 
@@ -345,23 +409,24 @@ fn make(
     tags: Arc<TagSet<Union>>,
     resources: &Arc<Resources>,
 ) -> Result<Attached> {
+    let pair = if options.read_only {
+        pair
+    } else {
+        first_checkpoint(pair)?
+    };
     let Pair {
         lower,
-        mut loaded,
+        loaded,
         limits,
     } = pair;
-    if !options.read_only {
-        // If the leaf is damaged, this fails with the damage and has written nothing.
-        let Loaded {
-            map,
-            committer,
-            buffer,
-            ..
-        } = &mut *loaded;
-        committer.checkpoint_in_steps(map, &mut LeafDisk::new(&lower.leaf, buffer))?;
-    }
     let sectors = loaded.map.geometry().union_sectors();
-    let union = new_union(options, lower, loaded, tags.clone(), resources)?;
+    let new = New {
+        name: Name(options.id),
+        read_only: options.read_only,
+        events: os(Events::new())?,
+        tags: tags.clone(),
+    };
+    let union = new_union(new, lower, loaded, resources)?;
     let name = union.name;
     let disk = os(GenDisk::new(
         fmt!("{name}"),
@@ -386,9 +451,10 @@ fn make(
     }
     let union = &attached.union;
     pr_info!(
-        "{}: root {}, leaf {}, {} sectors, {} of {} slabs used\n",
+        "{}: root {}, {} layers, leaf {}, {} sectors, {} of {} slabs used\n",
         union.name,
-        union.lower.root,
+        Named(&union.lower.root),
+        union.layers(),
         union.lower.leaf,
         sectors,
         union.allocator.lock().used(),
@@ -398,14 +464,55 @@ fn make(
     Ok(attached)
 }
 
-#[inline(never)]
-fn new_union(
-    options: &Options<'_>,
-    lower: Lower,
-    loaded: KBox<Loaded>,
-    tags: Arc<TagSet<Union>>,
+/// Makes the first checkpoint. If the leaf is damaged, this fails with the damage and has written
+/// nothing.
+pub(super) fn first_checkpoint(mut pair: Pair) -> Result<Pair> {
+    let Loaded {
+        map,
+        committer,
+        buffer,
+        ..
+    } = &mut *pair.loaded;
+    committer.checkpoint_in_steps(map, &mut LeafDisk::new(&pair.lower.leaf, buffer))?;
+    Ok(pair)
+}
+
+/// Returns the union that takes the place of `old`, on a new leaf.
+pub(super) fn union_after(
+    old: &Union,
+    pair: Pair,
     resources: &Arc<Resources>,
 ) -> Result<Arc<Union>> {
+    let new = New {
+        name: old.name,
+        read_only: false,
+        events: old.events.clone(),
+        tags: old.tags.clone(),
+    };
+    new_union(new, pair.lower, pair.loaded, resources)
+}
+
+/// What a new union gets besides its devices and what the leaf holds.
+struct New {
+    name: Name,
+    read_only: bool,
+    events: Arc<Events>,
+    tags: Arc<TagSet<Union>>,
+}
+
+#[inline(never)]
+fn new_union(
+    new: New,
+    lower: Lower,
+    loaded: KBox<Loaded>,
+    resources: &Arc<Resources>,
+) -> Result<Arc<Union>> {
+    let New {
+        name,
+        read_only,
+        events,
+        tags,
+    } = new;
     let Loaded {
         leaf,
         map,
@@ -417,10 +524,9 @@ fn new_union(
     map.memory().set_live();
     let durable = committer.committed();
     let mode = Mode {
-        read_only: options.read_only,
+        read_only,
         reveal: committer.superblock().reveal,
     };
-    let events = os(Events::new())?;
     let stats = Stats::new();
     stats.publish(&Committed::of(&committer));
     os(Arc::pin_init(
@@ -428,7 +534,7 @@ fn new_union(
             map,
             lower,
             leaf,
-            name: Name(options.id),
+            name,
             resources: resources.clone(),
             events,
             loss,
@@ -452,13 +558,29 @@ fn new_union(
 }
 
 impl Attached {
-    /// Starts the events, and links the disk with root and leaf in sysfs.
+    /// Starts the events, and links the disk with the devices below it in sysfs.
     ///
     /// The kernel makes the directory for these links when it adds the disk, so they appear after
     /// the disk is announced.
     fn show(&mut self) -> Result {
         self.union.events.show(self.disk.reference());
-        os(self.disk.link(|union| &union.lower.root))?;
-        os(self.disk.link(|union| &union.lower.leaf))
+        self.show_links()
+    }
+
+    /// Links the disk with the devices below it in sysfs.
+    pub(super) fn show_links(&mut self) -> Result {
+        os(self.disk.link(|union, n| union.lower.devices().nth(n)))
+    }
+}
+
+/// The name of a root for messages, if there is one.
+struct Named<'a>(&'a Option<BlockDevice>);
+
+impl fmt::Display for Named<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(root) => root.fmt(f),
+            None => f.write_str("none"),
+        }
     }
 }

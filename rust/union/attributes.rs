@@ -32,8 +32,12 @@ use kernel::{
 pub(super) const ATTRIBUTES: Attributes<Union> = Attributes {
     folder: c"union",
     list: &[
-        Attribute::new(c"root", |u, out| path(&u.lower.paths.root, out)),
+        Attribute::new(c"root", |u, out| match u.lower.root {
+            Some(_) => path(&u.lower.paths.root, out),
+            None => Ok(()),
+        }),
         Attribute::new(c"leaf", |u, out| path(&u.lower.paths.leaf, out)),
+        Attribute::new(c"layers", |u, out| number(u.layers(), out)),
         Attribute::new(c"uuid", |u, out| uuid(&u.leaf.uuid, out)),
         Attribute::new(c"name", |u, out| out.write_str(u.leaf.name.text())),
         Attribute::new(c"mode", |u, out| out.write_str(abi::mode_word(u.mode()))),

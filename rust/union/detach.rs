@@ -29,7 +29,8 @@ impl Attached {
         union.events.close();
         // After this no request is in flight, and none arrives.
         drop(disk);
-        let done = stop_work_and_commit(&union);
+        stop_work(&union);
+        let done = flush::detach(&union.as_arc_borrow());
         union.events.end();
         match done {
             Ok(()) => pr_info!("{}: detached from leaf {}\n", union.name, union.lower.leaf),
@@ -45,7 +46,8 @@ impl Attached {
 }
 
 /// Waits for all work items and makes the last checkpoint.
-fn stop_work_and_commit(union: &Arc<Union>) -> Result {
+/// Waits for all work items. No request is in flight, and none arrives meanwhile.
+pub(super) fn stop_work(union: &Arc<Union>) {
     // The timer, the commit work and a large discard queue reclaim and checkpoints, and reclaim
     // queues checkpoints. So the work items are waited for in this order. No other work is queued
     // without a request.
@@ -56,5 +58,4 @@ fn stop_work_and_commit(union: &Arc<Union>) -> Result {
     workqueue::flush_work::<_, { work_items::SEND }>(union);
     workqueue::flush_work::<_, { work_items::CHECKPOINT }>(union);
     workqueue::flush_work::<_, { work_items::MEMORY }>(union);
-    flush::detach(&union.as_arc_borrow())
 }

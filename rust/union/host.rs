@@ -51,7 +51,7 @@ impl Host for ArcBorrow<'_, Union> {
     }
 
     fn below(&self) -> impl Below {
-        Union::below(self)
+        self.lower.below()
     }
 
     fn shared(&self) -> &Shared {

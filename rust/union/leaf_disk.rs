@@ -28,9 +28,15 @@ use crate::{
         },
         format::directory::PageEntry,
         geometry::{
+            Block,
             BLOCK_BYTES,
             BLOCK_SECTORS, //
         },
+        num::{
+            u64_as_usize,
+            usize_as_u64, //
+        },
+        sealed, //
     },
 };
 use kernel::prelude::*;
@@ -50,12 +56,31 @@ pub(super) struct Metadata {
 /// The leaf as the core's disk. Process context; allocates nothing.
 pub(crate) struct LeafDisk<'a> {
     leaf: &'a BlockDevice,
+    /// The sector of the device at which the leaf begins. Not 0 only for layers.
+    offset: u64,
     buffer: &'a mut LeafBuffer,
 }
 
 impl<'a> LeafDisk<'a> {
     pub(super) fn new(leaf: &'a BlockDevice, buffer: &'a mut LeafBuffer) -> Self {
-        LeafDisk { leaf, buffer }
+        LeafDisk {
+            leaf,
+            offset: 0,
+            buffer,
+        }
+    }
+
+    /// Returns a layer, which is only read, as a disk.
+    pub(super) fn of_layer(
+        layer: &'a BlockDevice,
+        offset: u64,
+        buffer: &'a mut LeafBuffer,
+    ) -> Self {
+        LeafDisk {
+            leaf: layer,
+            offset,
+            buffer,
+        }
     }
 
     /// Returns a buffer of the size that the core needs.
@@ -88,13 +113,18 @@ impl Disk for LeafDisk<'_> {
 
     fn read(&mut self, block: u64, count: usize) -> Result {
         let (sector, bytes) = block_range(block, count)?;
+        let at = sector.checked_add(self.offset).ok_or(Error::Internal)?;
         self.leaf
-            .read(sector, self.buffer, 0..bytes)
+            .read(at, self.buffer, 0..bytes)
             .map_err(|_| Error::Io(Side::Leaf, sector))
     }
 
     fn write(&mut self, block: u64, count: usize, order: Order) -> Result {
         let (sector, bytes) = block_range(block, count)?;
+        if self.offset != 0 {
+            // A layer is never written.
+            return Err(Error::Internal);
+        }
         let order = match order {
             Order::Plain => WriteOrder::Plain,
             Order::Fua => WriteOrder::Fua,
@@ -111,6 +141,23 @@ impl Disk for LeafDisk<'_> {
 
     fn give_way(&mut self) -> Result {
         os(task::give_way())
+    }
+}
+
+/// A sealed layer, as the core reads it.
+impl sealed::Reader for LeafDisk<'_> {
+    fn read(&mut self, block: u64, most: u64) -> Result<usize> {
+        let count = u64_as_usize(most.min(usize_as_u64(BUFFER_BLOCKS)));
+        Disk::read(self, block, count)?;
+        Ok(count)
+    }
+
+    fn buffer(&self) -> &[Block] {
+        self.buffer.as_pages()
+    }
+
+    fn give_way(&mut self) -> Result {
+        Disk::give_way(self)
     }
 }
 

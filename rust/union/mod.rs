@@ -7,19 +7,21 @@
 //! [`crate::ubcore::protocol`], over the five traits that a union implements: `Requests` in
 //! [`requests`], `Works` in [`work_items`], and `LeafDevice`, `Observer` and `Host` in [`host`].
 //!
-//! Lock order: `Registry::unions`, `Union::metadata`, `Union::allocator`, `Reserve::spare`. The
-//! last two are spinlocks, and the only locks that the I/O path takes. No thread waits for I/O
-//! while it holds `Registry::unions`, except when the module is unloaded. A request holds no lock
-//! while its lower I/O is in flight.
+//! Lock order: `Registry::unions`, `Stacks::list`, `Union::metadata`, `Union::allocator`,
+//! `Reserve::spare`. The last two are spinlocks, and the only locks that the I/O path takes. No
+//! thread waits for I/O while it holds `Registry::unions`, except when the module is unloaded, or
+//! `Stacks::list`. A request holds no lock while its lower I/O is in flight.
 
 mod attach;
 mod attributes;
 mod detach;
 mod events;
+mod freeze;
 mod host;
 mod leaf_disk;
 mod loss;
 mod requests;
+mod stack;
 mod stats;
 mod status;
 mod work_items;
@@ -28,6 +30,10 @@ use self::{
     events::Events,
     leaf_disk::Metadata,
     loss::Loss,
+    stack::{
+        Stack,
+        StackUse, //
+    },
     stats::Stats, //
 };
 use crate::{
@@ -41,17 +47,25 @@ use crate::{
     },
     memory::MapMemory,
     resources::Resources,
+    stack_memory::StackPageLists,
     sys::atomic::AtomicBool,
     ubcore::{
         abi,
         alloc::Allocator,
-        error::Error,
+        error::{
+            Error,
+            Side, //
+        },
         format::name::LeafName,
         geometry::Geometry,
         map::Map,
+        num::{
+            saturating_u32,
+            usize_as_u64, //
+        },
         plan::Source,
         protocol::Shared,
-        stack::place::{Below, NoLayers},
+        stack::map::StackMap, //
     },
 };
 use kernel::{
@@ -69,7 +83,11 @@ use kernel::{
     },
 };
 
-pub(crate) use self::attach::Options;
+pub(crate) use self::{
+    attach::Options,
+    freeze::NewLeaf,
+    stack::Stacks, //
+};
 
 /// An attached union: everything that its requests and work items use.
 ///
@@ -114,25 +132,64 @@ pub(crate) struct Union {
     memory: Work<Union, { work_items::MEMORY }>,
 }
 
-/// The two devices below, and how lower I/O is sent to them.
+/// The devices below, and how lower I/O is sent to them.
 struct Lower {
-    root: BlockDevice,
+    /// Without a root the bottom reads as zeroes.
+    root: Option<BlockDevice>,
     leaf: BlockDevice,
+    /// The layers between them, if there are any.
+    stack: Option<StackUse>,
     way: Way,
     paths: KBox<Paths>,
 }
 
 impl Lower {
+    /// Returns the map of the layers, if there are any.
+    #[inline]
+    fn below(&self) -> Option<&StackMap<StackPageLists>> {
+        self.stack.as_ref().map(|stack| &stack.map)
+    }
+
+    /// Returns the devices of the layers.
+    fn layers(&self) -> impl Iterator<Item = &BlockDevice> {
+        let stack: Option<&Stack> = self.stack.as_deref();
+        let layers = stack.map_or(&[][..], |stack| &stack.layers);
+        layers.iter().map(|layer| &layer.device)
+    }
+
+    /// Returns all devices: the root, the leaf, the layers.
+    fn sides(&self) -> impl Iterator<Item = (Side, &BlockDevice)> {
+        let root = self.root.iter().map(|dev| (Side::Root, dev));
+        let leaf = core::iter::once((Side::Leaf, &self.leaf));
+        let layers = self.layers().map(|dev| (Side::Layer, dev));
+        // By this name, because `pin_init` has a method `chain` too.
+        Iterator::chain(Iterator::chain(root, leaf), layers)
+    }
+
+    /// Does the same, without what they are.
+    fn devices(&self) -> impl Iterator<Item = &BlockDevice> {
+        self.sides().map(|(_, dev)| dev)
+    }
+
     /// Returns the device of a source, and the sector there.
-    fn target(&self, source: Source) -> Target<'_> {
+    #[inline]
+    fn place(&self, source: Source) -> Option<(&BlockDevice, u64)> {
         match source {
-            Source::Root(sector) => Target::Device(&self.root, sector),
-            Source::Leaf(sector) => Target::Device(&self.leaf, sector),
+            Source::Leaf(sector) => Some((&self.leaf, sector)),
+            Source::Root(sector) => Some((self.root.as_ref()?, sector)),
+            Source::Layer(layer, sector) => self.stack.as_ref()?.place(layer, sector),
+            Source::Zero | Source::Lost => None,
+        }
+    }
+
+    /// Returns where a run of a request goes.
+    fn target(&self, source: Source) -> Target<'_> {
+        match (source, self.place(source)) {
+            (_, Some((device, sector))) => Target::Device(device, sector),
             // For a write: a concurrent discard emptied the slab after the write had found or
             // allocated its leaf slab.
-            Source::Zero => Target::Nowhere,
-            // No union has layers yet, so no stack names one.
-            Source::Layer(..) | Source::Lost => Target::Broken,
+            (Source::Zero, None) => Target::Nowhere,
+            (_, None) => Target::Broken,
         }
     }
 }
@@ -199,10 +256,9 @@ impl Union {
         self.map.geometry()
     }
 
-    /// Returns what lies below the leaf. No union has layers yet, so this costs nothing.
-    #[inline(always)]
-    fn below(&self) -> impl Below {
-        NoLayers
+    /// Returns the number of layers between root and leaf.
+    fn layers(&self) -> u32 {
+        saturating_u32(usize_as_u64(self.lower.layers().count()))
     }
 
     /// Returns whether all mappings made before this call are durable. Any context.

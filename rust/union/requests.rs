@@ -94,9 +94,8 @@ impl Requests for ArcBorrow<'_, Union> {
             return send_pieces(rq, fua);
         }
         let sent = match whole {
-            Some(Source::Leaf(at)) => rq.submit_at_once(at, |union| &union.lower.leaf),
-            Some(Source::Root(at)) => rq.submit_at_once(at, |union| &union.lower.root),
-            _ => Sent::Unfit(rq),
+            Some(source) => rq.submit_at_once(|union| union.lower.place(source)),
+            None => Sent::Unfit(rq),
         };
         match sent {
             Sent::Whole => Ok(()),
@@ -131,7 +130,7 @@ fn send_pieces(rq: Request<Union>, fua: bool) -> Accepted<ArcBorrow<'static, Uni
             add(
                 union,
                 pieces,
-                plan::read(&union.map, union.below(), sector, sectors),
+                plan::read(&union.map, union.lower.below(), sector, sectors),
             );
         })
     } else {

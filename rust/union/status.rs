@@ -32,6 +32,11 @@ impl Attached {
         c.dirty = u32::from(!union.is_committed());
         c.first_writes = union.stats.first_writes();
         c.io_errors = union.stats.io_errors();
+        if let Some(stack) = &union.lower.stack {
+            c.layers = union.layers();
+            c.stack_unions = stack.unions();
+            c.stack_bytes = stack.bytes();
+        }
         c.map_bytes = union.map.memory().bytes();
         c.discard = union.discard_policy();
         c.name = union.leaf.name.field();

@@ -35,6 +35,14 @@ static void structs(void)
 	FIELD(create, damaged_blocks);
 	FIELD(create, reason_detail);
 	FIELD(create, lost_sectors);
+	FIELD(create, layers);
+	FIELD(create, layers_count);
+	FIELD(create, layer);
+
+	SIZE(layer);
+	FIELD(layer, path);
+	FIELD(layer, offset);
+	FIELD(layer, reserved);
 
 	SIZE(remove);
 	FIELD(remove, size);
@@ -51,6 +59,18 @@ static void structs(void)
 	FIELD(lost, sector);
 	FIELD(lost, sectors);
 	FIELD(lost, unnamed);
+}
+
+static void freeze(void)
+{
+	SIZE(freeze);
+	FIELD(freeze, size);
+	FIELD(freeze, flags);
+	FIELD(freeze, id);
+	FIELD(freeze, reason);
+	FIELD(freeze, leaf);
+	FIELD(freeze, seal);
+	FIELD(freeze, reason_detail);
 }
 
 static void status(void)
@@ -88,6 +108,9 @@ static void status(void)
 	FIELD(status, last_error);
 	FIELD(status, damaged_blocks);
 	FIELD(status, lost_sectors);
+	FIELD(status, stack_bytes);
+	FIELD(status, layers);
+	FIELD(status, stack_unions);
 }
 
 static void numbers(void)
@@ -99,6 +122,7 @@ static void numbers(void)
 	NUMBER(UNIONBLK_REMOVE_SIZE_VER0);
 	NUMBER(UNIONBLK_STATUS_SIZE_VER0);
 	NUMBER(UNIONBLK_LOST_SIZE_VER0);
+	NUMBER(UNIONBLK_FREEZE_SIZE_VER0);
 	NUMBER(UNIONBLK_PATH_BYTES);
 	NUMBER(UNIONBLK_NAME_BYTES);
 	NUMBER(UNIONBLK_ID_ANY);
@@ -106,6 +130,8 @@ static void numbers(void)
 	NUMBER(UNIONBLK_MODE_READ_ONLY);
 	NUMBER(UNIONBLK_MODE_READ_ONLY_REQUESTED);
 	NUMBER(UNIONBLK_CREATE_READ_ONLY);
+	NUMBER(UNIONBLK_CREATE_NO_ROOT);
+	NUMBER(UNIONBLK_LAYERS_MAX);
 	NUMBER(UNIONBLK_DISCARD_ZERO);
 	NUMBER(UNIONBLK_DISCARD_REVEAL);
 	NUMBER(UNIONBLK_STATUS_NEXT);
@@ -115,6 +141,7 @@ static void numbers(void)
 	NUMBER(UNIONBLK_IOC_REMOVE);
 	NUMBER(UNIONBLK_IOC_STATUS);
 	NUMBER(UNIONBLK_IOC_LOST);
+	NUMBER(UNIONBLK_IOC_FREEZE);
 }
 
 static void reasons(void)
@@ -151,6 +178,7 @@ static void reasons(void)
 int main(void)
 {
 	structs();
+	freeze();
 	status();
 	numbers();
 	reasons();

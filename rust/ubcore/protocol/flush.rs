@@ -12,6 +12,7 @@
 
 use super::super::error::Result;
 use super::super::geometry::MapPage;
+use super::super::stack::chain::Seal;
 use super::super::sync::{barrier, Ordering};
 use super::{is_committed, make_wait};
 use super::{EndStatus, Event, Host, HostCommitter, Step, Waiting, WorkId};
@@ -179,6 +180,15 @@ pub fn detach<H: Host>(host: &H) -> Result {
     }
     host.with_committer(|committer, disk| {
         let done = committer.detach(host.map(), disk);
+        publish(host, committer, Step::Checkpoint, done)
+    })
+}
+
+/// Makes the last checkpoint, by which the leaf becomes a layer. As [`detach`]; the union was not
+/// attached read-only.
+pub fn freeze<H: Host>(host: &H, seal: Seal) -> Result {
+    host.with_committer(|committer, disk| {
+        let done = committer.freeze(host.map(), disk, seal);
         publish(host, committer, Step::Checkpoint, done)
     })
 }

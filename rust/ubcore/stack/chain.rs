@@ -9,9 +9,10 @@
 use super::super::error::{Error, Result};
 use super::super::num::{u32_as_usize, usize_as_u64};
 use super::super::sha256::Sha256;
+use super::place;
 
 /// The largest number of layers in a stack.
-pub const LAYERS_MAX: u32 = 254;
+pub const LAYERS_MAX: u32 = place::LAYERS_MAX as u32;
 
 /// A random number that is drawn when a leaf is frozen.
 ///
@@ -108,6 +109,11 @@ impl<'a> Links<'a> {
             listed,
             chain: ChainId::BOTTOM,
         }
+    }
+
+    /// Returns the chain of layers.
+    pub fn chain_of<S: Sha256>(layers: &[LayerId]) -> ChainId {
+        layers.iter().fold(ChainId::BOTTOM, |c, id| c.with::<S>(id))
     }
 
     /// Adds the next layer. Fails with `LayerIdentity` if it is not the one that the leaf lists

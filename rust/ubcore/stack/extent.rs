@@ -44,3 +44,73 @@ pub trait Extents {
     /// Process context.
     fn next(&mut self) -> Result<Option<Extent>>;
 }
+
+/// The extents of another sequence, and the largest block that they do not cut.
+pub struct Blocks<E> {
+    extents: E,
+    /// All first sectors, lengths and places.
+    any: u64,
+}
+
+impl<E> Blocks<E> {
+    /// Returns the same extents.
+    pub fn new(extents: E) -> Self {
+        Blocks { extents, any: 0 }
+    }
+
+    /// Returns the largest power of two, at most the 8 sectors of a block, such that each extent so
+    /// far begins, ends and lies at a multiple of it.
+    pub fn block_sectors(&self) -> u32 {
+        1u32.wrapping_shl(self.any.trailing_zeros().min(3))
+    }
+}
+
+impl<E: Extents> Extents for Blocks<E> {
+    fn next(&mut self) -> Result<Option<Extent>> {
+        let next = self.extents.next()?;
+        if let Some(extent) = next {
+            let place = match extent.content {
+                Content::Zero => 0,
+                Content::Data(at) => at,
+            };
+            self.any |= extent.first | extent.sectors | place;
+        }
+        Ok(next)
+    }
+}
+
+#[cfg(any(test, kernel))]
+#[cfg_attr(kernel, kernel::prelude::kunit_tests(unionblk_extent))]
+mod tests {
+    use super::super::super::error::Result;
+    use super::{Blocks, Content, Extent, Extents};
+
+    struct One(Option<Extent>);
+
+    impl Extents for One {
+        fn next(&mut self) -> Result<Option<Extent>> {
+            Ok(self.0.take())
+        }
+    }
+
+    #[test]
+    fn blocks_are_as_large_as_no_extent_cuts() {
+        for (first, sectors, at, block) in [
+            (16, 8, 2048, 8),
+            (16, 8, 2052, 4),
+            (16, 2, 2048, 2),
+            (1, 8, 2048, 1),
+            (64, 64, 64, 8),
+        ] {
+            let content = Content::Data(at);
+            let mut blocks = Blocks::new(One(Some(Extent {
+                first,
+                sectors,
+                content,
+            })));
+            assert_eq!(blocks.block_sectors(), 8);
+            assert!(blocks.next().is_ok());
+            assert_eq!(blocks.block_sectors(), block);
+        }
+    }
+}

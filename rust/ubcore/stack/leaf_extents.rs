@@ -32,17 +32,14 @@ impl<'a, M: Memory, P: FnMut() -> Result> LeafExtents<'a, M, P> {
         }
     }
 
-    /// Returns the entry of a root slab. What a lost or an emptied slab reads as is not known, or
-    /// not settled, so it has no extents.
+    /// Returns the entry of a root slab. It is not known what a lost slab reads as. A slab that was
+    /// emptied reads as its base.
     fn entry(&self, slab: u32) -> Result<Entry> {
         let g = self.map.geometry();
-        let entry = self.map.entry(slab);
-        let known = entry.leaf_slab.is_none_or(|l| g.has_leaf_slab(l));
-        if entry.is_of_memory() || !known {
-            let block = g.page_block(table_page_of(slab), Slot::A);
-            return Err(Error::Damaged(Area::Map, block));
-        }
-        Ok(entry)
+        let entry = self.map.entry(slab).at_rest();
+        let known = entry.filter(|e| e.leaf_slab.is_none_or(|l| g.has_leaf_slab(l)));
+        let block = g.page_block(table_page_of(slab), Slot::A);
+        known.ok_or(Error::Damaged(Area::Map, block))
     }
 
     /// Returns the next stretch of one slab that is mapped.

@@ -13,8 +13,8 @@ use ubcore::map::Base;
 use ubcore::plan::{self, Source};
 use ubcore::sealed::fault::Fault;
 use ubcore::sealed::packing::CUT;
-use ubcore::stack::chain::{ChainId, StandIn};
 use ubcore::sealed::Content;
+use ubcore::stack::chain::{ChainId, StandIn};
 use ubcore::stack::extent::{self, Extent};
 use ubcore::stack::leaf_extents::LeafExtents;
 

@@ -6,10 +6,11 @@
 //! them on a disk with other blocks. So a union has the blocks that its root's content was made
 //! for, or is refused.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use ubcore::error::Side;
 
+use crate::below::RootArg;
 use crate::device::{Access, Device};
 use crate::error::{Fail, Result, REFUSED};
 use crate::probe;
@@ -20,17 +21,30 @@ const GPT: &[u8] = b"EFI PART";
 
 /// Returns the blocks that the union of these devices must have: as asked for; else as its leaf
 /// says, unless that is to be formatted; else as the root's content says.
-pub fn wanted(root: &Path, leaf: &Path, asked: Option<u32>, format: bool) -> Result<u32> {
+///
+/// The content of a layer was made for the blocks that its own superblock says.
+pub fn wanted(
+    (root, layers): (&RootArg, &[PathBuf]),
+    leaf: &Path,
+    asked: Option<u32>,
+    format: bool,
+) -> Result<u32> {
     if let Some(bytes) = asked {
         return Ok(bytes);
     }
-    let recorded = || {
+    let recorded = |leaf: &Path| {
         let leaf = Device::open(leaf, Side::Leaf, Access::Read).ok()?;
         probe::superblock(&leaf).map(|sb| sb.root_block_bytes)
     };
-    match recorded().filter(|_| !format) {
-        Some(bytes) => Ok(bytes),
-        None => made_for(&Device::open(root, Side::Root, Access::Read)?),
+    let by = if format {
+        layers.last().map(PathBuf::as_path)
+    } else {
+        Some(leaf)
+    };
+    match (by.and_then(recorded), root.path()) {
+        (Some(bytes), _) => Ok(bytes),
+        (None, Some(root)) => made_for(&Device::open(root, Side::Root, Access::Read)?),
+        (None, None) => Ok(SECTOR),
     }
 }
 
@@ -75,8 +89,7 @@ fn unit_of_file_system(root: &Device) -> Option<u32> {
     (unit.is_power_of_two() && (SECTOR..=1 << 16).contains(&unit)).then_some(unit)
 }
 
-/// Returns the blocks of a device, or the blocks that an image gets if `wanted` are asked for.
-pub fn of_device(device: &Device, wanted: u32) -> Result<u32> {
+fn of_device(device: &Device, wanted: u32) -> Result<u32> {
     if device.is_block() {
         return device.block_bytes();
     }
@@ -93,20 +106,43 @@ pub fn of_image(bytes: u64, wanted: u32) -> u32 {
     }
 }
 
+/// A device of a union, and the size of its blocks.
+#[derive(Clone, Debug)]
+pub struct Blocks {
+    /// Which of the union's devices it is.
+    pub side: Side,
+    /// Its path.
+    pub path: PathBuf,
+    /// The size of its blocks.
+    pub bytes: u32,
+}
+
+impl Blocks {
+    /// Returns the blocks of a device, or the ones that an image gets if `wanted` are asked for.
+    pub fn of(device: &Device, wanted: u32) -> Result<Blocks> {
+        Ok(Blocks {
+            side: device.side(),
+            path: device.path().to_owned(),
+            bytes: of_device(device, wanted)?,
+        })
+    }
+}
+
 /// Refuses a union whose blocks would differ from those wanted.
-pub fn refuse_other(root: (&Path, u32), leaf: (&Path, u32), wanted: u32) -> Result {
-    let union = root.1.max(leaf.1);
+pub fn refuse_other(devices: &[Blocks], wanted: u32) -> Result {
+    let union = devices.iter().map(|d| d.bytes).max().unwrap_or(wanted);
     if union == wanted {
         return Ok(());
     }
-    let what = format!("root {}, leaf {}", root.0.display(), leaf.0.display());
-    let cause = if root.1 == leaf.1 {
-        "as both have".to_owned()
-    } else {
-        let side = if root.1 > leaf.1 { "root" } else { "leaf" };
-        format!("as the {side} has")
+    let name = |d: &Blocks| format!("{} {}", d.side.name(), d.path.display());
+    let what = devices.iter().map(name).collect::<Vec<_>>().join(", ");
+    let largest: Vec<_> = devices.iter().filter(|d| d.bytes == union).collect();
+    let cause = match (largest.as_slice(), devices.len()) {
+        ([one], _) => format!("as the {} has", one.side.name()),
+        (_, 2) => "as both have".to_owned(),
+        _ => "as these devices have".to_owned(),
     };
-    let odd = [root.0, leaf.0].into_iter().find(|p| is_odd(p, wanted));
+    let odd = devices.iter().map(|d| &d.path).find(|p| is_odd(p, wanted));
     let way = if let Some(path) = odd.filter(|_| union < wanted) {
         let path = path.display();
         format!("{path} is not a multiple of that: enlarge it: truncate -s %{wanted} {path}")
@@ -153,8 +189,13 @@ pub fn refuse_tail(path: &Path) -> Result {
 
 #[cfg(test)]
 mod tests {
-    use super::{made_for, of_image, refuse_other, refuse_tail, unit_of_file_system};
+    use super::{made_for, of_image, refuse_other, refuse_tail, unit_of_file_system, Blocks};
     use super::{Access, Device, Path, Side};
+
+    fn blocks(side: Side, path: &Path, bytes: u32) -> Blocks {
+        let path = path.to_owned();
+        Blocks { side, path, bytes }
+    }
 
     #[test]
     fn a_partition_table_says_what_it_was_made_for() {
@@ -172,7 +213,11 @@ mod tests {
         assert_eq!(found(&[4096]), 4096);
         assert_eq!(found(&[512, 4096]), 512);
         std::fs::write(&path, [0; 5120]).unwrap();
-        let fail = refuse_other((&path, 512), (Path::new("l"), 512), 4096).unwrap_err();
+        let devices = [
+            blocks(Side::Root, &path, 512),
+            blocks(Side::Leaf, Path::new("l"), 512),
+        ];
+        let fail = refuse_other(&devices, 4096).unwrap_err();
         assert!(fail.message.contains("truncate -s %4096 /"), "{fail}");
         std::fs::write(&path, [0; 513]).unwrap();
         let fail = refuse_tail(&path).unwrap_err();
@@ -214,7 +259,9 @@ mod tests {
     #[test]
     fn other_blocks_are_refused_with_both_sizes() {
         let check = |root, leaf, wanted| {
-            let fail = refuse_other((Path::new("r"), root), (Path::new("l"), leaf), wanted);
+            let root = blocks(Side::Root, Path::new("r"), root);
+            let leaf = blocks(Side::Leaf, Path::new("l"), leaf);
+            let fail = refuse_other(&[root, leaf], wanted);
             fail.err().map_or_else(String::new, |f| f.message)
         };
         assert_eq!(check(512, 512, 512), "");

@@ -68,7 +68,7 @@ pub enum Command {
     /// Detach unions: commit what is dirty, and close root and leaf
     Remove(remove::RemoveArgs),
     /// Print one line for each union
-    List,
+    List(list::ListArgs),
     /// Show all that the driver reports of a union
     Status(status::StatusArgs),
     /// Show the metadata of a leaf; reads only, also images and damaged leaves
@@ -95,7 +95,7 @@ pub fn main() -> ExitCode {
         Command::Format(args) => format::run(args, cli.json),
         Command::Create(args) => create::run(args, cli.json),
         Command::Remove(args) => remove::run(args, cli.json),
-        Command::List => list::run(cli.json),
+        Command::List(args) => list::run(args, cli.json),
         Command::Status(args) => status::run(args, cli.json),
         Command::Dump(args) => dump::run(args, cli.json),
         Command::Freeze(args) => freeze::run(args, cli.json),

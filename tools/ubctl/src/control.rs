@@ -2,6 +2,8 @@
 
 //! The control device, /dev/unionblk-control.
 
+mod layers;
+
 use std::cell::RefCell;
 use std::ffi::OsStr;
 use std::fs::File;
@@ -10,10 +12,11 @@ use std::path::{Path, PathBuf};
 
 use rustix::io::Errno;
 use serde_json::json;
-use ubcore::abi::{self, Create, FeaturesCall, LostCall, Remove, Status};
+use ubcore::abi::{self, Create, FeaturesCall, Layer, LostCall, Remove, Status};
 use ubcore::error::{Error, Side};
 use ubcore::format::name::{is_union_word, LeafName, UNION_PREFIX};
 
+use self::layers::layer_of;
 use crate::error::{self, Fail, Result, BUSY, FAILED};
 use crate::holders::{self, Tried};
 use crate::ioctl;
@@ -64,23 +67,26 @@ impl Control {
     ///
     /// A device that other holders use gets a moment to come free; if it does not, the failure
     /// names the holders.
-    pub fn create(&self, request: &mut Create, what: &str) -> Result<u32> {
+    pub fn create(&self, request: &mut Create, layers: &[Layer], what: &str) -> Result<u32> {
         let asked = request.clone();
         // The device that the last attempt found busy.
         let node = RefCell::new(PathBuf::new());
         let look = |all| holders::of_path(&node.borrow(), all);
         let attempt = || {
             request.clone_from(&asked);
-            let done = ioctl::call(&self.0, request);
+            let done = ioctl::create(&self.0, request, layers);
             if let (Err(_), Some(Error::Busy(side))) = (&done, request.error()) {
+                let layer = layer_of(request, layers);
                 let field = match side {
-                    Side::Root | Side::Layer => &request.root,
+                    Side::Layer => layer.map_or(&request.leaf, |(_, l)| &l.path),
+                    Side::Root => &request.root,
                     Side::Leaf => &request.leaf,
                 };
                 *node.borrow_mut() = path_text(field).into();
                 return Ok(Tried::Busy);
             }
-            self.created(done, request, what).map(Tried::Done)
+            let what = layers::named(request, layers, what);
+            self.created(done, request, &what).map(Tried::Done)
         };
         let found = holders::retry(Deadline::new(), look, attempt)?;
         found.map_err(|who| {

@@ -122,6 +122,11 @@ impl Device {
         &self.path
     }
 
+    /// Returns which of a union's devices it is.
+    pub fn side(&self) -> Side {
+        self.side
+    }
+
     /// Returns the open file.
     pub fn file(&self) -> &File {
         &self.file

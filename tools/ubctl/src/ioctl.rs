@@ -4,8 +4,9 @@
 
 use std::os::fd::AsFd;
 
+use rustix::io::Errno;
 use rustix::ioctl::{ioctl, Getter, Ioctl, IoctlOutput, Opcode, Setter, Updater};
-use ubcore::abi::Call;
+use ubcore::abi::{Call, Create, Layer};
 
 /// A call of the control device. The call reads and fills the structure.
 struct Request<'a, T>(&'a mut T);
@@ -39,6 +40,31 @@ pub fn call<T: Call>(fd: impl AsFd, value: &mut T) -> rustix::io::Result<()> {
     // SAFETY: The command carries unionblk's type byte and the size of the structure. A driver that
     // knows the command touches only `T`'s bytes. Another driver answers ENOTTY and touches none.
     unsafe { ioctl(fd, Request(value)) }
+}
+
+/// Attaches a union on these layers.
+pub fn create(fd: impl AsFd, request: &mut Create, layers: &[Layer]) -> rustix::io::Result<()> {
+    request.layers_count = u32::try_from(layers.len()).map_err(|_| Errno::INVAL)?;
+    // The driver reads so many layers from this address, and `layers` outlives the call.
+    request.layers = layers.as_ptr().expose_provenance() as u64;
+    call(fd, request)
+}
+
+/// `FIFREEZE` and `FITHAW` of `linux/fs.h`. Both take an argument that no file system reads.
+const FREEZE: Opcode = rustix::ioctl::opcode::read_write::<i32>(b'X', 119);
+const THAW: Opcode = rustix::ioctl::opcode::read_write::<i32>(b'X', 120);
+
+/// Makes a file system write all that it holds, and lets no writer continue. Fails with `EBUSY` if
+/// it is frozen already.
+pub fn freeze_file_system(fd: impl AsFd) -> rustix::io::Result<()> {
+    // SAFETY: The call takes an integer, which this is.
+    unsafe { ioctl(fd, rustix::ioctl::IntegerSetter::<FREEZE>::new_usize(0)) }
+}
+
+/// Reverses [`freeze_file_system`].
+pub fn thaw_file_system(fd: impl AsFd) -> rustix::io::Result<()> {
+    // SAFETY: The call takes an integer, which this is.
+    unsafe { ioctl(fd, rustix::ioctl::IntegerSetter::<THAW>::new_usize(0)) }
 }
 
 /// `struct loop_info64` of `linux/loop.h`: what a loop device shows.

@@ -6,6 +6,7 @@
 #![deny(unsafe_code, missing_docs)]
 
 pub mod backing;
+pub mod below;
 pub mod blocksize;
 pub mod cli;
 pub mod commands;
@@ -13,6 +14,7 @@ pub mod control;
 pub mod device;
 pub mod dm;
 pub mod error;
+pub mod frozen_mounts;
 pub mod holders;
 pub mod identity;
 pub mod interrupt;
@@ -30,6 +32,7 @@ pub mod preflight;
 pub mod probe;
 pub mod random;
 pub mod rollback;
+pub mod search;
 pub mod sha256;
 pub mod sysfs;
 pub mod udev;

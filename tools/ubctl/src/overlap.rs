@@ -65,19 +65,21 @@ impl Step {
 
 type Trail = Vec<Step>;
 
-/// Refuses a root and a leaf with a byte in common, and a root or leaf that lies on a union without
-/// a file system in between. Both are open, so neither can become another device.
+/// Refuses a root, or a layer, and a leaf with a byte in common, and one that lies on a union
+/// without a file system in between. Both are open, so neither can become another device.
 pub fn refuse(root: &Device, leaf: &Device) -> Result {
+    let below = root.side();
     let what = format!(
-        "root {}, leaf {}",
+        "{} {}, leaf {}",
+        below.name(),
         root.path().display(),
         leaf.path().display()
     );
     if device::is_same(root.metadata(), leaf.metadata()) {
         return Err(Fail::core(&what, Error::SameDevice));
     }
-    let (root, mut leaf) = (trails(root, Side::Root)?, trails(leaf, Side::Leaf)?);
-    for (side, trails) in [(Side::Root, &root), (Side::Leaf, &leaf)] {
+    let (root, mut leaf) = (trails(root, below)?, trails(leaf, Side::Leaf)?);
+    for (side, trails) in [(below, &root), (Side::Leaf, &leaf)] {
         // The driver sees only a union itself, not a union below device mapper.
         if trails.iter().any(is_on_union) {
             return Err(Fail::core(&what, Error::Stacked(side)));
@@ -89,10 +91,11 @@ pub fn refuse(root: &Device, leaf: &Device) -> Result {
             REFUSED,
             "same_device",
             format!(
-                "{what}: {}{}: to write to the leaf would change the root: choose a leaf that shares \
+                "{what}: {}{}: to write to the leaf would change the {}: choose a leaf that shares \
                  nothing with it",
                 said(&r, &l),
-                same(&paths)
+                same(&paths),
+                below.name()
             ),
         )),
         None => Ok(()),

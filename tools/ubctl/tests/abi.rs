@@ -6,9 +6,10 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Command;
 use tool::Folder;
-use ubcore::abi::{self, Call, Create, FeaturesCall, LostCall, Remove, Status};
+use ubcore::abi::{self, Call, Create, FeaturesCall, Freeze, Layer, LostCall, Remove, Status};
 use ubcore::abi_copy;
 use ubcore::error::{Area, Class, Error, Side};
+use ubcore::stack::chain::LAYERS_MAX;
 
 /// The output of the C program, by kind and name.
 type Said = BTreeMap<String, Vec<u64>>;
@@ -98,9 +99,25 @@ fn layouts(said: &mut Said) {
         reason,
         damaged_blocks,
         reason_detail,
-        lost_sectors
+        lost_sectors,
+        layers,
+        layers_count,
+        layer
     );
+    layout!(said, "layer", Layer, path, offset, reserved);
     layout!(said, "remove", Remove, size, flags, id, reserved0);
+    layout!(
+        said,
+        "freeze",
+        Freeze,
+        size,
+        flags,
+        id,
+        reason,
+        leaf,
+        seal,
+        reason_detail
+    );
     layout!(said, "lost", LostCall, size, flags, id, reserved0, from, sector, sectors, unnamed);
 }
 
@@ -140,7 +157,10 @@ fn layout_of_status(said: &mut Said) {
         name,
         last_error,
         damaged_blocks,
-        lost_sectors
+        lost_sectors,
+        stack_bytes,
+        layers,
+        stack_unions
     );
 }
 
@@ -153,6 +173,7 @@ fn numbers(said: &mut Said) {
     number("REMOVE_SIZE_VER0", Remove::SIZE_VER0 as u64);
     number("STATUS_SIZE_VER0", Status::SIZE_VER0 as u64);
     number("LOST_SIZE_VER0", LostCall::SIZE_VER0 as u64);
+    number("FREEZE_SIZE_VER0", Freeze::SIZE_VER0 as u64);
     number("PATH_BYTES", abi::PATH_BYTES as u64);
     number("NAME_BYTES", ubcore::format::name::NAME_BYTES as u64);
     number("ID_ANY", abi::ID_ANY.into());
@@ -163,6 +184,8 @@ fn numbers(said: &mut Said) {
         abi::MODE_READ_ONLY_REQUESTED.into(),
     );
     number("CREATE_READ_ONLY", abi::CREATE_READ_ONLY.into());
+    number("CREATE_NO_ROOT", abi::CREATE_NO_ROOT.into());
+    number("LAYERS_MAX", LAYERS_MAX.into());
     number("DISCARD_ZERO", abi::DISCARD_ZERO.into());
     number("DISCARD_REVEAL", abi::DISCARD_REVEAL.into());
     number("STATUS_NEXT", abi::STATUS_NEXT.into());
@@ -172,6 +195,7 @@ fn numbers(said: &mut Said) {
     number("IOC_REMOVE", Remove::COMMAND.into());
     number("IOC_STATUS", Status::COMMAND.into());
     number("IOC_LOST", LostCall::COMMAND.into());
+    number("IOC_FREEZE", Freeze::COMMAND.into());
     number("REASON_NONE", 0);
     for (name, e) in reasons() {
         number(&format!("REASON_{name}"), e.to_wire().0.into());
@@ -225,7 +249,9 @@ fn c_and_rust_agree() {
     assert_eq!(c.len(), rust.len());
     // Any bytes that C has beyond the sum of the fields would be padding, which leaks kernel
     // memory.
-    for name in ["features", "create", "remove", "status", "lost"] {
+    for name in [
+        "features", "create", "layer", "remove", "status", "lost", "freeze",
+    ] {
         let fields: u64 = c
             .iter()
             .filter(|(k, _)| k.starts_with(&format!("field {name}.")))

@@ -36,7 +36,7 @@ fn help_names_the_commands_the_exit_codes_and_examples() {
     );
     assert_eq!(
         usage("create"),
-        "Usage: ubctl create [OPTIONS] --root <ROOT> --leaf <LEAF>"
+        "Usage: ubctl create [OPTIONS] --leaf <LEAF>"
     );
     assert_eq!(usage("remove"), "Usage: ubctl remove [OPTIONS] [UNIONS]...");
     assert_eq!(usage("list"), "Usage: ubctl list [OPTIONS]");

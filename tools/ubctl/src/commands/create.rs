@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use serde_json::json;
-use ubcore::abi::{Create, Status, CREATE_READ_ONLY, ID_ANY, QUEUES_MAX};
+use ubcore::abi::{Create, Layer, Status, CREATE_READ_ONLY, ID_ANY, QUEUES_MAX};
 use ubcore::error::{Error, Side};
 use ubcore::format::name::LeafName;
 use ubcore::geometry::SLAB_SECTORS_DEFAULT;
@@ -16,16 +16,19 @@ use ubcore::geometry::SLAB_SECTORS_DEFAULT;
 use super::format::{self, Discard, Handed, LayoutArgs, Plan};
 use super::remove;
 use crate::backing::Backing;
+use crate::below::{self, Below, Opened, RootArg};
+use crate::blocksize::Blocks;
 use crate::control::{self, union_number, Control, PREFIX};
-use crate::device::{refuse_same, Access, Device};
+use crate::device::{Access, Device};
 use crate::error::{Fail, Result, BUSY, FAILED};
 use crate::holders::{self, Holders};
 use crate::loopdev::{self, Lower};
 use crate::lost_sectors::{self, Stretch};
 use crate::node::{self, NodeState};
+use crate::search::Places;
 use crate::value_parser::{journal_blocks, leaf_name, sector_size, slab_sectors, union_size};
 use crate::wait::{self, Deadline};
-use crate::{blocksize, interrupt, output, overlap, preflight, probe, sysfs, udev};
+use crate::{blocksize, interrupt, loaded, output, preflight, probe, sysfs, udev};
 
 /// Arguments of `create`.
 #[derive(Debug, Args)]
@@ -37,9 +40,18 @@ use crate::{blocksize, interrupt, output, overlap, preflight, probe, sysfs, udev
     code is then 0, and --json has damaged_blocks, lost_sectors and lost."
 )]
 pub struct CreateArgs {
-    /// The root: a block device or an image; never written, shared by any number of unions
-    #[arg(long)]
-    pub root: PathBuf,
+    /// The root: a block device or an image; never written, shared by any number of unions. none:
+    /// zeroes
+    #[arg(long, value_parser = RootArg::parse, required_unless_present = "places")]
+    pub root: Option<RootArg>,
+    /// A layer between root and leaf; repeated, the lowest first [default: where the layers of the
+    /// leaf were when it was formatted]
+    #[arg(long = "layer", value_name = "LAYER")]
+    pub layers: Vec<PathBuf>,
+    /// Where to find the root and the layers that are not given, by what the leaf says of them: a
+    /// directory, a device or an image; repeated
+    #[arg(long = "in", value_name = "PLACE", conflicts_with = "format")]
+    pub places: Vec<PathBuf>,
     /// The leaf: a block device or an image, for this union only
     #[arg(long)]
     pub leaf: PathBuf,
@@ -102,35 +114,39 @@ pub fn run(args: &CreateArgs, json: bool) -> Result {
     // Whatever can be refused is refused before the first write.
     let control = Control::open()?;
     refuse_place(&control, args.id)?;
-    refuse_same(&args.root, &args.leaf)?;
-    blocksize::refuse_tail(&args.root)?;
+    let (root, layers) = root_and_layers(args)?;
+    below::refuse_paths(&root, &layers, &args.leaf)?;
     if args.format {
         blocksize::refuse_tail(&args.leaf)?;
     }
-    let wanted = blocksize::wanted(&args.root, &args.leaf, args.sector_size, args.format)?;
-    let root = Lower::open(&args.root, Side::Root, false, wanted)?;
+    let wanted = (&root, &layers[..]);
+    let wanted = blocksize::wanted(wanted, &args.leaf, args.sector_size, args.format)?;
+    let below = Below::attach(&root, &layers, wanted)?;
     let leaf = Lower::open(&args.leaf, Side::Leaf, !args.read_only, wanted)?;
-    let mut request = request(args, &root, &leaf)?;
+    let mut request = request(args, &below, &leaf)?;
     let since = udev::now();
-    let what = format!("root {}, leaf {}", root.name.display(), leaf.name.display());
+    let what = format!("{}, leaf {}", below.name(), leaf.name.display());
     // Both stay open until the driver's devices are known to be these.
     let (id, held) = if args.format {
         formatted(
             args,
             &control,
-            (&root, &leaf),
+            (&below, &leaf),
             &mut request,
             (&what, wanted),
         )?
     } else {
-        let pair = apart(&root, &leaf)?;
-        let blocks = [pair[0].block_bytes()?, pair[1].block_bytes()?];
-        blocksize::refuse_other((&root.name, blocks[0]), (&leaf.name, blocks[1]), wanted)?;
-        if !args.read_only {
-            make_room(&leaf, &pair[1])?;
+        let held = apart(&below, &leaf)?;
+        let of = |device| Blocks::of(device, wanted);
+        let blocks: Vec<_> = held.devices().into_iter().map(of).collect::<Result<_>>()?;
+        blocksize::refuse_other(&blocks, wanted)?;
+        if let Held::AsItWas(_, open) = &held {
+            if !args.read_only {
+                make_room(&leaf, open)?;
+            }
         }
         let id = make_union(&control, &mut request, &what)?;
-        (id, Held::AsItWas(pair))
+        (id, held)
     };
     let status = interrupt::watch()
         .and_then(|()| control.status(id))
@@ -142,22 +158,70 @@ pub fn run(args: &CreateArgs, json: bool) -> Result {
         .map_err(|fail| held.roll_back(undone(&control, &status, fail)))?;
     drop(held);
     loopdev::warn_short(&leaf);
-    root.release();
+    below.release();
     leaf.release();
     report(args, &status, &lost, json)
 }
 
+/// Returns the root and the layers: the given ones, or the ones found in the places.
+fn root_and_layers(args: &CreateArgs) -> Result<(RootArg, Vec<PathBuf>)> {
+    if args.places.is_empty() {
+        // The command line has a root then.
+        return Ok((args.root.clone().unwrap_or(RootArg(None)), layers(args)?));
+    }
+    let places = Places::new(&args.places)?;
+    let sb = loaded::superblock(&mut Device::open(&args.leaf, Side::Leaf, Access::Read)?)?;
+    let root = match &args.root {
+        Some(root) => root.clone(),
+        None if !sb.has_root() => RootArg(None),
+        None => RootArg(Some(places.root(&sb)?)),
+    };
+    let layers = if args.layers.is_empty() {
+        places.layers(&below::list_of(&args.leaf)?)?
+    } else {
+        args.layers.clone()
+    };
+    Ok((root, layers))
+}
+
+/// Returns the layers: the given ones, or the ones that the leaf lists, where they were.
+fn layers(args: &CreateArgs) -> Result<Vec<PathBuf>> {
+    if args.format {
+        below::with_listed(&args.layers)
+    } else if args.layers.is_empty() && is_layered(&args.leaf) {
+        below::listed_by(&args.leaf)
+    } else {
+        Ok(args.layers.clone())
+    }
+}
+
+/// Returns whether a leaf lists layers. The driver reports what is wrong with a leaf.
+fn is_layered(leaf: &Path) -> bool {
+    let leaf = Device::open(leaf, Side::Leaf, Access::Read).ok();
+    let superblock = leaf.and_then(|leaf| probe::superblock(&leaf));
+    superblock.is_some_and(|sb| sb.geometry.layers() > 0)
+}
+
+/// The ioctl's request, and its layers.
+struct Request {
+    create: Create,
+    layers: Vec<Layer>,
+}
+
 /// Returns the ioctl's request.
-fn request(args: &CreateArgs, root: &Lower, leaf: &Lower) -> Result<Create> {
+fn request(args: &CreateArgs, below: &Below, leaf: &Lower) -> Result<Request> {
     let mut request = Create::new();
-    control::put_path(&mut request.root, &root.given())?;
+    let layers = below.fill(&mut request)?;
     control::put_path(&mut request.leaf, &leaf.given())?;
     request.id = args.id.unwrap_or(ID_ANY);
     request.queues = args.queues;
     if args.read_only {
         request.flags |= CREATE_READ_ONLY;
     }
-    Ok(request)
+    Ok(Request {
+        create: request,
+        layers,
+    })
 }
 
 /// Prints the new union, and warns of what its leaf has lost.
@@ -182,6 +246,7 @@ fn report(args: &CreateArgs, status: &Status, lost: &[Stretch], json: bool) -> R
         "sectors": status.sectors,
         "major": status.major,
         "minor": status.minor,
+        "layers": status.layers,
         "formatted": args.format,
         "damaged_blocks": status.damaged_blocks,
         "lost_sectors": status.lost_sectors,
@@ -189,38 +254,34 @@ fn report(args: &CreateArgs, status: &Status, lost: &[Stretch], json: bool) -> R
     }))
 }
 
-/// Opens root and leaf and checks that they are not the same device.
-fn apart(root: &Lower, leaf: &Lower) -> Result<[Device; 2]> {
-    let open = |lower: &Lower, side| {
-        Ok(Device::open(&lower.node, side, Access::Read)?.called(&lower.name))
-    };
-    let pair = [open(root, Side::Root)?, open(leaf, Side::Leaf)?];
-    overlap::refuse(&pair[0], &pair[1])?;
-    preflight::refuse_leaf_as_root(&pair[0])?;
-    Ok(pair)
+/// Opens all devices and checks that the leaf shares nothing with the others.
+fn apart(below: &Below, leaf: &Lower) -> Result<Held> {
+    let leaf = Device::open(&leaf.node, Side::Leaf, Access::Read)?.called(&leaf.name);
+    Ok(Held::AsItWas(below.open(&leaf)?, leaf))
 }
 
-/// Root and leaf, open since they were checked.
+/// The leaf and what lies below it, open since they were checked.
 enum Held {
     /// The leaf was formatted for this union.
     Formatted(Handed),
     /// The leaf was not formatted.
-    AsItWas([Device; 2]),
+    AsItWas(Opened, Device),
 }
 
 impl Held {
-    fn devices(&self) -> [&Device; 2] {
+    fn devices(&self) -> Vec<&Device> {
         match self {
             Held::Formatted(handed) => handed.devices(),
-            Held::AsItWas([root, leaf]) => [root, leaf],
+            Held::AsItWas(below, leaf) => below.devices().chain([leaf]).collect(),
         }
     }
 
     /// Returns whether sysfs has these devices below a union, or does not say.
     fn is_below(&self, id: u32) -> bool {
-        let ours = self.devices().map(|device| device.metadata().rdev());
+        let devices = self.devices().into_iter();
+        let ours: Vec<u64> = devices.map(|device| device.metadata().rdev()).collect();
         let place = format!("/sys/block/{PREFIX}{id}");
-        is_made_of(&sysfs::slave_numbers(Path::new(&place)), ours)
+        is_made_of(&sysfs::slave_numbers(Path::new(&place)), &ours)
     }
 
     /// Handles the failure of a union that was not made or is removed again: a leaf that was
@@ -228,7 +289,7 @@ impl Held {
     fn roll_back(&self, fail: Fail) -> Fail {
         match self {
             Held::Formatted(handed) => handed.roll_back(fail),
-            Held::AsItWas(_) => fail,
+            Held::AsItWas(..) => fail,
         }
     }
 }
@@ -237,13 +298,15 @@ impl Held {
 fn formatted(
     args: &CreateArgs,
     control: &Control,
-    (root, leaf): (&Lower, &Lower),
-    request: &mut Create,
+    (below, leaf): (&Below, &Lower),
+    request: &mut Request,
     (what, wanted): (&str, u32),
 ) -> Result<(u32, Held)> {
     control.refuse_existing(args.id)?;
-    let plan = Plan::new((root, leaf), args.layout(), args.force, wanted)?;
-    preflight::refuse_held_root(control, &plan.root)?;
+    let plan = Plan::new((below, leaf), args.layout(), args.force, wanted)?;
+    for device in plan.below.devices() {
+        preflight::refuse_held_root(control, device)?;
+    }
     plan.write()?;
     let handed = plan.hand_over();
     let id = make_union(control, request, what).map_err(|fail| handed.roll_back(fail))?;
@@ -251,14 +314,15 @@ fn formatted(
 }
 
 /// Makes a union, and tries again while another process tests whether it can claim the root.
-fn make_union(control: &Control, request: &mut Create, what: &str) -> Result<u32> {
+fn make_union(control: &Control, request: &mut Request, what: &str) -> Result<u32> {
     let deadline = Deadline::of(preflight::CLAIM);
     loop {
-        let mut once = request.clone();
-        let done = control.create(&mut once, what);
-        let busy = done.is_err() && once.error() == Some(Error::Busy(Side::Root));
+        let mut once = request.create.clone();
+        let done = control.create(&mut once, &request.layers, what);
+        let shared = [Side::Root, Side::Layer].map(|side| Some(Error::Busy(side)));
+        let busy = done.is_err() && shared.contains(&once.error());
         if !busy || !deadline.pause() {
-            *request = once;
+            request.create = once;
             return done;
         }
     }
@@ -277,7 +341,7 @@ fn lost_of(control: &Control, status: &Status) -> Result<Vec<Stretch>> {
 fn refuse_others(status: &Status, held: &Held, what: &str) -> Result {
     let is_ours = match held {
         Held::Formatted(handed) => status.uuid == handed.uuid,
-        Held::AsItWas(_) => true,
+        Held::AsItWas(..) => true,
     };
     if is_ours && held.is_below(status.id) {
         return Ok(());
@@ -289,9 +353,8 @@ fn refuse_others(status: &Status, held: &Held, what: &str) -> Result {
     Err(Fail::new(BUSY, "busy", text))
 }
 
-/// Returns whether the devices below a union are its root and leaf. Without sysfs this is not
-/// known.
-fn is_made_of(driver: &[u64], ours: [u64; 2]) -> bool {
+/// Returns whether the devices below a union are those given. Without sysfs this is not known.
+fn is_made_of(driver: &[u64], ours: &[u64]) -> bool {
     driver.iter().all(|dev| ours.contains(dev))
 }
 
@@ -481,9 +544,9 @@ mod tests {
 
     #[test]
     fn a_union_of_other_devices_is_found() {
-        assert!(is_made_of(&[1, 2], [1, 2]) && is_made_of(&[2, 1], [1, 2]));
-        assert!(is_made_of(&[], [1, 2]));
-        assert!(!is_made_of(&[1, 3], [1, 2]));
+        assert!(is_made_of(&[1, 2], &[1, 2]) && is_made_of(&[2, 1], &[1, 2]));
+        assert!(is_made_of(&[], &[1, 2]) && is_made_of(&[4, 1], &[1, 2, 4]));
+        assert!(!is_made_of(&[1, 3], &[1, 2]));
     }
 
     #[test]

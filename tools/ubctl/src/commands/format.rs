@@ -7,19 +7,22 @@ use std::path::{Path, PathBuf};
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 use ubcore::error::Side;
+use ubcore::format::layer_list::blocks_for;
 use ubcore::format::name::LeafName;
 use ubcore::format::new_leaf;
 use ubcore::format::superblock::Superblock;
 use ubcore::geometry::{default_journal_blocks, Geometry, BLOCK_BYTES, BLOCK_SECTORS};
 
 use crate::backing::Backing;
-use crate::device::{refuse_same, refuse_union, Access, Device};
+use crate::below::{self, Below, Opened, RootArg};
+use crate::blocksize::Blocks;
+use crate::device::{refuse_union, Access, Device};
 use crate::error::{Fail, Result, REFUSED};
 use crate::loopdev::Lower;
 use crate::probe::{self, Used};
 use crate::rollback::Rollback;
 use crate::value_parser::{journal_blocks, leaf_name, sector_size, slab_sectors, union_size};
-use crate::{blocksize, identity, interrupt, loopdev, output, overlap, preflight, random};
+use crate::{blocksize, identity, interrupt, output, preflight, random};
 
 const BLOCK: u64 = BLOCK_BYTES as u64;
 const MIB: u64 = 1 << 20;
@@ -31,9 +34,13 @@ const MIB: u64 = 1 << 20;
     without --force.\nSizes are in bytes, or with K, M, G or T: 64K is 65536."
 )]
 pub struct FormatArgs {
-    /// The root: a block device or an image; it is only read
-    #[arg(long)]
-    pub root: PathBuf,
+    /// The root: a block device or an image; it is only read. none: zeroes
+    #[arg(long, value_parser = RootArg::parse)]
+    pub root: RootArg,
+    /// A frozen leaf to lie on; repeated, the lowest first. What the first of them lies on is
+    /// found where it was
+    #[arg(long = "layer", value_name = "LAYER")]
+    pub layers: Vec<PathBuf>,
     /// The leaf: a block device or an image
     pub leaf: PathBuf,
     #[command(flatten)]
@@ -84,7 +91,8 @@ pub enum Discard {
 #[derive(Debug, Serialize)]
 pub struct Formatted {
     leaf: String,
-    root: String,
+    root: Option<String>,
+    layers: u32,
     uuid: String,
     name: Option<String>,
     sectors: u64,
@@ -98,15 +106,16 @@ pub struct Formatted {
 
 /// Runs the command.
 pub fn run(args: &FormatArgs, json: bool) -> Result {
-    refuse_same(&args.root, &args.leaf)?;
-    let (root, leaf) = (Lower::as_it_is(&args.root), Lower::as_it_is(&args.leaf));
-    for path in [&args.root, &args.leaf] {
-        blocksize::refuse_tail(path)?;
-    }
+    let layers = below::with_listed(&args.layers)?;
+    below::refuse_paths(&args.root, &layers, &args.leaf)?;
+    blocksize::refuse_tail(&args.leaf)?;
     // The root is only sampled. A program that writes to it would make the samples wrong.
-    loopdev::refuse_locked(&args.root, Side::Root)?;
-    let wanted = blocksize::wanted(&args.root, &args.leaf, args.layout.sector_size, true)?;
-    let plan = Plan::new((&root, &leaf), args.layout, args.force, wanted)?;
+    below::refuse_locked(&args.root, &layers)?;
+    let below = (&args.root, &layers[..]);
+    let wanted = blocksize::wanted(below, &args.leaf, args.layout.sector_size, true)?;
+    let below = Below::as_it_is(&args.root, &layers);
+    let leaf = Lower::as_it_is(&args.leaf);
+    let plan = Plan::new((&below, &leaf), args.layout, args.force, wanted)?;
     let made = plan.write()?;
     if json {
         return output::json(&made);
@@ -115,12 +124,13 @@ pub fn run(args: &FormatArgs, json: bool) -> Result {
     output::text(&format!(
         "{}: a leaf of {}\n{}",
         made.leaf,
-        made.root,
+        made.root.as_deref().unwrap_or("no root"),
         output::fields(&[
             ("uuid", made.uuid.clone()),
             ("name", output::name_text(made.name.as_ref())),
             ("union", output::size(made.sectors)),
             ("root", output::size(made.root_sectors)),
+            ("layers", made.layers.to_string()),
             ("leaf", output::size(made.leaf_sectors)),
             ("slab", output::size(made.slab_sectors.into())),
             (
@@ -137,8 +147,8 @@ pub fn run(args: &FormatArgs, json: bool) -> Result {
 
 /// A format that passed all checks. Root and leaf are held.
 pub struct Plan {
-    /// The root, open.
-    pub root: Device,
+    /// What the leaf will lie on, open.
+    pub below: Opened,
     leaf: Device,
     /// The leaf opened a second time, without a claim: see [`Plan::hand_over`].
     open_leaf: Device,
@@ -153,48 +163,67 @@ impl Plan {
     /// Makes every check that could refuse the format, for a union with blocks of `wanted` bytes.
     /// Writes nothing.
     pub fn new(
-        (root, leaf): (&Lower, &Lower),
+        (below, leaf): (&Below, &Lower),
         layout: LayoutArgs,
         force: bool,
         wanted: u32,
     ) -> Result<Plan> {
-        let backing = Backing::to_allocate(&leaf.node);
+        let open = Device::open(&leaf.node, Side::Leaf, Access::Exclusive)?.called(&leaf.name);
+        // Even --force does not let a root or a layer become a leaf.
+        let mut opened = below.open(&open)?;
+        opened.refuse_other_below()?;
+        Plan::on(opened, (open, &leaf.node), layout, force, wanted)
+    }
+
+    /// Does the same for a leaf that is open and shares nothing with what it is to lie on. `node`
+    /// is the path at which it was opened.
+    pub fn on(
+        below: Opened,
+        (leaf, node): (Device, &Path),
+        layout: LayoutArgs,
+        force: bool,
+        wanted: u32,
+    ) -> Result<Plan> {
+        let backing = Backing::to_allocate(node);
         if layout.preallocate && backing.is_none() {
-            return Err(no_image(&leaf.name));
+            return Err(no_image(leaf.path()));
         }
-        let what = format!("root {}, leaf {}", root.name.display(), leaf.name.display());
-        let root = Device::open(&root.node, Side::Root, Access::Read)?.called(&root.name);
-        refuse_union(&root, Side::Root)?;
-        let leaf = Device::open(&leaf.node, Side::Leaf, Access::Exclusive)?.called(&leaf.name);
+        let what = format!("{}, leaf {}", below.name(), leaf.path().display());
         refuse_union(&leaf, Side::Leaf)?;
-        // Even --force does not let a root become a leaf.
-        overlap::refuse(&root, &leaf)?;
-        preflight::refuse_leaf_as_root(&root)?;
         leaf.refuse_read_only()?;
-        preflight::refuse_limits(&root, Side::Root)?;
+        if let Some(root) = &below.root {
+            preflight::refuse_limits(root, Side::Root)?;
+        }
+        for layer in &below.layers {
+            preflight::refuse_limits(&layer.device, Side::Layer)?;
+        }
         preflight::refuse_limits(&leaf, Side::Leaf)?;
-        let sizes = (root.sectors(), leaf.sectors());
+        let sizes = (below.root_sectors(), leaf.sectors());
         let journal = layout
             .journal_size
             .unwrap_or_else(|| default_journal_blocks(sizes.1));
-        let blocks = blocks(&root, &leaf, wanted)?;
-        let union = union_sectors(layout.size, [(&root, blocks[0]), (&leaf, blocks[1])])?;
+        let blocks = blocks(&below, &leaf, wanted)?;
+        let union = union_sectors(layout.size, &below, &blocks)?;
+        let count = u32::try_from(below.list.len()).unwrap_or(u32::MAX);
         let geometry = Geometry::new(sizes.0, union, sizes.1, layout.slab_size, journal)
+            .and_then(|g| g.over(count))
             .map_err(|e| Fail::core(&what, e))?;
         let used = probe::probe(&leaf)?;
         if let Some(used) = used.as_ref().filter(|_| !force) {
             return Err(looks_used(&leaf, used));
         }
-        let mut superblock = superblock(&root, geometry, wanted)?;
+        let mut superblock = superblock(&below, geometry, wanted)?;
         superblock.reveal = layout.discard == Discard::Reveal;
         superblock.preallocated = layout.preallocate;
         superblock.name = layout.name.unwrap_or_default();
         let is_used = used.is_some();
-        let wiped = wiped(&leaf, &geometry);
-        let kept = if is_used { &wiped[..] } else { &[] };
-        let rollback = Rollback::keep(&leaf, kept, block_of(&superblock))?;
+        let mut kept = vec![list_of(&geometry)];
+        if is_used {
+            kept.extend(wiped(&leaf, &geometry));
+        }
+        let rollback = Rollback::keep(&leaf, &kept, block_of(&superblock))?;
         Ok(Plan {
-            root,
+            below,
             open_leaf: leaf.again(Access::Read)?,
             leaf,
             superblock,
@@ -217,7 +246,7 @@ impl Plan {
     }
 
     fn put(&self) -> Result {
-        new_leaf::write(&self.superblock, &[], |block, bytes| {
+        new_leaf::write(&self.superblock, &self.below.list, |block, bytes| {
             self.leaf.write_at(block * BLOCK, bytes)?;
             self.leaf.sync()
         })?;
@@ -232,7 +261,7 @@ impl Plan {
     pub fn hand_over(self) -> Handed {
         Handed {
             leaf: self.open_leaf,
-            root: self.root,
+            below: self.below,
             uuid: self.superblock.uuid,
             rollback: self.rollback,
         }
@@ -240,9 +269,11 @@ impl Plan {
 
     fn made(&self) -> Formatted {
         let (superblock, g) = (&self.superblock, &self.superblock.geometry);
+        let root = self.below.root.as_ref();
         Formatted {
             leaf: self.leaf.path().display().to_string(),
-            root: self.root.path().display().to_string(),
+            root: root.map(|root| root.path().display().to_string()),
+            layers: g.layers(),
             uuid: output::uuid(&superblock.uuid),
             name: output::name(superblock.name),
             sectors: g.union_sectors(),
@@ -256,10 +287,10 @@ impl Plan {
     }
 }
 
-/// Root and leaf after the format. They stay open, so that their numbers cannot become other
-/// devices'.
+/// The leaf after the format, and what lies below it. They stay open, so that their numbers cannot
+/// become other devices'.
 pub struct Handed {
-    root: Device,
+    below: Opened,
     leaf: Device,
     /// The UUID of the new leaf.
     pub uuid: [u8; 16],
@@ -267,9 +298,9 @@ pub struct Handed {
 }
 
 impl Handed {
-    /// Returns root and leaf.
-    pub fn devices(&self) -> [&Device; 2] {
-        [&self.root, &self.leaf]
+    /// Returns all devices.
+    pub fn devices(&self) -> Vec<&Device> {
+        self.below.devices().chain([&self.leaf]).collect()
     }
 
     /// Puts back what the leaf held, because the union could not be made.
@@ -288,32 +319,46 @@ pub fn to_allocate(superblock: &Superblock, leaf: &Device) -> u64 {
     }
 }
 
-/// Returns the blocks of root and leaf, and checks that they give a union with the wanted blocks.
-fn blocks(root: &Device, leaf: &Device, wanted: u32) -> Result<[u32; 2]> {
-    let blocks = [
-        blocksize::of_device(root, wanted)?,
-        blocksize::of_device(leaf, wanted)?,
-    ];
-    blocksize::refuse_other((root.path(), blocks[0]), (leaf.path(), blocks[1]), wanted)?;
+/// Returns the blocks of each device, and checks that they give a union with the wanted blocks.
+fn blocks(below: &Opened, leaf: &Device, wanted: u32) -> Result<Vec<Blocks>> {
+    let of = |device| Blocks::of(device, wanted);
+    let blocks: Vec<_> = below
+        .devices()
+        .chain([leaf])
+        .map(of)
+        .collect::<Result<_>>()?;
+    blocksize::refuse_other(&blocks, wanted)?;
     Ok(blocks)
 }
 
-/// Returns the union's size: the root's size or the size asked for. The blocks of both devices must
-/// divide it; otherwise the driver would refuse a leaf that is already formatted.
-fn union_sectors(asked: Option<u64>, devices: [(&Device, u32); 2]) -> Result<u64> {
-    let [(root, _), _] = devices;
-    let sectors = asked.unwrap_or(root.sectors());
+/// Returns the union's size: the size of what lies below or the size asked for. The blocks of all
+/// devices must divide it; otherwise the driver would refuse a leaf that is already formatted.
+fn union_sectors(asked: Option<u64>, below: &Opened, blocks: &[Blocks]) -> Result<u64> {
+    let least = below.sectors;
+    let sectors = asked.unwrap_or(least);
     let bad = |why: String| Fail::new(REFUSED, "size", why);
-    if sectors < root.sectors() {
+    if sectors == 0 {
+        let why = "a union without root and layers has no size: say which, with --size";
+        return Err(bad(why.to_owned()));
+    }
+    if sectors < least {
+        let what = if below.list.is_empty() {
+            "its root"
+        } else {
+            "what lies below it"
+        };
         return Err(bad(format!(
-            "--size: a union cannot be smaller than its root, {} ({} bytes)",
-            output::size(root.sectors()),
-            root.sectors() * 512
+            "--size: a union cannot be smaller than {what}, {} ({} bytes)",
+            output::size(least),
+            least * 512
         )));
     }
-    for (device, block) in devices {
+    for Blocks {
+        path, bytes: block, ..
+    } in blocks
+    {
         if sectors % u64::from(block / 512) != 0 {
-            let path = device.path().display();
+            let path = path.display();
             return Err(bad(format!(
                 "a union of {} bytes does not fit {path}, which has blocks of {block} bytes: use a \
                  --size that is a multiple",
@@ -355,20 +400,21 @@ fn looks_used(leaf: &Device, used: &Used) -> Fail {
     )
 }
 
-fn superblock(root: &Device, geometry: Geometry, root_block_bytes: u32) -> Result<Superblock> {
+fn superblock(below: &Opened, geometry: Geometry, root_block_bytes: u32) -> Result<Superblock> {
     let mut uuid: [u8; 16] = random::bytes()?;
     // RFC 9562 defines this as version 4, variant 1.
     uuid[6] = (uuid[6] & 0x0f) | 0x40;
     uuid[8] = (uuid[8] & 0x3f) | 0x80;
     let nonce = u64::from_le_bytes(random::bytes()?);
-    let digest = identity::digest(root, &uuid)?;
-    Ok(Superblock::new(
-        uuid,
-        nonce,
-        geometry,
-        root_block_bytes,
-        digest,
-    ))
+    let digest = match &below.root {
+        Some(root) => identity::digest(root, &uuid)?,
+        None => [0; 32],
+    };
+    let new = Superblock::new(uuid, nonce, geometry, root_block_bytes, digest);
+    Ok(Superblock {
+        chain: below.chain(),
+        ..new
+    })
 }
 
 fn block_of(superblock: &Superblock) -> Vec<u8> {
@@ -387,11 +433,24 @@ fn wipe(leaf: &Device, geometry: &Geometry) -> Result {
     leaf.sync()
 }
 
-/// Returns what is wiped: from one byte up to another.
-fn wiped(leaf: &Device, geometry: &Geometry) -> [(u64, u64); 2] {
+/// Returns where the list of layers is written: from one byte up to another.
+fn list_of(geometry: &Geometry) -> (u64, u64) {
+    let byte = |n| geometry.layer_list_block(n) * BLOCK;
+    (byte(0), byte(blocks_for(geometry.layers())))
+}
+
+/// Returns what is wiped: from one byte up to another. The list of layers is not.
+fn wiped(leaf: &Device, geometry: &Geometry) -> Vec<(u64, u64)> {
     let data = geometry.data_start() * 512;
+    let head = data.min(MIB);
     let tail = leaf.bytes().saturating_sub(MIB).max(data);
-    [(2 * BLOCK, data.min(MIB)), (tail, leaf.bytes())]
+    let list = list_of(geometry);
+    let parts = [
+        (2 * BLOCK, list.0.min(head)),
+        (list.1, head),
+        (tail, leaf.bytes()),
+    ];
+    parts.into_iter().filter(|(from, to)| from < to).collect()
 }
 
 #[cfg(test)]

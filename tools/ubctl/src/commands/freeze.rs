@@ -2,6 +2,8 @@
 
 //! `ubctl freeze`: makes a leaf a layer, in place.
 
+mod live;
+
 use std::path::PathBuf;
 
 use clap::Args;
@@ -19,12 +21,24 @@ use crate::{loaded, output, random};
 #[command(
     after_help = "Nothing is copied. After this no unionblk writes to the leaf: make leaves on it\n\
     with ubctl format --layer, or read it with ubctl create --read-only. There is no way back.\n\
-    If the leaf is frozen already, the command changes nothing and succeeds.\n\
-    Example: ubctl freeze step1.leaf"
+    If a leaf is frozen already, the command changes nothing and succeeds.\n\
+    With --leaf the union continues in NEW, which is formatted for it: the device, its openers\n\
+    and mounts stay. File systems on it are frozen for that moment, so that they are clean.\n\
+    Examples:\n  ubctl freeze step1.leaf\n  ubctl freeze unionblk0 --leaf step2.leaf"
 )]
 pub struct FreezeArgs {
-    /// The leaf: a block device or an image, not attached
+    /// The leaf: a block device or an image, not attached. With --leaf the union, by its name,
+    /// device, number, or its leaf's name or UUID
     pub leaf: PathBuf,
+    /// Freeze the leaf of a union that stays in use, which continues in this blank leaf
+    #[arg(long = "leaf", value_name = "NEW")]
+    pub new: Option<PathBuf>,
+    /// With --leaf: format the new leaf even if it looks used; its content is lost
+    #[arg(long, requires = "new")]
+    pub force: bool,
+    /// With --leaf: do not freeze the file systems on the union
+    #[arg(long, requires = "new")]
+    pub no_fsfreeze: bool,
 }
 
 /// The result of a freeze. The field names are those of `--json`.
@@ -42,6 +56,15 @@ struct Frozen {
 
 /// Runs the command.
 pub fn run(args: &FreezeArgs, json: bool) -> Result {
+    if let Some(new) = &args.new {
+        let live = live::Live {
+            union: &args.leaf.to_string_lossy(),
+            leaf: new,
+            force: args.force,
+            no_fsfreeze: args.no_fsfreeze,
+        };
+        return live::run(&live, json);
+    }
     let mut leaf = Device::open(&args.leaf, Side::Leaf, Access::Read)?;
     refuse_union(&leaf, Side::Leaf)?;
     let mut sb = loaded::superblock(&mut leaf)?;

@@ -1,15 +1,35 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! `ubctl list`: one line for each union.
+//! `ubctl list`: one line for each union, or a tree.
+
+mod tree;
+
+use clap::Args;
 
 use super::status::Shown;
 use crate::control::Control;
 use crate::error::Result;
 use crate::output;
 
+/// Arguments of `list`.
+#[derive(Debug, Args)]
+pub struct ListArgs {
+    /// Draw what each union lies on: root and layers, each once for all unions on it
+    #[arg(long)]
+    pub tree: bool,
+}
+
 /// Runs the command.
-pub fn run(json: bool) -> Result {
+pub fn run(args: &ListArgs, json: bool) -> Result {
     let list: Vec<Shown> = Control::open()?.all()?.iter().map(Shown::new).collect();
+    if args.tree {
+        let tree = tree::of(&list);
+        return if json {
+            output::json(&tree)
+        } else {
+            output::text(&tree::text(&tree))
+        };
+    }
     if json {
         return output::json(&list);
     }

@@ -13,6 +13,7 @@ use ubcore::abi::{self, Status};
 use ubcore::error::Error;
 
 use crate::backing::{Backing, ImageSpace};
+use crate::below::RootArg;
 use crate::control::{leaf_name, path_text, Control, PREFIX};
 use crate::error::{reason_of, Result};
 use crate::loopdev;
@@ -91,9 +92,22 @@ impl Shown {
         output::name_text(leaf_name(&self.status).as_ref())
     }
 
+    /// Returns the root's path, if there is a root.
+    fn root(&self) -> Option<String> {
+        Some(path_text(&self.status.root)).filter(|path| !path.is_empty())
+    }
+
     /// Returns the root's device, and the image if there is one.
     pub fn root_text(&self) -> String {
+        if self.root().is_none() {
+            return RootArg::NONE.to_owned();
+        }
         with_image(path_text(&self.status.root), self.root_image.as_deref())
+    }
+
+    /// Returns the leaf's device.
+    pub fn leaf_device(&self) -> String {
+        path_text(&self.status.leaf)
     }
 
     /// Returns the leaf's device, and the image if there is one.

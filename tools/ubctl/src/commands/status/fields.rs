@@ -97,8 +97,8 @@ pub const FIELDS: &[Field] = fields! { |u|
         "The leaf's UUID.";
     leaf_name, "text", "name", named("name"), named("name"), leaf_name(&u.status),
         "The leaf's name; null if it has none.";
-    root, "path", "root", SAME, SAME, path_text(&u.status.root),
-        "The root's device, as given at create.";
+    root, "path", "root", SAME, SAME, u.root(),
+        "The root's device, as given at create; null without a root. sysfs then has an empty line.";
     leaf, "path", "leaf", SAME, SAME, path_text(&u.status.leaf),
         "The leaf's device, as given at create.";
     root_image, "path", "root", NONE, NONE, u.root_image,
@@ -168,6 +168,12 @@ pub const FIELDS: &[Field] = fields! { |u|
     lost_sectors, "sectors", "lost", SAME, SAME, u.status.lost_sectors,
         "Sectors of the union that cannot be read because of them. sysfs has the number of \
          stretches too, as lost_stretches.";
+    layers, "count", "layers", SAME, SAME, u.status.layers,
+        "The layers between root and leaf.";
+    stack_unions, "count", "layers", SAME, NONE, u.status.stack_unions,
+        "The unions that share the map of these layers, this one included; 0 without layers.";
+    stack_bytes, "bytes", "layers", SAME, NONE, u.status.stack_bytes,
+        "The memory of that map.";
     openers, "count", "openers", SAME, NONE, u.status.openers,
         "How often the disk or a partition is open.";
     queues, "count", "queues", SAME, NONE, u.status.queues,

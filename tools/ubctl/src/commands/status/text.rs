@@ -60,6 +60,7 @@ pub const LINES: &[Line] = &[
     ("map memory", |u| {
         Some(format!("{} bytes", u.status.map_bytes))
     }),
+    ("layers", layers),
     ("openers", |u| Some(u.status.openers.to_string())),
     ("queues", |u| Some(u.status.queues.to_string())),
 ];
@@ -141,6 +142,17 @@ fn lost(u: &Shown) -> Option<String> {
     };
     let blocks = u.status.damaged_blocks;
     (blocks > 0).then(|| format!("{what}: {blocks} damaged metadata blocks"))
+}
+
+/// Returns how many layers there are, and what their map costs; none without layers.
+fn layers(u: &Shown) -> Option<String> {
+    let s = &u.status;
+    (s.layers > 0).then(|| {
+        format!(
+            "{}; their map takes {} bytes, for {} unions together",
+            s.layers, s.stack_bytes, s.stack_unions
+        )
+    })
 }
 
 fn journal(u: &Shown) -> String {

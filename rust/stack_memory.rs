@@ -1,0 +1,115 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The memory of a stack map.
+
+use crate::{
+    error::os,
+    sys::task,
+    ubcore::{
+        error::{
+            Error,
+            Result, //
+        },
+        num::{
+            u32_as_usize,
+            usize_as_u64, //
+        },
+        stack::{
+            map::{
+                StackMemory,
+                StackPage,
+                StackPages, //
+            },
+            word::Word,
+        },
+    },
+};
+use kernel::prelude::*;
+
+type PageList = KVVec<Option<KBox<StackPage>>>;
+
+/// Pages that are allocated on first use. All of it happens at attach, in process context.
+pub(crate) struct StackPageLists {
+    table: PageList,
+    records: PageList,
+    copies: PageList,
+}
+
+impl StackPageLists {
+    /// Returns memory without pages.
+    pub(crate) const fn new() -> Self {
+        StackPageLists {
+            table: KVVec::new(),
+            records: KVVec::new(),
+            copies: KVVec::new(),
+        }
+    }
+
+    fn list(&self, pages: StackPages) -> &PageList {
+        match pages {
+            StackPages::Table => &self.table,
+            StackPages::Records => &self.records,
+            StackPages::Copies => &self.copies,
+        }
+    }
+
+    fn list_mut(&mut self, pages: StackPages) -> &mut PageList {
+        match pages {
+            StackPages::Table => &mut self.table,
+            StackPages::Records => &mut self.records,
+            StackPages::Copies => &mut self.copies,
+        }
+    }
+
+    /// Returns the number of bytes in use: the pages, and the lists of them.
+    pub(crate) fn bytes(&self) -> u64 {
+        let of = |list: &PageList| {
+            let pages = list.iter().flatten().count();
+            let pages = usize_as_u64(pages).saturating_mul(usize_as_u64(size_of::<StackPage>()));
+            let slots = usize_as_u64(list.capacity());
+            let slots = slots.saturating_mul(usize_as_u64(size_of::<Option<KBox<StackPage>>>()));
+            pages.saturating_add(slots)
+        };
+        // All of it is in memory, so the sum does not saturate.
+        [&self.table, &self.records, &self.copies]
+            .into_iter()
+            .map(of)
+            .fold(0, u64::saturating_add)
+    }
+}
+
+impl StackMemory for StackPageLists {
+    #[inline]
+    fn page(&self, pages: StackPages, n: u32) -> Option<&StackPage> {
+        self.list(pages).get(u32_as_usize(n))?.as_deref()
+    }
+
+    fn page_mut(&mut self, pages: StackPages, n: u32) -> Option<&mut StackPage> {
+        self.list_mut(pages)
+            .get_mut(u32_as_usize(n))?
+            .as_deref_mut()
+    }
+
+    fn grow(&mut self, pages: StackPages, n: u32) -> Result {
+        let list = self.list_mut(pages);
+        let n = u32_as_usize(n);
+        let no_memory = |_| Error::NoMemory;
+        while list.len() <= n {
+            list.push(None, GFP_KERNEL).map_err(no_memory)?;
+        }
+        let slot = list.get_mut(n).ok_or(Error::Internal)?;
+        if slot.is_none() {
+            let page = pin_init::init_array_from_fn(|_| Word(0));
+            *slot = Some(KBox::init(page, GFP_KERNEL).map_err(|_| Error::NoMemory)?);
+        }
+        Ok(())
+    }
+
+    fn keep_copies(&mut self) {
+        self.records = core::mem::replace(&mut self.copies, KVVec::new());
+    }
+
+    fn give_way(&mut self) -> Result {
+        os(task::give_way())
+    }
+}

@@ -1,0 +1,534 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A stack of layers, and the list of all stacks. All unions on the same layers share one stack:
+//! its devices are opened once, and its map is built once.
+
+use super::{
+    attach::{
+        zeroed,
+        Failed, //
+    },
+    leaf_disk::{
+        LeafBuffer,
+        LeafDisk, //
+    },
+    Lower, //
+};
+use crate::{
+    blk::BlockDevice,
+    error::open,
+    memory::{
+        MapMemory,
+        Reserve, //
+    },
+    resources::Resources,
+    stack_memory::StackPageLists,
+    sys::digest::Sha256,
+    ubcore::{
+        abi,
+        alloc::{
+            bitmap_words,
+            Allocator, //
+        },
+        attach,
+        error::{
+            Error,
+            Result,
+            Side, //
+        },
+        format::{
+            directory::PageEntry,
+            superblock::Superblock, //
+        },
+        geometry::{
+            BLOCK_BYTES,
+            BLOCK_SECTORS, //
+        },
+        map::{
+            words_for,
+            Map, //
+        },
+        num::{
+            saturating_u32,
+            u32_as_usize,
+            usize_as_u64,
+            SECTOR_BYTES, //
+        },
+        pages::PageSet,
+        sealed::{
+            fault::Fault,
+            header::Header,
+            open::{
+                open as open_sealed,
+                Sealed,
+                SealedExtents, //
+            }, //
+        },
+        stack::{
+            build::{
+                Builder,
+                Refusal, //
+            },
+            chain::{
+                ChainId,
+                LayerId,
+                Links,
+                StandIn, //
+            },
+            extent::{
+                Blocks,
+                Extents, //
+            },
+            leaf_extents::LeafExtents,
+            listed,
+            map::StackMap, //
+        },
+    },
+};
+use kernel::{
+    new_mutex,
+    prelude::*,
+    sync::{
+        Arc,
+        Mutex,
+        SetOnce, //
+    },
+};
+
+/// A layer of a stack: its device.
+pub(crate) struct Layer {
+    pub(super) device: BlockDevice,
+    /// The sector at which the layer begins.
+    offset: u64,
+    /// Keeps others from claiming the device, if `device` does not.
+    claim: SetOnce<BlockDevice>,
+}
+
+/// What a layer was found to be.
+struct Identity {
+    id: LayerId,
+    /// What a sealed layer stands for.
+    stand_in: Option<StandIn>,
+    /// The size of the layer's union.
+    sectors: u64,
+    form: Form,
+}
+
+/// The form of a layer on its device.
+enum Form {
+    Frozen,
+    Sealed(Header),
+}
+
+impl Layer {
+    /// Returns the layer as the core's disk, which counts from the start of the layer.
+    fn disk<'a>(&'a self, buffer: &'a mut LeafBuffer) -> LeafDisk<'a> {
+        LeafDisk::of_layer(&self.device, self.offset, buffer)
+    }
+
+    /// Returns the sectors of the device from the start of the layer on.
+    fn sectors(&self) -> u64 {
+        // An offset past the end leaves nothing.
+        self.device.sectors().saturating_sub(self.offset)
+    }
+}
+
+/// The layers of a stack, the lowest first, and their map. It never changes.
+pub(crate) struct Stack {
+    pub(super) layers: KVec<Layer>,
+    pub(super) map: StackMap<StackPageLists>,
+    chain: ChainId,
+    /// No block of so many sectors, a power of two, comes from more than one place.
+    block_sectors: u32,
+}
+
+impl Stack {
+    /// Returns the device and the sector of a place in a layer. There is no such layer only if a
+    /// rule of the map does not hold.
+    #[inline]
+    pub(super) fn place(&self, layer: u8, sector: u64) -> Option<(&BlockDevice, u64)> {
+        let layer = self.layers.get(usize::from(layer))?;
+        // A device has fewer than 2^55 sectors, and the builder checked the extents' places.
+        Some((&layer.device, sector.wrapping_add(layer.offset)))
+    }
+
+    /// Returns whether this is the stack of these layers, on the same devices.
+    fn is_of(&self, chain: ChainId, layers: &[Layer]) -> bool {
+        let pairs = || self.layers.iter().zip(layers);
+        self.chain == chain
+            && self.layers.len() == layers.len()
+            && pairs().all(|(a, b)| a.device.is_same(&b.device) && a.offset == b.offset)
+    }
+
+    /// Returns the chain of the layers.
+    pub(super) fn chain(&self) -> ChainId {
+        self.chain
+    }
+
+    /// Shares the device of the highest layer with all unions, after the union that wrote to it has
+    /// closed it. Until then the layer was read without a claim on its device.
+    pub(super) fn claim_top(&self) -> Result {
+        let top = self.layers.last().ok_or(Error::Internal)?;
+        let claim = top
+            .device
+            .again_shared()
+            .map_err(|e| open(Side::Layer, e))?;
+        top.claim.populate(claim);
+        Ok(())
+    }
+
+    /// Fails if a block of `bytes` would come from more than one place.
+    pub(super) fn check_blocks(&self, bytes: u32) -> Result {
+        if u64::from(bytes) > u64::from(self.block_sectors).saturating_mul(SECTOR_BYTES) {
+            return Err(Error::FineMap(bytes));
+        }
+        Ok(())
+    }
+}
+
+/// A stack that unions use, and how many of them.
+struct Listed {
+    stack: Arc<Stack>,
+    unions: u32,
+}
+
+/// The stacks of all unions.
+#[pin_data]
+pub(crate) struct Stacks {
+    /// Held for a look at the list. Devices are opened and closed, and maps built, without it.
+    #[pin]
+    list: Mutex<KVec<Listed>>,
+}
+
+impl Stacks {
+    /// Returns an empty list.
+    pub(crate) fn new() -> kernel::error::Result<Arc<Self>> {
+        Arc::pin_init(
+            pin_init!(Self {
+                list <- new_mutex!(KVec::new(), "unionblk stacks"),
+            }),
+            GFP_KERNEL,
+        )
+    }
+
+    /// Returns a use of the stack of these layers, if a union uses it already.
+    fn find(this: &Arc<Self>, chain: ChainId, layers: &[Layer]) -> Option<StackUse> {
+        let mut list = this.list.lock();
+        let found = list.iter_mut().find(|l| l.stack.is_of(chain, layers))?;
+        found.unions = found.unions.saturating_add(1);
+        Some(StackUse {
+            stack: found.stack.clone(),
+            stacks: this.clone(),
+        })
+    }
+
+    /// Adds a stack. If another attach has added the same one meanwhile, returns a use of that.
+    pub(super) fn add(this: &Arc<Self>, stack: Stack) -> Result<StackUse> {
+        if let Some(found) = Self::find(this, stack.chain, &stack.layers) {
+            return Ok(found);
+        }
+        let stack = Arc::new(stack, GFP_KERNEL).map_err(|_| Error::NoMemory)?;
+        let listed = Listed {
+            stack: stack.clone(),
+            unions: 1,
+        };
+        let added = this.list.lock().push(listed, GFP_KERNEL);
+        added.map_err(|_| Error::NoMemory)?;
+        Ok(StackUse {
+            stack,
+            stacks: this.clone(),
+        })
+    }
+}
+
+/// The use of a stack by one union.
+pub(crate) struct StackUse {
+    stack: Arc<Stack>,
+    stacks: Arc<Stacks>,
+}
+
+impl core::ops::Deref for StackUse {
+    type Target = Stack;
+
+    fn deref(&self) -> &Stack {
+        &self.stack
+    }
+}
+
+impl StackUse {
+    /// Returns how many unions use the stack.
+    pub(super) fn unions(&self) -> u32 {
+        let list = self.stacks.list.lock();
+        let ours = list.iter().find(|l| Arc::ptr_eq(&l.stack, &self.stack));
+        ours.map_or(0, |l| l.unions)
+    }
+
+    /// Returns the memory of the stack's map, in bytes.
+    pub(super) fn bytes(&self) -> u64 {
+        self.map.memory().bytes()
+    }
+}
+
+impl Drop for StackUse {
+    fn drop(&mut self) {
+        let mut list = self.stacks.list.lock();
+        let at = list.iter().position(|l| Arc::ptr_eq(&l.stack, &self.stack));
+        let Some((at, listed)) = at.and_then(|at| Some((at, list.get_mut(at)?))) else {
+            return;
+        };
+        listed.unions = listed.unions.saturating_sub(1);
+        let last = if listed.unions == 0 {
+            list.remove(at).ok()
+        } else {
+            None
+        };
+        // Close the devices only after the lock is released.
+        drop(list);
+        drop(last);
+    }
+}
+
+/// Opens the layers that the caller of the attach gave, the lowest first.
+pub(super) fn open_layers(given: &[abi::Layer]) -> core::result::Result<KVec<Layer>, Failed> {
+    let mut layers = KVec::new();
+    for (n, layer) in (1..).zip(given) {
+        let opened = open_layer(layer)
+            .and_then(|layer| layers.push(layer, GFP_KERNEL).map_err(|_| Error::NoMemory));
+        opened.map_err(|error| Failed::of_layer(error, n))?;
+    }
+    Ok(layers)
+}
+
+fn open_layer(given: &abi::Layer) -> Result<Layer> {
+    // The caller has checked that the path ends.
+    let path = CStr::from_bytes_until_nul(&given.path).map_err(|_| Error::Internal)?;
+    let device = BlockDevice::open_shared(path).map_err(|e| open(Side::Layer, e))?;
+    if device.is_own() {
+        return Err(Error::Stacked(Side::Layer));
+    }
+    if u32_as_usize(device.logical_block_size()) > BLOCK_BYTES {
+        return Err(Error::Limits(Side::Layer));
+    }
+    // The driver reads whole blocks of a layer.
+    if given.offset % usize_as_u64(BLOCK_BYTES) != 0 {
+        return Err(Error::Limits(Side::Layer));
+    }
+    Ok(Layer {
+        device,
+        offset: given.offset / SECTOR_BYTES,
+        claim: SetOnce::new(),
+    })
+}
+
+/// Checks that the layers are the ones that the leaf lists, and returns their stack. Without layers
+/// there is none.
+pub(super) fn find_or_build(
+    (leaf, sb): (&mut LeafDisk<'_>, &Superblock),
+    layers: KVec<Layer>,
+    resources: &Resources,
+) -> core::result::Result<Option<StackUse>, Failed> {
+    let listed = listed_ids(leaf, sb)?;
+    let (chain, found) = check_chain(&listed, &layers)?;
+    if layers.is_empty() {
+        return Ok(None);
+    }
+    if let Some(found) = Stacks::find(&resources.stacks, chain, &layers) {
+        return Ok(Some(found));
+    }
+    let stack = build(layers, &found, chain, &resources.reserve)?;
+    Ok(Some(Stacks::add(&resources.stacks, stack)?))
+}
+
+/// Returns the identities of the layers that the leaf lists.
+pub(super) fn listed_ids(leaf: &mut LeafDisk<'_>, sb: &Superblock) -> Result<KVec<LayerId>> {
+    let mut ids = KVec::new();
+    listed::read::<Sha256, _>(leaf, sb, |layer| {
+        ids.push(layer.id, GFP_KERNEL).map_err(|_| Error::NoMemory)
+    })?;
+    Ok(ids)
+}
+
+/// Checks each layer against the list. Returns the chain of all, and what each of them is.
+#[inline(never)]
+fn check_chain(
+    listed: &[LayerId],
+    layers: &[Layer],
+) -> core::result::Result<(ChainId, KVVec<Identity>), Failed> {
+    let mut links = Links::new(listed);
+    let mut all = KVVec::new();
+    let mut buffer = LeafDisk::new_buffer()?;
+    for (n, layer) in (1..).zip(layers) {
+        let added = layer.identify(&mut buffer).and_then(|found| {
+            links.add::<Sha256>(&found.id, found.stand_in.as_ref())?;
+            all.push(found, GFP_KERNEL).map_err(|_| Error::NoMemory)
+        });
+        added.map_err(|error| Failed::of_layer(error, n))?;
+    }
+    let given = u32::try_from(layers.len()).map_err(|_| Error::Internal)?;
+    Ok((links.finish(given)?, all))
+}
+
+impl Layer {
+    /// Finds out what the layer is. Of a sealed layer, verifies all but the data.
+    fn identify(&self, buffer: &mut LeafBuffer) -> Result<Identity> {
+        let mut disk = self.disk(buffer);
+        let sb = match attach::read_superblock(&mut disk) {
+            Ok(probe) => probe.superblock,
+            Err(Error::NotFormatted) => return self.identify_sealed(buffer),
+            Err(e) => return Err(e),
+        };
+        let seal = sb.frozen.ok_or(Error::NotFrozen)?;
+        Ok(Identity {
+            id: LayerId::Frozen(sb.uuid, seal),
+            stand_in: None,
+            sectors: sb.geometry.union_sectors(),
+            form: Form::Frozen,
+        })
+    }
+
+    fn identify_sealed(&self, buffer: &mut LeafBuffer) -> Result<Identity> {
+        let blocks = self.sectors() / BLOCK_SECTORS;
+        let opened = open_sealed::<_, Sha256>(&mut self.disk(buffer), blocks, None);
+        let Sealed { header, stand_in } = opened.map_err(|fault| match fault {
+            Fault::NotSealed => Error::NotFormatted,
+            fault => fault.into(),
+        })?;
+        Ok(Identity {
+            id: LayerId::Sealed(header.digest),
+            stand_in,
+            sectors: header.union_sectors,
+            form: Form::Sealed(header),
+        })
+    }
+}
+
+/// Builds the map of a stack.
+#[inline(never)]
+fn build(
+    layers: KVec<Layer>,
+    found: &[Identity],
+    chain: ChainId,
+    reserve: &Arc<Reserve>,
+) -> core::result::Result<Stack, Failed> {
+    let mut buffer = LeafDisk::new_buffer()?;
+    let sectors = found.iter().map(|f| f.sectors).fold(0, u64::max);
+    let mut builder = Builder::new(StackPageLists::new(), sectors).map_err(refused)?;
+    let mut blocks = saturating_u32(BLOCK_SECTORS);
+    for (n, (layer, found)) in (1..).zip(layers.iter().zip(found)) {
+        let mut disk = layer.disk(&mut buffer);
+        let added = match &found.form {
+            Form::Frozen => load(&mut disk, layer, reserve)
+                .and_then(|map| add(builder, LeafExtents::new(&map, give_way))),
+            Form::Sealed(header) => add(builder, SealedExtents::new(disk, header)),
+        };
+        let block;
+        (builder, block) = added.map_err(|error| Failed::of_layer(error, n))?;
+        blocks = blocks.min(block);
+    }
+    let map = builder.finish().map_err(refused)?;
+    Ok(Stack {
+        layers,
+        map,
+        chain,
+        block_sectors: blocks,
+    })
+}
+
+/// Opens once more the layers of a union, and its leaf as the highest.
+pub(super) fn with_leaf(lower: &Lower) -> Result<KVec<Layer>> {
+    let mut layers = KVec::new();
+    let stack = lower.stack.as_deref();
+    for layer in stack.map_or(&[][..], |stack| &stack.layers) {
+        let device = layer.device.again_shared();
+        let again = Layer {
+            device: device.map_err(|e| open(Side::Layer, e))?,
+            offset: layer.offset,
+            claim: SetOnce::new(),
+        };
+        layers
+            .push(again, GFP_KERNEL)
+            .map_err(|_| Error::NoMemory)?;
+    }
+    let top = Layer {
+        // The union still writes to it, so it cannot be shared yet.
+        device: lower.leaf.again_plain().map_err(|e| open(Side::Layer, e))?,
+        offset: 0,
+        claim: SetOnce::new(),
+    };
+    layers.push(top, GFP_KERNEL).map_err(|_| Error::NoMemory)?;
+    Ok(layers)
+}
+
+/// Returns the stack of `layers`. The highest, `top`, has this map, and the others are the layers
+/// of the stack `below`.
+pub(super) fn merge(
+    below: Option<&Stack>,
+    map: &Map<MapMemory>,
+    layers: KVec<Layer>,
+    top: &LayerId,
+) -> Result<Stack> {
+    let sectors = map.geometry().union_sectors();
+    let memory = StackPageLists::new();
+    let builder = match below {
+        Some(below) => Builder::over(&below.map, memory, sectors),
+        None => Builder::new(memory, sectors),
+    };
+    let builder = builder.map_err(refused)?;
+    let (builder, blocks) = add(builder, LeafExtents::new(map, give_way))?;
+    Ok(Stack {
+        layers,
+        map: builder.finish().map_err(refused)?,
+        chain: below
+            .map_or(ChainId::BOTTOM, Stack::chain)
+            .with::<Sha256>(top),
+        block_sectors: below.map_or(blocks, |below| below.block_sectors.min(blocks)),
+    })
+}
+
+/// Adds the extents of a layer. Returns the builder, and the largest block that they do not cut.
+fn add(
+    builder: Builder<StackPageLists>,
+    extents: impl Extents,
+) -> Result<(Builder<StackPageLists>, u32)> {
+    let mut extents = Blocks::new(extents);
+    let added = builder.add_layer(&mut extents).map_err(refused)?;
+    Ok((added, extents.block_sectors()))
+}
+
+/// Returns why a map cannot be built.
+fn refused(e: Refusal) -> Error {
+    match e {
+        Refusal::Failed(e) => e,
+        Refusal::StackSize(n) => Error::TooLarge(Side::Layer, n),
+        // This file and the core have made the layers and their extents.
+        _ => Error::Internal,
+    }
+}
+
+fn give_way() -> Result {
+    crate::error::os(crate::sys::task::give_way())
+}
+
+/// Reads the map of a frozen leaf. It is needed only while the map of the stack is built.
+#[inline(never)]
+fn load(
+    disk: &mut LeafDisk<'_>,
+    layer: &Layer,
+    reserve: &Arc<Reserve>,
+) -> Result<KBox<Map<MapMemory>>> {
+    let probe = attach::read_superblock(disk)?;
+    let g = probe.superblock.geometry;
+    let (wanted, found) = (g.leaf_sectors(), layer.sectors());
+    if wanted > found {
+        return Err(Error::LeafSize(wanted, found));
+    }
+    let map = Map::new(g, MapMemory::new(&g, reserve.clone())?);
+    let map = KBox::new(map, GFP_KERNEL).map_err(|_| Error::NoMemory)?;
+    let [taken, emptied, reclaimable] = bitmap_words(g.leaf_slabs()).map(|n| zeroed(n, 0u64));
+    let mut allocator = Allocator::new([taken?, emptied?, reclaimable?], g.leaf_slabs());
+    let entries = zeroed(u32_as_usize(g.pages()), PageEntry::EMPTY)?;
+    let set = || zeroed(words_for(g.pages()), 0u64).map(PageSet::new);
+    let sets = [set()?, set()?];
+    attach::load(disk, probe, &map, &mut allocator, entries, sets)?;
+    Ok(map)
+}

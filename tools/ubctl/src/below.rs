@@ -1,0 +1,337 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What lies below a leaf: the root, if there is one, and the layers, the lowest first.
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use ubcore::abi;
+use ubcore::error::{Error, Side};
+use ubcore::format::layer_list::{ListedLayer, PATH_BYTES};
+use ubcore::format::superblock::Superblock;
+use ubcore::stack::chain::{ChainId, LayerId, LAYERS_MAX};
+use ubcore::stack::listed;
+
+use crate::device::{refuse_union, Access, Device};
+use crate::error::{Fail, Result, REFUSED};
+use crate::loopdev::{self, Lower};
+use crate::sha256::Sha256;
+use crate::{blocksize, control, identity, loaded, overlap, preflight};
+
+/// The root of a command line: a path, or none.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RootArg(pub Option<PathBuf>);
+
+impl RootArg {
+    /// The word that stands for no root. A file of this name is `./none`.
+    pub const NONE: &str = "none";
+
+    /// Returns what a word of the command line means.
+    pub fn parse(word: &str) -> std::result::Result<RootArg, String> {
+        Ok(RootArg((word != Self::NONE).then(|| PathBuf::from(word))))
+    }
+
+    /// Returns the path, if there is a root.
+    pub fn path(&self) -> Option<&Path> {
+        self.0.as_deref()
+    }
+}
+
+/// What lies below a leaf, in the form that the driver takes, or as it is.
+pub struct Below {
+    /// The root.
+    pub root: Option<Lower>,
+    /// The layers.
+    pub layers: Vec<Lower>,
+}
+
+impl Below {
+    /// Takes devices and images as they are, for a caller that opens them itself.
+    pub fn as_it_is(root: &RootArg, layers: &[PathBuf]) -> Below {
+        Below {
+            root: root.path().map(Lower::as_it_is),
+            layers: layers.iter().map(|path| Lower::as_it_is(path)).collect(),
+        }
+    }
+
+    /// Uses devices as they are, and puts images on loop devices with blocks of `sector` bytes.
+    /// Leaves nothing behind if it fails.
+    pub fn attach(root: &RootArg, layers: &[PathBuf], sector: u32) -> Result<Below> {
+        let open = |path: &Path, side| Lower::open(path, side, false, sector);
+        let root = root.path().map(|path| open(path, Side::Root)).transpose()?;
+        let layers = layers.iter().map(|path| open(path, Side::Layer));
+        Ok(Below {
+            root,
+            layers: layers.collect::<Result<_>>()?,
+        })
+    }
+
+    /// Opens all of it, and checks what the driver would refuse: devices that share a sector with
+    /// the leaf, a root that is a leaf, layers that are not frozen.
+    pub fn open(&self, leaf: &Device) -> Result<Opened> {
+        let open = |lower: &Lower, side| {
+            Ok(Device::open(&lower.node, side, Access::Read)?.called(&lower.name))
+        };
+        let root = self
+            .root
+            .as_ref()
+            .map(|root| open(root, Side::Root))
+            .transpose()?;
+        if let Some(root) = &root {
+            refuse_union(root, Side::Root)?;
+            overlap::refuse(root, leaf)?;
+            preflight::refuse_leaf_as_root(root)?;
+        }
+        let mut layers = Vec::new();
+        for lower in &self.layers {
+            let mut device = open(lower, Side::Layer)?;
+            refuse_union(&device, Side::Layer)?;
+            overlap::refuse(&device, leaf)?;
+            let superblock = loaded::superblock(&mut device)?;
+            let id = identity(&superblock).map_err(|e| Fail::core(&name(&device), e))?;
+            layers.push(Layer {
+                device,
+                superblock,
+                id,
+            });
+        }
+        Ok(Opened::new(root, layers))
+    }
+
+    /// Fills in the request, and returns its layers.
+    pub fn fill(&self, request: &mut abi::Create) -> Result<Vec<abi::Layer>> {
+        match &self.root {
+            Some(root) => control::put_path(&mut request.root, &root.given())?,
+            None => request.flags |= abi::CREATE_NO_ROOT,
+        }
+        let layer = |lower: &Lower| {
+            let mut layer = abi::Layer {
+                path: [0; abi::PATH_BYTES],
+                offset: 0,
+                reserved: 0,
+            };
+            control::put_path(&mut layer.path, &lower.given())?;
+            Ok(layer)
+        };
+        self.layers.iter().map(layer).collect()
+    }
+
+    /// Returns a name for messages.
+    pub fn name(&self) -> String {
+        let root = self.root.as_ref().map(|root| root.name.as_path());
+        name_of(root, self.layers.len())
+    }
+
+    /// Releases the loop devices, because the driver has them open now.
+    pub fn release(self) {
+        self.root
+            .into_iter()
+            .chain(self.layers)
+            .for_each(Lower::release);
+    }
+}
+
+/// A layer, open.
+pub struct Layer {
+    /// The device or image.
+    pub device: Device,
+    /// Its superblock.
+    pub superblock: Superblock,
+    /// What it is.
+    pub id: LayerId,
+}
+
+/// What lies below a leaf, open.
+pub struct Opened {
+    /// The root.
+    pub root: Option<Device>,
+    /// The layers, as far as they are open.
+    pub layers: Vec<Layer>,
+    /// What a leaf on it lists.
+    pub list: Vec<ListedLayer>,
+    /// The least size of a union on it, in sectors.
+    pub sectors: u64,
+}
+
+impl Opened {
+    fn new(root: Option<Device>, layers: Vec<Layer>) -> Opened {
+        let listed = |layer: &Layer| ListedLayer {
+            id: layer.id,
+            offset: 0,
+            path: remembered(layer.device.path()),
+        };
+        let list = layers.iter().map(listed).collect();
+        let sizes = layers.iter().map(|l| l.superblock.geometry.union_sectors());
+        let sectors = sizes.fold(root.as_ref().map_or(0, Device::sectors), u64::max);
+        Opened {
+            root,
+            layers,
+            list,
+            sectors,
+        }
+    }
+
+    /// Returns a name for messages.
+    pub fn name(&self) -> String {
+        name_of(self.root.as_ref().map(Device::path), self.list.len())
+    }
+
+    /// Returns all devices.
+    pub fn devices(&self) -> impl Iterator<Item = &Device> {
+        self.root
+            .iter()
+            .chain(self.layers.iter().map(|l| &l.device))
+    }
+
+    /// Returns the size of the root in sectors; 0 without one.
+    pub fn root_sectors(&self) -> u64 {
+        self.root.as_ref().map_or(0, Device::sectors)
+    }
+
+    /// Refuses layers that were made on something else than what is given below them.
+    pub fn refuse_other_below(&mut self) -> Result {
+        let mut below: Vec<LayerId> = Vec::new();
+        for layer in &mut self.layers {
+            let sb = &layer.superblock;
+            let what = name(&layer.device);
+            let (want, found) = (u64::from(sb.geometry.layers()), below.len() as u64);
+            let refused = |e| Err(Fail::core(&what, e));
+            if want != found {
+                return refused(Error::LayerCount(want, found));
+            }
+            let chain = below
+                .iter()
+                .fold(ChainId::BOTTOM, |c, id| c.with::<Sha256>(id));
+            if chain != sb.chain {
+                return refused(Error::LayerIdentity);
+            }
+            match &self.root {
+                Some(root) if root.sectors() != sb.geometry.root_sectors() => {
+                    return refused(Error::RootSize(sb.geometry.root_sectors(), root.sectors()))
+                }
+                Some(root) if identity::digest(root, &sb.uuid)? != sb.root_digest => {
+                    return refused(Error::RootContent)
+                }
+                None if sb.has_root() => {
+                    return refused(Error::RootSize(sb.geometry.root_sectors(), 0))
+                }
+                _ => {}
+            }
+            below.push(layer.id);
+        }
+        Ok(())
+    }
+
+    /// Returns the chain of the layers.
+    pub fn chain(&self) -> ChainId {
+        let ids = self.list.iter().map(|layer| &layer.id);
+        ids.fold(ChainId::BOTTOM, |c, id| c.with::<Sha256>(id))
+    }
+}
+
+fn name_of(root: Option<&Path>, layers: usize) -> String {
+    let root = root.map_or_else(
+        || "no root".to_owned(),
+        |root| format!("root {}", root.display()),
+    );
+    match layers {
+        0 => root,
+        1 => format!("{root}, 1 layer"),
+        n => format!("{root}, {n} layers"),
+    }
+}
+
+fn name(layer: &Device) -> String {
+    format!("layer {}", layer.path().display())
+}
+
+/// Returns what a layer is. Fails if it is a leaf that is not frozen.
+fn identity(sb: &Superblock) -> ubcore::error::Result<LayerId> {
+    let seal = sb.frozen.ok_or(Error::NotFrozen)?;
+    Ok(LayerId::Frozen(sb.uuid, seal))
+}
+
+/// Returns a path as a list of layers keeps it; empty if it is too long.
+pub fn remembered(path: &Path) -> [u8; PATH_BYTES] {
+    let mut field = [0; PATH_BYTES];
+    let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    let bytes = path.as_os_str().as_bytes();
+    if let Some(room) = field
+        .get_mut(..bytes.len())
+        .filter(|_| bytes.len() < PATH_BYTES)
+    {
+        room.copy_from_slice(bytes);
+    }
+    field
+}
+
+/// Returns the layers that a leaf or a frozen leaf lists.
+pub fn list_of(path: &Path) -> Result<Vec<ListedLayer>> {
+    let mut leaf = Device::open(path, Side::Leaf, Access::Read)?;
+    let sb = loaded::superblock(&mut leaf)?;
+    let mut list = Vec::new();
+    let read = listed::read::<Sha256, _>(&mut leaf, &sb, |layer| {
+        list.push(*layer);
+        Ok(())
+    });
+    read.map_err(|e| Fail::core(&path.display().to_string(), e))?;
+    Ok(list)
+}
+
+/// Returns where the layers that a leaf or a frozen leaf lists were when it was formatted.
+pub fn listed_by(path: &Path) -> Result<Vec<PathBuf>> {
+    let list = list_of(path)?;
+    let paths = list
+        .iter()
+        .map(|layer| PathBuf::from(OsStr::from_bytes(layer.path())));
+    let paths: Vec<PathBuf> = paths.collect();
+    if paths.iter().any(|path| path.as_os_str().is_empty()) {
+        let text = format!(
+            "{}: it does not say where its layers were: name all of them with --layer, the lowest \
+             first",
+            path.display()
+        );
+        return Err(Fail::new(REFUSED, "layer_count", text));
+    }
+    Ok(paths)
+}
+
+/// Returns the layers for a new leaf: the ones given, and below the first of them the ones that it
+/// lists.
+pub fn with_listed(given: &[PathBuf]) -> Result<Vec<PathBuf>> {
+    let Some(first) = given.first() else {
+        return Ok(Vec::new());
+    };
+    let mut all = listed_by(first)?;
+    all.extend(given.iter().cloned());
+    if all.len() > LAYERS_MAX as usize {
+        let e = Error::LayerCount(LAYERS_MAX.into(), all.len() as u64);
+        return Err(Fail::core(&format!("layer {}", first.display()), e));
+    }
+    Ok(all)
+}
+
+/// Makes the checks of paths that need nothing open.
+pub fn refuse_paths(root: &RootArg, layers: &[PathBuf], leaf: &Path) -> Result {
+    for path in root
+        .path()
+        .into_iter()
+        .chain(layers.iter().map(PathBuf::as_path))
+    {
+        crate::device::refuse_same(path, leaf)?;
+        blocksize::refuse_tail(path)?;
+    }
+    Ok(())
+}
+
+/// Refuses a root and layers that a program holds a lock on which forbids their use. They are only
+/// read, and a program that writes to them would change what lies below.
+pub fn refuse_locked(root: &RootArg, layers: &[PathBuf]) -> Result {
+    if let Some(root) = root.path() {
+        loopdev::refuse_locked(root, Side::Root)?;
+    }
+    layers
+        .iter()
+        .try_for_each(|layer| loopdev::refuse_locked(layer, Side::Layer))
+}

@@ -1,0 +1,185 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! `ubctl freeze UNION --leaf NEW`: freezes the leaf of a union that stays in use.
+
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+use ubcore::abi::{self, Status};
+use ubcore::error::Side;
+use ubcore::format::layer_list::ListedLayer;
+use ubcore::format::superblock::Superblock;
+use ubcore::stack::chain::{LayerId, Seal};
+
+use super::super::format::{Discard, LayoutArgs, Plan};
+use crate::below::{self, Opened};
+use crate::control::{self, path_text, Control};
+use crate::device::{Access, Device};
+use crate::error::Result;
+use crate::frozen_mounts::FrozenMounts;
+use crate::loopdev::{self, Lower};
+use crate::{interrupt, loaded, output, overlap, preflight, random};
+
+/// What to freeze, and how.
+pub struct Live<'a> {
+    /// The user's word for the union.
+    pub union: &'a str,
+    /// The new leaf.
+    pub leaf: &'a Path,
+    /// Format the new leaf even if it looks used.
+    pub force: bool,
+    /// Do not freeze the file systems on the union meanwhile.
+    pub no_fsfreeze: bool,
+}
+
+/// The result. The field names are those of `--json`.
+#[derive(Debug, Serialize)]
+struct Frozen {
+    device: String,
+    layer: String,
+    uuid: String,
+    seal: String,
+    leaf: String,
+    leaf_uuid: String,
+    layers: u32,
+    /// The mounts whose file systems were frozen, so that they are clean in the layer.
+    fsfrozen: Vec<PathBuf>,
+}
+
+/// Runs the command.
+pub fn run(args: &Live<'_>, json: bool) -> Result {
+    let control = Control::open()?;
+    let status = control.find(args.union)?;
+    let old = PathBuf::from(path_text(&status.leaf));
+    let mut open = Device::open(&old, Side::Layer, Access::Read)?;
+    let sb = loaded::superblock(&mut open)?;
+    let image = loopdev::behind(&path_text(&status.leaf)).map(PathBuf::from);
+    let layer = image.as_deref().unwrap_or(&old).to_owned();
+    let seal = Seal(random::bytes()?);
+    let leaf = Lower::open(args.leaf, Side::Leaf, true, sb.root_block_bytes)?;
+    let below = below(&status, open, &sb, (&layer, seal))?;
+    let plan = plan(args, below, (&sb, &leaf))?;
+    plan.write()?;
+    let handed = plan.hand_over();
+    let done = switch(args, &control, &status, (&leaf, seal));
+    let fsfrozen = done.map_err(|fail| handed.roll_back(fail))?;
+    let leaf_uuid = output::uuid(&handed.uuid);
+    drop(handed);
+    loopdev::warn_short(&leaf);
+    leaf.release();
+    let after = control.status(status.id)?;
+    let frozen = Frozen {
+        device: format!("/dev/{}{}", control::PREFIX, status.id),
+        layer: layer.display().to_string(),
+        uuid: output::uuid(&sb.uuid),
+        seal: output::hex(&seal.0),
+        leaf: path_text(&after.leaf),
+        leaf_uuid,
+        layers: after.layers,
+        fsfrozen,
+    };
+    report(&frozen, json)
+}
+
+/// Returns what the new leaf will lie on: what the old one lies on, and the old one.
+fn below(
+    status: &Status,
+    leaf: Device,
+    sb: &Superblock,
+    (path, seal): (&Path, Seal),
+) -> Result<Opened> {
+    let root = Some(path_text(&status.root)).filter(|path| !path.is_empty());
+    let root = root.map(|path| Device::open(Path::new(&path), Side::Root, Access::Read));
+    let mut list = below::list_of(leaf.path())?;
+    list.push(ListedLayer {
+        id: LayerId::Frozen(sb.uuid, seal),
+        offset: 0,
+        path: below::remembered(path),
+    });
+    Ok(Opened {
+        root: root.transpose()?,
+        layers: Vec::new(),
+        list,
+        sectors: sb.geometry.union_sectors(),
+    })
+}
+
+/// Makes the checks of a format of the new leaf.
+fn plan(args: &Live<'_>, below: Opened, (sb, leaf): (&Superblock, &Lower)) -> Result<Plan> {
+    let open = Device::open(&leaf.node, Side::Leaf, Access::Exclusive)?.called(&leaf.name);
+    for device in below.devices() {
+        overlap::refuse(device, &open)?;
+    }
+    preflight::refuse_limits(&open, Side::Leaf)?;
+    // The union stays as it is, so the new leaf has the old one's layout.
+    let layout = LayoutArgs {
+        slab_size: sb.geometry.slab_sectors(),
+        journal_size: None,
+        discard: if sb.reveal {
+            Discard::Reveal
+        } else {
+            Discard::Zero
+        },
+        name: None,
+        sector_size: None,
+        preallocate: false,
+        size: None,
+    };
+    Plan::on(
+        below,
+        (open, &leaf.node),
+        layout,
+        args.force,
+        sb.root_block_bytes,
+    )
+}
+
+/// Freezes the file systems on the union, and then its leaf. Returns the mounts that were frozen.
+fn switch(
+    args: &Live<'_>,
+    control: &Control,
+    status: &Status,
+    (leaf, seal): (&Lower, Seal),
+) -> Result<Vec<PathBuf>> {
+    interrupt::check()?;
+    let mut request = abi::Freeze::new();
+    control::put_path(&mut request.leaf, &leaf.given())?;
+    (request.id, request.seal) = (status.id, seal.0);
+    // Thawed when this is dropped, whatever happens.
+    let mounts = if args.no_fsfreeze {
+        FrozenMounts::none()
+    } else {
+        FrozenMounts::of(status)?
+    };
+    let what = format!("leaf {}", leaf.name.display());
+    control.freeze(&mut request, &what)?;
+    Ok(mounts.thaw())
+}
+
+fn report(frozen: &Frozen, json: bool) -> Result {
+    if json {
+        return output::json(frozen);
+    }
+    let fs = match frozen.fsfrozen.len() {
+        0 => "none was frozen".to_owned(),
+        _ => {
+            let all = frozen
+                .fsfrozen
+                .iter()
+                .map(|path| path.display().to_string());
+            format!("clean: {}", all.collect::<Vec<_>>().join(", "))
+        }
+    };
+    output::text(&format!(
+        "{}: frozen, and a layer of {} now\n{}",
+        frozen.layer,
+        frozen.device,
+        output::fields(&[
+            ("uuid", frozen.uuid.clone()),
+            ("seal", frozen.seal.clone()),
+            ("new leaf", frozen.leaf.clone()),
+            ("layers", frozen.layers.to_string()),
+            ("file systems", fs),
+        ])
+    ))
+}

@@ -1,0 +1,152 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The unions as a tree: what each lies on, drawn once for all unions on it.
+
+use std::path::Path;
+
+use serde::Serialize;
+use ubcore::format::layer_list::ListedLayer;
+use ubcore::stack::chain::{LayerId, Seal};
+
+use super::super::status::Shown;
+use crate::below;
+use crate::output;
+
+/// A root, a layer or a union, and what lies on it.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+pub struct Node {
+    /// `root`, `layer` or `union`.
+    kind: &'static str,
+    /// The path, or the name of the union.
+    name: String,
+    /// The identity of a layer, or the leaf of a union.
+    detail: String,
+    /// What lies on it.
+    above: Vec<Node>,
+}
+
+impl Node {
+    fn new(kind: &'static str, name: String, detail: String) -> Node {
+        let above = Vec::new();
+        Node {
+            kind,
+            name,
+            detail,
+            above,
+        }
+    }
+
+    fn is_same(&self, other: &Node) -> bool {
+        (self.kind, &self.name, &self.detail) == (other.kind, &other.name, &other.detail)
+    }
+}
+
+/// Returns the tree of all unions.
+pub fn of(unions: &[Shown]) -> Vec<Node> {
+    let mut roots = Vec::new();
+    for union in unions {
+        let mut way = vec![Node::new("root", union.root_text(), String::new())];
+        // The leaf is in use. A leaf that cannot be read has no layers here.
+        let listed = below::list_of(Path::new(&union.leaf_device())).unwrap_or_default();
+        way.extend(listed.iter().map(layer));
+        let detail = union.leaf_text();
+        way.push(Node::new("union", union.name.clone(), detail));
+        add(&mut roots, way);
+    }
+    roots
+}
+
+/// Adds a way from a root to a union, along the nodes that are there.
+fn add(nodes: &mut Vec<Node>, way: Vec<Node>) {
+    let mut nodes = nodes;
+    for step in way {
+        let at = nodes.iter().position(|node| node.is_same(&step));
+        let at = at.unwrap_or_else(|| {
+            nodes.push(step);
+            nodes.len() - 1
+        });
+        nodes = &mut nodes[at].above;
+    }
+}
+
+fn layer(listed: &ListedLayer) -> Node {
+    let path = String::from_utf8_lossy(listed.path()).into_owned();
+    let detail = match listed.id {
+        LayerId::Frozen(uuid, Seal(seal)) => {
+            format!(
+                "frozen {}, seal {}",
+                output::uuid(&uuid),
+                output::hex(&seal)
+            )
+        }
+        LayerId::Sealed(digest) => format!("sealed {}", output::hex(&digest)),
+    };
+    Node::new("layer", path, detail)
+}
+
+/// Returns the tree as lines. Identities are cut to what tells them apart at a glance.
+pub fn text(roots: &[Node]) -> String {
+    let mut out = String::new();
+    for root in roots {
+        out += &format!("root {}\n", root.name);
+        lines(&root.above, "", &mut out);
+    }
+    out
+}
+
+fn lines(nodes: &[Node], indent: &str, out: &mut String) {
+    for (n, node) in (1..).zip(nodes) {
+        let last = n == nodes.len();
+        let (branch, more) = if last {
+            ("└─ ", "   ")
+        } else {
+            ("├─ ", "│  ")
+        };
+        let text = match node.kind {
+            "layer" => {
+                let id: String = node.detail.chars().take("frozen ".len() + 8).collect();
+                format!("layer {} ({id})", node.name)
+            }
+            _ => format!("{}  leaf {}", node.name, node.detail),
+        };
+        *out += &format!("{indent}{branch}{text}\n");
+        lines(&node.above, &format!("{indent}{more}"), out);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{add, text, Node};
+
+    #[test]
+    fn what_unions_share_is_drawn_once() {
+        let layer = |name: &str| {
+            let detail = format!("frozen {name}2345678-and-more");
+            Node::new("layer", name.to_owned(), detail)
+        };
+        let root = |name: &str| Node::new("root", name.to_owned(), String::new());
+        let union = |name: &str| Node::new("union", name.to_owned(), format!("{name}.leaf"));
+        let mut roots = Vec::new();
+        add(&mut roots, vec![root("r"), layer("a"), union("u0")]);
+        add(
+            &mut roots,
+            vec![root("r"), layer("a"), layer("b"), union("u1")],
+        );
+        add(&mut roots, vec![root("none"), union("u2")]);
+        add(
+            &mut roots,
+            vec![root("r"), layer("a"), layer("b"), union("u3")],
+        );
+        assert_eq!(
+            text(&roots),
+            "root r\n\
+             └─ layer a (frozen a2345678)\n   \
+             ├─ u0  leaf u0.leaf\n   \
+             └─ layer b (frozen b2345678)\n      \
+             ├─ u1  leaf u1.leaf\n      \
+             └─ u3  leaf u3.leaf\n\
+             root none\n\
+             └─ u2  leaf u2.leaf\n"
+        );
+    }
+}

@@ -1,0 +1,39 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Calls of the control device that are about layers.
+
+use rustix::io::Errno;
+use ubcore::abi::{Create, Freeze, Layer};
+
+use super::{not_there, path_text, Control, PREFIX};
+use crate::error::{Fail, Result};
+use crate::ioctl;
+
+impl Control {
+    /// Freezes the leaf of a union. `what` names the new leaf.
+    pub fn freeze(&self, request: &mut Freeze, what: &str) -> Result {
+        let id = request.id;
+        match ioctl::call(&self.0, request) {
+            Ok(()) => Ok(()),
+            Err(Errno::NODEV) => Err(not_there(id)),
+            Err(e) => Err(match request.error() {
+                Some(reason) => Fail::core(what, reason),
+                None => self.failure(&format!("freeze the leaf of {PREFIX}{id}"), e),
+            }),
+        }
+    }
+}
+
+/// Returns the layer that the reason of a failure is about, and its number.
+pub(super) fn layer_of<'a>(request: &Create, layers: &'a [Layer]) -> Option<(u32, &'a Layer)> {
+    let at = request.layer.checked_sub(1)?;
+    Some((request.layer, layers.get(usize::try_from(at).ok()?)?))
+}
+
+/// Returns the name of what a failure is about: a layer, or `what`.
+pub(super) fn named(request: &Create, layers: &[Layer], what: &str) -> String {
+    match layer_of(request, layers) {
+        Some((n, layer)) => format!("layer {n}, {}", path_text(&layer.path)),
+        None => what.to_owned(),
+    }
+}

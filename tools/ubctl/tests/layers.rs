@@ -1,0 +1,154 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! `ubctl format --layer` on images.
+
+use std::fs;
+use std::path::PathBuf;
+
+use tool::leaf::Union;
+use tool::{get, put, ubctl, Folder, MIB};
+
+/// Formats a leaf on what the words say.
+fn format(f: &Folder, name: &str, words: &str, paths: &[&PathBuf]) -> PathBuf {
+    let leaf = f.image(name, 8 * MIB);
+    let mut all: Vec<_> = paths.iter().map(|p| p.as_path()).collect();
+    all.push(&leaf);
+    ubctl(&format!("format {words} {{}}"), &all).done();
+    leaf
+}
+
+fn freeze(leaf: &PathBuf) {
+    ubctl("freeze {}", &[leaf]).done();
+}
+
+#[test]
+fn a_leaf_lists_the_layers_that_it_lies_on() {
+    let f = Folder::new("layers-listed");
+    let root = f.root("root", 16 * MIB);
+    let one = format(&f, "one", "--root {}", &[&root]);
+    let mut u = Union::attach(&root, &one);
+    u.fill(100, 30);
+    u.commit();
+    u.detach();
+    freeze(&one);
+    let two = format(&f, "two", "--root {} --layer {}", &[&root, &one]);
+    freeze(&two);
+    // The layers below the first that is given are found where they were.
+    for (name, words, paths) in [
+        (
+            "a",
+            "--root {} --layer {} --layer {}",
+            &[&root, &one, &two][..],
+        ),
+        ("b", "--root {} --layer {}", &[&root, &two]),
+    ] {
+        let leaf = format(&f, name, words, paths);
+        let dump = ubctl("--json dump {}", &[&leaf]).done().json();
+        let layers = dump["layers"].as_array().unwrap();
+        assert_eq!(layers.len(), 2);
+        for (layer, path) in layers.iter().zip([&one, &two]) {
+            assert_eq!(layer["kind"], "frozen");
+            assert_eq!(layer["path"], path.to_str().unwrap());
+            let of = ubctl("--json dump {}", &[path]).done().json();
+            assert_eq!(layer["uuid"], of["slots"][0]["uuid"]);
+            assert_eq!(layer["seal"], of["slots"][0]["seal"]);
+        }
+        assert_eq!(dump["geometry"]["layers"], 2);
+        assert_eq!(dump["slots"][0]["features_incompat"], "0x1");
+        let text = ubctl("dump {}", &[&leaf]).done().out;
+        assert!(
+            text.contains("layers, the lowest first\n  1  frozen "),
+            "{text}"
+        );
+        assert_eq!(ubctl("check {}", &[&leaf]).code, 0);
+    }
+}
+
+#[test]
+fn layers_that_do_not_fit_are_refused_before_the_first_write() {
+    let f = Folder::new("layers-refused");
+    let root = f.root("root", 16 * MIB);
+    let one = format(&f, "one", "--root {}", &[&root]);
+    let leaf = f.image("leaf", 8 * MIB);
+    let blank = fs::read(&leaf).unwrap();
+    let on = |root, layer| ubctl("format --root {} --layer {} {}", &[root, layer, &leaf]);
+    let refused = |code, words: &[&str], root, layer| on(root, layer).refused(code, words);
+    refused(
+        3,
+        &["layer ", "one", "not frozen", "ubctl freeze"],
+        &root,
+        &one,
+    );
+    freeze(&one);
+    let two = format(&f, "two", "--root {} --layer {}", &[&root, &one]);
+    freeze(&two);
+    // Of two layers that were made on the same, neither lies on the other.
+    let other = format(&f, "other", "--root {} --layer {}", &[&root, &one]);
+    freeze(&other);
+    let both = "format --root {} --layer {} --layer {} --layer {} {}";
+    ubctl(both, &[&root, &one, &two, &other, &leaf]).refused(3, &["other", "made on 1 layers"]);
+    // Another root.
+    let second = f.root("second", 16 * MIB);
+    put(&second, 0, b"changed");
+    refused(3, &["layer ", "one", "root"], &second, &one);
+    let none = ubctl("format --root none --layer {} {}", &[&one, &leaf]);
+    none.refused(3, &["layer ", "one", "root of 32768 sectors"]);
+    // The leaf itself, the root as a layer, and nothing.
+    ubctl("format --root {} --layer {} {}", &[&root, &one, &one]).refused(3, &["one"]);
+    refused(3, &["not formatted"], &root, &root);
+    let nothing = f.path("nothing");
+    refused(1, &["No such file"], &root, &nothing);
+    // A layer that moved. With its path it is found.
+    let moved = f.path("moved");
+    fs::rename(&one, &moved).unwrap();
+    refused(1, &["one", "No such file"], &root, &two);
+    ubctl(
+        "format --root {} --layer {} --size 8M {}",
+        &[&root, &moved, &leaf],
+    )
+    .refused(3, &["smaller than what lies below it"]);
+    assert!(fs::read(&leaf).unwrap() == blank);
+    ubctl("format --root {} --layer {} {}", &[&root, &moved, &leaf]).done();
+}
+
+#[test]
+fn a_leaf_needs_no_root() {
+    let f = Folder::new("layers-no-root");
+    let leaf = f.image("leaf", 8 * MIB);
+    ubctl("format --root none {}", &[&leaf]).refused(3, &["--size"]);
+    let base = format(&f, "base", "--root none --size 16M", &[]);
+    let dump = ubctl("--json dump {}", &[&base]).done().json();
+    assert_eq!(dump["slots"][0]["features_incompat"], "0x2");
+    assert_eq!(dump["geometry"]["root_sectors"], 0);
+    assert_eq!(dump["geometry"]["union_sectors"], 16 * MIB / 512);
+    freeze(&base);
+    ubctl("format --root none --layer {} {}", &[&base, &leaf]).done();
+    let root = f.root("root", 16 * MIB);
+    ubctl(
+        "format --root {} --layer {} {} --force",
+        &[&root, &base, &leaf],
+    )
+    .refused(3, &["root"]);
+}
+
+#[test]
+fn what_a_used_leaf_held_is_wiped_but_for_the_list() {
+    let f = Folder::new("layers-rollback");
+    let root = f.root("root", 16 * MIB);
+    let one = format(&f, "one", "--root {}", &[&root]);
+    freeze(&one);
+    // A used leaf without layers has data where one with layers has its list.
+    let used = f.image("used", 8 * MIB);
+    fs::write(&used, vec![0x5a; 8 * MIB as usize]).unwrap();
+    ubctl("format --root {} --layer {} {}", &[&root, &one, &used]).refused(3, &["looks used"]);
+    ubctl(
+        "format --force --root {} --layer {} {}",
+        &[&root, &one, &used],
+    )
+    .done();
+    let dump = ubctl("--json dump {}", &[&used]).done().json();
+    let start = dump["geometry"]["layer_list_start"].as_u64().unwrap();
+    assert_eq!(get(&used, start * 4096, 4), *b"UBly");
+    assert_eq!(get(&used, 3 * 4096, 4096), [0; 4096]);
+    assert_eq!(get(&used, (start + 1) * 4096, 4096), [0; 4096]);
+}
