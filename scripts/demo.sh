@@ -2,11 +2,13 @@
 # SPDX-License-Identifier: GPL-2.0
 # Runs the project's main task on real input: two unions of one Debian root
 # image on the stock kernel, changed independently, powered off, attached again
-# and verified. Fails if a claim does not hold.
+# and verified; then one is frozen while it is used, and two more lie on the
+# layer. Fails if a claim does not hold.
 . "$(dirname "$0")/lib.sh"
 [ -n "${UNIONBLK_IN_ROOT:-}" ] || exec "$TOP/scripts/in-root.sh" scripts/demo.sh "$@"
 
 leaf_mib=96
+leaves="leaf-a leaf-b leaf-a2 leaf-c leaf-d"
 dir=$BUILD/demo
 began=$SECONDS
 mkdir -p "$dir"
@@ -18,7 +20,7 @@ image=$("$TOP/scripts/image.sh")
 blank_leaves() {
 	local f
 	cp --sparse=always "$image/root.img" "$dir/root.img"
-	for f in leaf-a leaf-b; do
+	for f in $leaves; do
 		rm -f "$dir/$f.img"
 		truncate -s "${leaf_mib}M" "$dir/$f.img"
 	done
@@ -26,10 +28,13 @@ blank_leaves() {
 root_sum() { sha256sum <"$dir/root.img" | cut -d' ' -f1; }
 
 boot() {
-	local start=$SECONDS
+	local start=$SECONDS leaf disks=()
+	for leaf in $leaves; do
+		disks+=(-d "$dir/$leaf.img")
+	done
 	# The guest could write to the root; only the driver keeps it unchanged.
 	"$TOP/scripts/vm.sh" -n "demo-$1" -m 1024 -t 240 \
-		-d "$dir/root.img" -d "$dir/leaf-a.img" -d "$dir/leaf-b.img" \
+		-d "$dir/root.img" "${disks[@]}" \
 		-f "$BUILD/kmod/unionblk.ko" -f "$BUILD/cargo/x86_64-unknown-linux-gnu/release/ubctl" \
 		-f "$TOP/scripts/demo:demo" -f "$TOP/scripts/kernel-complaints.txt" -- sh "demo/$1" ||
 		die "the $1 was not as claimed: see above, and $BUILD/log/vm-demo-$1.console"
@@ -45,6 +50,7 @@ say "   root image before: sha256 $before"
 
 boot first-boot
 boot second-boot
+boot layers
 
 after=$(root_sum)
 say ""
@@ -52,10 +58,10 @@ say "-- The root image"
 say "   before  sha256 $before"
 say "   after   sha256 $after"
 [ "$before" = "$after" ] || die "the root image has changed"
-say "   unchanged by two boots and two unions"
+say "   unchanged by three boots and four unions"
 say ""
 say "-- How little each leaf holds"
-for leaf in leaf-a leaf-b; do
+for leaf in $leaves; do
 	printf '   %s: %d KiB of a %d MiB leaf, for a root of %d MiB\n' "$leaf" \
 		"$(du -k "$dir/$leaf.img" | cut -f1)" "$leaf_mib" $(($(stat -c %s "$dir/root.img") >> 20))
 done
