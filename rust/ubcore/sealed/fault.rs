@@ -30,7 +30,7 @@ impl Part {
             Part::StandIn => "stand-in record",
             Part::Data => "data",
             Part::Index => "index",
-            Part::Digests => "digests",
+            Part::Digests => "list of digests",
         }
     }
 }

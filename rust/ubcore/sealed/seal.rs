@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! Writes a sealed layer, in two passes over the content: the first finds how large each part is,
-//! the second writes them. Nothing may change the content in between, and a change is noticed only
-//! if it changes a size. The caller opens the result to verify it.
+//! the second writes them. If a size is not the same in the second pass, there is no layer. A
+//! change in between that leaves all sizes gives the layer of what the second pass read.
 //!
 //! The order of writes: the header's block as zeroes, then everything else, then the header, each
 //! made durable before the next. A power failure leaves a whole layer, or none.

@@ -7,17 +7,18 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use ubcore::abi;
+use ubcore::attach;
 use ubcore::error::{Error, Side};
 use ubcore::format::layer_list::{ListedLayer, PATH_BYTES};
 use ubcore::format::superblock::Superblock;
-use ubcore::stack::chain::{ChainId, LayerId, LAYERS_MAX};
+use ubcore::stack::chain::{ChainId, LayerId, Links, StandIn, LAYERS_MAX};
 use ubcore::stack::listed;
 
 use crate::device::{refuse_union, Access, Device};
 use crate::error::{Fail, Result, REFUSED};
 use crate::loopdev::{self, Lower};
 use crate::sha256::Sha256;
-use crate::{blocksize, control, identity, loaded, overlap, preflight};
+use crate::{blocksize, control, identity, loaded, overlap, preflight, sealed};
 
 /// The root of a command line: a path, or none.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -85,16 +86,10 @@ impl Below {
         }
         let mut layers = Vec::new();
         for lower in &self.layers {
-            let mut device = open(lower, Side::Layer)?;
+            let device = open(lower, Side::Layer)?;
             refuse_union(&device, Side::Layer)?;
             overlap::refuse(&device, leaf)?;
-            let superblock = loaded::superblock(&mut device)?;
-            let id = identity(&superblock).map_err(|e| Fail::core(&name(&device), e))?;
-            layers.push(Layer {
-                device,
-                superblock,
-                id,
-            });
+            layers.push(Layer::new(device)?);
         }
         Ok(Opened::new(root, layers))
     }
@@ -136,10 +131,81 @@ impl Below {
 pub struct Layer {
     /// The device or image.
     pub device: Device,
-    /// Its superblock.
-    pub superblock: Superblock,
     /// What it is.
     pub id: LayerId,
+    /// What a sealed layer stands for.
+    stand_in: Option<StandIn>,
+    /// The size of its union, in sectors.
+    sectors: u64,
+    /// The superblock of a frozen leaf, which says what it was made on.
+    superblock: Option<Superblock>,
+}
+
+impl Layer {
+    /// Finds out what the layer is.
+    fn new(mut device: Device) -> Result<Layer> {
+        let what = name(&device);
+        let failed = |e| Fail::core(&what, e);
+        let sb = match attach::read_superblock(&mut device) {
+            Ok(probe) => probe.superblock,
+            Err(Error::NotFormatted) => {
+                let sealed = sealed::open_at_start(&device)?;
+                let sealed = sealed.ok_or_else(|| failed(Error::NotFormatted))?;
+                return Ok(Layer {
+                    device,
+                    id: LayerId::Sealed(sealed.header.digest),
+                    stand_in: sealed.stand_in,
+                    sectors: sealed.header.union_sectors,
+                    superblock: None,
+                });
+            }
+            Err(e) => return Err(failed(e)),
+        };
+        let seal = sb.frozen.ok_or_else(|| failed(Error::NotFrozen))?;
+        Ok(Layer {
+            device,
+            id: LayerId::Frozen(sb.uuid, seal),
+            stand_in: None,
+            sectors: sb.geometry.union_sectors(),
+            superblock: Some(sb),
+        })
+    }
+
+    /// Refuses the layer if it was made on something else than what is below it.
+    fn refuse_other_below(&self, root: Option<&Device>, below: &[Layer]) -> Result {
+        let Some(sb) = &self.superblock else {
+            // The content of a sealed layer is what it is, on anything.
+            return Ok(());
+        };
+        let refused = |e| Err(Fail::core(&name(&self.device), e));
+        let listed = list_of(self.device.path())?;
+        let listed: Vec<LayerId> = listed.iter().map(|layer| layer.id).collect();
+        let mut links = Links::new(&listed);
+        for layer in below {
+            if let Err(e) = links.add::<Sha256>(&layer.id, layer.stand_in.as_ref()) {
+                let (want, found) = (listed.len() as u64, below.len() as u64);
+                return refused(if want == found {
+                    e
+                } else {
+                    Error::LayerCount(want, found)
+                });
+            }
+        }
+        if let Err(e) = links.finish(u32::try_from(below.len()).unwrap_or(u32::MAX)) {
+            return refused(e);
+        }
+        let sectors = sb.geometry.root_sectors();
+        match root {
+            Some(root) if root.sectors() != sectors => {
+                refused(Error::RootSize(sectors, root.sectors()))
+            }
+            Some(root) if identity::digest(root, &sb.uuid)? != sb.root_digest => {
+                refused(Error::RootContent)
+            }
+            None if sb.has_root() => refused(Error::RootSize(sectors, 0)),
+            _ => Ok(()),
+        }
+    }
 }
 
 /// What lies below a leaf, open.
@@ -162,7 +228,7 @@ impl Opened {
             path: remembered(layer.device.path()),
         };
         let list = layers.iter().map(listed).collect();
-        let sizes = layers.iter().map(|l| l.superblock.geometry.union_sectors());
+        let sizes = layers.iter().map(|l| l.sectors);
         let sectors = sizes.fold(root.as_ref().map_or(0, Device::sectors), u64::max);
         Opened {
             root,
@@ -190,35 +256,10 @@ impl Opened {
     }
 
     /// Refuses layers that were made on something else than what is given below them.
-    pub fn refuse_other_below(&mut self) -> Result {
-        let mut below: Vec<LayerId> = Vec::new();
-        for layer in &mut self.layers {
-            let sb = &layer.superblock;
-            let what = name(&layer.device);
-            let (want, found) = (u64::from(sb.geometry.layers()), below.len() as u64);
-            let refused = |e| Err(Fail::core(&what, e));
-            if want != found {
-                return refused(Error::LayerCount(want, found));
-            }
-            let chain = below
-                .iter()
-                .fold(ChainId::BOTTOM, |c, id| c.with::<Sha256>(id));
-            if chain != sb.chain {
-                return refused(Error::LayerIdentity);
-            }
-            match &self.root {
-                Some(root) if root.sectors() != sb.geometry.root_sectors() => {
-                    return refused(Error::RootSize(sb.geometry.root_sectors(), root.sectors()))
-                }
-                Some(root) if identity::digest(root, &sb.uuid)? != sb.root_digest => {
-                    return refused(Error::RootContent)
-                }
-                None if sb.has_root() => {
-                    return refused(Error::RootSize(sb.geometry.root_sectors(), 0))
-                }
-                _ => {}
-            }
-            below.push(layer.id);
+    pub fn refuse_other_below(&self) -> Result {
+        for (n, layer) in self.layers.iter().enumerate() {
+            let below = self.layers.get(..n).unwrap_or_default();
+            layer.refuse_other_below(self.root.as_ref(), below)?;
         }
         Ok(())
     }
@@ -244,12 +285,6 @@ fn name_of(root: Option<&Path>, layers: usize) -> String {
 
 fn name(layer: &Device) -> String {
     format!("layer {}", layer.path().display())
-}
-
-/// Returns what a layer is. Fails if it is a leaf that is not frozen.
-fn identity(sb: &Superblock) -> ubcore::error::Result<LayerId> {
-    let seal = sb.frozen.ok_or(Error::NotFrozen)?;
-    Ok(LayerId::Frozen(sb.uuid, seal))
 }
 
 /// Returns a path as a list of layers keeps it; empty if it is too long.
@@ -303,7 +338,14 @@ pub fn with_listed(given: &[PathBuf]) -> Result<Vec<PathBuf>> {
     let Some(first) = given.first() else {
         return Ok(Vec::new());
     };
-    let mut all = listed_by(first)?;
+    let device = Device::open(first, Side::Layer, Access::Read)?;
+    let is_sealed = sealed::open_at_start(&device)?.is_some();
+    // A sealed layer does not say what it lies on.
+    let mut all = if is_sealed {
+        Vec::new()
+    } else {
+        listed_by(first)?
+    };
     all.extend(given.iter().cloned());
     if all.len() > LAYERS_MAX as usize {
         let e = Error::LayerCount(LAYERS_MAX.into(), all.len() as u64);

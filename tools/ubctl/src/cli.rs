@@ -6,7 +6,9 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::commands::{check, completions, create, dump, format, freeze, list, remove, status};
+use crate::commands::{
+    check, completions, create, dump, format, freeze, list, remove, seal, status, verify,
+};
 use crate::error::{self, Fail};
 use crate::{interrupt, wait};
 
@@ -24,7 +26,7 @@ its devices, and until other processes have closed them. With --no-wait it does
 not wait.
 
 Ctrl-C ends a command. format and create then put back what they have changed,
-and say so.
+and say so. seal leaves no part of a sealed layer.
 
 With --json the answer is JSON on standard output, an error too:
   {\"error\": \"what, where, what next\", \"reason\": \"wrong_root\", \"code\": 3}
@@ -38,7 +40,9 @@ Examples:
   ubctl remove /dev/unionblk0 vm1
   ubctl dump /dev/vdb --map                               what the leaf holds
   ubctl check /dev/vdb --root /dev/vda                    whether it is whole
-  ubctl freeze /dev/vdb                                   make it a layer";
+  ubctl freeze /dev/vdb                                   make it a layer
+  ubctl seal /dev/vdb web-01.sealed                       pack its content
+  ubctl verify web-01.sealed";
 
 /// The heading of the options that each command has, which separates them from its own.
 const EVERY_COMMAND: &str = "Options of every command";
@@ -77,6 +81,10 @@ pub enum Command {
     Check(check::CheckArgs),
     /// Make a leaf a layer: nothing writes to it any more
     Freeze(freeze::FreezeArgs),
+    /// Write what a leaf maps as a sealed layer: packed, and the same for the same content
+    Seal(seal::SealArgs),
+    /// Verify all of a sealed layer: its digest, and each MiB of its data
+    Verify(verify::VerifyArgs),
     /// Print the completion of this command line for a shell
     #[command(after_help = "make install puts it where each shell looks.")]
     Completions(completions::CompletionsArgs),
@@ -99,6 +107,8 @@ pub fn main() -> ExitCode {
         Command::Status(args) => status::run(args, cli.json),
         Command::Dump(args) => dump::run(args, cli.json),
         Command::Freeze(args) => freeze::run(args, cli.json),
+        Command::Seal(args) => seal::run(args, cli.json),
+        Command::Verify(args) => verify::run(args, cli.json),
         Command::Completions(args) => completions::run(args),
         Command::Check(args) => return check::run(args, cli.json),
     };

@@ -8,6 +8,7 @@
 
 use ubcore::format::superblock::{choose, Superblock, MAGIC};
 use ubcore::geometry::BLOCK_BYTES;
+use ubcore::sealed::header;
 
 use crate::device::Device;
 use crate::error::Result;
@@ -30,6 +31,7 @@ const fn signature(what: &'static str, at: u64, bytes: &'static [u8]) -> Signatu
 const SIGNATURES: &[Signature] = &[
     signature("a unionblk leaf", 0, &MAGIC),
     signature("a unionblk leaf", 4096, &MAGIC),
+    signature("a sealed layer of unionblk", 0, &header::MAGIC),
     signature("a LUKS container", 0, b"LUKS\xba\xbe"),
     signature("an LVM physical volume", 0, b"LABELONE"),
     signature("an LVM physical volume", 512, b"LABELONE"),

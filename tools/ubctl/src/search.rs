@@ -13,7 +13,7 @@ use ubcore::stack::chain::LayerId;
 
 use crate::device::{Access, Device};
 use crate::error::{Fail, Result, REFUSED};
-use crate::{identity, probe};
+use crate::{identity, probe, sealed};
 
 /// A device or image in one of the places.
 struct Candidate {
@@ -21,6 +21,8 @@ struct Candidate {
     /// What tells it from every other file or device.
     number: (u64, u64),
     superblock: Option<Superblock>,
+    /// The digest of a sealed layer.
+    digest: Option<[u8; 32]>,
 }
 
 /// The devices and images in the places.
@@ -67,7 +69,8 @@ impl Places {
     /// Returns the root of the leaf that `sb` describes: the device or image of its size with the
     /// content that its digest says.
     pub fn root(&self, sb: &Superblock) -> Result<PathBuf> {
-        let is_it = |c: &&Candidate| c.superblock.is_none() && is_root(&c.path, sb);
+        let is_it =
+            |c: &&Candidate| c.superblock.is_none() && c.digest.is_none() && is_root(&c.path, sb);
         let found: Vec<&Candidate> = self.0.iter().filter(is_it).collect();
         only(&found, "the root")
     }
@@ -75,6 +78,9 @@ impl Places {
 
 impl Candidate {
     fn id(&self) -> Option<LayerId> {
+        if let Some(digest) = self.digest {
+            return Some(LayerId::Sealed(digest));
+        }
         let sb = self.superblock.as_ref()?;
         Some(LayerId::Frozen(sb.uuid, sb.frozen?))
     }
@@ -90,10 +96,12 @@ fn candidate(path: &Path) -> Option<Candidate> {
         return None;
     };
     let device = Device::open(path, Side::Layer, Access::Read).ok()?;
+    let sealed = sealed::open_at_start(&device).ok().flatten();
     Some(Candidate {
         path: path.to_owned(),
         number,
         superblock: probe::superblock(&device),
+        digest: sealed.map(|sealed| sealed.header.digest),
     })
 }
 

@@ -21,3 +21,18 @@ impl ubcore::sha256::Sha256 for Sha256 {
         self.0.finalize().into()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::output::hex;
+    use ubcore::sha256::Sha256;
+
+    #[test]
+    fn the_digest_is_sha_256() {
+        let mut sum = super::Sha256::new();
+        sum.update(b"ab");
+        sum.update(b"c");
+        let wanted = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
+        assert_eq!(hex(&sum.finish()), wanted);
+    }
+}

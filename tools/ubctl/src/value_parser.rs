@@ -55,6 +55,28 @@ pub fn union_size(s: &str) -> Result<u64, String> {
     Ok(bytes / 512)
 }
 
+/// Returns the byte at which a sealed layer begins.
+pub fn layer_offset(s: &str) -> Result<u64, String> {
+    let offset = bytes(s)?;
+    if offset % BLOCK_BYTES as u64 != 0 {
+        return Err("a sealed layer begins at a multiple of 4K".to_owned());
+    }
+    Ok(offset)
+}
+
+/// Returns a SHA-256 from 64 hexadecimal digits.
+pub fn digest(s: &str) -> Result<[u8; 32], String> {
+    let bad = || "a digest has 64 hexadecimal digits".to_owned();
+    if s.len() != 64 || !s.bytes().all(|b| b.is_ascii_hexdigit()) {
+        return Err(bad());
+    }
+    let mut digest = [0; 32];
+    for (n, byte) in digest.iter_mut().enumerate() {
+        *byte = u8::from_str_radix(&s[n * 2..n * 2 + 2], 16).map_err(|_| bad())?;
+    }
+    Ok(digest)
+}
+
 /// Returns the bytes of a union's block.
 pub fn sector_size(s: &str) -> Result<u32, String> {
     let wanted = |n: &u32| n.is_power_of_two() && (512..=4096).contains(n);
@@ -85,7 +107,7 @@ pub fn leaf_name(s: &str) -> Result<LeafName, String> {
 
 #[cfg(test)]
 mod tests {
-    use super::{bytes, journal_blocks, leaf_name, slab_sectors, union_size};
+    use super::{bytes, digest, journal_blocks, layer_offset, leaf_name, slab_sectors, union_size};
 
     #[test]
     fn sizes() {
@@ -117,6 +139,17 @@ mod tests {
         assert_eq!(journal_blocks("256M"), Ok(65536));
         for bad in ["60K", "65K", "257M", "0"] {
             assert!(journal_blocks(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn places_and_digests_of_layers() {
+        assert_eq!(layer_offset("8K"), Ok(8192));
+        assert!(layer_offset("1K").is_err());
+        let digits = "0F".repeat(32);
+        assert_eq!(digest(&digits), Ok([15; 32]));
+        for bad in ["", &digits[1..], &format!("{digits}0"), &"0g".repeat(32)] {
+            assert!(digest(bad).is_err(), "{bad}");
         }
     }
 

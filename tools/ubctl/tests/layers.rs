@@ -152,3 +152,43 @@ fn what_a_used_leaf_held_is_wiped_but_for_the_list() {
     assert_eq!(get(&used, 3 * 4096, 4096), [0; 4096]);
     assert_eq!(get(&used, (start + 1) * 4096, 4096), [0; 4096]);
 }
+
+#[test]
+fn a_sealed_layer_takes_the_place_of_the_leaf_that_it_was_made_from() {
+    let f = Folder::new("layers-sealed");
+    let root = f.root("root", 16 * MIB);
+    let one = format(&f, "one", "--root {}", &[&root]);
+    let mut u = Union::attach(&root, &one);
+    u.fill(100, 30);
+    u.detach();
+    let sealed = f.path("one.sealed");
+    let refused = ubctl("seal --stand-in {} {}", &[&one, &sealed]);
+    refused.refused(3, &["not frozen", "ubctl freeze"]);
+    freeze(&one);
+    let two = format(&f, "two", "--root {} --layer {}", &[&root, &one]);
+    freeze(&two);
+    // Without the record the layer has the content, and is no other layer's place.
+    let plain = f.path("plain.sealed");
+    ubctl("seal {} {}", &[&one, &plain]).done();
+    ubctl("seal --stand-in {} {}", &[&one, &sealed]).done();
+    assert_eq!(get(&plain, 0, 4096), get(&sealed, 0, 4096));
+    let leaf = f.image("leaf", 8 * MIB);
+    let on = |layer| {
+        let words = "format --root {} --layer {} --layer {} {}";
+        ubctl(words, &[&root, layer, &two, &leaf])
+    };
+    on(&plain).refused(3, &["two", "not the one that the leaf was made on"]);
+    on(&sealed).done();
+    let dump = ubctl("--json dump {}", &[&leaf]).done().json();
+    assert_eq!(dump["layers"][0]["kind"], "sealed");
+    assert_eq!(dump["layers"][1]["kind"], "frozen");
+    // On a sealed layer alone.
+    ubctl(
+        "format --force --root {} --layer {} {}",
+        &[&root, &plain, &leaf],
+    )
+    .done();
+    let dump = ubctl("--json dump {}", &[&leaf]).done().json();
+    let verified = ubctl("--json verify {}", &[&plain]).done().json();
+    assert_eq!(dump["layers"][0]["digest"], verified["digest"]);
+}

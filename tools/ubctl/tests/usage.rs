@@ -10,7 +10,7 @@ use tool::{command, ran, ubctl, Folder, MIB};
 fn help_names_the_commands_the_exit_codes_and_examples() {
     let help = ubctl("--help", &[]).done().out;
     for word in [
-        "format", "create", "remove", "list", "status", "dump", "check", "--json",
+        "format", "create", "remove", "list", "status", "dump", "check", "seal", "verify", "--json",
     ] {
         assert!(help.contains(word), "no {word} in {help}");
     }
@@ -49,6 +49,8 @@ fn help_names_the_commands_the_exit_codes_and_examples() {
         let other = if part == own { global } else { own };
         assert!(part.contains(option) && !other.contains(option), "{help}");
     }
+    assert_eq!(usage("seal"), "Usage: ubctl seal [OPTIONS] <LEAF> <OUT>");
+    assert_eq!(usage("verify"), "Usage: ubctl verify [OPTIONS] <SEALED>");
     assert!(ubctl("--version", &[]).done().out.starts_with("ubctl "));
 }
 
@@ -83,6 +85,8 @@ fn wrong_command_lines_are_reported() {
         ("create --root a --leaf b --slab-size 64K", "--format"),
         ("create --root a --leaf b --id 4294967295", "4294967295"),
         ("remove", "UNIONS"),
+        ("seal a", "OUT"),
+        ("verify a --offset 1K", "multiple of 4K"),
         ("remove --all unionblk0", "--all"),
     ] {
         ubctl(line, &[]).refused(2, &[word]);

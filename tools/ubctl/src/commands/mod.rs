@@ -10,4 +10,6 @@ pub mod format;
 pub mod freeze;
 pub mod list;
 pub mod remove;
+pub mod seal;
 pub mod status;
+pub mod verify;

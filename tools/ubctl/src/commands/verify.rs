@@ -1,0 +1,309 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! `ubctl verify`: verifies all of a sealed layer, with as many threads as there are processors.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::mpsc::{self, Receiver, SyncSender};
+use std::sync::{Mutex, PoisonError};
+use std::thread;
+
+use clap::Args;
+use serde::Serialize;
+use ubcore::error::Side;
+use ubcore::geometry::{Block, BLOCK_BYTES, BLOCK_SECTORS};
+use ubcore::num::u64_as_usize;
+use ubcore::sealed::digests::{self, blocks_of, place_of, CHUNK_BLOCKS};
+use ubcore::sealed::header::{Header, DATA_BLOCK};
+use ubcore::sealed::open::{self, Sealed, SealedExtents};
+use ubcore::sealed::{chunk, Digest, Reader};
+use ubcore::stack::extent::{Content, Extent, Extents};
+
+use crate::device::{Access, Device};
+use crate::error::{Fail, Result, REFUSED};
+use crate::lost_sectors::{self, Stretch};
+use crate::output;
+use crate::progress::Progress;
+use crate::sealed::{Place, PlaceReader};
+use crate::sha256::Sha256;
+use crate::value_parser::{digest, layer_offset};
+
+/// Chunks that wait for a thread, for each thread.
+const WAITING: usize = 2;
+
+const AFTER_HELP: &str = "\
+Exits with 3 if anything is damaged, and names the first MiB of data that is,
+and the sectors of the union that lie there.
+
+Examples:
+  ubctl verify web-01.sealed
+  ubctl verify /dev/vdc --offset 1G --digest 5f70bf18a086...";
+
+/// Arguments of `verify`.
+#[derive(Debug, Args)]
+#[command(after_help = AFTER_HELP)]
+pub struct VerifyArgs {
+    /// The sealed layer: a file or a block device; it is only read
+    pub sealed: PathBuf,
+    /// Where the layer begins: a multiple of 4K
+    #[arg(long, value_name = "SIZE", value_parser = layer_offset, default_value = "0")]
+    pub offset: u64,
+    /// The digest that the layer must have, in hexadecimal
+    #[arg(long, value_name = "HEX", value_parser = digest)]
+    pub digest: Option<Digest>,
+}
+
+/// The result of a verification. The field names are those of `--json`.
+#[derive(Debug, Serialize)]
+struct VerifyReport {
+    sealed: String,
+    offset: u64,
+    digest: String,
+    sectors: u64,
+    block_bytes: u32,
+    extents: u64,
+    data_sectors: u64,
+    zero_sectors: u64,
+    bytes: u64,
+    stand_in: Option<StandInReport>,
+    damaged: Vec<DamagedChunk>,
+}
+
+/// What the layer stands for.
+#[derive(Debug, Serialize)]
+struct StandInReport {
+    below: String,
+    after: String,
+    layers: u32,
+}
+
+/// One MiB of data that is not as it must be.
+#[derive(Debug, Serialize)]
+struct DamagedChunk {
+    mib: u64,
+    /// From the start of the layer.
+    block: u64,
+    blocks: u64,
+    why: String,
+    /// What of the union lies there.
+    lost: Vec<Stretch>,
+}
+
+/// Runs the command.
+pub fn run(args: &VerifyArgs, json: bool) -> Result {
+    let device = Device::open(&args.sealed, Side::Root, Access::Read)?;
+    let place = Place::new(&device, args.offset);
+    let mut reader = PlaceReader::new(place);
+    let opened = open::open::<_, Sha256>(&mut reader, place.blocks, args.digest.as_ref());
+    let sealed = opened.map_err(|fault| reader.failure(fault))?;
+    let damaged = verify_data(place, &sealed.header)?;
+    let report = report(args, &sealed, damaged);
+    let fail = judge(&report, sealed.header.chunks());
+    if !json {
+        output::text(&text(&report))?;
+        return fail.map_or(Ok(()), Err);
+    }
+    match fail {
+        None => output::json(&report),
+        Some(fail) => Err(fail.with(serde_json::to_value(&report).unwrap_or_default())),
+    }
+}
+
+fn report(args: &VerifyArgs, sealed: &Sealed, damaged: Vec<DamagedChunk>) -> VerifyReport {
+    let h = &sealed.header;
+    VerifyReport {
+        sealed: args.sealed.display().to_string(),
+        offset: args.offset,
+        digest: output::hex(&h.digest),
+        sectors: h.union_sectors,
+        block_bytes: h.block_bytes,
+        extents: h.extents,
+        data_sectors: h.data_sectors,
+        zero_sectors: h.zero_sectors,
+        bytes: h.blocks() * BLOCK_BYTES as u64,
+        stand_in: sealed.stand_in.map(|s| StandInReport {
+            below: output::hex(&s.below.0),
+            after: output::hex(&s.after.0),
+            layers: s.layers,
+        }),
+        damaged,
+    }
+}
+
+fn text(report: &VerifyReport) -> String {
+    let mut fields = vec![
+        ("digest", report.digest.clone()),
+        ("union", output::size(report.sectors)),
+        ("data", output::size(report.data_sectors)),
+        ("zeroes", output::size(report.zero_sectors)),
+        ("extents", report.extents.to_string()),
+        ("size", format!("{} bytes", report.bytes)),
+    ];
+    if let Some(s) = &report.stand_in {
+        fields.push(("stands for", format!("{} layers", s.layers)));
+        fields.push(("on", s.below.clone()));
+        fields.push(("as", s.after.clone()));
+    }
+    let state = if report.damaged.is_empty() {
+        "whole"
+    } else {
+        "damaged"
+    };
+    let head = format!("{}: a sealed layer, {state}\n", report.sealed);
+    head + &output::fields(&fields)
+}
+
+/// Returns the failure that sets the exit code if data is damaged.
+fn judge(report: &VerifyReport, chunks: u64) -> Option<Fail> {
+    let first = report.damaged.first()?;
+    let text = format!(
+        "{}: {} of {chunks} MiB of data are damaged, the first: MiB {} at block {}: {}; {}; use another \
+         copy of it",
+        report.sealed,
+        report.damaged.len(),
+        first.mib,
+        first.block,
+        first.why,
+        lost_sectors::text(&first.lost)
+    );
+    Some(Fail::new(REFUSED, "damaged", text))
+}
+
+/// A chunk to verify, and the extents that have data in it.
+struct Work {
+    chunk: u64,
+    digest: Digest,
+    extents: Vec<Extent>,
+}
+
+/// Verifies the data. Returns the chunks that are damaged, in order.
+fn verify_data(place: Place, header: &Header) -> Result<Vec<DamagedChunk>> {
+    let threads = thread::available_parallelism().map_or(1, usize::from);
+    let (sender, receiver) = mpsc::sync_channel(threads * WAITING);
+    let receiver = Mutex::new(receiver);
+    let found = Mutex::new(BTreeMap::new());
+    let progress = Progress::new("verify", header.data_blocks * BLOCK_SECTORS);
+    let handed_out = thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| verify_chunks(place, header, &receiver, &found, &progress));
+        }
+        hand_out(place, header, sender)
+    });
+    handed_out?;
+    let found = found.into_inner().unwrap_or_else(PoisonError::into_inner);
+    Ok(found.into_values().collect())
+}
+
+/// What one thread does: takes chunks until there are no more.
+fn verify_chunks(
+    place: Place,
+    header: &Header,
+    receiver: &Mutex<Receiver<Work>>,
+    found: &Mutex<BTreeMap<u64, DamagedChunk>>,
+    progress: &Progress,
+) {
+    let mut room = vec![[0; BLOCK_BYTES]; u64_as_usize(CHUNK_BLOCKS)];
+    let next = || {
+        let receiver = receiver.lock().unwrap_or_else(PoisonError::into_inner);
+        receiver.recv()
+    };
+    while let Ok(work) = next() {
+        let (block, blocks) = blocks_of(work.chunk, header);
+        let room = &mut room[..u64_as_usize(blocks)];
+        if let Some(why) = judge_chunk(place, block, room, &work) {
+            let mut found = found.lock().unwrap_or_else(PoisonError::into_inner);
+            let damaged = DamagedChunk {
+                mib: work.chunk,
+                block,
+                blocks,
+                why,
+                lost: lost(block, blocks, &work.extents),
+            };
+            found.insert(work.chunk, damaged);
+        }
+        progress.add(blocks * BLOCK_SECTORS);
+    }
+}
+
+/// Returns what is wrong with a chunk.
+fn judge_chunk(place: Place, block: u64, room: &mut [Block], work: &Work) -> Option<String> {
+    if let Err(fail) = place.read(block, room) {
+        return Some(fail.message);
+    }
+    if !chunk::has_digest::<Sha256>(room, &work.digest) {
+        return Some("its SHA-256 is not the one that was written for it".to_owned());
+    }
+    let sector = chunk::stray(block, room, &work.extents)?;
+    Some(format!(
+        "sector {sector} of the layer is not as the canonical form has it"
+    ))
+}
+
+/// Returns what of the union lies in some blocks.
+fn lost(block: u64, blocks: u64, extents: &[Extent]) -> Vec<Stretch> {
+    let (start, end) = (block * BLOCK_SECTORS, (block + blocks) * BLOCK_SECTORS);
+    let of = |e: &Extent| {
+        let Content::Data(position) = e.content else {
+            return None;
+        };
+        let (from, to) = (position.max(start), (position + e.sectors).min(end));
+        Some(Stretch {
+            sector: e.first + (from - position),
+            sectors: to.checked_sub(from).filter(|&n| n > 0)?,
+        })
+    };
+    extents.iter().filter_map(of).collect()
+}
+
+/// Sends each chunk to the threads, in order.
+fn hand_out(place: Place, header: &Header, sender: SyncSender<Work>) -> Result {
+    let mut extents = SealedExtents::new(PlaceReader::new(place), header);
+    let mut list = PlaceReader::new(place);
+    let failed = |e| Fail::core("the index was read again", e);
+    // The extents with data in the chunk that comes next.
+    let mut here: Vec<Extent> = Vec::new();
+    for chunk in 0..header.chunks() {
+        let (block, blocks) = blocks_of(chunk, header);
+        let end = (block + blocks) * BLOCK_SECTORS;
+        while here.last().is_none_or(|last| end_of(last) < end) {
+            match extents.next().map_err(failed)? {
+                Some(e) if e.content == Content::Zero => {}
+                Some(e) => here.push(e),
+                None => break,
+            }
+        }
+        let digest = digest_of(&mut list, header, chunk)?;
+        // The last one may begin in a later chunk.
+        let work = Work {
+            chunk,
+            digest,
+            extents: here.clone(),
+        };
+        if sender.send(work).is_err() {
+            break;
+        }
+        here.retain(|e| end_of(e) > end);
+    }
+    Ok(())
+}
+
+/// Returns the sector of the layer at which the data of an extent ends.
+fn end_of(extent: &Extent) -> u64 {
+    match extent.content {
+        Content::Data(position) => position + extent.sectors,
+        Content::Zero => DATA_BLOCK * BLOCK_SECTORS,
+    }
+}
+
+/// Returns the digest of a chunk. The first chunk of each block of digests has it read.
+fn digest_of(list: &mut PlaceReader, header: &Header, chunk: u64) -> Result<Digest> {
+    let (number, at) = place_of(chunk);
+    if at == 0 {
+        let read = list.read(header.digest_block() + number, 1);
+        read.map_err(|e| list.failure(e.into()))?;
+    }
+    match digests::decode(&list.buffer()[0], number, header) {
+        Ok(digests) => Ok(digests[at]),
+        Err(fault) => Err(list.failure(fault)),
+    }
+}

@@ -1,0 +1,87 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! How far a long command is, on a line of the terminal. Nothing is shown if standard error is no
+//! terminal, or if the command is short.
+
+use std::io::{self, IsTerminal, Write};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use crate::output::size;
+
+/// The time between two lines.
+const INTERVAL: Duration = Duration::from_millis(500);
+
+/// The progress of one command; threads may share it.
+pub struct Progress {
+    what: &'static str,
+    total: u64,
+    done: AtomicU64,
+    start: Instant,
+    /// When a line was last shown; `None` if none is to be shown.
+    shown: Option<Mutex<Instant>>,
+}
+
+impl Progress {
+    /// Begins, at nothing of `total` sectors.
+    pub fn new(what: &'static str, total: u64) -> Progress {
+        let now = Instant::now();
+        Progress {
+            what,
+            total,
+            done: AtomicU64::new(0),
+            start: now,
+            shown: io::stderr().is_terminal().then(|| Mutex::new(now)),
+        }
+    }
+
+    /// Counts sectors that are done.
+    pub fn add(&self, sectors: u64) {
+        let done = self.done.fetch_add(sectors, Ordering::Relaxed) + sectors;
+        // A thread that finds another one at it has nothing to show.
+        let Some(Ok(mut shown)) = self.shown.as_ref().map(Mutex::try_lock) else {
+            return;
+        };
+        if shown.elapsed() >= INTERVAL {
+            *shown = Instant::now();
+            let line = line(self.what, done, self.total, self.start.elapsed());
+            // A terminal that is gone is no reason to fail.
+            let _ = write!(io::stderr().lock(), "\r{line}\x1b[K");
+        }
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        if self.shown.is_some() {
+            let _ = write!(io::stderr().lock(), "\r\x1b[K");
+        }
+    }
+}
+
+fn line(what: &str, done: u64, total: u64, time: Duration) -> String {
+    let per_cent = (done * 100).checked_div(total).unwrap_or(100);
+    let rate = done as f64 / time.as_secs_f64().max(0.001);
+    format!(
+        "{what}: {per_cent} %, {} of {}, {}/s",
+        size(done),
+        size(total),
+        size(rate as u64)
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{line, Progress};
+    use std::time::Duration;
+
+    #[test]
+    fn a_line_has_share_and_rate() {
+        let line = |done, total| line("verify", done, total, Duration::from_secs(2));
+        assert_eq!(line(4096, 8192), "verify: 50 %, 2 MiB of 4 MiB, 1 MiB/s");
+        assert_eq!(line(0, 0), "verify: 100 %, 0 B of 0 B, 0 B/s");
+        // Tests have no terminal.
+        Progress::new("verify", 2).add(1);
+    }
+}
