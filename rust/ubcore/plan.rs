@@ -8,15 +8,15 @@
 use super::error::Broken;
 use super::map::{Base, Map, Memory};
 use super::num::saturating_u32;
-use super::stack::place::{Below, NoLayers, Place};
+use super::stack::place::{Below, LayerSector, NoLayers, Place};
 
 /// Where a run of sectors comes from, or goes to: its first sector on that device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Source {
     /// The root, at this sector.
     Root(u64),
-    /// The layer of this number, at this sector of its data.
-    Layer(u8, u64),
+    /// A layer, at this sector of its data.
+    Layer(LayerSector),
     /// The leaf, at this sector of the device.
     Leaf(u64),
     /// Nowhere: it reads as zeroes.
@@ -33,7 +33,7 @@ impl Source {
         let on = |a: u64, b: u64| a.wrapping_add(u64::from(sectors)) == b;
         match (self, next) {
             (Source::Root(a), Source::Root(b)) | (Source::Leaf(a), Source::Leaf(b)) => on(a, b),
-            (Source::Layer(m, a), Source::Layer(n, b)) => m == n && on(a, b),
+            (Source::Layer(a), Source::Layer(b)) => a.skip(sectors) == b,
             (Source::Zero, Source::Zero) | (Source::Lost, Source::Lost) => true,
             _ => false,
         }
@@ -103,7 +103,7 @@ pub fn read_at_once<M: Memory, B: Below>(
     match found.place {
         _ if found.sectors < sectors => None,
         Place::Bottom => (end <= g.root_sectors()).then_some(Source::Root(sector)),
-        Place::Layer(layer, at) => Some(Source::Layer(layer, at)),
+        Place::Layer(layer, at) => Some(Source::Layer(LayerSector::new(layer, at))),
         Place::Zero => None,
     }
 }
@@ -217,7 +217,7 @@ impl<M: Memory, B: Below> Runs<'_, M, B> {
         let sectors = found.sectors;
         let source = match found.place {
             Place::Bottom => return self.bottom(sectors),
-            Place::Layer(layer, at) => Source::Layer(layer, at),
+            Place::Layer(layer, at) => Source::Layer(LayerSector::new(layer, at)),
             Place::Zero => source,
         };
         Run { source, sectors }

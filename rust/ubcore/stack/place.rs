@@ -30,6 +30,40 @@ impl Place {
     }
 }
 
+/// A sector of a layer in one word, so that the source of a read fits two registers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(transparent)]
+pub struct LayerSector(u64);
+
+const LAYER_SHIFT: u32 = 56;
+
+impl LayerSector {
+    /// Returns a sector of the data of a layer. It is below 2^56.
+    #[inline]
+    pub fn new(layer: u8, sector: u64) -> Self {
+        LayerSector(u64::from(layer).wrapping_shl(LAYER_SHIFT) | sector)
+    }
+
+    /// Returns the number of the layer.
+    #[inline]
+    pub fn layer(self) -> u8 {
+        let [.., layer] = self.0.to_le_bytes();
+        layer
+    }
+
+    /// Returns the sector of the layer's data.
+    #[inline]
+    pub fn sector(self) -> u64 {
+        self.0 & 1u64.wrapping_shl(LAYER_SHIFT).wrapping_sub(1)
+    }
+
+    /// Returns the sector `sectors` further on in the same layer.
+    #[inline]
+    pub fn skip(self, sectors: u32) -> Self {
+        LayerSector(self.0.wrapping_add(u64::from(sectors)))
+    }
+}
+
 /// A stretch of a stack with one place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stretch {

@@ -14,7 +14,7 @@ use ubcore::stack::build::Builder;
 use ubcore::stack::extent::{Content, Extent};
 use ubcore::stack::leaf_extents::LeafExtents;
 use ubcore::stack::map::{StackMap, StackMemory, StackPages};
-use ubcore::stack::place::{Below, NoLayers};
+use ubcore::stack::place::{Below, LayerSector, NoLayers};
 
 type Map = StackMap<CountedStack>;
 
@@ -73,7 +73,7 @@ impl Stack {
                 assert!(at + n < self.union.map.geometry().root_sectors());
                 content(ROOT, at + n)
             }
-            Source::Layer(layer, at) => on(&self.layers[usize::from(layer)], at),
+            Source::Layer(at) => on(&self.layers[usize::from(at.layer())], at.sector()),
             Source::Leaf(at) => on(self.layers.last().unwrap(), at),
             Source::Zero => [0; 512],
             Source::Lost => panic!("nothing is lost"),
@@ -113,7 +113,7 @@ fn behind(run: Run) -> Source {
     let n = u64::from(run.sectors);
     match run.source {
         Source::Root(at) => Source::Root(at + n),
-        Source::Layer(layer, at) => Source::Layer(layer, at + n),
+        Source::Layer(at) => Source::Layer(at.skip(run.sectors)),
         Source::Leaf(at) => Source::Leaf(at + n),
         other => other,
     }
@@ -160,6 +160,10 @@ fn plain(sectors: u64, root: u64) -> SimUnion {
     SimUnion::attach_to(&disk, &g).unwrap()
 }
 
+fn layer(n: u8, sector: u64) -> Source {
+    Source::Layer(LayerSector::new(n, sector))
+}
+
 fn stack_of(sectors: u64, layers: &[&[Extent]]) -> Map {
     let mut b = Builder::new(CountedStack::new(), sectors).unwrap();
     for layer in layers {
@@ -190,8 +194,8 @@ fn runs_are_cut_where_the_source_changes() {
     let run = |source, sectors| Run { source, sectors };
     let all = [
         run(Source::Root(0), 500),
-        run(Source::Layer(0, 8000), 700),
-        run(Source::Layer(1, 8700), 300),
+        run(layer(0, 8000), 700),
+        run(layer(1, 8700), 300),
         run(Source::Zero, 100),
         run(Source::Root(1600), 1400),
         run(Source::Zero, 7000),
@@ -263,7 +267,7 @@ fn the_leaf_decides_first() {
             Source::Lost,
             Source::Zero,
             Source::Leaf(leaf),
-            Source::Layer(0, 72),
+            layer(0, 72),
             Source::Zero
         ]
     );
