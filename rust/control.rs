@@ -289,6 +289,7 @@ impl Registry {
         let new = NewLeaf {
             leaf: path(&c.leaf)?,
             seal: Seal(c.seal),
+            freeze_file_systems: c.flags & abi::FREEZE_FILE_SYSTEMS != 0,
         };
         let mut attached = {
             let mut unions = self.unions.lock();

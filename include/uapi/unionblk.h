@@ -48,6 +48,12 @@
 /* There is no root: @root is empty, and the bottom reads as zeroes. */
 #define UNIONBLK_CREATE_NO_ROOT		2
 
+/*
+ * struct unionblk_freeze.flags: freeze the file systems on the disk and its
+ * partitions meanwhile, so that they are clean in the layer.
+ */
+#define UNIONBLK_FREEZE_FILE_SYSTEMS	1
+
 /* The largest number of layers between root and leaf. */
 #define UNIONBLK_LAYERS_MAX	254
 
@@ -262,12 +268,12 @@ struct unionblk_lost {
  * If the call fails before, the union is as it was, and @leaf is of no use. If
  * the write fails, the union is read-only afterwards, as if a commit had failed.
  *
- * ENODEV if no union has this id, EBUSY while another call attaches, detaches or
- * freezes it.
+ * ENODEV if no union has this id. EBUSY while another call attaches, detaches or
+ * freezes it, and with the reason BUSY if its requests do not end within 30 s.
  */
 struct unionblk_freeze {
 	__u32 size;
-	__u32 flags;		/* none defined */
+	__u32 flags;		/* UNIONBLK_FREEZE_* */
 	__u32 id;
 	__u32 reason;		/* out: enum unionblk_reason */
 	char leaf[UNIONBLK_PATH_BYTES];

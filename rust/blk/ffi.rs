@@ -123,12 +123,21 @@ extern "C" {
     );
     pub(super) fn ub_disk_claim(disk: *mut bindings::gendisk, claimed: *mut bool) -> c_int;
     pub(super) fn ub_disk_openers(disk: *mut bindings::gendisk) -> u32;
-    pub(super) fn ub_disk_freeze(disk: *mut bindings::gendisk) -> c_uint;
+    pub(super) fn ub_disk_freeze(disk: *mut bindings::gendisk, memflags: *mut c_uint) -> c_int;
     pub(super) fn ub_disk_unfreeze(disk: *mut bindings::gendisk, memflags: c_uint);
-    pub(super) fn ub_disk_stack_limits(
+    pub(super) fn ub_disk_logical_block_size(disk: *mut bindings::gendisk) -> c_uint;
+    pub(super) fn ub_disk_set_limits(
         disk: *mut bindings::gendisk,
-        bdev: *mut bindings::block_device,
+        lim: *const bindings::queue_limits,
     ) -> c_int;
+    pub(super) fn ub_disk_parts(
+        disk: *mut bindings::gendisk,
+        list: *mut *mut bindings::block_device,
+        most: c_uint,
+    ) -> c_uint;
+    pub(super) fn ub_part_put(part: *mut bindings::block_device);
+    pub(super) fn ub_part_freeze(part: *mut bindings::block_device) -> c_int;
+    pub(super) fn ub_part_thaw(part: *mut bindings::block_device) -> c_int;
     pub(super) fn ub_bdev_again_shared(bdev: *mut bindings::block_device) -> *mut bindings::file;
     pub(super) fn ub_bdev_again_plain(bdev: *mut bindings::block_device) -> *mut bindings::file;
     pub(super) fn ub_disk_link(

@@ -10,6 +10,7 @@ use super::{
     bdev::BlockDevice,
     bio_set::BioSet,
     ffi,
+    file_systems::FrozenFileSystems,
     limits::Limits,
     operations::Operations,
     queue_data::QueueData,
@@ -228,18 +229,23 @@ impl<D: Operations> GenDisk<D> {
     /// then the old one stays. While it runs no request is in flight, and new ones wait. Returns
     /// the old driver.
     ///
-    /// The links in sysfs are gone afterwards, see [`GenDisk::link`].
+    /// The links in sysfs are gone afterwards, see [`GenDisk::link`]. Fails with `busy` if the
+    /// requests in flight do not end.
     ///
     /// Context: process, sleeps.
     pub(crate) fn replace<E>(
         &mut self,
         prepare: impl FnOnce() -> core::result::Result<Arc<D>, E>,
+        busy: E,
     ) -> core::result::Result<Arc<D>, E> {
         // The numbers of the devices are those of the old driver.
         self.unlink();
+        let mut flags = 0;
         // SAFETY: By the invariant the disk is in the system. The call waits until all requests
-        // have ended.
-        let flags = unsafe { ffi::ub_disk_freeze(self.disk.as_ptr()) };
+        // have ended, or gives up.
+        if unsafe { ffi::ub_disk_freeze(self.disk.as_ptr(), &mut flags) } != 0 {
+            return Err(busy);
+        }
         // SAFETY: The queue is frozen, so no request is in flight. The old driver is kept below
         // until all RCU readers have ended.
         let done = prepare().map(|new| unsafe { self.shared.replace(new) });
@@ -266,13 +272,28 @@ impl<D: Operations> GenDisk<D> {
         rcu::synchronize_rcu();
     }
 
-    /// Tightens the limits of the disk to those of a further lower device. Fails with `EINVAL` if
-    /// the disk would have larger logical blocks, because its users know their size.
+    /// Sets the limits of the disk. Its users know the size of its logical blocks, so that must not
+    /// change.
     ///
     /// Context: process, sleeps.
-    pub(crate) fn add_limits(&self, dev: &BlockDevice) -> Result {
-        // SAFETY: By the invariant the disk is in the system, and the device is open.
-        to_result(unsafe { ffi::ub_disk_stack_limits(self.disk.as_ptr(), dev.as_raw()) })
+    pub(crate) fn set_limits(&self, limits: Limits) -> Result {
+        let limits = limits.into_raw();
+        // SAFETY: By the invariant the disk is in the system. `limits` outlives the call.
+        to_result(unsafe { ffi::ub_disk_set_limits(self.disk.as_ptr(), &limits) })
+    }
+
+    /// Returns the smallest unit of I/O, in bytes.
+    pub(crate) fn logical_block_size(&self) -> u32 {
+        // SAFETY: By the invariant the disk is in the system.
+        unsafe { ffi::ub_disk_logical_block_size(self.disk.as_ptr()) }
+    }
+
+    /// Freezes the file systems on the disk and its partitions, until the result is dropped. They
+    /// are clean on the disk then.
+    ///
+    /// Context: process, sleeps. The caller must hold no lock that a file system may need.
+    pub(crate) fn freeze_file_systems(&self) -> Result<FrozenFileSystems> {
+        FrozenFileSystems::new(self.reference())
     }
 
     /// Keeps the block layer from merging bios into one request, because all bios of a request end

@@ -98,9 +98,15 @@ void ub_tags_set_lock_class(struct blk_mq_tag_set *set, struct lock_class_key *k
 
 int ub_disk_claim(struct gendisk *disk, bool *claimed);
 u32 ub_disk_openers(struct gendisk *disk);
-unsigned int ub_disk_freeze(struct gendisk *disk);
+int ub_disk_freeze(struct gendisk *disk, unsigned int *memflags);
 void ub_disk_unfreeze(struct gendisk *disk, unsigned int memflags);
-int ub_disk_stack_limits(struct gendisk *disk, struct block_device *bdev);
+unsigned int ub_disk_logical_block_size(struct gendisk *disk);
+int ub_disk_set_limits(struct gendisk *disk, const struct queue_limits *lim);
+unsigned int ub_disk_parts(struct gendisk *disk, struct block_device **list,
+			   unsigned int most);
+void ub_part_put(struct block_device *part);
+int ub_part_freeze(struct block_device *part);
+int ub_part_thaw(struct block_device *part);
 int ub_disk_link(struct gendisk *disk, struct block_device *bdev);
 void ub_disk_unlink(struct gendisk *disk, struct block_device *bdev);
 void ub_disk_setup(struct gendisk *disk, struct lock_class_key *key);

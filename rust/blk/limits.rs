@@ -20,6 +20,7 @@ use kernel::{
 /// driver. Discard and write-zeroes are offered on demand; secure erase is never offered.
 ///
 /// The second field is the unit of discard in bytes, or 0 if the disk offers no discard.
+#[derive(Clone)]
 pub(crate) struct Limits(bindings::queue_limits, u32);
 
 impl Limits {

@@ -14,6 +14,7 @@ pub(crate) mod bdev;
 mod bio;
 pub(crate) mod bio_set;
 mod ffi;
+mod file_systems;
 mod gen_disk;
 pub(crate) mod limits;
 pub(crate) mod list;

@@ -5,13 +5,26 @@
  */
 #include <linux/blk-mq.h>
 #include <linux/blkdev.h>
+#include <linux/sched/mm.h>
 
 #include "helpers.h"
 
-/* Waits until all requests have ended, and lets no new one begin. */
-unsigned int ub_disk_freeze(struct gendisk *disk)
+/* How long requests may take to end before the attempt is given up. */
+#define UB_FREEZE_WAIT	(30 * HZ)
+
+/*
+ * Waits until all requests have ended, and lets no new one begin. Returns -EBUSY
+ * if requests do not end, for example because a lower device hangs. The queue is
+ * as before then.
+ */
+int ub_disk_freeze(struct gendisk *disk, unsigned int *memflags)
 {
-	return blk_mq_freeze_queue(disk->queue);
+	*memflags = memalloc_noio_save();
+	blk_freeze_queue_start(disk->queue);
+	if (blk_mq_freeze_queue_wait_timeout(disk->queue, UB_FREEZE_WAIT) > 0)
+		return 0;
+	blk_mq_unfreeze_queue(disk->queue, *memflags);
+	return -EBUSY;
 }
 
 void ub_disk_unfreeze(struct gendisk *disk, unsigned int memflags)
@@ -19,15 +32,51 @@ void ub_disk_unfreeze(struct gendisk *disk, unsigned int memflags)
 	blk_mq_unfreeze_queue(disk->queue, memflags);
 }
 
-int ub_disk_stack_limits(struct gendisk *disk, struct block_device *bdev)
+unsigned int ub_disk_logical_block_size(struct gendisk *disk)
 {
-	struct queue_limits lim = queue_limits_start_update(disk->queue);
-	unsigned int block = lim.logical_block_size;
+	return queue_logical_block_size(disk->queue);
+}
 
-	queue_limits_stack_bdev(&lim, bdev, 0, disk->disk_name);
-	if (lim.logical_block_size != block) {
-		queue_limits_cancel_update(disk->queue);
-		return -EINVAL;
+int ub_disk_set_limits(struct gendisk *disk, const struct queue_limits *lim)
+{
+	struct queue_limits new = queue_limits_start_update(disk->queue);
+
+	new = *lim;
+	return queue_limits_commit_update_frozen(disk->queue, &new);
+}
+
+/*
+ * Stores the disk and its partitions in @list, each with a reference, at most
+ * @most of them. Returns how many.
+ */
+unsigned int ub_disk_parts(struct gendisk *disk, struct block_device **list,
+			   unsigned int most)
+{
+	struct block_device *part;
+	unsigned int n = 0;
+	unsigned long idx;
+
+	rcu_read_lock();
+	xa_for_each(&disk->part_tbl, idx, part) {
+		if (n < most && kobject_get_unless_zero(&part->bd_device.kobj))
+			list[n++] = part;
 	}
-	return queue_limits_commit_update_frozen(disk->queue, &lim);
+	rcu_read_unlock();
+	return n;
+}
+
+void ub_part_put(struct block_device *part)
+{
+	put_device(&part->bd_device);
+}
+
+/* Freezes the file system on a device, or writes back its page cache. */
+int ub_part_freeze(struct block_device *part)
+{
+	return bdev_freeze(part);
+}
+
+int ub_part_thaw(struct block_device *part)
+{
+	return bdev_thaw(part);
 }

@@ -95,6 +95,13 @@ impl<D: Operations> TagSet<D> {
         )
     }
 
+    /// Returns whether a lower driver may sleep when it takes a request from
+    /// [`Operations::queue`].
+    pub(crate) fn may_sleep(&self) -> bool {
+        // SAFETY: By the invariant the set is initialised. The flags do not change afterwards.
+        unsafe { (*self.inner.get()).flags & bindings::BLK_MQ_F_BLOCKING != 0 }
+    }
+
     pub(super) fn as_raw(&self) -> *mut bindings::blk_mq_tag_set {
         self.inner.get()
     }

@@ -31,6 +31,8 @@ pub const MODE_READ_ONLY_REQUESTED: u32 = 2;
 pub const CREATE_READ_ONLY: u32 = 1;
 /// `UNIONBLK_CREATE_NO_ROOT`.
 pub const CREATE_NO_ROOT: u32 = 2;
+/// `UNIONBLK_FREEZE_FILE_SYSTEMS`.
+pub const FREEZE_FILE_SYSTEMS: u32 = 1;
 /// `UNIONBLK_DISCARD_ZERO`.
 pub const DISCARD_ZERO: u32 = 0;
 /// `UNIONBLK_DISCARD_REVEAL`.
@@ -297,7 +299,7 @@ call!(LostCall, 4, 48, in: [flags, id, reserved0, from], |s| {
 });
 
 call!(Freeze, 5, 304, in: [flags, id, leaf, seal], |s| {
-    s.flags == 0
+    s.flags & !FREEZE_FILE_SYSTEMS == 0
 });
 
 impl Freeze {

@@ -321,7 +321,7 @@ where
             next.freeze(seal);
         }
         self.write_pages(map, disk, &mut next)?;
-        self.write_superblock(disk, next)?;
+        self.write_superblock(disk, next, after)?;
         self.ring.free_all();
         self.pages.checkpointed();
         self.note_committed(quiescent);
@@ -434,11 +434,20 @@ where
     }
 
     /// Makes `next` the active superblock, then renews the other slot. Writes the older slot first.
-    fn write_superblock<D: Disk>(&mut self, disk: &mut D, next: Superblock) -> Result {
+    fn write_superblock<D: Disk>(
+        &mut self,
+        disk: &mut D,
+        next: Superblock,
+        after: After,
+    ) -> Result {
         let first = self.newest.other();
-        for (slot, order) in [(first, Order::FlushFua), (first.other(), Order::Fua)] {
-            next.encode(disk.block());
-            disk.write(superblock_block(slot), 1, order)?;
+        next.encode(disk.block());
+        disk.write(superblock_block(first), 1, Order::FlushFua)?;
+        next.encode(disk.block());
+        let second = disk.write(superblock_block(first.other()), 1, Order::Fua);
+        // The first slot has frozen the leaf, whatever becomes of the second.
+        if !matches!(after, After::Frozen(_)) {
+            second?;
         }
         self.newest = first.other();
         self.superblock = next;

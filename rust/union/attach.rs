@@ -270,6 +270,18 @@ pub(super) struct Pair {
     limits: Limits,
 }
 
+impl Pair {
+    /// Returns the limits of a disk on these devices.
+    pub(super) fn limits(&self) -> Limits {
+        self.limits.clone()
+    }
+
+    /// Returns the slab size of the leaf, in sectors.
+    pub(super) fn slab_sectors(&self) -> u32 {
+        self.loaded.map.geometry().slab_sectors()
+    }
+}
+
 /// Checks that the leaf belongs to the root, and reads its metadata. Writes nothing.
 #[inline(never)]
 pub(super) fn load(

@@ -46,6 +46,12 @@ impl Attached {
 }
 
 /// Waits for all work items and makes the last checkpoint.
+/// Waits for the discards and the reclaim that are under way. Requests may run, and cause more.
+pub(super) fn flush_reclaim(union: &Arc<Union>) {
+    workqueue::flush_work::<_, { work_items::DISCARD }>(union);
+    workqueue::flush_work::<_, { work_items::RECLAIM }>(union);
+}
+
 /// Waits for all work items. No request is in flight, and none arrives meanwhile.
 pub(super) fn stop_work(union: &Arc<Union>) {
     // The timer, the commit work and a large discard queue reclaim and checkpoints, and reclaim

@@ -12,7 +12,10 @@ use super::{
         check_identity,
         Pair, //
     },
-    detach::stop_work,
+    detach::{
+        flush_reclaim,
+        stop_work, //
+    },
     leaf_disk::LeafDisk,
     stack::{
         self,
@@ -25,7 +28,11 @@ use super::{
     Union, //
 };
 use crate::{
-    blk::BlockDevice,
+    blk::{
+        BlockDevice,
+        Limits,
+        Way, //
+    },
     error::{
         open,
         os, //
@@ -37,6 +44,10 @@ use crate::{
             Error,
             Result,
             Side, //
+        },
+        num::{
+            saturating_u32,
+            SECTOR_BYTES, //
         },
         protocol::{
             flush,
@@ -58,14 +69,18 @@ use kernel::{
 pub(crate) struct NewLeaf<'a> {
     pub(crate) leaf: &'a CStr,
     pub(crate) seal: Seal,
+    /// Freeze the file systems on the disk meanwhile, so that they are clean in the layer.
+    pub(crate) freeze_file_systems: bool,
 }
 
 /// All that a freeze needs, prepared while requests run.
 struct Prepared {
     /// The new leaf, without its stack.
     pair: Pair,
-    /// The layers of the new stack: those of the old one, and the old leaf.
+    /// The layers of the new stack: the layers of the old one, and the old leaf.
     layers: KVec<Layer>,
+    /// The limits of the disk with the new leaf.
+    limits: Limits,
 }
 
 impl Attached {
@@ -79,15 +94,37 @@ impl Attached {
             return Err(Error::ReadOnlyLeaf);
         }
         let prepared = prepare(&old, new, resources)?;
-        let limits = self.disk.add_limits(&prepared.pair.lower.leaf);
-        limits.map_err(|_| Error::Limits(Side::Leaf))?;
-        // What is stored now need not be stored while requests wait.
+        let Prepared {
+            pair,
+            layers,
+            limits,
+        } = prepared;
+        if limits.logical_block_size() != self.disk.logical_block_size() {
+            return Err(Error::Limits(Side::Leaf));
+        }
+        // What is done and stored now need not be while requests wait.
+        flush_reclaim(&old);
         flush::checkpoint(&old.as_arc_borrow(), u64::MAX)?;
-        let replaced = self
-            .disk
-            .replace(|| switch(&old, prepared, new.seal, resources));
+        let file_systems = if new.freeze_file_systems {
+            Some(os(self.disk.freeze_file_systems())?)
+        } else {
+            None
+        };
+        if file_systems.is_some() {
+            // What they have written until they were frozen.
+            flush::checkpoint(&old.as_arc_borrow(), u64::MAX)?;
+        }
+        let prepared = (pair, layers);
+        let replaced = self.disk.replace(
+            || switch(&old, prepared, new.seal, resources),
+            Error::Busy(Side::Leaf),
+        );
+        drop(file_systems);
         if replaced.is_ok() {
             self.union = self.disk.driver();
+            // A call that queued or ended a request may have queued work of the old union until
+            // `replace` has waited for it.
+            stop_work(&old);
         } else {
             // The timer was cancelled. It commits what it would have committed, and can be armed
             // again.
@@ -109,10 +146,11 @@ impl Attached {
         drop((replaced, old));
         let stack = union.lower.stack.as_ref();
         let claimed = stack.map_or(Ok(()), |stack| stack.claim_top());
-        if let Err(e) = claimed.and(linked) {
-            // The union works, and its devices stay open.
+        let limited = os(self.disk.set_limits(limits));
+        if let Err(e) = claimed.and(linked).and(limited) {
+            // The union works. The next union on the layer claims it, or is refused.
             pr_warn!(
-                "{}: its devices are not all marked as used: {}\n",
+                "{}: not all of what a freeze changes is in place: {}\n",
                 union.name,
                 core::format_args!("{e}")
             );
@@ -131,6 +169,10 @@ fn prepare(old: &Union, new: &NewLeaf<'_>, resources: &Arc<Resources>) -> Result
     if g.union_sectors() != old.geometry().union_sectors() {
         return Err(Error::Limits(Side::Leaf));
     }
+    let (wanted, found) = (old.geometry().root_sectors(), g.root_sectors());
+    if found != wanted {
+        return Err(Error::RootSize(wanted, found));
+    }
     if let Some(root) = &lower.root {
         check_identity(root, &probe.superblock, &mut buffer)?;
     }
@@ -144,10 +186,22 @@ fn prepare(old: &Union, new: &NewLeaf<'_>, resources: &Arc<Resources>) -> Result
     }
     let name = old.name;
     let pair = union_attach::load(name, lower, (probe, buffer), resources)?;
-    let mut pair = union_attach::first_checkpoint(pair)?;
-    pair.lower.way = union_attach::way_of(&pair.lower);
+    let pair = union_attach::first_checkpoint(pair)?;
     let layers = stack::with_leaf(&old.lower)?;
-    Ok(Prepared { pair, layers })
+    let mut limits = pair.limits();
+    for dev in old.lower.layers() {
+        let stacked = limits.stack(dev, c"unionblk");
+        stacked.map_err(|_| Error::Limits(Side::Layer))?;
+    }
+    let stacked = limits.stack(&old.lower.leaf, c"unionblk");
+    stacked.map_err(|_| Error::Limits(Side::Layer))?;
+    let slab = u64::from(pair.slab_sectors()).saturating_mul(SECTOR_BYTES);
+    limits.offer_discard(saturating_u32(slab));
+    Ok(Prepared {
+        pair,
+        layers,
+        limits,
+    })
 }
 
 /// Returns whether a list has the layers of a stack, so that both have one chain.
@@ -188,15 +242,20 @@ fn open_new(old: &Union, path: &CStr) -> Result<Lower> {
 #[inline(never)]
 fn switch(
     old: &Arc<Union>,
-    prepared: Prepared,
+    (mut pair, layers): (Pair, KVec<Layer>),
     seal: Seal,
     resources: &Arc<Resources>,
 ) -> Result<Arc<Union>> {
     stop_work(old);
-    let Prepared { mut pair, layers } = prepared;
     let id = LayerId::Frozen(old.leaf.uuid, seal);
     let merged = stack::merge(old.lower.stack.as_deref(), &old.map, layers, &id)?;
     pair.lower.stack = Some(Stacks::add(&resources.stacks, merged)?);
+    pair.lower.way = union_attach::way_of(&pair.lower);
+    // The tags were made for the devices of the first union. If they do not let a lower driver
+    // sleep where it takes requests, a worker sends bios.
+    if !old.tags.may_sleep() && pair.lower.devices().any(BlockDevice::may_sleep) {
+        pair.lower.way = Way::Bios;
+    }
     let new = union_attach::union_after(old, pair, resources)?;
     flush::freeze(&old.as_arc_borrow(), seal)?;
     Ok(new)

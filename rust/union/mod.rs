@@ -177,7 +177,7 @@ impl Lower {
         match source {
             Source::Leaf(sector) => Some((&self.leaf, sector)),
             Source::Root(sector) => Some((self.root.as_ref()?, sector)),
-            Source::Layer(layer, sector) => self.stack.as_ref()?.place(layer, sector),
+            Source::Layer(at) => self.stack.as_ref()?.place(at),
             Source::Zero | Source::Lost => None,
         }
     }

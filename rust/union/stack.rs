@@ -23,7 +23,10 @@ use crate::{
     },
     resources::Resources,
     stack_memory::StackPageLists,
-    sys::digest::Sha256,
+    sys::{
+        digest::Sha256,
+        mm::NoIo, //
+    },
     ubcore::{
         abi,
         alloc::{
@@ -41,6 +44,7 @@ use crate::{
             superblock::Superblock, //
         },
         geometry::{
+            Geometry,
             BLOCK_BYTES,
             BLOCK_SECTORS, //
         },
@@ -81,7 +85,8 @@ use crate::{
             },
             leaf_extents::LeafExtents,
             listed,
-            map::StackMap, //
+            map::StackMap,
+            place::LayerSector, //
         },
     },
 };
@@ -95,12 +100,18 @@ use kernel::{
     },
 };
 
+/// The largest union of a layer: 64 TiB. The list of the map's pages has 8 bytes for each 32 MiB up
+/// to the last sector that a layer maps, and a layer says itself how large it is.
+const SECTORS_MAX: u64 = 1 << 37;
+
 /// A layer of a stack: its device.
 pub(crate) struct Layer {
     pub(super) device: BlockDevice,
     /// The sector at which the layer begins.
     offset: u64,
-    /// Keeps others from claiming the device, if `device` does not.
+    /// Whether `device` keeps others from claiming the device.
+    is_claimed: bool,
+    /// Does so otherwise.
     claim: SetOnce<BlockDevice>,
 }
 
@@ -111,6 +122,8 @@ struct Identity {
     stand_in: Option<StandIn>,
     /// The size of the layer's union.
     sectors: u64,
+    /// What a frozen leaf was made on: the chain of its layers, and the size of its root.
+    made_on: Option<(ChainId, u64)>,
     form: Form,
 }
 
@@ -146,10 +159,10 @@ impl Stack {
     /// Returns the device and the sector of a place in a layer. There is no such layer only if a
     /// rule of the map does not hold.
     #[inline]
-    pub(super) fn place(&self, layer: u8, sector: u64) -> Option<(&BlockDevice, u64)> {
-        let layer = self.layers.get(usize::from(layer))?;
+    pub(super) fn place(&self, at: LayerSector) -> Option<(&BlockDevice, u64)> {
+        let layer = self.layers.get(usize::from(at.layer()))?;
         // A device has fewer than 2^55 sectors, and the builder checked the extents' places.
-        Some((&layer.device, sector.wrapping_add(layer.offset)))
+        Some((&layer.device, at.sector().wrapping_add(layer.offset)))
     }
 
     /// Returns whether this is the stack of these layers, on the same devices.
@@ -165,10 +178,14 @@ impl Stack {
         self.chain
     }
 
-    /// Shares the device of the highest layer with all unions, after the union that wrote to it has
-    /// closed it. Until then the layer was read without a claim on its device.
+    /// Makes sure that all unions share the device of the highest layer. After a freeze it is read
+    /// without a claim, until the union that wrote to it has closed it. Fails with `Busy` if
+    /// another holder has the device.
     pub(super) fn claim_top(&self) -> Result {
         let top = self.layers.last().ok_or(Error::Internal)?;
+        if top.is_claimed || top.claim.as_ref().is_some() {
+            return Ok(());
+        }
         let claim = top
             .device
             .again_shared()
@@ -213,32 +230,41 @@ impl Stacks {
 
     /// Returns a use of the stack of these layers, if a union uses it already.
     fn find(this: &Arc<Self>, chain: ChainId, layers: &[Layer]) -> Option<StackUse> {
-        let mut list = this.list.lock();
-        let found = list.iter_mut().find(|l| l.stack.is_of(chain, layers))?;
-        found.unions = found.unions.saturating_add(1);
-        Some(StackUse {
-            stack: found.stack.clone(),
-            stacks: this.clone(),
-        })
+        let stack = use_listed(&mut this.list.lock(), chain, layers)?;
+        let stacks = this.clone();
+        Some(StackUse { stack, stacks })
     }
 
     /// Adds a stack. If another attach has added the same one meanwhile, returns a use of that.
     pub(super) fn add(this: &Arc<Self>, stack: Stack) -> Result<StackUse> {
-        if let Some(found) = Self::find(this, stack.chain, &stack.layers) {
-            return Ok(found);
-        }
         let stack = Arc::new(stack, GFP_KERNEL).map_err(|_| Error::NoMemory)?;
         let listed = Listed {
             stack: stack.clone(),
             unions: 1,
         };
-        let added = this.list.lock().push(listed, GFP_KERNEL);
-        added.map_err(|_| Error::NoMemory)?;
-        Ok(StackUse {
-            stack,
-            stacks: this.clone(),
-        })
+        // A freeze takes the lock while requests of its disk wait. So memory for the list must not
+        // wait for I/O, which could be to that disk.
+        let no_io = NoIo::new();
+        let mut list = this.list.lock();
+        let stack = match use_listed(&mut list, stack.chain, &stack.layers) {
+            Some(found) => found,
+            None => {
+                list.push(listed, GFP_KERNEL).map_err(|_| Error::NoMemory)?;
+                stack
+            }
+        };
+        drop(list);
+        drop(no_io);
+        let stacks = this.clone();
+        Ok(StackUse { stack, stacks })
     }
+}
+
+/// Adds a union to those of the stack of these layers, if it is on the list.
+fn use_listed(list: &mut [Listed], chain: ChainId, layers: &[Layer]) -> Option<Arc<Stack>> {
+    let found = list.iter_mut().find(|l| l.stack.is_of(chain, layers))?;
+    found.unions = found.unions.saturating_add(1);
+    Some(found.stack.clone())
 }
 
 /// The use of a stack by one union.
@@ -292,7 +318,8 @@ impl Drop for StackUse {
 pub(super) fn open_layers(given: &[abi::Layer]) -> core::result::Result<KVec<Layer>, Failed> {
     let mut layers = KVec::new();
     for (n, layer) in (1..).zip(given) {
-        let opened = open_layer(layer)
+        let opened = give_way()
+            .and_then(|()| open_layer(layer))
             .and_then(|layer| layers.push(layer, GFP_KERNEL).map_err(|_| Error::NoMemory));
         opened.map_err(|error| Failed::of_layer(error, n))?;
     }
@@ -316,6 +343,7 @@ fn open_layer(given: &abi::Layer) -> Result<Layer> {
     Ok(Layer {
         device,
         offset: given.offset / SECTOR_BYTES,
+        is_claimed: true,
         claim: SetOnce::new(),
     })
 }
@@ -328,11 +356,12 @@ pub(super) fn find_or_build(
     resources: &Resources,
 ) -> core::result::Result<Option<StackUse>, Failed> {
     let listed = listed_ids(leaf, sb)?;
-    let (chain, found) = check_chain(&listed, &layers)?;
+    let (chain, found) = check_chain(&listed, &layers, &sb.geometry)?;
     if layers.is_empty() {
         return Ok(None);
     }
     if let Some(found) = Stacks::find(&resources.stacks, chain, &layers) {
+        found.claim_top()?;
         return Ok(Some(found));
     }
     let stack = build(layers, &found, chain, &resources.reserve)?;
@@ -353,12 +382,21 @@ pub(super) fn listed_ids(leaf: &mut LeafDisk<'_>, sb: &Superblock) -> Result<KVe
 fn check_chain(
     listed: &[LayerId],
     layers: &[Layer],
+    leaf: &Geometry,
 ) -> core::result::Result<(ChainId, KVVec<Identity>), Failed> {
     let mut links = Links::new(listed);
     let mut all = KVVec::new();
     let mut buffer = LeafDisk::new_buffer()?;
     for (n, layer) in (1..).zip(layers) {
         let added = layer.identify(&mut buffer).and_then(|found| {
+            give_way()?;
+            if found.sectors > leaf.union_sectors() {
+                return Err(Error::TooLarge(Side::Layer, found.sectors));
+            }
+            let below = (links.chain_so_far(), leaf.root_sectors());
+            if found.made_on.is_some_and(|made_on| made_on != below) {
+                return Err(Error::LayerIdentity);
+            }
             links.add::<Sha256>(&found.id, found.stand_in.as_ref())?;
             all.push(found, GFP_KERNEL).map_err(|_| Error::NoMemory)
         });
@@ -382,6 +420,7 @@ impl Layer {
             id: LayerId::Frozen(sb.uuid, seal),
             stand_in: None,
             sectors: sb.geometry.union_sectors(),
+            made_on: Some((sb.chain, sb.geometry.root_sectors())),
             form: Form::Frozen,
         })
     }
@@ -397,6 +436,7 @@ impl Layer {
             id: LayerId::Sealed(header.digest),
             stand_in,
             sectors: header.union_sectors,
+            made_on: None,
             form: Form::Sealed(header),
         })
     }
@@ -412,6 +452,9 @@ fn build(
 ) -> core::result::Result<Stack, Failed> {
     let mut buffer = LeafDisk::new_buffer()?;
     let sectors = found.iter().map(|f| f.sectors).fold(0, u64::max);
+    if sectors > SECTORS_MAX {
+        return Err(Error::TooLarge(Side::Layer, sectors).into());
+    }
     let mut builder = Builder::new(StackPageLists::new(), sectors).map_err(refused)?;
     let mut blocks = saturating_u32(BLOCK_SECTORS);
     for (n, (layer, found)) in (1..).zip(layers.iter().zip(found)) {
@@ -443,6 +486,7 @@ pub(super) fn with_leaf(lower: &Lower) -> Result<KVec<Layer>> {
         let again = Layer {
             device: device.map_err(|e| open(Side::Layer, e))?,
             offset: layer.offset,
+            is_claimed: true,
             claim: SetOnce::new(),
         };
         layers
@@ -453,6 +497,7 @@ pub(super) fn with_leaf(lower: &Lower) -> Result<KVec<Layer>> {
         // The union still writes to it, so it cannot be shared yet.
         device: lower.leaf.again_plain().map_err(|e| open(Side::Layer, e))?,
         offset: 0,
+        is_claimed: false,
         claim: SetOnce::new(),
     };
     layers.push(top, GFP_KERNEL).map_err(|_| Error::NoMemory)?;
@@ -468,6 +513,9 @@ pub(super) fn merge(
     top: &LayerId,
 ) -> Result<Stack> {
     let sectors = map.geometry().union_sectors();
+    if sectors > SECTORS_MAX {
+        return Err(Error::TooLarge(Side::Layer, sectors));
+    }
     let memory = StackPageLists::new();
     let builder = match below {
         Some(below) => Builder::over(&below.map, memory, sectors),

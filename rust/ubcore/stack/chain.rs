@@ -116,6 +116,11 @@ impl<'a> Links<'a> {
         layers.iter().fold(ChainId::BOTTOM, |c, id| c.with::<S>(id))
     }
 
+    /// Returns the chain of the layers added so far.
+    pub fn chain_so_far(&self) -> ChainId {
+        self.chain
+    }
+
     /// Adds the next layer. Fails with `LayerIdentity` if it is not the one that the leaf lists
     /// next, and does not stand in for that and the layers over it.
     pub fn add<S: Sha256>(&mut self, id: &LayerId, stand_in: Option<&StandIn>) -> Result {

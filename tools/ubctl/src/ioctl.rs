@@ -50,23 +50,6 @@ pub fn create(fd: impl AsFd, request: &mut Create, layers: &[Layer]) -> rustix::
     call(fd, request)
 }
 
-/// `FIFREEZE` and `FITHAW` of `linux/fs.h`. Both take an argument that no file system reads.
-const FREEZE: Opcode = rustix::ioctl::opcode::read_write::<i32>(b'X', 119);
-const THAW: Opcode = rustix::ioctl::opcode::read_write::<i32>(b'X', 120);
-
-/// Makes a file system write all that it holds, and lets no writer continue. Fails with `EBUSY` if
-/// it is frozen already.
-pub fn freeze_file_system(fd: impl AsFd) -> rustix::io::Result<()> {
-    // SAFETY: The call takes an integer, which this is.
-    unsafe { ioctl(fd, rustix::ioctl::IntegerSetter::<FREEZE>::new_usize(0)) }
-}
-
-/// Reverses [`freeze_file_system`].
-pub fn thaw_file_system(fd: impl AsFd) -> rustix::io::Result<()> {
-    // SAFETY: The call takes an integer, which this is.
-    unsafe { ioctl(fd, rustix::ioctl::IntegerSetter::<THAW>::new_usize(0)) }
-}
-
 /// `struct loop_info64` of `linux/loop.h`: what a loop device shows.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]

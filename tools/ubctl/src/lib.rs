@@ -14,7 +14,6 @@ pub mod control;
 pub mod device;
 pub mod dm;
 pub mod error;
-pub mod frozen_mounts;
 pub mod holders;
 pub mod identity;
 pub mod interrupt;

@@ -111,8 +111,20 @@ fn attach(path: &Path, side: Side, write: bool, sector: u32) -> Result<(PathBuf,
         .open(path)
         .map_err(|e| Fail::io("open", path, &e))?;
     let meta = image.metadata().map_err(|e| Fail::io("open", path, &e))?;
-    lock(&image, path, side)?;
     let sector = blocksize::of_image(meta.len(), sector);
+    if side == Side::Layer {
+        // The union that froze a leaf keeps the loop device on which it has written to the leaf.
+        // That device has the lock, and nothing writes to it any more.
+        let whole = loops_over(&meta).into_iter().filter(|over| over.is_whole());
+        let fits = |over: Over| {
+            let file = over.file?;
+            (ioctl_blksszget(&file) == Ok(sector)).then_some((over.node, file))
+        };
+        if let Some(found) = whole.filter_map(fits).next() {
+            return Ok(found);
+        }
+    }
+    lock(&image, path, side)?;
     for over in loops_over(&meta) {
         if side == Side::Leaf || !over.is_read_only() {
             return Err(on_a_loop(path, &over));

@@ -138,6 +138,21 @@ fn same(paths: &[(u64, u64)]) -> String {
     paths.iter().map(one).collect()
 }
 
+/// Refuses a leaf that lies on this disk at all, also as an image of a file system on it.
+pub fn refuse_upon(leaf: &Device, disk: u64) -> Result {
+    let trails = trails(leaf, Side::Leaf)?;
+    let is_there = |step: &Step| step.storage == Storage::Disk(disk);
+    if !trails.iter().flatten().any(is_there) {
+        return Ok(());
+    }
+    let text = format!(
+        "leaf {}: it lies on the union itself, which would then need itself for each write: choose \
+         a leaf elsewhere",
+        leaf.path().display()
+    );
+    Err(Fail::new(REFUSED, "same_device", text))
+}
+
 /// Returns whether a trail reaches a union before it reaches a file.
 fn is_on_union(trail: &Trail) -> bool {
     let is_device = |step: &&Step| matches!(step.storage, Storage::Disk(_) | Storage::Pool(_));

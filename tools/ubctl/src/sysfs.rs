@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{major, makedev, minor, Dev};
 use serde::Serialize;
+use ubcore::format::name::UNION_PREFIX;
 
 use crate::dm;
 
@@ -209,6 +210,16 @@ pub fn slave_numbers(folder: &Path) -> Vec<u64> {
         .flatten()
         .flatten()
         .filter_map(one)
+        .collect()
+}
+
+/// Returns the nodes of the devices that a union is made of, as sysfs says.
+pub fn slave_nodes(id: u32) -> Vec<PathBuf> {
+    let list = fs::read_dir(format!("/sys/block/{UNION_PREFIX}{id}/slaves"));
+    let names = list.into_iter().flatten().flatten().map(|e| e.file_name());
+    // sysfs has an exclamation mark where the name has a slash.
+    names
+        .map(|name| Path::new("/dev").join(name.to_string_lossy().replace('!', "/")))
         .collect()
 }
 

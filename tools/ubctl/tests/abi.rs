@@ -185,6 +185,7 @@ fn numbers(said: &mut Said) {
     );
     number("CREATE_READ_ONLY", abi::CREATE_READ_ONLY.into());
     number("CREATE_NO_ROOT", abi::CREATE_NO_ROOT.into());
+    number("FREEZE_FILE_SYSTEMS", abi::FREEZE_FILE_SYSTEMS.into());
     number("LAYERS_MAX", LAYERS_MAX.into());
     number("DISCARD_ZERO", abi::DISCARD_ZERO.into());
     number("DISCARD_REVEAL", abi::DISCARD_REVEAL.into());

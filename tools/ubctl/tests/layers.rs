@@ -3,7 +3,7 @@
 //! `ubctl format --layer` on images.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use tool::leaf::Union;
 use tool::{get, put, ubctl, Folder, MIB};
@@ -17,7 +17,7 @@ fn format(f: &Folder, name: &str, words: &str, paths: &[&PathBuf]) -> PathBuf {
     leaf
 }
 
-fn freeze(leaf: &PathBuf) {
+fn freeze(leaf: &Path) {
     ubctl("freeze {}", &[leaf]).done();
 }
 

@@ -15,10 +15,9 @@ use super::super::format::{Discard, LayoutArgs, Plan};
 use crate::below::{self, Opened};
 use crate::control::{self, path_text, Control};
 use crate::device::{Access, Device};
-use crate::error::Result;
-use crate::frozen_mounts::FrozenMounts;
+use crate::error::{Fail, Result};
 use crate::loopdev::{self, Lower};
-use crate::{interrupt, loaded, output, overlap, preflight, random};
+use crate::{interrupt, loaded, output, overlap, preflight, random, sysfs};
 
 /// What to freeze, and how.
 pub struct Live<'a> {
@@ -42,8 +41,8 @@ struct Frozen {
     leaf: String,
     leaf_uuid: String,
     layers: u32,
-    /// The mounts whose file systems were frozen, so that they are clean in the layer.
-    fsfrozen: Vec<PathBuf>,
+    /// Whether the file systems were frozen meanwhile, so that they are clean in the layer.
+    fsfreeze: bool,
 }
 
 /// Runs the command.
@@ -58,11 +57,16 @@ pub fn run(args: &Live<'_>, json: bool) -> Result {
     let seal = Seal(random::bytes()?);
     let leaf = Lower::open(args.leaf, Side::Leaf, true, sb.root_block_bytes)?;
     let below = below(&status, open, &sb, (&layer, seal))?;
-    let plan = plan(args, below, (&sb, &leaf))?;
+    let plan = plan(args, below, &status, (&sb, &leaf))?;
     plan.write()?;
     let handed = plan.hand_over();
-    let done = switch(args, &control, &status, (&leaf, seal));
-    let fsfrozen = done.map_err(|fail| handed.roll_back(fail))?;
+    if let Err(fail) = switch(args, &control, &status, (&leaf, seal)) {
+        return Err(match is_frozen(&old, seal) {
+            // The new leaf lies on the frozen one, and is the only leaf that does.
+            true => frozen_after_all(fail, &layer, args.leaf),
+            false => handed.roll_back(fail),
+        });
+    }
     let leaf_uuid = output::uuid(&handed.uuid);
     drop(handed);
     loopdev::warn_short(&leaf);
@@ -76,7 +80,7 @@ pub fn run(args: &Live<'_>, json: bool) -> Result {
         leaf: path_text(&after.leaf),
         leaf_uuid,
         layers: after.layers,
-        fsfrozen,
+        fsfreeze: !args.no_fsfreeze,
     };
     report(&frozen, json)
 }
@@ -105,11 +109,22 @@ fn below(
 }
 
 /// Makes the checks of a format of the new leaf.
-fn plan(args: &Live<'_>, below: Opened, (sb, leaf): (&Superblock, &Lower)) -> Result<Plan> {
+fn plan(
+    args: &Live<'_>,
+    below: Opened,
+    status: &Status,
+    (sb, leaf): (&Superblock, &Lower),
+) -> Result<Plan> {
     let open = Device::open(&leaf.node, Side::Leaf, Access::Exclusive)?.called(&leaf.name);
     for device in below.devices() {
         overlap::refuse(device, &open)?;
     }
+    // Also what the union lies on, and the union itself: an image of a file system on it.
+    for path in sysfs::slave_nodes(status.id) {
+        overlap::refuse(&Device::open(&path, Side::Layer, Access::Read)?, &open)?;
+    }
+    let union = rustix::fs::makedev(status.major, status.minor);
+    overlap::refuse_upon(&open, union)?;
     preflight::refuse_limits(&open, Side::Leaf)?;
     // The union stays as it is, so the new leaf has the old one's layout.
     let layout = LayoutArgs {
@@ -134,41 +149,49 @@ fn plan(args: &Live<'_>, below: Opened, (sb, leaf): (&Superblock, &Lower)) -> Re
     )
 }
 
-/// Freezes the file systems on the union, and then its leaf. Returns the mounts that were frozen.
+/// Makes the driver freeze the leaf.
 fn switch(
     args: &Live<'_>,
     control: &Control,
     status: &Status,
     (leaf, seal): (&Lower, Seal),
-) -> Result<Vec<PathBuf>> {
+) -> Result {
     interrupt::check()?;
     let mut request = abi::Freeze::new();
     control::put_path(&mut request.leaf, &leaf.given())?;
     (request.id, request.seal) = (status.id, seal.0);
-    // Thawed when this is dropped, whatever happens.
-    let mounts = if args.no_fsfreeze {
-        FrozenMounts::none()
-    } else {
-        FrozenMounts::of(status)?
-    };
-    let what = format!("leaf {}", leaf.name.display());
-    control.freeze(&mut request, &what)?;
-    Ok(mounts.thaw())
+    if !args.no_fsfreeze {
+        request.flags |= abi::FREEZE_FILE_SYSTEMS;
+    }
+    let name = format!("{}{}", control::PREFIX, status.id);
+    let what = format!("freeze of {name}, new leaf {}", leaf.name.display());
+    control.freeze(&mut request, &what)
+}
+
+/// Returns whether the old leaf has the seal. The freeze of a leaf that failed may have happened.
+fn is_frozen(old: &Path, seal: Seal) -> bool {
+    let open = Device::open(old, Side::Layer, Access::Read);
+    let sb = open.and_then(|mut open| loaded::superblock(&mut open));
+    sb.is_ok_and(|sb| sb.frozen == Some(seal))
+}
+
+fn frozen_after_all(mut fail: Fail, layer: &Path, leaf: &Path) -> Fail {
+    fail.message += &format!(
+        "; {} is frozen nevertheless, and the union is read-only: detach it, and attach {} in its \
+         place",
+        layer.display(),
+        leaf.display()
+    );
+    fail
 }
 
 fn report(frozen: &Frozen, json: bool) -> Result {
     if json {
         return output::json(frozen);
     }
-    let fs = match frozen.fsfrozen.len() {
-        0 => "none was frozen".to_owned(),
-        _ => {
-            let all = frozen
-                .fsfrozen
-                .iter()
-                .map(|path| path.display().to_string());
-            format!("clean: {}", all.collect::<Vec<_>>().join(", "))
-        }
+    let fs = match frozen.fsfreeze {
+        true => "frozen meanwhile, so they are clean in the layer",
+        false => "not frozen, so they are as after a power failure",
     };
     output::text(&format!(
         "{}: frozen, and a layer of {} now\n{}",
@@ -179,7 +202,7 @@ fn report(frozen: &Frozen, json: bool) -> Result {
             ("seal", frozen.seal.clone()),
             ("new leaf", frozen.leaf.clone()),
             ("layers", frozen.layers.to_string()),
-            ("file systems", fs),
+            ("file systems", fs.to_owned()),
         ])
     ))
 }

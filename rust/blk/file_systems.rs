@@ -1,0 +1,70 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The file systems on a disk and its partitions, frozen for a moment.
+//!
+//! C header: [`include/linux/blkdev.h`](srctree/include/linux/blkdev.h)
+
+use super::{
+    ffi,
+    gen_disk::GenDiskRef, //
+};
+use core::ptr::NonNull;
+use kernel::{
+    bindings,
+    error::to_result,
+    prelude::*, //
+};
+
+/// The most partitions of a disk, and the disk (`DISK_MAX_PARTS`).
+const PARTS_MAX: usize = 256;
+
+/// Devices whose file systems are frozen. They are thawed when this is dropped.
+///
+/// # Invariants
+///
+/// The value holds a reference to each device, each of which it has frozen once.
+pub(crate) struct FrozenFileSystems(KVec<NonNull<bindings::block_device>>);
+
+impl FrozenFileSystems {
+    /// Freezes the file systems on a disk in the system. If one cannot be frozen, none is.
+    pub(super) fn new(disk: GenDiskRef) -> Result<Self> {
+        let mut all = KVec::from_elem(core::ptr::null_mut(), PARTS_MAX, GFP_KERNEL)?;
+        let mut frozen = KVec::with_capacity(PARTS_MAX, GFP_KERNEL)?;
+        let raw = disk.as_raw();
+        // SAFETY: `disk` is a reference to the disk, and `all` has room for `PARTS_MAX` pointers.
+        // CAST: 256 fits.
+        let count = unsafe { ffi::ub_disk_parts(raw, all.as_mut_ptr(), PARTS_MAX as u32) };
+        let mut done = Ok(());
+        for part in all
+            .iter()
+            .take(count as usize)
+            .filter_map(|&p| NonNull::new(p))
+        {
+            if done.is_ok() {
+                // SAFETY: `ub_disk_parts` took a reference to the device.
+                done = to_result(unsafe { ffi::ub_part_freeze(part.as_ptr()) });
+            }
+            if done.is_err() || frozen.push_within_capacity(part).is_err() {
+                // SAFETY: The reference is given up, and the device is not in the list.
+                unsafe { ffi::ub_part_put(part.as_ptr()) };
+            }
+        }
+        // INVARIANT: The list has the devices that were frozen, with their references.
+        let this = Self(frozen);
+        done.map(|()| this)
+    }
+}
+
+impl Drop for FrozenFileSystems {
+    fn drop(&mut self) {
+        // The last one frozen first, in case one lies on another.
+        while let Some(part) = self.0.pop() {
+            // SAFETY: By the invariant the value holds a reference to the device, which it has
+            // frozen, and gives up here.
+            unsafe {
+                ffi::ub_part_thaw(part.as_ptr());
+                ffi::ub_part_put(part.as_ptr());
+            }
+        }
+    }
+}
