@@ -17,6 +17,7 @@ use ubcore::sealed::Content;
 use ubcore::stack::chain::{ChainId, StandIn};
 use ubcore::stack::extent::{self, Extent};
 use ubcore::stack::leaf_extents::LeafExtents;
+use ubcore::stack::place::NoLayers;
 
 fn seal(layer: &Layer, random: &mut Random) -> Image {
     let loose = Loose::random(layer, random);
@@ -107,7 +108,7 @@ fn leaf(layer: &Layer, slab: u64, random: &mut Random) -> SimUnion {
             continue;
         };
         u.write(sector, 1, 9, true).unwrap();
-        let run = plan::read(&u.map, sector, 1).next().unwrap();
+        let run = plan::read(&u.map, NoLayers, sector, 1).next().unwrap();
         let Source::Leaf(to) = run.source else {
             panic!("{run:?}")
         };
