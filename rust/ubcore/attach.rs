@@ -14,8 +14,9 @@ use super::disk::{Disk, BUFFER_BLOCKS};
 use super::error::{Area, Error, Result};
 use super::format::directory::{self, PageEntry};
 use super::format::superblock::{choose, Superblock};
-use super::geometry::MapPage;
+use super::geometry::{superblock_block, MapPage};
 use super::journal::{self, Ring};
+use super::leaf_block::LeafBlock;
 use super::map::{Emptied, Entry, Map, Memory};
 use super::num::u32_as_usize;
 use super::pages::{self, bits_page_of, PageSet};
@@ -45,7 +46,7 @@ pub fn probe<D: Disk>(disk: &mut D, root_sectors: u64, leaf_sectors: u64) -> Res
 
 /// Reads only the superblock.
 pub fn read_superblock<D: Disk>(disk: &mut D) -> Result<Probe> {
-    disk.read(0, 2)?;
+    disk.read(superblock_block(Slot::A), 2)?;
     let [a, b, ..] = disk.buffer();
     let (superblock, slot) = choose(a, b)?;
     Ok(Probe { superblock, slot })
@@ -164,7 +165,7 @@ fn read_directory<D: Disk, L: Losses>(
 fn lose<L: Losses>(
     lost: &mut L,
     pages: Range<MapPage>,
-    (area, block): (Area, u64),
+    (area, block): (Area, LeafBlock),
     error: Error,
 ) -> Result {
     match error {

@@ -4,6 +4,7 @@
 
 use super::error::{Error, Result};
 use super::geometry::{Block, BLOCK_BYTES};
+use super::leaf_block::LeafBlock;
 
 /// The number of blocks that a [`Disk`]'s buffer holds, which is the most that one metadata I/O
 /// moves (32 KiB).
@@ -48,10 +49,10 @@ pub trait Disk {
     }
 
     /// Reads `count` blocks (1 to [`BUFFER_BLOCKS`]) from `block` into the start of the buffer.
-    fn read(&mut self, block: u64, count: usize) -> Result;
+    fn read(&mut self, block: LeafBlock, count: usize) -> Result;
 
     /// Writes the first `count` blocks (1 to [`BUFFER_BLOCKS`]) of the buffer to `block`.
-    fn write(&mut self, block: u64, count: usize, order: Order) -> Result;
+    fn write(&mut self, block: LeafBlock, count: usize, order: Order) -> Result;
 
     /// Makes everything that has completed durable.
     fn flush(&mut self) -> Result;

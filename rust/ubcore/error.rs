@@ -4,6 +4,8 @@
 
 use core::fmt;
 
+use super::leaf_block::LeafBlock;
+
 /// Where on the leaf, or in which other thing, a damage was found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Area {
@@ -143,7 +145,7 @@ pub enum Error {
     UnknownFeatures(Class, u64),
     /// Metadata fails its checksum or contradicts itself: where, and the block. For [`Area::Map`]
     /// it is the block of the map page's slot A, whichever slot is active.
-    Damaged(Area, u64),
+    Damaged(Area, LeafBlock),
     /// The root's size is not the one the leaf was formatted for: wanted, found.
     RootSize(u64, u64),
     /// The root's content is not the one the leaf was formatted for.
@@ -199,7 +201,7 @@ impl Error {
             NotFormatted => (1, 0, 0),
             NewerVersion(v) => (2, u64::from(v), 0),
             UnknownFeatures(class, bits) => (3, bits, class.code()),
-            Damaged(area, block) => (4, area.code(), block),
+            Damaged(area, block) => (4, area.code(), block.0),
             RootSize(want, found) => (5, want, found),
             RootContent => (6, 0, 0),
             LeafSize(want, found) => (7, want, found),
@@ -233,7 +235,7 @@ impl Error {
             1 => NotFormatted,
             2 => NewerVersion(u32::try_from(a).ok()?),
             3 => UnknownFeatures(Class::from_code(b)?, a),
-            4 => Damaged(Area::from_code(a)?, b),
+            4 => Damaged(Area::from_code(a)?, LeafBlock(b)),
             5 => RootSize(a, b),
             6 => RootContent,
             7 => LeafSize(a, b),
@@ -335,7 +337,7 @@ pub type Result<T = ()> = core::result::Result<T, Error>;
 #[cfg(any(test, kernel))]
 #[cfg_attr(kernel, kernel::prelude::kunit_tests(unionblk_error))]
 mod tests {
-    use super::{Area, Error, Side};
+    use super::{Area, Error, LeafBlock, Side};
 
     #[test]
     fn every_reason_survives_the_wire() {
@@ -364,7 +366,7 @@ mod tests {
         // A number that is too large is no errno.
         assert!(Error::from_wire(20, 1 << 32, 0).is_none());
         assert!(Error::from_wire(13, 0, 1 << 32).is_none());
-        assert!(Error::Damaged(Area::Map, 3).is_refusal());
+        assert!(Error::Damaged(Area::Map, LeafBlock(3)).is_refusal());
         assert!(!Error::Busy(Side::Leaf).is_refusal());
     }
 }

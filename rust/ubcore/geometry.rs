@@ -10,6 +10,7 @@ use core::ops::Range;
 
 use super::error::{Error, Result, Side};
 use super::format::layer_list;
+use super::leaf_block::LeafBlock;
 use super::num::{align_up, next, saturating_u32};
 use super::slot::Slot;
 use super::stack::chain::LAYERS_MAX;
@@ -391,8 +392,8 @@ impl Geometry {
     }
 
     /// Returns the block of the leaf at which ring position `at` lies.
-    pub fn journal_block(&self, at: u32) -> u64 {
-        SUPERBLOCKS.wrapping_add(u64::from(at))
+    pub fn journal_block(&self, at: u32) -> LeafBlock {
+        LeafBlock(SUPERBLOCKS.wrapping_add(u64::from(at)))
     }
 
     fn directory_start(&self) -> u64 {
@@ -400,10 +401,11 @@ impl Geometry {
     }
 
     /// Returns the block of the leaf that holds a slot of directory block `at`.
-    pub fn directory_block(&self, at: u32, slot: Slot) -> u64 {
-        self.directory_start()
-            .wrapping_add(skipped(slot, self.directory_blocks()))
-            .wrapping_add(u64::from(at))
+    pub fn directory_block(&self, at: u32, slot: Slot) -> LeafBlock {
+        let first = self
+            .directory_start()
+            .wrapping_add(skipped(slot, self.directory_blocks()));
+        LeafBlock(first.wrapping_add(u64::from(at)))
     }
 
     fn pages_start(&self) -> u64 {
@@ -412,10 +414,9 @@ impl Geometry {
     }
 
     /// Returns the block of the leaf that holds a slot of a map page.
-    pub fn page_block(&self, page: MapPage, slot: Slot) -> u64 {
-        self.pages_start()
-            .wrapping_add(skipped(slot, self.pages()))
-            .wrapping_add(u64::from(page.0))
+    pub fn page_block(&self, page: MapPage, slot: Slot) -> LeafBlock {
+        let first = self.pages_start().wrapping_add(skipped(slot, self.pages()));
+        LeafBlock(first.wrapping_add(u64::from(page.0)))
     }
 
     /// Returns the number of layers that the leaf lists.
@@ -430,14 +431,14 @@ impl Geometry {
     }
 
     /// Returns block `n` of the list of layers, which has [`layer_list::blocks_for`] blocks.
-    pub fn layer_list_block(&self, n: u32) -> u64 {
-        self.layer_list_start().wrapping_add(u64::from(n))
+    pub fn layer_list_block(&self, n: u32) -> LeafBlock {
+        LeafBlock(self.layer_list_start().wrapping_add(u64::from(n)))
     }
 }
 
 /// Returns the block of the leaf that holds a slot of the superblock.
-pub fn superblock_block(slot: Slot) -> u64 {
-    skipped(slot, 1)
+pub fn superblock_block(slot: Slot) -> LeafBlock {
+    LeafBlock(skipped(slot, 1))
 }
 
 /// Returns the number of blocks before the blocks of a slot, in an area that has `blocks` of each.
@@ -453,7 +454,7 @@ fn skipped(slot: Slot, blocks: u32) -> u64 {
 mod tests {
     use super::super::error::Error;
     use super::super::slot::Slot::{A, B};
-    use super::{Geometry, LeafSlab, MapPage, BLOCK_SECTORS};
+    use super::{Geometry, LeafBlock, LeafSlab, MapPage, BLOCK_SECTORS};
 
     const MIB: u64 = 2048;
 
@@ -468,15 +469,15 @@ mod tests {
             let g = Geometry::new(root, root, leaf, slab, journal);
             assert!(g.is_ok());
             if let Ok(g) = g {
-                assert_eq!(g.journal_block(0), 2);
-                assert_eq!(g.directory_block(0, A), 2 + u64::from(journal));
+                assert_eq!(g.journal_block(0), LeafBlock(2));
+                assert_eq!(g.directory_block(0, A), LeafBlock(2 + u64::from(journal)));
                 assert!(g.directory_block(0, B) > g.directory_block(g.directory_blocks() - 1, A));
                 assert!(
                     g.page_block(MapPage(0), A) > g.directory_block(g.directory_blocks() - 1, B)
                 );
                 let last = MapPage(g.pages() - 1);
                 assert!(g.page_block(MapPage(0), B) > g.page_block(last, A));
-                assert!(g.data_start() >= (g.page_block(last, B) + 1) * BLOCK_SECTORS);
+                assert!(g.data_start() >= (g.page_block(last, B).0 + 1) * BLOCK_SECTORS);
                 assert_eq!(g.data_start() % MIB, 0);
                 assert_eq!(g.data_start() % u64::from(slab), 0);
                 assert!(g.leaf_slabs() > 0);

@@ -16,6 +16,7 @@ use core::ops::{DerefMut, Range};
 
 use super::error::{Area, Error, Result};
 use super::geometry::MapPage;
+use super::leaf_block::LeafBlock;
 use super::map::{Entry, Map, Memory};
 use super::num::next;
 use super::pages::{bits_page_of, PageSet};
@@ -26,7 +27,7 @@ pub struct Damage {
     /// The area that the block belongs to.
     pub area: Area,
     /// Its position on the leaf, in blocks of 4096 bytes.
-    pub block: u64,
+    pub block: LeafBlock,
     /// Why attach refuses it: damaged, or an I/O error.
     pub error: Error,
 }

@@ -29,9 +29,9 @@ use crate::{
         format::directory::PageEntry,
         geometry::{
             Block,
-            BLOCK_BYTES,
-            BLOCK_SECTORS, //
+            BLOCK_BYTES, //
         },
+        leaf_block::LeafBlock,
         num::{
             u64_as_usize,
             usize_as_u64, //
@@ -90,8 +90,8 @@ impl<'a> LeafDisk<'a> {
 }
 
 /// Returns the first sector of `block`, and the length of `count` blocks in bytes.
-fn block_range(block: u64, count: usize) -> Result<(u64, usize)> {
-    let sector = block.checked_mul(BLOCK_SECTORS).ok_or(Error::Internal)?;
+fn block_range(block: LeafBlock, count: usize) -> Result<(u64, usize)> {
+    let sector = block.first_sector().ok_or(Error::Internal)?;
     let bytes = count.checked_mul(BLOCK_BYTES).ok_or(Error::Internal)?;
     Ok((sector, bytes))
 }
@@ -111,7 +111,7 @@ impl Disk for LeafDisk<'_> {
         self.buffer.as_mut_pages()
     }
 
-    fn read(&mut self, block: u64, count: usize) -> Result {
+    fn read(&mut self, block: LeafBlock, count: usize) -> Result {
         let (sector, bytes) = block_range(block, count)?;
         let at = sector.checked_add(self.offset).ok_or(Error::Internal)?;
         self.leaf
@@ -119,7 +119,7 @@ impl Disk for LeafDisk<'_> {
             .map_err(|_| Error::Io(Side::Leaf, sector))
     }
 
-    fn write(&mut self, block: u64, count: usize, order: Order) -> Result {
+    fn write(&mut self, block: LeafBlock, count: usize, order: Order) -> Result {
         let (sector, bytes) = block_range(block, count)?;
         if self.offset != 0 {
             // A layer is never written.
@@ -148,7 +148,7 @@ impl Disk for LeafDisk<'_> {
 impl sealed::Reader for LeafDisk<'_> {
     fn read(&mut self, block: u64, most: u64) -> Result<usize> {
         let count = u64_as_usize(most.min(usize_as_u64(BUFFER_BLOCKS)));
-        Disk::read(self, block, count)?;
+        Disk::read(self, LeafBlock(block), count)?;
         Ok(count)
     }
 

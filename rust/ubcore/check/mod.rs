@@ -17,7 +17,8 @@ use super::disk::Disk;
 use super::error::{Error, Result};
 use super::format::directory::{self, PageEntry};
 use super::format::superblock::Superblock;
-use super::geometry::{Geometry, LeafSlab, MapPage};
+use super::geometry::{superblock_block, Geometry, LeafSlab, MapPage};
+use super::leaf_block::LeafBlock;
 use super::map::{Map, Memory};
 use super::num::{saturating_u32, u32_as_usize};
 use super::pages::PageSet;
@@ -163,7 +164,7 @@ pub struct Finding {
     /// What it is.
     pub what: What,
     /// The block of the leaf.
-    pub block: u64,
+    pub block: LeafBlock,
     /// The byte in the block.
     pub byte: u32,
 }
@@ -182,9 +183,9 @@ impl Finding {
 }
 
 /// Returns the map pages that a block of the directory or of the map names or holds.
-fn behind(block: u64, g: &Geometry) -> Range<MapPage> {
-    let place = |first: u64, count: u32| {
-        let at = block.checked_sub(first)?;
+fn behind(block: LeafBlock, g: &Geometry) -> Range<MapPage> {
+    let place = |first: LeafBlock, count: u32| {
+        let at = block.0.checked_sub(first.0)?;
         let slot = at.checked_div(u64::from(count))?;
         let at = at.checked_rem(u64::from(count))?;
         (slot < 2).then_some(saturating_u32(at))
@@ -261,7 +262,11 @@ where
         let wanted = self.geometry().leaf_sectors();
         if wanted > sectors {
             let found = sectors;
-            self.report(What::LeafTruncated { wanted, found }, 0, 88);
+            self.report(
+                What::LeafTruncated { wanted, found },
+                superblock_block(Slot::A),
+                88,
+            );
         }
         let mut totals = Totals::default();
         self.directory()?;
@@ -277,7 +282,7 @@ where
         &self.sb.geometry
     }
 
-    fn report(&mut self, what: What, block: u64, byte: u32) {
+    fn report(&mut self, what: What, block: LeafBlock, byte: u32) {
         (self.out)(Finding { what, block, byte });
     }
 
@@ -291,7 +296,7 @@ where
     }
 
     /// Reads a block into the disk's buffer. Reports it if that fails.
-    fn read(&mut self, block: u64) -> bool {
+    fn read(&mut self, block: LeafBlock) -> bool {
         let read = self.disk.read(block, 1);
         if read.is_err() {
             self.report(What::Unreadable, block, 0);
@@ -300,7 +305,7 @@ where
     }
 
     /// Returns the block that holds a map page, or that would be the first to hold it.
-    fn block_of(&self, page: MapPage) -> u64 {
+    fn block_of(&self, page: MapPage) -> LeafBlock {
         let entry = self.entries.get(u32_as_usize(page.0));
         // A page that was never written has its first place.
         let slot = entry.and_then(|e| e.slot).unwrap_or(Slot::A);

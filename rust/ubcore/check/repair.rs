@@ -14,6 +14,7 @@ use super::super::disk::{Disk, Order};
 use super::super::error::Result;
 use super::super::format::superblock::Superblock;
 use super::super::geometry::superblock_block;
+use super::super::leaf_block::LeafBlock;
 use super::super::map::{Emptied, Entry, Map, Memory};
 use super::super::pages::{bits_page_of, table_page_of, PageSet};
 use super::super::slot::Slot;
@@ -42,7 +43,7 @@ pub fn slot<D: Disk>(disk: &mut D, sb: &Superblock, active: Slot) -> Result {
 }
 
 /// Zeroes a block of the leaf of `sb` that is broken and inactive.
-pub fn inactive<D: Disk>(disk: &mut D, sb: &Superblock, block: u64) -> Result {
+pub fn inactive<D: Disk>(disk: &mut D, sb: &Superblock, block: LeafBlock) -> Result {
     sb.features.writable()?;
     disk.block().fill(0);
     disk.write(block, 1, Order::FlushFua)

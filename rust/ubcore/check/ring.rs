@@ -8,10 +8,12 @@ use super::super::disk::Disk;
 use super::super::error::{Area, Error, Result};
 use super::super::format::record::Record;
 use super::super::format::ring::{self, RingHead};
-use super::super::geometry::Geometry;
+use super::super::geometry::{superblock_block, Geometry};
 use super::super::journal::{self, Found};
+use super::super::leaf_block::LeafBlock;
 use super::super::map::Memory;
 use super::super::num::u32_as_usize;
+use super::super::slot::Slot;
 use super::{is_ours, Check, Totals, What};
 
 /// The state of a block of the ring.
@@ -59,12 +61,12 @@ where
     }
 
     /// Returns the block of the leaf `n` places after the tail.
-    fn chain_block(&self, n: u32) -> u64 {
+    fn chain_block(&self, n: u32) -> LeafBlock {
         let g = self.geometry();
         g.journal_block(journal::after(self.sb.journal_tail, n, g.journal_blocks()))
     }
 
-    fn look(&mut self, block: u64) -> RingBlockState {
+    fn look(&mut self, block: LeafBlock) -> RingBlockState {
         let nonce = self.sb.nonce;
         if !self.read(block) {
             self.blind = true;
@@ -129,7 +131,7 @@ where
         let tail = self.chain_block(0);
         let blocks = chain.finished;
         if self.sb.clean && chain.chained > 0 {
-            self.report(What::CleanFlag { blocks }, 0, 108);
+            self.report(What::CleanFlag { blocks }, superblock_block(Slot::A), 108);
         } else if !self.sb.clean {
             self.report(What::NotDetached { blocks }, tail, 0);
         }

@@ -10,6 +10,7 @@ use super::super::format::directory::{self, PageEntry};
 use super::super::format::layer_list;
 use super::super::format::superblock::{choose, sector_of, Superblock, SUPERBLOCK_BYTES};
 use super::super::geometry::{superblock_block, MapPage};
+use super::super::leaf_block::LeafBlock;
 use super::super::map::Memory;
 use super::super::num::{next, saturating_u32, usize_as_u64};
 use super::super::pages;
@@ -24,8 +25,9 @@ type Bytes = [u8; SUPERBLOCK_BYTES];
 pub fn superblocks<D: Disk>(disk: &mut D, out: Visitor<'_>) -> Result<(Superblock, Slot)> {
     let mut slots = [[0; SUPERBLOCK_BYTES]; 2];
     let mut failed = [None; 2];
-    for (block, (bytes, failed)) in (0..).zip(slots.iter_mut().zip(&mut failed)) {
-        match disk.read(block, 1) {
+    let read = slots.iter_mut().zip(&mut failed);
+    for (slot, (bytes, failed)) in [Slot::A, Slot::B].into_iter().zip(read) {
+        match disk.read(superblock_block(slot), 1) {
             Ok(()) => *bytes = *sector_of(disk.block()),
             Err(e) => *failed = Some(e),
         }
@@ -69,7 +71,7 @@ fn judge_other(
     sb: &Superblock,
     active: &Bytes,
     other: &Bytes,
-    block: u64,
+    block: LeafBlock,
 ) -> Option<(What, usize)> {
     let first = active.iter().zip(other).position(|(a, b)| a != b)?;
     let old = match Superblock::decode(other, block) {
@@ -133,7 +135,7 @@ where
         }
     }
 
-    fn directory_block(&mut self, at: u32, block: u64) -> Result {
+    fn directory_block(&mut self, at: u32, block: LeafBlock) -> Result {
         let (generation, nonce) = (self.sb.generation, self.sb.nonce);
         let range = directory::pages_of(at, self.geometry().pages());
         let pages = directory::numbers_of(at, self.geometry().pages());
@@ -156,7 +158,7 @@ where
 
     /// Checks an inactive slot. It may hold an older block, a block of a checkpoint that
     /// a power failure ended, or no block of this leaf.
-    fn inactive_directory_block(&mut self, at: u32, block: u64) {
+    fn inactive_directory_block(&mut self, at: u32, block: LeafBlock) {
         let nonce = self.sb.nonce;
         let read = self.disk.read(block, 1).is_ok();
         let bytes = &self.disk.block()[..];

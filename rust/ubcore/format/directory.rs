@@ -16,6 +16,7 @@ use zerocopy_derive::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use super::super::error::{Area, Error, Result};
 use super::super::geometry::{Block, MapPage, DIRECTORY_ENTRIES};
+use super::super::leaf_block::LeafBlock;
 use super::super::num::u32_as_usize;
 use super::super::slot::Slot;
 use super::checksum::{self, has_valid_checksum, CRC_AT};
@@ -102,7 +103,7 @@ pub fn decode(
     at: u32,
     generation: u64,
     nonce: u64,
-    leaf_block: u64,
+    leaf_block: LeafBlock,
     entries: &mut [PageEntry],
 ) -> Result {
     judge(block, at, generation, nonce, entries)
@@ -208,6 +209,7 @@ pub fn pages_of(at: u32, pages: u32) -> Range<usize> {
 mod tests {
     use super::super::super::error::Error;
     use super::super::super::geometry::MapPage;
+    use super::super::super::leaf_block::LeafBlock;
     use super::super::super::slot::Slot;
     use super::{block_of, decode, encode, pages_of, PageEntry};
 
@@ -227,24 +229,25 @@ mod tests {
         ];
         assert!(encode(&mut block, 2, 10, 55, &list).is_ok());
         let mut back = [PageEntry::EMPTY; 3];
-        assert!(decode(&block, 2, 10, 55, 0, &mut back).is_ok());
+        let at = LeafBlock(0);
+        assert!(decode(&block, 2, 10, 55, at, &mut back).is_ok());
         assert!(back == list);
-        assert!(decode(&block, 1, 10, 55, 0, &mut back).is_err());
-        assert!(decode(&block, 2, 9, 55, 0, &mut back).is_err());
-        assert!(decode(&block, 2, 10, 56, 0, &mut back).is_err());
-        assert!(decode(&block, 2, 10, 55, 0, &mut back[..2]).is_err());
-        assert!(decode(&block[..4000], 2, 10, 55, 0, &mut back).is_err());
+        assert!(decode(&block, 1, 10, 55, at, &mut back).is_err());
+        assert!(decode(&block, 2, 9, 55, at, &mut back).is_err());
+        assert!(decode(&block, 2, 10, 56, at, &mut back).is_err());
+        assert!(decode(&block, 2, 10, 55, at, &mut back[..2]).is_err());
+        assert!(decode(&block[..4000], 2, 10, 55, at, &mut back).is_err());
         assert!(super::judge(&block, 2, 10, 56, &mut back) == Err(24));
         assert!(super::judge(&block, 2, 10, 55, &mut back[..2]) == Err(48));
         assert!(!super::is_kin(&block, 56) && !super::is_kin(&[0; 4096], 55));
         assert!(super::is_sound(&block, 2, 55));
         assert!(!super::is_sound(&block, 1, 55) && !super::is_sound(&block, 2, 56));
-        for at in [0, 5, 9, 13, 17, 25, 40, 4095] {
-            block[at] ^= 1;
-            assert!(decode(&block, 2, 10, 55, 0, &mut back).is_err());
+        for byte in [0, 5, 9, 13, 17, 25, 40, 4095] {
+            block[byte] ^= 1;
+            assert!(decode(&block, 2, 10, 55, at, &mut back).is_err());
             assert!(!super::is_sound(&block, 2, 55));
             assert!(super::is_kin(&block, 55));
-            block[at] ^= 1;
+            block[byte] ^= 1;
         }
     }
 

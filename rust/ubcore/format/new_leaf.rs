@@ -2,8 +2,10 @@
 
 //! A new leaf: its superblock, and the writes that make a device a leaf.
 
-use super::super::geometry::{Block, Geometry, BLOCK_BYTES};
+use super::super::geometry::{superblock_block, Block, Geometry, BLOCK_BYTES};
+use super::super::leaf_block::LeafBlock;
 use super::super::num::u32_as_usize;
+use super::super::slot::Slot;
 use super::super::stack::chain::ChainId;
 use super::features::{Features, LAYERED, NO_ROOT};
 use super::layer_list::{self, ListedLayer, LAYERS_PER_BLOCK};
@@ -61,19 +63,19 @@ impl Superblock {
 pub fn write<E>(
     superblock: &Superblock,
     layers: &[ListedLayer],
-    mut write: impl FnMut(u64, &Block) -> Result<(), E>,
+    mut write: impl FnMut(LeafBlock, &Block) -> Result<(), E>,
 ) -> Result<(), E> {
     let g = &superblock.geometry;
     let mut block = [0; BLOCK_BYTES];
-    write(1, &block)?;
+    write(superblock_block(Slot::B), &block)?;
     if !layers.is_empty() {
-        write(0, &block)?;
+        write(superblock_block(Slot::A), &block)?;
     }
     for (n, layers) in (0..).zip(layers.chunks(u32_as_usize(LAYERS_PER_BLOCK))) {
         layer_list::encode(&mut block, n, superblock.nonce, layers);
         write(g.layer_list_block(n), &block)?;
     }
     superblock.encode(&mut block);
-    write(0, &block)?;
-    write(1, &block)
+    write(superblock_block(Slot::A), &block)?;
+    write(superblock_block(Slot::B), &block)
 }

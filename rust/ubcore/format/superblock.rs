@@ -13,6 +13,7 @@ use zerocopy_derive::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use super::super::error::{Area, Error, Result, Side};
 use super::super::geometry::{Block, Geometry, BLOCK_BYTES, DIRECTORY_BLOCKS_MAX};
+use super::super::leaf_block::LeafBlock;
 use super::super::num::u32_as_usize;
 use super::super::slot::Slot;
 use super::super::stack::chain::{ChainId, Seal};
@@ -120,7 +121,7 @@ impl Superblock {
         let byte = self.directory_slots.get(u32_as_usize(at / 4));
         let byte = byte.ok_or(Error::Internal)?;
         Slot::from_bits(byte.wrapping_shr((at % 4).wrapping_mul(2)) & 3)
-            .map_err(|_| Error::Damaged(Area::Superblock, 0))
+            .map_err(|_| Error::Damaged(Area::Superblock, LeafBlock(0)))
     }
 
     /// Makes `slot` the active slot of directory block `at` (below 1024).
@@ -191,7 +192,7 @@ impl Superblock {
     ///
     /// Versions and features are judged before the other fields under the checksum, because a newer
     /// format is not a damaged one.
-    pub fn decode(block: &[u8], at: u64) -> Result<Superblock> {
+    pub fn decode(block: &[u8], at: LeafBlock) -> Result<Superblock> {
         let (disk, _) = DiskSuperblock::read_from_prefix(block).map_err(|_| Error::NotFormatted)?;
         if disk.magic != MAGIC {
             return Err(Error::NotFormatted);
@@ -344,7 +345,10 @@ pub fn sector_of(block: &Block) -> &[u8; SUPERBLOCK_BYTES] {
 /// One valid slot is enough, whatever the other slot holds, because slots are written one after the
 /// other and one of them is always whole. If either slot has a newer version, the error says so.
 pub fn choose(a: &[u8], b: &[u8]) -> Result<(Superblock, Slot)> {
-    match (Superblock::decode(a, 0), Superblock::decode(b, 1)) {
+    match (
+        Superblock::decode(a, LeafBlock(0)),
+        Superblock::decode(b, LeafBlock(1)),
+    ) {
         (Ok(a), Ok(b)) => {
             // If the slots are of two formats, the first is active, because formatting writes it
             // first.
@@ -368,6 +372,7 @@ pub fn choose(a: &[u8], b: &[u8]) -> Result<(Superblock, Slot)> {
 mod tests {
     use super::super::super::error::{Area, Class, Error};
     use super::super::super::geometry::Geometry;
+    use super::super::super::leaf_block::LeafBlock;
     use super::super::super::slot::Slot;
     use super::super::super::stack::chain::{ChainId, Seal};
     use super::super::features::{Features, FROZEN, LAYERED, NO_ROOT};
@@ -405,15 +410,15 @@ mod tests {
         sb.set_directory_slot(0, Slot::B).unwrap();
         let mut block = [0u8; 4096];
         sb.encode(&mut block);
-        assert!(Superblock::decode(&block, 0) == Ok(sb.clone()));
+        assert!(Superblock::decode(&block, LeafBlock(0)) == Ok(sb.clone()));
         for bits in 0..8u32 {
             (sb.clean, sb.reveal, sb.preallocated) = (bits & 1 != 0, bits & 2 != 0, bits & 4 != 0);
             sb.encode(&mut block);
-            assert!(Superblock::decode(&block, 0) == Ok(sb.clone()));
+            assert!(Superblock::decode(&block, LeafBlock(0)) == Ok(sb.clone()));
         }
         for byte in 0..512 {
             block[byte] ^= 0x10;
-            assert!(Superblock::decode(&block, 0).is_err());
+            assert!(Superblock::decode(&block, LeafBlock(0)).is_err());
             block[byte] ^= 0x10;
         }
     }
@@ -427,8 +432,8 @@ mod tests {
         sb.features.incompat = LAYERED;
         sb.chain = ChainId([6; 32]);
         sb.encode(&mut block);
-        assert!(Superblock::decode(&block, 0) == Ok(sb.clone()));
-        assert!((sb.geometry.layer_list_block(1) + 1) * 8 <= sb.geometry.data_start());
+        assert!(Superblock::decode(&block, LeafBlock(0)) == Ok(sb.clone()));
+        assert!((sb.geometry.layer_list_block(1).0 + 1) * 8 <= sb.geometry.data_start());
         for (ro_compat, incompat, at) in [
             (0, LAYERED, 208),
             (FROZEN, 0, 116),
@@ -449,7 +454,7 @@ mod tests {
         let sb = Superblock::new([1; 16], 2, bare, 512, [0; 32]);
         assert!(!sb.has_root());
         sb.encode(&mut block);
-        assert!(Superblock::decode(&block, 0) == Ok(sb));
+        assert!(Superblock::decode(&block, LeafBlock(0)) == Ok(sb));
     }
 
     #[test]
@@ -480,8 +485,8 @@ mod tests {
         b[100] ^= 1;
         assert_eq!(choose(&a, &b).unwrap().0.generation, 4);
         a[100] ^= 1;
-        assert!(choose(&a, &b) == Err(Error::Damaged(Area::Superblock, 0)));
-        assert!(choose(junk, &b) == Err(Error::Damaged(Area::Superblock, 1)));
+        assert!(choose(&a, &b) == Err(Error::Damaged(Area::Superblock, LeafBlock(0))));
+        assert!(choose(junk, &b) == Err(Error::Damaged(Area::Superblock, LeafBlock(1))));
     }
 
     #[test]
@@ -528,7 +533,10 @@ mod tests {
             a[at] = byte;
             let crc = super::block_crc(&a[..512], 8).unwrap();
             a[8..12].copy_from_slice(&crc.to_le_bytes());
-            assert!(Superblock::decode(&a, 1) == Err(Error::Damaged(Area::Superblock, 1)));
+            assert!(
+                Superblock::decode(&a, LeafBlock(1))
+                    == Err(Error::Damaged(Area::Superblock, LeafBlock(1)))
+            );
             let field = match at {
                 161 | 170 => 160,
                 81 => 80,

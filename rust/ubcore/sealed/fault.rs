@@ -6,6 +6,7 @@ use core::fmt;
 
 use super::super::error::{Area, Class, Error};
 use super::super::geometry::BLOCK_SECTORS;
+use super::super::leaf_block::LeafBlock;
 
 /// A part of a sealed layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,11 +88,11 @@ impl From<Fault> for Error {
         match fault {
             Fault::NewerVersion(version) => Error::NewerVersion(version),
             Fault::UnknownFeatures(bits) => Error::UnknownFeatures(Class::Incompat, bits),
-            Fault::Damaged { block, .. } => Error::Damaged(Area::Layer, block),
-            Fault::TooShort(_, found) => Error::Damaged(Area::Layer, found),
+            Fault::Damaged { block, .. } => Error::Damaged(Area::Layer, LeafBlock(block)),
+            Fault::TooShort(_, found) => Error::Damaged(Area::Layer, LeafBlock(found)),
             Fault::Failed(e) => e,
             Fault::NotSealed | Fault::WrongSum | Fault::OtherLayer => {
-                Error::Damaged(Area::Layer, 0)
+                Error::Damaged(Area::Layer, LeafBlock(0))
             }
             Fault::TooLarge | Fault::Changed => Error::Internal,
         }

@@ -14,6 +14,7 @@ use ubcore::error::{Area, Error};
 use ubcore::format::record::{Record, SlabRun};
 use ubcore::format::ring::{self, RingHead};
 use ubcore::geometry::{Geometry, LeafSlab, MapPage};
+use ubcore::leaf_block::LeafBlock;
 use ubcore::slot::Slot;
 
 fn leaf_slab(disk: &SimDisk, slab: u32) -> LeafSlab {
@@ -56,10 +57,10 @@ fn superblocks_that_are_wrong() {
     let both = &[0, 1];
     for slot in [0, 1] {
         let (disk, _) = used();
-        edit(&disk, slot, |b| b[200] ^= 1);
+        edit(&disk, LeafBlock(slot), |b| b[200] ^= 1);
         found(&disk, What::SlotChecksum, &[]);
         let (disk, _) = used();
-        edit(&disk, slot, |b| b.fill(0));
+        edit(&disk, LeafBlock(slot), |b| b.fill(0));
         found(&disk, What::SlotEmpty, &[]);
         let (disk, _) = used();
         edit_slots(&disk, &[slot], |b| b[230] = 1);
@@ -92,9 +93,12 @@ fn superblocks_that_are_wrong() {
         }
     }
     let (disk, _) = used();
-    edit(&disk, 0, |b| b[200] ^= 1);
-    edit(&disk, 1, |b| b[200] ^= 1);
-    assert_eq!(look(&disk).err(), Some(Error::Damaged(Area::Superblock, 0)));
+    edit(&disk, LeafBlock(0), |b| b[200] ^= 1);
+    edit(&disk, LeafBlock(1), |b| b[200] ^= 1);
+    assert_eq!(
+        look(&disk).err(),
+        Some(Error::Damaged(Area::Superblock, LeafBlock(0)))
+    );
     let (disk, _) = used();
     edit_slots(&disk, both, |b| b[88] += 1);
     let (wanted, short) = (LEAF, LEAF - 1);
@@ -230,7 +234,7 @@ fn a_record_that_cannot_be_is_named() {
 }
 
 /// Makes a leaf with this entry in a page of the slab table; returns the page's block, too.
-fn put(page: u32, at: usize, entry: u32) -> (SimDisk, u64) {
+fn put(page: u32, at: usize, entry: u32) -> (SimDisk, LeafBlock) {
     let (disk, l) = used();
     let n = at * 4;
     edit_page(&disk, &l.sb, page, |b| {
@@ -519,7 +523,7 @@ fn beside_damage_only_a_slot_is_repaired() {
     let (disk, l) = committed();
     let page = block_of_page(&disk, &l.sb, 0);
     edit(&disk, page, |b| b[7] ^= 1);
-    edit(&disk, 1, |b| b[300] ^= 1);
+    edit(&disk, LeafBlock(1), |b| b[300] ^= 1);
     let before = disk.image();
     let l = look(&disk).unwrap();
     assert!(l.has(What::SlotChecksum) && l.has(What::Page { page: MapPage(0) }));

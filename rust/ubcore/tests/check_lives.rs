@@ -10,6 +10,7 @@ use sim::union::load;
 use ubcore::check::{Finding, Grade, What};
 use ubcore::error::Error;
 use ubcore::geometry::MapPage;
+use ubcore::leaf_block::LeafBlock;
 use ubcore::slot::Slot;
 
 #[test]
@@ -108,7 +109,7 @@ fn any_bit_of_an_active_block() {
 }
 
 /// Changes some bytes of a block and corrects all checksums that cover them.
-fn lie(disk: &SimDisk, l: &Look, block: u64, random: &mut Random) {
+fn lie(disk: &SimDisk, l: &Look, block: LeafBlock, random: &mut Random) {
     let g = &l.sb.geometry;
     let (at, value) = (random.below(512), random.draw().to_le_bytes());
     let len = 1 + random.below(8) as usize;
@@ -123,7 +124,7 @@ fn lie(disk: &SimDisk, l: &Look, block: u64, random: &mut Random) {
     });
     match page {
         // The fields of a superblock lie before the directory's slots.
-        None if block < 2 => edit_slots(disk, &[block, 1 - block], |b| put(b, at % 264, 512)),
+        None if block.0 < 2 => edit_slots(disk, &[block.0, 1 - block.0], |b| put(b, at % 264, 512)),
         None => edit_with_checksum(disk, block, 4096, 4, |b| put(b, 8 + at % 128, 4096)),
         Some(page) => {
             let used = if page < g.table_pages() { 4096 } else { 512 };

@@ -12,6 +12,7 @@ use ubcore::format::record::{Record, SlabRun};
 use ubcore::format::superblock::Superblock;
 use ubcore::geometry::{Geometry, LeafSlab};
 use ubcore::journal::{Ring, Space, Transaction};
+use ubcore::leaf_block::LeafBlock;
 use ubcore::map::{Base, Emptied, Entry};
 use ubcore::pages::{bits_page_of, table_page_of};
 use ubcore::slot::Slot;
@@ -55,7 +56,7 @@ fn an_active_page_is_believed_as_a_whole_or_not_at_all() {
             let mut named = 0;
             for (sector, byte) in (0..8).flat_map(|s| [0, 100, 511].map(|b| (s, b))) {
                 let (disk, _) = used();
-                disk.rot(block * 8 + sector, byte);
+                disk.rot(block.0 * 8 + sector, byte);
                 match refused(&disk) {
                     Some(Error::Damaged(Area::Page, at)) if at == block => named += 1,
                     Some(e) => panic!("page {page}, slot {slot:?}: {e}"),
@@ -164,7 +165,7 @@ fn a_reason_names_the_place() {
         (Area::Map, "map"),
     ];
     for (area, name) in areas {
-        let e = Error::Damaged(area, 9);
+        let e = Error::Damaged(area, LeafBlock(9));
         let start = match area {
             Area::Map => "the leaf's map contradicts itself in the map page with slot A at block 9"
                 .to_owned(),
@@ -219,7 +220,7 @@ fn a_rotten_record_of_an_emptied_slab_is_damage() {
     for (rotten, named) in [(0, true), (1, false)] {
         let (disk, tail) = scene();
         let block = g.journal_block((tail + rotten) % g.journal_blocks());
-        disk.rot(block * 8, 40);
+        disk.rot(block.0 * 8, 40);
         match SimUnion::attach_to(&disk, &g) {
             Err(Error::Damaged(Area::Journal, at)) if at == block => assert!(named),
             Err(e) => panic!("{e}"),
@@ -241,12 +242,13 @@ fn clean_saves_time_and_decides_nothing() {
     }
     drop(u);
     for slot in 0..2 {
-        let mut sb = Superblock::decode(&disk.read_sector(slot * 8), slot).unwrap();
+        let mut sb = Superblock::decode(&disk.read_sector(slot * 8), LeafBlock(slot)).unwrap();
         assert!(!sb.clean);
         sb.clean = true;
         let mut d = disk.clone();
         sb.encode(d.block());
-        d.write(slot, 1, ubcore::disk::Order::Fua).unwrap();
+        d.write(LeafBlock(slot), 1, ubcore::disk::Order::Fua)
+            .unwrap();
     }
     let u = SimUnion::attach_to(&disk, &g).unwrap();
     for at in [640, 960] {

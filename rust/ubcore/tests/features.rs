@@ -12,6 +12,7 @@ use ubcore::alloc::Allocated;
 use ubcore::check::{repair, What};
 use ubcore::error::{Area, Error};
 use ubcore::format::superblock::Superblock;
+use ubcore::leaf_block::LeafBlock;
 use ubcore::map::Base;
 
 const COMPAT: usize = 24;
@@ -93,7 +94,7 @@ fn a_compatible_feature_outlives_everything() {
     assert_eq!(whats(&disk), [NOTED]);
     // A repair of one slot from the other.
     for slot in [0, 1] {
-        inspect::edit(&disk, slot, |b| b[7] ^= 1);
+        inspect::edit(&disk, LeafBlock(slot), |b| b[7] ^= 1);
         repair(&disk, &look(&disk).unwrap()).unwrap();
         kept(&disk, "by the repair of a slot");
     }
@@ -183,7 +184,7 @@ fn a_read_only_compatible_feature_is_read_and_never_written_over() {
     let l = look(&disk).unwrap();
     let mut d = disk.clone();
     assert!(repair::slot(&mut d, &l.sb, l.slot).is_err());
-    assert!(repair::inactive(&mut d, &l.sb, 3).is_err());
+    assert!(repair::inactive(&mut d, &l.sb, LeafBlock(3)).is_err());
     assert!(disk.image() == before, "written");
 }
 
@@ -219,7 +220,11 @@ fn bytes_that_no_feature_announces_are_damage() {
         set(&disk, &[0, 1], COMPAT, u64::MAX);
         edit_slots(&disk, &[0, 1], |b| b[at] = 0x40);
         let refused = attach(&disk).err();
-        assert_eq!(refused, Some(Error::Damaged(Area::Superblock, 0)), "{at}");
+        assert_eq!(
+            refused,
+            Some(Error::Damaged(Area::Superblock, LeafBlock(0))),
+            "{at}"
+        );
     }
 }
 
@@ -241,6 +246,6 @@ fn the_active_slot_decides() {
     attach(&disk).unwrap();
     for slot in [0, 1] {
         assert!(disk.read_sector(slot * 8)[KEPT] == [2; 16]);
-        assert!(Superblock::decode(&disk.read_sector(slot * 8), slot).is_ok());
+        assert!(Superblock::decode(&disk.read_sector(slot * 8), LeafBlock(slot)).is_ok());
     }
 }

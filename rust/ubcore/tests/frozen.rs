@@ -10,6 +10,7 @@ use sim::union::{load, SimUnion};
 use ubcore::check::{repair, What};
 use ubcore::error::{Error, Result};
 use ubcore::format::superblock::choose;
+use ubcore::leaf_block::LeafBlock;
 use ubcore::map::Base;
 use ubcore::stack::chain::Seal;
 
@@ -156,7 +157,7 @@ fn a_failed_write_freezes_all_or_nothing() {
 fn a_frozen_leaf_is_not_repaired() {
     let (disk, _) = used();
     freeze(&disk).unwrap();
-    sim::inspect::edit(&disk, 1, |b| b[100] ^= 1);
+    sim::inspect::edit(&disk, LeafBlock(1), |b| b[100] ^= 1);
     let before = disk.image();
     let looked = look(&disk).unwrap();
     assert_eq!(looked.findings.len(), 1);

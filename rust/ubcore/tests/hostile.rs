@@ -21,6 +21,7 @@ use ubcore::format::record::{Record, SlabRun};
 use ubcore::format::ring::{self, RingHead};
 use ubcore::format::superblock::Superblock;
 use ubcore::geometry::{Block, Geometry, LeafSlab, MapPage};
+use ubcore::leaf_block::LeafBlock;
 use ubcore::map::{Base, Entry, Map};
 use ubcore::pages;
 use ubcore::salvage::Lost;
@@ -66,10 +67,10 @@ impl Disk for WatchedDisk<'_> {
     fn buffer(&mut self) -> &mut Buffer {
         self.disk.buffer()
     }
-    fn read(&mut self, block: u64, count: usize) -> Result {
+    fn read(&mut self, block: LeafBlock, count: usize) -> Result {
         self.disk.read(block, count)
     }
-    fn write(&mut self, _: u64, _: usize, _: Order) -> Result {
+    fn write(&mut self, _: LeafBlock, _: usize, _: Order) -> Result {
         panic!("a write");
     }
     fn flush(&mut self) -> Result {
@@ -122,7 +123,7 @@ fn cost_until(disk: &SimDisk, g: &Geometry, signal: u64) -> Cost {
     }
 }
 
-fn write(disk: &mut SimDisk, block: u64, bytes: impl FnOnce(&mut Block)) {
+fn write(disk: &mut SimDisk, block: LeafBlock, bytes: impl FnOnce(&mut Block)) {
     disk.block().fill(0);
     bytes(disk.block());
     disk.write(block, 1, Order::FlushFua).unwrap();
@@ -130,7 +131,7 @@ fn write(disk: &mut SimDisk, block: u64, bytes: impl FnOnce(&mut Block)) {
 
 fn write_superblock(disk: &mut SimDisk, sb: &Superblock) {
     for slot in 0..2 {
-        write(disk, slot, |b| sb.encode(b));
+        write(disk, LeafBlock(slot), |b| sb.encode(b));
     }
 }
 
@@ -441,7 +442,7 @@ fn a_superblock_that_claims_losses() {
         Record::Zero { slab, count: 1 }.encode()
     });
     for slot in [0, 1] {
-        edit_with_checksum(&disk, slot, 512, 8, |b| b[256] = 0b01_01_01);
+        edit_with_checksum(&disk, LeafBlock(slot), 512, 8, |b| b[256] = 0b01_01_01);
     }
     assert!(salvage(&disk, &g).is_ok());
     for at in 0..3 {

@@ -93,7 +93,7 @@ fn bits_of_an_assignment_that_was_lost_do_not_come_back() {
         let page = bits_page_of(&u.map, LeafSlab(1));
         let stale = [Slot::A, Slot::B].into_iter().any(|slot| {
             let block = u.map.geometry().page_block(page, slot);
-            s.disk.read_sector(block * 8)[16..24] != [0; 8]
+            s.disk.read_sector(block.0 * 8)[16..24] != [0; 8]
         });
         met += u32::from(stale);
         u.write(THIRD + 120, 1, 3, true).unwrap();

@@ -9,6 +9,7 @@ use sim::union::{format, SimUnion};
 use ubcore::disk::{Buffer, Disk, Order};
 use ubcore::error::{Error, Result, Side};
 use ubcore::geometry::Geometry;
+use ubcore::leaf_block::LeafBlock;
 
 fn geometry() -> Geometry {
     Geometry::new(1280, 1280, 2048 + 24 * 32, 32, 16).unwrap()
@@ -44,10 +45,10 @@ impl Disk for Unflushable {
     fn buffer(&mut self) -> &mut Buffer {
         self.0.buffer()
     }
-    fn read(&mut self, block: u64, count: usize) -> Result {
+    fn read(&mut self, block: LeafBlock, count: usize) -> Result {
         self.0.read(block, count)
     }
-    fn write(&mut self, block: u64, count: usize, order: Order) -> Result {
+    fn write(&mut self, block: LeafBlock, count: usize, order: Order) -> Result {
         match order {
             Order::FlushFua => Err(Error::Io(Side::Leaf, 0)),
             order => self.0.write(block, count, order),

@@ -15,6 +15,7 @@ use ubcore::format::layer_list::{blocks_for, ListedLayer, PATH_BYTES};
 use ubcore::format::new_leaf;
 use ubcore::format::superblock::Superblock;
 use ubcore::geometry::Geometry;
+use ubcore::leaf_block::LeafBlock;
 use ubcore::stack::chain::{ChainId, LayerId, Links, Seal, StandIn};
 use ubcore::stack::listed;
 
@@ -51,7 +52,7 @@ fn leaf(layers: &[ListedLayer]) -> (SimDisk, Superblock) {
     let mut disk = SimDisk::new();
     let mut writes = Vec::new();
     new_leaf::write(&sb, layers, |block, bytes| -> Result {
-        writes.push(block);
+        writes.push(block.0);
         disk.block().copy_from_slice(bytes);
         disk.write(block, 1, Order::FlushFua)
     })
@@ -84,7 +85,7 @@ fn a_list_comes_back_and_leaves_the_leaf_its_data() {
         }
         let g = sb.geometry;
         let end = g.layer_list_block(blocks_for(count));
-        assert!(end * 8 <= g.data_start());
+        assert!(end.0 * 8 <= g.data_start());
         let mut u = SimUnion::attach_to(&disk, &g).unwrap();
         u.write(3, 500, 7, true).unwrap();
         u.detach().unwrap();
@@ -117,7 +118,7 @@ fn every_bit_of_a_list_is_guarded() {
 fn a_list_that_cannot_be_is_damage_whatever_its_checksum() {
     let layers = layers(14);
     let (disk, sb) = leaf(&layers);
-    let first = sb.geometry.layer_list_block(0);
+    let first = sb.geometry.layer_list_block(0).0;
     // The nonce, the number of the block, the number of layers, reserved bytes; of the first layer
     // the kind, reserved bytes, the offset, the identity, the path; a layer past the last.
     for (n, at) in [8, 16, 20, 24, 40, 41, 48, 60, 88 + 200, 40 + 312 - 1]
@@ -125,17 +126,17 @@ fn a_list_that_cannot_be_is_damage_whatever_its_checksum() {
         .map(|at| (0, at))
         .chain([(1, 40 + 312)])
     {
-        edit_with_checksum(&disk, first + n, 4096, 4, |b| b[at] ^= 0x41);
+        edit_with_checksum(&disk, LeafBlock(first + n), 4096, 4, |b| b[at] ^= 0x41);
         let read = read(&disk, &sb);
         assert!(
             matches!(read, Err(Error::Damaged(Area::LayerList, _))),
             "{n} {at}"
         );
-        edit_with_checksum(&disk, first + n, 4096, 4, |b| b[at] ^= 0x41);
+        edit_with_checksum(&disk, LeafBlock(first + n), 4096, 4, |b| b[at] ^= 0x41);
     }
     // The offset of a layer may be any sector, and the path is a hint.
-    edit_with_checksum(&disk, first, 4096, 4, |b| b[49] ^= 2);
-    edit_with_checksum(&disk, first, 4096, 4, |b| b[90] = b'x');
+    edit_with_checksum(&disk, LeafBlock(first), 4096, 4, |b| b[49] ^= 2);
+    edit_with_checksum(&disk, LeafBlock(first), 4096, 4, |b| b[90] = b'x');
     assert!(read(&disk, &sb).is_ok());
 }
 

@@ -13,6 +13,7 @@ use ubcore::disk::Order;
 use ubcore::error::Error;
 use ubcore::format::superblock::Superblock;
 use ubcore::geometry::Geometry;
+use ubcore::leaf_block::LeafBlock;
 
 type Image = BTreeMap<u64, Sector>;
 
@@ -170,7 +171,7 @@ fn a_format_is_three_durable_writes() {
     );
     let slots = [0, 1].map(|slot| disk.read_sector(slot * 8));
     assert_eq!(slots[0], slots[1]);
-    assert_eq!(Superblock::decode(&slots[0], 0), Ok(new()));
+    assert_eq!(Superblock::decode(&slots[0], LeafBlock(0)), Ok(new()));
     // Two writes, first slot first, would let the old leaf return.
     let (image, oracle) = older(0).unwrap();
     let disk = SimDisk::with(State::restored(image));

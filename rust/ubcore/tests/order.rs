@@ -8,6 +8,7 @@ use sim::union::{format, load, SimUnion};
 use ubcore::alloc::Denied;
 use ubcore::error::{Area, Error};
 use ubcore::geometry::{Geometry, LeafSlab};
+use ubcore::leaf_block::LeafBlock;
 use ubcore::map::Base;
 use ubcore::plan::{self, Source};
 use ubcore::stack::place::NoLayers;
@@ -306,19 +307,19 @@ fn rot_is_named_and_never_followed() {
             disk.rot(at, 100);
             match load(&disk, 8000, 32_768) {
                 Err(Error::Damaged(area, b)) => {
-                    assert_eq!(b, block, "{area:?}");
+                    assert_eq!(b.0, block, "{area:?}");
                     named += 1;
                 }
                 Err(e) => panic!("block {block}: {e}"),
                 // The last journal block looks like a torn block, which it may be.
-                Ok(u) if block == g.journal_block(39) => drop(u),
+                Ok(u) if block == g.journal_block(39).0 => drop(u),
                 Ok(u) => u.verify_running(&o),
             }
             disk.rot(at, 100);
         }
     }
     assert!(named > 100, "{named}");
-    assert_eq!(Error::Damaged(Area::Page, 1).to_wire().0, 4);
+    assert_eq!(Error::Damaged(Area::Page, LeafBlock(1)).to_wire().0, 4);
 }
 
 #[test]

@@ -13,6 +13,7 @@ use ubcore::check::{Finding, What};
 use ubcore::error::{Area, Error};
 use ubcore::format::directory;
 use ubcore::geometry::{Geometry, LeafSlab, MapPage};
+use ubcore::leaf_block::LeafBlock;
 use ubcore::map::{Base, Emptied, Entry};
 use ubcore::pages::{bits_page_of, store, table_page_of};
 use ubcore::plan::{self, Run, Source};
@@ -138,19 +139,19 @@ enum Harm {
     Unreadable,
 }
 
-fn harm(disk: &SimDisk, block: u64, bytes: usize, harm: Harm, random: &mut Random) {
+fn harm(disk: &SimDisk, block: LeafBlock, bytes: usize, harm: Harm, random: &mut Random) {
     match harm {
         Harm::Bit => {
             let (byte, bit) = (random.below(bytes as u64) as usize, 1 << random.below(8));
             edit(disk, block, |b| b[byte] ^= bit);
         }
         Harm::Zeroes => edit(disk, block, |b| b.fill(0)),
-        Harm::Unreadable => drop(disk.state.borrow_mut().unreadable.insert(block)),
+        Harm::Unreadable => drop(disk.state.borrow_mut().unreadable.insert(block.0)),
     }
 }
 
 /// Returns the map pages that a block covers if the block counts.
-fn pages_behind(block: u64) -> Vec<u32> {
+fn pages_behind(block: LeafBlock) -> Vec<u32> {
     let what = What::Unreadable;
     let f = Finding {
         what,
@@ -413,8 +414,8 @@ fn refused_anyway() {
     // Both superblocks are damaged; a leaf is too short.
     let (disk, _) = used();
     edit_slots(&disk, &[0, 1], |b| b[30] ^= 1);
-    edit(&disk, 0, |b| b[31] ^= 1);
-    edit(&disk, 1, |b| b[31] ^= 1);
+    edit(&disk, LeafBlock(0), |b| b[31] ^= 1);
+    edit(&disk, LeafBlock(1), |b| b[31] ^= 1);
     let e = salvage(&disk, &g).err();
     assert!(
         matches!(e, Some(Error::Damaged(Area::Superblock, _))),
@@ -441,7 +442,7 @@ fn a_damaged_journal_is_refused() {
             }
             harm(&disk, tail, 4096, h, &mut Random(1));
             let wanted = match h {
-                Harm::Unreadable => Error::Io(ubcore::error::Side::Leaf, tail * 8),
+                Harm::Unreadable => Error::Io(ubcore::error::Side::Leaf, tail.0 * 8),
                 _ => Error::Damaged(Area::Journal, tail),
             };
             assert_eq!(salvage(&disk, &g).err(), Some(wanted), "{h:?}");

@@ -8,6 +8,7 @@ use sim::disk::{Random, Sector, SECTOR};
 use sim::sealed::{filled, set_checksum, Image, Layer, Loose};
 use ubcore::error::{Area, Error};
 use ubcore::geometry::{Block, BLOCK_BYTES};
+use ubcore::leaf_block::LeafBlock;
 use ubcore::sealed::chunk;
 use ubcore::sealed::fault::{Fault, Part};
 use ubcore::sealed::header::Header;
@@ -363,9 +364,12 @@ fn faults_become_reasons() {
         byte: 40,
     };
     for (fault, error) in [
-        (damaged, Error::Damaged(Area::Layer, 9)),
-        (Fault::NotSealed, Error::Damaged(Area::Layer, 0)),
-        (Fault::TooShort(9, 7), Error::Damaged(Area::Layer, 7)),
+        (damaged, Error::Damaged(Area::Layer, LeafBlock(9))),
+        (Fault::NotSealed, Error::Damaged(Area::Layer, LeafBlock(0))),
+        (
+            Fault::TooShort(9, 7),
+            Error::Damaged(Area::Layer, LeafBlock(7)),
+        ),
         (Fault::NewerVersion(2), Error::NewerVersion(2)),
         (Fault::Failed(Error::Os(4)), Error::Os(4)),
         (Fault::Changed, Error::Internal),
@@ -387,7 +391,10 @@ fn an_index_that_changes_after_the_open_is_noticed() {
     for bit in (0..BLOCK_BYTES * 8).step_by(37) {
         image.edit(index + 1)[bit / 8] ^= 1 << (bit % 8);
         let found = image.extents(&header).map(|_| ());
-        assert_eq!(found, Err(Error::Damaged(Area::Layer, index + 1)));
+        assert_eq!(
+            found,
+            Err(Error::Damaged(Area::Layer, LeafBlock(index + 1)))
+        );
         *image.edit(index + 1) = good;
     }
 }

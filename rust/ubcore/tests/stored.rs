@@ -9,6 +9,7 @@ use sim::union::{format, load, SimUnion};
 use ubcore::disk::{Buffer, Disk, Order};
 use ubcore::error::{Error, Result};
 use ubcore::geometry::{Geometry, MapPage, TABLE_ENTRIES};
+use ubcore::leaf_block::LeafBlock;
 use ubcore::map::Base;
 use ubcore::replay_limit::filled_max;
 
@@ -151,10 +152,10 @@ impl Disk for Signalled<'_> {
     fn buffer(&mut self) -> &mut Buffer {
         self.0.buffer()
     }
-    fn read(&mut self, block: u64, count: usize) -> Result {
+    fn read(&mut self, block: LeafBlock, count: usize) -> Result {
         self.0.read(block, count)
     }
-    fn write(&mut self, block: u64, count: usize, order: Order) -> Result {
+    fn write(&mut self, block: LeafBlock, count: usize, order: Order) -> Result {
         self.0.write(block, count, order)
     }
     fn flush(&mut self) -> Result {

@@ -13,6 +13,7 @@ use sim::union::{format, SimUnion};
 use ubcore::disk::{Buffer, Disk, Order};
 use ubcore::error::{Error, Result};
 use ubcore::geometry::Geometry;
+use ubcore::leaf_block::LeafBlock;
 
 /// A disk on which plain journal writes land at once, block by block as `plain` says. The power
 /// fails in the write that ends a transaction: in the flush before it, or after that, when the
@@ -28,11 +29,11 @@ impl Disk for Tearing {
     fn buffer(&mut self) -> &mut Buffer {
         self.disk.buffer()
     }
-    fn read(&mut self, block: u64, count: usize) -> Result {
+    fn read(&mut self, block: LeafBlock, count: usize) -> Result {
         self.disk.read(block, count)
     }
-    fn write(&mut self, block: u64, count: usize, order: Order) -> Result {
-        if !self.ring.contains(&block) {
+    fn write(&mut self, block: LeafBlock, count: usize, order: Order) -> Result {
+        if !self.ring.contains(&block.0) {
             return self.disk.write(block, count, order);
         }
         let land = match order {
@@ -50,7 +51,7 @@ impl Disk for Tearing {
                 .chunks(SECTOR)
                 .map(|c| c.try_into().unwrap())
                 .collect();
-            let at = (block + n as u64) * 8;
+            let at = (block.0 + n as u64) * 8;
             self.disk.state.borrow_mut().write(at, &data, Order::Fua)?;
         }
         if order == Order::Plain {
@@ -112,7 +113,7 @@ impl Life {
         let g = geometry();
         let mut disk = Tearing {
             disk: self.disk.clone(),
-            ring: g.journal_block(0)..g.journal_block(g.journal_blocks()),
+            ring: g.journal_block(0).0..g.journal_block(g.journal_blocks()).0,
             plain,
             last,
         };

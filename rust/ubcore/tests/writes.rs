@@ -16,6 +16,7 @@ use ubcore::disk::{Buffer, Disk, Order};
 use ubcore::error::Result;
 use ubcore::format::superblock::Superblock;
 use ubcore::geometry::{Geometry, LeafSlab};
+use ubcore::leaf_block::LeafBlock;
 use ubcore::map::Map;
 use ubcore::slot::Slot;
 
@@ -43,11 +44,11 @@ impl Disk for Recorder {
     fn buffer(&mut self) -> &mut Buffer {
         self.disk.buffer()
     }
-    fn read(&mut self, block: u64, count: usize) -> Result {
+    fn read(&mut self, block: LeafBlock, count: usize) -> Result {
         self.disk.read(block, count)
     }
-    fn write(&mut self, block: u64, count: usize, order: Order) -> Result {
-        self.log.borrow_mut().push((block, count, order));
+    fn write(&mut self, block: LeafBlock, count: usize, order: Order) -> Result {
+        self.log.borrow_mut().push((block.0, count, order));
         self.disk.write(block, count, order)
     }
     fn flush(&mut self) -> Result {
@@ -79,7 +80,7 @@ fn used() -> (SimDisk, Geometry) {
 }
 
 fn slot(disk: &SimDisk, at: u64) -> Result<Superblock> {
-    Superblock::decode(&disk.read_sector(at * 8), at)
+    Superblock::decode(&disk.read_sector(at * 8), LeafBlock(at))
 }
 
 /// Pages and directory are plain writes to inactive slots. Then comes the superblock
@@ -105,7 +106,7 @@ fn a_checkpoint_writes_pages_then_one_superblock_then_the_other() {
     let was = before.directory_slot(0).unwrap();
     let is = committer.superblock().directory_slot(0).unwrap();
     assert_eq!(is, Some(Slot::inactive(was)));
-    let block = g.directory_block(0, is.unwrap());
+    let block = g.directory_block(0, is.unwrap()).0;
     assert!(rest.iter().any(|w| w.0 == block));
     // Both slots are the same, with the next generation.
     let (a, b) = (slot(&disk, 0).unwrap(), slot(&disk, 1).unwrap());
@@ -201,7 +202,7 @@ fn a_transaction_ends_with_one_flush_and_stays_within_the_ring() {
         if log.iter().any(|w| w.0 < 2) {
             continue; // The ring was full, so this was a checkpoint.
         }
-        let ring = g.journal_block(0)..g.journal_block(g.journal_blocks());
+        let ring = g.journal_block(0).0..g.journal_block(g.journal_blocks()).0;
         for (n, w) in log.iter().enumerate() {
             assert!(ring.contains(&w.0) && w.0 + w.1 as u64 <= ring.end, "{w:?}");
             let last = n + 1 == log.len();
@@ -218,7 +219,7 @@ fn a_transaction_ends_with_one_flush_and_stays_within_the_ring() {
 #[test]
 fn a_transaction_takes_only_what_is_free_of_the_ring() {
     let g = Geometry::new(64_000, 64_000, 2048 + 2000 * 32, 32, 16).unwrap();
-    let ring = g.journal_block(0)..g.journal_block(16);
+    let ring = g.journal_block(0).0..g.journal_block(16).0;
     for (head, freed) in (0..15u32).flat_map(|n| [(n, false), (n, true)]) {
         let mut disk = SimDisk::new();
         format(&mut disk, g);

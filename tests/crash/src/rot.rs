@@ -126,19 +126,20 @@ fn names(e: Error, sector: u64, g: &Geometry) -> bool {
     let block = sector * 512 / BLOCK_BYTES as u64;
     match e {
         Error::Damaged(Area::Superblock, _) => block < 2,
-        Error::Damaged(found, at) => found == area(sector, g) && at == block,
+        Error::Damaged(found, at) => found == area(sector, g) && at.0 == block,
         _ => false,
     }
 }
 
 fn area(sector: u64, g: &Geometry) -> Area {
     let block = sector * 512 / BLOCK_BYTES as u64;
-    let journal = g.journal_block(0)..g.journal_block(0) + u64::from(g.journal_blocks());
+    let first = g.journal_block(0).0;
+    let journal = first..first + u64::from(g.journal_blocks());
     if block < 2 {
         Area::Superblock
     } else if journal.contains(&block) {
         Area::Journal
-    } else if block < g.page_block(MapPage(0), Slot::A) {
+    } else if block < g.page_block(MapPage(0), Slot::A).0 {
         Area::Directory
     } else {
         Area::Page

@@ -5,6 +5,7 @@
 use ubcore::format::crc::block_crc;
 use ubcore::format::directory::{self, PageEntry};
 use ubcore::geometry::{Geometry, MapPage};
+use ubcore::leaf_block::LeafBlock;
 use ubcore::map::Map;
 use ubcore::pages;
 
@@ -73,7 +74,7 @@ pub fn run(data: &[u8]) {
             let mut again = [0; 4096];
             directory::encode(&mut again, at, 9, NONCE, &list).expect("below 509");
             let mut back = vec![PageEntry::EMPTY; named];
-            let done = directory::decode(&again, at, 9, NONCE, 0, &mut back);
+            let done = directory::decode(&again, at, 9, NONCE, LeafBlock(0), &mut back);
             assert!(done.is_ok() && back == list);
         }
         Err(byte) => assert!(byte < 4096),

@@ -178,7 +178,7 @@ fn structured(source: &mut Source<'_>, data: &[u8]) -> Option<Start> {
 fn of_real(source: &mut Source<'_>, how: u8) -> Option<Start> {
     let mut leaf = real::leaf(usize::from(how >> 3));
     let sb = make::superblock_of(&leaf)?;
-    let (first, blocks) = (sb.geometry.journal_block(0), sb.geometry.journal_blocks());
+    let (first, blocks) = (sb.geometry.journal_block(0).0, sb.geometry.journal_blocks());
     if how & 3 == 0 {
         for (n, bytes) in (0..blocks).zip(source.0.chunks(4096)) {
             let at = (sb.journal_tail + n) % blocks;
@@ -214,14 +214,14 @@ fn stored(leaf: &Leaf, sb: &Superblock) -> (Map<Bounded>, Vec<PageEntry>) {
         let Some(block) = slot.map(|slot| g.directory_block(at, slot)) else {
             continue;
         };
-        let bytes = leaf.block(block).expect("a real leaf");
+        let bytes = leaf.block(block.0).expect("a real leaf");
         let list = &mut entries[directory::pages_of(at, g.pages())];
         directory::decode(bytes, at, sb.generation, sb.nonce, block, list).expect("a real leaf");
     }
     for (page, entry) in (0..).zip(&entries) {
         if let Some(slot) = entry.slot {
             let bytes = leaf
-                .block(g.page_block(MapPage(page), slot))
+                .block(g.page_block(MapPage(page), slot).0)
                 .unwrap_or(&[0; 4096]);
             pages::load(&map, MapPage(page), bytes).expect("a real leaf");
         }
@@ -263,7 +263,7 @@ pub fn run(data: &[u8]) {
     for n in 0..found.finished {
         let at = (sb.journal_tail + n) % g.journal_blocks();
         let block = held
-            .block(g.journal_block(at))
+            .block(g.journal_block(at).0)
             .expect("a block of the chain");
         let head = ring::open(block, sb.nonce).expect("a sound block");
         let words = (0..usize::from(head.count)).map(|n| ring::word(block, n));

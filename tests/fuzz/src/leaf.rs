@@ -7,6 +7,7 @@ use std::rc::Rc;
 
 use ubcore::disk::{self, Buffer, Disk, Order};
 use ubcore::error::{Error, Result, Side};
+use ubcore::leaf_block::LeafBlock;
 
 pub type Block = [u8; 4096];
 pub type Blocks = BTreeMap<u64, Rc<Block>>;
@@ -41,7 +42,7 @@ impl Leaf {
         Rc::make_mut(self.blocks.entry(at).or_insert_with(|| Rc::new([0; 4096])))
     }
 
-    fn check(&self, block: u64, count: usize) -> Result {
+    fn check(&self, LeafBlock(block): LeafBlock, count: usize) -> Result {
         assert!((1..=8).contains(&count), "{count} blocks at once");
         let end = block.checked_add(count as u64);
         match end.and_then(|e| e.checked_mul(8)) {
@@ -56,11 +57,11 @@ impl Disk for Leaf {
         &mut self.buffer
     }
 
-    fn read(&mut self, block: u64, count: usize) -> Result {
+    fn read(&mut self, block: LeafBlock, count: usize) -> Result {
         self.reads += 1;
         self.check(block, count)?;
         for (n, room) in (0..count as u64).zip(&mut *self.buffer) {
-            match self.blocks.get(&(block + n)) {
+            match self.blocks.get(&(block.0 + n)) {
                 Some(bytes) => room.copy_from_slice(&**bytes),
                 None => room.fill(0),
             }
@@ -68,12 +69,12 @@ impl Disk for Leaf {
         Ok(())
     }
 
-    fn write(&mut self, block: u64, count: usize, _: Order) -> Result {
+    fn write(&mut self, block: LeafBlock, count: usize, _: Order) -> Result {
         self.writes += 1;
         self.check(block, count)?;
         for n in 0..count {
             self.blocks
-                .insert(block + n as u64, Rc::new(self.buffer[n]));
+                .insert(block.0 + n as u64, Rc::new(self.buffer[n]));
         }
         Ok(())
     }

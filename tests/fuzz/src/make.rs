@@ -96,7 +96,7 @@ pub fn set_checksums(leaf: &mut Leaf) {
         return;
     };
     let g = &sb.geometry;
-    let end = g.journal_block(0) + u64::from(g.journal_blocks());
+    let end = g.journal_block(0).0 + u64::from(g.journal_blocks());
     let held: Vec<u64> = leaf.blocks.range(2..end).map(|(at, _)| *at).collect();
     for at in held {
         set_checksum(leaf.edit(at), 4);
@@ -106,18 +106,18 @@ pub fn set_checksums(leaf: &mut Leaf) {
             continue;
         };
         let block = g.directory_block(at, slot);
-        let Some(mut bytes) = leaf.block(block).copied() else {
+        let Some(mut bytes) = leaf.block(block.0).copied() else {
             continue;
         };
         for page in directory::pages_of(at, g.pages()) {
             let entry = &mut bytes[32 + page % 508 * 8..][..8];
             if let Ok(Some(slot)) = Slot::from_bits(entry[4]) {
-                let crc = crc_of(leaf.block(g.page_block(MapPage(page as u32), slot)));
+                let crc = crc_of(leaf.block(g.page_block(MapPage(page as u32), slot).0));
                 entry[..4].copy_from_slice(&crc.to_le_bytes());
             }
         }
         set_checksum(&mut bytes, 4);
-        *leaf.edit(block) = bytes;
+        *leaf.edit(block.0) = bytes;
     }
 }
 
@@ -295,7 +295,7 @@ pub fn ring(source: &mut Source<'_>, sb: &Superblock, leaf: &mut Leaf) {
         sequence = sequence.wrapping_add(1);
         let at = (sb.journal_tail + n) % g.journal_blocks();
         let nonce = if how % 16 == 4 { 5 } else { sb.nonce };
-        let block = leaf.edit(g.journal_block(at));
+        let block = leaf.edit(g.journal_block(at).0);
         block.fill(0);
         for (at, word) in words.iter().enumerate() {
             ring::put_word(block, at, *word).expect("a word of the block");
@@ -362,7 +362,7 @@ fn page(source: &mut Source<'_>, g: &Geometry, leaf: &mut Leaf, entries: &mut [P
         crc,
     };
     if bytes != [0; 4096] {
-        *leaf.edit(g.page_block(MapPage(page), slot)) = bytes;
+        *leaf.edit(g.page_block(MapPage(page), slot).0) = bytes;
     }
 }
 
@@ -387,7 +387,7 @@ fn directory_block(
     } else {
         sb.generation
     };
-    let block = leaf.edit(g.directory_block(at, slot));
+    let block = leaf.edit(g.directory_block(at, slot).0);
     directory::encode(block, at, generation, sb.nonce, list).expect("entries of a block");
     if how & 0x7f == 3 {
         let at = source.below(4096) as usize;

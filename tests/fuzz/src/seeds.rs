@@ -83,7 +83,7 @@ fn journals(folder: &Path, n: u8, leaf: &Leaf) {
     let sb = make::superblock_of(leaf).expect("a real leaf");
     let ring = (0..4).map(|n| {
         let at = (sb.journal_tail + n) % sb.geometry.journal_blocks();
-        leaf.block(sb.geometry.journal_block(at))
+        leaf.block(sb.geometry.journal_block(at).0)
             .unwrap_or(&[0; 4096])
     });
     let ring: Vec<u8> = ring.flatten().copied().collect();

@@ -6,6 +6,7 @@ use ubcore::check;
 use ubcore::error::Error;
 use ubcore::format::superblock::{choose, sector_of, Superblock};
 use ubcore::geometry::{LeafSlab, MapPage};
+use ubcore::leaf_block::LeafBlock;
 use ubcore::slot::Slot;
 
 use crate::leaf::{Blocks, Leaf};
@@ -56,10 +57,10 @@ fn slots(data: &[u8]) -> [[u8; 512]; 2] {
 pub fn run(data: &[u8]) {
     let [a, b] = slots(data);
     for slot in [&a, &b] {
-        match Superblock::decode(slot, 1) {
+        match Superblock::decode(slot, LeafBlock(1)) {
             Ok(sb) => sound(&sb, slot),
             Err(Error::Damaged(_, at)) => {
-                assert_eq!(at, 1);
+                assert_eq!(at, LeafBlock(1));
                 let valid_checksum = Superblock::has_valid_crc(slot);
                 assert!(!valid_checksum || Superblock::bad_field(slot).is_some());
             }
@@ -80,7 +81,7 @@ fn sound(sb: &Superblock, slot: &[u8; 512]) {
     assert_eq!(Superblock::bad_field(slot), None);
     let mut again = [0; 4096];
     sb.encode(&mut again);
-    assert_eq!(Superblock::decode(&again, 0).as_ref(), Ok(sb));
+    assert_eq!(Superblock::decode(&again, LeafBlock(0)).as_ref(), Ok(sb));
     // The areas lie one after another, within the leaf.
     let g = &sb.geometry;
     let (d, p) = (g.directory_blocks(), g.pages());
@@ -96,7 +97,8 @@ fn sound(sb: &Superblock, slot: &[u8; 512]) {
         g.page_block(MapPage(p - 1), Slot::A),
         g.page_block(MapPage(0), Slot::B),
         g.page_block(MapPage(p - 1), Slot::B),
-    ];
+    ]
+    .map(|block| block.0);
     assert_eq!(places[0], 2);
     for pair in places.windows(2) {
         assert!(pair[0] <= pair[1], "{places:?}");

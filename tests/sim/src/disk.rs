@@ -9,6 +9,7 @@ use std::rc::Rc;
 use ubcore::disk::{self, Buffer, Disk, Order};
 use ubcore::error::{Area, Error, Result, Side};
 use ubcore::geometry::BLOCK_BYTES;
+use ubcore::leaf_block::LeafBlock;
 
 pub const SECTOR: usize = 512;
 pub type Sector = [u8; SECTOR];
@@ -133,7 +134,9 @@ impl State {
 
     fn check_fence(&self, sector: u64, sectors: u64) -> Result {
         match self.fence {
-            Some(end) if sector + sectors > end => Err(Error::Damaged(Area::Map, sector / 8)),
+            Some(end) if sector + sectors > end => {
+                Err(Error::Damaged(Area::Map, LeafBlock(sector / 8)))
+            }
             _ => Ok(()),
         }
     }
@@ -306,8 +309,9 @@ impl Disk for SimDisk {
         &mut self.buffer
     }
 
-    fn read(&mut self, block: u64, count: usize) -> Result {
+    fn read(&mut self, block: LeafBlock, count: usize) -> Result {
         let mut s = self.state.borrow_mut();
+        let LeafBlock(block) = block;
         s.check_fence(block * 8, count as u64 * 8)?;
         let mut bad = s.unreadable.range(block..block + count as u64);
         if bad.next().is_some() || s.fails().is_some() {
@@ -323,12 +327,13 @@ impl Disk for SimDisk {
         Ok(())
     }
 
-    fn write(&mut self, block: u64, count: usize, order: Order) -> Result {
+    fn write(&mut self, block: LeafBlock, count: usize, order: Order) -> Result {
         let sectors: Vec<Sector> = self.buffer.as_flattened()[..count * BLOCK_BYTES]
             .chunks(SECTOR)
             .map(|c| c.try_into().unwrap())
             .collect();
         let mut s = self.state.borrow_mut();
+        let LeafBlock(block) = block;
         s.check_fence(block * 8, count as u64 * 8)?;
         s.write(block * 8, &sectors, order)
     }

@@ -12,6 +12,7 @@ use ubcore::format::crc::{block_crc, crc32c};
 use ubcore::format::directory::{self, PageEntry};
 use ubcore::format::superblock::Superblock;
 use ubcore::geometry::{Block, MapPage};
+use ubcore::leaf_block::LeafBlock;
 use ubcore::map::Map;
 use ubcore::salvage::Nothing;
 use ubcore::slot::Slot;
@@ -105,7 +106,7 @@ fn checkpoint(disk: &mut SimDisk, found: &Look) -> Result {
 }
 
 /// Changes a block.
-pub fn edit(disk: &SimDisk, block: u64, f: impl FnOnce(&mut Block)) {
+pub fn edit(disk: &SimDisk, block: LeafBlock, f: impl FnOnce(&mut Block)) {
     let mut d = disk.clone();
     d.read(block, 1).unwrap();
     f(d.block());
@@ -115,7 +116,7 @@ pub fn edit(disk: &SimDisk, block: u64, f: impl FnOnce(&mut Block)) {
 /// Changes a block that has its checksum at `crc`, and corrects the checksum.
 pub fn edit_with_checksum(
     disk: &SimDisk,
-    block: u64,
+    block: LeafBlock,
     len: usize,
     crc: usize,
     f: impl FnOnce(&mut Block),
@@ -130,12 +131,12 @@ pub fn edit_with_checksum(
 /// Changes superblock slots and corrects their checksums.
 pub fn edit_slots(disk: &SimDisk, slots: &[u64], f: impl Fn(&mut Block)) {
     for &slot in slots {
-        edit_with_checksum(disk, slot, 512, 8, &f);
+        edit_with_checksum(disk, LeafBlock(slot), 512, 8, &f);
     }
 }
 
 /// Returns the directory's entry of a page, and the active directory block.
-pub fn entry_of(disk: &SimDisk, sb: &Superblock, page: u32) -> (PageEntry, u64) {
+pub fn entry_of(disk: &SimDisk, sb: &Superblock, page: u32) -> (PageEntry, LeafBlock) {
     let g = &sb.geometry;
     let at = directory::block_of(MapPage(page));
     let slot = sb.directory_slot(at).unwrap().unwrap();
@@ -149,7 +150,7 @@ pub fn entry_of(disk: &SimDisk, sb: &Superblock, page: u32) -> (PageEntry, u64) 
 }
 
 /// Returns the block that holds a map page.
-pub fn block_of_page(disk: &SimDisk, sb: &Superblock, page: u32) -> u64 {
+pub fn block_of_page(disk: &SimDisk, sb: &Superblock, page: u32) -> LeafBlock {
     let (entry, _) = entry_of(disk, sb, page);
     sb.geometry
         .page_block(MapPage(page), entry.slot.expect("a page that was written"))

@@ -8,6 +8,7 @@ use std::sync::{Arc as StdArc, Mutex as StdMutex, MutexGuard as StdGuard};
 use ubcore::disk::{self, Buffer, Disk, Order};
 use ubcore::error::Result;
 use ubcore::geometry::BLOCK_BYTES;
+use ubcore::leaf_block::LeafBlock;
 use ubcore::plan::Source;
 use ubcore::sync::{AtomicU64, Ordering};
 
@@ -43,18 +44,18 @@ impl Disk for Leaf {
     fn buffer(&mut self) -> &mut Buffer {
         &mut self.buffer
     }
-    fn read(&mut self, block: u64, count: usize) -> Result {
-        let sectors = block * 8..(block + count as u64) * 8;
+    fn read(&mut self, block: LeafBlock, count: usize) -> Result {
+        let sectors = block.0 * 8..(block.0 + count as u64) * 8;
         let found: Vec<Sector> = self.with(|s| sectors.map(|at| s.sector(at)).collect());
         for (room, data) in self.buffer.as_flattened_mut().chunks_mut(512).zip(found) {
             room.copy_from_slice(&data);
         }
         Ok(())
     }
-    fn write(&mut self, block: u64, count: usize, order: Order) -> Result {
+    fn write(&mut self, block: LeafBlock, count: usize, order: Order) -> Result {
         let bytes = self.buffer.as_flattened()[..count * BLOCK_BYTES].chunks(512);
         let data: Vec<Sector> = bytes.map(|c| c.try_into().expect("512 bytes")).collect();
-        self.with(|s| s.write(block * 8, &data, order))
+        self.with(|s| s.write(block.0 * 8, &data, order))
     }
     fn flush(&mut self) -> Result {
         self.with(State::flush_now)

@@ -450,6 +450,7 @@ mod tests {
     use std::path::Path;
     use ubcore::abi::{Create, Status};
     use ubcore::error::{Area, Error};
+    use ubcore::leaf_block::LeafBlock;
 
     fn union(id: u32, name: &str) -> Status {
         let mut s = Status::new();
@@ -573,7 +574,7 @@ mod tests {
 
     #[test]
     fn a_refusal_says_whether_the_rest_can_be_read() {
-        let e = Error::Damaged(Area::Page, 21);
+        let e = Error::Damaged(Area::Page, LeafBlock(21));
         let mut c = Create::new();
         c.set_error(e);
         let fail = rest_of(&c, Fail::core("leaf x", e));

@@ -12,7 +12,8 @@ use rustix::fs::{fadvise, ioctl_blksszget, Advice, OFlags};
 use rustix::io::Errno;
 use ubcore::disk::{self, Buffer, Disk, Order};
 use ubcore::error::{Error, Side};
-use ubcore::geometry::{BLOCK_BYTES, BLOCK_SECTORS};
+use ubcore::geometry::BLOCK_BYTES;
+use ubcore::leaf_block::LeafBlock;
 use ubcore::num::usize_as_u64;
 
 use crate::control::is_union;
@@ -228,14 +229,14 @@ impl Disk for Device {
         &mut self.buffer
     }
 
-    fn read(&mut self, block: u64, count: usize) -> ubcore::error::Result {
-        let bad = Error::Io(self.side, block.saturating_mul(BLOCK_SECTORS));
+    fn read(&mut self, block: LeafBlock, count: usize) -> ubcore::error::Result {
+        let bad = Error::Io(self.side, block.first_sector().unwrap_or(u64::MAX));
         let room = self
             .buffer
             .as_flattened_mut()
             .get_mut(..count.saturating_mul(BLOCK_BYTES))
             .ok_or(bad)?;
-        let at = block.checked_mul(usize_as_u64(BLOCK_BYTES)).ok_or(bad)?;
+        let at = block.0.checked_mul(usize_as_u64(BLOCK_BYTES)).ok_or(bad)?;
         self.file
             .read_exact_at(room, at)
             .or_else(|_| {
@@ -249,14 +250,14 @@ impl Disk for Device {
             .map_err(|_| bad)
     }
 
-    fn write(&mut self, block: u64, count: usize, order: Order) -> ubcore::error::Result {
-        let bad = Error::Io(self.side, block.saturating_mul(BLOCK_SECTORS));
+    fn write(&mut self, block: LeafBlock, count: usize, order: Order) -> ubcore::error::Result {
+        let bad = Error::Io(self.side, block.first_sector().unwrap_or(u64::MAX));
         let bytes = self
             .buffer
             .as_flattened()
             .get(..count.saturating_mul(BLOCK_BYTES))
             .ok_or(bad)?;
-        let at = block.checked_mul(usize_as_u64(BLOCK_BYTES)).ok_or(bad)?;
+        let at = block.0.checked_mul(usize_as_u64(BLOCK_BYTES)).ok_or(bad)?;
         if order == Order::FlushFua {
             self.file.sync_all().map_err(|_| bad)?;
         }

@@ -9,6 +9,7 @@ use tool::Folder;
 use ubcore::abi::{self, Call, Create, FeaturesCall, Freeze, Layer, LostCall, Remove, Status};
 use ubcore::abi_copy;
 use ubcore::error::{Area, Class, Error, Side};
+use ubcore::leaf_block::LeafBlock;
 use ubcore::stack::chain::LAYERS_MAX;
 
 /// The output of the C program, by kind and name.
@@ -211,7 +212,7 @@ fn reasons() -> [(&'static str, Error); 26] {
             "UNKNOWN_FEATURES",
             Error::UnknownFeatures(Class::Incompat, 1),
         ),
-        ("DAMAGED", Error::Damaged(Area::Map, 0)),
+        ("DAMAGED", Error::Damaged(Area::Map, LeafBlock(0))),
         ("ROOT_SIZE", Error::RootSize(1, 2)),
         ("ROOT_CONTENT", Error::RootContent),
         ("LEAF_SIZE", Error::LeafSize(1, 2)),

@@ -12,6 +12,7 @@ use ubcore::attach::read_superblock;
 use ubcore::error::{Area, Error, Side};
 use ubcore::geometry::MapPage;
 use ubcore::journal::scan;
+use ubcore::leaf_block::LeafBlock;
 use ubcore::slot::Slot;
 use ubctl::device::{Access, Device};
 
@@ -151,7 +152,7 @@ fn what_cannot_be_repaired_stays_as_it_is() {
     let f = Folder::new("damage");
     let (_, leaf) = used(&f);
     let g = geometry(&leaf);
-    let at = g.page_block(MapPage(0), Slot::A) * 4096 + 5;
+    let at = g.page_block(MapPage(0), Slot::A).0 * 4096 + 5;
     let byte = get(&leaf, at, 1)[0];
     put(&leaf, at, &[byte ^ 1]);
     put(&leaf, 300, b"x");
@@ -178,7 +179,7 @@ fn what_cannot_be_repaired_stays_as_it_is() {
     );
     assert_eq!(
         value["findings"][1]["block"],
-        g.page_block(MapPage(0), Slot::A)
+        g.page_block(MapPage(0), Slot::A).0
     );
     assert_eq!(get(&leaf, 8192, 1 << 20), behind);
     put(&leaf, at, &[byte]);
@@ -201,7 +202,11 @@ fn what_is_lost_is_named() {
     ] {
         let whole = get(&leaf, 0, 1 << 20);
         for &p in pages {
-            put(&leaf, g.page_block(MapPage(p), Slot::A) * 4096 + 77, b"rot");
+            put(
+                &leaf,
+                g.page_block(MapPage(p), Slot::A).0 * 4096 + 77,
+                b"rot",
+            );
         }
         let value = found(&leaf, "", 4, &vec![page; pages.len()]);
         assert_eq!(value["salvage"]["lost"], json!(lost));
@@ -211,7 +216,11 @@ fn what_is_lost_is_named() {
     }
     assert_eq!(found(&leaf, "", 0, &[])["salvage"], Value::Null);
 
-    put(&leaf, g.page_block(MapPage(1), Slot::A) * 4096 + 77, b"rot");
+    put(
+        &leaf,
+        g.page_block(MapPage(1), Slot::A).0 * 4096 + 77,
+        b"rot",
+    );
     let out = check(&leaf, "").out;
     for part in [
         "; lost by it: union sectors 384 to 511, 25600 to 25983 (256 KiB)\n",
@@ -247,7 +256,10 @@ fn what_is_lost_is_named() {
     let sb = read_superblock(&mut device).unwrap().superblock;
     assert_eq!(
         scan(&mut device, &sb),
-        Err(Error::Damaged(Area::Journal, tail.as_u64().unwrap()))
+        Err(Error::Damaged(
+            Area::Journal,
+            LeafBlock(tail.as_u64().unwrap())
+        ))
     );
     assert_eq!(value["findings"][1]["block"], tail);
 }

@@ -12,6 +12,7 @@ use ubcore::format::record::{Record, SlabRun};
 use ubcore::format::superblock::{choose, Superblock};
 use ubcore::format::{directory, ring};
 use ubcore::geometry::{LeafSlab, MapPage};
+use ubcore::leaf_block::LeafBlock;
 use ubcore::slot::Slot;
 use ubctl::device::{Access, Device};
 use ubctl::error::{code_of, reason_of};
@@ -210,12 +211,12 @@ fn the_superblock_is_what_its_table_says() {
         (g.table_pages(), g.bits_pages(), g.directory_blocks()),
         (1, 1, 1)
     );
-    assert_eq!(g.directory_block(0, Slot::A), 18);
+    assert_eq!(g.directory_block(0, Slot::A).0, 18);
     assert_eq!(
         (
-            g.page_block(MapPage(0), Slot::A),
-            g.page_block(MapPage(0), Slot::B),
-            g.page_block(MapPage(1), Slot::B)
+            g.page_block(MapPage(0), Slot::A).0,
+            g.page_block(MapPage(0), Slot::B).0,
+            g.page_block(MapPage(1), Slot::B).0
         ),
         (20, 22, 23)
     );
@@ -277,7 +278,7 @@ fn the_directory_and_the_pages_are_what_they_are_said_to_be() {
         0,
         sb.generation,
         sb.nonce,
-        18,
+        LeafBlock(18),
         &mut entries,
     )
     .unwrap();

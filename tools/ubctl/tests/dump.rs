@@ -165,7 +165,7 @@ fn damaged_pages_and_directory() {
     let g = geometry(&leaf);
     let d = dump(&leaf);
     assert_eq!(d["pages"]["written"], 2);
-    let page = g.page_block(MapPage(0), Slot::A) * 4096;
+    let page = g.page_block(MapPage(0), Slot::A).0 * 4096;
     let byte = get(&leaf, page + 5, 1)[0];
     put(&leaf, page + 5, &[byte ^ 1]);
     let d = damaged(&leaf, &["map page is damaged at block"]);
@@ -177,7 +177,7 @@ fn damaged_pages_and_directory() {
     put(&leaf, page + 5, &[byte]);
     assert_eq!(dump(&leaf)["map"]["sectors_mapped"], 256);
 
-    put(&leaf, g.directory_block(0, Slot::A) * 4096 + 40, b"\xff");
+    put(&leaf, g.directory_block(0, Slot::A).0 * 4096 + 40, b"\xff");
     let d = damaged(&leaf, &["page directory is damaged"]);
     assert_eq!(d["directory"][0]["sound"], false);
     assert_eq!(d["map"]["slabs_used"], 0);
@@ -195,7 +195,7 @@ fn a_damaged_journal() {
     drop(union);
     let g = geometry(&leaf);
     // The last transaction is torn, as after a power failure. That is no damage.
-    let last = g.journal_block(2) * 4096;
+    let last = g.journal_block(2).0 * 4096;
     put(&leaf, last + 4000, b"x");
     let d = dump(&leaf);
     assert_eq!(
@@ -205,7 +205,7 @@ fn a_damaged_journal() {
     put(&leaf, last + 4000, b"\0");
     assert_eq!(dump(&leaf)["journal"]["finished"], 3);
     // A torn block in the middle is damage, because no power failure explains it.
-    put(&leaf, g.journal_block(1) * 4096 + 4000, b"x");
+    put(&leaf, g.journal_block(1).0 * 4096 + 4000, b"x");
     let d = damaged(&leaf, &["journal is damaged at block 3"]);
     assert_eq!(
         (&d["journal"]["finished"], &d["map"]["slabs_used"]),

@@ -6,6 +6,7 @@ use ubcore::alloc::Denied;
 use ubcore::check::Grade;
 use ubcore::error::{Error, Result};
 use ubcore::geometry::{Geometry, MapPage};
+use ubcore::leaf_block::LeafBlock;
 use ubcore::map::Base;
 
 use super::{entry_of, look, Look};
@@ -105,9 +106,9 @@ pub fn worst_is_note(l: &Look) -> bool {
 
 /// Returns the blocks of a leaf that count, with how many bytes of each, and whether the block is
 /// of the last journal write, whose rot looks like a torn write.
-pub fn in_use(disk: &SimDisk, l: &Look) -> Vec<(u64, usize, bool)> {
+pub fn in_use(disk: &SimDisk, l: &Look) -> Vec<(LeafBlock, usize, bool)> {
     let g = &l.sb.geometry;
-    let mut list = vec![(0, 512, false), (1, 512, false)];
+    let mut list = vec![(LeafBlock(0), 512, false), (LeafBlock(1), 512, false)];
     for at in 0..g.directory_blocks() {
         if let Some(slot) = l.sb.directory_slot(at).unwrap() {
             list.push((g.directory_block(at, slot), 4096, false));

@@ -189,7 +189,7 @@ fn report(args: &CheckArgs) -> Result<CheckReport> {
     let name = args.leaf.display().to_string();
     let first = match look(&mut leaf) {
         Ok(first) => first,
-        Err(Error::Damaged(Area::Superblock, block)) => return Ok(no_superblock(name, block)),
+        Err(Error::Damaged(Area::Superblock, block)) => return Ok(no_superblock(name, block.0)),
         Err(e) => return Err(Fail::core(&name, e)),
     };
     let last = if args.repair {
@@ -281,7 +281,7 @@ fn describe(f: &Finding, look: &Look, repaired: bool) -> FindingReport {
     FindingReport {
         grade: text::grade(f.what.grade()),
         kind: text::kind(f.what),
-        block: Some(f.block),
+        block: Some(f.block.0),
         byte: Some(f.byte),
         text,
         lost,

@@ -247,7 +247,7 @@ impl Plan {
 
     fn put(&self) -> Result {
         new_leaf::write(&self.superblock, &self.below.list, |block, bytes| {
-            self.leaf.write_at(block * BLOCK, bytes)?;
+            self.leaf.write_at(block.0 * BLOCK, bytes)?;
             self.leaf.sync()
         })?;
         if self.is_used {
@@ -435,7 +435,7 @@ fn wipe(leaf: &Device, geometry: &Geometry) -> Result {
 
 /// Returns where the list of layers is written: from one byte up to another.
 fn list_of(geometry: &Geometry) -> (u64, u64) {
-    let byte = |n| geometry.layer_list_block(n) * BLOCK;
+    let byte = |n| geometry.layer_list_block(n).0 * BLOCK;
     (byte(0), byte(blocks_for(geometry.layers())))
 }
 

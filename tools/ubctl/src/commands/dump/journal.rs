@@ -101,7 +101,7 @@ fn walk(
             records: 0,
             list: Vec::new(),
         });
-        transaction.blocks.push(block);
+        transaction.blocks.push(block.0);
         records(&bytes, &head, g.slab_sectors(), all, transaction);
         if head.last {
             transaction.finished = true;

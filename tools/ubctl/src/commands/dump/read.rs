@@ -9,6 +9,7 @@ use ubcore::format::layer_list::ListedLayer;
 use ubcore::format::superblock::{choose, Superblock};
 use ubcore::format::VERSION;
 use ubcore::geometry::{Geometry, MapPage, BLOCK_BYTES, BLOCK_SECTORS, SUPERBLOCKS};
+use ubcore::leaf_block::LeafBlock;
 use ubcore::map::{words_for, Map};
 use ubcore::num::{u32_as_usize, usize_as_u64};
 use ubcore::pages::{self, PageSet};
@@ -57,8 +58,9 @@ fn superblocks(device: &mut Device, report: &mut DumpReport) -> Result<Superbloc
     let mut slots = [[0; BLOCK_BYTES]; 2];
     let mut io = None;
     for (block, room) in (0..).zip(&mut slots) {
-        let read = one_block(device, block, room);
-        let decoded = read.and_then(|()| Superblock::decode(room, block));
+        let at = LeafBlock(block);
+        let read = one_block(device, at, room);
+        let decoded = read.and_then(|()| Superblock::decode(room, at));
         if let Err(e @ Error::Io(..)) = decoded {
             io = Some(e);
         }
@@ -126,14 +128,14 @@ fn geometry(g: &Geometry) -> GeometryReport {
         slab_sectors: g.slab_sectors(),
         root_slabs: g.root_slabs(),
         leaf_slabs: g.leaf_slabs(),
-        journal_start: g.journal_block(0),
+        journal_start: g.journal_block(0).0,
         journal_blocks: g.journal_blocks(),
-        directory_start: g.directory_block(0, Slot::A),
+        directory_start: g.directory_block(0, Slot::A).0,
         directory_blocks: g.directory_blocks(),
-        pages_start: g.page_block(MapPage(0), Slot::A),
+        pages_start: g.page_block(MapPage(0), Slot::A).0,
         table_pages: g.table_pages(),
         bits_pages: g.bits_pages(),
-        layer_list_start: g.layer_list_block(0),
+        layer_list_start: g.layer_list_block(0).0,
         layers: g.layers(),
         data_start_sectors: g.data_start(),
     }
@@ -224,7 +226,7 @@ fn directory(device: &mut Device, sb: &Superblock, report: &mut DumpReport) -> V
         report.directory.push(DirectoryReport {
             index: at,
             slot: slot_name(slot),
-            block,
+            block: block.map(|block| block.0),
             pages_written: list.iter().filter(|e| e.slot.is_some()).count(),
             sound: decoded.is_ok(),
         });
@@ -289,14 +291,18 @@ pub fn short(e: Error) -> String {
 /// Reads one block. Where the device ends does not matter.
 pub fn one_block(
     device: &mut Device,
-    block: u64,
+    block: LeafBlock,
     room: &mut [u8; BLOCK_BYTES],
 ) -> Result<(), Error> {
     let ends = block
+        .0
         .checked_add(1)
         .and_then(|b| b.checked_mul(BLOCK_SECTORS));
     if ends.is_none_or(|end| end > device.sectors()) {
-        return Err(Error::Io(Side::Leaf, block.saturating_mul(BLOCK_SECTORS)));
+        return Err(Error::Io(
+            Side::Leaf,
+            block.first_sector().unwrap_or(u64::MAX),
+        ));
     }
     device.read(block, 1)?;
     *room = *device.block();
