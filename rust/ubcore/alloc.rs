@@ -58,6 +58,14 @@ impl From<Broken> for Denied {
     }
 }
 
+/// What [`Allocator::advance_pages`] did.
+struct Advanced {
+    /// Some entries were moved.
+    any: bool,
+    /// The page to continue with; `None` at the end.
+    next: Option<u32>,
+}
+
 /// The result of an allocation.
 pub type Allocated<T = ()> = core::result::Result<T, Denied>;
 
@@ -282,12 +290,12 @@ impl<B: DerefMut<Target = [u64]>> Allocator<B> {
     /// [`Allocator::end_reclaim`] only after all I/O has ended that is in flight when this returns
     /// `None`.
     pub fn advance_reclaim<M: Memory>(&mut self, map: &Map<M>, page: u32) -> Option<u32> {
-        let (any, next) = Self::advance_pages(map, page, Emptied::Durable, Emptied::Waiting);
-        self.any_waiting |= any;
-        if next.is_none() {
+        let done = Self::advance_pages(map, page, Emptied::Durable, Emptied::Waiting);
+        self.any_waiting |= done.any;
+        if done.next.is_none() {
             self.reclaiming = self.any_waiting || self.any_reclaimable;
         }
-        next
+        done.next
     }
 
     /// Returns whether a reclaim runs.
@@ -365,8 +373,8 @@ impl<B: DerefMut<Target = [u64]>> Allocator<B> {
         }
         if self.any_waiting {
             let from = self.waiting_from;
-            let (_, next) = Self::advance_pages(map, from, Emptied::Waiting, Emptied::No);
-            if let Some(next) = next {
+            let done = Self::advance_pages(map, from, Emptied::Waiting, Emptied::No);
+            if let Some(next) = done.next {
                 self.waiting_from = next;
                 return true;
             }
@@ -376,14 +384,8 @@ impl<B: DerefMut<Target = [u64]>> Allocator<B> {
         false
     }
 
-    /// Moves entries from one state to the next, in some pages from `page` on. Returns whether
-    /// there were any, and the page to continue with.
-    fn advance_pages<M: Memory>(
-        map: &Map<M>,
-        page: u32,
-        from: Emptied,
-        to: Emptied,
-    ) -> (bool, Option<u32>) {
+    /// Moves entries from one state to the next, in some pages from `page` on.
+    fn advance_pages<M: Memory>(map: &Map<M>, page: u32, from: Emptied, to: Emptied) -> Advanced {
         let mut any = false;
         let mut next = map.emptied_page(page);
         for _ in 0..STEP_PAGES {
@@ -393,7 +395,7 @@ impl<B: DerefMut<Target = [u64]>> Allocator<B> {
             any |= map.advance_page(page, from, to) > 0;
             next = page.checked_add(1).and_then(|n| map.emptied_page(n));
         }
-        (any, next)
+        Advanced { any, next }
     }
 
     fn choose<M: Memory>(

@@ -235,11 +235,11 @@ pub fn fits_blocks<D: Disk, M: Memory>(disk: &mut D, map: &Map<M>, sectors: u32)
     let whole = |leaf_slab| -> Result<bool> {
         let mut at = 0;
         while at < g.slab_sectors() {
-            let (_, len) = map.mapped_run(leaf_slab, at, g.slab_sectors().wrapping_sub(at))?;
-            if len == 0 || len & sectors.wrapping_sub(1) != 0 {
+            let run = map.mapped_run(leaf_slab, at, g.slab_sectors().wrapping_sub(at))?;
+            if run.sectors == 0 || run.sectors & sectors.wrapping_sub(1) != 0 {
                 return Ok(false);
             }
-            at = at.wrapping_add(len);
+            at = at.wrapping_add(run.sectors);
         }
         Ok(true)
     };

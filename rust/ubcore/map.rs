@@ -102,6 +102,15 @@ pub trait Memory {
 /// hold.
 type Marked<T = ()> = core::result::Result<T, Broken>;
 
+/// A stretch of a leaf slab whose sectors are all mapped, or all not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MappedRun {
+    /// Whether they are mapped.
+    pub mapped: bool,
+    /// Its length.
+    pub sectors: u32,
+}
+
 /// Returns the number of 64-bit words that hold `bits` bits.
 pub const fn words_for(bits: u32) -> usize {
     bits.div_ceil(64) as usize
@@ -251,22 +260,21 @@ impl<M: Memory> Map<M> {
         page.get(u64_as_usize((bit % BITS_SECTORS) / 64))
     }
 
-    /// Returns whether sector `offset` of a leaf slab is mapped, and for how many sectors from
-    /// there this stays the same, `limit` at most. A slab's end is the highest limit. Their page
-    /// must exist.
-    pub fn mapped_run(&self, leaf_slab: LeafSlab, offset: u32, limit: u32) -> Marked<(bool, u32)> {
+    /// Returns the run that sector `offset` of a leaf slab begins, of `limit` sectors at most. A
+    /// slab's end is the highest limit. Their page must exist.
+    pub fn mapped_run(&self, leaf_slab: LeafSlab, offset: u32, limit: u32) -> Marked<MappedRun> {
         let start = self
             .geometry
             .first_data_sector(leaf_slab)
             .wrapping_add(u64::from(offset));
         let mut mapped = false;
-        let mut len = 0u32;
-        while len < limit {
-            let bit = start.wrapping_add(u64::from(len));
+        let mut sectors = 0u32;
+        while sectors < limit {
+            let bit = start.wrapping_add(u64::from(sectors));
             let word = self.bits_word(bit).ok_or(Broken)?.load(Ordering::Acquire);
             let shifted = word.wrapping_shr(saturating_u32(bit % 64));
             let left = 64u32.wrapping_sub(saturating_u32(bit % 64));
-            if len == 0 {
+            if sectors == 0 {
                 mapped = shifted & 1 == 1;
             }
             let same = if mapped {
@@ -274,12 +282,15 @@ impl<M: Memory> Map<M> {
             } else {
                 shifted.trailing_zeros()
             };
-            len = len.wrapping_add(same.min(left));
+            sectors = sectors.wrapping_add(same.min(left));
             if same < left {
                 break;
             }
         }
-        Ok((mapped, len.min(limit)))
+        Ok(MappedRun {
+            mapped,
+            sectors: sectors.min(limit),
+        })
     }
 
     /// Returns the word that holds the bits of a few sectors of a leaf slab, and the mask of those
@@ -313,7 +324,8 @@ impl<M: Memory> Map<M> {
     /// Returns whether any sector of a leaf slab is mapped. The page of its bits must exist.
     pub fn is_mapped(&self, leaf_slab: LeafSlab) -> Marked<bool> {
         let sectors = self.geometry.slab_sectors();
-        Ok(self.mapped_run(leaf_slab, 0, sectors)? != (false, sectors))
+        let run = self.mapped_run(leaf_slab, 0, sectors)?;
+        Ok(run.mapped || run.sectors < sectors)
     }
 
     /// Calls `f` with each word of sectors `offset..offset + count` of a leaf slab, and with the
@@ -433,7 +445,8 @@ impl<M: Memory> Map<M> {
         let mut missing = false;
         self.each_leaf_slab(sector, count, |leaf_slab, offset, n| {
             // If their page does not exist, the change below fails.
-            missing |= self.mapped_run(leaf_slab, offset, n) != Ok((true, n));
+            let run = self.mapped_run(leaf_slab, offset, n);
+            missing |= !run.is_ok_and(|run| run.mapped && run.sectors == n);
             Ok(())
         })?;
         // Another request's change may have set our bits, but not its dirty marks yet. That request

@@ -169,12 +169,14 @@ impl<M: Memory, B: Below> Runs<'_, M, B> {
         if limit == 0 {
             return None;
         }
-        let entry = self.map.entry(g.slab_of(self.at));
+        let slab = g.slab_of(self.at);
+        let entry = self.map.entry(slab);
         let found = entry
             .leaf_slab
             .map(|l| (l, g.leaf_slab_start(l).wrapping_add(u64::from(offset))));
         let run = match (self.purpose, found) {
-            (_, None) if entry.lost => Run {
+            // Past the union's end there is no entry. The block layer sends no such request.
+            (_, None) if entry.lost || slab >= g.root_slabs() => Run {
                 source: Source::Lost,
                 sectors: limit,
             },
@@ -184,11 +186,11 @@ impl<M: Memory, B: Below> Runs<'_, M, B> {
             },
             (Purpose::Read, Some((leaf_slab, start))) => {
                 match self.map.mapped_run(leaf_slab, offset, limit) {
-                    Ok((true, sectors)) => Run {
+                    Ok(run) if run.mapped => Run {
                         source: Source::Leaf(start),
-                        sectors,
+                        sectors: run.sectors,
                     },
-                    Ok((false, sectors)) => self.below(entry.base, sectors),
+                    Ok(run) => self.below(entry.base, run.sectors),
                     // The root may be older than what the leaf slab holds.
                     Err(Broken) => Run {
                         source: Source::Lost,

@@ -89,7 +89,8 @@ where
         let sectors = g.slab_sectors();
         let offset = saturating_u32(left).min(sectors);
         let rest = sectors.wrapping_sub(offset);
-        if rest == 0 || self.map.mapped_run(leaf_slab, offset, rest)? == (false, rest) {
+        let run = self.map.mapped_run(leaf_slab, offset, rest)?;
+        if !run.mapped && run.sectors == rest {
             return Ok(());
         }
         let block = self.block_of(bits_page_of(self.map, leaf_slab));

@@ -8,7 +8,7 @@ use super::super::format::record::{Record, SlabRun, STEP_MAX};
 use super::super::format::ring::{self, RingHead, BEFORE_MAX, RING_WORDS};
 use super::super::format::superblock::Superblock;
 use super::super::geometry::{Geometry, LeafSlab};
-use super::super::map::{Base, Emptied, Map, Memory};
+use super::super::map::{Base, Emptied, Map, MappedRun, Memory};
 use super::super::num::{next, u32_as_usize};
 use super::ring::{after, Ring};
 
@@ -81,15 +81,15 @@ impl<'a, D: Disk> Transaction<'a, D> {
         let mut runs = 0;
         let mut at = 0;
         while at < sectors {
-            let (mapped, len) = map.mapped_run(leaf_slab, at, sectors.wrapping_sub(at))?;
+            let MappedRun {
+                mapped,
+                sectors: count,
+            } = map.mapped_run(leaf_slab, at, sectors.wrapping_sub(at))?;
             if mapped {
                 if runs > sectors / 64 {
                     return self.words(map, slab, leaf_slab);
                 }
-                let run = SlabRun {
-                    first: at,
-                    count: len,
-                };
+                let run = SlabRun { first: at, count };
                 if self.run(slab, leaf_slab, run, opening)? == Space::Full {
                     return Ok(Space::Full);
                 }
@@ -97,7 +97,7 @@ impl<'a, D: Disk> Transaction<'a, D> {
                 runs = runs.wrapping_add(1);
             }
             // A run has one sector at least, and both are within a slab.
-            at = at.wrapping_add(len.max(1));
+            at = at.wrapping_add(count.max(1));
         }
         Ok(Space::Left)
     }

@@ -4,7 +4,7 @@
 
 use super::super::error::{Area, Error, Result};
 use super::super::geometry::TABLE_ENTRIES;
-use super::super::map::{Base, Entry, Map, Memory};
+use super::super::map::{Base, Entry, Map, MappedRun, Memory};
 use super::super::num::{next, saturating_u32};
 use super::super::pages::table_page_of;
 use super::super::slot::Slot;
@@ -61,19 +61,22 @@ impl<'a, M: Memory, P: FnMut() -> Result> LeafExtents<'a, M, P> {
             let end = g.slab_start(next(slab)).min(g.union_sectors());
             // Within a slab, so it fits 32 bits.
             let limit = saturating_u32(end.wrapping_sub(first));
-            let (mapped, sectors) = match entry.leaf_slab {
+            let run = match entry.leaf_slab {
                 Some(leaf_slab) => self.map.mapped_run(leaf_slab, offset, limit)?,
-                None => (false, limit),
+                None => MappedRun {
+                    mapped: false,
+                    sectors: limit,
+                },
             };
-            self.at = first.wrapping_add(u64::from(sectors));
-            let content = match entry.leaf_slab.filter(|_| mapped) {
+            self.at = first.wrapping_add(u64::from(run.sectors));
+            let content = match entry.leaf_slab.filter(|_| run.mapped) {
                 Some(l) => Content::Data(g.leaf_slab_start(l).wrapping_add(u64::from(offset))),
                 None if entry.base == Base::Zero => Content::Zero,
                 None => continue,
             };
             return Ok(Some(Extent {
                 first,
-                sectors: u64::from(sectors),
+                sectors: u64::from(run.sectors),
                 content,
             }));
         }

@@ -8,7 +8,7 @@ use sim::disk::{SimDisk, State};
 use sim::oracle::{content, ROOT};
 use sim::union::{format, SimUnion};
 use ubcore::geometry::{Geometry, LeafSlab};
-use ubcore::map::Base;
+use ubcore::map::{Base, MappedRun};
 
 /// 64 KiB slabs: a slab with more than two runs is recorded as words.
 fn geometry() -> Geometry {
@@ -112,7 +112,10 @@ fn what_no_commit_has_recorded() {
         assert_eq!(u.map.entry(slab).leaf_slab, Some(LeafSlab(slab)));
         assert_eq!(
             u.map.mapped_run(LeafSlab(slab), 3, 29).unwrap(),
-            (true, 2),
+            MappedRun {
+                mapped: true,
+                sectors: 2
+            },
             "{slab}"
         );
     }

@@ -98,3 +98,17 @@ fn every_aligned_block_that_is_mapped_as_a_whole_or_not_at_all() {
         }
     }
 }
+
+/// A request past the union's end, which the block layer does not send, has no place.
+#[test]
+fn past_the_end_nothing_is_read_or_written() {
+    let u = used(32, &mut Random(7));
+    let end = u.map.geometry().union_sectors();
+    let read = plan::read(&u.map, NoLayers, end - 8, 40);
+    for run in read.chain(plan::write(&u.map, end, 40)) {
+        let inside = run.sectors == 8;
+        assert_eq!(run.source != Source::Lost, inside, "{run:?}");
+    }
+    assert_eq!(plan::read_at_once(&u.map, NoLayers, end, 8), None);
+    assert_eq!(plan::write_at_once(&u.map, end, 8), None);
+}

@@ -78,13 +78,13 @@ fn runs(map: &Map<Heap>, leaf_slab: LeafSlab) -> Vec<(u32, u32)> {
     let mut at = 0;
     while at < sectors {
         // If the page of bits does not exist, nothing is mapped.
-        let Ok((mapped, len)) = map.mapped_run(leaf_slab, at, sectors - at) else {
+        let Ok(run) = map.mapped_run(leaf_slab, at, sectors - at) else {
             break;
         };
-        if mapped {
-            list.push((at, len));
+        if run.mapped {
+            list.push((at, run.sectors));
         }
-        at += len.max(1);
+        at += run.sectors.max(1);
     }
     list
 }
