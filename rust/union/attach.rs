@@ -2,8 +2,8 @@
 
 //! Attach: makes a union of a root and a leaf. The functions stand in the order in which they run.
 //!
-//! The kernel's stack is 16 KiB, and adding the disk reads from it. So what is large is in boxes,
-//! and the functions that handle it are not inlined into [`Attached::new`].
+//! The kernel's stack is 16 KiB, and adding the disk reads from it. So large values are in boxes,
+//! and the functions that handle them are not inlined into [`Attached::new`].
 
 use super::{
     events::Events,

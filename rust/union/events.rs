@@ -190,7 +190,7 @@ impl Events {
     }
 
     /// Traces that sectors of the leaf were freed. Process context.
-    pub(super) fn released(&self, sector: u64, sectors: u64) {
+    pub(super) fn freed(&self, sector: u64, sectors: u64) {
         if let Some(disk) = self.disk() {
             disk.trace_free(sector, sectors);
         }

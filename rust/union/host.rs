@@ -124,7 +124,7 @@ impl Observer for ArcBorrow<'_, Union> {
             Event::IoError => self.stats.io_error(),
             Event::Full => self.events.full(),
             Event::Space(used, slabs) => self.events.space(used, slabs),
-            Event::Freed(sector, sectors) => self.events.released(sector, sectors),
+            Event::Freed(sector, sectors) => self.events.freed(sector, sectors),
             Event::ReadOnly(e) => self.turned_read_only(e),
         }
     }

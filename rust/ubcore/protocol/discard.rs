@@ -162,7 +162,7 @@ fn clear_and_discard<H: Host>(host: &H, range: Range<LeafSlab>) {
 fn begin_reclaim<H: Host>(host: &H) -> bool {
     let mut page = None;
     loop {
-        // Between two commits (I3), because what a commit has only begun to write is not durable.
+        // Between two commits (I3), because the changes of a commit that has begun are not durable.
         // `is_committed` runs under the allocator's lock, because a discard must not come in
         // between.
         let next = host.with_committer(|committer, _| {

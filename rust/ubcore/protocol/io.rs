@@ -164,8 +164,9 @@ pub fn complete<H: Host>(host: &H, rq: H::Request, mut status: H::Status) -> Opt
     done(host, rq)
 }
 
-/// Maps the sectors of those bios that do not fail. What had no leaf slab was not sent. Another
-/// write may have allocated a leaf slab for it since, which does not hold the data of this one.
+/// Maps the sectors of those bios that do not fail. Sectors without a leaf slab were not sent.
+/// Another write may have allocated a leaf slab for them since, which does not hold the data of
+/// this one.
 /// Returns false, because no first write is reported for a part.
 fn map_others<H: Host>(host: &H, rq: &H::Request) -> core::result::Result<bool, Broken> {
     let (mut at, sectors) = rq.part();

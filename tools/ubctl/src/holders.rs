@@ -31,7 +31,7 @@ const LOOK: Duration = Duration::from_millis(300);
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Holder {
     text: String,
-    /// Whether waiting is in vain: a process may close what it has open, a mount stays.
+    /// Whether it does not help to wait: a process may close a file soon, but a mount stays.
     lasts: bool,
 }
 

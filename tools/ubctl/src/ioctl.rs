@@ -33,8 +33,7 @@ unsafe impl<T: Call> Ioctl for Request<'_, T> {
     }
 }
 
-/// Makes a call of the control device. What the driver wrote into `value` is there after a failure
-/// too.
+/// Makes a call of the control device. The driver may write into `value` even if it fails.
 pub fn call<T: Call>(fd: impl AsFd, value: &mut T) -> rustix::io::Result<()> {
     value.set_size(size_of::<T>() as u32);
     // SAFETY: The command carries unionblk's type byte and the size of the structure. A driver that

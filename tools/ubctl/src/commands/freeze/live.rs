@@ -116,15 +116,16 @@ fn plan(
     (sb, leaf): (&Superblock, &Lower),
 ) -> Result<Plan> {
     let open = Device::open(&leaf.node, Side::Leaf, Access::Exclusive)?.called(&leaf.name);
+    // An image of a file system on the union.
+    let union = rustix::fs::makedev(status.major, status.minor);
+    overlap::refuse_upon(&open, union)?;
     for device in below.devices() {
         overlap::refuse(device, &open)?;
     }
-    // Also what the union lies on, and the union itself: an image of a file system on it.
+    // The leaf that it has now, and its layers.
     for path in sysfs::slave_nodes(status.id) {
         overlap::refuse(&Device::open(&path, Side::Layer, Access::Read)?, &open)?;
     }
-    let union = rustix::fs::makedev(status.major, status.minor);
-    overlap::refuse_upon(&open, union)?;
     preflight::refuse_limits(&open, Side::Leaf)?;
     // The union stays as it is, so the new leaf has the old one's layout.
     let layout = LayoutArgs {
