@@ -13,6 +13,7 @@ pub mod make;
 pub mod memory;
 pub mod real;
 pub mod repair;
+pub mod sealed;
 pub mod seeds;
 pub mod source;
 pub mod superblock;

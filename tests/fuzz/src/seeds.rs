@@ -9,6 +9,7 @@ use std::path::Path;
 use crate::leaf::Leaf;
 use crate::make;
 use crate::real;
+use crate::sealed;
 
 fn put(folder: &Path, target: &str, name: &str, bytes: &[u8]) {
     let folder = folder.join(target);
@@ -32,6 +33,15 @@ fn make(folder: &Path) {
         leaves(folder, n, &image);
         superblocks_and_directories(folder, n, &image);
         journals(folder, n, &leaf);
+    }
+    for n in 0..sealed::LAYERS {
+        let image = sealed::layer(n).bytes();
+        for how in [0, 2] {
+            let bytes = [&[how], &image[..]].concat();
+            put(folder, "sealed", &format!("image-{n}-{how}"), &bytes);
+            let patched = format!("patched-{n}-{how}");
+            put(folder, "sealed", &patched, &[how + 1, n as u8]);
+        }
     }
 }
 
