@@ -98,7 +98,7 @@ pub fn run(data: &[u8]) {
         let last = header.digest_block() - 1;
         image.edit(last)[40] ^= 1;
         let again = image.extents(&header).map(drop);
-        assert_eq!(again, Err(Error::Damaged(Area::Layer, last)));
+        assert_eq!(again, Err(Error::Damaged(Area::Layer, LeafBlock(last))));
     }
 }
 

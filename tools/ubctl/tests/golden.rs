@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Checks the golden leaves of `tests/data`. These are leaves that past versions wrote, and each
-//! later version reads them as the texts beside them say. `tests/data/make.sh` makes a leaf; the
+//! Checks the golden leaves and layers of `tests/data`. Past versions wrote them, and each later
+//! version reads them as the texts beside them say. `tests/data/make.sh` makes a leaf; the
 //! text of an old leaf is never made again.
 
 use std::fs;
@@ -13,8 +13,12 @@ use ubcore::attach::read_superblock;
 use ubcore::error::Side;
 use ubcore::map::Base;
 use ubcore::plan::{self, Source};
+use ubcore::sealed::open::{open, SealedExtents};
+use ubcore::stack::extent::{Content, Extents};
 use ubcore::stack::place::NoLayers;
 use ubctl::device::{Access, Device};
+use ubctl::sealed::{Place, PlaceReader};
+use ubctl::sha256::Sha256 as Sha;
 
 const ROOT: u64 = 16 * MIB;
 const LEAF: u64 = 4 * MIB;
@@ -25,9 +29,10 @@ fn data(name: &str) -> PathBuf {
         .join(name)
 }
 
-/// Unpacks the leaf as it was stored.
+/// Unpacks the leaf, or the sealed layer, as it was stored.
 fn unpack(f: &Folder, name: &str) -> PathBuf {
-    let (packed, leaf) = (data(&format!("{name}.leaf.zst")), f.path("leaf"));
+    let kind = if is_layer(name) { "sealed" } else { "leaf" };
+    let (packed, leaf) = (data(&format!("{name}.{kind}.zst")), f.path("leaf"));
     let run = Command::new("zstd")
         .args(["-q", "-d", "-f", "--sparse", "-o"])
         .args([&leaf, &packed])
@@ -36,6 +41,11 @@ fn unpack(f: &Folder, name: &str) -> PathBuf {
     assert!(run.success(), "{}", packed.display());
     assert!(fs::metadata(&packed).unwrap().len() < 20 << 10);
     leaf
+}
+
+/// Returns whether a name is that of a sealed layer.
+fn is_layer(name: &str) -> bool {
+    name.ends_with("-layer")
 }
 
 /// Returns a dump without the path in its first line.
@@ -106,13 +116,72 @@ fn the_first_leaf_of_version_1_is_read_as_it_was() {
     held("v1-life");
 }
 
-/// Makes the leaf named `GOLDEN` in the directory `INTO`, only for `tests/data/make.sh`.
+/// Returns what is stored about a sealed layer: what `verify` says, and its extents with a sum of
+/// their bytes.
+fn said_of_layer(layer: &Path) -> String {
+    let text = ubctl("verify {}", &[layer]).done().out;
+    let mut out = text.split_once('\n').unwrap().1.to_owned();
+    let device = Device::open(layer, Side::Root, Access::Read).unwrap();
+    let place = Place::new(&device, 0);
+    let mut reader = PlaceReader::new(place);
+    let header = open::<_, Sha>(&mut reader, place.blocks, None)
+        .unwrap()
+        .header;
+    let mut extents = SealedExtents::new(reader, &header);
+    while let Some(e) = extents.next().unwrap() {
+        out += &format!("{}, {} sectors: ", e.first, e.sectors);
+        let Content::Data(position) = e.content else {
+            out += "zeroes\n";
+            continue;
+        };
+        let mut bytes = vec![0; e.sectors as usize * 512];
+        device.read_at(position * 512, &mut bytes).unwrap();
+        let sum = ubcore::format::crc::crc32c(0, &bytes);
+        out += &format!("layer sector {position}, CRC32C {sum:08x}\n");
+    }
+    out
+}
+
+/// The layer is read as it was, and the same content still gives the same bytes.
+#[test]
+fn the_first_sealed_layer_of_version_1_is_read_and_made_as_it_was() {
+    let f = Folder::new("v1-layer");
+    let layer = unpack(&f, "v1-layer");
+    let text = fs::read_to_string(data("v1-layer.txt")).unwrap();
+    assert_eq!(said_of_layer(&layer), text);
+    assert!(fs::read(&layer).unwrap() == fs::read(sealed(&f)).unwrap());
+}
+
+/// Seals the content of the golden layer.
+fn sealed(f: &Folder) -> PathBuf {
+    let (root, leaf) = (f.root("root", ROOT), f.image("unsealed", LEAF));
+    ubctl("format --root {} --slab-size 16K {}", &[&root, &leaf]).done();
+    life(&root, &leaf);
+    // Extents for a second block of the index, and data for a second chunk.
+    let mut u = Union::attach(&root, &leaf);
+    for n in 0..300 {
+        u.fill(10_000 + 3 * n, 2);
+    }
+    u.fill(12_000, 2500);
+    u.detach();
+    let out = f.path("sealed");
+    ubctl("seal {} {}", &[&leaf, &out]).done();
+    out
+}
+
+/// Makes the leaf or layer named `GOLDEN` in the directory `INTO`, only for `tests/data/make.sh`.
 #[test]
 #[ignore = "makes a golden leaf: tests/data/make.sh runs it"]
 fn make() {
     let name = std::env::var("GOLDEN").expect("GOLDEN: the leaf's name");
     let into = PathBuf::from(std::env::var("INTO").expect("INTO: a folder"));
     let f = Folder::new("make-golden");
+    if is_layer(&name) {
+        let layer = sealed(&f);
+        fs::write(into.join(format!("{name}.txt")), said_of_layer(&layer)).unwrap();
+        fs::copy(&layer, into.join(format!("{name}.sealed"))).unwrap();
+        return;
+    }
     let (root, leaf) = (f.root("root", ROOT), f.image("leaf", LEAF));
     ubctl(
         "format --root {} --slab-size 16K --name golden {}",

@@ -1,0 +1,115 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Checks the example of `Documentation/sealed-layer.rst`: `ubctl seal` writes the bytes on the
+//! page, and they hold what the page says. With `UPDATE=1` the test writes them into the page.
+
+use std::fmt::Write;
+use std::fs;
+use std::path::Path;
+
+use tool::leaf::Union;
+use tool::{ubctl, Folder, MIB};
+use ubcore::error::Side;
+use ubcore::sealed::open::{open, SealedExtents};
+use ubcore::stack::extent::{Content, Extent, Extents};
+use ubctl::device::{Access, Device};
+use ubctl::sealed::{Place, PlaceReader};
+use ubctl::sha256::Sha256 as Sha;
+
+const BEGIN: &str = ".. The bytes begin here\n\n::\n\n";
+const END: &str = "\n.. The bytes end here\n";
+
+/// Returns bytes as `hexdump -C` shows them, indented.
+fn dump(bytes: &[u8]) -> String {
+    let mut out = String::new();
+    let mut before: Option<&[u8]> = None;
+    let mut repeats = false;
+    for (n, line) in bytes.chunks(16).enumerate() {
+        if before == Some(line) {
+            if !repeats {
+                out += "  *\n";
+            }
+            repeats = true;
+            continue;
+        }
+        (before, repeats) = (Some(line), false);
+        let hex: Vec<String> = line.iter().map(|b| format!("{b:02x}")).collect();
+        let text: String = line
+            .iter()
+            .map(|&b| {
+                if (32..127).contains(&b) {
+                    b as char
+                } else {
+                    '.'
+                }
+            })
+            .collect();
+        let halves = (hex[..8].join(" "), hex[8..].join(" "));
+        writeln!(
+            out,
+            "  {:08x}  {}  {}  |{text}|",
+            n * 16,
+            halves.0,
+            halves.1
+        )
+        .unwrap();
+    }
+    writeln!(out, "  {:08x}", bytes.len()).unwrap();
+    out
+}
+
+#[test]
+fn the_example_is_what_a_seal_writes() {
+    let f = Folder::new("sealed-document");
+    let (root, leaf) = (f.root("root", 16 * MIB), f.image("leaf", 8 * MIB));
+    ubctl("format --root {} {}", &[&root, &leaf]).done();
+    let mut union = Union::attach(&root, &leaf);
+    union.fill(3, 2);
+    union.fill(14, 1);
+    // Zeroes.
+    union.write(60, 30);
+    union.detach();
+    let out = f.path("out");
+    ubctl("seal {} {}", &[&leaf, &out]).done();
+
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../Documentation/sealed-layer.rst");
+    let page = fs::read_to_string(&path).unwrap();
+    let (before, rest) = page.split_once(BEGIN).unwrap();
+    let (found, after) = rest.split_once(END).unwrap();
+    let wanted = dump(&fs::read(&out).unwrap());
+    if std::env::var_os("UPDATE").is_some() {
+        fs::write(&path, format!("{before}{BEGIN}{wanted}{END}{after}")).unwrap();
+    } else {
+        assert_eq!(
+            found, wanted,
+            "sealed-layer.rst: run this test with UPDATE=1"
+        );
+    }
+
+    // What the text says of them.
+    let device = Device::open(&out, Side::Root, Access::Read).unwrap();
+    let place = Place::new(&device, 0);
+    let mut reader = PlaceReader::new(place);
+    let header = open::<_, Sha>(&mut reader, place.blocks, None)
+        .unwrap()
+        .header;
+    assert_eq!((header.union_sectors, header.block_bytes), (32768, 512));
+    assert_eq!((header.data_sectors, header.zero_sectors), (9, 24));
+    let parts = (header.index_block(), header.digest_block(), header.blocks());
+    assert_eq!(parts, (5, 6, 7));
+    let mut extents = SealedExtents::new(reader, &header);
+    let list: Vec<Extent> = std::iter::from_fn(|| extents.next().unwrap()).collect();
+    let extent = |first, sectors, content| Extent {
+        first,
+        sectors,
+        content,
+    };
+    let wanted = [
+        extent(3, 2, Content::Data(19)),
+        extent(14, 1, Content::Data(22)),
+        extent(60, 4, Content::Data(28)),
+        extent(64, 24, Content::Zero),
+        extent(88, 2, Content::Data(32)),
+    ];
+    assert_eq!(list, wanted);
+}
