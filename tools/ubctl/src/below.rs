@@ -70,7 +70,8 @@ impl Below {
 
     /// Opens all of it, and checks what the driver would refuse: devices that share a sector with
     /// the leaf, a root that is a leaf, layers that are not frozen.
-    pub fn open(&self, leaf: &Device) -> Result<Opened> {
+    pub fn open(&self, leaf: Option<&Device>) -> Result<Opened> {
+        let apart = |lower: &Device| leaf.map_or(Ok(()), |leaf| overlap::refuse(lower, leaf));
         let open = |lower: &Lower, side| {
             Ok(Device::open(&lower.node, side, Access::Read)?.called(&lower.name))
         };
@@ -81,14 +82,14 @@ impl Below {
             .transpose()?;
         if let Some(root) = &root {
             refuse_union(root, Side::Root)?;
-            overlap::refuse(root, leaf)?;
+            apart(root)?;
             preflight::refuse_leaf_as_root(root)?;
         }
         let mut layers = Vec::new();
         for lower in &self.layers {
             let device = open(lower, Side::Layer)?;
             refuse_union(&device, Side::Layer)?;
-            overlap::refuse(&device, leaf)?;
+            apart(&device)?;
             layers.push(Layer::new(device)?);
         }
         Ok(Opened::new(root, layers))
@@ -177,34 +178,48 @@ impl Layer {
             // The content of a sealed layer is what it is, on anything.
             return Ok(());
         };
-        let refused = |e| Err(Fail::core(&name(&self.device), e));
-        let listed = list_of(self.device.path())?;
-        let listed: Vec<LayerId> = listed.iter().map(|layer| layer.id).collect();
-        let mut links = Links::new(&listed);
-        for layer in below {
-            if let Err(e) = links.add::<Sha256>(&layer.id, layer.stand_in.as_ref()) {
-                let (want, found) = (listed.len() as u64, below.len() as u64);
-                return refused(if want == found {
-                    e
-                } else {
-                    Error::LayerCount(want, found)
-                });
-            }
+        refuse_other(&self.device, sb, root, below)
+    }
+}
+
+/// Refuses a leaf or a frozen leaf if it was made on something else than what is below it.
+fn refuse_other(
+    device: &Device,
+    sb: &Superblock,
+    root: Option<&Device>,
+    below: &[Layer],
+) -> Result {
+    let what = match sb.frozen {
+        Some(_) => name(device),
+        None => format!("leaf {}", device.path().display()),
+    };
+    let refused = |e| Err(Fail::core(&what, e));
+    let listed = list_of(device.path())?;
+    let listed: Vec<LayerId> = listed.iter().map(|layer| layer.id).collect();
+    let mut links = Links::new(&listed);
+    for layer in below {
+        if let Err(e) = links.add::<Sha256>(&layer.id, layer.stand_in.as_ref()) {
+            let (want, found) = (listed.len() as u64, below.len() as u64);
+            return refused(if want == found {
+                e
+            } else {
+                Error::LayerCount(want, found)
+            });
         }
-        if let Err(e) = links.finish(u32::try_from(below.len()).unwrap_or(u32::MAX)) {
-            return refused(e);
+    }
+    if let Err(e) = links.finish(u32::try_from(below.len()).unwrap_or(u32::MAX)) {
+        return refused(e);
+    }
+    let sectors = sb.geometry.root_sectors();
+    match root {
+        Some(root) if root.sectors() != sectors => {
+            refused(Error::RootSize(sectors, root.sectors()))
         }
-        let sectors = sb.geometry.root_sectors();
-        match root {
-            Some(root) if root.sectors() != sectors => {
-                refused(Error::RootSize(sectors, root.sectors()))
-            }
-            Some(root) if identity::digest(root, &sb.uuid)? != sb.root_digest => {
-                refused(Error::RootContent)
-            }
-            None if sb.has_root() => refused(Error::RootSize(sectors, 0)),
-            _ => Ok(()),
+        Some(root) if identity::digest(root, &sb.uuid)? != sb.root_digest => {
+            refused(Error::RootContent)
         }
+        None if sb.has_root() => refused(Error::RootSize(sectors, 0)),
+        _ => Ok(()),
     }
 }
 
@@ -262,6 +277,12 @@ impl Opened {
             layer.refuse_other_below(self.root.as_ref(), below)?;
         }
         Ok(())
+    }
+
+    /// Refuses a leaf that was made on something else.
+    pub fn refuse_other_leaf(&self, leaf: &Device) -> Result {
+        let sb = loaded::superblock(&mut leaf.again(Access::Read)?)?;
+        refuse_other(leaf, &sb, self.root.as_ref(), &self.layers)
     }
 
     /// Returns the chain of the layers.

@@ -7,7 +7,8 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::commands::{
-    check, completions, create, dump, format, freeze, list, remove, seal, status, verify,
+    check, completions, create, diff, du, dump, format, freeze, list, publish, remove, seal,
+    squash, status, verify,
 };
 use crate::error::{self, Fail};
 use crate::{interrupt, wait};
@@ -26,7 +27,7 @@ its devices, and until other processes have closed them. With --no-wait it does
 not wait.
 
 Ctrl-C ends a command. format and create then put back what they have changed,
-and say so. seal leaves no part of a sealed layer.
+and say so. seal, squash and publish leave no part of what they write.
 
 With --json the answer is JSON on standard output, an error too:
   {\"error\": \"what, where, what next\", \"reason\": \"wrong_root\", \"code\": 3}
@@ -42,6 +43,10 @@ Examples:
   ubctl check /dev/vdb --root /dev/vda                    whether it is whole
   ubctl freeze /dev/vdb                                   make it a layer
   ubctl seal /dev/vdb web-01.sealed                       pack its content
+  ubctl squash base.leaf step1.leaf base-1.sealed         merge layers into one
+  ubctl publish --root gold --leaf vm1 vm1.img            write it as one image
+  ubctl diff --root gold vm1 vm2                          which sectors differ
+  ubctl du base.leaf step1.leaf                           what each layer holds
   ubctl verify web-01.sealed";
 
 /// The heading of the options that each command has, which separates them from its own.
@@ -83,6 +88,14 @@ pub enum Command {
     Freeze(freeze::FreezeArgs),
     /// Write what a leaf maps as a sealed layer: packed, and the same for the same content
     Seal(seal::SealArgs),
+    /// Merge layers into one sealed layer, which stands in for them
+    Squash(squash::SquashArgs),
+    /// Write root, layers and leaf as one raw image
+    Publish(publish::PublishArgs),
+    /// Show which sectors of two unions differ
+    Diff(diff::DiffArgs),
+    /// Show what leaves and layers hold, alone and on each other
+    Du(du::DuArgs),
     /// Verify all of a sealed layer: its digest, and each MiB of its data
     Verify(verify::VerifyArgs),
     /// Print the completion of this command line for a shell
@@ -108,6 +121,10 @@ pub fn main() -> ExitCode {
         Command::Dump(args) => dump::run(args, cli.json),
         Command::Freeze(args) => freeze::run(args, cli.json),
         Command::Seal(args) => seal::run(args, cli.json),
+        Command::Squash(args) => squash::run(args, cli.json),
+        Command::Publish(args) => publish::run(args, cli.json),
+        Command::Diff(args) => diff::run(args, cli.json),
+        Command::Du(args) => du::run(args, cli.json),
         Command::Verify(args) => verify::run(args, cli.json),
         Command::Completions(args) => completions::run(args),
         Command::Check(args) => return check::run(args, cli.json),

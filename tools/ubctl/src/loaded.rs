@@ -21,6 +21,8 @@ pub struct Loaded {
     pub map: Map<Heap>,
     /// Writes the metadata. It refuses to if the leaf is frozen.
     pub committer: Committer<Vec<u64>, Vec<PageEntry>>,
+    /// The number of leaf slabs in use.
+    pub used: u32,
 }
 
 /// Reads the superblock of a leaf.
@@ -49,7 +51,11 @@ pub fn load(leaf: &mut Device) -> Result<Loaded> {
         let entries = vec![PageEntry::EMPTY; u32_as_usize(g.pages())];
         let sets = [0; 2].map(|_| PageSet::new(vec![0u64; words_for(g.pages())]));
         let committer = attach::load(leaf, probe, &map, &mut allocator, entries, sets)?;
-        Ok(Loaded { map, committer })
+        Ok(Loaded {
+            map,
+            committer,
+            used: allocator.used(),
+        })
     });
     loaded.map_err(|e| Fail::core(&leaf.path().display().to_string(), e))
 }

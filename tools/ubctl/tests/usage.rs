@@ -10,7 +10,8 @@ use tool::{command, ran, ubctl, Folder, MIB};
 fn help_names_the_commands_the_exit_codes_and_examples() {
     let help = ubctl("--help", &[]).done().out;
     for word in [
-        "format", "create", "remove", "list", "status", "dump", "check", "seal", "verify", "--json",
+        "format", "create", "remove", "list", "status", "dump", "check", "seal", "squash",
+        "publish", "diff", "du", "verify", "--json",
     ] {
         assert!(help.contains(word), "no {word} in {help}");
     }
@@ -50,6 +51,10 @@ fn help_names_the_commands_the_exit_codes_and_examples() {
         assert!(part.contains(option) && !other.contains(option), "{help}");
     }
     assert_eq!(usage("seal"), "Usage: ubctl seal [OPTIONS] <LEAF> <OUT>");
+    assert_eq!(
+        usage("squash"),
+        "Usage: ubctl squash [OPTIONS] <LAYER>... <OUT>"
+    );
     assert_eq!(usage("verify"), "Usage: ubctl verify [OPTIONS] <SEALED>");
     assert!(ubctl("--version", &[]).done().out.starts_with("ubctl "));
 }
@@ -86,6 +91,10 @@ fn wrong_command_lines_are_reported() {
         ("create --root a --leaf b --id 4294967295", "4294967295"),
         ("remove", "UNIONS"),
         ("seal a", "OUT"),
+        ("du", "LAYER"),
+        ("diff a", "<B>"),
+        ("publish x", "--root"),
+        ("squash a", "OUT"),
         ("verify a --offset 1K", "multiple of 4K"),
         ("remove --all unionblk0", "--all"),
     ] {

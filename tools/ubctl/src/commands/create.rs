@@ -257,7 +257,7 @@ fn report(args: &CreateArgs, status: &Status, lost: &[Stretch], json: bool) -> R
 /// Opens all devices and checks that the leaf shares nothing with the others.
 fn apart(below: &Below, leaf: &Lower) -> Result<Held> {
     let leaf = Device::open(&leaf.node, Side::Leaf, Access::Read)?.called(&leaf.name);
-    Ok(Held::AsItWas(below.open(&leaf)?, leaf))
+    Ok(Held::AsItWas(below.open(Some(&leaf))?, leaf))
 }
 
 /// The leaf and what lies below it, open since they were checked.

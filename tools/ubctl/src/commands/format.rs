@@ -170,7 +170,7 @@ impl Plan {
     ) -> Result<Plan> {
         let open = Device::open(&leaf.node, Side::Leaf, Access::Exclusive)?.called(&leaf.name);
         // Even --force does not let a root or a layer become a leaf.
-        let opened = below.open(&open)?;
+        let opened = below.open(Some(&open))?;
         opened.refuse_other_below()?;
         Plan::on(opened, (open, &leaf.node), layout, force, wanted)
     }

@@ -5,11 +5,15 @@
 pub mod check;
 pub mod completions;
 pub mod create;
+pub mod diff;
+pub mod du;
 pub mod dump;
 pub mod format;
 pub mod freeze;
 pub mod list;
+pub mod publish;
 pub mod remove;
 pub mod seal;
+pub mod squash;
 pub mod status;
 pub mod verify;

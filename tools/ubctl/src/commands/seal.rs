@@ -2,8 +2,6 @@
 
 //! `ubctl seal`: writes what a leaf maps as a sealed layer.
 
-mod target;
-
 use std::path::PathBuf;
 
 use clap::Args;
@@ -12,24 +10,18 @@ use ubcore::error::{Error, Side};
 use ubcore::format::superblock::Superblock;
 use ubcore::geometry::BLOCK_BYTES;
 use ubcore::map::Map;
-use ubcore::sealed::fault::Fault;
 use ubcore::sealed::header::Header;
-use ubcore::sealed::{seal, Content};
 use ubcore::stack::chain::{LayerId, StandIn};
 use ubcore::stack::extent::{self, Extents};
 use ubcore::stack::leaf_extents::LeafExtents;
 
 use crate::device::{Access, Device};
 use crate::error::{Fail, Result, REFUSED};
-use crate::progress::Progress;
-use crate::sealed::failure;
+use crate::sealing::{Sealing, SEALED_LAYER};
 use crate::sha256::Sha256;
-use crate::{interrupt, loaded, output};
+use crate::target::Target;
+use crate::{loaded, output};
 use map_memory::Heap;
-use target::Target;
-
-/// Blocks of one read or write of data: 1 MiB.
-const ROOM: usize = 256;
 
 const AFTER_HELP: &str = "\
 The same content gives the same file, whatever leaf it lies in. The leaf is only
@@ -75,39 +67,21 @@ struct SealReport {
 pub fn run(args: &SealArgs, json: bool) -> Result {
     let mut leaf = Device::open(&args.leaf, Side::Leaf, Access::Claim)?;
     let what = leaf.path().display().to_string();
-    let target = Target::check(&args.out, &leaf, args.force)?;
+    let target = Target::check(SEALED_LAYER, &args.out, [&leaf], args.force)?;
     let loaded = loaded::load(&mut leaf)?;
     let (superblock, map) = (loaded.committer.superblock(), &loaded.map);
     refuse_in_use(&what, superblock)?;
     let stand_in = stand_in(args, &what, superblock)?;
-    interrupt::watch()?;
-    let union = superblock.geometry.union_sectors();
-    let source = || LeafExtents::new(map, || Ok(()));
-    let mut room = vec![[0; BLOCK_BYTES]; ROOM];
-
     let total = data_sectors(map).map_err(|e| Fail::core(&what, e))?;
-    let mut content = LeafContent::new(&leaf, "measure", total);
-    let sizes = (union, superblock.root_block_bytes);
-    let measured = seal::measure(&mut source(), &mut content, sizes, &mut room);
-    let measured = measured.map_err(|fault| content.failure(fault))?;
-
-    let mut content = LeafContent::new(&leaf, "write", total);
-    let mut writer = target.begin(measured.blocks())?;
-    let mut output = vec![[0; BLOCK_BYTES]; ROOM];
-    let from = (&mut source(), &mut content);
-    let rooms = (&mut room[..], &mut output[..]);
-    let written =
-        seal::write::<_, _, _, Sha256>(from, &measured, stand_in.as_ref(), &mut writer, rooms);
-    drop((room, output));
-    let done = match written {
-        Ok(header) => writer.finish().map(|()| header),
-        Err(fault) => Err(match writer.take_fail() {
-            Some(fail) => fail,
-            None => content.failure(fault),
-        }),
+    let union = superblock.geometry.union_sectors();
+    let sealing = Sealing {
+        what: &what,
+        sizes: (union, superblock.root_block_bytes),
+        data_sectors: total,
+        stand_in,
     };
-    drop(content);
-    let header = done.map_err(|fail| writer.undo(fail))?;
+    let extents = || LeafExtents::new(map, || Ok(()));
+    let header = sealing.write(target, extents, |at, room| leaf.read_at(at * 512, room))?;
     report(&what, args, &header, json)
 }
 
@@ -158,7 +132,7 @@ fn stand_in(args: &SealArgs, what: &str, sb: &Superblock) -> Result<Option<Stand
 }
 
 /// Refuses a leaf that may still change, because no one has said that it stays as it is.
-fn refuse_in_use(leaf: &str, superblock: &Superblock) -> Result {
+pub(super) fn refuse_in_use(leaf: &str, superblock: &Superblock) -> Result {
     if superblock.clean {
         return Ok(());
     }
@@ -179,40 +153,6 @@ fn data_sectors(map: &Map<Heap>) -> ubcore::error::Result<u64> {
         }
     }
     Ok(sectors)
-}
-
-/// The data of the leaf, and how much of it was read.
-struct LeafContent<'a> {
-    leaf: &'a Device,
-    progress: Progress,
-    fail: Option<Fail>,
-}
-
-impl<'a> LeafContent<'a> {
-    fn new(leaf: &'a Device, what: &'static str, total: u64) -> LeafContent<'a> {
-        LeafContent {
-            leaf,
-            progress: Progress::new(what, total),
-            fail: None,
-        }
-    }
-
-    /// Returns the failure of a read, or the fault.
-    fn failure(&mut self, fault: Fault) -> Fail {
-        let what = self.leaf.path().display().to_string();
-        self.fail.take().unwrap_or_else(|| failure(&what, fault))
-    }
-}
-
-impl Content for LeafContent<'_> {
-    fn read(&mut self, position: u64, room: &mut [u8]) -> ubcore::error::Result {
-        let read = interrupt::check().and_then(|()| self.leaf.read_at(position * 512, room));
-        self.progress.add(room.len() as u64 / 512);
-        read.map_err(|fail| {
-            self.fail = Some(fail);
-            Error::Io(Side::Leaf, position)
-        })
-    }
 }
 
 #[cfg(test)]

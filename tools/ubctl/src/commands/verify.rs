@@ -109,6 +109,24 @@ pub fn run(args: &VerifyArgs, json: bool) -> Result {
     }
 }
 
+/// Refuses a sealed layer whose data is damaged. `device` begins with it.
+pub(super) fn refuse_damage(device: &Device, header: &Header) -> Result {
+    let damaged = verify_data(Place::new(device, 0), header)?;
+    let Some(first) = damaged.first() else {
+        return Ok(());
+    };
+    let text = format!(
+        "{}: {} of {} MiB of data are damaged, the first: MiB {} at block {}: {}: see ubctl verify",
+        device.path().display(),
+        damaged.len(),
+        header.chunks(),
+        first.mib,
+        first.block,
+        first.why
+    );
+    Err(Fail::new(REFUSED, "damaged", text))
+}
+
 fn report(args: &VerifyArgs, sealed: &Sealed, damaged: Vec<DamagedChunk>) -> VerifyReport {
     let h = &sealed.header;
     VerifyReport {

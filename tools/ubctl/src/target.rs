@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Where a sealed layer is written: a file that appears when it is whole, or a block device.
+//! Where a sealed layer or an image is written: a file that appears when it is whole, or a block
+//! device.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileExt, FileTypeExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{renameat_with, RenameFlags, CWD};
+use rustix::fs::{fadvise, renameat_with, Advice, RenameFlags, CWD};
 use rustix::io::Errno;
 use ubcore::error::{Error, Side};
 use ubcore::geometry::{Block, BLOCK_BYTES, BLOCK_SECTORS};
@@ -20,24 +21,67 @@ use crate::{interrupt, output, overlap, probe};
 const BLOCK: u64 = BLOCK_BYTES as u64;
 
 /// A place that may be written to.
-pub enum Target {
+pub struct Target {
+    what: &'static str,
+    to: To,
+}
+
+enum To {
     File { path: PathBuf, force: bool },
     Device(Box<Device>),
 }
 
 impl Target {
-    /// Makes every check that does not need the size. Writes nothing.
-    pub fn check(out: &Path, leaf: &Device, force: bool) -> Result<Target> {
+    /// Makes every check that does not need the size. Writes nothing. `what` is to be written, and
+    /// comes from `sources`.
+    pub fn check<'a>(
+        what: &'static str,
+        out: &Path,
+        sources: impl IntoIterator<Item = &'a Device>,
+        force: bool,
+    ) -> Result<Target> {
+        let to = To::check(what, out, &sources.into_iter().collect::<Vec<_>>(), force)?;
+        Ok(Target { what, to })
+    }
+
+    /// Begins to write so many bytes.
+    pub fn begin(self, bytes: u64) -> Result<Output> {
+        let place = match self.to {
+            To::Device(device) => {
+                if device.bytes() < bytes {
+                    let text = format!(
+                        "{} has {}, and the {} needs {}: use a larger device, or a file",
+                        device.path().display(),
+                        output::size(device.sectors()),
+                        self.what,
+                        output::size(bytes.div_ceil(512))
+                    );
+                    return Err(Fail::new(REFUSED, "too_small", text));
+                }
+                Place::Device(device)
+            }
+            To::File { path, force } => Place::File(NewFile::create(&path, bytes, force)?),
+        };
+        Ok(Output {
+            what: self.what,
+            place,
+            fail: None,
+        })
+    }
+}
+
+impl To {
+    fn check(what: &str, out: &Path, sources: &[&Device], force: bool) -> Result<To> {
         let meta = match fs::metadata(out) {
             Ok(meta) => meta,
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
                 let path = out.to_owned();
-                return Ok(Target::File { path, force });
+                return Ok(To::File { path, force });
             }
             Err(e) => return Err(Fail::io("open", out, &e)),
         };
-        if is_same(&meta, leaf.metadata()) {
-            return Err(same(leaf, out));
+        if let Some(source) = sources.iter().find(|s| is_same(&meta, s.metadata())) {
+            return Err(same(what, source, out));
         }
         if meta.is_file() {
             if !force {
@@ -45,22 +89,24 @@ impl Target {
             }
             // A link stays, and what it leads to is replaced.
             let path = fs::canonicalize(out).map_err(|e| Fail::io("open", out, &e))?;
-            return Ok(Target::File { path, force });
+            return Ok(To::File { path, force });
         }
         if !meta.file_type().is_block_device() {
             let text = format!("{} is neither a block device nor a file", out.display());
             return Err(Fail::new(REFUSED, "not_a_device", text));
         }
-        Target::of_device(out, leaf, force)
+        To::of_device(what, out, sources, force)
     }
 
-    fn of_device(out: &Path, leaf: &Device, force: bool) -> Result<Target> {
+    fn of_device(what: &str, out: &Path, sources: &[&Device], force: bool) -> Result<To> {
         let device = Device::open(out, Side::Leaf, Access::Exclusive)?;
         refuse_union(&device, Side::Leaf)?;
-        overlap::refuse(leaf, &device).map_err(|fail| match fail.reason {
-            "same_device" => same(leaf, out),
-            _ => fail,
-        })?;
+        for source in sources {
+            overlap::refuse(source, &device).map_err(|fail| match fail.reason {
+                "same_device" => same(what, source, out),
+                _ => fail,
+            })?;
+        }
         device.refuse_read_only()?;
         if let Some(used) = probe::probe(&device)?.filter(|_| !force) {
             let text = format!(
@@ -71,29 +117,7 @@ impl Target {
             );
             return Err(Fail::new(REFUSED, "looks_used", text));
         }
-        Ok(Target::Device(Box::new(device)))
-    }
-
-    /// Begins to write a layer of so many blocks.
-    pub fn begin(self, blocks: u64) -> Result<Output> {
-        let (place, bytes) = (self, blocks.saturating_mul(BLOCK));
-        let place = match place {
-            Target::Device(device) => {
-                let sectors = blocks.saturating_mul(BLOCK_SECTORS);
-                if device.sectors() < sectors {
-                    let text = format!(
-                        "{} has {}, and the sealed layer needs {}: use a larger device, or a file",
-                        device.path().display(),
-                        output::size(device.sectors()),
-                        output::size(sectors)
-                    );
-                    return Err(Fail::new(REFUSED, "too_small", text));
-                }
-                Place::Device(device)
-            }
-            Target::File { path, force } => Place::File(NewFile::create(&path, bytes, force)?),
-        };
-        Ok(Output { place, fail: None })
+        Ok(To::Device(Box::new(device)))
     }
 }
 
@@ -105,10 +129,10 @@ fn exists(out: &Path) -> Fail {
     Fail::new(REFUSED, "exists", text)
 }
 
-fn same(leaf: &Device, out: &Path) -> Fail {
+fn same(what: &str, source: &Device, out: &Path) -> Fail {
     let text = format!(
-        "{} and {} are one device or share sectors: write the sealed layer to another place",
-        leaf.path().display(),
+        "{} and {} are one device or share sectors: write the {what} to another place",
+        source.path().display(),
         out.display()
     );
     Fail::new(REFUSED, "same_device", text)
@@ -130,6 +154,7 @@ impl NewFile {
         let beside = format!(".{name}.ubctl-{}", std::process::id());
         let beside = folder(path).join(beside);
         let file = OpenOptions::new()
+            .read(true)
             .write(true)
             .create_new(true)
             .open(&beside)
@@ -195,14 +220,15 @@ enum Place {
     Device(Box<Device>),
 }
 
-/// A layer that is being written.
+/// A layer or an image that is being written.
 pub struct Output {
+    what: &'static str,
     place: Place,
     fail: Option<Fail>,
 }
 
 impl Output {
-    /// Ends the writing: the layer is whole.
+    /// Ends the writing: all of it is there and durable.
     pub fn finish(&mut self) -> Result {
         match &mut self.place {
             Place::File(file) => file.put(),
@@ -226,29 +252,31 @@ impl Output {
             }
             Place::File(file) => format!("{} was not made", file.path.display()),
             Place::Device(device) => format!(
-                "{} is partly overwritten, and holds no sealed layer",
-                device.path().display()
+                "{} is partly overwritten, and holds no {}",
+                device.path().display(),
+                self.what
             ),
         };
         fail.message += &format!(" ({text})");
         fail
     }
 
-    fn try_write(&self, block: u64, blocks: &[Block]) -> Result {
-        let bytes = blocks.as_flattened();
+    /// Writes bytes at a position.
+    pub fn put(&self, at: u64, bytes: &[u8]) -> Result {
         interrupt::check()?;
         match &self.place {
             // The file has its size already, so a hole reads as these zeroes.
             Place::File(_) if bytes.iter().all(|&b| b == 0) => Ok(()),
             Place::File(new) => new
                 .file
-                .write_all_at(bytes, block * BLOCK)
+                .write_all_at(bytes, at)
                 .map_err(|e| Fail::io("write to", &new.beside, &e)),
-            Place::Device(device) => device.write_at(block * BLOCK, bytes),
+            Place::Device(device) => device.write_at(at, bytes),
         }
     }
 
-    fn try_flush(&self) -> Result {
+    /// Makes everything that was written durable.
+    pub fn sync(&self) -> Result {
         interrupt::check()?;
         match &self.place {
             Place::File(new) => {
@@ -256,6 +284,33 @@ impl Output {
                 done.map_err(|e| Fail::io("flush", &new.beside, &e))
             }
             Place::Device(device) => device.sync(),
+        }
+    }
+
+    /// Returns whether what is not written reads as zeroes.
+    pub fn has_holes(&self) -> bool {
+        matches!(self.place, Place::File(_))
+    }
+
+    /// Drops what the page cache holds of what was written, so that reads come from the device.
+    pub fn forget(&self) {
+        let file = match &self.place {
+            Place::File(new) => &new.file,
+            Place::Device(device) => device.file(),
+        };
+        // This is advice. If the kernel does not follow it, the reads still tell what was written.
+        let _ = fadvise(file, 0, None, Advice::DontNeed);
+    }
+
+    /// Reads bytes back.
+    pub fn read_back(&self, at: u64, room: &mut [u8]) -> Result {
+        interrupt::check()?;
+        match &self.place {
+            Place::File(new) => new
+                .file
+                .read_exact_at(room, at)
+                .map_err(|e| Fail::io("read", &new.beside, &e)),
+            Place::Device(device) => device.read_at(at, room),
         }
     }
 
@@ -269,12 +324,12 @@ impl Output {
 
 impl Writer for Output {
     fn write(&mut self, block: u64, blocks: &[Block]) -> ubcore::error::Result {
-        let done = self.try_write(block, blocks);
+        let done = self.put(block.saturating_mul(BLOCK), blocks.as_flattened());
         self.keep(done, block)
     }
 
     fn flush(&mut self) -> ubcore::error::Result {
-        let done = self.try_flush();
+        let done = self.sync();
         self.keep(done, 0)
     }
 }

@@ -1,0 +1,344 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! `ubctl squash`, `publish`, `diff` and `du`, on images. The oracle is an array of what each
+//! sector reads as.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use tool::leaf::Union;
+use tool::{get, put, ubctl, Folder, MIB};
+use ubcore::error::Side;
+use ubcore::map::Base;
+use ubcore::plan::{self, Source};
+use ubcore::sealed::open::{open, SealedExtents};
+use ubcore::stack::extent::{Content, Extents};
+use ubcore::stack::place::NoLayers;
+use ubctl::device::{Access, Device};
+use ubctl::sealed::{Place, PlaceReader};
+use ubctl::sha256::Sha256 as Sha;
+
+const SECTORS: usize = 32768;
+
+/// What a stack maps: the first byte of each sector; `None`: nothing.
+type Oracle = Vec<Option<u8>>;
+
+/// Writes `byte` to sectors, in the leaf and in the oracle.
+fn fill(u: &mut Union, oracle: &mut Oracle, sector: u64, count: u32, byte: u8) {
+    u.write(sector, count);
+    for at in sector..sector + u64::from(count) {
+        let run = plan::read(&u.map, NoLayers, at, 1).next().unwrap();
+        let Source::Leaf(to) = run.source else {
+            panic!("{at} is not in the leaf");
+        };
+        u.device.write_at(to * 512, &[byte; 512]).unwrap();
+        oracle[at as usize] = Some(byte);
+    }
+}
+
+/// Discards slabs, which then read as zeroes.
+fn discard(u: &mut Union, oracle: &mut Oracle, slab: u32) {
+    let g = *u.map.geometry();
+    let slabs = slab..slab + 1;
+    assert!(u.allocator.empty(&u.map, slabs, Base::Zero).unwrap());
+    let start = g.slab_start(slab) as usize;
+    oracle[start..start + g.slab_sectors() as usize].fill(Some(0));
+}
+
+/// Makes three frozen leaves on each other, with other slabs each.
+fn three(f: &Folder) -> (PathBuf, [PathBuf; 3], Oracle) {
+    let root = f.root("root", 16 * MIB);
+    let mut oracle = vec![None; SECTORS];
+    let layers = ["one", "two", "three"].map(|name| f.image(name, 12 * MIB));
+    for (n, slab) in [(0, "64K"), (1, "16K"), (2, "256K")] {
+        let mut line = format!("format --slab-size {slab} --root {{}}");
+        let mut paths: Vec<&Path> = vec![&root];
+        for layer in &layers[..n] {
+            line += " --layer {}";
+            paths.push(layer);
+        }
+        paths.push(&layers[n]);
+        ubctl(&(line + " {}"), &paths).done();
+        let mut u = Union::attach(&root, &layers[n]);
+        match n {
+            0 => {
+                fill(&mut u, &mut oracle, 3, 300, 1);
+                fill(&mut u, &mut oracle, 20_000, 4000, 2);
+                discard(&mut u, &mut oracle, 100);
+            }
+            1 => {
+                fill(&mut u, &mut oracle, 200, 50, 3);
+                // Part of zeroes, zeroes in the middle of data, and zeroes that are written.
+                fill(&mut u, &mut oracle, 12_805, 7, 4);
+                discard(&mut u, &mut oracle, 20_032 / 32);
+                fill(&mut u, &mut oracle, 22_001, 70, 0);
+            }
+            _ => {
+                fill(&mut u, &mut oracle, 0, 5, 5);
+                fill(&mut u, &mut oracle, 20_045, 3, 6);
+                fill(&mut u, &mut oracle, 32_760, 8, 7);
+            }
+        }
+        u.commit();
+        u.detach();
+        ubctl("freeze {}", &[&layers[n]]).done();
+    }
+    (root, layers, oracle)
+}
+
+/// Returns what a sealed layer maps.
+fn content(sealed: &Path) -> Oracle {
+    let device = Device::open(sealed, Side::Root, Access::Read).unwrap();
+    let place = Place::new(&device, 0);
+    let mut reader = PlaceReader::new(place);
+    let header = open::<_, Sha>(&mut reader, place.blocks, None)
+        .unwrap()
+        .header;
+    let mut extents = SealedExtents::new(reader, &header);
+    let mut all = vec![None; header.union_sectors as usize];
+    while let Some(e) = extents.next().unwrap() {
+        for n in 0..e.sectors {
+            let byte = match e.content {
+                Content::Zero => 0,
+                Content::Data(at) => {
+                    let sector = get(sealed, (at + n) * 512, 512);
+                    assert!(sector.iter().all(|&b| b == sector[0]));
+                    sector[0]
+                }
+            };
+            all[(e.first + n) as usize] = Some(byte);
+        }
+    }
+    all
+}
+
+#[test]
+fn layers_become_one_with_the_same_content() {
+    let f = Folder::new("squash");
+    let (root, [one, two, three], oracle) = three(&f);
+    let before = [&one, &two, &three].map(|path| fs::read(path).unwrap());
+    let out = f.path("out");
+    let line = "squash {} {} {} {} --json";
+    let said = ubctl(line, &[&one, &two, &three, &out]).done().json();
+    assert!(content(&out) == oracle);
+    let verified = ubctl("verify {} --json", &[&out]).done().json();
+    for field in [
+        "digest",
+        "sectors",
+        "extents",
+        "data_sectors",
+        "zero_sectors",
+        "bytes",
+    ] {
+        assert_eq!(said[field], verified[field], "{field}");
+    }
+    assert_eq!(
+        (&said["stands_for"], &verified["stand_in"]["layers"]),
+        (&3.into(), &3.into())
+    );
+    // 50 and 32 sectors of the first, 3 of the first and of the second, 70, and 2 of 0 to 4.
+    assert_eq!(said["hidden_sectors"], 50 + 32 + 70 + 2);
+    let after = [&one, &two, &three].map(|path| fs::read(path).unwrap());
+    assert!(before == after);
+
+    // The same from sealed layers, mixed with leaves, and from squashed ones.
+    let (first, low) = (f.path("first"), f.path("low"));
+    ubctl("seal --stand-in {} {}", &[&one, &first]).done();
+    ubctl("squash {} {} {}", &[&one, &two, &low]).done();
+    let whole = fs::read(&out).unwrap();
+    for layers in [&[&first, &two, &three][..], &[&low, &three]] {
+        let again = f.path("again");
+        let mut paths: Vec<&Path> = layers.iter().map(|p| p.as_path()).collect();
+        paths.push(&again);
+        let line = "squash --force".to_owned() + &" {}".repeat(paths.len());
+        ubctl(&line, &paths).done();
+        assert!(fs::read(&again).unwrap() == whole);
+    }
+    let plain = f.path("plain");
+    let line = "squash --no-stand-in {} {} {} {}";
+    ubctl(line, &[&one, &two, &three, &plain]).done();
+    let text = ubctl("verify {}", &[&plain]).done().out;
+    assert!(text.contains(said["digest"].as_str().unwrap()), "{text}");
+    assert!(!text.contains("stands for"), "{text}");
+
+    // It takes the place of the layers below a leaf that lies on them.
+    let top = f.image("top", 8 * MIB);
+    ubctl("format --root {} --layer {} {}", &[&root, &three, &top]).done();
+    ubctl("freeze {}", &[&top]).done();
+    let leaf = f.image("leaf", 8 * MIB);
+    let on = |layer: &Path| {
+        let line = "format --force --root {} --layer {} --layer {} {}";
+        ubctl(line, &[&root, layer, &top, &leaf])
+    };
+    on(&plain).refused(3, &["top"]);
+    on(&low).refused(3, &["top"]);
+    on(&out).done();
+    // A part of them, the lowest or not.
+    let high = f.path("high");
+    ubctl("squash {} {} {}", &[&two, &three, &high]).done();
+    let line = "format --force --root {} --layer {} --layer {} --layer {} {}";
+    ubctl(line, &[&root, &one, &high, &top, &leaf]).done();
+    ubctl(line, &[&root, &low, &three, &top, &leaf]).done();
+}
+
+#[test]
+fn what_cannot_be_squashed_is_refused() {
+    let f = Folder::new("squash-refused");
+    let (root, [one, two, three], _) = three(&f);
+    let out = f.path("out");
+    let refused = |layers: &[&PathBuf], words: &[&str]| {
+        let mut paths: Vec<&Path> = layers.iter().map(|p| p.as_path()).collect();
+        paths.push(&out);
+        let line = "squash".to_owned() + &" {}".repeat(paths.len());
+        ubctl(&line, &paths).refused(3, words);
+    };
+    refused(&[&two, &one], &["layer ", "one", "not the one"]);
+    refused(&[&one, &three], &["three", "made on 2 layers"]);
+    refused(&[&root], &["root", "not formatted"]);
+    let leaf = f.image("leaf", 8 * MIB);
+    ubctl("format --root {} --layer {} {}", &[&root, &three, &leaf]).done();
+    refused(&[&three, &leaf], &["leaf", "not frozen", "ubctl freeze"]);
+    // Damaged data of a sealed layer does not become part of another.
+    let sealed = f.path("sealed");
+    ubctl("seal --stand-in {} {}", &[&one, &sealed]).done();
+    put(&sealed, 2 * 4096 + 1600, b"rot");
+    refused(
+        &[&sealed, &two],
+        &["sealed", "1 of 3 MiB of data are damaged", "ubctl verify"],
+    );
+    assert!(!out.exists());
+    fs::write(&out, "kept").unwrap();
+    refused(&[&one, &two], &["out exists already", "--force"]);
+    let line = "squash --force {} {} {}";
+    ubctl(line, &[&one, &two, &two]).refused(3, &["are one device or share sectors"]);
+    assert_eq!(fs::read(&out).unwrap(), b"kept");
+    ubctl(line, &[&one, &two, &f.path("no/out")]).refused(1, &["cannot create"]);
+    ubctl("squash {}", &[&one]).refused(2, &["Usage"]);
+}
+
+/// Returns what a union on the root of [`three`] reads as.
+fn image(root: &Path, oracle: &Oracle) -> Vec<u8> {
+    let mut all = fs::read(root).unwrap();
+    for (sector, byte) in all.chunks_mut(512).zip(oracle) {
+        if let Some(byte) = byte {
+            sector.fill(*byte);
+        }
+    }
+    all
+}
+
+#[test]
+fn a_stack_is_published_as_an_image() {
+    let f = Folder::new("publish");
+    let (root, [one, _, three], mut oracle) = three(&f);
+    let out = f.path("out");
+    let line = "publish --root {} --layer {} {} --json";
+    let said = ubctl(line, &[&root, &three, &out]).done().json();
+    assert!(fs::read(&out).unwrap() == image(&root, &oracle));
+    assert_eq!(
+        (&said["sectors"], &said["leaf"]),
+        (&SECTORS.into(), &().into())
+    );
+    assert_eq!(said["layers"].as_array().unwrap().len(), 3);
+
+    let leaf = f.image("leaf", 8 * MIB);
+    ubctl("format --root {} --layer {} {}", &[&root, &three, &leaf]).done();
+    let mut u = Union::attach(&root, &leaf);
+    fill(&mut u, &mut oracle, 9000, 20, 9);
+    let line = "publish --root {} --leaf {} {}";
+    ubctl(line, &[&root, &leaf, &f.path("new")]).refused(4, &["in use"]);
+    u.detach();
+    ubctl(line, &[&root, &leaf, &out]).refused(3, &["out exists already", "--force"]);
+    let line = "publish --force --root {} --leaf {} {}";
+    let text = ubctl(line, &[&root, &leaf, &out]).done().out;
+    assert!(text.contains("published and verified"), "{text}");
+    assert!(fs::read(&out).unwrap() == image(&root, &oracle));
+
+    let other = f.root("other", 16 * MIB);
+    put(&other, 0, b"changed");
+    ubctl(line, &[&other, &leaf, &out]).refused(3, &["root"]);
+    let with = "publish --force --root {} --layer {} --leaf {} {}";
+    ubctl(with, &[&root, &one, &leaf, &out]).refused(3, &["leaf", "made on 3 layers"]);
+    ubctl(line, &[&root, &leaf, &root]).refused(3, &["are one device or share sectors"]);
+    ubctl("publish --root {} {}", &[&root, &out]).refused(2, &["nothing lies on the root"]);
+    assert!(fs::read(&out).unwrap() == image(&root, &oracle));
+}
+
+#[test]
+fn differences_are_found_by_sector() {
+    let f = Folder::new("diff");
+    let (root, [one, two, three], oracle) = three(&f);
+    let line = "diff --root {} {} {} --json";
+    let same = ubctl(line, &[&root, &three, &three]).done().json();
+    assert_eq!(
+        (&same["sectors"], &same["ranges"]),
+        (&0.into(), &Vec::<u8>::new().into())
+    );
+    // The oracle: the images of both.
+    let images = [&two, &three].map(|layer| {
+        let out = f.path("out");
+        let line = "publish --force --root {} --layer {} {}";
+        ubctl(line, &[&root, layer, &out]).done();
+        fs::read(out).unwrap()
+    });
+    assert!(images[1] == image(&root, &oracle));
+    let both = images[0].chunks(512).zip(images[1].chunks(512));
+    let wanted: Vec<u64> = (0..)
+        .zip(both)
+        .filter(|(_, (a, b))| a != b)
+        .map(|(n, _)| n)
+        .collect();
+    let said = ubctl(line, &[&root, &two, &three]).done().json();
+    let mut found = Vec::new();
+    for range in said["ranges"].as_array().unwrap() {
+        let [first, count] = ["sector", "sectors"].map(|field| range[field].as_u64().unwrap());
+        found.extend(first..first + count);
+    }
+    assert_eq!(found, wanted);
+    assert_eq!(said["bytes"], wanted.len() * 512);
+    assert_eq!(wanted.len(), 5 + 3 + 8);
+    let text = ubctl("diff --root {} {} {}", &[&root, &two, &three])
+        .done()
+        .out;
+    assert!(text.contains("16 sectors (8192 bytes) differ"), "{text}");
+
+    // A squashed layer reads as the layers, wherever these are.
+    let sealed = f.path("sealed");
+    ubctl("squash {} {} {}", &[&one, &two, &sealed]).done();
+    let folder = f.path("");
+    let moved = f.path("moved");
+    fs::rename(&one, &moved).unwrap();
+    let line = "diff --root {} --in {} {} {} --json";
+    let said = ubctl(line, &[&root, &folder, &two, &sealed]).done().json();
+    assert_eq!(said["sectors"], 0);
+    ubctl("diff --root {} {} {}", &[&root, &two, &sealed]).refused(1, &["No such file"]);
+}
+
+#[test]
+fn what_layers_hold_is_counted() {
+    let f = Folder::new("du");
+    let (root, [one, two, three], oracle) = three(&f);
+    let line = "du {} {} {} --json";
+    let said = ubctl(line, &[&one, &two, &three]).done().json();
+    let of = |n: usize, field: &str| said["layers"][n][field].as_u64().unwrap();
+    let held = [0, 1, 2].map(|n| (of(n, "data_sectors"), of(n, "zero_sectors")));
+    assert_eq!(held, [(4300, 128), (127, 32), (16, 0)]);
+    // 2 of the first 300 are hidden by the highest, 50, 32 and 70 by the second.
+    assert_eq!(of(0, "visible_data_sectors"), 4300 - 2 - 50 - 32 - 70);
+    assert_eq!(of(0, "visible_zero_sectors"), 128 - 7);
+    assert_eq!(of(1, "visible_data_sectors"), 127);
+    assert_eq!(of(1, "visible_zero_sectors"), 32 - 3);
+    assert_eq!(of(2, "visible_data_sectors"), 16);
+    let visible = oracle.iter().flatten().count() as u64;
+    let sum = ["visible_data_sectors", "visible_zero_sectors"].map(|f| said[f].as_u64().unwrap());
+    assert_eq!(sum[0] + sum[1], visible);
+    assert!(of(0, "space_sectors") > 4300 && of(0, "space_sectors") < 12 * 2048);
+    let sealed = f.path("sealed");
+    let bytes = ubctl("seal {} {} --json", &[&one, &sealed]).done().json()["bytes"].clone();
+    let said = ubctl("du {} --json", &[&sealed]).done().json();
+    assert_eq!(said["layers"][0]["kind"], "sealed");
+    assert_eq!(said["space_sectors"], bytes.as_u64().unwrap() / 512);
+    let text = ubctl("du {}", &[&sealed]).done().out;
+    assert!(text.contains("VISIBLE ZEROES"), "{text}");
+    ubctl("du {}", &[&root]).refused(3, &["not formatted"]);
+}
