@@ -2,7 +2,7 @@
 /*
  * Changes a field of both superblocks of a leaf and corrects their checksums: a
  * leaf as a later version of the format would write it.
- *   leafedit DEVICE version|incompat|ro_compat|compat|compat_bytes|reserved VALUE
+ *   leafedit DEVICE version|incompat|ro_compat|compat|compat_bytes|unnamed_flags VALUE
  * Or as software with other rules for names would:
  *   leafedit DEVICE name NAME
  */
@@ -26,7 +26,7 @@ static const struct {
 	{ "ro_compat", 32, 8 },
 	{ "incompat", 40, 8 },
 	{ "compat_bytes", 192, 8 },
-	{ "reserved", 224, 8 },
+	{ "unnamed_flags", 110, 2 },
 	{ "name", 160, 32 },
 };
 
@@ -57,7 +57,7 @@ int main(int argc, char **argv)
 		if (!strcmp(argv[2], fields[i].name))
 			field = i;
 	if (field < 0) {
-		fprintf(stderr, "leafedit DEVICE version|incompat|ro_compat|compat|compat_bytes|reserved|name VALUE\n");
+		fprintf(stderr, "leafedit DEVICE version|incompat|ro_compat|compat|compat_bytes|unnamed_flags|name VALUE\n");
 		return 2;
 	}
 	fd = open(argv[1], O_RDWR);
