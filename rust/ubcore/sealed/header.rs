@@ -429,7 +429,7 @@ mod tests {
             let mut block = good;
             block[at] = byte;
             let wanted = Fault::damaged(Part::Header, 0, field);
-            assert!(Header::decode(&with_checksum(block)) == Err(wanted), "{at}");
+            assert!(Header::decode(&with_checksum(block)) == Err(wanted));
         }
     }
 }
