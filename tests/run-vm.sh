@@ -105,12 +105,12 @@ memory | soak)
 	;;
 *) options+=(-m 1536) ;;
 esac
-# The golden leaves of tests/data, packed so that the guest can unpack them, and their root, in
+# The golden leaves and layers of tests/data, packed so that the guest can unpack them, and their root, in
 # which each sector begins with its number.
 golden=$BUILD/golden
 mkdir -p "$golden"
-for leaf in "$TOP"/tests/data/*.leaf.zst; do
-	zstd -q -dc "$leaf" | gzip -1n >"$golden/$(basename "$leaf" .zst).gz"
+for file in "$TOP"/tests/data/*.zst; do
+	zstd -q -dc "$file" | gzip -1n >"$golden/$(basename "$file" .zst).gz"
 done
 python3 -c 'import sys
 for n in range(32768): sys.stdout.buffer.write(n.to_bytes(8, "little") + bytes(504))' | gzip -1n >"$golden/root.gz"
