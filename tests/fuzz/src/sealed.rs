@@ -5,7 +5,7 @@
 use sim::disk::{Random, SECTOR};
 use sim::sealed::{seal_from, Image, Layer, List, Loose};
 use ubcore::error::{Area, Error, Result};
-use ubcore::geometry::LeafBlock;
+use ubcore::leaf_block::LeafBlock;
 use ubcore::sealed::fault::Fault;
 use ubcore::sealed::header::Header;
 use ubcore::sealed::Content;
