@@ -292,13 +292,13 @@ impl Output {
         matches!(self.place, Place::File(_))
     }
 
-    /// Drops what the page cache holds of what was written, so that reads come from the device.
+    /// Drops the pages of the target from the page cache, so that reads come from the device.
     pub fn forget(&self) {
         let file = match &self.place {
             Place::File(new) => &new.file,
             Place::Device(device) => device.file(),
         };
-        // This is advice. If the kernel does not follow it, the reads still tell what was written.
+        // The kernel may keep the pages. The reads then return the written bytes from the cache.
         let _ = fadvise(file, 0, None, Advice::DontNeed);
     }
 

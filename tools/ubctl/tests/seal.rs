@@ -302,7 +302,7 @@ fn damage_is_named() {
     verify(&f.path("none"), "").refused(1, &["check the name"]);
 }
 
-/// A signal leaves what was there, and says so.
+/// A signal ends the command, which keeps the old file and prints that.
 #[test]
 fn an_interrupted_seal_leaves_nothing() {
     let f = Folder::new("seal-signal");
