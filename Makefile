@@ -29,18 +29,19 @@ ubctl = $(firstword $(wildcard $(own_ubctl) build/cargo/x86_64-unknown-linux-gnu
 help:
 	@echo 'unionblk: a read-only root and a private leaf, shown as one read-write disk'
 	@echo
-	@echo '  make demo            the whole thing at work on the stock kernel, in QEMU'
+	@echo '  make demo            unions of a Debian image and layers of it, over three boots of'
+	@echo '                       the stock kernel, in QEMU'
 	@echo '  make test            every test, cheapest first; ends with "N passed, N failed";'
 	@echo '                       FULL=1: the crash campaigns in full, ten minutes of fuzzing'
 	@echo
 	@echo '  make crash           the crash campaigns: SIZE=quick, full or soak; SEED=1;'
 	@echo "                       REPLAY='OPERATIONS' for one failure that it printed"
 	@echo
-	@echo '  make fuzz            coverage-guided fuzzing of all that reads a leaf, ten minutes;'
+	@echo '  make fuzz            coverage-guided fuzzing of all that reads a leaf or a layer, ten minutes;'
 	@echo '                       FUZZ_SECONDS=3600, FUZZ_RUNS=1000000, T=attach for one target'
 	@echo
 	@echo '  make soak            fio writes and verifies for two hours, beside frozen queues,'
-	@echo '                       CPU hotplug and want of memory; SOAK_SECONDS=300'
+	@echo '                       CPU hotplug and lack of memory; SOAK_SECONDS=300'
 	@echo
 	@echo 'One kind of test alone:'
 	@echo '  make check           format, lint, strata and documentation checks'

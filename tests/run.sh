@@ -197,7 +197,7 @@ device_tests() {
 
 # Boots a systemd guest twice, with unions on images when it is powered off.
 stage_poweroff() { one "file systems under unions end clean (two boots of systemd)" tests/poweroff/run.sh; sum_up; }
-stage_demo() { one "unionblk/015 (the demo's scenario, two boots)" scripts/demo.sh; sum_up; }
+stage_demo() { one "the demo: unions of a Debian image and layers of it (three boots)" scripts/demo.sh; sum_up; }
 
 skipped=0
 # add_counts "N passed, N failed[, N skipped]"
