@@ -10,6 +10,7 @@
 - testing.rst has the stages of tests/run.sh, in their order.
 - The invariants of design.rst have consecutive numbers, the code cites each of them, and cites no
   other.
+- troubleshooting.rst has each word that ubctl gives as the reason of an error.
 - MAINTAINERS covers each folder and each file at the top.
 
 Prints "file:line: what" for each breach and fails if there is one.
@@ -74,6 +75,7 @@ def breaches():
     if stages and f"``{stages.group(1)}``" not in re.sub(r"\s+", " ", testing):
         yield "Documentation/testing.rst:1: other stages than in tests/run.sh"
     yield from invariants()
+    yield from reasons()
     yield from maintained()
 
 
@@ -96,6 +98,17 @@ def invariants():
                     yield f"{path}:{n}: there is no I{number} in design.rst"
     for number in sorted(set(listed) - cited):
         yield f"Documentation/design.rst:1: no code cites I{number}"
+
+
+def reasons():
+    """Compares the words that ubctl gives as reasons with the page that explains them."""
+    page = text("Documentation/troubleshooting.rst")
+    for path in sorted(glob.glob("tools/ubctl/src/**/*.rs", recursive=True)):
+        source = text(path)
+        for found in re.finditer(r'\bFail::new\(\s*[\w:]+,\s*"(\w+)"', source):
+            if f"``{found.group(1)}``" not in page:
+                line = source.count("\n", 0, found.start()) + 1
+                yield f"{path}:{line}: troubleshooting.rst does not explain {found.group(1)}"
 
 
 def maintained():
