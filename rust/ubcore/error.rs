@@ -295,7 +295,7 @@ impl fmt::Display for Error {
             SlabSize(sectors) => write!(f, "a slab of {sectors} sectors is not possible: choose a power of two from 16 KiB to 4 MiB"),
             TooLarge(side, 0) => write!(f, "the {} has no sectors: check that it is the right device", side.name()),
             TooLarge(Side::Root, sectors) => write!(f, "the root of {sectors} sectors is too large for this slab size: choose larger slabs"),
-            TooLarge(Side::Layer, sectors) => write!(f, "the layer of {sectors} sectors is larger than a stack can address"),
+            TooLarge(Side::Layer, sectors) => write!(f, "the layer of {sectors} sectors is larger than the union on it, or than 64 TiB: lay it under a larger union"),
             TooLarge(Side::Leaf, sectors) => write!(f, "the leaf of {sectors} sectors and its root need more map pages than the format has: use a smaller leaf, or larger slabs"),
             // A failed flush has no sector, and is reported with sector 0.
             Io(side, 0) => write!(f, "I/O error on the {} at sector 0, or in a flush", side.name()),
