@@ -124,7 +124,7 @@ struct unionblk_features {
 /* A layer of struct unionblk_create. */
 struct unionblk_layer {
 	char path[UNIONBLK_PATH_BYTES];
-	__u64 offset;		/* byte at which the layer begins in its device */
+	__u64 offset;		/* byte at which it begins; a multiple of 4096 */
 	__u64 reserved;		/* zero */
 };
 
@@ -140,8 +140,8 @@ struct unionblk_layer {
  * the leaf may be write-protected. The driver never writes to it: after a power
  * failure, it replays the journal in memory only.
  *
- * The driver writes to the leaf only after it has checked both devices. Its
- * first write is a checkpoint. If the call fails before, both devices are
+ * The driver writes to the leaf only after it has checked all devices. Its
+ * first write is a checkpoint. If the call fails before, all devices are
  * unchanged. If it fails later, the content of the union is unchanged, except
  * for data that a program wrote after the disk was added. EEXIST if @id is in
  * use. EUSERS if there are 2048 unions.
@@ -172,13 +172,13 @@ struct unionblk_create {
 #define UNIONBLK_CREATE_SIZE_VER0	552	/* up to @reason_detail */
 
 /*
- * Detaches a union: commits its dirty mappings and releases both devices.
+ * Detaches a union: commits its dirty mappings and releases its devices.
  *
- * EBUSY while the union is open or mounted, or while another call attaches or
- * detaches it. ENODEV if no union has this id. EIO if the last commit failed, or
- * ENOSPC if it failed because the storage below the leaf is full; the union is
- * detached even then, and the leaf holds what the last successful commit
- * covered.
+ * EBUSY while the union is open or mounted, or while another call attaches,
+ * detaches or freezes it. ENODEV if no union has this id. EIO if the last commit
+ * failed, or ENOSPC if it failed because the storage below the leaf is full; the
+ * union is detached even then, and the leaf holds what the last successful
+ * commit covered.
  */
 struct unionblk_remove {
 	__u32 size;
@@ -192,8 +192,8 @@ struct unionblk_remove {
 /*
  * Returns the state of one union. ENODEV if no union has this id or, with
  * UNIONBLK_STATUS_NEXT, this id or a higher one. EBUSY while another call
- * attaches or detaches the union; UNIONBLK_STATUS_NEXT skips such a union. All
- * fields without a mark are "out".
+ * attaches, detaches or freezes the union; UNIONBLK_STATUS_NEXT skips such a
+ * union. All fields without a mark are "out".
  */
 struct unionblk_status {
 	__u32 size;
@@ -238,8 +238,8 @@ struct unionblk_status {
 /*
  * Returns the first stretch of lost sectors of a union that ends after @from.
  * To list all stretches, start with 0 and continue with @sector + @sectors.
- * ENODEV if no union has this id, EBUSY while another call attaches or detaches
- * it.
+ * ENODEV if no union has this id, EBUSY while another call attaches, detaches or
+ * freezes it.
  *
  * The driver keeps a limited number of stretches, the first ones; @unnamed is
  * the number of stretches after them. "ubctl check" lists all of them while the
