@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The leaf as the committer's disk: synchronous I/O of metadata.
+//! The leaf, or a layer, as the core's disk: synchronous I/O of metadata.
 
 use crate::{
     blk::{
@@ -53,19 +53,22 @@ pub(super) struct Metadata {
     pub(super) buffer: LeafBuffer,
 }
 
-/// The leaf as the core's disk. Process context; allocates nothing.
+/// A leaf, or a layer, as the core's disk. Process context; allocates nothing.
 pub(crate) struct LeafDisk<'a> {
-    leaf: &'a BlockDevice,
-    /// The sector of the device at which the leaf begins. Not 0 only for layers.
+    device: &'a BlockDevice,
+    /// The sector of the device at which the layer begins. 0 for a leaf.
     offset: u64,
+    /// A layer is never written.
+    is_layer: bool,
     buffer: &'a mut LeafBuffer,
 }
 
 impl<'a> LeafDisk<'a> {
     pub(super) fn new(leaf: &'a BlockDevice, buffer: &'a mut LeafBuffer) -> Self {
         LeafDisk {
-            leaf,
+            device: leaf,
             offset: 0,
+            is_layer: false,
             buffer,
         }
     }
@@ -77,8 +80,9 @@ impl<'a> LeafDisk<'a> {
         buffer: &'a mut LeafBuffer,
     ) -> Self {
         LeafDisk {
-            leaf: layer,
+            device: layer,
             offset,
+            is_layer: true,
             buffer,
         }
     }
@@ -114,15 +118,14 @@ impl Disk for LeafDisk<'_> {
     fn read(&mut self, block: LeafBlock, count: usize) -> Result {
         let (sector, bytes) = block_range(block, count)?;
         let at = sector.checked_add(self.offset).ok_or(Error::Internal)?;
-        self.leaf
+        self.device
             .read(at, self.buffer, 0..bytes)
             .map_err(|_| Error::Io(Side::Leaf, sector))
     }
 
     fn write(&mut self, block: LeafBlock, count: usize, order: Order) -> Result {
         let (sector, bytes) = block_range(block, count)?;
-        if self.offset != 0 {
-            // A layer is never written.
+        if self.is_layer {
             return Err(Error::Internal);
         }
         let order = match order {
@@ -130,13 +133,13 @@ impl Disk for LeafDisk<'_> {
             Order::Fua => WriteOrder::Fua,
             Order::FlushFua => WriteOrder::FlushFua,
         };
-        self.leaf
+        self.device
             .write(sector, self.buffer, 0..bytes, order)
             .map_err(|e| failure(e, sector))
     }
 
     fn flush(&mut self) -> Result {
-        self.leaf.flush().map_err(|e| failure(e, 0))
+        self.device.flush().map_err(|e| failure(e, 0))
     }
 
     fn give_way(&mut self) -> Result {
