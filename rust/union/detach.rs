@@ -45,7 +45,6 @@ impl Attached {
     }
 }
 
-/// Waits for all work items and makes the last checkpoint.
 /// Waits for the discards and the reclaim that are under way. Requests may run, and cause more.
 pub(super) fn flush_reclaim(union: &Arc<Union>) {
     workqueue::flush_work::<_, { work_items::DISCARD }>(union);
