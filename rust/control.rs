@@ -59,9 +59,8 @@ use zerocopy::{
 
 /// A union in the registry.
 ///
-/// Attach and detach do I/O and may hang with their devices. The registry's lock is therefore not
-/// held during either, except when the module is unloaded; an entry without a union reserves the
-/// id.
+/// Attach, freeze and detach do I/O and may hang with their devices. So the registry's lock is not
+/// held meanwhile, except when the module is unloaded. An entry without a union reserves the id.
 struct Registered {
     id: u32,
     attached: Option<KBox<Attached>>,
@@ -88,18 +87,18 @@ impl Registry {
     }
 }
 
-/// Detaches all unions when the module is unloaded.
+/// Detaches all unions when it is dropped, which happens when the module is unloaded.
 ///
 /// No union is open then, because an open disk holds a reference to the module.
-pub(crate) struct Unions(Arc<Registry>);
+pub(crate) struct DetachAll(Arc<Registry>);
 
-impl Unions {
+impl DetachAll {
     pub(crate) fn new(registry: Arc<Registry>) -> Self {
-        Unions(registry)
+        DetachAll(registry)
     }
 }
 
-impl Drop for Unions {
+impl Drop for DetachAll {
     fn drop(&mut self) {
         let mut unions = self.0.unions.lock();
         while let Some(registered) = unions.pop() {
@@ -186,7 +185,7 @@ fn path(field: &[u8; abi::PATH_BYTES]) -> Result<&CStr> {
     CStr::from_bytes_until_nul(field).map_err(|_| EINVAL)
 }
 
-/// Returns the path of the root, if there is to be one.
+/// Returns the path of the root, unless the caller wants a union without a root.
 fn root(c: &abi::Create) -> Result<Option<&CStr>> {
     if c.flags & abi::CREATE_NO_ROOT == 0 {
         return path(&c.root).map(Some);
@@ -269,13 +268,7 @@ impl Registry {
     }
 
     fn remove(&self, c: &mut abi::Remove) -> Result {
-        let attached = {
-            let mut unions = self.unions.lock();
-            let at = position(&unions, c.id).map_err(|_| ENODEV)?;
-            let registered = unions.get_mut(at).ok_or(ENODEV)?;
-            // A create or remove call for this id is under way.
-            registered.attached.take().ok_or(EBUSY)?
-        };
+        let attached = self.take(c.id)?;
         if let Err(e) = attached.claim() {
             self.publish(c.id, attached);
             return Err(e);
@@ -291,12 +284,7 @@ impl Registry {
             seal: Seal(c.seal),
             freeze_file_systems: c.flags & abi::FREEZE_FILE_SYSTEMS != 0,
         };
-        let mut attached = {
-            let mut unions = self.unions.lock();
-            let at = position(&unions, c.id).map_err(|_| ENODEV)?;
-            let registered = unions.get_mut(at).ok_or(ENODEV)?;
-            registered.attached.take().ok_or(EBUSY)?
-        };
+        let mut attached = self.take(c.id)?;
         let done = attached.freeze(&new, &self.resources);
         self.publish(c.id, attached);
         done.map_err(|e| {
@@ -313,7 +301,7 @@ impl Registry {
             Err(at) if next => at,
             Err(_) => return Err(ENODEV),
         };
-        let mut from = unions.get(at..).unwrap_or_default().iter();
+        let mut from = unions.iter().skip(at);
         let attached = if next {
             from.find_map(|registered| registered.attached.as_ref())
                 .ok_or(ENODEV)?
@@ -349,6 +337,17 @@ impl Registry {
         Ok(id)
     }
 
+    /// Takes a union out of its entry, for a call that does I/O. Fails with `EBUSY` if another
+    /// create, remove or freeze call for this id is under way.
+    fn take(&self, id: u32) -> Result<KBox<Attached>> {
+        let mut unions = self.unions.lock();
+        let at = position(&unions, id).map_err(|_| ENODEV)?;
+        let registered = unions.get_mut(at).ok_or(ENODEV)?;
+        registered.attached.take().ok_or(EBUSY)
+    }
+
+    /// Puts a union into its entry. The entry exists, because only the call that reserved the id
+    /// or took the union removes it.
     fn publish(&self, id: u32, attached: KBox<Attached>) {
         let mut unions = self.unions.lock();
         let at = position(&unions, id).ok();
@@ -357,6 +356,7 @@ impl Registry {
         }
     }
 
+    /// Removes an entry, whose id other unions may use from now on.
     fn remove_id(&self, id: u32) {
         let mut unions = self.unions.lock();
         if let Ok(at) = position(&unions, id) {

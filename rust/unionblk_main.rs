@@ -40,17 +40,17 @@ module! {
 struct UnionBlk {
     #[pin]
     control: ControlDevice<control::Registry>,
-    unions: control::Unions,
+    detach_all: control::DetachAll,
 }
 
 impl kernel::InPlaceModule for UnionBlk {
     fn init(_module: &'static ThisModule) -> impl PinInit<Self, Error> {
         pin_init::pin_init_scope(move || {
             let registry: Arc<control::Registry> = control::Registry::new()?;
-            let unions = control::Unions::new(registry.clone());
+            let detach_all = control::DetachAll::new(registry.clone());
             Ok(try_pin_init!(Self {
                 control <- ControlDevice::register(ubcore::abi::CONTROL_NAME, registry),
-                unions,
+                detach_all,
             }? Error))
         })
     }
