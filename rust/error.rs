@@ -33,6 +33,7 @@ pub(crate) fn errno(e: Error) -> kernel::error::Error {
         Error::ReadOnlyLeaf | Error::Frozen => code::EROFS,
         Error::NoMemory => code::ENOMEM,
         Error::Stacked(_) => code::ELOOP,
+        // `number` made it from an errno, so it fits.
         Error::Open(_, n) | Error::Os(n) => i32::try_from(n)
             .map(|n| kernel::error::Error::from_errno(n.saturating_neg()))
             .unwrap_or(code::EIO),

@@ -301,7 +301,7 @@ impl Memory for MapMemory {
         }
     }
 
-    // The caller names the bitmap, so nothing of the match is left there.
+    // The caller passes a constant, so the compiler removes the match.
     #[inline(always)]
     fn marks(&self, marks: Marks) -> &[AtomicU64] {
         match marks {

@@ -7,7 +7,7 @@ use crate::{
     ubcore, //
 };
 
-/// Each method is that of the same name of [`Sha256`].
+/// Each method calls the method of the same name of [`Sha256`].
 impl ubcore::sha256::Sha256 for Sha256 {
     fn new() -> Self {
         Sha256::new()

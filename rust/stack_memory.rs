@@ -26,13 +26,14 @@ use crate::{
 };
 use kernel::prelude::*;
 
-type PageList = KVVec<Option<KBox<StackPage>>>;
+type StackPageList = KVVec<Option<KBox<StackPage>>>;
 
-/// Pages that are allocated on first use. All of it happens at attach, in process context.
+/// Pages that are allocated on first use. Only a task that builds a stack map allocates them: an
+/// attach or a freeze, in process context.
 pub(crate) struct StackPageLists {
-    table: PageList,
-    records: PageList,
-    copies: PageList,
+    table: StackPageList,
+    records: StackPageList,
+    copies: StackPageList,
 }
 
 impl StackPageLists {
@@ -45,7 +46,7 @@ impl StackPageLists {
         }
     }
 
-    fn list(&self, pages: StackPages) -> &PageList {
+    fn list(&self, pages: StackPages) -> &StackPageList {
         match pages {
             StackPages::Table => &self.table,
             StackPages::Records => &self.records,
@@ -53,7 +54,7 @@ impl StackPageLists {
         }
     }
 
-    fn list_mut(&mut self, pages: StackPages) -> &mut PageList {
+    fn list_mut(&mut self, pages: StackPages) -> &mut StackPageList {
         match pages {
             StackPages::Table => &mut self.table,
             StackPages::Records => &mut self.records,
@@ -63,7 +64,7 @@ impl StackPageLists {
 
     /// Returns the number of bytes in use: the pages, and the lists of them.
     pub(crate) fn bytes(&self) -> u64 {
-        let of = |list: &PageList| {
+        let of = |list: &StackPageList| {
             let pages = list.iter().flatten().count();
             let pages = usize_as_u64(pages).saturating_mul(usize_as_u64(size_of::<StackPage>()));
             let slots = usize_as_u64(list.capacity());

@@ -81,6 +81,7 @@ impl Loss {
             || disk.give_way(),
             |first, count| {
                 loss.sectors = loss.sectors.saturating_add(count);
+                // The vector may have room for more than was asked for.
                 let full = loss.kept.len() == KEPT;
                 if full || loss.kept.push_within_capacity((first, count)).is_err() {
                     loss.more = loss.more.saturating_add(1);
@@ -105,8 +106,13 @@ impl Loss {
 
     /// Fills in the first stretch that ends after `c.from`.
     pub(super) fn fill(&self, c: &mut abi::LostCall) {
-        let behind = |&&(first, count): &&(u64, u64)| first.saturating_add(count) > c.from;
-        (c.sector, c.sectors) = self.kept.iter().find(behind).copied().unwrap_or_default();
+        let ends_later = |&&(first, count): &&(u64, u64)| first.saturating_add(count) > c.from;
+        // No sectors if there is no such stretch.
+        (c.sector, c.sectors) = self
+            .kept
+            .iter()
+            .find(ends_later)
+            .map_or((0, 0), |&stretch| stretch);
         c.unnamed = self.more;
     }
 

@@ -108,8 +108,8 @@ pub(crate) struct Union {
     /// Why a commit or checkpoint failed, so that the union turned read-only. Unset until then.
     failure: SetOnce<Error>,
     lists: Lists,
-    /// The union's requests. The word of each request in flight says when it looked up the map.
-    /// This is dropped after the lists of requests.
+    /// The union's requests. Each request in flight has the epoch of its look-up in its word. The
+    /// tags are dropped after the lists of requests.
     tags: Arc<TagSet<Union>>,
     stats: Stats,
     #[pin]
@@ -157,7 +157,7 @@ impl Lower {
         layers.iter().map(|layer| &layer.device)
     }
 
-    /// Returns all devices: the root, the leaf, the layers.
+    /// Returns all devices with their sides: the root, the leaf, the layers.
     fn sides(&self) -> impl Iterator<Item = (Side, &BlockDevice)> {
         let root = self.root.iter().map(|dev| (Side::Root, dev));
         let leaf = core::iter::once((Side::Leaf, &self.leaf));
@@ -166,7 +166,7 @@ impl Lower {
         Iterator::chain(Iterator::chain(root, leaf), layers)
     }
 
-    /// Does the same, without what they are.
+    /// Returns all devices without their sides.
     fn devices(&self) -> impl Iterator<Item = &BlockDevice> {
         self.sides().map(|(_, dev)| dev)
     }
@@ -200,7 +200,7 @@ struct Paths {
     leaf: [u8; abi::PATH_BYTES],
 }
 
-/// What the leaf's superblock says of the union.
+/// The properties of the leaf, from its superblock.
 struct Leaf {
     uuid: [u8; 16],
     name: LeafName,

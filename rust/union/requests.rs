@@ -81,7 +81,7 @@ impl Operations for Union {
     }
 }
 
-/// All methods but [`Requests::submit`] hand a request over to blk-mq, or look at its requests.
+/// [`Requests::submit`] sends lower I/O. The other methods only call blk-mq, or sleep.
 impl Requests for ArcBorrow<'_, Union> {
     type Request = Request<Union>;
     type Status = BlkStatus;
@@ -117,7 +117,8 @@ impl Requests for ArcBorrow<'_, Union> {
     }
 
     fn pause(&self, n: u32) {
-        let pause = PAUSE_FIRST.checked_shl(n.min(16)).unwrap_or(PAUSE_MOST);
+        // 2^16 times the first pause fits, and is above the maximum.
+        let pause = PAUSE_FIRST.wrapping_shl(n.min(16));
         fsleep(Delta::from_micros(pause.min(PAUSE_MOST)));
     }
 }
@@ -165,7 +166,7 @@ pub(super) fn send_work(this: ArcBorrow<'_, Union>) {
     this.lists.in_line.store(false, Ordering::Relaxed);
 }
 
-/// Each method is that of the same name of [`Started`] or [`Request`].
+/// Each method calls the method of the same name of [`Started`] or [`Request`].
 impl protocol::Request for Request<Union> {
     fn op(&self) -> protocol::Op {
         match Started::op(self) {

@@ -38,7 +38,7 @@ use kernel::{
 /// The longest time from a change of the map until the timer starts to commit it, in ms.
 const COMMIT_AFTER_MS: u32 = 1000;
 
-/// The work items of a union, by which [`WorkItem`] tells them apart.
+/// The numbers by which [`WorkItem`] tells the work items of a union apart.
 pub(super) const COMMIT: u64 = 1;
 pub(super) const TIMER: u64 = 2;
 pub(super) const CHECKPOINT: u64 = 3;
