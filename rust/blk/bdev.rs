@@ -331,6 +331,9 @@ impl BlockDevice {
     ///
     /// Context: process, sleeps. Not from [`Operations::queue`](super::Operations::queue).
     pub(crate) fn discard(&self, sector: u64, sectors: u64) -> Result {
+        if !self.writable {
+            return Err(EBADF);
+        }
         // SAFETY: By the invariant the device is open; the block layer checks the range.
         to_result(unsafe { ffi::ub_bdev_discard(self.as_raw(), sector, sectors) })
     }
@@ -355,10 +358,11 @@ impl BlockDevice {
         let sectors = u64::from(len >> ffi::SECTOR_SHIFT);
         let blocks = u64::from(block >> ffi::SECTOR_SHIFT);
         // `block` is a power of two, so the low bits show whether a value is a multiple of it.
-        let odd = (len | (at.start & 0xffff_ffff) as u32) & (block - 1) != 0
+        // CAST: `at.start` is masked to 32 bits.
+        let is_misaligned = (len | (at.start & 0xffff_ffff) as u32) & (block - 1) != 0
             || sector & (blocks - 1) != 0;
 
-        if len == 0 || odd {
+        if len == 0 || is_misaligned {
             return Err(EINVAL);
         }
         match sector.checked_add(sectors) {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Discards and zeroes ranges of a device, see helpers.h. All bios are on the
+ * Discards and zeroes ranges of a device. See helpers.h. All bios are on the
  * stack. blkdev_issue_discard() and blkdev_issue_zeroout() take bios from the
  * kernel's shared set, and a reclaim of space must not wait for these: writes
  * that wait for the reclaim may hold all that the set has in reserve.

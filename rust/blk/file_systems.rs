@@ -44,6 +44,7 @@ impl FrozenFileSystems {
                 // SAFETY: `ub_disk_parts` took a reference to the device.
                 done = to_result(unsafe { ffi::ub_part_freeze(part.as_ptr()) });
             }
+            // There is room for all of them, so a frozen device gets into the list.
             if done.is_err() || frozen.push_within_capacity(part).is_err() {
                 // SAFETY: The reference is given up, and the device is not in the list.
                 unsafe { ffi::ub_part_put(part.as_ptr()) };

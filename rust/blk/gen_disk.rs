@@ -60,21 +60,24 @@ use kernel::{
 /// - `disk` was added to the system, and has not been removed. The value owns the reference of its
 ///   allocation.
 /// - Its `queuedata` and `private_data` point to `shared`.
+/// - If `linked` is set, its function returns at least that many lower devices of the present
+///   driver, and each of them is linked in sysfs.
 pub(crate) struct GenDisk<D: Operations> {
     disk: NonNull<bindings::gendisk>,
     shared: KBox<QueueData<D>>,
     tags: Arc<TagSet<D>>,
     /// The function that numbers the lower devices, and how many of them are linked in sysfs.
-    linked: Option<(Below<D>, usize)>,
+    linked: Option<(LowerDevice<D>, usize)>,
 }
 
-/// A function that returns a lower device of a disk by its number from 0, as long as there is one.
-pub(crate) type Below<D> = fn(&D, usize) -> Option<&BlockDevice>;
+/// A function that returns a lower device of a driver by its number, from 0. Returns `None` if the
+/// driver has no more devices.
+pub(crate) type LowerDevice<D> = fn(&D, usize) -> Option<&BlockDevice>;
 
 /// The properties of a new disk, and what it needs.
 pub(crate) struct NewDisk<D: Operations> {
     pub(crate) limits: Limits,
-    /// The size.
+    /// The size, in sectors.
     pub(crate) sectors: u64,
     /// The disk is read-only before the kernel announces it, so the partitions, the `add` uevent
     /// and every opener see it as read-only.
@@ -109,21 +112,19 @@ impl GenDiskRef {
         // SAFETY: By the invariant the value holds a reference, which keeps the disk's memory.
         unsafe { bindings::set_disk_ro(self.0.as_ptr(), read_only) };
     }
-}
 
-impl GenDiskRef {
     /// Sends a `change` uevent for the disk with an additional variable, `NAME=value`.
     ///
     /// Must only be called while the disk is in the system.
     ///
     /// Context: process, sleeps, allocates with `GFP_KERNEL`.
     pub(crate) fn event(&self, variable: &CStr) {
-        // SAFETY: By the invariant a reference keeps the disk's memory. The string outlives the
-        // call.
+        // SAFETY: By the invariant the value holds a reference, which keeps the disk's memory. The
+        // string outlives the call.
         unsafe { ffi::ub_disk_event(self.0.as_ptr(), variable.as_char_ptr()) };
     }
 
-    /// For other wrappers of C functions.
+    /// Returns the pointer to the disk, for other wrappers of C functions.
     pub(crate) fn as_raw(&self) -> *mut bindings::gendisk {
         self.0.as_ptr()
     }
@@ -199,28 +200,30 @@ impl<D: Operations> GenDisk<D> {
 
     /// Links all lower devices in sysfs: each among the disk's `slaves`, and the disk among its
     /// `holders`. The driver must keep the devices, and their numbers, as long as it is the driver.
-    pub(crate) fn link(&mut self, below: Below<D>) -> Result {
+    pub(crate) fn link(&mut self, device: LowerDevice<D>) -> Result {
         self.unlink();
         let driver = self.shared.driver_counted();
-        let mut n = 0;
-        while let Some(dev) = below(&driver, n) {
+        for (n, linked) in (0..).zip(1..) {
+            let Some(dev) = device(&driver, n) else {
+                break;
+            };
             // SAFETY: By the invariant the disk is in the system. By the invariant of `BlockDevice`
             // the device is open, and the driver keeps it open.
             to_result(unsafe { ffi::ub_disk_link(self.disk.as_ptr(), dev.as_raw()) })?;
-            n = n.saturating_add(1);
-            self.linked = Some((below, n));
+            // INVARIANT: The devices before `n` were linked in earlier rounds, and `n` above.
+            self.linked = Some((device, linked));
         }
         Ok(())
     }
 
     /// Removes the links.
     fn unlink(&mut self) {
-        let Some((below, linked)) = self.linked.take() else {
+        let Some((device, linked)) = self.linked.take() else {
             return;
         };
         let driver = self.shared.driver_counted();
-        for dev in (0..linked).filter_map(|n| below(&driver, n)) {
-            // SAFETY: By the invariant the disk is in the system, and `link` has linked the device.
+        for dev in (0..linked).filter_map(|n| device(&driver, n)) {
+            // SAFETY: By the invariants the disk is in the system, and the device is linked.
             unsafe { ffi::ub_disk_unlink(self.disk.as_ptr(), dev.as_raw()) };
         }
     }
@@ -238,19 +241,19 @@ impl<D: Operations> GenDisk<D> {
         prepare: impl FnOnce() -> core::result::Result<Arc<D>, E>,
         busy: E,
     ) -> core::result::Result<Arc<D>, E> {
-        // The numbers of the devices are those of the old driver.
+        // INVARIANT: No device of the old driver stays linked.
         self.unlink();
-        let mut flags = 0;
+        let mut memflags = 0;
         // SAFETY: By the invariant the disk is in the system. The call waits until all requests
         // have ended, or gives up.
-        if unsafe { ffi::ub_disk_freeze(self.disk.as_ptr(), &mut flags) } != 0 {
+        if unsafe { ffi::ub_disk_freeze(self.disk.as_ptr(), &mut memflags) } != 0 {
             return Err(busy);
         }
         // SAFETY: The queue is frozen, so no request is in flight. The old driver is kept below
         // until all RCU readers have ended.
         let done = prepare().map(|new| unsafe { self.shared.replace(new) });
-        // SAFETY: The queue was frozen above, and `flags` are from there.
-        unsafe { ffi::ub_disk_unfreeze(self.disk.as_ptr(), flags) };
+        // SAFETY: The queue was frozen above, by this task, and `memflags` are from there.
+        unsafe { ffi::ub_disk_unfreeze(self.disk.as_ptr(), memflags) };
         self.wait_for_callers();
         done
     }

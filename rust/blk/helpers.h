@@ -120,5 +120,4 @@ struct module *ub_bdev_owner(struct block_device *bdev);
 int ub_bdev_discard(struct block_device *bdev, u64 sector, u64 sectors);
 int ub_bdev_zero(struct block_device *bdev, u64 sector, u64 sectors, bool keep);
 
-
 #endif

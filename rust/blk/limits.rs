@@ -18,10 +18,12 @@ use kernel::{
 ///
 /// The disk always has a volatile write cache with FUA, because otherwise no flush would reach the
 /// driver. Discard and write-zeroes are offered on demand; secure erase is never offered.
-///
-/// The second field is the unit of discard in bytes, or 0 if the disk offers no discard.
 #[derive(Clone)]
-pub(crate) struct Limits(bindings::queue_limits, u32);
+pub(crate) struct Limits {
+    inner: bindings::queue_limits,
+    /// The unit of discard in bytes, a power of two, or 0 if the disk offers no discard.
+    discard_unit: u32,
+}
 
 impl Limits {
     /// Returns the limits of a disk without devices below it.
@@ -34,7 +36,10 @@ impl Limits {
         // alignment in memory.
         lim.dma_alignment = 0;
         lim.features |= ffi::BLK_FEAT_WRITE_CACHE | ffi::BLK_FEAT_FUA | ffi::BLK_FEAT_IO_STAT;
-        Self(lim, 0)
+        Self {
+            inner: lim,
+            discard_unit: 0,
+        }
     }
 
     /// Stacks the limits of `dev`.
@@ -49,33 +54,33 @@ impl Limits {
         }
         // SAFETY: By the invariant of `BlockDevice` the device is open; `what` outlives the call.
         unsafe {
-            bindings::queue_limits_stack_bdev(&mut self.0, dev.as_raw(), 0, what.as_char_ptr());
+            bindings::queue_limits_stack_bdev(&mut self.inner, dev.as_raw(), 0, what.as_char_ptr());
         }
         Ok(())
     }
 
     /// Returns the smallest unit of I/O, in bytes.
     pub(crate) fn logical_block_size(&self) -> u32 {
-        self.0.logical_block_size
+        self.inner.logical_block_size
     }
 
     /// Returns whether the alignments of the stacked devices do not match.
     pub(crate) fn is_misaligned(&self) -> bool {
-        self.0.flags & ffi::BLK_FLAG_MISALIGNED != 0
+        self.inner.flags & ffi::BLK_FLAG_MISALIGNED != 0
     }
 
     /// Offers discard and write-zeroes in units of `bytes`, a power of two, whether or not the
     /// devices below support them.
     pub(crate) fn offer_discard(&mut self, bytes: u32) {
-        self.1 = bytes;
+        self.discard_unit = bytes;
     }
 
     /// Returns the finished limits.
     ///
     /// They offer nothing from the devices below beyond reads, writes and flushes.
     pub(super) fn into_raw(mut self) -> bindings::queue_limits {
-        let unit = self.1;
-        let lim = &mut self.0;
+        let unit = self.discard_unit;
+        let lim = &mut self.inner;
         // The block layer keeps the length of a request in bytes, in 32 bits.
         let most = if unit == 0 {
             0
@@ -92,6 +97,6 @@ impl Limits {
         lim.max_hw_wzeroes_unmap_sectors = most;
         lim.max_user_wzeroes_unmap_sectors = most;
         lim.max_secure_erase_sectors = 0;
-        self.0
+        self.inner
     }
 }

@@ -169,7 +169,7 @@ struct LowerSector {
 }
 
 impl LowerSector {
-    /// Returns the place `sectors` behind this one.
+    /// Returns the place `sectors` after this one.
     fn after(self, sectors: u32) -> Self {
         // INVARIANT: The device is the same.
         Self {

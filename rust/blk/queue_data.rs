@@ -38,8 +38,8 @@ use kernel::{
 #[repr(C)]
 pub(super) struct QueueData<D> {
     driver: AtomicPtr<D>,
-    /// The set from which lower bios are allocated.
-    pub(super) _bios: Arc<BioSet>,
+    /// Keeps the set from which lower bios are allocated.
+    _bios: Arc<BioSet>,
     /// Whether the disk is claimed for its removal, so that it cannot be opened any more. Accessed
     /// under `gendisk::open_mutex`.
     pub(super) claimed: UnsafeCell<bool>,

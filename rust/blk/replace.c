@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * What a disk needs to get another driver between two requests. ffi.rs declares
- * the same functions.
+ * Replaces the driver of a disk between two requests: stops the requests, sets
+ * the limits, and freezes the file systems. See helpers.h.
  */
 #include <linux/blk-mq.h>
 #include <linux/blkdev.h>
@@ -39,9 +39,10 @@ unsigned int ub_disk_logical_block_size(struct gendisk *disk)
 
 int ub_disk_set_limits(struct gendisk *disk, const struct queue_limits *lim)
 {
-	struct queue_limits new = queue_limits_start_update(disk->queue);
+	struct queue_limits new = *lim;
 
-	new = *lim;
+	/* Takes limits_lock. The present limits, which it returns, are replaced. */
+	queue_limits_start_update(disk->queue);
 	return queue_limits_commit_update_frozen(disk->queue, &new);
 }
 
