@@ -94,9 +94,9 @@ impl Class {
 /// Which lower device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Side {
-    /// The shared image below.
+    /// The shared image at the bottom.
     Root,
-    /// The private device above.
+    /// The private device at the top.
     Leaf,
     /// A read-only layer between them. The caller knows which one.
     Layer,
@@ -156,7 +156,8 @@ pub enum Error {
     LeafTooSmall(u64, u64),
     /// The slab size in sectors is no power of two from 32 (16 KiB) to 8192 (4 MiB).
     SlabSize(u64),
-    /// Root or leaf is larger than the format can address, or the root has no sectors.
+    /// Root or leaf is larger than the format can address, or the root has no sectors. Or a layer
+    /// is larger than the union, or than a stack can address.
     TooLarge(Side, u64),
     /// Reading, writing or flushing failed: on which side, at which sector; 0 for a flush.
     Io(Side, u64),
@@ -166,16 +167,16 @@ pub enum Error {
     Open(Side, u32),
     /// The leaf is write-protected.
     ReadOnlyLeaf,
-    /// Root and leaf are one device, or one is a part of the other.
+    /// The leaf is the same device as the root or a layer, or one is a part of the other.
     SameDevice,
     /// The device is zoned, its logical blocks are above 4096 bytes, or the size of the union is no
-    /// multiple of the blocks.
+    /// multiple of the blocks. Or a layer does not begin at a multiple of 4096 bytes.
     Limits(Side),
     /// Memory ran out.
     NoMemory,
     /// The leaf has fewer free slabs than the request needs.
     Full,
-    /// Root or leaf is a union, or lies on one with no file system in between.
+    /// The device is a union, or lies on one with no file system in between.
     Stacked(Side),
     /// An operation of the kernel failed for another reason: the errno.
     Os(u32),
@@ -304,7 +305,8 @@ impl fmt::Display for Error {
             Busy(Side::Leaf) => f.write_str("the leaf is in use by another union, a mount or another holder: release it and try again"),
             Open(side, errno) => write!(f, "the {} cannot be opened (errno {errno})", side.name()),
             ReadOnlyLeaf => f.write_str("the leaf is write-protected: make it writable, or attach it as it is with ubctl create --read-only"),
-            SameDevice => f.write_str("root and leaf are the same device, or one is a part of the other: choose a leaf that shares nothing with the root"),
+            SameDevice => f.write_str("the leaf is the same device as the root or a layer, or one is a part of the other: choose a leaf that shares nothing with them"),
+            Limits(Side::Layer) => f.write_str("the layer does not fit this union: it is zoned, its blocks are larger than 4096 bytes, or its offset is not a multiple of 4096 bytes: choose a device and an offset that fit"),
             Limits(side) => write!(f, "the {} does not fit this union: it is zoned, its blocks are larger than 4096 bytes, or the size of the union is not a multiple of the blocks", side.name()),
             NoMemory => f.write_str("out of memory: free some and try again"),
             Full => f.write_str("the leaf has fewer free slabs than the request needs: discard what the union does not need any more"),
