@@ -59,7 +59,7 @@
 
 /* struct unionblk_status.discard: what a discarded slab reads as. */
 #define UNIONBLK_DISCARD_ZERO	0	/* zeroes */
-#define UNIONBLK_DISCARD_REVEAL	1	/* the content of the root */
+#define UNIONBLK_DISCARD_REVEAL	1	/* what lies below the leaf: layers, root */
 
 /* struct unionblk_status.flags: return the union with the lowest id >= @id. */
 #define UNIONBLK_STATUS_NEXT	1
@@ -216,7 +216,7 @@ struct unionblk_status {
 	__u32 journal_blocks;
 	__u32 journal_used;
 	__u32 dirty;		/* 1: a change of the map is not durable yet */
-	__u64 commits;		/* since attach, like all counters below */
+	__u64 commits;		/* since attach or the last freeze, like all counters below */
 	__u64 checkpoints;
 	__u64 journal_written;	/* blocks */
 	__u64 first_writes;	/* writes that made a mapping */

@@ -9,7 +9,7 @@ use super::num::next;
 /// What an unwritten sector of a slab reads as.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Base {
-    /// The root's sector.
+    /// What lies below the leaf: a layer's sector, or the root's.
     Root,
     /// Zeroes.
     Zero,
@@ -31,9 +31,9 @@ pub enum Emptied {
 /// What emptying a root slab has changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Emptying {
-    /// Nothing: the slab reads as it shall already.
+    /// Nothing, because the slab reads as wanted already.
     Unchanged,
-    /// What the slab reads as; it had no leaf slab.
+    /// Only the base, because the slab had no leaf slab.
     NoLeafSlab,
     /// The slab has lost this leaf slab.
     LeafSlab(LeafSlab),

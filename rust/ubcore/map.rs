@@ -136,7 +136,7 @@ pub struct Map<M> {
 }
 
 impl<M: Memory> Map<M> {
-    /// Returns a map in which every sector reads from the root.
+    /// Returns a map in which every sector reads what lies below the leaf.
     pub fn new(geometry: Geometry, memory: M) -> Self {
         Map {
             geometry,

@@ -30,7 +30,7 @@ const CRC_AT: usize = 8;
 
 /// The union was detached, and nothing is left in the journal. Saves time, decides nothing.
 pub const FLAG_CLEAN: u32 = 1;
-/// Discarded sectors show the root again, instead of zeroes.
+/// Discarded sectors show again what lies below the leaf, instead of zeroes.
 pub const FLAG_REVEAL: u32 = 2;
 /// The leaf's space was allocated when it was made, and stays allocated. The driver passes no
 /// discard down.

@@ -165,7 +165,7 @@ impl Waiting {
 pub struct Mode {
     /// The union was attached read-only, so nothing is dirty and nothing is written.
     pub read_only: bool,
-    /// A discarded slab shows the root again.
+    /// A discarded slab shows again what lies below the leaf.
     pub reveal: bool,
 }
 
