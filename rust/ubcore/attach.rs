@@ -20,7 +20,7 @@ use super::leaf_block::LeafBlock;
 use super::map::{Emptied, Entry, Map, Memory};
 use super::num::u32_as_usize;
 use super::pages::{self, bits_page_of, PageSet};
-use super::salvage::{self, Damage, Losses, Nothing};
+use super::salvage::{self, Damage, Losses, NoLoss};
 use super::slot::Slot;
 
 /// A leaf's superblock, and which slot held it.
@@ -72,7 +72,7 @@ where
     B: DerefMut<Target = [u64]>,
     E: DerefMut<Target = [PageEntry]>,
 {
-    salvage(disk, probe, map, allocator, entries, sets, &mut Nothing)
+    salvage(disk, probe, map, allocator, entries, sets, &mut NoLoss)
 }
 
 /// Does the same as [`load`], but continues if a map page is damaged or cannot be read. It passes
@@ -194,14 +194,14 @@ fn read_pages<D: Disk, M: Memory, L: Losses>(
             continue;
         };
         let mut batch = [(first, entry.crc); BUFFER_BLOCKS];
-        let mut count = 1;
+        let mut count = 1usize;
         for room in batch.iter_mut().skip(1) {
             let Some((page, entry)) = pages.next_if(|(_, e)| e.slot == Some(slot)) else {
                 break;
             };
             *room = (page, entry.crc);
             // At most the blocks of the buffer.
-            count = usize::wrapping_add(count, 1);
+            count = count.wrapping_add(1);
         }
         disk.give_way()?;
         let all = disk.read(g.page_block(first, slot), count);
@@ -290,7 +290,7 @@ where
         for slab in g.root_slabs_of(page) {
             let entry = map.entry(slab);
             let bad = Error::Damaged(Area::Map, g.page_block(map_page, Slot::A));
-            if entry.is_of_memory() {
+            if entry.is_in_memory_only() {
                 return Err(bad);
             }
             let Some(leaf_slab) = entry.leaf_slab else {

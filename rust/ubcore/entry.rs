@@ -133,8 +133,8 @@ impl Entry {
         })
     }
 
-    /// Returns whether the entry may be in memory only, and never on disk.
-    pub fn is_of_memory(self) -> bool {
+    /// Returns whether the entry is one that may be in memory only, and never on disk.
+    pub fn is_in_memory_only(self) -> bool {
         self.lost || self.emptied != Emptied::No
     }
 }

@@ -191,7 +191,8 @@ impl<M: Memory> Map<M> {
         Ok(())
     }
 
-    fn table_slot(&self, slab: u32) -> Option<&AtomicU32> {
+    /// Returns the word that holds the entry of a root slab.
+    fn entry_word(&self, slab: u32) -> Option<&AtomicU32> {
         self.memory
             .table(slab / TABLE_ENTRIES)?
             .get(u32_as_usize(slab % TABLE_ENTRIES))
@@ -201,7 +202,7 @@ impl<M: Memory> Map<M> {
     #[inline]
     pub fn entry(&self, slab: u32) -> Entry {
         Entry::decode(
-            self.table_slot(slab)
+            self.entry_word(slab)
                 .map_or(0, |e| e.load(Ordering::Acquire)),
         )
     }
@@ -223,7 +224,7 @@ impl<M: Memory> Map<M> {
             }
             self.memory.grow(Pages::Table, page)?;
         }
-        self.table_slot(slab)
+        self.entry_word(slab)
             .ok_or(Error::Internal)?
             .store(entry.encode(), Ordering::Release);
         Ok(())
@@ -232,8 +233,8 @@ impl<M: Memory> Map<M> {
     /// Returns the root slab that owns a leaf slab.
     pub fn owner(&self, leaf_slab: LeafSlab) -> Option<u32> {
         let page = self.memory.owners(leaf_slab.0 / TABLE_ENTRIES)?;
-        let slot = page.get(u32_as_usize(leaf_slab.0 % TABLE_ENTRIES))?;
-        slot.load(Ordering::Acquire).checked_sub(1)
+        let owner = page.get(u32_as_usize(leaf_slab.0 % TABLE_ENTRIES))?;
+        owner.load(Ordering::Acquire).checked_sub(1)
     }
 
     /// Records the owner of a leaf slab. Slab numbers stay below 2^31, so one more fits.
@@ -536,8 +537,7 @@ impl<M: Memory> Map<M> {
     ///
     /// `from` is a word of the list: 0 at first, and then the last result's slab / 64 + 1. If a
     /// slab becomes dirty again meanwhile, it is on the list again.
-    pub fn take_dirty(&self, from: u32) -> Marked<Option<(LeafSlab, u64)>> {
-        let mut from = from;
+    pub fn take_dirty(&self, mut from: u32) -> Marked<Option<(LeafSlab, u64)>> {
         while let Some(word) = bits::next(self.memory.marks(Marks::DirtyWords), from) {
             // Cleared before the word is read, so a thread that sets a bit later sets it again.
             bits::clear(self.memory.marks(Marks::DirtyWords), word);

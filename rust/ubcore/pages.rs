@@ -120,7 +120,8 @@ pub fn crc(page: &Block) -> u32 {
 
 /// Fills a page of the map, which is empty, from `block`. No other thread may use the map.
 ///
-/// A page of zeroes takes no memory, because a map without the page says the same.
+/// A page of zeroes takes no memory, because a map without the page reads the same. Fails with
+/// `NoMemory`, or with `Internal` if there is no such page.
 pub fn load<M: Memory>(map: &Map<M>, at: MapPage, block: &Block) -> Result {
     if is_zero(block) {
         return Ok(());

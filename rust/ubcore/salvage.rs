@@ -55,9 +55,9 @@ pub trait Losses {
 }
 
 /// Allows no loss: the first damage is an error.
-pub struct Nothing;
+pub struct NoLoss;
 
-impl Losses for Nothing {
+impl Losses for NoLoss {
     fn lose(&mut self, _: Range<MapPage>, damage: Damage) -> Result {
         Err(damage.error)
     }

@@ -42,7 +42,7 @@ where
         let block = self.block_of(table_page_of(slab));
         let byte = (slab % TABLE_ENTRIES).wrapping_mul(4);
         let wrong = match entry.leaf_slab {
-            _ if entry.is_of_memory() => Some(What::Moving { slab }),
+            _ if entry.is_in_memory_only() => Some(What::Moving { slab }),
             Some(leaf_slab) if slab >= g.root_slabs() => Some(What::PastUnion { slab, leaf_slab }),
             None if slab >= g.root_slabs() => Some(What::PastUnionBare { slab }),
             Some(leaf_slab) if !g.has_leaf_slab(leaf_slab) => {

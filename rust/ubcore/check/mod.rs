@@ -313,7 +313,7 @@ where
     }
 }
 
-/// Returns whether an error is no finding.
-fn is_ours(e: Error) -> bool {
+/// Returns whether an error ends the check, because it is not about the leaf.
+fn ends_check(e: Error) -> bool {
     matches!(e, Error::NoMemory | Error::Internal)
 }

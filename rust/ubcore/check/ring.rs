@@ -14,7 +14,7 @@ use super::super::leaf_block::LeafBlock;
 use super::super::map::Memory;
 use super::super::num::u32_as_usize;
 use super::super::slot::Slot;
-use super::{is_ours, Check, Totals, What};
+use super::{ends_check, Check, Totals, What};
 
 /// The state of a block of the ring.
 enum RingBlockState {
@@ -51,7 +51,7 @@ where
                 self.report(What::JournalRecord, block, ring::byte_of(0));
                 Ok(())
             }
-            Err(e) if is_ours(e) => Err(e),
+            Err(e) if ends_check(e) => Err(e),
             Err(_) => {
                 self.blind = true;
                 Ok(())
@@ -75,7 +75,7 @@ where
         let bytes = &self.disk.block()[..];
         match ring::open(bytes, nonce) {
             Some(head) => RingBlockState::Sound(head),
-            None if ring::is_kin(bytes, nonce) => RingBlockState::Broken,
+            None if ring::was_of_leaf(bytes, nonce) => RingBlockState::Broken,
             None => RingBlockState::Foreign,
         }
     }

@@ -15,7 +15,7 @@ use super::super::map::Memory;
 use super::super::num::{next, saturating_u32, usize_as_u64};
 use super::super::pages;
 use super::super::slot::Slot;
-use super::{is_ours, Check, Finding, Totals, Visitor, What};
+use super::{Check, Finding, Totals, Visitor, What};
 
 type Bytes = [u8; SUPERBLOCK_BYTES];
 
@@ -162,7 +162,7 @@ where
         let nonce = self.sb.nonce;
         let read = self.disk.read(block, 1).is_ok();
         let bytes = &self.disk.block()[..];
-        let broken = !directory::is_sound(bytes, at, nonce) && directory::is_kin(bytes, nonce);
+        let broken = !directory::is_sound(bytes, at, nonce) && directory::was_of_leaf(bytes, nonce);
         if broken || !read {
             self.report(What::InactiveDirectory, block, 0);
         }
@@ -186,8 +186,7 @@ where
             let bytes = &*self.disk.block();
             let sound = pages::crc(bytes) == entry.crc;
             if sound {
-                pages::load(map, page, bytes)
-                    .or_else(|e| if is_ours(e) { Err(e) } else { Ok(()) })?;
+                pages::load(map, page, bytes)?;
             } else {
                 self.lose(alone)?;
                 self.report(What::Page { page }, block, 0);

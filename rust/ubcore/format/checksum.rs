@@ -14,9 +14,9 @@ pub(super) fn has_valid_checksum(block: &[u8]) -> bool {
     stored.is_some() && block_crc(block, CRC_AT) == stored
 }
 
-/// Returns whether a block that is not valid was meant to be one of this leaf, and is torn or
-/// rotten: it has this leaf's nonce, or the magic of its kind and a wrong checksum. A block that an
-/// earlier format left whole has another nonce and a right checksum.
-pub(super) fn is_kin(block: &[u8], has_magic: bool, has_nonce: bool) -> bool {
+/// Returns whether a block that is not valid was once written for this leaf, and is torn or damaged
+/// now: it has this leaf's nonce, or the magic of its kind and a wrong checksum. A block that an
+/// earlier format of the device left whole has another nonce and a right checksum.
+pub(super) fn was_of_leaf(block: &[u8], has_magic: bool, has_nonce: bool) -> bool {
     has_nonce || (has_magic && !has_valid_checksum(block))
 }

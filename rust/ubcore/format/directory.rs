@@ -171,10 +171,11 @@ pub fn is_sound(block: &[u8], at: u32, nonce: u64) -> bool {
     })
 }
 
-/// Returns whether a block that [`decode`] refuses is kin: see [`checksum::is_kin`].
-pub fn is_kin(block: &[u8], nonce: u64) -> bool {
+/// Returns whether a block that [`decode`] refuses was written for this leaf, see
+/// [`checksum::was_of_leaf`].
+pub fn was_of_leaf(block: &[u8], nonce: u64) -> bool {
     DiskDirectoryHead::ref_from_prefix(block)
-        .is_ok_and(|(h, _)| checksum::is_kin(block, h.magic == MAGIC, h.nonce.get() == nonce))
+        .is_ok_and(|(h, _)| checksum::was_of_leaf(block, h.magic == MAGIC, h.nonce.get() == nonce))
 }
 
 /// Returns the entry of a map page in the list of all entries.
@@ -239,14 +240,14 @@ mod tests {
         assert!(decode(&block[..4000], 2, 10, 55, at, &mut back).is_err());
         assert!(super::judge(&block, 2, 10, 56, &mut back) == Err(24));
         assert!(super::judge(&block, 2, 10, 55, &mut back[..2]) == Err(48));
-        assert!(!super::is_kin(&block, 56) && !super::is_kin(&[0; 4096], 55));
+        assert!(!super::was_of_leaf(&block, 56) && !super::was_of_leaf(&[0; 4096], 55));
         assert!(super::is_sound(&block, 2, 55));
         assert!(!super::is_sound(&block, 1, 55) && !super::is_sound(&block, 2, 56));
         for byte in [0, 5, 9, 13, 17, 25, 40, 4095] {
             block[byte] ^= 1;
             assert!(decode(&block, 2, 10, 55, at, &mut back).is_err());
             assert!(!super::is_sound(&block, 2, 55));
-            assert!(super::is_kin(&block, 55));
+            assert!(super::was_of_leaf(&block, 55));
             block[byte] ^= 1;
         }
     }

@@ -153,10 +153,11 @@ pub fn open(block: &[u8], nonce: u64) -> Option<RingHead> {
     })
 }
 
-/// Returns whether a block that [`open`] refuses is kin: see [`checksum::is_kin`].
-pub fn is_kin(block: &[u8], nonce: u64) -> bool {
+/// Returns whether a block that [`open`] refuses was written for this leaf, see
+/// [`checksum::was_of_leaf`].
+pub fn was_of_leaf(block: &[u8], nonce: u64) -> bool {
     DiskRingHead::ref_from_prefix(block)
-        .is_ok_and(|(h, _)| checksum::is_kin(block, h.magic == MAGIC, h.nonce.get() == nonce))
+        .is_ok_and(|(h, _)| checksum::was_of_leaf(block, h.magic == MAGIC, h.nonce.get() == nonce))
 }
 
 #[cfg(any(test, kernel))]
@@ -185,11 +186,11 @@ mod tests {
         assert_eq!(word(&block, RING_WORDS - 1), Some(42));
         assert_eq!(word(&block, RING_WORDS), None);
         assert!(open(&block, 78).is_none());
-        assert!(!super::is_kin(&block, 78) && !super::is_kin(&[0; 4096], 77));
+        assert!(!super::was_of_leaf(&block, 78) && !super::was_of_leaf(&[0; 4096], 77));
         for at in (0..4096).step_by(61) {
             block[at] ^= 4;
             assert!(open(&block, 77).is_none());
-            assert!(super::is_kin(&block, 77));
+            assert!(super::was_of_leaf(&block, 77));
             block[at] ^= 4;
         }
         let more = RingHead {

@@ -41,7 +41,7 @@ where
         let block = sb.geometry.journal_block(at);
         let bad = Error::Damaged(Area::Journal, block);
         let head = read_head(disk, sb, at)?.ok_or(bad)?;
-        let mut player = Player {
+        let mut replay = BlockReplay {
             map,
             pages: &mut *pages,
             entries,
@@ -50,12 +50,13 @@ where
             leaf_slab: head.origin,
             bad,
         };
-        player.block(disk.block(), usize::from(head.count))?;
+        replay.block(disk.block(), usize::from(head.count))?;
     }
     Ok(())
 }
 
-struct Player<'a, M, B, L> {
+/// The replay of one block of the ring.
+struct BlockReplay<'a, M, B, L> {
     map: &'a Map<M>,
     pages: &'a mut PageSet<B>,
     entries: &'a [PageEntry],
@@ -66,7 +67,7 @@ struct Player<'a, M, B, L> {
     bad: Error,
 }
 
-impl<M: Memory, B: DerefMut<Target = [u64]>, L: Fn(MapPage) -> bool> Player<'_, M, B, L> {
+impl<M: Memory, B: DerefMut<Target = [u64]>, L: Fn(MapPage) -> bool> BlockReplay<'_, M, B, L> {
     fn block(&mut self, block: &[u8], count: usize) -> Result {
         let mut at = 0;
         while at < count {

@@ -85,10 +85,10 @@ impl<M: Memory> Map<M> {
         to: Emptied,
         mut f: impl FnMut(u32, Base),
     ) {
-        let slots = self.memory.table(page).into_iter().flatten();
-        for (slab, slot) in self.geometry.root_slabs_of(page).zip(slots) {
+        let words = self.memory.table(page).into_iter().flatten();
+        for (slab, word) in self.geometry.root_slabs_of(page).zip(words) {
             // Another thread that empties the slab again meanwhile may change its base.
-            let moved = slot.fetch_update(Ordering::AcqRel, Ordering::Acquire, |bits| {
+            let moved = word.fetch_update(Ordering::AcqRel, Ordering::Acquire, |bits| {
                 let entry = Entry::decode(bits);
                 (entry.emptied == from).then(|| Entry::unallocated(entry.base, to).encode())
             });
@@ -104,10 +104,10 @@ impl<M: Memory> Map<M> {
         let mut moved = 0u32;
         // At most the slabs of a page.
         self.advance_emptied(page, from, to, |_, _| moved = moved.wrapping_add(1));
-        let mut slots = self.memory.table(page).into_iter().flatten();
+        let mut words = self.memory.table(page).into_iter().flatten();
         let is_emptied =
-            |slot: &AtomicU32| Entry::decode(slot.load(Ordering::Acquire)).emptied != Emptied::No;
-        if !slots.any(is_emptied) && bits::clear(self.memory.marks(Marks::Emptied), page) {
+            |word: &AtomicU32| Entry::decode(word.load(Ordering::Acquire)).emptied != Emptied::No;
+        if !words.any(is_emptied) && bits::clear(self.memory.marks(Marks::Emptied), page) {
             self.emptied.fetch_sub(1, Ordering::Relaxed);
         }
         moved

@@ -10,7 +10,7 @@ use ubcore::error::{Error, Result};
 use ubcore::geometry::{Geometry, MapPage};
 use ubcore::map::{Map, Memory};
 use ubcore::pages::PageSet;
-use ubcore::salvage::{stretches, Damage, Losses, Lost, Nothing};
+use ubcore::salvage::{stretches, Damage, Losses, Lost, NoLoss};
 
 use crate::check::look;
 use crate::leaf::Leaf;
@@ -72,7 +72,7 @@ pub fn read(
 }
 
 pub fn load(leaf: &mut Leaf, g: &Geometry) -> Result<Found> {
-    read(leaf, g, None, &mut Nothing)
+    read(leaf, g, None, &mut NoLoss)
 }
 
 /// Calls `f` with each page of the table that at least one of two maps has.

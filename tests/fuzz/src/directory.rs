@@ -80,7 +80,7 @@ pub fn run(data: &[u8]) {
         Err(byte) => assert!(byte < 4096),
     }
     assert!(!sound || valid_checksum);
-    let _ = directory::is_kin(&block, NONCE);
+    let _ = directory::was_of_leaf(&block, NONCE);
     page(&block);
 }
 
@@ -102,7 +102,7 @@ fn page(block: &[u8; 4096]) {
     for slab in 0..1024 {
         let entry = map.entry(slab);
         let at_rest = entry.at_rest().map(|e| e.encode());
-        assert!(entry.is_of_memory() || at_rest == Some(entry.encode()));
+        assert!(entry.is_in_memory_only() || at_rest == Some(entry.encode()));
     }
     assert!(!make::is_too_large(&g, &[]));
 }

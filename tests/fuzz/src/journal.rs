@@ -131,7 +131,7 @@ impl Model {
                 (leaf, zero),
                 "{slab}"
             );
-            assert!(entry == Entry::decode(entry.encode()) && !entry.is_of_memory());
+            assert!(entry == Entry::decode(entry.encode()) && !entry.is_in_memory_only());
         }
         for (leaf, bits) in &self.bits {
             for (at, word) in (0..).zip(bits) {

@@ -7,7 +7,7 @@ use ubcore::error::Result;
 use ubcore::geometry::Geometry;
 use ubcore::map::{words_for, Map};
 use ubcore::pages::PageSet;
-use ubcore::salvage::Nothing;
+use ubcore::salvage::NoLoss;
 
 use crate::attach;
 use crate::check::{look, Look};
@@ -30,7 +30,7 @@ fn repair(leaf: &mut Leaf, first: &Look, g: &Geometry) -> Result {
         for f in &first.findings {
             repair::pages(&names, f.what, &mut changed)?;
         }
-        let mut found = attach::read(leaf, g, Some(changed), &mut Nothing)?;
+        let mut found = attach::read(leaf, g, Some(changed), &mut NoLoss)?;
         for f in &first.findings {
             repair::in_map(&found.map, f.what)?;
         }

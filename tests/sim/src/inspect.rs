@@ -14,7 +14,7 @@ use ubcore::format::superblock::Superblock;
 use ubcore::geometry::{Block, MapPage};
 use ubcore::leaf_block::LeafBlock;
 use ubcore::map::Map;
-use ubcore::salvage::Nothing;
+use ubcore::salvage::NoLoss;
 use ubcore::slot::Slot;
 
 use crate::disk::SimDisk;
@@ -98,7 +98,7 @@ fn checkpoint(disk: &mut SimDisk, found: &Look) -> Result {
         repair::pages(&map, f.what, &mut changed)?;
     }
     let probe = attach::probe(disk, g.root_sectors(), g.leaf_sectors())?;
-    let (_, mut committer) = fill(disk, probe, &map, changed, &mut Nothing)?;
+    let (_, mut committer) = fill(disk, probe, &map, changed, &mut NoLoss)?;
     for f in &found.findings {
         repair::in_map(&map, f.what)?;
     }

@@ -10,7 +10,7 @@ use ubcore::format::directory::PageEntry;
 use ubcore::geometry::Geometry;
 use ubcore::map::{words_for, Map, Memory};
 use ubcore::pages::PageSet;
-use ubcore::salvage::{Losses, Nothing};
+use ubcore::salvage::{Losses, NoLoss};
 
 /// The committer, with its memory in vectors.
 pub type SimCommitter = ubcore::commit::Committer<Vec<u64>, Vec<PageEntry>>;
@@ -76,5 +76,5 @@ pub fn load<D: Disk, M: Memory>(
     leaf_sectors: u64,
     memory: impl FnOnce(&Geometry) -> M,
 ) -> Result<Parts<M>> {
-    salvage(disk, root_sectors, leaf_sectors, memory, &mut Nothing)
+    salvage(disk, root_sectors, leaf_sectors, memory, &mut NoLoss)
 }

@@ -10,7 +10,7 @@ use ubcore::format::superblock::Superblock;
 use ubcore::geometry::{Geometry, LeafSlab};
 use ubcore::map::{Base, Map};
 use ubcore::plan::{self, Source};
-use ubcore::salvage::{Losses, Lost, Nothing};
+use ubcore::salvage::{Losses, Lost, NoLoss};
 use ubcore::stack::place::NoLayers;
 
 use crate::disk::{Sector, SimDisk};
@@ -49,7 +49,7 @@ pub fn try_format<D: Disk>(disk: &mut D, superblock: &Superblock) -> Result {
 
 /// Does all of an attach that only reads.
 pub fn load(disk: &SimDisk, root_sectors: u64, leaf_sectors: u64) -> Result<SimUnion> {
-    load_with(disk, root_sectors, leaf_sectors, &mut Nothing)
+    load_with(disk, root_sectors, leaf_sectors, &mut NoLoss)
 }
 
 /// Does the same for a damaged leaf, and returns what was lost.
