@@ -57,11 +57,13 @@ pub fn decode<'a>(
     number: u64,
     header: &Header,
 ) -> core::result::Result<&'a [Digest], Fault> {
-    let before = number.saturating_mul(DIGESTS_IN_BLOCK);
-    let left = header.chunks().saturating_sub(before);
+    let before = number.checked_mul(DIGESTS_IN_BLOCK);
+    let left = before.and_then(|before| header.chunks().checked_sub(before));
+    let left = left.ok_or(Fault::Failed(Error::Internal))?;
     let count = saturating_u32(left.min(DIGESTS_IN_BLOCK));
     let disk: &DiskDigestBlock = transmute_ref!(block);
-    let at = header.digest_block().saturating_add(number);
+    // A block of the layer.
+    let at = header.digest_block().wrapping_add(number);
     let damaged = |byte| Fault::damaged(Part::Digests, at, byte);
     let head = disk.head.check(MAGIC, saturating_u32(number), count, block);
     head.map_err(damaged)?;
@@ -79,8 +81,9 @@ pub fn place_of(chunk: u64) -> (u64, usize) {
     (chunk / DIGESTS_IN_BLOCK, u32_as_usize(at))
 }
 
-/// Returns the first block of a chunk, and how many blocks it has: none behind the last chunk.
+/// Returns the first block of a chunk, and how many blocks it has: none after the last chunk.
 pub fn blocks_of(chunk: u64, header: &Header) -> (u64, u64) {
+    // After the last chunk no blocks are left, however large the number of the chunk is.
     let before = chunk.saturating_mul(CHUNK_BLOCKS);
     let left = header.data_blocks.saturating_sub(before);
     (DATA_BLOCK.saturating_add(before), left.min(CHUNK_BLOCKS))

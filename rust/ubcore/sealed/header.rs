@@ -75,7 +75,9 @@ struct DiskHeaderBlock {
 ///
 /// # Invariants
 ///
-/// All blocks together are fewer than 2^45, and index blocks are fewer than 2^32.
+/// All blocks together are fewer than 2^45, and index blocks are fewer than 2^32. Even before this
+/// is checked, there are at most 2^48 extents and fewer than 2^50 blocks of data, so no sum of
+/// blocks wraps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Header {
     /// Feature bits: compatible, read-only compatible, incompatible.
@@ -109,7 +111,8 @@ impl Header {
             data_blocks: packing.data_blocks(),
             digest: [0; 32],
         };
-        // INVARIANT: That is what is checked.
+        // INVARIANT: The invariants of `Packing` bound the extents and the data. The rest is
+        // checked here.
         if header.index_blocks() > u64::from(u32::MAX) || header.blocks() >= BLOCKS {
             return Err(Fault::TooLarge);
         }
@@ -118,7 +121,7 @@ impl Header {
 
     /// Returns the first block of the index.
     pub fn index_block(&self) -> u64 {
-        DATA_BLOCK.saturating_add(self.data_blocks)
+        DATA_BLOCK.wrapping_add(self.data_blocks)
     }
 
     /// Returns the number of blocks of the index.
@@ -133,7 +136,7 @@ impl Header {
 
     /// Returns the first block of digests.
     pub fn digest_block(&self) -> u64 {
-        self.index_block().saturating_add(self.index_blocks())
+        self.index_block().wrapping_add(self.index_blocks())
     }
 
     /// Returns the number of blocks of digests.
@@ -143,7 +146,7 @@ impl Header {
 
     /// Returns the number of all blocks.
     pub fn blocks(&self) -> u64 {
-        self.digest_block().saturating_add(self.digest_blocks())
+        self.digest_block().wrapping_add(self.digest_blocks())
     }
 
     fn to_disk(self) -> DiskHeader {
@@ -280,7 +283,8 @@ impl DiskHeader {
                 && (header.extents == 0) == (n == 0)
                 && header.index_blocks() <= u64::from(u32::MAX)
         });
-        // Before each extent there is a gap of less than a unit, and one at the end.
+        // Before each extent there is a gap of less than a unit, and one at the end. These are
+        // limits. They saturate only if there are more extents than fit.
         let gaps = header.extents.saturating_add(1).saturating_mul(UNIT);
         let most = header.data_sectors.saturating_add(gaps) / BLOCK_SECTORS;
         let least = header.data_sectors.div_ceil(BLOCK_SECTORS);

@@ -152,10 +152,12 @@ impl IndexWalk {
         }
     }
 
-    /// Returns the block of the layer that was begun last.
+    /// Returns the block of the layer that was begun last, or the first block of the index if none
+    /// was begun.
     fn block(&self) -> u64 {
         let before = self.begun.saturating_sub(1);
-        self.header.index_block().saturating_add(before)
+        // A block of the layer.
+        self.header.index_block().wrapping_add(before)
     }
 
     fn damaged(&self, byte: usize) -> Fault {
@@ -170,16 +172,19 @@ impl IndexWalk {
     /// Returns the block of the layer that is to be begun next, and the number of blocks from there
     /// to the end of the index.
     pub fn rest(&self) -> (u64, u64) {
-        let block = self.header.index_block().saturating_add(self.begun);
+        // A block of the layer. No blocks are left at the end of the index.
+        let block = self.header.index_block().wrapping_add(self.begun);
         (block, self.header.digest_block().saturating_sub(block))
     }
 
     /// Begins the next block, of which nothing is left. Checks all of it but the extents.
     pub fn begin(&mut self, block: &Block) -> core::result::Result<(), Fault> {
-        let unread = self.header.extents.saturating_sub(self.packing.extents);
+        let unread = self.header.extents.checked_sub(self.packing.extents);
+        let unread = unread.ok_or(Fault::Failed(Error::Internal))?;
         let number = saturating_u32(self.begun);
         let count = saturating_u32(unread.min(EXTENTS_IN_BLOCK));
-        self.begun = self.begun.saturating_add(1);
+        // At most the blocks of the index.
+        self.begun = self.begun.wrapping_add(1);
         let disk: &DiskIndexBlock = transmute_ref!(block);
         let head = disk.head.check(MAGIC, number, count, block);
         head.map_err(|byte| self.damaged(byte))?;
@@ -214,7 +219,8 @@ impl IndexWalk {
         };
         let taken = self.packing.take(&extent);
         taken.map_err(|breach| self.damaged(place(at).wrapping_add(field(breach))))?;
-        self.left = self.left.saturating_sub(1);
+        let left = self.left.checked_sub(1);
+        self.left = left.ok_or(Fault::Failed(Error::Internal))?;
         Ok(extent)
     }
 

@@ -28,6 +28,11 @@ pub const VERSION: u32 = 1;
 /// A SHA-256.
 pub type Digest = [u8; 32];
 
+/// Returns whether all bytes are zero.
+fn is_zero(bytes: &[u8]) -> bool {
+    bytes.iter().all(|&b| b == 0)
+}
+
 /// The device that a sealed layer is read from, with its own buffer. Blocks count from the start of
 /// the layer, wherever that is on the device.
 ///

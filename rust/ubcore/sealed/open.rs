@@ -76,14 +76,13 @@ fn read_all<R: Reader>(
     let mut at = first;
     while at < end {
         reader.give_way()?;
-        let count = reader.read(at, end.saturating_sub(at))?;
-        let blocks = reader.buffer().get(..count).unwrap_or_default();
-        if blocks.is_empty() {
-            return Err(Fault::Failed(Error::Internal));
-        }
-        for block in blocks {
+        // `at` is below `end`, and the reader reads at most what is left.
+        let count = reader.read(at, end.wrapping_sub(at))?;
+        let blocks = reader.buffer().get(..count);
+        let blocks = blocks.filter(|blocks| !blocks.is_empty());
+        for block in blocks.ok_or(Error::Internal)? {
             each(block)?;
-            at = at.saturating_add(1);
+            at = at.wrapping_add(1);
         }
     }
     Ok(())
@@ -152,7 +151,8 @@ impl<R: Reader> SealedExtents<R> {
                 self.walk.finish()?;
                 return Ok(None);
             }
-            self.at = self.at.saturating_add(1);
+            // At most `held`, which is in memory.
+            self.at = self.at.wrapping_add(1);
             if self.at >= self.held {
                 let (block, most) = self.walk.rest();
                 self.reader.give_way()?;

@@ -64,8 +64,8 @@ impl Packing {
         }
     }
 
-    /// Returns where the data of an extent lies that begins at `first` and comes next: behind the
-    /// last data, in the same place of its block as `first` in its unit.
+    /// Returns the position of the data of the next extent, which begins at `first`: after the last
+    /// data, at the same offset in its block as `first` has in its unit.
     pub fn position_for(&self, first: u64) -> u64 {
         let gap = first.wrapping_sub(self.position) % UNIT;
         self.position.wrapping_add(gap)
@@ -172,7 +172,7 @@ mod tests {
         refused(data(u64::MAX, 2, 24), Breach::Count);
         refused(data(24, CUT, 24), Breach::Count);
         refused(data(4 * CUT - 1, 2, 31), Breach::Count);
-        // Not right behind the data before it.
+        // Not right after the data before it.
         for position in [0, 16, 23, 25, 32, u64::MAX] {
             refused(data(24, 1, position), Breach::Position);
         }

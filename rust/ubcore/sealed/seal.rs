@@ -29,15 +29,15 @@ pub fn measure<E: Extents, C: Content>(
     (union_sectors, block_bytes): (u64, u32),
     room: &mut [Block],
 ) -> core::result::Result<Header, Fault> {
-    let mut walk = Walk::new(Nowhere, union_sectors, room);
+    let mut walk = Walk::new(Measure, union_sectors, room);
     walk.run(source, content)?;
     Header::new(union_sectors, block_bytes, &walk.packing)
 }
 
-/// The form is only measured.
-struct Nowhere;
+/// Writes nothing, because the first pass only measures.
+struct Measure;
 
-impl Form for Nowhere {
+impl Form for Measure {
     fn data(&mut self, _: u64, _: &[u8]) -> core::result::Result<(), Fault> {
         Ok(())
     }
@@ -122,15 +122,16 @@ impl<H: Sha256> List<H> {
         complete(&mut self.block, self.number, self.count);
         self.sum.update(&self.block);
         writer.write(self.next, &[self.block])?;
-        self.next = self.next.saturating_add(1);
-        self.number = self.number.saturating_add(1);
+        // The list has fewer than 2^32 blocks, and `next` was below its end.
+        self.next = self.next.wrapping_add(1);
+        self.number = self.number.wrapping_add(1);
         self.count = 0;
         self.block.fill(0);
         Ok(())
     }
 }
 
-/// The form is written: data, index and digests, each in order.
+/// Writes data, index and digests, each in order.
 struct Output<'a, W, H> {
     writer: &'a mut W,
     /// The data that is collected for the next write: which block it goes to, and how many bytes of
@@ -162,22 +163,23 @@ impl<'a, W: Writer, H: Sha256> Output<'a, W, H> {
         }
     }
 
-    /// Returns the sector of the layer that comes next.
+    /// Returns the sector of the layer that comes next. It is below 2^48.
     fn position(&self) -> u64 {
         let sectors = usize_as_u64(self.filled) / SECTOR_BYTES;
-        sector_of(self.block).saturating_add(sectors)
+        sector_of(self.block).wrapping_add(sectors)
     }
 
     /// Adds bytes, whole sectors, to the data; zeroes if there are none.
     fn add(&mut self, bytes: Option<&[u8]>, len: usize) -> core::result::Result<(), Fault> {
-        let mut done = 0;
+        // `done` is at most `len`, and `filled` at most the size of the room.
+        let mut done = 0usize;
         while done < len {
             let room = self.room.as_flattened_mut().get_mut(self.filled..);
             let room = room.filter(|room| !room.is_empty());
             let room = room.ok_or(Error::Internal)?;
-            let now = room.len().min(len.saturating_sub(done));
+            let now = room.len().min(len.wrapping_sub(done));
             let room = room.get_mut(..now).ok_or(Error::Internal)?;
-            let end = done.saturating_add(now);
+            let end = done.wrapping_add(now);
             match bytes {
                 None => room.fill(0),
                 Some(bytes) => {
@@ -185,7 +187,7 @@ impl<'a, W: Writer, H: Sha256> Output<'a, W, H> {
                 }
             }
             done = end;
-            self.filled = self.filled.saturating_add(now);
+            self.filled = self.filled.wrapping_add(now);
             if self.filled >= self.room.as_flattened().len() {
                 self.write_data()?;
             }
@@ -197,7 +199,8 @@ impl<'a, W: Writer, H: Sha256> Output<'a, W, H> {
     fn write_data(&mut self) -> core::result::Result<(), Fault> {
         let count = self.filled / BLOCK_BYTES;
         let blocks = self.room.get(..count).ok_or(Error::Internal)?;
-        let end = self.block.saturating_add(usize_as_u64(count));
+        // The layer has fewer than 2^45 blocks, and the room is in memory.
+        let end = self.block.wrapping_add(usize_as_u64(count));
         if end > self.end {
             return Err(Fault::Changed);
         }
@@ -206,7 +209,8 @@ impl<'a, W: Writer, H: Sha256> Output<'a, W, H> {
         }
         for block in blocks {
             self.chunk.update(block);
-            self.in_chunk = self.in_chunk.saturating_add(1);
+            // At most `CHUNK_BLOCKS`.
+            self.in_chunk = self.in_chunk.wrapping_add(1);
             if self.in_chunk == CHUNK_BLOCKS {
                 let whole = core::mem::replace(&mut self.chunk, H::new());
                 self.in_chunk = 0;
@@ -221,8 +225,9 @@ impl<'a, W: Writer, H: Sha256> Output<'a, W, H> {
     fn finish(mut self) -> core::result::Result<(Digest, Digest), Fault> {
         let over = self.position() % BLOCK_SECTORS;
         if over > 0 {
-            let gap = BLOCK_SECTORS.saturating_sub(over);
-            self.add(None, u64_as_usize(gap.saturating_mul(SECTOR_BYTES)))?;
+            // Less than a block.
+            let gap = BLOCK_SECTORS.wrapping_sub(over);
+            self.add(None, u64_as_usize(gap.wrapping_mul(SECTOR_BYTES)))?;
         }
         self.write_data()?;
         if self.in_chunk > 0 {
@@ -245,7 +250,8 @@ fn end_chunk<W: Writer, H: Sha256>(
     writer: &mut W,
 ) -> core::result::Result<(), Fault> {
     digests::put(&mut list.block, list.count, &chunk.finish())?;
-    list.count = list.count.saturating_add(1);
+    // At most the digests that a block holds.
+    list.count = list.count.wrapping_add(1);
     if u64::from(list.count) == DIGESTS_IN_BLOCK {
         list.turn(writer, digests::complete)?;
     }
@@ -254,16 +260,16 @@ fn end_chunk<W: Writer, H: Sha256>(
 
 impl<W: Writer, H: Sha256> Form for Output<'_, W, H> {
     fn data(&mut self, position: u64, bytes: &[u8]) -> core::result::Result<(), Fault> {
-        let gap = position
-            .checked_sub(self.position())
-            .ok_or(Error::Internal)?;
-        self.add(None, u64_as_usize(gap.saturating_mul(SECTOR_BYTES)))?;
+        let gap = position.checked_sub(self.position());
+        let gap = gap.and_then(|sectors| sectors.checked_mul(SECTOR_BYTES));
+        self.add(None, u64_as_usize(gap.ok_or(Error::Internal)?))?;
         self.add(Some(bytes), bytes.len())
     }
 
     fn extent(&mut self, extent: &Extent) -> core::result::Result<(), Fault> {
         index::put(&mut self.index.block, self.index.count, extent)?;
-        self.index.count = self.index.count.saturating_add(1);
+        // At most the extents that a block holds.
+        self.index.count = self.index.count.wrapping_add(1);
         if u64::from(self.index.count) == EXTENTS_IN_BLOCK {
             self.index.turn(self.writer, index::complete)?;
         }

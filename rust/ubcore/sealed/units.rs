@@ -12,7 +12,7 @@ use super::super::num::{saturating_u32, u64_as_usize, usize_as_u64, SECTOR_BYTES
 use super::super::stack::extent::{self, Extent, Extents};
 use super::fault::Fault;
 use super::packing::{Packing, CUT, UNIT};
-use super::Content;
+use super::{is_zero, Content};
 
 /// What is made of the canonical form.
 pub(super) trait Form {
@@ -122,7 +122,8 @@ impl<'a, F: Form> Walk<'a, F> {
             self.end_unit()?;
         }
         self.unit.first = start;
-        let bytes = |sectors: u64| u64_as_usize(sectors.saturating_mul(SECTOR_BYTES));
+        // Sectors of a unit.
+        let bytes = |sectors: u64| u64_as_usize(sectors.wrapping_mul(SECTOR_BYTES));
         let end = within.wrapping_add(n);
         let room = self.unit.bytes.get_mut(bytes(within)..bytes(end));
         let room = room.ok_or(Error::Internal)?;
@@ -149,7 +150,8 @@ impl<'a, F: Form> Walk<'a, F> {
             self.zero(first, whole)?;
             return Ok(whole);
         };
-        let fits = usize_as_u64(self.room.len()).saturating_mul(UNIT);
+        // The room is in memory.
+        let fits = usize_as_u64(self.room.len()).wrapping_mul(UNIT);
         let sectors = whole.min(fits);
         // The room is given back below. It is taken out because the units of it are passed on.
         let room = core::mem::take(&mut self.room);
@@ -159,13 +161,14 @@ impl<'a, F: Form> Walk<'a, F> {
         content.read(at, blocks.as_flattened_mut())?;
         let mut at = first;
         for stretch in blocks.chunk_by(|a, b| is_zero(a) == is_zero(b)) {
-            let sectors = usize_as_u64(stretch.len()).saturating_mul(UNIT);
-            if stretch.first().is_some_and(is_zero) {
+            let sectors = usize_as_u64(stretch.len()).wrapping_mul(UNIT);
+            if stretch.first().is_some_and(|unit| is_zero(unit)) {
                 self.zero(at, sectors)?;
             } else {
                 self.data(at, stretch.as_flattened())?;
             }
-            at = at.saturating_add(sectors);
+            // Within the union, as all sectors below.
+            at = at.wrapping_add(sectors);
         }
         self.room = room;
         Ok(sectors)
@@ -197,11 +200,11 @@ impl<'a, F: Form> Walk<'a, F> {
         let mut first = first;
         while !bytes.is_empty() {
             let sectors = (usize_as_u64(bytes.len()) / SECTOR_BYTES).min(to_cut(first));
-            let split = bytes.split_at_checked(u64_as_usize(sectors.saturating_mul(SECTOR_BYTES)));
+            let split = bytes.split_at_checked(u64_as_usize(sectors.wrapping_mul(SECTOR_BYTES)));
             let (now, later) = split.ok_or(Error::Internal)?;
             let position = self.grow(first, sectors, false)?;
             self.form.data(position, now)?;
-            first = first.saturating_add(sectors);
+            first = first.wrapping_add(sectors);
             bytes = later;
         }
         Ok(())
@@ -211,8 +214,8 @@ impl<'a, F: Form> Walk<'a, F> {
         while left > 0 {
             let sectors = left.min(to_cut(first));
             self.grow(first, sectors, true)?;
-            first = first.saturating_add(sectors);
-            left = left.saturating_sub(sectors);
+            first = first.wrapping_add(sectors);
+            left = left.wrapping_sub(sectors);
         }
         Ok(())
     }
@@ -221,14 +224,15 @@ impl<'a, F: Form> Walk<'a, F> {
     /// lie.
     fn grow(&mut self, first: u64, sectors: u64, is_zero: bool) -> Result<u64, Fault> {
         if let Some(open) = &mut self.open {
-            let end = open.first.saturating_add(open.sectors);
+            // An extent ends within the union, and its data begins below 2^48.
+            let end = open.first.wrapping_add(open.sectors);
             let same = is_zero == (open.content == extent::Content::Zero);
             if same && end == first && first % CUT != 0 {
                 let position = match open.content {
-                    extent::Content::Data(at) => at.saturating_add(open.sectors),
+                    extent::Content::Data(at) => at.wrapping_add(open.sectors),
                     extent::Content::Zero => 0,
                 };
-                open.sectors = open.sectors.saturating_add(sectors);
+                open.sectors = open.sectors.wrapping_add(sectors);
                 return Ok(position);
             }
         }
@@ -265,8 +269,4 @@ fn to_cut(first: u64) -> u64 {
 /// Returns the bit of a sector of a unit.
 fn bit(sector: u64) -> u8 {
     1u8.wrapping_shl(saturating_u32(sector))
-}
-
-fn is_zero(bytes: &Block) -> bool {
-    bytes.iter().all(|&b| b == 0)
 }
