@@ -13,7 +13,6 @@ use zerocopy_derive::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use super::error::Error;
 use super::format::name::NAME_BYTES;
-use super::num::u32_as_usize;
 
 /// `UNIONBLK_ABI_VERSION`.
 pub const ABI_VERSION: u32 = 1;
@@ -37,6 +36,12 @@ pub const FREEZE_FILE_SYSTEMS: u32 = 1;
 pub const DISCARD_ZERO: u32 = 0;
 /// `UNIONBLK_DISCARD_REVEAL`.
 pub const DISCARD_REVEAL: u32 = 1;
+/// `UNIONBLK_STATUS_NEXT`.
+pub const STATUS_NEXT: u32 = 1;
+/// The node of the control device below `/dev`.
+pub const CONTROL_NAME: &core::ffi::CStr = c"unionblk-control";
+/// The largest number of hardware queues of a union.
+pub const QUEUES_MAX: u32 = 8;
 
 /// Returns the word for a mode, for people and scripts.
 pub const fn mode_word(mode: u32) -> &'static str {
@@ -56,14 +61,6 @@ pub const fn discard_word(discard: u32) -> &'static str {
         _ => "unknown",
     }
 }
-
-/// `UNIONBLK_STATUS_NEXT`.
-pub const STATUS_NEXT: u32 = 1;
-/// The node of the control device below `/dev`.
-pub const CONTROL_NAME: &core::ffi::CStr = c"unionblk-control";
-
-/// The largest number of hardware queues of a union.
-pub const QUEUES_MAX: u32 = 8;
 
 /// `struct unionblk_features`.
 #[derive(Clone, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -297,44 +294,38 @@ call!(Status, 3, 704, in: [flags, id, reserved0], |s| {
 call!(LostCall, 4, 48, in: [flags, id, reserved0, from], |s| {
     s.flags == 0 && s.reserved0 == 0
 });
-
 call!(Freeze, 5, 304, in: [flags, id, leaf, seal], |s| {
     s.flags & !FREEZE_FILE_SYSTEMS == 0
 });
 
-impl Freeze {
-    /// Stores why the call failed.
-    pub fn set_error(&mut self, e: Error) {
-        let (reason, a, b) = e.to_wire();
-        self.reason = reason;
-        self.reason_detail = [a, b];
-    }
+/// The reason why a call failed, in the structures that have fields for it.
+macro_rules! reason {
+    ($type:ident) => {
+        impl $type {
+            /// Stores why the call failed.
+            pub fn set_error(&mut self, e: Error) {
+                let (reason, a, b) = e.to_wire();
+                self.reason = reason;
+                self.reason_detail = [a, b];
+            }
 
-    /// Returns why the call failed, if the driver stored a reason.
-    pub fn error(&self) -> Option<Error> {
-        let [a, b] = self.reason_detail;
-        Error::from_wire(self.reason, a, b)
-    }
+            /// Returns why the call failed, if the driver stored a reason.
+            pub fn error(&self) -> Option<Error> {
+                let [a, b] = self.reason_detail;
+                Error::from_wire(self.reason, a, b)
+            }
+        }
+    };
 }
+
+reason!(Create);
+reason!(Freeze);
 
 impl Create {
     /// Stores what a leaf has lost.
     pub fn set_damage(&mut self, damage: LossTotals) {
         self.damaged_blocks = damage.blocks;
         self.lost_sectors = damage.sectors;
-    }
-
-    /// Stores why the call failed.
-    pub fn set_error(&mut self, e: Error) {
-        let (reason, a, b) = e.to_wire();
-        self.reason = reason;
-        self.reason_detail = [a, b];
-    }
-
-    /// Returns why the call failed, if the driver stored a reason.
-    pub fn error(&self) -> Option<Error> {
-        let [a, b] = self.reason_detail;
-        Error::from_wire(self.reason, a, b)
     }
 }
 
@@ -353,8 +344,6 @@ pub fn set_path(field: &mut [u8; PATH_BYTES], path: &[u8]) -> Option<()> {
     field.get_mut(..path.len())?.copy_from_slice(path);
     Some(())
 }
-
-const _: () = assert!(u32_as_usize(u32::MAX) > PATH_BYTES);
 
 #[cfg(any(test, kernel))]
 #[cfg_attr(kernel, kernel::prelude::kunit_tests(unionblk_abi))]

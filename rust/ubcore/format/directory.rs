@@ -21,6 +21,7 @@ use super::super::num::u32_as_usize;
 use super::super::slot::Slot;
 use super::checksum::{self, has_valid_checksum, CRC_AT};
 use super::crc::crc32c;
+use super::first_wrong;
 
 const MAGIC: [u8; 4] = *b"UBdr";
 
@@ -120,7 +121,7 @@ pub fn judge(
 ) -> core::result::Result<(), usize> {
     let (h, rest) = DiskDirectoryHead::ref_from_prefix(block).map_err(|_| 0usize)?;
     let list = <[DiskEntry]>::ref_from_bytes(rest).map_err(|_| 0usize)?;
-    for (sound, field) in [
+    first_wrong(&[
         (h.magic == MAGIC, offset_of!(DiskDirectoryHead, magic)),
         (has_valid_checksum(block), CRC_AT),
         (h.index.get() == at, offset_of!(DiskDirectoryHead, index)),
@@ -133,11 +134,7 @@ pub fn judge(
             h.generation.get() <= generation,
             offset_of!(DiskDirectoryHead, generation),
         ),
-    ] {
-        if !sound {
-            return Err(field);
-        }
-    }
+    ])?;
     for (i, disk) in list.iter().enumerate() {
         // Within the block.
         let bad =

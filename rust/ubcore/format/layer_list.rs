@@ -14,6 +14,7 @@ use super::super::num::{saturating_u32, u32_as_usize, usize_as_u64, SECTOR_BYTES
 use super::super::stack::chain::LayerId;
 use super::checksum::has_valid_checksum;
 use super::crc::crc32c;
+use super::first_wrong;
 
 const MAGIC: [u8; 4] = *b"UBly";
 /// Bytes of a path with its NUL, as in the ioctl structures.
@@ -114,17 +115,14 @@ pub fn decode(
     let disk: &DiskListBlock = transmute_ref!(block);
     let head = &disk.head;
     let count = count_in(layers, index);
-    let fields = [
+    first_wrong(&[
         (head.magic == MAGIC, offset_of!(DiskListHead, magic)),
         (has_valid_checksum(block), offset_of!(DiskListHead, crc)),
         (head.nonce.get() == nonce, offset_of!(DiskListHead, nonce)),
         (head.index.get() == index, offset_of!(DiskListHead, index)),
         (head.count.get() == count, offset_of!(DiskListHead, count)),
         (head.reserved == [0; 16], offset_of!(DiskListHead, reserved)),
-    ];
-    if let Some(&(_, at)) = fields.iter().find(|(sound, _)| !sound) {
-        return Err(at);
-    }
+    ])?;
     let mut start = size_of::<DiskListHead>();
     for (n, layer) in (0..).zip(&disk.layers) {
         layer
@@ -154,7 +152,7 @@ impl DiskLayer {
         // Behind its first NUL a path has only NULs.
         let end = self.path.iter().position(|&b| b == 0);
         let tail = end.and_then(|end| self.path.get(end..));
-        let fields = [
+        first_wrong(&[
             (
                 LayerId::from_bytes(self.kind, self.id).is_some(),
                 offset_of!(Self, kind),
@@ -169,11 +167,7 @@ impl DiskLayer {
                 offset_of!(Self, path),
             ),
             (self.reserved1 == [0; 8], offset_of!(Self, reserved1)),
-        ];
-        match fields.iter().find(|(sound, _)| !sound) {
-            Some(&(_, at)) => Err(at),
-            None => Ok(()),
-        }
+        ])
     }
 }
 

@@ -17,3 +17,12 @@ pub mod superblock;
 
 /// The format version that this code writes and the newest that it reads.
 pub const VERSION: u32 = 1;
+
+/// Checks the fields of a block. Each is whether the field is sound, and its first byte. Fails with
+/// the byte of the first one that is not sound.
+pub fn first_wrong(fields: &[(bool, usize)]) -> Result<(), usize> {
+    match fields.iter().find(|(sound, _)| !sound) {
+        Some(&(_, at)) => Err(at),
+        None => Ok(()),
+    }
+}

@@ -19,6 +19,7 @@ use super::super::slot::Slot;
 use super::super::stack::chain::{ChainId, Seal};
 use super::crc::{block_crc, crc32c};
 use super::features::{Features, COMPAT_BYTES, FROZEN, LAYERED, NO_ROOT};
+use super::first_wrong;
 use super::name::{LeafName, NAME_BYTES};
 use super::ring::NUMBERS;
 
@@ -257,7 +258,7 @@ impl DiskSuperblock {
         let announced = self.features().unknown_ro_compat() != 0;
         let has = |word: U64, bit: u64| word.get() & bit != 0;
         let layered = has(self.features_incompat, LAYERED);
-        let fields = [
+        first_wrong(&[
             (self.version.get() != 0, offset_of!(Self, version)),
             (
                 self.generation.get() < NUMBERS,
@@ -292,11 +293,7 @@ impl DiskSuperblock {
                 has(self.features_ro_compat, FROZEN) || self.seal == [0; 16],
                 offset_of!(Self, seal),
             ),
-        ];
-        match fields.iter().find(|(sound, _)| !sound) {
-            Some(&(_, at)) => Err(at),
-            None => Ok(()),
-        }
+        ])
     }
 
     /// Fails with the byte of the first impossible field.

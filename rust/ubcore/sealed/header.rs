@@ -11,6 +11,7 @@ use zerocopy::{transmute, transmute_mut, transmute_ref, IntoBytes};
 use zerocopy_derive::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use super::super::format::crc::{block_crc, crc32c};
+use super::super::format::first_wrong;
 use super::super::geometry::{Block, BLOCK_BYTES, BLOCK_SECTORS};
 use super::digests::{CHUNK_BLOCKS, DIGESTS_IN_BLOCK};
 use super::fault::{Fault, Part};
@@ -305,13 +306,6 @@ impl DiskHeader {
                 offset_of!(Self, data_blocks),
             ),
         ])
-    }
-}
-
-fn first_wrong(fields: &[(bool, usize)]) -> Result<(), usize> {
-    match fields.iter().find(|(sound, _)| !sound) {
-        Some(&(_, at)) => Err(at),
-        None => Ok(()),
     }
 }
 

@@ -10,6 +10,7 @@ use zerocopy_derive::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use super::super::error::{Error, Result};
 use super::super::format::crc::{block_crc, crc32c};
+use super::super::format::first_wrong;
 use super::super::geometry::{Block, BLOCK_BYTES};
 use super::super::num::{saturating_u32, u32_as_usize};
 use super::super::stack::extent::{Content, Extent};
@@ -73,18 +74,13 @@ impl DiskHead {
         count: u32,
         block: &Block,
     ) -> core::result::Result<(), usize> {
-        for (sound, field) in [
+        first_wrong(&[
             (self.magic == magic, offset_of!(Self, magic)),
             (block_crc(block, CRC_AT) == Some(self.crc.get()), CRC_AT),
             (self.number.get() == number, offset_of!(Self, number)),
             (self.count.get() == count, offset_of!(Self, count)),
             (self.reserved == [0; 16], offset_of!(Self, reserved)),
-        ] {
-            if !sound {
-                return Err(field);
-            }
-        }
-        Ok(())
+        ])
     }
 
     /// Returns the head of a block whose checksum is not computed yet.

@@ -10,6 +10,7 @@ use zerocopy::{transmute_mut, transmute_ref};
 use zerocopy_derive::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use super::super::format::crc::{block_crc, crc32c};
+use super::super::format::first_wrong;
 use super::super::geometry::{Block, BLOCK_BYTES};
 use super::super::stack::chain::{ChainId, StandIn};
 use super::fault::{Fault, Part};
@@ -58,7 +59,7 @@ impl StandIn {
             return Ok(None);
         }
         let disk: &DiskStandIn = transmute_ref!(block);
-        for (sound, field) in [
+        first_wrong(&[
             (disk.magic == MAGIC, offset_of!(DiskStandIn, magic)),
             (block_crc(block, CRC_AT) == Some(disk.crc.get()), CRC_AT),
             (disk.layers.get() != 0, offset_of!(DiskStandIn, layers)),
@@ -68,11 +69,8 @@ impl StandIn {
                 disk.rest.iter().all(|&b| b == 0),
                 offset_of!(DiskStandIn, rest),
             ),
-        ] {
-            if !sound {
-                return Err(Fault::damaged(Part::StandIn, STAND_IN_BLOCK, field));
-            }
-        }
+        ])
+        .map_err(|field| Fault::damaged(Part::StandIn, STAND_IN_BLOCK, field))?;
         Ok(Some(StandIn {
             below: ChainId(disk.below),
             after: ChainId(disk.after),
