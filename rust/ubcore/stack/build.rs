@@ -3,21 +3,23 @@
 //! Builds a stack map, layer by layer from the bottom up.
 //!
 //! A layer costs what it maps: an entry for each stack slab that it covers, and for a slab that it
-//! covers in part also the slab's old record, at most 128 runs. Records do not change. A slab that
-//! gets a new record leaves its old one behind as garbage. If there is more garbage than there is
-//! of everything else, all live records are copied, which the garbage has paid for.
+//! covers in part also the slab's old record, at most 128 runs. Records do not change. If a slab
+//! gets a new record, its old one becomes garbage. If there is more garbage than everything that a
+//! copy looks at, all live records are copied. So a copy costs less than it cost to write the
+//! records that are garbage now.
 //!
-//! What a layer maps is not trusted.
+//! The builder checks the extents of a layer, because a layer may come from anywhere.
 
 use core::fmt;
 
 use super::super::error::{Broken, Error};
 use super::super::num::{align_up, next, saturating_u32};
+use super::chain::LAYERS_MAX;
 use super::extent::{Content, Extent, Extents};
-use super::map::{offset_in_slab, slot_of, stretch, word_of, PAGE};
+use super::map::{offset_in_slab, index_of, stretch, word_of, PAGE};
 use super::map::{StackMap, StackMemory, StackPages, PAGE_WORDS};
-use super::place::{Place, LAYERS_MAX};
-use super::word::{Record, Word, POSITION_END, SLAB_SECTORS};
+use super::place::Place;
+use super::word::{MixedRecord, Word, POSITION_END, SLAB_SECTORS};
 
 /// Why a stack map cannot be built.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,14 +74,14 @@ impl fmt::Display for Refusal {
 /// The builder's result.
 pub type Result<T = ()> = core::result::Result<T, Refusal>;
 
-/// A mixed slab under construction. Its new record is behind all others, and grows.
+/// A mixed slab under construction. Its new record comes after all others, and grows.
 struct Slab {
     /// The first sector of the slab.
     start: u64,
     /// The sector of the slab before which the new record is complete.
     done: u32,
     /// The new record.
-    record: Record,
+    record: MixedRecord,
     /// Its last run, once there is one.
     last: Word,
 }
@@ -156,7 +158,7 @@ impl<M: StackMemory> Builder<M> {
 
     /// Puts a layer over the layers added before. Process context.
     pub fn add_layer(mut self, extents: &mut impl Extents) -> Result<Self> {
-        if self.layers >= LAYERS_MAX {
+        if u32::from(self.layers) >= LAYERS_MAX {
             return Err(Refusal::Layers);
         }
         let mut open = None;
@@ -240,7 +242,7 @@ impl<M: StackMemory> Builder<M> {
             let mut slab = slab.unwrap_or(Slab {
                 start,
                 done: 0,
-                record: Record {
+                record: MixedRecord {
                     at: self.end,
                     runs: 0,
                 },
@@ -291,7 +293,7 @@ impl<M: StackMemory> Builder<M> {
     /// Ends the construction of a slab, and puts it into the table.
     fn close(&mut self, mut slab: Slab) -> Result {
         self.copy_old(&mut slab, SLAB_SECTORS)?;
-        let Record { at, runs } = slab.record;
+        let MixedRecord { at, runs } = slab.record;
         if runs == 1 {
             // It starts at sector 0, and its word in the records is overwritten by the next one.
             return self.set_entry(slab.start, slab.last);
@@ -304,7 +306,7 @@ impl<M: StackMemory> Builder<M> {
 
     /// Replaces the entry of the slab that starts at a sector. No slab is under construction.
     fn set_entry(&mut self, start: u64, entry: Word) -> Result {
-        let (page, slot) = slot_of(start);
+        let (page, index) = index_of(start);
         if self.page != page {
             self.memory.give_way()?;
             self.page = page;
@@ -313,9 +315,9 @@ impl<M: StackMemory> Builder<M> {
             self.memory.grow(StackPages::Table, page)?;
             self.tables = self.tables.wrapping_add(1);
         }
-        let slots = self.memory.page_mut(StackPages::Table, page);
-        let slot = slots.and_then(|p| p.get_mut(slot)).ok_or(Broken)?;
-        let old = core::mem::replace(slot, entry);
+        let table = self.memory.page_mut(StackPages::Table, page);
+        let word = table.and_then(|p| p.get_mut(index)).ok_or(Broken)?;
+        let old = core::mem::replace(word, entry);
         if let Some(record) = old.record() {
             self.live = self.live.wrapping_sub(u64::from(record.runs));
         }
@@ -335,7 +337,7 @@ impl<M: StackMemory> Builder<M> {
     /// Returns the number of pages that the table has if all of the stack is mapped.
     fn table_pages(&self) -> u32 {
         match self.sectors.checked_sub(1) {
-            Some(last) => next(slot_of(last).0),
+            Some(last) => next(index_of(last).0),
             None => 0,
         }
     }
@@ -348,16 +350,16 @@ impl<M: StackMemory> Builder<M> {
                 continue;
             }
             self.memory.give_way()?;
-            for slot in 0..PAGE_WORDS {
+            for index in 0..PAGE_WORDS {
                 let table = self.memory.page(StackPages::Table, page);
-                let entry = table.and_then(|p| p.get(slot)).ok_or(Broken)?;
+                let entry = table.and_then(|p| p.get(index)).ok_or(Broken)?;
                 let Some(old) = entry.record() else {
                     continue;
                 };
                 let new = self.copy(old, end)?;
                 end = new.at.wrapping_add(u64::from(new.runs));
                 let table = self.memory.page_mut(StackPages::Table, page);
-                *table.and_then(|p| p.get_mut(slot)).ok_or(Broken)? = Word::mixed(new);
+                *table.and_then(|p| p.get_mut(index)).ok_or(Broken)? = Word::mixed(new);
             }
         }
         self.memory.keep_copies();
@@ -366,7 +368,7 @@ impl<M: StackMemory> Builder<M> {
     }
 
     /// Copies a record to the first place from `end` on that has room for it in one page.
-    fn copy(&mut self, old: Record, end: u64) -> Result<Record> {
+    fn copy(&mut self, old: MixedRecord, end: u64) -> Result<MixedRecord> {
         let rest = PAGE.wrapping_sub(end % PAGE);
         let at = if u64::from(old.runs) > rest {
             align_up(end, PAGE).ok_or(Broken)?
@@ -378,7 +380,7 @@ impl<M: StackMemory> Builder<M> {
             let word = self.word(old.at.wrapping_add(n))?;
             self.set_word(StackPages::Copies, at.wrapping_add(n), word)?;
         }
-        Ok(Record { at, ..old })
+        Ok(MixedRecord { at, ..old })
     }
 
     /// Returns a word of the records.

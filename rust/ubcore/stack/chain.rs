@@ -9,10 +9,9 @@
 use super::super::error::{Error, Result};
 use super::super::num::{u32_as_usize, usize_as_u64};
 use super::super::sha256::Sha256;
-use super::place;
 
-/// The largest number of layers in a stack.
-pub const LAYERS_MAX: u32 = place::LAYERS_MAX as u32;
+/// The largest number of layers in a stack. The number of a layer has 8 bits.
+pub const LAYERS_MAX: u32 = 254;
 
 /// A random number that is drawn when a leaf is frozen.
 ///

@@ -13,15 +13,16 @@
 use super::super::error::{Broken, Result};
 use super::super::num::{saturating_u32, u32_as_usize, u64_as_usize, usize_as_u64};
 use super::place::{Below, Place, Stretch};
-use super::word::{Record, Word, SLAB_SECTORS};
+use super::word::{MixedRecord, Word, SLAB_SECTORS};
 
 /// The words of a page.
 pub const PAGE_WORDS: usize = 512;
 /// A page of a stack map: 4096 bytes.
 pub type StackPage = [Word; PAGE_WORDS];
 
-/// The same, and the sectors of a slab, as divisors of positions.
+/// The words of a page, as a divisor of positions.
 pub(super) const PAGE: u64 = usize_as_u64(PAGE_WORDS);
+/// The sectors of a slab, as a divisor of positions.
 const SLAB: u64 = SLAB_SECTORS as u64;
 /// The sectors that a page of the table describes.
 const PAGE_SECTORS: u64 = PAGE.wrapping_mul(SLAB);
@@ -31,7 +32,7 @@ const PAGE_SECTORS: u64 = PAGE.wrapping_mul(SLAB);
 pub enum StackPages {
     /// The entries of the slabs.
     Table,
-    /// The records of the mixed slabs, one behind the other. A record lies in one page.
+    /// The records of the mixed slabs, one after the other. A record lies in one page.
     Records,
     /// The records that the builder copies, to get rid of the others.
     Copies,
@@ -41,7 +42,7 @@ pub enum StackPages {
 pub trait StackMemory {
     /// Returns page `n` of a kind, if it exists.
     fn page(&self, pages: StackPages, n: u32) -> Option<&StackPage>;
-    /// Does the same for the builder.
+    /// Returns page `n` of a kind, if it exists, for the builder to change.
     fn page_mut(&mut self, pages: StackPages, n: u32) -> Option<&mut StackPage>;
     /// Makes a page of zeroes, if it does not exist. Fails with `NoMemory`. Process context.
     fn grow(&mut self, pages: StackPages, n: u32) -> Result;
@@ -56,9 +57,9 @@ pub trait StackMemory {
     }
 }
 
-/// Returns the page of the table that has the entry of a sector's slab, and its place there.
+/// Returns the page of the table that has the entry of a sector's slab, and its index there.
 #[inline]
-pub(super) fn slot_of(sector: u64) -> (u32, usize) {
+pub(super) fn index_of(sector: u64) -> (u32, usize) {
     // Past the last number there is no page.
     let page = saturating_u32(sector / PAGE_SECTORS);
     let slab = sector / SLAB;
@@ -71,7 +72,7 @@ pub(super) fn offset_in_slab(sector: u64) -> u32 {
     saturating_u32(sector % SLAB)
 }
 
-/// Returns the page of the records that has a word, and the word's place there.
+/// Returns the page of the records that has a word, and the word's index there.
 #[inline]
 pub(super) fn word_of(at: u64) -> (u32, usize) {
     (saturating_u32(at / PAGE), u64_as_usize(at % PAGE))
@@ -84,7 +85,7 @@ pub(super) fn stretch<M: StackMemory>(
     sector: u64,
     sectors: u32,
 ) -> core::result::Result<Stretch, Broken> {
-    let (page, slot) = slot_of(sector);
+    let (page, index) = index_of(sector);
     let Some(page) = memory.page(StackPages::Table, page) else {
         let left = PAGE_SECTORS.wrapping_sub(sector % PAGE_SECTORS);
         return Ok(Stretch {
@@ -92,7 +93,7 @@ pub(super) fn stretch<M: StackMemory>(
             sectors: sectors.min(saturating_u32(left)),
         });
     };
-    let entry = *page.get(slot).ok_or(Broken)?;
+    let entry = *page.get(index).ok_or(Broken)?;
     let offset = offset_in_slab(sector);
     let found = match entry.record() {
         Some(record) => in_record(memory, record, offset)?,
@@ -111,11 +112,11 @@ pub(super) fn stretch<M: StackMemory>(
 #[inline(never)]
 fn in_record<M: StackMemory>(
     memory: &M,
-    record: Record,
+    record: MixedRecord,
     offset: u32,
 ) -> core::result::Result<Stretch, Broken> {
     let (page, from) = word_of(record.at);
-    // Within a page, or the slice is not there.
+    // If the sum is past the page, there is no such slice.
     let to = from.wrapping_add(u32_as_usize(record.runs));
     let page = memory.page(StackPages::Records, page).ok_or(Broken)?;
     let (first, rest) = page
@@ -141,7 +142,7 @@ pub struct StackMap<M> {
 }
 
 impl<M: StackMemory> StackMap<M> {
-    /// For the builder: the memory is as this file describes it.
+    /// Returns a map. The builder has filled the memory as this file describes it.
     pub(super) fn new(memory: M, sectors: u64, layers: u8, record_words: u64) -> Self {
         StackMap {
             memory,

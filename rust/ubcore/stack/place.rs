@@ -1,14 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Where sectors below a leaf come from, and the question that a read asks.
+//! Where sectors below a leaf come from, and the look-up of a read there.
 
 use super::super::error::Broken;
 
-/// The most layers of a stack. Their numbers fit the 8 bits of [`Place::Layer`], from the bottom
-/// up.
-pub const LAYERS_MAX: u8 = 254;
-
-/// Where sectors of a stack come from.
+/// Where sectors of a stack come from. Layers have numbers from the bottom up, below
+/// [`LAYERS_MAX`](super::chain::LAYERS_MAX).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Place {
     /// The bottom, at the same sector as in the union.
@@ -81,7 +78,7 @@ pub trait Below {
     fn stretch(&self, sector: u64, sectors: u32) -> Result<Stretch, Broken>;
 }
 
-/// Only the bottom, and no layers. The question then costs nothing.
+/// Only the bottom, and no layers. A look-up then costs nothing.
 #[derive(Clone, Copy, Debug)]
 pub struct NoLayers;
 
@@ -100,7 +97,7 @@ impl<B: Below> Below for &B {
     }
 }
 
-/// A stack, or no layers: one branch that a CPU predicts.
+/// A stack, or no layers. The choice is one branch, which a CPU predicts.
 impl<B: Below> Below for Option<B> {
     #[inline(always)]
     fn stretch(&self, sector: u64, sectors: u32) -> Result<Stretch, Broken> {

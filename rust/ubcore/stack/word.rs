@@ -27,9 +27,9 @@ const ZERO: u64 = 1;
 const LAYER: u64 = 2;
 const MIXED: u64 = 3;
 
-/// The place of a record, and how many runs it has: 2 to [`SLAB_SECTORS`].
+/// The record of a mixed slab: where it lies, and how many runs it has, 2 to [`SLAB_SECTORS`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Record {
+pub struct MixedRecord {
     /// Its first word among those of all records, below [`POSITION_END`].
     pub at: u64,
     /// The number of its runs, which is that of its words.
@@ -57,7 +57,7 @@ impl Word {
 
     /// Returns the entry of a mixed slab.
     #[inline]
-    pub fn mixed(record: Record) -> Word {
+    pub fn mixed(record: MixedRecord) -> Word {
         Word(pack(0, MIXED, u64::from(record.runs), record.at))
     }
 
@@ -79,8 +79,8 @@ impl Word {
 
     /// Returns the record of a mixed slab. Returns `None` if all of the slab is one run.
     #[inline]
-    pub fn record(self) -> Option<Record> {
-        (self.kind() == MIXED).then_some(Record {
+    pub fn record(self) -> Option<MixedRecord> {
+        (self.kind() == MIXED).then_some(MixedRecord {
             at: self.position(),
             runs: u32::from(self.source()),
         })
@@ -114,7 +114,7 @@ fn pack(first: u32, kind: u64, source: u64, position: u64) -> u64 {
 #[cfg(any(test, kernel))]
 #[cfg_attr(kernel, kernel::prelude::kunit_tests(unionblk_stack_word))]
 mod tests {
-    use super::{Place, Record, Word, POSITION_END, SLAB_SECTORS};
+    use super::{Place, MixedRecord, Word, POSITION_END, SLAB_SECTORS};
 
     #[test]
     fn every_field_keeps_its_extremes() {
@@ -134,7 +134,7 @@ mod tests {
         }
         for at in [0, POSITION_END - 1] {
             for runs in [2, SLAB_SECTORS] {
-                let record = Record { at, runs };
+                let record = MixedRecord { at, runs };
                 assert!(Word::mixed(record).record() == Some(record));
             }
         }

@@ -6,11 +6,12 @@ use sim::disk::{Random, Sector, SimDisk};
 use sim::layers::{live, random_leaf, CountedStack, List};
 use sim::oracle::{content, ROOT};
 use ubcore::error::Error;
+use ubcore::stack::chain::LAYERS_MAX;
 use ubcore::stack::build::{Builder, Refusal};
 use ubcore::stack::extent::{Content, Extent};
 use ubcore::stack::leaf_extents::LeafExtents;
 use ubcore::stack::map::StackMap;
-use ubcore::stack::place::{Below, Place, Stretch, LAYERS_MAX};
+use ubcore::stack::place::{Below, Place, Stretch};
 use ubcore::stack::word::POSITION_END;
 
 type Map = StackMap<CountedStack>;
