@@ -1,6 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
-# Device tests in a guest. The tests of a group share one boot of the stock kernel.
+# Device tests in guests. The tests of the group unionblk share two boots of the stock
+# kernel, at the same time (JOBS=1: one); those of another group share one.
 #   tests/run-vm.sh [-g SUBJECT | GROUP | GROUP/NNN]...    default: unionblk
 #   tests/run-vm.sh --list          the tests, their subjects and descriptions; also "list"
 #   tests/run-vm.sh -g discard      the tests of unionblk that have this subject
@@ -9,7 +10,7 @@
 #   tests/run-vm.sh scale           in a guest of 3 GiB with large, sparse disks
 #   tests/run-vm.sh memory          in a guest of little memory, with two disks
 #   SOAK_SECONDS=7200 tests/run-vm.sh soak    the same guest, for so long
-# The guest reports in KTAP; build/log/vm-NAME.out has it.
+# Each guest reports in KTAP; build/log/vm-NAME.out has it, and vm-NAME-2.out that of the second.
 . "$(dirname "$0")/../scripts/lib.sh"
 
 # Print what a test says of itself.
@@ -81,7 +82,8 @@ case $groups in
 esac
 
 limit=1800
-options=(-k "$kernel" -n "tests-$kernel" -u
+name=tests-$kernel guests=1
+options=(-k "$kernel" -u
 	-f "$TOP/tests/vm:tests" -f "$TOP/tools/udev:udev" -f "$TOP/scripts/kernel-complaints.txt")
 case $groups in
 scale)
@@ -91,7 +93,8 @@ scale)
 		truncate -s "${disk#*:}" "$BUILD/scale-${disk%:*}.img"
 		options+=(-d "$BUILD/scale-${disk%:*}.img")
 	done
-	options+=(-m 3072 -n "scale-$kernel")
+	options+=(-m 3072)
+	name=scale-$kernel
 	;;
 memory | soak)
 	size=2G
@@ -101,9 +104,15 @@ memory | soak)
 		truncate -s $size "$BUILD/$groups-$disk.img"
 		options+=(-d "$BUILD/$groups-$disk.img")
 	done
-	options+=(-m 512 -n "$groups-$kernel")
+	options+=(-m 512)
+	name=$groups-$kernel
 	;;
-*) options+=(-m 1536) ;;
+*)
+	options+=(-m 1536)
+	# An emulated guest leaves a processor of the host idle most of the time. A second
+	# boot is worth its time from some tests on.
+	[ ${#tests[@]} -lt 8 ] || guests=$(((${JOBS:-2} > 1) + 1))
+	;;
 esac
 # The golden leaves and layers of tests/data, packed so that the guest can unpack them, and their root, in
 # which each sector begins with its number.
@@ -126,10 +135,33 @@ if [ "$groups" != selftest ]; then
 	options+=(-f "$BUILD/kmod$suffix/unionblk.ko" -f "$BUILD/kmod-test$suffix/blk_again.ko" -f "$BUILD/cargo/x86_64-unknown-linux-gnu/release/ubctl")
 fi
 
-# If the guest has died, its status says more than the report.
-"$TOP/scripts/vm.sh" "${options[@]}" -t $limit -- \
-	env SOAK_SECONDS="${SOAK_SECONDS:-60}" sh tests/check "${tests[@]}" |
-	python3 -B "$TOP/tests/vm/report.py" && exit
-codes=("${PIPESTATUS[@]}")
-[ "${codes[0]}" -le 1 ] || exit "${codes[0]}"
-exit "${codes[1]}"
+# Made once, before two guests want it.
+"$TOP/scripts/initramfs.sh" "$kernel" >/dev/null
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+
+# guest N TEST...: runs the tests in guest N, and keeps its status.
+guest() {
+	local code=0 log=$name
+	[ "$1" = 1 ] || log=$name-$1
+	"$TOP/scripts/vm.sh" "${options[@]}" -n "$log" -t $limit -- \
+		env SOAK_SECONDS="${SOAK_SECONDS:-60}" sh tests/check "${@:2}" || code=$?
+	echo "$code" >"$work/code.$1"
+}
+
+# The tests that lie next to each other take about as long, so each guest gets every other one.
+share() { printf '%s\n' "${tests[@]}" | awk -v n="$1" -v of=$guests 'NR % of == n - 1'; }
+mkfifo "$work/1" "$work/2"
+for ((n = 1; n <= guests; n++)); do
+	mapfile -t mine < <(share $n)
+	guest $n "${mine[@]}" >"$work/$n" &
+done
+report=0
+mapfile -t fifos < <(seq -f "$work/%.0f" $guests)
+python3 -B "$TOP/tests/vm/report.py" "${fifos[@]}" || report=$?
+wait
+# If a guest has died, its status says more than the report.
+for code in $(cat "$work"/code.*); do
+	[ "$code" -le 1 ] || exit "$code"
+done
+exit $report

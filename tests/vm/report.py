@@ -1,13 +1,16 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: GPL-2.0
-"""Shows the operator what tests/vm/check reports in KTAP, from standard input.
+"""Shows the operator what tests/vm/check reports in KTAP, from standard input, or from the files
+that the arguments name: one for each guest, all read at the same time.
 
 Prints a line for each test as it ends, and below it the test's measurements, or why it failed. The
 last line is "N passed, N failed[, N skipped]". A test that the plan announces and that has no
-result counts as failed: the guest died, or its time was over. Exits 1 if a test failed or none ran.
+result counts as failed: the guest died, or its time was over. Exits 1 if a test failed, or if a
+guest ran none.
 """
 import re
 import sys
+import threading
 
 RESULT = re.compile(r"(not )?ok (\d+) - (\S+)(?: # SKIP ?(.*))?$")
 NOTE = "# "
@@ -67,7 +70,7 @@ class Report:
         sys.stdout.flush()
 
     def end(self):
-        """Prints what is left and the sum; whether all is well."""
+        """Prints what is left; whether all is well."""
         if self.notes:
             print(f"begun, and without a result: {self.notes[0]}")
         for note in self.notes[1:]:
@@ -77,23 +80,39 @@ class Report:
         missing = max((self.planned or 0) - self.ended, 0)
         if missing:
             print(f"{missing} of {self.planned} tests have no result")
-        failed = self.counts["failed"] + missing
-        if self.faults and not failed:
-            failed = 1
-        if self.failures:
-            print("failed: " + " ".join(self.failures))
-        skipped = self.counts["not run"]
-        print(f"{self.counts['passed']} passed, {failed} failed"
-              + (f", {skipped} skipped" if skipped else ""), flush=True)
-        return failed == 0 and self.ended > 0
+        self.counts["failed"] += missing
+        if self.faults and not self.counts["failed"]:
+            self.counts["failed"] = 1
+        return self.counts["failed"] == 0 and self.ended > 0
+
+
+def read(stream, report, lock):
+    """Gives a guest's lines to its report. The lock keeps the lines of a test together."""
+    # What a test or the kernel's log has printed need not be text.
+    for line in stream:
+        with lock:
+            report.line(line.decode(errors="replace").rstrip("\r\n"))
 
 
 def main():
-    report = Report()
-    # What a test or the kernel's log has printed need not be text.
-    for line in sys.stdin.buffer:
-        report.line(line.decode(errors="replace").rstrip("\r\n"))
-    sys.exit(0 if report.end() else 1)
+    streams = [open(path, "rb") for path in sys.argv[1:]] or [sys.stdin.buffer]
+    reports = [Report() for _ in streams]
+    lock = threading.Lock()
+    readers = [threading.Thread(target=read, args=(stream, report, lock))
+               for stream, report in zip(streams, reports)]
+    for reader in readers:
+        reader.start()
+    for reader in readers:
+        reader.join()
+    well = [report.end() for report in reports]
+    failures = [name for report in reports for name in report.failures]
+    if failures:
+        print("failed: " + " ".join(failures))
+    passed, failed, skipped = (sum(report.counts[what] for report in reports)
+                               for what in ("passed", "failed", "not run"))
+    print(f"{passed} passed, {failed} failed" + (f", {skipped} skipped" if skipped else ""),
+          flush=True)
+    sys.exit(0 if all(well) else 1)
 
 
 main()
