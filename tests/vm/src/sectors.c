@@ -271,6 +271,9 @@ static int check_tags(int fd, char *list, uint64_t start, uint64_t count)
 {
 	struct wanted w = { .n = 0 };
 
+	/* It would succeed whatever the device holds. */
+	if (!count)
+		usage();
 	for (char *s = strtok(list, ","); s; s = strtok(NULL, ",")) {
 		if (w.n == TAGS_MAX)
 			usage();
