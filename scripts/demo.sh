@@ -13,7 +13,7 @@ dir=$BUILD/demo
 began=$SECONDS
 mkdir -p "$dir"
 
-"$TOP/scripts/build.sh" modules tools
+"$TOP/scripts/build.sh" modules tools programs
 kernel=$("$TOP/scripts/kernel.sh")
 image=$("$TOP/scripts/image.sh")
 
@@ -36,6 +36,7 @@ boot() {
 	"$TOP/scripts/vm.sh" -n "demo-$1" -m 1024 -t 240 \
 		-d "$dir/root.img" "${disks[@]}" \
 		-f "$BUILD/kmod/unionblk.ko" -f "$BUILD/cargo/x86_64-unknown-linux-gnu/release/ubctl" \
+		-f "$BUILD/programs/json" \
 		-f "$TOP/scripts/demo:demo" -f "$TOP/scripts/kernel-complaints.txt" -- sh "demo/$1" ||
 		die "the $1 was not as claimed: see above, and $BUILD/log/vm-demo-$1.console"
 	printf '\n== the %s took %d s\n' "$1" $((SECONDS - start))
