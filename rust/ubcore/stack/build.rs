@@ -16,7 +16,7 @@ use super::super::error::{Broken, Error};
 use super::super::num::{align_up, next, saturating_u32};
 use super::chain::LAYERS_MAX;
 use super::extent::{Content, Extent, Extents};
-use super::map::{offset_in_slab, index_of, stretch, word_of, PAGE};
+use super::map::{index_of, offset_in_slab, stretch, word_of, PAGE};
 use super::map::{StackMap, StackMemory, StackPages, PAGE_WORDS};
 use super::place::Place;
 use super::word::{MixedRecord, Word, POSITION_END, SLAB_SECTORS};

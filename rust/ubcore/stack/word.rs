@@ -114,7 +114,7 @@ fn pack(first: u32, kind: u64, source: u64, position: u64) -> u64 {
 #[cfg(any(test, kernel))]
 #[cfg_attr(kernel, kernel::prelude::kunit_tests(unionblk_stack_word))]
 mod tests {
-    use super::{Place, MixedRecord, Word, POSITION_END, SLAB_SECTORS};
+    use super::{MixedRecord, Place, Word, POSITION_END, SLAB_SECTORS};
 
     #[test]
     fn every_field_keeps_its_extremes() {
