@@ -2,11 +2,11 @@
 
 //! Chooses the leaf slab that a root slab gets.
 //!
-//! Neighbours on the root shall be neighbours on the leaf, in whatever order they are first
-//! written, so that a large I/O is not split. Root slabs form *groups* of 16. The first slab of a
-//! group gets a free group of the leaf, at the position that it has in its own group. The other
-//! slabs of the group get the leaf slabs of their positions. If no group is free any more, any free
-//! slab will do. No space is held back.
+//! Neighbours on the root should be neighbours on the leaf, whatever the order in which they are
+//! first written, so that a large I/O is not split. Root slabs form *groups* of 16. The first slab
+//! of a group gets a free group of the leaf, at the position that it has in its own group. The
+//! other slabs of the group get the leaf slabs of their positions. If no group is free any more,
+//! any free slab will do. No space is held back.
 
 use core::ops::{DerefMut, Range};
 
@@ -251,15 +251,15 @@ impl<B: DerefMut<Target = [u64]>> Allocator<B> {
         if !self.any_unowned || self.any_reclaimable || self.reclaiming {
             return;
         }
-        // `reclaimable` is empty, so a swap costs the same however many slabs there are.
+        // `reclaimable` is empty, so a swap suffices. Its cost does not depend on the slabs.
         core::mem::swap(&mut self.reclaimable, &mut self.unowned);
         self.reclaimable_from = LeafSlab(0);
         self.any_unowned = false;
         self.any_reclaimable = true;
     }
 
-    /// Returns whether root slabs were emptied whose leaf slabs have not been freed yet. Every
-    /// commit and FLUSH asks this under the lock, so it does not search.
+    /// Returns whether root slabs were emptied whose leaf slabs have not been freed yet. It runs
+    /// under the lock for every commit and FLUSH, so it does not search.
     pub fn any_emptied<M: Memory>(&self, map: &Map<M>) -> bool {
         self.any_unowned || self.any_reclaimable || map.any_emptied()
     }
@@ -304,8 +304,8 @@ impl<B: DerefMut<Target = [u64]>> Allocator<B> {
     }
 
     /// Looks for leaf slabs that are about to be freed, from `from` on. Returns the next of them,
-    /// at most [`STEP_SLABS`], and the caller continues behind them. The range is empty if there is
-    /// none up to there. Returns `None` at the end.
+    /// at most [`STEP_SLABS`], and the caller continues at the range's end. The range is empty if
+    /// there is none up to there. Returns `None` at the end.
     ///
     /// Only between the grace period and [`Allocator::end_reclaim`]. The slabs may be discarded
     /// below.

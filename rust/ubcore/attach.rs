@@ -229,7 +229,7 @@ fn read_pages<D: Disk, M: Memory, L: Losses>(
 /// Returns whether no block of `sectors` sectors, a power of two, is mapped in part. If so, root
 /// and leaf can have blocks of that size, because the driver reads each block from one of them.
 ///
-/// Fails only if the disk says that the work is to end, or if a rule of the map does not hold.
+/// Fails only with an error of [`Disk::give_way`], or if a rule of the map does not hold.
 pub fn fits_blocks<D: Disk, M: Memory>(disk: &mut D, map: &Map<M>, sectors: u32) -> Result<bool> {
     let g = map.geometry();
     let whole = |leaf_slab| -> Result<bool> {

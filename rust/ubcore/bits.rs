@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! Sets of small numbers, with one bit for each, 64 to a word. A [`Bitmap`] has one owner at a
-//! time. The functions beside it work on words that all CPUs share.
+//! time. The functions of this file work on words that all CPUs share.
 //!
 //! A number that has no bit cannot be put into a set, and so no set has it.
 

@@ -7,7 +7,7 @@
 //! checkpoint writes the changed map pages into the inactive slots (I11). It then writes the
 //! directory blocks in the same way. Then one write with `PREFLUSH | FUA` writes the superblock,
 //! which makes the new slots active and frees the ring. The second superblock slot is written at
-//! once after that. From then on either of the two may rot.
+//! once after that. From then on the leaf survives damage to either of the two.
 //!
 //! A checkpoint may write pages in steps ([`Committer::store_some`]) with commits in between. If a
 //! page changes after its step, it is written again before the superblock, because each change of a
@@ -445,7 +445,7 @@ where
         disk.write(superblock_block(first), 1, Order::FlushFua)?;
         next.encode(disk.block());
         let second = disk.write(superblock_block(first.other()), 1, Order::Fua);
-        // The first slot has frozen the leaf, whatever becomes of the second.
+        // The first slot has frozen the leaf, even if the write of the second fails.
         if !matches!(after, After::Frozen(_)) {
             second?;
         }

@@ -195,7 +195,8 @@ pub enum Error {
 }
 
 impl Error {
-    /// Returns what goes over the ioctl: a reason of `include/uapi/unionblk.h` and two details.
+    /// Returns the error as the ioctl has it: a reason of `include/uapi/unionblk.h`, and two
+    /// details.
     pub fn to_wire(self) -> (u32, u64, u64) {
         use Error::*;
         match self {
@@ -322,8 +323,8 @@ impl fmt::Display for Error {
     }
 }
 
-/// A rule of the map does not hold. It takes no space beside a `bool`, so code that every request
-/// runs can return it. It becomes [`Error::Internal`].
+/// A rule of the map does not hold. `Result<bool, Broken>` has the size of a `bool`, so code that
+/// every request runs can return it. It becomes [`Error::Internal`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Broken;
 

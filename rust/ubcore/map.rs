@@ -526,7 +526,7 @@ impl<M: Memory> Map<M> {
     /// Puts a leaf slab on the next commit's list.
     fn mark_dirty(&self, leaf_slab: LeafSlab) -> Marked {
         // The word's bit is set even if the slab's bit was set before. The thread that set the
-        // slab's bit may not have come to this line yet, and a commit must find our caller's write
+        // slab's bit may not have set the word's bit yet, and a commit must find our caller's write
         // once it is counted.
         bits::set(self.memory.marks(Marks::Dirty), leaf_slab.0)?;
         bits::set(self.memory.marks(Marks::DirtyWords), leaf_slab.0 / 64)?;

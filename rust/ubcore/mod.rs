@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 #![cfg_attr(not(kernel), no_std)]
 
-//! The core of unionblk: what a union *is*, without anything it runs on.
+//! The core of unionblk: what a union is, without the kernel or the tool around it.
 //!
 //! Format, map, allocation, journal, checkpoint and replay, as pure logic over memory and a disk
 //! that the caller provides. The same files are a module of the driver, a cargo package for the

@@ -124,8 +124,8 @@ pub fn write_at_once<M: Memory>(map: &Map<M>, sector: u64, sectors: u32) -> Opti
 }
 
 /// Returns the runs of a write: on the leaf, or nowhere ([`Source::Zero`]) in a slab that lost its
-/// leaf slab since [`unallocated`] was called. The slab was emptied beside the write, which is as
-/// if after it.
+/// leaf slab since [`unallocated`] was called. A concurrent discard then emptied the slab, and
+/// counts as made after the write.
 pub fn write<M: Memory>(map: &Map<M>, sector: u64, sectors: u32) -> Runs<'_, M, NoLayers> {
     Runs {
         map,

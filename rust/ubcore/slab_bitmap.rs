@@ -5,7 +5,7 @@
 //! A tree of bitmaps in one array. Level 0 has a bit for each leaf slab, set if the slab is in use.
 //! Each level above has a bit for each word of the level below, set if all bits of that word are
 //! set. The highest level is one word. So a search for a free slab reads one word of each level,
-//! however large and however full the leaf is, and it may run under a spinlock.
+//! whatever the size of the leaf, and it may run under a spinlock.
 
 use core::ops::DerefMut;
 

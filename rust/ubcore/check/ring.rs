@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Checks the journal ring: the chain that attach replays, and all blocks beside it.
+//! Checks the journal ring: the chain that attach replays, and all other blocks.
 
 use core::ops::DerefMut;
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Checks the blocks that say where everything is: superblock slots, directory, checksums of pages.
+//! Checks the blocks that name other blocks (superblock slots, directory), and the checksums of
+//! pages.
 
 use core::ops::DerefMut;
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The name that a leaf may have, which people and udev rules use beside its UUID.
+//! The name that a leaf may have. People and udev rules use it as well as the leaf's UUID.
 
 /// Bytes of the field, `UNIONBLK_NAME_BYTES`. The last byte is always zero.
 pub const NAME_BYTES: usize = 32;

@@ -18,8 +18,8 @@ pub const RING_WORDS: usize = 508;
 const FLAG_LAST: u16 = 1;
 /// Bits 8 to 11 of the flags: how many blocks before this one went out in the same write.
 const BEFORE_SHIFT: u32 = 8;
-/// Sequence numbers, and a superblock's generations, are below this value. Nothing counts so far,
-/// so one more always fits, and a block that claims such a number is not valid.
+/// Sequence numbers, and a superblock's generations, are below this value. No leaf ever reaches it,
+/// so one more always fits, and a block with a larger number is not valid.
 pub const NUMBERS: u64 = 1 << 63;
 /// The largest number of blocks before another one in one write.
 pub const BEFORE_MAX: u16 = 15;
@@ -68,7 +68,7 @@ impl RingHead {
     }
 
     /// Returns the sequence number of the first block of the same write. Numbers begin at 0, and
-    /// only a damaged or foreign block can claim more blocks before it than there are numbers.
+    /// only a damaged or foreign block has more blocks before it than there are numbers.
     pub fn first_of_write(&self) -> u64 {
         self.sequence.saturating_sub(u64::from(self.before))
     }

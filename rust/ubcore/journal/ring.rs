@@ -63,6 +63,7 @@ impl Ring {
 
     /// Returns the number of blocks that can be written before a checkpoint, 0 if the ring is full.
     pub(super) fn free_blocks(&self) -> u32 {
+        // At most all blocks are in use.
         self.blocks.saturating_sub(self.used)
     }
 

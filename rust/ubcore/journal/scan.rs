@@ -26,7 +26,8 @@ pub struct Found {
 pub fn scan<D: Disk>(disk: &mut D, sb: &Superblock) -> Result<Found> {
     let blocks = sb.geometry.journal_blocks();
     let mut found = chain(sb, |at| read_head(disk, sb, at))?;
-    // `clean` promises an empty ring. Only if that holds, the rest of the ring need not be read.
+    // The superblock of a clean leaf states that the ring is empty. If no block follows the tail,
+    // the rest of the ring need not be read.
     if sb.clean && found.chained == 0 {
         return Ok(found);
     }

@@ -10,7 +10,7 @@
 //! Discards and zeroings are one work item, and reclaim is another. Reclaim may wait for requests
 //! that hang on one device, and requests that change only the map must not wait behind it. A large
 //! discard is done in steps, with commits between them. So it holds the allocator's lock for one
-//! step at a time, and a commit beside it has to look through the pages of only a few steps.
+//! step at a time, and a concurrent commit has to look through the pages of only a few steps.
 
 use core::ops::Range;
 
@@ -49,12 +49,13 @@ fn discard<H: Host>(host: &H, rq: H::Request) {
     };
     match empty(host, &rq, base) {
         Err(Error::NoMemory) => make_wait(host, rq, Waiting::Memory),
-        // If a commit failed, the hint is not taken.
+        // If a commit failed, the discard ends without an effect.
         _ => io::end(host, rq),
     }
 }
 
-/// Zeroes whole slabs in the map only. Parts of slabs are zeroed on the leaf: defers for that.
+/// Zeroes whole slabs in the map only. Defers the request if parts of slabs must be zeroed on the
+/// leaf.
 fn write_zeroes<H: Host>(host: &H, rq: H::Request) {
     let whole =
         State::of(&rq).has_zeroed_parts() || parts(host, &rq).iter().all(|part| part.1 == 0);
@@ -105,7 +106,7 @@ pub fn reclaim_work<H: Host>(host: &H) {
 }
 
 /// Commits for the deferred requests, frees leaf slabs once, and submits these requests again.
-/// Returns whether there was anything to free.
+/// Returns whether it freed anything.
 fn reclaim_round<H: Host>(host: &H) -> bool {
     let mut deferred = host.take_waiting(Waiting::Reclaim).peekable();
     // If the commit fails, the union is read-only, and the requests end because of that.
@@ -163,8 +164,8 @@ fn begin_reclaim<H: Host>(host: &H) -> bool {
     let mut page = None;
     loop {
         // Between two commits (I3), because the changes of a commit that has begun are not durable.
-        // `is_committed` runs under the allocator's lock, because a discard must not come in
-        // between.
+        // `is_committed` runs under the allocator's lock, so that no discard empties a slab between
+        // it and `begin_reclaim`.
         let next = host.with_committer(|committer, _| {
             if committer.failed().is_some() {
                 return None;
@@ -173,7 +174,7 @@ fn begin_reclaim<H: Host>(host: &H) -> bool {
                 if page.is_none() && !allocator.begin_reclaim(committer.is_committed(host.map())) {
                     return None;
                 }
-                // The first time from the first page on.
+                // In the first round there is no page yet, and it begins with the first one.
                 allocator.advance_reclaim(host.map(), page.unwrap_or(0))
             })
         });
@@ -246,7 +247,7 @@ fn zero_parts<H: Host>(host: &H, rq: &H::Request) -> Allocated {
         for run in plan::write(map, sector, sectors) {
             match run.source {
                 Source::Leaf(to) => host.zero(to, u64::from(run.sectors))?,
-                // A discard beside this request emptied the slab, so the zeroes come before it.
+                // A concurrent discard emptied the slab, and counts as made after the zeroing.
                 Source::Zero => {}
                 Source::Root(_) | Source::Layer(..) | Source::Lost => {
                     return Err(Error::Internal.into())

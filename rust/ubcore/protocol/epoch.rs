@@ -26,7 +26,7 @@ const EPOCH_SHIFT: u32 = 32;
 const USE: u64 = USES_MAP | (0xffff_ffff << EPOCH_SHIFT);
 
 impl State {
-    /// The state of a request that has just come.
+    /// The state of a request that has just arrived.
     pub const NEW: State = State(0);
 
     /// Returns the state of a request.
@@ -99,7 +99,8 @@ pub fn leave<H: Host>(rq: &H::Request) {
     }
 }
 
-/// Waits until all uses that began before have ended. Process context, sleeps; one at a time.
+/// Waits until all uses of the map that began before this call have ended. Process context, sleeps;
+/// one at a time.
 pub fn wait<H: Host>(host: &H) {
     // The epoch wraps. A request of exactly 2^32 epochs ago is not in flight any more.
     let epoch = &host.shared().epoch;
@@ -108,7 +109,7 @@ pub fn wait<H: Host>(host: &H) {
     let mut n = 0u32;
     while host.any_in_flight(is_older, u64::from(now)) {
         host.pause(n);
-        // How often it has looked, of which only the first times matter to the host.
+        // The number of looks. The host pauses for the same time after the first few.
         n = n.saturating_add(1);
     }
     barrier();

@@ -28,7 +28,7 @@ pub(super) fn flush<H: Host>(host: &H, rq: H::Request) {
         // A commit failed. No later commit can make durable what this flush would acknowledge.
         host.end(rq, H::Status::IO_ERROR);
     } else if host.shared().mode().read_only || (is_committed(host) && !host.has_cache()) {
-        // Everything is already where it has to be.
+        // Everything is durable already.
         host.end(rq, H::Status::OK);
     } else {
         make_wait(host, rq, Waiting::Commit);
@@ -100,8 +100,8 @@ pub(super) fn checkpoint_if_due<H: Host>(host: &H) -> Result {
     }
 }
 
-/// Makes a checkpoint, unless another thread makes it meanwhile: unless there are more than
-/// `before`. Process context.
+/// Makes a checkpoint, unless another thread makes one meanwhile. `before` is the number of
+/// checkpoints that the caller has seen. Process context.
 pub fn checkpoint<H: Host>(host: &H, before: u64) -> Result {
     store_changed(host)?;
     host.with_committer(|committer, disk| {
@@ -151,8 +151,8 @@ pub(super) fn commit<H: Host>(host: &H) -> Result {
     host.with_committer(|committer, disk| commit_with(host, committer, disk))
 }
 
-/// Does the same, unless another commit has done it by now. For callers without a request that
-/// asked for a flush.
+/// Makes durable what has completed, unless another commit has done so by now. For callers without
+/// a request that waits for a flush.
 pub(super) fn commit_dirty<H: Host>(host: &H) -> Result {
     host.with_committer(|committer, disk| {
         if committer.is_committed(host.map()) {
@@ -172,7 +172,7 @@ fn commit_with<H: Host>(
     publish(host, committer, Step::Commit, done)
 }
 
-/// Makes the last checkpoint. No request is in flight or will come, and no work runs. Process
+/// Makes the last checkpoint. No request is in flight or will arrive, and no work runs. Process
 /// context.
 pub fn detach<H: Host>(host: &H) -> Result {
     if host.shared().mode().read_only {
@@ -184,8 +184,8 @@ pub fn detach<H: Host>(host: &H) -> Result {
     })
 }
 
-/// Makes the last checkpoint, by which the leaf becomes a layer. As [`detach`]; the union was not
-/// attached read-only.
+/// Makes the last checkpoint, by which the leaf becomes a layer. No request is in flight or will
+/// arrive, no work runs, and the union was not attached read-only. Process context.
 pub fn freeze<H: Host>(host: &H, seal: Seal) -> Result {
     host.with_committer(|committer, disk| {
         let done = committer.freeze(host.map(), disk, seal);

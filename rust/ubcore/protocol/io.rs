@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Reads and writes: what the driver does when a request comes and when its lower I/O has ended.
+//! Reads and writes: what the driver does when a request arrives, and when its lower I/O has ended.
 //!
 //! A read looks up the map and is sent down. A write allocates leaf slabs first. Its sectors are
 //! mapped when it has completed, not before (I5). A FUA write whose mapping is not durable waits
@@ -75,7 +75,8 @@ fn write<H: Host>(host: &H, rq: H::Request) -> Accepted<H> {
     submit(host, rq, whole, alone)
 }
 
-/// Sends down a request that uses the map. If the request comes back, it does not use it any more.
+/// Sends down a request that uses the map. If the host returns the request, its use of the map has
+/// ended.
 #[inline]
 fn submit<H: Host>(host: &H, rq: H::Request, whole: Option<Source>, fua: bool) -> Accepted<H> {
     host.submit(rq, whole, fua)
@@ -143,8 +144,8 @@ pub fn complete<H: Host>(host: &H, rq: H::Request, mut status: H::Status) -> Opt
                 .next()
                 .is_some()
         {
-            // A discard beside it took its leaf slab. The write comes before the discard, so the
-            // discard must be durable.
+            // A concurrent discard took its leaf slab. The write then counts as made before the
+            // discard, so the discard must be durable before the write ends.
             State::of(&rq).with_commit().set(&rq);
         }
     }
@@ -166,8 +167,7 @@ pub fn complete<H: Host>(host: &H, rq: H::Request, mut status: H::Status) -> Opt
 
 /// Maps the sectors of those bios that do not fail. Sectors without a leaf slab were not sent.
 /// Another write may have allocated a leaf slab for them since, which does not hold the data of
-/// this one.
-/// Returns false, because no first write is reported for a part.
+/// this one. Returns false, because no first write is reported for a part.
 fn map_others<H: Host>(host: &H, rq: &H::Request) -> core::result::Result<bool, Broken> {
     let (mut at, sectors) = rq.part();
     let end = at.wrapping_add(u64::from(sectors));
@@ -194,8 +194,8 @@ pub(super) fn map_sectors<H: Host>(
     changed
 }
 
-/// Handles a request that has done what it can. Returns what to end now, or lets the request wait
-/// for the next commit.
+/// Handles a request whose I/O and map changes are done. Returns what to end now, or lets the
+/// request wait for the next commit.
 #[inline]
 fn done<H: Host>(host: &H, rq: H::Request) -> Option<Ended<H>> {
     if State::of(&rq).needs_commit() {
@@ -205,7 +205,7 @@ fn done<H: Host>(host: &H, rq: H::Request) -> Option<Ended<H>> {
     Some((rq, H::Status::OK))
 }
 
-/// Ends a request that has done what it can: now, or with the next commit.
+/// Ends a request whose I/O and map changes are done: now, or with the next commit.
 pub(super) fn end<H: Host>(host: &H, rq: H::Request) {
     if let Some((rq, status)) = done(host, rq) {
         host.end(rq, status);

@@ -34,7 +34,7 @@ use super::plan::Source;
 use super::stack::place::Below;
 use super::sync::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
-/// What a request asks for.
+/// The operation of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Op {
     /// Read sectors.
@@ -43,7 +43,7 @@ pub enum Op {
     Write,
     /// Make everything that has completed before durable. Carries no sectors.
     Flush,
-    /// The content is not needed any more.
+    /// Discard the content of the sectors.
     Discard,
     /// Zero the sectors.
     WriteZeroes,
@@ -53,7 +53,7 @@ pub enum Op {
 
 /// A request that the protocol owns. It is a bug to drop it without [`Requests::end`].
 pub trait Request {
-    /// Returns what the request asks for.
+    /// Returns the operation.
     fn op(&self) -> Op;
     /// Returns the first sector; 0 for a flush.
     fn sector(&self) -> u64;

@@ -45,7 +45,7 @@ pub enum Fault {
     NewerVersion(u32),
     /// The layer has incompatible features that this code does not know: their bits.
     UnknownFeatures(u64),
-    /// A block fails its checksum, or says what cannot be.
+    /// A block fails its checksum, or has an impossible value.
     Damaged {
         /// The part that the block belongs to.
         part: Part,
