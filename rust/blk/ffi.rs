@@ -44,7 +44,7 @@ pub(super) type EndIo = unsafe extern "C" fn(*mut bindings::bio);
 /// A range of an upper request, from sector `skip` of the bio `src` on, and the lower sector that
 /// it goes to.
 #[repr(C)]
-pub(super) struct Part {
+pub(super) struct RequestPart {
     pub(super) src: *mut bindings::bio,
     pub(super) bdev: *mut bindings::block_device,
     pub(super) sector: u64,
@@ -63,7 +63,7 @@ extern "C" {
     pub(super) fn ub_clone_send(
         rq: *mut bindings::request,
         own: *mut bindings::bio,
-        part: *const Part,
+        part: *const RequestPart,
         end_io: EndIo,
     ) -> c_int;
     pub(super) fn ub_clone_whole(
@@ -83,7 +83,7 @@ extern "C" {
     pub(super) fn ub_bio_send(
         rq: *mut bindings::request,
         own: *mut bindings::bio,
-        part: *const Part,
+        part: *const RequestPart,
         end_io: EndIo,
     ) -> c_int;
     pub(super) fn ub_bio_zero(bio: *mut bindings::bio, skip: u32, sectors: u32);

@@ -17,7 +17,7 @@ use super::{
     ffi::{
         self,
         EndIo,
-        Part, //
+        RequestPart, //
     },
     operations::Operations,
     pdu::{
@@ -111,7 +111,7 @@ impl<D: Operations> Request<D> {
 pub(super) unsafe fn send(
     rq: *mut bindings::request,
     own: *mut bindings::bio,
-    part: &Part,
+    part: &RequestPart,
     way: Way,
     end_io: EndIo,
 ) -> Result<u32> {

@@ -16,7 +16,7 @@ use super::{
     bio::Bio,
     ffi::{
         self,
-        Part, //
+        RequestPart, //
     },
     lower,
     operations::Operations,
@@ -456,8 +456,8 @@ impl<'r, D: Operations> Cursor<'r, D> {
     }
 
     /// Returns the range of the next `n` sectors, or of all that are left.
-    fn part(&self, to: LowerSector, n: u32, whole: bool, how: How) -> Part {
-        Part {
+    fn part(&self, to: LowerSector, n: u32, whole: bool, how: How) -> RequestPart {
+        RequestPart {
             src: self.bio.map_or(ptr::null_mut(), Bio::as_raw),
             bdev: to.bdev,
             sector: to.sector,

@@ -17,7 +17,7 @@ use super::fault::{sector_of, Fault};
 use super::header::{self, Header, DATA_BLOCK};
 use super::index::{self, EXTENTS_IN_BLOCK};
 use super::stand_in::STAND_IN_BLOCK;
-use super::units::{Form, Walk};
+use super::units::{Sink, Walk};
 use super::{Content, Digest, Sha256, Writer};
 
 /// Measures a layer: the first pass. Returns its header, without the digest.
@@ -37,7 +37,7 @@ pub fn measure<E: Extents, C: Content>(
 /// Writes nothing, because the first pass only measures.
 struct Measure;
 
-impl Form for Measure {
+impl Sink for Measure {
     fn data(&mut self, _: u64, _: &[u8]) -> core::result::Result<(), Fault> {
         Ok(())
     }
@@ -59,14 +59,14 @@ pub fn write<E: Extents, C: Content, W: Writer, H: Sha256>(
 ) -> core::result::Result<Header, Fault> {
     writer.write(0, &[[0; BLOCK_BYTES]])?;
     writer.flush()?;
-    let form = Output::<W, H>::new(writer, measured, output);
-    let mut walk = Walk::new(form, measured.union_sectors, room);
+    let sink = Output::<W, H>::new(writer, measured, output);
+    let mut walk = Walk::new(sink, measured.union_sectors, room);
     walk.run(source, content)?;
     let again = Header::new(measured.union_sectors, measured.block_bytes, &walk.packing)?;
     if again != *measured {
         return Err(Fault::Changed);
     }
-    let (index, digests) = walk.form.finish()?;
+    let (index, digests) = walk.sink.finish()?;
 
     let mut header = again;
     let mut block = [0; BLOCK_BYTES];
@@ -258,7 +258,7 @@ fn end_chunk<W: Writer, H: Sha256>(
     Ok(())
 }
 
-impl<W: Writer, H: Sha256> Form for Output<'_, W, H> {
+impl<W: Writer, H: Sha256> Sink for Output<'_, W, H> {
     fn data(&mut self, position: u64, bytes: &[u8]) -> core::result::Result<(), Fault> {
         let gap = position.checked_sub(self.position());
         let gap = gap.and_then(|sectors| sectors.checked_mul(SECTOR_BYTES));

@@ -14,8 +14,8 @@ use super::fault::Fault;
 use super::packing::{Packing, CUT, UNIT};
 use super::{is_zero, Content};
 
-/// What is made of the canonical form.
-pub(super) trait Form {
+/// Receives the canonical form of a layer.
+pub(super) trait Sink {
     /// Takes data that goes to sector `position` of the layer, in ascending order.
     fn data(&mut self, position: u64, bytes: &[u8]) -> Result<(), Fault>;
 
@@ -40,7 +40,7 @@ impl Unit {
 
 /// Walks through the content of a layer and passes its canonical form on.
 pub(super) struct Walk<'a, F> {
-    pub(super) form: F,
+    pub(super) sink: F,
     pub(super) packing: Packing,
     union_sectors: u64,
     /// Room for one read.
@@ -50,10 +50,10 @@ pub(super) struct Walk<'a, F> {
     unit: Unit,
 }
 
-impl<'a, F: Form> Walk<'a, F> {
-    pub(super) fn new(form: F, union_sectors: u64, room: &'a mut [Block]) -> Walk<'a, F> {
+impl<'a, F: Sink> Walk<'a, F> {
+    pub(super) fn new(sink: F, union_sectors: u64, room: &'a mut [Block]) -> Walk<'a, F> {
         Walk {
-            form,
+            sink,
             packing: Packing::new(union_sectors),
             union_sectors,
             room,
@@ -203,7 +203,7 @@ impl<'a, F: Form> Walk<'a, F> {
             let split = bytes.split_at_checked(u64_as_usize(sectors.wrapping_mul(SECTOR_BYTES)));
             let (now, later) = split.ok_or(Error::Internal)?;
             let position = self.grow(first, sectors, false)?;
-            self.form.data(position, now)?;
+            self.sink.data(position, now)?;
             first = first.wrapping_add(sectors);
             bytes = later;
         }
@@ -257,7 +257,7 @@ impl<'a, F: Form> Walk<'a, F> {
         };
         // Only the end of the positions is not ensured above.
         self.packing.take(&extent).map_err(|_| Fault::TooLarge)?;
-        self.form.extent(&extent)
+        self.sink.extent(&extent)
     }
 }
 
