@@ -187,7 +187,8 @@ impl<B: DerefMut<Target = [u64]>> Allocator<B> {
         self.allocate_ranges(map, [(sector, sectors)])
     }
 
-    /// Does the same for several ranges, which lie in different slabs: all of them or none.
+    /// Allocates a leaf slab for every slab of several ranges, or for none of them, as
+    /// [`Allocator::allocate_range`] does for one. The ranges lie in different slabs.
     pub fn allocate_ranges<M: Memory, const N: usize>(
         &mut self,
         map: &Map<M>,

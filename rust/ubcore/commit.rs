@@ -188,8 +188,8 @@ where
         self.guarded(|s| s.write_checkpoint(map, disk, After::Live))
     }
 
-    /// Does the same, but gives way between its writes, because many pages may have changed since
-    /// the last checkpoint. For attach. An error of [`Disk::give_way`] ends it, and then no write
+    /// Makes a checkpoint for attach, and gives way between its writes, because many pages may have
+    /// changed since the last checkpoint. An error of [`Disk::give_way`] ends it, and then no write
     /// so far has an effect.
     pub fn checkpoint_in_steps<M: Memory, D: Disk>(
         &mut self,
@@ -209,9 +209,9 @@ where
         self.guarded(|s| s.write_checkpoint(map, disk, After::Detached))
     }
 
-    /// Does the same, and makes the leaf a layer: nothing writes to it any more. `seal` must be
-    /// random. The write of the first superblock slot is the only point at which the leaf becomes
-    /// frozen.
+    /// Writes the last checkpoint of a leaf that becomes a layer, to which nothing writes any more.
+    /// No I/O is in flight, and `seal` must be random. The leaf is frozen once the first superblock
+    /// slot is written.
     pub fn freeze<M: Memory, D: Disk>(&mut self, map: &Map<M>, disk: &mut D, seal: Seal) -> Result {
         self.guarded(|s| s.write_checkpoint(map, disk, After::Frozen(seal)))?;
         // A frozen leaf refuses all writes, also those of this committer.

@@ -466,7 +466,7 @@ impl<M: Memory> Map<M> {
         Ok(true)
     }
 
-    /// Does the same for sectors of one leaf slab whose bits are in one word.
+    /// Maps sectors of one leaf slab whose bits are in one word, as [`Map::map_sectors`] does.
     fn map_word(&self, leaf_slab: LeafSlab, word: &AtomicU64, mask: u64) -> Marked<bool> {
         if word.load(Ordering::Acquire) & mask == mask && !self.is_busy(0) {
             return Ok(false);

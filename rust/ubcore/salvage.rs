@@ -170,7 +170,7 @@ pub fn stretches<M: Memory>(
     })
 }
 
-/// Does the same in root slabs.
+/// Calls `f` with each range of root slabs that are lost, as [`stretches`] does with sectors.
 fn slabs<M: Memory>(
     map: &Map<M>,
     is_lost: impl Fn(MapPage) -> bool,

@@ -98,8 +98,9 @@ impl<M: Memory> Map<M> {
         }
     }
 
-    /// Does the same under the allocator's lock. Returns how many slabs it moved. Forgets the page
-    /// if no slab of it is emptied any more.
+    /// Moves all slabs of a page of the table from one state to another, as
+    /// [`Map::advance_emptied`] does, and clears the page's mark if no slab of it is emptied any
+    /// more. Returns how many slabs it moved. Under the allocator's lock.
     pub fn advance_page(&self, page: u32, from: Emptied, to: Emptied) -> u32 {
         let mut moved = 0u32;
         // At most the slabs of a page.
