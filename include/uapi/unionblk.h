@@ -75,7 +75,7 @@ enum unionblk_reason {
 	UNIONBLK_REASON_NONE = 0,
 	UNIONBLK_REASON_NOT_FORMATTED = 1,	/* ENODATA */
 	UNIONBLK_REASON_NEWER_VERSION = 2,	/* EPROTONOSUPPORT; a: the leaf's */
-	UNIONBLK_REASON_UNKNOWN_FEATURES = 3,	/* EPROTONOSUPPORT; a: bits; b: 1 incompat, 2 ro_compat */
+	UNIONBLK_REASON_UNKNOWN_FEATURES = 3,	/* EPROTONOSUPPORT; a: bits, b: class */
 	UNIONBLK_REASON_DAMAGED = 4,		/* EUCLEAN; a: area, b: block */
 	UNIONBLK_REASON_ROOT_SIZE = 5,		/* ESTALE; a: wanted, b: found */
 	UNIONBLK_REASON_ROOT_CONTENT = 6,	/* ESTALE */
@@ -102,12 +102,13 @@ enum unionblk_reason {
 };
 
 /*
- * The details of a reason. Side: 0 is the root, 1 is the leaf, 2 a layer. Area:
- * 1 is the superblock, 2 the page directory, 3 a map page, 4 the journal, 5 the
- * map, if its entries contradict each other, 6 the list of layers, 7 a sealed
- * layer. A block has 4096 bytes; for area 5 it is that of the map page's slot A,
- * for area 7 it counts from the start of the layer. A failed flush is reported
- * with sector 0.
+ * The details of a reason. Side: 0 is the root, 1 is the leaf, 2 a layer.
+ * Class: 1 is incompatible, 2 is read-only compatible. Area: 1 is the
+ * superblock, 2 the page directory, 3 a map page, 4 the journal, 5 the map, if
+ * its entries contradict each other, 6 the list of layers, 7 a sealed layer. A
+ * block has 4096 bytes; for area 5 it is that of the map page's slot A, for
+ * area 7 it counts from the start of the layer. A failed flush is reported with
+ * sector 0.
  */
 
 /* Returns the versions and features of the driver. */

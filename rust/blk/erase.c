@@ -40,14 +40,14 @@ int ub_bdev_discard(struct block_device *bdev, u64 sector, u64 sectors)
 		return 0;
 	while (sectors) {
 		u32 granularity = max(bdev_discard_granularity(bdev) >> SECTOR_SHIFT, 1u);
-		u64 step = min(sectors, (u64)ub_erase_limit(granularity << SECTOR_SHIFT));
+		u64 step = min_t(u64, sectors, ub_erase_limit(granularity << SECTOR_SHIFT));
 		u32 into;
 		int ret;
 
 		/* The next bio begins where the device can free space. */
 		div_u64_rem(sector + bdev->bd_start_sect, granularity, &into);
 		if (into)
-			step = min(sectors, (u64)granularity - into);
+			step = min_t(u64, sectors, granularity - into);
 		ret = ub_bdev_erase(bdev, sector, step, REQ_OP_DISCARD);
 		if (ret)
 			return ret == -EOPNOTSUPP ? 0 : ret;
@@ -89,9 +89,8 @@ int ub_bdev_zero(struct block_device *bdev, u64 sector, u64 sectors, bool keep)
 		return -EDEADLK;
 	while (sectors) {
 		u32 block = bdev_logical_block_size(bdev) >> SECTOR_SHIFT;
-		u32 limit = rounddown(min(bdev_write_zeroes_sectors(bdev), UINT_MAX >> SECTOR_SHIFT),
-				      block);
-		u32 step = min(sectors, (u64)limit);
+		u32 limit = min(bdev_write_zeroes_sectors(bdev), UINT_MAX >> SECTOR_SHIFT);
+		u32 step = min_t(u64, sectors, rounddown(limit, block));
 		int ret = -EOPNOTSUPP;
 
 		if (step)
@@ -102,8 +101,8 @@ int ub_bdev_zero(struct block_device *bdev, u64 sector, u64 sectors, bool keep)
 		 * sets the limit to 0, as sd does, and may return any error.
 		 */
 		if (ret == -EOPNOTSUPP || (ret && !bdev_write_zeroes_sectors(bdev)))
-			ret = ub_bdev_write_zeroes(bdev, sector, min(sectors, (u64)ZERO_SECTORS),
-						   &step);
+			ret = ub_bdev_write_zeroes(bdev, sector,
+						   min_t(u64, sectors, ZERO_SECTORS), &step);
 		if (ret)
 			return ret;
 		sector += step;
