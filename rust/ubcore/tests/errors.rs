@@ -86,7 +86,7 @@ fn each(what: &str, act: fn(&mut SimUnion, &mut Oracle) -> Result) -> u64 {
 
 #[test]
 fn of_a_commit() {
-    // The transaction, and the empty one behind it.
+    // The transaction, and the empty one after it.
     let n = each("commit", |u, _| u.committer.commit(&u.map, &mut u.disk));
     assert_eq!(n, 2);
 }

@@ -151,8 +151,8 @@ fn a_failed_write_freezes_all_or_nothing() {
     }
 }
 
-/// The second slot may rot, or lag behind after a power failure. The check says so, and the repair
-/// would be a write to a frozen leaf.
+/// The second slot may be damaged, or be older after a power failure. The check reports it. It is
+/// not repaired, because a repair would write to a frozen leaf.
 #[test]
 fn a_frozen_leaf_is_not_repaired() {
     let (disk, _) = used();

@@ -214,7 +214,7 @@ fn a_stand_in_takes_the_place_of_no_other_layers() {
                 let refused = follow(&all, &given(wrong));
                 assert_eq!(refused, Err(Error::LayerIdentity), "{first} {end}");
             }
-            // Under another stack it stands for nothing.
+            // In another stack it takes the place of no layers.
             let mut other = all.clone();
             other[first] = LayerId::Sealed([0x77; 32]);
             assert_eq!(follow(&other, &given(stand_in)), Err(Error::LayerIdentity));

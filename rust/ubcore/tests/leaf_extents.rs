@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The extents of a leaf say what each sector of its union was last written with.
+//! Tests that the extents of a leaf lead to what each sector of its union was last written with.
 
 use std::cell::Cell;
 
@@ -86,7 +86,7 @@ fn small() -> SimUnion {
     SimUnion::attach_to(&disk, &g).unwrap()
 }
 
-/// What no leaf at rest has is an error, wherever it stands, and not a hole.
+/// An entry that no leaf at rest has is an error, at any slab. It must not be taken for a hole.
 #[test]
 fn a_slab_whose_content_is_not_known() {
     let damaged = |u: &SimUnion| {

@@ -369,7 +369,8 @@ fn zeroing_a_gibibyte_writes_no_data_and_two_journal_blocks() {
     assert_eq!(since(&disk, before), Counts::default());
     u.committer.commit(&u.map, &mut u.disk).unwrap();
     let did = since(&disk, before);
-    // One record for each page of the slab table that it covers, 16 of them, and the block behind.
+    // One record for each page of the slab table that it covers, 16 of them, and the block of the
+    // empty transaction that follows.
     assert_eq!((did.flush_fua_writes, did.blocks_written), (2, 2));
     assert_eq!(plan::read(&u.map, NoLayers, 0, 2_097_152).count(), 1);
     assert_eq!(

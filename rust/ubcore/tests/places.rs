@@ -49,6 +49,6 @@ fn before_the_group_behind() {
 fn the_first_free_group_otherwise() {
     let mut u = gaps();
     assert_eq!(leaf_slab(&mut u, 60 * GROUP + 7), GROUP + 7);
-    // The group behind group 5 is partly in use by now.
+    // The group after group 5 is partly in use by now.
     assert_eq!(leaf_slab(&mut u, 6 * GROUP), 3 * GROUP);
 }

@@ -132,7 +132,7 @@ fn data_in_another_form_is_found() {
         fill(&mut blocks, n, 1);
     }
     assert_eq!(chunk::stray(2, &blocks, &extents), None);
-    // Before, between and behind the extents.
+    // Before, between and after the extents.
     for n in [16, 18, 21, 23, 41, 47] {
         fill(&mut blocks, n, 1);
         assert_eq!(chunk::stray(2, &blocks, &extents), Some(n as u64));

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A stack map says of each sector what a walk of the stack finds.
+//! Tests that a look-up of the stack map finds for each sector what a walk of the layers finds.
 
 use sim::disk::{Random, Sector, SimDisk};
 use sim::layers::{live, random_leaf, CountedStack, List};
@@ -102,7 +102,8 @@ impl Walk {
     }
 }
 
-/// Makes the extents of a layer of so many sectors. Their borders prefer those of stack slabs.
+/// Makes the extents of a layer of `sectors` sectors. Many of them begin and end where stack slabs
+/// or blocks do.
 fn random_extents(random: &mut Random, sectors: u64) -> Vec<Extent> {
     let mut all = Vec::new();
     let mut at = 0;
@@ -182,8 +183,8 @@ fn as_a_walk_of_the_stack_finds_it() {
     assert!(copies > 150, "garbage was collected only {copies} times");
 }
 
-/// Layers that are leaves, with slabs of all sizes and with discards of both policies: every
-/// sector of the stack reads as the topmost layer that maps it says.
+/// The layers are leaves, with slabs of all sizes and with discards of both policies. Every sector
+/// of the stack reads as in the topmost layer that maps it.
 #[test]
 fn leaves_read_as_a_plain_overlay() {
     let mut random = Random(42);
@@ -215,7 +216,7 @@ fn leaves_read_as_a_plain_overlay() {
     }
 }
 
-/// The look-up does not know how many layers there are.
+/// The cost of a look-up does not depend on the number of layers.
 #[test]
 fn a_look_up_costs_the_same_with_any_number_of_layers() {
     let sectors = 128 * 600;
@@ -262,14 +263,14 @@ fn a_whole_slab_costs_one_look() {
         assert_eq!(map.memory().looks.get() - before, 1);
     }
     assert_eq!(map.record_words(), 0);
-    // Where there is no page, one look tells of all the page.
+    // If there is no page, one look covers all slabs of the page.
     let found = map.stretch(1 << 19, u32::MAX).unwrap();
     assert_eq!((found.place, found.sectors), (Place::Bottom, 65536));
 }
 
-/// Slabs that a later layer covers, or makes one again, have no record any more.
+/// If a later layer covers a mixed slab, or continues its runs, the slab has no record any more.
 #[test]
-fn what_is_one_place_again_is_no_mixed_slab() {
+fn a_slab_that_comes_from_one_place_again_has_no_record() {
     let parts = [
         data(0, 50, 1000),
         extent(150, 5, Content::Zero),
@@ -377,7 +378,7 @@ fn refused(sectors: u64, extents: &[Extent]) -> Refusal {
 }
 
 #[test]
-fn what_a_layer_says_is_checked() {
+fn the_extents_of_a_layer_are_checked() {
     let good = data(10, 20, 5);
     for bad in [data(29, 1, 0), data(0, 1, 0), extent(10, 1, Content::Zero)] {
         assert_eq!(refused(100, &[good, bad]), Refusal::Order(bad));
@@ -423,7 +424,7 @@ fn what_a_layer_says_is_checked() {
     assert!(format!("{}", Refusal::Order(good)).contains("20 sectors at sector 10"));
 }
 
-/// Memory runs out at any page: the builder is gone with an error, whatever it was at.
+/// If memory runs out, at any page, the builder fails with `NoMemory`.
 #[test]
 fn memory_that_runs_out() {
     let mut random = Random(45);
