@@ -2,6 +2,9 @@
 
 //! What the tests of `ubctl` share: images in a private directory, and runs of the built tool.
 
+pub use sim;
+
+pub mod cut;
 pub mod leaf;
 
 use std::fs::{self, File};
