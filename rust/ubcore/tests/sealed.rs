@@ -5,15 +5,14 @@
 use std::cell::Cell;
 
 use sim::disk::{Random, SimDisk, SECTOR};
-use sim::sealed::{filled, seal_from, Data, Image, Layer, List, Loose};
+use sim::sealed::{filled, seal_from, Data, Image, Layer, List, Loose, OfDisk};
 use sim::union::{format, load, SimUnion};
-use ubcore::error::{Error, Result, Side};
+use ubcore::error::{Error, Side};
 use ubcore::geometry::Geometry;
 use ubcore::map::Base;
 use ubcore::plan::{self, Source};
 use ubcore::sealed::fault::Fault;
 use ubcore::sealed::packing::CUT;
-use ubcore::sealed::Content;
 use ubcore::stack::chain::{ChainId, StandIn};
 use ubcore::stack::extent::{self, Extent};
 use ubcore::stack::leaf_extents::LeafExtents;
@@ -117,17 +116,6 @@ fn leaf(layer: &Layer, slab: u64, random: &mut Random) -> SimUnion {
     let disk = u.disk.clone();
     u.detach().unwrap();
     load(&disk, g.root_sectors(), g.leaf_sectors()).unwrap()
-}
-
-struct OfDisk<'a>(&'a SimDisk);
-
-impl Content for OfDisk<'_> {
-    fn read(&mut self, position: u64, room: &mut [u8]) -> Result {
-        for (n, room) in (position..).zip(room.chunks_mut(SECTOR)) {
-            room.copy_from_slice(&self.0.read_sector(n));
-        }
-        Ok(())
-    }
 }
 
 #[test]

@@ -5,7 +5,9 @@
 use sim::disk::{Random, Sector, SimDisk};
 use sim::layers::{live, random_leaf, CountedStack, List};
 use sim::oracle::{content, ROOT};
+use sim::sealed::{seal_from, Image, OfDisk};
 use ubcore::error::Error;
+use ubcore::sealed::open::SealedExtents;
 use ubcore::stack::build::{Builder, Refusal};
 use ubcore::stack::chain::LAYERS_MAX;
 use ubcore::stack::extent::{Content, Extent};
@@ -183,23 +185,60 @@ fn as_a_walk_of_the_stack_finds_it() {
     assert!(copies > 150, "garbage was collected only {copies} times");
 }
 
-/// The layers are leaves, with slabs of all sizes and with discards of both policies. Every sector
-/// of the stack reads as in the topmost layer that maps it.
+/// A layer: a frozen leaf, or that leaf sealed.
+enum Layer {
+    Leaf(SimDisk),
+    Sealed(Image),
+}
+
+impl Layer {
+    fn read(&self, sector: u64) -> Sector {
+        match self {
+            Layer::Leaf(disk) => disk.read_sector(sector),
+            Layer::Sealed(image) => {
+                let at = (sector % 8) as usize * 512;
+                let block = image.block(sector / 8);
+                block[at..at + 512].try_into().unwrap()
+            }
+        }
+    }
+}
+
+/// The layers are leaves, with slabs of all sizes and with discards of both policies. Some are
+/// sealed. They are merged all at once, or one on top of the others. Every sector of the stack
+/// reads as in the topmost layer that maps it.
 #[test]
-fn leaves_read_as_a_plain_overlay() {
+fn layers_read_as_a_plain_overlay() {
     let mut random = Random(42);
+    let (mut sealed, mut merged) = (0, 0);
     for round in 0..8 {
         let layers = 1 + random.below([4, 30][round % 2]);
-        let mut all: Vec<(SimDisk, Vec<u64>)> = Vec::new();
+        let mut all: Vec<(Layer, Vec<u64>)> = Vec::new();
         let mut b = builder(9000);
         for n in 0..layers {
             let (disk, mut u) = random_leaf(&mut random, 9000);
             let steps = random.below(25);
             let tags = live(&mut u, &mut random, steps, 1 + 100 * n);
-            b = b
-                .add_layer(&mut LeafExtents::new(&u.map, || Ok(())))
-                .unwrap();
-            all.push((disk, tags));
+            let extents = || LeafExtents::new(&u.map, || Ok(()));
+            let layer = if random.chance(3) {
+                sealed += 1;
+                let union = u.map.geometry().union_sectors();
+                let mut image = Image::default();
+                let data = &mut OfDisk(&disk);
+                let header = seal_from(extents, data, union, None, &mut image, [8, 3]).unwrap();
+                b = b
+                    .add_layer(&mut SealedExtents::new(&mut image, &header))
+                    .unwrap();
+                Layer::Sealed(image)
+            } else {
+                b = b.add_layer(&mut extents()).unwrap();
+                Layer::Leaf(disk.clone())
+            };
+            all.push((layer, tags));
+            if random.chance(3) {
+                merged += 1;
+                b = Builder::over(&finish(b), CountedStack::new(), 9000).unwrap();
+            }
         }
         let map = finish(b);
         for sector in 0..9000 {
@@ -209,11 +248,12 @@ fn leaves_read_as_a_plain_overlay() {
             let found: Sector = match place_at(&map, sector) {
                 Place::Bottom => content(ROOT, sector),
                 Place::Zero => [0; 512],
-                Place::Layer(layer, at) => all[usize::from(layer)].0.read_sector(at),
+                Place::Layer(layer, at) => all[usize::from(layer)].0.read(at),
             };
             assert!(found == content(tag, sector), "sector {sector}");
         }
     }
+    assert!(sealed > 10 && merged > 10, "{sealed} {merged}");
 }
 
 /// The cost of a look-up does not depend on the number of layers.

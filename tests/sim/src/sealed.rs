@@ -16,7 +16,7 @@ use ubcore::sealed::{chunk, seal, Content, Reader, Sha256, Writer};
 use ubcore::stack::chain::StandIn;
 use ubcore::stack::extent::{self, Extent, Extents};
 
-use crate::disk::{Random, Sector, SECTOR};
+use crate::disk::{Random, Sector, SimDisk, SECTOR};
 use crate::sha256::Sha256 as Sha;
 
 /// A device of blocks, and the order in which they were written.
@@ -366,6 +366,18 @@ impl Content for Data<'_> {
         for (n, sector) in (position..).zip(room.chunks_mut(SECTOR)) {
             let bytes = self.0.get(&n).ok_or(Error::Io(Side::Leaf, n))?;
             sector.copy_from_slice(bytes);
+        }
+        Ok(())
+    }
+}
+
+/// The data of a leaf.
+pub struct OfDisk<'a>(pub &'a SimDisk);
+
+impl Content for OfDisk<'_> {
+    fn read(&mut self, position: u64, room: &mut [u8]) -> Result {
+        for (n, sector) in (position..).zip(room.chunks_mut(SECTOR)) {
+            sector.copy_from_slice(&self.0.read_sector(n));
         }
         Ok(())
     }
