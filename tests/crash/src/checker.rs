@@ -5,17 +5,18 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::rc::Rc;
 
+use ubcore::attach::read_superblock;
 use ubcore::error::Error;
 use ubcore::geometry::{Geometry, LeafSlab};
 use ubcore::plan::{self, Run, Source};
 use ubcore::stack::place::NoLayers;
 
-use crate::harness::{attach, disk_of, Point};
+use crate::harness::{attach, disk_of, Freeze, Point, SEAL};
 use crate::image::{digest_of, Scope};
 use crate::op::{line, Landed, Op};
-use sim::disk::{Moment, Random, Sector};
+use sim::disk::{Moment, Random, Sector, SimDisk};
 use sim::oracle::{tag, Oracle, ROOT, ZERO};
-use sim::union::salvage;
+use sim::union::{load, salvage};
 
 /// How many states are checked.
 #[derive(Clone, Copy)]
@@ -51,6 +52,8 @@ pub struct Counters {
     pub lives: u64,
     /// Points at which the power failed.
     pub points: u64,
+    /// Images of a frozen leaf.
+    pub frozen: u64,
 }
 
 impl Counters {
@@ -64,6 +67,7 @@ impl Counters {
         self.recoveries += other.recoveries;
         self.lives += other.lives;
         self.points += other.points;
+        self.frozen += other.frozen;
     }
 }
 
@@ -103,7 +107,8 @@ impl Checker {
         Scope::new(moment, self.geometry.leaf_slab_start(LeafSlab(0)))
     }
 
-    /// Recovers from an image; returns the trail too if that is wanted.
+    /// Recovers from an image; returns the trail too if that is wanted. A frozen leaf is only
+    /// loaded, because an attach refuses it before the first write.
     pub fn recover(
         &mut self,
         image: BTreeMap<u64, Sector>,
@@ -112,7 +117,15 @@ impl Checker {
         self.counters.recoveries += 1;
         let disk = disk_of(image, &self.geometry);
         disk.state.borrow_mut().trail = trail.then(Vec::new);
-        let u = attach(&disk, &self.geometry);
+        let written = disk.image();
+        let g = &self.geometry;
+        let u = match attach(&disk, g) {
+            Err(Error::Frozen) if disk.image() == written => {
+                self.counters.frozen += 1;
+                load(&disk, g.root_sectors(), g.leaf_sectors())
+            }
+            u => u,
+        };
         let moments = disk.state.borrow_mut().trail.take().unwrap_or_default();
         (u.map(|u| runs_of(&u, &self.geometry)), moments)
     }
@@ -146,10 +159,44 @@ impl Checker {
             }
             let failure = Op::PowerFailure(n as u16, Landed::Digits(choice.clone()));
             let runs = self.first(&scope, &choice, image, &failure)?;
-            lawful(&runs, &scope.data, &[&point.oracle])
+            let oracle = match &point.freeze {
+                Some(freeze) => self.of_freeze(&scope, &choice, (point, freeze), &runs),
+                None => Ok(&point.oracle),
+            };
+            oracle
+                .and_then(|oracle| lawful(&runs, &scope.data, &[oracle]))
                 .map_err(|e| format!("{failure}\n  {e}"))?;
         }
         Ok(())
+    }
+
+    /// Returns which contents are lawful in a state that a freeze can leave. If the leaf is not
+    /// frozen, a second freeze must succeed and keep what recovery has found.
+    fn of_freeze<'a>(
+        &mut self,
+        scope: &Scope,
+        choice: &[u8],
+        (point, freeze): (&'a Point, &'a Freeze),
+        runs: &[Run],
+    ) -> Result<&'a Rc<Oracle>, String> {
+        let mut disk = disk_of(scope.image(choice), &self.geometry);
+        let seal = |disk: &mut SimDisk| read_superblock(disk).map(|p| p.superblock.frozen);
+        match seal(&mut disk) {
+            Ok(Some(SEAL)) => return Ok(&freeze.content),
+            Ok(None) if !freeze.reported => {}
+            found => return Err(format!("the seal is {found:?}")),
+        }
+        let again = |disk: &mut SimDisk| {
+            let (root, leaf) = (self.geometry.root_sectors(), self.geometry.leaf_sectors());
+            let mut u = load(disk, root, leaf)?;
+            u.committer.freeze(&u.map, &mut u.disk, SEAL)?;
+            load(disk, root, leaf)
+        };
+        let u = again(&mut disk).map_err(|e| format!("a second freeze: {e}"))?;
+        if seal(&mut disk) != Ok(Some(SEAL)) || runs_of(&u, &self.geometry) != runs {
+            return Err("a second freeze leaves something else".into());
+        }
+        Ok(&point.oracle)
     }
 
     /// Returns the result of recovery from an image, after power failures at each moment of that

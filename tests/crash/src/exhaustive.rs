@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! Leads all sequences of up to four operations, with a power failure at each point of the last.
+//! The last can also be a freeze.
 //!
 //! A power failure within an earlier operation is the same as that of a shorter sequence, because
 //! the later operations never happen. So the power fails only in the last operation of each
@@ -86,6 +87,9 @@ pub fn jobs(all_up_to: usize, one_in: u64, seed: u64) -> Vec<Job> {
     jobs
 }
 
+/// What only ends a sequence, because nothing can follow it.
+const LAST: [Op; 2] = [Op::Freeze, Op::FreezeDetached];
+
 /// Leads the sequences of a job. Returns the first invalid state as a replay line. `None`: time is
 /// over.
 pub fn run(job: &Job, depth: Depth, go_on: &dyn Fn() -> bool) -> (Counters, Result<bool, String>) {
@@ -95,15 +99,20 @@ pub fn run(job: &Job, depth: Depth, go_on: &dyn Fn() -> bool) -> (Counters, Resu
     let mut random = Random(job.seed);
     for length in 1..=LONGEST {
         let letters = alphabet.len() as u64;
-        for number in 0..letters.pow(length as u32) {
+        let lasts = letters + LAST.len() as u64;
+        for number in 0..letters.pow(length as u32 - 1) * lasts {
             if length > job.all_up_to && !random.chance(job.one_in) {
                 continue;
             }
             if !go_on() {
                 return (checker.counters, Ok(false));
             }
-            let digit = |n: u32| alphabet[(number / letters.pow(n) % letters) as usize].clone();
-            let ops: Vec<Op> = (0..length as u32).rev().map(digit).collect();
+            let before = number / lasts;
+            let digit = |n: u32| alphabet[(before / letters.pow(n) % letters) as usize].clone();
+            let last = (number % lasts) as usize;
+            let last = alphabet.iter().chain(&LAST).nth(last).cloned();
+            let ops = (0..length as u32 - 1).rev().map(digit).chain(last);
+            let ops: Vec<Op> = ops.collect();
             if let Err(e) = sequence(job, &ops, &mut checker) {
                 let word = job.setup.word(job.reveal);
                 return (checker.counters, Err(format!("{word} {} {e}", line(&ops))));

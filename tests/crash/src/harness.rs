@@ -11,12 +11,13 @@ use ubcore::error::{Error, Result};
 use ubcore::geometry::{Geometry, LeafSlab, MapPage};
 use ubcore::map::Base;
 use ubcore::plan::{self, Source};
+use ubcore::stack::chain::Seal;
 use ubcore::stack::place::NoLayers;
 
 use crate::op::{Op, Range};
 use sim::disk::{Moment, Sector, SimDisk, State};
 use sim::oracle::{content, tag, Oracle, ROOT, ZERO};
-use sim::union::{format_as, superblock, SimUnion};
+use sim::union::{format_as, load, superblock, SimUnion};
 
 /// The devices that a life is led on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,7 +32,21 @@ pub struct Devices {
 pub struct Point {
     pub moment: Moment,
     pub oracle: Rc<Oracle>,
+    /// The freeze that this is a moment of.
+    pub freeze: Option<Freeze>,
 }
+
+/// What a freeze must leave.
+#[derive(Clone)]
+pub struct Freeze {
+    /// The one content that a frozen leaf may have.
+    pub content: Rc<Oracle>,
+    /// The freeze was reported, so the leaf must be frozen.
+    pub reported: bool,
+}
+
+/// The seal of all leaves that are frozen here.
+pub const SEAL: Seal = Seal([0x5e; 16]);
 
 pub struct Harness {
     pub devices: Devices,
@@ -106,7 +121,23 @@ impl Harness {
         self.verify()?;
         let moment = self.disk.state.borrow().moment();
         let oracle = Rc::new(self.oracle.clone());
-        self.points.push(Point { moment, oracle });
+        if matches!(op, Op::Freeze | Op::FreezeDetached) {
+            for point in &mut self.points {
+                point.freeze = Some(Freeze {
+                    content: oracle.clone(),
+                    reported: false,
+                });
+            }
+        }
+        let freeze = self.points.last().and_then(|p| p.freeze.clone());
+        self.points.push(Point {
+            moment,
+            oracle,
+            freeze: freeze.map(|f| Freeze {
+                reported: true,
+                ..f
+            }),
+        });
         Ok(std::mem::take(&mut self.points))
     }
 
@@ -127,6 +158,7 @@ impl Harness {
         self.points.extend(trail.drain(..).map(|moment| Point {
             moment,
             oracle: oracle.clone(),
+            freeze: None,
         }));
     }
 
@@ -161,6 +193,14 @@ impl Harness {
                 Ok(())
             }
             Op::Reattach => self.reattach(),
+            Op::Freeze => self.freeze(),
+            Op::FreezeDetached => {
+                self.apply(&Op::End)?;
+                self.flush()?;
+                let g = &self.devices.geometry;
+                self.union = load(&self.disk, g.root_sectors(), g.leaf_sectors())?;
+                self.freeze()
+            }
             Op::Begin(r) => self.begin(*r),
             Op::End => {
                 for r in std::mem::take(&mut self.flying).into_iter().rev() {
@@ -232,6 +272,16 @@ impl Harness {
         self.all_durable();
         self.before_commit = self.oracle.clone();
         self.union = attach(&self.disk, &self.devices.geometry)?;
+        Ok(())
+    }
+
+    /// No request is in flight: the last checkpoint, by which the leaf becomes a layer.
+    fn freeze(&mut self) -> Result {
+        self.apply(&Op::End)?;
+        let u = &mut self.union;
+        u.committer.freeze(&u.map, &mut u.disk, SEAL)?;
+        self.all_durable();
+        self.before_commit = self.oracle.clone();
         Ok(())
     }
 

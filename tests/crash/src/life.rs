@@ -17,7 +17,7 @@ use sim::oracle::{tag, Oracle, ROOT, ZERO};
 
 /// Leads a life to its end. If a power failure follows an operation, all points of the operation
 /// are checked, as far as the checker's depth allows. Then the choice of that failure becomes the
-/// disk, and the life continues.
+/// disk, and the life continues. A freeze ends it.
 pub fn lead(setup: &Setup, reveal: bool, ops: &[Op], checker: &mut Checker) -> Result<(), String> {
     let mut harness = setup.harness(reveal)?;
     let mut rest = ops.iter().enumerate().peekable();
@@ -37,11 +37,17 @@ pub fn lead(setup: &Setup, reveal: bool, ops: &[Op], checker: &mut Checker) -> R
         }
         let Some((_, Op::PowerFailure(at, landed))) = rest.peek() else {
             harness.run(op).map_err(unlike)?;
+            if matches!(op, Op::Freeze | Op::FreezeDetached) {
+                return Ok(());
+            }
             continue;
         };
         let points = harness.step(op).map_err(unlike)?;
         for (n, point) in points.iter().enumerate() {
             checker.point(n, point).map_err(describe)?;
+        }
+        if matches!(op, Op::Freeze | Op::FreezeDetached) {
+            return Ok(());
         }
         rest.next();
         let again = match rest.peek() {

@@ -173,7 +173,8 @@ impl Campaign {
             self.add(&counters, failure);
             note(&format!(
                 "{name}: {} lives, {} points, {} states ({} after a second power failure, {} with \
-                 rot: {} named, {} of these salvaged, {} taken for torn), {} recoveries, {:.1} s",
+                 rot: {} named, {} of these salvaged, {} taken for torn), {} recoveries, {} of a frozen \
+                 leaf, {:.1} s",
                 counters.lives,
                 counters.points,
                 counters.states,
@@ -183,6 +184,7 @@ impl Campaign {
                 counters.salvaged,
                 counters.torn,
                 counters.recoveries,
+                counters.frozen,
                 started.elapsed().as_secs_f64()
             ));
         }

@@ -27,6 +27,11 @@ pub enum Op {
     Store,
     Checkpoint,
     Reattach,
+    /// A freeze of the leaf as it is attached. Nothing follows but a power failure.
+    Freeze,
+    /// A freeze of the leaf as `ubctl` does it: after a flush the machine has gone down without a
+    /// detach, and the journal is replayed.
+    FreezeDetached,
     /// A write that is sent and does not complete before `End`.
     Begin(Range),
     /// Completion of the writes that were begun, the last first.
@@ -79,6 +84,8 @@ impl fmt::Display for Op {
             Op::Store => write!(f, "store"),
             Op::Checkpoint => write!(f, "checkpoint"),
             Op::Reattach => write!(f, "reattach"),
+            Op::Freeze => write!(f, "freeze"),
+            Op::FreezeDetached => write!(f, "freeze-detached"),
             Op::Begin(r) => write!(f, "begin@{r}"),
             Op::End => write!(f, "end"),
             Op::Rot => write!(f, "rot"),
@@ -144,6 +151,8 @@ impl FromStr for Op {
             "store" => Op::Store,
             "checkpoint" => Op::Checkpoint,
             "reattach" => Op::Reattach,
+            "freeze" => Op::Freeze,
+            "freeze-detached" => Op::FreezeDetached,
             "end" => Op::End,
             "rot" => Op::Rot,
             "power-failure" => Op::PowerFailure(point, landed.parse()?),
@@ -167,7 +176,7 @@ mod tests {
     fn a_line_says_what_it_was_made_of() {
         let text =
             "write@3+8 fua@1+1 over@0+4 zero@30+40 discard@32+32 flush store checkpoint reattach \
-                    rot begin@7+2 end power-failure:3:s17 again:2:d01f";
+                    freeze freeze-detached rot begin@7+2 end power-failure:3:s17 again:2:d01f";
         let ops: Vec<Op> = text
             .split_whitespace()
             .map(|w| w.parse().unwrap())

@@ -59,6 +59,16 @@ fn op(sectors: u64, slab: u64) -> impl Strategy<Value = Op> {
     ]
 }
 
+/// Returns how a life ends: one in three by a freeze.
+fn end() -> impl Strategy<Value = Vec<Op>> {
+    let failure = |s| Op::PowerFailure(0, Landed::Seed(s));
+    prop_oneof![
+        4 => Just(Vec::new()),
+        1 => any::<u64>().prop_map(move |s| vec![Op::Freeze, failure(s)]),
+        1 => any::<u64>().prop_map(move |s| vec![Op::FreezeDetached, failure(s)]),
+    ]
+}
+
 /// How many states random lives check.
 pub const DEPTH: Depth = Depth {
     all: 16,
@@ -89,7 +99,11 @@ fn lives(
     let rng = TestRng::from_seed(RngAlgorithm::ChaCha, &bytes);
     let mut runner = TestRunner::new_with_rng(config, rng);
     let counters = RefCell::new(Counters::default());
-    let strategy = vec(op(sectors, slab), 1..60);
+    let ops = vec(op(sectors, slab), 1..60);
+    let strategy = (ops, end()).prop_map(|(mut ops, end)| {
+        ops.extend(end);
+        ops
+    });
     let done = runner.run(&strategy, |ops| {
         if !go_on() {
             return Ok(());
