@@ -1,8 +1,8 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
-# Makes bugs that other projects shipped, one at a time, by the patches of
-# tests/crash/mutants in a copy of the tree: the test that is named beside each
-# must fail with it, and pass without. With SIZE=full the states campaign runs
+# Makes bugs that other projects shipped, and bugs of layers, one at a time, by
+# the patches of tests/crash/mutants in a copy of the tree: the test that is
+# named beside each must fail with it, and pass without. With SIZE=full the states campaign runs
 # on each bug as well.
 . "$(dirname "$0")/patches.sh"
 
@@ -15,6 +15,11 @@ mutants=(
 	"free-after-reload ubcore known_bugs what_is_in_use_is_not_free_after_a_reload states"
 	"bits-before-data ubcore known_bugs a_write_that_fails_maps_nothing -"
 	"bits-race races marks writes_of_one_word_from_two_queues -"
+	"frozen-before-flush ubcore frozen a_power_failure_freezes_all_or_nothing states"
+	"frozen-written-again ubcore frozen the_committer_that_froze_writes_no_more -"
+	"seal-header-first ubcore sealed_damage a_power_failure_leaves_all_or_nothing -"
+	"seal-named-early ubctl cut seal -"
+	"new-leaf-not-durable ubctl cut format_on_layers -"
 )
 
 export CARGO_TARGET_DIR=$BUILD/cargo-mutants
@@ -25,7 +30,8 @@ export CARGO_PROFILE_DEV_OPT_LEVEL=0 CARGO_PROFILE_DEV_DEBUG=0
 test_of() {
 	local features=()
 	[ "$1" != races ] || features=(--features model)
-	program test -p "$1" "${features[@]}" --test "$2" --no-run
+	# The tests of the tool build the tool as well.
+	program test -p "$1" "${features[@]}" --test "$2" --no-run | grep /deps/
 }
 
 # verdict PROGRAM TEST: prints "ok", "FAILED", or nothing if the test did not run.
