@@ -132,7 +132,7 @@ if [ "$groups" != selftest ]; then
 	kunit) suffix=-kunit-x86_64; options+=(-a kmemleak=on) ;;
 	esac
 	"$TOP/scripts/build.sh" "modules$suffix" "test-modules$suffix" tools
-	options+=(-f "$BUILD/kmod$suffix/unionblk.ko" -f "$BUILD/kmod-test$suffix/blk_again.ko" -f "$BUILD/cargo/x86_64-unknown-linux-gnu/release/ubctl")
+	options+=(-f "$BUILD/kmod$suffix/unionblk.ko" -f "$BUILD/kmod-test$suffix/blk_again.ko" -f "$BUILD/kmod-test$suffix/dm_nth.ko" -f "$BUILD/cargo/x86_64-unknown-linux-gnu/release/ubctl")
 fi
 
 # Made once, before two guests want it.
