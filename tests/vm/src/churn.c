@@ -8,7 +8,8 @@
  *   churn run   DEVICE STATE SEED OPERATIONS JOBS SLAB-SECTORS DISCARDED-TAG
  *   churn check DEVICE STATE                 all of it, from the disk
  * A discard turns each slab that it covers as a whole into DISCARDED-TAG (0:
- * zeroes, 1: the root's) and leaves parts of slabs alone.
+ * zeroes, 1: the root's) and leaves parts of slabs alone. In place of the tag a
+ * file can be given, with a slash in its name: the STATE of what lies below.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -18,6 +19,7 @@
 #include <stdlib.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <sys/uio.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -29,6 +31,7 @@
 struct life {
 	int fd;
 	uint32_t *state; /* the tag of each sector */
+	uint32_t *below; /* the tags that discards reveal; NULL: one for all */
 	uint64_t sectors, from, to, random, tag;
 	uint64_t *buffer;
 	uint32_t block, slab, discarded, bad;
@@ -136,7 +139,7 @@ static void discard(struct life *l, uint64_t start, uint64_t count)
 		last = l->sectors;
 	change(l, BLKDISCARD, start, count);
 	for (uint64_t i = first; i < last; i++)
-		l->state[i] = l->discarded;
+		l->state[i] = l->below ? l->below[i] : l->discarded;
 }
 
 static void zero(struct life *l, uint64_t start, uint64_t count)
@@ -210,25 +213,35 @@ static void everything(struct life *l, int learn)
 	}
 }
 
-static void prepare(struct life *l, const char *device, const char *state)
+/* Tags of sectors that the file has not known yet are those of zeroes. */
+static uint32_t *tags(const struct life *l, const char *state)
 {
 	int fd = open(state, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+	off_t bytes = (off_t)(l->sectors * sizeof(uint32_t));
+	struct stat s;
+	uint32_t *p;
+
+	if (fd < 0 || fstat(fd, &s) || (s.st_size < bytes && ftruncate(fd, bytes)))
+		die("state");
+	p = mmap(NULL, (size_t)bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	if (p == MAP_FAILED)
+		die("state");
+	return p;
+}
+
+static void prepare(struct life *l, const char *device, const char *state)
+{
 	int block;
 	uint64_t bytes;
 
 	l->fd = open(device, O_RDWR | O_DIRECT | O_CLOEXEC);
-	if (fd < 0 || l->fd < 0)
+	if (l->fd < 0)
 		die("open");
 	if (ioctl(l->fd, BLKGETSIZE64, &bytes) || ioctl(l->fd, BLKSSZGET, &block))
 		die("size");
 	l->sectors = bytes / SECTOR;
 	l->block = (uint32_t)block / SECTOR;
-	if (ftruncate(fd, (off_t)(l->sectors * sizeof(uint32_t))))
-		die("state");
-	l->state = mmap(NULL, l->sectors * sizeof(uint32_t), PROT_READ | PROT_WRITE,
-			MAP_SHARED, fd, 0);
-	if (l->state == MAP_FAILED)
-		die("state");
+	l->state = tags(l, state);
 	if (posix_memalign((void **)&l->buffer, 4096, MOST * SECTOR))
 		die("memory");
 }
@@ -246,7 +259,10 @@ int main(int argc, char **argv)
 	prepare(&l, argv[2], argv[3]);
 	if (!strcmp(verb, "run")) {
 		l.slab = (uint32_t)number(argv[7]);
-		l.discarded = (uint32_t)number(argv[8]);
+		if (strchr(argv[8], '/'))
+			l.below = tags(&l, argv[8]);
+		else
+			l.discarded = (uint32_t)number(argv[8]);
 		return run(&l, number(argv[4]), number(argv[5]), number(argv[6]));
 	}
 	everything(&l, !strcmp(verb, "learn"));
