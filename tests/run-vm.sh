@@ -161,7 +161,7 @@ mapfile -t fifos < <(seq -f "$work/%.0f" $guests)
 python3 -B "$TOP/tests/vm/report.py" "${fifos[@]}" || report=$?
 wait
 # If a guest has died, its status says more than the report.
-for code in $(cat "$work"/code.*); do
+while read -r code; do
 	[ "$code" -le 1 ] || exit "$code"
-done
+done < <(cat "$work"/code.*)
 exit $report
