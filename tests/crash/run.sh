@@ -17,7 +17,7 @@
 export SIZE=${SIZE:-quick} SEED=${SEED:-1}
 case $SIZE in quick | full | soak) ;; *) die "SIZE=$SIZE: quick, full or soak" ;; esac
 here=$TOP/tests/crash
-all=(states mutants races order-mutants errors points power-failures kills)
+all=(states mutants races order-mutants errors points power-failures kills freezes)
 
 mkdir -p "$BUILD/log"
 if [ -n "${REPLAY:-}" ]; then

@@ -9,7 +9,7 @@
  * KIND is read, write, flush, discard or zero. MODE: "once" fails that I/O;
  * "kind" fails it and all later I/Os of its kind; "dead" fails it and all later
  * I/Os of any kind; "landed" does that I/O and then reports a failure. An N of
- * 0 disarms. COUNT is the number of I/Os of the armed kind since it was armed.
+ * 0 disarms, and keeps what was counted. COUNT is the number of I/Os of the armed kind since it was armed.
  *
  * Device mapper sends the flush before a write as a separate bio, so a write
  * that flushes first counts as both.
@@ -171,8 +171,10 @@ static int arm_set(const char *text, const struct kernel_param *param)
 		t->kind = k;
 		t->mode = m;
 		t->n = n;
-		t->count = 0;
-		t->failed = 0;
+		if (n) {
+			t->count = 0;
+			t->failed = 0;
+		}
 		error = 0;
 	}
 	spin_unlock_irq(&lock);
