@@ -143,6 +143,7 @@ static inline int load_aio(struct hand *h, uint64_t start, uint64_t count)
 {
 	struct iocb cb = { 0 }, *list = &cb;
 	struct io_event event;
+	long n;
 
 	cb.aio_fildes = (uint32_t)h->load->fd;
 	cb.aio_lio_opcode = IOCB_CMD_PWRITE;
@@ -152,7 +153,11 @@ static inline int load_aio(struct hand *h, uint64_t start, uint64_t count)
 	cb.aio_rw_flags = RWF_DSYNC;
 	if (syscall(SYS_io_submit, h->aio, 1, &list) != 1)
 		return errno;
-	if (syscall(SYS_io_getevents, h->aio, 1, 1, &event, NULL) != 1)
+	/* A child of another thread that ends may interrupt it. */
+	do
+		n = syscall(SYS_io_getevents, h->aio, 1, 1, &event, NULL);
+	while (n < 0 && errno == EINTR);
+	if (n != 1)
 		return errno;
 	if (event.res < 0)
 		return (int)-event.res;
