@@ -8,7 +8,6 @@
 //!   requests allows ([`history`]).
 //! - The parts of a union over any disk ([`parts`]).
 //! - `ubctl check` over the simulated disk, and damage ([`inspect`]).
-//! - SHA-256 ([`sha256`]).
 //! - Sealed layers in memory, and the content that they were made from ([`sealed`]).
 //! - The layers of a stack, and the memory of a stack map ([`layers`]).
 //! - A map in which something else happens at each access ([`hooked`]).
@@ -26,6 +25,8 @@ pub mod parts;
 pub mod reclaim;
 mod request;
 pub mod sealed;
-pub mod sha256;
 mod threads;
 pub mod union;
+
+/// The SHA-256 of the tool.
+pub use map_memory::sha256;

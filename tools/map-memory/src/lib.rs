@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The memory of a map, on the heap, for the tool and the tests. The driver uses kernel pages
-//! instead. The atomics are the core's, so the models of races use this memory too.
+//! What the core asks of its caller, for the tool and the tests: the memory of a map, on the heap,
+//! and SHA-256, from a crate. The driver uses kernel pages and the kernel's SHA-256 instead. The
+//! atomics are the core's, so the models of races use this memory too.
 
 #![deny(unsafe_code, missing_docs)]
 
+pub mod sha256;
 mod stack;
 
 pub use stack::StackHeap;

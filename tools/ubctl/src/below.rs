@@ -6,6 +6,7 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
+use map_memory::sha256::Sha256;
 use ubcore::abi;
 use ubcore::attach;
 use ubcore::error::{Error, Side};
@@ -17,7 +18,6 @@ use ubcore::stack::listed;
 use crate::device::{refuse_union, Access, Device};
 use crate::error::{Fail, Result, REFUSED};
 use crate::loopdev::{self, Lower};
-use crate::sha256::Sha256;
 use crate::{blocksize, control, identity, loaded, overlap, preflight, sealed};
 
 /// The root of a command line: a path, or none.

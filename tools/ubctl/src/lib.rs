@@ -35,7 +35,6 @@ pub mod rollback;
 pub mod sealed;
 pub mod sealing;
 pub mod search;
-pub mod sha256;
 pub mod stack;
 pub mod sysfs;
 pub mod target;

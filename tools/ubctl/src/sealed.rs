@@ -6,6 +6,7 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
+use map_memory::sha256::Sha256;
 use ubcore::error::{Error, Side};
 use ubcore::geometry::{Block, BLOCK_BYTES};
 use ubcore::num::u64_as_usize;
@@ -16,7 +17,6 @@ use ubcore::sealed::Reader;
 
 use crate::device::Device;
 use crate::error::{Fail, Result, FAILED, REFUSED};
-use crate::sha256::Sha256;
 
 const BLOCK: u64 = BLOCK_BYTES as u64;
 

@@ -2,6 +2,7 @@
 
 //! Writes a sealed layer, from extents and from where their data is read.
 
+use map_memory::sha256::Sha256;
 use ubcore::error::{Error, Side};
 use ubcore::geometry::BLOCK_BYTES;
 use ubcore::sealed::fault::Fault;
@@ -14,7 +15,6 @@ use crate::error::{Fail, Result};
 use crate::interrupt;
 use crate::progress::Progress;
 use crate::sealed::failure;
-use crate::sha256::Sha256;
 use crate::target::Target;
 
 /// What is written, in messages.

@@ -7,6 +7,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use map_memory::sha256::Sha256 as Sha;
 use tool::leaf::Union;
 use tool::{ubctl, Folder, MIB};
 use ubcore::attach::read_superblock;
@@ -18,7 +19,6 @@ use ubcore::stack::extent::{Content, Extents};
 use ubcore::stack::place::NoLayers;
 use ubctl::device::{Access, Device};
 use ubctl::sealed::{Place, PlaceReader};
-use ubctl::sha256::Sha256 as Sha;
 
 const ROOT: u64 = 16 * MIB;
 const LEAF: u64 = 4 * MIB;

@@ -9,6 +9,7 @@ use std::process::{Command, Stdio};
 use std::thread::sleep;
 use std::time::Duration;
 
+use map_memory::sha256::Sha256 as Sha;
 use serde_json::Value;
 use tool::leaf::{pair, Union};
 use tool::{command, get, put, ubctl, Folder, Ran, MIB};
@@ -19,7 +20,6 @@ use ubcore::sealed::open::{open, SealedExtents};
 use ubcore::stack::extent::{Content, Extent, Extents};
 use ubctl::device::{Access, Device};
 use ubctl::sealed::{Place, PlaceReader};
-use ubctl::sha256::Sha256 as Sha;
 
 /// Returns a root and a leaf with some data, and a slab of zeroes.
 fn used(f: &Folder) -> (PathBuf, PathBuf) {

@@ -7,6 +7,7 @@ use std::fmt::Write;
 use std::fs;
 use std::path::Path;
 
+use map_memory::sha256::Sha256 as Sha;
 use tool::leaf::Union;
 use tool::{ubctl, Folder, MIB};
 use ubcore::error::Side;
@@ -14,7 +15,6 @@ use ubcore::sealed::open::{open, SealedExtents};
 use ubcore::stack::extent::{Content, Extent, Extents};
 use ubctl::device::{Access, Device};
 use ubctl::sealed::{Place, PlaceReader};
-use ubctl::sha256::Sha256 as Sha;
 
 const BEGIN: &str = ".. The bytes begin here\n\n::\n\n";
 const END: &str = "\n.. The bytes end here\n";

@@ -6,6 +6,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use map_memory::sha256::Sha256 as Sha;
 use tool::leaf::Union;
 use tool::{get, put, ubctl, Folder, MIB};
 use ubcore::error::Side;
@@ -16,7 +17,6 @@ use ubcore::stack::extent::{Content, Extents};
 use ubcore::stack::place::NoLayers;
 use ubctl::device::{Access, Device};
 use ubctl::sealed::{Place, PlaceReader};
-use ubctl::sha256::Sha256 as Sha;
 
 const SECTORS: usize = 32768;
 

@@ -18,9 +18,9 @@ use ubcore::stack::leaf_extents::LeafExtents;
 use crate::device::{Access, Device};
 use crate::error::{Fail, Result, REFUSED};
 use crate::sealing::{Sealing, SEALED_LAYER};
-use crate::sha256::Sha256;
 use crate::target::Target;
 use crate::{loaded, output};
+use map_memory::sha256::Sha256;
 use map_memory::Heap;
 
 const AFTER_HELP: &str = "\

@@ -9,6 +9,7 @@ use std::sync::{Mutex, PoisonError};
 use std::thread;
 
 use clap::Args;
+use map_memory::sha256::Sha256;
 use serde::Serialize;
 use ubcore::error::Side;
 use ubcore::geometry::{Block, BLOCK_BYTES, BLOCK_SECTORS};
@@ -25,7 +26,6 @@ use crate::lost_sectors::{self, Stretch};
 use crate::output;
 use crate::progress::Progress;
 use crate::sealed::{Place, PlaceReader};
-use crate::sha256::Sha256;
 use crate::value_parser::{digest, layer_offset};
 
 /// Chunks that wait for a thread, for each thread.

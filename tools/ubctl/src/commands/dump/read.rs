@@ -23,7 +23,7 @@ use super::report::{
 use super::{journal, map};
 use crate::device::Device;
 use crate::output;
-use crate::sha256::Sha256;
+use map_memory::sha256::Sha256;
 use map_memory::Heap;
 
 /// Reads everything that can be read.

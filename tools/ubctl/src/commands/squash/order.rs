@@ -3,12 +3,12 @@
 //! Whether layers lie on each other as they are given, and what one layer in their place stands
 //! for.
 
+use map_memory::sha256::Sha256;
 use ubcore::error::Error;
 use ubcore::stack::chain::{ChainId, LayerId, Links, StandIn, LAYERS_MAX};
 
 use crate::below;
 use crate::error::{Fail, Result};
-use crate::sha256::Sha256;
 use crate::stack::Member;
 
 /// What the check needs of a layer.
