@@ -45,6 +45,41 @@ pub trait Extents {
     fn next(&mut self) -> Result<Option<Extent>>;
 }
 
+/// The extents of another sequence, of which no two could be one.
+pub struct Joined<E> {
+    pieces: E,
+    /// An extent that the next piece may continue.
+    held: Option<Extent>,
+}
+
+impl<E> Joined<E> {
+    /// Returns the extents of a sequence whose neighbours may be cut.
+    pub fn new(pieces: E) -> Self {
+        Joined { pieces, held: None }
+    }
+}
+
+impl<E: Extents> Extents for Joined<E> {
+    fn next(&mut self) -> Result<Option<Extent>> {
+        let first = match self.held.take() {
+            Some(held) => Some(held),
+            None => self.pieces.next()?,
+        };
+        let Some(mut extent) = first else {
+            return Ok(None);
+        };
+        while let Some(piece) = self.pieces.next()? {
+            if !extent.is_continued_by(&piece) {
+                self.held = Some(piece);
+                break;
+            }
+            // The end of an extent does not overflow.
+            extent.sectors = extent.sectors.wrapping_add(piece.sectors);
+        }
+        Ok(Some(extent))
+    }
+}
+
 /// The extents of another sequence, and the largest block that they do not cut.
 pub struct Blocks<E> {
     extents: E,
@@ -83,7 +118,46 @@ impl<E: Extents> Extents for Blocks<E> {
 #[cfg_attr(kernel, kernel::prelude::kunit_tests(unionblk_extent))]
 mod tests {
     use super::super::super::error::Result;
-    use super::{Blocks, Content, Extent, Extents};
+    use super::{Blocks, Content, Extent, Extents, Joined};
+
+    struct List<'a>(core::slice::Iter<'a, Extent>);
+
+    impl Extents for List<'_> {
+        fn next(&mut self) -> Result<Option<Extent>> {
+            Ok(self.0.next().copied())
+        }
+    }
+
+    #[test]
+    fn neighbours_that_could_be_one_are_joined() {
+        let extent = |first, sectors, content| Extent {
+            first,
+            sectors,
+            content,
+        };
+        let cut = [
+            extent(0, 4, Content::Data(100)),
+            extent(4, 4, Content::Data(104)),
+            extent(8, 1, Content::Data(108)),
+            // Elsewhere on the device, elsewhere in the union, and zeroes.
+            extent(9, 1, Content::Data(200)),
+            extent(12, 2, Content::Zero),
+            extent(14, 2, Content::Zero),
+            extent(20, 2, Content::Zero),
+        ];
+        let whole = [
+            extent(0, 9, Content::Data(100)),
+            extent(9, 1, Content::Data(200)),
+            extent(12, 4, Content::Zero),
+            extent(20, 2, Content::Zero),
+        ];
+        let mut joined = Joined::new(List(cut.iter()));
+        for wanted in whole {
+            assert!(joined.next() == Ok(Some(wanted)));
+        }
+        assert!(joined.next() == Ok(None));
+        assert!(Joined::new(List([].iter())).next() == Ok(None));
+    }
 
     struct One(Option<Extent>);
 

@@ -8,30 +8,34 @@ use super::super::map::{Base, Entry, Map, MappedRun, Memory};
 use super::super::num::{next, saturating_u32};
 use super::super::pages::table_page_of;
 use super::super::slot::Slot;
-use super::extent::{Content, Extent, Extents};
+use super::extent::{Content, Extent, Extents, Joined};
 
 /// The extents of a leaf that no union writes any more. No two of them could be one.
-pub struct LeafExtents<'a, M, P> {
-    map: &'a Map<M>,
-    /// The first sector of the union that was not looked at.
-    at: u64,
-    /// An extent that the next call may be able to continue.
-    held: Option<Extent>,
-    pause: P,
-}
+pub struct LeafExtents<'a, M, P>(Joined<Pieces<'a, M, P>>);
 
 impl<'a, M: Memory, P: FnMut() -> Result> LeafExtents<'a, M, P> {
     /// Returns the extents of a leaf whose map was loaded and does not change. It calls `pause`
     /// before each page of the slab table that exists. An error of `pause` ends it.
     pub fn new(map: &'a Map<M>, pause: P) -> Self {
-        LeafExtents {
-            map,
-            at: 0,
-            held: None,
-            pause,
-        }
+        LeafExtents(Joined::new(Pieces { map, at: 0, pause }))
     }
+}
 
+impl<M: Memory, P: FnMut() -> Result> Extents for LeafExtents<'_, M, P> {
+    fn next(&mut self) -> Result<Option<Extent>> {
+        self.0.next()
+    }
+}
+
+/// The same, cut where slabs end.
+struct Pieces<'a, M, P> {
+    map: &'a Map<M>,
+    /// The first sector of the union that was not looked at.
+    at: u64,
+    pause: P,
+}
+
+impl<M: Memory, P: FnMut() -> Result> Pieces<'_, M, P> {
     /// Returns the entry of a root slab. It is not known what a lost slab reads as. A slab that was
     /// emptied reads as its base.
     fn entry(&self, slab: u32) -> Result<Entry> {
@@ -41,9 +45,11 @@ impl<'a, M: Memory, P: FnMut() -> Result> LeafExtents<'a, M, P> {
         let block = g.page_block(table_page_of(slab), Slot::A);
         known.ok_or(Error::Damaged(Area::Map, block))
     }
+}
 
+impl<M: Memory, P: FnMut() -> Result> Extents for Pieces<'_, M, P> {
     /// Returns the next stretch of one slab that is mapped.
-    fn piece(&mut self) -> Result<Option<Extent>> {
+    fn next(&mut self) -> Result<Option<Extent>> {
         let g = self.map.geometry();
         while self.at < g.union_sectors() {
             let first = self.at;
@@ -81,26 +87,5 @@ impl<'a, M: Memory, P: FnMut() -> Result> LeafExtents<'a, M, P> {
             }));
         }
         Ok(None)
-    }
-}
-
-impl<M: Memory, P: FnMut() -> Result> Extents for LeafExtents<'_, M, P> {
-    fn next(&mut self) -> Result<Option<Extent>> {
-        let first = match self.held.take() {
-            Some(held) => Some(held),
-            None => self.piece()?,
-        };
-        let Some(mut extent) = first else {
-            return Ok(None);
-        };
-        while let Some(piece) = self.piece()? {
-            if !extent.is_continued_by(&piece) {
-                self.held = Some(piece);
-                break;
-            }
-            // Both lie in the union.
-            extent.sectors = extent.sectors.wrapping_add(piece.sectors);
-        }
-        Ok(Some(extent))
     }
 }

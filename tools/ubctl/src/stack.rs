@@ -12,7 +12,7 @@ use ubcore::sealed::header::Header;
 use ubcore::sealed::open::SealedExtents;
 use ubcore::stack::build::{Builder, Refusal};
 use ubcore::stack::chain::{LayerId, StandIn};
-use ubcore::stack::extent::{Content, Extent, Extents};
+use ubcore::stack::extent::{Content, Extent, Extents, Joined};
 use ubcore::stack::leaf_extents::LeafExtents;
 use ubcore::stack::map::StackMap;
 use ubcore::stack::place::{Below, Place};
@@ -25,7 +25,7 @@ use crate::sealed::{self, PlaceReader};
 /// The map has the number of a layer for data only. So the zeroes of a layer are data in it, from
 /// this sector on, which no device has.
 const ZEROES: u64 = 1 << 46;
-/// The bits of a position that [`MergedExtents`] returns that are the sector; the others are the
+/// The bits of a position that [`Stack::extents`] returns that are the sector; the others are the
 /// layer.
 const SECTOR_BITS: u32 = 48;
 
@@ -273,13 +273,10 @@ impl Stack {
         }
     }
 
-    /// Returns what all members map together.
-    pub fn extents(&self) -> MergedExtents<'_> {
-        MergedExtents {
-            stack: self,
-            at: 0,
-            held: None,
-        }
+    /// Returns what all members map together. A position is the number of a member and a sector of
+    /// its device.
+    pub fn extents(&self) -> impl Extents + '_ {
+        Joined::new(MergedPieces { stack: self, at: 0 })
     }
 
     /// Reads data from a position of [`Stack::extents`] on.
@@ -294,17 +291,14 @@ fn bytes_of(sectors: u64) -> usize {
     u64_as_usize(sectors.saturating_mul(512))
 }
 
-/// What all members of a stack map, as extents. A position is the number of a member and a sector
-/// of its device.
-pub struct MergedExtents<'a> {
+/// What all members of a stack map, cut where the stack map is.
+struct MergedPieces<'a> {
     stack: &'a Stack,
     at: u64,
-    /// An extent that the next stretch may continue.
-    held: Option<Extent>,
 }
 
-impl MergedExtents<'_> {
-    fn piece(&mut self) -> ubcore::error::Result<Option<Extent>> {
+impl Extents for MergedPieces<'_> {
+    fn next(&mut self) -> ubcore::error::Result<Option<Extent>> {
         while self.at < self.stack.sectors {
             let first = self.at;
             let (from, sectors) = self.stack.stretch(first, self.stack.sectors - first)?;
@@ -321,25 +315,5 @@ impl MergedExtents<'_> {
             }));
         }
         Ok(None)
-    }
-}
-
-impl Extents for MergedExtents<'_> {
-    fn next(&mut self) -> ubcore::error::Result<Option<Extent>> {
-        let first = match self.held.take() {
-            Some(held) => Some(held),
-            None => self.piece()?,
-        };
-        let Some(mut extent) = first else {
-            return Ok(None);
-        };
-        while let Some(piece) = self.piece()? {
-            if !extent.is_continued_by(&piece) {
-                self.held = Some(piece);
-                break;
-            }
-            extent.sectors += piece.sectors;
-        }
-        Ok(Some(extent))
     }
 }
