@@ -4,8 +4,10 @@
 //! the second writes them. If a size is not the same in the second pass, there is no layer. A
 //! change in between that leaves all sizes gives the layer of what the second pass read.
 //!
-//! The order of writes: the header's block as zeroes, then everything else, then the header, each
-//! made durable before the next. A power failure leaves a whole layer, or none.
+//! The order of writes: the first two blocks as zeroes, then everything else, then the header, each
+//! made durable before the next. A power failure leaves a whole layer, or none. The first two
+//! blocks are also those of a leaf's superblock, so a leaf that was there is gone before any of its
+//! data is overwritten.
 
 use super::super::error::Error;
 use super::super::geometry::{Block, BLOCK_BYTES, BLOCK_SECTORS};
@@ -57,7 +59,9 @@ pub fn write<E: Extents, C: Content, W: Writer, H: Sha256>(
     writer: &mut W,
     (room, output): (&mut [Block], &mut [Block]),
 ) -> core::result::Result<Header, Fault> {
-    writer.write(0, &[[0; BLOCK_BYTES]])?;
+    for block in [0, STAND_IN_BLOCK] {
+        writer.write(block, &[[0; BLOCK_BYTES]])?;
+    }
     writer.flush()?;
     let sink = Output::<W, H>::new(writer, measured, output);
     let mut walk = Walk::new(sink, measured.union_sectors, room);
