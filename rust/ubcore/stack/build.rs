@@ -18,7 +18,7 @@ use super::chain::LAYERS_MAX;
 use super::extent::{Content, Extent, Extents};
 use super::map::{index_of, offset_in_slab, stretch, word_of, PAGE};
 use super::map::{StackMap, StackMemory, StackPages, PAGE_WORDS};
-use super::place::Place;
+use super::place::{Place, SOURCES_MAX};
 use super::word::{MixedRecord, Word, POSITION_END, SLAB_SECTORS};
 
 /// Why a stack map cannot be built.
@@ -26,7 +26,7 @@ use super::word::{MixedRecord, Word, POSITION_END, SLAB_SECTORS};
 pub enum Refusal {
     /// The stack has this many sectors, which is more than a stack map has numbers for.
     StackSize(u64),
-    /// There are more than [`LAYERS_MAX`] layers.
+    /// There are more than [`SOURCES_MAX`] layers.
     Layers,
     /// An extent has no sectors.
     Empty(Extent),
@@ -56,7 +56,9 @@ impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (extent, what) = match self {
             Refusal::StackSize(n) => return write!(f, "a stack of {n} sectors is too large"),
-            Refusal::Layers => return write!(f, "a stack has at most {LAYERS_MAX} layers"),
+            Refusal::Layers => {
+                return write!(f, "a stack has at most {LAYERS_MAX} layers and a leaf")
+            }
             Refusal::Failed(e) => return e.fmt(f),
             Refusal::Empty(e) => (e, "has no sectors"),
             Refusal::Order(e) => (e, "starts before the end of the extent before it"),
@@ -158,7 +160,7 @@ impl<M: StackMemory> Builder<M> {
 
     /// Puts a layer over the layers added before. Process context.
     pub fn add_layer(mut self, extents: &mut impl Extents) -> Result<Self> {
-        if u32::from(self.layers) >= LAYERS_MAX {
+        if self.layers == SOURCES_MAX {
             return Err(Refusal::Layers);
         }
         let mut open = None;

@@ -3,9 +3,16 @@
 //! Where sectors below a leaf come from, and the look-up of a read there.
 
 use super::super::error::Broken;
+use super::chain::LAYERS_MAX;
 
-/// Where sectors of a stack come from. Layers have numbers from the bottom up, below
-/// [`LAYERS_MAX`](super::chain::LAYERS_MAX).
+/// The most sources of a stack map: [`LAYERS_MAX`] layers, and a leaf over them, which `ubctl
+/// publish` takes for one more. Their numbers fit the 8 bits of [`Place::Layer`], from the bottom
+/// up.
+pub const SOURCES_MAX: u8 = 255;
+
+const _: () = assert!(LAYERS_MAX + 1 == 255);
+
+/// Where sectors of a stack come from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Place {
     /// The bottom, at the same sector as in the union.

@@ -9,11 +9,10 @@ use sim::sealed::{seal_from, Image, OfDisk};
 use ubcore::error::Error;
 use ubcore::sealed::open::SealedExtents;
 use ubcore::stack::build::{Builder, Refusal};
-use ubcore::stack::chain::LAYERS_MAX;
 use ubcore::stack::extent::{Content, Extent};
 use ubcore::stack::leaf_extents::LeafExtents;
 use ubcore::stack::map::StackMap;
-use ubcore::stack::place::{Below, Place, Stretch};
+use ubcore::stack::place::{Below, Place, Stretch, SOURCES_MAX};
 use ubcore::stack::word::POSITION_END;
 
 type Map = StackMap<CountedStack>;
@@ -456,7 +455,7 @@ fn the_extents_of_a_layer_are_checked() {
     assert_eq!(place_at(&map, POSITION_END - 1), Place::Layer(0, 3));
 
     let mut b = builder(100);
-    for _ in 0..LAYERS_MAX {
+    for _ in 0..SOURCES_MAX {
         b = add(b, &[good]);
     }
     let more = b.add_layer(&mut List(&[])).err();
