@@ -266,7 +266,7 @@ struct unionblk_lost {
  * @leaf was formatted for the same root and the same layers, with one more layer
  * on top: a frozen leaf with the UUID of the present leaf, and @seal. The call
  * writes to the present leaf once more: that write freezes it, and has the seal.
- * If the call fails before, the union is as it was, and @leaf is of no use. If
+ * If the call fails before, the union is as it was, and no union can use @leaf. If
  * the write fails, the union is read-only afterwards, as if a commit had failed.
  *
  * ENODEV if no union has this id. EBUSY while another call attaches, detaches or
