@@ -13,7 +13,7 @@ flavour=${1:?stock, kunit or um}
 programs=(
 	bash fio mke2fs e2fsck dumpe2fs tune2fs debugfs blkdiscard blockdev lsblk
 	dmsetup cmp sha256sum dd timeout stat mkswap swapon swapoff ionice
-	mkfs.xfs xfs_repair mkfs.btrfs btrfs udevadm
+	mkfs.xfs xfs_repair mkfs.btrfs btrfs udevadm qemu-img
 )
 # All modules that a storage test may need; their dependencies follow.
 modules=(
