@@ -88,6 +88,16 @@ impl Ran {
         }
     }
 
+    /// Checks the same of a command that first prints what it has found.
+    #[track_caller]
+    pub fn refused_after(&self, code: i32, words: &[&str]) {
+        assert_eq!(self.code, code, "{}{}", self.out, self.err);
+        assert!(!self.out.is_empty(), "{}", self.err);
+        for word in words {
+            assert!(self.err.contains(word), "no '{word}' in: {}", self.err);
+        }
+    }
+
     #[track_caller]
     pub fn done(self) -> Ran {
         assert_eq!(self.code, 0, "{}{}", self.out, self.err);

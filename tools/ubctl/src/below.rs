@@ -2,7 +2,6 @@
 
 //! What lies below a leaf: the root, if there is one, and the layers, the lowest first.
 
-use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
@@ -17,6 +16,7 @@ use ubcore::stack::listed;
 
 use crate::device::{refuse_union, Access, Device};
 use crate::error::{Fail, Result, REFUSED};
+use crate::layer_arg::{self, LayerArg};
 use crate::loopdev::{self, Lower};
 use crate::{blocksize, control, identity, loaded, overlap, preflight, sealed};
 
@@ -43,25 +43,27 @@ impl RootArg {
 pub struct Below {
     /// The root.
     pub root: Option<Lower>,
-    /// The layers.
-    pub layers: Vec<Lower>,
+    /// The layers, and the bytes at which they begin.
+    layers: Vec<(Lower, u64)>,
 }
 
 impl Below {
     /// Takes devices and images as they are, for a caller that opens them itself.
-    pub fn as_it_is(root: &RootArg, layers: &[PathBuf]) -> Below {
+    pub fn as_it_is(root: &RootArg, layers: &[LayerArg]) -> Below {
+        let layer = |layer: &LayerArg| (Lower::as_it_is(&layer.path), layer.offset);
         Below {
             root: root.path().map(Lower::as_it_is),
-            layers: layers.iter().map(|path| Lower::as_it_is(path)).collect(),
+            layers: layers.iter().map(layer).collect(),
         }
     }
 
     /// Uses devices as they are, and puts images on loop devices with blocks of `sector` bytes.
     /// Leaves nothing behind if it fails.
-    pub fn attach(root: &RootArg, layers: &[PathBuf], sector: u32) -> Result<Below> {
+    pub fn attach(root: &RootArg, layers: &[LayerArg], sector: u32) -> Result<Below> {
         let open = |path: &Path, side| Lower::open(path, side, false, sector);
         let root = root.path().map(|path| open(path, Side::Root)).transpose()?;
-        let layers = layers.iter().map(|path| open(path, Side::Layer));
+        let layer = |layer: &LayerArg| Ok((open(&layer.path, Side::Layer)?, layer.offset));
+        let layers = layers.iter().map(layer);
         Ok(Below {
             root,
             layers: layers.collect::<Result<_>>()?,
@@ -86,8 +88,8 @@ impl Below {
             preflight::refuse_leaf_as_root(root)?;
         }
         let mut layers = Vec::new();
-        for lower in &self.layers {
-            let device = open(lower, Side::Layer)?;
+        for (lower, offset) in &self.layers {
+            let device = layer_arg::part(open(lower, Side::Layer)?, *offset)?;
             refuse_union(&device, Side::Layer)?;
             apart(&device)?;
             layers.push(Layer::new(device)?);
@@ -101,10 +103,10 @@ impl Below {
             Some(root) => control::put_path(&mut request.root, &root.given())?,
             None => request.flags |= abi::CREATE_NO_ROOT,
         }
-        let layer = |lower: &Lower| {
+        let layer = |(lower, offset): &(Lower, u64)| {
             let mut layer = abi::Layer {
                 path: [0; abi::PATH_BYTES],
-                offset: 0,
+                offset: *offset,
                 reserved: 0,
             };
             control::put_path(&mut layer.path, &lower.given())?;
@@ -123,7 +125,7 @@ impl Below {
     pub fn release(self) {
         self.root
             .into_iter()
-            .chain(self.layers)
+            .chain(self.layers.into_iter().map(|(lower, _)| lower))
             .for_each(Lower::release);
     }
 }
@@ -150,7 +152,7 @@ impl Layer {
         let sb = match attach::read_superblock(&mut device) {
             Ok(probe) => probe.superblock,
             Err(Error::NotFormatted) => {
-                let sealed = sealed::open_at_start(&device)?;
+                let sealed = sealed::open_if_there(&device)?;
                 let sealed = sealed.ok_or_else(|| failed(Error::NotFormatted))?;
                 return Ok(Layer {
                     device,
@@ -191,10 +193,10 @@ fn refuse_other(
 ) -> Result {
     let what = match sb.frozen {
         Some(_) => name(device),
-        None => format!("leaf {}", device.path().display()),
+        None => format!("leaf {}", device.name()),
     };
     let refused = |e| Err(Fail::core(&what, e));
-    let listed = list_of(device.path())?;
+    let listed = list_of(device)?;
     let listed: Vec<LayerId> = listed.iter().map(|layer| layer.id).collect();
     let mut links = Links::new(&listed);
     for layer in below {
@@ -239,7 +241,7 @@ impl Opened {
     fn new(root: Option<Device>, layers: Vec<Layer>) -> Opened {
         let listed = |layer: &Layer| ListedLayer {
             id: layer.id,
-            offset: 0,
+            offset: layer.device.start(),
             path: remembered(layer.device.path()),
         };
         let list = layers.iter().map(listed).collect();
@@ -305,7 +307,7 @@ fn name_of(root: Option<&Path>, layers: usize) -> String {
 }
 
 fn name(layer: &Device) -> String {
-    format!("layer {}", layer.path().display())
+    format!("layer {}", layer.name())
 }
 
 /// Returns a path as a list of layers keeps it; empty if it is too long.
@@ -323,65 +325,58 @@ pub fn remembered(path: &Path) -> [u8; PATH_BYTES] {
 }
 
 /// Returns the layers that a leaf or a frozen leaf lists.
-pub fn list_of(path: &Path) -> Result<Vec<ListedLayer>> {
-    let mut leaf = Device::open(path, Side::Leaf, Access::Read)?;
+pub fn list_of(leaf: &Device) -> Result<Vec<ListedLayer>> {
+    let mut leaf = leaf.again(Access::Read)?;
     let sb = loaded::superblock(&mut leaf)?;
     let mut list = Vec::new();
     let read = listed::read::<Sha256, _>(&mut leaf, &sb, |layer| {
         list.push(*layer);
         Ok(())
     });
-    read.map_err(|e| Fail::core(&path.display().to_string(), e))?;
+    read.map_err(|e| Fail::core(&leaf.name(), e))?;
     Ok(list)
 }
 
 /// Returns where the layers that a leaf or a frozen leaf lists were when it was formatted.
-pub fn listed_by(path: &Path) -> Result<Vec<PathBuf>> {
-    let list = list_of(path)?;
-    let paths = list
-        .iter()
-        .map(|layer| PathBuf::from(OsStr::from_bytes(layer.path())));
-    let paths: Vec<PathBuf> = paths.collect();
-    if paths.iter().any(|path| path.as_os_str().is_empty()) {
+pub fn listed_by(leaf: &Device) -> Result<Vec<LayerArg>> {
+    let list = list_of(leaf)?;
+    let all: Option<Vec<LayerArg>> = list.iter().map(LayerArg::listed).collect();
+    all.ok_or_else(|| {
         let text = format!(
             "{}: it does not say where its layers were: name all of them with --layer, the lowest \
              first",
-            path.display()
+            leaf.name()
         );
-        return Err(Fail::new(REFUSED, "layer_count", text));
-    }
-    Ok(paths)
+        Fail::new(REFUSED, "layer_count", text)
+    })
 }
 
 /// Returns the layers for a new leaf: the ones given, and below the first of them the ones that it
 /// lists.
-pub fn with_listed(given: &[PathBuf]) -> Result<Vec<PathBuf>> {
+pub fn with_listed(given: &[LayerArg]) -> Result<Vec<LayerArg>> {
     let Some(first) = given.first() else {
         return Ok(Vec::new());
     };
-    let device = Device::open(first, Side::Layer, Access::Read)?;
-    let is_sealed = sealed::open_at_start(&device)?.is_some();
+    let device = first.open()?;
+    let is_sealed = sealed::open_if_there(&device)?.is_some();
     // A sealed layer does not say what it lies on.
     let mut all = if is_sealed {
         Vec::new()
     } else {
-        listed_by(first)?
+        listed_by(&device)?
     };
     all.extend(given.iter().cloned());
     if all.len() > LAYERS_MAX as usize {
         let e = Error::LayerCount(LAYERS_MAX.into(), all.len() as u64);
-        return Err(Fail::core(&format!("layer {}", first.display()), e));
+        return Err(Fail::core(&format!("layer {}", first.name()), e));
     }
     Ok(all)
 }
 
 /// Makes the checks of paths that need nothing open.
-pub fn refuse_paths(root: &RootArg, layers: &[PathBuf], leaf: &Path) -> Result {
-    for path in root
-        .path()
-        .into_iter()
-        .chain(layers.iter().map(PathBuf::as_path))
-    {
+pub fn refuse_paths(root: &RootArg, layers: &[LayerArg], leaf: &Path) -> Result {
+    let layers = layers.iter().map(|layer| layer.path.as_path());
+    for path in root.path().into_iter().chain(layers) {
         crate::device::refuse_same(path, leaf)?;
         blocksize::refuse_tail(path)?;
     }
@@ -390,11 +385,11 @@ pub fn refuse_paths(root: &RootArg, layers: &[PathBuf], leaf: &Path) -> Result {
 
 /// Refuses a root and layers that a program holds a lock on which forbids their use. They are only
 /// read, and a program that writes to them would change what lies below.
-pub fn refuse_locked(root: &RootArg, layers: &[PathBuf]) -> Result {
+pub fn refuse_locked(root: &RootArg, layers: &[LayerArg]) -> Result {
     if let Some(root) = root.path() {
         loopdev::refuse_locked(root, Side::Root)?;
     }
     layers
         .iter()
-        .try_for_each(|layer| loopdev::refuse_locked(layer, Side::Layer))
+        .try_for_each(|layer| loopdev::refuse_locked(&layer.path, Side::Layer))
 }

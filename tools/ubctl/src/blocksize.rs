@@ -13,7 +13,8 @@ use ubcore::error::Side;
 use crate::below::RootArg;
 use crate::device::{Access, Device};
 use crate::error::{Fail, Result, REFUSED};
-use crate::probe;
+use crate::layer_arg::LayerArg;
+use crate::{probe, sealed};
 
 /// The block size of an image and of most disks.
 pub const SECTOR: u32 = 512;
@@ -22,9 +23,9 @@ const GPT: &[u8] = b"EFI PART";
 /// Returns the blocks that the union of these devices must have: as asked for; else as its leaf
 /// says, unless that is to be formatted; else as the root's content says.
 ///
-/// The content of a layer was made for the blocks that its own superblock says.
+/// The content of a layer was made for the blocks that its own superblock, or its header, says.
 pub fn wanted(
-    (root, layers): (&RootArg, &[PathBuf]),
+    (root, layers): (&RootArg, &[LayerArg]),
     leaf: &Path,
     asked: Option<u32>,
     format: bool,
@@ -32,19 +33,27 @@ pub fn wanted(
     if let Some(bytes) = asked {
         return Ok(bytes);
     }
-    let recorded = |leaf: &Path| {
-        let leaf = Device::open(leaf, Side::Leaf, Access::Read).ok()?;
-        probe::superblock(&leaf).map(|sb| sb.root_block_bytes)
-    };
     let by = if format {
-        layers.last().map(PathBuf::as_path)
+        layers.last().and_then(recorded)
     } else {
-        Some(leaf)
+        recorded(&LayerArg::at_start(leaf))
     };
-    match (by.and_then(recorded), root.path()) {
+    match (by, root.path()) {
         (Some(bytes), _) => Ok(bytes),
         (None, Some(root)) => made_for(&Device::open(root, Side::Root, Access::Read)?),
         (None, None) => Ok(SECTOR),
+    }
+}
+
+/// Returns the blocks that a leaf or a layer says. A later check reports what is wrong with it.
+fn recorded(what: &LayerArg) -> Option<u32> {
+    let device = what.open().ok()?;
+    match probe::superblock(&device) {
+        Some(sb) => Some(sb.root_block_bytes),
+        None => {
+            let sealed = sealed::open_if_there(&device).ok()?;
+            sealed.map(|sealed| sealed.header.block_bytes)
+        }
     }
 }
 

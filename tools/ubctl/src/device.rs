@@ -21,7 +21,7 @@ use crate::error::{Fail, Result, BUSY, REFUSED};
 use crate::holders::{self, retry, Tried};
 use crate::udev::Writer;
 use crate::wait::Deadline;
-use crate::{ioctl, loopdev};
+use crate::{ioctl, layer_arg, loopdev};
 
 /// The purpose for which a device is opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,6 +42,9 @@ pub struct Device {
     side: Side,
     meta: Metadata,
     is_block: bool,
+    /// The byte at which it begins in the file. Not 0 only for a layer.
+    start: u64,
+    /// From there on.
     bytes: u64,
     buffer: Box<Buffer>,
     /// Dropped after `file`: it waits for the work that udev does after the close.
@@ -95,6 +98,7 @@ impl Device {
             side,
             meta: opened,
             is_block,
+            start: 0,
             bytes,
             buffer: Box::new(disk::zeroes()),
             writer,
@@ -106,6 +110,13 @@ impl Device {
     /// Returns the same device under the name that the user gave.
     pub fn called(mut self, name: &Path) -> Device {
         self.path = name.to_owned();
+        self
+    }
+
+    /// Returns the part from a byte on. Past the end there is nothing.
+    pub fn part(mut self, start: u64) -> Device {
+        self.bytes = self.bytes.saturating_add(self.start).saturating_sub(start);
+        self.start = start;
         self
     }
 
@@ -121,6 +132,16 @@ impl Device {
     /// Returns the path at which the device was opened, or the name that it got since.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Returns the byte of the file at which it begins.
+    pub fn start(&self) -> u64 {
+        self.start
+    }
+
+    /// Returns its name for messages: the path, and where it begins there.
+    pub fn name(&self) -> String {
+        layer_arg::name(&self.path, self.start)
     }
 
     /// Returns which of a union's devices it is.
@@ -147,7 +168,7 @@ impl Device {
             fail.message = fail.message.replace(&path, &name);
             fail
         })?;
-        Ok(again.called(&self.path))
+        Ok(again.called(&self.path).part(self.start))
     }
 
     /// Refuses a write-protected device. The kernel lets such a device be opened for writing.
@@ -187,6 +208,7 @@ impl Device {
 
     /// Reads bytes at a position.
     pub fn read_at(&self, at: u64, room: &mut [u8]) -> Result {
+        let at = at.saturating_add(self.start);
         self.file
             .read_exact_at(room, at)
             .map_err(|e| self.failure("read", at, &e))
@@ -194,6 +216,7 @@ impl Device {
 
     /// Writes bytes at a position; they are durable after [`Device::sync`].
     pub fn write_at(&self, at: u64, bytes: &[u8]) -> Result {
+        let at = at.saturating_add(self.start);
         self.file
             .write_all_at(bytes, at)
             .map_err(|e| self.failure("write", at, &e))
@@ -204,6 +227,12 @@ impl Device {
         self.file
             .sync_all()
             .map_err(|e| Fail::io("flush", &self.path, &e))
+    }
+
+    /// Returns the byte of the file at which a block begins.
+    fn byte_of(&self, block: LeafBlock) -> Option<u64> {
+        let at = block.0.checked_mul(usize_as_u64(BLOCK_BYTES))?;
+        at.checked_add(self.start)
     }
 
     fn failure(&self, what: &str, at: u64, e: &io::Error) -> Fail {
@@ -231,12 +260,12 @@ impl Disk for Device {
 
     fn read(&mut self, block: LeafBlock, count: usize) -> ubcore::error::Result {
         let bad = Error::Io(self.side, block.first_sector().unwrap_or(u64::MAX));
+        let at = self.byte_of(block).ok_or(bad)?;
         let room = self
             .buffer
             .as_flattened_mut()
             .get_mut(..count.saturating_mul(BLOCK_BYTES))
             .ok_or(bad)?;
-        let at = block.0.checked_mul(usize_as_u64(BLOCK_BYTES)).ok_or(bad)?;
         self.file
             .read_exact_at(room, at)
             .or_else(|_| {
@@ -257,7 +286,7 @@ impl Disk for Device {
             .as_flattened()
             .get(..count.saturating_mul(BLOCK_BYTES))
             .ok_or(bad)?;
-        let at = block.0.checked_mul(usize_as_u64(BLOCK_BYTES)).ok_or(bad)?;
+        let at = self.byte_of(block).ok_or(bad)?;
         if order == Order::FlushFua {
             self.file.sync_all().map_err(|_| bad)?;
         }

@@ -19,6 +19,7 @@ pub mod identity;
 pub mod interrupt;
 #[expect(unsafe_code, reason = "the one place that hands memory to the kernel")]
 mod ioctl;
+pub mod layer_arg;
 pub mod loaded;
 mod locks;
 pub mod loopdev;

@@ -69,12 +69,7 @@ type Trail = Vec<Step>;
 /// without a file system in between. Both are open, so neither can become another device.
 pub fn refuse(root: &Device, leaf: &Device) -> Result {
     let below = root.side();
-    let what = format!(
-        "{} {}, leaf {}",
-        below.name(),
-        root.path().display(),
-        leaf.path().display()
-    );
+    let what = format!("{} {}, leaf {}", below.name(), root.name(), leaf.name());
     if device::is_same(root.metadata(), leaf.metadata()) {
         return Err(Fail::core(&what, Error::SameDevice));
     }
@@ -204,8 +199,9 @@ fn trails(device: &Device, side: Side) -> Result<Vec<Trail>> {
         sources: HashMap::new(),
         steps: 0,
     };
+    let end = device.start().saturating_add(device.bytes());
     let top = if meta.file_type().is_block_device() {
-        let step = block(meta.rdev(), 0, device.bytes());
+        let step = block(meta.rdev(), device.start(), end);
         step.ok_or_else(|| {
             unknown(
                 device,
@@ -214,7 +210,7 @@ fn trails(device: &Device, side: Side) -> Result<Vec<Trail>> {
         })?
     } else {
         walk.learn(meta.dev(), device.file());
-        Step::of(Storage::File(meta.dev(), meta.ino()), 0, device.bytes())
+        Step::of(Storage::File(meta.dev(), meta.ino()), device.start(), end)
     };
     let mut list = Vec::new();
     let whole = walk.down(&mut vec![top], &mut list);
@@ -229,7 +225,7 @@ fn trails(device: &Device, side: Side) -> Result<Vec<Trail>> {
 }
 
 fn unknown(device: &Device, why: &str) -> Fail {
-    let path = device.path().display();
+    let path = device.name();
     Fail::new(
         FAILED,
         "unknown_place",

@@ -17,6 +17,7 @@ use ubcore::abi::{self, Status};
 use ubcore::error::{Error, Side};
 use ubcore::format::superblock::choose;
 use ubcore::geometry::BLOCK_BYTES;
+use ubcore::sealed::header;
 
 use crate::control::{Control, PREFIX};
 use crate::device::{Access, Device};
@@ -48,12 +49,19 @@ pub fn refuse_limits(device: &Device, side: Side) -> Result {
 }
 
 /// Refuses a root that begins like a leaf. Such a root shows that root and leaf are swapped, and
-/// the next step would format the golden image.
+/// the next step would format the golden image. Also refuses a sealed layer, which is no disk.
 pub fn refuse_leaf_as_root(root: &Device) -> Result {
     let mut block = vec![0; BLOCK_BYTES];
     // A later check refuses a root that cannot be read.
     if root.read_at(0, &mut block).is_err() {
         return Ok(());
+    }
+    if block.starts_with(&header::MAGIC) {
+        let text = format!(
+            "root {0}: it holds a sealed layer, which is not the content of a disk: name it with --layer {0}",
+            root.path().display()
+        );
+        return Err(Fail::new(REFUSED, "root_is_layer", text));
     }
     let which = match choose(&block, &[0; BLOCK_BYTES]) {
         Ok((sb, _)) => {
@@ -153,6 +161,8 @@ mod tests {
             .unwrap()
             .contains("a leaf of a newer version"));
         assert_eq!(refused(&[0; 65536]), None);
+        leaf[..8].copy_from_slice(b"UBSEALED");
+        assert!(refused(&leaf).unwrap().contains("with --layer"));
         std::fs::remove_file(&path).unwrap();
     }
 }

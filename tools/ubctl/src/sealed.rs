@@ -2,80 +2,119 @@
 
 //! Sealed layers in files and on devices.
 
-use std::fs::File;
-use std::os::unix::fs::FileExt;
-use std::path::Path;
-
 use map_memory::sha256::Sha256;
+use serde::Serialize;
 use ubcore::error::{Error, Side};
 use ubcore::geometry::{Block, BLOCK_BYTES};
 use ubcore::num::u64_as_usize;
 use ubcore::sealed::digests::CHUNK_BLOCKS;
 use ubcore::sealed::fault::Fault;
-use ubcore::sealed::open::{open, Sealed};
-use ubcore::sealed::Reader;
+use ubcore::sealed::header::{self, Header};
+use ubcore::sealed::open::Sealed;
+use ubcore::sealed::{Digest, Reader};
 
 use crate::device::Device;
 use crate::error::{Fail, Result, FAILED, REFUSED};
+use crate::{output, probe};
 
 const BLOCK: u64 = BLOCK_BYTES as u64;
 
-/// Where a sealed layer lies: a file or device, and the byte at which it begins.
-#[derive(Clone, Copy)]
-pub struct Place<'a> {
-    file: &'a File,
-    path: &'a Path,
-    /// The first byte, a multiple of 4096.
-    offset: u64,
-    /// How many whole blocks follow from there.
-    pub blocks: u64,
+/// Opens the sealed layer that a device begins with: verifies all but its data. If a digest is
+/// `wanted`, refuses a layer with another one.
+pub fn open(device: &Device, wanted: Option<&Digest>) -> Result<Sealed> {
+    let mut reader = DeviceReader::new(device);
+    open_with(&mut reader, wanted).map_err(|fault| reader.failure(fault))
 }
 
-impl<'a> Place<'a> {
-    /// Returns the place at `offset` of a device.
-    pub fn new(device: &'a Device, offset: u64) -> Place<'a> {
-        Place {
-            file: device.file(),
-            path: device.path(),
-            offset,
-            blocks: device.bytes().saturating_sub(offset) / BLOCK,
-        }
-    }
-
-    /// Reads blocks.
-    pub fn read(&self, block: u64, room: &mut [Block]) -> Result {
-        let at = block.saturating_mul(BLOCK).saturating_add(self.offset);
-        self.file
-            .read_exact_at(room.as_flattened_mut(), at)
-            .map_err(|e| Fail::io(&format!("read sector {} of", at / 512), self.path, &e))
-    }
-}
-
-/// Opens the sealed layer that begins at the first byte of a device: verifies all but its data.
-/// Returns `None` if there is none.
-pub fn open_at_start(device: &Device) -> Result<Option<Sealed>> {
-    let place = Place::new(device, 0);
-    let mut reader = PlaceReader::new(place);
-    match open::<_, Sha256>(&mut reader, place.blocks, None) {
+/// Does the same, and returns `None` if no sealed layer begins there.
+pub fn open_if_there(device: &Device) -> Result<Option<Sealed>> {
+    let mut reader = DeviceReader::new(device);
+    match open_with(&mut reader, None) {
         Ok(sealed) => Ok(Some(sealed)),
         Err(Fault::NotSealed) => Ok(None),
         Err(fault) => Err(reader.failure(fault)),
     }
 }
 
-/// Reads a layer for the core, and keeps the failure of the last read.
-pub struct PlaceReader<'a> {
-    place: Place<'a>,
-    buffer: Vec<Block>,
-    /// Why the last read failed.
-    pub fail: Option<Fail>,
+/// Returns the sealed layers that lie one behind another from the first byte of a device on, and
+/// where they begin. Also returns the device from the end of the last one on, and why that is no
+/// further layer.
+pub fn row(mut device: Device) -> (Vec<(u64, Sealed)>, Device, Option<Fail>) {
+    let mut found = Vec::new();
+    loop {
+        let start = device.start();
+        match open_if_there(&device) {
+            Ok(Some(sealed)) => {
+                found.push((start, sealed));
+                let bytes = sealed.header.blocks().saturating_mul(BLOCK);
+                device = device.part(start.saturating_add(bytes));
+            }
+            Ok(None) => return (found, device, None),
+            Err(fail) => return (found, device, Some(fail)),
+        }
+    }
 }
 
-impl<'a> PlaceReader<'a> {
+fn open_with(
+    reader: &mut DeviceReader<'_>,
+    wanted: Option<&Digest>,
+) -> std::result::Result<Sealed, Fault> {
+    let blocks = reader.device.bytes() / BLOCK;
+    ubcore::sealed::open::open::<_, Sha256>(reader, blocks, wanted)
+}
+
+/// What the header of a layer says, for people and scripts.
+#[derive(Debug, Serialize)]
+pub struct HeaderReport {
+    digest: String,
+    sectors: u64,
+    block_bytes: u32,
+    extents: u64,
+    data_sectors: u64,
+    zero_sectors: u64,
+    bytes: u64,
+}
+
+impl HeaderReport {
+    /// Returns what a header says.
+    pub fn new(header: &Header) -> HeaderReport {
+        HeaderReport {
+            digest: output::hex(&header.digest),
+            sectors: header.union_sectors,
+            block_bytes: header.block_bytes,
+            extents: header.extents,
+            data_sectors: header.data_sectors,
+            zero_sectors: header.zero_sectors,
+            bytes: header.blocks().saturating_mul(BLOCK),
+        }
+    }
+
+    /// Returns the lines of a text.
+    pub fn fields(&self) -> Vec<(&'static str, String)> {
+        vec![
+            ("digest", self.digest.clone()),
+            ("union", output::size(self.sectors)),
+            ("data", output::size(self.data_sectors)),
+            ("zeroes", output::size(self.zero_sectors)),
+            ("extents", self.extents.to_string()),
+            ("size", format!("{} bytes", self.bytes)),
+        ]
+    }
+}
+
+/// Reads a layer for the core, and keeps the failure of the last read.
+pub struct DeviceReader<'a> {
+    device: &'a Device,
+    buffer: Vec<Block>,
+    /// Why the last read failed.
+    fail: Option<Fail>,
+}
+
+impl<'a> DeviceReader<'a> {
     /// Makes a reader that reads up to 1 MiB at once.
-    pub fn new(place: Place<'a>) -> PlaceReader<'a> {
-        PlaceReader {
-            place,
+    pub fn new(device: &'a Device) -> DeviceReader<'a> {
+        DeviceReader {
+            device,
             buffer: Vec::new(),
             fail: None,
         }
@@ -85,18 +124,25 @@ impl<'a> PlaceReader<'a> {
     pub fn failure(&mut self, fault: Fault) -> Fail {
         match (fault, self.fail.take()) {
             (Fault::Failed(_), Some(fail)) => fail,
-            _ => failure(&self.place.path.display().to_string(), fault),
+            (Fault::NotSealed, _) if probe::superblock(self.device).is_some() => {
+                let name = self.device.name();
+                let text = format!("{name}: a leaf, not a sealed layer: see ubctl check {name}");
+                Fail::new(REFUSED, "is_leaf", text)
+            }
+            _ => failure(&self.device.name(), fault),
         }
     }
 }
 
-impl Reader for PlaceReader<'_> {
+impl Reader for DeviceReader<'_> {
     fn read(&mut self, block: u64, most: u64) -> ubcore::error::Result<usize> {
         let count = u64_as_usize(most.min(CHUNK_BLOCKS));
         self.buffer.resize(count, [0; BLOCK_BYTES]);
-        self.place.read(block, &mut self.buffer).map_err(|fail| {
+        let at = block.saturating_mul(BLOCK);
+        let read = self.device.read_at(at, self.buffer.as_flattened_mut());
+        read.map_err(|fail| {
             self.fail = Some(fail);
-            Error::Io(Side::Root, block.saturating_mul(BLOCK / 512))
+            Error::Io(Side::Layer, at / 512)
         })?;
         Ok(count)
     }
@@ -104,6 +150,25 @@ impl Reader for PlaceReader<'_> {
     fn buffer(&self) -> &[Block] {
         &self.buffer
     }
+}
+
+/// Returns the failure for a device or image that holds no leaf.
+pub fn no_leaf(device: &Device, e: Error) -> Fail {
+    let name = device.name();
+    if e != Error::NotFormatted || !is_marked(device) {
+        return Fail::core(&name, e);
+    }
+    let text = format!(
+        "{name}: a sealed layer, not a leaf: it is never written; to check it: ubctl verify {name}; to \
+         make a leaf on it: ubctl format --layer {name}"
+    );
+    Fail::new(REFUSED, "is_sealed", text)
+}
+
+/// Returns whether a device begins as a sealed layer does.
+pub fn is_marked(device: &Device) -> bool {
+    let mut magic = [0; header::MAGIC.len()];
+    device.read_at(0, &mut magic).is_ok() && magic == header::MAGIC
 }
 
 /// Returns the failure for what is wrong with the sealed layer `what`, or with its sealing.

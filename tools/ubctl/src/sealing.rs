@@ -4,10 +4,10 @@
 
 use map_memory::sha256::Sha256;
 use ubcore::error::{Error, Side};
-use ubcore::geometry::BLOCK_BYTES;
+use ubcore::geometry::{Block, BLOCK_BYTES};
 use ubcore::sealed::fault::Fault;
 use ubcore::sealed::header::Header;
-use ubcore::sealed::{seal, Content};
+use ubcore::sealed::{seal, Content, Writer};
 use ubcore::stack::chain::StandIn;
 use ubcore::stack::extent::Extents;
 
@@ -45,29 +45,54 @@ impl Sealing<'_> {
         read: impl Fn(u64, &mut [u8]) -> Result,
     ) -> Result<Header> {
         interrupt::watch()?;
-        let mut room = vec![[0; BLOCK_BYTES]; ROOM];
-        let mut content = self.content("measure", &read);
-        let measured = seal::measure(&mut extents(), &mut content, self.sizes, &mut room);
-        let measured = measured.map_err(|fault| content.failure(fault, self.what))?;
-
-        drop(content);
-        let mut content = self.content("write", &read);
+        let measured = self.measure(extents(), &read)?;
         let mut writer = target.begin(measured.blocks().saturating_mul(BLOCK_BYTES as u64))?;
-        let mut output = vec![[0; BLOCK_BYTES]; ROOM];
-        let from = (&mut extents(), &mut content);
-        let rooms = (&mut room[..], &mut output[..]);
-        let stand_in = self.stand_in.as_ref();
-        let written = seal::write::<_, _, _, Sha256>(from, &measured, stand_in, &mut writer, rooms);
-        drop((room, output));
+        let written = self.fill(&measured, &mut writer, (extents(), &read));
         let done = match written {
             Ok(header) => writer.finish().map(|()| header),
-            Err(fault) => Err(match writer.take_fail() {
-                Some(fail) => fail,
-                None => content.failure(fault, self.what),
-            }),
+            Err(fail) => Err(writer.take_fail().unwrap_or(fail)),
         };
-        drop(content);
         done.map_err(|fail| writer.undo(fail))
+    }
+
+    /// Returns the header that the layer would have, without writing it.
+    pub fn rehearse<E: Extents>(
+        &self,
+        extents: impl Fn() -> E,
+        read: impl Fn(u64, &mut [u8]) -> Result,
+    ) -> Result<Header> {
+        let measured = self.measure(extents(), &read)?;
+        self.fill(&measured, &mut Nowhere, (extents(), &read))
+    }
+
+    /// The first pass.
+    fn measure<R>(&self, mut extents: impl Extents, read: R) -> Result<Header>
+    where
+        R: Fn(u64, &mut [u8]) -> Result,
+    {
+        let mut room = vec![[0; BLOCK_BYTES]; ROOM];
+        let mut content = self.content("measure", read);
+        let measured = seal::measure(&mut extents, &mut content, self.sizes, &mut room);
+        measured.map_err(|fault| content.failure(fault, self.what))
+    }
+
+    /// The second pass.
+    fn fill<W: Writer, R>(
+        &self,
+        measured: &Header,
+        writer: &mut W,
+        (mut extents, read): (impl Extents, R),
+    ) -> Result<Header>
+    where
+        R: Fn(u64, &mut [u8]) -> Result,
+    {
+        let (mut room, mut output) = (vec![[0; BLOCK_BYTES]; ROOM], vec![[0; BLOCK_BYTES]; ROOM]);
+        let mut content = self.content("write", read);
+        let from = (&mut extents, &mut content);
+        let rooms = (&mut room[..], &mut output[..]);
+        let stand_in = self.stand_in.as_ref();
+        let written = seal::write::<_, _, _, Sha256>(from, measured, stand_in, writer, rooms);
+        written.map_err(|fault| content.failure(fault, self.what))
     }
 
     fn content<R>(&self, pass: &'static str, read: R) -> Counted<R> {
@@ -76,6 +101,19 @@ impl Sealing<'_> {
             progress: Progress::new(pass, self.data_sectors),
             fail: None,
         }
+    }
+}
+
+/// A layer that is not written.
+struct Nowhere;
+
+impl Writer for Nowhere {
+    fn write(&mut self, _: u64, _: &[Block]) -> ubcore::error::Result {
+        Ok(())
+    }
+
+    fn flush(&mut self) -> ubcore::error::Result {
+        Ok(())
     }
 }
 

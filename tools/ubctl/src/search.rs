@@ -9,20 +9,27 @@ use std::path::{Path, PathBuf};
 use ubcore::error::Side;
 use ubcore::format::layer_list::ListedLayer;
 use ubcore::format::superblock::Superblock;
+use ubcore::sealed::open::Sealed;
 use ubcore::stack::chain::LayerId;
 
 use crate::device::{Access, Device};
 use crate::error::{Fail, Result, REFUSED};
+use crate::layer_arg::LayerArg;
 use crate::{identity, probe, sealed};
 
-/// A device or image in one of the places.
+/// A layer in one of the places, or what may be the root.
 struct Candidate {
-    path: PathBuf,
-    /// What tells it from every other file or device.
-    number: (u64, u64),
-    superblock: Option<Superblock>,
-    /// The digest of a sealed layer.
-    digest: Option<[u8; 32]>,
+    at: LayerArg,
+    what: What,
+}
+
+/// What a device or image holds.
+enum What {
+    Layer(LayerId),
+    /// A leaf that is not frozen.
+    Leaf,
+    /// Neither a leaf nor a layer.
+    Other,
 }
 
 /// The devices and images in the places.
@@ -30,79 +37,89 @@ pub struct Places(Vec<Candidate>);
 
 impl Places {
     /// Looks at each place: a device or an image, or a directory, of which each device and image
-    /// counts, but not what lies in directories below it. What cannot be read does not count.
+    /// counts, but not what lies in directories below it. What cannot be read does not count. Of
+    /// sealed layers that lie one behind another, each counts.
     pub fn new(places: &[PathBuf]) -> Result<Places> {
-        let mut all: Vec<Candidate> = Vec::new();
+        let mut paths = Vec::new();
         for place in places {
             let meta = fs::metadata(place).map_err(|e| Fail::io("look into", place, &e))?;
             if !meta.is_dir() {
-                all.extend(candidate(place));
+                paths.push(place.clone());
                 continue;
             }
             let list = fs::read_dir(place).map_err(|e| Fail::io("look into", place, &e))?;
-            let mut paths: Vec<PathBuf> = list.flatten().map(|entry| entry.path()).collect();
-            paths.sort();
-            all.extend(paths.iter().filter_map(|path| candidate(path)));
+            let mut inside: Vec<PathBuf> = list.flatten().map(|entry| entry.path()).collect();
+            inside.sort();
+            paths.extend(inside);
         }
         // A link and what it leads to are one.
         let mut numbers = Vec::new();
-        all.retain(|c| {
-            let new = !numbers.contains(&c.number);
-            numbers.push(c.number);
-            new
-        });
+        let mut all = Vec::new();
+        for path in &paths {
+            let Some(number) = number(path).filter(|number| !numbers.contains(number)) else {
+                continue;
+            };
+            numbers.push(number);
+            all.extend(candidates(path));
+        }
         Ok(Places(all))
     }
 
-    /// Returns the layers of a list.
-    pub fn layers(&self, list: &[ListedLayer]) -> Result<Vec<PathBuf>> {
-        let mut paths = Vec::new();
+    /// Returns the layers of a list. A layer that stands in for one of them is not taken, because
+    /// only its maker says so.
+    pub fn layers(&self, list: &[ListedLayer]) -> Result<Vec<LayerArg>> {
+        let mut layers = Vec::new();
         for (n, layer) in (1..).zip(list) {
-            let is_it = |c: &&Candidate| c.id() == Some(layer.id);
+            let is_it = |c: &&Candidate| matches!(c.what, What::Layer(id) if id == layer.id);
             let found: Vec<&Candidate> = self.0.iter().filter(is_it).collect();
-            let was = String::from_utf8_lossy(layer.path());
-            paths.push(only(&found, &format!("layer {n}, which was {was}"))?);
+            let was = LayerArg::listed(layer).map(|was| format!(", which was {}", was.name()));
+            let what = format!("layer {n}{}", was.unwrap_or_default());
+            layers.push(only(&found, &what)?);
         }
-        Ok(paths)
+        Ok(layers)
     }
 
     /// Returns the root of the leaf that `sb` describes: the device or image of its size with the
     /// content that its digest says.
     pub fn root(&self, sb: &Superblock) -> Result<PathBuf> {
-        let is_it =
-            |c: &&Candidate| c.superblock.is_none() && c.digest.is_none() && is_root(&c.path, sb);
+        let is_it = |c: &&Candidate| matches!(c.what, What::Other) && is_root(&c.at.path, sb);
         let found: Vec<&Candidate> = self.0.iter().filter(is_it).collect();
-        only(&found, "the root")
+        only(&found, "the root").map(|root| root.path)
     }
 }
 
-impl Candidate {
-    fn id(&self) -> Option<LayerId> {
-        if let Some(digest) = self.digest {
-            return Some(LayerId::Sealed(digest));
-        }
-        let sb = self.superblock.as_ref()?;
-        Some(LayerId::Frozen(sb.uuid, sb.frozen?))
-    }
-}
-
-fn candidate(path: &Path) -> Option<Candidate> {
+/// Returns what tells a device or image from every other.
+fn number(path: &Path) -> Option<(u64, u64)> {
     let meta = fs::metadata(path).ok()?;
-    let number = if meta.file_type().is_block_device() {
-        (0, meta.rdev())
-    } else if meta.is_file() {
-        (meta.dev(), meta.ino())
+    if meta.file_type().is_block_device() {
+        Some((0, meta.rdev()))
     } else {
-        return None;
+        meta.is_file().then(|| (meta.dev(), meta.ino()))
+    }
+}
+
+fn candidates(path: &Path) -> Vec<Candidate> {
+    let Ok(device) = Device::open(path, Side::Layer, Access::Read) else {
+        return Vec::new();
     };
-    let device = Device::open(path, Side::Layer, Access::Read).ok()?;
-    let sealed = sealed::open_at_start(&device).ok().flatten();
-    Some(Candidate {
-        path: path.to_owned(),
-        number,
-        superblock: probe::superblock(&device),
-        digest: sealed.map(|sealed| sealed.header.digest),
-    })
+    let of = |offset, what| Candidate {
+        at: LayerArg {
+            path: path.to_owned(),
+            offset,
+        },
+        what,
+    };
+    if let Some(sb) = probe::superblock(&device) {
+        let frozen = |seal| What::Layer(LayerId::Frozen(sb.uuid, seal));
+        return vec![of(0, sb.frozen.map_or(What::Leaf, frozen))];
+    }
+    let (layers, _, _) = sealed::row(device);
+    if layers.is_empty() {
+        return vec![of(0, What::Other)];
+    }
+    let layer =
+        |(at, sealed): (u64, Sealed)| of(at, What::Layer(LayerId::Sealed(sealed.header.digest)));
+    layers.into_iter().map(layer).collect()
 }
 
 fn is_root(path: &Path, sb: &Superblock) -> bool {
@@ -115,16 +132,16 @@ fn is_root(path: &Path, sb: &Superblock) -> bool {
 
 /// Returns the one that was found. Refuses if there is none, and if it is unclear which one is
 /// meant.
-fn only(found: &[&Candidate], what: &str) -> Result<PathBuf> {
+fn only(found: &[&Candidate], what: &str) -> Result<LayerArg> {
     match found {
-        [one] => Ok(one.path.clone()),
+        [one] => Ok(one.at.clone()),
         [] => Err(Fail::new(
             REFUSED,
             "not_in_places",
             format!("{what}: it is in none of the places of --in: name another place, or its path"),
         )),
         several => {
-            let list = several.iter().map(|c| c.path.display().to_string());
+            let list = several.iter().map(|c| c.at.name());
             let list: Vec<String> = list.collect();
             let text = format!(
                 "{what}: it could be each of {}: give the path of one",

@@ -20,7 +20,7 @@ use ubcore::stack::place::{Below, Place};
 use crate::device::{refuse_union, Device};
 use crate::error::{Fail, Result, REFUSED};
 use crate::loaded::{self, Loaded};
-use crate::sealed::{self, PlaceReader};
+use crate::sealed::{self, DeviceReader};
 
 /// The map has the number of a layer for data only. So the zeroes of a layer are data in it, from
 /// this sector on, which no device has.
@@ -53,7 +53,7 @@ impl Member {
     /// Finds out what a device holds.
     fn new(mut device: Device) -> Result<Member> {
         refuse_union(&device, Side::Layer)?;
-        let what = device.path().display().to_string();
+        let what = device.name();
         let superblock = match attach::read_superblock(&mut device) {
             Ok(probe) => Some(probe.superblock),
             Err(Error::NotFormatted) => None,
@@ -62,7 +62,7 @@ impl Member {
         let sealed = match &superblock {
             Some(_) => None,
             None => {
-                let sealed = sealed::open_at_start(&device)?;
+                let sealed = sealed::open_if_there(&device)?;
                 Some(sealed.ok_or_else(|| Fail::core(&what, Error::NotFormatted))?)
             }
         };
@@ -84,7 +84,7 @@ impl Member {
 
     /// Returns its name for messages.
     pub fn name(&self) -> String {
-        self.device.path().display().to_string()
+        self.device.name()
     }
 
     /// Returns the size of its union, in sectors.
@@ -110,7 +110,7 @@ impl Member {
         let built = match &self.header {
             Some(header) => {
                 self.space = header.blocks().saturating_mul(BLOCK_SECTORS);
-                let reader = PlaceReader::new(sealed::Place::new(&self.device, 0));
+                let reader = DeviceReader::new(&self.device);
                 let extents = SealedExtents::new(reader, header);
                 builder.add_layer(&mut Counted::new(extents, &mut counts))
             }
@@ -131,7 +131,14 @@ impl Member {
 fn refused(what: &str, refusal: Refusal) -> Fail {
     match refusal {
         Refusal::Failed(e) => Fail::core(what, e),
-        refusal => Fail::new(REFUSED, "damaged", format!("{what}: {refusal}")),
+        refusal => {
+            let reason = match refusal {
+                Refusal::StackSize(_) => "too_large",
+                Refusal::Layers => "layer_count",
+                _ => "damaged",
+            };
+            Fail::new(REFUSED, reason, format!("{what}: {refusal}"))
+        }
     }
 }
 

@@ -5,10 +5,11 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, FileTypeExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{fadvise, renameat_with, Advice, RenameFlags, CWD};
+use rustix::fs::{access, fadvise, renameat_with, Access as Permission, Advice, RenameFlags, CWD};
 use rustix::io::Errno;
 use ubcore::error::{Error, Side};
 use ubcore::geometry::{Block, BLOCK_BYTES, BLOCK_SECTORS};
@@ -16,9 +17,20 @@ use ubcore::sealed::Writer;
 
 use crate::device::{is_same, refuse_union, Access, Device};
 use crate::error::{Fail, Result, REFUSED};
-use crate::{interrupt, output, overlap, probe};
+use crate::{interrupt, output, overlap, probe, sealed};
 
 const BLOCK: u64 = BLOCK_BYTES as u64;
+
+/// What is written to a target, and how.
+#[derive(Clone, Copy)]
+pub struct Wanted {
+    /// What it is, for messages.
+    pub what: &'static str,
+    /// Replace what is there.
+    pub force: bool,
+    /// Write behind the sealed layers that are there.
+    pub append: bool,
+}
 
 /// A place that may be written to.
 pub struct Target {
@@ -27,98 +39,180 @@ pub struct Target {
 }
 
 enum To {
-    File { path: PathBuf, force: bool },
+    /// A new file, and the file that it will replace, which is held so that no other program begins
+    /// to use it.
+    File {
+        path: PathBuf,
+        old: Option<Device>,
+    },
     Device(Box<Device>),
 }
 
 impl Target {
-    /// Makes every check that does not need the size. Writes nothing. `what` is to be written, and
-    /// comes from `sources`.
+    /// Makes every check that does not need the size. Writes nothing. What is wanted comes from
+    /// `sources`.
     pub fn check<'a>(
-        what: &'static str,
+        wanted: Wanted,
         out: &Path,
         sources: impl IntoIterator<Item = &'a Device>,
-        force: bool,
     ) -> Result<Target> {
-        let to = To::check(what, out, &sources.into_iter().collect::<Vec<_>>(), force)?;
+        let to = To::check(wanted, out, &sources.into_iter().collect::<Vec<_>>())?;
+        let what = wanted.what;
         Ok(Target { what, to })
     }
 
     /// Begins to write so many bytes.
     pub fn begin(self, bytes: u64) -> Result<Output> {
         let place = match self.to {
-            To::Device(device) => {
-                if device.bytes() < bytes {
-                    let text = format!(
-                        "{} has {}, and the {} needs {}: use a larger device, or a file",
-                        device.path().display(),
-                        output::size(device.sectors()),
-                        self.what,
-                        output::size(bytes.div_ceil(512))
-                    );
-                    return Err(Fail::new(REFUSED, "too_small", text));
-                }
-                Place::Device(device)
-            }
-            To::File { path, force } => Place::File(NewFile::create(&path, bytes, force)?),
+            To::Device(device) => Place::Device(Part::begin(*device, self.what, bytes)?),
+            To::File { path, old } => Place::File(NewFile::create(&path, bytes, old)?),
         };
         Ok(Output {
             what: self.what,
             place,
+            is_committed: false,
             fail: None,
         })
+    }
+
+    /// Returns the byte at which the layer will begin in its file or on its device.
+    pub fn start(&self) -> u64 {
+        match &self.to {
+            To::File { .. } => 0,
+            To::Device(device) => device.start(),
+        }
     }
 }
 
 impl To {
-    fn check(what: &str, out: &Path, sources: &[&Device], force: bool) -> Result<To> {
+    fn check(wanted: Wanted, out: &Path, sources: &[&Device]) -> Result<To> {
         let meta = match fs::metadata(out) {
             Ok(meta) => meta,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => {
-                let path = out.to_owned();
-                return Ok(To::File { path, force });
-            }
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return To::new_file(out),
             Err(e) => return Err(Fail::io("open", out, &e)),
         };
         if let Some(source) = sources.iter().find(|s| is_same(&meta, s.metadata())) {
-            return Err(same(what, source, out));
+            return Err(same(wanted.what, source, out));
         }
-        if meta.is_file() {
-            if !force {
-                return Err(exists(out));
-            }
-            // A link stays, and what it leads to is replaced.
-            let path = fs::canonicalize(out).map_err(|e| Fail::io("open", out, &e))?;
-            return Ok(To::File { path, force });
+        if meta.file_type().is_block_device() {
+            let device = open_device(wanted.what, out, sources)?;
+            return To::of_device(wanted, device);
         }
-        if !meta.file_type().is_block_device() {
+        if !meta.is_file() {
             let text = format!("{} is neither a block device nor a file", out.display());
             return Err(Fail::new(REFUSED, "not_a_device", text));
         }
-        To::of_device(what, out, sources, force)
+        // A link stays, and what it leads to is replaced.
+        let path = fs::canonicalize(out).map_err(|e| Fail::io("open", out, &e))?;
+        if wanted.append {
+            return To::of_device(wanted, Device::open(&path, Side::Leaf, Access::Exclusive)?);
+        }
+        if !wanted.force {
+            return Err(exists(out));
+        }
+        refuse_folder(&path)?;
+        // A union that uses the file would keep it, and lose it with its last close.
+        let old = Some(Device::open(&path, Side::Leaf, Access::Claim)?);
+        Ok(To::File { path, old })
     }
 
-    fn of_device(what: &str, out: &Path, sources: &[&Device], force: bool) -> Result<To> {
-        let device = Device::open(out, Side::Leaf, Access::Exclusive)?;
-        refuse_union(&device, Side::Leaf)?;
-        for source in sources {
-            overlap::refuse(source, &device).map_err(|fail| match fail.reason {
-                "same_device" => same(what, source, out),
-                _ => fail,
-            })?;
+    fn new_file(out: &Path) -> Result<To> {
+        if fs::symlink_metadata(out).is_ok() {
+            let text = format!(
+                "{} is a link that leads to nothing: name the file itself",
+                out.display()
+            );
+            return Err(Fail::new(REFUSED, "exists", text));
         }
-        device.refuse_read_only()?;
-        if let Some(used) = probe::probe(&device)?.filter(|_| !force) {
+        refuse_folder(out)?;
+        let path = out.to_owned();
+        Ok(To::File { path, old: None })
+    }
+
+    /// Finds the place on a device, or for a layer in a file that has layers already.
+    fn of_device(wanted: Wanted, device: Device) -> Result<To> {
+        let device = if wanted.append {
+            behind_layers(device)?
+        } else {
+            device
+        };
+        if let Some(used) = probe::probe(&device)?.filter(|_| !wanted.force) {
             let text = format!(
                 "{} looks used: {} at byte {}; if its content is not needed any more, use --force",
-                out.display(),
+                device.path().display(),
                 used.what,
-                used.at
+                device.start().saturating_add(used.at)
             );
             return Err(Fail::new(REFUSED, "looks_used", text));
         }
         Ok(To::Device(Box::new(device)))
     }
+}
+
+/// Opens a device to write to it. Refuses one that shares sectors with a source.
+fn open_device(what: &str, out: &Path, sources: &[&Device]) -> Result<Device> {
+    let device = Device::open(out, Side::Leaf, Access::Exclusive)?;
+    let refused = |fail: Fail| match fail.reason {
+        "stacked" => {
+            let text = format!(
+                "{} is a union or lies on one: write the {what} to another device, or to a file",
+                out.display()
+            );
+            Fail::new(REFUSED, "stacked", text)
+        }
+        "read_only_leaf" => read_only(out),
+        _ => fail,
+    };
+    refuse_union(&device, Side::Leaf).map_err(refused)?;
+    for source in sources {
+        overlap::refuse(source, &device).map_err(|fail| match fail.reason {
+            "same_device" => same(what, source, out),
+            _ => refused(fail),
+        })?;
+    }
+    device.refuse_read_only().map_err(refused)?;
+    Ok(device)
+}
+
+/// Returns the part of a device or file behind the sealed layers that it begins with.
+fn behind_layers(device: Device) -> Result<Device> {
+    let (layers, rest, fail) = sealed::row(device);
+    if let Some(fail) = fail {
+        return Err(fail);
+    }
+    if layers.is_empty() && !rest.is_block() && rest.bytes() > 0 {
+        let text = format!(
+            "{} does not begin with a sealed layer: append to one that does, or name a new file",
+            rest.path().display()
+        );
+        return Err(Fail::new(REFUSED, "not_sealed", text));
+    }
+    Ok(rest)
+}
+
+/// Refuses a folder in which no file can be made.
+fn refuse_folder(path: &Path) -> Result {
+    if path.as_os_str().as_bytes().ends_with(b"/") {
+        let text = format!("{} is the name of a directory", path.display());
+        return Err(Fail::new(REFUSED, "not_a_device", text));
+    }
+    access(folder(path), Permission::WRITE_OK | Permission::EXEC_OK)
+        .map_err(|e| failed("create", path, &e.into()))
+}
+
+fn failed(what: &str, path: &Path, e: &io::Error) -> Fail {
+    match Errno::from_io_error(e) {
+        Some(Errno::ROFS) => read_only(path),
+        _ => Fail::io(what, path, e),
+    }
+}
+
+fn read_only(path: &Path) -> Fail {
+    let text = format!(
+        "{} is write-protected, or on a file system that is: name another place",
+        path.display()
+    );
+    Fail::new(REFUSED, "read_only", text)
 }
 
 fn exists(out: &Path) -> Fail {
@@ -132,10 +226,51 @@ fn exists(out: &Path) -> Fail {
 fn same(what: &str, source: &Device, out: &Path) -> Fail {
     let text = format!(
         "{} and {} are one device or share sectors: write the {what} to another place",
-        source.path().display(),
+        source.name(),
         out.display()
     );
     Fail::new(REFUSED, "same_device", text)
+}
+
+/// The part of a device, or of a file that grows, that is written in place.
+struct Part {
+    device: Device,
+    /// The bytes that the file had before.
+    old_bytes: u64,
+}
+
+impl Part {
+    fn begin(device: Device, what: &str, bytes: u64) -> Result<Part> {
+        let end = device.start().saturating_add(bytes);
+        let old_bytes = device.start().saturating_add(device.bytes());
+        if device.bytes() < bytes && device.is_block() {
+            let text = format!(
+                "{} has {} left, and the {what} needs {}: use a larger device, or a file",
+                device.path().display(),
+                output::size(device.sectors()),
+                output::size(bytes.div_ceil(512))
+            );
+            return Err(Fail::new(REFUSED, "too_small", text));
+        }
+        if old_bytes < end {
+            let sized = device.file().set_len(end);
+            sized.map_err(|e| failed("write to", device.path(), &e))?;
+        }
+        Ok(Part { device, old_bytes })
+    }
+
+    /// Takes back what was written, as far as that is possible. Returns what has become of it.
+    fn undo(&self, what: &str, is_committed: bool) -> String {
+        let name = self.device.name();
+        if is_committed {
+            return format!("{name} may hold the {what}: see ubctl verify {name}");
+        }
+        let is_new = self.device.start() >= self.old_bytes;
+        if !self.device.is_block() && self.device.file().set_len(self.old_bytes).is_ok() && is_new {
+            return format!("{} is as it was before", self.device.path().display());
+        }
+        format!("{name} is partly overwritten, and holds no {what}")
+    }
 }
 
 /// A file beside its final place. It is removed unless it gets there.
@@ -144,12 +279,13 @@ struct NewFile {
     /// Where it is until it is whole.
     beside: PathBuf,
     path: PathBuf,
-    force: bool,
+    /// The file that this one replaces.
+    old: Option<Device>,
     is_there: bool,
 }
 
 impl NewFile {
-    fn create(path: &Path, bytes: u64, force: bool) -> Result<NewFile> {
+    fn create(path: &Path, bytes: u64, old: Option<Device>) -> Result<NewFile> {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         let beside = format!(".{name}.ubctl-{}", std::process::id());
         let beside = folder(path).join(beside);
@@ -158,12 +294,12 @@ impl NewFile {
             .write(true)
             .create_new(true)
             .open(&beside)
-            .map_err(|e| Fail::io("create", &beside, &e))?;
+            .map_err(|e| failed("create", &beside, &e))?;
         let new = NewFile {
             file,
             beside,
             path: path.to_owned(),
-            force,
+            old,
             is_there: false,
         };
         let sized = new.file.set_len(bytes);
@@ -177,7 +313,7 @@ impl NewFile {
             Errno::EXIST => exists(&self.path),
             e => Fail::io("create", &self.path, &e.into()),
         };
-        let flags = if self.force {
+        let flags = if self.old.is_some() {
             RenameFlags::empty()
         } else {
             RenameFlags::NOREPLACE
@@ -217,13 +353,15 @@ fn folder(path: &Path) -> PathBuf {
 
 enum Place {
     File(NewFile),
-    Device(Box<Device>),
+    Device(Part),
 }
 
 /// A layer or an image that is being written.
 pub struct Output {
     what: &'static str,
     place: Place,
+    /// The header of a sealed layer was written to its place, so the layer may be there.
+    is_committed: bool,
     fail: Option<Fail>,
 }
 
@@ -247,15 +385,11 @@ impl Output {
             Place::File(file) if file.is_there => {
                 "the file is there and whole, but a power failure could still remove it".to_owned()
             }
-            Place::File(file) if file.force && file.path.exists() => {
+            Place::File(file) if file.old.is_some() => {
                 format!("{} is as it was before", file.path.display())
             }
             Place::File(file) => format!("{} was not made", file.path.display()),
-            Place::Device(device) => format!(
-                "{} is partly overwritten, and holds no {}",
-                device.path().display(),
-                self.what
-            ),
+            Place::Device(part) => part.undo(self.what, self.is_committed),
         };
         fail.message += &format!(" ({text})");
         fail
@@ -263,7 +397,7 @@ impl Output {
 
     /// Writes bytes at a position.
     pub fn put(&self, at: u64, bytes: &[u8]) -> Result {
-        interrupt::check()?;
+        self.check_signals()?;
         match &self.place {
             // The file has its size already, so a hole reads as these zeroes.
             Place::File(_) if bytes.iter().all(|&b| b == 0) => Ok(()),
@@ -271,19 +405,28 @@ impl Output {
                 .file
                 .write_all_at(bytes, at)
                 .map_err(|e| Fail::io("write to", &new.beside, &e)),
-            Place::Device(device) => device.write_at(at, bytes),
+            Place::Device(part) => part.device.write_at(at, bytes),
         }
     }
 
     /// Makes everything that was written durable.
     pub fn sync(&self) -> Result {
-        interrupt::check()?;
+        self.check_signals()?;
         match &self.place {
             Place::File(new) => {
                 let done = new.file.sync_all();
                 done.map_err(|e| Fail::io("flush", &new.beside, &e))
             }
-            Place::Device(device) => device.sync(),
+            Place::Device(part) => part.device.sync(),
+        }
+    }
+
+    /// Fails if a signal has come. After the header of a layer on a device is written, the layer is
+    /// there, so the work is completed.
+    fn check_signals(&self) -> Result {
+        match self.is_committed {
+            true => Ok(()),
+            false => interrupt::check(),
         }
     }
 
@@ -296,7 +439,7 @@ impl Output {
     pub fn forget(&self) {
         let file = match &self.place {
             Place::File(new) => &new.file,
-            Place::Device(device) => device.file(),
+            Place::Device(part) => part.device.file(),
         };
         // The kernel may keep the pages. The reads then return the written bytes from the cache.
         let _ = fadvise(file, 0, None, Advice::DontNeed);
@@ -310,7 +453,7 @@ impl Output {
                 .file
                 .read_exact_at(room, at)
                 .map_err(|e| Fail::io("read", &new.beside, &e)),
-            Place::Device(device) => device.read_at(at, room),
+            Place::Device(part) => part.device.read_at(at, room),
         }
     }
 
@@ -324,6 +467,9 @@ impl Output {
 
 impl Writer for Output {
     fn write(&mut self, block: u64, blocks: &[Block]) -> ubcore::error::Result {
+        let is_header = block == 0 && blocks.as_flattened().iter().any(|&b| b != 0);
+        // A write that fails may have written the header.
+        self.is_committed |= is_header && matches!(self.place, Place::Device(_));
         let done = self.put(block.saturating_mul(BLOCK), blocks.as_flattened());
         self.keep(done, block)
     }

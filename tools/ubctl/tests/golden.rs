@@ -7,18 +7,17 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use map_memory::sha256::Sha256 as Sha;
 use tool::leaf::Union;
 use tool::{ubctl, Folder, MIB};
 use ubcore::attach::read_superblock;
 use ubcore::error::Side;
 use ubcore::map::Base;
 use ubcore::plan::{self, Source};
-use ubcore::sealed::open::{open, SealedExtents};
+use ubcore::sealed::open::SealedExtents;
 use ubcore::stack::extent::{Content, Extents};
 use ubcore::stack::place::NoLayers;
 use ubctl::device::{Access, Device};
-use ubctl::sealed::{Place, PlaceReader};
+use ubctl::sealed::{self, DeviceReader};
 
 const ROOT: u64 = 16 * MIB;
 const LEAF: u64 = 4 * MIB;
@@ -122,12 +121,8 @@ fn said_of_layer(layer: &Path) -> String {
     let text = ubctl("verify {}", &[layer]).done().out;
     let mut out = text.split_once('\n').unwrap().1.to_owned();
     let device = Device::open(layer, Side::Root, Access::Read).unwrap();
-    let place = Place::new(&device, 0);
-    let mut reader = PlaceReader::new(place);
-    let header = open::<_, Sha>(&mut reader, place.blocks, None)
-        .unwrap()
-        .header;
-    let mut extents = SealedExtents::new(reader, &header);
+    let header = sealed::open(&device, None).unwrap().header;
+    let mut extents = SealedExtents::new(DeviceReader::new(&device), &header);
     while let Some(e) = extents.next().unwrap() {
         out += &format!("{}, {} sectors: ", e.first, e.sectors);
         let Content::Data(position) = e.content else {

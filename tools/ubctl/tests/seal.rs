@@ -9,17 +9,16 @@ use std::process::{Command, Stdio};
 use std::thread::sleep;
 use std::time::Duration;
 
-use map_memory::sha256::Sha256 as Sha;
 use serde_json::Value;
 use tool::leaf::{pair, Union};
 use tool::{command, get, put, ubctl, Folder, Ran, MIB};
 use ubcore::error::Side;
 use ubcore::geometry::BLOCK_BYTES;
 use ubcore::map::Base;
-use ubcore::sealed::open::{open, SealedExtents};
+use ubcore::sealed::open::SealedExtents;
 use ubcore::stack::extent::{Content, Extent, Extents};
 use ubctl::device::{Access, Device};
-use ubctl::sealed::{Place, PlaceReader};
+use ubctl::sealed::{self, DeviceReader};
 
 /// Returns a root and a leaf with some data, and a slab of zeroes.
 fn used(f: &Folder) -> (PathBuf, PathBuf) {
@@ -43,14 +42,10 @@ fn fill(root: &Path, leaf: &Path) {
 }
 
 /// Returns the extents of a sealed layer.
-fn extents(sealed: &Path) -> Vec<Extent> {
-    let device = Device::open(sealed, Side::Root, Access::Read).unwrap();
-    let place = Place::new(&device, 0);
-    let mut reader = PlaceReader::new(place);
-    let header = open::<_, Sha>(&mut reader, place.blocks, None)
-        .unwrap()
-        .header;
-    let mut extents = SealedExtents::new(reader, &header);
+fn extents(path: &Path) -> Vec<Extent> {
+    let device = Device::open(path, Side::Root, Access::Read).unwrap();
+    let header = sealed::open(&device, None).unwrap().header;
+    let mut extents = SealedExtents::new(DeviceReader::new(&device), &header);
     std::iter::from_fn(|| extents.next().unwrap()).collect()
 }
 
@@ -291,13 +286,14 @@ fn damage_is_named() {
     verify(&out, "").refused(3, &["whole copy"]);
     fs::write(&out, [&[0; 8192], &good[..]].concat()).unwrap();
     verify(&out, "").refused(3, &["not a sealed layer", "offset"]);
-    verify(&out, "--offset 8K").done();
-    verify(&out, &format!("--offset 8K --digest {digest}")).done();
+    let at = |offset: &str| PathBuf::from(format!("{}@{offset}", out.display()));
+    verify(&at("8K"), "").done();
+    verify(&at("8K"), &format!("--digest {digest}")).done();
     let other = "0".repeat(64);
-    let ran = verify(&out, &format!("--offset 8K --digest {other}"));
+    let ran = verify(&at("8K"), &format!("--digest {other}"));
     ran.refused(3, &["another sealed layer"]);
-    verify(&out, "--offset 1G").refused(3, &["not a sealed layer"]);
-    verify(&out, "--offset 100").refused(2, &["multiple of 4K"]);
+    verify(&at("1G"), "").refused(3, &["out@1073741824: no layer begins there"]);
+    verify(&at("100"), "").refused(2, &["multiple of 4K", "add @0"]);
     verify(&out, "--digest 12").refused(2, &["64 hexadecimal digits"]);
     verify(&f.path("none"), "").refused(1, &["check the name"]);
 }

@@ -7,14 +7,13 @@ use std::fmt::Write;
 use std::fs;
 use std::path::Path;
 
-use map_memory::sha256::Sha256 as Sha;
 use tool::leaf::Union;
 use tool::{ubctl, Folder, MIB};
 use ubcore::error::Side;
-use ubcore::sealed::open::{open, SealedExtents};
+use ubcore::sealed::open::SealedExtents;
 use ubcore::stack::extent::{Content, Extent, Extents};
 use ubctl::device::{Access, Device};
-use ubctl::sealed::{Place, PlaceReader};
+use ubctl::sealed::{self, DeviceReader};
 
 const BEGIN: &str = ".. The bytes begin here\n\n::\n\n";
 const END: &str = "\n.. The bytes end here\n";
@@ -88,16 +87,12 @@ fn the_example_is_what_a_seal_writes() {
 
     // What the text says of them.
     let device = Device::open(&out, Side::Root, Access::Read).unwrap();
-    let place = Place::new(&device, 0);
-    let mut reader = PlaceReader::new(place);
-    let header = open::<_, Sha>(&mut reader, place.blocks, None)
-        .unwrap()
-        .header;
+    let header = sealed::open(&device, None).unwrap().header;
     assert_eq!((header.union_sectors, header.block_bytes), (32768, 512));
     assert_eq!((header.data_sectors, header.zero_sectors), (9, 24));
     let parts = (header.index_block(), header.digest_block(), header.blocks());
     assert_eq!(parts, (5, 6, 7));
-    let mut extents = SealedExtents::new(reader, &header);
+    let mut extents = SealedExtents::new(DeviceReader::new(&device), &header);
     let list: Vec<Extent> = std::iter::from_fn(|| extents.next().unwrap()).collect();
     let extent = |first, sectors, content| Extent {
         first,

@@ -6,17 +6,18 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use map_memory::sha256::Sha256 as Sha;
 use tool::leaf::Union;
 use tool::{get, put, ubctl, Folder, MIB};
 use ubcore::error::Side;
+use ubcore::geometry::Block;
 use ubcore::map::Base;
 use ubcore::plan::{self, Source};
-use ubcore::sealed::open::{open, SealedExtents};
+use ubcore::sealed::open::SealedExtents;
+use ubcore::stack::chain::StandIn;
 use ubcore::stack::extent::{Content, Extents};
 use ubcore::stack::place::NoLayers;
 use ubctl::device::{Access, Device};
-use ubctl::sealed::{Place, PlaceReader};
+use ubctl::sealed::{self, DeviceReader};
 
 const SECTORS: usize = 32768;
 
@@ -87,21 +88,17 @@ fn three(f: &Folder) -> (PathBuf, [PathBuf; 3], Oracle) {
 }
 
 /// Returns what a sealed layer maps.
-fn content(sealed: &Path) -> Oracle {
-    let device = Device::open(sealed, Side::Root, Access::Read).unwrap();
-    let place = Place::new(&device, 0);
-    let mut reader = PlaceReader::new(place);
-    let header = open::<_, Sha>(&mut reader, place.blocks, None)
-        .unwrap()
-        .header;
-    let mut extents = SealedExtents::new(reader, &header);
+fn content(path: &Path) -> Oracle {
+    let device = Device::open(path, Side::Root, Access::Read).unwrap();
+    let header = sealed::open(&device, None).unwrap().header;
+    let mut extents = SealedExtents::new(DeviceReader::new(&device), &header);
     let mut all = vec![None; header.union_sectors as usize];
     while let Some(e) = extents.next().unwrap() {
         for n in 0..e.sectors {
             let byte = match e.content {
                 Content::Zero => 0,
                 Content::Data(at) => {
-                    let sector = get(sealed, (at + n) * 512, 512);
+                    let sector = get(path, (at + n) * 512, 512);
                     assert!(sector.iter().all(|&b| b == sector[0]));
                     sector[0]
                 }
@@ -179,6 +176,61 @@ fn layers_become_one_with_the_same_content() {
     let line = "format --force --root {} --layer {} --layer {} --layer {} {}";
     ubctl(line, &[&root, &one, &high, &top, &leaf]).done();
     ubctl(line, &[&root, &low, &three, &top, &leaf]).done();
+}
+
+/// What `verify` proves of a layer that stands for others, and what it only repeats.
+#[test]
+fn a_claim_is_verified_against_the_layers() {
+    let f = Folder::new("against");
+    let (root, [one, two, three], _) = three(&f);
+    let (out, plain) = (f.path("out"), f.path("plain"));
+    ubctl("squash {} {} {}", &[&one, &two, &out]).done();
+    ubctl("squash --no-stand-in {} {} {}", &[&one, &two, &plain]).done();
+    let text = ubctl("verify {}", &[&out]).done().out;
+    assert!(text.contains("2 layers, as its maker says"), "{text}");
+    let line = "verify {} --against {} --against {}";
+    let text = ubctl(line, &[&out, &one, &two]).done().out;
+    assert!(text.contains("2 layers, which --against names"), "{text}");
+    assert!(text.contains("the content of "), "{text}");
+    let against = |layer: &Path, layers: [&Path; 2]| {
+        let ran = ubctl(&format!("{line} --json"), &[layer, layers[0], layers[1]]);
+        let json = ran.json();
+        let place = json["against"]["same_place"].as_bool();
+        (json["reason"].as_str().map(str::to_owned), place)
+    };
+    assert_eq!(against(&plain, [&one, &two]), (None, None));
+    let other = Some("other_content".to_owned());
+    assert_eq!(against(&out, [&two, &three]), (other.clone(), Some(false)));
+    // In an order in which they were not made.
+    assert_eq!(
+        against(&out, [&two, &one]).0,
+        Some("wrong_layer".to_owned())
+    );
+
+    // The claim of another layer, beside this content. Nothing but the comparison shows it.
+    let lie = f.path("lie");
+    ubctl("seal {} {}", &[&three, &lie]).done();
+    let digest = |path: &Path| get(path, 160, 32).try_into().unwrap();
+    let mut block: Block = get(&out, 4096, 4096).try_into().unwrap();
+    let claim = StandIn::decode(&block, &digest(&out)).unwrap().unwrap();
+    claim.encode(&digest(&lie), &mut block);
+    put(&lie, 4096, &block);
+    ubctl("verify {}", &[&lie]).done();
+    assert_eq!(against(&lie, [&one, &two]), (other, Some(true)));
+    ubctl(line, &[&lie, &one, &two]).refused_after(3, &["does not have the content of"]);
+
+    // The content of a leaf, and the place of another with the same content.
+    let twin = f.image("twin", 12 * MIB);
+    ubctl("format --root {} {}", &[&root, &twin]).done();
+    ubctl("freeze {}", &[&twin]).done();
+    let empty = f.image("empty", 12 * MIB);
+    ubctl("format --root {} {}", &[&root, &empty]).done();
+    ubctl("freeze {}", &[&empty]).done();
+    let sealed = f.path("empty.sealed");
+    ubctl("seal --stand-in {} {}", &[&empty, &sealed]).done();
+    ubctl("verify {} --against {}", &[&sealed, &empty]).done();
+    let ran = ubctl("verify {} --against {}", &[&sealed, &twin]);
+    ran.refused_after(3, &["stands for other layers"]);
 }
 
 #[test]

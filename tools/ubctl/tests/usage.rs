@@ -95,7 +95,7 @@ fn wrong_command_lines_are_reported() {
         ("diff a", "<B>"),
         ("publish x", "--root"),
         ("squash a", "OUT"),
-        ("verify a --offset 1K", "multiple of 4K"),
+        ("verify a@1K", "multiple of 4K"),
         ("remove --all unionblk0", "--all"),
     ] {
         ubctl(line, &[]).refused(2, &[word]);

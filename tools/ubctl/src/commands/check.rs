@@ -25,7 +25,7 @@ use ubcore::slot::Slot;
 use crate::device::{refuse_same, Access, Device};
 use crate::error::{Fail, Result, FAILED};
 use crate::lost_sectors::{self, Stretch};
-use crate::{identity, output, overlap};
+use crate::{identity, output, overlap, sealed};
 use map_memory::Heap;
 
 const AFTER_HELP: &str = "\
@@ -190,7 +190,7 @@ fn report(args: &CheckArgs) -> Result<CheckReport> {
     let first = match look(&mut leaf) {
         Ok(first) => first,
         Err(Error::Damaged(Area::Superblock, block)) => return Ok(no_superblock(name, block.0)),
-        Err(e) => return Err(Fail::core(&name, e)),
+        Err(e) => return Err(sealed::no_leaf(&leaf, e)),
     };
     let last = if args.repair {
         Some(repair::repair(&mut leaf, &first)?)

@@ -22,13 +22,14 @@ use crate::control::{self, union_number, Control, PREFIX};
 use crate::device::{Access, Device};
 use crate::error::{Fail, Result, BUSY, FAILED};
 use crate::holders::{self, Holders};
+use crate::layer_arg::LayerArg;
 use crate::loopdev::{self, Lower};
 use crate::lost_sectors::{self, Stretch};
 use crate::node::{self, NodeState};
 use crate::search::Places;
 use crate::value_parser::{journal_blocks, leaf_name, sector_size, slab_sectors, union_size};
 use crate::wait::{self, Deadline};
-use crate::{blocksize, interrupt, loaded, output, preflight, probe, sysfs, udev};
+use crate::{blocksize, interrupt, loaded, output, preflight, probe, sealed, sysfs, udev};
 
 /// Arguments of `create`.
 #[derive(Debug, Args)]
@@ -46,8 +47,8 @@ pub struct CreateArgs {
     pub root: Option<RootArg>,
     /// A layer between root and leaf; repeated, the lowest first [default: where the layers of the
     /// leaf were when it was formatted]
-    #[arg(long = "layer", value_name = "LAYER")]
-    pub layers: Vec<PathBuf>,
+    #[arg(long = "layer", value_name = "LAYER", value_parser = LayerArg::parser())]
+    pub layers: Vec<LayerArg>,
     /// Where to find the root and the layers that are not given, by what the leaf says of them: a
     /// directory, a device or an image; repeated
     #[arg(long = "in", value_name = "PLACE", conflicts_with = "format")]
@@ -164,20 +165,21 @@ pub fn run(args: &CreateArgs, json: bool) -> Result {
 }
 
 /// Returns the root and the layers: the given ones, or the ones found in the places.
-fn root_and_layers(args: &CreateArgs) -> Result<(RootArg, Vec<PathBuf>)> {
+fn root_and_layers(args: &CreateArgs) -> Result<(RootArg, Vec<LayerArg>)> {
     if args.places.is_empty() {
         // The command line has a root then.
         return Ok((args.root.clone().unwrap_or(RootArg(None)), layers(args)?));
     }
+    let mut leaf = Device::open(&args.leaf, Side::Leaf, Access::Read)?;
+    let sb = loaded::superblock(&mut leaf)?;
     let places = Places::new(&args.places)?;
-    let sb = loaded::superblock(&mut Device::open(&args.leaf, Side::Leaf, Access::Read)?)?;
     let root = match &args.root {
         Some(root) => root.clone(),
         None if !sb.has_root() => RootArg(None),
         None => RootArg(Some(places.root(&sb)?)),
     };
     let layers = if args.layers.is_empty() {
-        places.layers(&below::list_of(&args.leaf)?)?
+        places.layers(&below::list_of(&leaf)?)?
     } else {
         args.layers.clone()
     };
@@ -185,11 +187,11 @@ fn root_and_layers(args: &CreateArgs) -> Result<(RootArg, Vec<PathBuf>)> {
 }
 
 /// Returns the layers: the given ones, or the ones that the leaf lists, where they were.
-fn layers(args: &CreateArgs) -> Result<Vec<PathBuf>> {
+fn layers(args: &CreateArgs) -> Result<Vec<LayerArg>> {
     if args.format {
         below::with_listed(&args.layers)
     } else if args.layers.is_empty() && is_layered(&args.leaf) {
-        below::listed_by(&args.leaf)
+        below::listed_by(&Device::open(&args.leaf, Side::Leaf, Access::Read)?)
     } else {
         Ok(args.layers.clone())
     }
@@ -257,6 +259,9 @@ fn report(args: &CreateArgs, status: &Status, lost: &[Stretch], json: bool) -> R
 /// Opens all devices and checks that the leaf shares nothing with the others.
 fn apart(below: &Below, leaf: &Lower) -> Result<Held> {
     let leaf = Device::open(&leaf.node, Side::Leaf, Access::Read)?.called(&leaf.name);
+    if sealed::is_marked(&leaf) {
+        return Err(sealed::no_leaf(&leaf, Error::NotFormatted));
+    }
     Ok(Held::AsItWas(below.open(Some(&leaf))?, leaf))
 }
 

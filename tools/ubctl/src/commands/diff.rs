@@ -2,22 +2,22 @@
 
 //! `ubctl diff`: which sectors of two unions differ.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use clap::Args;
 use serde::Serialize;
-use ubcore::error::{Error, Side};
+use ubcore::error::Error;
 use ubcore::num::u64_as_usize;
 
-use super::publish::open_leaf;
 use crate::below::{self, Below, RootArg};
-use crate::device::{is_same, Access, Device};
-use crate::error::{Fail, Result};
+use crate::device::{is_same, Device};
+use crate::error::{Fail, Result, USAGE};
+use crate::layer_arg::LayerArg;
 use crate::lost_sectors::{sum, Stretch};
 use crate::progress::Progress;
 use crate::search::Places;
 use crate::stack::{From, Stack};
-use crate::{output, sealed};
+use crate::{loaded, output, sealed};
 
 /// Sectors of one read: 1 MiB.
 const ROOM: u64 = 2048;
@@ -43,16 +43,18 @@ pub struct DiffArgs {
     #[arg(long, value_parser = RootArg::parse)]
     pub root: RootArg,
     /// What a sealed A or B lies on; repeated, the lowest first
-    #[arg(long = "layer", value_name = "LAYER")]
-    pub layers: Vec<PathBuf>,
+    #[arg(long = "layer", value_name = "LAYER", value_parser = LayerArg::parser())]
+    pub layers: Vec<LayerArg>,
     /// Where to look for the layers that a leaf lists: a directory, device or image; repeated
     /// [default: where they were]
     #[arg(long = "in", value_name = "PLACE")]
     pub places: Vec<PathBuf>,
     /// A leaf, detached or frozen, or a sealed layer
-    pub a: PathBuf,
+    #[arg(value_parser = LayerArg::parser())]
+    pub a: LayerArg,
     /// Another one
-    pub b: PathBuf,
+    #[arg(value_parser = LayerArg::parser())]
+    pub b: LayerArg,
 }
 
 /// The answer. The field names are those of `--json`.
@@ -70,14 +72,26 @@ struct DiffReport {
 
 /// Runs the command.
 pub fn run(args: &DiffArgs, json: bool) -> Result {
-    let stacks = (open(args, &args.a)?, open(args, &args.b)?);
-    let ranges = compare(&stacks.0, &stacks.1)?;
+    let (a, a_is_sealed) = open(args, &args.a)?;
+    // A detached leaf is claimed, so it is opened once.
+    let other = match args.a == args.b {
+        true => None,
+        false => Some(open(args, &args.b)?),
+    };
+    let (b, b_is_sealed) = other.as_ref().map_or((&a, a_is_sealed), |(b, is)| (b, *is));
+    if !args.layers.is_empty() && !(a_is_sealed || b_is_sealed) {
+        let text =
+            "--layer names what a sealed layer lies on, and neither A nor B is one: where to \
+                    look for the layers of a leaf, --in says";
+        return Err(Fail::new(USAGE, "usage", text));
+    }
+    let ranges = compare(&a, b)?;
     let sectors = sum(&ranges);
     let report = DiffReport {
-        a: args.a.display().to_string(),
-        b: args.b.display().to_string(),
-        a_sectors: stacks.0.sectors(),
-        b_sectors: stacks.1.sectors(),
+        a: args.a.name(),
+        b: args.b.name(),
+        a_sectors: a.sectors(),
+        b_sectors: b.sectors(),
         ranges,
         sectors,
         bytes: sectors * 512,
@@ -88,17 +102,19 @@ pub fn run(args: &DiffArgs, json: bool) -> Result {
     output::text(&text(&report))
 }
 
-/// Opens a leaf or layer with what it lies on.
-fn open(args: &DiffArgs, path: &Path) -> Result<Stack> {
-    let device = Device::open(path, Side::Layer, Access::Read)?;
-    let is_sealed = sealed::open_at_start(&device)?.is_some();
-    let (device, layers) = if is_sealed {
-        (device, below::with_listed(&args.layers)?)
-    } else if args.places.is_empty() {
-        (open_leaf(path)?, below::listed_by(path)?)
+/// Opens a leaf or layer with what it lies on. Also returns whether it is sealed.
+fn open(args: &DiffArgs, what: &LayerArg) -> Result<(Stack, bool)> {
+    let mut device = what.open()?;
+    let is_sealed = sealed::open_if_there(&device)?.is_some();
+    let layers = if is_sealed {
+        below::with_listed(&args.layers)?
     } else {
-        let list = below::list_of(path)?;
-        (open_leaf(path)?, Places::new(&args.places)?.layers(&list)?)
+        device = loaded::open_at_rest(&what.path)?;
+        if args.places.is_empty() {
+            below::listed_by(&device)?
+        } else {
+            Places::new(&args.places)?.layers(&below::list_of(&device)?)?
+        }
     };
     let opened = Below::as_it_is(&args.root, &layers).open(Some(&device))?;
     opened.refuse_other_below()?;
@@ -107,7 +123,7 @@ fn open(args: &DiffArgs, path: &Path) -> Result<Stack> {
     }
     let devices = opened.layers.into_iter().map(|layer| layer.device);
     let members = Stack::members(devices.chain([device]).collect())?;
-    Stack::new(opened.root, members)
+    Ok((Stack::new(opened.root, members)?, is_sealed))
 }
 
 /// Returns the sectors that differ.
@@ -150,15 +166,19 @@ fn places(a: &Stack, b: &Stack, at: u64, limit: u64) -> Result<(bool, u64)> {
     let is_one = match (from_a, from_b) {
         // Both have one root.
         (From::Bottom, From::Bottom) | (From::Zero(_), From::Zero(_)) => true,
-        (From::Data(n, p), From::Data(m, q)) if p == q => {
-            match (a.members.get(n), b.members.get(m)) {
-                (Some(x), Some(y)) => is_same(x.device.metadata(), y.device.metadata()),
-                _ => false,
-            }
-        }
+        (From::Data(n, p), From::Data(m, q)) => match (a.members.get(n), b.members.get(m)) {
+            (Some(x), Some(y)) => is_one_place((&x.device, p), (&y.device, q)),
+            _ => false,
+        },
         _ => false,
     };
     Ok((is_one, if is_one { sectors } else { sectors.min(ROOM) }))
+}
+
+/// Returns whether sectors of two devices are one.
+fn is_one_place((a, at_a): (&Device, u64), (b, at_b): (&Device, u64)) -> bool {
+    let is_one = is_same(a.metadata(), b.metadata());
+    is_one && a.start() / 512 + at_a == b.start() / 512 + at_b
 }
 
 /// Adds sectors behind all others to a list.

@@ -2,16 +2,13 @@
 
 //! `ubctl du`: what leaves and layers hold, alone and on each other.
 
-use std::path::PathBuf;
-
 use clap::Args;
 use serde::Serialize;
-use ubcore::error::Side;
 use ubcore::stack::chain::LayerId;
 
-use super::seal::refuse_in_use;
-use crate::device::{Access, Device};
 use crate::error::{Fail, Result};
+use crate::layer_arg::LayerArg;
+use crate::loaded;
 use crate::output::{self, size};
 use crate::stack::{From, Member, Stack};
 
@@ -32,8 +29,8 @@ Examples:
 #[command(after_help = AFTER_HELP)]
 pub struct DuArgs {
     /// Leaves and layers, the lowest first: block devices or images, not attached
-    #[arg(required = true, value_name = "LAYER")]
-    pub layers: Vec<PathBuf>,
+    #[arg(required = true, value_name = "LAYER", value_parser = LayerArg::parser())]
+    pub layers: Vec<LayerArg>,
 }
 
 /// The answer. The field names are those of `--json`.
@@ -60,12 +57,12 @@ struct LayerReport {
 
 /// Runs the command.
 pub fn run(args: &DuArgs, json: bool) -> Result {
-    let open = |path: &PathBuf| Device::open(path, Side::Layer, Access::Read);
-    let devices = args.layers.iter().map(open).collect::<Result<_>>()?;
+    let devices = args.layers.iter().map(LayerArg::open);
+    let devices = devices.collect::<Result<_>>()?;
     let members = Stack::members(devices)?;
     for member in &members {
         if let Some(sb) = &member.superblock {
-            refuse_in_use(&member.name(), sb)?;
+            loaded::refuse_in_use(&member.name(), sb)?;
         }
     }
     let stack = Stack::new(None, members)?;

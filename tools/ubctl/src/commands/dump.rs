@@ -19,7 +19,7 @@ use ubcore::error::Side;
 
 use crate::device::{Access, Device};
 use crate::error::{Fail, Result, REFUSED};
-use crate::output;
+use crate::{output, sealed};
 
 use report::DumpReport;
 
@@ -41,7 +41,10 @@ pub struct DumpArgs {
 pub fn run(args: &DumpArgs, json: bool) -> Result {
     let mut device = Device::open(&args.leaf, Side::Leaf, Access::Read)?;
     let report = read::read(&mut device, args.map);
-    let fail = judge(&report);
+    let fail = match report.unreadable {
+        Some(e) => Some(sealed::no_leaf(&device, e)),
+        None => judge(&report),
+    };
     if !json {
         output::text(&text::text(&report))?;
         return fail.map_or(Ok(()), Err);
@@ -52,12 +55,9 @@ pub fn run(args: &DumpArgs, json: bool) -> Result {
     }
 }
 
-/// Returns the failure that sets the exit code if the leaf is not whole.
+/// Returns the failure that sets the exit code if something is damaged.
 fn judge(report: &DumpReport) -> Option<Fail> {
     let leaf = &report.leaf;
-    if let Some(e) = report.unreadable {
-        return Some(Fail::core(leaf, e));
-    }
     let n = report.problems.len();
     (n > 0).then(|| {
         let first = &report.problems[0];

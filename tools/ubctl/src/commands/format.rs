@@ -18,6 +18,7 @@ use crate::below::{self, Below, Opened, RootArg};
 use crate::blocksize::Blocks;
 use crate::device::{refuse_union, Access, Device};
 use crate::error::{Fail, Result, REFUSED};
+use crate::layer_arg::LayerArg;
 use crate::loopdev::Lower;
 use crate::probe::{self, Used};
 use crate::rollback::Rollback;
@@ -37,10 +38,10 @@ pub struct FormatArgs {
     /// The root: a block device or an image; it is only read. none: zeroes
     #[arg(long, value_parser = RootArg::parse)]
     pub root: RootArg,
-    /// A frozen leaf to lie on; repeated, the lowest first. What the first of them lies on is
-    /// found where it was
-    #[arg(long = "layer", value_name = "LAYER")]
-    pub layers: Vec<PathBuf>,
+    /// A layer to lie on, a frozen leaf or a sealed one; repeated, the lowest first. What the first
+    /// of them lies on is found where it was. PATH@OFFSET for one of several in PATH
+    #[arg(long = "layer", value_name = "LAYER", value_parser = LayerArg::parser())]
+    pub layers: Vec<LayerArg>,
     /// The leaf: a block device or an image
     pub leaf: PathBuf,
     #[command(flatten)]

@@ -6,16 +6,15 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use serde::Serialize;
-use ubcore::error::Side;
 use ubcore::num::u64_as_usize;
 
-use super::seal::refuse_in_use;
 use crate::below::{self, Below, RootArg};
-use crate::device::{refuse_union, Access, Device};
+use crate::device::Device;
 use crate::error::{Fail, Result, FAILED, USAGE};
+use crate::layer_arg::LayerArg;
 use crate::progress::Progress;
 use crate::stack::{From, Member, Stack};
-use crate::target::{Output, Target};
+use crate::target::{Output, Target, Wanted};
 use crate::{interrupt, loaded, output};
 
 /// Sectors of one read or write: 1 MiB.
@@ -43,8 +42,8 @@ pub struct PublishArgs {
     #[arg(long, value_parser = RootArg::parse)]
     pub root: RootArg,
     /// A layer; repeated, the lowest first [default: as the leaf lists them]
-    #[arg(long = "layer", value_name = "LAYER")]
-    pub layers: Vec<PathBuf>,
+    #[arg(long = "layer", value_name = "LAYER", value_parser = LayerArg::parser())]
+    pub layers: Vec<LayerArg>,
     /// The leaf, detached or frozen
     #[arg(long, value_name = "LEAF")]
     pub leaf: Option<PathBuf>,
@@ -71,8 +70,13 @@ struct PublishReport {
 pub fn run(args: &PublishArgs, json: bool) -> Result {
     let stack = open(args)?;
     let devices = stack.members.iter().map(|m| &m.device);
+    let wanted = Wanted {
+        what: "image",
+        force: args.force,
+        append: false,
+    };
     let devices = stack.root.iter().chain(devices);
-    let target = Target::check("image", &args.out, devices, args.force)?;
+    let target = Target::check(wanted, &args.out, devices)?;
     interrupt::watch()?;
     let mut writer = target.begin(stack.sectors() * 512)?;
     let done = write(&stack, &writer)
@@ -84,7 +88,8 @@ pub fn run(args: &PublishArgs, json: bool) -> Result {
 
 /// Opens root, layers and leaf, and checks that they belong to each other.
 fn open(args: &PublishArgs) -> Result<Stack> {
-    let layers = match &args.leaf {
+    let leaf = args.leaf.as_deref().map(loaded::open_at_rest).transpose()?;
+    let layers = match &leaf {
         Some(leaf) if args.layers.is_empty() => below::listed_by(leaf)?,
         _ => below::with_listed(&args.layers)?,
     };
@@ -93,7 +98,6 @@ fn open(args: &PublishArgs) -> Result<Stack> {
         return Err(Fail::new(USAGE, "usage", text));
     }
     below::refuse_locked(&args.root, &layers)?;
-    let leaf = args.leaf.as_deref().map(open_leaf).transpose()?;
     let opened = Below::as_it_is(&args.root, &layers).open(leaf.as_ref())?;
     opened.refuse_other_below()?;
     if let Some(leaf) = &leaf {
@@ -102,19 +106,6 @@ fn open(args: &PublishArgs) -> Result<Stack> {
     let devices = opened.layers.into_iter().map(|layer| layer.device);
     let members = Stack::members(devices.chain(leaf).collect())?;
     Stack::new(opened.root, members)
-}
-
-/// Opens a leaf. A frozen one may be in use.
-pub(super) fn open_leaf(path: &Path) -> Result<Device> {
-    let mut leaf = Device::open(path, Side::Leaf, Access::Read)?;
-    refuse_union(&leaf, Side::Leaf)?;
-    let sb = loaded::superblock(&mut leaf)?;
-    if sb.frozen.is_none() {
-        leaf = Device::open(path, Side::Leaf, Access::Claim)?;
-        let sb = loaded::superblock(&mut leaf)?;
-        refuse_in_use(&path.display().to_string(), &sb)?;
-    }
-    Ok(leaf)
 }
 
 /// Calls `each` with what the stack reads as, in parts of at most 1 MiB, and where each part

@@ -6,31 +6,32 @@ use std::path::PathBuf;
 
 use clap::Args;
 use serde::Serialize;
-use ubcore::error::{Error, Side};
+use ubcore::error::Error;
 use ubcore::format::superblock::Superblock;
-use ubcore::geometry::BLOCK_BYTES;
 use ubcore::map::Map;
-use ubcore::sealed::header::Header;
 use ubcore::stack::chain::{LayerId, StandIn};
 use ubcore::stack::extent::{self, Extents};
 use ubcore::stack::leaf_extents::LeafExtents;
 
-use crate::device::{Access, Device};
-use crate::error::{Fail, Result, REFUSED};
+use crate::error::{Fail, Result};
+use crate::sealed::HeaderReport;
 use crate::sealing::{Sealing, SEALED_LAYER};
-use crate::target::Target;
-use crate::{loaded, output};
+use crate::target::{Target, Wanted};
+use crate::{layer_arg, loaded, output};
 use map_memory::sha256::Sha256;
 use map_memory::Heap;
 
 const AFTER_HELP: &str = "\
 The same content gives the same file, whatever leaf it lies in. The leaf is only
 read, twice. A file is written beside OUT and takes its place when it is whole.
-On a device the header comes last; until then the device holds no sealed layer.
+On a device, and with --append, the header comes last; until then there is no
+sealed layer. The name of a layer that does not begin at the first byte is
+OUT@OFFSET, in bytes, for each command that takes a layer.
 
 Examples:
   ubctl seal /dev/vdb web-01.sealed
-  ubctl seal vm1.leaf /dev/vdc --force --json";
+  ubctl seal vm1.leaf /dev/vdc --force --json
+  ubctl seal step2.leaf layers.sealed --append";
 
 /// Arguments of `seal`.
 #[derive(Debug, Args)]
@@ -43,10 +44,23 @@ pub struct SealArgs {
     /// Replace an existing file, or write to a device that looks used
     #[arg(long)]
     pub force: bool,
+    /// Write it behind the sealed layers that OUT has, one behind another. The result says where
+    #[arg(long)]
+    pub append: bool,
     /// Let the sealed layer take the place of the frozen leaf below leaves that lie on it. This is
     /// written beside the content, and the digest does not cover it
     #[arg(long)]
     pub stand_in: bool,
+}
+
+impl SealArgs {
+    fn wanted(&self) -> Wanted {
+        Wanted {
+            what: SEALED_LAYER,
+            force: self.force,
+            append: self.append,
+        }
+    }
 }
 
 /// The result of a seal.
@@ -54,23 +68,19 @@ pub struct SealArgs {
 struct SealReport {
     leaf: String,
     out: String,
-    digest: String,
-    sectors: u64,
-    block_bytes: u32,
-    extents: u64,
-    data_sectors: u64,
-    zero_sectors: u64,
-    bytes: u64,
+    offset: u64,
+    #[serde(flatten)]
+    header: HeaderReport,
 }
 
 /// Runs the command.
 pub fn run(args: &SealArgs, json: bool) -> Result {
-    let mut leaf = Device::open(&args.leaf, Side::Leaf, Access::Claim)?;
-    let what = leaf.path().display().to_string();
-    let target = Target::check(SEALED_LAYER, &args.out, [&leaf], args.force)?;
+    let mut leaf = loaded::open_at_rest(&args.leaf)?;
+    let what = leaf.name();
+    let target = Target::check(args.wanted(), &args.out, [&leaf])?;
+    let offset = target.start();
     let loaded = loaded::load(&mut leaf)?;
     let (superblock, map) = (loaded.committer.superblock(), &loaded.map);
-    refuse_in_use(&what, superblock)?;
     let stand_in = stand_in(args, &what, superblock)?;
     let total = data_sectors(map).map_err(|e| Fail::core(&what, e))?;
     let union = superblock.geometry.union_sectors();
@@ -82,36 +92,20 @@ pub fn run(args: &SealArgs, json: bool) -> Result {
     };
     let extents = || LeafExtents::new(map, || Ok(()));
     let header = sealing.write(target, extents, |at, room| leaf.read_at(at * 512, room))?;
-    report(&what, args, &header, json)
-}
-
-fn report(leaf: &str, args: &SealArgs, header: &Header, json: bool) -> Result {
-    let out = args.out.display().to_string();
-    let bytes = header.blocks() * BLOCK_BYTES as u64;
-    let digest = output::hex(&header.digest);
+    let report = SealReport {
+        leaf: what,
+        out: args.out.display().to_string(),
+        offset,
+        header: HeaderReport::new(&header),
+    };
     if json {
-        return output::json(&SealReport {
-            leaf: leaf.to_owned(),
-            out,
-            digest,
-            sectors: header.union_sectors,
-            block_bytes: header.block_bytes,
-            extents: header.extents,
-            data_sectors: header.data_sectors,
-            zero_sectors: header.zero_sectors,
-            bytes,
-        });
+        return output::json(&report);
     }
     output::text(&format!(
-        "{out}: what {leaf} maps, sealed\n{}",
-        output::fields(&[
-            ("digest", digest),
-            ("union", output::size(header.union_sectors)),
-            ("data", output::size(header.data_sectors)),
-            ("zeroes", output::size(header.zero_sectors)),
-            ("extents", header.extents.to_string()),
-            ("size", format!("{bytes} bytes")),
-        ])
+        "{}: what {} maps, sealed\n{}",
+        layer_arg::name(&args.out, offset),
+        report.leaf,
+        output::fields(&report.header.fields())
     ))
 }
 
@@ -131,18 +125,6 @@ fn stand_in(args: &SealArgs, what: &str, sb: &Superblock) -> Result<Option<Stand
     }))
 }
 
-/// Refuses a leaf that may still change, because no one has said that it stays as it is.
-pub(super) fn refuse_in_use(leaf: &str, superblock: &Superblock) -> Result {
-    if superblock.clean {
-        return Ok(());
-    }
-    let text = format!(
-        "{leaf}: its union was not detached, so its last writes are only in the journal: attach it \
-         with ubctl create, and detach it with ubctl remove"
-    );
-    Err(Fail::new(REFUSED, "not_clean", text))
-}
-
 /// Returns how many sectors of data one pass reads.
 fn data_sectors(map: &Map<Heap>) -> ubcore::error::Result<u64> {
     let mut extents = LeafExtents::new(map, || Ok(()));
@@ -153,19 +135,4 @@ fn data_sectors(map: &Map<Heap>) -> ubcore::error::Result<u64> {
         }
     }
     Ok(sectors)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::refuse_in_use;
-    use crate::commands::format::tests::superblock;
-
-    #[test]
-    fn a_leaf_with_a_journal_is_refused() {
-        let mut sb = superblock(1, 1);
-        refuse_in_use("x", &sb).unwrap();
-        sb.clean = false;
-        let fail = refuse_in_use("x", &sb).unwrap_err();
-        assert_eq!(fail.reason, "not_clean");
-    }
 }

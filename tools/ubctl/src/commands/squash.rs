@@ -2,24 +2,23 @@
 
 //! `ubctl squash`: merges layers into one sealed layer.
 
+pub mod merged;
 mod order;
 
 use std::path::PathBuf;
 
 use clap::Args;
 use serde::Serialize;
-use ubcore::error::{Error, Side};
-use ubcore::geometry::BLOCK_BYTES;
-use ubcore::sealed::header::Header;
-use ubcore::stack::chain::LAYERS_MAX;
 
-use super::verify;
-use crate::device::{Access, Device};
-use crate::error::{Fail, Result};
-use crate::output;
-use crate::sealing::{Sealing, SEALED_LAYER};
-use crate::stack::{Member, Stack};
-use crate::target::Target;
+use self::merged::Merged;
+use crate::device::Device;
+use crate::error::Result;
+use crate::layer_arg::LayerArg;
+use crate::sealed::HeaderReport;
+use crate::sealing::SEALED_LAYER;
+use crate::stack::Member;
+use crate::target::{Target, Wanted};
+use crate::{layer_arg, output};
 
 const AFTER_HELP: &str = "\
 The sealed layer maps what the layers map together, so it reads the same on what
@@ -42,13 +41,16 @@ Examples:
 #[command(after_help = AFTER_HELP)]
 pub struct SquashArgs {
     /// The layers, frozen leaves or sealed layers, the lowest first
-    #[arg(required = true, num_args = 1.., value_name = "LAYER")]
-    pub layers: Vec<PathBuf>,
+    #[arg(required = true, num_args = 1.., value_name = "LAYER", value_parser = LayerArg::parser())]
+    pub layers: Vec<LayerArg>,
     /// The sealed layer: a new file, or a block device
     pub out: PathBuf,
     /// Replace an existing file, or write to a device that looks used
     #[arg(long)]
     pub force: bool,
+    /// Write it behind the sealed layers that OUT has, one behind another. The result says where
+    #[arg(long)]
+    pub append: bool,
     /// Write the content alone: the sealed layer does not take the place of the layers. The digest
     /// is the same
     #[arg(long)]
@@ -60,13 +62,9 @@ pub struct SquashArgs {
 struct SquashReport {
     layers: Vec<String>,
     out: String,
-    digest: String,
-    sectors: u64,
-    block_bytes: u32,
-    extents: u64,
-    data_sectors: u64,
-    zero_sectors: u64,
-    bytes: u64,
+    offset: u64,
+    #[serde(flatten)]
+    header: HeaderReport,
     /// How many layers it takes the place of; `null` if of none.
     stands_for: Option<u32>,
     /// The sectors of data of the layers that higher ones hide.
@@ -75,73 +73,27 @@ struct SquashReport {
 
 /// Runs the command.
 pub fn run(args: &SquashArgs, json: bool) -> Result {
-    let open = |path: &PathBuf| Device::open(path, Side::Layer, Access::Read);
-    let devices: Vec<Device> = args.layers.iter().map(open).collect::<Result<_>>()?;
-    let count = devices.len() as u64;
-    if count > LAYERS_MAX.into() {
-        let e = Error::LayerCount(LAYERS_MAX.into(), count);
-        return Err(Fail::core("squash", e));
-    }
-    let target = Target::check(SEALED_LAYER, &args.out, &devices, args.force)?;
-    let members = Stack::members(devices)?;
-    let stand_in = order::check(&members)?;
-    for member in &members {
-        if let Some(header) = &member.header {
-            verify::refuse_damage(&member.device, header)?;
-        }
-    }
-    let stack = Stack::new(None, members)?;
-    let what = format!("{} layers", stack.members.len());
-    let sealing = Sealing {
-        what: &what,
-        sizes: (stack.sectors(), block_bytes(&stack)),
-        data_sectors: data_sectors(&stack).map_err(|e| Fail::core(&what, e))?,
-        stand_in: (!args.no_stand_in).then_some(stand_in),
+    let devices = args.layers.iter().map(LayerArg::open);
+    let devices: Vec<Device> = devices.collect::<Result<_>>()?;
+    let wanted = Wanted {
+        what: SEALED_LAYER,
+        force: args.force,
+        append: args.append,
     };
-    let read = |position, room: &mut [u8]| stack.read_position(position, room);
-    let header = sealing.write(target, || stack.extents(), read)?;
-    report(args, &stack, &sealing, &header, json)
-}
-
-/// Returns the blocks that the content was made for: those of the highest layer, as for a leaf on
-/// it.
-fn block_bytes(stack: &Stack) -> u32 {
-    stack.members.last().map_or(512, Member::block_bytes)
-}
-
-/// Returns how many sectors of data are visible.
-fn data_sectors(stack: &Stack) -> ubcore::error::Result<u64> {
-    use ubcore::stack::extent::{Content, Extents};
-    let mut extents = stack.extents();
-    let mut sectors = 0;
-    while let Some(extent) = extents.next()? {
-        if extent.content != Content::Zero {
-            sectors += extent.sectors;
-        }
-    }
-    Ok(sectors)
-}
-
-fn report(
-    args: &SquashArgs,
-    stack: &Stack,
-    sealing: &Sealing<'_>,
-    header: &Header,
-    json: bool,
-) -> Result {
-    let all: u64 = stack.members.iter().map(|m| m.data_sectors).sum();
+    let target = Target::check(wanted, &args.out, &devices)?;
+    let offset = target.start();
+    let merged = Merged::new(devices)?;
+    let stand_in = (!args.no_stand_in).then_some(merged.stand_in);
+    let header = merged.seal(target, stand_in)?;
+    let members = &merged.stack.members;
+    let all: u64 = members.iter().map(|m| m.data_sectors).sum();
     let report = SquashReport {
-        layers: stack.members.iter().map(Member::name).collect(),
+        layers: members.iter().map(Member::name).collect(),
         out: args.out.display().to_string(),
-        digest: output::hex(&header.digest),
-        sectors: header.union_sectors,
-        block_bytes: header.block_bytes,
-        extents: header.extents,
-        data_sectors: header.data_sectors,
-        zero_sectors: header.zero_sectors,
-        bytes: header.blocks() * BLOCK_BYTES as u64,
-        stands_for: sealing.stand_in.map(|s| s.layers),
-        hidden_sectors: all.saturating_sub(sealing.data_sectors),
+        offset,
+        header: HeaderReport::new(&header),
+        stands_for: stand_in.map(|s| s.layers),
+        hidden_sectors: all.saturating_sub(merged.data_sectors),
     };
     if json {
         return output::json(&report);
@@ -150,19 +102,13 @@ fn report(
         || "no layers".to_owned(),
         |layers| output::counted(layers, "layer"),
     );
+    let hidden = output::size(report.hidden_sectors);
+    let mut fields = report.header.fields();
+    fields.extend([("stands for", stands_for), ("hidden data left out", hidden)]);
     output::text(&format!(
         "{}: what {} map together, sealed\n{}",
-        report.out,
-        sealing.what,
-        output::fields(&[
-            ("digest", report.digest.clone()),
-            ("union", output::size(report.sectors)),
-            ("data", output::size(report.data_sectors)),
-            ("zeroes", output::size(report.zero_sectors)),
-            ("extents", report.extents.to_string()),
-            ("size", format!("{} bytes", report.bytes)),
-            ("stands for", stands_for),
-            ("hidden data left out", output::size(report.hidden_sectors)),
-        ])
+        layer_arg::name(&args.out, offset),
+        merged.what,
+        output::fields(&fields)
     ))
 }

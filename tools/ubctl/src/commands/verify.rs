@@ -3,7 +3,7 @@
 //! `ubctl verify`: verifies all of a sealed layer, with as many threads as there are processors.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::mpsc::{self, Receiver, SyncSender};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
@@ -11,22 +11,23 @@ use std::thread;
 use clap::Args;
 use map_memory::sha256::Sha256;
 use serde::Serialize;
-use ubcore::error::Side;
 use ubcore::geometry::{Block, BLOCK_BYTES, BLOCK_SECTORS};
 use ubcore::num::u64_as_usize;
 use ubcore::sealed::digests::{self, blocks_of, place_of, CHUNK_BLOCKS};
 use ubcore::sealed::header::{Header, DATA_BLOCK};
-use ubcore::sealed::open::{self, Sealed, SealedExtents};
+use ubcore::sealed::open::{Sealed, SealedExtents};
 use ubcore::sealed::{chunk, Digest, Reader};
 use ubcore::stack::extent::{Content, Extent, Extents};
 
-use crate::device::{Access, Device};
+use super::squash::merged::Merged;
+use crate::device::Device;
 use crate::error::{Fail, Result, REFUSED};
+use crate::layer_arg::LayerArg;
 use crate::lost_sectors::{self, Stretch};
-use crate::output;
 use crate::progress::Progress;
-use crate::sealed::{Place, PlaceReader};
-use crate::value_parser::{digest, layer_offset};
+use crate::sealed::{self, DeviceReader, HeaderReport};
+use crate::value_parser::digest;
+use crate::{layer_arg, output};
 
 /// Chunks that wait for a thread, for each thread.
 const WAITING: usize = 2;
@@ -35,19 +36,25 @@ const AFTER_HELP: &str = "\
 Exits with 3 if anything is damaged, and names the first MiB of data that is,
 and the sectors of the union that lie there.
 
+Which layers a sealed layer stands for is what its maker says, and the digest
+does not cover it. --against shows whether it is so, if these layers are here.
+
 Examples:
   ubctl verify web-01.sealed
-  ubctl verify /dev/vdc --offset 1G --digest 5f70bf18a086...";
+  ubctl verify /dev/vdc@1G --digest 5f70bf18a086...
+  ubctl verify base-1.sealed --against base.leaf --against step1.leaf";
 
 /// Arguments of `verify`.
 #[derive(Debug, Args)]
 #[command(after_help = AFTER_HELP)]
 pub struct VerifyArgs {
     /// The sealed layer: a file or a block device; it is only read
-    pub sealed: PathBuf,
-    /// Where the layer begins: a multiple of 4K
-    #[arg(long, value_name = "SIZE", value_parser = layer_offset, default_value = "0")]
-    pub offset: u64,
+    #[arg(value_parser = LayerArg::parser())]
+    pub sealed: LayerArg,
+    /// A layer that the sealed layer must have the content of, and stand for if it stands for any;
+    /// repeated, the lowest first
+    #[arg(long, value_name = "LAYER", value_parser = LayerArg::parser())]
+    pub against: Vec<LayerArg>,
     /// The digest that the layer must have, in hexadecimal
     #[arg(long, value_name = "HEX", value_parser = digest)]
     pub digest: Option<Digest>,
@@ -58,15 +65,23 @@ pub struct VerifyArgs {
 struct VerifyReport {
     sealed: String,
     offset: u64,
-    digest: String,
-    sectors: u64,
-    block_bytes: u32,
-    extents: u64,
-    data_sectors: u64,
-    zero_sectors: u64,
-    bytes: u64,
+    #[serde(flatten)]
+    header: HeaderReport,
     stand_in: Option<StandInReport>,
+    /// What --against has shown.
+    against: Option<AgainstReport>,
     damaged: Vec<DamagedChunk>,
+}
+
+/// How the layer compares with others.
+#[derive(Debug, Serialize)]
+struct AgainstReport {
+    layers: Vec<String>,
+    /// The digest of one layer in their place.
+    digest: String,
+    same_content: bool,
+    /// Whether the layer stands for just these layers; `null` if it stands for none.
+    same_place: Option<bool>,
 }
 
 /// What the layer stands for.
@@ -91,13 +106,14 @@ struct DamagedChunk {
 
 /// Runs the command.
 pub fn run(args: &VerifyArgs, json: bool) -> Result {
-    let device = Device::open(&args.sealed, Side::Root, Access::Read)?;
-    let place = Place::new(&device, args.offset);
-    let mut reader = PlaceReader::new(place);
-    let opened = open::open::<_, Sha256>(&mut reader, place.blocks, args.digest.as_ref());
-    let sealed = opened.map_err(|fault| reader.failure(fault))?;
-    let damaged = verify_data(place, &sealed.header)?;
-    let report = report(args, &sealed, damaged);
+    let device = args.sealed.open()?;
+    let sealed = sealed::open(&device, args.digest.as_ref())?;
+    let damaged = verify_data(&device, &sealed.header)?;
+    let against = match &args.against[..] {
+        [] => None,
+        layers => Some(against(&sealed, layers)?),
+    };
+    let report = report(args, &sealed, damaged, against);
     let fail = judge(&report, sealed.header.chunks());
     if !json {
         output::text(&text(&report))?;
@@ -109,15 +125,29 @@ pub fn run(args: &VerifyArgs, json: bool) -> Result {
     }
 }
 
+/// Compares a sealed layer with layers, the lowest first, that are on this host. The same content
+/// gives the same digest.
+fn against(sealed: &Sealed, layers: &[LayerArg]) -> Result<AgainstReport> {
+    let devices = layers.iter().map(LayerArg::open).collect::<Result<_>>()?;
+    let merged = Merged::new(devices)?;
+    let digest = merged.header()?.digest;
+    Ok(AgainstReport {
+        layers: layers.iter().map(LayerArg::name).collect(),
+        digest: output::hex(&digest),
+        same_content: digest == sealed.header.digest,
+        same_place: sealed.stand_in.map(|s| s == merged.stand_in),
+    })
+}
+
 /// Refuses a sealed layer whose data is damaged. `device` begins with it.
 pub(super) fn refuse_damage(device: &Device, header: &Header) -> Result {
-    let damaged = verify_data(Place::new(device, 0), header)?;
+    let damaged = verify_data(device, header)?;
     let Some(first) = damaged.first() else {
         return Ok(());
     };
     let text = format!(
         "{}: {} of {} MiB of data are damaged, the first: MiB {} at block {}: {}: see ubctl verify",
-        device.path().display(),
+        device.name(),
         damaged.len(),
         header.chunks(),
         first.mib,
@@ -127,64 +157,91 @@ pub(super) fn refuse_damage(device: &Device, header: &Header) -> Result {
     Err(Fail::new(REFUSED, "damaged", text))
 }
 
-fn report(args: &VerifyArgs, sealed: &Sealed, damaged: Vec<DamagedChunk>) -> VerifyReport {
-    let h = &sealed.header;
+fn report(
+    args: &VerifyArgs,
+    sealed: &Sealed,
+    damaged: Vec<DamagedChunk>,
+    against: Option<AgainstReport>,
+) -> VerifyReport {
     VerifyReport {
-        sealed: args.sealed.display().to_string(),
-        offset: args.offset,
-        digest: output::hex(&h.digest),
-        sectors: h.union_sectors,
-        block_bytes: h.block_bytes,
-        extents: h.extents,
-        data_sectors: h.data_sectors,
-        zero_sectors: h.zero_sectors,
-        bytes: h.blocks() * BLOCK_BYTES as u64,
+        sealed: args.sealed.path.display().to_string(),
+        offset: args.sealed.offset,
+        header: HeaderReport::new(&sealed.header),
         stand_in: sealed.stand_in.map(|s| StandInReport {
             below: output::hex(&s.below.0),
             after: output::hex(&s.after.0),
             layers: s.layers,
         }),
+        against,
         damaged,
     }
 }
 
+impl VerifyReport {
+    fn name(&self) -> String {
+        layer_arg::name(Path::new(&self.sealed), self.offset)
+    }
+}
+
 fn text(report: &VerifyReport) -> String {
-    let mut fields = vec![
-        ("digest", report.digest.clone()),
-        ("union", output::size(report.sectors)),
-        ("data", output::size(report.data_sectors)),
-        ("zeroes", output::size(report.zero_sectors)),
-        ("extents", report.extents.to_string()),
-        ("size", format!("{} bytes", report.bytes)),
-    ];
+    let mut fields = report.header.fields();
     if let Some(s) = &report.stand_in {
-        fields.push(("stands for", format!("{} layers", s.layers)));
+        let layers = output::counted(s.layers, "layer");
+        let same = report.against.as_ref().and_then(|a| a.same_place);
+        let proof = match same {
+            None => "as its maker says; --against LAYER... shows whether it is so",
+            Some(true) => "which --against names",
+            Some(false) => "which are others than --against names",
+        };
+        fields.push(("stands for", format!("{layers}, {proof}")));
         fields.push(("on", s.below.clone()));
         fields.push(("as", s.after.clone()));
+    }
+    if let Some(a) = &report.against {
+        let layers = a.layers.join(", ");
+        let content = match a.same_content {
+            true => format!("the content of {layers}"),
+            false => format!("not the content of {layers}, which is {}", a.digest),
+        };
+        fields.push(("against", content));
     }
     let state = if report.damaged.is_empty() {
         "whole"
     } else {
         "damaged"
     };
-    let head = format!("{}: a sealed layer, {state}\n", report.sealed);
+    let head = format!("{}: a sealed layer, {state}\n", report.name());
     head + &output::fields(&fields)
 }
 
-/// Returns the failure that sets the exit code if data is damaged.
+/// Returns the failure that sets the exit code if something is not as it must be.
 fn judge(report: &VerifyReport, chunks: u64) -> Option<Fail> {
-    let first = report.damaged.first()?;
+    let name = report.name();
+    if let Some(first) = report.damaged.first() {
+        let text = format!(
+            "{name}: {} of {chunks} MiB of data are damaged, the first: MiB {} at block {}: {}; {}; use \
+             another copy of it",
+            report.damaged.len(),
+            first.mib,
+            first.block,
+            first.why,
+            lost_sectors::text(&first.lost)
+        );
+        return Some(Fail::new(REFUSED, "damaged", text));
+    }
+    let against = report.against.as_ref()?;
+    let layers = against.layers.join(", ");
+    if !against.same_content {
+        let text = format!(
+            "{name}: it does not have the content of {layers}: do not use it in their place"
+        );
+        return Some(Fail::new(REFUSED, "other_content", text));
+    }
     let text = format!(
-        "{}: {} of {chunks} MiB of data are damaged, the first: MiB {} at block {}: {}; {}; use another \
-         copy of it",
-        report.sealed,
-        report.damaged.len(),
-        first.mib,
-        first.block,
-        first.why,
-        lost_sectors::text(&first.lost)
+        "{name}: it has the content of {layers}, and says that it stands for other layers: do not use \
+         it in their place; ubctl squash makes another"
     );
-    Some(Fail::new(REFUSED, "damaged", text))
+    (against.same_place == Some(false)).then(|| Fail::new(REFUSED, "other_place", text))
 }
 
 /// A chunk to verify, and the extents that have data in it.
@@ -195,7 +252,7 @@ struct Work {
 }
 
 /// Verifies the data. Returns the chunks that are damaged, in order.
-fn verify_data(place: Place, header: &Header) -> Result<Vec<DamagedChunk>> {
+fn verify_data(device: &Device, header: &Header) -> Result<Vec<DamagedChunk>> {
     let threads = thread::available_parallelism().map_or(1, usize::from);
     let (sender, receiver) = mpsc::sync_channel(threads * WAITING);
     let receiver = Mutex::new(receiver);
@@ -203,9 +260,9 @@ fn verify_data(place: Place, header: &Header) -> Result<Vec<DamagedChunk>> {
     let progress = Progress::new("verify", header.data_blocks * BLOCK_SECTORS);
     let handed_out = thread::scope(|scope| {
         for _ in 0..threads {
-            scope.spawn(|| verify_chunks(place, header, &receiver, &found, &progress));
+            scope.spawn(|| verify_chunks(device, header, &receiver, &found, &progress));
         }
-        hand_out(place, header, sender)
+        hand_out(device, header, sender)
     });
     handed_out?;
     let found = found.into_inner().unwrap_or_else(PoisonError::into_inner);
@@ -214,7 +271,7 @@ fn verify_data(place: Place, header: &Header) -> Result<Vec<DamagedChunk>> {
 
 /// What one thread does: takes chunks until there are no more.
 fn verify_chunks(
-    place: Place,
+    device: &Device,
     header: &Header,
     receiver: &Mutex<Receiver<Work>>,
     found: &Mutex<BTreeMap<u64, DamagedChunk>>,
@@ -228,7 +285,7 @@ fn verify_chunks(
     while let Ok(work) = next() {
         let (block, blocks) = blocks_of(work.chunk, header);
         let room = &mut room[..u64_as_usize(blocks)];
-        if let Some(why) = judge_chunk(place, block, room, &work) {
+        if let Some(why) = judge_chunk(device, block, room, &work) {
             let mut found = found.lock().unwrap_or_else(PoisonError::into_inner);
             let damaged = DamagedChunk {
                 mib: work.chunk,
@@ -244,8 +301,9 @@ fn verify_chunks(
 }
 
 /// Returns what is wrong with a chunk.
-fn judge_chunk(place: Place, block: u64, room: &mut [Block], work: &Work) -> Option<String> {
-    if let Err(fail) = place.read(block, room) {
+fn judge_chunk(device: &Device, block: u64, room: &mut [Block], work: &Work) -> Option<String> {
+    let at = block * BLOCK_BYTES as u64;
+    if let Err(fail) = device.read_at(at, room.as_flattened_mut()) {
         return Some(fail.message);
     }
     if !chunk::has_digest::<Sha256>(room, &work.digest) {
@@ -274,9 +332,9 @@ fn lost(block: u64, blocks: u64, extents: &[Extent]) -> Vec<Stretch> {
 }
 
 /// Sends each chunk to the threads, in order.
-fn hand_out(place: Place, header: &Header, sender: SyncSender<Work>) -> Result {
-    let mut extents = SealedExtents::new(PlaceReader::new(place), header);
-    let mut list = PlaceReader::new(place);
+fn hand_out(device: &Device, header: &Header, sender: SyncSender<Work>) -> Result {
+    let mut extents = SealedExtents::new(DeviceReader::new(device), header);
+    let mut list = DeviceReader::new(device);
     let failed = |e| Fail::core("the index was read again", e);
     // The extents with data in the chunk that comes next.
     let mut here: Vec<Extent> = Vec::new();
@@ -314,7 +372,7 @@ fn end_of(extent: &Extent) -> u64 {
 }
 
 /// Returns the digest of a chunk. The first chunk of each block of digests has it read.
-fn digest_of(list: &mut PlaceReader, header: &Header, chunk: u64) -> Result<Digest> {
+fn digest_of(list: &mut DeviceReader, header: &Header, chunk: u64) -> Result<Digest> {
     let (number, at) = place_of(chunk);
     if at == 0 {
         let read = list.read(header.digest_block() + number, 1);

@@ -2,12 +2,14 @@
 
 //! Calls of the control device that are about layers.
 
+use std::path::Path;
+
 use rustix::io::Errno;
 use ubcore::abi::{Create, Freeze, Layer};
 
 use super::{not_there, path_text, Control, PREFIX};
 use crate::error::{Fail, Result};
-use crate::ioctl;
+use crate::{ioctl, layer_arg};
 
 impl Control {
     /// Freezes the leaf of a union. `what` names the new leaf.
@@ -33,7 +35,13 @@ pub(super) fn layer_of<'a>(request: &Create, layers: &'a [Layer]) -> Option<(u32
 /// Returns the name of what a failure is about: a layer, or `what`.
 pub(super) fn named(request: &Create, layers: &[Layer], what: &str) -> String {
     match layer_of(request, layers) {
-        Some((n, layer)) => format!("layer {n}, {}", path_text(&layer.path)),
+        Some((n, layer)) => {
+            let path = path_text(&layer.path);
+            format!(
+                "layer {n}, {}",
+                layer_arg::name(Path::new(&path), layer.offset)
+            )
+        }
         None => what.to_owned(),
     }
 }

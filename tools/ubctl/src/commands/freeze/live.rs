@@ -94,7 +94,7 @@ fn below(
 ) -> Result<Opened> {
     let root = Some(path_text(&status.root)).filter(|path| !path.is_empty());
     let root = root.map(|path| Device::open(Path::new(&path), Side::Root, Access::Read));
-    let mut list = below::list_of(leaf.path())?;
+    let mut list = below::list_of(&leaf)?;
     list.push(ListedLayer {
         id: LayerId::Frozen(sb.uuid, seal),
         offset: 0,

@@ -5,11 +5,14 @@
 use std::path::Path;
 
 use serde::Serialize;
+use ubcore::error::Side;
 use ubcore::format::layer_list::ListedLayer;
 use ubcore::stack::chain::{LayerId, Seal};
 
 use super::super::status::Shown;
 use crate::below;
+use crate::device::{Access, Device};
+use crate::layer_arg::LayerArg;
 use crate::output;
 
 /// A root, a layer or a union, and what lies on it.
@@ -47,7 +50,10 @@ pub fn of(unions: &[Shown]) -> Vec<Node> {
     for union in unions {
         let mut way = vec![Node::new("root", union.root_text(), String::new())];
         // The leaf is in use. A leaf that cannot be read has no layers here.
-        let listed = below::list_of(Path::new(&union.leaf_device())).unwrap_or_default();
+        let leaf = Device::open(Path::new(&union.leaf_device()), Side::Leaf, Access::Read);
+        let listed = leaf
+            .and_then(|leaf| below::list_of(&leaf))
+            .unwrap_or_default();
         way.extend(listed.iter().map(layer));
         let detail = union.leaf_text();
         way.push(Node::new("union", union.name.clone(), detail));
@@ -70,7 +76,7 @@ fn add(nodes: &mut Vec<Node>, way: Vec<Node>) {
 }
 
 fn layer(listed: &ListedLayer) -> Node {
-    let path = String::from_utf8_lossy(listed.path()).into_owned();
+    let path = LayerArg::listed(listed).map_or_else(String::new, |layer| layer.name());
     let detail = match listed.id {
         LayerId::Frozen(uuid, Seal(seal)) => {
             format!(

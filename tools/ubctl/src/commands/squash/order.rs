@@ -31,7 +31,7 @@ impl Layer {
         let listed = match &member.superblock {
             None => None,
             Some(_) => {
-                let list = below::list_of(member.device.path())?;
+                let list = below::list_of(&member.device)?;
                 Some(list.iter().map(|layer| layer.id).collect())
             }
         };
