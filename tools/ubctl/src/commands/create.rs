@@ -20,7 +20,7 @@ use crate::below::{self, Below, Opened, RootArg};
 use crate::blocksize::Blocks;
 use crate::control::{self, union_number, Control, PREFIX};
 use crate::device::{Access, Device};
-use crate::error::{Fail, Result, BUSY, FAILED};
+use crate::error::{Fail, Result, BUSY, FAILED, USAGE};
 use crate::holders::{self, Holders};
 use crate::layer_arg::LayerArg;
 use crate::loopdev::{self, Lower};
@@ -42,8 +42,8 @@ use crate::{blocksize, interrupt, loaded, output, preflight, probe, sealed, sysf
 )]
 pub struct CreateArgs {
     /// The root: a block device or an image; never written, shared by any number of unions. none:
-    /// zeroes
-    #[arg(long, value_parser = RootArg::parse, required_unless_present = "places")]
+    /// zeroes. Not needed with --in, nor for a leaf that was made on none
+    #[arg(long, value_parser = RootArg::parse)]
     pub root: Option<RootArg>,
     /// A layer between root and leaf; repeated, the lowest first [default: where the layers of the
     /// leaf were when it was formatted]
@@ -166,12 +166,21 @@ pub fn run(args: &CreateArgs, json: bool) -> Result {
 
 /// Returns the root and the layers: the given ones, or the ones found in the places.
 fn root_and_layers(args: &CreateArgs) -> Result<(RootArg, Vec<LayerArg>)> {
-    if args.places.is_empty() {
-        // The command line has a root then.
-        return Ok((args.root.clone().unwrap_or(RootArg(None)), layers(args)?));
+    if let (Some(root), []) = (&args.root, &args.places[..]) {
+        return Ok((root.clone(), layers(args)?));
+    }
+    if args.format {
+        return Err(Fail::new(USAGE, "usage", "--format needs --root"));
     }
     let mut leaf = Device::open(&args.leaf, Side::Leaf, Access::Read)?;
     let sb = loaded::superblock(&mut leaf)?;
+    if args.places.is_empty() {
+        // A leaf remembers where its layers were, and not where its root was.
+        if sb.has_root() {
+            return Err(no_root_named(&args.leaf));
+        }
+        return Ok((RootArg(None), layers(args)?));
+    }
     let places = Places::new(&args.places)?;
     let root = match &args.root {
         Some(root) => root.clone(),
@@ -184,6 +193,14 @@ fn root_and_layers(args: &CreateArgs) -> Result<(RootArg, Vec<LayerArg>)> {
         args.layers.clone()
     };
     Ok((root, layers))
+}
+
+fn no_root_named(leaf: &Path) -> Fail {
+    let text = format!(
+        "{} was made on a root: name it with --root, or with --in where to look for it",
+        leaf.display()
+    );
+    Fail::new(USAGE, "usage", text)
 }
 
 /// Returns the layers: the given ones, or the ones that the leaf lists, where they were.
