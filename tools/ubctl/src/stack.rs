@@ -29,6 +29,10 @@ const ZEROES: u64 = 1 << 46;
 /// layer.
 const SECTOR_BITS: u32 = 48;
 
+/// The largest union of a sealed layer that the driver takes: 64 TiB. The list of the map's pages
+/// grows with it, and a layer says itself how large it is.
+const SEALED_SECTORS_MAX: u64 = 1 << 37;
+
 /// A leaf or a layer of a stack.
 pub struct Member {
     /// The device or image.
@@ -66,6 +70,10 @@ impl Member {
                 Some(sealed.ok_or_else(|| Fail::core(&what, Error::NotFormatted))?)
             }
         };
+        let large = sealed.map(|s| s.header.union_sectors);
+        if let Some(sectors) = large.filter(|&sectors| sectors > SEALED_SECTORS_MAX) {
+            return Err(Fail::core(&what, Error::TooLarge(Side::Layer, sectors)));
+        }
         let id = match (&superblock, &sealed) {
             (Some(sb), _) => sb.frozen.map(|seal| LayerId::Frozen(sb.uuid, seal)),
             (_, sealed) => sealed.map(|s| LayerId::Sealed(s.header.digest)),

@@ -130,6 +130,24 @@ fn forge(sealed: &Path, at: usize, field: &[u8]) {
     put(sealed, 0, &block);
 }
 
+/// The tool keeps a list that grows with the size of the stack.
+#[test]
+fn a_layer_of_a_union_that_no_driver_takes_is_refused() {
+    let f = Folder::new("kinds-huge");
+    let (root, _, sealed) = three(&f);
+    forge(&sealed, 40, &(1u64 << 46).to_le_bytes());
+    ubctl("verify {}", &[&sealed]).done();
+    ubctl("du {}", &[&sealed]).refused(3, &["sealed", "larger than a stack can address"]);
+    let out = f.path("out");
+    ubctl("squash {} {}", &[&sealed, &out])
+        .refused(3, &["sealed", "larger than a stack can address"]);
+    let line = "publish --root {} --layer {} {}";
+    ubctl(line, &[&root, &sealed, &out]).refused(3, &["sealed", "larger than a stack can address"]);
+    assert!(!out.exists());
+    forge(&sealed, 40, &(1u64 << 37).to_le_bytes());
+    ubctl("du {}", &[&sealed]).done();
+}
+
 /// A leaf on a sealed layer shows the blocks that its content was made for.
 #[test]
 fn the_blocks_of_a_sealed_layer_are_those_of_a_leaf_on_it() {
