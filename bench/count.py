@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0
-"""Compares what a union adds to its raw disks, in instructions for one operation,
-with limits. The counts are exact on any machine, however busy.
+"""Compares what a union adds to its raw disks, and a layer to a leaf, in instructions
+for one operation, with limits. The counts are exact on any machine, however busy.
 
-    bench/count.py latest.json.zst
+    bench/count.py [latest.json.zst] [layers.json.zst]
 
 Prints a line for each case; exit status 1 if one adds too much or is missing.
 """
@@ -11,6 +11,8 @@ Prints a line for each case; exit status 1 if one adds too much or is missing.
 import json
 import subprocess
 import sys
+
+from lib import layers
 
 # Limits of what a union may add, by case and depth. dm-linear adds about 1,800, and
 # maps nothing.
@@ -39,9 +41,8 @@ def judge(counts):
             yield case, depth, raw, linear - raw, union - raw, limit
 
 
-def main():
-    text = subprocess.run(["zstd", "-q", "-dc", sys.argv[1]], stdout=subprocess.PIPE, check=True).stdout
-    counts = json.loads(text)["instructions"]
+def cases(counts):
+    """Prints the cases, and returns how many are over their limits or missing."""
     over = 0
     for case, depth, raw, linear, union, limit in judge(counts):
         name = f"{case}, {depth}"
@@ -53,6 +54,27 @@ def main():
         over += not held
         print(f"{name:26} raw {raw:7,}   dm-linear {linear:+7,}   union {union:+7,}   "
               f"limit {limit:+7,}   {'ok' if held else 'TOO MUCH'}")
+    return over
+
+
+def over_layers(figures):
+    """Does the same for layers."""
+    over, found = 0, False
+    for name, value, limit in layers.limits(figures):
+        found = True
+        over += value > limit
+        print(f"{name:38} {value:+7,}   limit {limit:+7,}   {'ok' if value <= limit else 'TOO MUCH'}")
+    if not found:
+        print("layers: not measured")
+    return over + (not found)
+
+
+def main():
+    over = 0
+    for path in sys.argv[1:]:
+        text = subprocess.run(["zstd", "-q", "-dc", path], stdout=subprocess.PIPE, check=True).stdout
+        result = json.loads(text)
+        over += over_layers(result["figures"]) if "figures" in result else cases(result["instructions"])
     return 1 if over else 0
 
 

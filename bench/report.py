@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0
 """Makes bench/results from the guests' measurements: README.md, two plots, and the
-figures for programs in latest.json.zst."""
+figures for programs in latest.json.zst. What layers.py has put there stays."""
 
 import argparse
 import datetime
@@ -9,7 +9,7 @@ import json
 import os
 import subprocess
 
-from lib import collect, plot, table, targets
+from lib import collect, layers, plot, table, targets
 
 # The environments and kinds of lower cache of which there is a plot.
 PLOTTED = [("uml1", "none"), ("uml1", "fua")]
@@ -45,6 +45,31 @@ def pack(folder, name, text):
     subprocess.run(["zstd", "-q", "-19", "-f", "-o", path], input=text.encode(), check=True)
 
 
+def unpack(folder, name):
+    """Returns what a packed file of JSON holds, or None without it."""
+    path = os.path.join(folder, name)
+    if not os.path.exists(path):
+        return None
+    text = subprocess.run(["zstd", "-q", "-dc", path], stdout=subprocess.PIPE, check=True).stdout
+    return json.loads(text)
+
+
+def render(folder):
+    """Writes the page and the plots from the packed figures."""
+    result, below = unpack(folder, "latest.json.zst"), unpack(folder, "layers.json.zst")
+    plots, lines = {}, []
+    if result:
+        for (env, cache), rows in table.groups(result["cells"]).items():
+            if (env, cache) in PLOTTED:
+                plots[env, cache] = f"{env}-{cache}.svg"
+                write(folder, plots[env, cache], plot.plot(env, cache, rows))
+        lines = table.page(result, plots)
+    if below:
+        lines += layers.page(below)
+    write(folder, "README.md", "\n".join(lines))
+    return plots
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     for name in ("--commit", "--cpu", "--quiet", "--work", "--results"):
@@ -72,13 +97,8 @@ def main():
         "cells": cells,
     }
     os.makedirs(args.results, exist_ok=True)
-    plots = {}
-    for (env, cache), rows in table.groups(cells).items():
-        if (env, cache) in PLOTTED:
-            plots[env, cache] = f"{env}-{cache}.svg"
-            write(args.results, plots[env, cache], plot.plot(env, cache, rows))
     pack(args.results, "latest.json.zst", json.dumps(result, indent=1, ensure_ascii=False) + "\n")
-    write(args.results, "README.md", table.page(result, plots))
+    plots = render(args.results)
     for row in result["targets"]:
         print(f"{'holds ' if row['holds'] else 'MISSES'} {row['target']}: {row['measured']} ({row['wanted']})")
     print(f"{len(cells)} cells: {args.results}/README.md, latest.json.zst and {len(plots)} plots")

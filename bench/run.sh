@@ -3,34 +3,21 @@
 # The script of `make bench`: runs the driver and its peers in one boot, by
 # turns, in User-Mode Linux with one and two processors and, unless quick, in
 # QEMU's emulation of the stock kernel, with two processors and with one whose
-# instructions are counted; then runs the scenes of scenes.sh. Writes
-# bench/results.
+# instructions are counted; then compares layers (layers.sh) and runs the scenes
+# of scenes.sh. Writes bench/results.
 #   QUICK=1      few repetitions and cases
 #   COUNT=1      the instructions alone, against their limits (count.py), into
 #                build/bench/count: exact on a busy machine too
 #   ENVS="uml1"  these environments alone: uml1 uml2 tcg2 tcg1
 #   CASES=randread-mapped,overwrite   these cases alone
 #   REPS=20      repetitions (default: 10, quick 3)
+#   LAYERS=""    no layers (default: all, none if quick or with CASES)
 #   SCENES=""    which scenes (default: all, quick none)
 #   NOISY=1      continue although the machine is not quiet
 #   RESULTS=DIR  elsewhere than bench/results
 . "$(dirname "$0")/../scripts/lib.sh"
+. "$TOP/bench/lib/machine.sh"
 work=$BUILD/bench
-
-# Figures from a busy machine are noise, so they are marked, or not made at all.
-# The load average still counts a build that has just ended, so the processors'
-# idle time over three seconds decides.
-is_quiet() {
-	local before after
-	before=$(awk '/^cpu / { print $5 + $6, $2 + $3 + $4 + $5 + $6 + $7 + $8 + $9 }' /proc/stat)
-	sleep 3
-	after=$(awk '/^cpu / { print $5 + $6, $2 + $3 + $4 + $5 + $6 + $7 + $8 + $9 }' /proc/stat)
-	busy=$(awk -v a="$before" -v b="$after" 'BEGIN {
-		split(a, x); split(b, y); t = y[2] - x[2]
-		printf "%d", t ? 100 - 100 * (y[1] - x[1]) / t : 0 }')
-	say "load average $(cut -d' ' -f1 /proc/loadavg), processors $busy % busy"
-	[ "$busy" -le 5 ]
-}
 
 if [ -n "${COUNT:-}" ]; then
 	export ENVS=tcg1 SCENES='' NOISY=1 RESULTS=build/bench/count
@@ -42,11 +29,12 @@ if [ -z "${UNIONBLK_IN_ROOT:-}" ]; then
 	commit=$(git -C "$TOP" rev-parse --short=12 HEAD 2>/dev/null || echo unknown)
 	[ -z "$(git -C "$TOP" status --porcelain -- rust tools Kbuild include 2>/dev/null)" ] || commit=$commit-dirty
 	printf '%s\n' "$commit" >"$work/commit"
-	printf '%s\n' "${COUNT:-}" "${QUICK:-}" "${ENVS:-}" "${CASES:-}" "${REPS:-}" "${NOISY:-}" "${RESULTS:-}" \
+	LAYERS=${LAYERS-$([ -n "${QUICK:-}${CASES:-}" ] || echo yes)}
+	printf '%s\n' "${COUNT:-}" "${QUICK:-}" "${ENVS:-}" "${CASES:-}" "${REPS:-}" "${NOISY:-}" "${RESULTS:-}" "$LAYERS" \
 		"${SCENES-$([ -n "${QUICK:-}" ] || echo files change many large)}" >"$work/asked"
 	exec "$TOP/scripts/in-root.sh" bench/run.sh
 fi
-{ read -r COUNT; read -r QUICK; read -r ENVS; read -r CASES; read -r REPS; read -r NOISY; read -r RESULTS; read -r SCENES; } <"$work/asked"
+{ read -r COUNT; read -r QUICK; read -r ENVS; read -r CASES; read -r REPS; read -r NOISY; read -r RESULTS; read -r LAYERS; read -r SCENES; } <"$work/asked"
 results=${RESULTS:-bench/results}
 [ -n "$ENVS" ] || ENVS=$([ -n "$QUICK" ] && echo uml1 uml2 || echo uml1 uml2 tcg2 tcg1)
 
@@ -106,15 +94,22 @@ for env in $ENVS; do
 	rm -rf "$work/plan-$env"
 	stage "bench $env" one_env
 done
+layers=()
+[ -z "$LAYERS" ] || for env in $ENVS; do
+	case $env in uml1 | tcg1) layers+=("$env") ;; esac
+done
+if [ ${#layers[@]} != 0 ]; then
+	printf '%s\n' "$(cat "$work/commit")" "$QUICK" "${COUNT:+union}" "$RESULTS" '' >"$work/layers-asked"
+	"$TOP/bench/layers.sh" "${layers[@]}"
+fi
 rm -f "$work/scenes.json"
 if [ -n "$SCENES" ]; then
 	# shellcheck disable=SC2086 # they are words
 	stage "bench scenes" "$TOP/bench/scenes.sh" "$work/scenes.json" $SCENES
 fi
 [ "$quiet" = no ] || is_quiet || quiet=no
-model=$(sed -n 's/^model name[^:]*: //p' /proc/cpuinfo | head -n 1)
 # shellcheck disable=SC2086 # ENVS are words
-python3 -B "$TOP/bench/report.py" --commit "$(cat "$work/commit")" --cpu "$model" --quiet "$quiet" \
+python3 -B "$TOP/bench/report.py" --commit "$(cat "$work/commit")" --cpu "$(cpu_model)" --quiet "$quiet" \
 	${QUICK:+--quick} --work "$work" --results "$results" $ENVS
 say "bench took $((SECONDS - start)) s"
-[ -z "$COUNT" ] || python3 -B "$TOP/bench/count.py" "$results/latest.json.zst"
+[ -z "$COUNT" ] || python3 -B "$TOP/bench/count.py" "$results"/{latest,layers}.json.zst

@@ -100,7 +100,7 @@ def targets(rows):
 
 
 def page(result, plots):
-    """Returns the whole page."""
+    """Returns the lines of the page."""
     out = ["<!-- SPDX-License-Identifier: GPL-2.0 -->", "# Benchmark results", "",
            "Written by `make bench`; [performance.rst](../../Documentation/performance.rst) says how",
            "to read it.", "",
@@ -128,4 +128,4 @@ def page(result, plots):
             out += [f"![ratio to raw]({plots[env, cache]})", ""]
         for part in (ratios, costs, latencies, lowers):
             out += part(rows) + [""]
-    return "\n".join(out)
+    return out
