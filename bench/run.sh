@@ -31,7 +31,7 @@ if [ -z "${UNIONBLK_IN_ROOT:-}" ]; then
 	printf '%s\n' "$commit" >"$work/commit"
 	LAYERS=${LAYERS-$([ -n "${QUICK:-}${CASES:-}" ] || echo yes)}
 	printf '%s\n' "${COUNT:-}" "${QUICK:-}" "${ENVS:-}" "${CASES:-}" "${REPS:-}" "${NOISY:-}" "${RESULTS:-}" "$LAYERS" \
-		"${SCENES-$([ -n "${QUICK:-}" ] || echo files change many large)}" >"$work/asked"
+		"${SCENES-$([ -n "${QUICK:-}" ] || echo files change many large layers)}" >"$work/asked"
 	exec "$TOP/scripts/in-root.sh" bench/run.sh
 fi
 { read -r COUNT; read -r QUICK; read -r ENVS; read -r CASES; read -r REPS; read -r NOISY; read -r RESULTS; read -r LAYERS; read -r SCENES; } <"$work/asked"

@@ -2,14 +2,14 @@
 # SPDX-License-Identifier: GPL-2.0
 # Measures scenes of use at native speed: file work with dd and dpkg, a small
 # change of a large file beside overlayfs, many unions of one root, a large
-# leaf. Runs inside the build root; writes FILE, which report.py reads.
-#   bench/scenes.sh FILE [files|change|many|large]...
+# leaf, 128 layers. Runs inside the build root; writes FILE, which report.py reads.
+#   bench/scenes.sh FILE [files|change|many|large|layers]...
 . "$(dirname "$0")/../scripts/lib.sh"
 [ -n "${UNIONBLK_IN_ROOT:-}" ] || exec "$TOP/scripts/in-root.sh" bench/scenes.sh "$@"
 
 file=${1:?where to}
 shift
-[ $# -gt 0 ] || set -- files change many large
+[ $# -gt 0 ] || set -- files change many large layers
 work=$BUILD/bench
 mkdir -p "$work"
 
@@ -27,11 +27,15 @@ make_package() {
 	rm -r "$d"
 }
 
-"$TOP/scripts/build.sh" tools modules-bench-um
-image=$("$TOP/scripts/image.sh")/root.img
-make_package
-nice -n -20 "$TOP/scripts/uml.sh" -n scenes -m 6144 -c 1 -t 3600 -a "ubd0r=$image" \
-	-f "$TOP/bench/guest:guest" -f "$work/work.deb" \
+"$TOP/scripts/build.sh" tools programs modules-bench-um
+options=()
+case " $* " in *" files "*)
+	options+=(-a "ubd0r=$("$TOP/scripts/image.sh")/root.img" -f "$work/work.deb")
+	make_package
+	;;
+esac
+nice -n -20 "$TOP/scripts/uml.sh" -n scenes -m 6144 -c 1 -t 3600 "${options[@]}" \
+	-f "$TOP/bench/guest:guest" -f "$BUILD/programs/sectors" \
 	-f "$BUILD/cargo/x86_64-unknown-linux-gnu/release/ubctl" \
 	-w "python3 -B $TOP/bench/cpu.py $work/cpu-scenes" \
 	-f "$BUILD/kmod-bench-um/unionblk.ko" -- bash guest/scenes.sh "$@" | tee "$work/scenes.out"

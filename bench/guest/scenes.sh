@@ -9,6 +9,10 @@ PATH=/vm:$PATH
 CPUS=1 SIZE_MIB=512 CACHE=fua
 # shellcheck disable=SC1091
 . /vm/guest/devices
+# shellcheck disable=SC1091
+. /vm/guest/layers
+# shellcheck disable=SC1091
+. /vm/guest/scene-layers.sh
 
 figure() { echo "scene $*"; }
 micros() { echo "${EPOCHREALTIME/./}"; }
@@ -27,12 +31,6 @@ used_kib() {
 	awk '/^MemTotal|^MemFree/ { v[++n] = $2 } END { print v[1] - v[2] }' /proc/meminfo
 }
 written_kib() { awk '{ print $7 / 2 }' "/sys/block/$1/stat"; }
-null_gone() {
-	for n; do
-		echo 0 >"$NULLB/$n/power"
-		rmdir "$NULLB/$n"
-	done
-}
 
 # --- the work of dpkg and dd, on ext4 ---
 
@@ -131,12 +129,6 @@ make_slices() {
 		dmsetup info -c --noheadings --separator ' ' -o name,blkdevname | grep '^s[0-9]'
 	)
 }
-# A disk whose memory is allocated when it is written.
-null_configure_big() {
-	mkdir "$NULLB/$1"
-	null_configure "$1" "$2" none
-}
-
 create_union() { ubctl create --root /dev/broot --leaf "/dev/${SLICES[$1]}" >/dev/null || die "union $1"; }
 create_snap() { dm_create "n$1" "0 131072 snapshot /dev/proot /dev/${SLICES[$1]} P 8"; }
 create_thin() {
