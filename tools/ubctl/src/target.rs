@@ -43,7 +43,7 @@ enum To {
     /// to use it.
     File {
         path: PathBuf,
-        old: Option<Device>,
+        old: Option<Box<Device>>,
     },
     Device(Box<Device>),
 }
@@ -64,7 +64,7 @@ impl Target {
     /// Begins to write so many bytes.
     pub fn begin(self, bytes: u64) -> Result<Output> {
         let place = match self.to {
-            To::Device(device) => Place::Device(Part::begin(*device, self.what, bytes)?),
+            To::Device(device) => Place::Device(Part::begin(device, self.what, bytes)?),
             To::File { path, old } => Place::File(NewFile::create(&path, bytes, old)?),
         };
         Ok(Output {
@@ -112,7 +112,8 @@ impl To {
         }
         refuse_folder(&path)?;
         // A union that uses the file would keep it, and lose it with its last close.
-        let old = Some(Device::open(&path, Side::Leaf, Access::Claim)?);
+        let old = Device::open(&path, Side::Leaf, Access::Claim)?;
+        let old = Some(Box::new(old));
         Ok(To::File { path, old })
     }
 
@@ -234,13 +235,13 @@ fn same(what: &str, source: &Device, out: &Path) -> Fail {
 
 /// The part of a device, or of a file that grows, that is written in place.
 struct Part {
-    device: Device,
+    device: Box<Device>,
     /// The bytes that the file had before.
     old_bytes: u64,
 }
 
 impl Part {
-    fn begin(device: Device, what: &str, bytes: u64) -> Result<Part> {
+    fn begin(device: Box<Device>, what: &str, bytes: u64) -> Result<Part> {
         let end = device.start().saturating_add(bytes);
         let old_bytes = device.start().saturating_add(device.bytes());
         if device.bytes() < bytes && device.is_block() {
@@ -280,12 +281,12 @@ struct NewFile {
     beside: PathBuf,
     path: PathBuf,
     /// The file that this one replaces.
-    old: Option<Device>,
+    old: Option<Box<Device>>,
     is_there: bool,
 }
 
 impl NewFile {
-    fn create(path: &Path, bytes: u64, old: Option<Device>) -> Result<NewFile> {
+    fn create(path: &Path, bytes: u64, old: Option<Box<Device>>) -> Result<NewFile> {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         let beside = format!(".{name}.ubctl-{}", std::process::id());
         let beside = folder(path).join(beside);

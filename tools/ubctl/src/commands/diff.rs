@@ -79,7 +79,7 @@ pub fn run(args: &DiffArgs, json: bool) -> Result {
         false => Some(open(args, &args.b)?),
     };
     let (b, b_is_sealed) = other.as_ref().map_or((&a, a_is_sealed), |(b, is)| (b, *is));
-    if !args.layers.is_empty() && !(a_is_sealed || b_is_sealed) {
+    if !(args.layers.is_empty() || a_is_sealed || b_is_sealed) {
         let text =
             "--layer names what a sealed layer lies on, and neither A nor B is one: where to \
                     look for the layers of a leaf, --in says";
