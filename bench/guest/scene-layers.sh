@@ -4,6 +4,7 @@
 # loop devices. Sourced by scenes.sh, after layers.
 
 LAYERS=128
+# shellcheck disable=SC2034 # layers reads them
 HEAD_MIB=32 UNIT_MIB=32
 
 # attach_thrice NAME COMMAND...: the command attaches a union, which nothing has in use.
