@@ -18,8 +18,8 @@ Exit codes (check has its own, see its --help):
   0  done
   1  failed: I/O error, an error of the kernel, the module is not loaded
   2  the command line is wrong
-  3  refused: not formatted, wrong root, newer version, damaged, looks used,
-     too small
+  3  refused: not formatted, wrong root or layer, newer version, damaged,
+     looks used, too small
   4  busy: mounted, attached, or in use by others, which the message names
 
 A command waits, for at most 10 s, until the kernel and udev have finished with
@@ -59,7 +59,7 @@ pub struct Cli {
     /// Answer in JSON
     #[arg(long, global = true, help_heading = EVERY_COMMAND)]
     pub json: bool,
-    /// Do not wait for udev, nor for a device that is in use to come free
+    /// Do not wait for udev, nor until a device in use is free
     #[arg(long, global = true, help_heading = EVERY_COMMAND)]
     pub no_wait: bool,
     /// What to do
@@ -72,7 +72,7 @@ pub struct Cli {
 pub enum Command {
     /// Make a blank device or image the leaf of a root
     Format(format::FormatArgs),
-    /// Attach a leaf to its root; prints the union's device
+    /// Attach a leaf to its root and layers, and print the union's device
     Create(create::CreateArgs),
     /// Detach unions: commit what is dirty, and close root and leaf
     Remove(remove::RemoveArgs),
@@ -80,7 +80,7 @@ pub enum Command {
     List(list::ListArgs),
     /// Show all that the driver reports of a union
     Status(status::StatusArgs),
-    /// Show the metadata of a leaf; reads only, also images and damaged leaves
+    /// Show the metadata of a leaf, also of a damaged one; writes nothing
     Dump(dump::DumpArgs),
     /// Find all damage of a leaf, and repair what can be repaired without a guess
     Check(check::CheckArgs),

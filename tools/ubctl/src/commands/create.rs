@@ -77,7 +77,8 @@ pub struct CreateArgs {
     /// Size of the union's blocks, 512 to 4096 [default: what the root's content was made for]
     #[arg(long, value_name = "BYTES", value_parser = sector_size)]
     pub sector_size: Option<u32>,
-    /// With --format: size of the union, zeroes beyond the root [default: the root's]
+    /// With --format: size of the union, zeroes beyond root and layers [default: that of the
+    /// largest]
     #[arg(long, value_name = "SIZE", value_parser = union_size, requires = "format")]
     pub size: Option<u64>,
     /// With --format: even if the leaf looks used; its content is lost

@@ -61,7 +61,7 @@ pub struct LayoutArgs {
     /// Size of the journal, 64K to 256M [default: a 256th of the leaf, at most 8M]
     #[arg(long, value_name = "SIZE", value_parser = journal_blocks)]
     pub journal_size: Option<u32>,
-    /// What discarded slabs read as: zeroes, or the root again
+    /// What discarded slabs read as: zeroes, or what lies below the leaf again
     #[arg(long, value_name = "AS", default_value = "zero")]
     pub discard: Discard,
     /// A name for the leaf, beside its UUID: up to 31 of A-Z a-z 0-9 . _ -
@@ -73,7 +73,7 @@ pub struct LayoutArgs {
     /// Allocate all of a leaf image's space, and give none back
     #[arg(long)]
     pub preallocate: bool,
-    /// Size of the union; what lies beyond the root reads as zeroes [default: the root's]
+    /// Size of the union; beyond root and layers it reads as zeroes [default: that of the largest]
     #[arg(long, value_name = "SIZE", value_parser = union_size)]
     pub size: Option<u64>,
 }
@@ -84,7 +84,7 @@ pub enum Discard {
     /// Zeroes
     #[default]
     Zero,
-    /// The root again
+    /// What lies below again
     Reveal,
 }
 

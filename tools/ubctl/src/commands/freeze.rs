@@ -20,10 +20,12 @@ use crate::{loaded, output, random};
 #[derive(Debug, Args)]
 #[command(
     after_help = "Nothing is copied. After this no unionblk writes to the leaf: make leaves on it\n\
-    with ubctl format --layer, or read it with ubctl create --read-only. There is no way back.\n\
+    with ubctl format --layer, or read it with ubctl create --read-only. A layer does not become\n\
+    a leaf again.\n\
     If a leaf is frozen already, the command changes nothing and succeeds.\n\
     With --leaf the union continues in NEW, which is formatted for it: the device, its openers\n\
     and mounts stay. File systems on it are frozen for that moment, so that they are clean.\n\
+    NEW gets the slab size and --discard of the old leaf, another UUID, and no name.\n\
     Examples:\n  ubctl freeze step1.leaf\n  ubctl freeze unionblk0 --leaf step2.leaf"
 )]
 pub struct FreezeArgs {

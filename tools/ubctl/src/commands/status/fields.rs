@@ -160,7 +160,7 @@ pub const FIELDS: &[Field] = fields! { |u|
     map_bytes, "bytes", "map memory", SAME, NONE, u.status.map_bytes,
         "The memory of the map, without the directory's entries.";
     discard, "word", "discard", SAME, SAME, abi::discard_word(u.status.discard),
-        "What discarded slabs read as: zero; reveal: the root again.";
+        "What discarded slabs read as: zero; reveal: what lies below the leaf again.";
     last_error, "word", "mode", SAME, named("last_error"), u.last_error(),
         "The reason for which the map could not be committed. sysfs has a sentence.";
     damaged_blocks, "blocks", "lost", SAME, SAME, u.status.damaged_blocks,

@@ -83,7 +83,7 @@ fn with_size(device: String, sectors: u64) -> String {
 fn discard(u: &Shown) -> &'static str {
     match abi::discard_word(u.status.discard) {
         "zero" => "zeroes",
-        "reveal" => "the root again",
+        "reveal" => "what lies below again",
         _ => "unknown to this ubctl",
     }
 }
