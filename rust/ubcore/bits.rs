@@ -89,6 +89,13 @@ impl<B: DerefMut<Target = [u64]>> Bitmap<B> {
         Ok(*word != before)
     }
 
+    /// Adds the numbers of word `at` whose bits are set.
+    pub fn insert_word(&mut self, at: u32, bits: u64) -> Result<(), Broken> {
+        let word = self.words.get_mut(u32_as_usize(at)).ok_or(Broken)?;
+        *word |= bits;
+        Ok(())
+    }
+
     /// Removes a number. Returns whether it was in the set.
     pub fn remove(&mut self, n: u32) -> bool {
         let Some(word) = self.words.get_mut(u32_as_usize(n / 64)) else {

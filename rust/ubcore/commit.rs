@@ -31,6 +31,7 @@ use super::pages::{self, bits_page_of, table_page_of};
 use super::replay_limit::filled_by_writers;
 use super::slot::Slot;
 use super::stack::chain::Seal;
+use super::stack::changed_slabs::ChangedSlabs;
 
 /// Counts what the committer has done since attach.
 #[derive(Clone, Copy, Debug, Default)]
@@ -63,6 +64,8 @@ pub struct Committer<B, E> {
     newest: Slot,
     ring: Ring,
     pages: ChangedPages<B, E>,
+    /// The slabs whose marks were taken off the map, if a merge of the map wants to know them.
+    slabs: Option<ChangedSlabs<B>>,
     /// The map's count of changes that is durable.
     committed: u64,
     failed: Option<Error>,
@@ -88,10 +91,17 @@ where
             newest,
             ring,
             pages,
+            slabs: None,
             committed,
             failed,
             counters: Counters::default(),
         }
+    }
+
+    /// Notes in `slabs` from now on which slabs change, or stops to do so. Returns what it was
+    /// before.
+    pub fn note_slabs(&mut self, slabs: Option<ChangedSlabs<B>>) -> Option<ChangedSlabs<B>> {
+        core::mem::replace(&mut self.slabs, slabs)
     }
 
     /// Returns the superblock as it is on the leaf.
@@ -237,7 +247,7 @@ where
         let mut transaction = Transaction::new(&mut self.ring, disk, &self.superblock);
         let mut space = Space::Left;
         let mut from = 0;
-        while let Some((first, slabs)) = map.take_dirty(from)? {
+        while let Some((first, slabs)) = take_dirty(&mut self.slabs, map, from)? {
             for leaf_slab in members(first, slabs) {
                 let Some(fresh) = list_pages_of(&mut self.pages, map, leaf_slab)? else {
                     continue;
@@ -256,6 +266,7 @@ where
             let Some(page) = from.and_then(|n| map.take_pending(n)) else {
                 break;
             };
+            note_page(&mut self.slabs, page)?;
             self.pages.add(MapPage::table(page))?;
             space = transaction.emptied(map, page)?;
             from = page.checked_add(1);
@@ -297,7 +308,7 @@ where
         let quiescent = map.quiescent_changes();
         map.check()?;
         let mut from = 0;
-        while let Some((first, slabs)) = map.take_dirty(from)? {
+        while let Some((first, slabs)) = take_dirty(&mut self.slabs, map, from)? {
             for leaf_slab in members(first, slabs) {
                 list_pages_of(&mut self.pages, map, leaf_slab)?;
             }
@@ -307,6 +318,7 @@ where
         // a page that is stored.
         let mut from = Some(0);
         while let Some(page) = from.and_then(|n| map.take_pending(n)) {
+            note_page(&mut self.slabs, page)?;
             self.pages.add(MapPage::table(page))?;
             map.advance_emptied(page, Emptied::Pending, Emptied::Durable, |_, _| ());
             from = page.checked_add(1);
@@ -466,6 +478,34 @@ fn members(first: LeafSlab, mask: u64) -> impl Iterator<Item = LeafSlab> {
     (0..64u32)
         .filter(move |n| mask & 1u64.wrapping_shl(*n) != 0)
         .map(move |n| first.wrapping_add(n))
+}
+
+/// Takes dirty leaf slabs off the map, and notes them for a merge that wants to know them.
+fn take_dirty<M, B>(
+    slabs: &mut Option<ChangedSlabs<B>>,
+    map: &Map<M>,
+    from: u32,
+) -> Result<Option<(LeafSlab, u64)>>
+where
+    M: Memory,
+    B: DerefMut<Target = [u64]>,
+{
+    let taken = map.take_dirty(from)?;
+    if let (Some(slabs), Some((first, mask))) = (slabs, taken) {
+        slabs.add_leaf_slabs(first, mask)?;
+    }
+    Ok(taken)
+}
+
+/// Notes a page whose slabs were emptied, in the same way.
+fn note_page<B>(slabs: &mut Option<ChangedSlabs<B>>, page: u32) -> Result
+where
+    B: DerefMut<Target = [u64]>,
+{
+    if let Some(slabs) = slabs {
+        slabs.add_page(page)?;
+    }
+    Ok(())
 }
 
 /// Puts the pages that a dirty leaf slab touches on the next checkpoint's list.

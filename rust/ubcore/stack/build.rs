@@ -11,6 +11,7 @@
 //! The builder checks the extents of a layer, because a layer may come from anywhere.
 
 use core::fmt;
+use core::ops::Range;
 
 use super::super::error::{Broken, Error};
 use super::super::num::{align_up, next, saturating_u32};
@@ -18,7 +19,7 @@ use super::chain::LAYERS_MAX;
 use super::extent::{Content, Extent, Extents};
 use super::map::{index_of, offset_in_slab, stretch, word_of, PAGE};
 use super::map::{StackMap, StackMemory, StackPages, PAGE_WORDS};
-use super::place::{Place, SOURCES_MAX};
+use super::place::{Below, Place, SOURCES_MAX};
 use super::word::{MixedRecord, Word, POSITION_END, SLAB_SECTORS};
 
 /// Why a stack map cannot be built.
@@ -86,6 +87,18 @@ struct Slab {
     record: MixedRecord,
     /// Its last run, once there is one.
     last: Word,
+}
+
+impl Slab {
+    /// Returns a slab whose new record begins at word `at` of the records.
+    fn new(start: u64, at: u64) -> Self {
+        Slab {
+            start,
+            done: 0,
+            record: MixedRecord { at, runs: 0 },
+            last: Word(0),
+        }
+    }
 }
 
 /// Builds a [`StackMap`]. A builder that has failed is gone, with the memory that it had.
@@ -163,25 +176,51 @@ impl<M: StackMemory> Builder<M> {
         if self.layers == SOURCES_MAX {
             return Err(Refusal::Layers);
         }
-        let mut open = None;
-        let mut from = 0;
-        while let Some(extent) = extents.next()? {
-            from = self.check(&extent, from)?;
-            self.put(&mut open, &extent)?;
-        }
-        if let Some(slab) = open {
-            self.close(slab)?;
-        }
+        self.lay(self.layers, 0..self.sectors, extents)?;
         // At most 254.
         self.layers = self.layers.wrapping_add(1);
         Ok(self)
     }
 
-    /// Returns the map. It has no garbage.
-    pub fn finish(mut self) -> Result<StackMap<M>> {
+    /// Replaces in a range what the highest layer maps: each slab of the range reads as `below`,
+    /// and as the extents over it. Process context.
+    ///
+    /// The range begins at the start of a slab, and ends at the end of one or at the end of the
+    /// stack. `below` has all layers except the highest. It costs what the slabs of the range have,
+    /// and a share of a copy of all records, which the slabs' old records have paid for.
+    pub fn replace_top(
+        mut self,
+        below: &impl Below,
+        range: Range<u64>,
+        extents: &mut impl Extents,
+    ) -> Result<Self> {
+        let top = self.layers.checked_sub(1).ok_or(Broken)?;
+        let end = range.end.min(self.sectors);
+        let mut start = range.start;
+        while start < end {
+            self.take_from(below, start)?;
+            start = start.wrapping_add(u64::from(SLAB_SECTORS));
+        }
+        self.lay(top, range.start..end, extents)?;
+        Ok(self)
+    }
+
+    /// Frees what no slab uses any more. Process context.
+    pub fn trim(mut self) -> Result<Self> {
         if self.end > self.live {
             self.compact()?;
         }
+        Ok(self)
+    }
+
+    /// Returns the map. It has no garbage.
+    pub fn finish(self) -> Result<StackMap<M>> {
+        Ok(self.trim()?.finish_at_once())
+    }
+
+    /// Returns the map at once, with the garbage that there is. It has none after
+    /// [`Builder::trim`].
+    pub fn finish_at_once(self) -> StackMap<M> {
         let Builder {
             memory,
             sectors,
@@ -189,15 +228,46 @@ impl<M: StackMemory> Builder<M> {
             end,
             ..
         } = self;
-        Ok(StackMap::new(memory, sectors, layers, end))
+        StackMap::new(memory, sectors, layers, end)
     }
 
-    /// Checks an extent that may start at `from`. Returns its end.
-    fn check(&self, extent: &Extent, from: u64) -> Result<u64> {
+    /// Lays the extents of a layer over what a range has.
+    fn lay(&mut self, layer: u8, range: Range<u64>, extents: &mut impl Extents) -> Result {
+        let mut open = None;
+        let mut from = range.start;
+        while let Some(extent) = extents.next()? {
+            from = Self::check(&extent, from..range.end)?;
+            self.put(&mut open, layer, &extent)?;
+        }
+        match open {
+            Some(slab) => self.close(slab),
+            None => Ok(()),
+        }
+    }
+
+    /// Makes the slab that starts at a sector read as `below`. No slab is under construction.
+    fn take_from(&mut self, below: &impl Below, start: u64) -> Result {
+        let first = below.stretch(start, SLAB_SECTORS)?;
+        if first.sectors == SLAB_SECTORS {
+            return self.set_entry(start, Word::run(0, first.place));
+        }
+        let mut slab = Slab::new(start, self.end);
+        while slab.done < SLAB_SECTORS {
+            let done = slab.done;
+            let at = start.wrapping_add(u64::from(done));
+            let found = below.stretch(at, SLAB_SECTORS.wrapping_sub(done))?;
+            self.push(&mut slab, done, found.place)?;
+            slab.done = done.wrapping_add(found.sectors);
+        }
+        self.close(slab)
+    }
+
+    /// Checks an extent that may lie in `within`. Returns its end.
+    fn check(extent: &Extent, within: Range<u64>) -> Result<u64> {
         if extent.sectors == 0 {
             return Err(Refusal::Empty(*extent));
         }
-        if extent.first < from {
+        if extent.first < within.start {
             return Err(Refusal::Order(*extent));
         }
         if let Content::Data(at) = extent.content {
@@ -207,13 +277,13 @@ impl<M: StackMemory> Builder<M> {
             }
         }
         let end = extent.first.checked_add(extent.sectors);
-        end.filter(|&end| end <= self.sectors)
+        end.filter(|&end| end <= within.end)
             .ok_or(Refusal::PastEnd(*extent))
     }
 
-    /// Lays an extent over what is there, slab by slab. `open` is the slab that the layer covers in
-    /// part so far.
-    fn put(&mut self, open: &mut Option<Slab>, extent: &Extent) -> Result {
+    /// Lays an extent of a layer over what is there, slab by slab. `open` is the slab that the
+    /// layer covers in part so far.
+    fn put(&mut self, open: &mut Option<Slab>, layer: u8, extent: &Extent) -> Result {
         // Sums of sectors and positions stay below 2^49, see `check`.
         let end = extent.first.wrapping_add(extent.sectors);
         let mut at = extent.first;
@@ -225,7 +295,7 @@ impl<M: StackMemory> Builder<M> {
                 Content::Zero => Place::Zero,
                 Content::Data(d) => {
                     let gone = at.wrapping_sub(extent.first);
-                    Place::Layer(self.layers, d.wrapping_add(gone))
+                    Place::Layer(layer, d.wrapping_add(gone))
                 }
             };
             at = start.wrapping_add(u64::from(to));
@@ -241,15 +311,7 @@ impl<M: StackMemory> Builder<M> {
                 self.set_entry(start, Word::run(0, place))?;
                 continue;
             }
-            let mut slab = slab.unwrap_or(Slab {
-                start,
-                done: 0,
-                record: MixedRecord {
-                    at: self.end,
-                    runs: 0,
-                },
-                last: Word(0),
-            });
+            let mut slab = slab.unwrap_or(Slab::new(start, self.end));
             self.copy_old(&mut slab, offset)?;
             self.push(&mut slab, offset, place)?;
             slab.done = to;
@@ -314,6 +376,10 @@ impl<M: StackMemory> Builder<M> {
             self.page = page;
         }
         if self.memory.page(StackPages::Table, page).is_none() {
+            if entry == Word(0) {
+                // A page that does not exist stands for such entries.
+                return Ok(());
+            }
             self.memory.grow(StackPages::Table, page)?;
             self.tables = self.tables.wrapping_add(1);
         }

@@ -88,6 +88,9 @@ pub struct Blocks<E> {
 }
 
 impl<E> Blocks<E> {
+    /// The 8 sectors of a block of the leaf.
+    pub const LARGEST: u32 = 8;
+
     /// Returns the same extents.
     pub fn new(extents: E) -> Self {
         Blocks { extents, any: 0 }

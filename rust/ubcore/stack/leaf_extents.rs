@@ -2,6 +2,8 @@
 
 //! What a leaf maps, as extents, from its map in memory.
 
+use core::ops::Range;
+
 use super::super::error::{Area, Error, Result};
 use super::super::geometry::TABLE_ENTRIES;
 use super::super::map::{Base, Entry, Map, MappedRun, Memory};
@@ -10,14 +12,27 @@ use super::super::pages::table_page_of;
 use super::super::slot::Slot;
 use super::extent::{Content, Extent, Extents, Joined};
 
-/// The extents of a leaf that no union writes any more. No two of them could be one.
+/// The extents of a leaf. No two of them could be one.
+///
+/// A union may write to the leaf meanwhile. Where it does, an extent may be of content that the
+/// leaf never had, but all extents are in order, and none is cut finer than by the leaf's writes.
 pub struct LeafExtents<'a, M, P>(Joined<Pieces<'a, M, P>>);
 
 impl<'a, M: Memory, P: FnMut() -> Result> LeafExtents<'a, M, P> {
-    /// Returns the extents of a leaf whose map was loaded and does not change. It calls `pause`
-    /// before each page of the slab table that exists. An error of `pause` ends it.
+    /// Returns the extents of a leaf. It calls `pause` before each page of the slab table that
+    /// exists. An error of `pause` ends it.
     pub fn new(map: &'a Map<M>, pause: P) -> Self {
-        LeafExtents(Joined::new(Pieces { map, at: 0, pause }))
+        Self::within(map, 0..u64::MAX, pause)
+    }
+
+    /// Does the same for a range of the union.
+    pub fn within(map: &'a Map<M>, range: Range<u64>, pause: P) -> Self {
+        LeafExtents(Joined::new(Pieces {
+            map,
+            at: range.start,
+            end: range.end.min(map.geometry().union_sectors()),
+            pause,
+        }))
     }
 }
 
@@ -30,8 +45,9 @@ impl<M: Memory, P: FnMut() -> Result> Extents for LeafExtents<'_, M, P> {
 /// The same, cut where slabs end.
 struct Pieces<'a, M, P> {
     map: &'a Map<M>,
-    /// The first sector of the union that was not looked at.
+    /// The first sector of the union that was not looked at, and the end.
     at: u64,
+    end: u64,
     pause: P,
 }
 
@@ -51,7 +67,7 @@ impl<M: Memory, P: FnMut() -> Result> Extents for Pieces<'_, M, P> {
     /// Returns the next stretch of one slab that is mapped.
     fn next(&mut self) -> Result<Option<Extent>> {
         let g = self.map.geometry();
-        while self.at < g.union_sectors() {
+        while self.at < self.end {
             let first = self.at;
             let slab = g.slab_of(first);
             let offset = g.offset_in_slab(first);
@@ -64,7 +80,7 @@ impl<M: Memory, P: FnMut() -> Result> Extents for Pieces<'_, M, P> {
                 (self.pause)()?;
             }
             let entry = self.entry(slab)?;
-            let end = g.slab_start(next(slab)).min(g.union_sectors());
+            let end = g.slab_start(next(slab)).min(self.end);
             // Within a slab, so it fits 32 bits.
             let limit = saturating_u32(end.wrapping_sub(first));
             let run = match entry.leaf_slab {

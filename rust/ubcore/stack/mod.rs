@@ -4,6 +4,7 @@
 
 pub mod build;
 pub mod chain;
+pub mod changed_slabs;
 pub mod extent;
 pub mod leaf_extents;
 pub mod listed;
