@@ -14,6 +14,10 @@ use super::{
         Metadata,
         UnionCommitter, //
     },
+    leaf_memory::{
+        page_set,
+        Empty, //
+    },
     loss::Loss,
     stack,
     stats::{
@@ -46,10 +50,7 @@ use crate::{
     sys::digest::Sha256,
     ubcore::{
         abi,
-        alloc::{
-            bitmap_words,
-            Allocator, //
-        },
+        alloc::Allocator,
         attach::{
             self,
             Probe, //
@@ -59,23 +60,16 @@ use crate::{
             Result,
             Side, //
         },
-        format::{
-            directory::PageEntry,
-            superblock::Superblock, //
-        },
+        format::superblock::Superblock,
         geometry::BLOCK_BYTES,
         identity,
-        map::{
-            words_for,
-            Map, //
-        },
+        map::Map,
         num::{
             saturating_u32,
             u32_as_usize,
             u64_as_usize,
             SECTOR_BYTES, //
         },
-        pages::PageSet,
         protocol::{
             Mode,
             Shared, //
@@ -387,15 +381,14 @@ fn read_metadata(
         name: sb.name,
         preallocated: sb.preallocated,
     };
-    let g = sb.geometry;
-    let map = Map::new(g, MapMemory::new(&g, resources.reserve.clone())?);
+    let mut lost = Lost::new(page_set(&sb.geometry)?);
+    let Empty {
+        map,
+        mut allocator,
+        entries,
+        sets,
+    } = Empty::new(&sb.geometry, &resources.reserve)?;
     let mut disk = LeafDisk::new(&lower.leaf, &mut buffer);
-    let [used, unowned, reclaimable] = bitmap_words(g.leaf_slabs()).map(|n| zeroed(n, 0u64));
-    let mut allocator = Allocator::new([used?, unowned?, reclaimable?], g.leaf_slabs());
-    let entries = zeroed(u32_as_usize(g.pages()), PageEntry::EMPTY)?;
-    let set = || zeroed(words_for(g.pages()), 0u64).map(PageSet::new);
-    let mut lost = Lost::new(set()?);
-    let sets = [set()?, set()?];
     let a = &mut allocator;
     let committer = attach::salvage(&mut disk, probe, &map, a, entries, sets, &mut lost)?;
     let loss = Loss::new(&mut disk, &map, &lost)?;
@@ -408,10 +401,6 @@ fn read_metadata(
         loss,
     };
     KBox::new(loaded, GFP_KERNEL).map_err(|_| Error::NoMemory)
-}
-
-pub(super) fn zeroed<T: Copy>(n: usize, zero: T) -> Result<KVVec<T>> {
-    KVVec::from_elem(zero, n, GFP_KERNEL).map_err(|_| Error::NoMemory)
 }
 
 /// Makes the first checkpoint, the union, and its disk.

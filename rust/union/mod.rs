@@ -19,6 +19,7 @@ mod events;
 mod freeze;
 mod host;
 mod leaf_disk;
+mod leaf_memory;
 mod loss;
 mod requests;
 mod stack;

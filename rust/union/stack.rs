@@ -4,14 +4,12 @@
 //! its devices are opened once, and its map is built once.
 
 use super::{
-    attach::{
-        zeroed,
-        Failed, //
-    },
+    attach::Failed,
     leaf_disk::{
         LeafBuffer,
         LeafDisk, //
     },
+    leaf_memory::Empty,
     Lower, //
 };
 use crate::{
@@ -29,36 +27,25 @@ use crate::{
     },
     ubcore::{
         abi,
-        alloc::{
-            bitmap_words,
-            Allocator, //
-        },
         attach,
         error::{
             Error,
             Result,
             Side, //
         },
-        format::{
-            directory::PageEntry,
-            superblock::Superblock, //
-        },
+        format::superblock::Superblock,
         geometry::{
             Geometry,
             BLOCK_BYTES,
             BLOCK_SECTORS, //
         },
-        map::{
-            words_for,
-            Map, //
-        },
+        map::Map,
         num::{
             saturating_u32,
             u32_as_usize,
             usize_as_u64,
             SECTOR_BYTES, //
         },
-        pages::PageSet,
         sealed::{
             fault::Fault,
             header::Header,
@@ -570,13 +557,13 @@ fn load(
     if wanted > found {
         return Err(Error::LeafSize(wanted, found));
     }
-    let map = Map::new(g, MapMemory::new(&g, reserve.clone())?);
+    let Empty {
+        map,
+        mut allocator,
+        entries,
+        sets,
+    } = Empty::new(&g, reserve)?;
     let map = KBox::new(map, GFP_KERNEL).map_err(|_| Error::NoMemory)?;
-    let [taken, emptied, reclaimable] = bitmap_words(g.leaf_slabs()).map(|n| zeroed(n, 0u64));
-    let mut allocator = Allocator::new([taken?, emptied?, reclaimable?], g.leaf_slabs());
-    let entries = zeroed(u32_as_usize(g.pages()), PageEntry::EMPTY)?;
-    let set = || zeroed(words_for(g.pages()), 0u64).map(PageSet::new);
-    let sets = [set()?, set()?];
     attach::load(disk, probe, &map, &mut allocator, entries, sets)?;
     Ok(map)
 }
