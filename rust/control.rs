@@ -45,7 +45,8 @@ use kernel::{
     sync::{
         Arc,
         ArcBorrow,
-        Mutex, //
+        Mutex,
+        UniqueArc, //
     },
     uaccess::{
         UserPtr,
@@ -59,11 +60,14 @@ use zerocopy::{
 
 /// A union in the registry.
 ///
-/// Attach, freeze and detach do I/O and may hang with their devices. So the registry's lock is not
-/// held meanwhile, except when the module is unloaded. An entry without a union reserves the id.
+/// Attach and detach do I/O and may hang with their devices. So the registry's lock is not held
+/// meanwhile, except when the module is unloaded. An entry without a union reserves the id. A
+/// freeze leaves the union in its entry, so that other calls find it.
 struct Registered {
     id: u32,
-    attached: Option<KBox<Attached>>,
+    attached: Option<Arc<Attached>>,
+    /// A freeze is under way. If none is, the entry has the only reference to the union.
+    freezes: bool,
 }
 
 /// All unions, sorted by id.
@@ -106,7 +110,7 @@ impl Drop for DetachAll {
             if let Some(attached) = registered.attached {
                 // `detach` logs errors. There is no caller to return them to.
                 let _ = attached.claim();
-                let _ = KBox::into_inner(attached).detach();
+                let _ = Attached::detach(attached);
             }
         }
         drop(unions);
@@ -239,7 +243,7 @@ impl Registry {
         let leaf = path(&c.leaf)?;
         let layers = layers(c)?;
         // Allocate before the attach, because after it no allocation may fail.
-        let room = KBox::<Attached>::new_uninit(GFP_KERNEL)?;
+        let room = UniqueArc::<Attached>::new_uninit(GFP_KERNEL)?;
         let id = self.reserve_id(c.id)?;
         let options = Options {
             id,
@@ -252,7 +256,7 @@ impl Registry {
         match Attached::new(&options, &self.resources) {
             Ok(attached) => {
                 let damage = attached.damage();
-                self.publish(id, KBox::write(room, attached));
+                self.publish(id, room.write(attached).into());
                 c.id = id;
                 c.set_damage(damage);
                 Ok(())
@@ -273,7 +277,7 @@ impl Registry {
             self.publish(c.id, attached);
             return Err(e);
         }
-        let done = KBox::into_inner(attached).detach();
+        let done = Attached::detach(attached);
         self.remove_id(c.id);
         done.map_err(errno)
     }
@@ -284,9 +288,11 @@ impl Registry {
             seal: Seal(c.seal),
             freeze_file_systems: c.flags & abi::FREEZE_FILE_SYSTEMS != 0,
         };
-        let mut attached = self.take(c.id)?;
+        let attached = self.begin_freeze(c.id)?;
         let done = attached.freeze(&new, &self.resources);
-        self.publish(c.id, attached);
+        // Before the entry says that it has the only reference. It cannot have been removed.
+        drop(attached);
+        self.change(c.id, |registered| registered.freezes = false);
         done.map_err(|e| {
             c.set_error(e);
             errno(e)
@@ -330,7 +336,11 @@ impl Registry {
         }
         let (id, at) = free_id(&unions, wanted)?;
         unions.reserve(1, GFP_KERNEL)?;
-        let registered = Registered { id, attached: None };
+        let registered = Registered {
+            id,
+            attached: None,
+            freezes: false,
+        };
         unions
             .insert_within_capacity(at, registered)
             .map_err(|_| ENOMEM)?;
@@ -338,21 +348,42 @@ impl Registry {
     }
 
     /// Takes a union out of its entry, for a call that does I/O. Fails with `EBUSY` if another
-    /// create, remove or freeze call for this id is under way.
-    fn take(&self, id: u32) -> Result<KBox<Attached>> {
+    /// create or remove call for this id is under way, and with `EINPROGRESS` if a freeze is.
+    fn take(&self, id: u32) -> Result<Arc<Attached>> {
         let mut unions = self.unions.lock();
         let at = position(&unions, id).map_err(|_| ENODEV)?;
         let registered = unions.get_mut(at).ok_or(ENODEV)?;
+        if registered.freezes {
+            return Err(EINPROGRESS);
+        }
         registered.attached.take().ok_or(EBUSY)
+    }
+
+    /// Begins a freeze of a union, which keeps others from taking it. Fails with `EBUSY` if another
+    /// call for this id is under way.
+    fn begin_freeze(&self, id: u32) -> Result<Arc<Attached>> {
+        let mut unions = self.unions.lock();
+        let at = position(&unions, id).map_err(|_| ENODEV)?;
+        let registered = unions.get_mut(at).ok_or(ENODEV)?;
+        let attached = registered.attached.clone().ok_or(EBUSY)?;
+        if core::mem::replace(&mut registered.freezes, true) {
+            return Err(EBUSY);
+        }
+        Ok(attached)
     }
 
     /// Puts a union into its entry. The entry exists, because only the call that reserved the id
     /// or took the union removes it.
-    fn publish(&self, id: u32, attached: KBox<Attached>) {
+    fn publish(&self, id: u32, attached: Arc<Attached>) {
+        self.change(id, |registered| registered.attached = Some(attached));
+    }
+
+    /// Changes an entry.
+    fn change(&self, id: u32, f: impl FnOnce(&mut Registered)) {
         let mut unions = self.unions.lock();
         let at = position(&unions, id).ok();
         if let Some(registered) = at.and_then(|at| unions.get_mut(at)) {
-            registered.attached = Some(attached);
+            f(registered);
         }
     }
 

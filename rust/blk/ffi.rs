@@ -129,6 +129,11 @@ extern "C" {
     pub(super) fn ub_disk_set_limits(
         disk: *mut bindings::gendisk,
         lim: *const bindings::queue_limits,
+        before: *mut bindings::queue_limits,
+    ) -> c_int;
+    pub(super) fn ub_disk_restore_limits(
+        disk: *mut bindings::gendisk,
+        before: *const bindings::queue_limits,
     ) -> c_int;
     pub(super) fn ub_disk_parts(
         disk: *mut bindings::gendisk,

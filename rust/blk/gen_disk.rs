@@ -16,6 +16,10 @@ use super::{
     queue_data::QueueData,
     tag_set::TagSet, //
 };
+use crate::sys::atomic::{
+    AtomicU32,
+    Ordering::Relaxed, //
+};
 use core::{
     marker::PhantomData,
     ptr::{
@@ -60,15 +64,19 @@ use kernel::{
 /// - `disk` was added to the system, and has not been removed. The value owns the reference of its
 ///   allocation.
 /// - Its `queuedata` and `private_data` point to `shared`.
-/// - If `linked` is set, its function returns at least that many lower devices of the present
-///   driver, and each of them is linked in sysfs.
+/// - `linked` is the number of the devices that [`GenDisk::link`] has linked in sysfs and
+///   [`GenDisk::unlink`] has not unlinked.
 pub(crate) struct GenDisk<D: Operations> {
     disk: NonNull<bindings::gendisk>,
     shared: KBox<QueueData<D>>,
     tags: Arc<TagSet<D>>,
     /// The function that numbers the lower devices, and how many of them are linked in sysfs.
-    linked: Option<(LowerDevice<D>, usize)>,
+    device: LowerDevice<D>,
+    linked: AtomicU32,
 }
+
+/// The limits that a disk had before [`GenDisk::set_limits`].
+pub(crate) struct LimitsBefore(bindings::queue_limits);
 
 /// A function that returns a lower device of a driver by its number, from 0. Returns `None` if the
 /// driver has no more devices.
@@ -77,6 +85,8 @@ pub(crate) type LowerDevice<D> = fn(&D, usize) -> Option<&BlockDevice>;
 /// The properties of a new disk, and what it needs.
 pub(crate) struct NewDisk<D: Operations> {
     pub(crate) limits: Limits,
+    /// Numbers the lower devices.
+    pub(crate) device: LowerDevice<D>,
     /// The size, in sectors.
     pub(crate) sectors: u64,
     /// The disk is read-only before the kernel announces it, so the partitions, the `add` uevent
@@ -194,55 +204,53 @@ impl<D: Operations> GenDisk<D> {
             disk: unsafe { NonNull::new_unchecked(raw) },
             shared,
             tags: new.tags,
-            linked: None,
+            device: new.device,
+            linked: AtomicU32::new(0),
         })
     }
 
     /// Links all lower devices in sysfs: each among the disk's `slaves`, and the disk among its
-    /// `holders`. The driver must keep the devices, and their numbers, as long as it is the driver.
-    pub(crate) fn link(&mut self, device: LowerDevice<D>) -> Result {
-        self.unlink();
+    /// `holders`. The driver must keep the devices as long as it is the driver.
+    pub(crate) fn link_all(&self) -> Result {
         let driver = self.shared.driver_counted();
-        for (n, linked) in (0..).zip(1..) {
-            let Some(dev) = device(&driver, n) else {
-                break;
-            };
-            // SAFETY: By the invariant the disk is in the system. By the invariant of `BlockDevice`
-            // the device is open, and the driver keeps it open.
-            to_result(unsafe { ffi::ub_disk_link(self.disk.as_ptr(), dev.as_raw()) })?;
-            // INVARIANT: The devices before `n` were linked in earlier rounds, and `n` above.
-            self.linked = Some((device, linked));
+        let mut n = 0;
+        while let Some(dev) = (self.device)(&driver, n) {
+            self.link(dev)?;
+            n = n.saturating_add(1);
         }
         Ok(())
     }
 
-    /// Removes the links.
-    fn unlink(&mut self) {
-        let Some((device, linked)) = self.linked.take() else {
-            return;
-        };
-        let driver = self.shared.driver_counted();
-        for dev in (0..linked).filter_map(|n| device(&driver, n)) {
-            // SAFETY: By the invariants the disk is in the system, and the device is linked.
-            unsafe { ffi::ub_disk_unlink(self.disk.as_ptr(), dev.as_raw()) };
-        }
+    /// Links one more device. Until the device is unlinked, it must be open, or be a device of the
+    /// driver.
+    pub(crate) fn link(&self, dev: &BlockDevice) -> Result {
+        // SAFETY: By the invariant the disk is in the system. By the invariant of `BlockDevice` the
+        // device is open.
+        to_result(unsafe { ffi::ub_disk_link(self.disk.as_ptr(), dev.as_raw()) })?;
+        self.linked.fetch_add(1, Relaxed);
+        Ok(())
+    }
+
+    /// Removes the link of a device that [`GenDisk::link`] has linked.
+    pub(crate) fn unlink(&self, dev: &BlockDevice) {
+        // SAFETY: By the invariant the disk is in the system. By the invariant of `BlockDevice` the
+        // device is open. If it was not linked, the kernel warns and does nothing.
+        unsafe { ffi::ub_disk_unlink(self.disk.as_ptr(), dev.as_raw()) };
+        self.linked.fetch_sub(1, Relaxed);
     }
 
     /// Replaces the driver between two requests. `prepare` returns the new driver, or fails, and
     /// then the old one stays. While it runs no request is in flight, and new ones wait. Returns
-    /// the old driver.
+    /// the old driver. The new driver must have all devices that are linked in sysfs.
     ///
-    /// The links in sysfs are gone afterwards, see [`GenDisk::link`]. Fails with `busy` if the
-    /// requests in flight do not end.
+    /// Fails with `busy` if the requests in flight do not end.
     ///
     /// Context: process, sleeps.
     pub(crate) fn replace<E>(
-        &mut self,
+        &self,
         prepare: impl FnOnce() -> core::result::Result<Arc<D>, E>,
         busy: E,
     ) -> core::result::Result<Arc<D>, E> {
-        // INVARIANT: No device of the old driver stays linked.
-        self.unlink();
         let mut memflags = 0;
         // SAFETY: By the invariant the disk is in the system. The call waits until all requests
         // have ended, or gives up.
@@ -275,14 +283,25 @@ impl<D: Operations> GenDisk<D> {
         rcu::synchronize_rcu();
     }
 
-    /// Sets the limits of the disk. Its users know the size of its logical blocks, so that must not
-    /// change.
+    /// Sets the limits of the disk, and returns what they were before. What the user has set in
+    /// sysfs stays. The users of the disk know the size of its logical blocks, so that must not
+    /// change. If the call fails, the limits are as they were.
     ///
-    /// Context: process, sleeps.
-    pub(crate) fn set_limits(&self, limits: Limits) -> Result {
+    /// Context: process, sleeps. Waits until all requests have ended.
+    pub(crate) fn set_limits(&self, limits: Limits) -> Result<LimitsBefore> {
         let limits = limits.into_raw();
-        // SAFETY: By the invariant the disk is in the system. `limits` outlives the call.
-        to_result(unsafe { ffi::ub_disk_set_limits(self.disk.as_ptr(), &limits) })
+        let mut before = pin_init::zeroed();
+        // SAFETY: By the invariant the disk is in the system. Both limits outlive the call.
+        to_result(unsafe { ffi::ub_disk_set_limits(self.disk.as_ptr(), &limits, &mut before) })?;
+        Ok(LimitsBefore(before))
+    }
+
+    /// Sets the limits that the disk had before.
+    ///
+    /// Context: process, sleeps. Waits until all requests have ended.
+    pub(crate) fn restore_limits(&self, before: &LimitsBefore) -> Result {
+        // SAFETY: By the invariant the disk is in the system. The limits outlive the call.
+        to_result(unsafe { ffi::ub_disk_restore_limits(self.disk.as_ptr(), &before.0) })
     }
 
     /// Returns the smallest unit of I/O, in bytes.
@@ -386,7 +405,11 @@ impl<D: Operations> GenDisk<D> {
 
 impl<D: Operations> Drop for GenDisk<D> {
     fn drop(&mut self) {
-        self.unlink();
+        let driver = self.shared.driver_counted();
+        let linked = 0..self.linked.load(Relaxed) as usize;
+        let devices = linked.filter_map(|n| (self.device)(&driver, n));
+        devices.for_each(|dev| self.unlink(dev));
+        drop(driver);
         // SAFETY: By the invariant the disk was added, and it is removed only here. The call
         // returns when all requests have ended. A process that still has the disk open finds its
         // queue dead.

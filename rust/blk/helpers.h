@@ -101,7 +101,9 @@ u32 ub_disk_openers(struct gendisk *disk);
 int ub_disk_freeze(struct gendisk *disk, unsigned int *memflags);
 void ub_disk_unfreeze(struct gendisk *disk, unsigned int memflags);
 unsigned int ub_disk_logical_block_size(struct gendisk *disk);
-int ub_disk_set_limits(struct gendisk *disk, const struct queue_limits *lim);
+int ub_disk_set_limits(struct gendisk *disk, const struct queue_limits *lim,
+		       struct queue_limits *before);
+int ub_disk_restore_limits(struct gendisk *disk, const struct queue_limits *before);
 unsigned int ub_disk_parts(struct gendisk *disk, struct block_device **list,
 			   unsigned int most);
 void ub_part_put(struct block_device *part);

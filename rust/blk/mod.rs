@@ -36,6 +36,7 @@ pub(crate) use self::{
     gen_disk::{
         GenDisk,
         GenDiskRef,
+        LimitsBefore,
         NewDisk, //
     },
     limits::Limits,

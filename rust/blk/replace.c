@@ -23,7 +23,7 @@ int ub_disk_freeze(struct gendisk *disk, unsigned int *memflags)
 	blk_freeze_queue_start(disk->queue);
 	if (blk_mq_freeze_queue_wait_timeout(disk->queue, UB_FREEZE_WAIT) > 0)
 		return 0;
-	blk_mq_unfreeze_queue(disk->queue, *memflags);
+	ub_disk_unfreeze(disk, *memflags);
 	return -EBUSY;
 }
 
@@ -37,13 +37,25 @@ unsigned int ub_disk_logical_block_size(struct gendisk *disk)
 	return queue_logical_block_size(disk->queue);
 }
 
-int ub_disk_set_limits(struct gendisk *disk, const struct queue_limits *lim)
+/* Sets the limits, except what the user has set, and stores what they were. */
+int ub_disk_set_limits(struct gendisk *disk, const struct queue_limits *lim,
+		       struct queue_limits *before)
 {
 	struct queue_limits new = *lim;
 
+	*before = queue_limits_start_update(disk->queue);
+	new.max_user_sectors = before->max_user_sectors;
+	new.max_user_discard_sectors = before->max_user_discard_sectors;
+	return queue_limits_commit_update_frozen(disk->queue, &new);
+}
+
+int ub_disk_restore_limits(struct gendisk *disk, const struct queue_limits *before)
+{
+	struct queue_limits lim = *before;
+
 	/* Takes limits_lock. The present limits, which it returns, are replaced. */
 	queue_limits_start_update(disk->queue);
-	return queue_limits_commit_update_frozen(disk->queue, &new);
+	return queue_limits_commit_update_frozen(disk->queue, &lim);
 }
 
 /*

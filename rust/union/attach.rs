@@ -6,6 +6,7 @@
 //! and the functions that handle them are not inlined into [`Attached::new`].
 
 use super::{
+    detach,
     events::Events,
     leaf_disk::{
         io_error,
@@ -82,7 +83,8 @@ use kernel::{
     prelude::*,
     sync::{
         Arc,
-        SetOnce, //
+        SetOnce,
+        UniqueArc, //
     },
     workqueue::{
         new_delayed_work,
@@ -201,7 +203,7 @@ fn open_lower(options: &Options<'_>) -> Result<Lower> {
 }
 
 /// Returns how lower I/O is sent: as requests, unless one of the devices takes only bios.
-pub(super) fn way_of(lower: &Lower) -> Way {
+fn way_of(lower: &Lower) -> Way {
     if lower.devices().all(BlockDevice::accepts_clones) {
         Way::Requests
     } else {
@@ -427,13 +429,14 @@ fn make(
         events: os(Events::new())?,
         tags: tags.clone(),
     };
-    let union = new_union(new, lower, loaded, resources)?;
+    let union: Arc<Union> = new_union(new, lower, loaded, resources)?.into();
     let name = union.name;
     let disk = os(GenDisk::new(
         fmt!("{name}"),
         union.clone(),
         NewDisk {
             limits,
+            device: |union, n| union.lower.devices().nth(n),
             sectors,
             read_only: options.read_only,
             tags,
@@ -444,13 +447,14 @@ fn make(
         // A read of lost sectors fails. A read beside them must not fail with it.
         disk.forbid_merges();
     }
-    let mut attached = Attached { disk, union };
-    if let Err(e) = attached.show() {
+    union.events.show(disk.reference());
+    // The kernel makes the directory for these links when it adds the disk, so they appear after
+    // the disk is announced.
+    if let Err(e) = os(disk.link_all()) {
         // The disk was in the system, so an opener may have written to it.
-        let _ = attached.detach();
+        let _ = detach::end(union, disk);
         return Err(e);
     }
-    let union = &attached.union;
     pr_info!(
         "{}: root {}, {} layers, leaf {}, {} sectors, {} of {} slabs used\n",
         union.name,
@@ -462,7 +466,7 @@ fn make(
         union.geometry().leaf_slabs(),
     );
     union.loss.log(union.name, &union.lower.leaf);
-    Ok(attached)
+    Ok(Attached { disk })
 }
 
 /// Makes the first checkpoint. If the leaf is damaged, this fails with the damage and has written
@@ -483,7 +487,7 @@ pub(super) fn union_after(
     old: &Union,
     pair: Pair,
     resources: &Arc<Resources>,
-) -> Result<Arc<Union>> {
+) -> Result<Pin<UniqueArc<Union>>> {
     let new = New {
         name: old.name,
         read_only: false,
@@ -507,7 +511,7 @@ fn new_union(
     lower: Lower,
     loaded: KBox<Loaded>,
     resources: &Arc<Resources>,
-) -> Result<Arc<Union>> {
+) -> Result<Pin<UniqueArc<Union>>> {
     let New {
         name,
         read_only,
@@ -530,7 +534,7 @@ fn new_union(
     };
     let stats = Stats::new();
     stats.publish(&Committed::of(&committer));
-    os(Arc::pin_init(
+    os(UniqueArc::pin_init(
         try_pin_init!(Union {
             map,
             lower,
@@ -556,22 +560,6 @@ fn new_union(
         }? kernel::error::Error),
         GFP_KERNEL,
     ))
-}
-
-impl Attached {
-    /// Starts the events, and links the disk with the devices below it in sysfs.
-    ///
-    /// The kernel makes the directory for these links when it adds the disk, so they appear after
-    /// the disk is announced.
-    fn show(&mut self) -> Result {
-        self.union.events.show(self.disk.reference());
-        self.show_links()
-    }
-
-    /// Links the disk with the devices below it in sysfs.
-    pub(super) fn show_links(&mut self) -> Result {
-        os(self.disk.link(|union, n| union.lower.devices().nth(n)))
-    }
 }
 
 /// The name of a root for messages, if there is one.

@@ -22,27 +22,32 @@ use kernel::{
 impl Attached {
     /// Detaches the union and commits its dirty mappings. Process context.
     ///
-    /// The caller must have claimed the disk, so that no one has it open. If [`Attached::new`]
-    /// fails, it does not claim the disk, and a process that has it open then finds its queue dead.
-    pub(crate) fn detach(self) -> Result {
-        let Attached { disk, union } = self;
-        union.events.close();
-        // After this no request is in flight, and none arrives.
-        drop(disk);
-        stop_work(&union);
-        let done = flush::detach(&union.as_arc_borrow());
-        union.events.end();
-        match done {
-            Ok(()) => pr_info!("{}: detached from leaf {}\n", union.name, union.lower.leaf),
-            Err(e) => pr_err!(
-                "{}: the last commit to leaf {} failed ({}): the leaf holds all flushed data\n",
-                union.name,
-                union.lower.leaf,
-                core::format_args!("{e}"),
-            ),
-        }
-        done
+    /// The caller must have the only reference, and must have claimed the disk, so that no one has
+    /// it open. If [`Attached::new`] fails, it does not claim the disk, and a process that has it
+    /// open then finds its queue dead.
+    pub(crate) fn detach(this: Arc<Self>) -> Result {
+        end(this.union(), this)
     }
+}
+
+/// Ends a union. `disk` is the only reference to its disk.
+pub(super) fn end<D>(union: Arc<Union>, disk: D) -> Result {
+    union.events.close();
+    // After this no request is in flight, and none arrives.
+    drop(disk);
+    stop_work(&union);
+    let done = flush::detach(&union.as_arc_borrow());
+    union.events.end();
+    match done {
+        Ok(()) => pr_info!("{}: detached from leaf {}\n", union.name, union.lower.leaf),
+        Err(e) => pr_err!(
+            "{}: the last commit to leaf {} failed ({}): the leaf holds all flushed data\n",
+            union.name,
+            union.lower.leaf,
+            core::format_args!("{e}"),
+        ),
+    }
+    done
 }
 
 /// Waits for the discards and the reclaim that are under way. Requests may run, and cause more.

@@ -17,9 +17,10 @@ use super::{
         stop_work, //
     },
     leaf_disk::LeafDisk,
+    merge::Merge,
     stack::{
         self,
-        Layer,
+        Room,
         Stack,
         Stacks, //
     },
@@ -30,7 +31,9 @@ use super::{
 use crate::{
     blk::{
         BlockDevice,
+        GenDisk,
         Limits,
+        LimitsBefore,
         Way, //
     },
     error::{
@@ -51,7 +54,8 @@ use crate::{
         },
         protocol::{
             flush,
-            refuses_writes, //
+            refuses_writes,
+            Requests, //
         },
         stack::chain::{
             LayerId,
@@ -62,7 +66,10 @@ use crate::{
 };
 use kernel::{
     prelude::*,
-    sync::Arc, //
+    sync::{
+        Arc,
+        UniqueArc, //
+    },
 };
 
 /// The new leaf, and the seal of the old one.
@@ -73,67 +80,53 @@ pub(crate) struct NewLeaf<'a> {
     pub(crate) freeze_file_systems: bool,
 }
 
-/// All that a freeze needs, prepared while requests run.
-struct Prepared {
-    /// The new leaf, without its stack.
-    pair: Pair,
-    /// The layers of the new stack: the layers of the old one, and the old leaf.
-    layers: KVec<Layer>,
-    /// The limits of the disk with the new leaf.
-    limits: Limits,
-}
+/// How often at most the slabs that have changed are merged again before requests have to wait, and
+/// how few of them need not be.
+const ROUNDS_MAX: u32 = 8;
+const FEW: u32 = 64;
+
+/// How often at most the old leaf is opened for all to share, while a reader of sysfs or of STATUS
+/// may still have the old union for a moment.
+const CLAIMS_MAX: u32 = 100;
 
 impl Attached {
     /// Makes the leaf a layer, and continues in a new leaf. If the call fails, the union is as it
     /// was, or read-only if the old leaf failed.
     ///
-    /// Process context.
-    pub(crate) fn freeze(&mut self, new: &NewLeaf<'_>, resources: &Arc<Resources>) -> Result {
-        let old = self.union.clone();
+    /// Process context. One call at a time.
+    pub(crate) fn freeze(&self, new: &NewLeaf<'_>, resources: &Arc<Resources>) -> Result {
+        let old = self.union();
         if refuses_writes(&old.as_arc_borrow()) {
             return Err(Error::ReadOnlyLeaf);
         }
-        let prepared = prepare(&old, new, resources)?;
-        let Prepared {
-            pair,
-            layers,
-            limits,
-        } = prepared;
-        if limits.logical_block_size() != self.disk.logical_block_size() {
-            return Err(Error::Limits(Side::Leaf));
-        }
-        // What is done and stored now need not be while requests wait.
+        let mut next = self.prepare(&old, new, resources)?;
+        let room = Stacks::room(&resources.stacks)?;
+        let merge = Merge::new(&old, &LayerId::Frozen(old.leaf.uuid, new.seal))?;
         flush_reclaim(&old);
-        flush::checkpoint(&old.as_arc_borrow(), u64::MAX)?;
+        let mut merge = catch_up(&old, merge)?;
         let file_systems = if new.freeze_file_systems {
-            Some(os(self.disk.freeze_file_systems())?)
+            let frozen = os(self.disk.freeze_file_systems())?;
+            // What they have written until they were frozen.
+            merge = catch_up(&old, merge)?;
+            Some(frozen)
         } else {
             None
         };
-        if file_systems.is_some() {
-            // What they have written until they were frozen.
-            flush::checkpoint(&old.as_arc_borrow(), u64::MAX)?;
-        }
-        let prepared = (pair, layers);
         let replaced = self.disk.replace(
-            || switch(&old, prepared, new.seal, resources),
+            || next.switch(&old, merge, room, new.seal),
             Error::Busy(Side::Leaf),
         );
         drop(file_systems);
-        if replaced.is_ok() {
-            self.union = self.disk.driver();
-            // A call that queued or ended a request may have queued work of the old union until
-            // `replace` has waited for it.
-            stop_work(&old);
-        } else {
+        if replaced.is_err() {
             // The timer was cancelled. It commits what it would have committed, and can be armed
             // again.
             flush::timer_work(&old.as_arc_borrow());
         }
-        // The links are gone in either case.
-        let linked = self.show_links();
         let replaced = replaced?;
-        let union = &self.union;
+        // A call that queued or ended a request may have queued work of the old union until
+        // `replace` has waited for it.
+        stop_work(&old);
+        let union = self.union();
         pr_info!(
             "{}: leaf {} is frozen and a layer now, {} layers, new leaf {}\n",
             union.name,
@@ -141,27 +134,125 @@ impl Attached {
             union.layers(),
             union.lower.leaf,
         );
-        // The last references to the old union. Its claim on the old leaf ends here, and all unions
-        // can share the leaf from now on.
+        // The last references to the old union, except for those of readers. Its claim on the old
+        // leaf ends with them, and all unions can share the leaf from now on.
         drop((replaced, old));
-        let stack = union.lower.stack.as_ref();
-        let claimed = stack.map_or(Ok(()), |stack| stack.claim_top());
-        let limited = os(self.disk.set_limits(limits));
-        if let Err(e) = claimed.and(linked).and(limited) {
+        if let Err(e) = claim_top(&union) {
             // The union works. The next union on the layer claims it, or is refused.
             pr_warn!(
-                "{}: not all of what a freeze changes is in place: {}\n",
+                "{}: the new layer is not claimed for all unions to share: {}\n",
                 union.name,
                 core::format_args!("{e}")
             );
         }
         Ok(())
     }
+
+    /// Opens and checks the new leaf, makes its first checkpoint, and makes the disk fit for it.
+    #[inline(never)]
+    fn prepare(
+        &self,
+        old: &Union,
+        new: &NewLeaf<'_>,
+        resources: &Arc<Resources>,
+    ) -> Result<Next<'_>> {
+        let (pair, limits) = open_pair(old, new, resources)?;
+        if limits.logical_block_size() != self.disk.logical_block_size() {
+            return Err(Error::Limits(Side::Leaf));
+        }
+        let union = union_attach::union_after(old, pair, resources)?;
+        let mut next = Next {
+            disk: &self.disk,
+            union: None,
+            limits: None,
+        };
+        os(self.disk.link(&union.lower.leaf))?;
+        next.union = Some(union);
+        next.limits = Some(os(self.disk.set_limits(limits))?);
+        Ok(next)
+    }
 }
 
-/// Opens and checks the new leaf, and makes its first checkpoint.
+/// The union on the new leaf, without its stack, and what the disk has of it already. It is undone
+/// when this is dropped with the union.
+struct Next<'a> {
+    disk: &'a GenDisk<Union>,
+    union: Option<Pin<UniqueArc<Union>>>,
+    limits: Option<LimitsBefore>,
+}
+
+impl Next<'_> {
+    /// Stops the old union, merges into the stack what has changed last, and freezes the old leaf.
+    /// The last step is the only point at which the change happens. Returns the new union.
+    ///
+    /// Runs while no request is in flight, and others wait.
+    #[inline(never)]
+    fn switch(
+        &mut self,
+        old: &Arc<Union>,
+        merge: Merge,
+        room: Room,
+        seal: Seal,
+    ) -> Result<Arc<Union>> {
+        stop_work(old);
+        let stack = room.add(merge.finish()?)?;
+        let new = self.union.as_mut().ok_or(Error::Internal)?;
+        new.as_mut().project().lower.stack = Some(stack);
+        flush::freeze(&old.as_arc_borrow(), seal)?;
+        Ok(self.union.take().ok_or(Error::Internal)?.into())
+    }
+}
+
+impl Drop for Next<'_> {
+    fn drop(&mut self) {
+        let Some(union) = self.union.take() else {
+            return;
+        };
+        self.disk.unlink(&union.lower.leaf);
+        let restored = self.limits.take().map(|l| self.disk.restore_limits(&l));
+        if let Some(Err(e)) = restored {
+            pr_warn!(
+                "{}: its queue keeps the limits for the leaf {}, which is not used: error {}\n",
+                union.name,
+                union.lower.leaf,
+                e.to_errno(),
+            );
+        }
+    }
+}
+
+/// Makes what has changed few slabs, and stores it. Then little is left for the moment in which
+/// requests wait.
+fn catch_up(old: &Arc<Union>, mut merge: Merge) -> Result<Merge> {
+    for _ in 0..ROUNDS_MAX {
+        flush::checkpoint(&old.as_arc_borrow(), u64::MAX)?;
+        let slabs;
+        (merge, slabs) = merge.catch_up()?;
+        if slabs <= FEW {
+            break;
+        }
+    }
+    Ok(merge)
+}
+
+/// Claims the highest layer of a union for all unions to share.
+fn claim_top(union: &Arc<Union>) -> Result {
+    let stack = union.lower.stack.as_deref().ok_or(Error::Internal)?;
+    let mut done = stack.claim_top();
+    for n in 0..CLAIMS_MAX {
+        if !matches!(done, Err(Error::Busy(_))) {
+            break;
+        }
+        union.as_arc_borrow().pause(n);
+        done = stack.claim_top();
+    }
+    done
+}
+
+/// Opens and checks the new leaf, and makes its first checkpoint. Returns it without its stack, and
+/// the limits of the disk with it.
 #[inline(never)]
-fn prepare(old: &Union, new: &NewLeaf<'_>, resources: &Arc<Resources>) -> Result<Prepared> {
+fn open_pair(old: &Union, new: &NewLeaf<'_>, resources: &Resources) -> Result<(Pair, Limits)> {
     let lower = open_new(old, new.leaf)?;
     let mut buffer = LeafDisk::new_buffer()?;
     let probe = union_attach::probe(&lower, &mut buffer)?;
@@ -184,30 +275,35 @@ fn prepare(old: &Union, new: &NewLeaf<'_>, resources: &Arc<Resources>) -> Result
     if *top != LayerId::Frozen(old.leaf.uuid, new.seal) || !is_chain_of(rest, below) {
         return Err(Error::LayerIdentity);
     }
-    let name = old.name;
-    let pair = union_attach::load(name, lower, (probe, buffer), resources)?;
+    let pair = union_attach::load(old.name, lower, (probe, buffer), resources)?;
     let pair = union_attach::first_checkpoint(pair)?;
-    let layers = stack::with_leaf(&old.lower)?;
     let mut limits = pair.limits();
-    for dev in old.lower.layers() {
+    let layers = Iterator::chain(old.lower.layers(), [&old.lower.leaf]);
+    for dev in layers {
         let stacked = limits.stack(dev, c"unionblk");
         stacked.map_err(|_| Error::Limits(Side::Layer))?;
     }
-    let stacked = limits.stack(&old.lower.leaf, c"unionblk");
-    stacked.map_err(|_| Error::Limits(Side::Layer))?;
     let slab = u64::from(pair.slab_sectors()).saturating_mul(SECTOR_BYTES);
     limits.offer_discard(saturating_u32(slab));
-    Ok(Prepared {
-        pair,
-        layers,
-        limits,
-    })
+    Ok((pair, limits))
 }
 
 /// Returns whether a list has the layers of a stack, so that both have one chain.
 fn is_chain_of(listed: &[LayerId], below: Option<&Stack>) -> bool {
     let chain = Links::chain_of::<crate::sys::digest::Sha256>(listed);
-    below.map_or(listed.is_empty(), |stack| stack.chain() == chain)
+    below.map_or(listed.is_empty(), |stack| stack.chain == chain)
+}
+
+/// Returns how lower I/O is sent when the union has one more device.
+fn way_with(old: &Union, leaf: &BlockDevice) -> Way {
+    let mut devices = Iterator::chain(old.lower.devices(), [leaf]);
+    // The tags were made for the devices of the first union. If they do not let a lower driver
+    // sleep where it takes requests, a worker sends bios.
+    if devices.all(|dev| dev.accepts_clones() && (old.tags.may_sleep() || !dev.may_sleep())) {
+        Way::Requests
+    } else {
+        Way::Bios
+    }
 }
 
 /// Opens the new leaf, and the root once more.
@@ -226,39 +322,14 @@ fn open_new(old: &Union, path: &CStr) -> Result<Lower> {
     let root = root.transpose().map_err(|e| open(Side::Root, e))?;
     let mut paths = old.lower.paths.copied()?;
     abi::set_path(&mut paths.leaf, path.to_bytes()).ok_or(Error::Internal)?;
+    let way = way_with(old, &leaf);
     Ok(Lower {
         root,
         leaf,
         stack: None,
-        way: old.lower.way,
+        way,
         paths,
     })
-}
-
-/// Stops the old union, merges its map into that of the layers, makes the new union, and freezes
-/// the old leaf. The last step is the only point at which the change happens.
-///
-/// Runs while no request is in flight.
-#[inline(never)]
-fn switch(
-    old: &Arc<Union>,
-    (mut pair, layers): (Pair, KVec<Layer>),
-    seal: Seal,
-    resources: &Arc<Resources>,
-) -> Result<Arc<Union>> {
-    stop_work(old);
-    let id = LayerId::Frozen(old.leaf.uuid, seal);
-    let merged = stack::merge(old.lower.stack.as_deref(), &old.map, layers, &id)?;
-    pair.lower.stack = Some(Stacks::add(&resources.stacks, merged)?);
-    pair.lower.way = union_attach::way_of(&pair.lower);
-    // The tags were made for the devices of the first union. If they do not let a lower driver
-    // sleep where it takes requests, a worker sends bios.
-    if !old.tags.may_sleep() && pair.lower.devices().any(BlockDevice::may_sleep) {
-        pair.lower.way = Way::Bios;
-    }
-    let new = union_attach::union_after(old, pair, resources)?;
-    flush::freeze(&old.as_arc_borrow(), seal)?;
-    Ok(new)
 }
 
 impl super::Paths {

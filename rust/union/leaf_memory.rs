@@ -23,7 +23,8 @@ use crate::{
             Map, //
         },
         num::u32_as_usize,
-        pages::PageSet, //
+        pages::PageSet,
+        stack::changed_slabs::ChangedSlabs, //
     },
 };
 use kernel::{
@@ -55,6 +56,13 @@ impl Empty {
 /// Returns an empty set of map pages.
 pub(super) fn page_set(g: &Geometry) -> Result<PageSet<KVVec<u64>>> {
     zeroed(words_for(g.pages()), 0).map(PageSet::new)
+}
+
+/// Returns an empty set of changed slabs.
+pub(super) fn changed_slabs(g: &Geometry) -> Result<ChangedSlabs<KVVec<u64>>> {
+    let words = ChangedSlabs::<KVVec<u64>>::bitmap_words(g);
+    let [leaf_slabs, pages] = words.map(|n| zeroed(n, 0));
+    Ok(ChangedSlabs::new([leaf_slabs?, pages?]))
 }
 
 fn zeroed<T: Copy>(n: usize, zero: T) -> Result<KVVec<T>> {

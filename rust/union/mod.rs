@@ -21,6 +21,7 @@ mod host;
 mod leaf_disk;
 mod leaf_memory;
 mod loss;
+mod merge;
 mod requests;
 mod stack;
 mod stats;
@@ -281,15 +282,17 @@ impl Union {
     }
 }
 
-/// A union with its disk.
-///
-/// The fields drop in this order. No request is left when the union is dropped.
+/// An attached union, by its disk. A freeze makes another [`Union`] the driver of the disk.
 pub(crate) struct Attached {
     disk: GenDisk<Union>,
-    union: Arc<Union>,
 }
 
 impl Attached {
+    /// Returns the union as it is now.
+    fn union(&self) -> Arc<Union> {
+        self.disk.driver()
+    }
+
     /// Prevents the disk from being opened again, so that it can be detached. Fails with `EBUSY` if
     /// it is open.
     pub(crate) fn claim(&self) -> Result {
@@ -298,6 +301,6 @@ impl Attached {
 
     /// Returns the totals of what is lost because metadata is damaged.
     pub(crate) fn damage(&self) -> abi::LossTotals {
-        self.union.loss.damage()
+        self.union().loss.damage()
     }
 }

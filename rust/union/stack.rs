@@ -9,8 +9,7 @@ use super::{
         LeafBuffer,
         LeafDisk, //
     },
-    leaf_memory::Empty,
-    Lower, //
+    leaf_memory::Empty, //
 };
 use crate::{
     blk::BlockDevice,
@@ -26,8 +25,7 @@ use crate::{
         mm::NoIo, //
     },
     ubcore::{
-        abi,
-        attach,
+        abi, attach,
         error::{
             Error,
             Result,
@@ -41,7 +39,6 @@ use crate::{
         },
         map::Map,
         num::{
-            saturating_u32,
             u32_as_usize,
             usize_as_u64,
             SECTOR_BYTES, //
@@ -77,19 +74,21 @@ use crate::{
         },
     },
 };
+use core::mem::MaybeUninit;
 use kernel::{
     new_mutex,
     prelude::*,
     sync::{
         Arc,
         Mutex,
-        SetOnce, //
+        SetOnce,
+        UniqueArc, //
     },
 };
 
 /// The largest union of a layer: 64 TiB. The list of the map's pages has 8 bytes for each 32 MiB up
 /// to the last sector that a layer maps, and a layer says itself how large it is.
-const SECTORS_MAX: u64 = 1 << 37;
+pub(super) const SECTORS_MAX: u64 = 1 << 37;
 
 /// A layer of a stack: its device.
 pub(crate) struct Layer {
@@ -100,6 +99,31 @@ pub(crate) struct Layer {
     is_claimed: bool,
     /// Does so otherwise.
     claim: SetOnce<BlockDevice>,
+}
+
+impl Layer {
+    /// Opens the layer once more.
+    pub(super) fn again(&self) -> Result<Self> {
+        let device = self.device.again_shared();
+        Ok(Layer {
+            device: device.map_err(|e| open(Side::Layer, e))?,
+            offset: self.offset,
+            is_claimed: true,
+            claim: SetOnce::new(),
+        })
+    }
+
+    /// Opens the leaf of a union, which still writes to it, as the layer that it will be. It cannot
+    /// be shared yet.
+    pub(super) fn of_leaf(leaf: &BlockDevice) -> Result<Self> {
+        let device = leaf.again_plain();
+        Ok(Layer {
+            device: device.map_err(|e| open(Side::Layer, e))?,
+            offset: 0,
+            is_claimed: false,
+            claim: SetOnce::new(),
+        })
+    }
 }
 
 /// What a layer was found to be.
@@ -137,9 +161,9 @@ impl Layer {
 pub(crate) struct Stack {
     pub(super) layers: KVec<Layer>,
     pub(super) map: StackMap<StackPageLists>,
-    chain: ChainId,
+    pub(super) chain: ChainId,
     /// No block of so many sectors, a power of two, comes from more than one place.
-    block_sectors: u32,
+    pub(super) block_sectors: u32,
 }
 
 impl Stack {
@@ -158,11 +182,6 @@ impl Stack {
         self.chain == chain
             && self.layers.len() == layers.len()
             && pairs().all(|(a, b)| a.device.is_same(&b.device) && a.offset == b.offset)
-    }
-
-    /// Returns the chain of the layers.
-    pub(super) fn chain(&self) -> ChainId {
-        self.chain
     }
 
     /// Makes sure that all unions share the device of the highest layer. After a freeze it is read
@@ -222,9 +241,19 @@ impl Stacks {
         Some(StackUse { stack, stacks })
     }
 
+    /// Returns room for one stack.
+    pub(super) fn room(this: &Arc<Self>) -> Result<Room> {
+        let stack = UniqueArc::new_uninit(GFP_KERNEL).map_err(|_| Error::NoMemory)?;
+        let no_io = NoIo::new();
+        let reserved = this.list.lock().reserve(1, GFP_KERNEL);
+        drop(no_io);
+        reserved.map_err(|_| Error::NoMemory)?;
+        let stacks = this.clone();
+        Ok(Room { stack, stacks })
+    }
+
     /// Adds a stack. If another attach has added the same one meanwhile, returns a use of that.
-    pub(super) fn add(this: &Arc<Self>, stack: Stack) -> Result<StackUse> {
-        let stack = Arc::new(stack, GFP_KERNEL).map_err(|_| Error::NoMemory)?;
+    fn add(this: &Arc<Self>, stack: Arc<Stack>) -> Result<StackUse> {
         let listed = Listed {
             stack: stack.clone(),
             unions: 1,
@@ -244,6 +273,20 @@ impl Stacks {
         drop(no_io);
         let stacks = this.clone();
         Ok(StackUse { stack, stacks })
+    }
+}
+
+/// Room for a stack and for its place on the list.
+pub(super) struct Room {
+    stack: UniqueArc<MaybeUninit<Stack>>,
+    stacks: Arc<Stacks>,
+}
+
+impl Room {
+    /// Adds a stack to the list. Waits for no I/O. Allocates nothing, unless another stack has
+    /// taken the place on the list meanwhile.
+    pub(super) fn add(self, stack: Stack) -> Result<StackUse> {
+        Stacks::add(&self.stacks, self.stack.write(stack).into())
     }
 }
 
@@ -352,7 +395,8 @@ pub(super) fn find_or_build(
         return Ok(Some(found));
     }
     let stack = build(layers, &found, chain, &resources.reserve)?;
-    Ok(Some(Stacks::add(&resources.stacks, stack)?))
+    let room = Stacks::room(&resources.stacks)?;
+    Ok(Some(room.add(stack)?))
 }
 
 /// Returns the identities of the layers that the leaf lists.
@@ -443,7 +487,7 @@ fn build(
         return Err(Error::TooLarge(Side::Layer, sectors).into());
     }
     let mut builder = Builder::new(StackPageLists::new(), sectors).map_err(refused)?;
-    let mut blocks = saturating_u32(BLOCK_SECTORS);
+    let mut blocks = Blocks::<()>::LARGEST;
     for (n, (layer, found)) in (1..).zip(layers.iter().zip(found)) {
         let mut disk = layer.disk(&mut buffer);
         let added = match &found.form {
@@ -464,64 +508,8 @@ fn build(
     })
 }
 
-/// Opens once more the layers of a union, and its leaf as the highest.
-pub(super) fn with_leaf(lower: &Lower) -> Result<KVec<Layer>> {
-    let mut layers = KVec::new();
-    let stack = lower.stack.as_deref();
-    for layer in stack.map_or(&[][..], |stack| &stack.layers) {
-        let device = layer.device.again_shared();
-        let again = Layer {
-            device: device.map_err(|e| open(Side::Layer, e))?,
-            offset: layer.offset,
-            is_claimed: true,
-            claim: SetOnce::new(),
-        };
-        layers
-            .push(again, GFP_KERNEL)
-            .map_err(|_| Error::NoMemory)?;
-    }
-    let top = Layer {
-        // The union still writes to it, so it cannot be shared yet.
-        device: lower.leaf.again_plain().map_err(|e| open(Side::Layer, e))?,
-        offset: 0,
-        is_claimed: false,
-        claim: SetOnce::new(),
-    };
-    layers.push(top, GFP_KERNEL).map_err(|_| Error::NoMemory)?;
-    Ok(layers)
-}
-
-/// Returns the stack of `layers`. The highest, `top`, has this map, and the others are the layers
-/// of the stack `below`.
-pub(super) fn merge(
-    below: Option<&Stack>,
-    map: &Map<MapMemory>,
-    layers: KVec<Layer>,
-    top: &LayerId,
-) -> Result<Stack> {
-    let sectors = map.geometry().union_sectors();
-    if sectors > SECTORS_MAX {
-        return Err(Error::TooLarge(Side::Layer, sectors));
-    }
-    let memory = StackPageLists::new();
-    let builder = match below {
-        Some(below) => Builder::over(&below.map, memory, sectors),
-        None => Builder::new(memory, sectors),
-    };
-    let builder = builder.map_err(refused)?;
-    let (builder, blocks) = add(builder, LeafExtents::new(map, give_way))?;
-    Ok(Stack {
-        layers,
-        map: builder.finish().map_err(refused)?,
-        chain: below
-            .map_or(ChainId::BOTTOM, Stack::chain)
-            .with::<Sha256>(top),
-        block_sectors: below.map_or(blocks, |below| below.block_sectors.min(blocks)),
-    })
-}
-
 /// Adds the extents of a layer. Returns the builder, and the largest block that they do not cut.
-fn add(
+pub(super) fn add(
     builder: Builder<StackPageLists>,
     extents: impl Extents,
 ) -> Result<(Builder<StackPageLists>, u32)> {
@@ -531,7 +519,7 @@ fn add(
 }
 
 /// Returns why a map cannot be built.
-fn refused(e: Refusal) -> Error {
+pub(super) fn refused(e: Refusal) -> Error {
     match e {
         Refusal::Failed(e) => e,
         Refusal::StackSize(n) => Error::TooLarge(Side::Layer, n),
@@ -540,7 +528,7 @@ fn refused(e: Refusal) -> Error {
     }
 }
 
-fn give_way() -> Result {
+pub(super) fn give_way() -> Result {
     crate::error::os(crate::sys::task::give_way())
 }
 

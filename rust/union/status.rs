@@ -11,7 +11,7 @@ use crate::ubcore::abi;
 impl Attached {
     /// Fills in the answer of the STATUS ioctl. Waits for no I/O.
     pub(crate) fn fill_status(&self, c: &mut abi::Status) {
-        let Attached { disk, union } = self;
+        let (disk, union) = (&self.disk, self.union());
         let g = union.geometry();
         (c.major, c.minor) = disk.dev();
         c.id = union.name.0;
@@ -52,7 +52,7 @@ impl Attached {
 
     /// Fills in the answer of the LOST ioctl.
     pub(crate) fn fill_lost(&self, c: &mut abi::LostCall) {
-        self.union.loss.fill(c);
+        self.union().loss.fill(c);
     }
 }
 

@@ -122,6 +122,7 @@ impl Control {
         match done {
             Ok(()) => Ok(Tried::Done(())),
             Err(Errno::BUSY) => Ok(Tried::Busy),
+            Err(Errno::INPROGRESS) => Err(Fail::being_frozen(&name)),
             Err(Errno::NODEV) => Err(not_there(id)),
             Err(e @ (Errno::IO | Errno::NOSPC)) => Err(last_commit_failed(&name, e)),
             Err(e) => Err(self.failure(&format!("remove {name}"), e)),
@@ -564,12 +565,11 @@ mod tests {
             let said = fail.message.starts_with("unionblk3 is gone, but its last");
             assert!(said && fail.message.contains(why), "{fail}");
         }
-        assert_eq!(of(Errno::NODEV).reason, "not_found");
+        let reasons = [Errno::NODEV, Errno::INPROGRESS].map(|e| of(e).reason);
+        assert_eq!(reasons, ["not_found", "busy"]);
         assert!(of(Errno::INVAL).message.starts_with("cannot remove"));
-        assert!(matches!(
-            control.removed(3, Err(Errno::BUSY)),
-            Ok(Tried::Busy)
-        ));
+        let busy = control.removed(3, Err(Errno::BUSY));
+        assert!(matches!(busy, Ok(Tried::Busy)));
     }
 
     #[test]

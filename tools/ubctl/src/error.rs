@@ -60,6 +60,12 @@ impl Fail {
         Fail::new(code_of(e), reason_of(e), format!("{what}: {e}{more}"))
     }
 
+    /// Makes a failure for a union that cannot be removed, because its leaf is being frozen.
+    pub fn being_frozen(name: &str) -> Fail {
+        let text = format!("the leaf of {name} is being frozen: wait until that ends and try again");
+        Fail::new(BUSY, "busy", text)
+    }
+
     /// Makes a failure from an operating system error while doing `what` to `path`.
     pub fn io(what: &str, path: &Path, e: &io::Error) -> Fail {
         if let Some(Errno::NOSPC | Errno::DQUOT) = Errno::from_io_error(e) {
