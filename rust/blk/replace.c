@@ -5,6 +5,7 @@
  */
 #include <linux/blk-mq.h>
 #include <linux/blkdev.h>
+#include <linux/percpu-refcount.h>
 #include <linux/sched/mm.h>
 
 #include "helpers.h"
@@ -13,12 +14,29 @@
 #define UB_FREEZE_WAIT	(30 * HZ)
 
 /*
+ * Between these two, freezing the queue does not wait for a grace period of RCU,
+ * which takes some ticks. New requests would wait for it. As in
+ * blk_pre_runtime_suspend(), the requests are counted in one place before the
+ * queue is frozen, while new ones still begin.
+ */
+static void ub_queue_count_in_one_place(struct request_queue *q)
+{
+	percpu_ref_switch_to_atomic_sync(&q->q_usage_counter);
+}
+
+static void ub_queue_count_per_cpu(struct request_queue *q)
+{
+	percpu_ref_switch_to_percpu(&q->q_usage_counter);
+}
+
+/*
  * Waits until all requests have ended, and lets no new one begin. Returns -EBUSY
  * if requests do not end, for example because a lower device hangs. The queue is
  * as before then.
  */
 int ub_disk_freeze(struct gendisk *disk, unsigned int *memflags)
 {
+	ub_queue_count_in_one_place(disk->queue);
 	*memflags = memalloc_noio_save();
 	blk_freeze_queue_start(disk->queue);
 	if (blk_mq_freeze_queue_wait_timeout(disk->queue, UB_FREEZE_WAIT) > 0)
@@ -30,11 +48,23 @@ int ub_disk_freeze(struct gendisk *disk, unsigned int *memflags)
 void ub_disk_unfreeze(struct gendisk *disk, unsigned int memflags)
 {
 	blk_mq_unfreeze_queue(disk->queue, memflags);
+	ub_queue_count_per_cpu(disk->queue);
 }
 
 unsigned int ub_disk_logical_block_size(struct gendisk *disk)
 {
 	return queue_logical_block_size(disk->queue);
+}
+
+/* Ends what queue_limits_start_update() has begun. */
+static int ub_queue_commit_limits(struct request_queue *q, struct queue_limits *lim)
+{
+	int err;
+
+	ub_queue_count_in_one_place(q);
+	err = queue_limits_commit_update_frozen(q, lim);
+	ub_queue_count_per_cpu(q);
+	return err;
 }
 
 /* Sets the limits, except what the user has set, and stores what they were. */
@@ -46,7 +76,7 @@ int ub_disk_set_limits(struct gendisk *disk, const struct queue_limits *lim,
 	*before = queue_limits_start_update(disk->queue);
 	new.max_user_sectors = before->max_user_sectors;
 	new.max_user_discard_sectors = before->max_user_discard_sectors;
-	return queue_limits_commit_update_frozen(disk->queue, &new);
+	return ub_queue_commit_limits(disk->queue, &new);
 }
 
 int ub_disk_restore_limits(struct gendisk *disk, const struct queue_limits *before)
@@ -55,7 +85,7 @@ int ub_disk_restore_limits(struct gendisk *disk, const struct queue_limits *befo
 
 	/* Takes limits_lock. The present limits, which it returns, are replaced. */
 	queue_limits_start_update(disk->queue);
-	return queue_limits_commit_update_frozen(disk->queue, &lim);
+	return ub_queue_commit_limits(disk->queue, &lim);
 }
 
 /*
