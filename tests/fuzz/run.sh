@@ -11,7 +11,7 @@
 . "$(dirname "$0")/../../scripts/lib.sh"
 [ -n "${UNIONBLK_IN_ROOT:-}" ] || exec "$TOP/scripts/in-root.sh" tests/fuzz/run.sh "$@"
 
-all=(superblock directory journal attach check repair sealed)
+all=(superblock directory journal attach check repair sealed chain)
 [ $# -gt 0 ] || set -- "${all[@]}"
 seconds=${FUZZ_SECONDS:-60} dir=$BUILD/fuzz triple=x86_64-unknown-linux-gnu
 mkdir -p "$dir/crashes" "$dir/corpus" "$BUILD/log"

@@ -5,6 +5,7 @@
 //! and memory must be in proportion to what the leaf holds ([`leaf`], [`memory`]).
 
 pub mod attach;
+pub mod chain;
 pub mod check;
 pub mod directory;
 pub mod journal;

@@ -34,6 +34,20 @@ fn make(folder: &Path) {
         superblocks_and_directories(folder, n, &image);
         journals(folder, n, &leaf);
     }
+    for n in 0..32 {
+        put(
+            folder,
+            "chain",
+            &format!("links-{n}"),
+            &[&[1], &fields(60, 29, n * 7)[..]].concat(),
+        );
+        put(
+            folder,
+            "chain",
+            &format!("block-{n}"),
+            &[&[2], &fields(9, 1, n)[..]].concat(),
+        );
+    }
     for n in 0..sealed::LAYERS {
         let image = sealed::layer(n).bytes();
         for how in [0, 2] {

@@ -1,0 +1,157 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The list of layers below a leaf, and the chain that the layers given to an attach make.
+
+use sim::sha256::Sha256;
+use ubcore::error::Error;
+use ubcore::format::layer_list::{count_in, decode, encode, ListedLayer, LAYERS_PER_BLOCK};
+use ubcore::geometry::BLOCK_BYTES;
+use ubcore::stack::chain::{ChainId, LayerId, Links, Seal, StandIn, LAYERS_MAX};
+
+use crate::source::Source;
+
+/// Checks what must hold for any bytes, see [`block`] and [`links`].
+pub fn run(data: &[u8]) {
+    let mut source = Source(data);
+    match source.byte() {
+        how if how & 1 == 0 => block(&mut source, how & 2 != 0),
+        _ => links(&mut source),
+    }
+}
+
+/// A block of a list that decodes names as many layers as it must, and encodes to the same bytes.
+/// `forge`: its maker has computed the checksum.
+fn block(source: &mut Source<'_>, forge: bool) {
+    let layers = u32::from(source.byte()) % (LAYERS_MAX + 1);
+    let index = source.below(21);
+    let nonce = source.long();
+    let mut block = [0; BLOCK_BYTES];
+    if forge {
+        block[..4].copy_from_slice(b"UBly");
+        block[8..16].copy_from_slice(&nonce.to_le_bytes());
+        block[16..20].copy_from_slice(&index.to_le_bytes());
+        block[20..24].copy_from_slice(&count_in(layers, index).to_le_bytes());
+        let bytes = source.take(BLOCK_BYTES - 40);
+        block[40..40 + bytes.len()].copy_from_slice(bytes);
+        block[4..8].fill(0);
+        let crc = ubcore::format::crc::crc32c(0, &block);
+        block[4..8].copy_from_slice(&crc.to_le_bytes());
+    } else {
+        let bytes = source.take(BLOCK_BYTES);
+        block[..bytes.len()].copy_from_slice(bytes);
+    }
+    let mut found = Vec::new();
+    let decoded = decode(&block, index, nonce, layers, |layer| found.push(layer));
+    if let Err(at) = decoded {
+        assert!(at < BLOCK_BYTES && found.is_empty());
+        return;
+    }
+    assert_eq!(found.len(), count_in(layers, index) as usize);
+    assert!(found.len() <= LAYERS_PER_BLOCK as usize);
+    let whole = |l: &ListedLayer| l.offset % 512 == 0 && l.path().len() < l.path.len();
+    assert!(found.iter().all(whole));
+    let mut again = [0xff; BLOCK_BYTES];
+    encode(&mut again, index, nonce, &found);
+    assert!(again == block, "a list has two forms");
+}
+
+/// A layer that is given, and what it stands for: layers in order, not digests of them.
+struct Given {
+    id: LayerId,
+    stand_in: Option<(Vec<LayerId>, Vec<LayerId>, u32)>,
+}
+
+/// Returns one of few identities, so that they often meet.
+fn id(source: &mut Source<'_>) -> LayerId {
+    let n = source.below(6) as u8;
+    match n % 2 {
+        0 => LayerId::Frozen([n; 16], Seal([source.byte() % 2; 16])),
+        _ => LayerId::Sealed([n; 32]),
+    }
+}
+
+fn ids(source: &mut Source<'_>, most: u32) -> Vec<LayerId> {
+    let count = source.below(most);
+    (0..count).map(|_| id(source)).collect()
+}
+
+/// Returns the start of a list, or any layers.
+fn near(source: &mut Source<'_>, listed: &[LayerId]) -> Vec<LayerId> {
+    if source.chance(5) {
+        return ids(source, 5);
+    }
+    let end = source.below(listed.len() as u32 + 1) as usize;
+    listed[..end].to_vec()
+}
+
+fn given(source: &mut Source<'_>, listed: &[LayerId]) -> Given {
+    let id = match source.below(4) {
+        0 => id(source),
+        _ => {
+            let at = source.below(listed.len() as u32) as usize;
+            listed.get(at).copied().unwrap_or_else(|| id(source))
+        }
+    };
+    let stand_in = source.chance(2).then(|| {
+        let (below, after) = (near(source, listed), near(source, listed));
+        let layers = after.len().saturating_sub(below.len()) as u32;
+        let layers = source.near(&[layers.into()]) as u32;
+        (below, after, layers)
+    });
+    Given { id, stand_in }
+}
+
+/// The model: each layer is the one that is listed next, or stands for it and those over it. The
+/// list begins at the bottom, so what was reached is a start of it.
+fn model(listed: &[LayerId], given: &[Given]) -> Result<Vec<LayerId>, Error> {
+    let mut reached = 0;
+    for layer in given {
+        if listed.get(reached) == Some(&layer.id) {
+            reached += 1;
+            continue;
+        }
+        let (below, after, layers) = layer.stand_in.as_ref().ok_or(Error::LayerIdentity)?;
+        let end = reached + *layers as usize;
+        if *layers == 0
+            || end > listed.len()
+            || **below != listed[..reached]
+            || **after != listed[..end]
+        {
+            return Err(Error::LayerIdentity);
+        }
+        reached = end;
+    }
+    if reached < listed.len() {
+        let left = (listed.len() - reached) as u64;
+        let count = given.len() as u64;
+        return Err(Error::LayerCount(count + left, count));
+    }
+    Ok(listed.to_vec())
+}
+
+/// The chain of the layers that are given is that of the model, or both refuse them.
+fn links(source: &mut Source<'_>) {
+    let listed = ids(source, 12);
+    let mut all = Vec::new();
+    while !source.is_empty() && all.len() < 16 {
+        all.push(given(source, &listed));
+    }
+    let chain = |ids: &[LayerId]| {
+        ids.iter()
+            .fold(ChainId::BOTTOM, |c, id| c.with::<Sha256>(id))
+    };
+    let mut links = Links::new(&listed);
+    let added = all.iter().try_for_each(|layer| {
+        let stand_in = layer
+            .stand_in
+            .as_ref()
+            .map(|(below, after, layers)| StandIn {
+                below: chain(below),
+                after: chain(after),
+                layers: *layers,
+            });
+        links.add::<Sha256>(&layer.id, stand_in.as_ref())
+    });
+    let found = added.and_then(|()| links.finish(all.len() as u32));
+    assert_eq!(found, model(&listed, &all).map(|ids| chain(&ids)));
+}
