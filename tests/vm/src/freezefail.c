@@ -23,15 +23,19 @@
 
 #define PARAMETERS "/sys/module/dm_nth/parameters/"
 
+enum { OLD, NEW, LAYER };
+static const char *const names[] = { "old leaf", "new leaf", "layer" };
+
 static const struct scenario {
 	const char *kind, *mode;
-	int is_new, quick;
+	int where, quick;
 } scenarios[] = {
-	{ "write", "dead", 0, 1 },   { "flush", "dead", 0, 1 },	  { "write", "dead", 1, 1 },
-	{ "write", "once", 0, 1 },   { "write", "landed", 0, 1 }, { "write", "once", 1, 0 },
-	{ "flush", "once", 0, 0 },   { "flush", "landed", 0, 0 }, { "flush", "once", 1, 0 },
-	{ "write", "landed", 1, 0 }, { "read", "once", 1, 0 },	  { "read", "once", 0, 0 },
-	{ "flush", "dead", 1, 0 },   { "read", "dead", 1, 0 },
+	{ "write", "dead", OLD, 1 },   { "flush", "dead", OLD, 1 },	  { "write", "dead", NEW, 1 },
+	{ "write", "once", OLD, 1 },   { "write", "landed", OLD, 1 }, { "write", "once", NEW, 0 },
+	{ "flush", "once", OLD, 0 },   { "flush", "landed", OLD, 0 }, { "flush", "once", NEW, 0 },
+	{ "write", "landed", NEW, 0 }, { "read", "once", NEW, 0 },	  { "read", "once", OLD, 0 },
+	{ "flush", "dead", NEW, 0 },   { "read", "dead", NEW, 0 },
+	{ "read", "kind", LAYER, 1 },
 };
 
 struct bench {
@@ -47,7 +51,7 @@ static void die(const struct bench *b, const char *what)
 {
 	char text[256];
 
-	snprintf(text, sizeof(text), "%s leaf %s %u %s: %s", b->now->is_new ? "new" : "old", b->now->kind, b->n,
+	snprintf(text, sizeof(text), "%s %s %u %s: %s", names[b->now->where], b->now->kind, b->n,
 		 b->now->mode, what);
 	freeze_die(text);
 }
@@ -172,7 +176,7 @@ static void settle(struct bench *b, int next, int code)
 /* Reads of a layer fail: the n-th, and from the n-th on. */
 static void reads_of_layers(struct bench *b)
 {
-	static const struct scenario as = { "read", "once", 0, 1 };
+	static const struct scenario as = { "read", "once", LAYER, 1 };
 	const struct scenario *before = b->now;
 	unsigned int n = b->n;
 	struct load *l = &b->load;
@@ -224,12 +228,18 @@ static int blank(struct bench *b)
 static int once(struct bench *b)
 {
 	int next = blank(b), device[2] = { b->chain.leaf, next }, code;
-	int at = device[b->now->is_new];
+	int at = device[b->now->where == NEW];
 	uint64_t covered;
 
 	alarm(120);
 	b->writable = 1;
 	some(b);
+	if (b->now->where == LAYER) {
+		/* A freeze needs nothing of the layers below. */
+		if (!b->chain.layers)
+			return 0;
+		at = b->chain.layer[0].device;
+	}
 	/* Over a used device the tool would write zeroes, hundreds of times. */
 	freeze_command("/usr/sbin/blkdiscard -f %s%d", b->chain.prefix, next);
 	covered = oracle_flush_begin(&b->load.oracle);
@@ -239,16 +249,16 @@ static int once(struct bench *b)
 	if (!is_dead(b) || !code)
 		arm(at, b->now->kind, 0, b->now->mode);
 	b->fired = failed(at);
-	if (code && !b->fired)
-		die(b, "a freeze failed without a fault");
+	if (code && (!b->fired || b->now->where == LAYER))
+		die(b, "a freeze failed without a fault of its leaves");
 	if (!code)
 		oracle_flush_end(&b->load.oracle, covered);
 	b->writable = control_status(FREEZE_ID).mode == UNIONBLK_MODE_WRITABLE;
-	/* If only the new leaf has failed, the union continues as if there had been no freeze. */
-	if (b->now->is_new && code && !b->writable)
-		die(b, "the union is read-only because the new leaf has failed");
+	/* If the old leaf has not failed, the union continues as if there had been no freeze. */
+	if (b->now->where != OLD && code && !b->writable)
+		die(b, "the union is read-only although its leaf has not failed");
 	/* A leaf that is dead may be found out only by the next write. */
-	if (is_dead(b) && b->fired && !(b->now->is_new && code))
+	if (is_dead(b) && b->fired && !(b->now->where != OLD && code))
 		b->writable = 0;
 	if (b->writable)
 		some(b);
@@ -316,7 +326,7 @@ int main(int argc, char **argv)
 		for (b.n = 1; once(&b); b.n += step)
 			if (quick && b.n >= 3)
 				step *= 3;
-		printf("%s leaf %s %s: clean at %u\n", b.now->is_new ? "new" : "old", b.now->kind, b.now->mode, b.n);
+		printf("%s %s %s: clean at %u\n", names[b.now->where], b.now->kind, b.now->mode, b.n);
 	}
 	reads_of_layers(&b);
 	if (!freeze_unchanged(&b.chain))
