@@ -7,6 +7,7 @@
 //! and the loop device keeps that lock for as long as it exists. A leaf is locked exclusively; a
 //! root shares its lock with other roots.
 
+use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::fs::{self, File, Metadata, OpenOptions};
 use std::os::fd::AsRawFd;
@@ -101,6 +102,35 @@ impl Lower {
             goes.stays();
         }
     }
+}
+
+/// Opens layers as [`Lower::open`] does, and looks through the loop devices once for all of them.
+pub fn open_layers(paths: &[PathBuf], sector: u32) -> Result<Vec<Lower>> {
+    let mut shown: HashMap<(u64, u64), Over> = HashMap::new();
+    let all = if paths.is_empty() {
+        Vec::new()
+    } else {
+        all_loops()
+    };
+    for over in all.into_iter().filter(Over::is_whole) {
+        shown.insert((over.info.device, over.info.inode), over);
+    }
+    let open = |path: &PathBuf| {
+        let meta = fs::metadata(path).map_err(|e| Fail::io("open", path, &e))?;
+        let fits =
+            |file: &File| ioctl_blksszget(file) == Ok(blocksize::of_image(meta.len(), sector));
+        let over = shown.remove(&(meta.dev(), meta.ino()));
+        match over.and_then(|over| Some((over.node, over.file.filter(fits)?))) {
+            Some((node, file)) => Ok(Lower {
+                goes: Some(LoopGoes::new(&node)),
+                node,
+                name: path.clone(),
+                held: Some(file),
+            }),
+            None => Lower::open(path, Side::Layer, false, sector),
+        }
+    };
+    paths.iter().map(open).collect()
 }
 
 /// Puts an image on a loop device. Returns the node, and the device held open.
@@ -229,6 +259,20 @@ fn loops_over(meta: &Metadata) -> Vec<Over> {
             same.then_some(Over { node, file, info })
         })
         .collect()
+}
+
+/// Returns all loop devices that can be opened.
+fn all_loops() -> Vec<Over> {
+    let disks = fs::read_dir("/sys/block").into_iter().flatten().flatten();
+    let loops = disks.filter(|d| d.path().join("loop/backing_file").exists());
+    let over = |d: fs::DirEntry| {
+        let node = Path::new("/dev").join(d.file_name());
+        let file = File::open(&node).ok()?;
+        let info = ioctl::loop_status(&file).ok()?;
+        let file = Some(file);
+        Some(Over { node, file, info })
+    };
+    loops.filter_map(over).collect()
 }
 
 /// Takes a loop device that cannot be opened, by its directory in sysfs, if it shows the file.
