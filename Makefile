@@ -24,6 +24,8 @@ own_ubctl := $(own)/cargo/release/ubctl
 # What install takes: what the machine's own toolchain built, if it did.
 ko = $(firstword $(wildcard $(own_ko) build/kmod/unionblk.ko))
 ubctl = $(firstword $(wildcard $(own_ubctl) build/cargo/x86_64-unknown-linux-gnu/release/ubctl))
+# Installed only if it was built.
+ubsnapd = $(firstword $(wildcard $(own)/cargo/release/ubsnapd build/cargo/x86_64-unknown-linux-gnu/release/ubsnapd))
 
 .PHONY: help
 help:
@@ -59,6 +61,7 @@ help:
 	@echo
 	@echo 'Building:'
 	@echo '  make modules tools   unionblk.ko and ubctl, in the build root'
+	@echo '  make ubsnapd         the snapshotter for containerd, in the build root or with KDIR='
 	@echo '  make KDIR=DIR modules tools'
 	@echo '                       with this machine'"'"'s toolchain, for the kernel tree DIR'
 	@echo '                       (KDIR=running: the tree of the running kernel)'
@@ -66,7 +69,8 @@ help:
 	@echo '  make check-kernel [KDIR=DIR]'
 	@echo '                       can that tree build Rust modules? "ok", or why not;'
 	@echo '                       without KDIR: the tree of the running kernel'
-	@echo '  make install         module, tool, udev rule, unit, man pages and completions;'
+	@echo '  make install         module, tool, udev rule, unit, man pages and completions, and'
+	@echo '                       ubsnapd if it was built;'
 	@echo '                       PREFIX=/usr/local DESTDIR=; needs modinfo and depmod (kmod)'
 	@echo
 	@echo '  make clean           remove what was built here'
@@ -100,13 +104,13 @@ test-vm:
 bench:
 	@bench/run.sh
 
-.PHONY: modules tools docs
+.PHONY: modules tools ubsnapd docs
 ifeq ($(KDIR),)
 docs:
 	@scripts/in-root.sh scripts/docs.sh
-modules tools:
+modules tools ubsnapd:
 	@scripts/build.sh $@
-	@echo 'built $(if $(filter modules,$@),build/kmod/unionblk.ko,build/cargo/x86_64-unknown-linux-gnu/release/ubctl)'
+	@echo 'built $(if $(filter modules,$@),build/kmod/unionblk.ko,build/cargo/x86_64-unknown-linux-gnu/release/$(@:tools=ubctl))'
 else
 modules:
 	@scripts/check-kernel.sh $(KDIR)
@@ -115,6 +119,9 @@ modules:
 tools:
 	cargo build --release --locked --target-dir $(own)/cargo -p ubctl
 	@echo 'built $(own_ubctl)'
+ubsnapd:
+	cargo build --release --locked --target-dir $(own)/cargo -p ubsnapd
+	@echo 'built $(own)/cargo/release/ubsnapd'
 docs:
 	@scripts/docs.sh
 endif
@@ -125,7 +132,7 @@ check-kernel:
 
 .PHONY: install
 install:
-	@scripts/install.sh '$(ko)' '$(ubctl)' '$(PREFIX)' '$(DESTDIR)'
+	@scripts/install.sh '$(ko)' '$(ubctl)' '$(PREFIX)' '$(DESTDIR)' '$(ubsnapd)'
 
 .PHONY: clean distclean
 clean:

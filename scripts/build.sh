@@ -9,6 +9,7 @@
 #   scripts/build.sh test-modules, test-modules-kunit-x86_64
 #                               build/kmod-test[-kunit-x86_64]/, the modules of tests/kmod
 #   scripts/build.sh tools      the ubctl that runs anywhere: statically linked
+#   scripts/build.sh ubsnapd    containerd's snapshotter, statically linked too
 #   scripts/build.sh programs   the tests' own C programs, static too
 # MO= keeps kbuild's outputs, and its clean, away from the sources.
 . "$(dirname "$0")/lib.sh"
@@ -43,9 +44,10 @@ build_test_modules() {
 	make -C "$tree" M="$TOP/tests/kmod" MO="$BUILD/kmod-test${1:+-$1}" -j"$(nproc)" modules
 }
 
-build_tools() {
+# build_static PACKAGE
+build_static() {
 	RUSTFLAGS='-C target-feature=+crt-static' CARGO_TARGET_DIR=$BUILD/cargo \
-		cargo build --release --locked --target $target -p ubctl
+		cargo build --release --locked --target $target -p "$1"
 }
 
 build_programs() {
@@ -83,8 +85,9 @@ for what; do
 		flavour=${what#test-modules}
 		stage "build the tests' own module${flavour/-/ for }" build_test_modules "${flavour#-}"
 		;;
-	tools) stage "build ubctl" build_tools ;;
+	tools) stage "build ubctl" build_static ubctl ;;
+	ubsnapd) stage "build ubsnapd" build_static ubsnapd ;;
 	programs) stage "build the tests' programs" build_programs ;;
-	*) die "build what? modules, tools or programs" ;;
+	*) die "build what? modules, tools, ubsnapd or programs" ;;
 	esac
 done

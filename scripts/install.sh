@@ -3,10 +3,11 @@
 # Installs what was built: the module where its kernel looks for it, ubctl into
 # PREFIX/sbin, the udev rule where udev looks, the unit that detaches unions at
 # shutdown where systemd looks, the man pages, and the completions where bash,
-# zsh and fish look. make install calls it.
+# zsh and fish look. If ubsnapd is given, it and its unit are installed too. make
+# install calls it.
 . "$(dirname "$0")/lib.sh"
 
-module=$1 tool=$2 prefix=$3 destdir=$4
+module=$1 tool=$2 prefix=$3 destdir=$4 snapshotter=${5:-}
 [ -n "$module" ] || die "no unionblk.ko has been built: make modules (or make KDIR=... modules)"
 [ -n "$tool" ] || die "no ubctl has been built: make tools"
 for program in modinfo depmod; do
@@ -25,6 +26,11 @@ units=$destdir$prefix/lib/systemd/system
 install -d "$units/sysinit.target.wants"
 sed "s|@PREFIX@|$prefix|" "$TOP/tools/systemd/unionblk.service" >"$units/unionblk.service"
 chmod 644 "$units/unionblk.service"
+if [ -n "$snapshotter" ]; then
+	install -D -m 755 "$snapshotter" "$destdir$prefix/sbin/ubsnapd"
+	sed "s|@PREFIX@|$prefix|" "$TOP/tools/systemd/ubsnapd.service" >"$units/ubsnapd.service"
+	chmod 644 "$units/ubsnapd.service"
+fi
 ln -sf ../unionblk.service "$units/sysinit.target.wants/unionblk.service"
 share=$destdir$prefix/share
 for page in ubctl.8 unionblk.5; do

@@ -1,0 +1,272 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A model of leaves and unions for the tests of the daemon. It outlives the daemon, as the kernel
+//! does, and ends it at any step.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::{Disks, Layer, Union};
+use crate::error::{Error, Result};
+use crate::snapshot::{Id, Leaf};
+
+#[derive(Clone, Debug)]
+struct Image {
+    uuid: Id,
+    seal: Option<Id>,
+    layers: Vec<Layer>,
+    bytes: u64,
+}
+
+#[derive(Clone, Debug)]
+struct OnLeaf {
+    number: u32,
+    read_only: bool,
+    mounted: bool,
+}
+
+#[derive(Default)]
+struct World {
+    images: BTreeMap<u64, Image>,
+    unions: BTreeMap<Id, OnLeaf>,
+    drawn: u128,
+    step: u32,
+    /// The step at which the daemon ends.
+    end: Option<u32>,
+    /// A freeze reports an error although it happened.
+    liar: bool,
+}
+
+/// The model; a clone is the same model.
+#[derive(Clone, Default)]
+pub struct Model(Arc<Mutex<World>>);
+
+/// What the daemon ends with at the step.
+pub struct End;
+
+impl Model {
+    fn world(&self) -> MutexGuard<'_, World> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn step(&self) {
+        let mut world = self.world();
+        world.step += 1;
+        if world.end == Some(world.step) {
+            drop(world);
+            std::panic::panic_any(End);
+        }
+    }
+
+    /// Does something, and ends the daemon before or after it if that is the step.
+    fn act<T>(&self, act: impl FnOnce(&mut World) -> Result<T>) -> Result<T> {
+        self.step();
+        let done = act(&mut self.world());
+        self.step();
+        done
+    }
+
+    /// Sets the step at which the daemon ends, counted from now. Returns the steps so far.
+    pub fn end_at(&self, end: Option<u32>) -> u32 {
+        let mut world = self.world();
+        world.end = end;
+        std::mem::take(&mut world.step)
+    }
+
+    /// Mounts or unmounts a device.
+    pub fn mount(&self, device: &str, mounted: bool) {
+        let mut world = self.world();
+        let mut all = world.unions.values_mut();
+        let union = all.find(|union| name(union.number) == device);
+        union.unwrap().mounted = mounted;
+    }
+
+    /// Makes the next freezes report an error although they happened.
+    pub fn lie(&self, liar: bool) {
+        self.world().liar = liar;
+    }
+
+    /// Loses all unions, as a power failure does.
+    pub fn power_failure(&self) {
+        self.world().unions.clear();
+    }
+
+    /// Adds an image that the daemon does not know.
+    pub fn add(&self, number: u64) {
+        let image = Image {
+            uuid: Id([0xee; 16]),
+            seal: None,
+            layers: Vec::new(),
+            bytes: 0,
+        };
+        self.world().images.insert(number, image);
+    }
+
+    /// Returns the numbers of all images, and the UUIDs of the leaves of all unions.
+    pub fn left(&self) -> (Vec<u64>, Vec<Id>) {
+        let world = self.world();
+        let unions = world.unions.keys().copied();
+        (world.images.keys().copied().collect(), unions.collect())
+    }
+
+    /// Returns the layers and the size of a leaf.
+    pub fn leaf(&self, number: u64) -> (Vec<Layer>, u64) {
+        let world = self.world();
+        let image = &world.images[&number];
+        (image.layers.clone(), image.bytes)
+    }
+}
+
+fn name(number: u32) -> String {
+    format!("/dev/unionblk{number}")
+}
+
+impl World {
+    fn draw(&mut self) -> Id {
+        self.drawn += 1;
+        Id(self.drawn.to_be_bytes())
+    }
+
+    fn union(&mut self, uuid: Id, read_only: bool) {
+        let taken: Vec<u32> = self.unions.values().map(|u| u.number).collect();
+        let number = (0..).find(|n| !taken.contains(n)).unwrap();
+        let union = OnLeaf {
+            number,
+            read_only,
+            mounted: false,
+        };
+        assert!(self.unions.insert(uuid, union).is_none());
+    }
+
+    fn image(&mut self, number: u64, layers: &[Layer], bytes: u64) -> Id {
+        for layer in layers {
+            let image = self
+                .images
+                .get(&layer.leaf.number)
+                .expect("a layer is gone");
+            assert_eq!(
+                (image.uuid, image.seal),
+                (layer.leaf.uuid, Some(layer.seal))
+            );
+        }
+        let uuid = self.draw();
+        let image = Image {
+            uuid,
+            seal: None,
+            layers: layers.to_vec(),
+            bytes,
+        };
+        assert!(self.images.insert(number, image).is_none());
+        uuid
+    }
+
+    fn frozen(&mut self, leaf: Leaf, seal: Id) -> Result {
+        let image = self.images.get_mut(&leaf.number).unwrap();
+        assert!(image.seal.is_none() && image.uuid == leaf.uuid);
+        image.seal = Some(seal);
+        match self.liar {
+            true => Err(Error::internal("the model lies")),
+            false => Ok(()),
+        }
+    }
+}
+
+impl Disks for Model {
+    fn exists(&self, number: u64) -> bool {
+        self.world().images.contains_key(&number)
+    }
+
+    fn make(&self, number: u64, layers: &[Layer], bytes: u64, read_only: bool) -> Result<Id> {
+        let uuid = self.act(|world| Ok(world.image(number, layers, bytes)))?;
+        self.act(|world| {
+            world.union(uuid, read_only);
+            Ok(uuid)
+        })
+    }
+
+    fn attach(&self, leaf: Leaf, layers: &[Layer], read_only: bool) -> Result<Union> {
+        self.act(|world| {
+            let image = &world.images[&leaf.number];
+            assert!(image.layers == layers && image.seal.is_none());
+            world.union(leaf.uuid, read_only);
+            Ok(())
+        })?;
+        self.find(leaf).map(Option::unwrap)
+    }
+
+    fn find(&self, leaf: Leaf) -> Result<Option<Union>> {
+        let world = self.world();
+        let found = world.unions.get(&leaf.uuid);
+        Ok(found.map(|union| Union {
+            device: name(union.number),
+            used: if union.read_only { 0 } else { 4096 },
+        }))
+    }
+
+    fn detach(&self, leaf: Leaf) -> Result<bool> {
+        self.act(|world| {
+            if world.unions.get(&leaf.uuid).is_some_and(|u| u.mounted) {
+                return Ok(false);
+            }
+            world.unions.remove(&leaf.uuid);
+            Ok(true)
+        })
+    }
+
+    fn freeze(&self, leaf: Leaf, seal: Id) -> Result {
+        self.act(|world| {
+            assert!(!world.unions.contains_key(&leaf.uuid));
+            world.frozen(leaf, seal)
+        })
+    }
+
+    fn freeze_in_use(&self, leaf: Leaf, seal: Id, layers: &[Layer], next: (u64, u64)) -> Result {
+        let mut layers = layers.to_vec();
+        layers.push(Layer { leaf, seal });
+        let (number, bytes) = next;
+        let uuid = self.act(|world| {
+            let uuid = world.draw();
+            let image = Image {
+                uuid,
+                seal: None,
+                layers,
+                bytes,
+            };
+            assert!(world.images.insert(number, image).is_none());
+            Ok(uuid)
+        })?;
+        self.act(|world| {
+            let union = world.unions.remove(&leaf.uuid).unwrap();
+            world.unions.insert(uuid, union);
+            world.frozen(leaf, seal)
+        })
+    }
+
+    fn seal(&self, number: u64) -> Result<Option<Id>> {
+        Ok(self.world().images.get(&number).and_then(|i| i.seal))
+    }
+
+    fn uuid(&self, number: u64) -> Result<Option<Id>> {
+        Ok(self.world().images.get(&number).map(|i| i.uuid))
+    }
+
+    fn used(&self, number: u64, exact: bool) -> Result<u64> {
+        assert!(self.world().images.contains_key(&number));
+        Ok(if exact { 4096 } else { 8192 })
+    }
+
+    fn delete(&self, number: u64) -> Result {
+        self.act(|world| {
+            world.images.remove(&number);
+            Ok(())
+        })
+    }
+
+    fn all(&self) -> Result<Vec<u64>> {
+        Ok(self.left().0)
+    }
+
+    fn random(&self) -> Result<Id> {
+        Ok(self.world().draw())
+    }
+}

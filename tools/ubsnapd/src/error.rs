@@ -1,0 +1,91 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Why a request failed, in the kinds that containerd distinguishes.
+
+use std::fmt;
+use std::io::Write;
+
+use tonic::{Code, Status};
+use ubctl::error::Fail;
+
+/// The result of a request.
+pub type Result<T = ()> = std::result::Result<T, Error>;
+
+/// A failure: its kind in the protocol, and a sentence.
+#[derive(Debug)]
+pub struct Error {
+    /// The kind.
+    pub code: Code,
+    /// What is wrong, where, and what to do next.
+    pub message: String,
+}
+
+/// Writes a message to standard error, where systemd takes it from.
+pub fn complain(message: &str) {
+    // If this fails, nothing more can be done.
+    let _ = writeln!(std::io::stderr(), "ubsnapd: {message}");
+}
+
+impl Error {
+    fn new(code: Code, message: impl Into<String>) -> Error {
+        Error {
+            code,
+            message: message.into(),
+        }
+    }
+
+    /// There is no such snapshot.
+    pub fn not_found(name: &str) -> Error {
+        Error::new(Code::NotFound, format!("snapshot {name:?} does not exist"))
+    }
+
+    /// The name is taken.
+    pub fn exists(name: &str) -> Error {
+        let text = format!("snapshot {name:?} exists already");
+        Error::new(Code::AlreadyExists, text)
+    }
+
+    /// The request is wrong, whatever the state is.
+    pub fn invalid(message: impl Into<String>) -> Error {
+        Error::new(Code::InvalidArgument, message)
+    }
+
+    /// The request does not fit the state.
+    pub fn precondition(message: impl Into<String>) -> Error {
+        Error::new(Code::FailedPrecondition, message)
+    }
+
+    /// The daemon failed.
+    pub fn internal(message: impl Into<String>) -> Error {
+        Error::new(Code::Internal, message)
+    }
+
+    /// The operating system failed while doing `what`.
+    pub fn io(what: impl fmt::Display, e: &std::io::Error) -> Error {
+        Error::internal(format!("cannot {what}: {e}"))
+    }
+}
+
+impl From<Fail> for Error {
+    fn from(fail: Fail) -> Error {
+        let code = match fail.reason {
+            "no_space" => Code::ResourceExhausted,
+            // Another attempt can succeed.
+            "busy" => Code::Unavailable,
+            _ => Code::Internal,
+        };
+        Error::new(code, fail.message)
+    }
+}
+
+impl From<Error> for Status {
+    fn from(e: Error) -> Status {
+        Status::new(e.code, e.message)
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}

@@ -1,0 +1,125 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Calls of the protocol: finds the method of a path, decodes the request, and hands it to the
+//! daemon on a thread that may wait for devices.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use hyper::body::Incoming;
+use tokio::task::{spawn_blocking, JoinError};
+use tonic::body::Body;
+use tonic::server::{Grpc, ServerStreamingService, UnaryService};
+use tonic::{Code, Request, Response, Status};
+use tonic_prost::ProstCodec;
+
+use crate::api::{ListRequest, ListResponse, SERVICE};
+use crate::daemon::Daemon;
+use crate::disks::Disks;
+use crate::service;
+
+type Answer<T> = Pin<Box<dyn Future<Output = Result<Response<T>, Status>> + Send>>;
+type Parts = tokio_stream::Iter<std::vec::IntoIter<Result<ListResponse, Status>>>;
+
+/// A method of the daemon.
+struct Call<D, Q, A> {
+    daemon: Arc<Daemon<D>>,
+    method: fn(&Daemon<D>, Q) -> Result<A, Status>,
+}
+
+/// Runs a method on a thread that may wait.
+fn run<D, Q, A>(call: &Call<D, Q, A>, request: Q) -> impl Future<Output = Result<A, Status>>
+where
+    D: Disks + 'static,
+    Q: Send + 'static,
+    A: Send + 'static,
+{
+    let (daemon, method) = (call.daemon.clone(), call.method);
+    let done = spawn_blocking(move || method(&daemon, request));
+    async {
+        let internal =
+            |e: JoinError| Status::new(Code::Internal, format!("the call ended early: {e}"));
+        done.await.map_err(internal)?
+    }
+}
+
+impl<D, Q, A> UnaryService<Q> for Call<D, Q, A>
+where
+    D: Disks + 'static,
+    Q: Send + 'static,
+    A: Send + 'static,
+{
+    type Response = A;
+    type Future = Answer<A>;
+
+    fn call(&mut self, request: Request<Q>) -> Self::Future {
+        let done = run(self, request.into_inner());
+        Box::pin(async { done.await.map(Response::new) })
+    }
+}
+
+/// The one method whose answer has several parts.
+struct List<D>(Call<D, ListRequest, Vec<ListResponse>>);
+
+impl<D: Disks + 'static> ServerStreamingService<ListRequest> for List<D> {
+    type Response = ListResponse;
+    type ResponseStream = Parts;
+    type Future = Answer<Parts>;
+
+    fn call(&mut self, request: Request<ListRequest>) -> Self::Future {
+        let done = run(&self.0, request.into_inner());
+        Box::pin(async {
+            let parts: Vec<_> = done.await?.into_iter().map(Ok).collect();
+            Ok(Response::new(tokio_stream::iter(parts)))
+        })
+    }
+}
+
+async fn unary<D, Q, A>(
+    daemon: Arc<Daemon<D>>,
+    request: http::Request<Incoming>,
+    method: fn(&Daemon<D>, Q) -> Result<A, Status>,
+) -> http::Response<Body>
+where
+    D: Disks + 'static,
+    Q: prost::Message + Default + 'static,
+    A: prost::Message + Default + 'static,
+{
+    let call = Call { daemon, method };
+    let mut grpc = Grpc::new(ProstCodec::<A, Q>::default());
+    grpc.unary(call, request).await
+}
+
+/// Answers one call.
+pub async fn answer<D: Disks + 'static>(
+    daemon: Arc<Daemon<D>>,
+    request: http::Request<Incoming>,
+) -> http::Response<Body> {
+    let method = request.uri().path().strip_prefix(SERVICE);
+    match method.unwrap_or_default() {
+        "Prepare" => unary(daemon, request, service::prepare).await,
+        "View" => unary(daemon, request, service::view).await,
+        "Mounts" => unary(daemon, request, service::mounts).await,
+        "Commit" => unary(daemon, request, service::commit).await,
+        "Remove" => unary(daemon, request, service::remove).await,
+        "Stat" => unary(daemon, request, service::stat).await,
+        "Update" => unary(daemon, request, service::update).await,
+        "Usage" => unary(daemon, request, service::usage).await,
+        "Cleanup" => unary(daemon, request, service::cleanup).await,
+        "List" => {
+            let call = Call {
+                daemon,
+                method: service::list,
+            };
+            let mut grpc = Grpc::new(ProstCodec::<ListResponse, ListRequest>::default());
+            grpc.server_streaming(List(call), request).await
+        }
+        _ => unknown(request.uri().path()),
+    }
+}
+
+fn unknown(path: &str) -> http::Response<Body> {
+    let text = format!("there is no method {path}");
+    Status::new(Code::Unimplemented, text).into_http()
+}

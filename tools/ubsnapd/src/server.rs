@@ -1,0 +1,131 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The socket: connections of containerd, until a signal ends the daemon.
+
+use std::convert::Infallible;
+use std::fs::{self, Permissions};
+use std::future::Future as _;
+use std::io::{self, ErrorKind};
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram, UnixStream};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::server::conn::http2;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::net::UnixListener;
+use tokio::runtime::Builder;
+use tokio::signal::unix::{signal, SignalKind};
+
+use crate::daemon::Daemon;
+use crate::disks::Disks;
+use crate::error::{complain, Error, Result};
+use crate::grpc;
+
+/// How long the daemon waits if the system has no room for a connection.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// Listens at a path. A socket that an earlier daemon left there is replaced.
+fn listen(address: &Path) -> Result<UnixListener> {
+    let failed = |e| Error::io(format!("listen at {}", address.display()), &e);
+    match UnixStream::connect(address) {
+        Ok(_) => {
+            let text = format!("another program listens at {}: end it", address.display());
+            return Err(Error::internal(text));
+        }
+        Err(e) if e.kind() == ErrorKind::ConnectionRefused => {
+            fs::remove_file(address).map_err(failed)?;
+        }
+        // If it is anything else, bind refuses it.
+        Err(_) => {}
+    }
+    if let Some(directory) = address.parent() {
+        fs::create_dir_all(directory).map_err(failed)?;
+    }
+    let listener = UnixListener::bind(address).map_err(failed)?;
+    // A program that can connect has unions made for it.
+    fs::set_permissions(address, Permissions::from_mode(0o600)).map_err(failed)?;
+    Ok(listener)
+}
+
+/// Tells systemd that the daemon answers, if systemd started it.
+fn notify() {
+    let Some(path) = std::env::var_os("NOTIFY_SOCKET") else {
+        return;
+    };
+    let address = match path.as_encoded_bytes() {
+        [b'@', name @ ..] => SocketAddr::from_abstract_name(name),
+        _ => SocketAddr::from_pathname(&path),
+    };
+    let sent = address.and_then(|address| {
+        let socket = UnixDatagram::unbound()?;
+        socket.send_to_addr(b"READY=1", &address)
+    });
+    if let Err(e) = sent {
+        complain(&format!("systemd was not notified: {e}"));
+    }
+}
+
+/// Serves until SIGTERM, SIGINT or SIGHUP comes. A request that is under way then ends first, but
+/// may not be answered.
+pub fn serve<D: Disks + 'static>(daemon: Daemon<D>, address: &Path) -> Result {
+    let failed = |e: io::Error| Error::io("start the server", &e);
+    let runtime = Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(failed)?;
+    let daemon = Arc::new(daemon);
+    runtime.block_on(async {
+        let listener = listen(address)?;
+        let mut signals = Vec::new();
+        for kind in [
+            SignalKind::terminate(),
+            SignalKind::interrupt(),
+            SignalKind::hangup(),
+        ] {
+            signals.push(signal(kind).map_err(failed)?);
+        }
+        notify();
+        let ended = std::future::poll_fn(|context| {
+            let mut any = signals.iter_mut().map(|s| s.poll_recv(context).is_ready());
+            match any.any(|ready| ready) {
+                true => std::task::Poll::Ready(()),
+                false => std::task::Poll::Pending,
+            }
+        });
+        let accept = accept(daemon, listener);
+        let mut accept = std::pin::pin!(accept);
+        let mut ended = std::pin::pin!(ended);
+        std::future::poll_fn(|context| {
+            let _ = accept.as_mut().poll(context);
+            ended.as_mut().poll(context)
+        })
+        .await;
+        Ok(())
+    })
+    // The drop of the runtime waits for the requests that are on its threads.
+}
+
+async fn accept<D: Disks + 'static>(daemon: Arc<Daemon<D>>, listener: UnixListener) -> Infallible {
+    loop {
+        let stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
+            Err(e) => {
+                complain(&format!("a connection was not accepted: {e}"));
+                // Another attempt can succeed when the system has descriptors again.
+                std::thread::sleep(PAUSE);
+                continue;
+            }
+        };
+        let daemon = daemon.clone();
+        let service = service_fn(move |request| {
+            let answer = grpc::answer(daemon.clone(), request);
+            async { Ok::<_, Infallible>(answer.await) }
+        });
+        let connection = http2::Builder::new(TokioExecutor::new());
+        let connection = connection.serve_connection(TokioIo::new(stream), service);
+        // The client sees an error of its connection itself.
+        tokio::spawn(async { drop(connection.await) });
+    }
+}

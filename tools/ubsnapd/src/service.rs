@@ -1,0 +1,131 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The methods of the protocol: from messages to the daemon and back.
+
+use tonic::{Code, Status};
+
+use crate::api::{
+    self, CleanupRequest, CommitRequest, Empty, Info, InfoResponse, KeyRequest, ListRequest,
+    ListResponse, Mount, MountsResponse, PrepareRequest, Timestamp, UpdateRequest, UsageResponse,
+};
+use crate::daemon::{Daemon, Mounted};
+use crate::disks::Disks;
+use crate::error::Error;
+use crate::filter::Filters;
+use crate::labels::checked;
+use crate::snapshot::{Kind, Snapshot, Time};
+
+type Answer<T> = Result<T, Status>;
+
+/// How many snapshots one part of a list has.
+const PART: usize = 100;
+
+fn mounts_of(mounted: Mounted) -> MountsResponse {
+    // A read of a file must not write to the leaf. What is deleted gives its space back.
+    let options = match mounted.read_only {
+        true => vec!["ro".to_owned()],
+        false => vec!["noatime".to_owned(), "discard".to_owned()],
+    };
+    MountsResponse {
+        mounts: vec![Mount {
+            kind: "ext4".to_owned(),
+            source: mounted.device,
+            target: String::new(),
+            options,
+        }],
+    }
+}
+
+fn timestamp(time: Time) -> Timestamp {
+    let (seconds, nanos) = (time.seconds, time.nanos);
+    Timestamp { seconds, nanos }
+}
+
+fn info(snapshot: Snapshot) -> Info {
+    let kind = match snapshot.kind {
+        Kind::View => api::Kind::View,
+        Kind::Active => api::Kind::Active,
+        Kind::Committed => api::Kind::Committed,
+    };
+    Info {
+        name: snapshot.name,
+        parent: snapshot.parent,
+        kind: kind.into(),
+        created_at: Some(timestamp(snapshot.created)),
+        updated_at: Some(timestamp(snapshot.updated)),
+        labels: snapshot.labels.into_iter().collect(),
+    }
+}
+
+fn made<D: Disks>(daemon: &Daemon<D>, r: PrepareRequest, kind: Kind) -> Answer<MountsResponse> {
+    let labels = checked(r.labels)?;
+    let mounted = daemon.prepare(&r.key, &r.parent, labels, kind)?;
+    Ok(mounts_of(mounted))
+}
+
+/// Makes an active snapshot.
+pub fn prepare<D: Disks>(daemon: &Daemon<D>, r: PrepareRequest) -> Answer<MountsResponse> {
+    made(daemon, r, Kind::Active)
+}
+
+/// Makes a view.
+pub fn view<D: Disks>(daemon: &Daemon<D>, r: PrepareRequest) -> Answer<MountsResponse> {
+    made(daemon, r, Kind::View)
+}
+
+/// Returns how to mount a snapshot.
+pub fn mounts<D: Disks>(daemon: &Daemon<D>, r: KeyRequest) -> Answer<MountsResponse> {
+    Ok(mounts_of(daemon.mounts(&r.key)?))
+}
+
+/// Commits an active snapshot.
+pub fn commit<D: Disks>(daemon: &Daemon<D>, r: CommitRequest) -> Answer<Empty> {
+    daemon.commit(&r.name, &r.key, checked(r.labels)?)?;
+    Ok(Empty {})
+}
+
+/// Removes a snapshot.
+pub fn remove<D: Disks>(daemon: &Daemon<D>, r: KeyRequest) -> Answer<Empty> {
+    daemon.remove(&r.key)?;
+    Ok(Empty {})
+}
+
+/// Returns what a snapshot is.
+pub fn stat<D: Disks>(daemon: &Daemon<D>, r: KeyRequest) -> Answer<InfoResponse> {
+    let info = Some(info(daemon.stat(&r.key)?));
+    Ok(InfoResponse { info })
+}
+
+/// Changes labels.
+pub fn update<D: Disks>(daemon: &Daemon<D>, r: UpdateRequest) -> Answer<InfoResponse> {
+    let new = r
+        .info
+        .ok_or_else(|| Error::invalid("an update of nothing"))?;
+    let paths = r.update_mask.unwrap_or_default().paths;
+    let updated = daemon.update(&new.name, &checked(new.labels)?, &paths)?;
+    let info = Some(info(updated));
+    Ok(InfoResponse { info })
+}
+
+/// Lists snapshots.
+pub fn list<D: Disks>(daemon: &Daemon<D>, r: ListRequest) -> Answer<Vec<ListResponse>> {
+    let found = daemon.list(&Filters::parse(&r.filters)?);
+    let part = |part: &[Snapshot]| ListResponse {
+        info: part.iter().cloned().map(info).collect(),
+    };
+    Ok(found.chunks(PART).map(part).collect())
+}
+
+/// Returns what a snapshot takes.
+pub fn usage<D: Disks>(daemon: &Daemon<D>, r: KeyRequest) -> Answer<UsageResponse> {
+    let bytes = daemon.usage(&r.key)?;
+    let size = i64::try_from(bytes);
+    let size = size.map_err(|_| Status::new(Code::Internal, "a size above 8 EiB"))?;
+    Ok(UsageResponse { size, inodes: 0 })
+}
+
+/// Deletes what could not be deleted before.
+pub fn cleanup<D: Disks>(daemon: &Daemon<D>, _: CleanupRequest) -> Answer<Empty> {
+    daemon.cleanup()?;
+    Ok(Empty {})
+}

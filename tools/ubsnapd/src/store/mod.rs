@@ -1,0 +1,195 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The store: which snapshots there are, durable before a request is answered.
+//!
+//! It is a log, `snapshots.log`, to which each change appends a line and syncs the file. A crash
+//! leaves at most the last line torn, whose change no request has been answered with; the next open
+//! cuts it off. A log that has grown is written anew under another name, synced, and renamed. Line
+//! by line it is text, so that it can be read and repaired without this program.
+
+mod line;
+pub mod state;
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use self::state::{Change, State};
+use crate::error::{complain, Error, Result};
+
+/// The name of the log.
+const LOG: &str = "snapshots.log";
+/// The name of a log that is not whole yet.
+const NEW: &str = "snapshots.log.new";
+/// A log of less is not written anew.
+const SMALL: u64 = 1 << 20;
+
+/// The open store. Its owner holds the lock of the directory.
+pub struct Store {
+    directory: PathBuf,
+    file: File,
+    state: State,
+    /// The number of the next line.
+    next: u64,
+    /// The bytes of the log, and its bytes when it was last written anew.
+    bytes: u64,
+    fresh: u64,
+    /// Why nothing can be stored any more.
+    broken: Option<String>,
+}
+
+impl Store {
+    /// Opens the store of a directory. Returns none if there is none.
+    pub fn open(directory: &Path) -> Result<Option<Store>> {
+        let path = directory.join(LOG);
+        let log = match fs::read(&path) {
+            Ok(log) => log,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(e) => return Err(Error::io(format!("read {}", path.display()), &e)),
+        };
+        let damaged = |why: String| {
+            Error::internal(format!(
+                "{}: {why}: keep a copy of it, and remove the line that is wrong, or bring back a \
+                 backup",
+                path.display()
+            ))
+        };
+        let found = line::scan(&log).map_err(|at| damaged(format!("damaged at byte {at}")))?;
+        let mut state = State::default();
+        for (n, changes) in &found.lines {
+            let wrong = |why| damaged(format!("line {n}: {why}"));
+            let changes: Vec<Change> =
+                serde_json::from_str(changes).map_err(|e| wrong(e.to_string()))?;
+            for change in changes {
+                state.apply(change).map_err(wrong)?;
+            }
+        }
+        let Some((last, _)) = found.lines.last() else {
+            return Err(damaged("it has no whole line".to_owned()));
+        };
+        let file = OpenOptions::new().append(true).open(&path);
+        let file = file.map_err(|e| Error::io(format!("open {}", path.display()), &e))?;
+        let bytes = found.bytes as u64;
+        let cut = |_| file.set_len(bytes).and_then(|()| file.sync_all());
+        let torn = (log.len() > found.bytes).then_some(());
+        torn.map_or(Ok(()), cut)
+            .map_err(|e| Error::io(format!("cut {}", path.display()), &e))?;
+        Ok(Some(Store {
+            directory: directory.to_owned(),
+            file,
+            state,
+            next: last.saturating_add(1),
+            bytes,
+            fresh: 0,
+            broken: None,
+        }))
+    }
+
+    /// Makes the store of a directory, for file systems of this size.
+    pub fn create(directory: &Path, bytes: u64) -> Result<Store> {
+        let state = State {
+            bytes,
+            next: 1,
+            ..State::default()
+        };
+        let (file, bytes) = write_anew(directory, &state, 0)?;
+        Ok(Store {
+            directory: directory.to_owned(),
+            file,
+            state,
+            next: 1,
+            bytes,
+            fresh: bytes,
+            broken: None,
+        })
+    }
+
+    /// Returns what the store holds.
+    pub fn state(&self) -> &State {
+        &self.state
+    }
+
+    /// Makes changes, all of them or none. They are durable when this returns.
+    pub fn change(&mut self, changes: &[Change]) -> Result {
+        if let Some(why) = &self.broken {
+            return Err(Error::internal(format!(
+                "the store cannot be written since an error: {why}: restart ubsnapd"
+            )));
+        }
+        let mut state = self.state.clone();
+        for change in changes {
+            let wrong = |why| Error::internal(format!("a change that the store refuses: {why}"));
+            state.apply(change.clone()).map_err(wrong)?;
+        }
+        let text = serde_json::to_string(changes);
+        let text = text.map_err(|e| Error::internal(format!("cannot encode a change: {e}")))?;
+        self.append(&line::encode(self.next, &text))?;
+        self.state = state;
+        self.next = self.next.saturating_add(1);
+        if self.bytes > SMALL && self.bytes / 4 > self.fresh {
+            self.renew();
+        }
+        Ok(())
+    }
+
+    fn append(&mut self, line: &str) -> Result {
+        let what = format!("write {}", self.directory.join(LOG).display());
+        if let Err(e) = self.file.write_all(line.as_bytes()) {
+            // A part of the line may be there, behind which nothing may be appended.
+            if let Err(e) = self.file.set_len(self.bytes) {
+                self.broken = Some(e.to_string());
+            }
+            return Err(Error::io(what, &e));
+        }
+        if let Err(e) = self.file.sync_data() {
+            // It is unknown what is durable now, and another sync may not report it again.
+            self.broken = Some(e.to_string());
+            return Err(Error::io(what, &e));
+        }
+        self.bytes = self.bytes.saturating_add(line.len() as u64);
+        Ok(())
+    }
+
+    /// Writes the log anew. If that fails, the old one is as good, unless the new one has its name.
+    fn renew(&mut self) {
+        match write_anew(&self.directory, &self.state, self.next) {
+            Ok((file, bytes)) => {
+                self.file = file;
+                (self.bytes, self.fresh) = (bytes, bytes);
+                self.next = self.next.saturating_add(1);
+            }
+            Err(e) => {
+                complain(&format!("the log was not written anew: {e}"));
+                self.fresh = self.bytes;
+                let same = fs::metadata(self.directory.join(LOG))
+                    .ok()
+                    .zip(self.file.metadata().ok());
+                if !same.is_some_and(|(a, b)| ubctl::device::is_same(&a, &b)) {
+                    self.broken = Some(e.message);
+                }
+            }
+        }
+    }
+}
+
+/// Writes a log of one line in place of the one that is there. Returns it and its size.
+fn write_anew(directory: &Path, state: &State, number: u64) -> Result<(File, u64)> {
+    let (path, new) = (directory.join(LOG), directory.join(NEW));
+    let failed = |e: io::Error| Error::io(format!("write {}", path.display()), &e);
+    let text = serde_json::to_string(&state.changes());
+    let text = text.map_err(|e| Error::internal(format!("cannot encode the store: {e}")))?;
+    let line = line::encode(number, &text);
+    // A crash may have left one.
+    let _ = fs::remove_file(&new);
+    let file = OpenOptions::new().append(true).create_new(true).open(&new);
+    let mut file = file.map_err(failed)?;
+    file.write_all(line.as_bytes()).map_err(failed)?;
+    file.sync_all().map_err(failed)?;
+    fs::rename(&new, &path).map_err(failed)?;
+    let synced = File::open(directory).and_then(|directory| directory.sync_all());
+    synced.map_err(failed)?;
+    Ok((file, line.len() as u64))
+}
+
+#[cfg(test)]
+mod tests;
