@@ -137,12 +137,11 @@ fn a_layer_of_a_union_that_no_driver_takes_is_refused() {
     let (root, _, sealed) = three(&f);
     forge(&sealed, 40, &(1u64 << 46).to_le_bytes());
     ubctl("verify {}", &[&sealed]).done();
-    ubctl("du {}", &[&sealed]).refused(3, &["sealed", "larger than a stack can address"]);
+    ubctl("du {}", &[&sealed]).refused(3, &["sealed", "or than 64 TiB"]);
     let out = f.path("out");
-    ubctl("squash {} {}", &[&sealed, &out])
-        .refused(3, &["sealed", "larger than a stack can address"]);
+    ubctl("squash {} {}", &[&sealed, &out]).refused(3, &["sealed", "or than 64 TiB"]);
     let line = "publish --root {} --layer {} {}";
-    ubctl(line, &[&root, &sealed, &out]).refused(3, &["sealed", "larger than a stack can address"]);
+    ubctl(line, &[&root, &sealed, &out]).refused(3, &["sealed", "or than 64 TiB"]);
     assert!(!out.exists());
     forge(&sealed, 40, &(1u64 << 37).to_le_bytes());
     ubctl("du {}", &[&sealed]).done();
