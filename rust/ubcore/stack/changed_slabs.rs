@@ -21,7 +21,7 @@ use super::super::sync::Ordering;
 use super::build::{Builder, Result};
 use super::extent::Blocks;
 use super::leaf_extents::LeafExtents;
-use super::map::StackMemory;
+use super::map::{offset_in_slab, StackMemory};
 use super::place::Below;
 use super::word::SLAB_SECTORS;
 
@@ -150,5 +150,5 @@ fn whole_slabs(g: &Geometry, slabs: Range<u32>) -> Range<u64> {
     let start = g.slab_start(slabs.start);
     // A union has fewer than 2^63 sectors, so one slab more fits.
     let end = g.slab_start(slabs.end).div_ceil(slab).wrapping_mul(slab);
-    start.wrapping_sub(start % slab)..end
+    start.wrapping_sub(u64::from(offset_in_slab(start)))..end
 }

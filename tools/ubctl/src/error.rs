@@ -62,7 +62,8 @@ impl Fail {
 
     /// Makes a failure for a union that cannot be removed, because its leaf is being frozen.
     pub fn being_frozen(name: &str) -> Fail {
-        let text = format!("the leaf of {name} is being frozen: wait until that ends and try again");
+        let text =
+            format!("the leaf of {name} is being frozen: wait until that ends and try again");
         Fail::new(BUSY, "busy", text)
     }
 
