@@ -63,7 +63,7 @@ pub struct Id(pub [u8; 16]);
 
 impl From<Id> for String {
     fn from(id: Id) -> String {
-        id.0.iter().map(|byte| format!("{byte:02x}")).collect()
+        format!("{:032x}", u128::from_be_bytes(id.0))
     }
 }
 
