@@ -287,7 +287,8 @@ impl<D: Operations> GenDisk<D> {
     /// sysfs stays. The users of the disk know the size of its logical blocks, so that must not
     /// change. If the call fails, the limits are as they were.
     ///
-    /// Context: process, sleeps. Waits until all requests have ended.
+    /// Context: process, sleeps. Waits until all requests have ended, at most 30 s, and returns
+    /// [`EBUSY`] then.
     pub(crate) fn set_limits(&self, limits: Limits) -> Result<LimitsBefore> {
         let limits = limits.into_raw();
         let mut before = pin_init::zeroed();
@@ -298,7 +299,7 @@ impl<D: Operations> GenDisk<D> {
 
     /// Sets the limits that the disk had before.
     ///
-    /// Context: process, sleeps. Waits until all requests have ended.
+    /// Context: process, sleeps. Waits as [`GenDisk::set_limits`] does.
     pub(crate) fn restore_limits(&self, before: &LimitsBefore) -> Result {
         // SAFETY: By the invariant the disk is in the system. The limits outlive the call.
         to_result(unsafe { ffi::ub_disk_restore_limits(self.disk.as_ptr(), &before.0) })

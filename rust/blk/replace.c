@@ -56,18 +56,29 @@ unsigned int ub_disk_logical_block_size(struct gendisk *disk)
 	return queue_logical_block_size(disk->queue);
 }
 
-/* Ends what queue_limits_start_update() has begun. */
-static int ub_queue_commit_limits(struct request_queue *q, struct queue_limits *lim)
+/*
+ * Ends what queue_limits_start_update() has begun. If a lower device hangs, it
+ * gives up, because new requests wait meanwhile.
+ */
+static int ub_disk_commit_limits(struct gendisk *disk, struct queue_limits *lim)
 {
+	unsigned int memflags;
 	int err;
 
-	ub_queue_count_in_one_place(q);
-	err = queue_limits_commit_update_frozen(q, lim);
-	ub_queue_count_per_cpu(q);
+	err = ub_disk_freeze(disk, &memflags);
+	if (err) {
+		queue_limits_cancel_update(disk->queue);
+		return err;
+	}
+	err = queue_limits_commit_update(disk->queue, lim);
+	ub_disk_unfreeze(disk, memflags);
 	return err;
 }
 
-/* Sets the limits, except what the user has set, and stores what they were. */
+/*
+ * Sets the limits, except what the user has set, and stores what they were.
+ * Returns -EBUSY as ub_disk_freeze() does.
+ */
 int ub_disk_set_limits(struct gendisk *disk, const struct queue_limits *lim,
 		       struct queue_limits *before)
 {
@@ -76,7 +87,7 @@ int ub_disk_set_limits(struct gendisk *disk, const struct queue_limits *lim,
 	*before = queue_limits_start_update(disk->queue);
 	new.max_user_sectors = before->max_user_sectors;
 	new.max_user_discard_sectors = before->max_user_discard_sectors;
-	return ub_queue_commit_limits(disk->queue, &new);
+	return ub_disk_commit_limits(disk, &new);
 }
 
 int ub_disk_restore_limits(struct gendisk *disk, const struct queue_limits *before)
@@ -85,7 +96,7 @@ int ub_disk_restore_limits(struct gendisk *disk, const struct queue_limits *befo
 
 	/* Takes limits_lock. The present limits, which it returns, are replaced. */
 	queue_limits_start_update(disk->queue);
-	return ub_queue_commit_limits(disk->queue, &lim);
+	return ub_disk_commit_limits(disk, &lim);
 }
 
 /*

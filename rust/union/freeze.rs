@@ -168,7 +168,11 @@ impl Attached {
         };
         os(self.disk.link(&union.lower.leaf))?;
         next.union = Some(union);
-        next.limits = Some(os(self.disk.set_limits(limits))?);
+        let before = self.disk.set_limits(limits);
+        if before.as_ref().is_err_and(|e| *e == EBUSY) {
+            return Err(Error::Busy(Side::Leaf));
+        }
+        next.limits = Some(os(before)?);
         Ok(next)
     }
 }
