@@ -37,11 +37,11 @@ stage_format() {
 }
 
 stage_shell() {
-	one "shellcheck of the scripts" shellcheck -x -P SCRIPTDIR scripts/*.sh tests/*.sh tests/crash/*.sh tests/fuzz/*.sh tests/poweroff/*.sh bench/*.sh bench/guest/*.sh bench/lib/*.sh tests/vm/new .ci/run
+	one "shellcheck of the scripts" shellcheck -x -P SCRIPTDIR scripts/*.sh tests/*.sh tests/containers/*.sh tests/crash/*.sh tests/fuzz/*.sh tests/poweroff/*.sh bench/*.sh bench/guest/*.sh bench/lib/*.sh tests/vm/new .ci/run
 	# SC2034, SC2119, SC2120: the file that sources the tests reads their
 	# variables and arguments.
 	one "shellcheck of the guest's scripts" shellcheck -S warning -s sh -x -e SC2034,SC2119,SC2120 \
-		scripts/guest-init scripts/demo/* tests/kunit/guest tests/crash/guest/* tests/poweroff/guest/* tests/vm/check tests/vm/common/* \
+		scripts/guest-init scripts/demo/* tests/kunit/guest tests/containers/guest/* tests/crash/guest/* tests/poweroff/guest/* tests/vm/check tests/vm/common/* \
 		tests/vm/unionblk/[0-9][0-9][0-9] tests/vm/scale/[0-9][0-9][0-9] tests/vm/memory/[0-9][0-9][0-9] tests/vm/soak/[0-9][0-9][0-9] tests/vm/selftest/[0-9][0-9][0-9] \
 		bench/guest/run bench/guest/devices bench/guest/layers bench/guest/profile
 	sum_up
@@ -197,6 +197,14 @@ device_tests() {
 
 # Boots a systemd guest twice, with unions on images when it is powered off.
 stage_poweroff() { one "file systems under unions end clean (two boots of systemd)" tests/poweroff/run.sh; sum_up; }
+# Tests ubsnapd in a guest; each test of containerd's suite is a case. Not in the default list.
+stage_containers() {
+	local log=$BUILD/log/containers.cases
+	tests/containers/run.sh | tee "$log" || [ "${PIPESTATUS[0]}" = 0 ] || failed=1
+	add_counts "$(awk '/^passed:/ { p++ } /^FAILED:/ { f++ } END { printf "%d passed, %d failed", p, f }' "$log")"
+	[ "$passed" -gt 0 ] || failed=1
+	sum_up
+}
 stage_demo() { one "the demo: unions of a Debian image and layers of it (three boots)" scripts/demo.sh; sum_up; }
 
 skipped=0
