@@ -43,7 +43,10 @@ static inline int control_create(const char *root, const char *leaf, uint32_t qu
 	return error;
 }
 
-/* Returns an errno. A program that looks at a new disk, such as udev, has it open for a moment. */
+/*
+ * Returns an errno. A program that looks at a new disk, such as udev, has it open for a moment, and
+ * a union whose leaf is being frozen cannot be removed.
+ */
 static inline int control_remove(uint32_t id)
 {
 	struct unionblk_remove r = { .size = sizeof(r), .id = id };
@@ -51,7 +54,7 @@ static inline int control_remove(uint32_t id)
 	for (int tries = 0; tries < 5000; tries++) {
 		if (!ioctl(control_file(), UNIONBLK_IOC_REMOVE, &r))
 			return 0;
-		if (errno != EBUSY)
+		if (errno != EBUSY && errno != EINPROGRESS)
 			return errno;
 		usleep(1000);
 	}
