@@ -15,7 +15,7 @@ shift || true
 work=$BUILD/bench
 mkdir -p "$work"
 "$TOP/scripts/build.sh" tools modules-bench-um
-nice -n -20 "$TOP/scripts/uml.sh" -n freeze -m 6144 -c 1 -t 1200 -f "$TOP/bench/guest:guest" \
+nice -n -20 "$TOP/scripts/uml.sh" -n freeze -m 6144 -c 2 -t 1200 -f "$TOP/bench/guest:guest" \
 	-f "$BUILD/cargo/x86_64-unknown-linux-gnu/release/ubctl" \
 	-f "$BUILD/kmod-bench-um/unionblk.ko" -- bash guest/freeze.sh "$@" | tee "$work/freeze.out"
 [ "${PIPESTATUS[0]}" = 0 ] || die "the scene failed"

@@ -19,7 +19,7 @@ leaf() {
 	local kept=$2 rest
 	[ "$kept" -le 3072 ] || kept=256
 	mkdir "$NULLB/$1-kept"
-	null_configure "$1-kept" "$kept" fua
+	null_configure "$1-kept" "$kept" none
 	rest=$(($2 - kept))
 	if [ $rest -le 0 ]; then
 		LEAF=/dev/$1-kept
