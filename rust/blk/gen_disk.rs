@@ -284,8 +284,9 @@ impl<D: Operations> GenDisk<D> {
     }
 
     /// Sets the limits of the disk, and returns what they were before. What the user has set in
-    /// sysfs stays. The users of the disk know the size of its logical blocks, so that must not
-    /// change. If the call fails, the limits are as they were.
+    /// sysfs stays, and whether requests may be refused instead of waiting. The users of the disk
+    /// know the size of its logical blocks, so that must not change. If the call fails, the limits
+    /// are as they were.
     ///
     /// Context: process, sleeps. Waits until all requests have ended, at most 30 s, and returns
     /// [`EBUSY`] then.

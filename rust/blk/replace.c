@@ -76,8 +76,26 @@ static int ub_disk_commit_limits(struct gendisk *disk, struct queue_limits *lim)
 }
 
 /*
- * Sets the limits, except what the user has set, and stores what they were.
- * Returns -EBUSY as ub_disk_freeze() does.
+ * What does not follow from the devices below: the block layer sets NOWAIT when
+ * it allocates the queue, and the user sets the rest in sysfs.
+ */
+static void ub_keep_settings(struct queue_limits *lim, const struct queue_limits *now)
+{
+	const blk_features_t features = BLK_FEAT_NOWAIT | BLK_FEAT_POLL |
+					BLK_FEAT_IO_STAT | BLK_FEAT_ADD_RANDOM;
+	const blk_flags_t flags = BLK_FLAG_WRITE_CACHE_DISABLED |
+				  BLK_FLAG_IOSTATS_PASSTHROUGH;
+
+	lim->features = (lim->features & ~features) | (now->features & features);
+	lim->flags = (lim->flags & ~flags) | (now->flags & flags);
+	lim->max_user_sectors = now->max_user_sectors;
+	lim->max_user_discard_sectors = now->max_user_discard_sectors;
+	lim->max_user_wzeroes_unmap_sectors = now->max_user_wzeroes_unmap_sectors;
+}
+
+/*
+ * Sets the limits, and stores what they were. What does not follow from the
+ * devices below stays. Returns -EBUSY as ub_disk_freeze() does.
  */
 int ub_disk_set_limits(struct gendisk *disk, const struct queue_limits *lim,
 		       struct queue_limits *before)
@@ -85,17 +103,17 @@ int ub_disk_set_limits(struct gendisk *disk, const struct queue_limits *lim,
 	struct queue_limits new = *lim;
 
 	*before = queue_limits_start_update(disk->queue);
-	new.max_user_sectors = before->max_user_sectors;
-	new.max_user_discard_sectors = before->max_user_discard_sectors;
+	ub_keep_settings(&new, before);
 	return ub_disk_commit_limits(disk, &new);
 }
 
+/* Sets the limits of before. What the user has set since stays. */
 int ub_disk_restore_limits(struct gendisk *disk, const struct queue_limits *before)
 {
 	struct queue_limits lim = *before;
+	struct queue_limits now = queue_limits_start_update(disk->queue);
 
-	/* Takes limits_lock. The present limits, which it returns, are replaced. */
-	queue_limits_start_update(disk->queue);
+	ub_keep_settings(&lim, &now);
 	return ub_disk_commit_limits(disk, &lim);
 }
 

@@ -70,6 +70,7 @@ pub(super) struct Events {
     low_space: Uevent,
     full: Uevent,
     read_only: Uevent,
+    frozen: Uevent,
     /// `low_space` or `full` was reported. Each is reported again only after space was sufficient.
     /// `is_low` is accessed under the allocator's lock.
     is_low: AtomicBool,
@@ -90,7 +91,7 @@ impl WorkItem for Events {
             // `show` queues the work again.
             return;
         };
-        for event in [&this.low_space, &this.full, &this.read_only] {
+        for event in [&this.low_space, &this.full, &this.read_only, &this.frozen] {
             if !event.due.swap(false, SeqCst) || this.closed.load(Acquire) {
                 continue;
             }
@@ -111,6 +112,7 @@ impl Events {
                 low_space: Uevent::new(c"UNIONBLK_EVENT=low_space"),
                 full: Uevent::new(c"UNIONBLK_EVENT=full"),
                 read_only: Uevent::new(c"UNIONBLK_EVENT=read_only"),
+                frozen: Uevent::new(c"UNIONBLK_EVENT=frozen"),
                 is_low: AtomicBool::new(false),
                 is_full: AtomicBool::new(false),
                 work <- new_work!("unionblk events"),
@@ -154,6 +156,11 @@ impl Events {
     /// Reports that the map could not be committed. Once for a union; any context.
     pub(super) fn read_only(self: &Arc<Self>) {
         self.send(&self.read_only);
+    }
+
+    /// Reports that the union continues in a new leaf. Process context.
+    pub(super) fn frozen(self: &Arc<Self>) {
+        self.send(&self.frozen);
     }
 
     /// Reports that a request found too few free slabs. Any context.

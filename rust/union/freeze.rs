@@ -134,6 +134,8 @@ impl Attached {
             union.layers(),
             union.lower.leaf,
         );
+        // The disk has the UUID of the new leaf now, and programs have links by it.
+        union.events.frozen();
         // The last references to the old union, except for those of readers. Its claim on the old
         // leaf ends with them, and all unions can share the leaf from now on.
         drop((replaced, old));

@@ -104,8 +104,7 @@ impl Merge {
     #[inline(never)]
     pub(super) fn finish(self) -> Result<Stack> {
         let union = &self.changes.0;
-        let mut slabs = self.changes.exchange(None)?;
-        slabs.add_marked(&union.map)?;
+        let mut slabs = self.changes.last()?;
         let (builder, _, block) = merge(union, self.builder, &mut slabs)?;
         Ok(Stack {
             layers: self.layers,
@@ -158,6 +157,16 @@ impl Changes {
     fn exchange(&self, slabs: Option<Slabs>) -> Result<Slabs> {
         let so_far = self.0.metadata.lock().committer.note_slabs(slabs);
         so_far.ok_or(Error::Internal)
+    }
+
+    /// Returns the set so far, and all slabs that have a mark. Under one lock, because a commit in
+    /// between would take the marks, and note them nowhere. No request is in flight.
+    fn last(&self) -> Result<Slabs> {
+        let mut metadata = self.0.metadata.lock();
+        let so_far = metadata.committer.note_slabs(None);
+        let mut slabs = so_far.ok_or(Error::Internal)?;
+        slabs.add_marked(&self.0.map)?;
+        Ok(slabs)
     }
 }
 

@@ -7,10 +7,14 @@ use super::{
     Union, //
 };
 use crate::ubcore::abi;
+use kernel::sync::Arc;
 
 impl Attached {
     /// Fills in the answer of the STATUS ioctl. Waits for no I/O.
-    pub(crate) fn fill_status(&self, c: &mut abi::Status) {
+    ///
+    /// Returns the union. If a freeze has replaced it meanwhile, this is the last reference, and
+    /// dropping it waits for devices.
+    pub(crate) fn fill_status(&self, c: &mut abi::Status) -> Arc<Union> {
         let (disk, union) = (&self.disk, self.union());
         let g = union.geometry();
         (c.major, c.minor) = disk.dev();
@@ -48,11 +52,14 @@ impl Attached {
         c.commits = union.stats.commits();
         c.checkpoints = union.stats.checkpoints();
         c.journal_written = union.stats.journal_written();
+        union
     }
 
-    /// Fills in the answer of the LOST ioctl.
-    pub(crate) fn fill_lost(&self, c: &mut abi::LostCall) {
-        self.union().loss.fill(c);
+    /// Fills in the answer of the LOST ioctl. Returns what [`Attached::fill_status`] does.
+    pub(crate) fn fill_lost(&self, c: &mut abi::LostCall) -> Arc<Union> {
+        let union = self.union();
+        union.loss.fill(c);
+        union
     }
 }
 
