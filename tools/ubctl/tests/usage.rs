@@ -18,7 +18,7 @@ fn help_names_the_commands_the_exit_codes_and_examples() {
     for line in [
         "Exit codes (check has its own, see its --help):\n  0  done\n  1  failed",
         "\n  2  the command line is wrong",
-        "\n  3  refused: not formatted, wrong root, newer version, damaged, looks used",
+        "\n  3  refused: not formatted, wrong root or layer, newer version, damaged,\n     looks used",
         "\n  4  busy",
         "ubctl create --root /dev/vda --leaf /dev/vdb --format",
     ] {
