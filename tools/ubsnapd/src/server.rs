@@ -7,7 +7,7 @@ use std::fs::{self, Permissions};
 use std::future::Future as _;
 use std::io::{self, ErrorKind};
 use std::os::linux::net::SocketAddrExt;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::{SocketAddr, UnixDatagram, UnixStream};
 use std::path::Path;
 use std::sync::Arc;
@@ -28,6 +28,11 @@ use crate::grpc;
 /// How long the daemon waits if the system has no room for a connection.
 const PAUSE: Duration = Duration::from_millis(50);
 
+/// Returns whether a path is a socket itself: a connection to any other file is refused too.
+fn is_socket(path: &Path) -> bool {
+    fs::symlink_metadata(path).is_ok_and(|meta| meta.file_type().is_socket())
+}
+
 /// Listens at a path. A socket that an earlier daemon left there is replaced.
 fn listen(address: &Path) -> Result<UnixListener> {
     let failed = |e| Error::io(format!("listen at {}", address.display()), &e);
@@ -36,7 +41,7 @@ fn listen(address: &Path) -> Result<UnixListener> {
             let text = format!("another program listens at {}: end it", address.display());
             return Err(Error::internal(text));
         }
-        Err(e) if e.kind() == ErrorKind::ConnectionRefused => {
+        Err(e) if e.kind() == ErrorKind::ConnectionRefused && is_socket(address) => {
             fs::remove_file(address).map_err(failed)?;
         }
         // If it is anything else, bind refuses it.
@@ -127,5 +132,35 @@ async fn accept<D: Disks + 'static>(daemon: Arc<Daemon<D>>, listener: UnixListen
         let connection = connection.serve_connection(TokioIo::new(stream), service);
         // The client sees an error of its connection itself.
         tokio::spawn(async { drop(connection.await) });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{fs, listen, Builder, Path, UnixListener};
+    use crate::error::Result;
+
+    fn listens(path: &Path) -> Result<UnixListener> {
+        let runtime = Builder::new_current_thread().enable_all().build();
+        runtime.unwrap().block_on(async { listen(path) })
+    }
+
+    #[test]
+    fn only_a_socket_without_a_listener_is_replaced() {
+        let path = std::env::temp_dir().join(format!("ubsnapd-socket-{}", std::process::id()));
+        let _ = fs::remove_file(&path);
+        fs::write(&path, b"kept").unwrap();
+        assert!(listens(&path).is_err());
+        assert_eq!(fs::read(&path).unwrap(), b"kept");
+        fs::remove_file(&path).unwrap();
+        // The drop of a listener leaves its socket.
+        drop(listens(&path).unwrap());
+        drop(listens(&path).unwrap());
+        let _other = std::os::unix::net::UnixListener::bind(path.with_extension("live")).unwrap();
+        let e = listens(&path.with_extension("live")).unwrap_err();
+        assert!(e.message.contains("another program"), "{e}");
+        for path in [path.clone(), path.with_extension("live")] {
+            fs::remove_file(path).unwrap();
+        }
     }
 }
