@@ -7,8 +7,9 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Parser;
-use rustix::fs::{flock, FlockOperation};
+use rustix::fs::{flock, FlockOperation, Mode};
 use rustix::io::Errno;
+use rustix::process::umask;
 use ubctl::value_parser::union_size;
 
 use crate::bottom;
@@ -73,6 +74,9 @@ pub fn main() -> ExitCode {
 }
 
 fn run(cli: &Cli) -> Result {
+    // Leaves hold the files of containers, and the directory may have been made by hand, for all to
+    // read.
+    umask(Mode::RWXG | Mode::RWXO);
     let made = fs::create_dir_all(cli.root.join("leaves"));
     made.map_err(|e| Error::io(format!("make {}", cli.root.display()), &e))?;
     let root = fs::canonicalize(&cli.root);
@@ -135,14 +139,36 @@ fn begin(root: &Path, bottom: &Path, leaves: &Path, sectors: u64) -> Result<Stor
 
 #[cfg(test)]
 mod tests {
-    use super::{begin, lock, Cli, Store};
+    use super::{begin, lock, run, Cli, Store};
     use clap::{CommandFactory, Parser};
+    use std::os::unix::fs::PermissionsExt;
 
     #[test]
     fn the_definition_is_sound() {
         Cli::command().debug_assert();
         let cli = Cli::parse_from(["ubsnapd", "--size", "1G"]);
         assert_eq!((cli.size, cli.file_system_size), (1 << 21, 32 << 21));
+    }
+
+    #[test]
+    fn no_other_user_can_read_what_a_start_makes() {
+        let root = std::env::temp_dir().join(format!("ubsnapd-mask-{}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&root);
+        std::fs::create_dir_all(&root).unwrap();
+        std::fs::set_permissions(&root, PermissionsExt::from_mode(0o755)).unwrap();
+        // It cannot listen at a directory. Where there is no driver, it does not come so far.
+        let cli = Cli {
+            root: root.clone(),
+            address: root.clone(),
+            size: 1 << 13,
+            file_system_size: 1 << 17,
+        };
+        run(&cli).unwrap_err();
+        for name in ["leaves", "bottom.img", "snapshots.log"] {
+            let meta = std::fs::metadata(root.join(name)).unwrap();
+            assert_eq!(meta.permissions().mode() & 0o77, 0, "{name}");
+        }
+        std::fs::remove_dir_all(&root).unwrap();
     }
 
     #[test]
