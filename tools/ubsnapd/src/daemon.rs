@@ -262,7 +262,9 @@ impl<D: Disks> Daemon<D> {
             None => self.disks.freeze(snapshot.leaf, commit.seal),
             Some(next) => {
                 let layers = self.layers(&snapshot.parent);
-                let next = (next, self.size);
+                // The union keeps the limit that its leaf was made with.
+                let bytes = labels::max_size(&snapshot.labels).unwrap_or(self.size);
+                let next = (next, bytes);
                 self.disks
                     .freeze_in_use(snapshot.leaf, commit.seal, &layers, next)
             }

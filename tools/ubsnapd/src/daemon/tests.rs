@@ -289,6 +289,19 @@ fn a_union_is_attached_again_and_has_its_limit() {
 }
 
 #[test]
+fn a_commit_of_a_mounted_snapshot_keeps_its_limit() {
+    let host = Host::new("limit");
+    let d = host.daemon();
+    let limit = Labels::from([(MAX_SIZE.to_owned(), "33554432".to_owned())]);
+    for (key, labels, room) in [("a", limit, 33_554_432), ("b", none(), SIZE)] {
+        let device = d.prepare(key, "", labels, Kind::Active).unwrap().device;
+        host.model.mount(&device, true);
+        d.commit(&format!("{key} committed"), key, none()).unwrap();
+        assert_eq!(host.model.room(&device), room);
+    }
+}
+
+#[test]
 fn a_freeze_that_reports_an_error_and_happened_counts() {
     let host = Host::new("liar");
     let d = host.daemon();

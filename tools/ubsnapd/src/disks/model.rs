@@ -23,6 +23,8 @@ struct OnLeaf {
     number: u32,
     read_only: bool,
     mounted: bool,
+    /// The room of its leaf.
+    bytes: u64,
 }
 
 #[derive(Default)]
@@ -109,6 +111,13 @@ impl Model {
         (world.images.keys().copied().collect(), unions.collect())
     }
 
+    /// Returns the room that a union has in its leaf.
+    pub fn room(&self, device: &str) -> u64 {
+        let world = self.world();
+        let mut all = world.unions.values();
+        all.find(|u| name(u.number) == device).unwrap().bytes
+    }
+
     /// Returns the layers and the size of a leaf.
     pub fn leaf(&self, number: u64) -> (Vec<Layer>, u64) {
         let world = self.world();
@@ -127,13 +136,15 @@ impl World {
         Id(self.drawn.to_be_bytes())
     }
 
-    fn union(&mut self, uuid: Id, read_only: bool) {
+    fn union(&mut self, number: u64, read_only: bool) {
+        let (uuid, bytes) = (self.images[&number].uuid, self.images[&number].bytes);
         let taken: Vec<u32> = self.unions.values().map(|u| u.number).collect();
         let number = (0..).find(|n| !taken.contains(n)).unwrap();
         let union = OnLeaf {
             number,
             read_only,
             mounted: false,
+            bytes,
         };
         assert!(self.unions.insert(uuid, union).is_none());
     }
@@ -179,7 +190,7 @@ impl Disks for Model {
     fn make(&self, number: u64, layers: &[Layer], bytes: u64, read_only: bool) -> Result<Id> {
         let uuid = self.act(|world| Ok(world.image(number, layers, bytes)))?;
         self.act(|world| {
-            world.union(uuid, read_only);
+            world.union(number, read_only);
             Ok(uuid)
         })
     }
@@ -188,7 +199,7 @@ impl Disks for Model {
         self.act(|world| {
             let image = &world.images[&leaf.number];
             assert!(image.layers == layers && image.seal.is_none());
-            world.union(leaf.uuid, read_only);
+            world.union(leaf.number, read_only);
             Ok(())
         })?;
         self.find(leaf).map(Option::unwrap)
@@ -236,7 +247,8 @@ impl Disks for Model {
             Ok(uuid)
         })?;
         self.act(|world| {
-            let union = world.unions.remove(&leaf.uuid).unwrap();
+            let mut union = world.unions.remove(&leaf.uuid).unwrap();
+            union.bytes = bytes;
             world.unions.insert(uuid, union);
             world.frozen(leaf, seal)
         })
