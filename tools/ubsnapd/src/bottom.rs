@@ -48,8 +48,9 @@ pub fn make(path: &Path, bytes: u64) -> Result {
     synced.map_err(failed)
 }
 
-/// Repairs the file system on a device that is not mounted, if it was mounted when the system
-/// ended: without a journal, blocks may then have two owners.
+/// Repairs the file system on a device that is not mounted, if it was not unmounted. After a power
+/// failure blocks may have two owners, because there is no journal. After a commit of a mounted
+/// snapshot, files may have blocks and no name.
 pub fn repair(device: &Path) -> Result {
     let failed = |e| Error::io(format!("read {}", device.display()), &e);
     let mut state = [0; 2];
@@ -62,7 +63,7 @@ pub fn repair(device: &Path) -> Result {
     let said = String::from_utf8_lossy(&done.stdout);
     let last = said.lines().last().unwrap_or_default();
     complain(&format!(
-        "{} was mounted when the system ended: {last}",
+        "the file system on {} was not unmounted: {last}",
         device.display()
     ));
     // 1 and 2: repaired.

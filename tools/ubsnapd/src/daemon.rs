@@ -198,15 +198,32 @@ impl<D: Disks> Daemon<D> {
                 format!("{key:?} is committed, and only views and active snapshots are mounted");
             return Err(Error::precondition(text));
         }
-        let union = match self.disks.find(snapshot.leaf)? {
+        let union = self.attached(&snapshot)?;
+        Ok(mounted(union, snapshot.kind))
+    }
+
+    /// Returns the union of a view or an active snapshot, attached, and with a file system that can
+    /// be mounted.
+    fn attached(&self, snapshot: &Snapshot) -> Result<Union> {
+        let leaf = snapshot.leaf;
+        let read_only = snapshot.kind == Kind::View;
+        let union = match self.disks.find(leaf)? {
             Some(union) => union,
             None => {
                 let layers = self.layers(&snapshot.parent);
-                let read_only = snapshot.kind == Kind::View;
-                self.disks.attach(snapshot.leaf, &layers, read_only)?
+                self.disks.attach(leaf, &layers, read_only)?
             }
         };
-        Ok(mounted(union, snapshot.kind))
+        // Also if it was attached before: an end of the daemon may have interrupted the repair.
+        if !read_only {
+            if let Err(e) = self.disks.repair(leaf) {
+                if let Err(e) = self.disks.detach(leaf) {
+                    complain(&format!("{} was not detached: {e}", union.device));
+                }
+                return Err(e);
+            }
+        }
+        Ok(union)
     }
 
     /// Makes an active snapshot a committed one of another name.

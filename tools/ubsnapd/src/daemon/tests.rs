@@ -288,6 +288,36 @@ fn a_union_is_attached_again_and_has_its_limit() {
     host.check();
 }
 
+/// Prepares a snapshot, which is mounted when the power fails.
+fn lost_power(host: &mut Host, key: &str) {
+    let mounted = host.daemon().prepare(key, "", none(), Kind::Active);
+    host.model.mount(&mounted.unwrap().device, true);
+    host.model.power_failure();
+    host.restart();
+}
+
+#[test]
+fn a_file_system_that_was_not_repaired_is_repaired_before_it_is_mounted() {
+    let mut host = Host::new("repair");
+    lost_power(&mut host, "a");
+    host.model.fail_repairs(true);
+    for _ in 0..2 {
+        assert_eq!(code(host.daemon().mounts("a")), Code::Internal);
+        assert_eq!(host.model.left().1, []);
+    }
+    host.model.fail_repairs(false);
+    // The daemon ends after the attach, before the repair.
+    host.model.end_at(Some(3));
+    let d = host.daemon();
+    let ended = catch_unwind(AssertUnwindSafe(|| d.mounts("a")));
+    assert!(ended.is_err() && !host.model.left().1.is_empty());
+    host.model.end_at(None);
+    host.restart();
+    let mounted = host.daemon().mounts("a").unwrap();
+    host.model.mount(&mounted.device, true);
+    assert_eq!(host.daemon().mounts("a").unwrap(), mounted);
+}
+
 #[test]
 fn a_commit_of_a_mounted_snapshot_keeps_its_limit() {
     let host = Host::new("limit");

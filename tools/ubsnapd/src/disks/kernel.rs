@@ -241,10 +241,15 @@ impl Disks for Kernel {
         let root = Lower::open(&self.bottom, Side::Root, false, BLOCK_BYTES)?;
         let lower = Lower::open(&path, Side::Leaf, !read_only, BLOCK_BYTES)?;
         let status = self.create((lower, root), layers, leaf.uuid, read_only)?;
-        if !read_only {
-            bottom::repair(Path::new(&device_of(&status)))?;
-        }
         Ok(union_of(&status))
+    }
+
+    fn repair(&self, leaf: Leaf) -> Result {
+        match self.status(leaf.uuid)? {
+            // A file system that is mounted counts as one that was not unmounted.
+            Some(status) if !is_claimed(&status)? => bottom::repair(Path::new(&device_of(&status))),
+            _ => Ok(()),
+        }
     }
 
     fn find(&self, leaf: Leaf) -> Result<Option<Union>> {

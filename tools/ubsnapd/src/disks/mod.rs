@@ -41,6 +41,9 @@ pub trait Disks: Send + Sync {
     /// Attaches a leaf that no union has.
     fn attach(&self, leaf: Leaf, layers: &[Layer], read_only: bool) -> Result<Union>;
 
+    /// Repairs the file system of the union of a leaf, if it was not unmounted and is not in use.
+    fn repair(&self, leaf: Leaf) -> Result;
+
     /// Returns the union of a leaf, if there is one.
     fn find(&self, leaf: Leaf) -> Result<Option<Union>>;
 

@@ -16,6 +16,8 @@ struct Image {
     seal: Option<Id>,
     layers: Vec<Layer>,
     bytes: u64,
+    /// Whether its file system was mounted when the power failed.
+    dirty: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -37,6 +39,8 @@ struct World {
     end: Option<u32>,
     /// A freeze reports an error although it happened.
     liar: bool,
+    /// No file system can be repaired.
+    beyond_repair: bool,
 }
 
 /// The model; a clone is the same model.
@@ -77,10 +81,18 @@ impl Model {
 
     /// Mounts or unmounts a device.
     pub fn mount(&self, device: &str, mounted: bool) {
-        let mut world = self.world();
-        let mut all = world.unions.values_mut();
-        let union = all.find(|union| name(union.number) == device);
-        union.unwrap().mounted = mounted;
+        let world = &mut *self.world();
+        let mut all = world.unions.iter_mut();
+        let found = all.find(|(_, union)| name(union.number) == device);
+        let (uuid, union) = found.unwrap();
+        union.mounted = mounted;
+        let mut images = world.images.values();
+        assert!(!images.any(|i| i.uuid == *uuid && i.dirty));
+    }
+
+    /// Makes repairs fail.
+    pub fn fail_repairs(&self, fail: bool) {
+        self.world().beyond_repair = fail;
     }
 
     /// Makes the next freezes report an error although they happened.
@@ -90,7 +102,13 @@ impl Model {
 
     /// Loses all unions, as a power failure does.
     pub fn power_failure(&self) {
-        self.world().unions.clear();
+        let world = &mut *self.world();
+        for (uuid, union) in std::mem::take(&mut world.unions) {
+            let mut images = world.images.values_mut();
+            if let Some(image) = images.find(|image| image.uuid == uuid) {
+                image.dirty |= union.mounted && !union.read_only;
+            }
+        }
     }
 
     /// Adds an image that the daemon does not know.
@@ -100,6 +118,7 @@ impl Model {
             seal: None,
             layers: Vec::new(),
             bytes: 0,
+            dirty: false,
         };
         self.world().images.insert(number, image);
     }
@@ -166,6 +185,7 @@ impl World {
             seal: None,
             layers: layers.to_vec(),
             bytes,
+            dirty: false,
         };
         assert!(self.images.insert(number, image).is_none());
         uuid
@@ -173,7 +193,7 @@ impl World {
 
     fn frozen(&mut self, leaf: Leaf, seal: Id) -> Result {
         let image = self.images.get_mut(&leaf.number).unwrap();
-        assert!(image.seal.is_none() && image.uuid == leaf.uuid);
+        assert!(image.seal.is_none() && image.uuid == leaf.uuid && !image.dirty);
         image.seal = Some(seal);
         match self.liar {
             true => Err(Error::internal("the model lies")),
@@ -203,6 +223,25 @@ impl Disks for Model {
             Ok(())
         })?;
         self.find(leaf).map(Option::unwrap)
+    }
+
+    fn repair(&self, leaf: Leaf) -> Result {
+        let is_mounted = self
+            .world()
+            .unions
+            .get(&leaf.uuid)
+            .is_some_and(|u| u.mounted);
+        if is_mounted || !self.world().images[&leaf.number].dirty {
+            return Ok(());
+        }
+        self.act(|world| {
+            assert!(world.unions.contains_key(&leaf.uuid));
+            if world.beyond_repair {
+                return Err(Error::internal("e2fsck cannot repair"));
+            }
+            world.images.get_mut(&leaf.number).unwrap().dirty = false;
+            Ok(())
+        })
     }
 
     fn find(&self, leaf: Leaf) -> Result<Option<Union>> {
@@ -242,6 +281,7 @@ impl Disks for Model {
                 seal: None,
                 layers,
                 bytes,
+                dirty: false,
             };
             assert!(world.images.insert(number, image).is_none());
             Ok(uuid)
