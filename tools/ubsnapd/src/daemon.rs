@@ -241,6 +241,8 @@ impl<D: Disks> Daemon<D> {
                 "{key:?} is not an active snapshot"
             )));
         }
+        // After a power failure, this repairs the file system.
+        self.attached(&snapshot)?;
         let is_free = self.disks.detach(snapshot.leaf)?;
         let next = (!is_free).then(|| self.number());
         snapshot.commit = Some(Commit {

@@ -319,6 +319,18 @@ fn a_file_system_that_was_not_repaired_is_repaired_before_it_is_mounted() {
 }
 
 #[test]
+fn a_file_system_is_repaired_before_it_is_committed() {
+    let mut host = Host::new("unclean");
+    lost_power(&mut host, "a");
+    host.model.fail_repairs(true);
+    assert_eq!(code(host.daemon().commit("b", "a", none())), Code::Internal);
+    host.model.fail_repairs(false);
+    // The model refuses to freeze what was not repaired.
+    host.daemon().commit("b", "a", none()).unwrap();
+    host.check();
+}
+
+#[test]
 fn a_commit_of_a_mounted_snapshot_keeps_its_limit() {
     let host = Host::new("limit");
     let d = host.daemon();
