@@ -87,6 +87,19 @@ impl<D: Disks> Daemon<D> {
         }
     }
 
+    /// Refuses a name that a snapshot has, or has if a commit happened. The caller holds `work`.
+    fn refuse_taken(&self, name: &str) -> Result {
+        if let Some(pending) = self.read(|state| state.pending(name).cloned()) {
+            let key = pending.name.clone();
+            let settled = self.settle(pending);
+            settled.map_err(|e| Error::pending(name, &key, &e))?;
+        }
+        match self.read(|state| state.snapshots.contains_key(name)) {
+            true => Err(Error::exists(name)),
+            false => Ok(()),
+        }
+    }
+
     fn layers(&self, parent: &str) -> Vec<Layer> {
         let layer = |snapshot: &&Snapshot| {
             let (leaf, seal) = (snapshot.leaf, snapshot.seal?);
@@ -101,18 +114,13 @@ impl<D: Disks> Daemon<D> {
         if key.is_empty() {
             return Err(Error::invalid("a snapshot without a key"));
         }
-        self.read(|state| {
-            let found = state.snapshots.get(parent);
-            if state.snapshots.contains_key(key) {
-                return Err(Error::exists(key));
-            }
-            match found {
-                None if !parent.is_empty() => Err(Error::not_found(parent)),
-                Some(found) if found.kind != Kind::Committed => Err(Error::invalid(format!(
-                    "parent {parent:?} is not a committed snapshot"
-                ))),
-                _ => Ok(()),
-            }
+        self.refuse_taken(key)?;
+        self.read(|state| match state.snapshots.get(parent) {
+            None if !parent.is_empty() => Err(Error::not_found(parent)),
+            Some(found) if found.kind != Kind::Committed => Err(Error::invalid(format!(
+                "parent {parent:?} is not a committed snapshot"
+            ))),
+            _ => Ok(()),
         })?;
         let layers = self.layers(parent);
         if layers.len() > LAYERS {
@@ -233,9 +241,7 @@ impl<D: Disks> Daemon<D> {
         if name.is_empty() {
             return Err(Error::invalid("a commit without a name"));
         }
-        if self.read(|state| state.snapshots.contains_key(name)) {
-            return Err(Error::exists(name));
-        }
+        self.refuse_taken(name)?;
         if snapshot.kind != Kind::Active {
             return Err(Error::precondition(format!(
                 "{key:?} is not an active snapshot"

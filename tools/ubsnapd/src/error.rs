@@ -55,6 +55,15 @@ impl Error {
         Error::new(Code::FailedPrecondition, message)
     }
 
+    /// A commit that has not ended may give the name to another snapshot.
+    pub fn pending(name: &str, key: &str, e: &Error) -> Error {
+        let text = format!(
+            "{name:?} is the name that the commit of {key:?} gives, which has not ended: {e}: repair that \
+             and try again"
+        );
+        Error::new(Code::Unavailable, text)
+    }
+
     /// The daemon failed.
     pub fn internal(message: impl Into<String>) -> Error {
         Error::new(Code::Internal, message)

@@ -331,6 +331,24 @@ fn a_file_system_is_repaired_before_it_is_committed() {
 }
 
 #[test]
+fn the_name_of_a_commit_that_has_not_ended_is_taken() {
+    let host = Host::new("pending");
+    let d = host.daemon();
+    let prepare = |key| d.prepare(key, "", none(), Kind::Active);
+    prepare("a").unwrap();
+    prepare("other").unwrap();
+    let leaf = d.stat("a").unwrap().leaf;
+    host.model.fail_reads(Some(leaf.number));
+    assert_eq!(code(d.commit("b", "a", none())), Code::Internal);
+    assert_eq!(code(prepare("b")), Code::Unavailable);
+    assert_eq!(code(d.commit("b", "other", none())), Code::Unavailable);
+    host.model.fail_reads(None);
+    assert_eq!(code(prepare("b")), Code::AlreadyExists);
+    assert_eq!(d.stat("b").unwrap().leaf, leaf);
+    host.check();
+}
+
+#[test]
 fn a_commit_of_a_mounted_snapshot_keeps_its_limit() {
     let host = Host::new("limit");
     let d = host.daemon();

@@ -41,6 +41,8 @@ struct World {
     liar: bool,
     /// No file system can be repaired.
     beyond_repair: bool,
+    /// A leaf that cannot be read.
+    unreadable: Option<u64>,
 }
 
 /// The model; a clone is the same model.
@@ -53,6 +55,13 @@ pub struct End;
 impl Model {
     fn world(&self) -> MutexGuard<'_, World> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn readable(&self, number: u64) -> Result {
+        match self.world().unreadable == Some(number) {
+            true => Err(Error::internal("I/O error on the leaf")),
+            false => Ok(()),
+        }
     }
 
     fn step(&self) {
@@ -98,6 +107,11 @@ impl Model {
     /// Makes the next freezes report an error although they happened.
     pub fn lie(&self, liar: bool) {
         self.world().liar = liar;
+    }
+
+    /// Makes a leaf one that cannot be read, or all readable.
+    pub fn fail_reads(&self, number: Option<u64>) {
+        self.world().unreadable = number;
     }
 
     /// Loses all unions, as a power failure does.
@@ -295,10 +309,12 @@ impl Disks for Model {
     }
 
     fn seal(&self, number: u64) -> Result<Option<Id>> {
+        self.readable(number)?;
         Ok(self.world().images.get(&number).and_then(|i| i.seal))
     }
 
     fn uuid(&self, number: u64) -> Result<Option<Id>> {
+        self.readable(number)?;
         Ok(self.world().images.get(&number).map(|i| i.uuid))
     }
 

@@ -129,6 +129,10 @@ impl State {
         if (snapshot.kind == Kind::Committed) != snapshot.seal.is_some() {
             return Err(format!("{name:?} has the wrong seal"));
         }
+        let old = self.snapshots.get(name);
+        if old.is_some_and(|old| old.leaf != snapshot.leaf) {
+            return Err(format!("{name:?} has another leaf already"));
+        }
         let mut others = self.snapshots.values().filter(|s| s.name != *name);
         let is_gone = self.discarded.contains_key(&number);
         if number >= self.next || is_gone || others.any(|s| s.leaf.number == number) {
@@ -137,6 +141,12 @@ impl State {
         self.making.remove(&number);
         self.snapshots.insert(name.clone(), snapshot);
         Ok(())
+    }
+
+    /// Returns the snapshot whose commit, which has not ended, gives it this name.
+    pub fn pending(&self, name: &str) -> Option<&Snapshot> {
+        let is_it = |s: &&Snapshot| s.commit.as_ref().is_some_and(|c| c.name == name);
+        self.snapshots.values().find(is_it)
     }
 
     /// Returns whether a snapshot lies on this one.

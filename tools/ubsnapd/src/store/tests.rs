@@ -208,6 +208,7 @@ fn a_change_that_does_not_fit_changes_nothing() {
         put("base", Kind::Active, 2),
         put("base", Kind::Active, 5),
         put("base", Kind::Active, 7),
+        vec![snapshot("mid", "base", Kind::Committed, 6)],
         state.changes(),
         vec![Change::Make(9), Change::Forget("none".into())],
     ] {
