@@ -23,6 +23,8 @@ const LOG: &str = "snapshots.log";
 const NEW: &str = "snapshots.log.new";
 /// A log of less is not written anew.
 const SMALL: u64 = 1 << 20;
+/// The bytes of a line that is cut off which a message shows.
+const SHOWN: usize = 2048;
 
 /// The open store. Its owner holds the lock of the directory.
 pub struct Store {
@@ -70,10 +72,15 @@ impl Store {
         let file = OpenOptions::new().append(true).open(&path);
         let file = file.map_err(|e| Error::io(format!("open {}", path.display()), &e))?;
         let bytes = found.bytes as u64;
-        let cut = |_| file.set_len(bytes).and_then(|()| file.sync_all());
-        let torn = (log.len() > found.bytes).then_some(());
-        torn.map_or(Ok(()), cut)
-            .map_err(|e| Error::io(format!("cut {}", path.display()), &e))?;
+        if let Some(torn) = log.get(found.bytes..).filter(|torn| !torn.is_empty()) {
+            let cut = file.set_len(bytes);
+            cut.map_err(|e| Error::io(format!("cut {}", path.display()), &e))?;
+            complain(&format!("{}: {}", path.display(), dropped(torn)));
+        }
+        // Images are deleted because of what the log says. The daemon that wrote it may have ended
+        // before it synced, so a power failure could still take back what was read.
+        let synced = file.sync_all().and_then(|()| sync_directory(directory));
+        synced.map_err(|e| Error::io(format!("sync {}", path.display()), &e))?;
         Ok(Some(Store {
             directory: directory.to_owned(),
             file,
@@ -172,6 +179,21 @@ impl Store {
     }
 }
 
+fn sync_directory(directory: &Path) -> io::Result<()> {
+    File::open(directory)?.sync_all()
+}
+
+/// Says what is cut off.
+fn dropped(torn: &[u8]) -> String {
+    let start = torn.get(..SHOWN).unwrap_or(torn);
+    let start = String::from_utf8_lossy(start);
+    format!(
+        "its last line was not whole and is cut off, {} bytes: {:?}",
+        torn.len(),
+        start.trim_end_matches('\0')
+    )
+}
+
 /// Writes a log of one line in place of the one that is there. Returns it and its size.
 fn write_anew(directory: &Path, state: &State, number: u64) -> Result<(File, u64)> {
     let (path, new) = (directory.join(LOG), directory.join(NEW));
@@ -186,8 +208,7 @@ fn write_anew(directory: &Path, state: &State, number: u64) -> Result<(File, u64
     file.write_all(line.as_bytes()).map_err(failed)?;
     file.sync_all().map_err(failed)?;
     fs::rename(&new, &path).map_err(failed)?;
-    let synced = File::open(directory).and_then(|directory| directory.sync_all());
-    synced.map_err(failed)?;
+    sync_directory(directory).map_err(failed)?;
     Ok((file, line.len() as u64))
 }
 

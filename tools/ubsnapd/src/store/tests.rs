@@ -239,3 +239,13 @@ fn another_version_is_refused() {
     let e = Store::open(&directory.0).map(|_| ()).unwrap_err();
     assert!(e.message.contains("version 2, this ubsnapd knows 1"), "{e}");
 }
+
+#[test]
+fn what_is_cut_off_is_said() {
+    let line = super::line::encode(7, "[{\"make\":9}]");
+    let torn = [&line.as_bytes()[..line.len() - 2], &[0; 50]].concat();
+    let said = super::dropped(&torn);
+    assert!(said.contains(&format!("{} bytes", torn.len())), "{said}");
+    assert!(said.contains("make") && said.ends_with(":9}\""), "{said}");
+    assert!(super::dropped(&[b'x'; 1 << 20]).len() < 4096);
+}
