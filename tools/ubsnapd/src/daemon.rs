@@ -150,8 +150,10 @@ impl<D: Disks> Daemon<D> {
             }))])?;
             Ok(union)
         });
-        if made.is_err() {
-            self.unmake(number);
+        match &made {
+            Err(e) if e.is_foreign() => self.change(&[Change::Deleted(number)])?,
+            Err(_) => self.unmake(number),
+            Ok(_) => {}
         }
         Ok(mounted(made?, kind))
     }
@@ -176,7 +178,8 @@ impl<D: Disks> Daemon<D> {
         Ok((uuid, union.ok_or_else(gone)?))
     }
 
-    /// Deletes a leaf that was being made.
+    /// Deletes a leaf that was being made, unless it holds data or is in use: then the store has
+    /// lost the snapshot that it belongs to.
     fn unmake(&self, number: u64) {
         let deleted = self.disks.uuid(number).and_then(|uuid| match uuid {
             // No union can be on it.
@@ -186,15 +189,29 @@ impl<D: Disks> Daemon<D> {
             }
             Some(uuid) => {
                 let leaf = Leaf { number, uuid };
+                self.refuse_data(leaf)?;
                 self.change(&[Change::Discard(leaf)])?;
                 self.discard(leaf);
                 Ok(())
             }
         });
         if let Err(e) = deleted {
-            // It is deleted when the daemon starts again.
+            // The next start tries again, and says it again.
             complain(&format!("leaf {number} was not deleted: {e}"));
         }
+    }
+
+    /// Refuses a leaf to which something was written, or whose union is in use.
+    fn refuse_data(&self, leaf: Leaf) -> Result {
+        let holds = match self.disks.detach(leaf)? {
+            false => "its union is in use".to_owned(),
+            true => match self.disks.used(leaf.number, true)? {
+                0 => return Ok(()),
+                used => format!("it holds {used} bytes"),
+            },
+        };
+        let text = format!("no snapshot has it, but {holds}: move the image away");
+        Err(Error::precondition(text))
     }
 
     /// Returns how to mount a snapshot, and attaches it if it is not attached.
@@ -263,6 +280,12 @@ impl<D: Disks> Daemon<D> {
         let changes: Vec<Change> = make.into_iter().chain([put]).collect();
         self.change(&changes)?;
         let frozen = self.freeze(&snapshot);
+        if let (Some(next), Err(e)) = (next, &frozen) {
+            if e.is_foreign() {
+                // The end of the commit then leaves it alone.
+                self.change(&[Change::Deleted(next)])?;
+            }
+        }
         match (self.settle(snapshot), frozen) {
             // The freeze may have happened in spite of an error.
             (Ok(true), frozen) => {
@@ -305,7 +328,8 @@ impl<D: Disks> Daemon<D> {
         let happened = self.disks.seal(number)? == Some(commit.seal);
         let mut changes = Vec::new();
         let mut next = None;
-        if let Some(number) = commit.next {
+        let is_ours = |number: &u64| self.read(|state| state.making.contains(number));
+        if let Some(number) = commit.next.filter(is_ours) {
             match self.disks.uuid(number)? {
                 Some(uuid) => {
                     next = Some(Leaf { number, uuid });

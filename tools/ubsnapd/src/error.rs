@@ -4,6 +4,7 @@
 
 use std::fmt;
 use std::io::Write;
+use std::path::Path;
 
 use tonic::{Code, Status};
 use ubctl::error::Fail;
@@ -62,6 +63,20 @@ impl Error {
              and try again"
         );
         Error::new(Code::Unavailable, text)
+    }
+
+    /// A file that is not the daemon's has the place of a new image.
+    pub fn foreign(path: &Path) -> Error {
+        let text = format!(
+            "{} was made by another program, and stays: move it away",
+            path.display()
+        );
+        Error::new(Code::Aborted, text)
+    }
+
+    /// Returns whether the place of a new image has a file that is not the daemon's.
+    pub fn is_foreign(&self) -> bool {
+        self.code == Code::Aborted
     }
 
     /// The daemon failed.

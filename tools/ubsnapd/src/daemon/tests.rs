@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use tonic::Code;
 
 use super::{Daemon, Labels, Mounted};
-use crate::disks::model::{End, Model};
+use crate::disks::model::{End, Model, WRITTEN};
 use crate::filter::Filters;
 use crate::labels::MAX_SIZE;
 use crate::snapshot::Kind;
@@ -252,12 +252,15 @@ fn labels_change_and_the_rest_stays() {
         let after = d.update("a", &labels(&[("l4", "v4")]), paths).unwrap();
         assert_eq!(after.labels, labels(&[("l4", "v4")]));
     }
+    let device = d.mounts("a").unwrap().device;
+    host.model.mount(&device, true);
+    host.model.mount(&device, false);
     d.commit("b", "a", labels(&[("c", "1")])).unwrap();
     let committed = d.stat("b").unwrap();
     assert_eq!(committed.labels, labels(&[("c", "1")]));
     assert_eq!(
         (committed.created, committed.used),
-        (committed.updated, 4096)
+        (committed.updated, WRITTEN)
     );
 }
 
@@ -270,14 +273,17 @@ fn a_union_is_attached_again_and_has_its_limit() {
     d.commit("base", "one", none()).unwrap();
     let mounted = d.prepare("a", "base", limit, Kind::Active).unwrap();
     assert_eq!(d.mounts("a").unwrap(), mounted);
-    assert_eq!(d.usage("a").unwrap(), 4096);
+    host.model.mount(&mounted.device, true);
+    host.model.mount(&mounted.device, false);
+    assert_eq!(d.usage("a").unwrap(), WRITTEN);
     let (layers, bytes) = host.model.leaf(d.stat("a").unwrap().leaf.number);
     assert_eq!((layers.len(), bytes), (1, 33_554_432));
     d.prepare("v", "base", none(), Kind::View).unwrap();
     host.model.power_failure();
     host.restart();
     let d = host.daemon();
-    assert_eq!((d.usage("a").unwrap(), d.usage("v").unwrap()), (8192, 0));
+    let used = (d.usage("a").unwrap(), d.usage("v").unwrap());
+    assert_eq!(used, (2 * WRITTEN, 0));
     let again = d.mounts("v").unwrap();
     let expected = Mounted {
         device: mounted.device,
@@ -373,6 +379,44 @@ fn a_freeze_that_reports_an_error_and_happened_counts() {
         host.model.lie(false);
         host.check();
     }
+}
+
+#[test]
+fn a_leaf_with_data_stays_although_the_store_has_lost_its_snapshot() {
+    for mounted in [true, false] {
+        let mut host = Host::new("lost");
+        let log = host.directory.join("snapshots.log");
+        let made = host.daemon().prepare("a", "", none(), Kind::Active);
+        let device = made.unwrap().device;
+        host.model.mount(&device, true);
+        host.model.mount(&device, mounted);
+        // The disk loses the last line, which has the snapshot.
+        let text = std::fs::read_to_string(&log).unwrap();
+        let end = text.trim_end().rfind('\n').unwrap() + 1;
+        std::fs::write(&log, &text[..end]).unwrap();
+        for _ in 0..2 {
+            host.restart();
+            assert_eq!(host.list(), []);
+            assert_eq!(host.model.left().0, [1]);
+            assert_eq!(host.model.left().1.len(), usize::from(mounted));
+        }
+    }
+}
+
+#[test]
+fn an_image_that_another_program_made_meanwhile_stays() {
+    let mut host = Host::new("race");
+    let d = host.daemon();
+    let prepare = || d.prepare("a", "", none(), Kind::Active);
+    host.model.race();
+    assert_eq!(code(prepare()), Code::Aborted);
+    let mounted = prepare().unwrap();
+    host.model.mount(&mounted.device, true);
+    host.model.race();
+    assert_eq!(code(d.commit("b", "a", none())), Code::Aborted);
+    d.commit("b", "a", none()).unwrap();
+    host.restart();
+    assert_eq!(host.model.left().0, [1, 2, 3]);
 }
 
 #[test]

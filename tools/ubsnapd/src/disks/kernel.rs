@@ -23,7 +23,7 @@ use ubctl::commands::format::Plan;
 use ubctl::commands::remove;
 use ubctl::control::{self, Control, PREFIX};
 use ubctl::device::{Access, Device};
-use ubctl::error::{Fail, BUSY, REFUSED};
+use ubctl::error::{Fail, BUSY};
 use ubctl::loopdev::{self, Lower};
 use ubctl::node::{Node, NodeState};
 use ubctl::wait::{Deadline, Leaving};
@@ -118,9 +118,11 @@ impl Kernel {
         let sectors = leaf_sectors(bytes, self.sectors, count);
         let sectors = sectors.map_err(|e| Fail::core(&path.display().to_string(), e))?;
         let mut options = OpenOptions::new();
-        let file = options.write(true).create_new(true).mode(0o600).open(&path);
-        file.and_then(|file| file.set_len(sectors.saturating_mul(512)))
-            .map_err(failed)?;
+        let file = match options.write(true).create_new(true).mode(0o600).open(&path) {
+            Err(e) if e.kind() == ErrorKind::AlreadyExists => return Err(Error::foreign(&path)),
+            file => file.map_err(failed)?,
+        };
+        file.set_len(sectors.saturating_mul(512)).map_err(failed)?;
         let root = Lower::open(&self.bottom, Side::Root, false, BLOCK_BYTES)?;
         let leaf = Lower::open(&path, Side::Leaf, true, BLOCK_BYTES)?;
         let device = Device::open(&leaf.node, Side::Leaf, Access::Exclusive)?;
@@ -207,14 +209,17 @@ impl Kernel {
 
     fn superblock(&self, number: u64) -> Result<Option<Superblock>> {
         let path = self.path(number);
-        if !path.exists() {
-            return Ok(None);
+        match fs::metadata(&path) {
+            Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
+            // The daemon ended before it gave the image its size.
+            Ok(meta) if meta.len() == 0 => return Ok(None),
+            _ => {}
         }
         let read = Device::open(&path, Side::Leaf, Access::Read);
         match read.and_then(|mut leaf| loaded::superblock(&mut leaf)) {
             Ok(sb) => Ok(Some(sb)),
             // It was not formatted to the end.
-            Err(fail) if fail.code == REFUSED => Ok(None),
+            Err(fail) if fail.reason == "not_formatted" => Ok(None),
             Err(fail) => Err(fail.into()),
         }
     }

@@ -4,11 +4,15 @@
 //! does, and ends it at any step.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::{Disks, Layer, Union};
 use crate::error::{Error, Result};
 use crate::snapshot::{Id, Leaf};
+
+/// The bytes that each mount writes.
+pub const WRITTEN: u64 = 4096;
 
 #[derive(Clone, Debug)]
 struct Image {
@@ -16,8 +20,23 @@ struct Image {
     seal: Option<Id>,
     layers: Vec<Layer>,
     bytes: u64,
+    /// The bytes that were written to it.
+    used: u64,
     /// Whether its file system was mounted when the power failed.
     dirty: bool,
+}
+
+impl Image {
+    fn foreign() -> Image {
+        Image {
+            uuid: Id([0xee; 16]),
+            seal: None,
+            layers: Vec::new(),
+            bytes: 0,
+            dirty: false,
+            used: 0,
+        }
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -43,6 +62,8 @@ struct World {
     beyond_repair: bool,
     /// A leaf that cannot be read.
     unreadable: Option<u64>,
+    /// Another program makes the next image before the daemon does.
+    race: bool,
 }
 
 /// The model; a clone is the same model.
@@ -95,8 +116,13 @@ impl Model {
         let found = all.find(|(_, union)| name(union.number) == device);
         let (uuid, union) = found.unwrap();
         union.mounted = mounted;
-        let mut images = world.images.values();
-        assert!(!images.any(|i| i.uuid == *uuid && i.dirty));
+        let mut images = world.images.values_mut();
+        if let Some(image) = images.find(|image| image.uuid == *uuid) {
+            assert!(!image.dirty);
+            if mounted && !union.read_only {
+                image.used = WRITTEN;
+            }
+        }
     }
 
     /// Makes repairs fail.
@@ -125,16 +151,14 @@ impl Model {
         }
     }
 
+    /// Makes another program win the place of the next image.
+    pub fn race(&self) {
+        self.world().race = true;
+    }
+
     /// Adds an image that the daemon does not know.
     pub fn add(&self, number: u64) {
-        let image = Image {
-            uuid: Id([0xee; 16]),
-            seal: None,
-            layers: Vec::new(),
-            bytes: 0,
-            dirty: false,
-        };
-        self.world().images.insert(number, image);
+        self.world().images.insert(number, Image::foreign());
     }
 
     /// Returns the numbers of all images, and the UUIDs of the leaves of all unions.
@@ -182,6 +206,14 @@ impl World {
         assert!(self.unions.insert(uuid, union).is_none());
     }
 
+    fn refuse_foreign(&mut self, number: u64) -> Result {
+        if !std::mem::take(&mut self.race) {
+            return Ok(());
+        }
+        self.images.insert(number, Image::foreign());
+        Err(Error::foreign(Path::new("image")))
+    }
+
     fn image(&mut self, number: u64, layers: &[Layer], bytes: u64) -> Id {
         for layer in layers {
             let image = self
@@ -200,6 +232,7 @@ impl World {
             layers: layers.to_vec(),
             bytes,
             dirty: false,
+            used: 0,
         };
         assert!(self.images.insert(number, image).is_none());
         uuid
@@ -222,7 +255,10 @@ impl Disks for Model {
     }
 
     fn make(&self, number: u64, layers: &[Layer], bytes: u64, read_only: bool) -> Result<Id> {
-        let uuid = self.act(|world| Ok(world.image(number, layers, bytes)))?;
+        let uuid = self.act(|world| {
+            world.refuse_foreign(number)?;
+            Ok(world.image(number, layers, bytes))
+        })?;
         self.act(|world| {
             world.union(number, read_only);
             Ok(uuid)
@@ -261,9 +297,10 @@ impl Disks for Model {
     fn find(&self, leaf: Leaf) -> Result<Option<Union>> {
         let world = self.world();
         let found = world.unions.get(&leaf.uuid);
+        let used = world.images.get(&leaf.number).map_or(0, |i| i.used);
         Ok(found.map(|union| Union {
             device: name(union.number),
-            used: if union.read_only { 0 } else { 4096 },
+            used,
         }))
     }
 
@@ -289,6 +326,7 @@ impl Disks for Model {
         layers.push(Layer { leaf, seal });
         let (number, bytes) = next;
         let uuid = self.act(|world| {
+            world.refuse_foreign(number)?;
             let uuid = world.draw();
             let image = Image {
                 uuid,
@@ -296,6 +334,7 @@ impl Disks for Model {
                 layers,
                 bytes,
                 dirty: false,
+                used: 0,
             };
             assert!(world.images.insert(number, image).is_none());
             Ok(uuid)
@@ -319,8 +358,8 @@ impl Disks for Model {
     }
 
     fn used(&self, number: u64, exact: bool) -> Result<u64> {
-        assert!(self.world().images.contains_key(&number));
-        Ok(if exact { 4096 } else { 8192 })
+        let used = self.world().images[&number].used;
+        Ok(if exact { used } else { 2 * WRITTEN })
     }
 
     fn delete(&self, number: u64) -> Result {
