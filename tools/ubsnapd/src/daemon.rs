@@ -474,16 +474,19 @@ impl<D: Disks> Daemon<D> {
         });
         for snapshot in snapshots {
             let name = snapshot.name.clone();
-            let end = match self.settle(snapshot)? {
-                true => "happened",
-                false => "did not happen",
+            let end = match self.settle(snapshot) {
+                Ok(true) => "it happened".to_owned(),
+                Ok(false) => "it did not happen".to_owned(),
+                // The next request for the snapshot tries again. The others do not need it.
+                Err(e) => format!("it has not ended: {e}"),
             };
             complain(&format!(
-                "the commit of {name:?} was under way when ubsnapd ended: it {end}"
+                "the commit of {name:?} was under way when ubsnapd ended: {end}"
             ));
         }
         for number in making {
-            if self.read(|state| state.making.contains(&number)) {
+            let is_left = |state: &State| state.making.contains(&number) && !state.is_next(number);
+            if self.read(is_left) {
                 self.unmake(number);
             }
         }

@@ -355,6 +355,27 @@ fn the_name_of_a_commit_that_has_not_ended_is_taken() {
 }
 
 #[test]
+fn a_commit_that_cannot_end_does_not_stop_the_start() {
+    let mut host = Host::new("stuck");
+    let d = host.daemon();
+    let mounted = d.prepare("a", "", none(), Kind::Active).unwrap();
+    host.model.mount(&mounted.device, true);
+    host.model.fail_reads(Some(1));
+    assert_eq!(code(d.commit("b", "a", none())), Code::Internal);
+    host.restart();
+    let d = host.daemon();
+    d.prepare("other", "", none(), Kind::Active).unwrap();
+    assert_eq!(code(d.mounts("a")), Code::Internal);
+    // The leaf in which the union continues is left alone too.
+    assert_eq!(host.model.left().0, [1, 2, 3]);
+    host.model.mount(&mounted.device, false);
+    host.model.fail_reads(None);
+    host.restart();
+    assert_eq!(host.daemon().stat("b").unwrap().kind, Kind::Committed);
+    host.check();
+}
+
+#[test]
 fn a_commit_of_a_mounted_snapshot_keeps_its_limit() {
     let host = Host::new("limit");
     let d = host.daemon();

@@ -149,6 +149,12 @@ impl State {
         self.snapshots.values().find(is_it)
     }
 
+    /// Returns whether a union continues in this leaf after a commit that has not ended.
+    pub fn is_next(&self, number: u64) -> bool {
+        let mut commits = self.snapshots.values().filter_map(|s| s.commit.as_ref());
+        commits.any(|commit| commit.next == Some(number))
+    }
+
     /// Returns whether a snapshot lies on this one.
     pub fn has_child(&self, name: &str) -> bool {
         self.snapshots.values().any(|s| s.parent == name)
