@@ -6,6 +6,7 @@ use std::fmt;
 use std::io::Write;
 use std::path::Path;
 
+use rustix::io::Errno;
 use tonic::{Code, Status};
 use ubctl::error::Fail;
 
@@ -86,7 +87,18 @@ impl Error {
 
     /// The operating system failed while doing `what`.
     pub fn io(what: impl fmt::Display, e: &std::io::Error) -> Error {
-        Error::internal(format!("cannot {what}: {e}"))
+        match Errno::from_io_error(e) {
+            Some(Errno::NOSPC | Errno::DQUOT) => {
+                let text = format!("cannot {what}: {e}: make space there, and try again");
+                Error::exhausted(text)
+            }
+            _ => Error::internal(format!("cannot {what}: {e}")),
+        }
+    }
+
+    /// There is no space.
+    pub fn exhausted(message: impl Into<String>) -> Error {
+        Error::new(Code::ResourceExhausted, message)
     }
 }
 
@@ -111,5 +123,21 @@ impl From<Error> for Status {
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.message)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Code, Errno, Error};
+
+    #[test]
+    fn no_space_has_its_code() {
+        for (errno, code) in [
+            (Errno::NOSPC, Code::ResourceExhausted),
+            (Errno::DQUOT, Code::ResourceExhausted),
+            (Errno::IO, Code::Internal),
+        ] {
+            assert_eq!(Error::io("write", &errno.into()).code, code);
+        }
     }
 }

@@ -241,6 +241,16 @@ fn another_version_is_refused() {
 }
 
 #[test]
+fn a_full_host_has_its_code() {
+    let directory = Directory::new("full");
+    let mut store = Store::create(&directory.0, 1 << 30).unwrap();
+    store.file = fs::File::options().append(true).open("/dev/full").unwrap();
+    let e = store.change(&[Change::Make(1)]).unwrap_err();
+    assert_eq!(e.code, tonic::Code::ResourceExhausted, "{e}");
+    assert_eq!(*store.state(), *open(&directory.0).state());
+}
+
+#[test]
 fn what_is_cut_off_is_said() {
     let line = super::line::encode(7, "[{\"make\":9}]");
     let torn = [&line.as_bytes()[..line.len() - 2], &[0; 50]].concat();
