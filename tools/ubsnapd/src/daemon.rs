@@ -265,7 +265,8 @@ impl<D: Disks> Daemon<D> {
             )));
         }
         // After a power failure, this repairs the file system.
-        self.attached(&snapshot)?;
+        let union = self.attached(&snapshot)?;
+        refuse_incomplete(key, &union)?;
         let is_free = self.disks.detach(snapshot.leaf)?;
         let next = (!is_free).then(|| self.number());
         snapshot.commit = Some(Commit {
@@ -505,6 +506,20 @@ impl<D: Disks> Daemon<D> {
         }
         Ok(())
     }
+}
+
+/// Refuses a snapshot of which writes may have failed: the file system does not say which.
+fn refuse_incomplete(key: &str, union: &Union) -> Result {
+    let why = match (union.is_full, union.errors) {
+        (true, _) => format!("it has reached its limit of {} bytes", union.used),
+        (false, 0) => return Ok(()),
+        (false, errors) => format!("{} had {errors} I/O errors", union.device),
+    };
+    Err(Error::exhausted(format!(
+        "cannot commit {key:?}: {why}, so files may lack what was written to them: remove it, and make \
+         it again with a larger limit ({} or --size) or on a host without errors",
+        labels::MAX_SIZE
+    )))
 }
 
 fn mounted(union: Union, kind: Kind) -> Mounted {

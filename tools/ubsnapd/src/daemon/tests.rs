@@ -376,6 +376,23 @@ fn a_commit_that_cannot_end_does_not_stop_the_start() {
 }
 
 #[test]
+fn a_snapshot_that_lost_writes_is_not_committed() {
+    let host = Host::new("incomplete");
+    let d = host.daemon();
+    for (bytes, errors) in [(SIZE, 0), (SIZE - 1, 1)] {
+        let device = d.prepare("a", "", none(), Kind::Active).unwrap().device;
+        host.model.write(&device, bytes, errors);
+        let e = d.commit("b", "a", none()).unwrap_err();
+        assert_eq!(e.code, Code::ResourceExhausted, "{e}");
+        assert!(e.message.contains("larger limit"), "{e}");
+        // What was deleted makes room again.
+        host.model.write(&device, SIZE - 1, 0);
+        d.commit("b", "a", none()).unwrap();
+        d.remove("b").unwrap();
+    }
+}
+
+#[test]
 fn a_commit_of_a_mounted_snapshot_keeps_its_limit() {
     let host = Host::new("limit");
     let d = host.daemon();

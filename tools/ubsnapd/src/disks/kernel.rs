@@ -66,6 +66,8 @@ fn union_of(status: &Status) -> Union {
     Union {
         device: device_of(status),
         used: slabs.saturating_mul(u64::from(status.slab_sectors)) * 512,
+        is_full: status.slabs_used >= status.slabs,
+        errors: status.io_errors,
     }
 }
 

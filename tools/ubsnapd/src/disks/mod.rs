@@ -26,6 +26,10 @@ pub struct Union {
     pub device: String,
     /// The bytes that it takes of its leaf.
     pub used: u64,
+    /// Whether all slabs of its leaf are used, so that a write may have failed.
+    pub is_full: bool,
+    /// How many requests failed since it was attached.
+    pub errors: u64,
 }
 
 /// The leaves and unions of the system. Every leaf is named by its number, and is an image in the

@@ -46,6 +46,8 @@ struct OnLeaf {
     mounted: bool,
     /// The room of its leaf.
     bytes: u64,
+    /// The requests that failed.
+    errors: u64,
 }
 
 #[derive(Default)]
@@ -125,6 +127,17 @@ impl Model {
         }
     }
 
+    /// Sets how many bytes are written through a device, and how many requests failed.
+    pub fn write(&self, device: &str, bytes: u64, errors: u64) {
+        let world = &mut *self.world();
+        let mut all = world.unions.iter_mut();
+        let found = all.find(|(_, union)| name(union.number) == device);
+        let (uuid, union) = found.unwrap();
+        union.errors = errors;
+        let mut images = world.images.values_mut();
+        images.find(|image| image.uuid == *uuid).unwrap().used = bytes;
+    }
+
     /// Makes repairs fail.
     pub fn fail_repairs(&self, fail: bool) {
         self.world().beyond_repair = fail;
@@ -202,6 +215,7 @@ impl World {
             read_only,
             mounted: false,
             bytes,
+            errors: 0,
         };
         assert!(self.unions.insert(uuid, union).is_none());
     }
@@ -297,10 +311,12 @@ impl Disks for Model {
     fn find(&self, leaf: Leaf) -> Result<Option<Union>> {
         let world = self.world();
         let found = world.unions.get(&leaf.uuid);
-        let used = world.images.get(&leaf.number).map_or(0, |i| i.used);
+        let image = world.images.get(&leaf.number);
         Ok(found.map(|union| Union {
             device: name(union.number),
-            used,
+            used: image.map_or(0, |i| i.used),
+            is_full: image.is_some_and(|i| i.used == i.bytes),
+            errors: union.errors,
         }))
     }
 
