@@ -4,8 +4,9 @@
 //!
 //! It is a log, `snapshots.log`, to which each change appends a line and syncs the file. A crash
 //! leaves at most the last line torn, whose change no request has been answered with; the next open
-//! cuts it off. A log that has grown is written anew under another name, synced, and renamed. Line
-//! by line it is text, so that it can be read and repaired without this program.
+//! cuts it off. A log that has grown is written anew under another name, synced, and renamed. It is
+//! text, so that it can be read without this program. A line that was changed or taken out makes it
+//! a damaged one, because of the checksums and numbers.
 
 mod line;
 pub mod state;
@@ -51,8 +52,7 @@ impl Store {
         };
         let damaged = |why: String| {
             Error::internal(format!(
-                "{}: {why}: keep a copy of it, and remove the line that is wrong, or bring back a \
-                 backup",
+                "{}: {why}: keep a copy of it, and bring back a backup",
                 path.display()
             ))
         };
