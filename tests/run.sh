@@ -166,8 +166,12 @@ stage_vm() {
 	device_tests stock memory
 }
 # Tests many unions, large unions, and many lives of one union, in a larger
-# guest.
-stage_scale() { device_tests stock scale; }
+# guest. FULL=1: many unions on one stack, and up to 254 layers, too.
+stage_scale() {
+	local tests=(scale/001 scale/002 scale/003)
+	[ -z "${FULL:-}" ] || tests=(scale)
+	device_tests stock "${tests[@]}"
+}
 # Runs device tests on the kernel that checks locking and looks for leaks: those
 # in which requests, works, attach and detach meet. FULL=1 runs all of the group
 # unionblk. The group memory takes three times as long there and is left out.
