@@ -9,7 +9,8 @@
  * KIND is read, write, flush, discard or zero. MODE: "once" fails that I/O;
  * "kind" fails it and all later I/Os of its kind; "dead" fails it and all later
  * I/Os of any kind; "landed" does that I/O and then reports a failure. An N of
- * 0 disarms, and keeps what was counted. COUNT is the number of I/Os of the armed kind since it was armed.
+ * 0 disarms, and keeps the count. COUNT is the number of I/Os of the armed kind
+ * since it was armed.
  *
  * Device mapper sends the flush before a write as a separate bio, so a write
  * that flushes first counts as both.

@@ -102,7 +102,7 @@ fn given(source: &mut Source<'_>, listed: &[LayerId]) -> Given {
 }
 
 /// The model: each layer is the one that is listed next, or stands for it and those over it. The
-/// list begins at the bottom, so what was reached is a start of it.
+/// list begins at the bottom, so the layers that were reached are a start of it.
 fn model(listed: &[LayerId], given: &[Given]) -> Result<Vec<LayerId>, Error> {
     let mut reached = 0;
     for layer in given {

@@ -8,7 +8,7 @@
  *   CUT_AT      at which of them, from 0; none if it is not set
  *   CUT_HOW     "error": it fails; "kill": the process is killed before it;
  *               "torn": half of a write is done before the kill
- * A record is four 64-bit words, and what was written: kind (0 write, 1 flush,
+ * A record is four 64-bit words, and the bytes of a write: kind (0 write, 1 flush,
  * 2 size, 3 read), offset or size, length, and the inode.
  */
 #define _GNU_SOURCE

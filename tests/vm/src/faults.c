@@ -287,16 +287,6 @@ static int live(struct bench *b)
 	return b->fired != 0;
 }
 
-static void hung(int signal)
-{
-	static const char text[] = "something hangs\n";
-
-	(void)signal;
-	if (write(1, text, sizeof(text) - 1))
-		_exit(1);
-	_exit(1);
-}
-
 static void prepare(struct bench *b, char **argv)
 {
 	struct unionblk_status s;

@@ -2,7 +2,7 @@
 /*
  * Unions that are frozen live, for programs that look at what becomes of each
  * leaf. The tool makes the unions and freezes them. The caller has as many
- * devices as leaves are wanted; what was frozen is kept as a copy, and compared.
+ * devices as leaves are wanted. A copy of each frozen leaf is kept, and compared.
  */
 #ifndef FREEZE_H
 #define FREEZE_H

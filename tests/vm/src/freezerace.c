@@ -261,16 +261,6 @@ static void twice(struct bench *b)
 	printf("one: %u, both in turn: %u\n", one, both);
 }
 
-static void hung(int signal)
-{
-	static const char text[] = "something hangs\n";
-
-	(void)signal;
-	if (write(1, text, sizeof(text) - 1))
-		_exit(1);
-	_exit(1);
-}
-
 int main(int argc, char **argv)
 {
 	struct bench b = { .load.fd = -1 };
