@@ -83,7 +83,7 @@ pub(crate) struct NewLeaf<'a> {
 /// How often at most the slabs that have changed are merged again before requests have to wait, and
 /// how few of them need not be.
 const ROUNDS_MAX: u32 = 8;
-const FEW: u32 = 64;
+const FEW: u64 = 64;
 
 /// How often at most the old leaf is opened for all to share, while a reader of sysfs or of STATUS
 /// may still have the old union for a moment.

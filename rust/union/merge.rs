@@ -86,9 +86,9 @@ impl Merge {
         })
     }
 
-    /// Merges again what has changed since the last call. Returns how many slabs, or pages of
-    /// slabs, it were. Process context.
-    pub(super) fn catch_up(self) -> Result<(Self, u32)> {
+    /// Merges again the slabs that have changed since the last call. Returns how many. Process
+    /// context.
+    pub(super) fn catch_up(self) -> Result<(Self, u64)> {
         let mut slabs = self.changes.exchange(Some(self.spare))?;
         let (builder, count, block) = merge(&self.changes.0, self.builder, &mut slabs)?;
         let this = Merge {
@@ -121,7 +121,7 @@ fn merge(
     union: &Union,
     builder: Builder<StackPageLists>,
     slabs: &mut Slabs,
-) -> Result<(Builder<StackPageLists>, u32, u32)> {
+) -> Result<(Builder<StackPageLists>, u64, u32)> {
     let merged = slabs.merge(builder, union.lower.below(), &union.map, stack::give_way);
     let merged = merged.map_err(stack::refused)?;
     Ok((merged.builder, merged.count, merged.block_sectors))

@@ -80,8 +80,8 @@ impl<B: DerefMut<Target = [u64]>> ChangedSlabs<B> {
     /// this leaf, and empties the set. `below` has the other layers. Calls `pause` after each slab,
     /// or page of slabs.
     ///
-    /// Returns the builder, how many slabs and pages it were, and the largest block that none of
-    /// their extents cuts. Process context.
+    /// Returns the builder, how many slabs of the stack were merged, and the largest block that none
+    /// of their extents cuts. Process context.
     pub fn merge<N: StackMemory, M: Memory>(
         &mut self,
         mut builder: Builder<N>,
@@ -89,14 +89,15 @@ impl<B: DerefMut<Target = [u64]>> ChangedSlabs<B> {
         map: &Map<M>,
         mut pause: impl FnMut() -> CoreResult,
     ) -> Result<Merged<N>> {
-        let (mut count, mut block_sectors) = (0u32, Blocks::<()>::LARGEST);
+        let (mut count, mut block_sectors) = (0u64, Blocks::<()>::LARGEST);
         let mut at = Cursor::default();
         while let Some(range) = self.take(map, &mut at) {
+            let slabs = range.end.wrapping_sub(range.start) / u64::from(SLAB_SECTORS);
             let extents = LeafExtents::within(map, range.clone(), || Ok(()));
             let mut extents = Blocks::new(extents);
             builder = builder.replace_top(&below, range, &mut extents)?;
             block_sectors = block_sectors.min(extents.block_sectors());
-            count = count.saturating_add(1);
+            count = count.saturating_add(slabs);
             pause()?;
         }
         Ok(Merged {
@@ -138,8 +139,8 @@ struct Cursor {
 pub struct Merged<N> {
     /// The builder.
     pub builder: Builder<N>,
-    /// How many slabs, or pages of slabs, were merged.
-    pub count: u32,
+    /// How many slabs of the stack were merged. A page counts with all its slabs.
+    pub count: u64,
     /// The largest block that none of their extents cuts, in sectors.
     pub block_sectors: u32,
 }
