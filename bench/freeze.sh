@@ -14,9 +14,9 @@ shift || true
 [ $# -gt 0 ] || set -- 16384:5 1000000:2
 work=$BUILD/bench
 mkdir -p "$work"
-"$TOP/scripts/build.sh" tools modules-bench-um
+"$TOP/scripts/build.sh" tools modules-bench-smp
 nice -n -20 "$TOP/scripts/uml.sh" -n freeze -m 6144 -c 2 -t 1200 -f "$TOP/bench/guest:guest" \
 	-f "$BUILD/cargo/x86_64-unknown-linux-gnu/release/ubctl" \
-	-f "$BUILD/kmod-bench-um/unionblk.ko" -- bash guest/freeze.sh "$@" | tee "$work/freeze.out"
+	-f "$BUILD/kmod-bench-smp/unionblk.ko" -- bash guest/freeze.sh "$@" | tee "$work/freeze.out"
 [ "${PIPESTATUS[0]}" = 0 ] || die "the scene failed"
 python3 -B "$TOP/bench/freeze.py" "$work/freeze.out" "$file"

@@ -35,7 +35,7 @@ one_env() {
 	options=(-f "$plan:plan" -f "$TOP/bench/guest:guest" -f "$BUILD/programs/sectors"
 		-f "$BUILD/cargo/x86_64-unknown-linux-gnu/release/ubctl" -t 3600)
 	if [ "$env" = uml1 ]; then
-		options+=(-n layers-uml1 -m 6144 -c 1 -s "$work/layers-host" -f "$BUILD/kmod-bench-um/unionblk.ko"
+		options+=(-n layers-uml1 -m 6144 -c 1 -s "$work/layers-host" -f "$BUILD/kmod-bench-up/unionblk.ko"
 			-w "python3 -B $TOP/bench/cpu.py $work/layers-cpu")
 		nice -n -20 "$TOP/scripts/uml.sh" "${options[@]}" -- sh guest/run plan
 		mv "$work/layers-host/results" "$raw"
@@ -58,7 +58,7 @@ one_env() {
 builds=(tools programs)
 for env; do
 	case $env in
-	uml1) builds+=(modules-bench-um) ;;
+	uml1) builds+=(modules-bench-up) ;;
 	tcg1) builds+=(modules) ;;
 	*) die "no environment $env: uml1 tcg1" ;;
 	esac

@@ -13,8 +13,8 @@ rm -rf "$work"
 mkdir -p "$work"
 python3 -B "$TOP/bench/plan.py" --env uml1 --profile "$case_name" --depth "${DEPTH:-batch}" \
 	--seconds $((seconds + 4)) "$work/plan" >/dev/null
-"$TOP/scripts/build.sh" modules-bench-um tools
-kernel=$("$TOP/scripts/kernel-kunit.sh" bench-um)
+"$TOP/scripts/build.sh" modules-bench-up tools
+kernel=$("$TOP/scripts/kernel-kunit.sh" bench-up)
 image=$CACHE/${kernel#/cache/}/image
 cat >"$work/pid.sh" <<'END'
 echo "$2" >"$1"
@@ -22,7 +22,7 @@ END
 in_top() { printf '/src/%s' "${1#"$TOP"/}"; }
 nice -n -20 "$TOP/scripts/uml.sh" -n profile -m 9728 -c 1 -t 600 -s "$(in_top "$work")/host" \
 	-w "sh $(in_top "$work")/pid.sh $(in_top "$work")/pid" \
-	-f "$(in_top "$work")/plan:plan" -f /src/bench/guest:guest -f /src/build/kmod-bench-um/unionblk.ko \
+	-f "$(in_top "$work")/plan:plan" -f /src/bench/guest:guest -f /src/build/kmod-bench-up/unionblk.ko \
 	-f /src/build/cargo/x86_64-unknown-linux-gnu/release/ubctl \
 	-- sh guest/profile "$case_name" "$device" >"$work/out" 2>&1 &
 guest=$!

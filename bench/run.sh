@@ -46,7 +46,7 @@ guest_files() {
 run_uml() {
 	local options=(-s "$work/host-$env" -n "bench-$env" -m 9728 -c "${env#uml}" -t 7200)
 	guest_files
-	options+=(-f "$BUILD/kmod-bench-um/unionblk.ko")
+	options+=(-f "$BUILD/kmod-bench-$([ "$env" = uml1 ] && echo up || echo smp)/unionblk.ko")
 	options+=(-w "python3 -B $TOP/bench/cpu.py $work/cpu-$env")
 	nice -n -20 "$TOP/scripts/uml.sh" "${options[@]}" -- sh guest/run plan
 	rm -rf "$work/raw-$env"
@@ -76,7 +76,8 @@ one_env() {
 builds=(tools)
 for env in $ENVS; do
 	case $env in
-	uml1 | uml2) builds+=(modules-bench-um) ;;
+	uml1) builds+=(modules-bench-up) ;;
+	uml2) builds+=(modules-bench-smp) ;;
 	tcg2 | tcg1) builds+=(modules) ;;
 	*) die "no environment $env: uml1 uml2 tcg2 tcg1" ;;
 	esac

@@ -27,7 +27,7 @@ make_package() {
 	rm -r "$d"
 }
 
-"$TOP/scripts/build.sh" tools programs modules-bench-um
+"$TOP/scripts/build.sh" tools programs modules-bench-up
 options=()
 case " $* " in *" files "*)
 	options+=(-a "ubd0r=$("$TOP/scripts/image.sh")/root.img" -f "$work/work.deb")
@@ -38,6 +38,6 @@ nice -n -20 "$TOP/scripts/uml.sh" -n scenes -m 6144 -c 1 -t 3600 "${options[@]}"
 	-f "$TOP/bench/guest:guest" -f "$BUILD/programs/sectors" \
 	-f "$BUILD/cargo/x86_64-unknown-linux-gnu/release/ubctl" \
 	-w "python3 -B $TOP/bench/cpu.py $work/cpu-scenes" \
-	-f "$BUILD/kmod-bench-um/unionblk.ko" -- bash guest/scenes.sh "$@" | tee "$work/scenes.out"
+	-f "$BUILD/kmod-bench-up/unionblk.ko" -- bash guest/scenes.sh "$@" | tee "$work/scenes.out"
 [ "${PIPESTATUS[0]}" = 0 ] || die "a scene failed"
 python3 -B "$TOP/bench/scenes.py" "$work/scenes.out" "$file"

@@ -4,8 +4,8 @@
 #   scripts/build.sh modules    build/kmod/unionblk.ko, for the stock kernel
 #   scripts/build.sh modules-kunit-x86_64, modules-kunit-um
 #                               build/kmod-kunit-ARCH/unionblk.ko, for the KUNIT=y kernel
-#   scripts/build.sh modules-bench-um
-#                               build/kmod-bench-um/unionblk.ko, for the kernel of `make bench`
+#   scripts/build.sh modules-bench-up, modules-bench-smp
+#                               build/kmod-bench-.../unionblk.ko, for the kernels of `make bench`
 #   scripts/build.sh test-modules, test-modules-kunit-x86_64
 #                               build/kmod-test[-kunit-x86_64]/, the modules of tests/kmod
 #   scripts/build.sh tools      the ubctl that runs anywhere: statically linked
@@ -29,7 +29,7 @@ build_own_modules() {
 	local flavour=$1 arch=um tree flags=()
 	tree=$("$TOP/scripts/kernel-kunit.sh" "${flavour#kunit-}")/tree
 	case $flavour in
-	*um) flags=('RUSTFLAGS_MODULE=-Crelocation-model=static -Ccode-model=large') ;;
+	*um | bench-*) flags=('RUSTFLAGS_MODULE=-Crelocation-model=static -Ccode-model=large') ;;
 	*) arch=${flavour#kunit-} ;;
 	esac
 	make -C "$tree" ARCH="$arch" M="$TOP" MO="$BUILD/kmod-$flavour" -j"$(nproc)" "${flags[@]}" modules
@@ -77,9 +77,9 @@ for what; do
 		"$TOP/scripts/kernel-kunit.sh" "${what#modules-kunit-}" >/dev/null
 		stage "build unionblk.ko for KUnit (${what#modules-kunit-})" build_own_modules "${what#modules-}"
 		;;
-	modules-bench-um)
-		"$TOP/scripts/kernel-kunit.sh" bench-um >/dev/null
-		stage "build unionblk.ko for the kernel of make bench" build_own_modules bench-um
+	modules-bench-*)
+		"$TOP/scripts/kernel-kunit.sh" "${what#modules-}" >/dev/null
+		stage "build unionblk.ko for the kernel of make bench (${what#modules-bench-})" build_own_modules "${what#modules-}"
 		;;
 	test-modules*)
 		flavour=${what#test-modules}

@@ -2,22 +2,23 @@
 # SPDX-License-Identifier: GPL-2.0
 # Builds a kernel with our configuration from the same source as the stock
 # kernel: KUNIT=y for x86_64 (in QEMU) or um (User-Mode Linux, quick loop), or
-# the kernel of `make bench`, User-Mode Linux without any debug option
-# (bench-um). Runs inside the build root; prints the build directory, which is a
-# separate KDIR.
-#   scripts/kernel-kunit.sh x86_64|um|bench-um
+# a kernel of `make bench`, User-Mode Linux without any debug option, for one
+# processor (bench-up) or several (bench-smp). Runs inside the build root; prints
+# the build directory, which is a separate KDIR.
+#   scripts/kernel-kunit.sh x86_64|um|bench-up|bench-smp
 . "$(dirname "$0")/lib.sh"
 [ -n "${UNIONBLK_IN_ROOT:-}" ] || exec "$TOP/scripts/in-root.sh" scripts/kernel-kunit.sh "$@"
 
-flavour=${1:?x86_64, um or bench-um}
+flavour=${1:?x86_64, um, bench-up or bench-smp}
 arch=um target=linux image=linux
 configs=("$TOP/tests/kunit/common.config" "$TOP/tests/kunit/$flavour.config")
 name=kunit-$flavour what="KUnit for $flavour"
 case $flavour in
 x86_64) arch=x86_64 target=bzImage image=arch/x86/boot/bzImage ;;
 um) ;;
-bench-um) configs=("$TOP/bench/um.config") name=$flavour what="nothing but speed (User-Mode Linux)" ;;
-*) die "no kernel $flavour: x86_64, um or bench-um" ;;
+bench-up) configs=("$TOP/bench/um.config") name=$flavour what="nothing but speed, one processor" ;;
+bench-smp) configs=("$TOP/bench/um.config" "$TOP/bench/smp.config") name=$flavour what="nothing but speed, two processors" ;;
+*) die "no kernel $flavour: x86_64, um, bench-up or bench-smp" ;;
 esac
 kernel=$("$TOP/scripts/kernel.sh")
 out=$CACHE/$name-$(key "$kernel" "${configs[@]}" "$TOP/scripts/kernel-kunit.sh")

@@ -8,7 +8,8 @@
 usage() {
 	cat <<'END'
 scripts/uml.sh [OPTION]... -- COMMAND [ARGUMENT]...   (run by the guest's shell in /vm)
-  -k um|bench-um     the kernel: the one with KUnit, or the one for speed (default)
+  -k KERNEL          um: the kernel with KUnit; bench-up, bench-smp: those for speed, for one
+                     processor or more (default: the one that CPUS needs)
   -f SOURCE[:NAME]   a file or folder put into the guest as /vm/NAME
   -s FOLDER          shared with the guest, there /host; it is emptied first
   -n NAME            the console's log is build/log/uml-NAME.console (default: run)
@@ -21,7 +22,7 @@ kernel complained.
 END
 }
 
-kernel=bench-um name=run mem=1024 cpus=1 limit=300 words='' shared='' watch='' files=()
+kernel='' name=run mem=1024 cpus=1 limit=300 words='' shared='' watch='' files=()
 args=("$@")
 while getopts k:f:s:n:m:c:t:a:w:h o; do
 	case $o in
@@ -42,6 +43,7 @@ shift $((OPTIND - 1))
 [ $# -gt 0 ] || { usage >&2; exit 2; }
 [ -n "${UNIONBLK_IN_ROOT:-}" ] || exec "$TOP/scripts/in-root.sh" scripts/uml.sh "${args[@]}"
 
+[ -n "$kernel" ] || kernel=bench-$([ "$cpus" = 1 ] && echo up || echo smp)
 image=$("$TOP/scripts/kernel-kunit.sh" "$kernel")/image
 base=$("$TOP/scripts/initramfs.sh" um)
 mkdir -p "$BUILD/log"
