@@ -26,7 +26,9 @@ pub(crate) fn errno(e: Error) -> kernel::error::Error {
         | Error::SameDevice
         | Error::Limits(_)
         | Error::FineMap(_)
-        | Error::NotFrozen => code::EINVAL,
+        | Error::NotFrozen
+        | Error::UnionSize(..)
+        | Error::BlockSize(..) => code::EINVAL,
         Error::TooLarge(..) => code::EFBIG,
         Error::Io(..) | Error::Internal => code::EIO,
         Error::Busy(_) => code::EBUSY,

@@ -99,6 +99,8 @@ enum unionblk_reason {
 	UNIONBLK_REASON_NOT_FROZEN = 24,	/* EINVAL */
 	UNIONBLK_REASON_LAYER_COUNT = 25,	/* ESTALE; a: wanted, b: found */
 	UNIONBLK_REASON_LAYER_IDENTITY = 26,	/* ESTALE */
+	UNIONBLK_REASON_UNION_SIZE = 27,	/* EINVAL; a: wanted, b: found */
+	UNIONBLK_REASON_BLOCK_SIZE = 28,	/* EINVAL; a: wanted, b: found */
 };
 
 /*

@@ -192,6 +192,12 @@ pub enum Error {
     LayerCount(u64, u64),
     /// The layer is not the one that the leaf above it was made on.
     LayerIdentity,
+    /// The leaf makes a union of another size than the union that is to continue in it: wanted,
+    /// found.
+    UnionSize(u64, u64),
+    /// The logical blocks of a union cannot change while it is in use: bytes that they have, bytes
+    /// that they would have on the leaf.
+    BlockSize(u32, u32),
 }
 
 impl Error {
@@ -226,6 +232,8 @@ impl Error {
             NotFrozen => (24, 0, 0),
             LayerCount(want, found) => (25, want, found),
             LayerIdentity => (26, 0, 0),
+            UnionSize(want, found) => (27, want, found),
+            BlockSize(want, found) => (28, u64::from(want), u64::from(found)),
         }
     }
 
@@ -260,6 +268,8 @@ impl Error {
             24 => NotFrozen,
             25 => LayerCount(a, b),
             26 => LayerIdentity,
+            27 => UnionSize(a, b),
+            28 => BlockSize(u32::try_from(a).ok()?, u32::try_from(b).ok()?),
             _ => return None,
         })
     }
@@ -319,6 +329,8 @@ impl fmt::Display for Error {
             NotFrozen => f.write_str("the leaf is not frozen, so it cannot be a layer: detach it and run ubctl freeze"),
             LayerCount(want, found) => write!(f, "the leaf was made on {want} layers, and {found} were given: give all of them, the lowest first"),
             LayerIdentity => f.write_str("the layer is not the one that the leaf was made on: give the layers that ubctl dump lists for the leaf, in that order"),
+            UnionSize(want, found) => write!(f, "the new leaf makes a union of {found} sectors, and this one has {want}: format the leaf with ubctl format --size for {want} sectors"),
+            BlockSize(want, found) => write!(f, "the union has logical blocks of {want} bytes, and on the new leaf it would have {found}: use a leaf on a device with blocks of at most {want} bytes"),
         }
     }
 }

@@ -48,8 +48,10 @@ use crate::{
             Result,
             Side, //
         },
+        geometry::BLOCK_BYTES,
         num::{
             saturating_u32,
+            u32_as_usize,
             SECTOR_BYTES, //
         },
         protocol::{
@@ -158,10 +160,14 @@ impl Attached {
         new: &NewLeaf<'_>,
         resources: &Arc<Resources>,
     ) -> Result<Next<'_>> {
-        let (pair, limits) = open_pair(old, new, resources)?;
-        if limits.logical_block_size() != self.disk.logical_block_size() {
-            return Err(Error::Limits(Side::Leaf));
+        let pair = open_pair(old, new, resources)?;
+        let limits = limits_on(old, &pair)?;
+        let (wanted, found) = (self.disk.logical_block_size(), limits.logical_block_size());
+        if found != wanted {
+            return Err(Error::BlockSize(wanted, found));
         }
+        // Nothing can refuse the leaf from here on, so it may be written to.
+        let pair = union_attach::first_checkpoint(pair)?;
         let union = union_attach::union_after(old, pair, resources)?;
         let mut next = Next {
             disk: &self.disk,
@@ -255,16 +261,16 @@ fn claim_top(union: &Arc<Union>) -> Result {
     done
 }
 
-/// Opens and checks the new leaf, and makes its first checkpoint. Returns it without its stack, and
-/// the limits of the disk with it.
+/// Opens and checks the new leaf. Writes nothing. Returns it without its stack.
 #[inline(never)]
-fn open_pair(old: &Union, new: &NewLeaf<'_>, resources: &Resources) -> Result<(Pair, Limits)> {
+fn open_pair(old: &Union, new: &NewLeaf<'_>, resources: &Resources) -> Result<Pair> {
     let lower = open_new(old, new.leaf)?;
     let mut buffer = LeafDisk::new_buffer()?;
     let probe = union_attach::probe(&lower, &mut buffer)?;
     let g = &probe.superblock.geometry;
-    if g.union_sectors() != old.geometry().union_sectors() {
-        return Err(Error::Limits(Side::Leaf));
+    let (wanted, found) = (old.geometry().union_sectors(), g.union_sectors());
+    if found != wanted {
+        return Err(Error::UnionSize(wanted, found));
     }
     let (wanted, found) = (old.geometry().root_sectors(), g.root_sectors());
     if found != wanted {
@@ -281,8 +287,11 @@ fn open_pair(old: &Union, new: &NewLeaf<'_>, resources: &Resources) -> Result<(P
     if *top != LayerId::Frozen(old.leaf.uuid, new.seal) || !is_chain_of(rest, below) {
         return Err(Error::LayerIdentity);
     }
-    let pair = union_attach::load(old.name, lower, (probe, buffer), resources)?;
-    let pair = union_attach::first_checkpoint(pair)?;
+    union_attach::load(old.name, lower, (probe, buffer), resources)
+}
+
+/// Returns the limits of the disk on the new leaf, the old one, and all below.
+fn limits_on(old: &Union, pair: &Pair) -> Result<Limits> {
     let mut limits = pair.limits();
     let layers = Iterator::chain(old.lower.layers(), [&old.lower.leaf]);
     for dev in layers {
@@ -291,7 +300,7 @@ fn open_pair(old: &Union, new: &NewLeaf<'_>, resources: &Resources) -> Result<(P
     }
     let slab = u64::from(pair.slab_sectors()).saturating_mul(SECTOR_BYTES);
     limits.offer_discard(saturating_u32(slab));
-    Ok((pair, limits))
+    Ok(limits)
 }
 
 /// Returns whether a list has the layers of a stack, so that both have one chain.
@@ -317,6 +326,9 @@ fn open_new(old: &Union, path: &CStr) -> Result<Lower> {
     let leaf = BlockDevice::open_exclusive(path, true).map_err(|e| open(Side::Leaf, e))?;
     if leaf.is_own() {
         return Err(Error::Stacked(Side::Leaf));
+    }
+    if u32_as_usize(leaf.logical_block_size()) > BLOCK_BYTES {
+        return Err(Error::Limits(Side::Leaf));
     }
     if leaf.is_read_only() {
         return Err(Error::ReadOnlyLeaf);

@@ -182,6 +182,8 @@ pub fn reason_of(e: Error) -> &'static str {
         Error::NotFrozen => "not_frozen",
         Error::LayerCount(..) => "layer_count",
         Error::LayerIdentity => "wrong_layer",
+        Error::UnionSize(..) => "union_size",
+        Error::BlockSize(..) => "block_size",
         Error::NoMemory => "no_memory",
         Error::Full => "full",
         Error::Stacked(_) => "stacked",
@@ -198,13 +200,13 @@ mod tests {
     #[test]
     fn every_reason_of_the_driver_has_a_code_and_a_word() {
         let mut words = std::collections::BTreeSet::new();
-        for reason in 1..=26 {
+        for reason in 1..=28 {
             let e = Error::from_wire(reason, 1, 1).unwrap();
             assert!([FAILED, REFUSED, BUSY].contains(&code_of(e)));
             words.insert(reason_of(e));
         }
         // The two kinds of wrong root share one word.
-        assert_eq!(words.len(), 25);
+        assert_eq!(words.len(), 27);
         assert_eq!(code_of(Error::RootContent), REFUSED);
         assert_eq!(code_of(Error::Open(Side::Leaf, 16)), BUSY);
         assert_eq!(code_of(Error::Open(Side::Leaf, 2)), FAILED);

@@ -235,6 +235,8 @@ fn reasons() -> [(&'static str, Error); 26] {
         ("NOT_FROZEN", Error::NotFrozen),
         ("LAYER_COUNT", Error::LayerCount(1, 2)),
         ("LAYER_IDENTITY", Error::LayerIdentity),
+        ("UNION_SIZE", Error::UnionSize(1, 2)),
+        ("BLOCK_SIZE", Error::BlockSize(1, 2)),
     ]
 }
 
