@@ -44,7 +44,7 @@ scene_layers() {
 	mount -t tmpfs -o size=2g tmpfs /mnt/layers
 	for n in $(seq 1 $LAYERS); do
 		ubctl seal "/dev/layer$n" "/mnt/layers/$n.sealed" >/dev/null || die "seal $n"
-		cp --sparse=always "/dev/layer$n" "/mnt/layers/$n.leaf"
+		/usr/bin/dd if="/dev/layer$n" of="/mnt/layers/$n.leaf" bs=64K conv=sparse 2>/dev/null || die "copy $n"
 		null_configure_big "sealed$n" 64
 		dd if="/mnt/layers/$n.sealed" of="/dev/sealed$n" bs=1M oflag=direct conv=sync 2>/dev/null || die "copy $n"
 		disks+=("/dev/sealed$n") frozen+=("/mnt/layers/$n.leaf") sealed+=("/mnt/layers/$n.sealed")

@@ -60,13 +60,14 @@ impl Below {
     /// Uses devices as they are, and puts images on loop devices with blocks of `sector` bytes.
     /// Leaves nothing behind if it fails.
     pub fn attach(root: &RootArg, layers: &[LayerArg], sector: u32) -> Result<Below> {
-        let open = |path: &Path, side| Lower::open(path, side, false, sector);
-        let root = root.path().map(|path| open(path, Side::Root)).transpose()?;
-        let layer = |layer: &LayerArg| Ok((open(&layer.path, Side::Layer)?, layer.offset));
-        let layers = layers.iter().map(layer);
+        let open = |path| Lower::open(path, Side::Root, false, sector);
+        let root = root.path().map(open).transpose()?;
+        let paths: Vec<&Path> = layers.iter().map(|layer| layer.path.as_path()).collect();
+        let open = loopdev::open_layers(&paths, sector)?;
+        let offsets = layers.iter().map(|layer| layer.offset);
         Ok(Below {
             root,
-            layers: layers.collect::<Result<_>>()?,
+            layers: open.into_iter().zip(offsets).collect(),
         })
     }
 

@@ -189,9 +189,15 @@ fn of_image(path: &Path, meta: &Metadata) -> Holders {
 
 /// Returns whether a loop device, by its directory in sysfs, shows an image.
 pub fn shows(directory: &Path, image: &Metadata) -> bool {
-    let file = fs::read(directory.join("loop/backing_file")).unwrap_or_default();
-    let file = Path::new(OsStr::from_bytes(file.trim_ascii_end()));
-    fs::metadata(file).is_ok_and(|m| m.dev() == image.dev() && m.ino() == image.ino())
+    shown(directory) == Some((image.dev(), image.ino()))
+}
+
+/// Returns the file system and the inode number of the image that a loop device shows, by the
+/// device's directory in sysfs. None if another file, or none, is at the image's path now.
+pub fn shown(directory: &Path) -> Option<(u64, u64)> {
+    let file = fs::read(directory.join("loop/backing_file")).ok()?;
+    let meta = fs::metadata(OsStr::from_bytes(file.trim_ascii_end())).ok()?;
+    Some((meta.dev(), meta.ino()))
 }
 
 /// Returns the processes that have locked an image or a device's node.

@@ -7,7 +7,7 @@
 //! and the loop device keeps that lock for as long as it exists. A leaf is locked exclusively; a
 //! root shares its lock with other roots.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
 use std::fs::{self, File, Metadata, OpenOptions};
 use std::os::fd::AsRawFd;
@@ -57,23 +57,30 @@ impl Lower {
     pub fn open(path: &Path, side: Side, write: bool, sector: u32) -> Result<Lower> {
         let node = fs::canonicalize(path).map_err(|e| Fail::io("open", path, &e))?;
         let kind = fs::metadata(&node).map_err(|e| Fail::io("open", path, &e))?;
-        let (node, held) = if kind.file_type().is_block_device() {
-            refuse_locked(&node, side)?;
-            (node, None)
-        } else if kind.is_file() {
-            let (node, file) = attach(&node, side, write, sector)?;
-            (node, Some(file))
-        } else {
+        if kind.is_file() {
+            return Ok(Lower::on_loop(attach(&node, side, write, sector)?, path));
+        }
+        if !kind.file_type().is_block_device() {
             let text = format!("{} is neither a block device nor an image", path.display());
             return Err(Fail::new(REFUSED, "not_a_device", text));
-        };
-        let goes = held.as_ref().map(|_| LoopGoes::new(&node));
+        }
+        refuse_locked(&node, side)?;
         Ok(Lower {
             node,
             name: path.to_owned(),
-            held,
-            goes,
+            held: None,
+            goes: None,
         })
+    }
+
+    /// Returns the image of this name, which a loop device shows.
+    fn on_loop((node, held): (PathBuf, File), name: &Path) -> Lower {
+        Lower {
+            goes: Some(LoopGoes::new(&node)),
+            node,
+            name: name.to_owned(),
+            held: Some(held),
+        }
     }
 
     /// Returns the name for the driver, which shows it. For a device this is the path as the user
@@ -104,70 +111,127 @@ impl Lower {
     }
 }
 
-/// Opens layers as [`Lower::open`] does, and looks through the loop devices once for all of them.
-pub fn open_layers(paths: &[PathBuf], sector: u32) -> Result<Vec<Lower>> {
-    let mut shown: HashMap<(u64, u64), Over> = HashMap::new();
-    let all = if paths.is_empty() {
-        Vec::new()
-    } else {
-        all_loops()
-    };
-    for over in all.into_iter().filter(Over::is_whole) {
-        shown.insert((over.info.device, over.info.inode), over);
+/// Opens layers as [`Lower::open`] does. Looks through all loop devices twice, however many layers
+/// there are: before the images are locked, and after.
+pub fn open_layers<P: AsRef<Path>>(paths: &[P], sector: u32) -> Result<Vec<Lower>> {
+    enum Step<'a> {
+        Open(Lower),
+        Image(Image),
+        Again(&'a Path),
     }
-    let open = |path: &PathBuf| {
-        let meta = fs::metadata(path).map_err(|e| Fail::io("open", path, &e))?;
-        let fits =
-            |file: &File| ioctl_blksszget(file) == Ok(blocksize::of_image(meta.len(), sector));
-        let over = shown.remove(&(meta.dev(), meta.ino()));
-        match over.and_then(|over| Some((over.node, over.file.filter(fits)?))) {
-            Some((node, file)) => Ok(Lower {
-                goes: Some(LoopGoes::new(&node)),
-                node,
-                name: path.clone(),
-                held: Some(file),
-            }),
-            None => Lower::open(path, Side::Layer, false, sector),
+    let mut steps = Vec::new();
+    let mut files = HashSet::new();
+    for path in paths.iter().map(AsRef::as_ref) {
+        let node = fs::canonicalize(path).map_err(|e| Fail::io("open", path, &e))?;
+        let meta = fs::metadata(&node).map_err(|e| Fail::io("open", path, &e))?;
+        steps.push(if !meta.is_file() {
+            Step::Open(Lower::open(path, Side::Layer, false, sector)?)
+        } else if files.insert(file_id(&meta)) {
+            Step::Image(Image::open(&node, false, sector)?)
+        } else {
+            // Several layers lie in one image.
+            Step::Again(path)
+        });
+    }
+    let mut over = loops_over_all(&files);
+    for (step, path) in steps.iter_mut().zip(paths) {
+        if let Step::Image(image) = step {
+            match image.share(over.remove(&image.id()).unwrap_or_default()) {
+                Some(found) => *step = Step::Open(Lower::on_loop(found, path.as_ref())),
+                None => lock(&image.file, &image.path, Side::Layer)?,
+            }
         }
+    }
+    let images = steps.iter().filter_map(|step| match step {
+        Step::Image(image) => Some(image.id()),
+        _ => None,
+    });
+    let mut over = loops_over_all(&images.collect());
+    let lower = |(step, path): (Step<'_>, &P)| match step {
+        Step::Open(lower) => Ok(lower),
+        Step::Image(image) => {
+            let found = over.remove(&image.id()).unwrap_or_default();
+            Ok(Lower::on_loop(image.show(Side::Layer, found)?, path.as_ref()))
+        }
+        Step::Again(path) => Lower::open(path, Side::Layer, false, sector),
     };
-    paths.iter().map(open).collect()
+    steps.into_iter().zip(paths).map(lower).collect()
 }
 
 /// Puts an image on a loop device. Returns the node, and the device held open.
 fn attach(path: &Path, side: Side, write: bool, sector: u32) -> Result<(PathBuf, File)> {
-    let image = OpenOptions::new()
-        .read(true)
-        .write(write)
-        .open(path)
-        .map_err(|e| Fail::io("open", path, &e))?;
-    let meta = image.metadata().map_err(|e| Fail::io("open", path, &e))?;
-    let sector = blocksize::of_image(meta.len(), sector);
+    let image = Image::open(path, write, sector)?;
     if side == Side::Layer {
-        // The union that froze a leaf keeps the loop device on which it has written to the leaf.
-        // That device has the lock, and nothing writes to it any more.
-        let whole = loops_over(&meta).into_iter().filter(|over| over.is_whole());
-        let fits = |over: Over| {
-            let file = over.file?;
-            (ioctl_blksszget(&file) == Ok(sector)).then_some((over.node, file))
-        };
-        if let Some(found) = whole.filter_map(fits).next() {
+        if let Some(found) = image.share(loops_over(&image.meta)) {
             return Ok(found);
         }
     }
-    lock(&image, path, side)?;
-    for over in loops_over(&meta) {
-        if side == Side::Leaf || !over.is_read_only() {
-            return Err(on_a_loop(path, &over));
-        }
-        if !over.is_whole() {
-            continue;
-        }
-        match over.file {
-            Some(file) if ioctl_blksszget(&file) == Ok(sector) => return Ok((over.node, file)),
-            _ => {}
-        }
+    lock(&image.file, path, side)?;
+    let over = loops_over(&image.meta);
+    image.show(side, over)
+}
+
+/// An image that is open, and the blocks that its loop device has to have.
+struct Image {
+    file: File,
+    meta: Metadata,
+    path: PathBuf,
+    write: bool,
+    sector: u32,
+}
+
+impl Image {
+    fn open(path: &Path, write: bool, sector: u32) -> Result<Image> {
+        let file = OpenOptions::new()
+            .read(true)
+            .write(write)
+            .open(path)
+            .map_err(|e| Fail::io("open", path, &e))?;
+        let meta = file.metadata().map_err(|e| Fail::io("open", path, &e))?;
+        Ok(Image {
+            sector: blocksize::of_image(meta.len(), sector),
+            path: path.to_owned(),
+            file,
+            meta,
+            write,
+        })
     }
-    configure(&image, path, write, sector)
+
+    fn id(&self) -> FileId {
+        file_id(&self.meta)
+    }
+
+    /// Returns whether a loop device has the blocks that this image needs.
+    fn fits(&self, device: &File) -> bool {
+        ioctl_blksszget(device) == Ok(self.sector)
+    }
+
+    /// Returns the loop device, among those over a layer, that the layer can share. The union that
+    /// froze a leaf keeps the loop device on which it has written to the leaf. That device has the
+    /// lock, and nothing writes to it any more.
+    fn share(&self, over: Vec<Over>) -> Option<(PathBuf, File)> {
+        let whole = over.into_iter().filter(Over::is_whole);
+        let fits = |over: Over| Some((over.node, over.file.filter(|file| self.fits(file))?));
+        whole.filter_map(fits).next()
+    }
+
+    /// Returns a loop device of this image, which the caller has locked: one of those over it, or a
+    /// new one.
+    fn show(self, side: Side, over: Vec<Over>) -> Result<(PathBuf, File)> {
+        for over in over {
+            if side == Side::Leaf || !over.is_read_only() {
+                return Err(on_a_loop(&self.path, &over));
+            }
+            if !over.is_whole() {
+                continue;
+            }
+            match over.file {
+                Some(file) if self.fits(&file) => return Ok((over.node, file)),
+                _ => {}
+            }
+        }
+        configure(&self.file, &self.path, self.write, self.sector)
+    }
 }
 
 /// Locks an image: a leaf against all other users, a root against writers.
@@ -237,52 +301,54 @@ impl Over {
     }
 }
 
+/// The file system of a file, and its inode number there.
+type FileId = (u64, u64);
+
+fn file_id(meta: &Metadata) -> FileId {
+    (meta.dev(), meta.ino())
+}
+
 /// Returns the loop devices over a file, whatever path they were made with.
 fn loops_over(meta: &Metadata) -> Vec<Over> {
-    let Ok(disks) = fs::read_dir("/sys/block") else {
-        return Vec::new();
-    };
-    let loops = disks
-        .flatten()
-        .filter(|d| d.path().join("loop/backing_file").exists());
-    loops
-        .filter_map(|d| {
-            let node = Path::new("/dev").join(d.file_name());
-            // It is opened before its status is read, because it does not clear itself while it is
-            // open.
-            let Ok(file) = File::open(&node) else {
-                return unopened(&d.path(), node, meta);
-            };
-            let info = ioctl::loop_status(&file).ok()?;
-            let same = info.device == meta.dev() && info.inode == meta.ino();
-            let file = Some(file);
-            same.then_some(Over { node, file, info })
-        })
-        .collect()
+    let id = file_id(meta);
+    let mut over = loops_over_all(&HashSet::from([id]));
+    over.remove(&id).unwrap_or_default()
 }
 
-/// Returns all loop devices that can be opened.
-fn all_loops() -> Vec<Over> {
+/// Returns the loop devices over each of the files. Holds no other device open.
+fn loops_over_all(files: &HashSet<FileId>) -> HashMap<FileId, Vec<Over>> {
+    let mut over: HashMap<FileId, Vec<Over>> = HashMap::new();
+    if files.is_empty() {
+        return over;
+    }
     let disks = fs::read_dir("/sys/block").into_iter().flatten().flatten();
-    let loops = disks.filter(|d| d.path().join("loop/backing_file").exists());
-    let over = |d: fs::DirEntry| {
-        let node = Path::new("/dev").join(d.file_name());
-        let file = File::open(&node).ok()?;
-        let info = ioctl::loop_status(&file).ok()?;
-        let file = Some(file);
-        Some(Over { node, file, info })
-    };
-    loops.filter_map(over).collect()
+    for disk in disks.filter(|d| d.path().join("loop/backing_file").exists()) {
+        let node = Path::new("/dev").join(disk.file_name());
+        // It is opened before its status is read, because it does not clear itself while it is
+        // open.
+        let found = match File::open(&node) {
+            Ok(file) => ioctl::loop_status(&file).ok().map(|info| {
+                let file = Some(file);
+                ((info.device, info.inode), Over { node, file, info })
+            }),
+            Err(_) => unopened(&disk.path(), node),
+        };
+        if let Some((id, found)) = found.filter(|(id, _)| files.contains(id)) {
+            over.entry(id).or_default().push(found);
+        }
+    }
+    over
 }
 
-/// Takes a loop device that cannot be opened, by its directory in sysfs, if it shows the file.
-fn unopened(directory: &Path, node: PathBuf, meta: &Metadata) -> Option<Over> {
+/// Takes a loop device that cannot be opened, by its directory in sysfs. Returns the file that it
+/// shows, if that is still at its path.
+fn unopened(directory: &Path, node: PathBuf) -> Option<(FileId, Over)> {
     let mut info = LoopInfo::ZERO;
     if sysfs::number::<u32>(&directory.join("ro")) == Some(1) {
         info.flags = READ_ONLY;
     }
     let file = None;
-    holders::shows(directory, meta).then_some(Over { node, file, info })
+    Some((holders::shown(directory)?, Over { node, file, info }))
 }
 
 /// Finds a free loop device and makes it show the image, with direct I/O if possible.
