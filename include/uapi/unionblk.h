@@ -177,11 +177,11 @@ struct unionblk_create {
 /*
  * Detaches a union: commits its dirty mappings and releases its devices.
  *
- * EBUSY while the union is open or mounted, or while another call attaches,
- * detaches or freezes it. ENODEV if no union has this id. EIO if the last commit
- * failed, or ENOSPC if it failed because the storage below the leaf is full; the
- * union is detached even then, and the leaf holds what the last successful
- * commit covered.
+ * EBUSY while the union is open or mounted, or while another call attaches or
+ * detaches it. EINPROGRESS while its leaf is being frozen. ENODEV if no union has
+ * this id. EIO if the last commit failed, or ENOSPC if it failed because the
+ * storage below the leaf is full; the union is detached even then, and the leaf
+ * holds what the last successful commit covered.
  */
 struct unionblk_remove {
 	__u32 size;
@@ -195,8 +195,9 @@ struct unionblk_remove {
 /*
  * Returns the state of one union. ENODEV if no union has this id or, with
  * UNIONBLK_STATUS_NEXT, this id or a higher one. EBUSY while another call
- * attaches, detaches or freezes the union; UNIONBLK_STATUS_NEXT skips such a
- * union. All fields without a mark are "out".
+ * attaches or detaches the union; UNIONBLK_STATUS_NEXT skips such a union. During
+ * a freeze the call answers, for the old leaf until the new one has taken its
+ * place. All fields without a mark are "out".
  */
 struct unionblk_status {
 	__u32 size;
@@ -241,8 +242,8 @@ struct unionblk_status {
 /*
  * Returns the first stretch of lost sectors of a union that ends after @from.
  * To list all stretches, start with 0 and continue with @sector + @sectors.
- * ENODEV if no union has this id, EBUSY while another call attaches, detaches or
- * freezes it.
+ * ENODEV if no union has this id, EBUSY while another call attaches or detaches
+ * it. During a freeze the call answers.
  *
  * The driver keeps a limited number of stretches, the first ones; @unnamed is
  * the number of stretches after them. "ubctl check" lists all of them while the
