@@ -23,8 +23,8 @@ const AFTER_HELP: &str = "\
 Sizes are in bytes, or with K, M, G or T: 64K is 65536.
 
 The root directory holds bottom.img, the empty file system that all stacks
-begin with; leaves/, a leaf of unionblk for each snapshot; snapshots.log, what
-containerd knows of them. The size of the file system stays as it was when the
+begin with; leaves/, a leaf of unionblk for each snapshot; snapshots.log,
+the list of the snapshots. The size of the file system stays as it was when the
 directory was made.
 
 containerd takes the snapshotter from its configuration:
@@ -37,9 +37,14 @@ containerd takes the snapshotter from its configuration:
 Examples:
   ubsnapd
   ubsnapd --root /srv/ubsnapd --address /run/ubsnapd/ubsnapd.sock --size 20G
-  ctr --address /run/containerd/containerd.sock snapshots --snapshotter unionblk list";
+  ctr --address /run/containerd/containerd.sock snapshots --snapshotter unionblk list
 
-/// Serves containerd with snapshots that are leaves and layers of unionblk
+Exit status:
+  0  after SIGTERM, SIGINT or SIGHUP
+  1  the daemon cannot start: standard error has the reason
+  2  the command line is wrong";
+
+/// A snapshotter for containerd: snapshots are leaves and layers of unionblk
 #[derive(Debug, Parser)]
 #[command(name = "ubsnapd", version, after_help = AFTER_HELP)]
 pub struct Cli {
@@ -93,7 +98,7 @@ fn run(cli: &Cli) -> Result {
     let has = has.map_err(|e| Error::io(format!("open {}", bottom.display()), &e))?;
     if has != bytes {
         return Err(Error::internal(format!(
-            "{}: {has} bytes, not {bytes}: bring back the file on which the snapshots lie",
+            "{}: {has} bytes, not {bytes}: restore the file from a backup, because all snapshots lie on it",
             bottom.display()
         )));
     }
@@ -113,7 +118,7 @@ fn lock(root: &Path) -> Result<File> {
     match flock(&file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(file),
         Err(Errno::WOULDBLOCK) => {
-            let text = format!("{} is in use by another ubsnapd: end it", root.display());
+            let text = format!("{} is in use by another ubsnapd: stop it", root.display());
             Err(Error::internal(text))
         }
         Err(e) => Err(Error::io(format!("lock {}", root.display()), &e.into())),
@@ -126,7 +131,7 @@ fn begin(root: &Path, bottom: &Path, leaves: &Path, sectors: u64) -> Result<Stor
     let mut list = list.map_err(|e| Error::io(format!("list {}", leaves.display()), &e))?;
     if list.next().is_some() {
         return Err(Error::internal(format!(
-            "{} holds leaves, but there is no store of snapshots: bring back snapshots.log, or move \
+            "{} holds leaves, but there is no store of snapshots: restore snapshots.log, or move \
              the leaves away",
             leaves.display()
         )));

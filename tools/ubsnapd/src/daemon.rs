@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What a request does: to the store, and to leaves and unions.
+//! The requests of containerd, as changes of the store and steps on leaves and unions.
 //!
 //! The order makes each request safe against a crash at any point. The number of a leaf is in the
 //! store before its image exists. A snapshot is in the store after its union exists. A snapshot
@@ -476,13 +476,13 @@ impl<D: Disks> Daemon<D> {
         for snapshot in snapshots {
             let name = snapshot.name.clone();
             let end = match self.settle(snapshot) {
-                Ok(true) => "it happened".to_owned(),
-                Ok(false) => "it did not happen".to_owned(),
+                Ok(true) => "the commit is complete".to_owned(),
+                Ok(false) => "the commit had no effect".to_owned(),
                 // The next request for the snapshot tries again. The others do not need it.
-                Err(e) => format!("it has not ended: {e}"),
+                Err(e) => format!("the commit is pending: {e}"),
             };
             complain(&format!(
-                "the commit of {name:?} was under way when ubsnapd ended: {end}"
+                "ubsnapd was stopped during the commit of {name:?}: {end}"
             ));
         }
         for number in making {
@@ -500,7 +500,7 @@ impl<D: Disks> Daemon<D> {
         for number in self.disks.all()? {
             if !known.contains(&number) {
                 complain(&format!(
-                    "the image of leaf {number} is not in the store, and stays: move it away"
+                    "the image of leaf {number} is not in the store, and was kept: move it away"
                 ));
             }
         }

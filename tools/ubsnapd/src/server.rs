@@ -38,7 +38,7 @@ fn listen(address: &Path) -> Result<UnixListener> {
     let failed = |e| Error::io(format!("listen at {}", address.display()), &e);
     match UnixStream::connect(address) {
         Ok(_) => {
-            let text = format!("another program listens at {}: end it", address.display());
+            let text = format!("another program listens at {}: stop it", address.display());
             return Err(Error::internal(text));
         }
         Err(e) if e.kind() == ErrorKind::ConnectionRefused && is_socket(address) => {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What the daemon needs of leaves and unions. The tests have a model of them.
+//! The operations on leaves and unions that the daemon uses. The tests have a model of them.
 
 pub mod kernel;
 mod layout;

@@ -52,7 +52,7 @@ impl Store {
         };
         let damaged = |why: String| {
             Error::internal(format!(
-                "{}: {why}: keep a copy of it, and bring back a backup",
+                "{}: {why}: keep a copy of it, and restore a backup",
                 path.display()
             ))
         };
@@ -166,7 +166,7 @@ impl Store {
                 self.next = self.next.saturating_add(1);
             }
             Err(e) => {
-                complain(&format!("the log was not written anew: {e}"));
+                complain(&format!("the log was not rewritten: {e}"));
                 self.fresh = self.bytes;
                 let same = fs::metadata(self.directory.join(LOG))
                     .ok()
@@ -188,7 +188,7 @@ fn dropped(torn: &[u8]) -> String {
     let start = torn.get(..SHOWN).unwrap_or(torn);
     let start = String::from_utf8_lossy(start);
     format!(
-        "its last line was not whole and is cut off, {} bytes: {:?}",
+        "its last line is incomplete and was cut off, {} bytes: {:?}",
         torn.len(),
         start.trim_end_matches('\0')
     )
