@@ -11,6 +11,7 @@
 - The invariants of design.rst have consecutive numbers, the code cites each of them, and cites no
   other.
 - troubleshooting.rst has each word that ubctl gives as the reason of an error.
+- admin.rst has each kind of finding of "ubctl check", and no other.
 - MAINTAINERS covers each folder and each file at the top.
 
 Prints "file:line: what" for each breach and fails if there is one.
@@ -76,6 +77,7 @@ def breaches():
         yield "Documentation/testing.rst:1: other stages than in tests/run.sh"
     yield from invariants()
     yield from reasons()
+    yield from kinds()
     yield from maintained()
 
 
@@ -109,6 +111,20 @@ def reasons():
             if f"``{found.group(1)}``" not in page:
                 line = source.count("\n", 0, found.start()) + 1
                 yield f"{path}:{line}: troubleshooting.rst does not explain {found.group(1)}"
+
+
+def kinds():
+    """Compares the kinds of findings with the table that explains them."""
+    check = "tools/ubctl/src/commands/check"
+    kind = re.search(r"(?s)pub fn kind\(.*?\n}\n", text(f"{check}/text.rs")).group(0)
+    given = set(re.findall(r'=> "(\w+)"', kind))
+    given |= set(re.findall(r'(?:kind:|WRONG_ROOT: &str =) "(\w+)"', text(f"{check}.rs")))
+    page = text("Documentation/admin.rst")
+    table = page[page.find("\nKinds of findings\n---"):].split("\n\n")[1]
+    listed = set(re.findall(r"(?m)^``(\w+)`` +(?:note|minor|damage) ", table))
+    for word in sorted(given ^ listed):
+        where = "does not explain" if word in given else "explains another kind:"
+        yield f"Documentation/admin.rst:1: Kinds of findings {where} {word}"
 
 
 def maintained():
