@@ -30,7 +30,7 @@ work=$BUILD/core-mutants tree=$BUILD/core-mutants/tree
 rm -rf "$tree"
 mkdir -p "$tree/tools" "$tree/tests"
 cp -r Cargo.toml Cargo.lock rust "$tree"
-cp -r tools/map-memory tools/ubctl "$tree/tools"
+cp -r tools/map-memory tools/ubctl tools/ubsnapd "$tree/tools"
 cp -r tests/crash tests/races tests/sim tests/tool "$tree/tests"
 (
 	cd "$tree/rust/ubcore/tests"
