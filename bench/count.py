@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0
 """Compares what a union adds to its raw disks, and a layer to a leaf, in instructions
-for one operation, with limits. The counts are exact on any machine, however busy.
+for one operation, with goals. The counts are exact on any machine, however busy.
 
     bench/count.py [latest.json.zst] [layers.json.zst]
 
@@ -14,7 +14,7 @@ import sys
 
 from lib import layers
 
-# Limits of what a union may add, by case and depth. dm-linear adds about 1,800, and
+# Goals for what a union may add, by case and depth. dm-linear adds about 1,800, and
 # maps nothing.
 LIMITS = {
     ("randread-mapped", "batch"): 1500,
@@ -31,7 +31,7 @@ LIMITS = {
 
 
 def judge(counts):
-    """Yields a row for each limit: case, depth, raw, dm-linear's addition, the union's, the limit."""
+    """Yields a row for each goal: case, depth, raw, dm-linear's addition, the union's, the goal."""
     per_io = {(c["case"], c["depth"], c["device"]): c["per_io"] for c in counts}
     for (case, depth), limit in LIMITS.items():
         raw, linear, union = (per_io.get((case, depth, d)) for d in ("raw", "linear", "unionblk"))
@@ -42,7 +42,7 @@ def judge(counts):
 
 
 def cases(counts):
-    """Prints the cases, and returns how many are over their limits or missing."""
+    """Prints the cases, and returns how many miss their goals or are missing."""
     over = 0
     for case, depth, raw, linear, union, limit in judge(counts):
         name = f"{case}, {depth}"
@@ -53,7 +53,7 @@ def cases(counts):
         held = union <= limit
         over += not held
         print(f"{name:26} raw {raw:7,}   dm-linear {linear:+7,}   union {union:+7,}   "
-              f"limit {limit:+7,}   {'ok' if held else 'TOO MUCH'}")
+              f"goal {limit:+7,}   {'ok' if held else 'TOO MUCH'}")
     return over
 
 
@@ -63,7 +63,7 @@ def over_layers(figures):
     for name, value, limit in layers.limits(figures):
         found = True
         over += value > limit
-        print(f"{name:38} {value:+7,}   limit {limit:+7,}   {'ok' if value <= limit else 'TOO MUCH'}")
+        print(f"{name:38} {value:+7,}   goal {limit:+7,}   {'ok' if value <= limit else 'TOO MUCH'}")
     if not found:
         print("layers: not measured")
     return over + (not found)

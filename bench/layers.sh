@@ -7,7 +7,7 @@
 #   QUICK=1        few repetitions
 #   KINDS=union    these kinds alone: union,snapshot,overlayfs,qcow2
 #   RESULTS=DIR    elsewhere than bench/results
-#   COUNT=1        the instructions of unions alone, against their limits, into build/bench/count
+#   COUNT=1        only the instructions of unions, against their goals, into build/bench/count
 . "$(dirname "$0")/../scripts/lib.sh"
 . "$TOP/bench/lib/machine.sh"
 work=$BUILD/bench

@@ -6,7 +6,7 @@
 # instructions are counted; then compares layers (layers.sh) and runs the scenes
 # of scenes.sh. Writes bench/results.
 #   QUICK=1      few repetitions and cases
-#   COUNT=1      the instructions alone, against their limits (count.py), into
+#   COUNT=1      only the instructions, against their goals (count.py), into
 #                build/bench/count: exact on a busy machine too
 #   ENVS="uml1"  these environments alone: uml1 uml2 tcg2 tcg1
 #   CASES=randread-mapped,overwrite   these cases alone

@@ -96,7 +96,7 @@ def instructions(counts):
 def targets(rows):
     lines = [[r["target"], r["wanted"], r["measured"], "holds" if r["holds"] else "**misses**"]
              for r in rows]
-    return grid(["what", "wanted", "measured", ""], lines)
+    return grid(["what", "goal", "measured", ""], lines)
 
 
 def page(result, plots):
@@ -106,12 +106,12 @@ def page(result, plots):
            "to read it.", "",
            f"Kernel {result['kernel']}, commit {result['commit']}, CPU: {result['cpu']}, {result['date']}.",
            "", "Ratios are to the raw leaf, each run paired with the raw run beside it: median and",
-           f"quartiles of {result['reps']} repetitions. Raw's own ratio is to the other raw runs: what",
-           "it spreads by is noise.", ""]
+           f"quartiles of {result['reps']} repetitions. The ratio of raw is to the other raw runs, so its",
+           "quartiles are the noise.", ""]
     if not result["quiet"]:
         out += ["**The machine was not quiet: these figures are noisy.**", ""]
     if result["targets"]:
-        out += ["## Targets", ""] + targets(result["targets"]) + [""]
+        out += ["## Goals", ""] + targets(result["targets"]) + [""]
     if result.get("scenes"):
         out += ["## Scenes", ""]
         for scene in result["scenes"]["tables"]:
@@ -119,8 +119,8 @@ def page(result, plots):
             out += [scene["note"], ""] if scene.get("note") else []
     if result.get("instructions"):
         out += ["## Instructions for an operation", "",
-                "Counted: the stock kernel, emulated with one processor, fio's own share among them;",
-                "below each device what it adds to raw, and raw's over its own.", ""]
+                "Instructions of the stock kernel and of fio, emulated with one processor. Below each",
+                "device: what it adds to raw, and the ratio of raw to it.", ""]
         out += instructions(result["instructions"]) + [""]
     for (env, cache), rows in groups(result["cells"]).items():
         out += [f"## {ENVS[env]}; {CACHES[cache]}", ""]
