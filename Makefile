@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0
-# The project's front door. kbuild reads Kbuild, never this file.
+# The targets for users and developers. kbuild reads Kbuild, and not this file.
 #
 # Without KDIR everything is built in the build root, against Debian's stock
 # kernel. With KDIR the machine's own toolchain builds against that tree.
@@ -34,7 +34,8 @@ help:
 	@echo '  make demo            unions of a Debian image and layers of it, over three boots of'
 	@echo '                       the stock kernel, in QEMU'
 	@echo '  make test            every test, cheapest first; ends with "N passed, N failed";'
-	@echo '                       FULL=1: the crash campaigns in full, ten minutes of fuzzing'
+	@echo '                       FULL=1: the crash campaigns in full, ten minutes of fuzzing,'
+	@echo '                       all device tests with lockdep, 1,000 unions on 32 layers'
 	@echo
 	@echo '  make crash           the crash campaigns: SIZE=quick, full or soak; SEED=1;'
 	@echo "                       REPLAY='OPERATIONS' for one failure that it printed"
@@ -74,9 +75,9 @@ help:
 	@echo '                       PREFIX=/usr/local DESTDIR=; needs modinfo and depmod (kmod)'
 	@echo
 	@echo '  make clean           remove what was built here'
-	@echo '  make distclean       and the cache: build root, kernels, images'
+	@echo '  make distclean       and the cache: build root, kernels, images, tools'
 	@echo
-	@echo 'Needs root and a Debian package mirror; V=1 shows the output of every stage.'
+	@echo 'Needs superuser rights and a Debian mirror; V=1 shows the output of every stage.'
 
 .PHONY: demo test crash fuzz soak check test-core kunit kunit-uml test-vm
 demo:

@@ -88,6 +88,9 @@ for what; do
 	tools) stage "build ubctl" build_static ubctl ;;
 	ubsnapd) stage "build ubsnapd" build_static ubsnapd ;;
 	programs) stage "build the tests' programs" build_programs ;;
-	*) die "build what? modules, tools, ubsnapd or programs" ;;
+	*)
+		die "cannot build '$what': modules, modules-kunit-x86_64, modules-kunit-um, modules-bench-up," \
+			"modules-bench-smp, test-modules, tools, ubsnapd or programs"
+		;;
 	esac
 done

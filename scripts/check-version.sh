@@ -18,9 +18,10 @@ same() {
 
 [[ $version =~ ^[0-9]+\.[0-9]+\.[0-9]+$ ]] || { printf 'Cargo.toml: no version: "%s"\n' "$version"; exit 1; }
 same CHANGELOG.md "$(sed -n 's/^## \([0-9.]*\).*/\1/p' CHANGELOG.md | head -n 1)"
-for package in rust/ubcore tools/ubctl tests/crash tests/races; do
-	grep -qx 'version.workspace = true' $package/Cargo.toml || same $package/Cargo.toml "a separate version"
+for manifest in rust/ubcore/Cargo.toml tools/*/Cargo.toml tests/{crash,races,sim,tool}/Cargo.toml; do
+	grep -qx 'version.workspace = true' "$manifest" || same "$manifest" "a separate version"
 done
+same tests/fuzz/Cargo.toml "$(sed -n 's/^version = "\(.*\)"$/\1/p' tests/fuzz/Cargo.toml)"
 if tags=$(git -c safe.directory='*' tag --points-at HEAD 2>/dev/null); then
 	for tag in $tags; do
 		[[ $tag != v[0-9]* ]] || same "tag $tag" "${tag#v}"
