@@ -16,7 +16,7 @@ scripts/uml.sh [OPTION]... -- COMMAND [ARGUMENT]...   (run by the guest's shell 
   -m MIB  -c CPUS    the guest's size (default: 1024, 1)
   -t SECONDS         overall limit (default: 300)
   -a WORDS           more of the kernel's command line
-  -w COMMAND         is run beside, with the number of the kernel's process
+  -w COMMAND         run this on the host at the same time, with the PID of the guest's kernel
 Exit status: the command's; 124 = out of time, 125 = the guest died, 126 = the
 kernel complained.
 END

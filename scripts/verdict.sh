@@ -10,7 +10,7 @@
 verdict() {
 	local code=$1 limit=$2 console=$4 scan=${5:-} status found
 	if [ "$code" = 124 ] || [ "$code" = 137 ]; then
-		say "the guest was not done after $limit s; the end of its console:" >&2
+		say "the guest did not end within $limit s; the end of its console:" >&2
 		tail -n 20 "$console" >&2
 		exit 124
 	fi

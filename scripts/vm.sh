@@ -145,9 +145,9 @@ pack "$@"
 boot
 for again in 1 2; do
 	[ -e "$work/hung" ] || break
-	say "the guest's kernel has not begun, within $boot_limit s: boot $((again + 1)); the end of its console:" >&2
+	say "the guest's kernel did not start init within $boot_limit s: boot $((again + 1)); the end of its console:" >&2
 	tail -n 3 "$console" >&2
 	boot
 done
-[ ! -e "$work/hung" ] || { say "the guest's kernel does not begin: $console" >&2; exit 125; }
+[ ! -e "$work/hung" ] || { say "the guest's kernel did not start init in three boots: see $console" >&2; exit 125; }
 verdict "$code" "$limit" "$work/status" "$console" "${scan:+scan}"

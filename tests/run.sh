@@ -3,7 +3,8 @@
 # Runs every test, in order of cost; continues after a failure and counts all
 # cases.
 #   tests/run.sh [STAGE]...    default: all of the list below
-# FULL=1: the crash campaigns in full, and ten minutes of fuzzing.
+# FULL=1: the crash campaigns in full, ten minutes of fuzzing, all device tests of the group
+# unionblk with lockdep, and all tests of the group scale.
 # Each stage leaves its output in build/log/test-STAGE.log.
 . "$(dirname "$0")/../scripts/lib.sh"
 [ -n "${UNIONBLK_IN_ROOT:-}" ] || exec "$TOP/scripts/in-root.sh" tests/run.sh "$@"
@@ -173,7 +174,7 @@ stage_scale() {
 	device_tests stock "${tests[@]}"
 }
 # Runs device tests on the kernel that checks locking and looks for leaks: those
-# in which requests, works, attach and detach meet. FULL=1 runs all of the group
+# in which requests, work items, attach and detach meet. FULL=1 runs all of the group
 # unionblk. The group memory takes three times as long there and is left out.
 stage_lockdep() {
 	local subject subjects=()
@@ -241,7 +242,7 @@ progress() {
 run_stage() {
 	local name=$1 log=$BUILD/log/test-$1.log start=$SECONDS code=0 last
 	printf '== %s\n' "$name"
-	prepare "$name" || say "   what $name stands on could not be made"
+	prepare "$name" || say "   the kernel or image that the stage $name needs could not be built: see build/log"
 	(set +e; passed=0 failed=0 skipped=0; "stage_$name") 2>&1 | tee "$log" | progress || code=${PIPESTATUS[0]}
 	last=$(tail -n 1 "$log")
 	if ! grep -qE '^[0-9]+ passed, [0-9]+ failed' <<<"$last"; then
@@ -273,7 +274,7 @@ main() {
 	[ $# -gt 0 ] || set -- "${stages[@]}"
 	began=$SECONDS
 	for name; do
-		declare -F "stage_$name" >/dev/null || die "no stage $name: ${stages[*]}"
+		declare -F "stage_$name" >/dev/null || die "no stage $name: ${stages[*]} containers"
 	done
 	failed_stages=()
 	for name; do run_stage "$name"; done

@@ -26,8 +26,8 @@ pub mod which {
     /// Its number.
     pub fn mutant() -> u32 {
         *WHICH.get_or_init(|| {
-            let told = std::env::var("CORE_MUTANT");
-            told.map_or(0, |n| n.parse().unwrap_or(u32::MAX))
+            let number = std::env::var("CORE_MUTANT");
+            number.map_or(0, |n| n.parse().unwrap_or(u32::MAX))
         })
     }
 }
@@ -46,23 +46,23 @@ def offset(text, at):
 
 
 class Mutant:
-    def __init__(self, number, told, text):
+    def __init__(self, number, entry, text):
         self.number = number
-        self.file = told["file"]
-        self.start, self.end = (offset(text, told["span"][k]) for k in ("start", "end"))
-        self.by = told["replacement"]
+        self.file = entry["file"]
+        self.start, self.end = (offset(text, entry["span"][k]) for k in ("start", "end"))
+        self.by = entry["replacement"]
         self.function = None
-        f = told["function"]
+        f = entry["function"]
         was = re.sub(r"\s+", " ", text[self.start : self.end])
-        if told["genre"] == "FnValue":
+        if entry["genre"] == "FnValue":
             what = f"replace by {self.by or '()'}"
-        elif told["genre"] == "MatchArm":
+        elif entry["genre"] == "MatchArm":
             what = f"delete arm {was}"
         else:
             what = f"{was} by {self.by or 'nothing'}"
         where = re.sub(r"<impl .* for \W*(\w+).*>::", r"\1::", f["function_name"]) if f else "constant"
         where = re.sub(r"<[^<>]*>", "", where)
-        at = told["span"]["start"]
+        at = entry["span"]["start"]
         self.name = f"{self.file.removeprefix('rust/ubcore/')}:{at['line']}:{at['column']}: {where}: {what}"
         if f:
             begin = offset(text, f["span"]["start"])
@@ -81,13 +81,13 @@ class Mutant:
 
 def read(list_file, tree):
     with open(list_file) as f:
-        told = json.load(f)
+        entries = json.load(f)
     texts = {}
-    for t in told:
+    for t in entries:
         if t["file"] not in texts:
             with open(os.path.join(tree, t["file"])) as f:
                 texts[t["file"]] = f.read()
-    mutants = [Mutant(n, t, texts[t["file"]]) for n, t in enumerate(told, 1)]
+    mutants = [Mutant(n, t, texts[t["file"]]) for n, t in enumerate(entries, 1)]
     # Functions that only unit tests call are not part of the core. cargo-mutants knows only a plain
     # cfg(test).
     tests = {f: m.start() for f, text in texts.items() if (m := re.search(r"^mod tests \{", text, re.M))}
@@ -126,9 +126,9 @@ def cargo(tree, *args):
 
 def errors(tree):
     """Returns file and line of each compile error."""
-    done, told = cargo(tree, "check", "-p", "ubcore", "--lib")
+    done, messages = cargo(tree, "check", "-p", "ubcore", "--lib")
     found = []
-    for line in told:
+    for line in messages:
         m = line.get("message")
         if m and m["level"] == "error":
             found += [(s["file_name"], s["line_start"]) for s in m["spans"] if s["is_primary"]]
@@ -226,10 +226,10 @@ class Asked:
     def build(self, n):
         """Builds the program of a check and moves it away from the next build; returns whether it
         could."""
-        done, told = cargo(self.tree, "test", "--no-run", *WHAT[n])
+        done, messages = cargo(self.tree, "test", "--no-run", *WHAT[n])
         if not done:
             return False
-        program = next(m["executable"] for m in told if m.get("executable"))
+        program = next(m["executable"] for m in messages if m.get("executable"))
         shutil.copy(program, os.path.join(self.work, f"look{n}"))
         return True
 

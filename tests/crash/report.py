@@ -49,7 +49,7 @@ class Sum:
     def tell(self):
         more = [self.text(name) for name in BESIDES if name in self.counts]
         if more:
-            print("counted besides: " + " ".join(more))
+            print("other counts: " + " ".join(more))
         last = [self.text(name) if name in self.counts else f"{name}=-" for name in LAST]
         print(f"crash: {' '.join(last)} failures={self.failures}", flush=True)
 

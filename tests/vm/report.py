@@ -21,7 +21,7 @@ class Report:
         self.version = False
         self.planned = None
         self.ended = 0
-        self.counts = {"passed": 0, "failed": 0, "not run": 0}
+        self.counts = {"passed": 0, "failed": 0, "skipped": 0}
         self.failures = []
         self.notes = []
         self.faults = []
@@ -59,7 +59,7 @@ class Report:
             else:
                 rest.append(note)
         self.notes = []
-        verdict = "failed" if bad else "not run" if skipped is not None else "passed"
+        verdict = "failed" if bad else "skipped" if skipped is not None else "passed"
         self.counts[verdict] += 1
         if bad:
             self.failures.append(name)
@@ -109,7 +109,7 @@ def main():
     if failures:
         print("failed: " + " ".join(failures))
     passed, failed, skipped = (sum(report.counts[what] for report in reports)
-                               for what in ("passed", "failed", "not run"))
+                               for what in ("passed", "failed", "skipped"))
     print(f"{passed} passed, {failed} failed" + (f", {skipped} skipped" if skipped else ""),
           flush=True)
     sys.exit(0 if all(well) else 1)
