@@ -5,6 +5,7 @@
 use core::fmt;
 
 use super::leaf_block::LeafBlock;
+use super::stack::chain::LAYERS_MAX;
 
 /// Where on the leaf, or in which other thing, a damage was found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -327,6 +328,7 @@ impl fmt::Display for Error {
             Internal => f.write_str("a rule of unionblk does not hold, which is a bug: please report this with the kernel's log"),
             Frozen => f.write_str("the leaf is frozen, so it is a layer and is never written again: make a leaf on it with ubctl format --layer, or read it with ubctl create --read-only"),
             NotFrozen => f.write_str("the leaf is not frozen, so it cannot be a layer: detach it and run ubctl freeze"),
+            LayerCount(_, found) if found > u64::from(LAYERS_MAX) => write!(f, "{found} layers are too many, because a leaf lies on {LAYERS_MAX} at most: merge some of them with ubctl squash"),
             LayerCount(want, found) => write!(f, "the leaf was made on {want} layers, and {found} were given: give all of them, the lowest first"),
             LayerIdentity => f.write_str("the layer is not the one that the leaf was made on: give the layers that ubctl dump lists for the leaf, in that order"),
             UnionSize(want, found) => write!(f, "the new leaf makes a union of {found} sectors, and this one has {want}: format the leaf with ubctl format --size for {want} sectors"),
@@ -356,7 +358,7 @@ mod tests {
 
     #[test]
     fn every_reason_survives_the_wire() {
-        for reason in 1..=26 {
+        for reason in 1..=28 {
             let e = Error::from_wire(reason, 1, 2);
             assert!(e.is_some());
             if let Some(e) = e {
@@ -366,7 +368,7 @@ mod tests {
             }
         }
         assert!(Error::from_wire(0, 0, 0).is_none());
-        assert!(Error::from_wire(27, 0, 0).is_none());
+        assert!(Error::from_wire(29, 0, 0).is_none());
         // No area, class or device has these numbers.
         for (reason, a, b) in [
             (4, 0, 0),

@@ -204,7 +204,7 @@ fn numbers(said: &mut Said) {
     }
 }
 
-fn reasons() -> [(&'static str, Error); 26] {
+fn reasons() -> [(&'static str, Error); 28] {
     [
         ("NOT_FORMATTED", Error::NotFormatted),
         ("NEWER_VERSION", Error::NewerVersion(2)),

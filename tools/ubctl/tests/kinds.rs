@@ -182,7 +182,7 @@ fn a_leaf_on_all_layers_is_published() {
         (paths[0], paths[layers + 1]) = (&root, &leaf);
         ubctl(&line, &paths)
     };
-    format(255).refused(3, &["254"]);
+    format(255).refused(3, &["255 layers are too many", "254 at most"]);
     format(254).done();
     let out = f.path("out");
     ubctl("publish --root {} --leaf {} {}", &[&root, &leaf, &out]).done();
@@ -193,4 +193,9 @@ fn a_leaf_on_all_layers_is_published() {
     };
     du(255).done();
     assert_eq!(du(256).json()["reason"], "layer_count");
+    let line = format!("squash {}", "{} ".repeat(256));
+    let mut paths: Vec<&Path> = vec![&sealed; 256];
+    let squashed = f.path("squashed");
+    paths[255] = &squashed;
+    ubctl(&line, &paths).refused(3, &["255 layers are too many"]);
 }
