@@ -64,9 +64,9 @@ impl Holders {
     pub fn fail(&self, what: &str) -> Fail {
         let text = match self.0[..] {
             [] => format!(
-                "{what} is in use, by something that neither a mount, swap, a device nor a process \
-                 of this system shows: look for a mount namespace without a process, and for \
-                 services of the kernel (nbd, targets)"
+                "{what} is in use, but no mount, swap area, device or process of this system holds \
+                 it: look for a mount namespace without a process, and for services of the kernel \
+                 (nbd, targets)"
             ),
             _ => format!(
                 "{what} is in use: {}; release it and try again",
@@ -299,10 +299,17 @@ fn above(node: &Node) -> Vec<String> {
             .strip_prefix(PREFIX)
             .is_some_and(|n| union_number(n).is_some())
         {
-            let leaf = read("union/leaf").unwrap_or_default();
-            let leaf = Path::new(OsStr::from_bytes(leaf.trim_ascii_end()));
-            let side = if is_node(leaf, node) { "leaf" } else { "root" };
-            return format!("the {side} of {name}");
+            let is = |side: &str| {
+                let path = read(side).unwrap_or_default();
+                is_node(Path::new(OsStr::from_bytes(path.trim_ascii_end())), node)
+            };
+            let has_layers = read("union/layers").is_some_and(|n| n.trim_ascii() != b"0");
+            let side = match (is("union/leaf"), is("union/root")) {
+                (true, _) => "the leaf",
+                (false, false) if has_layers => "a layer",
+                _ => "the root",
+            };
+            return format!("{side} of {name}");
         }
         match read("dm/name") {
             Some(dm) => {

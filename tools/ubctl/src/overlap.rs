@@ -88,7 +88,7 @@ pub fn refuse(root: &Device, leaf: &Device) -> Result {
             format!(
                 "{what}: {}{}: to write to the leaf would change the {}: choose a leaf that shares \
                  nothing with it",
-                said(&r, &l),
+                common(below.name(), &r, &l),
                 same(&paths),
                 below.name()
             ),
@@ -172,8 +172,8 @@ fn shared(root: &[Trail], leaf: &[Trail]) -> Option<(Step, Step)> {
         .find_map(|r| leaf.iter().find_map(|l| meeting(r, l)))
 }
 
-/// Returns what two steps have in common, for people.
-fn said(root: &Step, leaf: &Step) -> String {
+/// Returns the common part of two steps, for people. `below` is the side of the first.
+fn common(below: &str, root: &Step, leaf: &Step) -> String {
     let part = |side: &str, s: &Step| match (s.from, s.to) {
         (0, u64::MAX) => format!("the {side} lies somewhere on it"),
         (from, u64::MAX) => format!("the {side} has its bytes from {from} on"),
@@ -182,7 +182,7 @@ fn said(root: &Step, leaf: &Step) -> String {
             to.saturating_sub(1)
         ),
     };
-    let both = || format!("{} and {}", part("root", root), part("leaf", leaf));
+    let both = || format!("{} and {}", part(below, root), part("leaf", leaf));
     match root.storage {
         Storage::Disk(dev) => format!("both are on {}: {}", name(dev), both()),
         Storage::File(..) => format!("both are on one file: {}", both()),
@@ -230,7 +230,7 @@ fn unknown(device: &Device, why: &str) -> Fail {
         FAILED,
         "unknown_place",
         format!(
-            "cannot determine which sectors {path} consists of, so the root may be among them: {why}"
+            "cannot determine which sectors {path} consists of, so the devices may share sectors: {why}"
         ),
     )
 }
