@@ -98,8 +98,9 @@ pub fn number<N: std::str::FromStr>(file: &Path) -> Option<N> {
     fs::read_to_string(file).ok()?.trim().parse().ok()
 }
 
-/// Returns the state of a union's root and leaf; `block` is `/sys/block`.
-pub fn of_union(block: &Path, name: &str, needs: [Need<'_>; 2]) -> [LowerState; 2] {
+/// Returns the state of a union's root and leaf; `block` is `/sys/block`. The path of a root that a
+/// union does not have is empty.
+pub fn of_union(block: &Path, name: &str, needs: [Need<'_>; 2], layers: u32) -> [LowerState; 2] {
     let slaves = slaves(&block.join(name), name);
     let alive: Vec<&PathBuf> = slaves
         .iter()
@@ -113,23 +114,25 @@ pub fn of_union(block: &Path, name: &str, needs: [Need<'_>; 2]) -> [LowerState; 
         let directory = directory(Path::new(need.path));
         directory.filter(|directory| alive.contains(&directory))
     });
-    // A path may lead to another device by now. If one device is left over, it belongs to the side
-    // whose path does not match.
-    let unknown = directories.iter().filter(|p| p.is_none()).count();
+    let is_unknown = |n: usize, p: &Option<PathBuf>| p.is_none() && !needs[n].path.is_empty();
+    let unknown = (0..2).filter(|&n| is_unknown(n, &directories[n])).count();
     let rest: Vec<PathBuf> = alive
         .iter()
         .filter(|directory| !directories.iter().flatten().any(|p| p == **directory))
         .map(|directory| (*directory).clone())
         .collect();
-    if let ([one], 1, true) = (&rest[..], unknown, dead.is_empty()) {
-        directories
-            .iter_mut()
-            .filter(|p| p.is_none())
-            .for_each(|p| *p = Some(one.clone()));
+    // A path may lead to another device by now. If no layers are below the union and one device is
+    // left over, it belongs to the side whose path does not match.
+    if let ([one], 1, true, 0) = (&rest[..], unknown, dead.is_empty(), layers) {
+        for (n, directory) in directories.iter_mut().enumerate() {
+            if is_unknown(n, directory) {
+                *directory = Some(one.clone());
+            }
+        }
     }
     let gone = |need: &Need<'_>| {
         let base = Path::new(need.path).file_name().and_then(|n| n.to_str());
-        dead.len() >= unknown || dead.iter().any(|d| Some(d.as_str()) == base)
+        (layers == 0 && dead.len() >= unknown) || dead.iter().any(|d| Some(d.as_str()) == base)
     };
     let one = |n: usize| match &directories[n] {
         Some(directory) => LowerState {
@@ -138,7 +141,7 @@ pub fn of_union(block: &Path, name: &str, needs: [Need<'_>; 2]) -> [LowerState; 
         },
         None => LowerState {
             blocks: None,
-            state: if !dead.is_empty() && gone(&needs[n]) {
+            state: if is_unknown(n, &None) && !dead.is_empty() && gone(&needs[n]) {
                 State::Gone
             } else {
                 State::Present
@@ -311,7 +314,7 @@ mod tests {
             path: "/nowhere/b",
             ..NEED
         };
-        let states = || of_union(&block, "u0", [NEED, leaf]).map(|l| l.state);
+        let states = || of_union(&block, "u0", [NEED, leaf], 0).map(|l| l.state);
         let (gone, present) = (State::Gone, State::Present);
         // Their paths lead to no device here. That alone does not mean that a device has gone.
         assert_eq!(states(), [present.clone(), present.clone()]);
@@ -319,8 +322,35 @@ mod tests {
         assert_eq!(states(), [gone.clone(), present]);
         fs::remove_dir_all(block.join("b")).unwrap();
         assert_eq!(states(), [gone.clone(), gone]);
-        let none = of_union(Path::new("/nowhere"), "u0", [NEED, leaf]);
+        let none = of_union(Path::new("/nowhere"), "u0", [NEED, leaf], 0);
         assert_eq!(none.map(|l| l.state), [State::Present, State::Present]);
+        fs::remove_dir_all(block).unwrap();
+    }
+
+    /// A layer is neither the root nor the leaf, whether it is there or has gone.
+    #[test]
+    fn a_layer_is_not_taken_for_another_device() {
+        let block = folder("layer");
+        fs::create_dir_all(block.join("layer/holders/u0")).unwrap();
+        fs::create_dir_all(block.join("layer/queue")).unwrap();
+        for file in ["logical_block_size", "physical_block_size"] {
+            fs::write(block.join("layer/queue").join(file), "512\n").unwrap();
+        }
+        fs::create_dir_all(block.join("u0/slaves")).unwrap();
+        std::os::unix::fs::symlink(block.join("layer"), block.join("u0/slaves/layer")).unwrap();
+        let root = |path| Need { path, ..NEED };
+        let of = |path, layers| {
+            let [root, _] = of_union(&block, "u0", [root(path), root("/nowhere/leaf")], layers);
+            (root.state, root.blocks.is_some())
+        };
+        for path in ["", "/nowhere/root"] {
+            assert_eq!(of(path, 1), (State::Present, false));
+        }
+        fs::remove_dir_all(block.join("layer")).unwrap();
+        for path in ["", "/nowhere/root"] {
+            assert_eq!(of(path, 1), (State::Present, false));
+        }
+        assert_eq!(of("", 0), (State::Present, false));
         fs::remove_dir_all(block).unwrap();
     }
 }

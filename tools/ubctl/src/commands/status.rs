@@ -152,7 +152,7 @@ fn lowers(s: &Status, block: &Path, name: &str) -> [LowerState; 2] {
         need(&root, s.root_sectors, false),
         need(&leaf, s.leaf_sectors, writable),
     ];
-    sysfs::of_union(block, name, needs)
+    sysfs::of_union(block, name, needs, s.layers)
 }
 
 /// Returns the mode as the driver reports it. But a union is not called writable if one of its
@@ -211,7 +211,8 @@ mod tests {
             (&7.into(), &false.into())
         );
         assert!(value["leaf_name"].is_null());
-        assert_eq!(value["root_state"], "present");
+        assert!(value["root_state"].is_null());
+        assert_eq!(value["leaf_state"], "present");
         assert!(value["last_error"].is_null());
         assert!(value["leaf_host_free_bytes"].is_null());
     }

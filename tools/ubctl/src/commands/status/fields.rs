@@ -105,9 +105,9 @@ pub const FIELDS: &[Field] = fields! { |u|
         "The image that the root's loop device shows.";
     leaf_image, "path", "leaf", NONE, NONE, u.leaf_image,
         "The image that the leaf's loop device shows.";
-    root_state, "word", "mode", NONE, NONE, u.root.state,
+    root_state, "word", "mode", NONE, NONE, u.root().map(|_| &u.root.state),
         "present; gone: it was removed; offline: it cannot do I/O; shrunk: it is smaller than the \
-         union needs; write-protected.";
+         union needs; write-protected; null without a root.";
     leaf_state, "word", "mode", NONE, NONE, u.leaf.state,
         "The same of the leaf.";
     leaf_host, "path", "host", NONE, NONE, u.host.as_ref().map(|h| h.mount.display().to_string()),
