@@ -10,7 +10,7 @@ use ubcore::map::{Base, Entry, Map, Memory};
 use super::report::{MapReport, SlabReport};
 use map_memory::Heap;
 
-/// Walks the slab table; with `all`, lists each slab that does not read as the root.
+/// Walks the slab table; with `all`, lists each slab that does not read as its base.
 pub fn read(map: &Map<Heap>, all: bool, problems: &mut Vec<String>) -> MapReport {
     let g = map.geometry();
     let mut report = MapReport::default();

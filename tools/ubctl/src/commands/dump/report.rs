@@ -157,7 +157,7 @@ pub struct MapReport {
     pub sectors_mapped: u64,
     /// Runs of adjacent sectors, within slabs.
     pub runs: u64,
-    /// With `--map`: each slab that does not read as the root.
+    /// With `--map`: each slab that does not read as its base.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub slabs: Vec<SlabReport>,
 }

@@ -188,7 +188,7 @@ fn directory(r: &DumpReport) -> String {
 
 fn journal(j: &JournalReport) -> String {
     let mut out = format!(
-        "journal: {} to replay, {} chained, {} of this leaf in the ring, next sequence {}\n",
+        "journal: {} to replay, {} consecutive, {} of this leaf in the ring, next sequence {}\n",
         counted(j.finished, "block"),
         j.chained,
         j.blocks_of_leaf,
@@ -231,7 +231,7 @@ fn map(m: &MapReport) -> String {
 fn slab(s: &SlabReport) -> String {
     let place = match (s.leaf_slab, s.leaf_sector) {
         (Some(slab), Some(sector)) => format!("leaf slab {slab} (sector {sector})"),
-        _ => "nowhere".to_owned(),
+        _ => "no leaf slab".to_owned(),
     };
     let runs: Vec<String> = s
         .runs
