@@ -69,7 +69,7 @@ impl Error {
     /// A file that is not the daemon's has the place of a new image.
     pub fn foreign(path: &Path) -> Error {
         let text = format!(
-            "{} was made by another program, and stays: move it away",
+            "{} was made by another program, and was kept: move it away",
             path.display()
         );
         Error::new(Code::Aborted, text)
