@@ -64,8 +64,8 @@ impl Backing {
         let found = Backing::of(leaf, true);
         if let (None, Some(shown)) = (&found, loopdev::shown_by(leaf)) {
             output::complain(&format!(
-                "{} shows {}, which cannot be opened under that name, so no space is allocated for it: \
-                 a write of metadata could find none later: keep space on its file system",
+                "{} shows {}, which cannot be opened under that name, so no space is allocated for \
+                 it, and a later write of metadata could fail: keep space on its file system",
                 leaf.display(),
                 shown.path.display()
             ));
@@ -130,8 +130,8 @@ impl Backing {
             FAILED,
             "not_allocated",
             format!(
-                "{}: its file system does not give the first {} private blocks, and a write \
-                 could find no space later: copy it (cp --reflink=never), or take another file system",
+                "{}: its file system does not give the first {} private blocks, so a later \
+                 write could find no space: copy it (cp --reflink=never), or take another file system",
                 self.path.display(),
                 size(bytes / 512)
             ),
@@ -187,8 +187,8 @@ impl Backing {
         let is_short = |m: fs::Metadata| m.is_file() && m.blocks().saturating_mul(512) < bytes;
         if self.file.metadata().is_ok_and(is_short) {
             output::complain(&format!(
-                "{}: its file system does not say whether the first {} have blocks: a write of metadata \
-                 could find no space later: keep space there, or take another file system",
+                "{}: its file system does not say whether the first {} have blocks, so a later write of \
+                 metadata could fail: keep space there, or take another file system",
                 self.path.display(),
                 size(bytes / 512)
             ));

@@ -164,7 +164,7 @@ pub fn refuse_other(devices: &[Blocks], wanted: u32) -> Result {
         REFUSED,
         "sector_size",
         format!(
-            "{what}: the union would have blocks of {union} bytes, {cause}, but what the root holds \
+            "{what}: the union would have logical blocks of {union} bytes, {cause}, but what the root holds \
              was made for {wanted} bytes: its partitions and file systems might not be found; {way}, \
              or, if it works with blocks of {union} bytes, use --sector-size {union}"
         ),

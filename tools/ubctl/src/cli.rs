@@ -21,6 +21,7 @@ Exit codes (check has its own, see its --help):
   3  refused: not formatted, wrong root or layer, newer version, damaged,
      looks used, too small
   4  busy: mounted, attached, or in use by others, which the message names
+  128+N  ended by signal N (as a shell shows it)
 
 A command waits, for at most 10 s, until the kernel and udev have finished with
 its devices, and until other processes have closed them. With --no-wait it does
@@ -74,7 +75,7 @@ pub enum Command {
     Format(format::FormatArgs),
     /// Attach a leaf to its root and layers, and print the union's device
     Create(create::CreateArgs),
-    /// Detach unions: commit what is dirty, and close root and leaf
+    /// Detach unions: make all changes durable, and close their devices
     Remove(remove::RemoveArgs),
     /// Print one line for each union
     List(list::ListArgs),
@@ -84,9 +85,9 @@ pub enum Command {
     Dump(dump::DumpArgs),
     /// Find all damage of a leaf, and repair what can be repaired without a guess
     Check(check::CheckArgs),
-    /// Make a leaf a layer: nothing writes to it any more
+    /// Make a leaf a read-only layer, in place
     Freeze(freeze::FreezeArgs),
-    /// Write what a leaf maps as a sealed layer: packed, and the same for the same content
+    /// Write the sectors that a leaf maps as a sealed layer, which is packed and canonical
     Seal(seal::SealArgs),
     /// Merge layers into one sealed layer, which stands in for them
     Squash(squash::SquashArgs),
@@ -94,7 +95,7 @@ pub enum Command {
     Publish(publish::PublishArgs),
     /// Show which sectors of two unions differ
     Diff(diff::DiffArgs),
-    /// Show what leaves and layers hold, alone and on each other
+    /// Show how much leaves and layers map, and how much of it is visible in a stack
     Du(du::DuArgs),
     /// Verify all of a sealed layer: its digest, and each MiB of its data
     Verify(verify::VerifyArgs),

@@ -60,7 +60,10 @@ impl Device {
             return Err(Fail::new(
                 REFUSED,
                 "not_a_device",
-                format!("{} is neither a block device nor an image", path.display()),
+                format!(
+                    "{} is neither a block device nor an image: name a block device or a regular file",
+                    path.display()
+                ),
             ));
         }
         let mut options = OpenOptions::new();

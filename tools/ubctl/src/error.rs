@@ -93,6 +93,11 @@ impl Fail {
                 "not_found",
                 format!("cannot {what} {path}: {text}: check the name"),
             ),
+            Some(Errno::IO) => Fail::new(
+                FAILED,
+                "io",
+                format!("cannot {what} {path}: {text}: see the kernel's log"),
+            ),
             _ => Fail::new(FAILED, "io", format!("cannot {what} {path}: {text}")),
         }
     }

@@ -61,7 +61,10 @@ impl Lower {
             return Ok(Lower::on_loop(attach(&node, side, write, sector)?, path));
         }
         if !kind.file_type().is_block_device() {
-            let text = format!("{} is neither a block device nor an image", path.display());
+            let text = format!(
+                "{} is neither a block device nor an image: name a block device or a regular file",
+                path.display()
+            );
             return Err(Fail::new(REFUSED, "not_a_device", text));
         }
         refuse_locked(&node, side)?;

@@ -48,7 +48,7 @@ impl Node {
 /// is right.
 pub fn state(path: &Path, dev: Option<Dev>) -> NodeState {
     let kind = match fs::metadata(path) {
-        Err(_) if path.is_symlink() => return NodeState::Wrong("a link that leads nowhere"),
+        Err(_) if path.is_symlink() => return NodeState::Wrong("a dangling link"),
         Err(e) if e.kind() == ErrorKind::NotFound => return NodeState::Empty,
         Err(_) => return NodeState::Wrong("something that cannot be examined"),
         Ok(meta) if meta.file_type().is_block_device() => {
@@ -113,10 +113,7 @@ mod tests {
         assert!(matches!(at("/dev/null"), NodeState::Wrong(_)));
         let link = std::env::temp_dir().join(format!("ubctl-node-{}", std::process::id()));
         std::os::unix::fs::symlink("/nowhere", &link).unwrap();
-        assert_eq!(
-            state(&link, None),
-            NodeState::Wrong("a link that leads nowhere")
-        );
+        assert_eq!(state(&link, None), NodeState::Wrong("a dangling link"));
         std::fs::remove_file(&link).unwrap();
     }
 }

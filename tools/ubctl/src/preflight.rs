@@ -34,7 +34,7 @@ pub fn refuse_limits(device: &Device, side: Side) -> Result {
     let too_large = usize::try_from(device.block_bytes()?).is_ok_and(|n| n > BLOCK_BYTES);
     if too_large || is_zoned(device) {
         let why = if too_large {
-            "its blocks are larger than 4096 bytes"
+            "its logical blocks are larger than 4096 bytes"
         } else {
             "it is zoned"
         };
@@ -42,7 +42,10 @@ pub fn refuse_limits(device: &Device, side: Side) -> Result {
         return Err(Fail::new(
             REFUSED,
             reason_of(Error::Limits(side)),
-            format!("{path}: the {} does not fit this union: {why}", side.name()),
+            format!(
+                "{path}: the {} does not fit this union: {why}: choose another device",
+                side.name()
+            ),
         ));
     }
     Ok(())
@@ -118,8 +121,7 @@ pub fn refuse_held_root(control: &Control, root: &Device) -> Result {
     }
 }
 
-/// Returns whether a device is the root of a union: one of the two devices below the union, and not
-/// its leaf.
+/// Returns whether a device is below a union and not its leaf: its root or one of its layers.
 fn is_root_of(rdev: u64, union: &Status) -> bool {
     let at = |path| device_at(path).is_some_and(|found| found == rdev);
     let below = slave_numbers(Path::new(&format!("/sys/block/{PREFIX}{}", union.id)));

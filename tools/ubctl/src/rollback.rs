@@ -15,7 +15,7 @@ const BLOCK: u64 = BLOCK_BYTES as u64;
 pub struct Rollback {
     /// Both superblock slots.
     slots: [Vec<u8>; 2],
-    /// What is wiped in addition, and where it lies.
+    /// The bytes that the format wipes in addition, with their offsets.
     wiped: Vec<(u64, Vec<u8>)>,
     /// What both slots hold after the format.
     new: Vec<u8>,

@@ -306,7 +306,7 @@ fn bytes_of(sectors: u64) -> usize {
     u64_as_usize(sectors.saturating_mul(512))
 }
 
-/// What all members of a stack map, cut where the stack map is.
+/// The extents of all members together, split at the borders of the stack map.
 struct MergedPieces<'a> {
     stack: &'a Stack,
     at: u64,

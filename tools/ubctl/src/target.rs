@@ -99,7 +99,10 @@ impl To {
             return To::of_device(wanted, device);
         }
         if !meta.is_file() {
-            let text = format!("{} is neither a block device nor a file", out.display());
+            let text = format!(
+                "{} is neither a block device nor a file: name a block device or a regular file",
+                out.display()
+            );
             return Err(Fail::new(REFUSED, "not_a_device", text));
         }
         // A link stays, and what it leads to is replaced.
@@ -119,10 +122,7 @@ impl To {
 
     fn new_file(out: &Path) -> Result<To> {
         if fs::symlink_metadata(out).is_ok() {
-            let text = format!(
-                "{} is a link that leads to nothing: name the file itself",
-                out.display()
-            );
+            let text = format!("{} is a dangling link: name the file itself", out.display());
             return Err(Fail::new(REFUSED, "exists", text));
         }
         refuse_folder(out)?;
@@ -194,7 +194,10 @@ fn behind_layers(device: Device) -> Result<Device> {
 /// Refuses a folder in which no file can be made.
 fn refuse_folder(path: &Path) -> Result {
     if path.as_os_str().as_bytes().ends_with(b"/") {
-        let text = format!("{} is the name of a directory", path.display());
+        let text = format!(
+            "{} is the name of a directory: add the name of a file",
+            path.display()
+        );
         return Err(Fail::new(REFUSED, "not_a_device", text));
     }
     access(folder(path), Permission::WRITE_OK | Permission::EXEC_OK)

@@ -89,12 +89,14 @@ pub fn sector_size(s: &str) -> Result<u32, String> {
 pub fn leaf_name(s: &str) -> Result<LeafName, String> {
     if is_union_word(s) {
         return Err(
-            "a union's number is no name for a leaf: remove would not know which".to_owned(),
+            "a leaf cannot have a union's number as its name, because ubctl remove could not \
+             tell them apart"
+                .to_owned(),
         );
     }
     if is_partition_word(s) {
         return Err(
-            "a name does not end in -partN: the link of a partition of another union does"
+            "a name cannot end in -partN, because the link of a partition of another union does"
                 .to_owned(),
         );
     }

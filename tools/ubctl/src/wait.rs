@@ -90,7 +90,7 @@ pub fn seen_to(nodes: &[Node], since: u64, deadline: Deadline) -> bool {
     deadline.until(|| done() || interrupt::check().is_err())
 }
 
-/// What goes with a union, looked up while the union exists.
+/// The nodes, links and loop devices that disappear with a union, looked up while it exists.
 pub struct Leaving {
     nodes: Vec<Node>,
     /// Whether udev has not handled the disk yet. If so, udev still has all of the disk's events

@@ -58,7 +58,7 @@ fn layers_lie_one_behind_another_in_a_file() {
     assert!(whole.ends_with(&before[8192..]));
     let third = whole.len() - before.len();
     assert!(
-        text.contains(&format!("all.sealed@{third}: what ")),
+        text.contains(&format!("all.sealed@{third}: sealed layer of ")),
         "{text}"
     );
 

@@ -278,7 +278,7 @@ fn the_root_is_judged_too() {
     let out = ubctl("check {} --root {}", &[&leaf, &other]).out;
     for part in [
         &format!("  damage  {}: the leaf was made for ", other.display()),
-        "\n1 problem: the leaf is whole, but needs its own root; ",
+        "\n1 problem: the leaf is whole, but this is not its root: name the root that it was made for; ",
     ] {
         assert!(out.contains(part), "{out}");
     }

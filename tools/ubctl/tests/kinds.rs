@@ -107,7 +107,7 @@ fn a_place_where_no_file_can_be_made_is_named() {
     seal(&f.path("new/")).refused(3, &["is the name of a directory"]);
     let link = f.path("link");
     symlink("nothing", &link).unwrap();
-    seal(&link).refused(3, &["a link that leads to nothing"]);
+    seal(&link).refused(3, &["is a dangling link"]);
     seal(Path::new("/proc/out")).refused(1, &["cannot create"]);
 }
 

@@ -136,7 +136,10 @@ fn a_leaf_is_sealed_and_verified() {
         (&Value::Array(vec![]), &Value::Null)
     );
     let text = ubctl("seal {} {} --force", &[&leaf, &out]).done().out;
-    assert!(text.contains(digest) && text.contains("sealed\n"), "{text}");
+    assert!(
+        text.contains(digest) && text.contains("sealed layer of "),
+        "{text}"
+    );
 }
 
 /// Zeroes that were written are zeroes. A unit of data that is all zero by chance too.

@@ -187,10 +187,13 @@ fn a_claim_is_verified_against_the_layers() {
     ubctl("squash {} {} {}", &[&one, &two, &out]).done();
     ubctl("squash --no-stand-in {} {} {}", &[&one, &two, &plain]).done();
     let text = ubctl("verify {}", &[&out]).done().out;
-    assert!(text.contains("2 layers, as its maker says"), "{text}");
+    assert!(
+        text.contains("2 layers, not verified: use --against"),
+        "{text}"
+    );
     let line = "verify {} --against {} --against {}";
     let text = ubctl(line, &[&out, &one, &two]).done().out;
-    assert!(text.contains("2 layers, which --against names"), "{text}");
+    assert!(text.contains("2 layers, verified with --against"), "{text}");
     assert!(text.contains("the content of "), "{text}");
     let against = |layer: &Path, layers: [&Path; 2]| {
         let ran = ubctl(&format!("{line} --json"), &[layer, layers[0], layers[1]]);

@@ -41,8 +41,8 @@ use crate::{blocksize, interrupt, loaded, output, preflight, probe, sealed, sysf
     code is then 0, and --json has damaged_blocks, lost_sectors and lost."
 )]
 pub struct CreateArgs {
-    /// The root: a block device or an image; never written, shared by any number of unions. none:
-    /// zeroes. Not needed with --in, nor for a leaf that was made on none
+    /// The root: a block device or an image; never written, shared by any number of unions. The
+    /// word none stands for no root. Not needed with --in, nor for a leaf that has no root
     #[arg(long, value_parser = RootArg::parse)]
     pub root: Option<RootArg>,
     /// A layer between root and leaf; repeated, the lowest first [default: where the layers of the
@@ -74,14 +74,15 @@ pub struct CreateArgs {
     /// With --format: allocate all of a leaf image's space, and give none back
     #[arg(long, requires = "format")]
     pub preallocate: bool,
-    /// Size of the union's blocks, 512 to 4096 [default: what the root's content was made for]
+    /// The union's logical block size, 512 to 4096 [default: the one that the root's content was
+    /// made for]
     #[arg(long, value_name = "BYTES", value_parser = sector_size)]
     pub sector_size: Option<u32>,
     /// With --format: size of the union, zeroes beyond root and layers [default: that of the
     /// largest]
     #[arg(long, value_name = "SIZE", value_parser = union_size, requires = "format")]
     pub size: Option<u64>,
-    /// With --format: even if the leaf looks used; its content is lost
+    /// With --format: format the leaf even if it looks used; its content is lost
     #[arg(long, requires = "format")]
     pub force: bool,
     /// Accept no writes and write nothing to the leaf, which may be write-protected or damaged
@@ -113,7 +114,7 @@ impl CreateArgs {
 
 /// Runs the command.
 pub fn run(args: &CreateArgs, json: bool) -> Result {
-    // Whatever can be refused is refused before the first write.
+    // All checks come before the first write.
     let control = Control::open()?;
     refuse_place(&control, args.id)?;
     let (root, layers) = root_and_layers(args)?;
@@ -521,7 +522,7 @@ fn undone_unseen(control: &Control, id: u32, held: &Held, mut fail: Fail) -> Fai
         return fail;
     }
     if !held.is_below(id) {
-        fail.message += &format!("; {PREFIX}{id} is another union now, and stays");
+        fail.message += &format!("; {PREFIX}{id} is another union now, and was not removed");
         return fail;
     }
     let disk = sysfs::dev_of(Path::new(&format!("/sys/block/{PREFIX}{id}")));

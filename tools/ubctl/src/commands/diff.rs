@@ -23,9 +23,9 @@ use crate::{loaded, output, sealed};
 const ROOM: u64 = 2048;
 
 const AFTER_HELP: &str = "\
-A and B are compared as the disks that they are with what they lie on. Only what
-comes from other places is read. If one is larger, all that it has more differs.
-All devices are only read.
+ubctl compares A and B as disks, each on its root and layers. It reads only
+sectors that come from different sources. If one disk is larger, its additional
+sectors differ. Nothing is written.
 
 Exits with 0 whether they differ or not, and with 3 if A or B is neither a leaf
 nor a sealed layer, damaged, attached, or not on what is given or found.
@@ -39,7 +39,8 @@ Examples:
 #[derive(Debug, Args)]
 #[command(after_help = AFTER_HELP)]
 pub struct DiffArgs {
-    /// The root of both: a block device or an image. none: zeroes
+    /// The root of both: a block device or an image. The word none stands for no root: unmapped
+    /// sectors then read as zeroes
     #[arg(long, value_parser = RootArg::parse)]
     pub root: RootArg,
     /// What a sealed A or B lies on; repeated, the lowest first
@@ -81,8 +82,8 @@ pub fn run(args: &DiffArgs, json: bool) -> Result {
     let (b, b_is_sealed) = other.as_ref().map_or((&a, a_is_sealed), |(b, is)| (b, *is));
     if !(args.layers.is_empty() || a_is_sealed || b_is_sealed) {
         let text =
-            "--layer names what a sealed layer lies on, and neither A nor B is one: where to \
-                    look for the layers of a leaf, --in says";
+            "--layer names the layers below a sealed layer, and neither A nor B is sealed: use \
+                    --in for the layers that a leaf lists";
         return Err(Fail::new(USAGE, "usage", text));
     }
     let ranges = compare(&a, b)?;
@@ -199,8 +200,11 @@ fn text(report: &DiffReport) -> String {
         ]);
     }
     let end = format!(
-        "{} sectors ({} bytes) differ between {} and {}\n",
-        report.sectors, report.bytes, report.a, report.b
+        "{} ({} bytes) differ between {} and {}\n",
+        output::counted(report.sectors, "sector"),
+        report.bytes,
+        report.a,
+        report.b
     );
     if report.ranges.is_empty() {
         return end;

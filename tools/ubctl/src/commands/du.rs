@@ -18,7 +18,8 @@ with metadata, and for a leaf all of each slab that it has allocated. VISIBLE is
 the data that no higher one of the layers hides, and VISIBLE ZEROES likewise. The
 layers count in the order given, and all are only read.
 
-Exits with 3 if one is neither a leaf nor a sealed layer, damaged, or attached.
+Exits with 3 if one is neither a leaf nor a sealed layer, damaged, or a leaf whose
+union was not detached.
 
 Examples:
   ubctl du web-01.sealed
@@ -28,7 +29,8 @@ Examples:
 #[derive(Debug, Args)]
 #[command(after_help = AFTER_HELP)]
 pub struct DuArgs {
-    /// Leaves and layers, the lowest first: block devices or images, not attached
+    /// Leaves and layers, the lowest first: block devices or images. A leaf that is not frozen must
+    /// be detached
     #[arg(required = true, value_name = "LAYER", value_parser = LayerArg::parser())]
     pub layers: Vec<LayerArg>,
 }

@@ -35,11 +35,13 @@ const MIB: u64 = 1 << 20;
     without --force.\nSizes are in bytes, or with K, M, G or T: 64K is 65536."
 )]
 pub struct FormatArgs {
-    /// The root: a block device or an image; it is only read. none: zeroes
+    /// The root: a block device or an image; it is only read. The word none stands for no root:
+    /// unmapped sectors then read as zeroes
     #[arg(long, value_parser = RootArg::parse)]
     pub root: RootArg,
-    /// A layer to lie on, a frozen leaf or a sealed one; repeated, the lowest first. What the first
-    /// of them lies on is found where it was. PATH@OFFSET for one of several in PATH
+    /// A layer below the leaf: a frozen leaf or a sealed layer; repeated, the lowest first. ubctl
+    /// adds the layers that the first one lists, from their recorded paths. PATH@OFFSET names one
+    /// of several sealed layers in PATH
     #[arg(long = "layer", value_name = "LAYER", value_parser = LayerArg::parser())]
     pub layers: Vec<LayerArg>,
     /// The leaf: a block device or an image
@@ -67,7 +69,8 @@ pub struct LayoutArgs {
     /// A name for the leaf, beside its UUID: up to 31 of A-Z a-z 0-9 . _ -
     #[arg(long, value_parser = leaf_name)]
     pub name: Option<LeafName>,
-    /// Size of the union's blocks, 512 to 4096 [default: what the root's content was made for]
+    /// The union's logical block size, 512 to 4096 [default: the one that the root's content was
+    /// made for]
     #[arg(long, value_name = "BYTES", value_parser = sector_size)]
     pub sector_size: Option<u32>,
     /// Allocate all of a leaf image's space, and give none back
@@ -361,7 +364,7 @@ fn union_sectors(asked: Option<u64>, below: &Opened, blocks: &[Blocks]) -> Resul
         if sectors % u64::from(block / 512) != 0 {
             let path = path.display();
             return Err(bad(format!(
-                "a union of {} bytes does not fit {path}, which has blocks of {block} bytes: use a \
+                "a union of {} bytes does not fit {path}, which has logical blocks of {block} bytes: use a \
                  --size that is a multiple",
                 sectors * 512
             )));

@@ -19,9 +19,9 @@ use crate::{loaded, output, random};
 /// Arguments of `freeze`.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Nothing is copied. After this no unionblk writes to the leaf: make leaves on it\n\
-    with ubctl format --layer, or read it with ubctl create --read-only. A layer does not become\n\
-    a leaf again.\n\
+    after_help = "ubctl copies nothing. unionblk never writes to a frozen leaf. Make leaves on it\n\
+    with ubctl format --layer, or read it with ubctl create --read-only. A frozen leaf cannot be\n\
+    made writable again.\n\
     If a leaf is frozen already, the command changes nothing and succeeds.\n\
     With --leaf the union continues in NEW, which is formatted for it: the device, its openers\n\
     and mounts stay. File systems on it are frozen for that moment, so that they are clean.\n\
@@ -29,8 +29,9 @@ use crate::{loaded, output, random};
     Examples:\n  ubctl freeze step1.leaf\n  ubctl freeze unionblk0 --leaf step2.leaf"
 )]
 pub struct FreezeArgs {
-    /// The leaf: a block device or an image, not attached. With --leaf the union, by its name,
-    /// device, number, or its leaf's name or UUID
+    /// The leaf to freeze: a block device or an image, not attached. With --leaf, the union that
+    /// continues, by its name, device, number, or its leaf's name or UUID
+    #[arg(value_name = "LEAF|UNION")]
     pub leaf: PathBuf,
     /// Freeze the leaf of a union that stays in use, which continues in this blank leaf
     #[arg(long = "leaf", value_name = "NEW")]

@@ -38,7 +38,8 @@ Examples:
 #[derive(Debug, Args)]
 #[command(after_help = AFTER_HELP)]
 pub struct PublishArgs {
-    /// The root: a block device or an image. none: zeroes
+    /// The root: a block device or an image. The word none stands for no root: unmapped sectors
+    /// then read as zeroes
     #[arg(long, value_parser = RootArg::parse)]
     pub root: RootArg,
     /// A layer; repeated, the lowest first [default: as the leaf lists them]

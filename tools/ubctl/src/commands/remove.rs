@@ -78,8 +78,8 @@ pub fn run(args: &RemoveArgs, json: bool) -> Result {
     }
 }
 
-/// Removes one union, and waits until its nodes, its links and the loop devices that were made for
-/// it are gone too.
+/// Removes one union, and waits until its nodes, its links and the loop devices of its root and
+/// its leaf are gone too. It does not wait for the loop devices of layers.
 fn one(control: &Control, status: &Status, unmount: bool, deadline: Deadline) -> Result {
     let name = format!("{PREFIX}{}", status.id);
     let disk = rustix::fs::makedev(status.major, status.minor);
@@ -123,8 +123,8 @@ fn refuse_another(control: &Control, meant: &Status) -> Result<Status> {
         return Ok(now);
     }
     let text = format!(
-        "the union that {PREFIX}{0} meant is gone, and another has its number now, which stays: see \
-         ubctl list",
+        "{PREFIX}{0} was removed meanwhile, and another union has its number now, which was not \
+         removed: see ubctl list",
         meant.id
     );
     Err(Fail::new(FAILED, "not_found", text))

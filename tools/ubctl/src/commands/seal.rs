@@ -22,11 +22,12 @@ use map_memory::sha256::Sha256;
 use map_memory::Heap;
 
 const AFTER_HELP: &str = "\
-The same content gives the same file, whatever leaf it lies in. The leaf is only
-read, twice. A file is written beside OUT and takes its place when it is whole.
-On a device, and with --append, the header comes last; until then there is no
-sealed layer. The name of a layer that does not begin at the first byte is
-OUT@OFFSET, in bytes, for each command that takes a layer.
+The same content gives the same bytes, whatever leaf it is in. ubctl reads the
+leaf twice, and does not write to it. A file is written under another name, and
+renamed to OUT when it is complete. On a device, and with --append, the header
+is written last, so there is no sealed layer before that. The name of a layer
+that does not begin at the first byte is OUT@OFFSET, in bytes, for each command
+that takes a layer.
 
 Examples:
   ubctl seal /dev/vdb web-01.sealed
@@ -37,14 +38,15 @@ Examples:
 #[derive(Debug, Args)]
 #[command(after_help = AFTER_HELP)]
 pub struct SealArgs {
-    /// The leaf: a block device or an image, not attached; it is only read
+    /// The leaf: a block device or an image. A frozen leaf may be in use as a layer; any other
+    /// leaf must be detached. It is only read
     pub leaf: PathBuf,
     /// The sealed layer: a new file, or a block device
     pub out: PathBuf,
     /// Replace an existing file, or write to a device that looks used
     #[arg(long)]
     pub force: bool,
-    /// Write it behind the sealed layers that OUT has, one behind another. The result says where
+    /// Append to the sealed layers in OUT. The result has the offset
     #[arg(long)]
     pub append: bool,
     /// Let the sealed layer take the place of the frozen leaf below leaves that lie on it. This is
@@ -102,7 +104,7 @@ pub fn run(args: &SealArgs, json: bool) -> Result {
         return output::json(&report);
     }
     output::text(&format!(
-        "{}: what {} maps, sealed\n{}",
+        "{}: sealed layer of {}\n{}",
         layer_arg::name(&args.out, offset),
         report.leaf,
         output::fields(&report.header.fields())

@@ -21,14 +21,14 @@ use crate::target::{Target, Wanted};
 use crate::{layer_arg, output};
 
 const AFTER_HELP: &str = "\
-The sealed layer maps what the layers map together, so it reads the same on what
-they lie on. It takes their place below leaves that lie on them. The order of
-frozen leaves is checked against what each of them lists. A sealed layer does
-not list what it lies on: if no frozen leaf is among the layers, and the lowest
-one does not say what it stands for, it counts as the lowest of all.
+The sealed layer maps every sector that one of the layers maps, with the content
+of the highest of these. The sealed layer takes their place below leaves that lie
+on them. ubctl checks the order of frozen leaves by their lists. A sealed layer
+has no list. If no layer is a frozen leaf, and the lowest one has no stand-in
+record, it counts as the lowest layer of its stack.
 
 The layers are only read. The data of sealed ones is verified first. A file is
-written beside OUT and takes its place when it is whole.
+written under another name, and renamed to OUT when it is complete.
 
 Exits with 3 if a layer is missing, not frozen, damaged or in the wrong place.
 
@@ -48,7 +48,7 @@ pub struct SquashArgs {
     /// Replace an existing file, or write to a device that looks used
     #[arg(long)]
     pub force: bool,
-    /// Write it behind the sealed layers that OUT has, one behind another. The result says where
+    /// Append to the sealed layers in OUT. The result has the offset
     #[arg(long)]
     pub append: bool,
     /// Write the content alone: the sealed layer does not take the place of the layers. The digest
@@ -106,7 +106,7 @@ pub fn run(args: &SquashArgs, json: bool) -> Result {
     let mut fields = report.header.fields();
     fields.extend([("stands for", stands_for), ("hidden data left out", hidden)]);
     output::text(&format!(
-        "{}: what {} map together, sealed\n{}",
+        "{}: sealed layer of {}\n{}",
         layer_arg::name(&args.out, offset),
         merged.what,
         output::fields(&fields)

@@ -36,8 +36,8 @@ const AFTER_HELP: &str = "\
 Exits with 3 if anything is damaged, and names the first MiB of data that is,
 and the sectors of the union that lie there.
 
-Which layers a sealed layer stands for is what its maker says, and the digest
-does not cover it. --against shows whether it is so, if these layers are here.
+The stand-in record names the layers whose place a sealed layer takes. The digest
+does not cover it. On a host that has these layers, --against verifies it.
 
 Examples:
   ubctl verify web-01.sealed
@@ -51,8 +51,8 @@ pub struct VerifyArgs {
     /// The sealed layer: a file or a block device; it is only read
     #[arg(value_parser = LayerArg::parser())]
     pub sealed: LayerArg,
-    /// A layer that the sealed layer must have the content of, and stand for if it stands for any;
-    /// repeated, the lowest first
+    /// A layer to compare with: the sealed layer must have the content of all of them together,
+    /// and, if it has a stand-in record, stand for them; repeated, the lowest first
     #[arg(long, value_name = "LAYER", value_parser = LayerArg::parser())]
     pub against: Vec<LayerArg>,
     /// The digest that the layer must have, in hexadecimal
@@ -100,7 +100,7 @@ struct DamagedChunk {
     block: u64,
     blocks: u64,
     why: String,
-    /// What of the union lies there.
+    /// The sectors of the union that lie there.
     lost: Vec<Stretch>,
 }
 
@@ -189,13 +189,13 @@ fn text(report: &VerifyReport) -> String {
         let layers = output::counted(s.layers, "layer");
         let same = report.against.as_ref().and_then(|a| a.same_place);
         let proof = match same {
-            None => "as its maker says; --against LAYER... shows whether it is so",
-            Some(true) => "which --against names",
-            Some(false) => "which are others than --against names",
+            None => "not verified: use --against",
+            Some(true) => "verified with --against",
+            Some(false) => "not those of --against",
         };
         fields.push(("stands for", format!("{layers}, {proof}")));
-        fields.push(("on", s.below.clone()));
-        fields.push(("as", s.after.clone()));
+        fields.push(("chain below", s.below.clone()));
+        fields.push(("chain with it", s.after.clone()));
     }
     if let Some(a) = &report.against {
         let layers = a.layers.join(", ");

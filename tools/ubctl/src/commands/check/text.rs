@@ -101,8 +101,8 @@ fn of_superblock(what: What) -> Option<String> {
             "this superblock slot has a field with an impossible value; {OTHER_ACTIVE}"
         ),
         SlotUnreadable => format!("this superblock slot cannot be read; {OTHER_ACTIVE}"),
-        SlotStale => "this superblock slot is a checkpoint behind the other, as a power failure \
-                      leaves it: the next attach renews it"
+        SlotStale => "this superblock slot is a checkpoint behind the other, as after a power \
+                      failure; the next attach renews it"
             .to_owned(),
         SlotGap { newer, older } => format!(
             "this superblock slot is of generation {older}, the other of {newer}: no power failure \
@@ -125,12 +125,12 @@ fn of_superblock(what: What) -> Option<String> {
              lost, and attach refuses the leaf; make the device as large as before"
         ),
         CleanFlag { blocks } => format!(
-            "the superblock says detached, but {} not replayed: the next attach replays the journal",
+            "the superblock has the flag clean, but {} not replayed: the next attach replays the journal",
             are(blocks)
         ),
         CleanButNewer { sequence } => format!(
-            "the superblock says detached, but here is journal block {sequence}, which is newer: \
-             attach would ignore it, and the changes in it would be lost"
+            "the superblock has the flag clean, but journal block {sequence} here is newer: attach \
+             would ignore it, and the changes in it would be lost"
         ),
         NotDetached { blocks: 0 } => {
             "the union was not detached, and its journal is empty: the next attach and detach mark \
@@ -279,7 +279,7 @@ fn next_step(r: &CheckReport) -> String {
     if left.clone().all(|f| f.repairable) {
         format!("run ubctl check --repair {}", r.leaf)
     } else if left.all(|f| f.kind == WRONG_ROOT) {
-        "the leaf is whole, but needs its own root".to_owned()
+        "the leaf is whole, but this is not its root: name the root that it was made for".to_owned()
     } else {
         "make a copy of the leaf before anything else".to_owned()
     }

@@ -100,7 +100,8 @@ fn stand_in(layers: &[Layer]) -> Result<StandIn> {
         chain = below;
     }
     for layer in layers.iter().skip(first) {
-        // Leaves above may list either. What it was made from came first.
+        // A leaf above lists either the sealed layer or the layers that it stands for. The latter
+        // existed first, so more leaves list them.
         match layer.stand_in.filter(|s| s.below == chain) {
             Some(s) => (chain, count) = (s.after, count + s.layers as usize),
             None => (chain, count) = (chain.with::<Sha256>(&layer.id), count + 1),
@@ -118,7 +119,7 @@ fn stand_in(layers: &[Layer]) -> Result<StandIn> {
     })
 }
 
-/// Follows the list of a frozen leaf: what lies below the lowest layer, and the layers up to it.
+/// Checks that the list of a frozen leaf is `below` and then `given`.
 fn follow(listed: &[LayerId], below: &[LayerId], given: &[Layer]) -> ubcore::error::Result {
     let mut links = Links::new(listed);
     for id in below {
