@@ -154,7 +154,10 @@ pub fn open_layers<P: AsRef<Path>>(paths: &[P], sector: u32) -> Result<Vec<Lower
         Step::Open(lower) => Ok(lower),
         Step::Image(image) => {
             let found = over.remove(&image.id()).unwrap_or_default();
-            Ok(Lower::on_loop(image.show(Side::Layer, found)?, path.as_ref()))
+            Ok(Lower::on_loop(
+                image.show(Side::Layer, found)?,
+                path.as_ref(),
+            ))
         }
         Step::Again(path) => Lower::open(path, Side::Layer, false, sector),
     };
