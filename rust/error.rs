@@ -35,7 +35,7 @@ pub(crate) fn errno(e: Error) -> kernel::error::Error {
         Error::ReadOnlyLeaf | Error::Frozen => code::EROFS,
         Error::NoMemory => code::ENOMEM,
         Error::Stacked(_) => code::ELOOP,
-        // `number` made it from an errno, so it fits.
+        // `errno_number` made it from an errno, so it fits.
         Error::Open(_, n) | Error::Os(n) => i32::try_from(n)
             .map(|n| kernel::error::Error::from_errno(n.saturating_neg()))
             .unwrap_or(code::EIO),
@@ -43,28 +43,28 @@ pub(crate) fn errno(e: Error) -> kernel::error::Error {
 }
 
 /// Returns the errno of a kernel error as a positive number.
-pub(crate) fn number(e: kernel::error::Error) -> u32 {
+pub(crate) fn errno_number(e: kernel::error::Error) -> u32 {
     e.to_errno().unsigned_abs()
 }
 
 /// Returns the core error for a device that could not be opened.
-pub(crate) fn open(side: Side, e: kernel::error::Error) -> Error {
+pub(crate) fn open_error(side: Side, e: kernel::error::Error) -> Error {
     if e == code::EBUSY {
         Error::Busy(side)
     } else if side == Side::Leaf && (e == code::EROFS || e == code::EACCES) {
         Error::ReadOnlyLeaf
     } else {
-        Error::Open(side, number(e))
+        Error::Open(side, errno_number(e))
     }
 }
 
 /// Converts a kernel result to a core result.
-pub(crate) fn os<T>(r: Result<T>) -> crate::ubcore::error::Result<T> {
+pub(crate) fn to_core<T>(r: Result<T>) -> crate::ubcore::error::Result<T> {
     r.map_err(|e| {
         if e == code::ENOMEM {
             Error::NoMemory
         } else {
-            Error::Os(number(e))
+            Error::Os(errno_number(e))
         }
     })
 }

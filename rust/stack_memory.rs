@@ -3,7 +3,7 @@
 //! The memory of a stack map.
 
 use crate::{
-    error::os,
+    error::to_core,
     sys::task,
     ubcore::{
         error::{
@@ -111,6 +111,6 @@ impl StackMemory for StackPageLists {
     }
 
     fn give_way(&mut self) -> Result {
-        os(task::give_way())
+        to_core(task::give_way())
     }
 }

@@ -9,7 +9,7 @@ use super::{
     detach,
     events::Events,
     leaf_disk::{
-        io_error,
+        read_error,
         LeafBuffer,
         LeafDisk,
         Metadata,
@@ -43,8 +43,8 @@ use crate::{
         Way, //
     },
     error::{
-        open,
-        os, //
+        open_error,
+        to_core, //
     },
     memory::MapMemory,
     resources::Resources,
@@ -154,7 +154,7 @@ impl Attached {
         lower.way = way_of(&lower);
         // A worker sends lower I/O that goes down as bios, so only requests matter here.
         let may_sleep = lower.way == Way::Requests && lower.devices().any(BlockDevice::may_sleep);
-        let tags = os(TagSet::new(options.queues, QUEUE_DEPTH, may_sleep))?;
+        let tags = to_core(TagSet::new(options.queues, QUEUE_DEPTH, may_sleep))?;
         let pair = load(Name(options.id), lower, (probe, buffer), resources)?;
         let damage = pair.loaded.loss.damage();
         make(options, pair, tags, resources).map_err(|error| Failed {
@@ -167,7 +167,7 @@ impl Attached {
 /// Opens both devices. The error names the device that cannot be opened.
 fn open_lower(options: &Options<'_>) -> Result<Lower> {
     let root = options.root.map(BlockDevice::open_shared).transpose();
-    let root = root.map_err(|e| open(Side::Root, e))?;
+    let root = root.map_err(|e| open_error(Side::Root, e))?;
     let leaf = BlockDevice::open_exclusive(options.leaf, !options.read_only).map_err(|e| {
         // Our own claim on the root makes the leaf busy if both are the same device, or if one is a
         // partition of the other.
@@ -176,7 +176,7 @@ fn open_lower(options: &Options<'_>) -> Result<Lower> {
         if plain.is_ok_and(|leaf| overlaps(&leaf)) {
             Error::SameDevice
         } else {
-            open(Side::Leaf, e)
+            open_error(Side::Leaf, e)
         }
     })?;
     let sides = root.iter().map(|root| (Side::Root, root));
@@ -358,7 +358,7 @@ pub(super) fn check_identity(
     for (first, count) in identity::samples(&sb.uuid, sectors) {
         let bytes = u64_as_usize(count.saturating_mul(SECTOR_BYTES));
         root.read(first, buffer, 0..bytes)
-            .map_err(|e| io_error(Side::Root, first, e))?;
+            .map_err(|e| read_error(Side::Root, first, e))?;
         digest.update(&first.to_le_bytes());
         digest.update(buffer.as_slice().get(..bytes).ok_or(Error::Internal)?);
     }
@@ -426,12 +426,12 @@ fn make(
     let new = New {
         name: Name(options.id),
         read_only: options.read_only,
-        events: os(Events::new())?,
+        events: to_core(Events::new())?,
         tags: tags.clone(),
     };
     let union: Arc<Union> = new_union(new, lower, loaded, resources)?.into();
     let name = union.name;
-    let disk = os(GenDisk::new(
+    let disk = to_core(GenDisk::new(
         fmt!("{name}"),
         union.clone(),
         NewDisk {
@@ -450,7 +450,7 @@ fn make(
     union.events.show(disk.reference());
     // The kernel makes the directory for these links when it adds the disk, so they appear after
     // the disk is announced.
-    if let Err(e) = os(disk.link_all()) {
+    if let Err(e) = to_core(disk.link_all()) {
         // The disk was in the system, so an opener may have written to it.
         let _ = detach::end(union, disk);
         return Err(e);
@@ -534,7 +534,7 @@ fn new_union(
     };
     let stats = Stats::new();
     stats.publish(&Committed::of(&committer));
-    os(UniqueArc::pin_init(
+    to_core(UniqueArc::pin_init(
         try_pin_init!(Union {
             map,
             lower,

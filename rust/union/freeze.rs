@@ -37,8 +37,8 @@ use crate::{
         Way, //
     },
     error::{
-        open,
-        os, //
+        open_error,
+        to_core, //
     },
     resources::Resources,
     ubcore::{
@@ -107,7 +107,7 @@ impl Attached {
         flush_reclaim(&old);
         let mut merge = catch_up(&old, merge)?;
         let file_systems = if new.freeze_file_systems {
-            let frozen = os(self.disk.freeze_file_systems())?;
+            let frozen = to_core(self.disk.freeze_file_systems())?;
             // What they have written until they were frozen.
             merge = catch_up(&old, merge)?;
             Some(frozen)
@@ -174,13 +174,13 @@ impl Attached {
             union: None,
             limits: None,
         };
-        os(self.disk.link(&union.lower.leaf))?;
+        to_core(self.disk.link(&union.lower.leaf))?;
         next.union = Some(union);
         let before = self.disk.set_limits(limits);
         if before.as_ref().is_err_and(|e| *e == EBUSY) {
             return Err(Error::Busy(Side::Leaf));
         }
-        next.limits = Some(os(before)?);
+        next.limits = Some(to_core(before)?);
         Ok(next)
     }
 }
@@ -323,7 +323,7 @@ fn way_with(old: &Union, leaf: &BlockDevice) -> Way {
 
 /// Opens the new leaf, and the root once more.
 fn open_new(old: &Union, path: &CStr) -> Result<Lower> {
-    let leaf = BlockDevice::open_exclusive(path, true).map_err(|e| open(Side::Leaf, e))?;
+    let leaf = BlockDevice::open_exclusive(path, true).map_err(|e| open_error(Side::Leaf, e))?;
     if leaf.is_own() {
         return Err(Error::Stacked(Side::Leaf));
     }
@@ -337,7 +337,7 @@ fn open_new(old: &Union, path: &CStr) -> Result<Lower> {
         return Err(Error::SameDevice);
     }
     let root = old.lower.root.as_ref().map(BlockDevice::again_shared);
-    let root = root.transpose().map_err(|e| open(Side::Root, e))?;
+    let root = root.transpose().map_err(|e| open_error(Side::Root, e))?;
     let mut paths = old.lower.paths.copied()?;
     abi::set_path(&mut paths.leaf, path.to_bytes()).ok_or(Error::Internal)?;
     let way = way_with(old, &leaf);
@@ -357,6 +357,6 @@ impl super::Paths {
             root: self.root,
             leaf: self.leaf,
         };
-        os(KBox::new(copy, GFP_KERNEL).map_err(Into::into))
+        to_core(KBox::new(copy, GFP_KERNEL).map_err(Into::into))
     }
 }

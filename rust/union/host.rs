@@ -6,7 +6,7 @@
 
 use super::{
     leaf_disk::{
-        failure,
+        write_error,
         LeafDisk,
         Metadata,
         UnionCommitter, //
@@ -103,7 +103,7 @@ impl LeafDevice for ArcBorrow<'_, Union> {
         self.lower
             .leaf
             .zero(sector, sectors, self.leaf.preallocated)
-            .map_err(|e| failure(e, sector))
+            .map_err(|e| write_error(e, sector))
     }
 
     fn discard(&self, sector: u64, sectors: u64) {

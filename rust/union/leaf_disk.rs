@@ -9,8 +9,8 @@ use crate::{
         WriteOrder, //
     },
     error::{
-        number,
-        os, //
+        errno_number,
+        to_core, //
     },
     sys::task,
     ubcore::{
@@ -101,10 +101,10 @@ fn block_range(block: LeafBlock, count: usize) -> Result<(u64, usize)> {
 }
 
 /// Returns the core error for a failed write, zeroing or flush of the leaf.
-pub(super) fn failure(e: kernel::error::Error, sector: u64) -> Error {
+pub(super) fn write_error(e: kernel::error::Error, sector: u64) -> Error {
     if e == ENOSPC {
         // The storage below the leaf is full: a thin pool, or the file system of an image.
-        Error::Os(number(e))
+        Error::Os(errno_number(e))
     } else {
         Error::Io(Side::Leaf, sector)
     }
@@ -135,15 +135,15 @@ impl Disk for LeafDisk<'_> {
         };
         self.device
             .write(sector, self.buffer, 0..bytes, order)
-            .map_err(|e| failure(e, sector))
+            .map_err(|e| write_error(e, sector))
     }
 
     fn flush(&mut self) -> Result {
-        self.device.flush().map_err(|e| failure(e, 0))
+        self.device.flush().map_err(|e| write_error(e, 0))
     }
 
     fn give_way(&mut self) -> Result {
-        os(task::give_way())
+        to_core(task::give_way())
     }
 }
 
@@ -165,12 +165,12 @@ impl sealed::Reader for LeafDisk<'_> {
 }
 
 /// Returns the core error for a failed synchronous read.
-pub(super) fn io_error(side: Side, sector: u64, e: kernel::error::Error) -> Error {
+pub(super) fn read_error(side: Side, sector: u64, e: kernel::error::Error) -> Error {
     if e == ENOMEM {
         Error::NoMemory
     } else if e == EIO {
         Error::Io(side, sector)
     } else {
-        Error::Os(number(e))
+        Error::Os(errno_number(e))
     }
 }

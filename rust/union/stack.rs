@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     blk::BlockDevice,
-    error::open,
+    error::open_error,
     memory::{
         MapMemory,
         Reserve, //
@@ -47,7 +47,7 @@ use crate::{
             fault::Fault,
             header::Header,
             open::{
-                open as open_sealed,
+                open,
                 Sealed,
                 SealedExtents, //
             }, //
@@ -106,7 +106,7 @@ impl Layer {
     pub(super) fn again(&self) -> Result<Self> {
         let device = self.device.again_shared();
         Ok(Layer {
-            device: device.map_err(|e| open(Side::Layer, e))?,
+            device: device.map_err(|e| open_error(Side::Layer, e))?,
             offset: self.offset,
             is_claimed: true,
             claim: SetOnce::new(),
@@ -118,7 +118,7 @@ impl Layer {
     pub(super) fn of_leaf(leaf: &BlockDevice) -> Result<Self> {
         let device = leaf.again_plain();
         Ok(Layer {
-            device: device.map_err(|e| open(Side::Layer, e))?,
+            device: device.map_err(|e| open_error(Side::Layer, e))?,
             offset: 0,
             is_claimed: false,
             claim: SetOnce::new(),
@@ -195,7 +195,7 @@ impl Stack {
         let claim = top
             .device
             .again_shared()
-            .map_err(|e| open(Side::Layer, e))?;
+            .map_err(|e| open_error(Side::Layer, e))?;
         top.claim.populate(claim);
         Ok(())
     }
@@ -359,7 +359,7 @@ pub(super) fn open_layers(given: &[abi::Layer]) -> core::result::Result<KVec<Lay
 fn open_layer(given: &abi::Layer) -> Result<Layer> {
     // The caller has checked that the path ends.
     let path = CStr::from_bytes_until_nul(&given.path).map_err(|_| Error::Internal)?;
-    let device = BlockDevice::open_shared(path).map_err(|e| open(Side::Layer, e))?;
+    let device = BlockDevice::open_shared(path).map_err(|e| open_error(Side::Layer, e))?;
     if device.is_own() {
         return Err(Error::Stacked(Side::Layer));
     }
@@ -458,7 +458,7 @@ impl Layer {
 
     fn identify_sealed(&self, buffer: &mut LeafBuffer) -> Result<Identity> {
         let blocks = self.sectors() / BLOCK_SECTORS;
-        let opened = open_sealed::<_, Sha256>(&mut self.disk(buffer), blocks, None);
+        let opened = open::<_, Sha256>(&mut self.disk(buffer), blocks, None);
         let Sealed { header, stand_in } = opened.map_err(|fault| match fault {
             Fault::NotSealed => Error::NotFormatted,
             fault => fault.into(),
@@ -529,7 +529,7 @@ pub(super) fn refused(e: Refusal) -> Error {
 }
 
 pub(super) fn give_way() -> Result {
-    crate::error::os(crate::sys::task::give_way())
+    crate::error::to_core(crate::sys::task::give_way())
 }
 
 /// Reads the map of a frozen leaf. It is needed only while the map of the stack is built.
