@@ -8,18 +8,18 @@
 use super::{
     detach,
     events::Events,
-    leaf_disk::{
-        read_error,
-        LeafBuffer,
-        LeafDisk,
-        Metadata,
-        UnionCommitter, //
-    },
     leaf_memory::{
         page_set,
         Empty, //
     },
     loss::Loss,
+    metadata_disk::{
+        read_error,
+        Metadata,
+        MetadataBuffer,
+        MetadataDisk,
+        UnionCommitter, //
+    },
     stack,
     stats::{
         Committed,
@@ -148,7 +148,7 @@ impl Attached {
         resources: &Arc<Resources>,
     ) -> core::result::Result<Self, Failed> {
         let mut lower = open_lower(options)?;
-        let mut buffer = LeafDisk::new_buffer()?;
+        let mut buffer = MetadataDisk::new_buffer()?;
         let probe = probe(&lower, &mut buffer)?;
         load_stack(&mut lower, options, (&probe, &mut buffer), resources)?;
         lower.way = way_of(&lower);
@@ -213,8 +213,8 @@ fn way_of(lower: &Lower) -> Way {
 
 /// Reads the leaf's superblock, and checks it against the sizes of the devices.
 #[inline(never)]
-pub(super) fn probe(lower: &Lower, buffer: &mut LeafBuffer) -> Result<KBox<Probe>> {
-    let mut disk = LeafDisk::new(&lower.leaf, buffer);
+pub(super) fn probe(lower: &Lower, buffer: &mut MetadataBuffer) -> Result<KBox<Probe>> {
+    let mut disk = MetadataDisk::new(&lower.leaf, buffer);
     let root_sectors = lower.root.as_ref().map_or(0, BlockDevice::sectors);
     let probe = attach::probe(&mut disk, root_sectors, lower.leaf.sectors())?;
     KBox::new(probe, GFP_KERNEL).map_err(|_| Error::NoMemory)
@@ -225,11 +225,11 @@ pub(super) fn probe(lower: &Lower, buffer: &mut LeafBuffer) -> Result<KBox<Probe
 fn load_stack(
     lower: &mut Lower,
     options: &Options<'_>,
-    (probe, buffer): (&Probe, &mut LeafBuffer),
+    (probe, buffer): (&Probe, &mut MetadataBuffer),
     resources: &Resources,
 ) -> core::result::Result<(), Failed> {
     let layers = stack::open_layers(options.layers)?;
-    let mut disk = LeafDisk::new(&lower.leaf, buffer);
+    let mut disk = MetadataDisk::new(&lower.leaf, buffer);
     let leaf = (&mut disk, &probe.superblock);
     lower.stack = stack::find_or_build(leaf, layers, resources)?;
     Ok(())
@@ -255,7 +255,7 @@ struct Loaded {
     map: Map<MapMemory>,
     allocator: Allocator<KVVec<u64>>,
     committer: UnionCommitter,
-    buffer: LeafBuffer,
+    buffer: MetadataBuffer,
     loss: Loss,
 }
 
@@ -283,7 +283,7 @@ impl Pair {
 pub(super) fn load(
     name: Name,
     lower: Lower,
-    (probe, mut buffer): (KBox<Probe>, LeafBuffer),
+    (probe, mut buffer): (KBox<Probe>, MetadataBuffer),
     resources: &Resources,
 ) -> Result<Pair> {
     let limits = limits(name, &lower, &probe.superblock)?;
@@ -292,7 +292,7 @@ pub(super) fn load(
     }
     let mut loaded = read_metadata(&lower, KBox::into_inner(probe), buffer, resources)?;
     let Loaded { map, buffer, .. } = &mut *loaded;
-    let mut disk = LeafDisk::new(&lower.leaf, buffer);
+    let mut disk = MetadataDisk::new(&lower.leaf, buffer);
     let block = limits.logical_block_size();
     if u64::from(block) > SECTOR_BYTES
         && !attach::fits_blocks(
@@ -349,7 +349,7 @@ fn limits(name: Name, lower: &Lower, sb: &Superblock) -> Result<Limits> {
 pub(super) fn check_identity(
     root: &BlockDevice,
     sb: &Superblock,
-    buffer: &mut LeafBuffer,
+    buffer: &mut MetadataBuffer,
 ) -> Result {
     let sectors = root.sectors();
     let mut digest = Sha256::new();
@@ -374,7 +374,7 @@ pub(super) fn check_identity(
 fn read_metadata(
     lower: &Lower,
     probe: Probe,
-    mut buffer: LeafBuffer,
+    mut buffer: MetadataBuffer,
     resources: &Resources,
 ) -> Result<KBox<Loaded>> {
     let sb = &probe.superblock;
@@ -390,7 +390,7 @@ fn read_metadata(
         entries,
         sets,
     } = Empty::new(&sb.geometry, &resources.reserve)?;
-    let mut disk = LeafDisk::new(&lower.leaf, &mut buffer);
+    let mut disk = MetadataDisk::new(&lower.leaf, &mut buffer);
     let a = &mut allocator;
     let committer = attach::salvage(&mut disk, probe, &map, a, entries, sets, &mut lost)?;
     let loss = Loss::new(&mut disk, &map, &lost)?;
@@ -478,7 +478,7 @@ pub(super) fn first_checkpoint(mut pair: Pair) -> Result<Pair> {
         buffer,
         ..
     } = &mut *pair.loaded;
-    committer.checkpoint_in_steps(map, &mut LeafDisk::new(&pair.lower.leaf, buffer))?;
+    committer.checkpoint_in_steps(map, &mut MetadataDisk::new(&pair.lower.leaf, buffer))?;
     Ok(pair)
 }
 

@@ -16,8 +16,8 @@ use super::{
         flush_reclaim,
         stop_work, //
     },
-    leaf_disk::LeafDisk,
     merge::Merge,
+    metadata_disk::MetadataDisk,
     stack::{
         self,
         Room,
@@ -265,7 +265,7 @@ fn claim_top(union: &Arc<Union>) -> Result {
 #[inline(never)]
 fn open_pair(old: &Union, new: &NewLeaf<'_>, resources: &Resources) -> Result<Pair> {
     let lower = open_new(old, new.leaf)?;
-    let mut buffer = LeafDisk::new_buffer()?;
+    let mut buffer = MetadataDisk::new_buffer()?;
     let probe = union_attach::probe(&lower, &mut buffer)?;
     let g = &probe.superblock.geometry;
     let (wanted, found) = (old.geometry().union_sectors(), g.union_sectors());
@@ -280,7 +280,7 @@ fn open_pair(old: &Union, new: &NewLeaf<'_>, resources: &Resources) -> Result<Pa
         check_identity(root, &probe.superblock, &mut buffer)?;
     }
     // The new leaf lies on what the old one lies on, and on the old one.
-    let mut disk = LeafDisk::new(&lower.leaf, &mut buffer);
+    let mut disk = MetadataDisk::new(&lower.leaf, &mut buffer);
     let listed = stack::listed_ids(&mut disk, &probe.superblock)?;
     let below = old.lower.stack.as_deref();
     let (top, rest) = listed.split_last().ok_or(Error::LayerCount(1, 0))?;

@@ -5,10 +5,10 @@
 //! [`work_items`](super::work_items).
 
 use super::{
-    leaf_disk::{
+    metadata_disk::{
         write_error,
-        LeafDisk,
         Metadata,
+        MetadataDisk,
         UnionCommitter, //
     },
     stats::Committed,
@@ -44,7 +44,7 @@ impl Host for ArcBorrow<'_, Union> {
     type Slabs = KVVec<u64>;
     type PageSet = KVVec<u64>;
     type Entries = KVVec<PageEntry>;
-    type Disk<'d> = LeafDisk<'d>;
+    type Disk<'d> = MetadataDisk<'d>;
 
     fn map(&self) -> &Map<MapMemory> {
         &self.map
@@ -62,10 +62,13 @@ impl Host for ArcBorrow<'_, Union> {
         f(&mut self.allocator.lock())
     }
 
-    fn with_committer<R>(&self, f: impl FnOnce(&mut UnionCommitter, &mut LeafDisk<'_>) -> R) -> R {
+    fn with_committer<R>(
+        &self,
+        f: impl FnOnce(&mut UnionCommitter, &mut MetadataDisk<'_>) -> R,
+    ) -> R {
         let mut guard = self.metadata.lock();
         let Metadata { committer, buffer } = &mut *guard;
-        f(committer, &mut LeafDisk::new(&self.lower.leaf, buffer))
+        f(committer, &mut MetadataDisk::new(&self.lower.leaf, buffer))
     }
 
     fn note_step(&self, step: Step, committer: &UnionCommitter, done: Result) {

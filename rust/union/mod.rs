@@ -18,10 +18,10 @@ mod detach;
 mod events;
 mod freeze;
 mod host;
-mod leaf_disk;
 mod leaf_memory;
 mod loss;
 mod merge;
+mod metadata_disk;
 mod requests;
 mod stack;
 mod stats;
@@ -30,8 +30,8 @@ mod work_items;
 
 use self::{
     events::Events,
-    leaf_disk::Metadata,
     loss::Loss,
+    metadata_disk::Metadata,
     stack::{
         Stack,
         StackUse, //

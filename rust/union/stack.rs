@@ -5,11 +5,11 @@
 
 use super::{
     attach::Failed,
-    leaf_disk::{
-        LeafBuffer,
-        LeafDisk, //
-    },
     leaf_memory::Empty, //
+    metadata_disk::{
+        MetadataBuffer,
+        MetadataDisk, //
+    },
 };
 use crate::{
     blk::BlockDevice,
@@ -146,8 +146,8 @@ enum Form {
 
 impl Layer {
     /// Returns the layer as the core's disk, which counts from the start of the layer.
-    fn disk<'a>(&'a self, buffer: &'a mut LeafBuffer) -> LeafDisk<'a> {
-        LeafDisk::of_layer(&self.device, self.offset, buffer)
+    fn disk<'a>(&'a self, buffer: &'a mut MetadataBuffer) -> MetadataDisk<'a> {
+        MetadataDisk::of_layer(&self.device, self.offset, buffer)
     }
 
     /// Returns the sectors of the device from the start of the layer on.
@@ -381,7 +381,7 @@ fn open_layer(given: &abi::Layer) -> Result<Layer> {
 /// Checks that the layers are the ones that the leaf lists, and returns their stack. Without layers
 /// there is none.
 pub(super) fn find_or_build(
-    (leaf, sb): (&mut LeafDisk<'_>, &Superblock),
+    (leaf, sb): (&mut MetadataDisk<'_>, &Superblock),
     layers: KVec<Layer>,
     resources: &Resources,
 ) -> core::result::Result<Option<StackUse>, Failed> {
@@ -400,7 +400,7 @@ pub(super) fn find_or_build(
 }
 
 /// Returns the identities of the layers that the leaf lists.
-pub(super) fn listed_ids(leaf: &mut LeafDisk<'_>, sb: &Superblock) -> Result<KVec<LayerId>> {
+pub(super) fn listed_ids(leaf: &mut MetadataDisk<'_>, sb: &Superblock) -> Result<KVec<LayerId>> {
     let mut ids = KVec::new();
     listed::read::<Sha256, _>(leaf, sb, |layer| {
         ids.push(layer.id, GFP_KERNEL).map_err(|_| Error::NoMemory)
@@ -417,7 +417,7 @@ fn check_chain(
 ) -> core::result::Result<(ChainId, KVVec<Identity>), Failed> {
     let mut links = Links::new(listed);
     let mut all = KVVec::new();
-    let mut buffer = LeafDisk::new_buffer()?;
+    let mut buffer = MetadataDisk::new_buffer()?;
     for (n, layer) in (1..).zip(layers) {
         let added = layer.identify(&mut buffer).and_then(|found| {
             give_way()?;
@@ -439,7 +439,7 @@ fn check_chain(
 
 impl Layer {
     /// Finds out what the layer is. Of a sealed layer, verifies all but the data.
-    fn identify(&self, buffer: &mut LeafBuffer) -> Result<Identity> {
+    fn identify(&self, buffer: &mut MetadataBuffer) -> Result<Identity> {
         let mut disk = self.disk(buffer);
         let sb = match attach::read_superblock(&mut disk) {
             Ok(probe) => probe.superblock,
@@ -456,7 +456,7 @@ impl Layer {
         })
     }
 
-    fn identify_sealed(&self, buffer: &mut LeafBuffer) -> Result<Identity> {
+    fn identify_sealed(&self, buffer: &mut MetadataBuffer) -> Result<Identity> {
         let blocks = self.sectors() / BLOCK_SECTORS;
         let opened = open::<_, Sha256>(&mut self.disk(buffer), blocks, None);
         let Sealed { header, stand_in } = opened.map_err(|fault| match fault {
@@ -481,7 +481,7 @@ fn build(
     chain: ChainId,
     reserve: &Arc<Reserve>,
 ) -> core::result::Result<Stack, Failed> {
-    let mut buffer = LeafDisk::new_buffer()?;
+    let mut buffer = MetadataDisk::new_buffer()?;
     let sectors = found.iter().map(|f| f.sectors).fold(0, u64::max);
     if sectors > SECTORS_MAX {
         return Err(Error::TooLarge(Side::Layer, sectors).into());
@@ -535,7 +535,7 @@ pub(super) fn give_way() -> Result {
 /// Reads the map of a frozen leaf. It is needed only while the map of the stack is built.
 #[inline(never)]
 fn load(
-    disk: &mut LeafDisk<'_>,
+    disk: &mut MetadataDisk<'_>,
     layer: &Layer,
     reserve: &Arc<Reserve>,
 ) -> Result<KBox<Map<MapMemory>>> {

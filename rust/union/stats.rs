@@ -3,7 +3,7 @@
 //! The counters of a union, readable without the committer's lock. A read that succeeds counts
 //! nothing.
 
-use super::leaf_disk::UnionCommitter;
+use super::metadata_disk::UnionCommitter;
 use crate::sys::atomic::{
     AtomicU32,
     AtomicU64,

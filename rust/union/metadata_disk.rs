@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The leaf, or a layer, as the core's disk: synchronous I/O of metadata.
+//! A leaf or a layer as the core's disk, for synchronous I/O of metadata.
 
 use crate::{
     blk::{
@@ -45,27 +45,27 @@ use kernel::prelude::*;
 pub(super) type UnionCommitter = Committer<KVVec<u64>, KVVec<PageEntry>>;
 
 /// The memory of the core's buffer.
-pub(super) type LeafBuffer = IoBuffer<BUFFER_BLOCKS>;
+pub(super) type MetadataBuffer = IoBuffer<BUFFER_BLOCKS>;
 
 /// The state that a commit uses. One commit runs at a time.
 pub(super) struct Metadata {
     pub(super) committer: UnionCommitter,
-    pub(super) buffer: LeafBuffer,
+    pub(super) buffer: MetadataBuffer,
 }
 
 /// A leaf, or a layer, as the core's disk. Process context; allocates nothing.
-pub(crate) struct LeafDisk<'a> {
+pub(crate) struct MetadataDisk<'a> {
     device: &'a BlockDevice,
     /// The sector of the device at which the layer begins. 0 for a leaf.
     offset: u64,
     /// A layer is never written.
     is_layer: bool,
-    buffer: &'a mut LeafBuffer,
+    buffer: &'a mut MetadataBuffer,
 }
 
-impl<'a> LeafDisk<'a> {
-    pub(super) fn new(leaf: &'a BlockDevice, buffer: &'a mut LeafBuffer) -> Self {
-        LeafDisk {
+impl<'a> MetadataDisk<'a> {
+    pub(super) fn new(leaf: &'a BlockDevice, buffer: &'a mut MetadataBuffer) -> Self {
+        MetadataDisk {
             device: leaf,
             offset: 0,
             is_layer: false,
@@ -77,9 +77,9 @@ impl<'a> LeafDisk<'a> {
     pub(super) fn of_layer(
         layer: &'a BlockDevice,
         offset: u64,
-        buffer: &'a mut LeafBuffer,
+        buffer: &'a mut MetadataBuffer,
     ) -> Self {
-        LeafDisk {
+        MetadataDisk {
             device: layer,
             offset,
             is_layer: true,
@@ -88,8 +88,8 @@ impl<'a> LeafDisk<'a> {
     }
 
     /// Returns a buffer of the size that the core needs.
-    pub(super) fn new_buffer() -> Result<LeafBuffer> {
-        LeafBuffer::new().map_err(|_| Error::NoMemory)
+    pub(super) fn new_buffer() -> Result<MetadataBuffer> {
+        MetadataBuffer::new().map_err(|_| Error::NoMemory)
     }
 }
 
@@ -110,7 +110,7 @@ pub(super) fn write_error(e: kernel::error::Error, sector: u64) -> Error {
     }
 }
 
-impl Disk for LeafDisk<'_> {
+impl Disk for MetadataDisk<'_> {
     fn buffer(&mut self) -> &mut Buffer {
         self.buffer.as_mut_pages()
     }
@@ -118,9 +118,18 @@ impl Disk for LeafDisk<'_> {
     fn read(&mut self, block: LeafBlock, count: usize) -> Result {
         let (sector, bytes) = block_range(block, count)?;
         let at = sector.checked_add(self.offset).ok_or(Error::Internal)?;
+        let side = if self.is_layer {
+            Side::Layer
+        } else {
+            Side::Leaf
+        };
         self.device
             .read(at, self.buffer, 0..bytes)
-            .map_err(|_| Error::Io(Side::Leaf, sector))
+            .map_err(|e| match e {
+                ENOMEM => Error::NoMemory,
+                // Also the errors of a medium, so that a salvage continues without the block.
+                _ => Error::Io(side, sector),
+            })
     }
 
     fn write(&mut self, block: LeafBlock, count: usize, order: Order) -> Result {
@@ -148,7 +157,7 @@ impl Disk for LeafDisk<'_> {
 }
 
 /// A sealed layer, as the core reads it.
-impl sealed::Reader for LeafDisk<'_> {
+impl sealed::Reader for MetadataDisk<'_> {
     fn read(&mut self, block: u64, most: u64) -> Result<usize> {
         let count = u64_as_usize(most.min(usize_as_u64(BUFFER_BLOCKS)));
         Disk::read(self, LeafBlock(block), count)?;
