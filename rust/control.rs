@@ -200,8 +200,8 @@ fn root(c: &abi::Create) -> Result<Option<&CStr>> {
     }
 }
 
-/// Copies the layers from the caller. Each has a path that ends.
-fn layers(c: &abi::Create) -> Result<KVVec<abi::Layer>> {
+/// Copies the layers from the caller. Each path ends with NUL.
+fn copy_layers(c: &abi::Create) -> Result<KVVec<abi::Layer>> {
     if c.layers_count > LAYERS_MAX {
         return Err(EINVAL);
     }
@@ -241,7 +241,7 @@ impl Registry {
         };
         let root = root(c)?;
         let leaf = path(&c.leaf)?;
-        let layers = layers(c)?;
+        let layers = copy_layers(c)?;
         // Allocate before the attach, because after it no allocation may fail.
         let room = UniqueArc::<Attached>::new_uninit(GFP_KERNEL)?;
         let id = self.reserve_id(c.id)?;

@@ -41,7 +41,6 @@ pub mod entry;
 pub mod error;
 pub mod format;
 pub mod geometry;
-pub mod identity;
 pub mod journal;
 pub mod leaf_block;
 pub mod map;
@@ -52,6 +51,7 @@ pub mod protocol;
 #[cfg(feature = "shuttle")]
 mod race_model;
 pub mod replay_limit;
+pub mod root_samples;
 pub mod salvage;
 pub mod sealed;
 pub mod sha256;

@@ -63,7 +63,6 @@ use crate::{
         },
         format::superblock::Superblock,
         geometry::BLOCK_BYTES,
-        identity,
         map::Map,
         num::{
             saturating_u32,
@@ -75,6 +74,7 @@ use crate::{
             Mode,
             Shared, //
         },
+        root_samples,
         salvage::Lost,
     },
 };
@@ -101,7 +101,7 @@ pub(crate) struct Options<'a> {
     /// The paths of the devices. Without a root the bottom reads as zeroes.
     pub(crate) root: Option<&'a CStr>,
     pub(crate) leaf: &'a CStr,
-    /// The layers between them, the lowest first. Their paths end.
+    /// The layers between them, the lowest first. Each path ends with NUL.
     pub(crate) layers: &'a [abi::Layer],
     /// The number of hardware queues.
     pub(crate) queues: u32,
@@ -288,7 +288,7 @@ pub(super) fn load(
 ) -> Result<Pair> {
     let limits = limits(name, &lower, &probe.superblock)?;
     if let Some(root) = &lower.root {
-        check_identity(root, &probe.superblock, &mut buffer)?;
+        check_root_digest(root, &probe.superblock, &mut buffer)?;
     }
     let mut loaded = read_metadata(&lower, KBox::into_inner(probe), buffer, resources)?;
     let Loaded { map, buffer, .. } = &mut *loaded;
@@ -346,16 +346,16 @@ fn limits(name: Name, lower: &Lower, sb: &Superblock) -> Result<Limits> {
 
 /// Compares the root's samples with the digest that was stored when the leaf was formatted.
 #[inline(never)]
-pub(super) fn check_identity(
+pub(super) fn check_root_digest(
     root: &BlockDevice,
     sb: &Superblock,
     buffer: &mut MetadataBuffer,
 ) -> Result {
     let sectors = root.sectors();
     let mut digest = Sha256::new();
-    digest.update(identity::PREFIX);
+    digest.update(root_samples::PREFIX);
     digest.update(&sectors.to_le_bytes());
-    for (first, count) in identity::samples(&sb.uuid, sectors) {
+    for (first, count) in root_samples::samples(&sb.uuid, sectors) {
         let bytes = u64_as_usize(count.saturating_mul(SECTOR_BYTES));
         root.read(first, buffer, 0..bytes)
             .map_err(|e| read_error(Side::Root, first, e))?;
@@ -459,7 +459,7 @@ fn make(
         "{}: root {}, {} layers, leaf {}, {} sectors, {} of {} slabs used\n",
         union.name,
         Named(&union.lower.root),
-        union.layers(),
+        union.layer_count(),
         union.lower.leaf,
         sectors,
         union.allocator.lock().used(),

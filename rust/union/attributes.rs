@@ -37,7 +37,7 @@ pub(super) const ATTRIBUTES: Attributes<Union> = Attributes {
             None => Ok(()),
         }),
         Attribute::new(c"leaf", |u, out| path(&u.lower.paths.leaf, out)),
-        Attribute::new(c"layers", |u, out| number(u.layers(), out)),
+        Attribute::new(c"layers", |u, out| number(u.layer_count(), out)),
         Attribute::new(c"uuid", |u, out| uuid(&u.leaf.uuid, out)),
         Attribute::new(c"name", |u, out| out.write_str(u.leaf.name.text())),
         Attribute::new(c"mode", |u, out| out.write_str(abi::mode_word(u.mode()))),

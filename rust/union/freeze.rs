@@ -9,7 +9,7 @@
 use super::{
     attach::{
         self as union_attach,
-        check_identity,
+        check_root_digest,
         Pair, //
     },
     detach::{
@@ -133,7 +133,7 @@ impl Attached {
             "{}: leaf {} is frozen and a layer now, {} layers, new leaf {}\n",
             union.name,
             old.lower.leaf,
-            union.layers(),
+            union.layer_count(),
             union.lower.leaf,
         );
         // The disk has the UUID of the new leaf now, and programs have links by it.
@@ -277,7 +277,7 @@ fn open_pair(old: &Union, new: &NewLeaf<'_>, resources: &Resources) -> Result<Pa
         return Err(Error::RootSize(wanted, found));
     }
     if let Some(root) = &lower.root {
-        check_identity(root, &probe.superblock, &mut buffer)?;
+        check_root_digest(root, &probe.superblock, &mut buffer)?;
     }
     // The new leaf lies on what the old one lies on, and on the old one.
     let mut disk = MetadataDisk::new(&lower.leaf, &mut buffer);
@@ -293,7 +293,7 @@ fn open_pair(old: &Union, new: &NewLeaf<'_>, resources: &Resources) -> Result<Pa
 /// Returns the limits of the disk on the new leaf, the old one, and all below.
 fn limits_on(old: &Union, pair: &Pair) -> Result<Limits> {
     let mut limits = pair.limits();
-    let layers = Iterator::chain(old.lower.layers(), [&old.lower.leaf]);
+    let layers = Iterator::chain(old.lower.layer_devices(), [&old.lower.leaf]);
     for dev in layers {
         let stacked = limits.stack(dev, c"unionblk");
         stacked.map_err(|_| Error::Limits(Side::Layer))?;

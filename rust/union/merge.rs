@@ -10,7 +10,7 @@ use super::{
     leaf_memory::changed_slabs,
     stack::{
         self,
-        Layer,
+        LayerDevice,
         Stack, //
     },
     Union, //
@@ -48,7 +48,7 @@ pub(super) struct Merge {
     /// An empty set.
     spare: Slabs,
     builder: Builder<StackPageLists>,
-    layers: KVec<Layer>,
+    layers: KVec<LayerDevice>,
     chain: ChainId,
     block_sectors: u32,
 }
@@ -128,12 +128,12 @@ fn merge(
 }
 
 /// Opens once more the layers of a union, and its leaf as the highest.
-fn layers_with_leaf(union: &Union) -> Result<KVec<Layer>> {
+fn layers_with_leaf(union: &Union) -> Result<KVec<LayerDevice>> {
     let below = union.lower.stack.as_deref();
     let layers = below.map_or(&[][..], |stack| &stack.layers);
     let mut all = KVec::new();
-    let again = layers.iter().map(Layer::again);
-    for layer in Iterator::chain(again, [Layer::of_leaf(&union.lower.leaf)]) {
+    let again = layers.iter().map(LayerDevice::again);
+    for layer in Iterator::chain(again, [LayerDevice::of_leaf(&union.lower.leaf)]) {
         all.push(layer?, GFP_KERNEL).map_err(|_| Error::NoMemory)?;
     }
     Ok(all)

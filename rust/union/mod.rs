@@ -153,7 +153,7 @@ impl Lower {
     }
 
     /// Returns the devices of the layers.
-    fn layers(&self) -> impl Iterator<Item = &BlockDevice> {
+    fn layer_devices(&self) -> impl Iterator<Item = &BlockDevice> {
         let stack: Option<&Stack> = self.stack.as_deref();
         let layers = stack.map_or(&[][..], |stack| &stack.layers);
         layers.iter().map(|layer| &layer.device)
@@ -163,7 +163,7 @@ impl Lower {
     fn sides(&self) -> impl Iterator<Item = (Side, &BlockDevice)> {
         let root = self.root.iter().map(|dev| (Side::Root, dev));
         let leaf = core::iter::once((Side::Leaf, &self.leaf));
-        let layers = self.layers().map(|dev| (Side::Layer, dev));
+        let layers = self.layer_devices().map(|dev| (Side::Layer, dev));
         // By this name, because `pin_init` has a method `chain` too.
         Iterator::chain(Iterator::chain(root, leaf), layers)
     }
@@ -259,8 +259,8 @@ impl Union {
     }
 
     /// Returns the number of layers between root and leaf.
-    fn layers(&self) -> u32 {
-        saturating_u32(usize_as_u64(self.lower.layers().count()))
+    fn layer_count(&self) -> u32 {
+        saturating_u32(usize_as_u64(self.lower.layer_devices().count()))
     }
 
     /// Returns whether all mappings made before this call are durable. Any context.

@@ -90,8 +90,8 @@ use kernel::{
 /// to the last sector that a layer maps, and a layer says itself how large it is.
 pub(super) const SECTORS_MAX: u64 = 1 << 37;
 
-/// A layer of a stack: its device.
-pub(crate) struct Layer {
+/// The device of a layer of a stack.
+pub(crate) struct LayerDevice {
     pub(super) device: BlockDevice,
     /// The sector at which the layer begins.
     offset: u64,
@@ -101,11 +101,11 @@ pub(crate) struct Layer {
     claim: SetOnce<BlockDevice>,
 }
 
-impl Layer {
+impl LayerDevice {
     /// Opens the layer once more.
     pub(super) fn again(&self) -> Result<Self> {
         let device = self.device.again_shared();
-        Ok(Layer {
+        Ok(LayerDevice {
             device: device.map_err(|e| open_error(Side::Layer, e))?,
             offset: self.offset,
             is_claimed: true,
@@ -117,7 +117,7 @@ impl Layer {
     /// be shared yet.
     pub(super) fn of_leaf(leaf: &BlockDevice) -> Result<Self> {
         let device = leaf.again_plain();
-        Ok(Layer {
+        Ok(LayerDevice {
             device: device.map_err(|e| open_error(Side::Layer, e))?,
             offset: 0,
             is_claimed: false,
@@ -127,7 +127,7 @@ impl Layer {
 }
 
 /// What a layer was found to be.
-struct Identity {
+struct LayerInfo {
     id: LayerId,
     /// What a sealed layer stands for.
     stand_in: Option<StandIn>,
@@ -144,7 +144,7 @@ enum Form {
     Sealed(Header),
 }
 
-impl Layer {
+impl LayerDevice {
     /// Returns the layer as the core's disk, which counts from the start of the layer.
     fn disk<'a>(&'a self, buffer: &'a mut MetadataBuffer) -> MetadataDisk<'a> {
         MetadataDisk::of_layer(&self.device, self.offset, buffer)
@@ -159,7 +159,7 @@ impl Layer {
 
 /// The layers of a stack, the lowest first, and their map. It never changes.
 pub(crate) struct Stack {
-    pub(super) layers: KVec<Layer>,
+    pub(super) layers: KVec<LayerDevice>,
     pub(super) map: StackMap<StackPageLists>,
     pub(super) chain: ChainId,
     /// No block of so many sectors, a power of two, comes from more than one place.
@@ -177,7 +177,7 @@ impl Stack {
     }
 
     /// Returns whether this is the stack of these layers, on the same devices.
-    fn is_of(&self, chain: ChainId, layers: &[Layer]) -> bool {
+    fn is_of(&self, chain: ChainId, layers: &[LayerDevice]) -> bool {
         let pairs = || self.layers.iter().zip(layers);
         self.chain == chain
             && self.layers.len() == layers.len()
@@ -235,7 +235,7 @@ impl Stacks {
     }
 
     /// Returns a use of the stack of these layers, if a union uses it already.
-    fn find(this: &Arc<Self>, chain: ChainId, layers: &[Layer]) -> Option<StackUse> {
+    fn find(this: &Arc<Self>, chain: ChainId, layers: &[LayerDevice]) -> Option<StackUse> {
         let stack = use_listed(&mut this.list.lock(), chain, layers)?;
         let stacks = this.clone();
         Some(StackUse { stack, stacks })
@@ -291,7 +291,7 @@ impl Room {
 }
 
 /// Adds a union to those of the stack of these layers, if it is on the list.
-fn use_listed(list: &mut [Listed], chain: ChainId, layers: &[Layer]) -> Option<Arc<Stack>> {
+fn use_listed(list: &mut [Listed], chain: ChainId, layers: &[LayerDevice]) -> Option<Arc<Stack>> {
     let found = list.iter_mut().find(|l| l.stack.is_of(chain, layers))?;
     found.unions = found.unions.saturating_add(1);
     Some(found.stack.clone())
@@ -345,7 +345,7 @@ impl Drop for StackUse {
 }
 
 /// Opens the layers that the caller of the attach gave, the lowest first.
-pub(super) fn open_layers(given: &[abi::Layer]) -> core::result::Result<KVec<Layer>, Failed> {
+pub(super) fn open_layers(given: &[abi::Layer]) -> core::result::Result<KVec<LayerDevice>, Failed> {
     let mut layers = KVec::new();
     for (n, layer) in (1..).zip(given) {
         let opened = give_way()
@@ -356,7 +356,7 @@ pub(super) fn open_layers(given: &[abi::Layer]) -> core::result::Result<KVec<Lay
     Ok(layers)
 }
 
-fn open_layer(given: &abi::Layer) -> Result<Layer> {
+fn open_layer(given: &abi::Layer) -> Result<LayerDevice> {
     // The caller has checked that the path ends.
     let path = CStr::from_bytes_until_nul(&given.path).map_err(|_| Error::Internal)?;
     let device = BlockDevice::open_shared(path).map_err(|e| open_error(Side::Layer, e))?;
@@ -370,7 +370,7 @@ fn open_layer(given: &abi::Layer) -> Result<Layer> {
     if given.offset % usize_as_u64(BLOCK_BYTES) != 0 {
         return Err(Error::Limits(Side::Layer));
     }
-    Ok(Layer {
+    Ok(LayerDevice {
         device,
         offset: given.offset / SECTOR_BYTES,
         is_claimed: true,
@@ -382,7 +382,7 @@ fn open_layer(given: &abi::Layer) -> Result<Layer> {
 /// there is none.
 pub(super) fn find_or_build(
     (leaf, sb): (&mut MetadataDisk<'_>, &Superblock),
-    layers: KVec<Layer>,
+    layers: KVec<LayerDevice>,
     resources: &Resources,
 ) -> core::result::Result<Option<StackUse>, Failed> {
     let listed = listed_ids(leaf, sb)?;
@@ -412,14 +412,14 @@ pub(super) fn listed_ids(leaf: &mut MetadataDisk<'_>, sb: &Superblock) -> Result
 #[inline(never)]
 fn check_chain(
     listed: &[LayerId],
-    layers: &[Layer],
+    layers: &[LayerDevice],
     leaf: &Geometry,
-) -> core::result::Result<(ChainId, KVVec<Identity>), Failed> {
+) -> core::result::Result<(ChainId, KVVec<LayerInfo>), Failed> {
     let mut links = Links::new(listed);
     let mut all = KVVec::new();
     let mut buffer = MetadataDisk::new_buffer()?;
     for (n, layer) in (1..).zip(layers) {
-        let added = layer.identify(&mut buffer).and_then(|found| {
+        let added = layer.read_info(&mut buffer).and_then(|found| {
             give_way()?;
             if found.sectors > leaf.union_sectors() {
                 return Err(Error::TooLarge(Side::Layer, found.sectors));
@@ -437,17 +437,17 @@ fn check_chain(
     Ok((links.finish(given)?, all))
 }
 
-impl Layer {
+impl LayerDevice {
     /// Finds out what the layer is. Of a sealed layer, verifies all but the data.
-    fn identify(&self, buffer: &mut MetadataBuffer) -> Result<Identity> {
+    fn read_info(&self, buffer: &mut MetadataBuffer) -> Result<LayerInfo> {
         let mut disk = self.disk(buffer);
         let sb = match attach::read_superblock(&mut disk) {
             Ok(probe) => probe.superblock,
-            Err(Error::NotFormatted) => return self.identify_sealed(buffer),
+            Err(Error::NotFormatted) => return self.read_sealed_info(buffer),
             Err(e) => return Err(e),
         };
         let seal = sb.frozen.ok_or(Error::NotFrozen)?;
-        Ok(Identity {
+        Ok(LayerInfo {
             id: LayerId::Frozen(sb.uuid, seal),
             stand_in: None,
             sectors: sb.geometry.union_sectors(),
@@ -456,14 +456,14 @@ impl Layer {
         })
     }
 
-    fn identify_sealed(&self, buffer: &mut MetadataBuffer) -> Result<Identity> {
+    fn read_sealed_info(&self, buffer: &mut MetadataBuffer) -> Result<LayerInfo> {
         let blocks = self.sectors() / BLOCK_SECTORS;
         let opened = open::<_, Sha256>(&mut self.disk(buffer), blocks, None);
         let Sealed { header, stand_in } = opened.map_err(|fault| match fault {
             Fault::NotSealed => Error::NotFormatted,
             fault => fault.into(),
         })?;
-        Ok(Identity {
+        Ok(LayerInfo {
             id: LayerId::Sealed(header.digest),
             stand_in,
             sectors: header.union_sectors,
@@ -476,8 +476,8 @@ impl Layer {
 /// Builds the map of a stack.
 #[inline(never)]
 fn build(
-    layers: KVec<Layer>,
-    found: &[Identity],
+    layers: KVec<LayerDevice>,
+    found: &[LayerInfo],
     chain: ChainId,
     reserve: &Arc<Reserve>,
 ) -> core::result::Result<Stack, Failed> {
@@ -536,7 +536,7 @@ pub(super) fn give_way() -> Result {
 #[inline(never)]
 fn load(
     disk: &mut MetadataDisk<'_>,
-    layer: &Layer,
+    layer: &LayerDevice,
     reserve: &Arc<Reserve>,
 ) -> Result<KBox<Map<MapMemory>>> {
     let probe = attach::read_superblock(disk)?;

@@ -37,7 +37,7 @@ impl Attached {
         c.first_writes = union.stats.first_writes();
         c.io_errors = union.stats.io_errors();
         if let Some(stack) = &union.lower.stack {
-            c.layers = union.layers();
+            c.layers = union.layer_count();
             c.stack_unions = stack.unions();
             c.stack_bytes = stack.bytes();
         }

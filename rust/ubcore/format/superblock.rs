@@ -102,7 +102,7 @@ pub struct Superblock {
     pub journal_tail: u32,
     /// The sequence number that this block must carry.
     pub journal_sequence: u64,
-    /// SHA-256 over the root's samples, see `identity`.
+    /// SHA-256 over the root's samples, see `root_samples`.
     pub root_digest: [u8; 32],
     /// The name that the user gave to the leaf.
     pub name: LeafName,

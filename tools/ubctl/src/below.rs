@@ -18,7 +18,7 @@ use crate::device::{refuse_union, Access, Device};
 use crate::error::{Fail, Result, REFUSED};
 use crate::layer_arg::{self, LayerArg};
 use crate::loopdev::{self, Lower};
-use crate::{blocksize, control, identity, loaded, overlap, preflight, sealed};
+use crate::{blocksize, control, loaded, overlap, preflight, root_samples, sealed};
 
 /// The root of a command line: a path, or none.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -218,7 +218,7 @@ fn refuse_other(
         Some(root) if root.sectors() != sectors => {
             refused(Error::RootSize(sectors, root.sectors()))
         }
-        Some(root) if identity::digest(root, &sb.uuid)? != sb.root_digest => {
+        Some(root) if root_samples::digest(root, &sb.uuid)? != sb.root_digest => {
             refused(Error::RootContent)
         }
         None if sb.has_root() => refused(Error::RootSize(sectors, 0)),

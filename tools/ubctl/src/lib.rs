@@ -15,7 +15,6 @@ pub mod device;
 pub mod dm;
 pub mod error;
 pub mod holders;
-pub mod identity;
 pub mod interrupt;
 #[expect(unsafe_code, reason = "the one place that hands memory to the kernel")]
 mod ioctl;
@@ -33,6 +32,7 @@ pub mod probe;
 pub mod progress;
 pub mod random;
 pub mod rollback;
+pub mod root_samples;
 pub mod sealed;
 pub mod sealing;
 pub mod search;

@@ -15,7 +15,7 @@ use ubcore::stack::chain::LayerId;
 use crate::device::{Access, Device};
 use crate::error::{Fail, Result, REFUSED};
 use crate::layer_arg::LayerArg;
-use crate::{identity, probe, sealed};
+use crate::{probe, root_samples, sealed};
 
 /// A layer in one of the places, or what may be the root.
 struct Candidate {
@@ -126,7 +126,7 @@ fn is_root(path: &Path, sb: &Superblock) -> bool {
     let root = Device::open(path, Side::Root, Access::Read).ok();
     root.is_some_and(|root| {
         root.sectors() == sb.geometry.root_sectors()
-            && identity::digest(&root, &sb.uuid).is_ok_and(|digest| digest == sb.root_digest)
+            && root_samples::digest(&root, &sb.uuid).is_ok_and(|digest| digest == sb.root_digest)
     })
 }
 

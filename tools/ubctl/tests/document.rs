@@ -16,7 +16,7 @@ use ubcore::leaf_block::LeafBlock;
 use ubcore::slot::Slot;
 use ubctl::device::{Access, Device};
 use ubctl::error::{code_of, reason_of};
-use ubctl::identity;
+use ubctl::root_samples;
 
 const BLOCK: usize = 4096;
 
@@ -321,7 +321,10 @@ fn the_tool_says_of_it_what_the_page_says() {
 
     let sb = superblock(&get(&leaf, 0, 2 * BLOCK));
     let root = Device::open(&root, Side::Root, Access::Read).unwrap();
-    assert_eq!(identity::digest(&root, &sb.uuid).unwrap(), sb.root_digest);
+    assert_eq!(
+        root_samples::digest(&root, &sb.uuid).unwrap(),
+        sb.root_digest
+    );
 }
 
 /// Returns only the words, with N for each number.

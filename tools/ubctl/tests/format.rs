@@ -9,7 +9,7 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 use tool::{get, put, ubctl, Folder, MIB};
 use ubcore::format::superblock::{choose, Superblock};
-use ubcore::identity::samples;
+use ubcore::root_samples::samples;
 use ubcore::slot::Slot;
 
 fn superblock(leaf: &Path) -> (Superblock, Slot) {

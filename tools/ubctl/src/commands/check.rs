@@ -25,7 +25,7 @@ use ubcore::slot::Slot;
 use crate::device::{refuse_same, Access, Device};
 use crate::error::{Fail, Result, FAILED};
 use crate::lost_sectors::{self, Stretch};
-use crate::{identity, output, overlap, sealed};
+use crate::{output, overlap, root_samples, sealed};
 use map_memory::Heap;
 
 const AFTER_HELP: &str = "\
@@ -305,7 +305,7 @@ fn judge_root(root: &Device, sb: &Superblock) -> Result<Option<FindingReport>> {
     let wanted = sb.geometry.root_sectors();
     let e = if root.sectors() != wanted {
         Error::RootSize(wanted, root.sectors())
-    } else if identity::digest(root, &sb.uuid)? != sb.root_digest {
+    } else if root_samples::digest(root, &sb.uuid)? != sb.root_digest {
         Error::RootContent
     } else {
         return Ok(None);

@@ -23,7 +23,7 @@ use crate::loopdev::Lower;
 use crate::probe::{self, Used};
 use crate::rollback::Rollback;
 use crate::value_parser::{journal_blocks, leaf_name, sector_size, slab_sectors, union_size};
-use crate::{blocksize, identity, interrupt, output, preflight, random};
+use crate::{blocksize, interrupt, output, preflight, random, root_samples};
 
 const BLOCK: u64 = BLOCK_BYTES as u64;
 const MIB: u64 = 1 << 20;
@@ -411,7 +411,7 @@ fn superblock(below: &Opened, geometry: Geometry, root_block_bytes: u32) -> Resu
     uuid[8] = (uuid[8] & 0x3f) | 0x80;
     let nonce = u64::from_le_bytes(random::bytes()?);
     let digest = match &below.root {
-        Some(root) => identity::digest(root, &uuid)?,
+        Some(root) => root_samples::digest(root, &uuid)?,
         None => [0; 32],
     };
     let new = Superblock::new(uuid, nonce, geometry, root_block_bytes, digest);

@@ -5,14 +5,14 @@
 //! The digest is SHA-256 over [`PREFIX`], the root's size, and for each sample its first sector and
 //! its bytes. Numbers are 64-bit little-endian. A file system that was mounted writable, even once,
 //! has changed its superblock, and the fixed samples cover such superblocks. The other samples are
-//! derived from the leaf's UUID, so that the samples of each leaf are others.
+//! derived from the leaf's UUID, so that each leaf has different samples.
 
 use zerocopy::little_endian::U64;
 use zerocopy::transmute_ref;
 
 use super::num::usize_as_u64;
 
-/// What the digest starts with.
+/// The first bytes under the digest.
 pub const PREFIX: &[u8] = b"unionblk root samples 1\n";
 /// Sectors of a sample; fewer at the end of the root.
 pub const SAMPLE_SECTORS: u64 = 8;
@@ -85,7 +85,7 @@ impl Iterator for Samples {
 }
 
 #[cfg(any(test, kernel))]
-#[cfg_attr(kernel, kernel::prelude::kunit_tests(unionblk_identity))]
+#[cfg_attr(kernel, kernel::prelude::kunit_tests(unionblk_root_samples))]
 mod tests {
     use super::{samples, SAMPLES_MAX};
 

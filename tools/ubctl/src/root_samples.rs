@@ -3,7 +3,7 @@
 //! The digest by which a leaf knows its root.
 
 use map_memory::sha256::Sha256;
-use ubcore::identity::{samples, PREFIX};
+use ubcore::root_samples::{samples, PREFIX};
 use ubcore::sha256::Sha256 as _;
 
 use crate::device::Device;
