@@ -1,24 +1,27 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Attach: makes a union of a root and a leaf. The functions stand in the order in which they run.
+//! Attach: makes a union of a leaf and what lies below it. The functions stand in the order in which
+//! they run.
 //!
-//! The kernel's stack is 16 KiB, and adding the disk reads from it. So large values are in boxes,
-//! and the functions that handle them are not inlined into [`Attached::new`].
+//! The kernel's stack is 16 KiB, and the kernel reads the partition table on it when the disk is
+//! added. So large values are in boxes, and the functions that handle them are not inlined into
+//! [`Attached::new`].
 
 use super::{
     detach,
     events::Events,
     leaf_memory::{
+        load_leaf,
         page_set,
-        Empty, //
+        FilledLeaf, //
     },
     loss::Loss,
     metadata_disk::{
+        check_device,
         read_error,
         Metadata,
         MetadataBuffer,
-        MetadataDisk,
-        UnionCommitter, //
+        MetadataDisk, //
     },
     stack,
     stats::{
@@ -46,12 +49,10 @@ use crate::{
         open_error,
         to_core, //
     },
-    memory::MapMemory,
     resources::Resources,
     sys::digest::Sha256,
     ubcore::{
         abi,
-        alloc::Allocator,
         attach::{
             self,
             Probe, //
@@ -62,11 +63,8 @@ use crate::{
             Side, //
         },
         format::superblock::Superblock,
-        geometry::BLOCK_BYTES,
-        map::Map,
         num::{
             saturating_u32,
-            u32_as_usize,
             u64_as_usize,
             SECTOR_BYTES, //
         },
@@ -138,9 +136,9 @@ impl Failed {
 }
 
 impl Attached {
-    /// Attaches a leaf to its root. The first write to the leaf is a checkpoint. If the call fails
-    /// before, both devices are unchanged. If it fails later, the leaf holds the same union, and
-    /// what an opener wrote if the disk was in the system already.
+    /// Attaches a leaf to what lies below it. The first write to the leaf is a checkpoint. If the
+    /// call fails before that write, no device has changed. If it fails later, the union reads as
+    /// before, except for sectors that a process wrote, if the disk was already in the system.
     ///
     /// Process context.
     pub(crate) fn new(
@@ -148,23 +146,22 @@ impl Attached {
         resources: &Arc<Resources>,
     ) -> core::result::Result<Self, Failed> {
         let mut lower = open_lower(options)?;
-        let mut buffer = MetadataDisk::new_buffer()?;
-        let probe = probe(&lower, &mut buffer)?;
-        load_stack(&mut lower, options, (&probe, &mut buffer), resources)?;
+        let mut leaf = probe(&lower)?;
+        load_stack(&mut lower, options, &mut leaf, resources)?;
         lower.way = way_of(&lower);
         // A worker sends lower I/O that goes down as bios, so only requests matter here.
         let may_sleep = lower.way == Way::Requests && lower.devices().any(BlockDevice::may_sleep);
         let tags = to_core(TagSet::new(options.queues, QUEUE_DEPTH, may_sleep))?;
-        let pair = load(Name(options.id), lower, (probe, buffer), resources)?;
-        let damage = pair.loaded.loss.damage();
-        make(options, pair, tags, resources).map_err(|error| Failed {
+        let prepared = check_and_load(Name(options.id), lower, leaf, resources)?;
+        let damage = prepared.loaded.loss.damage();
+        start(options, prepared, tags, resources).map_err(|error| Failed {
             damage,
             ..Failed::from(error)
         })
     }
 }
 
-/// Opens both devices. The error names the device that cannot be opened.
+/// Opens the leaf, and the root if there is one. The error names the device that cannot be opened.
 fn open_lower(options: &Options<'_>) -> Result<Lower> {
     let root = options.root.map(BlockDevice::open_shared).transpose();
     let root = root.map_err(|e| open_error(Side::Root, e))?;
@@ -181,14 +178,7 @@ fn open_lower(options: &Options<'_>) -> Result<Lower> {
     })?;
     let sides = root.iter().map(|root| (Side::Root, root));
     for (side, dev) in Iterator::chain(sides, [(Side::Leaf, &leaf)]) {
-        // Refuse a union, because the worker of one union would wait for the worker of another.
-        if dev.is_own() {
-            return Err(Error::Stacked(side));
-        }
-        // The driver reads and writes metadata and samples in blocks of `BLOCK_BYTES`.
-        if u32_as_usize(dev.logical_block_size()) > BLOCK_BYTES {
-            return Err(Error::Limits(side));
-        }
+        check_device(dev, side)?;
     }
     if !options.read_only && leaf.is_read_only() {
         return Err(Error::ReadOnlyLeaf);
@@ -211,13 +201,21 @@ fn way_of(lower: &Lower) -> Way {
     }
 }
 
+/// A leaf whose superblock was read.
+pub(super) struct ProbedLeaf {
+    pub(super) probe: KBox<Probe>,
+    pub(super) buffer: MetadataBuffer,
+}
+
 /// Reads the leaf's superblock, and checks it against the sizes of the devices.
 #[inline(never)]
-pub(super) fn probe(lower: &Lower, buffer: &mut MetadataBuffer) -> Result<KBox<Probe>> {
-    let mut disk = MetadataDisk::new(&lower.leaf, buffer);
+pub(super) fn probe(lower: &Lower) -> Result<ProbedLeaf> {
+    let mut buffer = MetadataDisk::new_buffer()?;
+    let mut disk = MetadataDisk::new(&lower.leaf, &mut buffer);
     let root_sectors = lower.root.as_ref().map_or(0, BlockDevice::sectors);
     let probe = attach::probe(&mut disk, root_sectors, lower.leaf.sectors())?;
-    KBox::new(probe, GFP_KERNEL).map_err(|_| Error::NoMemory)
+    let probe = KBox::new(probe, GFP_KERNEL).map_err(|_| Error::NoMemory)?;
+    Ok(ProbedLeaf { probe, buffer })
 }
 
 /// Opens the layers and checks that they are those of the leaf. Adds their stack to `lower`.
@@ -225,13 +223,13 @@ pub(super) fn probe(lower: &Lower, buffer: &mut MetadataBuffer) -> Result<KBox<P
 fn load_stack(
     lower: &mut Lower,
     options: &Options<'_>,
-    (probe, buffer): (&Probe, &mut MetadataBuffer),
+    leaf: &mut ProbedLeaf,
     resources: &Resources,
 ) -> core::result::Result<(), Failed> {
     let layers = stack::open_layers(options.layers)?;
-    let mut disk = MetadataDisk::new(&lower.leaf, buffer);
-    let leaf = (&mut disk, &probe.superblock);
-    lower.stack = stack::find_or_build(leaf, layers, resources)?;
+    let mut disk = MetadataDisk::new(&lower.leaf, &mut leaf.buffer);
+    let sb = &leaf.probe.superblock;
+    lower.stack = stack::find_or_build(&mut disk, sb, layers, resources)?;
     Ok(())
 }
 
@@ -249,24 +247,22 @@ fn paths(options: &Options<'_>) -> Result<KBox<Paths>> {
     Ok(paths)
 }
 
-/// What a leaf holds.
-struct Loaded {
+/// The metadata of a leaf, in memory.
+struct LoadedLeaf {
     leaf: Leaf,
-    map: Map<MapMemory>,
-    allocator: Allocator<KVVec<u64>>,
-    committer: UnionCommitter,
+    filled: KBox<FilledLeaf>,
     buffer: MetadataBuffer,
     loss: Loss,
 }
 
-/// A root and a leaf that belong together.
-pub(super) struct Pair {
+/// The devices of a union, opened and checked, the metadata of its leaf, and the limits of its disk.
+pub(super) struct PreparedUnion {
     pub(super) lower: Lower,
-    loaded: KBox<Loaded>,
+    loaded: LoadedLeaf,
     limits: Limits,
 }
 
-impl Pair {
+impl PreparedUnion {
     /// Returns the limits of a disk on these devices.
     pub(super) fn limits(&self) -> Limits {
         self.limits.clone()
@@ -274,24 +270,26 @@ impl Pair {
 
     /// Returns the slab size of the leaf, in sectors.
     pub(super) fn slab_sectors(&self) -> u32 {
-        self.loaded.map.geometry().slab_sectors()
+        self.loaded.filled.map.geometry().slab_sectors()
     }
 }
 
-/// Checks that the leaf belongs to the root, and reads its metadata. Writes nothing.
+/// Checks that the leaf belongs to what lies below it, and reads its metadata. Writes nothing.
 #[inline(never)]
-pub(super) fn load(
+pub(super) fn check_and_load(
     name: Name,
     lower: Lower,
-    (probe, mut buffer): (KBox<Probe>, MetadataBuffer),
+    mut leaf: ProbedLeaf,
     resources: &Resources,
-) -> Result<Pair> {
-    let limits = limits(name, &lower, &probe.superblock)?;
+) -> Result<PreparedUnion> {
+    let sb = &leaf.probe.superblock;
+    let limits = stack_limits(name, &lower, sb)?;
     if let Some(root) = &lower.root {
-        check_root_digest(root, &probe.superblock, &mut buffer)?;
+        check_root_digest(root, sb, &mut leaf.buffer)?;
     }
-    let mut loaded = read_metadata(&lower, KBox::into_inner(probe), buffer, resources)?;
-    let Loaded { map, buffer, .. } = &mut *loaded;
+    let mut loaded = read_metadata(&lower, leaf, resources)?;
+    let LoadedLeaf { filled, buffer, .. } = &mut loaded;
+    let map = &filled.map;
     let mut disk = MetadataDisk::new(&lower.leaf, buffer);
     let block = limits.logical_block_size();
     if u64::from(block) > SECTOR_BYTES
@@ -306,7 +304,7 @@ pub(super) fn load(
     if let Some(stack) = &lower.stack {
         stack.check_blocks(block)?;
     }
-    Ok(Pair {
+    Ok(PreparedUnion {
         lower,
         loaded,
         limits,
@@ -315,7 +313,7 @@ pub(super) fn load(
 
 /// Stacks the limits of all devices, and checks that the union's size is a multiple of the
 /// resulting logical block size.
-fn limits(name: Name, lower: &Lower, sb: &Superblock) -> Result<Limits> {
+fn stack_limits(name: Name, lower: &Lower, sb: &Superblock) -> Result<Limits> {
     let mut limits = Limits::new();
     for (side, dev) in lower.sides() {
         limits
@@ -346,11 +344,7 @@ fn limits(name: Name, lower: &Lower, sb: &Superblock) -> Result<Limits> {
 
 /// Compares the root's samples with the digest that was stored when the leaf was formatted.
 #[inline(never)]
-pub(super) fn check_root_digest(
-    root: &BlockDevice,
-    sb: &Superblock,
-    buffer: &mut MetadataBuffer,
-) -> Result {
+fn check_root_digest(root: &BlockDevice, sb: &Superblock, buffer: &mut MetadataBuffer) -> Result {
     let sectors = root.sectors();
     let mut digest = Sha256::new();
     digest.update(root_samples::PREFIX);
@@ -369,14 +363,10 @@ pub(super) fn check_root_digest(
     }
 }
 
-/// Fills an empty map from the leaf's metadata.
+/// Reads the leaf's metadata, and what is lost of it.
 #[inline(never)]
-fn read_metadata(
-    lower: &Lower,
-    probe: Probe,
-    mut buffer: MetadataBuffer,
-    resources: &Resources,
-) -> Result<KBox<Loaded>> {
+fn read_metadata(lower: &Lower, leaf: ProbedLeaf, resources: &Resources) -> Result<LoadedLeaf> {
+    let ProbedLeaf { probe, mut buffer } = leaf;
     let sb = &probe.superblock;
     let leaf = Leaf {
         uuid: sb.uuid,
@@ -384,52 +374,48 @@ fn read_metadata(
         preallocated: sb.preallocated,
     };
     let mut lost = Lost::new(page_set(&sb.geometry)?);
-    let Empty {
-        map,
-        mut allocator,
-        entries,
-        sets,
-    } = Empty::new(&sb.geometry, &resources.reserve)?;
     let mut disk = MetadataDisk::new(&lower.leaf, &mut buffer);
-    let a = &mut allocator;
-    let committer = attach::salvage(&mut disk, probe, &map, a, entries, sets, &mut lost)?;
-    let loss = Loss::new(&mut disk, &map, &lost)?;
-    let loaded = Loaded {
+    let filled = load_leaf(&mut disk, probe, &mut lost, &resources.reserve)?;
+    let loss = Loss::new(&mut disk, &filled.map, &lost)?;
+    Ok(LoadedLeaf {
         leaf,
-        map,
-        allocator,
-        committer,
+        filled,
         buffer,
         loss,
-    };
-    KBox::new(loaded, GFP_KERNEL).map_err(|_| Error::NoMemory)
+    })
 }
 
 /// Makes the first checkpoint, the union, and its disk.
-fn make(
+fn start(
     options: &Options<'_>,
-    pair: Pair,
+    prepared: PreparedUnion,
     tags: Arc<TagSet<Union>>,
     resources: &Arc<Resources>,
 ) -> Result<Attached> {
-    let pair = if options.read_only {
-        pair
+    let prepared = if options.read_only {
+        prepared
     } else {
-        first_checkpoint(pair)?
+        first_checkpoint(prepared)?
     };
-    let Pair {
+    let PreparedUnion {
         lower,
         loaded,
         limits,
-    } = pair;
-    let sectors = loaded.map.geometry().union_sectors();
-    let new = New {
+    } = prepared;
+    let parts = DiskParts {
         name: Name(options.id),
-        read_only: options.read_only,
         events: to_core(Events::new())?,
-        tags: tags.clone(),
+        tags,
     };
-    let union: Arc<Union> = new_union(new, lower, loaded, resources)?.into();
+    let union = new_union(parts, options.read_only, lower, loaded, resources)?.into();
+    let disk = add_disk(&union, limits, options.read_only)?;
+    log_attached(&union);
+    Ok(Attached { disk })
+}
+
+/// Adds the disk of a union to the system.
+#[inline(never)]
+fn add_disk(union: &Arc<Union>, limits: Limits, read_only: bool) -> Result<GenDisk<Union>> {
     let name = union.name;
     let disk = to_core(GenDisk::new(
         fmt!("{name}"),
@@ -437,95 +423,92 @@ fn make(
         NewDisk {
             limits,
             device: |union, n| union.lower.devices().nth(n),
-            sectors,
-            read_only: options.read_only,
-            tags,
-            bios: resources.bios.clone(),
+            sectors: union.geometry().union_sectors(),
+            read_only,
+            tags: union.tags.clone(),
+            bios: union.resources.bios.clone(),
         },
     ))?;
     if union.loss.stretches() > 0 {
         // A read of lost sectors fails. A read beside them must not fail with it.
         disk.forbid_merges();
     }
-    union.events.show(disk.reference());
+    union.events.set_disk(disk.reference());
     // The kernel makes the directory for these links when it adds the disk, so they appear after
     // the disk is announced.
     if let Err(e) = to_core(disk.link_all()) {
         // The disk was in the system, so an opener may have written to it.
-        let _ = detach::end(union, disk);
+        let _ = detach::end(union.clone(), disk);
         return Err(e);
     }
+    Ok(disk)
+}
+
+fn log_attached(union: &Union) {
     pr_info!(
         "{}: root {}, {} layers, leaf {}, {} sectors, {} of {} slabs used\n",
         union.name,
-        Named(&union.lower.root),
+        RootName(&union.lower.root),
         union.layer_count(),
         union.lower.leaf,
-        sectors,
+        union.geometry().union_sectors(),
         union.allocator.lock().used(),
         union.geometry().leaf_slabs(),
     );
     union.loss.log(union.name, &union.lower.leaf);
-    Ok(Attached { disk })
 }
 
 /// Makes the first checkpoint. If the leaf is damaged, this fails with the damage and has written
 /// nothing.
-pub(super) fn first_checkpoint(mut pair: Pair) -> Result<Pair> {
-    let Loaded {
-        map,
-        committer,
-        buffer,
-        ..
-    } = &mut *pair.loaded;
-    committer.checkpoint_in_steps(map, &mut MetadataDisk::new(&pair.lower.leaf, buffer))?;
-    Ok(pair)
+pub(super) fn first_checkpoint(mut prepared: PreparedUnion) -> Result<PreparedUnion> {
+    let LoadedLeaf { filled, buffer, .. } = &mut prepared.loaded;
+    let FilledLeaf { map, committer, .. } = &mut **filled;
+    let mut disk = MetadataDisk::new(&prepared.lower.leaf, buffer);
+    committer.checkpoint_in_steps(map, &mut disk)?;
+    Ok(prepared)
 }
 
-/// Returns the union that takes the place of `old`, on a new leaf.
-pub(super) fn union_after(
+/// Returns the union that replaces `old`, on a new leaf.
+pub(super) fn new_union_for_freeze(
     old: &Union,
-    pair: Pair,
+    prepared: PreparedUnion,
     resources: &Arc<Resources>,
 ) -> Result<Pin<UniqueArc<Union>>> {
-    let new = New {
+    let parts = DiskParts {
         name: old.name,
-        read_only: false,
         events: old.events.clone(),
         tags: old.tags.clone(),
     };
-    new_union(new, pair.lower, pair.loaded, resources)
+    new_union(parts, false, prepared.lower, prepared.loaded, resources)
 }
 
-/// What a new union gets besides its devices and what the leaf holds.
-struct New {
+/// The parts of a union that stay with its disk if a freeze replaces the union.
+struct DiskParts {
     name: Name,
-    read_only: bool,
     events: Arc<Events>,
     tags: Arc<TagSet<Union>>,
 }
 
 #[inline(never)]
 fn new_union(
-    new: New,
+    parts: DiskParts,
+    read_only: bool,
     lower: Lower,
-    loaded: KBox<Loaded>,
+    loaded: LoadedLeaf,
     resources: &Arc<Resources>,
 ) -> Result<Pin<UniqueArc<Union>>> {
-    let New {
-        name,
-        read_only,
-        events,
-        tags,
-    } = new;
-    let Loaded {
+    let DiskParts { name, events, tags } = parts;
+    let LoadedLeaf {
         leaf,
+        filled,
+        buffer,
+        loss,
+    } = loaded;
+    let FilledLeaf {
         map,
         allocator,
         committer,
-        buffer,
-        loss,
-    } = KBox::into_inner(loaded);
+    } = KBox::into_inner(filled);
     map.memory().set_live();
     let durable = committer.committed();
     let mode = Mode {
@@ -562,10 +545,10 @@ fn new_union(
     ))
 }
 
-/// The name of a root for messages, if there is one.
-struct Named<'a>(&'a Option<BlockDevice>);
+/// The name of the root, or `none`, for messages.
+struct RootName<'a>(&'a Option<BlockDevice>);
 
-impl fmt::Display for Named<'_> {
+impl fmt::Display for RootName<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0 {
             Some(root) => root.fmt(f),

@@ -122,7 +122,7 @@ impl Events {
     }
 
     /// Sets the disk, and sends the uevents that are already due.
-    pub(super) fn show(self: &Arc<Self>, disk: GenDiskRef) {
+    pub(super) fn set_disk(self: &Arc<Self>, disk: GenDiskRef) {
         self.disk.populate(disk);
         let _ = workqueue::system().enqueue(self.clone());
     }

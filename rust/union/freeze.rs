@@ -9,15 +9,17 @@
 use super::{
     attach::{
         self as union_attach,
-        check_root_digest,
-        Pair, //
+        PreparedUnion, //
     },
     detach::{
         flush_reclaim,
         stop_work, //
     },
     merge::Merge,
-    metadata_disk::MetadataDisk,
+    metadata_disk::{
+        check_device,
+        MetadataDisk, //
+    },
     stack::{
         self,
         Room,
@@ -48,10 +50,8 @@ use crate::{
             Result,
             Side, //
         },
-        geometry::BLOCK_BYTES,
         num::{
             saturating_u32,
-            u32_as_usize,
             SECTOR_BYTES, //
         },
         protocol::{
@@ -160,15 +160,15 @@ impl Attached {
         new: &NewLeaf<'_>,
         resources: &Arc<Resources>,
     ) -> Result<Next<'_>> {
-        let pair = open_pair(old, new, resources)?;
-        let limits = limits_on(old, &pair)?;
+        let prepared = prepare_union(old, new, resources)?;
+        let limits = limits_on(old, &prepared)?;
         let (wanted, found) = (self.disk.logical_block_size(), limits.logical_block_size());
         if found != wanted {
             return Err(Error::BlockSize(wanted, found));
         }
         // Nothing can refuse the leaf from here on, so it may be written to.
-        let pair = union_attach::first_checkpoint(pair)?;
-        let union = union_attach::union_after(old, pair, resources)?;
+        let prepared = union_attach::first_checkpoint(prepared)?;
+        let union = union_attach::new_union_for_freeze(old, prepared, resources)?;
         let mut next = Next {
             disk: &self.disk,
             union: None,
@@ -261,13 +261,13 @@ fn claim_top(union: &Arc<Union>) -> Result {
     done
 }
 
-/// Opens and checks the new leaf. Writes nothing. Returns it without its stack.
+/// Opens and checks the new leaf. Writes nothing. Returns the union on it without its stack.
 #[inline(never)]
-fn open_pair(old: &Union, new: &NewLeaf<'_>, resources: &Resources) -> Result<Pair> {
+fn prepare_union(old: &Union, new: &NewLeaf<'_>, resources: &Resources) -> Result<PreparedUnion> {
     let lower = open_new(old, new.leaf)?;
-    let mut buffer = MetadataDisk::new_buffer()?;
-    let probe = union_attach::probe(&lower, &mut buffer)?;
-    let g = &probe.superblock.geometry;
+    let mut leaf = union_attach::probe(&lower)?;
+    let sb = &leaf.probe.superblock;
+    let g = &sb.geometry;
     let (wanted, found) = (old.geometry().union_sectors(), g.union_sectors());
     if found != wanted {
         return Err(Error::UnionSize(wanted, found));
@@ -276,29 +276,26 @@ fn open_pair(old: &Union, new: &NewLeaf<'_>, resources: &Resources) -> Result<Pa
     if found != wanted {
         return Err(Error::RootSize(wanted, found));
     }
-    if let Some(root) = &lower.root {
-        check_root_digest(root, &probe.superblock, &mut buffer)?;
-    }
     // The new leaf lies on what the old one lies on, and on the old one.
-    let mut disk = MetadataDisk::new(&lower.leaf, &mut buffer);
-    let listed = stack::listed_ids(&mut disk, &probe.superblock)?;
+    let mut disk = MetadataDisk::new(&lower.leaf, &mut leaf.buffer);
+    let listed = stack::listed_ids(&mut disk, sb)?;
     let below = old.lower.stack.as_deref();
     let (top, rest) = listed.split_last().ok_or(Error::LayerCount(1, 0))?;
     if *top != LayerId::Frozen(old.leaf.uuid, new.seal) || !is_chain_of(rest, below) {
         return Err(Error::LayerIdentity);
     }
-    union_attach::load(old.name, lower, (probe, buffer), resources)
+    union_attach::check_and_load(old.name, lower, leaf, resources)
 }
 
 /// Returns the limits of the disk on the new leaf, the old one, and all below.
-fn limits_on(old: &Union, pair: &Pair) -> Result<Limits> {
-    let mut limits = pair.limits();
+fn limits_on(old: &Union, prepared: &PreparedUnion) -> Result<Limits> {
+    let mut limits = prepared.limits();
     let layers = Iterator::chain(old.lower.layer_devices(), [&old.lower.leaf]);
     for dev in layers {
         let stacked = limits.stack(dev, c"unionblk");
         stacked.map_err(|_| Error::Limits(Side::Layer))?;
     }
-    let slab = u64::from(pair.slab_sectors()).saturating_mul(SECTOR_BYTES);
+    let slab = u64::from(prepared.slab_sectors()).saturating_mul(SECTOR_BYTES);
     limits.offer_discard(saturating_u32(slab));
     Ok(limits)
 }
@@ -324,12 +321,7 @@ fn way_with(old: &Union, leaf: &BlockDevice) -> Way {
 /// Opens the new leaf, and the root once more.
 fn open_new(old: &Union, path: &CStr) -> Result<Lower> {
     let leaf = BlockDevice::open_exclusive(path, true).map_err(|e| open_error(Side::Leaf, e))?;
-    if leaf.is_own() {
-        return Err(Error::Stacked(Side::Leaf));
-    }
-    if u32_as_usize(leaf.logical_block_size()) > BLOCK_BYTES {
-        return Err(Error::Limits(Side::Leaf));
-    }
+    check_device(&leaf, Side::Leaf)?;
     if leaf.is_read_only() {
         return Err(Error::ReadOnlyLeaf);
     }

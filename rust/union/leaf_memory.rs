@@ -2,6 +2,10 @@
 
 //! The memory that the metadata of a leaf is read into.
 
+use super::metadata_disk::{
+    MetadataDisk,
+    UnionCommitter, //
+};
 use crate::{
     memory::{
         MapMemory,
@@ -11,6 +15,10 @@ use crate::{
         alloc::{
             bitmap_words,
             Allocator, //
+        },
+        attach::{
+            self,
+            Probe, //
         },
         error::{
             Error,
@@ -24,6 +32,7 @@ use crate::{
         },
         num::u32_as_usize,
         pages::PageSet,
+        salvage::Losses,
         stack::changed_slabs::ChangedSlabs, //
     },
 };
@@ -32,25 +41,58 @@ use kernel::{
     sync::Arc, //
 };
 
-/// An empty map, and what else an attach fills.
-pub(super) struct Empty {
-    pub(super) map: Map<MapMemory>,
-    pub(super) allocator: Allocator<KVVec<u64>>,
-    pub(super) entries: KVVec<PageEntry>,
-    pub(super) sets: [PageSet<KVVec<u64>>; 2],
+/// The empty memory that a leaf's metadata is read into.
+struct LeafMemory {
+    map: Map<MapMemory>,
+    allocator: Allocator<KVVec<u64>>,
+    entries: KVVec<PageEntry>,
+    sets: [PageSet<KVVec<u64>>; 2],
 }
 
-impl Empty {
+impl LeafMemory {
     /// Returns the memory for a leaf of this layout.
-    pub(super) fn new(g: &Geometry, reserve: &Arc<Reserve>) -> Result<Self> {
+    fn new(g: &Geometry, reserve: &Arc<Reserve>) -> Result<Self> {
         let [used, unowned, reclaimable] = bitmap_words(g.leaf_slabs()).map(|n| zeroed(n, 0));
-        Ok(Empty {
+        Ok(LeafMemory {
             map: Map::new(*g, MapMemory::new(g, reserve.clone())?),
             allocator: Allocator::new([used?, unowned?, reclaimable?], g.leaf_slabs()),
             entries: zeroed(u32_as_usize(g.pages()), PageEntry::EMPTY)?,
             sets: [page_set(g)?, page_set(g)?],
         })
     }
+}
+
+/// The metadata of a leaf, as the committer and the look-ups need it.
+pub(super) struct FilledLeaf {
+    pub(super) map: Map<MapMemory>,
+    pub(super) allocator: Allocator<KVVec<u64>>,
+    pub(super) committer: UnionCommitter,
+}
+
+/// Reads a leaf's metadata into new memory. `losses` decides what becomes of damage.
+///
+/// Process context.
+#[inline(never)]
+pub(super) fn load_leaf<L: Losses>(
+    disk: &mut MetadataDisk<'_>,
+    probe: KBox<Probe>,
+    losses: &mut L,
+    reserve: &Arc<Reserve>,
+) -> Result<KBox<FilledLeaf>> {
+    let LeafMemory {
+        map,
+        mut allocator,
+        entries,
+        sets,
+    } = LeafMemory::new(&probe.superblock.geometry, reserve)?;
+    let probe = KBox::into_inner(probe);
+    let committer = attach::salvage(disk, probe, &map, &mut allocator, entries, sets, losses)?;
+    let filled = FilledLeaf {
+        map,
+        allocator,
+        committer,
+    };
+    KBox::new(filled, GFP_KERNEL).map_err(|_| Error::NoMemory)
 }
 
 /// Returns an empty set of map pages.

@@ -59,7 +59,7 @@ impl Merge {
     pub(super) fn new(union: &Arc<Union>, id: &LayerId) -> Result<Self> {
         let g = union.geometry();
         let sectors = g.union_sectors();
-        if sectors > stack::SECTORS_MAX {
+        if sectors > stack::STACK_SECTORS_MAX {
             return Err(Error::TooLarge(Side::Layer, sectors));
         }
         let layers = layers_with_leaf(union)?;
@@ -71,9 +71,12 @@ impl Merge {
             Some(below) => Builder::over(&below.map, memory, sectors),
             None => Builder::new(memory, sectors),
         };
-        let builder = builder.map_err(stack::refused)?;
+        let builder = builder.map_err(stack::refusal_error)?;
         let extents = LeafExtents::new(&union.map, stack::give_way);
-        let (builder, block) = stack::add(builder, extents)?;
+        let stack::Added {
+            builder,
+            block_sectors,
+        } = stack::add_extents(builder, extents)?;
         Ok(Merge {
             changes,
             spare,
@@ -82,7 +85,9 @@ impl Merge {
             chain: below
                 .map_or(ChainId::BOTTOM, |below| below.chain)
                 .with::<Sha256>(id),
-            block_sectors: below.map_or(block, |below| below.block_sectors.min(block)),
+            block_sectors: below.map_or(block_sectors, |below| {
+                below.block_sectors.min(block_sectors)
+            }),
         })
     }
 
@@ -93,7 +98,7 @@ impl Merge {
         let (builder, count, block) = merge(&self.changes.0, self.builder, &mut slabs)?;
         let this = Merge {
             spare: slabs,
-            builder: builder.trim().map_err(stack::refused)?,
+            builder: builder.trim().map_err(stack::refusal_error)?,
             block_sectors: self.block_sectors.min(block),
             ..self
         };
@@ -123,7 +128,7 @@ fn merge(
     slabs: &mut Slabs,
 ) -> Result<(Builder<StackPageLists>, u64, u32)> {
     let merged = slabs.merge(builder, union.lower.below(), &union.map, stack::give_way);
-    let merged = merged.map_err(stack::refused)?;
+    let merged = merged.map_err(stack::refusal_error)?;
     Ok((merged.builder, merged.count, merged.block_sectors))
 }
 
@@ -132,8 +137,8 @@ fn layers_with_leaf(union: &Union) -> Result<KVec<LayerDevice>> {
     let below = union.lower.stack.as_deref();
     let layers = below.map_or(&[][..], |stack| &stack.layers);
     let mut all = KVec::new();
-    let again = layers.iter().map(LayerDevice::again);
-    for layer in Iterator::chain(again, [LayerDevice::of_leaf(&union.lower.leaf)]) {
+    let reopened = layers.iter().map(LayerDevice::reopen);
+    for layer in Iterator::chain(reopened, [LayerDevice::from_leaf(&union.lower.leaf)]) {
         all.push(layer?, GFP_KERNEL).map_err(|_| Error::NoMemory)?;
     }
     Ok(all)

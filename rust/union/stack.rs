@@ -5,8 +5,9 @@
 
 use super::{
     attach::Failed,
-    leaf_memory::Empty, //
+    leaf_memory::load_leaf,
     metadata_disk::{
+        check_device,
         MetadataBuffer,
         MetadataDisk, //
     },
@@ -14,10 +15,7 @@ use super::{
 use crate::{
     blk::BlockDevice,
     error::open_error,
-    memory::{
-        MapMemory,
-        Reserve, //
-    },
+    memory::Reserve,
     resources::Resources,
     stack_memory::StackPageLists,
     sys::{
@@ -25,7 +23,11 @@ use crate::{
         mm::NoIo, //
     },
     ubcore::{
-        abi, attach,
+        abi,
+        attach::{
+            self,
+            Probe, //
+        },
         error::{
             Error,
             Result,
@@ -37,12 +39,11 @@ use crate::{
             BLOCK_BYTES,
             BLOCK_SECTORS, //
         },
-        map::Map,
         num::{
-            u32_as_usize,
             usize_as_u64,
             SECTOR_BYTES, //
         },
+        salvage::NoLoss,
         sealed::{
             fault::Fault,
             header::Header,
@@ -86,24 +87,24 @@ use kernel::{
     },
 };
 
-/// The largest union of a layer: 64 TiB. The list of the map's pages has 8 bytes for each 32 MiB up
-/// to the last sector that a layer maps, and a layer says itself how large it is.
-pub(super) const SECTORS_MAX: u64 = 1 << 37;
+/// The largest union of a layer: 64 TiB. A layer states its own size. This limit bounds the memory
+/// that a crafted layer makes the driver allocate: 8 bytes for each 32 MiB.
+pub(super) const STACK_SECTORS_MAX: u64 = 1 << 37;
 
 /// The device of a layer of a stack.
 pub(crate) struct LayerDevice {
     pub(super) device: BlockDevice,
     /// The sector at which the layer begins.
     offset: u64,
-    /// Whether `device` keeps others from claiming the device.
+    /// Whether `device` claims the device for all unions.
     is_claimed: bool,
-    /// Does so otherwise.
+    /// The claim that [`Stack::claim_top`] takes later, if `device` has none.
     claim: SetOnce<BlockDevice>,
 }
 
 impl LayerDevice {
     /// Opens the layer once more.
-    pub(super) fn again(&self) -> Result<Self> {
+    pub(super) fn reopen(&self) -> Result<Self> {
         let device = self.device.again_shared();
         Ok(LayerDevice {
             device: device.map_err(|e| open_error(Side::Layer, e))?,
@@ -113,9 +114,9 @@ impl LayerDevice {
         })
     }
 
-    /// Opens the leaf of a union, which still writes to it, as the layer that it will be. It cannot
-    /// be shared yet.
-    pub(super) fn of_leaf(leaf: &BlockDevice) -> Result<Self> {
+    /// Opens the leaf of a union as a layer, without a claim, because the union still has an
+    /// exclusive one.
+    pub(super) fn from_leaf(leaf: &BlockDevice) -> Result<Self> {
         let device = leaf.again_plain();
         Ok(LayerDevice {
             device: device.map_err(|e| open_error(Side::Layer, e))?,
@@ -126,21 +127,28 @@ impl LayerDevice {
     }
 }
 
-/// What a layer was found to be.
+/// The properties of a layer, read from its device.
 struct LayerInfo {
     id: LayerId,
-    /// What a sealed layer stands for.
+    /// The stand-in record of a sealed layer.
     stand_in: Option<StandIn>,
     /// The size of the layer's union.
     sectors: u64,
-    /// What a frozen leaf was made on: the chain of its layers, and the size of its root.
-    made_on: Option<(ChainId, u64)>,
-    form: Form,
+    /// The stack that a frozen leaf was formatted for.
+    made_on: Option<MadeOn>,
+    kind: LayerKind,
 }
 
-/// The form of a layer on its device.
-enum Form {
-    Frozen,
+/// The stack that a leaf was formatted for.
+#[derive(PartialEq)]
+struct MadeOn {
+    chain: ChainId,
+    root_sectors: u64,
+}
+
+/// Whether a layer is a frozen leaf or a sealed layer.
+enum LayerKind {
+    Frozen(KBox<Probe>),
     Sealed(Header),
 }
 
@@ -162,7 +170,8 @@ pub(crate) struct Stack {
     pub(super) layers: KVec<LayerDevice>,
     pub(super) map: StackMap<StackPageLists>,
     pub(super) chain: ChainId,
-    /// No block of so many sectors, a power of two, comes from more than one place.
+    /// The largest power of two of sectors such that each aligned block of that size has one
+    /// source; at most 8.
     pub(super) block_sectors: u32,
 }
 
@@ -177,16 +186,16 @@ impl Stack {
     }
 
     /// Returns whether this is the stack of these layers, on the same devices.
-    fn is_of(&self, chain: ChainId, layers: &[LayerDevice]) -> bool {
+    fn is_for(&self, chain: ChainId, layers: &[LayerDevice]) -> bool {
         let pairs = || self.layers.iter().zip(layers);
         self.chain == chain
             && self.layers.len() == layers.len()
             && pairs().all(|(a, b)| a.device.is_same(&b.device) && a.offset == b.offset)
     }
 
-    /// Makes sure that all unions share the device of the highest layer. After a freeze it is read
-    /// without a claim, until the union that wrote to it has closed it. Fails with `Busy` if
-    /// another holder has the device.
+    /// Claims the device of the highest layer for all unions, unless it is claimed. After a freeze
+    /// no claim is possible until the old union has closed the device. Fails with `Busy` if another
+    /// holder has it.
     pub(super) fn claim_top(&self) -> Result {
         let top = self.layers.last().ok_or(Error::Internal)?;
         if top.is_claimed || top.claim.as_ref().is_some() {
@@ -200,7 +209,7 @@ impl Stack {
         Ok(())
     }
 
-    /// Fails if a block of `bytes` would come from more than one place.
+    /// Fails if a block of `bytes` would have more than one source.
     pub(super) fn check_blocks(&self, bytes: u32) -> Result {
         if u64::from(bytes) > u64::from(self.block_sectors).saturating_mul(SECTOR_BYTES) {
             return Err(Error::FineMap(bytes));
@@ -292,7 +301,7 @@ impl Room {
 
 /// Adds a union to those of the stack of these layers, if it is on the list.
 fn use_listed(list: &mut [Listed], chain: ChainId, layers: &[LayerDevice]) -> Option<Arc<Stack>> {
-    let found = list.iter_mut().find(|l| l.stack.is_of(chain, layers))?;
+    let found = list.iter_mut().find(|l| l.stack.is_for(chain, layers))?;
     found.unions = found.unions.saturating_add(1);
     Some(found.stack.clone())
 }
@@ -360,12 +369,7 @@ fn open_layer(given: &abi::Layer) -> Result<LayerDevice> {
     // The caller has checked that the path ends.
     let path = CStr::from_bytes_until_nul(&given.path).map_err(|_| Error::Internal)?;
     let device = BlockDevice::open_shared(path).map_err(|e| open_error(Side::Layer, e))?;
-    if device.is_own() {
-        return Err(Error::Stacked(Side::Layer));
-    }
-    if u32_as_usize(device.logical_block_size()) > BLOCK_BYTES {
-        return Err(Error::Limits(Side::Layer));
-    }
+    check_device(&device, Side::Layer)?;
     // The driver reads whole blocks of a layer.
     if given.offset % usize_as_u64(BLOCK_BYTES) != 0 {
         return Err(Error::Limits(Side::Layer));
@@ -381,12 +385,13 @@ fn open_layer(given: &abi::Layer) -> Result<LayerDevice> {
 /// Checks that the layers are the ones that the leaf lists, and returns their stack. Without layers
 /// there is none.
 pub(super) fn find_or_build(
-    (leaf, sb): (&mut MetadataDisk<'_>, &Superblock),
+    leaf: &mut MetadataDisk<'_>,
+    sb: &Superblock,
     layers: KVec<LayerDevice>,
     resources: &Resources,
 ) -> core::result::Result<Option<StackUse>, Failed> {
     let listed = listed_ids(leaf, sb)?;
-    let (chain, found) = check_chain(&listed, &layers, &sb.geometry)?;
+    let (chain, infos) = check_chain(&listed, &layers, &sb.geometry)?;
     if layers.is_empty() {
         return Ok(None);
     }
@@ -394,7 +399,7 @@ pub(super) fn find_or_build(
         found.claim_top()?;
         return Ok(Some(found));
     }
-    let stack = build(layers, &found, chain, &resources.reserve)?;
+    let stack = build_stack(layers, infos, chain, &resources.reserve)?;
     let room = Stacks::room(&resources.stacks)?;
     Ok(Some(room.add(stack)?))
 }
@@ -408,7 +413,7 @@ pub(super) fn listed_ids(leaf: &mut MetadataDisk<'_>, sb: &Superblock) -> Result
     Ok(ids)
 }
 
-/// Checks each layer against the list. Returns the chain of all, and what each of them is.
+/// Checks each layer against the list. Returns the chain of all, and the properties of each.
 #[inline(never)]
 fn check_chain(
     listed: &[LayerId],
@@ -419,17 +424,24 @@ fn check_chain(
     let mut all = KVVec::new();
     let mut buffer = MetadataDisk::new_buffer()?;
     for (n, layer) in (1..).zip(layers) {
-        let added = layer.read_info(&mut buffer).and_then(|found| {
+        let added = layer.read_info(&mut buffer).and_then(|info| {
             give_way()?;
-            if found.sectors > leaf.union_sectors() {
-                return Err(Error::TooLarge(Side::Layer, found.sectors));
+            if info.sectors > leaf.union_sectors() {
+                return Err(Error::TooLarge(Side::Layer, info.sectors));
             }
-            let below = (links.chain_so_far(), leaf.root_sectors());
-            if found.made_on.is_some_and(|made_on| made_on != below) {
+            let below = MadeOn {
+                chain: links.chain_so_far(),
+                root_sectors: leaf.root_sectors(),
+            };
+            if info
+                .made_on
+                .as_ref()
+                .is_some_and(|made_on| *made_on != below)
+            {
                 return Err(Error::LayerIdentity);
             }
-            links.add::<Sha256>(&found.id, found.stand_in.as_ref())?;
-            all.push(found, GFP_KERNEL).map_err(|_| Error::NoMemory)
+            links.add::<Sha256>(&info.id, info.stand_in.as_ref())?;
+            all.push(info, GFP_KERNEL).map_err(|_| Error::NoMemory)
         });
         added.map_err(|error| Failed::of_layer(error, n))?;
     }
@@ -438,21 +450,29 @@ fn check_chain(
 }
 
 impl LayerDevice {
-    /// Finds out what the layer is. Of a sealed layer, verifies all but the data.
+    /// Reads the properties of the layer. Of a sealed layer, verifies all but the data.
     fn read_info(&self, buffer: &mut MetadataBuffer) -> Result<LayerInfo> {
         let mut disk = self.disk(buffer);
-        let sb = match attach::read_superblock(&mut disk) {
-            Ok(probe) => probe.superblock,
+        let probe = match attach::read_superblock(&mut disk) {
+            Ok(probe) => probe,
             Err(Error::NotFormatted) => return self.read_sealed_info(buffer),
             Err(e) => return Err(e),
         };
+        let sb = &probe.superblock;
         let seal = sb.frozen.ok_or(Error::NotFrozen)?;
+        let (wanted, found) = (sb.geometry.leaf_sectors(), self.sectors());
+        if wanted > found {
+            return Err(Error::LeafSize(wanted, found));
+        }
         Ok(LayerInfo {
             id: LayerId::Frozen(sb.uuid, seal),
             stand_in: None,
             sectors: sb.geometry.union_sectors(),
-            made_on: Some((sb.chain, sb.geometry.root_sectors())),
-            form: Form::Frozen,
+            made_on: Some(MadeOn {
+                chain: sb.chain,
+                root_sectors: sb.geometry.root_sectors(),
+            }),
+            kind: LayerKind::Frozen(KBox::new(probe, GFP_KERNEL).map_err(|_| Error::NoMemory)?),
         })
     }
 
@@ -468,90 +488,77 @@ impl LayerDevice {
             stand_in,
             sectors: header.union_sectors,
             made_on: None,
-            form: Form::Sealed(header),
+            kind: LayerKind::Sealed(header),
         })
     }
 }
 
 /// Builds the map of a stack.
 #[inline(never)]
-fn build(
+fn build_stack(
     layers: KVec<LayerDevice>,
-    found: &[LayerInfo],
+    infos: KVVec<LayerInfo>,
     chain: ChainId,
     reserve: &Arc<Reserve>,
 ) -> core::result::Result<Stack, Failed> {
     let mut buffer = MetadataDisk::new_buffer()?;
-    let sectors = found.iter().map(|f| f.sectors).fold(0, u64::max);
-    if sectors > SECTORS_MAX {
+    let sectors = infos.iter().map(|info| info.sectors).fold(0, u64::max);
+    if sectors > STACK_SECTORS_MAX {
         return Err(Error::TooLarge(Side::Layer, sectors).into());
     }
-    let mut builder = Builder::new(StackPageLists::new(), sectors).map_err(refused)?;
-    let mut blocks = Blocks::<()>::LARGEST;
-    for (n, (layer, found)) in (1..).zip(layers.iter().zip(found)) {
+    let mut builder = Builder::new(StackPageLists::new(), sectors).map_err(refusal_error)?;
+    let mut block_sectors = Blocks::<()>::LARGEST;
+    for (n, (layer, info)) in (1..).zip(layers.iter().zip(infos)) {
         let mut disk = layer.disk(&mut buffer);
-        let added = match &found.form {
-            Form::Frozen => load(&mut disk, layer, reserve)
-                .and_then(|map| add(builder, LeafExtents::new(&map, give_way))),
-            Form::Sealed(header) => add(builder, SealedExtents::new(disk, header)),
+        let added = match info.kind {
+            LayerKind::Frozen(probe) => load_leaf(&mut disk, probe, &mut NoLoss, reserve)
+                .and_then(|leaf| add_extents(builder, LeafExtents::new(&leaf.map, give_way))),
+            LayerKind::Sealed(header) => add_extents(builder, SealedExtents::new(disk, &header)),
         };
-        let block;
-        (builder, block) = added.map_err(|error| Failed::of_layer(error, n))?;
-        blocks = blocks.min(block);
+        let added = added.map_err(|error| Failed::of_layer(error, n))?;
+        builder = added.builder;
+        block_sectors = block_sectors.min(added.block_sectors);
     }
-    let map = builder.finish().map_err(refused)?;
+    let map = builder.finish().map_err(refusal_error)?;
     Ok(Stack {
         layers,
         map,
         chain,
-        block_sectors: blocks,
+        block_sectors,
     })
 }
 
-/// Adds the extents of a layer. Returns the builder, and the largest block that they do not cut.
-pub(super) fn add(
-    builder: Builder<StackPageLists>,
-    extents: impl Extents,
-) -> Result<(Builder<StackPageLists>, u32)> {
-    let mut extents = Blocks::new(extents);
-    let added = builder.add_layer(&mut extents).map_err(refused)?;
-    Ok((added, extents.block_sectors()))
+/// A builder to which extents were added.
+pub(super) struct Added {
+    pub(super) builder: Builder<StackPageLists>,
+    /// The largest block that no extent cuts, in sectors.
+    pub(super) block_sectors: u32,
 }
 
-/// Returns why a map cannot be built.
-pub(super) fn refused(e: Refusal) -> Error {
+/// Adds the extents of a layer.
+pub(super) fn add_extents(
+    builder: Builder<StackPageLists>,
+    extents: impl Extents,
+) -> Result<Added> {
+    let mut extents = Blocks::new(extents);
+    let builder = builder.add_layer(&mut extents).map_err(refusal_error)?;
+    Ok(Added {
+        builder,
+        block_sectors: extents.block_sectors(),
+    })
+}
+
+/// Converts a refusal of the builder.
+pub(super) fn refusal_error(e: Refusal) -> Error {
     match e {
         Refusal::Failed(e) => e,
         Refusal::StackSize(n) => Error::TooLarge(Side::Layer, n),
-        // This file and the core have made the layers and their extents.
+        // The other refusals are about extents that this driver never passes.
         _ => Error::Internal,
     }
 }
 
+/// Lets other tasks run. Fails if the task has a fatal signal pending.
 pub(super) fn give_way() -> Result {
     crate::error::to_core(crate::sys::task::give_way())
-}
-
-/// Reads the map of a frozen leaf. It is needed only while the map of the stack is built.
-#[inline(never)]
-fn load(
-    disk: &mut MetadataDisk<'_>,
-    layer: &LayerDevice,
-    reserve: &Arc<Reserve>,
-) -> Result<KBox<Map<MapMemory>>> {
-    let probe = attach::read_superblock(disk)?;
-    let g = probe.superblock.geometry;
-    let (wanted, found) = (g.leaf_sectors(), layer.sectors());
-    if wanted > found {
-        return Err(Error::LeafSize(wanted, found));
-    }
-    let Empty {
-        map,
-        mut allocator,
-        entries,
-        sets,
-    } = Empty::new(&g, reserve)?;
-    let map = KBox::new(map, GFP_KERNEL).map_err(|_| Error::NoMemory)?;
-    attach::load(disk, probe, &map, &mut allocator, entries, sets)?;
-    Ok(map)
 }
