@@ -40,7 +40,7 @@ use crate::{
     },
 };
 use kernel::{
-    new_mutex,
+    new_mutex, pr_warn_once,
     prelude::*,
     sync::{
         Arc,
@@ -66,8 +66,8 @@ use zerocopy::{
 struct Registered {
     id: u32,
     attached: Option<Arc<Attached>>,
-    /// A freeze is under way. If none is, the entry has the only reference to the union.
-    freezes: bool,
+    /// Whether a freeze runs, which has a second reference to the union.
+    is_freezing: bool,
 }
 
 /// All unions, sorted by id.
@@ -256,7 +256,7 @@ impl Registry {
         match Attached::new(&options, &self.resources) {
             Ok(attached) => {
                 let damage = attached.damage();
-                self.publish(id, room.write(attached).into());
+                self.put_back(id, room.write(attached).into());
                 c.id = id;
                 c.set_damage(damage);
                 Ok(())
@@ -274,7 +274,7 @@ impl Registry {
     fn remove(&self, c: &mut abi::Remove) -> Result {
         let attached = self.take(c.id)?;
         if let Err(e) = attached.claim() {
-            self.publish(c.id, attached);
+            self.put_back(c.id, attached);
             return Err(e);
         }
         let done = Attached::detach(attached);
@@ -290,9 +290,10 @@ impl Registry {
         };
         let attached = self.begin_freeze(c.id)?;
         let done = attached.freeze(&new, &self.resources);
-        // Before the entry says that it has the only reference. It cannot have been removed.
+        // Drop this reference before the flag is cleared, because a detach needs the only one. The
+        // entry still exists, because `take` refuses while a freeze runs.
         drop(attached);
-        self.change(c.id, |registered| registered.freezes = false);
+        self.change(c.id, |registered| registered.is_freezing = false);
         done.map_err(|e| {
             c.set_error(e);
             errno(e)
@@ -318,7 +319,7 @@ impl Registry {
             };
             attached.fill_status(c)
         };
-        // Without the lock, see `Attached::fill_status`.
+        // Drop the union without the lock, because the drop may wait for devices.
         drop(union);
         Ok(())
     }
@@ -330,6 +331,7 @@ impl Registry {
             let registered = unions.get(at).ok_or(ENODEV)?;
             registered.attached.as_ref().ok_or(EBUSY)?.fill_lost(c)
         };
+        // Drop the union without the lock, because the drop may wait for devices.
         drop(union);
         Ok(())
     }
@@ -338,7 +340,10 @@ impl Registry {
     fn reserve_id(&self, wanted: u32) -> Result<u32> {
         let mut unions = self.unions.lock();
         if unions.len() >= UNIONS_MAX {
-            pr_err!("there are {UNIONS_MAX} unions, which is the most: remove one first\n");
+            pr_err!(
+                "cannot create a union, because there are {UNIONS_MAX}, the maximum: detach one \
+                 first\n"
+            );
             return Err(EUSERS);
         }
         let (id, at) = free_id(&unions, wanted)?;
@@ -346,7 +351,7 @@ impl Registry {
         let registered = Registered {
             id,
             attached: None,
-            freezes: false,
+            is_freezing: false,
         };
         unions
             .insert_within_capacity(at, registered)
@@ -360,7 +365,7 @@ impl Registry {
         let mut unions = self.unions.lock();
         let at = position(&unions, id).map_err(|_| ENODEV)?;
         let registered = unions.get_mut(at).ok_or(ENODEV)?;
-        if registered.freezes {
+        if registered.is_freezing {
             return Err(EINPROGRESS);
         }
         registered.attached.take().ok_or(EBUSY)
@@ -373,7 +378,7 @@ impl Registry {
         let at = position(&unions, id).map_err(|_| ENODEV)?;
         let registered = unions.get_mut(at).ok_or(ENODEV)?;
         let attached = registered.attached.clone().ok_or(EBUSY)?;
-        if core::mem::replace(&mut registered.freezes, true) {
+        if core::mem::replace(&mut registered.is_freezing, true) {
             return Err(EBUSY);
         }
         Ok(attached)
@@ -381,16 +386,18 @@ impl Registry {
 
     /// Puts a union into its entry. The entry exists, because only the call that reserved the id
     /// or took the union removes it.
-    fn publish(&self, id: u32, attached: Arc<Attached>) {
+    fn put_back(&self, id: u32, attached: Arc<Attached>) {
         self.change(id, |registered| registered.attached = Some(attached));
     }
 
-    /// Changes an entry.
+    /// Changes an entry, which exists: only the call that reserved the id or took the union removes
+    /// it.
     fn change(&self, id: u32, f: impl FnOnce(&mut Registered)) {
         let mut unions = self.unions.lock();
         let at = position(&unions, id).ok();
-        if let Some(registered) = at.and_then(|at| unions.get_mut(at)) {
-            f(registered);
+        match at.and_then(|at| unions.get_mut(at)) {
+            Some(registered) => f(registered),
+            None => pr_warn_once!("bug: the entry of union {id} is missing\n"),
         }
     }
 

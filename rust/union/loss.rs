@@ -128,7 +128,7 @@ impl Loss {
             .blocks
             .saturating_sub(saturating_u32(usize_as_u64(self.damages.len())));
         if more > 0 {
-            pr_err!("{name}: leaf {leaf}: and {more} more metadata blocks\n");
+            pr_err!("{name}: leaf {leaf}: {more} more metadata blocks are damaged\n");
         }
         let lost = self.sectors.saturating_mul(SECTOR_BYTES);
         pr_warn!(
@@ -140,7 +140,7 @@ impl Loss {
         }
         let rest = usize_as_u64(self.kept.len().saturating_sub(LOGGED)).saturating_add(self.more);
         if rest > 0 {
-            pr_warn!("{name}: leaf {leaf}: and {rest} more stretches\n");
+            pr_warn!("{name}: leaf {leaf}: {rest} more stretches of sectors are lost\n");
         }
     }
 }
