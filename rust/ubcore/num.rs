@@ -8,8 +8,8 @@
 //! where the wrap is meant: in the steps of the journal's records
 //! ([`LeafSlab`](super::geometry::LeafSlab)), in the random numbers of
 //! [`root_samples`](super::root_samples), and in the [epochs](super::protocol::epoch). `checked_*`
-//! stands where no bound holds, and its failure is damage or `Internal`. `saturating_*` stands where
-//! the last value is the right answer: for limits, for what is left of a range, for counts of
+//! stands where no bound holds, and its failure is damage or `Internal`. `saturating_*` stands
+//! where the last value is the right answer: for limits, for what is left of a range, for counts of
 //! events.
 
 /// Bytes in a sector: the unit of every address here.

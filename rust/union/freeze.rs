@@ -22,8 +22,8 @@ use super::{
     },
     stack::{
         self,
-        Room,
         Stack,
+        StackReservation,
         Stacks, //
     },
     Attached,
@@ -82,13 +82,13 @@ pub(crate) struct NewLeaf<'a> {
     pub(crate) freeze_file_systems: bool,
 }
 
-/// How often at most the slabs that have changed are merged again before requests have to wait, and
-/// how few of them need not be.
+/// The maximum number of rounds of [`merge_until_few`].
 const ROUNDS_MAX: u32 = 8;
-const FEW: u64 = 64;
+/// A round that merges at most this many slabs is the last one.
+const FEW_SLABS: u64 = 64;
 
-/// How often at most the old leaf is opened for all to share, while a reader of sysfs or of STATUS
-/// may still have the old union for a moment.
+/// The maximum number of attempts to claim the old leaf as a layer. An attempt fails while a reader
+/// of sysfs or STATUS still holds the old union, whose claim is exclusive.
 const CLAIMS_MAX: u32 = 100;
 
 impl Attached {
@@ -102,31 +102,31 @@ impl Attached {
             return Err(Error::ReadOnlyLeaf);
         }
         let mut next = self.prepare(&old, new, resources)?;
-        let room = Stacks::room(&resources.stacks)?;
+        let reservation = Stacks::reserve(&resources.stacks)?;
         let merge = Merge::new(&old, &LayerId::Frozen(old.leaf.uuid, new.seal))?;
         flush_reclaim(&old);
-        let mut merge = catch_up(&old, merge)?;
+        let mut merge = merge_until_few(&old, merge)?;
         let file_systems = if new.freeze_file_systems {
             let frozen = to_core(self.disk.freeze_file_systems())?;
-            // What they have written until they were frozen.
-            merge = catch_up(&old, merge)?;
+            // Merge what the file systems wrote until they were frozen.
+            merge = merge_until_few(&old, merge)?;
             Some(frozen)
         } else {
             None
         };
         let replaced = self.disk.replace(
-            || next.switch(&old, merge, room, new.seal),
+            || next.switch(&old, merge, reservation, new.seal),
             Error::Busy(Side::Leaf),
         );
         drop(file_systems);
         if replaced.is_err() {
-            // The timer was cancelled. It commits what it would have committed, and can be armed
+            // `switch` cancelled the timer. Do its work here, so that the next change arms it
             // again.
             flush::timer_work(&old.as_arc_borrow());
         }
         let replaced = replaced?;
-        // A call that queued or ended a request may have queued work of the old union until
-        // `replace` has waited for it.
+        // Until `replace` had waited for them, threads that queued or ended a request could queue
+        // work of the old union.
         stop_work(&old);
         let union = self.union();
         pr_info!(
@@ -144,7 +144,8 @@ impl Attached {
         if let Err(e) = claim_top(&union) {
             // The union works. The next union on the layer claims it, or is refused.
             pr_warn!(
-                "{}: the new layer is not claimed for all unions to share: {}\n",
+                "{}: cannot claim the new layer for sharing ({}): the next attach on it tries \
+                 again\n",
                 union.name,
                 core::format_args!("{e}")
             );
@@ -185,8 +186,8 @@ impl Attached {
     }
 }
 
-/// The union on the new leaf, without its stack, and what the disk has of it already. It is undone
-/// when this is dropped with the union.
+/// The union on the new leaf, still without its stack, and the changes of the disk for it. If this
+/// is dropped with the union, the changes are undone.
 struct Next<'a> {
     disk: &'a GenDisk<Union>,
     union: Option<Pin<UniqueArc<Union>>>,
@@ -194,20 +195,20 @@ struct Next<'a> {
 }
 
 impl Next<'_> {
-    /// Stops the old union, merges into the stack what has changed last, and freezes the old leaf.
-    /// The last step is the only point at which the change happens. Returns the new union.
+    /// Stops the old union, merges the last changes, and freezes the old leaf. Only the freeze
+    /// makes the change. An error before it leaves the old union. Returns the new union.
     ///
-    /// Runs while no request is in flight, and others wait.
+    /// Context: no request is in flight, and new ones wait.
     #[inline(never)]
     fn switch(
         &mut self,
         old: &Arc<Union>,
         merge: Merge,
-        room: Room,
+        reservation: StackReservation,
         seal: Seal,
     ) -> Result<Arc<Union>> {
         stop_work(old);
-        let stack = room.add(merge.finish()?)?;
+        let stack = reservation.fill(merge.finish()?)?;
         let new = self.union.as_mut().ok_or(Error::Internal)?;
         new.as_mut().project().lower.stack = Some(stack);
         flush::freeze(&old.as_arc_borrow(), seal)?;
@@ -224,23 +225,24 @@ impl Drop for Next<'_> {
         let restored = self.limits.take().map(|l| self.disk.restore_limits(&l));
         if let Some(Err(e)) = restored {
             pr_warn!(
-                "{}: its queue keeps the limits for the leaf {}, which is not used: error {}\n",
+                "{}: cannot restore the limits of the queue (error {}): they still include leaf \
+                 {}, which is not used\n",
                 union.name,
-                union.lower.leaf,
                 e.to_errno(),
+                union.lower.leaf,
             );
         }
     }
 }
 
-/// Makes what has changed few slabs, and stores it. Then little is left for the moment in which
-/// requests wait.
-fn catch_up(old: &Arc<Union>, mut merge: Merge) -> Result<Merge> {
+/// Commits and merges in rounds until few changed slabs are left, so that requests wait only
+/// briefly in [`Next::switch`].
+fn merge_until_few(old: &Arc<Union>, mut merge: Merge) -> Result<Merge> {
     for _ in 0..ROUNDS_MAX {
         flush::checkpoint(&old.as_arc_borrow(), u64::MAX)?;
         let slabs;
         (merge, slabs) = merge.catch_up()?;
-        if slabs <= FEW {
+        if slabs <= FEW_SLABS {
             break;
         }
     }
@@ -300,7 +302,7 @@ fn limits_on(old: &Union, prepared: &PreparedUnion) -> Result<Limits> {
     Ok(limits)
 }
 
-/// Returns whether a list has the layers of a stack, so that both have one chain.
+/// Returns whether the listed layers have the chain of the stack.
 fn is_chain_of(listed: &[LayerId], below: Option<&Stack>) -> bool {
     let chain = Links::chain_of::<crate::sys::digest::Sha256>(listed);
     below.map_or(listed.is_empty(), |stack| stack.chain == chain)

@@ -54,7 +54,8 @@ pub(super) struct Merge {
 }
 
 impl Merge {
-    /// Merges the map of the leaf. `id` is what the leaf will be. Process context.
+    /// Merges the map of the leaf. `id` is the identity of the leaf as a layer. Process
+    /// context.
     #[inline(never)]
     pub(super) fn new(union: &Arc<Union>, id: &LayerId) -> Result<Self> {
         let g = union.geometry();
@@ -91,10 +92,10 @@ impl Merge {
         })
     }
 
-    /// Merges again the slabs that have changed since the last call. Returns how many. Process
-    /// context.
+    /// Merges again the slabs that have changed since the last call. Returns the number of slabs
+    /// that were merged. Process context.
     pub(super) fn catch_up(self) -> Result<(Self, u64)> {
-        let mut slabs = self.changes.exchange(Some(self.spare))?;
+        let mut slabs = self.changes.exchange(self.spare)?;
         let (builder, count, block) = merge(&self.changes.0, self.builder, &mut slabs)?;
         let this = Merge {
             spare: slabs,
@@ -115,8 +116,9 @@ impl Merge {
             layers: self.layers,
             map: builder.finish_at_once(),
             chain: self.chain,
-            // What a write has cut that was discarded since counts too. So a union may be refused
-            // until the stack is built anew, but never read a wrong block.
+            // A boundary that a later discard removed still counts. So `block_sectors` may be
+            // smaller than the stack needs, and an attach to devices with larger blocks may be
+            // refused until the stack is built again. No block is ever read from two sources.
             block_sectors: self.block_sectors.min(block),
         })
     }
@@ -159,13 +161,13 @@ impl Changes {
     }
 
     /// Makes the committer note the slabs in another set. Returns the set so far.
-    fn exchange(&self, slabs: Option<Slabs>) -> Result<Slabs> {
-        let so_far = self.0.metadata.lock().committer.note_slabs(slabs);
+    fn exchange(&self, slabs: Slabs) -> Result<Slabs> {
+        let so_far = self.0.metadata.lock().committer.note_slabs(Some(slabs));
         so_far.ok_or(Error::Internal)
     }
 
     /// Returns the set so far, and all slabs that have a mark. Under one lock, because a commit in
-    /// between would take the marks, and note them nowhere. No request is in flight.
+    /// between would clear the marks without noting them. No request is in flight.
     fn last(&self) -> Result<Slabs> {
         let mut metadata = self.0.metadata.lock();
         let so_far = metadata.committer.note_slabs(None);

@@ -77,7 +77,7 @@ use crate::{
 };
 use core::mem::MaybeUninit;
 use kernel::{
-    new_mutex,
+    new_mutex, pr_warn_once,
     prelude::*,
     sync::{
         Arc,
@@ -218,8 +218,8 @@ impl Stack {
     }
 }
 
-/// A stack that unions use, and how many of them.
-struct Listed {
+/// A stack, and the number of the unions that use it.
+struct SharedStack {
     stack: Arc<Stack>,
     unions: u32,
 }
@@ -227,9 +227,10 @@ struct Listed {
 /// The stacks of all unions.
 #[pin_data]
 pub(crate) struct Stacks {
-    /// Held for a look at the list. Devices are opened and closed, and maps built, without it.
+    /// Held to look up, add or remove an entry. Devices are opened and closed, and maps built,
+    /// without it.
     #[pin]
-    list: Mutex<KVec<Listed>>,
+    list: Mutex<KVec<SharedStack>>,
 }
 
 impl Stacks {
@@ -244,26 +245,28 @@ impl Stacks {
     }
 
     /// Returns a use of the stack of these layers, if a union uses it already.
-    fn find(this: &Arc<Self>, chain: ChainId, layers: &[LayerDevice]) -> Option<StackUse> {
-        let stack = use_listed(&mut this.list.lock(), chain, layers)?;
+    fn find(this: &Arc<Self>, chain: ChainId, layers: &[LayerDevice]) -> Result<Option<StackUse>> {
+        let Some(stack) = share_existing(&mut this.list.lock(), chain, layers)? else {
+            return Ok(None);
+        };
         let stacks = this.clone();
-        Some(StackUse { stack, stacks })
+        Ok(Some(StackUse { stack, stacks }))
     }
 
-    /// Returns room for one stack.
-    pub(super) fn room(this: &Arc<Self>) -> Result<Room> {
+    /// Returns the memory for one stack and for its entry on the list.
+    pub(super) fn reserve(this: &Arc<Self>) -> Result<StackReservation> {
         let stack = UniqueArc::new_uninit(GFP_KERNEL).map_err(|_| Error::NoMemory)?;
         let no_io = NoIo::new();
         let reserved = this.list.lock().reserve(1, GFP_KERNEL);
         drop(no_io);
         reserved.map_err(|_| Error::NoMemory)?;
         let stacks = this.clone();
-        Ok(Room { stack, stacks })
+        Ok(StackReservation { stack, stacks })
     }
 
     /// Adds a stack. If another attach has added the same one meanwhile, returns a use of that.
     fn add(this: &Arc<Self>, stack: Arc<Stack>) -> Result<StackUse> {
-        let listed = Listed {
+        let entry = SharedStack {
             stack: stack.clone(),
             unions: 1,
         };
@@ -271,10 +274,10 @@ impl Stacks {
         // wait for I/O, which could be to that disk.
         let no_io = NoIo::new();
         let mut list = this.list.lock();
-        let stack = match use_listed(&mut list, stack.chain, &stack.layers) {
+        let stack = match share_existing(&mut list, stack.chain, &stack.layers)? {
             Some(found) => found,
             None => {
-                list.push(listed, GFP_KERNEL).map_err(|_| Error::NoMemory)?;
+                list.push(entry, GFP_KERNEL).map_err(|_| Error::NoMemory)?;
                 stack
             }
         };
@@ -285,25 +288,31 @@ impl Stacks {
     }
 }
 
-/// Room for a stack and for its place on the list.
-pub(super) struct Room {
+/// The memory for a stack and for its entry on the list.
+pub(super) struct StackReservation {
     stack: UniqueArc<MaybeUninit<Stack>>,
     stacks: Arc<Stacks>,
 }
 
-impl Room {
+impl StackReservation {
     /// Adds a stack to the list. Waits for no I/O. Allocates nothing, unless another stack has
-    /// taken the place on the list meanwhile.
-    pub(super) fn add(self, stack: Stack) -> Result<StackUse> {
+    /// taken the entry meanwhile.
+    pub(super) fn fill(self, stack: Stack) -> Result<StackUse> {
         Stacks::add(&self.stacks, self.stack.write(stack).into())
     }
 }
 
-/// Adds a union to those of the stack of these layers, if it is on the list.
-fn use_listed(list: &mut [Listed], chain: ChainId, layers: &[LayerDevice]) -> Option<Arc<Stack>> {
-    let found = list.iter_mut().find(|l| l.stack.is_for(chain, layers))?;
-    found.unions = found.unions.saturating_add(1);
-    Some(found.stack.clone())
+/// Counts one more union on the stack of these layers, if it is on the list.
+fn share_existing(
+    list: &mut [SharedStack],
+    chain: ChainId,
+    layers: &[LayerDevice],
+) -> Result<Option<Arc<Stack>>> {
+    let Some(found) = list.iter_mut().find(|l| l.stack.is_for(chain, layers)) else {
+        return Ok(None);
+    };
+    found.unions = found.unions.checked_add(1).ok_or(Error::Internal)?;
+    Ok(Some(found.stack.clone()))
 }
 
 /// The use of a stack by one union.
@@ -338,14 +347,21 @@ impl Drop for StackUse {
     fn drop(&mut self) {
         let mut list = self.stacks.list.lock();
         let at = list.iter().position(|l| Arc::ptr_eq(&l.stack, &self.stack));
-        let Some((at, listed)) = at.and_then(|at| Some((at, list.get_mut(at)?))) else {
+        let Some((at, entry)) = at.and_then(|at| Some((at, list.get_mut(at)?))) else {
+            pr_warn_once!("bug: a stack that a union uses is not on the list\n");
             return;
         };
-        listed.unions = listed.unions.saturating_sub(1);
-        let last = if listed.unions == 0 {
-            list.remove(at).ok()
-        } else {
-            None
+        let last = match entry.unions.checked_sub(1) {
+            Some(0) => list.remove(at).ok(),
+            Some(left) => {
+                entry.unions = left;
+                None
+            }
+            None => {
+                // Keep the entry, because the number of unions is unknown.
+                pr_warn_once!("bug: more unions have left a stack than used it\n");
+                None
+            }
         };
         // Close the devices only after the lock is released.
         drop(list);
@@ -395,13 +411,13 @@ pub(super) fn find_or_build(
     if layers.is_empty() {
         return Ok(None);
     }
-    if let Some(found) = Stacks::find(&resources.stacks, chain, &layers) {
+    if let Some(found) = Stacks::find(&resources.stacks, chain, &layers)? {
         found.claim_top()?;
         return Ok(Some(found));
     }
     let stack = build_stack(layers, infos, chain, &resources.reserve)?;
-    let room = Stacks::room(&resources.stacks)?;
-    Ok(Some(room.add(stack)?))
+    let reservation = Stacks::reserve(&resources.stacks)?;
+    Ok(Some(reservation.fill(stack)?))
 }
 
 /// Returns the identities of the layers that the leaf lists.

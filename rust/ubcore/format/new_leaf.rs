@@ -14,8 +14,8 @@ use super::superblock::Superblock;
 
 impl Superblock {
     /// Returns the superblock of a blank leaf. `uuid` and `nonce` must be random. `root_digest` is
-    /// that of `root_samples` over the root, or zero if the bottom is none, so that `geometry` has a
-    /// root of no sectors. If `geometry` counts layers, the caller sets `chain`.
+    /// that of `root_samples` over the root, or zero if the bottom is none, so that `geometry` has
+    /// a root of no sectors. If `geometry` counts layers, the caller sets `chain`.
     pub fn new(
         uuid: [u8; 16],
         nonce: u64,
