@@ -111,8 +111,8 @@ where
     salvage::mark_lost(map, lost, || disk.give_way())?;
     let failed = sb.features.writable().err().or(lost.first());
     let blocks = sb.geometry.journal_blocks();
-    let head = journal::after(sb.journal_tail, found.chained, blocks);
-    let ring = Ring::new(blocks, head, found.chained, found.sequence);
+    let head = journal::after(sb.journal_tail, found.valid, blocks);
+    let ring = Ring::new(blocks, head, found.valid, found.sequence);
     Ok(Committer::new(
         sb,
         probe.slot,
@@ -229,7 +229,7 @@ fn read_pages<D: Disk, M: Memory, L: Losses>(
 /// Returns whether no block of `sectors` sectors, a power of two, is mapped in part. If so, root
 /// and leaf can have blocks of that size, because the driver reads each block from one of them.
 ///
-/// Fails only with an error of [`Disk::give_way`], or if a rule of the map does not hold.
+/// Fails only with an error of [`Disk::give_way`], or if an invariant of the map is broken.
 pub fn fits_blocks<D: Disk, M: Memory>(disk: &mut D, map: &Map<M>, sectors: u32) -> Result<bool> {
     let g = map.geometry();
     let whole = |leaf_slab| -> Result<bool> {

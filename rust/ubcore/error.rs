@@ -183,7 +183,7 @@ pub enum Error {
     Os(u32),
     /// Parts of blocks are mapped, and the devices have blocks of this many bytes.
     FineMap(u32),
-    /// The code contradicts itself, because a rule of the map does not hold.
+    /// An invariant of the code is broken.
     Internal,
     /// The leaf is frozen: it is a layer, and nothing may write to it.
     Frozen,
@@ -325,7 +325,7 @@ impl fmt::Display for Error {
             Stacked(side) => write!(f, "the {} is a union or lies on one: unions do not stack; make another leaf of the same root instead", side.name()),
             FineMap(bytes) => write!(f, "the leaf was written in smaller blocks than the {bytes} bytes that these devices need: attach it to devices with blocks as small as before"),
             Os(errno) => write!(f, "an operation of the kernel failed (errno {errno})"),
-            Internal => f.write_str("a rule of unionblk does not hold, which is a bug: please report this with the kernel's log"),
+            Internal => f.write_str("an invariant of unionblk is broken, which is a bug: please report this with the kernel's log"),
             Frozen => f.write_str("the leaf is frozen, so it is a layer and is never written again: make a leaf on it with ubctl format --layer, or read it with ubctl create --read-only"),
             NotFrozen => f.write_str("the leaf is not frozen, so it cannot be a layer: detach it and run ubctl freeze"),
             LayerCount(_, found) if found > u64::from(LAYERS_MAX) => write!(f, "{found} layers are too many, because a leaf lies on {LAYERS_MAX} at most: merge some of them with ubctl squash"),
@@ -337,7 +337,7 @@ impl fmt::Display for Error {
     }
 }
 
-/// A rule of the map does not hold. `Result<bool, Broken>` has the size of a `bool`, so code that
+/// An invariant of the map is broken. `Result<bool, Broken>` has the size of a `bool`, so code that
 /// every request runs can return it. It becomes [`Error::Internal`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Broken;

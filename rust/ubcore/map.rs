@@ -98,8 +98,8 @@ pub trait Memory {
     fn marks(&self, marks: Marks) -> &[AtomicU64];
 }
 
-/// The result of a look-up or a change that requests make. It fails if a rule of the map does not
-/// hold.
+/// The result of a look-up or a change that requests make. It fails if an invariant of the map is
+/// broken.
 type Marked<T = ()> = core::result::Result<T, Broken>;
 
 /// A stretch of a leaf slab whose sectors are all mapped, or all not.
@@ -396,7 +396,7 @@ impl<M: Memory> Map<M> {
         }
     }
 
-    /// Clears all bits of a leaf slab, and allocates their page, before an assignment is published.
+    /// Clears all bits of a leaf slab, and allocates their page, before the slab is assigned.
     pub fn clear_slab(&self, leaf_slab: LeafSlab) -> Result {
         self.grow_for(leaf_slab)?;
         self.each_word(leaf_slab, 0, self.geometry.slab_sectors(), |w, m| {

@@ -21,8 +21,8 @@ pub enum Source {
     Leaf(u64),
     /// Nowhere: it reads as zeroes.
     Zero,
-    /// Unknown, because the metadata that names it is damaged, or because a rule of the map does
-    /// not hold. It must neither be read nor be written.
+    /// Unknown, because the metadata that names it is damaged, or because an invariant of the map
+    /// is broken. It must neither be read nor be written.
     Lost,
 }
 

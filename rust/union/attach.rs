@@ -517,7 +517,7 @@ fn new_union(
         reveal: committer.superblock().reveal,
     };
     let stats = Stats::new();
-    stats.publish(&Committed::of(&committer));
+    stats.store(&Committed::of(&committer));
     to_core(UniqueArc::pin_init(
         try_pin_init!(Union {
             map,

@@ -73,12 +73,12 @@ impl Host for ArcBorrow<'_, Union> {
 
     fn note_step(&self, step: Step, committer: &UnionCommitter, done: Result) {
         let changes = committer.committed().wrapping_sub(self.shared.durable());
-        // Trace before publishing, so that a reader who sees the counters finds the event in the
-        // trace.
+        // Trace before the counters are stored, so that a reader who sees them finds the event in
+        // the trace.
         let after = Committed::of(committer);
         self.events
             .step_ended(step, &self.stats.committed(), &after, changes, done);
-        self.stats.publish(&after);
+        self.stats.store(&after);
     }
 
     fn wait_for_memory(&self) -> Result {

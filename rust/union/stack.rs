@@ -176,8 +176,8 @@ pub(crate) struct Stack {
 }
 
 impl Stack {
-    /// Returns the device and the sector of a place in a layer. There is no such layer only if a
-    /// rule of the map does not hold.
+    /// Returns the device and the sector of a place in a layer. Returns `None` only if an
+    /// invariant of the map is broken.
     #[inline]
     pub(super) fn place(&self, at: LayerSector) -> Option<(&BlockDevice, u64)> {
         let layer = self.layers.get(usize::from(at.layer()))?;

@@ -57,15 +57,15 @@ impl Stats {
         }
     }
 
-    /// Publishes the committer's counters. Under the committer's lock.
-    pub(super) fn publish(&self, now: &Committed) {
+    /// Stores the committer's counters. Under the committer's lock.
+    pub(super) fn store(&self, now: &Committed) {
         self.commits.store(now.commits, Relaxed);
         self.checkpoints.store(now.checkpoints, Relaxed);
         self.journal_written.store(now.journal_written, Relaxed);
         self.journal_used.store(now.journal_used, Relaxed);
     }
 
-    /// Returns the counters that were published last.
+    /// Returns the counters that were stored last.
     pub(super) fn committed(&self) -> Committed {
         Committed {
             commits: self.commits(),

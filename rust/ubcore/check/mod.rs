@@ -256,8 +256,8 @@ where
         }
     }
 
-    /// Checks everything. `sectors` is the device's size. Fails only if memory runs out, or if a
-    /// rule of this code does not hold.
+    /// Checks everything. `sectors` is the device's size. Fails only if memory runs out, or if an
+    /// invariant of this code is broken.
     pub fn run(mut self, sectors: u64) -> Result<Totals> {
         let wanted = self.geometry().leaf_sectors();
         if wanted > sectors {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Checks the journal ring: the chain that attach replays, and all other blocks.
+//! Checks the journal ring: the blocks that attach replays, and all others.
 
 use core::ops::DerefMut;
 
@@ -9,7 +9,7 @@ use super::super::error::{Area, Error, Result};
 use super::super::format::record::Record;
 use super::super::format::ring::{self, RingHead};
 use super::super::geometry::{superblock_block, Geometry};
-use super::super::journal::{self, Found};
+use super::super::journal::{self, ScanResult};
 use super::super::leaf_block::LeafBlock;
 use super::super::map::Memory;
 use super::super::num::u32_as_usize;
@@ -33,18 +33,18 @@ where
 {
     /// Checks the whole ring, and replays the finished transactions into the map.
     pub(super) fn journal(&mut self, totals: &mut Totals) -> Result {
-        let chain = self.chain()?;
-        self.beside(&chain);
-        self.state(&chain);
-        totals.to_replay = chain.finished;
-        if self.records(&chain) {
+        let scan = self.scan_journal()?;
+        self.beside(&scan);
+        self.state(&scan);
+        totals.to_replay = scan.finished;
+        if self.records(&scan) {
             self.blind = true;
             return Ok(());
         }
         let lost = |page| self.lost.has(page);
         let changed = &mut self.changed;
         let from = (self.sb, &*self.entries);
-        match journal::replay(self.disk, from, &chain, self.map, changed, lost) {
+        match journal::replay(self.disk, from, &scan, self.map, changed, lost) {
             // A replay into a map that is not known proves no damage.
             Err(Error::Damaged(Area::Journal, block)) if !self.blind => {
                 self.blind = true;
@@ -61,7 +61,7 @@ where
     }
 
     /// Returns the block of the leaf `n` places after the tail.
-    fn chain_block(&self, n: u32) -> LeafBlock {
+    fn block_after_tail(&self, n: u32) -> LeafBlock {
         let g = self.geometry();
         g.journal_block(journal::after(self.sb.journal_tail, n, g.journal_blocks()))
     }
@@ -80,23 +80,23 @@ where
         }
     }
 
-    /// Returns the chain that attach would follow.
-    fn chain(&mut self) -> Result<Found> {
+    /// Returns what the scan of an attach would find.
+    fn scan_journal(&mut self) -> Result<ScanResult> {
         let (g, nonce) = (self.geometry(), self.sb.nonce);
         let disk = &mut *self.disk;
-        journal::chain(self.sb, |at| {
+        journal::find_valid_blocks(self.sb, |at| {
             // A block that cannot be read is reported when the rest of the ring is checked.
             let read = disk.read(g.journal_block(at), 1).is_ok();
             Ok(ring::open(disk.block(), nonce).filter(|_| read))
         })
     }
 
-    /// Checks all blocks that are not in the chain.
-    fn beside(&mut self, chain: &Found) {
-        let hole = self.chain_block(chain.chained);
+    /// Checks all blocks that are not among those from the tail on that are valid and consecutive.
+    fn beside(&mut self, scan: &ScanResult) {
+        let hole = self.block_after_tail(scan.valid);
         let mut reported = false;
-        for n in chain.chained..self.geometry().journal_blocks() {
-            let block = self.chain_block(n);
+        for n in scan.valid..self.geometry().journal_blocks() {
+            let block = self.block_after_tail(n);
             let head = match self.look(block) {
                 RingBlockState::Sound(head) => head,
                 RingBlockState::Broken => {
@@ -109,16 +109,16 @@ where
                 continue;
             }
             let sequence = head.sequence;
-            let ahead = sequence.checked_sub(chain.sequence);
+            let ahead = sequence.checked_sub(scan.sequence);
             // Sequence numbers are below 2^63.
-            let there = ahead.map(|a| a.wrapping_add(u64::from(chain.chained)));
-            if self.sb.clean && chain.chained == 0 {
+            let there = ahead.map(|a| a.wrapping_add(u64::from(scan.valid)));
+            if self.sb.clean && scan.valid == 0 {
                 self.report(What::CleanButNewer { sequence }, block, 8);
                 reported = true;
             } else if there != Some(u64::from(n)) {
                 self.report(What::JournalMisplaced { sequence }, block, 8);
                 reported = true;
-            } else if head.shows_hole(chain.sequence) {
+            } else if head.shows_hole(scan.sequence) {
                 self.report(What::JournalHole, hole, 0);
                 reported = true;
             }
@@ -127,26 +127,26 @@ where
     }
 
     /// Compares what the superblock says about the journal with what there is.
-    fn state(&mut self, chain: &Found) {
-        let tail = self.chain_block(0);
-        let blocks = chain.finished;
-        if self.sb.clean && chain.chained > 0 {
+    fn state(&mut self, scan: &ScanResult) {
+        let tail = self.block_after_tail(0);
+        let blocks = scan.finished;
+        if self.sb.clean && scan.valid > 0 {
             self.report(What::CleanFlag { blocks }, superblock_block(Slot::A), 108);
         } else if !self.sb.clean {
             self.report(What::NotDetached { blocks }, tail, 0);
         }
-        if let Some(blocks) = chain.chained.checked_sub(chain.finished).filter(|&n| n > 0) {
-            let block = self.chain_block(chain.finished);
+        if let Some(blocks) = scan.valid.checked_sub(scan.finished).filter(|&n| n > 0) {
+            let block = self.block_after_tail(scan.finished);
             self.report(What::JournalUnfinished { blocks }, block, 0);
         }
     }
 
     /// Reports impossible records, as far as each shows by itself. Returns whether there are any.
-    fn records(&mut self, chain: &Found) -> bool {
+    fn records(&mut self, scan: &ScanResult) -> bool {
         let (g, nonce) = (self.geometry(), self.sb.nonce);
         let mut bad = false;
-        for n in 0..chain.finished {
-            let block = self.chain_block(n);
+        for n in 0..scan.finished {
+            let block = self.block_after_tail(n);
             if self.disk.read(block, 1).is_err() {
                 continue;
             }

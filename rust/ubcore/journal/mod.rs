@@ -15,5 +15,5 @@ mod writer;
 
 pub use self::replay::replay;
 pub use self::ring::{after, Ring};
-pub use self::scan::{chain, scan, Found};
+pub use self::scan::{find_valid_blocks, scan, ScanResult};
 pub use self::writer::{Space, Transaction};

@@ -15,7 +15,7 @@ use super::super::map::{Base, Emptied, Entry, Map, Memory};
 use super::super::pages::{self, bits_page_of, table_page_of, PageSet};
 use super::super::replay_limit;
 use super::ring::after;
-use super::scan::{read_head, Found};
+use super::scan::{read_head, ScanResult};
 
 /// Applies the finished transactions to the map, and notes which pages they change. Reads only.
 ///
@@ -24,7 +24,7 @@ use super::scan::{read_head, Found};
 pub fn replay<D, M, B, L>(
     disk: &mut D,
     (sb, entries): (&Superblock, &[PageEntry]),
-    found: &Found,
+    found: &ScanResult,
     map: &Map<M>,
     pages: &mut PageSet<B>,
     lost: L,

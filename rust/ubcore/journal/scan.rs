@@ -11,11 +11,11 @@ use super::ring::after;
 
 /// What a scan found in the ring.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Found {
+pub struct ScanResult {
     /// Blocks of finished transactions, from the tail on.
     pub finished: u32,
-    /// Blocks from the tail on that belong to the chain, finished or not.
-    pub chained: u32,
+    /// Blocks from the tail on that are valid and consecutive, finished or not.
+    pub valid: u32,
     /// A sequence number above that of every block in the ring.
     pub sequence: u64,
 }
@@ -23,12 +23,12 @@ pub struct Found {
 /// Looks for finished transactions after the superblock's tail. Reads only.
 ///
 /// Fails if a finished transaction follows a hole that no power failure explains.
-pub fn scan<D: Disk>(disk: &mut D, sb: &Superblock) -> Result<Found> {
+pub fn scan<D: Disk>(disk: &mut D, sb: &Superblock) -> Result<ScanResult> {
     let blocks = sb.geometry.journal_blocks();
-    let mut found = chain(sb, |at| read_head(disk, sb, at))?;
+    let mut found = find_valid_blocks(sb, |at| read_head(disk, sb, at))?;
     // The superblock of a clean leaf states that the ring is empty. If no block follows the tail,
     // the rest of the ring need not be read.
-    if sb.clean && found.chained == 0 {
+    if sb.clean && found.valid == 0 {
         return Ok(found);
     }
     let hole = found.sequence;
@@ -37,7 +37,7 @@ pub fn scan<D: Disk>(disk: &mut D, sb: &Superblock) -> Result<Found> {
             continue;
         };
         if head.shows_hole(hole) {
-            let broken = after(sb.journal_tail, found.chained, blocks);
+            let broken = after(sb.journal_tail, found.valid, blocks);
             return Err(Error::Damaged(
                 Area::Journal,
                 sb.geometry.journal_block(broken),
@@ -48,27 +48,27 @@ pub fn scan<D: Disk>(disk: &mut D, sb: &Superblock) -> Result<Found> {
     Ok(found)
 }
 
-/// Follows the chain of blocks from the superblock's tail on. `head` returns the header of the
+/// Looks for valid, consecutive blocks from the superblock's tail on. `head` returns the header of the
 /// block at a position of the ring, if there is a whole block of this leaf.
-pub fn chain(
+pub fn find_valid_blocks(
     sb: &Superblock,
     mut head: impl FnMut(u32) -> Result<Option<RingHead>>,
-) -> Result<Found> {
+) -> Result<ScanResult> {
     let blocks = sb.geometry.journal_blocks();
-    let mut found = Found {
+    let mut found = ScanResult {
         finished: 0,
-        chained: 0,
+        valid: 0,
         sequence: sb.journal_sequence,
     };
-    while found.chained < blocks {
-        let head = head(after(sb.journal_tail, found.chained, blocks))?;
+    while found.valid < blocks {
+        let head = head(after(sb.journal_tail, found.valid, blocks))?;
         let Some(head) = head.filter(|h| h.sequence == found.sequence) else {
             break;
         };
-        found.chained = next(found.chained);
+        found.valid = next(found.valid);
         found.sequence = head.next();
         if head.last {
-            found.finished = found.chained;
+            found.finished = found.valid;
         }
     }
     Ok(found)

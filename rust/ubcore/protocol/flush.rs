@@ -109,7 +109,7 @@ pub fn checkpoint<H: Host>(host: &H, before: u64) -> Result {
             return Ok(());
         }
         let done = committer.checkpoint(host.map(), disk);
-        publish(host, committer, Step::Checkpoint, done)
+        record_outcome(host, committer, Step::Checkpoint, done)
     })
 }
 
@@ -123,7 +123,7 @@ fn store_changed<H: Host>(host: &H) -> Result {
             next = host.with_committer(|committer, disk| {
                 let stored = committer.store_some(host.map(), disk, from);
                 if let Err(e) = stored {
-                    publish(host, committer, Step::Checkpoint, Err(e))?;
+                    record_outcome(host, committer, Step::Checkpoint, Err(e))?;
                 }
                 stored
             })?;
@@ -169,7 +169,7 @@ fn commit_with<H: Host>(
 ) -> Result {
     host.with_allocator(|allocator| allocator.begin_commit());
     let done = committer.commit(host.map(), disk);
-    publish(host, committer, Step::Commit, done)
+    record_outcome(host, committer, Step::Commit, done)
 }
 
 /// Makes the last checkpoint. No request is in flight or will arrive, and no work runs. Process
@@ -180,7 +180,7 @@ pub fn detach<H: Host>(host: &H) -> Result {
     }
     host.with_committer(|committer, disk| {
         let done = committer.detach(host.map(), disk);
-        publish(host, committer, Step::Checkpoint, done)
+        record_outcome(host, committer, Step::Checkpoint, done)
     })
 }
 
@@ -189,13 +189,18 @@ pub fn detach<H: Host>(host: &H) -> Result {
 pub fn freeze<H: Host>(host: &H, seal: Seal) -> Result {
     host.with_committer(|committer, disk| {
         let done = committer.freeze(host.map(), disk, seal);
-        publish(host, committer, Step::Checkpoint, done)
+        record_outcome(host, committer, Step::Checkpoint, done)
     })
 }
 
-/// Publishes how a commit or a checkpoint has ended, for requests, which do not take the
+/// Records how a commit or a checkpoint has ended, for requests, which do not take the
 /// committer's lock.
-fn publish<H: Host>(host: &H, committer: &HostCommitter<H>, step: Step, done: Result) -> Result {
+fn record_outcome<H: Host>(
+    host: &H,
+    committer: &HostCommitter<H>,
+    step: Step,
+    done: Result,
+) -> Result {
     host.note_step(step, committer, done);
     let shared = host.shared();
     shared
@@ -206,7 +211,7 @@ fn publish<H: Host>(host: &H, committer: &HostCommitter<H>, step: Step, done: Re
             .durable
             .store(committer.committed(), Ordering::Release),
         Err(e) => {
-            // The reason is published first, so that a request that is refused finds it. There is
+            // Record the reason first, so that a request that is refused finds it. There is
             // one committer at a time.
             if !shared.is_read_only() {
                 host.note(Event::ReadOnly(e));

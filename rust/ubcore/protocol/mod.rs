@@ -301,7 +301,7 @@ pub trait Host: Works + LeafDevice + Observer + Clone {
         &self,
         f: impl FnOnce(&mut HostCommitter<Self>, &mut Self::Disk<'_>) -> R,
     ) -> R;
-    /// Publishes what the committer did, before [`Shared`] shows it. Under the committer's lock.
+    /// Reports what the committer did, before [`Shared`] shows it. Under the committer's lock.
     fn note_step(&self, step: Step, committer: &HostCommitter<Self>, done: Result);
     /// Waits until there is memory for a map page of each kind. Process context, no lock held.
     fn wait_for_memory(&self) -> Result;

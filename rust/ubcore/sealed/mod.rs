@@ -60,9 +60,9 @@ pub trait Writer {
     fn flush(&mut self) -> Result;
 }
 
-/// The data of the layer that is to be sealed.
-pub trait Content {
-    /// Fills `room`, whole sectors, from sector `position` of the layer's device on: where
-    /// [`Data`](super::stack::extent::Content::Data) says that sectors are.
-    fn read(&mut self, position: u64, room: &mut [u8]) -> Result;
+/// The data of the layer that is being sealed.
+pub trait SourceData {
+    /// Reads whole sectors into `buf`, from sector `position` of the layer's device on. Positions
+    /// are those of [`Data`](super::stack::extent::Content::Data).
+    fn read(&mut self, position: u64, buf: &mut [u8]) -> Result;
 }

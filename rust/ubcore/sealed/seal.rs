@@ -20,19 +20,19 @@ use super::header::{self, Header, DATA_BLOCK};
 use super::index::{self, EXTENTS_IN_BLOCK};
 use super::stand_in::STAND_IN_BLOCK;
 use super::units::{Sink, Walk};
-use super::{Content, Digest, Sha256, Writer};
+use super::{Digest, Sha256, SourceData, Writer};
 
 /// Measures a layer: the first pass. Returns its header, without the digest.
 ///
 /// `room` is for one read of data, and is not empty.
-pub fn measure<E: Extents, C: Content>(
+pub fn measure<E: Extents, D: SourceData>(
     source: &mut E,
-    content: &mut C,
+    data: &mut D,
     (union_sectors, block_bytes): (u64, u32),
     room: &mut [Block],
 ) -> core::result::Result<Header, Fault> {
     let mut walk = Walk::new(Measure, union_sectors, room);
-    walk.run(source, content)?;
+    walk.run(source, data)?;
     Header::new(union_sectors, block_bytes, &walk.packing)
 }
 
@@ -52,8 +52,8 @@ impl Sink for Measure {
 /// header that was written.
 ///
 /// `room` is as for [`measure`]; `output` is for one write of data, and is not empty.
-pub fn write<E: Extents, C: Content, W: Writer, H: Sha256>(
-    (source, content): (&mut E, &mut C),
+pub fn write<E: Extents, D: SourceData, W: Writer, H: Sha256>(
+    (source, data): (&mut E, &mut D),
     measured: &Header,
     stand_in: Option<&StandIn>,
     writer: &mut W,
@@ -65,7 +65,7 @@ pub fn write<E: Extents, C: Content, W: Writer, H: Sha256>(
     writer.flush()?;
     let sink = Output::<W, H>::new(writer, measured, output);
     let mut walk = Walk::new(sink, measured.union_sectors, room);
-    walk.run(source, content)?;
+    walk.run(source, data)?;
     let again = Header::new(measured.union_sectors, measured.block_bytes, &walk.packing)?;
     if again != *measured {
         return Err(Fault::Changed);

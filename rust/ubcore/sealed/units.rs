@@ -9,10 +9,10 @@
 use super::super::error::Error;
 use super::super::geometry::{Block, BLOCK_BYTES};
 use super::super::num::{saturating_u32, u64_as_usize, usize_as_u64, SECTOR_BYTES};
-use super::super::stack::extent::{self, Extent, Extents};
+use super::super::stack::extent::{Content, Extent, Extents};
 use super::fault::Fault;
 use super::packing::{Packing, CUT, UNIT};
-use super::{is_zero, Content};
+use super::{is_zero, SourceData};
 
 /// Receives the canonical form of a layer.
 pub(super) trait Sink {
@@ -67,24 +67,24 @@ impl<'a, F: Sink> Walk<'a, F> {
     }
 
     /// Walks to the end.
-    pub(super) fn run<E: Extents, C: Content>(
+    pub(super) fn run<E: Extents, D: SourceData>(
         &mut self,
         source: &mut E,
-        content: &mut C,
+        data: &mut D,
     ) -> Result<(), Fault> {
         let mut before = 0;
         while let Some(extent) = source.next()? {
             let end = extent.first.checked_add(extent.sectors);
             let end = end.filter(|&end| end <= self.union_sectors && extent.first >= before);
             before = end.ok_or(Error::Internal)?;
-            self.take(&extent, content)?;
+            self.take(&extent, data)?;
         }
         self.end_unit()?;
         self.close()
     }
 
     /// Takes an extent of the source.
-    fn take<C: Content>(&mut self, extent: &Extent, content: &mut C) -> Result<(), Fault> {
+    fn take<D: SourceData>(&mut self, extent: &Extent, data: &mut D) -> Result<(), Fault> {
         let mut done = 0;
         while done < extent.sectors {
             // Within the extent, whose end does not overflow.
@@ -92,16 +92,16 @@ impl<'a, F: Sink> Walk<'a, F> {
             let left = extent.sectors.wrapping_sub(done);
             let within = first % UNIT;
             let position = match extent.content {
-                extent::Content::Zero => None,
-                extent::Content::Data(at) => Some(at.checked_add(done).ok_or(Error::Internal)?),
+                Content::Zero => None,
+                Content::Data(at) => Some(at.checked_add(done).ok_or(Error::Internal)?),
             };
             let taken = if within != 0 || left < UNIT {
                 let n = left.min(UNIT.wrapping_sub(within));
-                self.take_part(first, n, position, content)?;
+                self.take_part(first, n, position, data)?;
                 n
             } else {
                 self.end_unit()?;
-                self.take_units(first, left, position, content)?
+                self.take_units(first, left, position, data)?
             };
             done = done.wrapping_add(taken);
         }
@@ -109,12 +109,12 @@ impl<'a, F: Sink> Walk<'a, F> {
     }
 
     /// Takes a part of a unit: `n` sectors from `first` on.
-    fn take_part<C: Content>(
+    fn take_part<D: SourceData>(
         &mut self,
         first: u64,
         n: u64,
         position: Option<u64>,
-        content: &mut C,
+        data: &mut D,
     ) -> Result<(), Fault> {
         let within = first % UNIT;
         let start = first.wrapping_sub(within);
@@ -129,7 +129,7 @@ impl<'a, F: Sink> Walk<'a, F> {
         let room = room.ok_or(Error::Internal)?;
         match position {
             None => room.fill(0),
-            Some(at) => content.read(at, room)?,
+            Some(at) => data.read(at, room)?,
         }
         for sector in within..end {
             self.unit.mapped |= bit(sector);
@@ -138,12 +138,12 @@ impl<'a, F: Sink> Walk<'a, F> {
     }
 
     /// Takes whole units: up to `left` sectors from `first` on. Returns how many sectors it took.
-    fn take_units<C: Content>(
+    fn take_units<D: SourceData>(
         &mut self,
         first: u64,
         left: u64,
         position: Option<u64>,
-        content: &mut C,
+        data: &mut D,
     ) -> Result<u64, Fault> {
         let whole = left.wrapping_sub(left % UNIT);
         let Some(at) = position else {
@@ -158,7 +158,7 @@ impl<'a, F: Sink> Walk<'a, F> {
         let blocks = room.get_mut(..u64_as_usize(sectors / UNIT));
         let blocks = blocks.filter(|blocks| !blocks.is_empty());
         let blocks = blocks.ok_or(Error::Internal)?;
-        content.read(at, blocks.as_flattened_mut())?;
+        data.read(at, blocks.as_flattened_mut())?;
         let mut at = first;
         for stretch in blocks.chunk_by(|a, b| is_zero(a) == is_zero(b)) {
             let sectors = usize_as_u64(stretch.len()).wrapping_mul(UNIT);
@@ -226,11 +226,11 @@ impl<'a, F: Sink> Walk<'a, F> {
         if let Some(open) = &mut self.open {
             // An extent ends within the union, and its data begins below 2^48.
             let end = open.first.wrapping_add(open.sectors);
-            let same = is_zero == (open.content == extent::Content::Zero);
+            let same = is_zero == (open.content == Content::Zero);
             if same && end == first && first % CUT != 0 {
                 let position = match open.content {
-                    extent::Content::Data(at) => at.wrapping_add(open.sectors),
-                    extent::Content::Zero => 0,
+                    Content::Data(at) => at.wrapping_add(open.sectors),
+                    Content::Zero => 0,
                 };
                 open.sectors = open.sectors.wrapping_add(sectors);
                 return Ok(position);
@@ -242,9 +242,9 @@ impl<'a, F: Sink> Walk<'a, F> {
             first,
             sectors,
             content: if is_zero {
-                extent::Content::Zero
+                Content::Zero
             } else {
-                extent::Content::Data(position)
+                Content::Data(position)
             },
         });
         Ok(position)

@@ -80,7 +80,7 @@ pub struct Stretch {
 /// What lies below a leaf.
 pub trait Below {
     /// Returns the first stretch of a range of the union, which has at least one sector. The next
-    /// stretch may continue it. Fails if a rule of the stack map does not hold. Any context, no
+    /// stretch may continue it. Fails if an invariant of the stack map is broken. Any context, no
     /// lock.
     fn stretch(&self, sector: u64, sectors: u32) -> Result<Stretch, Broken>;
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! If a rule of the core does not hold, the operation fails with `Internal`, and writes nothing.
+//! If an invariant of the core is broken, the operation fails with `Internal`, and writes nothing.
 
 use sim::disk::SimDisk;
 use sim::memory::SimMemory;

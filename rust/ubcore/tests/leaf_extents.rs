@@ -121,7 +121,7 @@ fn a_slab_whose_content_is_not_known() {
     assert_eq!(all(&u.map).len(), 3);
 }
 
-/// A leaf slab without a page of bits is a broken rule.
+/// A leaf slab without a page of bits breaks an invariant.
 #[test]
 fn a_leaf_slab_without_bits() {
     let g = *small().map.geometry();

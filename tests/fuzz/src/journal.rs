@@ -253,7 +253,7 @@ pub fn run(data: &[u8]) {
         Ok(found) => found,
         Err(e) => return assert!(matches!(e, Error::Damaged(Area::Journal, _)), "{e}"),
     };
-    assert!(found.finished <= found.chained && found.chained <= g.journal_blocks());
+    assert!(found.finished <= found.valid && found.valid <= g.journal_blocks());
     let mut changed = PageSet::new(vec![0; words_for(g.pages())]);
     let from = (&sb, &*entries);
     let done = journal::replay(&mut leaf, from, &found, &map, &mut changed, |_| false);

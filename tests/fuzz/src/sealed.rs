@@ -8,7 +8,7 @@ use ubcore::error::{Area, Error, Result};
 use ubcore::leaf_block::LeafBlock;
 use ubcore::sealed::fault::Fault;
 use ubcore::sealed::header::Header;
-use ubcore::sealed::Content;
+use ubcore::sealed::SourceData;
 use ubcore::stack::extent::Extent;
 
 use crate::source::Source;
@@ -62,7 +62,7 @@ fn image(data: &[u8]) -> Image {
 
 struct OfImage<'a>(&'a Image);
 
-impl Content for OfImage<'_> {
+impl SourceData for OfImage<'_> {
     fn read(&mut self, position: u64, room: &mut [u8]) -> Result {
         for (n, room) in (position..).zip(room.chunks_mut(SECTOR)) {
             let at = (n % 8) as usize * SECTOR;

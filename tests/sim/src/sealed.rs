@@ -12,7 +12,7 @@ use ubcore::sealed::fault::Fault;
 use ubcore::sealed::header::{self, Header};
 use ubcore::sealed::open::{self, Sealed, SealedExtents};
 use ubcore::sealed::packing::CUT;
-use ubcore::sealed::{chunk, seal, Content, Reader, Sha256, Writer};
+use ubcore::sealed::{chunk, seal, Reader, Sha256, SourceData, Writer};
 use ubcore::stack::chain::StandIn;
 use ubcore::stack::extent::{self, Extent, Extents};
 
@@ -345,7 +345,7 @@ impl Loose {
 /// Seals a layer in both passes.
 pub fn seal_from<E: Extents>(
     source: impl Fn() -> E,
-    content: &mut impl Content,
+    content: &mut impl SourceData,
     union_sectors: u64,
     stand_in: Option<&StandIn>,
     image: &mut impl Writer,
@@ -361,7 +361,7 @@ pub fn seal_from<E: Extents>(
 /// The data of a [`Loose`] layer.
 pub struct Data<'a>(pub &'a BTreeMap<u64, Sector>);
 
-impl Content for Data<'_> {
+impl SourceData for Data<'_> {
     fn read(&mut self, position: u64, room: &mut [u8]) -> Result {
         for (n, sector) in (position..).zip(room.chunks_mut(SECTOR)) {
             let bytes = self.0.get(&n).ok_or(Error::Io(Side::Leaf, n))?;
@@ -374,7 +374,7 @@ impl Content for Data<'_> {
 /// The data of a leaf.
 pub struct OfDisk<'a>(pub &'a SimDisk);
 
-impl Content for OfDisk<'_> {
+impl SourceData for OfDisk<'_> {
     fn read(&mut self, position: u64, room: &mut [u8]) -> Result {
         for (n, sector) in (position..).zip(room.chunks_mut(SECTOR)) {
             sector.copy_from_slice(&self.0.read_sector(n));

@@ -7,7 +7,7 @@ use ubcore::error::{Error, Side};
 use ubcore::geometry::{Block, BLOCK_BYTES};
 use ubcore::sealed::fault::Fault;
 use ubcore::sealed::header::Header;
-use ubcore::sealed::{seal, Content, Writer};
+use ubcore::sealed::{seal, SourceData, Writer};
 use ubcore::stack::chain::StandIn;
 use ubcore::stack::extent::Extents;
 
@@ -131,7 +131,7 @@ impl<R> Counted<R> {
     }
 }
 
-impl<R: Fn(u64, &mut [u8]) -> Result> Content for Counted<R> {
+impl<R: Fn(u64, &mut [u8]) -> Result> SourceData for Counted<R> {
     fn read(&mut self, position: u64, room: &mut [u8]) -> ubcore::error::Result {
         let read = interrupt::check().and_then(|()| (self.read)(position, room));
         self.progress.add(room.len() as u64 / 512);

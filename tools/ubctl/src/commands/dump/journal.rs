@@ -8,7 +8,7 @@ use ubcore::format::record::Record;
 use ubcore::format::ring::{self, RingHead};
 use ubcore::format::superblock::Superblock;
 use ubcore::geometry::{LeafSlab, BLOCK_BYTES};
-use ubcore::journal::{replay, scan, Found};
+use ubcore::journal::{replay, scan, ScanResult};
 use ubcore::map::Map;
 use ubcore::pages::PageSet;
 
@@ -44,9 +44,9 @@ pub fn read(
                 "the ring cannot be read"
             };
             problems.push(format!("{}: {missing}", short(e)));
-            let found = Found {
+            let found = ScanResult {
                 finished: walk.finished,
-                chained: walk.chained,
+                valid: walk.chained,
                 sequence: 0,
             };
             if let Err(e) = replay(device, (sb, entries), &found, map, changed, |_| false) {
@@ -57,7 +57,7 @@ pub fn read(
     walk
 }
 
-/// Walks the chain that starts at the tail, then counts the other blocks in the ring.
+/// Walks the valid, consecutive blocks from the tail on, then counts the other blocks in the ring.
 fn walk(
     device: &mut Device,
     sb: &Superblock,
@@ -74,7 +74,7 @@ fn walk(
         transactions: Vec::new(),
     };
     let mut bytes = [0; BLOCK_BYTES];
-    let mut in_chain = true;
+    let mut is_consecutive = true;
     let mut open: Option<TransactionReport> = None;
     for n in 0..blocks {
         let position = (u64::from(sb.journal_tail) + u64::from(n)) % u64::from(blocks);
@@ -87,9 +87,9 @@ fn walk(
             }
         };
         report.blocks_of_leaf += u32::from(head.is_some());
-        let next = head.filter(|h| in_chain && h.sequence == report.next_sequence);
+        let next = head.filter(|h| is_consecutive && h.sequence == report.next_sequence);
         let Some(head) = next else {
-            in_chain = false;
+            is_consecutive = false;
             continue;
         };
         report.chained += 1;

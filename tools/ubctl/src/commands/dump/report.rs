@@ -109,7 +109,7 @@ pub struct GeometryReport {
 pub struct JournalReport {
     /// Blocks that attach would replay.
     pub finished: u32,
-    /// Blocks of the chain that starts at the tail, including a transaction without an end.
+    /// Valid, consecutive blocks from the tail on, including a transaction without an end.
     pub chained: u32,
     /// The number that the next block would get.
     pub next_sequence: u64,
@@ -118,7 +118,7 @@ pub struct JournalReport {
     pub transactions: Vec<TransactionReport>,
 }
 
-/// One transaction of the chain.
+/// One transaction of those blocks.
 #[derive(Debug, Serialize)]
 pub struct TransactionReport {
     pub sequence: u64,
