@@ -217,14 +217,14 @@ impl BlockDevice {
     /// Returns whether both devices share sectors: they are the same device, or a disk and a
     /// partition of it.
     pub(crate) fn overlaps(&self, other: &Self) -> bool {
-        let place = |dev: &Self| {
+        let range = |dev: &Self| {
             let raw = dev.as_raw();
             // SAFETY: By the invariant the device is open; these fields do not change while it is.
             let (disk, start) = unsafe { ((*raw).bd_disk, (*raw).bd_start_sect) };
             (disk, start, start.saturating_add(dev.sectors()))
         };
-        let (disk, start, end) = place(self);
-        let (other_disk, other_start, other_end) = place(other);
+        let (disk, start, end) = range(self);
+        let (other_disk, other_start, other_end) = range(other);
         disk == other_disk && start < other_end && other_start < end
     }
 

@@ -49,16 +49,16 @@ pub(crate) enum Sent<D: Operations> {
 
 impl<D: Operations> Request<D> {
     /// Sends a request, of which nothing was sent before, as one lower request to the device and
-    /// sector that `place` returns, if the request fits one. It does not if it has more than one
-    /// bio, an encryption context or integrity data, or if there is no such place.
+    /// sector that `locate` returns, if the request fits one. It does not if it has more than one
+    /// bio, an encryption context or integrity data, or if there is no such sector.
     ///
     /// In all other respects like [`Request::submit`] with [`Way::Requests`].
     #[inline]
-    pub(crate) fn submit_at_once<F>(self, place: F) -> Sent<D>
+    pub(crate) fn submit_at_once<F>(self, locate: F) -> Sent<D>
     where
         F: for<'d> FnOnce(&'d D) -> Option<(&'d BlockDevice, u64)>,
     {
-        let Some((dev, sector)) = place(self.driver()) else {
+        let Some((dev, sector)) = locate(self.driver()) else {
             return Sent::Unfit(self);
         };
         let bdev = dev.as_raw();

@@ -50,10 +50,10 @@ pub(super) struct Pdu {
     remaining: AtomicI32,
     /// The first error of lower I/O, a `blk_status_t`.
     status: AtomicU32,
-    /// The number of sectors that were given a place in earlier rounds.
-    begun: AtomicU32,
-    /// The number of sectors that were given a place, including this round.
-    placed: AtomicU32,
+    /// The number of sectors that were submitted in earlier rounds.
+    round_start: AtomicU32,
+    /// The number of sectors that were submitted, including this round.
+    round_end: AtomicU32,
     /// Whether lower I/O is sent as bios.
     may_wait: AtomicBool,
     /// A word that the driver may use.
@@ -74,8 +74,8 @@ impl Pdu {
         Self {
             remaining: AtomicI32::new(0),
             status: AtomicU32::new(0),
-            begun: AtomicU32::new(0),
-            placed: AtomicU32::new(0),
+            round_start: AtomicU32::new(0),
+            round_end: AtomicU32::new(0),
             may_wait: AtomicBool::new(false),
             word: AtomicU64::new(0),
             link: UnsafeCell::new(ptr::null_mut()),
@@ -98,27 +98,27 @@ impl Pdu {
         self.bio.get()
     }
 
-    /// Resets the data for a new use of the request: its word is 0, and no sectors are placed.
+    /// Resets the data for a new use of the request: its word is 0, and no sectors are submitted.
     pub(super) fn renew(&self) {
         self.word.store(0, Relaxed);
-        self.placed.store(0, Relaxed);
+        self.round_end.store(0, Relaxed);
     }
 
-    /// Returns the number of sectors that were given a place. Meaningful only to the owner of the
+    /// Returns the number of sectors that were submitted. Meaningful only to the owner of the
     /// request.
-    pub(super) fn placed(&self) -> u32 {
-        self.placed.load(Relaxed)
+    pub(super) fn round_end(&self) -> u32 {
+        self.round_end.load(Relaxed)
     }
 
-    /// Returns the number of those sectors that were given a place in earlier rounds.
-    pub(super) fn begun(&self) -> u32 {
-        self.begun.load(Relaxed)
+    /// Returns the number of those sectors that were submitted in earlier rounds.
+    pub(super) fn round_start(&self) -> u32 {
+        self.round_start.load(Relaxed)
     }
 
-    /// Begins a round that gives a place to the sectors from `begun` to `placed`.
-    pub(super) fn set_round(&self, begun: u32, placed: u32) {
-        self.begun.store(begun, Relaxed);
-        self.placed.store(placed, Relaxed);
+    /// Begins a round that submits the sectors from `round_start` to `round_end`.
+    pub(super) fn set_round(&self, round_start: u32, round_end: u32) {
+        self.round_start.store(round_start, Relaxed);
+        self.round_end.store(round_end, Relaxed);
     }
 
     /// Returns how lower I/O is sent.

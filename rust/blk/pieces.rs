@@ -2,8 +2,8 @@
 
 //! A request that is sent in pieces: how it is split and counted.
 //!
-//! A range that goes to one place is one lower I/O, if the way allows it. If all of a request goes
-//! to one place, no lower I/O is counted. If there is no memory or no free lower request, the
+//! A range that goes to one target is one lower I/O, if the way allows it. If all of a request goes
+//! to one target, no lower I/O is counted. If there is no memory or no free lower request, the
 //! *round* ends: when the lower I/O of the round has ended, the driver gets the request back to
 //! send the rest.
 //!
@@ -86,21 +86,21 @@ impl<D: Operations> Request<D> {
             set_opf: if fua { ffi::REQ_FUA } else { 0 },
         };
         let held = Held::new(self);
-        let begun = held.rq.pdu().placed();
-        let mut pieces = Pieces::new(&held, begun, how);
+        let round_start = held.rq.pdu().round_end();
+        let mut pieces = Pieces::new(&held, round_start, how);
         plan(held.rq.driver(), &mut pieces);
         let Pieces { whole, round, .. } = pieces;
 
         let Some(to) = whole.filter(|_| !round.failed) else {
-            return end_round(held, begun, round);
+            return end_round(held, round_start, round);
         };
-        match held.send_whole(begun, to, how) {
+        match held.send_whole(round_start, to, how) {
             Ok(()) => Ok(()),
             Err((held, E2BIG)) => {
-                let mut pieces = Pieces::new(&held, begun, how);
+                let mut pieces = Pieces::new(&held, round_start, how);
                 pieces.send_rest(to);
                 let round = pieces.round;
-                end_round(held, begun, round)
+                end_round(held, round_start, round)
             }
             Err((held, e)) => unsent(held, e),
         }
@@ -110,7 +110,7 @@ impl<D: Operations> Request<D> {
 /// Ends a round of a request. Returns the request if nothing was sent.
 fn end_round<D: Operations>(
     held: Held<D>,
-    begun: u32,
+    round_start: u32,
     round: Round,
 ) -> core::result::Result<(), Request<D>> {
     let failed = round.failed || (round.left > 0 && !round.short);
@@ -123,7 +123,7 @@ fn end_round<D: Operations>(
         pdu.note(ffi::BLK_STS_IOERR);
     }
     // `left` counts sectors of the request.
-    pdu.set_round(begun, held.rq.sectors().saturating_sub(round.left));
+    pdu.set_round(round_start, held.rq.sectors().saturating_sub(round.left));
     match held.put() {
         Some(rq) if round.left == round.total && !failed => Err(rq),
         Some(rq) => {
@@ -169,7 +169,7 @@ struct LowerSector {
 }
 
 impl LowerSector {
-    /// Returns the place `sectors` after this one.
+    /// Returns the sector `sectors` after this one.
     fn after(self, sectors: u32) -> Self {
         // INVARIANT: The device is the same.
         Self {
@@ -181,10 +181,10 @@ impl LowerSector {
 
 /// Takes the pieces of one request, in order, and sends them.
 pub(crate) struct Pieces<'d, D: Operations> {
-    /// The next sector to give a place.
+    /// The next sector to submit.
     cursor: Cursor<'d, D>,
     how: How,
-    /// The target, if all of the rest goes to one place. It is sent after the plan has returned.
+    /// The target, if all of the rest goes to it. It is sent after the plan has returned.
     whole: Option<LowerSector>,
     round: Round,
 }
@@ -192,7 +192,7 @@ pub(crate) struct Pieces<'d, D: Operations> {
 /// How far a round has come.
 #[derive(Copy, Clone)]
 struct Round {
-    /// The number of sectors that had no place before the round, and that have none now.
+    /// The number of sectors that were not submitted before the round, and that are not now.
     total: u32,
     left: u32,
     failed: bool,
@@ -203,9 +203,9 @@ struct Round {
 }
 
 impl<'d, D: Operations> Pieces<'d, D> {
-    /// Returns a value for the sectors of a request after the first `placed`.
-    fn new(held: &'d Held<D>, placed: u32, how: How) -> Self {
-        let cursor = Cursor::new(held, placed);
+    /// Returns a value for the sectors of a request after the first `submitted`.
+    fn new(held: &'d Held<D>, submitted: u32, how: How) -> Self {
+        let cursor = Cursor::new(held, submitted);
         let total = cursor.left;
         Self {
             cursor,
@@ -234,7 +234,7 @@ impl<'d, D: Operations> Pieces<'d, D> {
         let mut done = 0;
         while done < piece.sectors && self.continues() {
             let todo = piece.sectors.saturating_sub(done);
-            let placed = match piece.target {
+            let submitted = match piece.target {
                 Target::Device(dev, sector) => {
                     // INVARIANT: `Request::submit` calls its plan for any `'d`, so a device that is
                     // borrowed for `'d` comes from the driver.
@@ -242,18 +242,18 @@ impl<'d, D: Operations> Pieces<'d, D> {
                         bdev: dev.as_raw(),
                         sector,
                     };
-                    self.place(to.after(done), todo)
+                    self.send_or_defer_whole(to.after(done), todo)
                 }
                 Target::Nowhere => self.zero(todo),
                 Target::Broken => self.fail(),
             };
-            self.advance(placed);
-            // At most `todo` were given a place.
-            done = done.saturating_add(placed);
+            self.advance(submitted);
+            // At most `todo` were submitted.
+            done = done.saturating_add(submitted);
         }
     }
 
-    /// Sends all sectors that are left to one place.
+    /// Sends all sectors that are left to one target.
     fn send_rest(&mut self, mut to: LowerSector) {
         while self.round.left > 0 && self.continues() {
             let sent = self.send(to, self.round.left);
@@ -273,7 +273,7 @@ impl<'d, D: Operations> Pieces<'d, D> {
         0
     }
 
-    /// Advances by `n` sectors, which were given a place and are at most `left`.
+    /// Advances by `n` sectors, which were submitted and are at most `left`.
     fn advance(&mut self, n: u32) {
         self.round.left = self.round.left.saturating_sub(n);
         // The bios of a request make up its length. If they do not, the request fails, so that none
@@ -290,7 +290,7 @@ impl<'d, D: Operations> Pieces<'d, D> {
 
     /// Sends the next `n` sectors, or the first of them, and returns how many. If they are all of
     /// the rest, notes the target in `whole` instead.
-    fn place(&mut self, to: LowerSector, n: u32) -> u32 {
+    fn send_or_defer_whole(&mut self, to: LowerSector, n: u32) -> u32 {
         let fits = self.cursor.fitting(n, self.how.way);
         if fits == self.round.total {
             self.whole = Some(to);
@@ -340,22 +340,22 @@ impl<D: Operations> Held<D> {
         }
     }
 
-    /// Sends all sectors after the first `begun` to one place. If an error is returned, nothing was
-    /// sent; with `EAGAIN` and `E2BIG` no sector was given a place.
+    /// Sends all sectors after the first `round_start` to one target. If an error is returned,
+    /// nothing was sent; with `EAGAIN` and `E2BIG` no sector was submitted.
     fn send_whole(
         self,
-        begun: u32,
+        round_start: u32,
         to: LowerSector,
         how: How,
     ) -> core::result::Result<(), (Self, Error)> {
-        let part = Cursor::new(&self, begun).part(to, u32::MAX, true, how);
+        let part = Cursor::new(&self, round_start).part(to, u32::MAX, true, how);
         let own = self.own.get();
         if part.sectors == 0 || own.is_null() {
             return Err((self, E2BIG));
         }
         // The part ends where the request ends.
-        let placed = begun.saturating_add(part.sectors);
-        self.rq.pdu().set_round(begun, placed);
+        let round_end = round_start.saturating_add(part.sectors);
+        self.rq.pdu().set_round(round_start, round_end);
         // SAFETY: By the invariant of `Held` we own the request, because no lower I/O of it uses
         // the embedded bio, the first one that a round uses. `part` is the whole rest of the
         // request. By the invariant of `LowerSector` its device stays open. `end_whole` gets the
@@ -366,7 +366,7 @@ impl<D: Operations> Held<D> {
         };
         sent.map(|_| ()).map_err(|e| {
             if e == EAGAIN || e == E2BIG {
-                self.rq.pdu().set_round(begun, begun);
+                self.rq.pdu().set_round(round_start, round_start);
             }
             (self, e)
         })
@@ -398,8 +398,8 @@ struct Cursor<'r, D: Operations> {
 }
 
 impl<'r, D: Operations> Cursor<'r, D> {
-    /// Returns the sector of a request after the first `placed`.
-    fn new(held: &'r Held<D>, placed: u32) -> Self {
+    /// Returns the sector of a request after the first `submitted`.
+    fn new(held: &'r Held<D>, submitted: u32) -> Self {
         let bio = held.rq.first_bio();
         // INVARIANT: The first sector of a request lies at the start of its first bio, which is not
         // empty. By the invariant of `Held` the request does not end.
@@ -409,7 +409,7 @@ impl<'r, D: Operations> Cursor<'r, D> {
             skip: 0,
             left: bio.map_or(0, |_| held.rq.sectors()),
         };
-        let _ = cursor.advance(placed);
+        let _ = cursor.advance(submitted);
         cursor
     }
 

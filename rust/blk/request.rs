@@ -167,21 +167,21 @@ impl<D> Started<D> {
         &self.pdu().word
     }
 
-    /// Returns the sectors that were not given a place yet: first and count. Before the first
+    /// Returns the sectors that were not submitted yet: first and count. Before the first
     /// [`Request::submit`], these are all sectors.
     pub(crate) fn rest(&self) -> (u64, u32) {
-        let placed = self.pdu().placed();
-        let sector = self.sector().saturating_add(u64::from(placed));
+        let round_end = self.pdu().round_end();
+        let sector = self.sector().saturating_add(u64::from(round_end));
 
-        (sector, self.sectors().saturating_sub(placed))
+        (sector, self.sectors().saturating_sub(round_end))
     }
 
-    /// Returns the sectors that the last [`Request::submit`] gave a place: first and count.
+    /// Returns the sectors that the last [`Request::submit`] sent: first and count.
     pub(crate) fn part(&self) -> (u64, u32) {
-        let (begun, placed) = (self.pdu().begun(), self.pdu().placed());
-        let sector = self.sector().saturating_add(u64::from(begun));
+        let (round_start, round_end) = (self.pdu().round_start(), self.pdu().round_end());
+        let sector = self.sector().saturating_add(u64::from(round_start));
 
-        (sector, placed.saturating_sub(begun))
+        (sector, round_end.saturating_sub(round_start))
     }
 }
 
@@ -276,14 +276,14 @@ impl<D> Request<D> {
         self.pdu().set_way(way);
     }
 
-    /// Returns whether no sector of the request was given a place yet.
+    /// Returns whether no sector of the request was submitted yet.
     #[inline]
     pub(crate) fn is_new(&self) -> bool {
-        self.pdu().placed() == 0
+        self.pdu().round_end() == 0
     }
 
     /// Requeues the request: the block layer soon passes it to `Operations::queue` again. The
-    /// request keeps the driver's word and the count of placed sectors. Any context.
+    /// request keeps the driver's word and the count of submitted sectors. Any context.
     pub(crate) fn requeue(self) {
         // Another thread may queue and end the request before the call below has returned. The
         // guard keeps the queue until it is dropped.

@@ -16,19 +16,19 @@
 //! ```text
 //!                                             4 KiB read,   4 KiB
 //!                                             mapped        overwrite
-//!   start      word, placed (stores)             2             2
+//!   start      word, round_end (stores)          2             2
 //!   queue      may_wait (store)                  1             1
 //!              read_only                         -             1
-//!              placed                            1             1
+//!              round_end                         1             1
 //!   enter      epoch, word, word (exchange)      3             3
 //!   look-up    page and entry of the table       2             2
 //!              page and word of the bits         2             -
-//!   submit     placed, may_wait                  2             2
-//!              begun, placed (stores)            2             2
-//!   complete   begun, placed                     -             2
+//!   submit     round_end, may_wait               2             2
+//!              round_start, round_end (stores)   2             2
+//!   complete   round_start, round_end            -             2
 //!              map:  table, bits, both counts    -             6
 //!              leave: word, word (store)         2             2
-//!              placed, word                      2             2
+//!              round_end, word                   2             2
 //!                                               19            26
 //! ```
 //!

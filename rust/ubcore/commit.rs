@@ -293,7 +293,7 @@ where
     /// would lead into leaf slabs that have been allocated to other root slabs since.
     fn write_empty_transaction<D: Disk>(&mut self, disk: &mut D) -> Result<Option<u32>> {
         let mut transaction = Transaction::new(&mut self.ring, disk, &self.superblock);
-        match transaction.put(&[Record::Place(LeafSlab(0))])? {
+        match transaction.put(&[Record::Origin(LeafSlab(0))])? {
             Space::Left => transaction.finish().map(Some),
             Space::Full => Ok(None),
         }

@@ -8,7 +8,7 @@
 use super::error::Broken;
 use super::map::{Base, Map, Memory};
 use super::num::saturating_u32;
-use super::stack::place::{Below, LayerSector, NoLayers, Place};
+use super::stack::source::{LayerSector, NoLayers, StackLookup, StackSource};
 
 /// Where a run of sectors comes from, or goes to: its first sector on that device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,7 +57,7 @@ enum Purpose {
 }
 
 /// Returns the runs of a read of `sectors` from `sector`, within the union. Any context, no lock.
-pub fn read<M: Memory, B: Below>(
+pub fn read<M: Memory, B: StackLookup>(
     map: &Map<M>,
     below: B,
     sector: u64,
@@ -77,7 +77,7 @@ pub fn read<M: Memory, B: Below>(
 /// slab, and its bits in one word; what lies below then needs one look too. If it returns `None`,
 /// the caller uses [`read`]. Any context, no lock.
 #[inline]
-pub fn read_at_once<M: Memory, B: Below>(
+pub fn read_at_once<M: Memory, B: StackLookup>(
     map: &Map<M>,
     below: B,
     sector: u64,
@@ -98,13 +98,13 @@ pub fn read_at_once<M: Memory, B: Below>(
     if entry.base != Base::Root || entry.lost {
         return None;
     }
-    let found = below.stretch(sector, sectors).ok()?;
+    let found = below.look_up(sector, sectors).ok()?;
     let end = sector.wrapping_add(u64::from(sectors));
-    match found.place {
+    match found.source {
         _ if found.sectors < sectors => None,
-        Place::Bottom => (end <= g.root_sectors()).then_some(Source::Root(sector)),
-        Place::Layer(layer, at) => Some(Source::Layer(LayerSector::new(layer, at))),
-        Place::Zero => None,
+        StackSource::Bottom => (end <= g.root_sectors()).then_some(Source::Root(sector)),
+        StackSource::Layer(layer, at) => Some(Source::Layer(LayerSector::new(layer, at))),
+        StackSource::Zero => None,
     }
 }
 
@@ -160,7 +160,7 @@ pub struct Runs<'a, M, B> {
     held: Option<Run>,
 }
 
-impl<M: Memory, B: Below> Runs<'_, M, B> {
+impl<M: Memory, B: StackLookup> Runs<'_, M, B> {
     /// Returns the next stretch within one slab.
     fn piece(&mut self) -> Option<Run> {
         let g = self.map.geometry();
@@ -211,16 +211,16 @@ impl<M: Memory, B: Below> Runs<'_, M, B> {
         if base == Base::Zero {
             return Run { source, sectors };
         }
-        let Ok(found) = self.below.stretch(self.at, sectors) else {
+        let Ok(found) = self.below.look_up(self.at, sectors) else {
             // The bottom may be older than what a layer holds.
             let source = Source::Lost;
             return Run { source, sectors };
         };
         let sectors = found.sectors;
-        let source = match found.place {
-            Place::Bottom => return self.bottom(sectors),
-            Place::Layer(layer, at) => Source::Layer(LayerSector::new(layer, at)),
-            Place::Zero => source,
+        let source = match found.source {
+            StackSource::Bottom => return self.bottom(sectors),
+            StackSource::Layer(layer, at) => Source::Layer(LayerSector::new(layer, at)),
+            StackSource::Zero => source,
         };
         Run { source, sectors }
     }
@@ -243,7 +243,7 @@ impl<M: Memory, B: Below> Runs<'_, M, B> {
     }
 }
 
-impl<M: Memory, B: Below> Iterator for Runs<'_, M, B> {
+impl<M: Memory, B: StackLookup> Iterator for Runs<'_, M, B> {
     type Item = Run;
 
     fn next(&mut self) -> Option<Run> {

@@ -31,7 +31,7 @@ use crate::{
             Shared,
             Step, //
         },
-        stack::place::Below,
+        stack::source::StackLookup,
     },
 };
 use kernel::{
@@ -50,7 +50,7 @@ impl Host for ArcBorrow<'_, Union> {
         &self.map
     }
 
-    fn below(&self) -> impl Below {
+    fn below(&self) -> impl StackLookup {
         self.lower.below()
     }
 

@@ -175,18 +175,18 @@ impl Lower {
 
     /// Returns the device of a source, and the sector there.
     #[inline]
-    fn place(&self, source: Source) -> Option<(&BlockDevice, u64)> {
+    fn locate(&self, source: Source) -> Option<(&BlockDevice, u64)> {
         match source {
             Source::Leaf(sector) => Some((&self.leaf, sector)),
             Source::Root(sector) => Some((self.root.as_ref()?, sector)),
-            Source::Layer(at) => self.stack.as_ref()?.place(at),
+            Source::Layer(at) => self.stack.as_ref()?.locate(at),
             Source::Zero | Source::Lost => None,
         }
     }
 
     /// Returns where a run of a request goes.
     fn target(&self, source: Source) -> Target<'_> {
-        match (source, self.place(source)) {
+        match (source, self.locate(source)) {
             (_, Some((device, sector))) => Target::Device(device, sector),
             // For a write: a concurrent discard emptied the slab after the write had found or
             // allocated its leaf slab.

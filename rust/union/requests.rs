@@ -86,15 +86,15 @@ impl Requests for ArcBorrow<'_, Union> {
     type Request = Request<Union>;
     type Status = BlkStatus;
 
-    /// Sends lower I/O for the rest of a read or a write: to one place if `whole` names it, else in
-    /// pieces as planned from the map.
+    /// Sends lower I/O for the rest of a read or a write: to one target if `whole` names it, else
+    /// in pieces as planned from the map.
     #[inline]
     fn submit(&self, rq: Request<Union>, whole: Option<Source>, fua: bool) -> Accepted<Self> {
         if fua || !rq.is_new() || rq.way() == Way::Bios {
             return send_pieces(rq, fua);
         }
         let sent = match whole {
-            Some(source) => rq.submit_at_once(|union| union.lower.place(source)),
+            Some(source) => rq.submit_at_once(|union| union.lower.locate(source)),
             None => Sent::Unfit(rq),
         };
         match sent {

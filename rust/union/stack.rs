@@ -71,7 +71,7 @@ use crate::{
             leaf_extents::LeafExtents,
             listed,
             map::StackMap,
-            place::LayerSector, //
+            source::LayerSector, //
         },
     },
 };
@@ -176,10 +176,10 @@ pub(crate) struct Stack {
 }
 
 impl Stack {
-    /// Returns the device and the sector of a place in a layer. Returns `None` only if an
+    /// Returns the device and the sector of a sector of a layer. Returns `None` only if an
     /// invariant of the map is broken.
     #[inline]
-    pub(super) fn place(&self, at: LayerSector) -> Option<(&BlockDevice, u64)> {
+    pub(super) fn locate(&self, at: LayerSector) -> Option<(&BlockDevice, u64)> {
         let layer = self.layers.get(usize::from(at.layer()))?;
         // A device has fewer than 2^55 sectors, and the builder checked the extents' places.
         Some((&layer.device, at.sector().wrapping_add(layer.offset)))

@@ -79,7 +79,7 @@ pub enum What {
     LayerList,
     /// A journal block is missing, and finished transactions follow it.
     JournalHole,
-    /// A journal block is in a place that the tail does not lead to.
+    /// A journal block is at a ring position that its sequence number does not fit.
     JournalMisplaced { sequence: u64 },
     /// A journal record has an impossible value.
     JournalRecord,
@@ -184,16 +184,16 @@ impl Finding {
 
 /// Returns the map pages that a block of the directory or of the map names or holds.
 fn behind(block: LeafBlock, g: &Geometry) -> Range<MapPage> {
-    let place = |first: LeafBlock, count: u32| {
+    let index_in = |first: LeafBlock, count: u32| {
         let at = block.0.checked_sub(first.0)?;
         let slot = at.checked_div(u64::from(count))?;
         let at = at.checked_rem(u64::from(count))?;
         (slot < 2).then_some(saturating_u32(at))
     };
-    if let Some(at) = place(g.directory_block(0, Slot::A), g.directory_blocks()) {
+    if let Some(at) = index_in(g.directory_block(0, Slot::A), g.directory_blocks()) {
         return directory::numbers_of(at, g.pages());
     }
-    let page = place(g.page_block(MapPage(0), Slot::A), g.pages());
+    let page = index_in(g.page_block(MapPage(0), Slot::A), g.pages());
     page.map_or(MapPage(0)..MapPage(0), |n| MapPage(n)..MapPage(n).next())
 }
 
@@ -307,7 +307,7 @@ where
     /// Returns the block that holds a map page, or that would be the first to hold it.
     fn block_of(&self, page: MapPage) -> LeafBlock {
         let entry = self.entries.get(u32_as_usize(page.0));
-        // A page that was never written has its first place.
+        // A page that was never written is reported in slot A.
         let slot = entry.and_then(|e| e.slot).unwrap_or(Slot::A);
         self.geometry().page_block(page, slot)
     }

@@ -60,7 +60,7 @@ where
         }
     }
 
-    /// Returns the block of the leaf `n` places after the tail.
+    /// Returns the block of the leaf `n` blocks after the tail.
     fn block_after_tail(&self, n: u32) -> LeafBlock {
         let g = self.geometry();
         g.journal_block(journal::after(self.sb.journal_tail, n, g.journal_blocks()))
@@ -171,7 +171,7 @@ fn first_bad_word(bytes: &[u8], head: &RingHead, g: &Geometry) -> Option<u32> {
         let mut skip = 0;
         let bad = match Record::decode(bits, g.slab_sectors()) {
             None => true,
-            Some(Record::Place(l)) => {
+            Some(Record::Origin(l)) => {
                 leaf_slab = l;
                 false
             }

@@ -13,8 +13,8 @@
 
 use super::super::geometry::{LeafSlab, TABLE_ENTRIES};
 
-/// Tag of [`Record::Place`].
-const PLACE: u64 = 1;
+/// Tag of [`Record::Origin`].
+const ORIGIN: u64 = 1;
 /// Tag of [`Record::More`].
 const MORE: u64 = 2;
 /// Tag of [`Record::Words`].
@@ -25,7 +25,7 @@ const ZERO: u64 = 4;
 const RESET: u64 = 5;
 /// The tag of a [`Record::New`] is its step plus this.
 const NEW_BASE: u64 = 7;
-/// Largest step that a [`Record::New`] can hold. For a larger step a [`Record::Place`] goes before
+/// Largest step that a [`Record::New`] can hold. For a larger step a [`Record::Origin`] goes before
 /// it.
 pub const STEP_MAX: u32 = 56;
 
@@ -46,7 +46,7 @@ pub struct SlabRun {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Record {
     /// The leaf slab that the next `New`'s step counts from.
-    Place(LeafSlab),
+    Origin(LeafSlab),
     /// The root slab now has the leaf slab `step` after the last one named, and `run` is mapped.
     New {
         /// The root slab.
@@ -100,7 +100,7 @@ impl Record {
     /// Returns the record's 64 bits.
     pub fn encode(self) -> u64 {
         match self {
-            Record::Place(leaf_slab) => pack(leaf_slab.0, 0, 0, PLACE),
+            Record::Origin(leaf_slab) => pack(leaf_slab.0, 0, 0, ORIGIN),
             Record::New { slab, step, run } => pack(
                 slab,
                 run.first,
@@ -125,7 +125,7 @@ impl Record {
         let in_page = (slab % TABLE_ENTRIES).checked_add(count)? <= COUNT_MAX && first == 0;
         let run_fits = first.checked_add(count)? <= slab_sectors;
         match tag {
-            PLACE if bare => Some(Record::Place(LeafSlab(slab))),
+            ORIGIN if bare => Some(Record::Origin(LeafSlab(slab))),
             MORE if run_fits => Some(Record::More { slab, run }),
             WORDS if first == 0 && count == slab_sectors.div_ceil(64) => {
                 Some(Record::Words { slab, words: count })
@@ -158,7 +158,7 @@ mod tests {
             count: 8192,
         };
         for r in [
-            Record::Place(LeafSlab(u32::MAX)),
+            Record::Origin(LeafSlab(u32::MAX)),
             Record::New {
                 slab: 7,
                 step: 1,
@@ -204,7 +204,7 @@ mod tests {
             },
         };
         assert!(Record::decode(past.encode(), 128).is_none());
-        let dirty = Record::Place(LeafSlab(1)).encode() | (1 << 6);
+        let dirty = Record::Origin(LeafSlab(1)).encode() | (1 << 6);
         assert!(Record::decode(dirty, 128).is_none());
         let short = Record::Words { slab: 1, words: 1 };
         assert!(Record::decode(short.encode(), 128).is_none());

@@ -116,7 +116,7 @@ impl<M: Memory, B: DerefMut<Target = [u64]>, L: Fn(MapPage) -> bool> BlockReplay
     fn record(&mut self, record: Record) -> Result {
         let g = self.map.geometry();
         match record {
-            Record::Place(leaf_slab) => self.leaf_slab = leaf_slab,
+            Record::Origin(leaf_slab) => self.leaf_slab = leaf_slab,
             Record::New { slab, step, run } => {
                 let leaf_slab = self.leaf_slab.wrapping_add(step);
                 self.leaf_slab = leaf_slab;

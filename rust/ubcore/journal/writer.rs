@@ -154,11 +154,11 @@ impl<'a, D: Disk> Transaction<'a, D> {
             self.has_origin = true;
         }
         let step = leaf_slab.steps_from(self.leaf_slab);
-        let place = !(1..=STEP_MAX).contains(&step);
+        let needs_origin = !(1..=STEP_MAX).contains(&step);
         self.leaf_slab = leaf_slab;
-        if place {
+        if needs_origin {
             let step = 1;
-            let before = Record::Place(leaf_slab.wrapping_sub(1));
+            let before = Record::Origin(leaf_slab.wrapping_sub(1));
             return self.put(&[before, Record::New { slab, step, run }]);
         }
         self.put(&[Record::New { slab, step, run }])

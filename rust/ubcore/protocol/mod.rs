@@ -31,7 +31,7 @@ use super::error::{Error, Result};
 use super::format::directory::PageEntry;
 use super::map::{Map, Memory};
 use super::plan::Source;
-use super::stack::place::Below;
+use super::stack::source::StackLookup;
 use super::sync::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 /// The operation of a request.
@@ -291,7 +291,7 @@ pub trait Host: Works + LeafDevice + Observer + Clone {
     /// Returns the map.
     fn map(&self) -> &Map<Self::Memory>;
     /// Returns what lies below the leaf.
-    fn below(&self) -> impl Below;
+    fn below(&self) -> impl StackLookup;
     /// Returns the state that requests and work items share.
     fn shared(&self) -> &Shared;
     /// Runs `f` under the allocator's lock, a spinlock. Process context; not held for long.

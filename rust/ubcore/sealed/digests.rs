@@ -75,8 +75,8 @@ pub fn decode<'a>(
     Ok(used)
 }
 
-/// Returns the block of digests that has the digest of a chunk, and its place there.
-pub fn place_of(chunk: u64) -> (u64, usize) {
+/// Returns the block of digests that holds the digest of a chunk, and its index there.
+pub fn locate_digest(chunk: u64) -> (u64, usize) {
     let at = saturating_u32(chunk % DIGESTS_IN_BLOCK);
     (chunk / DIGESTS_IN_BLOCK, u32_as_usize(at))
 }

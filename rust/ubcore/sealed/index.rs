@@ -186,7 +186,7 @@ impl IndexWalk {
         head.map_err(|byte| self.damaged(byte))?;
         for (at, unused) in (0u32..).zip(&disk.extents).skip(u32_as_usize(count)) {
             if *unused != DiskExtent::NONE {
-                return Err(self.damaged(place(at)));
+                return Err(self.damaged(extent_byte(at)));
             }
         }
         self.left = count;
@@ -214,7 +214,7 @@ impl IndexWalk {
             Breach::Position => offset_of!(DiskExtent, position),
         };
         let taken = self.packing.take(&extent);
-        taken.map_err(|breach| self.damaged(place(at).wrapping_add(field(breach))))?;
+        taken.map_err(|breach| self.damaged(extent_byte(at).wrapping_add(field(breach))))?;
         let left = self.left.checked_sub(1);
         self.left = left.ok_or(Fault::Failed(Error::Internal))?;
         Ok(extent)
@@ -238,7 +238,7 @@ impl IndexWalk {
 }
 
 /// Returns the byte at which extent `at` of a block begins.
-fn place(at: u32) -> usize {
+fn extent_byte(at: u32) -> usize {
     let before = u32_as_usize(at).wrapping_mul(size_of::<DiskExtent>());
     size_of::<DiskHead>().wrapping_add(before)
 }

@@ -19,7 +19,7 @@ use super::chain::LAYERS_MAX;
 use super::extent::{Content, Extent, Extents};
 use super::map::{index_of, offset_in_slab, stretch, word_of, PAGE};
 use super::map::{StackMap, StackMemory, StackPages, PAGE_WORDS};
-use super::place::{Below, Place, SOURCES_MAX};
+use super::source::{StackLookup, StackSource, SOURCES_MAX};
 use super::word::{MixedRecord, Word, POSITION_END, SLAB_SECTORS};
 
 /// Why a stack map cannot be built.
@@ -190,7 +190,7 @@ impl<M: StackMemory> Builder<M> {
     /// and a share of a copy of all records, which the slabs' old records have paid for.
     pub fn replace_top(
         mut self,
-        below: &impl Below,
+        below: &impl StackLookup,
         range: Range<u64>,
         extents: &mut impl Extents,
     ) -> Result<Self> {
@@ -246,17 +246,17 @@ impl<M: StackMemory> Builder<M> {
     }
 
     /// Makes the slab that starts at a sector read as `below`. No slab is under construction.
-    fn take_from(&mut self, below: &impl Below, start: u64) -> Result {
-        let first = below.stretch(start, SLAB_SECTORS)?;
+    fn take_from(&mut self, below: &impl StackLookup, start: u64) -> Result {
+        let first = below.look_up(start, SLAB_SECTORS)?;
         if first.sectors == SLAB_SECTORS {
-            return self.set_entry(start, Word::run(0, first.place));
+            return self.set_entry(start, Word::run(0, first.source));
         }
         let mut slab = Slab::new(start, self.end);
         while slab.done < SLAB_SECTORS {
             let done = slab.done;
             let at = start.wrapping_add(u64::from(done));
-            let found = below.stretch(at, SLAB_SECTORS.wrapping_sub(done))?;
-            self.push(&mut slab, done, found.place)?;
+            let found = below.look_up(at, SLAB_SECTORS.wrapping_sub(done))?;
+            self.push(&mut slab, done, found.source)?;
             slab.done = done.wrapping_add(found.sectors);
         }
         self.close(slab)
@@ -291,11 +291,11 @@ impl<M: StackMemory> Builder<M> {
             let offset = offset_in_slab(at);
             let start = at.wrapping_sub(u64::from(offset));
             let to = saturating_u32(end.wrapping_sub(start)).min(SLAB_SECTORS);
-            let place = match extent.content {
-                Content::Zero => Place::Zero,
+            let source = match extent.content {
+                Content::Zero => StackSource::Zero,
                 Content::Data(d) => {
                     let gone = at.wrapping_sub(extent.first);
-                    Place::Layer(layer, d.wrapping_add(gone))
+                    StackSource::Layer(layer, d.wrapping_add(gone))
                 }
             };
             at = start.wrapping_add(u64::from(to));
@@ -308,12 +308,12 @@ impl<M: StackMemory> Builder<M> {
                 same => same,
             };
             if offset == 0 && to == SLAB_SECTORS {
-                self.set_entry(start, Word::run(0, place))?;
+                self.set_entry(start, Word::run(0, source))?;
                 continue;
             }
             let mut slab = slab.unwrap_or(Slab::new(start, self.end));
             self.copy_old(&mut slab, offset)?;
-            self.push(&mut slab, offset, place)?;
+            self.push(&mut slab, offset, source)?;
             slab.done = to;
             *open = Some(slab);
         }
@@ -326,16 +326,16 @@ impl<M: StackMemory> Builder<M> {
             let done = slab.done;
             let at = slab.start.wrapping_add(u64::from(done));
             let old = stretch(&self.memory, at, to.wrapping_sub(done))?;
-            self.push(slab, done, old.place)?;
+            self.push(slab, done, old.source)?;
             slab.done = done.wrapping_add(old.sectors);
         }
         Ok(())
     }
 
     /// Adds a run to the new record of a slab, unless it continues the last one.
-    fn push(&mut self, slab: &mut Slab, first: u32, place: Place) -> Result {
+    fn push(&mut self, slab: &mut Slab, first: u32, source: StackSource) -> Result {
         let gone = first.wrapping_sub(slab.last.first());
-        if slab.record.runs > 0 && slab.last.place().skip(gone) == place {
+        if slab.record.runs > 0 && slab.last.source().skip(gone) == source {
             return Ok(());
         }
         let mut at = slab.record.at.wrapping_add(u64::from(slab.record.runs));
@@ -349,7 +349,7 @@ impl<M: StackMemory> Builder<M> {
                 at = at.wrapping_add(1);
             }
         }
-        slab.last = Word::run(first, place);
+        slab.last = Word::run(first, source);
         slab.record.runs = next(slab.record.runs);
         self.set_word(StackPages::Records, at, slab.last)
     }

@@ -22,7 +22,7 @@ use super::build::{Builder, Result};
 use super::extent::Blocks;
 use super::leaf_extents::LeafExtents;
 use super::map::{offset_in_slab, StackMemory};
-use super::place::Below;
+use super::source::StackLookup;
 use super::word::SLAB_SECTORS;
 
 /// The slabs of a leaf that have changed.
@@ -85,7 +85,7 @@ impl<B: DerefMut<Target = [u64]>> ChangedSlabs<B> {
     pub fn merge<N: StackMemory, M: Memory>(
         &mut self,
         mut builder: Builder<N>,
-        below: impl Below,
+        below: impl StackLookup,
         map: &Map<M>,
         mut pause: impl FnMut() -> CoreResult,
     ) -> Result<Merged<N>> {

@@ -2,7 +2,7 @@
 
 //! The stack map: where each sector of a stack lies, merged over all layers.
 //!
-//! A table has one [`Word`] for each stack slab of 64 KiB. If the slab comes from one place, the
+//! A table has one [`Word`] for each stack slab of 64 KiB. If the slab has one source, the
 //! word is all there is. If the slab is *mixed*, the word names a *record*: the slab's runs in
 //! their order, the first of which starts at sector 0. Table and records lie in pages that exist
 //! where something is mapped.
@@ -12,7 +12,7 @@
 
 use super::super::error::{Broken, Result};
 use super::super::num::{saturating_u32, u32_as_usize, u64_as_usize, usize_as_u64};
-use super::place::{Below, Place, Stretch};
+use super::source::{StackLookup, StackSource, Stretch};
 use super::word::{MixedRecord, Word, SLAB_SECTORS};
 
 /// The words of a page.
@@ -89,7 +89,7 @@ pub(super) fn stretch<M: StackMemory>(
     let Some(page) = memory.page(StackPages::Table, page) else {
         let left = PAGE_SECTORS.wrapping_sub(sector % PAGE_SECTORS);
         return Ok(Stretch {
-            place: Place::Bottom,
+            source: StackSource::Bottom,
             sectors: sectors.min(saturating_u32(left)),
         });
     };
@@ -98,7 +98,7 @@ pub(super) fn stretch<M: StackMemory>(
     let found = match entry.record() {
         Some(record) => in_record(memory, record, offset)?,
         None => Stretch {
-            place: entry.place().skip(offset),
+            source: entry.source().skip(offset),
             sectors: SLAB_SECTORS.wrapping_sub(offset),
         },
     };
@@ -128,7 +128,7 @@ fn in_record<M: StackMemory>(
     let run = before.last().unwrap_or(first);
     let end = behind.first().map_or(SLAB_SECTORS, |run| run.first());
     Ok(Stretch {
-        place: run.place().skip(offset.wrapping_sub(run.first())),
+        source: run.source().skip(offset.wrapping_sub(run.first())),
         sectors: end.wrapping_sub(offset),
     })
 }
@@ -173,9 +173,9 @@ impl<M: StackMemory> StackMap<M> {
     }
 }
 
-impl<M: StackMemory> Below for StackMap<M> {
+impl<M: StackMemory> StackLookup for StackMap<M> {
     #[inline]
-    fn stretch(&self, sector: u64, sectors: u32) -> core::result::Result<Stretch, Broken> {
+    fn look_up(&self, sector: u64, sectors: u32) -> core::result::Result<Stretch, Broken> {
         stretch(&self.memory, sector, sectors)
     }
 }

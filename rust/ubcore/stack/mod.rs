@@ -9,5 +9,5 @@ pub mod extent;
 pub mod leaf_extents;
 pub mod listed;
 pub mod map;
-pub mod place;
+pub mod source;
 pub mod word;

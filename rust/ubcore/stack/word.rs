@@ -5,14 +5,14 @@
 //! ```text
 //! 63     57 56  55 54      47 46                   0
 //! | first  | kind | source   | position            |   a run, or the entry of a whole slab
-//! | 0      | 3    | runs     | place of the record |   the entry of a mixed slab
+//! | 0      | 3    | runs     | record's position   |   the entry of a mixed slab
 //! ```
 //!
 //! Kind 0 is the bottom as it is, 1 zeroes, 2 a layer, and 3 mixed. An entry of zero, which an
 //! absent page stands for, is thus the bottom. The run of a slab that has only one is its entry.
 
 use super::super::num::saturating_u32;
-use super::place::Place;
+use super::source::StackSource;
 
 /// The sectors of a stack slab: 64 KiB.
 pub const SLAB_SECTORS: u32 = 128;
@@ -43,14 +43,14 @@ pub struct Word(pub u64);
 
 impl Word {
     /// Returns a run from sector `first` of its slab on. With `first` 0 it is the entry of a slab
-    /// that comes from one place. `first` is below [`SLAB_SECTORS`], a position below
+    /// that has one source. `first` is below [`SLAB_SECTORS`], a position below
     /// [`POSITION_END`].
     #[inline]
-    pub fn run(first: u32, place: Place) -> Word {
-        let (kind, source, position) = match place {
-            Place::Bottom => (0, 0, 0),
-            Place::Zero => (ZERO, 0, 0),
-            Place::Layer(layer, at) => (LAYER, u64::from(layer), at),
+    pub fn run(first: u32, source: StackSource) -> Word {
+        let (kind, source, position) = match source {
+            StackSource::Bottom => (0, 0, 0),
+            StackSource::Zero => (ZERO, 0, 0),
+            StackSource::Layer(layer, at) => (LAYER, u64::from(layer), at),
         };
         Word(pack(first, kind, source, position))
     }
@@ -69,11 +69,11 @@ impl Word {
 
     /// Returns where a run or a whole slab comes from. It has no meaning for a mixed slab.
     #[inline]
-    pub fn place(self) -> Place {
+    pub fn source(self) -> StackSource {
         match self.kind() {
-            0 => Place::Bottom,
-            ZERO => Place::Zero,
-            _ => Place::Layer(self.source(), self.position()),
+            0 => StackSource::Bottom,
+            ZERO => StackSource::Zero,
+            _ => StackSource::Layer(self.source_field(), self.position()),
         }
     }
 
@@ -82,7 +82,7 @@ impl Word {
     pub fn record(self) -> Option<MixedRecord> {
         (self.kind() == MIXED).then_some(MixedRecord {
             at: self.position(),
-            runs: u32::from(self.source()),
+            runs: u32::from(self.source_field()),
         })
     }
 
@@ -92,7 +92,7 @@ impl Word {
     }
 
     #[inline]
-    fn source(self) -> u8 {
+    fn source_field(self) -> u8 {
         let [source, ..] = self.0.wrapping_shr(SOURCE_SHIFT).to_le_bytes();
         source
     }
@@ -114,21 +114,21 @@ fn pack(first: u32, kind: u64, source: u64, position: u64) -> u64 {
 #[cfg(any(test, kernel))]
 #[cfg_attr(kernel, kernel::prelude::kunit_tests(unionblk_stack_word))]
 mod tests {
-    use super::{MixedRecord, Place, Word, POSITION_END, SLAB_SECTORS};
+    use super::{MixedRecord, StackSource, Word, POSITION_END, SLAB_SECTORS};
 
     #[test]
     fn every_field_keeps_its_extremes() {
         for first in [0, 1, SLAB_SECTORS - 1] {
-            for place in [
-                Place::Bottom,
-                Place::Zero,
-                Place::Layer(0, 0),
-                Place::Layer(253, 0),
-                Place::Layer(0, POSITION_END - 1),
-                Place::Layer(253, POSITION_END - 1),
+            for source in [
+                StackSource::Bottom,
+                StackSource::Zero,
+                StackSource::Layer(0, 0),
+                StackSource::Layer(253, 0),
+                StackSource::Layer(0, POSITION_END - 1),
+                StackSource::Layer(253, POSITION_END - 1),
             ] {
-                let word = Word::run(first, place);
-                assert!(word.first() == first && word.place() == place);
+                let word = Word::run(first, source);
+                assert!(word.first() == first && word.source() == source);
                 assert!(word.record().is_none());
             }
         }
@@ -138,6 +138,6 @@ mod tests {
                 assert!(Word::mixed(record).record() == Some(record));
             }
         }
-        assert!(Word(0).place() == Place::Bottom && Word(0).record().is_none());
+        assert!(Word(0).source() == StackSource::Bottom && Word(0).record().is_none());
     }
 }

@@ -15,7 +15,7 @@ use ubcore::geometry::{Geometry, LeafSlab, MapPage};
 use ubcore::map::{words_for, Base, Entry, Map, Marks};
 use ubcore::pages::PageSet;
 use ubcore::plan::{self, Source};
-use ubcore::stack::place::NoLayers;
+use ubcore::stack::source::NoLayers;
 
 const SLAB: u64 = 32;
 

@@ -15,7 +15,7 @@ use ubcore::format::record::Record;
 use ubcore::format::ring;
 use ubcore::geometry::Geometry;
 use ubcore::plan::{self, Source};
-use ubcore::stack::place::NoLayers;
+use ubcore::stack::source::NoLayers;
 
 /// How a life is led.
 #[derive(Clone, Copy)]
@@ -31,14 +31,14 @@ struct Style {
     comb: u64,
 }
 
-/// Records that a recovery found in finished transactions: New, More, Words, Place, blocks of one
+/// Records that a recovery found in finished transactions: New, More, Words, Origin, blocks of one
 /// transaction.
 #[derive(Default, Debug)]
 struct Seen {
     new: u64,
     more: u64,
     words: u64,
-    place: u64,
+    origin: u64,
     longest: u64,
     power_failures: u64,
 }
@@ -66,7 +66,7 @@ fn look_at_journal(disk: &SimDisk, g: &Geometry, seen: &mut Seen) {
             match Record::decode(word, g.slab_sectors()).expect("a record of this format") {
                 Record::New { .. } => seen.new += 1,
                 Record::More { .. } => seen.more += 1,
-                Record::Place(_) => seen.place += 1,
+                Record::Origin(_) => seen.origin += 1,
                 Record::Words { words, .. } => {
                     seen.words += 1;
                     at += words as usize;
@@ -293,7 +293,7 @@ fn many_groups_and_long_transactions() {
         comb: 1_000_000,
     };
     let seen = campaign(style, 150);
-    assert!(seen.place > 0 && seen.longest > 8, "{seen:?}");
+    assert!(seen.origin > 0 && seen.longest > 8, "{seen:?}");
 }
 
 #[test]

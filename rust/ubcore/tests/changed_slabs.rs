@@ -16,7 +16,7 @@ use ubcore::stack::changed_slabs::ChangedSlabs;
 use ubcore::stack::extent::{Content, Extent, Extents};
 use ubcore::stack::leaf_extents::LeafExtents;
 use ubcore::stack::map::StackMap;
-use ubcore::stack::place::{Below, Place};
+use ubcore::stack::source::{StackLookup, StackSource};
 
 type Map = StackMap<CountedStack>;
 type Changed = ChangedSlabs<Vec<u64>>;
@@ -100,7 +100,7 @@ impl Extents for WhileItChanges<'_> {
 fn assert_same(a: &Map, b: &Map, seed: u64) {
     assert_eq!((a.sectors(), a.layers()), (b.sectors(), b.layers()));
     for sector in 0..a.sectors() {
-        let [a, b] = [a, b].map(|map| map.stretch(sector, 1).unwrap().place);
+        let [a, b] = [a, b].map(|map| map.look_up(sector, 1).unwrap().source);
         assert_eq!(a, b, "seed {seed}, sector {sector}");
     }
 }
@@ -229,12 +229,12 @@ fn extents_outside_of_the_range() {
     assert_eq!(replace(&[late]).err(), Some(Refusal::PastEnd(late)));
     let map = replace(&[extent(200, 8)]).unwrap();
     let expected = |sector: u64| match sector {
-        128..200 | 208..384 => Place::Bottom,
-        _ => Place::Layer(0, sector + 1000),
+        128..200 | 208..384 => StackSource::Bottom,
+        _ => StackSource::Layer(0, sector + 1000),
     };
     for sector in 0..1000 {
-        let place = map.stretch(sector, 1).unwrap().place;
-        assert_eq!(place, expected(sector), "{sector}");
+        let source = map.look_up(sector, 1).unwrap().source;
+        assert_eq!(source, expected(sector), "{sector}");
     }
     // Without a layer there is none to replace.
     let none = Builder::new(CountedStack::new(), 1000).unwrap();

@@ -196,7 +196,7 @@ fn a_record_that_leads_nowhere_is_named() {
                 last: true,
                 before: 0,
             };
-            ring::put_word(b, 0, Record::Place(LeafSlab(0)).encode()).unwrap();
+            ring::put_word(b, 0, Record::Origin(LeafSlab(0)).encode()).unwrap();
             ring::put_word(b, 1, wrong.encode()).unwrap();
             ring::write_head(b, l.sb.nonce, &head);
         });
@@ -486,7 +486,7 @@ fn a_write_torn_between_its_blocks() {
                 before,
             };
             b.fill(0);
-            ring::put_word(b, 0, Record::Place(LeafSlab(0)).encode()).unwrap();
+            ring::put_word(b, 0, Record::Origin(LeafSlab(0)).encode()).unwrap();
             ring::write_head(b, l.sb.nonce, &head);
         });
     };
@@ -510,7 +510,7 @@ fn a_transaction_without_an_end() {
             before: 0,
         };
         b.fill(0);
-        ring::put_word(b, 0, Record::Place(LeafSlab(0)).encode()).unwrap();
+        ring::put_word(b, 0, Record::Origin(LeafSlab(0)).encode()).unwrap();
         ring::write_head(b, l.sb.nonce, &head);
     });
     let unfinished = What::JournalUnfinished { blocks: 1 };

@@ -119,7 +119,7 @@ fn a_journal_that_leads_nowhere_is_refused() {
     let new = |slab, leaf: u32| {
         let step = 1;
         [
-            Record::Place(LeafSlab(leaf - 1)),
+            Record::Origin(LeafSlab(leaf - 1)),
             Record::New { slab, step, run },
         ]
     };

@@ -309,9 +309,9 @@ fn a_ring_that_fills_many_pages() {
     let g = Geometry::new(32 * slabs, 32 * slabs, 1 << 26, 32, 64).unwrap();
     let run = SlabRun { first: 0, count: 1 };
     let disk = ring_of(g, 64, |n| {
-        let (at, place) = (n as u32 / 2 % 2000, n % 2 == 0);
-        match place {
-            true => Record::Place(LeafSlab(1024 * at)),
+        let (at, is_origin) = (n as u32 / 2 % 2000, n % 2 == 0);
+        match is_origin {
+            true => Record::Origin(LeafSlab(1024 * at)),
             false => Record::New {
                 slab: 1024 * at,
                 step: 1,

@@ -10,7 +10,7 @@ use ubcore::error::{Error, Side};
 use ubcore::geometry::Geometry;
 use ubcore::map::Base;
 use ubcore::plan::{self, Run, Source};
-use ubcore::stack::place::NoLayers;
+use ubcore::stack::source::NoLayers;
 
 const SLAB: u64 = 32;
 /// The root ends within slab 3, after 5 of its sectors.

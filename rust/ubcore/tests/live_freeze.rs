@@ -30,7 +30,7 @@ use ubcore::stack::chain::{ChainId, LayerId, Links, Seal};
 use ubcore::stack::leaf_extents::LeafExtents;
 use ubcore::stack::listed;
 use ubcore::stack::map::StackMap;
-use ubcore::stack::place::NoLayers;
+use ubcore::stack::source::NoLayers;
 
 const SECTORS: u64 = 2048;
 const SEAL: Seal = Seal([0x5e; 16]);

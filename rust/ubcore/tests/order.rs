@@ -11,7 +11,7 @@ use ubcore::geometry::{Geometry, LeafSlab};
 use ubcore::leaf_block::LeafBlock;
 use ubcore::map::Base;
 use ubcore::plan::{self, Source};
-use ubcore::stack::place::NoLayers;
+use ubcore::stack::source::NoLayers;
 
 fn fresh(g: Geometry) -> (SimDisk, SimUnion) {
     let mut disk = SimDisk::new();

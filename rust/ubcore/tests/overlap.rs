@@ -18,7 +18,7 @@ use ubcore::disk::Order;
 use ubcore::geometry::Geometry;
 use ubcore::map::Map;
 use ubcore::plan::{self, Source};
-use ubcore::stack::place::NoLayers;
+use ubcore::stack::source::NoLayers;
 
 const SECTOR: u64 = 130;
 

@@ -19,7 +19,7 @@ use ubcore::pages::{bits_page_of, store, table_page_of};
 use ubcore::plan::{self, Run, Source};
 use ubcore::salvage::{stretches, Losses};
 use ubcore::slot::Slot;
-use ubcore::stack::place::NoLayers;
+use ubcore::stack::source::NoLayers;
 
 /// Large slabs, so that a leaf of few slabs has several pages of bits.
 const SLAB: u64 = 512;

@@ -16,7 +16,7 @@ use ubcore::sealed::packing::CUT;
 use ubcore::stack::chain::{ChainId, StandIn};
 use ubcore::stack::extent::{self, Extent};
 use ubcore::stack::leaf_extents::LeafExtents;
-use ubcore::stack::place::NoLayers;
+use ubcore::stack::source::NoLayers;
 
 fn seal(layer: &Layer, random: &mut Random) -> Image {
     let loose = Loose::random(layer, random);

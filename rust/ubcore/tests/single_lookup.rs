@@ -7,7 +7,7 @@ use sim::union::{format, SimUnion};
 use ubcore::geometry::Geometry;
 use ubcore::map::{Base, Map, Memory};
 use ubcore::plan::{self, Run, Source};
-use ubcore::stack::place::NoLayers;
+use ubcore::stack::source::NoLayers;
 
 /// Makes a union larger than its root, with slabs of so many sectors, and writes, overwrites and
 /// empties it at random.

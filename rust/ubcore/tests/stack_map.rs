@@ -12,7 +12,7 @@ use ubcore::stack::build::{Builder, Refusal};
 use ubcore::stack::extent::{Content, Extent};
 use ubcore::stack::leaf_extents::LeafExtents;
 use ubcore::stack::map::StackMap;
-use ubcore::stack::place::{Below, Place, Stretch, SOURCES_MAX};
+use ubcore::stack::source::{StackLookup, StackSource, Stretch, SOURCES_MAX};
 use ubcore::stack::word::POSITION_END;
 
 type Map = StackMap<CountedStack>;
@@ -41,8 +41,8 @@ fn data(first: u64, sectors: u64, at: u64) -> Extent {
     extent(first, sectors, Content::Data(at))
 }
 
-fn place_at(map: &Map, sector: u64) -> Place {
-    map.stretch(sector, 1).unwrap().place
+fn source_at(map: &Map, sector: u64) -> StackSource {
+    map.look_up(sector, 1).unwrap().source
 }
 
 /// Returns the stretches of a range, joined where one continues the other.
@@ -51,12 +51,12 @@ fn joined(map: &Map, sector: u64, sectors: u32) -> Vec<Stretch> {
     let mut at = sector;
     let mut left = sectors;
     while left > 0 {
-        let next = map.stretch(at, left).unwrap();
+        let next = map.look_up(at, left).unwrap();
         assert!(next.sectors > 0 && next.sectors <= left);
         at += u64::from(next.sectors);
         left -= next.sectors;
         match all.last_mut() {
-            Some(last) if last.place.skip(last.sectors) == next.place => {
+            Some(last) if last.source.skip(last.sectors) == next.source => {
                 last.sectors += next.sectors;
             }
             _ => all.push(next),
@@ -67,7 +67,7 @@ fn joined(map: &Map, sector: u64, sectors: u32) -> Vec<Stretch> {
 
 /// The slow oracle: the layers, from the bottom up, each with its place of each sector.
 #[derive(Default)]
-struct Walk(Vec<Vec<Option<Place>>>);
+struct Walk(Vec<Vec<Option<StackSource>>>);
 
 impl Walk {
     fn add(&mut self, sectors: u64, extents: &[Extent]) {
@@ -76,27 +76,31 @@ impl Walk {
         for e in extents {
             for n in 0..e.sectors {
                 of[(e.first + n) as usize] = Some(match e.content {
-                    Content::Zero => Place::Zero,
-                    Content::Data(at) => Place::Layer(layer, at + n),
+                    Content::Zero => StackSource::Zero,
+                    Content::Data(at) => StackSource::Layer(layer, at + n),
                 });
             }
         }
         self.0.push(of);
     }
 
-    fn place(&self, sector: u64) -> Place {
-        let of = |layer: &Vec<Option<Place>>| layer.get(sector as usize).copied().flatten();
-        self.0.iter().rev().find_map(of).unwrap_or(Place::Bottom)
+    fn source(&self, sector: u64) -> StackSource {
+        let of = |layer: &Vec<Option<StackSource>>| layer.get(sector as usize).copied().flatten();
+        self.0
+            .iter()
+            .rev()
+            .find_map(of)
+            .unwrap_or(StackSource::Bottom)
     }
 
     /// Returns what [`joined`] must return.
     fn joined(&self, sector: u64, sectors: u32) -> Vec<Stretch> {
         let mut all: Vec<Stretch> = Vec::new();
         for at in sector..sector + u64::from(sectors) {
-            let place = self.place(at);
+            let source = self.source(at);
             match all.last_mut() {
-                Some(last) if last.place.skip(last.sectors) == place => last.sectors += 1,
-                _ => all.push(Stretch { place, sectors: 1 }),
+                Some(last) if last.source.skip(last.sectors) == source => last.sectors += 1,
+                _ => all.push(Stretch { source, sectors: 1 }),
             }
         }
         all
@@ -125,7 +129,7 @@ fn random_extents(random: &mut Random, sectors: u64) -> Vec<Extent> {
         if first >= end {
             return all;
         }
-        let place = if random.chance(3) {
+        let source = if random.chance(3) {
             Content::Zero
         } else if random.chance(4) {
             // It may continue what another layer has.
@@ -133,7 +137,7 @@ fn random_extents(random: &mut Random, sectors: u64) -> Vec<Extent> {
         } else {
             Content::Data(random.below(1 << 40))
         };
-        all.push(extent(first, end - first, place));
+        all.push(extent(first, end - first, source));
         at = end;
     }
 }
@@ -244,10 +248,10 @@ fn layers_read_as_a_plain_overlay() {
             let tag_in = |tags: &[u64]| tags.get(sector as usize).copied().unwrap_or(ROOT);
             let mut tags = all.iter().rev().map(|(_, tags)| tag_in(tags));
             let tag = tags.find(|&tag| tag != ROOT).unwrap_or(ROOT);
-            let found: Sector = match place_at(&map, sector) {
-                Place::Bottom => content(ROOT, sector),
-                Place::Zero => [0; 512],
-                Place::Layer(layer, at) => all[usize::from(layer)].0.read(at),
+            let found: Sector = match source_at(&map, sector) {
+                StackSource::Bottom => content(ROOT, sector),
+                StackSource::Zero => [0; 512],
+                StackSource::Layer(layer, at) => all[usize::from(layer)].0.read(at),
             };
             assert!(found == content(tag, sector), "sector {sector}");
         }
@@ -275,7 +279,7 @@ fn a_look_up_costs_the_same_with_any_number_of_layers() {
         let mut most = 0;
         for _ in 0..3000 {
             let before = map.memory().looks.get();
-            map.stretch(random.below(sectors), 128).unwrap();
+            map.look_up(random.below(sectors), 128).unwrap();
             most = most.max(map.memory().looks.get() - before);
         }
         costs.push((map.memory().looks.get() - before, most));
@@ -288,23 +292,23 @@ fn a_look_up_costs_the_same_with_any_number_of_layers() {
 fn a_whole_slab_costs_one_look() {
     let layer = [data(0, 256, 5000), extent(256, 128, Content::Zero)];
     let map = finish(add(builder(1 << 20), &layer));
-    for (sector, place) in [
-        (0, Place::Layer(0, 5000)),
-        (127, Place::Layer(0, 5127)),
-        (200, Place::Layer(0, 5200)),
-        (300, Place::Zero),
-        (400, Place::Bottom),
-        (1 << 19, Place::Bottom),
-        (u64::MAX, Place::Bottom),
+    for (sector, source) in [
+        (0, StackSource::Layer(0, 5000)),
+        (127, StackSource::Layer(0, 5127)),
+        (200, StackSource::Layer(0, 5200)),
+        (300, StackSource::Zero),
+        (400, StackSource::Bottom),
+        (1 << 19, StackSource::Bottom),
+        (u64::MAX, StackSource::Bottom),
     ] {
         let before = map.memory().looks.get();
-        assert_eq!(place_at(&map, sector), place);
+        assert_eq!(source_at(&map, sector), source);
         assert_eq!(map.memory().looks.get() - before, 1);
     }
     assert_eq!(map.record_words(), 0);
     // If there is no page, one look covers all slabs of the page.
-    let found = map.stretch(1 << 19, u32::MAX).unwrap();
-    assert_eq!((found.place, found.sectors), (Place::Bottom, 65536));
+    let found = map.look_up(1 << 19, u32::MAX).unwrap();
+    assert_eq!((found.source, found.sectors), (StackSource::Bottom, 65536));
 }
 
 /// If a later layer covers a mixed slab, or continues its runs, the slab has no record any more.
@@ -332,7 +336,7 @@ fn a_slab_that_comes_from_one_place_again_has_no_record() {
     }
 }
 
-/// An image of 2 GiB like the reference: 14,330 slabs, of which 95 % come from one place, the
+/// An image of 2 GiB like the reference: 14,330 slabs, of which 95 % come from one source, the
 /// others have 1,466 runs, and a base with 31 layers over it. ext4 fills its groups of 128 MiB from
 /// their start on.
 #[test]
@@ -349,8 +353,8 @@ fn the_map_of_a_real_image_is_small() {
             let first = n * group;
             // Each layer also writes one block of a slab that the base has.
             if layer > 0 {
-                let place = first + 128 * (layer * 7) + 8 * (1 + layer % 14);
-                extents.push(data(place, 8, 77 + 1000 * layer));
+                let source = first + 128 * (layer * 7) + 8 * (1 + layer % 14);
+                extents.push(data(source, 8, 77 + 1000 * layer));
             }
             let more = if layer == 0 {
                 255
@@ -447,12 +451,12 @@ fn the_extents_of_a_layer_are_checked() {
     }
     let last = data(50, 2, POSITION_END - 2);
     let map = finish(add(builder(100), &[good, last]));
-    assert_eq!(place_at(&map, 51), Place::Layer(0, POSITION_END - 1));
+    assert_eq!(source_at(&map, 51), StackSource::Layer(0, POSITION_END - 1));
 
     let large = Builder::new(CountedStack::new(), POSITION_END + 1).err();
     assert_eq!(large, Some(Refusal::StackSize(POSITION_END + 1)));
     let map = finish(add(builder(POSITION_END), &[data(POSITION_END - 1, 1, 3)]));
-    assert_eq!(place_at(&map, POSITION_END - 1), Place::Layer(0, 3));
+    assert_eq!(source_at(&map, POSITION_END - 1), StackSource::Layer(0, 3));
 
     let mut b = builder(100);
     for _ in 0..SOURCES_MAX {

@@ -14,7 +14,7 @@ use ubcore::stack::build::Builder;
 use ubcore::stack::extent::{Content, Extent};
 use ubcore::stack::leaf_extents::LeafExtents;
 use ubcore::stack::map::{StackMap, StackMemory, StackPages};
-use ubcore::stack::place::{Below, LayerSector, NoLayers};
+use ubcore::stack::source::{LayerSector, NoLayers, StackLookup};
 
 type Map = StackMap<CountedStack>;
 
@@ -238,7 +238,7 @@ fn a_broken_stack_map_is_not_read_past() {
     let b = Builder::new(NoRecords(CountedStack::new()), 10_000).unwrap();
     let one = [extent(10, 5, Content::Zero)];
     let map = b.add_layer(&mut List(&one)).unwrap().finish().unwrap();
-    assert!(map.stretch(0, 1).is_err());
+    assert!(map.look_up(0, 1).is_err());
     let first = plan::read(&u.map, &map, 0, 200).next();
     assert_eq!(first.map(|run| run.source), Some(Source::Lost));
     assert_eq!(plan::read_at_once(&u.map, &map, 0, 8), None);

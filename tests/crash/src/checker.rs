@@ -9,7 +9,7 @@ use ubcore::attach::read_superblock;
 use ubcore::error::Error;
 use ubcore::geometry::{Geometry, LeafSlab};
 use ubcore::plan::{self, Run, Source};
-use ubcore::stack::place::NoLayers;
+use ubcore::stack::source::NoLayers;
 
 use crate::harness::{attach, disk_of, Freeze, Point, SEAL};
 use crate::image::{digest_of, Scope};

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use ubcore::plan::{self, Source};
-use ubcore::stack::place::NoLayers;
+use ubcore::stack::source::NoLayers;
 
 use crate::leaves::Leaves;
 use crate::points::{Leaf, Oracle};

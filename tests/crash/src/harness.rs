@@ -12,7 +12,7 @@ use ubcore::geometry::{Geometry, LeafSlab, MapPage};
 use ubcore::map::Base;
 use ubcore::plan::{self, Source};
 use ubcore::stack::chain::Seal;
-use ubcore::stack::place::NoLayers;
+use ubcore::stack::source::NoLayers;
 
 use crate::op::{Op, Range};
 use sim::disk::{Moment, Sector, SimDisk, State};

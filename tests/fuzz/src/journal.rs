@@ -71,7 +71,7 @@ impl Model {
             let record = Record::decode(words[at], g.slab_sectors())?;
             at += 1;
             match record {
-                Record::Place(to) => leaf = to.0,
+                Record::Origin(to) => leaf = to.0,
                 Record::New { slab, step, run } => {
                     leaf = leaf.wrapping_add(step);
                     if slab >= g.root_slabs() || leaf >= g.leaf_slabs() {

@@ -208,7 +208,7 @@ pub fn record(source: &mut Source<'_>, g: &Geometry, out: &mut Vec<u64>) {
             out.push(source.long());
             return;
         }
-        1 => Record::Place(LeafSlab(leaf_slab(source, g).wrapping_sub(1))),
+        1 => Record::Origin(LeafSlab(leaf_slab(source, g).wrapping_sub(1))),
         2..5 => {
             let slab = slab(source, g);
             let count = match kind >> 4 {
@@ -239,7 +239,7 @@ pub fn record(source: &mut Source<'_>, g: &Geometry, out: &mut Vec<u64>) {
         },
         _ => {
             if kind & 0x80 != 0 {
-                out.push(Record::Place(LeafSlab(leaf_slab(source, g).wrapping_sub(1))).encode());
+                out.push(Record::Origin(LeafSlab(leaf_slab(source, g).wrapping_sub(1))).encode());
             }
             let step = if kind & 0x40 != 0 {
                 u32::from(source.byte() % 57)
@@ -272,7 +272,7 @@ pub fn ring(source: &mut Source<'_>, sb: &Superblock, leaf: &mut Leaf) {
         }
         words.truncate(508);
         if words.is_empty() {
-            words.push(Record::Place(LeafSlab(0)).encode());
+            words.push(Record::Origin(LeafSlab(0)).encode());
         }
         if how % 16 == 1 {
             sequence = source.near(&[sequence, sb.journal_sequence]);

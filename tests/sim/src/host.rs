@@ -21,7 +21,7 @@ use ubcore::protocol::{
     discard, flush, io, Accepted, Event, Host, HostCommitter, LeafDevice, Mode, Observer, Op,
     Requests, Shared, Step, Waiting, WorkId, Works,
 };
-use ubcore::stack::place::{Below, NoLayers};
+use ubcore::stack::source::{NoLayers, StackLookup};
 use ubcore::sync::{AtomicU64, Ordering};
 
 use crate::disk::State;
@@ -554,7 +554,7 @@ impl Host for Handle {
     fn map(&self) -> &Map<SimMemory> {
         &self.map
     }
-    fn below(&self) -> impl Below {
+    fn below(&self) -> impl StackLookup {
         NoLayers
     }
     fn shared(&self) -> &Shared {

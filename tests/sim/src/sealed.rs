@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use ubcore::error::{Error, Result, Side};
 use ubcore::format::crc::crc32c;
 use ubcore::geometry::{Block, BLOCK_BYTES};
-use ubcore::sealed::digests::{self, blocks_of, place_of};
+use ubcore::sealed::digests::{self, blocks_of, locate_digest};
 use ubcore::sealed::fault::Fault;
 use ubcore::sealed::header::{self, Header};
 use ubcore::sealed::open::{self, Sealed, SealedExtents};
@@ -86,7 +86,7 @@ impl Image {
             let (first, count) = blocks_of(n, &header);
             let mut sum = Sha::new();
             (first..first + count).for_each(|n| sum.update(&self.block(n)));
-            let (at, place) = place_of(n);
+            let (at, place) = locate_digest(n);
             let block = self.edit(header.digest_block() + at);
             block[32 + place * 32..][..32].copy_from_slice(&sum.finish());
         }
@@ -116,7 +116,7 @@ impl Image {
     pub fn bad_chunk(&self, header: &Header, extents: &[Extent]) -> Option<u64> {
         (0..header.chunks()).find(|&n| {
             let (first, count) = blocks_of(n, header);
-            let (at, place) = place_of(n);
+            let (at, place) = locate_digest(n);
             let block = self.block(header.digest_block() + at);
             let digest = digests::decode(&block, at, header).unwrap()[place];
             let blocks: Vec<Block> = (first..first + count).map(|n| self.block(n)).collect();

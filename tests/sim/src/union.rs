@@ -11,7 +11,7 @@ use ubcore::geometry::{Geometry, LeafSlab};
 use ubcore::map::{Base, Map};
 use ubcore::plan::{self, Source};
 use ubcore::salvage::{Losses, Lost, NoLoss};
-use ubcore::stack::place::NoLayers;
+use ubcore::stack::source::NoLayers;
 
 use crate::disk::{Sector, SimDisk};
 use crate::memory::SimMemory;

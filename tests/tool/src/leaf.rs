@@ -12,7 +12,7 @@ use ubcore::error::Side;
 use ubcore::geometry::Geometry;
 use ubcore::map::Map;
 use ubcore::plan::{self, Source};
-use ubcore::stack::place::NoLayers;
+use ubcore::stack::source::NoLayers;
 use ubctl::device::{Access, Device};
 
 use crate::{ubctl, Folder, MIB};

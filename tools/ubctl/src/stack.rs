@@ -15,7 +15,7 @@ use ubcore::stack::chain::{LayerId, StandIn};
 use ubcore::stack::extent::{Content, Extent, Extents, Joined};
 use ubcore::stack::leaf_extents::LeafExtents;
 use ubcore::stack::map::StackMap;
-use ubcore::stack::place::{Below, Place};
+use ubcore::stack::source::{StackLookup, StackSource};
 
 use crate::device::{refuse_union, Device};
 use crate::error::{Fail, Result, REFUSED};
@@ -239,13 +239,13 @@ impl Stack {
     /// Returns where the stretch that begins at a sector comes from, and its length: at most
     /// `limit`, and at least 1 if `limit` is.
     pub fn stretch(&self, sector: u64, limit: u64) -> ubcore::error::Result<(From, u64)> {
-        let found = self.map.stretch(sector, saturating_u32(limit))?;
-        let from = match found.place {
-            Place::Bottom => From::Bottom,
+        let found = self.map.look_up(sector, saturating_u32(limit))?;
+        let from = match found.source {
+            StackSource::Bottom => From::Bottom,
             // The map has none, see `Counted`.
-            Place::Zero => return Err(Error::Internal),
-            Place::Layer(n, at) if at >= ZEROES => From::Zero(n.into()),
-            Place::Layer(n, at) => From::Data(n.into(), at),
+            StackSource::Zero => return Err(Error::Internal),
+            StackSource::Layer(n, at) if at >= ZEROES => From::Zero(n.into()),
+            StackSource::Layer(n, at) => From::Data(n.into(), at),
         };
         Ok((from, found.sectors.into()))
     }

@@ -27,7 +27,7 @@ use ubcore::map::Base;
 use ubcore::plan::{self, Source};
 use ubcore::sha256::Sha256 as _;
 use ubcore::stack::listed;
-use ubcore::stack::place::NoLayers;
+use ubcore::stack::source::NoLayers;
 
 type Files = BTreeMap<String, Vec<u8>>;
 

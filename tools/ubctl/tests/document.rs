@@ -263,7 +263,7 @@ fn the_journal_is_what_its_table_says() {
         [new(156, run(32, 96)), new(157, run(0, 64))]
     );
     assert_eq!(record(5, 0), Record::Zero { slab: 7, count: 1 });
-    assert_eq!(record(6, 0), Record::Place(LeafSlab(0)));
+    assert_eq!(record(6, 0), Record::Origin(LeafSlab(0)));
 }
 
 #[test]

@@ -15,7 +15,7 @@ use ubcore::map::Base;
 use ubcore::plan::{self, Source};
 use ubcore::sealed::open::SealedExtents;
 use ubcore::stack::extent::{Content, Extents};
-use ubcore::stack::place::NoLayers;
+use ubcore::stack::source::NoLayers;
 use ubctl::device::{Access, Device};
 use ubctl::sealed::{self, DeviceReader};
 

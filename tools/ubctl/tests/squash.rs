@@ -15,7 +15,7 @@ use ubcore::plan::{self, Source};
 use ubcore::sealed::open::SealedExtents;
 use ubcore::stack::chain::StandIn;
 use ubcore::stack::extent::{Content, Extents};
-use ubcore::stack::place::NoLayers;
+use ubcore::stack::source::NoLayers;
 use ubctl::device::{Access, Device};
 use ubctl::sealed::{self, DeviceReader};
 

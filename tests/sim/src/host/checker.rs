@@ -5,7 +5,7 @@
 
 use ubcore::geometry::Geometry;
 use ubcore::plan::{self, Run};
-use ubcore::stack::place::NoLayers;
+use ubcore::stack::source::NoLayers;
 
 use super::{load, Metadata, Union};
 use crate::disk::{Moment, State};

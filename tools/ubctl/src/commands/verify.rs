@@ -13,7 +13,7 @@ use map_memory::sha256::Sha256;
 use serde::Serialize;
 use ubcore::geometry::{Block, BLOCK_BYTES, BLOCK_SECTORS};
 use ubcore::num::u64_as_usize;
-use ubcore::sealed::digests::{self, blocks_of, place_of, CHUNK_BLOCKS};
+use ubcore::sealed::digests::{self, blocks_of, locate_digest, CHUNK_BLOCKS};
 use ubcore::sealed::header::{Header, DATA_BLOCK};
 use ubcore::sealed::open::{Sealed, SealedExtents};
 use ubcore::sealed::{chunk, Digest, Reader};
@@ -373,7 +373,7 @@ fn end_of(extent: &Extent) -> u64 {
 
 /// Returns the digest of a chunk. The first chunk of each block of digests has it read.
 fn digest_of(list: &mut DeviceReader, header: &Header, chunk: u64) -> Result<Digest> {
-    let (number, at) = place_of(chunk);
+    let (number, at) = locate_digest(chunk);
     if at == 0 {
         let read = list.read(header.digest_block() + number, 1);
         read.map_err(|e| list.failure(e.into()))?;

@@ -130,7 +130,7 @@ fn records(
         if let Some(Record::Words { words, .. }) = record {
             at += ubcore::num::u32_as_usize(words);
         }
-        if let Some(Record::Place(l)) = record {
+        if let Some(Record::Origin(l)) = record {
             leaf_slab = l;
         }
         if let Some(Record::New { step, .. }) = record {
@@ -144,7 +144,7 @@ fn records(
 
 fn describe(record: Option<Record>, word: u64, leaf_slab: LeafSlab) -> String {
     match record {
-        Some(Record::Place(before)) => format!("place: the next leaf slabs count from {before}"),
+        Some(Record::Origin(before)) => format!("origin: the next leaf slabs count from {before}"),
         Some(Record::New { slab, run, .. }) => {
             format!(
                 "new: root slab {slab} in leaf slab {leaf_slab}, mapped {}+{}",
@@ -188,7 +188,7 @@ mod tests {
     fn every_kind_of_record_has_words() {
         let run = SlabRun { first: 8, count: 4 };
         let text = |r| describe(Some(r), 0, LeafSlab(9));
-        assert!(text(Record::Place(LeafSlab(3))).starts_with("place: "));
+        assert!(text(Record::Origin(LeafSlab(3))).starts_with("origin: "));
         let new = text(Record::New {
             slab: 7,
             step: 1,

@@ -6,15 +6,15 @@ use super::super::error::Broken;
 use super::chain::LAYERS_MAX;
 
 /// The most sources of a stack map: [`LAYERS_MAX`] layers, and a leaf over them, which `ubctl
-/// publish` takes for one more. Their numbers fit the 8 bits of [`Place::Layer`], from the bottom
-/// up.
+/// publish` takes for one more. Their numbers fit the 8 bits of [`StackSource::Layer`], from the
+/// bottom up.
 pub const SOURCES_MAX: u8 = 255;
 
 const _: () = assert!(LAYERS_MAX + 1 == 255);
 
 /// Where sectors of a stack come from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Place {
+pub enum StackSource {
     /// The bottom, at the same sector as in the union.
     Bottom,
     /// Nowhere: they read as zeroes.
@@ -23,12 +23,14 @@ pub enum Place {
     Layer(u8, u64),
 }
 
-impl Place {
-    /// Returns the place `sectors` further on. Positions stay far below 2^63.
+impl StackSource {
+    /// Returns the source `sectors` further on. Positions stay far below 2^63.
     #[inline]
-    pub fn skip(self, sectors: u32) -> Place {
+    pub fn skip(self, sectors: u32) -> StackSource {
         match self {
-            Place::Layer(layer, at) => Place::Layer(layer, at.wrapping_add(u64::from(sectors))),
+            StackSource::Layer(layer, at) => {
+                StackSource::Layer(layer, at.wrapping_add(u64::from(sectors)))
+            }
             other => other,
         }
     }
@@ -68,49 +70,49 @@ impl LayerSector {
     }
 }
 
-/// A stretch of a stack with one place.
+/// A stretch of a stack with one source.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stretch {
     /// Where its first sector comes from.
-    pub place: Place,
+    pub source: StackSource,
     /// Its length, at least 1.
     pub sectors: u32,
 }
 
 /// What lies below a leaf.
-pub trait Below {
+pub trait StackLookup {
     /// Returns the first stretch of a range of the union, which has at least one sector. The next
     /// stretch may continue it. Fails if an invariant of the stack map is broken. Any context, no
     /// lock.
-    fn stretch(&self, sector: u64, sectors: u32) -> Result<Stretch, Broken>;
+    fn look_up(&self, sector: u64, sectors: u32) -> Result<Stretch, Broken>;
 }
 
 /// Only the bottom, and no layers. A look-up then costs nothing.
 #[derive(Clone, Copy, Debug)]
 pub struct NoLayers;
 
-impl Below for NoLayers {
+impl StackLookup for NoLayers {
     #[inline(always)]
-    fn stretch(&self, _: u64, sectors: u32) -> Result<Stretch, Broken> {
-        let place = Place::Bottom;
-        Ok(Stretch { place, sectors })
+    fn look_up(&self, _: u64, sectors: u32) -> Result<Stretch, Broken> {
+        let source = StackSource::Bottom;
+        Ok(Stretch { source, sectors })
     }
 }
 
-impl<B: Below> Below for &B {
+impl<B: StackLookup> StackLookup for &B {
     #[inline(always)]
-    fn stretch(&self, sector: u64, sectors: u32) -> Result<Stretch, Broken> {
-        B::stretch(self, sector, sectors)
+    fn look_up(&self, sector: u64, sectors: u32) -> Result<Stretch, Broken> {
+        B::look_up(self, sector, sectors)
     }
 }
 
 /// A stack, or no layers. The choice is one branch, which a CPU predicts.
-impl<B: Below> Below for Option<B> {
+impl<B: StackLookup> StackLookup for Option<B> {
     #[inline(always)]
-    fn stretch(&self, sector: u64, sectors: u32) -> Result<Stretch, Broken> {
+    fn look_up(&self, sector: u64, sectors: u32) -> Result<Stretch, Broken> {
         match self {
-            Some(stack) => stack.stretch(sector, sectors),
-            None => NoLayers.stretch(sector, sectors),
+            Some(stack) => stack.look_up(sector, sectors),
+            None => NoLayers.look_up(sector, sectors),
         }
     }
 }
