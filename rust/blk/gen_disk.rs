@@ -283,13 +283,12 @@ impl<D: Operations> GenDisk<D> {
         rcu::synchronize_rcu();
     }
 
-    /// Sets the limits of the disk, and returns what they were before. What the user has set in
-    /// sysfs stays, and whether requests may be refused instead of waiting. The users of the disk
-    /// know the size of its logical blocks, so that must not change. If the call fails, the limits
-    /// are as they were.
+    /// Sets the limits of the disk, and returns the old ones. The settings that a user made in
+    /// sysfs stay, and so does `BLK_FEAT_NOWAIT`. The logical block size must not change, because
+    /// openers rely on it. If the call fails, the limits are unchanged.
     ///
-    /// Context: process, sleeps. Waits until all requests have ended, at most 30 s, and returns
-    /// [`EBUSY`] then.
+    /// Context: process, sleeps. Waits until all requests have ended. Returns [`EBUSY`] if they
+    /// have not after 30 s.
     pub(crate) fn set_limits(&self, limits: Limits) -> Result<LimitsBefore> {
         let limits = limits.into_raw();
         let mut before = pin_init::zeroed();

@@ -14,17 +14,17 @@
 #define UB_FREEZE_WAIT	(30 * HZ)
 
 /*
- * Between these two, freezing the queue does not wait for a grace period of RCU,
- * which takes some ticks. New requests would wait for it. As in
- * blk_pre_runtime_suspend(), the requests are counted in one place before the
- * queue is frozen, while new ones still begin.
+ * percpu_ref_switch_to_atomic_sync() waits for an RCU grace period, some ticks.
+ * If the counter is still per CPU, the freeze of the queue waits for one too,
+ * while new requests wait. So switch it before the freeze, as
+ * blk_pre_runtime_suspend() does.
  */
-static void ub_queue_count_in_one_place(struct request_queue *q)
+static void ub_queue_ref_to_atomic(struct request_queue *q)
 {
 	percpu_ref_switch_to_atomic_sync(&q->q_usage_counter);
 }
 
-static void ub_queue_count_per_cpu(struct request_queue *q)
+static void ub_queue_ref_to_percpu(struct request_queue *q)
 {
 	percpu_ref_switch_to_percpu(&q->q_usage_counter);
 }
@@ -36,7 +36,7 @@ static void ub_queue_count_per_cpu(struct request_queue *q)
  */
 int ub_disk_freeze(struct gendisk *disk, unsigned int *memflags)
 {
-	ub_queue_count_in_one_place(disk->queue);
+	ub_queue_ref_to_atomic(disk->queue);
 	*memflags = memalloc_noio_save();
 	blk_freeze_queue_start(disk->queue);
 	if (blk_mq_freeze_queue_wait_timeout(disk->queue, UB_FREEZE_WAIT) > 0)
@@ -48,7 +48,7 @@ int ub_disk_freeze(struct gendisk *disk, unsigned int *memflags)
 void ub_disk_unfreeze(struct gendisk *disk, unsigned int memflags)
 {
 	blk_mq_unfreeze_queue(disk->queue, memflags);
-	ub_queue_count_per_cpu(disk->queue);
+	ub_queue_ref_to_percpu(disk->queue);
 }
 
 unsigned int ub_disk_logical_block_size(struct gendisk *disk)
@@ -57,8 +57,8 @@ unsigned int ub_disk_logical_block_size(struct gendisk *disk)
 }
 
 /*
- * Ends what queue_limits_start_update() has begun. If a lower device hangs, it
- * gives up, because new requests wait meanwhile.
+ * Commits an update of the limits. If requests do not end, gives up, because new
+ * ones wait meanwhile.
  */
 static int ub_disk_commit_limits(struct gendisk *disk, struct queue_limits *lim)
 {
@@ -76,8 +76,9 @@ static int ub_disk_commit_limits(struct gendisk *disk, struct queue_limits *lim)
 }
 
 /*
- * What does not follow from the devices below: the block layer sets NOWAIT when
- * it allocates the queue, and the user sets the rest in sysfs.
+ * Copies to @lim the settings of @now that do not depend on the devices below.
+ * The block layer set NOWAIT when it allocated the queue. A user sets the others
+ * in sysfs.
  */
 static void ub_keep_settings(struct queue_limits *lim, const struct queue_limits *now)
 {
@@ -94,8 +95,8 @@ static void ub_keep_settings(struct queue_limits *lim, const struct queue_limits
 }
 
 /*
- * Sets the limits, and stores what they were. What does not follow from the
- * devices below stays. Returns -EBUSY as ub_disk_freeze() does.
+ * Sets the limits, and stores the old ones in @before. Keeps the settings of
+ * ub_keep_settings(). Returns -EBUSY as ub_disk_freeze() does.
  */
 int ub_disk_set_limits(struct gendisk *disk, const struct queue_limits *lim,
 		       struct queue_limits *before)
@@ -107,7 +108,7 @@ int ub_disk_set_limits(struct gendisk *disk, const struct queue_limits *lim,
 	return ub_disk_commit_limits(disk, &new);
 }
 
-/* Sets the limits of before. What the user has set since stays. */
+/* Restores @before. Keeps the settings that a user has made since. */
 int ub_disk_restore_limits(struct gendisk *disk, const struct queue_limits *before)
 {
 	struct queue_limits lim = *before;

@@ -98,9 +98,11 @@ where
         }
     }
 
-    /// Notes in `slabs` from now on which slabs change, or stops to do so. Returns what it was
-    /// before.
-    pub fn note_slabs(&mut self, slabs: Option<ChangedSlabs<B>>) -> Option<ChangedSlabs<B>> {
+    /// Sets the set in which commits note changed slabs. `None` ends this. Returns the old set.
+    pub fn replace_noted_slabs(
+        &mut self,
+        slabs: Option<ChangedSlabs<B>>,
+    ) -> Option<ChangedSlabs<B>> {
         core::mem::replace(&mut self.slabs, slabs)
     }
 
@@ -341,8 +343,8 @@ where
         Ok(())
     }
 
-    /// Notes that the changes that the map had counted when none was under way are durable. If
-    /// there was always one, it is not known how many are.
+    /// Records as durable the changes that the map had counted at a moment without a change under
+    /// way. If there was no such moment (`None`), the count stays as it is.
     fn note_committed(&mut self, quiescent: Option<u64>) {
         if let Some(changes) = quiescent {
             self.committed = changes;

@@ -235,7 +235,7 @@ impl Geometry {
             .checked_mul(BLOCK_SECTORS)
             .and_then(|s| align_up(s, align))
             .ok_or(Error::TooLarge(Side::Leaf, leaf_sectors))?;
-        // If not even the highest number is enough, no leaf is.
+        // A sum that saturates is larger than every leaf, so the check refuses it.
         let least = start.saturating_add(slab);
         if leaf_sectors < least {
             return Err(Error::LeafTooSmall(least, leaf_sectors));

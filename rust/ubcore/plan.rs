@@ -144,7 +144,7 @@ pub fn unallocated<M: Memory>(
     sectors: u32,
 ) -> impl Iterator<Item = u32> + '_ {
     let g = map.geometry();
-    // No sectors have no last one, and no slab.
+    // An empty range has no last sector. The filter below then passes no slab.
     let last = sector.wrapping_add(u64::from(sectors.saturating_sub(1)));
     (g.slab_of(sector)..=g.slab_of(last))
         .filter(move |&s| sectors > 0 && map.entry(s).leaf_slab.is_none())

@@ -152,7 +152,11 @@ struct Changes(Arc<Union>);
 impl Changes {
     fn note(union: Arc<Union>) -> Result<Self> {
         let slabs = changed_slabs(union.geometry())?;
-        let before = union.metadata.lock().committer.note_slabs(Some(slabs));
+        let before = union
+            .metadata
+            .lock()
+            .committer
+            .replace_noted_slabs(Some(slabs));
         // There is one freeze of a union at a time.
         match before {
             None => Ok(Changes(union)),
@@ -162,7 +166,12 @@ impl Changes {
 
     /// Makes the committer note the slabs in another set. Returns the set so far.
     fn exchange(&self, slabs: Slabs) -> Result<Slabs> {
-        let so_far = self.0.metadata.lock().committer.note_slabs(Some(slabs));
+        let so_far = self
+            .0
+            .metadata
+            .lock()
+            .committer
+            .replace_noted_slabs(Some(slabs));
         so_far.ok_or(Error::Internal)
     }
 
@@ -170,7 +179,7 @@ impl Changes {
     /// between would clear the marks without noting them. No request is in flight.
     fn last(&self) -> Result<Slabs> {
         let mut metadata = self.0.metadata.lock();
-        let so_far = metadata.committer.note_slabs(None);
+        let so_far = metadata.committer.replace_noted_slabs(None);
         let mut slabs = so_far.ok_or(Error::Internal)?;
         slabs.add_marked(&self.0.map)?;
         Ok(slabs)
@@ -179,7 +188,7 @@ impl Changes {
 
 impl Drop for Changes {
     fn drop(&mut self) {
-        let slabs = self.0.metadata.lock().committer.note_slabs(None);
+        let slabs = self.0.metadata.lock().committer.replace_noted_slabs(None);
         // Free the memory only after the lock is released.
         drop(slabs);
     }

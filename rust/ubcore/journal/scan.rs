@@ -48,8 +48,8 @@ pub fn scan<D: Disk>(disk: &mut D, sb: &Superblock) -> Result<ScanResult> {
     Ok(found)
 }
 
-/// Looks for valid, consecutive blocks from the superblock's tail on. `head` returns the header of the
-/// block at a position of the ring, if there is a whole block of this leaf.
+/// Looks for valid, consecutive blocks from the superblock's tail on. `head` returns the header of
+/// the block at a position of the ring, if there is a whole block of this leaf.
 pub fn find_valid_blocks(
     sb: &Superblock,
     mut head: impl FnMut(u32) -> Result<Option<RingHead>>,

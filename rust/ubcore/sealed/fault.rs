@@ -83,7 +83,8 @@ impl From<Error> for Fault {
 }
 
 impl From<Fault> for Error {
-    /// Returns what the driver reports. The log has the fault itself.
+    /// Returns the reason that the driver reports. It names the block, and `ubctl verify` names the
+    /// part and the byte.
     fn from(fault: Fault) -> Error {
         match fault {
             Fault::NewerVersion(version) => Error::NewerVersion(version),

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Which extents follow each other in a sealed layer, and where their data lies: the rules that
-//! leave one form for one content.
+//! The rules for the extents of a sealed layer and for the positions of their data. They allow one
+//! form only for each content.
 
 use super::super::geometry::BLOCK_SECTORS;
 use super::super::stack::extent::{Content, Extent};
@@ -26,7 +26,7 @@ pub enum Breach {
     Position,
 }
 
-/// What the extents so far leave to the next.
+/// The state of the packing after the extents so far.
 ///
 /// # Invariants
 ///
@@ -50,7 +50,7 @@ pub struct Packing {
 }
 
 impl Packing {
-    /// Returns what holds before the first extent. `union_sectors` is at most 2^48.
+    /// Returns the state before the first extent. `union_sectors` is at most 2^48.
     pub fn new(union_sectors: u64) -> Packing {
         // INVARIANT: Nothing is packed yet.
         Packing {

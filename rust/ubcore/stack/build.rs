@@ -2,11 +2,11 @@
 
 //! Builds a stack map, layer by layer from the bottom up.
 //!
-//! A layer costs what it maps: an entry for each stack slab that it covers, and for a slab that it
-//! covers in part also the slab's old record, at most 128 runs. Records do not change. If a slab
-//! gets a new record, its old one becomes garbage. If there is more garbage than everything that a
-//! copy looks at, all live records are copied. So a copy costs less than it cost to write the
-//! records that are garbage now.
+//! The cost of a layer is proportional to what it maps: an entry for each stack slab that it
+//! covers, and for a slab that it covers in part also the slab's old record, at most 128 runs.
+//! Records do not change. If a slab gets a new record, its old one becomes garbage. Compaction
+//! copies all live records when the garbage is larger than the words that a copy reads. So its
+//! amortised cost is at most that of writing the records that are garbage now.
 //!
 //! The builder checks the extents of a layer, because a layer may come from anywhere.
 
@@ -186,8 +186,8 @@ impl<M: StackMemory> Builder<M> {
     /// and as the extents over it. Process context.
     ///
     /// The range begins at the start of a slab, and ends at the end of one or at the end of the
-    /// stack. `below` has all layers except the highest. It costs what the slabs of the range have,
-    /// and a share of a copy of all records, which the slabs' old records have paid for.
+    /// stack. `below` has all layers except the highest. The cost is proportional to the runs in
+    /// the range, plus an amortised share of compaction.
     pub fn replace_top(
         mut self,
         below: &impl StackLookup,

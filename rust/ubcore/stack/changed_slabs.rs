@@ -80,8 +80,8 @@ impl<B: DerefMut<Target = [u64]>> ChangedSlabs<B> {
     /// this leaf, and empties the set. `below` has the other layers. Calls `pause` after each slab,
     /// or page of slabs.
     ///
-    /// Returns the builder, how many slabs of the stack were merged, and the largest block that
-    /// none of their extents cuts. Process context.
+    /// Returns the builder, the number of slabs of the stack that were merged, and the largest
+    /// block that no extent of them cuts. Process context.
     pub fn merge<N: StackMemory, M: Memory>(
         &mut self,
         mut builder: Builder<N>,

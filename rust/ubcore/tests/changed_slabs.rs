@@ -117,7 +117,10 @@ fn a_leaf_that_changes_while_it_is_merged() {
             change(&mut u, &mut random);
         }
         // What was changed before the merge need not be noted.
-        assert!(u.committer.note_slabs(Some(empty_set(&g))).is_none());
+        assert!(u
+            .committer
+            .replace_noted_slabs(Some(empty_set(&g)))
+            .is_none());
         let mut extents = WhileItChanges {
             u: &mut u,
             random: &mut random,
@@ -127,7 +130,7 @@ fn a_leaf_that_changes_while_it_is_merged() {
         let mut builder = builder.add_layer(&mut extents).unwrap();
         for round in 0..3 {
             let noted = (round < 2).then(|| empty_set(&g));
-            let mut changed = u.committer.note_slabs(noted).unwrap();
+            let mut changed = u.committer.replace_noted_slabs(noted).unwrap();
             if round == 2 {
                 // No request runs any more.
                 changed.add_marked(&u.map).unwrap();
@@ -152,7 +155,7 @@ fn a_leaf_that_changes_while_it_is_merged() {
             assert_eq!((merged.count, merged.block_sectors), (0, 8));
             builder = merged.builder;
         }
-        assert!(u.committer.note_slabs(None).is_none());
+        assert!(u.committer.replace_noted_slabs(None).is_none());
         let merged = builder.finish_at_once();
         assert_same(&merged, &with_leaf(below.as_ref(), &u), seed);
     }
@@ -178,7 +181,7 @@ fn a_few_slabs_of_a_large_leaf() {
         }
         u.checkpoint().unwrap();
         let g = *u.map.geometry();
-        u.committer.note_slabs(Some(empty_set(&g)));
+        u.committer.replace_noted_slabs(Some(empty_set(&g)));
         let mut extents = LeafExtents::new(&u.map, no_pause);
         let builder = builder_over(None, &g).add_layer(&mut extents).unwrap();
         let builder = builder.trim().unwrap();
@@ -187,7 +190,7 @@ fn a_few_slabs_of_a_large_leaf() {
         }
         u.flush().unwrap();
         u.write(50 * 128, 1, 1, true).unwrap();
-        let mut changed = u.committer.note_slabs(None).unwrap();
+        let mut changed = u.committer.replace_noted_slabs(None).unwrap();
         changed.add_marked(&u.map).unwrap();
         let pauses = RefCell::new(0);
         let merged = changed
