@@ -14,6 +14,7 @@ use crate::{
             is_admin,
             Control, //
         },
+        mm::NoIo,
         task, //
     },
     ubcore::{
@@ -338,6 +339,9 @@ impl Registry {
 
     /// Reserves an id for a new union and returns it.
     fn reserve_id(&self, wanted: u32) -> Result<u32> {
+        // The mutex is held, so memory for the list must not wait for I/O, which could be to a
+        // union.
+        let _no_io = NoIo::new();
         let mut unions = self.unions.lock();
         if unions.len() >= UNIONS_MAX {
             pr_err!(
@@ -404,8 +408,9 @@ impl Registry {
     /// Removes an entry, whose id other unions may use from now on.
     fn remove_id(&self, id: u32) {
         let mut unions = self.unions.lock();
-        if let Ok(at) = position(&unions, id) {
-            let _ = unions.remove(at);
+        let removed = position(&unions, id).map(|at| unions.remove(at));
+        if removed.is_err() {
+            pr_warn_once!("bug: the entry of union {id} is missing\n");
         }
     }
 }

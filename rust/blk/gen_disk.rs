@@ -39,6 +39,7 @@ use kernel::{
         Write, //
     },
     module::this_module,
+    pr_warn_once,
     prelude::*,
     static_lock_class,
     str::{
@@ -407,9 +408,12 @@ impl<D: Operations> GenDisk<D> {
 impl<D: Operations> Drop for GenDisk<D> {
     fn drop(&mut self) {
         let driver = self.shared.driver_counted();
-        let linked = 0..self.linked.load(Relaxed) as usize;
-        let devices = linked.filter_map(|n| (self.device)(&driver, n));
-        devices.for_each(|dev| self.unlink(dev));
+        for n in 0..self.linked.load(Relaxed) as usize {
+            match (self.device)(&driver, n) {
+                Some(dev) => self.unlink(dev),
+                None => pr_warn_once!("bug: a lower device that was linked is gone\n"),
+            }
+        }
         drop(driver);
         // SAFETY: By the invariant the disk was added, and it is removed only here. The call
         // returns when all requests have ended. A process that still has the disk open finds its

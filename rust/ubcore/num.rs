@@ -15,7 +15,10 @@
 /// Bytes in a sector: the unit of every address here.
 pub const SECTOR_BYTES: u64 = 512;
 
-/// Converts an index. `usize` has 64 bits on every machine that this is built for.
+// The casts of this file need it.
+const _: () = assert!(usize::BITS == 64);
+
+/// Converts an index.
 #[inline(always)]
 pub const fn u64_as_usize(v: u64) -> usize {
     v as usize

@@ -334,7 +334,13 @@ impl StackUse {
     pub(super) fn unions(&self) -> u32 {
         let list = self.stacks.list.lock();
         let ours = list.iter().find(|l| Arc::ptr_eq(&l.stack, &self.stack));
-        ours.map_or(0, |l| l.unions)
+        ours.map_or_else(
+            || {
+                pr_warn_once!("bug: a stack that a union uses is not on the list\n");
+                1
+            },
+            |l| l.unions,
+        )
     }
 
     /// Returns the memory of the stack's map, in bytes.

@@ -96,8 +96,11 @@ impl<'a, D: Disk> Transaction<'a, D> {
                 opening = false;
                 runs = runs.wrapping_add(1);
             }
-            // A run has one sector at least, and both are within a slab.
-            at = at.wrapping_add(count.max(1));
+            if count == 0 {
+                return Err(Error::Internal);
+            }
+            // Both are within a slab.
+            at = at.wrapping_add(count);
         }
         Ok(Space::Left)
     }

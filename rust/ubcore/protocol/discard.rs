@@ -49,7 +49,10 @@ fn discard<H: Host>(host: &H, rq: H::Request) {
     };
     match empty(host, &rq, base) {
         Err(Error::NoMemory) => make_wait(host, rq, Waiting::Memory),
-        // If a commit failed, the discard ends without an effect.
+        // A bug is not reported as a success.
+        Err(e @ Error::Internal) => io::fail(host, rq, e.into()),
+        // If a commit failed, the union is read-only now. A discard is a hint, so it succeeds. The
+        // pages before the failure are emptied in memory only.
         _ => io::end(host, rq),
     }
 }

@@ -247,9 +247,11 @@ pub fn lock(image: &File, path: &Path, side: Side) -> Result {
         Side::Leaf => FlockOperation::NonBlockingLockExclusive,
     };
     let attempt = || match flock(image, how) {
+        Ok(()) => Ok(Tried::Done(())),
         Err(Errno::WOULDBLOCK) => Ok(Tried::Busy),
         // On a file system without locks, the check of the loop devices has to be enough.
-        _ => Ok(Tried::Done(())),
+        Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::NOLCK | Errno::INVAL) => Ok(Tried::Done(())),
+        Err(e) => Err(Fail::io("lock", path, &e.into())),
     };
     refuse_locked(path, side)?;
     let look = |all| holders::of_path(path, all);

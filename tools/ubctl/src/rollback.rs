@@ -5,6 +5,7 @@
 
 use ubcore::format::superblock::{choose, Superblock};
 use ubcore::geometry::BLOCK_BYTES;
+use ubcore::num::u64_as_usize;
 
 use crate::device::{Access, Device};
 use crate::error::{Fail, Result};
@@ -107,7 +108,7 @@ fn with(mut fail: Fail, text: &str) -> Fail {
 }
 
 fn read(leaf: &Device, at: u64, len: u64) -> Result<Vec<u8>> {
-    let mut bytes = vec![0; usize::try_from(len).unwrap_or(0)];
+    let mut bytes = vec![0; u64_as_usize(len)];
     leaf.read_at(at, &mut bytes)?;
     Ok(bytes)
 }

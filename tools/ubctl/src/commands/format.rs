@@ -12,6 +12,7 @@ use ubcore::format::name::LeafName;
 use ubcore::format::new_leaf;
 use ubcore::format::superblock::Superblock;
 use ubcore::geometry::{default_journal_blocks, Geometry, BLOCK_BYTES, BLOCK_SECTORS};
+use ubcore::num::u64_as_usize;
 
 use crate::backing::Backing;
 use crate::below::{self, Below, Opened, RootArg};
@@ -431,7 +432,7 @@ fn block_of(superblock: &Superblock) -> Vec<u8> {
 /// file system there, and a user could mount it.
 fn wipe(leaf: &Device, geometry: &Geometry) -> Result {
     for (from, to) in wiped(leaf, geometry) {
-        let zeroes = vec![0; usize::try_from(to - from).unwrap_or(0)];
+        let zeroes = vec![0; u64_as_usize(to - from)];
         leaf.write_at(from, &zeroes)?;
     }
     leaf.sync()
