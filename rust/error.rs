@@ -31,8 +31,8 @@ pub(crate) fn errno(e: Error) -> kernel::error::Error {
         | Error::BlockSize(..) => code::EINVAL,
         Error::TooLarge(..) => code::EFBIG,
         Error::Io(..) | Error::Internal => code::EIO,
-        Error::Busy(_) => code::EBUSY,
-        Error::ReadOnlyLeaf | Error::Frozen => code::EROFS,
+        Error::Busy(_) | Error::RequestsInFlight => code::EBUSY,
+        Error::ReadOnlyLeaf | Error::ReadOnlyUnion | Error::Frozen => code::EROFS,
         Error::NoMemory => code::ENOMEM,
         Error::Stacked(_) => code::ELOOP,
         // `errno_number` made it from an errno, so it fits.

@@ -50,7 +50,8 @@
 
 /*
  * struct unionblk_freeze.flags: freeze the file systems on the disk and its
- * partitions meanwhile, so that they are clean in the layer.
+ * partitions before the last rounds of the merge, until requests continue. They
+ * are clean in the layer then.
  */
 #define UNIONBLK_FREEZE_FILE_SYSTEMS	1
 
@@ -65,8 +66,8 @@
 #define UNIONBLK_STATUS_NEXT	1
 
 /*
- * struct unionblk_create.reason: why the driver could not attach the leaf, in
- * more detail than the errno. NONE if the call succeeds, or fails before the
+ * The reason fields of struct unionblk_create and struct unionblk_freeze: why the
+ * call failed, in more detail than the errno. NONE if the call succeeds, or fails before the
  * attach begins: with EINVAL for a field, EEXIST, EUSERS or ENOMEM. struct
  * unionblk_status.last_error has the same numbers. Below, a and b are
  * reason_detail[0] and [1].
@@ -101,6 +102,8 @@ enum unionblk_reason {
 	UNIONBLK_REASON_LAYER_IDENTITY = 26,	/* ESTALE */
 	UNIONBLK_REASON_UNION_SIZE = 27,	/* EINVAL; a: wanted, b: found */
 	UNIONBLK_REASON_BLOCK_SIZE = 28,	/* EINVAL; a: wanted, b: found */
+	UNIONBLK_REASON_READ_ONLY_UNION = 29,	/* EROFS */
+	UNIONBLK_REASON_REQUESTS_IN_FLIGHT = 30, /* EBUSY */
 };
 
 /*
@@ -136,8 +139,9 @@ struct unionblk_layer {
  * /dev/unionblk<id>.
  *
  * @layers is the address of @layers_count layers, the lowest first: the ones
- * that the leaf was made on. If a layer is the reason of a failure, @layer is its
- * number from 1, and the reason is about that layer as about a leaf.
+ * that the leaf was made on. If a layer caused the failure, @layer is its number
+ * from 1, and @reason has the meaning for that layer that it otherwise has for the
+ * leaf.
  *
  * With UNIONBLK_CREATE_READ_ONLY the driver opens the leaf for reading only, so
  * the leaf may be write-protected. The driver never writes to it: after a power
@@ -268,12 +272,14 @@ struct unionblk_lost {
  *
  * @leaf was formatted for the same root and the same layers, with one more layer
  * on top: a frozen leaf with the UUID of the present leaf, and @seal. The call
- * writes to the present leaf once more: that write freezes it, and has the seal.
- * If the call fails before, the union is as it was, and no union can use @leaf. If
- * the write fails, the union is read-only afterwards, as if a commit had failed.
+ * makes checkpoints of the present leaf. The last of them has @seal, and freezes
+ * the leaf. If the call fails before the last one, the union continues in its
+ * present leaf, and no union can use @leaf. If the last one fails, the union is
+ * read-only afterwards, as if a commit had failed.
  *
  * ENODEV if no union has this id. EBUSY while another call attaches, detaches or
- * freezes it, and with the reason BUSY if its requests do not end within 30 s.
+ * freezes it, and with the reason REQUESTS_IN_FLIGHT if its requests do not end
+ * within 30 s.
  */
 struct unionblk_freeze {
 	__u32 size;

@@ -141,8 +141,8 @@ where
         self.failed
     }
 
-    /// Returns whether a checkpoint is due. It is due well before the ring is full, or fills too
-    /// many pages.
+    /// Returns whether a checkpoint is due. It is due if the ring is more than half full, or has
+    /// filled more than 7/8 of the pages that it may fill.
     pub fn wants_checkpoint(&self) -> bool {
         let most = filled_by_writers(&self.superblock.geometry);
         let many = self.pages.filled() > most.wrapping_sub(most / 8);

@@ -199,6 +199,10 @@ pub enum Error {
     /// The logical blocks of a union cannot change while it is in use: bytes that they have, bytes
     /// that they would have on the leaf.
     BlockSize(u32, u32),
+    /// A freeze was asked for a union that is read-only.
+    ReadOnlyUnion,
+    /// Requests in flight did not end in time.
+    RequestsInFlight,
 }
 
 impl Error {
@@ -235,6 +239,8 @@ impl Error {
             LayerIdentity => (26, 0, 0),
             UnionSize(want, found) => (27, want, found),
             BlockSize(want, found) => (28, u64::from(want), u64::from(found)),
+            ReadOnlyUnion => (29, 0, 0),
+            RequestsInFlight => (30, 0, 0),
         }
     }
 
@@ -271,6 +277,8 @@ impl Error {
             26 => LayerIdentity,
             27 => UnionSize(a, b),
             28 => BlockSize(u32::try_from(a).ok()?, u32::try_from(b).ok()?),
+            29 => ReadOnlyUnion,
+            30 => RequestsInFlight,
             _ => return None,
         })
     }
@@ -281,6 +289,7 @@ impl Error {
             self,
             Error::Io(..)
                 | Error::Busy(_)
+                | Error::RequestsInFlight
                 | Error::Open(..)
                 | Error::NoMemory
                 | Error::Full
@@ -307,7 +316,7 @@ impl fmt::Display for Error {
             LeafTooSmall(want, found) => write!(f, "the leaf needs at least {want} sectors, the device has {found}: use a larger device"),
             SlabSize(sectors) => write!(f, "a slab of {sectors} sectors is not possible: choose a power of two from 16 KiB to 4 MiB"),
             TooLarge(side, 0) => write!(f, "the {} has no sectors: check that it is the right device", side.name()),
-            TooLarge(Side::Root, sectors) => write!(f, "the root of {sectors} sectors is too large for this slab size: choose larger slabs"),
+            TooLarge(Side::Root, sectors) => write!(f, "a root or union of {sectors} sectors is too large for this slab size: choose larger slabs"),
             TooLarge(Side::Layer, sectors) => write!(f, "the layer of {sectors} sectors is larger than the union on it, or than 64 TiB: lay it under a larger union"),
             TooLarge(Side::Leaf, sectors) => write!(f, "the leaf of {sectors} sectors and its root need more map pages than the format has: use a smaller leaf, or larger slabs"),
             // A failed flush has no sector, and is reported with sector 0.
@@ -323,7 +332,7 @@ impl fmt::Display for Error {
             NoMemory => f.write_str("out of memory: free some and try again"),
             Full => f.write_str("the leaf has fewer free slabs than the request needs: discard what the union does not need any more"),
             Stacked(side) => write!(f, "the {} is a union or lies on one: unions do not stack; make another leaf of the same root instead", side.name()),
-            FineMap(bytes) => write!(f, "the leaf was written in smaller blocks than the {bytes} bytes that these devices need: attach it to devices with blocks as small as before"),
+            FineMap(bytes) => write!(f, "the leaf or a layer was written in smaller blocks than the {bytes} bytes that these devices need: attach it to devices with blocks as small as before"),
             Os(errno) => write!(f, "an operation of the kernel failed (errno {errno})"),
             Internal => f.write_str("an invariant of unionblk is broken, which is a bug: please report this with the kernel's log"),
             Frozen => f.write_str("the leaf is frozen, so it is a layer and is never written again: make a leaf on it with ubctl format --layer, or read it with ubctl create --read-only"),
@@ -333,6 +342,8 @@ impl fmt::Display for Error {
             LayerIdentity => f.write_str("the layer is not the one that the leaf was made on: give the layers that ubctl dump lists for the leaf, in that order"),
             UnionSize(want, found) => write!(f, "the new leaf makes a union of {found} sectors, and this one has {want}: format the leaf with ubctl format --size for {want} sectors"),
             BlockSize(want, found) => write!(f, "the union has logical blocks of {want} bytes, and on the new leaf it would have {found}: use a leaf on a device with blocks of at most {want} bytes"),
+            ReadOnlyUnion => f.write_str("the union is read-only: detach it, and attach it for writing before a freeze"),
+            RequestsInFlight => f.write_str("requests of the union did not end within 30 s: see whether a device below it hangs, and try again"),
         }
     }
 }
@@ -358,7 +369,7 @@ mod tests {
 
     #[test]
     fn every_reason_survives_the_wire() {
-        for reason in 1..=28 {
+        for reason in 1..=30 {
             let e = Error::from_wire(reason, 1, 2);
             assert!(e.is_some());
             if let Some(e) = e {

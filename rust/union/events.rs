@@ -88,7 +88,7 @@ impl WorkItem for Events {
 
     fn run(this: Arc<Events>) {
         let Some(disk) = this.disk.as_ref() else {
-            // `show` queues the work again.
+            // `set_disk` queues the work again.
             return;
         };
         for event in [&this.low_space, &this.full, &this.read_only, &this.frozen] {
@@ -127,7 +127,7 @@ impl Events {
         let _ = workqueue::system().enqueue(self.clone());
     }
 
-    /// Returns the disk, once [`Events::show`] has set it.
+    /// Returns the disk, once [`Events::set_disk`] has set it.
     pub(super) fn disk(&self) -> Option<&GenDiskRef> {
         self.disk.as_ref()
     }

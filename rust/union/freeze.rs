@@ -99,7 +99,7 @@ impl Attached {
     pub(crate) fn freeze(&self, new: &NewLeaf<'_>, resources: &Arc<Resources>) -> Result {
         let old = self.union();
         if refuses_writes(&old.as_arc_borrow()) {
-            return Err(Error::ReadOnlyLeaf);
+            return Err(Error::ReadOnlyUnion);
         }
         let mut next = self.prepare(&old, new, resources)?;
         let reservation = Stacks::reserve(&resources.stacks)?;
@@ -116,7 +116,7 @@ impl Attached {
         };
         let replaced = self.disk.replace(
             || next.switch(&old, merge, reservation, new.seal),
-            Error::Busy(Side::Leaf),
+            Error::RequestsInFlight,
         );
         drop(file_systems);
         if replaced.is_err() {
@@ -179,7 +179,7 @@ impl Attached {
         next.union = Some(union);
         let before = self.disk.set_limits(limits);
         if before.as_ref().is_err_and(|e| *e == EBUSY) {
-            return Err(Error::Busy(Side::Leaf));
+            return Err(Error::RequestsInFlight);
         }
         next.limits = Some(to_core(before)?);
         Ok(next)

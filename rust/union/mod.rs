@@ -9,8 +9,9 @@
 //!
 //! Lock order: `Registry::unions`, `Stacks::list`, `Union::metadata`, `Union::allocator`,
 //! `Reserve::spare`. The last two are spinlocks, and the only locks that the I/O path takes. No
-//! thread waits for I/O while it holds `Registry::unions`, except when the module is unloaded, or
-//! `Stacks::list`. A request holds no lock while its lower I/O is in flight.
+//! thread waits for I/O while it holds `Stacks::list`. No thread waits for I/O while it holds
+//! `Registry::unions`, except when the module is unloaded. A request holds no lock while its lower
+//! I/O is in flight.
 
 mod attach;
 mod attributes;

@@ -156,7 +156,7 @@ pub fn code_of(e: Error) -> u8 {
             .any(|e| e.raw_os_error().unsigned_abs() == errno)
     };
     match e {
-        Error::Busy(_) => BUSY,
+        Error::Busy(_) | Error::RequestsInFlight => BUSY,
         Error::Open(_, errno) | Error::Os(errno) if busy(errno) => BUSY,
         e if e.is_refusal() => REFUSED,
         _ => FAILED,
@@ -189,6 +189,8 @@ pub fn reason_of(e: Error) -> &'static str {
         Error::LayerIdentity => "wrong_layer",
         Error::UnionSize(..) => "union_size",
         Error::BlockSize(..) => "block_size",
+        Error::ReadOnlyUnion => "read_only_union",
+        Error::RequestsInFlight => "requests_in_flight",
         Error::NoMemory => "no_memory",
         Error::Full => "full",
         Error::Stacked(_) => "stacked",
@@ -205,13 +207,13 @@ mod tests {
     #[test]
     fn every_reason_of_the_driver_has_a_code_and_a_word() {
         let mut words = std::collections::BTreeSet::new();
-        for reason in 1..=28 {
+        for reason in 1..=30 {
             let e = Error::from_wire(reason, 1, 1).unwrap();
             assert!([FAILED, REFUSED, BUSY].contains(&code_of(e)));
             words.insert(reason_of(e));
         }
         // The two kinds of wrong root share one word.
-        assert_eq!(words.len(), 27);
+        assert_eq!(words.len(), 29);
         assert_eq!(code_of(Error::RootContent), REFUSED);
         assert_eq!(code_of(Error::Open(Side::Leaf, 16)), BUSY);
         assert_eq!(code_of(Error::Open(Side::Leaf, 2)), FAILED);

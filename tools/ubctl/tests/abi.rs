@@ -204,7 +204,7 @@ fn numbers(said: &mut Said) {
     }
 }
 
-fn reasons() -> [(&'static str, Error); 28] {
+fn reasons() -> [(&'static str, Error); 30] {
     [
         ("NOT_FORMATTED", Error::NotFormatted),
         ("NEWER_VERSION", Error::NewerVersion(2)),
@@ -237,6 +237,8 @@ fn reasons() -> [(&'static str, Error); 28] {
         ("LAYER_IDENTITY", Error::LayerIdentity),
         ("UNION_SIZE", Error::UnionSize(1, 2)),
         ("BLOCK_SIZE", Error::BlockSize(1, 2)),
+        ("READ_ONLY_UNION", Error::ReadOnlyUnion),
+        ("REQUESTS_IN_FLIGHT", Error::RequestsInFlight),
     ]
 }
 

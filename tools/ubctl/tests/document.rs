@@ -355,7 +355,7 @@ fn each_reason_is_explained() {
     );
     let raw = std::fs::read_to_string(path).unwrap();
     let page = plain(&raw);
-    for reason in 1..=28 {
+    for reason in 1..=30 {
         // The second detail of unknown features is their class, and no class has the number 77.
         let detail = if reason == 3 { 1 } else { 77 };
         let e = Error::from_wire(reason, 1, detail).unwrap();
