@@ -107,7 +107,7 @@ impl From<Fail> for Error {
         let code = match fail.reason {
             "no_space" => Code::ResourceExhausted,
             // Another attempt can succeed.
-            "busy" => Code::Unavailable,
+            "busy" | "requests_in_flight" => Code::Unavailable,
             _ => Code::Internal,
         };
         Error::new(code, fail.message)
