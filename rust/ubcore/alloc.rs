@@ -21,14 +21,15 @@ use super::slab_bitmap::{words_for_used, UsedSlabs};
 /// The number of slabs of a group: 1 MiB of 64 KiB slabs.
 const GROUP: u32 = 16;
 
-/// The number of pages of the slab table that one call looks through at most, and of leaf slabs
-/// after which a call frees no more, so that the lock is not held for long.
+/// The maximum number of pages of the slab table that one call looks through, so that the lock is
+/// not held for long.
 const STEP_PAGES: u32 = 4;
+/// The number of leaf slabs after which one call frees no more, for the same reason.
 const STEP_SLABS: u32 = 8192;
-/// The number of words of a bitmap that one search for a free group looks at, and of bits that one
-/// search for reclaimable slabs looks at, at most.
+/// The maximum number of words of a bitmap that one search for a free group reads.
 const STEP_WORDS: u32 = 4096;
-const STEP_BITS: u32 = 64 * 4096;
+/// The maximum number of bits that one search for reclaimable slabs reads.
+const STEP_BITS: u32 = 64 * STEP_WORDS;
 
 /// Returns the numbers of words of the three bitmaps that an allocator of `slabs` slabs needs.
 pub const fn bitmap_words(slabs: u32) -> [usize; 3] {

@@ -43,8 +43,8 @@ pub fn is_set(words: &[AtomicU64], n: u32) -> bool {
         .is_some_and(|w| w.load(Ordering::Acquire) & bit_of(n) != 0)
 }
 
-/// Sets a shared bit. Returns whether it was set before. A later store that announces the bit stays
-/// later.
+/// Sets a shared bit. Returns whether it was set before. Stores after this call do not become
+/// visible before the bit does.
 pub fn set(words: &[AtomicU64], n: u32) -> Result<bool, Broken> {
     let word = words.get(u32_as_usize(n / 64)).ok_or(Broken)?;
     Ok(word.fetch_or(bit_of(n), Ordering::SeqCst) & bit_of(n) != 0)

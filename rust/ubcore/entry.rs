@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! An entry of the slab table: the leaf slab of a root slab, and what lies below its unwritten
-//! sectors.
+//! An entry of the slab table: the leaf slab of a root slab, and what lies below its sectors
+//! that are not mapped.
 
 use super::geometry::LeafSlab;
 use super::num::next;
 
-/// What an unwritten sector of a slab reads as.
+/// What a sector of a slab that is not mapped reads as.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Base {
     /// What lies below the leaf: a layer's sector, or the root's.
@@ -43,7 +43,7 @@ pub enum Emptying {
 ///
 /// ```text
 /// 31              1 0
-/// | leaf slab + 1  |z|     z: unwritten sectors read as zeroes; leaf slab + 1 = 0: none
+/// | leaf slab + 1  |z|     z: sectors that are not mapped read as zeroes; leaf slab + 1 = 0: none
 /// ```
 ///
 /// In memory only, four values of the upper part, which no leaf slab has, stand for [`Emptied`] and
@@ -52,7 +52,7 @@ pub enum Emptying {
 pub struct Entry {
     /// The leaf slab, if there is one.
     pub leaf_slab: Option<LeafSlab>,
-    /// What unwritten sectors read as.
+    /// What sectors that are not mapped read as.
     pub base: Base,
     /// Whether the slab was emptied. Then there is no leaf slab.
     pub emptied: Emptied,

@@ -4,7 +4,7 @@
 //!
 //! Three arrays, whose pages are allocated on first use. The *slab table* has an entry for each
 //! root slab: the leaf slab assigned to it, if any, and what lies below. The *sector bits* have a
-//! bit for each data sector of the leaf, which is set if the sector was written. The *owners* are
+//! bit for each data sector of the leaf, which is set if the sector is mapped. The *owners* are
 //! the inverse of the slab table. They are never on disk.
 //!
 //! Contexts and locks:

@@ -74,9 +74,8 @@ impl Losses for NoLoss {
 /// The number of damages that a [`Lost`] keeps one by one.
 pub const DAMAGES_KEPT: usize = 8;
 
-/// The largest number of map pages that may be lost: a little more than 32 directory blocks name,
-/// in 64 MiB of memory. A leaf that has lost more is refused, because otherwise its superblock
-/// alone could lose any number of them.
+/// The largest number of map pages that may be lost, which are 64 MiB of memory. A leaf that has
+/// lost more is refused, because otherwise its superblock alone could lose any number of them.
 pub const PAGES_MAX: u32 = 32 * 512;
 
 /// What a salvage had to give up. `B` has a bit for each map page.

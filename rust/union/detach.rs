@@ -58,9 +58,8 @@ pub(super) fn flush_reclaim(union: &Arc<Union>) {
 
 /// Waits for all work items. No request is in flight, and none arrives meanwhile.
 pub(super) fn stop_work(union: &Arc<Union>) {
-    // The timer, commit and discard works can queue the reclaim and checkpoint works. The reclaim
-    // work can queue the checkpoint work. So wait for them in this order. Only a request queues any
-    // other work.
+    // The work items timer, commit and discard can queue reclaim and checkpoint. Reclaim can queue
+    // checkpoint. So wait for them in this order. Only a request queues any other work item.
     workqueue::cancel_delayed_work_sync::<_, { work_items::TIMER }>(union);
     workqueue::flush_work::<_, { work_items::COMMIT }>(union);
     workqueue::flush_work::<_, { work_items::DISCARD }>(union);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A union as the host of the core's protocol: its locks, its leaf, its memory, and what happens in
-//! it. Two more traits of the host are in [`requests`](super::requests) and
+//! A union as the host of the core's protocol: its locks, its leaf, its memory, and its events.
+//! Two more traits of the host are in [`requests`](super::requests) and
 //! [`work_items`](super::work_items).
 
 use super::{

@@ -69,7 +69,8 @@ pub(super) struct FilledLeaf {
     pub(super) committer: UnionCommitter,
 }
 
-/// Reads a leaf's metadata into new memory. `losses` decides what becomes of damage.
+/// Reads a leaf's metadata into new memory. Passes each damaged page to `losses`, which accepts the
+/// loss or fails the attach.
 ///
 /// Process context.
 #[inline(never)]

@@ -3,11 +3,11 @@
 //! The features of a leaf, in three classes. The class of a feature says what a unionblk that does
 //! not know it may do with the leaf.
 //!
-//! A *compatible* feature stays true whatever an older unionblk does. That unionblk only keeps the
-//! bit and the bytes of the feature in every superblock that it writes. A *read-only compatible*
-//! feature leaves true all that this code reads, but a write would break the feature. An
-//! *incompatible* feature gives what is read another meaning. Features of the last two classes
-//! announce the use of any byte that is zero without them.
+//! An older unionblk may read and write a leaf with a *compatible* feature. It keeps the bit and
+//! the bytes of the feature in each superblock that it writes. It may read, but not write, a leaf
+//! with a *read-only compatible* feature, because a write would break the feature. It must not read
+//! a leaf with an *incompatible* feature, because that gives the metadata another meaning. Features
+//! of the last two classes announce the use of any byte that is zero without them.
 
 use super::super::error::{Class, Error, Result};
 
@@ -30,7 +30,7 @@ const INCOMPAT_KNOWN: u64 = LAYERED | NO_ROOT;
 /// What a superblock says about features. All of it goes into the next superblock unchanged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Features {
-    /// Bits that need no knowledge.
+    /// Bits of compatible features.
     pub compat: u64,
     /// Bits that a writer must know.
     pub ro_compat: u64,

@@ -79,8 +79,8 @@ pub enum Record {
         /// How many, 1 to [`COUNT_MAX`].
         count: u32,
     },
-    /// Root slabs of one page of the slab table read from the root. The leaf slabs that they had
-    /// are free.
+    /// Root slabs of one page of the slab table read as what lies below the leaf. The leaf slabs
+    /// that they had are free.
     Reset {
         /// The first root slab.
         slab: u32,

@@ -105,8 +105,8 @@ impl<'a, D: Disk> Transaction<'a, D> {
         Ok(Space::Left)
     }
 
-    /// Emits all emptied slabs of a table page that no commit has covered. From now on they are
-    /// taken for covered.
+    /// Emits all emptied slabs of a table page that no commit has covered. They count as covered
+    /// from now on, because this transaction, or the checkpoint that replaces it, records them.
     pub fn emptied<M: Memory>(&mut self, map: &Map<M>, page: u32) -> Result<Space> {
         let mut held: Option<(u32, u32, Base)> = None;
         let mut space = Ok(Space::Left);

@@ -66,7 +66,8 @@ fn write<H: Host>(host: &H, rq: H::Request) -> Accepted<H> {
             }
         }
     }
-    // A write that changes no map, over a map that is durable, is durable by itself.
+    // A FUA write of mapped sectors needs no commit if the map is durable, because the lower FUA
+    // write is enough.
     let alone = rq.is_fua() && host.has_fua() && is_mapped_durably(host, sector, sectors);
     if rq.is_fua() && !alone {
         // The commit's flush makes the data durable too, so the write needs no FUA below.
@@ -180,7 +181,7 @@ fn map_others<H: Host>(host: &H, rq: &H::Request) -> core::result::Result<bool, 
     Ok(false)
 }
 
-/// Maps sectors whose data is on the leaf, and has them committed in time. Returns what
+/// Maps sectors whose lower write has completed, and arms the commit timer. Returns what
 /// [`Map::map_sectors`](super::super::map::Map::map_sectors) returns. Any context.
 pub(super) fn map_sectors<H: Host>(
     host: &H,

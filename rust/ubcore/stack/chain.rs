@@ -2,7 +2,7 @@
 
 //! The identities of layers, and of stacks of them.
 //!
-//! A leaf names the layers that it stands on. The identity of each layer changes if its content
+//! A leaf names the layers that it lies on. The identity of each layer changes if its content
 //! can have changed. The *chain* is one number for a bottom and the layers over it in their order,
 //! so two leaves with the same chain can share a stack.
 
@@ -15,8 +15,8 @@ pub const LAYERS_MAX: u32 = 254;
 
 /// A random number that is drawn when a leaf is frozen.
 ///
-/// A leaf reaches no generation twice, except after a power failure. A leaf above could then have
-/// been made on a freeze that never became durable. The seal tells the two freezes apart.
+/// After a power failure, a freeze that was not durable may be repeated with the same generation. A
+/// leaf above could have been made on the first freeze. The seal tells the two apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Seal(pub [u8; 16]);
 

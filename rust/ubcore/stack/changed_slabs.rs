@@ -8,7 +8,7 @@
 //! reads as changes in two ways: a sector of its leaf slab becomes mapped, which puts that leaf
 //! slab on the committer's list of dirty slabs; or the slab is emptied, which puts its page of the
 //! slab table on the list of pending pages. So a slab that has changed is the present owner of a
-//! leaf slab noted here, or lies on a page noted here, or a mark on the map still tells of it.
+//! leaf slab noted here, or lies on a page noted here, or still has a mark on the map.
 
 use core::ops::{DerefMut, Range};
 
@@ -58,8 +58,8 @@ impl<B: DerefMut<Target = [u64]>> ChangedSlabs<B> {
         self.pages.insert(page).map(|_| ())
     }
 
-    /// Adds what the marks on the map tell of, and leaves them there. If no request runs, that is
-    /// each change that no commit has taken.
+    /// Adds the slabs and pages that have a mark on the map, and leaves the marks. If no request
+    /// runs, these are all changes that no commit has taken.
     pub fn add_marked<M: Memory>(&mut self, map: &Map<M>) -> core::result::Result<(), Broken> {
         let mut from = 0;
         while let Some(at) = bits::next(map.memory().marks(Marks::DirtyWords), from) {

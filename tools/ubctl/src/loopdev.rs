@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Roots and leaves that are regular files. Each gets a loop device, which goes with its union.
+//! Roots, layers and leaves that are regular files. Each gets a loop device, which is removed with
+//! its union.
 //!
 //! The loop device clears itself on its last close. This process holds it until the driver does, so
 //! that no loop device is left behind, however this process ends. The file is locked by `flock`,

@@ -177,7 +177,7 @@ fn root_and_layers(args: &CreateArgs) -> Result<(RootArg, Vec<LayerArg>)> {
     let mut leaf = Device::open(&args.leaf, Side::Leaf, Access::Read)?;
     let sb = loaded::superblock(&mut leaf)?;
     if args.places.is_empty() {
-        // A leaf remembers where its layers were, and not where its root was.
+        // A leaf has the paths of its layers, and not that of its root.
         if sb.has_root() {
             return Err(no_root_named(&args.leaf));
         }
