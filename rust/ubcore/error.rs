@@ -379,7 +379,7 @@ mod tests {
             }
         }
         assert!(Error::from_wire(0, 0, 0).is_none());
-        assert!(Error::from_wire(29, 0, 0).is_none());
+        assert!(Error::from_wire(31, 0, 0).is_none());
         // No area, class or device has these numbers.
         for (reason, a, b) in [
             (4, 0, 0),

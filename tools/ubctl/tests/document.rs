@@ -365,7 +365,7 @@ fn each_reason_is_explained() {
         assert!(raw.contains(&heading), "no '{heading}'");
     }
     assert!(
-        Error::from_wire(29, 1, 77).is_none(),
+        Error::from_wire(31, 1, 77).is_none(),
         "a new reason wants a place here"
     );
 }
