@@ -92,7 +92,9 @@ impl<B: DerefMut<Target = [u64]>> ChangedSlabs<B> {
         let (mut count, mut block_sectors) = (0u64, Blocks::<()>::LARGEST);
         let mut at = Cursor::default();
         while let Some(range) = self.take(map, &mut at) {
-            let slabs = range.end.wrapping_sub(range.start) / u64::from(SLAB_SECTORS);
+            // The range has whole slabs.
+            let sectors = range.end.wrapping_sub(range.start);
+            let slabs = sectors.div_ceil(u64::from(SLAB_SECTORS));
             let extents = LeafExtents::within(map, range.clone(), || Ok(()));
             let mut extents = Blocks::new(extents);
             builder = builder.replace_top(&below, range, &mut extents)?;
