@@ -33,7 +33,7 @@ one_env() {
 	rm -rf "$plan" "$raw"
 	python3 -B "$TOP/bench/layers.py" plan --env "$env" ${QUICK:+--quick} ${KINDS:+--kinds "$KINDS"} "$plan"
 	options=(-f "$plan:plan" -f "$TOP/bench/guest:guest" -f "$BUILD/programs/sectors"
-		-f "$BUILD/cargo/x86_64-unknown-linux-gnu/release/ubctl" -t 3600)
+		-f "$BUILD/cargo/x86_64-unknown-linux-gnu/release/ubctl" -t 7200)
 	if [ "$env" = uml1 ]; then
 		options+=(-n layers-uml1 -m 6144 -c 1 -s "$work/layers-host" -f "$BUILD/kmod-bench-up/unionblk.ko"
 			-w "python3 -B $TOP/bench/cpu.py $work/layers-cpu")
