@@ -3,12 +3,15 @@
 # Builds the pages of Documentation/ with Sphinx, into build/docs/html, and the
 # man pages ubctl(8) and unionblk(5), into build/docs/man. A warning is an
 # error, also of groff, which formats the man pages for a terminal of 80 columns:
-# it warns of a line or a table that is wider. `make docs` calls it in the build root, or with KDIR on the machine
-# itself.
+# it warns of a line or a table that is wider. `make docs` calls it in the build
+# root, or with KDIR on the machine itself.
 . "$(dirname "$0")/lib.sh"
 
 command -v sphinx-build >/dev/null || die "sphinx-build is missing: apt install python3-sphinx"
 to=$BUILD/docs
+# Two builds at once would remove each other's pages.
+exec 9>"$BUILD/docs.lock"
+flock 9
 # A page that has not changed repeats no warning, so nothing is kept.
 rm -rf "$to"
 mkdir -p "$to"

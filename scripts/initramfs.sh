@@ -96,5 +96,8 @@ make_archive() {
 	mv "$out.part" "$out"
 }
 
+# If two scripts need the archive at once, the second one waits and finds it made.
+exec 9>"$CACHE/initramfs-$flavour.lock"
+flock 9
 [ -s "$out" ] || stage "guest's initramfs ($flavour)" make_archive >&2
 printf '%s\n' "$out"

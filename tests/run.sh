@@ -1,15 +1,18 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
-# Runs every test, in order of cost; continues after a failure and counts all
-# cases.
-#   tests/run.sh [STAGE]...    default: all of the list below
+# Runs every test; continues after a failure and counts all cases.
+#   tests/run.sh [STAGE]...    default: all of the two lists below
+# The stages of the two lists run at the same time (JOBS=1: one after another), because an
+# emulated guest leaves processors idle.
 # FULL=1: the crash campaigns in full, ten minutes of fuzzing, all device tests of the group
 # unionblk with lockdep, and all tests of the group scale.
+# TEST_MINUTES=N: a stage that could not begin in the first N minutes counts as one skip.
 # Each stage leaves its output in build/log/test-STAGE.log.
 . "$(dirname "$0")/../scripts/lib.sh"
 [ -n "${UNIONBLK_IN_ROOT:-}" ] || exec "$TOP/scripts/in-root.sh" tests/run.sh "$@"
 
-stages=(format shell strata docs lint build core coverage fuzz crash kunit vm scale lockdep demo poweroff)
+host=(format shell strata docs lint core coverage fuzz crash)
+guests=(build kunit vm lockdep scale demo poweroff)
 kernel=
 tree() { [ -n "$kernel" ] || kernel=$("$TOP/scripts/kernel.sh"); printf '%s/tree\n' "$kernel"; }
 
@@ -108,7 +111,10 @@ built_version() { scripts/check-version.sh "$(modinfo -F version "$ko")" "$("$ub
 # Installs into an empty folder and compares the files there with this list.
 installed() {
 	local to release code=0
-	[ -f "$BUILD/docs/man/ubctl.8" ] || scripts/docs.sh || return 1
+	# The stage docs may build the pages at the same time, under this lock.
+	exec 8>"$BUILD/docs.lock"
+	flock 8
+	[ -f "$BUILD/docs/man/ubctl.8" ] || { flock -u 8 && scripts/docs.sh && flock 8; } || return 1
 	to=$(mktemp -d)
 	release=$(modinfo -F vermagic "$ko" | cut -d' ' -f1)
 	scripts/install.sh "$ko" "$ubctl" /usr/local "$to" && diff - <(cd "$to" && find . ! -type d -size +0 | LC_ALL=C sort) <<-END || code=1
@@ -125,6 +131,7 @@ installed() {
 		./usr/local/share/zsh/site-functions/_ubctl
 	END
 	rm -r "$to"
+	exec 8>&-
 	return $code
 }
 
@@ -223,7 +230,7 @@ add_counts() {
 # Makes what a stage needs, before the stage, and reports what is made.
 prepare() {
 	case $1 in
-	format | lint | vm) tree >/dev/null ;;
+	format | lint | vm | crash) tree >/dev/null ;;
 	build | kunit | lockdep) "$TOP/scripts/kernel-kunit.sh" x86_64 >/dev/null ;;
 	demo) "$TOP/scripts/image.sh" >/dev/null ;;
 	poweroff) "$TOP/scripts/image-systemd.sh" >/dev/null ;;
@@ -233,29 +240,54 @@ prepare() {
 # Prints cases as they end, for a stage that has many; V=1 prints everything.
 progress() {
 	if [ -n "${V:-}" ]; then cat; else
-		grep --line-buffered -E '^(passed:|FAILED:|crash:|fuzz:|[a-z]+/[0-9]{3} |kmemleak |    measured: )' | sed -u 's/^/   /'
-	fi
+		grep --line-buffered -E '^(passed:|FAILED:|crash:|fuzz:|[a-z]+/[0-9]{3} |kmemleak |    measured: )'
+	fi | sed -u "s/^/   $1/"
+}
+
+# result STAGE "N passed, N failed[, N skipped]" SECONDS: keeps it for the sum, and prints it.
+result() {
+	printf '%s\t%s\n' "$1" "$2" >>"$results"
+	printf '   %s: %s (%d s)\n' "$1" "$2" "$3"
 }
 
 # The stage runs in a subshell, so that its counters are private.
 # shellcheck disable=SC2030,SC2031
 run_stage() {
-	local name=$1 log=$BUILD/log/test-$1.log start=$SECONDS code=0 last
+	local name=$1 log=$BUILD/log/test-$1.log start=$SECONDS code=0 last tag=''
+	[ "$lanes" = 1 ] || tag="$name: "
 	printf '== %s\n' "$name"
-	prepare "$name" || say "   the kernel or image that the stage $name needs could not be built: see build/log"
-	(set +e; passed=0 failed=0 skipped=0; "stage_$name") 2>&1 | tee "$log" | progress || code=${PIPESTATUS[0]}
+	(set +e; passed=0 failed=0 skipped=0; "stage_$name") 2>&1 | tee "$log" | progress "$tag" || code=${PIPESTATUS[0]}
 	last=$(tail -n 1 "$log")
 	if ! grep -qE '^[0-9]+ passed, [0-9]+ failed' <<<"$last"; then
 		last="0 passed, 1 failed"
 		code=1
 	fi
 	if [ "$code" != 0 ]; then
-		[ -n "${V:-}" ] || tail -n 80 "$log" | sed 's/^/   | /'
+		[ -n "${V:-}" ] || tail -n 80 "$log" | sed "s/^/   $tag| /"
 		grep -q ' 0 failed' <<<"$last" && last=${last/ 0 failed/ 1 failed}
 	fi
-	printf '   %s: %s (%d s)\n' "$name" "$last" $((SECONDS - start))
-	add_counts "$last"
-	grep -q ' 0 failed' <<<"$last" || failed_stages+=("$name")
+	result "$name" "$last" $((SECONDS - start))
+}
+
+# Runs stages one after another.
+lane() {
+	local name
+	for name; do
+		if [ -n "${TEST_MINUTES:-}" ] && [ $((SECONDS - began)) -ge $((TEST_MINUTES * 60)) ]; then
+			printf '== %s\n   skipped: it could not begin in %d minutes\n' "$name" "$TEST_MINUTES"
+			result "$name" "0 passed, 0 failed, 1 skipped" 0
+		else
+			run_stage "$name"
+		fi
+	done
+}
+
+# Prints those of the stages $chosen that are in a list.
+of_list() {
+	local name
+	for name in "${chosen[@]}"; do
+		[[ " $* " != *" $name "* ]] || printf '%s\n' "$name"
+	done
 }
 
 # Repeats at the end what failed in each stage, and why.
@@ -270,15 +302,30 @@ what_failed() {
 
 # shellcheck disable=SC2031 # run_stage's counters are these, its subshells' are not
 main() {
+	local name last first second failures=()
 	mkdir -p "$BUILD/log"
-	[ $# -gt 0 ] || set -- "${stages[@]}"
-	began=$SECONDS
+	[ $# -gt 0 ] || set -- "${host[@]}" "${guests[@]}"
+	chosen=("$@") began=$SECONDS lanes=1 results=$BUILD/log/test-results
 	for name; do
-		declare -F "stage_$name" >/dev/null || die "no stage $name: ${stages[*]} containers"
+		declare -F "stage_$name" >/dev/null || die "no stage $name: ${host[*]} ${guests[*]} containers"
 	done
-	failed_stages=()
-	for name; do run_stage "$name"; done
-	what_failed "${failed_stages[@]}"
+	: >"$results"
+	for name; do prepare "$name" || say "the kernel or image that the stage $name needs could not be built: see build/log"; done
+	mapfile -t first < <(of_list "${guests[@]}")
+	mapfile -t second < <(of_list "${host[@]}")
+	if [ "${JOBS:-2}" -gt 1 ] && [ $((${#first[@]} + ${#second[@]})) = $# ] && [ ${#first[@]} != 0 ] && [ ${#second[@]} != 0 ]; then
+		lanes=2
+		lane "${second[@]}" &
+		lane "${first[@]}"
+		wait
+	else
+		lane "$@"
+	fi
+	while IFS=$'\t' read -r name last; do
+		add_counts "$last"
+		grep -q ' 0 failed' <<<"$last" || failures+=("$name")
+	done <"$results"
+	what_failed "${failures[@]}"
 	printf 'tests took %d s\n' $((SECONDS - began))
 	printf '%d passed, %d failed' $passed $failed
 	[ $skipped = 0 ] || printf ', %d skipped' $skipped
