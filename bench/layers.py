@@ -91,8 +91,9 @@ class Plan:
         return lines + [f"offset={start}", f"size={size}", "time_based=1", f"runtime={self.ms()}ms"]
 
     def ms(self):
-        """Returns how many ms a read lasts. On the counted clock, 250 are 250 million instructions."""
-        return 250 if self.exact else 200
+        """Returns how many ms a read lasts. On the counted clock, 1,000 are a billion
+        instructions. fio rounds to ms, so it then knows an operation to 15 instructions."""
+        return 1000 if self.exact else 200
 
     def job(self, kind, layers, case, depth):
         """Plans all repetitions of one case: raw and the device by turns, raw at both ends."""
