@@ -70,11 +70,15 @@ def breaches():
 
     testing = text("Documentation/testing.rst")
     for path in sorted(glob.glob("rust/ubcore/tests/*.rs")):
-        if f"``tests/{os.path.basename(path)}``" not in testing:
+        if not path.endswith("/suite.rs") and f"``tests/{os.path.basename(path)}``" not in testing:
             yield f"Documentation/testing.rst:1: no word of {path}"
-    stages = re.search(r"(?m)^stages=\((.*)\)$", text("tests/run.sh"))
-    if stages and f"``{stages.group(1)}``" not in re.sub(r"\s+", " ", testing):
+    stages = re.findall(r"(?m)^(?:host|guests)=\((.*)\)$", text("tests/run.sh"))
+    if len(stages) != 2 or any(f"``{names}``" not in re.sub(r"\s+", " ", testing) for names in stages):
         yield "Documentation/testing.rst:1: other stages than in tests/run.sh"
+    for path in sorted(glob.glob("rust/ubcore/tests/*.rs") + glob.glob("tools/ubctl/tests/*.rs")):
+        folder, name = os.path.split(path)
+        if name != "suite.rs" and f"mod {name[:-3]};" not in text(f"{folder}/suite.rs"):
+            yield f"{folder}/suite.rs:1: no module {name[:-3]}, so its tests do not run"
     yield from invariants()
     yield from reasons()
     yield from kinds()

@@ -26,17 +26,19 @@ export CARGO_TARGET_DIR=$BUILD/cargo-mutants
 # The scenes are small, so most of the time goes to the compiler.
 export CARGO_PROFILE_DEV_OPT_LEVEL=0 CARGO_PROFILE_DEV_DEBUG=0
 
-# test_of PACKAGE TEST-FILE: builds and prints the program of a test file.
+# test_of PACKAGE TEST-FILE: builds and prints the program that has the tests of a file.
 test_of() {
-	local features=()
-	[ "$1" != races ] || features=(--features model)
+	local features=() file=suite
+	[ "$1" != races ] || features=(--features model) file=$2
 	# The tests of the tool build the tool as well.
-	program test -p "$1" "${features[@]}" --test "$2" --no-run | grep /deps/
+	program test -p "$1" "${features[@]}" --test "$file" --no-run | grep /deps/
 }
 
-# verdict PROGRAM TEST: prints "ok", "FAILED", or nothing if the test did not run.
+# verdict PROGRAM TEST-FILE TEST: prints "ok", "FAILED", or nothing if the test did not run.
 verdict() {
-	{ timeout 120 "$1" --exact "$2" 2>&1 || true; } | sed -n "s/^test $2 \.\.\. //p"
+	local test=$3
+	[[ $1 != */suite-* ]] || test=$2::$3
+	{ timeout 120 "$1" --exact "$test" 2>&1 || true; } | sed -n "s/^test $test \.\.\. //p"
 }
 
 # Without a patch each test passes; and a patch of code that has changed is
@@ -46,7 +48,7 @@ check_campaign() {
 	for m in "${mutants[@]}"; do
 		read -r name package file test _ <<<"$m"
 		bin=$(test_of "$package" "$file")
-		said=$(verdict "$bin" "$test")
+		said=$(verdict "$bin" "$file" "$test")
 		[ "$said" = ok ] || { note "$test, without the mutant $name: ${said:-did not run}"; bad=1; }
 	done
 	ends "the tests pass without a mutant" $bad
@@ -66,7 +68,7 @@ one() {
 		note "$log"
 		fails "$name: it compiles"
 	else
-		said=$(verdict "$bin" "$test")
+		said=$(verdict "$bin" "$file" "$test")
 		if [ "$said" = FAILED ]; then
 			passes "$name, caught by $package/$file $test"
 			caught=$((caught + 1))

@@ -41,13 +41,13 @@ caught=0
 # core_test NAME LOG: the scenes have found nothing.
 core_test() {
 	local bin
-	if ! bin=$(program test -p ubcore --test emptied --no-run 2>>"$2"); then
+	if ! bin=$(program test -p ubcore --test suite --no-run 2>>"$2"); then
 		note "$2"
 		fails "$1: it compiles"
-	elif "$bin" >>"$2" 2>&1; then
+	elif "$bin" emptied:: >>"$2" 2>&1; then
 		fails "$1: the quick campaign does not pass"
 	else
-		passes "$1, caught by $(grep -am 1 -oE '^test [a-z_0-9]+ \.\.\. FAILED' "$2" | cut -c6-) of the core"
+		passes "$1, caught by $(grep -am 1 -oE '^test [a-z_0-9:]+ \.\.\. FAILED' "$2" | cut -c6-) of the core"
 		caught=$((caught + 1))
 	fi
 }

@@ -16,7 +16,7 @@ if [ -e "tests/data/$name.$kind.zst" ]; then
 fi
 into=$(mktemp -d)
 trap 'rm -rf "$into"' EXIT
-GOLDEN=$name INTO=$into cargo test -q --locked -p ubctl --test golden make -- --ignored
+GOLDEN=$name INTO=$into cargo test -q --locked -p ubctl golden::make -- --ignored
 zstd -q -19 "$into/$name.$kind" -o "tests/data/$name.$kind.zst"
 cp "$into/$name.txt" "tests/data/$name.txt"
 wc -c "tests/data/$name.$kind.zst" "tests/data/$name.txt"

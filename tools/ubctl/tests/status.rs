@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! Compares the table of the status's fields with the pages and the device test that name the same
-//! fields. `UPDATE=1 cargo test -p ubctl --test status` writes the fields anew into
+//! fields. `UPDATE=1 cargo test -p ubctl status::` writes the fields anew into
 //! `Documentation/status.rst`.
 
 use std::collections::BTreeSet;

@@ -31,7 +31,7 @@ fn in_a_namespace(name: &str, test: impl FnOnce(&Path)) {
             if has_root { "private" } else { "unchanged" },
         ])
         .arg(std::env::current_exe().unwrap())
-        .args(["--exact", name, "--nocapture"])
+        .args(["--exact", &format!("unmount::{name}"), "--nocapture"])
         .env(INSIDE, fs::canonicalize(&folder).unwrap())
         .output()
         .expect("unshare");

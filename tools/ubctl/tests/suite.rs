@@ -1,0 +1,23 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! All tests of ubctl that use it from outside, as one program: linking a program for each file
+//! takes longer than the tests.
+
+mod abi;
+mod append;
+mod check;
+mod cut;
+mod document;
+mod dump;
+mod format;
+mod freeze;
+mod golden;
+mod kinds;
+mod layers;
+mod manual;
+mod seal;
+mod sealed_document;
+mod squash;
+mod status;
+mod unmount;
+mod usage;
