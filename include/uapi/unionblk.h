@@ -110,10 +110,10 @@ enum unionblk_reason {
  * The details of a reason. Side: 0 is the root, 1 is the leaf, 2 a layer.
  * Class: 1 is incompatible, 2 is read-only compatible. Area: 1 is the
  * superblock, 2 the page directory, 3 a map page, 4 the journal, 5 the map, if
- * its entries contradict each other, 6 the list of layers, 7 a sealed layer. A
- * block has 4096 bytes; for area 5 it is that of the map page's slot A, for
- * area 7 it counts from the start of the layer. A failed flush is reported with
- * sector 0.
+ * its entries contradict each other, 6 the list of root and layers, 7 a sealed
+ * layer. A block has 4096 bytes; for area 5 it is that of the map page's slot
+ * A, for area 7 it counts from the start of the layer. A failed flush is
+ * reported with sector 0.
  */
 
 /* Returns the versions and features of the driver. */

@@ -20,8 +20,8 @@ pub enum Area {
     Journal,
     /// Entries that are valid one by one but contradict each other.
     Map,
-    /// A block of the list of layers.
-    LayerList,
+    /// A block of the list of root and layers.
+    BelowList,
     /// Any part of a sealed layer, whose blocks count from its own start.
     Layer,
 }
@@ -34,7 +34,7 @@ impl Area {
             Area::Page => 3,
             Area::Journal => 4,
             Area::Map => 5,
-            Area::LayerList => 6,
+            Area::BelowList => 6,
             Area::Layer => 7,
         }
     }
@@ -46,7 +46,7 @@ impl Area {
             3 => Area::Page,
             4 => Area::Journal,
             5 => Area::Map,
-            6 => Area::LayerList,
+            6 => Area::BelowList,
             7 => Area::Layer,
             _ => return None,
         })
@@ -60,7 +60,7 @@ impl Area {
             Area::Page => "map page",
             Area::Journal => "journal",
             Area::Map => "map",
-            Area::LayerList => "list of layers",
+            Area::BelowList => "list of root and layers",
             Area::Layer => "sealed layer",
         }
     }

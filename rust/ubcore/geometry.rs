@@ -3,13 +3,13 @@
 //! The layout of a leaf, derived from sizes in the superblock.
 //!
 //! In blocks of 4096 bytes: superblock slots A and B, the journal ring, the page directory in two
-//! slots, the map pages in two slots, the list of the layers below; then, aligned, the data slabs.
+//! slots, the map pages in two slots, the list of root and layers; then, aligned, the data slabs.
 
 use core::fmt;
 use core::ops::Range;
 
 use super::error::{Error, Result, Side};
-use super::format::layer_list;
+use super::format::below_list;
 use super::leaf_block::LeafBlock;
 use super::num::{align_up, next, saturating_u32};
 use super::slot::Slot;
@@ -229,8 +229,8 @@ impl Geometry {
         let leaf_sectors = self.leaf_sectors;
         let align = slab.max(DATA_ALIGN);
         let end = self
-            .layer_list_start()
-            .wrapping_add(u64::from(layer_list::blocks_for(self.layers)));
+            .below_list_start()
+            .wrapping_add(u64::from(self.below_list_blocks()));
         let start = end
             .checked_mul(BLOCK_SECTORS)
             .and_then(|s| align_up(s, align))
@@ -424,15 +424,26 @@ impl Geometry {
         self.layers
     }
 
-    /// Returns the first block of the list of layers, where the list has blocks.
-    fn layer_list_start(&self) -> u64 {
+    /// Returns the number of entries of the list of root and layers.
+    pub fn below(&self) -> u32 {
+        // At most 255.
+        self.layers.wrapping_add(u32::from(self.root_sectors > 0))
+    }
+
+    /// Returns the number of blocks of the list of root and layers.
+    pub fn below_list_blocks(&self) -> u32 {
+        below_list::blocks_for(self.below())
+    }
+
+    /// Returns the first block of the list of root and layers, where the list has blocks.
+    fn below_list_start(&self) -> u64 {
         self.pages_start()
             .wrapping_add(u64::from(self.pages()).wrapping_mul(2))
     }
 
-    /// Returns block `n` of the list of layers, which has [`layer_list::blocks_for`] blocks.
-    pub fn layer_list_block(&self, n: u32) -> LeafBlock {
-        LeafBlock(self.layer_list_start().wrapping_add(u64::from(n)))
+    /// Returns block `n` of the list of root and layers, see [`Geometry::below_list_blocks`].
+    pub fn below_list_block(&self, n: u32) -> LeafBlock {
+        LeafBlock(self.below_list_start().wrapping_add(u64::from(n)))
     }
 }
 

@@ -429,7 +429,7 @@ pub(super) fn find_or_build(
 /// Returns the identities of the layers that the leaf lists.
 pub(super) fn listed_ids(leaf: &mut MetadataDisk<'_>, sb: &Superblock) -> Result<KVec<LayerId>> {
     let mut ids = KVec::new();
-    listed::read::<Sha256, _>(leaf, sb, |layer| {
+    listed::layers::<Sha256, _>(leaf, sb, |layer| {
         ids.push(layer.id, GFP_KERNEL).map_err(|_| Error::NoMemory)
     })?;
     Ok(ids)

@@ -75,8 +75,11 @@ pub enum What {
     InactiveDirectory,
     /// A map page fails its checksum.
     Page { page: MapPage },
-    /// A block of the list of layers is damaged.
-    LayerList,
+    /// A block of the list of root and layers is damaged, and there are layers.
+    BelowList,
+    /// The list of root and layers is damaged, and has only the root. The superblock has all of it
+    /// but the path, which is a hint.
+    RootEntry,
     /// A journal block is missing, and finished transactions follow it.
     JournalHole,
     /// A journal block is at a ring position that its sequence number does not fit.
@@ -129,6 +132,7 @@ impl What {
             | SlotField
             | SlotUnreadable
             | SlotGap { .. }
+            | RootEntry
             | CleanFlag { .. }
             | PastUnionBare { .. }
             | Leaked { .. }
@@ -140,7 +144,7 @@ impl What {
             | Unreadable
             | Directory { .. }
             | Page { .. }
-            | LayerList
+            | BelowList
             | JournalHole
             | JournalMisplaced { .. }
             | JournalRecord
@@ -270,7 +274,7 @@ where
         }
         let mut totals = Totals::default();
         self.directory()?;
-        self.layer_list();
+        self.below_list();
         self.pages(&mut totals)?;
         self.journal(&mut totals)?;
         self.table(&mut totals)?;

@@ -6,21 +6,22 @@
 //! 1. [`slot`]: the inactive superblock slot, from the active one.
 //! 2. Only if nothing worse was found: attach's own load, [`in_map`] for each finding, and the
 //!    checkpoint of a detach. From then on both superblock slots have the same content.
-//! 3. A new check, and [`inactive`] for the blocks that it finds broken and inactive.
+//! 3. A new check, and [`block`] for the blocks that it finds broken and that no attach needs.
 
 use core::ops::DerefMut;
 
 use super::super::disk::{Disk, Order};
 use super::super::error::Result;
+use super::super::format::below_list::PATH_BYTES;
+use super::super::format::new_leaf::NewLeaf;
 use super::super::format::superblock::Superblock;
 use super::super::geometry::superblock_block;
-use super::super::leaf_block::LeafBlock;
 use super::super::map::{Emptied, Entry, Map, Memory};
 use super::super::pages::{bits_page_of, table_page_of, PageSet};
 use super::super::slot::Slot;
 use super::super::sync::Ordering;
 use super::map::{behind_leaf, mask_behind};
-use super::What;
+use super::{Finding, What};
 
 /// Returns whether a finding is one for [`slot`].
 pub fn is_of_slot(what: What) -> bool {
@@ -30,9 +31,12 @@ pub fn is_of_slot(what: What) -> bool {
     )
 }
 
-/// Returns whether a finding is one for [`inactive`].
-pub fn is_inactive(what: What) -> bool {
-    matches!(what, What::InactiveDirectory | What::InactiveJournal)
+/// Returns whether a finding is one for [`block`].
+pub fn is_of_block(what: What) -> bool {
+    matches!(
+        what,
+        What::InactiveDirectory | What::InactiveJournal | What::RootEntry
+    )
 }
 
 /// Writes the active superblock, which lies in slot `active`, into the other slot too.
@@ -42,11 +46,18 @@ pub fn slot<D: Disk>(disk: &mut D, sb: &Superblock, active: Slot) -> Result {
     disk.write(superblock_block(active.other()), 1, Order::FlushFua)
 }
 
-/// Zeroes a block of the leaf of `sb` that is broken and inactive.
-pub fn inactive<D: Disk>(disk: &mut D, sb: &Superblock, block: LeafBlock) -> Result {
+/// Repairs a block of the leaf of `sb` that no attach needs. A block that is broken and inactive is
+/// zeroed. A list that has only the root is written again, without the path of the root, which is
+/// lost.
+pub fn block<D: Disk>(disk: &mut D, sb: &Superblock, found: &Finding) -> Result {
     sb.features.writable()?;
-    disk.block().fill(0);
-    disk.write(block, 1, Order::FlushFua)
+    if found.what == What::RootEntry {
+        let no_path = [0; PATH_BYTES];
+        NewLeaf::new(sb, &no_path, &[])?.encode_list(disk.block(), 0);
+    } else {
+        disk.block().fill(0);
+    }
+    disk.write(found.block, 1, Order::FlushFua)
 }
 
 /// Adds the map pages that [`in_map`] will change, for the checkpoint.

@@ -7,8 +7,8 @@ use core::ops::DerefMut;
 
 use super::super::disk::Disk;
 use super::super::error::{Error, Result};
+use super::super::format::below_list;
 use super::super::format::directory::{self, PageEntry};
-use super::super::format::layer_list;
 use super::super::format::superblock::{choose, sector_of, Superblock, SUPERBLOCK_BYTES};
 use super::super::geometry::{superblock_block, MapPage};
 use super::super::leaf_block::LeafBlock;
@@ -119,19 +119,23 @@ where
         Ok(())
     }
 
-    /// Checks the blocks of the list of layers. Attach also compares their layers with the chain.
-    pub(super) fn layer_list(&mut self) {
-        let layers = self.geometry().layers();
-        for n in 0..layer_list::blocks_for(layers) {
-            let block = self.geometry().layer_list_block(n);
+    /// Checks the blocks of the list of root and layers. Attach also compares the layers with the
+    /// chain.
+    pub(super) fn below_list(&mut self) {
+        let what = if self.geometry().layers() > 0 {
+            What::BelowList
+        } else {
+            What::RootEntry
+        };
+        for n in 0..self.geometry().below_list_blocks() {
+            let block = self.geometry().below_list_block(n);
             if !self.read(block) {
                 continue;
             }
-            let nonce = self.sb.nonce;
-            let decoded = layer_list::decode(self.disk.block(), n, nonce, layers, |_| ());
+            let decoded = below_list::decode(self.disk.block(), n, self.sb, |_| ());
             if let Err(byte) = decoded {
                 let byte = saturating_u32(usize_as_u64(byte));
-                self.report(What::LayerList, block, byte);
+                self.report(what, block, byte);
             }
         }
     }

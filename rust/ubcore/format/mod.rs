@@ -4,11 +4,11 @@
 //!
 //! Each file has a disk type (little-endian, fixed offsets) and a checked decoding of it.
 
+pub mod below_list;
 mod checksum;
 pub mod crc;
 pub mod directory;
 pub mod features;
-pub mod layer_list;
 pub mod name;
 pub mod new_leaf;
 pub mod record;

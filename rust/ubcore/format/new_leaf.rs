@@ -2,13 +2,14 @@
 
 //! A new leaf: its superblock, and the writes that make a device a leaf.
 
+use super::super::error::{Error, Result};
 use super::super::geometry::{superblock_block, Block, Geometry, BLOCK_BYTES};
 use super::super::leaf_block::LeafBlock;
-use super::super::num::u32_as_usize;
+use super::super::num::usize_as_u64;
 use super::super::slot::Slot;
 use super::super::stack::chain::ChainId;
+use super::below_list::{BelowList, ListedLayer, ListedRoot, PathField};
 use super::features::{Features, LAYERED, NO_ROOT};
-use super::layer_list::{self, ListedLayer, LAYERS_PER_BLOCK};
 use super::name::LeafName;
 use super::superblock::Superblock;
 
@@ -50,32 +51,74 @@ impl Superblock {
     }
 }
 
-/// Makes a device the leaf that `superblock` describes, on top of `layers`, the lowest first.
-/// Calls `write` for each write in order, with the block on the leaf and its bytes. `write` must
-/// make them durable before it returns. The first error ends the format.
+/// A new leaf, and what lies below it.
 ///
-/// After a power failure the leaf is a whole old one or a whole new one, or the device is no leaf
-/// if it was none before, or if the new one has layers. The second slot is emptied first.
-/// Otherwise the first slot could be new and the second still old, and a loss of the first would
-/// make the old leaf valid again. The list of layers may lie where the old leaf has its map. For
-/// this reason the first slot is emptied before the list is written. Stale blocks elsewhere are
-/// not wiped, because they do not carry the new nonce.
-pub fn write<E>(
-    superblock: &Superblock,
-    layers: &[ListedLayer],
-    mut write: impl FnMut(LeafBlock, &Block) -> Result<(), E>,
-) -> Result<(), E> {
-    let g = &superblock.geometry;
-    let mut block = [0; BLOCK_BYTES];
-    write(superblock_block(Slot::B), &block)?;
-    if !layers.is_empty() {
+/// # Invariants
+///
+/// `below` has the root if the superblock has one, and as many layers as the superblock counts.
+pub struct NewLeaf<'a> {
+    superblock: &'a Superblock,
+    below: BelowList<'a>,
+}
+
+impl<'a> NewLeaf<'a> {
+    /// Returns the leaf that `superblock` describes, on its root and on `layers`, the lowest first.
+    /// `root` is where the root is; without a root it has no meaning.
+    ///
+    /// Fails if the superblock counts another number of layers.
+    pub fn new(
+        superblock: &'a Superblock,
+        root: &PathField,
+        layers: &'a [ListedLayer],
+    ) -> Result<Self> {
+        let (wanted, found) = (superblock.geometry.layers(), usize_as_u64(layers.len()));
+        if u64::from(wanted) != found {
+            return Err(Error::LayerCount(wanted.into(), found));
+        }
+        let listed = ListedRoot {
+            digest: superblock.root_digest,
+            path: *root,
+        };
+        let root = superblock.has_root().then_some(listed);
+        // INVARIANT: The number of layers was compared above.
+        Ok(NewLeaf {
+            superblock,
+            below: BelowList { root, layers },
+        })
+    }
+
+    /// Encodes block `n` of the list of root and layers.
+    pub fn encode_list(&self, block: &mut Block, n: u32) {
+        self.below.encode(block, n, self.superblock.nonce);
+    }
+
+    /// Makes a device this leaf. Calls `write` for each write in order, with the block on the leaf
+    /// and its bytes. `write` must make them durable before it returns. The first error ends the
+    /// format.
+    ///
+    /// After a power failure the leaf is a whole old one or a whole new one, or the device is no
+    /// leaf if it was none before, or if the new one has a list of root and layers. The second slot
+    /// is emptied first. Otherwise the first slot could be new and the second still old, and a loss
+    /// of the first would make the old leaf valid again. The list may lie where the old leaf has
+    /// its map. For this reason the first slot is emptied before the list is written. Stale blocks
+    /// elsewhere are not wiped, because they do not carry the new nonce.
+    pub fn write<E>(
+        &self,
+        mut write: impl FnMut(LeafBlock, &Block) -> core::result::Result<(), E>,
+    ) -> core::result::Result<(), E> {
+        let g = &self.superblock.geometry;
+        let mut block = [0; BLOCK_BYTES];
+        write(superblock_block(Slot::B), &block)?;
+        if g.below_list_blocks() > 0 {
+            write(superblock_block(Slot::A), &block)?;
+        }
+        // By the invariant these blocks hold all entries.
+        for n in 0..g.below_list_blocks() {
+            self.encode_list(&mut block, n);
+            write(g.below_list_block(n), &block)?;
+        }
+        self.superblock.encode(&mut block);
         write(superblock_block(Slot::A), &block)?;
+        write(superblock_block(Slot::B), &block)
     }
-    for (n, layers) in (0..).zip(layers.chunks(u32_as_usize(LAYERS_PER_BLOCK))) {
-        layer_list::encode(&mut block, n, superblock.nonce, layers);
-        write(g.layer_list_block(n), &block)?;
-    }
-    superblock.encode(&mut block);
-    write(superblock_block(Slot::A), &block)?;
-    write(superblock_block(Slot::B), &block)
 }

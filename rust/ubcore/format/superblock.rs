@@ -430,7 +430,7 @@ mod tests {
         sb.chain = ChainId([6; 32]);
         sb.encode(&mut block);
         assert!(Superblock::decode(&block, LeafBlock(0)) == Ok(sb.clone()));
-        assert!((sb.geometry.layer_list_block(1).0 + 1) * 8 <= sb.geometry.data_start());
+        assert!((sb.geometry.below_list_block(1).0 + 1) * 8 <= sb.geometry.data_start());
         for (ro_compat, incompat, at) in [
             (0, LAYERED, 208),
             (FROZEN, 0, 116),

@@ -9,7 +9,7 @@ use sim::inspect::lives::*;
 use sim::inspect::{self, edit_slots, look, repair};
 use sim::union::{load, SimUnion};
 use ubcore::alloc::Allocated;
-use ubcore::check::{repair, What};
+use ubcore::check::{repair, Finding, What};
 use ubcore::error::{Area, Error};
 use ubcore::format::superblock::Superblock;
 use ubcore::leaf_block::LeafBlock;
@@ -184,7 +184,9 @@ fn a_read_only_compatible_feature_is_read_and_never_written_over() {
     let l = look(&disk).unwrap();
     let mut d = disk.clone();
     assert!(repair::slot(&mut d, &l.sb, l.slot).is_err());
-    assert!(repair::inactive(&mut d, &l.sb, LeafBlock(3)).is_err());
+    let (what, block, byte) = (What::InactiveJournal, LeafBlock(3), 0);
+    let found = Finding { what, block, byte };
+    assert!(repair::block(&mut d, &l.sb, &found).is_err());
     assert!(disk.image() == before, "written");
 }
 

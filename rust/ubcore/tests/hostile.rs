@@ -15,8 +15,10 @@ use ubcore::attach;
 use ubcore::check::{Grade, What};
 use ubcore::disk::{Buffer, Disk, Order};
 use ubcore::error::{Area, Error, Result};
+use ubcore::format::below_list::PATH_BYTES;
 use ubcore::format::crc::crc32c;
 use ubcore::format::directory::{self, PageEntry};
+use ubcore::format::new_leaf::NewLeaf;
 use ubcore::format::record::{Record, SlabRun};
 use ubcore::format::ring::{self, RingHead};
 use ubcore::format::superblock::Superblock;
@@ -188,6 +190,11 @@ fn pages_of(g: Geometry, named: impl Fn(u32) -> bool, content: impl Fn(u32) -> V
             });
         }
     }
+    NewLeaf::new(&sb, &[0; PATH_BYTES], &[])
+        .unwrap()
+        .encode_list(disk.block(), 0);
+    disk.write(g.below_list_block(0), 1, Order::FlushFua)
+        .unwrap();
     write_superblock(&mut disk, &sb);
     disk
 }

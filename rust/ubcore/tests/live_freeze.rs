@@ -19,8 +19,8 @@ use sim::union::{format, superblock};
 use ubcore::attach::read_superblock;
 use ubcore::disk::{Buffer, Disk, Order};
 use ubcore::error::{Error, Result};
-use ubcore::format::layer_list::{ListedLayer, PATH_BYTES};
-use ubcore::format::new_leaf;
+use ubcore::format::below_list::{ListedLayer, PATH_BYTES};
+use ubcore::format::new_leaf::NewLeaf;
 use ubcore::geometry::Geometry;
 use ubcore::leaf_block::LeafBlock;
 use ubcore::map::Map;
@@ -194,7 +194,9 @@ impl Pair {
         (sb.uuid, sb.nonce) = (*b"the new leaf's  ", 9);
         sb.chain = ChainId::BOTTOM.with::<Sha256>(&id);
         let mut half = self.new.clone();
-        new_leaf::write(&sb, &[layer], |block, bytes| {
+        let layers = [layer];
+        let new = NewLeaf::new(&sb, &[0; PATH_BYTES], &layers).unwrap();
+        new.write(|block, bytes| {
             half.block().copy_from_slice(bytes);
             half.write(block, 1, Order::Plain)?;
             half.flush()
@@ -206,7 +208,7 @@ impl Pair {
         let mut disk = self.new.disk.clone();
         let sb = read_superblock(&mut disk)?.superblock;
         let mut ids = Vec::new();
-        listed::read::<Sha256, _>(&mut disk, &sb, |layer| {
+        listed::layers::<Sha256, _>(&mut disk, &sb, |layer| {
             ids.push(layer.id);
             Ok(())
         })?;

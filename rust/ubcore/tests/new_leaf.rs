@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use sim::disk::{Random, Sector, SimDisk, State};
-use sim::oracle::{content, tag, Oracle, ROOT};
+use sim::oracle::{content, tag, Oracle, ROOT, ZERO};
 use sim::union::{format_as, superblock, try_format, SimUnion};
 use ubcore::attach::read_superblock;
 use ubcore::disk::Order;
@@ -17,20 +17,30 @@ use ubcore::leaf_block::LeafBlock;
 
 type Image = BTreeMap<u64, Sector>;
 
-/// The number of writes of a format.
-const WRITES: u64 = 3;
+/// What a new leaf lies on: a root of this many sectors, or nothing.
+const BELOW: [u64; 2] = [1280, 0];
 
-fn geometry(slab_sectors: u32) -> Geometry {
-    Geometry::new(1280, 1280, 4096, slab_sectors, 16).unwrap()
+/// Returns the number of writes of a format. A leaf on a root has a list too, and before that is
+/// written both slots are emptied.
+fn writes(root: u64) -> u64 {
+    if root > 0 {
+        5
+    } else {
+        3
+    }
+}
+
+fn geometry(root: u64, slab_sectors: u32) -> Geometry {
+    Geometry::new(root, 1280, 4096, slab_sectors, 16).unwrap()
 }
 
 fn old() -> Superblock {
-    superblock(geometry(32))
+    superblock(geometry(1280, 32))
 }
 
 /// Returns the new leaf, which has another layout.
-fn new() -> Superblock {
-    Superblock::new(*b"simulated leaf 1", 77, geometry(64), 512, [0; 32])
+fn new(root: u64) -> Superblock {
+    Superblock::new(*b"simulated leaf 1", 77, geometry(root, 64), 512, [0; 32])
 }
 
 /// Makes an older leaf on which the power failed at an I/O of a checkpoint. Returns `None` if the
@@ -78,13 +88,14 @@ fn found(image: &Image, oracle: &Oracle) -> Found {
             let is_right = tag(&data, s).is_some_and(|tag| oracle.after_power_failure(s, tag));
             assert!(is_right, "sector {s} of the old leaf");
         } else {
-            assert!(data == content(ROOT, s), "sector {s} of the new leaf");
+            let bottom = if sb.has_root() { ROOT } else { ZERO };
+            assert!(data == content(bottom, s), "sector {s} of the new leaf");
         }
     }
     if is_old {
         return Found::Old;
     }
-    assert_eq!((sb.uuid, u.allocator.used()), (new().uuid, 0));
+    assert_eq!((sb.uuid, u.allocator.used()), (new(0).uuid, 0));
     Found::New
 }
 
@@ -97,15 +108,15 @@ fn without(image: &Image, slot: u64) -> Image {
 
 /// Formats a device that holds `image`, and fails the power at each write and after the last one.
 /// Returns what each failure can leave.
-fn format_over(image: &Image, oracle: &Oracle) -> Vec<Vec<Found>> {
+fn format_over(root: u64, image: &Image, oracle: &Oracle) -> Vec<Vec<Found>> {
     let each = |fails_at: u64| {
         let mut all = Vec::new();
         for seed in 0..16 {
             let mut disk = SimDisk::with(State::restored(image.clone()));
             disk.state.borrow_mut().random = Some(Random(!seed));
             disk.state.borrow_mut().power_fails_in = Some(fails_at);
-            let done = try_format(&mut disk, &new());
-            assert_eq!(done.is_ok(), fails_at == WRITES);
+            let done = try_format(&mut disk, &new(root));
+            assert_eq!(done.is_ok(), fails_at == writes(root));
             disk.state.borrow_mut().crash(&mut Random(seed));
             let left = found(&disk.image(), oracle);
             // Once the new leaf is there, the old one does not return if a slot is lost.
@@ -122,25 +133,29 @@ fn format_over(image: &Image, oracle: &Oracle) -> Vec<Vec<Found>> {
         all.sort_by_key(|found| *found as u8);
         all
     };
-    (0..=WRITES).map(each).collect()
+    (0..=writes(root)).map(each).collect()
 }
 
 #[test]
 fn a_power_failure_in_a_format_of_a_blank_device_leaves_no_leaf_or_the_new_one() {
     use Found::{New, NoLeaf};
-    let left = format_over(&Image::new(), &Oracle::default());
-    let expected = [&[NoLeaf][..], &[NoLeaf, New], &[New], &[New]];
-    assert_eq!(left, expected);
+    let left = BELOW.map(|root| format_over(root, &Image::new(), &Oracle::default()));
+    let no = &[NoLeaf][..];
+    assert_eq!(left[0], [no, no, no, &[NoLeaf, New], &[New], &[New]]);
+    assert_eq!(left[1], [no, &[NoLeaf, New], &[New], &[New]]);
 }
 
+/// A new leaf that has a list replaces the old one in two steps, with no leaf between them.
 #[test]
-fn a_power_failure_in_a_format_leaves_the_old_leaf_or_the_new_one() {
-    use Found::{New, Old};
+fn a_power_failure_in_a_format_leaves_no_mix() {
+    use Found::{New, NoLeaf, Old};
     let mut leaves = 0;
     for (image, oracle) in (0..).map_while(older) {
         assert_eq!(found(&image, &oracle), Old);
-        let expected = [&[Old][..], &[Old, New], &[New], &[New]];
-        assert_eq!(format_over(&image, &oracle), expected);
+        let left = BELOW.map(|root| format_over(root, &image, &oracle));
+        let (old, no, new) = (&[Old][..], &[NoLeaf][..], &[New][..]);
+        assert_eq!(left[0], [old, &[NoLeaf, Old], no, &[NoLeaf, New], new, new]);
+        assert_eq!(left[1], [old, &[Old, New], new, new]);
         leaves += 1;
     }
     assert!(leaves > 3, "{leaves} I/Os of a checkpoint");
@@ -151,27 +166,30 @@ fn a_power_failure_in_a_format_leaves_the_old_leaf_or_the_new_one() {
 fn a_power_failure_in_a_format_of_half_a_leaf_leaves_no_mix() {
     use Found::{New, NoLeaf, Old};
     let (image, oracle) = older(0).unwrap();
-    let left = format_over(&without(&image, 0), &oracle);
-    let expected = [&[NoLeaf, Old][..], &[NoLeaf, New], &[New], &[New]];
-    assert_eq!(left, expected);
-    let left = format_over(&without(&image, 1), &oracle);
-    let expected = [&[Old][..], &[Old, New], &[New], &[New]];
-    assert_eq!(left, expected);
+    let (no, new) = (&[NoLeaf][..], &[New][..]);
+    let left = BELOW.map(|root| format_over(root, &without(&image, 0), &oracle));
+    let (first, last) = (&[NoLeaf, Old][..], &[NoLeaf, New][..]);
+    assert_eq!(left[0], [first, no, no, last, new, new]);
+    assert_eq!(left[1], [first, last, new, new]);
+    let left = BELOW.map(|root| format_over(root, &without(&image, 1), &oracle));
+    assert_eq!(left[0], [&[Old], first, no, last, new, new]);
+    assert_eq!(left[1], [&[Old][..], &[Old, New], new, new]);
 }
 
 /// What the tests of power failures format is what the tool writes.
 #[test]
-fn a_format_is_three_durable_writes() {
-    let mut disk = SimDisk::new();
-    format_as(&mut disk, &new());
-    let counts = disk.counts();
-    assert_eq!(
-        (counts.flush_fua_writes, counts.blocks_written),
-        (WRITES, WRITES)
-    );
-    let slots = [0, 1].map(|slot| disk.read_sector(slot * 8));
-    assert_eq!(slots[0], slots[1]);
-    assert_eq!(Superblock::decode(&slots[0], LeafBlock(0)), Ok(new()));
+fn a_format_is_a_few_durable_writes() {
+    let mut slots = [[0; 512]; 2];
+    for root in BELOW {
+        let mut disk = SimDisk::new();
+        format_as(&mut disk, &new(root));
+        let counts = disk.counts();
+        assert_eq!(counts.flush_fua_writes, writes(root));
+        assert_eq!(counts.blocks_written, writes(root));
+        slots = [0, 1].map(|slot| disk.read_sector(slot * 8));
+        assert_eq!(slots[0], slots[1]);
+        assert_eq!(Superblock::decode(&slots[0], LeafBlock(0)), Ok(new(root)));
+    }
     // Two writes, first slot first, would let the old leaf return.
     let (image, oracle) = older(0).unwrap();
     let disk = SimDisk::with(State::restored(image));

@@ -116,7 +116,7 @@ fn one(
 /// in part.
 fn unsalvaged(sector: u64, g: &Geometry) -> Result<(), String> {
     match area(sector, g) {
-        Area::Superblock | Area::Journal | Area::LayerList | Area::Layer => Ok(()),
+        Area::Superblock | Area::Journal | Area::BelowList | Area::Layer => Ok(()),
         area => Err(format!("refused for want of a {}", area.name())),
     }
 }

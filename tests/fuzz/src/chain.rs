@@ -1,11 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The list of layers below a leaf, and the chain that the layers given to an attach make.
+//! The list of root and layers below a leaf, and the chain that the layers given to an attach make.
 
 use sim::sha256::Sha256;
 use ubcore::error::Error;
-use ubcore::format::layer_list::{count_in, decode, encode, ListedLayer, LAYERS_PER_BLOCK};
-use ubcore::geometry::BLOCK_BYTES;
+use ubcore::format::below_list::{
+    blocks_for, count_in, decode, BelowList, Listed, ListedLayer, ListedRoot, ENTRIES_PER_BLOCK,
+    PATH_BYTES,
+};
+use ubcore::format::superblock::Superblock;
+use ubcore::geometry::{Geometry, BLOCK_BYTES};
 use ubcore::stack::chain::{ChainId, LayerId, Links, Seal, StandIn, LAYERS_MAX};
 
 use crate::source::Source;
@@ -19,18 +23,28 @@ pub fn run(data: &[u8]) {
     }
 }
 
-/// A block of a list that decodes names as many layers as it must, and encodes to the same bytes.
-/// `forge`: its maker has computed the checksum.
+/// Returns a leaf on so many layers, with a root or without.
+fn leaf(layers: u32, has_root: bool, nonce: u64) -> Superblock {
+    let root = if has_root { 1 << 12 } else { 0 };
+    let g = Geometry::new(root, 1 << 12, 1 << 13, 128, 16).and_then(|g| g.over(layers));
+    Superblock::new([1; 16], nonce, g.expect("a layout"), 512, [5; 32])
+}
+
+/// A block of a list that decodes has as many entries as it must, the root first, and encodes to
+/// the same bytes. `forge`: its maker has computed the checksum.
 fn block(source: &mut Source<'_>, forge: bool) {
     let layers = u32::from(source.byte()) % (LAYERS_MAX + 1);
+    let has_root = source.chance(2);
+    let entries = layers + u32::from(has_root);
     let index = source.below(21);
     let nonce = source.long();
+    let sb = leaf(layers, has_root, nonce);
     let mut block = [0; BLOCK_BYTES];
     if forge {
-        block[..4].copy_from_slice(b"UBly");
+        block[..4].copy_from_slice(b"UBbl");
         block[8..16].copy_from_slice(&nonce.to_le_bytes());
         block[16..20].copy_from_slice(&index.to_le_bytes());
-        block[20..24].copy_from_slice(&count_in(layers, index).to_le_bytes());
+        block[20..24].copy_from_slice(&count_in(entries, index).to_le_bytes());
         let bytes = source.take(BLOCK_BYTES - 40);
         block[40..40 + bytes.len()].copy_from_slice(bytes);
         block[4..8].fill(0);
@@ -41,18 +55,55 @@ fn block(source: &mut Source<'_>, forge: bool) {
         block[..bytes.len()].copy_from_slice(bytes);
     }
     let mut found = Vec::new();
-    let decoded = decode(&block, index, nonce, layers, |layer| found.push(layer));
+    let decoded = decode(&block, index, &sb, |listed| found.push(listed));
     if let Err(at) = decoded {
         assert!(at < BLOCK_BYTES && found.is_empty());
         return;
     }
-    assert_eq!(found.len(), count_in(layers, index) as usize);
-    assert!(found.len() <= LAYERS_PER_BLOCK as usize);
-    let whole = |l: &ListedLayer| l.offset % 512 == 0 && l.path().len() < l.path.len();
-    assert!(found.iter().all(whole));
-    let mut again = [0xff; BLOCK_BYTES];
-    encode(&mut again, index, nonce, &found);
+    assert_eq!(found.len(), count_in(entries, index) as usize);
+    assert!(found.len() <= ENTRIES_PER_BLOCK as usize);
+    let mut root = None;
+    let mut all = Vec::new();
+    for (n, listed) in found.iter().enumerate() {
+        match listed {
+            Listed::Root(listed) => {
+                assert!(has_root && index == 0 && n == 0 && listed.digest == sb.root_digest);
+                assert!(listed.path().len() < PATH_BYTES);
+                root = Some(*listed);
+            }
+            Listed::Layer(layer) => {
+                assert!(layer.offset % 512 == 0 && layer.path().len() < PATH_BYTES);
+                all.push(*layer);
+            }
+        }
+    }
+    assert_eq!(root.is_some(), has_root && index == 0);
+    let again = encode_as(index, (root, &all), has_root, nonce);
     assert!(again == block, "a list has two forms");
+}
+
+/// Encodes the entries of one block, with any entries before them.
+fn encode_as(
+    index: u32,
+    (root, layers): (Option<ListedRoot>, &[ListedLayer]),
+    has_root: bool,
+    nonce: u64,
+) -> [u8; BLOCK_BYTES] {
+    let path = [0; PATH_BYTES];
+    let any = ListedLayer {
+        id: LayerId::Sealed([0; 32]),
+        offset: 0,
+        path,
+    };
+    let digest = [5; 32];
+    let root = root.or(has_root.then_some(ListedRoot { digest, path }));
+    let before = (index * ENTRIES_PER_BLOCK).saturating_sub(has_root.into());
+    let mut all = vec![any; before as usize];
+    all.extend(layers);
+    let list = BelowList { root, layers: &all };
+    let mut block = [0xff; BLOCK_BYTES];
+    list.encode(&mut block, index, nonce);
+    block
 }
 
 /// A layer that is given, and what it stands for: layers in order, not digests of them.

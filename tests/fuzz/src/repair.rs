@@ -16,7 +16,7 @@ use crate::make;
 use crate::memory::bounded;
 
 fn by_checkpoint(what: What) -> bool {
-    what.is_repairable() && !repair::is_of_slot(what) && !repair::is_inactive(what)
+    what.is_repairable() && !repair::is_of_slot(what) && !repair::is_of_block(what)
 }
 
 /// Repairs in the order that `repair` requires.
@@ -43,9 +43,9 @@ fn repair(leaf: &mut Leaf, first: &Look, g: &Geometry) -> Result {
     for f in second
         .findings
         .iter()
-        .filter(|f| repair::is_inactive(f.what))
+        .filter(|f| repair::is_of_block(f.what))
     {
-        repair::inactive(leaf, &second.sb, f.block)?;
+        repair::block(leaf, &second.sb, f)?;
     }
     Ok(())
 }

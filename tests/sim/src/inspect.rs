@@ -71,7 +71,7 @@ pub fn repair(disk: &SimDisk, first: &Look) -> Result {
         repair::slot(&mut d, &first.sb, first.slot)?;
     }
     let rest = |f: &&Finding| {
-        f.what.is_repairable() && !repair::is_of_slot(f.what) && !repair::is_inactive(f.what)
+        f.what.is_repairable() && !repair::is_of_slot(f.what) && !repair::is_of_block(f.what)
     };
     if first.worst() != Some(Grade::Damage) && all.iter().any(|f| rest(&f)) {
         checkpoint(&mut d, first)?;
@@ -83,9 +83,9 @@ pub fn repair(disk: &SimDisk, first: &Look) -> Result {
     for f in second
         .findings
         .iter()
-        .filter(|f| repair::is_inactive(f.what))
+        .filter(|f| repair::is_of_block(f.what))
     {
-        repair::inactive(&mut d, &second.sb, f.block)?;
+        repair::block(&mut d, &second.sb, f)?;
     }
     Ok(())
 }

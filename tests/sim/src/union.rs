@@ -5,7 +5,8 @@
 use ubcore::alloc::{Allocated, Allocator};
 use ubcore::disk::{Disk, Order};
 use ubcore::error::Result;
-use ubcore::format::new_leaf;
+use ubcore::format::below_list::PATH_BYTES;
+use ubcore::format::new_leaf::NewLeaf;
 use ubcore::format::superblock::Superblock;
 use ubcore::geometry::{Geometry, LeafSlab};
 use ubcore::map::{Base, Map};
@@ -41,7 +42,7 @@ pub fn format_as<D: Disk>(disk: &mut D, superblock: &Superblock) {
 
 /// Writes what `ubctl format` writes.
 pub fn try_format<D: Disk>(disk: &mut D, superblock: &Superblock) -> Result {
-    new_leaf::write(superblock, &[], |block, bytes| {
+    NewLeaf::new(superblock, &[0; PATH_BYTES], &[])?.write(|block, bytes| {
         disk.block().copy_from_slice(bytes);
         disk.write(block, 1, Order::FlushFua)
     })

@@ -9,7 +9,7 @@ use map_memory::sha256::Sha256;
 use ubcore::abi;
 use ubcore::attach;
 use ubcore::error::{Error, Side};
-use ubcore::format::layer_list::{ListedLayer, PATH_BYTES};
+use ubcore::format::below_list::{ListedLayer, PathField, PATH_BYTES};
 use ubcore::format::superblock::Superblock;
 use ubcore::stack::chain::{ChainId, LayerId, Links, StandIn, LAYERS_MAX};
 use ubcore::stack::listed;
@@ -232,7 +232,7 @@ pub struct Opened {
     pub root: Option<Device>,
     /// The layers, as far as they are open.
     pub layers: Vec<Layer>,
-    /// What a leaf on it lists.
+    /// The layers that a leaf on it lists.
     pub list: Vec<ListedLayer>,
     /// The least size of a union on it, in sectors.
     pub sectors: u64,
@@ -273,6 +273,12 @@ impl Opened {
         self.root.as_ref().map_or(0, Device::sectors)
     }
 
+    /// Returns the path of the root as a leaf on it lists it; empty without a root.
+    pub fn root_path(&self) -> PathField {
+        let root = self.root.as_ref();
+        root.map_or([0; PATH_BYTES], |root| remembered(root.path()))
+    }
+
     /// Refuses layers that were made on something else than what is given below them.
     pub fn refuse_other_below(&self) -> Result {
         for (n, layer) in self.layers.iter().enumerate() {
@@ -311,8 +317,8 @@ fn name(layer: &Device) -> String {
     format!("layer {}", layer.name())
 }
 
-/// Returns a path as a list of layers keeps it; empty if it is too long.
-pub fn remembered(path: &Path) -> [u8; PATH_BYTES] {
+/// Returns a path as the list of root and layers keeps it; empty if it is too long.
+pub fn remembered(path: &Path) -> PathField {
     let mut field = [0; PATH_BYTES];
     let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
     let bytes = path.as_os_str().as_bytes();
@@ -330,7 +336,7 @@ pub fn list_of(leaf: &Device) -> Result<Vec<ListedLayer>> {
     let mut leaf = leaf.again(Access::Read)?;
     let sb = loaded::superblock(&mut leaf)?;
     let mut list = Vec::new();
-    let read = listed::read::<Sha256, _>(&mut leaf, &sb, |layer| {
+    let read = listed::layers::<Sha256, _>(&mut leaf, &sb, |layer| {
         list.push(*layer);
         Ok(())
     });

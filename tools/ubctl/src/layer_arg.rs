@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use clap::builder::{OsStringValueParser, TypedValueParser};
 use ubcore::error::Side;
-use ubcore::format::layer_list::ListedLayer;
+use ubcore::format::below_list::ListedLayer;
 
 use crate::device::{Access, Device};
 use crate::error::{Fail, Result, REFUSED};

@@ -7,7 +7,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use ubcore::error::Side;
-use ubcore::format::layer_list::ListedLayer;
+use ubcore::format::below_list::ListedLayer;
 use ubcore::format::superblock::Superblock;
 use ubcore::sealed::open::Sealed;
 use ubcore::stack::chain::LayerId;

@@ -310,7 +310,7 @@ fn format_on_layers() {
             Err(e) => assert!(e == Error::NotFormatted && !reported, "{e}"),
             Ok(sb) => {
                 let mut count = 0;
-                let list = listed::read::<Sha256, _>(&mut disk(bytes), &sb, |_| {
+                let list = listed::layers::<Sha256, _>(&mut disk(bytes), &sb, |_| {
                     count += 1;
                     Ok(())
                 });

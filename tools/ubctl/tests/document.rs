@@ -8,6 +8,7 @@ use std::fmt::Write;
 use std::path::PathBuf;
 use tool::{command, get, Folder, MIB};
 use ubcore::error::{Error, Side};
+use ubcore::format::below_list::{self, Listed};
 use ubcore::format::record::{Record, SlabRun};
 use ubcore::format::superblock::{choose, Superblock};
 use ubcore::format::{directory, ring};
@@ -112,10 +113,10 @@ fn means(bytes: &[u8], row: &Row) -> bool {
     };
     match row.field.as_str() {
         "magic" => bytes == row.value.as_bytes(),
-        "name" => bytes
+        "name" | "path" => bytes
             .strip_prefix(row.value.as_bytes())
             .is_some_and(|r| r.iter().all(|&b| b == 0)),
-        "uuid" | "root_digest" => hex(bytes) == row.value.replace('-', ""),
+        "uuid" | "root_digest" | "identity" => hex(bytes) == row.value.replace('-', ""),
         _ => {
             let hexadecimal = row.value.strip_prefix("0x");
             let number = hexadecimal.map_or_else(
@@ -296,6 +297,23 @@ fn the_directory_and_the_pages_are_what_they_are_said_to_be() {
     }
     assert_eq!(image[0x1401c..0x14020], (8u32 << 1).to_le_bytes());
     assert_eq!(image[0x1507d], 7);
+}
+
+#[test]
+fn the_list_is_what_its_table_says() {
+    let (page, image) = (page(), shown(&page()));
+    let sb = superblock(&image);
+    assert_eq!(sb.geometry.below_list_blocks(), 1);
+    let at = sb.geometry.below_list_block(0).0 as usize;
+    assert_eq!(at, 24);
+    check_table(&tables(&page)[3], block(&image, at), BLOCK);
+    let bytes = block(&image, at).try_into().unwrap();
+    let mut found = Vec::new();
+    below_list::decode(bytes, 0, &sb, |listed| found.push(listed)).unwrap();
+    let [Listed::Root(root)] = found[..] else {
+        panic!("{found:?}");
+    };
+    assert_eq!(root.path(), b"/srv/root.img");
 }
 
 #[test]

@@ -16,8 +16,18 @@ fn superblock(leaf: &Path) -> (Superblock, Slot) {
     choose(&get(leaf, 0, 512), &get(leaf, 4096, 512)).unwrap()
 }
 
+/// Checks that behind the superblocks a leaf has the list of the root, and nothing else.
+fn only_the_list(leaf: &Path) {
+    let g = superblock(leaf).0.geometry;
+    let at = g.below_list_block(0).0 as usize * 4096;
+    let mut bytes = fs::read(leaf).unwrap();
+    assert_eq!(bytes[at..at + 4], *b"UBbl");
+    bytes[at..at + 4096].fill(0);
+    assert!(bytes[8192..].iter().all(|&b| b == 0));
+}
+
 #[test]
-fn a_blank_leaf_gets_two_equal_superblocks_and_nothing_else() {
+fn a_blank_leaf_gets_two_equal_superblocks_a_list_and_nothing_else() {
     let f = Folder::new("blank");
     let (root, leaf) = (f.root("root", 8 * MIB), f.image("leaf", 6 * MIB));
     let before = fs::read(&root).unwrap();
@@ -40,7 +50,7 @@ fn a_blank_leaf_gets_two_equal_superblocks_and_nothing_else() {
         (sb.geometry.slab_sectors(), sb.geometry.journal_blocks()),
         (128, 16)
     );
-    assert!(fs::read(&leaf).unwrap()[8192..].iter().all(|&b| b == 0));
+    only_the_list(&leaf);
     assert_eq!(fs::read(&root).unwrap(), before);
 }
 
@@ -130,8 +140,8 @@ fn what_looks_used_is_refused_and_force_takes_its_marks_away() {
         ubctl("format --root {} {}", &[&root, &leaf]).refused(3, &[what, "looks used", "--force"]);
         assert_eq!(fs::read(&leaf).unwrap(), before);
         ubctl("format --force --root {} {}", &[&root, &leaf]).done();
-        assert!(fs::read(&leaf).unwrap()[8192..].iter().all(|&b| b == 0));
-        put(&leaf, 0, &[0; 8192]);
+        only_the_list(&leaf);
+        put(&leaf, 0, &[0; MIB as usize]);
     }
 }
 

@@ -147,8 +147,8 @@ fn what_a_used_leaf_held_is_wiped_but_for_the_list() {
     )
     .done();
     let dump = ubctl("--json dump {}", &[&used]).done().json();
-    let start = dump["geometry"]["layer_list_start"].as_u64().unwrap();
-    assert_eq!(get(&used, start * 4096, 4), *b"UBly");
+    let start = dump["geometry"]["below_list_start"].as_u64().unwrap();
+    assert_eq!(get(&used, start * 4096, 4), *b"UBbl");
     assert_eq!(get(&used, 3 * 4096, 4096), [0; 4096]);
     assert_eq!(get(&used, (start + 1) * 4096, 4096), [0; 4096]);
 }

@@ -122,6 +122,9 @@ pub fn in_use(disk: &SimDisk, l: &Look) -> Vec<(LeafBlock, usize, bool)> {
             }
         }
     }
+    for n in 0..g.below_list_blocks() {
+        list.push((g.below_list_block(n), 4096, false));
+    }
     for n in 0..l.totals.to_replay {
         let at = (l.sb.journal_tail + n) % g.journal_blocks();
         // Here one commit is one write, of one block or a few.

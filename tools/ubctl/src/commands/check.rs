@@ -373,5 +373,5 @@ fn is_worse_than_minor(look: &Look) -> bool {
 }
 
 fn is_repaired_by_checkpoint(what: What) -> bool {
-    what.is_repairable() && !check::repair::is_of_slot(what) && !check::repair::is_inactive(what)
+    what.is_repairable() && !check::repair::is_of_slot(what) && !check::repair::is_of_block(what)
 }

@@ -7,9 +7,8 @@ use std::path::{Path, PathBuf};
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 use ubcore::error::Side;
-use ubcore::format::layer_list::blocks_for;
 use ubcore::format::name::LeafName;
-use ubcore::format::new_leaf;
+use ubcore::format::new_leaf::NewLeaf;
 use ubcore::format::superblock::Superblock;
 use ubcore::geometry::{default_journal_blocks, Geometry, BLOCK_BYTES, BLOCK_SECTORS};
 use ubcore::num::u64_as_usize;
@@ -251,7 +250,10 @@ impl Plan {
     }
 
     fn put(&self) -> Result {
-        new_leaf::write(&self.superblock, &self.below.list, |block, bytes| {
+        let root = self.below.root_path();
+        let new = NewLeaf::new(&self.superblock, &root, &self.below.list)
+            .map_err(|e| Fail::core(&self.leaf.name(), e))?;
+        new.write(|block, bytes| {
             self.leaf.write_at(block.0 * BLOCK, bytes)?;
             self.leaf.sync()
         })?;
@@ -438,13 +440,14 @@ fn wipe(leaf: &Device, geometry: &Geometry) -> Result {
     leaf.sync()
 }
 
-/// Returns where the list of layers is written: from one byte up to another.
+/// Returns where the list of root and layers is written: from one byte up to another.
 fn list_of(geometry: &Geometry) -> (u64, u64) {
-    let byte = |n| geometry.layer_list_block(n).0 * BLOCK;
-    (byte(0), byte(blocks_for(geometry.layers())))
+    let byte = |n| geometry.below_list_block(n).0 * BLOCK;
+    (byte(0), byte(geometry.below_list_blocks()))
 }
 
-/// Returns what is wiped: from one byte up to another. The list of layers is not.
+/// Returns what is wiped: from one byte up to another. The list of root and layers is
+/// not.
 fn wiped(leaf: &Device, geometry: &Geometry) -> Vec<(u64, u64)> {
     let data = geometry.data_start() * 512;
     let head = data.min(MIB);

@@ -14,7 +14,7 @@ use rustix::fs::{fallocate, seek, FallocateFlags, OFlags, SeekFrom};
 use rustix::io::Errno;
 use ubcore::abi::{self, Create, Status, CREATE_READ_ONLY, FREEZE_FILE_SYSTEMS, ID_ANY};
 use ubcore::error::Side;
-use ubcore::format::layer_list::ListedLayer;
+use ubcore::format::below_list::ListedLayer;
 use ubcore::format::superblock::Superblock;
 use ubcore::geometry::SLAB_SECTORS_DEFAULT;
 use ubcore::stack::chain::{LayerId, Seal};

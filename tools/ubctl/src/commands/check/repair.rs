@@ -38,9 +38,9 @@ pub fn repair(leaf: &mut Device, first: &Look) -> Result<Look> {
     for f in second
         .findings
         .iter()
-        .filter(|f| repair::is_inactive(f.what))
+        .filter(|f| repair::is_of_block(f.what))
     {
-        repair::inactive(leaf, &second.sb, f.block).map_err(|e| broke(leaf, e))?;
+        repair::block(leaf, &second.sb, f).map_err(|e| broke(leaf, e))?;
         wiped = true;
     }
     if !wiped {

@@ -41,7 +41,8 @@ pub fn kind(what: What) -> &'static str {
         // Scripts know the two inactive ones by these words.
         InactiveDirectory => "spare_directory",
         Page { .. } => "page",
-        LayerList => "layer_list",
+        BelowList => "below_list",
+        RootEntry => "root_entry",
         JournalHole => "journal_hole",
         JournalMisplaced { .. } => "journal_misplaced",
         JournalRecord => "journal_record",
@@ -77,6 +78,7 @@ pub fn repair(what: What) -> Option<&'static str> {
         SlotStale | SlotGap { .. } => "--repair renews this one",
         CleanFlag { .. } | NotDetached { .. } => "--repair does so now",
         InactiveDirectory | InactiveJournal => "--repair empties the block",
+        RootEntry => "--repair writes it again, without the path",
         JournalUnfinished { .. } | PastUnionBare { .. } => "--repair removes it",
         Leaked { .. } => "--repair frees it",
         BitsPastUnion { .. } | BitsPastLeaf { .. } => "--repair clears their bits",
@@ -156,8 +158,14 @@ fn of_structure(what: What, g: &Geometry) -> Option<String> {
             "the page directory is damaged, so map pages {first} to {last} are unknown: attach \
              refuses the leaf"
         ),
-        What::LayerList => {
-            "the list of layers is damaged, so it is unknown which layers the leaf was made on"
+        What::BelowList => {
+            "the list of root and layers is damaged, so it is unknown which layers the leaf was \
+             made on"
+                .to_owned()
+        }
+        What::RootEntry => {
+            "the list of root and layers is damaged, so it is unknown where the root was: no data \
+             depends on it, and ubctl create --root names the root"
                 .to_owned()
         }
         What::InactiveDirectory => {
@@ -435,6 +443,8 @@ mod tests {
             },
             InactiveDirectory,
             Page { page: map_page },
+            BelowList,
+            RootEntry,
             JournalHole,
             JournalMisplaced { sequence },
             JournalRecord,

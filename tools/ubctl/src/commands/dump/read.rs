@@ -4,8 +4,8 @@
 
 use ubcore::disk::Disk;
 use ubcore::error::{Area, Error, Side};
+use ubcore::format::below_list::{Listed, ListedLayer};
 use ubcore::format::directory::{self, PageEntry};
-use ubcore::format::layer_list::ListedLayer;
 use ubcore::format::superblock::{choose, Superblock};
 use ubcore::format::VERSION;
 use ubcore::geometry::{Geometry, MapPage, BLOCK_BYTES, BLOCK_SECTORS, SUPERBLOCKS};
@@ -135,7 +135,7 @@ fn geometry(g: &Geometry) -> GeometryReport {
         pages_start: g.page_block(MapPage(0), Slot::A).0,
         table_pages: g.table_pages(),
         bits_pages: g.bits_pages(),
-        layer_list_start: g.layer_list_block(0).0,
+        below_list_start: g.below_list_block(0).0,
         layers: g.layers(),
         data_start_sectors: g.data_start(),
     }
@@ -150,7 +150,7 @@ fn behind(device: &mut Device, sb: &Superblock, all: bool, report: &mut DumpRepo
             .problems
             .push(Error::LeafSize(g.leaf_sectors(), device.sectors()).to_string());
     }
-    layers(device, sb, report);
+    below(device, sb, report);
     let entries = directory(device, sb, report);
     let map = Map::new(*g, Heap::to_read(g));
     map_pages(device, &map, &entries, report);
@@ -166,16 +166,23 @@ fn behind(device: &mut Device, sb: &Superblock, all: bool, report: &mut DumpRepo
     report.map = Some(map::read(&map, all, &mut report.problems));
 }
 
-/// Reads the list of layers.
-fn layers(device: &mut Device, sb: &Superblock, report: &mut DumpReport) {
-    let mut found = Vec::new();
-    let read = listed::read::<Sha256, _>(device, sb, |layer| {
-        found.push(layer_report(layer));
+/// Reads the list of root and layers.
+fn below(device: &mut Device, sb: &Superblock, report: &mut DumpReport) {
+    let read = listed::read::<Sha256, _>(device, sb, |listed| {
+        match listed {
+            Listed::Root(root) => {
+                let path = String::from_utf8_lossy(root.path()).into_owned();
+                report.root_path = Some(path);
+            }
+            Listed::Layer(layer) => report.layers.push(layer_report(layer)),
+        }
         Ok(())
     });
-    report.layers = found;
     if let Err(e) = read {
-        let unknown = "it is unknown which layers the leaf was made on";
+        let unknown = match sb.geometry.layers() {
+            0 => "it is unknown where the root was",
+            _ => "it is unknown which layers the leaf was made on",
+        };
         report.problems.push(format!("{} ({unknown})", short(e)));
     }
 }

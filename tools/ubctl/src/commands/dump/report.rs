@@ -14,6 +14,9 @@ pub struct DumpReport {
     /// The active slot: A or B.
     pub active: Option<&'static str>,
     pub geometry: Option<GeometryReport>,
+    /// Where the root was when the leaf was formatted; empty if that was not recorded. None without
+    /// a root.
+    pub root_path: Option<String>,
     /// The layers that the leaf was made on, the lowest first.
     pub layers: Vec<LayerReport>,
     pub journal: Option<JournalReport>,
@@ -99,7 +102,7 @@ pub struct GeometryReport {
     pub pages_start: u64,
     pub table_pages: u32,
     pub bits_pages: u32,
-    pub layer_list_start: u64,
+    pub below_list_start: u64,
     pub layers: u32,
     pub data_start_sectors: u64,
 }

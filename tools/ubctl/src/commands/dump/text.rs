@@ -3,8 +3,7 @@
 //! The text of a dump for people.
 
 use super::report::{
-    DumpReport, GeometryReport, JournalReport, LayerReport, MapReport, SlabReport,
-    TransactionReport,
+    DumpReport, GeometryReport, JournalReport, MapReport, SlabReport, TransactionReport,
 };
 use crate::output::{counted, fields, name_text, size};
 use ubcore::num::usize_as_u64;
@@ -15,7 +14,7 @@ pub fn text(r: &DumpReport) -> String {
     out.push_str(&superblocks(r));
     out.push_str(&r.geometry.as_ref().map_or_else(String::new, geometry));
     if r.geometry.is_some() {
-        out.push_str(&layers(&r.layers));
+        out.push_str(&below(r));
         out.push_str(&directory(r));
     }
     out.push_str(&r.journal.as_ref().map_or_else(String::new, journal));
@@ -147,12 +146,16 @@ fn geometry(g: &GeometryReport) -> String {
     format!("geometry\n{list}")
 }
 
-fn layers(layers: &[LayerReport]) -> String {
-    let mut out = String::new();
-    if !layers.is_empty() {
+fn below(r: &DumpReport) -> String {
+    let mut out = match r.root_path.as_deref() {
+        None => String::new(),
+        Some("") => "root: where it was is not recorded\n".to_owned(),
+        Some(path) => format!("root: was {path}\n"),
+    };
+    if !r.layers.is_empty() {
         out.push_str("layers, the lowest first\n");
     }
-    for (n, l) in (1..).zip(layers) {
+    for (n, l) in (1..).zip(&r.layers) {
         let id = match (&l.uuid, &l.seal, &l.digest) {
             (Some(uuid), Some(seal), _) => format!("{uuid}, seal {seal}"),
             (_, _, digest) => digest.clone().unwrap_or_default(),

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 use ubcore::abi::{self, Status};
 use ubcore::error::Side;
-use ubcore::format::layer_list::ListedLayer;
+use ubcore::format::below_list::ListedLayer;
 use ubcore::format::superblock::Superblock;
 use ubcore::stack::chain::{LayerId, Seal};
 
@@ -93,7 +93,11 @@ fn below(
     (path, seal): (&Path, Seal),
 ) -> Result<Opened> {
     let root = Some(path_text(&status.root)).filter(|path| !path.is_empty());
-    let root = root.map(|path| Device::open(Path::new(&path), Side::Root, Access::Read));
+    let root = root.map(|path| {
+        let open = Device::open(Path::new(&path), Side::Root, Access::Read)?;
+        let name = loopdev::behind(&path).unwrap_or(path);
+        Ok(open.called(Path::new(&name)))
+    });
     let mut list = below::list_of(&leaf)?;
     list.push(ListedLayer {
         id: LayerId::Frozen(sb.uuid, seal),

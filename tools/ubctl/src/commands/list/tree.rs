@@ -6,7 +6,7 @@ use std::path::Path;
 
 use serde::Serialize;
 use ubcore::error::Side;
-use ubcore::format::layer_list::ListedLayer;
+use ubcore::format::below_list::ListedLayer;
 use ubcore::stack::chain::{LayerId, Seal};
 
 use super::super::status::Shown;

@@ -1,18 +1,18 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The list of layers below a leaf: what format writes, what reads it back, and what follows from
-//! damage; and the chain that the layers given to an attach must make.
+//! The list of root and layers below a leaf: what format writes, what reads it back, and what
+//! follows from damage; and the chain that the layers given to an attach must make.
 
 use sim::disk::SimDisk;
 use sim::inspect::{edit, edit_with_checksum, look};
-use sim::oracle::{content, ROOT};
+use sim::oracle::{content, ROOT, ZERO};
 use sim::sha256::Sha256;
 use sim::union::{superblock, SimUnion};
-use ubcore::check::What;
+use ubcore::check::{repair, What};
 use ubcore::disk::{Disk, Order};
 use ubcore::error::{Area, Error, Result};
-use ubcore::format::layer_list::{blocks_for, ListedLayer, PATH_BYTES};
-use ubcore::format::new_leaf;
+use ubcore::format::below_list::{Listed, ListedLayer, ListedRoot, PathField, PATH_BYTES};
+use ubcore::format::new_leaf::NewLeaf;
 use ubcore::format::superblock::Superblock;
 use ubcore::geometry::Geometry;
 use ubcore::leaf_block::LeafBlock;
@@ -25,12 +25,18 @@ fn layer(n: u8) -> ListedLayer {
     } else {
         LayerId::Frozen([n; 16], Seal([0xff - n; 16]))
     };
-    let mut path = [0; PATH_BYTES];
-    let text = format!("/srv/layers/{n}");
-    path[..text.len()].copy_from_slice(text.as_bytes());
     let offset = u64::from(n) * 4096;
+    let path = path(&format!("/srv/layers/{n}"));
     ListedLayer { id, offset, path }
 }
+
+fn path(text: &str) -> PathField {
+    let mut path = [0; PATH_BYTES];
+    path[..text.len()].copy_from_slice(text.as_bytes());
+    path
+}
+
+const ROOT_PATH: &str = "/srv/gold.img";
 
 fn layers(count: u32) -> Vec<ListedLayer> {
     (0..count).map(|n| layer(n as u8)).collect()
@@ -45,80 +51,152 @@ fn chain(ids: &[LayerId]) -> ChainId {
         .fold(ChainId::BOTTOM, |c, id| c.with::<Sha256>(id))
 }
 
-fn leaf(layers: &[ListedLayer]) -> (SimDisk, Superblock) {
-    let g = Geometry::new(6400, 6400, 8192, 128, 16).unwrap();
+/// Makes a leaf on these layers, and on a root of this many sectors.
+fn leaf(root: u64, layers: &[ListedLayer]) -> (SimDisk, Superblock) {
+    let g = Geometry::new(root, 6400, 8192, 128, 16).unwrap();
     let mut sb = superblock(g.over(layers.len() as u32).unwrap());
     sb.chain = chain(&ids(layers));
+    sb.root_digest = [if root > 0 { 0x77 } else { 0 }; 32];
     let mut disk = SimDisk::new();
     let mut writes = Vec::new();
-    new_leaf::write(&sb, layers, |block, bytes| -> Result {
+    let new = NewLeaf::new(&sb, &path(ROOT_PATH), layers).unwrap();
+    new.write(|block, bytes| -> Result {
         writes.push(block.0);
         disk.block().copy_from_slice(bytes);
         disk.write(block, 1, Order::FlushFua)
     })
     .unwrap();
     // While the list is written, neither slot has a superblock.
-    if !layers.is_empty() {
+    if root > 0 || !layers.is_empty() {
         assert_eq!(writes[..2], [1, 0]);
         assert_eq!(writes[writes.len() - 2..], [0, 1]);
     }
     (disk, sb)
 }
 
-fn read(disk: &SimDisk, sb: &Superblock) -> Result<Vec<ListedLayer>> {
+fn read(disk: &SimDisk, sb: &Superblock) -> Result<Vec<Listed>> {
     let mut found = Vec::new();
-    listed::read::<Sha256, _>(&mut disk.clone(), sb, |layer| {
-        found.push(*layer);
+    listed::read::<Sha256, _>(&mut disk.clone(), sb, |listed| {
+        found.push(*listed);
         Ok(())
     })?;
     Ok(found)
 }
 
+/// Reads only the layers, as an attach does. Also returns how many blocks it read.
+fn read_layers(disk: &SimDisk, sb: &Superblock) -> (Result<Vec<ListedLayer>>, u64) {
+    let mut found = Vec::new();
+    let before = disk.counts().reads;
+    let read = listed::layers::<Sha256, _>(&mut disk.clone(), sb, |layer| {
+        found.push(*layer);
+        Ok(())
+    });
+    (read.map(|()| found), disk.counts().reads - before)
+}
+
 #[test]
 fn a_list_comes_back_and_leaves_the_leaf_its_data() {
-    for count in [0, 1, 13, 14, 254] {
+    // The number of layers, whether there is a root, and the blocks of the list.
+    for (count, root, blocks) in [
+        (0, 0, 0),
+        (0, 6400, 1),
+        (1, 0, 1),
+        (12, 6400, 1),
+        (13, 0, 1),
+        (13, 6400, 2),
+        (14, 0, 2),
+        (254, 0, 20),
+        (254, 6400, 20),
+    ] {
         let layers = layers(count);
-        let (disk, sb) = leaf(&layers);
-        assert_eq!(read(&disk, &sb).unwrap(), layers);
+        let (disk, sb) = leaf(root, &layers);
+        let g = sb.geometry;
+        assert_eq!(u64::from(g.below_list_blocks()), blocks);
+        let check = || {
+            let mut found = read(&disk, &sb).unwrap().into_iter();
+            if root > 0 {
+                let Some(Listed::Root(listed)) = found.next() else {
+                    panic!("no root");
+                };
+                assert_eq!(listed.path(), ROOT_PATH.as_bytes());
+                assert_eq!(listed.digest, sb.root_digest);
+            }
+            assert!(found.eq(layers.iter().copied().map(Listed::Layer)));
+            let reads = if count > 0 { blocks } else { 0 };
+            assert_eq!(read_layers(&disk, &sb), (Ok(layers.clone()), reads));
+        };
+        check();
         if count > 0 {
             assert_eq!(layers[0].path(), b"/srv/layers/0");
         }
-        let g = sb.geometry;
-        let end = g.layer_list_block(blocks_for(count));
+        let end = g.below_list_block(g.below_list_blocks());
         assert!(end.0 * 8 <= g.data_start());
         let mut u = SimUnion::attach_to(&disk, &g).unwrap();
         u.write(3, 500, 7, true).unwrap();
         u.detach().unwrap();
-        assert_eq!(read(&disk, &sb).unwrap(), layers);
+        check();
         let u = SimUnion::attach_to(&disk, &g).unwrap();
-        assert!(u.read(400) == content(7, 400) && u.read(2) == content(ROOT, 2));
+        let bottom = if root > 0 { ROOT } else { ZERO };
+        assert!(u.read(400) == content(7, 400) && u.read(2) == content(bottom, 2));
     }
 }
 
 #[test]
 fn every_bit_of_a_list_is_guarded() {
-    let layers = layers(14);
-    let (disk, sb) = leaf(&layers);
-    for n in 0..2 {
-        let block = sb.geometry.layer_list_block(n);
-        for at in (0..4096).step_by(13).chain(0..48) {
-            edit(&disk, block, |b| b[at] ^= 4);
-            let damaged = Error::Damaged(Area::LayerList, block);
-            assert_eq!(read(&disk, &sb), Err(damaged), "{at}");
-            let found = look(&disk).unwrap().findings;
-            assert_eq!(found.len(), 1);
-            assert_eq!((found[0].what, found[0].block), (What::LayerList, block));
-            edit(&disk, block, |b| b[at] ^= 4);
+    for (count, blocks, what) in [(14, 2, What::BelowList), (0, 1, What::RootEntry)] {
+        let layers = layers(count);
+        let (disk, sb) = leaf(6400, &layers);
+        for n in 0..blocks {
+            let block = sb.geometry.below_list_block(n);
+            for at in (0..4096).step_by(13).chain(0..48) {
+                edit(&disk, block, |b| b[at] ^= 4);
+                let damaged = Error::Damaged(Area::BelowList, block);
+                assert_eq!(read(&disk, &sb), Err(damaged), "{at}");
+                // An attach needs the layers, and not where the root was.
+                assert_eq!(read_layers(&disk, &sb).0.is_ok(), count == 0);
+                let found = look(&disk).unwrap().findings;
+                assert_eq!(found.len(), 1);
+                assert_eq!((found[0].what, found[0].block), (what, block));
+                edit(&disk, block, |b| b[at] ^= 4);
+            }
         }
+        assert!(read(&disk, &sb).is_ok());
     }
-    assert!(read(&disk, &sb).is_ok());
+}
+
+/// The superblock has all of the root's entry but the path.
+#[test]
+fn the_entry_of_the_root_is_repaired_without_its_path() {
+    let (disk, sb) = leaf(6400, &[]);
+    let block = sb.geometry.below_list_block(0);
+    edit(&disk, block, |b| b[300] ^= 1);
+    let found = look(&disk).unwrap().findings;
+    assert!(found.iter().all(|f| f.what.is_repairable()));
+    repair::block(&mut disk.clone(), &sb, &found[0]).unwrap();
+    assert!(look(&disk).unwrap().findings.is_empty());
+    let (digest, path) = (sb.root_digest, [0; PATH_BYTES]);
+    let root = Listed::Root(ListedRoot { digest, path });
+    assert_eq!(read(&disk, &sb), Ok(vec![root]));
+    // Of layers the superblock does not have enough.
+    let (disk, sb) = leaf(6400, &layers(1));
+    let refused = repair::block(&mut disk.clone(), &sb, &found[0]);
+    assert_eq!(refused, Err(Error::LayerCount(1, 0)));
+}
+
+#[test]
+fn a_new_leaf_lists_as_many_layers_as_it_counts() {
+    let (_, sb) = leaf(6400, &layers(3));
+    for count in [0, 2, 4] {
+        let found = NewLeaf::new(&sb, &path(ROOT_PATH), &layers(count)).err();
+        assert_eq!(found, Some(Error::LayerCount(3, count.into())));
+    }
 }
 
 #[test]
 fn a_list_that_cannot_be_is_damage_whatever_its_checksum() {
     let layers = layers(14);
-    let (disk, sb) = leaf(&layers);
-    let first = sb.geometry.layer_list_block(0).0;
+    let (disk, sb) = leaf(0, &layers);
+    let first = sb.geometry.below_list_block(0).0;
     // The nonce, the number of the block, the number of layers, reserved bytes; of the first layer
     // the kind, reserved bytes, the offset, the identity, the path; a layer past the last.
     for (n, at) in [8, 16, 20, 24, 40, 41, 48, 60, 88 + 200, 40 + 312 - 1]
@@ -129,7 +207,7 @@ fn a_list_that_cannot_be_is_damage_whatever_its_checksum() {
         edit_with_checksum(&disk, LeafBlock(first + n), 4096, 4, |b| b[at] ^= 0x41);
         let read = read(&disk, &sb);
         assert!(
-            matches!(read, Err(Error::Damaged(Area::LayerList, _))),
+            matches!(read, Err(Error::Damaged(Area::BelowList, _))),
             "{n} {at}"
         );
         edit_with_checksum(&disk, LeafBlock(first + n), 4096, 4, |b| b[at] ^= 0x41);
@@ -137,6 +215,20 @@ fn a_list_that_cannot_be_is_damage_whatever_its_checksum() {
     // The offset of a layer may be any sector, and the path is a hint.
     edit_with_checksum(&disk, LeafBlock(first), 4096, 4, |b| b[49] ^= 2);
     edit_with_checksum(&disk, LeafBlock(first), 4096, 4, |b| b[90] = b'x');
+    assert!(read(&disk, &sb).is_ok());
+}
+
+#[test]
+fn a_root_that_cannot_be_is_damage_whatever_its_checksum() {
+    let (disk, sb) = leaf(6400, &[]);
+    let block = sb.geometry.below_list_block(0);
+    // The kind, reserved bytes, the offset, the digest, the path; a layer past the root.
+    for at in [40, 41, 49, 60, 88 + 200, 40 + 312 - 1, 40 + 312] {
+        edit_with_checksum(&disk, block, 4096, 4, |b| b[at] ^= 2);
+        let damaged = Error::Damaged(Area::BelowList, block);
+        assert_eq!(read(&disk, &sb), Err(damaged), "{at}");
+        edit_with_checksum(&disk, block, 4096, 4, |b| b[at] ^= 2);
+    }
     assert!(read(&disk, &sb).is_ok());
 }
 
