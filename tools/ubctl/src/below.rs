@@ -2,6 +2,7 @@
 
 //! What lies below a leaf: the root, if there is one, and the layers, the lowest first.
 
+use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
@@ -9,16 +10,16 @@ use map_memory::sha256::Sha256;
 use ubcore::abi;
 use ubcore::attach;
 use ubcore::error::{Error, Side};
-use ubcore::format::below_list::{ListedLayer, PathField, PATH_BYTES};
+use ubcore::format::below_list::{Listed, ListedLayer, PathField, PATH_BYTES};
 use ubcore::format::superblock::Superblock;
 use ubcore::stack::chain::{ChainId, LayerId, Links, StandIn, LAYERS_MAX};
 use ubcore::stack::listed;
 
 use crate::device::{refuse_union, Access, Device};
-use crate::error::{Fail, Result, REFUSED};
+use crate::error::{Fail, Result, REFUSED, USAGE};
 use crate::layer_arg::{self, LayerArg};
 use crate::loopdev::{self, Lower};
-use crate::{blocksize, control, loaded, overlap, preflight, root_samples, sealed};
+use crate::{blocksize, control, loaded, output, overlap, preflight, root_samples, sealed};
 
 /// The root of a command line: a path, or none.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -342,6 +343,52 @@ pub fn list_of(leaf: &Device) -> Result<Vec<ListedLayer>> {
     });
     read.map_err(|e| Fail::core(&leaf.name(), e))?;
     Ok(list)
+}
+
+/// Returns where the root of the leaf that `sb` describes was when the leaf was formatted. Refuses
+/// the path if it does not lead to that root any more.
+pub fn listed_root(leaf: &Device, sb: &Superblock) -> Result<PathBuf> {
+    let mut path = PathBuf::new();
+    let read = listed::read::<Sha256, _>(&mut leaf.again(Access::Read)?, sb, |listed| {
+        if let Listed::Root(root) = listed {
+            path = PathBuf::from(OsStr::from_bytes(root.path()));
+        }
+        Ok(())
+    });
+    let sectors = sb.geometry.root_sectors();
+    let start = format!(
+        "{} was made on a root of {sectors} sectors with the digest {}",
+        leaf.name(),
+        output::hex(&sb.root_digest)
+    );
+    let refused = |code, reason, why: String| {
+        let next = "name the root with --root, or with --in where to look for it";
+        Fail::new(code, reason, format!("{start}, {why}; {next}"))
+    };
+    read.map_err(|e| {
+        refused(
+            REFUSED,
+            "damaged",
+            format!("and where that was is lost ({e})"),
+        )
+    })?;
+    if path.as_os_str().is_empty() {
+        let why = "and does not say where that was".to_owned();
+        return Err(refused(USAGE, "usage", why));
+    }
+    let was = format!("which was {}", path.display());
+    let gone = |fail: Fail| refused(fail.code, fail.reason, format!("{was}, but {fail}"));
+    let root = Device::open(&path, Side::Root, Access::Read).map_err(gone)?;
+    if root.sectors() != sectors {
+        let why = format!("{was}, where a device of {} sectors is now", root.sectors());
+        return Err(refused(REFUSED, "wrong_root", why));
+    }
+    let digest = root_samples::digest(&root, &sb.uuid)?;
+    if digest != sb.root_digest {
+        let why = format!("{was}, which has the digest {} now", output::hex(&digest));
+        return Err(refused(REFUSED, "wrong_root", why));
+    }
+    Ok(path)
 }
 
 /// Returns where the layers that a leaf or a frozen leaf lists were when it was formatted.

@@ -42,7 +42,7 @@ use crate::{blocksize, interrupt, loaded, output, preflight, probe, sealed, sysf
 )]
 pub struct CreateArgs {
     /// The root: a block device or an image; never written, shared by any number of unions. The
-    /// word none stands for no root. Not needed with --in, nor for a leaf that has no root
+    /// word none stands for no root [default: where the root of the leaf was when it was formatted]
     #[arg(long, value_parser = RootArg::parse)]
     pub root: Option<RootArg>,
     /// A layer between root and leaf; repeated, the lowest first [default: where the layers of the
@@ -166,7 +166,8 @@ pub fn run(args: &CreateArgs, json: bool) -> Result {
     report(args, &status, &lost, json)
 }
 
-/// Returns the root and the layers: the given ones, or the ones found in the places.
+/// Returns the root and the layers: the given ones, or the ones found in the places, or without
+/// places where they were.
 fn root_and_layers(args: &CreateArgs) -> Result<(RootArg, Vec<LayerArg>)> {
     if let (Some(root), []) = (&args.root, &args.places[..]) {
         return Ok((root.clone(), layers(args)?));
@@ -177,11 +178,8 @@ fn root_and_layers(args: &CreateArgs) -> Result<(RootArg, Vec<LayerArg>)> {
     let mut leaf = Device::open(&args.leaf, Side::Leaf, Access::Read)?;
     let sb = loaded::superblock(&mut leaf)?;
     if args.places.is_empty() {
-        // A leaf has the paths of its layers, and not that of its root.
-        if sb.has_root() {
-            return Err(no_root_named(&args.leaf));
-        }
-        return Ok((RootArg(None), layers(args)?));
+        let root = sb.has_root().then(|| below::listed_root(&leaf, &sb));
+        return Ok((RootArg(root.transpose()?), layers(args)?));
     }
     let places = Places::new(&args.places)?;
     let root = match &args.root {
@@ -195,14 +193,6 @@ fn root_and_layers(args: &CreateArgs) -> Result<(RootArg, Vec<LayerArg>)> {
         args.layers.clone()
     };
     Ok((root, layers))
-}
-
-fn no_root_named(leaf: &Path) -> Fail {
-    let text = format!(
-        "{} was made on a root: name it with --root, or with --in where to look for it",
-        leaf.display()
-    );
-    Fail::new(USAGE, "usage", text)
 }
 
 /// Returns the layers: the given ones, or the ones that the leaf lists, where they were.
