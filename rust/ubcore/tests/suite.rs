@@ -3,6 +3,7 @@
 //! All tests of the core that use it from outside, as one program: linking a program for each file
 //! takes longer than the tests.
 
+mod below_list;
 mod blocks;
 mod broken;
 mod campaign;
@@ -21,7 +22,6 @@ mod journal_padding;
 mod known_bugs;
 mod large;
 mod larger_than_root;
-mod layer_list;
 mod leaf_extents;
 mod live_freeze;
 mod new_leaf;
