@@ -12,7 +12,7 @@ use crate::{
     sys::{
         control_device::{
             is_admin,
-            Control, //
+            IoctlHandler, //
         },
         mm::NoIo,
         task, //
@@ -122,7 +122,7 @@ impl Drop for DetachAll {
     }
 }
 
-impl Control for Registry {
+impl IoctlHandler for Registry {
     fn ioctl(this: ArcBorrow<'_, Self>, cmd: u32, arg: usize) -> Result<isize> {
         if !is_admin() {
             return Err(EPERM);

@@ -62,7 +62,7 @@ use kernel::{
     },
 };
 
-type PageList<T> = KVVec<OnceBox<T>>;
+type MapPageList<T> = KVVec<OnceBox<T>>;
 
 /// The number of pages of each kind in the reserve: 256 KiB in total, for all unions.
 const RESERVE: usize = 32;
@@ -161,9 +161,9 @@ pub(crate) struct MapMemory {
     reserve: Arc<Reserve>,
     /// The union takes requests, so no thread may wait for a page where it is made.
     live: AtomicBool,
-    table: PageList<TablePage>,
-    bits: PageList<BitsPage>,
-    owners: PageList<TablePage>,
+    table: MapPageList<TablePage>,
+    bits: MapPageList<BitsPage>,
+    owners: MapPageList<TablePage>,
     dirty: KVVec<AtomicU64>,
     dirty_words: KVVec<AtomicU64>,
     fresh: KVVec<AtomicU64>,
@@ -236,7 +236,7 @@ impl MapMemory {
     /// `NoMemory` if neither the system nor the reserve has a page.
     fn grow_in<T: Send>(
         &self,
-        pages: &PageList<T>,
+        pages: &MapPageList<T>,
         page: u32,
         make: impl Init<T>,
         spare: impl FnOnce(&mut Spare) -> Option<KBox<T>>,
@@ -268,7 +268,7 @@ impl MapMemory {
     }
 }
 
-fn page<T>(pages: &PageList<T>, page: u32) -> Option<&T> {
+fn page<T>(pages: &MapPageList<T>, page: u32) -> Option<&T> {
     pages.get(u32_as_usize(page))?.get()
 }
 

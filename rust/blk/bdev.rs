@@ -182,7 +182,7 @@ impl BlockDevice {
         unsafe { ffi::ub_bdev_logical_block_size(self.as_raw()) }
     }
 
-    /// Returns whether the device takes requests by [`Way::Requests`](super::Way).
+    /// Returns whether the device takes requests by [`SendAs::Requests`](super::SendAs).
     pub(crate) fn accepts_clones(&self) -> bool {
         // SAFETY: By the invariant of `BlockDevice` the device is open as long as `self` exists.
         unsafe { ffi::ub_bdev_accepts_clones(self.as_raw()) }
@@ -407,7 +407,7 @@ impl Drop for BlockDevice {
 
 #[derive(Zeroable)]
 #[repr(C, align(4096))]
-struct Page([u8; PAGE]);
+struct BufferPage([u8; PAGE]);
 
 const PAGE: usize = 4096;
 
@@ -416,7 +416,7 @@ const PAGE: usize = 4096;
 /// # Invariants
 ///
 /// The memory is physically contiguous, because it was allocated with `kmalloc()`.
-pub(crate) struct IoBuffer<const PAGES: usize>(KBox<[Page; PAGES]>);
+pub(crate) struct IoBuffer<const PAGES: usize>(KBox<[BufferPage; PAGES]>);
 
 impl<const PAGES: usize> IoBuffer<PAGES> {
     /// Allocates a buffer.
@@ -432,8 +432,8 @@ impl<const PAGES: usize> IoBuffer<PAGES> {
 
     /// Returns the bytes.
     pub(crate) fn as_slice(&self) -> &[u8] {
-        // SAFETY: The pointer and the length are those of the buffer's own pages, and a `Page`
-        // consists of its bytes only, without padding.
+        // SAFETY: The pointer and the length are those of the buffer's own pages, and a
+        // `BufferPage` consists of its bytes only, without padding.
         unsafe { slice::from_raw_parts(self.0.as_ptr().cast(), self.len()) }
     }
 
@@ -441,23 +441,24 @@ impl<const PAGES: usize> IoBuffer<PAGES> {
     fn as_mut_slice(&mut self) -> &mut [u8] {
         let len = self.len();
 
-        // SAFETY: A `Page` consists of its bytes only, without padding, and all values are valid.
+        // SAFETY: A `BufferPage` consists of its bytes only, without padding, and all values are
+        // valid.
         unsafe { slice::from_raw_parts_mut(self.0.as_mut_ptr().cast(), len) }
     }
 
     /// Returns the pages.
     pub(crate) fn as_pages(&self) -> &[[u8; PAGE]; PAGES] {
-        // SAFETY: A `Page` consists of its bytes only, without padding, and all values are valid.
-        // So an array of `Page` has the layout of an array of their bytes. The pointer is valid
-        // for as long as `self` is borrowed.
+        // SAFETY: A `BufferPage` consists of its bytes only, without padding, and all values are
+        // valid. So an array of `BufferPage` has the layout of an array of their bytes. The pointer
+        // is valid for as long as `self` is borrowed.
         unsafe { &*self.0.as_ptr().cast() }
     }
 
     /// Returns the pages, for writing.
     pub(crate) fn as_mut_pages(&mut self) -> &mut [[u8; PAGE]; PAGES] {
-        // SAFETY: A `Page` consists of its bytes only, without padding, and all values are valid.
-        // So an array of `Page` has the layout of an array of their bytes. The pointer is valid
-        // for as long as `self` is borrowed, and is not used otherwise meanwhile.
+        // SAFETY: A `BufferPage` consists of its bytes only, without padding, and all values are
+        // valid. So an array of `BufferPage` has the layout of an array of their bytes. The pointer
+        // is valid for as long as `self` is borrowed, and is not used otherwise meanwhile.
         unsafe { &mut *self.0.as_mut_ptr().cast() }
     }
 }

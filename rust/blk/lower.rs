@@ -22,7 +22,7 @@ use super::{
     operations::Operations,
     pdu::{
         Pdu,
-        Way, //
+        SendAs, //
     },
     request::{
         BlkStatus, //
@@ -52,7 +52,7 @@ impl<D: Operations> Request<D> {
     /// sector that `locate` returns, if the request fits one. It does not if it has more than one
     /// bio, an encryption context or integrity data, or if there is no such sector.
     ///
-    /// In all other respects like [`Request::submit`] with [`Way::Requests`].
+    /// In all other respects like [`Request::submit`] with [`SendAs::Requests`].
     #[inline]
     pub(crate) fn submit_at_once<F>(self, locate: F) -> Sent<D>
     where
@@ -105,21 +105,21 @@ impl<D: Operations> Request<D> {
 /// - `rq` must be a started request of a `GenDisk<D>` that does not end during the call, unless
 ///   `end_io` ends it.
 /// - `part` must be a range of `rq` that is not empty, and its device must be open as long as `rq`
-///   lives. For [`Way::Bios`] without `part.whole` the range must lie in one bio.
+///   lives. For [`SendAs::Bios`] without `part.whole` the range must lie in one bio.
 /// - `own` must be the embedded bio of `rq`, and free, or null.
 /// - `end_io` must be [`end_whole`] or [`end_counted`], and the caller must give up what it owns.
 pub(super) unsafe fn send(
     rq: *mut bindings::request,
     own: *mut bindings::bio,
     part: &RequestPart,
-    way: Way,
+    send_as: SendAs,
     end_io: EndIo,
 ) -> Result<u32> {
     // SAFETY: By the contract of this function, which is that of both functions.
     let sent = unsafe {
-        match way {
-            Way::Requests => ffi::ub_clone_send(rq, own, part, end_io),
-            Way::Bios => ffi::ub_bio_send(rq, own, part, end_io),
+        match send_as {
+            SendAs::Requests => ffi::ub_clone_send(rq, own, part, end_io),
+            SendAs::Bios => ffi::ub_bio_send(rq, own, part, end_io),
         }
     };
     // CAST: `sent` is not negative here, and at most `part.sectors`.

@@ -43,11 +43,11 @@ pub(crate) use self::{
     list::RequestList,
     lower::Sent,
     operations::Operations,
-    pdu::Way,
+    pdu::SendAs,
     pieces::{
         Piece,
+        PieceTarget, //
         Pieces,
-        Target, //
     },
     request::{
         BlkStatus,

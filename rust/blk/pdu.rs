@@ -25,7 +25,7 @@ use kernel::{
 
 /// How lower I/O is sent.
 #[derive(Copy, Clone, PartialEq)]
-pub(crate) enum Way {
+pub(crate) enum SendAs {
     /// As requests of the lower queues. Never waits. Requires
     /// [`BlockDevice::accepts_clones`](super::BlockDevice::accepts_clones).
     Requests,
@@ -122,17 +122,17 @@ impl Pdu {
     }
 
     /// Returns how lower I/O is sent.
-    pub(super) fn way(&self) -> Way {
+    pub(super) fn send_as(&self) -> SendAs {
         if self.may_wait.load(Relaxed) {
-            Way::Bios
+            SendAs::Bios
         } else {
-            Way::Requests
+            SendAs::Requests
         }
     }
 
     /// Sets how lower I/O is sent.
-    pub(super) fn set_way(&self, way: Way) {
-        self.may_wait.store(way == Way::Bios, Relaxed);
+    pub(super) fn set_send_as(&self, send_as: SendAs) {
+        self.may_wait.store(send_as == SendAs::Bios, Relaxed);
     }
 
     /// Takes the sender's count. The request cannot complete before that count is put.

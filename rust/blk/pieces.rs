@@ -2,10 +2,10 @@
 
 //! A request that is sent in pieces: how it is split and counted.
 //!
-//! A range that goes to one target is one lower I/O, if the way allows it. If all of a request goes
-//! to one target, no lower I/O is counted. If there is no memory or no free lower request, the
-//! *round* ends: when the lower I/O of the round has ended, the driver gets the request back to
-//! send the rest.
+//! A range that goes to one target is one lower request. As bios, it is one for each bio of the
+//! request that it lies in. If all of a request goes to one target and is one lower I/O, no lower
+//! I/O is counted. If there is no memory or no free lower request, the *round* ends: when the lower
+//! I/O of the round has ended, the driver gets the request back to send the rest.
 //!
 //! Sums and differences of sectors saturate. Where a bound holds, which is an invariant or is
 //! beside the line, they never do. A sector beyond the last one stays beyond the device, which
@@ -20,7 +20,7 @@ use super::{
     },
     lower,
     operations::Operations,
-    pdu::Way,
+    pdu::SendAs,
     request::{
         BlkStatus, //
         ReqOp,
@@ -40,7 +40,7 @@ use kernel::{
 
 /// The target of a range of a request.
 #[derive(Copy, Clone)]
-pub(crate) enum Target<'d> {
+pub(crate) enum PieceTarget<'d> {
     /// This device, at this sector.
     Device(&'d BlockDevice, u64),
     /// No device: a read returns zeroes, and the data of a write is dropped.
@@ -53,7 +53,7 @@ pub(crate) enum Target<'d> {
 #[derive(Copy, Clone)]
 pub(crate) struct Piece<'d> {
     /// The target.
-    pub(crate) target: Target<'d>,
+    pub(crate) target: PieceTarget<'d>,
     /// The length.
     pub(crate) sectors: u32,
 }
@@ -73,8 +73,8 @@ impl<D: Operations> Request<D> {
     /// `plan` borrows the driver for as long as the request lives, and must take the lower devices
     /// from the driver. They therefore stay open until the last lower I/O has ended.
     ///
-    /// Context: process. With [`Way::Requests`] it may sleep only if a lower device
-    /// [`may`](super::BlockDevice::may_sleep); with [`Way::Bios`] it may wait.
+    /// Context: process. With [`SendAs::Requests`] it may sleep only if a lower device
+    /// [`may`](super::BlockDevice::may_sleep); with [`SendAs::Bios`] it may wait.
     ///
     /// [`requeue`]: Request::requeue
     pub(crate) fn submit<F>(self, fua: bool, plan: F) -> core::result::Result<(), Self>
@@ -82,10 +82,10 @@ impl<D: Operations> Request<D> {
         F: for<'d> FnOnce(&'d D, &mut Pieces<'d, D>),
     {
         let how = How {
-            way: self.way(),
+            send_as: self.send_as(),
             set_opf: if fua { ffi::REQ_FUA } else { 0 },
         };
-        let held = Held::new(self);
+        let held = HeldRequest::new(self);
         let round_start = held.rq.pdu().round_end();
         let mut pieces = Pieces::new(&held, round_start, how);
         plan(held.rq.driver(), &mut pieces);
@@ -109,7 +109,7 @@ impl<D: Operations> Request<D> {
 
 /// Ends a round of a request. Returns the request if nothing was sent.
 fn end_round<D: Operations>(
-    held: Held<D>,
+    held: HeldRequest<D>,
     round_start: u32,
     round: Round,
 ) -> core::result::Result<(), Request<D>> {
@@ -137,7 +137,7 @@ fn end_round<D: Operations>(
 
 /// Handles a request of which nothing was sent in this round because of an error. Returns the
 /// request if sending would have had to wait.
-fn unsent<D: Operations>(held: Held<D>, e: Error) -> core::result::Result<(), Request<D>> {
+fn unsent<D: Operations>(held: HeldRequest<D>, e: Error) -> core::result::Result<(), Request<D>> {
     match held.put() {
         Some(rq) if e == EAGAIN => Err(rq),
         Some(rq) => {
@@ -151,7 +151,7 @@ fn unsent<D: Operations>(held: Held<D>, e: Error) -> core::result::Result<(), Re
 /// How the lower I/O of a round is sent.
 #[derive(Copy, Clone)]
 struct How {
-    way: Way,
+    send_as: SendAs,
     /// The flags that each lower I/O has in addition to those of the request.
     set_opf: u32,
 }
@@ -182,7 +182,7 @@ impl LowerSector {
 /// Takes the pieces of one request, in order, and sends them.
 pub(crate) struct Pieces<'d, D: Operations> {
     /// The next sector to submit.
-    cursor: Cursor<'d, D>,
+    cursor: RequestCursor<'d, D>,
     how: How,
     /// The target, if all of the rest goes to it. It is sent after the plan has returned.
     whole: Option<LowerSector>,
@@ -204,8 +204,8 @@ struct Round {
 
 impl<'d, D: Operations> Pieces<'d, D> {
     /// Returns a value for the sectors of a request after the first `submitted`.
-    fn new(held: &'d Held<D>, submitted: u32, how: How) -> Self {
-        let cursor = Cursor::new(held, submitted);
+    fn new(held: &'d HeldRequest<D>, submitted: u32, how: How) -> Self {
+        let cursor = RequestCursor::new(held, submitted);
         let total = cursor.left;
         Self {
             cursor,
@@ -224,8 +224,8 @@ impl<'d, D: Operations> Pieces<'d, D> {
     /// Sends the next piece to its target.
     ///
     /// The request fails if the piece is empty, if it reaches beyond the request, or if its target
-    /// is [`Target::Nowhere`] and the request is neither a read nor a write. Later pieces are then
-    /// ignored.
+    /// is [`PieceTarget::Nowhere`] and the request is neither a read nor a write. Later pieces are
+    /// then ignored.
     pub(crate) fn add(&mut self, piece: Piece<'d>) {
         if piece.sectors == 0 || piece.sectors > self.round.left {
             self.round.failed |= !self.round.short;
@@ -235,17 +235,17 @@ impl<'d, D: Operations> Pieces<'d, D> {
         while done < piece.sectors && self.continues() {
             let todo = piece.sectors.saturating_sub(done);
             let submitted = match piece.target {
-                Target::Device(dev, sector) => {
+                PieceTarget::Device(dev, sector) => {
                     // INVARIANT: `Request::submit` calls its plan for any `'d`, so a device that is
                     // borrowed for `'d` comes from the driver.
                     let to = LowerSector {
                         bdev: dev.as_raw(),
                         sector,
                     };
-                    self.send_or_defer_whole(to.after(done), todo)
+                    self.send_unless_whole(to.after(done), todo)
                 }
-                Target::Nowhere => self.zero(todo),
-                Target::Broken => self.fail(),
+                PieceTarget::Nowhere => self.zero(todo),
+                PieceTarget::Broken => self.fail(),
             };
             self.advance(submitted);
             // At most `todo` were submitted.
@@ -290,8 +290,8 @@ impl<'d, D: Operations> Pieces<'d, D> {
 
     /// Sends the next `n` sectors, or the first of them, and returns how many. If they are all of
     /// the rest, notes the target in `whole` instead.
-    fn send_or_defer_whole(&mut self, to: LowerSector, n: u32) -> u32 {
-        let fits = self.cursor.fitting(n, self.how.way);
+    fn send_unless_whole(&mut self, to: LowerSector, n: u32) -> u32 {
+        let fits = self.cursor.fitting(n, self.how.send_as);
         if fits == self.round.total {
             self.whole = Some(to);
             return fits;
@@ -315,19 +315,19 @@ impl<'d, D: Operations> Pieces<'d, D> {
     }
 }
 
-/// A request while its lower I/O is being sent: it cannot end before [`Held::put`].
+/// A request while its lower I/O is being sent: it cannot end before [`HeldRequest::put`].
 ///
 /// # Invariants
 ///
 /// - The value owns the sender's count of the request, or owns the request.
 /// - `own` is the embedded bio of the request if no lower I/O uses that bio, else null.
 #[must_use = "a request that is held and forgotten never ends"]
-struct Held<D: Operations> {
+struct HeldRequest<D: Operations> {
     rq: Started<D>,
     own: Cell<*mut bindings::bio>,
 }
 
-impl<D: Operations> Held<D> {
+impl<D: Operations> HeldRequest<D> {
     /// Takes the sender's count of a request.
     fn new(rq: Request<D>) -> Self {
         rq.pdu().hold();
@@ -348,7 +348,7 @@ impl<D: Operations> Held<D> {
         to: LowerSector,
         how: How,
     ) -> core::result::Result<(), (Self, Error)> {
-        let part = Cursor::new(&self, round_start).part(to, u32::MAX, true, how);
+        let part = RequestCursor::new(&self, round_start).part(to, u32::MAX, true, how);
         let own = self.own.get();
         if part.sectors == 0 || own.is_null() {
             return Err((self, E2BIG));
@@ -356,13 +356,13 @@ impl<D: Operations> Held<D> {
         // The part ends where the request ends.
         let round_end = round_start.saturating_add(part.sectors);
         self.rq.pdu().set_round(round_start, round_end);
-        // SAFETY: By the invariant of `Held` we own the request, because no lower I/O of it uses
-        // the embedded bio, the first one that a round uses. `part` is the whole rest of the
+        // SAFETY: By the invariant of `HeldRequest` we own the request, because no lower I/O of it
+        // uses the embedded bio, the first one that a round uses. `part` is the whole rest of the
         // request. By the invariant of `LowerSector` its device stays open. `end_whole` gets the
         // request, and this function does not use it after a success.
         let sent = unsafe {
             let end_io = lower::end_whole::<D>;
-            lower::send(self.rq.as_raw(), own, &part, how.way, end_io)
+            lower::send(self.rq.as_raw(), own, &part, how.send_as, end_io)
         };
         sent.map(|_| ()).map_err(|e| {
             if e == EAGAIN || e == E2BIG {
@@ -389,20 +389,20 @@ impl<D: Operations> Held<D> {
 ///
 /// If `left` is not 0, the sector lies in `bio`, a bio of the request, `skip` sectors into it, and
 /// `skip` is less than the length of `bio`. The request does not end while the value exists.
-struct Cursor<'r, D: Operations> {
-    held: &'r Held<D>,
+struct RequestCursor<'r, D: Operations> {
+    held: &'r HeldRequest<D>,
     bio: Option<Bio<'r>>,
     skip: u32,
     /// The number of sectors that are left, the current one included.
     left: u32,
 }
 
-impl<'r, D: Operations> Cursor<'r, D> {
+impl<'r, D: Operations> RequestCursor<'r, D> {
     /// Returns the sector of a request after the first `submitted`.
-    fn new(held: &'r Held<D>, submitted: u32) -> Self {
+    fn new(held: &'r HeldRequest<D>, submitted: u32) -> Self {
         let bio = held.rq.first_bio();
         // INVARIANT: The first sector of a request lies at the start of its first bio, which is not
-        // empty. By the invariant of `Held` the request does not end.
+        // empty. By the invariant of `HeldRequest` the request does not end.
         let mut cursor = Self {
             held,
             bio,
@@ -446,12 +446,12 @@ impl<'r, D: Operations> Cursor<'r, D> {
         true
     }
 
-    /// Returns how many of the next `n` sectors one lower I/O can hold, as far as the way decides
-    /// it.
-    fn fitting(&self, n: u32, way: Way) -> u32 {
-        match way {
-            Way::Requests => n.min(self.left),
-            Way::Bios => n.min(self.in_bio()),
+    /// Returns how many of the next `n` sectors one lower I/O can hold, as far as `send_as`
+    /// decides it.
+    fn fitting(&self, n: u32, send_as: SendAs) -> u32 {
+        match send_as {
+            SendAs::Requests => n.min(self.left),
+            SendAs::Bios => n.min(self.in_bio()),
         }
     }
 
@@ -471,21 +471,21 @@ impl<'r, D: Operations> Cursor<'r, D> {
     /// Sends the next `n` sectors, or the first of them, as a lower I/O that holds a count of the
     /// request, and returns how many. If an error is returned, nothing was sent.
     fn send(&self, to: LowerSector, n: u32, how: How) -> Result<u32> {
-        let part = self.part(to, self.fitting(n, how.way), false, how);
+        let part = self.part(to, self.fitting(n, how.send_as), false, how);
         if part.sectors == 0 {
             return Err(EIO);
         }
-        let Held { rq, own } = self.held;
+        let HeldRequest { rq, own } = self.held;
         let bio = own.replace(ptr::null_mut());
         // Take the count before the lower I/O is sent, because it may end at once.
         rq.pdu().get();
-        // SAFETY: By the invariant of `Held` the request does not end, and `bio` is free or null.
-        // By the invariant of `Cursor` `part` is a range of the request, in one bio if the way is
-        // `Bios`. By the invariant of `LowerSector` its device stays open. `end_counted` owns the
-        // count taken above.
+        // SAFETY: By the invariant of `HeldRequest` the request does not end, and `bio` is free or
+        // null. By the invariant of `RequestCursor` `part` is a range of the request, in one bio if
+        // it is sent as bios. By the invariant of `LowerSector` its device stays open.
+        // `end_counted` owns the count taken above.
         let sent = unsafe {
             let end_io = lower::end_counted::<D>;
-            lower::send(rq.as_raw(), bio, &part, how.way, end_io)
+            lower::send(rq.as_raw(), bio, &part, how.send_as, end_io)
         };
         if sent.is_err() {
             // INVARIANT: Nothing was sent, so the embedded bio is free if it was before.

@@ -9,7 +9,7 @@ use super::{
     ffi,
     pdu::{
         Pdu,
-        Way, //
+        SendAs, //
     },
 };
 use crate::sys::atomic::AtomicU64;
@@ -266,14 +266,14 @@ impl<D> Request<D> {
 
     /// Returns how lower I/O of the request is sent.
     #[inline]
-    pub(crate) fn way(&self) -> Way {
-        self.pdu().way()
+    pub(crate) fn send_as(&self) -> SendAs {
+        self.pdu().send_as()
     }
 
     /// Sets how lower I/O of the request is sent.
     #[inline]
-    pub(crate) fn set_way(&self, way: Way) {
-        self.pdu().set_way(way);
+    pub(crate) fn set_send_as(&self, send_as: SendAs) {
+        self.pdu().set_send_as(send_as);
     }
 
     /// Returns whether no sector of the request was submitted yet.

@@ -21,7 +21,7 @@ use kernel::{
 };
 
 /// The handler of a control device's ioctls.
-pub(crate) trait Control: Send + Sync + Sized + 'static {
+pub(crate) trait IoctlHandler: Send + Sync + Sized + 'static {
     /// Handles one ioctl. Context: process, that of the caller.
     fn ioctl(this: ArcBorrow<'_, Self>, cmd: u32, arg: usize) -> Result<isize>;
 }
@@ -30,18 +30,18 @@ pub(crate) trait Control: Send + Sync + Sized + 'static {
 ///
 /// # Invariants
 ///
-/// Every `MiscDeviceRegistration<Node<C>>` is the first field of a `ControlDevice<C>`, because only
-/// [`ControlDevice::register`] registers a `Node`. The provenance of a pointer to all of the
-/// `ControlDevice<C>` is exposed.
+/// Every `MiscDeviceRegistration<ControlNode<C>>` is the first field of a `ControlDevice<C>`,
+/// because only [`ControlDevice::register`] registers a `ControlNode`. The provenance of a pointer
+/// to all of the `ControlDevice<C>` is exposed.
 #[pin_data]
 #[repr(C)]
-pub(crate) struct ControlDevice<C: Control> {
+pub(crate) struct ControlDevice<C: IoctlHandler> {
     #[pin]
-    registration: MiscDeviceRegistration<Node<C>>,
+    registration: MiscDeviceRegistration<ControlNode<C>>,
     handler: Arc<C>,
 }
 
-impl<C: Control> ControlDevice<C> {
+impl<C: IoctlHandler> ControlDevice<C> {
     /// Registers `/dev/<name>`, whose ioctls `handler` answers.
     pub(crate) fn register(name: &'static CStr, handler: Arc<C>) -> impl PinInit<Self, Error> {
         // The fields are set in this order, because an open must find `handler` set.
@@ -56,10 +56,10 @@ impl<C: Control> ControlDevice<C> {
     }
 }
 
-pub(crate) struct Node<C>(PhantomData<fn(C)>);
+pub(crate) struct ControlNode<C>(PhantomData<fn(C)>);
 
 #[vtable]
-impl<C: Control> MiscDevice for Node<C> {
+impl<C: IoctlHandler> MiscDevice for ControlNode<C> {
     type Ptr = Arc<C>;
 
     fn open(_file: &File, misc: &MiscDeviceRegistration<Self>) -> Result<Arc<C>> {

@@ -29,9 +29,9 @@ use super::{
         Stats, //
     },
     Attached,
-    Leaf,
+    LeafProperties,
     Lists,
-    Lower,
+    LowerDevices,
     Name,
     Paths,
     Union, //
@@ -42,8 +42,8 @@ use crate::{
         GenDisk,
         Limits,
         NewDisk,
+        SendAs, //
         TagSet,
-        Way, //
     },
     error::{
         open_error,
@@ -148,9 +148,10 @@ impl Attached {
         let mut lower = open_lower(options)?;
         let mut leaf = probe(&lower)?;
         load_stack(&mut lower, options, &mut leaf, resources)?;
-        lower.way = way_of(&lower);
+        lower.send_as = send_as_for(&lower);
         // A worker sends lower I/O that goes down as bios, so only requests matter here.
-        let may_sleep = lower.way == Way::Requests && lower.devices().any(BlockDevice::may_sleep);
+        let may_sleep =
+            lower.send_as == SendAs::Requests && lower.devices().any(BlockDevice::may_sleep);
         let tags = to_core(TagSet::new(options.queues, QUEUE_DEPTH, may_sleep))?;
         let prepared = check_and_load(Name(options.id), lower, leaf, resources)?;
         let damage = prepared.loaded.loss.damage();
@@ -162,7 +163,7 @@ impl Attached {
 }
 
 /// Opens the leaf, and the root if there is one. The error names the device that cannot be opened.
-fn open_lower(options: &Options<'_>) -> Result<Lower> {
+fn open_lower(options: &Options<'_>) -> Result<LowerDevices> {
     let root = options.root.map(BlockDevice::open_shared).transpose();
     let root = root.map_err(|e| open_error(Side::Root, e))?;
     let leaf = BlockDevice::open_exclusive(options.leaf, !options.read_only).map_err(|e| {
@@ -183,21 +184,21 @@ fn open_lower(options: &Options<'_>) -> Result<Lower> {
     if !options.read_only && leaf.is_read_only() {
         return Err(Error::ReadOnlyLeaf);
     }
-    Ok(Lower {
+    Ok(LowerDevices {
         root,
         leaf,
         stack: None,
-        way: Way::Bios,
+        send_as: SendAs::Bios,
         paths: paths(options)?,
     })
 }
 
 /// Returns how lower I/O is sent: as requests, unless one of the devices takes only bios.
-fn way_of(lower: &Lower) -> Way {
+fn send_as_for(lower: &LowerDevices) -> SendAs {
     if lower.devices().all(BlockDevice::accepts_clones) {
-        Way::Requests
+        SendAs::Requests
     } else {
-        Way::Bios
+        SendAs::Bios
     }
 }
 
@@ -209,7 +210,7 @@ pub(super) struct ProbedLeaf {
 
 /// Reads the leaf's superblock, and checks it against the sizes of the devices.
 #[inline(never)]
-pub(super) fn probe(lower: &Lower) -> Result<ProbedLeaf> {
+pub(super) fn probe(lower: &LowerDevices) -> Result<ProbedLeaf> {
     let mut buffer = MetadataDisk::new_buffer()?;
     let mut disk = MetadataDisk::new(&lower.leaf, &mut buffer);
     let root_sectors = lower.root.as_ref().map_or(0, BlockDevice::sectors);
@@ -221,7 +222,7 @@ pub(super) fn probe(lower: &Lower) -> Result<ProbedLeaf> {
 /// Opens the layers and checks that they are those of the leaf. Adds their stack to `lower`.
 #[inline(never)]
 fn load_stack(
-    lower: &mut Lower,
+    lower: &mut LowerDevices,
     options: &Options<'_>,
     leaf: &mut ProbedLeaf,
     resources: &Resources,
@@ -249,7 +250,7 @@ fn paths(options: &Options<'_>) -> Result<KBox<Paths>> {
 
 /// The metadata of a leaf, in memory.
 struct LoadedLeaf {
-    leaf: Leaf,
+    leaf: LeafProperties,
     filled: KBox<FilledLeaf>,
     buffer: MetadataBuffer,
     loss: Loss,
@@ -258,7 +259,7 @@ struct LoadedLeaf {
 /// The devices of a union, opened and checked, the metadata of its leaf, and the limits of its
 /// disk.
 pub(super) struct PreparedUnion {
-    pub(super) lower: Lower,
+    pub(super) lower: LowerDevices,
     loaded: LoadedLeaf,
     limits: Limits,
 }
@@ -279,7 +280,7 @@ impl PreparedUnion {
 #[inline(never)]
 pub(super) fn check_and_load(
     name: Name,
-    lower: Lower,
+    lower: LowerDevices,
     mut leaf: ProbedLeaf,
     resources: &Resources,
 ) -> Result<PreparedUnion> {
@@ -314,7 +315,7 @@ pub(super) fn check_and_load(
 
 /// Stacks the limits of all devices, and checks that the union's size is a multiple of the
 /// resulting logical block size.
-fn stack_limits(name: Name, lower: &Lower, sb: &Superblock) -> Result<Limits> {
+fn stack_limits(name: Name, lower: &LowerDevices, sb: &Superblock) -> Result<Limits> {
     let mut limits = Limits::new();
     for (side, dev) in lower.sides() {
         limits
@@ -366,10 +367,14 @@ fn check_root_digest(root: &BlockDevice, sb: &Superblock, buffer: &mut MetadataB
 
 /// Reads the leaf's metadata, and what is lost of it.
 #[inline(never)]
-fn read_metadata(lower: &Lower, leaf: ProbedLeaf, resources: &Resources) -> Result<LoadedLeaf> {
+fn read_metadata(
+    lower: &LowerDevices,
+    leaf: ProbedLeaf,
+    resources: &Resources,
+) -> Result<LoadedLeaf> {
     let ProbedLeaf { probe, mut buffer } = leaf;
     let sb = &probe.superblock;
-    let leaf = Leaf {
+    let leaf = LeafProperties {
         uuid: sb.uuid,
         name: sb.name,
         preallocated: sb.preallocated,
@@ -494,7 +499,7 @@ struct DiskParts {
 fn new_union(
     parts: DiskParts,
     read_only: bool,
-    lower: Lower,
+    lower: LowerDevices,
     loaded: LoadedLeaf,
     resources: &Arc<Resources>,
 ) -> Result<Pin<UniqueArc<Union>>> {

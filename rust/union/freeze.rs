@@ -27,7 +27,7 @@ use super::{
         Stacks, //
     },
     Attached,
-    Lower,
+    LowerDevices,
     Union, //
 };
 use crate::{
@@ -36,7 +36,7 @@ use crate::{
         GenDisk,
         Limits,
         LimitsBefore,
-        Way, //
+        SendAs, //
     },
     error::{
         open_error,
@@ -309,19 +309,19 @@ fn is_chain_of(listed: &[LayerId], below: Option<&Stack>) -> bool {
 }
 
 /// Returns how lower I/O is sent when the union has one more device.
-fn way_with(old: &Union, leaf: &BlockDevice) -> Way {
+fn send_as_with(old: &Union, leaf: &BlockDevice) -> SendAs {
     let mut devices = Iterator::chain(old.lower.devices(), [leaf]);
     // The tags were made for the devices of the first union. If they do not let a lower driver
     // sleep where it takes requests, a worker sends bios.
     if devices.all(|dev| dev.accepts_clones() && (old.tags.may_sleep() || !dev.may_sleep())) {
-        Way::Requests
+        SendAs::Requests
     } else {
-        Way::Bios
+        SendAs::Bios
     }
 }
 
 /// Opens the new leaf, and the root once more.
-fn open_new(old: &Union, path: &CStr) -> Result<Lower> {
+fn open_new(old: &Union, path: &CStr) -> Result<LowerDevices> {
     let leaf = BlockDevice::open_exclusive(path, true).map_err(|e| open_error(Side::Leaf, e))?;
     check_device(&leaf, Side::Leaf)?;
     if leaf.is_read_only() {
@@ -334,12 +334,12 @@ fn open_new(old: &Union, path: &CStr) -> Result<Lower> {
     let root = root.transpose().map_err(|e| open_error(Side::Root, e))?;
     let mut paths = old.lower.paths.copied()?;
     abi::set_path(&mut paths.leaf, path.to_bytes()).ok_or(Error::Internal)?;
-    let way = way_with(old, &leaf);
-    Ok(Lower {
+    let send_as = send_as_with(old, &leaf);
+    Ok(LowerDevices {
         root,
         leaf,
         stack: None,
-        way,
+        send_as,
         paths,
     })
 }

@@ -15,7 +15,7 @@ use super::{
     Union, //
 };
 use crate::{
-    blk::Way,
+    blk::SendAs,
     memory::MapMemory,
     sys::task,
     ubcore::{
@@ -95,7 +95,7 @@ impl Host for ArcBorrow<'_, Union> {
 impl LeafDevice for ArcBorrow<'_, Union> {
     fn has_fua(&self) -> bool {
         // For a bio, the block layer emulates FUA if the device lacks it.
-        self.lower.way == Way::Bios || self.lower.leaf.has_fua()
+        self.lower.send_as == SendAs::Bios || self.lower.leaf.has_fua()
     }
 
     fn has_cache(&self) -> bool {

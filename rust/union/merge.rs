@@ -40,13 +40,13 @@ use kernel::{
     sync::Arc, //
 };
 
-type Slabs = ChangedSlabs<KVVec<u64>>;
+type NotedSlabs = ChangedSlabs<KVVec<u64>>;
 
 /// The stack of a union's layers and its leaf, which is not frozen yet.
 pub(super) struct Merge {
     changes: Changes,
     /// An empty set.
-    spare: Slabs,
+    spare: NotedSlabs,
     builder: Builder<StackPageLists>,
     layers: KVec<LayerDevice>,
     chain: ChainId,
@@ -127,7 +127,7 @@ impl Merge {
 fn merge(
     union: &Union,
     builder: Builder<StackPageLists>,
-    slabs: &mut Slabs,
+    slabs: &mut NotedSlabs,
 ) -> Result<(Builder<StackPageLists>, u64, u32)> {
     let merged = slabs.merge(builder, union.lower.below(), &union.map, stack::give_way);
     let merged = merged.map_err(stack::refusal_error)?;
@@ -165,7 +165,7 @@ impl Changes {
     }
 
     /// Makes the committer note the slabs in another set. Returns the set so far.
-    fn exchange(&self, slabs: Slabs) -> Result<Slabs> {
+    fn exchange(&self, slabs: NotedSlabs) -> Result<NotedSlabs> {
         let so_far = self
             .0
             .metadata
@@ -177,7 +177,7 @@ impl Changes {
 
     /// Returns the set so far, and all slabs that have a mark. Under one lock, because a commit in
     /// between would clear the marks without noting them. No request is in flight.
-    fn last(&self) -> Result<Slabs> {
+    fn last(&self) -> Result<NotedSlabs> {
         let mut metadata = self.0.metadata.lock();
         let so_far = metadata.committer.replace_noted_slabs(None);
         let mut slabs = so_far.ok_or(Error::Internal)?;

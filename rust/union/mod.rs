@@ -43,10 +43,10 @@ use crate::{
     blk::{
         BlockDevice,
         GenDisk,
+        PieceTarget,
         RequestList,
+        SendAs, //
         TagSet,
-        Target,
-        Way, //
     },
     memory::MapMemory,
     resources::Resources,
@@ -98,8 +98,8 @@ pub(crate) use self::{
 #[pin_data]
 pub(crate) struct Union {
     map: Map<MapMemory>,
-    lower: Lower,
-    leaf: Leaf,
+    lower: LowerDevices,
+    leaf: LeafProperties,
     name: Name,
     resources: Arc<Resources>,
     events: Arc<Events>,
@@ -136,17 +136,17 @@ pub(crate) struct Union {
 }
 
 /// The devices below, and how lower I/O is sent to them.
-struct Lower {
+struct LowerDevices {
     /// Without a root the bottom reads as zeroes.
     root: Option<BlockDevice>,
     leaf: BlockDevice,
     /// The layers between them, if there are any.
     stack: Option<StackUse>,
-    way: Way,
+    send_as: SendAs,
     paths: KBox<Paths>,
 }
 
-impl Lower {
+impl LowerDevices {
     /// Returns the map of the layers, if there are any.
     #[inline]
     fn below(&self) -> Option<&StackMap<StackPageLists>> {
@@ -186,13 +186,13 @@ impl Lower {
     }
 
     /// Returns where a run of a request goes.
-    fn target(&self, source: Source) -> Target<'_> {
+    fn target(&self, source: Source) -> PieceTarget<'_> {
         match (source, self.locate(source)) {
-            (_, Some((device, sector))) => Target::Device(device, sector),
+            (_, Some((device, sector))) => PieceTarget::Device(device, sector),
             // For a write: a concurrent discard emptied the slab after the write had found or
             // allocated its leaf slab.
-            (Source::Zero, None) => Target::Nowhere,
-            (_, None) => Target::Broken,
+            (Source::Zero, None) => PieceTarget::Nowhere,
+            (_, None) => PieceTarget::Broken,
         }
     }
 }
@@ -204,7 +204,7 @@ struct Paths {
 }
 
 /// The properties of the leaf, from its superblock.
-struct Leaf {
+struct LeafProperties {
     uuid: [u8; 16],
     name: LeafName,
     /// Whether the leaf keeps the space that was allocated when it was formatted. If so, the driver
@@ -226,8 +226,8 @@ struct Lists {
     /// Requests that the send work submits, because their lower I/O may have to wait.
     sends: RequestList<Union>,
     /// Whether a request that would have to wait is on `sends`, or the send work is submitting it.
-    /// Set only if `way` is [`Way::Requests`]. While it is set, further such requests return to
-    /// blk-mq, which queues them again.
+    /// Set only if `send_as` is [`SendAs::Requests`]. While it is set, further such requests return
+    /// to blk-mq, which queues them again.
     in_line: AtomicBool,
 }
 

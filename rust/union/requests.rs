@@ -17,9 +17,9 @@ use crate::{
         Pieces,
         ReqOp,
         Request,
+        SendAs, //
         Sent,
         Started,
-        Way, //
     },
     error::errno,
     sys::atomic::{
@@ -57,9 +57,9 @@ impl Operations for Union {
     const ATTRIBUTES: Attributes<Self> = ATTRIBUTES;
 
     fn queue(this: ArcBorrow<'_, Self>, rq: Request<Self>) -> Accepted<ArcBorrow<'_, Self>> {
-        rq.set_way(this.lower.way);
-        let rq = match this.lower.way {
-            Way::Bios if matches!(rq.op(), ReqOp::Read | ReqOp::Write) => rq,
+        rq.set_send_as(this.lower.send_as);
+        let rq = match this.lower.send_as {
+            SendAs::Bios if matches!(rq.op(), ReqOp::Read | ReqOp::Write) => rq,
             _ => match io::queue(&this, rq) {
                 // One request at a time waits for the lower device on `sends`. blk-mq queues the
                 // others again when a request of the same hardware queue has ended, or after 3 ms.
@@ -90,7 +90,7 @@ impl Requests for ArcBorrow<'_, Union> {
     /// in pieces as planned from the map.
     #[inline]
     fn submit(&self, rq: Request<Union>, whole: Option<Source>, fua: bool) -> Accepted<Self> {
-        if fua || !rq.is_new() || rq.way() == Way::Bios {
+        if fua || !rq.is_new() || rq.send_as() == SendAs::Bios {
             return send_pieces(rq, fua);
         }
         let sent = match whole {
@@ -156,7 +156,7 @@ fn add<'d>(union: &'d Union, pieces: &mut Pieces<'d, Union>, runs: impl Iterator
 pub(super) fn send_work(this: ArcBorrow<'_, Union>) {
     plug::with(|| {
         for rq in this.lists.sends.take_all() {
-            rq.set_way(Way::Bios);
+            rq.set_send_as(SendAs::Bios);
             // If there was no memory for a single bio, requeue the request.
             if let Err(rq) = io::queue(&this, rq) {
                 rq.requeue();
