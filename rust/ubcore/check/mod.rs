@@ -24,7 +24,7 @@ use super::num::{saturating_u32, u32_as_usize};
 use super::pages::PageSet;
 use super::slot::Slot;
 
-pub use self::structure::superblocks;
+pub use self::structure::check_superblocks;
 
 /// How bad a finding is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -37,10 +37,10 @@ pub enum Grade {
     Damage,
 }
 
-/// What was found. Sizes and positions are in sectors, slabs or pages, as named.
+/// FindingKind was found. Sizes and positions are in sectors, slabs or pages, as named.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(missing_docs, reason = "each says what its fields are by their names")]
-pub enum What {
+pub enum FindingKind {
     /// A superblock slot has no superblock in it, but the other slot has one.
     SlotEmpty,
     /// A superblock slot fails its checksum.
@@ -115,10 +115,10 @@ pub enum What {
     Unowned { first: LeafSlab, count: u32 },
 }
 
-impl What {
+impl FindingKind {
     /// Returns how bad the finding is.
     pub fn grade(self) -> Grade {
-        use What::*;
+        use FindingKind::*;
         match self {
             SlotStale
             | UnknownFeatures { .. }
@@ -157,7 +157,10 @@ impl What {
 
     /// Returns whether [`repair`] can repair it, if nothing worse is found.
     pub fn is_repairable(self) -> bool {
-        let stays = matches!(self, What::Unowned { .. } | What::UnknownFeatures { .. });
+        let stays = matches!(
+            self,
+            FindingKind::Unowned { .. } | FindingKind::UnknownFeatures { .. }
+        );
         self.grade() != Grade::Damage && !stays
     }
 }
@@ -165,8 +168,8 @@ impl What {
 /// Something that is wrong, and where: a block of 4096 bytes, and a byte in it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Finding {
-    /// What it is.
-    pub what: What,
+    /// FindingKind it is.
+    pub kind: FindingKind,
     /// The block of the leaf.
     pub block: LeafBlock,
     /// The byte in the block.
@@ -177,17 +180,17 @@ impl Finding {
     /// Returns the map pages that are not known because of the finding. There are none if it is
     /// about something else.
     pub fn pages(&self, g: &Geometry) -> Range<MapPage> {
-        match self.what {
-            What::Page { page } => page..page.next(),
-            What::Directory { first, last } => first..last.next(),
-            What::Unreadable => behind(self.block, g),
+        match self.kind {
+            FindingKind::Page { page } => page..page.next(),
+            FindingKind::Directory { first, last } => first..last.next(),
+            FindingKind::Unreadable => pages_of_block(self.block, g),
             _ => MapPage(0)..MapPage(0),
         }
     }
 }
 
 /// Returns the map pages that a block of the directory or of the map names or holds.
-fn behind(block: LeafBlock, g: &Geometry) -> Range<MapPage> {
+fn pages_of_block(block: LeafBlock, g: &Geometry) -> Range<MapPage> {
     let index_in = |first: LeafBlock, count: u32| {
         let at = block.0.checked_sub(first.0)?;
         let slot = at.checked_div(u64::from(count))?;
@@ -267,18 +270,18 @@ where
         if wanted > sectors {
             let found = sectors;
             self.report(
-                What::LeafTruncated { wanted, found },
+                FindingKind::LeafTruncated { wanted, found },
                 superblock_block(Slot::A),
                 88,
             );
         }
         let mut totals = Totals::default();
-        self.directory()?;
-        self.below_list();
-        self.pages(&mut totals)?;
-        self.journal(&mut totals)?;
-        self.table(&mut totals)?;
-        self.bits(&mut totals)?;
+        self.check_directory()?;
+        self.check_below_list();
+        self.check_pages(&mut totals)?;
+        self.check_journal(&mut totals)?;
+        self.check_table(&mut totals)?;
+        self.check_bits(&mut totals)?;
         Ok(totals)
     }
 
@@ -286,8 +289,8 @@ where
         &self.sb.geometry
     }
 
-    fn report(&mut self, what: What, block: LeafBlock, byte: u32) {
-        (self.out)(Finding { what, block, byte });
+    fn report(&mut self, kind: FindingKind, block: LeafBlock, byte: u32) {
+        (self.out)(Finding { kind, block, byte });
     }
 
     /// Notes map pages that are not known. The check reports no finding that follows from that.
@@ -303,7 +306,7 @@ where
     fn read(&mut self, block: LeafBlock) -> bool {
         let read = self.disk.read(block, 1);
         if read.is_err() {
-            self.report(What::Unreadable, block, 0);
+            self.report(FindingKind::Unreadable, block, 0);
         }
         read.is_ok()
     }

@@ -14,7 +14,7 @@ use super::super::leaf_block::LeafBlock;
 use super::super::map::Memory;
 use super::super::num::u32_as_usize;
 use super::super::slot::Slot;
-use super::{ends_check, Check, Totals, What};
+use super::{ends_check, Check, FindingKind, Totals};
 
 /// The state of a block of the ring.
 enum RingBlockState {
@@ -32,12 +32,12 @@ where
     B: DerefMut<Target = [u64]>,
 {
     /// Checks the whole ring, and replays the finished transactions into the map.
-    pub(super) fn journal(&mut self, totals: &mut Totals) -> Result {
+    pub(super) fn check_journal(&mut self, totals: &mut Totals) -> Result {
         let scan = self.scan_journal()?;
-        self.beside(&scan);
-        self.state(&scan);
+        self.check_other_blocks(&scan);
+        self.check_journal_state(&scan);
         totals.to_replay = scan.finished;
-        if self.records(&scan) {
+        if self.check_records(&scan) {
             self.blind = true;
             return Ok(());
         }
@@ -48,7 +48,7 @@ where
             // A replay into a map that is not known proves no damage.
             Err(Error::Damaged(Area::Journal, block)) if !self.blind => {
                 self.blind = true;
-                self.report(What::JournalRecord, block, ring::byte_of(0));
+                self.report(FindingKind::JournalRecord, block, ring::byte_of(0));
                 Ok(())
             }
             Err(e) if ends_check(e) => Err(e),
@@ -66,7 +66,7 @@ where
         g.journal_block(journal::after(self.sb.journal_tail, n, g.journal_blocks()))
     }
 
-    fn look(&mut self, block: LeafBlock) -> RingBlockState {
+    fn read_ring_block(&mut self, block: LeafBlock) -> RingBlockState {
         let nonce = self.sb.nonce;
         if !self.read(block) {
             self.blind = true;
@@ -92,15 +92,15 @@ where
     }
 
     /// Checks all blocks that are not among those from the tail on that are valid and consecutive.
-    fn beside(&mut self, scan: &ScanResult) {
+    fn check_other_blocks(&mut self, scan: &ScanResult) {
         let hole = self.block_after_tail(scan.valid);
         let mut reported = false;
         for n in scan.valid..self.geometry().journal_blocks() {
             let block = self.block_after_tail(n);
-            let head = match self.look(block) {
+            let head = match self.read_ring_block(block) {
                 RingBlockState::Sound(head) => head,
                 RingBlockState::Broken => {
-                    self.report(What::InactiveJournal, block, 0);
+                    self.report(FindingKind::InactiveJournal, block, 0);
                     continue;
                 }
                 RingBlockState::Foreign => continue,
@@ -113,13 +113,13 @@ where
             // Sequence numbers are below 2^63.
             let there = ahead.map(|a| a.wrapping_add(u64::from(scan.valid)));
             if self.sb.clean && scan.valid == 0 {
-                self.report(What::CleanButNewer { sequence }, block, 8);
+                self.report(FindingKind::CleanButNewer { sequence }, block, 8);
                 reported = true;
             } else if there != Some(u64::from(n)) {
-                self.report(What::JournalMisplaced { sequence }, block, 8);
+                self.report(FindingKind::JournalMisplaced { sequence }, block, 8);
                 reported = true;
             } else if head.shows_hole(scan.sequence) {
-                self.report(What::JournalHole, hole, 0);
+                self.report(FindingKind::JournalHole, hole, 0);
                 reported = true;
             }
         }
@@ -127,22 +127,26 @@ where
     }
 
     /// Compares what the superblock says about the journal with what there is.
-    fn state(&mut self, scan: &ScanResult) {
+    fn check_journal_state(&mut self, scan: &ScanResult) {
         let tail = self.block_after_tail(0);
         let blocks = scan.finished;
         if self.sb.clean && scan.valid > 0 {
-            self.report(What::CleanFlag { blocks }, superblock_block(Slot::A), 108);
+            self.report(
+                FindingKind::CleanFlag { blocks },
+                superblock_block(Slot::A),
+                108,
+            );
         } else if !self.sb.clean {
-            self.report(What::NotDetached { blocks }, tail, 0);
+            self.report(FindingKind::NotDetached { blocks }, tail, 0);
         }
         if let Some(blocks) = scan.valid.checked_sub(scan.finished).filter(|&n| n > 0) {
             let block = self.block_after_tail(scan.finished);
-            self.report(What::JournalUnfinished { blocks }, block, 0);
+            self.report(FindingKind::JournalUnfinished { blocks }, block, 0);
         }
     }
 
     /// Reports impossible records, as far as each shows by itself. Returns whether there are any.
-    fn records(&mut self, scan: &ScanResult) -> bool {
+    fn check_records(&mut self, scan: &ScanResult) -> bool {
         let (g, nonce) = (self.geometry(), self.sb.nonce);
         let mut bad = false;
         for n in 0..scan.finished {
@@ -152,8 +156,8 @@ where
             }
             let bytes = &self.disk.block()[..];
             let head = ring::open(bytes, nonce);
-            if let Some(word) = head.and_then(|h| first_bad_word(bytes, &h, g)) {
-                self.report(What::JournalRecord, block, ring::byte_of(word));
+            if let Some(word) = head.and_then(|h| find_bad_word(bytes, &h, g)) {
+                self.report(FindingKind::JournalRecord, block, ring::byte_of(word));
                 bad = true;
             }
         }
@@ -161,7 +165,7 @@ where
     }
 }
 
-fn first_bad_word(bytes: &[u8], head: &RingHead, g: &Geometry) -> Option<u32> {
+fn find_bad_word(bytes: &[u8], head: &RingHead, g: &Geometry) -> Option<u32> {
     let mut leaf_slab = head.origin;
     let mut at = 0;
     while at < u32::from(head.count) {

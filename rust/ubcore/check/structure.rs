@@ -16,14 +16,14 @@ use super::super::map::Memory;
 use super::super::num::{next, saturating_u32, usize_as_u64};
 use super::super::pages;
 use super::super::slot::Slot;
-use super::{Check, Finding, Totals, Visitor, What};
+use super::{Check, Finding, FindingKind, Totals, Visitor};
 
 type Bytes = [u8; SUPERBLOCK_BYTES];
 
 /// Checks both superblock slots. Returns the active superblock, and its slot.
 ///
 /// Fails as attach does if no slot is valid, and if a slot is of a newer format.
-pub fn superblocks<D: Disk>(disk: &mut D, out: Visitor<'_>) -> Result<(Superblock, Slot)> {
+pub fn check_superblocks<D: Disk>(disk: &mut D, out: Visitor<'_>) -> Result<(Superblock, Slot)> {
     let mut slots = [[0; SUPERBLOCK_BYTES]; 2];
     let mut failed = [None; 2];
     let read = slots.iter_mut().zip(&mut failed);
@@ -42,7 +42,7 @@ pub fn superblocks<D: Disk>(disk: &mut D, out: Visitor<'_>) -> Result<(Superbloc
     let (compat, ro_compat) = (sb.features.compat, sb.features.unknown_ro_compat());
     if compat != 0 || ro_compat != 0 {
         out(Finding {
-            what: What::UnknownFeatures { compat, ro_compat },
+            kind: FindingKind::UnknownFeatures { compat, ro_compat },
             block: superblock_block(slot),
             byte: 24,
         });
@@ -54,12 +54,12 @@ pub fn superblocks<D: Disk>(disk: &mut D, out: Visitor<'_>) -> Result<(Superbloc
     };
     let block = superblock_block(slot.other());
     let found = match unread {
-        Some(_) => Some((What::SlotUnreadable, 0)),
+        Some(_) => Some((FindingKind::SlotUnreadable, 0)),
         None => judge_other(&sb, active, other, block),
     };
-    if let Some((what, byte)) = found {
+    if let Some((kind, byte)) = found {
         out(Finding {
-            what,
+            kind,
             block,
             byte: saturating_u32(usize_as_u64(byte)),
         });
@@ -73,26 +73,26 @@ fn judge_other(
     active: &Bytes,
     other: &Bytes,
     block: LeafBlock,
-) -> Option<(What, usize)> {
+) -> Option<(FindingKind, usize)> {
     let first = active.iter().zip(other).position(|(a, b)| a != b)?;
     let old = match Superblock::decode(other, block) {
         Ok(old) => old,
-        Err(Error::NotFormatted) => return Some((What::SlotEmpty, 0)),
+        Err(Error::NotFormatted) => return Some((FindingKind::SlotEmpty, 0)),
         Err(_) => {
             return Some(match Superblock::bad_field(other) {
-                Some(at) if Superblock::has_valid_crc(other) => (What::SlotField, at),
-                _ => (What::SlotChecksum, first),
+                Some(at) if Superblock::has_valid_crc(other) => (FindingKind::SlotField, at),
+                _ => (FindingKind::SlotChecksum, first),
             })
         }
     };
     let newer = sb.generation;
     Some(match newer.checked_sub(old.generation) {
-        _ if old.uuid != sb.uuid || old.nonce != sb.nonce => (What::SlotsDisagree, first),
-        Some(1) => (What::SlotStale, first),
-        None | Some(0) => (What::SlotsDisagree, first),
+        _ if old.uuid != sb.uuid || old.nonce != sb.nonce => (FindingKind::SlotsDisagree, first),
+        Some(1) => (FindingKind::SlotStale, first),
+        None | Some(0) => (FindingKind::SlotsDisagree, first),
         Some(_) => {
             let older = old.generation;
-            (What::SlotGap { newer, older }, first)
+            (FindingKind::SlotGap { newer, older }, first)
         }
     })
 }
@@ -104,15 +104,15 @@ where
     B: DerefMut<Target = [u64]>,
 {
     /// Checks the directory blocks, both slots of each.
-    pub(super) fn directory(&mut self) -> Result {
+    pub(super) fn check_directory(&mut self) -> Result {
         for at in 0..self.geometry().directory_blocks() {
             let active = self.sb.directory_slot(at)?;
             for slot in [Slot::A, Slot::B] {
                 let block = self.geometry().directory_block(at, slot);
                 if active == Some(slot) {
-                    self.directory_block(at, block)?;
+                    self.check_directory_block(at, block)?;
                 } else {
-                    self.inactive_directory_block(at, block);
+                    self.check_inactive_directory_block(at, block);
                 }
             }
         }
@@ -121,11 +121,11 @@ where
 
     /// Checks the blocks of the list of root and layers. Attach also compares the layers with the
     /// chain.
-    pub(super) fn below_list(&mut self) {
+    pub(super) fn check_below_list(&mut self) {
         let what = if self.geometry().layers() > 0 {
-            What::BelowList
+            FindingKind::BelowList
         } else {
-            What::RootEntry
+            FindingKind::RootEntry
         };
         for n in 0..self.geometry().below_list_blocks() {
             let block = self.geometry().below_list_block(n);
@@ -140,7 +140,7 @@ where
         }
     }
 
-    fn directory_block(&mut self, at: u32, block: LeafBlock) -> Result {
+    fn check_directory_block(&mut self, at: u32, block: LeafBlock) -> Result {
         let (generation, nonce) = (self.sb.generation, self.sb.nonce);
         let range = directory::pages_of(at, self.geometry().pages());
         let pages = directory::numbers_of(at, self.geometry().pages());
@@ -156,25 +156,25 @@ where
             // A directory block names one page at least.
             let last = MapPage(pages.end.0.wrapping_sub(1));
             self.lose(pages)?;
-            self.report(What::Directory { first, last }, block, byte);
+            self.report(FindingKind::Directory { first, last }, block, byte);
         }
         Ok(())
     }
 
     /// Checks an inactive slot. It may hold an older block, a block of a checkpoint that
     /// a power failure ended, or no block of this leaf.
-    fn inactive_directory_block(&mut self, at: u32, block: LeafBlock) {
+    fn check_inactive_directory_block(&mut self, at: u32, block: LeafBlock) {
         let nonce = self.sb.nonce;
         let read = self.disk.read(block, 1).is_ok();
         let bytes = &self.disk.block()[..];
         let broken = !directory::is_sound(bytes, at, nonce) && directory::was_of_leaf(bytes, nonce);
         if broken || !read {
-            self.report(What::InactiveDirectory, block, 0);
+            self.report(FindingKind::InactiveDirectory, block, 0);
         }
     }
 
     /// Checks the active pages against their checksums, and loads them into the map.
-    pub(super) fn pages(&mut self, totals: &mut Totals) -> Result {
+    pub(super) fn check_pages(&mut self, totals: &mut Totals) -> Result {
         for page in MapPage::each(MapPage(0)..MapPage(self.geometry().pages())) {
             let entry = directory::entry(self.entries, page)?;
             if entry.slot.is_none() {
@@ -194,7 +194,7 @@ where
                 pages::load(map, page, bytes)?;
             } else {
                 self.lose(alone)?;
-                self.report(What::Page { page }, block, 0);
+                self.report(FindingKind::Page { page }, block, 0);
             }
         }
         Ok(())

@@ -8,7 +8,7 @@ use sim::inspect::{edit, edit_with_checksum, look};
 use sim::oracle::{content, ROOT, ZERO};
 use sim::sha256::Sha256;
 use sim::union::{superblock, SimUnion};
-use ubcore::check::{repair, What};
+use ubcore::check::{repair, FindingKind};
 use ubcore::disk::{Disk, Order};
 use ubcore::error::{Area, Error, Result};
 use ubcore::format::below_list::{Listed, ListedLayer, ListedRoot, PathField, PATH_BYTES};
@@ -143,7 +143,7 @@ fn a_list_comes_back_and_leaves_the_leaf_its_data() {
 
 #[test]
 fn every_bit_of_a_list_is_guarded() {
-    for (count, blocks, what) in [(14, 2, What::BelowList), (0, 1, What::RootEntry)] {
+    for (count, blocks, what) in [(14, 2, FindingKind::BelowList), (0, 1, FindingKind::RootEntry)] {
         let layers = layers(count);
         let (disk, sb) = leaf(6400, &layers);
         for n in 0..blocks {
@@ -156,7 +156,7 @@ fn every_bit_of_a_list_is_guarded() {
                 assert_eq!(read_layers(&disk, &sb).0.is_ok(), count == 0);
                 let found = look(&disk).unwrap().findings;
                 assert_eq!(found.len(), 1);
-                assert_eq!((found[0].what, found[0].block), (what, block));
+                assert_eq!((found[0].kind, found[0].block), (what, block));
                 edit(&disk, block, |b| b[at] ^= 4);
             }
         }
@@ -171,15 +171,15 @@ fn the_entry_of_the_root_is_repaired_without_its_path() {
     let block = sb.geometry.below_list_block(0);
     edit(&disk, block, |b| b[300] ^= 1);
     let found = look(&disk).unwrap().findings;
-    assert!(found.iter().all(|f| f.what.is_repairable()));
-    repair::block(&mut disk.clone(), &sb, &found[0]).unwrap();
+    assert!(found.iter().all(|f| f.kind.is_repairable()));
+    repair::repair_block(&mut disk.clone(), &sb, &found[0]).unwrap();
     assert!(look(&disk).unwrap().findings.is_empty());
     let (digest, path) = (sb.root_digest, [0; PATH_BYTES]);
     let root = Listed::Root(ListedRoot { digest, path });
     assert_eq!(read(&disk, &sb), Ok(vec![root]));
     // Of layers the superblock does not have enough.
     let (disk, sb) = leaf(6400, &layers(1));
-    let refused = repair::block(&mut disk.clone(), &sb, &found[0]);
+    let refused = repair::repair_block(&mut disk.clone(), &sb, &found[0]);
     assert_eq!(refused, Err(Error::LayerCount(1, 0)));
 }
 

@@ -9,7 +9,7 @@ use sim::inspect::{
     self, block_of_page, edit, edit_page, edit_slots, edit_with_checksum, look, look_at, repair,
 };
 use sim::union::{format, load, SimUnion};
-use ubcore::check::{Grade, What};
+use ubcore::check::{FindingKind, Grade};
 use ubcore::error::{Area, Error};
 use ubcore::format::record::{Record, SlabRun};
 use ubcore::format::ring::{self, RingHead};
@@ -29,12 +29,12 @@ fn leaf_slab(disk: &SimDisk, slab: u32) -> LeafSlab {
 /// Checks that only `what` is found beside `others`. If it is repaired, the union reads as before;
 /// otherwise nothing is written.
 #[track_caller]
-fn found(disk: &SimDisk, what: What, others: &[What]) {
+fn found(disk: &SimDisk, what: FindingKind, others: &[FindingKind]) {
     let l = look(disk).unwrap();
-    let rest: Vec<What> = l
+    let rest: Vec<FindingKind> = l
         .findings
         .iter()
-        .map(|f| f.what)
+        .map(|f| f.kind)
         .filter(|w| *w != what)
         .collect();
     assert!(l.has(what), "{what:?} is not among {:?}", l.findings);
@@ -58,26 +58,26 @@ fn superblocks_that_are_wrong() {
     for slot in [0, 1] {
         let (disk, _) = used();
         edit(&disk, LeafBlock(slot), |b| b[200] ^= 1);
-        found(&disk, What::SlotChecksum, &[]);
+        found(&disk, FindingKind::SlotChecksum, &[]);
         let (disk, _) = used();
         edit(&disk, LeafBlock(slot), |b| b.fill(0));
-        found(&disk, What::SlotEmpty, &[]);
+        found(&disk, FindingKind::SlotEmpty, &[]);
         let (disk, _) = used();
         edit_slots(&disk, &[slot], |b| b[230] = 1);
-        found(&disk, What::SlotField, &[]);
+        found(&disk, FindingKind::SlotField, &[]);
         let (disk, _) = used();
         edit_slots(&disk, &[slot], |b| b[16] -= 1);
-        found(&disk, What::SlotStale, &[]);
+        found(&disk, FindingKind::SlotStale, &[]);
         let (disk, l) = used();
         edit_slots(&disk, &[slot], |b| b[16] += 7);
         let (newer, older) = (l.sb.generation + 7, l.sb.generation);
-        found(&disk, What::SlotGap { newer, older }, &[]);
+        found(&disk, FindingKind::SlotGap { newer, older }, &[]);
         for field in [48, 64, 128] {
             let (disk, _) = used();
             edit_slots(&disk, &[slot], |b| b[field] ^= 1);
             let l = look(&disk).unwrap();
             assert!(
-                l.has(What::SlotsDisagree),
+                l.has(FindingKind::SlotsDisagree),
                 "field {field}: {:?}",
                 l.findings
             );
@@ -89,7 +89,7 @@ fn superblocks_that_are_wrong() {
                 b[field] ^= 1;
                 b[16] -= 1;
             });
-            assert!(look(&disk).unwrap().has(What::SlotsDisagree));
+            assert!(look(&disk).unwrap().has(FindingKind::SlotsDisagree));
         }
     }
     let (disk, _) = used();
@@ -103,17 +103,17 @@ fn superblocks_that_are_wrong() {
     edit_slots(&disk, both, |b| b[88] += 1);
     let (wanted, short) = (LEAF, LEAF - 1);
     let l = look_at(&used().0, Some(short)).unwrap();
-    let what = l.findings.first().map(|f| f.what);
+    let what = l.findings.first().map(|f| f.kind);
     assert_eq!(
         what,
-        Some(What::LeafTruncated {
+        Some(FindingKind::LeafTruncated {
             wanted,
             found: short
         })
     );
     let (disk, _) = used();
     edit_slots(&disk, both, |b| b[108] &= !1);
-    found(&disk, What::NotDetached { blocks: 0 }, &[]);
+    found(&disk, FindingKind::NotDetached { blocks: 0 }, &[]);
 }
 
 #[test]
@@ -123,21 +123,24 @@ fn journals_that_are_wrong() {
     let g = l.sb.geometry;
     let block = |n: u32| g.journal_block((l.sb.journal_tail + n) % 16);
     edit_slots(&disk, both, |b| b[108] |= 1);
-    found(&disk, What::CleanFlag { blocks: 3 }, &[]);
+    found(&disk, FindingKind::CleanFlag { blocks: 3 }, &[]);
 
     let (disk, _) = committed();
     edit(&disk, block(1), |b| b[100] ^= 1);
     found(
         &disk,
-        What::JournalHole,
-        &[What::InactiveJournal, What::NotDetached { blocks: 1 }],
+        FindingKind::JournalHole,
+        &[
+            FindingKind::InactiveJournal,
+            FindingKind::NotDetached { blocks: 1 },
+        ],
     );
     let (disk, _) = committed();
     edit(&disk, block(2), |b| b[100] ^= 1);
     found(
         &disk,
-        What::InactiveJournal,
-        &[What::NotDetached { blocks: 2 }],
+        FindingKind::InactiveJournal,
+        &[FindingKind::NotDetached { blocks: 2 }],
     );
 }
 
@@ -149,10 +152,10 @@ fn a_tail_that_is_wrong() {
     let first = l.sb.journal_sequence;
     let tail = (l.sb.journal_tail + 5) % 16;
     edit_slots(&disk, both, |b| b[112] = tail as u8);
-    let misplaced = What::JournalMisplaced { sequence: first };
-    found(&disk, misplaced, &[What::NotDetached { blocks: 0 }]);
+    let misplaced = FindingKind::JournalMisplaced { sequence: first };
+    found(&disk, misplaced, &[FindingKind::NotDetached { blocks: 0 }]);
     edit_slots(&disk, both, |b| b[108] |= 1);
-    found(&disk, What::CleanButNewer { sequence: first }, &[]);
+    found(&disk, FindingKind::CleanButNewer { sequence: first }, &[]);
 }
 
 /// If the second of two records leads nowhere, the finding names it, and so for each kind of
@@ -201,7 +204,10 @@ fn a_record_that_leads_nowhere_is_named() {
             ring::write_head(b, l.sb.nonce, &head);
         });
         let l = look(&disk).unwrap();
-        let place = l.findings.iter().find(|f| f.what == What::JournalRecord);
+        let place = l
+            .findings
+            .iter()
+            .find(|f| f.kind == FindingKind::JournalRecord);
         let place = place.map(|f| (f.block, f.byte));
         assert_eq!(place, Some((block, 40)), "{wrong:?}");
     }
@@ -211,7 +217,7 @@ fn a_record_that_leads_nowhere_is_named() {
 #[test]
 fn a_record_that_cannot_be_is_named() {
     let (_, l) = committed();
-    let three = What::NotDetached { blocks: 3 };
+    let three = FindingKind::NotDetached { blocks: 3 };
     let block = l.sb.geometry.journal_block((l.sb.journal_tail + 1) % 16);
     for (word, value) in [
         (0, 6u64),
@@ -222,12 +228,12 @@ fn a_record_that_cannot_be_is_named() {
         edit_with_checksum(&disk, block, 4096, 4, |b| {
             ring::put_word(b, word, value).unwrap();
         });
-        found(&disk, What::JournalRecord, &[three]);
+        found(&disk, FindingKind::JournalRecord, &[three]);
         let l = look(&disk).unwrap();
         let place = l
             .findings
             .iter()
-            .find(|f| f.what == What::JournalRecord)
+            .find(|f| f.kind == FindingKind::JournalRecord)
             .unwrap();
         assert_eq!((place.block, place.byte), (block, 32));
     }
@@ -251,7 +257,7 @@ fn maps_that_are_wrong() {
     let first = leaf_slab(&disk, 0);
     let taken = (first.0 + 1) << 1;
     let second = 700;
-    let shared = What::Shared {
+    let shared = FindingKind::Shared {
         leaf_slab: first,
         first: 0,
         second,
@@ -264,25 +270,33 @@ fn maps_that_are_wrong() {
     let past = g.leaf_slabs();
     found(
         &put(0, 9, (past + 1) << 1).0,
-        What::PastLeaf {
+        FindingKind::PastLeaf {
             slab: 9,
             leaf_slab: LeafSlab(past),
         },
         &[],
     );
-    found(&put(0, 9, 0xffff_fffe).0, What::Moving { slab: 9 }, &[]);
+    found(
+        &put(0, 9, 0xffff_fffe).0,
+        FindingKind::Moving { slab: 9 },
+        &[],
+    );
     found(
         &put(2, 552, 40 << 1).0,
-        What::PastUnion {
+        FindingKind::PastUnion {
             slab: 2600,
             leaf_slab: LeafSlab(39),
         },
         &[],
     );
-    found(&put(2, 552, 1).0, What::PastUnionBare { slab: 2600 }, &[]);
+    found(
+        &put(2, 552, 1).0,
+        FindingKind::PastUnionBare { slab: 2600 },
+        &[],
+    );
     found(
         &put(0, 700, 31 << 1).0,
-        What::Leaked {
+        FindingKind::Leaked {
             slab: 700,
             leaf_slab: LeafSlab(30),
         },
@@ -290,7 +304,7 @@ fn maps_that_are_wrong() {
     );
     found(
         &put(0, 700, (31 << 1) | 1).0,
-        What::Leaked {
+        FindingKind::Leaked {
             slab: 700,
             leaf_slab: LeafSlab(30),
         },
@@ -303,7 +317,11 @@ fn maps_that_are_wrong() {
 fn an_entry_that_is_lost() {
     let first = leaf_slab(&used().0, 0);
     let l = look(&put(0, 0, 0).0).unwrap();
-    assert!(l.has(What::Unowned { first, count: 1 }), "{:?}", l.findings);
+    assert!(
+        l.has(FindingKind::Unowned { first, count: 1 }),
+        "{:?}",
+        l.findings
+    );
 }
 
 #[test]
@@ -323,7 +341,7 @@ fn bits_that_are_wrong() {
     for bit in [behind, behind + 4] {
         found(
             &set(bit),
-            What::BitsPastUnion {
+            FindingKind::BitsPastUnion {
                 slab,
                 leaf_slab: last,
             },
@@ -332,7 +350,7 @@ fn bits_that_are_wrong() {
     }
     let end = u64::from(g.leaf_slabs()) * SLAB;
     for bit in [end, 32767] {
-        found(&set(bit), What::BitsPastLeaf { page: 0 }, &[]);
+        found(&set(bit), FindingKind::BitsPastLeaf { page: 0 }, &[]);
     }
     // The sector before them is the union's last, so it is correctly mapped.
     assert_eq!(look(&set(behind - 1)).unwrap().findings, []);
@@ -343,7 +361,7 @@ fn bits_that_are_wrong() {
 fn bits_that_are_wrong_are_named() {
     let g = geometry();
     let bits = g.table_pages();
-    let named = |set: &[u64], what: What, bit: u64| {
+    let named = |set: &[u64], what: FindingKind, bit: u64| {
         let (disk, l) = used();
         edit_page(&disk, &l.sb, bits, |b| {
             for bit in set {
@@ -352,20 +370,20 @@ fn bits_that_are_wrong_are_named() {
         });
         let block = block_of_page(&disk, &l.sb, bits);
         let l = look(&disk).unwrap();
-        let f = l.findings.iter().find(|f| f.what == what);
+        let f = l.findings.iter().find(|f| f.kind == what);
         let place = f.map(|f| (f.block, u64::from(f.byte)));
         assert_eq!(place, Some((block, bit / 8)), "{:?}", l.findings);
     };
     let last = leaf_slab(&used().0, 2599);
     let behind = u64::from(last.0) * SLAB + SLAB - 5;
-    let what = What::BitsPastUnion {
+    let what = FindingKind::BitsPastUnion {
         slab: 2599,
         leaf_slab: last,
     };
     named(&[behind + 3], what, behind);
     let end = u64::from(g.leaf_slabs()) * SLAB;
-    named(&[end + 99], What::BitsPastLeaf { page: 0 }, end + 99);
-    let unowned = |first, count| What::Unowned { first, count };
+    named(&[end + 99], FindingKind::BitsPastLeaf { page: 0 }, end + 99);
+    let unowned = |first, count| FindingKind::Unowned { first, count };
     let stray = [33, 34, 36].map(|leaf| leaf * SLAB + 7);
     named(&stray, unowned(LeafSlab(33), 2), 33 * SLAB);
     named(&stray, unowned(LeafSlab(36), 1), 36 * SLAB);
@@ -394,9 +412,12 @@ fn what_is_mapped_is_counted_once() {
 
 #[test]
 fn what_is_repairable() {
-    assert!(What::SlotEmpty.is_repairable() && What::BitsPastLeaf { page: 0 }.is_repairable());
-    assert!(!What::JournalHole.is_repairable());
-    assert!(!What::Unowned {
+    assert!(
+        FindingKind::SlotEmpty.is_repairable()
+            && FindingKind::BitsPastLeaf { page: 0 }.is_repairable()
+    );
+    assert!(!FindingKind::JournalHole.is_repairable());
+    assert!(!FindingKind::Unowned {
         first: LeafSlab(0),
         count: 1
     }
@@ -408,7 +429,7 @@ fn pages_and_directories_that_are_wrong() {
     let (disk, l) = used();
     let block = block_of_page(&disk, &l.sb, 0);
     edit(&disk, block, |b| b[4095] ^= 1);
-    found(&disk, What::Page { page: MapPage(0) }, &[]);
+    found(&disk, FindingKind::Page { page: MapPage(0) }, &[]);
     // Without the bits, each slab seems to be empty. That follows from the lost page and is not
     // reported.
     let (disk, _) = used();
@@ -417,7 +438,7 @@ fn pages_and_directories_that_are_wrong() {
     edit(&disk, block, |b| b[2048] ^= 1);
     found(
         &disk,
-        What::Page {
+        FindingKind::Page {
             page: MapPage(bits),
         },
         &[],
@@ -440,7 +461,7 @@ fn pages_and_directories_that_are_wrong() {
         let last = l.sb.geometry.pages() - 1;
         found(
             &disk,
-            What::Directory {
+            FindingKind::Directory {
                 first: MapPage(0),
                 last: MapPage(last),
             },
@@ -456,7 +477,7 @@ fn pages_and_directories_that_are_wrong() {
     };
     let inactive = l.sb.geometry.directory_block(0, other);
     edit(&disk, inactive, |b| b[..4].copy_from_slice(b"UBdr"));
-    found(&disk, What::InactiveDirectory, &[]);
+    found(&disk, FindingKind::InactiveDirectory, &[]);
 }
 
 /// A broken inactive block may come into use by the checkpoint of the repair itself.
@@ -466,8 +487,8 @@ fn a_block_that_becomes_active_is_not_zeroed() {
     let inactive = Slot::inactive(l.sb.directory_slot(0).unwrap());
     let inactive = l.sb.geometry.directory_block(0, inactive);
     edit(&disk, inactive, |b| b[..4].copy_from_slice(b"UBdr"));
-    let what = What::InactiveDirectory;
-    found(&disk, what, &[What::NotDetached { blocks: 3 }]);
+    let what = FindingKind::InactiveDirectory;
+    found(&disk, what, &[FindingKind::NotDetached { blocks: 3 }]);
 }
 
 /// One write of two blocks of which only the second landed is no damage.
@@ -491,9 +512,9 @@ fn a_write_torn_between_its_blocks() {
         });
     };
     sealed(0);
-    assert!(look(&disk).unwrap().has(What::JournalHole));
+    assert!(look(&disk).unwrap().has(FindingKind::JournalHole));
     sealed(1);
-    found(&disk, What::NotDetached { blocks: 3 }, &[]);
+    found(&disk, FindingKind::NotDetached { blocks: 3 }, &[]);
 }
 
 /// A transaction whose end was never written is not applied, and is no damage.
@@ -513,8 +534,8 @@ fn a_transaction_without_an_end() {
         ring::put_word(b, 0, Record::Origin(LeafSlab(0)).encode()).unwrap();
         ring::write_head(b, l.sb.nonce, &head);
     });
-    let unfinished = What::JournalUnfinished { blocks: 1 };
-    found(&disk, unfinished, &[What::NotDetached { blocks: 3 }]);
+    let unfinished = FindingKind::JournalUnfinished { blocks: 1 };
+    found(&disk, unfinished, &[FindingKind::NotDetached { blocks: 3 }]);
 }
 
 /// Damage that cannot be repaired prevents other repairs, except that of the superblock's slot.
@@ -526,7 +547,7 @@ fn beside_damage_only_a_slot_is_repaired() {
     edit(&disk, LeafBlock(1), |b| b[300] ^= 1);
     let before = disk.image();
     let l = look(&disk).unwrap();
-    assert!(l.has(What::SlotChecksum) && l.has(What::Page { page: MapPage(0) }));
+    assert!(l.has(FindingKind::SlotChecksum) && l.has(FindingKind::Page { page: MapPage(0) }));
     repair(&disk, &l).unwrap();
     let after = disk.image();
     let changed: Vec<u64> = after
@@ -536,5 +557,5 @@ fn beside_damage_only_a_slot_is_repaired() {
         .collect();
     assert_eq!(changed, [8]);
     let l = look(&disk).unwrap();
-    assert!(!l.has(What::SlotChecksum) && l.has(What::Page { page: MapPage(0) }));
+    assert!(!l.has(FindingKind::SlotChecksum) && l.has(FindingKind::Page { page: MapPage(0) }));
 }

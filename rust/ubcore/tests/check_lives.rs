@@ -7,7 +7,7 @@ use sim::disk::{Random, SimDisk};
 use sim::inspect::lives::*;
 use sim::inspect::{edit, edit_page, edit_slots, edit_with_checksum, look, look_at, repair, Look};
 use sim::union::load;
-use ubcore::check::{Finding, Grade, What};
+use ubcore::check::{Finding, FindingKind, Grade};
 use ubcore::error::Error;
 use ubcore::geometry::MapPage;
 use ubcore::leaf_block::LeafBlock;
@@ -22,7 +22,7 @@ fn a_detached_leaf_is_whole_and_is_not_written_to() {
         let odd = l
             .findings
             .iter()
-            .find(|f| !matches!(f.what, What::Unowned { .. }));
+            .find(|f| !matches!(f.kind, FindingKind::Unowned { .. }));
         assert_eq!(odd, None);
         let u = load(&disk, ROOT, LEAF).unwrap();
         assert_eq!(l.totals.slabs_used, u.allocator.used());
@@ -48,8 +48,8 @@ fn no_power_failure_looks_like_damage_and_a_repair_changes_no_sector() {
         let l = look(&disk).unwrap();
         assert!(worst_is_note(&l), "{:?}", l.findings);
         let is = |wanted: fn(&Finding) -> bool| u64::from(l.findings.iter().any(wanted));
-        undetached += is(|f| matches!(f.what, What::NotDetached { .. }));
-        stale += is(|f| f.what == What::SlotStale);
+        undetached += is(|f| matches!(f.kind, FindingKind::NotDetached { .. }));
+        stale += is(|f| f.kind == FindingKind::SlotStale);
 
         // The power fails during the repair as well.
         let before = content(&disk);
@@ -62,7 +62,7 @@ fn no_power_failure_looks_like_damage_and_a_repair_changes_no_sector() {
         repair(&disk, &l).unwrap();
         let l = look(&disk).unwrap();
         assert!(
-            l.findings.iter().all(|f| !f.what.is_repairable()),
+            l.findings.iter().all(|f| !f.kind.is_repairable()),
             "{:?}",
             l.findings
         );
@@ -92,7 +92,7 @@ fn any_bit_of_an_active_block() {
                 let new = found
                     .iter()
                     .filter(|f| f.block == block && !l.findings.contains(f));
-                let worst = new.map(|f| f.what.grade()).max();
+                let worst = new.map(|f| f.kind.grade()).max();
                 let least = if last { Grade::Note } else { Grade::Minor };
                 assert!(
                     worst >= Some(least),
@@ -173,7 +173,7 @@ fn attach_takes_what_check_lets_pass() {
                 repair(&disk, &l).unwrap();
                 assert!(content(&disk) == before, "{:?}", l.findings);
                 let left = look(&disk).unwrap().findings;
-                assert!(left.iter().all(|f| !f.what.is_repairable()), "{left:?}");
+                assert!(left.iter().all(|f| !f.kind.is_repairable()), "{left:?}");
                 repaired += u64::from(l.worst() == Some(Grade::Minor));
                 taken += 1;
             }

@@ -9,7 +9,7 @@ use sim::inspect::lives::*;
 use sim::inspect::{self, edit_slots, look, repair};
 use sim::union::{load, SimUnion};
 use ubcore::alloc::Allocated;
-use ubcore::check::{repair, Finding, What};
+use ubcore::check::{repair, Finding, FindingKind};
 use ubcore::error::{Area, Error};
 use ubcore::format::superblock::Superblock;
 use ubcore::leaf_block::LeafBlock;
@@ -51,15 +51,15 @@ fn has_compat(disk: &SimDisk, slot: u64) -> bool {
             .all(|(n, &byte)| byte == n as u8 ^ 0xa5)
 }
 
-/// What a check notes of a leaf that [`with_compat`] wrote to; it finds nothing worse.
-const NOTED: What = What::UnknownFeatures {
+/// FindingKind a check notes of a leaf that [`with_compat`] wrote to; it finds nothing worse.
+const NOTED: FindingKind = FindingKind::UnknownFeatures {
     compat: 0x8000_0000_0000_0101,
     ro_compat: 0,
 };
 
-fn whats(disk: &SimDisk) -> Vec<What> {
+fn whats(disk: &SimDisk) -> Vec<FindingKind> {
     let list = look(disk).unwrap().findings;
-    list.iter().map(|f| f.what).collect()
+    list.iter().map(|f| f.kind).collect()
 }
 
 #[track_caller]
@@ -103,7 +103,10 @@ fn a_compatible_feature_outlives_everything() {
     u.write(5 * SLAB, 9, 77, true).unwrap();
     u.flush().unwrap();
     drop(u);
-    assert_eq!(whats(&disk), [NOTED, What::NotDetached { blocks: 1 }]);
+    assert_eq!(
+        whats(&disk),
+        [NOTED, FindingKind::NotDetached { blocks: 1 }]
+    );
     repair(&disk, &look(&disk).unwrap()).unwrap();
     kept(&disk, "by the repair of a leaf that was not detached");
     assert_eq!(whats(&disk), [NOTED]);
@@ -183,10 +186,10 @@ fn a_read_only_compatible_feature_is_read_and_never_written_over() {
     }
     let l = look(&disk).unwrap();
     let mut d = disk.clone();
-    assert!(repair::slot(&mut d, &l.sb, l.slot).is_err());
-    let (what, block, byte) = (What::InactiveJournal, LeafBlock(3), 0);
-    let found = Finding { what, block, byte };
-    assert!(repair::block(&mut d, &l.sb, &found).is_err());
+    assert!(repair::repair_slot(&mut d, &l.sb, l.slot).is_err());
+    let (kind, block, byte) = (FindingKind::InactiveJournal, LeafBlock(3), 0);
+    let found = Finding { kind, block, byte };
+    assert!(repair::repair_block(&mut d, &l.sb, &found).is_err());
     assert!(disk.image() == before, "written");
 }
 

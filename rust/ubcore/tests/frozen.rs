@@ -7,7 +7,7 @@ use sim::disk::{Random, SimDisk};
 use sim::inspect::lives::*;
 use sim::inspect::{look, repair};
 use sim::union::{load, SimUnion};
-use ubcore::check::{repair, What};
+use ubcore::check::{repair, FindingKind};
 use ubcore::error::{Error, Result};
 use ubcore::format::superblock::choose;
 use ubcore::leaf_block::LeafBlock;
@@ -42,7 +42,7 @@ fn a_freeze_keeps_what_the_leaf_holds() {
         let findings = look(&disk).unwrap().findings;
         assert!(findings
             .iter()
-            .all(|f| matches!(f.what, What::Unowned { .. })));
+            .all(|f| matches!(f.kind, FindingKind::Unowned { .. })));
     }
     assert!(replayed > 10, "{replayed}");
 }
@@ -163,7 +163,7 @@ fn a_frozen_leaf_is_not_repaired() {
     assert_eq!(looked.findings.len(), 1);
     assert!(repair(&disk, &looked).is_err());
     assert!(disk.image() == before);
-    let slot = repair::slot(&mut disk.clone(), &looked.sb, looked.slot);
+    let slot = repair::repair_slot(&mut disk.clone(), &looked.sb, looked.slot);
     assert_eq!(slot, Err(Error::Frozen));
 }
 

@@ -12,7 +12,7 @@ use sim::oracle::content;
 use sim::parts::{fill, page_set};
 use sim::union::{salvage, superblock, SimUnion};
 use ubcore::attach;
-use ubcore::check::{Grade, What};
+use ubcore::check::{FindingKind, Grade};
 use ubcore::disk::{Buffer, Disk, Order};
 use ubcore::error::{Area, Error, Result};
 use ubcore::format::below_list::PATH_BYTES;
@@ -213,7 +213,7 @@ fn a_ring_full_of_ranges() {
     assert_eq!(c.done, Err(Error::Damaged(Area::Journal, at)));
     assert!(c.asked < 1000 && c.made < 64, "{} {}", c.asked, c.made);
     let l = look(&disk).unwrap();
-    assert!(l.has(What::JournalRecord), "{:?}", l.findings);
+    assert!(l.has(FindingKind::JournalRecord), "{:?}", l.findings);
 }
 
 /// The most that a valid ring can contain: each record empties a whole page of the table.
@@ -411,7 +411,9 @@ fn leaf_slabs_without_bits_take_no_memory() {
     let c = cost(&disk, &g);
     assert_eq!((c.done, c.made), (Ok(()), 1));
     let (slab, leaf_slab) = (3 * 1024 + 5, LeafSlab(far(5)));
-    assert!(look(&disk).unwrap().has(What::Leaked { slab, leaf_slab }));
+    assert!(look(&disk)
+        .unwrap()
+        .has(FindingKind::Leaked { slab, leaf_slab }));
 
     let mut u = SimUnion::attach_to(&disk, &g).unwrap();
     assert_eq!(u.allocator.used(), 0);

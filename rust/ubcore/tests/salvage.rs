@@ -9,7 +9,7 @@ use sim::inspect::lives::{in_use, lives};
 use sim::inspect::{block_of_page, edit, edit_page, edit_slots, edit_with_checksum, look};
 use sim::union::{format, load, salvage, SimUnion};
 use ubcore::alloc::Denied;
-use ubcore::check::{Finding, What};
+use ubcore::check::{Finding, FindingKind};
 use ubcore::error::{Area, Error};
 use ubcore::format::directory;
 use ubcore::geometry::{Geometry, LeafSlab, MapPage};
@@ -152,9 +152,9 @@ fn harm(disk: &SimDisk, block: LeafBlock, bytes: usize, harm: Harm, random: &mut
 
 /// Returns the map pages that a block covers if the block counts.
 fn pages_behind(block: LeafBlock) -> Vec<u32> {
-    let what = What::Unreadable;
+    let kind = FindingKind::Unreadable;
     let f = Finding {
-        what,
+        kind,
         block,
         byte: 0,
     };

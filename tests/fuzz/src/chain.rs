@@ -5,7 +5,7 @@
 use sim::sha256::Sha256;
 use ubcore::error::Error;
 use ubcore::format::below_list::{
-    blocks_for, count_in, decode, BelowList, Listed, ListedLayer, ListedRoot, ENTRIES_PER_BLOCK,
+    count_in, decode, BelowList, Listed, ListedLayer, ListedRoot, ENTRIES_PER_BLOCK,
     PATH_BYTES,
 };
 use ubcore::format::superblock::Superblock;

@@ -27,13 +27,13 @@ impl Look {
     pub fn is_damaged(&self) -> bool {
         self.findings
             .iter()
-            .any(|f| f.what.grade() == Grade::Damage)
+            .any(|f| f.kind.grade() == Grade::Damage)
     }
 }
 
 pub fn look(leaf: &mut Leaf) -> Result<Look> {
     let mut findings = Vec::new();
-    let (sb, slot) = check::superblocks(leaf, &mut |f| findings.push(f))?;
+    let (sb, slot) = check::check_superblocks(leaf, &mut |f| findings.push(f))?;
     let g = sb.geometry;
     let map = Map::new(g, bounded(&g, leaf));
     let mut entries = vec![PageEntry::EMPTY; g.pages() as usize];

@@ -2,7 +2,7 @@
 
 //! Runs `ubctl check --repair` on a whole leaf.
 
-use ubcore::check::{repair, What};
+use ubcore::check::{repair, FindingKind};
 use ubcore::error::Result;
 use ubcore::geometry::Geometry;
 use ubcore::map::{words_for, Map};
@@ -15,24 +15,24 @@ use crate::leaf::Leaf;
 use crate::make;
 use crate::memory::bounded;
 
-fn by_checkpoint(what: What) -> bool {
-    what.is_repairable() && !repair::is_of_slot(what) && !repair::is_of_block(what)
+fn by_checkpoint(kind: FindingKind) -> bool {
+    kind.is_repairable() && !repair::is_of_slot(kind) && !repair::is_of_block(kind)
 }
 
 /// Repairs in the order that `repair` requires.
 fn repair(leaf: &mut Leaf, first: &Look, g: &Geometry) -> Result {
-    if first.findings.iter().any(|f| repair::is_of_slot(f.what)) {
-        repair::slot(leaf, &first.sb, first.slot)?;
+    if first.findings.iter().any(|f| repair::is_of_slot(f.kind)) {
+        repair::repair_slot(leaf, &first.sb, first.slot)?;
     }
-    if !first.is_damaged() && first.findings.iter().any(|f| by_checkpoint(f.what)) {
+    if !first.is_damaged() && first.findings.iter().any(|f| by_checkpoint(f.kind)) {
         let names = Map::new(*g, bounded(g, leaf));
         let mut changed = PageSet::new(vec![0; words_for(g.pages())]);
         for f in &first.findings {
-            repair::pages(&names, f.what, &mut changed)?;
+            repair::add_changed_pages(&names, f.kind, &mut changed)?;
         }
         let mut found = attach::read(leaf, g, Some(changed), &mut NoLoss)?;
         for f in &first.findings {
-            repair::in_map(&found.map, f.what)?;
+            repair::repair_map(&found.map, f.kind)?;
         }
         found.committer.detach(&found.map, leaf)?;
     }
@@ -43,9 +43,9 @@ fn repair(leaf: &mut Leaf, first: &Look, g: &Geometry) -> Result {
     for f in second
         .findings
         .iter()
-        .filter(|f| repair::is_of_block(f.what))
+        .filter(|f| repair::is_of_block(f.kind))
     {
-        repair::block(leaf, &second.sb, f)?;
+        repair::repair_block(leaf, &second.sb, f)?;
     }
     Ok(())
 }
@@ -62,7 +62,10 @@ pub fn run(data: &[u8]) {
     assert_eq!(leaf.writes, 0);
     if let Err(e) = first.sb.features.writable() {
         // `ubctl` checks this before it begins.
-        assert_eq!(repair::slot(&mut leaf, &first.sb, first.slot), Err(e));
+        assert_eq!(
+            repair::repair_slot(&mut leaf, &first.sb, first.slot),
+            Err(e)
+        );
         assert_eq!(leaf.writes, 0);
         return;
     }
@@ -71,7 +74,7 @@ pub fn run(data: &[u8]) {
         let slots = first
             .findings
             .iter()
-            .filter(|f| repair::is_of_slot(f.what))
+            .filter(|f| repair::is_of_slot(f.kind))
             .count() as u64;
         assert!(
             leaf.writes <= slots,
@@ -85,7 +88,7 @@ pub fn run(data: &[u8]) {
     let left: Vec<_> = last
         .findings
         .iter()
-        .filter(|f| f.what.is_repairable())
+        .filter(|f| f.kind.is_repairable())
         .collect();
     assert!(
         left.is_empty() && !last.is_damaged(),

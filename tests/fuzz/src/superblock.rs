@@ -72,7 +72,7 @@ pub fn run(data: &[u8]) {
     leaf.edit(0)[..512].copy_from_slice(&a);
     leaf.edit(1)[..512].copy_from_slice(&b);
     let mut found = 0;
-    let looked = check::superblocks(&mut leaf, &mut |_| found += 1);
+    let looked = check::check_superblocks(&mut leaf, &mut |_| found += 1);
     assert_eq!(looked, choose(&a, &b));
     assert!(found <= 3 && leaf.reads == 2 && leaf.writes == 0);
 }

@@ -5,7 +5,7 @@
 pub mod lives;
 
 use ubcore::attach;
-use ubcore::check::{self, repair, Check, Finding, Grade, Totals, What};
+use ubcore::check::{self, repair, Check, Finding, FindingKind, Grade, Totals};
 use ubcore::disk::{Disk, Order};
 use ubcore::error::Result;
 use ubcore::format::crc::{block_crc, crc32c};
@@ -30,11 +30,11 @@ pub struct Look {
 
 impl Look {
     pub fn worst(&self) -> Option<Grade> {
-        self.findings.iter().map(|f| f.what.grade()).max()
+        self.findings.iter().map(|f| f.kind.grade()).max()
     }
 
-    pub fn has(&self, what: What) -> bool {
-        self.findings.iter().any(|f| f.what == what)
+    pub fn has(&self, kind: FindingKind) -> bool {
+        self.findings.iter().any(|f| f.kind == kind)
     }
 }
 
@@ -47,7 +47,7 @@ pub fn look(disk: &SimDisk) -> Result<Look> {
 pub fn look_at(disk: &SimDisk, sectors: Option<u64>) -> Result<Look> {
     let mut disk = disk.clone();
     let mut findings = Vec::new();
-    let (sb, slot) = check::superblocks(&mut disk, &mut |f| findings.push(f))?;
+    let (sb, slot) = check::check_superblocks(&mut disk, &mut |f| findings.push(f))?;
     let g = sb.geometry;
     let map = Map::new(g, SimMemory::new(&g));
     let mut entries = vec![PageEntry::EMPTY; g.pages() as usize];
@@ -67,11 +67,11 @@ pub fn look_at(disk: &SimDisk, sectors: Option<u64>) -> Result<Look> {
 pub fn repair(disk: &SimDisk, first: &Look) -> Result {
     let mut d = disk.clone();
     let all = &first.findings;
-    if all.iter().any(|f| repair::is_of_slot(f.what)) {
-        repair::slot(&mut d, &first.sb, first.slot)?;
+    if all.iter().any(|f| repair::is_of_slot(f.kind)) {
+        repair::repair_slot(&mut d, &first.sb, first.slot)?;
     }
     let rest = |f: &&Finding| {
-        f.what.is_repairable() && !repair::is_of_slot(f.what) && !repair::is_of_block(f.what)
+        f.kind.is_repairable() && !repair::is_of_slot(f.kind) && !repair::is_of_block(f.kind)
     };
     if first.worst() != Some(Grade::Damage) && all.iter().any(|f| rest(&f)) {
         checkpoint(&mut d, first)?;
@@ -83,9 +83,9 @@ pub fn repair(disk: &SimDisk, first: &Look) -> Result {
     for f in second
         .findings
         .iter()
-        .filter(|f| repair::is_of_block(f.what))
+        .filter(|f| repair::is_of_block(f.kind))
     {
-        repair::block(&mut d, &second.sb, f)?;
+        repair::repair_block(&mut d, &second.sb, f)?;
     }
     Ok(())
 }
@@ -95,12 +95,12 @@ fn checkpoint(disk: &mut SimDisk, found: &Look) -> Result {
     let map = Map::new(g, SimMemory::new(&g));
     let mut changed = page_set(&g);
     for f in &found.findings {
-        repair::pages(&map, f.what, &mut changed)?;
+        repair::add_changed_pages(&map, f.kind, &mut changed)?;
     }
     let probe = attach::probe(disk, g.root_sectors(), g.leaf_sectors())?;
     let (_, mut committer) = fill(disk, probe, &map, changed, &mut NoLoss)?;
     for f in &found.findings {
-        repair::in_map(&map, f.what)?;
+        repair::repair_map(&map, f.kind)?;
     }
     committer.detach(&map, disk)
 }

@@ -12,7 +12,7 @@ use std::process::ExitCode;
 use clap::Args;
 use serde::Serialize;
 use ubcore::attach;
-use ubcore::check::{self, Check, Finding, Grade, Totals, What};
+use ubcore::check::{self, Check, Finding, FindingKind, Grade, Totals};
 use ubcore::error::{Area, Error, Side};
 use ubcore::format::directory::PageEntry;
 use ubcore::format::superblock::Superblock;
@@ -79,7 +79,7 @@ struct CheckReport {
     journal_blocks_to_replay: u32,
     slabs_used: u32,
     sectors_mapped: u64,
-    /// What `create --read-only` would show of a damaged leaf; none if it would refuse the leaf
+    /// FindingKind `create --read-only` would show of a damaged leaf; none if it would refuse the leaf
     /// too.
     salvage: Option<Salvage>,
     findings: Vec<FindingReport>,
@@ -134,13 +134,13 @@ struct Look {
 
 impl Look {
     fn worst(&self) -> Option<Grade> {
-        self.findings.iter().map(|f| f.what.grade()).max()
+        self.findings.iter().map(|f| f.kind.grade()).max()
     }
 
     /// Returns whether a repair of the leaf would repair a finding.
-    fn would_repair(&self, what: What) -> bool {
-        let alone = self.worst() != Some(Grade::Damage) || check::repair::is_of_slot(what);
-        what.is_repairable() && alone && self.sb.features.writable().is_ok()
+    fn would_repair(&self, kind: FindingKind) -> bool {
+        let alone = self.worst() != Some(Grade::Damage) || check::repair::is_of_slot(kind);
+        kind.is_repairable() && alone && self.sb.features.writable().is_ok()
     }
 
     /// Returns the sectors that one finding makes lost. The map includes the journal only if replay
@@ -270,17 +270,17 @@ fn list(first: &Look, last: Option<&Look>) -> Vec<FindingReport> {
 
 fn describe(f: &Finding, look: &Look, repaired: bool) -> FindingReport {
     let lost = look.lost_by(f);
-    let repairable = !repaired && look.would_repair(f.what);
-    let mut text = text::meaning(f.what, &look.sb.geometry);
-    if let Some(step) = text::repair(f.what).filter(|_| repairable) {
+    let repairable = !repaired && look.would_repair(f.kind);
+    let mut text = text::meaning(f.kind, &look.sb.geometry);
+    if let Some(step) = text::repair(f.kind).filter(|_| repairable) {
         text += &format!("; {step}");
     }
     if let Some(lost) = &lost {
         text += &format!("; lost by it: {}", lost_sectors::text(lost));
     }
     FindingReport {
-        grade: text::grade(f.what.grade()),
-        kind: text::kind(f.what),
+        grade: text::grade(f.kind.grade()),
+        kind: text::kind(f.kind),
         block: Some(f.block.0),
         byte: Some(f.byte),
         text,
@@ -329,7 +329,7 @@ fn look(leaf: &mut Device) -> std::result::Result<Look, Error> {
         return Err(Error::LeafTooSmall(least, leaf.sectors()));
     }
     let mut findings: Vec<Finding> = Vec::new();
-    let (sb, slot) = check::superblocks(leaf, &mut |f| findings.push(f))?;
+    let (sb, slot) = check::check_superblocks(leaf, &mut |f| findings.push(f))?;
     let g = sb.geometry;
     let map = Map::new(g, Heap::to_read(&g));
     let mut entries = vec![PageEntry::EMPTY; u32_as_usize(g.pages())];
@@ -337,7 +337,7 @@ fn look(leaf: &mut Device) -> std::result::Result<Look, Error> {
     let sectors = leaf.sectors();
     let mut push = |f| findings.push(f);
     let totals = Check::new(leaf, &sb, &map, &mut entries, sets, &mut push).run(sectors)?;
-    let damaged = findings.iter().any(|f| f.what.grade() == Grade::Damage);
+    let damaged = findings.iter().any(|f| f.kind.grade() == Grade::Damage);
     Ok(Look {
         lost: if damaged {
             lost_sectors::of_leaf(leaf, &sb)
@@ -372,6 +372,6 @@ fn is_worse_than_minor(look: &Look) -> bool {
     look.worst() == Some(Grade::Damage)
 }
 
-fn is_repaired_by_checkpoint(what: What) -> bool {
-    what.is_repairable() && !check::repair::is_of_slot(what) && !check::repair::is_of_block(what)
+fn is_repaired_by_checkpoint(kind: FindingKind) -> bool {
+    kind.is_repairable() && !check::repair::is_of_slot(kind) && !check::repair::is_of_block(kind)
 }

@@ -23,10 +23,10 @@ pub fn repair(leaf: &mut Device, first: &Look) -> Result<Look> {
     let may = first.sb.features.writable();
     may.map_err(|e| Fail::core(&leaf.path().display().to_string(), e))?;
     let has = |wanted: fn(&Finding) -> bool| first.findings.iter().any(wanted);
-    if has(|f| repair::is_of_slot(f.what)) {
-        repair::slot(leaf, &first.sb, first.slot).map_err(|e| broke(leaf, e))?;
+    if has(|f| repair::is_of_slot(f.kind)) {
+        repair::repair_slot(leaf, &first.sb, first.slot).map_err(|e| broke(leaf, e))?;
     }
-    if !is_worse_than_minor(first) && has(|f| is_repaired_by_checkpoint(f.what)) {
+    if !is_worse_than_minor(first) && has(|f| is_repaired_by_checkpoint(f.kind)) {
         checkpoint(leaf, first).map_err(|e| broke(leaf, e))?;
     }
     // The checkpoint changed which blocks are in use, so only a new look shows which are inactive.
@@ -38,9 +38,9 @@ pub fn repair(leaf: &mut Device, first: &Look) -> Result<Look> {
     for f in second
         .findings
         .iter()
-        .filter(|f| repair::is_of_block(f.what))
+        .filter(|f| repair::is_of_block(f.kind))
     {
-        repair::block(leaf, &second.sb, f).map_err(|e| broke(leaf, e))?;
+        repair::repair_block(leaf, &second.sb, f).map_err(|e| broke(leaf, e))?;
         wiped = true;
     }
     if !wiped {
@@ -58,7 +58,7 @@ fn checkpoint(leaf: &mut Device, found: &Look) -> ubcore::error::Result {
     let entries = vec![PageEntry::EMPTY; u32_as_usize(g.pages())];
     let [mut changed, stored] = [0; 2].map(|_| PageSet::new(vec![0u64; words_for(g.pages())]));
     for f in &found.findings {
-        repair::pages(&map, f.what, &mut changed)?;
+        repair::add_changed_pages(&map, f.kind, &mut changed)?;
     }
     let probe = probe(leaf, &found.sb)?;
     let mut committer = load(
@@ -70,7 +70,7 @@ fn checkpoint(leaf: &mut Device, found: &Look) -> ubcore::error::Result {
         [changed, stored],
     )?;
     for f in &found.findings {
-        repair::in_map(&map, f.what)?;
+        repair::repair_map(&map, f.kind)?;
     }
     committer.detach(&map, leaf)
 }

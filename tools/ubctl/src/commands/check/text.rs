@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use ubcore::check::{Grade, What};
+use ubcore::check::{FindingKind, Grade};
 use ubcore::format::features::Features;
 use ubcore::geometry::{Geometry, BITS_SECTORS, TABLE_ENTRIES};
 
@@ -21,9 +21,9 @@ pub fn grade(grade: Grade) -> &'static str {
 }
 
 /// Returns the stable word for a kind of finding.
-pub fn kind(what: What) -> &'static str {
-    use What::*;
-    match what {
+pub fn kind(kind: FindingKind) -> &'static str {
+    use FindingKind::*;
+    match kind {
         SlotEmpty => "slot_empty",
         SlotChecksum => "slot_checksum",
         SlotField => "slot_field",
@@ -61,17 +61,17 @@ pub fn kind(what: What) -> &'static str {
 }
 
 /// Returns what a finding is, what it means, and what to do if a repair does not help.
-pub fn meaning(what: What, g: &Geometry) -> String {
-    of_superblock(what)
-        .or_else(|| of_structure(what, g))
-        .or_else(|| of_journal(what))
-        .unwrap_or_else(|| of_map(what, g))
+pub fn meaning(kind: FindingKind, g: &Geometry) -> String {
+    of_superblock(kind)
+        .or_else(|| of_structure(kind, g))
+        .or_else(|| of_journal(kind))
+        .unwrap_or_else(|| of_map(kind, g))
 }
 
 /// Returns what `--repair` does about a finding that it can repair.
-pub fn repair(what: What) -> Option<&'static str> {
-    use What::*;
-    Some(match what {
+pub fn repair(kind: FindingKind) -> Option<&'static str> {
+    use FindingKind::*;
+    Some(match kind {
         SlotEmpty | SlotChecksum | SlotField | SlotUnreadable => {
             "--repair copies the other one here"
         }
@@ -88,9 +88,9 @@ pub fn repair(what: What) -> Option<&'static str> {
 
 const OTHER_ACTIVE: &str = "the other one is active";
 
-fn of_superblock(what: What) -> Option<String> {
-    use What::*;
-    Some(match what {
+fn of_superblock(kind: FindingKind) -> Option<String> {
+    use FindingKind::*;
+    Some(match kind {
         SlotEmpty => format!(
             "this superblock slot holds no superblock, as if another program had overwritten it; \
              {OTHER_ACTIVE}"
@@ -147,31 +147,31 @@ fn of_superblock(what: What) -> Option<String> {
     })
 }
 
-fn of_structure(what: What, g: &Geometry) -> Option<String> {
-    Some(match what {
-        What::Unreadable => {
+fn of_structure(kind: FindingKind, g: &Geometry) -> Option<String> {
+    Some(match kind {
+        FindingKind::Unreadable => {
             "the block cannot be read, so its content is unknown: see the kernel's log, and copy \
              the leaf with ddrescue"
                 .to_owned()
         }
-        What::Directory { first, last } => format!(
+        FindingKind::Directory { first, last } => format!(
             "the page directory is damaged, so map pages {first} to {last} are unknown: attach \
              refuses the leaf"
         ),
-        What::BelowList => {
+        FindingKind::BelowList => {
             "the list of root and layers is damaged, so it is unknown which layers the leaf was \
              made on"
                 .to_owned()
         }
-        What::RootEntry => {
+        FindingKind::RootEntry => {
             "the list of root and layers is damaged, so it is unknown where the root was: no data \
              depends on it, and ubctl create --root names the root"
                 .to_owned()
         }
-        What::InactiveDirectory => {
+        FindingKind::InactiveDirectory => {
             "an inactive directory block is torn or rotten: no harm".to_owned()
         }
-        What::Page { page } => format!(
+        FindingKind::Page { page } => format!(
             "map page {page} is damaged, so it is unknown {}: attach refuses the leaf",
             covers(page.0, g)
         ),
@@ -179,9 +179,9 @@ fn of_structure(what: What, g: &Geometry) -> Option<String> {
     })
 }
 
-fn of_journal(what: What) -> Option<String> {
-    use What::*;
-    Some(match what {
+fn of_journal(kind: FindingKind) -> Option<String> {
+    use FindingKind::*;
+    Some(match kind {
         JournalHole => format!(
             "this journal block is missing or damaged, and finished transactions follow it: \
              {UNREADABLE}"
@@ -205,12 +205,12 @@ fn of_journal(what: What) -> Option<String> {
     })
 }
 
-/// What damage to the journal means: without the journal nothing is known of any sector.
+/// FindingKind damage to the journal means: without the journal nothing is known of any sector.
 const UNREADABLE: &str = "attach refuses the leaf, also with --read-only; restore it from a backup";
 
-fn of_map(what: What, g: &Geometry) -> String {
-    use What::*;
-    match what {
+fn of_map(kind: FindingKind, g: &Geometry) -> String {
+    use FindingKind::*;
+    match kind {
         PastUnion { slab, leaf_slab } => format!(
             "root slab {slab}, past the union's end, is in leaf slab {leaf_slab}: attach refuses \
              the leaf"
@@ -377,7 +377,7 @@ fn line(f: &FindingReport) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{grouped, kind, meaning, FindingReport, What};
+    use super::{grouped, kind, meaning, FindingKind, FindingReport};
     use std::collections::BTreeSet;
     use ubcore::geometry::{Geometry, LeafSlab, MapPage};
 
@@ -418,7 +418,7 @@ mod tests {
 
     #[test]
     fn every_kind_of_finding_has_a_word_and_a_sentence() {
-        use What::*;
+        use FindingKind::*;
         let (slab, leaf_slab, first, second) = (1, LeafSlab(2), 3, 4);
         let (wanted, found, newer, older) = (10, 9, 8, 1);
         let (blocks, sequence, page, map_page, count) = (2, 77, 0, MapPage(0), 2);
@@ -471,8 +471,8 @@ mod tests {
         let texts: BTreeSet<String> = all.iter().map(|&w| meaning(w, &g)).collect();
         let kinds: BTreeSet<&str> = all.iter().map(|&w| kind(w)).collect();
         assert_eq!((texts.len(), kinds.len()), (all.len(), all.len()));
-        for what in all {
-            let text = meaning(what, &g);
+        for kind in all {
+            let text = meaning(kind, &g);
             assert!(text.contains(' ') && !text.contains('{'), "{text}");
         }
     }
