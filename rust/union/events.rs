@@ -24,7 +24,7 @@ use crate::{
     },
     ubcore::{
         error::Result,
-        protocol::Step, //
+        protocol::CommitterStep, //
     },
 };
 use kernel::{
@@ -209,7 +209,7 @@ impl Events {
     /// that became durable. A commit that became a checkpoint is traced as both.
     pub(super) fn step_ended(
         &self,
-        step: Step,
+        step: CommitterStep,
         before: &Committed,
         after: &Committed,
         changes: u64,
@@ -221,7 +221,7 @@ impl Events {
         let error = done.err().map_or(0, |e| errno(e).to_errno());
         let blocks = after.journal_written.saturating_sub(before.journal_written);
         let freed = before.journal_used.saturating_sub(after.journal_used);
-        let checkpoint = step == Step::Checkpoint;
+        let checkpoint = step == CommitterStep::Checkpoint;
         if checkpoint && error != 0 || after.checkpoints != before.checkpoints {
             disk.trace_checkpoint(freed.into(), error);
         }

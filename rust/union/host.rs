@@ -24,12 +24,12 @@ use crate::{
         format::directory::PageEntry,
         map::Map,
         protocol::{
+            CommitterStep, //
             Event,
             Host,
             LeafDevice,
             Observer,
             Shared,
-            Step, //
         },
         stack::source::StackLookup,
     },
@@ -71,7 +71,7 @@ impl Host for ArcBorrow<'_, Union> {
         f(committer, &mut MetadataDisk::new(&self.lower.leaf, buffer))
     }
 
-    fn note_step(&self, step: Step, committer: &UnionCommitter, done: Result) {
+    fn note_step(&self, step: CommitterStep, committer: &UnionCommitter, done: Result) {
         let changes = committer.committed().wrapping_sub(self.shared.durable());
         // Trace before the counters are stored, so that a reader who sees them finds the event in
         // the trace.

@@ -65,7 +65,7 @@ use crate::{
                 StandIn, //
             },
             extent::{
-                Blocks,
+                ExtentAlignment,
                 Extents, //
             },
             leaf_extents::LeafExtents,
@@ -529,7 +529,7 @@ fn build_stack(
         return Err(Error::TooLarge(Side::Layer, sectors).into());
     }
     let mut builder = Builder::new(StackPageLists::new(), sectors).map_err(refusal_error)?;
-    let mut block_sectors = Blocks::<()>::LARGEST;
+    let mut block_sectors = ExtentAlignment::<()>::LARGEST;
     for (n, (layer, info)) in (1..).zip(layers.iter().zip(infos)) {
         let mut disk = layer.disk(&mut buffer);
         let added = match info.kind {
@@ -562,7 +562,7 @@ pub(super) fn add_extents(
     builder: Builder<StackPageLists>,
     extents: impl Extents,
 ) -> Result<Added> {
-    let mut extents = Blocks::new(extents);
+    let mut extents = ExtentAlignment::new(extents);
     let builder = builder.add_layer(&mut extents).map_err(refusal_error)?;
     Ok(Added {
         builder,

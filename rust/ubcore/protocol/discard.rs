@@ -23,7 +23,7 @@ use super::super::plan::{self, Source};
 use super::super::sync::Ordering;
 use super::{epoch, flush, io};
 use super::{make_wait, refuses_writes};
-use super::{EndStatus, Event, Host, Op, Request, State, Waiting, WorkId};
+use super::{EndStatus, Event, Host, Op, Request, RequestState, Waiting, WorkId};
 
 /// The number of pages of the slab table that may have slabs emptied since the last commit, before
 /// a discard commits.
@@ -61,7 +61,7 @@ fn discard<H: Host>(host: &H, rq: H::Request) {
 /// leaf.
 fn write_zeroes<H: Host>(host: &H, rq: H::Request) {
     let whole =
-        State::of(&rq).has_zeroed_parts() || parts(host, &rq).iter().all(|part| part.1 == 0);
+        RequestState::of(&rq).has_zeroed_parts() || parts(host, &rq).iter().all(|part| part.1 == 0);
     if !whole {
         return make_wait(host, rq, Waiting::Reclaim);
     }
@@ -196,7 +196,7 @@ fn resume<H: Host>(host: &H, rq: H::Request) {
     }
     match zero_parts(host, &rq) {
         Ok(()) => {
-            State::of(&rq).with_zeroed_parts().set(&rq);
+            RequestState::of(&rq).with_zeroed_parts().set(&rq);
             make_wait(host, rq, Waiting::Discard);
         }
         Err(why) => {

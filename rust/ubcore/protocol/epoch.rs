@@ -12,7 +12,7 @@ use super::{Host, Request};
 /// The state of a request. It is one word, so that reclaim reads it by one load while the request
 /// is in flight.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct State(u64);
+pub struct RequestState(u64);
 
 /// When the data of the request is on the leaf, the request still needs a commit.
 const NEEDS_COMMIT: u64 = 1;
@@ -25,13 +25,13 @@ const HAS_FAILED_BIOS: u64 = 8;
 const EPOCH_SHIFT: u32 = 32;
 const USE: u64 = USES_MAP | (0xffff_ffff << EPOCH_SHIFT);
 
-impl State {
+impl RequestState {
     /// The state of a request that has just arrived.
-    pub const NEW: State = State(0);
+    pub const NEW: RequestState = RequestState(0);
 
     /// Returns the state of a request.
     pub fn of<R: Request>(rq: &R) -> Self {
-        State(rq.word().load(Ordering::Acquire))
+        RequestState(rq.word().load(Ordering::Acquire))
     }
 
     /// Makes this the state of a request. For the request's owner.
@@ -44,7 +44,7 @@ impl State {
     }
 
     pub(super) fn with_commit(self) -> Self {
-        State(self.0 | NEEDS_COMMIT)
+        RequestState(self.0 | NEEDS_COMMIT)
     }
 
     pub(super) fn has_zeroed_parts(self) -> bool {
@@ -52,7 +52,7 @@ impl State {
     }
 
     pub(super) fn with_zeroed_parts(self) -> Self {
-        State(self.0 | PARTS_ZEROED)
+        RequestState(self.0 | PARTS_ZEROED)
     }
 
     pub(super) fn has_failed_bios(self) -> bool {
@@ -60,7 +60,7 @@ impl State {
     }
 
     pub(super) fn with_failed_bios(self) -> Self {
-        State(self.0 | HAS_FAILED_BIOS)
+        RequestState(self.0 | HAS_FAILED_BIOS)
     }
 
     /// Returns whether the request uses leaf slabs that it found in the map.
@@ -70,11 +70,11 @@ impl State {
 
     pub(super) fn with_use(self, epoch: u32) -> Self {
         let epoch = u64::from(epoch).wrapping_shl(EPOCH_SHIFT);
-        State(self.without_use().0 | epoch | USES_MAP)
+        RequestState(self.without_use().0 | epoch | USES_MAP)
     }
 
     pub(super) fn without_use(self) -> Self {
-        State(self.0 & !USE)
+        RequestState(self.0 & !USE)
     }
 }
 
@@ -83,7 +83,7 @@ impl State {
 #[inline]
 pub fn enter<H: Host>(host: &H, rq: &H::Request) {
     let epoch = host.shared().epoch.load(Ordering::Relaxed);
-    let state = State::of(rq).with_use(epoch);
+    let state = RequestState::of(rq).with_use(epoch);
     // The barrier pairs with that in `wait`. Either `wait` sees the use, or the look-ups after this
     // line see what had changed in the map before `wait`.
     swap_with_barrier(rq.word(), state.0);
@@ -93,7 +93,7 @@ pub fn enter<H: Host>(host: &H, rq: &H::Request) {
 /// before. Any context.
 #[inline]
 pub fn leave<H: Host>(rq: &H::Request) {
-    let state = State::of(rq);
+    let state = RequestState::of(rq);
     if state.uses_map() {
         rq.word().store(state.without_use().0, Ordering::Release);
     }
@@ -117,5 +117,5 @@ pub fn wait<H: Host>(host: &H) {
 
 /// Returns whether a request has used the map since before epoch `now`, by the word of its state.
 fn is_older(word: u64, now: u64) -> bool {
-    State(word).uses_map() && word.wrapping_shr(EPOCH_SHIFT) != now
+    RequestState(word).uses_map() && word.wrapping_shr(EPOCH_SHIFT) != now
 }

@@ -15,7 +15,7 @@ use super::super::geometry::MapPage;
 use super::super::stack::chain::Seal;
 use super::super::sync::{barrier, Ordering};
 use super::{is_committed, make_wait};
-use super::{EndStatus, Event, Host, HostCommitter, Step, Waiting, WorkId};
+use super::{CommitterStep, EndStatus, Event, Host, HostCommitter, Waiting, WorkId};
 
 /// The number of changed pages that a checkpoint may store under one hold of the committer's lock,
 /// and the number of walks after which it stores all that are left.
@@ -109,7 +109,7 @@ pub fn checkpoint<H: Host>(host: &H, before: u64) -> Result {
             return Ok(());
         }
         let done = committer.checkpoint(host.map(), disk);
-        record_outcome(host, committer, Step::Checkpoint, done)
+        record_outcome(host, committer, CommitterStep::Checkpoint, done)
     })
 }
 
@@ -123,7 +123,7 @@ fn store_changed<H: Host>(host: &H) -> Result {
             next = host.with_committer(|committer, disk| {
                 let stored = committer.store_some(host.map(), disk, from);
                 if let Err(e) = stored {
-                    record_outcome(host, committer, Step::Checkpoint, Err(e))?;
+                    record_outcome(host, committer, CommitterStep::Checkpoint, Err(e))?;
                 }
                 stored
             })?;
@@ -169,7 +169,7 @@ fn commit_with<H: Host>(
 ) -> Result {
     host.with_allocator(|allocator| allocator.begin_commit());
     let done = committer.commit(host.map(), disk);
-    record_outcome(host, committer, Step::Commit, done)
+    record_outcome(host, committer, CommitterStep::Commit, done)
 }
 
 /// Makes the last checkpoint. No request is in flight or will arrive, and no work runs. Process
@@ -180,7 +180,7 @@ pub fn detach<H: Host>(host: &H) -> Result {
     }
     host.with_committer(|committer, disk| {
         let done = committer.detach(host.map(), disk);
-        record_outcome(host, committer, Step::Checkpoint, done)
+        record_outcome(host, committer, CommitterStep::Checkpoint, done)
     })
 }
 
@@ -189,7 +189,7 @@ pub fn detach<H: Host>(host: &H) -> Result {
 pub fn freeze<H: Host>(host: &H, seal: Seal) -> Result {
     host.with_committer(|committer, disk| {
         let done = committer.freeze(host.map(), disk, seal);
-        record_outcome(host, committer, Step::Checkpoint, done)
+        record_outcome(host, committer, CommitterStep::Checkpoint, done)
     })
 }
 
@@ -198,7 +198,7 @@ pub fn freeze<H: Host>(host: &H, seal: Seal) -> Result {
 fn record_outcome<H: Host>(
     host: &H,
     committer: &HostCommitter<H>,
-    step: Step,
+    step: CommitterStep,
     done: Result,
 ) -> Result {
     host.note_step(step, committer, done);

@@ -17,7 +17,7 @@ use super::super::num::saturating_u32;
 use super::super::plan::{self, Source};
 use super::{epoch, flush};
 use super::{is_committed, make_wait, refuses_writes};
-use super::{Accepted, EndStatus, Ended, Event, Host, Op, Request, State, Waiting};
+use super::{Accepted, EndStatus, Ended, Event, Host, Op, Request, RequestState, Waiting};
 
 /// Takes a request, for the first time or once more. The error is the request, unchanged, which the
 /// caller has to queue again soon. Process context; never waits.
@@ -71,7 +71,7 @@ fn write<H: Host>(host: &H, rq: H::Request) -> Accepted<H> {
     let alone = rq.is_fua() && host.has_fua() && is_mapped_durably(host, sector, sectors);
     if rq.is_fua() && !alone {
         // The commit's flush makes the data durable too, so the write needs no FUA below.
-        State::of(&rq).with_commit().set(&rq);
+        RequestState::of(&rq).with_commit().set(&rq);
     }
     submit(host, rq, whole, alone)
 }
@@ -108,7 +108,7 @@ fn fail_unallocated<H: Host>(host: &H, rq: &H::Request) -> bool {
     for slab in plan::unallocated(host.map(), sector, sectors) {
         left = rq.fail_bios(g.slab_start(slab), g.slab_sectors());
     }
-    State::of(rq).with_failed_bios().set(rq);
+    RequestState::of(rq).with_failed_bios().set(rq);
     left
 }
 
@@ -129,7 +129,7 @@ fn is_mapped_durably<H: Host>(host: &H, sector: u64, sectors: u32) -> bool {
 pub fn complete<H: Host>(host: &H, rq: H::Request, mut status: H::Status) -> Option<Ended<H>> {
     if status.is_ok() && rq.op() == Op::Write {
         let (sector, sectors) = rq.part();
-        let marked = if State::of(&rq).has_failed_bios() {
+        let marked = if RequestState::of(&rq).has_failed_bios() {
             map_others(host, &rq)
         } else {
             map_sectors(host, sector, sectors)
@@ -147,7 +147,7 @@ pub fn complete<H: Host>(host: &H, rq: H::Request, mut status: H::Status) -> Opt
         {
             // A concurrent discard took its leaf slab. The write then counts as made before the
             // discard, so the discard must be durable before the write ends.
-            State::of(&rq).with_commit().set(&rq);
+            RequestState::of(&rq).with_commit().set(&rq);
         }
     }
     epoch::leave::<H>(&rq);
@@ -199,7 +199,7 @@ pub(super) fn map_sectors<H: Host>(
 /// request wait for the next commit.
 #[inline]
 fn done<H: Host>(host: &H, rq: H::Request) -> Option<Ended<H>> {
-    if State::of(&rq).needs_commit() {
+    if RequestState::of(&rq).needs_commit() {
         make_wait(host, rq, Waiting::Commit);
         return None;
     }
@@ -216,7 +216,7 @@ pub(super) fn end<H: Host>(host: &H, rq: H::Request) {
 /// Ends a request with the next commit if it is FUA, and now otherwise.
 pub(super) fn end_durably<H: Host>(host: &H, rq: H::Request) {
     if rq.is_fua() {
-        State::of(&rq).with_commit().set(&rq);
+        RequestState::of(&rq).with_commit().set(&rq);
     }
     end(host, rq);
 }

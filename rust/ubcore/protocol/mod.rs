@@ -20,7 +20,7 @@ pub mod epoch;
 pub mod flush;
 pub mod io;
 
-pub use self::epoch::State;
+pub use self::epoch::RequestState;
 
 use core::ops::DerefMut;
 
@@ -71,8 +71,8 @@ pub trait Request {
     /// Returns the sectors of the first bio that ends after `sector` and does not fail, without
     /// those before `sector`: first and count.
     fn next_bio(&self, sector: u64) -> Option<(u64, u32)>;
-    /// Returns the word that stays with the request, [`State::NEW`] at first. A thread finds it by
-    /// [`Requests::any_in_flight`].
+    /// Returns the word that stays with the request, [`RequestState::NEW`] at first. A thread finds
+    /// it by [`Requests::any_in_flight`].
     fn word(&self) -> &AtomicU64;
     /// Returns whether the request is read-ahead, which a device below may fail at any time.
     fn is_read_ahead(&self) -> bool;
@@ -111,7 +111,7 @@ pub enum Event {
 
 /// What the committer did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Step {
+pub enum CommitterStep {
     /// A commit. It becomes a checkpoint if the ring is full or replay would fill too many pages.
     Commit,
     /// A checkpoint.
@@ -302,7 +302,7 @@ pub trait Host: Works + LeafDevice + Observer + Clone {
         f: impl FnOnce(&mut HostCommitter<Self>, &mut Self::Disk<'_>) -> R,
     ) -> R;
     /// Reports what the committer did, before [`Shared`] shows it. Under the committer's lock.
-    fn note_step(&self, step: Step, committer: &HostCommitter<Self>, done: Result);
+    fn note_step(&self, step: CommitterStep, committer: &HostCommitter<Self>, done: Result);
     /// Waits until there is memory for a map page of each kind. Process context, no lock held.
     fn wait_for_memory(&self) -> Result;
     /// Lets other tasks run that wait for the CPU. Process context, no lock held.

@@ -12,7 +12,7 @@ use super::super::error::{Error, Result};
 use super::super::format::crc::crc32c;
 use super::super::geometry::{Block, BLOCK_BYTES};
 use super::super::num::{saturating_u32, u32_as_usize};
-use super::fault::{Fault, Part};
+use super::fault::{Fault, LayerPart};
 use super::header::{Header, DATA_BLOCK};
 use super::index::DiskHead;
 use super::Digest;
@@ -64,7 +64,7 @@ pub fn decode<'a>(
     let disk: &DiskDigestBlock = transmute_ref!(block);
     // A block of the layer.
     let at = header.digest_block().wrapping_add(number);
-    let damaged = |byte| Fault::damaged(Part::Digests, at, byte);
+    let damaged = |byte| Fault::damaged(LayerPart::Digests, at, byte);
     let head = disk.head.check(MAGIC, saturating_u32(number), count, block);
     head.map_err(damaged)?;
     let split = disk.digests.split_at_checked(u32_as_usize(count));

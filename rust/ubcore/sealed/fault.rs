@@ -10,7 +10,7 @@ use super::super::leaf_block::LeafBlock;
 
 /// A part of a sealed layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Part {
+pub enum LayerPart {
     /// The first block.
     Header,
     /// The second block.
@@ -23,15 +23,15 @@ pub enum Part {
     Digests,
 }
 
-impl Part {
+impl LayerPart {
     /// Returns the word for the part in messages.
     pub fn name(self) -> &'static str {
         match self {
-            Part::Header => "header",
-            Part::StandIn => "stand-in record",
-            Part::Data => "data",
-            Part::Index => "index",
-            Part::Digests => "list of digests",
+            LayerPart::Header => "header",
+            LayerPart::StandIn => "stand-in record",
+            LayerPart::Data => "data",
+            LayerPart::Index => "index",
+            LayerPart::Digests => "list of digests",
         }
     }
 }
@@ -48,7 +48,7 @@ pub enum Fault {
     /// A block fails its checksum, or has an impossible value.
     Damaged {
         /// The part that the block belongs to.
-        part: Part,
+        part: LayerPart,
         /// The block, from the start of the layer.
         block: u64,
         /// The byte of the first thing that is wrong.
@@ -71,7 +71,7 @@ pub enum Fault {
 
 impl Fault {
     /// Returns a damage.
-    pub(super) fn damaged(part: Part, block: u64, byte: usize) -> Fault {
+    pub(super) fn damaged(part: LayerPart, block: u64, byte: usize) -> Fault {
         Fault::Damaged { part, block, byte }
     }
 }

@@ -14,7 +14,7 @@ use super::super::format::crc::{block_crc, crc32c};
 use super::super::format::first_wrong;
 use super::super::geometry::{Block, BLOCK_BYTES, BLOCK_SECTORS};
 use super::digests::{CHUNK_BLOCKS, DIGESTS_IN_BLOCK};
-use super::fault::{Fault, Part};
+use super::fault::{Fault, LayerPart};
 use super::index::EXTENTS_IN_BLOCK;
 use super::packing::{Packing, UNIT};
 use super::{Digest, Sha256, VERSION};
@@ -196,7 +196,7 @@ impl Header {
         if header.magic != MAGIC {
             return Err(Fault::NotSealed);
         }
-        let damaged = |byte| Fault::damaged(Part::Header, 0, byte);
+        let damaged = |byte| Fault::damaged(LayerPart::Header, 0, byte);
         if block_crc(header.as_bytes(), CRC_AT) != Some(header.crc.get()) {
             return Err(damaged(CRC_AT));
         }
@@ -334,7 +334,7 @@ pub fn digest<H: Sha256>(header: &[u8; HEADER_BYTES], index: &Digest, digests: &
 #[cfg_attr(kernel, kernel::prelude::kunit_tests(unionblk_sealed_header))]
 mod tests {
     use super::super::super::format::crc::block_crc;
-    use super::super::fault::{Fault, Part};
+    use super::super::fault::{Fault, LayerPart};
     use super::{Header, CRC_AT, MAGIC};
 
     fn sample() -> Header {
@@ -422,7 +422,7 @@ mod tests {
             (512, 1, 512),
             (4095, 1, 4095),
         ] {
-            let wanted = Fault::damaged(Part::Header, 0, field);
+            let wanted = Fault::damaged(LayerPart::Header, 0, field);
             assert!(decode_with(&[(at, byte)]) == Err(wanted));
         }
     }

@@ -14,7 +14,7 @@ use super::super::format::first_wrong;
 use super::super::geometry::{Block, BLOCK_BYTES};
 use super::super::num::{saturating_u32, u32_as_usize};
 use super::super::stack::extent::{Content, Extent};
-use super::fault::{Fault, Part};
+use super::fault::{Fault, LayerPart};
 use super::header::Header;
 use super::packing::{Breach, Packing};
 
@@ -157,7 +157,7 @@ impl IndexWalk {
     }
 
     fn damaged(&self, byte: usize) -> Fault {
-        Fault::damaged(Part::Index, self.block(), byte)
+        Fault::damaged(LayerPart::Index, self.block(), byte)
     }
 
     /// Returns how many extents are left in the block that was begun last.

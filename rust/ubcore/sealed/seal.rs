@@ -19,7 +19,7 @@ use super::fault::{sector_of, Fault};
 use super::header::{self, Header, DATA_BLOCK};
 use super::index::{self, EXTENTS_IN_BLOCK};
 use super::stand_in::STAND_IN_BLOCK;
-use super::units::{Sink, Walk};
+use super::units::{Sink, UnitWalk};
 use super::{Digest, Sha256, SourceData, Writer};
 
 /// Measures a layer: the first pass. Returns its header, without the digest.
@@ -31,7 +31,7 @@ pub fn measure<E: Extents, D: SourceData>(
     (union_sectors, block_bytes): (u64, u32),
     room: &mut [Block],
 ) -> core::result::Result<Header, Fault> {
-    let mut walk = Walk::new(Measure, union_sectors, room);
+    let mut walk = UnitWalk::new(Measure, union_sectors, room);
     walk.run(source, data)?;
     Header::new(union_sectors, block_bytes, &walk.packing)
 }
@@ -63,8 +63,8 @@ pub fn write<E: Extents, D: SourceData, W: Writer, H: Sha256>(
         writer.write(block, &[[0; BLOCK_BYTES]])?;
     }
     writer.flush()?;
-    let sink = Output::<W, H>::new(writer, measured, output);
-    let mut walk = Walk::new(sink, measured.union_sectors, room);
+    let sink = SealOutput::<W, H>::new(writer, measured, output);
+    let mut walk = UnitWalk::new(sink, measured.union_sectors, room);
     walk.run(source, data)?;
     let again = Header::new(measured.union_sectors, measured.block_bytes, &walk.packing)?;
     if again != *measured {
@@ -89,7 +89,7 @@ pub fn write<E: Extents, D: SourceData, W: Writer, H: Sha256>(
 }
 
 /// A list of entries in blocks: the index, or the digests.
-struct List<H> {
+struct EntryBlocks<H> {
     /// Where the next block goes, and where the list ends.
     next: u64,
     end: u64,
@@ -99,9 +99,9 @@ struct List<H> {
     sum: H,
 }
 
-impl<H: Sha256> List<H> {
-    fn new(next: u64, end: u64) -> List<H> {
-        List {
+impl<H: Sha256> EntryBlocks<H> {
+    fn new(next: u64, end: u64) -> EntryBlocks<H> {
+        EntryBlocks {
             next,
             end,
             block: [0; BLOCK_BYTES],
@@ -136,7 +136,7 @@ impl<H: Sha256> List<H> {
 }
 
 /// Writes data, index and digests, each in order.
-struct Output<'a, W, H> {
+struct SealOutput<'a, W, H> {
     writer: &'a mut W,
     /// The data that is collected for the next write: which block it goes to, and how many bytes of
     /// it there are.
@@ -148,13 +148,13 @@ struct Output<'a, W, H> {
     /// The chunk that the next block of data belongs to, and how many of its blocks were added.
     chunk: H,
     in_chunk: u64,
-    index: List<H>,
-    digests: List<H>,
+    index: EntryBlocks<H>,
+    digests: EntryBlocks<H>,
 }
 
-impl<'a, W: Writer, H: Sha256> Output<'a, W, H> {
-    fn new(writer: &'a mut W, header: &Header, room: &'a mut [Block]) -> Output<'a, W, H> {
-        Output {
+impl<'a, W: Writer, H: Sha256> SealOutput<'a, W, H> {
+    fn new(writer: &'a mut W, header: &Header, room: &'a mut [Block]) -> SealOutput<'a, W, H> {
+        SealOutput {
             writer,
             room,
             block: DATA_BLOCK,
@@ -162,8 +162,8 @@ impl<'a, W: Writer, H: Sha256> Output<'a, W, H> {
             end: header.index_block(),
             chunk: H::new(),
             in_chunk: 0,
-            index: List::new(header.index_block(), header.digest_block()),
-            digests: List::new(header.digest_block(), header.blocks()),
+            index: EntryBlocks::new(header.index_block(), header.digest_block()),
+            digests: EntryBlocks::new(header.digest_block(), header.blocks()),
         }
     }
 
@@ -249,7 +249,7 @@ impl<'a, W: Writer, H: Sha256> Output<'a, W, H> {
 
 /// Adds the digest of a chunk to the list.
 fn end_chunk<W: Writer, H: Sha256>(
-    list: &mut List<H>,
+    list: &mut EntryBlocks<H>,
     chunk: H,
     writer: &mut W,
 ) -> core::result::Result<(), Fault> {
@@ -262,7 +262,7 @@ fn end_chunk<W: Writer, H: Sha256>(
     Ok(())
 }
 
-impl<W: Writer, H: Sha256> Sink for Output<'_, W, H> {
+impl<W: Writer, H: Sha256> Sink for SealOutput<'_, W, H> {
     fn data(&mut self, position: u64, bytes: &[u8]) -> core::result::Result<(), Fault> {
         let gap = position.checked_sub(self.position());
         let gap = gap.and_then(|sectors| sectors.checked_mul(SECTOR_BYTES));

@@ -13,7 +13,7 @@ use super::super::format::crc::{block_crc, crc32c};
 use super::super::format::first_wrong;
 use super::super::geometry::{Block, BLOCK_BYTES};
 use super::super::stack::chain::{ChainId, StandIn};
-use super::fault::{Fault, Part};
+use super::fault::{Fault, LayerPart};
 use super::Digest;
 
 /// The block of the record.
@@ -70,7 +70,7 @@ impl StandIn {
                 offset_of!(DiskStandIn, rest),
             ),
         ])
-        .map_err(|field| Fault::damaged(Part::StandIn, STAND_IN_BLOCK, field))?;
+        .map_err(|field| Fault::damaged(LayerPart::StandIn, STAND_IN_BLOCK, field))?;
         Ok(Some(StandIn {
             below: ChainId(disk.below),
             after: ChainId(disk.after),
@@ -84,7 +84,7 @@ impl StandIn {
 mod tests {
     use super::super::super::format::crc::block_crc;
     use super::super::super::stack::chain::ChainId;
-    use super::super::fault::{Fault, Part};
+    use super::super::fault::{Fault, LayerPart};
     use super::StandIn;
 
     #[test]
@@ -114,7 +114,7 @@ mod tests {
             block[at] = byte;
             let crc = block_crc(&block, 4).unwrap();
             block[4..8].copy_from_slice(&crc.to_le_bytes());
-            let wanted = Fault::damaged(Part::StandIn, 1, field);
+            let wanted = Fault::damaged(LayerPart::StandIn, 1, field);
             assert!(StandIn::decode(&block, &[5; 32]) == Err(wanted));
             block[at] = old;
         }

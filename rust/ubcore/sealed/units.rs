@@ -39,7 +39,7 @@ impl Unit {
 }
 
 /// Walks through the content of a layer and passes its canonical form on.
-pub(super) struct Walk<'a, F> {
+pub(super) struct UnitWalk<'a, F> {
     pub(super) sink: F,
     pub(super) packing: Packing,
     union_sectors: u64,
@@ -50,9 +50,9 @@ pub(super) struct Walk<'a, F> {
     unit: Unit,
 }
 
-impl<'a, F: Sink> Walk<'a, F> {
-    pub(super) fn new(sink: F, union_sectors: u64, room: &'a mut [Block]) -> Walk<'a, F> {
-        Walk {
+impl<'a, F: Sink> UnitWalk<'a, F> {
+    pub(super) fn new(sink: F, union_sectors: u64, room: &'a mut [Block]) -> UnitWalk<'a, F> {
+        UnitWalk {
             sink,
             packing: Packing::new(union_sectors),
             union_sectors,

@@ -75,10 +75,10 @@ impl fmt::Display for Refusal {
 }
 
 /// The builder's result.
-pub type Result<T = ()> = core::result::Result<T, Refusal>;
+pub type Built<T = ()> = core::result::Result<T, Refusal>;
 
 /// A mixed slab under construction. Its new record comes after all others, and grows.
-struct Slab {
+struct OpenSlab {
     /// The first sector of the slab.
     start: u64,
     /// The sector of the slab before which the new record is complete.
@@ -89,10 +89,10 @@ struct Slab {
     last: Word,
 }
 
-impl Slab {
+impl OpenSlab {
     /// Returns a slab whose new record begins at word `at` of the records.
     fn new(start: u64, at: u64) -> Self {
-        Slab {
+        OpenSlab {
             start,
             done: 0,
             record: MixedRecord { at, runs: 0 },
@@ -119,7 +119,7 @@ pub struct Builder<M> {
 impl<M: StackMemory> Builder<M> {
     /// Returns a builder for a stack of so many sectors, which are those of its largest layer.
     /// `memory` has no pages.
-    pub fn new(memory: M, sectors: u64) -> Result<Self> {
+    pub fn new(memory: M, sectors: u64) -> Built<Self> {
         if sectors > POSITION_END {
             return Err(Refusal::StackSize(sectors));
         }
@@ -136,7 +136,7 @@ impl<M: StackMemory> Builder<M> {
 
     /// Returns a builder that continues where `old`, which stays as it is, has ended. The new stack
     /// has at least `sectors`. Process context.
-    pub fn over<O: StackMemory>(old: &StackMap<O>, memory: M, sectors: u64) -> Result<Self> {
+    pub fn over<O: StackMemory>(old: &StackMap<O>, memory: M, sectors: u64) -> Built<Self> {
         let mut new = Self::new(memory, sectors.max(old.sectors()))?;
         new.layers = old.layers();
         new.end = old.record_words();
@@ -157,12 +157,7 @@ impl<M: StackMemory> Builder<M> {
         Ok(new)
     }
 
-    fn copy_page<O: StackMemory>(
-        &mut self,
-        old: &StackMap<O>,
-        pages: StackPages,
-        n: u32,
-    ) -> Result {
+    fn copy_page<O: StackMemory>(&mut self, old: &StackMap<O>, pages: StackPages, n: u32) -> Built {
         self.memory.give_way()?;
         self.memory.grow(pages, n)?;
         let from = old.memory().page(pages, n).ok_or(Broken)?;
@@ -172,7 +167,7 @@ impl<M: StackMemory> Builder<M> {
     }
 
     /// Puts a layer over the layers added before. Process context.
-    pub fn add_layer(mut self, extents: &mut impl Extents) -> Result<Self> {
+    pub fn add_layer(mut self, extents: &mut impl Extents) -> Built<Self> {
         if self.layers == SOURCES_MAX {
             return Err(Refusal::Layers);
         }
@@ -193,7 +188,7 @@ impl<M: StackMemory> Builder<M> {
         below: &impl StackLookup,
         range: Range<u64>,
         extents: &mut impl Extents,
-    ) -> Result<Self> {
+    ) -> Built<Self> {
         let top = self.layers.checked_sub(1).ok_or(Broken)?;
         let end = range.end.min(self.sectors);
         let mut start = range.start;
@@ -206,7 +201,7 @@ impl<M: StackMemory> Builder<M> {
     }
 
     /// Frees what no slab uses any more. Process context.
-    pub fn trim(mut self) -> Result<Self> {
+    pub fn trim(mut self) -> Built<Self> {
         if self.end > self.live {
             self.compact()?;
         }
@@ -214,7 +209,7 @@ impl<M: StackMemory> Builder<M> {
     }
 
     /// Returns the map. It has no garbage.
-    pub fn finish(self) -> Result<StackMap<M>> {
+    pub fn finish(self) -> Built<StackMap<M>> {
         Ok(self.trim()?.finish_at_once())
     }
 
@@ -232,7 +227,7 @@ impl<M: StackMemory> Builder<M> {
     }
 
     /// Lays the extents of a layer over what a range has.
-    fn lay(&mut self, layer: u8, range: Range<u64>, extents: &mut impl Extents) -> Result {
+    fn lay(&mut self, layer: u8, range: Range<u64>, extents: &mut impl Extents) -> Built {
         let mut open = None;
         let mut from = range.start;
         while let Some(extent) = extents.next()? {
@@ -246,12 +241,12 @@ impl<M: StackMemory> Builder<M> {
     }
 
     /// Makes the slab that starts at a sector read as `below`. No slab is under construction.
-    fn take_from(&mut self, below: &impl StackLookup, start: u64) -> Result {
+    fn take_from(&mut self, below: &impl StackLookup, start: u64) -> Built {
         let first = below.look_up(start, SLAB_SECTORS)?;
         if first.sectors == SLAB_SECTORS {
             return self.set_entry(start, Word::run(0, first.source));
         }
-        let mut slab = Slab::new(start, self.end);
+        let mut slab = OpenSlab::new(start, self.end);
         while slab.done < SLAB_SECTORS {
             let done = slab.done;
             let at = start.wrapping_add(u64::from(done));
@@ -263,7 +258,7 @@ impl<M: StackMemory> Builder<M> {
     }
 
     /// Checks an extent that may lie in `within`. Returns its end.
-    fn check(extent: &Extent, within: Range<u64>) -> Result<u64> {
+    fn check(extent: &Extent, within: Range<u64>) -> Built<u64> {
         if extent.sectors == 0 {
             return Err(Refusal::Empty(*extent));
         }
@@ -283,7 +278,7 @@ impl<M: StackMemory> Builder<M> {
 
     /// Lays an extent of a layer over what is there, slab by slab. `open` is the slab that the
     /// layer covers in part so far.
-    fn put(&mut self, open: &mut Option<Slab>, layer: u8, extent: &Extent) -> Result {
+    fn put(&mut self, open: &mut Option<OpenSlab>, layer: u8, extent: &Extent) -> Built {
         // Sums of sectors and positions stay below 2^49, see `check`.
         let end = extent.first.wrapping_add(extent.sectors);
         let mut at = extent.first;
@@ -311,7 +306,7 @@ impl<M: StackMemory> Builder<M> {
                 self.set_entry(start, Word::run(0, source))?;
                 continue;
             }
-            let mut slab = slab.unwrap_or(Slab::new(start, self.end));
+            let mut slab = slab.unwrap_or(OpenSlab::new(start, self.end));
             self.copy_old(&mut slab, offset)?;
             self.push(&mut slab, offset, source)?;
             slab.done = to;
@@ -321,7 +316,7 @@ impl<M: StackMemory> Builder<M> {
     }
 
     /// Copies to the new record of a slab what the slab had up to a sector.
-    fn copy_old(&mut self, slab: &mut Slab, to: u32) -> Result {
+    fn copy_old(&mut self, slab: &mut OpenSlab, to: u32) -> Built {
         while slab.done < to {
             let done = slab.done;
             let at = slab.start.wrapping_add(u64::from(done));
@@ -333,7 +328,7 @@ impl<M: StackMemory> Builder<M> {
     }
 
     /// Adds a run to the new record of a slab, unless it continues the last one.
-    fn push(&mut self, slab: &mut Slab, first: u32, source: StackSource) -> Result {
+    fn push(&mut self, slab: &mut OpenSlab, first: u32, source: StackSource) -> Built {
         let gone = first.wrapping_sub(slab.last.first());
         if slab.record.runs > 0 && slab.last.source().skip(gone) == source {
             return Ok(());
@@ -355,7 +350,7 @@ impl<M: StackMemory> Builder<M> {
     }
 
     /// Ends the construction of a slab, and puts it into the table.
-    fn close(&mut self, mut slab: Slab) -> Result {
+    fn close(&mut self, mut slab: OpenSlab) -> Built {
         self.copy_old(&mut slab, SLAB_SECTORS)?;
         let MixedRecord { at, runs } = slab.record;
         if runs == 1 {
@@ -369,7 +364,7 @@ impl<M: StackMemory> Builder<M> {
     }
 
     /// Replaces the entry of the slab that starts at a sector. No slab is under construction.
-    fn set_entry(&mut self, start: u64, entry: Word) -> Result {
+    fn set_entry(&mut self, start: u64, entry: Word) -> Built {
         let (page, index) = index_of(start);
         if self.page != page {
             self.memory.give_way()?;
@@ -411,7 +406,7 @@ impl<M: StackMemory> Builder<M> {
     }
 
     /// Copies all live records, in the order of their slabs, and frees the old ones.
-    fn compact(&mut self) -> Result {
+    fn compact(&mut self) -> Built {
         let mut end = 0;
         for page in 0..self.table_pages() {
             if self.memory.page(StackPages::Table, page).is_none() {
@@ -436,7 +431,7 @@ impl<M: StackMemory> Builder<M> {
     }
 
     /// Copies a record to the first place from `end` on that has room for it in one page.
-    fn copy(&mut self, old: MixedRecord, end: u64) -> Result<MixedRecord> {
+    fn copy(&mut self, old: MixedRecord, end: u64) -> Built<MixedRecord> {
         let rest = PAGE.wrapping_sub(end % PAGE);
         let at = if u64::from(old.runs) > rest {
             align_up(end, PAGE).ok_or(Broken)?
@@ -452,13 +447,13 @@ impl<M: StackMemory> Builder<M> {
     }
 
     /// Returns a word of the records.
-    fn word(&self, at: u64) -> Result<Word> {
+    fn word(&self, at: u64) -> Built<Word> {
         let (page, n) = word_of(at);
         let page = self.memory.page(StackPages::Records, page);
         Ok(*page.and_then(|p| p.get(n)).ok_or(Broken)?)
     }
 
-    fn set_word(&mut self, pages: StackPages, at: u64, word: Word) -> Result {
+    fn set_word(&mut self, pages: StackPages, at: u64, word: Word) -> Built {
         let (page, n) = word_of(at);
         let page = self.memory.page_mut(pages, page);
         *page.and_then(|p| p.get_mut(n)).ok_or(Broken)? = word;

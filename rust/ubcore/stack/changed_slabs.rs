@@ -13,13 +13,13 @@
 use core::ops::{DerefMut, Range};
 
 use super::super::bits::{self, Bitmap};
-use super::super::error::{Broken, Result as CoreResult};
+use super::super::error::{Broken, Result};
 use super::super::geometry::{Geometry, LeafSlab};
 use super::super::map::{words_for, Map, Marks, Memory};
 use super::super::num::{next, u32_as_usize};
 use super::super::sync::Ordering;
-use super::build::{Builder, Result};
-use super::extent::Blocks;
+use super::build::{Builder, Built};
+use super::extent::ExtentAlignment;
 use super::leaf_extents::LeafExtents;
 use super::map::{offset_in_slab, StackMemory};
 use super::source::StackLookup;
@@ -87,22 +87,22 @@ impl<B: DerefMut<Target = [u64]>> ChangedSlabs<B> {
         mut builder: Builder<N>,
         below: impl StackLookup,
         map: &Map<M>,
-        mut pause: impl FnMut() -> CoreResult,
-    ) -> Result<Merged<N>> {
-        let (mut count, mut block_sectors) = (0u64, Blocks::<()>::LARGEST);
-        let mut at = Cursor::default();
+        mut pause: impl FnMut() -> Result,
+    ) -> Built<MergedSlabs<N>> {
+        let (mut count, mut block_sectors) = (0u64, ExtentAlignment::<()>::LARGEST);
+        let mut at = SetPosition::default();
         while let Some(range) = self.take(map, &mut at) {
             // The range has whole slabs.
             let sectors = range.end.wrapping_sub(range.start);
             let slabs = sectors.div_ceil(u64::from(SLAB_SECTORS));
             let extents = LeafExtents::within(map, range.clone(), || Ok(()));
-            let mut extents = Blocks::new(extents);
+            let mut extents = ExtentAlignment::new(extents);
             builder = builder.replace_top(&below, range, &mut extents)?;
             block_sectors = block_sectors.min(extents.block_sectors());
             count = count.saturating_add(slabs);
             pause()?;
         }
-        Ok(Merged {
+        Ok(MergedSlabs {
             builder,
             count,
             block_sectors,
@@ -111,7 +111,7 @@ impl<B: DerefMut<Target = [u64]>> ChangedSlabs<B> {
 
     /// Takes the next page or slab out of the set. Returns its sectors in the union, from the start
     /// of a stack slab to the end of one.
-    fn take<M: Memory>(&mut self, map: &Map<M>, at: &mut Cursor) -> Option<Range<u64>> {
+    fn take<M: Memory>(&mut self, map: &Map<M>, at: &mut SetPosition) -> Option<Range<u64>> {
         let g = map.geometry();
         if let Some(page) = self.pages.next(at.page) {
             at.page = next(page);
@@ -132,13 +132,13 @@ impl<B: DerefMut<Target = [u64]>> ChangedSlabs<B> {
 
 /// How far a walk of the set has come.
 #[derive(Default)]
-struct Cursor {
+struct SetPosition {
     page: u32,
     leaf_slab: u32,
 }
 
 /// What [`ChangedSlabs::merge`] returns.
-pub struct Merged<N> {
+pub struct MergedSlabs<N> {
     /// The builder.
     pub builder: Builder<N>,
     /// The number of slabs of the stack that were merged. A page counts with all its slabs.

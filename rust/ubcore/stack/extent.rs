@@ -81,19 +81,19 @@ impl<E: Extents> Extents for Joined<E> {
 }
 
 /// The extents of another sequence, and the largest block that they do not cut.
-pub struct Blocks<E> {
+pub struct ExtentAlignment<E> {
     extents: E,
     /// All first sectors, lengths and places.
     any: u64,
 }
 
-impl<E> Blocks<E> {
+impl<E> ExtentAlignment<E> {
     /// The 8 sectors of a block of the leaf.
     pub const LARGEST: u32 = 8;
 
     /// Returns the same extents.
     pub fn new(extents: E) -> Self {
-        Blocks { extents, any: 0 }
+        ExtentAlignment { extents, any: 0 }
     }
 
     /// Returns the largest power of two, at most the 8 sectors of a block, such that each extent so
@@ -103,7 +103,7 @@ impl<E> Blocks<E> {
     }
 }
 
-impl<E: Extents> Extents for Blocks<E> {
+impl<E: Extents> Extents for ExtentAlignment<E> {
     fn next(&mut self) -> Result<Option<Extent>> {
         let next = self.extents.next()?;
         if let Some(extent) = next {
@@ -121,7 +121,7 @@ impl<E: Extents> Extents for Blocks<E> {
 #[cfg_attr(kernel, kernel::prelude::kunit_tests(unionblk_extent))]
 mod tests {
     use super::super::super::error::Result;
-    use super::{Blocks, Content, Extent, Extents, Joined};
+    use super::{Content, Extent, ExtentAlignment, Extents, Joined};
 
     struct List<'a>(core::slice::Iter<'a, Extent>);
 
@@ -180,7 +180,7 @@ mod tests {
             (64, 64, 64, 8),
         ] {
             let content = Content::Data(at);
-            let mut blocks = Blocks::new(One(Some(Extent {
+            let mut blocks = ExtentAlignment::new(One(Some(Extent {
                 first,
                 sectors,
                 content,

@@ -16,7 +16,7 @@ use super::extent::{Content, Extent, Extents, Joined};
 ///
 /// A union may write to the leaf meanwhile. Where it does, an extent may be of content that the
 /// leaf never had, but all extents are in order, and none is cut finer than by the leaf's writes.
-pub struct LeafExtents<'a, M, P>(Joined<Pieces<'a, M, P>>);
+pub struct LeafExtents<'a, M, P>(Joined<SlabExtents<'a, M, P>>);
 
 impl<'a, M: Memory, P: FnMut() -> Result> LeafExtents<'a, M, P> {
     /// Returns the extents of a leaf. It calls `pause` before each page of the slab table that
@@ -27,7 +27,7 @@ impl<'a, M: Memory, P: FnMut() -> Result> LeafExtents<'a, M, P> {
 
     /// Does the same for a range of the union.
     pub fn within(map: &'a Map<M>, range: Range<u64>, pause: P) -> Self {
-        LeafExtents(Joined::new(Pieces {
+        LeafExtents(Joined::new(SlabExtents {
             map,
             at: range.start,
             end: range.end.min(map.geometry().union_sectors()),
@@ -43,7 +43,7 @@ impl<M: Memory, P: FnMut() -> Result> Extents for LeafExtents<'_, M, P> {
 }
 
 /// The same, cut where slabs end.
-struct Pieces<'a, M, P> {
+struct SlabExtents<'a, M, P> {
     map: &'a Map<M>,
     /// The first sector of the union that was not looked at, and the end.
     at: u64,
@@ -51,7 +51,7 @@ struct Pieces<'a, M, P> {
     pause: P,
 }
 
-impl<M: Memory, P: FnMut() -> Result> Pieces<'_, M, P> {
+impl<M: Memory, P: FnMut() -> Result> SlabExtents<'_, M, P> {
     /// Returns the entry of a root slab. It is not known what a lost slab reads as. A slab that was
     /// emptied reads as its base.
     fn entry(&self, slab: u32) -> Result<Entry> {
@@ -63,7 +63,7 @@ impl<M: Memory, P: FnMut() -> Result> Pieces<'_, M, P> {
     }
 }
 
-impl<M: Memory, P: FnMut() -> Result> Extents for Pieces<'_, M, P> {
+impl<M: Memory, P: FnMut() -> Result> Extents for SlabExtents<'_, M, P> {
     /// Returns the next stretch of one slab that is mapped.
     fn next(&mut self) -> Result<Option<Extent>> {
         let g = self.map.geometry();

@@ -10,7 +10,7 @@ use ubcore::error::{Area, Error};
 use ubcore::geometry::{Block, BLOCK_BYTES};
 use ubcore::leaf_block::LeafBlock;
 use ubcore::sealed::chunk;
-use ubcore::sealed::fault::{Fault, Part};
+use ubcore::sealed::fault::{Fault, LayerPart};
 use ubcore::sealed::header::Header;
 use ubcore::stack::chain::{ChainId, StandIn};
 use ubcore::stack::extent::{Content, Extent};
@@ -36,13 +36,13 @@ fn image(stand_in: Option<&StandIn>) -> (Image, Header) {
     (image, header)
 }
 
-fn part_of(n: u64, header: &Header) -> Part {
+fn part_of(n: u64, header: &Header) -> LayerPart {
     match n {
-        0 => Part::Header,
-        1 => Part::StandIn,
-        n if n < header.index_block() => Part::Data,
-        n if n < header.digest_block() => Part::Index,
-        _ => Part::Digests,
+        0 => LayerPart::Header,
+        1 => LayerPart::StandIn,
+        n if n < header.index_block() => LayerPart::Data,
+        n if n < header.digest_block() => LayerPart::Index,
+        _ => LayerPart::Digests,
     }
 }
 
@@ -244,7 +244,7 @@ fn other_forms_are_refused() {
             matches!(
                 found,
                 Err(Fault::Damaged {
-                    part: Part::Index,
+                    part: LayerPart::Index,
                     ..
                 })
             ),
@@ -253,16 +253,16 @@ fn other_forms_are_refused() {
     }
     // Behind the last extent, behind the last digest, in what is reserved.
     for (part, at) in [
-        (Part::Index, 4095),
-        (Part::Index, 32 + 49 * 16),
-        (Part::Index, 16),
-        (Part::Digests, 96),
-        (Part::Digests, 4095),
-        (Part::Digests, 31),
+        (LayerPart::Index, 4095),
+        (LayerPart::Index, 32 + 49 * 16),
+        (LayerPart::Index, 16),
+        (LayerPart::Digests, 96),
+        (LayerPart::Digests, 4095),
+        (LayerPart::Digests, 31),
     ] {
         let found = forged(|image, header| {
             let block = match part {
-                Part::Index => header.index_block() + 1,
+                LayerPart::Index => header.index_block() + 1,
                 _ => header.digest_block(),
             };
             image.edit(block)[at] = 1;
@@ -359,7 +359,7 @@ fn another_layer_and_a_short_device_are_refused() {
 #[test]
 fn faults_become_reasons() {
     let damaged = Fault::Damaged {
-        part: Part::Index,
+        part: LayerPart::Index,
         block: 9,
         byte: 40,
     };

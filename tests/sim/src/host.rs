@@ -18,8 +18,8 @@ use ubcore::geometry::{Geometry, LeafSlab};
 use ubcore::map::{Map, Marks, Memory, Pages, TablePage};
 use ubcore::plan::{self, Run, Source};
 use ubcore::protocol::{
-    discard, flush, io, Accepted, Event, Host, HostCommitter, LeafDevice, Mode, Observer, Op,
-    Requests, Shared, Step, Waiting, WorkId, Works,
+    discard, flush, io, Accepted, CommitterStep, Event, Host, HostCommitter, LeafDevice, Mode,
+    Observer, Op, Requests, Shared, Waiting, WorkId, Works,
 };
 use ubcore::stack::source::{NoLayers, StackLookup};
 use ubcore::sync::{AtomicU64, Ordering};
@@ -581,7 +581,7 @@ impl Host for Handle {
         *locked(&self.committer_holder) = None;
         done
     }
-    fn note_step(&self, _: Step, committer: &HostCommitter<Self>, done: Result) {
+    fn note_step(&self, _: CommitterStep, committer: &HostCommitter<Self>, done: Result) {
         assert!(done.is_err() || committer.committed() >= self.shared.durable());
     }
     fn wait_for_memory(&self) -> Result {

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc as StdArc, Mutex as StdMutex, MutexGuard as StdGuard};
 
 use ubcore::error::Error;
-use ubcore::protocol::{Op, State};
+use ubcore::protocol::{Op, RequestState};
 use ubcore::sync::AtomicU64;
 
 use crate::history::History;
@@ -122,7 +122,7 @@ impl Rq {
     /// for it.
     pub(crate) fn assert_unused(&self) {
         assert!(
-            !State::of(self).uses_map(),
+            !RequestState::of(self).uses_map(),
             "a request that was refused uses the map"
         );
     }

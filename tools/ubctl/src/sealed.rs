@@ -192,12 +192,12 @@ mod tests {
     use super::{failure, Fault};
     use crate::error::{FAILED, REFUSED};
     use ubcore::error::Error;
-    use ubcore::sealed::fault::Part;
+    use ubcore::sealed::fault::LayerPart;
 
     #[test]
     fn each_fault_has_a_code_and_a_word() {
         let damaged = Fault::Damaged {
-            part: Part::Index,
+            part: LayerPart::Index,
             block: 7,
             byte: 32,
         };
