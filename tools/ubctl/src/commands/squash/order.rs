@@ -12,7 +12,7 @@ use crate::error::{Fail, Result};
 use crate::stack::Member;
 
 /// What the check needs of a layer.
-struct Layer {
+struct ListingLayer {
     name: String,
     id: LayerId,
     stand_in: Option<StandIn>,
@@ -22,8 +22,8 @@ struct Layer {
     root: Option<u64>,
 }
 
-impl Layer {
-    fn of(member: &Member) -> Result<Layer> {
+impl ListingLayer {
+    fn of(member: &Member) -> Result<ListingLayer> {
         let name = format!("layer {}", member.name());
         let id = member
             .id
@@ -35,7 +35,7 @@ impl Layer {
                 Some(list.iter().map(|layer| layer.id).collect())
             }
         };
-        Ok(Layer {
+        Ok(ListingLayer {
             name,
             id,
             stand_in: member.stand_in,
@@ -51,54 +51,68 @@ impl Layer {
 /// Checks the order of layers, the lowest first. Returns what a layer stands for that takes the
 /// place of all of them.
 pub fn check(members: &[Member]) -> Result<StandIn> {
-    let layers: Vec<Layer> = members.iter().map(Layer::of).collect::<Result<_>>()?;
+    let layers: Vec<ListingLayer> = members
+        .iter()
+        .map(ListingLayer::of)
+        .collect::<Result<_>>()?;
     stand_in(&layers)
 }
 
-fn stand_in(layers: &[Layer]) -> Result<StandIn> {
-    let mut below: Option<&[LayerId]> = None;
+/// What the lists of the frozen leaves say.
+struct Listed<'a> {
+    /// What the lowest layer lies on.
+    below: &'a [LayerId],
+    /// The number of the highest frozen leaf, and what it lists.
+    highest: (usize, &'a [LayerId]),
+}
+
+/// Checks the lists of the frozen leaves. Returns `None` if no layer is a frozen leaf.
+fn check_lists(layers: &[ListingLayer]) -> Result<Option<Listed<'_>>> {
+    let mut found: Option<Listed<'_>> = None;
     let mut root = None;
-    // The layers that were looked at, and the chain with them.
-    let mut reached = (0, None);
     for (n, layer) in layers.iter().enumerate() {
-        let Some(listed) = &layer.listed else {
+        let Some(listed) = layer.listed.as_deref() else {
             continue;
         };
-        let given = layers.get(..n).unwrap_or_default();
-        let lowest = match below {
-            Some(below) => follow(listed, below, given).map(|()| below),
+        let (given, _) = layers.split_at(n);
+        let below = match &found {
+            Some(found) => follow(listed, found.below, given).map(|()| found.below),
             // What the lowest one lies on is known from the first frozen leaf only.
             None => (0..=listed.len())
                 .filter_map(|n| listed.get(..n))
                 .find(|below| follow(listed, below, given).is_ok())
                 .ok_or(Error::LayerIdentity),
         };
-        below = Some(lowest.map_err(|e| Fail::core(&layer.name, e))?);
+        let below = below.map_err(|e| Fail::core(&layer.name, e))?;
         if let (Some(before), Some(now)) = (root, layer.root) {
             if before != now {
                 return Err(Fail::core(&layer.name, Error::RootSize(now, before)));
             }
         }
         root = root.or(layer.root);
-        reached = (n, Some(listed));
+        let highest = (n, listed);
+        found = Some(Listed { below, highest });
     }
-    let below_count = below.map_or(0, <[LayerId]>::len);
-    let below = below.map(Links::chain_of::<Sha256>);
-    let (first, mut chain, mut count) = match reached {
-        (n, Some(listed)) => (
-            n,
-            Links::chain_of::<Sha256>(listed),
-            listed.len() - below_count,
-        ),
-        _ => (0, ChainId::BOTTOM, 0),
+    Ok(found)
+}
+
+fn stand_in(layers: &[ListingLayer]) -> Result<StandIn> {
+    // The chain of the layers below `first`, and how many of them do not lie below the lowest one.
+    let (below, below_count, first, mut chain, mut count) = match check_lists(layers)? {
+        Some(Listed { below, highest }) => {
+            let (first, listed) = highest;
+            let chain = Links::chain_of::<Sha256>(listed);
+            let count = listed.len() - below.len();
+            let below_count = below.len();
+            let below = Links::chain_of::<Sha256>(below);
+            (below, below_count, first, chain, count)
+        }
+        None => {
+            let lowest = layers.first().and_then(|layer| layer.stand_in);
+            let below = lowest.map_or(ChainId::BOTTOM, |s| s.below);
+            (below, 0, 0, below, 0)
+        }
     };
-    let below = below.unwrap_or_else(|| {
-        let lowest = layers.first().and_then(|layer| layer.stand_in);
-        lowest.map_or(ChainId::BOTTOM, |s| s.below)
-    });
-    if reached.1.is_none() {
-        chain = below;
-    }
     for layer in layers.iter().skip(first) {
         // A leaf above lists either the sealed layer or the layers that it stands for. The latter
         // existed first, so more leaves list them.
@@ -115,12 +129,12 @@ fn stand_in(layers: &[Layer]) -> Result<StandIn> {
     Ok(StandIn {
         below,
         after: chain,
-        layers: u32::try_from(count).unwrap_or(u32::MAX),
+        layers: u32::try_from(count).map_err(|_| Fail::core("squash", Error::Internal))?,
     })
 }
 
 /// Checks that the list of a frozen leaf is `below` and then `given`.
-fn follow(listed: &[LayerId], below: &[LayerId], given: &[Layer]) -> ubcore::error::Result {
+fn follow(listed: &[LayerId], below: &[LayerId], given: &[ListingLayer]) -> ubcore::error::Result {
     let mut links = Links::new(listed);
     for id in below {
         links.add::<Sha256>(id, None)?;
@@ -129,22 +143,21 @@ fn follow(listed: &[LayerId], below: &[LayerId], given: &[Layer]) -> ubcore::err
         links.add::<Sha256>(&layer.id, layer.stand_in.as_ref())?;
     }
     let all = below.len() + given.len();
-    links
-        .finish(u32::try_from(all).unwrap_or(u32::MAX))
-        .map(|_| ())
+    let all = u32::try_from(all).map_err(|_| Error::Internal)?;
+    links.finish(all).map(|_| ())
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{stand_in, ChainId, Layer, LayerId, Links, Sha256, StandIn};
+    use super::{stand_in, ChainId, LayerId, Links, ListingLayer, Sha256, StandIn};
     use ubcore::stack::chain::Seal;
 
     fn id(n: u8) -> LayerId {
         LayerId::Frozen([n; 16], Seal([n; 16]))
     }
 
-    fn frozen(n: u8, listed: &[u8]) -> Layer {
-        Layer {
+    fn frozen(n: u8, listed: &[u8]) -> ListingLayer {
+        ListingLayer {
             name: format!("layer {n}"),
             id: id(n),
             stand_in: None,
@@ -158,14 +171,14 @@ mod tests {
     }
 
     /// Returns a sealed layer that stands for the layers after the first `below` of `ids`.
-    fn sealed(n: u8, ids: &[u8], below: usize) -> Layer {
+    fn sealed(n: u8, ids: &[u8], below: usize) -> ListingLayer {
         let ids: Vec<LayerId> = ids.iter().map(|&n| id(n)).collect();
         let stand_in = StandIn {
             below: chain(&ids[..below]),
             after: chain(&ids),
             layers: (ids.len() - below) as u32,
         };
-        Layer {
+        ListingLayer {
             name: format!("layer {n}"),
             id: LayerId::Sealed([n; 32]),
             stand_in: Some(stand_in).filter(|s| s.layers > 0),
@@ -175,7 +188,7 @@ mod tests {
     }
 
     #[track_caller]
-    fn stands(layers: &[Layer], below: &[u8], all: &[LayerId]) {
+    fn stands(layers: &[ListingLayer], below: &[u8], all: &[LayerId]) {
         let below: Vec<LayerId> = below.iter().map(|&n| id(n)).collect();
         let wanted = StandIn {
             below: chain(&below),
@@ -201,7 +214,7 @@ mod tests {
         let plain = || sealed(9, &[], 0);
         stands(&[plain()], &[], &[itself]);
         stands(&[frozen(1, &[]), plain()], &[], &[a, itself]);
-        let on = Layer {
+        let on = ListingLayer {
             listed: Some(vec![a, itself]),
             ..frozen(4, &[])
         };
@@ -210,7 +223,7 @@ mod tests {
 
     #[test]
     fn a_wrong_order_is_refused() {
-        let refused = |layers: &[Layer], reason, name: &str| {
+        let refused = |layers: &[ListingLayer], reason, name: &str| {
             let fail = stand_in(layers).unwrap_err();
             assert_eq!(fail.reason, reason);
             assert!(fail.message.starts_with(name), "{fail}");
@@ -223,7 +236,7 @@ mod tests {
         refused(&[frozen(1, &[]), frozen(1, &[])], wrong, "layer 1");
         let other = [sealed(9, &[1, 7], 1), frozen(4, &[1, 2])];
         refused(&other, wrong, "layer 4");
-        let root = Layer {
+        let root = ListingLayer {
             root: Some(9),
             ..frozen(2, &[1])
         };
