@@ -19,17 +19,17 @@ use ubcore::map::{BitsPage, Marks, Memory, Pages, TablePage};
 use ubcore::num::u32_as_usize;
 use ubcore::sync::{AtomicU32, AtomicU64};
 
-type PageList<P> = Vec<OnceLock<Box<P>>>;
+type HeapPages<P> = Vec<OnceLock<Box<P>>>;
 
 /// Pages that are allocated on first use.
 pub struct Heap {
-    table: PageList<TablePage>,
-    bits: PageList<BitsPage>,
-    owners: PageList<TablePage>,
+    table: HeapPages<TablePage>,
+    bits: HeapPages<BitsPage>,
+    owners: HeapPages<TablePage>,
     marks: [Vec<AtomicU64>; Marks::COUNT],
 }
 
-fn pages<P>(count: u32) -> PageList<P> {
+fn pages<P>(count: u32) -> HeapPages<P> {
     (0..count).map(|_| OnceLock::new()).collect()
 }
 
@@ -69,11 +69,11 @@ impl Heap {
     }
 }
 
-fn get<P>(pages: &PageList<P>, page: u32) -> Option<&P> {
+fn get<P>(pages: &HeapPages<P>, page: u32) -> Option<&P> {
     pages.get(u32_as_usize(page))?.get().map(Box::as_ref)
 }
 
-fn grow<P>(pages: &PageList<P>, page: u32, new: impl FnOnce() -> Box<P>) -> Result {
+fn grow<P>(pages: &HeapPages<P>, page: u32, new: impl FnOnce() -> Box<P>) -> Result {
     pages
         .get(u32_as_usize(page))
         .ok_or(Error::NoMemory)?

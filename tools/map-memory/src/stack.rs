@@ -8,14 +8,14 @@ use ubcore::error::Result;
 use ubcore::stack::map::{StackMemory, StackPage, StackPages, PAGE_WORDS};
 use ubcore::stack::word::Word;
 
-type PageList = BTreeMap<u32, Box<StackPage>>;
+type StackHeapPages = BTreeMap<u32, Box<StackPage>>;
 
 /// Pages that are allocated on first use. The sizes that a layer claims cost no memory here.
 #[derive(Default)]
 pub struct StackHeap {
-    table: PageList,
-    records: PageList,
-    copies: PageList,
+    table: StackHeapPages,
+    records: StackHeapPages,
+    copies: StackHeapPages,
 }
 
 impl StackHeap {
@@ -29,7 +29,7 @@ impl StackHeap {
         self.table.len() + self.records.len() + self.copies.len()
     }
 
-    fn list(&self, pages: StackPages) -> &PageList {
+    fn list(&self, pages: StackPages) -> &StackHeapPages {
         match pages {
             StackPages::Table => &self.table,
             StackPages::Records => &self.records,
@@ -37,7 +37,7 @@ impl StackHeap {
         }
     }
 
-    fn list_mut(&mut self, pages: StackPages) -> &mut PageList {
+    fn list_mut(&mut self, pages: StackPages) -> &mut StackHeapPages {
         match pages {
             StackPages::Table => &mut self.table,
             StackPages::Records => &mut self.records,

@@ -94,7 +94,7 @@ impl Below {
             let device = layer_arg::part(open(lower, Side::Layer)?, *offset)?;
             refuse_union(&device, Side::Layer)?;
             apart(&device)?;
-            layers.push(Layer::new(device)?);
+            layers.push(OpenLayer::new(device)?);
         }
         Ok(Opened::new(root, layers))
     }
@@ -133,7 +133,7 @@ impl Below {
 }
 
 /// A layer, open.
-pub struct Layer {
+pub struct OpenLayer {
     /// The device or image.
     pub device: Device,
     /// What it is.
@@ -146,9 +146,9 @@ pub struct Layer {
     superblock: Option<Superblock>,
 }
 
-impl Layer {
+impl OpenLayer {
     /// Finds out what the layer is.
-    fn new(mut device: Device) -> Result<Layer> {
+    fn new(mut device: Device) -> Result<OpenLayer> {
         let what = name(&device);
         let failed = |e| Fail::core(&what, e);
         let sb = match attach::read_superblock(&mut device) {
@@ -156,7 +156,7 @@ impl Layer {
             Err(Error::NotFormatted) => {
                 let sealed = sealed::open_if_there(&device)?;
                 let sealed = sealed.ok_or_else(|| failed(Error::NotFormatted))?;
-                return Ok(Layer {
+                return Ok(OpenLayer {
                     device,
                     id: LayerId::Sealed(sealed.header.digest),
                     stand_in: sealed.stand_in,
@@ -167,7 +167,7 @@ impl Layer {
             Err(e) => return Err(failed(e)),
         };
         let seal = sb.frozen.ok_or_else(|| failed(Error::NotFrozen))?;
-        Ok(Layer {
+        Ok(OpenLayer {
             device,
             id: LayerId::Frozen(sb.uuid, seal),
             stand_in: None,
@@ -177,7 +177,7 @@ impl Layer {
     }
 
     /// Refuses the layer if it was made on something else than what is below it.
-    fn refuse_other_below(&self, root: Option<&Device>, below: &[Layer]) -> Result {
+    fn refuse_other_below(&self, root: Option<&Device>, below: &[OpenLayer]) -> Result {
         let Some(sb) = &self.superblock else {
             // The content of a sealed layer is what it is, on anything.
             return Ok(());
@@ -191,7 +191,7 @@ fn refuse_other(
     device: &Device,
     sb: &Superblock,
     root: Option<&Device>,
-    below: &[Layer],
+    below: &[OpenLayer],
 ) -> Result {
     let what = match sb.frozen {
         Some(_) => name(device),
@@ -232,7 +232,7 @@ pub struct Opened {
     /// The root.
     pub root: Option<Device>,
     /// The layers, as far as they are open.
-    pub layers: Vec<Layer>,
+    pub layers: Vec<OpenLayer>,
     /// The layers that a leaf on it lists.
     pub list: Vec<ListedLayer>,
     /// The least size of a union on it, in sectors.
@@ -240,8 +240,8 @@ pub struct Opened {
 }
 
 impl Opened {
-    fn new(root: Option<Device>, layers: Vec<Layer>) -> Opened {
-        let listed = |layer: &Layer| ListedLayer {
+    fn new(root: Option<Device>, layers: Vec<OpenLayer>) -> Opened {
+        let listed = |layer: &OpenLayer| ListedLayer {
             id: layer.id,
             offset: layer.device.start(),
             path: remembered(layer.device.path()),

@@ -117,7 +117,7 @@ pub fn of_image(bytes: u64, wanted: u32) -> u32 {
 
 /// A device of a union, and the size of its blocks.
 #[derive(Clone, Debug)]
-pub struct Blocks {
+pub struct DeviceBlocks {
     /// Which of the union's devices it is.
     pub side: Side,
     /// Its path.
@@ -126,10 +126,10 @@ pub struct Blocks {
     pub bytes: u32,
 }
 
-impl Blocks {
+impl DeviceBlocks {
     /// Returns the blocks of a device, or the ones that an image gets if `wanted` are asked for.
-    pub fn of(device: &Device, wanted: u32) -> Result<Blocks> {
-        Ok(Blocks {
+    pub fn of(device: &Device, wanted: u32) -> Result<DeviceBlocks> {
+        Ok(DeviceBlocks {
             side: device.side(),
             path: device.path().to_owned(),
             bytes: of_device(device, wanted)?,
@@ -138,12 +138,12 @@ impl Blocks {
 }
 
 /// Refuses a union whose blocks would differ from those wanted.
-pub fn refuse_other(devices: &[Blocks], wanted: u32) -> Result {
+pub fn refuse_other(devices: &[DeviceBlocks], wanted: u32) -> Result {
     let union = devices.iter().map(|d| d.bytes).max().unwrap_or(wanted);
     if union == wanted {
         return Ok(());
     }
-    let name = |d: &Blocks| format!("{} {}", d.side.name(), d.path.display());
+    let name = |d: &DeviceBlocks| format!("{} {}", d.side.name(), d.path.display());
     let what = devices.iter().map(name).collect::<Vec<_>>().join(", ");
     let largest: Vec<_> = devices.iter().filter(|d| d.bytes == union).collect();
     let cause = match (largest.as_slice(), devices.len()) {
@@ -198,12 +198,12 @@ pub fn refuse_tail(path: &Path) -> Result {
 
 #[cfg(test)]
 mod tests {
-    use super::{made_for, of_image, refuse_other, refuse_tail, unit_of_file_system, Blocks};
+    use super::{made_for, of_image, refuse_other, refuse_tail, unit_of_file_system, DeviceBlocks};
     use super::{Access, Device, Path, Side};
 
-    fn blocks(side: Side, path: &Path, bytes: u32) -> Blocks {
+    fn blocks(side: Side, path: &Path, bytes: u32) -> DeviceBlocks {
         let path = path.to_owned();
-        Blocks { side, path, bytes }
+        DeviceBlocks { side, path, bytes }
     }
 
     #[test]

@@ -20,7 +20,7 @@ use self::layers::layer_of;
 use crate::error::{self, Fail, Result, BUSY, FAILED};
 use crate::holders::{self, Tried};
 use crate::ioctl;
-use crate::lost_sectors::Stretch;
+use crate::lost_sectors::LostStretch;
 use crate::node;
 use crate::output::{self, size};
 use crate::wait::Deadline;
@@ -135,8 +135,8 @@ impl Control {
     }
 
     /// Returns the lost sectors of a union, as far as the driver names them one by one.
-    pub fn lost(&self, id: u32) -> Result<Vec<Stretch>> {
-        let mut list: Vec<Stretch> = Vec::new();
+    pub fn lost(&self, id: u32) -> Result<Vec<LostStretch>> {
+        let mut list: Vec<LostStretch> = Vec::new();
         let mut from = 0;
         loop {
             let mut request = LostCall::new();
@@ -154,7 +154,7 @@ impl Control {
                 Some(end) if end > from => end,
                 _ => return Err(other_version("another version")),
             };
-            list.push(Stretch { sector, sectors });
+            list.push(LostStretch { sector, sectors });
         }
     }
 

@@ -19,7 +19,7 @@ use ubcore::num::usize_as_u64;
 use crate::control::is_union;
 use crate::error::{Fail, Result, BUSY, REFUSED};
 use crate::holders::{self, retry, Tried};
-use crate::udev::Writer;
+use crate::udev::DeviceWriter;
 use crate::wait::Deadline;
 use crate::{ioctl, layer_arg, loopdev};
 
@@ -48,7 +48,7 @@ pub struct Device {
     bytes: u64,
     buffer: Box<Buffer>,
     /// Dropped after `file`: it waits for the work that udev does after the close.
-    writer: Option<Writer>,
+    writer: Option<DeviceWriter>,
 }
 
 impl Device {
@@ -85,7 +85,7 @@ impl Device {
         }
         let mut writer = None;
         if access == Access::Exclusive && is_block {
-            writer = Writer::new(opened.rdev());
+            writer = DeviceWriter::new(opened.rdev());
         }
         if access != Access::Read && is_block {
             loopdev::refuse_locked(path, side)?;

@@ -25,7 +25,7 @@ const MOST: usize = 1 << 20;
 
 /// A stretch of a device-mapper device, in sectors.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Target {
+pub struct DmTarget {
     /// Its first sector.
     pub start: u64,
     /// The number of its sectors.
@@ -48,7 +48,7 @@ pub enum Behind {
 }
 
 /// Returns the table of a device; `None` if it cannot be read.
-pub fn table(dev: u64) -> Option<Vec<Target>> {
+pub fn table(dev: u64) -> Option<Vec<DmTarget>> {
     let control = File::open(CONTROL).ok()?;
     let mut len = 16 << 10;
     while len <= MOST {
@@ -82,14 +82,14 @@ fn text(bytes: &[u8]) -> Option<&str> {
 }
 
 /// Parses the targets in the kernel's answer.
-fn parse(buffer: &[u8]) -> Option<Vec<Target>> {
+fn parse(buffer: &[u8]) -> Option<Vec<DmTarget>> {
     let first = usize::try_from(u32_at(buffer, DATA_START_AT)?).ok()?;
     let mut at = first;
     let mut list = Vec::new();
     for _ in 0..u32_at(buffer, COUNT_AT)? {
         let spec = buffer.get(at..at.checked_add(SPEC)?)?;
         let parameters = text(buffer.get(at + SPEC..)?)?;
-        list.push(Target {
+        list.push(DmTarget {
             start: u64_at(spec, 0)?,
             len: u64_at(spec, 8)?,
             behind: behind(text(&spec[24..])?, parameters),
@@ -131,7 +131,7 @@ pub fn device(text: &str) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
-    use super::{behind, device, parse, Behind, Target, COUNT_AT, DATA_START_AT, DM_HEAD, SPEC};
+    use super::{behind, device, parse, Behind, DmTarget, COUNT_AT, DATA_START_AT, DM_HEAD, SPEC};
 
     fn answer(targets: &[(u64, u64, &str, &str)]) -> Vec<u8> {
         let mut b = vec![0; DM_HEAD];
@@ -159,7 +159,7 @@ mod tests {
             (2048, 64, "crypt", "aes - 0 8:1 0"),
             (2112, 8, "zero", ""),
         ]);
-        let target = |start, len, behind| Target { start, len, behind };
+        let target = |start, len, behind| DmTarget { start, len, behind };
         let wanted = [
             target(0, 2048, Behind::Linear(device("8:17").unwrap(), 4096)),
             target(2048, 64, Behind::Unknown),

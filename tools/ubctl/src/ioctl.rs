@@ -9,13 +9,13 @@ use rustix::ioctl::{ioctl, Getter, Ioctl, IoctlOutput, Opcode, Setter, Updater};
 use ubcore::abi::{Call, Create, Layer};
 
 /// A call of the control device. The call reads and fills the structure.
-struct Request<'a, T>(&'a mut T);
+struct ControlIoctl<'a, T>(&'a mut T);
 
 // SAFETY: The first word of the structure is its size, which `call` has checked. The driver copies
 // no more than that from and to the pointer, which is valid for as many bytes while the request is
 // borrowed. Any bytes are a `T` because it is `FromBytes`; it has no padding because it is
 // `IntoBytes`. The output is only the return value of the system call and owns nothing.
-unsafe impl<T: Call> Ioctl for Request<'_, T> {
+unsafe impl<T: Call> Ioctl for ControlIoctl<'_, T> {
     type Output = ();
 
     const IS_MUTATING: bool = true;
@@ -38,7 +38,7 @@ pub fn call<T: Call>(fd: impl AsFd, value: &mut T) -> rustix::io::Result<()> {
     value.set_size(size_of::<T>() as u32);
     // SAFETY: The command carries unionblk's type byte and the size of the structure. A driver that
     // knows the command touches only `T`'s bytes. Another driver answers ENOTTY and touches none.
-    unsafe { ioctl(fd, Request(value)) }
+    unsafe { ioctl(fd, ControlIoctl(value)) }
 }
 
 /// Attaches a union on these layers.
@@ -211,13 +211,13 @@ pub struct Fiemap {
     /// Never more than [`EXTENTS`].
     room: u32,
     reserved: u32,
-    pub extents: [Extent; EXTENTS],
+    pub extents: [FiemapExtent; EXTENTS],
 }
 
 /// `struct fiemap_extent`: a stretch of a file that has blocks.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
-pub struct Extent {
+pub struct FiemapExtent {
     pub logical: u64,
     pub physical: u64,
     pub length: u64,
@@ -231,7 +231,7 @@ impl Fiemap {
     /// data.
     pub fn of(start: u64, length: u64) -> Fiemap {
         const SYNC: u32 = 1;
-        let none = Extent {
+        let none = FiemapExtent {
             logical: 0,
             physical: 0,
             length: 0,

@@ -22,7 +22,7 @@ const NAMED: usize = 8;
 
 /// A row of a union's sectors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-pub struct Stretch {
+pub struct LostStretch {
     /// The first sector.
     pub sector: u64,
     /// How many sectors.
@@ -31,9 +31,9 @@ pub struct Stretch {
 
 /// Returns the sectors that a map has as lost, or would have if the pages that `is_lost` names were
 /// unknown.
-pub fn of_map<M: Memory>(map: &Map<M>, is_lost: impl Fn(MapPage) -> bool) -> Vec<Stretch> {
+pub fn of_map<M: Memory>(map: &Map<M>, is_lost: impl Fn(MapPage) -> bool) -> Vec<LostStretch> {
     let mut list = Vec::new();
-    let add = |sector, sectors| list.push(Stretch { sector, sectors });
+    let add = |sector, sectors| list.push(LostStretch { sector, sectors });
     // The pause never fails, so the walk never ends early.
     let _ = salvage::stretches(map, is_lost, || Ok(()), add);
     list
@@ -41,7 +41,7 @@ pub fn of_map<M: Memory>(map: &Map<M>, is_lost: impl Fn(MapPage) -> bool) -> Vec
 
 /// Returns what a read-only attach would lose of a leaf; `None` if it would refuse the leaf. Reads
 /// only.
-pub fn of_leaf(leaf: &mut Device, sb: &Superblock) -> Option<Vec<Stretch>> {
+pub fn of_leaf(leaf: &mut Device, sb: &Superblock) -> Option<Vec<LostStretch>> {
     let sectors = leaf.sectors();
     let probe = attach::probe(leaf, sb.geometry.root_sectors(), sectors).ok()?;
     let g = probe.superblock.geometry;
@@ -57,16 +57,16 @@ pub fn of_leaf(leaf: &mut Device, sb: &Superblock) -> Option<Vec<Stretch>> {
 }
 
 /// Returns the number of all sectors in a list.
-pub fn sum(list: &[Stretch]) -> u64 {
+pub fn sum(list: &[LostStretch]) -> u64 {
     list.iter().map(|s| s.sectors).sum()
 }
 
 /// Returns a list for people, as much as fits in a line.
-pub fn text(list: &[Stretch]) -> String {
+pub fn text(list: &[LostStretch]) -> String {
     if list.is_empty() {
         return "no sector of the union".to_owned();
     }
-    let one = |s: &Stretch| format!("{} to {}", s.sector, s.sector + s.sectors - 1);
+    let one = |s: &LostStretch| format!("{} to {}", s.sector, s.sector + s.sectors - 1);
     let mut named: Vec<String> = list.iter().take(NAMED).map(one).collect();
     if let Some(more @ 1..) = list.len().checked_sub(NAMED) {
         named.push(format!("and {more} more stretches"));
@@ -76,13 +76,13 @@ pub fn text(list: &[Stretch]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{text, Stretch};
+    use super::{text, LostStretch};
 
     #[test]
     fn a_long_list_is_cut_short() {
         assert_eq!(text(&[]), "no sector of the union");
-        let list: Vec<Stretch> = (0..10)
-            .map(|n| Stretch {
+        let list: Vec<LostStretch> = (0..10)
+            .map(|n| LostStretch {
                 sector: n * 10,
                 sectors: 2,
             })

@@ -47,23 +47,23 @@ enum Storage {
 
 /// Some bytes of a storage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Step {
+struct StorageRange {
     storage: Storage,
     from: u64,
     to: u64,
 }
 
-impl Step {
-    fn of(storage: Storage, from: u64, to: u64) -> Step {
-        Step { storage, from, to }
+impl StorageRange {
+    fn of(storage: Storage, from: u64, to: u64) -> StorageRange {
+        StorageRange { storage, from, to }
     }
 
-    fn meets(&self, other: &Step) -> bool {
+    fn meets(&self, other: &StorageRange) -> bool {
         self.storage == other.storage && self.from < other.to && other.from < self.to
     }
 }
 
-type Trail = Vec<Step>;
+type Trail = Vec<StorageRange>;
 
 /// Refuses a root, or a layer, and a leaf with a byte in common, and one that lies on a union
 /// without a file system in between. Both are open, so neither can become another device.
@@ -104,7 +104,7 @@ fn one_path(
     leaf: &mut [Trail],
     wwid: impl Fn(u64) -> Option<String>,
 ) -> Vec<(u64, u64)> {
-    let disk = |step: &Step| match step.storage {
+    let disk = |step: &StorageRange| match step.storage {
         Storage::Disk(dev) => Some(dev),
         _ => None,
     };
@@ -136,7 +136,7 @@ fn same(paths: &[(u64, u64)]) -> String {
 /// Refuses a leaf that lies on this disk at all, also as an image of a file system on it.
 pub fn refuse_upon(leaf: &Device, disk: u64) -> Result {
     let trails = trails(leaf, Side::Leaf)?;
-    let is_there = |step: &Step| step.storage == Storage::Disk(disk);
+    let is_there = |step: &StorageRange| step.storage == Storage::Disk(disk);
     if !trails.iter().flatten().any(is_there) {
         return Ok(());
     }
@@ -150,7 +150,8 @@ pub fn refuse_upon(leaf: &Device, disk: u64) -> Result {
 
 /// Returns whether a trail reaches a union before it reaches a file.
 fn is_on_union(trail: &Trail) -> bool {
-    let is_device = |step: &&Step| matches!(step.storage, Storage::Disk(_) | Storage::Pool(_));
+    let is_device =
+        |step: &&StorageRange| matches!(step.storage, Storage::Disk(_) | Storage::Pool(_));
     trail
         .iter()
         .take_while(is_device)
@@ -161,7 +162,7 @@ fn is_on_union(trail: &Trail) -> bool {
 }
 
 /// Returns the first two steps with a byte in common that have nothing in common above them.
-fn shared(root: &[Trail], leaf: &[Trail]) -> Option<(Step, Step)> {
+fn shared(root: &[Trail], leaf: &[Trail]) -> Option<(StorageRange, StorageRange)> {
     let meeting = |r: &Trail, l: &Trail| {
         let (r, l) = r
             .iter()
@@ -173,8 +174,8 @@ fn shared(root: &[Trail], leaf: &[Trail]) -> Option<(Step, Step)> {
 }
 
 /// Returns the common part of two steps, for people. `below` is the side of the first.
-fn common(below: &str, root: &Step, leaf: &Step) -> String {
-    let part = |side: &str, s: &Step| match (s.from, s.to) {
+fn common(below: &str, root: &StorageRange, leaf: &StorageRange) -> String {
+    let part = |side: &str, s: &StorageRange| match (s.from, s.to) {
         (0, u64::MAX) => format!("the {side} lies somewhere on it"),
         (from, u64::MAX) => format!("the {side} has its bytes from {from} on"),
         (from, to) => format!(
@@ -210,7 +211,7 @@ fn trails(device: &Device, side: Side) -> Result<Vec<Trail>> {
         })?
     } else {
         walk.learn(meta.dev(), device.file());
-        Step::of(Storage::File(meta.dev(), meta.ino()), device.start(), end)
+        StorageRange::of(Storage::File(meta.dev(), meta.ino()), device.start(), end)
     };
     let mut list = Vec::new();
     let whole = walk.down(&mut vec![top], &mut list);
@@ -262,11 +263,11 @@ impl Walk {
         Some(())
     }
 
-    fn below(&mut self, step: &Step) -> Option<Vec<Step>> {
+    fn below(&mut self, step: &StorageRange) -> Option<Vec<StorageRange>> {
         Some(match step.storage {
             Storage::Disk(dev) => self.below_disk(dev, step)?,
             Storage::File(dev, inode) => {
-                vec![Step::of(
+                vec![StorageRange::of(
                     Storage::System(dev),
                     inode,
                     inode.saturating_add(1),
@@ -277,7 +278,7 @@ impl Walk {
         })
     }
 
-    fn below_disk(&mut self, dev: u64, step: &Step) -> Option<Vec<Step>> {
+    fn below_disk(&mut self, dev: u64, step: &StorageRange) -> Option<Vec<StorageRange>> {
         let folder = folder(dev);
         if folder.join("loop").exists() {
             return self.below_loop(dev, step).map(|step| vec![step]);
@@ -301,7 +302,7 @@ impl Walk {
 
     /// Returns what a loop device shows: a file or another device. `None` if neither the device nor
     /// sysfs says.
-    fn below_loop(&mut self, dev: u64, step: &Step) -> Option<Step> {
+    fn below_loop(&mut self, dev: u64, step: &StorageRange) -> Option<StorageRange> {
         let path = fs::read_to_string(folder(dev).join("loop/backing_file")).ok();
         let file = path.and_then(|p| look(Path::new(p.trim_end_matches('\n'))));
         let meta = file.as_ref().and_then(|f| f.metadata().ok());
@@ -320,7 +321,11 @@ impl Walk {
         if let Some(file) = file.filter(|_| meta.as_ref().is_some_and(same)) {
             self.learn(info.device, &file);
         }
-        Some(Step::of(Storage::File(info.device, info.inode), from, to))
+        Some(StorageRange::of(
+            Storage::File(info.device, info.inode),
+            from,
+            to,
+        ))
     }
 
     /// Records the device that the file system of an open file is on. A file system over several
@@ -334,7 +339,7 @@ impl Walk {
         }
     }
 
-    fn below_system(&self, dev: u64) -> Vec<Step> {
+    fn below_system(&self, dev: u64) -> Vec<StorageRange> {
         if major(dev) != 0 {
             return whole(dev).into_iter().collect();
         }
@@ -354,7 +359,7 @@ impl Walk {
 }
 
 /// Returns what lies behind the bytes of a device-mapper device; `None` if its table does not say.
-fn below_dm(table: &[dm::Target], step: &Step) -> Option<Vec<Step>> {
+fn below_dm(table: &[dm::DmTarget], step: &StorageRange) -> Option<Vec<StorageRange>> {
     let mut list = Vec::new();
     for target in table {
         let start = target.start.saturating_mul(SECTOR);
@@ -369,9 +374,11 @@ fn below_dm(table: &[dm::Target], step: &Step) -> Option<Vec<Step>> {
                 let moved = |at: u64| sector.saturating_mul(SECTOR).saturating_add(at - start);
                 list.push(block(dev, moved(from), moved(to))?);
             }
-            Behind::Thin(pool, id) => {
-                list.push(Step::of(Storage::Pool(pool), id, id.saturating_add(1)))
-            }
+            Behind::Thin(pool, id) => list.push(StorageRange::of(
+                Storage::Pool(pool),
+                id,
+                id.saturating_add(1),
+            )),
             Behind::Unknown => return None,
         }
     }
@@ -380,13 +387,13 @@ fn below_dm(table: &[dm::Target], step: &Step) -> Option<Vec<Step>> {
 }
 
 /// Converts bytes of a device to bytes of its disk; `None` if sysfs does not know the device.
-fn block(dev: u64, from: u64, to: u64) -> Option<Step> {
+fn block(dev: u64, from: u64, to: u64) -> Option<StorageRange> {
     let folder = folder(dev);
     if !folder.exists() {
         return None;
     }
     if !folder.join("partition").exists() {
-        return Some(Step::of(Storage::Disk(dev), from, to));
+        return Some(StorageRange::of(Storage::Disk(dev), from, to));
     }
     let start = number::<u64>(&folder.join("start"))?.saturating_mul(SECTOR);
     let size = number::<u64>(&folder.join("size"))?.saturating_mul(SECTOR);
@@ -394,14 +401,14 @@ fn block(dev: u64, from: u64, to: u64) -> Option<Step> {
         &fs::read_to_string(fs::canonicalize(&folder).ok()?.parent()?.join("dev")).ok()?,
     )?;
     let end = start.saturating_add(size);
-    Some(Step::of(
+    Some(StorageRange::of(
         Storage::Disk(disk),
         start.saturating_add(from).min(end),
         start.saturating_add(to).min(end),
     ))
 }
 
-fn whole(dev: u64) -> Option<Step> {
+fn whole(dev: u64) -> Option<StorageRange> {
     block(dev, 0, u64::MAX)
 }
 
@@ -450,15 +457,15 @@ fn source_of(mount: &str, mounts: &str) -> Option<PathBuf> {
 
 #[cfg(test)]
 mod tests {
-    use super::{below_dm, one_path, shared, source_of, Behind, Step, Storage, Trail};
-    use crate::dm::Target;
+    use super::{below_dm, one_path, shared, source_of, Behind, Storage, StorageRange, Trail};
+    use crate::dm::DmTarget;
 
     const A: Storage = Storage::Disk(1);
     const B: Storage = Storage::Disk(2);
     const RAID: Storage = Storage::Disk(3);
 
     fn trail(steps: &[(Storage, u64, u64)]) -> Trail {
-        let step = |&(storage, from, to): &(Storage, u64, u64)| Step::of(storage, from, to);
+        let step = |&(storage, from, to): &(Storage, u64, u64)| StorageRange::of(storage, from, to);
         steps.iter().map(step).collect()
     }
 
@@ -539,7 +546,7 @@ mod tests {
 
     #[test]
     fn a_table_leads_to_the_sectors_it_names() {
-        let target = |start, len, behind| Target { start, len, behind };
+        let target = |start, len, behind| DmTarget { start, len, behind };
         let thin = Behind::Thin(5, 7);
         let table = [
             target(0, 8, Behind::Nothing),
@@ -547,9 +554,12 @@ mod tests {
             target(16, 8, Behind::Unknown),
         ];
         let below = |from: u64, to: u64| {
-            below_dm(&table, &Step::of(Storage::Disk(1), from * 512, to * 512))
+            below_dm(
+                &table,
+                &StorageRange::of(Storage::Disk(1), from * 512, to * 512),
+            )
         };
-        let pool = Step::of(Storage::Pool(5), 7, 8);
+        let pool = StorageRange::of(Storage::Pool(5), 7, 8);
         assert_eq!(below(0, 8), Some(vec![]));
         assert_eq!(below(0, 16), Some(vec![pool]));
         assert_eq!(below(15, 17), None);

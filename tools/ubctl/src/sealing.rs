@@ -95,8 +95,8 @@ impl Sealing<'_> {
         written.map_err(|fault| content.failure(fault, self.what))
     }
 
-    fn content<R>(&self, pass: &'static str, read: R) -> Counted<R> {
-        Counted {
+    fn content<R>(&self, pass: &'static str, read: R) -> CountedData<R> {
+        CountedData {
             read,
             progress: Progress::new(pass, self.data_sectors),
             fail: None,
@@ -118,20 +118,20 @@ impl Writer for Nowhere {
 }
 
 /// The data, and how much of it was read.
-struct Counted<R> {
+struct CountedData<R> {
     read: R,
     progress: Progress,
     fail: Option<Fail>,
 }
 
-impl<R> Counted<R> {
+impl<R> CountedData<R> {
     /// Returns the failure of a read, or the fault.
     fn failure(&mut self, fault: Fault, what: &str) -> Fail {
         self.fail.take().unwrap_or_else(|| failure(what, fault))
     }
 }
 
-impl<R: Fn(u64, &mut [u8]) -> Result> SourceData for Counted<R> {
+impl<R: Fn(u64, &mut [u8]) -> Result> SourceData for CountedData<R> {
     fn read(&mut self, position: u64, room: &mut [u8]) -> ubcore::error::Result {
         let read = interrupt::check().and_then(|()| (self.read)(position, room));
         self.progress.add(room.len() as u64 / 512);

@@ -25,8 +25,8 @@ use crate::sealed::{self, DeviceReader};
 /// The map has the number of a layer for data only. So the zeroes of a layer are data in it, from
 /// this sector on, which no device has.
 const ZEROES: u64 = 1 << 46;
-/// The bits of a position that [`Stack::extents`] returns that are the sector; the others are the
-/// layer.
+/// The bits of a position that [`OpenStack::extents`] returns that are the sector; the others are
+/// the layer.
 const SECTOR_BITS: u32 = 48;
 
 /// The largest union of a sealed layer that the driver takes: 64 TiB. The list of the map's pages
@@ -120,7 +120,7 @@ impl Member {
                 self.space = header.blocks().saturating_mul(BLOCK_SECTORS);
                 let reader = DeviceReader::new(&self.device);
                 let extents = SealedExtents::new(reader, header);
-                builder.add_layer(&mut Counted::new(extents, &mut counts))
+                builder.add_layer(&mut CountedExtents::new(extents, &mut counts))
             }
             None => {
                 let Loaded { map, used, .. } = loaded::load(&mut self.device)?;
@@ -128,7 +128,7 @@ impl Member {
                 let data = u64::from(used).saturating_mul(g.slab_sectors().into());
                 self.space = g.data_start().saturating_add(data);
                 let extents = LeafExtents::new(&map, || Ok(()));
-                builder.add_layer(&mut Counted::new(extents, &mut counts))
+                builder.add_layer(&mut CountedExtents::new(extents, &mut counts))
             }
         };
         (self.data_sectors, self.zero_sectors) = counts;
@@ -151,19 +151,19 @@ fn refused(what: &str, refusal: Refusal) -> Fail {
 }
 
 /// The extents of one layer, with its zeroes as data, and how many sectors they have.
-struct Counted<'a, E> {
+struct CountedExtents<'a, E> {
     extents: E,
     /// Data, and zeroes.
     counts: &'a mut (u64, u64),
 }
 
-impl<'a, E> Counted<'a, E> {
-    fn new(extents: E, counts: &'a mut (u64, u64)) -> Counted<'a, E> {
-        Counted { extents, counts }
+impl<'a, E> CountedExtents<'a, E> {
+    fn new(extents: E, counts: &'a mut (u64, u64)) -> CountedExtents<'a, E> {
+        CountedExtents { extents, counts }
     }
 }
 
-impl<E: Extents> Extents for Counted<'_, E> {
+impl<E: Extents> Extents for CountedExtents<'_, E> {
     fn next(&mut self) -> ubcore::error::Result<Option<Extent>> {
         let Some(extent) = self.extents.next()? else {
             return Ok(None);
@@ -194,7 +194,7 @@ pub enum From {
 }
 
 /// A stack, open and merged.
-pub struct Stack {
+pub struct OpenStack {
     /// What its bottom is. `None`: zeroes.
     pub root: Option<Device>,
     /// The leaves and layers, the lowest first.
@@ -203,14 +203,14 @@ pub struct Stack {
     map: StackMap<StackHeap>,
 }
 
-impl Stack {
+impl OpenStack {
     /// Finds out what the devices hold, the lowest first.
     pub fn members(devices: Vec<Device>) -> Result<Vec<Member>> {
         devices.into_iter().map(Member::new).collect()
     }
 
     /// Merges what the members map. Refuses damage of their metadata.
-    pub fn new(root: Option<Device>, mut members: Vec<Member>) -> Result<Stack> {
+    pub fn new(root: Option<Device>, mut members: Vec<Member>) -> Result<OpenStack> {
         let sizes = members.iter().map(Member::sectors);
         let sectors = sizes.fold(root.as_ref().map_or(0, Device::sectors), u64::max);
         let what = "the stack";
@@ -223,7 +223,7 @@ impl Stack {
             builder = member.add(builder)?;
         }
         let map = builder.finish().map_err(|e| refused(what, e))?;
-        Ok(Stack {
+        Ok(OpenStack {
             root,
             members,
             sectors,
@@ -294,7 +294,7 @@ impl Stack {
         Joined::new(MergedPieces { stack: self, at: 0 })
     }
 
-    /// Reads data from a position of [`Stack::extents`] on.
+    /// Reads data from a position of [`OpenStack::extents`] on.
     pub fn read_position(&self, position: u64, room: &mut [u8]) -> Result {
         let member = u64_as_usize(position >> SECTOR_BITS);
         let sector = position & ((1 << SECTOR_BITS) - 1);
@@ -308,7 +308,7 @@ fn bytes_of(sectors: u64) -> usize {
 
 /// The extents of all members together, split at the borders of the stack map.
 struct MergedPieces<'a> {
-    stack: &'a Stack,
+    stack: &'a OpenStack,
     at: u64,
 }
 

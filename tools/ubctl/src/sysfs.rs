@@ -16,7 +16,7 @@ use crate::dm;
 
 /// Block sizes, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Blocks {
+pub struct BlockSizes {
     /// The smallest unit that can be read or written.
     pub logical: u32,
     /// The smallest unit that is written without a read of what surrounds it.
@@ -26,7 +26,7 @@ pub struct Blocks {
 /// The state of a root or leaf.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum State {
+pub enum DeviceState {
     /// No fault is known.
     Present,
     /// The device was pulled out or removed.
@@ -43,9 +43,9 @@ pub enum State {
 #[derive(Debug)]
 pub struct LowerState {
     /// Its blocks, if they are known.
-    pub blocks: Option<Blocks>,
+    pub blocks: Option<BlockSizes>,
     /// Its state.
-    pub state: State,
+    pub state: DeviceState,
 }
 
 /// What a union needs of its root or leaf.
@@ -85,9 +85,9 @@ pub fn disk(directory: &Path) -> &Path {
 }
 
 /// Returns the blocks of a device.
-pub fn blocks(directory: &Path) -> Option<Blocks> {
+pub fn blocks(directory: &Path) -> Option<BlockSizes> {
     let queue = disk(directory).join("queue");
-    Some(Blocks {
+    Some(BlockSizes {
         logical: number(&queue.join("logical_block_size"))?,
         physical: number(&queue.join("physical_block_size"))?,
     })
@@ -142,9 +142,9 @@ pub fn of_union(block: &Path, name: &str, needs: [Need<'_>; 2], layers: u32) -> 
         None => LowerState {
             blocks: None,
             state: if is_unknown(n, &None) && !dead.is_empty() && gone(&needs[n]) {
-                State::Gone
+                DeviceState::Gone
             } else {
-                State::Present
+                DeviceState::Present
             },
         },
     };
@@ -167,7 +167,7 @@ fn slaves(union: &Path, name: &str) -> Vec<(String, Option<PathBuf>)> {
         .collect()
 }
 
-fn state(directory: &Path, need: Need<'_>) -> State {
+fn state(directory: &Path, need: Need<'_>) -> DeviceState {
     let word = |file: &str| {
         let text = fs::read_to_string(disk(directory).join(file)).unwrap_or_default();
         text.trim().to_owned()
@@ -175,27 +175,29 @@ fn state(directory: &Path, need: Need<'_>) -> State {
     // SCSI and NVMe have a state. Each names its good state differently, and has states besides
     // good and failed.
     match word("device/state").as_str() {
-        "dead" | "deleting" | "deleting (no IO)" | "cancel" | "del" => return State::Gone,
-        "offline" | "transport-offline" => return State::Offline,
+        "dead" | "deleting" | "deleting (no IO)" | "cancel" | "del" => return DeviceState::Gone,
+        "offline" | "transport-offline" => return DeviceState::Offline,
         _ => {}
     }
     match number::<u64>(&directory.join("size")) {
-        Some(0) => State::Gone,
-        Some(sectors) if sectors < need.sectors => State::Shrunk,
-        _ if need.write && number::<u32>(&directory.join("ro")) == Some(1) => State::WriteProtected,
-        _ => State::Present,
+        Some(0) => DeviceState::Gone,
+        Some(sectors) if sectors < need.sectors => DeviceState::Shrunk,
+        _ if need.write && number::<u32>(&directory.join("ro")) == Some(1) => {
+            DeviceState::WriteProtected
+        }
+        _ => DeviceState::Present,
     }
 }
 
-impl State {
+impl DeviceState {
     /// Returns what is wrong, for people.
     pub fn text(&self) -> &'static str {
         match self {
-            State::Present => "is there",
-            State::Gone => "is no longer there",
-            State::Offline => "is offline",
-            State::Shrunk => "is smaller than it was",
-            State::WriteProtected => "is write-protected now",
+            DeviceState::Present => "is there",
+            DeviceState::Gone => "is no longer there",
+            DeviceState::Offline => "is offline",
+            DeviceState::Shrunk => "is smaller than it was",
+            DeviceState::WriteProtected => "is write-protected now",
         }
     }
 }
@@ -259,7 +261,7 @@ pub fn name(dev: u64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{of_union, state, Need, State};
+    use super::{of_union, state, DeviceState, Need};
     use std::fs;
     use std::path::{Path, PathBuf};
 
@@ -284,18 +286,18 @@ mod tests {
             fs::create_dir_all(file.parent().unwrap()).unwrap();
             fs::write(file, text).unwrap();
         };
-        assert_eq!(state(&at, NEED), State::Present);
+        assert_eq!(state(&at, NEED), DeviceState::Present);
         put("size", "100\n");
         put("device/state", "running\n");
-        assert_eq!(state(&at, NEED), State::Present);
+        assert_eq!(state(&at, NEED), DeviceState::Present);
         put("ro", "1\n");
-        assert_eq!(state(&at, NEED), State::WriteProtected);
+        assert_eq!(state(&at, NEED), DeviceState::WriteProtected);
         put("size", "99\n");
-        assert_eq!(state(&at, NEED), State::Shrunk);
+        assert_eq!(state(&at, NEED), DeviceState::Shrunk);
         put("size", "0\n");
-        assert_eq!(state(&at, NEED), State::Gone);
+        assert_eq!(state(&at, NEED), DeviceState::Gone);
         put("device/state", "offline\n");
-        assert_eq!(state(&at, NEED), State::Offline);
+        assert_eq!(state(&at, NEED), DeviceState::Offline);
         fs::remove_dir_all(at).unwrap();
     }
 
@@ -315,7 +317,7 @@ mod tests {
             ..NEED
         };
         let states = || of_union(&block, "u0", [NEED, leaf], 0).map(|l| l.state);
-        let (gone, present) = (State::Gone, State::Present);
+        let (gone, present) = (DeviceState::Gone, DeviceState::Present);
         // Their paths lead to no device here. That alone does not mean that a device has gone.
         assert_eq!(states(), [present.clone(), present.clone()]);
         fs::remove_dir(block.join("a/holders/u0")).unwrap();
@@ -323,7 +325,10 @@ mod tests {
         fs::remove_dir_all(block.join("b")).unwrap();
         assert_eq!(states(), [gone.clone(), gone]);
         let none = of_union(Path::new("/nowhere"), "u0", [NEED, leaf], 0);
-        assert_eq!(none.map(|l| l.state), [State::Present, State::Present]);
+        assert_eq!(
+            none.map(|l| l.state),
+            [DeviceState::Present, DeviceState::Present]
+        );
         fs::remove_dir_all(block).unwrap();
     }
 
@@ -344,13 +349,13 @@ mod tests {
             (root.state, root.blocks.is_some())
         };
         for path in ["", "/nowhere/root"] {
-            assert_eq!(of(path, 1), (State::Present, false));
+            assert_eq!(of(path, 1), (DeviceState::Present, false));
         }
         fs::remove_dir_all(block.join("layer")).unwrap();
         for path in ["", "/nowhere/root"] {
-            assert_eq!(of(path, 1), (State::Present, false));
+            assert_eq!(of(path, 1), (DeviceState::Present, false));
         }
-        assert_eq!(of("", 0), (State::Present, false));
+        assert_eq!(of("", 0), (DeviceState::Present, false));
         fs::remove_dir_all(block).unwrap();
     }
 }

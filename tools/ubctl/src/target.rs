@@ -64,7 +64,7 @@ impl Target {
     /// Begins to write so many bytes.
     pub fn begin(self, bytes: u64) -> Result<Output> {
         let place = match self.to {
-            To::Device(device) => Place::Device(Part::begin(device, self.what, bytes)?),
+            To::Device(device) => Place::Device(WrittenPart::begin(device, self.what, bytes)?),
             To::File { path, old } => Place::File(NewFile::create(&path, bytes, old)?),
         };
         Ok(Output {
@@ -237,14 +237,14 @@ fn same(what: &str, source: &Device, out: &Path) -> Fail {
 }
 
 /// The part of a device, or of a file that grows, that is written in place.
-struct Part {
+struct WrittenPart {
     device: Box<Device>,
     /// The bytes that the file had before.
     old_bytes: u64,
 }
 
-impl Part {
-    fn begin(device: Box<Device>, what: &str, bytes: u64) -> Result<Part> {
+impl WrittenPart {
+    fn begin(device: Box<Device>, what: &str, bytes: u64) -> Result<WrittenPart> {
         let end = device.start().saturating_add(bytes);
         let old_bytes = device.start().saturating_add(device.bytes());
         if device.bytes() < bytes && device.is_block() {
@@ -260,7 +260,7 @@ impl Part {
             let sized = device.file().set_len(end);
             sized.map_err(|e| failed("write to", device.path(), &e))?;
         }
-        Ok(Part { device, old_bytes })
+        Ok(WrittenPart { device, old_bytes })
     }
 
     /// Takes back what was written, as far as that is possible. Returns what has become of it.
@@ -357,7 +357,7 @@ fn folder(path: &Path) -> PathBuf {
 
 enum Place {
     File(NewFile),
-    Device(Part),
+    Device(WrittenPart),
 }
 
 /// A layer or an image that is being written.

@@ -40,7 +40,7 @@ fn file_of(dev: Dev) -> PathBuf {
 
 /// What udev's database has for a device.
 #[derive(Debug, Default, PartialEq, Eq)]
-struct Record {
+struct UdevEntry {
     /// When udev first finished an event of the device.
     since: u64,
     /// Whether udev is still handling an event.
@@ -48,13 +48,13 @@ struct Record {
     links: Vec<PathBuf>,
 }
 
-impl Record {
-    fn of(dev: Dev) -> Option<Record> {
-        Some(Record::parse(&fs::read(file_of(dev)).ok()?))
+impl UdevEntry {
+    fn of(dev: Dev) -> Option<UdevEntry> {
+        Some(UdevEntry::parse(&fs::read(file_of(dev)).ok()?))
     }
 
-    fn parse(bytes: &[u8]) -> Record {
-        let mut record = Record::default();
+    fn parse(bytes: &[u8]) -> UdevEntry {
+        let mut record = UdevEntry::default();
         for line in String::from_utf8_lossy(bytes).lines() {
             match line.split_once(':') {
                 Some(("I", time)) => record.since = time.parse().unwrap_or(0),
@@ -69,7 +69,7 @@ impl Record {
 
 /// Returns whether udev has handled a device that appeared after `since`.
 pub fn has_seen(dev: Dev, since: u64) -> bool {
-    Record::of(dev).is_some_and(|record| !record.in_work && record.since >= since)
+    UdevEntry::of(dev).is_some_and(|record| !record.in_work && record.since >= since)
 }
 
 /// Returns whether udev has handled all events that it has received.
@@ -79,12 +79,12 @@ pub fn is_idle() -> bool {
 
 /// Returns whether udev still knows a device that went at `since`.
 pub fn is_stale(dev: Dev, since: u64) -> bool {
-    Record::of(dev).is_some_and(|record| record.since < since)
+    UdevEntry::of(dev).is_some_and(|record| record.since < since)
 }
 
 /// Returns the links that udev has made to a device.
 pub fn links(dev: Dev) -> Vec<PathBuf> {
-    Record::of(dev).map_or_else(Vec::new, |record| record.links)
+    UdevEntry::of(dev).map_or_else(Vec::new, |record| record.links)
 }
 
 /// Returns whether udev is handling an event of a disk, which it locks the disk's node for.
@@ -139,14 +139,14 @@ fn watches(dev: Dev) -> bool {
 /// When it is dropped, after the writer has closed the device, it waits until udev has looked
 /// again.
 #[derive(Debug)]
-pub struct Writer {
+pub struct DeviceWriter {
     dev: Dev,
     lock: fs::File,
     has_lock: bool,
     awaited: Awaited,
 }
 
-/// What the drop of a [`Writer`] waits for.
+/// What the drop of a [`DeviceWriter`] waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Awaited {
     Nothing,
@@ -157,13 +157,13 @@ enum Awaited {
 /// A version of a device's record: inode number and time of change.
 type Version = (u64, i64, i64);
 
-impl Writer {
+impl DeviceWriter {
     /// Locks the disk; returns none if there is no node to lock.
-    pub fn new(dev: Dev) -> Option<Writer> {
+    pub fn new(dev: Dev) -> Option<DeviceWriter> {
         let file = peek(&whole(dev)?.path).ok()?;
         // The lock is advisory, so the device is written without it too.
         Deadline::new().until(|| lock(&file) != LockState::Shared);
-        Some(Writer {
+        Some(DeviceWriter {
             dev,
             has_lock: lock(&file) == LockState::Ours,
             lock: file,
@@ -180,7 +180,7 @@ impl Writer {
     }
 }
 
-impl Drop for Writer {
+impl Drop for DeviceWriter {
     fn drop(&mut self) {
         let _ = flock(&self.lock, FlockOperation::Unlock);
         let (Awaited::RecordAfter(before), Some(disk)) = (self.awaited, whole(self.dev)) else {
@@ -192,18 +192,18 @@ impl Drop for Writer {
 
 #[cfg(test)]
 mod tests {
-    use super::{now, PathBuf, Record};
+    use super::{now, PathBuf, UdevEntry};
 
     #[test]
     fn the_database_is_read() {
-        let r = Record::parse(
+        let r = UdevEntry::parse(
             b"S:disk/by-uuid/1\nS:unionblk/by-name/web\nI:9054321\nE:ID_A=S:x\nV:1\n",
         );
         let links = ["/dev/disk/by-uuid/1", "/dev/unionblk/by-name/web"];
         assert_eq!(r.links, links.map(PathBuf::from));
         assert_eq!((r.since, r.in_work), (9_054_321, false));
-        assert!(Record::parse(b"E:ID_PROCESSING=1\n").in_work);
-        assert_eq!(Record::parse(b"\xff:\n:\nI:x\n"), Record::default());
+        assert!(UdevEntry::parse(b"E:ID_PROCESSING=1\n").in_work);
+        assert_eq!(UdevEntry::parse(b"\xff:\n:\nI:x\n"), UdevEntry::default());
         assert!(now() > 0);
     }
 }

@@ -47,7 +47,7 @@ Exit status:
 /// A snapshotter for containerd: snapshots are leaves and layers of unionblk
 #[derive(Debug, Parser)]
 #[command(name = "ubsnapd", version, after_help = AFTER_HELP)]
-pub struct Cli {
+pub struct DaemonCli {
     /// The directory of the snapshots
     #[arg(long, value_name = "DIR", default_value = "/var/lib/ubsnapd")]
     pub root: PathBuf,
@@ -68,7 +68,7 @@ pub struct Cli {
 
 /// Runs the daemon.
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = DaemonCli::parse();
     match run(&cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
@@ -78,7 +78,7 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn run(cli: &Cli) -> Result {
+fn run(cli: &DaemonCli) -> Result {
     // Leaves hold the files of containers, and the directory may have been made by hand, for all to
     // read.
     umask(Mode::RWXG | Mode::RWXO);
@@ -144,14 +144,14 @@ fn begin(root: &Path, bottom: &Path, leaves: &Path, sectors: u64) -> Result<Stor
 
 #[cfg(test)]
 mod tests {
-    use super::{begin, lock, run, Cli, Store};
+    use super::{begin, lock, run, DaemonCli, Store};
     use clap::{CommandFactory, Parser};
     use std::os::unix::fs::PermissionsExt;
 
     #[test]
     fn the_definition_is_sound() {
-        Cli::command().debug_assert();
-        let cli = Cli::parse_from(["ubsnapd", "--size", "1G"]);
+        DaemonCli::command().debug_assert();
+        let cli = DaemonCli::parse_from(["ubsnapd", "--size", "1G"]);
         assert_eq!((cli.size, cli.file_system_size), (1 << 21, 32 << 21));
     }
 
@@ -162,7 +162,7 @@ mod tests {
         std::fs::create_dir_all(&root).unwrap();
         std::fs::set_permissions(&root, PermissionsExt::from_mode(0o755)).unwrap();
         // It cannot listen at a directory. Where there is no driver, it does not come so far.
-        let cli = Cli {
+        let cli = DaemonCli {
             root: root.clone(),
             address: root.clone(),
             size: 1 << 13,

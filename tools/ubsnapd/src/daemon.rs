@@ -14,7 +14,7 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use crate::disks::{Disks, Layer, Union};
+use crate::disks::{AttachedUnion, Disks, FrozenLayer};
 use crate::error::{complain, Error, Result};
 use crate::filter::Filters;
 use crate::labels;
@@ -100,10 +100,10 @@ impl<D: Disks> Daemon<D> {
         }
     }
 
-    fn layers(&self, parent: &str) -> Vec<Layer> {
+    fn layers(&self, parent: &str) -> Vec<FrozenLayer> {
         let layer = |snapshot: &&Snapshot| {
             let (leaf, seal) = (snapshot.leaf, snapshot.seal?);
-            Some(Layer { leaf, seal })
+            Some(FrozenLayer { leaf, seal })
         };
         self.read(|state| state.chain(parent).iter().filter_map(layer).collect())
     }
@@ -168,9 +168,9 @@ impl<D: Disks> Daemon<D> {
     fn make(
         &self,
         number: u64,
-        layers: &[Layer],
+        layers: &[FrozenLayer],
         (bytes, kind): (u64, Kind),
-    ) -> Result<(Id, Union)> {
+    ) -> Result<(Id, AttachedUnion)> {
         let uuid = self.disks.make(number, layers, bytes, kind == Kind::View)?;
         let union = self.disks.find(Leaf { number, uuid })?;
         let gone =
@@ -229,7 +229,7 @@ impl<D: Disks> Daemon<D> {
 
     /// Returns the union of a view or an active snapshot, attached, and with a file system that can
     /// be mounted.
-    fn attached(&self, snapshot: &Snapshot) -> Result<Union> {
+    fn attached(&self, snapshot: &Snapshot) -> Result<AttachedUnion> {
         let leaf = snapshot.leaf;
         let read_only = snapshot.kind == Kind::View;
         let union = match self.disks.find(leaf)? {
@@ -509,7 +509,7 @@ impl<D: Disks> Daemon<D> {
 }
 
 /// Refuses a snapshot of which writes may have failed: the file system does not say which.
-fn refuse_incomplete(key: &str, union: &Union) -> Result {
+fn refuse_incomplete(key: &str, union: &AttachedUnion) -> Result {
     let why = match (union.is_full, union.errors) {
         (true, _) => format!("it has reached its limit of {} bytes", union.used),
         (false, 0) => return Ok(()),
@@ -522,7 +522,7 @@ fn refuse_incomplete(key: &str, union: &Union) -> Result {
     )))
 }
 
-fn mounted(union: Union, kind: Kind) -> Mounted {
+fn mounted(union: AttachedUnion, kind: Kind) -> Mounted {
     Mounted {
         device: union.device,
         read_only: kind == Kind::View,

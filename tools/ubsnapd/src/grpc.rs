@@ -19,17 +19,17 @@ use crate::daemon::Daemon;
 use crate::disks::Disks;
 use crate::service;
 
-type Answer<T> = Pin<Box<dyn Future<Output = Result<Response<T>, Status>> + Send>>;
+type AnswerFuture<T> = Pin<Box<dyn Future<Output = Result<Response<T>, Status>> + Send>>;
 type Parts = tokio_stream::Iter<std::vec::IntoIter<Result<ListResponse, Status>>>;
 
 /// A method of the daemon.
-struct Call<D, Q, A> {
+struct MethodCall<D, Q, A> {
     daemon: Arc<Daemon<D>>,
     method: fn(&Daemon<D>, Q) -> Result<A, Status>,
 }
 
 /// Runs a method on a thread that may wait.
-fn run<D, Q, A>(call: &Call<D, Q, A>, request: Q) -> impl Future<Output = Result<A, Status>>
+fn run<D, Q, A>(call: &MethodCall<D, Q, A>, request: Q) -> impl Future<Output = Result<A, Status>>
 where
     D: Disks + 'static,
     Q: Send + 'static,
@@ -44,14 +44,14 @@ where
     }
 }
 
-impl<D, Q, A> UnaryService<Q> for Call<D, Q, A>
+impl<D, Q, A> UnaryService<Q> for MethodCall<D, Q, A>
 where
     D: Disks + 'static,
     Q: Send + 'static,
     A: Send + 'static,
 {
     type Response = A;
-    type Future = Answer<A>;
+    type Future = AnswerFuture<A>;
 
     fn call(&mut self, request: Request<Q>) -> Self::Future {
         let done = run(self, request.into_inner());
@@ -60,12 +60,12 @@ where
 }
 
 /// The one method whose answer has several parts.
-struct List<D>(Call<D, ListRequest, Vec<ListResponse>>);
+struct ListMethod<D>(MethodCall<D, ListRequest, Vec<ListResponse>>);
 
-impl<D: Disks + 'static> ServerStreamingService<ListRequest> for List<D> {
+impl<D: Disks + 'static> ServerStreamingService<ListRequest> for ListMethod<D> {
     type Response = ListResponse;
     type ResponseStream = Parts;
-    type Future = Answer<Parts>;
+    type Future = AnswerFuture<Parts>;
 
     fn call(&mut self, request: Request<ListRequest>) -> Self::Future {
         let done = run(&self.0, request.into_inner());
@@ -86,7 +86,7 @@ where
     Q: prost::Message + Default + 'static,
     A: prost::Message + Default + 'static,
 {
-    let call = Call { daemon, method };
+    let call = MethodCall { daemon, method };
     let mut grpc = Grpc::new(ProstCodec::<A, Q>::default());
     grpc.unary(call, request).await
 }
@@ -107,13 +107,13 @@ pub async fn answer<D: Disks + 'static>(
         "Update" => unary(daemon, request, service::update).await,
         "Usage" => unary(daemon, request, service::usage).await,
         "Cleanup" => unary(daemon, request, service::cleanup).await,
-        "List" => {
-            let call = Call {
+        "ListMethod" => {
+            let call = MethodCall {
                 daemon,
                 method: service::list,
             };
             let mut grpc = Grpc::new(ProstCodec::<ListResponse, ListRequest>::default());
-            grpc.server_streaming(List(call), request).await
+            grpc.server_streaming(ListMethod(call), request).await
         }
         _ => unknown(request.uri().path()),
     }

@@ -17,14 +17,14 @@ use super::format::{self, Discard, Handed, LayoutArgs, Plan};
 use super::remove;
 use crate::backing::Backing;
 use crate::below::{self, Below, Opened, RootArg};
-use crate::blocksize::Blocks;
+use crate::blocksize::DeviceBlocks;
 use crate::control::{self, union_number, Control, PREFIX};
 use crate::device::{Access, Device};
 use crate::error::{Fail, Result, BUSY, FAILED, USAGE};
 use crate::holders::{self, Holders};
 use crate::layer_arg::LayerArg;
 use crate::loopdev::{self, Lower};
-use crate::lost_sectors::{self, Stretch};
+use crate::lost_sectors::{self, LostStretch};
 use crate::node::{self, NodeState};
 use crate::search::Places;
 use crate::value_parser::{journal_blocks, leaf_name, sector_size, slab_sectors, union_size};
@@ -140,10 +140,10 @@ pub fn run(args: &CreateArgs, json: bool) -> Result {
         )?
     } else {
         let held = apart(&below, &leaf)?;
-        let of = |device| Blocks::of(device, wanted);
+        let of = |device| DeviceBlocks::of(device, wanted);
         let blocks: Vec<_> = held.devices().into_iter().map(of).collect::<Result<_>>()?;
         blocksize::refuse_other(&blocks, wanted)?;
-        if let Held::AsItWas(_, open) = &held {
+        if let CheckedDevices::AsItWas(_, open) = &held {
             if !args.read_only {
                 make_room(&leaf, open)?;
             }
@@ -214,13 +214,13 @@ fn is_layered(leaf: &Path) -> bool {
 }
 
 /// The ioctl's request, and its layers.
-struct Request {
+struct CreateCall {
     create: Create,
     layers: Vec<Layer>,
 }
 
 /// Returns the ioctl's request.
-fn request(args: &CreateArgs, below: &Below, leaf: &Lower) -> Result<Request> {
+fn request(args: &CreateArgs, below: &Below, leaf: &Lower) -> Result<CreateCall> {
     let mut request = Create::new();
     let layers = below.fill(&mut request)?;
     control::put_path(&mut request.leaf, &leaf.given())?;
@@ -229,14 +229,14 @@ fn request(args: &CreateArgs, below: &Below, leaf: &Lower) -> Result<Request> {
     if args.read_only {
         request.flags |= CREATE_READ_ONLY;
     }
-    Ok(Request {
+    Ok(CreateCall {
         create: request,
         layers,
     })
 }
 
 /// Prints the new union, and warns of what its leaf has lost.
-fn report(args: &CreateArgs, status: &Status, lost: &[Stretch], json: bool) -> Result {
+fn report(args: &CreateArgs, status: &Status, lost: &[LostStretch], json: bool) -> Result {
     if status.damaged_blocks > 0 {
         output::complain(&warning(&args.leaf.display().to_string(), status, lost));
     }
@@ -266,27 +266,27 @@ fn report(args: &CreateArgs, status: &Status, lost: &[Stretch], json: bool) -> R
 }
 
 /// Opens all devices and checks that the leaf shares nothing with the others.
-fn apart(below: &Below, leaf: &Lower) -> Result<Held> {
+fn apart(below: &Below, leaf: &Lower) -> Result<CheckedDevices> {
     let leaf = Device::open(&leaf.node, Side::Leaf, Access::Read)?.called(&leaf.name);
     if sealed::is_marked(&leaf) {
         return Err(sealed::no_leaf(&leaf, Error::NotFormatted));
     }
-    Ok(Held::AsItWas(below.open(Some(&leaf))?, leaf))
+    Ok(CheckedDevices::AsItWas(below.open(Some(&leaf))?, leaf))
 }
 
 /// The leaf and what lies below it, open since they were checked.
-enum Held {
+enum CheckedDevices {
     /// The leaf was formatted for this union.
     Formatted(Handed),
     /// The leaf was not formatted.
     AsItWas(Opened, Device),
 }
 
-impl Held {
+impl CheckedDevices {
     fn devices(&self) -> Vec<&Device> {
         match self {
-            Held::Formatted(handed) => handed.devices(),
-            Held::AsItWas(below, leaf) => below.devices().chain([leaf]).collect(),
+            CheckedDevices::Formatted(handed) => handed.devices(),
+            CheckedDevices::AsItWas(below, leaf) => below.devices().chain([leaf]).collect(),
         }
     }
 
@@ -302,8 +302,8 @@ impl Held {
     /// formatted for it gets its old content back.
     fn roll_back(&self, fail: Fail) -> Fail {
         match self {
-            Held::Formatted(handed) => handed.roll_back(fail),
-            Held::AsItWas(..) => fail,
+            CheckedDevices::Formatted(handed) => handed.roll_back(fail),
+            CheckedDevices::AsItWas(..) => fail,
         }
     }
 }
@@ -313,9 +313,9 @@ fn formatted(
     args: &CreateArgs,
     control: &Control,
     (below, leaf): (&Below, &Lower),
-    request: &mut Request,
+    request: &mut CreateCall,
     (what, wanted): (&str, u32),
-) -> Result<(u32, Held)> {
+) -> Result<(u32, CheckedDevices)> {
     control.refuse_existing(args.id)?;
     let plan = Plan::new((below, leaf), args.layout(), args.force, wanted)?;
     for device in plan.below.devices() {
@@ -324,11 +324,11 @@ fn formatted(
     plan.write()?;
     let handed = plan.hand_over();
     let id = make_union(control, request, what).map_err(|fail| handed.roll_back(fail))?;
-    Ok((id, Held::Formatted(handed)))
+    Ok((id, CheckedDevices::Formatted(handed)))
 }
 
 /// Makes a union, and tries again while another process tests whether it can claim the root.
-fn make_union(control: &Control, request: &mut Request, what: &str) -> Result<u32> {
+fn make_union(control: &Control, request: &mut CreateCall, what: &str) -> Result<u32> {
     let deadline = Deadline::of(preflight::CLAIM);
     loop {
         let mut once = request.create.clone();
@@ -343,7 +343,7 @@ fn make_union(control: &Control, request: &mut Request, what: &str) -> Result<u3
 }
 
 /// Returns what a damaged leaf has lost.
-fn lost_of(control: &Control, status: &Status) -> Result<Vec<Stretch>> {
+fn lost_of(control: &Control, status: &Status) -> Result<Vec<LostStretch>> {
     if status.lost_sectors == 0 {
         return Ok(Vec::new());
     }
@@ -352,10 +352,10 @@ fn lost_of(control: &Control, status: &Status) -> Result<Vec<Stretch>> {
 
 /// Refuses a union of devices other than the two in `held`. The driver opens the paths again, and
 /// by then a path may lead to another device.
-fn refuse_others(status: &Status, held: &Held, what: &str) -> Result {
+fn refuse_others(status: &Status, held: &CheckedDevices, what: &str) -> Result {
     let is_ours = match held {
-        Held::Formatted(handed) => status.uuid == handed.uuid,
-        Held::AsItWas(..) => true,
+        CheckedDevices::Formatted(handed) => status.uuid == handed.uuid,
+        CheckedDevices::AsItWas(..) => true,
     };
     if is_ours && held.is_below(status.id) {
         return Ok(());
@@ -386,7 +386,7 @@ fn make_room(leaf: &Lower, device: &Device) -> Result {
 }
 
 /// Returns a warning of what a damaged leaf has lost. The driver names only the first stretches.
-fn warning(leaf: &str, status: &Status, lost: &[Stretch]) -> String {
+fn warning(leaf: &str, status: &Status, lost: &[LostStretch]) -> String {
     let blocks = status.damaged_blocks;
     let start = format!("{leaf} is damaged: {blocks} metadata blocks are unusable");
     if status.lost_sectors == 0 {
@@ -507,7 +507,7 @@ fn undone(control: &Control, status: &Status, fail: Fail) -> Fail {
 
 /// Removes a union that was made a moment ago, and whose state cannot be read. Its devices show
 /// that the number is still its own.
-fn undone_unseen(control: &Control, id: u32, held: &Held, mut fail: Fail) -> Fail {
+fn undone_unseen(control: &Control, id: u32, held: &CheckedDevices, mut fail: Fail) -> Fail {
     if fail.reason == "not_found" {
         return fail;
     }
@@ -536,7 +536,7 @@ fn with_end_of(id: u32, done: Result, mut fail: Fail) -> Fail {
 
 #[cfg(test)]
 mod tests {
-    use super::{is_made_of, lowest_free, number_in, warning, Status, Stretch};
+    use super::{is_made_of, lowest_free, number_in, warning, LostStretch, Status};
 
     #[test]
     fn a_node_tells_whose_it_is() {
@@ -569,7 +569,7 @@ mod tests {
         s.damaged_blocks = 1;
         assert!(warning("x", &s, &[]).ends_with("no sector is lost by it"));
         s.lost_sectors = 64;
-        let list = [Stretch {
+        let list = [LostStretch {
             sector: 32,
             sectors: 32,
         }];

@@ -13,10 +13,10 @@ use crate::below::{self, Below, RootArg};
 use crate::device::{is_same, Device};
 use crate::error::{Fail, Result, USAGE};
 use crate::layer_arg::LayerArg;
-use crate::lost_sectors::{sum, Stretch};
+use crate::lost_sectors::{sum, LostStretch};
 use crate::progress::Progress;
 use crate::search::Places;
-use crate::stack::{From, Stack};
+use crate::stack::{From, OpenStack};
 use crate::{loaded, output, sealed};
 
 /// Sectors of one read: 1 MiB.
@@ -65,7 +65,7 @@ struct DiffReport {
     b: String,
     a_sectors: u64,
     b_sectors: u64,
-    ranges: Vec<Stretch>,
+    ranges: Vec<LostStretch>,
     /// The number of sectors that differ.
     sectors: u64,
     bytes: u64,
@@ -104,7 +104,7 @@ pub fn run(args: &DiffArgs, json: bool) -> Result {
 }
 
 /// Opens a leaf or layer with what it lies on. Also returns whether it is sealed.
-fn open(args: &DiffArgs, what: &LayerArg) -> Result<(Stack, bool)> {
+fn open(args: &DiffArgs, what: &LayerArg) -> Result<(OpenStack, bool)> {
     let mut device = what.open()?;
     let is_sealed = sealed::open_if_there(&device)?.is_some();
     let layers = if is_sealed {
@@ -123,12 +123,12 @@ fn open(args: &DiffArgs, what: &LayerArg) -> Result<(Stack, bool)> {
         opened.refuse_other_leaf(&device)?;
     }
     let devices = opened.layers.into_iter().map(|layer| layer.device);
-    let members = Stack::members(devices.chain([device]).collect())?;
-    Ok((Stack::new(opened.root, members)?, is_sealed))
+    let members = OpenStack::members(devices.chain([device]).collect())?;
+    Ok((OpenStack::new(opened.root, members)?, is_sealed))
 }
 
 /// Returns the sectors that differ.
-fn compare(a: &Stack, b: &Stack) -> Result<Vec<Stretch>> {
+fn compare(a: &OpenStack, b: &OpenStack) -> Result<Vec<LostStretch>> {
     let (both, all) = (a.sectors().min(b.sectors()), a.sectors().max(b.sectors()));
     let progress = Progress::new("compare", both);
     let mut ranges = Vec::new();
@@ -159,7 +159,7 @@ fn compare(a: &Stack, b: &Stack) -> Result<Vec<Stretch>> {
 
 /// Returns whether what begins at a sector comes from one place in both, and for how many sectors
 /// that holds: at most `limit`, and at most what is read at once if it does not.
-fn places(a: &Stack, b: &Stack, at: u64, limit: u64) -> Result<(bool, u64)> {
+fn places(a: &OpenStack, b: &OpenStack, at: u64, limit: u64) -> Result<(bool, u64)> {
     let failed = |e: Error| Fail::core("the stack", e);
     let (from_a, sectors_a) = a.stretch(at, limit).map_err(failed)?;
     let (from_b, sectors_b) = b.stretch(at, limit).map_err(failed)?;
@@ -183,10 +183,10 @@ fn is_one_place((a, at_a): (&Device, u64), (b, at_b): (&Device, u64)) -> bool {
 }
 
 /// Adds sectors behind all others to a list.
-fn add(ranges: &mut Vec<Stretch>, sector: u64, sectors: u64) {
+fn add(ranges: &mut Vec<LostStretch>, sector: u64, sectors: u64) {
     match ranges.last_mut() {
         Some(last) if last.sector + last.sectors == sector => last.sectors += sectors,
-        _ => ranges.push(Stretch { sector, sectors }),
+        _ => ranges.push(LostStretch { sector, sectors }),
     }
 }
 

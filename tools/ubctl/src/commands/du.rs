@@ -10,7 +10,7 @@ use crate::error::{Fail, Result};
 use crate::layer_arg::LayerArg;
 use crate::loaded;
 use crate::output::{self, size};
-use crate::stack::{From, Member, Stack};
+use crate::stack::{From, Member, OpenStack};
 
 const AFTER_HELP: &str = "\
 DATA and ZEROES are what a layer maps. SPACE is what it takes of its device:
@@ -39,7 +39,7 @@ pub struct DuArgs {
 #[derive(Debug, Serialize)]
 struct DuReport {
     sectors: u64,
-    layers: Vec<LayerReport>,
+    layers: Vec<LayerUsage>,
     visible_data_sectors: u64,
     visible_zero_sectors: u64,
     space_sectors: u64,
@@ -47,7 +47,7 @@ struct DuReport {
 
 /// What one leaf or layer holds.
 #[derive(Debug, Serialize)]
-struct LayerReport {
+struct LayerUsage {
     layer: String,
     kind: &'static str,
     data_sectors: u64,
@@ -61,13 +61,13 @@ struct LayerReport {
 pub fn run(args: &DuArgs, json: bool) -> Result {
     let devices = args.layers.iter().map(LayerArg::open);
     let devices = devices.collect::<Result<_>>()?;
-    let members = Stack::members(devices)?;
+    let members = OpenStack::members(devices)?;
     for member in &members {
         if let Some(sb) = &member.superblock {
             loaded::refuse_in_use(&member.name(), sb)?;
         }
     }
-    let stack = Stack::new(None, members)?;
+    let stack = OpenStack::new(None, members)?;
     let report = report(&stack).map_err(|e| Fail::core("the layers", e))?;
     if json {
         return output::json(&report);
@@ -75,8 +75,8 @@ pub fn run(args: &DuArgs, json: bool) -> Result {
     output::text(&text(&report))
 }
 
-fn report(stack: &Stack) -> ubcore::error::Result<DuReport> {
-    let mut layers: Vec<LayerReport> = stack.members.iter().map(alone).collect();
+fn report(stack: &OpenStack) -> ubcore::error::Result<DuReport> {
+    let mut layers: Vec<LayerUsage> = stack.members.iter().map(alone).collect();
     let mut at = 0;
     while at < stack.sectors() {
         let (from, sectors) = stack.stretch(at, stack.sectors() - at)?;
@@ -87,7 +87,7 @@ fn report(stack: &Stack) -> ubcore::error::Result<DuReport> {
             From::Data(n, _) => layers[n].visible_data_sectors += sectors,
         }
     }
-    let sum = |of: fn(&LayerReport) -> u64| layers.iter().map(of).sum();
+    let sum = |of: fn(&LayerUsage) -> u64| layers.iter().map(of).sum();
     Ok(DuReport {
         sectors: stack.sectors(),
         visible_data_sectors: sum(|l| l.visible_data_sectors),
@@ -97,8 +97,8 @@ fn report(stack: &Stack) -> ubcore::error::Result<DuReport> {
     })
 }
 
-fn alone(member: &Member) -> LayerReport {
-    LayerReport {
+fn alone(member: &Member) -> LayerUsage {
+    LayerUsage {
         layer: member.name(),
         kind: match member.id {
             None => "leaf",

@@ -15,7 +15,7 @@ use ubcore::num::u64_as_usize;
 
 use crate::backing::Backing;
 use crate::below::{self, Below, Opened, RootArg};
-use crate::blocksize::Blocks;
+use crate::blocksize::DeviceBlocks;
 use crate::device::{refuse_union, Access, Device};
 use crate::error::{Fail, Result, REFUSED};
 use crate::layer_arg::LayerArg;
@@ -327,8 +327,8 @@ pub fn to_allocate(superblock: &Superblock, leaf: &Device) -> u64 {
 }
 
 /// Returns the blocks of each device, and checks that they give a union with the wanted blocks.
-fn blocks(below: &Opened, leaf: &Device, wanted: u32) -> Result<Vec<Blocks>> {
-    let of = |device| Blocks::of(device, wanted);
+fn blocks(below: &Opened, leaf: &Device, wanted: u32) -> Result<Vec<DeviceBlocks>> {
+    let of = |device| DeviceBlocks::of(device, wanted);
     let blocks: Vec<_> = below
         .devices()
         .chain([leaf])
@@ -340,7 +340,7 @@ fn blocks(below: &Opened, leaf: &Device, wanted: u32) -> Result<Vec<Blocks>> {
 
 /// Returns the union's size: the size of what lies below or the size asked for. The blocks of all
 /// devices must divide it; otherwise the driver would refuse a leaf that is already formatted.
-fn union_sectors(asked: Option<u64>, below: &Opened, blocks: &[Blocks]) -> Result<u64> {
+fn union_sectors(asked: Option<u64>, below: &Opened, blocks: &[DeviceBlocks]) -> Result<u64> {
     let least = below.sectors;
     let sectors = asked.unwrap_or(least);
     let bad = |why: String| Fail::new(REFUSED, "size", why);
@@ -360,7 +360,7 @@ fn union_sectors(asked: Option<u64>, below: &Opened, blocks: &[Blocks]) -> Resul
             least * 512
         )));
     }
-    for Blocks {
+    for DeviceBlocks {
         path, bytes: block, ..
     } in blocks
     {

@@ -46,7 +46,7 @@ pub struct FreezeArgs {
 
 /// The result of a freeze. The field names are those of `--json`.
 #[derive(Debug, Serialize)]
-struct Frozen {
+struct FreezeReport {
     leaf: String,
     uuid: String,
     seal: String,
@@ -100,7 +100,7 @@ fn report(args: &FreezeArgs, sb: &Superblock, changed: bool, json: bool) -> Resu
         ));
     };
     let g = &sb.geometry;
-    let frozen = Frozen {
+    let frozen = FreezeReport {
         leaf: args.leaf.display().to_string(),
         uuid: output::uuid(&sb.uuid),
         seal: output::hex(&seal),

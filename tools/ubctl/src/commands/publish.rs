@@ -13,7 +13,7 @@ use crate::device::Device;
 use crate::error::{Fail, Result, FAILED, USAGE};
 use crate::layer_arg::LayerArg;
 use crate::progress::Progress;
-use crate::stack::{From, Member, Stack};
+use crate::stack::{From, Member, OpenStack};
 use crate::target::{Output, Target, Wanted};
 use crate::{interrupt, loaded, output};
 
@@ -88,7 +88,7 @@ pub fn run(args: &PublishArgs, json: bool) -> Result {
 }
 
 /// Opens root, layers and leaf, and checks that they belong to each other.
-fn open(args: &PublishArgs) -> Result<Stack> {
+fn open(args: &PublishArgs) -> Result<OpenStack> {
     let leaf = args.leaf.as_deref().map(loaded::open_at_rest).transpose()?;
     let layers = match &leaf {
         Some(leaf) if args.layers.is_empty() => below::listed_by(leaf)?,
@@ -105,14 +105,14 @@ fn open(args: &PublishArgs) -> Result<Stack> {
         opened.refuse_other_leaf(leaf)?;
     }
     let devices = opened.layers.into_iter().map(|layer| layer.device);
-    let members = Stack::members(devices.chain(leaf).collect())?;
-    Stack::new(opened.root, members)
+    let members = OpenStack::members(devices.chain(leaf).collect())?;
+    OpenStack::new(opened.root, members)
 }
 
 /// Calls `each` with what the stack reads as, in parts of at most 1 MiB, and where each part
 /// begins. For an image with holes, what a bottom of zeroes shows is left out.
 fn parts(
-    stack: &Stack,
+    stack: &OpenStack,
     (what, has_holes): (&'static str, bool),
     mut each: impl FnMut(u64, &[u8]) -> Result,
 ) -> Result {
@@ -143,7 +143,7 @@ fn bytes_of(sectors: u64) -> usize {
 }
 
 /// Writes the image. Returns how many sectors were not left out as holes.
-fn write(stack: &Stack, writer: &Output) -> Result<u64> {
+fn write(stack: &OpenStack, writer: &Output) -> Result<u64> {
     let mut written = 0;
     let has_holes = writer.has_holes();
     parts(stack, ("write", has_holes), |sector, bytes| {
@@ -168,7 +168,7 @@ fn is_zero(bytes: &[u8]) -> bool {
 }
 
 /// Reads the image back, and compares it with what it was made from.
-fn verify(stack: &Stack, writer: &Output, out: &Path) -> Result {
+fn verify(stack: &OpenStack, writer: &Output, out: &Path) -> Result {
     writer.forget();
     let mut room = vec![0; bytes_of(ROOM)];
     parts(stack, ("verify", writer.has_holes()), |sector, bytes| {
@@ -190,7 +190,7 @@ fn verify(stack: &Stack, writer: &Output, out: &Path) -> Result {
     })
 }
 
-fn report(args: &PublishArgs, stack: &Stack, written: u64, json: bool) -> Result {
+fn report(args: &PublishArgs, stack: &OpenStack, written: u64, json: bool) -> Result {
     let mut names: Vec<String> = stack.members.iter().map(Member::name).collect();
     let leaf = args.leaf.as_ref().and_then(|_| names.pop());
     let report = PublishReport {

@@ -18,7 +18,7 @@ use crate::control::{leaf_name, path_text, Control, PREFIX};
 use crate::error::{reason_of, Result};
 use crate::loopdev;
 use crate::output::{self, size};
-use crate::sysfs::{self, Blocks, LowerState, Need, State};
+use crate::sysfs::{self, BlockSizes, DeviceState, LowerState, Need};
 
 use fields::FIELDS;
 
@@ -45,7 +45,7 @@ pub struct Shown {
     /// The file system that the leaf's image lies on.
     host: Option<ImageSpace>,
     /// The blocks of the union.
-    blocks: Option<Blocks>,
+    blocks: Option<BlockSizes>,
 }
 
 impl Shown {
@@ -157,11 +157,11 @@ fn lowers(s: &Status, block: &Path, name: &str) -> [LowerState; 2] {
 
 /// Returns the mode as the driver reports it. But a union is not called writable if one of its
 /// devices is gone or fails.
-fn mode(s: &Status, states: [&State; 2]) -> &'static str {
-    if states.contains(&&State::Gone) {
+fn mode(s: &Status, states: [&DeviceState; 2]) -> &'static str {
+    if states.contains(&&DeviceState::Gone) {
         return "gone";
     }
-    let fails = s.io_errors > 0 || states != [&State::Present; 2];
+    let fails = s.io_errors > 0 || states != [&DeviceState::Present; 2];
     if fails && s.mode == abi::MODE_WRITABLE {
         return "failing";
     }
@@ -197,7 +197,7 @@ pub fn run(args: &StatusArgs, json: bool) -> Result {
 #[cfg(test)]
 mod tests {
     use super::text::text;
-    use super::{mode, Blocks, ImageSpace, Shown, State};
+    use super::{mode, BlockSizes, DeviceState, ImageSpace, Shown};
     use ubcore::abi::{set_path, Status};
 
     #[test]
@@ -247,17 +247,23 @@ mod tests {
     #[test]
     fn what_fails_or_is_gone_is_not_called_writable() {
         let mut s = Status::new();
-        let present = [&State::Present; 2];
+        let present = [&DeviceState::Present; 2];
         assert_eq!(mode(&s, present), "writable");
-        assert_eq!(mode(&s, [&State::Present, &State::Offline]), "failing");
-        assert_eq!(mode(&s, [&State::Gone, &State::Offline]), "gone");
+        assert_eq!(
+            mode(&s, [&DeviceState::Present, &DeviceState::Offline]),
+            "failing"
+        );
+        assert_eq!(
+            mode(&s, [&DeviceState::Gone, &DeviceState::Offline]),
+            "gone"
+        );
         s.io_errors = 2;
         assert_eq!(mode(&s, present), "failing");
         let failing = text(&Shown::new(&s));
         assert!(failing.contains("failing: 2 I/O errors below"), "{failing}");
         set_path(&mut s.root, b"/dev/x").unwrap();
         let mut shown = Shown::new(&s);
-        (shown.mode, shown.root.state) = ("gone", State::Gone);
+        (shown.mode, shown.root.state) = ("gone", DeviceState::Gone);
         assert!(text(&shown).contains("gone: the root, /dev/x, is no longer there; 2 I/O"));
         s.mode = 1;
         assert_eq!(mode(&s, present), "read-only");
@@ -271,11 +277,11 @@ mod tests {
         let mut shown = Shown::new(&Status::new());
         let without = text(&shown);
         assert!(!without.contains("blocks  ") && !without.contains("left on"));
-        shown.blocks = Some(Blocks {
+        shown.blocks = Some(BlockSizes {
             logical: 512,
             physical: 4096,
         });
-        shown.leaf.blocks = Some(Blocks {
+        shown.leaf.blocks = Some(BlockSizes {
             logical: 512,
             physical: 512,
         });

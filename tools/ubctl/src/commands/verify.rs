@@ -23,7 +23,7 @@ use super::squash::merged::Merged;
 use crate::device::Device;
 use crate::error::{Fail, Result, REFUSED};
 use crate::layer_arg::LayerArg;
-use crate::lost_sectors::{self, Stretch};
+use crate::lost_sectors::{self, LostStretch};
 use crate::progress::Progress;
 use crate::sealed::{self, DeviceReader, HeaderReport};
 use crate::value_parser::digest;
@@ -101,7 +101,7 @@ struct DamagedChunk {
     blocks: u64,
     why: String,
     /// The sectors of the union that lie there.
-    lost: Vec<Stretch>,
+    lost: Vec<LostStretch>,
 }
 
 /// Runs the command.
@@ -245,7 +245,7 @@ fn judge(report: &VerifyReport, chunks: u64) -> Option<Fail> {
 }
 
 /// A chunk to verify, and the extents that have data in it.
-struct Work {
+struct ChunkWork {
     chunk: u64,
     digest: Digest,
     extents: Vec<Extent>,
@@ -273,7 +273,7 @@ fn verify_data(device: &Device, header: &Header) -> Result<Vec<DamagedChunk>> {
 fn verify_chunks(
     device: &Device,
     header: &Header,
-    receiver: &Mutex<Receiver<Work>>,
+    receiver: &Mutex<Receiver<ChunkWork>>,
     found: &Mutex<BTreeMap<u64, DamagedChunk>>,
     progress: &Progress,
 ) {
@@ -301,7 +301,12 @@ fn verify_chunks(
 }
 
 /// Returns what is wrong with a chunk.
-fn judge_chunk(device: &Device, block: u64, room: &mut [Block], work: &Work) -> Option<String> {
+fn judge_chunk(
+    device: &Device,
+    block: u64,
+    room: &mut [Block],
+    work: &ChunkWork,
+) -> Option<String> {
     let at = block * BLOCK_BYTES as u64;
     if let Err(fail) = device.read_at(at, room.as_flattened_mut()) {
         return Some(fail.message);
@@ -316,14 +321,14 @@ fn judge_chunk(device: &Device, block: u64, room: &mut [Block], work: &Work) -> 
 }
 
 /// Returns what of the union lies in some blocks.
-fn lost(block: u64, blocks: u64, extents: &[Extent]) -> Vec<Stretch> {
+fn lost(block: u64, blocks: u64, extents: &[Extent]) -> Vec<LostStretch> {
     let (start, end) = (block * BLOCK_SECTORS, (block + blocks) * BLOCK_SECTORS);
     let of = |e: &Extent| {
         let Content::Data(position) = e.content else {
             return None;
         };
         let (from, to) = (position.max(start), (position + e.sectors).min(end));
-        Some(Stretch {
+        Some(LostStretch {
             sector: e.first + (from - position),
             sectors: to.checked_sub(from).filter(|&n| n > 0)?,
         })
@@ -332,7 +337,7 @@ fn lost(block: u64, blocks: u64, extents: &[Extent]) -> Vec<Stretch> {
 }
 
 /// Sends each chunk to the threads, in order.
-fn hand_out(device: &Device, header: &Header, sender: SyncSender<Work>) -> Result {
+fn hand_out(device: &Device, header: &Header, sender: SyncSender<ChunkWork>) -> Result {
     let mut extents = SealedExtents::new(DeviceReader::new(device), header);
     let mut list = DeviceReader::new(device);
     let failed = |e| Fail::core("the index was read again", e);
@@ -350,7 +355,7 @@ fn hand_out(device: &Device, header: &Header, sender: SyncSender<Work>) -> Resul
         }
         let digest = digest_of(&mut list, header, chunk)?;
         // The last one may begin in a later chunk.
-        let work = Work {
+        let work = ChunkWork {
             chunk,
             digest,
             extents: here.clone(),

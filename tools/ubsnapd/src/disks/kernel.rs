@@ -30,7 +30,7 @@ use ubctl::wait::{Deadline, Leaving};
 use ubctl::{loaded, random, udev};
 
 use super::layout::{layout, leaf_sectors, BLOCK_BYTES};
-use super::{Disks, Layer, Union};
+use super::{AttachedUnion, Disks, FrozenLayer};
 use crate::bottom;
 use crate::error::{complain, Error, Result};
 use crate::snapshot::{Id, Leaf};
@@ -61,9 +61,9 @@ fn device_of(status: &Status) -> String {
     format!("/dev/{PREFIX}{}", status.id)
 }
 
-fn union_of(status: &Status) -> Union {
+fn union_of(status: &Status) -> AttachedUnion {
     let slabs = u64::from(status.slabs_used);
-    Union {
+    AttachedUnion {
         device: device_of(status),
         used: slabs.saturating_mul(u64::from(status.slab_sectors)) * 512,
         is_full: status.slabs_used >= status.slabs,
@@ -103,8 +103,8 @@ impl Kernel {
         Ok(all.into_iter().find(|status| status.uuid == uuid.0))
     }
 
-    fn listed(&self, layers: &[Layer]) -> Vec<ListedLayer> {
-        let one = |layer: &Layer| ListedLayer {
+    fn listed(&self, layers: &[FrozenLayer]) -> Vec<ListedLayer> {
+        let one = |layer: &FrozenLayer| ListedLayer {
             id: LayerId::Frozen(layer.leaf.uuid.0, Seal(layer.seal.0)),
             offset: 0,
             path: below::remembered(&self.path(layer.leaf.number)),
@@ -113,7 +113,12 @@ impl Kernel {
     }
 
     /// Makes an image, and formats it as a leaf.
-    fn format(&self, number: u64, layers: &[Layer], bytes: u64) -> Result<(Lower, Lower, Id)> {
+    fn format(
+        &self,
+        number: u64,
+        layers: &[FrozenLayer],
+        bytes: u64,
+    ) -> Result<(Lower, Lower, Id)> {
         let path = self.path(number);
         let failed = |e| Error::io(format!("make {}", path.display()), &e);
         let count = u32::try_from(layers.len()).unwrap_or(u32::MAX);
@@ -147,7 +152,7 @@ impl Kernel {
     fn create(
         &self,
         (leaf, root): (Lower, Lower),
-        layers: &[Layer],
+        layers: &[FrozenLayer],
         uuid: Id,
         read_only: bool,
     ) -> Result<Status> {
@@ -190,7 +195,7 @@ impl Kernel {
     }
 
     /// Puts the layers on loop devices, and lets go of others.
-    fn open_layers(&self, recent: &mut HashMap<u64, Lower>, layers: &[Layer]) -> Result {
+    fn open_layers(&self, recent: &mut HashMap<u64, Lower>, layers: &[FrozenLayer]) -> Result {
         let mut before = std::mem::take(recent);
         let mut missing = Vec::new();
         for layer in layers {
@@ -232,7 +237,7 @@ impl Disks for Kernel {
         fs::symlink_metadata(self.path(number)).is_ok()
     }
 
-    fn make(&self, number: u64, layers: &[Layer], bytes: u64, read_only: bool) -> Result<Id> {
+    fn make(&self, number: u64, layers: &[FrozenLayer], bytes: u64, read_only: bool) -> Result<Id> {
         let bytes = if read_only { 0 } else { bytes };
         let (leaf, root, uuid) = self.format(number, layers, bytes)?;
         if read_only {
@@ -243,7 +248,7 @@ impl Disks for Kernel {
         Ok(uuid)
     }
 
-    fn attach(&self, leaf: Leaf, layers: &[Layer], read_only: bool) -> Result<Union> {
+    fn attach(&self, leaf: Leaf, layers: &[FrozenLayer], read_only: bool) -> Result<AttachedUnion> {
         let path = self.path(leaf.number);
         let root = Lower::open(&self.bottom, Side::Root, false, BLOCK_BYTES)?;
         let lower = Lower::open(&path, Side::Leaf, !read_only, BLOCK_BYTES)?;
@@ -259,7 +264,7 @@ impl Disks for Kernel {
         }
     }
 
-    fn find(&self, leaf: Leaf) -> Result<Option<Union>> {
+    fn find(&self, leaf: Leaf) -> Result<Option<AttachedUnion>> {
         Ok(self.status(leaf.uuid)?.as_ref().map(union_of))
     }
 
@@ -300,11 +305,17 @@ impl Disks for Kernel {
         free_holes(&path)
     }
 
-    fn freeze_in_use(&self, leaf: Leaf, seal: Id, layers: &[Layer], next: (u64, u64)) -> Result {
+    fn freeze_in_use(
+        &self,
+        leaf: Leaf,
+        seal: Id,
+        layers: &[FrozenLayer],
+        next: (u64, u64),
+    ) -> Result {
         let gone = || Error::internal("the union is gone: try again");
         let status = self.status(leaf.uuid)?.ok_or_else(gone)?;
         let mut layers = layers.to_vec();
-        layers.push(Layer { leaf, seal });
+        layers.push(FrozenLayer { leaf, seal });
         let (number, bytes) = next;
         let (lower, root, uuid) = self.format(number, &layers, bytes)?;
         let mut request = abi::Freeze::new();

@@ -12,7 +12,7 @@ use crate::snapshot::{Id, Leaf};
 
 /// A frozen leaf that others lie on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Layer {
+pub struct FrozenLayer {
     /// The leaf.
     pub leaf: Leaf,
     /// The seal that it was frozen with.
@@ -21,7 +21,7 @@ pub struct Layer {
 
 /// A union in the system.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Union {
+pub struct AttachedUnion {
     /// The path of its device.
     pub device: String,
     /// The bytes that it takes of its leaf.
@@ -40,16 +40,16 @@ pub trait Disks: Send + Sync {
 
     /// Makes the leaf `number` on the layers, the lowest first, with room for `bytes` of data, and
     /// attaches it. Returns its UUID.
-    fn make(&self, number: u64, layers: &[Layer], bytes: u64, read_only: bool) -> Result<Id>;
+    fn make(&self, number: u64, layers: &[FrozenLayer], bytes: u64, read_only: bool) -> Result<Id>;
 
     /// Attaches a leaf that no union has.
-    fn attach(&self, leaf: Leaf, layers: &[Layer], read_only: bool) -> Result<Union>;
+    fn attach(&self, leaf: Leaf, layers: &[FrozenLayer], read_only: bool) -> Result<AttachedUnion>;
 
     /// Repairs the file system of the union of a leaf, if it was not unmounted and is not in use.
     fn repair(&self, leaf: Leaf) -> Result;
 
     /// Returns the union of a leaf, if there is one.
-    fn find(&self, leaf: Leaf) -> Result<Option<Union>>;
+    fn find(&self, leaf: Leaf) -> Result<Option<AttachedUnion>>;
 
     /// Detaches the union of a leaf, if there is one and it is not in use. Returns whether there is
     /// none now.
@@ -60,7 +60,13 @@ pub trait Disks: Send + Sync {
 
     /// Freezes the leaf of a union, which lies on the layers, with the file systems on it. The
     /// union continues in a leaf that this function makes: `next` has its number and size.
-    fn freeze_in_use(&self, leaf: Leaf, seal: Id, layers: &[Layer], next: (u64, u64)) -> Result;
+    fn freeze_in_use(
+        &self,
+        leaf: Leaf,
+        seal: Id,
+        layers: &[FrozenLayer],
+        next: (u64, u64),
+    ) -> Result;
 
     /// Returns the seal of a leaf, if it is frozen.
     fn seal(&self, number: u64) -> Result<Option<Id>>;

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::{Disks, Layer, Union};
+use super::{AttachedUnion, Disks, FrozenLayer};
 use crate::error::{Error, Result};
 use crate::snapshot::{Id, Leaf};
 
@@ -15,10 +15,10 @@ use crate::snapshot::{Id, Leaf};
 pub const WRITTEN: u64 = 4096;
 
 #[derive(Clone, Debug)]
-struct Image {
+struct ModelImage {
     uuid: Id,
     seal: Option<Id>,
-    layers: Vec<Layer>,
+    layers: Vec<FrozenLayer>,
     bytes: u64,
     /// The bytes that were written to it.
     used: u64,
@@ -26,9 +26,9 @@ struct Image {
     dirty: bool,
 }
 
-impl Image {
-    fn foreign() -> Image {
-        Image {
+impl ModelImage {
+    fn foreign() -> ModelImage {
+        ModelImage {
             uuid: Id([0xee; 16]),
             seal: None,
             layers: Vec::new(),
@@ -52,7 +52,7 @@ struct OnLeaf {
 
 #[derive(Default)]
 struct World {
-    images: BTreeMap<u64, Image>,
+    images: BTreeMap<u64, ModelImage>,
     unions: BTreeMap<Id, OnLeaf>,
     drawn: u128,
     step: u32,
@@ -171,7 +171,7 @@ impl Model {
 
     /// Adds an image that the daemon does not know.
     pub fn add(&self, number: u64) {
-        self.world().images.insert(number, Image::foreign());
+        self.world().images.insert(number, ModelImage::foreign());
     }
 
     /// Returns the numbers of all images, and the UUIDs of the leaves of all unions.
@@ -189,7 +189,7 @@ impl Model {
     }
 
     /// Returns the layers and the size of a leaf.
-    pub fn leaf(&self, number: u64) -> (Vec<Layer>, u64) {
+    pub fn leaf(&self, number: u64) -> (Vec<FrozenLayer>, u64) {
         let world = self.world();
         let image = &world.images[&number];
         (image.layers.clone(), image.bytes)
@@ -224,11 +224,11 @@ impl World {
         if !std::mem::take(&mut self.race) {
             return Ok(());
         }
-        self.images.insert(number, Image::foreign());
+        self.images.insert(number, ModelImage::foreign());
         Err(Error::foreign(Path::new("image")))
     }
 
-    fn image(&mut self, number: u64, layers: &[Layer], bytes: u64) -> Id {
+    fn image(&mut self, number: u64, layers: &[FrozenLayer], bytes: u64) -> Id {
         for layer in layers {
             let image = self
                 .images
@@ -240,7 +240,7 @@ impl World {
             );
         }
         let uuid = self.draw();
-        let image = Image {
+        let image = ModelImage {
             uuid,
             seal: None,
             layers: layers.to_vec(),
@@ -268,7 +268,7 @@ impl Disks for Model {
         self.world().images.contains_key(&number)
     }
 
-    fn make(&self, number: u64, layers: &[Layer], bytes: u64, read_only: bool) -> Result<Id> {
+    fn make(&self, number: u64, layers: &[FrozenLayer], bytes: u64, read_only: bool) -> Result<Id> {
         let uuid = self.act(|world| {
             world.refuse_foreign(number)?;
             Ok(world.image(number, layers, bytes))
@@ -279,7 +279,7 @@ impl Disks for Model {
         })
     }
 
-    fn attach(&self, leaf: Leaf, layers: &[Layer], read_only: bool) -> Result<Union> {
+    fn attach(&self, leaf: Leaf, layers: &[FrozenLayer], read_only: bool) -> Result<AttachedUnion> {
         self.act(|world| {
             let image = &world.images[&leaf.number];
             assert!(image.layers == layers && image.seal.is_none());
@@ -308,11 +308,11 @@ impl Disks for Model {
         })
     }
 
-    fn find(&self, leaf: Leaf) -> Result<Option<Union>> {
+    fn find(&self, leaf: Leaf) -> Result<Option<AttachedUnion>> {
         let world = self.world();
         let found = world.unions.get(&leaf.uuid);
         let image = world.images.get(&leaf.number);
-        Ok(found.map(|union| Union {
+        Ok(found.map(|union| AttachedUnion {
             device: name(union.number),
             used: image.map_or(0, |i| i.used),
             is_full: image.is_some_and(|i| i.used == i.bytes),
@@ -337,14 +337,20 @@ impl Disks for Model {
         })
     }
 
-    fn freeze_in_use(&self, leaf: Leaf, seal: Id, layers: &[Layer], next: (u64, u64)) -> Result {
+    fn freeze_in_use(
+        &self,
+        leaf: Leaf,
+        seal: Id,
+        layers: &[FrozenLayer],
+        next: (u64, u64),
+    ) -> Result {
         let mut layers = layers.to_vec();
-        layers.push(Layer { leaf, seal });
+        layers.push(FrozenLayer { leaf, seal });
         let (number, bytes) = next;
         let uuid = self.act(|world| {
             world.refuse_foreign(number)?;
             let uuid = world.draw();
-            let image = Image {
+            let image = ModelImage {
                 uuid,
                 seal: None,
                 layers,

@@ -33,7 +33,7 @@ pub struct Live<'a> {
 
 /// The result. The field names are those of `--json`.
 #[derive(Debug, Serialize)]
-struct Frozen {
+struct LiveFreezeReport {
     device: String,
     layer: String,
     uuid: String,
@@ -72,7 +72,7 @@ pub fn run(args: &Live<'_>, json: bool) -> Result {
     loopdev::warn_short(&leaf);
     leaf.release();
     let after = control.status(status.id)?;
-    let frozen = Frozen {
+    let frozen = LiveFreezeReport {
         device: format!("/dev/{}{}", control::PREFIX, status.id),
         layer: layer.display().to_string(),
         uuid: output::uuid(&sb.uuid),
@@ -190,7 +190,7 @@ fn frozen_after_all(mut fail: Fail, layer: &Path, leaf: &Path) -> Fail {
     fail
 }
 
-fn report(frozen: &Frozen, json: bool) -> Result {
+fn report(frozen: &LiveFreezeReport, json: bool) -> Result {
     if json {
         return output::json(frozen);
     }

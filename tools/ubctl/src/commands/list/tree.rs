@@ -17,7 +17,7 @@ use crate::output;
 
 /// A root, a layer or a union, and what lies on it.
 #[derive(Debug, PartialEq, Eq, Serialize)]
-pub struct Node {
+pub struct TreeNode {
     /// `root`, `layer` or `union`.
     kind: &'static str,
     /// The path, or the name of the union.
@@ -25,13 +25,13 @@ pub struct Node {
     /// The identity of a layer, or the leaf of a union.
     detail: String,
     /// What lies on it.
-    above: Vec<Node>,
+    above: Vec<TreeNode>,
 }
 
-impl Node {
-    fn new(kind: &'static str, name: String, detail: String) -> Node {
+impl TreeNode {
+    fn new(kind: &'static str, name: String, detail: String) -> TreeNode {
         let above = Vec::new();
-        Node {
+        TreeNode {
             kind,
             name,
             detail,
@@ -39,16 +39,16 @@ impl Node {
         }
     }
 
-    fn is_same(&self, other: &Node) -> bool {
+    fn is_same(&self, other: &TreeNode) -> bool {
         (self.kind, &self.name, &self.detail) == (other.kind, &other.name, &other.detail)
     }
 }
 
 /// Returns the tree of all unions.
-pub fn of(unions: &[Shown]) -> Vec<Node> {
+pub fn of(unions: &[Shown]) -> Vec<TreeNode> {
     let mut roots = Vec::new();
     for union in unions {
-        let mut way = vec![Node::new("root", union.root_text(), String::new())];
+        let mut way = vec![TreeNode::new("root", union.root_text(), String::new())];
         // The leaf is in use. A leaf that cannot be read has no layers here.
         let leaf = Device::open(Path::new(&union.leaf_device()), Side::Leaf, Access::Read);
         let listed = leaf
@@ -56,14 +56,14 @@ pub fn of(unions: &[Shown]) -> Vec<Node> {
             .unwrap_or_default();
         way.extend(listed.iter().map(layer));
         let detail = union.leaf_text();
-        way.push(Node::new("union", union.name.clone(), detail));
+        way.push(TreeNode::new("union", union.name.clone(), detail));
         add(&mut roots, way);
     }
     roots
 }
 
 /// Adds a way from a root to a union, along the nodes that are there.
-fn add(nodes: &mut Vec<Node>, way: Vec<Node>) {
+fn add(nodes: &mut Vec<TreeNode>, way: Vec<TreeNode>) {
     let mut nodes = nodes;
     for step in way {
         let at = nodes.iter().position(|node| node.is_same(&step));
@@ -75,7 +75,7 @@ fn add(nodes: &mut Vec<Node>, way: Vec<Node>) {
     }
 }
 
-fn layer(listed: &ListedLayer) -> Node {
+fn layer(listed: &ListedLayer) -> TreeNode {
     let path = LayerArg::listed(listed).map_or_else(String::new, |layer| layer.name());
     let detail = match listed.id {
         LayerId::Frozen(uuid, Seal(seal)) => {
@@ -87,11 +87,11 @@ fn layer(listed: &ListedLayer) -> Node {
         }
         LayerId::Sealed(digest) => format!("sealed {}", output::hex(&digest)),
     };
-    Node::new("layer", path, detail)
+    TreeNode::new("layer", path, detail)
 }
 
 /// Returns the tree as lines. Identities are cut to what tells them apart at a glance.
-pub fn text(roots: &[Node]) -> String {
+pub fn text(roots: &[TreeNode]) -> String {
     let mut out = String::new();
     for root in roots {
         out += &format!("root {}\n", root.name);
@@ -100,7 +100,7 @@ pub fn text(roots: &[Node]) -> String {
     out
 }
 
-fn lines(nodes: &[Node], indent: &str, out: &mut String) {
+fn lines(nodes: &[TreeNode], indent: &str, out: &mut String) {
     for (n, node) in (1..).zip(nodes) {
         let last = n == nodes.len();
         let (branch, more) = if last {
@@ -122,16 +122,16 @@ fn lines(nodes: &[Node], indent: &str, out: &mut String) {
 
 #[cfg(test)]
 mod tests {
-    use super::{add, text, Node};
+    use super::{add, text, TreeNode};
 
     #[test]
     fn what_unions_share_is_drawn_once() {
         let layer = |name: &str| {
             let detail = format!("frozen {name}2345678-and-more");
-            Node::new("layer", name.to_owned(), detail)
+            TreeNode::new("layer", name.to_owned(), detail)
         };
-        let root = |name: &str| Node::new("root", name.to_owned(), String::new());
-        let union = |name: &str| Node::new("union", name.to_owned(), format!("{name}.leaf"));
+        let root = |name: &str| TreeNode::new("root", name.to_owned(), String::new());
+        let union = |name: &str| TreeNode::new("union", name.to_owned(), format!("{name}.leaf"));
         let mut roots = Vec::new();
         add(&mut roots, vec![root("r"), layer("a"), union("u0")]);
         add(

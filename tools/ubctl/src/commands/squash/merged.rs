@@ -12,13 +12,13 @@ use super::order;
 use crate::device::Device;
 use crate::error::{Fail, Result};
 use crate::sealing::Sealing;
-use crate::stack::{Member, Stack};
+use crate::stack::{Member, OpenStack};
 use crate::target::Target;
 
 /// Layers that lie on each other.
 pub struct Merged {
     /// What they map together.
-    pub stack: Stack,
+    pub stack: OpenStack,
     /// What one layer in their place stands for.
     pub stand_in: StandIn,
     /// The sectors of their data that are visible.
@@ -35,14 +35,14 @@ impl Merged {
             let e = Error::LayerCount(LAYERS_MAX.into(), count);
             return Err(Fail::core("squash", e));
         }
-        let members = Stack::members(devices)?;
+        let members = OpenStack::members(devices)?;
         let stand_in = order::check(&members)?;
         for member in &members {
             if let Some(header) = &member.header {
                 verify::refuse_damage(&member.device, header)?;
             }
         }
-        let stack = Stack::new(None, members)?;
+        let stack = OpenStack::new(None, members)?;
         let what = format!("{} layers", stack.members.len());
         Ok(Merged {
             stand_in,
@@ -79,7 +79,7 @@ impl Merged {
 }
 
 /// Returns how many sectors of data are visible.
-fn data_sectors(stack: &Stack) -> ubcore::error::Result<u64> {
+fn data_sectors(stack: &OpenStack) -> ubcore::error::Result<u64> {
     let mut extents = stack.extents();
     let mut sectors = 0;
     while let Some(extent) = extents.next()? {

@@ -8,7 +8,7 @@ use ubcore::geometry::BLOCK_SECTORS;
 use super::Shown;
 use crate::control::path_text;
 use crate::output::{self, counted, size};
-use crate::sysfs::{Blocks, State};
+use crate::sysfs::{BlockSizes, DeviceState};
 
 /// A line of the text: its label, and its value if the union has one.
 type Line = (&'static str, fn(&Shown) -> Option<String>);
@@ -90,7 +90,7 @@ fn discard(u: &Shown) -> &'static str {
 
 /// Returns the block sizes of the union, the root and the leaf, if the union's are known.
 fn blocks(u: &Shown) -> Option<String> {
-    let pair = |side: &str, blocks: Option<Blocks>| match blocks {
+    let pair = |side: &str, blocks: Option<BlockSizes>| match blocks {
         Some(b) => format!("{side} {} B, {} B", b.logical, b.physical),
         None => format!("{side} ?, ?"),
     };
@@ -119,8 +119,8 @@ fn mode(u: &Shown) -> String {
 }
 
 fn trouble(u: &Shown) -> String {
-    let side = |side: &str, path: String, state: &State| {
-        (*state != State::Present).then(|| format!("the {side}, {path}, {}", state.text()))
+    let side = |side: &str, path: String, state: &DeviceState| {
+        (*state != DeviceState::Present).then(|| format!("the {side}, {path}, {}", state.text()))
     };
     let devices = [
         side("root", path_text(&u.status.root), &u.root.state),
