@@ -32,7 +32,7 @@ type StackPageList = KVVec<Option<KBox<StackPage>>>;
 /// attach or a freeze, in process context.
 pub(crate) struct StackPageLists {
     table: StackPageList,
-    records: StackPageList,
+    mixed_records: StackPageList,
     copies: StackPageList,
 }
 
@@ -41,7 +41,7 @@ impl StackPageLists {
     pub(crate) const fn new() -> Self {
         StackPageLists {
             table: KVVec::new(),
-            records: KVVec::new(),
+            mixed_records: KVVec::new(),
             copies: KVVec::new(),
         }
     }
@@ -49,7 +49,7 @@ impl StackPageLists {
     fn list(&self, pages: StackPages) -> &StackPageList {
         match pages {
             StackPages::Table => &self.table,
-            StackPages::Records => &self.records,
+            StackPages::MixedRecords => &self.mixed_records,
             StackPages::Copies => &self.copies,
         }
     }
@@ -57,7 +57,7 @@ impl StackPageLists {
     fn list_mut(&mut self, pages: StackPages) -> &mut StackPageList {
         match pages {
             StackPages::Table => &mut self.table,
-            StackPages::Records => &mut self.records,
+            StackPages::MixedRecords => &mut self.mixed_records,
             StackPages::Copies => &mut self.copies,
         }
     }
@@ -72,7 +72,7 @@ impl StackPageLists {
             pages.saturating_add(slots)
         };
         // All of it is in memory, so the sum does not saturate.
-        [&self.table, &self.records, &self.copies]
+        [&self.table, &self.mixed_records, &self.copies]
             .into_iter()
             .map(of)
             .fold(0, u64::saturating_add)
@@ -107,7 +107,7 @@ impl StackMemory for StackPageLists {
     }
 
     fn keep_copies(&mut self) {
-        self.records = core::mem::replace(&mut self.copies, KVVec::new());
+        self.mixed_records = core::mem::replace(&mut self.copies, KVVec::new());
     }
 
     fn give_way(&mut self) -> Result {

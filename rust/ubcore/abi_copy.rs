@@ -15,7 +15,7 @@ use super::num::u32_as_usize;
 pub const SIZE_MAX: usize = 4096;
 
 /// The number of bytes of a tail that are looked at, or cleared, at a time.
-const PIECE: usize = 64;
+const TAIL_STEP: usize = 64;
 
 /// The size word of a structure.
 const WORD: usize = size_of::<u32>();
@@ -63,12 +63,12 @@ pub fn copy_in<C: Call, M: Caller>(from: &mut M) -> Result<C, Refused<M::Error>>
     if size > SIZE_MAX {
         return Err(Refused::Large);
     }
-    for at in (size_of::<C>()..size).step_by(PIECE) {
-        let mut piece = [0; PIECE];
-        // The whole piece, if more is left than it holds.
-        let part: &mut [u8] = match piece.get_mut(..size.wrapping_sub(at)) {
+    for at in (size_of::<C>()..size).step_by(TAIL_STEP) {
+        let mut bytes = [0; TAIL_STEP];
+        // The whole step, if more is left than it takes.
+        let part: &mut [u8] = match bytes.get_mut(..size.wrapping_sub(at)) {
             Some(part) => part,
-            None => &mut piece,
+            None => &mut bytes,
         };
         from.read(at, part)?;
         if part.iter().any(|&b| b != 0) {
@@ -89,9 +89,9 @@ pub fn copy_in<C: Call, M: Caller>(from: &mut M) -> Result<C, Refused<M::Error>>
 /// it. `c` is what [`copy_in`] made, and has the size that was judged.
 pub fn copy_out<C: Call, M: Caller>(c: &C, to: &mut M) -> Result<(), M::Error> {
     let size = u32_as_usize(c.size()).min(SIZE_MAX);
-    for at in (size_of::<C>()..size).step_by(PIECE) {
-        let zeroes = [0; PIECE];
-        // The whole piece, if more is left than it holds.
+    for at in (size_of::<C>()..size).step_by(TAIL_STEP) {
+        let zeroes = [0; TAIL_STEP];
+        // The whole step, if more is left than it takes.
         let part = zeroes.get(..size.wrapping_sub(at));
         to.write(at, part.unwrap_or(&zeroes))?;
     }

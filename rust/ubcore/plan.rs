@@ -162,7 +162,7 @@ pub struct Runs<'a, M, B> {
 
 impl<M: Memory, B: StackLookup> Runs<'_, M, B> {
     /// Returns the next stretch within one slab.
-    fn piece(&mut self) -> Option<Run> {
+    fn next_in_slab(&mut self) -> Option<Run> {
         let g = self.map.geometry();
         let offset = g.offset_in_slab(self.at);
         let limit = self.left.min(g.slab_sectors().wrapping_sub(offset));
@@ -249,9 +249,9 @@ impl<M: Memory, B: StackLookup> Iterator for Runs<'_, M, B> {
     fn next(&mut self) -> Option<Run> {
         let mut run = match self.held.take() {
             Some(run) => run,
-            None => self.piece()?,
+            None => self.next_in_slab()?,
         };
-        while let Some(next) = self.piece() {
+        while let Some(next) = self.next_in_slab() {
             if !run.source.continues(next.source, run.sectors) {
                 self.held = Some(next);
                 break;

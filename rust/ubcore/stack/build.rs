@@ -3,10 +3,11 @@
 //! Builds a stack map, layer by layer from the bottom up.
 //!
 //! The cost of a layer is proportional to what it maps: an entry for each stack slab that it
-//! covers, and for a slab that it covers in part also the slab's old record, at most 128 runs.
-//! Records do not change. If a slab gets a new record, its old one becomes garbage. Compaction
-//! copies all live records when the garbage is larger than the words that a copy reads. So its
-//! amortised cost is at most that of writing the records that are garbage now.
+//! covers, and for a slab that it covers in part also the slab's old mixed record, at most 128
+//! runs. Mixed records do not change. If a slab gets a new mixed record, its old one becomes
+//! garbage. Compaction copies all live mixed records when the garbage is larger than the words that
+//! a copy reads. So its amortised cost is at most that of writing the mixed records that are
+//! garbage now.
 //!
 //! The builder checks the extents of a layer, because a layer may come from anywhere.
 
@@ -77,20 +78,20 @@ impl fmt::Display for Refusal {
 /// The builder's result.
 pub type Built<T = ()> = core::result::Result<T, Refusal>;
 
-/// A mixed slab under construction. Its new record comes after all others, and grows.
+/// A mixed slab under construction. Its new mixed record comes after all others, and grows.
 struct OpenSlab {
     /// The first sector of the slab.
     start: u64,
-    /// The sector of the slab before which the new record is complete.
+    /// The sector of the slab before which the new mixed record is complete.
     done: u32,
-    /// The new record.
+    /// The new mixed record.
     record: MixedRecord,
     /// Its last run, once there is one.
     last: Word,
 }
 
 impl OpenSlab {
-    /// Returns a slab whose new record begins at word `at` of the records.
+    /// Returns a slab whose new mixed record begins at word `at` of the mixed records.
     fn new(start: u64, at: u64) -> Self {
         OpenSlab {
             start,
@@ -110,9 +111,9 @@ pub struct Builder<M> {
     tables: u64,
     /// The page of the table that changed last.
     page: u32,
-    /// The words of records: in use and garbage.
+    /// The words of mixed records: in use and garbage.
     end: u64,
-    /// The words of records in use.
+    /// The words of mixed records in use.
     live: u64,
 }
 
@@ -139,10 +140,10 @@ impl<M: StackMemory> Builder<M> {
     pub fn over<O: StackMemory>(old: &StackMap<O>, memory: M, sectors: u64) -> Built<Self> {
         let mut new = Self::new(memory, sectors.max(old.sectors()))?;
         new.layers = old.layers();
-        new.end = old.record_words();
-        let records = new.end.div_ceil(PAGE);
-        for n in 0..saturating_u32(records) {
-            new.copy_page(old, StackPages::Records, n)?;
+        new.end = old.mixed_words();
+        let pages = new.end.div_ceil(PAGE);
+        for n in 0..saturating_u32(pages) {
+            new.copy_page(old, StackPages::MixedRecords, n)?;
         }
         for n in 0..new.table_pages() {
             let Some(page) = old.memory().page(StackPages::Table, n) else {
@@ -150,7 +151,7 @@ impl<M: StackMemory> Builder<M> {
             };
             new.copy_page(old, StackPages::Table, n)?;
             new.tables = new.tables.wrapping_add(1);
-            for record in page.iter().filter_map(|entry| entry.record()) {
+            for record in page.iter().filter_map(|entry| entry.mixed_record()) {
                 new.live = new.live.wrapping_add(u64::from(record.runs));
             }
         }
@@ -315,7 +316,7 @@ impl<M: StackMemory> Builder<M> {
         Ok(())
     }
 
-    /// Copies to the new record of a slab what the slab had up to a sector.
+    /// Copies to the new mixed record of a slab what the slab had up to a sector.
     fn copy_old(&mut self, slab: &mut OpenSlab, to: u32) -> Built {
         while slab.done < to {
             let done = slab.done;
@@ -327,26 +328,26 @@ impl<M: StackMemory> Builder<M> {
         Ok(())
     }
 
-    /// Adds a run to the new record of a slab, unless it continues the last one.
+    /// Adds a run to the new mixed record of a slab, unless it continues the last one.
     fn push(&mut self, slab: &mut OpenSlab, first: u32, source: StackSource) -> Built {
         let gone = first.wrapping_sub(slab.last.first());
-        if slab.record.runs > 0 && slab.last.source().skip(gone) == source {
+        if slab.record.runs > 0 && slab.last.source()?.skip(gone) == source {
             return Ok(());
         }
         let mut at = slab.record.at.wrapping_add(u64::from(slab.record.runs));
         if word_of(at).1 == 0 {
-            // The page is full, and a record lies in one page.
+            // The page is full, and a mixed record lies in one page.
             let from = core::mem::replace(&mut slab.record.at, at);
-            self.memory.grow(StackPages::Records, word_of(at).0)?;
+            self.memory.grow(StackPages::MixedRecords, word_of(at).0)?;
             for n in 0..u64::from(slab.record.runs) {
                 let word = self.word(from.wrapping_add(n))?;
-                self.set_word(StackPages::Records, at, word)?;
+                self.set_word(StackPages::MixedRecords, at, word)?;
                 at = at.wrapping_add(1);
             }
         }
         slab.last = Word::run(first, source);
         slab.record.runs = next(slab.record.runs);
-        self.set_word(StackPages::Records, at, slab.last)
+        self.set_word(StackPages::MixedRecords, at, slab.last)
     }
 
     /// Ends the construction of a slab, and puts it into the table.
@@ -354,7 +355,8 @@ impl<M: StackMemory> Builder<M> {
         self.copy_old(&mut slab, SLAB_SECTORS)?;
         let MixedRecord { at, runs } = slab.record;
         if runs == 1 {
-            // It starts at sector 0, and its word in the records is overwritten by the next one.
+            // It starts at sector 0, and its word in the mixed records is overwritten by the next
+            // one.
             return self.set_entry(slab.start, slab.last);
         }
         let words = u64::from(runs);
@@ -381,7 +383,7 @@ impl<M: StackMemory> Builder<M> {
         let table = self.memory.page_mut(StackPages::Table, page);
         let word = table.and_then(|p| p.get_mut(index)).ok_or(Broken)?;
         let old = core::mem::replace(word, entry);
-        if let Some(record) = old.record() {
+        if let Some(record) = old.mixed_record() {
             self.live = self.live.wrapping_sub(u64::from(record.runs));
         }
         if self.end.wrapping_sub(self.live) > self.cost_of_copy() {
@@ -390,7 +392,7 @@ impl<M: StackMemory> Builder<M> {
         Ok(())
     }
 
-    /// Returns about how many words a copy of all live records looks at.
+    /// Returns about how many words a copy of all live mixed records looks at.
     fn cost_of_copy(&self) -> u64 {
         let table = self.tables.wrapping_mul(PAGE);
         let pages = u64::from(self.table_pages());
@@ -405,7 +407,7 @@ impl<M: StackMemory> Builder<M> {
         }
     }
 
-    /// Copies all live records, in the order of their slabs, and frees the old ones.
+    /// Copies all live mixed records, in the order of their slabs, and frees the old ones.
     fn compact(&mut self) -> Built {
         let mut end = 0;
         for page in 0..self.table_pages() {
@@ -416,7 +418,7 @@ impl<M: StackMemory> Builder<M> {
             for index in 0..PAGE_WORDS {
                 let table = self.memory.page(StackPages::Table, page);
                 let entry = table.and_then(|p| p.get(index)).ok_or(Broken)?;
-                let Some(old) = entry.record() else {
+                let Some(old) = entry.mixed_record() else {
                     continue;
                 };
                 let new = self.copy(old, end)?;
@@ -430,7 +432,7 @@ impl<M: StackMemory> Builder<M> {
         Ok(())
     }
 
-    /// Copies a record to the first place from `end` on that has room for it in one page.
+    /// Copies a mixed record to the first place from `end` on that has room for it in one page.
     fn copy(&mut self, old: MixedRecord, end: u64) -> Built<MixedRecord> {
         let rest = PAGE.wrapping_sub(end % PAGE);
         let at = if u64::from(old.runs) > rest {
@@ -446,10 +448,10 @@ impl<M: StackMemory> Builder<M> {
         Ok(MixedRecord { at, ..old })
     }
 
-    /// Returns a word of the records.
+    /// Returns a word of the mixed records.
     fn word(&self, at: u64) -> Built<Word> {
         let (page, n) = word_of(at);
-        let page = self.memory.page(StackPages::Records, page);
+        let page = self.memory.page(StackPages::MixedRecords, page);
         Ok(*page.and_then(|p| p.get(n)).ok_or(Broken)?)
     }
 

@@ -47,15 +47,15 @@ pub trait Extents {
 
 /// The extents of another sequence, of which no two could be one.
 pub struct Joined<E> {
-    pieces: E,
-    /// An extent that the next piece may continue.
+    inner: E,
+    /// An extent that the next one of `inner` may continue.
     held: Option<Extent>,
 }
 
 impl<E> Joined<E> {
     /// Returns the extents of a sequence whose neighbours may be cut.
-    pub fn new(pieces: E) -> Self {
-        Joined { pieces, held: None }
+    pub fn new(inner: E) -> Self {
+        Joined { inner, held: None }
     }
 }
 
@@ -63,18 +63,18 @@ impl<E: Extents> Extents for Joined<E> {
     fn next(&mut self) -> Result<Option<Extent>> {
         let first = match self.held.take() {
             Some(held) => Some(held),
-            None => self.pieces.next()?,
+            None => self.inner.next()?,
         };
         let Some(mut extent) = first else {
             return Ok(None);
         };
-        while let Some(piece) = self.pieces.next()? {
-            if !extent.is_continued_by(&piece) {
-                self.held = Some(piece);
+        while let Some(next) = self.inner.next()? {
+            if !extent.is_continued_by(&next) {
+                self.held = Some(next);
                 break;
             }
             // The end of an extent does not overflow.
-            extent.sectors = extent.sectors.wrapping_add(piece.sectors);
+            extent.sectors = extent.sectors.wrapping_add(next.sectors);
         }
         Ok(Some(extent))
     }

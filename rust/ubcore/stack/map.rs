@@ -2,9 +2,9 @@
 
 //! The stack map: where each sector of a stack lies, merged over all layers.
 //!
-//! A table has one [`Word`] for each stack slab of 64 KiB. If the slab has one source, the
-//! word is all there is. If the slab is *mixed*, the word names a *record*: the slab's runs in
-//! their order, the first of which starts at sector 0. Table and records lie in pages that exist
+//! A table has one [`Word`] for each stack slab of 64 KiB. If the slab has one source, the word is
+//! all there is. If the slab is *mixed*, the word names a *mixed record*: the slab's runs in their
+//! order, the first of which starts at sector 0. Table and mixed records lie in pages that exist
 //! where something is mapped.
 //!
 //! A map does not change once it is built, so look-ups need no lock and no atomics. A look-up is
@@ -32,9 +32,9 @@ const PAGE_SECTORS: u64 = PAGE.wrapping_mul(SLAB);
 pub enum StackPages {
     /// The entries of the slabs.
     Table,
-    /// The records of the mixed slabs, one after the other. A record lies in one page.
-    Records,
-    /// The records that the builder copies, to get rid of the others.
+    /// The mixed records of the slabs, one after the other. A mixed record lies in one page.
+    MixedRecords,
+    /// The mixed records that the builder copies, to get rid of the others.
     Copies,
 }
 
@@ -46,8 +46,8 @@ pub trait StackMemory {
     fn page_mut(&mut self, pages: StackPages, n: u32) -> Option<&mut StackPage>;
     /// Makes a page of zeroes, if it does not exist. Fails with `NoMemory`. Process context.
     fn grow(&mut self, pages: StackPages, n: u32) -> Result;
-    /// Frees the pages of [`StackPages::Records`], and makes those of [`StackPages::Copies`] take
-    /// their place.
+    /// Frees the pages of [`StackPages::MixedRecords`], and makes those of [`StackPages::Copies`]
+    /// take their place.
     fn keep_copies(&mut self);
 
     /// Lets other tasks run. An error ends the work that calls it. The builder calls it between
@@ -72,7 +72,7 @@ pub(super) fn offset_in_slab(sector: u64) -> u32 {
     saturating_u32(sector % SLAB)
 }
 
-/// Returns the page of the records that has a word, and the word's index there.
+/// Returns the page of the mixed records that has a word, and the word's index there.
 #[inline]
 pub(super) fn word_of(at: u64) -> (u32, usize) {
     (saturating_u32(at / PAGE), u64_as_usize(at % PAGE))
@@ -95,10 +95,10 @@ pub(super) fn stretch<M: StackMemory>(
     };
     let entry = *page.get(index).ok_or(Broken)?;
     let offset = offset_in_slab(sector);
-    let found = match entry.record() {
-        Some(record) => in_record(memory, record, offset)?,
+    let found = match entry.mixed_record() {
+        Some(record) => in_mixed_record(memory, record, offset)?,
         None => Stretch {
-            source: entry.source().skip(offset),
+            source: entry.source()?.skip(offset),
             sectors: SLAB_SECTORS.wrapping_sub(offset),
         },
     };
@@ -110,7 +110,7 @@ pub(super) fn stretch<M: StackMemory>(
 
 /// Returns the stretch from a sector of a mixed slab to the end of its run.
 #[inline(never)]
-fn in_record<M: StackMemory>(
+fn in_mixed_record<M: StackMemory>(
     memory: &M,
     record: MixedRecord,
     offset: u32,
@@ -118,7 +118,7 @@ fn in_record<M: StackMemory>(
     let (page, from) = word_of(record.at);
     // If the sum is past the page, there is no such slice.
     let to = from.wrapping_add(u32_as_usize(record.runs));
-    let page = memory.page(StackPages::Records, page).ok_or(Broken)?;
+    let page = memory.page(StackPages::MixedRecords, page).ok_or(Broken)?;
     let (first, rest) = page
         .get(from..to)
         .and_then(<[Word]>::split_first)
@@ -128,7 +128,7 @@ fn in_record<M: StackMemory>(
     let run = before.last().unwrap_or(first);
     let end = behind.first().map_or(SLAB_SECTORS, |run| run.first());
     Ok(Stretch {
-        source: run.source().skip(offset.wrapping_sub(run.first())),
+        source: run.source()?.skip(offset.wrapping_sub(run.first())),
         sectors: end.wrapping_sub(offset),
     })
 }
@@ -138,17 +138,17 @@ pub struct StackMap<M> {
     memory: M,
     sectors: u64,
     layers: u8,
-    record_words: u64,
+    mixed_words: u64,
 }
 
 impl<M: StackMemory> StackMap<M> {
     /// Returns a map. The builder has filled the memory as this file describes it.
-    pub(super) fn new(memory: M, sectors: u64, layers: u8, record_words: u64) -> Self {
+    pub(super) fn new(memory: M, sectors: u64, layers: u8, mixed_words: u64) -> Self {
         StackMap {
             memory,
             sectors,
             layers,
-            record_words,
+            mixed_words,
         }
     }
 
@@ -167,9 +167,10 @@ impl<M: StackMemory> StackMap<M> {
         self.layers
     }
 
-    /// Returns the number of words that records take, with the rests of pages that no record fits.
-    pub fn record_words(&self) -> u64 {
-        self.record_words
+    /// Returns the number of words that mixed records take, with the rests of pages that no mixed
+    /// record fits.
+    pub fn mixed_words(&self) -> u64 {
+        self.mixed_words
     }
 }
 

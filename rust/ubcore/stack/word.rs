@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The 64 bits of the stack map: an entry of the table, or a run of a record.
+//! The 64 bits of the stack map: an entry of the table, or a run of a mixed record.
 //!
 //! ```text
 //! 63     57 56  55 54      47 46                   0
@@ -11,6 +11,7 @@
 //! Kind 0 is the bottom as it is, 1 zeroes, 2 a layer, and 3 mixed. An entry of zero, which an
 //! absent page stands for, is thus the bottom. The run of a slab that has only one is its entry.
 
+use super::super::error::Broken;
 use super::super::num::saturating_u32;
 use super::source::StackSource;
 
@@ -23,14 +24,15 @@ const SOURCE_SHIFT: u32 = 47;
 const KIND_SHIFT: u32 = 55;
 const FIRST_SHIFT: u32 = 57;
 
+const BOTTOM: u64 = 0;
 const ZERO: u64 = 1;
 const LAYER: u64 = 2;
 const MIXED: u64 = 3;
 
-/// The record of a mixed slab: where it lies, and how many runs it has, 2 to [`SLAB_SECTORS`].
+/// The mixed record of a slab: where it lies, and how many runs it has, 2 to [`SLAB_SECTORS`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MixedRecord {
-    /// Its first word among those of all records, below [`POSITION_END`].
+    /// Its first word among those of all mixed records, below [`POSITION_END`].
     pub at: u64,
     /// The number of its runs, which is that of its words.
     pub runs: u32,
@@ -48,7 +50,7 @@ impl Word {
     #[inline]
     pub fn run(first: u32, source: StackSource) -> Word {
         let (kind, source, position) = match source {
-            StackSource::Bottom => (0, 0, 0),
+            StackSource::Bottom => (BOTTOM, 0, 0),
             StackSource::Zero => (ZERO, 0, 0),
             StackSource::Layer(layer, at) => (LAYER, u64::from(layer), at),
         };
@@ -67,19 +69,20 @@ impl Word {
         saturating_u32(self.0.wrapping_shr(FIRST_SHIFT))
     }
 
-    /// Returns where a run or a whole slab comes from. It has no meaning for a mixed slab.
+    /// Returns where a run or a whole slab comes from. Fails for the entry of a mixed slab.
     #[inline]
-    pub fn source(self) -> StackSource {
+    pub fn source(self) -> Result<StackSource, Broken> {
         match self.kind() {
-            0 => StackSource::Bottom,
-            ZERO => StackSource::Zero,
-            _ => StackSource::Layer(self.source_field(), self.position()),
+            BOTTOM => Ok(StackSource::Bottom),
+            ZERO => Ok(StackSource::Zero),
+            LAYER => Ok(StackSource::Layer(self.source_field(), self.position())),
+            _ => Err(Broken),
         }
     }
 
-    /// Returns the record of a mixed slab. Returns `None` if all of the slab is one run.
+    /// Returns the mixed record of a slab. Returns `None` if all of the slab is one run.
     #[inline]
-    pub fn record(self) -> Option<MixedRecord> {
+    pub fn mixed_record(self) -> Option<MixedRecord> {
         (self.kind() == MIXED).then_some(MixedRecord {
             at: self.position(),
             runs: u32::from(self.source_field()),
@@ -114,7 +117,7 @@ fn pack(first: u32, kind: u64, source: u64, position: u64) -> u64 {
 #[cfg(any(test, kernel))]
 #[cfg_attr(kernel, kernel::prelude::kunit_tests(unionblk_stack_word))]
 mod tests {
-    use super::{MixedRecord, StackSource, Word, POSITION_END, SLAB_SECTORS};
+    use super::{Broken, MixedRecord, StackSource, Word, POSITION_END, SLAB_SECTORS};
 
     #[test]
     fn every_field_keeps_its_extremes() {
@@ -128,16 +131,17 @@ mod tests {
                 StackSource::Layer(253, POSITION_END - 1),
             ] {
                 let word = Word::run(first, source);
-                assert!(word.first() == first && word.source() == source);
-                assert!(word.record().is_none());
+                assert!(word.first() == first && word.source() == Ok(source));
+                assert!(word.mixed_record().is_none());
             }
         }
         for at in [0, POSITION_END - 1] {
             for runs in [2, SLAB_SECTORS] {
                 let record = MixedRecord { at, runs };
-                assert!(Word::mixed(record).record() == Some(record));
+                let entry = Word::mixed(record);
+                assert!(entry.mixed_record() == Some(record) && entry.source() == Err(Broken));
             }
         }
-        assert!(Word(0).source() == StackSource::Bottom && Word(0).record().is_none());
+        assert!(Word(0).source() == Ok(StackSource::Bottom) && Word(0).mixed_record().is_none());
     }
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! Leads more lives with power failures, over geometries that have what the small one lacks: slabs
-//! in pieces, slabs of 4 MiB, transactions of many writes, leaves of many groups. The lives have
+//! in many runs, slabs of 4 MiB, transactions of many writes, leaves of many groups. The lives have
 //! FUA writes and several writes in flight. `LIVES` sets how many there are. Each kind of journal
 //! record must have been replayed.
 
@@ -254,7 +254,7 @@ fn campaign(style: Style, share: u64) -> Seen {
 }
 
 #[test]
-fn slabs_in_pieces() {
+fn slabs_in_many_runs() {
     let style = Style {
         // 64 KiB slabs, 20 of them over 12; a root that ends within a slab.
         geometry: || Geometry::new(2530, 2530, 2048 + 12 * 128, 128, 16).unwrap(),

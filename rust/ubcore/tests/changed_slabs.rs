@@ -206,7 +206,7 @@ fn a_few_slabs_of_a_large_leaf() {
         assert_eq!(map.memory().copies, 1);
         assert_same(&map, &with_leaf(None, &u), 0);
         // Four records of up to four runs more than the others, whose garbage stays.
-        map.record_words() - with_leaf(None, &u).record_words()
+        map.mixed_words() - with_leaf(None, &u).mixed_words()
     });
     assert!(costs.iter().all(|&words| words < 40), "{costs:?}");
 }

@@ -21,19 +21,19 @@ fn again(disk: &SimDisk) -> (SimDisk, SimUnion) {
     (disk, u)
 }
 
-/// The slab is recorded as runs, or as words because it is in many pieces. It is replayed, and read
+/// The slab is recorded as runs, or as words because it is in many runs. It is replayed, and read
 /// from the pages.
 #[test]
 fn a_slab_far_out() {
     let start = 5 * TIB + 3 * SLAB;
     let leaf_slab = 3 * TIB / SLAB + 7;
-    for pieces in [3, 200] {
+    for runs in [3, 200] {
         let mut disk = SimDisk::new();
         format(&mut disk, geometry());
         let mut u = SimUnion::attach_to(&disk, &geometry()).unwrap();
         let slab = (start / SLAB) as u32;
         u.map.assign(slab, LeafSlab(leaf_slab as u32)).unwrap();
-        let written = |at: u64| at >= 37 && (at - 37) % 3 == 0 && (at - 37) / 3 < pieces;
+        let written = |at: u64| at >= 37 && (at - 37) % 3 == 0 && (at - 37) / 3 < runs;
         for at in (0..SLAB).filter(|&at| written(at)) {
             u.write(start + at, 1, at, true).unwrap();
         }
@@ -46,15 +46,15 @@ fn a_slab_far_out() {
             })
         };
         u.flush().unwrap();
-        assert!(holds(&u), "{pieces}: running");
+        assert!(holds(&u), "{runs}: running");
         let (disk, u) = again(&disk);
-        assert!(holds(&u), "{pieces}: replayed");
+        assert!(holds(&u), "{runs}: replayed");
         assert_eq!(
             u.map.entry(slab).leaf_slab,
             Some(LeafSlab(leaf_slab as u32))
         );
         let (_, u) = again(&disk);
-        assert!(holds(&u), "{pieces}: from the pages alone");
+        assert!(holds(&u), "{runs}: from the pages alone");
     }
 }
 

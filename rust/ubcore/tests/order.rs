@@ -84,9 +84,9 @@ fn runs_that_open_no_slab_cost_what_others_do() {
     assert_eq!(since(&disk, before).blocks_written, 4);
 }
 
-/// No slab costs more than twice its bits, however many pieces it is in: here 258 words of 508.
+/// No slab costs more than twice its bits, however many runs it is in: here 258 words of 508.
 #[test]
-fn slabs_in_pieces_are_recorded_in_words() {
+fn slabs_in_many_runs_are_recorded_in_words() {
     let g = Geometry::new(2_097_152, 2_097_152, 262_144, 8192, 64).unwrap();
     let (disk, mut u) = fresh(g);
     for slab in 0..10u32 {

@@ -54,7 +54,7 @@ fn more_of_a_slab() {
 }
 
 #[test]
-fn a_slab_in_pieces() {
+fn a_slab_in_many_runs() {
     let teeth = || (10..120).step_by(2);
     twice(
         |u| teeth().for_each(|at| u.write(at, 1, 2, true).unwrap()),

@@ -330,7 +330,7 @@ fn records_over_lost_pages() {
     let (disk, u) = used();
     let leaf_slabs = [3, 1500, 2100].map(|s| u.map.entry(s).leaf_slab.unwrap());
     let mut u = SimUnion::attach_to(&disk, &g).unwrap();
-    // More of a lost slab, a new slab on its page, an emptied slab, and a slab in many pieces.
+    // More of a lost slab, a new slab on its page, an emptied slab, and a slab in many runs.
     u.write(1500 * SLAB + 9, 3, 90, true).unwrap();
     u.write(1501 * SLAB, 3, 91, true).unwrap();
     u.empty(3..4, Base::Zero).unwrap();

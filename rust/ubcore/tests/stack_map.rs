@@ -305,7 +305,7 @@ fn a_whole_slab_costs_one_look() {
         assert_eq!(source_at(&map, sector), source);
         assert_eq!(map.memory().looks.get() - before, 1);
     }
-    assert_eq!(map.record_words(), 0);
+    assert_eq!(map.mixed_words(), 0);
     // If there is no page, one look covers all slabs of the page.
     let found = map.look_up(1 << 19, u32::MAX).unwrap();
     assert_eq!((found.source, found.sectors), (StackSource::Bottom, 65536));
@@ -323,15 +323,15 @@ fn a_slab_that_comes_from_one_place_again_has_no_record() {
     let all = [data(0, 512, 9000)];
     let two = add(add(builder(512), &parts), &rest);
     let map = finish(two);
-    assert_eq!(map.record_words(), 2 + 3 + 2);
+    assert_eq!(map.mixed_words(), 2 + 3 + 2);
     let map = finish(add(add(add(builder(512), &parts), &rest), &all));
-    assert_eq!(map.record_words(), 0);
+    assert_eq!(map.mixed_words(), 0);
     assert_eq!(joined(&map, 0, 512).len(), 1);
     // Two halves, each in its own extent, that continue each other on the layer or are zero.
     for content in [[Content::Data(70), Content::Data(73)], [Content::Zero; 2]] {
         let halves = [extent(0, 3, content[0]), extent(3, 125, content[1])];
         let map = finish(add(add(builder(128), &parts[..1]), &halves));
-        assert_eq!(map.record_words(), 0);
+        assert_eq!(map.mixed_words(), 0);
         assert_eq!(joined(&map, 0, 128).len(), 1);
     }
 }
@@ -369,13 +369,13 @@ fn the_map_of_a_real_image_is_small() {
     }
     let map = finish(b);
     assert!(slabs >= 14_330, "{slabs} slabs");
-    assert!(map.record_words() >= 1_466, "{}", map.record_words());
+    assert!(map.mixed_words() >= 1_466, "{}", map.mixed_words());
     // A pointer for each page that the table could have, and one for each page of records.
     let bytes = |pages: usize| pages * 4096 + (64 + 16) * 8;
     let (bytes, most) = (bytes(map.memory().pages()), bytes(map.memory().most));
     eprintln!(
         "{slabs} slabs, {} runs: {bytes} bytes, at most {most}",
-        map.record_words()
+        map.mixed_words()
     );
     assert!(bytes <= 250 << 10, "{bytes} bytes");
     assert!(most <= 400 << 10, "{most} bytes while it was built");

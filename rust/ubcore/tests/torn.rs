@@ -89,7 +89,7 @@ impl Life {
         }
     }
 
-    /// Writes two pieces of each of so many slabs, at places of the random generator's.
+    /// Writes two runs of each of so many slabs, at places of the random generator's.
     fn write(&mut self, slabs: u64) {
         let first = self.random.below(2000);
         for n in 0..slabs {

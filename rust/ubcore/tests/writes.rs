@@ -192,7 +192,7 @@ fn a_transaction_ends_with_one_flush_and_stays_within_the_ring() {
     let recorder = Recorder::new(&disk);
     let mut transactions = Vec::new();
     for round in 0..12u64 {
-        // Each slab is in pieces, which takes three words.
+        // Each slab is in several runs, which takes three words.
         for n in 0..(round * 300 % 1900) {
             u.write(n * 32 + round, 1, round + 1, true).unwrap();
             u.write(n * 32 + round + 16, 1, round + 1, true).unwrap();
@@ -234,7 +234,7 @@ fn a_transaction_takes_only_what_is_free_of_the_ring() {
             u.checkpoint().unwrap();
         }
         let room = 16 - u.committer.journal_used();
-        // Each slab is in two pieces, which takes three words.
+        // Each slab is in two runs, which takes three words.
         for slab in 20..1990 {
             u.map.assign(slab, LeafSlab(slab)).unwrap();
             assert!(u.map.map_sectors(u64::from(slab) * 32, 1).unwrap());

@@ -14,7 +14,7 @@ type StackHeapPages = BTreeMap<u32, Box<StackPage>>;
 #[derive(Default)]
 pub struct StackHeap {
     table: StackHeapPages,
-    records: StackHeapPages,
+    mixed_records: StackHeapPages,
     copies: StackHeapPages,
 }
 
@@ -26,13 +26,13 @@ impl StackHeap {
 
     /// Returns the number of pages.
     pub fn pages(&self) -> usize {
-        self.table.len() + self.records.len() + self.copies.len()
+        self.table.len() + self.mixed_records.len() + self.copies.len()
     }
 
     fn list(&self, pages: StackPages) -> &StackHeapPages {
         match pages {
             StackPages::Table => &self.table,
-            StackPages::Records => &self.records,
+            StackPages::MixedRecords => &self.mixed_records,
             StackPages::Copies => &self.copies,
         }
     }
@@ -40,7 +40,7 @@ impl StackHeap {
     fn list_mut(&mut self, pages: StackPages) -> &mut StackHeapPages {
         match pages {
             StackPages::Table => &mut self.table,
-            StackPages::Records => &mut self.records,
+            StackPages::MixedRecords => &mut self.mixed_records,
             StackPages::Copies => &mut self.copies,
         }
     }
@@ -62,6 +62,6 @@ impl StackMemory for StackHeap {
     }
 
     fn keep_copies(&mut self) {
-        self.records = std::mem::take(&mut self.copies);
+        self.mixed_records = std::mem::take(&mut self.copies);
     }
 }

@@ -291,7 +291,7 @@ impl OpenStack {
     /// Returns what all members map together. A position is the number of a member and a sector of
     /// its device.
     pub fn extents(&self) -> impl Extents + '_ {
-        Joined::new(MergedPieces { stack: self, at: 0 })
+        Joined::new(MergedStretches { stack: self, at: 0 })
     }
 
     /// Reads data from a position of [`OpenStack::extents`] on.
@@ -307,12 +307,12 @@ fn bytes_of(sectors: u64) -> usize {
 }
 
 /// The extents of all members together, split at the borders of the stack map.
-struct MergedPieces<'a> {
+struct MergedStretches<'a> {
     stack: &'a OpenStack,
     at: u64,
 }
 
-impl Extents for MergedPieces<'_> {
+impl Extents for MergedStretches<'_> {
     fn next(&mut self) -> ubcore::error::Result<Option<Extent>> {
         while self.at < self.stack.sectors {
             let first = self.at;
