@@ -330,16 +330,16 @@ impl<B: DerefMut<Target = [u64]>> Allocator<B> {
     /// Clears the bits that the leaf's pages still hold for free slabs, because a free slab has
     /// none (I1).
     ///
-    /// For attach, after [`Allocator::mark_used`] of every slab that has an owner. It calls `pause`
-    /// between pages. An error of `pause` ends it.
+    /// For attach, after [`Allocator::mark_used`] of every slab that has an owner. It calls
+    /// `give_way` between pages. An error of `give_way` ends it.
     pub(super) fn clear_free<M: Memory>(
         &self,
         map: &Map<M>,
-        mut pause: impl FnMut() -> Result,
+        mut give_way: impl FnMut() -> Result,
     ) -> Result {
         let pages = map.geometry().bits_pages();
         for page in (0..pages).filter(|&p| map.memory().bits(p).is_some()) {
-            pause()?;
+            give_way()?;
             let slabs = map.geometry().leaf_slabs_of(page);
             LeafSlab::each(slabs.start..slabs.end.min(LeafSlab(self.slabs())))
                 .filter(|&leaf_slab| self.is_free(leaf_slab))

@@ -133,35 +133,35 @@ impl<B: DerefMut<Target = [u64]>> Losses for Lost<B> {
 
 /// Marks in the map all slabs that are lost with pages. To be called after the replay and after all
 /// checks of the map, because from here on the map has no entry for these slabs. May need memory.
-/// It calls `pause` between pages. An error of `pause` ends it.
+/// It calls `give_way` between pages. An error of `give_way` ends it.
 pub fn mark_lost<M: Memory>(
     map: &Map<M>,
     lost: &impl Losses,
-    pause: impl FnMut() -> Result,
+    give_way: impl FnMut() -> Result,
 ) -> Result {
     if lost.first().is_none() {
         return Ok(());
     }
-    slabs(
+    each_lost_range(
         map,
         |page| lost.is_lost(page),
-        pause,
+        give_way,
         |mut slabs| slabs.try_for_each(|slab| map.set_entry(slab, Entry::LOST)),
     )
 }
 
 /// Calls `f` with each stretch of union sectors that is lost, first and count. A slab is lost if
 /// the map says so, or if it would say so without the pages that `is_lost` names. The stretches
-/// come in order, and no two of them touch. It calls `pause` between pages, and fails only with an
-/// error of `pause`.
+/// come in order, and no two of them touch. It calls `give_way` between pages, and fails only with
+/// an error of `give_way`.
 pub fn stretches<M: Memory>(
     map: &Map<M>,
     is_lost: impl Fn(MapPage) -> bool,
-    pause: impl FnMut() -> Result,
+    give_way: impl FnMut() -> Result,
     mut f: impl FnMut(u64, u64),
 ) -> Result {
     let g = map.geometry();
-    slabs(map, is_lost, pause, |slabs| {
+    each_lost_range(map, is_lost, give_way, |slabs| {
         let first = g.slab_start(slabs.start);
         let end = g.slab_start(slabs.end).min(g.union_sectors());
         f(first, end.wrapping_sub(first));
@@ -170,10 +170,10 @@ pub fn stretches<M: Memory>(
 }
 
 /// Calls `f` with each range of root slabs that are lost, as [`stretches`] does with sectors.
-fn slabs<M: Memory>(
+fn each_lost_range<M: Memory>(
     map: &Map<M>,
     is_lost: impl Fn(MapPage) -> bool,
-    mut pause: impl FnMut() -> Result,
+    mut give_way: impl FnMut() -> Result,
     mut f: impl FnMut(Range<u32>) -> Result,
 ) -> Result {
     let g = map.geometry();
@@ -184,7 +184,7 @@ fn slabs<M: Memory>(
         if !whole && map.memory().table(page).is_none() {
             continue;
         }
-        pause()?;
+        give_way()?;
         let all = g.root_slabs_of(page);
         for slab in all.start..all.end.min(g.root_slabs()) {
             let unmapped = |leaf_slab| is_lost(bits_page_of(map, leaf_slab));

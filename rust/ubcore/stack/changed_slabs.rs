@@ -77,8 +77,8 @@ impl<B: DerefMut<Target = [u64]>> ChangedSlabs<B> {
     }
 
     /// Merges the changed slabs of a leaf again into the builder of a stack whose highest layer is
-    /// this leaf, and empties the set. `below` has the other layers. Calls `pause` after each slab,
-    /// or page of slabs.
+    /// this leaf, and empties the set. `below` has the other layers. Calls `give_way` after each
+    /// slab, or page of slabs.
     ///
     /// Returns the builder, the number of slabs of the stack that were merged, and the largest
     /// block that no extent of them cuts. Process context.
@@ -87,7 +87,7 @@ impl<B: DerefMut<Target = [u64]>> ChangedSlabs<B> {
         mut builder: Builder<N>,
         below: impl StackLookup,
         map: &Map<M>,
-        mut pause: impl FnMut() -> Result,
+        mut give_way: impl FnMut() -> Result,
     ) -> Built<MergedSlabs<N>> {
         let (mut count, mut block_sectors) = (0u64, ExtentAlignment::<()>::LARGEST);
         let mut at = SetPosition::default();
@@ -100,7 +100,7 @@ impl<B: DerefMut<Target = [u64]>> ChangedSlabs<B> {
             builder = builder.replace_top(&below, range, &mut extents)?;
             block_sectors = block_sectors.min(extents.block_sectors());
             count = count.saturating_add(slabs);
-            pause()?;
+            give_way()?;
         }
         Ok(MergedSlabs {
             builder,

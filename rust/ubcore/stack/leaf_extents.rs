@@ -19,19 +19,19 @@ use super::extent::{Content, Extent, Extents, Joined};
 pub struct LeafExtents<'a, M, P>(Joined<SlabExtents<'a, M, P>>);
 
 impl<'a, M: Memory, P: FnMut() -> Result> LeafExtents<'a, M, P> {
-    /// Returns the extents of a leaf. It calls `pause` before each page of the slab table that
-    /// exists. An error of `pause` ends it.
-    pub fn new(map: &'a Map<M>, pause: P) -> Self {
-        Self::within(map, 0..u64::MAX, pause)
+    /// Returns the extents of a leaf. It calls `give_way` before each page of the slab table that
+    /// exists. An error of `give_way` ends it.
+    pub fn new(map: &'a Map<M>, give_way: P) -> Self {
+        Self::within(map, 0..u64::MAX, give_way)
     }
 
     /// Does the same for a range of the union.
-    pub fn within(map: &'a Map<M>, range: Range<u64>, pause: P) -> Self {
+    pub fn within(map: &'a Map<M>, range: Range<u64>, give_way: P) -> Self {
         LeafExtents(Joined::new(SlabExtents {
             map,
             at: range.start,
             end: range.end.min(map.geometry().union_sectors()),
-            pause,
+            give_way,
         }))
     }
 }
@@ -48,7 +48,7 @@ struct SlabExtents<'a, M, P> {
     /// The first sector of the union that was not looked at, and the end.
     at: u64,
     end: u64,
-    pause: P,
+    give_way: P,
 }
 
 impl<M: Memory, P: FnMut() -> Result> SlabExtents<'_, M, P> {
@@ -77,7 +77,7 @@ impl<M: Memory, P: FnMut() -> Result> Extents for SlabExtents<'_, M, P> {
                     self.at = g.slab_start(g.root_slabs_of(page).end);
                     continue;
                 }
-                (self.pause)()?;
+                (self.give_way)()?;
             }
             let entry = self.entry(slab)?;
             let end = g.slab_start(next(slab)).min(self.end);

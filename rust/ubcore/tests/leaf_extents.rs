@@ -139,7 +139,7 @@ impl Watch for Count {
     }
 }
 
-/// A page of the table that does not exist costs one look, and only the others pause.
+/// A page of the table that does not exist costs one look, and only the others give way.
 #[test]
 fn pages_that_do_not_exist_are_skipped() {
     let pages = 500;
@@ -152,16 +152,16 @@ fn pages_that_do_not_exist_are_skipped() {
         map.set_entry(slab, entry).unwrap();
     }
     map.memory().watch.0.set(0);
-    let mut pauses = 0;
+    let mut gave_way = 0;
     let mut extents = LeafExtents::new(&map, || {
-        pauses += 1;
+        gave_way += 1;
         Ok(())
     });
     let mut found = 0;
     while extents.next().unwrap().is_some() {
         found += 1;
     }
-    assert_eq!((found, pauses), (3, 3));
+    assert_eq!((found, gave_way), (3, 3));
     assert!(map.memory().watch.0.get() <= pages + 3 * TABLE_ENTRIES);
 
     let mut extents = LeafExtents::new(&map, || Err(Error::Os(4)));

@@ -34,7 +34,7 @@ pub struct LostStretch {
 pub fn of_map<M: Memory>(map: &Map<M>, is_lost: impl Fn(MapPage) -> bool) -> Vec<LostStretch> {
     let mut list = Vec::new();
     let add = |sector, sectors| list.push(LostStretch { sector, sectors });
-    // The pause never fails, so the walk never ends early.
+    // `give_way` never fails, so the walk never ends early.
     let _ = salvage::stretches(map, is_lost, || Ok(()), add);
     list
 }
