@@ -138,13 +138,14 @@ impl<B: DerefMut<Target = [u64]>> Allocator<B> {
         self.used.mark_used(leaf_slab)
     }
 
-    /// Frees a slab. If the bitmap has no word for it, the slab stays in use, which loses space and
-    /// nothing else.
-    fn free(&mut self, leaf_slab: LeafSlab) {
-        if self.used.free(leaf_slab) == Ok(true) {
-            self.no_group = false;
-            self.group_hint = self.group_hint.min(leaf_slab.0 / 64);
+    /// Frees a slab that is in use.
+    fn free(&mut self, leaf_slab: LeafSlab) -> core::result::Result<(), Broken> {
+        if !self.used.free(leaf_slab)? {
+            return Err(Broken);
         }
+        self.no_group = false;
+        self.group_hint = self.group_hint.min(leaf_slab.0 / 64);
+        Ok(())
     }
 
     /// Allocates a leaf slab for root slab `slab`, if it has none. Returns the leaf slab.
@@ -167,7 +168,7 @@ impl<B: DerefMut<Target = [u64]>> Allocator<B> {
             return Err(Error::Internal.into());
         }
         if let Err(e) = map.assign(slab, leaf_slab) {
-            self.free(leaf_slab);
+            self.free(leaf_slab)?;
             return Err(e.into());
         }
         Ok(leaf_slab)
@@ -348,42 +349,49 @@ impl<B: DerefMut<Target = [u64]>> Allocator<B> {
         Ok(())
     }
 
-    /// Frees some of the slabs that the reclaim is for. Returns whether there are more, and the
-    /// caller has to call it again. [`Map::clear_unowned`] has cleared each slab of
-    /// [`Allocator::reclaimable`].
+    /// Frees some of the slabs that the reclaim is for, and calls `freed` with each range of them.
+    /// Returns whether there are more, and the caller has to call it again.
+    /// [`Map::clear_unowned`] has cleared each slab of [`Allocator::reclaimable`].
     ///
     /// Under the lock, and between two commits (I3). A commit that runs may still have such a slab
     /// on its list, and would take the next owner's assignment for an old one.
-    pub fn end_reclaim<M: Memory>(&mut self, map: &Map<M>) -> bool {
+    pub fn end_reclaim<M: Memory>(
+        &mut self,
+        map: &Map<M>,
+        mut freed: impl FnMut(Range<LeafSlab>),
+    ) -> core::result::Result<bool, Broken> {
         // A limit, as is the number of freed slabs.
         let end = LeafSlab(self.reclaimable_from.0.saturating_add(STEP_BITS));
-        let mut freed = 0u32;
+        let mut count = 0u32;
         while let Some(range) = self.reclaimable(LeafSlab(0)) {
             self.reclaimable_from = range.end;
-            for leaf_slab in LeafSlab::each(range) {
+            for leaf_slab in LeafSlab::each(range.clone()) {
                 self.reclaimable.remove(leaf_slab.0);
-                self.free(leaf_slab);
-                freed = freed.saturating_add(1);
+                self.free(leaf_slab)?;
+                count = count.saturating_add(1);
             }
-            if freed >= STEP_SLABS || self.reclaimable_from >= end {
-                return true;
+            if !range.is_empty() {
+                freed(range);
+            }
+            if count >= STEP_SLABS || self.reclaimable_from >= end {
+                return Ok(true);
             }
         }
         if self.any_reclaimable {
             self.any_reclaimable = false;
-            return true;
+            return Ok(true);
         }
         if self.any_waiting {
             let from = self.waiting_from;
             let done = Self::advance_pages(map, from, Emptied::Waiting, Emptied::No);
             if let Some(next) = done.next {
                 self.waiting_from = next;
-                return true;
+                return Ok(true);
             }
         }
         self.any_waiting = false;
         self.reclaiming = false;
-        false
+        Ok(false)
     }
 
     /// Moves entries from one state to the next, in some pages from `page` on.

@@ -131,7 +131,7 @@ pub struct Map<M> {
     emptied: AtomicU32,
     /// The number of bits of [`Marks::Pending`] that are set, or were set a moment ago.
     pending: AtomicU32,
-    /// A change has failed half-way, see [`Map::check`].
+    /// A change has failed half-way, or the allocator contradicts the map, see [`Map::check`].
     broken: AtomicBool,
 }
 
@@ -182,8 +182,15 @@ impl<M: Memory> Map<M> {
         self.changes() != ended.wrapping_add(own)
     }
 
+    /// Notes that the allocator contradicts the map, which is a bug. [`Map::check`] fails from now
+    /// on. Any context.
+    pub fn set_broken(&self) {
+        self.broken.store(true, Ordering::Release);
+    }
+
     /// Fails if a change has failed half-way. Bits or entries may then have changed that no mark
-    /// tells the committer of, so nothing may be called durable any more.
+    /// tells the committer of, so nothing may be called durable any more. Fails also after
+    /// [`Map::set_broken`].
     pub fn check(&self) -> Result {
         if self.broken.load(Ordering::Acquire) {
             return Err(Error::Internal);

@@ -196,7 +196,7 @@ impl Events {
         }
     }
 
-    /// Traces that sectors of the leaf were freed. Process context.
+    /// Traces that sectors of the leaf are free. Under the allocator's lock.
     pub(super) fn freed(&self, sector: u64, sectors: u64) {
         if let Some(disk) = self.disk() {
             disk.trace_free(sector, sectors);

@@ -15,7 +15,7 @@
 use core::ops::Range;
 
 use super::super::alloc::{Allocated, Denied};
-use super::super::error::{Error, Result};
+use super::super::error::{Broken, Error, Result};
 use super::super::geometry::{LeafSlab, TABLE_ENTRIES};
 use super::super::map::Base;
 use super::super::num::saturating_u32;
@@ -114,9 +114,12 @@ fn reclaim_round<H: Host>(host: &H) -> bool {
     let mut deferred = host.take_waiting(Waiting::Reclaim).peekable();
     // If the commit fails, the union is read-only, and the requests end because of that.
     let durable = deferred.peek().is_none() || flush::commit(host).is_ok();
-    let reclaims = durable && begin_reclaim(host);
-    if reclaims {
-        reclaim(host);
+    let mut reclaims = durable && begin_reclaim(host);
+    if reclaims && reclaim(host).is_err() {
+        // A bug. A commit fails from now on, and turns the union read-only.
+        host.map().set_broken();
+        let _ = flush::commit(host);
+        reclaims = false;
     }
     if host.with_committer(|committer, _| committer.wants_checkpoint()) {
         host.schedule(WorkId::Checkpoint);
@@ -129,7 +132,8 @@ fn reclaim_round<H: Host>(host: &H) -> bool {
 
 /// Frees the leaf slabs that [`begin_reclaim`] has picked. Holds no lock while it waits for
 /// requests in flight and for discards below, because a device may hang, and commits must continue.
-fn reclaim<H: Host>(host: &H) {
+/// Fails if an invariant of the allocator is broken.
+fn reclaim<H: Host>(host: &H) -> core::result::Result<(), Broken> {
     epoch::wait(host);
     let mut from = LeafSlab(0);
     while let Some(range) = host.with_allocator(|allocator| allocator.reclaimable(from)) {
@@ -142,24 +146,35 @@ fn reclaim<H: Host>(host: &H) {
     // Between two commits (I3), because a running commit may have these slabs on its list.
     while host.with_committer(|_, _| {
         host.with_allocator(|allocator| {
-            let more = allocator.end_reclaim(host.map());
+            let more = allocator.end_reclaim(host.map(), |slabs| note_freed(host, slabs));
             host.note(Event::Space(allocator.used(), allocator.slabs()));
             more
         })
-    }) {
+    })? {
         host.give_way();
     }
+    Ok(())
 }
 
 /// Clears what the map has of leaf slabs that are about to be freed, and discards them below.
 fn clear_and_discard<H: Host>(host: &H, range: Range<LeafSlab>) {
     // No request can mark these slabs any more, and no other thread uses them.
     LeafSlab::each(range.clone()).for_each(|leaf_slab| host.map().clear_unowned(leaf_slab));
+    let (first, sectors) = sectors_of(host, range);
+    host.discard(first, sectors);
+}
+
+/// Reports that leaf slabs are free. Under the allocator's lock.
+fn note_freed<H: Host>(host: &H, range: Range<LeafSlab>) {
+    let (first, sectors) = sectors_of(host, range);
+    host.note(Event::Freed(first, sectors));
+}
+
+/// Returns the sectors of leaf slabs on the leaf: first and count.
+fn sectors_of<H: Host>(host: &H, range: Range<LeafSlab>) -> (u64, u64) {
     let g = host.map().geometry();
     let first = g.leaf_slab_start(range.start);
-    let sectors = g.leaf_slab_start(range.end).wrapping_sub(first);
-    host.discard(first, sectors);
-    host.note(Event::Freed(first, sectors));
+    (first, g.leaf_slab_start(range.end).wrapping_sub(first))
 }
 
 /// Picks the slabs that the next round of reclaim is for. Returns whether there are any.

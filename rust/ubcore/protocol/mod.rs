@@ -103,7 +103,7 @@ pub enum Event {
     Full,
     /// The number of slabs in use changed: used, all. Under the allocator's lock.
     Space(u32, u32),
-    /// Leaf sectors were freed: first sector, sectors.
+    /// Leaf sectors are free: first sector, sectors. Under the allocator's lock.
     Freed(u64, u64),
     /// The union turned read-only because of this error. Reported once.
     ReadOnly(Error),

@@ -7,7 +7,7 @@ use sim::reclaim::{begin_reclaim, clear_reclaimable, end_reclaim};
 use sim::union::{format, SimUnion};
 use ubcore::alloc::Denied;
 use ubcore::attach;
-use ubcore::error::Error;
+use ubcore::error::{Broken, Error};
 use ubcore::geometry::{Geometry, LeafSlab};
 use ubcore::map::{Base, Emptied};
 
@@ -140,12 +140,34 @@ fn of_two_slabs_that_lie_far_apart() {
     }
     assert_eq!(found, [LeafSlab(0), LeafSlab(last)]);
     clear_reclaimable(&u.allocator, &u.map);
-    let mut calls = 0;
-    while u.allocator.end_reclaim(&u.map) {
+    let (mut calls, mut freed) = (0, Vec::new());
+    let mut note = |slabs| freed.extend(LeafSlab::each(slabs));
+    while u.allocator.end_reclaim(&u.map, &mut note).unwrap() {
         calls += 1;
     }
+    assert_eq!(freed, found);
     assert!(calls >= last / STEP, "{calls} calls");
     assert_eq!(u.allocator.used(), last - 1);
+}
+
+/// The allocator has a leaf slab as free that the map has given to a root slab.
+#[test]
+fn a_slab_that_is_free_already_is_a_bug() {
+    let (_, mut u) = fresh(wide());
+    u.map.assign(0, LeafSlab(3)).unwrap();
+    u.empty(0..1, Base::Zero).unwrap();
+    u.committer.commit(&u.map, &mut u.disk).unwrap();
+    assert!(begin_reclaim(&mut u.allocator, &u.map, true));
+    clear_reclaimable(&u.allocator, &u.map);
+    let mut freed = 0;
+    let done = u.allocator.end_reclaim(&u.map, |_| freed += 1);
+    assert_eq!((done, freed), (Err(Broken), 0));
+    // The reclaim work tells the committer so.
+    u.map.set_broken();
+    assert_eq!(
+        u.committer.commit(&u.map, &mut u.disk),
+        Err(Error::Internal)
+    );
 }
 
 /// A leaf device may be larger than its leaf, never smaller; a root must have exactly its old size.

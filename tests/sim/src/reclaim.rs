@@ -30,7 +30,7 @@ pub fn end_reclaim<M: Memory, B: DerefMut<Target = [u64]>>(
     map: &Map<M>,
 ) {
     clear_reclaimable(allocator, map);
-    while allocator.end_reclaim(map) {}
+    while allocator.end_reclaim(map, |_| ()).expect("a whole bitmap") {}
     assert!(!allocator.is_reclaiming());
 }
 
