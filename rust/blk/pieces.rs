@@ -45,8 +45,8 @@ pub(crate) enum PieceTarget<'d> {
     Device(&'d BlockDevice, u64),
     /// No device: a read returns zeroes, and the data of a write is dropped.
     Nowhere,
-    /// No valid target: the request fails with an I/O error.
-    Broken,
+    /// No target: the request fails with an I/O error.
+    Error,
 }
 
 /// A range of a request, with its target.
@@ -245,7 +245,7 @@ impl<'d, D: Operations> Pieces<'d, D> {
                     self.send_unless_whole(to.after(done), todo)
                 }
                 PieceTarget::Nowhere => self.zero(todo),
-                PieceTarget::Broken => self.fail(),
+                PieceTarget::Error => self.fail(),
             };
             self.advance(submitted);
             // At most `todo` were submitted.

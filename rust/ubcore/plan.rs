@@ -21,9 +21,14 @@ pub enum Source {
     Leaf(u64),
     /// Nowhere: it reads as zeroes.
     Zero,
-    /// Unknown, because the metadata that names it is damaged, or because an invariant of the map
-    /// is broken. It must neither be read nor be written.
+    /// Unknown, because the metadata that names it is damaged. It must neither be read nor be
+    /// written.
     Lost,
+    /// Unknown, because an invariant of the map is broken ([`Error::Internal`]). It must neither be
+    /// read nor be written.
+    ///
+    /// [`Error::Internal`]: super::error::Error::Internal
+    Broken,
 }
 
 impl Source {
@@ -34,7 +39,9 @@ impl Source {
         match (self, next) {
             (Source::Root(a), Source::Root(b)) | (Source::Leaf(a), Source::Leaf(b)) => on(a, b),
             (Source::Layer(a), Source::Layer(b)) => a.skip(sectors) == b,
-            (Source::Zero, Source::Zero) | (Source::Lost, Source::Lost) => true,
+            (Source::Zero, Source::Zero)
+            | (Source::Lost, Source::Lost)
+            | (Source::Broken, Source::Broken) => true,
             _ => false,
         }
     }
@@ -175,9 +182,13 @@ impl<M: Memory, B: StackLookup> Runs<'_, M, B> {
             .leaf_slab
             .map(|l| (l, g.leaf_slab_start(l).wrapping_add(u64::from(offset))));
         let run = match (self.purpose, found) {
-            // Past the union's end there is no entry. The block layer sends no such request.
-            (_, None) if entry.lost || slab >= g.root_slabs() => Run {
+            (_, None) if entry.lost => Run {
                 source: Source::Lost,
+                sectors: limit,
+            },
+            // Past the union's end there is no entry. The block layer sends no such request.
+            (_, None) if slab >= g.root_slabs() => Run {
+                source: Source::Broken,
                 sectors: limit,
             },
             (Purpose::Write, found) => Run {
@@ -193,7 +204,7 @@ impl<M: Memory, B: StackLookup> Runs<'_, M, B> {
                     Ok(run) => self.below(entry.base, run.sectors),
                     // The root may be older than what the leaf slab holds.
                     Err(Broken) => Run {
-                        source: Source::Lost,
+                        source: Source::Broken,
                         sectors: limit,
                     },
                 }
@@ -213,7 +224,7 @@ impl<M: Memory, B: StackLookup> Runs<'_, M, B> {
         }
         let Ok(found) = self.below.look_up(self.at, sectors) else {
             // The bottom may be older than what a layer holds.
-            let source = Source::Lost;
+            let source = Source::Broken;
             return Run { source, sectors };
         };
         let sectors = found.sectors;

@@ -72,7 +72,7 @@ use crate::{
     },
 };
 use kernel::{
-    fmt,
+    fmt, pr_warn_once,
     prelude::*,
     sync::{
         Arc,
@@ -181,7 +181,7 @@ impl LowerDevices {
             Source::Leaf(sector) => Some((&self.leaf, sector)),
             Source::Root(sector) => Some((self.root.as_ref()?, sector)),
             Source::Layer(at) => self.stack.as_ref()?.locate(at),
-            Source::Zero | Source::Lost => None,
+            Source::Zero | Source::Lost | Source::Broken => None,
         }
     }
 
@@ -192,7 +192,13 @@ impl LowerDevices {
             // For a write: a concurrent discard emptied the slab after the write had found or
             // allocated its leaf slab.
             (Source::Zero, None) => PieceTarget::Nowhere,
-            (_, None) => PieceTarget::Broken,
+            (Source::Lost, None) => PieceTarget::Error,
+            (_, None) => {
+                pr_warn_once!(
+                    "bug: the map does not say where sectors lie, and the request fails\n"
+                );
+                PieceTarget::Error
+            }
         }
     }
 }

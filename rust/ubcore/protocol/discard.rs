@@ -267,7 +267,7 @@ fn zero_parts<H: Host>(host: &H, rq: &H::Request) -> Allocated {
                 Source::Leaf(to) => host.zero(to, u64::from(run.sectors))?,
                 // A concurrent discard emptied the slab, and counts as made after the zeroing.
                 Source::Zero => {}
-                Source::Root(_) | Source::Layer(..) | Source::Lost => {
+                Source::Root(_) | Source::Layer(..) | Source::Lost | Source::Broken => {
                     return Err(Error::Internal.into())
                 }
             }

@@ -110,7 +110,7 @@ fn a_mark_that_has_no_bit_stops_the_union() {
         let run = plan::read(&u.map, NoLayers, sector, count).last().unwrap();
         assert_eq!(
             (run.source, u.map.word(LeafSlab(7), 0)),
-            (Source::Lost, Err(Broken))
+            (Source::Broken, Err(Broken))
         );
         assert_eq!(fits_blocks(&mut u.disk, &u.map, 8), Err(Error::Internal));
         assert!(!u.committer.is_committed(&u.map));

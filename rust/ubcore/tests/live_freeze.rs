@@ -246,7 +246,7 @@ impl Pair {
                     Source::Leaf(at) => leaf.disk.read_sector(at),
                     Source::Layer(at) => self.old.disk.read_sector(at.sector()),
                     Source::Zero => [0; 512],
-                    Source::Lost => panic!("nothing is lost"),
+                    Source::Lost | Source::Broken => panic!("nothing is lost"),
                 }
             };
             (0..SECTORS).map(sector).collect()

@@ -107,7 +107,7 @@ fn past_the_end_nothing_is_read_or_written() {
     let read = plan::read(&u.map, NoLayers, end - 8, 40);
     for run in read.chain(plan::write(&u.map, end, 40)) {
         let inside = run.sectors == 8;
-        assert_eq!(run.source != Source::Lost, inside, "{run:?}");
+        assert_eq!(run.source != Source::Broken, inside, "{run:?}");
     }
     assert_eq!(plan::read_at_once(&u.map, NoLayers, end, 8), None);
     assert_eq!(plan::write_at_once(&u.map, end, 8), None);

@@ -76,7 +76,7 @@ impl Stack {
             Source::Layer(at) => on(&self.layers[usize::from(at.layer())], at.sector()),
             Source::Leaf(at) => on(self.layers.last().unwrap(), at),
             Source::Zero => [0; 512],
-            Source::Lost => panic!("nothing is lost"),
+            Source::Lost | Source::Broken => panic!("nothing is lost"),
         }
     }
 
@@ -240,7 +240,7 @@ fn a_broken_stack_map_is_not_read_past() {
     let map = b.add_layer(&mut List(&one)).unwrap().finish().unwrap();
     assert!(map.look_up(0, 1).is_err());
     let first = plan::read(&u.map, &map, 0, 200).next();
-    assert_eq!(first.map(|run| run.source), Some(Source::Lost));
+    assert_eq!(first.map(|run| run.source), Some(Source::Broken));
     assert_eq!(plan::read_at_once(&u.map, &map, 0, 8), None);
     let whole = plan::read_at_once(&u.map, &map, 128, 8);
     assert_eq!(whole, Some(Source::Root(128)));

@@ -113,7 +113,7 @@ fn after(
             let found = match run.source {
                 Source::Root(_) => Some(ROOT),
                 Source::Zero => Some(ZERO),
-                Source::Layer(..) | Source::Lost => None,
+                Source::Layer(..) | Source::Lost | Source::Broken => None,
                 Source::Leaf(at) => image.get(&(at + n)).and_then(|d| tag(d, sector + n)),
             };
             let lawful = found.is_some_and(|t| oracle.after_power_failure(sector + n, t));

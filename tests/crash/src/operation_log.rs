@@ -176,7 +176,7 @@ impl Oracle for OperationLog {
                 let found = match run.source {
                     Source::Root(_) => Some(ROOT),
                     Source::Zero => Some(ZERO),
-                    Source::Layer(..) | Source::Lost => None,
+                    Source::Layer(..) | Source::Lost | Source::Broken => None,
                     Source::Leaf(s) => tag(leaf.get(s + n), at),
                 };
                 self.check_sector(at, found)?;

@@ -104,7 +104,7 @@ pub(crate) fn found(source: Source, at: u64, sector: u64, state: &State) -> Opti
     match source {
         Source::Root(_) => Some(ROOT),
         Source::Zero => Some(ZERO),
-        Source::Layer(..) | Source::Lost => None,
+        Source::Layer(..) | Source::Lost | Source::Broken => None,
         Source::Leaf(from) => tag(&state.sector(from + at), sector),
     }
 }

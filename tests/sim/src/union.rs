@@ -95,6 +95,7 @@ impl SimUnion {
             Source::Zero => [0; 512],
             Source::Layer(..) => panic!("no layers"),
             Source::Lost => panic!("a lost sector is not to be read"),
+            Source::Broken => panic!("the map is broken"),
         }
     }
 

@@ -64,7 +64,7 @@ fn content(union: &Union) -> String {
             let line = match run.source {
                 Source::Root(_) => "the root".to_owned(),
                 Source::Zero => "zeroes".to_owned(),
-                Source::Layer(..) | Source::Lost => panic!("lost"),
+                Source::Layer(..) | Source::Lost | Source::Broken => panic!("lost"),
                 Source::Leaf(s) => {
                     let mut bytes = vec![0; run.sectors as usize * 512];
                     union.device.read_at(s * 512, &mut bytes).unwrap();
