@@ -31,7 +31,8 @@ use crate::{
                 LayerId, //
             },
             changed_slabs::ChangedSlabs,
-            leaf_extents::LeafExtents, //
+            leaf_extents::LeafExtents,
+            map::STACK_SECTORS_MAX, //
         },
     },
 };
@@ -60,7 +61,7 @@ impl Merge {
     pub(super) fn new(union: &Arc<Union>, id: &LayerId) -> Result<Self> {
         let g = union.geometry();
         let sectors = g.union_sectors();
-        if sectors > stack::STACK_SECTORS_MAX {
+        if sectors > STACK_SECTORS_MAX {
             return Err(Error::TooLarge(Side::Layer, sectors));
         }
         let layers = layers_with_leaf(union)?;

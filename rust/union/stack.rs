@@ -70,7 +70,10 @@ use crate::{
             },
             leaf_extents::LeafExtents,
             listed,
-            map::StackMap,
+            map::{
+                StackMap,
+                STACK_SECTORS_MAX, //
+            },
             source::LayerSector, //
         },
     },
@@ -86,10 +89,6 @@ use kernel::{
         UniqueArc, //
     },
 };
-
-/// The largest union of a layer: 64 TiB. A layer states its own size. This limit bounds the memory
-/// that a crafted layer makes the driver allocate: 8 bytes for each 32 MiB.
-pub(super) const STACK_SECTORS_MAX: u64 = 1 << 37;
 
 /// The device of a layer of a stack.
 pub(crate) struct LayerDevice {

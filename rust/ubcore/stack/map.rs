@@ -15,6 +15,10 @@ use super::super::num::{saturating_u32, u32_as_usize, u64_as_usize, usize_as_u64
 use super::source::{StackLookup, StackSource, Stretch};
 use super::word::{MixedRecord, Word, SLAB_SECTORS};
 
+/// The size of the largest stack of layers, in sectors: 64 TiB. A layer states the size of its
+/// union. This limit bounds the memory that a crafted layer makes its user allocate: 8 bytes for
+/// each 32 MiB.
+pub const STACK_SECTORS_MAX: u64 = 1 << 37;
 /// The words of a page.
 pub const PAGE_WORDS: usize = 512;
 /// A page of a stack map: 4096 bytes.

@@ -14,7 +14,7 @@ use ubcore::stack::build::{Builder, Refusal};
 use ubcore::stack::chain::{LayerId, StandIn};
 use ubcore::stack::extent::{Content, Extent, Extents, Joined};
 use ubcore::stack::leaf_extents::LeafExtents;
-use ubcore::stack::map::StackMap;
+use ubcore::stack::map::{StackMap, STACK_SECTORS_MAX};
 use ubcore::stack::source::{StackLookup, StackSource};
 
 use crate::device::{refuse_union, Device};
@@ -28,10 +28,6 @@ const ZEROES: u64 = 1 << 46;
 /// The bits of a position that [`OpenStack::extents`] returns that are the sector; the others are
 /// the layer.
 const SECTOR_BITS: u32 = 48;
-
-/// The largest union of a sealed layer that the driver takes: 64 TiB. The list of the map's pages
-/// grows with it, and a layer says itself how large it is.
-const SEALED_SECTORS_MAX: u64 = 1 << 37;
 
 /// A leaf or a layer of a stack.
 pub struct Member {
@@ -71,7 +67,7 @@ impl Member {
             }
         };
         let large = sealed.map(|s| s.header.union_sectors);
-        if let Some(sectors) = large.filter(|&sectors| sectors > SEALED_SECTORS_MAX) {
+        if let Some(sectors) = large.filter(|&sectors| sectors > STACK_SECTORS_MAX) {
             return Err(Fail::core(&what, Error::TooLarge(Side::Layer, sectors)));
         }
         let id = match (&superblock, &sealed) {
