@@ -327,7 +327,7 @@ impl fmt::Display for Error {
             Open(side, errno) => write!(f, "the {} cannot be opened (errno {errno})", side.name()),
             ReadOnlyLeaf => f.write_str("the leaf is write-protected: make it writable, or attach it as it is with ubctl create --read-only"),
             SameDevice => f.write_str("the leaf is the same device as the root or a layer, or one is a part of the other: choose a leaf that shares nothing with them"),
-            Limits(Side::Layer) => f.write_str("the layer does not fit this union: it is zoned, its blocks are larger than 4096 bytes, or its offset is not a multiple of 4096 bytes: choose a device and an offset that fit"),
+            Limits(Side::Layer) => f.write_str("the layer does not fit this union: it is zoned, its blocks are larger than 4096 bytes, the size of the union is not a multiple of them, or its offset is not a multiple of 4096 bytes: choose a device and an offset that fit"),
             Limits(side) => write!(f, "the {} does not fit this union: it is zoned, its blocks are larger than 4096 bytes, or the size of the union is not a multiple of the blocks", side.name()),
             NoMemory => f.write_str("out of memory: free some and try again"),
             Full => f.write_str("the leaf has fewer free slabs than the request needs: discard what the union does not need any more"),

@@ -321,13 +321,14 @@ fn stack_limits(name: Name, lower: &LowerDevices, sb: &Superblock) -> Result<Lim
         limits
             .stack(dev, c"unionblk")
             .map_err(|_| Error::Limits(side))?;
+        // The first device whose blocks do not divide the size is the one to name.
+        let block = u64::from(limits.logical_block_size()) / SECTOR_BYTES;
+        if sb.geometry.union_sectors().checked_rem(block) != Some(0) {
+            return Err(Error::Limits(side));
+        }
     }
     if limits.is_misaligned() {
         pr_warn!("{name}: the devices below have different alignment: some I/O will be slower\n");
-    }
-    let block = u64::from(limits.logical_block_size()) / SECTOR_BYTES;
-    if sb.geometry.union_sectors().checked_rem(block) != Some(0) {
-        return Err(Error::Limits(Side::Root));
     }
     limits.offer_discard(saturating_u32(
         u64::from(sb.geometry.slab_sectors()).saturating_mul(SECTOR_BYTES),
