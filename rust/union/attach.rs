@@ -69,7 +69,7 @@ use crate::{
             SECTOR_BYTES, //
         },
         protocol::{
-            Mode,
+            AttachMode,
             Shared, //
         },
         root_samples,
@@ -518,7 +518,7 @@ fn new_union(
     } = KBox::into_inner(filled);
     map.memory().set_live();
     let durable = committer.committed();
-    let mode = Mode {
+    let mode = AttachMode {
         read_only,
         reveal: committer.superblock().reveal,
     };

@@ -6,7 +6,10 @@ use super::{
     Attached,
     Union, //
 };
-use crate::ubcore::abi;
+use crate::ubcore::{
+    abi,
+    protocol::WriteMode, //
+};
 use kernel::sync::Arc;
 
 impl Attached {
@@ -66,18 +69,16 @@ impl Attached {
 impl Union {
     /// Returns the mode's number in the ABI. Any context.
     pub(super) fn mode(&self) -> u32 {
-        if self.shared.is_read_only() {
-            abi::MODE_READ_ONLY
-        } else if self.shared.mode().read_only {
-            abi::MODE_READ_ONLY_REQUESTED
-        } else {
-            abi::MODE_WRITABLE
+        match self.shared.write_mode() {
+            WriteMode::Writable => abi::MODE_WRITABLE,
+            WriteMode::AttachedReadOnly => abi::MODE_READ_ONLY_REQUESTED,
+            WriteMode::TurnedReadOnly => abi::MODE_READ_ONLY,
         }
     }
 
     /// Returns the discard policy's number in the ABI.
     pub(super) fn discard_policy(&self) -> u32 {
-        if self.shared.mode().reveal {
+        if self.shared.reveals() {
             abi::DISCARD_REVEAL
         } else {
             abi::DISCARD_ZERO

@@ -15,7 +15,7 @@ use super::super::geometry::MapPage;
 use super::super::stack::chain::Seal;
 use super::super::sync::{barrier, Ordering};
 use super::{is_committed, make_wait};
-use super::{CommitterStep, EndStatus, Event, Host, HostCommitter, Waiting, WorkId};
+use super::{CommitterStep, EndStatus, Event, Host, HostCommitter, Waiting, WorkId, WriteMode};
 
 /// The number of changed pages that a checkpoint may store under one hold of the committer's lock,
 /// and the number of walks after which it stores all that are left.
@@ -24,14 +24,15 @@ const WALKS_MAX: u32 = 3;
 
 /// Takes a FLUSH request. If the union was attached read-only, the request succeeds. Any context.
 pub(super) fn flush<H: Host>(host: &H, rq: H::Request) {
-    if host.shared().is_read_only() {
+    match host.shared().write_mode() {
         // A commit failed. No later commit can make durable what this flush would acknowledge.
-        host.end(rq, H::Status::IO_ERROR);
-    } else if host.shared().mode().read_only || (is_committed(host) && !host.has_cache()) {
+        WriteMode::TurnedReadOnly => host.end(rq, H::Status::IO_ERROR),
+        WriteMode::AttachedReadOnly => host.end(rq, H::Status::OK),
         // Everything is durable already.
-        host.end(rq, H::Status::OK);
-    } else {
-        make_wait(host, rq, Waiting::Commit);
+        WriteMode::Writable if is_committed(host) && !host.has_cache() => {
+            host.end(rq, H::Status::OK);
+        }
+        WriteMode::Writable => make_wait(host, rq, Waiting::Commit),
     }
 }
 
@@ -175,7 +176,7 @@ fn commit_with<H: Host>(
 /// Makes the last checkpoint. No request is in flight or will arrive, and no work runs. Process
 /// context.
 pub fn detach<H: Host>(host: &H) -> Result {
-    if host.shared().mode().read_only {
+    if host.shared().write_mode() == WriteMode::AttachedReadOnly {
         return Ok(());
     }
     host.with_committer(|committer, disk| {
@@ -213,9 +214,9 @@ fn record_outcome<H: Host>(
         Err(e) => {
             // Record the reason first, so that a request that is refused finds it. There is
             // one committer at a time.
-            if !shared.is_read_only() {
+            if shared.write_mode() != WriteMode::TurnedReadOnly {
                 host.note(Event::ReadOnly(e));
-                shared.read_only.store(true, Ordering::Release);
+                shared.turned_read_only.store(true, Ordering::Release);
             }
         }
     }

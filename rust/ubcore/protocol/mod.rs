@@ -162,22 +162,33 @@ impl Waiting {
 
 /// What is decided at attach and does not change.
 #[derive(Clone, Copy, Debug)]
-pub struct Mode {
-    /// The union was attached read-only, so nothing is dirty and nothing is written.
+pub struct AttachMode {
+    /// The union is attached read-only, so nothing is dirty and nothing is written.
     pub read_only: bool,
     /// A discarded slab shows again what lies below the leaf.
     pub reveal: bool,
 }
 
+/// Whether a union takes writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WriteMode {
+    /// It takes them.
+    Writable,
+    /// It was attached read-only.
+    AttachedReadOnly,
+    /// It has turned read-only, because the map cannot be committed any more.
+    TurnedReadOnly,
+}
+
 /// The state that all requests and work items of a union share, besides its map.
 pub struct Shared {
-    mode: Mode,
+    attach_mode: AttachMode,
     /// The map's count of changes that is durable.
     durable: AtomicU64,
     /// The commit timer is armed.
     timer: AtomicBool,
     /// The map cannot be committed any more.
-    read_only: AtomicBool,
+    turned_read_only: AtomicBool,
     /// The current epoch.
     epoch: AtomicU32,
     /// A checkpoint is due, as the last commit or checkpoint found.
@@ -186,30 +197,37 @@ pub struct Shared {
 
 impl Shared {
     /// Returns the state for a map of which `durable` changes are durable.
-    pub const fn new(durable: u64, mode: Mode) -> Self {
+    pub const fn new(durable: u64, attach_mode: AttachMode) -> Self {
         Shared {
-            mode,
+            attach_mode,
             durable: AtomicU64::new(durable),
             timer: AtomicBool::new(false),
-            read_only: AtomicBool::new(false),
+            turned_read_only: AtomicBool::new(false),
             epoch: AtomicU32::new(0),
             checkpoint_due: AtomicBool::new(false),
         }
     }
 
-    /// Returns the mode, which attach has chosen. Any context.
-    pub fn mode(&self) -> Mode {
-        self.mode
+    /// Returns whether the union takes writes. Any context.
+    #[inline]
+    pub fn write_mode(&self) -> WriteMode {
+        if self.turned_read_only.load(Ordering::Acquire) {
+            WriteMode::TurnedReadOnly
+        } else if self.attach_mode.read_only {
+            WriteMode::AttachedReadOnly
+        } else {
+            WriteMode::Writable
+        }
+    }
+
+    /// Returns whether a discarded slab shows again what lies below the leaf. Any context.
+    pub fn reveals(&self) -> bool {
+        self.attach_mode.reveal
     }
 
     /// Returns the map's count of changes that is durable. Any context.
     pub fn durable(&self) -> u64 {
         self.durable.load(Ordering::Acquire)
-    }
-
-    /// Returns whether the map cannot be committed any more. Any context.
-    pub fn is_read_only(&self) -> bool {
-        self.read_only.load(Ordering::Acquire)
     }
 }
 
@@ -322,5 +340,5 @@ pub fn is_committed<H: Host>(host: &H) -> bool {
 
 /// Returns whether writes are refused, for either reason. Any context.
 pub fn refuses_writes<H: Host>(host: &H) -> bool {
-    host.shared().mode().read_only || host.shared().is_read_only()
+    host.shared().write_mode() != WriteMode::Writable
 }

@@ -18,8 +18,8 @@ use ubcore::geometry::{Geometry, LeafSlab};
 use ubcore::map::{Map, Marks, Memory, Pages, TablePage};
 use ubcore::plan::{self, Run, Source};
 use ubcore::protocol::{
-    discard, flush, io, Accepted, CommitterStep, Event, Host, HostCommitter, LeafDevice, Mode,
-    Observer, Op, Requests, Shared, Waiting, WorkId, Works,
+    discard, flush, io, Accepted, AttachMode, CommitterStep, Event, Host, HostCommitter,
+    LeafDevice, Observer, Op, Requests, Shared, Waiting, WorkId, Works, WriteMode,
 };
 use ubcore::stack::source::{NoLayers, StackLookup};
 use ubcore::sync::{AtomicU64, Ordering};
@@ -128,7 +128,7 @@ fn load(g: Geometry, mut leaf: Leaf) -> Result<Union> {
     Ok(Union {
         shared: Shared::new(
             committer.committed(),
-            Mode {
+            AttachMode {
                 read_only: false,
                 reveal: true,
             },
@@ -200,7 +200,7 @@ impl Union {
         allocator.any_emptied(&self.map)
     }
     pub fn is_read_only(&self) -> bool {
-        self.shared.is_read_only()
+        self.shared.write_mode() == WriteMode::TurnedReadOnly
     }
     /// Makes the leaf's `n`-th access from now on fail; `None`: none fails.
     pub fn fail_in(&self, n: Option<u64>) {
