@@ -168,20 +168,22 @@ impl<D> Started<D> {
     }
 
     /// Returns the sectors that were not submitted yet: first and count. Before the first
-    /// [`Request::submit`], these are all sectors.
-    pub(crate) fn rest(&self) -> (u64, u32) {
+    /// [`Request::submit`], these are all sectors. Returns `None` if more sectors were submitted
+    /// than the request has, which is a bug.
+    pub(crate) fn rest(&self) -> Option<(u64, u32)> {
         let round_end = self.pdu().round_end();
-        let sector = self.sector().saturating_add(u64::from(round_end));
+        let sector = self.sector().checked_add(u64::from(round_end))?;
 
-        (sector, self.sectors().saturating_sub(round_end))
+        Some((sector, self.sectors().checked_sub(round_end)?))
     }
 
-    /// Returns the sectors that the last [`Request::submit`] sent: first and count.
-    pub(crate) fn part(&self) -> (u64, u32) {
+    /// Returns the sectors that the last [`Request::submit`] sent: first and count. Returns `None`
+    /// if the last round ends before it starts, which is a bug.
+    pub(crate) fn sent(&self) -> Option<(u64, u32)> {
         let (round_start, round_end) = (self.pdu().round_start(), self.pdu().round_end());
-        let sector = self.sector().saturating_add(u64::from(round_start));
+        let sector = self.sector().checked_add(u64::from(round_start))?;
 
-        (sector, round_end.saturating_sub(round_start))
+        Some((sector, round_end.checked_sub(round_start)?))
     }
 }
 

@@ -27,7 +27,10 @@ use crate::{
         Ordering, //
     },
     ubcore::{
-        error::Error,
+        error::{
+            Broken,
+            Error, //
+        },
         plan::{
             self,
             Run,
@@ -125,7 +128,10 @@ impl Requests for ArcBorrow<'_, Union> {
 
 #[inline(never)]
 fn send_pieces(rq: Request<Union>, fua: bool) -> Accepted<ArcBorrow<'static, Union>> {
-    let (sector, sectors) = rq.rest();
+    // Without pieces the request fails.
+    let Some((sector, sectors)) = rq.rest() else {
+        return rq.submit(false, |_, _| ());
+    };
     if rq.op() == ReqOp::Read {
         rq.submit(false, |union, pieces| {
             add(
@@ -203,12 +209,12 @@ impl protocol::Request for Request<Union> {
         self.next_bio(sector)
     }
 
-    fn rest(&self) -> (u64, u32) {
-        Started::rest(self)
+    fn rest(&self) -> Result<(u64, u32), Broken> {
+        Started::rest(self).ok_or(Broken)
     }
 
-    fn part(&self) -> (u64, u32) {
-        Started::part(self)
+    fn sent(&self) -> Result<(u64, u32), Broken> {
+        Started::sent(self).ok_or(Broken)
     }
 
     fn word(&self) -> &AtomicU64 {

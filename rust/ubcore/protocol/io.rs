@@ -39,7 +39,10 @@ pub fn queue<H: Host>(host: &H, rq: H::Request) -> Accepted<H> {
 /// Reads: looks up the map, and sends the request down.
 #[inline]
 fn read<H: Host>(host: &H, rq: H::Request) -> Accepted<H> {
-    let (sector, sectors) = rq.rest();
+    let Ok((sector, sectors)) = rq.rest() else {
+        fail(host, rq, Broken.into());
+        return Ok(());
+    };
     epoch::enter(host, &rq);
     let whole = plan::read_at_once(host.map(), host.below(), sector, sectors);
     submit(host, rq, whole, false)
@@ -47,14 +50,17 @@ fn read<H: Host>(host: &H, rq: H::Request) -> Accepted<H> {
 
 /// Writes: allocates what is missing, and sends the request down.
 fn write<H: Host>(host: &H, rq: H::Request) -> Accepted<H> {
-    let (sector, sectors) = rq.rest();
+    let Ok((sector, sectors)) = rq.rest() else {
+        fail(host, rq, Broken.into());
+        return Ok(());
+    };
     epoch::enter(host, &rq);
     let mut whole = plan::write_at_once(host.map(), sector, sectors);
     if whole.is_none() {
         match allocate(host, sector, sectors) {
             Ok(()) => whole = plan::write_at_once(host.map(), sector, sectors),
             Err(e @ Denied::Failed(Error::Full)) => {
-                if !fail_unallocated(host, &rq) {
+                if !fail_unallocated(host, &rq, sector, sectors) {
                     fail(host, rq, e);
                     return Ok(());
                 }
@@ -99,11 +105,11 @@ fn allocate<H: Host>(host: &H, sector: u64, sectors: u32) -> Allocated {
     })
 }
 
-/// Fails those bios of a write that need a new leaf slab. A full leaf must not fail an overwrite
-/// only because the block layer has merged it with another write. Returns whether bios are left.
-fn fail_unallocated<H: Host>(host: &H, rq: &H::Request) -> bool {
+/// Fails those bios of a range of a write that need a new leaf slab. A full leaf must not fail an
+/// overwrite only because the block layer has merged it with another write. Returns whether bios
+/// are left.
+fn fail_unallocated<H: Host>(host: &H, rq: &H::Request, sector: u64, sectors: u32) -> bool {
     let g = host.map().geometry();
-    let (sector, sectors) = rq.rest();
     let mut left = true;
     for slab in plan::unallocated(host.map(), sector, sectors) {
         left = rq.fail_bios(g.slab_start(slab), g.slab_sectors());
@@ -127,28 +133,8 @@ fn is_mapped_durably<H: Host>(host: &H, sector: u64, sectors: u32) -> bool {
 #[inline]
 #[must_use]
 pub fn complete<H: Host>(host: &H, rq: H::Request, mut status: H::Status) -> Option<Ended<H>> {
-    if status.is_ok() && rq.op() == Op::Write {
-        let (sector, sectors) = rq.part();
-        let marked = if RequestState::of(&rq).has_failed_bios() {
-            map_others(host, &rq)
-        } else {
-            map_sectors(host, sector, sectors)
-        };
-        match marked {
-            Ok(true) => host.note(Event::FirstWrite(sector, sectors)),
-            Ok(false) => {}
-            // The next commit fails too, and turns the union read-only.
-            Err(Broken) => status = H::Status::IO_ERROR,
-        }
-        if rq.is_fua()
-            && plan::unallocated(host.map(), sector, sectors)
-                .next()
-                .is_some()
-        {
-            // A concurrent discard took its leaf slab. The write then counts as made before the
-            // discard, so the discard must be durable before the write ends.
-            RequestState::of(&rq).with_commit().set(&rq);
-        }
+    if status.is_ok() && rq.op() == Op::Write && map_sent(host, &rq).is_err() {
+        status = H::Status::IO_ERROR;
     }
     epoch::leave::<H>(&rq);
     if !status.is_ok() {
@@ -159,18 +145,51 @@ pub fn complete<H: Host>(host: &H, rq: H::Request, mut status: H::Status) -> Opt
         }
         return Some((rq, status));
     }
-    if rq.rest().1 > 0 {
-        host.requeue(rq);
-        return None;
+    match rq.rest() {
+        Ok((_, 0)) => done(host, rq),
+        Ok(_) => {
+            host.requeue(rq);
+            None
+        }
+        Err(Broken) => Some((rq, H::Status::IO_ERROR)),
     }
-    done(host, rq)
+}
+
+/// Maps the sectors of a write whose lower I/O has succeeded. If it fails because the map is
+/// broken, the next commit fails too, and turns the union read-only.
+#[inline]
+fn map_sent<H: Host>(host: &H, rq: &H::Request) -> core::result::Result<(), Broken> {
+    let (sector, sectors) = rq.sent()?;
+    let is_first = if RequestState::of(rq).has_failed_bios() {
+        map_others(host, rq, sector, sectors)?
+    } else {
+        map_sectors(host, sector, sectors)?
+    };
+    if is_first {
+        host.note(Event::FirstWrite(sector, sectors));
+    }
+    if rq.is_fua()
+        && plan::unallocated(host.map(), sector, sectors)
+            .next()
+            .is_some()
+    {
+        // A concurrent discard took its leaf slab. The write then counts as made before the
+        // discard, so the discard must be durable before the write ends.
+        RequestState::of(rq).with_commit().set(rq);
+    }
+    Ok(())
 }
 
 /// Maps the sectors of those bios that do not fail. Sectors without a leaf slab were not sent.
 /// Another write may have allocated a leaf slab for them since, which does not hold the data of
 /// this one. Returns false, because no first write is reported for a part.
-fn map_others<H: Host>(host: &H, rq: &H::Request) -> core::result::Result<bool, Broken> {
-    let (mut at, sectors) = rq.part();
+fn map_others<H: Host>(
+    host: &H,
+    rq: &H::Request,
+    sector: u64,
+    sectors: u32,
+) -> core::result::Result<bool, Broken> {
+    let mut at = sector;
     let end = at.wrapping_add(u64::from(sectors));
     while let Some((first, count)) = rq.next_bio(at).filter(|&(first, _)| first < end) {
         // The bio begins before the end.

@@ -379,7 +379,7 @@ impl Handle {
 
     /// Handles the planned I/O on the lower device, as a separate thread.
     fn device(&self, rq: Rq, runs: Vec<Run>, order: Order) {
-        let (mut sector, _) = ubcore::protocol::Request::part(&rq);
+        let (mut sector, _) = ubcore::protocol::Request::sent(&rq).expect("whole counts");
         let mut outcome = Outcome::Ok;
         if rq.0.tag == AHEAD {
             return self.completed(rq, Outcome::IoError);
@@ -434,7 +434,7 @@ impl Requests for Handle {
     type Status = Outcome;
 
     fn submit(&self, rq: Rq, whole: Option<Source>, fua: bool) -> Accepted<Self> {
-        let (sector, mut sectors) = ubcore::protocol::Request::rest(&rq);
+        let (sector, mut sectors) = ubcore::protocol::Request::rest(&rq).expect("whole counts");
         if let Some(most) = *locked(&self.narrow) {
             if rq.progress().refuse() {
                 return Err(rq);
