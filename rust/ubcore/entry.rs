@@ -10,7 +10,7 @@ use super::num::next;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Base {
     /// What lies below the leaf: a layer's sector, or the root's.
-    Root,
+    Below,
     /// Zeroes.
     Zero,
 }
@@ -70,7 +70,7 @@ impl Entry {
     /// A slab whose content is unknown, because the metadata that names it is damaged.
     pub const LOST: Entry = Entry {
         lost: true,
-        ..Entry::unallocated(Base::Root, Emptied::No)
+        ..Entry::unallocated(Base::Below, Emptied::No)
     };
 
     /// Returns the entry of a root slab with a leaf slab.
@@ -95,7 +95,7 @@ impl Entry {
     #[inline]
     pub fn decode(bits: u32) -> Entry {
         let base = if bits & 1 == 0 {
-            Base::Root
+            Base::Below
         } else {
             Base::Zero
         };

@@ -102,7 +102,7 @@ pub fn read_at_once<M: Memory, B: StackLookup>(
             return Some(Source::Leaf(start));
         }
     }
-    if entry.base != Base::Root || entry.lost {
+    if entry.base != Base::Below || entry.lost {
         return None;
     }
     let found = below.look_up(sector, sectors).ok()?;

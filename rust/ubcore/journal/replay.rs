@@ -141,7 +141,7 @@ impl<M: Memory, B: DerefMut<Target = [u64]>, L: Fn(MapPage) -> bool> BlockReplay
             }
             Record::Words { .. } => return Err(self.bad),
             Record::Zero { slab, count } => self.empty(slab, count, Base::Zero)?,
-            Record::Reset { slab, count } => self.empty(slab, count, Base::Root)?,
+            Record::Reset { slab, count } => self.empty(slab, count, Base::Below)?,
         }
         Ok(())
     }

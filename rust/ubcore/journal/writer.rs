@@ -133,7 +133,7 @@ impl<'a, D: Disk> Transaction<'a, D> {
         self.empties = true;
         self.put(&[match base {
             Base::Zero => Record::Zero { slab, count },
-            Base::Root => Record::Reset { slab, count },
+            Base::Below => Record::Reset { slab, count },
         }])
     }
 

@@ -43,7 +43,7 @@ pub fn discard_work<H: Host>(host: &H) {
 /// Empties whole slabs. Parts of slabs stay as they are, because a discard is a hint.
 fn discard<H: Host>(host: &H, rq: H::Request) {
     let base = if host.shared().reveals() {
-        Base::Root
+        Base::Below
     } else {
         Base::Zero
     };

@@ -101,7 +101,7 @@ fn a_mark_that_has_no_bit_stops_the_union() {
         let mut u = SimUnion::attach_to(&disk, &geometry()).unwrap();
         assert_eq!(u.map.check(), Ok(()));
         u.map
-            .set_entry(slab, Entry::allocated(LeafSlab(7), Base::Root))
+            .set_entry(slab, Entry::allocated(LeafSlab(7), Base::Below))
             .unwrap();
         assert_eq!(u.map.map_sectors(sector, count), Err(Broken));
         assert_eq!(u.map.check(), Err(Error::Internal));

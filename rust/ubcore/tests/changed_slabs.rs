@@ -67,7 +67,7 @@ fn change(u: &mut SimUnion, random: &mut Random) {
     } else {
         let first = g.slab_of(at);
         let end = (first + 1 + random.below(3) as u32).min(g.root_slabs());
-        let base = [Base::Root, Base::Zero][random.below(2) as usize];
+        let base = [Base::Below, Base::Zero][random.below(2) as usize];
         u.empty(first..end, base).unwrap();
     }
     match random.below(4) {

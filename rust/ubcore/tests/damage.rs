@@ -79,12 +79,12 @@ fn a_map_that_contradicts_itself_is_refused() {
     let g = geometry();
     let taken = |u: &SimUnion| u.map.entry(0).leaf_slab.unwrap();
     let wrongs: [Wrong<'_>; 5] = [
-        &|u| (100, Entry::allocated(taken(u), Base::Root)),
-        &|_| (100, Entry::allocated(LeafSlab(g.leaf_slabs()), Base::Root)),
+        &|u| (100, Entry::allocated(taken(u), Base::Below)),
+        &|_| (100, Entry::allocated(LeafSlab(g.leaf_slabs()), Base::Below)),
         &|_| {
             (
                 g.root_slabs(),
-                Entry::allocated(LeafSlab(g.leaf_slabs() - 1), Base::Root),
+                Entry::allocated(LeafSlab(g.leaf_slabs() - 1), Base::Below),
             )
         },
         &|_| (100, Entry::allocated(LeafSlab(0x7fff_0000), Base::Zero)),

@@ -48,7 +48,7 @@ fn commit(s: &Scene) {
 /// emptied later. It does not hold what was there before.
 #[test]
 fn emptied_while_a_flush_runs_is_emptied_or_not() {
-    let ways: [fn(&Scene); 2] = [|s| empty(s, 1, Base::Zero), |s| empty(s, 1, Base::Root)];
+    let ways: [fn(&Scene); 2] = [|s| empty(s, 1, Base::Zero), |s| empty(s, 1, Base::Below)];
     for checkpoint in [false, true] {
         for before in [false, true] {
             for (way, then) in ways.into_iter().enumerate() {
@@ -133,7 +133,7 @@ fn emptied_twice_is_one_or_the_other() {
         s.write(SLAB, 8, 1).unwrap();
         s.flush();
         empty(&s, 1, Base::Zero);
-        if !s.interrupt(false, n, |s| empty(s, 1, Base::Root)) {
+        if !s.interrupt(false, n, |s| empty(s, 1, Base::Below)) {
             break;
         }
         let u = recovered(&s.disk, 1);
@@ -260,8 +260,8 @@ fn no_search_tells_whether_slabs_were_emptied() {
     asks(false);
     for round in 0..2 {
         // The second slab had no leaf slab. Both are on one page, which counts once.
-        empty(&s, 1, [Base::Zero, Base::Root][round]);
-        empty(&s, 2, [Base::Zero, Base::Root][round]);
+        empty(&s, 1, [Base::Zero, Base::Below][round]);
+        empty(&s, 2, [Base::Zero, Base::Below][round]);
         asks(true);
         commit(&s);
         asks(true);

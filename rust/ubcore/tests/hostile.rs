@@ -352,10 +352,12 @@ fn a_union_that_fills_many_pages() {
         u.empty(page * 1024..page * 1024 + 1, Base::Zero).unwrap();
         u.flush().unwrap();
         if page % 100 == 99 {
-            again(&disk, &|p| [Base::Root, Base::Zero][usize::from(p <= page)]);
+            again(&disk, &|p| {
+                [Base::Below, Base::Zero][usize::from(p <= page)]
+            });
         }
     }
-    for base in [Base::Zero, Base::Root, Base::Zero, Base::Zero] {
+    for base in [Base::Zero, Base::Below, Base::Zero, Base::Zero] {
         for page in 0..pages {
             u.empty(page * 1024..page * 1024 + 1, base).unwrap();
         }
@@ -402,7 +404,7 @@ fn leaf_slabs_without_bits_take_no_memory() {
     let far = |n: u32| n * 1024 + 7;
     let table: Vec<u8> = (0..1024u32)
         .flat_map(|n| {
-            Entry::allocated(LeafSlab(far(n)), Base::Root)
+            Entry::allocated(LeafSlab(far(n)), Base::Below)
                 .encode()
                 .to_le_bytes()
         })

@@ -90,7 +90,7 @@ fn an_emptied_slab_shows_what_lies_below_it() {
         u.write(slab * SLAB, sectors, slab, true).unwrap();
     }
     u.flush().unwrap();
-    assert_eq!(u.empty(2..10, Base::Root), Ok(true));
+    assert_eq!(u.empty(2..10, Base::Below), Ok(true));
     assert!((2 * SLAB..SIZE).all(|s| u.read(s) == below(s)));
     u.flush().unwrap();
     u.detach().unwrap();
@@ -142,12 +142,12 @@ fn random_lives() {
             match random.below(8) {
                 0 => {
                     let (base, slab) = (random.chance(2), 1 + random.below(6));
-                    let base = if base { Base::Zero } else { Base::Root };
+                    let base = if base { Base::Zero } else { Base::Below };
                     let slabs = slab as u32..(slab + 1 + random.below(3)) as u32;
                     for s in u64::from(slabs.start) * SLAB..u64::from(slabs.end) * SLAB {
                         model[s as usize] = match base {
                             Base::Zero => [0; 512],
-                            Base::Root => below(s),
+                            Base::Below => below(s),
                         };
                     }
                     u.empty(slabs, base).unwrap();

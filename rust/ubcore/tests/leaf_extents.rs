@@ -100,7 +100,7 @@ fn a_slab_whose_content_is_not_known() {
     u.write(0, 300, 1, true).unwrap();
     for slab in [0, 1, 7, 999] {
         let was = u.map.entry(slab);
-        let outside = Entry::allocated(LeafSlab(u.map.geometry().leaf_slabs()), Base::Root);
+        let outside = Entry::allocated(LeafSlab(u.map.geometry().leaf_slabs()), Base::Below);
         for entry in [Entry::LOST, outside] {
             u.map.set_entry(slab, entry).unwrap();
             damaged(&u);

@@ -395,12 +395,12 @@ fn zeroing_a_gibibyte_writes_no_data_and_two_journal_blocks() {
 fn what_was_never_written_costs_nothing_to_reveal() {
     let (disk, mut u) = fresh(usual());
     assert_eq!(
-        u.empty(0..u.map.geometry().root_slabs(), Base::Root),
+        u.empty(0..u.map.geometry().root_slabs(), Base::Below),
         Ok(false)
     );
     assert!(u.committer.is_committed(&u.map));
     u.write(128, 128, 1, true).unwrap();
-    assert_eq!(u.empty(0..10, Base::Root), Ok(true));
+    assert_eq!(u.empty(0..10, Base::Below), Ok(true));
     assert!(u.read(130) == content(ROOT, 130));
     u.flush().unwrap();
     drop(u);

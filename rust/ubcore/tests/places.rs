@@ -20,7 +20,7 @@ fn gaps() -> SimUnion {
         assert_eq!(leaf_slab(&mut u, group * GROUP + 2), n * GROUP + 2);
     }
     for group in [9, 30] {
-        u.empty(group * GROUP..(group + 1) * GROUP, Base::Root)
+        u.empty(group * GROUP..(group + 1) * GROUP, Base::Below)
             .unwrap();
     }
     u.flush().unwrap();

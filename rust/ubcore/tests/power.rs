@@ -59,7 +59,7 @@ fn work(u: &mut SimUnion, o: &mut Oracle, random: &mut Random, steps: u64) -> Al
                 let first = random.below(u64::from(slabs)) as u32;
                 let end = (first + 1 + random.below(4) as u32).min(slabs);
                 let (base, tag) = match random.below(3) {
-                    0 => (Base::Root, oracle::ROOT),
+                    0 => (Base::Below, oracle::ROOT),
                     _ => (Base::Zero, oracle::ZERO),
                 };
                 u.empty(first..end, base)?;

@@ -151,7 +151,7 @@ fn a_commit_that_fails_turns_the_union_read_only() {
 fn a_write_that_cannot_be_recorded_fails_and_stops_the_union() {
     let u = fresh_without_pages(geometry(2));
     u.map
-        .set_entry(0, Entry::allocated(LeafSlab(1), Base::Root))
+        .set_entry(0, Entry::allocated(LeafSlab(1), Base::Below))
         .unwrap();
     assert_eq!(u.write(0..8, 1, false), Outcome::IoError);
     u.quiesce();

@@ -65,7 +65,7 @@ fn of_slabs_on_two_pages() {
     }
     u.flush().unwrap();
     for slab in slabs {
-        u.empty(slab..slab + 1, Base::Root).unwrap();
+        u.empty(slab..slab + 1, Base::Below).unwrap();
     }
     assert_eq!(states(&u, slabs), [Emptied::Pending; 2]);
     u.allocator.begin_commit();

@@ -68,7 +68,7 @@ fn a_slab_in_many_runs() {
 
 #[test]
 fn an_emptied_slab() {
-    for (base, tag) in [(Base::Zero, 0), (Base::Root, ROOT)] {
+    for (base, tag) in [(Base::Zero, 0), (Base::Below, ROOT)] {
         twice(
             |u| assert_eq!(u.empty(0..1, base), Ok(true)),
             |u| u.read(5) == content(tag, 5) && u.read(6) == content(tag, 6),
@@ -80,7 +80,7 @@ fn an_emptied_slab() {
 #[test]
 fn slabs_emptied_in_two_ways() {
     let tag = |base| if base == Base::Zero { 0 } else { ROOT };
-    for (one, other) in [(Base::Zero, Base::Root), (Base::Root, Base::Zero)] {
+    for (one, other) in [(Base::Zero, Base::Below), (Base::Below, Base::Zero)] {
         twice(
             |u| {
                 u.write(130, 1, 2, true).unwrap();

@@ -40,7 +40,7 @@ fn step(u: &mut SimUnion, random: &mut Random, tag: u64) -> ubcore::error::Resul
         0 | 1 => u.flush(),
         2 => u.checkpoint(),
         3 => {
-            let bases = [Base::Zero, Base::Root];
+            let bases = [Base::Zero, Base::Below];
             let end = (slab + 2).min(2600) as u32;
             u.empty(slab as u32..end, bases[random.below(2) as usize])?;
             u.flush()
@@ -399,8 +399,8 @@ fn refused_anyway() {
     // memory.
     let (_, u) = used();
     for entry in [
-        Entry::allocated(taken(&u), Base::Root),
-        Entry::allocated(LeafSlab(g.leaf_slabs()), Base::Root),
+        Entry::allocated(taken(&u), Base::Below),
+        Entry::allocated(LeafSlab(g.leaf_slabs()), Base::Below),
         Entry::LOST,
         Entry::unallocated(Base::Zero, Emptied::Durable),
     ] {

@@ -22,7 +22,7 @@ fn used(slab_sectors: u32, random: &mut Random) -> SimUnion {
             0 => {
                 let slab = u.map.geometry().slab_of(at);
                 let base = if random.chance(2) {
-                    Base::Root
+                    Base::Below
                 } else {
                     Base::Zero
                 };

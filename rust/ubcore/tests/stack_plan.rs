@@ -254,7 +254,7 @@ fn the_leaf_decides_first() {
     let zero = Entry::unallocated(Base::Zero, Emptied::No);
     u.map.set_entry(0, Entry::LOST).unwrap();
     u.map.set_entry(1, zero).unwrap();
-    let entry = Entry::allocated(LeafSlab(0), Base::Root);
+    let entry = Entry::allocated(LeafSlab(0), Base::Below);
     u.map.set_bits(LeafSlab(0), 0, 8).unwrap();
     u.map.set_entry(2, entry).unwrap();
     let sources: Vec<Source> = plan::read(&u.map, &map, 0, 4100)

@@ -170,7 +170,7 @@ impl Harness {
             Op::Zero(r) => self.zero(*r),
             Op::Discard(r) => {
                 let base = if self.devices.reveal {
-                    Base::Root
+                    Base::Below
                 } else {
                     Base::Zero
                 };

@@ -48,7 +48,7 @@ pub fn live(u: &mut SimUnion, random: &mut Random, steps: u64, first: u64) -> Ve
         } else {
             let first = g.slab_of(at);
             let end = (first + 1 + random.below(3) as u32).min(g.root_slabs());
-            let (base, tag) = [(Base::Root, ROOT), (Base::Zero, ZERO)][random.below(2) as usize];
+            let (base, tag) = [(Base::Below, ROOT), (Base::Zero, ZERO)][random.below(2) as usize];
             u.empty(first..end, base).unwrap();
             let sectors = g.slab_start(first)..g.slab_start(end).min(size);
             tags[sectors.start as usize..sectors.end as usize].fill(tag);

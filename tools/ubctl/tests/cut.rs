@@ -77,7 +77,7 @@ fn write(cutter: &Cutter<'_>, leaf: &str, seed: u64, detach: bool) {
     let upper = size / 2;
     (0..6).for_each(|n| u.fill(upper + n * 300, 100));
     u.commit();
-    for (n, base) in [(1, Base::Zero), (4, Base::Root), (30, Base::Zero)] {
+    for (n, base) in [(1, Base::Zero), (4, Base::Below), (30, Base::Zero)] {
         let slab = u.map.geometry().slab_of(upper + n * 64);
         u.allocator.empty(&u.map, slab..slab + 1, base).unwrap();
     }

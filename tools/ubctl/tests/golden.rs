@@ -210,7 +210,7 @@ fn life(root: &Path, leaf: &Path) {
         u.fill(9024 + 2 * n, 1);
     }
     u.commit();
-    for (slabs, base) in [(0..1, Base::Zero), (625..627, Base::Root)] {
+    for (slabs, base) in [(0..1, Base::Zero), (625..627, Base::Below)] {
         assert!(u.allocator.empty(&u.map, slabs, base).unwrap());
         u.commit();
     }

@@ -45,7 +45,7 @@ pub fn step(u: &mut SimUnion, random: &mut Random, tag: u64) -> Result {
             let base = if random.chance(2) {
                 Base::Zero
             } else {
-                Base::Root
+                Base::Below
             };
             u.empty(first..(first + 2).min(2600), base)?;
             u.flush()

@@ -64,7 +64,7 @@ fn slab_report(map: &Map<Heap>, slab: u32, entry: Entry, runs: Vec<(u32, u32)>) 
             .leaf_slab
             .map(|leaf_slab| g.leaf_slab_start(leaf_slab)),
         base: match entry.base {
-            Base::Root => "root",
+            Base::Below => "root",
             Base::Zero => "zero",
         },
         runs,
@@ -103,7 +103,7 @@ mod tests {
     #[test]
     fn a_map_is_counted() {
         let map = map();
-        map.set_entry(3, Entry::allocated(LeafSlab(0), Base::Root))
+        map.set_entry(3, Entry::allocated(LeafSlab(0), Base::Below))
             .unwrap();
         map.set_bits(LeafSlab(0), 8, 8).unwrap();
         map.set_bits(LeafSlab(0), 100, 28).unwrap();
@@ -121,7 +121,7 @@ mod tests {
     #[test]
     fn contradictions_are_named() {
         let map = map();
-        let at = |leaf| Entry::allocated(leaf, Base::Root);
+        let at = |leaf| Entry::allocated(leaf, Base::Below);
         map.set_entry(1, at(LeafSlab(4))).unwrap();
         map.set_entry(2, at(LeafSlab(4))).unwrap();
         map.set_entry(3, at(LeafSlab(1_000_000))).unwrap();
