@@ -62,9 +62,9 @@ impl Ring {
     }
 
     /// Returns the number of blocks that can be written before a checkpoint, 0 if the ring is full.
-    pub(super) fn free_blocks(&self) -> u32 {
-        // At most all blocks are in use.
-        self.blocks.saturating_sub(self.used)
+    /// Fails if more blocks are in use than there are.
+    pub(super) fn free_blocks(&self) -> Result<u32> {
+        self.blocks.checked_sub(self.used).ok_or(Error::Internal)
     }
 
     /// Returns the sequence number `n` blocks after the next one. Fails before the numbers are used

@@ -202,15 +202,15 @@ impl<'a, D: Disk> Transaction<'a, D> {
 
     /// Makes room for `n` words (at most 129) in one block.
     fn room(&mut self, n: usize) -> Result<Space> {
-        // 0 words are left if the block is full.
-        if n > RING_WORDS.saturating_sub(usize::from(self.words)) {
+        // At most twice the words of a block.
+        if usize::from(self.words).wrapping_add(n) > RING_WORDS {
             self.finish_block(false)?;
         }
         if self.words == 0 {
             // A new block needs a free block of the ring and room in the buffer. A write must not
             // cross the ring's end.
             let held = u32::from(self.finished_blocks);
-            if self.ring.free_blocks() <= held {
+            if self.ring.free_blocks()? <= held {
                 return Ok(Space::Full);
             }
             let at_end = after(self.ring.head, held, self.ring.blocks) == 0 && held > 0;

@@ -78,7 +78,7 @@ fn empty<H: Host>(host: &H, rq: &H::Request, base: Base) -> Result {
     while at < slabs.end {
         if host.map().pending_pages() >= PENDING_MAX {
             flush::commit_dirty(host)?;
-            flush::tidy(host);
+            flush::queue_follow_up(host);
         }
         // A checkpoint that is due comes first. Otherwise the discard would change pages faster
         // than the checkpoint stores them, and the checkpoint stores all that are left under the

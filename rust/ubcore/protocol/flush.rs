@@ -62,7 +62,7 @@ pub fn commit_work<H: Host>(host: &H) {
     for rq in waiters {
         host.end(rq, status_of(done));
     }
-    tidy(host);
+    queue_follow_up(host);
 }
 
 fn status_of<S: EndStatus>(done: Result) -> S {
@@ -78,7 +78,7 @@ pub fn timer_work<H: Host>(host: &H) {
     host.shared().timer.swap(false, Ordering::SeqCst);
     // A checkpoint may have made a discard durable. Then reclaim still has to run.
     if is_committed(host) || commit_dirty(host).is_ok() {
-        tidy(host);
+        queue_follow_up(host);
     }
 }
 
@@ -138,7 +138,7 @@ fn store_changed<H: Host>(host: &H) -> Result {
 }
 
 /// Queues the work that a commit leaves to do and that no request waits for.
-pub(super) fn tidy<H: Host>(host: &H) {
+pub(super) fn queue_follow_up<H: Host>(host: &H) {
     if host.with_committer(|committer, _| committer.wants_checkpoint()) {
         host.schedule(WorkId::Checkpoint);
     }

@@ -166,11 +166,12 @@ impl IndexWalk {
     }
 
     /// Returns the block of the layer that is to be begun next, and the number of blocks from there
-    /// to the end of the index.
-    pub fn rest(&self) -> (u64, u64) {
-        // A block of the layer. No blocks are left at the end of the index.
+    /// to the end of the index. Fails if more blocks were begun than the index has.
+    pub fn rest(&self) -> Result<(u64, u64)> {
+        // A block of the layer.
         let block = self.header.index_block().wrapping_add(self.begun);
-        (block, self.header.digest_block().saturating_sub(block))
+        let left = self.header.digest_block().checked_sub(block);
+        Ok((block, left.ok_or(Error::Internal)?))
     }
 
     /// Begins the next block, of which nothing is left. Checks all of it but the extents.

@@ -154,7 +154,7 @@ impl<R: Reader> SealedExtents<R> {
             // At most `held`, which is in memory.
             self.at = self.at.wrapping_add(1);
             if self.at >= self.held {
-                let (block, most) = self.walk.rest();
+                let (block, most) = self.walk.rest()?;
                 self.reader.give_way()?;
                 (self.at, self.held) = (0, self.reader.read(block, most)?);
             }
