@@ -10,7 +10,8 @@
 - testing.rst has the stages of tests/run.sh, in their order.
 - The invariants of design.rst have consecutive numbers, the code cites each of them, and cites no
   other.
-- troubleshooting.rst has each word that ubctl gives as the reason of an error.
+- troubleshooting.rst has each word that ubctl gives as the reason of an error, and each message of
+  the driver to the kernel's log.
 - admin.rst has each kind of finding of "ubctl check", and no other.
 - MAINTAINERS covers each folder and each file at the top.
 
@@ -81,6 +82,7 @@ def breaches():
             yield f"{folder}/suite.rs:1: no module {name[:-3]}, so its tests do not run"
     yield from invariants()
     yield from reasons()
+    yield from messages()
     yield from kinds()
     yield from maintained()
 
@@ -115,6 +117,19 @@ def reasons():
             if f"``{found.group(1)}``" not in page:
                 line = source.count("\n", 0, found.start()) + 1
                 yield f"{path}:{line}: troubleshooting.rst does not explain {found.group(1)}"
+
+
+def messages():
+    """Compares the driver's messages to the kernel's log with the page that explains them."""
+    page = " ".join(text("Documentation/troubleshooting.rst").split())
+    for path in sorted(glob.glob("rust/**/*.rs", recursive=True)):
+        source = text(path)
+        for found in re.finditer(r'\bpr_\w+!\(\s*"((?:[^"\\]|\\.)*)"', source, re.S):
+            message = re.sub(r"\\\n\s*", "", found.group(1)).removesuffix("\\n")
+            for part in re.split(r"\{[^}]*\}", message):
+                if part.strip() not in page:
+                    line = source.count("\n", 0, found.start()) + 1
+                    yield f"{path}:{line}: troubleshooting.rst does not explain: {part.strip()}"
 
 
 def kinds():
