@@ -15,8 +15,8 @@
  *    (UNIONBLK_*_SIZE_VER0), and with E2BIG if it is above UNIONBLK_SIZE_MAX.
  *  - The caller need not set fields marked "out". The driver sets each of them,
  *    even if the call fails; a field that has no value is set to 0. Only a call
- *    that fails by the rules above, or with ENOTTY or EFAULT, leaves the
- *    structure unchanged.
+ *    that fails by the rules above, with ENOTTY, or with EFAULT because the
+ *    structure cannot be read or written, leaves the structure unchanged.
  *  - Reserved fields, and flags not defined here, must be zero, else EINVAL.
  *  - A path must not be empty and must end with a NUL byte within its field,
  *    else EINVAL.
@@ -67,10 +67,10 @@
 
 /*
  * The reason fields of struct unionblk_create and struct unionblk_freeze: why the
- * call failed, in more detail than the errno. NONE if the call succeeds, or fails before the
- * attach begins: with EINVAL for a field, EEXIST, EUSERS or ENOMEM. struct
- * unionblk_status.last_error has the same numbers. Below, a and b are
- * reason_detail[0] and [1].
+ * call failed, in more detail than the errno. NONE if the call succeeds, or fails
+ * before the attach begins: with EINVAL for a field, EFAULT for the layers,
+ * EEXIST, EUSERS or ENOMEM. struct unionblk_status.last_error has the same
+ * numbers. Below, a and b are reason_detail[0] and [1].
  */
 enum unionblk_reason {
 	UNIONBLK_REASON_NONE = 0,
@@ -139,9 +139,9 @@ struct unionblk_layer {
  * /dev/unionblk<id>.
  *
  * @layers is the address of @layers_count layers, the lowest first: the ones
- * that the leaf was made on. If a layer caused the failure, @layer is its number
- * from 1, and @reason has the meaning for that layer that it otherwise has for the
- * leaf.
+ * that the leaf was made on; EFAULT if they cannot be read. If a layer caused the
+ * failure, @layer is its number from 1, and @reason has the meaning for that layer
+ * that it otherwise has for the leaf.
  *
  * With UNIONBLK_CREATE_READ_ONLY the driver opens the leaf for reading only, so
  * the leaf may be write-protected. The driver never writes to it: after a power
