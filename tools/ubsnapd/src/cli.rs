@@ -58,10 +58,10 @@ pub struct DaemonCli {
         default_value = "/run/ubsnapd/ubsnapd.sock"
     )]
     pub address: PathBuf,
-    /// The bytes that a snapshot may write, unless its label containerd.io/snapshot/max-size says
+    /// The bytes that a snapshot may write, unless it has the label containerd.io/snapshot/max-size
     #[arg(long, value_name = "SIZE", value_parser = union_size, default_value = "10G")]
     pub size: u64,
-    /// The size of the file system of all snapshots, when the directory is made
+    /// The size of the file system of all snapshots; used only when the directory is made
     #[arg(long, value_name = "SIZE", value_parser = union_size, default_value = "32G")]
     pub file_system_size: u64,
 }
@@ -86,7 +86,7 @@ fn run(cli: &DaemonCli) -> Result {
     made.map_err(|e| Error::io(format!("make {}", cli.root.display()), &e))?;
     let root = fs::canonicalize(&cli.root);
     let root = root.map_err(|e| Error::io(format!("open {}", cli.root.display()), &e))?;
-    // It is held until the process ends, however it ends.
+    // The kernel releases the lock when the process ends.
     let _lock = lock(&root)?;
     let (bottom, leaves) = (root.join("bottom.img"), root.join("leaves"));
     let store = match Store::open(&root)? {

@@ -74,12 +74,12 @@ impl<D: Disks> Daemon<D> {
         found.ok_or_else(|| Error::not_found(name))
     }
 
-    /// Returns a snapshot of which no commit is under way. The caller holds `work`.
+    /// Returns a snapshot, after the end of its commit if one was pending. The caller holds `work`.
     fn settled(&self, name: &str) -> Result<Snapshot> {
         let snapshot = self.snapshot(name)?;
         match snapshot.commit {
             None => Ok(snapshot),
-            // An error prevented that the commit ended.
+            // The commit has begun, and an error has kept it from its end.
             Some(_) => {
                 self.settle(snapshot)?;
                 self.snapshot(name)
@@ -87,7 +87,7 @@ impl<D: Disks> Daemon<D> {
         }
     }
 
-    /// Refuses a name that a snapshot has, or has if a commit happened. The caller holds `work`.
+    /// Refuses a name that a snapshot has, or that a pending commit gives. The caller holds `work`.
     fn refuse_taken(&self, name: &str) -> Result {
         if let Some(pending) = self.read(|state| state.pending(name).cloned()) {
             let key = pending.name.clone();
@@ -178,8 +178,8 @@ impl<D: Disks> Daemon<D> {
         Ok((uuid, union.ok_or_else(gone)?))
     }
 
-    /// Deletes a leaf that was being made, unless it holds data or is in use: then the store has
-    /// lost the snapshot that it belongs to.
+    /// Deletes a leaf that was being made. If it holds data or is in use, it is kept, because the
+    /// store must then have lost the snapshot that it belongs to.
     fn unmake(&self, number: u64) {
         let deleted = self.disks.uuid(number).and_then(|uuid| match uuid {
             // No union can be on it.
@@ -196,7 +196,7 @@ impl<D: Disks> Daemon<D> {
             }
         });
         if let Err(e) = deleted {
-            // The next start tries again, and says it again.
+            // The next start tries again, and reports it again.
             complain(&format!("leaf {number} was not deleted: {e}"));
         }
     }
@@ -239,7 +239,7 @@ impl<D: Disks> Daemon<D> {
                 self.disks.attach(leaf, &layers, read_only)?
             }
         };
-        // Also if it was attached before: an end of the daemon may have interrupted the repair.
+        // Also if it was attached before, because the daemon may have ended during the repair.
         if !read_only {
             if let Err(e) = self.disks.repair(leaf) {
                 if let Err(e) = self.disks.detach(leaf) {
@@ -283,7 +283,7 @@ impl<D: Disks> Daemon<D> {
         let frozen = self.freeze(&snapshot);
         if let (Some(next), Err(e)) = (next, &frozen) {
             if e.is_foreign() {
-                // The end of the commit then leaves it alone.
+                // `settle` then does not delete the file of the other program.
                 self.change(&[Change::Deleted(next)])?;
             }
         }
@@ -465,8 +465,8 @@ impl<D: Disks> Daemon<D> {
         }
     }
 
-    /// Ends what was begun when the last daemon ended. Says of images that the store does not know,
-    /// and leaves them alone.
+    /// Ends what was begun when the last daemon ended. Reports images that the store does not know,
+    /// and keeps them.
     fn recover(&self) -> Result {
         let _work = lock(&self.work);
         let (snapshots, making) = self.read(|state| {
@@ -508,7 +508,8 @@ impl<D: Disks> Daemon<D> {
     }
 }
 
-/// Refuses a snapshot of which writes may have failed: the file system does not say which.
+/// Refuses a snapshot if writes to it may have failed, because the daemon cannot
+/// learn which files lack data.
 fn refuse_incomplete(key: &str, union: &AttachedUnion) -> Result {
     let why = match (union.is_full, union.errors) {
         (true, _) => format!("it has reached its limit of {} bytes", union.used),

@@ -28,7 +28,8 @@ use crate::grpc;
 /// How long the daemon waits if the system has no room for a connection.
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// Returns whether a path is a socket itself: a connection to any other file is refused too.
+/// Returns whether a path is a socket itself. `connect` fails with `ECONNREFUSED` for other files
+/// too.
 fn is_socket(path: &Path) -> bool {
     fs::symlink_metadata(path).is_ok_and(|meta| meta.file_type().is_socket())
 }
@@ -56,7 +57,7 @@ fn listen(address: &Path) -> Result<UnixListener> {
     Ok(listener)
 }
 
-/// Tells systemd that the daemon answers, if systemd started it.
+/// Notifies systemd that the daemon answers, if systemd started it.
 fn notify() {
     let Some(path) = std::env::var_os("NOTIFY_SOCKET") else {
         return;
@@ -74,7 +75,7 @@ fn notify() {
     }
 }
 
-/// Serves until SIGTERM, SIGINT or SIGHUP comes. A request that is under way then ends first, but
+/// Serves until SIGTERM, SIGINT or SIGHUP comes. A request that is under way then is completed, but
 /// may not be answered.
 pub fn serve<D: Disks + 'static>(daemon: Daemon<D>, address: &Path) -> Result {
     let failed = |e: io::Error| Error::io("start the server", &e);

@@ -46,8 +46,8 @@ pub struct Kernel {
     control: Control,
     /// The size of all unions, in sectors.
     sectors: u64,
-    /// The layers of the union that was attached last, on their loop devices: the next union of
-    /// the same image needs them again.
+    /// The layers of the union that was attached last, on their loop devices, because the next
+    /// union of the same image needs them again.
     recent: Mutex<HashMap<u64, Lower>>,
     /// Where unions were found. The driver may know better by now.
     numbers: Mutex<HashMap<Id, u32>>,
@@ -194,7 +194,7 @@ impl Kernel {
         Ok(status)
     }
 
-    /// Puts the layers on loop devices, and lets go of others.
+    /// Puts the layers on loop devices, and releases all others.
     fn open_layers(&self, recent: &mut HashMap<u64, Lower>, layers: &[FrozenLayer]) -> Result {
         let mut before = std::mem::take(recent);
         let mut missing = Vec::new();
@@ -225,7 +225,7 @@ impl Kernel {
         let read = Device::open(&path, Side::Leaf, Access::Read);
         match read.and_then(|mut leaf| loaded::superblock(&mut leaf)) {
             Ok(sb) => Ok(Some(sb)),
-            // It was not formatted to the end.
+            // The daemon ended before it had formatted the image.
             Err(fail) if fail.reason == "not_formatted" => Ok(None),
             Err(fail) => Err(fail.into()),
         }

@@ -14,8 +14,8 @@ const JOURNAL_BLOCKS: u32 = 256;
 /// The least room for data. A mount alone writes some slabs.
 const LEAST_SECTORS: u64 = 8192;
 
-/// Returns the layout for a format. What is discarded shows the layers again: the content of free
-/// space does not matter, and zeroes would take room in the map.
+/// Returns the layout for a format. Discarded slabs show the layers again, because the content of
+/// free space does not matter, and zeroes would take room in the map.
 pub fn layout() -> LayoutArgs {
     LayoutArgs {
         slab_size: SLAB_SECTORS_DEFAULT,

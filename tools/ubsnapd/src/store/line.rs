@@ -38,8 +38,8 @@ pub struct Scanned<'a> {
     pub bytes: usize,
 }
 
-/// Returns whether a whole line ends where this damaged one does: the end of the line before it is
-/// damaged.
+/// Returns whether the end of this damaged line is a whole line. The newline before that line is
+/// then damaged, so that it seems to belong to this one.
 fn hides_one(line: &[u8]) -> bool {
     let line = line.strip_suffix(b"\n").unwrap_or_default();
     (1..line.len()).any(|at| line.get(at..).and_then(decode).is_some())

@@ -157,7 +157,8 @@ impl Store {
         Ok(())
     }
 
-    /// Writes the log anew. If that fails, the old one is as good, unless the new one has its name.
+    /// Writes the log anew. If that fails, the old log stays in use, unless the new one already has
+    /// its name.
     fn renew(&mut self) {
         match write_anew(&self.directory, &self.state, self.next) {
             Ok((file, bytes)) => {
@@ -183,7 +184,7 @@ fn sync_directory(directory: &Path) -> io::Result<()> {
     File::open(directory)?.sync_all()
 }
 
-/// Says what is cut off.
+/// Returns the message about what is cut off.
 fn dropped(torn: &[u8]) -> String {
     let start = torn.get(..SHOWN).unwrap_or(torn);
     let start = String::from_utf8_lossy(start);

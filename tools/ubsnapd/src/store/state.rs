@@ -54,7 +54,8 @@ pub struct State {
 }
 
 impl State {
-    /// Makes a change. Fails if the state does not admit it, and is then of no use.
+    /// Makes a change. If that fails, the change does not fit the state, and the state must be
+    /// dropped, because it may be half changed.
     pub fn apply(&mut self, change: Change) -> Result<(), String> {
         match change {
             Change::Begin {
@@ -164,7 +165,7 @@ impl State {
     pub fn chain(&self, parent: &str) -> Vec<&Snapshot> {
         let mut chain = Vec::new();
         let mut name = parent;
-        // Each parent was there before its child, so there is no circle.
+        // Each parent was there before its child, so there is no cycle.
         while let Some(snapshot) = self.snapshots.get(name) {
             chain.push(snapshot);
             name = &snapshot.parent;
