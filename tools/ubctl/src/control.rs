@@ -31,7 +31,7 @@ pub const PREFIX: &str = UNION_PREFIX;
 /// The result of a call of the driver.
 type Done = rustix::io::Result<()>;
 
-/// The open control device of a module that speaks our version.
+/// The open control device of a module whose version of the interface is ours.
 pub struct Control(File);
 
 impl Control {
@@ -311,8 +311,8 @@ fn other_version(found: &str) -> Fail {
         FAILED,
         "abi",
         format!(
-            "the loaded module speaks {found} of the ioctl interface, this ubctl version {}: use both \
-             of one release",
+            "the loaded module has {found} of the ioctl interface, this ubctl has version {}: use \
+             both of one release",
             abi::ABI_VERSION
         ),
     )

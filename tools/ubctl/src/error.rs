@@ -13,7 +13,7 @@ use ubcore::error::Error;
 
 use crate::{backing, output};
 
-/// I/O errors, the kernel, no module.
+/// An I/O error, an error of the kernel, or no module.
 pub const FAILED: u8 = 1;
 /// The command line is wrong. This is clap's exit code too.
 pub const USAGE: u8 = 2;

@@ -31,7 +31,7 @@ const LOOK: Duration = Duration::from_millis(300);
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Holder {
     text: String,
-    /// Whether it does not help to wait: a process may close a file soon, but a mount stays.
+    /// Whether it stays until a user removes it, as a mount does. A process may close a file soon.
     lasts: bool,
 }
 

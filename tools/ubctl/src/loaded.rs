@@ -41,7 +41,7 @@ pub fn open_at_rest(path: &Path) -> Result<Device> {
     Ok(leaf)
 }
 
-/// Refuses a leaf that may still change, because no one has said that it stays as it is.
+/// Refuses a leaf whose union was not detached, because the next attach changes it.
 pub fn refuse_in_use(leaf: &str, superblock: &Superblock) -> Result {
     if superblock.clean {
         return Ok(());

@@ -20,7 +20,7 @@ use map_memory::Heap;
 /// How many stretches a sentence names.
 const NAMED: usize = 8;
 
-/// A row of a union's sectors.
+/// Sectors of a union that lie next to each other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct LostStretch {
     /// The first sector.

@@ -39,14 +39,14 @@ impl Progress {
     /// Counts sectors that are done.
     pub fn add(&self, sectors: u64) {
         let done = self.done.fetch_add(sectors, Ordering::Relaxed) + sectors;
-        // A thread that finds another one at it has nothing to show.
+        // If another thread shows a line now, this one need not.
         let Some(Ok(mut shown)) = self.shown.as_ref().map(Mutex::try_lock) else {
             return;
         };
         if shown.elapsed() >= INTERVAL {
             *shown = Instant::now();
             let line = line(self.what, done, self.total, self.start.elapsed());
-            // A terminal that is gone is no reason to fail.
+            // The command continues without the terminal.
             let _ = write!(io::stderr().lock(), "\r{line}\x1b[K");
         }
     }

@@ -36,8 +36,8 @@ impl Rollback {
         })
     }
 
-    /// Puts everything back. The slots come last, and the first slot is the very last, so that what
-    /// they lead to is there before they are.
+    /// Puts everything back. The slots come last, and slot A after slot B, so that no superblock is
+    /// there before the blocks that it refers to.
     fn put_back(&self, leaf: &Device) -> Result {
         for (at, bytes) in &self.wiped {
             leaf.write_at(*at, bytes)?;

@@ -114,7 +114,8 @@ impl To {
             return Err(exists(out));
         }
         refuse_folder(&path)?;
-        // A union that uses the file would keep it, and lose it with its last close.
+        // If a union uses the file, the rename takes the file's name away, and the union's last
+        // close deletes the file. So a file in use is refused.
         let old = Device::open(&path, Side::Leaf, Access::Claim)?;
         let old = Some(Box::new(old));
         Ok(To::File { path, old })

@@ -99,7 +99,7 @@ enum LockState {
     Ours,
     /// udev, while it handles an event.
     Shared,
-    /// A process that keeps udev away, as `udevadm lock` does: perhaps for us.
+    /// A process that keeps udev away, as `udevadm lock` does. It may be the parent of this one.
     Others,
 }
 
@@ -121,7 +121,7 @@ fn version(dev: Dev) -> Option<Version> {
     Some((meta.ino(), meta.mtime(), meta.mtime_nsec()))
 }
 
-/// Returns whether udev looks at a device again after a writer has closed it.
+/// Returns whether udev probes a device again after a writer has closed it.
 fn watches(dev: Dev) -> bool {
     let id = format!("b{}:{}", major(dev), minor(dev));
     let list = fs::read_dir("/run/udev/watch")
@@ -136,8 +136,7 @@ fn watches(dev: Dev) -> bool {
 }
 
 /// A block device that is open for writing. Its lock keeps udev from reading what is half written.
-/// When it is dropped, after the writer has closed the device, it waits until udev has looked
-/// again.
+/// The drop, after the writer has closed the device, waits until udev has probed the device again.
 #[derive(Debug)]
 pub struct DeviceWriter {
     dev: Dev,

@@ -78,9 +78,9 @@ impl Default for Deadline {
     }
 }
 
-/// Waits until udev has handled all nodes of a new disk: it has made their links and closed them
-/// again, or until a signal has come. `since` is a time, in [`udev::now`]'s clock, before the nodes
-/// appeared.
+/// Waits until udev has handled all nodes of a new disk, or until a signal has come. udev has then
+/// made the links of the nodes, and has closed the nodes again. `since` is a time, in
+/// [`udev::now`]'s clock, before the nodes appeared.
 pub fn seen_to(nodes: &[Node], since: u64, deadline: Deadline) -> bool {
     let Some(disk) = nodes.first().filter(|_| udev::runs()) else {
         return true;

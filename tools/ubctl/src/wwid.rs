@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The identity of a disk that the host may see on more than one path: a LUN without multipath is
-//! several disks of the kernel.
+//! The identity of a disk that the host may reach on more than one path. Without multipath, the
+//! kernel has a separate disk for each path to a LUN.
 
 use std::fs;
 use std::path::Path;
 
-/// Returns what a disk calls itself, from its directory in sysfs: the file of NVMe, or of SCSI.
-/// Disks that differ in size are not the same, whatever they say.
+/// Returns the identity that a disk reports, from its directory in sysfs: the file of NVMe, or of
+/// SCSI. It includes the size, because disks that differ in size are not one disk.
 pub fn of_disk(directory: &Path) -> Option<String> {
     let read = |file: &str| {
         let text = fs::read_to_string(directory.join(file)).ok()?;

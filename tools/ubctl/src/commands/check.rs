@@ -221,7 +221,8 @@ fn report(args: &CheckArgs) -> Result<CheckReport> {
     })
 }
 
-/// Reports that both slots are damaged: nothing else says where the rest is.
+/// Reports that both slots are damaged. Nothing else is checked, because only a superblock says
+/// where the rest is.
 fn no_superblock(leaf: String, block: u64) -> CheckReport {
     let findings = vec![FindingReport {
         grade: text::grade(Grade::Damage),

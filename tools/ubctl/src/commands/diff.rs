@@ -157,15 +157,16 @@ fn compare(a: &OpenStack, b: &OpenStack) -> Result<Vec<LostStretch>> {
     Ok(ranges)
 }
 
-/// Returns whether what begins at a sector comes from one place in both, and for how many sectors
-/// that holds: at most `limit`, and at most what is read at once if it does not.
+/// Returns whether the sectors from `at` on come from one place in both stacks, and for how many
+/// sectors that answer holds: at most `limit` and, if they come from two places, at most as many as
+/// one read takes.
 fn places(a: &OpenStack, b: &OpenStack, at: u64, limit: u64) -> Result<(bool, u64)> {
     let failed = |e: Error| Fail::core("the stack", e);
     let (from_a, sectors_a) = a.stretch(at, limit).map_err(failed)?;
     let (from_b, sectors_b) = b.stretch(at, limit).map_err(failed)?;
     let sectors = sectors_a.min(sectors_b);
     let is_one = match (from_a, from_b) {
-        // Both have one root.
+        // Both stacks have the same root.
         (From::Bottom, From::Bottom) | (From::Zero(_), From::Zero(_)) => true,
         (From::Data(n, p), From::Data(m, q)) => match (a.members.get(n), b.members.get(m)) {
             (Some(x), Some(y)) => is_one_place((&x.device, p), (&y.device, q)),

@@ -376,7 +376,7 @@ fn end_of(extent: &Extent) -> u64 {
     }
 }
 
-/// Returns the digest of a chunk. The first chunk of each block of digests has it read.
+/// Returns the digest of a chunk. Reads a block of digests if the chunk is the first one in it.
 fn digest_of(list: &mut DeviceReader, header: &Header, chunk: u64) -> Result<Digest> {
     let (number, at) = locate_digest(chunk);
     if at == 0 {

@@ -62,7 +62,7 @@ pub fn of(unions: &[Shown]) -> Vec<TreeNode> {
     roots
 }
 
-/// Adds a way from a root to a union, along the nodes that are there.
+/// Adds the nodes from a root up to a union, as far as the tree does not have them.
 fn add(nodes: &mut Vec<TreeNode>, way: Vec<TreeNode>) {
     let mut nodes = nodes;
     for step in way {
