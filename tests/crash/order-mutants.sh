@@ -23,7 +23,7 @@ fi
 
 copy_sources "$BUILD/order-mutants"
 
-# campaign BINARY LOG: runs the scenes, and ends them all when one has failed.
+# campaign BINARY LOG: runs the scenarios, and ends them all when one has failed.
 campaign() {
 	local pid code=0
 	timeout 900 "$1" >"$2" 2>&1 &
@@ -38,7 +38,7 @@ campaign() {
 
 caught=0
 
-# core_test NAME LOG: the scenes have found nothing.
+# core_test NAME LOG: the scenarios have found nothing.
 core_test() {
 	local bin
 	if ! bin=$(program test -p ubcore --test suite --no-run 2>>"$2"); then
@@ -53,17 +53,17 @@ core_test() {
 }
 
 one() {
-	local name=$1 patch=$TOP/tests/races/mutants/$1.patch log=$BUILD/log/order-mutant-$1.log bin scene
+	local name=$1 patch=$TOP/tests/races/mutants/$1.patch log=$BUILD/log/order-mutant-$1.log bin scenario
 	apply "$patch" || { fails "$name: the patch applies"; return; }
 	if bin=$(program test -p races --features model --test marks --no-run 2>"$log"); then
 		if campaign "$bin" "$log"; then
 			core_test "$name" "$log"
-		elif scene=$(grep -am 1 -oE '^test [a-z_0-9]+ \.\.\. FAILED' "$log"); then
-			passes "$name, caught by ${scene#test }"
+		elif scenario=$(grep -am 1 -oE '^test [a-z_0-9]+ \.\.\. FAILED' "$log"); then
+			passes "$name, caught by ${scenario#test }"
 			caught=$((caught + 1))
 		else
 			note "$log"
-			fails "$name: a scene fails"
+			fails "$name: a scenario fails"
 		fi
 	else
 		note "$log"

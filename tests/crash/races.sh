@@ -1,6 +1,6 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
-# Models of races: runs the scenes of tests/races under schedules that a
+# Models of races: runs the scenarios of tests/races under schedules that a
 # scheduler chooses. SIZE=quick or full, SEED as in run.sh.
 . "$(dirname "$0")/../../scripts/lib.sh"
 [ -n "${UNIONBLK_IN_ROOT:-}" ] || exec "$TOP/scripts/in-root.sh" tests/crash/races.sh
@@ -15,12 +15,12 @@ full) schedules=20000 rounds=1 ;;
 esac
 program=$(cargo test --locked -q -p races --features model --test marks --no-run --message-format=json | executables)
 
-# Each half of the scenes has a separate process, because a scene has one
+# Each half of the scenarios has a separate process, because a scenario has one
 # thread.
-mapfile -t scenes < <("$program" --list | sed -n 's/: test$//p')
+mapfile -t scenarios < <("$program" --list | sed -n 's/: test$//p')
 half() {
-	local n=$1 seed=$2 scene list=()
-	for scene in "${!scenes[@]}"; do [ $((scene % 2)) != "$n" ] || list+=("${scenes[scene]}"); done
+	local n=$1 seed=$2 scenario list=()
+	for scenario in "${!scenarios[@]}"; do [ $((scenario % 2)) != "$n" ] || list+=("${scenarios[scenario]}"); done
 	SCHEDULES=$schedules SEED=$seed nice "$program" --exact --nocapture --test-threads 1 "${list[@]}"
 }
 last=$((SEED + rounds - 1))

@@ -2,7 +2,7 @@
 
 //! First write, overwrite, flush, FUA, discard, reclaim, checkpoint and detach at once.
 
-use races::scene::play;
+use races::scenario::play;
 use races::{explore, explore_more};
 use shuttle::rand::{thread_rng, Rng};
 use sim::host::{Device, Handle};

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Plays a scene: requests at once, a power failure at each of their accesses, and the end.
+//! Plays a scenario: requests at once, a power failure at each of their accesses, and the end.
 
 use shuttle::rand::{thread_rng, Rng};
 use shuttle::thread;
@@ -9,7 +9,7 @@ use ubcore::sync::quietly;
 
 use sim::host::{fresh, Handle};
 
-/// A thread of a scene.
+/// A thread of a scenario.
 pub type Part = fn(&Handle);
 
 /// Of the moments of a schedule at which the power can fail, the number that is checked besides
@@ -34,7 +34,7 @@ pub fn play(leaf_slabs: u64, before: Part, parts: &[Part]) {
         })
         .collect();
     for part in threads {
-        part.join().expect("a part of the scene");
+        part.join().expect("a part of the scenario");
     }
     union.quiesce();
     let mut random = thread_rng();
