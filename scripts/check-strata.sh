@@ -53,7 +53,7 @@ for f in rust/blk/* rust/sys/* rust/trace/*; do
 	words='ubcore|superblock|superblocks|journal|slab|slabs'
 	case $f in rust/trace/*) ;; *) words+='|union|unions|root|roots|leaf|crate::(memory|control|resources|trace)' ;; esac
 	while IFS= read -r hit; do
-		printf '%s:%s: a wrapper speaks of the format or the union\n' "$f" "${hit%%:*}"
+		printf '%s:%s: a wrapper names the format or the union\n' "$f" "${hit%%:*}"
 		breaches=$((breaches + 1))
 	done < <(grep -niE "$(word "$words")" "$f")
 done
