@@ -6,7 +6,7 @@
 
 - A path of this tree that a page names exists.
 - design.rst names each file of the driver, and testing.rst each test of the core.
-- A function that design.rst names with its file, in a table of a life, is in that file.
+- A function that design.rst names with its file, in a table of *Lives, function by function*, is in that file.
 - testing.rst has the stages of tests/run.sh, in their order.
 - The invariants of design.rst have consecutive numbers, the code cites each of them, and cites no
   other.

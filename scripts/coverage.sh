@@ -26,7 +26,7 @@ for line in open(sys.argv[1]):
 
 cd "$TOP/rust/ubcore"
 for program in "${programs[@]}"; do
-	# This uses fewer random lives than the tests, because only lines count
+	# This runs fewer random workloads than the tests, because only lines count
 	# here.
 	LIVES=300 PROPTEST_CASES=32 LLVM_PROFILE_FILE=$dir/run.%p.profraw timeout 300 "$program" -q >"$dir/run.log" 2>&1 || {
 		tail -n 30 "$dir/run.log"

@@ -173,7 +173,7 @@ stage_vm() {
 	# These tests need little memory, so they run in a smaller guest.
 	device_tests stock memory
 }
-# Tests many unions, large unions, and many lives of one union, in a larger
+# Tests many unions, large unions, and many attaches of one union, in a larger
 # guest. FULL=1: many unions on one stack, and up to 254 layers, too.
 stage_scale() {
 	local tests=(scale/001 scale/002 scale/003)

@@ -57,8 +57,8 @@ failed() {
 	wait $job || true
 }
 
-# lives KILLS: each machine uses another cache mode for the leaf on the host.
-lives() {
+# kill_all KILLS: each machine uses another cache mode for the leaf on the host.
+kill_all() {
 	local what=begin n caches=(none writeback) cache
 	rm -f "$work/leaf" "$work/notes"
 	truncate -s 10M "$work/leaf"
@@ -86,8 +86,8 @@ lives() {
 }
 
 case $SIZE in
-quick) lives 3 ;;
-full) lives 200 ;;
-*) while [ $failures = 0 ]; do lives 50; done ;;
+quick) kill_all 3 ;;
+full) kill_all 200 ;;
+*) while [ $failures = 0 ]; do kill_all 50; done ;;
 esac
 [ $failures = 0 ]

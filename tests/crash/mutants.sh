@@ -23,7 +23,7 @@ mutants=(
 )
 
 export CARGO_TARGET_DIR=$BUILD/cargo-mutants
-# The scenes are small, so most of the time goes to the compiler.
+# The scenarios are small, so most of the time goes to the compiler.
 export CARGO_PROFILE_DEV_OPT_LEVEL=0 CARGO_PROFILE_DEV_DEBUG=0
 
 # test_of PACKAGE TEST-FILE: builds and prints the program that has the tests of a file.
@@ -85,7 +85,7 @@ campaign() {
 	local bin
 	bin=$(program build -p crash)
 	if "$bin" quick "${SEED:-1}" >"$2"; then
-		fails "$1: a state is unlawful"
+		fails "$1: a state is invalid"
 	else
 		passes "$1, caught by $(grep -m 1 -o 'once more.*' "$2")"
 	fi

@@ -7,7 +7,7 @@
 # time wrote.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
-name=${1:?a name, such as v1-life}
+name=${1:?a name, such as v2-workload}
 kind=leaf
 [[ $name != *-layer ]] || kind=sealed
 if [ -e "tests/data/$name.$kind.zst" ]; then

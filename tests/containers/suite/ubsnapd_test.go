@@ -109,7 +109,7 @@ func TestKilled(t *testing.T) {
 	h.kill()
 	mounts := h.prepare("a", "")
 	h.kill()
-	// The union lives on in the kernel.
+	// The union stays in the kernel.
 	again, err := h.Mounts(h.ctx, "a")
 	h.ok(err)
 	if !reflect.DeepEqual(mounts, again) {

@@ -23,12 +23,12 @@ use sim::union::{load, salvage};
 pub struct Depth {
     /// Up to this number, all ways in which sectors can land are tried: all subsets of 12.
     pub all: u64,
-    /// Above that number, so many ways at random besides the special ones.
+    /// Above that number, how many random ways are tried besides the special ones.
     pub sample: usize,
     /// The same for the second power failure, in the recovery.
     pub second_all: u64,
     pub second_sample: usize,
-    /// In how many ways each sector rots, at most 3.
+    /// How many kinds of rot each sector gets, at most 3.
     pub rots: usize,
 }
 
@@ -48,8 +48,8 @@ pub struct Counters {
     pub torn: u64,
     /// Recoveries that ran. One serves all states of its image.
     pub recoveries: u64,
-    /// Sequences or lives.
-    pub lives: u64,
+    /// Sequences or workloads.
+    pub workloads: u64,
     /// Points at which the power failed.
     pub points: u64,
     /// Images of a frozen leaf.
@@ -65,7 +65,7 @@ impl Counters {
         self.salvaged += other.salvaged;
         self.torn += other.torn;
         self.recoveries += other.recoveries;
-        self.lives += other.lives;
+        self.workloads += other.workloads;
         self.points += other.points;
         self.frozen += other.frozen;
     }
@@ -164,13 +164,13 @@ impl Checker {
                 None => Ok(&point.oracle),
             };
             oracle
-                .and_then(|oracle| lawful(&runs, &scope.data, &[oracle]))
+                .and_then(|oracle| check_content(&runs, &scope.data, &[oracle]))
                 .map_err(|e| format!("{failure}\n  {e}"))?;
         }
         Ok(())
     }
 
-    /// Returns which contents are lawful in a state that a freeze can leave. If the leaf is not
+    /// Returns which contents are valid in a state that a freeze can leave. If the leaf is not
     /// frozen, a second freeze must succeed and keep what recovery has found.
     fn of_freeze<'a>(
         &mut self,
@@ -263,7 +263,7 @@ impl Checker {
 
 /// Checks that each sector that is not lost holds, in each of its versions, what one of `oracles`
 /// allows.
-pub fn lawful(
+pub fn check_content(
     runs: &[Run],
     data: &BTreeMap<u64, Vec<Sector>>,
     oracles: &[&Oracle],

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Leads all sequences of up to four operations, with a power failure at each point of the last.
+//! Runs all sequences of up to four operations, with a power failure at each point of the last.
 //! The last can also be a freeze.
 //!
 //! A power failure within an earlier operation is the same as that of a shorter sequence, because
@@ -54,13 +54,13 @@ pub fn alphabet(places: usize) -> [Op; 11] {
     ]
 }
 
-/// One setup, policy and set of places, and which of its sequences are led.
+/// One setup, policy and set of places, and which of its sequences are run.
 #[derive(Clone, Copy)]
 pub struct Job {
     pub setup: &'static Setup,
     pub reveal: bool,
     pub places: usize,
-    /// All sequences up to this length are led, and one in so many of the others.
+    /// All sequences up to this length are run, and one in so many of the others.
     pub all_up_to: usize,
     pub one_in: u64,
     pub seed: u64,
@@ -90,7 +90,7 @@ pub fn jobs(all_up_to: usize, one_in: u64, seed: u64) -> Vec<Job> {
 /// What only ends a sequence, because nothing can follow it.
 const LAST: [Op; 2] = [Op::Freeze, Op::FreezeDetached];
 
-/// Leads the sequences of a job. Returns the first invalid state as a replay line. `None`: time is
+/// Runs the sequences of a job. Returns the first invalid state as a replay line. `None`: time is
 /// over.
 pub fn run(job: &Job, depth: Depth, go_on: &dyn Fn() -> bool) -> (Counters, Result<bool, String>) {
     let devices = job.setup.devices(job.reveal);
@@ -132,7 +132,7 @@ fn sequence(job: &Job, ops: &[Op], checker: &mut Checker) -> Result<(), String> 
         harness.run(op).map_err(unlike)?;
     }
     let points = harness.step(last).map_err(unlike)?;
-    checker.counters.lives += 1;
+    checker.counters.workloads += 1;
     for (n, point) in points.iter().enumerate() {
         checker.point(n, point)?;
     }

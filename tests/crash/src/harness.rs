@@ -19,7 +19,7 @@ use sim::disk::{Moment, Sector, SimDisk, State};
 use sim::oracle::{content, tag, Oracle, ROOT, ZERO};
 use sim::union::{format_as, load, superblock, SimUnion};
 
-/// The devices that a life is led on.
+/// The devices of a workload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Devices {
     pub geometry: Geometry,
@@ -346,7 +346,7 @@ impl Harness {
     }
 
     /// Returns whether a range overlaps a write in flight. Two such writes have no order, so no
-    /// life has them.
+    /// workload has them.
     fn overlaps_flying(&self, r: Range) -> bool {
         let mut flying = self.flying.iter();
         flying.any(|f| f.at < r.at + r.len && r.at < f.at + f.len)

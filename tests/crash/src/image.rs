@@ -156,7 +156,7 @@ impl Scope {
         image
     }
 
-    /// Returns the digits of a replay line that fit. A shrunk life has fewer sectors in doubt.
+    /// Returns the digits of a replay line that fit. A shrunk workload has fewer sectors in doubt.
     pub fn fit(&self, landed: &Landed) -> Vec<u8> {
         match landed {
             Landed::Seed(seed) => self.random_way(&mut Random(*seed)),

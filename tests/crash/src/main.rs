@@ -8,7 +8,6 @@ mod files;
 mod harness;
 mod image;
 mod leaves;
-mod life;
 mod log;
 mod op;
 mod operation_log;
@@ -16,6 +15,7 @@ mod points;
 mod random;
 mod rot;
 mod setup;
+mod workload;
 
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -31,9 +31,9 @@ usage: crash quick|full|soak [SEED]
        crash points LOG ext4|btrfs|xfs IMAGE VARIANTS SEED POINTS LEAVES
 
 quick   all sequences of up to three operations on each setup, a slice of the
-        longer ones by SEED, and random lives
-full    all sequences of up to four operations, and random lives
-soak    as quick, with lives of 20 seeds from SEED on
+        longer ones by SEED, and random workloads
+full    all sequences of up to four operations, and random workloads
+soak    as quick, with workloads of 20 seeds from SEED on
 
 A replay is what a failure prints: a setup (fresh, aged, full, small, pieces;
 -reveal behind it), operations, power-failure:POINT:CHOICE, again:POINT:CHOICE.
@@ -72,7 +72,7 @@ const QUICK: Depth = Depth { rots: 1, ..DEPTH };
 struct Size {
     all_up_to: usize,
     one_in: u64,
-    lives: u32,
+    workloads: u32,
     rounds: u64,
     threads: usize,
     /// A quick campaign has to end on a slow machine too. It reports what it has left out.
@@ -83,7 +83,7 @@ fn size(name: &str) -> Option<Size> {
     let quick = Size {
         all_up_to: 3,
         one_in: 200,
-        lives: 40,
+        workloads: 40,
         rounds: 1,
         threads: 1,
         at_most: Some(Duration::from_secs(70)),
@@ -92,14 +92,14 @@ fn size(name: &str) -> Option<Size> {
         "quick" => quick,
         "full" => Size {
             all_up_to: 4,
-            lives: 300,
+            workloads: 300,
             rounds: 4,
             threads: 2,
             at_most: None,
             ..quick
         },
         "soak" => Size {
-            lives: 200,
+            workloads: 200,
             rounds: 20,
             threads: 2,
             at_most: None,
@@ -142,7 +142,7 @@ impl Campaign {
         }
     }
 
-    /// Takes one job after another: first the sequences, then rounds of lives.
+    /// Takes one job after another: first the sequences, then rounds of workloads.
     fn work(&self) {
         let jobs = exhaustive::jobs(self.size.all_up_to, self.size.one_in, self.seed);
         let has_time = || self.has_time();
@@ -166,16 +166,16 @@ impl Campaign {
                 }
                 None => {
                     let seed = self.seed.wrapping_add(round);
-                    let (counters, done) = random::run(seed, self.size.lives, &has_time);
-                    (format!("lives of seed {seed}"), counters, done.err())
+                    let (counters, done) = random::run(seed, self.size.workloads, &has_time);
+                    (format!("workloads of seed {seed}"), counters, done.err())
                 }
             };
             self.add(&counters, failure);
             note(&format!(
-                "{name}: {} lives, {} points, {} states ({} after a second power failure, {} with \
+                "{name}: {} workloads, {} points, {} states ({} after a second power failure, {} with \
                  rot: {} named, {} of these salvaged, {} taken for torn), {} recoveries, {} of a frozen \
                  leaf, {:.1} s",
-                counters.lives,
+                counters.workloads,
                 counters.points,
                 counters.states,
                 counters.second,
@@ -221,7 +221,7 @@ fn campaign(size: Size, seed: u64) -> ExitCode {
 fn replay(text: &str) -> ExitCode {
     begins();
     let checker_of = |g: &setup::Setup| Checker::new(g.devices(false).geometry, DEPTH, 0);
-    match life::replay(text, checker_of) {
+    match workload::replay(text, checker_of) {
         Ok(checker) => {
             note(&format!("{:?}", checker.counters));
             ends("replay", true)

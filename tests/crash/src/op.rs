@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The operations of a life, as values and as the words of a replay line.
+//! The operations of a workload, as values and as the words of a replay line.
 
 use std::fmt;
 use std::str::FromStr;
@@ -12,7 +12,7 @@ pub struct Range {
     pub len: u64,
 }
 
-/// One step of a life.
+/// One step of a workload.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Op {
     Write(Range),

@@ -115,7 +115,7 @@ pub struct Campaign<'a, O> {
     pub second: u64,
 }
 
-/// Returns the geometry of the leaf whose life was recorded.
+/// Returns the geometry of the leaf whose writes were recorded.
 pub fn geometry(entries: &[Entry]) -> Result<Geometry, String> {
     let state = State::default();
     let mut disk = SimDisk::with(state);

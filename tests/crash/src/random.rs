@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Leads long random lives. A failing life is shrunk to fewer operations and smaller numbers, as
-//! long as it fails.
+//! Runs long random workloads. A failing workload is shrunk to fewer operations and smaller
+//! numbers, as long as it fails.
 
 use std::cell::RefCell;
 
@@ -10,9 +10,9 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestCaseError, TestError, TestRng, TestRunner};
 
 use crate::checker::{Checker, Counters, Depth};
-use crate::life::lead;
 use crate::op::{Landed, Op, Range};
 use crate::setup::{Setup, SETUPS};
+use crate::workload;
 
 fn range(sectors: u64, slab: u64) -> impl Strategy<Value = Range> {
     let lens = prop_oneof![
@@ -59,7 +59,7 @@ fn op(sectors: u64, slab: u64) -> impl Strategy<Value = Op> {
     ]
 }
 
-/// Returns how a life ends: one in three by a freeze.
+/// Returns how a workload ends: one in three by a freeze.
 fn end() -> impl Strategy<Value = Vec<Op>> {
     let failure = |s| Op::PowerFailure(0, Landed::Seed(s));
     prop_oneof![
@@ -69,7 +69,7 @@ fn end() -> impl Strategy<Value = Vec<Op>> {
     ]
 }
 
-/// How many states random lives check.
+/// How many states random workloads check.
 pub const DEPTH: Depth = Depth {
     all: 16,
     sample: 6,
@@ -78,12 +78,12 @@ pub const DEPTH: Depth = Depth {
     rots: 1,
 };
 
-/// Leads `lives` lives of a seed on one setup; returns a failing life as a replay line.
-fn lives(
+/// Runs `count` workloads of a seed on one setup; returns a failing workload as a replay line.
+fn workloads(
     setup: &Setup,
     reveal: bool,
     seed: u64,
-    lives: u32,
+    count: u32,
     go_on: &dyn Fn() -> bool,
 ) -> (Counters, Result<(), String>) {
     let geometry = setup.devices(reveal).geometry;
@@ -91,7 +91,7 @@ fn lives(
     let mut bytes = [0; 32];
     bytes[..8].copy_from_slice(&seed.to_le_bytes());
     let config = Config {
-        cases: lives,
+        cases: count,
         failure_persistence: None,
         max_shrink_iters: 20_000,
         ..Config::default()
@@ -109,7 +109,7 @@ fn lives(
             return Ok(());
         }
         let mut checker = Checker::new(geometry, DEPTH, seed);
-        let done = lead(setup, reveal, &ops, &mut checker);
+        let done = workload::run(setup, reveal, &ops, &mut checker);
         counters.borrow_mut().add(&checker.counters);
         done.map_err(TestCaseError::fail)
     });
@@ -122,13 +122,13 @@ fn lives(
     (counters.into_inner(), done)
 }
 
-/// Leads a round of lives on each setup and policy.
+/// Runs a round of workloads on each setup and policy.
 pub fn run(seed: u64, count: u32, go_on: &dyn Fn() -> bool) -> (Counters, Result<(), String>) {
     let mut sum = Counters::default();
     for (n, setup) in (0..).zip(&SETUPS) {
         for reveal in [false, true] {
             let seed = seed ^ ((n * 2 + u64::from(reveal)) << 48);
-            let (counters, done) = lives(setup, reveal, seed, count, go_on);
+            let (counters, done) = workloads(setup, reveal, seed, count, go_on);
             sum.add(&counters);
             if done.is_err() {
                 return (sum, done);

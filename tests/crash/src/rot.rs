@@ -13,7 +13,7 @@ use ubcore::error::{Area, Error};
 use ubcore::geometry::{Geometry, MapPage, BLOCK_BYTES};
 use ubcore::slot::Slot;
 
-use crate::checker::{lawful, Checker};
+use crate::checker::{check_content, Checker};
 use crate::harness::Point;
 use crate::image::{digest_of, image_digest};
 use sim::disk::{Random, Sector};
@@ -99,15 +99,15 @@ fn one(
                 return unsalvaged(sector, &checker.geometry);
             };
             checker.counters.salvaged += 1;
-            lawful(&runs, data, &[now]).map_err(|e| format!("salvaged: {e}"))
+            check_content(&runs, data, &[now]).map_err(|e| format!("salvaged: {e}"))
         }
         Err(e) => Err(format!("attach: {e}")),
-        Ok(runs) => lawful(&runs, data, &[now]).or_else(|e| {
+        Ok(runs) => check_content(&runs, data, &[now]).or_else(|e| {
             if area(sector, &checker.geometry) != Area::Journal {
                 return Err(e);
             }
             checker.counters.torn += 1;
-            lawful(&runs, data, &[now, before])
+            check_content(&runs, data, &[now, before])
         }),
     }
 }
@@ -117,7 +117,7 @@ fn one(
 fn unsalvaged(sector: u64, g: &Geometry) -> Result<(), String> {
     match area(sector, g) {
         Area::Superblock | Area::Journal | Area::BelowList | Area::Layer => Ok(()),
-        area => Err(format!("refused for want of a {}", area.name())),
+        area => Err(format!("refused because of damage to a {}", area.name())),
     }
 }
 

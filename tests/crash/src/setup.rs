@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The start of a life: devices, and the operations that ran on them before.
+//! The start of a workload: devices, and the operations that ran on them before.
 
 use ubcore::geometry::Geometry;
 

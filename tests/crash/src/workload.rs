@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A life is a list of operations, some of them power failures. This module leads replays, random
-//! lives and the smallest failing life.
+//! A workload is a list of operations, some of them power failures. This module runs replays,
+//! random workloads and the smallest failing workload.
 
 use std::collections::BTreeMap;
 
 use ubcore::plan::{Run, Source};
 
-use crate::checker::{lawful, Checker};
+use crate::checker::{check_content, Checker};
 use crate::harness::{disk_of, Harness, Point};
 use crate::op::{line, Landed, Op};
 use crate::rot;
@@ -15,13 +15,13 @@ use crate::setup::{Setup, SETUPS};
 use sim::disk::Sector;
 use sim::oracle::{tag, Oracle, ROOT, ZERO};
 
-/// Leads a life to its end. If a power failure follows an operation, all points of the operation
+/// Runs a workload to its end. If a power failure follows an operation, all points of the operation
 /// are checked, as far as the checker's depth allows. Then the choice of that failure becomes the
-/// disk, and the life continues. A freeze ends it.
-pub fn lead(setup: &Setup, reveal: bool, ops: &[Op], checker: &mut Checker) -> Result<(), String> {
+/// disk, and the workload continues. A freeze ends it.
+pub fn run(setup: &Setup, reveal: bool, ops: &[Op], checker: &mut Checker) -> Result<(), String> {
     let mut harness = setup.harness(reveal)?;
     let mut rest = ops.iter().enumerate().peekable();
-    checker.counters.lives += 1;
+    checker.counters.workloads += 1;
     while let Some((n, op)) = rest.next() {
         let done = &ops[..=n];
         let describe = |e: String| format!("{} {} {e}", setup.word(reveal), line(done));
@@ -85,7 +85,7 @@ fn fail_power(
     let runs = checker.recover(image.clone(), false).0;
     let runs = runs.map_err(|e| format!("attach: {e}"))?;
     // A choice of digits leaves the data in doubt, so each version of it must be valid.
-    lawful(&runs, &scope.data, &[&point.oracle])?;
+    check_content(&runs, &scope.data, &[&point.oracle])?;
     let seed = match landed {
         Landed::Seed(seed) => *seed,
         Landed::Digits(_) => 0,
@@ -116,8 +116,8 @@ fn after(
                 Source::Layer(..) | Source::Lost | Source::Broken => None,
                 Source::Leaf(at) => image.get(&(at + n)).and_then(|d| tag(d, sector + n)),
             };
-            let lawful = found.is_some_and(|t| oracle.after_power_failure(sector + n, t));
-            if !lawful {
+            let is_valid = found.is_some_and(|t| oracle.after_power_failure(sector + n, t));
+            if !is_valid {
                 return Err(format!("sector {} holds {found:x?}", sector + n));
             }
         }
@@ -127,7 +127,7 @@ fn after(
     Ok(oracle)
 }
 
-/// Leads the life of a replay line: a setup, then operations.
+/// Runs the workload of a replay line: a setup, then operations.
 pub fn replay(text: &str, checker_of: impl Fn(&Setup) -> Checker) -> Result<Checker, String> {
     let mut words = text.split_whitespace();
     let first = words.next().unwrap_or_default();
@@ -139,6 +139,6 @@ pub fn replay(text: &str, checker_of: impl Fn(&Setup) -> Checker) -> Result<Chec
     let ops = rest.iter().map(|w| w.parse());
     let ops: Vec<Op> = ops.collect::<Result<_, _>>()?;
     let mut checker = checker_of(setup);
-    lead(setup, reveal, &ops, &mut checker)?;
+    run(setup, reveal, &ops, &mut checker)?;
     Ok(checker)
 }

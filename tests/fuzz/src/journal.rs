@@ -259,7 +259,7 @@ pub fn run(data: &[u8]) {
     let done = journal::replay(&mut leaf, from, &found, &map, &mut changed, |_| false);
     assert!(leaf.writes == 0 && leaf.reads <= 3 * u64::from(g.journal_blocks()) + 1);
 
-    let mut lawful = Some(());
+    let mut valid = Some(());
     for n in 0..found.finished {
         let at = (sb.journal_tail + n) % g.journal_blocks();
         let block = held
@@ -268,11 +268,11 @@ pub fn run(data: &[u8]) {
         let head = ring::open(block, sb.nonce).expect("a sound block");
         let words = (0..usize::from(head.count)).map(|n| ring::word(block, n));
         let words: Vec<u64> = words.map(|w| w.expect("a word")).collect();
-        lawful = lawful.and_then(|()| model.block(&g, head.origin.0, &words));
+        valid = valid.and_then(|()| model.block(&g, head.origin.0, &words));
     }
     let filled = changed.len() > replay_limit::filled_max(&g);
-    assert!(lawful.is_some() || done.is_err());
-    assert!(done.is_ok() || lawful.is_none() || filled, "{done:?}");
+    assert!(valid.is_some() || done.is_err());
+    assert!(done.is_ok() || valid.is_none() || filled, "{done:?}");
     if done.is_ok() {
         model.compare(&map);
     }

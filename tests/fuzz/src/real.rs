@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Real leaves: the core left them in lives over the simulated disk, some of which ended in a power
-//! failure.
+//! Real leaves: the core left them after workloads on the simulated disk, some of which ended in a
+//! power failure.
 
 use std::cell::OnceCell;
 use std::rc::Rc;

@@ -419,8 +419,11 @@ impl Handle {
         }
         let time = rq.0.begun..history.tick();
         for (sector, tag) in locked(&rq.0.seen).drain(..) {
-            let lawful = tag.is_some_and(|t| history.may_read(sector, t, &time));
-            assert!(lawful, "read: sector {sector} holds {tag:x?}: {history:#?}");
+            let is_valid = tag.is_some_and(|t| history.may_read(sector, t, &time));
+            assert!(
+                is_valid,
+                "read: sector {sector} holds {tag:x?}: {history:#?}"
+            );
         }
         drop(history);
         if outcome == Outcome::Ok && (rq.0.op == Op::Flush || rq.0.fua) {

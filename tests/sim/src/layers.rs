@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Layers for the tests of stacks: leaves with random lives, and memory that counts.
+//! Layers for the tests of stacks: leaves after random workloads, and memory that counts.
 
 use std::cell::Cell;
 

@@ -97,9 +97,9 @@ impl Oracle {
 
     /// Does the same as [`Oracle::allows`]. From then on the sector must hold what it held.
     pub fn after_power_failure(&mut self, sector: u64, tag: u64) -> bool {
-        let lawful = self.allows(sector, tag);
+        let is_allowed = self.allows(sector, tag);
         self.flushed.insert(sector, tag);
         self.since.remove(&sector);
-        lawful
+        is_allowed
     }
 }

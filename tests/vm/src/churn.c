@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * A random life of a disk, with a record of what each sector must hold: writes
+ * A random workload on a disk, with a record of what each sector must hold: writes
  * of 512 B to 1 MiB, reads that are checked at once, discards, zeroings,
  * flushes and FUA writes. Several processes run at once, each in a private
  * stretch. The stretches meet inside slabs.
@@ -28,7 +28,7 @@
 
 #define MOST 2048 /* sectors of one operation */
 
-struct life {
+struct workload {
 	int fd;
 	uint32_t *state; /* the tag of each sector */
 	uint32_t *below; /* the tags that discards reveal; NULL: one for all */
@@ -55,14 +55,14 @@ static uint64_t number(const char *s)
 	return v;
 }
 
-static uint64_t draw(struct life *l, uint64_t below)
+static uint64_t draw(struct workload *l, uint64_t below)
 {
 	l->random = l->random * 6364136223846793005ULL + 1442695040888963407ULL;
 	return (l->random >> 33) % below;
 }
 
 /* Draws as many small sizes as large ones, and whole blocks within the stretch. */
-static void draw_range(struct life *l, uint64_t *start, uint64_t *count, uint64_t most)
+static void draw_range(struct workload *l, uint64_t *start, uint64_t *count, uint64_t most)
 {
 	uint64_t blocks = (l->to - l->from) / l->block, n;
 
@@ -77,7 +77,7 @@ static void draw_range(struct life *l, uint64_t *start, uint64_t *count, uint64_
 	*count = n * l->block;
 }
 
-static void complain(struct life *l, uint64_t sector, uint64_t tag)
+static void complain(struct workload *l, uint64_t sector, uint64_t tag)
 {
 	if (l->bad++ >= 5)
 		return;
@@ -89,7 +89,7 @@ static void complain(struct life *l, uint64_t sector, uint64_t tag)
 		       (unsigned long long)tag, l->state[sector]);
 }
 
-static void read_range(struct life *l, uint64_t start, uint64_t count)
+static void read_range(struct workload *l, uint64_t start, uint64_t count)
 {
 	ssize_t n = pread(l->fd, l->buffer, count * SECTOR, (off_t)(start * SECTOR));
 
@@ -97,7 +97,7 @@ static void read_range(struct life *l, uint64_t start, uint64_t count)
 		die("read");
 }
 
-static void check_range(struct life *l, uint64_t start, uint64_t count)
+static void check_range(struct workload *l, uint64_t start, uint64_t count)
 {
 	read_range(l, start, count);
 	for (uint64_t i = 0; i < count; i++) {
@@ -108,7 +108,7 @@ static void check_range(struct life *l, uint64_t start, uint64_t count)
 	}
 }
 
-static void write_range(struct life *l, uint64_t start, uint64_t count, int flags)
+static void write_range(struct workload *l, uint64_t start, uint64_t count, int flags)
 {
 	struct iovec v = { l->buffer, count * SECTOR };
 
@@ -121,7 +121,7 @@ static void write_range(struct life *l, uint64_t start, uint64_t count, int flag
 		die("write");
 }
 
-static void change(struct life *l, unsigned long call, uint64_t start, uint64_t count)
+static void change(struct workload *l, unsigned long call, uint64_t start, uint64_t count)
 {
 	uint64_t range[2] = { start * SECTOR, count * SECTOR };
 
@@ -129,7 +129,7 @@ static void change(struct life *l, unsigned long call, uint64_t start, uint64_t 
 		die(call == BLKDISCARD ? "discard" : "zeroout");
 }
 
-static void discard(struct life *l, uint64_t start, uint64_t count)
+static void discard(struct workload *l, uint64_t start, uint64_t count)
 {
 	uint64_t first = (start + l->slab - 1) / l->slab * l->slab;
 	uint64_t last = (start + count) / l->slab * l->slab;
@@ -142,14 +142,14 @@ static void discard(struct life *l, uint64_t start, uint64_t count)
 		l->state[i] = l->below ? l->below[i] : l->discarded;
 }
 
-static void zero(struct life *l, uint64_t start, uint64_t count)
+static void zero(struct workload *l, uint64_t start, uint64_t count)
 {
 	change(l, BLKZEROOUT, start, count);
 	for (uint64_t i = start; i < start + count; i++)
 		l->state[i] = 0;
 }
 
-static void live(struct life *l, uint64_t operations)
+static void operate(struct workload *l, uint64_t operations)
 {
 	uint64_t start, count;
 
@@ -173,7 +173,7 @@ static void live(struct life *l, uint64_t operations)
 	exit(l->bad != 0);
 }
 
-static int run(struct life *l, uint64_t seed, uint64_t operations, uint64_t jobs)
+static int run(struct workload *l, uint64_t seed, uint64_t operations, uint64_t jobs)
 {
 	int failed = 0, status;
 	uint64_t each = l->sectors / jobs / l->block * l->block;
@@ -188,7 +188,7 @@ static int run(struct life *l, uint64_t seed, uint64_t operations, uint64_t jobs
 		if (child < 0)
 			die("fork");
 		if (!child)
-			live(l, operations);
+			operate(l, operations);
 	}
 	for (uint64_t j = 0; j < jobs; j++) {
 		if (wait(&status) < 0)
@@ -198,7 +198,7 @@ static int run(struct life *l, uint64_t seed, uint64_t operations, uint64_t jobs
 	return failed != 0;
 }
 
-static void everything(struct life *l, int learn)
+static void everything(struct workload *l, int learn)
 {
 	for (uint64_t at = 0; at < l->sectors; at += MOST) {
 		uint64_t n = l->sectors - at < MOST ? l->sectors - at : MOST;
@@ -214,7 +214,7 @@ static void everything(struct life *l, int learn)
 }
 
 /* Tags of sectors that the file has not known yet are those of zeroes. */
-static uint32_t *tags(const struct life *l, const char *state)
+static uint32_t *tags(const struct workload *l, const char *state)
 {
 	int fd = open(state, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
 	off_t bytes = (off_t)(l->sectors * sizeof(uint32_t));
@@ -229,7 +229,7 @@ static uint32_t *tags(const struct life *l, const char *state)
 	return p;
 }
 
-static void prepare(struct life *l, const char *device, const char *state)
+static void prepare(struct workload *l, const char *device, const char *state)
 {
 	int block;
 	uint64_t bytes;
@@ -248,7 +248,7 @@ static void prepare(struct life *l, const char *device, const char *state)
 
 int main(int argc, char **argv)
 {
-	struct life l = { .bad = 0 };
+	struct workload l = { .bad = 0 };
 	const char *verb = argc > 3 ? argv[1] : "";
 
 	if (!strcmp(verb, "run") ? argc != 9 : argc != 4) {

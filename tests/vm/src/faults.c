@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Leads a short life of a union, from attach to detach, in which the n-th lower
- * I/O of a kind fails, or the n-th allocation; for n = 1, 2, 3 and so on, until
- * a life sees no failure. After each life, attaches the union again and
+ * Runs a short workload on a union, from attach to detach, in which the n-th lower
+ * I/O of a kind fails, or the n-th allocation; for n = 1, 2, 3 and so on, until a
+ * workload has no failure. After each workload, attaches the union again and
  * compares every sector with an oracle.
  *   faults io     LEAF-POWER SEED ROUNDS QUICK
  *   faults memory LEAF-POWER SEED ROUNDS QUICK
@@ -41,7 +41,7 @@ struct bench {
 	struct load load;
 	const char *power;
 	const struct scenario *now;
-	unsigned int n, id, fired, ready, lives;
+	unsigned int n, id, fired, ready, workloads;
 	unsigned int failures, attach_failed, ops_failed, read_only;
 	uint64_t *found;
 };
@@ -112,7 +112,7 @@ static void note_memory(struct bench *b, const char *step)
 	control_write(NTH, "0");
 }
 
-/* --- a life --- */
+/* --- a workload --- */
 
 static void judge_attach(struct bench *b, int error, uint32_t reason)
 {
@@ -175,7 +175,7 @@ static void operate(struct bench *b, int operations)
 	if (errors && !b->fired)
 		failed(b, "an error without a fault", "");
 	if (errors && is_memory(b))
-		failed(b, "an error for want of memory", "");
+		failed(b, "an error for lack of memory", "");
 	if (errors > 1 && s.mode == UNIONBLK_MODE_WRITABLE &&
 	    (!strcmp(b->now->mode, "once") || !strcmp(b->now->mode, "landed")))
 		failed(b, "one lower error failed several requests", "");
@@ -261,7 +261,7 @@ static int live(struct bench *b)
 
 	alarm(120);
 	b->fired = 0;
-	b->lives++;
+	b->workloads++;
 	if (!is_memory(b))
 		arm_io(b);
 	arm_memory(b, "create");
@@ -339,6 +339,6 @@ int main(int argc, char **argv)
 		}
 	}
 	printf("injections: %u\nlives=%u attach=%u requests=%u readonly=%u failures=%u\n", injections,
-	       b.lives, b.attach_failed, b.ops_failed, b.read_only, b.failures);
+	       b.workloads, b.attach_failed, b.ops_failed, b.read_only, b.failures);
 	return b.failures != 0;
 }

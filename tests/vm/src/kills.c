@@ -16,9 +16,9 @@
 #define AREA (4096 * SECTOR) /* of one writer's notes, behind the map */
 #define MAP (1024 * 1024)
 
-/* A note is a sector. Notes lie one after another; the first note of another life ends them. */
+/* A note is a sector. Notes lie one after another; the first note of another boot ends them. */
 struct note {
-	uint64_t magic, life, kind;
+	uint64_t magic, boot, kind;
 	uint64_t start, count, done, tag, fua;
 	uint64_t pad[WORDS - 8];
 };
@@ -26,7 +26,7 @@ struct note {
 enum { BEGUN = 1, ENDED, FLUSHED };
 
 struct head {
-	uint64_t magic, life, sectors, tag;
+	uint64_t magic, boot, sectors, tag;
 	uint64_t pad[WORDS - 4];
 };
 
@@ -50,12 +50,12 @@ static void note(struct hand *h, uint64_t kind, const struct operation *d, uint6
 	unsigned int w = (unsigned int)(h - h->load->hands);
 	struct note *n = note_of[w];
 
-	/* The area is full, so this life has done enough. */
+	/* The area is full, so this boot has done enough. */
 	if (written[w] == AREA / SECTOR) {
 		h->left = 1;
 		return;
 	}
-	*n = (struct note){ .magic = NOTES_MAGIC, .life = head.life, .kind = kind, .done = covered };
+	*n = (struct note){ .magic = NOTES_MAGIC, .boot = head.boot, .kind = kind, .done = covered };
 	if (d) {
 		n->start = d->start;
 		n->count = d->count;
@@ -80,13 +80,13 @@ static void remember(struct load *l)
 	uint64_t operations = 0;
 
 	for (unsigned int w = 0; w < l->oracle.writers; w++) {
-		struct story *s = &l->oracle.stories[w];
+		struct history *s = &l->oracle.histories[w];
 		struct note *n = note_of[w];
 
 		for (uint64_t i = 0; i < AREA / SECTOR; i++) {
 			if (pread(notes, n, SECTOR, (off_t)area(w, i)) != SECTOR)
 				exit(1);
-			if (n->magic != NOTES_MAGIC || n->life != head.life)
+			if (n->magic != NOTES_MAGIC || n->boot != head.boot)
 				break;
 			if (n->kind == BEGUN)
 				oracle_begin(s, n->start, n->count, (uint32_t)n->tag);
@@ -103,7 +103,7 @@ static void remember(struct load *l)
 	       (unsigned long long)l->oracle.flushed);
 }
 
-/* Makes what was found the start of the next life. */
+/* Makes what was found the start of the next boot. */
 static void restart(struct load *l, const uint64_t *found)
 {
 	size_t bytes = (l->oracle.sectors * sizeof(uint32_t) + 4095) / 4096 * 4096;
@@ -118,8 +118,8 @@ static void restart(struct load *l, const uint64_t *found)
 	free(map);
 	head.magic = NOTES_MAGIC;
 	head.sectors = l->oracle.sectors;
-	head.life++;
-	head.tag = head.life << 16;
+	head.boot++;
+	head.tag = head.boot << 16;
 	put(&head, SECTOR, 0);
 }
 
@@ -175,7 +175,7 @@ int main(int argc, char **argv)
 	if (strcmp(argv[1], "begin")) {
 		recall(&l);
 		if (oracle_judge(&l.oracle, found)) {
-			printf("not ok 2 - sectors are wrong in life %llu\n", (unsigned long long)head.life);
+			printf("not ok 2 - sectors are wrong in boot %llu\n", (unsigned long long)head.boot);
 			return 1;
 		}
 	}

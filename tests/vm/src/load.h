@@ -26,7 +26,7 @@ struct load;
 
 struct hand {
 	struct load *load;
-	struct story *story;
+	struct history *history;
 	pthread_t thread;
 	uint64_t random, from, to;
 	uint64_t *buffer;
@@ -183,23 +183,23 @@ static inline int load_sync_write(struct hand *h, uint64_t start, uint64_t count
 
 static inline size_t load_begin(struct hand *h, uint64_t start, uint64_t count, uint32_t tag)
 {
-	size_t n = oracle_begin(h->story, start, count, tag);
+	size_t n = oracle_begin(h->history, start, count, tag);
 
 	if (h->load->about_to)
-		h->load->about_to(h, &h->story->operations[n]);
+		h->load->about_to(h, &h->history->operations[n]);
 	return n;
 }
 
 static inline void load_settle(struct hand *h, size_t n, int fua)
 {
 	struct load *l = h->load;
-	struct operation *d = &h->story->operations[n];
+	struct operation *d = &h->history->operations[n];
 
 	for (uint64_t i = d->start; i < d->start + d->count; i++)
 		l->current[i] = d->tag;
-	oracle_end(&l->oracle, h->story, n, fua);
+	oracle_end(&l->oracle, h->history, n, fua);
 	if (l->tell)
-		l->tell(l, h, &h->story->operations[n], 0);
+		l->tell(l, h, &h->history->operations[n], 0);
 }
 
 /* kind 0: plain, 1: FUA alone, 2: FUA and a flush, as O_DSYNC does it */
@@ -290,7 +290,7 @@ static inline int load_one(struct hand *h)
 /* Continues after an operation that failed, because it is unknown what the operation has left. */
 static inline void load_forget(struct hand *h)
 {
-	const struct operation *d = h->story->n ? &h->story->operations[h->story->n - 1] : NULL;
+	const struct operation *d = h->history->n ? &h->history->operations[h->history->n - 1] : NULL;
 
 	for (uint64_t i = 0; d && !d->done && i < d->count; i++)
 		h->load->current[d->start + i] = LOAD_UNKNOWN;
@@ -323,7 +323,7 @@ static inline void load_make(struct load *l, uint64_t sectors, unsigned int writ
 		uint64_t each = sectors / writers / 8 * 8;
 
 		h->load = l;
-		h->story = &l->oracle.stories[w];
+		h->history = &l->oracle.histories[w];
 		h->random = mix(seed * 1000 + w + 1);
 		/* Not at the edge of a slab. */
 		h->from = w ? w * each - 8 : 0;

@@ -4,8 +4,9 @@
  * failure: its last durable content, or that of any later write to it.
  *
  * Each writer has sectors that no other writer writes, and one operation at a time.
- * So the order of operations to one sector is that of its writer's story. A flush
- * makes durable what had completed, by any writer, before the flush was sent.
+ * So the order of operations to one sector is the order in which its writer sent
+ * them. A flush makes durable what had completed, by any writer, before the flush
+ * was sent.
  */
 #ifndef ORACLE_H
 #define ORACLE_H
@@ -25,7 +26,7 @@ struct operation {
 	uint32_t fua;
 };
 
-struct story {
+struct history {
 	struct operation *operations;
 	size_t n, room;
 };
@@ -34,7 +35,7 @@ struct oracle {
 	uint64_t sectors;
 	uint32_t *known; /* the tag of each sector at the last quiet moment */
 	unsigned char *ok;
-	struct story *stories;
+	struct history *histories;
 	unsigned int writers;
 	_Atomic uint64_t clock, flushed;
 	int believe; /* what completed is taken for durable: the oracle must notice */
@@ -58,12 +59,12 @@ static inline void oracle_make(struct oracle *o, uint64_t sectors, unsigned int 
 	o->writers = writers;
 	o->known = oracle_memory(NULL, sectors * sizeof(*o->known));
 	o->ok = oracle_memory(NULL, sectors);
-	o->stories = oracle_memory(NULL, writers * sizeof(*o->stories));
-	memset(o->stories, 0, writers * sizeof(*o->stories));
+	o->histories = oracle_memory(NULL, writers * sizeof(*o->histories));
+	memset(o->histories, 0, writers * sizeof(*o->histories));
 }
 
 /* Records a write before it is sent. From now on its content may be found. */
-static inline size_t oracle_begin(struct story *s, uint64_t start, uint64_t count, uint32_t tag)
+static inline size_t oracle_begin(struct history *s, uint64_t start, uint64_t count, uint32_t tag)
 {
 	if (s->n == s->room) {
 		s->room = s->room ? 2 * s->room : 256;
@@ -74,7 +75,7 @@ static inline size_t oracle_begin(struct story *s, uint64_t start, uint64_t coun
 }
 
 /* Records that a write has succeeded; with FUA the write itself is durable. */
-static inline void oracle_end(struct oracle *o, struct story *s, size_t n, int fua)
+static inline void oracle_end(struct oracle *o, struct history *s, size_t n, int fua)
 {
 	s->operations[n].fua = fua != 0;
 	s->operations[n].done = atomic_fetch_add(&o->clock, 1) + 1;
@@ -101,7 +102,7 @@ static inline void oracle_explain(const struct oracle *o, uint64_t sector)
 {
 	printf("    before %u;", o->known[sector]);
 	for (unsigned int w = 0; w < o->writers; w++) {
-		const struct story *s = &o->stories[w];
+		const struct history *s = &o->histories[w];
 
 		for (size_t i = 0; i < s->n; i++) {
 			const struct operation *d = &s->operations[i];
@@ -124,7 +125,7 @@ static inline uint64_t oracle_judge(struct oracle *o, const uint64_t *found)
 	for (uint64_t i = 0; i < o->sectors; i++)
 		o->ok[i] = found[i] == o->known[i];
 	for (unsigned int w = 0; w < o->writers; w++) {
-		const struct story *s = &o->stories[w];
+		const struct history *s = &o->histories[w];
 
 		for (size_t n = 0; n < s->n; n++) {
 			const struct operation *d = &s->operations[n];
@@ -153,7 +154,7 @@ static inline void oracle_restart(struct oracle *o, const uint64_t *found)
 	for (uint64_t i = 0; i < o->sectors; i++)
 		o->known[i] = (uint32_t)found[i];
 	for (unsigned int w = 0; w < o->writers; w++)
-		o->stories[w].n = 0;
+		o->histories[w].n = 0;
 }
 
 #endif

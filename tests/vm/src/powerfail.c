@@ -175,7 +175,7 @@ static void one(struct bench *b)
 		fail_during(b, call_create, 20000);
 	}
 	for (unsigned int w = 0; w < b->load.oracle.writers; w++)
-		b->operations += b->load.oracle.stories[w].n;
+		b->operations += b->load.oracle.histories[w].n;
 	power(b, 1);
 	look(b);
 	/* Fails the power again while attach recovers from the failure. */

@@ -77,11 +77,11 @@ static void save(const struct load *l, const struct unionblk_status *s, const ch
 
 	memcpy(head.magic, "UBOPLOG1", sizeof(head.magic));
 	for (unsigned int w = 0; w < l->oracle.writers; w++)
-		head.operations += l->oracle.stories[w].n;
+		head.operations += l->oracle.histories[w].n;
 	put(fd, &head, sizeof(head));
 	for (unsigned int w = 0; w < l->oracle.writers; w++) {
-		for (size_t n = 0; n < l->oracle.stories[w].n; n++) {
-			const struct operation *d = &l->oracle.stories[w].operations[n];
+		for (size_t n = 0; n < l->oracle.histories[w].n; n++) {
+			const struct operation *d = &l->oracle.histories[w].operations[n];
 			struct record r = { .start = d->start, .count = d->count, .done = d->done,
 					    .writer = w, .tag = d->tag, .fua = d->fua };
 

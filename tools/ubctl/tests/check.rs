@@ -40,7 +40,7 @@ fn found(leaf: &Path, options: &str, code: i32, kinds: &[(&str, &str, bool)]) ->
     value
 }
 
-/// Returns a leaf after a life with a detach, and a power failure after two more commits.
+/// Returns a leaf that was written to and detached.
 fn used(f: &Folder) -> (PathBuf, PathBuf) {
     let (root, leaf) = pair(f);
     let mut union = Union::attach(&root, &leaf);

@@ -151,7 +151,7 @@ fn the_first_sealed_layer_of_version_1_is_read_and_made_as_it_was() {
 fn sealed(f: &Folder) -> PathBuf {
     let (root, leaf) = (f.root("root", ROOT), f.image("unsealed", LEAF));
     ubctl("format --root {} --slab-size 16K {}", &[&root, &leaf]).done();
-    life(&root, &leaf);
+    workload(&root, &leaf);
     // Extents for a second block of the index, and data for a second chunk.
     let mut u = Union::attach(&root, &leaf);
     for n in 0..300 {
@@ -183,14 +183,14 @@ fn make() {
         &[&root, &leaf],
     )
     .done();
-    life(&root, &leaf);
+    workload(&root, &leaf);
     fs::write(into.join(format!("{name}.txt")), said(&root, &leaf)).unwrap();
     fs::copy(&leaf, into.join(format!("{name}.leaf"))).unwrap();
 }
 
 /// Attaches twice, the second time without a detach. So the second slot of directory and pages
 /// counts, and the journal has each kind of record.
-fn life(root: &Path, leaf: &Path) {
+fn workload(root: &Path, leaf: &Path) {
     let mut u = Union::attach(root, leaf);
     u.fill(0, 70);
     u.fill(5000, 3);

@@ -63,9 +63,9 @@ impl Union {
         for run in runs {
             for n in 0..u64::from(run.sectors) {
                 let tag = found(run.source, n, sector + n, &state);
-                let lawful = tag.is_some_and(|t| history.may_survive(sector + n, t, when));
+                let is_valid = tag.is_some_and(|t| history.may_survive(sector + n, t, when));
                 assert!(
-                    lawful,
+                    is_valid,
                     "power failure at {when}: sector {} holds {tag:x?}: {history:#?}",
                     sector + n
                 );

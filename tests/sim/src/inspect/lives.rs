@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Leaves to look at: random lives, and two that are always the same.
+//! Leaves to check: after random workloads, and two that are always the same.
 
 use ubcore::alloc::Denied;
 use ubcore::check::Grade;
@@ -62,7 +62,7 @@ pub fn step(u: &mut SimUnion, random: &mut Random, tag: u64) -> Result {
     }
 }
 
-/// Leads a life that ends in a detach, or in a power failure at I/O `fails_at`.
+/// Runs a random workload that ends in a detach, or in a power failure at I/O `fails_at`.
 pub fn life(random: &mut Random, fails_at: Option<u64>) -> SimDisk {
     let mut disk = SimDisk::new();
     format(&mut disk, geometry());
@@ -87,7 +87,7 @@ pub fn lives() -> u64 {
     std::env::var("LIVES").map_or(150, |n| n.parse().unwrap())
 }
 
-/// Returns each sector that lives use, as an attach would show it, up to the end that the leaf
+/// Returns each sector that workloads use, as an attach would show it, up to the end that the leaf
 /// claims.
 pub fn content(disk: &SimDisk) -> Vec<[u8; 512]> {
     let u = load(disk, ROOT, LEAF).unwrap();
