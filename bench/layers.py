@@ -3,8 +3,8 @@
 """Plans the comparison of layers for a guest, makes figures of what it measured, and puts them
 into bench/results.
 
-    bench/layers.py plan --env uml1|tcg1 [--quick] [--kinds KIND,KIND] FOLDER
-    bench/layers.py figures --env uml1|tcg1 FOLDER FILE
+    bench/layers.py plan --env uml1|tcg1 [--quick] [--kinds KIND,KIND] DIR
+    bench/layers.py figures --env uml1|tcg1 DIR FILE
     bench/layers.py report --commit C --cpu C --quiet yes|no [--quick] --results DIR FILE...
 
 A kind is a way to put one image over others: unions on layers, chains of dm-snapshots, overlayfs,

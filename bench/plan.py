@@ -2,10 +2,11 @@
 # SPDX-License-Identifier: GPL-2.0
 """Writes the plan for a guest: fio job files, and the steps that use them.
 
-    bench/plan.py --env uml1|uml2|tcg2|tcg1 [--quick] [--reps N] [--cases NAME,NAME] FOLDER
+    bench/plan.py --env uml1|uml2|tcg2|tcg1 [--quick] [--reps N] [--cases NAME,NAME] DIR
 
-A repetition is one fio process whose sections run one after another: a raw run
-stands beside each other device's, so that what drifts, drifts for both.
+A repetition is one fio process whose sections run one after another. A raw run
+is beside the run of each other device, so that a slow change of the machine
+affects both.
 """
 
 import argparse

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: GPL-2.0
 """Counts a profile's samples by function and by part of the kernel.
 
-    bench/profile.py FOLDER
+    bench/profile.py DIR
 
 Addresses are those of the guest kernel, whose list of symbols has the module's too.
 """

@@ -1,8 +1,8 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
-# Fetches qemu-utils and puts qemu-nbd, with the libraries that it loads, into one folder, so that a
-# guest can run it. Makes a chain of qcow2 images, which hold what layers hold (guest/layers). Runs
-# inside the build root; prints the path of a folder with
+# Fetches qemu-utils and puts qemu-nbd, with the libraries that it loads, into one directory, so that
+# a guest can run it. Makes a chain of qcow2 images, which hold what layers hold (guest/layers).
+# Runs inside the build root; prints the path of a directory with
 #   qemu/      qemu-nbd and lib/
 #   qcow2/     images 1 to the last number, each over the one before it, and measured-N over N
 #   bench/qemu.sh HEAD-MIB UNIT-MIB NUMBER...

@@ -5,7 +5,7 @@ COW = ["snap4", "snap16", "thin64", "clone4"]
 
 
 class Cells:
-    """Returns the cells by their names."""
+    """The cells by their names."""
 
     def __init__(self, cells):
         self.by = {(c["env"], c["cache"], c["case"], c["depth"], c["jobs"], c["device"]): c
