@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: GPL-2.0
 """Compares what the pages say of this tree with the tree.
 
-    scripts/check-docs.py [FOLDER]    (default: this tree)
+    scripts/check-docs.py [DIR]    (default: this tree)
 
 - A path of this tree that a page names exists.
 - design.rst names each file of the driver, and testing.rst each test of the core.
@@ -13,7 +13,7 @@
 - troubleshooting.rst has each word that ubctl gives as the reason of an error, and each message of
   the driver to the kernel's log.
 - admin.rst has each kind of finding of "ubctl check", and no other.
-- MAINTAINERS covers each folder and each file at the top.
+- MAINTAINERS covers each directory and each file at the top.
 
 Prints "file:line: what" for each breach and fails if there is one.
 """

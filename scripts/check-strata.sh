@@ -3,7 +3,7 @@
 # Checks that the strata of the source stay separate, and the house rules that
 # no compiler checks. Prints "file:line: why" for each breach; fails if there is
 # one.
-#   scripts/check-strata.sh [FOLDER]    (default: this tree)
+#   scripts/check-strata.sh [DIR]    (default: this tree)
 #   core    rust/ubcore   uses core, zerocopy and super:: alone; cannot panic
 #   policy  rust/*.rs, rust/union     safe Rust: no unsafe, no bindings
 #   wrappers rust/blk, rust/sys, rust/trace    the only unsafe; know nothing of

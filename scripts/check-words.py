@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: GPL-2.0
 """Holds prose to the word list of Documentation/guidelines.rst.
 
-    scripts/check-words.py [FOLDER]    (default: this tree)
+    scripts/check-words.py [DIR]    (default: this tree)
 
 Looks at comments and string literals of Rust, C and Python, at the whole text of shell scripts,
 pages, fio jobs and make files, and at comments of .toml and configurations. Prints

@@ -10,8 +10,8 @@ usage() {
 scripts/uml.sh [OPTION]... -- COMMAND [ARGUMENT]...   (run by the guest's shell in /vm)
   -k KERNEL          um: the kernel with KUnit; bench-up, bench-smp: those for speed, for one
                      processor or more (default: the one that CPUS needs)
-  -f SOURCE[:NAME]   a file or folder put into the guest as /vm/NAME
-  -s FOLDER          shared with the guest, there /host; it is emptied first
+  -f SOURCE[:NAME]   a file or directory put into the guest as /vm/NAME
+  -s DIR             shared with the guest, there /host; it is emptied first
   -n NAME            the console's log is build/log/uml-NAME.console (default: run)
   -m MIB  -c CPUS    the guest's size (default: 1024, 1)
   -t SECONDS         overall limit (default: 300)

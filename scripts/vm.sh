@@ -12,7 +12,7 @@ scripts/vm.sh [OPTION]... -- COMMAND [ARGUMENT]...    (run by the guest's shell 
   -k stock|kunit     the kernel: Debian's unmodified one (default), or the KUNIT=y one
   -d FILE[,ro][,CACHE]  a disk: a raw image; /dev/vda, /dev/vdb, ... in the order given;
                      CACHE: unsafe (default), writeback or none, as QEMU has them
-  -f SOURCE[:NAME]   a file or folder put into the guest as /vm/NAME
+  -f SOURCE[:NAME]   a file or directory put into the guest as /vm/NAME
   -n NAME            logs are build/log/vm-NAME.console and .out (default: run)
   -m MIB  -c CPUS    the guest's size (default: 1024, 2)
   -t SECONDS         overall limit (default: 300)

@@ -108,7 +108,7 @@ stage_build() {
 ko=$BUILD/kmod/unionblk.ko ubctl=$BUILD/cargo/x86_64-unknown-linux-gnu/release/ubctl
 built_version() { scripts/check-version.sh "$(modinfo -F version "$ko")" "$("$ubctl" --version | cut -d' ' -f2)"; }
 
-# Installs into an empty folder and compares the files there with this list.
+# Installs into an empty directory and compares the files there with this list.
 installed() {
 	local to release code=0
 	# The stage docs may build the pages at the same time, under this lock.

@@ -7,7 +7,7 @@
 . "$TOP/tests/crash/guest/ktap"
 [ -n "${UNIONBLK_IN_ROOT:-}" ] || exec "$TOP/scripts/in-root.sh" "tests/crash/$(basename "$0")" "$@"
 
-# copy_sources FOLDER: copies what cargo builds, and keeps the folder in $copy.
+# copy_sources DIR: copies what cargo builds, and keeps the directory in $copy.
 # The files of the copy are new, because cargo could otherwise take the programs
 # of the last patch for up to date.
 copy_sources() {

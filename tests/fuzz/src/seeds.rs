@@ -17,7 +17,7 @@ fn put(folder: &Path, target: &str, name: &str, bytes: &[u8]) {
     fs::write(folder.join(name), bytes).expect("a seed");
 }
 
-/// Writes the corpus to FOLDER/TARGET/NAME and ends the program, if `FUZZ_SEEDS` names a directory.
+/// Writes the corpus to DIR/TARGET/NAME and ends the program, if `FUZZ_SEEDS` names a directory.
 pub fn make_if_asked() {
     if let Some(folder) = std::env::var_os("FUZZ_SEEDS") {
         make(Path::new(&folder));

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
  * Loaded before the C library, into the tool: records what it writes to the files
- * below a folder, and fails or kills it at one I/O. The environment says how:
- *   CUT_UNDER   the folder
+ * below a directory, and fails or kills it at one I/O. The environment says how:
+ *   CUT_UNDER   the directory
  *   CUT_LOG     where the record goes
  *   CUT_KIND    "write": writes, flushes and changes of size are counted; "read"
  *   CUT_AT      at which of them, from 0; none if it is not set

@@ -46,7 +46,7 @@ pub struct Recorded {
     pub reads: u64,
 }
 
-/// Makes runs of the tool on the files of a folder.
+/// Makes runs of the tool on the files of a directory.
 pub struct Cutter<'a> {
     folder: &'a Folder,
     library: PathBuf,
@@ -54,7 +54,7 @@ pub struct Cutter<'a> {
 }
 
 impl<'a> Cutter<'a> {
-    /// Builds the library that cuts. The folder has a subfolder `files` from here on.
+    /// Builds the library that cuts. The directory has a subdirectory `files` from here on.
     pub fn new(folder: &'a Folder) -> Cutter<'a> {
         let library = folder.path("cut.so");
         let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/cut.c");

@@ -106,7 +106,7 @@ impl Ran {
     }
 }
 
-/// Returns a command that runs the tool, which cargo has built beside the folder of the test.
+/// Returns a command that runs the tool, which cargo has built beside the directory of the test.
 pub fn command() -> Command {
     let test = std::env::current_exe().unwrap();
     let folder = test.parent().and_then(Path::parent).unwrap();

@@ -192,7 +192,7 @@ fn behind_layers(device: Device) -> Result<Device> {
     Ok(rest)
 }
 
-/// Refuses a folder in which no file can be made.
+/// Refuses a directory in which no file can be made.
 fn refuse_folder(path: &Path) -> Result {
     if path.as_os_str().as_bytes().ends_with(b"/") {
         let text = format!(
@@ -348,7 +348,7 @@ impl Drop for NewFile {
     }
 }
 
-/// Returns the folder of a file.
+/// Returns the directory of a file.
 fn folder(path: &Path) -> PathBuf {
     match path.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder.to_owned(),

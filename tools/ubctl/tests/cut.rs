@@ -157,7 +157,7 @@ impl Case<'_> {
         let empty = Vec::new();
         let base = before.get(self.target).filter(|_| !self.beside);
         let base = base.unwrap_or(&empty);
-        // A file that gets its name is followed by a flush of the folder.
+        // A file that gets its name is followed by a flush of the directory.
         let folder = usize::from(self.beside);
         let (events, last) = ran.events.split_at(ran.events.len() - folder);
         let alone = events.iter().all(|(inode, _)| *inode == events[0].0);

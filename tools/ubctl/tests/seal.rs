@@ -57,7 +57,7 @@ fn verify(sealed: &Path, options: &str) -> Ran {
     ubctl(&format!("verify {{}} {options}"), &[sealed])
 }
 
-/// Returns the names in a folder.
+/// Returns the names in a directory.
 fn names(folder: &Path) -> Vec<String> {
     let mut names: Vec<String> = fs::read_dir(folder)
         .unwrap()
