@@ -118,7 +118,7 @@ def run_part(name, size, seed, total):
     command = subprocess.Popen([f"{HERE}/{name}.sh"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
                                env={**os.environ, "SIZE": part_size, "SEED": str(seed)})
     with open(f"{LOGS}/crash-{name}.log", "wb") as log:
-        # What a guest has printed need not be text.
+        # The output of a guest need not be text.
         for line in command.stdout:
             log.write(line)
             log.flush()

@@ -143,7 +143,7 @@ func TestKilled(t *testing.T) {
 		if err := os.WriteFile(file, nil, 0644); !errors.Is(err, syscall.EROFS) {
 			t.Errorf("a write to a view: %v", err)
 		}
-		// What is mounted stays until it is unmounted; the name is free.
+		// A mounted snapshot stays until it is unmounted. Its name is free.
 		h.ok(h.Remove(h.ctx, "v"))
 		h.kill()
 		_, err := os.Stat(file)

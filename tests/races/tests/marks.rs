@@ -456,7 +456,7 @@ fn a_merged_write_that_is_sent_in_part_beside_another() {
     });
 }
 
-/// Commits, checkpoints and data writes fail. What was answered stays true.
+/// Commits, checkpoints and data writes fail. The promises of earlier answers are kept.
 #[test]
 fn an_access_to_the_leaf_fails() {
     explore(|| {

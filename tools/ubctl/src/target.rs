@@ -49,8 +49,8 @@ enum To {
 }
 
 impl Target {
-    /// Makes every check that does not need the size. Writes nothing. What is wanted comes from
-    /// `sources`.
+    /// Makes every check that does not need the size. Writes nothing. The output is made from the
+    /// devices `sources`.
     pub fn check<'a>(
         wanted: Wanted,
         out: &Path,

@@ -125,7 +125,7 @@ fn what_is_not_there_for_an_append_is_refused() {
     fs::remove_file(&all).unwrap();
     append("").done();
     let before = fs::read(&all).unwrap();
-    // What follows is not a layer.
+    // Bytes that are not a layer follow.
     fs::write(&all, [&before[..], b"tail"].concat()).unwrap();
     append("").refused(3, &["looks used", &format!("at byte {}", before.len())]);
     append("--force").done();

@@ -218,7 +218,7 @@ fn what_must_not_be_sealed_or_overwritten_is_refused() {
     refused(&leaf, &f.path("new"), "", &["superblock is damaged"]);
     assert!(!f.path("new").exists());
 
-    // What the link leads to is replaced, and not the link.
+    // The target of the link is replaced, not the link.
     let (_, leaf) = used(&f);
     let link = f.path("link");
     std::os::unix::fs::symlink("out", &link).unwrap();

@@ -19,7 +19,7 @@ use crate::{interrupt, loaded, output};
 
 /// Sectors of one read or write: 1 MiB.
 const ROOM: u64 = 2048;
-/// What is all zeroes is not written to a file, in units of this many bytes.
+/// A unit of this many bytes is not written to a file if it is all zeroes.
 const HOLE: usize = 4096;
 
 const AFTER_HELP: &str = "\

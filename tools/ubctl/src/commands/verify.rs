@@ -269,7 +269,7 @@ fn verify_data(device: &Device, header: &Header) -> Result<Vec<DamagedChunk>> {
     Ok(found.into_values().collect())
 }
 
-/// What one thread does: takes chunks until there are no more.
+/// Verifies chunks, as one of the threads, until there are no more.
 fn verify_chunks(
     device: &Device,
     header: &Header,

@@ -34,7 +34,7 @@ fn decode(line: &[u8]) -> Option<(u64, &str)> {
 pub struct Scanned<'a> {
     /// The number and the changes of each line.
     pub lines: Vec<(u64, &'a str)>,
-    /// The bytes of these lines. What is behind them is a line that a crash left in the middle.
+    /// The bytes of these lines. Bytes behind them belong to a line that a crash interrupted.
     pub bytes: usize,
 }
 

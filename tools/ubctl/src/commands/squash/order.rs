@@ -77,7 +77,7 @@ fn check_lists(layers: &[ListingLayer]) -> Result<Option<Listed<'_>>> {
         let (given, _) = layers.split_at(n);
         let below = match &found {
             Some(found) => follow(listed, found.below, given).map(|()| found.below),
-            // What the lowest one lies on is known from the first frozen leaf only.
+            // Only the first frozen leaf shows what the lowest layer lies on.
             None => (0..=listed.len())
                 .filter_map(|n| listed.get(..n))
                 .find(|below| follow(listed, below, given).is_ok())
