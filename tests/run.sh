@@ -161,12 +161,12 @@ stage_crash() {
 }
 stage_kunit() { scripts/kunit.sh x86_64; }
 
-# The runner itself comes first: a known list of verdicts, with failures among
-# them.
+# Tests the runner first, by tests whose results are known. Some of them are
+# failures.
 stage_vm() {
 	local out code=0
 	out=$(tests/run-vm.sh selftest) || code=$?
-	one "the runner tells failures from successes" \
+	one "the runner distinguishes failures from successes" \
 		[ "$code $(tail -n 1 <<<"$out")" = "1 2 passed, 4 failed, 1 skipped" ]
 	[ "$failed" = 0 ] || printf '%s\n' "$out"
 	device_tests stock

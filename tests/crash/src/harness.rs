@@ -214,7 +214,7 @@ impl Harness {
 
     fn all_durable(&mut self) {
         self.note();
-        // No one was promised what is in flight, so it stays among the possible contents.
+        // No answer has promised a write in flight, so its content stays a possible one.
         let flying = self.flying_tags();
         self.oracle.flushed();
         for (sector, tag, before) in flying {
@@ -275,7 +275,7 @@ impl Harness {
         Ok(())
     }
 
-    /// No request is in flight: the last checkpoint, by which the leaf becomes a layer.
+    /// Ends all writes, and makes the last checkpoint, by which the leaf becomes a layer.
     fn freeze(&mut self) -> Result {
         self.apply(&Op::End)?;
         let u = &mut self.union;

@@ -9,7 +9,7 @@ use ubcore::geometry::Geometry;
 use crate::leaf::Leaf;
 use sim::memory::{Access, Watch, Watched};
 
-/// The looks at a slab that is lost: two to mark it, one to report it, two to compare blocks.
+/// The look-ups of a slab that is lost: two to mark it, one to report it, two to compare blocks.
 const LOOKS_AT_LOST: u64 = 6;
 
 /// Limits the work on a map and its size.

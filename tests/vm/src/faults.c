@@ -121,7 +121,7 @@ static void judge_attach(struct bench *b, int error, uint32_t reason)
 	b->attach_failed++;
 	if (!b->fired)
 		failed(b, "attach without a fault:", strerror(error));
-	/* add_disk() finds a disk without a name invalid if there was no memory for it. */
+	/* If there is no memory for the name of the disk, add_disk() fails with EINVAL. */
 	else if (memory && error != ENOMEM && !(error == EINVAL && reason == UNIONBLK_REASON_OS))
 		failed(b, "attach without memory:", strerror(error));
 	else if (!memory && (error != EIO || reason != UNIONBLK_REASON_IO))

@@ -98,7 +98,7 @@ static inline void *freeze_content(const struct chain *c, int device, uint64_t *
 	return p;
 }
 
-/* The leaf is frozen: keeps a copy of it, and device becomes the leaf. */
+/* Keeps a copy of the leaf, which is frozen now. The device becomes the leaf. */
 static inline void freeze_keep(struct chain *c, int device)
 {
 	struct layer *l = &c->layer[c->layers++];

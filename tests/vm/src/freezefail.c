@@ -145,7 +145,7 @@ static void settle(struct bench *b, int next, int code)
 
 	with.layer[with.layers++].device = old;
 	if (freeze_attach(&with, next)) {
-		/* The old leaf was never frozen, so nothing stands on the new one. */
+		/* The old leaf was never frozen, so the new one lists a layer that does not exist. */
 		if (!code)
 			die(b, "the freeze was reported, and the new leaf is refused");
 		if (freeze_attach(c, old))
@@ -257,7 +257,7 @@ static int once(struct bench *b)
 	/* If the old leaf has not failed, the union continues as if there had been no freeze. */
 	if (b->now->where != OLD && code && !b->writable)
 		die(b, "the union is read-only although its leaf has not failed");
-	/* A leaf that is dead may be found out only by the next write. */
+	/* The union may notice only at the next write that its leaf is dead. */
 	if (is_dead(b) && b->fired && !(b->now->where != OLD && code))
 		b->writable = 0;
 	if (b->writable)

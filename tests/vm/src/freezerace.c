@@ -220,7 +220,7 @@ static void beside_remove(struct bench *b)
 		frozen += b->chain.layers > layers;
 		removed += b->chain.layers == layers;
 		compare(b, "after a freeze and a remove");
-		/* Aims at the middle, where it is not known who wins. */
+		/* Aims at the delay at which either of the two may win. */
 		longest = b->chain.layers > layers ? longest * 3 / 4 + 1 : longest * 5 / 4;
 	}
 	detach(b);

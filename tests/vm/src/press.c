@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Dirties memory, if asked more than there is, and checks it again.
+ * Dirties memory, more than the machine has if asked, and checks it again.
  *   press MIB [FILE]      anonymous memory, or a shared mapping of a file
  * Every page holds its number. First all pages are written, in an order without
  * a pattern; then all are checked, a third written anew, and all checked again.

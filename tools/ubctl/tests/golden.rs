@@ -188,8 +188,8 @@ fn make() {
     fs::copy(&leaf, into.join(format!("{name}.leaf"))).unwrap();
 }
 
-/// Attaches twice, the second time without a detach. So the second slot of directory and pages
-/// counts, and the journal has each kind of record.
+/// Attaches twice, the second time without a detach. So slot B of directory and pages is active,
+/// and the journal has each kind of record.
 fn workload(root: &Path, leaf: &Path) {
     let mut u = Union::attach(root, leaf);
     u.fill(0, 70);
