@@ -7,7 +7,7 @@
  *   faults io     LEAF-POWER SEED ROUNDS QUICK
  *   faults memory LEAF-POWER SEED ROUNDS QUICK
  * Runs over /dev/mapper/ubnroot and ubnleaf, of the nth target on /dev/ubroot
- * and /dev/ubleaf. A QUICK of 1 skips most n above 4.
+ * and /dev/ubleaf. A QUICK of 1 skips most n above 3.
  */
 #define _GNU_SOURCE
 #include <signal.h>
@@ -254,7 +254,7 @@ static void judge_all(struct bench *b)
 }
 
 /* Returns whether the fault occurred. */
-static int live(struct bench *b)
+static int run_workload(struct bench *b)
 {
 	uint32_t reason;
 	int error;
@@ -330,7 +330,7 @@ int main(int argc, char **argv)
 			b.now = &first[s];
 			b.ready = 0;
 			step = 1;
-			for (b.n = 1; !b.failures && live(&b); b.n += step) {
+			for (b.n = 1; !b.failures && run_workload(&b); b.n += step) {
 				injections++;
 				if (atoi(argv[5]) && b.n >= 3)
 					step *= 3;

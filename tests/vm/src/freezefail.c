@@ -13,7 +13,7 @@
  * Reads of layers fail too: such a read fails alone, and the union continues.
  *   freezefail ROOT DEVICES SEED QUICK [believe]
  * The leaves are /dev/mapper/ubn0, ubn1, ..., targets nth of the labels n0, n1,
- * ... on /dev/ubl0, ubl1, ... A QUICK of 1 skips most n above 4 and some kinds.
+ * ... on /dev/ubl0, ubl1, ... A QUICK of 1 skips most n above 3 and some kinds.
  * "believe" takes completed writes for durable: such a run must fail.
  */
 #define _GNU_SOURCE
