@@ -37,7 +37,7 @@ pub enum Grade {
     Damage,
 }
 
-/// FindingKind was found. Sizes and positions are in sectors, slabs or pages, as named.
+/// What was found. Sizes and positions are in sectors, slabs or pages, as named.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(missing_docs, reason = "each says what its fields are by their names")]
 pub enum FindingKind {
@@ -168,7 +168,7 @@ impl FindingKind {
 /// Something that is wrong, and where: a block of 4096 bytes, and a byte in it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Finding {
-    /// FindingKind it is.
+    /// What it is.
     pub kind: FindingKind,
     /// The block of the leaf.
     pub block: LeafBlock,

@@ -6,7 +6,8 @@
 //! 1. [`repair_slot`]: the inactive superblock slot, from the active one.
 //! 2. Only if nothing worse was found: attach's own load, [`repair_map`] for each finding, and the
 //!    checkpoint of a detach. From then on both superblock slots have the same content.
-//! 3. A new check, and [`repair_block`] for the blocks that it finds broken and that no attach needs.
+//! 3. A new check, and [`repair_block`] for the blocks that it finds broken and that no attach
+//!    needs.
 
 use core::ops::DerefMut;
 

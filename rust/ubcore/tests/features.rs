@@ -51,7 +51,7 @@ fn has_compat(disk: &SimDisk, slot: u64) -> bool {
             .all(|(n, &byte)| byte == n as u8 ^ 0xa5)
 }
 
-/// FindingKind a check notes of a leaf that [`with_compat`] wrote to; it finds nothing worse.
+/// What a check notes of a leaf that [`with_compat`] wrote to; it finds nothing worse.
 const NOTED: FindingKind = FindingKind::UnknownFeatures {
     compat: 0x8000_0000_0000_0101,
     ro_compat: 0,

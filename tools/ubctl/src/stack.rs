@@ -25,8 +25,8 @@ use crate::sealed::{self, DeviceReader};
 /// The map has the number of a layer for data only. So it has the zeroes of a layer as data that
 /// begin at this sector, which no device has.
 const ZEROES: u64 = 1 << 46;
-/// How many of the bits of a position are the sector, in what [`OpenStack::extents`] returns. The other
-/// bits are the layer.
+/// How many of the bits of a position are the sector, in what [`OpenStack::extents`] returns. The
+/// other bits are the layer.
 const SECTOR_BITS: u32 = 48;
 
 /// A leaf or a layer of a stack.

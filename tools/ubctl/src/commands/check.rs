@@ -79,7 +79,7 @@ struct CheckReport {
     journal_blocks_to_replay: u32,
     slabs_used: u32,
     sectors_mapped: u64,
-    /// FindingKind `create --read-only` would show of a damaged leaf; none if it would refuse the leaf
+    /// What `create --read-only` would show of a damaged leaf; none if it would refuse the leaf
     /// too.
     salvage: Option<Salvage>,
     findings: Vec<FindingReport>,

@@ -205,7 +205,7 @@ fn of_journal(kind: FindingKind) -> Option<String> {
     })
 }
 
-/// FindingKind damage to the journal means: without the journal nothing is known of any sector.
+/// What damage to the journal means: without the journal nothing is known of any sector.
 const UNREADABLE: &str = "attach refuses the leaf, also with --read-only; restore it from a backup";
 
 fn of_map(kind: FindingKind, g: &Geometry) -> String {
