@@ -110,7 +110,7 @@ impl Drop for DetachAll {
             // No ioctl is under way any more, so each entry holds a union.
             if let Some(attached) = registered.attached {
                 // `detach` logs errors. There is no caller to return them to.
-                let _ = attached.claim();
+                let _ = attached.forbid_open();
                 let _ = Attached::detach(attached);
             }
         }
@@ -274,7 +274,7 @@ impl Registry {
 
     fn remove(&self, c: &mut abi::Remove) -> Result {
         let attached = self.take(c.id)?;
-        if let Err(e) = attached.claim() {
+        if let Err(e) = attached.forbid_open() {
             self.put_back(c.id, attached);
             return Err(e);
         }

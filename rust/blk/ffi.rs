@@ -121,7 +121,7 @@ extern "C" {
         set: *mut bindings::blk_mq_tag_set,
         key: *mut bindings::lock_class_key,
     );
-    pub(super) fn ub_disk_claim(disk: *mut bindings::gendisk, claimed: *mut bool) -> c_int;
+    pub(super) fn ub_disk_forbid_open(disk: *mut bindings::gendisk, forbidden: *mut bool) -> c_int;
     pub(super) fn ub_disk_openers(disk: *mut bindings::gendisk) -> u32;
     pub(super) fn ub_disk_freeze(disk: *mut bindings::gendisk, memflags: *mut c_uint) -> c_int;
     pub(super) fn ub_disk_unfreeze(disk: *mut bindings::gendisk, memflags: c_uint);

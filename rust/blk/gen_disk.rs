@@ -54,8 +54,9 @@ use kernel::{
 
 /// A disk in the system, with its partitions: `/dev/<name>`.
 ///
-/// To remove the disk, call [`GenDisk::claim`], which ensures that no one has it open, and then
-/// drop it. After the drop has returned, no request is left, and the driver is not called any more.
+/// To remove the disk, call [`GenDisk::forbid_open`], which ensures that no one has it open, and
+/// then drop it. After the drop has returned, no request is left, and the driver is not called any
+/// more.
 ///
 /// The drop waits for [`Operations::queue`] and [`Operations::complete`], so it must not be done
 /// from either.
@@ -335,7 +336,7 @@ impl<D: Operations> GenDisk<D> {
         GenDiskRef(self.disk)
     }
 
-    /// Opens a disk, unless it is claimed.
+    /// Opens a disk, unless that is forbidden.
     ///
     /// # Safety
     ///
@@ -345,9 +346,9 @@ impl<D: Operations> GenDisk<D> {
         // `shared` still exists.
         let shared = unsafe { &*(*disk).private_data.cast_const().cast::<QueueData<D>>() };
 
-        // SAFETY: By the contract of this function `open_mutex` is held, and `claimed` is only
-        // accessed under it.
-        if unsafe { *shared.claimed.get() } {
+        // SAFETY: By the contract of this function `open_mutex` is held, and `open_forbidden` is
+        // only accessed under it.
+        if unsafe { *shared.open_forbidden.get() } {
             ENXIO.to_errno()
         } else {
             0
@@ -374,15 +375,15 @@ impl<D: Operations> GenDisk<D> {
         })
     }
 
-    /// Claims the disk for its removal. It cannot be opened afterwards.
+    /// Prepares the removal of the disk: it cannot be opened afterwards.
     ///
-    /// Returns `EBUSY` if the disk is open, or was claimed before. A claim cannot be undone.
-    pub(crate) fn claim(&self) -> Result {
-        let claimed = self.shared.claimed.get();
+    /// Returns `EBUSY` if the disk is open, or if this was called before. It cannot be undone.
+    pub(crate) fn forbid_open(&self) -> Result {
+        let forbidden = self.shared.open_forbidden.get();
 
-        // SAFETY: By the invariant the disk is in the system. `claimed` is only accessed under the
-        // disk's `open_mutex`, which the call takes.
-        to_result(unsafe { ffi::ub_disk_claim(self.disk.as_ptr(), claimed) })
+        // SAFETY: By the invariant the disk is in the system. `open_forbidden` is only accessed
+        // under the disk's `open_mutex`, which the call takes.
+        to_result(unsafe { ffi::ub_disk_forbid_open(self.disk.as_ptr(), forbidden) })
     }
 
     /// Returns how often the disk or a partition of it is open.

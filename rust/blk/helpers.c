@@ -499,15 +499,15 @@ int ub_bdev_name(struct block_device *bdev, char *buf, size_t len)
 }
 
 /* The open operation runs under the same mutex, so it cannot race with this. */
-int ub_disk_claim(struct gendisk *disk, bool *claimed)
+int ub_disk_forbid_open(struct gendisk *disk, bool *forbidden)
 {
 	int ret = 0;
 
 	mutex_lock(&disk->open_mutex);
-	if (*claimed || disk_openers(disk))
+	if (*forbidden || disk_openers(disk))
 		ret = -EBUSY;
 	else
-		*claimed = true;
+		*forbidden = true;
 	mutex_unlock(&disk->open_mutex);
 	return ret;
 }

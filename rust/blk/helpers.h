@@ -96,7 +96,7 @@ int ub_bdev_name(struct block_device *bdev, char *buf, size_t len);
 
 void ub_tags_set_lock_class(struct blk_mq_tag_set *set, struct lock_class_key *key);
 
-int ub_disk_claim(struct gendisk *disk, bool *claimed);
+int ub_disk_forbid_open(struct gendisk *disk, bool *forbidden);
 u32 ub_disk_openers(struct gendisk *disk);
 int ub_disk_freeze(struct gendisk *disk, unsigned int *memflags);
 void ub_disk_unfreeze(struct gendisk *disk, unsigned int memflags);

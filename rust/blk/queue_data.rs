@@ -40,9 +40,9 @@ pub(super) struct QueueData<D> {
     driver: AtomicPtr<D>,
     /// Keeps the set from which lower bios are allocated.
     _bios: Arc<BioSet>,
-    /// Whether the disk is claimed for its removal, so that it cannot be opened any more. Accessed
+    /// Whether the disk is about to be removed, so that it cannot be opened any more. Accessed
     /// under `gendisk::open_mutex`.
-    pub(super) claimed: UnsafeCell<bool>,
+    pub(super) open_forbidden: UnsafeCell<bool>,
 }
 
 impl<D> QueueData<D> {
@@ -52,7 +52,7 @@ impl<D> QueueData<D> {
         Self {
             driver: AtomicPtr::new(Arc::into_raw(driver).cast_mut()),
             _bios: bios,
-            claimed: UnsafeCell::new(false),
+            open_forbidden: UnsafeCell::new(false),
         }
     }
 

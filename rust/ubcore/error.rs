@@ -68,25 +68,25 @@ impl Area {
 
 /// What code that does not know a feature may not do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Class {
+pub enum FeatureClass {
     /// Neither read nor write.
     Incompat,
     /// Write.
     RoCompat,
 }
 
-impl Class {
+impl FeatureClass {
     fn code(self) -> u64 {
         match self {
-            Class::Incompat => 1,
-            Class::RoCompat => 2,
+            FeatureClass::Incompat => 1,
+            FeatureClass::RoCompat => 2,
         }
     }
 
     fn from_code(code: u64) -> Option<Self> {
         match code {
-            1 => Some(Class::Incompat),
-            2 => Some(Class::RoCompat),
+            1 => Some(FeatureClass::Incompat),
+            2 => Some(FeatureClass::RoCompat),
             _ => None,
         }
     }
@@ -143,7 +143,7 @@ pub enum Error {
     NewerVersion(u32),
     /// The leaf has features that this code does not know: the class that forbids access, and its
     /// bits.
-    UnknownFeatures(Class, u64),
+    UnknownFeatures(FeatureClass, u64),
     /// Metadata fails its checksum or contradicts itself: where, and the block. For [`Area::Map`]
     /// it is the block of the map page's slot A, whichever slot is active.
     Damaged(Area, LeafBlock),
@@ -251,7 +251,7 @@ impl Error {
         Some(match reason {
             1 => NotFormatted,
             2 => NewerVersion(u32::try_from(a).ok()?),
-            3 => UnknownFeatures(Class::from_code(b)?, a),
+            3 => UnknownFeatures(FeatureClass::from_code(b)?, a),
             4 => Damaged(Area::from_code(a)?, LeafBlock(b)),
             5 => RootSize(a, b),
             6 => RootContent,
@@ -305,8 +305,8 @@ impl fmt::Display for Error {
         match *self {
             NotFormatted => f.write_str("the leaf is not formatted: check that it is the right device; if it was a leaf, copy it before anything else; to make a new leaf, run ubctl format, or create with --format"),
             NewerVersion(v) => write!(f, "the leaf has format version {v}, which is newer than this unionblk: use a newer unionblk"),
-            UnknownFeatures(Class::Incompat, bits) => write!(f, "the leaf has features {bits:#x} (incompatible) that this unionblk does not know: use a newer unionblk"),
-            UnknownFeatures(Class::RoCompat, bits) => write!(f, "the leaf has features {bits:#x} (read-only compatible) that this unionblk does not know and must not write over: use a newer unionblk, or read the leaf with ubctl create --read-only"),
+            UnknownFeatures(FeatureClass::Incompat, bits) => write!(f, "the leaf has features {bits:#x} (incompatible) that this unionblk does not know: use a newer unionblk"),
+            UnknownFeatures(FeatureClass::RoCompat, bits) => write!(f, "the leaf has features {bits:#x} (read-only compatible) that this unionblk does not know and must not write over: use a newer unionblk, or read the leaf with ubctl create --read-only"),
             Damaged(Area::Map, block) => write!(f, "the leaf's map contradicts itself in the map page with slot A at block {block}: copy the whole leaf before anything else"),
             Damaged(Area::Layer, block) => write!(f, "a sealed layer is damaged at its block {block}: use another copy of it"),
             Damaged(area, block) => write!(f, "the leaf's {} is damaged at block {block}: copy the whole leaf before anything else", area.name()),

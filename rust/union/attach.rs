@@ -107,7 +107,7 @@ pub(crate) struct Options<'a> {
 }
 
 /// Why an attach failed.
-pub(crate) struct Failed {
+pub(crate) struct AttachError {
     pub(crate) error: Error,
     /// The number of the layer that the error is about, from 1. 0 if it is about none.
     pub(crate) layer: u32,
@@ -115,9 +115,9 @@ pub(crate) struct Failed {
     pub(crate) damage: abi::LossTotals,
 }
 
-impl From<Error> for Failed {
+impl From<Error> for AttachError {
     fn from(error: Error) -> Self {
-        Failed {
+        AttachError {
             error,
             layer: 0,
             damage: abi::LossTotals::default(),
@@ -125,12 +125,12 @@ impl From<Error> for Failed {
     }
 }
 
-impl Failed {
+impl AttachError {
     /// Returns a failure that is about a layer, by its number from 1.
     pub(super) fn of_layer(error: Error, layer: u32) -> Self {
-        Failed {
+        AttachError {
             layer,
-            ..Failed::from(error)
+            ..AttachError::from(error)
         }
     }
 }
@@ -144,7 +144,7 @@ impl Attached {
     pub(crate) fn new(
         options: &Options<'_>,
         resources: &Arc<Resources>,
-    ) -> core::result::Result<Self, Failed> {
+    ) -> core::result::Result<Self, AttachError> {
         let mut lower = open_lower(options)?;
         let mut leaf = probe(&lower)?;
         load_stack(&mut lower, options, &mut leaf, resources)?;
@@ -155,9 +155,9 @@ impl Attached {
         let tags = to_core(TagSet::new(options.queues, QUEUE_DEPTH, may_sleep))?;
         let prepared = check_and_load(Name(options.id), lower, leaf, resources)?;
         let damage = prepared.loaded.loss.damage();
-        start(options, prepared, tags, resources).map_err(|error| Failed {
+        start(options, prepared, tags, resources).map_err(|error| AttachError {
             damage,
-            ..Failed::from(error)
+            ..AttachError::from(error)
         })
     }
 }
@@ -226,7 +226,7 @@ fn load_stack(
     options: &Options<'_>,
     leaf: &mut ProbedLeaf,
     resources: &Resources,
-) -> core::result::Result<(), Failed> {
+) -> core::result::Result<(), AttachError> {
     let layers = stack::open_layers(options.layers)?;
     let mut disk = MetadataDisk::new(&lower.leaf, &mut leaf.buffer);
     let sb = &leaf.probe.superblock;

@@ -22,9 +22,9 @@ use kernel::{
 impl Attached {
     /// Detaches the union and commits its dirty mappings. Process context.
     ///
-    /// The caller must have the only reference, and must have claimed the disk, so that no one has
-    /// it open. If [`Attached::new`] fails, it does not claim the disk, and a process that has it
-    /// open then finds its queue dead.
+    /// The caller must have the only reference, and must have called [`Attached::forbid_open`], so
+    /// that no one has the disk open. If [`Attached::new`] fails, it does not call that, and a
+    /// process that has the disk open then finds its queue dead.
     pub(crate) fn detach(this: Arc<Self>) -> Result {
         end(this.union(), this)
     }

@@ -5,7 +5,8 @@
 //! [`attach`] makes it, and [`detach`] ends it. [`requests`] takes each request from blk-mq, sends
 //! its lower I/O and ends it. The steps between, and all of FLUSH, discard and reclaim, are in
 //! [`crate::ubcore::protocol`], over the five traits that a union implements: `Requests` in
-//! [`requests`], `Works` in [`work_items`], and `LeafDevice`, `Observer` and `Host` in [`host`].
+//! [`requests`], `WorkItems` in [`work_items`], and `LeafDevice`, `Observer` and `Host` in
+//! [`host`].
 //!
 //! Lock order: `Registry::unions`, `Stacks::list`, `Union::metadata`, `Union::allocator`,
 //! `Reserve::spare`. The last two are spinlocks, and the only locks that the I/O path takes. No
@@ -302,8 +303,8 @@ impl Attached {
 
     /// Prevents the disk from being opened again, so that it can be detached. Fails with `EBUSY` if
     /// it is open.
-    pub(crate) fn claim(&self) -> Result {
-        self.disk.claim()
+    pub(crate) fn forbid_open(&self) -> Result {
+        self.disk.forbid_open()
     }
 
     /// Returns the totals of what is lost because metadata is damaged.

@@ -4,7 +4,7 @@
 //! its devices are opened once, and its map is built once.
 
 use super::{
-    attach::Failed,
+    attach::AttachError,
     leaf_memory::load_leaf,
     metadata_disk::{
         check_device,
@@ -375,13 +375,15 @@ impl Drop for StackUse {
 }
 
 /// Opens the layers that the caller of the attach gave, the lowest first.
-pub(super) fn open_layers(given: &[abi::Layer]) -> core::result::Result<KVec<LayerDevice>, Failed> {
+pub(super) fn open_layers(
+    given: &[abi::Layer],
+) -> core::result::Result<KVec<LayerDevice>, AttachError> {
     let mut layers = KVec::new();
     for (n, layer) in (1..).zip(given) {
         let opened = give_way()
             .and_then(|()| open_layer(layer))
             .and_then(|layer| layers.push(layer, GFP_KERNEL).map_err(|_| Error::NoMemory));
-        opened.map_err(|error| Failed::of_layer(error, n))?;
+        opened.map_err(|error| AttachError::of_layer(error, n))?;
     }
     Ok(layers)
 }
@@ -410,7 +412,7 @@ pub(super) fn find_or_build(
     sb: &Superblock,
     layers: KVec<LayerDevice>,
     resources: &Resources,
-) -> core::result::Result<Option<StackUse>, Failed> {
+) -> core::result::Result<Option<StackUse>, AttachError> {
     let listed = listed_ids(leaf, sb)?;
     let (chain, infos) = check_chain(&listed, &layers, &sb.geometry)?;
     if layers.is_empty() {
@@ -440,7 +442,7 @@ fn check_chain(
     listed: &[LayerId],
     layers: &[LayerDevice],
     leaf: &Geometry,
-) -> core::result::Result<(ChainId, KVVec<LayerInfo>), Failed> {
+) -> core::result::Result<(ChainId, KVVec<LayerInfo>), AttachError> {
     let mut links = Links::new(listed);
     let mut all = KVVec::new();
     let mut buffer = MetadataDisk::new_buffer()?;
@@ -464,7 +466,7 @@ fn check_chain(
             links.add::<Sha256>(&info.id, info.stand_in.as_ref())?;
             all.push(info, GFP_KERNEL).map_err(|_| Error::NoMemory)
         });
-        added.map_err(|error| Failed::of_layer(error, n))?;
+        added.map_err(|error| AttachError::of_layer(error, n))?;
     }
     let given = u32::try_from(layers.len()).map_err(|_| Error::Internal)?;
     Ok((links.finish(given)?, all))
@@ -521,7 +523,7 @@ fn build_stack(
     infos: KVVec<LayerInfo>,
     chain: ChainId,
     reserve: &Arc<Reserve>,
-) -> core::result::Result<Stack, Failed> {
+) -> core::result::Result<Stack, AttachError> {
     let mut buffer = MetadataDisk::new_buffer()?;
     let sectors = infos.iter().map(|info| info.sectors).fold(0, u64::max);
     if sectors > STACK_SECTORS_MAX {
@@ -536,7 +538,7 @@ fn build_stack(
                 .and_then(|leaf| add_extents(builder, LeafExtents::new(&leaf.map, give_way))),
             LayerKind::Sealed(header) => add_extents(builder, SealedExtents::new(disk, &header)),
         };
-        let added = added.map_err(|error| Failed::of_layer(error, n))?;
+        let added = added.map_err(|error| AttachError::of_layer(error, n))?;
         builder = added.builder;
         block_sectors = block_sectors.min(added.block_sectors);
     }

@@ -19,7 +19,7 @@ use crate::{
         io,
         Waiting,
         WorkId,
-        Works, //
+        WorkItems, //
     },
 };
 use kernel::{
@@ -125,7 +125,7 @@ impl WorkItem<MEMORY> for Union {
 }
 
 /// A work item that is queued already stays queued once.
-impl Works for ArcBorrow<'_, Union> {
+impl WorkItems for ArcBorrow<'_, Union> {
     fn schedule(&self, work: WorkId) {
         let (this, queues) = (Arc::<Union>::from(*self), &self.resources);
         // Ignore the result, which says whether the work was queued already.

@@ -9,7 +9,7 @@
 //! a leaf with an *incompatible* feature, because that gives the metadata another meaning. Features
 //! of the last two classes announce the use of any byte that is zero without them.
 
-use super::super::error::{Class, Error, Result};
+use super::super::error::{Error, FeatureClass, Result};
 
 /// Bytes of the superblock that only compatible features may use.
 pub const COMPAT_BYTES: usize = 16;
@@ -58,7 +58,7 @@ impl Features {
     pub fn readable(&self) -> Result {
         match self.incompat & !INCOMPAT_KNOWN {
             0 => Ok(()),
-            bits => Err(Error::UnknownFeatures(Class::Incompat, bits)),
+            bits => Err(Error::UnknownFeatures(FeatureClass::Incompat, bits)),
         }
     }
 
@@ -70,7 +70,7 @@ impl Features {
         }
         match self.unknown_ro_compat() {
             0 => Ok(()),
-            bits => Err(Error::UnknownFeatures(Class::RoCompat, bits)),
+            bits => Err(Error::UnknownFeatures(FeatureClass::RoCompat, bits)),
         }
     }
 }

@@ -367,7 +367,7 @@ pub fn choose(a: &[u8], b: &[u8]) -> Result<(Superblock, Slot)> {
 #[cfg(any(test, kernel))]
 #[cfg_attr(kernel, kernel::prelude::kunit_tests(unionblk_superblock))]
 mod tests {
-    use super::super::super::error::{Area, Class, Error};
+    use super::super::super::error::{Area, Error, FeatureClass};
     use super::super::super::geometry::Geometry;
     use super::super::super::leaf_block::LeafBlock;
     use super::super::super::slot::Slot;
@@ -499,7 +499,7 @@ mod tests {
         a[40] = 4;
         let crc = super::block_crc(&a[..512], 8).unwrap();
         a[8..12].copy_from_slice(&crc.to_le_bytes());
-        assert!(choose(&b, &a) == Err(Error::UnknownFeatures(Class::Incompat, 4)));
+        assert!(choose(&b, &a) == Err(Error::UnknownFeatures(FeatureClass::Incompat, 4)));
     }
 
     #[test]

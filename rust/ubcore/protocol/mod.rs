@@ -9,7 +9,7 @@
 //! deferred requests and reclaim. [`epoch`] finds out for reclaim which requests may still use an
 //! old leaf slab.
 //!
-//! A host consists of five traits: [`Requests`] sends and ends requests, [`Works`] holds the
+//! A host consists of five traits: [`Requests`] sends and ends requests, [`WorkItems`] holds the
 //! waiting ones, [`LeafDevice`] writes to the leaf for the reclaim work, [`Observer`] counts and
 //! reports, and [`Host`] has the rest: the map, the locks and the memory.
 //!
@@ -267,7 +267,7 @@ pub trait Requests: Sized {
 }
 
 /// Runs the work items of a union, and holds the requests that wait for them.
-pub trait Works: Requests {
+pub trait WorkItems: Requests {
     /// Makes a work item run. Any context.
     fn schedule(&self, work: WorkId);
     /// Adds a request to the waiting ones. Any context.
@@ -296,7 +296,7 @@ pub trait Observer {
 }
 
 /// What the protocol runs on: a handle on one union.
-pub trait Host: Works + LeafDevice + Observer + Clone {
+pub trait Host: WorkItems + LeafDevice + Observer + Clone {
     /// The map's memory.
     type Memory: Memory;
     /// A bitmap of the allocator.

@@ -4,7 +4,7 @@
 
 use core::fmt;
 
-use super::super::error::{Area, Class, Error};
+use super::super::error::{Area, Error, FeatureClass};
 use super::super::geometry::BLOCK_SECTORS;
 use super::super::leaf_block::LeafBlock;
 
@@ -88,7 +88,7 @@ impl From<Fault> for Error {
     fn from(fault: Fault) -> Error {
         match fault {
             Fault::NewerVersion(version) => Error::NewerVersion(version),
-            Fault::UnknownFeatures(bits) => Error::UnknownFeatures(Class::Incompat, bits),
+            Fault::UnknownFeatures(bits) => Error::UnknownFeatures(FeatureClass::Incompat, bits),
             Fault::Damaged { block, .. } => Error::Damaged(Area::Layer, LeafBlock(block)),
             Fault::TooShort(_, found) => Error::Damaged(Area::Layer, LeafBlock(found)),
             Fault::Failed(e) => e,

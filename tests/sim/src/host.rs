@@ -19,7 +19,7 @@ use ubcore::map::{Map, Marks, Memory, Pages, TablePage};
 use ubcore::plan::{self, Run, Source};
 use ubcore::protocol::{
     discard, flush, io, Accepted, AttachMode, CommitterStep, Event, Host, HostCommitter,
-    LeafDevice, Observer, Op, Requests, Shared, Waiting, WorkId, Works, WriteMode,
+    LeafDevice, Observer, Op, Requests, Shared, Waiting, WorkId, WorkItems, WriteMode,
 };
 use ubcore::stack::source::{NoLayers, StackLookup};
 use ubcore::sync::{AtomicU64, Ordering};
@@ -476,7 +476,7 @@ impl Requests for Handle {
     }
 }
 
-impl Works for Handle {
+impl WorkItems for Handle {
     fn schedule(&self, work: WorkId) {
         self.lower.bus.load(Ordering::SeqCst);
         let mut works = locked(&self.works);

@@ -8,7 +8,7 @@ use std::process::Command;
 use tool::Folder;
 use ubcore::abi::{self, Call, Create, FeaturesCall, Freeze, Layer, LostCall, Remove, Status};
 use ubcore::abi_copy;
-use ubcore::error::{Area, Class, Error, Side};
+use ubcore::error::{Area, Error, FeatureClass, Side};
 use ubcore::leaf_block::LeafBlock;
 use ubcore::stack::chain::LAYERS_MAX;
 
@@ -210,7 +210,7 @@ fn reasons() -> [(&'static str, Error); 30] {
         ("NEWER_VERSION", Error::NewerVersion(2)),
         (
             "UNKNOWN_FEATURES",
-            Error::UnknownFeatures(Class::Incompat, 1),
+            Error::UnknownFeatures(FeatureClass::Incompat, 1),
         ),
         ("DAMAGED", Error::Damaged(Area::Map, LeafBlock(0))),
         ("ROOT_SIZE", Error::RootSize(1, 2)),
