@@ -5,8 +5,7 @@
 use sim::sha256::Sha256;
 use ubcore::error::Error;
 use ubcore::format::below_list::{
-    count_in, decode, BelowList, Listed, ListedLayer, ListedRoot, ENTRIES_PER_BLOCK,
-    PATH_BYTES,
+    count_in, decode, BelowList, Listed, ListedLayer, ListedRoot, ENTRIES_PER_BLOCK, PATH_BYTES,
 };
 use ubcore::format::superblock::Superblock;
 use ubcore::geometry::{Geometry, BLOCK_BYTES};
