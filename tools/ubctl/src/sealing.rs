@@ -45,7 +45,8 @@ impl Sealing<'_> {
         read: impl Fn(u64, &mut [u8]) -> Result,
     ) -> Result<Header> {
         interrupt::watch()?;
-        let measured = self.measure(extents(), &read)?;
+        let measured = self.measure(extents(), &read);
+        let measured = measured.map_err(|fail| target.untouched(fail))?;
         let mut writer = target.begin(measured.blocks().saturating_mul(BLOCK_BYTES as u64))?;
         let written = self.fill(&measured, &mut writer, (extents(), &read));
         let done = match written {

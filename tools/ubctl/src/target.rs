@@ -61,6 +61,17 @@ impl Target {
         Ok(Target { what, to })
     }
 
+    /// Adds to a failure that came before [`Target::begin`] what has become of the place.
+    pub fn untouched(&self, mut fail: Fail) -> Fail {
+        let text = match &self.to {
+            To::File { path, old: None } => format!("{} was not made", path.display()),
+            To::File { path, .. } => format!("{} is as it was before", path.display()),
+            To::Device(device) => format!("{} is as it was before", device.name()),
+        };
+        fail.message += &format!(" ({text})");
+        fail
+    }
+
     /// Begins to write so many bytes.
     pub fn begin(self, bytes: u64) -> Result<Output> {
         let place = match self.to {

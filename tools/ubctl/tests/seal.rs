@@ -314,7 +314,7 @@ fn an_interrupted_seal_leaves_nothing() {
     fs::write(&out, "kept").unwrap();
     // The seal may be done before the signal comes.
     for _ in 0..20 {
-        let child = command()
+        let mut child = command()
             .args(["seal", "--force"])
             .args([&leaf, &out])
             .stdout(Stdio::piped())
@@ -322,10 +322,7 @@ fn an_interrupted_seal_leaves_nothing() {
             .spawn()
             .unwrap();
         let beside = f.path(&format!(".out.ubctl-{}", child.id()));
-        for _ in 0..5000 {
-            if beside.exists() {
-                break;
-            }
+        while !beside.exists() && child.try_wait().unwrap().is_none() {
             sleep(Duration::from_millis(1));
         }
         let line = format!("kill -INT {}", child.id());
