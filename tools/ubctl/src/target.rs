@@ -66,7 +66,7 @@ impl Target {
         let text = match &self.to {
             To::File { path, old: None } => format!("{} was not made", path.display()),
             To::File { path, .. } => format!("{} is as it was before", path.display()),
-            To::Device(device) => format!("{} is as it was before", device.name()),
+            To::Device(device) => format!("{} is as it was before", device.path().display()),
         };
         fail.message += &format!(" ({text})");
         fail

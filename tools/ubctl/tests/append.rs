@@ -157,17 +157,15 @@ fn an_interrupted_append_leaves_the_other_layers() {
     u.write(0, 512 * 2048);
     u.detach();
     for _ in 0..20 {
-        let child = command()
+        let mut child = command()
             .args(["seal", "--append"])
             .args([&one, &all])
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
-        for _ in 0..5000 {
-            if fs::metadata(&all).unwrap().len() > before.len() as u64 {
-                break;
-            }
+        let has_begun = || fs::metadata(&all).unwrap().len() > before.len() as u64;
+        while !has_begun() && child.try_wait().unwrap().is_none() {
             sleep(Duration::from_millis(1));
         }
         let line = format!("kill -INT {}", child.id());
