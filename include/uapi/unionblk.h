@@ -51,7 +51,7 @@
 /*
  * struct unionblk_freeze.flags: freeze the file systems on the disk and its
  * partitions before the last rounds of the merge, until requests continue. They
- * are clean in the layer then.
+ * are consistent in the layer then.
  */
 #define UNIONBLK_FREEZE_FILE_SYSTEMS	1
 
@@ -68,8 +68,9 @@
 /*
  * The reason fields of struct unionblk_create and struct unionblk_freeze: why the
  * call failed, in more detail than the errno. NONE if the call succeeds, or fails
- * before the attach begins: with EINVAL for a field, EFAULT for the layers,
- * EEXIST, EUSERS or ENOMEM. struct unionblk_status.last_error has the same
+ * before the attach or the freeze begins: with EINVAL for a field, EFAULT for the
+ * layers, EEXIST, EUSERS, ENOMEM, ENODEV or, if another call uses the union,
+ * EBUSY. struct unionblk_status.last_error has the same
  * numbers. Below, a and b are reason_detail[0] and [1].
  */
 enum unionblk_reason {
@@ -279,7 +280,7 @@ struct unionblk_lost {
  *
  * ENODEV if no union has this id. EBUSY while another call attaches, detaches or
  * freezes it, and with the reason REQUESTS_IN_FLIGHT if its requests do not end
- * within 30 s.
+ * within 30 s. EROFS with the reason READ_ONLY_UNION if the union is read-only.
  */
 struct unionblk_freeze {
 	__u32 size;

@@ -78,7 +78,7 @@ use kernel::{
 pub(crate) struct NewLeaf<'a> {
     pub(crate) leaf: &'a CStr,
     pub(crate) seal: Seal,
-    /// Freeze the file systems on the disk meanwhile, so that they are clean in the layer.
+    /// Freeze the file systems on the disk meanwhile, so that they are consistent in the layer.
     pub(crate) freeze_file_systems: bool,
 }
 

@@ -103,7 +103,7 @@ impl From<Fault> for Error {
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match *self {
-            Fault::NotSealed => f.write_str("not a sealed layer: check that it is the right file or device, and the offset; if a seal was interrupted, run it again"),
+            Fault::NotSealed => f.write_str("not a sealed layer: check that it is the right file or device, and the offset; if ubctl seal or squash was interrupted, run it again"),
             Fault::NewerVersion(v) => write!(f, "the sealed layer has format version {v}, which is newer than this unionblk: use a newer unionblk"),
             Fault::UnknownFeatures(bits) => write!(f, "the sealed layer has features {bits:#x} (incompatible) that this unionblk does not know: use a newer unionblk"),
             Fault::Damaged { part, block, byte } => write!(f, "the {} of the sealed layer is damaged at block {block}, byte {byte}: use another copy of it", part.name()),

@@ -58,9 +58,7 @@ impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (extent, what) = match self {
             Refusal::StackSize(n) => return write!(f, "a stack of {n} sectors is too large"),
-            Refusal::Layers => {
-                return write!(f, "a stack has at most {LAYERS_MAX} layers and a leaf")
-            }
+            Refusal::Layers => return write!(f, "more than {LAYERS_MAX} layers below a leaf"),
             Refusal::Failed(e) => return e.fmt(f),
             Refusal::Empty(e) => (e, "has no sectors"),
             Refusal::Order(e) => (e, "starts before the end of the extent before it"),

@@ -3,7 +3,8 @@
 //! The file system of the snapshots, by the programs of e2fsprogs.
 //!
 //! The bottom of all stacks is an empty ext4, made once, the same bytes on each host. It has no
-//! journal, because the leaf has one, and no lost+found, because an image has none.
+//! journal, because that would write all metadata twice, and no lost+found, because an image has
+//! none.
 
 use std::fs::{self, File, Permissions};
 use std::os::unix::fs::{FileExt, PermissionsExt};

@@ -27,8 +27,9 @@ ubctl compares A and B as disks, each on its root and layers. It reads only
 sectors that come from different sources. If one disk is larger, its additional
 sectors differ. Nothing is written.
 
-Exits with 0 whether they differ or not, and with 3 if A or B is neither a leaf
-nor a sealed layer, damaged, attached, or not on what is given or found.
+Exits with 0 whether they differ or not, with 3 if A or B is neither a leaf
+nor a sealed layer, damaged, not detached, or not on what is given or found,
+and with 4 if it is in use.
 
 Examples:
   ubctl diff --root gold.img vm1.leaf vm2.leaf

@@ -24,7 +24,7 @@ use crate::{loaded, output, random};
     made writable again.\n\
     If a leaf is frozen already, the command changes nothing and succeeds.\n\
     With --leaf the union continues in NEW, which is formatted for it: the device, its openers\n\
-    and mounts stay. File systems on it are frozen for that moment, so that they are clean.\n\
+    and mounts stay. File systems on it are frozen for that moment, so that they are consistent.\n\
     NEW gets the slab size and --discard of the old leaf, another UUID, and no name.\n\
     Examples:\n  ubctl freeze step1.leaf\n  ubctl freeze unionblk0 --leaf step2.leaf"
 )]

@@ -41,7 +41,7 @@ struct LiveFreezeReport {
     leaf: String,
     leaf_uuid: String,
     layers: u32,
-    /// Whether the file systems were frozen meanwhile, so that they are clean in the layer.
+    /// Whether the file systems were frozen meanwhile, so that they are consistent in the layer.
     fsfreeze: bool,
 }
 
@@ -195,7 +195,7 @@ fn report(frozen: &LiveFreezeReport, json: bool) -> Result {
         return output::json(frozen);
     }
     let fs = match frozen.fsfreeze {
-        true => "frozen meanwhile, so they are clean in the layer",
+        true => "frozen meanwhile, so they are consistent in the layer",
         false => "not frozen, so they are as after a power failure",
     };
     output::text(&format!(

@@ -89,10 +89,9 @@ pub const FIELDS: &[Field] = fields! { |u|
         "The node of the disk.";
     mode, "word", "mode", SAME, SAME, u.mode,
         "writable; read-only: the map could not be committed; read-only-requested: with \
-         --read-only; failing: writable, but requests have failed below since attach, or the root \
-         or the leaf is offline, has shrunk or is write-protected; gone: the root or the leaf was \
-         removed. The driver does not \
-         report the last two.";
+         --read-only; failing: writable, but requests have failed below since attach or the last \
+         freeze, or the root or the leaf is offline, has shrunk or is write-protected; gone: the \
+         root or the leaf was removed. The driver does not report the last two.";
     uuid, "UUID", "uuid", SAME, SAME, output::uuid(&u.status.uuid),
         "The leaf's UUID.";
     leaf_name, "text", "name", named("name"), named("name"), leaf_name(&u.status),
@@ -145,7 +144,7 @@ pub const FIELDS: &[Field] = fields! { |u|
     journal_used, "blocks", "journal", SAME, SAME, u.status.journal_used,
         "Journal blocks that the last checkpoint does not cover.";
     dirty, "boolean", "dirty", SAME, named("dirty"), u.status.dirty != 0,
-        "Whether a mapping is not durable yet. sysfs has 0 or 1.";
+        "Whether a change of the map is not durable yet. sysfs has 0 or 1.";
     commits, "count", "commits", SAME, SAME, u.status.commits,
         "Commits that wrote journal blocks.";
     checkpoints, "count", "checkpoints", SAME, SAME, u.status.checkpoints,

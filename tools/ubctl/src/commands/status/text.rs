@@ -42,7 +42,7 @@ pub const LINES: &[Line] = &[
         let dirty = u.status.dirty != 0;
         Some(
             if dirty {
-                "yes: a mapping is not durable yet"
+                "yes: a change of the map is not durable yet"
             } else {
                 "no"
             }
