@@ -143,7 +143,10 @@ fn a_list_comes_back_and_leaves_the_leaf_its_data() {
 
 #[test]
 fn every_bit_of_a_list_is_guarded() {
-    for (count, blocks, what) in [(14, 2, FindingKind::BelowList), (0, 1, FindingKind::RootEntry)] {
+    for (count, blocks, what) in [
+        (14, 2, FindingKind::BelowList),
+        (0, 1, FindingKind::RootEntry),
+    ] {
         let layers = layers(count);
         let (disk, sb) = leaf(6400, &layers);
         for n in 0..blocks {
