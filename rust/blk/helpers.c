@@ -91,8 +91,8 @@ static void ub_bio_aim(struct bio *bio, struct bio *src, u32 skip, u32 sectors,
 /*
  * Clones @sectors of @src, from its sector @skip on, into @own if that is not
  * NULL, else into a bio from the set. Returns NULL if there is no memory
- * without waiting. The caller continues when the lower I/O that it has sent
- * has ended.
+ * without waiting. The end of lower I/O gives memory back to the set, and the
+ * request is then queued again, to send its rest.
  */
 static struct bio *ub_bio_clone(struct bio *own, struct bio *src, u32 skip, u32 sectors,
 				struct block_device *bdev, sector_t sector, blk_opf_t opf)
@@ -412,7 +412,7 @@ struct file *ub_bdev_open_plain(const char *path)
 	return bdev_file_open_by_path(path, BLK_OPEN_READ, NULL, NULL);
 }
 
-/* Open a device that is open once more. */
+/* Open once more a device that is open already. */
 struct file *ub_bdev_again_shared(struct block_device *bdev)
 {
 	return bdev_file_open_by_dev(bdev->bd_dev, BLK_OPEN_READ |

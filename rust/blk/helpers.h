@@ -58,7 +58,7 @@ int ub_clone_whole(struct request *rq, struct bio *own, struct block_device *bde
 
 /*
  * Sets @status for the bios of @rq that overlap a range. It stays if @rq ends
- * with BLK_STS_OK. Returns whether @rq has other bios.
+ * with BLK_STS_OK. Returns whether @rq has bios without an error status.
  */
 bool ub_request_fail_bios(struct request *rq, u64 sector, u32 sectors, blk_status_t status);
 

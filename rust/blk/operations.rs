@@ -33,8 +33,8 @@ pub(crate) trait Operations: Send + Sync + Sized + 'static {
 
     /// Handles a request that has arrived and was started.
     ///
-    /// Returns the request, unchanged, if the driver would have to wait. blk-mq then queues it
-    /// again soon.
+    /// Returns the request if the driver would have to wait. Nothing was sent then, and blk-mq soon
+    /// queues the request again, with the driver's word as it is.
     ///
     /// Context: process. Must not wait, because the task may hold requests of any disk in its plug,
     /// and the task's own bios are held back until this returns. May sleep only if a lower driver

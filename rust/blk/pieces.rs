@@ -192,8 +192,9 @@ pub(crate) struct Pieces<'d, D: Operations> {
 /// How far a round has come.
 #[derive(Copy, Clone)]
 struct Round {
-    /// The number of sectors that were not submitted before the round, and that are not now.
+    /// The number of sectors that were not submitted when the round began.
     total: u32,
+    /// The number of these that are not submitted yet.
     left: u32,
     failed: bool,
     /// The driver or the lower device has failed the request, so the pieces are not at fault.

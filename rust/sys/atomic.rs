@@ -18,7 +18,7 @@
 //!                                             mapped        overwrite
 //!   start      word, round_end (stores)          2             2
 //!   queue      may_wait (store)                  1             1
-//!              read_only                         -             1
+//!              turned_read_only                  -             1
 //!              round_end                         1             1
 //!   enter      epoch, word, word (exchange)      3             3
 //!   look-up    page and entry of the table       2             2

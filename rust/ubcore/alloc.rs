@@ -132,8 +132,8 @@ impl<B: DerefMut<Target = [u64]>> Allocator<B> {
         self.used.is_free(leaf_slab)
     }
 
-    /// Marks a slab as used, which the map on disk names. Returns false if it is used already or
-    /// does not exist.
+    /// Marks a slab as used: one that the map on disk names, or that [`Allocator::allocate`] has
+    /// chosen. Returns false if it is used already or does not exist.
     pub fn mark_used(&mut self, leaf_slab: LeafSlab) -> core::result::Result<bool, Broken> {
         self.used.mark_used(leaf_slab)
     }
@@ -175,8 +175,9 @@ impl<B: DerefMut<Target = [u64]>> Allocator<B> {
     }
 
     /// Allocates a leaf slab for every slab of a range of union sectors. If the free slabs do not
-    /// suffice, it allocates none, because a leaf slab that its write never reached would be lost
-    /// until the next attach. If slabs are about to become free, it fails with `Later`, not `Full`.
+    /// suffice, it allocates none, because a leaf slab that its write never reached would stay in
+    /// use until the next attach. If slabs are about to become free, it fails with `Later`, not
+    /// `Full`.
     ///
     /// Like [`Allocator::allocate`] otherwise. If memory runs out, slabs that have a leaf slab by
     /// then keep it.

@@ -283,7 +283,7 @@ impl Error {
         })
     }
 
-    /// Returns whether the pair of devices itself is at fault, so that trying again cannot help.
+    /// Returns whether the devices are at fault, so that another attempt with them cannot help.
     pub fn is_refusal(self) -> bool {
         !matches!(
             self,

@@ -379,7 +379,7 @@ impl<M: Memory> Map<M> {
         Ok(bits.wrapping_shr(saturating_u32(bit % 64)) & mask(0, self.geometry.slab_sectors()))
     }
 
-    /// Adds bits that [`Map::word`] returned, and grows the sector bits. For replay.
+    /// Adds bits in the form that [`Map::word`] returns, and grows the sector bits. For replay.
     pub fn add_word(&self, leaf_slab: LeafSlab, word: u32, bits: u64) -> Result {
         self.grow_for(leaf_slab)?;
         let bit = self
@@ -403,7 +403,7 @@ impl<M: Memory> Map<M> {
         }
     }
 
-    /// Clears all bits of a leaf slab, and allocates their page, before the slab is assigned.
+    /// Clears all bits of a leaf slab, and allocates their page if it does not exist. For replay.
     pub fn clear_slab(&self, leaf_slab: LeafSlab) -> Result {
         self.grow_for(leaf_slab)?;
         self.each_word(leaf_slab, 0, self.geometry.slab_sectors(), |w, m| {
@@ -435,8 +435,8 @@ impl<M: Memory> Map<M> {
         done
     }
 
-    /// Maps union sectors whose data is on the leaf, except in root slabs that have lost their leaf
-    /// slab.
+    /// Maps union sectors whose data is on the leaf, except in root slabs that were emptied since
+    /// and have no leaf slab.
     ///
     /// Any context. Returns whether it is a change: a sector was unmapped, or another change ran.
     /// If it fails, the write must fail, and no commit succeeds any more, see [`Map::check`].

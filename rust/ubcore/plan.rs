@@ -80,9 +80,9 @@ pub fn read<M: Memory, B: StackLookup>(
     }
 }
 
-/// Returns where a read comes from as a whole, if one look at the map tells: the read lies in one
-/// slab, and its bits in one word; what lies below then needs one look too. If it returns `None`,
-/// the caller uses [`read`]. Any context, no lock.
+/// Returns the source of a whole read, if one look-up finds it: the read lies in one slab, its bits
+/// lie in one word, and what lies below is one stretch of the root or of a layer. If it returns
+/// `None`, as for zeroes, the caller uses [`read`]. Any context, no lock.
 #[inline]
 pub fn read_at_once<M: Memory, B: StackLookup>(
     map: &Map<M>,
@@ -130,9 +130,9 @@ pub fn write_at_once<M: Memory>(map: &Map<M>, sector: u64, sectors: u32) -> Opti
     ))
 }
 
-/// Returns the runs of a write: on the leaf, or nowhere ([`Source::Zero`]) in a slab that lost its
-/// leaf slab since [`unallocated`] was called. A concurrent discard then emptied the slab, and
-/// counts as made after the write.
+/// Returns the runs of a write: on the leaf, or nowhere ([`Source::Zero`]) in a slab without a leaf
+/// slab. If the leaf is full, the bios of the slab fail. Otherwise a concurrent discard has emptied
+/// the slab since [`unallocated`] was called, and counts as made after the write.
 pub fn write<M: Memory>(map: &Map<M>, sector: u64, sectors: u32) -> Runs<'_, M, NoLayers> {
     Runs {
         map,

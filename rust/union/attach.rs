@@ -149,7 +149,7 @@ impl Attached {
         let mut leaf = probe(&lower)?;
         load_stack(&mut lower, options, &mut leaf, resources)?;
         lower.send_as = send_as_for(&lower);
-        // A worker sends lower I/O that goes down as bios, so only requests matter here.
+        // A worker sends bios and may sleep, so this is about lower I/O that is sent as requests.
         let may_sleep =
             lower.send_as == SendAs::Requests && lower.devices().any(BlockDevice::may_sleep);
         let tags = to_core(TagSet::new(options.queues, QUEUE_DEPTH, may_sleep))?;

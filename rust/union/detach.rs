@@ -23,8 +23,8 @@ impl Attached {
     /// Detaches the union and commits its dirty mappings. Process context.
     ///
     /// The caller must have the only reference, and must have called [`Attached::forbid_open`], so
-    /// that no one has the disk open. If [`Attached::new`] fails, it does not call that, and a
-    /// process that has the disk open then finds its queue dead.
+    /// that no one has the disk open. ([`Attached::new`] ends a union without that call if it fails
+    /// after it has added the disk. A process that has the disk open then finds its queue dead.)
     pub(crate) fn detach(this: Arc<Self>) -> Result {
         end(this.union(), this)
     }
@@ -59,7 +59,8 @@ pub(super) fn flush_reclaim(union: &Arc<Union>) {
 /// Waits for all work items. No request is in flight, and none arrives meanwhile.
 pub(super) fn stop_work(union: &Arc<Union>) {
     // The work items timer, commit and discard can queue reclaim and checkpoint. Reclaim can queue
-    // checkpoint. So wait for them in this order. Only a request queues any other work item.
+    // checkpoint. So wait for them in this order. All other work, and the timer, is queued only for
+    // a request that is in flight.
     workqueue::cancel_delayed_work_sync::<_, { work_items::TIMER }>(union);
     workqueue::flush_work::<_, { work_items::COMMIT }>(union);
     workqueue::flush_work::<_, { work_items::DISCARD }>(union);

@@ -120,8 +120,8 @@ impl Attached {
         );
         drop(file_systems);
         if replaced.is_err() {
-            // `switch` cancelled the timer. Do its work here, so that the next change arms it
-            // again.
+            // If `switch` ran, it cancelled the timer, but the union still counts the timer as
+            // armed. Do the work of the timer here, so that the next change arms the timer again.
             flush::timer_work(&old.as_arc_borrow());
         }
         let replaced = replaced?;
@@ -138,8 +138,9 @@ impl Attached {
         );
         // The disk has the UUID of the new leaf now, and programs have links by it.
         union.events.frozen();
-        // The last references to the old union, except for those of readers. Its claim on the old
-        // leaf ends with them, and all unions can share the leaf from now on.
+        // Drop the last references to the old union, except for those of readers. Its exclusive
+        // claim on the old leaf ends when the last reader has dropped its reference too.
+        // `claim_top` waits for that, and then all unions can share the leaf.
         drop((replaced, old));
         if let Err(e) = claim_top(&union) {
             // The union works. The next union on the layer claims it, or is refused.
@@ -195,8 +196,9 @@ struct Next<'a> {
 }
 
 impl Next<'_> {
-    /// Stops the old union, merges the last changes, and freezes the old leaf. Only the freeze
-    /// makes the change. An error before it leaves the old union. Returns the new union.
+    /// Stops the work of the old union, merges the last changes, and freezes the old leaf. Returns
+    /// the new union. The old leaf changes only in the last step, so after an error before that
+    /// step the old union continues.
     ///
     /// Context: no request is in flight, and new ones wait.
     #[inline(never)]

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! One union: its state. Each other file of this folder has one part of its life.
+//! The state of one union. Each other file of this directory has one part of its life.
 //!
 //! [`attach`] makes it, and [`detach`] ends it. [`requests`] takes each request from blk-mq, sends
 //! its lower I/O and ends it. The steps between, and all of FLUSH, discard and reclaim, are in
@@ -190,8 +190,8 @@ impl LowerDevices {
     fn target(&self, source: Source) -> PieceTarget<'_> {
         match (source, self.locate(source)) {
             (_, Some((device, sector))) => PieceTarget::Device(device, sector),
-            // For a write: a concurrent discard emptied the slab after the write had found or
-            // allocated its leaf slab.
+            // For a write: a concurrent discard has emptied the slab since the write found or
+            // allocated its leaf slab, or the leaf is full, and the bios of the slab fail.
             (Source::Zero, None) => PieceTarget::Nowhere,
             (Source::Lost, None) => PieceTarget::Error,
             (_, None) => {

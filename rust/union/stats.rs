@@ -80,7 +80,7 @@ impl Stats {
         self.first_writes.fetch_add(1, Relaxed);
     }
 
-    /// Counts a request whose lower I/O has failed. Any context.
+    /// Counts a request that failed below, or touched lost sectors. Any context.
     pub(super) fn io_error(&self) {
         self.io_errors.fetch_add(1, Relaxed);
     }
@@ -90,7 +90,7 @@ impl Stats {
         self.first_writes.load(Relaxed)
     }
 
-    /// Returns the number of requests whose lower I/O failed.
+    /// Returns the number of requests that failed below, or touched lost sectors.
     pub(super) fn io_errors(&self) -> u64 {
         self.io_errors.load(Relaxed)
     }

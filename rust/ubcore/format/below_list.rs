@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! The list of root and layers: what lies below a leaf. The first entry is the root, if there is
-//! one, and the layers follow, the lowest first. Format writes the list once, and only a repair of
-//! a leaf without layers writes it again. So an attached leaf needs no path in memory.
+//! one, and the layers follow, the lowest first. A format writes the list, and later only a repair
+//! of a leaf without layers writes it again. The driver never writes it, so it keeps no path of it
+//! in memory.
 
 use core::mem::offset_of;
 

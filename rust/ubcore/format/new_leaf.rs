@@ -15,8 +15,8 @@ use super::superblock::Superblock;
 
 impl Superblock {
     /// Returns the superblock of a blank leaf. `uuid` and `nonce` must be random. `root_digest` is
-    /// that of `root_samples` over the root, or zero if the bottom is none, so that `geometry` has
-    /// a root of no sectors. If `geometry` counts layers, the caller sets `chain`.
+    /// that of `root_samples` over the root. If there is no root, it is zero, and `geometry` has a
+    /// root of 0 sectors. If `geometry` counts layers, the caller sets `chain`.
     pub fn new(
         uuid: [u8; 16],
         nonce: u64,
@@ -96,12 +96,13 @@ impl<'a> NewLeaf<'a> {
     /// and its bytes. `write` must make them durable before it returns. The first error ends the
     /// format.
     ///
-    /// After a power failure the leaf is a whole old one or a whole new one, or the device is no
-    /// leaf if it was none before, or if the new one has a list of root and layers. The second slot
-    /// is emptied first. Otherwise the first slot could be new and the second still old, and a loss
-    /// of the first would make the old leaf valid again. The list may lie where the old leaf has
-    /// its map. For this reason the first slot is emptied before the list is written. Stale blocks
-    /// elsewhere are not wiped, because they do not carry the new nonce.
+    /// After a power failure the device has the whole old leaf, the whole new leaf, or none. It has
+    /// none only if it had none before, or if the new leaf has a list of root and layers.
+    ///
+    /// The second slot is emptied first. Otherwise the first slot could be new and the second still
+    /// old, and a loss of the first would make the old leaf valid again. The list may lie where the
+    /// old leaf has its map. For this reason the first slot is emptied before the list is written.
+    /// Stale blocks elsewhere are not wiped, because they do not carry the new nonce.
     pub fn write<E>(
         &self,
         mut write: impl FnMut(LeafBlock, &Block) -> core::result::Result<(), E>,

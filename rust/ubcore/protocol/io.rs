@@ -19,8 +19,9 @@ use super::{epoch, flush};
 use super::{is_committed, make_wait, refuses_writes};
 use super::{Accepted, EndStatus, Ended, Event, Host, Op, Request, RequestState, Waiting};
 
-/// Takes a request, for the first time or once more. The error is the request, unchanged, which the
-/// caller has to queue again soon. Process context; never waits.
+/// Takes a request, for the first time or once more. If sending it would have to wait, nothing is
+/// sent, and the error is the request, which the caller has to queue again soon. Process context;
+/// never waits.
 #[inline]
 pub fn queue<H: Host>(host: &H, rq: H::Request) -> Accepted<H> {
     match rq.op() {

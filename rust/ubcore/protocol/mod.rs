@@ -99,7 +99,8 @@ pub trait EndStatus: Copy + From<Error> {
 pub enum Event {
     /// A write made a mapping: first sector, sectors.
     FirstWrite(u64, u32),
-    /// Lower I/O of a request failed. Not read-ahead, and not for lack of space.
+    /// A request failed, in its lower I/O or because it touches sectors that are lost. Not
+    /// read-ahead, and not for lack of space.
     IoError,
     /// A request found too few free slabs.
     Full,
