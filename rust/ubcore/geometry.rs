@@ -151,6 +151,7 @@ pub struct Geometry {
     table_pages: u32,
     bits_pages: u32,
     layers: u32,
+    lists_root: bool,
     data_start: u64,
 }
 
@@ -202,6 +203,7 @@ impl Geometry {
             table_pages: saturating_u32(root_slabs.div_ceil(u64::from(TABLE_ENTRIES))),
             bits_pages: saturating_u32(leaf_sectors.div_ceil(BITS_SECTORS)),
             layers: 0,
+            lists_root: root_sectors > 0,
             data_start: 0,
         };
         if g.directory_blocks() > DIRECTORY_BLOCKS_MAX {
@@ -219,6 +221,14 @@ impl Geometry {
             return Err(Error::LayerCount(u64::from(LAYERS_MAX), u64::from(layers)));
         }
         self.layers = layers;
+        self.place_data()?;
+        Ok(self)
+    }
+
+    /// Returns the layout of a leaf of the same sizes whose list does not begin with the root. A leaf
+    /// that was formatted before that list had roots has this layout.
+    pub fn without_listed_root(mut self) -> Result<Self> {
+        self.lists_root = false;
         self.place_data()?;
         Ok(self)
     }
@@ -427,7 +437,12 @@ impl Geometry {
     /// Returns the number of entries of the list of root and layers.
     pub fn below(&self) -> u32 {
         // At most 255.
-        self.layers.wrapping_add(u32::from(self.root_sectors > 0))
+        self.layers.wrapping_add(u32::from(self.lists_root))
+    }
+
+    /// Returns whether the list of root and layers begins with the root.
+    pub fn lists_root(&self) -> bool {
+        self.lists_root
     }
 
     /// Returns the number of blocks of the list of root and layers.

@@ -178,7 +178,7 @@ pub fn decode(
         (head.count.get() == count, offset_of!(DiskListHead, count)),
         (head.reserved == [0; 16], offset_of!(DiskListHead, reserved)),
     ])?;
-    let root = (index == 0 && sb.has_root()).then_some(&sb.root_digest);
+    let root = (index == 0 && sb.geometry.lists_root()).then_some(&sb.root_digest);
     let root_at = |n: u32| root.filter(|_| n == 0);
     let mut start = size_of::<DiskListHead>();
     for (n, entry) in (0..).zip(&disk.entries) {

@@ -24,8 +24,11 @@ const RO_COMPAT_KNOWN: u64 = FROZEN;
 pub const LAYERED: u64 = 1;
 /// Incompatible: there is no root, so the bottom reads as zeroes.
 pub const NO_ROOT: u64 = 2;
+/// Incompatible: the list of root and layers begins with the root. A leaf with a root has this bit,
+/// unless it was formatted before the list had roots. Without it the data may begin earlier.
+pub const ROOT_LISTED: u64 = 4;
 /// The bits of incompatible features that this code knows.
-const INCOMPAT_KNOWN: u64 = LAYERED | NO_ROOT;
+const INCOMPAT_KNOWN: u64 = LAYERED | NO_ROOT | ROOT_LISTED;
 
 /// What a superblock says about features. All of it goes into the next superblock unchanged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -9,7 +9,7 @@ use super::super::num::usize_as_u64;
 use super::super::slot::Slot;
 use super::super::stack::chain::ChainId;
 use super::below_list::{BelowList, ListedLayer, ListedRoot, PathField};
-use super::features::{Features, LAYERED, NO_ROOT};
+use super::features::{Features, LAYERED, NO_ROOT, ROOT_LISTED};
 use super::name::LeafName;
 use super::superblock::Superblock;
 
@@ -25,8 +25,9 @@ impl Superblock {
         root_digest: [u8; 32],
     ) -> Superblock {
         let bit = |on: bool, bit: u64| if on { bit } else { 0 };
-        let incompat =
-            bit(geometry.layers() > 0, LAYERED) | bit(geometry.root_sectors() == 0, NO_ROOT);
+        let incompat = bit(geometry.layers() > 0, LAYERED)
+            | bit(geometry.root_sectors() == 0, NO_ROOT)
+            | bit(geometry.lists_root(), ROOT_LISTED);
         Superblock {
             generation: 1,
             uuid,
@@ -55,7 +56,7 @@ impl Superblock {
 ///
 /// # Invariants
 ///
-/// `below` has the root if the superblock has one, and as many layers as the superblock counts.
+/// `below` has the root if the superblock lists one, and as many layers as the superblock counts.
 pub struct NewLeaf<'a> {
     superblock: &'a Superblock,
     below: BelowList<'a>,
@@ -79,7 +80,7 @@ impl<'a> NewLeaf<'a> {
             digest: superblock.root_digest,
             path: *root,
         };
-        let root = superblock.has_root().then_some(listed);
+        let root = superblock.geometry.lists_root().then_some(listed);
         // INVARIANT: The number of layers was compared above.
         Ok(NewLeaf {
             superblock,

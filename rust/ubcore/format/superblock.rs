@@ -18,7 +18,7 @@ use super::super::num::u32_as_usize;
 use super::super::slot::Slot;
 use super::super::stack::chain::{ChainId, Seal};
 use super::crc::{block_crc, crc32c};
-use super::features::{Features, COMPAT_BYTES, FROZEN, LAYERED, NO_ROOT};
+use super::features::{Features, COMPAT_BYTES, FROZEN, LAYERED, NO_ROOT, ROOT_LISTED};
 use super::first_wrong;
 use super::name::{LeafName, NAME_BYTES};
 use super::ring::NUMBERS;
@@ -240,6 +240,8 @@ impl DiskSuperblock {
             self.slab_sectors.get(),
             self.journal_blocks.get(),
         );
+        let lists_root = self.features_incompat.get() & ROOT_LISTED != 0;
+        let made = made.and_then(|g| if lists_root { Ok(g) } else { g.without_listed_root() });
         let over = made.and_then(|g| g.over(self.layers.get()));
         over.map_err(|e| match e {
             Error::LayerCount(..) => offset_of!(Self, layers),
@@ -280,6 +282,10 @@ impl DiskSuperblock {
             (
                 has(self.features_incompat, NO_ROOT) == (self.root_sectors.get() == 0),
                 offset_of!(Self, root_sectors),
+            ),
+            (
+                !has(self.features_incompat, ROOT_LISTED) || self.root_sectors.get() != 0,
+                offset_of!(Self, features_incompat),
             ),
             (
                 layered == (self.layers.get() != 0),
@@ -372,7 +378,7 @@ mod tests {
     use super::super::super::leaf_block::LeafBlock;
     use super::super::super::slot::Slot;
     use super::super::super::stack::chain::{ChainId, Seal};
-    use super::super::features::{Features, FROZEN, LAYERED, NO_ROOT};
+    use super::super::features::{Features, FROZEN, LAYERED, NO_ROOT, ROOT_LISTED};
     use super::super::name::LeafName;
     use super::{choose, Superblock};
 
@@ -392,6 +398,7 @@ mod tests {
             name: LeafName::from_text("web-01")?,
             features: Features {
                 compat: 1 << 63,
+                incompat: ROOT_LISTED,
                 compat_bytes: [0x5a; 16],
                 ..Features::NONE
             },
@@ -426,32 +433,46 @@ mod tests {
         let mut block = [0u8; 4096];
         sb.freeze(Seal([3; 16]));
         sb.geometry = sb.geometry.over(14).unwrap();
-        sb.features.incompat = LAYERED;
+        sb.features.incompat = LAYERED | ROOT_LISTED;
         sb.chain = ChainId([6; 32]);
         sb.encode(&mut block);
         assert!(Superblock::decode(&block, LeafBlock(0)) == Ok(sb.clone()));
         assert!((sb.geometry.below_list_block(1).0 + 1) * 8 <= sb.geometry.data_start());
         for (ro_compat, incompat, at) in [
-            (0, LAYERED, 208),
-            (FROZEN, 0, 116),
-            (FROZEN, LAYERED | NO_ROOT, 72),
+            (0, LAYERED | ROOT_LISTED, 208),
+            (FROZEN, ROOT_LISTED, 116),
+            (FROZEN, LAYERED | NO_ROOT | ROOT_LISTED, 72),
         ] {
             sb.features.ro_compat = ro_compat;
             sb.features.incompat = incompat;
             sb.encode(&mut block);
             assert_eq!(Superblock::bad_field(&block), Some(at));
         }
-        sb.features.incompat = 0;
+        sb.features.incompat = ROOT_LISTED;
         sb.geometry = sb.geometry.over(0).unwrap();
         sb.encode(&mut block);
         assert_eq!(Superblock::bad_field(&block), Some(224));
         assert!(sb.geometry.over(255) == Err(Error::LayerCount(254, 255)));
+        // Formatted before the list had roots: the data begins 1 MiB earlier.
+        let g = Geometry::new(1 << 21, 1 << 21, 194 << 11, 128, 194).unwrap();
+        let mut old = Superblock::new([1; 16], 2, g, 512, [0; 32]);
+        old.geometry = g.without_listed_root().unwrap();
+        old.features.incompat = 0;
+        old.encode(&mut block);
+        assert!(Superblock::decode(&block, LeafBlock(0)).as_ref() == Ok(&old));
+        assert_eq!((g.data_start(), g.below_list_blocks()), (4096, 1));
+        let g = old.geometry;
+        assert_eq!((g.data_start(), g.below_list_blocks()), (2048, 0));
         // Nothing but zeroes below.
         let bare = Geometry::new(0, 204_800, 65_536, 128, 16).unwrap();
         let sb = Superblock::new([1; 16], 2, bare, 512, [0; 32]);
         assert!(!sb.has_root());
         sb.encode(&mut block);
-        assert!(Superblock::decode(&block, LeafBlock(0)) == Ok(sb));
+        assert!(Superblock::decode(&block, LeafBlock(0)).as_ref() == Ok(&sb));
+        let mut sb = sb;
+        sb.features.incompat |= ROOT_LISTED;
+        sb.encode(&mut block);
+        assert_eq!(Superblock::bad_field(&block), Some(40));
     }
 
     #[test]
@@ -496,10 +517,10 @@ mod tests {
         a[8..12].copy_from_slice(&crc.to_le_bytes());
         assert!(choose(&a, &b) == Err(Error::NewerVersion(2)));
         a[12] = 1;
-        a[40] = 4;
+        a[40] = 8;
         let crc = super::block_crc(&a[..512], 8).unwrap();
         a[8..12].copy_from_slice(&crc.to_le_bytes());
-        assert!(choose(&b, &a) == Err(Error::UnknownFeatures(FeatureClass::Incompat, 4)));
+        assert!(choose(&b, &a) == Err(Error::UnknownFeatures(FeatureClass::Incompat, 8)));
     }
 
     #[test]

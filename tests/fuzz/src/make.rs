@@ -165,7 +165,7 @@ fn features(how: u8) -> Features {
     match how {
         1 => features.compat = 1 << 63,
         2 => features.ro_compat = 1 << 62,
-        3 => features.incompat = 4,
+        3 => features.incompat = 8,
         4 => features.compat_bytes[0] = 1,
         _ => {}
     }

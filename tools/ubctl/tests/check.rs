@@ -358,7 +358,7 @@ fn features_of_a_later_version_are_reported_kept_and_not_written_over() {
     let bytes = "0".repeat(16) + "0807060504030201";
     let text = ubctl("dump {}", &[&leaf]).done().out;
     for line in [
-        "  features      compat 0x8000000000000000\n".to_owned(),
+        "  features      compat 0x8000000000000000, incompat 0x4\n".to_owned(),
         format!("  compat bytes  {bytes}\n"),
     ] {
         assert_eq!(text.matches(&line).count(), 2, "{line} in {text}");

@@ -115,6 +115,12 @@ fn the_first_leaf_of_version_1_is_read_as_it_was() {
     held("v1-life");
 }
 
+/// The leaf above was formatted before the list had roots.
+#[test]
+fn the_first_leaf_that_lists_its_root_is_read_as_it_was() {
+    held("v1-listed");
+}
+
 /// Returns what is stored about a sealed layer: what `verify` says, and its extents with a sum of
 /// their bytes.
 fn said_of_layer(layer: &Path) -> String {

@@ -54,7 +54,7 @@ fn a_leaf_lists_the_layers_that_it_lies_on() {
             assert_eq!(layer["seal"], of["slots"][0]["seal"]);
         }
         assert_eq!(dump["geometry"]["layers"], 2);
-        assert_eq!(dump["slots"][0]["features_incompat"], "0x1");
+        assert_eq!(dump["slots"][0]["features_incompat"], "0x5");
         let text = ubctl("dump {}", &[&leaf]).done().out;
         assert!(
             text.contains("layers, the lowest first\n  1  frozen "),
