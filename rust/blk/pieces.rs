@@ -286,7 +286,10 @@ impl<'d, D: Operations> Pieces<'d, D> {
     /// read. Returns the number of sectors in that part.
     fn zero(&mut self, n: u32) -> u32 {
         self.round.failed |= !matches!(self.cursor.held.rq.op(), ReqOp::Read | ReqOp::Write);
-        self.cursor.zero(n)
+        let done = self.cursor.zero(n);
+        // A bio without sectors would never end the round.
+        self.round.failed |= done == 0;
+        done
     }
 
     /// Sends the next `n` sectors, or the first of them, and returns how many. If they are all of
