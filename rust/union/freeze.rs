@@ -43,6 +43,7 @@ use crate::{
         to_core, //
     },
     resources::Resources,
+    sys::mm::NoIo,
     ubcore::{
         abi,
         error::{
@@ -108,9 +109,11 @@ impl Attached {
         let mut merge = merge_until_few(&old, merge)?;
         let file_systems = if new.freeze_file_systems {
             let frozen = to_core(self.disk.freeze_file_systems())?;
+            // An allocation must not wait for a frozen file system.
+            let no_io = NoIo::new();
             // Merge what the file systems wrote until they were frozen.
             merge = merge_until_few(&old, merge)?;
-            Some(frozen)
+            Some((frozen, no_io))
         } else {
             None
         };
