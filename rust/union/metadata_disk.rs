@@ -191,9 +191,8 @@ impl sealed::Reader for MetadataDisk<'_> {
 pub(super) fn read_error(side: Side, sector: u64, e: kernel::error::Error) -> Error {
     if e == ENOMEM {
         Error::NoMemory
-    } else if e == EIO {
-        Error::Io(side, sector)
     } else {
-        Error::Os(errno_number(e))
+        // A medium error is not EIO, and the sector says more than the number of the error.
+        Error::Io(side, sector)
     }
 }
