@@ -114,7 +114,8 @@ fn reclaim_round<H: Host>(host: &H) -> bool {
     let mut deferred = host.take_waiting(Waiting::Reclaim).peekable();
     // If the commit fails, the union is read-only, and the requests end because of that.
     let durable = deferred.peek().is_none() || flush::commit(host).is_ok();
-    let mut reclaims = durable && begin_reclaim(host);
+    // After a bug the allocator still says that it reclaims, and the union refuses writes.
+    let mut reclaims = durable && !refuses_writes(host) && begin_reclaim(host);
     if reclaims && reclaim(host).is_err() {
         // A bug. A commit fails from now on, and turns the union read-only.
         host.map().set_broken();
