@@ -225,8 +225,8 @@ impl Geometry {
         Ok(self)
     }
 
-    /// Returns the layout of a leaf of the same sizes whose list does not begin with the root. A leaf
-    /// that was formatted before that list had roots has this layout.
+    /// Returns the layout of a leaf of the same sizes whose list does not begin with the root. A
+    /// leaf that was formatted before that list had roots has this layout.
     pub fn without_listed_root(mut self) -> Result<Self> {
         self.lists_root = false;
         self.place_data()?;

@@ -241,7 +241,13 @@ impl DiskSuperblock {
             self.journal_blocks.get(),
         );
         let lists_root = self.features_incompat.get() & ROOT_LISTED != 0;
-        let made = made.and_then(|g| if lists_root { Ok(g) } else { g.without_listed_root() });
+        let made = made.and_then(|g| {
+            if lists_root {
+                Ok(g)
+            } else {
+                g.without_listed_root()
+            }
+        });
         let over = made.and_then(|g| g.over(self.layers.get()));
         over.map_err(|e| match e {
             Error::LayerCount(..) => offset_of!(Self, layers),
