@@ -129,7 +129,12 @@ where
         };
         for n in 0..self.geometry().below_list_blocks() {
             let block = self.geometry().below_list_block(n);
-            if !self.read(block) {
+            // A list of the root alone can be written again, also if it cannot be read.
+            if what == FindingKind::RootEntry && self.disk.read(block, 1).is_err() {
+                self.report(what, block, 0);
+                continue;
+            }
+            if what != FindingKind::RootEntry && !self.read(block) {
                 continue;
             }
             let decoded = below_list::decode(self.disk.block(), n, self.sb, |_| ());

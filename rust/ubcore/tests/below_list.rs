@@ -180,6 +180,14 @@ fn the_entry_of_the_root_is_repaired_without_its_path() {
     let (digest, path) = (sb.root_digest, [0; PATH_BYTES]);
     let root = Listed::Root(ListedRoot { digest, path });
     assert_eq!(read(&disk, &sb), Ok(vec![root]));
+    // No attach needs the block, so it is no more than that if it cannot be read.
+    disk.state.borrow_mut().unreadable.insert(block.0);
+    let found = look(&disk).unwrap().findings;
+    assert_eq!(found.len(), 1);
+    assert_eq!(
+        (found[0].kind, found[0].block),
+        (FindingKind::RootEntry, block)
+    );
     // Of layers the superblock does not have enough.
     let (disk, sb) = leaf(6400, &layers(1));
     let refused = repair::repair_block(&mut disk.clone(), &sb, &found[0]);
