@@ -136,7 +136,7 @@ installed() {
 }
 
 stage_core() {
-	CARGO_TARGET_DIR=$BUILD/cargo timeout 1500 cargo test --locked --workspace --no-fail-fast 2>&1 |
+	CARGO_TARGET_DIR=$BUILD/cargo timeout 2700 cargo test --locked --workspace --no-fail-fast 2>&1 |
 		tee "$BUILD/log/cargo-test.log" || failed=$((failed + 1))
 	add_counts "$(awk '/^test result:/ { p += $4; f += $6; i += $8 } END { printf "%d passed, %d failed, %d skipped", p, f, i }' "$BUILD/log/cargo-test.log")"
 	[ "$passed" -gt 0 ] || failed=$((failed + 1))
