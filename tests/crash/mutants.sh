@@ -93,6 +93,10 @@ campaign() {
 
 mkdir -p "$BUILD/log"
 copy_sources "$BUILD/mutants"
+mapfile -t core < <(printf '%s\n' "${mutants[@]}" | awk '$2 == "ubcore" { print $3 }')
+mapfile -t tool < <(printf '%s\n' "${mutants[@]}" | awk '$2 == "ubctl" { print $3 }')
+keep_tests rust/ubcore "${core[@]}"
+keep_tests tools/ubctl "${tool[@]}"
 cases=$((${#mutants[@]} + 2))
 [ "${SIZE:-quick}" = quick ] || cases=$((cases + $(printf '%s\n' "${mutants[@]}" | grep -c ' states$')))
 plan $cases

@@ -22,6 +22,7 @@ elif [ ${#names[@]} = 0 ]; then
 fi
 
 copy_sources "$BUILD/order-mutants"
+keep_tests rust/ubcore emptied
 
 # campaign BINARY LOG: runs the scenarios, and ends them all when one has failed.
 campaign() {

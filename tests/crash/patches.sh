@@ -19,6 +19,13 @@ copy_sources() {
 	for d in "$TOP"/tests/*/Cargo.toml; do cp -r "$(dirname "$d")" "$copy/tests"; done
 }
 
+# keep_tests PACKAGE-DIRECTORY FILE...: leaves only these files in the tests' one program of the
+# copy, because the compiler takes most of the time of a mutant.
+keep_tests() {
+	local suite=$copy/$1/tests/suite.rs
+	printf 'mod %s;\n' "${@:2}" | sort -u >"$suite"
+}
+
 # A patch must match exactly: with fuzz it could change another place.
 change() { patch -s -p1 -F0 --no-backup-if-mismatch -r - -d "$copy" "$@"; }
 apply() { change <"$1"; }
