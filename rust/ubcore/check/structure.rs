@@ -129,12 +129,14 @@ where
         };
         for n in 0..self.geometry().below_list_blocks() {
             let block = self.geometry().below_list_block(n);
-            // A list of the root alone can be written again, also if it cannot be read.
-            if what == FindingKind::RootEntry && self.disk.read(block, 1).is_err() {
-                self.report(what, block, 0);
-                continue;
-            }
-            if what != FindingKind::RootEntry && !self.read(block) {
+            if self.disk.read(block, 1).is_err() {
+                // No attach reads a list of the root alone, and a repair can write it again.
+                let kind = if what == FindingKind::RootEntry {
+                    what
+                } else {
+                    FindingKind::Unreadable
+                };
+                self.report(kind, block, 0);
                 continue;
             }
             let decoded = below_list::decode(self.disk.block(), n, self.sb, |_| ());

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The list of root and layers: what lies below a leaf. The first entry is the root, if there is
-//! one, and the layers follow, the lowest first. A format writes the list, and later only a repair
-//! of a leaf without layers writes it again. The driver never writes it, so it keeps no path of it
-//! in memory.
+//! The list of root and layers: what lies below a leaf. The first entry is the root, if the leaf
+//! has the feature `ROOT_LISTED`, and the layers follow, the lowest first. Format writes the list,
+//! and later only a repair of a leaf without layers writes it again. The driver never writes it, so
+//! it keeps no path of it in memory.
 
 use core::mem::offset_of;
 
@@ -74,7 +74,7 @@ fn text_of(path: &PathField) -> &[u8] {
 /// An entry of a list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Listed {
-    /// The root, which is the first entry if there is one.
+    /// The root, which is the first entry if it is listed.
     Root(ListedRoot),
     /// A layer.
     Layer(ListedLayer),
@@ -83,7 +83,7 @@ pub enum Listed {
 /// A whole list.
 #[derive(Clone, Copy, Debug)]
 pub struct BelowList<'a> {
-    /// The root, if there is one.
+    /// The root, if it is listed.
     pub root: Option<ListedRoot>,
     /// The layers, the lowest first.
     pub layers: &'a [ListedLayer],

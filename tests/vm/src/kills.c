@@ -103,7 +103,7 @@ static void remember(struct load *l)
 	       (unsigned long long)l->oracle.flushed);
 }
 
-/* Makes what was found the start of the next boot. */
+/* The next boot begins with the state that this one found. */
 static void restart(struct load *l, const uint64_t *found)
 {
 	size_t bytes = (l->oracle.sectors * sizeof(uint32_t) + 4095) / 4096 * 4096;

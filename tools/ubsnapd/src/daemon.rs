@@ -465,8 +465,8 @@ impl<D: Disks> Daemon<D> {
         }
     }
 
-    /// Ends what was begun when the last daemon ended. Reports images that the store does not know,
-    /// and keeps them.
+    /// Ends the commits that the last daemon began, and removes the images that it left half made
+    /// or discarded. Reports images that the store does not know, and keeps them.
     fn recover(&self) -> Result {
         let _work = lock(&self.work);
         let (snapshots, making) = self.read(|state| {
