@@ -156,7 +156,7 @@ stage_fuzz() {
 # Runs the crash campaigns of the chosen size; each part is a case.
 stage_crash() {
 	local part log=$BUILD/log/crash.out
-	for part in states mutants races order-mutants errors points power-failures kills freezes; do
+	for part in $(tests/crash/run.sh list); do
 		if late; then
 			printf 'skipped: crash/%s: it could not begin in %d minutes\n' "$part" "$TEST_MINUTES"
 			skipped=$((skipped + 1))

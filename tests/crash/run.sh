@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: GPL-2.0
 # The crash campaigns: runs the parts one after another, continues after a
 # failure, and adds up what they counted in the last line.
-#   tests/crash/run.sh [PART]...    default: all that are there
+#   tests/crash/run.sh [PART]...    default: all that are there; list: prints them
 # SIZE=quick (default), full or soak; SEED=N; REPLAY='OPERATIONS' runs only
 # that.
 # soak repeats full, each time with the next seed, until a failure or an
@@ -24,6 +24,7 @@ if [ -n "${REPLAY:-}" ]; then
 	exec "$here/states.sh"
 fi
 [ $# -gt 0 ] || set -- "${all[@]}"
+[ "$*" != list ] || { printf '%s\n' "${all[@]}"; exit; }
 for part; do
 	[[ " ${all[*]} " == *" $part "* ]] || die "no part $part: ${all[*]}"
 done
