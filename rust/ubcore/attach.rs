@@ -13,7 +13,7 @@ use super::commit::Committer;
 use super::disk::{Disk, BUFFER_BLOCKS};
 use super::error::{Area, Error, Result};
 use super::format::directory::{self, PageEntry};
-use super::format::superblock::{choose, Superblock};
+use super::format::superblock::{choose, sector_of, Superblock, SUPERBLOCK_BYTES};
 use super::geometry::{superblock_block, MapPage};
 use super::journal::{self, Ring};
 use super::leaf_block::LeafBlock;
@@ -44,12 +44,53 @@ pub fn probe<D: Disk>(disk: &mut D, root_sectors: u64, leaf_sectors: u64) -> Res
     Ok(probe)
 }
 
-/// Reads only the superblock.
+/// Reads only the superblock, in one read if the device can read both slots. One valid slot is
+/// enough, also if the device cannot read the other one.
 pub fn read_superblock<D: Disk>(disk: &mut D) -> Result<Probe> {
-    disk.read(superblock_block(Slot::A), 2)?;
-    let [a, b, ..] = disk.buffer();
-    let (superblock, slot) = choose(a, b)?;
+    let (superblock, slot) = match disk.read(superblock_block(Slot::A), 2) {
+        Ok(()) => {
+            let [a, b, ..] = disk.buffer();
+            choose(a, b)?
+        }
+        Err(Error::Io(..)) => read_slots(disk)?.choose()?,
+        Err(e) => return Err(e),
+    };
     Ok(Probe { superblock, slot })
+}
+
+/// Both superblock slots, each read by itself.
+pub(super) struct Slots {
+    /// The bytes of the slots A and B. They are zeroes if the device cannot read the slot.
+    pub(super) bytes: [[u8; SUPERBLOCK_BYTES]; 2],
+    /// Why the slots could not be read.
+    pub(super) unreadable: [Option<Error>; 2],
+}
+
+/// Reads both superblock slots, one by one. Fails only if the cause is not in the slot.
+pub(super) fn read_slots<D: Disk>(disk: &mut D) -> Result<Slots> {
+    let mut bytes = [[0; SUPERBLOCK_BYTES]; 2];
+    let mut unreadable = [None; 2];
+    let places = bytes.iter_mut().zip(&mut unreadable);
+    for (slot, (bytes, unreadable)) in [Slot::A, Slot::B].into_iter().zip(places) {
+        match disk.read(superblock_block(slot), 1) {
+            Ok(()) => *bytes = *sector_of(disk.block()),
+            Err(e @ Error::Io(..)) => *unreadable = Some(e),
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(Slots { bytes, unreadable })
+}
+
+impl Slots {
+    /// Picks the active slot. Gives the read error if a slot could not be read and the other one
+    /// holds no superblock.
+    pub(super) fn choose(&self) -> Result<(Superblock, Slot)> {
+        let [a, b] = &self.bytes;
+        choose(a, b).map_err(|e| {
+            let [a, b] = self.unreadable;
+            a.or(b).filter(|_| e == Error::NotFormatted).unwrap_or(e)
+        })
+    }
 }
 
 /// Fills an empty map and an empty allocator from the leaf. Refuses any damage.

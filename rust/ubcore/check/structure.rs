@@ -5,11 +5,12 @@
 
 use core::ops::DerefMut;
 
+use super::super::attach::read_slots;
 use super::super::disk::Disk;
 use super::super::error::{Error, Result};
 use super::super::format::below_list;
 use super::super::format::directory::{self, PageEntry};
-use super::super::format::superblock::{choose, sector_of, Superblock, SUPERBLOCK_BYTES};
+use super::super::format::superblock::{Superblock, SUPERBLOCK_BYTES};
 use super::super::geometry::{superblock_block, MapPage};
 use super::super::leaf_block::LeafBlock;
 use super::super::map::Memory;
@@ -24,21 +25,8 @@ type Bytes = [u8; SUPERBLOCK_BYTES];
 ///
 /// Fails as attach does if no slot is valid, and if a slot is of a newer format.
 pub fn check_superblocks<D: Disk>(disk: &mut D, out: Visitor<'_>) -> Result<(Superblock, Slot)> {
-    let mut slots = [[0; SUPERBLOCK_BYTES]; 2];
-    let mut failed = [None; 2];
-    let read = slots.iter_mut().zip(&mut failed);
-    for (slot, (bytes, failed)) in [Slot::A, Slot::B].into_iter().zip(read) {
-        match disk.read(superblock_block(slot), 1) {
-            Ok(()) => *bytes = *sector_of(disk.block()),
-            Err(e) => *failed = Some(e),
-        }
-    }
-    let [a, b] = &slots;
-    let (sb, slot) = choose(a, b).map_err(|e| {
-        // Zeroes stand for a slot that could not be read. The read error is then the result.
-        let [a, b] = failed;
-        a.or(b).filter(|_| e == Error::NotFormatted).unwrap_or(e)
-    })?;
+    let slots = read_slots(disk)?;
+    let (sb, slot) = slots.choose()?;
     let (compat, ro_compat) = (sb.features.compat, sb.features.unknown_ro_compat());
     if compat != 0 || ro_compat != 0 {
         out(Finding {
@@ -47,10 +35,10 @@ pub fn check_superblocks<D: Disk>(disk: &mut D, out: Visitor<'_>) -> Result<(Sup
             byte: 24,
         });
     }
-    let [failed_a, failed_b] = failed;
+    let ([a, b], [unread_a, unread_b]) = (&slots.bytes, slots.unreadable);
     let (active, other, unread) = match slot {
-        Slot::A => (a, b, failed_b),
-        Slot::B => (b, a, failed_a),
+        Slot::A => (a, b, unread_b),
+        Slot::B => (b, a, unread_a),
     };
     let block = superblock_block(slot.other());
     let found = match unread {
