@@ -3,6 +3,7 @@
 //! All tests of the core that use it from outside, as one program: linking a program for each file
 //! takes longer than the tests.
 
+mod assigned;
 mod below_list;
 mod blocks;
 mod broken;
