@@ -108,7 +108,7 @@ impl fmt::Display for Fault {
             Fault::UnknownFeatures(bits) => write!(f, "the sealed layer has features {bits:#x} (incompatible) that this unionblk does not know: use a newer unionblk"),
             Fault::Damaged { part, block, byte } => write!(f, "the {} of the sealed layer is damaged at block {block}, byte {byte}: use another copy of it", part.name()),
             Fault::WrongSum => f.write_str("header, index and digests of the sealed layer do not have the digest that its header states: use another copy of it"),
-            Fault::OtherLayer => f.write_str("this is another sealed layer than the wanted one: its digest differs"),
+            Fault::OtherLayer => f.write_str("this is another sealed layer than the wanted one: its digest differs: use the layer with the wanted digest"),
             Fault::TooShort(want, found) => write!(f, "the sealed layer has {want} blocks of 4096 bytes, of which {found} are there: use a whole copy of it, and check the offset"),
             Fault::TooLarge => f.write_str("the layer has more extents or more data than a sealed layer can hold"),
             Fault::Changed => f.write_str("the layer changed while it was sealed: nothing may write to it meanwhile"),

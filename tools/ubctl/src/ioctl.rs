@@ -11,8 +11,8 @@ use ubcore::abi::{Call, Create, Layer};
 /// A call of the control device. The call reads and fills the structure.
 struct ControlIoctl<'a, T>(&'a mut T);
 
-// SAFETY: The first word of the structure is its size, which `call` has checked. The driver copies
-// no more than that from and to the pointer, which is valid for as many bytes while the request is
+// SAFETY: The first word of the structure is its size, which `call` has set. The driver copies no
+// more than that from and to the pointer, which is valid for as many bytes while the request is
 // borrowed. Any bytes are a `T` because it is `FromBytes`; it has no padding because it is
 // `IntoBytes`. The output is only the return value of the system call and owns nothing.
 unsafe impl<T: Call> Ioctl for ControlIoctl<'_, T> {
@@ -36,8 +36,9 @@ unsafe impl<T: Call> Ioctl for ControlIoctl<'_, T> {
 /// Makes a call of the control device. The driver may write into `value` even if it fails.
 pub fn call<T: Call>(fd: impl AsFd, value: &mut T) -> rustix::io::Result<()> {
     value.set_size(size_of::<T>() as u32);
-    // SAFETY: The command carries unionblk's type byte and the size of the structure. A driver that
-    // knows the command touches only `T`'s bytes. Another driver answers ENOTTY and touches none.
+    // SAFETY: The command carries unionblk's type byte, and the structure its own size, set above.
+    // A driver that knows the command touches no more bytes than that. Another driver answers
+    // ENOTTY and touches none.
     unsafe { ioctl(fd, ControlIoctl(value)) }
 }
 

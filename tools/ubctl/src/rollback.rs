@@ -96,8 +96,8 @@ fn outcome(done: Result) -> String {
     match done {
         Ok(()) => "the leaf is as it was before".to_owned(),
         Err(e) => format!(
-            "the leaf is partly overwritten, in its first and last MiB: their former content could \
-             not be restored: {e}"
+            "the leaf is partly overwritten, in its first and last MiB or its list of root \
+             and layers: their former content could not be restored: {e}"
         ),
     }
 }

@@ -238,7 +238,7 @@ impl OpenStack {
         let found = self.map.look_up(sector, saturating_u32(limit))?;
         let from = match found.source {
             StackSource::Bottom => From::Bottom,
-            // The map has none, see `Counted`.
+            // The map has none, see `CountedExtents`.
             StackSource::Zero => return Err(Error::Internal),
             StackSource::Layer(n, at) if at >= ZEROES => From::Zero(n.into()),
             StackSource::Layer(n, at) => From::Data(n.into(), at),

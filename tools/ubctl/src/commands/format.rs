@@ -430,8 +430,8 @@ fn block_of(superblock: &Superblock) -> Vec<u8> {
     block.to_vec()
 }
 
-/// Erases the marks of the device's previous use. Otherwise `blkid` and udev would still find a
-/// file system there, and a user could mount it.
+/// Erases the signatures of the device's previous use. Otherwise `blkid` and udev would still find
+/// a file system there, and a user could mount it.
 fn wipe(leaf: &Device, geometry: &Geometry) -> Result {
     for (from, to) in wiped(leaf, geometry) {
         let zeroes = vec![0; u64_as_usize(to - from)];

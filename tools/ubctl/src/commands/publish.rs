@@ -179,8 +179,8 @@ fn verify(stack: &OpenStack, writer: &Output, out: &Path) -> Result {
             None => Ok(()),
             Some(n) => {
                 let text = format!(
-                    "{}: sector {} does not read as it was written: check the device, or a program \
-                     writes to root or image",
+                    "{}: sector {} does not read as it was written: check the device, and that \
+                     no program writes to root, layers or image",
                     out.display(),
                     sector + n as u64
                 );

@@ -141,16 +141,17 @@ fn lost(u: &Shown) -> Option<String> {
         n => format!("{} ({n} sectors), which cannot be read", size(n)),
     };
     let blocks = u.status.damaged_blocks;
-    (blocks > 0).then(|| format!("{what}: {blocks} damaged metadata blocks"))
+    (blocks > 0).then(|| format!("{what}: {}", counted(blocks, "damaged metadata block")))
 }
 
 /// Returns how many layers there are, and what their map costs; none without layers.
 fn layers(u: &Shown) -> Option<String> {
     let s = &u.status;
+    let unions = counted(s.stack_unions, "union");
     (s.layers > 0).then(|| {
         format!(
-            "{}; their map takes {} bytes, for {} unions together",
-            s.layers, s.stack_bytes, s.stack_unions
+            "{}; their map takes {} bytes, for {unions} together",
+            s.layers, s.stack_bytes
         )
     })
 }
