@@ -41,7 +41,7 @@ pub(crate) struct Attribute<D> {
 /// The attributes that a driver shows.
 pub(crate) struct Attributes<D: 'static> {
     /// The name of the directory.
-    pub(crate) folder: &'static CStr,
+    pub(crate) directory: &'static CStr,
     /// The files in it.
     pub(crate) list: &'static [Attribute<D>],
 }

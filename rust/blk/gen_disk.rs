@@ -73,7 +73,7 @@ pub(crate) struct GenDisk<D: Operations> {
     shared: KBox<QueueData<D>>,
     tags: Arc<TagSet<D>>,
     /// The function that numbers the lower devices, and how many of them are linked in sysfs.
-    device: LowerDevice<D>,
+    device: NthDevice<D>,
     linked: AtomicU32,
 }
 
@@ -82,13 +82,13 @@ pub(crate) struct LimitsBefore(bindings::queue_limits);
 
 /// A function that returns a lower device of a driver by its number, from 0. Returns `None` if the
 /// driver has no more devices.
-pub(crate) type LowerDevice<D> = fn(&D, usize) -> Option<&BlockDevice>;
+pub(crate) type NthDevice<D> = fn(&D, usize) -> Option<&BlockDevice>;
 
 /// The properties of a new disk, and what it needs.
 pub(crate) struct NewDisk<D: Operations> {
     pub(crate) limits: Limits,
     /// Numbers the lower devices.
-    pub(crate) device: LowerDevice<D>,
+    pub(crate) device: NthDevice<D>,
     /// The size, in sectors.
     pub(crate) sectors: u64,
     /// The disk is read-only before the kernel announces it, so the partitions, the `add` uevent
@@ -446,7 +446,7 @@ impl<D: Operations> Groups<D> {
 
     const GROUP: &'static bindings::attribute_group = &{
         let mut group: bindings::attribute_group = pin_init::zeroed();
-        group.name = D::ATTRIBUTES.folder.to_bytes_with_nul().as_ptr();
+        group.name = D::ATTRIBUTES.directory.to_bytes_with_nul().as_ptr();
         group.__bindgen_anon_2.attrs_const = Self::FILES.as_ptr();
         group
     };

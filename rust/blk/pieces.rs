@@ -114,7 +114,7 @@ fn end_round<D: Operations>(
     round: Round,
 ) -> core::result::Result<(), Request<D>> {
     let failed = round.failed || (round.left > 0 && !round.short);
-    if failed && !round.broken {
+    if failed && !round.is_reported {
         pr_warn_once!("bug: the driver did not map all of a request, and the request fails\n");
     }
     let pdu = held.rq.pdu();
@@ -198,7 +198,7 @@ struct Round {
     left: u32,
     failed: bool,
     /// The driver or the lower device has failed the request, so the pieces are not at fault.
-    broken: bool,
+    is_reported: bool,
     /// Sending would have to wait, so the rest is left to the next round.
     short: bool,
 }
@@ -216,7 +216,7 @@ impl<'d, D: Operations> Pieces<'d, D> {
                 total,
                 left: total,
                 failed: total == 0,
-                broken: false,
+                is_reported: false,
                 short: false,
             },
         }
@@ -269,7 +269,7 @@ impl<'d, D: Operations> Pieces<'d, D> {
     }
 
     fn fail(&mut self) -> u32 {
-        self.round.broken = true;
+        self.round.is_reported = true;
         self.round.failed = true;
         0
     }

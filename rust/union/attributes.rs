@@ -30,7 +30,7 @@ use kernel::{
 };
 
 pub(super) const ATTRIBUTES: Attributes<Union> = Attributes {
-    folder: c"union",
+    directory: c"union",
     list: &[
         Attribute::new(c"root", |u, out| match u.lower.root {
             Some(_) => path(&u.lower.paths.root, out),
