@@ -51,7 +51,7 @@ impl Host for ArcBorrow<'_, Union> {
     }
 
     fn below(&self) -> impl StackLookup {
-        self.lower.below()
+        self.lower.stack_map()
     }
 
     fn shared(&self) -> &Shared {

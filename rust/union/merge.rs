@@ -130,7 +130,12 @@ fn merge(
     builder: Builder<StackPageLists>,
     slabs: &mut NotedSlabs,
 ) -> Result<(Builder<StackPageLists>, u64, u32)> {
-    let merged = slabs.merge(builder, union.lower.below(), &union.map, stack::give_way);
+    let merged = slabs.merge(
+        builder,
+        union.lower.stack_map(),
+        &union.map,
+        stack::give_way,
+    );
     let merged = merged.map_err(stack::refusal_error)?;
     Ok((merged.builder, merged.count, merged.block_sectors))
 }

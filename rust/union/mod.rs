@@ -150,7 +150,7 @@ struct LowerDevices {
 impl LowerDevices {
     /// Returns the map of the layers, if there are any.
     #[inline]
-    fn below(&self) -> Option<&StackMap<StackPageLists>> {
+    fn stack_map(&self) -> Option<&StackMap<StackPageLists>> {
         self.stack.as_ref().map(|stack| &stack.map)
     }
 

@@ -137,7 +137,7 @@ fn send_pieces(rq: Request<Union>, fua: bool) -> Accepted<ArcBorrow<'static, Uni
             add(
                 union,
                 pieces,
-                plan::read(&union.map, union.lower.below(), sector, sectors),
+                plan::read(&union.map, union.lower.stack_map(), sector, sectors),
             );
         })
     } else {
