@@ -181,7 +181,7 @@ fn read_directory<D: Disk, L: Losses>(
         };
         let block = g.directory_block(at, slot);
         disk.give_way()?;
-        let pages = directory::pages_of(at, g.pages());
+        let pages = directory::indices_of(at, g.pages());
         let list = entries.get_mut(pages).ok_or(Error::Internal)?;
         let read = disk.read(block, 1);
         let bytes = &disk.block()[..];
@@ -196,7 +196,7 @@ fn read_directory<D: Disk, L: Losses>(
             return Err(error);
         }
         list.fill(PageEntry::EMPTY);
-        let pages = directory::numbers_of(at, g.pages());
+        let pages = directory::pages_of(at, g.pages());
         lose(lost, pages, (Area::Directory, block), error)?;
     }
     Ok(())

@@ -373,7 +373,7 @@ where
     /// checkpoint.
     fn next_directory_block(&self, at: u32) -> Option<u32> {
         let g = &self.superblock.geometry;
-        let first = directory::numbers_of(at, g.pages()).start;
+        let first = directory::pages_of(at, g.pages()).start;
         let stored = self.pages.next_stored(first)?;
         Some(directory::block_of(stored))
     }
@@ -392,7 +392,7 @@ where
         let mut at = first;
         loop {
             let block = disk.nth_block(count)?;
-            let entries = self.pages.entries(directory::pages_of(at, g.pages()))?;
+            let entries = self.pages.entries(directory::indices_of(at, g.pages()))?;
             directory::encode(block, at, next.generation, next.nonce, entries)?;
             next.set_directory_slot(at, slot)?;
             // The buffer has the block, and the superblock has its slot, so one more fits.

@@ -435,7 +435,7 @@ impl Geometry {
     }
 
     /// Returns the number of entries of the list of root and layers.
-    pub fn below(&self) -> u32 {
+    pub fn below_entries(&self) -> u32 {
         // At most 255.
         self.layers.wrapping_add(u32::from(self.lists_root))
     }
@@ -447,7 +447,7 @@ impl Geometry {
 
     /// Returns the number of blocks of the list of root and layers.
     pub fn below_list_blocks(&self) -> u32 {
-        below_list::blocks_for(self.below())
+        below_list::blocks_for(self.below_entries())
     }
 
     /// Returns the first block of the list of root and layers, where the list has blocks.

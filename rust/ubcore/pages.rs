@@ -33,8 +33,8 @@ pub enum PageKind {
     Bits(u32),
 }
 
-/// Returns which page of the table or of the bits a map page is.
-pub fn page<M: Memory>(map: &Map<M>, page: MapPage) -> PageKind {
+/// Returns whether a map page is of the table or of the bits, and its number there.
+pub fn kind_of<M: Memory>(map: &Map<M>, page: MapPage) -> PageKind {
     match page.0.checked_sub(map.geometry().table_pages()) {
         Some(n) => PageKind::Bits(n),
         None => PageKind::Table(page.0),
@@ -56,7 +56,7 @@ pub fn bits_page_of<M: Memory>(map: &Map<M>, leaf_slab: LeafSlab) -> MapPage {
 
 /// Returns whether the page that holds the bits of a leaf slab exists.
 pub fn has_bits<M: Memory>(map: &Map<M>, leaf_slab: LeafSlab) -> bool {
-    match page(map, bits_page_of(map, leaf_slab)) {
+    match kind_of(map, bits_page_of(map, leaf_slab)) {
         PageKind::Bits(n) => map.memory().bits(n).is_some(),
         PageKind::Table(_) => false,
     }
@@ -67,7 +67,7 @@ pub fn has_bits<M: Memory>(map: &Map<M>, leaf_slab: LeafSlab) -> bool {
 /// An assignment that no commit has covered is left out, because its slab's bits on disk may be
 /// those of an earlier owner. Fails if an entry is lost (I14). Only the committer calls this.
 pub fn store<M: Memory>(map: &Map<M>, at: MapPage, block: &mut Block) -> Result {
-    match page(map, at) {
+    match kind_of(map, at) {
         PageKind::Table(n) => {
             let Some(table) = map.memory().table(n) else {
                 block.fill(0);
@@ -126,7 +126,7 @@ pub fn load<M: Memory>(map: &Map<M>, at: MapPage, block: &Block) -> Result {
     if is_zero(block) {
         return Ok(());
     }
-    match page(map, at) {
+    match kind_of(map, at) {
         PageKind::Table(n) => {
             map.memory().grow(Pages::Table, n)?;
             let table = map.memory().table(n).ok_or(Error::Internal)?;

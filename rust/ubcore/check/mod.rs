@@ -198,7 +198,7 @@ fn pages_of_block(block: LeafBlock, g: &Geometry) -> Range<MapPage> {
         (slot < 2).then_some(saturating_u32(at))
     };
     if let Some(at) = index_in(g.directory_block(0, Slot::A), g.directory_blocks()) {
-        return directory::numbers_of(at, g.pages());
+        return directory::pages_of(at, g.pages());
     }
     let page = index_in(g.page_block(MapPage(0), Slot::A), g.pages());
     page.map_or(MapPage(0)..MapPage(0), |n| MapPage(n)..MapPage(n).next())

@@ -137,8 +137,8 @@ where
 
     fn check_directory_block(&mut self, at: u32, block: LeafBlock) -> Result {
         let (generation, nonce) = (self.sb.generation, self.sb.nonce);
-        let range = directory::pages_of(at, self.geometry().pages());
-        let pages = directory::numbers_of(at, self.geometry().pages());
+        let range = directory::indices_of(at, self.geometry().pages());
+        let pages = directory::pages_of(at, self.geometry().pages());
         if !self.read(block) {
             return self.lose(pages);
         }

@@ -166,7 +166,7 @@ pub fn decode(
 ) -> Result<(), usize> {
     let disk: &DiskListBlock = transmute_ref!(block);
     let head = &disk.head;
-    let count = count_in(sb.geometry.below(), index);
+    let count = count_in(sb.geometry.below_entries(), index);
     first_wrong(&[
         (head.magic == MAGIC, offset_of!(DiskListHead, magic)),
         (has_valid_checksum(block), offset_of!(DiskListHead, crc)),

@@ -189,17 +189,17 @@ pub fn block_of(page: MapPage) -> u32 {
 }
 
 /// Returns the pages that directory block `at` names, of `pages` in all.
-pub fn numbers_of(at: u32, pages: u32) -> Range<MapPage> {
+pub fn pages_of(at: u32, pages: u32) -> Range<MapPage> {
     // `pages` bounds both, so the pages of a block that does not exist are none.
     let first = at.saturating_mul(DIRECTORY_ENTRIES).min(pages);
     let end = first.saturating_add(DIRECTORY_ENTRIES).min(pages);
     MapPage(first)..MapPage(end)
 }
 
-/// Returns the places of these pages in the list of all entries.
-pub fn pages_of(at: u32, pages: u32) -> Range<usize> {
-    let numbers = numbers_of(at, pages);
-    u32_as_usize(numbers.start.0)..u32_as_usize(numbers.end.0)
+/// Returns the indices of these pages in the list of all entries.
+pub fn indices_of(at: u32, pages: u32) -> Range<usize> {
+    let pages = pages_of(at, pages);
+    u32_as_usize(pages.start.0)..u32_as_usize(pages.end.0)
 }
 
 #[cfg(any(test, kernel))]
@@ -209,7 +209,7 @@ mod tests {
     use super::super::super::geometry::MapPage;
     use super::super::super::leaf_block::LeafBlock;
     use super::super::super::slot::Slot;
-    use super::{block_of, decode, encode, pages_of, PageEntry};
+    use super::{block_of, decode, encode, indices_of, PageEntry};
 
     #[test]
     fn round_trip_and_refusals() {
@@ -259,9 +259,9 @@ mod tests {
 
     #[test]
     fn pages_are_divided_among_blocks() {
-        assert!(pages_of(0, 600) == (0..508));
-        assert!(pages_of(1, 600) == (508..600));
-        assert!(pages_of(2, 600) == (600..600));
+        assert!(indices_of(0, 600) == (0..508));
+        assert!(indices_of(1, 600) == (508..600));
+        assert!(indices_of(2, 600) == (600..600));
         assert_eq!(block_of(MapPage(507)), 0);
         assert_eq!(block_of(MapPage(508)), 1);
     }

@@ -168,7 +168,7 @@ fn pages_of(g: Geometry, named: impl Fn(u32) -> bool, content: impl Fn(u32) -> V
     let mut disk = SimDisk::new();
     let mut sb = superblock(g);
     for at in 0..g.directory_blocks() {
-        let list: Vec<PageEntry> = directory::pages_of(at, g.pages())
+        let list: Vec<PageEntry> = directory::indices_of(at, g.pages())
             .map(|page| match named(page as u32) {
                 true => PageEntry {
                     slot: Some(Slot::A),

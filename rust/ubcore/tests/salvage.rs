@@ -394,7 +394,7 @@ fn a_directory_block_of_two() {
         let slot = sb.directory_slot(at).unwrap().unwrap();
         edit(&disk, g.directory_block(at, slot), |b| b[50] ^= 4);
         let (u, lost) = salvage(&disk, &g).unwrap();
-        let range = directory::pages_of(at, g.pages());
+        let range = directory::indices_of(at, g.pages());
         let gone: Vec<u32> = range.map(|p| p as u32).collect();
         let lost_sectors = judge(&truth, &u, &gone);
         let of_table = [508, 92][at as usize] * 1024 * 32;

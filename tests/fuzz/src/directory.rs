@@ -95,7 +95,7 @@ fn page(block: &[u8; 4096]) {
             assert!(again == *block);
         }
         assert_eq!(
-            pages::page(&map, MapPage(page)) == pages::PageKind::Table(0),
+            pages::kind_of(&map, MapPage(page)) == pages::PageKind::Table(0),
             page == 0
         );
     }

@@ -215,7 +215,7 @@ fn stored(leaf: &Leaf, sb: &Superblock) -> (Map<Bounded>, Vec<PageEntry>) {
             continue;
         };
         let bytes = leaf.block(block.0).expect("a real leaf");
-        let list = &mut entries[directory::pages_of(at, g.pages())];
+        let list = &mut entries[directory::indices_of(at, g.pages())];
         directory::decode(bytes, at, sb.generation, sb.nonce, block, list).expect("a real leaf");
     }
     for (page, entry) in (0..).zip(&entries) {

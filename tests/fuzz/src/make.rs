@@ -109,7 +109,7 @@ pub fn set_checksums(leaf: &mut Leaf) {
         let Some(mut bytes) = leaf.block(block.0).copied() else {
             continue;
         };
-        for page in directory::pages_of(at, g.pages()) {
+        for page in directory::indices_of(at, g.pages()) {
             let entry = &mut bytes[32 + page % 508 * 8..][..8];
             if let Ok(Some(slot)) = Slot::from_bits(entry[4]) {
                 let crc = crc_of(leaf.block(g.page_block(MapPage(page as u32), slot).0));
@@ -375,7 +375,7 @@ fn directory_block(
     at: u32,
 ) {
     let g = sb.geometry;
-    let list = &entries[directory::pages_of(at, g.pages())];
+    let list = &entries[directory::indices_of(at, g.pages())];
     let how = source.byte();
     if how & 0x7f != 1 && list.iter().all(|e| e.slot.is_none()) {
         return;

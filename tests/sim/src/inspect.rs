@@ -143,7 +143,7 @@ pub fn entry_of(disk: &SimDisk, sb: &Superblock, page: u32) -> (PageEntry, LeafB
     let block = g.directory_block(at, slot);
     let mut d = disk.clone();
     d.read(block, 1).unwrap();
-    let range = directory::pages_of(at, g.pages());
+    let range = directory::indices_of(at, g.pages());
     let mut list = vec![PageEntry::EMPTY; range.len()];
     directory::decode(d.block(), at, sb.generation, sb.nonce, block, &mut list).unwrap();
     (list[page as usize - range.start], block)

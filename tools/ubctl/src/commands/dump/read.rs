@@ -210,7 +210,7 @@ fn directory(device: &mut Device, sb: &Superblock, report: &mut DumpReport) -> V
         let named = sb.directory_slot(at);
         let slot = named.ok().flatten();
         let block = slot.map(|slot| g.directory_block(at, slot));
-        let range = directory::pages_of(at, g.pages());
+        let range = directory::indices_of(at, g.pages());
         let mut list = vec![PageEntry::EMPTY; range.len()];
         let decoded = named.and_then(|_| {
             let Some(block) = block else {
@@ -270,7 +270,7 @@ fn map_pages(device: &mut Device, map: &Map<Heap>, entries: &[PageEntry], report
 
 /// Returns the part of the union that is lost with a map page.
 fn covers(map: &Map<Heap>, page: u32) -> String {
-    match pages::page(map, MapPage(page)) {
+    match pages::kind_of(map, MapPage(page)) {
         pages::PageKind::Table(n) => {
             let first = n * ubcore::geometry::TABLE_ENTRIES;
             let last =
