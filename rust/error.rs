@@ -5,7 +5,7 @@
 
 use crate::ubcore::error::{
     Error,
-    Side, //
+    Role, //
 };
 use kernel::{
     error::code,
@@ -48,13 +48,13 @@ pub(crate) fn errno_number(e: kernel::error::Error) -> u32 {
 }
 
 /// Returns the core error for a device that could not be opened.
-pub(crate) fn open_error(side: Side, e: kernel::error::Error) -> Error {
+pub(crate) fn open_error(role: Role, e: kernel::error::Error) -> Error {
     if e == code::EBUSY {
-        Error::Busy(side)
-    } else if side == Side::Leaf && (e == code::EROFS || e == code::EACCES) {
+        Error::Busy(role)
+    } else if role == Role::Leaf && (e == code::EROFS || e == code::EACCES) {
         Error::ReadOnlyLeaf
     } else {
-        Error::Open(side, errno_number(e))
+        Error::Open(role, errno_number(e))
     }
 }
 

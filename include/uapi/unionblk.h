@@ -84,16 +84,16 @@ enum unionblk_reason {
 	UNIONBLK_REASON_LEAF_SIZE = 7,		/* ENOSPC; a: wanted, b: found */
 	UNIONBLK_REASON_LEAF_TOO_SMALL = 8,	/* ENOSPC; a: needed, b: found */
 	UNIONBLK_REASON_SLAB_SIZE = 9,		/* EINVAL; a: sectors */
-	UNIONBLK_REASON_TOO_LARGE = 10,		/* EFBIG; a: side, b: sectors */
-	UNIONBLK_REASON_IO = 11,		/* EIO; a: side, b: sector */
-	UNIONBLK_REASON_BUSY = 12,		/* EBUSY; a: side */
-	UNIONBLK_REASON_OPEN = 13,		/* b as errno; a: side, b: errno */
+	UNIONBLK_REASON_TOO_LARGE = 10,		/* EFBIG; a: role, b: sectors */
+	UNIONBLK_REASON_IO = 11,		/* EIO; a: role, b: sector */
+	UNIONBLK_REASON_BUSY = 12,		/* EBUSY; a: role */
+	UNIONBLK_REASON_OPEN = 13,		/* b as errno; a: role, b: errno */
 	UNIONBLK_REASON_READ_ONLY_LEAF = 14,	/* EROFS */
 	UNIONBLK_REASON_SAME_DEVICE = 15,	/* EINVAL */
-	UNIONBLK_REASON_LIMITS = 16,		/* EINVAL; a: side */
+	UNIONBLK_REASON_LIMITS = 16,		/* EINVAL; a: role */
 	UNIONBLK_REASON_NO_MEMORY = 17,		/* ENOMEM */
 	UNIONBLK_REASON_FULL = 18,		/* ENOSPC */
-	UNIONBLK_REASON_STACKED = 19,		/* ELOOP; a: side */
+	UNIONBLK_REASON_STACKED = 19,		/* ELOOP; a: role */
 	UNIONBLK_REASON_OS = 20,		/* a as errno */
 	UNIONBLK_REASON_FINE_MAP = 21,		/* EINVAL; a: bytes */
 	UNIONBLK_REASON_INTERNAL = 22,		/* EIO; a bug in the driver */
@@ -108,7 +108,7 @@ enum unionblk_reason {
 };
 
 /*
- * The details of a reason. Side: 0 is the root, 1 is the leaf, 2 a layer.
+ * The details of a reason. Role: 0 is the root, 1 is the leaf, 2 a layer.
  * Class: 1 is incompatible, 2 is read-only compatible. Area: 1 is the
  * superblock, 2 the page directory, 3 a map page, 4 the journal, 5 the map, if
  * its entries contradict each other, 6 the list of root and layers, 7 a sealed

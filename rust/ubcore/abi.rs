@@ -348,7 +348,7 @@ pub fn set_path(field: &mut [u8; PATH_BYTES], path: &[u8]) -> Option<()> {
 #[cfg(any(test, kernel))]
 #[cfg_attr(kernel, kernel::prelude::kunit_tests(unionblk_abi))]
 mod tests {
-    use super::super::error::{Error, Side};
+    use super::super::error::{Error, Role};
     use super::{
         path, set_path, Call, Create, FeaturesCall, Freeze, Layer, LostCall, Remove, Status,
     };
@@ -383,8 +383,8 @@ mod tests {
         c.root = [b'x'; 256];
         assert!(path(&c.root).is_none());
         assert!(c.error().is_none());
-        c.set_error(Error::Busy(Side::Leaf));
-        assert!(c.error() == Some(Error::Busy(Side::Leaf)));
+        c.set_error(Error::Busy(Role::Leaf));
+        assert!(c.error() == Some(Error::Busy(Role::Leaf)));
         c.flags = 1 << 31;
         assert!(!c.reserved_are_zero());
     }

@@ -92,9 +92,9 @@ impl FeatureClass {
     }
 }
 
-/// Which lower device.
+/// The role of a lower device in a union.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Side {
+pub enum Role {
     /// The shared image at the bottom.
     Root,
     /// The private device at the top.
@@ -103,20 +103,20 @@ pub enum Side {
     Layer,
 }
 
-impl Side {
+impl Role {
     fn code(self) -> u64 {
         match self {
-            Side::Root => 0,
-            Side::Leaf => 1,
-            Side::Layer => 2,
+            Role::Root => 0,
+            Role::Leaf => 1,
+            Role::Layer => 2,
         }
     }
 
     fn from_code(code: u64) -> Option<Self> {
         match code {
-            0 => Some(Side::Root),
-            1 => Some(Side::Leaf),
-            2 => Some(Side::Layer),
+            0 => Some(Role::Root),
+            1 => Some(Role::Leaf),
+            2 => Some(Role::Layer),
             _ => None,
         }
     }
@@ -124,9 +124,9 @@ impl Side {
     /// Returns the word for the device in messages.
     pub fn name(self) -> &'static str {
         match self {
-            Side::Root => "root",
-            Side::Leaf => "leaf",
-            Side::Layer => "layer",
+            Role::Root => "root",
+            Role::Leaf => "leaf",
+            Role::Layer => "layer",
         }
     }
 }
@@ -159,26 +159,26 @@ pub enum Error {
     SlabSize(u64),
     /// Root or leaf is larger than the format can address, or the root has no sectors. Or a layer
     /// is larger than the union, or than a stack can address.
-    TooLarge(Side, u64),
-    /// Reading, writing or flushing failed: on which side, at which sector; 0 for a flush.
-    Io(Side, u64),
+    TooLarge(Role, u64),
+    /// Reading, writing or flushing failed: on which device, at which sector; 0 for a flush.
+    Io(Role, u64),
     /// The device is held by another user: an attached union, a mount.
-    Busy(Side),
+    Busy(Role),
     /// The device cannot be opened; the number is the errno.
-    Open(Side, u32),
+    Open(Role, u32),
     /// The leaf is write-protected.
     ReadOnlyLeaf,
     /// The leaf is the same device as the root or a layer, or one is a part of the other.
     SameDevice,
     /// The device is zoned, its logical blocks are above 4096 bytes, or the size of the union is no
     /// multiple of the blocks. Or a layer does not begin at a multiple of 4096 bytes.
-    Limits(Side),
+    Limits(Role),
     /// Memory ran out.
     NoMemory,
     /// The leaf has fewer free slabs than the request needs.
     Full,
     /// The device is a union, or lies on one with no file system in between.
-    Stacked(Side),
+    Stacked(Role),
     /// An operation of the kernel failed for another reason: the errno.
     Os(u32),
     /// Parts of blocks are mapped, and the devices have blocks of this many bytes.
@@ -220,16 +220,16 @@ impl Error {
             LeafSize(want, found) => (7, want, found),
             LeafTooSmall(want, found) => (8, want, found),
             SlabSize(sectors) => (9, sectors, 0),
-            TooLarge(side, sectors) => (10, side.code(), sectors),
-            Io(side, sector) => (11, side.code(), sector),
-            Busy(side) => (12, side.code(), 0),
-            Open(side, errno) => (13, side.code(), u64::from(errno)),
+            TooLarge(role, sectors) => (10, role.code(), sectors),
+            Io(role, sector) => (11, role.code(), sector),
+            Busy(role) => (12, role.code(), 0),
+            Open(role, errno) => (13, role.code(), u64::from(errno)),
             ReadOnlyLeaf => (14, 0, 0),
             SameDevice => (15, 0, 0),
-            Limits(side) => (16, side.code(), 0),
+            Limits(role) => (16, role.code(), 0),
             NoMemory => (17, 0, 0),
             Full => (18, 0, 0),
-            Stacked(side) => (19, side.code(), 0),
+            Stacked(role) => (19, role.code(), 0),
             Os(errno) => (20, u64::from(errno), 0),
             FineMap(bytes) => (21, u64::from(bytes), 0),
             Internal => (22, 0, 0),
@@ -258,16 +258,16 @@ impl Error {
             7 => LeafSize(a, b),
             8 => LeafTooSmall(a, b),
             9 => SlabSize(a),
-            10 => TooLarge(Side::from_code(a)?, b),
-            11 => Io(Side::from_code(a)?, b),
-            12 => Busy(Side::from_code(a)?),
-            13 => Open(Side::from_code(a)?, u32::try_from(b).ok()?),
+            10 => TooLarge(Role::from_code(a)?, b),
+            11 => Io(Role::from_code(a)?, b),
+            12 => Busy(Role::from_code(a)?),
+            13 => Open(Role::from_code(a)?, u32::try_from(b).ok()?),
             14 => ReadOnlyLeaf,
             15 => SameDevice,
-            16 => Limits(Side::from_code(a)?),
+            16 => Limits(Role::from_code(a)?),
             17 => NoMemory,
             18 => Full,
-            19 => Stacked(Side::from_code(a)?),
+            19 => Stacked(Role::from_code(a)?),
             20 => Os(u32::try_from(a).ok()?),
             21 => FineMap(u32::try_from(a).ok()?),
             22 => Internal,
@@ -317,23 +317,23 @@ impl fmt::Display for Error {
             LeafSize(want, found) => write!(f, "the leaf was formatted with {want} sectors, the device has {found}: make the device as large as before"),
             LeafTooSmall(want, found) => write!(f, "the leaf needs at least {want} sectors, the device has {found}: use a larger device"),
             SlabSize(sectors) => write!(f, "a slab of {sectors} sectors is not possible: choose a power of two from 16 KiB to 4 MiB"),
-            TooLarge(side, 0) => write!(f, "the {} has no sectors: check that it is the right device", side.name()),
-            TooLarge(Side::Root, sectors) => write!(f, "a root or union of {sectors} sectors is too large for this slab size: choose larger slabs"),
-            TooLarge(Side::Layer, sectors) => write!(f, "the layer of {sectors} sectors is larger than the union on it, or than 64 TiB: lay it under a larger union"),
-            TooLarge(Side::Leaf, sectors) => write!(f, "the leaf of {sectors} sectors and its root need more map pages than the format has: use a smaller leaf, or larger slabs"),
+            TooLarge(role, 0) => write!(f, "the {} has no sectors: check that it is the right device", role.name()),
+            TooLarge(Role::Root, sectors) => write!(f, "a root or union of {sectors} sectors is too large for this slab size: choose larger slabs"),
+            TooLarge(Role::Layer, sectors) => write!(f, "the layer of {sectors} sectors is larger than the union on it, or than 64 TiB: lay it under a larger union"),
+            TooLarge(Role::Leaf, sectors) => write!(f, "the leaf of {sectors} sectors and its root need more map pages than the format has: use a smaller leaf, or larger slabs"),
             // A failed flush has no sector, and is reported with sector 0.
-            Io(side, 0) => write!(f, "I/O error on the {} at sector 0, or in a flush", side.name()),
-            Io(side, sector) => write!(f, "I/O error on the {} at sector {sector}", side.name()),
-            Busy(side @ (Side::Root | Side::Layer)) => write!(f, "the {} is in use by a mount, or by another holder that is not a union: release it and try again", side.name()),
-            Busy(Side::Leaf) => f.write_str("the leaf is in use by another union, a mount or another holder: release it and try again"),
-            Open(side, errno) => write!(f, "the {} cannot be opened (errno {errno})", side.name()),
+            Io(role, 0) => write!(f, "I/O error on the {} at sector 0, or in a flush", role.name()),
+            Io(role, sector) => write!(f, "I/O error on the {} at sector {sector}", role.name()),
+            Busy(role @ (Role::Root | Role::Layer)) => write!(f, "the {} is in use by a mount, or by another holder that is not a union: release it and try again", role.name()),
+            Busy(Role::Leaf) => f.write_str("the leaf is in use by another union, a mount or another holder: release it and try again"),
+            Open(role, errno) => write!(f, "the {} cannot be opened (errno {errno})", role.name()),
             ReadOnlyLeaf => f.write_str("the leaf is write-protected: make it writable, or attach it as it is with ubctl create --read-only"),
             SameDevice => f.write_str("the leaf is the same device as the root or a layer, or one is a part of the other: choose a leaf that shares nothing with them"),
-            Limits(Side::Layer) => f.write_str("the layer does not fit this union: it is zoned, its blocks are larger than 4096 bytes, the size of the union is not a multiple of them, or its offset is not a multiple of 4096 bytes: choose a device and an offset that fit"),
-            Limits(side) => write!(f, "the {} does not fit this union: it is zoned, its blocks are larger than 4096 bytes, or the size of the union is not a multiple of the blocks: choose a device or a size of the union that fits", side.name()),
+            Limits(Role::Layer) => f.write_str("the layer does not fit this union: it is zoned, its blocks are larger than 4096 bytes, the size of the union is not a multiple of them, or its offset is not a multiple of 4096 bytes: choose a device and an offset that fit"),
+            Limits(role) => write!(f, "the {} does not fit this union: it is zoned, its blocks are larger than 4096 bytes, or the size of the union is not a multiple of the blocks: choose a device or a size of the union that fits", role.name()),
             NoMemory => f.write_str("out of memory: free some and try again"),
             Full => f.write_str("the leaf has fewer free slabs than the request needs: discard what the union does not need any more"),
-            Stacked(side) => write!(f, "the {} is a union or lies on one: unions do not stack; make another leaf of the same root instead", side.name()),
+            Stacked(role) => write!(f, "the {} is a union or lies on one: unions do not stack; make another leaf of the same root instead", role.name()),
             FineMap(bytes) => write!(f, "the leaf or a layer was written in smaller blocks than the {bytes} bytes that these devices need: attach it to devices with blocks as small as before"),
             Os(errno) => write!(f, "an operation of the kernel failed (errno {errno})"),
             Internal => f.write_str("an invariant of unionblk is broken, which is a bug: please report this with the kernel's log"),
@@ -367,7 +367,7 @@ pub type Result<T = ()> = core::result::Result<T, Error>;
 #[cfg(any(test, kernel))]
 #[cfg_attr(kernel, kernel::prelude::kunit_tests(unionblk_error))]
 mod tests {
-    use super::{Area, Error, LeafBlock, Side};
+    use super::{Area, Error, LeafBlock, Role};
 
     #[test]
     fn every_reason_survives_the_wire() {
@@ -397,6 +397,6 @@ mod tests {
         assert!(Error::from_wire(20, 1 << 32, 0).is_none());
         assert!(Error::from_wire(13, 0, 1 << 32).is_none());
         assert!(Error::Damaged(Area::Map, LeafBlock(3)).is_refusal());
-        assert!(!Error::Busy(Side::Leaf).is_refusal());
+        assert!(!Error::Busy(Role::Leaf).is_refusal());
     }
 }

@@ -8,7 +8,7 @@
 use core::fmt;
 use core::ops::Range;
 
-use super::error::{Error, Result, Side};
+use super::error::{Error, Result, Role};
 use super::format::below_list;
 use super::leaf_block::LeafBlock;
 use super::num::{align_up, next, saturating_u32};
@@ -184,13 +184,13 @@ impl Geometry {
         let slab = u64::from(slab_sectors);
         let root_slabs = union_sectors.div_ceil(slab);
         if union_sectors == 0 || root_slabs > SLABS_MAX || root_sectors > union_sectors {
-            return Err(Error::TooLarge(Side::Root, union_sectors.max(root_sectors)));
+            return Err(Error::TooLarge(Role::Root, union_sectors.max(root_sectors)));
         }
         // The bound for the bits, as if the leaf held only data.
         let shift = slab_sectors.trailing_zeros();
         let most = leaf_sectors >> shift;
         if most > SLABS_MAX {
-            return Err(Error::TooLarge(Side::Leaf, leaf_sectors));
+            return Err(Error::TooLarge(Role::Leaf, leaf_sectors));
         }
         let mut g = Geometry {
             root_sectors,
@@ -207,7 +207,7 @@ impl Geometry {
             data_start: 0,
         };
         if g.directory_blocks() > DIRECTORY_BLOCKS_MAX {
-            return Err(Error::TooLarge(Side::Leaf, leaf_sectors));
+            return Err(Error::TooLarge(Role::Leaf, leaf_sectors));
         }
         g.place_data()?;
         Ok(g)
@@ -244,7 +244,7 @@ impl Geometry {
         let start = end
             .checked_mul(BLOCK_SECTORS)
             .and_then(|s| align_up(s, align))
-            .ok_or(Error::TooLarge(Side::Leaf, leaf_sectors))?;
+            .ok_or(Error::TooLarge(Role::Leaf, leaf_sectors))?;
         // A sum that saturates is larger than every leaf, so the check refuses it.
         let least = start.saturating_add(slab);
         if leaf_sectors < least {

@@ -60,7 +60,7 @@ use crate::{
         error::{
             Error,
             Result,
-            Side, //
+            Role, //
         },
         format::superblock::Superblock,
         num::{
@@ -165,7 +165,7 @@ impl Attached {
 /// Opens the leaf, and the root if there is one. The error names the device that cannot be opened.
 fn open_lower(options: &Options<'_>) -> Result<LowerDevices> {
     let root = options.root.map(BlockDevice::open_shared).transpose();
-    let root = root.map_err(|e| open_error(Side::Root, e))?;
+    let root = root.map_err(|e| open_error(Role::Root, e))?;
     let leaf = BlockDevice::open_exclusive(options.leaf, !options.read_only).map_err(|e| {
         // Our own claim on the root makes the leaf busy if both are the same device, or if one is a
         // partition of the other.
@@ -174,12 +174,12 @@ fn open_lower(options: &Options<'_>) -> Result<LowerDevices> {
         if plain.is_ok_and(|leaf| overlaps(&leaf)) {
             Error::SameDevice
         } else {
-            open_error(Side::Leaf, e)
+            open_error(Role::Leaf, e)
         }
     })?;
-    let sides = root.iter().map(|root| (Side::Root, root));
-    for (side, dev) in Iterator::chain(sides, [(Side::Leaf, &leaf)]) {
-        check_device(dev, side)?;
+    let roles = root.iter().map(|root| (Role::Root, root));
+    for (role, dev) in Iterator::chain(roles, [(Role::Leaf, &leaf)]) {
+        check_device(dev, role)?;
     }
     if !options.read_only && leaf.is_read_only() {
         return Err(Error::ReadOnlyLeaf);
@@ -317,14 +317,14 @@ pub(super) fn check_and_load(
 /// resulting logical block size.
 fn stack_limits(name: Name, lower: &LowerDevices, sb: &Superblock) -> Result<Limits> {
     let mut limits = Limits::new();
-    for (side, dev) in lower.sides() {
+    for (role, dev) in lower.roles() {
         limits
             .stack(dev, c"unionblk")
-            .map_err(|_| Error::Limits(side))?;
+            .map_err(|_| Error::Limits(role))?;
         // The first device whose blocks do not divide the size is the one to name.
         let block = u64::from(limits.logical_block_size()) / SECTOR_BYTES;
         if sb.geometry.union_sectors().checked_rem(block) != Some(0) {
-            return Err(Error::Limits(side));
+            return Err(Error::Limits(role));
         }
     }
     if limits.is_misaligned() {
@@ -355,7 +355,7 @@ fn check_root_digest(root: &BlockDevice, sb: &Superblock, buffer: &mut MetadataB
     for (first, count) in root_samples::samples(&sb.uuid, sectors) {
         let bytes = u64_as_usize(count.saturating_mul(SECTOR_BYTES));
         root.read(first, buffer, 0..bytes)
-            .map_err(|e| read_error(Side::Root, first, e))?;
+            .map_err(|e| read_error(Role::Root, first, e))?;
         digest.update(&first.to_le_bytes());
         digest.update(buffer.as_slice().get(..bytes).ok_or(Error::Internal)?);
     }

@@ -49,7 +49,7 @@ use crate::{
         error::{
             Error,
             Result,
-            Side, //
+            Role, //
         },
         num::{
             saturating_u32,
@@ -300,7 +300,7 @@ fn limits_on(old: &Union, prepared: &PreparedUnion) -> Result<Limits> {
     let layers = Iterator::chain(old.lower.layer_devices(), [&old.lower.leaf]);
     for dev in layers {
         let stacked = limits.stack(dev, c"unionblk");
-        stacked.map_err(|_| Error::Limits(Side::Layer))?;
+        stacked.map_err(|_| Error::Limits(Role::Layer))?;
     }
     let slab = u64::from(prepared.slab_sectors()).saturating_mul(SECTOR_BYTES);
     limits.offer_discard(saturating_u32(slab));
@@ -327,8 +327,8 @@ fn send_as_with(old: &Union, leaf: &BlockDevice) -> SendAs {
 
 /// Opens the new leaf, and the root once more.
 fn open_new(old: &Union, path: &CStr) -> Result<LowerDevices> {
-    let leaf = BlockDevice::open_exclusive(path, true).map_err(|e| open_error(Side::Leaf, e))?;
-    check_device(&leaf, Side::Leaf)?;
+    let leaf = BlockDevice::open_exclusive(path, true).map_err(|e| open_error(Role::Leaf, e))?;
+    check_device(&leaf, Role::Leaf)?;
     if leaf.is_read_only() {
         return Err(Error::ReadOnlyLeaf);
     }
@@ -336,7 +336,7 @@ fn open_new(old: &Union, path: &CStr) -> Result<LowerDevices> {
         return Err(Error::SameDevice);
     }
     let root = old.lower.root.as_ref().map(BlockDevice::again_shared);
-    let root = root.transpose().map_err(|e| open_error(Side::Root, e))?;
+    let root = root.transpose().map_err(|e| open_error(Role::Root, e))?;
     let mut paths = old.lower.paths.copied()?;
     abi::set_path(&mut paths.leaf, path.to_bytes()).ok_or(Error::Internal)?;
     let send_as = send_as_with(old, &leaf);

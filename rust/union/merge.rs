@@ -22,7 +22,7 @@ use crate::{
         error::{
             Error,
             Result,
-            Side, //
+            Role, //
         },
         stack::{
             build::Builder,
@@ -62,7 +62,7 @@ impl Merge {
         let g = union.geometry();
         let sectors = g.union_sectors();
         if sectors > STACK_SECTORS_MAX {
-            return Err(Error::TooLarge(Side::Layer, sectors));
+            return Err(Error::TooLarge(Role::Layer, sectors));
         }
         let layers = layers_with_leaf(union)?;
         let spare = changed_slabs(g)?;

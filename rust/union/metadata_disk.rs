@@ -24,7 +24,7 @@ use crate::{
         error::{
             Error,
             Result,
-            Side, //
+            Role, //
         },
         format::directory::PageEntry,
         geometry::{
@@ -107,7 +107,7 @@ pub(super) fn write_error(e: kernel::error::Error, sector: u64) -> Error {
         // The storage below the leaf is full: a thin pool, or the file system of an image.
         Error::Os(errno_number(e))
     } else {
-        Error::Io(Side::Leaf, sector)
+        Error::Io(Role::Leaf, sector)
     }
 }
 
@@ -119,17 +119,17 @@ impl Disk for MetadataDisk<'_> {
     fn read(&mut self, block: LeafBlock, count: usize) -> Result {
         let (sector, bytes) = block_range(block, count)?;
         let at = sector.checked_add(self.offset).ok_or(Error::Internal)?;
-        let side = if self.is_layer {
-            Side::Layer
+        let role = if self.is_layer {
+            Role::Layer
         } else {
-            Side::Leaf
+            Role::Leaf
         };
         self.device
             .read(at, self.buffer, 0..bytes)
             .map_err(|e| match e {
                 ENOMEM => Error::NoMemory,
                 // Also the errors of a medium, so that a salvage continues without the block.
-                _ => Error::Io(side, sector),
+                _ => Error::Io(role, sector),
             })
     }
 
@@ -158,14 +158,14 @@ impl Disk for MetadataDisk<'_> {
 }
 
 /// Checks that a device may be one of a union.
-pub(super) fn check_device(dev: &BlockDevice, side: Side) -> Result {
+pub(super) fn check_device(dev: &BlockDevice, role: Role) -> Result {
     // Refuse a union, because the worker of one union would wait for the worker of another.
     if dev.is_own() {
-        return Err(Error::Stacked(side));
+        return Err(Error::Stacked(role));
     }
     // The driver reads and writes metadata and samples in blocks of `BLOCK_BYTES`.
     if u32_as_usize(dev.logical_block_size()) > BLOCK_BYTES {
-        return Err(Error::Limits(side));
+        return Err(Error::Limits(role));
     }
     Ok(())
 }
@@ -188,11 +188,11 @@ impl sealed::Reader for MetadataDisk<'_> {
 }
 
 /// Returns the core error for a failed synchronous read.
-pub(super) fn read_error(side: Side, sector: u64, e: kernel::error::Error) -> Error {
+pub(super) fn read_error(role: Role, sector: u64, e: kernel::error::Error) -> Error {
     if e == ENOMEM {
         Error::NoMemory
     } else {
         // A medium error is not EIO, and the sector says more than the number of the error.
-        Error::Io(side, sector)
+        Error::Io(role, sector)
     }
 }

@@ -58,7 +58,7 @@ use crate::{
         alloc::Allocator,
         error::{
             Error,
-            Side, //
+            Role, //
         },
         format::name::LeafName,
         geometry::Geometry,
@@ -161,18 +161,18 @@ impl LowerDevices {
         layers.iter().map(|layer| &layer.device)
     }
 
-    /// Returns all devices with their sides: the root, the leaf, the layers.
-    fn sides(&self) -> impl Iterator<Item = (Side, &BlockDevice)> {
-        let root = self.root.iter().map(|dev| (Side::Root, dev));
-        let leaf = core::iter::once((Side::Leaf, &self.leaf));
-        let layers = self.layer_devices().map(|dev| (Side::Layer, dev));
+    /// Returns all devices with their roles: the root, the leaf, the layers.
+    fn roles(&self) -> impl Iterator<Item = (Role, &BlockDevice)> {
+        let root = self.root.iter().map(|dev| (Role::Root, dev));
+        let leaf = core::iter::once((Role::Leaf, &self.leaf));
+        let layers = self.layer_devices().map(|dev| (Role::Layer, dev));
         // By this name, because `pin_init` has a method `chain` too.
         Iterator::chain(Iterator::chain(root, leaf), layers)
     }
 
-    /// Returns all devices without their sides.
+    /// Returns all devices without their roles.
     fn devices(&self) -> impl Iterator<Item = &BlockDevice> {
-        self.sides().map(|(_, dev)| dev)
+        self.roles().map(|(_, dev)| dev)
     }
 
     /// Returns the device of a source, and the sector there.

@@ -31,7 +31,7 @@ use crate::{
         error::{
             Error,
             Result,
-            Side, //
+            Role, //
         },
         format::superblock::Superblock,
         geometry::{
@@ -106,7 +106,7 @@ impl LayerDevice {
     pub(super) fn reopen(&self) -> Result<Self> {
         let device = self.device.again_shared();
         Ok(LayerDevice {
-            device: device.map_err(|e| open_error(Side::Layer, e))?,
+            device: device.map_err(|e| open_error(Role::Layer, e))?,
             offset: self.offset,
             is_claimed: true,
             claim: SetOnce::new(),
@@ -118,7 +118,7 @@ impl LayerDevice {
     pub(super) fn from_leaf(leaf: &BlockDevice) -> Result<Self> {
         let device = leaf.again_plain();
         Ok(LayerDevice {
-            device: device.map_err(|e| open_error(Side::Layer, e))?,
+            device: device.map_err(|e| open_error(Role::Layer, e))?,
             offset: 0,
             is_claimed: false,
             claim: SetOnce::new(),
@@ -203,7 +203,7 @@ impl Stack {
         let claim = top
             .device
             .again_shared()
-            .map_err(|e| open_error(Side::Layer, e))?;
+            .map_err(|e| open_error(Role::Layer, e))?;
         top.claim.populate(claim);
         Ok(())
     }
@@ -391,11 +391,11 @@ pub(super) fn open_layers(
 fn open_layer(given: &abi::Layer) -> Result<LayerDevice> {
     // The caller has checked that the path ends.
     let path = CStr::from_bytes_until_nul(&given.path).map_err(|_| Error::Internal)?;
-    let device = BlockDevice::open_shared(path).map_err(|e| open_error(Side::Layer, e))?;
-    check_device(&device, Side::Layer)?;
+    let device = BlockDevice::open_shared(path).map_err(|e| open_error(Role::Layer, e))?;
+    check_device(&device, Role::Layer)?;
     // The driver reads whole blocks of a layer.
     if given.offset % usize_as_u64(BLOCK_BYTES) != 0 {
-        return Err(Error::Limits(Side::Layer));
+        return Err(Error::Limits(Role::Layer));
     }
     Ok(LayerDevice {
         device,
@@ -450,7 +450,7 @@ fn check_chain(
         let added = layer.read_info(&mut buffer).and_then(|info| {
             give_way()?;
             if info.sectors > leaf.union_sectors() {
-                return Err(Error::TooLarge(Side::Layer, info.sectors));
+                return Err(Error::TooLarge(Role::Layer, info.sectors));
             }
             let below = MadeOn {
                 chain: links.chain_so_far(),
@@ -527,7 +527,7 @@ fn build_stack(
     let mut buffer = MetadataDisk::new_buffer()?;
     let sectors = infos.iter().map(|info| info.sectors).fold(0, u64::max);
     if sectors > STACK_SECTORS_MAX {
-        return Err(Error::TooLarge(Side::Layer, sectors).into());
+        return Err(Error::TooLarge(Role::Layer, sectors).into());
     }
     let mut builder = Builder::new(StackPageLists::new(), sectors).map_err(refusal_error)?;
     let mut block_sectors = ExtentAlignment::<()>::LARGEST;
@@ -575,7 +575,7 @@ pub(super) fn add_extents(
 pub(super) fn refusal_error(e: Refusal) -> Error {
     match e {
         Refusal::Failed(e) => e,
-        Refusal::StackSize(n) => Error::TooLarge(Side::Layer, n),
+        Refusal::StackSize(n) => Error::TooLarge(Role::Layer, n),
         // The other refusals are about extents that this driver never passes.
         _ => Error::Internal,
     }

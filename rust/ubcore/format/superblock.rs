@@ -11,7 +11,7 @@ use zerocopy::little_endian::{U32, U64};
 use zerocopy::{transmute_mut, transmute_ref, FromBytes, IntoBytes};
 use zerocopy_derive::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-use super::super::error::{Area, Error, Result, Side};
+use super::super::error::{Area, Error, Result, Role};
 use super::super::geometry::{Block, Geometry, BLOCK_BYTES, DIRECTORY_BLOCKS_MAX};
 use super::super::leaf_block::LeafBlock;
 use super::super::num::u32_as_usize;
@@ -252,7 +252,7 @@ impl DiskSuperblock {
         over.map_err(|e| match e {
             Error::LayerCount(..) => offset_of!(Self, layers),
             Error::SlabSize(_) => offset_of!(Self, slab_sectors),
-            Error::TooLarge(Side::Root, _) => offset_of!(Self, union_sectors),
+            Error::TooLarge(Role::Root, _) => offset_of!(Self, union_sectors),
             Error::LeafTooSmall(0, _) => offset_of!(Self, journal_blocks),
             _ => offset_of!(Self, leaf_sectors),
         })

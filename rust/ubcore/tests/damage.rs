@@ -7,7 +7,7 @@ use sim::disk::SimDisk;
 use sim::oracle::content;
 use sim::union::{format, load, SimUnion};
 use ubcore::disk::Disk;
-use ubcore::error::{Area, Error, Side};
+use ubcore::error::{Area, Error, Role};
 use ubcore::format::record::{Record, SlabRun};
 use ubcore::format::superblock::Superblock;
 use ubcore::geometry::{Geometry, LeafSlab};
@@ -175,8 +175,8 @@ fn a_reason_names_the_place() {
         let (reason, a, b) = e.to_wire();
         assert_eq!(Error::from_wire(reason, a, b), Some(e));
     }
-    for (side, name) in [(Side::Root, "root"), (Side::Leaf, "leaf")] {
-        let e = Error::Io(side, 7);
+    for (role, name) in [(Role::Root, "root"), (Role::Leaf, "leaf")] {
+        let e = Error::Io(role, 7);
         assert_eq!(
             e.to_string(),
             format!("I/O error on the {name} at sector 7")

@@ -7,7 +7,7 @@ use sim::disk::{SimDisk, State};
 use sim::oracle::{content, ROOT};
 use sim::union::{format, SimUnion};
 use ubcore::disk::{Buffer, Disk, Order};
-use ubcore::error::{Error, Result, Side};
+use ubcore::error::{Error, Result, Role};
 use ubcore::geometry::Geometry;
 use ubcore::leaf_block::LeafBlock;
 
@@ -50,12 +50,12 @@ impl Disk for Unflushable {
     }
     fn write(&mut self, block: LeafBlock, count: usize, order: Order) -> Result {
         match order {
-            Order::FlushFua => Err(Error::Io(Side::Leaf, 0)),
+            Order::FlushFua => Err(Error::Io(Role::Leaf, 0)),
             order => self.0.write(block, count, order),
         }
     }
     fn flush(&mut self) -> Result {
-        Err(Error::Io(Side::Leaf, 0))
+        Err(Error::Io(Role::Leaf, 0))
     }
 }
 

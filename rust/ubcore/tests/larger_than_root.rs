@@ -6,7 +6,7 @@
 use sim::disk::{Random, Sector, SimDisk};
 use sim::oracle::{content, ROOT};
 use sim::union::{format, SimUnion};
-use ubcore::error::{Error, Side};
+use ubcore::error::{Error, Role};
 use ubcore::geometry::Geometry;
 use ubcore::map::Base;
 use ubcore::plan::{self, Run, Source};
@@ -128,7 +128,7 @@ fn the_root_is_recognised_by_its_own_size() {
         assert_eq!(e, Some(Error::RootSize(END, wrong)));
     }
     let small = Geometry::new(END, END - 1, 2048 + 24 * SLAB, SLAB as u32, 16);
-    assert_eq!(small, Err(Error::TooLarge(Side::Root, END)));
+    assert_eq!(small, Err(Error::TooLarge(Role::Root, END)));
 }
 
 /// Leads random lives over the root's end, with attaches between. No sector may ever be stale.

@@ -473,7 +473,7 @@ fn a_damaged_journal_is_refused() {
             }
             harm(&disk, tail, 4096, h, &mut Random(1));
             let wanted = match h {
-                Harm::Unreadable => Error::Io(ubcore::error::Side::Leaf, tail.0 * 8),
+                Harm::Unreadable => Error::Io(ubcore::error::Role::Leaf, tail.0 * 8),
                 _ => Error::Damaged(Area::Journal, tail),
             };
             assert_eq!(salvage(&disk, &g).err(), Some(wanted), "{h:?}");

@@ -7,7 +7,7 @@ use std::cell::Cell;
 use sim::disk::{Random, SimDisk, SECTOR};
 use sim::sealed::{filled, seal_from, Data, Image, Layer, List, Loose, OfDisk};
 use sim::union::{format, load, SimUnion};
-use ubcore::error::{Error, Side};
+use ubcore::error::{Error, Role};
 use ubcore::geometry::Geometry;
 use ubcore::map::Base;
 use ubcore::plan::{self, Source};
@@ -287,5 +287,5 @@ fn wrong_sources_and_failed_reads_are_reported() {
         data: (0..20).map(|n| (n, filled(n))).collect(),
     };
     let done = loose.seal(100, None, &mut Image::default(), [1, 1]);
-    assert_eq!(done, Err(Fault::Failed(Error::Io(Side::Leaf, 20))));
+    assert_eq!(done, Err(Fault::Failed(Error::Io(Role::Leaf, 20))));
 }

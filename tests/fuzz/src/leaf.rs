@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use ubcore::disk::{self, Buffer, Disk, Order};
-use ubcore::error::{Error, Result, Side};
+use ubcore::error::{Error, Result, Role};
 use ubcore::leaf_block::LeafBlock;
 
 pub type Block = [u8; 4096];
@@ -47,7 +47,7 @@ impl Leaf {
         let end = block.checked_add(count as u64);
         match end.and_then(|e| e.checked_mul(8)) {
             Some(end) if end <= self.sectors => Ok(()),
-            _ => Err(Error::Io(Side::Leaf, block.saturating_mul(8))),
+            _ => Err(Error::Io(Role::Leaf, block.saturating_mul(8))),
         }
     }
 }

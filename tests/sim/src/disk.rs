@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use ubcore::disk::{self, Buffer, Disk, Order};
-use ubcore::error::{Area, Error, Result, Side};
+use ubcore::error::{Area, Error, Result, Role};
 use ubcore::geometry::BLOCK_BYTES;
 use ubcore::leaf_block::LeafBlock;
 
@@ -88,7 +88,7 @@ impl State {
     /// Handles a flush request.
     pub fn flush_now(&mut self) -> Result {
         if self.fails().is_some() {
-            return Err(Error::Io(Side::Leaf, 0));
+            return Err(Error::Io(Role::Leaf, 0));
         }
         self.step()?;
         self.counts.flushes += 1;
@@ -168,12 +168,12 @@ impl State {
 
     fn step(&mut self) -> Result {
         if self.dead {
-            return Err(Error::Io(Side::Leaf, 0));
+            return Err(Error::Io(Role::Leaf, 0));
         }
         match &mut self.power_fails_in {
             Some(0) => {
                 self.dead = true;
-                Err(Error::Io(Side::Leaf, 0))
+                Err(Error::Io(Role::Leaf, 0))
             }
             Some(n) => {
                 *n -= 1;
@@ -193,7 +193,7 @@ impl State {
                 }
                 self.cache.extend((sector..).zip(data.iter().copied()));
             }
-            return Err(Error::Io(Side::Leaf, sector));
+            return Err(Error::Io(Role::Leaf, sector));
         }
         let alive = self.step();
         if alive.is_err() && self.power_fails_in != Some(0) {
@@ -315,7 +315,7 @@ impl Disk for SimDisk {
         s.check_fence(block * 8, count as u64 * 8)?;
         let mut bad = s.unreadable.range(block..block + count as u64);
         if bad.next().is_some() || s.fails().is_some() {
-            return Err(Error::Io(Side::Leaf, block * 8));
+            return Err(Error::Io(Role::Leaf, block * 8));
         }
         s.step()?;
         s.counts.reads += 1;

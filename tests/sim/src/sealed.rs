@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use ubcore::error::{Error, Result, Side};
+use ubcore::error::{Error, Result, Role};
 use ubcore::format::crc::crc32c;
 use ubcore::geometry::{Block, BLOCK_BYTES};
 use ubcore::sealed::digests::{self, blocks_of, locate_digest};
@@ -364,7 +364,7 @@ pub struct Data<'a>(pub &'a BTreeMap<u64, Sector>);
 impl SourceData for Data<'_> {
     fn read(&mut self, position: u64, room: &mut [u8]) -> Result {
         for (n, sector) in (position..).zip(room.chunks_mut(SECTOR)) {
-            let bytes = self.0.get(&n).ok_or(Error::Io(Side::Leaf, n))?;
+            let bytes = self.0.get(&n).ok_or(Error::Io(Role::Leaf, n))?;
             sector.copy_from_slice(bytes);
         }
         Ok(())

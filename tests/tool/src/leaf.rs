@@ -8,7 +8,7 @@ use map_memory::Heap;
 use sim::parts::{load, SimCommitter};
 use ubcore::alloc::Allocator;
 use ubcore::attach::read_superblock;
-use ubcore::error::Side;
+use ubcore::error::Role;
 use ubcore::geometry::Geometry;
 use ubcore::map::Map;
 use ubcore::plan::{self, Source};
@@ -27,8 +27,8 @@ pub struct Union {
 
 impl Union {
     pub fn attach(root: &Path, leaf: &Path) -> Union {
-        let root = Device::open(root, Side::Root, Access::Read).unwrap();
-        let mut device = Device::open(leaf, Side::Leaf, Access::Exclusive).unwrap();
+        let root = Device::open(root, Role::Root, Access::Read).unwrap();
+        let mut device = Device::open(leaf, Role::Leaf, Access::Exclusive).unwrap();
         let sectors = device.sectors();
         let parts = load(&mut device, root.sectors(), sectors, Heap::new).unwrap();
         Union {
@@ -76,6 +76,6 @@ pub fn pair(f: &Folder) -> (PathBuf, PathBuf) {
 }
 
 pub fn geometry(leaf: &Path) -> Geometry {
-    let mut device = Device::open(leaf, Side::Leaf, Access::Read).unwrap();
+    let mut device = Device::open(leaf, Role::Leaf, Access::Read).unwrap();
     read_superblock(&mut device).unwrap().superblock.geometry
 }

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use map_memory::sha256::Sha256;
 use ubcore::abi;
 use ubcore::attach;
-use ubcore::error::{Error, Side};
+use ubcore::error::{Error, Role};
 use ubcore::format::below_list::{Listed, ListedLayer, PathField, PATH_BYTES};
 use ubcore::format::superblock::Superblock;
 use ubcore::stack::chain::{ChainId, LayerId, Links, StandIn, LAYERS_MAX};
@@ -61,7 +61,7 @@ impl Below {
     /// Uses devices as they are, and puts images on loop devices with blocks of `sector` bytes.
     /// Leaves nothing behind if it fails.
     pub fn attach(root: &RootArg, layers: &[LayerArg], sector: u32) -> Result<Below> {
-        let open = |path| Lower::open(path, Side::Root, false, sector);
+        let open = |path| Lower::open(path, Role::Root, false, sector);
         let root = root.path().map(open).transpose()?;
         let paths: Vec<&Path> = layers.iter().map(|layer| layer.path.as_path()).collect();
         let open = loopdev::open_layers(&paths, sector)?;
@@ -76,23 +76,23 @@ impl Below {
     /// the leaf, a root that is a leaf, layers that are not frozen.
     pub fn open(&self, leaf: Option<&Device>) -> Result<Opened> {
         let apart = |lower: &Device| leaf.map_or(Ok(()), |leaf| overlap::refuse(lower, leaf));
-        let open = |lower: &Lower, side| {
-            Ok(Device::open(&lower.node, side, Access::Read)?.called(&lower.name))
+        let open = |lower: &Lower, role| {
+            Ok(Device::open(&lower.node, role, Access::Read)?.called(&lower.name))
         };
         let root = self
             .root
             .as_ref()
-            .map(|root| open(root, Side::Root))
+            .map(|root| open(root, Role::Root))
             .transpose()?;
         if let Some(root) = &root {
-            refuse_union(root, Side::Root)?;
+            refuse_union(root, Role::Root)?;
             apart(root)?;
             preflight::refuse_leaf_as_root(root)?;
         }
         let mut layers = Vec::new();
         for (lower, offset) in &self.layers {
-            let device = layer_arg::part(open(lower, Side::Layer)?, *offset)?;
-            refuse_union(&device, Side::Layer)?;
+            let device = layer_arg::part(open(lower, Role::Layer)?, *offset)?;
+            refuse_union(&device, Role::Layer)?;
             apart(&device)?;
             layers.push(OpenLayer::new(device)?);
         }
@@ -378,7 +378,7 @@ pub fn listed_root(leaf: &Device, sb: &Superblock) -> Result<PathBuf> {
     }
     let was = format!("which was {}", path.display());
     let gone = |fail: Fail| refused(fail.code, fail.reason, format!("{was}, but {fail}"));
-    let root = Device::open(&path, Side::Root, Access::Read).map_err(gone)?;
+    let root = Device::open(&path, Role::Root, Access::Read).map_err(gone)?;
     if root.sectors() != sectors {
         let why = format!("{was}, where a device of {} sectors is now", root.sectors());
         return Err(refused(REFUSED, "wrong_root", why));
@@ -441,9 +441,9 @@ pub fn refuse_paths(root: &RootArg, layers: &[LayerArg], leaf: &Path) -> Result 
 /// read, and a program that writes to them would change what lies below.
 pub fn refuse_locked(root: &RootArg, layers: &[LayerArg]) -> Result {
     if let Some(root) = root.path() {
-        loopdev::refuse_locked(root, Side::Root)?;
+        loopdev::refuse_locked(root, Role::Root)?;
     }
     layers
         .iter()
-        .try_for_each(|layer| loopdev::refuse_locked(&layer.path, Side::Layer))
+        .try_for_each(|layer| loopdev::refuse_locked(&layer.path, Role::Layer))
 }

@@ -8,7 +8,7 @@
 
 use std::path::{Path, PathBuf};
 
-use ubcore::error::Side;
+use ubcore::error::Role;
 
 use crate::below::RootArg;
 use crate::device::{Access, Device};
@@ -40,7 +40,7 @@ pub fn wanted(
     };
     match (by, root.path()) {
         (Some(bytes), _) => Ok(bytes),
-        (None, Some(root)) => made_for(&Device::open(root, Side::Root, Access::Read)?),
+        (None, Some(root)) => made_for(&Device::open(root, Role::Root, Access::Read)?),
         (None, None) => Ok(SECTOR),
     }
 }
@@ -119,7 +119,7 @@ pub fn of_image(bytes: u64, wanted: u32) -> u32 {
 #[derive(Clone, Debug)]
 pub struct DeviceBlocks {
     /// Which of the union's devices it is.
-    pub side: Side,
+    pub role: Role,
     /// Its path.
     pub path: PathBuf,
     /// The size of its blocks.
@@ -130,7 +130,7 @@ impl DeviceBlocks {
     /// Returns the blocks of a device, or the ones that an image gets if `wanted` are asked for.
     pub fn of(device: &Device, wanted: u32) -> Result<DeviceBlocks> {
         Ok(DeviceBlocks {
-            side: device.side(),
+            role: device.role(),
             path: device.path().to_owned(),
             bytes: of_device(device, wanted)?,
         })
@@ -143,11 +143,11 @@ pub fn refuse_other(devices: &[DeviceBlocks], wanted: u32) -> Result {
     if union == wanted {
         return Ok(());
     }
-    let name = |d: &DeviceBlocks| format!("{} {}", d.side.name(), d.path.display());
+    let name = |d: &DeviceBlocks| format!("{} {}", d.role.name(), d.path.display());
     let what = devices.iter().map(name).collect::<Vec<_>>().join(", ");
     let largest: Vec<_> = devices.iter().filter(|d| d.bytes == union).collect();
     let cause = match (largest.as_slice(), devices.len()) {
-        ([one], _) => format!("as the {} has", one.side.name()),
+        ([one], _) => format!("as the {} has", one.role.name()),
         (_, 2) => "as both have".to_owned(),
         _ => "as these devices have".to_owned(),
     };
@@ -199,11 +199,11 @@ pub fn refuse_tail(path: &Path) -> Result {
 #[cfg(test)]
 mod tests {
     use super::{made_for, of_image, refuse_other, refuse_tail, unit_of_file_system, DeviceBlocks};
-    use super::{Access, Device, Path, Side};
+    use super::{Access, Device, Path, Role};
 
-    fn blocks(side: Side, path: &Path, bytes: u32) -> DeviceBlocks {
+    fn blocks(role: Role, path: &Path, bytes: u32) -> DeviceBlocks {
         let path = path.to_owned();
-        DeviceBlocks { side, path, bytes }
+        DeviceBlocks { role, path, bytes }
     }
 
     #[test]
@@ -215,7 +215,7 @@ mod tests {
                 bytes[at..at + 8].copy_from_slice(b"EFI PART");
             }
             std::fs::write(&path, bytes).unwrap();
-            made_for(&Device::open(&path, Side::Root, Access::Read).unwrap()).unwrap()
+            made_for(&Device::open(&path, Role::Root, Access::Read).unwrap()).unwrap()
         };
         assert_eq!(found(&[]), 512);
         assert_eq!(found(&[512]), 512);
@@ -223,8 +223,8 @@ mod tests {
         assert_eq!(found(&[512, 4096]), 512);
         std::fs::write(&path, [0; 5120]).unwrap();
         let devices = [
-            blocks(Side::Root, &path, 512),
-            blocks(Side::Leaf, Path::new("l"), 512),
+            blocks(Role::Root, &path, 512),
+            blocks(Role::Leaf, Path::new("l"), 512),
         ];
         let fail = refuse_other(&devices, 4096).unwrap_err();
         assert!(fail.message.contains("truncate -s %4096 /"), "{fail}");
@@ -241,7 +241,7 @@ mod tests {
             let mut bytes = vec![0; 65536];
             edit(&mut bytes);
             std::fs::write(&path, bytes).unwrap();
-            unit_of_file_system(&Device::open(&path, Side::Root, Access::Read).unwrap())
+            unit_of_file_system(&Device::open(&path, Role::Root, Access::Read).unwrap())
         };
         assert_eq!(unit(&|_| ()), None);
         let xfs = |size: u16| {
@@ -268,8 +268,8 @@ mod tests {
     #[test]
     fn other_blocks_are_refused_with_both_sizes() {
         let check = |root, leaf, wanted| {
-            let root = blocks(Side::Root, Path::new("r"), root);
-            let leaf = blocks(Side::Leaf, Path::new("l"), leaf);
+            let root = blocks(Role::Root, Path::new("r"), root);
+            let leaf = blocks(Role::Leaf, Path::new("l"), leaf);
             let fail = refuse_other(&[root, leaf], wanted);
             fail.err().map_or_else(String::new, |f| f.message)
         };

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use rustix::io::Errno;
 use serde_json::json;
 use ubcore::abi::{self, Create, FeaturesCall, Layer, LostCall, Remove, Status};
-use ubcore::error::{Error, Side};
+use ubcore::error::{Error, Role};
 use ubcore::format::name::{is_union_word, LeafName, UNION_PREFIX};
 
 use self::layers::layer_of;
@@ -75,12 +75,12 @@ impl Control {
         let attempt = || {
             request.clone_from(&asked);
             let done = ioctl::create(&self.0, request, layers);
-            if let (Err(_), Some(Error::Busy(side))) = (&done, request.error()) {
+            if let (Err(_), Some(Error::Busy(role))) = (&done, request.error()) {
                 let layer = layer_of(request, layers);
-                let field = match side {
-                    Side::Layer => layer.map_or(&request.leaf, |(_, l)| &l.path),
-                    Side::Root => &request.root,
-                    Side::Leaf => &request.leaf,
+                let field = match role {
+                    Role::Layer => layer.map_or(&request.leaf, |(_, l)| &l.path),
+                    Role::Root => &request.root,
+                    Role::Leaf => &request.leaf,
                 };
                 *node.borrow_mut() = path_text(field).into();
                 return Ok(Tried::Busy);
@@ -91,7 +91,7 @@ impl Control {
         let found = holders::retry(Deadline::new(), look, attempt)?;
         found.map_err(|who| {
             if who.text().is_empty() {
-                Fail::core(what, request.error().unwrap_or(Error::Busy(Side::Leaf)))
+                Fail::core(what, request.error().unwrap_or(Error::Busy(Role::Leaf)))
             } else {
                 who.fail(&format!("{what}: {}", node.borrow().display()))
             }

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{fadvise, ioctl_blksszget, Advice, OFlags};
 use rustix::io::Errno;
 use ubcore::disk::{self, Buffer, Disk, Order};
-use ubcore::error::{Error, Side};
+use ubcore::error::{Error, Role};
 use ubcore::geometry::BLOCK_BYTES;
 use ubcore::leaf_block::LeafBlock;
 use ubcore::num::usize_as_u64;
@@ -39,7 +39,7 @@ pub enum Access {
 pub struct Device {
     path: PathBuf,
     file: File,
-    side: Side,
+    role: Role,
     meta: Metadata,
     is_block: bool,
     /// The byte at which it begins in the file. Not 0 only for a layer.
@@ -53,7 +53,7 @@ pub struct Device {
 
 impl Device {
     /// Opens a device or image.
-    pub fn open(path: &Path, side: Side, access: Access) -> Result<Device> {
+    pub fn open(path: &Path, role: Role, access: Access) -> Result<Device> {
         let meta = metadata(path)?;
         let is_block = meta.file_type().is_block_device();
         if !is_block && !meta.is_file() {
@@ -88,17 +88,17 @@ impl Device {
             writer = DeviceWriter::new(opened.rdev());
         }
         if access != Access::Read && is_block {
-            loopdev::refuse_locked(path, side)?;
+            loopdev::refuse_locked(path, role)?;
         }
         if access != Access::Read && !is_block {
-            loopdev::lock(&file, path, Side::Leaf)?;
+            loopdev::lock(&file, path, Role::Leaf)?;
             loopdev::refuse_loops(&opened, path)?;
         }
         let bytes = file.seek(SeekFrom::End(0)).map_err(failed)?;
         let device = Device {
             path: path.to_owned(),
             file,
-            side,
+            role,
             meta: opened,
             is_block,
             start: 0,
@@ -148,8 +148,8 @@ impl Device {
     }
 
     /// Returns which of a union's devices it is.
-    pub fn side(&self) -> Side {
-        self.side
+    pub fn role(&self) -> Role {
+        self.role
     }
 
     /// Returns the open file.
@@ -165,7 +165,7 @@ impl Device {
     /// Opens the same device or image again, wherever its path leads by now.
     pub fn again(&self, access: Access) -> Result<Device> {
         let path = format!("/proc/self/fd/{}", self.file.as_raw_fd());
-        let again = Device::open(Path::new(&path), self.side, access);
+        let again = Device::open(Path::new(&path), self.role, access);
         let again = again.map_err(|mut fail| {
             let name = self.path.display().to_string();
             fail.message = fail.message.replace(&path, &name);
@@ -262,7 +262,7 @@ impl Disk for Device {
     }
 
     fn read(&mut self, block: LeafBlock, count: usize) -> ubcore::error::Result {
-        let bad = Error::Io(self.side, block.first_sector().unwrap_or(u64::MAX));
+        let bad = Error::Io(self.role, block.first_sector().unwrap_or(u64::MAX));
         let at = self.byte_of(block).ok_or(bad)?;
         let room = self
             .buffer
@@ -283,7 +283,7 @@ impl Disk for Device {
     }
 
     fn write(&mut self, block: LeafBlock, count: usize, order: Order) -> ubcore::error::Result {
-        let bad = Error::Io(self.side, block.first_sector().unwrap_or(u64::MAX));
+        let bad = Error::Io(self.role, block.first_sector().unwrap_or(u64::MAX));
         let bytes = self
             .buffer
             .as_flattened()
@@ -301,7 +301,7 @@ impl Disk for Device {
     }
 
     fn flush(&mut self) -> ubcore::error::Result {
-        self.file.sync_all().map_err(|_| Error::Io(self.side, 0))
+        self.file.sync_all().map_err(|_| Error::Io(self.role, 0))
     }
 }
 
@@ -340,7 +340,7 @@ pub fn refuse_same(root: &Path, leaf: &Path) -> Result {
 }
 
 /// Refuses a device that is a union or a partition of one, because unions do not stack.
-pub fn refuse_union(device: &Device, side: Side) -> Result {
+pub fn refuse_union(device: &Device, role: Role) -> Result {
     let meta = device.metadata();
     if !meta.file_type().is_block_device() {
         return Ok(());
@@ -354,7 +354,7 @@ pub fn refuse_union(device: &Device, side: Side) -> Result {
     match place {
         Ok(place) if is_union(&place) => Err(Fail::core(
             &device.path().display().to_string(),
-            Error::Stacked(side),
+            Error::Stacked(role),
         )),
         // Without sysfs the driver refuses it.
         _ => Ok(()),

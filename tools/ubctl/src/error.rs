@@ -202,7 +202,7 @@ pub fn reason_of(e: Error) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::{code_of, reason_of, Error, Fail, BUSY, FAILED, REFUSED};
-    use ubcore::error::Side;
+    use ubcore::error::Role;
 
     #[test]
     fn every_reason_of_the_driver_has_a_code_and_a_word() {
@@ -215,13 +215,13 @@ mod tests {
         // The two kinds of wrong root share one word.
         assert_eq!(words.len(), 29);
         assert_eq!(code_of(Error::RootContent), REFUSED);
-        assert_eq!(code_of(Error::Open(Side::Leaf, 16)), BUSY);
-        assert_eq!(code_of(Error::Open(Side::Leaf, 2)), FAILED);
+        assert_eq!(code_of(Error::Open(Role::Leaf, 16)), BUSY);
+        assert_eq!(code_of(Error::Open(Role::Leaf, 2)), FAILED);
     }
 
     #[test]
     fn an_errno_is_shown_in_words() {
-        let fail = Fail::core("leaf /dev/x", Error::Open(Side::Leaf, 2));
+        let fail = Fail::core("leaf /dev/x", Error::Open(Role::Leaf, 2));
         assert!(fail.message.starts_with("leaf /dev/x: "), "{fail}");
         assert!(
             fail.message.ends_with("No such file or directory"),

@@ -299,17 +299,17 @@ fn above(node: &Node) -> Vec<String> {
             .strip_prefix(PREFIX)
             .is_some_and(|n| union_number(n).is_some())
         {
-            let is = |side: &str| {
-                let path = read(side).unwrap_or_default();
+            let is = |role: &str| {
+                let path = read(role).unwrap_or_default();
                 is_node(Path::new(OsStr::from_bytes(path.trim_ascii_end())), node)
             };
             let has_layers = read("union/layers").is_some_and(|n| n.trim_ascii() != b"0");
-            let side = match (is("union/leaf"), is("union/root")) {
+            let role = match (is("union/leaf"), is("union/root")) {
                 (true, _) => "the leaf",
                 (false, false) if has_layers => "a layer",
                 _ => "the root",
             };
-            return format!("{side} of {name}");
+            return format!("{role} of {name}");
         }
         match read("dm/name") {
             Some(dm) => {

@@ -7,7 +7,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use clap::builder::{OsStringValueParser, TypedValueParser};
-use ubcore::error::Side;
+use ubcore::error::Role;
 use ubcore::format::below_list::ListedLayer;
 
 use crate::device::{Access, Device};
@@ -66,7 +66,7 @@ impl LayerArg {
     /// Opens the layer to read it.
     pub fn open(&self) -> Result<Device> {
         part(
-            Device::open(&self.path, Side::Layer, Access::Read)?,
+            Device::open(&self.path, Role::Layer, Access::Read)?,
             self.offset,
         )
     }

@@ -8,7 +8,7 @@ use map_memory::Heap;
 use ubcore::alloc::{bitmap_words, Allocator};
 use ubcore::attach::{self, Probe};
 use ubcore::commit::Committer;
-use ubcore::error::Side;
+use ubcore::error::Role;
 use ubcore::format::directory::PageEntry;
 use ubcore::format::superblock::Superblock;
 use ubcore::map::{words_for, Map};
@@ -32,10 +32,10 @@ pub struct Loaded {
 /// Opens a leaf that no union writes to: a detached one, which is claimed, or a frozen one, which
 /// may be in use as a layer.
 pub fn open_at_rest(path: &Path) -> Result<Device> {
-    let mut leaf = Device::open(path, Side::Leaf, Access::Read)?;
-    refuse_union(&leaf, Side::Leaf)?;
+    let mut leaf = Device::open(path, Role::Leaf, Access::Read)?;
+    refuse_union(&leaf, Role::Leaf)?;
     if superblock(&mut leaf)?.frozen.is_none() {
-        leaf = Device::open(path, Side::Leaf, Access::Claim)?;
+        leaf = Device::open(path, Role::Leaf, Access::Claim)?;
         refuse_in_use(&leaf.name(), &superblock(&mut leaf)?)?;
     }
     Ok(leaf)

@@ -11,7 +11,7 @@ use std::fs;
 use std::path::Path;
 
 use rustix::fs::{major, makedev, minor, statx, AtFlags, StatxFlags, CWD};
-use ubcore::error::Side;
+use ubcore::error::Role;
 
 use crate::mounts;
 
@@ -58,12 +58,12 @@ impl<'a> FileLock<'a> {
 
     /// Returns whether a root or a leaf must not be used beside this lock. A leaf is for one user.
     /// A root may have others that only read.
-    fn bars(&self, side: Side) -> bool {
+    fn bars(&self, role: Role) -> bool {
         let has = |byte: &u64| self.from <= *byte && self.to.is_some_and(|to| *byte <= to);
-        match side {
+        match role {
             _ if self.kind == "FLOCK" => false,
-            Side::Leaf => true,
-            Side::Root | Side::Layer => self.write || QEMU_WRITES.iter().any(has),
+            Role::Leaf => true,
+            Role::Root | Role::Layer => self.write || QEMU_WRITES.iter().any(has),
         }
     }
 }
@@ -84,13 +84,13 @@ fn file_of(path: &Path) -> Option<String> {
 
 /// Returns whether another program has a lock on the file or device node at a path that forbids
 /// its use.
-pub fn forbid(path: &Path, side: Side) -> bool {
+pub fn forbid(path: &Path, role: Role) -> bool {
     let Some(file) = file_of(path) else {
         return false;
     };
     let list = fs::read_to_string("/proc/locks").unwrap_or_default();
     let mut locks = list.lines().filter_map(FileLock::parse);
-    locks.any(|lock| lock.file == file && lock.bars(side))
+    locks.any(|lock| lock.file == file && lock.bars(role))
 }
 
 /// Returns the processes that have locked the file at a path, as far as they can be found.
@@ -123,7 +123,7 @@ fn has_lock(pid: u32, file: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::{FileLock, Side};
+    use super::{FileLock, Role};
 
     #[test]
     fn a_line_of_the_list() {
@@ -146,7 +146,7 @@ mod tests {
         let bars = |rest: &str| {
             let line = format!("1: {rest}");
             let lock = FileLock::parse(&line).unwrap();
-            (lock.bars(Side::Root), lock.bars(Side::Leaf))
+            (lock.bars(Role::Root), lock.bars(Role::Leaf))
         };
         assert_eq!(bars("FLOCK ADVISORY WRITE 1 00:1a:9 0 EOF"), (false, false));
         // QEMU: reads; lets no other program write; writes.

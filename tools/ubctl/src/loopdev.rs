@@ -20,7 +20,7 @@ use std::time::Duration;
 use rustix::fs::{flock, ioctl_blksszget, FlockOperation};
 use rustix::io::Errno;
 use ubcore::abi;
-use ubcore::error::Side;
+use ubcore::error::Role;
 
 use crate::backing::Backing;
 use crate::error::{Fail, Result, BUSY, FAILED, REFUSED};
@@ -55,11 +55,11 @@ pub struct Lower {
 impl Lower {
     /// Opens a device as it is, or puts an image on a loop device with blocks of `sector` bytes.
     /// Leaves nothing behind if it fails.
-    pub fn open(path: &Path, side: Side, write: bool, sector: u32) -> Result<Lower> {
+    pub fn open(path: &Path, role: Role, write: bool, sector: u32) -> Result<Lower> {
         let node = fs::canonicalize(path).map_err(|e| Fail::io("open", path, &e))?;
         let kind = fs::metadata(&node).map_err(|e| Fail::io("open", path, &e))?;
         if kind.is_file() {
-            return Ok(Lower::on_loop(attach(&node, side, write, sector)?, path));
+            return Ok(Lower::on_loop(attach(&node, role, write, sector)?, path));
         }
         if !kind.file_type().is_block_device() {
             let text = format!(
@@ -68,7 +68,7 @@ impl Lower {
             );
             return Err(Fail::new(REFUSED, "not_a_device", text));
         }
-        refuse_locked(&node, side)?;
+        refuse_locked(&node, role)?;
         Ok(Lower {
             node,
             name: path.to_owned(),
@@ -129,7 +129,7 @@ pub fn open_layers<P: AsRef<Path>>(paths: &[P], sector: u32) -> Result<Vec<Lower
         let node = fs::canonicalize(path).map_err(|e| Fail::io("open", path, &e))?;
         let meta = fs::metadata(&node).map_err(|e| Fail::io("open", path, &e))?;
         steps.push(if !meta.is_file() {
-            Step::Open(Lower::open(path, Side::Layer, false, sector)?)
+            Step::Open(Lower::open(path, Role::Layer, false, sector)?)
         } else if files.insert(file_id(&meta)) {
             Step::Image(Image::open(&node, false, sector)?)
         } else {
@@ -142,7 +142,7 @@ pub fn open_layers<P: AsRef<Path>>(paths: &[P], sector: u32) -> Result<Vec<Lower
         if let Step::Image(image) = step {
             match image.share(over.remove(&image.id()).unwrap_or_default()) {
                 Some(found) => *step = Step::Open(Lower::on_loop(found, path.as_ref())),
-                None => lock(&image.file, &image.path, Side::Layer)?,
+                None => lock(&image.file, &image.path, Role::Layer)?,
             }
         }
     }
@@ -156,26 +156,26 @@ pub fn open_layers<P: AsRef<Path>>(paths: &[P], sector: u32) -> Result<Vec<Lower
         Step::Image(image) => {
             let found = over.remove(&image.id()).unwrap_or_default();
             Ok(Lower::on_loop(
-                image.show(Side::Layer, found)?,
+                image.show(Role::Layer, found)?,
                 path.as_ref(),
             ))
         }
-        Step::Again(path) => Lower::open(path, Side::Layer, false, sector),
+        Step::Again(path) => Lower::open(path, Role::Layer, false, sector),
     };
     steps.into_iter().zip(paths).map(lower).collect()
 }
 
 /// Puts an image on a loop device. Returns the node, and the device held open.
-fn attach(path: &Path, side: Side, write: bool, sector: u32) -> Result<(PathBuf, File)> {
+fn attach(path: &Path, role: Role, write: bool, sector: u32) -> Result<(PathBuf, File)> {
     let image = Image::open(path, write, sector)?;
-    if side == Side::Layer {
+    if role == Role::Layer {
         if let Some(found) = image.share(loops_over(&image.meta)) {
             return Ok(found);
         }
     }
-    lock(&image.file, path, side)?;
+    lock(&image.file, path, role)?;
     let over = loops_over(&image.meta);
-    image.show(side, over)
+    image.show(role, over)
 }
 
 /// An image that is open, and the blocks that its loop device has to have.
@@ -224,9 +224,9 @@ impl Image {
 
     /// Returns a loop device of this image, which the caller has locked: one of those over it, or a
     /// new one.
-    fn show(self, side: Side, over: Vec<Over>) -> Result<(PathBuf, File)> {
+    fn show(self, role: Role, over: Vec<Over>) -> Result<(PathBuf, File)> {
         for over in over {
-            if side == Side::Leaf || !over.is_read_only() {
+            if role == Role::Leaf || !over.is_read_only() {
                 return Err(on_a_loop(&self.path, &over));
             }
             if !over.is_whole() {
@@ -242,10 +242,10 @@ impl Image {
 }
 
 /// Locks an image: a leaf against all other users, a root against writers.
-pub fn lock(image: &File, path: &Path, side: Side) -> Result {
-    let how = match side {
-        Side::Root | Side::Layer => FlockOperation::NonBlockingLockShared,
-        Side::Leaf => FlockOperation::NonBlockingLockExclusive,
+pub fn lock(image: &File, path: &Path, role: Role) -> Result {
+    let how = match role {
+        Role::Root | Role::Layer => FlockOperation::NonBlockingLockShared,
+        Role::Leaf => FlockOperation::NonBlockingLockExclusive,
     };
     let attempt = || match flock(image, how) {
         Ok(()) => Ok(Tried::Done(())),
@@ -254,16 +254,16 @@ pub fn lock(image: &File, path: &Path, side: Side) -> Result {
         Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::NOLCK | Errno::INVAL) => Ok(Tried::Done(())),
         Err(e) => Err(Fail::io("lock", path, &e.into())),
     };
-    refuse_locked(path, side)?;
+    refuse_locked(path, role)?;
     let look = |all| holders::of_path(path, all);
     retry(Deadline::new(), look, attempt)?.map_err(|who| who.fail(&path.display().to_string()))
 }
 
 /// Refuses a device or image that another program, such as a virtual machine, has locked in another
 /// way than by `flock`. Such a program need not claim the device.
-pub fn refuse_locked(path: &Path, side: Side) -> Result {
+pub fn refuse_locked(path: &Path, role: Role) -> Result {
     let attempt = || {
-        Ok(if locks::forbid(path, side) {
+        Ok(if locks::forbid(path, role) {
             Tried::Busy
         } else {
             Tried::Done(())
@@ -512,7 +512,7 @@ pub fn shown_by(device: &Path) -> Option<ShownBy> {
 
 #[cfg(test)]
 mod tests {
-    use super::{behind, config, lock, File, FlockOperation, Path, Side};
+    use super::{behind, config, lock, File, FlockOperation, Path, Role};
     use rustix::fs::fcntl_lock;
     use std::os::fd::AsRawFd;
 
@@ -538,21 +538,21 @@ mod tests {
             options.open(&path).unwrap()
         };
         let (a, b, c) = (open(), open(), open());
-        assert!(lock(&a, &path, Side::Root).is_ok() && lock(&b, &path, Side::Root).is_ok());
-        assert_eq!(lock(&c, &path, Side::Leaf).unwrap_err().reason, "busy");
+        assert!(lock(&a, &path, Role::Root).is_ok() && lock(&b, &path, Role::Root).is_ok());
+        assert_eq!(lock(&c, &path, Role::Leaf).unwrap_err().reason, "busy");
         drop((a, b));
         // Programs that do not use `flock`. Such a lock goes with any close of the file.
         let other = open();
         fcntl_lock(&other, FlockOperation::LockExclusive).unwrap();
-        assert_eq!(lock(&c, &path, Side::Leaf).unwrap_err().reason, "busy");
-        assert_eq!(lock(&c, &path, Side::Root).unwrap_err().reason, "busy");
+        assert_eq!(lock(&c, &path, Role::Leaf).unwrap_err().reason, "busy");
+        assert_eq!(lock(&c, &path, Role::Root).unwrap_err().reason, "busy");
         fcntl_lock(&other, FlockOperation::LockShared).unwrap();
-        assert_eq!(lock(&c, &path, Side::Leaf).unwrap_err().reason, "busy");
-        assert!(lock(&c, &path, Side::Root).is_ok());
+        assert_eq!(lock(&c, &path, Role::Leaf).unwrap_err().reason, "busy");
+        assert!(lock(&c, &path, Role::Root).is_ok());
         drop(other);
-        assert!(lock(&c, &path, Side::Leaf).is_ok());
-        assert!(lock(&open(), &path, Side::Leaf).is_err());
-        assert!(lock(&open(), &path, Side::Root).is_err());
+        assert!(lock(&c, &path, Role::Leaf).is_ok());
+        assert!(lock(&open(), &path, Role::Leaf).is_err());
+        assert!(lock(&open(), &path, Role::Root).is_err());
         std::fs::remove_file(&path).unwrap();
     }
 

@@ -16,7 +16,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{major, OFlags};
-use ubcore::error::{Error, Side};
+use ubcore::error::{Error, Role};
 
 use crate::control::is_union;
 use crate::device::{self, Device};
@@ -68,16 +68,16 @@ type Trail = Vec<StorageRange>;
 /// Refuses a root, or a layer, and a leaf with a byte in common, and one that lies on a union
 /// without a file system in between. Both are open, so neither can become another device.
 pub fn refuse(root: &Device, leaf: &Device) -> Result {
-    let below = root.side();
+    let below = root.role();
     let what = format!("{} {}, leaf {}", below.name(), root.name(), leaf.name());
     if device::is_same(root.metadata(), leaf.metadata()) {
         return Err(Fail::core(&what, Error::SameDevice));
     }
-    let (root, mut leaf) = (trails(root, below)?, trails(leaf, Side::Leaf)?);
-    for (side, trails) in [(below, &root), (Side::Leaf, &leaf)] {
+    let (root, mut leaf) = (trails(root, below)?, trails(leaf, Role::Leaf)?);
+    for (role, trails) in [(below, &root), (Role::Leaf, &leaf)] {
         // The driver sees only a union itself, not a union below device mapper.
         if trails.iter().any(is_on_union) {
-            return Err(Fail::core(&what, Error::Stacked(side)));
+            return Err(Fail::core(&what, Error::Stacked(role)));
         }
     }
     let paths = one_path(&root, &mut leaf, |dev| wwid::of_disk(&folder(dev)));
@@ -135,7 +135,7 @@ fn same(paths: &[(u64, u64)]) -> String {
 
 /// Refuses a leaf that lies on this disk at all, also as an image of a file system on it.
 pub fn refuse_upon(leaf: &Device, disk: u64) -> Result {
-    let trails = trails(leaf, Side::Leaf)?;
+    let trails = trails(leaf, Role::Leaf)?;
     let is_there = |step: &StorageRange| step.storage == Storage::Disk(disk);
     if !trails.iter().flatten().any(is_there) {
         return Ok(());
@@ -173,13 +173,13 @@ fn shared(root: &[Trail], leaf: &[Trail]) -> Option<(StorageRange, StorageRange)
         .find_map(|r| leaf.iter().find_map(|l| meeting(r, l)))
 }
 
-/// Returns the common part of two steps, for people. `below` is the side of the first.
+/// Returns the common part of two steps, for people. `below` is the role of the first.
 fn common(below: &str, root: &StorageRange, leaf: &StorageRange) -> String {
-    let part = |side: &str, s: &StorageRange| match (s.from, s.to) {
-        (0, u64::MAX) => format!("the {side} lies somewhere on it"),
-        (from, u64::MAX) => format!("the {side} has its bytes from {from} on"),
+    let part = |role: &str, s: &StorageRange| match (s.from, s.to) {
+        (0, u64::MAX) => format!("the {role} lies somewhere on it"),
+        (from, u64::MAX) => format!("the {role} has its bytes from {from} on"),
         (from, to) => format!(
-            "the {side} has its bytes {from} to {}",
+            "the {role} has its bytes {from} to {}",
             to.saturating_sub(1)
         ),
     };
@@ -193,10 +193,10 @@ fn common(below: &str, root: &StorageRange, leaf: &StorageRange) -> String {
 }
 
 /// Returns all trails from a device or image.
-fn trails(device: &Device, side: Side) -> Result<Vec<Trail>> {
+fn trails(device: &Device, role: Role) -> Result<Vec<Trail>> {
     let meta = device.metadata();
     let mut walk = Walk {
-        side,
+        role,
         sources: HashMap::new(),
         steps: 0,
     };
@@ -237,7 +237,7 @@ fn unknown(device: &Device, why: &str) -> Fail {
 }
 
 struct Walk {
-    side: Side,
+    role: Role,
     /// The devices that file systems without a device number are on, as their mounts say.
     sources: HashMap<u64, PathBuf>,
     steps: usize,
@@ -290,7 +290,7 @@ impl Walk {
         }
         let mut below = slave_numbers(&folder);
         // A write to a union goes only to its leaf. What the union shows depends on both devices.
-        if self.side == Side::Leaf && fs::canonicalize(&folder).is_ok_and(|p| is_union(&p)) {
+        if self.role == Role::Leaf && fs::canonicalize(&folder).is_ok_and(|p| is_union(&p)) {
             let leaf = fs::read_to_string(folder.join("union/leaf")).unwrap_or_default();
             let leaf = fs::metadata(leaf.trim_end_matches('\n')).map(|m| m.rdev());
             if let Some(leaf) = leaf.ok().filter(|leaf| below.contains(leaf)) {

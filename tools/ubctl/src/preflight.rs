@@ -14,7 +14,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use ubcore::abi::{self, Status};
-use ubcore::error::{Error, Side};
+use ubcore::error::{Error, Role};
 use ubcore::format::superblock::choose;
 use ubcore::geometry::BLOCK_BYTES;
 use ubcore::sealed::header;
@@ -30,7 +30,7 @@ use crate::wait::Deadline;
 pub const CLAIM: Duration = Duration::from_millis(500);
 
 /// Refuses a device whose blocks the driver does not support below a union.
-pub fn refuse_limits(device: &Device, side: Side) -> Result {
+pub fn refuse_limits(device: &Device, role: Role) -> Result {
     let too_large = usize::try_from(device.block_bytes()?).is_ok_and(|n| n > BLOCK_BYTES);
     if too_large || is_zoned(device) {
         let why = if too_large {
@@ -41,10 +41,10 @@ pub fn refuse_limits(device: &Device, side: Side) -> Result {
         let path = device.path().display();
         return Err(Fail::new(
             REFUSED,
-            reason_of(Error::Limits(side)),
+            reason_of(Error::Limits(role)),
             format!(
                 "{path}: the {} does not fit this union: {why}: choose another device",
-                side.name()
+                role.name()
             ),
         ));
     }
@@ -135,7 +135,7 @@ fn device_at(path: &[u8; abi::PATH_BYTES]) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
-    use super::{refuse_leaf_as_root, Device, Side};
+    use super::{refuse_leaf_as_root, Device, Role};
     use crate::commands::format::tests::superblock;
     use crate::device::Access;
     use ubcore::format::crc::block_crc;
@@ -146,7 +146,7 @@ mod tests {
         let path = std::env::temp_dir().join(format!("ubctl-leaf-{}", std::process::id()));
         let refused = |bytes: &[u8]| {
             std::fs::write(&path, bytes).unwrap();
-            let root = Device::open(&path, Side::Root, Access::Read).unwrap();
+            let root = Device::open(&path, Role::Root, Access::Read).unwrap();
             refuse_leaf_as_root(&root).err().map(|fail| fail.message)
         };
         let mut leaf = vec![0; 65536];

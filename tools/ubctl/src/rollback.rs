@@ -118,14 +118,14 @@ mod tests {
     use super::{Access, Device, Rollback, BLOCK};
     use crate::error::{Fail, FAILED};
     use std::fs;
-    use ubcore::error::Side;
+    use ubcore::error::Role;
 
     #[test]
     fn what_was_there_comes_back_unless_another_wrote() {
         let path = std::env::temp_dir().join(format!("ubctl-rollback-{}", std::process::id()));
         let old: Vec<u8> = (0..5 * BLOCK).map(|n| (n % 251) as u8).collect();
         fs::write(&path, &old).unwrap();
-        let open = |access| Device::open(&path, Side::Leaf, access).unwrap();
+        let open = |access| Device::open(&path, Role::Leaf, access).unwrap();
         let new = vec![7; BLOCK as usize];
         let leaf = open(Access::Exclusive);
         let wiped = [(2 * BLOCK, 3 * BLOCK), (4 * BLOCK, 5 * BLOCK)];

@@ -4,7 +4,7 @@
 
 use map_memory::sha256::Sha256;
 use serde::Serialize;
-use ubcore::error::{Error, Side};
+use ubcore::error::{Error, Role};
 use ubcore::geometry::{Block, BLOCK_BYTES};
 use ubcore::num::u64_as_usize;
 use ubcore::sealed::digests::CHUNK_BLOCKS;
@@ -142,7 +142,7 @@ impl Reader for DeviceReader<'_> {
         let read = self.device.read_at(at, self.buffer.as_flattened_mut());
         read.map_err(|fail| {
             self.fail = Some(fail);
-            Error::Io(Side::Layer, at / 512)
+            Error::Io(Role::Layer, at / 512)
         })?;
         Ok(count)
     }

@@ -3,7 +3,7 @@
 //! Writes a sealed layer, from extents and from where their data is read.
 
 use map_memory::sha256::Sha256;
-use ubcore::error::{Error, Side};
+use ubcore::error::{Error, Role};
 use ubcore::geometry::{Block, BLOCK_BYTES};
 use ubcore::sealed::fault::Fault;
 use ubcore::sealed::header::Header;
@@ -138,7 +138,7 @@ impl<R: Fn(u64, &mut [u8]) -> Result> SourceData for CountedData<R> {
         self.progress.add(room.len() as u64 / 512);
         read.map_err(|fail| {
             self.fail = Some(fail);
-            Error::Io(Side::Leaf, position)
+            Error::Io(Role::Leaf, position)
         })
     }
 }

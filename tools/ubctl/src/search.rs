@@ -6,7 +6,7 @@ use std::fs;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-use ubcore::error::Side;
+use ubcore::error::Role;
 use ubcore::format::below_list::ListedLayer;
 use ubcore::format::superblock::Superblock;
 use ubcore::sealed::open::Sealed;
@@ -99,7 +99,7 @@ fn number(path: &Path) -> Option<(u64, u64)> {
 }
 
 fn candidates(path: &Path) -> Vec<Candidate> {
-    let Ok(device) = Device::open(path, Side::Layer, Access::Read) else {
+    let Ok(device) = Device::open(path, Role::Layer, Access::Read) else {
         return Vec::new();
     };
     let of = |offset, what| Candidate {
@@ -123,7 +123,7 @@ fn candidates(path: &Path) -> Vec<Candidate> {
 }
 
 fn is_root(path: &Path, sb: &Superblock) -> bool {
-    let root = Device::open(path, Side::Root, Access::Read).ok();
+    let root = Device::open(path, Role::Root, Access::Read).ok();
     root.is_some_and(|root| {
         root.sectors() == sb.geometry.root_sectors()
             && root_samples::digest(&root, &sb.uuid).is_ok_and(|digest| digest == sb.root_digest)

@@ -4,7 +4,7 @@
 
 use map_memory::StackHeap;
 use ubcore::attach;
-use ubcore::error::{Error, Side};
+use ubcore::error::{Error, Role};
 use ubcore::format::superblock::Superblock;
 use ubcore::geometry::BLOCK_SECTORS;
 use ubcore::num::{saturating_u32, u64_as_usize};
@@ -52,7 +52,7 @@ pub struct Member {
 impl Member {
     /// Finds out what a device holds.
     fn new(mut device: Device) -> Result<Member> {
-        refuse_union(&device, Side::Layer)?;
+        refuse_union(&device, Role::Layer)?;
         let what = device.name();
         let superblock = match attach::read_superblock(&mut device) {
             Ok(probe) => Some(probe.superblock),
@@ -68,7 +68,7 @@ impl Member {
         };
         let large = sealed.map(|s| s.header.union_sectors);
         if let Some(sectors) = large.filter(|&sectors| sectors > STACK_SECTORS_MAX) {
-            return Err(Fail::core(&what, Error::TooLarge(Side::Layer, sectors)));
+            return Err(Fail::core(&what, Error::TooLarge(Role::Layer, sectors)));
         }
         let id = match (&superblock, &sealed) {
             (Some(sb), _) => sb.frozen.map(|seal| LayerId::Frozen(sb.uuid, seal)),

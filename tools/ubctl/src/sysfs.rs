@@ -122,7 +122,7 @@ pub fn of_union(block: &Path, name: &str, needs: [Need<'_>; 2], layers: u32) -> 
         .map(|directory| (*directory).clone())
         .collect();
     // A path may lead to another device by now. If no layers are below the union and one device is
-    // left over, it belongs to the side whose path does not match.
+    // left over, it belongs to the device whose path does not match.
     if let ([one], 1, true, 0) = (&rest[..], unknown, dead.is_empty(), layers) {
         for (n, directory) in directories.iter_mut().enumerate() {
             if is_unknown(n, directory) {

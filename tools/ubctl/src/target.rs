@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{access, fadvise, renameat_with, Access as Permission, Advice, RenameFlags, CWD};
 use rustix::io::Errno;
-use ubcore::error::{Error, Side};
+use ubcore::error::{Error, Role};
 use ubcore::geometry::{Block, BLOCK_BYTES, BLOCK_SECTORS};
 use ubcore::sealed::Writer;
 
@@ -119,7 +119,7 @@ impl To {
         // A link stays, and what it leads to is replaced.
         let path = fs::canonicalize(out).map_err(|e| Fail::io("open", out, &e))?;
         if wanted.append {
-            return To::of_device(wanted, Device::open(&path, Side::Leaf, Access::Exclusive)?);
+            return To::of_device(wanted, Device::open(&path, Role::Leaf, Access::Exclusive)?);
         }
         if !wanted.force {
             return Err(exists(out));
@@ -127,7 +127,7 @@ impl To {
         refuse_folder(&path)?;
         // If a union uses the file, the rename takes the file's name away, and the union's last
         // close deletes the file. So a file in use is refused.
-        let old = Device::open(&path, Side::Leaf, Access::Claim)?;
+        let old = Device::open(&path, Role::Leaf, Access::Claim)?;
         let old = Some(Box::new(old));
         Ok(To::File { path, old })
     }
@@ -164,7 +164,7 @@ impl To {
 
 /// Opens a device to write to it. Refuses one that shares sectors with a source.
 fn open_device(what: &str, out: &Path, sources: &[&Device]) -> Result<Device> {
-    let device = Device::open(out, Side::Leaf, Access::Exclusive)?;
+    let device = Device::open(out, Role::Leaf, Access::Exclusive)?;
     let refused = |fail: Fail| match fail.reason {
         "stacked" => {
             let text = format!(
@@ -176,7 +176,7 @@ fn open_device(what: &str, out: &Path, sources: &[&Device]) -> Result<Device> {
         "read_only_leaf" => read_only(out),
         _ => fail,
     };
-    refuse_union(&device, Side::Leaf).map_err(refused)?;
+    refuse_union(&device, Role::Leaf).map_err(refused)?;
     for source in sources {
         overlap::refuse(source, &device).map_err(|fail| match fail.reason {
             "same_device" => same(what, source, out),
@@ -476,7 +476,7 @@ impl Output {
     fn keep(&mut self, done: Result, block: u64) -> ubcore::error::Result {
         done.map_err(|fail| {
             self.fail = Some(fail);
-            Error::Io(Side::Leaf, block.saturating_mul(BLOCK_SECTORS))
+            Error::Io(Role::Leaf, block.saturating_mul(BLOCK_SECTORS))
         })
     }
 }

@@ -8,7 +8,7 @@ use std::process::Command;
 use tool::Folder;
 use ubcore::abi::{self, Call, Create, FeaturesCall, Freeze, Layer, LostCall, Remove, Status};
 use ubcore::abi_copy;
-use ubcore::error::{Area, Error, FeatureClass, Side};
+use ubcore::error::{Area, Error, FeatureClass, Role};
 use ubcore::leaf_block::LeafBlock;
 use ubcore::stack::chain::LAYERS_MAX;
 
@@ -218,16 +218,16 @@ fn reasons() -> [(&'static str, Error); 30] {
         ("LEAF_SIZE", Error::LeafSize(1, 2)),
         ("LEAF_TOO_SMALL", Error::LeafTooSmall(1, 2)),
         ("SLAB_SIZE", Error::SlabSize(3)),
-        ("TOO_LARGE", Error::TooLarge(Side::Root, 1)),
-        ("IO", Error::Io(Side::Leaf, 1)),
-        ("BUSY", Error::Busy(Side::Leaf)),
-        ("OPEN", Error::Open(Side::Root, 2)),
+        ("TOO_LARGE", Error::TooLarge(Role::Root, 1)),
+        ("IO", Error::Io(Role::Leaf, 1)),
+        ("BUSY", Error::Busy(Role::Leaf)),
+        ("OPEN", Error::Open(Role::Root, 2)),
         ("READ_ONLY_LEAF", Error::ReadOnlyLeaf),
         ("SAME_DEVICE", Error::SameDevice),
-        ("LIMITS", Error::Limits(Side::Leaf)),
+        ("LIMITS", Error::Limits(Role::Leaf)),
         ("NO_MEMORY", Error::NoMemory),
         ("FULL", Error::Full),
-        ("STACKED", Error::Stacked(Side::Leaf)),
+        ("STACKED", Error::Stacked(Role::Leaf)),
         ("OS", Error::Os(5)),
         ("FINE_MAP", Error::FineMap(4096)),
         ("INTERNAL", Error::Internal),

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use tool::leaf::{geometry, pair, Union};
 use tool::{get, put, ubctl, Folder, Ran, MIB};
 use ubcore::attach::read_superblock;
-use ubcore::error::{Area, Error, Side};
+use ubcore::error::{Area, Error, Role};
 use ubcore::geometry::MapPage;
 use ubcore::journal::scan;
 use ubcore::leaf_block::LeafBlock;
@@ -252,7 +252,7 @@ fn what_is_lost_is_named() {
     // Attach refuses the leaf, and names the same block.
     let refused = "transactions follow it: attach refuses the leaf, also with --read-only";
     assert!(out.contains(refused), "{out}");
-    let mut device = Device::open(&leaf, Side::Leaf, Access::Claim).unwrap();
+    let mut device = Device::open(&leaf, Role::Leaf, Access::Claim).unwrap();
     let sb = read_superblock(&mut device).unwrap().superblock;
     assert_eq!(
         scan(&mut device, &sb),

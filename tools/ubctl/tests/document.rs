@@ -7,7 +7,7 @@
 use std::fmt::Write;
 use std::path::PathBuf;
 use tool::{command, get, Folder, MIB};
-use ubcore::error::{Error, Side};
+use ubcore::error::{Error, Role};
 use ubcore::format::below_list::{self, Listed};
 use ubcore::format::record::{Record, SlabRun};
 use ubcore::format::superblock::{choose, Superblock};
@@ -338,7 +338,7 @@ fn the_tool_says_of_it_what_the_page_says() {
     assert_eq!(ran.out, wanted);
 
     let sb = superblock(&get(&leaf, 0, 2 * BLOCK));
-    let root = Device::open(&root, Side::Root, Access::Read).unwrap();
+    let root = Device::open(&root, Role::Root, Access::Read).unwrap();
     assert_eq!(
         root_samples::digest(&root, &sb.uuid).unwrap(),
         sb.root_digest

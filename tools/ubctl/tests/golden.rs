@@ -10,7 +10,7 @@ use std::process::Command;
 use tool::leaf::Union;
 use tool::{ubctl, Folder, MIB};
 use ubcore::attach::read_superblock;
-use ubcore::error::Side;
+use ubcore::error::Role;
 use ubcore::map::Base;
 use ubcore::plan::{self, Source};
 use ubcore::sealed::open::SealedExtents;
@@ -99,7 +99,7 @@ fn held(name: &str) {
     // This version can write to the leaf, which reads the same afterwards.
     let before = content(&Union::attach(&root, &leaf));
     let slots = |leaf: &Path| {
-        let mut device = Device::open(leaf, Side::Leaf, Access::Read).unwrap();
+        let mut device = Device::open(leaf, Role::Leaf, Access::Read).unwrap();
         read_superblock(&mut device).unwrap().superblock
     };
     let old = slots(&leaf);
@@ -126,7 +126,7 @@ fn the_first_leaf_that_lists_its_root_is_read_as_it_was() {
 fn said_of_layer(layer: &Path) -> String {
     let text = ubctl("verify {}", &[layer]).done().out;
     let mut out = text.split_once('\n').unwrap().1.to_owned();
-    let device = Device::open(layer, Side::Root, Access::Read).unwrap();
+    let device = Device::open(layer, Role::Root, Access::Read).unwrap();
     let header = sealed::open(&device, None).unwrap().header;
     let mut extents = SealedExtents::new(DeviceReader::new(&device), &header);
     while let Some(e) = extents.next().unwrap() {

@@ -8,7 +8,7 @@ use std::path::Path;
 
 use tool::leaf::geometry;
 use tool::{command, get, put, ran, ubctl, Folder, MIB};
-use ubcore::error::Side;
+use ubcore::error::Role;
 use ubctl::below::listed_root;
 use ubctl::device::{Access, Device};
 use ubctl::error::Fail;
@@ -21,7 +21,7 @@ fn root_path(leaf: &Path) -> serde_json::Value {
 
 /// Returns the root as `create` without `--root` finds it.
 fn found(leaf: &Path) -> Result<String, Fail> {
-    let mut leaf = Device::open(leaf, Side::Leaf, Access::Read)?;
+    let mut leaf = Device::open(leaf, Role::Leaf, Access::Read)?;
     let sb = loaded::superblock(&mut leaf)?;
     listed_root(&leaf, &sb).map(|path| path.display().to_string())
 }

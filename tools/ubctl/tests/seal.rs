@@ -12,7 +12,7 @@ use std::time::Duration;
 use serde_json::Value;
 use tool::leaf::{pair, Union};
 use tool::{command, get, put, ubctl, Folder, Ran, MIB};
-use ubcore::error::Side;
+use ubcore::error::Role;
 use ubcore::geometry::BLOCK_BYTES;
 use ubcore::map::Base;
 use ubcore::sealed::open::SealedExtents;
@@ -43,7 +43,7 @@ fn fill(root: &Path, leaf: &Path) {
 
 /// Returns the extents of a sealed layer.
 fn extents(path: &Path) -> Vec<Extent> {
-    let device = Device::open(path, Side::Root, Access::Read).unwrap();
+    let device = Device::open(path, Role::Root, Access::Read).unwrap();
     let header = sealed::open(&device, None).unwrap().header;
     let mut extents = SealedExtents::new(DeviceReader::new(&device), &header);
     std::iter::from_fn(|| extents.next().unwrap()).collect()

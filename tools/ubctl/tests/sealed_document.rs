@@ -9,7 +9,7 @@ use std::path::Path;
 
 use tool::leaf::Union;
 use tool::{ubctl, Folder, MIB};
-use ubcore::error::Side;
+use ubcore::error::Role;
 use ubcore::sealed::open::SealedExtents;
 use ubcore::stack::extent::{Content, Extent, Extents};
 use ubctl::device::{Access, Device};
@@ -86,7 +86,7 @@ fn the_example_is_what_a_seal_writes() {
     }
 
     // What the text says of them.
-    let device = Device::open(&out, Side::Root, Access::Read).unwrap();
+    let device = Device::open(&out, Role::Root, Access::Read).unwrap();
     let header = sealed::open(&device, None).unwrap().header;
     assert_eq!((header.union_sectors, header.block_bytes), (32768, 512));
     assert_eq!((header.data_sectors, header.zero_sectors), (9, 24));

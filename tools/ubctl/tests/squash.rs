@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use tool::leaf::Union;
 use tool::{get, put, ubctl, Folder, MIB};
-use ubcore::error::Side;
+use ubcore::error::Role;
 use ubcore::geometry::Block;
 use ubcore::map::Base;
 use ubcore::plan::{self, Source};
@@ -89,7 +89,7 @@ fn three(f: &Folder) -> (PathBuf, [PathBuf; 3], Oracle) {
 
 /// Returns what a sealed layer maps.
 fn content(path: &Path) -> Oracle {
-    let device = Device::open(path, Side::Root, Access::Read).unwrap();
+    let device = Device::open(path, Role::Root, Access::Read).unwrap();
     let header = sealed::open(&device, None).unwrap().header;
     let mut extents = SealedExtents::new(DeviceReader::new(&device), &header);
     let mut all = vec![None; header.union_sectors as usize];

@@ -13,7 +13,7 @@ use clap::Args;
 use serde::Serialize;
 use ubcore::attach;
 use ubcore::check::{self, Check, Finding, FindingKind, Grade, Totals};
-use ubcore::error::{Area, Error, Side};
+use ubcore::error::{Area, Error, Role};
 use ubcore::format::directory::PageEntry;
 use ubcore::format::superblock::Superblock;
 use ubcore::geometry::{BLOCK_SECTORS, SUPERBLOCKS};
@@ -180,9 +180,9 @@ fn report(args: &CheckArgs) -> Result<CheckReport> {
     if let Some(root) = &args.root {
         refuse_same(root, &args.leaf)?;
     }
-    let mut leaf = Device::open(&args.leaf, Side::Leaf, access)?;
+    let mut leaf = Device::open(&args.leaf, Role::Leaf, access)?;
     let root = args.root.as_deref().map(|path| {
-        let root = Device::open(path, Side::Root, Access::Read)?;
+        let root = Device::open(path, Role::Root, Access::Read)?;
         overlap::refuse(&root, &leaf).map(|()| root)
     });
     let root = root.transpose()?;

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use serde_json::json;
 use ubcore::abi::{Create, Layer, Status, CREATE_READ_ONLY, ID_ANY, QUEUES_MAX};
-use ubcore::error::{Error, Side};
+use ubcore::error::{Error, Role};
 use ubcore::format::name::LeafName;
 use ubcore::geometry::SLAB_SECTORS_DEFAULT;
 
@@ -125,7 +125,7 @@ pub fn run(args: &CreateArgs, json: bool) -> Result {
     let wanted = (&root, &layers[..]);
     let wanted = blocksize::wanted(wanted, &args.leaf, args.sector_size, args.format)?;
     let below = Below::attach(&root, &layers, wanted)?;
-    let leaf = Lower::open(&args.leaf, Side::Leaf, !args.read_only, wanted)?;
+    let leaf = Lower::open(&args.leaf, Role::Leaf, !args.read_only, wanted)?;
     let mut request = request(args, &below, &leaf)?;
     let since = udev::now();
     let what = format!("{}, leaf {}", below.name(), leaf.name.display());
@@ -175,7 +175,7 @@ fn root_and_layers(args: &CreateArgs) -> Result<(RootArg, Vec<LayerArg>)> {
     if args.format {
         return Err(Fail::new(USAGE, "usage", "--format needs --root"));
     }
-    let mut leaf = Device::open(&args.leaf, Side::Leaf, Access::Read)?;
+    let mut leaf = Device::open(&args.leaf, Role::Leaf, Access::Read)?;
     let sb = loaded::superblock(&mut leaf)?;
     if args.places.is_empty() {
         let root = sb.has_root().then(|| below::listed_root(&leaf, &sb));
@@ -200,7 +200,7 @@ fn layers(args: &CreateArgs) -> Result<Vec<LayerArg>> {
     if args.format {
         below::with_listed(&args.layers)
     } else if args.layers.is_empty() && is_layered(&args.leaf) {
-        below::listed_by(&Device::open(&args.leaf, Side::Leaf, Access::Read)?)
+        below::listed_by(&Device::open(&args.leaf, Role::Leaf, Access::Read)?)
     } else {
         Ok(args.layers.clone())
     }
@@ -208,7 +208,7 @@ fn layers(args: &CreateArgs) -> Result<Vec<LayerArg>> {
 
 /// Returns whether a leaf lists layers. The driver reports what is wrong with a leaf.
 fn is_layered(leaf: &Path) -> bool {
-    let leaf = Device::open(leaf, Side::Leaf, Access::Read).ok();
+    let leaf = Device::open(leaf, Role::Leaf, Access::Read).ok();
     let superblock = leaf.and_then(|leaf| probe::superblock(&leaf));
     superblock.is_some_and(|sb| sb.geometry.layers() > 0)
 }
@@ -267,7 +267,7 @@ fn report(args: &CreateArgs, status: &Status, lost: &[LostStretch], json: bool) 
 
 /// Opens all devices and checks that the leaf shares nothing with the others.
 fn apart(below: &Below, leaf: &Lower) -> Result<CheckedDevices> {
-    let leaf = Device::open(&leaf.node, Side::Leaf, Access::Read)?.called(&leaf.name);
+    let leaf = Device::open(&leaf.node, Role::Leaf, Access::Read)?.called(&leaf.name);
     if sealed::is_marked(&leaf) {
         return Err(sealed::no_leaf(&leaf, Error::NotFormatted));
     }
@@ -333,7 +333,7 @@ fn make_union(control: &Control, request: &mut CreateCall, what: &str) -> Result
     loop {
         let mut once = request.create.clone();
         let done = control.create(&mut once, &request.layers, what);
-        let shared = [Side::Root, Side::Layer].map(|side| Some(Error::Busy(side)));
+        let shared = [Role::Root, Role::Layer].map(|role| Some(Error::Busy(role)));
         let busy = done.is_err() && shared.contains(&once.error());
         if !busy || !deadline.pause() {
             request.create = once;

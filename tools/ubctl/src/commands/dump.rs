@@ -15,7 +15,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use serde_json::Value;
-use ubcore::error::Side;
+use ubcore::error::Role;
 
 use crate::device::{Access, Device};
 use crate::error::{Fail, Result, REFUSED};
@@ -39,7 +39,7 @@ pub struct DumpArgs {
 
 /// Runs the command.
 pub fn run(args: &DumpArgs, json: bool) -> Result {
-    let mut device = Device::open(&args.leaf, Side::Leaf, Access::Read)?;
+    let mut device = Device::open(&args.leaf, Role::Leaf, Access::Read)?;
     let report = read::read(&mut device, args.map);
     let fail = match report.unreadable {
         Some(e) => Some(sealed::no_leaf(&device, e)),

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 use serde::Serialize;
-use ubcore::error::Side;
+use ubcore::error::Role;
 use ubcore::format::name::LeafName;
 use ubcore::format::new_leaf::NewLeaf;
 use ubcore::format::superblock::Superblock;
@@ -172,7 +172,7 @@ impl Plan {
         force: bool,
         wanted: u32,
     ) -> Result<Plan> {
-        let open = Device::open(&leaf.node, Side::Leaf, Access::Exclusive)?.called(&leaf.name);
+        let open = Device::open(&leaf.node, Role::Leaf, Access::Exclusive)?.called(&leaf.name);
         // Even --force does not let a root or a layer become a leaf.
         let opened = below.open(Some(&open))?;
         opened.refuse_other_below()?;
@@ -193,15 +193,15 @@ impl Plan {
             return Err(no_image(leaf.path()));
         }
         let what = format!("{}, leaf {}", below.name(), leaf.path().display());
-        refuse_union(&leaf, Side::Leaf)?;
+        refuse_union(&leaf, Role::Leaf)?;
         leaf.refuse_read_only()?;
         if let Some(root) = &below.root {
-            preflight::refuse_limits(root, Side::Root)?;
+            preflight::refuse_limits(root, Role::Root)?;
         }
         for layer in &below.layers {
-            preflight::refuse_limits(&layer.device, Side::Layer)?;
+            preflight::refuse_limits(&layer.device, Role::Layer)?;
         }
-        preflight::refuse_limits(&leaf, Side::Leaf)?;
+        preflight::refuse_limits(&leaf, Role::Leaf)?;
         let sizes = (below.root_sectors(), leaf.sectors());
         let journal = layout
             .journal_size

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use serde::Serialize;
-use ubcore::error::Side;
+use ubcore::error::Role;
 use ubcore::format::superblock::Superblock;
 use ubcore::stack::chain::Seal;
 
@@ -68,8 +68,8 @@ pub fn run(args: &FreezeArgs, json: bool) -> Result {
         };
         return live::run(&live, json);
     }
-    let mut leaf = Device::open(&args.leaf, Side::Leaf, Access::Read)?;
-    refuse_union(&leaf, Side::Leaf)?;
+    let mut leaf = Device::open(&args.leaf, Role::Leaf, Access::Read)?;
+    refuse_union(&leaf, Role::Leaf)?;
     let mut sb = loaded::superblock(&mut leaf)?;
     let changed = sb.frozen.is_none();
     if changed {
@@ -82,8 +82,8 @@ pub fn run(args: &FreezeArgs, json: bool) -> Result {
 /// Freezes the leaf, and returns its superblock. Until the core writes the first superblock slot
 /// the leaf is as it was, so the command may be interrupted at any time.
 fn freeze(args: &FreezeArgs) -> Result<Superblock> {
-    let mut leaf = Device::open(&args.leaf, Side::Leaf, Access::Exclusive)?;
-    refuse_union(&leaf, Side::Leaf)?;
+    let mut leaf = Device::open(&args.leaf, Role::Leaf, Access::Exclusive)?;
+    refuse_union(&leaf, Role::Leaf)?;
     leaf.refuse_read_only()?;
     let mut loaded = loaded::load(&mut leaf)?;
     let seal = Seal(random::bytes()?);

@@ -13,7 +13,7 @@ use std::time::Duration;
 use rustix::fs::{fallocate, seek, FallocateFlags, OFlags, SeekFrom};
 use rustix::io::Errno;
 use ubcore::abi::{self, Create, Status, CREATE_READ_ONLY, FREEZE_FILE_SYSTEMS, ID_ANY};
-use ubcore::error::Side;
+use ubcore::error::Role;
 use ubcore::format::below_list::ListedLayer;
 use ubcore::format::superblock::Superblock;
 use ubcore::geometry::SLAB_SECTORS_DEFAULT;
@@ -130,10 +130,10 @@ impl Kernel {
             file => file.map_err(failed)?,
         };
         file.set_len(sectors.saturating_mul(512)).map_err(failed)?;
-        let root = Lower::open(&self.bottom, Side::Root, false, BLOCK_BYTES)?;
-        let leaf = Lower::open(&path, Side::Leaf, true, BLOCK_BYTES)?;
-        let device = Device::open(&leaf.node, Side::Leaf, Access::Exclusive)?;
-        let bottom = Device::open(&root.node, Side::Root, Access::Read)?;
+        let root = Lower::open(&self.bottom, Role::Root, false, BLOCK_BYTES)?;
+        let leaf = Lower::open(&path, Role::Leaf, true, BLOCK_BYTES)?;
+        let device = Device::open(&leaf.node, Role::Leaf, Access::Exclusive)?;
+        let bottom = Device::open(&root.node, Role::Root, Access::Read)?;
         let below = Opened {
             root: Some(bottom.called(&root.name)),
             // The daemon knows what they are, and the driver checks it.
@@ -222,7 +222,7 @@ impl Kernel {
             Ok(meta) if meta.len() == 0 => return Ok(None),
             _ => {}
         }
-        let read = Device::open(&path, Side::Leaf, Access::Read);
+        let read = Device::open(&path, Role::Leaf, Access::Read);
         match read.and_then(|mut leaf| loaded::superblock(&mut leaf)) {
             Ok(sb) => Ok(Some(sb)),
             // The daemon ended before it had formatted the image.
@@ -250,8 +250,8 @@ impl Disks for Kernel {
 
     fn attach(&self, leaf: Leaf, layers: &[FrozenLayer], read_only: bool) -> Result<AttachedUnion> {
         let path = self.path(leaf.number);
-        let root = Lower::open(&self.bottom, Side::Root, false, BLOCK_BYTES)?;
-        let lower = Lower::open(&path, Side::Leaf, !read_only, BLOCK_BYTES)?;
+        let root = Lower::open(&self.bottom, Role::Root, false, BLOCK_BYTES)?;
+        let lower = Lower::open(&path, Role::Leaf, !read_only, BLOCK_BYTES)?;
         let status = self.create((lower, root), layers, leaf.uuid, read_only)?;
         Ok(union_of(&status))
     }
@@ -295,7 +295,7 @@ impl Disks for Kernel {
 
     fn freeze(&self, leaf: Leaf, seal: Id) -> Result {
         let path = self.path(leaf.number);
-        let mut device = Device::open(&path, Side::Leaf, Access::Exclusive)?;
+        let mut device = Device::open(&path, Role::Leaf, Access::Exclusive)?;
         let mut loaded = loaded::load(&mut device)?;
         let frozen = loaded
             .committer
@@ -342,7 +342,7 @@ impl Disks for Kernel {
     fn used(&self, number: u64, exact: bool) -> Result<u64> {
         let path = self.path(number);
         if exact {
-            let mut device = Device::open(&path, Side::Leaf, Access::Read)?;
+            let mut device = Device::open(&path, Role::Leaf, Access::Read)?;
             let slabs = loaded::load(&mut device)?.used;
             return Ok(u64::from(slabs) * u64::from(SLAB_SECTORS_DEFAULT) * 512);
         }

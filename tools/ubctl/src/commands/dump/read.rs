@@ -3,7 +3,7 @@
 //! Reads a leaf from front to back: superblocks, directory, pages, journal.
 
 use ubcore::disk::Disk;
-use ubcore::error::{Area, Error, Side};
+use ubcore::error::{Area, Error, Role};
 use ubcore::format::below_list::{Listed, ListedLayer};
 use ubcore::format::directory::{self, PageEntry};
 use ubcore::format::superblock::{choose, Superblock};
@@ -307,7 +307,7 @@ pub fn one_block(
         .and_then(|b| b.checked_mul(BLOCK_SECTORS));
     if ends.is_none_or(|end| end > device.sectors()) {
         return Err(Error::Io(
-            Side::Leaf,
+            Role::Leaf,
             block.first_sector().unwrap_or(u64::MAX),
         ));
     }

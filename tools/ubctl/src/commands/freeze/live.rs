@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 use ubcore::abi::{self, Status};
-use ubcore::error::Side;
+use ubcore::error::Role;
 use ubcore::format::below_list::ListedLayer;
 use ubcore::format::superblock::Superblock;
 use ubcore::stack::chain::{LayerId, Seal};
@@ -50,12 +50,12 @@ pub fn run(args: &Live<'_>, json: bool) -> Result {
     let control = Control::open()?;
     let status = control.find(args.union)?;
     let old = PathBuf::from(path_text(&status.leaf));
-    let mut open = Device::open(&old, Side::Layer, Access::Read)?;
+    let mut open = Device::open(&old, Role::Layer, Access::Read)?;
     let sb = loaded::superblock(&mut open)?;
     let image = loopdev::behind(&path_text(&status.leaf)).map(PathBuf::from);
     let layer = image.as_deref().unwrap_or(&old).to_owned();
     let seal = Seal(random::bytes()?);
-    let leaf = Lower::open(args.leaf, Side::Leaf, true, sb.root_block_bytes)?;
+    let leaf = Lower::open(args.leaf, Role::Leaf, true, sb.root_block_bytes)?;
     let below = below(&status, open, &sb, (&layer, seal))?;
     let plan = plan(args, below, &status, (&sb, &leaf))?;
     plan.write()?;
@@ -94,7 +94,7 @@ fn below(
 ) -> Result<Opened> {
     let root = Some(path_text(&status.root)).filter(|path| !path.is_empty());
     let root = root.map(|path| {
-        let open = Device::open(Path::new(&path), Side::Root, Access::Read)?;
+        let open = Device::open(Path::new(&path), Role::Root, Access::Read)?;
         let name = loopdev::behind(&path).unwrap_or(path);
         Ok(open.called(Path::new(&name)))
     });
@@ -119,7 +119,7 @@ fn plan(
     status: &Status,
     (sb, leaf): (&Superblock, &Lower),
 ) -> Result<Plan> {
-    let open = Device::open(&leaf.node, Side::Leaf, Access::Exclusive)?.called(&leaf.name);
+    let open = Device::open(&leaf.node, Role::Leaf, Access::Exclusive)?.called(&leaf.name);
     // An image of a file system on the union.
     let union = rustix::fs::makedev(status.major, status.minor);
     overlap::refuse_upon(&open, union)?;
@@ -128,9 +128,9 @@ fn plan(
     }
     // The leaf that it has now, and its layers.
     for path in sysfs::slave_nodes(status.id) {
-        overlap::refuse(&Device::open(&path, Side::Layer, Access::Read)?, &open)?;
+        overlap::refuse(&Device::open(&path, Role::Layer, Access::Read)?, &open)?;
     }
-    preflight::refuse_limits(&open, Side::Leaf)?;
+    preflight::refuse_limits(&open, Role::Leaf)?;
     // The union stays as it is, so the new leaf has the old one's layout.
     let layout = LayoutArgs {
         slab_size: sb.geometry.slab_sectors(),
@@ -175,7 +175,7 @@ fn switch(
 
 /// Returns whether the old leaf has the seal. The freeze of a leaf that failed may have happened.
 fn is_frozen(old: &Path, seal: Seal) -> bool {
-    let open = Device::open(old, Side::Layer, Access::Read);
+    let open = Device::open(old, Role::Layer, Access::Read);
     let sb = open.and_then(|mut open| loaded::superblock(&mut open));
     sb.is_ok_and(|sb| sb.frozen == Some(seal))
 }

@@ -5,7 +5,7 @@
 use std::path::Path;
 
 use serde::Serialize;
-use ubcore::error::Side;
+use ubcore::error::Role;
 use ubcore::format::below_list::ListedLayer;
 use ubcore::stack::chain::{LayerId, Seal};
 
@@ -50,7 +50,7 @@ pub fn of(unions: &[Shown]) -> Vec<TreeNode> {
     for union in unions {
         let mut way = vec![TreeNode::new("root", union.root_text(), String::new())];
         // The leaf is in use. A leaf that cannot be read has no layers here.
-        let leaf = Device::open(Path::new(&union.leaf_device()), Side::Leaf, Access::Read);
+        let leaf = Device::open(Path::new(&union.leaf_device()), Role::Leaf, Access::Read);
         let listed = leaf
             .and_then(|leaf| below::list_of(&leaf))
             .unwrap_or_default();

@@ -90,9 +90,9 @@ fn discard(u: &Shown) -> &'static str {
 
 /// Returns the block sizes of the union, the root and the leaf, if the union's are known.
 fn blocks(u: &Shown) -> Option<String> {
-    let pair = |side: &str, blocks: Option<BlockSizes>| match blocks {
-        Some(b) => format!("{side} {} B, {} B", b.logical, b.physical),
-        None => format!("{side} ?, ?"),
+    let pair = |role: &str, blocks: Option<BlockSizes>| match blocks {
+        Some(b) => format!("{role} {} B, {} B", b.logical, b.physical),
+        None => format!("{role} ?, ?"),
     };
     let own = u.blocks?;
     Some(format!(
@@ -119,12 +119,12 @@ fn mode(u: &Shown) -> String {
 }
 
 fn trouble(u: &Shown) -> String {
-    let side = |side: &str, path: String, state: &DeviceState| {
-        (*state != DeviceState::Present).then(|| format!("the {side}, {path}, {}", state.text()))
+    let device = |role: &str, path: String, state: &DeviceState| {
+        (*state != DeviceState::Present).then(|| format!("the {role}, {path}, {}", state.text()))
     };
     let devices = [
-        side("root", path_text(&u.status.root), &u.root.state),
-        side("leaf", path_text(&u.status.leaf), &u.leaf.state),
+        device("root", path_text(&u.status.root), &u.root.state),
+        device("leaf", path_text(&u.status.leaf), &u.leaf.state),
     ];
     let errors = (u.status.io_errors > 0).then(|| match u.status.io_errors {
         1 => "1 I/O error below since attach, see the kernel's log".to_owned(),
