@@ -44,10 +44,10 @@ pub struct Counters {
     pub journal_written: u64,
 }
 
-/// What the leaf is after a checkpoint.
+/// The state of the leaf after a checkpoint.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum After {
-    /// Attached: commits follow.
+enum LeafState {
+    /// Attached. Commits follow.
     Live,
     /// Detached.
     Detached,
@@ -168,7 +168,7 @@ where
                 }
                 // The ring is full, or replay would fill too many pages. The checkpoint makes
                 // the same things durable.
-                None => return s.write_checkpoint(map, disk, After::Live),
+                None => return s.write_checkpoint(map, disk, LeafState::Live),
             }
             s.note_committed(quiescent);
             Ok(())
@@ -197,7 +197,7 @@ where
 
     /// Makes everything durable, and frees the journal.
     pub fn checkpoint<M: Memory, D: Disk>(&mut self, map: &Map<M>, disk: &mut D) -> Result {
-        self.guarded(|s| s.write_checkpoint(map, disk, After::Live))
+        self.guarded(|s| s.write_checkpoint(map, disk, LeafState::Live))
     }
 
     /// Makes a checkpoint for attach, and gives way between its writes, because many pages may have
@@ -218,14 +218,14 @@ where
 
     /// Writes the last checkpoint of a union that is being detached. No I/O is in flight.
     pub fn detach<M: Memory, D: Disk>(&mut self, map: &Map<M>, disk: &mut D) -> Result {
-        self.guarded(|s| s.write_checkpoint(map, disk, After::Detached))
+        self.guarded(|s| s.write_checkpoint(map, disk, LeafState::Detached))
     }
 
     /// Writes the last checkpoint of a leaf that becomes a layer, to which nothing writes any more.
     /// No I/O is in flight, and `seal` must be random. The leaf is frozen once the first superblock
     /// slot is written.
     pub fn freeze<M: Memory, D: Disk>(&mut self, map: &Map<M>, disk: &mut D, seal: Seal) -> Result {
-        self.guarded(|s| s.write_checkpoint(map, disk, After::Frozen(seal)))?;
+        self.guarded(|s| s.write_checkpoint(map, disk, LeafState::Frozen(seal)))?;
         // A frozen leaf refuses all writes, also those of this committer.
         self.failed = Some(Error::Frozen);
         Ok(())
@@ -305,7 +305,7 @@ where
         &mut self,
         map: &Map<M>,
         disk: &mut D,
-        after: After,
+        state: LeafState,
     ) -> Result {
         let quiescent = map.quiescent_changes();
         map.check()?;
@@ -330,12 +330,12 @@ where
         next.generation = generation.ok_or(Error::Internal)?;
         next.journal_tail = self.ring.head();
         next.journal_sequence = self.ring.sequence();
-        next.clean = after != After::Live;
-        if let After::Frozen(seal) = after {
+        next.clean = state != LeafState::Live;
+        if let LeafState::Frozen(seal) = state {
             next.freeze(seal);
         }
         self.write_pages(map, disk, &mut next)?;
-        self.write_superblock(disk, next, after)?;
+        self.write_superblock(disk, next, state)?;
         self.ring.free_all();
         self.pages.checkpointed();
         self.note_committed(quiescent);
@@ -452,7 +452,7 @@ where
         &mut self,
         disk: &mut D,
         next: Superblock,
-        after: After,
+        state: LeafState,
     ) -> Result {
         let first = self.newest.other();
         next.encode(disk.block());
@@ -460,7 +460,7 @@ where
         next.encode(disk.block());
         let second = disk.write(superblock_block(first.other()), 1, Order::Fua);
         // The first slot has frozen the leaf, even if the write of the second fails.
-        if !matches!(after, After::Frozen(_)) {
+        if !matches!(state, LeafState::Frozen(_)) {
             second?;
         }
         self.newest = first.other();

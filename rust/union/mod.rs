@@ -235,7 +235,7 @@ struct Lists {
     /// Whether a request that would have to wait is on `sends`, or the send work is submitting it.
     /// Set only if `send_as` is [`SendAs::Requests`]. While it is set, further such requests return
     /// to blk-mq, which queues them again.
-    in_line: AtomicBool,
+    send_pending: AtomicBool,
 }
 
 impl Lists {
@@ -246,7 +246,7 @@ impl Lists {
             discards: RequestList::new(),
             starved: RequestList::new(),
             sends: RequestList::new(),
-            in_line: AtomicBool::new(false),
+            send_pending: AtomicBool::new(false),
         }
     }
 }

@@ -66,7 +66,7 @@ impl Operations for Union {
             _ => match io::queue(&this, rq) {
                 // One request at a time waits for the lower device on `sends`. blk-mq queues the
                 // others again when a request of the same hardware queue has ended, or after 3 ms.
-                Err(rq) if !this.lists.in_line.swap(true, Ordering::Relaxed) => rq,
+                Err(rq) if !this.lists.send_pending.swap(true, Ordering::Relaxed) => rq,
                 accepted => return accepted,
             },
         };
@@ -169,7 +169,7 @@ pub(super) fn send_work(this: ArcBorrow<'_, Union>) {
             }
         }
     });
-    this.lists.in_line.store(false, Ordering::Relaxed);
+    this.lists.send_pending.store(false, Ordering::Relaxed);
 }
 
 /// Each method calls the method of the same name of [`Started`] or [`Request`].
