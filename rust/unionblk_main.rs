@@ -35,7 +35,8 @@ module! {
 /// The module.
 ///
 /// The fields drop in this order: first the control device is deregistered, so that no ioctl can
-/// be under way, then all unions are detached.
+/// begin, then all unions are detached. No ioctl is under way, because an open control device holds
+/// a reference to the module.
 #[pin_data]
 struct UnionBlk {
     #[pin]

@@ -14,7 +14,8 @@
  *    call fails with EINVAL if @size is below that of the first version
  *    (UNIONBLK_*_SIZE_VER0), and with E2BIG if it is above UNIONBLK_SIZE_MAX.
  *  - The caller need not set fields marked "out". The driver sets each of them,
- *    even if the call fails; a field that has no value is set to 0. Only a call
+ *    even if the call fails; a field that has no value is set to 0, or stays as
+ *    it is if it is marked "in" as well. Only a call
  *    that fails by the rules above, with ENOTTY, or with EFAULT because the
  *    structure cannot be read or written, leaves the structure unchanged.
  *  - Reserved fields, and flags not defined here, must be zero, else EINVAL.
@@ -113,8 +114,8 @@ enum unionblk_reason {
  * superblock, 2 the page directory, 3 a map page, 4 the journal, 5 the map, if
  * its entries contradict each other, 6 the list of root and layers, 7 a sealed
  * layer. A block has 4096 bytes; for area 5 it is that of the map page's slot
- * A, for area 7 it counts from the start of the layer. A failed flush is
- * reported with sector 0.
+ * A. Sectors and blocks of a layer count from the start of the layer. A failed
+ * flush is reported with sector 0.
  */
 
 /* Returns the versions and features of the driver. */
@@ -202,7 +203,7 @@ struct unionblk_remove {
  * UNIONBLK_STATUS_NEXT, this id or a higher one. EBUSY while another call
  * attaches or detaches the union; UNIONBLK_STATUS_NEXT skips such a union. During
  * a freeze the call answers, for the old leaf until the new one has taken its
- * place. All fields without a mark are "out".
+ * place. All fields without a mark are "out", except for @size.
  */
 struct unionblk_status {
 	__u32 size;
@@ -232,7 +233,7 @@ struct unionblk_status {
 	__u64 io_errors;	/* failed below, or touched lost sectors; see ioctl.rst */
 	__u64 map_bytes;	/* memory of the map */
 	__u32 discard;		/* UNIONBLK_DISCARD_* */
-	__u32 reserved0;
+	__u32 reserved0;	/* in: zero */
 	char name[UNIONBLK_NAME_BYTES];	/* of the leaf, or empty */
 	__u32 last_error;	/* enum unionblk_reason: why commits fail */
 	__u32 damaged_blocks;	/* as in struct unionblk_create */

@@ -18,7 +18,7 @@ static u32 ub_erase_limit(u32 block_bytes)
 }
 
 /* Sends one bio without data and waits for it. */
-static int ub_bdev_erase(struct block_device *bdev, u64 sector, u32 sectors, blk_opf_t opf)
+static int ub_bdev_send_nodata(struct block_device *bdev, u64 sector, u32 sectors, blk_opf_t opf)
 {
 	struct bio bio;
 	int ret;
@@ -48,7 +48,7 @@ int ub_bdev_discard(struct block_device *bdev, u64 sector, u64 sectors)
 		div_u64_rem(sector + bdev->bd_start_sect, granularity, &into);
 		if (into)
 			step = min_t(u64, sectors, granularity - into);
-		ret = ub_bdev_erase(bdev, sector, step, REQ_OP_DISCARD);
+		ret = ub_bdev_send_nodata(bdev, sector, step, REQ_OP_DISCARD);
 		if (ret)
 			return ret == -EOPNOTSUPP ? 0 : ret;
 		sector += step;
@@ -62,7 +62,7 @@ int ub_bdev_discard(struct block_device *bdev, u64 sector, u64 sectors)
 #define ZERO_SECTORS (ZERO_PAGES << PAGE_SECTORS_SHIFT)
 
 /* Writes up to ZERO_SECTORS sectors of zeroes, and sets how many. */
-static int ub_bdev_write_zeroes(struct block_device *bdev, u64 sector, u32 sectors, u32 *written)
+static int ub_bdev_zero_pages(struct block_device *bdev, u64 sector, u32 sectors, u32 *written)
 {
 	struct bio_vec bv[ZERO_PAGES];
 	struct bio bio;
@@ -94,15 +94,15 @@ int ub_bdev_zero(struct block_device *bdev, u64 sector, u64 sectors, bool keep)
 		int ret = -EOPNOTSUPP;
 
 		if (step)
-			ret = ub_bdev_erase(bdev, sector, step, REQ_OP_WRITE_ZEROES |
-					    (keep ? REQ_NOUNMAP : 0));
+			ret = ub_bdev_send_nodata(bdev, sector, step, REQ_OP_WRITE_ZEROES |
+						  (keep ? REQ_NOUNMAP : 0));
 		/*
 		 * A driver may find out only now that the device cannot. Then it
 		 * sets the limit to 0, as sd does, and may return any error.
 		 */
 		if (ret == -EOPNOTSUPP || (ret && !bdev_write_zeroes_sectors(bdev)))
-			ret = ub_bdev_write_zeroes(bdev, sector,
-						   min_t(u64, sectors, ZERO_SECTORS), &step);
+			ret = ub_bdev_zero_pages(bdev, sector,
+						 min_t(u64, sectors, ZERO_SECTORS), &step);
 		if (ret)
 			return ret;
 		sector += step;

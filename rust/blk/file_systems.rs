@@ -15,7 +15,7 @@ use kernel::{
     prelude::*, //
 };
 
-/// The most partitions of a disk, and the disk (`DISK_MAX_PARTS`).
+/// The maximum number of block devices of a disk: itself and its partitions (`DISK_MAX_PARTS`).
 const PARTS_MAX: usize = 256;
 
 /// Devices whose file systems are frozen. They are thawed when this is dropped.

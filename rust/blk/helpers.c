@@ -77,8 +77,8 @@ void ub_bios_exit(void)
  * not associated with a cgroup yet. Associating it once, here, saves a second
  * look-up for every bio.
  */
-static void ub_bio_aim(struct bio *bio, struct bio *src, u32 skip, u32 sectors,
-		       struct block_device *bdev, sector_t sector, blk_opf_t opf)
+static void ub_bio_remap(struct bio *bio, struct bio *src, u32 skip, u32 sectors,
+			 struct block_device *bdev, sector_t sector, blk_opf_t opf)
 {
 	bio->bi_bdev = bdev;
 	bio->bi_opf = opf;
@@ -104,7 +104,7 @@ static struct bio *ub_bio_clone(struct bio *own, struct bio *src, u32 skip, u32 
 	else if (bio_init_clone(NULL, own, src, GFP_NOWAIT | __GFP_NOWARN))
 		return NULL;
 	if (bio)
-		ub_bio_aim(bio, src, skip, sectors, bdev, sector, opf);
+		ub_bio_remap(bio, src, skip, sectors, bdev, sector, opf);
 	return bio;
 }
 

@@ -50,8 +50,8 @@ impl<D: Operations> RequestList<D> {
         }
     }
 
-    /// Adds a request, and returns whether the list was empty before. Any context.
-    pub(crate) fn push(&self, rq: Request<D>) -> bool {
+    /// Adds a request. Any context.
+    pub(crate) fn push(&self, rq: Request<D>) {
         let rq = rq.into_raw();
         // SAFETY: By the invariants of `Request` we own `rq`, it has an initialised `Pdu`, and no
         // list holds it.
@@ -65,7 +65,7 @@ impl<D: Operations> RequestList<D> {
             // a full barrier, so that a thread that takes the chain sees its links and everything
             // that was done before the push.
             match self.head.compare_exchange(old, rq, SeqCst, Relaxed) {
-                Ok(_) => return old.is_null(),
+                Ok(_) => return,
                 Err(now) => old = now,
             }
         }

@@ -189,8 +189,8 @@ impl<D: Operations> OperationsVTable<D> {
         _hctx_idx: c_uint,
         _node: c_int,
     ) -> c_int {
-        // SAFETY: By the invariant of `TagSet` `cmd_size` is the size of `Pdu`, and the request is
-        // not in use yet.
+        // SAFETY: `TagSet::new` has set `cmd_size` to the size of `Pdu` before it allocated the
+        // requests, and the request is not in use yet.
         unsafe { Pdu::of(rq).write(Pdu::new()) };
         0
     }

@@ -35,9 +35,9 @@ pub(crate) enum SendAs {
 
 /// The private data of one request, which follows its `struct request`.
 ///
-/// A request belongs to one CPU or one list at a time, so no other thread writes a field while the
-/// request waits. [`TagSet::any`](super::TagSet::any) may read `word` at any time. The
-/// completions of its lower I/O write `remaining` and `status`.
+/// Only the owner of the request, or the list that holds it, writes the fields. Two fields are an
+/// exception: the completions of the lower I/O write `remaining` and `status`.
+/// [`TagSet::any`](super::TagSet::any) may read `word` at any time.
 ///
 /// # Invariants
 ///

@@ -360,10 +360,11 @@ impl<D: Operations> HeldRequest<D> {
         // The part ends where the request ends.
         let round_end = round_start.saturating_add(part.sectors);
         self.rq.pdu().set_round(round_start, round_end);
-        // SAFETY: By the invariant of `HeldRequest` we own the request, because no lower I/O of it
-        // uses the embedded bio, the first one that a round uses. `part` is the whole rest of the
-        // request. By the invariant of `LowerSector` its device stays open. `end_whole` gets the
-        // request, and this function does not use it after a success.
+        // SAFETY: `own` is not null, so by the invariant of `HeldRequest` no lower I/O uses the
+        // embedded bio. A round uses that bio first, so nothing was sent in this round, and we own
+        // the request. `part` is the whole rest of the request. By the invariant of `LowerSector`
+        // its device stays open. `end_whole` gets the request, and this function does not use it
+        // after a success.
         let sent = unsafe {
             let end_io = lower::end_whole::<D>;
             lower::send(self.rq.as_raw(), own, &part, how.send_as, end_io)

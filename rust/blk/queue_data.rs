@@ -29,13 +29,10 @@ use kernel::{
 /// The data that the requests of a disk share: `request_queue::queuedata` and
 /// `gendisk::private_data`.
 ///
-/// Every request reads `driver`. It is the first field, away from the fields that are written.
-///
 /// # Invariants
 ///
 /// `driver` is the pointer of an `Arc<D>` that the value owns. It changes only while no request is
 /// in flight, and the `Arc` that it came from lives on until all RCU readers have ended.
-#[repr(C)]
 pub(super) struct QueueData<D> {
     driver: AtomicPtr<D>,
     /// Keeps the set from which lower bios are allocated.

@@ -123,7 +123,7 @@ impl<D> Started<D> {
             bindings::req_op_REQ_OP_FLUSH => ReqOp::Flush,
             bindings::req_op_REQ_OP_DISCARD => ReqOp::Discard,
             bindings::req_op_REQ_OP_WRITE_ZEROES => ReqOp::WriteZeroes,
-            // CAST: `op` is masked with 0xff.
+            // CAST: `other` is masked with `REQ_OP_MASK`, which is 0xff.
             other => ReqOp::Other(other as u8),
         }
     }

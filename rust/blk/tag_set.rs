@@ -167,8 +167,9 @@ unsafe extern "C" fn each(rq: *mut bindings::request, search: *mut c_void) -> bo
 #[pinned_drop]
 impl<D: Operations> PinnedDrop for TagSet<D> {
     fn drop(self: Pin<&mut Self>) {
-        // SAFETY: By the invariant the set is initialised. The disk is its only user and holds a
-        // reference, so the disk no longer exists.
+        // SAFETY: By the invariant the set is initialised. Its only user is the disk, and `GenDisk`
+        // holds a reference until it has removed the disk. The block layer does not use the set of
+        // a disk that was removed, even if the disk's memory still exists.
         unsafe { bindings::blk_mq_free_tag_set(self.inner.get()) };
     }
 }

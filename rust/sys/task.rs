@@ -22,8 +22,9 @@ pub(crate) fn give_way() -> Result {
     to_result(unsafe { ffi::ub_give_way() })
 }
 
-/// Waits until every task has slept, or has been in user space, since this call began. So no task
-/// is preempted any more in a function of this module that it cannot enter again.
+/// Waits until every task has slept, or has been in user space, since this call began. A task that
+/// was preempted in a function of this module has then left it. The caller makes sure that no task
+/// enters such a function again.
 ///
 /// Context: process, sleeps.
 pub(crate) fn wait_for_tasks() {

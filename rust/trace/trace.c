@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * The C side of mod.rs. While an event is not enabled, its function is a jump over
- * a few instructions.
+ * The C side of mod.rs. While an event is not enabled, its function does nothing: a
+ * static key skips the tracepoint.
  */
 
 #define CREATE_TRACE_POINTS

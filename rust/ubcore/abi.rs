@@ -210,7 +210,7 @@ pub trait Call: FromBytes + IntoBytes + Immutable + KnownLayout + Sized {
     /// The fields that the driver reads, by offset. The other fields are answers.
     const INPUTS: &'static [Range<usize>];
 
-    /// Returns whether flags and reserved fields of a request are as this version wants them.
+    /// Returns whether only flags that this version knows are set, and reserved fields are zero.
     fn reserved_are_zero(&self) -> bool;
 
     /// Returns the size that the caller stated.

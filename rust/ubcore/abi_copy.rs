@@ -79,14 +79,14 @@ pub fn copy_in<C: Call, M: Caller>(from: &mut M) -> Result<C, Refused<M::Error>>
     let common = size.min(size_of::<C>());
     let known = c.as_mut_bytes().get_mut(WORD..common);
     from.read(WORD, known.ok_or(Refused::Small)?)?;
-    // The caller may have written to the word meanwhile. The size that was judged counts.
+    // The caller may have written to the word meanwhile. Use the size that was checked.
     c.set_size(stated);
     c.clear_answers();
     Ok(c)
 }
 
 /// Gives an answer back, as far as the caller has room for it. Clears what the caller has beyond
-/// it. `c` is what [`copy_in`] made, and has the size that was judged.
+/// it. `c` is what [`copy_in`] made, and has the size that was checked.
 pub fn copy_out<C: Call, M: Caller>(c: &C, to: &mut M) -> Result<(), M::Error> {
     let size = u32_as_usize(c.size()).min(SIZE_MAX);
     for at in (size_of::<C>()..size).step_by(TAIL_STEP) {

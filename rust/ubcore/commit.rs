@@ -64,7 +64,7 @@ pub struct Committer<B, E> {
     newest: Slot,
     ring: Ring,
     pages: ChangedPages<B, E>,
-    /// The slabs whose marks were taken off the map, if a merge of the map wants to know them.
+    /// The slabs whose marks were taken off the map, while a freeze merges the map.
     slabs: Option<ChangedSlabs<B>>,
     /// The map's count of changes that is durable.
     committed: u64,
@@ -482,7 +482,7 @@ fn members(first: LeafSlab, mask: u64) -> impl Iterator<Item = LeafSlab> {
         .map(move |n| first.wrapping_add(n))
 }
 
-/// Takes dirty leaf slabs off the map, and notes them for a merge that wants to know them.
+/// Takes dirty leaf slabs off the map, and notes them if a freeze merges the map.
 fn take_dirty<M, B>(
     slabs: &mut Option<ChangedSlabs<B>>,
     map: &Map<M>,

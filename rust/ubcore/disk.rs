@@ -30,7 +30,8 @@ pub enum Order {
     Fua,
 }
 
-/// The leaf, as a synchronous array of 4096-byte blocks, with its own buffer.
+/// A leaf or a layer, as a synchronous array of 4096-byte blocks, with its own buffer. A layer is
+/// only read.
 ///
 /// Called in process context, by one caller at a time; may sleep, must not allocate.
 pub trait Disk {

@@ -7,7 +7,7 @@ use core::fmt;
 use super::leaf_block::LeafBlock;
 use super::stack::chain::LAYERS_MAX;
 
-/// Where on the leaf, or in which other thing, a damage was found.
+/// The part of a leaf or of a layer in which damage was found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Area {
     /// Both superblock slots.
@@ -133,8 +133,9 @@ impl Role {
 
 /// Why something was refused or failed.
 ///
-/// Sizes and positions are in sectors of 512 bytes, blocks in units of 4096 bytes from the start
-/// of the leaf, or of the layer for [`Area::Layer`].
+/// Sizes and positions are in sectors of 512 bytes, blocks in units of 4096 bytes. Sectors and
+/// blocks of a layer count from the start of the layer, those of root and leaf from that of the
+/// device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Error {
     /// The leaf carries no superblock of this format.
@@ -324,7 +325,7 @@ impl fmt::Display for Error {
             // A failed flush has no sector, and is reported with sector 0.
             Io(role, 0) => write!(f, "I/O error on the {} at sector 0, or in a flush", role.name()),
             Io(role, sector) => write!(f, "I/O error on the {} at sector {sector}", role.name()),
-            Busy(role @ (Role::Root | Role::Layer)) => write!(f, "the {} is in use by a mount, or by another holder that is not a union: release it and try again", role.name()),
+            Busy(role @ (Role::Root | Role::Layer)) => write!(f, "the {} is in use by a mount, by a union as its leaf, or by another holder: release it and try again", role.name()),
             Busy(Role::Leaf) => f.write_str("the leaf is in use by another union, a mount or another holder: release it and try again"),
             Open(role, errno) => write!(f, "the {} cannot be opened (errno {errno})", role.name()),
             ReadOnlyLeaf => f.write_str("the leaf is write-protected: make it writable, or attach it as it is with ubctl create --read-only"),

@@ -137,7 +137,7 @@ impl fmt::Display for MapPage {
 ///
 /// Every sum and product of the fields fits 63 bits. The numbers of slabs, pages, and blocks of the
 /// ring fit 31 bits, and so do the numbers of the slabs of a page. So sums and products of these do
-/// not wrap, and where one is computed nothing checks it. `slab_sectors` is a power of two within
+/// not wrap, and the code does not check them. `slab_sectors` is a power of two within
 /// its bounds. There is at least one leaf slab, and data ends within the leaf.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Geometry {

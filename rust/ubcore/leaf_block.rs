@@ -6,8 +6,8 @@ use core::fmt;
 
 use super::geometry::BLOCK_SECTORS;
 
-/// The number of a block of 4096 bytes on the leaf, or in an error about a layer, on the layer.
-/// Sectors are plain numbers, so the compiler finds where one stands for the other.
+/// The number of a block of 4096 bytes on a leaf, or on a layer, where it counts from the start of
+/// the layer. Sectors are plain numbers, so the compiler finds where one stands for the other.
 ///
 /// It may be a number that the leaf does not have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The atomics of the models in `tests/races`. Threads switch only at [`point`], so core's atomics
-//! suffice for the values. They are here because the core's types contain them. Only the feature
-//! `shuttle` compiles this file.
+//! The atomics of the models in `tests/races`. Threads switch only at [`point`], so the atomics of
+//! the crate `core` suffice for the values. They are here because the types of `ubcore` contain
+//! them. Only the feature `shuttle` compiles this file.
 
 pub use core::sync::atomic::Ordering;
 use core::sync::atomic::{self, AtomicBool as Flag};

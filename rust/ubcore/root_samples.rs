@@ -12,7 +12,7 @@ use zerocopy::transmute_ref;
 
 use super::num::usize_as_u64;
 
-/// The first bytes under the digest.
+/// The first bytes that the digest covers.
 pub const PREFIX: &[u8] = b"unionblk root samples 1\n";
 /// Sectors of a sample; fewer at the end of the root.
 pub const SAMPLE_SECTORS: u64 = 8;

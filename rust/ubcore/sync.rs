@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The atomics and barriers of the core. They are core's own. In the models of `tests/races` the
-//! atomics are such that a scheduler chooses, before each access, which thread continues. In the
-//! driver and the tool no other file of the core names `core::sync`.
+//! The atomics and barriers of the core. They are those of the crate `core`. In the models of
+//! `tests/races` a scheduler chooses, before each access to an atomic, which thread continues. In
+//! the driver and the tool no other file of `ubcore` names `core::sync`.
 //!
 //! `rust/sys/atomic.rs` argues why they are not the kernel's.
 

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Attach: makes a union of a leaf and what lies below it. The functions stand in the order in
-//! which they run.
+//! Attach: makes a union of a leaf and what lies below it.
 //!
 //! The kernel's stack is 16 KiB, and the kernel reads the partition table on it when the disk is
 //! added. So large values are in boxes, and the functions that handle them are not inlined into

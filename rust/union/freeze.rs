@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Freeze: makes the leaf of a union a layer, and continues in a new leaf. The functions stand in
-//! the order in which they run.
+//! Freeze: makes the leaf of a union a layer, and continues in a new leaf.
 //!
 //! A [`Union`] never changes what it lies on. So a freeze makes a second one, on the new leaf, and
 //! puts it in the place of the first while no request is in flight.

@@ -86,7 +86,8 @@ impl Host for ArcBorrow<'_, Union> {
     }
 
     fn give_way(&self) {
-        // Ignore the result, because a worker never has a fatal signal pending.
+        // Ignore the result. A worker never has a fatal signal pending, and the merge of a freeze,
+        // which also gets here, looks for one itself.
         let _ = task::give_way();
     }
 }

@@ -94,8 +94,6 @@ pub(crate) use self::{
 };
 
 /// An attached union: everything that its requests and work items use.
-///
-/// Every request reads the first fields. The fields that are written come after them.
 #[pin_data]
 pub(crate) struct Union {
     map: Map<MapMemory>,

@@ -169,8 +169,8 @@ pub(crate) struct Stack {
     pub(super) layers: KVec<LayerDevice>,
     pub(super) map: StackMap<StackPageLists>,
     pub(super) chain: ChainId,
-    /// The largest power of two of sectors such that each aligned block of that size has one
-    /// source; at most 8.
+    /// A power of two of sectors, at most 8, such that each aligned block of that size has one
+    /// source. After a freeze it may be smaller than the largest such number, see `Merge::finish`.
     pub(super) block_sectors: u32,
 }
 
@@ -576,7 +576,7 @@ pub(super) fn refusal_error(e: Refusal) -> Error {
     match e {
         Refusal::Failed(e) => e,
         Refusal::StackSize(n) => Error::TooLarge(Role::Layer, n),
-        // The other refusals are about extents that this driver never passes.
+        // The driver never passes such extents, nor so many layers.
         _ => Error::Internal,
     }
 }

@@ -15,8 +15,8 @@ use kernel::sync::Arc;
 impl Attached {
     /// Fills in the answer of the STATUS ioctl. Waits for no I/O.
     ///
-    /// Returns the union. If a freeze has replaced it meanwhile, this is the last reference, and
-    /// dropping it waits for devices.
+    /// Returns the union. If a freeze replaces it meanwhile, or a detach ends it, this may be the
+    /// last reference, and dropping it waits for devices.
     pub(crate) fn fill_status(&self, c: &mut abi::Status) -> Arc<Union> {
         let (disk, union) = (&self.disk, self.union());
         let g = union.geometry();

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A journal record: one run of newly mapped sectors in 64 bits.
+//! A journal record: one change of the map, in 64 bits. (The bits of a [`Record::Words`] follow in
+//! more words.)
 //!
 //! ```text
 //! 63          32 31       19 18        6 5    0

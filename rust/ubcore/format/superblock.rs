@@ -29,7 +29,8 @@ pub const SUPERBLOCK_BYTES: usize = 512;
 pub const MAGIC: [u8; 8] = *b"UNIONBLK";
 const CRC_AT: usize = 8;
 
-/// The union was detached, and nothing is left in the journal. Saves time, decides nothing.
+/// The union was detached, and nothing is left in the journal. If no block follows the tail either,
+/// attach does not read the rest of the ring. Nothing else in attach depends on the flag.
 pub const FLAG_CLEAN: u32 = 1;
 /// Discarded sectors show again what lies below the leaf, instead of zeroes.
 pub const FLAG_REVEAL: u32 = 2;
@@ -191,8 +192,8 @@ impl Superblock {
 
     /// Decodes one slot. `at` is the block that it was read from, for the error.
     ///
-    /// Versions and features are judged before the other fields under the checksum, because a newer
-    /// format is not a damaged one.
+    /// The version and the features are checked before the other fields, because a newer format is
+    /// not a damaged one.
     pub fn decode(block: &[u8], at: LeafBlock) -> Result<Superblock> {
         let (disk, _) = DiskSuperblock::read_from_prefix(block).map_err(|_| Error::NotFormatted)?;
         if disk.magic != MAGIC {

@@ -193,7 +193,7 @@ fn begin_reclaim<H: Host>(host: &H) -> bool {
                 if page.is_none() && !allocator.begin_reclaim(committer.is_committed(host.map())) {
                     return None;
                 }
-                // In the first round there is no page yet, and it begins with the first one.
+                // In the first pass there is no page yet, and it begins with page 0.
                 allocator.advance_reclaim(host.map(), page.unwrap_or(0))
             })
         });

@@ -80,7 +80,7 @@ pub trait Request {
     fn is_read_ahead(&self) -> bool;
 }
 
-/// The status with which lower I/O ended.
+/// The status with which lower I/O or a request ends.
 pub trait EndStatus: Copy + From<Error> {
     /// The I/O succeeded.
     const OK: Self;
@@ -247,7 +247,7 @@ pub type HostCommitter<H> = Committer<<H as Host>::PageSet, <H as Host>::Entries
 pub trait Requests: Sized {
     /// A request.
     type Request: Request;
-    /// How lower I/O ended.
+    /// The status with which lower I/O or a request ends.
     type Status: EndStatus;
 
     /// Sends the rest of a read or a write down, or the first part of the rest. If one look-up has
@@ -273,7 +273,7 @@ pub trait WorkItems: Requests {
     fn schedule(&self, work: WorkId);
     /// Adds a request to the waiting ones. Any context.
     fn add(&self, rq: Self::Request, waiting: Waiting);
-    /// Takes all requests that wait for the same, the oldest first.
+    /// Takes all requests that were added with `waiting`, the oldest first.
     fn take_waiting(&self, waiting: Waiting) -> impl Iterator<Item = Self::Request>;
 }
 

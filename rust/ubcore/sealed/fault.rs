@@ -70,7 +70,7 @@ pub enum Fault {
 }
 
 impl Fault {
-    /// Returns a damage.
+    /// Returns the fault of a damaged block.
     pub(super) fn damaged(part: LayerPart, block: u64, byte: usize) -> Fault {
         Fault::Damaged { part, block, byte }
     }

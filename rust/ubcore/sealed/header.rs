@@ -21,7 +21,7 @@ use super::{Digest, Sha256, VERSION};
 
 /// The first bytes of a sealed layer.
 pub const MAGIC: [u8; 8] = *b"UBSEALED";
-/// What the digest starts with.
+/// The first bytes that the digest covers.
 pub const PREFIX: &[u8] = b"unionblk sealed layer 1\n";
 /// The first block of data.
 pub const DATA_BLOCK: u64 = 2;
@@ -95,7 +95,7 @@ pub struct Header {
     pub zero_sectors: u64,
     /// The blocks of data, with the gaps in it.
     pub data_blocks: u64,
-    /// What the layer is known by.
+    /// The digest, which identifies the layer.
     pub digest: Digest,
 }
 

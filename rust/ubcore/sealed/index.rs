@@ -174,7 +174,8 @@ impl IndexWalk {
         Ok((block, left.ok_or(Error::Internal)?))
     }
 
-    /// Begins the next block, of which nothing is left. Checks all of it but the extents.
+    /// Begins the next block. No extent of the block before is left. Checks all of it but the
+    /// extents.
     pub fn begin(&mut self, block: &Block) -> core::result::Result<(), Fault> {
         let unread = self.header.extents.checked_sub(self.packing.extents);
         let unread = unread.ok_or(Fault::Failed(Error::Internal))?;
@@ -194,7 +195,7 @@ impl IndexWalk {
         Ok(())
     }
 
-    /// Returns the next extent of the block that was begun last, of which one is left.
+    /// Returns the next extent of the block that was begun last. At least one is left in it.
     pub fn extent(&mut self, block: &Block) -> core::result::Result<Extent, Fault> {
         let disk: &DiskIndexBlock = transmute_ref!(block);
         // Every block before this one was full.

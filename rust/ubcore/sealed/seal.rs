@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! Writes a sealed layer, in two passes over the content: the first finds how large each part is,
-//! the second writes them. If a size is not the same in the second pass, there is no layer. A
-//! change in between that leaves all sizes gives the layer of what the second pass read.
+//! the second writes them. If a size is not the same in the second pass, no layer is written. A
+//! change between the passes that keeps all sizes is not detected. The layer then has the content
+//! that the second pass read.
 //!
 //! The order of writes: the first two blocks as zeroes, then everything else, then the header, each
 //! made durable before the next. A power failure leaves a whole layer, or none. The first two

@@ -296,11 +296,11 @@ fn one_readable_superblock_slot_is_enough() {
         assert_eq!(runs(&found), wanted);
 
         let other = superblock_block(slot.other());
-        let error = Error::Io(ubcore::error::Side::Leaf, block.0 * 8);
+        let error = Error::Io(ubcore::error::Role::Leaf, block.0 * 8);
         edit(&disk, other, |b| b.fill(0));
         assert_eq!(salvage(&disk, &g).err(), Some(error));
         disk.state.borrow_mut().unreadable.insert(other.0);
-        let error = Error::Io(ubcore::error::Side::Leaf, 0);
+        let error = Error::Io(ubcore::error::Role::Leaf, 0);
         assert_eq!(salvage(&disk, &g).err(), Some(error));
     }
 }
