@@ -246,13 +246,13 @@ struct unionblk_status {
 #define UNIONBLK_STATUS_SIZE_VER0	704	/* up to @damaged_blocks */
 
 /*
- * Returns the first stretch of lost sectors of a union that ends after @from.
- * To list all stretches, start with 0 and continue with @sector + @sectors.
+ * Returns the first range of lost sectors of a union that ends after @from.
+ * To list all ranges, start with 0 and continue with @sector + @sectors.
  * ENODEV if no union has this id, EBUSY while another call attaches or detaches
  * it. During a freeze the call answers.
  *
- * The driver keeps a limited number of stretches, the first ones; @unnamed is
- * the number of stretches after them. "ubctl check" lists all of them while the
+ * The driver keeps a limited number of ranges, the first ones; @unnamed is
+ * the number of ranges after them. "ubctl check" lists all of them while the
  * union is detached.
  */
 struct unionblk_lost {
@@ -261,8 +261,8 @@ struct unionblk_lost {
 	__u32 id;
 	__u32 reserved0;
 	__u64 from;		/* in: a sector */
-	__u64 sector;		/* out: first sector of the stretch */
-	__u64 sectors;		/* out: its length; 0: no stretch found */
+	__u64 sector;		/* out: first sector of the range */
+	__u64 sectors;		/* out: its length; 0: no range found */
 	__u64 unnamed;		/* out: see above */
 };
 

@@ -102,7 +102,7 @@ pub trait Memory {
 /// broken.
 type Marked<T = ()> = core::result::Result<T, Broken>;
 
-/// A stretch of a leaf slab whose sectors are all mapped, or all not.
+/// A range of a leaf slab whose sectors are all mapped, or all not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MappedRun {
     /// Whether they are mapped.

@@ -47,7 +47,7 @@ impl Source {
     }
 }
 
-/// A stretch of the union with one source.
+/// A range of the union with one source.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Run {
     /// Where it is.
@@ -81,7 +81,7 @@ pub fn read<M: Memory, B: StackLookup>(
 }
 
 /// Returns the source of a whole read, if one look-up finds it: the read lies in one slab, its bits
-/// lie in one word, and what lies below is one stretch of the root or of a layer. If it returns
+/// lie in one word, and what lies below is one range of the root or of a layer. If it returns
 /// `None`, as for zeroes, the caller uses [`read`]. Any context, no lock.
 #[inline]
 pub fn read_at_once<M: Memory, B: StackLookup>(
@@ -168,7 +168,7 @@ pub struct Runs<'a, M, B> {
 }
 
 impl<M: Memory, B: StackLookup> Runs<'_, M, B> {
-    /// Returns the next stretch within one slab.
+    /// Returns the next range within one slab.
     fn next_in_slab(&mut self) -> Option<Run> {
         let g = self.map.geometry();
         let offset = g.offset_in_slab(self.at);

@@ -150,11 +150,11 @@ pub fn mark_lost<M: Memory>(
     )
 }
 
-/// Calls `f` with each stretch of union sectors that is lost, first and count. A slab is lost if
-/// the map says so, or if it would say so without the pages that `is_lost` names. The stretches
+/// Calls `f` with each range of union sectors that is lost, first and count. A slab is lost if
+/// the map says so, or if it would say so without the pages that `is_lost` names. The ranges
 /// come in order, and no two of them touch. It calls `give_way` between pages, and fails only with
 /// an error of `give_way`.
-pub fn stretches<M: Memory>(
+pub fn lost_ranges<M: Memory>(
     map: &Map<M>,
     is_lost: impl Fn(MapPage) -> bool,
     give_way: impl FnMut() -> Result,
@@ -169,7 +169,7 @@ pub fn stretches<M: Memory>(
     })
 }
 
-/// Calls `f` with each range of root slabs that are lost, as [`stretches`] does with sectors.
+/// Calls `f` with each range of root slabs that are lost, as [`lost_ranges`] does with sectors.
 fn each_lost_range<M: Memory>(
     map: &Map<M>,
     is_lost: impl Fn(MapPage) -> bool,

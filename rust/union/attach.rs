@@ -435,7 +435,7 @@ fn add_disk(union: &Arc<Union>, limits: Limits, read_only: bool) -> Result<GenDi
             bios: union.resources.bios.clone(),
         },
     ))?;
-    if union.loss.stretches() > 0 {
+    if union.loss.ranges() > 0 {
         // A read of lost sectors fails. A read beside them must not fail with it.
         disk.forbid_merges();
     }

@@ -21,7 +21,7 @@ use crate::{
             SECTOR_BYTES, //
         },
         salvage::{
-            stretches,
+            lost_ranges,
             Damage,
             Lost,
             DAMAGES_KEPT, //
@@ -31,16 +31,16 @@ use crate::{
 use core::format_args;
 use kernel::prelude::*;
 
-/// The number of stretches that are kept: a page of memory for each union with lost sectors.
+/// The number of ranges that are kept: a page of memory for each union with lost sectors.
 const KEPT: usize = 256;
 /// The number of these that are written to the kernel log.
 const LOGGED: usize = 8;
 
 /// The sectors of a union that cannot be read.
 pub(super) struct Loss {
-    /// The first stretches: first sector and count of each.
+    /// The first ranges: first sector and count of each.
     kept: KVec<(u64, u64)>,
-    /// The number of stretches after those.
+    /// The number of ranges after those.
     more: u64,
     sectors: u64,
     damages: KVec<Damage>,
@@ -75,7 +75,7 @@ impl Loss {
         for damage in lost.kept().into_iter().flatten() {
             let _ = loss.damages.push_within_capacity(damage);
         }
-        stretches(
+        lost_ranges(
             map,
             |_| false,
             || disk.give_way(),
@@ -99,20 +99,20 @@ impl Loss {
         }
     }
 
-    /// Returns the number of stretches.
-    pub(super) fn stretches(&self) -> u64 {
+    /// Returns the number of ranges.
+    pub(super) fn ranges(&self) -> u64 {
         usize_as_u64(self.kept.len()).saturating_add(self.more)
     }
 
-    /// Fills in the first stretch that ends after `c.from`.
+    /// Fills in the first range that ends after `c.from`.
     pub(super) fn fill(&self, c: &mut abi::LostCall) {
         let ends_later = |&&(first, count): &&(u64, u64)| first.saturating_add(count) > c.from;
-        // No sectors if there is no such stretch.
+        // No sectors if there is no such range.
         (c.sector, c.sectors) = self
             .kept
             .iter()
             .find(ends_later)
-            .map_or((0, 0), |&stretch| stretch);
+            .map_or((0, 0), |&range| range);
         c.unnamed = self.more;
     }
 
@@ -140,7 +140,7 @@ impl Loss {
         }
         let rest = usize_as_u64(self.kept.len().saturating_sub(LOGGED)).saturating_add(self.more);
         if rest > 0 {
-            pr_warn!("{name}: leaf {leaf}: {rest} more stretches of sectors are lost\n");
+            pr_warn!("{name}: leaf {leaf}: {rest} more ranges of sectors are lost\n");
         }
     }
 }

@@ -160,12 +160,12 @@ impl<'a, F: Sink> UnitWalk<'a, F> {
         let blocks = blocks.ok_or(Error::Internal)?;
         data.read(at, blocks.as_flattened_mut())?;
         let mut at = first;
-        for stretch in blocks.chunk_by(|a, b| is_zero(a) == is_zero(b)) {
-            let sectors = usize_as_u64(stretch.len()).wrapping_mul(UNIT);
-            if stretch.first().is_some_and(|unit| is_zero(unit)) {
+        for units in blocks.chunk_by(|a, b| is_zero(a) == is_zero(b)) {
+            let sectors = usize_as_u64(units.len()).wrapping_mul(UNIT);
+            if units.first().is_some_and(|unit| is_zero(unit)) {
                 self.zero(at, sectors)?;
             } else {
-                self.data(at, stretch.as_flattened())?;
+                self.data(at, units.as_flattened())?;
             }
             // Within the union, as all sectors below.
             at = at.wrapping_add(sectors);

@@ -18,7 +18,7 @@ use super::super::error::{Broken, Error};
 use super::super::num::{align_up, next, saturating_u32};
 use super::chain::LAYERS_MAX;
 use super::extent::{Content, Extent, Extents};
-use super::map::{index_of, offset_in_slab, stretch, word_of, PAGE};
+use super::map::{first_range, index_of, offset_in_slab, word_of, PAGE};
 use super::map::{StackMap, StackMemory, StackPages, PAGE_WORDS};
 use super::source::{StackLookup, StackSource, SOURCES_MAX};
 use super::word::{MixedRecord, Word, POSITION_END, SLAB_SECTORS};
@@ -319,7 +319,7 @@ impl<M: StackMemory> Builder<M> {
         while slab.done < to {
             let done = slab.done;
             let at = slab.start.wrapping_add(u64::from(done));
-            let old = stretch(&self.memory, at, to.wrapping_sub(done))?;
+            let old = first_range(&self.memory, at, to.wrapping_sub(done))?;
             self.push(slab, done, old.source)?;
             slab.done = done.wrapping_add(old.sectors);
         }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What a layer maps, as extents: stretches of the union, each with one kind of content.
+//! What a layer maps, as extents: ranges of the union, each with one kind of content.
 
 use super::super::error::Result;
 
@@ -14,7 +14,7 @@ pub enum Content {
     Data(u64),
 }
 
-/// A stretch of the union that a layer maps.
+/// A range of the union that a layer maps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Extent {
     /// The first sector of the union.

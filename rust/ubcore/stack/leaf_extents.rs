@@ -64,7 +64,7 @@ impl<M: Memory, P: FnMut() -> Result> SlabExtents<'_, M, P> {
 }
 
 impl<M: Memory, P: FnMut() -> Result> Extents for SlabExtents<'_, M, P> {
-    /// Returns the next stretch of one slab that is mapped.
+    /// Returns the next range of one slab that is mapped.
     fn next(&mut self) -> Result<Option<Extent>> {
         let g = self.map.geometry();
         while self.at < self.end {

@@ -12,7 +12,7 @@
 
 use super::super::error::{Broken, Result};
 use super::super::num::{saturating_u32, u32_as_usize, u64_as_usize, usize_as_u64};
-use super::source::{StackLookup, StackSource, Stretch};
+use super::source::{StackLookup, StackRange, StackSource};
 use super::word::{MixedRecord, Word, SLAB_SECTORS};
 
 /// The size of the largest stack of layers, in sectors: 64 TiB. A layer states the size of its
@@ -82,17 +82,17 @@ pub(super) fn word_of(at: u64) -> (u32, usize) {
     (saturating_u32(at / PAGE), u64_as_usize(at % PAGE))
 }
 
-/// Returns the first stretch of a range.
+/// Returns the first part of a range that has one source.
 #[inline]
-pub(super) fn stretch<M: StackMemory>(
+pub(super) fn first_range<M: StackMemory>(
     memory: &M,
     sector: u64,
     sectors: u32,
-) -> core::result::Result<Stretch, Broken> {
+) -> core::result::Result<StackRange, Broken> {
     let (page, index) = index_of(sector);
     let Some(page) = memory.page(StackPages::Table, page) else {
         let left = PAGE_SECTORS.wrapping_sub(sector % PAGE_SECTORS);
-        return Ok(Stretch {
+        return Ok(StackRange {
             source: StackSource::Bottom,
             sectors: sectors.min(saturating_u32(left)),
         });
@@ -101,24 +101,24 @@ pub(super) fn stretch<M: StackMemory>(
     let offset = offset_in_slab(sector);
     let found = match entry.mixed_record() {
         Some(record) => in_mixed_record(memory, record, offset)?,
-        None => Stretch {
+        None => StackRange {
             source: entry.source()?.skip(offset),
             sectors: SLAB_SECTORS.wrapping_sub(offset),
         },
     };
-    Ok(Stretch {
+    Ok(StackRange {
         sectors: found.sectors.min(sectors),
         ..found
     })
 }
 
-/// Returns the stretch from a sector of a mixed slab to the end of its run.
+/// Returns the range from a sector of a mixed slab to the end of its run.
 #[inline(never)]
 fn in_mixed_record<M: StackMemory>(
     memory: &M,
     record: MixedRecord,
     offset: u32,
-) -> core::result::Result<Stretch, Broken> {
+) -> core::result::Result<StackRange, Broken> {
     let (page, from) = word_of(record.at);
     // If the sum is past the page, there is no such slice.
     let to = from.wrapping_add(u32_as_usize(record.runs));
@@ -131,7 +131,7 @@ fn in_mixed_record<M: StackMemory>(
     let (before, behind) = rest.split_at(rest.partition_point(|run| run.first() <= offset));
     let run = before.last().unwrap_or(first);
     let end = behind.first().map_or(SLAB_SECTORS, |run| run.first());
-    Ok(Stretch {
+    Ok(StackRange {
         source: run.source()?.skip(offset.wrapping_sub(run.first())),
         sectors: end.wrapping_sub(offset),
     })
@@ -180,7 +180,7 @@ impl<M: StackMemory> StackMap<M> {
 
 impl<M: StackMemory> StackLookup for StackMap<M> {
     #[inline]
-    fn look_up(&self, sector: u64, sectors: u32) -> core::result::Result<Stretch, Broken> {
-        stretch(&self.memory, sector, sectors)
+    fn look_up(&self, sector: u64, sectors: u32) -> core::result::Result<StackRange, Broken> {
+        first_range(&self.memory, sector, sectors)
     }
 }

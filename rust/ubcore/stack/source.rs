@@ -70,9 +70,9 @@ impl LayerSector {
     }
 }
 
-/// A stretch of a stack with one source.
+/// A range of a stack with one source.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Stretch {
+pub struct StackRange {
     /// Where its first sector comes from.
     pub source: StackSource,
     /// Its length, at least 1.
@@ -81,10 +81,10 @@ pub struct Stretch {
 
 /// What lies below a leaf.
 pub trait StackLookup {
-    /// Returns the first stretch of a range of the union, which has at least one sector. The next
-    /// stretch may continue it. Fails if an invariant of the stack map is broken. Any context, no
-    /// lock.
-    fn look_up(&self, sector: u64, sectors: u32) -> Result<Stretch, Broken>;
+    /// Returns the first part of a range of the union that has one source. The range has at least
+    /// one sector. The next part may continue this one. Fails if an invariant of the stack map is
+    /// broken. Any context, no lock.
+    fn look_up(&self, sector: u64, sectors: u32) -> Result<StackRange, Broken>;
 }
 
 /// Only the bottom, and no layers. A look-up then costs nothing.
@@ -93,15 +93,15 @@ pub struct NoLayers;
 
 impl StackLookup for NoLayers {
     #[inline(always)]
-    fn look_up(&self, _: u64, sectors: u32) -> Result<Stretch, Broken> {
+    fn look_up(&self, _: u64, sectors: u32) -> Result<StackRange, Broken> {
         let source = StackSource::Bottom;
-        Ok(Stretch { source, sectors })
+        Ok(StackRange { source, sectors })
     }
 }
 
 impl<B: StackLookup> StackLookup for &B {
     #[inline(always)]
-    fn look_up(&self, sector: u64, sectors: u32) -> Result<Stretch, Broken> {
+    fn look_up(&self, sector: u64, sectors: u32) -> Result<StackRange, Broken> {
         B::look_up(self, sector, sectors)
     }
 }
@@ -109,7 +109,7 @@ impl<B: StackLookup> StackLookup for &B {
 /// A stack, or no layers. The choice is one branch, which a CPU predicts.
 impl<B: StackLookup> StackLookup for Option<B> {
     #[inline(always)]
-    fn look_up(&self, sector: u64, sectors: u32) -> Result<Stretch, Broken> {
+    fn look_up(&self, sector: u64, sectors: u32) -> Result<StackRange, Broken> {
         match self {
             Some(stack) => stack.look_up(sector, sectors),
             None => NoLayers.look_up(sector, sectors),

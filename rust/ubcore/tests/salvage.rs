@@ -17,7 +17,7 @@ use ubcore::leaf_block::LeafBlock;
 use ubcore::map::{Base, Emptied, Entry};
 use ubcore::pages::{bits_page_of, store, table_page_of};
 use ubcore::plan::{self, Run, Source};
-use ubcore::salvage::{stretches, Losses};
+use ubcore::salvage::{lost_ranges, Losses};
 use ubcore::slot::Slot;
 use ubcore::stack::source::NoLayers;
 
@@ -88,7 +88,7 @@ fn runs(u: &SimUnion) -> Vec<Run> {
     plan::read(&u.map, NoLayers, 0, u.map.geometry().union_sectors() as u32).collect()
 }
 
-/// Calls `f` for each stretch in which neither of two unions changes its source, with both sources.
+/// Calls `f` for each range in which neither of two unions changes its source, with both sources.
 fn side_by_side(a: &[Run], b: &[Run], mut f: impl FnMut(u64, u64, Source, Source)) {
     let at = |run: &Run, n: u64| match run.source {
         Source::Root(s) => Source::Root(s + n),
@@ -126,8 +126,8 @@ fn judge(truth: &SimUnion, found: &SimUnion, pages: &[u32]) -> u64 {
         lost += if must { len } else { 0 };
     });
     let mut sum = 0;
-    stretches(&found.map, |_| false, || Ok(()), |_, count| sum += count).unwrap();
-    assert_eq!(sum, lost, "lost sectors as stretches");
+    lost_ranges(&found.map, |_| false, || Ok(()), |_, count| sum += count).unwrap();
+    assert_eq!(sum, lost, "lost sectors as ranges");
     lost
 }
 

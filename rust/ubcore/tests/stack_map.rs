@@ -12,7 +12,7 @@ use ubcore::stack::build::{Builder, Refusal};
 use ubcore::stack::extent::{Content, Extent};
 use ubcore::stack::leaf_extents::LeafExtents;
 use ubcore::stack::map::StackMap;
-use ubcore::stack::source::{StackLookup, StackSource, Stretch, SOURCES_MAX};
+use ubcore::stack::source::{StackLookup, StackRange, StackSource, SOURCES_MAX};
 use ubcore::stack::word::POSITION_END;
 
 type Map = StackMap<CountedStack>;
@@ -45,9 +45,9 @@ fn source_at(map: &Map, sector: u64) -> StackSource {
     map.look_up(sector, 1).unwrap().source
 }
 
-/// Returns the stretches of a range, joined where one continues the other.
-fn joined(map: &Map, sector: u64, sectors: u32) -> Vec<Stretch> {
-    let mut all: Vec<Stretch> = Vec::new();
+/// Returns the parts of a range, joined where one continues the other.
+fn joined(map: &Map, sector: u64, sectors: u32) -> Vec<StackRange> {
+    let mut all: Vec<StackRange> = Vec::new();
     let mut at = sector;
     let mut left = sectors;
     while left > 0 {
@@ -94,13 +94,13 @@ impl Walk {
     }
 
     /// Returns what [`joined`] must return.
-    fn joined(&self, sector: u64, sectors: u32) -> Vec<Stretch> {
-        let mut all: Vec<Stretch> = Vec::new();
+    fn joined(&self, sector: u64, sectors: u32) -> Vec<StackRange> {
+        let mut all: Vec<StackRange> = Vec::new();
         for at in sector..sector + u64::from(sectors) {
             let source = self.source(at);
             match all.last_mut() {
                 Some(last) if last.source.skip(last.sectors) == source => last.sectors += 1,
-                _ => all.push(Stretch { source, sectors: 1 }),
+                _ => all.push(StackRange { source, sectors: 1 }),
             }
         }
         all

@@ -10,7 +10,7 @@ use ubcore::error::{Error, Result};
 use ubcore::geometry::{Geometry, MapPage};
 use ubcore::map::{Map, Memory};
 use ubcore::pages::PageSet;
-use ubcore::salvage::{stretches, Damage, Losses, Lost, NoLoss};
+use ubcore::salvage::{lost_ranges, Damage, Losses, Lost, NoLoss};
 
 use crate::check::look;
 use crate::leaf::Leaf;
@@ -129,7 +129,7 @@ pub fn run(data: &[u8]) {
     assert_eq!(leaf.writes, 0);
     if let Ok(found) = &salvaged {
         let mut sectors = 0;
-        let walked = stretches(
+        let walked = lost_ranges(
             &found.map,
             |_| false,
             || Ok(()),

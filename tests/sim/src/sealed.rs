@@ -216,7 +216,7 @@ impl Layer {
         Layer { sectors }
     }
 
-    /// Makes a layer of stretches that are not mapped, or zero, or full of numbers.
+    /// Makes a layer of ranges that are not mapped, or zero, or full of numbers.
     pub fn random(random: &mut Random, union: u64) -> Layer {
         let longest = 1 + random.below(40);
         let mut sectors = Vec::new();

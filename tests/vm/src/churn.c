@@ -3,7 +3,7 @@
  * A random workload on a disk, with a record of what each sector must hold: writes
  * of 512 B to 1 MiB, reads that are checked at once, discards, zeroings,
  * flushes and FUA writes. Several processes run at once, each in a private
- * stretch. The stretches meet inside slabs.
+ * range. The ranges meet inside slabs.
  *   churn learn DEVICE STATE                 remembers what is there
  *   churn run   DEVICE STATE SEED OPERATIONS JOBS SLAB-SECTORS DISCARDED-TAG
  *   churn check DEVICE STATE                 all of it, from the disk
@@ -61,7 +61,7 @@ static uint64_t draw(struct workload *l, uint64_t below)
 	return (l->random >> 33) % below;
 }
 
-/* Draws as many small sizes as large ones, and whole blocks within the stretch. */
+/* Draws as many small sizes as large ones, and whole blocks within the range. */
 static void draw_range(struct workload *l, uint64_t *start, uint64_t *count, uint64_t most)
 {
 	uint64_t blocks = (l->to - l->from) / l->block, n;

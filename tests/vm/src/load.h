@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * Random load on a disk by several writers, each in a private stretch. An
- * oracle records every operation. The stretches meet inside slabs.
+ * Random load on a disk by several writers, each in a private range. An
+ * oracle records every operation. The ranges meet inside slabs.
  */
 #ifndef LOAD_H
 #define LOAD_H
@@ -56,7 +56,7 @@ static inline uint64_t load_draw(struct hand *h, uint64_t below)
 	return (h->random >> 33) % below;
 }
 
-/* Draws small sizes more often than large ones, and whole blocks within the stretch. */
+/* Draws small sizes more often than large ones, and whole blocks within the range. */
 static inline void load_range(struct hand *h, uint64_t most, uint64_t *start, uint64_t *count)
 {
 	uint64_t block = h->load->block, blocks = (h->to - h->from) / block, n;

@@ -46,11 +46,11 @@ pub struct ImageSpace {
     pub size: u64,
 }
 
-/// What a stretch of a file lacks.
+/// What a range of a file lacks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Missing {
     Nothing,
-    /// The stretch has holes, or blocks without a place.
+    /// The range has holes, or blocks without a place.
     Blocks,
     /// Other files share its blocks.
     Shared,
@@ -195,7 +195,7 @@ impl Backing {
         }
     }
 
-    /// Returns what a stretch lacks to have only private blocks.
+    /// Returns what a range lacks to have only private blocks.
     fn missing(&self, start: u64, end: u64) -> Result<Missing> {
         let mut at = start;
         while at < end {

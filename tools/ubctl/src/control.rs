@@ -20,7 +20,7 @@ use self::layers::layer_of;
 use crate::error::{self, Fail, Result, BUSY, FAILED};
 use crate::holders::{self, Tried};
 use crate::ioctl;
-use crate::lost_sectors::LostStretch;
+use crate::lost_sectors::SectorRange;
 use crate::node;
 use crate::output::{self, size};
 use crate::wait::Deadline;
@@ -135,8 +135,8 @@ impl Control {
     }
 
     /// Returns the lost sectors of a union, as far as the driver names them one by one.
-    pub fn lost(&self, id: u32) -> Result<Vec<LostStretch>> {
-        let mut list: Vec<LostStretch> = Vec::new();
+    pub fn lost(&self, id: u32) -> Result<Vec<SectorRange>> {
+        let mut list: Vec<SectorRange> = Vec::new();
         let mut from = 0;
         loop {
             let mut request = LostCall::new();
@@ -149,12 +149,12 @@ impl Control {
             if sectors == 0 {
                 return Ok(list);
             }
-            // The loop would not end if a stretch did not end behind the sector asked for.
+            // The loop would not end if a range did not end behind the sector asked for.
             from = match sector.checked_add(sectors) {
                 Some(end) if end > from => end,
                 _ => return Err(other_version("another version")),
             };
-            list.push(LostStretch { sector, sectors });
+            list.push(SectorRange { sector, sectors });
         }
     }
 

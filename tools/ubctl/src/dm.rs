@@ -23,18 +23,18 @@ const SPEC: usize = 40;
 /// A longer table is not read.
 const MOST: usize = 1 << 20;
 
-/// A stretch of a device-mapper device, in sectors.
+/// A range of a device-mapper device, in sectors.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DmTarget {
     /// Its first sector.
     pub start: u64,
     /// The number of its sectors.
     pub len: u64,
-    /// What lies behind the stretch.
+    /// What lies behind the range.
     pub behind: Behind,
 }
 
-/// What lies behind a stretch.
+/// What lies behind a range.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Behind {
     /// No device at all.

@@ -215,7 +215,7 @@ pub struct Fiemap {
     pub extents: [FiemapExtent; EXTENTS],
 }
 
-/// `struct fiemap_extent`: a stretch of a file that has blocks.
+/// `struct fiemap_extent`: a range of a file that has blocks.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub struct FiemapExtent {

@@ -17,12 +17,12 @@ use crate::device::Device;
 use crate::output::size;
 use map_memory::Heap;
 
-/// How many stretches a sentence names.
+/// How many ranges a sentence names.
 const NAMED: usize = 8;
 
 /// Sectors of a union that lie next to each other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-pub struct LostStretch {
+pub struct SectorRange {
     /// The first sector.
     pub sector: u64,
     /// How many sectors.
@@ -31,17 +31,17 @@ pub struct LostStretch {
 
 /// Returns the sectors that a map has as lost, or would have if the pages that `is_lost` names were
 /// unknown.
-pub fn of_map<M: Memory>(map: &Map<M>, is_lost: impl Fn(MapPage) -> bool) -> Vec<LostStretch> {
+pub fn of_map<M: Memory>(map: &Map<M>, is_lost: impl Fn(MapPage) -> bool) -> Vec<SectorRange> {
     let mut list = Vec::new();
-    let add = |sector, sectors| list.push(LostStretch { sector, sectors });
+    let add = |sector, sectors| list.push(SectorRange { sector, sectors });
     // `give_way` never fails, so the walk never ends early.
-    let _ = salvage::stretches(map, is_lost, || Ok(()), add);
+    let _ = salvage::lost_ranges(map, is_lost, || Ok(()), add);
     list
 }
 
 /// Returns what a read-only attach would lose of a leaf; `None` if it would refuse the leaf. Reads
 /// only.
-pub fn of_leaf(leaf: &mut Device, sb: &Superblock) -> Option<Vec<LostStretch>> {
+pub fn of_leaf(leaf: &mut Device, sb: &Superblock) -> Option<Vec<SectorRange>> {
     let sectors = leaf.sectors();
     let probe = attach::probe(leaf, sb.geometry.root_sectors(), sectors).ok()?;
     let g = probe.superblock.geometry;
@@ -57,32 +57,32 @@ pub fn of_leaf(leaf: &mut Device, sb: &Superblock) -> Option<Vec<LostStretch>> {
 }
 
 /// Returns the number of all sectors in a list.
-pub fn sum(list: &[LostStretch]) -> u64 {
+pub fn sum(list: &[SectorRange]) -> u64 {
     list.iter().map(|s| s.sectors).sum()
 }
 
 /// Returns a list for people, as much as fits in a line.
-pub fn text(list: &[LostStretch]) -> String {
+pub fn text(list: &[SectorRange]) -> String {
     if list.is_empty() {
         return "no sector of the union".to_owned();
     }
-    let one = |s: &LostStretch| format!("{} to {}", s.sector, s.sector + s.sectors - 1);
+    let one = |s: &SectorRange| format!("{} to {}", s.sector, s.sector + s.sectors - 1);
     let mut named: Vec<String> = list.iter().take(NAMED).map(one).collect();
     if let Some(more @ 1..) = list.len().checked_sub(NAMED) {
-        named.push(format!("and {more} more stretches"));
+        named.push(format!("and {more} more ranges"));
     }
     format!("union sectors {} ({})", named.join(", "), size(sum(list)))
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{text, LostStretch};
+    use super::{text, SectorRange};
 
     #[test]
     fn a_long_list_is_cut_short() {
         assert_eq!(text(&[]), "no sector of the union");
-        let list: Vec<LostStretch> = (0..10)
-            .map(|n| LostStretch {
+        let list: Vec<SectorRange> = (0..10)
+            .map(|n| SectorRange {
                 sector: n * 10,
                 sectors: 2,
             })
@@ -91,7 +91,7 @@ mod tests {
         assert_eq!(of(2), "union sectors 0 to 1, 10 to 11 (2 KiB)");
         assert!(of(8).ends_with("70 to 71 (8 KiB)"), "{}", of(8));
         assert!(
-            of(10).ends_with("70 to 71, and 2 more stretches (10 KiB)"),
+            of(10).ends_with("70 to 71, and 2 more ranges (10 KiB)"),
             "{}",
             of(10)
         );

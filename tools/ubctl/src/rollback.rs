@@ -23,7 +23,7 @@ pub struct Rollback {
 }
 
 impl Rollback {
-    /// Reads what the slots and the stretches `wiped`, from one byte up to another, hold.
+    /// Reads what the slots and the ranges `wiped`, from one byte up to another, hold.
     pub fn keep(leaf: &Device, wiped: &[(u64, u64)], new: Vec<u8>) -> Result<Rollback> {
         let mut list = Vec::new();
         for &(from, to) in wiped {

@@ -178,7 +178,7 @@ impl<E: Extents> Extents for CountedExtents<'_, E> {
     }
 }
 
-/// Where a stretch of a stack comes from.
+/// Where a range of a stack comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum From {
     /// The bottom.
@@ -232,9 +232,9 @@ impl OpenStack {
         self.sectors
     }
 
-    /// Returns where the stretch that begins at a sector comes from, and its length: at most
+    /// Returns where the range that begins at a sector comes from, and its length: at most
     /// `limit`, and at least 1 if `limit` is.
-    pub fn stretch(&self, sector: u64, limit: u64) -> ubcore::error::Result<(From, u64)> {
+    pub fn range_at(&self, sector: u64, limit: u64) -> ubcore::error::Result<(From, u64)> {
         let found = self.map.look_up(sector, saturating_u32(limit))?;
         let from = match found.source {
             StackSource::Bottom => From::Bottom,
@@ -249,7 +249,7 @@ impl OpenStack {
     /// Fills `room`, whole sectors, with what the stack reads as from a sector on.
     pub fn read(&self, mut sector: u64, mut room: &mut [u8]) -> Result {
         while !room.is_empty() {
-            let found = self.stretch(sector, room.len() as u64 / 512);
+            let found = self.range_at(sector, room.len() as u64 / 512);
             let (from, sectors) = found.map_err(|e| Fail::core("the stack", e))?;
             let (now, rest) = room.split_at_mut(bytes_of(sectors));
             match from {
@@ -287,7 +287,7 @@ impl OpenStack {
     /// Returns what all members map together. A position is the number of a member and a sector of
     /// its device.
     pub fn extents(&self) -> impl Extents + '_ {
-        Joined::new(MergedStretches { stack: self, at: 0 })
+        Joined::new(MergedRanges { stack: self, at: 0 })
     }
 
     /// Reads data from a position of [`OpenStack::extents`] on.
@@ -303,16 +303,16 @@ fn bytes_of(sectors: u64) -> usize {
 }
 
 /// The extents of all members together, split at the borders of the stack map.
-struct MergedStretches<'a> {
+struct MergedRanges<'a> {
     stack: &'a OpenStack,
     at: u64,
 }
 
-impl Extents for MergedStretches<'_> {
+impl Extents for MergedRanges<'_> {
     fn next(&mut self) -> ubcore::error::Result<Option<Extent>> {
         while self.at < self.stack.sectors {
             let first = self.at;
-            let (from, sectors) = self.stack.stretch(first, self.stack.sectors - first)?;
+            let (from, sectors) = self.stack.range_at(first, self.stack.sectors - first)?;
             self.at += sectors;
             let content = match from {
                 From::Bottom => continue,

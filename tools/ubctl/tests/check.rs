@@ -191,14 +191,14 @@ fn what_is_lost_is_named() {
     let f = Folder::new("lost");
     let (root, leaf) = used(&f);
     let g = geometry(&leaf);
-    let stretch = |sector: u64, sectors: u64| json!({ "sector": sector, "sectors": sectors });
+    let range = |sector: u64, sectors: u64| json!({ "sector": sector, "sectors": sectors });
     let page = ("damage", "page", false);
     // The page of bits loses the slabs with leaf slabs, the page of the table loses all slabs.
-    let bits = [stretch(384, 128), stretch(25600, 384)];
+    let bits = [range(384, 128), range(25600, 384)];
     for (pages, lost, sum) in [
         (&[1][..], &bits[..], 512),
-        (&[0], &[stretch(0, 32768)], 32768),
-        (&[0, 1], &[stretch(0, 32768)], 32768),
+        (&[0], &[range(0, 32768)], 32768),
+        (&[0, 1], &[range(0, 32768)], 32768),
     ] {
         let whole = get(&leaf, 0, 1 << 20);
         for &p in pages {

@@ -24,7 +24,7 @@ use ubcore::slot::Slot;
 
 use crate::device::{refuse_same, Access, Device};
 use crate::error::{Fail, Result, FAILED};
-use crate::lost_sectors::{self, LostStretch};
+use crate::lost_sectors::{self, SectorRange};
 use crate::{output, overlap, root_samples, sealed};
 use map_memory::Heap;
 
@@ -91,7 +91,7 @@ struct CheckReport {
 struct Salvage {
     sectors: u64,
     lost_sectors: u64,
-    lost: Vec<LostStretch>,
+    lost: Vec<SectorRange>,
 }
 
 /// One finding, for people and scripts.
@@ -102,9 +102,9 @@ struct FindingReport {
     block: Option<u64>,
     byte: Option<u32>,
     text: String,
-    /// The stretches of the union that are unknown because of the finding, where they can be
+    /// The ranges of the union that are unknown because of the finding, where they can be
     /// determined.
-    lost: Option<Vec<LostStretch>>,
+    lost: Option<Vec<SectorRange>>,
     repaired: bool,
     /// `--repair` would repair it.
     #[serde(skip)]
@@ -129,7 +129,7 @@ struct Look {
     findings: Vec<Finding>,
     map: Map<Heap>,
     /// The sectors that would be lost, if the rest can be read.
-    lost: Option<Vec<LostStretch>>,
+    lost: Option<Vec<SectorRange>>,
 }
 
 impl Look {
@@ -145,7 +145,7 @@ impl Look {
 
     /// Returns the sectors that one finding makes lost. The map includes the journal only if replay
     /// refused nothing.
-    fn lost_by(&self, f: &Finding) -> Option<Vec<LostStretch>> {
+    fn lost_by(&self, f: &Finding) -> Option<Vec<SectorRange>> {
         let pages = f.pages(&self.sb.geometry);
         let said = self.lost.is_some() && !pages.is_empty();
         said.then(|| lost_sectors::of_map(&self.map, |page| pages.contains(&page)))

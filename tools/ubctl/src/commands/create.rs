@@ -24,7 +24,7 @@ use crate::error::{Fail, Result, BUSY, FAILED, USAGE};
 use crate::holders::{self, Holders};
 use crate::layer_arg::LayerArg;
 use crate::loopdev::{self, Lower};
-use crate::lost_sectors::{self, LostStretch};
+use crate::lost_sectors::{self, SectorRange};
 use crate::node::{self, NodeState};
 use crate::search::Places;
 use crate::value_parser::{journal_blocks, leaf_name, sector_size, slab_sectors, union_size};
@@ -236,7 +236,7 @@ fn request(args: &CreateArgs, below: &Below, leaf: &Lower) -> Result<CreateCall>
 }
 
 /// Prints the new union, and warns of what its leaf has lost.
-fn report(args: &CreateArgs, status: &Status, lost: &[LostStretch], json: bool) -> Result {
+fn report(args: &CreateArgs, status: &Status, lost: &[SectorRange], json: bool) -> Result {
     if status.damaged_blocks > 0 {
         output::complain(&warning(&args.leaf.display().to_string(), status, lost));
     }
@@ -343,7 +343,7 @@ fn make_union(control: &Control, request: &mut CreateCall, what: &str) -> Result
 }
 
 /// Returns what a damaged leaf has lost.
-fn lost_of(control: &Control, status: &Status) -> Result<Vec<LostStretch>> {
+fn lost_of(control: &Control, status: &Status) -> Result<Vec<SectorRange>> {
     if status.lost_sectors == 0 {
         return Ok(Vec::new());
     }
@@ -385,8 +385,8 @@ fn make_room(leaf: &Lower, device: &Device) -> Result {
     }
 }
 
-/// Returns a warning of what a damaged leaf has lost. The driver names only the first stretches.
-fn warning(leaf: &str, status: &Status, lost: &[LostStretch]) -> String {
+/// Returns a warning of what a damaged leaf has lost. The driver names only the first ranges.
+fn warning(leaf: &str, status: &Status, lost: &[SectorRange]) -> String {
     let blocks = status.damaged_blocks;
     let start = format!("{leaf} is damaged: {blocks} metadata blocks are unusable");
     if status.lost_sectors == 0 {
@@ -536,7 +536,7 @@ fn with_end_of(id: u32, done: Result, mut fail: Fail) -> Fail {
 
 #[cfg(test)]
 mod tests {
-    use super::{is_made_of, lowest_free, number_in, warning, LostStretch, Status};
+    use super::{is_made_of, lowest_free, number_in, warning, SectorRange, Status};
 
     #[test]
     fn a_node_tells_whose_it_is() {
@@ -569,7 +569,7 @@ mod tests {
         s.damaged_blocks = 1;
         assert!(warning("x", &s, &[]).ends_with("no sector is lost by it"));
         s.lost_sectors = 64;
-        let list = [LostStretch {
+        let list = [SectorRange {
             sector: 32,
             sectors: 32,
         }];

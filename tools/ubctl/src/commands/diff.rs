@@ -13,7 +13,7 @@ use crate::below::{self, Below, RootArg};
 use crate::device::{is_same, Device};
 use crate::error::{Fail, Result, USAGE};
 use crate::layer_arg::LayerArg;
-use crate::lost_sectors::{sum, LostStretch};
+use crate::lost_sectors::{sum, SectorRange};
 use crate::progress::Progress;
 use crate::search::Places;
 use crate::stack::{From, OpenStack};
@@ -66,7 +66,7 @@ struct DiffReport {
     b: String,
     a_sectors: u64,
     b_sectors: u64,
-    ranges: Vec<LostStretch>,
+    ranges: Vec<SectorRange>,
     /// The number of sectors that differ.
     sectors: u64,
     bytes: u64,
@@ -129,7 +129,7 @@ fn open(args: &DiffArgs, what: &LayerArg) -> Result<(OpenStack, bool)> {
 }
 
 /// Returns the sectors that differ.
-fn compare(a: &OpenStack, b: &OpenStack) -> Result<Vec<LostStretch>> {
+fn compare(a: &OpenStack, b: &OpenStack) -> Result<Vec<SectorRange>> {
     let (both, all) = (a.sectors().min(b.sectors()), a.sectors().max(b.sectors()));
     let progress = Progress::new("compare", both);
     let mut ranges = Vec::new();
@@ -163,8 +163,8 @@ fn compare(a: &OpenStack, b: &OpenStack) -> Result<Vec<LostStretch>> {
 /// one read takes.
 fn places(a: &OpenStack, b: &OpenStack, at: u64, limit: u64) -> Result<(bool, u64)> {
     let failed = |e: Error| Fail::core("the stack", e);
-    let (from_a, sectors_a) = a.stretch(at, limit).map_err(failed)?;
-    let (from_b, sectors_b) = b.stretch(at, limit).map_err(failed)?;
+    let (from_a, sectors_a) = a.range_at(at, limit).map_err(failed)?;
+    let (from_b, sectors_b) = b.range_at(at, limit).map_err(failed)?;
     let sectors = sectors_a.min(sectors_b);
     let is_one = match (from_a, from_b) {
         // Both stacks have the same root.
@@ -185,10 +185,10 @@ fn is_one_place((a, at_a): (&Device, u64), (b, at_b): (&Device, u64)) -> bool {
 }
 
 /// Adds sectors behind all others to a list.
-fn add(ranges: &mut Vec<LostStretch>, sector: u64, sectors: u64) {
+fn add(ranges: &mut Vec<SectorRange>, sector: u64, sectors: u64) {
     match ranges.last_mut() {
         Some(last) if last.sector + last.sectors == sector => last.sectors += sectors,
-        _ => ranges.push(LostStretch { sector, sectors }),
+        _ => ranges.push(SectorRange { sector, sectors }),
     }
 }
 

@@ -79,7 +79,7 @@ fn report(stack: &OpenStack) -> ubcore::error::Result<DuReport> {
     let mut layers: Vec<LayerUsage> = stack.members.iter().map(alone).collect();
     let mut at = 0;
     while at < stack.sectors() {
-        let (from, sectors) = stack.stretch(at, stack.sectors() - at)?;
+        let (from, sectors) = stack.range_at(at, stack.sectors() - at)?;
         at += sectors;
         match from {
             From::Bottom => {}

@@ -123,7 +123,7 @@ fn parts(
     while at < stack.sectors() {
         interrupt::check()?;
         let left = stack.sectors() - at;
-        let found = stack.stretch(at, left);
+        let found = stack.range_at(at, left);
         let (from, length) = found.map_err(|e| Fail::core("the stack", e))?;
         let is_empty = from == From::Bottom && at >= root && has_holes;
         let sectors = if is_empty { length } else { left.min(ROOM) };

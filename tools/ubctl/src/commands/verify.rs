@@ -23,7 +23,7 @@ use super::squash::merged::Merged;
 use crate::device::Device;
 use crate::error::{Fail, Result, REFUSED};
 use crate::layer_arg::LayerArg;
-use crate::lost_sectors::{self, LostStretch};
+use crate::lost_sectors::{self, SectorRange};
 use crate::progress::Progress;
 use crate::sealed::{self, DeviceReader, HeaderReport};
 use crate::value_parser::digest;
@@ -101,7 +101,7 @@ struct DamagedChunk {
     blocks: u64,
     why: String,
     /// The sectors of the union that lie there.
-    lost: Vec<LostStretch>,
+    lost: Vec<SectorRange>,
 }
 
 /// Runs the command.
@@ -321,14 +321,14 @@ fn judge_chunk(
 }
 
 /// Returns what of the union lies in some blocks.
-fn lost(block: u64, blocks: u64, extents: &[Extent]) -> Vec<LostStretch> {
+fn lost(block: u64, blocks: u64, extents: &[Extent]) -> Vec<SectorRange> {
     let (start, end) = (block * BLOCK_SECTORS, (block + blocks) * BLOCK_SECTORS);
     let of = |e: &Extent| {
         let Content::Data(position) = e.content else {
             return None;
         };
         let (from, to) = (position.max(start), (position + e.sectors).min(end));
-        Some(LostStretch {
+        Some(SectorRange {
             sector: e.first + (from - position),
             sectors: to.checked_sub(from).filter(|&n| n > 0)?,
         })

@@ -54,7 +54,7 @@ pub struct Field {
 }
 
 /// The files of sysfs whose values follow from other fields, or are those of UNIONBLK_IOC_LOST.
-pub const SYSFS_ONLY: [&str; 2] = ["slabs_free", "lost_stretches"];
+pub const SYSFS_ONLY: [&str; 2] = ["slabs_free", "lost_ranges"];
 
 const NONE: Twin = Twin::None;
 const SAME: Twin = Twin::Same;
@@ -166,7 +166,7 @@ pub const FIELDS: &[Field] = fields! { |u|
         "Damaged metadata blocks of the leaf.";
     lost_sectors, "sectors", "lost", SAME, SAME, u.status.lost_sectors,
         "Sectors of the union that cannot be read because of them. sysfs has the number of \
-         stretches too, as lost_stretches.";
+         ranges too, as lost_ranges.";
     layers, "count", "layers", SAME, SAME, u.status.layers,
         "The layers between root and leaf.";
     stack_unions, "count", "layers", SAME, NONE, u.status.stack_unions,
