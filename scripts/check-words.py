@@ -28,8 +28,19 @@ WORDS = {
     r"mend(s|ed|ing|able)?": "repair",
     r"(slot|page|block|superblock|one) (that|which) (counts|does not count)": "active, inactive",
     r"homeless": "without a leaf slab",
+    r"stretch(es)?": "range",
 }
 PATTERNS = [(re.compile(rf"\b(?:{p})\b", re.I), use) for p, use in WORDS.items()]
+
+# The words of the tests, see Documentation/testing.rst. Names in the code of the core's tests have
+# them too.
+TEST_WORDS = {
+    r"life|lives": "workload",
+    r"scenes?": "scenario",
+    r"lawful(ly)?": "valid",
+}
+TESTS = ("rust/ubcore/tests/", "tests/sim/", "tests/crash/", "tests/races/", "tests/fuzz/")
+TEST_PATTERNS = [(re.compile(rf"(?<![a-z])(?:{p})(?![a-z])", re.I), use) for p, use in TEST_WORDS.items()]
 
 # These pages quote the words.
 QUOTES = {
@@ -113,6 +124,11 @@ def breaches(path):
                 for pattern, use in PATTERNS:
                     for hit in pattern.finditer(name.replace("_", " ")):
                         yield n, hit.group(), use
+    if path.startswith(TESTS):
+        for n, line in enumerate(lines, 1):
+            for pattern, use in TEST_PATTERNS:
+                for hit in pattern.finditer(line):
+                    yield n, hit.group(), use
     before = ""
     for n, line in prose(path, text):
         for pattern, use in PATTERNS:

@@ -28,7 +28,7 @@ cd "$TOP/rust/ubcore"
 for program in "${programs[@]}"; do
 	# This runs fewer random workloads than the tests, because only lines count
 	# here.
-	LIVES=300 PROPTEST_CASES=32 LLVM_PROFILE_FILE=$dir/run.%p.profraw timeout 1200 "$program" -q >"$dir/run.log" 2>&1 || {
+	WORKLOADS=300 PROPTEST_CASES=32 LLVM_PROFILE_FILE=$dir/run.%p.profraw timeout 1200 "$program" -q >"$dir/run.log" 2>&1 || {
 		tail -n 30 "$dir/run.log"
 		die "$(basename "$program") failed"
 	}

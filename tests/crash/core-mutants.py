@@ -199,11 +199,11 @@ def run(program, cwd, args, patience, **env):
             child.kill()
 
 
-SLOW = ["rot_is_named_and_never_followed", "torn::", "campaign::", "check_lives::"]
+SLOW = ["rot_is_named_and_never_followed", "torn::", "campaign::", "check_workloads::"]
 # The checks of a mutant, the cheapest first: arguments, and environment.
 LOOKS = [
     ("unit tests", [], {}),
-    ("quick tests", [a for s in SLOW for a in ("--skip", s)], {"LIVES": "40"}),
+    ("quick tests", [a for s in SLOW for a in ("--skip", s)], {"WORKLOADS": "40"}),
     ("all tests", [], {}),
     ("models of races", [], {"SCHEDULES": "1000", "SEED": "1"}),
 ]

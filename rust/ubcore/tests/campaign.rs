@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Leads more lives with power failures, over geometries that have what the small one lacks: slabs
-//! in many runs, slabs of 4 MiB, transactions of many writes, leaves of many groups. The lives have
-//! FUA writes and several writes in flight. `LIVES` sets how many there are. Each kind of journal
-//! record must have been replayed.
+//! Runs more workloads with power failures, over geometries that have what the small one lacks:
+//! slabs in many runs, slabs of 4 MiB, transactions of many writes, leaves of many groups. The
+//! workloads have FUA writes and several writes in flight. `WORKLOADS` sets how many there are. Each
+//! kind of journal record must have been replayed.
 
 use sim::disk::{Random, SimDisk};
 use sim::oracle::{self, content, Oracle};
@@ -17,7 +17,7 @@ use ubcore::geometry::Geometry;
 use ubcore::plan::{self, Source};
 use ubcore::stack::source::NoLayers;
 
-/// How a life is led.
+/// How a workload runs.
 #[derive(Clone, Copy)]
 struct Style {
     geometry: fn() -> Geometry,
@@ -201,7 +201,7 @@ fn make_durable(u: &mut SimUnion, way: u64) -> Result {
     }
 }
 
-fn life(style: &Style, seed: u64, seen: &mut Seen) -> std::result::Result<(), String> {
+fn workload(style: &Style, seed: u64, seen: &mut Seen) -> std::result::Result<(), String> {
     let g = (style.geometry)();
     let mut random = Random(seed);
     let mut disk = SimDisk::new();
@@ -236,12 +236,12 @@ fn life(style: &Style, seed: u64, seen: &mut Seen) -> std::result::Result<(), St
     Ok(())
 }
 
-/// Leads a share of `LIVES` (3000) lives, but enough to reach what the campaign looks for.
+/// Runs a share of `WORKLOADS` (3000) workloads, but enough to reach what the campaign looks for.
 fn campaign(style: Style, share: u64) -> Seen {
-    let lives: u64 = std::env::var("LIVES").map_or(3000, |v| v.parse().unwrap());
+    let workloads: u64 = std::env::var("WORKLOADS").map_or(3000, |v| v.parse().unwrap());
     let mut seen = Seen::default();
-    for seed in 0..(lives / share).max(20) {
-        if let Err(e) = life(&style, seed, &mut seen) {
+    for seed in 0..(workloads / share).max(20) {
+        if let Err(e) = workload(&style, seed, &mut seen) {
             panic!("seed {seed}: {e}");
         }
     }

@@ -6,7 +6,7 @@
 use std::cell::RefCell;
 
 use sim::disk::{Random, SimDisk};
-use sim::layers::{live, random_leaf, CountedStack, List};
+use sim::layers::{random_leaf, run_workload, CountedStack, List};
 use sim::union::{format, SimUnion};
 use ubcore::error::{Error, Result};
 use ubcore::geometry::Geometry;
@@ -50,7 +50,7 @@ fn random_stack(random: &mut Random) -> Option<Map> {
     for _ in 0..random.below(3) {
         let (_, mut u) = random_leaf(random, 6000);
         let steps = random.below(40);
-        live(&mut u, random, steps, 1);
+        run_workload(&mut u, random, steps, 1);
         stack = Some(with_leaf(stack.as_ref(), &u));
     }
     stack

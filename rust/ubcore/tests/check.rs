@@ -4,7 +4,7 @@
 //! repairs it or leaves it alone.
 
 use sim::disk::SimDisk;
-use sim::inspect::lives::*;
+use sim::inspect::workloads::*;
 use sim::inspect::{
     self, block_of_page, edit, edit_page, edit_slots, edit_with_checksum, look, look_at, repair,
 };

@@ -148,8 +148,8 @@ fn a_journal_that_leads_nowhere_is_refused() {
         assert_eq!(transaction.put(wrong), Ok(Space::Left));
         assert_eq!(transaction.finish(), Ok(1));
         let block = g.journal_block(sb.journal_tail);
-        let lawful = wrong == new(100, leaf - 1);
-        let damage = Some(Error::Damaged(Area::Journal, block)).filter(|_| !lawful);
+        let valid = wrong == new(100, leaf - 1);
+        let damage = Some(Error::Damaged(Area::Journal, block)).filter(|_| !valid);
         assert_eq!(refused(&disk), damage, "{wrong:?}");
     }
 }
@@ -207,7 +207,7 @@ fn emptied_slabs_are_at_rest_on_disk() {
 #[test]
 fn a_rotten_record_of_an_emptied_slab_is_damage() {
     let g = geometry();
-    let scene = || {
+    let scenario = || {
         let (disk, u) = used();
         drop(u);
         let mut u = SimUnion::attach_to(&disk, &g).unwrap();
@@ -218,7 +218,7 @@ fn a_rotten_record_of_an_emptied_slab_is_damage() {
         (disk, u.committer.superblock().journal_tail)
     };
     for (rotten, named) in [(0, true), (1, false)] {
-        let (disk, tail) = scene();
+        let (disk, tail) = scenario();
         let block = g.journal_block((tail + rotten) % g.journal_blocks());
         disk.rot(block.0 * 8, 40);
         match SimUnion::attach_to(&disk, &g) {

@@ -5,7 +5,7 @@
 use std::rc::Rc;
 
 use sim::disk::{Random, SimDisk};
-use sim::hooked::Scene;
+use sim::hooked::Scenario;
 use sim::oracle::{content, Oracle, ROOT, ZERO};
 use sim::reclaim::{begin_reclaim, end_reclaim};
 use sim::union::SimUnion;
@@ -23,13 +23,13 @@ fn recovered(disk: &SimDisk, seed: u64) -> SimUnion {
     SimUnion::attach_to(disk, &geometry()).unwrap()
 }
 
-fn empty(s: &Scene, slab: u32, base: Base) {
+fn empty(s: &Scenario, slab: u32, base: Base) {
     let mut allocator = s.allocator.borrow_mut();
     allocator.empty(&s.map, slab..slab + 1, base).unwrap();
 }
 
 /// Does what the driver does after a commit when nothing is in flight.
-fn free(s: &Scene) {
+fn free(s: &Scenario) {
     let durable = s.committer.borrow().is_committed(&s.map);
     let mut allocator = s.allocator.borrow_mut();
     if begin_reclaim(&mut allocator, &s.map, durable) {
@@ -37,7 +37,7 @@ fn free(s: &Scene) {
     }
 }
 
-fn commit(s: &Scene) {
+fn commit(s: &Scenario) {
     s.allocator.borrow_mut().begin_commit();
     let mut committer = s.committer.borrow_mut();
     committer.commit(&s.map, &mut s.disk.clone()).unwrap();
@@ -48,14 +48,14 @@ fn commit(s: &Scene) {
 /// emptied later. It does not hold what was there before.
 #[test]
 fn emptied_while_a_flush_runs_is_emptied_or_not() {
-    let ways: [fn(&Scene); 2] = [|s| empty(s, 1, Base::Zero), |s| empty(s, 1, Base::Below)];
+    let ways: [fn(&Scenario); 2] = [|s| empty(s, 1, Base::Zero), |s| empty(s, 1, Base::Below)];
     for checkpoint in [false, true] {
         for before in [false, true] {
             for (way, then) in ways.into_iter().enumerate() {
                 let after = [ZERO, ROOT][way];
                 let mut n = 0;
                 loop {
-                    let s = Scene::new(geometry());
+                    let s = Scenario::new(geometry());
                     if before {
                         s.write(SLAB, 8, 7).unwrap();
                         s.flush();
@@ -71,9 +71,9 @@ fn emptied_while_a_flush_runs_is_emptied_or_not() {
                         let mut is = tag.filter(|&t| u.read(at) == content_of(t, at));
                         is.next().unwrap()
                     });
-                    let lawful = found == [1, 2] || found == [after, after];
+                    let valid = found == [1, 2] || found == [after, after];
                     let what = format!("checkpoint {checkpoint}, way {way}, access {n}");
-                    assert!(lawful, "{what}: {found:x?}");
+                    assert!(valid, "{what}: {found:x?}");
                     n += 1;
                 }
                 assert!(n > 3, "{n}");
@@ -89,7 +89,7 @@ fn emptied_while_a_flush_runs_is_emptied_or_not() {
 fn a_flush_that_runs_while_a_slab_is_emptied_keeps_its_write() {
     let mut n = 0;
     loop {
-        let s = Scene::new(geometry());
+        let s = Scenario::new(geometry());
         s.write(SLAB, 8, 1).unwrap();
         s.allocator.borrow_mut().begin_commit();
         let inner = s.clone();
@@ -109,8 +109,8 @@ fn a_flush_that_runs_while_a_slab_is_emptied_keeps_its_write() {
         }
         let u = recovered(&s.disk, u64::from(n));
         let at = SLAB + 2;
-        let lawful = [content(1, at), [0; 512]].contains(&u.read(at));
-        assert!(lawful, "access {n}");
+        let valid = [content(1, at), [0; 512]].contains(&u.read(at));
+        assert!(valid, "access {n}");
         n += 1;
     }
     assert!(n > 3, "{n}");
@@ -129,7 +129,7 @@ fn content_of(tag: u64, sector: u64) -> [u8; 512] {
 fn emptied_twice_is_one_or_the_other() {
     let mut n = 0;
     loop {
-        let s = Scene::new(geometry());
+        let s = Scenario::new(geometry());
         s.write(SLAB, 8, 1).unwrap();
         s.flush();
         empty(&s, 1, Base::Zero);
@@ -154,7 +154,7 @@ fn emptied_twice_is_one_or_the_other() {
 fn marks_that_come_late_do_not_harm_the_next_owner() {
     let mut n = 0;
     loop {
-        let s = Scene::new(geometry());
+        let s = Scenario::new(geometry());
         // Both leaf slabs are allocated, the second to a write that is in flight.
         s.write(0, 8, 1).unwrap();
         let mut allocator = s.allocator.borrow_mut();
@@ -188,7 +188,7 @@ fn marks_that_come_late_do_not_harm_the_next_owner() {
 
 /// Gives the leaf slab to another root slab, with a commit between the allocation and its first
 /// write.
-fn next_owner(s: &Rc<Scene>, n: u32) {
+fn next_owner(s: &Rc<Scenario>, n: u32) {
     let mut oracle = Oracle::default();
     let third = 30 * SLAB;
     s.allocator
@@ -216,7 +216,7 @@ fn next_owner(s: &Rc<Scene>, n: u32) {
 /// slab's old leaf slab.
 #[test]
 fn a_grace_period_is_for_what_left_before_it() {
-    let s = Scene::new(geometry());
+    let s = Scenario::new(geometry());
     s.write(SLAB, 8, 1).unwrap();
     s.write(2 * SLAB, 8, 2).unwrap();
     s.flush();
@@ -249,7 +249,7 @@ fn a_grace_period_is_for_what_left_before_it() {
 /// root has up to 64 KiB, so the answer must not need a search of it.
 #[test]
 fn no_search_tells_whether_slabs_were_emptied() {
-    let s = Scene::new(geometry());
+    let s = Scenario::new(geometry());
     let asks = |expected| {
         let code = || assert_eq!(s.allocator.borrow().any_emptied(&s.map), expected);
         assert_eq!(s.map.memory().watch.interrupt(0, Box::new(|| ()), code), 0);
@@ -328,12 +328,12 @@ fn a_slab_that_changes_hands_during_a_commit_keeps_its_new_record() {
 
 const THIRD: u64 = 30 * SLAB;
 
-/// Makes a scene in which both leaf slabs had an owner. Slab 1 was emptied while its write was
+/// Makes a scenario in which both leaf slabs had an owner. Slab 1 was emptied while its write was
 /// completing, and its leaf slab is free again.
-fn late_mark() -> Rc<Scene> {
+fn late_mark() -> Rc<Scenario> {
     let mut best = None;
     for n in 0.. {
-        let s = Scene::new(geometry());
+        let s = Scenario::new(geometry());
         s.write(0, 8, 1).unwrap();
         s.allocator
             .borrow_mut()

@@ -16,7 +16,7 @@ fn geometry() -> Geometry {
 }
 
 /// Makes a union with durable and with uncommitted changes: writes and an emptied slab.
-fn scene() -> (SimDisk, SimUnion, Oracle) {
+fn scenario() -> (SimDisk, SimUnion, Oracle) {
     let mut disk = SimDisk::new();
     format(&mut disk, geometry());
     let mut u = SimUnion::attach_to(&disk, &geometry()).unwrap();
@@ -37,7 +37,7 @@ fn scene() -> (SimDisk, SimUnion, Oracle) {
     (disk, u, o)
 }
 
-fn lawful(disk: &SimDisk, mut o: Oracle, seed: u64, what: &str) {
+fn valid(disk: &SimDisk, mut o: Oracle, seed: u64, what: &str) {
     disk.state.borrow_mut().crash(&mut Random(seed));
     let u = match SimUnion::attach_to(disk, &geometry()) {
         Ok(u) => u,
@@ -45,8 +45,8 @@ fn lawful(disk: &SimDisk, mut o: Oracle, seed: u64, what: &str) {
     };
     for s in 0..geometry().union_sectors() {
         let tag = oracle::tag(&u.read(s), s);
-        let lawful = tag.is_some_and(|t| o.after_power_failure(s, t));
-        assert!(lawful, "{what}: sector {s} holds {tag:?}");
+        let valid = tag.is_some_and(|t| o.after_power_failure(s, t));
+        assert!(valid, "{what}: sector {s} holds {tag:?}");
     }
 }
 
@@ -54,14 +54,14 @@ fn lawful(disk: &SimDisk, mut o: Oracle, seed: u64, what: &str) {
 fn each(what: &str, act: fn(&mut SimUnion, &mut Oracle) -> Result) -> u64 {
     for n in 0.. {
         for landed in [false, true] {
-            let (disk, mut u, mut o) = scene();
+            let (disk, mut u, mut o) = scenario();
             disk.state.borrow_mut().fail_in = Some((n, landed));
             let done = act(&mut u, &mut o);
             if disk.state.borrow_mut().fail_in.take().is_some() {
                 // The failing I/O was not reached, so everything succeeded.
                 done.unwrap();
                 o.flushed();
-                lawful(&disk, o, n, what);
+                valid(&disk, o, n, what);
                 return n;
             }
             let what = format!("{what}, I/O {n}, landed {landed}");
@@ -77,7 +77,7 @@ fn each(what: &str, act: fn(&mut SimUnion, &mut Oracle) -> Result) -> u64 {
             u.verify_running(&o);
             for seed in 0..8 {
                 let again = SimDisk::with(sim::disk::State::of(&disk.state.borrow().moment()));
-                lawful(&again, o.clone(), seed, &what);
+                valid(&again, o.clone(), seed, &what);
             }
         }
     }
@@ -131,13 +131,13 @@ fn of_a_commit_without_space() {
 #[test]
 fn of_an_attach() {
     for n in 0.. {
-        let (disk, u, o) = scene();
+        let (disk, u, o) = scenario();
         drop(u);
         disk.state.borrow_mut().fail_in = Some((n, n % 2 == 0));
         let done = SimUnion::attach_to(&disk, &geometry()).map(drop);
         let reached = disk.state.borrow_mut().fail_in.take().is_none();
         assert_eq!(done.is_err(), reached, "I/O {n}: {done:?}");
-        lawful(&disk, o, n, "attach");
+        valid(&disk, o, n, "attach");
         if !reached {
             assert!(n > 10, "{n}");
             return;
@@ -148,7 +148,7 @@ fn of_an_attach() {
 /// The driver decides by what the committer reports about itself.
 #[test]
 fn what_a_committer_tells() {
-    let (_, mut u, _) = scene();
+    let (_, mut u, _) = scenario();
     assert!(u.committer.failed().is_none() && !u.committer.is_committed(&u.map));
     let used = u.committer.journal_used();
     u.committer.commit(&u.map, &mut u.disk).unwrap();

@@ -5,7 +5,7 @@
 //! under test.
 
 use sim::disk::{Random, SimDisk};
-use sim::inspect::lives::*;
+use sim::inspect::workloads::*;
 use sim::inspect::{self, edit_slots, look, repair};
 use sim::union::{load, SimUnion};
 use ubcore::alloc::Allocated;
@@ -129,7 +129,7 @@ fn no_power_failure_takes_a_compatible_feature() {
         with_compat(&disk);
         let mut random = Random(fails_at);
         disk.state.borrow_mut().power_fails_in = Some(fails_at);
-        let life = || -> Allocated {
+        let run = || -> Allocated {
             let mut u = attach(&disk)?;
             for slab in [3, 1500, 2599] {
                 u.write(slab * SLAB, 9, slab, true)?;
@@ -138,9 +138,9 @@ fn no_power_failure_takes_a_compatible_feature() {
             }
             Ok(u.detach()?)
         };
-        let done = life().is_ok();
+        let done = run().is_ok();
         disk.state.borrow_mut().crash(&mut random);
-        assert!(done || fails_at < 39, "the life never ended early");
+        assert!(done || fails_at < 39, "the workload never ended early");
         attach(&disk).unwrap();
         kept(&disk, "after a power failure");
     }

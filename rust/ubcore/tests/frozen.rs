@@ -4,7 +4,7 @@
 //! the leaf later.
 
 use sim::disk::{Random, SimDisk};
-use sim::inspect::lives::*;
+use sim::inspect::workloads::*;
 use sim::inspect::{look, repair};
 use sim::union::{load, SimUnion};
 use ubcore::check::{repair, FindingKind};
@@ -31,9 +31,9 @@ fn seal(disk: &SimDisk) -> Option<Seal> {
 fn a_freeze_keeps_what_the_leaf_holds() {
     let mut random = Random(71);
     let mut replayed = 0;
-    for _ in 0..lives() {
+    for _ in 0..workloads() {
         let fails_at = Some(random.below(60));
-        let disk = life(&mut random, fails_at);
+        let disk = workload(&mut random, fails_at);
         let before = content(&disk);
         replayed += u32::from(!look(&disk).unwrap().findings.is_empty());
         freeze(&disk).unwrap();

@@ -294,7 +294,7 @@ fn a_ring_that_fills_many_pages() {
     let slabs = 1 << 22;
     let g = Geometry::new(32 * slabs, 32 * slabs, 1 << 21, 32, 64).unwrap();
     let most = 16 * 64 + 1024;
-    for (pages, lawful) in [(most, true), (most + 1, false), (4096, false)] {
+    for (pages, valid) in [(most, true), (most + 1, false), (4096, false)] {
         let disk = ring_of(g, 64, |n| {
             let page = n.min(pages - 1) as u32;
             let (slab, count) = (1024 * page, 1);
@@ -302,7 +302,7 @@ fn a_ring_that_fills_many_pages() {
         });
         let c = cost(&disk, &g);
         let block = g.journal_block((most / 508) as u32);
-        let wanted = if lawful {
+        let wanted = if valid {
             Ok(())
         } else {
             Err(Error::Damaged(Area::Journal, block))
@@ -310,7 +310,7 @@ fn a_ring_that_fills_many_pages() {
         assert_eq!(c.done, wanted, "{pages} pages");
         assert!(c.made <= most, "{pages} pages: {} made", c.made);
         let worst = look(&disk).unwrap().worst();
-        assert_eq!(worst == Some(Grade::Damage), !lawful, "{pages} pages");
+        assert_eq!(worst == Some(Grade::Damage), !valid, "{pages} pages");
     }
     // New leaf slabs touch a page of the table and a page of the bits each.
     let g = Geometry::new(32 * slabs, 32 * slabs, 1 << 26, 32, 64).unwrap();

@@ -5,7 +5,7 @@
 //! for durable.
 
 use sim::disk::{Random, SimDisk};
-use sim::hooked::Scene;
+use sim::hooked::Scenario;
 use sim::oracle::{content, ROOT};
 use sim::union::SimUnion;
 use ubcore::error::Error;
@@ -32,7 +32,7 @@ fn recovered(disk: &SimDisk, seed: u64) -> SimUnion {
 #[test]
 fn a_flush_covers_what_completed_while_another_commit_ran() {
     for checkpoint in [false, true] {
-        let writes: [fn(&Scene); 3] = [
+        let writes: [fn(&Scenario); 3] = [
             |s| s.write(SECOND + 5, 3, 2).unwrap(),
             |s| s.write(FIRST + 100, 3, 2).unwrap(),
             |s| s.write(FIRST + 7, 9, 2).unwrap(),
@@ -41,7 +41,7 @@ fn a_flush_covers_what_completed_while_another_commit_ran() {
             let at = [SECOND + 5, FIRST + 100, FIRST + 13][way];
             let mut n = 0;
             loop {
-                let s = Scene::new(geometry());
+                let s = Scenario::new(geometry());
                 s.write(FIRST + 3, 8, 1).unwrap();
                 if !s.interrupt(checkpoint, n, then) {
                     break;
@@ -68,14 +68,14 @@ fn a_flush_covers_what_completed_while_another_commit_ran() {
 }
 
 /// A slab that gets its leaf slab while a checkpoint runs leaves bits in the page but no entry in
-/// the table. The slab that gets that leaf slab in the next life must not find them, now or after a
-/// replay.
+/// the table. The slab that gets that leaf slab after the next attach must not find them, now or
+/// after a replay.
 #[test]
 fn bits_of_an_assignment_that_was_lost_do_not_come_back() {
     let mut met = 0;
     let mut n = 0;
     loop {
-        let s = Scene::new(geometry());
+        let s = Scenario::new(geometry());
         s.write(FIRST, 8, 1).unwrap();
         if !s.interrupt(true, n, |s| s.write(SECOND, 100, 2).unwrap()) {
             break;

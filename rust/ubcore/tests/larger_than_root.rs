@@ -131,9 +131,9 @@ fn the_root_is_recognised_by_its_own_size() {
     assert_eq!(small, Err(Error::TooLarge(Role::Root, END)));
 }
 
-/// Leads random lives over the root's end, with attaches between. No sector may ever be stale.
+/// Runs random workloads over the root's end, with attaches between. No sector may ever be stale.
 #[test]
-fn random_lives() {
+fn random_workloads() {
     let mut random = Random(8);
     for _ in 0..200 {
         let (disk, mut u) = union();

@@ -5,7 +5,7 @@
 use std::cell::Cell;
 
 use sim::disk::{Random, SimDisk};
-use sim::layers::{live, random_leaf};
+use sim::layers::{random_leaf, run_workload};
 use sim::memory::{Access, SimMemory, Watch, Watched};
 use sim::oracle::{content, ROOT, ZERO};
 use sim::union::{format, load, SimUnion};
@@ -62,7 +62,7 @@ fn check(u: &SimUnion, tags: &[u64]) -> usize {
 }
 
 #[test]
-fn random_lives() {
+fn random_workloads() {
     let mut random = Random(31);
     let mut extents = 0;
     for _ in 0..30 {
@@ -70,7 +70,7 @@ fn random_lives() {
         let g = *u.map.geometry();
         assert_eq!(all(&u.map), []);
         let steps = random.below(60);
-        let tags = live(&mut u, &mut random, steps, 1);
+        let tags = run_workload(&mut u, &mut random, steps, 1);
         extents += check(&u, &tags);
         u.detach().unwrap();
         let loaded = load(&disk, g.root_sectors(), g.leaf_sectors()).unwrap();

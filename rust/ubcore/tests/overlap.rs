@@ -22,7 +22,7 @@ use ubcore::stack::source::NoLayers;
 
 const SECTOR: u64 = 130;
 
-struct Scene {
+struct Scenario {
     disk: SimDisk,
     map: Map<Hooked>,
     committer: RefCell<SimCommitter>,
@@ -34,7 +34,7 @@ fn geometry() -> Geometry {
 }
 
 /// Makes a union with a leaf slab for the sector, and one write to it that is about to complete.
-fn scene() -> Rc<Scene> {
+fn scenario() -> Rc<Scenario> {
     let g = geometry();
     let mut disk = SimDisk::new();
     format(&mut disk, g);
@@ -50,7 +50,7 @@ fn scene() -> Rc<Scene> {
         panic!("no leaf slab")
     };
     disk.write_sectors(to, &[content(1, SECTOR)]).unwrap();
-    Rc::new(Scene {
+    Rc::new(Scenario {
         disk,
         map,
         committer: RefCell::new(committer),
@@ -60,7 +60,7 @@ fn scene() -> Rc<Scene> {
 
 /// Completes the first write; before access `n` to the memory, `then` runs. Returns the number of
 /// accesses.
-fn complete_first(s: &Rc<Scene>, n: u32, then: impl FnOnce(&Scene) + 'static) -> u32 {
+fn complete_first(s: &Rc<Scenario>, n: u32, then: impl FnOnce(&Scenario) + 'static) -> u32 {
     let inner = s.clone();
     let hook = Box::new(move || then(&inner));
     s.map.memory().watch.interrupt(n, hook, || {
@@ -68,7 +68,7 @@ fn complete_first(s: &Rc<Scene>, n: u32, then: impl FnOnce(&Scene) + 'static) ->
     })
 }
 
-fn after_power_failure(s: &Scene) -> bool {
+fn after_power_failure(s: &Scenario) -> bool {
     s.disk.state.borrow_mut().crash(&mut Random(1));
     let u = SimUnion::attach_to(&s.disk, &geometry()).unwrap();
     u.read(SECTOR) == content(2, SECTOR)
@@ -78,7 +78,7 @@ fn after_power_failure(s: &Scene) -> bool {
 fn a_flush_covers_a_write_that_found_another_writes_bit() {
     let mut n = 0;
     loop {
-        let s = scene();
+        let s = scenario();
         let held = Rc::new(Cell::new(None));
         let result = held.clone();
         let calls = complete_first(&s, n, move |s| {
@@ -106,7 +106,7 @@ fn a_fua_write_that_takes_itself_for_durable_is() {
     let mut n = 0;
     let mut alone = 0;
     loop {
-        let s = scene();
+        let s = scenario();
         let found = Rc::new(Cell::new(None));
         let result = found.clone();
         complete_first(&s, n, move |s| {
@@ -129,7 +129,7 @@ fn a_fua_write_that_takes_itself_for_durable_is() {
     }
     assert!(n > 3);
     // If no completion is in progress, the write may go alone.
-    let s = scene();
+    let s = scenario();
     complete_first(&s, u32::MAX, |_| ());
     let mut committer = s.committer.borrow_mut();
     committer.commit(&s.map, &mut s.disk.clone()).unwrap();
@@ -139,7 +139,7 @@ fn a_fua_write_that_takes_itself_for_durable_is() {
 
 #[test]
 fn an_overwrite_beside_a_first_write_elsewhere_stays_free() {
-    let s = scene();
+    let s = scenario();
     complete_first(&s, u32::MAX, |_| ());
     let mut committer = s.committer.borrow_mut();
     committer.commit(&s.map, &mut s.disk.clone()).unwrap();

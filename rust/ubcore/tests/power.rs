@@ -98,8 +98,8 @@ fn recover(
     Ok(u)
 }
 
-/// Leads one life of a leaf, with up to four power failures.
-fn life(seed: u64, lies: bool) -> std::result::Result<(), String> {
+/// Runs one workload on a leaf, with up to four power failures.
+fn workload(seed: u64, lies: bool) -> std::result::Result<(), String> {
     let g = tiny();
     let mut random = Random(seed);
     let mut disk = SimDisk::new();
@@ -128,10 +128,10 @@ fn life(seed: u64, lies: bool) -> std::result::Result<(), String> {
 }
 
 #[test]
-fn lives_with_power_failures() {
-    let lives = std::env::var("LIVES").map_or(3000, |v| v.parse().unwrap());
-    for seed in 0..lives {
-        if let Err(e) = life(seed, false) {
+fn workloads_with_power_failures() {
+    let workloads = std::env::var("WORKLOADS").map_or(3000, |v| v.parse().unwrap());
+    for seed in 0..workloads {
+        if let Err(e) = workload(seed, false) {
             panic!("seed {seed}: {e}");
         }
     }
@@ -139,10 +139,12 @@ fn lives_with_power_failures() {
 
 #[test]
 fn a_disk_that_does_not_flush_is_noticed() {
-    let caught = (0..200).filter(|&seed| life(seed, true).is_err()).count();
+    let caught = (0..200)
+        .filter(|&seed| workload(seed, true).is_err())
+        .count();
     assert!(
         caught > 20,
-        "only {caught} of 200 lives noticed that nothing was flushed"
+        "only {caught} of 200 workloads noticed that nothing was flushed"
     );
 }
 

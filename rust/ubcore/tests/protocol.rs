@@ -207,7 +207,7 @@ fn many_requests(u: &Handle, seed: u64) {
 }
 
 #[test]
-fn many_requests_at_once_are_answered_and_lawful() {
+fn many_requests_at_once_are_answered_and_valid() {
     for seed in 0..20 {
         many_requests(&union(2), seed);
     }

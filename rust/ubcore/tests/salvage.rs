@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! Tests what is left of a damaged leaf. Each sector that is not lost reads as before the damage,
-//! no more is lost than the damaged block covers, and nothing is ever written. `LIVES` sets how
-//! many lives are led.
+//! no more is lost than the damaged block covers, and nothing is ever written. `WORKLOADS` sets how
+//! many workloads run.
 
 use sim::disk::{Random, SimDisk, State};
-use sim::inspect::lives::{in_use, lives};
+use sim::inspect::workloads::{in_use, workloads};
 use sim::inspect::{block_of_page, edit, edit_page, edit_slots, edit_with_checksum, look};
 use sim::union::{format, load, salvage, SimUnion};
 use ubcore::alloc::Denied;
@@ -57,8 +57,8 @@ fn step(u: &mut SimUnion, random: &mut Random, tag: u64) -> ubcore::error::Resul
     }
 }
 
-/// Leads a life that ends in a detach, or in a power failure at I/O `fails_at`.
-fn life(random: &mut Random, fails_at: Option<u64>) -> SimDisk {
+/// Runs a workload that ends in a detach, or in a power failure at I/O `fails_at`.
+fn workload(random: &mut Random, fails_at: Option<u64>) -> SimDisk {
     let g = geometry();
     let mut disk = SimDisk::new();
     format(&mut disk, g);
@@ -196,9 +196,9 @@ fn each_block_in_turn() {
     let g = geometry();
     let mut random = Random(21);
     let (mut refused, mut partly) = (0, 0);
-    for n in 0..lives() / 4 {
+    for n in 0..workloads() / 4 {
         let fails_at = Some(20 + random.below(60)).filter(|_| n % 4 > 0);
-        let disk = life(&mut random, fails_at);
+        let disk = workload(&mut random, fails_at);
         let truth = load(&disk, g.root_sectors(), g.leaf_sectors()).unwrap();
         let l = look(&disk).unwrap();
         for (block, bytes, _) in in_use(&disk, &l) {
@@ -222,17 +222,17 @@ fn each_block_in_turn() {
         }
     }
     // Only a damaged journal is refused; any damage to a superblock slot leaves the other one.
-    assert!(refused > 0 && partly > lives() / 4, "{refused} {partly}");
+    assert!(refused > 0 && partly > workloads() / 4, "{refused} {partly}");
 }
 
 #[test]
-fn lives_with_several_damages() {
+fn workloads_with_several_damages() {
     let g = geometry();
     let mut random = Random(22);
     let mut partly = 0;
-    for _ in 0..lives() {
+    for _ in 0..workloads() {
         let fails_at = Some(random.below(80)).filter(|_| random.chance(2));
-        let disk = life(&mut random, fails_at);
+        let disk = workload(&mut random, fails_at);
         let truth = load(&disk, g.root_sectors(), g.leaf_sectors()).unwrap();
         let l = look(&disk).unwrap();
         let blocks: Vec<_> = in_use(&disk, &l)
@@ -258,7 +258,7 @@ fn lives_with_several_damages() {
         let lost = salvaged(&disk, &truth, &pages).unwrap();
         partly += u64::from(0 < lost && lost < UNION);
     }
-    assert!(partly > lives() / 3, "{partly}");
+    assert!(partly > workloads() / 3, "{partly}");
 }
 
 /// Makes a leaf with a slab on each page of the table, the first two sectors of each mapped.

@@ -3,7 +3,7 @@
 //! Tests that a look-up of the stack map finds for each sector what a walk of the layers finds.
 
 use sim::disk::{Random, Sector, SimDisk};
-use sim::layers::{live, random_leaf, CountedStack, List};
+use sim::layers::{random_leaf, run_workload, CountedStack, List};
 use sim::oracle::{content, ROOT};
 use sim::sealed::{seal_from, Image, OfDisk};
 use ubcore::error::Error;
@@ -221,7 +221,7 @@ fn layers_read_as_a_plain_overlay() {
         for n in 0..layers {
             let (disk, mut u) = random_leaf(&mut random, 9000);
             let steps = random.below(25);
-            let tags = live(&mut u, &mut random, steps, 1 + 100 * n);
+            let tags = run_workload(&mut u, &mut random, steps, 1 + 100 * n);
             let extents = || LeafExtents::new(&u.map, || Ok(()));
             let layer = if random.chance(3) {
                 sealed += 1;

@@ -4,7 +4,7 @@
 //! and end only where the source changes.
 
 use sim::disk::{Random, Sector, SimDisk};
-use sim::layers::{live, random_leaf, CountedStack, List};
+use sim::layers::{random_leaf, run_workload, CountedStack, List};
 use sim::oracle::{content, ROOT};
 use sim::union::{format, SimUnion};
 use ubcore::geometry::{Geometry, LeafSlab, TABLE_ENTRIES};
@@ -32,14 +32,14 @@ impl Stack {
         for n in 0..layers {
             let (disk, mut u) = random_leaf(random, 9000);
             let steps = random.below(12);
-            let tags = live(&mut u, random, steps, 1 + 100 * n);
+            let tags = run_workload(&mut u, random, steps, 1 + 100 * n);
             b = b
                 .add_layer(&mut LeafExtents::new(&u.map, || Ok(())))
                 .unwrap();
             all.push((disk, tags));
         }
         let (disk, mut union) = random_leaf(random, 9000);
-        let tags = live(&mut union, random, 6, 1 + 100 * layers);
+        let tags = run_workload(&mut union, random, 6, 1 + 100 * layers);
         all.push((disk, tags));
         Stack {
             union,

@@ -10,7 +10,7 @@ mod broken;
 mod campaign;
 mod changed_slabs;
 mod check;
-mod check_lives;
+mod check_workloads;
 mod damage;
 mod emptied;
 mod errors;

@@ -69,19 +69,19 @@ fn geometry() -> Geometry {
     Geometry::new(64_000, 64_000, 2048 + 2000 * 32, 32, 32).unwrap()
 }
 
-struct Life {
+struct Workload {
     disk: SimDisk,
     oracle: Oracle,
     union: SimUnion,
     random: Random,
 }
 
-impl Life {
-    fn new(seed: u64) -> Life {
+impl Workload {
+    fn new(seed: u64) -> Workload {
         let mut disk = SimDisk::new();
         format(&mut disk, geometry());
         let union = SimUnion::attach_to(&disk, &geometry()).unwrap();
-        Life {
+        Workload {
             disk,
             oracle: Oracle::default(),
             union,
@@ -130,12 +130,12 @@ impl Life {
         };
         for s in 0..geometry().union_sectors() {
             let tag = oracle::tag(&self.union.read(s), s);
-            let lawful = tag.is_some_and(|t| self.oracle.after_power_failure(s, t));
-            assert!(lawful, "{what}: sector {s} holds {tag:?}");
+            let valid = tag.is_some_and(|t| self.oracle.after_power_failure(s, t));
+            assert!(valid, "{what}: sector {s} holds {tag:?}");
         }
     }
 
-    /// Leads the next lives: transactions of one block and of more overwrite what the torn one
+    /// Continues after the torn transaction: transactions of one block and of more overwrite what it
     /// left.
     fn proceed(&mut self, what: &str) {
         for slabs in [3, 200, 1] {
@@ -149,14 +149,14 @@ impl Life {
 #[test]
 fn a_transaction_of_one_torn_write() {
     for mask in 0..8 {
-        let mut life = Life::new(u64::from(mask) * 77 + 5);
-        life.write(100);
-        life.flush();
-        life.write(450);
-        life.torn_commit(0, Some(mask));
+        let mut workload = Workload::new(u64::from(mask) * 77 + 5);
+        workload.write(100);
+        workload.flush();
+        workload.write(450);
+        workload.torn_commit(0, Some(mask));
         let what = format!("blocks {mask:03b}");
-        life.fail_power(&what);
-        life.proceed(&what);
+        workload.fail_power(&what);
+        workload.proceed(&what);
     }
 }
 
@@ -172,14 +172,14 @@ fn a_long_transaction_that_never_ended() {
         (0xff, Some(0x1)),
     ] {
         for seed in 1..4 {
-            let mut life = Life::new(seed);
-            life.write(30);
-            life.flush();
-            life.write(1900);
-            life.torn_commit(plain, last);
+            let mut workload = Workload::new(seed);
+            workload.write(30);
+            workload.flush();
+            workload.write(1900);
+            workload.torn_commit(plain, last);
             let what = format!("plain {plain:#x}, last {last:x?}, seed {seed}");
-            life.fail_power(&what);
-            life.proceed(&what);
+            workload.fail_power(&what);
+            workload.proceed(&what);
         }
     }
 }
@@ -188,29 +188,30 @@ fn a_long_transaction_that_never_ended() {
 /// everything is there.
 #[test]
 fn a_transaction_that_landed_unheard() {
-    let mut life = Life::new(9);
-    life.write(1900);
-    life.torn_commit(0xff, Some(0xff));
-    let before = life.oracle.clone();
-    life.fail_power("all");
+    let mut workload = Workload::new(9);
+    workload.write(1900);
+    workload.torn_commit(0xff, Some(0xff));
+    let before = workload.oracle.clone();
+    workload.fail_power("all");
     for slab in 0..2000 {
-        let mapped = life.union.map.entry(slab).leaf_slab.is_some();
+        let mapped = workload.union.map.entry(slab).leaf_slab.is_some();
         let written = (0..32).any(|n| before.current(u64::from(slab) * 32 + n) != oracle::ROOT);
         assert_eq!(mapped, written, "slab {slab}");
     }
-    life.proceed("all");
+    workload.proceed("all");
 }
 
-/// A transaction is torn twice without a write between the lives; then the lives continue.
+/// A transaction is torn twice without a write after the first power failure. Then the workload
+/// continues.
 #[test]
 fn torn_twice_in_a_row() {
     for mask in [0b110, 0b101, 0b100] {
-        let mut life = Life::new(u64::from(mask));
+        let mut workload = Workload::new(u64::from(mask));
         for _ in 0..2 {
-            life.write(450);
-            life.torn_commit(0, Some(mask));
-            life.fail_power("torn");
+            workload.write(450);
+            workload.torn_commit(0, Some(mask));
+            workload.fail_power("torn");
         }
-        life.proceed("torn twice");
+        workload.proceed("torn twice");
     }
 }

@@ -8,7 +8,7 @@ use std::rc::Rc;
 
 use crate::leaf::{Blocks, Leaf};
 use sim::disk::{Random, SimDisk};
-use sim::inspect::lives;
+use sim::inspect::workloads;
 
 /// The number of real leaves.
 pub const LEAVES: usize = 32;
@@ -19,7 +19,7 @@ thread_local! {
 
 fn blocks_of(disk: &SimDisk) -> Blocks {
     let mut blocks = Blocks::new();
-    let data = lives::geometry().data_start();
+    let data = workloads::geometry().data_start();
     for (sector, bytes) in disk.image().range(..data) {
         let block = blocks
             .entry(sector / 8)
@@ -33,11 +33,11 @@ fn blocks_of(disk: &SimDisk) -> Blocks {
 fn make(n: u64) -> Leaf {
     let mut random = Random(n);
     let disk = match n {
-        0 => lives::used().0,
-        1 => lives::committed().0,
-        _ => lives::life(&mut random, (n % 3 > 0).then_some(n * 3)),
+        0 => workloads::used().0,
+        1 => workloads::committed().0,
+        _ => workloads::workload(&mut random, (n % 3 > 0).then_some(n * 3)),
     };
-    Leaf::new(blocks_of(&disk), lives::LEAF)
+    Leaf::new(blocks_of(&disk), workloads::LEAF)
 }
 
 /// Returns the metadata of real leaf `n`.

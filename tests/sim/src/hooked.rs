@@ -59,15 +59,15 @@ impl Watch for Interrupt {
 }
 
 /// A union over such memory, used as the driver uses it.
-pub struct Scene {
+pub struct Scenario {
     pub disk: SimDisk,
     pub map: Map<Hooked>,
     pub allocator: RefCell<Allocator<Vec<u64>>>,
     pub committer: RefCell<SimCommitter>,
 }
 
-impl Scene {
-    pub fn new(g: Geometry) -> Rc<Scene> {
+impl Scenario {
+    pub fn new(g: Geometry) -> Rc<Scenario> {
         let mut disk = SimDisk::new();
         format(&mut disk, g);
         let (root, leaf) = (g.root_sectors(), g.leaf_sectors());
@@ -77,7 +77,7 @@ impl Scene {
             mut committer,
         } = load(&mut disk, root, leaf, hooked).unwrap();
         committer.checkpoint(&map, &mut disk).unwrap();
-        Rc::new(Scene {
+        Rc::new(Scenario {
             disk,
             map,
             allocator: RefCell::new(allocator),
@@ -115,7 +115,7 @@ impl Scene {
 
     /// Commits (or makes a checkpoint); before access `n` to the map, `then` runs. Returns whether
     /// access `n` was reached.
-    pub fn interrupt(self: &Rc<Scene>, checkpoint: bool, n: u32, then: fn(&Scene)) -> bool {
+    pub fn interrupt(self: &Rc<Scenario>, checkpoint: bool, n: u32, then: fn(&Scenario)) -> bool {
         let reached = Rc::new(Cell::new(false));
         let (called, inner) = (reached.clone(), self.clone());
         let hook = Box::new(move || {

@@ -2,7 +2,7 @@
 
 //! Does what `ubctl check` does with the core, over a simulated disk, and makes damage.
 
-pub mod lives;
+pub mod workloads;
 
 use ubcore::attach;
 use ubcore::check::{self, repair, Check, Finding, FindingKind, Grade, Totals};

@@ -33,7 +33,7 @@ pub fn random_leaf(random: &mut Random, most: u64) -> (SimDisk, SimUnion) {
 
 /// Writes and empties a leaf at random, with tags from `first` on. Returns the tag of each sector,
 /// which is [`ROOT`] where the leaf maps nothing.
-pub fn live(u: &mut SimUnion, random: &mut Random, steps: u64, first: u64) -> Vec<u64> {
+pub fn run_workload(u: &mut SimUnion, random: &mut Random, steps: u64, first: u64) -> Vec<u64> {
     let g = *u.map.geometry();
     let size = g.union_sectors();
     let mut tags = vec![ROOT; size as usize];

@@ -63,7 +63,7 @@ pub fn step(u: &mut SimUnion, random: &mut Random, tag: u64) -> Result {
 }
 
 /// Runs a random workload that ends in a detach, or in a power failure at I/O `fails_at`.
-pub fn life(random: &mut Random, fails_at: Option<u64>) -> SimDisk {
+pub fn workload(random: &mut Random, fails_at: Option<u64>) -> SimDisk {
     let mut disk = SimDisk::new();
     format(&mut disk, geometry());
     let mut u = attach(&disk).unwrap();
@@ -83,8 +83,8 @@ pub fn life(random: &mut Random, fails_at: Option<u64>) -> SimDisk {
     disk
 }
 
-pub fn lives() -> u64 {
-    std::env::var("LIVES").map_or(150, |n| n.parse().unwrap())
+pub fn workloads() -> u64 {
+    std::env::var("WORKLOADS").map_or(150, |n| n.parse().unwrap())
 }
 
 /// Returns each sector that workloads use, as an attach would show it, up to the end that the leaf

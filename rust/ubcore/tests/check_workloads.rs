@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Tests `check` over random lives. It reports no damage after a power failure, and finds each
-//! damage. A repaired leaf reads as before. `LIVES` sets how many lives are led.
+//! Tests `check` over random workloads. It reports no damage after a power failure, and finds each
+//! damage. A repaired leaf reads as before. `WORKLOADS` sets how many workloads run.
 
 use sim::disk::{Random, SimDisk};
-use sim::inspect::lives::*;
+use sim::inspect::workloads::*;
 use sim::inspect::{edit, edit_page, edit_slots, edit_with_checksum, look, look_at, repair, Look};
 use sim::union::load;
 use ubcore::check::{Finding, FindingKind, Grade};
@@ -16,8 +16,8 @@ use ubcore::slot::Slot;
 #[test]
 fn a_detached_leaf_is_whole_and_is_not_written_to() {
     let mut random = Random(11);
-    for _ in 0..lives() {
-        let disk = life(&mut random, None);
+    for _ in 0..workloads() {
+        let disk = workload(&mut random, None);
         let l = look(&disk).unwrap();
         let odd = l
             .findings
@@ -42,9 +42,9 @@ fn a_detached_leaf_is_whole_and_is_not_written_to() {
 fn no_power_failure_looks_like_damage_and_a_repair_changes_no_sector() {
     let mut random = Random(12);
     let (mut undetached, mut stale) = (0, 0);
-    for _ in 0..lives() {
+    for _ in 0..workloads() {
         let fails_at = random.below(60);
-        let disk = life(&mut random, Some(fails_at));
+        let disk = workload(&mut random, Some(fails_at));
         let l = look(&disk).unwrap();
         assert!(worst_is_note(&l), "{:?}", l.findings);
         let is = |wanted: fn(&Finding) -> bool| u64::from(l.findings.iter().any(wanted));
@@ -68,7 +68,7 @@ fn no_power_failure_looks_like_damage_and_a_repair_changes_no_sector() {
         );
         assert!(content(&disk) == before);
     }
-    assert!(undetached > lives() / 3, "{undetached} not detached");
+    assert!(undetached > workloads() / 3, "{undetached} not detached");
     assert!(stale > 0, "{stale} stale");
 }
 
@@ -76,9 +76,9 @@ fn no_power_failure_looks_like_damage_and_a_repair_changes_no_sector() {
 fn any_bit_of_an_active_block() {
     let mut random = Random(13);
     let mut blocks = 0;
-    for n in 0..lives() / 5 {
+    for n in 0..workloads() / 5 {
         let fails_at = Some(20 + random.below(60)).filter(|_| n % 2 == 1);
-        let disk = life(&mut random, fails_at);
+        let disk = workload(&mut random, fails_at);
         let l = look(&disk).unwrap();
         for (block, bytes, last) in in_use(&disk, &l) {
             for _ in 0..4 {
@@ -139,11 +139,11 @@ fn lie(disk: &SimDisk, l: &Look, block: LeafBlock, random: &mut Random) {
 fn attach_takes_what_check_lets_pass() {
     let mut random = Random(14);
     let (mut refused, mut taken, mut repaired) = (0, 0, 0);
-    for n in 0..lives() * 4 {
+    for n in 0..workloads() * 4 {
         let disk = if n % 3 == 0 {
             committed().0
         } else {
-            life(&mut random, None)
+            workload(&mut random, None)
         };
         let l = look(&disk).unwrap();
         let blocks = in_use(&disk, &l);
@@ -179,7 +179,7 @@ fn attach_takes_what_check_lets_pass() {
             }
         }
     }
-    let all = lives() * 4;
+    let all = workloads() * 4;
     assert!(
         refused > all / 8 && taken > all / 8 && repaired > 0,
         "{refused} {taken} {repaired}"
