@@ -164,7 +164,7 @@ fn describe(record: Option<Record>, word: u64, leaf_slab: LeafSlab) -> String {
             format!("zero: {} as zeroes", reading(slab, count))
         }
         Some(Record::Reset { slab, count }) => {
-            format!("reset: {} as the base", reading(slab, count))
+            format!("reset: {} as the stack below", reading(slab, count))
         }
         None => format!("unknown: {word:#018x}"),
     }

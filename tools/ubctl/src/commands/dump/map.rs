@@ -64,7 +64,7 @@ fn slab_report(map: &Map<Heap>, slab: u32, entry: Entry, runs: Vec<(u32, u32)>) 
             .leaf_slab
             .map(|leaf_slab| g.leaf_slab_start(leaf_slab)),
         base: match entry.base {
-            Base::Below => "root",
+            Base::Below => "below",
             Base::Zero => "zero",
         },
         runs,

@@ -247,7 +247,7 @@ fn slab(s: &SlabReport) -> String {
         runs.join(" ")
     };
     format!(
-        "  slab {} (sector {}): {place}, over {}, mapped {runs}\n",
+        "  slab {} (sector {}): {place}, base {}, mapped {runs}\n",
         s.slab, s.union_sector, s.base
     )
 }
