@@ -6,7 +6,7 @@ use core::ops::{DerefMut, Range};
 
 use super::super::bits::number_of;
 use super::super::disk::Disk;
-use super::super::error::Result;
+use super::super::error::{Error, Result};
 use super::super::geometry::{LeafSlab, BITS_SECTORS, BITS_WORDS, TABLE_ENTRIES};
 use super::super::map::{Entry, Memory};
 use super::super::num::{mask, next, saturating_u32, u32_as_usize, usize_as_u64};
@@ -132,7 +132,7 @@ where
                 }
             }
             if slabs.end > end {
-                self.check_past_leaf(page);
+                self.check_past_leaf(page)?;
             }
         }
         self.report_unowned(held);
@@ -161,23 +161,25 @@ where
         self.report(FindingKind::Unowned { first, count }, block, byte);
     }
 
-    fn check_past_leaf(&mut self, page: u32) {
+    /// Reports the first bit of a page after the bits of the leaf's last slab.
+    fn check_past_leaf(&mut self, page: u32) -> Result {
         let from = first_bit_past_leaf(
             page,
             self.geometry().leaf_slabs(),
             self.geometry().slab_shift(),
         );
-        let Some(bits) = self.map.memory().bits(page) else {
-            return;
-        };
+        // The caller has seen the page.
+        let bits = self.map.memory().bits(page).ok_or(Error::Internal)?;
         let stray = bits.iter().enumerate().find_map(|(at, word)| {
             let word = word.load(Ordering::Acquire) & mask_from(at, from);
-            number_of(at, word.trailing_zeros()).filter(|_| word != 0)
+            (word != 0).then(|| number_of(at, word.trailing_zeros()))
         });
         if let Some(bit) = stray {
+            let bit = bit.ok_or(Error::Internal)?;
             let block = self.block_of(self.geometry().bits_page(page));
             self.report(FindingKind::BitsPastLeaf { page }, block, bit / 8);
         }
+        Ok(())
     }
 }
 
