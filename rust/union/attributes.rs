@@ -39,7 +39,9 @@ pub(super) const ATTRIBUTES: Attributes<Union> = Attributes {
         Attribute::new(c"leaf", |u, out| path(&u.lower.paths.leaf, out)),
         Attribute::new(c"layers", |u, out| number(u.layer_count(), out)),
         Attribute::new(c"uuid", |u, out| uuid(&u.leaf.uuid, out)),
-        Attribute::new(c"name", |u, out| out.write_str(u.leaf.name.text())),
+        Attribute::new(c"name", |u, out| {
+            out.write_fmt(format_args!("{}", u.leaf.name))
+        }),
         Attribute::new(c"mode", |u, out| out.write_str(abi::mode_word(u.mode()))),
         Attribute::new(c"discard", |u, out| {
             out.write_str(abi::discard_word(u.discard_policy()))

@@ -2,6 +2,8 @@
 
 //! The name that a leaf may have. People and udev rules use it as well as the leaf's UUID.
 
+use core::fmt::{self, Write};
+
 /// Bytes of the field, `UNIONBLK_NAME_BYTES`. The last byte is always zero.
 pub const NAME_BYTES: usize = 32;
 
@@ -43,10 +45,10 @@ impl LeafName {
     /// breaks the invariants.
     pub fn from_field(field: [u8; NAME_BYTES]) -> Option<LeafName> {
         let name = LeafName(field);
-        let text = name.bytes();
-        let padded = field.get(text.len()..)?.iter().all(|&b| b == 0);
-        let sound = text.len() < NAME_BYTES && padded && text.iter().all(|&b| is_allowed(b));
-        (sound && text.first() != Some(&b'.')).then_some(name)
+        let len = name.bytes().count();
+        let padded = field.get(len..)?.iter().all(|&b| b == 0);
+        let sound = len < NAME_BYTES && padded && name.bytes().all(is_allowed);
+        (sound && name.bytes().next() != Some(b'.')).then_some(name)
     }
 
     /// Takes what a user wants to call a leaf. An empty text is no name.
@@ -67,16 +69,17 @@ impl LeafName {
         self.0
     }
 
-    fn bytes(&self) -> &[u8] {
-        // There is always something before the first zero, or before the end.
-        let mut parts = self.0.split(|&b| b == 0);
-        parts.next().unwrap_or_default()
+    /// Returns the bytes of the name, none if there is no name.
+    pub fn bytes(&self) -> impl Iterator<Item = u8> + '_ {
+        self.0.iter().copied().take_while(|&b| b != 0)
     }
+}
 
-    /// Returns the name, which is empty if there is none.
-    pub fn text(&self) -> &str {
-        // Never the default, because by the invariants the name is ASCII.
-        core::str::from_utf8(self.bytes()).unwrap_or_default()
+/// Writes the name, nothing if there is none.
+impl fmt::Display for LeafName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // By the invariants each byte is an ASCII character.
+        self.bytes().try_for_each(|b| f.write_char(char::from(b)))
     }
 }
 
@@ -104,7 +107,7 @@ mod tests {
             let name = LeafName::from_text(good);
             assert!(name.is_some());
             if let Some(name) = name {
-                assert_eq!(name.text(), good);
+                assert!(name.bytes().eq(good.bytes()));
                 assert!(LeafName::from_field(name.field()) == Some(name));
             }
         }
@@ -137,7 +140,7 @@ mod tests {
         // A name that was made elsewhere is accepted.
         let mut field = [0; 32];
         field[0] = b'3';
-        assert!(LeafName::from_field(field).is_some_and(|name| name.text() == "3"));
+        assert!(LeafName::from_field(field).is_some_and(|name| name.bytes().eq("3".bytes())));
     }
 
     #[test]
@@ -162,7 +165,9 @@ mod tests {
         for (to, from) in field.iter_mut().zip(b"web-part1") {
             *to = *from;
         }
-        assert!(LeafName::from_field(field).is_some_and(|name| name.text() == "web-part1"));
+        assert!(
+            LeafName::from_field(field).is_some_and(|name| name.bytes().eq("web-part1".bytes()))
+        );
     }
 
     #[test]

@@ -64,7 +64,7 @@ pub fn counted(n: impl Into<u64>, noun: &str) -> String {
 
 /// Returns a leaf's name, as JSON shows it: `null` for a leaf without a name.
 pub fn name(name: LeafName) -> Option<String> {
-    Some(name.text().to_owned()).filter(|n| !n.is_empty())
+    Some(name.to_string()).filter(|n| !n.is_empty())
 }
 
 /// Returns a leaf's name for people, to whom an empty name would be invisible.

@@ -68,10 +68,7 @@ pub fn refuse_leaf_as_root(root: &Device) -> Result {
     }
     let which = match choose(&block, &[0; BLOCK_BYTES]) {
         Ok((sb, _)) => {
-            let name = match sb.name.text() {
-                "" => String::new(),
-                name => format!(" {name}"),
-            };
+            let name = output::name(sb.name).map_or_else(String::new, |name| format!(" {name}"));
             format!("the leaf{name} of UUID {}", output::uuid(&sb.uuid))
         }
         // The checksum of its superblock is right.

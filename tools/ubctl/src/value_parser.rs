@@ -157,7 +157,7 @@ mod tests {
 
     #[test]
     fn names_of_leaves() {
-        assert_eq!(leaf_name("web-01").unwrap().text(), "web-01");
+        assert_eq!(leaf_name("web-01").unwrap().to_string(), "web-01");
         assert!(leaf_name("unionblk0p1").is_ok());
         for bad in [
             "",

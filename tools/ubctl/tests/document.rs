@@ -200,7 +200,7 @@ fn the_superblock_is_what_its_table_says() {
         assert_eq!(number(table, field), value, "{field}");
     }
     assert_eq!(
-        (sb.clean, sb.reveal, sb.name.text()),
+        (sb.clean, sb.reveal, sb.name.to_string().as_str()),
         (false, false, "example")
     );
     assert_eq!(sb.directory_slot(0), Ok(Some(Slot::A)));

@@ -104,7 +104,7 @@ fn a_leaf_has_a_name_and_a_union_its_own_size() {
     let answer = ubctl("format --json --root {} {}", &[&root, &unnamed]).done();
     assert!(answer.json()["name"].is_null());
     assert!(slots(&unnamed)[0]["name"].is_null());
-    assert_eq!(sb.name.text(), "web-01");
+    assert_eq!(sb.name.to_string(), "web-01");
     assert_eq!(sb.geometry.root_sectors(), 6145);
     assert_eq!(sb.geometry.union_sectors(), 131072);
     assert_eq!(
@@ -122,7 +122,7 @@ fn a_leaf_has_a_name_and_a_union_its_own_size() {
         .refused(3, &["smaller than its root", "3 MiB (3145728 bytes)"]);
     assert!(fs::read(&blank).unwrap().iter().all(|&b| b == 0));
     ubctl("format --size 3M --root {} {}", &[&root, &blank]).done();
-    assert_eq!(superblock(&blank).0.name.text(), "");
+    assert_eq!(superblock(&blank).0.name.to_string(), "");
 }
 
 #[test]
