@@ -59,7 +59,7 @@ impl Resources {
             reclaims: OwnedQueue::new(c"unionblk_reclaim")?,
             memory: OwnedQueue::new(c"unionblk_memory")?,
             timers: OwnedQueue::new_freezable(c"unionblk_timer")?,
-            checkpoints: OwnedQueue::new_freezable(c"unionblk_check")?,
+            checkpoints: OwnedQueue::new_freezable(c"unionblk_checkpoint")?,
             bios: Arc::new(BioSet::new()?, GFP_KERNEL)?,
             reserve: Reserve::new()?,
             stacks: Stacks::new()?,

@@ -28,6 +28,7 @@ use super::{
         Stats, //
     },
     Attached,
+    LayerCount,
     LeafProperties,
     Lists,
     LowerDevices,
@@ -452,10 +453,10 @@ fn add_disk(union: &Arc<Union>, limits: Limits, read_only: bool) -> Result<GenDi
 
 fn log_attached(union: &Union) {
     pr_info!(
-        "{}: root {}, {} layers, leaf {}, {} sectors, {} of {} slabs used\n",
+        "{}: root {}, {}, leaf {}, {} sectors, {} of {} slabs used\n",
         union.name,
         RootName(&union.lower.root),
-        union.layer_count(),
+        LayerCount(union.layer_count()),
         union.lower.leaf,
         union.geometry().union_sectors(),
         union.allocator.lock().used(),

@@ -26,6 +26,7 @@ use super::{
         Stacks, //
     },
     Attached,
+    LayerCount,
     LowerDevices,
     Union, //
 };
@@ -132,10 +133,10 @@ impl Attached {
         stop_work(&old);
         let union = self.union();
         pr_info!(
-            "{}: leaf {} is frozen and a layer now, {} layers, new leaf {}\n",
+            "{}: leaf {} is frozen and a layer now, {}, new leaf {}\n",
             union.name,
             old.lower.leaf,
-            union.layer_count(),
+            LayerCount(union.layer_count()),
             union.lower.leaf,
         );
         // The disk has the UUID of the new leaf now, and programs have links by it.

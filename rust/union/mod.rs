@@ -259,6 +259,16 @@ impl fmt::Display for Name {
     }
 }
 
+/// A number of layers, for messages.
+struct LayerCount(u32);
+
+impl fmt::Display for LayerCount {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let end = if self.0 == 1 { "" } else { "s" };
+        f.write_fmt(core::format_args!("{} layer{end}", self.0))
+    }
+}
+
 impl Union {
     fn geometry(&self) -> &Geometry {
         self.map.geometry()
