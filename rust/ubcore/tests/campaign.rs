@@ -2,8 +2,8 @@
 
 //! Runs more workloads with power failures, over geometries that have what the small one lacks:
 //! slabs in many runs, slabs of 4 MiB, transactions of many writes, leaves of many groups. The
-//! workloads have FUA writes and several writes in flight. `WORKLOADS` sets how many there are. Each
-//! kind of journal record must have been replayed.
+//! workloads have FUA writes and several writes in flight. `WORKLOADS` sets how many there are.
+//! Each kind of journal record must have been replayed.
 
 use sim::disk::{Random, SimDisk};
 use sim::oracle::{self, content, Oracle};

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Bugs that other projects shipped, each with a scenario that shows it. tests/crash/mutants.sh makes
-//! each bug in this core and requires that its test fails. The seventh, a race, is in tests/races.
+//! Bugs that other projects shipped, each with a scenario that shows it. tests/crash/mutants.sh
+//! makes each bug in this core and requires that its test fails. The seventh, a race, is in
+//! tests/races.
 
 use sim::disk::{SimDisk, State};
 use sim::oracle::{content, ROOT};

@@ -135,8 +135,8 @@ impl Workload {
         }
     }
 
-    /// Continues after the torn transaction: transactions of one block and of more overwrite what it
-    /// left.
+    /// Continues after the torn transaction: transactions of one block and of more overwrite what
+    /// it left.
     fn proceed(&mut self, what: &str) {
         for slabs in [3, 200, 1] {
             self.write(slabs);
