@@ -126,7 +126,7 @@ impl From<Error> for AttachError {
 }
 
 impl AttachError {
-    /// Returns a failure that is about a layer, by its number from 1.
+    /// Returns a failure that is about a layer, by its number from 1, or about none if that is 0.
     pub(super) fn of_layer(error: Error, layer: u32) -> Self {
         AttachError {
             layer,
@@ -283,7 +283,7 @@ pub(super) fn check_and_load(
     lower: LowerDevices,
     mut leaf: ProbedLeaf,
     resources: &Resources,
-) -> Result<PreparedUnion> {
+) -> core::result::Result<PreparedUnion, AttachError> {
     let sb = &leaf.probe.superblock;
     let limits = stack_limits(name, &lower, sb)?;
     if let Some(root) = &lower.root {
@@ -301,7 +301,7 @@ pub(super) fn check_and_load(
             saturating_u32(u64::from(block) / SECTOR_BYTES),
         )?
     {
-        return Err(Error::FineMap(block));
+        return Err(Error::FineMap(block).into());
     }
     if let Some(stack) = &lower.stack {
         stack.check_blocks(block)?;
@@ -315,16 +315,24 @@ pub(super) fn check_and_load(
 
 /// Stacks the limits of all devices, and checks that the union's size is a multiple of the
 /// resulting logical block size.
-fn stack_limits(name: Name, lower: &LowerDevices, sb: &Superblock) -> Result<Limits> {
+fn stack_limits(
+    name: Name,
+    lower: &LowerDevices,
+    sb: &Superblock,
+) -> core::result::Result<Limits, AttachError> {
     let mut limits = Limits::new();
+    // The number of the layer, from 1. Root and leaf are before the layers.
+    let mut layer = 0u32;
     for (role, dev) in lower.roles() {
-        limits
-            .stack(dev, c"unionblk")
-            .map_err(|_| Error::Limits(role))?;
+        layer = layer.wrapping_add(u32::from(role == Role::Layer));
+        let refused = AttachError::of_layer(Error::Limits(role), layer);
+        if limits.stack(dev, c"unionblk").is_err() {
+            return Err(refused);
+        }
         // The first device whose blocks do not divide the size is the one to name.
         let block = u64::from(limits.logical_block_size()) / SECTOR_BYTES;
         if sb.geometry.union_sectors().checked_rem(block) != Some(0) {
-            return Err(Error::Limits(role));
+            return Err(refused);
         }
     }
     if limits.is_misaligned() {

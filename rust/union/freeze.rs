@@ -291,7 +291,8 @@ fn prepare_union(old: &Union, new: &NewLeaf<'_>, resources: &Resources) -> Resul
     if *top != LayerId::Frozen(old.leaf.uuid, new.seal) || !is_chain_of(rest, below) {
         return Err(Error::LayerIdentity);
     }
-    union_attach::check_and_load(old.name, lower, leaf, resources)
+    // `open_new` opens no layers, so the failure is about none.
+    union_attach::check_and_load(old.name, lower, leaf, resources).map_err(|failed| failed.error)
 }
 
 /// Returns the limits of the disk on the new leaf, the old one, and all below.

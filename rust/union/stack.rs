@@ -40,6 +40,7 @@ use crate::{
             BLOCK_SECTORS, //
         },
         num::{
+            saturating_u32,
             usize_as_u64,
             SECTOR_BYTES, //
         },
@@ -419,7 +420,9 @@ pub(super) fn find_or_build(
         return Ok(None);
     }
     if let Some(found) = Stacks::find(&resources.stacks, chain, &layers)? {
-        found.claim_top()?;
+        let top = saturating_u32(usize_as_u64(layers.len()));
+        let claimed = found.claim_top();
+        claimed.map_err(|error| AttachError::of_layer(error, top))?;
         return Ok(Some(found));
     }
     let stack = build_stack(layers, infos, chain, &resources.reserve)?;
