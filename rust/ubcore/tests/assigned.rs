@@ -8,7 +8,7 @@ use std::cell::Cell;
 use std::rc::Rc;
 
 use sim::disk::Random;
-use sim::hooked::Scene;
+use sim::hooked::Scenario;
 use sim::oracle::content;
 use sim::union::SimUnion;
 use ubcore::geometry::Geometry;
@@ -22,7 +22,7 @@ fn geometry() -> Geometry {
 }
 
 /// Writes as a request does that finds the leaf slab, and flushes. Returns whether it has found it.
-fn write_and_flush(s: &Scene) -> bool {
+fn write_and_flush(s: &Scenario) -> bool {
     let run = plan::write(&s.map, AT, 1).next().unwrap();
     let Source::Leaf(to) = run.source else {
         return false;
@@ -38,7 +38,7 @@ fn write_and_flush(s: &Scene) -> bool {
 fn a_write_that_finds_the_new_leaf_slab_is_covered_by_the_next_flush() {
     let mut n = 0;
     loop {
-        let s = Scene::new(geometry());
+        let s = Scenario::new(geometry());
         let flushed = Rc::new(Cell::new(false));
         let (inner, done) = (s.clone(), flushed.clone());
         let hook = Box::new(move || done.set(write_and_flush(&inner)));
