@@ -136,7 +136,8 @@ fn of_an_attach() {
         disk.state.borrow_mut().fail_in = Some((n, n % 2 == 0));
         let done = SimUnion::attach_to(&disk, &geometry()).map(drop);
         let reached = disk.state.borrow_mut().fail_in.take().is_none();
-        assert_eq!(done.is_err(), reached, "I/O {n}: {done:?}");
+        // If attach cannot read both superblock slots at once, it reads them one by one.
+        assert_eq!(done.is_err(), reached && n > 0, "I/O {n}: {done:?}");
         valid(&disk, o, n, "attach");
         if !reached {
             assert!(n > 10, "{n}");
