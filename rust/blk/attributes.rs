@@ -7,8 +7,8 @@
 //! [`include/linux/sysfs.h`](srctree/include/linux/sysfs.h)
 
 use super::{
+    disk_data::DiskData, //
     ffi,
-    queue_data::QueueData, //
 };
 use kernel::{
     bindings,
@@ -38,7 +38,7 @@ pub(crate) struct Attribute<D> {
     show: Show<D>,
 }
 
-/// The attributes that a driver shows.
+/// The attributes that a disk shows.
 pub(crate) struct Attributes<D: 'static> {
     /// The name of the directory.
     pub(crate) directory: &'static CStr,
@@ -69,8 +69,8 @@ impl<D> Attribute<D> {
     ///
     /// # Safety
     ///
-    /// Must only be called by sysfs, for an attribute of a disk with this driver and a page to
-    /// fill.
+    /// Must only be called by sysfs, for an attribute of a disk with queue data `D` and a page
+    /// to fill.
     unsafe extern "C" fn show_raw(
         dev: *mut bindings::device,
         attr: *mut bindings::device_attribute,
@@ -83,13 +83,13 @@ impl<D> Attribute<D> {
         // on.
         let data = unsafe { ffi::ub_disk_data(dev) };
         // SAFETY: `GenDisk::new` set `private_data` before it added the disk. Removal of the disk
-        // waits for this call to return before it frees `QueueData`.
-        let shared = unsafe { &*data.cast_const().cast::<QueueData<D>>() };
+        // waits for this call to return before it frees `DiskData`.
+        let shared = unsafe { &*data.cast_const().cast::<DiskData<D>>() };
         // SAFETY: sysfs passes a page that it has cleared, and no one else uses the page.
         let page = unsafe { core::slice::from_raw_parts_mut(buf.cast::<u8>(), PAGE_SIZE) };
 
         let mut text = Text { page, len: 0 };
-        let done = (attribute.show)(&shared.driver_counted(), &mut text)
+        let done = (attribute.show)(&shared.queue_data_counted(), &mut text)
             .and_then(|()| text.write_str("\n"));
         match done {
             // CAST: `len` is at most `PAGE_SIZE`.

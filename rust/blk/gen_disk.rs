@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A blk-mq disk that a driver serves.
+//! A blk-mq disk.
 //!
 //! C header: [`include/linux/blk-mq.h`](srctree/include/linux/blk-mq.h)
 //! C header: [`include/linux/blkdev.h`](srctree/include/linux/blkdev.h)
@@ -9,11 +9,11 @@ use super::{
     attributes::ATTRIBUTES_MAX,
     bdev::BlockDevice,
     bio_set::BioSet,
+    disk_data::DiskData,
     ffi,
     file_systems::FrozenFileSystems,
     limits::Limits,
     operations::Operations,
-    queue_data::QueueData,
     tag_set::TagSet, //
 };
 use crate::sys::atomic::{
@@ -55,8 +55,8 @@ use kernel::{
 /// A disk in the system, with its partitions: `/dev/<name>`.
 ///
 /// To remove the disk, call [`GenDisk::forbid_open`], which ensures that no one has it open, and
-/// then drop it. After the drop has returned, no request is left, and the driver is not called any
-/// more.
+/// then drop it. After the drop has returned, no request is left, and no function of
+/// [`Operations`] is called any more.
 ///
 /// The drop waits for [`Operations::queue`] and [`Operations::complete`], so it must not be done
 /// from either.
@@ -70,7 +70,7 @@ use kernel::{
 ///   [`GenDisk::unlink`] has not unlinked.
 pub(crate) struct GenDisk<D: Operations> {
     disk: NonNull<bindings::gendisk>,
-    shared: KBox<QueueData<D>>,
+    shared: KBox<DiskData<D>>,
     tags: Arc<TagSet<D>>,
     /// The function that numbers the lower devices, and how many of them are linked in sysfs.
     device: NthDevice<D>,
@@ -80,8 +80,8 @@ pub(crate) struct GenDisk<D: Operations> {
 /// The limits that a disk had before [`GenDisk::set_limits`].
 pub(crate) struct LimitsBefore(bindings::queue_limits);
 
-/// A function that returns a lower device of a driver by its number, from 0. Returns `None` if the
-/// driver has no more devices.
+/// A function that returns a lower device of queue data by its number, from 0. Returns `None` if
+/// the queue data has no more devices.
 pub(crate) type NthDevice<D> = fn(&D, usize) -> Option<&BlockDevice>;
 
 /// The properties of a new disk, and what it needs.
@@ -154,7 +154,7 @@ impl Drop for GenDiskRef {
 unsafe impl<D: Operations> Send for GenDisk<D> {}
 
 // SAFETY: By the invariant the disk exists. The methods on a shared reference call functions of the
-// block layer that take the locks that they need, or methods of the driver, which is `Sync`.
+// block layer that take the locks that they need, or methods of the queue data, which is `Sync`.
 unsafe impl<D: Operations> Sync for GenDisk<D> {}
 
 impl<D: Operations> GenDisk<D> {
@@ -165,12 +165,16 @@ impl<D: Operations> GenDisk<D> {
         ..pin_init::zeroed()
     };
 
-    /// Adds a disk that `driver` serves.
+    /// Adds a disk with this queue data.
     ///
-    /// The kernel scans for partitions before this returns, so `driver` must be ready to handle
+    /// The kernel scans for partitions before this returns, so `queue_data` must be ready to handle
     /// requests. The kernel chooses the device number (`BLOCK_EXT_MAJOR`), see [`GenDisk::dev`].
-    pub(crate) fn new(name: fmt::Arguments<'_>, driver: Arc<D>, new: NewDisk<D>) -> Result<Self> {
-        let shared = KBox::new(QueueData::new(driver, new.bios), GFP_KERNEL)?;
+    pub(crate) fn new(
+        name: fmt::Arguments<'_>,
+        queue_data: Arc<D>,
+        new: NewDisk<D>,
+    ) -> Result<Self> {
+        let shared = KBox::new(DiskData::new(queue_data, new.bios), GFP_KERNEL)?;
         let data = (&raw const *shared).cast_mut();
         let mut limits = new.limits.into_raw();
         // SAFETY: By the invariant of `TagSet` the tag set is initialised. The value that this
@@ -212,11 +216,11 @@ impl<D: Operations> GenDisk<D> {
     }
 
     /// Links all lower devices in sysfs: each among the disk's `slaves`, and the disk among its
-    /// `holders`. The driver must keep the devices as long as it is the driver.
+    /// `holders`. The queue data must keep the devices as long as it is the disk's queue data.
     pub(crate) fn link_all(&self) -> Result {
-        let driver = self.shared.driver_counted();
+        let queue_data = self.shared.queue_data_counted();
         let mut n = 0;
-        while let Some(dev) = (self.device)(&driver, n) {
+        while let Some(dev) = (self.device)(&queue_data, n) {
             self.link(dev)?;
             n = n.saturating_add(1);
         }
@@ -224,7 +228,7 @@ impl<D: Operations> GenDisk<D> {
     }
 
     /// Links one more device. Until the device is unlinked, it must be open, or be a device of the
-    /// driver.
+    /// queue data.
     pub(crate) fn link(&self, dev: &BlockDevice) -> Result {
         // SAFETY: By the invariant the disk is in the system. By the invariant of `BlockDevice` the
         // device is open.
@@ -241,14 +245,14 @@ impl<D: Operations> GenDisk<D> {
         self.linked.fetch_sub(1, Relaxed);
     }
 
-    /// Replaces the driver between two requests. `prepare` returns the new driver, or fails, and
-    /// then the old one stays. While it runs no request is in flight, and new ones wait. Returns
-    /// the old driver. The new driver must have all devices that are linked in sysfs.
+    /// Replaces the queue data between two requests. `prepare` returns the new queue data, or
+    /// fails, and then the old stays. While it runs no request is in flight, and new ones wait.
+    /// Returns the old queue data. The new must have all devices that are linked in sysfs.
     ///
     /// Fails with `busy` if the requests in flight do not end.
     ///
     /// Context: process, sleeps.
-    pub(crate) fn replace<E>(
+    pub(crate) fn replace_queue_data<E>(
         &self,
         prepare: impl FnOnce() -> core::result::Result<Arc<D>, E>,
         busy: E,
@@ -259,18 +263,18 @@ impl<D: Operations> GenDisk<D> {
         if unsafe { ffi::ub_disk_freeze(self.disk.as_ptr(), &mut memflags) } != 0 {
             return Err(busy);
         }
-        // SAFETY: The queue is frozen, so no request is in flight. The old driver is kept below
-        // until all RCU readers have ended.
-        let done = prepare().map(|new| unsafe { self.shared.replace(new) });
+        // SAFETY: The queue is frozen, so no request is in flight. The old queue data is kept
+        // below until all RCU readers have ended.
+        let done = prepare().map(|new| unsafe { self.shared.replace_queue_data(new) });
         // SAFETY: The queue was frozen above, by this task, and `memflags` are from there.
         unsafe { ffi::ub_disk_unfreeze(self.disk.as_ptr(), memflags) };
         self.wait_for_callers();
         done
     }
 
-    /// Returns the driver.
-    pub(crate) fn driver(&self) -> Arc<D> {
-        self.shared.driver_counted()
+    /// Returns the queue data.
+    pub(crate) fn queue_data(&self) -> Arc<D> {
+        self.shared.queue_data_counted()
     }
 
     /// Waits for each call that queued or completed a request that has ended.
@@ -344,7 +348,7 @@ impl<D: Operations> GenDisk<D> {
     unsafe extern "C" fn open(disk: *mut bindings::gendisk, _mode: bindings::blk_mode_t) -> c_int {
         // SAFETY: `GenDisk::new` set `private_data`. A live disk has not passed `del_gendisk()`, so
         // `shared` still exists.
-        let shared = unsafe { &*(*disk).private_data.cast_const().cast::<QueueData<D>>() };
+        let shared = unsafe { &*(*disk).private_data.cast_const().cast::<DiskData<D>>() };
 
         // SAFETY: By the contract of this function `open_mutex` is held, and `open_forbidden` is
         // only accessed under it.
@@ -408,14 +412,14 @@ impl<D: Operations> GenDisk<D> {
 
 impl<D: Operations> Drop for GenDisk<D> {
     fn drop(&mut self) {
-        let driver = self.shared.driver_counted();
+        let queue_data = self.shared.queue_data_counted();
         for n in 0..self.linked.load(Relaxed) as usize {
-            match (self.device)(&driver, n) {
+            match (self.device)(&queue_data, n) {
                 Some(dev) => self.unlink(dev),
                 None => pr_warn_once!("bug: a lower device that was linked is gone\n"),
             }
         }
-        drop(driver);
+        drop(queue_data);
         // SAFETY: By the invariant the disk was added, and it is removed only here. The call
         // returns when all requests have ended. A process that still has the disk open finds its
         // queue dead.
@@ -427,7 +431,7 @@ impl<D: Operations> Drop for GenDisk<D> {
     }
 }
 
-/// A driver's attributes in the form that the C side takes.
+/// The attributes of a disk in the form that the C side takes.
 struct Groups<D: Operations>(PhantomData<fn(D)>);
 
 impl<D: Operations> Groups<D> {

@@ -58,7 +58,7 @@ impl<D: Operations> Request<D> {
     where
         F: for<'d> FnOnce(&'d D) -> Option<(&'d BlockDevice, u64)>,
     {
-        let Some((dev, sector)) = locate(self.driver()) else {
+        let Some((dev, sector)) = locate(self.queue_data()) else {
             return Sent::Unfit(self);
         };
         let bdev = dev.as_raw();
@@ -66,9 +66,9 @@ impl<D: Operations> Request<D> {
         let own = self.pdu().bio();
         let raw = self.into_raw();
         // SAFETY: By the invariants of `Request` the request is started, and no lower I/O of it is
-        // under way, so that the embedded bio is free. The device belongs to the driver, which
-        // keeps it open as long as its requests live. `end_whole` gets sole ownership of the
-        // request.
+        // under way, so that the embedded bio is free. The device belongs to the queue data, which
+        // keeps it open as long as the disk's requests live. `end_whole` gets sole ownership of
+        // the request.
         let sent = unsafe { ffi::ub_clone_whole(raw, own, bdev, sector, end_whole::<D>) };
         if sent > 0 {
             return Sent::Whole;
@@ -174,11 +174,11 @@ impl<D: Operations> Request<D> {
     pub(super) fn complete(self, status: bindings::blk_status_t) {
         let ended = {
             // The driver may hand the request to another thread, which ends it, and continue to use
-            // its own data.
+            // the queue data.
             let guard = rcu::read_lock();
-            let driver = self.driver_under(&guard);
+            let queue_data = self.queue_data_under(&guard);
 
-            D::complete(driver, self, BlkStatus(status))
+            D::complete(queue_data, self, BlkStatus(status))
         };
         // This calls the end of the upper bios, which may sleep if the context permits it. So it
         // must not run under RCU. A request that has not ended keeps the disk.

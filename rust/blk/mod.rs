@@ -2,8 +2,8 @@
 
 //! Abstractions for the parts of the block layer that a stacking driver needs.
 //!
-//! They do not depend on what is stacked, or why: the driver implements
-//! [`Operations`], gets the requests, and decides where each range of them goes.
+//! They do not depend on what is stacked, or why: the driver implements [`Operations`] for the
+//! queue data of its disks, gets the requests, and decides where each range of them goes.
 //!
 //! C headers: [`include/linux/blk-mq.h`](srctree/include/linux/blk-mq.h),
 //! [`include/linux/blkdev.h`](srctree/include/linux/blkdev.h),
@@ -13,6 +13,7 @@ pub(crate) mod attributes;
 pub(crate) mod bdev;
 mod bio;
 pub(crate) mod bio_set;
+mod disk_data;
 mod ffi;
 mod file_systems;
 mod gen_disk;
@@ -23,7 +24,6 @@ mod operations;
 mod pdu;
 mod pieces;
 pub(crate) mod plug;
-mod queue_data;
 pub(crate) mod request;
 mod tag_set;
 

@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The operations of a driver that handles the requests of disks.
+//! The functions of a driver that handle the requests of its disks.
 //!
 //! C header: [`include/linux/blk-mq.h`](srctree/include/linux/blk-mq.h)
 
 use super::{
     attributes::Attributes,
+    disk_data::DiskData,
     ffi,
     pdu::Pdu,
-    queue_data::QueueData,
     request::{
         BlkStatus,
         Request, //
@@ -26,9 +26,9 @@ use kernel::{
     sync::ArcBorrow, //
 };
 
-/// A driver that handles the requests of a disk.
+/// The queue data of a disk, and the functions that handle the disk's requests.
 pub(crate) trait Operations: Send + Sync + Sized + 'static {
-    /// The sysfs attributes of the driver's disks.
+    /// The sysfs attributes of the disks.
     const ATTRIBUTES: Attributes<Self>;
 
     /// Handles a request that has arrived and was started.
@@ -59,7 +59,7 @@ pub(crate) trait Operations: Send + Sync + Sized + 'static {
     ) -> Option<(Request<Self>, BlkStatus)>;
 }
 
-/// The C operations of a driver's disks.
+/// The `blk_mq_ops` of the disks with queue data `D`.
 pub(super) struct OperationsVTable<D: Operations>(PhantomData<D>);
 
 impl<D: Operations> OperationsVTable<D> {
@@ -135,7 +135,7 @@ impl<D: Operations> OperationsVTable<D> {
     /// its ownership. `GenDisk::drop` must wait for the caller.
     unsafe fn start(rq: *mut bindings::request) -> bool {
         // SAFETY: `GenDisk::new` set `queuedata`, and `GenDisk::drop` waits for the caller before
-        // it frees `QueueData`. We own the request, and `init_request` initialised its `Pdu`.
+        // it frees `DiskData`. We own the request, and `init_request` initialised its `Pdu`.
         let (rq, shared) = unsafe {
             // A request that is queued again keeps its private data. The flag also prevents merges
             // with it.
@@ -144,13 +144,13 @@ impl<D: Operations> OperationsVTable<D> {
                 (*Pdu::of(rq)).renew();
             }
             bindings::blk_mq_start_request(rq);
-            (Request::from_raw(rq), &*QueueData::<D>::of(rq))
+            (Request::from_raw(rq), &*DiskData::<D>::of(rq))
         };
 
         // SAFETY: The request is in flight. If it ends before the call returns, a thread that
-        // replaces the driver waits for the caller before it drops the old one, see
-        // `GenDisk::replace`.
-        match D::queue(unsafe { shared.driver() }, rq) {
+        // replaces the queue data waits for the caller before it drops the old, see
+        // `GenDisk::replace_queue_data`.
+        match D::queue(unsafe { shared.queue_data() }, rq) {
             Ok(()) => true,
             Err(rq) => {
                 let _ = rq.into_raw();

@@ -70,8 +70,8 @@ impl<D: Operations> Request<D> {
     /// If sending would have to wait, the request completes with a rest, and the driver must call
     /// [`requeue`]. If nothing could be sent, the request is returned at once, as the error.
     ///
-    /// `plan` borrows the driver for as long as the request lives, and must take the lower devices
-    /// from the driver. They therefore stay open until the last lower I/O has ended.
+    /// `plan` borrows the queue data for as long as the request lives, and must take the lower
+    /// devices from the queue data. They therefore stay open until the last lower I/O has ended.
     ///
     /// Context: process. With [`SendAs::Requests`] it may sleep only if a lower device
     /// [`may`](super::BlockDevice::may_sleep); with [`SendAs::Bios`] it may wait.
@@ -88,7 +88,7 @@ impl<D: Operations> Request<D> {
         let held = HeldRequest::new(self);
         let round_start = held.rq.pdu().round_end();
         let mut pieces = Pieces::new(&held, round_start, how);
-        plan(held.rq.driver(), &mut pieces);
+        plan(held.rq.queue_data(), &mut pieces);
         let Pieces { whole, round, .. } = pieces;
 
         let Some(to) = whole.filter(|_| !round.failed) else {
@@ -160,8 +160,8 @@ struct How {
 ///
 /// # Invariants
 ///
-/// The device belongs to the driver of the request, which keeps it open as long as its requests
-/// live.
+/// The device belongs to the queue data of the request's disk, which keeps it open as long as the
+/// disk's requests live.
 #[derive(Copy, Clone)]
 struct LowerSector {
     bdev: *mut bindings::block_device,
@@ -238,7 +238,7 @@ impl<'d, D: Operations> Pieces<'d, D> {
             let submitted = match piece.target {
                 PieceTarget::Device(dev, sector) => {
                     // INVARIANT: `Request::submit` calls its plan for any `'d`, so a device that is
-                    // borrowed for `'d` comes from the driver.
+                    // borrowed for `'d` comes from the queue data.
                     let to = LowerSector {
                         bdev: dev.as_raw(),
                         sector,

@@ -83,7 +83,7 @@ pub(crate) enum ReqOp {
 pub(crate) struct Started<D>(NonNull<bindings::request>, PhantomData<fn(D)>);
 
 // SAFETY: Any thread may access a request by the methods of this type, which do not end it, and the
-// driver that they return.
+// queue data that they return.
 unsafe impl<D: Send + Sync> Send for Started<D> {}
 
 // SAFETY: The methods on a shared reference only read, or are atomic, so any number of threads may

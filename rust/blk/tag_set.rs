@@ -37,7 +37,7 @@ use kernel::{
 pub(crate) struct TagSet<D: Operations> {
     #[pin]
     inner: Opaque<bindings::blk_mq_tag_set>,
-    _driver: PhantomData<fn(D)>,
+    _queue_data: PhantomData<fn(D)>,
 }
 
 // SAFETY: By the invariant the C struct is initialised, and no field of it is tied to a thread.
@@ -89,7 +89,7 @@ impl<D: Operations> TagSet<D> {
                     }
                     Ok::<(), Error>(())
                 }),
-                _driver: PhantomData,
+                _queue_data: PhantomData,
             }? Error),
             GFP_KERNEL,
         )

@@ -17,16 +17,16 @@
 //!                                             4 KiB read,   4 KiB
 //!                                             mapped        overwrite
 //!   start      word, round_end (stores)          2             2
-//!              driver                            1             1
+//!              queue_data                        1             1
 //!   queue      may_wait (store)                  1             1
 //!              turned_read_only                  -             1
 //!              round_end                         1             1
 //!   enter      epoch, word, word (exchange)      3             3
 //!   look-up    page and entry of the table       2             2
 //!              page and word of the bits         2             -
-//!   submit     round_end, may_wait, driver       3             3
+//!   submit     round_end, may_wait, queue_data   3             3
 //!              round_start, round_end (stores)   2             2
-//!   complete   driver                            1             1
+//!   complete   queue_data                        1             1
 //!              round_start, round_end, word      -             3
 //!              map:  table, bits, both counts    -             6
 //!              leave: word, word (store)         2             2

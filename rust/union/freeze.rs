@@ -3,7 +3,7 @@
 //! Freeze: makes the leaf of a union a layer, and continues in a new leaf.
 //!
 //! A [`Union`] never changes what it lies on. So a freeze makes a second one, on the new leaf, and
-//! puts it in the place of the first while no request is in flight.
+//! makes it the queue data of the disk while no request is in flight.
 
 use super::{
     attach::{
@@ -117,7 +117,7 @@ impl Attached {
         } else {
             None
         };
-        let replaced = self.disk.replace(
+        let replaced = self.disk.replace_queue_data(
             || next.switch(&old, merge, reservation, new.seal),
             Error::RequestsInFlight,
         );
@@ -128,8 +128,8 @@ impl Attached {
             flush::timer_work(&old.as_arc_borrow());
         }
         let replaced = replaced?;
-        // Until `replace` had waited for them, threads that queued or ended a request could queue
-        // work of the old union.
+        // Until `replace_queue_data` had waited for them, threads that queued or ended a request
+        // could queue work of the old union.
         stop_work(&old);
         let union = self.union();
         pr_info!(

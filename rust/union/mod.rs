@@ -298,7 +298,7 @@ impl Union {
     }
 }
 
-/// An attached union, by its disk. A freeze makes another [`Union`] the driver of the disk.
+/// An attached union, by its disk. A freeze makes another [`Union`] the queue data of the disk.
 pub(crate) struct Attached {
     disk: GenDisk<Union>,
 }
@@ -306,7 +306,7 @@ pub(crate) struct Attached {
 impl Attached {
     /// Returns the union as it is now.
     fn union(&self) -> Arc<Union> {
-        self.disk.driver()
+        self.disk.queue_data()
     }
 
     /// Prevents the disk from being opened again, so that it can be detached. Fails with `EBUSY` if
