@@ -12,7 +12,7 @@
 #include "helpers.h"
 
 /* Returns how many sectors one bio without data can have, in whole blocks. */
-static u32 ub_erase_limit(u32 block_bytes)
+static u32 ub_nodata_limit(u32 block_bytes)
 {
 	return rounddown(UINT_MAX, max(block_bytes, 1u << SECTOR_SHIFT)) >> SECTOR_SHIFT;
 }
@@ -40,7 +40,7 @@ int ub_bdev_discard(struct block_device *bdev, u64 sector, u64 sectors)
 		return 0;
 	while (sectors) {
 		u32 granularity = max(bdev_discard_granularity(bdev) >> SECTOR_SHIFT, 1u);
-		u64 step = min_t(u64, sectors, ub_erase_limit(granularity << SECTOR_SHIFT));
+		u64 step = min_t(u64, sectors, ub_nodata_limit(granularity << SECTOR_SHIFT));
 		u32 into;
 		int ret;
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
  * Stops the requests of a disk, changes its limits, and freezes the file systems
- * on it, for a change of the driver's data. See helpers.h.
+ * on it, for a change of the queue data. See helpers.h.
  */
 #include <linux/blk-mq.h>
 #include <linux/blkdev.h>
