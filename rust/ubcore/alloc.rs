@@ -11,7 +11,7 @@
 use core::ops::{DerefMut, Range};
 
 use super::bits::Bitmap;
-use super::error::{Broken, Error, Result};
+use super::error::{Broken, Checked, Error, Result};
 use super::geometry::LeafSlab;
 use super::map::{words_for, Base, Emptied, Emptying, Map, Memory};
 use super::num::{mask, usize_as_u64};
@@ -134,12 +134,12 @@ impl<B: DerefMut<Target = [u64]>> Allocator<B> {
 
     /// Marks a slab as used: one that the map on disk names, or that [`Allocator::allocate`] has
     /// chosen. Returns false if it is used already or does not exist.
-    pub fn mark_used(&mut self, leaf_slab: LeafSlab) -> core::result::Result<bool, Broken> {
+    pub fn mark_used(&mut self, leaf_slab: LeafSlab) -> Checked<bool> {
         self.used.mark_used(leaf_slab)
     }
 
     /// Frees a slab that is in use.
-    fn free(&mut self, leaf_slab: LeafSlab) -> core::result::Result<(), Broken> {
+    fn free(&mut self, leaf_slab: LeafSlab) -> Checked {
         if !self.used.free(leaf_slab)? {
             return Err(Broken);
         }
@@ -360,7 +360,7 @@ impl<B: DerefMut<Target = [u64]>> Allocator<B> {
         &mut self,
         map: &Map<M>,
         mut freed: impl FnMut(Range<LeafSlab>),
-    ) -> core::result::Result<bool, Broken> {
+    ) -> Checked<bool> {
         // A limit, as is the number of freed slabs.
         let end = LeafSlab(self.reclaimable_from.0.saturating_add(STEP_BITS));
         let mut count = 0u32;
@@ -409,11 +409,7 @@ impl<B: DerefMut<Target = [u64]>> Allocator<B> {
         Advanced { any, next }
     }
 
-    fn choose<M: Memory>(
-        &mut self,
-        map: &Map<M>,
-        slab: u32,
-    ) -> core::result::Result<Option<LeafSlab>, Broken> {
+    fn choose<M: Memory>(&mut self, map: &Map<M>, slab: u32) -> Checked<Option<LeafSlab>> {
         let first = slab.wrapping_sub(slab % GROUP);
         let found = self
             .beside(map, slab, first)

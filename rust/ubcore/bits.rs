@@ -7,7 +7,7 @@
 
 use core::ops::{DerefMut, Range};
 
-use super::error::Broken;
+use super::error::{Broken, Checked};
 use super::num::{mask, u32_as_usize};
 use super::sync::{AtomicU64, Ordering};
 
@@ -45,7 +45,7 @@ pub fn is_set(words: &[AtomicU64], n: u32) -> bool {
 
 /// Sets a shared bit. Returns whether it was set before. Stores after this call do not become
 /// visible before the bit does.
-pub fn set(words: &[AtomicU64], n: u32) -> Result<bool, Broken> {
+pub fn set(words: &[AtomicU64], n: u32) -> Checked<bool> {
     let word = words.get(u32_as_usize(n / 64)).ok_or(Broken)?;
     Ok(word.fetch_or(bit_of(n), Ordering::SeqCst) & bit_of(n) != 0)
 }
@@ -82,7 +82,7 @@ impl<B: DerefMut<Target = [u64]>> Bitmap<B> {
     }
 
     /// Adds a number. Returns whether it is new.
-    pub fn insert(&mut self, n: u32) -> Result<bool, Broken> {
+    pub fn insert(&mut self, n: u32) -> Checked<bool> {
         let word = self.words.get_mut(u32_as_usize(n / 64)).ok_or(Broken)?;
         let before = *word;
         *word |= bit_of(n);
@@ -90,7 +90,7 @@ impl<B: DerefMut<Target = [u64]>> Bitmap<B> {
     }
 
     /// Adds the numbers of word `at` whose bits are set.
-    pub fn insert_word(&mut self, at: u32, bits: u64) -> Result<(), Broken> {
+    pub fn insert_word(&mut self, at: u32, bits: u64) -> Checked {
         let word = self.words.get_mut(u32_as_usize(at)).ok_or(Broken)?;
         *word |= bits;
         Ok(())

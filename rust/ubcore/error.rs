@@ -351,10 +351,13 @@ impl fmt::Display for Error {
     }
 }
 
-/// An invariant of the map is broken. `Result<bool, Broken>` has the size of a `bool`, so code that
-/// every request runs can return it. It becomes [`Error::Internal`].
+/// An invariant of the map is broken. It becomes [`Error::Internal`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Broken;
+
+/// The result of a function that fails only if an invariant is broken. `Checked<bool>` has the size
+/// of a `bool`, so code that every request runs can return it.
+pub type Checked<T = ()> = core::result::Result<T, Broken>;
 
 impl From<Broken> for Error {
     fn from(_: Broken) -> Self {

@@ -23,7 +23,7 @@ mod emptying;
 pub use super::entry::{Base, Emptied, Emptying, Entry};
 
 use super::bits;
-use super::error::{Area, Broken, Error, Result};
+use super::error::{Area, Broken, Checked, Error, Result};
 use super::geometry::{Geometry, LeafSlab, MapPage, BITS_SECTORS, BITS_WORDS, TABLE_ENTRIES};
 use super::num::{mask, next, saturating_u32, u32_as_usize, u64_as_usize};
 use super::slot::Slot;
@@ -97,10 +97,6 @@ pub trait Memory {
     /// Returns a bitmap, which has [`Marks::words`].
     fn marks(&self, marks: Marks) -> &[AtomicU64];
 }
-
-/// The result of a look-up or a change that requests make. It fails if an invariant of the map is
-/// broken.
-type Marked<T = ()> = core::result::Result<T, Broken>;
 
 /// A range of a leaf slab whose sectors are all mapped, or all not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -270,7 +266,7 @@ impl<M: Memory> Map<M> {
 
     /// Returns the run that sector `offset` of a leaf slab begins, of `limit` sectors at most. A
     /// slab's end is the highest limit. Their page must exist.
-    pub fn mapped_run(&self, leaf_slab: LeafSlab, offset: u32, limit: u32) -> Marked<MappedRun> {
+    pub fn mapped_run(&self, leaf_slab: LeafSlab, offset: u32, limit: u32) -> Checked<MappedRun> {
         let start = self
             .geometry
             .first_data_sector(leaf_slab)
@@ -330,7 +326,7 @@ impl<M: Memory> Map<M> {
     }
 
     /// Returns whether any sector of a leaf slab is mapped. The page of its bits must exist.
-    pub fn is_mapped(&self, leaf_slab: LeafSlab) -> Marked<bool> {
+    pub fn is_mapped(&self, leaf_slab: LeafSlab) -> Checked<bool> {
         let sectors = self.geometry.slab_sectors();
         let run = self.mapped_run(leaf_slab, 0, sectors)?;
         Ok(run.mapped || run.sectors < sectors)
@@ -344,7 +340,7 @@ impl<M: Memory> Map<M> {
         offset: u32,
         count: u32,
         mut f: impl FnMut(&AtomicU64, u64),
-    ) -> Marked {
+    ) -> Checked {
         let mut bit = self
             .geometry
             .first_data_sector(leaf_slab)
@@ -370,7 +366,7 @@ impl<M: Memory> Map<M> {
 
     /// Returns the 64 bits of a leaf slab from its sector `64 word`. A slab of 32 sectors has the
     /// low half. The page must exist.
-    pub fn word(&self, leaf_slab: LeafSlab, word: u32) -> Marked<u64> {
+    pub fn word(&self, leaf_slab: LeafSlab, word: u32) -> Checked<u64> {
         let bit = self
             .geometry
             .first_data_sector(leaf_slab)
@@ -440,7 +436,7 @@ impl<M: Memory> Map<M> {
     ///
     /// Any context. Returns whether it is a change: a sector was unmapped, or another change ran.
     /// If it fails, the write must fail, and no commit succeeds any more, see [`Map::check`].
-    pub fn map_sectors(&self, sector: u64, count: u32) -> Marked<bool> {
+    pub fn map_sectors(&self, sector: u64, count: u32) -> Checked<bool> {
         let offset = self.geometry.offset_in_slab(sector);
         if count <= self.geometry.slab_sectors().wrapping_sub(offset) {
             let leaf_slab = self.entry(self.geometry.slab_of(sector)).leaf_slab;
@@ -474,7 +470,7 @@ impl<M: Memory> Map<M> {
     }
 
     /// Maps sectors of one leaf slab whose bits are in one word, as [`Map::map_sectors`] does.
-    fn map_word(&self, leaf_slab: LeafSlab, word: &AtomicU64, mask: u64) -> Marked<bool> {
+    fn map_word(&self, leaf_slab: LeafSlab, word: &AtomicU64, mask: u64) -> Checked<bool> {
         if word.load(Ordering::Acquire) & mask == mask && !self.is_busy(0) {
             return Ok(false);
         }
@@ -506,8 +502,8 @@ impl<M: Memory> Map<M> {
         &self,
         sector: u64,
         count: u32,
-        mut f: impl FnMut(LeafSlab, u32, u32) -> Marked,
-    ) -> Marked {
+        mut f: impl FnMut(LeafSlab, u32, u32) -> Checked,
+    ) -> Checked {
         let mut at = sector;
         let mut left = count;
         while left > 0 {
@@ -522,7 +518,7 @@ impl<M: Memory> Map<M> {
         Ok(())
     }
 
-    fn map_in_slab(&self, leaf_slab: LeafSlab, offset: u32, count: u32) -> Marked<bool> {
+    fn map_in_slab(&self, leaf_slab: LeafSlab, offset: u32, count: u32) -> Checked<bool> {
         let mut changed = false;
         self.each_word(leaf_slab, offset, count, |w, m| {
             changed |= set_bits(w, m);
@@ -531,7 +527,7 @@ impl<M: Memory> Map<M> {
     }
 
     /// Puts a leaf slab on the next commit's list.
-    fn mark_dirty(&self, leaf_slab: LeafSlab) -> Marked {
+    fn mark_dirty(&self, leaf_slab: LeafSlab) -> Checked {
         // The word's bit is set even if the slab's bit was set before. The thread that set the
         // slab's bit may not have set the word's bit yet, and a commit must find our caller's write
         // once it is counted.
@@ -544,7 +540,7 @@ impl<M: Memory> Map<M> {
     ///
     /// `from` is a word of the list: 0 at first, and then the last result's slab / 64 + 1. If a
     /// slab becomes dirty again meanwhile, it is on the list again.
-    pub fn take_dirty(&self, mut from: u32) -> Marked<Option<(LeafSlab, u64)>> {
+    pub fn take_dirty(&self, mut from: u32) -> Checked<Option<(LeafSlab, u64)>> {
         while let Some(word) = bits::next(self.memory.marks(Marks::DirtyWords), from) {
             // Cleared before the word is read, so a thread that sets a bit later sets it again.
             bits::clear(self.memory.marks(Marks::DirtyWords), word);

@@ -9,7 +9,7 @@
 
 use core::ops::DerefMut;
 
-use super::error::Broken;
+use super::error::{Broken, Checked};
 use super::geometry::LeafSlab;
 use super::num::{mask, u32_as_usize};
 
@@ -100,7 +100,7 @@ impl<B: DerefMut<Target = [u64]>> UsedSlabs<B> {
     }
 
     /// Marks a slab as used. Returns false if it is used already or does not exist.
-    pub fn mark_used(&mut self, leaf_slab: LeafSlab) -> Result<bool, Broken> {
+    pub fn mark_used(&mut self, leaf_slab: LeafSlab) -> Checked<bool> {
         if !self.is_free(leaf_slab) {
             return Ok(false);
         }
@@ -115,7 +115,7 @@ impl<B: DerefMut<Target = [u64]>> UsedSlabs<B> {
     }
 
     /// Frees a slab. Returns false if it is free already or does not exist.
-    pub fn free(&mut self, leaf_slab: LeafSlab) -> Result<bool, Broken> {
+    pub fn free(&mut self, leaf_slab: LeafSlab) -> Checked<bool> {
         if leaf_slab.0 >= self.slabs || self.is_free(leaf_slab) {
             return Ok(false);
         }
@@ -132,11 +132,7 @@ impl<B: DerefMut<Target = [u64]>> UsedSlabs<B> {
 
     /// Calls `change` with the word and the bit of a slab, and then with those of each level above,
     /// as long as `change` returns that the level above changes too.
-    fn walk(
-        &mut self,
-        leaf_slab: LeafSlab,
-        change: impl Fn(&mut u64, u64) -> bool,
-    ) -> Result<(), Broken> {
+    fn walk(&mut self, leaf_slab: LeafSlab, change: impl Fn(&mut u64, u64) -> bool) -> Checked {
         let mut n = leaf_slab.0;
         for start in self.starts {
             // Within the layout.
@@ -151,7 +147,7 @@ impl<B: DerefMut<Target = [u64]>> UsedSlabs<B> {
     }
 
     /// Returns the first free slab.
-    pub fn first_free(&self) -> Result<Option<LeafSlab>, Broken> {
+    pub fn first_free(&self) -> Checked<Option<LeafSlab>> {
         let found = first_clear(&self.starts, |at| self.words.get(at).copied())?;
         Ok(found.map(LeafSlab))
     }
@@ -162,7 +158,7 @@ impl<B: DerefMut<Target = [u64]>> UsedSlabs<B> {
 fn first_clear(
     starts: &[usize; LEVELS],
     mut word: impl FnMut(usize) -> Option<u64>,
-) -> Result<Option<u32>, Broken> {
+) -> Checked<Option<u32>> {
     let mut bit = 0u32;
     for &start in starts.iter().rev() {
         // Within the layout, if the word is there.

@@ -29,6 +29,7 @@ use crate::{
     ubcore::{
         error::{
             Broken,
+            Checked,
             Error, //
         },
         plan::{
@@ -209,11 +210,11 @@ impl protocol::Request for Request<Union> {
         self.next_bio(sector)
     }
 
-    fn rest(&self) -> Result<(u64, u32), Broken> {
+    fn rest(&self) -> Checked<(u64, u32)> {
         Started::rest(self).ok_or(Broken)
     }
 
-    fn sent(&self) -> Result<(u64, u32), Broken> {
+    fn sent(&self) -> Checked<(u64, u32)> {
         Started::sent(self).ok_or(Broken)
     }
 

@@ -15,7 +15,7 @@
 use core::ops::Range;
 
 use super::super::alloc::{Allocated, Denied};
-use super::super::error::{Broken, Error, Result};
+use super::super::error::{Checked, Error, Result};
 use super::super::geometry::{LeafSlab, TABLE_ENTRIES};
 use super::super::map::Base;
 use super::super::num::saturating_u32;
@@ -134,7 +134,7 @@ fn reclaim_round<H: Host>(host: &H) -> bool {
 /// Frees the leaf slabs that [`begin_reclaim`] has picked. Holds no lock while it waits for
 /// requests in flight and for discards below, because a device may hang, and commits must continue.
 /// Fails if an invariant of the allocator is broken.
-fn reclaim<H: Host>(host: &H) -> core::result::Result<(), Broken> {
+fn reclaim<H: Host>(host: &H) -> Checked {
     epoch::wait(host);
     let mut from = LeafSlab(0);
     while let Some(range) = host.with_allocator(|allocator| allocator.reclaimable(from)) {

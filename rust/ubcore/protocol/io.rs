@@ -12,7 +12,7 @@
 //! queued again when the part has completed. So each part begins and ends its own use of the map.
 
 use super::super::alloc::{Allocated, Denied};
-use super::super::error::{Broken, Error};
+use super::super::error::{Broken, Checked, Error};
 use super::super::num::saturating_u32;
 use super::super::plan::{self, Source};
 use super::{epoch, flush};
@@ -159,7 +159,7 @@ pub fn complete<H: Host>(host: &H, rq: H::Request, mut status: H::Status) -> Opt
 /// Maps the sectors of a write whose lower I/O has succeeded. If it fails because the map is
 /// broken, the next commit fails too, and turns the union read-only.
 #[inline]
-fn map_sent<H: Host>(host: &H, rq: &H::Request) -> core::result::Result<(), Broken> {
+fn map_sent<H: Host>(host: &H, rq: &H::Request) -> Checked {
     let (sector, sectors) = rq.sent()?;
     let is_first = if RequestState::of(rq).has_failed_bios() {
         map_others(host, rq, sector, sectors)?
@@ -184,12 +184,7 @@ fn map_sent<H: Host>(host: &H, rq: &H::Request) -> core::result::Result<(), Brok
 /// Maps the sectors of those bios that do not fail. Sectors without a leaf slab were not sent.
 /// Another write may have allocated a leaf slab for them since, which does not hold the data of
 /// this one. Returns false, because no first write is reported for a part.
-fn map_others<H: Host>(
-    host: &H,
-    rq: &H::Request,
-    sector: u64,
-    sectors: u32,
-) -> core::result::Result<bool, Broken> {
+fn map_others<H: Host>(host: &H, rq: &H::Request, sector: u64, sectors: u32) -> Checked<bool> {
     let mut at = sector;
     let end = at.wrapping_add(u64::from(sectors));
     while let Some((first, count)) = rq.next_bio(at).filter(|&(first, _)| first < end) {
@@ -203,11 +198,7 @@ fn map_others<H: Host>(
 
 /// Maps sectors whose lower write has completed, and arms the commit timer. Returns what
 /// [`Map::map_sectors`](super::super::map::Map::map_sectors) returns. Any context.
-pub(super) fn map_sectors<H: Host>(
-    host: &H,
-    sector: u64,
-    sectors: u32,
-) -> core::result::Result<bool, Broken> {
+pub(super) fn map_sectors<H: Host>(host: &H, sector: u64, sectors: u32) -> Checked<bool> {
     let changed = host.map().map_sectors(sector, sectors);
     if changed != Ok(false) {
         flush::arm(host);

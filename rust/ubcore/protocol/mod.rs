@@ -27,7 +27,7 @@ use core::ops::DerefMut;
 use super::alloc::Allocator;
 use super::commit::Committer;
 use super::disk::Disk;
-use super::error::{Broken, Error, Result};
+use super::error::{Checked, Error, Result};
 use super::format::directory::PageEntry;
 use super::map::{Map, Memory};
 use super::plan::Source;
@@ -61,10 +61,10 @@ pub trait Request {
     fn sectors(&self) -> u32;
     /// Returns the sectors for which no lower I/O was sent yet: first and count. Fails if more were
     /// sent than the request has.
-    fn rest(&self) -> core::result::Result<(u64, u32), Broken>;
+    fn rest(&self) -> Checked<(u64, u32)>;
     /// Returns the sectors that the last [`Requests::submit`] has sent: first and count. Fails if
     /// there are no such sectors.
-    fn sent(&self) -> core::result::Result<(u64, u32), Broken>;
+    fn sent(&self) -> Checked<(u64, u32)>;
     /// Returns whether the write must be durable when it ends.
     fn is_fua(&self) -> bool;
     /// Lets those bios of the request that overlap a range end with an error for lack of space, and

@@ -13,7 +13,7 @@
 use core::ops::{DerefMut, Range};
 
 use super::super::bits::{self, Bitmap};
-use super::super::error::{Broken, Result};
+use super::super::error::{Broken, Checked, Result};
 use super::super::geometry::{Geometry, LeafSlab};
 use super::super::map::{words_for, Map, Marks, Memory};
 use super::super::num::{next, u32_as_usize};
@@ -45,22 +45,18 @@ impl<B: DerefMut<Target = [u64]>> ChangedSlabs<B> {
     }
 
     /// Adds the leaf slabs of a mask whose lowest bit is leaf slab `first`, a multiple of 64.
-    pub fn add_leaf_slabs(
-        &mut self,
-        first: LeafSlab,
-        slabs: u64,
-    ) -> core::result::Result<(), Broken> {
+    pub fn add_leaf_slabs(&mut self, first: LeafSlab, slabs: u64) -> Checked {
         self.leaf_slabs.insert_word(first.0 / 64, slabs)
     }
 
     /// Adds a page of the slab table.
-    pub fn add_page(&mut self, page: u32) -> core::result::Result<(), Broken> {
+    pub fn add_page(&mut self, page: u32) -> Checked {
         self.pages.insert(page).map(|_| ())
     }
 
     /// Adds the slabs and pages that have a mark on the map, and leaves the marks. If no request
     /// runs, these are all changes that no commit has taken.
-    pub fn add_marked<M: Memory>(&mut self, map: &Map<M>) -> core::result::Result<(), Broken> {
+    pub fn add_marked<M: Memory>(&mut self, map: &Map<M>) -> Checked {
         let mut from = 0;
         while let Some(at) = bits::next(map.memory().marks(Marks::DirtyWords), from) {
             let slabs = map.memory().marks(Marks::Dirty).get(u32_as_usize(at));

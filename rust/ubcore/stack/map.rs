@@ -10,7 +10,7 @@
 //! A map does not change once it is built, so look-ups need no lock and no atomics. A look-up is
 //! one load, and for a mixed slab a binary search of its record, whatever the number of layers.
 
-use super::super::error::{Broken, Result};
+use super::super::error::{Broken, Checked, Result};
 use super::super::num::{saturating_u32, u32_as_usize, u64_as_usize, usize_as_u64};
 use super::source::{StackLookup, StackRange, StackSource};
 use super::word::{MixedRecord, Word, SLAB_SECTORS};
@@ -88,7 +88,7 @@ pub(super) fn first_range<M: StackMemory>(
     memory: &M,
     sector: u64,
     sectors: u32,
-) -> core::result::Result<StackRange, Broken> {
+) -> Checked<StackRange> {
     let (page, index) = index_of(sector);
     let Some(page) = memory.page(StackPages::Table, page) else {
         let left = PAGE_SECTORS.wrapping_sub(sector % PAGE_SECTORS);
@@ -118,7 +118,7 @@ fn in_mixed_record<M: StackMemory>(
     memory: &M,
     record: MixedRecord,
     offset: u32,
-) -> core::result::Result<StackRange, Broken> {
+) -> Checked<StackRange> {
     let (page, from) = word_of(record.at);
     // If the sum is past the page, there is no such slice.
     let to = from.wrapping_add(u32_as_usize(record.runs));
@@ -180,7 +180,7 @@ impl<M: StackMemory> StackMap<M> {
 
 impl<M: StackMemory> StackLookup for StackMap<M> {
     #[inline]
-    fn look_up(&self, sector: u64, sectors: u32) -> core::result::Result<StackRange, Broken> {
+    fn look_up(&self, sector: u64, sectors: u32) -> Checked<StackRange> {
         first_range(&self.memory, sector, sectors)
     }
 }

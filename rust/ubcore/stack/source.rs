@@ -2,7 +2,7 @@
 
 //! Where sectors below a leaf come from, and the look-up of a read there.
 
-use super::super::error::Broken;
+use super::super::error::Checked;
 use super::chain::LAYERS_MAX;
 
 /// The most sources of a stack map: [`LAYERS_MAX`] layers, and a leaf over them, which `ubctl
@@ -84,7 +84,7 @@ pub trait StackLookup {
     /// Returns the first part of a range of the union that has one source. The range has at least
     /// one sector. The next part may continue this one. Fails if an invariant of the stack map is
     /// broken. Any context, no lock.
-    fn look_up(&self, sector: u64, sectors: u32) -> Result<StackRange, Broken>;
+    fn look_up(&self, sector: u64, sectors: u32) -> Checked<StackRange>;
 }
 
 /// Only the bottom, and no layers. A look-up then costs nothing.
@@ -93,7 +93,7 @@ pub struct NoLayers;
 
 impl StackLookup for NoLayers {
     #[inline(always)]
-    fn look_up(&self, _: u64, sectors: u32) -> Result<StackRange, Broken> {
+    fn look_up(&self, _: u64, sectors: u32) -> Checked<StackRange> {
         let source = StackSource::Bottom;
         Ok(StackRange { source, sectors })
     }
@@ -101,7 +101,7 @@ impl StackLookup for NoLayers {
 
 impl<B: StackLookup> StackLookup for &B {
     #[inline(always)]
-    fn look_up(&self, sector: u64, sectors: u32) -> Result<StackRange, Broken> {
+    fn look_up(&self, sector: u64, sectors: u32) -> Checked<StackRange> {
         B::look_up(self, sector, sectors)
     }
 }
@@ -109,7 +109,7 @@ impl<B: StackLookup> StackLookup for &B {
 /// A stack, or no layers. The choice is one branch, which a CPU predicts.
 impl<B: StackLookup> StackLookup for Option<B> {
     #[inline(always)]
-    fn look_up(&self, sector: u64, sectors: u32) -> Result<StackRange, Broken> {
+    fn look_up(&self, sector: u64, sectors: u32) -> Checked<StackRange> {
         match self {
             Some(stack) => stack.look_up(sector, sectors),
             None => NoLayers.look_up(sector, sectors),

@@ -11,7 +11,7 @@
 //! Kind 0 is the bottom as it is, 1 zeroes, 2 a layer, and 3 mixed. An entry of zero, which an
 //! absent page stands for, is thus the bottom. The run of a slab that has only one is its entry.
 
-use super::super::error::Broken;
+use super::super::error::{Broken, Checked};
 use super::super::num::saturating_u32;
 use super::source::StackSource;
 
@@ -71,7 +71,7 @@ impl Word {
 
     /// Returns where a run or a whole slab comes from. Fails for the entry of a mixed slab.
     #[inline]
-    pub fn source(self) -> Result<StackSource, Broken> {
+    pub fn source(self) -> Checked<StackSource> {
         match self.kind() {
             BOTTOM => Ok(StackSource::Bottom),
             ZERO => Ok(StackSource::Zero),

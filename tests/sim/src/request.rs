@@ -6,7 +6,7 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc as StdArc, Mutex as StdMutex, MutexGuard as StdGuard};
 
-use ubcore::error::{Broken, Error};
+use ubcore::error::{Checked, Error};
 use ubcore::protocol::{Op, RequestState};
 use ubcore::sync::AtomicU64;
 
@@ -158,11 +158,11 @@ impl ubcore::protocol::Request for Rq {
     fn sectors(&self) -> u32 {
         (self.0.sectors.end - self.0.sectors.start) as u32
     }
-    fn rest(&self) -> Result<(u64, u32), Broken> {
+    fn rest(&self) -> Checked<(u64, u32)> {
         let from = self.0.sectors.start + self.progress().placed;
         Ok((from, (self.0.sectors.end - from) as u32))
     }
-    fn sent(&self) -> Result<(u64, u32), Broken> {
+    fn sent(&self) -> Checked<(u64, u32)> {
         let Progress { begun, placed, .. } = *self.progress();
         Ok((self.0.sectors.start + begun, (placed - begun) as u32))
     }
