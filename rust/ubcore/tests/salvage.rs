@@ -222,7 +222,10 @@ fn each_block_in_turn() {
         }
     }
     // Only a damaged journal is refused; any damage to a superblock slot leaves the other one.
-    assert!(refused > 0 && partly > workloads() / 4, "{refused} {partly}");
+    assert!(
+        refused > 0 && partly > workloads() / 4,
+        "{refused} {partly}"
+    );
 }
 
 #[test]
