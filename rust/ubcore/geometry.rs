@@ -43,10 +43,10 @@ pub const DATA_ALIGN: u64 = 2048;
 pub const SLABS_MAX: u64 = 0x7fff_fff0;
 /// The two superblock slots come first.
 pub const SUPERBLOCKS: u64 = 2;
-/// Smallest and largest journal ring, in blocks.
-pub const JOURNAL_BLOCKS_MIN: u32 = 16;
+/// Smallest and largest journal ring, in blocks: see [`is_journal_size`].
+const JOURNAL_BLOCKS_MIN: u32 = 16;
 /// See [`JOURNAL_BLOCKS_MIN`].
-pub const JOURNAL_BLOCKS_MAX: u32 = 65536;
+const JOURNAL_BLOCKS_MAX: u32 = 65536;
 
 /// The number of a leaf slab. The numbers of root slabs are plain, so the compiler finds where one
 /// number stands for the other.
@@ -155,6 +155,11 @@ pub struct Geometry {
     data_start: u64,
 }
 
+/// Returns whether a journal ring may have this many blocks.
+pub fn is_journal_size(blocks: u32) -> bool {
+    (JOURNAL_BLOCKS_MIN..=JOURNAL_BLOCKS_MAX).contains(&blocks)
+}
+
 /// Returns the size of the journal ring that a leaf of this size gets when formatted: a 256th of
 /// it, 64 KiB to 8 MiB.
 pub fn default_journal_blocks(leaf_sectors: u64) -> u32 {
@@ -165,7 +170,9 @@ pub fn default_journal_blocks(leaf_sectors: u64) -> u32 {
 impl Geometry {
     /// Derives the layout. Sizes are in sectors. `union_sectors` is the size of the union.
     ///
-    /// Fails if a size is out of the format's bounds or the leaf cannot hold one slab.
+    /// Fails if a size is out of the format's bounds or the leaf cannot hold one slab. No error
+    /// names the journal: if [`is_journal_size`] refuses its size, it is [`Error::Internal`], and a
+    /// caller that reads the size from a leaf or a user must say so itself.
     pub fn new(
         root_sectors: u64,
         union_sectors: u64,
@@ -178,8 +185,8 @@ impl Geometry {
         {
             return Err(Error::SlabSize(u64::from(slab_sectors)));
         }
-        if !(JOURNAL_BLOCKS_MIN..=JOURNAL_BLOCKS_MAX).contains(&journal_blocks) {
-            return Err(Error::LeafTooSmall(0, leaf_sectors));
+        if !is_journal_size(journal_blocks) {
+            return Err(Error::Internal);
         }
         let slab = u64::from(slab_sectors);
         let root_slabs = union_sectors.div_ceil(slab);
@@ -550,9 +557,10 @@ mod tests {
             new(100, u64::MAX, MIB, 8192, 16),
             Err(Error::TooLarge(..))
         ));
-        assert!(matches!(
-            new(100, 100, 100 * MIB, 128, 3),
-            Err(Error::LeafTooSmall(..))
-        ));
+        for journal in [0, 15, 65537] {
+            assert!(!super::is_journal_size(journal));
+            assert!(new(100, 100, 100 * MIB, 128, journal) == Err(Error::Internal));
+        }
+        assert!(super::is_journal_size(16) && super::is_journal_size(65536));
     }
 }

@@ -12,7 +12,7 @@ use zerocopy::{transmute_mut, transmute_ref, FromBytes, IntoBytes};
 use zerocopy_derive::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use super::super::error::{Area, Error, Result, Role};
-use super::super::geometry::{Block, Geometry, BLOCK_BYTES, DIRECTORY_BLOCKS_MAX};
+use super::super::geometry::{is_journal_size, Block, Geometry, BLOCK_BYTES, DIRECTORY_BLOCKS_MAX};
 use super::super::leaf_block::LeafBlock;
 use super::super::num::u32_as_usize;
 use super::super::slot::Slot;
@@ -251,10 +251,10 @@ impl DiskSuperblock {
         });
         let over = made.and_then(|g| g.over(self.layers.get()));
         over.map_err(|e| match e {
-            Error::LayerCount(..) => offset_of!(Self, layers),
             Error::SlabSize(_) => offset_of!(Self, slab_sectors),
+            _ if !is_journal_size(self.journal_blocks.get()) => offset_of!(Self, journal_blocks),
+            Error::LayerCount(..) => offset_of!(Self, layers),
             Error::TooLarge(Role::Root, _) => offset_of!(Self, union_sectors),
-            Error::LeafTooSmall(0, _) => offset_of!(Self, journal_blocks),
             _ => offset_of!(Self, leaf_sectors),
         })
     }

@@ -3,9 +3,7 @@
 //! Parses the values of options: sizes, and the names of leaves.
 
 use ubcore::format::name::{is_partition_word, is_union_word, LeafName};
-use ubcore::geometry::{
-    BLOCK_BYTES, JOURNAL_BLOCKS_MAX, JOURNAL_BLOCKS_MIN, SLAB_SECTORS_MAX, SLAB_SECTORS_MIN,
-};
+use ubcore::geometry::{is_journal_size, BLOCK_BYTES, SLAB_SECTORS_MAX, SLAB_SECTORS_MIN};
 
 /// Bytes from `65536`, `64K`, `64KiB`.
 fn bytes(s: &str) -> Result<u64, String> {
@@ -42,7 +40,7 @@ pub fn journal_blocks(s: &str) -> Result<u32, String> {
     let block = BLOCK_BYTES as u64;
     u32::try_from(bytes / block)
         .ok()
-        .filter(|n| bytes % block == 0 && (JOURNAL_BLOCKS_MIN..=JOURNAL_BLOCKS_MAX).contains(n))
+        .filter(|n| bytes % block == 0 && is_journal_size(*n))
         .ok_or_else(|| "a journal is a multiple of 4K from 64K to 256M".to_owned())
 }
 
