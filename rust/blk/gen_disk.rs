@@ -16,9 +16,12 @@ use super::{
     operations::Operations,
     tag_set::TagSet, //
 };
-use crate::sys::atomic::{
-    AtomicU32,
-    Ordering::Relaxed, //
+use crate::sys::{
+    atomic::{
+        AtomicU32,
+        Ordering::Relaxed, //
+    },
+    bug::warn_on_once, //
 };
 use core::{
     marker::PhantomData,
@@ -39,7 +42,6 @@ use kernel::{
         Write, //
     },
     module::this_module,
-    pr_warn_once,
     prelude::*,
     static_lock_class,
     str::{
@@ -416,7 +418,8 @@ impl<D: Operations> Drop for GenDisk<D> {
         for n in 0..self.linked.load(Relaxed) as usize {
             match (self.device)(&queue_data, n) {
                 Some(dev) => self.unlink(dev),
-                None => pr_warn_once!("bug: a lower device that was linked is gone\n"),
+                // The queue data must have all devices that are linked.
+                None => warn_on_once!(true),
             }
         }
         drop(queue_data);

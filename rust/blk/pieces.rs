@@ -28,13 +28,13 @@ use super::{
         Started,
     },
 };
+use crate::sys::bug::warn_on_once;
 use core::{
     cell::Cell,
     ptr, //
 };
 use kernel::{
     bindings,
-    pr_warn_once,
     prelude::*, //
 };
 
@@ -114,9 +114,8 @@ fn end_round<D: Operations>(
     round: Round,
 ) -> core::result::Result<(), Request<D>> {
     let failed = round.failed || (round.left > 0 && !round.short);
-    if failed && !round.is_reported {
-        pr_warn_once!("bug: the driver did not map all of a request, and the request fails\n");
-    }
+    // The driver did not map all of the request.
+    warn_on_once!(failed && !round.is_reported);
     let pdu = held.rq.pdu();
     if failed {
         // If the lower device has reported an error, that error stays.

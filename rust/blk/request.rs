@@ -12,7 +12,10 @@ use super::{
         SendAs, //
     },
 };
-use crate::sys::atomic::AtomicU64;
+use crate::sys::{
+    atomic::AtomicU64,
+    bug::warn_on_once, //
+};
 use core::{
     marker::PhantomData,
     mem::ManuallyDrop,
@@ -21,7 +24,6 @@ use core::{
 };
 use kernel::{
     bindings,
-    pr_warn_once,
     prelude::*,
     sync::rcu, //
 };
@@ -299,7 +301,8 @@ impl<D> Request<D> {
 
 impl<D> Drop for Request<D> {
     fn drop(&mut self) {
-        pr_warn_once!("bug: the driver dropped a request, and the request fails\n");
+        // The driver must end each request.
+        warn_on_once!(true);
         // SAFETY: By the invariant the request is started and not ended, and we own it. The value
         // is dropped, so no one accesses the request afterwards.
         unsafe { bindings::blk_mq_end_request(self.as_raw(), ffi::BLK_STS_IOERR) };

@@ -52,7 +52,10 @@ use crate::{
     memory::MapMemory,
     resources::Resources,
     stack_memory::StackPageLists,
-    sys::atomic::AtomicBool,
+    sys::{
+        atomic::AtomicBool,
+        bug::warn_on_once, //
+    },
     ubcore::{
         abi,
         alloc::Allocator,
@@ -73,7 +76,7 @@ use crate::{
     },
 };
 use kernel::{
-    fmt, pr_warn_once,
+    fmt,
     prelude::*,
     sync::{
         Arc,
@@ -193,9 +196,8 @@ impl LowerDevices {
             (Source::Zero, None) => PieceTarget::Nowhere,
             (Source::Lost, None) => PieceTarget::Error,
             (_, None) => {
-                pr_warn_once!(
-                    "bug: the map does not say where sectors lie, and the request fails\n"
-                );
+                // The map does not say where the sectors lie.
+                warn_on_once!(true);
                 PieceTarget::Error
             }
         }

@@ -19,6 +19,7 @@ use crate::{
     resources::Resources,
     stack_memory::StackPageLists,
     sys::{
+        bug::warn_on_once,
         digest::Sha256,
         mm::NoIo, //
     },
@@ -81,7 +82,7 @@ use crate::{
 };
 use core::mem::MaybeUninit;
 use kernel::{
-    new_mutex, pr_warn_once,
+    new_mutex,
     prelude::*,
     sync::{
         Arc,
@@ -336,7 +337,8 @@ impl StackUse {
         let ours = list.iter().find(|l| Arc::ptr_eq(&l.stack, &self.stack));
         ours.map_or_else(
             || {
-                pr_warn_once!("bug: a stack that a union uses is not on the list\n");
+                // A stack that a union uses is on the list.
+                warn_on_once!(true);
                 1
             },
             |l| l.unions,
@@ -354,7 +356,7 @@ impl Drop for StackUse {
         let mut list = self.stacks.list.lock();
         let at = list.iter().position(|l| Arc::ptr_eq(&l.stack, &self.stack));
         let Some((at, entry)) = at.and_then(|at| Some((at, list.get_mut(at)?))) else {
-            pr_warn_once!("bug: a stack that a union uses is not on the list\n");
+            warn_on_once!(true);
             return;
         };
         let last = match entry.unions.checked_sub(1) {
@@ -364,8 +366,9 @@ impl Drop for StackUse {
                 None
             }
             None => {
-                // Keep the entry, because the number of unions is unknown.
-                pr_warn_once!("bug: more unions have left a stack than used it\n");
+                // More unions have left the stack than used it. Keep the entry, because the number
+                // of unions is unknown.
+                warn_on_once!(true);
                 None
             }
         };
