@@ -27,8 +27,12 @@ use crate::{
             Caller,
             Refused, //
         },
-        format,
-        num::u32_as_usize,
+        error, format,
+        num::{
+            saturating_u32,
+            u32_as_usize,
+            usize_as_u64, //
+        },
         stack::chain::{
             Seal,
             LAYERS_MAX, //
@@ -357,9 +361,8 @@ impl Registry {
             attached: None,
             is_freezing: false,
         };
-        unions
-            .insert_within_capacity(at, registered)
-            .map_err(|_| ENOMEM)?;
+        let inserted = unions.insert_within_capacity(at, registered);
+        inserted.map_err(|_| errno(error::Error::Internal))?;
         Ok(id)
     }
 
@@ -428,13 +431,9 @@ fn free_id(unions: &[Registered], wanted: u32) -> Result<(u32, usize)> {
             Err(at) => Ok((wanted, at)),
         };
     }
-    let mut id = 0;
-    for registered in unions {
-        if registered.id != id {
-            break;
-        }
-        id = id.checked_add(1).ok_or(ENOSPC)?;
-    }
-    let at = position(unions, id).err().ok_or(EEXIST)?;
-    Ok((id, at))
+    // The entries are in the order of their ids, so up to the lowest unused id each is at the index
+    // that is its id.
+    let at_its_id = |(at, registered): &(usize, &Registered)| u32_as_usize(registered.id) == *at;
+    let at = unions.iter().enumerate().take_while(at_its_id).count();
+    Ok((saturating_u32(usize_as_u64(at)), at))
 }

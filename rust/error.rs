@@ -35,10 +35,10 @@ pub(crate) fn errno(e: Error) -> kernel::error::Error {
         Error::ReadOnlyLeaf | Error::ReadOnlyUnion | Error::Frozen => code::EROFS,
         Error::NoMemory => code::ENOMEM,
         Error::Stacked(_) => code::ELOOP,
-        // `errno_number` made it from an errno, so it fits.
-        Error::Open(_, n) | Error::Os(n) => i32::try_from(n)
-            .map(|n| kernel::error::Error::from_errno(n.saturating_neg()))
-            .unwrap_or(code::EIO),
+        // `errno_number` made it from an errno. If it is none, the call below says so.
+        Error::Open(_, n) | Error::Os(n) => {
+            kernel::error::Error::from_errno(0i32.saturating_sub_unsigned(n))
+        }
     }
 }
 

@@ -46,20 +46,20 @@ pub fn table_page_of(slab: u32) -> MapPage {
     MapPage::table(slab / TABLE_ENTRIES)
 }
 
-/// Returns the page that holds the bits of a leaf slab. These bits are always in one page.
+/// Returns the number of the page of sector bits that holds the bits of a leaf slab. These bits are
+/// always in one page.
+fn bits_of<M: Memory>(map: &Map<M>, leaf_slab: LeafSlab) -> u32 {
+    saturating_u32(map.geometry().first_data_sector(leaf_slab) / BITS_SECTORS)
+}
+
+/// Returns the page that holds the bits of a leaf slab.
 pub fn bits_page_of<M: Memory>(map: &Map<M>, leaf_slab: LeafSlab) -> MapPage {
-    let g = map.geometry();
-    g.bits_page(saturating_u32(
-        g.first_data_sector(leaf_slab) / BITS_SECTORS,
-    ))
+    map.geometry().bits_page(bits_of(map, leaf_slab))
 }
 
 /// Returns whether the page that holds the bits of a leaf slab exists.
 pub fn has_bits<M: Memory>(map: &Map<M>, leaf_slab: LeafSlab) -> bool {
-    match kind_of(map, bits_page_of(map, leaf_slab)) {
-        PageKind::Bits(n) => map.memory().bits(n).is_some(),
-        PageKind::Table(_) => false,
-    }
+    map.memory().bits(bits_of(map, leaf_slab)).is_some()
 }
 
 /// Copies a page of the map into `block`.

@@ -65,10 +65,9 @@ impl ListedLayer {
     }
 }
 
+/// Returns the bytes of a path before its first NUL, or all of them if there is none.
 fn text_of(path: &PathField) -> &[u8] {
-    let end = path.iter().position(|&b| b == 0);
-    // A path without NUL does not decode.
-    end.and_then(|end| path.get(..end)).unwrap_or_default()
+    path.split(|&b| b == 0).next().unwrap_or(path)
 }
 
 /// An entry of a list.
