@@ -179,7 +179,7 @@ fn call<C: Call>(arg: usize, answer: impl FnOnce(&mut C) -> Result) -> Result<is
     // Write the structure back with its "out" fields cleared before anything is done, so that an
     // address that cannot be written is refused here.
     abi_copy::copy_out(&c, &mut user)?;
-    let answered = if c.reserved_are_zero() {
+    let answered = if c.is_well_formed() {
         answer(&mut c)
     } else {
         Err(EINVAL)
@@ -260,15 +260,15 @@ impl Registry {
         };
         match Attached::new(&options, &self.resources) {
             Ok(attached) => {
-                let damage = attached.damage();
+                let totals = attached.loss_totals();
                 self.put_back(id, room.write(attached).into());
                 c.id = id;
-                c.set_damage(damage);
+                c.set_totals(totals);
                 Ok(())
             }
             Err(failed) => {
                 self.remove_id(id);
-                c.set_damage(failed.damage);
+                c.set_totals(failed.totals);
                 c.set_error(failed.error);
                 c.layer = failed.layer;
                 Err(errno(failed.error))

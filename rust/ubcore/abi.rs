@@ -211,7 +211,7 @@ pub trait Call: FromBytes + IntoBytes + Immutable + KnownLayout + Sized {
     const INPUTS: &'static [Range<usize>];
 
     /// Returns whether only flags that this version knows are set, and reserved fields are zero.
-    fn reserved_are_zero(&self) -> bool;
+    fn is_well_formed(&self) -> bool;
 
     /// Returns the size that the caller stated.
     fn size(&self) -> u32;
@@ -250,7 +250,7 @@ macro_rules! call {
             const INPUTS: &'static [Range<usize>] =
                 &[$(field(offset_of!($type, $input), |s: &$type| &s.$input)),*];
 
-            fn reserved_are_zero(&self) -> bool {
+            fn is_well_formed(&self) -> bool {
                 let $s = self;
                 $ok
             }
@@ -323,9 +323,9 @@ reason!(Freeze);
 
 impl Create {
     /// Stores what a leaf has lost.
-    pub fn set_damage(&mut self, damage: LossTotals) {
-        self.damaged_blocks = damage.blocks;
-        self.lost_sectors = damage.sectors;
+    pub fn set_totals(&mut self, totals: LossTotals) {
+        self.damaged_blocks = totals.blocks;
+        self.lost_sectors = totals.sectors;
     }
 }
 
@@ -373,7 +373,7 @@ mod tests {
     #[test]
     fn paths_and_reasons() {
         let mut c = Create::new();
-        assert!(c.reserved_are_zero());
+        assert!(c.is_well_formed());
         assert_eq!(c.size(), 576);
         assert!(path(&c.root).is_none());
         assert!(set_path(&mut c.root, b"/dev/vda").is_some());
@@ -386,6 +386,6 @@ mod tests {
         c.set_error(Error::Busy(Role::Leaf));
         assert!(c.error() == Some(Error::Busy(Role::Leaf)));
         c.flags = 1 << 31;
-        assert!(!c.reserved_are_zero());
+        assert!(!c.is_well_formed());
     }
 }

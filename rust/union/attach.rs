@@ -112,7 +112,7 @@ pub(crate) struct AttachError {
     /// The number of the layer that the error is about, from 1. 0 if it is about none.
     pub(crate) layer: u32,
     /// What is lost, if the leaf is damaged and can still be read.
-    pub(crate) damage: abi::LossTotals,
+    pub(crate) totals: abi::LossTotals,
 }
 
 impl From<Error> for AttachError {
@@ -120,7 +120,7 @@ impl From<Error> for AttachError {
         AttachError {
             error,
             layer: 0,
-            damage: abi::LossTotals::default(),
+            totals: abi::LossTotals::default(),
         }
     }
 }
@@ -154,9 +154,9 @@ impl Attached {
             lower.send_as == SendAs::Requests && lower.devices().any(BlockDevice::may_sleep);
         let tags = to_core(TagSet::new(options.queues, QUEUE_DEPTH, may_sleep))?;
         let prepared = check_and_load(Name(options.id), lower, leaf, resources)?;
-        let damage = prepared.loaded.loss.damage();
+        let totals = prepared.loaded.loss.totals();
         start(options, prepared, tags, resources).map_err(|error| AttachError {
-            damage,
+            totals,
             ..AttachError::from(error)
         })
     }

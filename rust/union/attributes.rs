@@ -72,10 +72,10 @@ pub(super) const ATTRIBUTES: Attributes<Union> = Attributes {
         Attribute::new(c"dirty", |u, out| number(u32::from(!u.is_committed()), out)),
         Attribute::new(c"io_errors", |u, out| number(u.stats.io_errors(), out)),
         Attribute::new(c"damaged_blocks", |u, out| {
-            number(u.loss.damage().blocks, out)
+            number(u.loss.totals().blocks, out)
         }),
         Attribute::new(c"lost_sectors", |u, out| {
-            number(u.loss.damage().sectors, out)
+            number(u.loss.totals().sectors, out)
         }),
         Attribute::new(c"lost_ranges", |u, out| number(u.loss.ranges(), out)),
         Attribute::new(c"last_error", |u, out| match u.failure.as_ref() {

@@ -92,7 +92,7 @@ impl Loss {
     }
 
     /// Returns the totals, for the ioctl.
-    pub(super) fn damage(&self) -> abi::LossTotals {
+    pub(super) fn totals(&self) -> abi::LossTotals {
         abi::LossTotals {
             blocks: self.blocks,
             sectors: self.sectors,

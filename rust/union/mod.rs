@@ -318,7 +318,7 @@ impl Attached {
     }
 
     /// Returns the totals of what is lost because metadata is damaged.
-    pub(crate) fn damage(&self) -> abi::LossTotals {
-        self.union().loss.damage()
+    pub(crate) fn loss_totals(&self) -> abi::LossTotals {
+        self.union().loss.totals()
     }
 }

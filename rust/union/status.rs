@@ -47,9 +47,9 @@ impl Attached {
         c.map_bytes = union.map.memory().bytes();
         c.discard = union.discard_policy();
         c.name = union.leaf.name.field();
-        let damage = union.loss.damage();
-        c.damaged_blocks = damage.blocks;
-        c.lost_sectors = damage.sectors;
+        let totals = union.loss.totals();
+        c.damaged_blocks = totals.blocks;
+        c.lost_sectors = totals.sectors;
         c.last_error = union.failure.as_ref().map_or(0, |e| e.to_wire().0);
         c.journal_used = union.stats.journal_used();
         c.commits = union.stats.commits();
