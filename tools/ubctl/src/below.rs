@@ -414,17 +414,24 @@ pub fn with_listed(given: &[LayerArg]) -> Result<Vec<LayerArg>> {
     let device = first.open()?;
     let is_sealed = sealed::open_if_there(&device)?.is_some();
     // A sealed layer does not say what it lies on.
-    let mut all = if is_sealed {
+    let below = if is_sealed {
         Vec::new()
     } else {
         listed_by(&device)?
     };
-    all.extend(given.iter().cloned());
-    if all.len() > LAYERS_MAX as usize {
-        let e = Error::LayerCount(LAYERS_MAX.into(), all.len() as u64);
-        return Err(Fail::core(&format!("layer {}", first.name()), e));
+    on_top(below, given)
+}
+
+/// Returns the given layers on top of those that the first of them lists. Refuses too many.
+pub fn on_top(mut below: Vec<LayerArg>, given: &[LayerArg]) -> Result<Vec<LayerArg>> {
+    below.extend(given.iter().cloned());
+    match given.first() {
+        Some(first) if below.len() > LAYERS_MAX as usize => {
+            let e = Error::LayerCount(LAYERS_MAX.into(), below.len() as u64);
+            Err(Fail::core(&format!("layer {}", first.name()), e))
+        }
+        _ => Ok(below),
     }
-    Ok(all)
 }
 
 /// Makes the checks of paths that need nothing open.

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Finds the root and the layers of a leaf by what they are, in places that the user names.
+//! Finds the root and the layers of a leaf: where they were when the leaf was formatted, or by what
+//! they are, in places that the user names.
 
 use std::fs;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
@@ -12,10 +13,96 @@ use ubcore::format::superblock::Superblock;
 use ubcore::sealed::open::Sealed;
 use ubcore::stack::chain::LayerId;
 
+use crate::below::RootArg;
 use crate::device::{Access, Device};
-use crate::error::{Fail, Result, REFUSED};
+use crate::error::{Fail, Result, REFUSED, USAGE};
 use crate::layer_arg::LayerArg;
-use crate::{probe, root_samples, sealed};
+use crate::{below, loaded, probe, root_samples, sealed};
+
+/// What a command line says of what lies below a leaf. What it does not say is found.
+pub struct Given<'a> {
+    /// The root.
+    pub root: Option<&'a RootArg>,
+    /// The layers, the lowest first.
+    pub layers: &'a [LayerArg],
+    /// Where to look. If empty, all is looked for where it was when the leaf was formatted.
+    pub places: &'a [PathBuf],
+}
+
+impl Given<'_> {
+    fn places(&self) -> Result<Option<Places>> {
+        let named = !self.places.is_empty();
+        named.then(|| Places::new(self.places)).transpose()
+    }
+
+    /// Returns the root of a leaf or a frozen leaf: the given one, or the one that it was made on.
+    pub fn root_of(&self, leaf: &Device) -> Result<RootArg> {
+        if let Some(root) = self.root {
+            return Ok(root.clone());
+        }
+        let sb = loaded::superblock(&mut leaf.again(Access::Read)?)?;
+        if !sb.has_root() {
+            return Ok(RootArg(None));
+        }
+        let root = match self.places()? {
+            Some(places) => places.root(&sb)?,
+            None => below::listed_root(leaf, &sb)?,
+        };
+        Ok(RootArg(Some(root)))
+    }
+
+    /// Returns the layers that a leaf or a frozen leaf lists.
+    pub fn listed_by(&self, leaf: &Device) -> Result<Vec<LayerArg>> {
+        match self.places()? {
+            Some(places) => places.layers(&below::list_of(leaf)?),
+            None => below::listed_by(leaf),
+        }
+    }
+
+    /// Returns the layers below a leaf: the given ones, or the ones that it lists.
+    pub fn layers_of(&self, leaf: &Device) -> Result<Vec<LayerArg>> {
+        match self.layers {
+            [] => self.listed_by(leaf),
+            _ => self.with_listed(),
+        }
+    }
+
+    /// Returns the given layers, and below the first of them the ones that it lists.
+    pub fn with_listed(&self) -> Result<Vec<LayerArg>> {
+        let below = match self.lowest_leaf()? {
+            Some(leaf) => self.listed_by(&leaf)?,
+            None => Vec::new(),
+        };
+        below::on_top(below, self.layers)
+    }
+
+    /// Returns the root of the given layers, as far as they say it.
+    pub fn root_of_layers(&self) -> Result<Option<RootArg>> {
+        if self.root.is_some() {
+            return Ok(self.root.cloned());
+        }
+        let leaf = self.lowest_leaf()?;
+        leaf.map(|leaf| self.root_of(&leaf)).transpose()
+    }
+
+    /// Opens the lowest of the given layers, if it is a frozen leaf. A sealed layer does not say
+    /// what it lies on.
+    fn lowest_leaf(&self) -> Result<Option<Device>> {
+        let Some(first) = self.layers.first() else {
+            return Ok(None);
+        };
+        let device = first.open()?;
+        let is_sealed = sealed::open_if_there(&device)?.is_some();
+        Ok((!is_sealed).then_some(device))
+    }
+}
+
+/// Refuses a command line from which the root does not follow.
+pub fn unknown_root(what: &str) -> Fail {
+    let text =
+        format!("{what} does not say what it lies on: name the root with --root, or --root none");
+    Fail::new(USAGE, "usage", text)
+}
 
 /// A layer in one of the places, or what may be the root.
 struct Candidate {

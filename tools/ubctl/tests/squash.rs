@@ -369,6 +369,98 @@ fn differences_are_found_by_sector() {
     ubctl("diff --root {} {} {}", &[&root, &two, &sealed]).refused(1, &["No such file"]);
 }
 
+/// Moves files to a new directory, which is returned.
+fn moved(f: &Folder, name: &str, files: &[&Path]) -> std::path::PathBuf {
+    let folder = f.path(name);
+    fs::create_dir(&folder).unwrap();
+    for file in files {
+        fs::rename(file, folder.join(file.file_name().unwrap())).unwrap();
+    }
+    folder
+}
+
+#[test]
+fn what_lies_below_is_found_by_publish() {
+    let f = Folder::new("publish-found");
+    let (root, [one, two, three], oracle) = three(&f);
+    let leaf = f.image("leaf", 8 * MIB);
+    ubctl("format --root {} --layer {} {}", &[&root, &three, &leaf]).done();
+    let wanted = image(&root, &oracle);
+    let out = f.path("out");
+    let is_published = |line: &str, paths: &[&Path]| {
+        let said = ubctl(line, paths).done().json();
+        assert!(fs::read(&out).unwrap() == wanted, "{line}");
+        said
+    };
+    let said = is_published("publish --json --leaf {} {}", &[&leaf, &out]);
+    assert_eq!(said["root"], root.to_str().unwrap());
+    is_published("publish --json --force --layer {} {}", &[&three, &out]);
+    let sealed = f.path("sealed");
+    ubctl("squash {} {} {} {}", &[&one, &two, &three, &sealed]).done();
+    let of_sealed = "publish --force --layer {} {}";
+    ubctl(of_sealed, &[&sealed, &out]).refused(2, &["name the root with --root"]);
+
+    // What has moved is found in a place. What could be two is refused.
+    let place = moved(&f, "place", &[&root, &one, &two, &three]);
+    let gone = "publish --force --leaf {} {}";
+    ubctl(gone, &[&leaf, &out]).refused(1, &["made on a root", "--in"]);
+    is_published(
+        "publish --json --force --in {} --leaf {} {}",
+        &[&place, &leaf, &out],
+    );
+    let line = "publish --force --in {} --leaf {} {}";
+    let of_layer = "publish --json --force --in {} --layer {} {}";
+    is_published(
+        of_layer,
+        &[&place, &place.join(three.file_name().unwrap()), &out],
+    );
+    let empty = moved(&f, "empty", &[]);
+    ubctl(line, &[&empty, &leaf, &out]).refused(3, &["root", "in none of the places"]);
+    fs::copy(place.join(two.file_name().unwrap()), place.join("copy")).unwrap();
+    ubctl(line, &[&place, &leaf, &out]).refused(3, &["layer 2", "could be each of"]);
+    fs::remove_file(place.join("copy")).unwrap();
+    fs::copy(place.join(root.file_name().unwrap()), place.join("copy")).unwrap();
+    ubctl(line, &[&place, &leaf, &out]).refused(3, &["the root", "could be each of"]);
+    assert!(fs::read(&out).unwrap() == wanted);
+}
+
+#[test]
+fn what_lies_below_is_found_by_diff() {
+    let f = Folder::new("diff-found");
+    let (root, [one, two, three], _) = three(&f);
+    let line = "diff {} {} --json";
+    let differ = |line: &str, paths: &[&Path]| ubctl(line, paths).done().json()["sectors"].clone();
+    assert_eq!(differ(line, &[&two, &three]), 16);
+    let sealed = f.path("sealed");
+    ubctl("squash {} {} {}", &[&one, &two, &sealed]).done();
+    assert_eq!(differ(line, &[&two, &sealed]), 0);
+    assert_eq!(differ(line, &[&sealed, &three]), 16);
+    let other = f.path("other");
+    ubctl("squash {} {}", &[&one, &other]).done();
+    let line = "diff {} {}";
+    ubctl(line, &[&sealed, &other]).refused(2, &["sealed", "name the root with --root"]);
+    let line = "diff {} {} --json";
+    let of_two_roots = f.path("root-2");
+    fs::copy(&root, &of_two_roots).unwrap();
+    put(&of_two_roots, 8 * MIB, b"another root");
+    let leaf = f.image("leaf", 8 * MIB);
+    let leaf_2 = f.image("leaf-2", 8 * MIB);
+    ubctl("format --root {} {}", &[&root, &leaf]).done();
+    ubctl("format --root {} {}", &[&of_two_roots, &leaf_2]).done();
+    assert_eq!(differ(line, &[&leaf, &leaf_2]), 1);
+    assert_eq!(differ(line, &[&leaf, &leaf]), 0);
+
+    let place = moved(&f, "place", &[&root, &one]);
+    ubctl("diff {} {}", &[&two, &three]).refused(1, &["made on a root", "--in"]);
+    let line = "diff --in {} {} {}";
+    ubctl(line, &[&place, &two, &three]).refused(3, &["in none of the places"]);
+    fs::rename(&two, place.join("two")).unwrap();
+    let json = "diff --in {} {} {} --json";
+    assert_eq!(differ(json, &[&place, &place.join("two"), &three]), 16);
+    fs::copy(place.join("two"), place.join("copy")).unwrap();
+    ubctl(line, &[&place, &place.join("two"), &three]).refused(3, &["could be each of"]);
+}
+
 #[test]
 fn what_layers_hold_is_counted() {
     let f = Folder::new("du");

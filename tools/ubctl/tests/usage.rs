@@ -93,7 +93,7 @@ fn wrong_command_lines_are_reported() {
         ("seal a", "OUT"),
         ("du", "LAYER"),
         ("diff a", "<B>"),
-        ("publish x", "--root"),
+        ("publish x", "--leaf"),
         ("squash a", "OUT"),
         ("verify a@1K", "multiple of 4K"),
         ("remove --all unionblk0", "--all"),

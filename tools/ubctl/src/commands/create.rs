@@ -26,10 +26,10 @@ use crate::layer_arg::LayerArg;
 use crate::loopdev::{self, Lower};
 use crate::lost_sectors::{self, SectorRange};
 use crate::node::{self, NodeState};
-use crate::search::Places;
+use crate::search::Given;
 use crate::value_parser::{journal_blocks, leaf_name, sector_size, slab_sectors, union_size};
 use crate::wait::{self, Deadline};
-use crate::{blocksize, interrupt, loaded, output, preflight, probe, sealed, sysfs, udev};
+use crate::{blocksize, interrupt, output, preflight, probe, sealed, sysfs, udev};
 
 /// Arguments of `create`.
 #[derive(Debug, Args)]
@@ -175,22 +175,16 @@ fn root_and_layers(args: &CreateArgs) -> Result<(RootArg, Vec<LayerArg>)> {
     if args.format {
         return Err(Fail::new(USAGE, "usage", "--format needs --root"));
     }
-    let mut leaf = Device::open(&args.leaf, Role::Leaf, Access::Read)?;
-    let sb = loaded::superblock(&mut leaf)?;
-    if args.places.is_empty() {
-        let root = sb.has_root().then(|| below::listed_root(&leaf, &sb));
-        return Ok((RootArg(root.transpose()?), layers(args)?));
-    }
-    let places = Places::new(&args.places)?;
-    let root = match &args.root {
-        Some(root) => root.clone(),
-        None if !sb.has_root() => RootArg(None),
-        None => RootArg(Some(places.root(&sb)?)),
+    let leaf = Device::open(&args.leaf, Role::Leaf, Access::Read)?;
+    let given = Given {
+        root: args.root.as_ref(),
+        layers: &args.layers,
+        places: &args.places,
     };
-    let layers = if args.layers.is_empty() {
-        places.layers(&below::list_of(&leaf)?)?
-    } else {
-        args.layers.clone()
+    let root = given.root_of(&leaf)?;
+    let layers = match &args.layers[..] {
+        [] => given.listed_by(&leaf)?,
+        layers => layers.to_vec(),
     };
     Ok((root, layers))
 }

@@ -9,13 +9,13 @@ use serde::Serialize;
 use ubcore::error::Error;
 use ubcore::num::u64_as_usize;
 
-use crate::below::{self, Below, RootArg};
+use crate::below::{Below, RootArg};
 use crate::device::{is_same, Device};
 use crate::error::{Fail, Result, USAGE};
 use crate::layer_arg::LayerArg;
 use crate::lost_sectors::{sum, SectorRange};
 use crate::progress::Progress;
-use crate::search::Places;
+use crate::search::{unknown_root, Given};
 use crate::stack::{From, OpenStack};
 use crate::{loaded, output, sealed};
 
@@ -32,8 +32,8 @@ nor a sealed layer, damaged, not detached, or not on what is given or found,
 and with 4 if it is in use.
 
 Examples:
-  ubctl diff --root gold.img vm1.leaf vm2.leaf
-  ubctl diff --root none --in layers/ step1.leaf step2.leaf --json
+  ubctl diff vm1.leaf vm2.leaf
+  ubctl diff --in layers/ step1.leaf step2.leaf --json
   ubctl diff --root gold.img --layer base.leaf step1.leaf base-1.sealed";
 
 /// Arguments of `diff`.
@@ -41,14 +41,15 @@ Examples:
 #[command(after_help = AFTER_HELP)]
 pub struct DiffArgs {
     /// The root of both: a block device or an image. The word none stands for no root: unmapped
-    /// sectors then read as zeroes
+    /// sectors then read as zeroes [default: where the root of each leaf was when it was formatted,
+    /// and for a sealed layer that of the other]
     #[arg(long, value_parser = RootArg::parse)]
-    pub root: RootArg,
+    pub root: Option<RootArg>,
     /// What a sealed A or B lies on; repeated, the lowest first
     #[arg(long = "layer", value_name = "LAYER", value_parser = LayerArg::parser())]
     pub layers: Vec<LayerArg>,
-    /// Where to look for the layers that a leaf lists: a directory, device or image; repeated
-    /// [default: where they were]
+    /// Where to find the root and the layers of a leaf, by what the leaf says of them: a directory,
+    /// a device or an image; repeated [default: where they were]
     #[arg(long = "in", value_name = "PLACE")]
     pub places: Vec<PathBuf>,
     /// A leaf, detached or frozen, or a sealed layer
@@ -74,11 +75,13 @@ struct DiffReport {
 
 /// Runs the command.
 pub fn run(args: &DiffArgs, json: bool) -> Result {
-    let (a, a_is_sealed) = open(args, &args.a)?;
+    // Opening a detached leaf claims it, so find the roots before.
+    let (root_a, root_b) = (root(args, &args.a, &args.b)?, root(args, &args.b, &args.a)?);
+    let (a, a_is_sealed) = open(args, &args.a, &root_a)?;
     // A detached leaf is claimed, so it is opened once.
     let other = match args.a == args.b {
         true => None,
-        false => Some(open(args, &args.b)?),
+        false => Some(open(args, &args.b, &root_b)?),
     };
     let (b, b_is_sealed) = other.as_ref().map_or((&a, a_is_sealed), |(b, is)| (b, *is));
     if !(args.layers.is_empty() || a_is_sealed || b_is_sealed) {
@@ -104,21 +107,46 @@ pub fn run(args: &DiffArgs, json: bool) -> Result {
     output::text(&text(&report))
 }
 
+fn given(args: &DiffArgs) -> Given<'_> {
+    Given {
+        root: args.root.as_ref(),
+        layers: &args.layers,
+        places: &args.places,
+    }
+}
+
+/// Returns the root of a leaf, or that of a sealed layer: the root of the layers that are given for
+/// it, or of the other one of both.
+fn root(args: &DiffArgs, what: &LayerArg, other: &LayerArg) -> Result<RootArg> {
+    if let Some(root) = &args.root {
+        return Ok(root.clone());
+    }
+    let is_sealed = |device: &Device| Ok(sealed::open_if_there(device)?.is_some());
+    let device = what.open()?;
+    if !is_sealed(&device)? {
+        return given(args).root_of(&device);
+    }
+    if let Some(root) = given(args).root_of_layers()? {
+        return Ok(root);
+    }
+    let other = other.open()?;
+    if is_sealed(&other)? {
+        return Err(unknown_root(&what.name()));
+    }
+    given(args).root_of(&other)
+}
+
 /// Opens a leaf or layer with what it lies on. Also returns whether it is sealed.
-fn open(args: &DiffArgs, what: &LayerArg) -> Result<(OpenStack, bool)> {
+fn open(args: &DiffArgs, what: &LayerArg, root: &RootArg) -> Result<(OpenStack, bool)> {
     let mut device = what.open()?;
     let is_sealed = sealed::open_if_there(&device)?.is_some();
     let layers = if is_sealed {
-        below::with_listed(&args.layers)?
+        given(args).with_listed()?
     } else {
         device = loaded::open_at_rest(&what.path)?;
-        if args.places.is_empty() {
-            below::listed_by(&device)?
-        } else {
-            Places::new(&args.places)?.layers(&below::list_of(&device)?)?
-        }
+        given(args).listed_by(&device)?
     };
-    let opened = Below::as_it_is(&args.root, &layers).open(Some(&device))?;
+    let opened = Below::as_it_is(root, &layers).open(Some(&device))?;
     opened.refuse_other_below()?;
     if !is_sealed {
         opened.refuse_other_leaf(&device)?;
@@ -167,8 +195,11 @@ fn places(a: &OpenStack, b: &OpenStack, at: u64, limit: u64) -> Result<(bool, u6
     let (from_b, sectors_b) = b.range_at(at, limit).map_err(failed)?;
     let sectors = sectors_a.min(sectors_b);
     let is_one = match (from_a, from_b) {
-        // Both stacks have the same root.
-        (From::Bottom, From::Bottom) | (From::Zero(_), From::Zero(_)) => true,
+        (From::Bottom, From::Bottom) => match (&a.root, &b.root) {
+            (Some(x), Some(y)) => is_one_place((x, at), (y, at)),
+            (x, y) => x.is_none() && y.is_none(),
+        },
+        (From::Zero(_), From::Zero(_)) => true,
         (From::Data(n, p), From::Data(m, q)) => match (a.members.get(n), b.members.get(m)) {
             (Some(x), Some(y)) => is_one_place((&x.device, p), (&y.device, q)),
             _ => false,

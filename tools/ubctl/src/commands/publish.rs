@@ -13,6 +13,7 @@ use crate::device::Device;
 use crate::error::{Fail, Result, FAILED, USAGE};
 use crate::layer_arg::LayerArg;
 use crate::progress::Progress;
+use crate::search::{unknown_root, Given};
 use crate::stack::{From, Member, OpenStack};
 use crate::target::{Output, Target, Wanted};
 use crate::{interrupt, loaded, output};
@@ -28,10 +29,12 @@ and leaf are only read. Zeroes become holes in a file. When all is written, the
 image is read back and compared with what it was made from. A file is written
 beside OUT and takes its place when it is whole.
 
-Exits with 3 if the leaf was made on another root or other layers.
+Exits with 3 if the leaf was made on another root or other layers, or if they are
+not found.
 
 Examples:
-  ubctl publish --root gold.img --leaf vm1.leaf vm1.img
+  ubctl publish --leaf vm1.leaf vm1.img
+  ubctl publish --in /images --leaf vm1.leaf vm1.img
   ubctl publish --root none --layer base.sealed --layer step1.leaf /dev/vdc --force";
 
 /// Arguments of `publish`.
@@ -39,12 +42,17 @@ Examples:
 #[command(after_help = AFTER_HELP)]
 pub struct PublishArgs {
     /// The root: a block device or an image. The word none stands for no root: unmapped sectors
-    /// then read as zeroes
+    /// then read as zeroes [default: where the root of the leaf was when it was formatted]
     #[arg(long, value_parser = RootArg::parse)]
-    pub root: RootArg,
-    /// A layer; repeated, the lowest first [default: as the leaf lists them]
+    pub root: Option<RootArg>,
+    /// A layer; repeated, the lowest first [default: where the layers of the leaf were when it was
+    /// formatted]
     #[arg(long = "layer", value_name = "LAYER", value_parser = LayerArg::parser())]
     pub layers: Vec<LayerArg>,
+    /// Where to find the root and the layers that are not given, by what the leaf says of them: a
+    /// directory, a device or an image; repeated
+    #[arg(long = "in", value_name = "PLACE")]
+    pub places: Vec<PathBuf>,
     /// The leaf, detached or frozen
     #[arg(long, value_name = "LEAF")]
     pub leaf: Option<PathBuf>,
@@ -69,7 +77,7 @@ struct PublishReport {
 
 /// Runs the command.
 pub fn run(args: &PublishArgs, json: bool) -> Result {
-    let stack = open(args)?;
+    let (root, stack) = open(args)?;
     let devices = stack.members.iter().map(|m| &m.device);
     let wanted = Wanted {
         what: "image",
@@ -84,29 +92,41 @@ pub fn run(args: &PublishArgs, json: bool) -> Result {
         .and_then(|written| verify(&stack, &writer, &args.out).map(|()| written))
         .and_then(|written| writer.finish().map(|()| written));
     let written = done.map_err(|fail| writer.undo(fail))?;
-    report(args, &stack, written, json)
+    report(args, (&root, &stack), written, json)
 }
 
 /// Opens root, layers and leaf, and checks that they belong to each other.
-fn open(args: &PublishArgs) -> Result<OpenStack> {
-    let leaf = args.leaf.as_deref().map(loaded::open_at_rest).transpose()?;
-    let layers = match &leaf {
-        Some(leaf) if args.layers.is_empty() => below::listed_by(leaf)?,
-        _ => below::with_listed(&args.layers)?,
-    };
-    if layers.is_empty() && args.leaf.is_none() {
+fn open(args: &PublishArgs) -> Result<(RootArg, OpenStack)> {
+    if args.layers.is_empty() && args.leaf.is_none() {
         let text = "nothing lies on the root: name a leaf with --leaf, or layers with --layer";
         return Err(Fail::new(USAGE, "usage", text));
     }
-    below::refuse_locked(&args.root, &layers)?;
-    let opened = Below::as_it_is(&args.root, &layers).open(leaf.as_ref())?;
+    let leaf = args.leaf.as_deref().map(loaded::open_at_rest).transpose()?;
+    let (root, layers) = root_and_layers(args, leaf.as_ref())?;
+    below::refuse_locked(&root, &layers)?;
+    let opened = Below::as_it_is(&root, &layers).open(leaf.as_ref())?;
     opened.refuse_other_below()?;
     if let Some(leaf) = &leaf {
         opened.refuse_other_leaf(leaf)?;
     }
     let devices = opened.layers.into_iter().map(|layer| layer.device);
     let members = OpenStack::members(devices.chain(leaf).collect())?;
-    OpenStack::new(opened.root, members)
+    Ok((root, OpenStack::new(opened.root, members)?))
+}
+
+/// Returns the root and the layers: the given ones, or the ones that the leaf was made on.
+fn root_and_layers(args: &PublishArgs, leaf: Option<&Device>) -> Result<(RootArg, Vec<LayerArg>)> {
+    let given = Given {
+        root: args.root.as_ref(),
+        layers: &args.layers,
+        places: &args.places,
+    };
+    if let Some(leaf) = leaf {
+        return Ok((given.root_of(leaf)?, given.layers_of(leaf)?));
+    }
+    let root = given.root_of_layers()?;
+    let root = root.ok_or_else(|| unknown_root("the lowest layer"))?;
+    Ok((root, given.with_listed()?))
 }
 
 /// Calls `each` with what the stack reads as, in parts of at most 1 MiB, and where each part
@@ -190,12 +210,17 @@ fn verify(stack: &OpenStack, writer: &Output, out: &Path) -> Result {
     })
 }
 
-fn report(args: &PublishArgs, stack: &OpenStack, written: u64, json: bool) -> Result {
+fn report(
+    args: &PublishArgs,
+    (root, stack): (&RootArg, &OpenStack),
+    written: u64,
+    json: bool,
+) -> Result {
     let mut names: Vec<String> = stack.members.iter().map(Member::name).collect();
     let leaf = args.leaf.as_ref().and_then(|_| names.pop());
     let report = PublishReport {
         out: args.out.display().to_string(),
-        root: args.root.path().map(|root| root.display().to_string()),
+        root: root.path().map(|root| root.display().to_string()),
         layers: names,
         leaf,
         sectors: stack.sectors(),
