@@ -376,7 +376,7 @@ pub fn listed_root(leaf: &Device, sb: &Superblock) -> Result<PathBuf> {
         let why = "and does not say where that was".to_owned();
         return Err(refused(USAGE, "usage", why));
     }
-    let was = format!("which was {}", path.display());
+    let was = format!("which was {}", output::path(&path));
     let gone = |fail: Fail| refused(fail.code, fail.reason, format!("{was}, but {fail}"));
     let root = Device::open(&path, Role::Root, Access::Read).map_err(gone)?;
     if root.sectors() != sectors {

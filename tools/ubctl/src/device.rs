@@ -21,7 +21,7 @@ use crate::error::{Fail, Result, BUSY, REFUSED};
 use crate::holders::{self, retry, Tried};
 use crate::udev::DeviceWriter;
 use crate::wait::Deadline;
-use crate::{ioctl, layer_arg, loopdev};
+use crate::{ioctl, layer_arg, loopdev, output};
 
 /// The purpose for which a device is opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,7 +62,7 @@ impl Device {
                 "not_a_device",
                 format!(
                     "{} is neither a block device nor an image: name a block device or a regular file",
-                    path.display()
+                    output::path(path)
                 ),
             ));
         }
@@ -79,7 +79,7 @@ impl Device {
         // now.
         let opened = file.metadata().map_err(failed)?;
         if !is_same(&meta, &opened) {
-            let path = path.display();
+            let path = output::path(path);
             let text = format!("{path} became another device while it was opened: try again");
             return Err(Fail::new(BUSY, "busy", text));
         }
@@ -167,7 +167,7 @@ impl Device {
         let path = format!("/proc/self/fd/{}", self.file.as_raw_fd());
         let again = Device::open(Path::new(&path), self.role, access);
         let again = again.map_err(|mut fail| {
-            let name = self.path.display().to_string();
+            let name = output::path(&self.path);
             fail.message = fail.message.replace(&path, &name);
             fail
         })?;
@@ -177,10 +177,7 @@ impl Device {
     /// Refuses a write-protected device. The kernel lets such a device be opened for writing.
     pub fn refuse_read_only(&self) -> Result {
         if self.is_block && ioctl::is_read_only(&self.file).unwrap_or(false) {
-            return Err(Fail::core(
-                &self.path.display().to_string(),
-                Error::ReadOnlyLeaf,
-            ));
+            return Err(Fail::core(&output::path(&self.path), Error::ReadOnlyLeaf));
         }
         Ok(())
     }

@@ -72,7 +72,7 @@ impl Fail {
         if let Some(Errno::NOSPC | Errno::DQUOT) = Errno::from_io_error(e) {
             return backing::full(what, path);
         }
-        let path = path.display();
+        let path = output::path(path);
         let text = plain(e);
         match Errno::from_io_error(e) {
             Some(Errno::BUSY) => Fail::new(

@@ -12,6 +12,7 @@ use ubcore::format::below_list::ListedLayer;
 
 use crate::device::{Access, Device};
 use crate::error::{Fail, Result, REFUSED};
+use crate::output;
 use crate::value_parser::layer_offset;
 
 /// A layer of a command line.
@@ -80,8 +81,8 @@ impl LayerArg {
 /// Returns the name of what begins at a byte of a device or image.
 pub fn name(path: &Path, offset: u64) -> String {
     match offset {
-        0 => path.display().to_string(),
-        offset => format!("{}@{offset}", path.display()),
+        0 => output::path(path),
+        offset => format!("{}@{offset}", output::path(path)),
     }
 }
 

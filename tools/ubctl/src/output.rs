@@ -12,8 +12,12 @@ use ubcore::format::name::LeafName;
 
 use crate::error::{Fail, Result, FAILED};
 
-/// Writes text to standard output.
+/// Writes text to standard output, in a form that cannot control a terminal.
 pub fn text(text: &str) -> Result {
+    write(&for_terminal(text))
+}
+
+fn write(text: &str) -> Result {
     let mut out = io::stdout().lock();
     let done = out.write_all(text.as_bytes()).and_then(|()| out.flush());
     match done {
@@ -29,13 +33,36 @@ pub fn json<T: Serialize>(value: &T) -> Result {
     let mut s = serde_json::to_string_pretty(value)
         .map_err(|e| Fail::new(FAILED, "io", format!("cannot make JSON: {e}")))?;
     s.push('\n');
-    text(&s)
+    write(&s)
 }
 
 /// Writes a message to standard error.
 pub fn complain(message: &str) {
     // If this fails, there is no one left to notify.
-    let _ = writeln!(io::stderr().lock(), "ubctl: {message}");
+    let _ = writeln!(io::stderr().lock(), "ubctl: {}", for_terminal(message));
+}
+
+/// Escapes what would control a terminal. Names of files and the paths that a leaf lists can have
+/// any byte but NUL.
+fn for_terminal(text: &str) -> String {
+    escaped(text, |c| c.is_control() && c != '\n' && c != '\t')
+}
+
+/// Returns a path for a message or a line of text. Control characters are escaped, also the end of
+/// a line, because a path could otherwise look like another message.
+pub fn path(path: &Path) -> String {
+    escaped(&path.display().to_string(), char::is_control)
+}
+
+fn escaped(text: &str, is_escaped: impl Fn(char) -> bool) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        match is_escaped(c) {
+            true => out.extend(c.escape_default()),
+            false => out.push(c),
+        }
+    }
+    out
 }
 
 /// Returns a number of sectors as a size for people: `64 KiB`, `1.5 GiB`.
@@ -140,7 +167,9 @@ pub fn fields(list: &[(&str, String)]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{counted, features, size, table, uuid, Features};
+    use std::path::Path;
+
+    use super::{counted, features, for_terminal, path, size, table, uuid, Features};
 
     #[test]
     fn one_has_no_plural() {
@@ -176,6 +205,13 @@ mod tests {
             "A     B\nlong  x\n"
         );
         assert_eq!(table(&[]), "");
+    }
+
+    #[test]
+    fn no_text_controls_a_terminal() {
+        let text = "a\tb\n\u{1b}[2J\u{9b}c\rü";
+        assert_eq!(for_terminal(text), "a\tb\n\\u{1b}[2J\\u{9b}c\\rü");
+        assert_eq!(path(Path::new("a\nubctl: b")), "a\\nubctl: b");
     }
 
     #[test]

@@ -71,6 +71,43 @@ fn a_root_is_found_where_it_was() {
 }
 
 #[test]
+fn a_listed_path_is_printed_in_one_line_and_controls_no_terminal() {
+    let f = Folder::new("remembered-controls");
+    let name = "root\n\u{1b}[2Jubctl: all is well";
+    let root = f.root(name, 16 * MIB);
+    let [leaf, upper] = ["leaf", "upper\r\u{9b}2J"].map(|name| f.image(name, 8 * MIB));
+    ubctl("format --root {} {}", &[&root, &leaf]).done();
+    ubctl("freeze {}", &[&leaf]).done();
+    let layer = f.path("layer\n\u{1b}[2J");
+    fs::rename(&leaf, &layer).unwrap();
+    ubctl("format --root {} --layer {} {}", &[&root, &layer, &upper]).done();
+    let text = ubctl("dump {}", &[&upper]).done().out;
+    assert!(
+        text.contains("/root\\n\\u{1b}[2Jubctl: all is well\n"),
+        "{text}"
+    );
+    assert!(text.contains("/layer\\n\\u{1b}[2J\n"), "{text}");
+    let json = ubctl("--json dump {}", &[&upper]).done().json();
+    assert!(json["root_path"].as_str().unwrap().ends_with(name));
+    fs::remove_file(&layer).unwrap();
+    let out = f.path("out");
+    let line = "publish --leaf {} {}";
+    let without_layer = ubctl(line, &[&upper, &out]);
+    fs::remove_file(&root).unwrap();
+    let without_root = ubctl(line, &[&upper, &out]);
+    for said in [without_layer, without_root] {
+        assert_eq!(
+            (said.code, said.err.lines().count()),
+            (1, 1),
+            "{}",
+            said.err
+        );
+        let control = |text: &str| text.chars().any(|c| c.is_control() && c != '\n');
+        assert!(!control(&said.err) && !control(&text), "{}{text}", said.err);
+    }
+}
+
+#[test]
 fn what_is_not_the_root_is_refused() {
     let f = Folder::new("remembered-refused");
     let root = f.root("root", 16 * MIB);

@@ -5,7 +5,9 @@
 use super::report::{
     DumpReport, GeometryReport, JournalReport, MapReport, SlabReport, TransactionReport,
 };
-use crate::output::{counted, fields, name_text, size};
+use std::path::Path;
+
+use crate::output::{self, counted, fields, name_text, size};
 use ubcore::num::usize_as_u64;
 
 /// Returns the text of the whole dump.
@@ -150,7 +152,7 @@ fn below(r: &DumpReport) -> String {
     let mut out = match r.root_path.as_deref() {
         None => String::new(),
         Some("") => "root: where it was is not recorded\n".to_owned(),
-        Some(path) => format!("root: was {path}\n"),
+        Some(path) => format!("root: was {}\n", output::path(Path::new(path))),
     };
     if !r.layers.is_empty() {
         out.push_str("layers, the lowest first\n");
@@ -164,7 +166,11 @@ fn below(r: &DumpReport) -> String {
             0 => String::new(),
             offset => format!(", from byte {offset}"),
         };
-        out.push_str(&format!("  {n}  {} {id}, was {}{at}\n", l.kind, l.path));
+        out.push_str(&format!(
+            "  {n}  {} {id}, was {}{at}\n",
+            l.kind,
+            output::path(Path::new(&l.path))
+        ));
     }
     out
 }
