@@ -18,6 +18,27 @@
  * If the counter is still per CPU, the freeze of the queue waits for one too,
  * while new requests wait. So switch it before the freeze, as
  * blk_pre_runtime_suspend() does.
+ *
+ * The counter belongs to the block layer. Without the switch a freeze is as
+ * correct, but I/O waits for the grace period. 7.3 exports nothing else that
+ * avoids this wait:
+ *
+ * - Every function that freezes a queue begins with blk_freeze_queue_start(),
+ *   which kills the counter in the mode that it has.
+ * - blk_mq_quiesce_queue() also holds back requests for a grace period. And it
+ *   does not end all requests. One that queue_rq() gave back, or that was
+ *   requeued, keeps what the old driver found in its map, and
+ *   blk_mq_tagset_busy_iter() does not visit it.
+ * - A counter and a gate of our own would be a second percpu_ref: to see each
+ *   other, each request and the closing gate need a full barrier, or another
+ *   grace period first. They would not hold back bios that are being split by
+ *   the old limits, so a change of the limits would need the freeze anyway.
+ *
+ * An exported blk_mq_freeze_queue_prepare(), which switches the counter, would
+ * do, if blk_mq_unfreeze_queue() switched it back. Until then: the reference
+ * counter permits a switch at any time, also beside a freeze by the block layer
+ * (percpu_ref_switch_lock). The other user of the switch is runtime power
+ * management, which these queues do not have.
  */
 static void ub_queue_ref_to_atomic(struct request_queue *q)
 {
