@@ -306,38 +306,30 @@ impl Registry {
     }
 
     fn status(&self, c: &mut abi::Status) -> Result {
-        let union = {
-            let unions = self.unions.lock();
-            let next = c.flags & abi::STATUS_NEXT != 0;
-            let at = match position(&unions, c.id) {
-                Ok(at) => at,
-                Err(at) if next => at,
-                Err(_) => return Err(ENODEV),
-            };
-            let mut from = unions.iter().skip(at);
-            let attached = if next {
-                from.find_map(|registered| registered.attached.as_ref())
-                    .ok_or(ENODEV)?
-            } else {
-                let registered = from.next().ok_or(ENODEV)?;
-                registered.attached.as_ref().ok_or(EBUSY)?
-            };
-            attached.fill_status(c)
+        let unions = self.unions.lock();
+        let next = c.flags & abi::STATUS_NEXT != 0;
+        let at = match position(&unions, c.id) {
+            Ok(at) => at,
+            Err(at) if next => at,
+            Err(_) => return Err(ENODEV),
         };
-        // Drop the union without the lock, because the drop may wait for devices.
-        drop(union);
+        let mut from = unions.iter().skip(at);
+        let attached = if next {
+            from.find_map(|registered| registered.attached.as_ref())
+                .ok_or(ENODEV)?
+        } else {
+            let registered = from.next().ok_or(ENODEV)?;
+            registered.attached.as_ref().ok_or(EBUSY)?
+        };
+        attached.fill_status(c);
         Ok(())
     }
 
     fn lost(&self, c: &mut abi::LostCall) -> Result {
-        let union = {
-            let unions = self.unions.lock();
-            let at = position(&unions, c.id).map_err(|_| ENODEV)?;
-            let registered = unions.get(at).ok_or(ENODEV)?;
-            registered.attached.as_ref().ok_or(EBUSY)?.fill_lost(c)
-        };
-        // Drop the union without the lock, because the drop may wait for devices.
-        drop(union);
+        let unions = self.unions.lock();
+        let at = position(&unions, c.id).map_err(|_| ENODEV)?;
+        let registered = unions.get(at).ok_or(ENODEV)?;
+        registered.attached.as_ref().ok_or(EBUSY)?.fill_lost(c);
         Ok(())
     }
 

@@ -9,7 +9,10 @@
 //! devices hang do not fill a queue: see [`UNIONS_MAX`].
 
 use crate::{
-    blk::bio_set::BioSet,
+    blk::{
+        bio_set::BioSet,
+        Claims, //
+    },
     memory::Reserve,
     sys::workqueue::OwnedQueue,
     union::Stacks, //
@@ -45,6 +48,8 @@ pub(crate) struct Resources {
     pub(crate) bios: Arc<BioSet>,
     /// The pages for maps when the system has none.
     pub(crate) reserve: Arc<Reserve>,
+    /// The claims on lower devices.
+    pub(crate) claims: Arc<Claims>,
     /// The stacks of layers.
     pub(crate) stacks: Arc<Stacks>,
 }
@@ -62,6 +67,7 @@ impl Resources {
             checkpoints: OwnedQueue::new_freezable(c"unionblk_checkpoint")?,
             bios: Arc::new(BioSet::new()?, GFP_KERNEL)?,
             reserve: Reserve::new()?,
+            claims: Claims::new()?,
             stacks: Stacks::new()?,
         };
         Ok(Arc::new(resources, GFP_KERNEL)?)

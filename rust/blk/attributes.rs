@@ -50,8 +50,7 @@ impl<D> Attribute<D> {
     /// Returns a file `name` that holds the value that `show` writes, and a newline.
     ///
     /// `show` runs in the context of the reader. Removal of the disk waits until `show` returns,
-    /// and `show` is not called afterwards. `show` must therefore not wait for anything that takes
-    /// long.
+    /// and `show` is not called afterwards. `show` runs under RCU, so it must not sleep.
     pub(crate) const fn new(name: &'static CStr, show: Show<D>) -> Self {
         let mut raw: bindings::device_attribute = pin_init::zeroed();
         raw.attr.name = name.to_bytes_with_nul().as_ptr();
@@ -89,7 +88,8 @@ impl<D> Attribute<D> {
         let page = unsafe { core::slice::from_raw_parts_mut(buf.cast::<u8>(), PAGE_SIZE) };
 
         let mut text = Text { page, len: 0 };
-        let done = (attribute.show)(&shared.queue_data_counted(), &mut text)
+        let done = shared
+            .with_queue_data(|queue_data| (attribute.show)(queue_data, &mut text))
             .and_then(|()| text.write_str("\n"));
         match done {
             // CAST: `len` is at most `PAGE_SIZE`.

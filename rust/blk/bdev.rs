@@ -4,13 +4,17 @@
 //!
 //! C header: [`include/linux/blkdev.h`](srctree/include/linux/blkdev.h)
 
-use super::ffi;
+use super::{
+    claim::{
+        Claim,
+        Claims,
+        Kind, //
+    },
+    ffi, //
+};
 use core::{
     ops::Range,
-    ptr::{
-        self,
-        NonNull, //
-    },
+    ptr::NonNull,
     slice, //
 };
 use kernel::{
@@ -22,7 +26,8 @@ use kernel::{
     fmt,
     module::this_module,
     prelude::*,
-    str::CStrExt, //
+    str::CStrExt,
+    sync::Arc, //
 };
 
 /// The ordering and durability of a write.
@@ -47,11 +52,11 @@ pub(crate) enum WriteOrder {
 ///
 /// - `file` is an open file of the block device `bdev`, which stays valid as long as `file` is
 ///   open.
-/// - `holder`, if there is one, is the address that holds the device exclusively.
+/// - `claim`, if there is one, is on the address of `bdev`.
 pub(crate) struct BlockDevice {
     file: NonNull<bindings::file>,
     bdev: NonNull<bindings::block_device>,
-    holder: Option<KBox<u8>>,
+    claim: Option<Claim>,
     /// Whether the device was opened for writing.
     writable: bool,
 }
@@ -66,17 +71,38 @@ unsafe impl Sync for BlockDevice {}
 impl BlockDevice {
     /// Opens a device for reading, shared with every other user that opens it by this function.
     ///
-    /// Returns `EBUSY` if another holder, such as a mount, has the device. No other holder can
-    /// claim the device afterwards.
+    /// Returns `EBUSY` if another holder, such as a mount, has the device, or a union has it
+    /// exclusively. No other holder can claim the device afterwards.
     ///
     /// Context: process; the path is looked up and permissions are checked as the current task.
-    pub(crate) fn open_shared(path: &CStr) -> Result<Self> {
-        // SAFETY: By the invariant of `CStr` `path` ends with NUL; it outlives the call.
-        let file = from_err_ptr(unsafe { ffi::ub_bdev_open_shared(path.as_char_ptr()) })?;
+    pub(crate) fn open_shared(path: &CStr, claims: &Arc<Claims>) -> Result<Self> {
+        Self::open_claimed(path, claims, Kind::Shared, false)
+    }
 
+    /// Opens a device for reading and, if `write`, writing.
+    ///
+    /// Returns `EBUSY` if the device has a holder: a mount, a swap area, another stacked device, or
+    /// a disk of this module.
+    ///
+    /// Context: process; the path is looked up and permissions are checked as the current task.
+    pub(crate) fn open_exclusive(path: &CStr, claims: &Arc<Claims>, write: bool) -> Result<Self> {
+        Self::open_claimed(path, claims, Kind::Exclusive, write)
+    }
+
+    fn open_claimed(path: &CStr, claims: &Arc<Claims>, kind: Kind, write: bool) -> Result<Self> {
+        // SAFETY: By the invariant of `CStr` `path` ends with NUL; it outlives the call.
+        let file = from_err_ptr(unsafe { ffi::ub_bdev_open_claimed(path.as_char_ptr(), write) })?;
         // SAFETY: By the contract of `from_file`: `file` was opened above as the file of a block
-        // device, this function owns it and gives it up, and there is no `holder`.
-        unsafe { Self::from_file(file, None) }
+        // device, and this function owns it and gives it up.
+        let mut dev = unsafe { Self::from_file(file) };
+        // INVARIANT: The claim is on the address of the device.
+        dev.claim = Some(Claims::claim(claims, dev.bdev.addr().get(), kind)?);
+        dev.writable = write;
+        dev.write_cache_back()?;
+        if kind == Kind::Exclusive {
+            dev.drop_cache();
+        }
+        Ok(dev)
     }
 
     /// Opens a device to inspect it, even if another user holds it.
@@ -87,81 +113,57 @@ impl BlockDevice {
         let file = from_err_ptr(unsafe { ffi::ub_bdev_open_plain(path.as_char_ptr()) })?;
 
         // SAFETY: By the contract of `from_file`: `file` was opened above as the file of a block
-        // device, this function owns it and gives it up, and there is no `holder`.
-        unsafe { Self::from_file(file, None) }
-    }
-
-    /// Opens the device once more for reading, as [`BlockDevice::open_shared`] does.
-    ///
-    /// Context: process.
-    pub(crate) fn again_shared(&self) -> Result<Self> {
-        // SAFETY: By the invariant the device is open.
-        let file = from_err_ptr(unsafe { ffi::ub_bdev_again_shared(self.as_raw()) })?;
-
-        // SAFETY: By the contract of `from_file`: `file` was opened above as the file of a block
-        // device, this function owns it and gives it up, and there is no `holder`.
-        unsafe { Self::from_file(file, None) }
-    }
-
-    /// Opens the device once more for reading, even if another user holds it.
-    ///
-    /// Context: process.
-    pub(crate) fn again_plain(&self) -> Result<Self> {
-        // SAFETY: By the invariant the device is open.
-        let file = from_err_ptr(unsafe { ffi::ub_bdev_again_plain(self.as_raw()) })?;
-
-        // SAFETY: By the contract of `from_file`: `file` was opened above as the file of a block
-        // device, this function owns it and gives it up, and there is no `holder`.
-        unsafe { Self::from_file(file, None) }
-    }
-
-    /// Opens a device for reading and, if `write`, writing.
-    ///
-    /// Returns `EBUSY` if the device has a holder: a mount, a swap area, another stacked device, or
-    /// a disk of this module.
-    ///
-    /// Context: process; the path is looked up and permissions are checked as the current task.
-    pub(crate) fn open_exclusive(path: &CStr, write: bool) -> Result<Self> {
-        // The holder of a device is identified by an address. This address is unique as long as the
-        // box exists.
-        let holder = KBox::new(0u8, GFP_KERNEL)?;
-        let by = ptr::from_ref(&*holder).cast_mut().cast();
-        let path = path.as_char_ptr();
-        // SAFETY: `path` is a string that outlives the call; `by` is only compared.
-        let file = from_err_ptr(unsafe { ffi::ub_bdev_open_exclusive(path, by, write) })?;
-
-        // SAFETY: By the contract of `from_file`: `file` was opened above as the file of a block
-        // device with the address of `holder` as its holder; this function owns it and gives it up.
-        let mut dev = unsafe { Self::from_file(file, Some(holder))? };
-        dev.writable = write;
-        dev.drop_cache();
+        // device, and this function owns it and gives it up.
+        let dev = unsafe { Self::from_file(file) };
+        dev.write_cache_back()?;
         Ok(dev)
     }
 
-    /// Takes ownership of an open file, and writes back the page cache of its device.
+    /// Opens the device once more for reading, shared. If this value has the device exclusively, it
+    /// still has until it is dropped. From then on others can open the device shared, and there is
+    /// no moment between in which another holder could claim it.
+    ///
+    /// Returns `EINVAL` for a device of [`BlockDevice::open_plain`].
+    ///
+    /// Context: process.
+    pub(crate) fn again_shared(&self) -> Result<Self> {
+        let claim = self.claim.as_ref().ok_or(EINVAL)?.share()?;
+        // SAFETY: By the invariant the device is open.
+        let file = from_err_ptr(unsafe { ffi::ub_bdev_again_claimed(self.as_raw()) })?;
+
+        // SAFETY: By the contract of `from_file`: `file` was opened above as the file of a block
+        // device, and this function owns it and gives it up.
+        let mut dev = unsafe { Self::from_file(file) };
+        // INVARIANT: The claim is on the address of the device of `self`, which is the same one.
+        dev.claim = Some(claim);
+        dev.write_cache_back()?;
+        Ok(dev)
+    }
+
+    /// Takes ownership of an open file.
     ///
     /// # Safety
     ///
-    /// `file` must be the open file of a block device. If there is a `holder`, its address must
-    /// hold the device. The caller must give up `file`.
-    unsafe fn from_file(file: *mut bindings::file, holder: Option<KBox<u8>>) -> Result<Self> {
+    /// `file` must be the open file of a block device. The caller must give up `file`.
+    unsafe fn from_file(file: *mut bindings::file) -> Self {
         // SAFETY: By the contract of this function `file` is the open file of a block device.
         let bdev = unsafe { bindings::file_bdev(file) };
-        let dev = Self {
+        Self {
             // INVARIANT: By the contract of this function; `bdev` is the device of `file`.
             // SAFETY: By the contract of this function the file is open, so it is not null.
             file: unsafe { NonNull::new_unchecked(file) },
             // SAFETY: By the contract of this function `file` is of a block device, so
             // `file_bdev()` does not return null.
             bdev: unsafe { NonNull::new_unchecked(bdev) },
-            holder,
+            claim: None,
             writable: false,
-        };
+        }
+    }
 
-        // Write back the page cache, so that our I/O, which bypasses it, reads that data.
-        // SAFETY: By the invariant of `BlockDevice`, which `dev` fulfils, the device is open.
-        to_result(unsafe { bindings::sync_blockdev(dev.as_raw()) })?;
-        Ok(dev)
+    /// Writes back the page cache, so that our I/O, which bypasses it, reads that data.
+    fn write_cache_back(&self) -> Result {
+        // SAFETY: By the invariant of `BlockDevice` the device is open as long as `self` exists.
+        to_result(unsafe { bindings::sync_blockdev(self.as_raw()) })
     }
 
     pub(super) fn as_raw(&self) -> *mut bindings::block_device {
@@ -395,12 +397,14 @@ impl fmt::Display for BlockDevice {
 
 impl Drop for BlockDevice {
     fn drop(&mut self) {
-        if self.holder.is_some() {
+        if self.claim.as_ref().is_some_and(Claim::is_exclusive) {
             self.drop_cache();
         }
+        // End our claim before the kernel's, because the address is the device's only while the
+        // device is open.
+        self.claim = None;
         // SAFETY: By the invariant the file is open, and no one uses it afterwards. The call
-        // releases the claim before it returns, so the address of `holder` may be reused after
-        // that.
+        // releases the kernel's claim before it returns.
         unsafe { bindings::bdev_fput(self.file.as_ptr()) };
     }
 }

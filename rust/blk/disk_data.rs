@@ -71,6 +71,17 @@ impl<D> DiskData<D> {
         unsafe { Arc::from_raw(old) }
     }
 
+    /// Calls `f` with the queue data. Takes no reference, so when a caller that replaced or removed
+    /// the queue data has waited for RCU readers, this call does not keep it.
+    ///
+    /// `f` must not sleep.
+    pub(super) fn with_queue_data<R>(&self, f: impl FnOnce(&D) -> R) -> R {
+        let _guard = rcu::read_lock();
+        // SAFETY: By the invariant the pointer came from `Arc::into_raw`, and the `Arc` lives until
+        // the guard is dropped, even if the queue data is replaced meanwhile.
+        f(unsafe { &*self.queue_data.load(Acquire) })
+    }
+
     /// Returns a counted reference to the queue data. Process context.
     pub(super) fn queue_data_counted(&self) -> Arc<D> {
         let _guard = rcu::read_lock();

@@ -88,13 +88,8 @@ extern "C" {
     ) -> c_int;
     pub(super) fn ub_bio_zero(bio: *mut bindings::bio, skip: u32, sectors: u32);
 
-    pub(super) fn ub_bdev_open_shared(path: *const c_char) -> *mut bindings::file;
+    pub(super) fn ub_bdev_open_claimed(path: *const c_char, write: bool) -> *mut bindings::file;
     pub(super) fn ub_bdev_open_plain(path: *const c_char) -> *mut bindings::file;
-    pub(super) fn ub_bdev_open_exclusive(
-        path: *const c_char,
-        holder: *mut c_void,
-        write: bool,
-    ) -> *mut bindings::file;
     pub(super) fn ub_bdev_rw(
         bdev: *mut bindings::block_device,
         sector: u64,
@@ -143,8 +138,7 @@ extern "C" {
     pub(super) fn ub_part_put(part: *mut bindings::block_device);
     pub(super) fn ub_part_freeze(part: *mut bindings::block_device) -> c_int;
     pub(super) fn ub_part_thaw(part: *mut bindings::block_device) -> c_int;
-    pub(super) fn ub_bdev_again_shared(bdev: *mut bindings::block_device) -> *mut bindings::file;
-    pub(super) fn ub_bdev_again_plain(bdev: *mut bindings::block_device) -> *mut bindings::file;
+    pub(super) fn ub_bdev_again_claimed(bdev: *mut bindings::block_device) -> *mut bindings::file;
     pub(super) fn ub_disk_link(
         disk: *mut bindings::gendisk,
         bdev: *mut bindings::block_device,

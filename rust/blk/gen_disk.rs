@@ -249,7 +249,8 @@ impl<D: Operations> GenDisk<D> {
 
     /// Replaces the queue data between two requests. `prepare` returns the new queue data, or
     /// fails, and then the old stays. While it runs no request is in flight, and new ones wait.
-    /// Returns the old queue data. The new must have all devices that are linked in sysfs.
+    /// Returns the old queue data. When this returns, the references to it are that one and those
+    /// that it has counted itself. The new must have all devices that are linked in sysfs.
     ///
     /// Fails with `busy` if the requests in flight do not end.
     ///
@@ -274,9 +275,19 @@ impl<D: Operations> GenDisk<D> {
         done
     }
 
-    /// Returns the queue data.
+    /// Returns a counted reference to the queue data, for the code that replaces it or removes the
+    /// disk. The reference keeps the lower devices open, so others use
+    /// [`GenDisk::with_queue_data`].
     pub(crate) fn queue_data(&self) -> Arc<D> {
         self.shared.queue_data_counted()
+    }
+
+    /// Calls `f` with the queue data. After [`GenDisk::replace_queue_data`] has returned, no call
+    /// uses the old queue data any more.
+    ///
+    /// `f` must not sleep.
+    pub(crate) fn with_queue_data<R>(&self, f: impl FnOnce(&D) -> R) -> R {
+        self.shared.with_queue_data(f)
     }
 
     /// Waits for each call that queued or completed a request that has ended.

@@ -390,21 +390,24 @@ void ub_bio_zero(struct bio *bio, u32 skip, u32 sectors)
 }
 
 /*
- * The holder of all devices that are opened shared. Openers with this holder do
- * not conflict with each other, and no other holder can claim such a device.
+ * The holder of all devices of this module. No other holder can claim such a
+ * device. Openers with this holder do not conflict with each other, so blk/claim.rs
+ * decides between unions.
  */
-static char ub_shared_holder;
+static char ub_holder;
 
 /*
  * If the kernel is configured to refuse writers on devices in use
  * (bdev_allow_write_mounted=0), it also refuses writers on these devices. The
  * flag for this requires a holder.
  */
-struct file *ub_bdev_open_shared(const char *path)
+struct file *ub_bdev_open_claimed(const char *path, bool write)
 {
-	return bdev_file_open_by_path(path, BLK_OPEN_READ |
-				      BLK_OPEN_RESTRICT_WRITES,
-				      &ub_shared_holder, NULL);
+	blk_mode_t mode = BLK_OPEN_READ | BLK_OPEN_RESTRICT_WRITES;
+
+	if (write)
+		mode |= BLK_OPEN_WRITE;
+	return bdev_file_open_by_path(path, mode, &ub_holder, NULL);
 }
 
 struct file *ub_bdev_open_plain(const char *path)
@@ -412,26 +415,12 @@ struct file *ub_bdev_open_plain(const char *path)
 	return bdev_file_open_by_path(path, BLK_OPEN_READ, NULL, NULL);
 }
 
-/* Open once more a device that is open already. */
-struct file *ub_bdev_again_shared(struct block_device *bdev)
+/* Opens once more, for reading, a device that is open and claimed already. */
+struct file *ub_bdev_again_claimed(struct block_device *bdev)
 {
 	return bdev_file_open_by_dev(bdev->bd_dev, BLK_OPEN_READ |
 				     BLK_OPEN_RESTRICT_WRITES,
-				     &ub_shared_holder, NULL);
-}
-
-struct file *ub_bdev_again_plain(struct block_device *bdev)
-{
-	return bdev_file_open_by_dev(bdev->bd_dev, BLK_OPEN_READ, NULL, NULL);
-}
-
-struct file *ub_bdev_open_exclusive(const char *path, void *holder, bool write)
-{
-	blk_mode_t mode = BLK_OPEN_READ | BLK_OPEN_RESTRICT_WRITES;
-
-	if (write)
-		mode |= BLK_OPEN_WRITE;
-	return bdev_file_open_by_path(path, mode, holder, NULL);
+				     &ub_holder, NULL);
 }
 
 /*

@@ -77,11 +77,9 @@ int ub_bio_send(struct request *rq, struct bio *own, const struct ub_part *part,
 		bio_end_io_t *end_io);
 void ub_bio_zero(struct bio *bio, u32 skip, u32 sectors);
 
-struct file *ub_bdev_open_shared(const char *path);
+struct file *ub_bdev_open_claimed(const char *path, bool write);
 struct file *ub_bdev_open_plain(const char *path);
-struct file *ub_bdev_again_shared(struct block_device *bdev);
-struct file *ub_bdev_again_plain(struct block_device *bdev);
-struct file *ub_bdev_open_exclusive(const char *path, void *holder, bool write);
+struct file *ub_bdev_again_claimed(struct block_device *bdev);
 int ub_bdev_rw(struct block_device *bdev, u64 sector, void *buf, u32 len, u32 opf);
 int ub_bdev_flush(struct block_device *bdev);
 bool ub_bdev_accepts_requests(struct block_device *bdev);

@@ -13,6 +13,7 @@ pub(crate) mod attributes;
 pub(crate) mod bdev;
 mod bio;
 pub(crate) mod bio_set;
+mod claim;
 mod disk_data;
 mod ffi;
 mod file_systems;
@@ -33,6 +34,7 @@ pub(crate) use self::{
         IoBuffer,
         WriteOrder, //
     },
+    claim::Claims,
     gen_disk::{
         GenDisk,
         GenDiskRef,

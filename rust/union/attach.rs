@@ -145,7 +145,7 @@ impl Attached {
         options: &Options<'_>,
         resources: &Arc<Resources>,
     ) -> core::result::Result<Self, AttachError> {
-        let mut lower = open_lower(options)?;
+        let mut lower = open_lower(options, resources)?;
         let mut leaf = probe(&lower)?;
         load_stack(&mut lower, options, &mut leaf, resources)?;
         lower.send_as = send_as_for(&lower);
@@ -163,10 +163,15 @@ impl Attached {
 }
 
 /// Opens the leaf, and the root if there is one. The error names the device that cannot be opened.
-fn open_lower(options: &Options<'_>) -> Result<LowerDevices> {
-    let root = options.root.map(BlockDevice::open_shared).transpose();
+fn open_lower(options: &Options<'_>, resources: &Resources) -> Result<LowerDevices> {
+    let claims = &resources.claims;
+    let root = options
+        .root
+        .map(|path| BlockDevice::open_shared(path, claims));
+    let root = root.transpose();
     let root = root.map_err(|e| open_error(Role::Root, e))?;
-    let leaf = BlockDevice::open_exclusive(options.leaf, !options.read_only).map_err(|e| {
+    let leaf = BlockDevice::open_exclusive(options.leaf, claims, !options.read_only);
+    let leaf = leaf.map_err(|e| {
         // Our own claim on the root makes the leaf busy if both are the same device, or if one is a
         // partition of the other.
         let plain = BlockDevice::open_plain(options.leaf);
@@ -227,7 +232,7 @@ fn load_stack(
     leaf: &mut ProbedLeaf,
     resources: &Resources,
 ) -> core::result::Result<(), AttachError> {
-    let layers = stack::open_layers(options.layers)?;
+    let layers = stack::open_layers(options.layers, resources)?;
     let mut disk = MetadataDisk::new(&lower.leaf, &mut leaf.buffer);
     let sb = &leaf.probe.superblock;
     lower.stack = stack::find_or_build(&mut disk, sb, layers, resources)?;
@@ -453,7 +458,7 @@ fn add_disk(union: &Arc<Union>, limits: Limits, read_only: bool) -> Result<GenDi
     // the disk is announced.
     if let Err(e) = to_core(disk.link_all()) {
         // The disk was in the system, so an opener may have written to it.
-        let _ = detach::end(union.clone(), disk);
+        let _ = detach::end(union, disk);
         return Err(e);
     }
     Ok(disk)

@@ -15,6 +15,7 @@ use crate::{
     },
 };
 use kernel::{
+    pr_warn_once,
     prelude::*,
     sync::Arc, //
 };
@@ -26,16 +27,26 @@ impl Attached {
     /// that no one has the disk open. ([`Attached::new`] ends a union without that call if it fails
     /// after it has added the disk. A process that has the disk open then finds its queue dead.)
     pub(crate) fn detach(this: Arc<Self>) -> Result {
-        end(this.union(), this)
+        let union = this.union();
+        let done = end(&union, this);
+        close(union);
+        done
+    }
+}
+
+/// Drops the last reference to a union, whose devices are closed when this returns.
+pub(super) fn close(union: Arc<Union>) {
+    if Arc::into_unique_or_drop(union).is_none() {
+        pr_warn_once!("bug: a union has ended and is still in use, so its devices stay open\n");
     }
 }
 
 /// Ends a union. `disk` is the only reference to its disk.
-pub(super) fn end<D>(union: Arc<Union>, disk: D) -> Result {
+pub(super) fn end<D>(union: &Arc<Union>, disk: D) -> Result {
     union.events.close();
     // After this no request is in flight, and none arrives.
     drop(disk);
-    stop_work(&union);
+    stop_work(union);
     let done = flush::detach(&union.as_arc_borrow());
     union.events.end();
     match done {

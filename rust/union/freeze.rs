@@ -11,6 +11,7 @@ use super::{
         PreparedUnion, //
     },
     detach::{
+        close,
         flush_reclaim,
         stop_work, //
     },
@@ -57,8 +58,7 @@ use crate::{
         },
         protocol::{
             flush,
-            refuses_writes,
-            Requests, //
+            refuses_writes, //
         },
         stack::chain::{
             LayerId,
@@ -88,10 +88,6 @@ const ROUNDS_MAX: u32 = 8;
 /// A round that merges at most this many slabs is the last one.
 const FEW_SLABS: u64 = 64;
 
-/// The maximum number of attempts to claim the old leaf as a layer. An attempt fails while a reader
-/// of sysfs or STATUS still holds the old union, whose claim is exclusive.
-const CLAIMS_MAX: u32 = 100;
-
 impl Attached {
     /// Makes the leaf a layer, and continues in a new leaf. If the call fails, the union is as it
     /// was, or read-only if the old leaf failed.
@@ -102,9 +98,11 @@ impl Attached {
         if refuses_writes(&old.as_arc_borrow()) {
             return Err(Error::ReadOnlyUnion);
         }
-        let mut next = self.prepare(&old, new, resources)?;
+        let checked = self.check(&old, new, resources)?;
         let reservation = Stacks::reserve(&resources.stacks)?;
+        // This opens the old leaf as a layer, which no one can refuse any more then.
         let merge = Merge::new(&old, &LayerId::Frozen(old.leaf.uuid, new.seal))?;
+        let mut next = self.prepare(&old, checked, resources)?;
         flush_reclaim(&old);
         let mut merge = merge_until_few(&old, merge)?;
         let file_systems = if new.freeze_file_systems {
@@ -141,37 +139,35 @@ impl Attached {
         );
         // The disk has the UUID of the new leaf now, and programs have links by it.
         union.events.frozen();
-        // Drop the last references to the old union, except for those of readers. Its exclusive
-        // claim on the old leaf ends when the last reader has dropped its reference too.
-        // `claim_top` waits for that, and then all unions can share the leaf.
-        drop((replaced, old));
-        if let Err(e) = claim_top(&union) {
-            // The union works. The next union on the layer claims it, or is refused.
-            pr_warn!(
-                "{}: cannot claim the new layer for sharing ({}): the next attach on it tries \
-                 again\n",
-                union.name,
-                core::format_args!("{e}")
-            );
-        }
+        drop(replaced);
+        // With the old union its exclusive claim on the old leaf ends, and all unions can share the
+        // leaf as a layer when this call has answered.
+        close(old);
         Ok(())
     }
 
-    /// Opens and checks the new leaf, makes its first checkpoint, and makes the disk fit for it.
+    /// Opens the new leaf and checks that it can take the place of the old one. Writes nothing.
     #[inline(never)]
-    fn prepare(
-        &self,
-        old: &Union,
-        new: &NewLeaf<'_>,
-        resources: &Arc<Resources>,
-    ) -> Result<Next<'_>> {
+    fn check(&self, old: &Union, new: &NewLeaf<'_>, resources: &Resources) -> Result<CheckedLeaf> {
         let prepared = prepare_union(old, new, resources)?;
         let limits = limits_on(old, &prepared)?;
         let (wanted, found) = (self.disk.logical_block_size(), limits.logical_block_size());
         if found != wanted {
             return Err(Error::BlockSize(wanted, found));
         }
-        // Nothing can refuse the leaf from here on, so it may be written to.
+        Ok(CheckedLeaf { prepared, limits })
+    }
+
+    /// Makes the first checkpoint of the new leaf, and makes the disk fit for it. Nothing can
+    /// refuse the leaf any more, so it may be written to.
+    #[inline(never)]
+    fn prepare(
+        &self,
+        old: &Union,
+        checked: CheckedLeaf,
+        resources: &Arc<Resources>,
+    ) -> Result<Next<'_>> {
+        let CheckedLeaf { prepared, limits } = checked;
         let prepared = union_attach::first_checkpoint(prepared)?;
         let union = union_attach::new_union_for_freeze(old, prepared, resources)?;
         let mut next = Next {
@@ -188,6 +184,12 @@ impl Attached {
         next.limits = Some(to_core(before)?);
         Ok(next)
     }
+}
+
+/// The new leaf, still without a write to it, and the limits of a disk on it.
+struct CheckedLeaf {
+    prepared: PreparedUnion,
+    limits: Limits,
 }
 
 /// The union on the new leaf, still without its stack, and the changes of the disk for it. If this
@@ -254,24 +256,10 @@ fn merge_until_few(old: &Arc<Union>, mut merge: Merge) -> Result<Merge> {
     Ok(merge)
 }
 
-/// Claims the highest layer of a union for all unions to share.
-fn claim_top(union: &Arc<Union>) -> Result {
-    let stack = union.lower.stack.as_deref().ok_or(Error::Internal)?;
-    let mut done = stack.claim_top();
-    for n in 0..CLAIMS_MAX {
-        if !matches!(done, Err(Error::Busy(_))) {
-            break;
-        }
-        union.as_arc_borrow().pause(n);
-        done = stack.claim_top();
-    }
-    done
-}
-
 /// Opens and checks the new leaf. Writes nothing. Returns the union on it without its stack.
 #[inline(never)]
 fn prepare_union(old: &Union, new: &NewLeaf<'_>, resources: &Resources) -> Result<PreparedUnion> {
-    let lower = open_new(old, new.leaf)?;
+    let lower = open_new(old, new.leaf, resources)?;
     let mut leaf = union_attach::probe(&lower)?;
     let sb = &leaf.probe.superblock;
     let g = &sb.geometry;
@@ -327,8 +315,9 @@ fn send_as_with(old: &Union, leaf: &BlockDevice) -> SendAs {
 }
 
 /// Opens the new leaf, and the root once more.
-fn open_new(old: &Union, path: &CStr) -> Result<LowerDevices> {
-    let leaf = BlockDevice::open_exclusive(path, true).map_err(|e| open_error(Role::Leaf, e))?;
+fn open_new(old: &Union, path: &CStr, resources: &Resources) -> Result<LowerDevices> {
+    let leaf = BlockDevice::open_exclusive(path, &resources.claims, true);
+    let leaf = leaf.map_err(|e| open_error(Role::Leaf, e))?;
     check_device(&leaf, Role::Leaf)?;
     if leaf.is_read_only() {
         return Err(Error::ReadOnlyLeaf);

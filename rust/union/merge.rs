@@ -11,7 +11,8 @@ use super::{
     stack::{
         self,
         LayerDevice,
-        Stack, //
+        Stack,
+        UnionCount, //
     },
     Union, //
 };
@@ -121,6 +122,7 @@ impl Merge {
             // smaller than the stack needs, and an attach to devices with larger blocks may be
             // refused until the stack is built again. No block is ever read from two sources.
             block_sectors: self.block_sectors.min(block),
+            unions: UnionCount::new(),
         })
     }
 }

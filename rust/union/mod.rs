@@ -8,11 +8,11 @@
 //! [`requests`], `WorkItems` in [`work_items`], and `LeafDevice`, `Observer` and `Host` in
 //! [`host`].
 //!
-//! Lock order: `Registry::unions`, `Stacks::list`, `Union::metadata`, `Union::allocator`,
-//! `Reserve::spare`. The last two are spinlocks, and the only locks that the I/O path takes. No
-//! thread waits for I/O while it holds `Stacks::list`. No thread waits for I/O while it holds
-//! `Registry::unions`, except when the module is unloaded. A request holds no lock while its lower
-//! I/O is in flight.
+//! Lock order: `Registry::unions`, `Stacks::list`, `Claims::list`, `Union::metadata`,
+//! `Union::allocator`, `Reserve::spare`. The last two are spinlocks, and the only locks that the
+//! I/O path takes. No thread waits for I/O while it holds `Stacks::list` or `Claims::list`. No
+//! thread waits for I/O while it holds `Registry::unions`, except when the module is unloaded. A
+//! request holds no lock while its lower I/O is in flight.
 
 mod attach;
 mod attributes;
@@ -306,7 +306,9 @@ pub(crate) struct Attached {
 }
 
 impl Attached {
-    /// Returns the union as it is now.
+    /// Returns the union as it is now, for the calls that end or replace it. A reference keeps the
+    /// devices open, and when such a call has answered, they must be closed. So all others use
+    /// [`GenDisk::with_queue_data`].
     fn union(&self) -> Arc<Union> {
         self.disk.queue_data()
     }
@@ -319,6 +321,6 @@ impl Attached {
 
     /// Returns the totals of what is lost because metadata is damaged.
     pub(crate) fn loss_totals(&self) -> abi::LossTotals {
-        self.union().loss.totals()
+        self.disk.with_queue_data(|union| union.loss.totals())
     }
 }

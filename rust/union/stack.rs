@@ -20,6 +20,10 @@ use crate::{
     stack_memory::StackPageLists,
     sys::{
         bug::warn_on_once,
+        atomic::{
+            AtomicU32,
+            Ordering::Relaxed, //
+        },
         digest::Sha256,
         mm::NoIo, //
     },
@@ -41,7 +45,6 @@ use crate::{
             BLOCK_SECTORS, //
         },
         num::{
-            saturating_u32,
             usize_as_u64,
             SECTOR_BYTES, //
         },
@@ -87,7 +90,6 @@ use kernel::{
     sync::{
         Arc,
         Mutex,
-        SetOnce,
         UniqueArc, //
     },
 };
@@ -97,10 +99,6 @@ pub(crate) struct LayerDevice {
     pub(super) device: BlockDevice,
     /// The sector at which the layer begins.
     offset: u64,
-    /// Whether `device` claims the device for all unions.
-    is_claimed: bool,
-    /// The claim that [`Stack::claim_top`] takes later, if `device` has none.
-    claim: SetOnce<BlockDevice>,
 }
 
 impl LayerDevice {
@@ -110,20 +108,15 @@ impl LayerDevice {
         Ok(LayerDevice {
             device: device.map_err(|e| open_error(Role::Layer, e))?,
             offset: self.offset,
-            is_claimed: true,
-            claim: SetOnce::new(),
         })
     }
 
-    /// Opens the leaf of a union as a layer, without a claim, because the union still has an
-    /// exclusive one.
+    /// Opens the leaf of a union as a layer. Others can open it when the union has closed it.
     pub(super) fn from_leaf(leaf: &BlockDevice) -> Result<Self> {
-        let device = leaf.again_plain();
+        let device = leaf.again_shared();
         Ok(LayerDevice {
             device: device.map_err(|e| open_error(Role::Layer, e))?,
             offset: 0,
-            is_claimed: false,
-            claim: SetOnce::new(),
         })
     }
 }
@@ -166,7 +159,7 @@ impl LayerDevice {
     }
 }
 
-/// The layers of a stack, the lowest first, and their map. It never changes.
+/// The layers of a stack, the lowest first, and their map. Only the number of unions changes.
 pub(crate) struct Stack {
     pub(super) layers: KVec<LayerDevice>,
     pub(super) map: StackMap<StackPageLists>,
@@ -174,6 +167,36 @@ pub(crate) struct Stack {
     /// A power of two of sectors, at most 8, such that each aligned block of that size has one
     /// source. After a freeze it may be smaller than the largest such number, see `Merge::finish`.
     pub(super) block_sectors: u32,
+    pub(super) unions: UnionCount,
+}
+
+/// The number of the unions that use a stack. It changes under [`Stacks::list`], and is read at any
+/// time.
+pub(super) struct UnionCount(AtomicU32);
+
+impl UnionCount {
+    pub(super) const fn new() -> Self {
+        UnionCount(AtomicU32::new(0))
+    }
+
+    fn get(&self) -> u32 {
+        self.0.load(Relaxed)
+    }
+
+    /// Counts one more. The caller holds the lock.
+    fn add_one(&self) -> Result {
+        let more = self.get().checked_add(1).ok_or(Error::Internal)?;
+        self.0.store(more, Relaxed);
+        Ok(())
+    }
+
+    /// Counts one less. Returns how many are left, or `None` if there was none. The caller holds
+    /// the lock.
+    fn take_one(&self) -> Option<u32> {
+        let left = self.get().checked_sub(1)?;
+        self.0.store(left, Relaxed);
+        Some(left)
+    }
 }
 
 impl Stack {
@@ -194,22 +217,6 @@ impl Stack {
             && pairs().all(|(a, b)| a.device.is_same(&b.device) && a.offset == b.offset)
     }
 
-    /// Claims the device of the highest layer for all unions, unless it is claimed. After a freeze
-    /// no claim is possible until the old union has closed the device. Fails with `Busy` if another
-    /// holder has it.
-    pub(super) fn claim_top(&self) -> Result {
-        let top = self.layers.last().ok_or(Error::Internal)?;
-        if top.is_claimed || top.claim.as_ref().is_some() {
-            return Ok(());
-        }
-        let claim = top
-            .device
-            .again_shared()
-            .map_err(|e| open_error(Role::Layer, e))?;
-        top.claim.populate(claim);
-        Ok(())
-    }
-
     /// Fails if a block of `bytes` would have more than one source.
     pub(super) fn check_blocks(&self, bytes: u32) -> Result {
         if u64::from(bytes) > u64::from(self.block_sectors).saturating_mul(SECTOR_BYTES) {
@@ -219,19 +226,13 @@ impl Stack {
     }
 }
 
-/// A stack, and the number of the unions that use it.
-struct SharedStack {
-    stack: Arc<Stack>,
-    unions: u32,
-}
-
 /// The stacks of all unions.
 #[pin_data]
 pub(crate) struct Stacks {
     /// Held to look up, add or remove an entry. Devices are opened and closed, and maps built,
     /// without it.
     #[pin]
-    list: Mutex<KVec<SharedStack>>,
+    list: Mutex<KVec<Arc<Stack>>>,
 }
 
 impl Stacks {
@@ -247,7 +248,7 @@ impl Stacks {
 
     /// Returns a use of the stack of these layers, if a union uses it already.
     fn find(this: &Arc<Self>, chain: ChainId, layers: &[LayerDevice]) -> Result<Option<StackUse>> {
-        let Some(stack) = share_existing(&mut this.list.lock(), chain, layers)? else {
+        let Some(stack) = share_existing(&this.list.lock(), chain, layers)? else {
             return Ok(None);
         };
         let stacks = this.clone();
@@ -267,18 +268,16 @@ impl Stacks {
 
     /// Adds a stack. If another attach has added the same one meanwhile, returns a use of that.
     fn add(this: &Arc<Self>, stack: Arc<Stack>) -> Result<StackUse> {
-        let entry = SharedStack {
-            stack: stack.clone(),
-            unions: 1,
-        };
         // A freeze takes the lock while requests of its disk wait. So memory for the list must not
         // wait for I/O, which could be to that disk.
         let no_io = NoIo::new();
         let mut list = this.list.lock();
-        let stack = match share_existing(&mut list, stack.chain, &stack.layers)? {
+        let stack = match share_existing(&list, stack.chain, &stack.layers)? {
             Some(found) => found,
             None => {
+                let entry = stack.clone();
                 list.push(entry, GFP_KERNEL).map_err(|_| Error::NoMemory)?;
+                stack.unions.add_one()?;
                 stack
             }
         };
@@ -305,15 +304,15 @@ impl StackReservation {
 
 /// Counts one more union on the stack of these layers, if it is on the list.
 fn share_existing(
-    list: &mut [SharedStack],
+    list: &[Arc<Stack>],
     chain: ChainId,
     layers: &[LayerDevice],
 ) -> Result<Option<Arc<Stack>>> {
-    let Some(found) = list.iter_mut().find(|l| l.stack.is_for(chain, layers)) else {
+    let Some(found) = list.iter().find(|stack| stack.is_for(chain, layers)) else {
         return Ok(None);
     };
-    found.unions = found.unions.checked_add(1).ok_or(Error::Internal)?;
-    Ok(Some(found.stack.clone()))
+    found.unions.add_one()?;
+    Ok(Some(found.clone()))
 }
 
 /// The use of a stack by one union.
@@ -331,18 +330,9 @@ impl core::ops::Deref for StackUse {
 }
 
 impl StackUse {
-    /// Returns how many unions use the stack.
+    /// Returns how many unions use the stack. Any context.
     pub(super) fn unions(&self) -> u32 {
-        let list = self.stacks.list.lock();
-        let ours = list.iter().find(|l| Arc::ptr_eq(&l.stack, &self.stack));
-        ours.map_or_else(
-            || {
-                // A stack that a union uses is on the list.
-                warn_on_once!(true);
-                1
-            },
-            |l| l.unions,
-        )
+        self.stack.unions.get()
     }
 
     /// Returns the memory of the stack's map, in bytes.
@@ -354,17 +344,15 @@ impl StackUse {
 impl Drop for StackUse {
     fn drop(&mut self) {
         let mut list = self.stacks.list.lock();
-        let at = list.iter().position(|l| Arc::ptr_eq(&l.stack, &self.stack));
-        let Some((at, entry)) = at.and_then(|at| Some((at, list.get_mut(at)?))) else {
+        let at = list.iter().position(|l| Arc::ptr_eq(l, &self.stack));
+        let Some(at) = at else {
+            // A stack that a union uses is on the list.
             warn_on_once!(true);
             return;
         };
-        let last = match entry.unions.checked_sub(1) {
+        let last = match self.stack.unions.take_one() {
             Some(0) => list.remove(at).ok(),
-            Some(left) => {
-                entry.unions = left;
-                None
-            }
+            Some(_) => None,
             None => {
                 // More unions have left the stack than used it. Keep the entry, because the number
                 // of unions is unknown.
@@ -381,21 +369,23 @@ impl Drop for StackUse {
 /// Opens the layers that the caller of the attach gave, the lowest first.
 pub(super) fn open_layers(
     given: &[abi::Layer],
+    resources: &Resources,
 ) -> core::result::Result<KVec<LayerDevice>, AttachError> {
     let mut layers = KVec::new();
     for (n, layer) in (1..).zip(given) {
         let opened = give_way()
-            .and_then(|()| open_layer(layer))
+            .and_then(|()| open_layer(layer, resources))
             .and_then(|layer| layers.push(layer, GFP_KERNEL).map_err(|_| Error::NoMemory));
         opened.map_err(|error| AttachError::of_layer(error, n))?;
     }
     Ok(layers)
 }
 
-fn open_layer(given: &abi::Layer) -> Result<LayerDevice> {
+fn open_layer(given: &abi::Layer, resources: &Resources) -> Result<LayerDevice> {
     // The caller has checked that the path ends.
     let path = CStr::from_bytes_until_nul(&given.path).map_err(|_| Error::Internal)?;
-    let device = BlockDevice::open_shared(path).map_err(|e| open_error(Role::Layer, e))?;
+    let device = BlockDevice::open_shared(path, &resources.claims);
+    let device = device.map_err(|e| open_error(Role::Layer, e))?;
     check_device(&device, Role::Layer)?;
     // The driver reads whole blocks of a layer.
     if given.offset % usize_as_u64(BLOCK_BYTES) != 0 {
@@ -404,8 +394,6 @@ fn open_layer(given: &abi::Layer) -> Result<LayerDevice> {
     Ok(LayerDevice {
         device,
         offset: given.offset / SECTOR_BYTES,
-        is_claimed: true,
-        claim: SetOnce::new(),
     })
 }
 
@@ -423,9 +411,6 @@ pub(super) fn find_or_build(
         return Ok(None);
     }
     if let Some(found) = Stacks::find(&resources.stacks, chain, &layers)? {
-        let top = saturating_u32(usize_as_u64(layers.len()));
-        let claimed = found.claim_top();
-        claimed.map_err(|error| AttachError::of_layer(error, top))?;
         return Ok(Some(found));
     }
     let stack = build_stack(layers, infos, chain, &resources.reserve)?;
@@ -554,6 +539,7 @@ fn build_stack(
         map,
         chain,
         block_sectors,
+        unions: UnionCount::new(),
     })
 }
 
