@@ -107,8 +107,8 @@ where
         Ok(())
     }
 
-    /// Checks the blocks of the list of root and layers. Attach also compares the layers with the
-    /// chain.
+    /// Checks the blocks of the list of root and layers. The caller compares the layers with the
+    /// chain, which takes SHA-256.
     pub(super) fn check_below_list(&mut self) {
         let what = if self.geometry().layers() > 0 {
             FindingKind::BelowList

@@ -192,3 +192,28 @@ fn a_sealed_layer_takes_the_place_of_the_leaf_that_it_was_made_from() {
     let verified = ubctl("--json verify {}", &[&plain]).done().json();
     assert_eq!(dump["layers"][0]["digest"], verified["digest"]);
 }
+
+/// Each block of such a list is sound by itself, and attach refuses the leaf.
+#[test]
+fn a_list_of_other_layers_than_those_of_the_chain_is_found_by_check() {
+    let f = Folder::new("layers-chain");
+    let root = f.root("root", 16 * MIB);
+    let layer = format(&f, "layer", "--root {}", &[&root]);
+    freeze(&layer);
+    let leaf = format(&f, "leaf", "--root {} --layer {}", &[&root, &layer]);
+    assert_eq!(ubctl("check {}", &[&leaf]).code, 0);
+    let at = tool::leaf::geometry(&leaf).below_list_block(0).0 * 4096;
+    let mut block = get(&leaf, at, 4096);
+    // The identity of the layer, the second entry.
+    block[40 + 312 + 16] ^= 1;
+    block[4..8].fill(0);
+    let crc = ubcore::format::crc::crc32c(0, &block);
+    block[4..8].copy_from_slice(&crc.to_le_bytes());
+    put(&leaf, at, &block);
+    let check = ubctl("check {} --json", &[&leaf]);
+    let finding = &check.json()["findings"][0];
+    assert_eq!((check.code, &finding["kind"]), (4, &"below_list".into()));
+    assert_eq!(finding["block"], at / 4096);
+    assert_eq!(ubctl("check {} --repair", &[&leaf]).code, 4);
+    assert!(get(&leaf, at, 4096) == block);
+}

@@ -21,11 +21,13 @@ use ubcore::map::{words_for, Map};
 use ubcore::num::u32_as_usize;
 use ubcore::pages::PageSet;
 use ubcore::slot::Slot;
+use ubcore::stack::listed;
 
 use crate::device::{refuse_same, Access, Device};
 use crate::error::{Fail, Result, FAILED};
 use crate::lost_sectors::{self, SectorRange};
 use crate::{output, overlap, root_samples, sealed};
+use map_memory::sha256::Sha256;
 use map_memory::Heap;
 
 const AFTER_HELP: &str = "\
@@ -338,6 +340,7 @@ fn look(leaf: &mut Device) -> std::result::Result<Look, Error> {
     let sectors = leaf.sectors();
     let mut push = |f| findings.push(f);
     let totals = Check::new(leaf, &sb, &map, &mut entries, sets, &mut push).run(sectors)?;
+    check_chain(leaf, &sb, &mut findings);
     let damaged = findings.iter().any(|f| f.kind.grade() == Grade::Damage);
     Ok(Look {
         lost: if damaged {
@@ -351,6 +354,19 @@ fn look(leaf: &mut Device) -> std::result::Result<Look, Error> {
         findings,
         map,
     })
+}
+
+/// Adds a finding if the leaf lists other layers than those of its chain. Each block of the list may
+/// be sound by itself then, and attach refuses the leaf.
+fn check_chain(leaf: &mut Device, sb: &Superblock, findings: &mut Vec<Finding>) {
+    let kind = FindingKind::BelowList;
+    let is_known = findings.iter().any(|f| f.kind == kind);
+    let read = listed::layers::<Sha256, _>(leaf, sb, |_| Ok(()));
+    // The core has found what cannot be read.
+    if let (false, Err(Error::Damaged(Area::BelowList, block))) = (is_known, read) {
+        let byte = 0;
+        findings.push(Finding { kind, block, byte });
+    }
 }
 
 /// Returns the failure for a core error during a repair.
