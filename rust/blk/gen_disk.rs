@@ -249,8 +249,8 @@ impl<D: Operations> GenDisk<D> {
 
     /// Replaces the queue data between two requests. `prepare` returns the new queue data, or
     /// fails, and then the old stays. While it runs no request is in flight, and new ones wait.
-    /// Returns the old queue data. When this returns, the references to it are that one and those
-    /// that it has counted itself. The new must have all devices that are linked in sysfs.
+    /// Returns the old queue data. When this returns, no others use it, except by references that
+    /// it has counted itself. The new must have all devices that are linked in sysfs.
     ///
     /// Fails with `busy` if the requests in flight do not end.
     ///

@@ -422,7 +422,7 @@ pub fn with_listed(given: &[LayerArg]) -> Result<Vec<LayerArg>> {
     on_top(below, given)
 }
 
-/// Returns the given layers on top of those that the first of them lists. Refuses too many.
+/// Returns the given layers on top of the layers that the first of them lists. Refuses too many.
 pub fn on_top(mut below: Vec<LayerArg>, given: &[LayerArg]) -> Result<Vec<LayerArg>> {
     below.extend(given.iter().cloned());
     match given.first() {
