@@ -4,7 +4,7 @@
 //! repaired without a guess.
 //!
 //! Attach stops at the first thing that is wrong. The check continues as far as the format allows,
-//! judges with the same code, and passes each finding to a visitor. Only [`repair`] writes.
+//! checks with the same code, and passes each finding to a visitor. Only [`repair`] writes.
 
 mod map;
 pub mod repair;

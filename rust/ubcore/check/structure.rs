@@ -43,7 +43,7 @@ pub fn check_superblocks<D: Disk>(disk: &mut D, out: Visitor<'_>) -> Result<(Sup
     let block = superblock_block(slot.other());
     let found = match unread {
         Some(_) => Some((FindingKind::SlotUnreadable, 0)),
-        None => judge_other(&sb, active, other, block),
+        None => check_other(&sb, active, other, block),
     };
     if let Some((kind, byte)) = found {
         out(Finding {
@@ -56,7 +56,7 @@ pub fn check_superblocks<D: Disk>(disk: &mut D, out: Visitor<'_>) -> Result<(Sup
 }
 
 /// Returns what is wrong with the inactive slot, and where.
-fn judge_other(
+fn check_other(
     sb: &Superblock,
     active: &Bytes,
     other: &Bytes,
@@ -144,7 +144,7 @@ where
         }
         let bytes = &self.disk.block()[..];
         let list = self.entries.get_mut(range).ok_or(Error::Internal)?;
-        if let Err(byte) = directory::judge(bytes, at, generation, nonce, list) {
+        if let Err(byte) = directory::check(bytes, at, generation, nonce, list) {
             list.fill(PageEntry::EMPTY);
             let byte = saturating_u32(usize_as_u64(byte));
             let first = pages.start;

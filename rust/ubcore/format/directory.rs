@@ -107,12 +107,12 @@ pub fn decode(
     leaf_block: LeafBlock,
     entries: &mut [PageEntry],
 ) -> Result {
-    judge(block, at, generation, nonce, entries)
+    check(block, at, generation, nonce, entries)
         .map_err(|_| Error::Damaged(Area::Directory, leaf_block))
 }
 
 /// Does the same as [`decode`], but fails with the byte of the first thing that is wrong.
-pub fn judge(
+pub fn check(
     block: &[u8],
     at: u32,
     generation: u64,
@@ -235,8 +235,8 @@ mod tests {
         assert!(decode(&block, 2, 10, 56, at, &mut back).is_err());
         assert!(decode(&block, 2, 10, 55, at, &mut back[..2]).is_err());
         assert!(decode(&block[..4000], 2, 10, 55, at, &mut back).is_err());
-        assert!(super::judge(&block, 2, 10, 56, &mut back) == Err(24));
-        assert!(super::judge(&block, 2, 10, 55, &mut back[..2]) == Err(48));
+        assert!(super::check(&block, 2, 10, 56, &mut back) == Err(24));
+        assert!(super::check(&block, 2, 10, 55, &mut back[..2]) == Err(48));
         assert!(!super::was_of_leaf(&block, 56) && !super::was_of_leaf(&[0; 4096], 55));
         assert!(super::is_sound(&block, 2, 55));
         assert!(!super::is_sound(&block, 1, 55) && !super::is_sound(&block, 2, 56));

@@ -20,7 +20,7 @@ fn union(leaf_slabs: u64) -> Handle {
     fresh(geometry(leaf_slabs))
 }
 
-/// Judges each moment at which the power can fail, with nothing, all, and some of the cache landed.
+/// Checks each moment at which the power can fail, with nothing, all, and some of the cache landed.
 fn check_all(u: &Handle, seed: u64) {
     let mut random = Random(seed);
     let [moments, promises] = u.moments();

@@ -113,7 +113,7 @@ fn side_by_side(a: &[Run], b: &[Run], mut f: impl FnMut(u64, u64, Source, Source
 
 /// Compares what was salvaged with the union as it was. Each sector is the same, or lost because of
 /// one of `pages`. Returns how many are lost.
-fn judge(truth: &SimUnion, found: &SimUnion, pages: &[u32]) -> u64 {
+fn check(truth: &SimUnion, found: &SimUnion, pages: &[u32]) -> u64 {
     let g = truth.map.geometry();
     let mut lost = 0;
     side_by_side(&runs(truth), &runs(found), |sector, len, was, is| {
@@ -179,7 +179,7 @@ fn salvaged(disk: &SimDisk, truth: &SimUnion, pages: &[u32]) -> Option<u64> {
         }
         (Err(e), Ok((u, lost))) => {
             assert_eq!(lost.first(), Some(e));
-            Some(judge(truth, &u, pages))
+            Some(check(truth, &u, pages))
         }
     };
     let after = disk.counts();
@@ -371,7 +371,7 @@ fn records_over_lost_pages() {
         pages.iter().for_each(|&p| spoil_page(&disk, p));
         let (u, lost) = salvage(&disk, &g).unwrap();
         assert_eq!(lost.blocks() as usize, pages.len());
-        assert!(judge(&truth, &u, &pages) > 0 || pages == [bits[0]]);
+        assert!(check(&truth, &u, &pages) > 0 || pages == [bits[0]]);
         // Its bits are gone, but it was emptied afterwards, so it is known to be zero.
         assert_eq!(u.map.entry(3), Entry::unallocated(Base::Zero, Emptied::No));
     }
@@ -399,7 +399,7 @@ fn a_directory_block_of_two() {
         let (u, lost) = salvage(&disk, &g).unwrap();
         let range = directory::indices_of(at, g.pages());
         let gone: Vec<u32> = range.map(|p| p as u32).collect();
-        let lost_sectors = judge(&truth, &u, &gone);
+        let lost_sectors = check(&truth, &u, &gone);
         let of_table = [508, 92][at as usize] * 1024 * 32;
         // The second block also covers the bits, so three slabs of the first block's pages are lost
         // with it.
