@@ -281,9 +281,9 @@ impl Union {
         saturating_u32(usize_as_u64(self.lower.layer_devices().count()))
     }
 
-    /// Returns whether all mappings made before this call are durable. Any context.
+    /// Returns whether all that was mapped before this call is durable. Any context.
     fn is_committed(&self) -> bool {
-        self.shared.durable() == self.map.changes()
+        self.shared.is_committed(&self.map)
     }
 
     /// Reports, once, that the map can no longer be committed. Process context.

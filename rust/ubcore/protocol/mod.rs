@@ -232,6 +232,12 @@ impl Shared {
     pub fn durable(&self) -> u64 {
         self.durable.load(Ordering::Acquire)
     }
+
+    /// Returns whether all that was mapped before this call is durable. Any context.
+    #[inline]
+    pub fn is_committed<M: Memory>(&self, map: &Map<M>) -> bool {
+        self.durable() == map.changes()
+    }
 }
 
 /// Whether a request was accepted. If not, the error is the request, which the caller still owns.
@@ -338,7 +344,7 @@ fn make_wait<H: Host>(host: &H, rq: H::Request, waiting: Waiting) {
 
 /// Returns whether all that was mapped before this call is durable. Any context.
 pub fn is_committed<H: Host>(host: &H) -> bool {
-    host.shared().durable() == host.map().changes()
+    host.shared().is_committed(host.map())
 }
 
 /// Returns whether writes are refused, for either reason. Any context.

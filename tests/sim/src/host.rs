@@ -192,7 +192,7 @@ impl Union {
     }
 
     pub fn is_committed(&self) -> bool {
-        self.shared.durable() == self.map.changes()
+        self.shared.is_committed(&self.map)
     }
     /// Returns whether emptied slabs wait for a reclaim.
     pub fn any_emptied(&self) -> bool {
