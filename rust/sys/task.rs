@@ -11,8 +11,8 @@ use kernel::{
     prelude::*, //
 };
 
-/// Reschedules if another task should run. Returns `EINTR` if the current task has a fatal signal
-/// pending.
+/// Gives way to another task that should run, as `cond_resched()` does. Returns `EINTR` if the
+/// current task has a fatal signal pending.
 ///
 /// To be called at short intervals in work whose length depends on the content of a device.
 ///

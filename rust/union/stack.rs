@@ -573,7 +573,7 @@ pub(super) fn refusal_error(e: Refusal) -> Error {
     }
 }
 
-/// Lets other tasks run. Fails if the task has a fatal signal pending.
+/// Gives way to other tasks, as [`Disk::give_way`](crate::ubcore::disk::Disk::give_way) does.
 pub(super) fn give_way() -> Result {
     crate::error::to_core(crate::sys::task::give_way())
 }

@@ -332,7 +332,10 @@ pub trait Host: WorkItems + LeafDevice + Observer + Clone {
     fn note_step(&self, step: CommitterStep, committer: &HostCommitter<Self>, done: Result);
     /// Waits until there is memory for a map page of each kind. Process context, no lock held.
     fn wait_for_memory(&self) -> Result;
-    /// Lets other tasks run that wait for the CPU. Process context, no lock held.
+    /// Gives way to other tasks, see [`Disk::give_way`], and never fails. Process context, no lock
+    /// held.
+    ///
+    /// [`Disk::give_way`]: super::disk::Disk::give_way
     fn give_way(&self);
 }
 

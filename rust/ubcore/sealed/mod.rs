@@ -45,7 +45,7 @@ pub trait Reader {
     /// Returns the buffer.
     fn buffer(&self) -> &[Block];
 
-    /// Gives way to other tasks. An error ends the work that calls it.
+    /// Gives way to other tasks, as [`Disk::give_way`](super::disk::Disk::give_way) does.
     fn give_way(&mut self) -> Result {
         Ok(())
     }

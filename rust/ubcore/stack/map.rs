@@ -54,8 +54,8 @@ pub trait StackMemory {
     /// take their place.
     fn keep_copies(&mut self);
 
-    /// Lets other tasks run. An error ends the work that calls it. The builder calls it between
-    /// steps that a page of the table bounds.
+    /// Gives way to other tasks, as [`Disk::give_way`](super::super::disk::Disk::give_way) does.
+    /// The builder calls it between steps that a page of the table bounds.
     fn give_way(&mut self) -> Result {
         Ok(())
     }
