@@ -223,7 +223,7 @@ impl protocol::Request for Request<Union> {
     }
 }
 
-impl protocol::EndStatus for BlkStatus {
+impl protocol::BlkStatus for BlkStatus {
     const OK: Self = BlkStatus::OK;
     const UNSUPPORTED: Self = BlkStatus::NOTSUPP;
     const IO_ERROR: Self = BlkStatus::IOERR;

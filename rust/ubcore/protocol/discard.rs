@@ -23,7 +23,7 @@ use super::super::plan::{self, Source};
 use super::super::sync::Ordering;
 use super::{epoch, flush, io};
 use super::{make_wait, refuses_writes};
-use super::{EndStatus, Event, Host, Op, Request, RequestState, Waiting, WorkId};
+use super::{BlkStatus, Event, Host, Op, Request, RequestState, Waiting, WorkId};
 
 /// The number of pages of the slab table that may have slabs emptied since the last commit, before
 /// a discard commits.

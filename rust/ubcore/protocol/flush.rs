@@ -15,7 +15,7 @@ use super::super::geometry::MapPage;
 use super::super::stack::chain::Seal;
 use super::super::sync::{barrier, Ordering};
 use super::{is_committed, make_wait};
-use super::{CommitterStep, EndStatus, Event, Host, HostCommitter, Waiting, WorkId, WriteMode};
+use super::{BlkStatus, CommitterStep, Event, Host, HostCommitter, Waiting, WorkId, WriteMode};
 
 /// The number of changed pages that a checkpoint may store under one hold of the committer's lock,
 /// and the number of walks after which it stores all that are left.
@@ -65,7 +65,7 @@ pub fn commit_work<H: Host>(host: &H) {
     queue_follow_up(host);
 }
 
-fn status_of<S: EndStatus>(done: Result) -> S {
+fn status_of<S: BlkStatus>(done: Result) -> S {
     match done {
         Ok(()) => S::OK,
         Err(_) => S::IO_ERROR,

@@ -17,7 +17,7 @@ use super::super::num::saturating_u32;
 use super::super::plan::{self, Source};
 use super::{epoch, flush};
 use super::{is_committed, make_wait, refuses_writes};
-use super::{Accepted, EndStatus, Ended, Event, Host, Op, Request, RequestState, Waiting};
+use super::{Accepted, BlkStatus, Ended, Event, Host, Op, Request, RequestState, Waiting};
 
 /// Takes a request, for the first time or once more. If sending it would have to wait, nothing is
 /// sent, and the error is the request, which the caller has to queue again soon. Process context;

@@ -80,8 +80,8 @@ pub trait Request {
     fn is_read_ahead(&self) -> bool;
 }
 
-/// The status with which lower I/O or a request ends.
-pub trait EndStatus: Copy + From<Error> {
+/// The status with which lower I/O or a request ends, a `blk_status_t`.
+pub trait BlkStatus: Copy + From<Error> {
     /// The I/O succeeded.
     const OK: Self;
     /// The operation is not supported.
@@ -254,7 +254,7 @@ pub trait Requests: Sized {
     /// A request.
     type Request: Request;
     /// The status with which lower I/O or a request ends.
-    type Status: EndStatus;
+    type Status: BlkStatus;
 
     /// Sends the rest of a read or a write down, or the first part of the rest. If one look-up has
     /// found the place of the whole rest, `whole` is that place. Otherwise the host plans it. When

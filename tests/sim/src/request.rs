@@ -32,7 +32,7 @@ impl From<Error> for Outcome {
     }
 }
 
-impl ubcore::protocol::EndStatus for Outcome {
+impl ubcore::protocol::BlkStatus for Outcome {
     const OK: Self = Outcome::Ok;
     const UNSUPPORTED: Self = Outcome::Unsupported;
     const IO_ERROR: Self = Outcome::IoError;
