@@ -8,11 +8,11 @@
 //! [`requests`], `WorkItems` in [`work_items`], and `LeafDevice`, `Observer` and `Host` in
 //! [`host`].
 //!
-//! Lock order: `Registry::unions`, `Stacks::list`, `Claims::list`, `Union::metadata`,
-//! `Union::allocator`, `Reserve::spare`. The last two are spinlocks, and the only locks that the
-//! I/O path takes. No thread waits for I/O while it holds `Stacks::list` or `Claims::list`. No
-//! thread waits for I/O while it holds `Registry::unions`, except when the module is unloaded. A
-//! request holds no lock while its lower I/O is in flight.
+//! Lock order: `Registry::unions`, `Stacks::list`, `Claims::list`, `gendisk::open_mutex`,
+//! `Union::metadata`, `Union::allocator`, `Reserve::spare`. The last two are spinlocks, and the only
+//! locks that the I/O path takes. No thread waits for I/O while it holds `Stacks::list` or
+//! `Claims::list`. No thread waits for I/O while it holds `Registry::unions`, except when the module
+//! is unloaded. A request holds no lock while its lower I/O is in flight.
 
 mod attach;
 mod attributes;
