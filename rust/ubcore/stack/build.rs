@@ -57,8 +57,18 @@ impl From<Broken> for Refusal {
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (extent, what) = match self {
-            Refusal::StackSize(n) => return write!(f, "a stack of {n} sectors is too large"),
-            Refusal::Layers => return write!(f, "more than {LAYERS_MAX} layers below a leaf"),
+            Refusal::StackSize(n) => {
+                return write!(
+                    f,
+                    "a stack of {n} sectors is too large: give smaller layers"
+                )
+            }
+            Refusal::Layers => {
+                return write!(
+                    f,
+                    "more than {LAYERS_MAX} layers below a leaf: squash some of them into one"
+                )
+            }
             Refusal::Failed(e) => return e.fmt(f),
             Refusal::Empty(e) => (e, "has no sectors"),
             Refusal::Order(e) => (e, "starts before the end of the extent before it"),
