@@ -160,15 +160,10 @@ where
             if quiescent == Some(s.committed) {
                 return disk.flush();
             }
-            match s.write_transaction(map, disk)? {
-                Some(0) => {}
-                Some(blocks) => {
-                    tally(&mut s.counters.commits, 1);
-                    tally(&mut s.counters.journal_written, blocks);
-                }
+            if s.write_transaction(map, disk)? == Space::Full {
                 // The ring is full, or replay would fill too many pages. The checkpoint makes
                 // the same things durable.
-                None => return s.write_checkpoint(map, disk, LeafState::Live),
+                return s.write_checkpoint(map, disk, LeafState::Live);
             }
             s.note_committed(quiescent);
             Ok(())
@@ -239,13 +234,13 @@ where
         f(self).inspect_err(|&e| self.failed = Some(e))
     }
 
-    /// Writes a transaction of all dirty slabs. Returns its number of blocks, or `None` if a
-    /// checkpoint must follow: the ring is full, or replay would fill too many pages.
+    /// Writes a transaction of all dirty slabs. Returns [`Space::Full`] if a checkpoint must follow:
+    /// the ring is full, or replay would fill too many pages.
     fn write_transaction<M: Memory, D: Disk>(
         &mut self,
         map: &Map<M>,
         disk: &mut D,
-    ) -> Result<Option<u32>> {
+    ) -> Result<Space> {
         let mut transaction = Transaction::new(&mut self.ring, disk, &self.superblock);
         let mut space = Space::Left;
         let mut from = 0;
@@ -275,30 +270,35 @@ where
         }
         let most = filled_by_writers(&self.superblock.geometry);
         if space == Space::Full || self.pages.filled() > most {
-            return Ok(None);
+            return Ok(Space::Full);
         }
         let empties = transaction.empties();
         let blocks = transaction.finish()?;
-        if !empties {
-            return Ok(Some(blocks));
+        if blocks > 0 {
+            tally(&mut self.counters.commits, 1);
+            tally(&mut self.counters.journal_written, blocks);
         }
-        let more = self.write_empty_transaction(disk)?;
-        // The ring has room for both.
-        Ok(more.map(|b| blocks.wrapping_add(b)))
+        if empties {
+            self.write_empty_transaction(disk)
+        } else {
+            Ok(Space::Left)
+        }
     }
 
     /// Writes a transaction that changes nothing, so that the one before is not the last. If the
-    /// one before rots, it is then damage and not a torn write. Returns the number of blocks, or
-    /// `None` if the ring is full.
+    /// one before rots, it is then damage and not a torn write. Returns [`Space::Full`] if the ring
+    /// is full.
     ///
     /// A transaction that empties slabs needs it. If replay took that transaction for torn, the map
     /// would lead into leaf slabs that have been allocated to other root slabs since.
-    fn write_empty_transaction<D: Disk>(&mut self, disk: &mut D) -> Result<Option<u32>> {
+    fn write_empty_transaction<D: Disk>(&mut self, disk: &mut D) -> Result<Space> {
         let mut transaction = Transaction::new(&mut self.ring, disk, &self.superblock);
-        match transaction.put(&[Record::Origin(LeafSlab(0))])? {
-            Space::Left => transaction.finish().map(Some),
-            Space::Full => Ok(None),
+        let space = transaction.put(&[Record::Origin(LeafSlab(0))])?;
+        if space == Space::Left {
+            let blocks = transaction.finish()?;
+            tally(&mut self.counters.journal_written, blocks);
         }
+        Ok(space)
     }
 
     fn write_checkpoint<M: Memory, D: Disk>(

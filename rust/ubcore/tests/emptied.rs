@@ -8,7 +8,7 @@ use sim::disk::{Random, SimDisk};
 use sim::hooked::Scenario;
 use sim::oracle::{content, Oracle, ROOT, ZERO};
 use sim::reclaim::{begin_reclaim, end_reclaim};
-use sim::union::SimUnion;
+use sim::union::{format, SimUnion};
 use ubcore::geometry::{Geometry, LeafSlab};
 use ubcore::map::Base;
 
@@ -358,4 +358,26 @@ fn late_mark() -> Rc<Scenario> {
         }
     }
     best.expect("a mark that comes late")
+}
+
+/// A transaction that empties slabs takes the last block of the ring, so a checkpoint follows. The
+/// block is counted all the same.
+#[test]
+fn the_last_block_of_the_ring_is_counted() {
+    let g = Geometry::new(8000, 8000, 32_768, 32, 64).unwrap();
+    let mut disk = SimDisk::new();
+    format(&mut disk, g);
+    let mut u = SimUnion::attach_to(&disk, &g).unwrap();
+    let counted = |u: &SimUnion| u.committer.counters().journal_written;
+    let numbered = |u: &SimUnion| u.committer.superblock().journal_sequence;
+    let before = (counted(&u), numbered(&u));
+    for n in 1..u64::from(g.journal_blocks()) {
+        u.write(n * 32, 8, n, true).unwrap();
+        u.committer.commit(&u.map, &mut u.disk).unwrap();
+        assert_eq!(counted(&u), before.0 + n);
+    }
+    assert_eq!(u.empty(1..2, Base::Zero), Ok(true));
+    u.committer.commit(&u.map, &mut u.disk).unwrap();
+    assert_eq!(numbered(&u) - before.1, u64::from(g.journal_blocks()));
+    assert_eq!(counted(&u) - before.0, u64::from(g.journal_blocks()));
 }
