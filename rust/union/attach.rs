@@ -16,11 +16,14 @@ use super::{
     },
     loss::Loss,
     metadata_disk::{
-        check_device,
         read_error,
         Metadata,
         MetadataBuffer,
         MetadataDisk, //
+    },
+    open::{
+        open_leaf,
+        open_root, //
     },
     stack,
     stats::{
@@ -45,10 +48,7 @@ use crate::{
         SendAs, //
         TagSet,
     },
-    error::{
-        open_error,
-        to_core, //
-    },
+    error::to_core,
     resources::Resources,
     sys::digest::Sha256,
     ubcore::{
@@ -162,33 +162,12 @@ impl Attached {
     }
 }
 
-/// Opens the leaf, and the root if there is one. The error names the device that cannot be opened.
+/// Opens the leaf, and the root if there is one.
 fn open_lower(options: &Options<'_>, resources: &Resources) -> Result<LowerDevices> {
     let claims = &resources.claims;
-    let root = options
-        .root
-        .map(|path| BlockDevice::open_shared(path, claims));
-    let root = root.transpose();
-    let root = root.map_err(|e| open_error(Role::Root, e))?;
-    let leaf = BlockDevice::open_exclusive(options.leaf, claims, !options.read_only);
-    let leaf = leaf.map_err(|e| {
-        // Our own claim on the root makes the leaf busy if both are the same device, or if one is a
-        // partition of the other.
-        let plain = BlockDevice::open_plain(options.leaf);
-        let overlaps = |leaf: &BlockDevice| root.as_ref().is_some_and(|r| r.overlaps(leaf));
-        if plain.is_ok_and(|leaf| overlaps(&leaf)) {
-            Error::SameDevice
-        } else {
-            open_error(Role::Leaf, e)
-        }
-    })?;
-    let roles = root.iter().map(|root| (Role::Root, root));
-    for (role, dev) in Iterator::chain(roles, [(Role::Leaf, &leaf)]) {
-        check_device(dev, role)?;
-    }
-    if !options.read_only && leaf.is_read_only() {
-        return Err(Error::ReadOnlyLeaf);
-    }
+    let root = options.root.map(|path| open_root(path, claims));
+    let root = root.transpose()?;
+    let leaf = open_leaf(options.leaf, claims, !options.read_only, root.iter())?;
     Ok(LowerDevices {
         root,
         leaf,
@@ -232,7 +211,7 @@ fn load_stack(
     leaf: &mut ProbedLeaf,
     resources: &Resources,
 ) -> core::result::Result<(), AttachError> {
-    let layers = stack::open_layers(options.layers, resources)?;
+    let layers = stack::open_layers(options.layers, resources, &lower.leaf)?;
     let mut disk = MetadataDisk::new(&lower.leaf, &mut leaf.buffer);
     let sb = &leaf.probe.superblock;
     lower.stack = stack::find_or_build(&mut disk, sb, layers, resources)?;

@@ -16,10 +16,8 @@ use super::{
         stop_work, //
     },
     merge::Merge,
-    metadata_disk::{
-        check_device,
-        MetadataDisk, //
-    },
+    metadata_disk::MetadataDisk,
+    open::open_leaf,
     stack::{
         self,
         Stack,
@@ -316,15 +314,7 @@ fn send_as_with(old: &Union, leaf: &BlockDevice) -> SendAs {
 
 /// Opens the new leaf, and the root once more.
 fn open_new(old: &Union, path: &CStr, resources: &Resources) -> Result<LowerDevices> {
-    let leaf = BlockDevice::open_exclusive(path, &resources.claims, true);
-    let leaf = leaf.map_err(|e| open_error(Role::Leaf, e))?;
-    check_device(&leaf, Role::Leaf)?;
-    if leaf.is_read_only() {
-        return Err(Error::ReadOnlyLeaf);
-    }
-    if old.lower.devices().any(|dev| dev.overlaps(&leaf)) {
-        return Err(Error::SameDevice);
-    }
+    let leaf = open_leaf(path, &resources.claims, true, old.lower.devices())?;
     let root = old.lower.root.as_ref().map(BlockDevice::again_shared);
     let root = root.transpose().map_err(|e| open_error(Role::Root, e))?;
     let mut paths = old.lower.paths.copied()?;

@@ -33,7 +33,6 @@ use crate::{
         },
         leaf_block::LeafBlock,
         num::{
-            u32_as_usize,
             u64_as_usize,
             usize_as_u64, //
         },
@@ -155,19 +154,6 @@ impl Disk for MetadataDisk<'_> {
     fn give_way(&mut self) -> Result {
         to_core(task::give_way())
     }
-}
-
-/// Checks that a device may be one of a union.
-pub(super) fn check_device(dev: &BlockDevice, role: Role) -> Result {
-    // Refuse a union, because the worker of one union would wait for the worker of another.
-    if dev.is_own() {
-        return Err(Error::Stacked(role));
-    }
-    // The driver reads and writes metadata and samples in blocks of `BLOCK_BYTES`.
-    if u32_as_usize(dev.logical_block_size()) > BLOCK_BYTES {
-        return Err(Error::Limits(role));
-    }
-    Ok(())
 }
 
 /// A sealed layer, as the core reads it.

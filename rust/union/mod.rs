@@ -24,6 +24,7 @@ mod leaf_memory;
 mod loss;
 mod merge;
 mod metadata_disk;
+mod open;
 mod requests;
 mod stack;
 mod stats;

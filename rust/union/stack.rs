@@ -7,10 +7,10 @@ use super::{
     attach::AttachError,
     leaf_memory::load_leaf,
     metadata_disk::{
-        check_device,
         MetadataBuffer,
         MetadataDisk, //
     },
+    open::open_layer,
 };
 use crate::{
     blk::BlockDevice,
@@ -102,6 +102,21 @@ pub(crate) struct LayerDevice {
 }
 
 impl LayerDevice {
+    /// Opens a layer that the caller of the attach gave.
+    fn open(given: &abi::Layer, resources: &Resources, leaf: &BlockDevice) -> Result<Self> {
+        // The caller has checked that the path ends.
+        let path = CStr::from_bytes_until_nul(&given.path).map_err(|_| Error::Internal)?;
+        let device = open_layer(path, &resources.claims, leaf)?;
+        // The driver reads whole blocks of a layer.
+        if given.offset % usize_as_u64(BLOCK_BYTES) != 0 {
+            return Err(Error::Limits(Role::Layer));
+        }
+        Ok(LayerDevice {
+            device,
+            offset: given.offset / SECTOR_BYTES,
+        })
+    }
+
     /// Opens the layer once more.
     pub(super) fn reopen(&self) -> Result<Self> {
         let device = self.device.again_shared();
@@ -366,35 +381,20 @@ impl Drop for StackUse {
     }
 }
 
-/// Opens the layers that the caller of the attach gave, the lowest first.
+/// Opens the layers that the caller of the attach gave, the lowest first, above which is `leaf`.
 pub(super) fn open_layers(
     given: &[abi::Layer],
     resources: &Resources,
+    leaf: &BlockDevice,
 ) -> core::result::Result<KVec<LayerDevice>, AttachError> {
     let mut layers = KVec::new();
     for (n, layer) in (1..).zip(given) {
         let opened = give_way()
-            .and_then(|()| open_layer(layer, resources))
+            .and_then(|()| LayerDevice::open(layer, resources, leaf))
             .and_then(|layer| layers.push(layer, GFP_KERNEL).map_err(|_| Error::NoMemory));
         opened.map_err(|error| AttachError::of_layer(error, n))?;
     }
     Ok(layers)
-}
-
-fn open_layer(given: &abi::Layer, resources: &Resources) -> Result<LayerDevice> {
-    // The caller has checked that the path ends.
-    let path = CStr::from_bytes_until_nul(&given.path).map_err(|_| Error::Internal)?;
-    let device = BlockDevice::open_shared(path, &resources.claims);
-    let device = device.map_err(|e| open_error(Role::Layer, e))?;
-    check_device(&device, Role::Layer)?;
-    // The driver reads whole blocks of a layer.
-    if given.offset % usize_as_u64(BLOCK_BYTES) != 0 {
-        return Err(Error::Limits(Role::Layer));
-    }
-    Ok(LayerDevice {
-        device,
-        offset: given.offset / SECTOR_BYTES,
-    })
 }
 
 /// Checks that the layers are the ones that the leaf lists, and returns their stack. Without layers
