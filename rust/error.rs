@@ -51,8 +51,6 @@ pub(crate) fn errno_number(e: kernel::error::Error) -> u32 {
 pub(crate) fn open_error(role: Role, e: kernel::error::Error) -> Error {
     if e == code::EBUSY {
         Error::Busy(role)
-    } else if role == Role::Leaf && (e == code::EROFS || e == code::EACCES) {
-        Error::ReadOnlyLeaf
     } else {
         Error::Open(role, errno_number(e))
     }

@@ -42,13 +42,25 @@ pub(super) fn open_leaf<'a>(
     others: impl Iterator<Item = &'a BlockDevice>,
 ) -> Result<BlockDevice> {
     let opened = BlockDevice::open_exclusive(path, claims, write);
-    let opened = opened.map_err(|e| open_error(Role::Leaf, e));
+    let opened = opened.map_err(|e| leaf_error(path, write, e));
     let leaf = refuse_overlap(path, opened, others)?;
     check_device(&leaf, Role::Leaf)?;
     if write && leaf.is_read_only() {
         return Err(Error::ReadOnlyLeaf);
     }
     Ok(leaf)
+}
+
+/// Returns the error for a leaf that could not be opened.
+fn leaf_error(path: &CStr, write: bool, e: kernel::error::Error) -> Error {
+    // The block layer returns EACCES for a write-protected device, and also for a node on a mount
+    // without devices, or in a directory that may not be searched.
+    let is_protected = || BlockDevice::open_plain(path).is_ok_and(|leaf| leaf.is_read_only());
+    if write && (e == EROFS || e == EACCES && is_protected()) {
+        Error::ReadOnlyLeaf
+    } else {
+        open_error(Role::Leaf, e)
+    }
 }
 
 /// Opens a layer, shared among all unions, and checks it.
