@@ -58,7 +58,7 @@ fn write<H: Host>(host: &H, rq: H::Request) -> Accepted<H> {
     epoch::enter(host, &rq);
     let mut whole = plan::write_at_once(host.map(), sector, sectors);
     if whole.is_none() {
-        match allocate(host, sector, sectors) {
+        match allocate(host, &rq, sector, sectors) {
             Ok(()) => whole = plan::write_at_once(host.map(), sector, sectors),
             Err(e @ Denied::Failed(Error::Full)) => {
                 if !fail_unallocated(host, &rq, sector, sectors) {
@@ -91,8 +91,17 @@ fn submit<H: Host>(host: &H, rq: H::Request, whole: Option<Source>, fua: bool) -
         .inspect_err(|rq| epoch::leave::<H>(rq))
 }
 
+/// Allocates what a range of a write needs. If bios of the write have failed, for lack of space, it
+/// allocates nothing for them: they are not mapped, so no one would free their leaf slabs.
+fn allocate<H: Host>(host: &H, rq: &H::Request, sector: u64, sectors: u32) -> Allocated {
+    if !RequestState::of(rq).has_failed_bios() {
+        return allocate_range(host, sector, sectors);
+    }
+    other_bios(rq, sector, sectors).try_for_each(|(first, n)| allocate_range(host, first, n))
+}
+
 /// Allocates a leaf slab for every slab of a range, or for none if free slabs do not suffice.
-fn allocate<H: Host>(host: &H, sector: u64, sectors: u32) -> Allocated {
+fn allocate_range<H: Host>(host: &H, sector: u64, sectors: u32) -> Allocated {
     if plan::unallocated(host.map(), sector, sectors)
         .next()
         .is_none()
@@ -109,7 +118,7 @@ fn allocate<H: Host>(host: &H, sector: u64, sectors: u32) -> Allocated {
 /// Fails those bios of a range of a write that need a new leaf slab. A full leaf must not fail an
 /// overwrite only because the block layer has merged it with another write. Returns whether bios
 /// are left.
-fn fail_unallocated<H: Host>(host: &H, rq: &H::Request, sector: u64, sectors: u32) -> bool {
+fn fail_unallocated<H: Host>(host: &H, rq: &mut H::Request, sector: u64, sectors: u32) -> bool {
     let g = host.map().geometry();
     let mut left = true;
     for slab in plan::unallocated(host.map(), sector, sectors) {
@@ -185,15 +194,26 @@ fn map_sent<H: Host>(host: &H, rq: &H::Request) -> Checked {
 /// Another write may have allocated a leaf slab for them since, which does not hold the data of
 /// this one. Returns false, because no first write is reported for a part.
 fn map_others<H: Host>(host: &H, rq: &H::Request, sector: u64, sectors: u32) -> Checked<bool> {
-    let mut at = sector;
-    let end = at.wrapping_add(u64::from(sectors));
-    while let Some((first, count)) = rq.next_bio(at).filter(|&(first, _)| first < end) {
-        // The bio begins before the end.
-        let within = saturating_u32(end.wrapping_sub(first));
-        map_sectors(host, first, count.min(within))?;
-        at = first.wrapping_add(u64::from(count));
+    for (first, count) in other_bios(rq, sector, sectors) {
+        map_sectors(host, first, count)?;
     }
     Ok(false)
+}
+
+/// Returns the parts of a range that belong to bios that do not fail: first sector and count.
+fn other_bios<R: Request>(
+    rq: &R,
+    sector: u64,
+    sectors: u32,
+) -> impl Iterator<Item = (u64, u32)> + '_ {
+    let mut at = sector;
+    let end = at.wrapping_add(u64::from(sectors));
+    core::iter::from_fn(move || {
+        let (first, count) = rq.next_bio(at).filter(|&(first, _)| first < end)?;
+        at = first.wrapping_add(u64::from(count));
+        // The bio begins before the end.
+        Some((first, count.min(saturating_u32(end.wrapping_sub(first)))))
+    })
 }
 
 /// Maps sectors whose lower write has completed, and arms the commit timer. Returns what

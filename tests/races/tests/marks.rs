@@ -2,10 +2,12 @@
 
 //! First write, overwrite, flush, FUA, discard, reclaim, checkpoint and detach at once.
 
-use races::scenario::play;
+use races::scenario::{geometry, play};
 use races::{explore, explore_more};
 use shuttle::rand::{thread_rng, Rng};
-use sim::host::{Device, Handle};
+use shuttle::thread;
+use sim::host::{fresh, Device, Handle};
+use ubcore::protocol::Host;
 
 fn nothing(_: &Handle) {}
 
@@ -453,6 +455,31 @@ fn a_merged_write_that_is_sent_in_part_beside_another() {
                 },
             ],
         );
+    });
+}
+
+/// A merged write is sent in parts. When the first part is sent, the leaf is full, so the first bio
+/// fails. Before the second part is sent, a discard may free a leaf slab, which must not be
+/// allocated for the bio that has failed.
+#[test]
+fn a_failed_bio_gets_no_leaf_slab_later() {
+    explore(|| {
+        let union = fresh(geometry(2));
+        union.write(0..4, 1, true);
+        union.write(64..72, 1, true);
+        union.set_narrow(2);
+        let other = union.clone();
+        let discards = thread::spawn(move || {
+            other.discard(0..32);
+        });
+        let done = union.write_merged(&[60..64, 64..68], 2);
+        assert!(done[1], "an overwrite fails");
+        discards.join().expect("a discard");
+        union.quiesce();
+        let map = union.map();
+        let owned = (0..3).filter_map(|slab| map.entry(slab).leaf_slab);
+        let unused = owned.filter(|&leaf_slab| map.is_mapped(leaf_slab) == Ok(false));
+        assert_eq!(unused.count(), 0, "a leaf slab is allocated for nothing");
     });
 }
 
