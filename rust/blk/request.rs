@@ -240,11 +240,11 @@ impl<D> Request<D> {
     /// Sets the status with which those bios of the request that overlap a range end, if the
     /// request ends with [`BlkStatus::OK`]. Returns whether the request has bios without such a
     /// status.
-    pub(crate) fn fail_bios(&self, sector: u64, sectors: u32, status: BlkStatus) -> bool {
+    pub(crate) fn fail_bios(&mut self, sector: u64, sectors: u32, status: BlkStatus) -> bool {
         let rq = self.as_raw();
 
-        // SAFETY: By the invariant the request is not ended and we own it, so its bios are valid,
-        // and no one else accesses them.
+        // SAFETY: By the invariant the request is not ended and we own it, so its bios are valid. It
+        // is borrowed exclusively, so no one else accesses them.
         unsafe { ffi::ub_request_fail_bios(rq, sector, sectors, status.0) }
     }
 
@@ -252,8 +252,9 @@ impl<D> Request<D> {
     /// status, without those before `sector`: first and count.
     pub(crate) fn next_bio(&self, sector: u64) -> Option<(u64, u32)> {
         let mut first = sector;
-        // SAFETY: By the invariant the request is not ended and we own it, so its bios are valid,
-        // and no one else accesses them. `first` is a local value, borrowed for the call.
+        // SAFETY: By the invariant the request is not ended and we own it, so its bios are valid. The
+        // call only reads them, and only `fail_bios` writes to them, which needs the request
+        // exclusively. `first` is a local value, borrowed for the call.
         let count = unsafe { ffi::ub_request_next_bio(self.as_raw(), &mut first) };
 
         (count > 0).then_some((first, count))

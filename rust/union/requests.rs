@@ -202,7 +202,7 @@ impl protocol::Request for Request<Union> {
         Started::is_read_ahead(self)
     }
 
-    fn fail_bios(&self, sector: u64, sectors: u32) -> bool {
+    fn fail_bios(&mut self, sector: u64, sectors: u32) -> bool {
         self.fail_bios(sector, sectors, BlkStatus::NOSPC)
     }
 

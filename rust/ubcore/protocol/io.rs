@@ -50,7 +50,7 @@ fn read<H: Host>(host: &H, rq: H::Request) -> Accepted<H> {
 }
 
 /// Writes: allocates what is missing, and sends the request down.
-fn write<H: Host>(host: &H, rq: H::Request) -> Accepted<H> {
+fn write<H: Host>(host: &H, mut rq: H::Request) -> Accepted<H> {
     let Ok((sector, sectors)) = rq.rest() else {
         fail(host, rq, Broken.into());
         return Ok(());
@@ -61,7 +61,7 @@ fn write<H: Host>(host: &H, rq: H::Request) -> Accepted<H> {
         match allocate(host, &rq, sector, sectors) {
             Ok(()) => whole = plan::write_at_once(host.map(), sector, sectors),
             Err(e @ Denied::Failed(Error::Full)) => {
-                if !fail_unallocated(host, &rq, sector, sectors) {
+                if !fail_unallocated(host, &mut rq, sector, sectors) {
                     fail(host, rq, e);
                     return Ok(());
                 }

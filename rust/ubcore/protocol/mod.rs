@@ -69,7 +69,7 @@ pub trait Request {
     fn is_fua(&self) -> bool;
     /// Lets those bios of the request that overlap a range end with an error for lack of space, and
     /// the others with the request's status. Returns whether there are others.
-    fn fail_bios(&self, sector: u64, sectors: u32) -> bool;
+    fn fail_bios(&mut self, sector: u64, sectors: u32) -> bool;
     /// Returns the sectors of the first bio that ends after `sector` and does not fail, without
     /// those before `sector`: first and count.
     fn next_bio(&self, sector: u64) -> Option<(u64, u32)>;

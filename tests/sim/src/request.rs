@@ -169,7 +169,7 @@ impl ubcore::protocol::Request for Rq {
     fn is_fua(&self) -> bool {
         self.0.fua
     }
-    fn fail_bios(&self, sector: u64, sectors: u32) -> bool {
+    fn fail_bios(&mut self, sector: u64, sectors: u32) -> bool {
         let end = sector + u64::from(sectors);
         for bio in &self.0.bios {
             if bio.sectors.start < end && sector < bio.sectors.end {
