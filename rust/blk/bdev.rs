@@ -30,6 +30,9 @@ use kernel::{
     sync::Arc, //
 };
 
+#[cfg(not(MODULE))]
+compile_error!("`BlockDevice::is_own` needs the owner of a module: build unionblk as a module");
+
 /// The ordering and durability of a write.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
 pub(crate) enum WriteOrder {
@@ -235,7 +238,8 @@ impl BlockDevice {
         self.bdev == other.bdev
     }
 
-    /// Returns whether the device belongs to this module.
+    /// Returns whether the device belongs to this module. Built into the kernel, this driver and
+    /// all others there have the same owner: none. So this file refuses to be built in.
     pub(crate) fn is_own(&self) -> bool {
         // SAFETY: By the invariant of `BlockDevice` the device is open as long as `self` exists.
         let owner = unsafe { ffi::ub_bdev_owner(self.as_raw()) };
