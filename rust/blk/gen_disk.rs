@@ -339,7 +339,7 @@ impl<D: Operations> GenDisk<D> {
     }
 
     /// Keeps the block layer from merging bios into one request, because all bios of a request end
-    /// with one status.
+    /// with one status. The setting is `queue/nomerges` in sysfs, where the user can change it.
     pub(crate) fn forbid_merges(&self) {
         // SAFETY: By the invariant the disk is in the system. The call sets a bit of its queue.
         unsafe { ffi::ub_disk_forbid_merges(self.disk.as_ptr()) };
