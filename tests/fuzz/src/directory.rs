@@ -63,12 +63,12 @@ pub fn run(data: &[u8]) {
     let named = if how & 0x20 == 0 { 4 } else { named };
     let block = block(&mut source, how);
     let mut list = vec![PageEntry::EMPTY; named];
-    let judged = directory::judge(&block, at, 1000, NONCE, &mut list);
+    let checked = directory::check(&block, at, 1000, NONCE, &mut list);
     let (valid_checksum, sound) = (
         directory::has_valid_crc(&block),
         directory::is_sound(&block, at, NONCE),
     );
-    match judged {
+    match checked {
         Ok(()) => {
             assert!(valid_checksum && sound);
             let mut again = [0; 4096];
