@@ -243,8 +243,8 @@ impl<D> Request<D> {
     pub(crate) fn fail_bios(&mut self, sector: u64, sectors: u32, status: BlkStatus) -> bool {
         let rq = self.as_raw();
 
-        // SAFETY: By the invariant the request is not ended and we own it, so its bios are valid. It
-        // is borrowed exclusively, so no one else accesses them.
+        // SAFETY: By the invariant the request is not ended and we own it, so its bios are valid.
+        // It is borrowed exclusively, so no one else accesses them.
         unsafe { ffi::ub_request_fail_bios(rq, sector, sectors, status.0) }
     }
 
@@ -252,8 +252,8 @@ impl<D> Request<D> {
     /// status, without those before `sector`: first and count.
     pub(crate) fn next_bio(&self, sector: u64) -> Option<(u64, u32)> {
         let mut first = sector;
-        // SAFETY: By the invariant the request is not ended and we own it, so its bios are valid. The
-        // call only reads them, and only `fail_bios` writes to them, which needs the request
+        // SAFETY: By the invariant the request is not ended and we own it, so its bios are valid.
+        // The call only reads them, and only `fail_bios` writes to them, which needs the request
         // exclusively. `first` is a local value, borrowed for the call.
         let count = unsafe { ffi::ub_request_next_bio(self.as_raw(), &mut first) };
 

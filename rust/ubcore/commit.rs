@@ -234,8 +234,8 @@ where
         f(self).inspect_err(|&e| self.failed = Some(e))
     }
 
-    /// Writes a transaction of all dirty slabs. Returns [`Space::Full`] if a checkpoint must follow:
-    /// the ring is full, or replay would fill too many pages.
+    /// Writes a transaction of all dirty slabs. Returns [`Space::Full`] if a checkpoint must
+    /// follow: the ring is full, or replay would fill too many pages.
     fn write_transaction<M: Memory, D: Disk>(
         &mut self,
         map: &Map<M>,

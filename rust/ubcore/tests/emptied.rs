@@ -361,7 +361,7 @@ fn late_mark() -> Rc<Scenario> {
 }
 
 /// A transaction that empties slabs takes the last block of the ring, so a checkpoint follows. The
-/// block is counted all the same.
+/// block is counted nevertheless.
 #[test]
 fn the_last_block_of_the_ring_is_counted() {
     let g = Geometry::new(8000, 8000, 32_768, 32, 64).unwrap();
