@@ -119,7 +119,11 @@ impl To {
         // A link stays, and what it leads to is replaced.
         let path = fs::canonicalize(out).map_err(|e| Fail::io("open", out, &e))?;
         if wanted.append {
-            return To::of_device(wanted, Device::open(&path, Role::Leaf, Access::Exclusive)?);
+            let file = Device::open(&path, Role::Leaf, Access::Exclusive);
+            return To::of_device(
+                wanted,
+                file.map_err(|fail| refused(fail, wanted.what, out))?,
+            );
         }
         if !wanted.force {
             return Err(exists(out));
@@ -164,18 +168,8 @@ impl To {
 
 /// Opens a device to write to it. Refuses one that shares sectors with a source.
 fn open_device(what: &str, out: &Path, sources: &[&Device]) -> Result<Device> {
-    let device = Device::open(out, Role::Leaf, Access::Exclusive)?;
-    let refused = |fail: Fail| match fail.reason {
-        "stacked" => {
-            let text = format!(
-                "{} is a union or lies on one: write the {what} to another device, or to a file",
-                out.display()
-            );
-            Fail::new(REFUSED, "stacked", text)
-        }
-        "read_only_leaf" => read_only(out),
-        _ => fail,
-    };
+    let refused = |fail| refused(fail, what, out);
+    let device = Device::open(out, Role::Leaf, Access::Exclusive).map_err(refused)?;
     refuse_union(&device, Role::Leaf).map_err(refused)?;
     for source in sources {
         overlap::refuse(source, &device).map_err(|fail| match fail.reason {
@@ -185,6 +179,21 @@ fn open_device(what: &str, out: &Path, sources: &[&Device]) -> Result<Device> {
     }
     device.refuse_read_only().map_err(refused)?;
     Ok(device)
+}
+
+/// Converts the refusal of a leaf to that of a place to write to.
+fn refused(fail: Fail, what: &str, out: &Path) -> Fail {
+    match fail.reason {
+        "stacked" => {
+            let text = format!(
+                "{} is a union or lies on one: write the {what} to another device, or to a file",
+                out.display()
+            );
+            Fail::new(REFUSED, "stacked", text)
+        }
+        "read_only_leaf" => read_only(out),
+        _ => fail,
+    }
 }
 
 /// Returns the part of a device or file behind the sealed layers that it begins with.
