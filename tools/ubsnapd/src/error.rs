@@ -108,6 +108,8 @@ impl From<Fail> for Error {
             "no_space" => Code::ResourceExhausted,
             // Another attempt can succeed.
             "busy" | "requests_in_flight" => Code::Unavailable,
+            // The snapshot lies on as many layers as a leaf can have.
+            "layer_count" => Code::FailedPrecondition,
             _ => Code::Internal,
         };
         Error::new(code, fail.message)
@@ -128,7 +130,21 @@ impl fmt::Display for Error {
 
 #[cfg(test)]
 mod tests {
+    use ubctl::error::{Fail, REFUSED};
+
     use super::{Code, Errno, Error};
+
+    #[test]
+    fn a_refusal_of_the_tool_has_its_code() {
+        for (reason, code) in [
+            ("no_space", Code::ResourceExhausted),
+            ("busy", Code::Unavailable),
+            ("layer_count", Code::FailedPrecondition),
+            ("damaged", Code::Internal),
+        ] {
+            assert_eq!(Error::from(Fail::new(REFUSED, reason, "")).code, code);
+        }
+    }
 
     #[test]
     fn no_space_has_its_code() {
