@@ -13,6 +13,7 @@ use ubcore::stack::chain::{LayerId, Seal};
 
 use super::super::format::{Discard, LayoutArgs, Plan};
 use crate::below::{self, Opened};
+use crate::blocksize;
 use crate::control::{self, path_text, Control};
 use crate::device::{Access, Device};
 use crate::error::{Fail, Result};
@@ -55,6 +56,7 @@ pub fn run(args: &Live<'_>, json: bool) -> Result {
     let image = loopdev::behind(&path_text(&status.leaf)).map(PathBuf::from);
     let layer = image.as_deref().unwrap_or(&old).to_owned();
     let seal = Seal(random::bytes()?);
+    blocksize::refuse_tail(args.leaf)?;
     let leaf = Lower::open(args.leaf, Role::Leaf, true, sb.root_block_bytes)?;
     let below = below(&status, open, &sb, (&layer, seal))?;
     let plan = plan(args, below, &status, (&sb, &leaf))?;
