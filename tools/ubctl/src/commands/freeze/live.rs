@@ -72,16 +72,17 @@ pub fn run(args: &Live<'_>, json: bool) -> Result {
     let leaf_uuid = output::uuid(&handed.uuid);
     drop(handed);
     loopdev::warn_short(&leaf);
+    let given = leaf.given();
     leaf.release();
-    let after = control.status(status.id)?;
+    // The leaf is frozen, so nothing may fail from here on but the report.
     let frozen = LiveFreezeReport {
         device: format!("/dev/{}{}", control::PREFIX, status.id),
         layer: layer.display().to_string(),
         uuid: output::uuid(&sb.uuid),
         seal: output::hex(&seal.0),
-        leaf: path_text(&after.leaf),
+        leaf: given.display().to_string(),
         leaf_uuid,
-        layers: after.layers,
+        layers: status.layers.saturating_add(1),
         fsfreeze: !args.no_fsfreeze,
     };
     report(&frozen, json)
