@@ -186,7 +186,12 @@ impl Kernel {
         root.release();
         drop(recent);
         if status.uuid != uuid.0 {
-            let text = format!("{what}: the driver found another leaf there");
+            // No snapshot has this leaf, so no later request would detach the union.
+            let left = match remove::detach(&self.control, &status, Deadline::of(OPEN)) {
+                Ok(()) => String::new(),
+                Err(fail) => format!("; {} stays attached: {}", device_of(&status), fail.message),
+            };
+            let text = format!("{what}: the driver found another leaf there{left}");
             return Err(Error::internal(text));
         }
         lock(&self.numbers).insert(uuid, id);
