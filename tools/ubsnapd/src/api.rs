@@ -7,7 +7,51 @@
 use std::collections::HashMap;
 
 /// The path of the service; a call's path has the name of the method behind it.
-pub const SERVICE: &str = "/containerd.services.snapshots.v1.Snapshots/";
+const SERVICE: &str = "/containerd.services.snapshots.v1.Snapshots/";
+
+/// A method of the service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Method {
+    /// Makes an active snapshot.
+    Prepare,
+    /// Makes a view.
+    View,
+    /// Returns how to mount a snapshot.
+    Mounts,
+    /// Makes an active snapshot a committed one.
+    Commit,
+    /// Removes a snapshot.
+    Remove,
+    /// Returns what a snapshot is.
+    Stat,
+    /// Changes labels.
+    Update,
+    /// Returns all snapshots, in parts.
+    List,
+    /// Returns what a snapshot takes.
+    Usage,
+    /// Deletes what could not be deleted before.
+    Cleanup,
+}
+
+impl Method {
+    /// Returns the method of a call's path.
+    pub fn of(path: &str) -> Option<Method> {
+        match path.strip_prefix(SERVICE)? {
+            "Prepare" => Some(Method::Prepare),
+            "View" => Some(Method::View),
+            "Mounts" => Some(Method::Mounts),
+            "Commit" => Some(Method::Commit),
+            "Remove" => Some(Method::Remove),
+            "Stat" => Some(Method::Stat),
+            "Update" => Some(Method::Update),
+            "List" => Some(Method::List),
+            "Usage" => Some(Method::Usage),
+            "Cleanup" => Some(Method::Cleanup),
+            _ => None,
+        }
+    }
+}
 
 /// The request of `Prepare` and of `View`.
 #[derive(Clone, PartialEq, prost::Message)]
@@ -182,8 +226,32 @@ pub struct Empty {}
 
 #[cfg(test)]
 mod tests {
-    use super::{CommitRequest, Info, Kind, Mount, MountsResponse, Timestamp, UpdateRequest};
+    use super::{
+        CommitRequest, Info, Kind, Method, Mount, MountsResponse, Timestamp, UpdateRequest,
+    };
     use prost::Message;
+
+    /// The names are those of containerd's definition of the service.
+    #[test]
+    fn the_methods_have_the_names_of_the_protocol() {
+        for name in [
+            "Prepare", "View", "Mounts", "Commit", "Remove", "Stat", "Update", "List", "Usage",
+            "Cleanup",
+        ] {
+            let method = Method::of(&format!(
+                "/containerd.services.snapshots.v1.Snapshots/{name}"
+            ));
+            assert_eq!(method.map(|m| format!("{m:?}")).as_deref(), Some(name));
+        }
+        for path in [
+            "/containerd.services.snapshots.v1.Snapshots/",
+            "List",
+            "/List",
+            "",
+        ] {
+            assert_eq!(Method::of(path), None, "{path}");
+        }
+    }
 
     /// The bytes are written by hand, by the rules of the wire format and the numbers of
     /// containerd's definition.

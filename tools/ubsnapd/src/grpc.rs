@@ -14,7 +14,7 @@ use tonic::server::{Grpc, ServerStreamingService, UnaryService};
 use tonic::{Code, Request, Response, Status};
 use tonic_prost::ProstCodec;
 
-use crate::api::{ListRequest, ListResponse, SERVICE};
+use crate::api::{ListRequest, ListResponse, Method};
 use crate::daemon::Daemon;
 use crate::disks::Disks;
 use crate::service;
@@ -96,18 +96,20 @@ pub async fn answer<D: Disks + 'static>(
     daemon: Arc<Daemon<D>>,
     request: http::Request<Incoming>,
 ) -> http::Response<Body> {
-    let method = request.uri().path().strip_prefix(SERVICE);
-    match method.unwrap_or_default() {
-        "Prepare" => unary(daemon, request, service::prepare).await,
-        "View" => unary(daemon, request, service::view).await,
-        "Mounts" => unary(daemon, request, service::mounts).await,
-        "Commit" => unary(daemon, request, service::commit).await,
-        "Remove" => unary(daemon, request, service::remove).await,
-        "Stat" => unary(daemon, request, service::stat).await,
-        "Update" => unary(daemon, request, service::update).await,
-        "Usage" => unary(daemon, request, service::usage).await,
-        "Cleanup" => unary(daemon, request, service::cleanup).await,
-        "ListMethod" => {
+    let Some(method) = Method::of(request.uri().path()) else {
+        return unknown(request.uri().path());
+    };
+    match method {
+        Method::Prepare => unary(daemon, request, service::prepare).await,
+        Method::View => unary(daemon, request, service::view).await,
+        Method::Mounts => unary(daemon, request, service::mounts).await,
+        Method::Commit => unary(daemon, request, service::commit).await,
+        Method::Remove => unary(daemon, request, service::remove).await,
+        Method::Stat => unary(daemon, request, service::stat).await,
+        Method::Update => unary(daemon, request, service::update).await,
+        Method::Usage => unary(daemon, request, service::usage).await,
+        Method::Cleanup => unary(daemon, request, service::cleanup).await,
+        Method::List => {
             let call = MethodCall {
                 daemon,
                 method: service::list,
@@ -115,7 +117,6 @@ pub async fn answer<D: Disks + 'static>(
             let mut grpc = Grpc::new(ProstCodec::<ListResponse, ListRequest>::default());
             grpc.server_streaming(ListMethod(call), request).await
         }
-        _ => unknown(request.uri().path()),
     }
 }
 
