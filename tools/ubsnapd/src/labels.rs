@@ -13,6 +13,9 @@ pub const MAX_SIZE: &str = "containerd.io/snapshot/max-size";
 
 /// The largest size of a key and its value together.
 const PAIR_BYTES: usize = 4096;
+/// The largest size of all labels of a snapshot. containerd receives messages of up to 16 MiB, and
+/// a list cannot show a larger snapshot.
+const ALL_BYTES: usize = 1 << 20;
 
 /// Returns the labels of a request. A label without a value does not exist.
 pub fn checked(labels: HashMap<String, String>) -> Result<Labels> {
@@ -27,7 +30,20 @@ pub fn checked(labels: HashMap<String, String>) -> Result<Labels> {
         }
     }
     let has_value = |(_, value): &(String, String)| !value.is_empty();
-    Ok(labels.into_iter().filter(has_value).collect())
+    let labels = labels.into_iter().filter(has_value).collect();
+    bounded(&labels)?;
+    Ok(labels)
+}
+
+/// Refuses labels that are too large together.
+pub fn bounded(labels: &Labels) -> Result {
+    let bytes: usize = labels.iter().map(|(k, v)| k.len() + v.len()).sum();
+    if bytes > ALL_BYTES {
+        return Err(Error::invalid(format!(
+            "the labels of a snapshot may have {ALL_BYTES} bytes together, not {bytes}"
+        )));
+    }
+    Ok(())
 }
 
 /// Returns the limit that the labels set, in bytes.
@@ -66,5 +82,14 @@ mod tests {
         assert_eq!(one("k", "v".repeat(PAIR_BYTES - 1)).unwrap().len(), 1);
         assert!(one("k", "v".repeat(PAIR_BYTES)).is_err());
         assert!(one("", "v".into()).is_err());
+        let many = |n: usize| {
+            checked(
+                (0..n)
+                    .map(|n| (format!("{n:03}"), "v".repeat(4093)))
+                    .collect(),
+            )
+        };
+        assert_eq!(many(256).unwrap().len(), 256);
+        assert!(many(257).is_err());
     }
 }

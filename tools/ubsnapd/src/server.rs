@@ -120,7 +120,8 @@ async fn accept<D: Disks + 'static>(daemon: Arc<Daemon<D>>, listener: UnixListen
             Err(e) => {
                 complain(&format!("a connection was not accepted: {e}"));
                 // Another attempt can succeed when the system has descriptors again.
-                std::thread::sleep(PAUSE);
+                // Meanwhile the open connections continue.
+                tokio::time::sleep(PAUSE).await;
                 continue;
             }
         };

@@ -2,6 +2,7 @@
 
 //! The methods of the protocol: from messages to the daemon and back.
 
+use prost::Message;
 use tonic::{Code, Status};
 
 use crate::api::{
@@ -17,8 +18,9 @@ use crate::snapshot::{Kind, Snapshot, Time};
 
 type Answer<T> = Result<T, Status>;
 
-/// How many snapshots one part of a list has.
-const PART: usize = 100;
+/// The size at which a part of a list ends. A client may receive no message above 4 MiB, and one
+/// snapshot has up to 1 MiB of labels.
+const PART_BYTES: usize = 1 << 20;
 
 fn mounts_of(mounted: Mounted) -> MountsResponse {
     // A read of a file must not write to the leaf. What is deleted gives its space back.
@@ -110,10 +112,27 @@ pub fn update<D: Disks>(daemon: &Daemon<D>, r: UpdateRequest) -> Answer<InfoResp
 /// Lists snapshots.
 pub fn list<D: Disks>(daemon: &Daemon<D>, r: ListRequest) -> Answer<Vec<ListResponse>> {
     let found = daemon.list(&Filters::parse(&r.filters)?);
-    let part = |part: &[Snapshot]| ListResponse {
-        info: part.iter().cloned().map(info).collect(),
-    };
-    Ok(found.chunks(PART).map(part).collect())
+    Ok(parts(found.into_iter().map(info), PART_BYTES))
+}
+
+/// Cuts a list into parts, each of which ends as soon as it has so many bytes.
+fn parts(list: impl Iterator<Item = Info>, bytes: usize) -> Vec<ListResponse> {
+    let mut parts: Vec<ListResponse> = Vec::new();
+    let mut last = usize::MAX;
+    for info in list {
+        let more = info.encoded_len();
+        match parts.last_mut() {
+            Some(part) if last < bytes => {
+                part.info.push(info);
+                last = last.saturating_add(more);
+            }
+            _ => {
+                parts.push(ListResponse { info: vec![info] });
+                last = more;
+            }
+        }
+    }
+    parts
 }
 
 /// Returns what a snapshot takes.
@@ -128,4 +147,38 @@ pub fn usage<D: Disks>(daemon: &Daemon<D>, r: KeyRequest) -> Answer<UsageRespons
 pub fn cleanup<D: Disks>(daemon: &Daemon<D>, _: CleanupRequest) -> Answer<Empty> {
     daemon.cleanup()?;
     Ok(Empty {})
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{parts, Info, Message};
+
+    #[test]
+    fn a_list_is_cut_by_its_bytes() {
+        let infos = |sizes: &[usize]| -> Vec<Info> {
+            let one = |&size: &usize| Info {
+                name: "n".repeat(size),
+                ..Info::default()
+            };
+            sizes.iter().map(one).collect()
+        };
+        let cut = |sizes: &[usize]| -> Vec<usize> {
+            let parts = parts(infos(sizes).into_iter(), 1000);
+            let names = parts
+                .iter()
+                .flat_map(|part| &part.info)
+                .map(|i| i.name.len());
+            assert_eq!(names.collect::<Vec<_>>(), sizes);
+            for part in &parts {
+                let last = part.info.last().unwrap().encoded_len();
+                assert!(part.encoded_len() - last < 1000 + 3 * part.info.len());
+            }
+            parts.iter().map(|part| part.info.len()).collect()
+        };
+        assert!(cut(&[]).is_empty());
+        assert_eq!(cut(&[10; 100]), [84, 16]);
+        assert_eq!(cut(&[5000, 10, 980, 10, 10]), [1, 3, 1]);
+        // A part of many snapshots with many labels.
+        assert_eq!(cut(&[400; 7]), [3, 3, 1]);
+    }
 }
