@@ -15,6 +15,9 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{fallocate, FallocateFlags};
+use rustix::io::Errno;
+
 use self::state::{Change, State};
 use crate::error::{complain, Error, Result};
 
@@ -24,6 +27,9 @@ const LOG: &str = "snapshots.log";
 const NEW: &str = "snapshots.log.new";
 /// A log of less is not written anew.
 const SMALL: u64 = 1 << 20;
+/// The space behind the log that is kept for changes that free space. On a full disk a removal
+/// could not be stored without it. A removal takes about 200 bytes.
+const RESERVE: u64 = 256 << 10;
 /// The bytes of a line that is cut off which a message shows.
 const SHOWN: usize = 2048;
 
@@ -37,6 +43,11 @@ pub struct Store {
     /// The bytes of the log, and its bytes when it was last written anew.
     bytes: u64,
     fresh: u64,
+    /// The end of the space that is allocated for the log.
+    allocated: u64,
+    /// No space can be allocated.
+    #[cfg(test)]
+    is_full: bool,
     /// Why nothing can be stored any more.
     broken: Option<String>,
 }
@@ -81,15 +92,21 @@ impl Store {
         // before it synced, so a power failure could still take back what was read.
         let synced = file.sync_all().and_then(|()| sync_directory(directory));
         synced.map_err(|e| Error::io(format!("sync {}", path.display()), &e))?;
-        Ok(Some(Store {
+        let mut store = Store {
             directory: directory.to_owned(),
             file,
             state,
             next: last.saturating_add(1),
             bytes,
             fresh: 0,
+            allocated: 0,
+            #[cfg(test)]
+            is_full: false,
             broken: None,
-        }))
+        };
+        // On a full disk the next change that needs the reserve fails.
+        let _ = store.reserve(0);
+        Ok(Some(store))
     }
 
     /// Makes the store of a directory, for file systems of this size.
@@ -107,8 +124,34 @@ impl Store {
             next: 1,
             bytes,
             fresh: bytes,
+            allocated: 0,
+            #[cfg(test)]
+            is_full: false,
             broken: None,
         })
+    }
+
+    /// Allocates space for `more` bytes, and for the reserve behind them.
+    fn reserve(&mut self, more: u64) -> io::Result<()> {
+        let needed = self.bytes.saturating_add(more).saturating_add(RESERVE);
+        if self.allocated >= needed {
+            return Ok(());
+        }
+        // More, so that this is rare.
+        let end = needed.saturating_add(RESERVE);
+        let length = end.saturating_sub(self.bytes);
+        #[cfg(test)]
+        if self.is_full {
+            return Err(Errno::NOSPC.into());
+        }
+        match fallocate(&self.file, FallocateFlags::KEEP_SIZE, self.bytes, length) {
+            // The disk cannot allocate space in advance.
+            Ok(()) | Err(Errno::OPNOTSUPP) => {
+                self.allocated = end;
+                Ok(())
+            }
+            Err(e) => Err(e.into()),
+        }
     }
 
     /// Returns what the store holds.
@@ -130,7 +173,12 @@ impl Store {
         }
         let text = serde_json::to_string(changes);
         let text = text.map_err(|e| Error::internal(format!("cannot encode a change: {e}")))?;
-        self.append(&line::encode(self.next, &text))?;
+        let line = line::encode(self.next, &text);
+        if let (Err(e), false) = (self.reserve(line.len() as u64), frees(changes)) {
+            let what = format!("write {}", self.directory.join(LOG).display());
+            return Err(Error::io(what, &e));
+        }
+        self.append(&line)?;
         self.state = state;
         self.next = self.next.saturating_add(1);
         if self.bytes > SMALL && self.bytes / 4 > self.fresh {
@@ -163,7 +211,9 @@ impl Store {
         match write_anew(&self.directory, &self.state, self.next) {
             Ok((file, bytes)) => {
                 self.file = file;
-                (self.bytes, self.fresh) = (bytes, bytes);
+                (self.bytes, self.fresh, self.allocated) = (bytes, bytes, 0);
+                // If this fails, the next change tries again.
+                let _ = self.reserve(0);
                 self.next = self.next.saturating_add(1);
             }
             Err(e) => {
@@ -178,6 +228,17 @@ impl Store {
             }
         }
     }
+}
+
+/// Returns whether changes end something, so that they may use the reserve.
+fn frees(changes: &[Change]) -> bool {
+    let frees = |change: &Change| {
+        matches!(
+            change,
+            Change::Forget(_) | Change::Discard(_) | Change::Deleted(_)
+        )
+    };
+    changes.iter().any(frees)
 }
 
 fn sync_directory(directory: &Path) -> io::Result<()> {

@@ -3,6 +3,7 @@
 //! The store over crashes: cuts at each byte, damage, and logs that are written anew.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use super::state::{Change, State};
@@ -245,9 +246,53 @@ fn a_full_host_has_its_code() {
     let directory = Directory::new("full");
     let mut store = Store::create(&directory.0, 1 << 30).unwrap();
     store.file = fs::File::options().append(true).open("/dev/full").unwrap();
+    // This device allocates no space.
+    store.allocated = u64::MAX;
     let e = store.change(&[Change::Make(1)]).unwrap_err();
     assert_eq!(e.code, tonic::Code::ResourceExhausted, "{e}");
     assert_eq!(*store.state(), *open(&directory.0).state());
+}
+
+#[test]
+fn a_full_host_can_still_free_space() {
+    let directory = Directory::new("reserve");
+    let mut store = Store::create(&directory.0, 1 << 30).unwrap();
+    store.change(&[Change::Make(1)]).unwrap();
+    let meta = fs::metadata(directory.log()).unwrap();
+    let reserved = meta.blocks() * 512 - meta.len();
+    assert!(reserved >= super::RESERVE, "{reserved}");
+    store.is_full = true;
+    let large = |n: u64| {
+        let mut put = snapshot(&n.to_string(), "", Kind::Active, n);
+        if let Change::Put(snapshot) = &mut put {
+            snapshot.labels.insert("k".into(), "v".repeat(8192));
+        }
+        vec![Change::Make(n), put]
+    };
+    // Changes that take space are refused while there is enough for changes that free it.
+    let mut last = 2;
+    let e = loop {
+        match store.change(&large(last)) {
+            Ok(()) => assert!(last < 100),
+            Err(e) => break e,
+        }
+        last += 1;
+    };
+    assert_eq!(e.code, tonic::Code::ResourceExhausted, "{e}");
+    assert!(last > 20 && store.bytes + super::RESERVE <= store.allocated);
+    for n in 2..last {
+        let Change::Put(snapshot) = large(n).remove(1) else {
+            unreachable!();
+        };
+        let name = snapshot.name.clone();
+        let discard = Change::Discard(snapshot.leaf);
+        store.change(&[Change::Forget(name), discard]).unwrap();
+        store.change(&[Change::Deleted(n)]).unwrap();
+    }
+    assert!(store.bytes <= store.allocated);
+    let state = store.state().clone();
+    drop(store);
+    assert_eq!(*open(&directory.0).state(), state);
 }
 
 #[test]
