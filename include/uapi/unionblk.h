@@ -241,6 +241,7 @@ struct unionblk_status {
 	__u64 stack_bytes;	/* memory of the stack map, which @stack_unions share */
 	__u32 layers;		/* between root and leaf, as given in CREATE */
 	__u32 stack_unions;	/* unions on the same layers; 0 without layers */
+	__u64 no_space;		/* failed because the leaf or the storage below it was full */
 };
 
 #define UNIONBLK_STATUS_SIZE_VER0	704	/* up to @damaged_blocks */

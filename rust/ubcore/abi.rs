@@ -155,6 +155,7 @@ pub struct Status {
     pub stack_bytes: u64,
     pub layers: u32,
     pub stack_unions: u32,
+    pub no_space: u64,
 }
 
 /// `struct unionblk_lost`.
@@ -359,7 +360,7 @@ mod tests {
         assert_eq!(size_of::<Create>(), 576);
         assert_eq!(size_of::<Layer>(), 272);
         assert_eq!(size_of::<Remove>(), 16);
-        assert_eq!(size_of::<Status>(), 728);
+        assert_eq!(size_of::<Status>(), 736);
         assert_eq!(size_of::<LostCall>(), 48);
         assert_eq!(size_of::<Freeze>(), 304);
         assert_eq!(FeaturesCall::COMMAND, 0xd900);

@@ -126,7 +126,11 @@ impl Observer for ArcBorrow<'_, Union> {
                 self.events.first_write(sector, sectors);
             }
             Event::IoError => self.stats.io_error(),
-            Event::Full => self.events.full(),
+            Event::Full => {
+                self.stats.no_space();
+                self.events.full();
+            }
+            Event::NoSpaceBelow => self.stats.no_space(),
             Event::Space(used, slabs) => self.events.space(used, slabs),
             Event::Freed(sector, sectors) => self.events.freed(sector, sectors),
             Event::ReadOnly(e) => self.turned_read_only(e),

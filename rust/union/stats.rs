@@ -14,6 +14,7 @@ use crate::sys::atomic::{
 pub(super) struct Stats {
     first_writes: AtomicU64,
     io_errors: AtomicU64,
+    no_space: AtomicU64,
     commits: AtomicU64,
     checkpoints: AtomicU64,
     journal_written: AtomicU64,
@@ -50,6 +51,7 @@ impl Stats {
         Stats {
             first_writes: AtomicU64::new(0),
             io_errors: AtomicU64::new(0),
+            no_space: AtomicU64::new(0),
             commits: AtomicU64::new(0),
             checkpoints: AtomicU64::new(0),
             journal_written: AtomicU64::new(0),
@@ -83,6 +85,17 @@ impl Stats {
     /// Counts a request that failed below, or touched lost sectors. Any context.
     pub(super) fn io_error(&self) {
         self.io_errors.fetch_add(1, Relaxed);
+    }
+
+    /// Counts a request that failed because the leaf, or the storage below it, has no space. Any
+    /// context.
+    pub(super) fn no_space(&self) {
+        self.no_space.fetch_add(1, Relaxed);
+    }
+
+    /// Returns the number of requests that failed for lack of space.
+    pub(super) fn failed_for_space(&self) -> u64 {
+        self.no_space.load(Relaxed)
     }
 
     /// Returns the number of writes that made a mapping.

@@ -46,6 +46,7 @@ impl Union {
         c.dirty = u32::from(!self.is_committed());
         c.first_writes = self.stats.first_writes();
         c.io_errors = self.stats.io_errors();
+        c.no_space = self.stats.failed_for_space();
         if let Some(stack) = &self.lower.stack {
             c.layers = self.layer_count();
             c.stack_unions = stack.unions();

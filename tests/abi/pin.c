@@ -111,6 +111,7 @@ static void status(void)
 	FIELD(status, stack_bytes);
 	FIELD(status, layers);
 	FIELD(status, stack_unions);
+	FIELD(status, no_space);
 }
 
 static void numbers(void)

@@ -216,9 +216,11 @@ fn resume<H: Host>(host: &H, rq: H::Request) {
             make_wait(host, rq, Waiting::Discard);
         }
         Err(why) => {
-            // `Error::Os` says that the storage below has no space, see `LeafDevice::zero`.
-            if matches!(why, Denied::Failed(Error::Io(..))) {
-                host.note(Event::IoError);
+            match why {
+                Denied::Failed(Error::Io(..)) => host.note(Event::IoError),
+                // The storage below has no space, see `LeafDevice::zero`.
+                Denied::Failed(Error::Os(_)) => host.note(Event::NoSpaceBelow),
+                _ => {}
             }
             io::fail(host, rq, why);
         }

@@ -150,7 +150,9 @@ pub fn complete<H: Host>(host: &H, rq: H::Request, mut status: H::Status) -> Opt
     if !status.is_ok() {
         // If the storage below the leaf has no space, this is no error of the device. A suspended
         // device fails read-ahead, and does the read that follows when it is resumed.
-        if !status.is_no_space() && !rq.is_read_ahead() {
+        if status.is_no_space() {
+            host.note(Event::NoSpaceBelow);
+        } else if !rq.is_read_ahead() {
             host.note(Event::IoError);
         }
         return Some((rq, status));

@@ -104,6 +104,8 @@ pub enum Event {
     IoError,
     /// A request found too few free slabs.
     Full,
+    /// A request failed because the storage below the leaf has no space.
+    NoSpaceBelow,
     /// The number of slabs in use changed: used, all. Under the allocator's lock.
     Space(u32, u32),
     /// Leaf sectors are free: first sector, sectors. Under the allocator's lock.

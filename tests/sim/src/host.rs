@@ -87,6 +87,7 @@ pub struct Union {
     in_flight: StdMutex<Vec<Rq>>,
     /// The number of I/O errors that were noted.
     pub io_errors: StdMutex<u64>,
+    pub no_space: StdMutex<u64>,
     /// The storage below the leaf has no space for zeroes.
     pub host_full: StdMutex<bool>,
     /// The state of each of [`WorkId`].
@@ -147,6 +148,7 @@ fn load(g: Geometry, mut leaf: Leaf) -> Result<Union> {
         on_discard: StdMutex::default(),
         in_flight: StdMutex::default(),
         io_errors: StdMutex::default(),
+        no_space: StdMutex::default(),
         host_full: StdMutex::default(),
         works: StdMutex::default(),
         threads: StdMutex::default(),
@@ -542,6 +544,7 @@ impl Observer for Handle {
                 assert!(known, "read-only because of {e}");
             }
             Event::IoError => *locked(&self.io_errors) += 1,
+            Event::Full | Event::NoSpaceBelow => *locked(&self.no_space) += 1,
             _ => {}
         }
     }

@@ -161,7 +161,8 @@ fn layout_of_status(said: &mut Said) {
         lost_sectors,
         stack_bytes,
         layers,
-        stack_unions
+        stack_unions,
+        no_space
     );
 }
 

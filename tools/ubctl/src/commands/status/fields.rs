@@ -156,6 +156,8 @@ pub const FIELDS: &[Field] = fields! { |u|
     io_errors, "count", "I/O errors", SAME, SAME, u.status.io_errors,
         "Requests that failed below, or touched lost sectors. Read-ahead does not count, nor do \
          requests for which the storage below the leaf had no space.";
+    no_space, "count", "", SAME, NONE, u.status.no_space,
+        "Requests that failed because the leaf, or the storage below it, had no space.";
     map_bytes, "bytes", "map memory", SAME, NONE, u.status.map_bytes,
         "The memory of the map, without the directory's entries.";
     discard, "word", "discard", SAME, SAME, abi::discard_word(u.status.discard),
