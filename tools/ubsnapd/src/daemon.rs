@@ -9,14 +9,17 @@
 //! whether the commit happened. So the store knows of every image, and [`Daemon::recover`] ends
 //! what was begun.
 //!
-//! Lock order: `work`, then `store`. A request that changes anything holds `work` from its
-//! beginning to its end; the others wait for no device.
+//! Lock order: `names`, then `leaves`, then `store`. A request that changes a snapshot holds its
+//! name from its beginning to its end, also while it waits for devices. So it delays no request for
+//! another snapshot. A request that only reads holds no name. A leaf that is discarded is held by
+//! its number, because its snapshot is gone. The log is written under the lock `store`.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::disks::{AttachedUnion, Disks, FrozenLayer};
 use crate::error::{complain, Error, Result};
 use crate::filter::Filters;
+use crate::held::{Held, Hold};
 use crate::labels;
 use crate::snapshot::{Commit, Id, Kind, Labels, Leaf, Snapshot, Time};
 use crate::store::state::{Change, State};
@@ -28,7 +31,8 @@ const LAYERS: usize = ubcore::stack::chain::LAYERS_MAX as usize;
 /// The daemon.
 pub struct Daemon<D> {
     disks: D,
-    work: Mutex<()>,
+    names: Held<String>,
+    leaves: Held<u64>,
     store: Mutex<Store>,
     /// The bytes that a container may write if its labels do not say.
     size: u64,
@@ -53,7 +57,8 @@ impl<D: Disks> Daemon<D> {
     pub fn start(disks: D, store: Store, size: u64) -> Result<Daemon<D>> {
         let daemon = Daemon {
             disks,
-            work: Mutex::new(()),
+            names: Held::default(),
+            leaves: Held::default(),
             store: Mutex::new(store),
             size,
         };
@@ -69,12 +74,27 @@ impl<D: Disks> Daemon<D> {
         lock(&self.store).change(changes)
     }
 
+    /// Holds the names that a request changes, and with each the name that a commit which has not
+    /// ended takes from it or gives to it. Holds the parent as it is.
+    fn hold(&self, names: &[&str], parent: &str) -> Hold<'_, String> {
+        loop {
+            let tied = self.read(|state| state.tied(names));
+            let parent = (!parent.is_empty()).then(|| parent.to_owned());
+            let hold = self.names.hold(tied.clone(), parent);
+            // A commit may have begun and failed while this request waited.
+            if self.read(|state| state.tied(names)).is_subset(&tied) {
+                return hold;
+            }
+        }
+    }
+
     fn snapshot(&self, name: &str) -> Result<Snapshot> {
         let found = self.read(|state| state.snapshots.get(name).cloned());
         found.ok_or_else(|| Error::not_found(name))
     }
 
-    /// Returns a snapshot, after the end of its commit if one was pending. The caller holds `work`.
+    /// Returns a snapshot, after the end of its commit if one was pending. The caller holds its
+    /// name.
     fn settled(&self, name: &str) -> Result<Snapshot> {
         let snapshot = self.snapshot(name)?;
         match snapshot.commit {
@@ -87,7 +107,7 @@ impl<D: Disks> Daemon<D> {
         }
     }
 
-    /// Refuses a name that a snapshot has, or that a pending commit gives. The caller holds `work`.
+    /// Refuses a name that a snapshot has, or that a pending commit gives. The caller holds it.
     fn refuse_taken(&self, name: &str) -> Result {
         if let Some(pending) = self.read(|state| state.pending(name).cloned()) {
             let key = pending.name.clone();
@@ -110,7 +130,7 @@ impl<D: Disks> Daemon<D> {
 
     /// Makes an active snapshot or a view.
     pub fn prepare(&self, key: &str, parent: &str, labels: Labels, kind: Kind) -> Result<Mounted> {
-        let _work = lock(&self.work);
+        let hold = self.hold(&[key], parent);
         if key.is_empty() {
             return Err(Error::invalid("a snapshot without a key"));
         }
@@ -131,8 +151,7 @@ impl<D: Disks> Daemon<D> {
             )));
         }
         let bytes = labels::max_size(&labels).unwrap_or(self.size);
-        let number = self.number();
-        self.change(&[Change::Make(number)])?;
+        let number = self.announce(|number| vec![Change::Make(number)])?;
         let made = self.make(number, &layers, (bytes, kind));
         let made = made.and_then(|(uuid, union)| {
             let now = Time::now();
@@ -155,14 +174,27 @@ impl<D: Disks> Daemon<D> {
             Err(_) => self.unmake(number),
             Ok(_) => {}
         }
-        Ok(mounted(made?, kind))
+        let union = made?;
+        if kind == Kind::Active {
+            // The parent may have been committed while it was mounted.
+            let leaf = self.snapshot(key)?.leaf;
+            if let Err(e) = self.disks.repair(leaf) {
+                self.forget(key, leaf, hold)?;
+                return Err(e);
+            }
+        }
+        Ok(mounted(union, kind))
     }
 
-    /// Returns a number that no leaf has had, and no image that the store does not know has.
-    fn number(&self) -> u64 {
-        let next = self.read(|state| state.next);
+    /// Makes changes that announce a leaf, and returns its number: one that no leaf has had, and no
+    /// image that the store does not know has.
+    fn announce(&self, changes: impl FnOnce(u64) -> Vec<Change>) -> Result<u64> {
+        let mut store = lock(&self.store);
+        let next = store.state().next;
         let mut free = (next..).filter(|&number| !self.disks.exists(number));
-        free.next().unwrap_or(next)
+        let number = free.next().unwrap_or(next);
+        store.change(&changes(number))?;
+        Ok(number)
     }
 
     fn make(
@@ -216,7 +248,7 @@ impl<D: Disks> Daemon<D> {
 
     /// Returns how to mount a snapshot, and attaches it if it is not attached.
     pub fn mounts(&self, key: &str) -> Result<Mounted> {
-        let _work = lock(&self.work);
+        let _hold = self.hold(&[key], "");
         let snapshot = self.settled(key)?;
         if snapshot.kind == Kind::Committed {
             let text =
@@ -253,7 +285,7 @@ impl<D: Disks> Daemon<D> {
 
     /// Makes an active snapshot a committed one of another name.
     pub fn commit(&self, name: &str, key: &str, labels: Labels) -> Result {
-        let _work = lock(&self.work);
+        let _hold = self.hold(&[key, name], "");
         let mut snapshot = self.settled(key)?;
         if name.is_empty() {
             return Err(Error::invalid("a commit without a name"));
@@ -268,18 +300,25 @@ impl<D: Disks> Daemon<D> {
         let union = self.attached(&snapshot)?;
         refuse_incomplete(key, &union)?;
         let is_free = self.disks.detach(snapshot.leaf)?;
-        let next = (!is_free).then(|| self.number());
-        snapshot.commit = Some(Commit {
+        let mut commit = Commit {
             name: name.to_owned(),
             labels,
             time: Time::now(),
             seal: self.disks.random()?,
-            next,
-        });
-        let make = next.map(Change::Make);
-        let put = Change::Put(Box::new(snapshot.clone()));
-        let changes: Vec<Change> = make.into_iter().chain([put]).collect();
-        self.change(&changes)?;
+            next: None,
+        };
+        let next = match is_free {
+            true => {
+                snapshot.commit = Some(commit);
+                self.change(&[Change::Put(Box::new(snapshot.clone()))])?;
+                None
+            }
+            false => Some(self.announce(|next| {
+                commit.next = Some(next);
+                snapshot.commit = Some(commit);
+                vec![Change::Make(next), Change::Put(Box::new(snapshot.clone()))]
+            })?),
+        };
         let frozen = self.freeze(&snapshot);
         if let (Some(next), Err(e)) = (next, &frozen) {
             if e.is_foreign() {
@@ -366,47 +405,23 @@ impl<D: Disks> Daemon<D> {
     /// Removes a snapshot on which none lies. Its name and its space are free afterwards, except
     /// for what a mount still uses.
     pub fn remove(&self, key: &str) -> Result {
-        let _work = lock(&self.work);
+        let hold = self.hold(&[key], "");
         let snapshot = self.settled(key)?;
         if self.read(|state| state.has_child(key)) {
             let text = format!("cannot remove {key:?}: other snapshots lie on it");
             return Err(Error::precondition(text));
         }
-        self.change(&[
-            Change::Forget(key.to_owned()),
-            Change::Discard(snapshot.leaf),
-        ])?;
-        self.discard(snapshot.leaf);
+        self.forget(key, snapshot.leaf, hold)?;
         self.discard_all();
         Ok(())
     }
 
-    /// Deletes a leaf that no snapshot has. If its union is in use, only the image goes now.
-    fn discard(&self, leaf: Leaf) {
-        let done = self.disks.detach(leaf).and_then(|detached| {
-            self.disks.delete(leaf.number)?;
-            match detached {
-                true => self.change(&[Change::Deleted(leaf.number)]),
-                false => Ok(()),
-            }
-        });
-        if let Err(e) = done {
-            complain(&format!("leaf {} was not deleted: {e}", leaf.number));
-        }
-    }
-
-    /// Tries again to delete what was in use.
-    fn discard_all(&self) {
-        let all = self.read(|state| state.discarded.clone());
-        for (number, uuid) in all {
-            self.discard(Leaf { number, uuid });
-        }
-    }
-
-    /// Deletes what was in use when it was to be deleted, and is not any more.
-    pub fn cleanup(&self) -> Result {
-        let _work = lock(&self.work);
-        self.discard_all();
+    /// Takes a snapshot out of the store, and deletes its leaf.
+    fn forget(&self, key: &str, leaf: Leaf, hold: Hold<'_, String>) -> Result {
+        self.change(&[Change::Forget(key.to_owned()), Change::Discard(leaf)])?;
+        // The name is free now.
+        drop(hold);
+        self.discard(leaf);
         Ok(())
     }
 
@@ -417,7 +432,7 @@ impl<D: Disks> Daemon<D> {
 
     /// Changes labels of a snapshot: all, or the ones that the paths name.
     pub fn update(&self, name: &str, labels: &Labels, paths: &[String]) -> Result<Snapshot> {
-        let _work = lock(&self.work);
+        let _hold = self.hold(&[name], "");
         let mut snapshot = self.settled(name)?;
         if paths.is_empty() {
             snapshot.labels.clone_from(labels);
@@ -439,6 +454,7 @@ impl<D: Disks> Daemon<D> {
                 }
             }
         }
+        labels::bounded(&snapshot.labels)?;
         snapshot.updated = Time::now();
         self.change(&[Change::Put(Box::new(snapshot.clone()))])?;
         Ok(snapshot)
@@ -454,71 +470,44 @@ impl<D: Disks> Daemon<D> {
 
     /// Returns the bytes that a snapshot takes without its parents.
     pub fn usage(&self, key: &str) -> Result<u64> {
-        let snapshot = self.snapshot(key)?;
-        match snapshot.kind {
-            Kind::View => Ok(0),
-            Kind::Committed => Ok(snapshot.used),
-            Kind::Active => match self.disks.find(snapshot.leaf)? {
-                Some(union) => Ok(union.used),
-                None => self.disks.used(snapshot.leaf.number, false),
-            },
+        loop {
+            let snapshot = self.snapshot(key)?;
+            let used = match snapshot.kind {
+                Kind::View => return Ok(0),
+                Kind::Committed => return Ok(snapshot.used),
+                Kind::Active => self.used_now(snapshot.leaf),
+            };
+            // This call holds no name, so the snapshot may have been committed or removed
+            // meanwhile, and the value, or the error, may be that of another moment.
+            let is_same = |s: &Snapshot| s.leaf == snapshot.leaf && s.kind == snapshot.kind;
+            if self.read(|state| state.snapshots.get(key).is_some_and(is_same)) {
+                return used;
+            }
         }
     }
 
-    /// Ends the commits that the last daemon began, and removes the images that it left half made
-    /// or discarded. Reports images that the store does not know, and keeps them.
-    fn recover(&self) -> Result {
-        let _work = lock(&self.work);
-        let (snapshots, making) = self.read(|state| {
-            let begun = state.snapshots.values().filter(|s| s.commit.is_some());
-            (begun.cloned().collect::<Vec<_>>(), state.making.clone())
-        });
-        for snapshot in snapshots {
-            let name = snapshot.name.clone();
-            let end = match self.settle(snapshot) {
-                Ok(true) => "the commit is complete".to_owned(),
-                Ok(false) => "the commit had no effect".to_owned(),
-                // The next request for the snapshot tries again. The others do not need it.
-                Err(e) => format!("the commit is pending: {e}"),
-            };
-            complain(&format!(
-                "ubsnapd was stopped during the commit of {name:?}: {end}"
-            ));
+    fn used_now(&self, leaf: Leaf) -> Result<u64> {
+        match self.disks.find(leaf)? {
+            Some(union) => Ok(union.used),
+            None => self.disks.used(leaf.number, false),
         }
-        for number in making {
-            let is_left = |state: &State| state.making.contains(&number) && !state.is_next(number);
-            if self.read(is_left) {
-                self.unmake(number);
-            }
-        }
-        self.discard_all();
-        let known: Vec<u64> = self.read(|state| {
-            let discarded = state.discarded.keys().chain(&state.making);
-            let leaves = state.snapshots.values().map(|s| s.leaf.number);
-            leaves.chain(discarded.copied()).collect()
-        });
-        for number in self.disks.all()? {
-            if !known.contains(&number) {
-                complain(&format!(
-                    "the image of leaf {number} is not in the store, and was kept: move it away"
-                ));
-            }
-        }
-        Ok(())
     }
 }
 
 /// Refuses a snapshot if writes to it may have failed, because the daemon cannot
 /// learn which files lack data.
 fn refuse_incomplete(key: &str, union: &AttachedUnion) -> Result {
-    let why = match (union.is_full, union.errors) {
-        (true, _) => format!("it has reached its limit of {} bytes", union.used),
-        (false, 0) => return Ok(()),
-        (false, errors) => format!("{} had {errors} I/O errors", union.device),
+    let device = &union.device;
+    let why = match (union.no_space, union.errors) {
+        (0, 0) => return Ok(()),
+        (0, errors) => format!("{errors} requests to {device} failed with I/O errors"),
+        (full, _) => format!(
+            "{full} requests to {device} failed because its limit was reached, or the host was full"
+        ),
     };
     Err(Error::exhausted(format!(
         "cannot commit {key:?}: {why}, so files may lack what was written to them: remove it, and make \
-         it again with a larger limit ({} or --size) or on a host without errors",
+         it again with a larger limit ({} or --size), or on a host with space and without errors",
         labels::MAX_SIZE
     )))
 }
@@ -530,5 +519,6 @@ fn mounted(union: AttachedUnion, kind: Kind) -> Mounted {
     }
 }
 
+mod recover;
 #[cfg(test)]
 mod tests;

@@ -13,6 +13,7 @@ mod disks;
 mod error;
 mod filter;
 mod grpc;
+mod held;
 mod labels;
 mod server;
 mod service;

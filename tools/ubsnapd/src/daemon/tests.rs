@@ -16,6 +16,8 @@ use crate::store::Store;
 
 const SIZE: u64 = 1 << 30;
 
+mod concurrent;
+
 /// A directory, the model, and the daemon over them.
 struct Host {
     directory: PathBuf,
@@ -379,14 +381,14 @@ fn a_commit_that_cannot_end_does_not_stop_the_start() {
 fn a_snapshot_that_lost_writes_is_not_committed() {
     let host = Host::new("incomplete");
     let d = host.daemon();
-    for (bytes, errors) in [(SIZE, 0), (SIZE - 1, 1)] {
+    for failed in [(0, 1), (1, 0)] {
         let device = d.prepare("a", "", none(), Kind::Active).unwrap().device;
-        host.model.write(&device, bytes, errors);
+        host.model.write(&device, SIZE - 1, failed);
         let e = d.commit("b", "a", none()).unwrap_err();
         assert_eq!(e.code, Code::ResourceExhausted, "{e}");
         assert!(e.message.contains("larger limit"), "{e}");
-        // What was deleted makes room again.
-        host.model.write(&device, SIZE - 1, 0);
+        // One that fills its leaf exactly has lost nothing.
+        host.model.write(&device, SIZE, (0, 0));
         d.commit("b", "a", none()).unwrap();
         d.remove("b").unwrap();
     }
@@ -489,5 +491,27 @@ fn a_stack_has_an_end() {
         code(d.prepare("a", "last", none(), Kind::View)),
         Code::FailedPrecondition
     );
+    host.check();
+}
+
+#[test]
+fn a_snapshot_on_one_that_was_committed_while_mounted_is_repaired_first() {
+    let host = Host::new("marked");
+    let d = host.daemon();
+    let device = d.prepare("a", "", none(), Kind::Active).unwrap().device;
+    host.model.mount(&device, true);
+    d.commit("live", "a", none()).unwrap();
+    host.model.mount(&device, false);
+    // The model mounts no file system that has the mark.
+    let device = d.prepare("b", "live", none(), Kind::Active).unwrap().device;
+    host.model.mount(&device, true);
+    host.model.mount(&device, false);
+    host.model.fail_repairs(true);
+    let e = d.prepare("c", "live", none(), Kind::Active).unwrap_err();
+    assert_eq!(
+        (e.code, code(d.stat("c"))),
+        (Code::Internal, Code::NotFound)
+    );
+    d.prepare("v", "live", none(), Kind::View).unwrap();
     host.check();
 }

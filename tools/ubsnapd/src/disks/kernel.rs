@@ -66,7 +66,7 @@ fn union_of(status: &Status) -> AttachedUnion {
     AttachedUnion {
         device: device_of(status),
         used: slabs.saturating_mul(u64::from(status.slab_sectors)) * 512,
-        is_full: status.slabs_used >= status.slabs,
+        no_space: status.no_space,
         errors: status.io_errors,
     }
 }

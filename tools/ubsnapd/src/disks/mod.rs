@@ -26,8 +26,9 @@ pub struct AttachedUnion {
     pub device: String,
     /// The bytes that it takes of its leaf.
     pub used: u64,
-    /// Whether all slabs of its leaf are used, so that a write may have failed.
-    pub is_full: bool,
+    /// How many requests failed since it was attached because its leaf, or the storage below it,
+    /// had no space.
+    pub no_space: u64,
     /// How many requests failed since it was attached.
     pub errors: u64,
 }

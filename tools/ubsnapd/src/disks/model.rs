@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use super::{AttachedUnion, Disks, FrozenLayer};
 use crate::error::{Error, Result};
@@ -22,7 +22,7 @@ struct ModelImage {
     bytes: u64,
     /// The bytes that were written to it.
     used: u64,
-    /// Whether its file system was mounted when the power failed.
+    /// Whether its file system was mounted when the power failed, or when it was frozen.
     dirty: bool,
 }
 
@@ -46,8 +46,9 @@ struct OnLeaf {
     mounted: bool,
     /// The room of its leaf.
     bytes: u64,
-    /// The requests that failed.
+    /// The requests that failed, by errors and for lack of space.
     errors: u64,
+    no_space: u64,
 }
 
 #[derive(Default)]
@@ -66,18 +67,55 @@ struct World {
     unreadable: Option<u64>,
     /// Another program makes the next image before the daemon does.
     race: bool,
+    /// The operation at which a request waits, and whether it has come there.
+    stop: Option<((Stop, u64), bool)>,
+}
+
+/// An operation on a leaf at which a request can be made to wait.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Stop {
+    /// A look for the union of the leaf.
+    Find,
+    /// A detach of that union.
+    Detach,
 }
 
 /// The model; a clone is the same model.
 #[derive(Clone, Default)]
-pub struct Model(Arc<Mutex<World>>);
+pub struct Model(Arc<(Mutex<World>, Condvar)>);
 
 /// What the daemon ends with at the step.
 pub struct End;
 
 impl Model {
     fn world(&self) -> MutexGuard<'_, World> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0 .0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Makes the next request wait that does this on the leaf of this number.
+    pub fn stop_at(&self, stop: Stop, number: u64) {
+        self.world().stop = Some(((stop, number), false));
+    }
+
+    /// Waits until a request has come to the stop.
+    pub fn stopped(&self) {
+        let is_on_its_way = |world: &mut World| matches!(world.stop, Some((_, false)));
+        drop(self.0 .1.wait_while(self.world(), is_on_its_way));
+    }
+
+    /// Lets the request continue.
+    pub fn let_continue(&self) {
+        self.world().stop = None;
+        self.0 .1.notify_all();
+    }
+
+    fn come_to(&self, stop: Stop, number: u64) {
+        let mut world = self.world();
+        if world.stop == Some(((stop, number), false)) {
+            world.stop = Some(((stop, number), true));
+            self.0 .1.notify_all();
+            drop(self.0 .1.wait_while(world, |world| world.stop.is_some()));
+        }
     }
 
     fn readable(&self, number: u64) -> Result {
@@ -127,13 +165,14 @@ impl Model {
         }
     }
 
-    /// Sets how many bytes are written through a device, and how many requests failed.
-    pub fn write(&self, device: &str, bytes: u64, errors: u64) {
+    /// Sets how many bytes are written through a device, and how many requests failed: by errors,
+    /// and for lack of space.
+    pub fn write(&self, device: &str, bytes: u64, (errors, no_space): (u64, u64)) {
         let world = &mut *self.world();
         let mut all = world.unions.iter_mut();
         let found = all.find(|(_, union)| name(union.number) == device);
         let (uuid, union) = found.unwrap();
-        union.errors = errors;
+        (union.errors, union.no_space) = (errors, no_space);
         let mut images = world.images.values_mut();
         images.find(|image| image.uuid == *uuid).unwrap().used = bytes;
     }
@@ -216,6 +255,7 @@ impl World {
             mounted: false,
             bytes,
             errors: 0,
+            no_space: 0,
         };
         assert!(self.unions.insert(uuid, union).is_none());
     }
@@ -239,23 +279,27 @@ impl World {
                 (layer.leaf.uuid, Some(layer.seal))
             );
         }
+        // A layer that was frozen while it was mounted has the mark of that.
+        let below = layers.last().map(|layer| &self.images[&layer.leaf.number]);
+        let dirty = below.is_some_and(|image| image.dirty);
         let uuid = self.draw();
         let image = ModelImage {
             uuid,
             seal: None,
             layers: layers.to_vec(),
             bytes,
-            dirty: false,
+            dirty,
             used: 0,
         };
         assert!(self.images.insert(number, image).is_none());
         uuid
     }
 
-    fn frozen(&mut self, leaf: Leaf, seal: Id) -> Result {
+    fn frozen(&mut self, leaf: Leaf, seal: Id, mounted: bool) -> Result {
         let image = self.images.get_mut(&leaf.number).unwrap();
         assert!(image.seal.is_none() && image.uuid == leaf.uuid && !image.dirty);
         image.seal = Some(seal);
+        image.dirty = mounted;
         match self.liar {
             true => Err(Error::internal("the model lies")),
             false => Ok(()),
@@ -309,18 +353,20 @@ impl Disks for Model {
     }
 
     fn find(&self, leaf: Leaf) -> Result<Option<AttachedUnion>> {
+        self.come_to(Stop::Find, leaf.number);
         let world = self.world();
         let found = world.unions.get(&leaf.uuid);
         let image = world.images.get(&leaf.number);
         Ok(found.map(|union| AttachedUnion {
             device: name(union.number),
             used: image.map_or(0, |i| i.used),
-            is_full: image.is_some_and(|i| i.used == i.bytes),
+            no_space: union.no_space,
             errors: union.errors,
         }))
     }
 
     fn detach(&self, leaf: Leaf) -> Result<bool> {
+        self.come_to(Stop::Detach, leaf.number);
         self.act(|world| {
             if world.unions.get(&leaf.uuid).is_some_and(|u| u.mounted) {
                 return Ok(false);
@@ -333,7 +379,7 @@ impl Disks for Model {
     fn freeze(&self, leaf: Leaf, seal: Id) -> Result {
         self.act(|world| {
             assert!(!world.unions.contains_key(&leaf.uuid));
-            world.frozen(leaf, seal)
+            world.frozen(leaf, seal, false)
         })
     }
 
@@ -364,8 +410,9 @@ impl Disks for Model {
         self.act(|world| {
             let mut union = world.unions.remove(&leaf.uuid).unwrap();
             union.bytes = bytes;
+            let mounted = union.mounted;
             world.unions.insert(uuid, union);
-            world.frozen(leaf, seal)
+            world.frozen(leaf, seal, mounted)
         })
     }
 
@@ -380,7 +427,9 @@ impl Disks for Model {
     }
 
     fn used(&self, number: u64, exact: bool) -> Result<u64> {
-        let used = self.world().images[&number].used;
+        let world = self.world();
+        let gone = || Error::internal("no such image");
+        let used = world.images.get(&number).ok_or_else(gone)?.used;
         Ok(if exact { used } else { 2 * WRITTEN })
     }
 

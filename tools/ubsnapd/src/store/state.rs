@@ -150,6 +150,26 @@ impl State {
         self.snapshots.values().find(is_it)
     }
 
+    /// Returns these names and, for each commit that has not ended and has one of them, both of its
+    /// names.
+    pub fn tied(&self, names: &[&str]) -> BTreeSet<String> {
+        let mut tied: BTreeSet<String> = names.iter().map(|&name| name.to_owned()).collect();
+        loop {
+            let before = tied.len();
+            for snapshot in self.snapshots.values() {
+                let Some(commit) = &snapshot.commit else {
+                    continue;
+                };
+                if tied.contains(&commit.name) || tied.contains(&snapshot.name) {
+                    tied.extend([commit.name.clone(), snapshot.name.clone()]);
+                }
+            }
+            if tied.len() == before {
+                return tied;
+            }
+        }
+    }
+
     /// Returns whether a union continues in this leaf after a commit that has not ended.
     pub fn is_next(&self, number: u64) -> bool {
         let mut commits = self.snapshots.values().filter_map(|s| s.commit.as_ref());
