@@ -5,7 +5,7 @@
 # The stages of the two lists run at the same time (JOBS=1: one after another), because an
 # emulated guest leaves processors idle.
 # FULL=1: the crash campaigns in full, ten minutes of fuzzing, all device tests of the group
-# unionblk with lockdep, and all tests of the group scale.
+# unionblk with lockdep, all tests of the group scale, and the stage containers.
 # TEST_MINUTES=N: a stage, or a part of the stage crash, that could not begin in the first N
 # minutes counts as one skip.
 # Each stage leaves its output in build/log/test-STAGE.log.
@@ -14,6 +14,7 @@
 
 host=(format shell strata docs lint core coverage fuzz crash)
 guests=(build kunit vm lockdep scale demo poweroff)
+[ -z "${FULL:-}" ] || guests+=(containers)
 kernel=
 tree() { [ -n "$kernel" ] || kernel=$("$TOP/scripts/kernel.sh"); printf '%s/tree\n' "$kernel"; }
 
@@ -46,7 +47,7 @@ stage_shell() {
 	# SC2034, SC2119, SC2120: the file that sources the tests reads their
 	# variables and arguments.
 	one "shellcheck of the guest's scripts" shellcheck -S warning -s sh -x -e SC2034,SC2119,SC2120 \
-		scripts/guest-init scripts/demo/* tests/kunit/guest tests/containers/guest/* tests/crash/guest/* tests/poweroff/guest/* tests/vm/check tests/vm/common/* \
+		scripts/guest-init scripts/demo/* tests/kunit/guest tests/containers/guest/{containerd,lib,suite} tests/crash/guest/* tests/poweroff/guest/* tests/vm/check tests/vm/common/* \
 		tests/vm/unionblk/[0-9][0-9][0-9] tests/vm/scale/[0-9][0-9][0-9] tests/vm/memory/[0-9][0-9][0-9] tests/vm/soak/[0-9][0-9][0-9] tests/vm/selftest/[0-9][0-9][0-9] \
 		bench/guest/run bench/guest/devices bench/guest/layers bench/guest/profile
 	sum_up
@@ -218,7 +219,8 @@ device_tests() {
 
 # Boots a systemd guest twice, with unions on images when it is powered off.
 stage_poweroff() { one "file systems under unions end clean (two boots of systemd)" tests/poweroff/run.sh; sum_up; }
-# Tests ubsnapd in a guest; each test of containerd's suite is a case. Not in the default list.
+# Tests ubsnapd in a guest; each test of containerd's suite is a case. FULL=1: with containerd, too,
+# and with images from a registry.
 stage_containers() {
 	local log=$BUILD/log/containers.cases
 	tests/containers/run.sh | tee "$log" || [ "${PIPESTATUS[0]}" = 0 ] || failed=1
