@@ -193,11 +193,24 @@ fn refuse_other(
     root: Option<&Device>,
     below: &[OpenLayer],
 ) -> Result {
-    let what = match sb.frozen {
-        Some(_) => name(device),
-        None => format!("leaf {}", device.name()),
-    };
-    let refused = |e| Err(Fail::core(&what, e));
+    refuse_other_layers(device, sb, below)?;
+    let refused = |e| Err(Fail::core(&made_on(device, sb), e));
+    let sectors = sb.geometry.root_sectors();
+    match root {
+        Some(root) if root.sectors() != sectors => {
+            refused(Error::RootSize(sectors, root.sectors()))
+        }
+        Some(root) if root_samples::digest(root, &sb.uuid)? != sb.root_digest => {
+            refused(Error::RootContent)
+        }
+        None if sb.has_root() => refused(Error::RootSize(sectors, 0)),
+        _ => Ok(()),
+    }
+}
+
+/// Refuses a leaf or a frozen leaf if it was made on other layers than those below it.
+fn refuse_other_layers(device: &Device, sb: &Superblock, below: &[OpenLayer]) -> Result {
+    let refused = |e| Err(Fail::core(&made_on(device, sb), e));
     let listed = list_of(device)?;
     let listed: Vec<LayerId> = listed.iter().map(|layer| layer.id).collect();
     let mut links = Links::new(&listed);
@@ -211,19 +224,17 @@ fn refuse_other(
             });
         }
     }
-    if let Err(e) = links.finish(u32::try_from(below.len()).unwrap_or(u32::MAX)) {
-        return refused(e);
+    match links.finish(u32::try_from(below.len()).unwrap_or(u32::MAX)) {
+        Ok(_) => Ok(()),
+        Err(e) => refused(e),
     }
-    let sectors = sb.geometry.root_sectors();
-    match root {
-        Some(root) if root.sectors() != sectors => {
-            refused(Error::RootSize(sectors, root.sectors()))
-        }
-        Some(root) if root_samples::digest(root, &sb.uuid)? != sb.root_digest => {
-            refused(Error::RootContent)
-        }
-        None if sb.has_root() => refused(Error::RootSize(sectors, 0)),
-        _ => Ok(()),
+}
+
+/// Returns the name of a leaf or a frozen leaf for messages.
+fn made_on(device: &Device, sb: &Superblock) -> String {
+    match sb.frozen {
+        Some(_) => name(device),
+        None => format!("leaf {}", device.name()),
     }
 }
 
@@ -295,6 +306,12 @@ impl Opened {
         refuse_other(leaf, &sb, self.root.as_ref(), &self.layers)
     }
 
+    /// Refuses a leaf that was made on other layers. The root may be another.
+    pub fn refuse_other_layers(&self, leaf: &Device) -> Result {
+        let sb = loaded::superblock(&mut leaf.again(Access::Read)?)?;
+        refuse_other_layers(leaf, &sb, &self.layers)
+    }
+
     /// Returns the chain of the layers.
     pub fn chain(&self) -> ChainId {
         let ids = self.list.iter().map(|layer| &layer.id);
@@ -343,6 +360,21 @@ pub fn list_of(leaf: &Device) -> Result<Vec<ListedLayer>> {
     });
     read.map_err(|e| Fail::core(&leaf.name(), e))?;
     Ok(list)
+}
+
+/// Returns where the root was when the leaf was formatted, without a look at what is there now.
+pub fn root_of_list(leaf: &Device) -> Result<Option<String>> {
+    let mut leaf = leaf.again(Access::Read)?;
+    let sb = loaded::superblock(&mut leaf)?;
+    let mut path = None;
+    let read = listed::read::<Sha256, _>(&mut leaf, &sb, |listed| {
+        if let Listed::Root(root) = listed {
+            path = Some(String::from_utf8_lossy(root.path()).into_owned());
+        }
+        Ok(())
+    });
+    read.map_err(|e| Fail::core(&leaf.name(), e))?;
+    Ok(path.filter(|path| !path.is_empty()))
 }
 
 /// Returns where the root of the leaf that `sb` describes was when the leaf was formatted. Refuses

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::commands::{
-    check, completions, create, diff, du, dump, format, freeze, list, publish, remove, seal,
+    check, completions, create, diff, du, dump, format, freeze, list, map, publish, remove, seal,
     squash, status, verify,
 };
 use crate::error::{self, Fail};
@@ -48,6 +48,7 @@ Examples:
   ubctl publish --root gold --leaf vm1 vm1.img            write it as one image
   ubctl diff --root gold vm1 vm2                          which sectors differ
   ubctl du base.leaf step1.leaf                           what each layer holds
+  ubctl map vm1                                           where its content comes from
   ubctl verify web-01.sealed";
 
 /// The heading of the options that each command has, which separates them from its own.
@@ -97,6 +98,8 @@ pub enum Command {
     Diff(diff::DiffArgs),
     /// Show how much leaves and layers map, and how much of it is visible in a stack
     Du(du::DuArgs),
+    /// Draw which parts of a disk come from the root, which layer, the leaf, or are zeroes
+    Map(map::MapArgs),
     /// Verify all of a sealed layer: its digest, and each MiB of its data
     Verify(verify::VerifyArgs),
     /// Print the completion of this command line for a shell
@@ -126,6 +129,7 @@ pub fn main() -> ExitCode {
         Command::Publish(args) => publish::run(args, cli.json),
         Command::Diff(args) => diff::run(args, cli.json),
         Command::Du(args) => du::run(args, cli.json),
+        Command::Map(args) => map::run(args, cli.json),
         Command::Verify(args) => verify::run(args, cli.json),
         Command::Completions(args) => completions::run(args),
         Command::Check(args) => return check::run(args, cli.json),

@@ -59,6 +59,13 @@ impl LayerArg {
         Ok(LayerArg { path, offset })
     }
 
+    /// Returns what a word of the command line means, where it may also mean something else. A word
+    /// with a wrong offset counts as a path.
+    pub fn parsed(word: &OsStr) -> LayerArg {
+        let whole = LayerArg::at_start(Path::new(word));
+        LayerArg::parse(word.to_owned()).unwrap_or(whole)
+    }
+
     /// Returns the parser of the command line.
     pub fn parser() -> impl TypedValueParser<Value = LayerArg> {
         OsStringValueParser::new().try_map(LayerArg::parse)

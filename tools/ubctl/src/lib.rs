@@ -39,6 +39,7 @@ pub mod search;
 pub mod stack;
 pub mod sysfs;
 pub mod target;
+pub mod terminal;
 pub mod udev;
 pub mod value_parser;
 pub mod wait;

@@ -15,6 +15,7 @@ mod golden;
 mod kinds;
 mod layers;
 mod manual;
+mod map;
 mod remembered;
 mod seal;
 mod sealed_document;

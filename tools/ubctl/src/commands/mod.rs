@@ -11,6 +11,7 @@ pub mod dump;
 pub mod format;
 pub mod freeze;
 pub mod list;
+pub mod map;
 pub mod publish;
 pub mod remove;
 pub mod seal;

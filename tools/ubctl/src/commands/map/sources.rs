@@ -1,0 +1,209 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Where each sector of a disk comes from.
+
+use std::path::Path;
+
+use serde::Serialize;
+
+use crate::stack::{From, Member, OpenStack};
+
+/// The version of what `--json` shows.
+const VERSION: u32 = 1;
+
+/// The kind of a source.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    /// The root.
+    Root,
+    /// What a sealed layer lies on, because the layer does not say what that is.
+    Below,
+    /// Zeroes: no root, past the end of the root, or zeroes of a leaf or a layer.
+    Zero,
+    /// A layer.
+    Layer,
+    /// The leaf.
+    Leaf,
+}
+
+/// A source of a disk, and how much comes from it.
+#[derive(Debug, Serialize)]
+pub struct Source {
+    /// What it is.
+    pub source: Kind,
+    /// The number of a layer, from 1 for the lowest.
+    pub layer: Option<usize>,
+    /// Its device or image.
+    pub name: Option<String>,
+    /// The sectors that come from it.
+    pub sectors: u64,
+    /// Their share of the disk.
+    pub share: f64,
+}
+
+impl Source {
+    /// Returns the character that stands for it in a drawing.
+    pub fn mark(&self) -> char {
+        const LAYERS: &[u8] = b"123456789abcdefghijklmnopqrstuvwxyz";
+        match self.source {
+            Kind::Root | Kind::Below => '.',
+            Kind::Zero => '0',
+            Kind::Leaf => '#',
+            Kind::Layer => {
+                let mark = self.layer.and_then(|n| LAYERS.get(n.checked_sub(1)?));
+                mark.map_or('*', |&mark| mark.into())
+            }
+        }
+    }
+
+    /// Returns what it is, for people.
+    pub fn text(&self) -> String {
+        match (self.source, self.layer) {
+            (Kind::Root, _) => "root".to_owned(),
+            (Kind::Below, _) => "below".to_owned(),
+            (Kind::Zero, _) => "zeroes".to_owned(),
+            (Kind::Layer, n) => format!("layer {}", n.unwrap_or(0)),
+            (Kind::Leaf, _) => "leaf".to_owned(),
+        }
+    }
+}
+
+/// Sectors next to each other from one source, wherever they lie there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stretch {
+    /// The first sector.
+    pub sector: u64,
+    /// Their number.
+    pub sectors: u64,
+    /// The place of the source in [`SourceMap::sources`].
+    pub source: usize,
+}
+
+/// The map of a disk.
+pub struct SourceMap {
+    /// The union, or the leaf or layer on top.
+    pub name: String,
+    is_union: bool,
+    /// The size of the disk.
+    pub sectors: u64,
+    /// The sources, the lowest first. A higher one hides a lower one in a cell of a drawing.
+    pub sources: Vec<Source>,
+    /// All of the disk.
+    pub stretches: Vec<Stretch>,
+}
+
+impl SourceMap {
+    /// Finds out what a stack shows where.
+    pub fn new(
+        name: String,
+        is_union: bool,
+        root: Option<String>,
+        stack: &OpenStack,
+    ) -> ubcore::error::Result<SourceMap> {
+        let top = stack.members.last();
+        let bottom = top.map_or(0, |top| match &top.superblock {
+            Some(sb) => sb.geometry.root_sectors(),
+            None => stack.sectors(),
+        });
+        let mut map = SourceMap {
+            name,
+            is_union,
+            sectors: stack.sectors(),
+            sources: sources(&stack.members, root),
+            stretches: Vec::new(),
+        };
+        let mut at = 0;
+        while at < map.sectors {
+            // The bottom is divided at the end of the root.
+            let end = if at < bottom {
+                bottom.min(map.sectors)
+            } else {
+                map.sectors
+            };
+            let (from, sectors) = stack.stretch(at, end - at)?;
+            let source = match from {
+                From::Bottom if at < bottom => 0,
+                From::Bottom | From::Zero(_) => 1,
+                From::Data(n, _) => 2 + n,
+            };
+            map.add(at, sectors, source);
+            at += sectors;
+        }
+        for source in &mut map.sources {
+            source.share = source.sectors as f64 / map.sectors.max(1) as f64;
+        }
+        Ok(map)
+    }
+
+    fn add(&mut self, sector: u64, sectors: u64, source: usize) {
+        self.sources[source].sectors += sectors;
+        match self.stretches.last_mut() {
+            Some(last) if last.source == source => last.sectors += sectors,
+            _ => self.stretches.push(Stretch {
+                sector,
+                sectors,
+                source,
+            }),
+        }
+    }
+
+    /// Returns what `--json` shows.
+    pub fn report(&self, svg: Option<&Path>) -> MapReport<'_> {
+        let stretch = |s: &Stretch| StretchReport {
+            sector: s.sector,
+            sectors: s.sectors,
+            source: self.sources[s.source].source,
+            layer: self.sources[s.source].layer,
+        };
+        MapReport {
+            version: VERSION,
+            name: &self.name,
+            is_union: self.is_union,
+            sectors: self.sectors,
+            sources: &self.sources,
+            stretches: self.stretches.iter().map(stretch).collect(),
+            svg: svg.map(|path| path.display().to_string()),
+        }
+    }
+}
+
+/// Returns the sources of a stack: the bottom, zeroes, and each member.
+fn sources(members: &[Member], root: Option<String>) -> Vec<Source> {
+    let of = |source, layer, name| Source {
+        source,
+        layer,
+        name,
+        sectors: 0,
+        share: 0.0,
+    };
+    let knows_root = members.last().is_some_and(|top| top.superblock.is_some());
+    let bottom = if knows_root { Kind::Root } else { Kind::Below };
+    let mut all = vec![of(bottom, None, root), of(Kind::Zero, None, None)];
+    all.extend((1..).zip(members).map(|(n, member)| match member.id {
+        None => of(Kind::Leaf, None, Some(member.name())),
+        Some(_) => of(Kind::Layer, Some(n), Some(member.name())),
+    }));
+    all
+}
+
+/// The answer. The field names are those of `--json`.
+#[derive(Serialize)]
+pub struct MapReport<'a> {
+    version: u32,
+    name: &'a str,
+    is_union: bool,
+    sectors: u64,
+    sources: &'a [Source],
+    stretches: Vec<StretchReport>,
+    svg: Option<String>,
+}
+
+/// A stretch in `--json`.
+#[derive(Serialize)]
+struct StretchReport {
+    sector: u64,
+    sectors: u64,
+    source: Kind,
+    layer: Option<usize>,
+}
