@@ -8,7 +8,7 @@ use clap::{Parser, Subcommand};
 
 use crate::commands::{
     check, completions, create, diff, du, dump, format, freeze, list, map, publish, remove, seal,
-    squash, status, verify,
+    squash, status, verify, watch,
 };
 use crate::error::{self, Fail};
 use crate::{interrupt, wait};
@@ -38,6 +38,7 @@ Examples:
   ubctl create --root /dev/vda --leaf /dev/vdb            attach it again
   ubctl list
   ubctl status unionblk0 --json
+  ubctl watch --event low_space --event full              wait for a leaf to fill
   ubctl create --root gold --leaf vm1 --format --name vm1 --size 40G
   ubctl remove /dev/unionblk0 vm1
   ubctl dump /dev/vdb --map                               what the leaf holds
@@ -82,6 +83,8 @@ pub enum Command {
     List(list::ListArgs),
     /// Show all that the driver reports of a union
     Status(status::StatusArgs),
+    /// Follow the events of unions: low space, full, read-only, errors, freeze, resize
+    Watch(watch::WatchArgs),
     /// Show the metadata of a leaf, also of a damaged one; writes nothing
     Dump(dump::DumpArgs),
     /// Find all damage of a leaf, and repair what can be repaired without a guess
@@ -122,6 +125,7 @@ pub fn main() -> ExitCode {
         Command::Remove(args) => remove::run(args, cli.json),
         Command::List(args) => list::run(args, cli.json),
         Command::Status(args) => status::run(args, cli.json),
+        Command::Watch(args) => watch::run(args, cli.json),
         Command::Dump(args) => dump::run(args, cli.json),
         Command::Freeze(args) => freeze::run(args, cli.json),
         Command::Seal(args) => seal::run(args, cli.json),

@@ -5,6 +5,7 @@
 
 #![deny(unsafe_code, missing_docs)]
 
+pub mod attributes;
 pub mod backing;
 pub mod below;
 pub mod blocksize;
@@ -41,6 +42,7 @@ pub mod sysfs;
 pub mod target;
 pub mod terminal;
 pub mod udev;
+pub mod uevents;
 pub mod value_parser;
 pub mod wait;
 mod wwid;

@@ -14,18 +14,35 @@ use crate::error::{Fail, Result, FAILED};
 
 /// Writes text to standard output, in a form that cannot control a terminal.
 pub fn text(text: &str) -> Result {
+    more(text).map(|_| ())
+}
+
+/// Writes a line, or more, of an answer that continues, to standard output, in a form that cannot
+/// control a terminal. Returns false if its reader is gone.
+pub fn more(text: &str) -> Result<bool> {
     write(&for_terminal(text))
 }
 
-fn write(text: &str) -> Result {
+/// Writes text with colours, or another control of the terminal, to standard output. The caller has
+/// escaped names with [`path`]. Returns false if its reader is gone.
+pub fn styled(text: &str) -> Result<bool> {
+    write(text)
+}
+
+fn write(text: &str) -> Result<bool> {
     let mut out = io::stdout().lock();
-    let done = out.write_all(text.as_bytes()).and_then(|()| out.flush());
-    match done {
-        Err(e) if e.kind() != io::ErrorKind::BrokenPipe => {
-            Err(Fail::io("write to", Path::new("standard output"), &e))
-        }
-        _ => Ok(()),
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Ok(()) => Ok(true),
+        Err(e) if e.kind() == io::ErrorKind::BrokenPipe => Ok(false),
+        Err(e) => Err(Fail::io("write to", Path::new("standard output"), &e)),
     }
+}
+
+/// Writes one JSON value to standard output, in one line, as [`more`] does.
+pub fn json_line<T: Serialize>(value: &T) -> Result<bool> {
+    let line = serde_json::to_string(value)
+        .map_err(|e| Fail::new(FAILED, "io", format!("cannot make JSON: {e}")))?;
+    write(&(line + "\n"))
 }
 
 /// Writes one JSON value to standard output.
@@ -33,7 +50,7 @@ pub fn json<T: Serialize>(value: &T) -> Result {
     let mut s = serde_json::to_string_pretty(value)
         .map_err(|e| Fail::new(FAILED, "io", format!("cannot make JSON: {e}")))?;
     s.push('\n');
-    write(&s)
+    write(&s).map(|_| ())
 }
 
 /// Writes a message to standard error.

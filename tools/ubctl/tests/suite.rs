@@ -23,3 +23,4 @@ mod squash;
 mod status;
 mod unmount;
 mod usage;
+mod watch;

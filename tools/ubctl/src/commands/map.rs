@@ -91,7 +91,8 @@ pub fn run(args: &MapArgs, json: bool) -> Result {
         return output::json(&map.report(args.svg.as_deref()));
     }
     let width = args.width.map_or_else(terminal::columns, usize::from);
-    output::text(&text::text(&map, width, terminal::has_colours()))
+    let drawing = text::text(&map, width, terminal::has_colours());
+    output::styled(&drawing).map(|_| ())
 }
 
 /// Returns the union that is meant. A path that leads to a file, or to a device that is no union,

@@ -18,3 +18,4 @@ pub mod seal;
 pub mod squash;
 pub mod status;
 pub mod verify;
+pub mod watch;

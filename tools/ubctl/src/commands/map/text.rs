@@ -2,6 +2,8 @@
 
 //! The map as a drawing of characters and a table.
 
+use std::path::Path;
+
 use anstyle::{AnsiColor, Style};
 
 use super::grid::{Cell, Grid};
@@ -22,7 +24,7 @@ pub fn text(map: &SourceMap, width: usize, has_colours: bool) -> String {
     let cells = grid.cells(map);
     let mut out = format!(
         "{}: {}, {} a cell\n",
-        map.name,
+        output::path(Path::new(&map.name)),
         size(map.sectors),
         size(grid.cell_sectors)
     );
@@ -82,12 +84,13 @@ fn table(sources: &[Source], has_colours: bool) -> String {
     let shown = |s: &&Source| s.sectors > 0 || s.name.is_some();
     let shown: Vec<&Source> = sources.iter().rev().filter(shown).collect();
     for source in &shown {
+        let name = source.name.as_deref();
         rows.push(vec![
             source.mark().to_string(),
             source.text(),
             size(source.sectors),
             format!("{:.1} %", source.share * 100.0),
-            source.name.clone().unwrap_or_else(|| "-".to_owned()),
+            name.map_or_else(|| "-".to_owned(), |name| output::path(Path::new(name))),
         ]);
     }
     let plain = output::table(&rows);
