@@ -8,7 +8,7 @@ use clap::{Parser, Subcommand};
 
 use crate::commands::{
     check, completions, create, diff, du, dump, format, freeze, list, map, publish, remove, seal,
-    squash, status, verify, watch,
+    squash, status, top, verify, watch,
 };
 use crate::error::{self, Fail};
 use crate::{interrupt, wait};
@@ -85,6 +85,8 @@ pub enum Command {
     Status(status::StatusArgs),
     /// Follow the events of unions: low space, full, read-only, errors, freeze, resize
     Watch(watch::WatchArgs),
+    /// Show what unions read and write, as rates
+    Top(top::TopArgs),
     /// Show the metadata of a leaf, also of a damaged one; writes nothing
     Dump(dump::DumpArgs),
     /// Find all damage of a leaf, and repair what can be repaired without a guess
@@ -126,6 +128,7 @@ pub fn main() -> ExitCode {
         Command::List(args) => list::run(args, cli.json),
         Command::Status(args) => status::run(args, cli.json),
         Command::Watch(args) => watch::run(args, cli.json),
+        Command::Top(args) => top::run(args, cli.json),
         Command::Dump(args) => dump::run(args, cli.json),
         Command::Freeze(args) => freeze::run(args, cli.json),
         Command::Seal(args) => seal::run(args, cli.json),

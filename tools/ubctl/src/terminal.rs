@@ -24,6 +24,14 @@ pub fn has_colours() -> bool {
     io::stdout().is_terminal() && !is_dumb && asked("NO_COLOR").is_none()
 }
 
+/// Clears the terminal.
+pub const CLEAR: &str = "\x1b[H\x1b[J";
+
+/// Returns whether a table that changes is drawn anew in its place.
+pub fn is_drawn_anew() -> bool {
+    io::stdout().is_terminal() && env::var_os("TERM").is_some_and(|term| term != "dumb")
+}
+
 #[cfg(test)]
 mod tests {
     use super::{columns, has_colours};

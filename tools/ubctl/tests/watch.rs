@@ -31,3 +31,24 @@ fn a_watch_ends_with_its_reader() {
     assert!(watch.wait().unwrap().success());
     assert!(start.elapsed() < Duration::from_secs(30));
 }
+
+#[test]
+fn without_unions_top_shows_none() {
+    let json = ubctl("top --count 1 --interval 100ms --json", &[])
+        .done()
+        .json();
+    assert_eq!(json["unions"], serde_json::json!([]));
+    let text = ubctl("top --count 2 --interval 100ms", &[]).done().out;
+    assert_eq!(text.matches("0 unions").count(), 2, "{text}");
+    assert!(!text.contains('\x1b'), "{text}");
+    ubctl("top web", &[]).refused(1, &["no union web"]);
+    ubctl("top --interval 1ms", &[]).refused(2, &["at least 100ms"]);
+    // It ends with its reader too, at the next table.
+    let mut top = command();
+    top.args(["top", "--interval", "100ms"])
+        .stdout(Stdio::piped());
+    let mut top = top.spawn().unwrap();
+    let mut first = [0; 1];
+    top.stdout.take().unwrap().read_exact(&mut first).unwrap();
+    assert!(top.wait().unwrap().success());
+}

@@ -17,5 +17,6 @@ pub mod remove;
 pub mod seal;
 pub mod squash;
 pub mod status;
+pub mod top;
 pub mod verify;
 pub mod watch;
