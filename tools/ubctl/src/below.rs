@@ -176,6 +176,12 @@ impl OpenLayer {
         })
     }
 
+    /// Returns the chain that the layer ends if it stands for others, on one of these.
+    pub fn stands_on(&self, chains: &[ChainId]) -> Option<ChainId> {
+        let stand_in = self.stand_in.as_ref()?;
+        chains.contains(&stand_in.below).then_some(stand_in.after)
+    }
+
     /// Refuses the layer if it was made on something else than what is below it.
     fn refuse_other_below(&self, root: Option<&Device>, below: &[OpenLayer]) -> Result {
         let Some(sb) = &self.superblock else {

@@ -7,8 +7,8 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::commands::{
-    check, completions, create, diff, du, dump, format, freeze, list, map, publish, remove, seal,
-    squash, status, top, verify, watch,
+    check, completions, create, diff, du, dump, export, format, freeze, import, list, map, publish,
+    remove, seal, squash, status, top, verify, watch,
 };
 use crate::error::{self, Fail};
 use crate::{interrupt, wait};
@@ -28,7 +28,7 @@ its devices, and until other processes have closed them. With --no-wait it does
 not wait.
 
 Ctrl-C ends a command. format and create then put back what they have changed,
-and say so. seal, squash and publish leave no part of what they write.
+and say so. seal, squash, publish and import leave no part of what they write.
 
 With --json the answer is JSON on standard output, an error too:
   {\"error\": \"what, where, what next\", \"reason\": \"wrong_root\", \"code\": 3}
@@ -45,6 +45,7 @@ Examples:
   ubctl check /dev/vdb --root /dev/vda                    whether it is whole
   ubctl freeze /dev/vdb                                   make it a layer
   ubctl seal /dev/vdb web-01.sealed                       pack its content
+  ubctl export web-01.leaf | ssh HOST ubctl import --root gold web-01.sealed
   ubctl squash base.leaf step1.leaf base-1.sealed         merge layers into one
   ubctl publish --root gold --leaf vm1 vm1.img            write it as one image
   ubctl diff --root gold vm1 vm2                          which sectors differ
@@ -95,6 +96,10 @@ pub enum Command {
     Freeze(freeze::FreezeArgs),
     /// Write the sectors that a leaf maps as a sealed layer, which is packed and canonical
     Seal(seal::SealArgs),
+    /// Write the changes of a leaf or layer to standard output, as one stream
+    Export(export::ExportArgs),
+    /// Make a sealed layer from a stream of export on standard input, and verify all of it
+    Import(import::ImportArgs),
     /// Merge layers into one sealed layer, which stands in for them
     Squash(squash::SquashArgs),
     /// Write root, layers and leaf as one raw image
@@ -132,6 +137,8 @@ pub fn main() -> ExitCode {
         Command::Dump(args) => dump::run(args, cli.json),
         Command::Freeze(args) => freeze::run(args, cli.json),
         Command::Seal(args) => seal::run(args, cli.json),
+        Command::Export(args) => export::run(args, cli.json),
+        Command::Import(args) => import::run(args, cli.json),
         Command::Squash(args) => squash::run(args, cli.json),
         Command::Publish(args) => publish::run(args, cli.json),
         Command::Diff(args) => diff::run(args, cli.json),

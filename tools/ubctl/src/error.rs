@@ -33,6 +33,8 @@ pub struct Fail {
     pub code: u8,
     /// For `--json`: what was found or done in spite of the failure.
     object: Map<String, Value>,
+    /// Standard output has something else, so `--json` shows the failure on standard error.
+    is_on_stderr: bool,
 }
 
 /// The result of a command.
@@ -46,6 +48,7 @@ impl Fail {
             reason,
             code,
             object: Map::new(),
+            is_on_stderr: false,
         }
     }
 
@@ -110,6 +113,12 @@ impl Fail {
         self
     }
 
+    /// Keeps standard output free of the failure.
+    pub fn on_stderr(mut self) -> Fail {
+        self.is_on_stderr = true;
+        self
+    }
+
     /// Reports the failure to the user and returns the exit code.
     pub fn report(mut self, json: bool) -> ExitCode {
         if json {
@@ -118,7 +127,12 @@ impl Fail {
             self.object.insert("reason".into(), self.reason.into());
             self.object.insert("code".into(), self.code.into());
             // If this fails too, nothing more can be done.
-            let _ = output::json(&Value::Object(self.object));
+            let value = Value::Object(self.object);
+            let _ = if self.is_on_stderr {
+                output::json_on_stderr(&value)
+            } else {
+                output::json(&value)
+            };
         } else {
             output::complain(&self.message);
         }

@@ -38,6 +38,7 @@ pub mod sealed;
 pub mod sealing;
 pub mod search;
 pub mod stack;
+pub mod stream;
 pub mod sysfs;
 pub mod target;
 pub mod terminal;

@@ -47,10 +47,20 @@ pub fn json_line<T: Serialize>(value: &T) -> Result<bool> {
 
 /// Writes one JSON value to standard output.
 pub fn json<T: Serialize>(value: &T) -> Result {
-    let mut s = serde_json::to_string_pretty(value)
+    write(&pretty(value)?).map(|_| ())
+}
+
+/// Writes one JSON value to standard error, for a command whose standard output is something else.
+pub fn json_on_stderr<T: Serialize>(value: &T) -> Result {
+    // If this fails, there is no one left to notify.
+    let _ = io::stderr().lock().write_all(pretty(value)?.as_bytes());
+    Ok(())
+}
+
+fn pretty<T: Serialize>(value: &T) -> Result<String> {
+    let text = serde_json::to_string_pretty(value)
         .map_err(|e| Fail::new(FAILED, "io", format!("cannot make JSON: {e}")))?;
-    s.push('\n');
-    write(&s).map(|_| ())
+    Ok(text + "\n")
 }
 
 /// Writes a message to standard error.

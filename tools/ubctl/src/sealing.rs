@@ -56,6 +56,23 @@ impl Sealing<'_> {
         done.map_err(|fail| writer.undo(fail))
     }
 
+    /// Writes the layer to a writer that learns its size first, and returns its header.
+    pub fn stream<E: Extents, W: Writer>(
+        &self,
+        extents: impl Fn() -> E,
+        read: impl Fn(u64, &mut [u8]) -> Result,
+        begin: impl FnOnce(u64) -> Result<W>,
+        failure: impl FnOnce(&mut W, Fail) -> Fail,
+    ) -> Result<(Header, W)> {
+        let measured = self.measure(extents(), &read)?;
+        let mut writer = begin(measured.blocks())?;
+        let written = self.fill(&measured, &mut writer, (extents(), &read));
+        match written {
+            Ok(header) => Ok((header, writer)),
+            Err(fail) => Err(failure(&mut writer, fail)),
+        }
+    }
+
     /// Returns the header that the layer would have, without writing it.
     pub fn rehearse<E: Extents>(
         &self,

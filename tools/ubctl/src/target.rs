@@ -470,6 +470,23 @@ impl Output {
         let _ = fadvise(file, 0, None, Advice::DontNeed);
     }
 
+    /// Opens what was written, to read it.
+    pub fn device(&self) -> Result<Device> {
+        match &self.place {
+            Place::File(new) => Device::open(&new.beside, Side::Layer, Access::Read),
+            Place::Device(part) => part.device.again(Access::Read),
+        }
+    }
+
+    /// Makes the header of a layer on a device zeroes, because the layer is not as it must be.
+    pub fn erase_header(&self) {
+        if let (Place::Device(part), true) = (&self.place, self.is_committed) {
+            // If this fails, the header is there, and `undo` says so.
+            let _ = part.device.write_at(0, &[0; BLOCK_BYTES]);
+            let _ = part.device.sync();
+        }
+    }
+
     /// Reads bytes back.
     pub fn read_back(&self, at: u64, room: &mut [u8]) -> Result {
         interrupt::check()?;

@@ -9,6 +9,7 @@ mod check;
 mod cut;
 mod document;
 mod dump;
+mod export;
 mod format;
 mod freeze;
 mod golden;

@@ -116,19 +116,24 @@ fn stand_in(args: &SealArgs, what: &str, sb: &Superblock) -> Result<Option<Stand
     if !args.stand_in {
         return Ok(None);
     }
-    let seal = sb
-        .frozen
-        .ok_or_else(|| Fail::core(what, Error::NotFrozen))?;
-    let id = LayerId::Frozen(sb.uuid, seal);
-    Ok(Some(StandIn {
+    let stand_in = place_of(sb);
+    stand_in
+        .ok_or_else(|| Fail::core(what, Error::NotFrozen))
+        .map(Some)
+}
+
+/// Returns the place of a frozen leaf, which a sealed layer of it can take.
+pub(super) fn place_of(sb: &Superblock) -> Option<StandIn> {
+    let id = LayerId::Frozen(sb.uuid, sb.frozen?);
+    Some(StandIn {
         below: sb.chain,
         after: sb.chain.with::<Sha256>(&id),
         layers: 1,
-    }))
+    })
 }
 
 /// Returns how many sectors of data one pass reads.
-fn data_sectors(map: &Map<Heap>) -> ubcore::error::Result<u64> {
+pub(super) fn data_sectors(map: &Map<Heap>) -> ubcore::error::Result<u64> {
     let mut extents = LeafExtents::new(map, || Ok(()));
     let mut sectors = 0;
     while let Some(e) = extents.next()? {
