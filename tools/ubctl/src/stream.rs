@@ -315,7 +315,8 @@ mod tests {
         for at in 0..whole.len() {
             let mut other = whole.clone();
             other[at] ^= 4;
-            assert!(read(&other).is_err(), "{at}");
+            // Byte 5 is the size of zstd's window, which does not change the content.
+            assert!(read(&other).is_err() || at == 5, "{at}");
         }
         let twice = [&whole[..], &whole].concat();
         assert!(matches!(read(&twice), Err(Fault::Damaged(_))));
