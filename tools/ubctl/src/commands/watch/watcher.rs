@@ -206,9 +206,20 @@ impl Watcher {
     }
 
     fn changed(&mut self, name: &str, uevent: &Uevent) -> Vec<Event> {
-        let known = self.known.get(name).cloned();
-        // The count of errors is compared by `tick`.
-        let now = Attributes::read(&self.block, name).or(known);
+        let known = self.known.get_mut(name);
+        let now = match (Attributes::read(&self.block, name), known) {
+            (Some(now), Some(known)) => {
+                // `tick` compares the count of errors. A freeze begins a new count.
+                let same = now.uuid == known.uuid;
+                let io_errors = if same { known.io_errors } else { 0 };
+                *known = Attributes {
+                    io_errors,
+                    ..now.clone()
+                };
+                Some(now)
+            }
+            (now, known) => now.or(known.cloned()),
+        };
         let event = |kind: &str| Event::new(kind, now.clone());
         let resized = (uevent.get("RESIZE") == Some("1")).then(|| event("resized"));
         let own = uevent.get("UNIONBLK_EVENT").map(event);
@@ -297,6 +308,10 @@ mod tests {
         assert_eq!(kinds(&events), ["low_space unionblk0"]);
         let events = w.uevent(&uevent("change", "unionblk0", "RESIZE=1"));
         assert_eq!(kinds(&events), ["resized unionblk0"]);
+        // What is removed is shown as it was last.
+        union(&block, "unionblk0", &[("mode", "read-only")]);
+        w.uevent(&uevent("change", "unionblk0", "UNIONBLK_EVENT=read_only"));
+        assert_eq!(w.known["unionblk0"].mode, "read-only");
         // A program has written to the disk and closed it.
         assert!(w.uevent(&uevent("change", "unionblk0", "")).is_empty());
         assert!(w.tick().is_empty());
