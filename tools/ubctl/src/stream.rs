@@ -14,7 +14,7 @@ use std::io::{self, Read, Write};
 
 use map_memory::sha256::Sha256;
 use serde::{Deserialize, Serialize};
-use ubcore::error::{Error, Side};
+use ubcore::error::{Error, Role};
 use ubcore::geometry::{Block, BLOCK_BYTES, BLOCK_SECTORS};
 use ubcore::num::{u32_as_usize, usize_as_u64};
 use ubcore::sealed;
@@ -158,7 +158,7 @@ impl<W: Write> sealed::Writer for StreamWriter<W> {
     fn write(&mut self, block: u64, blocks: &[Block]) -> ubcore::error::Result {
         self.blocks(block, blocks).map_err(|e| {
             self.fail = Some(e);
-            Error::Io(Side::Leaf, block.saturating_mul(BLOCK_SECTORS))
+            Error::Io(Role::Leaf, block.saturating_mul(BLOCK_SECTORS))
         })
     }
 

@@ -473,7 +473,7 @@ impl Output {
     /// Opens what was written, to read it.
     pub fn device(&self) -> Result<Device> {
         match &self.place {
-            Place::File(new) => Device::open(&new.beside, Side::Layer, Access::Read),
+            Place::File(new) => Device::open(&new.beside, Role::Layer, Access::Read),
             Place::Device(part) => part.device.again(Access::Read),
         }
     }

@@ -33,11 +33,11 @@ fn stack(f: &Folder) -> (PathBuf, PathBuf, PathBuf) {
     (root, low, leaf)
 }
 
-/// Returns source, layer and length of each stretch, and checks that they have no gap.
-fn stretches(json: &Value) -> Vec<(String, u64, u64)> {
+/// Returns source, layer and length of each range, and checks that they have no gap.
+fn ranges(json: &Value) -> Vec<(String, u64, u64)> {
     let mut end = 0;
     let mut all = Vec::new();
-    for s in json["stretches"].as_array().unwrap() {
+    for s in json["ranges"].as_array().unwrap() {
         assert_eq!(s["sector"], end);
         let sectors = s["sectors"].as_u64().unwrap();
         end += sectors;
@@ -49,7 +49,7 @@ fn stretches(json: &Value) -> Vec<(String, u64, u64)> {
 }
 
 #[test]
-fn each_stretch_has_its_source() {
+fn each_range_has_its_source() {
     let f = Folder::new("map");
     let (root, low, leaf) = stack(&f);
     let before = fs::read(&leaf).unwrap();
@@ -67,7 +67,7 @@ fn each_stretch_has_its_source() {
         ("zero", 0, 81_920 - 81_008),
     ];
     let want: Vec<_> = want.iter().map(|&(s, n, c)| (s.to_owned(), n, c)).collect();
-    assert_eq!(stretches(&json), want);
+    assert_eq!(ranges(&json), want);
     assert_eq!(
         (&json["version"], &json["is_union"]),
         (&1.into(), &false.into())
@@ -85,7 +85,7 @@ fn each_stretch_has_its_source() {
     // Neither root nor data is needed.
     fs::remove_file(&root).unwrap();
     let again = ubctl("map {} --json", &[&leaf]).done().json();
-    assert_eq!(again["stretches"], json["stretches"]);
+    assert_eq!(again["ranges"], json["ranges"]);
     assert!(fs::read(&leaf).unwrap() == before);
 }
 
@@ -131,13 +131,13 @@ fn a_layer_is_drawn_without_what_it_lies_on() {
     let f = Folder::new("map-layer");
     let (_, low, leaf) = stack(&f);
     let json = ubctl("map {} --json", &[&low]).done().json();
-    let frozen = stretches(&json);
+    let frozen = ranges(&json);
     assert_eq!(frozen[0], ("layer".to_owned(), 1, 4096));
     assert_eq!(frozen[1].0, "root");
     let sealed = f.path("sealed");
     ubctl("seal {} {} --stand-in", &[&low, &sealed]).done();
     let json = ubctl("map {} --json", &[&sealed]).done().json();
-    let kinds: Vec<String> = stretches(&json).into_iter().map(|s| s.0).collect();
+    let kinds: Vec<String> = ranges(&json).into_iter().map(|s| s.0).collect();
     assert_eq!(kinds, ["layer", "below", "layer", "below"]);
     // A layer in another place, by its identity, or one that stands for it.
     let (there, moved) = (f.path("there"), f.path("there/moved"));
@@ -150,7 +150,7 @@ fn a_layer_is_drawn_without_what_it_lies_on() {
     let by_name = ubctl("map {} --layer {} --json", &[&leaf, &sealed])
         .done()
         .json();
-    assert_eq!(by_place["stretches"], by_name["stretches"]);
+    assert_eq!(by_place["ranges"], by_name["ranges"]);
     ubctl("map {} --in {}", &[&sealed, &there]).refused(2, &["--layer"]);
     fs::remove_dir_all(&there).unwrap();
 }

@@ -6,7 +6,7 @@ use std::io::{self, IsTerminal, Stdout};
 
 use clap::Args;
 use serde::Serialize;
-use ubcore::error::Side;
+use ubcore::error::Role;
 use ubcore::format::superblock::Superblock;
 use ubcore::num::u64_as_usize;
 use ubcore::sealed::digests::CHUNK_BLOCKS;
@@ -168,7 +168,7 @@ fn place(sb: &Superblock) -> Place {
 
 /// Adds to a refusal of a union, or of a leaf in use, how it can be exported.
 fn with_frozen_point(mut fail: Fail) -> Fail {
-    let of_union = ubcore::error::Error::Stacked(Side::Leaf);
+    let of_union = ubcore::error::Error::Stacked(Role::Leaf);
     if fail.reason == "busy" || fail.reason == crate::error::reason_of(of_union) {
         fail.message += "; to export a union in use: ubctl freeze UNION --leaf NEW, and then \
                          export the old leaf, which is a layer";

@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use rustix::io::Errno;
 use ubcore::abi::Status;
-use ubcore::error::Side;
+use ubcore::error::Role;
 
 use crate::below::{self, Below, RootArg};
 use crate::control::{path_text, Control, PREFIX};
@@ -39,7 +39,7 @@ Each cell of the drawing stands for a part of the disk, and shows the highest
 source that any sector of the part comes from: the leaf (#, or + if less than half
 of the part comes from it), a layer (1 to 9, a to z, the lowest first), zeroes (0),
 or the root (.). The table below it has the exact sums. The drawing fits the
-terminal. --json has each stretch of sectors with its source.
+terminal. --json has each range of sectors with its source.
 
 Of a union, the changes that are not durable yet are first made so. The driver may
 change the map while ubctl reads it; the answer is of one moment.
@@ -102,8 +102,8 @@ fn union(args: &MapArgs) -> Result<Option<Status>> {
     let found = fs::metadata(path);
     let is_path = match &found {
         Ok(meta) if meta.file_type().is_block_device() => {
-            let device = Device::open(path, Side::Leaf, Access::Read)?;
-            refuse_union(&device, Side::Leaf).is_ok()
+            let device = Device::open(path, Role::Leaf, Access::Read)?;
+            refuse_union(&device, Role::Leaf).is_ok()
         }
         Ok(_) => true,
         Err(_) => LayerArg::parsed(path.as_os_str()).offset > 0,
@@ -159,7 +159,7 @@ fn of_union(args: &MapArgs, status: &Status) -> Result<SourceMap> {
     loop {
         // A flush commits the map. A union that cannot commit still has a map.
         let _ = node::peek(&disk).and_then(|disk| disk.sync_all());
-        let device = Device::open(&leaf, Side::Leaf, Access::Read)?;
+        let device = Device::open(&leaf, Role::Leaf, Access::Read)?;
         let nodes = sysfs::slave_nodes(status.id);
         let layers = layers_of(args, &device, &nodes)?;
         match stacked(device, &layers, Some((&name, &path_text(&status.root)))) {

@@ -2,7 +2,7 @@
 
 //! A disk as cells in rows, each for an equal part of it.
 
-use super::sources::{SourceMap, Stretch};
+use super::sources::{SourceMap, SourceRange};
 
 /// The least part that a cell stands for: 4 KiB.
 const CELL_MIN: u64 = 8;
@@ -38,17 +38,17 @@ impl Grid {
     pub fn cells(&self, map: &SourceMap) -> Vec<Cell> {
         let count = map.sectors.div_ceil(self.cell_sectors);
         let mut cells = Vec::new();
-        let mut stretches = map.stretches.iter().peekable();
+        let mut ranges = map.ranges.iter().peekable();
         for n in 0..count {
             let start = n * self.cell_sectors;
             let end = (start + self.cell_sectors).min(map.sectors);
             let mut cell = Cell::default();
-            while let Some(stretch) = stretches.peek() {
-                cell.add(stretch, (start, end));
-                if stretch.sector + stretch.sectors > end {
+            while let Some(range) = ranges.peek() {
+                cell.add(range, (start, end));
+                if range.sector + range.sectors > end {
                     break;
                 }
-                stretches.next();
+                ranges.next();
             }
             cell.is_most = cell.sectors * 2 >= end - start;
             cells.push(cell);
@@ -69,15 +69,15 @@ pub struct Cell {
 }
 
 impl Cell {
-    fn add(&mut self, stretch: &Stretch, (start, end): (u64, u64)) {
-        let from = stretch.sector.max(start);
-        let to = (stretch.sector + stretch.sectors).min(end);
+    fn add(&mut self, range: &SourceRange, (start, end): (u64, u64)) {
+        let from = range.sector.max(start);
+        let to = (range.sector + range.sectors).min(end);
         let sectors = to.saturating_sub(from);
-        if sectors > 0 && (stretch.source > self.source || self.sectors == 0) {
-            self.source = stretch.source;
+        if sectors > 0 && (range.source > self.source || self.sectors == 0) {
+            self.source = range.source;
             self.sectors = 0;
         }
-        if stretch.source == self.source {
+        if range.source == self.source {
             self.sectors += sectors;
         }
     }

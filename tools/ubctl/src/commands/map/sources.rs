@@ -71,7 +71,7 @@ impl Source {
 
 /// Sectors next to each other from one source, wherever they lie there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Stretch {
+pub struct SourceRange {
     /// The first sector.
     pub sector: u64,
     /// Their number.
@@ -90,7 +90,7 @@ pub struct SourceMap {
     /// The sources, the lowest first. A higher one hides a lower one in a cell of a drawing.
     pub sources: Vec<Source>,
     /// All of the disk.
-    pub stretches: Vec<Stretch>,
+    pub ranges: Vec<SourceRange>,
 }
 
 impl SourceMap {
@@ -111,7 +111,7 @@ impl SourceMap {
             is_union,
             sectors: stack.sectors(),
             sources: sources(&stack.members, root),
-            stretches: Vec::new(),
+            ranges: Vec::new(),
         };
         let mut at = 0;
         while at < map.sectors {
@@ -121,7 +121,7 @@ impl SourceMap {
             } else {
                 map.sectors
             };
-            let (from, sectors) = stack.stretch(at, end - at)?;
+            let (from, sectors) = stack.range_at(at, end - at)?;
             let source = match from {
                 From::Bottom if at < bottom => 0,
                 From::Bottom | From::Zero(_) => 1,
@@ -138,9 +138,9 @@ impl SourceMap {
 
     fn add(&mut self, sector: u64, sectors: u64, source: usize) {
         self.sources[source].sectors += sectors;
-        match self.stretches.last_mut() {
+        match self.ranges.last_mut() {
             Some(last) if last.source == source => last.sectors += sectors,
-            _ => self.stretches.push(Stretch {
+            _ => self.ranges.push(SourceRange {
                 sector,
                 sectors,
                 source,
@@ -150,7 +150,7 @@ impl SourceMap {
 
     /// Returns what `--json` shows.
     pub fn report(&self, svg: Option<&Path>) -> MapReport<'_> {
-        let stretch = |s: &Stretch| StretchReport {
+        let range = |s: &SourceRange| StretchReport {
             sector: s.sector,
             sectors: s.sectors,
             source: self.sources[s.source].source,
@@ -162,7 +162,7 @@ impl SourceMap {
             is_union: self.is_union,
             sectors: self.sectors,
             sources: &self.sources,
-            stretches: self.stretches.iter().map(stretch).collect(),
+            ranges: self.ranges.iter().map(range).collect(),
             svg: svg.map(|path| path.display().to_string()),
         }
     }
@@ -195,11 +195,11 @@ pub struct MapReport<'a> {
     is_union: bool,
     sectors: u64,
     sources: &'a [Source],
-    stretches: Vec<StretchReport>,
+    ranges: Vec<StretchReport>,
     svg: Option<String>,
 }
 
-/// A stretch in `--json`.
+/// A range in `--json`.
 #[derive(Serialize)]
 struct StretchReport {
     sector: u64,
