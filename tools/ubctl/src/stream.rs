@@ -232,7 +232,7 @@ impl<R: Read> StreamReader<R> {
 
     /// Returns the next blocks and the number of the first of them, which are within the layer. At
     /// the end, verifies the digest of the stream and returns none.
-    pub fn next(&mut self) -> Result<Option<(u64, &[Block])>, Fault> {
+    pub fn record(&mut self) -> Result<Option<(u64, &[Block])>, Fault> {
         let block = u64::from_le_bytes(self.array()?);
         if block == END {
             self.end()?;
@@ -297,7 +297,7 @@ mod tests {
     fn read(bytes: &[u8]) -> Result<usize, Fault> {
         let (mut reader, _) = StreamReader::begin(bytes)?;
         let mut count = 0;
-        while reader.next()?.is_some() {
+        while reader.record()?.is_some() {
             count += 1;
         }
         Ok(count)

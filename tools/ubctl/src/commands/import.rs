@@ -183,7 +183,7 @@ fn write(reader: &mut StreamReader<Waiting>, head: &Head, writer: &mut Output) -
     // A header or a leaf that was there must not stay beside data that is overwritten.
     writer.put(0, first.as_flattened())?;
     writer.sync()?;
-    while let Some((block, blocks)) = reader.next().map_err(|fault| failure(&fault))? {
+    while let Some((block, blocks)) = reader.record().map_err(|fault| failure(&fault))? {
         interrupt::check()?;
         for (at, content) in (block..).zip(blocks) {
             if let Some(room) = usize::try_from(at).ok().and_then(|at| first.get_mut(at)) {

@@ -133,7 +133,7 @@ impl Watcher {
         let mut events: Vec<Event> = gone.map(|u| Event::new("removed", Some(u))).collect();
         for event in &events {
             self.known
-                .remove(&event.union.as_ref().map_or("", |u| &u.name)[..]);
+                .remove(event.union.as_ref().map_or("", |u| u.name.as_str()));
         }
         for union in found {
             let last = self.known.insert(union.name.clone(), union.clone());
