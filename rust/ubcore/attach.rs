@@ -28,7 +28,7 @@ use super::slot::Slot;
 pub struct Probe {
     /// The active superblock.
     pub superblock: Superblock,
-    slot: Slot,
+    pub(super) slot: Slot,
 }
 
 /// Reads the superblock and checks it against the devices' sizes, in sectors.

@@ -24,14 +24,16 @@ use super::format::directory::{self, PageEntry};
 use super::format::record::Record;
 use super::format::ring::NUMBERS;
 use super::format::superblock::Superblock;
-use super::geometry::{superblock_block, LeafSlab, MapPage};
+use super::geometry::{LeafSlab, MapPage};
 use super::journal::{Ring, Space, Transaction};
 use super::map::{Emptied, Map, Memory};
-use super::pages::{self, bits_page_of, table_page_of};
+use super::pages::{self, bits_page_of, table_page_of, PageSet};
 use super::replay_limit::filled_by_writers;
+use super::reset;
 use super::slot::Slot;
 use super::stack::chain::Seal;
 use super::stack::changed_slabs::ChangedSlabs;
+use super::superblock_slots;
 
 /// Counts what the committer has done since attach.
 #[derive(Clone, Copy, Debug, Default)]
@@ -60,7 +62,7 @@ enum LeafState {
 /// `B` holds a bit for each map page, and `E` an entry for each map page.
 pub struct Committer<B, E> {
     superblock: Superblock,
-    /// The slot that holds `superblock`. The other slot is written first.
+    /// The slot that held the superblock at attach. The other slot is written first.
     newest: Slot,
     ring: Ring,
     pages: ChangedPages<B, E>,
@@ -223,6 +225,40 @@ where
         self.guarded(|s| s.write_checkpoint(map, disk, LeafState::Frozen(seal)))?;
         // A frozen leaf refuses all writes, also those of this committer.
         self.failed = Some(Error::Frozen);
+        Ok(())
+    }
+
+    /// Returns the committer that follows [`Committer::reset`], of an empty map. `entries` and both
+    /// of `sets` are empty, and have room for each map page. Writes nothing.
+    pub fn after_reset<M: Memory>(
+        &self,
+        map: &Map<M>,
+        entries: E,
+        sets: [PageSet<B>; 2],
+    ) -> Result<Self> {
+        let superblock = reset::emptied(&self.superblock, false)?;
+        let blocks = superblock.geometry.journal_blocks();
+        let (tail, sequence) = (superblock.journal_tail, superblock.journal_sequence);
+        Ok(Committer::new(
+            superblock,
+            self.newest,
+            Ring::new(blocks, tail, 0, sequence),
+            ChangedPages::new(entries, sets)?,
+            map.changes(),
+            self.failed,
+        ))
+    }
+
+    /// Makes the leaf forget all its changes. No I/O is in flight. The leaf is empty once the first
+    /// superblock slot is written. The committer of [`Committer::after_reset`] continues.
+    pub fn reset<D: Disk>(&mut self, disk: &mut D) -> Result {
+        self.guarded(|s| {
+            s.ring.forget_buffer();
+            let next = reset::emptied(&s.superblock, false)?;
+            superblock_slots::write(disk, s.newest, &next)?
+        })?;
+        // The map of this committer is not the leaf's any more.
+        self.failed = Some(Error::Internal);
         Ok(())
     }
 
@@ -447,23 +483,18 @@ where
         }
     }
 
-    /// Makes `next` the active superblock, then renews the other slot. Writes the older slot first.
+    /// Makes `next` the active superblock, then renews the other slot.
     fn write_superblock<D: Disk>(
         &mut self,
         disk: &mut D,
         next: Superblock,
         state: LeafState,
     ) -> Result {
-        let first = self.newest.other();
-        next.encode(disk.block());
-        disk.write(superblock_block(first), 1, Order::FlushFua)?;
-        next.encode(disk.block());
-        let second = disk.write(superblock_block(first.other()), 1, Order::Fua);
+        let second = superblock_slots::write(disk, self.newest, &next)?;
         // The first slot has frozen the leaf, even if the write of the second fails.
         if !matches!(state, LeafState::Frozen(_)) {
             second?;
         }
-        self.newest = first.other();
         self.superblock = next;
         Ok(())
     }

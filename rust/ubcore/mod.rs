@@ -51,6 +51,7 @@ pub mod protocol;
 #[cfg(feature = "shuttle")]
 mod race_model;
 pub mod replay_limit;
+pub mod reset;
 pub mod root_samples;
 pub mod salvage;
 pub mod sealed;
@@ -58,4 +59,5 @@ pub mod sha256;
 pub mod slab_bitmap;
 pub mod slot;
 pub mod stack;
+mod superblock_slots;
 pub mod sync;

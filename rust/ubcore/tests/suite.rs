@@ -33,6 +33,7 @@ mod power;
 mod protocol;
 mod reclaim;
 mod replayed;
+mod reset;
 mod salvage;
 mod sealed;
 mod sealed_damage;

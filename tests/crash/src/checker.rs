@@ -161,13 +161,31 @@ impl Checker {
             let runs = self.first(&scope, &choice, image, &failure)?;
             let oracle = match &point.freeze {
                 Some(freeze) => self.of_freeze(&scope, &choice, (point, freeze), &runs),
-                None => Ok(&point.oracle),
+                None => self.of_reset(scope.image(&choice), point),
             };
             oracle
                 .and_then(|oracle| check_content(&runs, &scope.data, &[oracle]))
                 .map_err(|e| format!("{failure}\n  {e}"))?;
         }
         Ok(())
+    }
+
+    /// Returns which contents are valid in a state of a reset: those from before if its superblock
+    /// has not landed, or those of an empty leaf. The image is that before the recovery.
+    pub fn of_reset<'a>(
+        &self,
+        image: BTreeMap<u64, Sector>,
+        point: &'a Point,
+    ) -> Result<&'a Rc<Oracle>, String> {
+        let Some(reset) = &point.reset else {
+            return Ok(&point.oracle);
+        };
+        let found = read_superblock(&mut disk_of(image, &self.geometry));
+        let found = found.map_err(|e| format!("the superblock of a reset: {e}"))?;
+        Ok(match found.superblock.generation < reset.generation {
+            true => &point.oracle,
+            false => &reset.content,
+        })
     }
 
     /// Returns which contents are valid in a state that a freeze can leave. If the leaf is not

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! Runs all sequences of up to four operations, with a power failure at each point of the last.
-//! The last can also be a freeze.
+//! The last can also be a freeze or a reset.
 //!
 //! A power failure within an earlier operation is the same as that of a shorter sequence, because
 //! the later operations never happen. So the power fails only in the last operation of each
@@ -87,8 +87,9 @@ pub fn jobs(all_up_to: usize, one_in: u64, seed: u64) -> Vec<Job> {
     jobs
 }
 
-/// What only ends a sequence, because nothing can follow it.
-const LAST: [Op; 2] = [Op::Freeze, Op::FreezeDetached];
+/// What only ends a sequence: nothing can follow a freeze, and nothing of what precedes a reset
+/// matters to what follows it.
+const LAST: [Op; 4] = [Op::Freeze, Op::FreezeDetached, Op::Reset, Op::ResetDetached];
 
 /// Runs the sequences of a job. Returns the first invalid state as a replay line. `None`: time is
 /// over.

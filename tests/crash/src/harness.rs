@@ -6,11 +6,13 @@
 use std::rc::Rc;
 
 use ubcore::alloc::Denied;
+use ubcore::attach::read_superblock;
 use ubcore::disk::{Disk, Order};
 use ubcore::error::{Error, Result};
 use ubcore::geometry::{Geometry, LeafSlab, MapPage};
 use ubcore::map::Base;
 use ubcore::plan::{self, Source};
+use ubcore::reset::reset;
 use ubcore::stack::chain::Seal;
 use ubcore::stack::source::NoLayers;
 
@@ -34,6 +36,17 @@ pub struct Point {
     pub oracle: Rc<Oracle>,
     /// The freeze that this is a moment of.
     pub freeze: Option<Freeze>,
+    /// The reset that this is a moment of.
+    pub reset: Option<Reset>,
+}
+
+/// What a reset must leave: what was there before, or an empty leaf.
+#[derive(Clone)]
+pub struct Reset {
+    /// The generation of the superblock that makes the leaf empty.
+    pub generation: u64,
+    /// The one content of an empty leaf.
+    pub content: Rc<Oracle>,
 }
 
 /// What a freeze must leave.
@@ -61,6 +74,8 @@ pub struct Harness {
     store_from: MapPage,
     flying: Vec<Range>,
     points: Vec<Point>,
+    /// The generation of the reset in this step.
+    reset: Option<u64>,
 }
 
 /// The content of data sectors that were never written.
@@ -105,6 +120,7 @@ impl Harness {
             store_from: MapPage(0),
             flying: Vec::new(),
             points: Vec::new(),
+            reset: None,
         };
         harness.verify()?;
         Ok(harness)
@@ -129,6 +145,15 @@ impl Harness {
                 });
             }
         }
+        if let Some(generation) = self.reset.take() {
+            for point in &mut self.points {
+                let content = oracle.clone();
+                point.reset = Some(Reset {
+                    generation,
+                    content,
+                });
+            }
+        }
         let freeze = self.points.last().and_then(|p| p.freeze.clone());
         self.points.push(Point {
             moment,
@@ -137,6 +162,8 @@ impl Harness {
                 reported: true,
                 ..f
             }),
+            // A reset was reported, so the leaf must be empty.
+            reset: None,
         });
         Ok(std::mem::take(&mut self.points))
     }
@@ -145,6 +172,7 @@ impl Harness {
     pub fn run(&mut self, op: &Op) -> std::result::Result<(), String> {
         self.apply(op).map_err(|e| explain(&op.to_string(), e))?;
         self.points.clear();
+        self.reset = None;
         Ok(())
     }
 
@@ -159,6 +187,7 @@ impl Harness {
             moment,
             oracle: oracle.clone(),
             freeze: None,
+            reset: None,
         }));
     }
 
@@ -201,6 +230,8 @@ impl Harness {
                 self.union = load(&self.disk, g.root_sectors(), g.leaf_sectors())?;
                 self.freeze()
             }
+            Op::Reset => self.reset(),
+            Op::ResetDetached => self.reset_detached(),
             Op::Begin(r) => self.begin(*r),
             Op::End => {
                 for r in std::mem::take(&mut self.flying).into_iter().rev() {
@@ -281,6 +312,35 @@ impl Harness {
         let u = &mut self.union;
         u.committer.freeze(&u.map, &mut u.disk, SEAL)?;
         self.all_durable();
+        self.before_commit = self.oracle.clone();
+        Ok(())
+    }
+
+    /// Ends all writes, and makes the leaf empty. The union continues with an empty map.
+    fn reset(&mut self) -> Result {
+        self.apply(&Op::End)?;
+        self.union = self.union.reset()?;
+        self.forget_all()
+    }
+
+    fn reset_detached(&mut self) -> Result {
+        self.apply(&Op::End)?;
+        self.flush()?;
+        let probe = read_superblock(&mut self.disk)?;
+        reset(&mut self.disk, &probe)?;
+        self.forget_all()?;
+        self.union = attach(&self.disk, &self.devices.geometry)?;
+        Ok(())
+    }
+
+    /// Notes that the leaf is empty, which the last write has made it.
+    fn forget_all(&mut self) -> Result {
+        self.note();
+        self.reset = Some(read_superblock(&mut self.disk)?.superblock.generation);
+        self.store_from = MapPage(0);
+        for sector in 0..self.devices.geometry.union_sectors() {
+            self.oracle.durable(sector, 1, ROOT);
+        }
         self.before_commit = self.oracle.clone();
         Ok(())
     }

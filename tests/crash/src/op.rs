@@ -32,6 +32,11 @@ pub enum Op {
     /// A freeze of the leaf as `ubctl` does it: after a flush the machine has gone down without a
     /// detach, and the journal is replayed.
     FreezeDetached,
+    /// A reset of the leaf as it is attached.
+    Reset,
+    /// A reset of the leaf as `ubctl` does it: after a flush the machine has gone down without a
+    /// detach. Then the leaf is attached again.
+    ResetDetached,
     /// A write that is sent and does not complete before `End`.
     Begin(Range),
     /// Completion of the writes that were begun, the last first.
@@ -86,6 +91,8 @@ impl fmt::Display for Op {
             Op::Reattach => write!(f, "reattach"),
             Op::Freeze => write!(f, "freeze"),
             Op::FreezeDetached => write!(f, "freeze-detached"),
+            Op::Reset => write!(f, "reset"),
+            Op::ResetDetached => write!(f, "reset-detached"),
             Op::Begin(r) => write!(f, "begin@{r}"),
             Op::End => write!(f, "end"),
             Op::Rot => write!(f, "rot"),
@@ -153,6 +160,8 @@ impl FromStr for Op {
             "reattach" => Op::Reattach,
             "freeze" => Op::Freeze,
             "freeze-detached" => Op::FreezeDetached,
+            "reset" => Op::Reset,
+            "reset-detached" => Op::ResetDetached,
             "end" => Op::End,
             "rot" => Op::Rot,
             "power-failure" => Op::PowerFailure(point, landed.parse()?),
@@ -176,7 +185,7 @@ mod tests {
     fn a_line_says_what_it_was_made_of() {
         let text =
             "write@3+8 fua@1+1 over@0+4 zero@30+40 discard@32+32 flush store checkpoint reattach \
-                    freeze freeze-detached rot begin@7+2 end power-failure:3:s17 again:2:d01f";
+                    freeze freeze-detached reset reset-detached rot begin@7+2 end power-failure:3:s17 again:2:d01f";
         let ops: Vec<Op> = text
             .split_whitespace()
             .map(|w| w.parse().unwrap())

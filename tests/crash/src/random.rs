@@ -52,6 +52,8 @@ fn op(sectors: u64, slab: u64) -> impl Strategy<Value = Op> {
         2 => Just(Op::Store),
         1 => Just(Op::Checkpoint),
         1 => Just(Op::Reattach),
+        1 => Just(Op::Reset),
+        1 => Just(Op::ResetDetached),
         1 => Just(Op::Rot),
         2 => (any::<u16>(), any::<u64>())
             .prop_map(|(at, s)| Op::PowerFailure(at % 64, Landed::Seed(s))),

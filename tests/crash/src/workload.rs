@@ -74,6 +74,7 @@ fn fail_power(
     let scope = checker.scope(&point.moment);
     let choice = scope.fit(landed);
     let mut image = scope.image(&choice);
+    let valid = checker.of_reset(image.clone(), point)?;
     if let Some((at, landed)) = again {
         let trail = checker.recover(image.clone(), true).1;
         if !trail.is_empty() {
@@ -85,13 +86,13 @@ fn fail_power(
     let runs = checker.recover(image.clone(), false).0;
     let runs = runs.map_err(|e| format!("attach: {e}"))?;
     // A choice of digits leaves the data in doubt, so each version of it must be valid.
-    check_content(&runs, &scope.data, &[&point.oracle])?;
+    check_content(&runs, &scope.data, &[valid])?;
     let seed = match landed {
         Landed::Seed(seed) => *seed,
         Landed::Digits(_) => 0,
     };
     image.extend(scope.some_data(seed));
-    let oracle = after(&point.oracle, &image, &runs, checker)?;
+    let oracle = after(valid, &image, &runs, checker)?;
     Harness::over(
         setup.devices(reveal),
         disk_of(image, &checker.geometry),

@@ -6,6 +6,7 @@ use ubcore::alloc::{Allocated, Allocator};
 use ubcore::disk::{Disk, Order};
 use ubcore::error::Result;
 use ubcore::format::below_list::PATH_BYTES;
+use ubcore::format::directory::PageEntry;
 use ubcore::format::new_leaf::NewLeaf;
 use ubcore::format::superblock::Superblock;
 use ubcore::geometry::{Geometry, LeafSlab};
@@ -170,6 +171,22 @@ impl SimUnion {
     /// Empties whole slabs.
     pub fn empty(&mut self, slabs: std::ops::Range<u32>, base: Base) -> Result<bool> {
         self.allocator.empty(&self.map, slabs, base)
+    }
+
+    /// Resets the leaf as the driver does it, with a new map. Returns the union that continues.
+    pub fn reset(&mut self) -> Result<SimUnion> {
+        let g = *self.map.geometry();
+        let map = Map::new(g, SimMemory::new(&g));
+        let entries = vec![PageEntry::EMPTY; g.pages() as usize];
+        let sets = [page_set(&g), page_set(&g)];
+        let committer = self.committer.after_reset(&map, entries, sets)?;
+        self.committer.reset(&mut self.disk)?;
+        Ok(SimUnion {
+            map,
+            allocator: parts::allocator(&g),
+            committer,
+            disk: self.disk.clone(),
+        })
     }
 
     pub fn detach(mut self) -> Result {
