@@ -67,12 +67,12 @@ use zerocopy::{
 ///
 /// Attach and detach do I/O and may hang with their devices. So the registry's lock is not held
 /// meanwhile, except when the module is unloaded. An entry without a union reserves the id. A
-/// freeze leaves the union in its entry, so that other calls find it.
+/// freeze or a reset leaves the union in its entry, so that other calls find it.
 struct Registered {
     id: u32,
     attached: Option<Arc<Attached>>,
-    /// Whether a freeze runs, which has a second reference to the union.
-    is_freezing: bool,
+    /// Whether a freeze or a reset runs, which has a second reference to the union.
+    is_changing: bool,
 }
 
 /// All unions, sorted by id.
@@ -138,6 +138,7 @@ impl IoctlHandler for Registry {
             abi::Status::COMMAND => call(arg, |c| this.status(c)),
             abi::Freeze::COMMAND => call(arg, |c| this.freeze(c)),
             abi::LostCall::COMMAND => call(arg, |c| this.lost(c)),
+            abi::Reset::COMMAND => call(arg, |c| this.reset(c)),
             _ => Err(ENOTTY),
         }
     }
@@ -293,16 +294,28 @@ impl Registry {
             seal: Seal(c.seal),
             freeze_file_systems: c.flags & abi::FREEZE_FILE_SYSTEMS != 0,
         };
-        let attached = self.begin_freeze(c.id)?;
+        let attached = self.begin_change(c.id).map_err(|e| match e {
+            EINPROGRESS => EBUSY,
+            e => e,
+        })?;
         let done = attached.freeze(&new, &self.resources);
-        // Drop this reference before the flag is cleared, because a detach needs the only one. The
-        // entry still exists, because `take` refuses while a freeze runs.
-        drop(attached);
-        self.change(c.id, |registered| registered.is_freezing = false);
+        self.end_change(c.id, attached);
         done.map_err(|e| {
             c.set_error(e);
             errno(e)
         })
+    }
+
+    fn reset(&self, c: &mut abi::Reset) -> Result {
+        let attached = self.begin_change(c.id)?;
+        let done = attached.keep_closed().and_then(|closed| {
+            attached.reset(closed, &self.resources).map_err(|e| {
+                c.set_error(e);
+                errno(e)
+            })
+        });
+        self.end_change(c.id, attached);
+        done
     }
 
     fn status(&self, c: &mut abi::Status) -> Result {
@@ -351,7 +364,7 @@ impl Registry {
         let registered = Registered {
             id,
             attached: None,
-            is_freezing: false,
+            is_changing: false,
         };
         let inserted = unions.insert_within_capacity(at, registered);
         inserted.map_err(|_| errno(error::Error::Internal))?;
@@ -359,28 +372,37 @@ impl Registry {
     }
 
     /// Takes a union out of its entry, for a call that does I/O. Fails with `EBUSY` if another
-    /// create or remove call for this id is under way, and with `EINPROGRESS` if a freeze is.
+    /// create or remove call for this id is under way, and with `EINPROGRESS` if a freeze or a
+    /// reset is.
     fn take(&self, id: u32) -> Result<Arc<Attached>> {
         let mut unions = self.unions.lock();
         let at = position(&unions, id).map_err(|_| ENODEV)?;
         let registered = unions.get_mut(at).ok_or(ENODEV)?;
-        if registered.is_freezing {
+        if registered.is_changing {
             return Err(EINPROGRESS);
         }
         registered.attached.take().ok_or(EBUSY)
     }
 
-    /// Begins a freeze of a union, which keeps others from taking it. Fails with `EBUSY` if another
-    /// call for this id is under way.
-    fn begin_freeze(&self, id: u32) -> Result<Arc<Attached>> {
+    /// Begins a freeze or a reset of a union, which keeps others from taking it. Fails as
+    /// [`Registry::take`] does.
+    fn begin_change(&self, id: u32) -> Result<Arc<Attached>> {
         let mut unions = self.unions.lock();
         let at = position(&unions, id).map_err(|_| ENODEV)?;
         let registered = unions.get_mut(at).ok_or(ENODEV)?;
         let attached = registered.attached.clone().ok_or(EBUSY)?;
-        if core::mem::replace(&mut registered.is_freezing, true) {
-            return Err(EBUSY);
+        if core::mem::replace(&mut registered.is_changing, true) {
+            return Err(EINPROGRESS);
         }
         Ok(attached)
+    }
+
+    /// Ends what [`Registry::begin_change`] has begun.
+    fn end_change(&self, id: u32, attached: Arc<Attached>) {
+        // Drop this reference before the flag is cleared, because a detach needs the only one. The
+        // entry still exists, because `take` refuses while the flag is set.
+        drop(attached);
+        self.change(id, |registered| registered.is_changing = false);
     }
 
     /// Puts a union into its entry. The entry exists, because only the call that reserved the id

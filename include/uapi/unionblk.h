@@ -67,9 +67,9 @@
 #define UNIONBLK_STATUS_NEXT	1
 
 /*
- * The reason fields of struct unionblk_create and struct unionblk_freeze: why the
- * call failed, in more detail than the errno. NONE if the call succeeds, or fails
- * before the attach or the freeze begins: with EINVAL for a field, EFAULT for the
+ * The reason fields of struct unionblk_create, unionblk_freeze and unionblk_reset:
+ * why the call failed, in more detail than the errno. NONE if the call succeeds, or
+ * fails before the attach, the freeze or the reset begins: with EINVAL for a field, EFAULT for the
  * layers, EEXIST, EUSERS, ENOMEM, ENODEV or, if another call uses the union,
  * EBUSY. struct unionblk_status.last_error has the same
  * numbers. Below, a and b are reason_detail[0] and [1].
@@ -184,7 +184,7 @@ struct unionblk_create {
  * Detaches a union: commits its dirty mappings and releases its devices.
  *
  * EBUSY while the union is open or mounted, or while another call attaches or
- * detaches it. EINPROGRESS while its leaf is being frozen. ENODEV if no union has
+ * detaches it. EINPROGRESS while its leaf is being frozen or reset. ENODEV if no union has
  * this id. EIO if the last commit failed, or ENOSPC if it failed because the
  * storage below the leaf is full; the union is detached even then, and the leaf
  * holds what the last successful commit covered.
@@ -226,7 +226,7 @@ struct unionblk_status {
 	__u32 journal_blocks;
 	__u32 journal_used;
 	__u32 dirty;		/* 1: a change of the map is not durable yet */
-	__u64 commits;		/* since attach or the last freeze, like all counters below */
+	__u64 commits;		/* since attach, the last freeze or reset, like all below */
 	__u64 checkpoints;
 	__u64 journal_written;	/* blocks */
 	__u64 first_writes;	/* writes that made a mapping */
@@ -280,8 +280,8 @@ struct unionblk_lost {
  * present leaf, and no union can use @leaf. If the last one fails, the union is
  * read-only afterwards, as if a commit had failed.
  *
- * ENODEV if no union has this id. EBUSY while another call attaches, detaches or
- * freezes it, and with the reason REQUESTS_IN_FLIGHT if its requests do not end
+ * ENODEV if no union has this id. EBUSY while another call attaches, detaches,
+ * freezes or resets it, and with the reason REQUESTS_IN_FLIGHT if its requests do not end
  * within 30 s. EROFS with the reason READ_ONLY_UNION if the union is read-only.
  */
 struct unionblk_freeze {
@@ -297,6 +297,32 @@ struct unionblk_freeze {
 #define UNIONBLK_FREEZE_SIZE_VER0	304
 
 /*
+ * Makes the leaf of a union forget all its changes. The union then reads as what
+ * lies below the leaf. The disk stays as it is; UUID, name and all choices of the
+ * format stay too. The driver writes the leaf's superblock, and nothing else,
+ * whatever the leaf holds. After a power failure the leaf is as before or empty.
+ *
+ * While the call runs, opens of the disk wait. Its page cache is empty
+ * afterwards, and its partition table is read again.
+ *
+ * ENODEV if no union has this id. EBUSY while the union is open or mounted, while
+ * another call attaches or detaches it, and with the reason REQUESTS_IN_FLIGHT if
+ * its requests do not end within 30 s. EINPROGRESS while its leaf is being frozen
+ * or reset. EROFS with the reason READ_ONLY_UNION if the union is read-only. In all
+ * of these cases nothing has changed. If the write fails, the union is read-only
+ * afterwards, as if a commit had failed, and the leaf is as before or empty.
+ */
+struct unionblk_reset {
+	__u32 size;
+	__u32 flags;		/* none defined */
+	__u32 id;
+	__u32 reason;		/* out: enum unionblk_reason */
+	__u64 reason_detail[2];	/* out */
+};
+
+#define UNIONBLK_RESET_SIZE_VER0	32
+
+/*
  * Type 0xd9, numbers 00-1f. The numbers do not encode the size of a structure,
  * because structures grow; @size does.
  */
@@ -307,5 +333,6 @@ struct unionblk_freeze {
 #define UNIONBLK_IOC_STATUS	_IO(UNIONBLK_IOC_TYPE, 0x03)	/* struct unionblk_status */
 #define UNIONBLK_IOC_LOST	_IO(UNIONBLK_IOC_TYPE, 0x04)	/* struct unionblk_lost */
 #define UNIONBLK_IOC_FREEZE	_IO(UNIONBLK_IOC_TYPE, 0x05)	/* struct unionblk_freeze */
+#define UNIONBLK_IOC_RESET	_IO(UNIONBLK_IOC_TYPE, 0x06)	/* struct unionblk_reset */
 
 #endif /* _UAPI_UNIONBLK_H */

@@ -53,16 +53,31 @@ pub(crate) enum WriteOrder {
 ///
 /// # Invariants
 ///
-/// - `file` is an open file of the block device `bdev`, which stays valid as long as `file` is
-///   open.
-/// - `claim`, if there is one, is on the address of `bdev`.
+/// `file` is an open file of the block device `bdev`, which stays valid as long as `file` is open.
 pub(crate) struct BlockDevice {
-    file: NonNull<bindings::file>,
     bdev: NonNull<bindings::block_device>,
-    claim: Option<Claim>,
     /// Whether the device was opened for writing.
     writable: bool,
+    file: Arc<OpenFile>,
 }
+
+/// An open file of a block device. It is closed, and its claim ends, when the last [`BlockDevice`]
+/// of it is dropped.
+///
+/// # Invariants
+///
+/// - `file` is an open file of a block device.
+/// - `claim`, if there is one, is on the address of that device.
+struct OpenFile {
+    file: NonNull<bindings::file>,
+    claim: Option<Claim>,
+}
+
+// SAFETY: An open file is not tied to the thread that opened it.
+unsafe impl Send for OpenFile {}
+
+// SAFETY: The methods on a shared reference only read fields.
+unsafe impl Sync for OpenFile {}
 
 // SAFETY: An open block device is not tied to the thread that opened it.
 unsafe impl Send for BlockDevice {}
@@ -95,13 +110,12 @@ impl BlockDevice {
     fn open_claimed(path: &CStr, claims: &Arc<Claims>, kind: Kind, write: bool) -> Result<Self> {
         // SAFETY: By the invariant of `CStr` `path` ends with NUL; it outlives the call.
         let file = from_err_ptr(unsafe { ffi::ub_bdev_open_claimed(path.as_char_ptr(), write) })?;
-        // SAFETY: By the contract of `from_file`: `file` was opened above as the file of a block
-        // device, and this function owns it and gives it up.
-        let mut dev = unsafe { Self::from_file(file) };
+        // SAFETY: `file` was opened above as the file of a block device, and this function owns it
+        // and gives it up.
+        let mut open = unsafe { OpenFile::new(file) };
         // INVARIANT: The claim is on the address of the device.
-        dev.claim = Some(Claims::claim(claims, dev.bdev.addr().get(), kind)?);
-        dev.writable = write;
-        dev.write_cache_back()?;
+        open.claim = Some(Claims::claim(claims, open.bdev().addr().get(), kind)?);
+        let dev = Self::new(open, write)?;
         if kind == Kind::Exclusive {
             dev.drop_cache();
         }
@@ -115,11 +129,10 @@ impl BlockDevice {
         // SAFETY: By the invariant of `CStr` `path` ends with NUL; it outlives the call.
         let file = from_err_ptr(unsafe { ffi::ub_bdev_open_plain(path.as_char_ptr()) })?;
 
-        // SAFETY: By the contract of `from_file`: `file` was opened above as the file of a block
-        // device, and this function owns it and gives it up.
-        let dev = unsafe { Self::from_file(file) };
-        dev.write_cache_back()?;
-        Ok(dev)
+        // SAFETY: `file` was opened above as the file of a block device, and this function owns it
+        // and gives it up.
+        let open = unsafe { OpenFile::new(file) };
+        Self::new(open, false)
     }
 
     /// Opens the device once more for reading, shared. If this value has the device exclusively, it
@@ -130,37 +143,38 @@ impl BlockDevice {
     ///
     /// Context: process.
     pub(crate) fn again_shared(&self) -> Result<Self> {
-        let claim = self.claim.as_ref().ok_or(EINVAL)?.share()?;
+        let claim = self.file.claim.as_ref().ok_or(EINVAL)?.share()?;
         // SAFETY: By the invariant the device is open.
         let file = from_err_ptr(unsafe { ffi::ub_bdev_again_claimed(self.as_raw()) })?;
 
-        // SAFETY: By the contract of `from_file`: `file` was opened above as the file of a block
-        // device, and this function owns it and gives it up.
-        let mut dev = unsafe { Self::from_file(file) };
+        // SAFETY: `file` was opened above as the file of a block device, and this function owns it
+        // and gives it up.
+        let mut open = unsafe { OpenFile::new(file) };
         // INVARIANT: The claim is on the address of the device of `self`, which is the same one.
-        dev.claim = Some(claim);
-        dev.write_cache_back()?;
-        Ok(dev)
+        open.claim = Some(claim);
+        Self::new(open, false)
     }
 
-    /// Takes ownership of an open file.
-    ///
-    /// # Safety
-    ///
-    /// `file` must be the open file of a block device. The caller must give up `file`.
-    unsafe fn from_file(file: *mut bindings::file) -> Self {
-        // SAFETY: By the contract of this function `file` is the open file of a block device.
-        let bdev = unsafe { bindings::file_bdev(file) };
+    /// Returns the same open device once more, with the same claim.
+    pub(crate) fn share(&self) -> Self {
+        // INVARIANT: By the invariant of `self`, whose open file the value shares.
         Self {
-            // INVARIANT: By the contract of this function; `bdev` is the device of `file`.
-            // SAFETY: By the contract of this function the file is open, so it is not null.
-            file: unsafe { NonNull::new_unchecked(file) },
-            // SAFETY: By the contract of this function `file` is of a block device, so
-            // `file_bdev()` does not return null.
-            bdev: unsafe { NonNull::new_unchecked(bdev) },
-            claim: None,
-            writable: false,
+            bdev: self.bdev,
+            writable: self.writable,
+            file: self.file.clone(),
         }
+    }
+
+    fn new(open: OpenFile, writable: bool) -> Result<Self> {
+        let dev = Self {
+            // INVARIANT: `bdev` is the device of `file`.
+            bdev: open.bdev(),
+            writable,
+            // If there is no memory, this closes the file.
+            file: Arc::new(open, GFP_KERNEL)?,
+        };
+        dev.write_cache_back()?;
+        Ok(dev)
     }
 
     /// Writes back the page cache, so that our I/O, which bypasses it, reads that data.
@@ -399,10 +413,33 @@ impl fmt::Display for BlockDevice {
     }
 }
 
-impl Drop for BlockDevice {
+impl OpenFile {
+    /// Takes ownership of an open file, without a claim.
+    ///
+    /// # Safety
+    ///
+    /// `file` must be the open file of a block device. The caller must give up `file`.
+    unsafe fn new(file: *mut bindings::file) -> Self {
+        // INVARIANT: By the contract of this function.
+        OpenFile {
+            // SAFETY: By the contract of this function the file is open, so it is not null.
+            file: unsafe { NonNull::new_unchecked(file) },
+            claim: None,
+        }
+    }
+
+    fn bdev(&self) -> NonNull<bindings::block_device> {
+        // SAFETY: By the invariant the file is an open file of a block device, so `file_bdev()`
+        // does not return null.
+        unsafe { NonNull::new_unchecked(bindings::file_bdev(self.file.as_ptr())) }
+    }
+}
+
+impl Drop for OpenFile {
     fn drop(&mut self) {
         if self.claim.as_ref().is_some_and(Claim::is_exclusive) {
-            self.drop_cache();
+            // SAFETY: By the invariant the device is open. The call does not drop dirty pages.
+            unsafe { bindings::invalidate_bdev(self.bdev().as_ptr()) };
         }
         // End our claim before the kernel's, because the address is the device's only while the
         // device is open.

@@ -52,6 +52,7 @@ use kernel::{
         rcu,
         Arc, //
     },
+    types::NotThreadSafe,
 };
 
 /// A disk in the system, with its partitions: `/dev/<name>`.
@@ -403,6 +404,20 @@ impl<D: Operations> GenDisk<D> {
         to_result(unsafe { ffi::ub_disk_forbid_open(self.disk.as_ptr(), forbidden) })
     }
 
+    /// Keeps the disk closed until the result is dropped: who opens it or a partition waits. Its
+    /// page cache is empty. Returns `EBUSY` if the disk or a partition is open.
+    ///
+    /// Context: process, sleeps. The caller must not open the disk meanwhile.
+    pub(crate) fn keep_closed(&self) -> Result<ClosedDisk<'_, D>> {
+        // SAFETY: By the invariant the disk is in the system.
+        to_result(unsafe { ffi::ub_disk_keep_closed(self.disk.as_ptr()) })?;
+        // INVARIANT: The call above took the mutex.
+        Ok(ClosedDisk {
+            disk: self,
+            _not_send: NotThreadSafe,
+        })
+    }
+
     /// Returns how often the disk or a partition of it is open.
     pub(crate) fn openers(&self) -> u32 {
         // SAFETY: By the invariant the disk was added and not removed, so its memory exists.
@@ -442,6 +457,35 @@ impl<D: Operations> Drop for GenDisk<D> {
         // only here.
         unsafe { bindings::put_disk(self.disk.as_ptr()) };
         self.wait_for_callers();
+    }
+}
+
+/// A disk that is not open, and whose openers wait until this is dropped.
+///
+/// # Invariants
+///
+/// The current task holds the `open_mutex` of the disk, and the disk was not open when it took it.
+pub(crate) struct ClosedDisk<'a, D: Operations> {
+    disk: &'a GenDisk<D>,
+    /// The task that took the mutex must release it.
+    _not_send: NotThreadSafe,
+}
+
+impl<D: Operations> ClosedDisk<'_, D> {
+    /// Reads the partition table again. Requests are queued, so the driver must be ready.
+    ///
+    /// Context: process, sleeps.
+    pub(crate) fn scan_partitions(&self) {
+        // SAFETY: By the invariant the current task holds the mutex, and the disk is in the system
+        // as long as `self.disk` exists.
+        unsafe { ffi::ub_disk_scan_partitions(self.disk.disk.as_ptr()) };
+    }
+}
+
+impl<D: Operations> Drop for ClosedDisk<'_, D> {
+    fn drop(&mut self) {
+        // SAFETY: By the invariant the current task holds the mutex.
+        unsafe { ffi::ub_disk_let_open(self.disk.disk.as_ptr()) };
     }
 }
 

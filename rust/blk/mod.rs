@@ -36,6 +36,7 @@ pub(crate) use self::{
     },
     claim::Claims,
     gen_disk::{
+        ClosedDisk,
         GenDisk,
         GenDiskRef,
         LimitsBefore,

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Stops the requests of a disk, changes its limits, and freezes the file systems
- * on it, for a change of the queue data. See helpers.h.
+ * Stops the requests of a disk, changes its limits, freezes the file systems
+ * on it, and keeps a disk closed, for a change of the queue data. See helpers.h.
  */
 #include <linux/blk-mq.h>
 #include <linux/blkdev.h>
@@ -70,6 +70,34 @@ void ub_disk_unfreeze(struct gendisk *disk, unsigned int memflags)
 {
 	blk_mq_unfreeze_queue(disk->queue, memflags);
 	ub_queue_ref_to_percpu(disk->queue);
+}
+
+/*
+ * Makes every open of the disk and of its partitions wait until
+ * ub_disk_let_open(). Returns -EBUSY if one of them is open. If none is, the page
+ * caches of all are empty, because the last close writes them back and drops them.
+ */
+int ub_disk_keep_closed(struct gendisk *disk)
+{
+	mutex_lock(&disk->open_mutex);
+	if (!disk_openers(disk))
+		return 0;
+	mutex_unlock(&disk->open_mutex);
+	return -EBUSY;
+}
+
+void ub_disk_let_open(struct gendisk *disk)
+{
+	mutex_unlock(&disk->open_mutex);
+}
+
+/*
+ * Reads the partition table again, between ub_disk_keep_closed() and
+ * ub_disk_let_open(). If it cannot be read, the disk has no partitions.
+ */
+void ub_disk_scan_partitions(struct gendisk *disk)
+{
+	bdev_disk_changed(disk, false);
 }
 
 unsigned int ub_disk_logical_block_size(struct gendisk *disk)

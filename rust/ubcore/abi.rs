@@ -187,6 +187,18 @@ pub struct Freeze {
     pub reason_detail: [u64; 2],
 }
 
+/// `struct unionblk_reset`.
+#[derive(Clone, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+#[expect(missing_docs, reason = "the C header says it")]
+pub struct Reset {
+    pub size: u32,
+    pub flags: u32,
+    pub id: u32,
+    pub reason: u32,
+    pub reason_detail: [u64; 2],
+}
+
 /// What two of the structures report about a leaf's damage, if the rest can be read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LossTotals {
@@ -299,6 +311,8 @@ call!(Freeze, 5, 304, in: [flags, id, leaf, seal], |s| {
     s.flags & !FREEZE_FILE_SYSTEMS == 0
 });
 
+call!(Reset, 6, 32, in: [flags, id], |s| s.flags == 0);
+
 /// The reason why a call failed, in the structures that have fields for it.
 macro_rules! reason {
     ($type:ident) => {
@@ -321,6 +335,7 @@ macro_rules! reason {
 
 reason!(Create);
 reason!(Freeze);
+reason!(Reset);
 
 impl Create {
     /// Stores what a leaf has lost.
@@ -351,7 +366,7 @@ pub fn set_path(field: &mut [u8; PATH_BYTES], path: &[u8]) -> Option<()> {
 mod tests {
     use super::super::error::{Error, Role};
     use super::{
-        path, set_path, Call, Create, FeaturesCall, Freeze, Layer, LostCall, Remove, Status,
+        path, set_path, Call, Create, FeaturesCall, Freeze, Layer, LostCall, Remove, Reset, Status,
     };
 
     #[test]
@@ -363,12 +378,14 @@ mod tests {
         assert_eq!(size_of::<Status>(), 736);
         assert_eq!(size_of::<LostCall>(), 48);
         assert_eq!(size_of::<Freeze>(), 304);
+        assert_eq!(size_of::<Reset>(), 32);
         assert_eq!(FeaturesCall::COMMAND, 0xd900);
         assert_eq!(Create::COMMAND, 0xd901);
         assert_eq!(Remove::COMMAND, 0xd902);
         assert_eq!(Status::COMMAND, 0xd903);
         assert_eq!(LostCall::COMMAND, 0xd904);
         assert_eq!(Freeze::COMMAND, 0xd905);
+        assert_eq!(Reset::COMMAND, 0xd906);
     }
 
     #[test]

@@ -251,13 +251,15 @@ where
 
     /// Makes the leaf forget all its changes. No I/O is in flight. The leaf is empty once the first
     /// superblock slot is written. The committer of [`Committer::after_reset`] continues.
-    pub fn reset<D: Disk>(&mut self, disk: &mut D) -> Result {
+    pub fn reset<M: Memory, D: Disk>(&mut self, map: &Map<M>, disk: &mut D) -> Result {
         self.guarded(|s| {
             s.ring.forget_buffer();
             let next = reset::emptied(&s.superblock, false)?;
             superblock_slots::write(disk, s.newest, &next)?
         })?;
-        // The map of this committer is not the leaf's any more.
+        // The map of this committer is not the leaf's any more. Nothing of it is left to commit,
+        // and work that runs late must not try.
+        self.committed = map.changes();
         self.failed = Some(Error::Internal);
         Ok(())
     }

@@ -345,7 +345,7 @@ impl fmt::Display for Error {
             LayerIdentity => f.write_str("the layer is not the one that the leaf was made on: give the layers that ubctl dump lists for the leaf, in that order"),
             UnionSize(want, found) => write!(f, "the new leaf makes a union of {found} sectors, and this one has {want}: format the leaf with ubctl format --size for {want} sectors"),
             BlockSize(want, found) => write!(f, "the union has logical blocks of {want} bytes, and on the new leaf it would have {found}: use a leaf on a device with blocks of at most {want} bytes"),
-            ReadOnlyUnion => f.write_str("the union is read-only: detach it, and attach it for writing before a freeze"),
+            ReadOnlyUnion => f.write_str("the union is read-only: detach it, and attach it for writing first"),
             RequestsInFlight => f.write_str("requests of the union did not end within 30 s: see whether a device below it hangs, and try again"),
         }
     }

@@ -233,11 +233,11 @@ fn paths(options: &Options<'_>) -> Result<KBox<Paths>> {
 }
 
 /// The metadata of a leaf, in memory.
-struct LoadedLeaf {
-    leaf: LeafProperties,
-    filled: KBox<FilledLeaf>,
-    buffer: MetadataBuffer,
-    loss: Loss,
+pub(super) struct LoadedLeaf {
+    pub(super) leaf: LeafProperties,
+    pub(super) filled: KBox<FilledLeaf>,
+    pub(super) buffer: MetadataBuffer,
+    pub(super) loss: Loss,
 }
 
 /// The devices of a union, opened and checked, the metadata of its leaf, and the limits of its
@@ -473,15 +473,25 @@ pub(super) fn new_union_for_freeze(
     prepared: PreparedUnion,
     resources: &Arc<Resources>,
 ) -> Result<Pin<UniqueArc<Union>>> {
+    union_in_place_of(old, prepared.lower, prepared.loaded, resources)
+}
+
+/// Returns the union that replaces `old`, on these devices.
+pub(super) fn union_in_place_of(
+    old: &Union,
+    lower: LowerDevices,
+    loaded: LoadedLeaf,
+    resources: &Arc<Resources>,
+) -> Result<Pin<UniqueArc<Union>>> {
     let parts = DiskParts {
         name: old.name,
         events: old.events.clone(),
         tags: old.tags.clone(),
     };
-    new_union(parts, false, prepared.lower, prepared.loaded, resources)
+    new_union(parts, false, lower, loaded, resources)
 }
 
-/// The parts of a union that stay with its disk if a freeze replaces the union.
+/// The parts of a union that stay with its disk if a freeze or a reset replaces the union.
 struct DiskParts {
     name: Name,
     events: Arc<Events>,

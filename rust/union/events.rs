@@ -71,6 +71,7 @@ pub(super) struct Events {
     full: Uevent,
     read_only: Uevent,
     frozen: Uevent,
+    reset: Uevent,
     /// `low_space` or `full` was reported. Each is reported again only after space was sufficient.
     /// `is_low` is accessed under the allocator's lock.
     is_low: AtomicBool,
@@ -91,7 +92,14 @@ impl WorkItem for Events {
             // `set_disk` queues the work again.
             return;
         };
-        for event in [&this.low_space, &this.full, &this.read_only, &this.frozen] {
+        let events = [
+            &this.low_space,
+            &this.full,
+            &this.read_only,
+            &this.frozen,
+            &this.reset,
+        ];
+        for event in events {
             if !event.due.swap(false, SeqCst) || this.closed.load(Acquire) {
                 continue;
             }
@@ -113,6 +121,7 @@ impl Events {
                 full: Uevent::new(c"UNIONBLK_EVENT=full"),
                 read_only: Uevent::new(c"UNIONBLK_EVENT=read_only"),
                 frozen: Uevent::new(c"UNIONBLK_EVENT=frozen"),
+                reset: Uevent::new(c"UNIONBLK_EVENT=reset"),
                 is_low: AtomicBool::new(false),
                 is_full: AtomicBool::new(false),
                 work <- new_work!("unionblk events"),
@@ -161,6 +170,11 @@ impl Events {
     /// Reports that the union continues in a new leaf. Process context.
     pub(super) fn frozen(self: &Arc<Self>) {
         self.send(&self.frozen);
+    }
+
+    /// Reports that the leaf is empty again. Process context.
+    pub(super) fn reset(self: &Arc<Self>) {
+        self.send(&self.reset);
     }
 
     /// Reports that a request found too few free slabs. Any context.

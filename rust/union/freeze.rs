@@ -331,7 +331,7 @@ fn open_new(old: &Union, path: &CStr, resources: &Resources) -> Result<LowerDevi
 
 impl super::Paths {
     /// Returns a copy.
-    fn copied(&self) -> Result<KBox<Self>> {
+    pub(super) fn copied(&self) -> Result<KBox<Self>> {
         let copy = super::Paths {
             root: self.root,
             leaf: self.leaf,

@@ -96,6 +96,29 @@ pub(super) fn load_leaf<L: Losses>(
     KBox::new(filled, GFP_KERNEL).map_err(|_| Error::NoMemory)
 }
 
+/// Returns the metadata of a leaf as it is after the reset of its committer.
+///
+/// Process context.
+#[inline(never)]
+pub(super) fn empty_leaf(
+    committer: &UnionCommitter,
+    reserve: &Arc<Reserve>,
+) -> Result<KBox<FilledLeaf>> {
+    let LeafMemory {
+        map,
+        allocator,
+        entries,
+        sets,
+    } = LeafMemory::new(&committer.superblock().geometry, reserve)?;
+    let committer = committer.after_reset(&map, entries, sets)?;
+    let filled = FilledLeaf {
+        map,
+        allocator,
+        committer,
+    };
+    KBox::new(filled, GFP_KERNEL).map_err(|_| Error::NoMemory)
+}
+
 /// Returns an empty set of map pages.
 pub(super) fn page_set(g: &Geometry) -> Result<PageSet<KVVec<u64>>> {
     zeroed(words_for(g.pages()), 0).map(PageSet::new)

@@ -26,6 +26,7 @@ mod merge;
 mod metadata_disk;
 mod open;
 mod requests;
+mod reset;
 mod stack;
 mod stats;
 mod status;
@@ -301,7 +302,8 @@ impl Union {
     }
 }
 
-/// An attached union, by its disk. A freeze makes another [`Union`] the queue data of the disk.
+/// An attached union, by its disk. A freeze and a reset make another [`Union`] the queue data of the
+/// disk.
 pub(crate) struct Attached {
     disk: GenDisk<Union>,
 }

@@ -350,6 +350,17 @@ impl StackUse {
         self.stack.unions.get()
     }
 
+    /// Returns a use of the same stack by one more union.
+    pub(super) fn again(&self) -> Result<StackUse> {
+        let list = self.stacks.list.lock();
+        self.stack.unions.add_one()?;
+        drop(list);
+        Ok(StackUse {
+            stack: self.stack.clone(),
+            stacks: self.stacks.clone(),
+        })
+    }
+
     /// Returns the memory of the stack's map, in bytes.
     pub(super) fn bytes(&self) -> u64 {
         self.map.memory().bytes()

@@ -73,6 +73,16 @@ static void freeze(void)
 	FIELD(freeze, reason_detail);
 }
 
+static void reset(void)
+{
+	SIZE(reset);
+	FIELD(reset, size);
+	FIELD(reset, flags);
+	FIELD(reset, id);
+	FIELD(reset, reason);
+	FIELD(reset, reason_detail);
+}
+
 static void status(void)
 {
 	SIZE(status);
@@ -124,6 +134,7 @@ static void numbers(void)
 	NUMBER(UNIONBLK_STATUS_SIZE_VER0);
 	NUMBER(UNIONBLK_LOST_SIZE_VER0);
 	NUMBER(UNIONBLK_FREEZE_SIZE_VER0);
+	NUMBER(UNIONBLK_RESET_SIZE_VER0);
 	NUMBER(UNIONBLK_PATH_BYTES);
 	NUMBER(UNIONBLK_NAME_BYTES);
 	NUMBER(UNIONBLK_ID_ANY);
@@ -144,6 +155,7 @@ static void numbers(void)
 	NUMBER(UNIONBLK_IOC_STATUS);
 	NUMBER(UNIONBLK_IOC_LOST);
 	NUMBER(UNIONBLK_IOC_FREEZE);
+	NUMBER(UNIONBLK_IOC_RESET);
 }
 
 static void reasons(void)
@@ -185,6 +197,7 @@ int main(void)
 {
 	structs();
 	freeze();
+	reset();
 	status();
 	numbers();
 	reasons();

@@ -194,6 +194,16 @@ pub fn freeze<H: Host>(host: &H, seal: Seal) -> Result {
     })
 }
 
+/// Makes the leaf forget all its changes. Another committer continues on it. No request is in
+/// flight or will arrive at this union, no work runs, and the union was not attached read-only.
+/// Process context.
+pub fn reset<H: Host>(host: &H) -> Result {
+    host.with_committer(|committer, disk| {
+        let done = committer.reset(host.map(), disk);
+        record_outcome(host, committer, CommitterStep::Checkpoint, done)
+    })
+}
+
 /// Records how a commit or a checkpoint has ended, for requests, which do not take the
 /// committer's lock.
 fn record_outcome<H: Host>(

@@ -180,7 +180,7 @@ impl SimUnion {
         let entries = vec![PageEntry::EMPTY; g.pages() as usize];
         let sets = [page_set(&g), page_set(&g)];
         let committer = self.committer.after_reset(&map, entries, sets)?;
-        self.committer.reset(&mut self.disk)?;
+        self.committer.reset(&self.map, &mut self.disk)?;
         Ok(SimUnion {
             map,
             allocator: parts::allocator(&g),

@@ -6,7 +6,9 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Command;
 use tool::Folder;
-use ubcore::abi::{self, Call, Create, FeaturesCall, Freeze, Layer, LostCall, Remove, Status};
+use ubcore::abi::{
+    self, Call, Create, FeaturesCall, Freeze, Layer, LostCall, Remove, Reset, Status,
+};
 use ubcore::abi_copy;
 use ubcore::error::{Area, Error, FeatureClass, Role};
 use ubcore::leaf_block::LeafBlock;
@@ -119,6 +121,7 @@ fn layouts(said: &mut Said) {
         seal,
         reason_detail
     );
+    layout!(said, "reset", Reset, size, flags, id, reason, reason_detail);
     layout!(said, "lost", LostCall, size, flags, id, reserved0, from, sector, sectors, unnamed);
 }
 
@@ -176,6 +179,7 @@ fn numbers(said: &mut Said) {
     number("STATUS_SIZE_VER0", Status::SIZE_VER0 as u64);
     number("LOST_SIZE_VER0", LostCall::SIZE_VER0 as u64);
     number("FREEZE_SIZE_VER0", Freeze::SIZE_VER0 as u64);
+    number("RESET_SIZE_VER0", Reset::SIZE_VER0 as u64);
     number("PATH_BYTES", abi::PATH_BYTES as u64);
     number("NAME_BYTES", ubcore::format::name::NAME_BYTES as u64);
     number("ID_ANY", abi::ID_ANY.into());
@@ -199,6 +203,7 @@ fn numbers(said: &mut Said) {
     number("IOC_STATUS", Status::COMMAND.into());
     number("IOC_LOST", LostCall::COMMAND.into());
     number("IOC_FREEZE", Freeze::COMMAND.into());
+    number("IOC_RESET", Reset::COMMAND.into());
     number("REASON_NONE", 0);
     for (name, e) in reasons() {
         number(&format!("REASON_{name}"), e.to_wire().0.into());
@@ -257,7 +262,7 @@ fn c_and_rust_agree() {
     // Any bytes that C has beyond the sum of the fields would be padding, which leaks kernel
     // memory.
     for name in [
-        "features", "create", "layer", "remove", "status", "lost", "freeze",
+        "features", "create", "layer", "remove", "status", "lost", "freeze", "reset",
     ] {
         let fields: u64 = c
             .iter()
