@@ -122,7 +122,7 @@ impl Control {
         match done {
             Ok(()) => Ok(Tried::Done(())),
             Err(Errno::BUSY) => Ok(Tried::Busy),
-            Err(Errno::INPROGRESS) => Err(Fail::being_frozen(&name)),
+            Err(Errno::INPROGRESS) => Err(Fail::being_changed(&name)),
             Err(Errno::NODEV) => Err(not_there(id)),
             Err(e @ (Errno::IO | Errno::NOSPC)) => Err(last_commit_failed(&name, e)),
             Err(e) => Err(self.failure(&format!("remove {name}"), e)),

@@ -63,10 +63,12 @@ impl Fail {
         Fail::new(code_of(e), reason_of(e), format!("{what}: {e}{more}"))
     }
 
-    /// Makes a failure for a union that cannot be removed, because its leaf is being frozen.
-    pub fn being_frozen(name: &str) -> Fail {
-        let text =
-            format!("the leaf of {name} is being frozen: wait until that ends and try again");
+    /// Makes a failure for a union that cannot be removed or reset, because its leaf is being
+    /// frozen or reset.
+    pub fn being_changed(name: &str) -> Fail {
+        let text = format!(
+            "the leaf of {name} is being frozen or reset: wait until that ends and try again"
+        );
         Fail::new(BUSY, "busy", text)
     }
 

@@ -18,6 +18,7 @@ mod layers;
 mod manual;
 mod map;
 mod remembered;
+mod reset;
 mod seal;
 mod sealed_document;
 mod squash;

@@ -16,6 +16,7 @@ pub mod list;
 pub mod map;
 pub mod publish;
 pub mod remove;
+pub mod reset;
 pub mod seal;
 pub mod squash;
 pub mod status;

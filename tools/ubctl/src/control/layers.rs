@@ -1,14 +1,16 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Calls of the control device that are about layers.
+//! Calls of the control device that are about layers, or that change a leaf.
 
 use std::path::Path;
 
 use rustix::io::Errno;
-use ubcore::abi::{Create, Freeze, Layer};
+use ubcore::abi::{Create, Freeze, Layer, Reset, Status, MODE_WRITABLE};
+use ubcore::error::Error;
 
 use super::{not_there, path_text, Control, PREFIX};
 use crate::error::{Fail, Result};
+use crate::holders::Tried;
 use crate::{ioctl, layer_arg};
 
 impl Control {
@@ -23,6 +25,30 @@ impl Control {
                 None => self.failure(&format!("freeze the leaf of {PREFIX}{id}"), e),
             }),
         }
+    }
+
+    /// Makes the leaf of a union forget all its changes, unless the union is in use.
+    pub fn reset(&self, id: u32) -> Result<Tried<()>> {
+        let mut request = Reset::new();
+        request.id = id;
+        let name = format!("{PREFIX}{id}");
+        match (ioctl::call(&self.0, &mut request), request.error()) {
+            (Ok(()), _) => Ok(Tried::Done(())),
+            (Err(_), Some(reason)) => Err(Fail::core(&name, reason)),
+            (Err(Errno::BUSY), None) => Ok(Tried::Busy),
+            (Err(Errno::INPROGRESS), None) => Err(Fail::being_changed(&name)),
+            (Err(Errno::NODEV), None) => Err(not_there(id)),
+            (Err(e), None) => Err(self.failure(&format!("reset the leaf of {name}"), e)),
+        }
+    }
+
+    /// Refuses what [`Control::reset`] would refuse of a union that is not open.
+    pub fn check_reset(&self, status: &Status) -> Result {
+        if status.mode == MODE_WRITABLE {
+            return Ok(());
+        }
+        let name = format!("{PREFIX}{}", status.id);
+        Err(Fail::core(&name, Error::ReadOnlyUnion))
     }
 }
 
