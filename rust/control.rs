@@ -71,7 +71,8 @@ use zerocopy::{
 struct Registered {
     id: u32,
     attached: Option<Arc<Attached>>,
-    /// Whether a freeze or a reset runs, which has a second reference to the union.
+    /// Whether a freeze, a reset or a change of the limit runs, which has a second reference to the
+    /// union.
     is_changing: bool,
 }
 
@@ -139,6 +140,7 @@ impl IoctlHandler for Registry {
             abi::Freeze::COMMAND => call(arg, |c| this.freeze(c)),
             abi::LostCall::COMMAND => call(arg, |c| this.lost(c)),
             abi::Reset::COMMAND => call(arg, |c| this.reset(c)),
+            abi::Limit::COMMAND => call(arg, |c| this.set_limit(c)),
             _ => Err(ENOTTY),
         }
     }
@@ -316,6 +318,17 @@ impl Registry {
         });
         self.end_change(c.id, attached);
         done
+    }
+
+    fn set_limit(&self, c: &mut abi::Limit) -> Result {
+        let attached = self.begin_change(c.id)?;
+        let limit = Some(c.slabs).filter(|&slabs| slabs != 0);
+        let done = attached.set_limit(limit);
+        self.end_change(c.id, attached);
+        done.map_err(|e| {
+            c.set_error(e);
+            errno(e)
+        })
     }
 
     fn status(&self, c: &mut abi::Status) -> Result {

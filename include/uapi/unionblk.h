@@ -67,7 +67,7 @@
 #define UNIONBLK_STATUS_NEXT	1
 
 /*
- * The reason fields of struct unionblk_create, unionblk_freeze and unionblk_reset:
+ * The reason fields of struct unionblk_create, _freeze, _reset and _limit:
  * why the call failed, in more detail than the errno. NONE if the call succeeds, or
  * fails before the attach, the freeze or the reset begins: with EINVAL for a field, EFAULT for the
  * layers, EEXIST, EUSERS, ENOMEM, ENODEV or, if another call uses the union,
@@ -242,6 +242,8 @@ struct unionblk_status {
 	__u32 layers;		/* between root and leaf, as given in CREATE */
 	__u32 stack_unions;	/* unions on the same layers; 0 without layers */
 	__u64 no_space;		/* failed because the leaf or the storage below it was full */
+	__u32 limit_slabs;	/* how many slabs may be in use, see UNIONBLK_IOC_LIMIT */
+	__u32 reserved1;
 };
 
 #define UNIONBLK_STATUS_SIZE_VER0	704	/* up to @damaged_blocks */
@@ -323,6 +325,29 @@ struct unionblk_reset {
 #define UNIONBLK_RESET_SIZE_VER0	32
 
 /*
+ * Sets how many slabs of its leaf a union may use. The limit is stored in the leaf
+ * before it holds. At the limit the leaf is full: writes that need new space fail
+ * with ENOSPC. It may be below what is in use. A limit above the number of slabs
+ * is kept, and holds no write back.
+ *
+ * ENODEV if no union has this id. EBUSY while another call attaches or detaches it.
+ * EINPROGRESS while its leaf is being frozen or reset, or another call sets its
+ * limit. EROFS with the reason READ_ONLY_UNION if the union is read-only. If the
+ * write fails, the union is read-only afterwards, as if a commit had failed.
+ */
+struct unionblk_limit {
+	__u32 size;
+	__u32 flags;		/* none defined */
+	__u32 id;
+	__u32 reason;		/* out: enum unionblk_reason */
+	__u32 slabs;		/* in: the limit; 0: none */
+	__u32 reserved0;
+	__u64 reason_detail[2];	/* out */
+};
+
+#define UNIONBLK_LIMIT_SIZE_VER0	40
+
+/*
  * Type 0xd9, numbers 00-1f. The numbers do not encode the size of a structure,
  * because structures grow; @size does.
  */
@@ -334,5 +359,6 @@ struct unionblk_reset {
 #define UNIONBLK_IOC_LOST	_IO(UNIONBLK_IOC_TYPE, 0x04)	/* struct unionblk_lost */
 #define UNIONBLK_IOC_FREEZE	_IO(UNIONBLK_IOC_TYPE, 0x05)	/* struct unionblk_freeze */
 #define UNIONBLK_IOC_RESET	_IO(UNIONBLK_IOC_TYPE, 0x06)	/* struct unionblk_reset */
+#define UNIONBLK_IOC_LIMIT	_IO(UNIONBLK_IOC_TYPE, 0x07)	/* struct unionblk_limit */
 
 #endif /* _UAPI_UNIONBLK_H */

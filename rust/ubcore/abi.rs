@@ -156,6 +156,8 @@ pub struct Status {
     pub layers: u32,
     pub stack_unions: u32,
     pub no_space: u64,
+    pub limit_slabs: u32,
+    pub reserved1: u32,
 }
 
 /// `struct unionblk_lost`.
@@ -196,6 +198,20 @@ pub struct Reset {
     pub flags: u32,
     pub id: u32,
     pub reason: u32,
+    pub reason_detail: [u64; 2],
+}
+
+/// `struct unionblk_limit`.
+#[derive(Clone, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+#[expect(missing_docs, reason = "the C header says it")]
+pub struct Limit {
+    pub size: u32,
+    pub flags: u32,
+    pub id: u32,
+    pub reason: u32,
+    pub slabs: u32,
+    pub reserved0: u32,
     pub reason_detail: [u64; 2],
 }
 
@@ -312,6 +328,9 @@ call!(Freeze, 5, 304, in: [flags, id, leaf, seal], |s| {
 });
 
 call!(Reset, 6, 32, in: [flags, id], |s| s.flags == 0);
+call!(Limit, 7, 40, in: [flags, id, slabs, reserved0], |s| {
+    s.flags == 0 && s.reserved0 == 0
+});
 
 /// The reason why a call failed, in the structures that have fields for it.
 macro_rules! reason {
@@ -336,6 +355,7 @@ macro_rules! reason {
 reason!(Create);
 reason!(Freeze);
 reason!(Reset);
+reason!(Limit);
 
 impl Create {
     /// Stores what a leaf has lost.
@@ -366,7 +386,8 @@ pub fn set_path(field: &mut [u8; PATH_BYTES], path: &[u8]) -> Option<()> {
 mod tests {
     use super::super::error::{Error, Role};
     use super::{
-        path, set_path, Call, Create, FeaturesCall, Freeze, Layer, LostCall, Remove, Reset, Status,
+        path, set_path, Call, Create, FeaturesCall, Freeze, Layer, Limit, LostCall, Remove, Reset,
+        Status,
     };
 
     #[test]
@@ -379,6 +400,7 @@ mod tests {
         assert_eq!(size_of::<LostCall>(), 48);
         assert_eq!(size_of::<Freeze>(), 304);
         assert_eq!(size_of::<Reset>(), 32);
+        assert_eq!(size_of::<Limit>(), 40);
         assert_eq!(FeaturesCall::COMMAND, 0xd900);
         assert_eq!(Create::COMMAND, 0xd901);
         assert_eq!(Remove::COMMAND, 0xd902);
@@ -386,6 +408,7 @@ mod tests {
         assert_eq!(LostCall::COMMAND, 0xd904);
         assert_eq!(Freeze::COMMAND, 0xd905);
         assert_eq!(Reset::COMMAND, 0xd906);
+        assert_eq!(Limit::COMMAND, 0xd907);
     }
 
     #[test]

@@ -76,6 +76,8 @@ pub type Allocated<T = ()> = core::result::Result<T, Denied>;
 pub struct Allocator<B> {
     /// Slabs that are not free. Unowned slabs are among them until a reclaim frees them.
     used: UsedSlabs<B>,
+    /// The number of slabs that may be in use. More are if the limit was set so.
+    limit: u32,
     /// Unowned slabs: the root slab that had each of them was emptied, which a commit may not have
     /// covered yet.
     unowned: Bitmap<B>,
@@ -104,6 +106,7 @@ impl<B: DerefMut<Target = [u64]>> Allocator<B> {
         let [unowned, reclaimable] = [unowned, reclaimable].map(Bitmap::new);
         Allocator {
             used: UsedSlabs::new(used, slabs),
+            limit: slabs,
             unowned,
             reclaimable,
             any_unowned: false,
@@ -125,6 +128,22 @@ impl<B: DerefMut<Target = [u64]>> Allocator<B> {
     /// Returns the number of all slabs.
     pub fn slabs(&self) -> u32 {
         self.used.slabs()
+    }
+
+    /// Returns the number of slabs that may be in use.
+    pub fn limit(&self) -> u32 {
+        self.limit
+    }
+
+    /// Sets the number of slabs that may be in use, at most all. `None`: all. Under the lock.
+    pub fn set_limit(&mut self, limit: Option<u32>) {
+        let slabs = self.slabs();
+        self.limit = limit.filter(|&n| n != 0).map_or(slabs, |n| n.min(slabs));
+    }
+
+    /// Returns how many slabs may still be allocated.
+    fn room(&self) -> u32 {
+        self.limit.saturating_sub(self.used())
     }
 
     /// Returns whether a leaf slab is free.
@@ -150,9 +169,9 @@ impl<B: DerefMut<Target = [u64]>> Allocator<B> {
 
     /// Allocates a leaf slab for root slab `slab`, if it has none. Returns the leaf slab.
     ///
-    /// Under the lock. Fails with `Full` if no slab is free, with `Later` if the root slab was
-    /// emptied and may not get a new leaf slab yet, and with `NoMemory` if there is no page for the
-    /// map at once.
+    /// Under the lock. Fails with `Full` if no slab is free or the limit is reached, with `Later`
+    /// if the root slab was emptied and may not get a new leaf slab yet, and with `NoMemory` if
+    /// there is no page for the map at once.
     pub fn allocate<M: Memory>(&mut self, map: &Map<M>, slab: u32) -> Allocated<LeafSlab> {
         let entry = map.entry(slab);
         if let Some(leaf_slab) = entry.leaf_slab {
@@ -161,6 +180,9 @@ impl<B: DerefMut<Target = [u64]>> Allocator<B> {
         // No record of the slab may precede the one that empties it (I9).
         if entry.emptied != Emptied::No {
             return Err(Denied::Later);
+        }
+        if self.room() == 0 {
+            return Err(Error::Full.into());
         }
         let leaf_slab = self.choose(map, slab)?.ok_or(Error::Full)?;
         // Marked before it is assigned, because a slab with an owner must never be free.
@@ -206,7 +228,7 @@ impl<B: DerefMut<Target = [u64]>> Allocator<B> {
             return Err(Denied::Later);
         }
         let missing = usize_as_u64(unallocated().count());
-        if missing > u64::from(self.slabs().wrapping_sub(self.used())) {
+        if missing > u64::from(self.room()) {
             // The unowned slabs will be free in a moment, so the request is deferred until then.
             let soon = self.any_unowned || self.any_reclaimable;
             return Err(if soon {

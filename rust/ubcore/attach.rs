@@ -148,6 +148,7 @@ where
     let from = (&sb, &*entries);
     journal::replay(disk, from, &found, map, &mut changed, |p| lost.is_lost(p))?;
     mark_slabs_used(disk, map, allocator, &mut changed, lost)?;
+    allocator.set_limit(sb.features.limit());
     allocator.clear_free(map, || disk.give_way())?;
     salvage::mark_lost(map, lost, || disk.give_way())?;
     let failed = sb.features.writable().err().or(lost.first());

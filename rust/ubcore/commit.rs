@@ -26,6 +26,7 @@ use super::format::ring::NUMBERS;
 use super::format::superblock::Superblock;
 use super::geometry::{LeafSlab, MapPage};
 use super::journal::{Ring, Space, Transaction};
+use super::limit;
 use super::map::{Emptied, Map, Memory};
 use super::pages::{self, bits_page_of, table_page_of, PageSet};
 use super::replay_limit::filled_by_writers;
@@ -262,6 +263,17 @@ where
         self.committed = map.changes();
         self.failed = Some(Error::Internal);
         Ok(())
+    }
+
+    /// Sets the limit of the leaf. `None`: no limit. What the leaf holds stays as it is.
+    pub fn set_limit<D: Disk>(&mut self, disk: &mut D, limit: Option<u32>) -> Result {
+        self.guarded(|s| {
+            s.ring.forget_buffer();
+            let next = limit::limited(&s.superblock, limit)?;
+            superblock_slots::write(disk, s.newest, &next)??;
+            s.superblock = next;
+            Ok(())
+        })
     }
 
     /// Runs a step of the committer, unless an earlier step has failed (I12).

@@ -43,6 +43,7 @@ pub mod format;
 pub mod geometry;
 pub mod journal;
 pub mod leaf_block;
+pub mod limit;
 pub mod map;
 pub mod num;
 pub mod pages;

@@ -46,6 +46,11 @@ const LOW: u64 = 10;
 /// Space is sufficient again if more than 1/`ENOUGH` of all slabs are free.
 const ENOUGH: u64 = 8;
 
+/// Space is used up to a mark if this percentage of all slabs is in use, and no longer if
+/// [`BELOW_MARK`] less is.
+const MARKS: [u64; 2] = [80, 95];
+const BELOW_MARK: u64 = 5;
+
 /// A uevent. The code that detects it sets `due`, in any context; the work clears it.
 struct Uevent {
     due: AtomicBool,
@@ -72,6 +77,10 @@ pub(super) struct Events {
     read_only: Uevent,
     frozen: Uevent,
     reset: Uevent,
+    /// For each of [`MARKS`]: the uevent, and whether it was reported. The latter is accessed under
+    /// the allocator's lock.
+    used: [Uevent; 2],
+    is_used: [AtomicBool; 2],
     /// `low_space` or `full` was reported. Each is reported again only after space was sufficient.
     /// `is_low` is accessed under the allocator's lock.
     is_low: AtomicBool,
@@ -98,6 +107,8 @@ impl WorkItem for Events {
             &this.read_only,
             &this.frozen,
             &this.reset,
+            &this.used[0],
+            &this.used[1],
         ];
         for event in events {
             if !event.due.swap(false, SeqCst) || this.closed.load(Acquire) {
@@ -122,6 +133,11 @@ impl Events {
                 read_only: Uevent::new(c"UNIONBLK_EVENT=read_only"),
                 frozen: Uevent::new(c"UNIONBLK_EVENT=frozen"),
                 reset: Uevent::new(c"UNIONBLK_EVENT=reset"),
+                used: [
+                    Uevent::new(c"UNIONBLK_EVENT=used_80"),
+                    Uevent::new(c"UNIONBLK_EVENT=used_95"),
+                ],
+                is_used: [const { AtomicBool::new(false) }; 2],
                 is_low: AtomicBool::new(false),
                 is_full: AtomicBool::new(false),
                 work <- new_work!("unionblk events"),
@@ -186,6 +202,7 @@ impl Events {
 
     /// Updates the space state after slabs were allocated or freed. Under the allocator's lock.
     pub(super) fn space(self: &Arc<Self>, used: u32, slabs: u32) {
+        self.used_up_to(used.into(), slabs.into());
         let free = u64::from(slabs.saturating_sub(used));
         let slabs = u64::from(slabs);
         if free.saturating_mul(LOW) < slabs {
@@ -199,6 +216,23 @@ impl Events {
                 if reported.load(Relaxed) {
                     reported.store(false, Relaxed);
                 }
+            }
+        }
+    }
+
+    /// Updates for each mark whether so much space is in use. Under the allocator's lock.
+    fn used_up_to(self: &Arc<Self>, used: u64, slabs: u64) {
+        let hundredths = used.saturating_mul(100);
+        for ((mark, event), is_used) in MARKS.iter().zip(&self.used).zip(&self.is_used) {
+            let reported = is_used.load(Relaxed);
+            if hundredths >= slabs.saturating_mul(*mark) {
+                if !reported {
+                    is_used.store(true, Relaxed);
+                    self.send(event);
+                }
+            } else if reported && hundredths < slabs.saturating_mul(mark.saturating_sub(BELOW_MARK))
+            {
+                is_used.store(false, Relaxed);
             }
         }
     }

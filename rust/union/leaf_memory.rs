@@ -106,10 +106,11 @@ pub(super) fn empty_leaf(
 ) -> Result<KBox<FilledLeaf>> {
     let LeafMemory {
         map,
-        allocator,
+        mut allocator,
         entries,
         sets,
     } = LeafMemory::new(&committer.superblock().geometry, reserve)?;
+    allocator.set_limit(committer.superblock().features.limit());
     let committer = committer.after_reset(&map, entries, sets)?;
     let filled = FilledLeaf {
         map,

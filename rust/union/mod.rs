@@ -21,6 +21,7 @@ mod events;
 mod freeze;
 mod host;
 mod leaf_memory;
+mod limit;
 mod loss;
 mod merge;
 mod metadata_disk;

@@ -83,9 +83,8 @@ impl Attached {
             union.lower.leaf,
             old.allocator.lock().used(),
         );
-        let slabs = union.geometry().leaf_slabs();
         let allocator = union.allocator.lock();
-        union.events.space(allocator.used(), slabs);
+        union.events.space(allocator.used(), allocator.limit());
         drop(allocator);
         union.events.reset();
         drop((replaced, old));

@@ -41,7 +41,9 @@ impl Union {
         c.leaf_sectors = g.leaf_sectors();
         c.slab_sectors = g.slab_sectors();
         c.slabs = g.leaf_slabs();
-        c.slabs_used = self.allocator.lock().used();
+        let allocator = self.allocator.lock();
+        (c.slabs_used, c.limit_slabs) = (allocator.used(), allocator.limit());
+        drop(allocator);
         c.journal_blocks = g.journal_blocks();
         c.dirty = u32::from(!self.is_committed());
         c.first_writes = self.stats.first_writes();

@@ -81,6 +81,15 @@ static void reset(void)
 	FIELD(reset, id);
 	FIELD(reset, reason);
 	FIELD(reset, reason_detail);
+
+	SIZE(limit);
+	FIELD(limit, size);
+	FIELD(limit, flags);
+	FIELD(limit, id);
+	FIELD(limit, reason);
+	FIELD(limit, slabs);
+	FIELD(limit, reserved0);
+	FIELD(limit, reason_detail);
 }
 
 static void status(void)
@@ -122,6 +131,8 @@ static void status(void)
 	FIELD(status, layers);
 	FIELD(status, stack_unions);
 	FIELD(status, no_space);
+	FIELD(status, limit_slabs);
+	FIELD(status, reserved1);
 }
 
 static void numbers(void)
@@ -135,6 +146,7 @@ static void numbers(void)
 	NUMBER(UNIONBLK_LOST_SIZE_VER0);
 	NUMBER(UNIONBLK_FREEZE_SIZE_VER0);
 	NUMBER(UNIONBLK_RESET_SIZE_VER0);
+	NUMBER(UNIONBLK_LIMIT_SIZE_VER0);
 	NUMBER(UNIONBLK_PATH_BYTES);
 	NUMBER(UNIONBLK_NAME_BYTES);
 	NUMBER(UNIONBLK_ID_ANY);
@@ -156,6 +168,7 @@ static void numbers(void)
 	NUMBER(UNIONBLK_IOC_LOST);
 	NUMBER(UNIONBLK_IOC_FREEZE);
 	NUMBER(UNIONBLK_IOC_RESET);
+	NUMBER(UNIONBLK_IOC_LIMIT);
 }
 
 static void reasons(void)

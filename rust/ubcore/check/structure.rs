@@ -27,7 +27,10 @@ type Bytes = [u8; SUPERBLOCK_BYTES];
 pub fn check_superblocks<D: Disk>(disk: &mut D, out: Visitor<'_>) -> Result<(Superblock, Slot)> {
     let slots = read_slots(disk)?;
     let (sb, slot) = slots.choose()?;
-    let (compat, ro_compat) = (sb.features.compat, sb.features.unknown_ro_compat());
+    let (compat, ro_compat) = (
+        sb.features.unknown_compat(),
+        sb.features.unknown_ro_compat(),
+    );
     if compat != 0 || ro_compat != 0 {
         out(Finding {
             kind: FindingKind::UnknownFeatures { compat, ro_compat },

@@ -14,6 +14,12 @@ use super::super::error::{Error, FeatureClass, Result};
 /// Bytes of the superblock that only compatible features may use.
 pub const COMPAT_BYTES: usize = 16;
 
+/// Compatible: the leaf has a limit, the number of slabs that its union may use. A unionblk that
+/// does not know it may exceed it, as the slabs in use may when the limit is set.
+pub const LIMITED: u64 = 1;
+/// The bits of compatible features that this code knows.
+const COMPAT_KNOWN: u64 = LIMITED;
+
 /// Read-only compatible: the leaf is frozen, so nothing writes to it. The superblock has the seal.
 pub const FROZEN: u64 = 1;
 /// The bits of read-only compatible features that this code knows.
@@ -51,6 +57,30 @@ impl Features {
         incompat: 0,
         compat_bytes: [0; COMPAT_BYTES],
     };
+
+    /// Returns the compatible bits that this code does not know.
+    pub fn unknown_compat(&self) -> u64 {
+        self.compat & !COMPAT_KNOWN
+    }
+
+    /// Returns the number of slabs that the union may use, if there is a limit.
+    pub fn limit(&self) -> Option<u32> {
+        let (bytes, _) = self.compat_bytes.split_first_chunk::<4>()?;
+        let slabs = Some(u32::from_le_bytes(*bytes));
+        slabs.filter(|&n| n != 0 && self.compat & LIMITED != 0)
+    }
+
+    /// Sets the limit. `None` or 0: no limit.
+    pub fn set_limit(&mut self, limit: Option<u32>) {
+        let slabs = limit.unwrap_or(0);
+        self.compat = match slabs {
+            0 => self.compat & !LIMITED,
+            _ => self.compat | LIMITED,
+        };
+        if let Some((bytes, _)) = self.compat_bytes.split_first_chunk_mut::<4>() {
+            *bytes = slabs.to_le_bytes();
+        }
+    }
 
     /// Returns the read-only compatible bits that this code does not know.
     pub fn unknown_ro_compat(&self) -> u64 {

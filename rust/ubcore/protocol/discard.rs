@@ -148,7 +148,7 @@ fn reclaim<H: Host>(host: &H) -> Checked {
     while host.with_committer(|_, _| {
         host.with_allocator(|allocator| {
             let more = allocator.end_reclaim(host.map(), |slabs| note_freed(host, slabs));
-            host.note(Event::Space(allocator.used(), allocator.slabs()));
+            host.note(Event::Space(allocator.used(), allocator.limit()));
             more
         })
     })? {
@@ -261,7 +261,7 @@ fn zero_parts<H: Host>(host: &H, rq: &H::Request) -> Allocated {
     });
     host.with_allocator(|allocator| {
         let done = allocator.allocate_ranges(map, parts);
-        host.note(Event::Space(allocator.used(), allocator.slabs()));
+        host.note(Event::Space(allocator.used(), allocator.limit()));
         done
     })?;
     for (sector, sectors) in parts {

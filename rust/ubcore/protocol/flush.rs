@@ -204,6 +204,17 @@ pub fn reset<H: Host>(host: &H) -> Result {
     })
 }
 
+/// Sets how many slabs the union may use. `None`: all. The limit is durable before it holds.
+/// Process context.
+pub fn set_limit<H: Host>(host: &H, limit: Option<u32>) -> Result {
+    host.with_committer(|committer, disk| {
+        let done = committer.set_limit(disk, limit);
+        record_outcome(host, committer, CommitterStep::Checkpoint, done)?;
+        host.with_allocator(|allocator| allocator.set_limit(limit));
+        Ok(())
+    })
+}
+
 /// Records how a commit or a checkpoint has ended, for requests, which do not take the
 /// committer's lock.
 fn record_outcome<H: Host>(

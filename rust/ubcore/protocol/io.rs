@@ -110,7 +110,7 @@ fn allocate_range<H: Host>(host: &H, sector: u64, sectors: u32) -> Allocated {
     }
     host.with_allocator(|allocator| {
         let done = allocator.allocate_range(host.map(), sector, sectors);
-        host.note(Event::Space(allocator.used(), allocator.slabs()));
+        host.note(Event::Space(allocator.used(), allocator.limit()));
         done
     })
 }

@@ -33,7 +33,7 @@ fn set(disk: &SimDisk, slots: &[u64], at: usize, bits: u64) {
 
 /// Writes both slots as a later unionblk with compatible features does.
 fn with_compat(disk: &SimDisk) {
-    set(disk, &[0, 1], COMPAT, 0x8000_0000_0000_0101);
+    set(disk, &[0, 1], COMPAT, 0x8000_0000_0000_0102);
     edit_slots(disk, &[0, 1], |b| {
         for (n, byte) in b[KEPT].iter_mut().enumerate() {
             *byte = n as u8 ^ 0xa5;
@@ -44,7 +44,7 @@ fn with_compat(disk: &SimDisk) {
 /// Returns whether a slot has what [`with_compat`] wrote.
 fn has_compat(disk: &SimDisk, slot: u64) -> bool {
     let b = disk.read_sector(slot * 8);
-    b[COMPAT..COMPAT + 8] == 0x8000_0000_0000_0101u64.to_le_bytes()
+    b[COMPAT..COMPAT + 8] == 0x8000_0000_0000_0102u64.to_le_bytes()
         && b[KEPT]
             .iter()
             .enumerate()
@@ -53,7 +53,7 @@ fn has_compat(disk: &SimDisk, slot: u64) -> bool {
 
 /// What a check notes of a leaf that [`with_compat`] wrote to; it finds nothing worse.
 const NOTED: FindingKind = FindingKind::UnknownFeatures {
-    compat: 0x8000_0000_0000_0101,
+    compat: 0x8000_0000_0000_0102,
     ro_compat: 0,
 };
 

@@ -24,6 +24,7 @@ mod known_bugs;
 mod large;
 mod larger_than_root;
 mod leaf_extents;
+mod limit;
 mod live_freeze;
 mod new_leaf;
 mod order;

@@ -181,9 +181,11 @@ impl SimUnion {
         let sets = [page_set(&g), page_set(&g)];
         let committer = self.committer.after_reset(&map, entries, sets)?;
         self.committer.reset(&self.map, &mut self.disk)?;
+        let mut allocator = parts::allocator(&g);
+        allocator.set_limit(committer.superblock().features.limit());
         Ok(SimUnion {
             map,
-            allocator: parts::allocator(&g),
+            allocator,
             committer,
             disk: self.disk.clone(),
         })

@@ -7,8 +7,8 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::commands::{
-    check, completions, create, diff, du, dump, export, format, freeze, import, list, map, publish,
-    remove, reset, seal, squash, status, top, verify, watch,
+    check, completions, create, diff, du, dump, export, format, freeze, import, limit, list, map,
+    publish, remove, reset, seal, squash, status, top, verify, watch,
 };
 use crate::error::{self, Fail};
 use crate::{interrupt, wait};
@@ -44,6 +44,7 @@ Examples:
   ubctl dump /dev/vdb --map                               what the leaf holds
   ubctl check /dev/vdb --root /dev/vda                    whether it is whole
   ubctl freeze /dev/vdb                                   make it a layer
+  ubctl limit unionblk0 2G                                let it use so much
   ubctl reset unionblk0                                   forget all its changes
   ubctl seal /dev/vdb web-01.sealed                       pack its content
   ubctl export web-01.leaf | ssh HOST ubctl import --root gold web-01.sealed
@@ -95,6 +96,8 @@ pub enum Command {
     Check(check::CheckArgs),
     /// Make a leaf a read-only layer, in place
     Freeze(freeze::FreezeArgs),
+    /// Set how much of its space a leaf may use
+    Limit(limit::LimitArgs),
     /// Make a leaf forget all its changes; a union keeps its device
     Reset(reset::ResetArgs),
     /// Write the sectors that a leaf maps as a sealed layer, which is packed and canonical
@@ -139,6 +142,7 @@ pub fn main() -> ExitCode {
         Command::Top(args) => top::run(args, cli.json),
         Command::Dump(args) => dump::run(args, cli.json),
         Command::Freeze(args) => freeze::run(args, cli.json),
+        Command::Limit(args) => limit::run(args, cli.json),
         Command::Reset(args) => reset::run(args, cli.json),
         Command::Seal(args) => seal::run(args, cli.json),
         Command::Export(args) => export::run(args, cli.json),

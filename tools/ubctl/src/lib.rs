@@ -25,6 +25,7 @@ mod locks;
 pub mod loopdev;
 pub mod lost_sectors;
 pub mod mounts;
+pub mod named;
 pub mod node;
 pub mod output;
 pub mod overlap;

@@ -53,6 +53,18 @@ pub fn union_size(s: &str) -> Result<u64, String> {
     Ok(bytes / 512)
 }
 
+/// The limit of a leaf, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limit(pub Option<u64>);
+
+/// Returns the limit of a leaf. `none`: there is none.
+pub fn limit(s: &str) -> Result<Limit, String> {
+    match s {
+        "none" => Ok(Limit(None)),
+        size => bytes(size).map(|n| Limit(Some(n))),
+    }
+}
+
 /// Returns the byte at which a sealed layer begins.
 pub fn layer_offset(s: &str) -> Result<u64, String> {
     let offset = bytes(s)?;

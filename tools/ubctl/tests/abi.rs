@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::Command;
 use tool::Folder;
 use ubcore::abi::{
-    self, Call, Create, FeaturesCall, Freeze, Layer, LostCall, Remove, Reset, Status,
+    self, Call, Create, FeaturesCall, Freeze, Layer, Limit, LostCall, Remove, Reset, Status,
 };
 use ubcore::abi_copy;
 use ubcore::error::{Area, Error, FeatureClass, Role};
@@ -122,6 +122,18 @@ fn layouts(said: &mut Said) {
         reason_detail
     );
     layout!(said, "reset", Reset, size, flags, id, reason, reason_detail);
+    layout!(
+        said,
+        "limit",
+        Limit,
+        size,
+        flags,
+        id,
+        reason,
+        slabs,
+        reserved0,
+        reason_detail
+    );
     layout!(said, "lost", LostCall, size, flags, id, reserved0, from, sector, sectors, unnamed);
 }
 
@@ -165,7 +177,9 @@ fn layout_of_status(said: &mut Said) {
         stack_bytes,
         layers,
         stack_unions,
-        no_space
+        no_space,
+        limit_slabs,
+        reserved1
     );
 }
 
@@ -180,6 +194,7 @@ fn numbers(said: &mut Said) {
     number("LOST_SIZE_VER0", LostCall::SIZE_VER0 as u64);
     number("FREEZE_SIZE_VER0", Freeze::SIZE_VER0 as u64);
     number("RESET_SIZE_VER0", Reset::SIZE_VER0 as u64);
+    number("LIMIT_SIZE_VER0", Limit::SIZE_VER0 as u64);
     number("PATH_BYTES", abi::PATH_BYTES as u64);
     number("NAME_BYTES", ubcore::format::name::NAME_BYTES as u64);
     number("ID_ANY", abi::ID_ANY.into());
@@ -204,6 +219,7 @@ fn numbers(said: &mut Said) {
     number("IOC_LOST", LostCall::COMMAND.into());
     number("IOC_FREEZE", Freeze::COMMAND.into());
     number("IOC_RESET", Reset::COMMAND.into());
+    number("IOC_LIMIT", Limit::COMMAND.into());
     number("REASON_NONE", 0);
     for (name, e) in reasons() {
         number(&format!("REASON_{name}"), e.to_wire().0.into());
@@ -262,7 +278,7 @@ fn c_and_rust_agree() {
     // Any bytes that C has beyond the sum of the fields would be padding, which leaks kernel
     // memory.
     for name in [
-        "features", "create", "layer", "remove", "status", "lost", "freeze", "reset",
+        "features", "create", "layer", "remove", "status", "lost", "freeze", "reset", "limit",
     ] {
         let fields: u64 = c
             .iter()

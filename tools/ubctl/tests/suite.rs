@@ -15,6 +15,7 @@ mod freeze;
 mod golden;
 mod kinds;
 mod layers;
+mod limit;
 mod manual;
 mod map;
 mod remembered;

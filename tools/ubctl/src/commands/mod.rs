@@ -12,6 +12,7 @@ pub mod export;
 pub mod format;
 pub mod freeze;
 pub mod import;
+pub mod limit;
 pub mod list;
 pub mod map;
 pub mod publish;

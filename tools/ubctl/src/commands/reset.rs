@@ -2,7 +2,7 @@
 
 //! `ubctl reset`: makes a leaf forget all its changes.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use clap::Args;
 use serde::Serialize;
@@ -12,10 +12,12 @@ use ubcore::error::Side;
 use ubcore::format::superblock::Superblock;
 use ubcore::num::SECTOR_BYTES;
 
+use super::limit::bytes;
 use crate::control::{self, path_text, Control};
 use crate::device::{refuse_union, Access, Device};
 use crate::error::{Fail, Result, FAILED};
 use crate::holders::{self, Tried};
+use crate::named::{find, Meant};
 use crate::wait::Deadline;
 use crate::{loaded, output, sealed};
 
@@ -65,48 +67,6 @@ pub fn run(args: &ResetArgs, json: bool) -> Result {
         Meant::Leaf(path) => reset_leaf(&path, args.dry_run)?,
     };
     print(&report, json)
-}
-
-/// What a word means.
-enum Meant {
-    Union(Control, Box<Status>),
-    Leaf(PathBuf),
-}
-
-/// Finds out whether a word means a union or a leaf. Refuses one that may mean both, because the
-/// other would lose its content.
-fn find(word: &str) -> Result<Meant> {
-    let path = Path::new(word);
-    let is_there = std::fs::metadata(path).is_ok();
-    let found = Control::open().and_then(|control| {
-        let status = control.find(word)?;
-        Ok((control, status))
-    });
-    match found {
-        Ok((control, status)) if !is_there || is_node(path, &status) => {
-            Ok(Meant::Union(control, Box::new(status)))
-        }
-        Ok((_, status)) => Err(Fail::new(
-            FAILED,
-            "ambiguous",
-            format!(
-                "{word} is ambiguous: it may mean {0}{1}, or the file of this name: use \
-                 /dev/{0}{1}, or ./{word}",
-                control::PREFIX,
-                status.id
-            ),
-        )),
-        Err(_) if is_there => Ok(Meant::Leaf(path.to_owned())),
-        Err(fail) => Err(fail),
-    }
-}
-
-/// Returns whether a path is the device of a union.
-fn is_node(path: &Path, status: &Status) -> bool {
-    use std::os::unix::fs::{FileTypeExt, MetadataExt};
-    let disk = rustix::fs::makedev(status.major, status.minor);
-    let meta = std::fs::metadata(path);
-    meta.is_ok_and(|m| m.file_type().is_block_device() && m.rdev() == disk)
 }
 
 fn reset_union(control: &Control, status: &Status, dry_run: bool) -> Result<ResetReport> {
@@ -169,12 +129,6 @@ fn report(leaf: &str, sb: &Superblock, changed: bool, used: Option<u32>) -> Rese
         slabs_used: used,
         bytes_used: used.map(|n| bytes(n, sb.geometry.slab_sectors())),
     }
-}
-
-fn bytes(slabs: u32, sectors: u32) -> u64 {
-    u64::from(slabs)
-        .saturating_mul(u64::from(sectors))
-        .saturating_mul(SECTOR_BYTES)
 }
 
 fn print(report: &ResetReport, json: bool) -> Result {

@@ -115,6 +115,20 @@ impl Shown {
         with_image(path_text(&self.status.leaf), self.leaf_image.as_deref())
     }
 
+    /// Returns a word for how much of the limit is in use.
+    pub fn space(&self) -> &'static str {
+        let (used, limit) = (self.status.slabs_used, self.status.limit_slabs);
+        let hundredths = u64::from(used).saturating_mul(100);
+        let over = |mark| hundredths >= u64::from(limit).saturating_mul(mark);
+        match () {
+            () if limit == 0 => "ok",
+            () if used >= limit => "full",
+            () if over(95) => "used_95",
+            () if over(80) => "used_80",
+            () => "ok",
+        }
+    }
+
     /// Returns how much leaf space is in use, and of how much.
     pub fn used(&self) -> String {
         let s = &self.status;

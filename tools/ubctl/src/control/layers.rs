@@ -5,7 +5,7 @@
 use std::path::Path;
 
 use rustix::io::Errno;
-use ubcore::abi::{Create, Freeze, Layer, Reset, Status, MODE_WRITABLE};
+use ubcore::abi::{Create, Freeze, Layer, Limit, Reset, Status, MODE_WRITABLE};
 use ubcore::error::Error;
 
 use super::{not_there, path_text, Control, PREFIX};
@@ -39,6 +39,21 @@ impl Control {
             (Err(Errno::INPROGRESS), None) => Err(Fail::being_changed(&name)),
             (Err(Errno::NODEV), None) => Err(not_there(id)),
             (Err(e), None) => Err(self.failure(&format!("reset the leaf of {name}"), e)),
+        }
+    }
+
+    /// Sets how many slabs a union may use. `None`: all.
+    pub fn set_limit(&self, id: u32, limit: Option<u32>) -> Result {
+        let mut request = Limit::new();
+        request.id = id;
+        request.slabs = limit.unwrap_or(0);
+        let name = format!("{PREFIX}{id}");
+        match (ioctl::call(&self.0, &mut request), request.error()) {
+            (Ok(()), _) => Ok(()),
+            (Err(_), Some(reason)) => Err(Fail::core(&name, reason)),
+            (Err(Errno::INPROGRESS), None) => Err(Fail::being_changed(&name)),
+            (Err(Errno::NODEV), None) => Err(not_there(id)),
+            (Err(e), None) => Err(self.failure(&format!("set the limit of {name}"), e)),
         }
     }
 

@@ -89,8 +89,8 @@ pub const FIELDS: &[Field] = fields! { |u|
         "The node of the disk.";
     mode, "word", "mode", SAME, SAME, u.mode,
         "writable; read-only: the map could not be committed; read-only-requested: with \
-         --read-only; failing: writable, but requests have failed below since attach or the last \
-         freeze, or the root or the leaf is offline, has shrunk or is write-protected; gone: the \
+         --read-only; failing: writable, but requests have failed below since attach, the last \
+         freeze or reset, or the root or the leaf is offline, has shrunk or is write-protected; gone: the \
          root or the leaf was removed. The driver does not report the last two.";
     uuid, "UUID", "uuid", SAME, SAME, output::uuid(&u.status.uuid),
         "The leaf's UUID.";
@@ -139,6 +139,10 @@ pub const FIELDS: &[Field] = fields! { |u|
         "Leaf slabs for data.";
     slabs_used, "slabs", "used", SAME, SAME, u.status.slabs_used,
         "Leaf slabs that are not free. sysfs has the free ones too, as slabs_free.";
+    limit_slabs, "slabs", "used", SAME, NONE, u.status.limit_slabs,
+        "How many slabs may be in use: the limit of the leaf, or all.";
+    space, "word", "used", NONE, NONE, u.space(),
+        "How much of the limit is in use: ok; used_80, used_95: so many per cent or more; full.";
     journal_blocks, "blocks", "journal", SAME, SAME, u.status.journal_blocks,
         "The size of the journal.";
     journal_used, "blocks", "journal", SAME, SAME, u.status.journal_used,

@@ -35,7 +35,16 @@ pub const LINES: &[Line] = &[
     ("slab", |u| Some(size(u.status.slab_sectors.into()))),
     ("used", |u| {
         let (used, all) = (u.status.slabs_used, u.status.slabs);
-        Some(format!("{}, {used} of {all} slabs", u.used()))
+        let limit = match u.status.limit_slabs {
+            limit if limit < all => format!(", limit {limit}"),
+            _ => String::new(),
+        };
+        let space = match u.space() {
+            "ok" => String::new(),
+            word => format!(" ({word})"),
+        };
+        let used = format!("{}, {used} of {all} slabs", u.used());
+        Some(used + &limit + &space)
     }),
     ("journal", |u| Some(journal(u))),
     ("dirty", |u| {

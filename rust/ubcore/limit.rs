@@ -1,0 +1,30 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The limit of a leaf: how many slabs its union may use, stored in the superblock.
+
+use super::attach::Probe;
+use super::disk::Disk;
+use super::error::{Error, Result};
+use super::format::ring::NUMBERS;
+use super::format::superblock::Superblock;
+use super::superblock_slots;
+
+/// Returns the superblock with another limit. `None`: no limit.
+///
+/// All else stays, so what the old superblock led to is found by the new one too.
+pub(super) fn limited(sb: &Superblock, limit: Option<u32>) -> Result<Superblock> {
+    let mut next = sb.clone();
+    let generation = sb.generation.checked_add(1).filter(|&n| n < NUMBERS);
+    next.generation = generation.ok_or(Error::Internal)?;
+    next.features.set_limit(limit);
+    Ok(next)
+}
+
+/// Sets the limit of a leaf that no union uses, and returns its new superblock. If the call fails,
+/// the leaf has the old limit or the new one.
+pub fn set<D: Disk>(disk: &mut D, probe: &Probe, limit: Option<u32>) -> Result<Superblock> {
+    probe.superblock.features.writable()?;
+    let next = limited(&probe.superblock, limit)?;
+    superblock_slots::write(disk, probe.slot, &next)??;
+    Ok(next)
+}

@@ -1,0 +1,58 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! `ubctl limit` on images.
+
+use std::fs;
+
+use tool::leaf::pair;
+use tool::{ubctl, Folder, MIB};
+
+#[test]
+fn a_limit_is_set_and_taken_away() {
+    let f = Folder::new("limit");
+    let (root, leaf) = pair(&f);
+    let dump = || ubctl("--json dump {}", &[&leaf]).done().json();
+    let slab = dump()["geometry"]["slab_sectors"].as_u64().unwrap() * 512;
+    let before = fs::read(&leaf).unwrap();
+    // Rounded down to slabs.
+    let size = (3 * slab + slab / 2).to_string();
+    let set = |size: &str| {
+        ubctl(&format!("--json limit {{}} {size}"), &[&leaf])
+            .done()
+            .json()
+    };
+    let limited = set(&size);
+    assert_eq!(limited["limit_slabs"], 3);
+    assert_eq!(limited["limit_bytes"], 3 * slab);
+    assert_eq!(limited["device"], serde_json::Value::Null);
+    for slot in [0, 1] {
+        assert_eq!(dump()["slots"][slot]["features_compat"], "0x1");
+    }
+    // Only the superblocks are written.
+    let after = fs::read(&leaf).unwrap();
+    assert!(after[8192..] == before[8192..]);
+    assert_eq!(ubctl("check {} --root {}", &[&leaf, &root]).code, 0);
+    let none = set("none");
+    assert_eq!(none["limit_slabs"], serde_json::Value::Null);
+    assert_eq!(dump()["slots"][0]["features_compat"], "0x0");
+    // As much as the leaf has, or more, is no limit.
+    assert_eq!(set("100G")["limit_slabs"], serde_json::Value::Null);
+    assert!(ubctl("limit {} 1M", &[&leaf])
+        .done()
+        .out
+        .contains("may use 1 MiB"));
+}
+
+#[test]
+fn what_cannot_be_limited_is_refused() {
+    let f = Folder::new("limit-not");
+    let (root, leaf) = (f.root("root", 8 * MIB), f.image("leaf", 6 * MIB));
+    ubctl("limit {} 1M", &[&leaf]).refused(3, &["not formatted"]);
+    ubctl("format --root {} {}", &[&root, &leaf]).done();
+    ubctl("limit {} 1", &[&leaf]).refused(3, &["below one slab"]);
+    ubctl("limit {} much", &[&leaf]).refused(2, &["unknown unit"]);
+    ubctl("freeze {}", &[&leaf]).done();
+    let frozen = fs::read(&leaf).unwrap();
+    ubctl("limit {} 1M", &[&leaf]).refused(3, &["frozen"]);
+    assert!(fs::read(&leaf).unwrap() == frozen);
+}
