@@ -396,7 +396,7 @@ mod tests {
         assert_eq!(size_of::<Create>(), 576);
         assert_eq!(size_of::<Layer>(), 272);
         assert_eq!(size_of::<Remove>(), 16);
-        assert_eq!(size_of::<Status>(), 736);
+        assert_eq!(size_of::<Status>(), 744);
         assert_eq!(size_of::<LostCall>(), 48);
         assert_eq!(size_of::<Freeze>(), 304);
         assert_eq!(size_of::<Reset>(), 32);

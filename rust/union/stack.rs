@@ -19,11 +19,11 @@ use crate::{
     resources::Resources,
     stack_memory::StackPageLists,
     sys::{
-        bug::warn_on_once,
         atomic::{
             AtomicU32,
             Ordering::Relaxed, //
         },
+        bug::warn_on_once,
         digest::Sha256,
         mm::NoIo, //
     },

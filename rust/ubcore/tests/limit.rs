@@ -4,8 +4,8 @@
 //! changes nothing else.
 
 use sim::disk::{Counts, Random, SimDisk};
-use sim::inspect::lives::*;
 use sim::inspect::look;
+use sim::inspect::workloads::*;
 use sim::union::{load, SimUnion};
 use ubcore::alloc::{Allocated, Denied};
 use ubcore::attach::read_superblock;

@@ -4,7 +4,7 @@
 //! cost does not depend on what the leaf holds.
 
 use sim::disk::{Counts, Random, SimDisk};
-use sim::inspect::lives::*;
+use sim::inspect::workloads::*;
 use sim::inspect::{edit, edit_slots, look};
 use sim::oracle::{content as tagged, ROOT as OF_ROOT};
 use sim::union::{load, SimUnion};
@@ -76,13 +76,13 @@ fn use_more(u: &mut SimUnion) -> Result {
 }
 
 #[test]
-fn nothing_is_left_of_any_life() {
+fn nothing_is_left_of_any_workload() {
     let mut random = Random(72);
     let empty = empty();
     let mut replayed = 0;
-    for _ in 0..lives() {
+    for _ in 0..workloads() {
         let fails_at = Some(random.below(60));
-        let disk = life(&mut random, fails_at);
+        let disk = workload(&mut random, fails_at);
         let before = read_superblock(&mut disk.clone()).unwrap().superblock;
         replayed += u32::from(look(&disk).unwrap().totals.to_replay > 0);
         let after = reset_at_rest(&disk).unwrap();
@@ -102,12 +102,12 @@ fn nothing_is_left_of_any_life() {
 }
 
 #[test]
-fn nothing_is_left_after_many_lives_of_one_leaf() {
+fn nothing_is_left_after_many_workloads_of_one_leaf() {
     let mut random = Random(73);
     let empty = empty();
     let mut disk = SimDisk::new();
     sim::union::format(&mut disk, geometry());
-    for n in 0..lives() {
+    for n in 0..workloads() {
         disk.state.borrow_mut().power_fails_in = Some(random.below(90));
         disk.state.borrow_mut().random = Some(random.clone());
         let _ = attach(&disk).and_then(|mut u| {

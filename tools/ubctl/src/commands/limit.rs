@@ -8,7 +8,7 @@ use clap::Args;
 use serde::Serialize;
 use ubcore::abi::Status;
 use ubcore::attach;
-use ubcore::error::Side;
+use ubcore::error::Role;
 use ubcore::num::SECTOR_BYTES;
 
 use crate::control::{self, leaf_name, path_text, Control};
@@ -101,8 +101,8 @@ fn of_union(control: &Control, status: &Status, size: value_parser::Limit) -> Re
 /// Sets the limit of a leaf that is not attached. It has the old one until the core writes the
 /// first superblock slot, so the command may be interrupted at any time.
 fn of_leaf(path: &Path, size: value_parser::Limit) -> Result<LimitReport> {
-    let mut leaf = Device::open(path, Side::Leaf, Access::Exclusive)?;
-    refuse_union(&leaf, Side::Leaf)?;
+    let mut leaf = Device::open(path, Role::Leaf, Access::Exclusive)?;
+    refuse_union(&leaf, Role::Leaf)?;
     leaf.refuse_read_only()?;
     let probe = attach::read_superblock(&mut leaf).map_err(|e| sealed::no_leaf(&leaf, e))?;
     let g = probe.superblock.geometry;

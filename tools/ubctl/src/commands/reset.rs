@@ -8,7 +8,7 @@ use clap::Args;
 use serde::Serialize;
 use ubcore::abi::Status;
 use ubcore::attach;
-use ubcore::error::Side;
+use ubcore::error::Role;
 use ubcore::format::superblock::Superblock;
 use ubcore::num::SECTOR_BYTES;
 
@@ -101,8 +101,8 @@ fn reset_union(control: &Control, status: &Status, dry_run: bool) -> Result<Rese
 /// Resets a leaf that is not attached. It is as before until the core writes the first superblock
 /// slot, and empty from then on, so the command may be interrupted at any time.
 fn reset_leaf(path: &Path, dry_run: bool) -> Result<ResetReport> {
-    let mut leaf = Device::open(path, Side::Leaf, Access::Exclusive)?;
-    refuse_union(&leaf, Side::Leaf)?;
+    let mut leaf = Device::open(path, Role::Leaf, Access::Exclusive)?;
+    refuse_union(&leaf, Role::Leaf)?;
     leaf.refuse_read_only()?;
     let probe = attach::read_superblock(&mut leaf).map_err(|e| sealed::no_leaf(&leaf, e))?;
     let sb = probe.superblock.clone();
