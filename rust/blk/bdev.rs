@@ -89,8 +89,8 @@ unsafe impl Sync for BlockDevice {}
 impl BlockDevice {
     /// Opens a device for reading, shared with every other user that opens it by this function.
     ///
-    /// Returns `EBUSY` if another holder, such as a mount, has the device, or a union has it
-    /// exclusively. No other holder can claim the device afterwards.
+    /// Returns `EBUSY` if another holder, such as a mount, has the device, or a disk of this
+    /// module has it exclusively. No other holder can claim the device afterwards.
     ///
     /// Context: process; the path is looked up and permissions are checked as the current task.
     pub(crate) fn open_shared(path: &CStr, claims: &Arc<Claims>) -> Result<Self> {

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The claims of the unions on lower devices.
+//! The claims of this module's disks on lower devices.
 //!
-//! To the rest of the kernel there is one holder of all devices, this module. So no mount, device
-//! mapper or program claims a device of a union. Among the unions, this list decides. A claim of
-//! the kernel could not change from exclusive to shared, which a leaf that becomes a layer needs:
-//! it would have to end before the next one begins, and another holder could come in between.
+//! To the rest of the kernel there is one holder of all lower devices, this module. So no mount,
+//! device mapper or program claims one of them. Among the disks of this module, this list decides.
+//! A claim of the kernel cannot change from exclusive to shared: it must end before the next one
+//! begins, and another holder could come in between.
 
 use crate::sys::mm::NoIo;
 use kernel::{
@@ -64,7 +64,7 @@ impl Claims {
     /// Claims the device of an address. The device must stay open as long as the claim exists.
     /// Fails with `EBUSY` if a claim that exists does not permit this one.
     ///
-    /// Context: process. Allocates memory without I/O, because the I/O could be to a union whose
+    /// Context: process. Allocates memory without I/O, because the I/O could be to a disk whose
     /// requests wait for a holder of the lock.
     pub(super) fn claim(this: &Arc<Self>, device: usize, kind: Kind) -> Result<Claim> {
         let _no_io = NoIo::new();
@@ -92,7 +92,7 @@ impl Claims {
         let mut list = self.list.lock();
         let at = list.iter().position(|c| c.device == device);
         let Some((at, found)) = at.and_then(|at| Some((at, list.get_mut(at)?))) else {
-            pr_warn_once!("bug: a device that a union has claimed is not on the list\n");
+            pr_warn_once!("bug: a claimed device is not on the list of claims\n");
             return;
         };
         match kind {
@@ -155,10 +155,10 @@ mod tests {
     fn an_exclusive_claim_excludes_all_others() -> Result {
         let claims = Claims::new()?;
         let claim = |device, kind| Claims::claim(&claims, device, kind);
-        let leaf = claim(1, Kind::Exclusive)?;
+        let alone = claim(1, Kind::Exclusive)?;
         assert!(is_busy(claim(1, Kind::Exclusive)) && is_busy(claim(1, Kind::Shared)));
         let other = claim(2, Kind::Exclusive)?;
-        drop(leaf);
+        drop(alone);
         assert!(is_busy(claim(2, Kind::Shared)));
         drop(claim(1, Kind::Shared)?);
         drop(other);
@@ -180,21 +180,21 @@ mod tests {
     }
 
     #[test]
-    fn a_leaf_becomes_a_layer_without_a_moment_between() -> Result {
+    fn an_exclusive_claim_becomes_shared_without_a_moment_between() -> Result {
         let claims = Claims::new()?;
         let claim = |device, kind| Claims::claim(&claims, device, kind);
-        let leaf = claim(1, Kind::Exclusive)?;
-        let layer = leaf.share()?;
+        let alone = claim(1, Kind::Exclusive)?;
+        let shared = alone.share()?;
         assert!(is_busy(claim(1, Kind::Shared)));
-        drop(leaf);
+        drop(alone);
         assert!(is_busy(claim(1, Kind::Exclusive)));
-        let of_another_union = claim(1, Kind::Shared)?;
-        drop((layer, of_another_union));
-        // A freeze that fails ends the claim of the layer first.
-        let leaf = claim(1, Kind::Exclusive)?;
-        drop(leaf.share()?);
+        let of_another_disk = claim(1, Kind::Shared)?;
+        drop((shared, of_another_disk));
+        // A caller that fails ends the shared claim first.
+        let alone = claim(1, Kind::Exclusive)?;
+        drop(alone.share()?);
         assert!(is_busy(claim(1, Kind::Shared)));
-        drop(leaf);
+        drop(alone);
         assert!(claims.list.lock().is_empty());
         Ok(())
     }

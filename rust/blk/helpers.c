@@ -392,7 +392,7 @@ void ub_bio_zero(struct bio *bio, u32 skip, u32 sectors)
 /*
  * The holder of all devices of this module. No other holder can claim such a
  * device. Openers with this holder do not conflict with each other, so blk/claim.rs
- * decides between unions.
+ * decides between the disks of this module.
  */
 static char ub_holder;
 

@@ -9,10 +9,10 @@
 //! [`host`].
 //!
 //! Lock order: `Registry::unions`, `Stacks::list`, `Claims::list`, `gendisk::open_mutex`,
-//! `Union::metadata`, `Union::allocator`, `Reserve::spare`. The last two are spinlocks, and the only
-//! locks that the I/O path takes. No thread waits for I/O while it holds `Stacks::list` or
-//! `Claims::list`. No thread waits for I/O while it holds `Registry::unions`, except when the module
-//! is unloaded. A request holds no lock while its lower I/O is in flight.
+//! `Union::metadata`, `Union::allocator`, `Reserve::spare`. The last two are spinlocks, and the
+//! only locks that the I/O path takes. No thread waits for I/O while it holds `Stacks::list` or
+//! `Claims::list`. No thread waits for I/O while it holds `Registry::unions`, except when the
+//! module is unloaded. A request holds no lock while its lower I/O is in flight.
 
 mod attach;
 mod attributes;
@@ -303,8 +303,8 @@ impl Union {
     }
 }
 
-/// An attached union, by its disk. A freeze and a reset make another [`Union`] the queue data of the
-/// disk.
+/// An attached union, by its disk. A freeze and a reset make another [`Union`] the queue data of
+/// the disk.
 pub(crate) struct Attached {
     disk: GenDisk<Union>,
 }

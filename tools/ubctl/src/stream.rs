@@ -2,10 +2,11 @@
 
 //! A sealed layer as a stream: what `ubctl export` writes and `ubctl import` reads.
 //!
-//! One zstd frame, and in it, in this order: the magic number, the length of the head as 4 bytes and
-//! the head as JSON, records, and the end. A record is the number of a block of the layer (8 bytes),
-//! the number of blocks (4 bytes), and the blocks. In the end's place of a block is [`END`], and
-//! behind it the SHA-256 of everything before that. All numbers are little-endian.
+//! One zstd frame, and in it, in this order: the magic number, the length of the head as 4 bytes
+//! and the head as JSON, records, and the end. A record is the number of a block of the layer (8
+//! bytes), the number of blocks (4 bytes), and the blocks. The end is [`END`] in the place of the
+//! number of a block, and then the SHA-256 of everything before the digest. All numbers are
+//! little-endian.
 //!
 //! The blocks come in the order in which a layer is written, which is not ascending. A block that
 //! comes again takes the place of the first one, as block 0 does.

@@ -356,8 +356,8 @@ fn look(leaf: &mut Device) -> std::result::Result<Look, Error> {
     })
 }
 
-/// Adds a finding if the leaf lists other layers than those of its chain. Each block of the list may
-/// be sound by itself then, and attach refuses the leaf.
+/// Adds a finding if the leaf lists other layers than those of its chain. Each block of the list
+/// may be sound by itself then, and attach refuses the leaf.
 fn check_chain(leaf: &mut Device, sb: &Superblock, findings: &mut Vec<Finding>) {
     let kind = FindingKind::BelowList;
     let is_known = findings.iter().any(|f| f.kind == kind);

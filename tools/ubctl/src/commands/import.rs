@@ -62,8 +62,8 @@ pub struct ImportArgs {
     /// The root that the layer is for: a block device or an image. The word none stands for no root
     #[arg(long, value_parser = RootArg::parse, required_unless_present = "unchecked")]
     pub root: Option<RootArg>,
-    /// A layer that it lies on; repeated, the lowest first. ubctl adds the layers that the first one
-    /// lists, from their recorded paths
+    /// A layer that it lies on; repeated, the lowest first. ubctl adds the layers that the first
+    /// one lists, from their recorded paths
     #[arg(long = "layer", value_name = "LAYER", value_parser = LayerArg::parser())]
     pub layers: Vec<LayerArg>,
     /// Do not check what it lies on

@@ -48,8 +48,8 @@ Examples:
 #[derive(Debug, Args)]
 #[command(after_help = AFTER_HELP)]
 pub struct WatchArgs {
-    /// unionblkN, /dev/unionblkN, N, the leaf's name or UUID; it need not be there yet [default: all
-    /// unions]
+    /// unionblkN, /dev/unionblkN, N, the leaf's name or UUID; it need not be there yet [default:
+    /// all unions]
     pub unions: Vec<String>,
     /// Show only events of this kind; repeated
     #[arg(long = "event", value_name = "EVENT")]
