@@ -64,6 +64,7 @@ use crate::{
                 Refusal, //
             },
             chain::{
+                self,
                 ChainId,
                 LayerId,
                 Links,
@@ -143,16 +144,7 @@ struct LayerInfo {
     stand_in: Option<StandIn>,
     /// The size of the layer's union.
     sectors: u64,
-    /// The stack that a frozen leaf was formatted for.
-    made_on: Option<MadeOn>,
     kind: LayerKind,
-}
-
-/// The stack that a leaf was formatted for.
-#[derive(PartialEq)]
-struct MadeOn {
-    chain: ChainId,
-    root_sectors: u64,
 }
 
 /// Whether a layer is a frozen leaf or a sealed layer.
@@ -454,16 +446,14 @@ fn check_chain(
             if info.sectors > leaf.union_sectors() {
                 return Err(Error::TooLarge(Role::Layer, info.sectors));
             }
-            let below = MadeOn {
-                chain: links.chain_so_far(),
-                root_sectors: leaf.root_sectors(),
-            };
-            if info
-                .made_on
-                .as_ref()
-                .is_some_and(|made_on| *made_on != below)
-            {
-                return Err(Error::LayerIdentity);
+            if let LayerKind::Frozen(probe) = &info.kind {
+                let sb = &probe.superblock;
+                if sb.geometry.root_sectors() != leaf.root_sectors() {
+                    return Err(Error::LayerIdentity);
+                }
+                if sb.chain != links.chain_so_far() {
+                    layer.check_list(sb, &all, &mut buffer)?;
+                }
             }
             links.add::<Sha256>(&info.id, info.stand_in.as_ref())?;
             all.push(info, GFP_KERNEL).map_err(|_| Error::NoMemory)
@@ -475,6 +465,24 @@ fn check_chain(
 }
 
 impl LayerDevice {
+    /// Checks the layers below a frozen leaf against its own list, which can have layers for which
+    /// one of these stands.
+    fn check_list(
+        &self,
+        sb: &Superblock,
+        below: &[LayerInfo],
+        buffer: &mut MetadataBuffer,
+    ) -> Result {
+        let listed = listed_ids(&mut self.disk(buffer), sb)?;
+        let below = below.iter().map(|info| (&info.id, info.stand_in.as_ref()));
+        match chain::follow::<Sha256>(&listed, below) {
+            Ok(_) => Ok(()),
+            // The count is that of another leaf than the one that is attached.
+            Err(Error::LayerCount(..)) => Err(Error::LayerIdentity),
+            Err(e) => Err(e),
+        }
+    }
+
     /// Reads the properties of the layer. Of a sealed layer, verifies all but the data.
     fn read_info(&self, buffer: &mut MetadataBuffer) -> Result<LayerInfo> {
         let mut disk = self.disk(buffer);
@@ -493,10 +501,6 @@ impl LayerDevice {
             id: LayerId::Frozen(sb.uuid, seal),
             stand_in: None,
             sectors: sb.geometry.union_sectors(),
-            made_on: Some(MadeOn {
-                chain: sb.chain,
-                root_sectors: sb.geometry.root_sectors(),
-            }),
             kind: LayerKind::Frozen(KBox::new(probe, GFP_KERNEL).map_err(|_| Error::NoMemory)?),
         })
     }
@@ -512,7 +516,6 @@ impl LayerDevice {
             id: LayerId::Sealed(header.digest),
             stand_in,
             sectors: header.union_sectors,
-            made_on: None,
             kind: LayerKind::Sealed(header),
         })
     }

@@ -155,6 +155,24 @@ impl<'a> Links<'a> {
     }
 }
 
+/// Follows the list of a leaf with all the layers below it, the lowest first: the identity of each,
+/// and what it stands for. Returns their chain. Fails as [`Links`] does.
+///
+/// A layer below the leaf that is attached is followed with its own list. The two lists can differ:
+/// one has a sealed layer, the other the layers that it stands for.
+pub fn follow<'b, S: Sha256>(
+    listed: &[LayerId],
+    below: impl Iterator<Item = (&'b LayerId, Option<&'b StandIn>)>,
+) -> Result<ChainId> {
+    let mut links = Links::new(listed);
+    let mut given = 0u32;
+    for (id, stand_in) in below {
+        links.add::<S>(id, stand_in)?;
+        given = given.checked_add(1).ok_or(Error::Internal)?;
+    }
+    links.finish(given)
+}
+
 #[cfg(any(test, kernel))]
 #[cfg_attr(kernel, kernel::prelude::kunit_tests(unionblk_chain))]
 mod tests {

@@ -16,7 +16,7 @@ use ubcore::format::new_leaf::NewLeaf;
 use ubcore::format::superblock::Superblock;
 use ubcore::geometry::Geometry;
 use ubcore::leaf_block::LeafBlock;
-use ubcore::stack::chain::{ChainId, LayerId, Links, Seal, StandIn};
+use ubcore::stack::chain::{self, ChainId, LayerId, Seal, StandIn};
 use ubcore::stack::listed;
 
 fn layer(n: u8) -> ListedLayer {
@@ -245,11 +245,8 @@ fn a_root_that_cannot_be_is_damage_whatever_its_checksum() {
 
 /// Returns the chain that layers make below a leaf that lists `listed`.
 fn follow(listed: &[LayerId], given: &[(LayerId, Option<StandIn>)]) -> Result<ChainId> {
-    let mut links = Links::new(listed);
-    for (id, stand_in) in given {
-        links.add::<Sha256>(id, stand_in.as_ref())?;
-    }
-    links.finish(given.len() as u32)
+    let given = given.iter().map(|(id, stand_in)| (id, stand_in.as_ref()));
+    chain::follow::<Sha256>(listed, given)
 }
 
 #[test]
@@ -323,4 +320,33 @@ fn a_stand_in_takes_the_place_of_no_other_layers() {
             assert_eq!(follow(&other, &given(stand_in)), Err(Error::LayerIdentity));
         }
     }
+}
+
+/// A leaf lists a sealed layer, and a layer over that lists the layers for which it stands.
+#[test]
+fn each_layer_is_followed_with_its_own_list() {
+    let all = ids(&layers(4));
+    let sealed = LayerId::Sealed([0xee; 32]);
+    let stand_in = |below: &[LayerId], of: &[LayerId]| StandIn {
+        below: chain(below),
+        after: chain(&[below, of].concat()),
+        layers: of.len() as u32,
+    };
+    let low = (sealed, Some(stand_in(&[], &all[..2])));
+    let third = (all[2], None);
+    let listed = [sealed, all[2]];
+    assert_eq!(follow(&listed, &[low, third]), Ok(chain(&listed)));
+    assert_eq!(follow(&all[..2], &[low]), Ok(chain(&all[..2])));
+    // A layer that was made on the sealed layer itself, with two more between.
+    let made_on = [sealed, all[2], all[3]];
+    let both = LayerId::Sealed([0xdd; 32]);
+    let high = (both, Some(stand_in(&[sealed], &all[2..])));
+    assert_eq!(follow(&made_on, &[low, high]), Ok(chain(&made_on)));
+    let listed = [sealed, both];
+    assert_eq!(follow(&listed, &[low, high]), Ok(chain(&listed)));
+    // What was made on other layers is refused.
+    let other = [all[0], all[3]];
+    assert_eq!(follow(&other, &[low]), Err(Error::LayerIdentity));
+    assert_eq!(follow(&all[..1], &[low]), Err(Error::LayerIdentity));
+    assert_eq!(follow(&all[..3], &[low]), Err(Error::LayerCount(2, 1)));
 }

@@ -9,7 +9,7 @@ use ubcore::format::below_list::{
 };
 use ubcore::format::superblock::Superblock;
 use ubcore::geometry::{Geometry, BLOCK_BYTES};
-use ubcore::stack::chain::{ChainId, LayerId, Links, Seal, StandIn, LAYERS_MAX};
+use ubcore::stack::chain::{follow, ChainId, LayerId, Seal, StandIn, LAYERS_MAX};
 
 use crate::source::Source;
 
@@ -190,18 +190,16 @@ fn links(source: &mut Source<'_>) {
         ids.iter()
             .fold(ChainId::BOTTOM, |c, id| c.with::<Sha256>(id))
     };
-    let mut links = Links::new(&listed);
-    let added = all.iter().try_for_each(|layer| {
-        let stand_in = layer
-            .stand_in
-            .as_ref()
-            .map(|(below, after, layers)| StandIn {
-                below: chain(below),
-                after: chain(after),
-                layers: *layers,
-            });
-        links.add::<Sha256>(&layer.id, stand_in.as_ref())
-    });
-    let found = added.and_then(|()| links.finish(all.len() as u32));
+    let stand_in = |layer: &Given| {
+        let (below, after, layers) = layer.stand_in.as_ref()?;
+        Some(StandIn {
+            below: chain(below),
+            after: chain(after),
+            layers: *layers,
+        })
+    };
+    let stand_ins: Vec<_> = all.iter().map(stand_in).collect();
+    let below = all.iter().zip(&stand_ins);
+    let found = follow::<Sha256>(&listed, below.map(|(l, s)| (&l.id, s.as_ref())));
     assert_eq!(found, model(&listed, &all).map(|ids| chain(&ids)));
 }

@@ -12,7 +12,7 @@ use ubcore::attach;
 use ubcore::error::{Error, Role};
 use ubcore::format::below_list::{Listed, ListedLayer, PathField, PATH_BYTES};
 use ubcore::format::superblock::Superblock;
-use ubcore::stack::chain::{ChainId, LayerId, Links, StandIn, LAYERS_MAX};
+use ubcore::stack::chain::{self, ChainId, LayerId, StandIn, LAYERS_MAX};
 use ubcore::stack::listed;
 
 use crate::device::{refuse_union, Access, Device};
@@ -219,19 +219,11 @@ fn refuse_other_layers(device: &Device, sb: &Superblock, below: &[OpenLayer]) ->
     let refused = |e| Err(Fail::core(&made_on(device, sb), e));
     let listed = list_of(device)?;
     let listed: Vec<LayerId> = listed.iter().map(|layer| layer.id).collect();
-    let mut links = Links::new(&listed);
-    for layer in below {
-        if let Err(e) = links.add::<Sha256>(&layer.id, layer.stand_in.as_ref()) {
-            let (want, found) = (listed.len() as u64, below.len() as u64);
-            return refused(if want == found {
-                e
-            } else {
-                Error::LayerCount(want, found)
-            });
-        }
-    }
-    match links.finish(u32::try_from(below.len()).unwrap_or(u32::MAX)) {
+    let (want, found) = (listed.len() as u64, below.len() as u64);
+    let given = below.iter().map(|l| (&l.id, l.stand_in.as_ref()));
+    match chain::follow::<Sha256>(&listed, given) {
         Ok(_) => Ok(()),
+        Err(Error::LayerIdentity) if want != found => refused(Error::LayerCount(want, found)),
         Err(e) => refused(e),
     }
 }

@@ -5,7 +5,7 @@
 
 use map_memory::sha256::Sha256;
 use ubcore::error::Error;
-use ubcore::stack::chain::{ChainId, LayerId, Links, StandIn, LAYERS_MAX};
+use ubcore::stack::chain::{self, ChainId, LayerId, Links, StandIn, LAYERS_MAX};
 
 use crate::below;
 use crate::error::{Fail, Result};
@@ -135,16 +135,9 @@ fn stand_in(layers: &[ListingLayer]) -> Result<StandIn> {
 
 /// Checks that the list of a frozen leaf is `below` and then `given`.
 fn follow(listed: &[LayerId], below: &[LayerId], given: &[ListingLayer]) -> ubcore::error::Result {
-    let mut links = Links::new(listed);
-    for id in below {
-        links.add::<Sha256>(id, None)?;
-    }
-    for layer in given {
-        links.add::<Sha256>(&layer.id, layer.stand_in.as_ref())?;
-    }
-    let all = below.len() + given.len();
-    let all = u32::try_from(all).map_err(|_| Error::Internal)?;
-    links.finish(all).map(|_| ())
+    let below = below.iter().map(|id| (id, None));
+    let given = given.iter().map(|l| (&l.id, l.stand_in.as_ref()));
+    chain::follow::<Sha256>(listed, below.chain(given)).map(|_| ())
 }
 
 #[cfg(test)]
