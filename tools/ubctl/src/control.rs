@@ -2,6 +2,7 @@
 
 //! The control device, /dev/unionblk-control.
 
+mod fields;
 mod layers;
 
 use std::cell::RefCell;
@@ -14,8 +15,9 @@ use rustix::io::Errno;
 use serde_json::json;
 use ubcore::abi::{self, Create, FeaturesCall, Layer, LostCall, Remove, Status};
 use ubcore::error::{Error, Role};
-use ubcore::format::name::{is_union_word, LeafName, UNION_PREFIX};
+use ubcore::format::name::{is_union_word, UNION_PREFIX};
 
+pub use self::fields::{leaf_name, path_text, put_path, root_text};
 use self::layers::layer_of;
 use crate::error::{self, Fail, Result, BUSY, FAILED};
 use crate::holders::{self, Tried};
@@ -415,31 +417,6 @@ fn device_of(word: &str) -> Option<(u32, u32)> {
     let rdev = meta.rdev();
     let is_block = meta.file_type().is_block_device();
     is_block.then(|| (rustix::fs::major(rdev), rustix::fs::minor(rdev)))
-}
-
-/// Returns the name of a union's leaf, if it has one.
-pub fn leaf_name(s: &Status) -> Option<String> {
-    LeafName::from_field(s.name).and_then(output::name)
-}
-
-/// Returns a path that the driver gave, for people.
-pub fn path_text(field: &[u8; abi::PATH_BYTES]) -> String {
-    String::from_utf8_lossy(abi::path(field).unwrap_or_default()).into_owned()
-}
-
-/// Puts a path into a field of the driver's structure.
-pub fn put_path(field: &mut [u8; abi::PATH_BYTES], path: &Path) -> Result {
-    abi::set_path(field, path.as_os_str().as_bytes()).ok_or_else(|| {
-        Fail::new(
-            FAILED,
-            "path_too_long",
-            format!(
-                "{}: the path is longer than the {} bytes that the driver takes: use a shorter one",
-                path.display(),
-                abi::PATH_BYTES - 1
-            ),
-        )
-    })
 }
 
 #[cfg(test)]

@@ -244,7 +244,7 @@ fn report(args: &CreateArgs, status: &Status, lost: &[SectorRange], json: bool) 
         "id": status.id,
         "uuid": output::uuid(&status.uuid),
         "leaf_name": control::leaf_name(status),
-        "root": control::path_text(&status.root),
+        "root": control::root_text(status),
         "leaf": control::path_text(&status.leaf),
         "root_image": loopdev::behind(&control::path_text(&status.root)),
         "leaf_image": loopdev::behind(&control::path_text(&status.leaf)),

@@ -14,7 +14,7 @@ use ubcore::error::Error;
 
 use crate::backing::{Backing, ImageSpace};
 use crate::below::RootArg;
-use crate::control::{leaf_name, path_text, Control, PREFIX};
+use crate::control::{self, leaf_name, path_text, Control, PREFIX};
 use crate::error::{reason_of, Result};
 use crate::loopdev;
 use crate::output::{self, size};
@@ -94,7 +94,7 @@ impl Shown {
 
     /// Returns the root's path, if there is a root.
     fn root(&self) -> Option<String> {
-        Some(path_text(&self.status.root)).filter(|path| !path.is_empty())
+        control::root_text(&self.status)
     }
 
     /// Returns the root's device, and the image if there is one.

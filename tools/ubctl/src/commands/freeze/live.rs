@@ -95,8 +95,7 @@ fn below(
     sb: &Superblock,
     (path, seal): (&Path, Seal),
 ) -> Result<Opened> {
-    let root = Some(path_text(&status.root)).filter(|path| !path.is_empty());
-    let root = root.map(|path| {
+    let root = control::root_text(status).map(|path| {
         let open = Device::open(Path::new(&path), Role::Root, Access::Read)?;
         let name = loopdev::behind(&path).unwrap_or(path);
         Ok(open.called(Path::new(&name)))
