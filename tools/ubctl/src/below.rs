@@ -407,7 +407,10 @@ pub fn listed_root(leaf: &Device, sb: &Superblock) -> Result<PathBuf> {
         return Err(refused(USAGE, "usage", why));
     }
     let was = format!("which was {}", output::path(&path));
-    let gone = |fail: Fail| refused(fail.code, fail.reason, format!("{was}, but {fail}"));
+    let gone = |fail: Fail| {
+        let why = format!("{was}, but {}", fail.of_listed_path());
+        refused(fail.code, fail.reason, why)
+    };
     let root = Device::open(&path, Role::Root, Access::Read).map_err(gone)?;
     if root.sectors() != sectors {
         let why = format!("{was}, where a device of {} sectors is now", root.sectors());
@@ -421,18 +424,38 @@ pub fn listed_root(leaf: &Device, sb: &Superblock) -> Result<PathBuf> {
     Ok(path)
 }
 
-/// Returns where the layers that a leaf or a frozen leaf lists were when it was formatted.
-pub fn listed_by(leaf: &Device) -> Result<Vec<LayerArg>> {
+/// What to do about layers that are not where they were.
+pub const NAME_ALL: &str = "name all layers with --layer, the lowest first";
+/// The same for a command with places to look.
+pub const NAME_ALL_OR_LOOK: &str =
+    "name all layers with --layer, the lowest first, or with --in where to look for them";
+
+/// Returns where the layers that a leaf or a frozen leaf lists were when it was formatted. Refuses
+/// the list if one of the paths leads nowhere; `next` says what to do then.
+pub fn listed_by(leaf: &Device, next: &str) -> Result<Vec<LayerArg>> {
     let list = list_of(leaf)?;
     let all: Option<Vec<LayerArg>> = list.iter().map(LayerArg::listed).collect();
-    all.ok_or_else(|| {
+    let all = all.ok_or_else(|| {
         let text = format!(
-            "{}: it does not say where its layers were: name all of them with --layer, the lowest \
-             first",
+            "{}: it does not say where its layers were: {NAME_ALL}",
             leaf.name()
         );
         Fail::new(REFUSED, "layer_count", text)
-    })
+    })?;
+    for (n, (layer, at)) in (1..).zip(list.iter().zip(&all)) {
+        at.open().map_err(|fail| {
+            let text = format!(
+                "{} lies on layer {n} of {}, {}, which was {}, but {}; {next}",
+                leaf.name(),
+                list.len(),
+                output::layer(&layer.id),
+                at.name(),
+                fail.of_listed_path()
+            );
+            Fail::new(fail.code, fail.reason, text)
+        })?;
+    }
+    Ok(all)
 }
 
 /// Returns the layers for a new leaf: the ones given, and below the first of them the ones that it
@@ -447,7 +470,7 @@ pub fn with_listed(given: &[LayerArg]) -> Result<Vec<LayerArg>> {
     let below = if is_sealed {
         Vec::new()
     } else {
-        listed_by(&device)?
+        listed_by(&device, NAME_ALL)?
     };
     on_top(below, given)
 }

@@ -22,6 +22,9 @@ pub const REFUSED: u8 = 3;
 /// Another process holds what is needed.
 pub const BUSY: u8 = 4;
 
+/// The advice about a path that leads nowhere.
+const CHECK_NAME: &str = ": check the name";
+
 /// A command's failure.
 #[derive(Debug)]
 pub struct Fail {
@@ -96,7 +99,7 @@ impl Fail {
             Some(Errno::NOENT | Errno::NXIO | Errno::NODEV) => Fail::new(
                 FAILED,
                 "not_found",
-                format!("cannot {what} {path}: {text}: check the name"),
+                format!("cannot {what} {path}: {text}{CHECK_NAME}"),
             ),
             Some(Errno::IO) => Fail::new(
                 FAILED,
@@ -105,6 +108,12 @@ impl Fail {
             ),
             _ => Fail::new(FAILED, "io", format!("cannot {what} {path}: {text}")),
         }
+    }
+
+    /// Returns the message about a path that a leaf lists. No user gave it, so none can check it.
+    pub fn of_listed_path(&self) -> &str {
+        let short = self.message.strip_suffix(CHECK_NAME);
+        short.unwrap_or(&self.message)
     }
 
     /// Adds what `--json` shows beside the error.

@@ -9,6 +9,7 @@ use std::path::Path;
 use serde::Serialize;
 use ubcore::format::features::Features;
 use ubcore::format::name::LeafName;
+use ubcore::stack::chain::LayerId;
 
 use crate::error::{Fail, Result, FAILED};
 
@@ -114,6 +115,14 @@ pub fn size(sectors: u64) -> String {
 pub fn counted(n: impl Into<u64>, noun: &str) -> String {
     let n = n.into();
     format!("{n} {noun}{}", if n == 1 { "" } else { "s" })
+}
+
+/// Returns what a layer is, in a few words.
+pub fn layer(id: &LayerId) -> String {
+    match id {
+        LayerId::Frozen(id, _) => format!("frozen {}", uuid(id)),
+        LayerId::Sealed(digest) => format!("sealed {}", hex(digest)),
+    }
 }
 
 /// Returns a leaf's name, as JSON shows it: `null` for a leaf without a name.

@@ -55,7 +55,7 @@ impl Given<'_> {
     pub fn listed_by(&self, leaf: &Device) -> Result<Vec<LayerArg>> {
         match self.places()? {
             Some(places) => places.layers(&below::list_of(leaf)?),
-            None => below::listed_by(leaf),
+            None => below::listed_by(leaf, below::NAME_ALL_OR_LOOK),
         }
     }
 

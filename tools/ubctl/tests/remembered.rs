@@ -181,3 +181,46 @@ fn a_damaged_list_with_only_the_root_is_repaired_without_the_path() {
     assert_eq!(ubctl("check {} --root {}", &[&leaf, &root]).code, 0);
     assert_eq!(root_path(&leaf), "");
 }
+
+#[test]
+fn a_layer_that_has_moved_is_named_with_its_leaf() {
+    let f = Folder::new("remembered-layer");
+    let root = f.root("root", 16 * MIB);
+    let [low, high, leaf, new] = ["low", "high", "leaf", "new"].map(|n| f.image(n, 8 * MIB));
+    ubctl("format --root {} {}", &[&root, &low]).done();
+    ubctl("freeze {}", &[&low]).done();
+    let words = "format --root {} --layer {} {}";
+    ubctl(words, &[&root, &low, &high]).done();
+    ubctl("freeze {}", &[&high]).done();
+    ubctl(words, &[&root, &high, &leaf]).done();
+    let uuid = ubctl("--json dump {}", &[&leaf]).done().json()["layers"][1].clone();
+    assert_eq!(uuid["path"], high.to_str().unwrap());
+    fs::rename(&high, f.path("moved")).unwrap();
+    let out = f.path("out");
+    let said = ubctl("publish --leaf {} {}", &[&leaf, &out]);
+    let text = format!(
+        "{} lies on layer 2 of 2, frozen {}, which was {}, but cannot open {}: No such file or \
+         directory; name all layers with --layer, the lowest first, or with --in where to look",
+        leaf.display(),
+        uuid["uuid"].as_str().unwrap(),
+        high.display(),
+        high.display()
+    );
+    said.refused(1, &[&text]);
+    // The root's message has no advice about the name either.
+    fs::rename(f.path("moved"), &high).unwrap();
+    fs::rename(&root, f.path("other")).unwrap();
+    let said = ubctl("publish --leaf {} {}", &[&leaf, &out]);
+    said.refused(1, &["No such file or directory; name the root with --root"]);
+    // A format has no places to look.
+    fs::rename(&low, f.path("moved")).unwrap();
+    let said = ubctl(words, &[&f.path("other"), &high, &new]);
+    assert!(!said.err.contains("--in"), "{}", said.err);
+    said.refused(
+        1,
+        &[
+            "high lies on layer 1 of 1, frozen ",
+            "name all layers with --layer",
+        ],
+    );
+}

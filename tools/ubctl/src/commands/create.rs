@@ -194,7 +194,8 @@ fn layers(args: &CreateArgs) -> Result<Vec<LayerArg>> {
     if args.format {
         below::with_listed(&args.layers)
     } else if args.layers.is_empty() && is_layered(&args.leaf) {
-        below::listed_by(&Device::open(&args.leaf, Role::Leaf, Access::Read)?)
+        let leaf = Device::open(&args.leaf, Role::Leaf, Access::Read)?;
+        below::listed_by(&leaf, below::NAME_ALL_OR_LOOK)
     } else {
         Ok(args.layers.clone())
     }
