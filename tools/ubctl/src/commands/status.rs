@@ -82,6 +82,16 @@ impl Shown {
         }
     }
 
+    /// Returns the union's number.
+    pub fn id(&self) -> u32 {
+        self.status.id
+    }
+
+    /// Returns the number of layers that the union has open.
+    pub fn layers(&self) -> u32 {
+        self.status.layers
+    }
+
     /// Returns the union's size in sectors.
     pub fn sectors(&self) -> u64 {
         self.status.sectors
