@@ -341,7 +341,10 @@ impl fmt::Display for Error {
             Frozen => f.write_str("the leaf is frozen, so it is a layer and is never written again: make a leaf on it with ubctl format --layer, or read it with ubctl create --read-only"),
             NotFrozen => f.write_str("the leaf is not frozen, so it cannot be a layer: detach it and run ubctl freeze"),
             LayerCount(_, found) if found > u64::from(LAYERS_MAX) => write!(f, "{found} layers are too many, because a leaf lies on {LAYERS_MAX} at most: merge some of them with ubctl squash"),
-            LayerCount(want, found) => write!(f, "the leaf was made on {want} layers, and {found} were given: give all of them, the lowest first"),
+            LayerCount(want, found) => {
+                let (s, were) = (if want == 1 { "" } else { "s" }, if found == 1 { "was" } else { "were" });
+                write!(f, "the leaf was made on {want} layer{s}, and {found} {were} given: give all of them, the lowest first")
+            }
             LayerIdentity => f.write_str("the layer is not the one that the leaf was made on: give the layers that ubctl dump lists for the leaf, in that order"),
             UnionSize(want, found) => write!(f, "the new leaf makes a union of {found} sectors, and this one has {want}: format the leaf with ubctl format --size for {want} sectors"),
             BlockSize(want, found) => write!(f, "the union has logical blocks of {want} bytes, and on the new leaf it would have {found}: use a leaf on a device with blocks of at most {want} bytes"),

@@ -86,7 +86,7 @@ fn layers_that_do_not_fit_are_refused_before_the_first_write() {
     let other = format(&f, "other", "--root {} --layer {}", &[&root, &one]);
     freeze(&other);
     let both = "format --root {} --layer {} --layer {} --layer {} {}";
-    ubctl(both, &[&root, &one, &two, &other, &leaf]).refused(3, &["other", "made on 1 layers"]);
+    ubctl(both, &[&root, &one, &two, &other, &leaf]).refused(3, &["other", "made on 1 layer,"]);
     // Another root.
     let second = f.root("second", 16 * MIB);
     put(&second, 0, b"changed");

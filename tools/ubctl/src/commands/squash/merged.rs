@@ -11,6 +11,7 @@ use super::super::verify;
 use super::order;
 use crate::device::Device;
 use crate::error::{Fail, Result};
+use crate::output;
 use crate::sealing::Sealing;
 use crate::stack::{Member, OpenStack};
 use crate::target::Target;
@@ -43,7 +44,7 @@ impl Merged {
             }
         }
         let stack = OpenStack::new(None, members)?;
-        let what = format!("{} layers", stack.members.len());
+        let what = output::counted(stack.members.len() as u64, "layer");
         Ok(Merged {
             stand_in,
             data_sectors: data_sectors(&stack).map_err(|e| Fail::core(&what, e))?,
