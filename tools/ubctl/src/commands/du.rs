@@ -6,11 +6,12 @@ use clap::Args;
 use serde::Serialize;
 use ubcore::stack::chain::LayerId;
 
+use crate::device::Device;
 use crate::error::{Fail, Result};
 use crate::layer_arg::LayerArg;
-use crate::loaded;
 use crate::output::{self, size};
 use crate::stack::{From, Member, OpenStack};
+use crate::{loaded, probe};
 
 const AFTER_HELP: &str = "\
 DATA and ZEROES are what a layer maps. SPACE is what it takes of its device:
@@ -19,7 +20,7 @@ the data that no higher one of the layers hides, and VISIBLE ZEROES likewise. Th
 layers count in the order given, and all are only read.
 
 Exits with 3 if one is neither a leaf nor a sealed layer, damaged, or a leaf whose
-union was not detached.
+union was not detached, and with 4 if a leaf that is not frozen is in use.
 
 Examples:
   ubctl du web-01.sealed
@@ -59,7 +60,7 @@ struct LayerUsage {
 
 /// Runs the command.
 pub fn run(args: &DuArgs, json: bool) -> Result {
-    let devices = args.layers.iter().map(LayerArg::open);
+    let devices = args.layers.iter().map(open);
     let devices = devices.collect::<Result<_>>()?;
     let members = OpenStack::members(devices)?;
     for member in &members {
@@ -73,6 +74,15 @@ pub fn run(args: &DuArgs, json: bool) -> Result {
         return output::json(&report);
     }
     output::text(&text(&report))
+}
+
+/// Opens a leaf or a layer. Claims a leaf that is not frozen, so that a union that uses it is named.
+fn open(layer: &LayerArg) -> Result<Device> {
+    let device = layer.open()?;
+    match probe::superblock(&device) {
+        Some(sb) if sb.frozen.is_none() && layer.offset == 0 => loaded::open_at_rest(&layer.path),
+        _ => Ok(device),
+    }
 }
 
 fn report(stack: &OpenStack) -> ubcore::error::Result<DuReport> {
