@@ -76,7 +76,8 @@ pub fn run(args: &DuArgs, json: bool) -> Result {
     output::text(&text(&report))
 }
 
-/// Opens a leaf or a layer. Claims a leaf that is not frozen, so that a union that uses it is named.
+/// Opens a leaf or a layer. Claims a leaf that is not frozen, so that the error names a union that
+/// uses it.
 fn open(layer: &LayerArg) -> Result<Device> {
     let device = layer.open()?;
     match probe::superblock(&device) {

@@ -183,7 +183,7 @@ fn layers_of(args: &MapArgs, leaf: &Device, nodes: &[PathBuf]) -> Result<Vec<Lay
     }
     // A sealed layer that stands in for listed ones is not found among the nodes.
     let found = Places::new(nodes)?.layers(&list);
-    found.or_else(|_| below::listed_by(leaf))
+    found.or_else(|_| below::listed_by(leaf, below::NAME_ALL_OR_LOOK))
 }
 
 /// Merges what the layers and the top map. `union` has the names of a union and of its root.

@@ -11,7 +11,7 @@ use ubcore::error::Error;
 use super::{not_there, path_text, Control, PREFIX};
 use crate::error::{Fail, Result};
 use crate::holders::Tried;
-use crate::{ioctl, layer_arg};
+use crate::{ioctl, layer_arg, loopdev};
 
 impl Control {
     /// Freezes the leaf of a union. `what` names the new leaf.
@@ -77,7 +77,9 @@ pub(super) fn layer_of<'a>(request: &Create, layers: &'a [Layer]) -> Option<(u32
 pub(super) fn named(request: &Create, layers: &[Layer], what: &str) -> String {
     match layer_of(request, layers) {
         Some((n, layer)) => {
-            let path = path_text(&layer.path);
+            // The loop device of an image goes when the attach has failed.
+            let node = path_text(&layer.path);
+            let path = loopdev::behind(&node).unwrap_or(node);
             format!(
                 "layer {n}, {}",
                 layer_arg::name(Path::new(&path), layer.offset)

@@ -83,8 +83,8 @@ struct OpenLayer {
     stand_in: Option<StandIn>,
 }
 
-/// Returns the layers that a union has open. If they cannot be read, returns those that its leaf
-/// lists, with the paths that they had at format.
+/// Returns the layers that a union has open. If they cannot be read, returns the layers that its
+/// leaf lists, with the paths that they had at format.
 fn layers(union: &Shown, listed: &[ListedLayer]) -> Vec<TreeNode> {
     let nodes = sysfs::slave_nodes(union.id());
     let open: Vec<OpenLayer> = nodes.iter().flat_map(|node| on_device(node)).collect();
