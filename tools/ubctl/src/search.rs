@@ -25,7 +25,8 @@ pub struct Given<'a> {
     pub root: Option<&'a RootArg>,
     /// The layers, the lowest first.
     pub layers: &'a [LayerArg],
-    /// Where to look. If empty, all is looked for where it was when the leaf was formatted.
+    /// Where to look first. What is not there is looked for where it was when the leaf was
+    /// formatted.
     pub places: &'a [PathBuf],
 }
 
@@ -45,8 +46,11 @@ impl Given<'_> {
             return Ok(RootArg(None));
         }
         let root = match self.places()? {
-            Some(places) => places.root(&sb)?,
             None => below::listed_root(leaf, &sb)?,
+            Some(places) => match places.root(&sb)? {
+                Some(root) => root,
+                None => below::listed_root(leaf, &sb).map_err(|_| nowhere("the root"))?,
+            },
         };
         Ok(RootArg(Some(root)))
     }
@@ -152,26 +156,30 @@ impl Places {
         Ok(Places(all))
     }
 
-    /// Returns the layers of a list. A layer that stands in for one of them is not taken, because
-    /// only its maker says so.
+    /// Returns the layers of a list, from the places, or from where they were. A layer that stands
+    /// in for one of them is not taken, because only its maker says so.
     pub fn layers(&self, list: &[ListedLayer]) -> Result<Vec<LayerArg>> {
         let mut layers = Vec::new();
         for (n, layer) in (1..).zip(list) {
             let is_it = |c: &&Candidate| matches!(c.what, What::Layer(id) if id == layer.id);
             let found: Vec<&Candidate> = self.0.iter().filter(is_it).collect();
-            let was = LayerArg::listed(layer).map(|was| format!(", which was {}", was.name()));
-            let what = format!("layer {n}{}", was.unwrap_or_default());
-            layers.push(only(&found, &what)?);
+            let was = LayerArg::listed(layer);
+            let name = was
+                .as_ref()
+                .map(|was| format!(", which was {}", was.name()));
+            let what = format!("layer {n}{}", name.unwrap_or_default());
+            let at = only(&found, &what)?.or(was.filter(|was| is_layer(was, &layer.id)));
+            layers.push(at.ok_or_else(|| nowhere(&what))?);
         }
         Ok(layers)
     }
 
     /// Returns the root of the leaf that `sb` describes: the device or image of its size with the
-    /// content that its digest says.
-    pub fn root(&self, sb: &Superblock) -> Result<PathBuf> {
+    /// content that its digest says. Returns `None` if it is in none of the places.
+    fn root(&self, sb: &Superblock) -> Result<Option<PathBuf>> {
         let is_it = |c: &&Candidate| matches!(c.what, What::Other) && is_root(&c.at.path, sb);
         let found: Vec<&Candidate> = self.0.iter().filter(is_it).collect();
-        only(&found, "the root").map(|root| root.path)
+        Ok(only(&found, "the root")?.map(|root| root.path))
     }
 }
 
@@ -217,16 +225,34 @@ fn is_root(path: &Path, sb: &Superblock) -> bool {
     })
 }
 
-/// Returns the one that was found. Refuses if there is none, and if it is unclear which one is
-/// meant.
-fn only(found: &[&Candidate], what: &str) -> Result<LayerArg> {
+/// Returns whether a layer is where a leaf lists it.
+fn is_layer(at: &LayerArg, id: &LayerId) -> bool {
+    let Ok(device) = at.open() else {
+        return false;
+    };
+    let found = match probe::superblock(&device) {
+        Some(sb) => sb.frozen.map(|seal| LayerId::Frozen(sb.uuid, seal)),
+        None => {
+            let sealed = sealed::open_if_there(&device).ok().flatten();
+            sealed.map(|sealed| LayerId::Sealed(sealed.header.digest))
+        }
+    };
+    found == Some(*id)
+}
+
+fn nowhere(what: &str) -> Fail {
+    let text = format!(
+        "{what}: it is in none of the places of --in, nor where it was: name another place, or its \
+         path"
+    );
+    Fail::new(REFUSED, "not_in_places", text)
+}
+
+/// Returns the one that was found, if there is one. Refuses if it is unclear which one is meant.
+fn only(found: &[&Candidate], what: &str) -> Result<Option<LayerArg>> {
     match found {
-        [one] => Ok(one.at.clone()),
-        [] => Err(Fail::new(
-            REFUSED,
-            "not_in_places",
-            format!("{what}: it is in none of the places of --in: name another place, or its path"),
-        )),
+        [one] => Ok(Some(one.at.clone())),
+        [] => Ok(None),
         several => {
             let list = several.iter().map(|c| c.at.name());
             let list: Vec<String> = list.collect();

@@ -453,9 +453,25 @@ fn what_lies_below_is_found_by_diff() {
     let place = moved(&f, "place", &[&root, &one]);
     ubctl("diff {} {}", &[&two, &three]).refused(1, &["made on a root", "--in"]);
     let line = "diff --in {} {} {}";
-    ubctl(line, &[&place, &two, &three]).refused(3, &["in none of the places"]);
-    fs::rename(&two, place.join("two")).unwrap();
     let json = "diff --in {} {} {} --json";
+    // What has not moved is found where it was: here the second layer, and then the root.
+    assert_eq!(differ(json, &[&place, &two, &three]), 16);
+    fs::rename(place.join(root.file_name().unwrap()), &root).unwrap();
+    assert_eq!(differ(json, &[&place, &two, &three]), 16);
+    // Another root or layer there is not taken.
+    fs::rename(&two, place.join("two")).unwrap();
+    fs::rename(&root, place.join("root")).unwrap();
+    fs::rename(place.join(one.file_name().unwrap()), f.path("away")).unwrap();
+    fs::copy(&leaf, &one).unwrap();
+    let gone = ["layer 1, which was ", "nor where it was"];
+    ubctl(line, &[&place, &place.join("two"), &three]).refused(3, &gone);
+    fs::rename(f.path("away"), place.join("one")).unwrap();
+    fs::copy(&of_two_roots, &root).unwrap();
+    put(&root, 0, b"another root");
+    fs::rename(place.join("root"), f.path("away")).unwrap();
+    let gone = ["the root: ", "nor where it was"];
+    ubctl(line, &[&place, &place.join("two"), &three]).refused(3, &gone);
+    fs::rename(f.path("away"), place.join("root")).unwrap();
     assert_eq!(differ(json, &[&place, &place.join("two"), &three]), 16);
     fs::copy(place.join("two"), place.join("copy")).unwrap();
     ubctl(line, &[&place, &place.join("two"), &three]).refused(3, &["could be each of"]);

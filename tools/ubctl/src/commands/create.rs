@@ -49,8 +49,8 @@ pub struct CreateArgs {
     /// leaf were when it was formatted]
     #[arg(long = "layer", value_name = "LAYER", value_parser = LayerArg::parser())]
     pub layers: Vec<LayerArg>,
-    /// Where to find the root and the layers that are not given, by what the leaf says of them: a
-    /// directory, a device or an image; repeated
+    /// Where to look for the root and the layers that are not given, by what the leaf says of them:
+    /// a directory, a device or an image; repeated. What is not there is looked for where it was
     #[arg(long = "in", value_name = "PLACE", conflicts_with = "format")]
     pub places: Vec<PathBuf>,
     /// The leaf: a block device or an image, for this union only
@@ -166,8 +166,8 @@ pub fn run(args: &CreateArgs, json: bool) -> Result {
     report(args, &status, &lost, json)
 }
 
-/// Returns the root and the layers: the given ones, or the ones found in the places, or without
-/// places where they were.
+/// Returns the root and the layers: the given ones, or the ones found in the places or where they
+/// were.
 fn root_and_layers(args: &CreateArgs) -> Result<(RootArg, Vec<LayerArg>)> {
     if let (Some(root), []) = (&args.root, &args.places[..]) {
         return Ok((root.clone(), layers(args)?));

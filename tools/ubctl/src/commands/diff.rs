@@ -48,8 +48,8 @@ pub struct DiffArgs {
     /// What a sealed A or B lies on; repeated, the lowest first
     #[arg(long = "layer", value_name = "LAYER", value_parser = LayerArg::parser())]
     pub layers: Vec<LayerArg>,
-    /// Where to find the root and the layers of a leaf, by what the leaf says of them: a directory,
-    /// a device or an image; repeated [default: where they were]
+    /// Where to look for the root and the layers of a leaf, by what the leaf says of them: a
+    /// directory, a device or an image; repeated. What is not there is looked for where it was
     #[arg(long = "in", value_name = "PLACE")]
     pub places: Vec<PathBuf>,
     /// A leaf, detached or frozen, or a sealed layer

@@ -49,8 +49,8 @@ pub struct PublishArgs {
     /// formatted]
     #[arg(long = "layer", value_name = "LAYER", value_parser = LayerArg::parser())]
     pub layers: Vec<LayerArg>,
-    /// Where to find the root and the layers that are not given, by what the leaf says of them: a
-    /// directory, a device or an image; repeated
+    /// Where to look for the root and the layers that are not given, by what the leaf says of them:
+    /// a directory, a device or an image; repeated. What is not there is looked for where it was
     #[arg(long = "in", value_name = "PLACE")]
     pub places: Vec<PathBuf>,
     /// The leaf, detached or frozen
