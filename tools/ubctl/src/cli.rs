@@ -28,7 +28,7 @@ its devices, and until other processes have closed them. With --no-wait it does
 not wait.
 
 Ctrl-C ends a command. format and create then put back what they have changed,
-and say so. seal, squash, publish and import leave no part of what they write.
+and say so. seal, squash, publish and import leave no part of a file.
 
 With --json the answer is JSON on standard output, an error too:
   {\"error\": \"what, where, what next\", \"reason\": \"wrong_root\", \"code\": 3}

@@ -40,6 +40,8 @@ pub fn find(word: &str) -> Result<Meant> {
                 status.id
             ),
         )),
+        // It may mean several unions, so the file is not all that it may mean.
+        Err(fail) if fail.reason == "ambiguous" => Err(fail),
         Err(_) if is_there => Ok(Meant::Leaf(path.to_owned())),
         Err(fail) => Err(fail),
     }

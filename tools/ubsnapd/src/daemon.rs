@@ -11,8 +11,9 @@
 //!
 //! Lock order: `names`, then `leaves`, then `store`. A request that changes a snapshot holds its
 //! name from its beginning to its end, also while it waits for devices. So it delays no request for
-//! another snapshot. A request that only reads holds no name. A leaf that is discarded is held by
-//! its number, because its snapshot is gone. The log is written under the lock `store`.
+//! another snapshot, except that an attach, and a delete, wait for the end of another attach. A
+//! request that only reads holds no name. A leaf that is discarded is held by its number, because
+//! its snapshot is gone. The log is written under the lock `store`.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 

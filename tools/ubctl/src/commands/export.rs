@@ -13,7 +13,7 @@ use ubcore::sealed::digests::CHUNK_BLOCKS;
 use ubcore::sealed::header::Header;
 use ubcore::stack::leaf_extents::LeafExtents;
 
-use super::seal;
+use super::{seal, verify};
 use crate::device::Device;
 use crate::error::{Fail, Result, FAILED, USAGE};
 use crate::layer_arg::LayerArg;
@@ -30,8 +30,8 @@ be detached, or frozen; a frozen leaf and a sealed layer may be in use. To expor
 union in use, freeze it at a point: ubctl freeze UNION --leaf NEW, and then export
 the old leaf, which is a layer now.
 
-The leaf is read twice, and only read. With --json the answer is on standard error,
-because standard output has the stream.
+A leaf is read twice, and only read. A sealed layer is verified first. With --json
+the answer is on standard error, because standard output has the stream.
 
 Examples:
   ubctl export web-01.leaf > web-01.stream
@@ -132,6 +132,8 @@ fn of_sealed(args: &ExportArgs, device: &Device, header: Header) -> Result<(Head
         from: args.what.name(),
         place: None,
     };
+    // A stream in an archive is verified when it is too late to make another one.
+    verify::refuse_damage(device, &header)?;
     let progress = Progress::new("export", header.blocks() * 8);
     let mut writer = begin(args, &head)?;
     let mut room = vec![[0; 4096]; u64_as_usize(CHUNK_BLOCKS)];

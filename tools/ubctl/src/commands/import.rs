@@ -139,7 +139,8 @@ fn check(head: &Head, below: Option<&Opened>) -> Result<bool> {
     let (Some(place), Some(below)) = (&head.place, below) else {
         return Ok(false);
     };
-    let refused = |e| Err(Fail::core(&format!("the stream of {}", head.from), e));
+    let from = output::path(std::path::Path::new(&head.from));
+    let refused = |e| Err(Fail::core(&format!("the stream of {from}"), e));
     let found = below.list.len() as u64;
     if !below
         .chains()
@@ -266,7 +267,7 @@ fn report(
     output::text(&format!(
         "{}: sealed layer of {}, verified\n{}",
         layer_arg::name(&args.out, offset),
-        report.from,
+        output::path(std::path::Path::new(&report.from)),
         output::fields(&fields)
     ))
 }

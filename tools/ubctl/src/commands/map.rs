@@ -27,7 +27,7 @@ use crate::search::Places;
 use crate::stack::OpenStack;
 use crate::target::{Target, Wanted};
 use crate::wait::Deadline;
-use crate::{interrupt, loaded, output, sealed, sysfs, terminal};
+use crate::{interrupt, loaded, output, probe, sealed, sysfs, terminal};
 
 use sources::SourceMap;
 
@@ -212,6 +212,14 @@ fn draw(map: &SourceMap, path: &Path, force: bool) -> Result {
         let text = format!("{} is not a regular file: name a new file", path.display());
         return Err(Fail::new(REFUSED, "not_a_file", text));
     }
+    // A slip must not replace a leaf by its drawing. Data of no known kind may be an old drawing.
+    let old = Device::open(path, Role::Layer, Access::Read).ok();
+    let used = old.as_ref().map(probe::probe).transpose()?.flatten();
+    if let Some(used) = used.filter(|used| used.what != "data") {
+        let text = format!("{} is {}: name a new file", path.display(), used.what);
+        return Err(Fail::new(REFUSED, "looks_used", text));
+    }
+    drop(old);
     let wanted = Wanted {
         what: "drawing",
         force,

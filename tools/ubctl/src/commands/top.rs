@@ -23,9 +23,9 @@ const INTERVAL_MIN: Duration = Duration::from_millis(100);
 const AFTER_HELP: &str = "\
 R/S and W/S are requests per second, READ and WRITE bytes per second, FIRST the
 writes per second that made a mapping, DISCARD the bytes per second that were
-discarded or zeroed, FLUSH the flushes and COMMIT the commits per second. BUSY is
-the share of the time in which requests were in flight. The union that moves most
-comes first.
+discarded; zeroed ones count as written. FLUSH is the flushes and COMMIT the commits
+per second. BUSY is the share of the time in which requests were in flight. The union
+that moves most comes first.
 
 On a terminal the table is drawn anew at each interval, until Ctrl-C. Elsewhere the
 tables follow each other, and with --json each is one line, an object. top needs no

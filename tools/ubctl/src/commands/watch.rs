@@ -26,10 +26,12 @@ Events:
   present    a union that is there when watch begins
   added      a union was attached
   removed    a union was detached
-  low_space  fewer than a tenth of the leaf's slabs are free
+  low_space  fewer than a tenth of the leaf's slabs, or of its limit, are free
+  used_80    80 per cent of the slabs, or of the limit, are in use; used_95: 95 per cent
   full       a write found no free slab, and failed with ENOSPC
   read_only  the map could not be committed, so the union takes no writes any more
   frozen     the leaf was frozen, and the union continues in a new one
+  reset      the leaf was reset, and the union reads as what lies below it
   resized    the union has another size
   io_errors  requests have failed below since the last look, once a second
   missed     the kernel dropped uevents; all unions are looked at again
@@ -105,7 +107,7 @@ pub fn run(args: &WatchArgs, json: bool) -> Result {
 fn is_wanted(args: &WatchArgs, event: &Event) -> bool {
     let kind = args.events.is_empty() || args.events.iter().any(|kind| kind == event.kind());
     // Any union may have had the events that were missed.
-    let is_meant = |word: &String| event.union().is_none_or(|union| union.is_called(word));
+    let is_meant = |word: &String| event.is_about(word);
     kind && (args.unions.is_empty() || args.unions.iter().any(is_meant))
 }
 

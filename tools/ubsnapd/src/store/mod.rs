@@ -194,6 +194,8 @@ impl Store {
             if let Err(e) = self.file.set_len(self.bytes) {
                 self.broken = Some(e.to_string());
             }
+            // The cut also frees the space behind the log.
+            self.allocated = 0;
             return Err(Error::io(what, &e));
         }
         if let Err(e) = self.file.sync_data() {
@@ -218,6 +220,8 @@ impl Store {
             }
             Err(e) => {
                 complain(&format!("the log was not rewritten: {e}"));
+                // On a full disk its part would take the space that removals free.
+                let _ = fs::remove_file(self.directory.join(NEW));
                 self.fresh = self.bytes;
                 let same = fs::metadata(self.directory.join(LOG))
                     .ok()

@@ -136,8 +136,11 @@ fn trouble(u: &Shown) -> String {
         device("leaf", path_text(&u.status.leaf), &u.leaf.state),
     ];
     let errors = (u.status.io_errors > 0).then(|| match u.status.io_errors {
-        1 => "1 I/O error below since attach or the last freeze, see the kernel's log".to_owned(),
-        n => format!("{n} I/O errors below since attach or the last freeze, see the kernel's log"),
+        1 => "1 I/O error below since attach or the last freeze or reset, see the kernel's log"
+            .to_owned(),
+        n => format!(
+            "{n} I/O errors below since attach or the last freeze or reset, see the kernel's log"
+        ),
     });
     let all: Vec<String> = devices.into_iter().flatten().chain(errors).collect();
     all.join("; ")

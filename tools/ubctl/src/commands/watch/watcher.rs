@@ -23,6 +23,8 @@ pub struct Event {
     kind: String,
     /// The union after the event; for one that was removed, as it was last.
     union: Option<Attributes>,
+    /// The union before the event, by whose name or UUID it may be watched.
+    before: Option<Attributes>,
     /// The requests that have failed since the last event of this kind.
     new_io_errors: Option<u64>,
 }
@@ -33,6 +35,7 @@ impl Event {
             time: SystemTime::now(),
             kind: kind.to_owned(),
             union,
+            before: None,
             new_io_errors: None,
         }
     }
@@ -42,9 +45,10 @@ impl Event {
         &self.kind
     }
 
-    /// Returns the union.
-    pub fn union(&self) -> Option<&Attributes> {
-        self.union.as_ref()
+    /// Returns whether it is about the union that a word means. One of no union is about any.
+    pub fn is_about(&self, word: &str) -> bool {
+        let is_it = |union: &Attributes| union.is_called(word);
+        self.union.as_ref().is_none_or(is_it) || self.before.as_ref().is_some_and(is_it)
     }
 
     fn time(&self) -> String {
@@ -152,12 +156,9 @@ impl Watcher {
                 // The uevent of the removal comes, or came.
                 continue;
             };
-            // A freeze begins a new count.
-            let before = if now.uuid == known.uuid {
-                known.io_errors
-            } else {
-                0
-            };
+            // A freeze or a reset begins a new count.
+            let is_same_count = now.uuid == known.uuid && now.io_errors >= known.io_errors;
+            let before = if is_same_count { known.io_errors } else { 0 };
             let new = now.io_errors.saturating_sub(before);
             *known = now;
             if new > 0 {
@@ -207,10 +208,12 @@ impl Watcher {
 
     fn changed(&mut self, name: &str, uevent: &Uevent) -> Vec<Event> {
         let known = self.known.get_mut(name);
+        let before = known.as_deref().cloned();
         let now = match (Attributes::read(&self.block, name), known) {
             (Some(now), Some(known)) => {
-                // `tick` compares the count of errors. A freeze begins a new count.
-                let same = now.uuid == known.uuid;
+                // `tick` compares the count of errors. A freeze or a reset begins a new count.
+                let is_reset = uevent.get("UNIONBLK_EVENT") == Some("reset");
+                let same = now.uuid == known.uuid && !is_reset;
                 let io_errors = if same { known.io_errors } else { 0 };
                 *known = Attributes {
                     io_errors,
@@ -220,7 +223,10 @@ impl Watcher {
             }
             (now, known) => now.or(known.cloned()),
         };
-        let event = |kind: &str| Event::new(kind, now.clone());
+        let event = |kind: &str| Event {
+            before: before.clone(),
+            ..Event::new(kind, now.clone())
+        };
         let resized = (uevent.get("RESIZE") == Some("1")).then(|| event("resized"));
         let own = uevent.get("UNIONBLK_EVENT").map(event);
         resized.into_iter().chain(own).collect()
