@@ -29,6 +29,18 @@ pub struct Probe {
     /// The active superblock.
     pub superblock: Superblock,
     pub(super) slot: Slot,
+    /// Why the other slot could not be read. It may hold a newer superblock, even one that froze
+    /// the leaf, so nothing may be written by this one.
+    unreadable: Option<Error>,
+}
+
+impl Probe {
+    /// Fails if nothing may be written to the leaf: it has features that a writer must know, and
+    /// which this code does not know, or one of its superblock slots cannot be read.
+    pub(super) fn writable(&self) -> Result {
+        self.superblock.features.writable()?;
+        self.unreadable.map_or(Ok(()), Err)
+    }
 }
 
 /// Reads the superblock and checks it against the devices' sizes, in sectors.
@@ -44,18 +56,28 @@ pub fn probe<D: Disk>(disk: &mut D, root_sectors: u64, leaf_sectors: u64) -> Res
     Ok(probe)
 }
 
-/// Reads only the superblock, in one read if the device can read both slots. One valid slot is
-/// enough, also if the device cannot read the other one.
+/// Reads only the superblock, in one read if the device can read both slots. If it cannot read
+/// one of them, the other one is enough to read the leaf, and not to write to it.
 pub fn read_superblock<D: Disk>(disk: &mut D) -> Result<Probe> {
+    let mut unreadable = None;
     let (superblock, slot) = match disk.read(superblock_block(Slot::A), 2) {
         Ok(()) => {
             let [a, b, ..] = disk.buffer();
             choose(a, b)?
         }
-        Err(Error::Io(..)) => read_slots(disk)?.choose()?,
+        Err(Error::Io(..)) => {
+            let slots = read_slots(disk)?;
+            let [a, b] = slots.unreadable;
+            unreadable = a.or(b);
+            slots.choose()?
+        }
         Err(e) => return Err(e),
     };
-    Ok(Probe { superblock, slot })
+    Ok(Probe {
+        superblock,
+        slot,
+        unreadable,
+    })
 }
 
 /// Both superblock slots, each read by itself.
@@ -122,7 +144,8 @@ where
 ///
 /// If anything was lost, the committer has failed with it from the start. No commit, no checkpoint
 /// and no detach will ever write, so such a union can only be read. The same holds for a leaf that
-/// has features which a writer must know, and which this code does not know.
+/// has features which a writer must know, and which this code does not know, and for one with a
+/// superblock slot that cannot be read.
 pub fn salvage<D, M, A, B, E, L>(
     disk: &mut D,
     probe: Probe,
@@ -141,7 +164,7 @@ where
     L: Losses,
 {
     let [mut changed, stored] = sets;
-    let sb = probe.superblock;
+    let (writable, sb) = (probe.writable(), probe.superblock);
     read_directory(disk, &sb, &mut entries, lost)?;
     read_pages(disk, &sb, map, &entries, lost)?;
     let found = journal::scan(disk, &sb)?;
@@ -151,7 +174,7 @@ where
     allocator.set_limit(sb.features.limit());
     allocator.clear_free(map, || disk.give_way())?;
     salvage::mark_lost(map, lost, || disk.give_way())?;
-    let failed = sb.features.writable().err().or(lost.first());
+    let failed = writable.err().or(lost.first());
     let blocks = sb.geometry.journal_blocks();
     let head = journal::after(sb.journal_tail, found.valid, blocks);
     let ring = Ring::new(blocks, head, found.valid, found.sequence);

@@ -23,7 +23,7 @@ pub(super) fn limited(sb: &Superblock, limit: Option<u32>) -> Result<Superblock>
 /// Sets the limit of a leaf that no union uses, and returns its new superblock. If the call fails,
 /// the leaf has the old limit or the new one.
 pub fn set<D: Disk>(disk: &mut D, probe: &Probe, limit: Option<u32>) -> Result<Superblock> {
-    probe.superblock.features.writable()?;
+    probe.writable()?;
     let next = limited(&probe.superblock, limit)?;
     superblock_slots::write(disk, probe.slot, &next)??;
     Ok(next)

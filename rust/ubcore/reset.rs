@@ -37,7 +37,7 @@ pub(super) fn emptied(sb: &Superblock, clean: bool) -> Result<Superblock> {
 /// The leaf is empty once the first superblock slot is written. If the call fails, the leaf is as
 /// before or empty.
 pub fn reset<D: Disk>(disk: &mut D, probe: &Probe) -> Result<Superblock> {
-    probe.superblock.features.writable()?;
+    probe.writable()?;
     let next = emptied(&probe.superblock, true)?;
     superblock_slots::write(disk, probe.slot, &next)??;
     Ok(next)
