@@ -304,7 +304,7 @@ struct unionblk_freeze {
  * format stay too. The driver writes the leaf's superblock, and nothing else,
  * whatever the leaf holds. After a power failure the leaf is as before or empty.
  *
- * While the call runs, opens of the disk wait. Its page cache is empty
+ * While the call runs, opens of the disk fail with ENXIO. Its page cache is empty
  * afterwards, and its partition table is read again.
  *
  * ENODEV if no union has this id. EBUSY while the union is open or mounted, while

@@ -40,8 +40,8 @@ pub(super) struct DiskData<D> {
     queue_data: AtomicPtr<D>,
     /// Keeps the set from which lower bios are allocated.
     _bios: Arc<BioSet>,
-    /// Whether the disk is about to be removed, so that it cannot be opened any more. Accessed
-    /// under `gendisk::open_mutex`.
+    /// Whether the disk cannot be opened, because it is about to be removed, or its queue data
+    /// about to be replaced. Accessed under `gendisk::open_mutex`.
     pub(super) open_forbidden: UnsafeCell<bool>,
 }
 

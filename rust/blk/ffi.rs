@@ -120,9 +120,11 @@ extern "C" {
     pub(super) fn ub_disk_openers(disk: *mut bindings::gendisk) -> u32;
     pub(super) fn ub_disk_freeze(disk: *mut bindings::gendisk, memflags: *mut c_uint) -> c_int;
     pub(super) fn ub_disk_unfreeze(disk: *mut bindings::gendisk, memflags: c_uint);
-    pub(super) fn ub_disk_keep_closed(disk: *mut bindings::gendisk) -> c_int;
-    pub(super) fn ub_disk_let_open(disk: *mut bindings::gendisk);
-    pub(super) fn ub_disk_scan_partitions(disk: *mut bindings::gendisk);
+    pub(super) fn ub_disk_permit_open(
+        disk: *mut bindings::gendisk,
+        forbidden: *mut bool,
+        scan: bool,
+    );
     pub(super) fn ub_disk_logical_block_size(disk: *mut bindings::gendisk) -> c_uint;
     pub(super) fn ub_disk_set_limits(
         disk: *mut bindings::gendisk,

@@ -52,7 +52,6 @@ use kernel::{
         rcu,
         Arc, //
     },
-    types::NotThreadSafe,
 };
 
 /// A disk in the system, with its partitions: `/dev/<name>`.
@@ -395,7 +394,7 @@ impl<D: Operations> GenDisk<D> {
 
     /// Prepares the removal of the disk: it cannot be opened afterwards.
     ///
-    /// Returns `EBUSY` if the disk is open, or if this was called before. It cannot be undone.
+    /// Returns `EBUSY` if the disk is open, or if opens of it are forbidden already.
     pub(crate) fn forbid_open(&self) -> Result {
         let forbidden = self.shared.open_forbidden.get();
 
@@ -404,17 +403,17 @@ impl<D: Operations> GenDisk<D> {
         to_result(unsafe { ffi::ub_disk_forbid_open(self.disk.as_ptr(), forbidden) })
     }
 
-    /// Keeps the disk closed until the result is dropped: who opens it or a partition waits. Its
-    /// page cache is empty. Returns `EBUSY` if the disk or a partition is open.
+    /// Keeps the disk closed until the result is dropped: until then each open fails with `ENXIO`.
+    /// Its page cache is empty, because the last close has dropped it. Returns `EBUSY` if the disk
+    /// or a partition is open.
     ///
-    /// Context: process, sleeps. The caller must not open the disk meanwhile.
+    /// Context: process, sleeps.
     pub(crate) fn keep_closed(&self) -> Result<ClosedDisk<'_, D>> {
-        // SAFETY: By the invariant the disk is in the system.
-        to_result(unsafe { ffi::ub_disk_keep_closed(self.disk.as_ptr()) })?;
-        // INVARIANT: The call above took the mutex.
+        self.forbid_open()?;
+        // INVARIANT: The call above has forbidden to open the disk, which was not open.
         Ok(ClosedDisk {
             disk: self,
-            _not_send: NotThreadSafe,
+            has_new_partitions: false,
         })
     }
 
@@ -460,32 +459,32 @@ impl<D: Operations> Drop for GenDisk<D> {
     }
 }
 
-/// A disk that is not open, and whose openers wait until this is dropped.
+/// A disk that is not open, and cannot be opened until this is dropped.
 ///
 /// # Invariants
 ///
-/// The current task holds the `open_mutex` of the disk, and the disk was not open when it took it.
+/// `open_forbidden` of the disk is set, and this value is the only one that may clear it.
 pub(crate) struct ClosedDisk<'a, D: Operations> {
     disk: &'a GenDisk<D>,
-    /// The task that took the mutex must release it.
-    _not_send: NotThreadSafe,
+    has_new_partitions: bool,
 }
 
 impl<D: Operations> ClosedDisk<'_, D> {
-    /// Reads the partition table again. Requests are queued, so the driver must be ready.
-    ///
-    /// Context: process, sleeps.
-    pub(crate) fn scan_partitions(&self) {
-        // SAFETY: By the invariant the current task holds the mutex, and the disk is in the system
-        // as long as `self.disk` exists.
-        unsafe { ffi::ub_disk_scan_partitions(self.disk.disk.as_ptr()) };
+    /// Makes the drop read the partition table again, before the disk can be opened. The drop then
+    /// queues requests.
+    pub(crate) fn scan_partitions(&mut self) {
+        self.has_new_partitions = true;
     }
 }
 
 impl<D: Operations> Drop for ClosedDisk<'_, D> {
     fn drop(&mut self) {
-        // SAFETY: By the invariant the current task holds the mutex.
-        unsafe { ffi::ub_disk_let_open(self.disk.disk.as_ptr()) };
+        let (raw, forbidden) = (self.disk.disk, self.disk.shared.open_forbidden.get());
+
+        // SAFETY: By the invariant of `GenDisk` the disk is in the system as long as `self.disk`
+        // exists. `open_forbidden` is only accessed under the disk's `open_mutex`, which the call
+        // takes.
+        unsafe { ffi::ub_disk_permit_open(raw.as_ptr(), forbidden, self.has_new_partitions) };
     }
 }
 

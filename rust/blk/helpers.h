@@ -98,9 +98,7 @@ int ub_disk_forbid_open(struct gendisk *disk, bool *forbidden);
 u32 ub_disk_openers(struct gendisk *disk);
 int ub_disk_freeze(struct gendisk *disk, unsigned int *memflags);
 void ub_disk_unfreeze(struct gendisk *disk, unsigned int memflags);
-int ub_disk_keep_closed(struct gendisk *disk);
-void ub_disk_let_open(struct gendisk *disk);
-void ub_disk_scan_partitions(struct gendisk *disk);
+void ub_disk_permit_open(struct gendisk *disk, bool *forbidden, bool scan);
 unsigned int ub_disk_logical_block_size(struct gendisk *disk);
 int ub_disk_set_limits(struct gendisk *disk, const struct queue_limits *lim,
 		       struct queue_limits *before);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
  * Stops the requests of a disk, changes its limits, freezes the file systems
- * on it, and keeps a disk closed, for a change of the queue data. See helpers.h.
+ * on it, and lets it be opened again, for a change of the queue data. See helpers.h.
  */
 #include <linux/blk-mq.h>
 #include <linux/blkdev.h>
@@ -73,31 +73,19 @@ void ub_disk_unfreeze(struct gendisk *disk, unsigned int memflags)
 }
 
 /*
- * Makes every open of the disk and of its partitions wait until
- * ub_disk_let_open(). Returns -EBUSY if one of them is open. If none is, the page
- * caches of all are empty, because the last close writes them back and drops them.
+ * Ends what ub_disk_forbid_open() has begun. With @scan reads the partition table
+ * before that; if it cannot be read, the disk has no partitions. No one has the
+ * disk open, so no last close would drop what the scan has read.
  */
-int ub_disk_keep_closed(struct gendisk *disk)
+void ub_disk_permit_open(struct gendisk *disk, bool *forbidden, bool scan)
 {
 	mutex_lock(&disk->open_mutex);
-	if (!disk_openers(disk))
-		return 0;
+	if (scan) {
+		bdev_disk_changed(disk, false);
+		invalidate_bdev(disk->part0);
+	}
+	*forbidden = false;
 	mutex_unlock(&disk->open_mutex);
-	return -EBUSY;
-}
-
-void ub_disk_let_open(struct gendisk *disk)
-{
-	mutex_unlock(&disk->open_mutex);
-}
-
-/*
- * Reads the partition table again, between ub_disk_keep_closed() and
- * ub_disk_let_open(). If it cannot be read, the disk has no partitions.
- */
-void ub_disk_scan_partitions(struct gendisk *disk)
-{
-	bdev_disk_changed(disk, false);
 }
 
 unsigned int ub_disk_logical_block_size(struct gendisk *disk)

@@ -55,8 +55,10 @@ pub(super) const ATTRIBUTES: Attributes<Union> = Attributes {
             number(u.allocator.lock().used(), out)
         }),
         Attribute::new(c"slabs_free", |u, out| {
-            let used = u.allocator.lock().used();
-            number(u.geometry().leaf_slabs().saturating_sub(used), out)
+            let allocator = u.allocator.lock();
+            let free = allocator.limit().saturating_sub(allocator.used());
+            drop(allocator);
+            number(free, out)
         }),
         Attribute::new(c"first_writes", |u, out| {
             number(u.stats.first_writes(), out)

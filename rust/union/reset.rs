@@ -54,7 +54,7 @@ impl Attached {
     /// Process context. One call at a time.
     pub(crate) fn reset(
         &self,
-        closed: ClosedDisk<'_, Union>,
+        mut closed: ClosedDisk<'_, Union>,
         resources: &Arc<Resources>,
     ) -> Result {
         let old = self.union();
@@ -68,6 +68,14 @@ impl Attached {
         if replaced.is_err() {
             // `switch` may have cancelled the timer, as in a freeze.
             flush::timer_work(&old.as_arc_borrow());
+            if refuses_writes(&old.as_arc_borrow()) {
+                pr_err!(
+                    "{}: the reset of leaf {} failed, and the leaf may be empty already: what the \
+                     union shows now may be gone when it is attached again\n",
+                    old.name,
+                    old.lower.leaf,
+                );
+            }
         }
         let replaced = replaced?;
         // Until `replace` had waited for them, threads that ended a request could queue work of the
