@@ -78,8 +78,8 @@ impl Attached {
             }
         }
         let replaced = replaced?;
-        // Until `replace` had waited for them, threads that ended a request could queue work of the
-        // old union.
+        // Until `replace_queue_data` had waited, threads that ended a request could queue work of
+        // the old union.
         stop_work(&old);
         // The partitions are now those of what lies below the leaf.
         closed.scan_partitions();

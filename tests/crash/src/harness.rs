@@ -40,7 +40,7 @@ pub struct Point {
     pub reset: Option<Reset>,
 }
 
-/// What a reset must leave: what was there before, or an empty leaf.
+/// The contents that a reset may leave: the former one, or that of an empty leaf.
 #[derive(Clone)]
 pub struct Reset {
     /// The generation of the superblock that makes the leaf empty.

@@ -470,7 +470,7 @@ impl Output {
         let _ = fadvise(file, 0, None, Advice::DontNeed);
     }
 
-    /// Opens what was written, to read it.
+    /// Opens the output for reading.
     pub fn device(&self) -> Result<Device> {
         match &self.place {
             Place::File(new) => Device::open(&new.beside, Role::Layer, Access::Read),

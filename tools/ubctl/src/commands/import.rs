@@ -230,7 +230,7 @@ fn verify(head: &Head, writer: &Output) -> Result<Sealed> {
     Ok(sealed)
 }
 
-/// Takes back what was written.
+/// Undoes the write to the output.
 fn undo(writer: Output, fail: Fail) -> Fail {
     // On a device, the header may be there by now.
     writer.erase_header();

@@ -35,7 +35,7 @@ impl<D: Disks> Daemon<D> {
         }
     }
 
-    /// Tries again to delete what was in use.
+    /// Tries again to delete the leaves that were in use.
     pub(super) fn discard_all(&self) {
         let all = self.read(|state| state.discarded.clone());
         for (number, uuid) in all {
@@ -46,7 +46,7 @@ impl<D: Disks> Daemon<D> {
         }
     }
 
-    /// Deletes what was in use when it was to be deleted, and is not any more.
+    /// Deletes the leaves of removed snapshots that were in use, and are not any more.
     pub fn cleanup(&self) -> Result {
         self.discard_all();
         Ok(())
