@@ -74,8 +74,8 @@ pub struct Harness {
     store_from: MapPage,
     flying: Vec<Range>,
     points: Vec<Point>,
-    /// The generation of the reset in this step.
-    reset: Option<u64>,
+    /// The generation of the reset in this step, and the number of points up to its end.
+    reset: Option<(u64, usize)>,
 }
 
 /// The content of data sectors that were never written.
@@ -145,8 +145,9 @@ impl Harness {
                 });
             }
         }
-        if let Some(generation) = self.reset.take() {
-            for point in &mut self.points {
+        // Once the reset has been reported, the leaf must be empty.
+        if let Some((generation, points)) = self.reset.take() {
+            for point in self.points.iter_mut().take(points) {
                 let content = oracle.clone();
                 point.reset = Some(Reset {
                     generation,
@@ -336,12 +337,20 @@ impl Harness {
     /// Notes that the leaf is empty, which the last write has made it.
     fn forget_all(&mut self) -> Result {
         self.note();
-        self.reset = Some(read_superblock(&mut self.disk)?.superblock.generation);
+        let generation = read_superblock(&mut self.disk)?.superblock.generation;
+        self.reset = Some((generation, self.points.len()));
         self.store_from = MapPage(0);
         for sector in 0..self.devices.geometry.union_sectors() {
             self.oracle.durable(sector, 1, ROOT);
         }
         self.before_commit = self.oracle.clone();
+        // The reset has been reported, and nothing that follows has made it durable.
+        self.points.push(Point {
+            moment: self.disk.state.borrow().moment(),
+            oracle: Rc::new(self.oracle.clone()),
+            freeze: None,
+            reset: None,
+        });
         Ok(())
     }
 
