@@ -21,7 +21,8 @@ endif
 own := build/own
 own_ko := $(own)/kmod/unionblk.ko
 own_ubctl := $(own)/cargo/release/ubctl
-# What install takes: what the machine's own toolchain built, if it did.
+# make install takes the files that the machine's own toolchain has built, if they
+# exist, or else those of the build root.
 ko = $(firstword $(wildcard $(own_ko) build/kmod/unionblk.ko))
 ubctl = $(firstword $(wildcard $(own_ubctl) build/cargo/x86_64-unknown-linux-gnu/release/ubctl))
 # Installed only if it was built.

@@ -35,7 +35,7 @@ case " $* " in *" files "*)
 	;;
 esac
 nice -n -20 "$TOP/scripts/uml.sh" -n scenes -m 6144 -c 1 -t 3600 "${options[@]}" \
-	-f "$TOP/bench/guest:guest" -f "$BUILD/programs/sectors" \
+	-f "$TOP/bench/guest:guest" -f "$BUILD/programs/sectors" -f "$BUILD/programs/json" \
 	-f "$BUILD/cargo/x86_64-unknown-linux-gnu/release/ubctl" \
 	-w "python3 -B $TOP/bench/cpu.py $work/cpu-scenes" \
 	-f "$BUILD/kmod-bench-up/unionblk.ko" -- bash guest/scenes.sh "$@" | tee "$work/scenes.out"

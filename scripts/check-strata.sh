@@ -6,8 +6,8 @@
 #   scripts/check-strata.sh [DIR]    (default: this tree)
 #   core    rust/ubcore   uses core, zerocopy and super:: alone; cannot panic
 #   policy  rust/*.rs, rust/union     safe Rust: no unsafe, no bindings
-#   wrappers rust/blk, rust/sys, rust/trace    the only unsafe; know nothing of
-#           the format, nor the first two of unions, not even in comments
+#   wrappers rust/blk, rust/sys, rust/trace    the only unsafe; no word of the format,
+#           also not in comments; in rust/blk and rust/sys no word of unions either
 # Atomics come from rust/ubcore/sync.rs in the core (its models: race_model.rs) and from rust/sys/atomic.rs
 # elsewhere, because models replace the former and upstream may replace the latter.
 set -euo pipefail

@@ -7,7 +7,8 @@ if [ -n "$(findmnt -rno TARGET | grep "^$CACHE/" || true)" ]; then
 	die "something is mounted below $CACHE: nothing removed"
 fi
 shopt -s nullglob
-for path in "$CACHE"/{root,kernel,kunit,bench,image,target,snapshot-suite,containerd}-* "$CACHE"/initramfs-*.cpio "$CACHE"/release-* "$CACHE"/cargo "$CACHE"/tools; do
+for path in "$CACHE"/{root,kernel,kunit,bench,image,target,snapshot-suite,containerd,container-programs,container-packages,initramfs,release}-* \
+	"$CACHE"/cargo "$CACHE"/tools; do
 	say "removing $path ($(du -sh "$path" 2>/dev/null | cut -f1))"
 	rm -rf --one-file-system "$path"
 done

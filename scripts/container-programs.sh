@@ -29,7 +29,7 @@ mapfile -t versions < <(resolve)
 out=$CACHE/container-programs-$(key "$big_mib" "$TOP/scripts/container-programs.sh" "$TOP/tests/containers/guest/registry.yml" "${versions[@]}").img
 work=$out.part
 
-# The packages are unpacked, not installed, because the build root is of use without them.
+# The packages are unpacked, not installed, because only these tests need them.
 fetch() {
 	local p
 	rm -rf "$work"

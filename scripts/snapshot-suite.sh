@@ -24,7 +24,7 @@ version=$(resolve)
 [ -n "$version" ] || die "the archive has no $package"
 out=$CACHE/snapshot-suite-$(key "$version" "$TOP/scripts/snapshot-suite.sh" "$TOP"/tests/containers/suite/*.go)
 
-# The packages are unpacked, not installed, because the build root is of use without them.
+# The packages are unpacked, not installed, because only this suite needs them.
 fetch() {
 	local d=$out.part list p
 	rm -rf "$d"

@@ -43,13 +43,13 @@ stage_format() {
 }
 
 stage_shell() {
-	one "shellcheck of the scripts" shellcheck -x -P SCRIPTDIR scripts/*.sh tests/*.sh tests/containers/*.sh tests/crash/*.sh tests/fuzz/*.sh tests/poweroff/*.sh bench/*.sh bench/guest/*.sh bench/lib/*.sh tests/vm/new .ci/run
+	one "shellcheck of the scripts" shellcheck -x -P SCRIPTDIR scripts/*.sh tests/*.sh tests/containers/*.sh tests/crash/*.sh tests/fuzz/*.sh tests/poweroff/*.sh tests/data/*.sh bench/*.sh bench/guest/*.sh bench/lib/*.sh tests/vm/new .ci/run
 	# SC2034, SC2119, SC2120: the file that sources the tests reads their
 	# variables and arguments.
 	one "shellcheck of the guest's scripts" shellcheck -S warning -s sh -x -e SC2034,SC2119,SC2120 \
 		scripts/guest-init scripts/demo/* tests/kunit/guest tests/containers/guest/{containerd,lib,suite} tests/crash/guest/* tests/poweroff/guest/* tests/vm/check tests/vm/common/* \
 		tests/vm/unionblk/[0-9][0-9][0-9] tests/vm/scale/[0-9][0-9][0-9] tests/vm/memory/[0-9][0-9][0-9] tests/vm/soak/[0-9][0-9][0-9] tests/vm/selftest/[0-9][0-9][0-9] \
-		bench/guest/run bench/guest/devices bench/guest/layers bench/guest/profile
+		bench/guest/run bench/guest/devices bench/guest/layers bench/guest/profile bench/guest/flame
 	sum_up
 }
 

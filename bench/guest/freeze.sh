@@ -89,7 +89,7 @@ pause() {
 	figure "$slabs" "$run" before_writes "${1#* }"
 	figure "$slabs" "$run" pause_ms "${2% *}"
 	figure "$slabs" "$run" during_writes "${2#* }"
-	figure "$slabs" "$run" layers "$(cat /sys/block/unionblk0/union/layers 2>/dev/null || ubctl status unionblk0 | awk '/layers/ { print $2; exit }')"
+	figure "$slabs" "$run" layers "$(cat /sys/block/unionblk0/union/layers)"
 	ubctl remove unionblk0 || die "remove"
 	leaf_gone fold
 	leaf_gone fnew

@@ -16,8 +16,7 @@ attach_thrice() {
 		figure layers "$name" attach_s "$SECS"
 		union=$(grep -o '/dev/unionblk[0-9]*' /tmp/timed.out)
 		[ "$(cat "/sys/block/${union#/dev/}/union/layers")" = $LAYERS ] || die "not $LAYERS layers"
-		figure layers "$name" map_kib "$(ubctl status "$union" --json |
-			awk -F '[:,]' '/"stack_bytes"/ { printf "%d", $2 / 1024 }')"
+		figure layers "$name" map_kib $(($(ubctl status "$union" --json | json stack_bytes) / 1024))
 		timed ubctl remove "$union"
 		figure layers "$name" detach_s "$SECS"
 	done

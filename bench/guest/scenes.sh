@@ -199,7 +199,7 @@ scene_large() {
 	timed ubctl create --root /dev/broot --leaf "$(dm_path large)"
 	figure large unionblk attach_s "$SECS"
 	figure large unionblk attach_kib $(($(used_kib) - before))
-	figure large unionblk map_kib "$(ubctl status unionblk0 | awk '/^ *map memory/ { print int($3 / 1024) }')"
+	figure large unionblk map_kib $(($(ubctl status unionblk0 --json | json map_bytes) / 1024))
 	ubctl remove unionblk0
 	dmsetup remove --noudevrules --noudevsync large
 	null_gone broot kept nowhere

@@ -210,8 +210,8 @@ LOOKS = [
 # The program of each check, as cargo builds it.
 WHAT = [
     ["-p", "ubcore", "--lib"],
-    ["-p", "ubcore", "--test", "all"],
-    ["-p", "ubcore", "--test", "all"],
+    ["-p", "ubcore", "--test", "suite"],
+    ["-p", "ubcore", "--test", "suite"],
     ["-p", "races", "--features", "model", "--test", "marks"],
 ]
 

@@ -25,20 +25,13 @@ fi
 tool=$CACHE/tools/bin/cargo-mutants
 [ -x "$tool" ] || cargo install -q --locked --root "$CACHE/tools" cargo-mutants --version $version
 
-# This is a copy of the sources in which all tests of the core are one program.
+# A copy of the sources, in which the mutants are made.
 work=$BUILD/core-mutants tree=$BUILD/core-mutants/tree
 rm -rf "$tree"
 mkdir -p "$tree/tools" "$tree/tests"
 cp -r Cargo.toml Cargo.lock rust "$tree"
 cp -r tools/map-memory tools/ubctl tools/ubsnapd "$tree/tools"
 cp -r tests/crash tests/races tests/sim tests/tool "$tree/tests"
-(
-	cd "$tree/rust/ubcore/tests"
-	mkdir all
-	mv ./*.rs all
-	for f in all/*.rs; do printf 'mod %s;\n' "$(basename "$f" .rs)"; done >main.rs
-	mv main.rs all
-)
 
 files=()
 for f; do files+=(-f "rust/ubcore/$f"); done

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A root or a leaf: a block device or an image of one.
+//! A root, a layer or a leaf: a block device or an image.
 
 use std::fs::{self, File, Metadata, OpenOptions};
 use std::io::{self, Seek, SeekFrom};
@@ -42,9 +42,10 @@ pub struct Device {
     role: Role,
     meta: Metadata,
     is_block: bool,
-    /// The byte at which it begins in the file. Not 0 only for a layer.
+    /// The byte of the file at which it begins. It is 0 except in a part of a file or device, see
+    /// [`Device::part`].
     start: u64,
-    /// From there on.
+    /// Its size, from `start` on.
     bytes: u64,
     buffer: Box<Buffer>,
     /// Dropped after `file`: it waits for the work that udev does after the close.

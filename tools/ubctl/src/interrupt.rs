@@ -2,11 +2,11 @@
 
 //! Signals that ask a command to end: Ctrl-C (SIGINT), SIGTERM and SIGHUP.
 //!
-//! A format, `seal`, `squash` and `publish` call [`watch`] before their first write. `create`
-//! without a format calls it when the driver has attached the leaf, because a signal can end the
-//! attach. From then on such a signal does not end the process. The command calls [`check`] between
-//! its steps, and undoes what it has done. In the end the process ends by that signal, as a shell
-//! expects. A second signal ends the process at once.
+//! A format, `seal`, `squash`, `publish`, `import` and `map --svg` call [`watch`] before their
+//! first write. `create` without a format calls it when the driver has attached the leaf, because a
+//! signal can end the attach. From then on such a signal does not end the process. The command
+//! calls [`check`] between its steps, and undoes what it has done. In the end the process ends by
+//! that signal, as a shell expects. A second signal ends the process at once.
 
 use std::fs;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -66,7 +66,8 @@ pub fn check() -> Result {
     Err(Fail::new(FAILED, REASON, format!("interrupted by {name}")))
 }
 
-/// Ends the process by the signal, if `fail` is what [`check`] returned and is reported by now.
+/// Ends the process by the signal, if `reason` is that of the failure that [`check`] returned. The
+/// caller has reported the failure.
 pub fn end_process(reason: &str) {
     if let Some(signal) = asked().filter(|_| reason == REASON) {
         // If this fails, the exit code says that the command has failed.

@@ -87,8 +87,9 @@ impl Lower {
         }
     }
 
-    /// Returns the name for the driver, which shows it. For a device this is the path as the user
-    /// gave it, not the path that a link leads to.
+    /// Returns the path that the driver receives, and shows in the status. For a device it is the
+    /// path that the user gave, not the one that a link leads to. For an image it is the node of
+    /// the loop device.
     pub fn given(&self) -> PathBuf {
         let is_image = self.held.is_some();
         let path = std::path::absolute(&self.name).ok();

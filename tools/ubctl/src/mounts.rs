@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The mounts of a namespace, and the end of those of a union.
+//! Lists the mounts of a namespace, and unmounts those of a union.
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;

@@ -17,8 +17,8 @@ pub enum Meant {
     Leaf(PathBuf),
 }
 
-/// Finds out whether a word means a union or a leaf. Refuses one that may mean both, because the
-/// other would lose its content.
+/// Finds out whether a word means a union or a leaf. Refuses a word that may mean both, because the
+/// command would otherwise change one that the user did not mean.
 pub fn find(word: &str) -> Result<Meant> {
     let path = Path::new(word);
     let is_there = std::fs::metadata(path).is_ok();

@@ -65,8 +65,9 @@ impl StorageRange {
 
 type Trail = Vec<StorageRange>;
 
-/// Refuses a root, or a layer, and a leaf with a byte in common, and one that lies on a union
-/// without a file system in between. Both are open, so neither can become another device.
+/// Refuses a leaf that has a byte in common with a root or a layer. Also refuses either of the two
+/// if it lies on a union without a file system in between. Both are open, so neither can become
+/// another device.
 pub fn refuse(root: &Device, leaf: &Device) -> Result {
     let below = root.role();
     let what = format!("{} {}, leaf {}", below.name(), root.name(), leaf.name());

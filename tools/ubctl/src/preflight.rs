@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Checks that find what the driver would refuse before a leaf is formatted for it.
+//! Checks, before a leaf is formatted, whether the driver would refuse its union.
 //!
 //! [`crate::control`] checks the module's version, the union's number and the paths.
 //! [`crate::commands::format`] checks sizes, the room on the leaf and blocks that do not divide the

@@ -93,8 +93,8 @@ pub fn seen_to(nodes: &[Node], since: u64, deadline: Deadline) -> bool {
 /// The nodes, links and loop devices that disappear with a union, looked up while it exists.
 pub struct Leaving {
     nodes: Vec<Node>,
-    /// Whether udev has not handled the disk yet. If so, udev still has all of the disk's events
-    /// before it.
+    /// Whether udev has not handled the disk yet. If so, udev will still handle all events of the
+    /// disk.
     unseen: bool,
     links: Vec<PathBuf>,
     loops: Vec<String>,

@@ -37,9 +37,9 @@ const ATTEMPTS: u32 = 5;
 const AFTER_HELP: &str = "\
 Each cell of the drawing stands for a part of the disk, and shows the highest
 source that any sector of the part comes from: the leaf (#, or + if less than half
-of the part comes from it), a layer (1 to 9, a to z, the lowest first), zeroes (0),
-or the root (.). The table below it has the exact sums. The drawing fits the
-terminal. --json has each range of sectors with its source.
+of the part comes from it), a layer (1 to 9, a to z, the lowest first; * for layer 36
+and higher), zeroes (0), or the root (.). The table below it has the exact sums. The
+drawing fits the terminal. --json has each range of sectors with its source.
 
 Of a union, the changes that are not durable yet are first made so. The driver may
 change the map while ubctl reads it; the answer is of one moment.

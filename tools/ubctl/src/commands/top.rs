@@ -126,7 +126,7 @@ impl Rates {
             .saturating_duration_since(before.at)
             .as_secs_f64()
             .max(0.001);
-        // A freeze begins new counters of the union, but not of the disk.
+        // A freeze or a reset begins new counters of the union, but not of the disk.
         let rate = |before: u64, now: u64| now.saturating_sub(before) as f64 / seconds;
         let stat = |place| rate(before.stat(place), now.stat(place));
         let u = &now.union;

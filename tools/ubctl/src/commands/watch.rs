@@ -28,7 +28,7 @@ Events:
   removed    a union was detached
   low_space  fewer than a tenth of the leaf's slabs, or of its limit, are free
   used_80    80 per cent of the slabs, or of the limit, are in use; used_95: 95 per cent
-  full       a write found no free slab, and failed with ENOSPC
+  full       a write needed more slabs than were free, and failed with ENOSPC
   read_only  the map could not be committed, so the union takes no writes any more
   frozen     the leaf was frozen, and the union continues in a new one
   reset      the leaf was reset, and the union reads as what lies below it

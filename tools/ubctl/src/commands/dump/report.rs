@@ -172,7 +172,7 @@ pub struct SlabReport {
     pub union_sector: u64,
     pub leaf_slab: Option<u32>,
     pub leaf_sector: Option<u64>,
-    /// What unmapped sectors read as: `root` or `zero`.
+    /// What unmapped sectors read as: `below` or `zero`.
     pub base: &'static str,
     /// First sector within the slab, and count.
     pub runs: Vec<(u32, u32)>,

@@ -133,7 +133,8 @@ fn plan(
         overlap::refuse(&Device::open(&path, Role::Layer, Access::Read)?, &open)?;
     }
     preflight::refuse_limits(&open, Role::Leaf)?;
-    // The union stays as it is, so the new leaf has the old one's layout.
+    // The union stays as it is, so the new leaf has the slab size and the policy for discards of
+    // the old one. Its journal has the default size.
     let layout = LayoutArgs {
         slab_size: sb.geometry.slab_sectors(),
         journal_size: None,

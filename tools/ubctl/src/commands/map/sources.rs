@@ -150,7 +150,7 @@ impl SourceMap {
 
     /// Returns what `--json` shows.
     pub fn report(&self, svg: Option<&Path>) -> MapReport<'_> {
-        let range = |s: &SourceRange| StretchReport {
+        let range = |s: &SourceRange| RangeReport {
             sector: s.sector,
             sectors: s.sectors,
             source: self.sources[s.source].source,
@@ -195,13 +195,13 @@ pub struct MapReport<'a> {
     is_union: bool,
     sectors: u64,
     sources: &'a [Source],
-    ranges: Vec<StretchReport>,
+    ranges: Vec<RangeReport>,
     svg: Option<String>,
 }
 
 /// A range in `--json`.
 #[derive(Serialize)]
-struct StretchReport {
+struct RangeReport {
     sector: u64,
     sectors: u64,
     source: Kind,

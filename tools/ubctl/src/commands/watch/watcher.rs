@@ -45,7 +45,8 @@ impl Event {
         &self.kind
     }
 
-    /// Returns whether it is about the union that a word means. One of no union is about any.
+    /// Returns whether the event is about the union that a word means. An event without a union
+    /// counts for every word.
     pub fn is_about(&self, word: &str) -> bool {
         let is_it = |union: &Attributes| union.is_called(word);
         self.union.as_ref().is_none_or(is_it) || self.before.as_ref().is_some_and(is_it)
@@ -102,7 +103,7 @@ pub struct Watcher {
 }
 
 impl Watcher {
-    /// Knows no union yet.
+    /// Makes a watcher that knows no union yet.
     pub fn new(block: &Path) -> Watcher {
         Watcher {
             block: block.to_owned(),
@@ -148,7 +149,8 @@ impl Watcher {
         events
     }
 
-    /// Returns the events of what the driver counts and sends no uevent of.
+    /// Returns an event for each union whose count of I/O errors has grown, because the driver
+    /// sends no uevent for these.
     pub fn tick(&mut self) -> Vec<Event> {
         let mut events = Vec::new();
         for known in self.known.values_mut() {
