@@ -130,7 +130,6 @@ impl FindingKind {
             SlotEmpty
             | SlotChecksum
             | SlotField
-            | SlotUnreadable
             | SlotGap { .. }
             | RootEntry
             | CleanFlag { .. }
@@ -138,7 +137,8 @@ impl FindingKind {
             | Leaked { .. }
             | BitsPastUnion { .. }
             | BitsPastLeaf { .. } => Grade::Minor,
-            SlotsDisagree
+            SlotUnreadable
+            | SlotsDisagree
             | LeafTruncated { .. }
             | CleanButNewer { .. }
             | Unreadable

@@ -24,14 +24,12 @@ use super::super::sync::Ordering;
 use super::map::{first_bit_past_leaf, mask_from};
 use super::{Finding, FindingKind};
 
-/// Returns whether a finding is one for [`repair_slot`].
+/// Returns whether a finding is one for [`repair_slot`]. A slot that cannot be read is not, because
+/// it may hold a newer superblock, even one that froze the leaf.
 pub fn is_of_slot(kind: FindingKind) -> bool {
     matches!(
         kind,
-        FindingKind::SlotEmpty
-            | FindingKind::SlotChecksum
-            | FindingKind::SlotField
-            | FindingKind::SlotUnreadable
+        FindingKind::SlotEmpty | FindingKind::SlotChecksum | FindingKind::SlotField
     )
 }
 

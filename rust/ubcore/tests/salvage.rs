@@ -9,7 +9,8 @@ use sim::inspect::workloads::{in_use, workloads};
 use sim::inspect::{block_of_page, edit, edit_page, edit_slots, edit_with_checksum, look};
 use sim::union::{format, load, salvage, SimUnion};
 use ubcore::alloc::Denied;
-use ubcore::check::{Finding, FindingKind};
+use ubcore::check::repair::is_of_slot;
+use ubcore::check::{check_superblocks, Finding, FindingKind, Grade};
 use ubcore::error::{Area, Error};
 use ubcore::format::directory;
 use ubcore::geometry::{superblock_block, Geometry, LeafSlab, MapPage};
@@ -302,6 +303,12 @@ fn one_readable_superblock_slot_is_enough() {
             (None, Some(unread))
         );
         assert_eq!(runs(&found), wanted);
+        let mut damage = Vec::new();
+        check_superblocks(&mut disk.clone(), &mut |f: Finding| damage.push(f)).unwrap();
+        assert!(
+            matches!(&damage[..], [f] if f.kind == FindingKind::SlotUnreadable
+            && f.kind.grade() == Grade::Damage && !is_of_slot(f.kind))
+        );
 
         let other = superblock_block(slot.other());
         let error = Error::Io(ubcore::error::Role::Leaf, block.0 * 8);

@@ -72,9 +72,7 @@ pub fn meaning(kind: FindingKind, g: &Geometry) -> String {
 pub fn repair(kind: FindingKind) -> Option<&'static str> {
     use FindingKind::*;
     Some(match kind {
-        SlotEmpty | SlotChecksum | SlotField | SlotUnreadable => {
-            "--repair copies the other one here"
-        }
+        SlotEmpty | SlotChecksum | SlotField => "--repair copies the other one here",
         SlotStale | SlotGap { .. } => "--repair renews this one",
         CleanFlag { .. } | NotDetached { .. } => "--repair does so now",
         InactiveDirectory | InactiveJournal => "--repair empties the block",
@@ -102,7 +100,10 @@ fn of_superblock(kind: FindingKind) -> Option<String> {
         SlotField => format!(
             "this superblock slot has a field with an impossible value; {OTHER_ACTIVE}"
         ),
-        SlotUnreadable => format!("this superblock slot cannot be read; {OTHER_ACTIVE}"),
+        SlotUnreadable => "this superblock slot cannot be read, and may hold a newer superblock than \
+                           the other, even one that froze the leaf: copy the leaf to another \
+                           device, or read it with ubctl create --read-only"
+            .to_owned(),
         SlotStale => "this superblock slot is a checkpoint behind the other, as after a power \
                       failure; the next attach renews it"
             .to_owned(),
