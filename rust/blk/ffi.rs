@@ -149,8 +149,11 @@ extern "C" {
         bdev: *mut bindings::block_device,
     ) -> c_int;
     pub(super) fn ub_disk_unlink(disk: *mut bindings::gendisk, bdev: *mut bindings::block_device);
-    pub(super) fn ub_disk_setup(disk: *mut bindings::gendisk, key: *mut bindings::lock_class_key);
-    pub(super) fn ub_disk_forbid_merges(disk: *mut bindings::gendisk);
+    pub(super) fn ub_disk_setup(
+        disk: *mut bindings::gendisk,
+        key: *mut bindings::lock_class_key,
+        no_merges: bool,
+    );
     pub(super) fn ub_disk_get(disk: *mut bindings::gendisk);
     pub(super) fn ub_disk_event(disk: *mut bindings::gendisk, variable: *const c_char);
     pub(super) fn ub_disk_data(dev: *mut bindings::device) -> *mut c_void;

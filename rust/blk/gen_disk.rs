@@ -96,6 +96,9 @@ pub(crate) struct NewDisk<D: Operations> {
     /// The disk is read-only before the kernel announces it, so the partitions, the `add` uevent
     /// and every opener see it as read-only.
     pub(crate) read_only: bool,
+    /// Keeps the block layer from merging bios into one request, because all bios of a request end
+    /// with one status. The setting is `queue/nomerges` in sysfs, where the user can change it.
+    pub(crate) no_merges: bool,
     /// The disk's requests. No other disk may use them.
     pub(crate) tags: Arc<TagSet<D>>,
     /// The set from which lower bios are allocated.
@@ -194,7 +197,7 @@ impl<D: Operations> GenDisk<D> {
         let added = unsafe {
             (*raw).fops = &Self::FOPS;
             (*raw).private_data = data.cast();
-            ffi::ub_disk_setup(raw, static_lock_class!().as_ptr());
+            ffi::ub_disk_setup(raw, static_lock_class!().as_ptr(), new.no_merges);
             bindings::set_capacity(raw, new.sectors);
             // The uevent of this call reaches no listener, because the disk has no name yet.
             bindings::set_disk_ro(raw, new.read_only);
@@ -336,13 +339,6 @@ impl<D: Operations> GenDisk<D> {
     /// Context: process, sleeps. The caller must hold no lock that a file system may need.
     pub(crate) fn freeze_file_systems(&self) -> Result<FrozenFileSystems> {
         FrozenFileSystems::new(self.reference())
-    }
-
-    /// Keeps the block layer from merging bios into one request, because all bios of a request end
-    /// with one status. The setting is `queue/nomerges` in sysfs, where the user can change it.
-    pub(crate) fn forbid_merges(&self) {
-        // SAFETY: By the invariant the disk is in the system. The call sets a bit of its queue.
-        unsafe { ffi::ub_disk_forbid_merges(self.disk.as_ptr()) };
     }
 
     /// Returns a reference to the disk's memory that may outlive this value.

@@ -534,16 +534,12 @@ void ub_tags_set_lock_class(struct blk_mq_tag_set *set, struct lock_class_key *k
  * thread takes the elevator_lock of a lower queue, which our readers enter,
  * while that queue is frozen. lockdep must not take the two locks for one.
  */
-void ub_disk_setup(struct gendisk *disk, struct lock_class_key *key)
+void ub_disk_setup(struct gendisk *disk, struct lock_class_key *key, bool no_merges)
 {
 	blk_queue_flag_set(QUEUE_FLAG_DISABLE_WBT_DEF, disk->queue);
+	if (no_merges)
+		blk_queue_flag_set(QUEUE_FLAG_NOMERGES, disk->queue);
 	lockdep_set_class(&disk->queue->elevator_lock, key);
-}
-
-/* Keeps each bio of the disk in a separate request. */
-void ub_disk_forbid_merges(struct gendisk *disk)
-{
-	blk_queue_flag_set(QUEUE_FLAG_NOMERGES, disk->queue);
 }
 
 void ub_disk_get(struct gendisk *disk)

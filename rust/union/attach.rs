@@ -424,14 +424,12 @@ fn add_disk(union: &Arc<Union>, limits: Limits, read_only: bool) -> Result<GenDi
             device: |union, n| union.lower.devices().nth(n),
             sectors: union.geometry().union_sectors(),
             read_only,
+            // A read of lost sectors fails. A read beside them must not fail with it.
+            no_merges: union.loss.ranges() > 0,
             tags: union.tags.clone(),
             bios: union.resources.bios.clone(),
         },
     ))?;
-    if union.loss.ranges() > 0 {
-        // A read of lost sectors fails. A read beside them must not fail with it.
-        disk.forbid_merges();
-    }
     union.events.set_disk(disk.reference());
     // The kernel makes the directory for these links when it adds the disk, so they appear after
     // the disk is announced.
