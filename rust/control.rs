@@ -40,7 +40,7 @@ use crate::{
     },
     union::{
         Attached,
-        NewLeaf,
+        FreezeOptions,
         Options, //
     },
 };
@@ -67,7 +67,8 @@ use zerocopy::{
 ///
 /// Attach and detach do I/O and may hang with their devices. So the registry's lock is not held
 /// meanwhile, except when the module is unloaded. An entry without a union reserves the id. A
-/// freeze or a reset leaves the union in its entry, so that other calls find it.
+/// freeze, a reset or a change of the limit leaves the union in its entry, so that other calls find
+/// it.
 struct Registered {
     id: u32,
     attached: Option<Arc<Attached>>,
@@ -291,7 +292,7 @@ impl Registry {
     }
 
     fn freeze(&self, c: &mut abi::Freeze) -> Result {
-        let new = NewLeaf {
+        let new = FreezeOptions {
             leaf: path(&c.leaf)?,
             seal: Seal(c.seal),
             freeze_file_systems: c.flags & abi::FREEZE_FILE_SYSTEMS != 0,
@@ -385,8 +386,8 @@ impl Registry {
     }
 
     /// Takes a union out of its entry, for a call that does I/O. Fails with `EBUSY` if another
-    /// create or remove call for this id is under way, and with `EINPROGRESS` if a freeze or a
-    /// reset is.
+    /// create or remove call for this id is under way, and with `EINPROGRESS` if a freeze, a reset
+    /// or a change of the limit is.
     fn take(&self, id: u32) -> Result<Arc<Attached>> {
         let mut unions = self.unions.lock();
         let at = position(&unions, id).map_err(|_| ENODEV)?;
@@ -397,8 +398,8 @@ impl Registry {
         registered.attached.take().ok_or(EBUSY)
     }
 
-    /// Begins a freeze or a reset of a union, which keeps others from taking it. Fails as
-    /// [`Registry::take`] does.
+    /// Begins a freeze, a reset or a change of the limit of a union, and keeps other calls from
+    /// taking the union. Fails as [`Registry::take`] does.
     fn begin_change(&self, id: u32) -> Result<Arc<Attached>> {
         let mut unions = self.unions.lock();
         let at = position(&unions, id).map_err(|_| ENODEV)?;
@@ -424,8 +425,8 @@ impl Registry {
         self.change(id, |registered| registered.attached = Some(attached));
     }
 
-    /// Changes an entry, which exists: only the call that reserved the id or took the union removes
-    /// it.
+    /// Changes an entry. The entry exists, because only the call that reserved the id or took the
+    /// union removes it.
     fn change(&self, id: u32, f: impl FnOnce(&mut Registered)) {
         let mut unions = self.unions.lock();
         let at = position(&unions, id).ok();

@@ -2,8 +2,9 @@
 
 //! The resources that all unions share: work queues, bios, and pages for maps.
 //!
-//! Without memory for more threads a work queue has one thread. So work items that wait for each
-//! other are on different queues. `Documentation/concurrency.rst` says for each what it waits for.
+//! If there is no memory for more threads, a work queue has one thread, its rescuer. So work items
+//! that wait for each other are on different queues. `Documentation/concurrency.rst` says for each
+//! what it waits for.
 //!
 //! Each queue has one work item of each union. So on a machine with one NUMA node, unions whose
 //! devices hang do not fill a queue: see [`UNIONS_MAX`].
@@ -22,7 +23,7 @@ use kernel::{
     sync::Arc, //
 };
 
-/// The most unions that there can be at a time: as many as a work queue runs work items.
+/// The maximum number of unions at a time: the number of work items that a work queue runs.
 pub(crate) const UNIONS_MAX: usize = OwnedQueue::LIMIT;
 
 /// The resources that all unions share.

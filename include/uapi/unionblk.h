@@ -68,11 +68,12 @@
 
 /*
  * The reason fields of struct unionblk_create, _freeze, _reset and _limit:
- * why the call failed, in more detail than the errno. NONE if the call succeeds, or
- * fails before the attach, the freeze or the reset begins: with EINVAL for a field, EFAULT for the
- * layers, EEXIST, EUSERS, ENOMEM, ENODEV or, if another call uses the union,
- * EBUSY. struct unionblk_status.last_error has the same
- * numbers. Below, a and b are reason_detail[0] and [1].
+ * why the call failed, in more detail than the errno. NONE if the call succeeds,
+ * or fails before the attach, the freeze, the reset or the change of the limit
+ * begins: with EINVAL for a field, EFAULT for the layers, EEXIST, EUSERS, ENOMEM,
+ * ENODEV, EINPROGRESS, or EBUSY if the union is open or another call uses it.
+ * struct unionblk_status.last_error has the same numbers. Below, a and b are
+ * reason_detail[0] and [1].
  */
 enum unionblk_reason {
 	UNIONBLK_REASON_NONE = 0,
@@ -184,8 +185,9 @@ struct unionblk_create {
  * Detaches a union: commits its dirty mappings and releases its devices.
  *
  * EBUSY while the union is open or mounted, or while another call attaches or
- * detaches it. EINPROGRESS while its leaf is being frozen or reset. ENODEV if no union has
- * this id. EIO if the last commit failed, or ENOSPC if it failed because the
+ * detaches it. EINPROGRESS while its leaf is being frozen or reset, or another
+ * call sets its limit. ENODEV if no union has this id. EIO if the last commit
+ * failed, or ENOSPC if it failed because the
  * storage below the leaf is full; the union is detached even then, and the leaf
  * holds what the last successful commit covered.
  */
@@ -226,7 +228,7 @@ struct unionblk_status {
 	__u32 journal_blocks;
 	__u32 journal_used;
 	__u32 dirty;		/* 1: a change of the map is not durable yet */
-	__u64 commits;		/* since attach, the last freeze or reset, like all below */
+	__u64 commits;		/* since attach, or the last freeze or reset, as all counters */
 	__u64 checkpoints;
 	__u64 journal_written;	/* blocks */
 	__u64 first_writes;	/* writes that made a mapping */
@@ -283,8 +285,9 @@ struct unionblk_lost {
  * read-only afterwards, as if a commit had failed.
  *
  * ENODEV if no union has this id. EBUSY while another call attaches, detaches,
- * freezes or resets it, and with the reason REQUESTS_IN_FLIGHT if its requests do not end
- * within 30 s. EROFS with the reason READ_ONLY_UNION if the union is read-only.
+ * freezes or resets it, or sets its limit, and with the reason REQUESTS_IN_FLIGHT
+ * if its requests do not end within 30 s. EROFS with the reason READ_ONLY_UNION if
+ * the union is read-only.
  */
 struct unionblk_freeze {
 	__u32 size;
@@ -310,8 +313,9 @@ struct unionblk_freeze {
  * ENODEV if no union has this id. EBUSY while the union is open or mounted, while
  * another call attaches or detaches it, and with the reason REQUESTS_IN_FLIGHT if
  * its requests do not end within 30 s. EINPROGRESS while its leaf is being frozen
- * or reset. EROFS with the reason READ_ONLY_UNION if the union is read-only. In all
- * of these cases nothing has changed. If the write fails, the union is read-only
+ * or reset, or another call sets its limit. EROFS with the reason READ_ONLY_UNION if
+ * the union is read-only. In all of these cases nothing has changed. If the write
+ * fails, the union is read-only
  * afterwards, as if a commit had failed, and the leaf is as before or empty.
  */
 struct unionblk_reset {

@@ -233,8 +233,8 @@ impl BlockDevice {
         unsafe { ffi::ub_bdev_features(self.as_raw()) & ffi::BLK_FEAT_ZONED != 0 }
     }
 
-    /// Returns whether both devices share sectors: they are the same device, or a disk and a
-    /// partition of it.
+    /// Returns whether both devices share sectors: they are the same device, a disk and a partition
+    /// of it, or two partitions that overlap.
     pub(crate) fn overlaps(&self, other: &Self) -> bool {
         let range = |dev: &Self| {
             let raw = dev.as_raw();

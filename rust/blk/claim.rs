@@ -4,10 +4,13 @@
 //!
 //! To the rest of the kernel there is one holder of all lower devices, this module. So no mount,
 //! device mapper or program claims one of them. Among the disks of this module, this list decides.
-//! A claim of the kernel cannot change from exclusive to shared: it must end before the next one
-//! begins, and another holder could come in between.
+//! A claim of the kernel cannot change from exclusive to shared. It would have to end before the
+//! next one begins, and another holder could come in between.
 
-use crate::sys::mm::NoIo;
+use crate::sys::{
+    bug::warn_on_once,
+    mm::NoIo, //
+};
 use kernel::{
     new_mutex, pr_warn_once,
     prelude::*,
@@ -97,7 +100,10 @@ impl Claims {
         };
         match kind {
             Kind::Exclusive => found.exclusive = false,
-            Kind::Shared => found.shared = found.shared.saturating_sub(1),
+            Kind::Shared => {
+                warn_on_once!(found.shared == 0);
+                found.shared = found.shared.saturating_sub(1);
+            }
         }
         if !found.exclusive && found.shared == 0 {
             let _ = list.remove(at);

@@ -2,7 +2,7 @@
 /*
  * Discards and zeroes ranges of a device. See helpers.h. All bios are on the
  * stack. blkdev_issue_discard() and blkdev_issue_zeroout() take bios from the
- * kernel's shared set, and a reclaim of space must not wait for these: writes
+ * kernel's shared set. A reclaim of space must not wait for these, because writes
  * that wait for the reclaim may hold all that the set has in reserve.
  */
 

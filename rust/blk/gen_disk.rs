@@ -250,10 +250,11 @@ impl<D: Operations> GenDisk<D> {
         self.linked.fetch_sub(1, Relaxed);
     }
 
-    /// Replaces the queue data between two requests. `prepare` returns the new queue data, or
-    /// fails, and then the old stays. While it runs no request is in flight, and new ones wait.
-    /// Returns the old queue data. When this returns, no others use it, except by references that
-    /// it has counted itself. The new must have all devices that are linked in sysfs.
+    /// Replaces the queue data between two requests. `prepare` returns the new queue data. If it
+    /// fails, the old queue data stays. While it runs, no request is in flight, and new ones wait.
+    /// Returns the old queue data. When this returns, other threads use the old queue data only
+    /// through counted references. The new queue data must have all devices that are linked in
+    /// sysfs.
     ///
     /// Fails with `busy` if the requests in flight do not end.
     ///

@@ -2,10 +2,11 @@
 
 //! A request that is sent in pieces: how it is split and counted.
 //!
-//! A range that goes to one target is one lower request. As bios, it is one for each bio of the
-//! request that it lies in. If all of a request goes to one target and is one lower I/O, no lower
-//! I/O is counted. If there is no memory or no free lower request, the *round* ends: when the lower
-//! I/O of the round has ended, the driver gets the request back to send the rest.
+//! A range that goes to one target is one lower request. If it is sent as bios, it is one lower bio
+//! for each bio of the request that it overlaps. If all of a request goes to one target and is one
+//! lower I/O, no lower I/O is counted. If there is no memory or no free lower request, the *round*
+//! ends: when the lower I/O of the round has ended, the driver gets the request back to send the
+//! rest.
 //!
 //! Sums and differences of sectors saturate. Where a bound holds, which is an invariant or is
 //! beside the line, they never do. A sector beyond the last one stays beyond the device, which

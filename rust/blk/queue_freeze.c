@@ -34,11 +34,11 @@
  *   grace period first. They would not hold back bios that are being split by
  *   the old limits, so a change of the limits would need the freeze anyway.
  *
- * An exported blk_mq_freeze_queue_prepare(), which switches the counter, would
- * do, if blk_mq_unfreeze_queue() switched it back. Until then: the reference
- * counter permits a switch at any time, also beside a freeze by the block layer
- * (percpu_ref_switch_lock). The other user of the switch is runtime power
- * management, which these queues do not have.
+ * An exported blk_mq_freeze_queue_prepare() that switches the counter could
+ * replace this, if blk_mq_unfreeze_queue() switched it back. Until there is one,
+ * this code relies on the reference counter, which permits a switch at any time,
+ * also beside a freeze by the block layer (percpu_ref_switch_lock). The other user
+ * of the switch is runtime power management, which these queues do not have.
  */
 static void ub_queue_ref_to_atomic(struct request_queue *q)
 {

@@ -103,7 +103,9 @@ pub fn copy_out<C: Call, M: Caller>(c: &C, to: &mut M) -> Result<(), M::Error> {
 #[cfg(any(test, kernel))]
 #[cfg_attr(kernel, kernel::prelude::kunit_tests(unionblk_abi_copy))]
 mod tests {
-    use super::super::abi::{Call, Create, FeaturesCall, Freeze, LostCall, Remove, Status};
+    use super::super::abi::{
+        Call, Create, FeaturesCall, Freeze, Limit, LostCall, Remove, Reset, Status,
+    };
     use super::{copy_in, copy_out, Caller, Refused, SIZE_MAX};
     use zerocopy::IntoBytes;
 
@@ -195,6 +197,8 @@ mod tests {
         sizes::<Status>();
         sizes::<LostCall>();
         sizes::<Freeze>();
+        sizes::<Reset>();
+        sizes::<Limit>();
     }
 
     /// What the caller had in the fields for answers does not come back, whatever its size.
@@ -222,6 +226,8 @@ mod tests {
         answers::<Status>(|at| at < 12 || (660..664).contains(&at));
         answers::<LostCall>(|at| at < 24);
         answers::<Freeze>(|at| at < 12 || (16..288).contains(&at));
+        answers::<Reset>(|at| at < 12);
+        answers::<Limit>(|at| at < 12 || (16..24).contains(&at));
     }
 
     #[test]

@@ -76,7 +76,8 @@ pub type Allocated<T = ()> = core::result::Result<T, Denied>;
 pub struct Allocator<B> {
     /// Slabs that are not free. Unowned slabs are among them until a reclaim frees them.
     used: UsedSlabs<B>,
-    /// The number of slabs that may be in use. More are if the limit was set so.
+    /// The number of slabs that may be in use. More can be, because a limit may be set below the
+    /// number in use.
     limit: u32,
     /// Unowned slabs: the root slab that had each of them was emptied, which a commit may not have
     /// covered yet.
@@ -340,13 +341,13 @@ impl<B: DerefMut<Target = [u64]>> Allocator<B> {
         if !self.any_reclaimable || from >= self.slabs() {
             return None;
         }
-        // Both sums are limits, which the number of slabs bounds.
+        // Both sums are upper ends, which the number of slabs bounds.
         let end = from.saturating_add(STEP_BITS).min(self.slabs());
         let Some(first) = self.reclaimable.find(from..end, false) else {
             return Some(LeafSlab(end)..LeafSlab(end));
         };
         let end = first.saturating_add(STEP_SLABS).min(self.slabs());
-        // If all of them are, the range ends at the limit.
+        // If all slabs up to `end` are reclaimable, the range ends there.
         let past = self.reclaimable.find(first..end, true);
         Some(LeafSlab(first)..LeafSlab(past.unwrap_or(end)))
     }

@@ -2,7 +2,8 @@
 
 //! Makes the map durable: the commit, the checkpoint, and the order of their writes.
 //!
-//! A commit writes what has become mapped since the last commit into the journal. Its last write
+//! A commit writes into the journal all that is mapped of each leaf slab that has changed since the
+//! last commit, and which root slabs were emptied. Its last write
 //! carries `PREFLUSH | FUA`, so that the data is durable before the record that names it (I10). A
 //! checkpoint writes the changed map pages into the inactive slots (I11). It then writes the
 //! directory blocks in the same way. Then one write with `PREFLUSH | FUA` writes the superblock,
@@ -36,7 +37,7 @@ use super::stack::chain::Seal;
 use super::stack::changed_slabs::ChangedSlabs;
 use super::superblock_slots;
 
-/// Counts what the committer has done since attach.
+/// The counts of a committer, since it was made by an attach, a freeze or a reset.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Counters {
     /// Commits that wrote something.
@@ -154,8 +155,8 @@ where
 
     /// Makes all data written and all mappings made before the call durable.
     ///
-    /// If nothing is dirty, it is one flush. After a failure every call fails. What was
-    /// acknowledged before the failure stays durable, and nothing more becomes durable.
+    /// If nothing is dirty, it is one flush. After a failure every call fails. The
+    /// changes that were acknowledged before it stay durable, and no others become durable.
     pub fn commit<M: Memory, D: Disk>(&mut self, map: &Map<M>, disk: &mut D) -> Result {
         self.guarded(|s| {
             let quiescent = map.quiescent_changes();
@@ -265,7 +266,7 @@ where
         Ok(())
     }
 
-    /// Sets the limit of the leaf. `None`: no limit. What the leaf holds stays as it is.
+    /// Sets the limit of the leaf, or removes it if `None`. The content of the leaf stays as it is.
     pub fn set_limit<D: Disk>(&mut self, disk: &mut D, limit: Option<u32>) -> Result {
         self.guarded(|s| {
             s.ring.forget_buffer();

@@ -169,7 +169,8 @@ pub enum Error {
     Open(Role, u32),
     /// The leaf is write-protected.
     ReadOnlyLeaf,
-    /// The leaf is the same device as the root or a layer, or one is a part of the other.
+    /// The leaf shares sectors with the root or a layer: they are one device, a disk and its
+    /// partition, or partitions that overlap.
     SameDevice,
     /// The device is zoned, its logical blocks are above 4096 bytes, or the size of the union is no
     /// multiple of the blocks. Or a layer does not begin at a multiple of 4096 bytes.
@@ -200,7 +201,7 @@ pub enum Error {
     /// The logical blocks of a union cannot change while it is in use: bytes that they have, bytes
     /// that they would have on the leaf.
     BlockSize(u32, u32),
-    /// A freeze was asked for a union that is read-only.
+    /// A freeze, a reset or a change of the limit was asked for, and the union is read-only.
     ReadOnlyUnion,
     /// Requests in flight did not end in time.
     RequestsInFlight,

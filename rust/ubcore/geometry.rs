@@ -21,7 +21,7 @@ pub const BLOCK_BYTES: usize = 4096;
 pub type Block = [u8; BLOCK_BYTES];
 /// Sectors of a metadata block.
 pub const BLOCK_SECTORS: u64 = 8;
-/// Entries of a page of the slab table, and of the owner table.
+/// Entries of a page of the slab table, and of the owners.
 pub const TABLE_ENTRIES: u32 = 1024;
 /// 64-bit words of a page of sector bits.
 pub const BITS_WORDS: u32 = 512;

@@ -11,7 +11,8 @@ use super::superblock_slots;
 
 /// Returns the superblock with another limit. `None`: no limit.
 ///
-/// All else stays, so what the old superblock led to is found by the new one too.
+/// All other fields stay, so a reader finds the same metadata by the new superblock as by the old
+/// one.
 pub(super) fn limited(sb: &Superblock, limit: Option<u32>) -> Result<Superblock> {
     let mut next = sb.clone();
     let generation = sb.generation.checked_add(1).filter(|&n| n < NUMBERS);

@@ -41,13 +41,13 @@ use kernel::{
     },
 };
 
-/// Space is low if fewer than 1/`LOW` of all slabs are free.
+/// Space is low if fewer than 1/`LOW` of the slabs that may be in use are left.
 const LOW: u64 = 10;
-/// Space is sufficient again if more than 1/`ENOUGH` of all slabs are free.
+/// Space is sufficient again if more than 1/`ENOUGH` of the slabs that may be in use are left.
 const ENOUGH: u64 = 8;
 
-/// Space is used up to a mark if this percentage of all slabs is in use, and no longer if
-/// [`BELOW_MARK`] less is.
+/// Space is used up to a mark if this percentage of the slabs that may be in use is in use, and no
+/// longer if [`BELOW_MARK`] less is.
 const MARKS: [u64; 2] = [80, 95];
 const BELOW_MARK: u64 = 5;
 
@@ -200,7 +200,8 @@ impl Events {
         }
     }
 
-    /// Updates the space state after slabs were allocated or freed. Under the allocator's lock.
+    /// Updates the space state after slabs were allocated or freed, or the limit has changed.
+    /// `slabs` is how many may be in use. Under the allocator's lock.
     pub(super) fn space(self: &Arc<Self>, used: u32, slabs: u32) {
         self.used_up_to(used.into(), slabs.into());
         let free = u64::from(slabs.saturating_sub(used));

@@ -73,9 +73,11 @@ use kernel::{
     },
 };
 
-/// The new leaf, and the seal of the old one.
-pub(crate) struct NewLeaf<'a> {
+/// The options of a freeze.
+pub(crate) struct FreezeOptions<'a> {
+    /// The path of the new leaf.
     pub(crate) leaf: &'a CStr,
+    /// The seal of the old leaf.
     pub(crate) seal: Seal,
     /// Freeze the file systems on the disk meanwhile, so that they are consistent in the layer.
     pub(crate) freeze_file_systems: bool,
@@ -91,14 +93,14 @@ impl Attached {
     /// was, or read-only if the old leaf failed.
     ///
     /// Process context. One call at a time.
-    pub(crate) fn freeze(&self, new: &NewLeaf<'_>, resources: &Arc<Resources>) -> Result {
+    pub(crate) fn freeze(&self, new: &FreezeOptions<'_>, resources: &Arc<Resources>) -> Result {
         let old = self.union();
         if refuses_writes(&old.as_arc_borrow()) {
             return Err(Error::ReadOnlyUnion);
         }
         let checked = self.check(&old, new, resources)?;
         let reservation = Stacks::reserve(&resources.stacks)?;
-        // This opens the old leaf as a layer, which no one can refuse any more then.
+        // This opens the old leaf as a layer, so that the open cannot fail after the commit point.
         let merge = Merge::new(&old, &LayerId::Frozen(old.leaf.uuid, new.seal))?;
         let mut next = self.prepare(&old, checked, resources)?;
         flush_reclaim(&old);
@@ -146,7 +148,12 @@ impl Attached {
 
     /// Opens the new leaf and checks that it can take the place of the old one. Writes nothing.
     #[inline(never)]
-    fn check(&self, old: &Union, new: &NewLeaf<'_>, resources: &Resources) -> Result<CheckedLeaf> {
+    fn check(
+        &self,
+        old: &Union,
+        new: &FreezeOptions<'_>,
+        resources: &Resources,
+    ) -> Result<CheckedLeaf> {
         let prepared = prepare_union(old, new, resources)?;
         let limits = limits_on(old, &prepared)?;
         let (wanted, found) = (self.disk.logical_block_size(), limits.logical_block_size());
@@ -256,7 +263,11 @@ fn merge_until_few(old: &Arc<Union>, mut merge: Merge) -> Result<Merge> {
 
 /// Opens and checks the new leaf. Writes nothing. Returns the union on it without its stack.
 #[inline(never)]
-fn prepare_union(old: &Union, new: &NewLeaf<'_>, resources: &Resources) -> Result<PreparedUnion> {
+fn prepare_union(
+    old: &Union,
+    new: &FreezeOptions<'_>,
+    resources: &Resources,
+) -> Result<PreparedUnion> {
     let lower = open_new(old, new.leaf, resources)?;
     let mut leaf = union_attach::probe(&lower)?;
     let sb = &leaf.probe.superblock;

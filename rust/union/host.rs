@@ -86,8 +86,8 @@ impl Host for ArcBorrow<'_, Union> {
     }
 
     fn give_way(&self) {
-        // Ignore the result. A worker never has a fatal signal pending, and the merge of a freeze,
-        // which also gets here, looks for one itself.
+        // Ignore the result. A worker never has a fatal signal pending. A freeze, whose checkpoints
+        // also get here, looks for one in its merge.
         let _ = task::give_way();
     }
 }

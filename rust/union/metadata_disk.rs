@@ -123,13 +123,10 @@ impl Disk for MetadataDisk<'_> {
         } else {
             Role::Leaf
         };
+        // An error of the medium is `Io` too, so that a salvage continues without the block.
         self.device
             .read(at, self.buffer, 0..bytes)
-            .map_err(|e| match e {
-                ENOMEM => Error::NoMemory,
-                // Also the errors of a medium, so that a salvage continues without the block.
-                _ => Error::Io(role, sector),
-            })
+            .map_err(|e| read_error(role, sector, e))
     }
 
     fn write(&mut self, block: LeafBlock, count: usize, order: Order) -> Result {

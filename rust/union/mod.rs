@@ -95,7 +95,7 @@ use kernel::{
 
 pub(crate) use self::{
     attach::Options,
-    freeze::NewLeaf,
+    freeze::FreezeOptions,
     stack::Stacks, //
 };
 

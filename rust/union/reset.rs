@@ -70,8 +70,8 @@ impl Attached {
             flush::timer_work(&old.as_arc_borrow());
             if refuses_writes(&old.as_arc_borrow()) {
                 pr_err!(
-                    "{}: the reset of leaf {} failed, and the leaf may be empty already: what the \
-                     union shows now may be gone when it is attached again\n",
+                    "{}: the reset of leaf {} failed, and the leaf may be empty already; if so, \
+                     the content that the union shows now is gone at the next attach\n",
                     old.name,
                     old.lower.leaf,
                 );

@@ -10,7 +10,7 @@ use crate::sys::atomic::{
     Ordering::Relaxed, //
 };
 
-/// The counters of a union, since attach.
+/// The counters of a union, since its attach or its last freeze or reset.
 pub(super) struct Stats {
     first_writes: AtomicU64,
     io_errors: AtomicU64,

@@ -10,6 +10,7 @@ use crate::ubcore::{
     abi,
     protocol::WriteMode, //
 };
+
 impl Attached {
     /// Fills in the answer of the STATUS ioctl. Waits for nothing.
     pub(crate) fn fill_status(&self, c: &mut abi::Status) {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The checksum of a block of the directory or of the journal, after the four bytes of its magic.
+//! The checksum of a block of the directory, of the journal, or of the list of root and layers,
+//! after the four bytes of its magic.
 
 use super::crc::block_crc;
 

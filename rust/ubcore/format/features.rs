@@ -15,7 +15,8 @@ use super::super::error::{Error, FeatureClass, Result};
 pub const COMPAT_BYTES: usize = 16;
 
 /// Compatible: the leaf has a limit, the number of slabs that its union may use. A unionblk that
-/// does not know it may exceed it, as the slabs in use may when the limit is set.
+/// does not know it may use more. The number in use can be above the limit anyway, because the
+/// limit may be set below it.
 pub const LIMITED: u64 = 1;
 /// The bits of compatible features that this code knows.
 const COMPAT_KNOWN: u64 = LIMITED;
@@ -36,7 +37,8 @@ pub const ROOT_LISTED: u64 = 4;
 /// The bits of incompatible features that this code knows.
 const INCOMPAT_KNOWN: u64 = LAYERED | NO_ROOT | ROOT_LISTED;
 
-/// What a superblock says about features. All of it goes into the next superblock unchanged.
+/// The features of a superblock. They go into the next superblock, where only a freeze and a change
+/// of the limit alter them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Features {
     /// Bits of compatible features.
@@ -50,7 +52,7 @@ pub struct Features {
 }
 
 impl Features {
-    /// The features of a leaf that this code formats.
+    /// No features.
     pub const NONE: Features = Features {
         compat: 0,
         ro_compat: 0,
@@ -65,8 +67,8 @@ impl Features {
 
     /// Returns the number of slabs that the union may use, if there is a limit.
     pub fn limit(&self) -> Option<u32> {
-        let (bytes, _) = self.compat_bytes.split_first_chunk::<4>()?;
-        let slabs = Some(u32::from_le_bytes(*bytes));
+        let [a, b, c, d, ..] = self.compat_bytes;
+        let slabs = Some(u32::from_le_bytes([a, b, c, d]));
         slabs.filter(|&n| n != 0 && self.compat & LIMITED != 0)
     }
 
@@ -77,9 +79,8 @@ impl Features {
             0 => self.compat & !LIMITED,
             _ => self.compat | LIMITED,
         };
-        if let Some((bytes, _)) = self.compat_bytes.split_first_chunk_mut::<4>() {
-            *bytes = slabs.to_le_bytes();
-        }
+        let [a, b, c, d, ..] = &mut self.compat_bytes;
+        [*a, *b, *c, *d] = slabs.to_le_bytes();
     }
 
     /// Returns the read-only compatible bits that this code does not know.

@@ -83,7 +83,8 @@ struct DiskSuperblockBlock {
 /// A superblock, decoded and checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Superblock {
-    /// Counts checkpoints. Each writes it to both slots. The higher of two valid slots is active.
+    /// One higher after each checkpoint, reset and change of the limit, each of which writes both
+    /// slots. The higher of two valid slots is active.
     pub generation: u64,
     /// Names the leaf.
     pub uuid: [u8; 16],

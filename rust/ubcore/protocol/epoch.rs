@@ -89,8 +89,8 @@ pub fn enter<H: Host>(host: &H, rq: &H::Request) {
     swap_with_barrier(rq.word(), state.0);
 }
 
-/// Ends a request's use of the map, if it has begun. What the request did in its leaf slab happened
-/// before. Any context.
+/// Ends a request's use of the map, if it has begun. All accesses of the request to its leaf slab
+/// happen before the use ends. Any context.
 #[inline]
 pub fn leave<H: Host>(rq: &H::Request) {
     let state = RequestState::of(rq);

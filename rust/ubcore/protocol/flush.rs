@@ -102,7 +102,7 @@ pub(super) fn checkpoint_if_due<H: Host>(host: &H) -> Result {
 }
 
 /// Makes a checkpoint, unless another thread makes one meanwhile. `before` is the number of
-/// checkpoints that the caller has seen. Process context.
+/// checkpoints that the caller has seen; with `u64::MAX` it always makes one. Process context.
 pub fn checkpoint<H: Host>(host: &H, before: u64) -> Result {
     store_changed(host)?;
     host.with_committer(|committer, disk| {

@@ -92,7 +92,7 @@ fn submit<H: Host>(host: &H, rq: H::Request, whole: Option<Source>, fua: bool) -
 }
 
 /// Allocates what a range of a write needs. If bios of the write have failed, for lack of space, it
-/// allocates nothing for them: they are not mapped, so no one would free their leaf slabs.
+/// allocates nothing for them, because they are not mapped and nothing would free their leaf slabs.
 fn allocate<H: Host>(host: &H, rq: &H::Request, sector: u64, sectors: u32) -> Allocated {
     if !RequestState::of(rq).has_failed_bios() {
         return allocate_range(host, sector, sectors);

@@ -63,7 +63,7 @@ pub trait Request {
     /// sent than the request has.
     fn rest(&self) -> Checked<(u64, u32)>;
     /// Returns the sectors that the last [`Requests::submit`] has sent: first and count. Fails if
-    /// there are no such sectors.
+    /// the last round ends before it starts, which is a bug.
     fn sent(&self) -> Checked<(u64, u32)>;
     /// Returns whether the write must be durable when it ends.
     fn is_fua(&self) -> bool;
@@ -106,7 +106,8 @@ pub enum Event {
     Full,
     /// A request failed because the storage below the leaf has no space.
     NoSpaceBelow,
-    /// The number of slabs in use changed: used, all. Under the allocator's lock.
+    /// The number of slabs in use changed: that number, and how many may be in use. Under the
+    /// allocator's lock.
     Space(u32, u32),
     /// Leaf sectors are free: first sector, sectors. Under the allocator's lock.
     Freed(u64, u64),

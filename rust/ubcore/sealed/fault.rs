@@ -63,7 +63,7 @@ pub enum Fault {
     TooShort(u64, u64),
     /// The layer does not fit the format: it has more extents or data than that can count.
     TooLarge,
-    /// What is to be sealed was not the same when it was read again.
+    /// The content to be sealed was not the same when it was read again.
     Changed,
     /// The device failed, or the caller ended the work.
     Failed(Error),

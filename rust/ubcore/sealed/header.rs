@@ -25,7 +25,7 @@ pub const MAGIC: [u8; 8] = *b"UBSEALED";
 pub const PREFIX: &[u8] = b"unionblk sealed layer 1\n";
 /// The first block of data.
 pub const DATA_BLOCK: u64 = 2;
-/// The largest union that a layer can be of.
+/// The size of the largest union that a layer can be a part of, in sectors.
 pub const UNION_SECTORS_MAX: u64 = 1 << 48;
 /// The number of all blocks is below this.
 const BLOCKS: u64 = 1 << 45;

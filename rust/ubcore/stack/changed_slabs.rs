@@ -4,8 +4,8 @@
 //! these alone.
 //!
 //! A merge of a whole map takes long, so requests run meanwhile and change the map. The committer
-//! takes each mark of a change off the map, and notes in [`ChangedSlabs`] which it was. What a slab
-//! reads as changes in two ways: a sector of its leaf slab becomes mapped, which puts that leaf
+//! takes each mark of a change off the map, and notes in [`ChangedSlabs`] which it was. The content
+//! of a slab changes in two ways: a sector of its leaf slab becomes mapped, which puts that leaf
 //! slab on the committer's list of dirty slabs; or the slab is emptied, which puts its page of the
 //! slab table on the list of pending pages. So a slab that has changed is the present owner of a
 //! leaf slab noted here, or lies on a page noted here, or still has a mark on the map.

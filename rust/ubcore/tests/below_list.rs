@@ -344,7 +344,7 @@ fn each_layer_is_followed_with_its_own_list() {
     assert_eq!(follow(&made_on, &[low, high]), Ok(chain(&made_on)));
     let listed = [sealed, both];
     assert_eq!(follow(&listed, &[low, high]), Ok(chain(&listed)));
-    // What was made on other layers is refused.
+    // Layers that were made on other layers are refused.
     let other = [all[0], all[3]];
     assert_eq!(follow(&other, &[low]), Err(Error::LayerIdentity));
     assert_eq!(follow(&all[..1], &[low]), Err(Error::LayerIdentity));

@@ -116,7 +116,7 @@ fn a_leaf_that_changes_while_it_is_merged() {
         for _ in 0..random.below(60) {
             change(&mut u, &mut random);
         }
-        // What was changed before the merge need not be noted.
+        // Changes before the merge need not be noted.
         assert!(u
             .committer
             .replace_noted_slabs(Some(empty_set(&g)))
@@ -170,7 +170,7 @@ fn large(slabs: u64) -> SimUnion {
     SimUnion::attach_to(&disk, &g).unwrap()
 }
 
-/// What is merged while requests wait depends on what has changed, not on the size of the leaf.
+/// The work of a merge while requests wait depends on the changes, not on the size of the leaf.
 #[test]
 fn a_few_slabs_of_a_large_leaf() {
     let costs = [2_000u64, 20_000].map(|slabs| {

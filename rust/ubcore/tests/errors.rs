@@ -66,7 +66,7 @@ fn each(what: &str, act: fn(&mut SimUnion, &mut Oracle) -> Result) -> u64 {
             }
             let what = format!("{what}, I/O {n}, landed {landed}");
             assert!(matches!(done, Err(Error::Io(..))), "{what}: {done:?}");
-            // The failure is permanent: the device works again, but what is lost stays lost.
+            // The failure is permanent. The device works again, but no later commit succeeds.
             assert_eq!(u.committer.failed(), done.err(), "{what}");
             let before = disk.counts();
             assert_eq!(u.committer.commit(&u.map, &mut u.disk), done, "{what}");

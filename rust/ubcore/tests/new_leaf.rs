@@ -176,7 +176,7 @@ fn a_power_failure_in_a_format_of_half_a_leaf_leaves_no_mix() {
     assert_eq!(left[1], [&[Old][..], &[Old, New], new, new]);
 }
 
-/// What the tests of power failures format is what the tool writes.
+/// The tests of power failures format a device by the same writes as the tool.
 #[test]
 fn a_format_is_a_few_durable_writes() {
     let mut slots = [[0; 512]; 2];

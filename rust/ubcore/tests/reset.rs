@@ -236,7 +236,7 @@ fn the_union_that_was_reset_continues() {
         .committer
         .store_some(&old.map, &mut old.disk, ubcore::geometry::MapPage(0));
     stored.unwrap();
-    // What no commit has covered yet is forgotten too, and the timer finds nothing to commit.
+    // Changes that no commit has covered are forgotten too, and the timer finds nothing to commit.
     old.write(7 * SLAB, 5, 70, true).unwrap();
     assert!(!old.committer.is_committed(&old.map));
     let mut u = old.reset().unwrap();

@@ -139,7 +139,7 @@ fn runs_lead_to_what_a_walk_finds() {
             let whole = plan::read_at_once(&stack.union.map, &stack.map, at, sectors);
             let only = (runs.len() == 1).then(|| runs[0].source);
             assert!(whole.is_none() || whole == only, "{whole:?} {only:?}");
-            // What lies in one slab of the leaf and of the stack is found at once.
+            // A range in one slab of the leaf and of the stack is found at once.
             if matches!(only, Some(Source::Layer(..))) {
                 assert_eq!(whole, only, "{at} + {sectors}");
                 at_once[0] += 1;
