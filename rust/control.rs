@@ -147,6 +147,9 @@ impl IoctlHandler for Registry {
     }
 }
 
+/// The UUID by which a call means the union of its number, whatever leaf it has.
+const ANY_LEAF: [u8; 16] = [0; 16];
+
 /// A structure in the caller's address space. Each byte is read once.
 struct Structure(UserPtr);
 
@@ -297,7 +300,7 @@ impl Registry {
             seal: Seal(c.seal),
             freeze_file_systems: c.flags & abi::FREEZE_FILE_SYSTEMS != 0,
         };
-        let attached = self.begin_change(c.id).map_err(|e| match e {
+        let attached = self.begin_change(c.id, ANY_LEAF).map_err(|e| match e {
             EINPROGRESS => EBUSY,
             e => e,
         })?;
@@ -310,7 +313,7 @@ impl Registry {
     }
 
     fn reset(&self, c: &mut abi::Reset) -> Result {
-        let attached = self.begin_change(c.id)?;
+        let attached = self.begin_change(c.id, c.uuid)?;
         let done = attached.keep_closed().and_then(|closed| {
             attached.reset(closed, &self.resources).map_err(|e| {
                 c.set_error(e);
@@ -322,7 +325,7 @@ impl Registry {
     }
 
     fn set_limit(&self, c: &mut abi::Limit) -> Result {
-        let attached = self.begin_change(c.id)?;
+        let attached = self.begin_change(c.id, c.uuid)?;
         let limit = Some(c.slabs).filter(|&slabs| slabs != 0);
         let done = attached.set_limit(limit);
         self.end_change(c.id, attached);
@@ -399,15 +402,20 @@ impl Registry {
     }
 
     /// Begins a freeze, a reset or a change of the limit of a union, and keeps other calls from
-    /// taking the union. Fails as [`Registry::take`] does.
-    fn begin_change(&self, id: u32) -> Result<Arc<Attached>> {
+    /// taking the union. Fails as [`Registry::take`] does, and with `ESTALE` if the leaf is not the
+    /// one of `uuid`. The leaf cannot become another one before [`Registry::end_change`].
+    fn begin_change(&self, id: u32, uuid: [u8; 16]) -> Result<Arc<Attached>> {
         let mut unions = self.unions.lock();
         let at = position(&unions, id).map_err(|_| ENODEV)?;
         let registered = unions.get_mut(at).ok_or(ENODEV)?;
         let attached = registered.attached.clone().ok_or(EBUSY)?;
-        if core::mem::replace(&mut registered.is_changing, true) {
+        if registered.is_changing {
             return Err(EINPROGRESS);
         }
+        if uuid != ANY_LEAF && uuid != attached.leaf_uuid() {
+            return Err(ESTALE);
+        }
+        registered.is_changing = true;
         Ok(attached)
     }
 

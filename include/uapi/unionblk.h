@@ -71,7 +71,7 @@
  * why the call failed, in more detail than the errno. NONE if the call succeeds,
  * or fails before the attach, the freeze, the reset or the change of the limit
  * begins: with EINVAL for a field, EFAULT for the layers, EEXIST, EUSERS, ENOMEM,
- * ENODEV, EINPROGRESS, or EBUSY if the union is open or another call uses it.
+ * ENODEV, ESTALE, EINPROGRESS, or EBUSY if the union is open or another call uses it.
  * struct unionblk_status.last_error has the same numbers. Below, a and b are
  * reason_detail[0] and [1].
  */
@@ -310,23 +310,25 @@ struct unionblk_freeze {
  * While the call runs, opens of the disk fail with ENXIO. Its page cache is empty
  * afterwards, and its partition table is read again.
  *
- * ENODEV if no union has this id. EBUSY while the union is open or mounted, while
- * another call attaches or detaches it, and with the reason REQUESTS_IN_FLIGHT if
- * its requests do not end within 30 s. EINPROGRESS while its leaf is being frozen
+ * ENODEV if no union has this id. ESTALE if its leaf is not the one of @uuid, as
+ * after a remove and a create, or a freeze. EBUSY while the union is open or mounted,
+ * while another call attaches or detaches it, and with the reason REQUESTS_IN_FLIGHT
+ * if its requests do not end within 30 s. EINPROGRESS while its leaf is being frozen
  * or reset, or another call sets its limit. EROFS with the reason READ_ONLY_UNION if
  * the union is read-only. In all of these cases nothing has changed. If the write
- * fails, the union is read-only
- * afterwards, as if a commit had failed, and the leaf is as before or empty.
+ * fails, the union is read-only afterwards, as if a commit had failed, and the leaf
+ * is as before or empty.
  */
 struct unionblk_reset {
 	__u32 size;
 	__u32 flags;		/* none defined */
 	__u32 id;
 	__u32 reason;		/* out: enum unionblk_reason */
+	__u8 uuid[16];		/* in: of the leaf; all zero: of any leaf */
 	__u64 reason_detail[2];	/* out */
 };
 
-#define UNIONBLK_RESET_SIZE_VER0	32
+#define UNIONBLK_RESET_SIZE_VER0	48
 
 /*
  * Sets how many slabs of its leaf a union may use. The limit is stored in the leaf
@@ -334,10 +336,11 @@ struct unionblk_reset {
  * with ENOSPC. It may be below what is in use. A limit above the number of slabs
  * is kept, and holds no write back.
  *
- * ENODEV if no union has this id. EBUSY while another call attaches or detaches it.
- * EINPROGRESS while its leaf is being frozen or reset, or another call sets its
- * limit. EROFS with the reason READ_ONLY_UNION if the union is read-only. If the
- * write fails, the union is read-only afterwards, as if a commit had failed.
+ * ENODEV if no union has this id. ESTALE if its leaf is not the one of @uuid. EBUSY
+ * while another call attaches or detaches it. EINPROGRESS while its leaf is being
+ * frozen or reset, or another call sets its limit. EROFS with the reason
+ * READ_ONLY_UNION if the union is read-only. If the write fails, the union is
+ * read-only afterwards, as if a commit had failed.
  */
 struct unionblk_limit {
 	__u32 size;
@@ -346,10 +349,11 @@ struct unionblk_limit {
 	__u32 reason;		/* out: enum unionblk_reason */
 	__u32 slabs;		/* in: the limit; 0: none */
 	__u32 reserved0;
+	__u8 uuid[16];		/* in: of the leaf; all zero: of any leaf */
 	__u64 reason_detail[2];	/* out */
 };
 
-#define UNIONBLK_LIMIT_SIZE_VER0	40
+#define UNIONBLK_LIMIT_SIZE_VER0	56
 
 /*
  * Type 0xd9, numbers 00-1f. The numbers do not encode the size of a structure,

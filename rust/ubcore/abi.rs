@@ -198,6 +198,7 @@ pub struct Reset {
     pub flags: u32,
     pub id: u32,
     pub reason: u32,
+    pub uuid: [u8; 16],
     pub reason_detail: [u64; 2],
 }
 
@@ -212,6 +213,7 @@ pub struct Limit {
     pub reason: u32,
     pub slabs: u32,
     pub reserved0: u32,
+    pub uuid: [u8; 16],
     pub reason_detail: [u64; 2],
 }
 
@@ -327,8 +329,8 @@ call!(Freeze, 5, 304, in: [flags, id, leaf, seal], |s| {
     s.flags & !FREEZE_FILE_SYSTEMS == 0
 });
 
-call!(Reset, 6, 32, in: [flags, id], |s| s.flags == 0);
-call!(Limit, 7, 40, in: [flags, id, slabs, reserved0], |s| {
+call!(Reset, 6, 48, in: [flags, id, uuid], |s| s.flags == 0);
+call!(Limit, 7, 56, in: [flags, id, slabs, reserved0, uuid], |s| {
     s.flags == 0 && s.reserved0 == 0
 });
 
@@ -399,8 +401,8 @@ mod tests {
         assert_eq!(size_of::<Status>(), 744);
         assert_eq!(size_of::<LostCall>(), 48);
         assert_eq!(size_of::<Freeze>(), 304);
-        assert_eq!(size_of::<Reset>(), 32);
-        assert_eq!(size_of::<Limit>(), 40);
+        assert_eq!(size_of::<Reset>(), 48);
+        assert_eq!(size_of::<Limit>(), 56);
         assert_eq!(FeaturesCall::COMMAND, 0xd900);
         assert_eq!(Create::COMMAND, 0xd901);
         assert_eq!(Remove::COMMAND, 0xd902);

@@ -226,8 +226,8 @@ mod tests {
         answers::<Status>(|at| at < 12 || (660..664).contains(&at));
         answers::<LostCall>(|at| at < 24);
         answers::<Freeze>(|at| at < 12 || (16..288).contains(&at));
-        answers::<Reset>(|at| at < 12);
-        answers::<Limit>(|at| at < 12 || (16..24).contains(&at));
+        answers::<Reset>(|at| at < 12 || (16..32).contains(&at));
+        answers::<Limit>(|at| at < 12 || (16..40).contains(&at));
     }
 
     #[test]

@@ -323,6 +323,11 @@ impl Attached {
         self.disk.forbid_open()
     }
 
+    /// Returns the UUID of the leaf as it is now.
+    pub(crate) fn leaf_uuid(&self) -> [u8; 16] {
+        self.disk.with_queue_data(|union| union.leaf.uuid)
+    }
+
     /// Returns the totals of what is lost because metadata is damaged.
     pub(crate) fn loss_totals(&self) -> abi::LossTotals {
         self.disk.with_queue_data(|union| union.loss.totals())

@@ -80,6 +80,7 @@ static void reset(void)
 	FIELD(reset, flags);
 	FIELD(reset, id);
 	FIELD(reset, reason);
+	FIELD(reset, uuid);
 	FIELD(reset, reason_detail);
 
 	SIZE(limit);
@@ -89,6 +90,7 @@ static void reset(void)
 	FIELD(limit, reason);
 	FIELD(limit, slabs);
 	FIELD(limit, reserved0);
+	FIELD(limit, uuid);
 	FIELD(limit, reason_detail);
 }
 

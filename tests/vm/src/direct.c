@@ -5,6 +5,8 @@
  *   direct create ROOT LEAF [LAYER]...    - as ROOT: no root
  *   direct view ROOT LEAF [LAYER]...      read-only
  *   direct freeze ID LEAF
+ *   direct reset ID UUID
+ *   direct limit ID UUID SLABS
  */
 #define _GNU_SOURCE
 #include "control.h"
@@ -45,6 +47,44 @@ static int freeze(const char *id, const char *leaf)
 	return error != 0;
 }
 
+/* Reads a UUID with or without its dashes. */
+static int uuid_of(const char *text, uint8_t uuid[16])
+{
+	for (int n = 0; n < 16; n++) {
+		text += *text == '-';
+		if (sscanf(text, "%2hhx", &uuid[n]) != 1)
+			return -1;
+		text += 2;
+	}
+	return *text ? -1 : 0;
+}
+
+static int reset(const char *id, const char *uuid)
+{
+	struct unionblk_reset r = { .size = sizeof(r), .id = (uint32_t)atoi(id) };
+	int error;
+
+	if (uuid_of(uuid, r.uuid))
+		return 2;
+	error = ioctl(control_file(), UNIONBLK_IOC_RESET, &r) ? errno : 0;
+	printf("%s, reason %u\n", error ? strerror(error) : "done", r.reason);
+	return error != 0;
+}
+
+static int limit(const char *id, const char *uuid, const char *slabs)
+{
+	struct unionblk_limit l = {
+		.size = sizeof(l), .id = (uint32_t)atoi(id), .slabs = (uint32_t)atoi(slabs),
+	};
+	int error;
+
+	if (uuid_of(uuid, l.uuid))
+		return 2;
+	error = ioctl(control_file(), UNIONBLK_IOC_LIMIT, &l) ? errno : 0;
+	printf("%s, reason %u\n", error ? strerror(error) : "done", l.reason);
+	return error != 0;
+}
+
 int main(int argc, char **argv)
 {
 	if (argc >= 4 && !strcmp(argv[1], "create"))
@@ -53,6 +93,11 @@ int main(int argc, char **argv)
 		return create(UNIONBLK_CREATE_READ_ONLY, argc - 2, argv + 2);
 	if (argc == 4 && !strcmp(argv[1], "freeze"))
 		return freeze(argv[2], argv[3]);
-	fputs("direct create|view ROOT|- LEAF [LAYER]... | direct freeze ID LEAF\n", stderr);
+	if (argc == 4 && !strcmp(argv[1], "reset"))
+		return reset(argv[2], argv[3]);
+	if (argc == 5 && !strcmp(argv[1], "limit"))
+		return limit(argv[2], argv[3], argv[4]);
+	fputs("direct create|view ROOT|- LEAF [LAYER]... | direct freeze ID LEAF | "
+	      "direct reset ID UUID | direct limit ID UUID SLABS\n", stderr);
 	return 2;
 }

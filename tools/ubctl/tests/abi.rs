@@ -121,7 +121,17 @@ fn layouts(said: &mut Said) {
         seal,
         reason_detail
     );
-    layout!(said, "reset", Reset, size, flags, id, reason, reason_detail);
+    layout!(
+        said,
+        "reset",
+        Reset,
+        size,
+        flags,
+        id,
+        reason,
+        uuid,
+        reason_detail
+    );
     layout!(
         said,
         "limit",
@@ -132,6 +142,7 @@ fn layouts(said: &mut Said) {
         reason,
         slabs,
         reserved0,
+        uuid,
         reason_detail
     );
     layout!(said, "lost", LostCall, size, flags, id, reserved0, from, sector, sectors, unnamed);

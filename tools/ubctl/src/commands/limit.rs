@@ -86,7 +86,7 @@ fn in_slabs(size: value_parser::Limit, sectors: u32, slabs: u32) -> Result<Optio
 
 fn of_union(control: &Control, status: &Status, size: value_parser::Limit) -> Result<LimitReport> {
     let limit = in_slabs(size, status.slab_sectors, status.slabs)?;
-    control.set_limit(status.id, limit)?;
+    control.set_limit(status, limit)?;
     Ok(LimitReport {
         device: Some(format!("/dev/{}{}", control::PREFIX, status.id)),
         leaf: path_text(&status.leaf),

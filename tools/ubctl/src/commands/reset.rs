@@ -81,7 +81,7 @@ fn reset_union(control: &Control, status: &Status, dry_run: bool) -> Result<Rese
         match (dry_run, now.openers) {
             (true, 0) => control.check_reset(&now).map(Tried::Done),
             (true, _) => Ok(Tried::Busy),
-            (false, _) => control.reset(status.id),
+            (false, _) => control.reset(status),
         }
     };
     let look = |all| holders::of_device(disk, all);

@@ -9,7 +9,7 @@ use ubcore::abi::{Create, Freeze, Layer, Limit, Reset, Status, MODE_WRITABLE};
 use ubcore::error::Error;
 
 use super::{not_there, path_text, Control, PREFIX};
-use crate::error::{Fail, Result};
+use crate::error::{Fail, Result, FAILED};
 use crate::holders::Tried;
 use crate::{ioctl, layer_arg, loopdev};
 
@@ -28,9 +28,11 @@ impl Control {
     }
 
     /// Makes the leaf of a union forget all its changes, unless the union is in use.
-    pub fn reset(&self, id: u32) -> Result<Tried<()>> {
+    /// `status` is what the union was when the caller chose it.
+    pub fn reset(&self, status: &Status) -> Result<Tried<()>> {
+        let id = status.id;
         let mut request = Reset::new();
-        request.id = id;
+        (request.id, request.uuid) = (id, status.uuid);
         let name = format!("{PREFIX}{id}");
         match (ioctl::call(&self.0, &mut request), request.error()) {
             (Ok(()), _) => Ok(Tried::Done(())),
@@ -38,14 +40,17 @@ impl Control {
             (Err(Errno::BUSY), None) => Ok(Tried::Busy),
             (Err(Errno::INPROGRESS), None) => Err(Fail::being_changed(&name)),
             (Err(Errno::NODEV), None) => Err(not_there(id)),
+            (Err(Errno::STALE), None) => Err(another_leaf(&name)),
             (Err(e), None) => Err(self.failure(&format!("reset the leaf of {name}"), e)),
         }
     }
 
-    /// Sets how many slabs a union may use. `None`: all.
-    pub fn set_limit(&self, id: u32, limit: Option<u32>) -> Result {
+    /// Sets how many slabs a union may use. `None`: all. `status` is what the union was when the
+    /// caller chose it.
+    pub fn set_limit(&self, status: &Status, limit: Option<u32>) -> Result {
+        let id = status.id;
         let mut request = Limit::new();
-        request.id = id;
+        (request.id, request.uuid) = (id, status.uuid);
         request.slabs = limit.unwrap_or(0);
         let name = format!("{PREFIX}{id}");
         match (ioctl::call(&self.0, &mut request), request.error()) {
@@ -53,6 +58,7 @@ impl Control {
             (Err(_), Some(reason)) => Err(Fail::core(&name, reason)),
             (Err(Errno::INPROGRESS), None) => Err(Fail::being_changed(&name)),
             (Err(Errno::NODEV), None) => Err(not_there(id)),
+            (Err(Errno::STALE), None) => Err(another_leaf(&name)),
             (Err(e), None) => Err(self.failure(&format!("set the limit of {name}"), e)),
         }
     }
@@ -65,6 +71,16 @@ impl Control {
         let name = format!("{PREFIX}{}", status.id);
         Err(Fail::core(&name, Error::ReadOnlyUnion))
     }
+}
+
+/// Returns the failure of a call that named the union by its number and its leaf, because the leaf
+/// of the number is another one by now.
+fn another_leaf(name: &str) -> Fail {
+    let text = format!(
+        "{name} has another leaf now, because the union was removed or frozen meanwhile, and nothing \
+         was changed: see ubctl list"
+    );
+    Fail::new(FAILED, "not_found", text)
 }
 
 /// Returns the layer that the reason of a failure is about, and its number.
