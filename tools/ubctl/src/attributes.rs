@@ -11,7 +11,7 @@ use ubcore::format::name::UNION_PREFIX;
 use crate::output::size;
 use crate::sysfs::number;
 
-/// A union, as the files in `union/` show it. What is missing there is 0 or empty.
+/// A union, as the files in `union/` show it. The value of a missing file is 0 or empty.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Attributes {
     /// The name of the disk.
@@ -26,7 +26,7 @@ pub struct Attributes {
     pub sectors: u64,
     /// The bytes of a slab.
     pub slab_bytes: u64,
-    /// Leaf slabs, and how many of them are not free.
+    /// Leaf slabs.
     pub slabs: u64,
     /// How many of them are not free.
     pub slabs_used: u64,

@@ -86,7 +86,7 @@ pub enum Command {
     List(list::ListArgs),
     /// Show all that the driver reports of a union
     Status(status::StatusArgs),
-    /// Follow the events of unions: low space, full, read-only, errors, freeze, resize
+    /// Follow the events of unions: space, read-only, errors, freeze, reset, resize
     Watch(watch::WatchArgs),
     /// Show what unions read and write, as rates
     Top(top::TopArgs),

@@ -241,7 +241,10 @@ impl Control {
 /// Returns the failure of a remove that has detached the union, but could not commit its map.
 fn last_commit_failed(name: &str, e: Errno) -> Fail {
     let (reason, why) = match e {
-        Errno::NOSPC => ("no_space", ", because what the leaf lies on has no space"),
+        Errno::NOSPC => (
+            "no_space",
+            ", because the storage below the leaf has no space",
+        ),
         _ => ("io", ""),
     };
     let text = format!(

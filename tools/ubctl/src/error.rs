@@ -66,11 +66,12 @@ impl Fail {
         Fail::new(code_of(e), reason_of(e), format!("{what}: {e}{more}"))
     }
 
-    /// Makes a failure for a union that cannot be removed or reset, because its leaf is being
-    /// frozen or reset.
+    /// Makes the failure for a union that cannot be removed or changed now, because its leaf is
+    /// being frozen or reset, or another call sets its limit.
     pub fn being_changed(name: &str) -> Fail {
         let text = format!(
-            "the leaf of {name} is being frozen or reset: wait until that ends and try again"
+            "the leaf of {name} is being frozen or reset, or its limit is being set: wait until \
+             that ends and try again"
         );
         Fail::new(BUSY, "busy", text)
     }

@@ -12,6 +12,7 @@ use ubcore::format::below_list::ListedLayer;
 
 use crate::device::{Access, Device};
 use crate::error::{Fail, Result, REFUSED};
+use crate::loaded;
 use crate::output;
 use crate::value_parser::layer_offset;
 
@@ -40,8 +41,8 @@ impl LayerArg {
         (!path.as_os_str().is_empty()).then_some(LayerArg { path, offset })
     }
 
-    /// Returns what a word of the command line means. What follows the last `@` is an offset if it
-    /// is a number, with a unit or not.
+    /// Returns what a word of the command line means. The text after the last `@` is an offset if
+    /// it is a number, with a unit or not.
     fn parse(word: OsString) -> std::result::Result<LayerArg, String> {
         let path = LayerArg::at_start(Path::new(&word));
         let bytes = word.as_bytes();
@@ -77,6 +78,18 @@ impl LayerArg {
             Device::open(&self.path, Role::Layer, Access::Read)?,
             self.offset,
         )
+    }
+
+    /// Opens the leaf that it is if no sealed layer begins there. The leaf must be at rest.
+    pub fn open_leaf(&self) -> Result<Device> {
+        if self.offset > 0 {
+            let text = format!(
+                "{}: no sealed layer begins there, and a leaf has no offset",
+                self.name()
+            );
+            return Err(Fail::new(REFUSED, "not_sealed", text));
+        }
+        loaded::open_at_rest(&self.path)
     }
 
     /// Returns its name for messages, which is also a word for the command line.

@@ -128,7 +128,7 @@ pub struct Places(Vec<Candidate>);
 
 impl Places {
     /// Looks at each place: a device or an image, or a directory, of which each device and image
-    /// counts, but not what lies in directories below it. What cannot be read does not count. Of
+    /// counts, but no file in directories below it. A file that cannot be read does not count. Of
     /// sealed layers that lie one behind another, each counts.
     pub fn new(places: &[PathBuf]) -> Result<Places> {
         let mut paths = Vec::new();
@@ -183,7 +183,7 @@ impl Places {
     }
 }
 
-/// Returns what tells a device or image from every other.
+/// Returns two numbers that identify a device or image.
 fn number(path: &Path) -> Option<(u64, u64)> {
     let meta = fs::metadata(path).ok()?;
     if meta.file_type().is_block_device() {

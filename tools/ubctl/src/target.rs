@@ -75,8 +75,10 @@ impl Target {
     /// Begins to write so many bytes.
     pub fn begin(self, bytes: u64) -> Result<Output> {
         let place = match self.to {
-            To::Device(device) => Place::Device(WrittenPart::begin(device, self.what, bytes)?),
-            To::File { path, old } => Place::File(NewFile::create(&path, bytes, old)?),
+            To::Device(device) => {
+                OutputPlace::Device(WrittenPart::begin(device, self.what, bytes)?)
+            }
+            To::File { path, old } => OutputPlace::File(NewFile::create(&path, bytes, old)?),
         };
         Ok(Output {
             what: self.what,
@@ -116,7 +118,7 @@ impl To {
             );
             return Err(Fail::new(REFUSED, "not_a_device", text));
         }
-        // A link stays, and what it leads to is replaced.
+        // The file that a link leads to is replaced, and the link stays.
         let path = fs::canonicalize(out).map_err(|e| Fail::io("open", out, &e))?;
         if wanted.append {
             let file = Device::open(&path, Role::Leaf, Access::Exclusive);
@@ -376,7 +378,7 @@ fn folder(path: &Path) -> PathBuf {
     }
 }
 
-enum Place {
+enum OutputPlace {
     File(NewFile),
     Device(WrittenPart),
 }
@@ -384,7 +386,7 @@ enum Place {
 /// A layer or an image that is being written.
 pub struct Output {
     what: &'static str,
-    place: Place,
+    place: OutputPlace,
     /// The header of a sealed layer was written to its place, so the layer may be there.
     is_committed: bool,
     fail: Option<Fail>,
@@ -394,8 +396,8 @@ impl Output {
     /// Ends the writing: all of it is there and durable.
     pub fn finish(&mut self) -> Result {
         match &mut self.place {
-            Place::File(file) => file.put(),
-            Place::Device(_) => Ok(()),
+            OutputPlace::File(file) => file.put(),
+            OutputPlace::Device(_) => Ok(()),
         }
     }
 
@@ -407,14 +409,14 @@ impl Output {
     /// Adds to a failure what has become of the place.
     pub fn undo(self, mut fail: Fail) -> Fail {
         let text = match &self.place {
-            Place::File(file) if file.is_there => {
+            OutputPlace::File(file) if file.is_there => {
                 "the file is there and whole, but a power failure could still remove it".to_owned()
             }
-            Place::File(file) if file.old.is_some() => {
+            OutputPlace::File(file) if file.old.is_some() => {
                 format!("{} is as it was before", file.path.display())
             }
-            Place::File(file) => format!("{} was not made", file.path.display()),
-            Place::Device(part) => part.undo(self.what, self.is_committed),
+            OutputPlace::File(file) => format!("{} was not made", file.path.display()),
+            OutputPlace::Device(part) => part.undo(self.what, self.is_committed),
         };
         fail.message += &format!(" ({text})");
         fail
@@ -425,12 +427,12 @@ impl Output {
         self.check_signals()?;
         match &self.place {
             // The file has its size already, so a hole reads as these zeroes.
-            Place::File(_) if bytes.iter().all(|&b| b == 0) => Ok(()),
-            Place::File(new) => new
+            OutputPlace::File(_) if bytes.iter().all(|&b| b == 0) => Ok(()),
+            OutputPlace::File(new) => new
                 .file
                 .write_all_at(bytes, at)
                 .map_err(|e| Fail::io("write to", &new.beside, &e)),
-            Place::Device(part) => part.device.write_at(at, bytes),
+            OutputPlace::Device(part) => part.device.write_at(at, bytes),
         }
     }
 
@@ -438,11 +440,11 @@ impl Output {
     pub fn sync(&self) -> Result {
         self.check_signals()?;
         match &self.place {
-            Place::File(new) => {
+            OutputPlace::File(new) => {
                 let done = new.file.sync_all();
                 done.map_err(|e| Fail::io("flush", &new.beside, &e))
             }
-            Place::Device(part) => part.device.sync(),
+            OutputPlace::Device(part) => part.device.sync(),
         }
     }
 
@@ -457,14 +459,14 @@ impl Output {
 
     /// Returns whether what is not written reads as zeroes.
     pub fn has_holes(&self) -> bool {
-        matches!(self.place, Place::File(_))
+        matches!(self.place, OutputPlace::File(_))
     }
 
     /// Drops the pages of the target from the page cache, so that reads come from the device.
     pub fn forget(&self) {
         let file = match &self.place {
-            Place::File(new) => &new.file,
-            Place::Device(part) => part.device.file(),
+            OutputPlace::File(new) => &new.file,
+            OutputPlace::Device(part) => part.device.file(),
         };
         // The kernel may keep the pages. The reads then return the written bytes from the cache.
         let _ = fadvise(file, 0, None, Advice::DontNeed);
@@ -473,14 +475,14 @@ impl Output {
     /// Opens the output for reading.
     pub fn device(&self) -> Result<Device> {
         match &self.place {
-            Place::File(new) => Device::open(&new.beside, Role::Layer, Access::Read),
-            Place::Device(part) => part.device.again(Access::Read),
+            OutputPlace::File(new) => Device::open(&new.beside, Role::Layer, Access::Read),
+            OutputPlace::Device(part) => part.device.again(Access::Read),
         }
     }
 
     /// Makes the header of a layer on a device zeroes, because the layer is not as it must be.
     pub fn erase_header(&self) {
-        if let (Place::Device(part), true) = (&self.place, self.is_committed) {
+        if let (OutputPlace::Device(part), true) = (&self.place, self.is_committed) {
             // If this fails, the header is there, and `undo` says so.
             let _ = part.device.write_at(0, &[0; BLOCK_BYTES]);
             let _ = part.device.sync();
@@ -491,11 +493,11 @@ impl Output {
     pub fn read_back(&self, at: u64, room: &mut [u8]) -> Result {
         interrupt::check()?;
         match &self.place {
-            Place::File(new) => new
+            OutputPlace::File(new) => new
                 .file
                 .read_exact_at(room, at)
                 .map_err(|e| Fail::io("read", &new.beside, &e)),
-            Place::Device(part) => part.device.read_at(at, room),
+            OutputPlace::Device(part) => part.device.read_at(at, room),
         }
     }
 
@@ -511,7 +513,7 @@ impl Writer for Output {
     fn write(&mut self, block: u64, blocks: &[Block]) -> ubcore::error::Result {
         let is_header = block == 0 && blocks.as_flattened().iter().any(|&b| b != 0);
         // A write that fails may have written the header.
-        self.is_committed |= is_header && matches!(self.place, Place::Device(_));
+        self.is_committed |= is_header && matches!(self.place, OutputPlace::Device(_));
         let done = self.put(block.saturating_mul(BLOCK), blocks.as_flattened());
         self.keep(done, block)
     }

@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! `ubctl freeze`, `seal`, `squash` and `format --layer`, cut at each of their writes, and again
-//! when they are repeated; and with each I/O that fails.
+//! when they are repeated; and with each write, and some of the reads, that fail.
 //!
-//! What they read never changes. A leaf is as before, or frozen with the same content. A sealed
-//! layer gets its name when all of it is durable, is refused as long as a part is missing, and has
-//! the same bytes however often the command was cut before. `CUTS` in the environment sets how many
-//! power failures are tried at each write, beside those in which nothing and everything lands.
+//! The files that they read never change. A leaf is as before, or frozen with the same content. A
+//! sealed layer gets its name when all of it is durable, is refused as long as a part is missing,
+//! and has the same bytes however often the command was cut before. `CUTS` in the environment sets
+//! how many power failures are tried at each write, beside those in which nothing and everything
+//! lands.
 
 use std::collections::BTreeMap;
 use std::fs;

@@ -400,7 +400,7 @@ fn what_lies_below_is_found_by_publish() {
     let of_sealed = "publish --force --layer {} {}";
     ubctl(of_sealed, &[&sealed, &out]).refused(2, &["name the root with --root"]);
 
-    // What has moved is found in a place. What could be two is refused.
+    // Devices that have moved are found in a place. If two could be meant, the command is refused.
     let place = moved(&f, "place", &[&root, &one, &two, &three]);
     let gone = "publish --force --leaf {} {}";
     ubctl(gone, &[&leaf, &out]).refused(1, &["made on a root", "--in"]);
@@ -454,7 +454,7 @@ fn what_lies_below_is_found_by_diff() {
     ubctl("diff {} {}", &[&two, &three]).refused(1, &["made on a root", "--in"]);
     let line = "diff --in {} {} {}";
     let json = "diff --in {} {} {} --json";
-    // What has not moved is found where it was: here the second layer, and then the root.
+    // Devices that have not moved are found where they were: the second layer, and then the root.
     assert_eq!(differ(json, &[&place, &two, &three]), 16);
     fs::rename(place.join(root.file_name().unwrap()), &root).unwrap();
     assert_eq!(differ(json, &[&place, &two, &three]), 16);

@@ -17,7 +17,7 @@ use crate::lost_sectors::{sum, SectorRange};
 use crate::progress::Progress;
 use crate::search::{unknown_root, Given};
 use crate::stack::{From, OpenStack};
-use crate::{loaded, output, sealed};
+use crate::{output, sealed};
 
 /// Sectors of one read: 1 MiB.
 const ROOM: u64 = 2048;
@@ -143,7 +143,7 @@ fn open(args: &DiffArgs, what: &LayerArg, root: &RootArg) -> Result<(OpenStack, 
     let layers = if is_sealed {
         given(args).with_listed()?
     } else {
-        device = loaded::open_at_rest(&what.path)?;
+        device = what.open_leaf()?;
         given(args).listed_by(&device)?
     };
     let opened = Below::as_it_is(root, &layers).open(Some(&device))?;

@@ -85,7 +85,7 @@ fn export(args: &ExportArgs) -> Result<(Header, Head)> {
         return of_sealed(args, &device, sealed.header);
     }
     drop(device);
-    let mut leaf = loaded::open_at_rest(&args.what.path).map_err(with_frozen_point)?;
+    let mut leaf = args.what.open_leaf().map_err(with_frozen_point)?;
     let loaded = loaded::load(&mut leaf)?;
     let (sb, map) = (loaded.committer.superblock(), &loaded.map);
     let what = leaf.name();

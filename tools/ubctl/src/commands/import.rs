@@ -41,8 +41,8 @@ layers than those given, it is refused before anything is written. The digest of
 the stream is verified, then the layer is read back, and its digest, its index and
 each MiB of its data are verified as by ubctl verify. Only then OUT gets its name.
 
-After an interruption nothing of OUT is left, and the import starts anew: there is
-no part to clean up or to resume. A device is left partly overwritten, and holds no
+If Ctrl-C or an error ends the import, a file OUT is as it was before. The import
+cannot be resumed: start it again. A device is left partly overwritten, and holds no
 sealed layer.
 
 To continue from the changes, make a leaf on the layer: ubctl format --layer OUT.
@@ -118,6 +118,7 @@ pub fn run(args: &ImportArgs, json: bool) -> Result {
     let mut writer = target.begin(head.blocks.saturating_mul(BLOCK))?;
     let done = write(&mut reader, &head, &mut writer)
         .and_then(|()| verify(&head, &writer))
+        .and_then(|sealed| interrupt::check().map(|()| sealed))
         .and_then(|sealed| writer.finish().map(|()| sealed));
     let sealed = done.map_err(|fail| undo(writer, fail))?;
     report(args, offset, &head, (&sealed, checked), json)

@@ -24,7 +24,8 @@ use crate::{output, sealed, value_parser};
     others continue. A limit below what is in use is allowed. The limit is in the leaf, counts in\n\
     slabs, and stays until it is changed, also over a reset. If ubctl freeze --leaf gives a union\n\
     a new leaf, the new leaf has no limit.\n\
-    Exit codes: 0 done; 1 failed; 3 refused: frozen, read-only, not formatted; 4 in use.\n\
+    Exit codes: 0 done; 1 failed; 3 refused: frozen, read-only, not formatted, or a limit below\n\
+    one slab; 4 in use.\n\
     Examples:\n  ubctl limit unionblk0 2G\n  ubctl limit vm1.leaf none"
 )]
 pub struct LimitArgs {
@@ -67,7 +68,7 @@ pub fn run(args: &LimitArgs, json: bool) -> Result {
     })
 }
 
-/// Returns a limit in slabs of so many sectors, at most all `slabs`, which are no limit.
+/// Converts a limit to slabs of so many sectors. `None`: no limit, as for all `slabs` or more.
 fn in_slabs(size: value_parser::Limit, sectors: u32, slabs: u32) -> Result<Option<u32>> {
     let value_parser::Limit(Some(bytes)) = size else {
         return Ok(None);

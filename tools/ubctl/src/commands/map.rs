@@ -27,7 +27,7 @@ use crate::search::Places;
 use crate::stack::OpenStack;
 use crate::target::{Target, Wanted};
 use crate::wait::Deadline;
-use crate::{interrupt, loaded, output, probe, sealed, sysfs, terminal};
+use crate::{interrupt, output, probe, sealed, sysfs, terminal};
 
 use sources::SourceMap;
 
@@ -41,10 +41,10 @@ of the part comes from it), a layer (1 to 9, a to z, the lowest first; * for lay
 and higher), zeroes (0), or the root (.). The table below it has the exact sums. The
 drawing fits the terminal. --json has each range of sectors with its source.
 
-Of a union, the changes that are not durable yet are first made so. The driver may
+ubctl flushes a union first, so that the driver commits the map. The driver may
 change the map while ubctl reads it; the answer is of one moment.
 
-Only the metadata of leaf and layers is read, and nothing is written.
+ubctl reads only the metadata of leaf and layers, and does not write to them.
 
 Examples:
   ubctl map vm1
@@ -106,7 +106,7 @@ fn union(args: &MapArgs) -> Result<Option<Status>> {
             refuse_union(&device, Role::Leaf).is_ok()
         }
         Ok(_) => true,
-        Err(_) => LayerArg::parsed(path.as_os_str()).offset > 0,
+        Err(_) => LayerArg::parsed(path.as_os_str()).path != *path,
     };
     if is_path {
         return Ok(None);
@@ -139,11 +139,7 @@ fn of_leaf(args: &MapArgs) -> Result<SourceMap> {
         }
         return stacked(device, &layers, None);
     }
-    device = loaded::open_at_rest(&args.what)?;
-    loaded::refuse_in_use(
-        &device.name(),
-        &loaded::superblock(&mut device.again(Access::Read)?)?,
-    )?;
+    device = arg.open_leaf()?;
     let layers = layers_of(args, &device, &[])?;
     stacked(device, &layers, None)
 }

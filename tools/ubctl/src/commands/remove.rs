@@ -9,7 +9,7 @@ use serde_json::json;
 use ubcore::abi::Status;
 
 use crate::control::{path_text, Control, PREFIX};
-use crate::error::{Fail, Result, BUSY, FAILED};
+use crate::error::{Fail, Result, BUSY};
 use crate::holders::{self, Tried};
 use crate::wait::{self, Deadline, Leaving};
 use crate::{mounts, node, output, udev};
@@ -83,7 +83,7 @@ pub fn run(args: &RemoveArgs, json: bool) -> Result {
 fn one(control: &Control, status: &Status, unmount: bool, deadline: Deadline) -> Result {
     let name = format!("{PREFIX}{}", status.id);
     let disk = rustix::fs::makedev(status.major, status.minor);
-    refuse_another(control, status)?;
+    control.same_union(status)?;
     if unmount {
         mounts::unmount(&node::family(&name, disk))?;
     }
@@ -103,7 +103,7 @@ pub fn detach(control: &Control, meant: &Status, deadline: Deadline) -> Result {
     let disk = rustix::fs::makedev(meant.major, meant.minor);
     let mut first = true;
     let attempt = || {
-        let now = refuse_another(control, meant)?;
+        let now = control.same_union(meant)?;
         // An attempt takes the union off the list for a moment, so no attempt is made that must
         // fail.
         if !first && now.openers > 0 && !deadline.is_over() {
@@ -114,41 +114,4 @@ pub fn detach(control: &Control, meant: &Status, deadline: Deadline) -> Result {
     };
     let done = holders::retry(deadline, |all| holders::of_device(disk, all), attempt)?;
     done.map_err(|who| who.fail(&format!("{PREFIX}{}", meant.id)))
-}
-
-/// Returns the state of the union that is meant. Refuses another union that has its number.
-fn refuse_another(control: &Control, meant: &Status) -> Result<Status> {
-    let now = control.status(meant.id)?;
-    if is_same(meant, &now) {
-        return Ok(now);
-    }
-    let text = format!(
-        "{PREFIX}{0} was removed meanwhile, and another union has its number now, which was not \
-         removed: see ubctl list",
-        meant.id
-    );
-    Err(Fail::new(FAILED, "not_found", text))
-}
-
-/// Returns whether a union is the one that was meant, as far as this can be seen. A union that is
-/// attached again with the same leaf may be taken for it.
-fn is_same(meant: &Status, now: &Status) -> bool {
-    let mark = |s: &Status| (s.uuid, s.major, s.minor);
-    mark(meant) == mark(now)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::{is_same, Status};
-
-    #[test]
-    fn another_union_of_the_number_is_another() {
-        let mut meant = Status::new();
-        meant.uuid = [7; 16];
-        let mut now = meant.clone();
-        now.openers = 3;
-        assert!(is_same(&meant, &now));
-        now.uuid = [8; 16];
-        assert!(!is_same(&meant, &now));
-    }
 }

@@ -15,7 +15,7 @@ use ubcore::num::SECTOR_BYTES;
 use super::limit::bytes;
 use crate::control::{self, path_text, Control};
 use crate::device::{refuse_union, Access, Device};
-use crate::error::{Fail, Result, FAILED};
+use crate::error::{Fail, Result};
 use crate::holders::{self, Tried};
 use crate::named::{find, Meant};
 use crate::wait::Deadline;
@@ -30,7 +30,7 @@ use crate::{loaded, output, sealed};
     A union keeps its device and its number. No process may have it open: unmount it first.\n\
     The page cache of the device is dropped, and its partition table is read again.\n\
     If the power fails meanwhile, the leaf is as before or empty. A frozen leaf is refused.\n\
-    A damaged leaf can be reset, unless both superblocks are damaged.\n\
+    A damaged leaf can be reset, unless both superblocks are damaged or one cannot be read.\n\
     Exit codes: 0 done; 1 failed; 3 refused: frozen, read-only, not formatted; 4 in use.\n\
     Examples:\n  ubctl reset unionblk0\n  ubctl reset vm1.leaf --dry-run"
 )]
@@ -73,11 +73,7 @@ fn reset_union(control: &Control, status: &Status, dry_run: bool) -> Result<Rese
     let name = format!("{}{}", control::PREFIX, status.id);
     let disk = rustix::fs::makedev(status.major, status.minor);
     let attempt = || {
-        let now = control.status(status.id)?;
-        if (now.uuid, now.major, now.minor) != (status.uuid, status.major, status.minor) {
-            let text = format!("{name} was removed meanwhile, and nothing was reset");
-            return Err(Fail::new(FAILED, "not_found", text));
-        }
+        let now = control.same_union(status)?;
         match (dry_run, now.openers) {
             (true, 0) => control.check_reset(&now).map(Tried::Done),
             (true, _) => Ok(Tried::Busy),
@@ -108,7 +104,7 @@ fn reset_leaf(path: &Path, dry_run: bool) -> Result<ResetReport> {
     let sb = probe.superblock.clone();
     let name = leaf.path().display().to_string();
     let core = |e| Fail::core(&name, e);
-    sb.features.writable().map_err(core)?;
+    probe.writable().map_err(core)?;
     let (root, sectors) = (sb.geometry.root_sectors(), leaf.sectors());
     attach::probe(&mut leaf, root, sectors).map_err(core)?;
     if dry_run {

@@ -182,7 +182,7 @@ pub fn run(args: &TopArgs, json: bool) -> Result {
         sleep(args.interval);
         let now = samples();
         let report = report(&before, &now);
-        let goes_on = if json {
+        let continues = if json {
             output::json_line(&report)?
         } else {
             let text = text(&report, redraws.then(terminal::columns));
@@ -190,7 +190,7 @@ pub fn run(args: &TopArgs, json: bool) -> Result {
             let start = if redraws { terminal::CLEAR } else { between };
             output::styled(start)? && output::more(&text)?
         };
-        if !goes_on {
+        if !continues {
             break;
         }
         before = now;

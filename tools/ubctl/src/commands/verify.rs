@@ -27,7 +27,7 @@ use crate::lost_sectors::{self, SectorRange};
 use crate::progress::Progress;
 use crate::sealed::{self, DeviceReader, HeaderReport};
 use crate::value_parser::digest;
-use crate::{layer_arg, output};
+use crate::{interrupt, layer_arg, output};
 
 /// Chunks that wait for a thread, for each thread.
 const WAITING: usize = 2;
@@ -344,6 +344,7 @@ fn hand_out(device: &Device, header: &Header, sender: SyncSender<ChunkWork>) -> 
     // The extents with data in the chunk that comes next.
     let mut here: Vec<Extent> = Vec::new();
     for chunk in 0..header.chunks() {
+        interrupt::check()?;
         let (block, blocks) = blocks_of(chunk, header);
         let end = (block + blocks) * BLOCK_SECTORS;
         while here.last().is_none_or(|last| end_of(last) < end) {

@@ -63,6 +63,17 @@ impl Control {
         }
     }
 
+    /// Returns the state of the union that is meant. Refuses another union that has its number by
+    /// now, and the same union with another leaf. A union that was attached again with the same
+    /// leaf may be taken for it.
+    pub fn same_union(&self, meant: &Status) -> Result<Status> {
+        let now = self.status(meant.id)?;
+        if is_same(meant, &now) {
+            return Ok(now);
+        }
+        Err(another_leaf(&format!("{PREFIX}{}", meant.id)))
+    }
+
     /// Refuses what [`Control::reset`] would refuse of a union that is not open.
     pub fn check_reset(&self, status: &Status) -> Result {
         if status.mode == MODE_WRITABLE {
@@ -71,6 +82,12 @@ impl Control {
         let name = format!("{PREFIX}{}", status.id);
         Err(Fail::core(&name, Error::ReadOnlyUnion))
     }
+}
+
+/// Returns whether a union is the one that was meant, as far as this can be seen.
+fn is_same(meant: &Status, now: &Status) -> bool {
+    let identity = |s: &Status| (s.uuid, s.major, s.minor);
+    identity(meant) == identity(now)
 }
 
 /// Returns the failure of a call that named the union by its number and its leaf, because the leaf
@@ -102,5 +119,21 @@ pub(super) fn named(request: &Create, layers: &[Layer], what: &str) -> String {
             )
         }
         None => what.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{is_same, Status};
+
+    #[test]
+    fn another_union_of_the_number_is_another() {
+        let mut meant = Status::new();
+        meant.uuid = [7; 16];
+        let mut now = meant.clone();
+        now.openers = 3;
+        assert!(is_same(&meant, &now));
+        now.uuid = [8; 16];
+        assert!(!is_same(&meant, &now));
     }
 }

@@ -104,7 +104,7 @@ fn of_superblock(kind: FindingKind) -> Option<String> {
                            the other, even one that froze the leaf: copy the leaf to another \
                            device, or read it with ubctl create --read-only"
             .to_owned(),
-        SlotStale => "this superblock slot is a checkpoint behind the other, as after a power \
+        SlotStale => "this superblock slot is one generation behind the other, as after a power \
                       failure; the next attach renews it"
             .to_owned(),
         SlotGap { newer, older } => format!(

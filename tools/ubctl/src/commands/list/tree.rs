@@ -77,7 +77,7 @@ fn add(nodes: &mut Vec<TreeNode>, way: Vec<TreeNode>) {
 }
 
 /// A layer on a device that a union has open.
-struct OpenLayer {
+struct TreeLayer {
     name: String,
     id: LayerId,
     stand_in: Option<StandIn>,
@@ -87,10 +87,10 @@ struct OpenLayer {
 /// leaf lists, with the paths that they had at format.
 fn layers(union: &Shown, listed: &[ListedLayer]) -> Vec<TreeNode> {
     let nodes = sysfs::slave_nodes(union.id());
-    let open: Vec<OpenLayer> = nodes.iter().flat_map(|node| on_device(node)).collect();
+    let open: Vec<TreeLayer> = nodes.iter().flat_map(|node| on_device(node)).collect();
     let ids: Vec<LayerId> = listed.iter().map(|layer| layer.id).collect();
     if let Some(layers) = in_order(&ids, &open, union.layers()) {
-        let layer = |l: &OpenLayer| layer(l.name.clone(), &l.id);
+        let layer = |l: &TreeLayer| layer(l.name.clone(), &l.id);
         return layers.into_iter().map(layer).collect();
     }
     let layer = |l: &ListedLayer| {
@@ -101,14 +101,14 @@ fn layers(union: &Shown, listed: &[ListedLayer]) -> Vec<TreeNode> {
 }
 
 /// Returns the layers on a device. More than the union uses may lie one behind another.
-fn on_device(node: &Path) -> Vec<OpenLayer> {
+fn on_device(node: &Path) -> Vec<TreeLayer> {
     let Ok(device) = Device::open(node, Role::Layer, Access::Read) else {
         return Vec::new();
     };
     let image = loopdev::behind(&node.display().to_string()).map(PathBuf::from);
     let path = image.as_deref().unwrap_or(node);
     if let Some(sb) = probe::superblock(&device) {
-        let layer = |seal| OpenLayer {
+        let layer = |seal| TreeLayer {
             name: output::path(path),
             id: LayerId::Frozen(sb.uuid, seal),
             stand_in: None,
@@ -116,7 +116,7 @@ fn on_device(node: &Path) -> Vec<OpenLayer> {
         return sb.frozen.map(layer).into_iter().collect();
     }
     let (row, _, _) = sealed::row(device);
-    let layer = |(at, sealed): (u64, Sealed)| OpenLayer {
+    let layer = |(at, sealed): (u64, Sealed)| TreeLayer {
         name: layer_arg::name(path, at),
         id: LayerId::Sealed(sealed.header.digest),
         stand_in: sealed.stand_in,
@@ -128,9 +128,9 @@ fn on_device(node: &Path) -> Vec<OpenLayer> {
 /// if one is missing.
 fn in_order<'a>(
     listed: &[LayerId],
-    open: &'a [OpenLayer],
+    open: &'a [TreeLayer],
     layers: u32,
-) -> Option<Vec<&'a OpenLayer>> {
+) -> Option<Vec<&'a TreeLayer>> {
     let mut links = Links::new(listed);
     let mut found = Vec::new();
     for _ in 0..layers {
@@ -138,7 +138,7 @@ fn in_order<'a>(
             .iter()
             .find(|l| links.add::<Sha256>(&l.id, None).is_ok());
         let next = listed.or_else(|| {
-            let stands = |l: &&OpenLayer| links.add::<Sha256>(&l.id, l.stand_in.as_ref()).is_ok();
+            let stands = |l: &&TreeLayer| links.add::<Sha256>(&l.id, l.stand_in.as_ref()).is_ok();
             open.iter().find(stands)
         });
         found.push(next?);
@@ -186,7 +186,7 @@ fn lines(nodes: &[TreeNode], indent: &str, out: &mut String) {
 
 #[cfg(test)]
 mod tests {
-    use super::{add, in_order, text, LayerId, Links, OpenLayer, Seal, Sha256, StandIn, TreeNode};
+    use super::{add, in_order, text, LayerId, Links, Seal, Sha256, StandIn, TreeLayer, TreeNode};
 
     #[test]
     fn what_unions_share_is_drawn_once() {
@@ -222,7 +222,7 @@ mod tests {
     #[test]
     fn the_layers_in_use_are_in_the_order_of_the_list() {
         let ids = [1, 2, 3].map(|n| LayerId::Frozen([n; 16], Seal([n; 16])));
-        let open = |name: &str, id, stand_in| OpenLayer {
+        let open = |name: &str, id, stand_in| TreeLayer {
             name: name.to_owned(),
             id,
             stand_in,
@@ -233,7 +233,7 @@ mod tests {
             layers: 2,
         };
         let sealed = || open("sealed", LayerId::Sealed([9; 32]), Some(stand_in));
-        let names = |open: &[OpenLayer], layers| {
+        let names = |open: &[TreeLayer], layers| {
             let found = in_order(&ids, open, layers)?;
             Some(found.iter().map(|l| l.name.clone()).collect::<Vec<_>>())
         };

@@ -149,14 +149,14 @@ impl SourceMap {
     }
 
     /// Returns what `--json` shows.
-    pub fn report(&self, svg: Option<&Path>) -> MapReport<'_> {
+    pub fn report(&self, svg: Option<&Path>) -> SourceReport<'_> {
         let range = |s: &SourceRange| RangeReport {
             sector: s.sector,
             sectors: s.sectors,
             source: self.sources[s.source].source,
             layer: self.sources[s.source].layer,
         };
-        MapReport {
+        SourceReport {
             version: VERSION,
             name: &self.name,
             is_union: self.is_union,
@@ -189,7 +189,7 @@ fn sources(members: &[Member], root: Option<String>) -> Vec<Source> {
 
 /// The answer. The field names are those of `--json`.
 #[derive(Serialize)]
-pub struct MapReport<'a> {
+pub struct SourceReport<'a> {
     version: u32,
     name: &'a str,
     is_union: bool,

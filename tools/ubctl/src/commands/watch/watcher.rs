@@ -141,10 +141,11 @@ impl Watcher {
                 .remove(event.union.as_ref().map_or("", |u| u.name.as_str()));
         }
         for union in found {
-            let last = self.known.insert(union.name.clone(), union.clone());
-            if last.is_none() {
+            if !self.known.contains_key(&union.name) {
+                self.known.insert(union.name.clone(), union.clone());
                 events.push(Event::new(new, Some(union)));
             }
+            // `tick` compares the others, so that none of their I/O errors is lost.
         }
         events
     }
@@ -158,9 +159,16 @@ impl Watcher {
                 // The uevent of the removal comes, or came.
                 continue;
             };
-            // A freeze or a reset begins a new count.
-            let is_same_count = now.uuid == known.uuid && now.io_errors >= known.io_errors;
-            let before = if is_same_count { known.io_errors } else { 0 };
+            if now.uuid != known.uuid {
+                // The uevent of the freeze comes. It is about the old leaf, too.
+                continue;
+            }
+            // A reset begins a new count.
+            let before = if now.io_errors >= known.io_errors {
+                known.io_errors
+            } else {
+                0
+            };
             let new = now.io_errors.saturating_sub(before);
             *known = now;
             if new > 0 {
@@ -201,10 +209,13 @@ impl Watcher {
             // It is gone again, and no one could have used it.
             return Vec::new();
         };
-        match self.known.insert(name.to_owned(), union.clone()) {
+        match self.known.get(name) {
             // It is in the list that was made after the socket was opened.
             Some(known) if known.uuid == union.uuid => Vec::new(),
-            _ => vec![Event::new("added", Some(union))],
+            _ => {
+                self.known.insert(name.to_owned(), union.clone());
+                vec![Event::new("added", Some(union))]
+            }
         }
     }
 
@@ -340,8 +351,17 @@ mod tests {
             "{text}"
         );
         assert!(w.tick().is_empty());
-        // A freeze begins a new leaf and a new count.
+        // Events that were dropped, or a second `add`, lose no errors.
+        union(&block, "unionblk0", &[("io_errors", "6")]);
+        assert_eq!(kinds(&w.missed()), ["missed -"]);
+        assert!(w.uevent(&uevent("add", "unionblk0", "")).is_empty());
+        assert_eq!(w.tick()[0].new_io_errors, Some(1));
+        // A freeze begins a new leaf and a new count. Its event is about the old leaf, too.
         union(&block, "unionblk0", &[("uuid", "b"), ("io_errors", "1")]);
+        assert!(w.tick().is_empty());
+        let events = w.uevent(&uevent("change", "unionblk0", "UNIONBLK_EVENT=frozen"));
+        assert_eq!(kinds(&events), ["frozen unionblk0"]);
+        assert!(events[0].is_about("a") && events[0].is_about("b"));
         assert_eq!(w.tick()[0].new_io_errors, Some(1));
         fs::remove_dir_all(&block).unwrap();
     }
