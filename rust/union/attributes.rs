@@ -81,7 +81,7 @@ pub(super) const ATTRIBUTES: Attributes<Union> = Attributes {
         }),
         Attribute::new(c"lost_ranges", |u, out| number(u.loss.ranges(), out)),
         Attribute::new(c"last_error", |u, out| match u.failure.as_ref() {
-            Some(e) => out.write_fmt(format_args!("{e}")),
+            Some((_, e)) => out.write_fmt(format_args!("{e}")),
             None => Ok(()),
         }),
     ],

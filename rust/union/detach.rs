@@ -52,10 +52,11 @@ pub(super) fn end<D>(union: &Arc<Union>, disk: D) -> Result {
     match done {
         Ok(()) => pr_info!("{}: detached from leaf {}\n", union.name, union.lower.leaf),
         Err(e) => pr_err!(
-            "{}: the last commit to leaf {} failed ({}): the leaf holds all flushed data\n",
+            "{}: the last commit to leaf {} failed ({}): {}\n",
             union.name,
             union.lower.leaf,
             core::format_args!("{e}"),
+            union.leaf_content(),
         ),
     }
     done

@@ -46,10 +46,10 @@ const LOW: u64 = 10;
 /// Space is sufficient again if more than 1/`ENOUGH` of the slabs that may be in use are left.
 const ENOUGH: u64 = 8;
 
-/// Space is used up to a mark if this percentage of the slabs that may be in use is in use, and no
-/// longer if [`BELOW_MARK`] less is.
-const MARKS: [u64; 2] = [80, 95];
-const BELOW_MARK: u64 = 5;
+/// The percentages of the slabs that may be in use at which an event is sent.
+const USED_THRESHOLDS: [u64; 2] = [80, 95];
+/// How far the use must fall below a threshold, in per cent, before its event is sent again.
+const USED_HYSTERESIS: u64 = 5;
 
 /// A uevent. The code that detects it sets `due`, in any context; the work clears it.
 struct Uevent {
@@ -77,8 +77,8 @@ pub(super) struct Events {
     read_only: Uevent,
     frozen: Uevent,
     reset: Uevent,
-    /// For each of [`MARKS`]: the uevent, and whether it was reported. The latter is accessed under
-    /// the allocator's lock.
+    /// For each of [`USED_THRESHOLDS`]: the uevent, and whether it was reported. The latter is
+    /// accessed under the allocator's lock.
     used: [Uevent; 2],
     is_used: [AtomicBool; 2],
     /// `low_space` or `full` was reported. Each is reported again only after space was sufficient.
@@ -221,18 +221,19 @@ impl Events {
         }
     }
 
-    /// Updates for each mark whether so much space is in use. Under the allocator's lock.
+    /// Sends the event of each threshold that the use has reached. Under the allocator's lock.
     fn used_up_to(self: &Arc<Self>, used: u64, slabs: u64) {
         let hundredths = used.saturating_mul(100);
-        for ((mark, event), is_used) in MARKS.iter().zip(&self.used).zip(&self.is_used) {
+        let events = self.used.iter().zip(&self.is_used);
+        for (threshold, (event, is_used)) in USED_THRESHOLDS.iter().zip(events) {
+            let again = threshold.saturating_sub(USED_HYSTERESIS);
             let reported = is_used.load(Relaxed);
-            if hundredths >= slabs.saturating_mul(*mark) {
+            if hundredths >= slabs.saturating_mul(*threshold) {
                 if !reported {
                     is_used.store(true, Relaxed);
                     self.send(event);
                 }
-            } else if reported && hundredths < slabs.saturating_mul(mark.saturating_sub(BELOW_MARK))
-            {
+            } else if reported && hundredths < slabs.saturating_mul(again) {
                 is_used.store(false, Relaxed);
             }
         }
@@ -255,7 +256,8 @@ impl Events {
     /// Traces a commit or a checkpoint that has ended.
     ///
     /// `before` and `after` are the committer's counters, `changes` is the number of map changes
-    /// that became durable. A commit that became a checkpoint is traced as both.
+    /// that became durable. A commit that became a checkpoint is traced as both. A reset and a
+    /// change of the limit are neither.
     pub(super) fn step_ended(
         &self,
         step: CommitterStep,
@@ -267,6 +269,9 @@ impl Events {
         let Some(disk) = self.disk() else {
             return;
         };
+        if matches!(step, CommitterStep::Reset | CommitterStep::Limit) {
+            return;
+        }
         let error = done.err().map_or(0, |e| errno(e).to_errno());
         let blocks = after.journal_written.saturating_sub(before.journal_written);
         let freed = before.journal_used.saturating_sub(after.journal_used);

@@ -133,7 +133,7 @@ impl Observer for ArcBorrow<'_, Union> {
             Event::NoSpaceBelow => self.stats.no_space(),
             Event::Space(used, slabs) => self.events.space(used, slabs),
             Event::Freed(sector, sectors) => self.events.freed(sector, sectors),
-            Event::ReadOnly(e) => self.turned_read_only(e),
+            Event::ReadOnly(step, e) => self.turned_read_only(step, e),
         }
     }
 }

@@ -52,6 +52,17 @@ fn room<T>(n: usize) -> Result<KVec<T>> {
 }
 
 impl Loss {
+    /// Returns the loss of a leaf without damage.
+    pub(super) const fn none() -> Self {
+        Loss {
+            kept: KVec::new(),
+            more: 0,
+            sectors: 0,
+            damages: KVec::new(),
+            blocks: 0,
+        }
+    }
+
     /// Collects the sectors that the map has marked as lost.
     ///
     /// Process context, may sleep for memory. Calls `disk.give_way()` at intervals.
@@ -61,11 +72,8 @@ impl Loss {
         lost: &Lost<KVVec<u64>>,
     ) -> Result<Self> {
         let mut loss = Loss {
-            kept: KVec::new(),
-            more: 0,
-            sectors: 0,
-            damages: KVec::new(),
             blocks: lost.blocks(),
+            ..Loss::none()
         };
         if loss.blocks == 0 {
             return Ok(loss);

@@ -74,7 +74,10 @@ use crate::{
             usize_as_u64, //
         },
         plan::Source,
-        protocol::Shared,
+        protocol::{
+            CommitterStep,
+            Shared, //
+        },
         stack::map::StackMap, //
     },
 };
@@ -113,8 +116,8 @@ pub(crate) struct Union {
     loss: Loss,
     /// The state that the protocol's requests and work items share.
     shared: Shared,
-    /// Why a commit or checkpoint failed, so that the union turned read-only. Unset until then.
-    failure: SetOnce<Error>,
+    /// The step that failed, so that the union turned read-only, and its error. Unset until then.
+    failure: SetOnce<(CommitterStep, Error)>,
     lists: Lists,
     /// The union's requests. Each request in flight has the epoch of its look-up in its word. The
     /// tags are dropped after the lists of requests.
@@ -290,16 +293,31 @@ impl Union {
     }
 
     /// Reports, once, that the map can no longer be committed. Process context.
-    fn turned_read_only(&self, e: Error) {
-        self.failure.populate(e);
+    fn turned_read_only(&self, step: CommitterStep, e: Error) {
+        self.failure.populate((step, e));
         self.events.read_only();
+        let failed = match step {
+            CommitterStep::Commit | CommitterStep::Checkpoint => "cannot commit the map",
+            CommitterStep::Reset => "cannot write the reset",
+            CommitterStep::Limit => "cannot write the limit",
+        };
         pr_err!(
-            "{}: cannot commit the map to leaf {} ({}): the union is read-only now, and flushed data \
-             is safe; repair the leaf's device, then detach and attach the union\n",
+            "{}: {} to leaf {} ({}): the union is read-only now, and {}; repair the leaf's device, \
+             then detach and attach the union\n",
             self.name,
+            failed,
             self.lower.leaf,
             core::format_args!("{e}"),
+            self.leaf_content(),
         );
+    }
+
+    /// Returns what messages say of the content of the leaf after a failure.
+    fn leaf_content(&self) -> &'static str {
+        match self.failure.as_ref() {
+            Some((CommitterStep::Reset, _)) => "the leaf is as before the reset or empty",
+            _ => "the leaf holds all flushed data",
+        }
     }
 }
 
@@ -310,9 +328,9 @@ pub(crate) struct Attached {
 }
 
 impl Attached {
-    /// Returns the union as it is now, for the calls that end or replace it. A reference keeps the
-    /// devices open, and when such a call has answered, they must be closed. So all others use
-    /// [`GenDisk::with_queue_data`].
+    /// Returns the union as it is now, for the calls that end, replace or limit it, of which one
+    /// runs at a time. The reference keeps the devices open, and when a detach or a freeze has
+    /// answered, devices must be closed. So all other calls use [`GenDisk::with_queue_data`].
     fn union(&self) -> Arc<Union> {
         self.disk.queue_data()
     }

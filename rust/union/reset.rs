@@ -11,10 +11,7 @@ use super::{
         LoadedLeaf, //
     },
     detach::stop_work,
-    leaf_memory::{
-        empty_leaf,
-        page_set, //
-    },
+    leaf_memory::empty_leaf,
     loss::Loss,
     metadata_disk::MetadataDisk,
     Attached,
@@ -33,8 +30,7 @@ use crate::{
         protocol::{
             flush,
             refuses_writes, //
-        },
-        salvage::Lost, //
+        }, //
     },
 };
 use kernel::{
@@ -49,7 +45,7 @@ impl Attached {
     }
 
     /// Makes the leaf forget all its changes. If the call fails, the union is as it was, or
-    /// read-only if the leaf failed. `closed` is its disk.
+    /// read-only if the leaf failed. `closed` keeps the disk closed meanwhile.
     ///
     /// Process context. One call at a time.
     pub(crate) fn reset(
@@ -68,14 +64,6 @@ impl Attached {
         if replaced.is_err() {
             // `switch` may have cancelled the timer, as in a freeze.
             flush::timer_work(&old.as_arc_borrow());
-            if refuses_writes(&old.as_arc_borrow()) {
-                pr_err!(
-                    "{}: the reset of leaf {} failed, and the leaf may be empty already; if so, \
-                     the content that the union shows now is gone at the next attach\n",
-                    old.name,
-                    old.lower.leaf,
-                );
-            }
         }
         let replaced = replaced?;
         // Until `replace_queue_data` had waited, threads that ended a request could queue work of
@@ -107,7 +95,7 @@ impl Attached {
 #[inline(never)]
 fn switch(old: &Arc<Union>, lower: LowerDevices, resources: &Arc<Resources>) -> Result<Arc<Union>> {
     stop_work(old);
-    let loaded = empty(old, &lower, resources)?;
+    let loaded = empty(old, resources)?;
     let new = union_attach::union_in_place_of(old, lower, loaded, resources)?;
     flush::reset(&old.as_arc_borrow())?;
     Ok(new.into())
@@ -115,12 +103,9 @@ fn switch(old: &Arc<Union>, lower: LowerDevices, resources: &Arc<Resources>) -> 
 
 /// Returns the metadata of the leaf as it is after the reset.
 #[inline(never)]
-fn empty(old: &Union, lower: &LowerDevices, resources: &Resources) -> Result<LoadedLeaf> {
+fn empty(old: &Union, resources: &Resources) -> Result<LoadedLeaf> {
     let filled = empty_leaf(&old.metadata.lock().committer, &resources.reserve)?;
-    let mut buffer = MetadataDisk::new_buffer()?;
-    let lost = Lost::new(page_set(filled.map.geometry())?);
-    let mut disk = MetadataDisk::new(&lower.leaf, &mut buffer);
-    let loss = Loss::new(&mut disk, &filled.map, &lost)?;
+    let buffer = MetadataDisk::new_buffer()?;
     Ok(LoadedLeaf {
         leaf: LeafProperties {
             uuid: old.leaf.uuid,
@@ -129,7 +114,7 @@ fn empty(old: &Union, lower: &LowerDevices, resources: &Resources) -> Result<Loa
         },
         filled,
         buffer,
-        loss,
+        loss: Loss::none(),
     })
 }
 

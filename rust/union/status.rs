@@ -61,7 +61,7 @@ impl Union {
         let totals = self.loss.totals();
         c.damaged_blocks = totals.blocks;
         c.lost_sectors = totals.sectors;
-        c.last_error = self.failure.as_ref().map_or(0, |e| e.to_wire().0);
+        c.last_error = self.failure.as_ref().map_or(0, |(_, e)| e.to_wire().0);
         c.journal_used = self.stats.journal_used();
         c.commits = self.stats.commits();
         c.checkpoints = self.stats.checkpoints();

@@ -200,7 +200,7 @@ pub fn freeze<H: Host>(host: &H, seal: Seal) -> Result {
 pub fn reset<H: Host>(host: &H) -> Result {
     host.with_committer(|committer, disk| {
         let done = committer.reset(host.map(), disk);
-        record_outcome(host, committer, CommitterStep::Checkpoint, done)
+        record_outcome(host, committer, CommitterStep::Reset, done)
     })
 }
 
@@ -209,13 +209,13 @@ pub fn reset<H: Host>(host: &H) -> Result {
 pub fn set_limit<H: Host>(host: &H, limit: Option<u32>) -> Result {
     host.with_committer(|committer, disk| {
         let done = committer.set_limit(disk, limit);
-        record_outcome(host, committer, CommitterStep::Checkpoint, done)?;
+        record_outcome(host, committer, CommitterStep::Limit, done)?;
         host.with_allocator(|allocator| allocator.set_limit(limit));
         Ok(())
     })
 }
 
-/// Records how a commit or a checkpoint has ended, for requests, which do not take the
+/// Records how a step of the committer has ended, for requests, which do not take the
 /// committer's lock.
 fn record_outcome<H: Host>(
     host: &H,
@@ -236,7 +236,7 @@ fn record_outcome<H: Host>(
             // Record the reason first, so that a request that is refused finds it. There is
             // one committer at a time.
             if shared.write_mode() != WriteMode::TurnedReadOnly {
-                host.note(Event::ReadOnly(e));
+                host.note(Event::ReadOnly(step, e));
                 shared.turned_read_only.store(true, Ordering::Release);
             }
         }

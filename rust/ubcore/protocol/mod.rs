@@ -111,8 +111,8 @@ pub enum Event {
     Space(u32, u32),
     /// Leaf sectors are free: first sector, sectors. Under the allocator's lock.
     Freed(u64, u64),
-    /// The union turned read-only because of this error. Reported once.
-    ReadOnly(Error),
+    /// The union turned read-only because this step failed with this error. Reported once.
+    ReadOnly(CommitterStep, Error),
 }
 
 /// What the committer did.
@@ -122,6 +122,10 @@ pub enum CommitterStep {
     Commit,
     /// A checkpoint.
     Checkpoint,
+    /// A reset.
+    Reset,
+    /// A change of the limit.
+    Limit,
 }
 
 /// A work item of a union. It is queued at most once, and runs in process context.

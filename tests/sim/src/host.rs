@@ -3,8 +3,8 @@
 //! A host for the core's protocol. Requests, works and lower I/O are threads of `crate::threads`:
 //! the scheduler's threads in the models of races, the system's threads elsewhere.
 //!
-//! Each request keeps its parameters and when it was answered. What a read finds, and what a power
-//! failure at any access to the leaf leaves, must be the result of some order of the requests.
+//! Each request keeps its parameters and when it was answered. The data of each read, and the leaf
+//! after a power failure at any access to it, must be the result of some order of the requests.
 
 use std::ops::Range;
 use std::sync::atomic::AtomicBool;
@@ -539,7 +539,7 @@ impl LeafDevice for Handle {
 impl Observer for Handle {
     fn note(&self, event: Event) {
         match event {
-            Event::ReadOnly(e) => {
+            Event::ReadOnly(_, e) => {
                 let known = matches!(e, Error::Io(..)) || self.map.check() == Err(e);
                 assert!(known, "read-only because of {e}");
             }
