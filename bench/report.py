@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0
 """Makes bench/results from the guests' measurements: README.md, two plots, and the
-figures for programs in latest.json.zst. What layers.py has put there stays."""
+figures for programs in latest.json.zst. The figures of layers.py stay there."""
 
 import argparse
 import datetime

@@ -147,7 +147,7 @@ impl IoctlHandler for Registry {
     }
 }
 
-/// The UUID by which a call means the union of its number, whatever leaf it has.
+/// The UUID of a call that accepts any leaf.
 const ANY_LEAF: [u8; 16] = [0; 16];
 
 /// A structure in the caller's address space. Each byte is read once.

@@ -15,9 +15,9 @@
  *    (UNIONBLK_*_SIZE_VER0), and with E2BIG if it is above UNIONBLK_SIZE_MAX.
  *  - The caller need not set fields marked "out". The driver sets each of them,
  *    even if the call fails; a field that has no value is set to 0, or stays as
- *    it is if it is marked "in" as well. Only a call
- *    that fails by the rules above, with ENOTTY, or with EFAULT because the
- *    structure cannot be read or written, leaves the structure unchanged.
+ *    it is if it is marked "in" as well. Only a call that fails by the rules
+ *    above, with ENOTTY, or with EFAULT because the structure cannot be read or
+ *    written, leaves the structure unchanged.
  *  - Reserved fields, and flags not defined here, must be zero, else EINVAL.
  *  - A path must not be empty and must end with a NUL byte within its field,
  *    else EINVAL.
@@ -187,9 +187,9 @@ struct unionblk_create {
  * EBUSY while the union is open or mounted, or while another call attaches or
  * detaches it. EINPROGRESS while its leaf is being frozen or reset, or another
  * call sets its limit. ENODEV if no union has this id. EIO if the last commit
- * failed, or ENOSPC if it failed because the
- * storage below the leaf is full; the union is detached even then, and the leaf
- * holds what the last successful commit covered.
+ * failed, or ENOSPC if it failed because the storage below the leaf is full; the
+ * union is detached even then, and the leaf holds what the last successful commit
+ * covered.
  */
 struct unionblk_remove {
 	__u32 size;
@@ -204,8 +204,9 @@ struct unionblk_remove {
  * Returns the state of one union. ENODEV if no union has this id or, with
  * UNIONBLK_STATUS_NEXT, this id or a higher one. EBUSY while another call
  * attaches or detaches the union; UNIONBLK_STATUS_NEXT skips such a union. During
- * a freeze the call answers, for the old leaf until the new one has taken its
- * place. All fields without a mark are "out", except for @size.
+ * a reset or a change of the limit the call answers. During a freeze it answers
+ * too, for the old leaf until the new one has taken its place. All fields without a
+ * mark are "out", except for @size.
  */
 struct unionblk_status {
 	__u32 size;
@@ -245,7 +246,7 @@ struct unionblk_status {
 	__u32 stack_unions;	/* unions on the same layers; 0 without layers */
 	__u64 no_space;		/* failed because the leaf or the storage below it was full */
 	__u32 limit_slabs;	/* how many slabs may be in use, see UNIONBLK_IOC_LIMIT */
-	__u32 reserved1;
+	__u32 reserved1;	/* out: zero */
 };
 
 #define UNIONBLK_STATUS_SIZE_VER0	704	/* up to @damaged_blocks */
@@ -254,7 +255,7 @@ struct unionblk_status {
  * Returns the first range of lost sectors of a union that ends after @from.
  * To list all ranges, start with 0 and continue with @sector + @sectors.
  * ENODEV if no union has this id, EBUSY while another call attaches or detaches
- * it. During a freeze the call answers.
+ * it. During a freeze, a reset or a change of the limit the call answers.
  *
  * The driver keeps a limited number of ranges, the first ones; @unnamed is
  * the number of ranges after them. "ubctl check" lists all of them while the
@@ -332,9 +333,9 @@ struct unionblk_reset {
 
 /*
  * Sets how many slabs of its leaf a union may use. The limit is stored in the leaf
- * before it holds. At the limit the leaf is full: writes that need new space fail
- * with ENOSPC. It may be below what is in use. A limit above the number of slabs
- * is kept, and holds no write back.
+ * before it holds. At the limit, writes that need new space fail with ENOSPC, as on
+ * a full leaf. The limit may be below the number of slabs in use. A limit above the
+ * number of slabs of the leaf is kept, and holds no write back.
  *
  * ENODEV if no union has this id. ESTALE if its leaf is not the one of @uuid. EBUSY
  * while another call attaches or detaches it. EINPROGRESS while its leaf is being

@@ -135,9 +135,9 @@ impl BlockDevice {
         Self::new(open, false)
     }
 
-    /// Opens the device once more for reading, shared. If this value has the device exclusively, it
-    /// still has until it is dropped. From then on others can open the device shared, and there is
-    /// no moment between in which another holder could claim it.
+    /// Opens the device once more for reading, shared. If this value has an exclusive claim, that
+    /// claim lasts until the value is dropped. From then on others can open the device shared. No
+    /// other holder can claim the device in between.
     ///
     /// Returns `EINVAL` for a device of [`BlockDevice::open_plain`].
     ///

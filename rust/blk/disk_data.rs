@@ -71,8 +71,8 @@ impl<D> DiskData<D> {
         unsafe { Arc::from_raw(old) }
     }
 
-    /// Calls `f` with the queue data. Takes no reference, so when a caller that replaced or removed
-    /// the queue data has waited for RCU readers, this call does not keep it.
+    /// Calls `f` with the queue data, as an RCU reader. Takes no reference, so this call does not
+    /// keep the queue data after a thread that replaced or removed it has waited for RCU readers.
     ///
     /// `f` must not sleep.
     pub(super) fn with_queue_data<R>(&self, f: impl FnOnce(&D) -> R) -> R {
@@ -107,8 +107,9 @@ impl<D> DiskData<D> {
     ///
     /// # Safety
     ///
-    /// The queue data must not be replaced as long as the result lives: a request is in flight, or
-    /// the caller is the one who may replace it, or is an RCU reader.
+    /// The `Arc` of the queue data must live as long as the result: a request is in flight, or the
+    /// thread that replaces the queue data waits for the caller before it drops the old `Arc`, as
+    /// it does for RCU readers and for callers from blk-mq.
     #[inline]
     pub(super) unsafe fn queue_data(&self) -> ArcBorrow<'_, D> {
         // SAFETY: By the invariant the pointer came from `Arc::into_raw`. By the contract of this

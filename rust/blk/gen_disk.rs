@@ -279,8 +279,8 @@ impl<D: Operations> GenDisk<D> {
         done
     }
 
-    /// Returns a counted reference to the queue data, for the code that replaces it or removes the
-    /// disk. The reference keeps the lower devices open, so others use
+    /// Returns a counted reference to the queue data. The reference keeps the lower devices open.
+    /// So only a call that excludes the removal of the disk takes one, and all others use
     /// [`GenDisk::with_queue_data`].
     pub(crate) fn queue_data(&self) -> Arc<D> {
         self.shared.queue_data_counted()

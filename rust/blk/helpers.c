@@ -232,8 +232,8 @@ static u32 ub_clone_limit(struct request_queue *q, sector_t sector, u32 sectors)
 }
 
 /*
- * Checks that the lower disk is not dead and that the range lies within @bdev,
- * as the submission of a bio does. A clone skips these checks.
+ * Checks that the lower disk is not dead and that the range lies within @bdev.
+ * The submission of a bio makes these checks. The insertion of a clone does not.
  */
 static __always_inline int ub_clone_check(struct block_device *bdev, u64 sector, u32 sectors)
 {

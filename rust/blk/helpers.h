@@ -64,7 +64,7 @@ bool ub_request_fail_bios(struct request *rq, u64 sector, u32 sectors, blk_statu
 
 /*
  * Finds the first bio of @rq that ends after *@sector and has no error status.
- * Moves *@sector up to its begin, and returns the number of its sectors from
+ * Moves *@sector up to its start, and returns the number of its sectors from
  * there on; 0 if there is none.
  */
 u32 ub_request_next_bio(struct request *rq, u64 *sector);

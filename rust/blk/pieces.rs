@@ -8,9 +8,9 @@
 //! ends: when the lower I/O of the round has ended, the driver gets the request back to send the
 //! rest.
 //!
-//! Sums and differences of sectors saturate. Where a bound holds, which is an invariant or is
-//! beside the line, they never do. A sector beyond the last one stays beyond the device, which
-//! refuses it.
+//! Sums and differences of sectors saturate. If an invariant or a comment beside the line states a
+//! bound, none of them ever does. Otherwise a sector beyond the last one stays beyond the device,
+//! which refuses it.
 
 use super::{
     bdev::BlockDevice,

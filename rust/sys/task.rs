@@ -11,8 +11,9 @@ use kernel::{
     prelude::*, //
 };
 
-/// Gives way to another task that should run, as `cond_resched()` does. Returns `EINTR` if the
-/// current task has a fatal signal pending.
+/// Gives way to another task that should run, as `cond_resched()` does, and also with lazy
+/// preemption, where that does nothing. Returns `EINTR` if the current task has a fatal signal
+/// pending.
 ///
 /// To be called at short intervals in work whose length depends on the content of a device.
 ///

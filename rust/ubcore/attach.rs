@@ -37,7 +37,7 @@ pub struct Probe {
 impl Probe {
     /// Fails if nothing may be written to the leaf: it has features that a writer must know, and
     /// which this code does not know, or one of its superblock slots cannot be read.
-    pub(super) fn writable(&self) -> Result {
+    pub fn writable(&self) -> Result {
         self.superblock.features.writable()?;
         self.unreadable.map_or(Ok(()), Err)
     }
@@ -104,7 +104,7 @@ pub(super) fn read_slots<D: Disk>(disk: &mut D) -> Result<Slots> {
 }
 
 impl Slots {
-    /// Picks the active slot. Gives the read error if a slot could not be read and the other one
+    /// Picks the active slot. Returns the read error if a slot could not be read and the other one
     /// holds no superblock.
     pub(super) fn choose(&self) -> Result<(Superblock, Slot)> {
         let [a, b] = &self.bytes;

@@ -3,12 +3,12 @@
 //! Makes the map durable: the commit, the checkpoint, and the order of their writes.
 //!
 //! A commit writes into the journal all that is mapped of each leaf slab that has changed since the
-//! last commit, and which root slabs were emptied. Its last write
-//! carries `PREFLUSH | FUA`, so that the data is durable before the record that names it (I10). A
-//! checkpoint writes the changed map pages into the inactive slots (I11). It then writes the
-//! directory blocks in the same way. Then one write with `PREFLUSH | FUA` writes the superblock,
-//! which makes the new slots active and frees the ring. The second superblock slot is written at
-//! once after that. From then on the leaf survives damage to either of the two.
+//! last commit, and which root slabs were emptied. Its last write carries `PREFLUSH | FUA`, so that
+//! the data is durable before the record that names it (I10). A checkpoint writes the changed map
+//! pages into the inactive slots (I11). It then writes the directory blocks in the same way. Then
+//! one write with `PREFLUSH | FUA` writes the superblock, which makes the new slots active and
+//! frees the ring. The second superblock slot is written at once after that. From then on the leaf
+//! survives damage to either of the two.
 //!
 //! A checkpoint may write pages in steps ([`Committer::store_some`]) with commits in between. If a
 //! page changes after its step, it is written again before the superblock, because each change of a
@@ -125,7 +125,7 @@ where
         self.pages.changed()
     }
 
-    /// Returns what the committer has done since attach.
+    /// Returns the counts of what this committer has done.
     pub fn counters(&self) -> Counters {
         self.counters
     }

@@ -58,8 +58,8 @@ pub trait Disk {
     /// Makes everything that has completed durable.
     fn flush(&mut self) -> Result;
 
-    /// Gives way to other tasks, in the driver by `cond_resched()`. An error ends the work that
-    /// calls it. The driver's fails if the task has a fatal signal pending.
+    /// Gives way to other tasks. An error ends the work that calls it. In the driver it fails if
+    /// the task has a fatal signal pending.
     ///
     /// Attach calls it between its steps. Each step is bounded by a block or a page. The leaf's
     /// content decides how many steps there are, and the writer of the leaf decides the content.

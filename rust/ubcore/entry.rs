@@ -6,7 +6,7 @@
 use super::geometry::LeafSlab;
 use super::num::next;
 
-/// What a sector of a slab that is not mapped reads as.
+/// What a sector that is not mapped reads as.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Base {
     /// What lies below the leaf: a layer's sector, or the root's.

@@ -222,7 +222,7 @@ impl Geometry {
 
     /// Returns the layout of a leaf of the same sizes that lists `layers` layers below it.
     ///
-    /// Fails if these are more than a stack has, or the leaf then cannot hold one slab.
+    /// Fails if these are more than a stack can have, or the leaf then cannot hold one slab.
     pub fn over(mut self, layers: u32) -> Result<Self> {
         if layers > LAYERS_MAX {
             return Err(Error::LayerCount(u64::from(LAYERS_MAX), u64::from(layers)));

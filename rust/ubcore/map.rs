@@ -264,8 +264,8 @@ impl<M: Memory> Map<M> {
         page.get(u64_as_usize((bit % BITS_SECTORS) / 64))
     }
 
-    /// Returns the run that sector `offset` of a leaf slab begins, of `limit` sectors at most. A
-    /// slab's end is the highest limit. Their page must exist.
+    /// Returns the run that sector `offset` of a leaf slab begins, of `limit` sectors at most. The
+    /// `limit` must not reach beyond the slab, and the page of its bits must exist.
     pub fn mapped_run(&self, leaf_slab: LeafSlab, offset: u32, limit: u32) -> Checked<MappedRun> {
         let start = self
             .geometry
@@ -434,7 +434,8 @@ impl<M: Memory> Map<M> {
     /// Maps union sectors whose data is on the leaf, except in root slabs that were emptied since
     /// and have no leaf slab.
     ///
-    /// Any context. Returns whether it is a change: a sector was unmapped, or another change ran.
+    /// Any context. Returns whether it is a change: a sector was not mapped before, or another
+    /// change ran.
     /// If it fails, the write must fail, and no commit succeeds any more, see [`Map::check`].
     pub fn map_sectors(&self, sector: u64, count: u32) -> Checked<bool> {
         let offset = self.geometry.offset_in_slab(sector);

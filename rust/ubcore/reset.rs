@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Reset: makes a leaf forget all its changes, by one write of the superblock.
+//! Reset: makes a leaf forget all its changes, by a new superblock in both slots.
 //!
 //! The new superblock names no directory block, so each map page counts as never written. The
 //! number of the next journal block is above that of every block in the ring. So nothing that the
-//! old superblock led to is found again, whatever the leaf holds. The cost does not depend on it.
+//! old superblock led to is found again, and the cost does not depend on what the leaf holds.
 
 use super::attach::Probe;
 use super::disk::Disk;

@@ -33,7 +33,7 @@ pub enum Grade {
     Note,
     /// Damage that has cost nothing yet. It can be repaired.
     Minor,
-    /// Damage to the map or the journal. To repair it would need a guess.
+    /// Damage that only a guess could repair.
     Damage,
 }
 

@@ -67,7 +67,8 @@ impl ListedLayer {
 
 /// Returns the bytes of a path before its first NUL, or all of them if there is none.
 fn text_of(path: &PathField) -> &[u8] {
-    path.split(|&b| b == 0).next().unwrap_or(path)
+    let end = path.iter().position(|&b| b == 0);
+    end.and_then(|end| path.get(..end)).unwrap_or(path)
 }
 
 /// An entry of a list.

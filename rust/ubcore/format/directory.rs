@@ -4,8 +4,8 @@
 //!
 //! Pages carry no header, so that a page in memory is a page on disk. The checksum in the directory
 //! validates a page. A directory block is validated by its own checksum, and by the superblock,
-//! which names the active slot. Therefore a stale, lost or misplaced page never passes for
-//! current.
+//! which names the active slot. So a stale, lost or misplaced page passes for current only if the
+//! disk has also lost the write of the directory block that names it.
 
 use core::mem::offset_of;
 use core::ops::Range;

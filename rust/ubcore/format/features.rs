@@ -26,8 +26,8 @@ pub const FROZEN: u64 = 1;
 /// The bits of read-only compatible features that this code knows.
 const RO_COMPAT_KNOWN: u64 = FROZEN;
 
-/// Incompatible: what lies below the leaf is a layer. The superblock has the number of layers and
-/// the chain, and the leaf has a list of them.
+/// Incompatible: the leaf lies on layers. The superblock has their number and their chain, and the
+/// leaf has a list of them.
 pub const LAYERED: u64 = 1;
 /// Incompatible: there is no root, so the bottom reads as zeroes.
 pub const NO_ROOT: u64 = 2;

@@ -55,9 +55,9 @@ pub struct RingHead {
     pub count: u16,
     /// Whether the block ends a transaction.
     pub last: bool,
-    /// The number of blocks before this one in the same write, 0 to 15. Those may be missing after
-    /// a power failure although this one is there. If this block ends a transaction, no earlier
-    /// block may be missing, because the write began with a flush.
+    /// The number of blocks before this one in the same write, 0 to 15. These may be missing after
+    /// a power failure although this one is there. If this block ends a transaction, no block of an
+    /// earlier write may be missing, because its own write began with a flush.
     pub before: u16,
 }
 

@@ -353,8 +353,9 @@ pub fn sector_of(block: &Block) -> &[u8; SUPERBLOCK_BYTES] {
 /// Picks the active slot from the bytes of blocks 0 and 1. Returns the superblock and its
 /// slot.
 ///
-/// One valid slot is enough, whatever the other slot holds, because slots are written one after the
-/// other and one of them is always whole. If either slot has a newer version, the error says so.
+/// One valid slot is enough if the other one is damaged or holds no superblock, because slots are
+/// written one after the other and one of them is always whole. Fails if either slot has a newer
+/// version or an unknown incompatible feature.
 pub fn choose(a: &[u8], b: &[u8]) -> Result<(Superblock, Slot)> {
     match (
         Superblock::decode(a, LeafBlock(0)),

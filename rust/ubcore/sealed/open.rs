@@ -25,7 +25,7 @@ pub struct Sealed {
 /// Reads header, stand-in record, index and digests of a layer, and verifies them against each
 /// other and against the layer's digest. `blocks` is the number of blocks from the start of the
 /// layer to the end of the device. If a digest is `wanted`, a layer with another one is refused
-/// first.
+/// before its index is read.
 ///
 /// Process context. The work is in proportion to what the header says of index and digests, which
 /// lie within `blocks`.

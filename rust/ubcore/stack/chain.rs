@@ -3,8 +3,9 @@
 //! The identities of layers, and of stacks of them.
 //!
 //! A leaf names the layers that it lies on. The identity of each layer changes if its content
-//! can have changed. The *chain* is one number for a bottom and the layers over it in their order,
-//! so two leaves with the same chain can share a stack.
+//! can have changed. The *chain* is one number for the layers in their order, so two leaves with
+//! the same chain can share a stack. The chain does not cover the root, because the superblock has
+//! the root's digest.
 
 use super::super::error::{Error, Result};
 use super::super::num::{u32_as_usize, usize_as_u64};

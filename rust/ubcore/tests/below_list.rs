@@ -180,7 +180,7 @@ fn the_entry_of_the_root_is_repaired_without_its_path() {
     let (digest, path) = (sb.root_digest, [0; PATH_BYTES]);
     let root = Listed::Root(ListedRoot { digest, path });
     assert_eq!(read(&disk, &sb), Ok(vec![root]));
-    // No attach needs the block, so it is no more than that if it cannot be read.
+    // No attach needs the block, so a block that cannot be read has the same grade.
     disk.state.borrow_mut().unreadable.insert(block.0);
     let found = look(&disk).unwrap().findings;
     assert_eq!(found.len(), 1);

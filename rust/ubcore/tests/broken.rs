@@ -161,7 +161,7 @@ fn a_slab_that_got_no_owner_is_free_again() {
     assert!(!u.allocator.is_free(leaf) && u.allocator.used() == 1);
 }
 
-/// The bitmap of taken slabs has no words.
+/// The bitmap of used slabs has no words.
 #[test]
 fn a_slab_without_a_bit_is_not_free() {
     let [_, flags, _] = bitmap_words(100);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A frozen leaf: what the freeze keeps, that it happens in one write, and that nothing writes to
-//! the leaf later.
+//! A frozen leaf: what the freeze keeps, that the write of one superblock slot commits it, and that
+//! nothing writes to the leaf later.
 
 use sim::disk::{Random, SimDisk};
 use sim::inspect::workloads::*;

@@ -122,7 +122,7 @@ fn what_is_in_use_is_not_free_after_a_reload() {
 fn a_write_that_fails_maps_nothing() {
     let (disk, mut u) = fresh();
     u.write(40, 8, 1, true).unwrap();
-    // Two writes get their leaf slabs and fail on the leaf, so they are not marked.
+    // Two writes get their leaf slabs and fail on the leaf, so their sectors are not mapped.
     for (at, n) in [(44, 8), (100, 60)] {
         u.allocator.allocate_range(&u.map, at, n).unwrap();
     }

@@ -109,7 +109,8 @@ fn zeroing_that_fails_half_way_is_committed() {
     }
 }
 
-/// Only an error of a device counts: not failed read-ahead, and not a host without space.
+/// Only an error of a device is counted. Failed read-ahead is not, nor is a lack of space below the
+/// leaf.
 #[test]
 fn what_is_no_error_of_a_device_does_not_count() {
     let u = union(3);

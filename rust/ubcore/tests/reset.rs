@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A reset: that it happens in one write, that nothing from before it is found again, and that its
-//! cost does not depend on what the leaf holds.
+//! A reset: that the write of one superblock slot commits it, that nothing from before it is found
+//! again, and that its cost does not depend on what the leaf holds.
 
 use sim::disk::{Counts, Random, SimDisk};
 use sim::inspect::workloads::*;

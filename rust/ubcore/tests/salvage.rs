@@ -151,7 +151,7 @@ fn harm(disk: &SimDisk, block: LeafBlock, bytes: usize, harm: Harm, random: &mut
     }
 }
 
-/// Returns the map pages that a block covers if the block counts.
+/// Returns the map pages that a block covers if the block is active.
 fn pages_behind(block: LeafBlock) -> Vec<u32> {
     let kind = FindingKind::Unreadable;
     let f = Finding {

@@ -336,22 +336,22 @@ fn a_slab_that_comes_from_one_place_again_has_no_record() {
     }
 }
 
-/// An image of 2 GiB like the reference: 14,330 slabs, of which 95 % come from one source, the
-/// others have 1,466 runs, and a base with 31 layers over it. ext4 fills its groups of 128 MiB from
-/// their start on.
+/// An image of 2 GiB in 32 layers, like the reference. It has 14,330 slabs. 95 % of them come from
+/// one source, and the others have 1,466 runs. ext4 fills its groups of 128 MiB from their start
+/// on.
 #[test]
 fn the_map_of_a_real_image_is_small() {
     let sectors = 2048 * 2048;
     let group = 2048 * 128;
     let mut b = builder(sectors);
-    // In the base 255 slabs of each group, then 20 in each layer, and 23 in some.
+    // In the lowest layer 255 slabs of each group, then 20 in each layer, and 23 in some.
     let mut used = [0u64; 16];
     let mut slabs = 0;
     for layer in 0..32u64 {
         let mut extents = Vec::new();
         for (n, used) in (0..).zip(&mut used) {
             let first = n * group;
-            // Each layer also writes one block of a slab that the base has.
+            // Each other layer also maps one block of a slab that the lowest layer maps.
             if layer > 0 {
                 let source = first + 128 * (layer * 7) + 8 * (1 + layer % 14);
                 extents.push(data(source, 8, 77 + 1000 * layer));

@@ -214,7 +214,8 @@ fn runs_are_cut_where_the_source_changes() {
     assert_eq!(found, all);
 }
 
-/// A stack map whose record is not there, which no builder makes, reads as lost, not as the bottom.
+/// A read of a stack map whose mixed record is missing, which no builder makes, fails, and does not
+/// return the bottom.
 #[test]
 fn a_broken_stack_map_is_not_read_past() {
     struct NoRecords(CountedStack);

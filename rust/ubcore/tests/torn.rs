@@ -184,8 +184,8 @@ fn a_long_transaction_that_never_ended() {
     }
 }
 
-/// A long transaction landed completely, but the commit was never acknowledged. It may count, and
-/// everything is there.
+/// A long transaction landed completely, but the commit was never acknowledged. Replay applies it,
+/// so everything is there.
 #[test]
 fn a_transaction_that_landed_unheard() {
     let mut workload = Workload::new(9);

@@ -87,8 +87,8 @@ pub fn jobs(all_up_to: usize, one_in: u64, seed: u64) -> Vec<Job> {
     jobs
 }
 
-/// What only ends a sequence: nothing can follow a freeze, and nothing of what precedes a reset
-/// matters to what follows it.
+/// The operations that only end a sequence, because nothing can follow a freeze, and the content
+/// before a reset does not matter to the operations after it.
 const LAST: [Op; 4] = [Op::Freeze, Op::FreezeDetached, Op::Reset, Op::ResetDetached];
 
 /// Runs the sequences of a job. Returns the first invalid state as a replay line. `None`: time is

@@ -39,8 +39,8 @@ pub fn bounded(g: &Geometry, leaf: &Leaf) -> Bounded {
 }
 
 impl Limits {
-    /// Raises the limit for pages that are lost: the leaf holds nothing of them, and still each of
-    /// their slabs is marked as lost and looked at.
+    /// Raises the limit for pages that are lost, because the leaf holds nothing of them, and still
+    /// each of their slabs is marked as lost and looked at.
     pub fn allow_for_lost(&self, pages: u64) {
         let looks = self.looks.get() + pages * 1024 * LOOKS_AT_LOST;
         self.looks.set(looks);

@@ -3,8 +3,8 @@
 //! Runs the core's protocol with every thread, lock and atomic under a scheduler.
 //!
 //! The code that runs is that of the module: `ubcore::protocol` over a host that the scheduler
-//! drives. Each scenario is a few requests at once. What they see while they run, and what a power
-//! failure at any access to the leaf leaves, must be the result of some order of the requests.
+//! drives. Each scenario is a few requests at once. The data of each read, and the leaf after a
+//! power failure at any access to it, must be the result of some order of the requests.
 
 #![cfg(feature = "model")]
 

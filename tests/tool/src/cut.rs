@@ -181,7 +181,7 @@ pub fn after_power_failure(
                 pending.extend(sectors);
             }
             Event::Flush => put(&mut bytes, pending.drain(..)),
-            // The size is where the rest of the file's description is.
+            // The file system keeps the size, so this model makes a change of it durable at once.
             Event::Size(len) => bytes.resize(*len as usize, 0),
         }
     }

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
  * Asks for the state of all unions again and again, by STATUS, LOST and sysfs,
- * until it is killed. What another call has answered must hold although one of
- * these is under way.
+ * until it is killed. The answer of another call must hold although one of these
+ * is under way.
  *   ask JOBS    forks, and never ends by itself
  */
 #define _GNU_SOURCE

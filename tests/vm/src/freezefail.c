@@ -3,7 +3,7 @@
  * Freezes the leaf of a union live, while the n-th lower I/O of a kind fails, of
  * the old leaf or of the new one; for n = 1, 2, 3 and so on, until a freeze has
  * seen no failure. If the device is dead from there on, the power of both leaves
- * fails too, so that what was not flushed is lost. After each:
+ * fails too, and takes all that was not flushed. After each:
  *
  * - either the old leaf is frozen, and the union continues in the new leaf; or it
  *   is not, it continues in the old leaf, and the new leaf is refused;
