@@ -8,7 +8,8 @@ use super::{
     claim::{
         Claim,
         Claims,
-        Kind, //
+        Kind,
+        Place, //
     },
     ffi, //
 };
@@ -90,33 +91,36 @@ impl BlockDevice {
     /// Opens a device for reading, shared with every other user that opens it by this function.
     ///
     /// Returns `EBUSY` if another holder, such as a mount, has the device, or a disk of this
-    /// module has it exclusively. No other holder can claim the device afterwards.
+    /// module has it exclusively, or writes to a device that overlaps it. No other holder can claim
+    /// the device afterwards.
     ///
     /// Context: process; the path is looked up and permissions are checked as the current task.
     pub(crate) fn open_shared(path: &CStr, claims: &Arc<Claims>) -> Result<Self> {
-        Self::open_claimed(path, claims, Kind::Shared, false)
+        Self::open_claimed(path, claims, Kind::Shared)
     }
 
     /// Opens a device for reading and, if `write`, writing.
     ///
     /// Returns `EBUSY` if the device has a holder: a mount, a swap area, another stacked device, or
-    /// a disk of this module.
+    /// a disk of this module. So too if a disk of this module has a device that overlaps this one,
+    /// and one of both is to be written.
     ///
     /// Context: process; the path is looked up and permissions are checked as the current task.
     pub(crate) fn open_exclusive(path: &CStr, claims: &Arc<Claims>, write: bool) -> Result<Self> {
-        Self::open_claimed(path, claims, Kind::Exclusive, write)
+        Self::open_claimed(path, claims, Kind::Exclusive { write })
     }
 
-    fn open_claimed(path: &CStr, claims: &Arc<Claims>, kind: Kind, write: bool) -> Result<Self> {
+    fn open_claimed(path: &CStr, claims: &Arc<Claims>, kind: Kind) -> Result<Self> {
+        let write = kind.writes();
         // SAFETY: By the invariant of `CStr` `path` ends with NUL; it outlives the call.
         let file = from_err_ptr(unsafe { ffi::ub_bdev_open_claimed(path.as_char_ptr(), write) })?;
         // SAFETY: `file` was opened above as the file of a block device, and this function owns it
         // and gives it up.
         let mut open = unsafe { OpenFile::new(file) };
         // INVARIANT: The claim is on the address of the device.
-        open.claim = Some(Claims::claim(claims, open.bdev().addr().get(), kind)?);
+        open.claim = Some(Claims::claim(claims, open.place(), kind)?);
         let dev = Self::new(open, write)?;
-        if kind == Kind::Exclusive {
+        if kind.is_exclusive() {
             dev.drop_cache();
         }
         Ok(dev)
@@ -236,15 +240,7 @@ impl BlockDevice {
     /// Returns whether both devices share sectors: they are the same device, a disk and a partition
     /// of it, or two partitions that overlap.
     pub(crate) fn overlaps(&self, other: &Self) -> bool {
-        let range = |dev: &Self| {
-            let raw = dev.as_raw();
-            // SAFETY: By the invariant the device is open; these fields do not change while it is.
-            let (disk, start) = unsafe { ((*raw).bd_disk, (*raw).bd_start_sect) };
-            (disk, start, start.saturating_add(dev.sectors()))
-        };
-        let (disk, start, end) = range(self);
-        let (other_disk, other_start, other_end) = range(other);
-        disk == other_disk && start < other_end && other_start < end
+        self.file.place().overlaps(&other.file.place())
     }
 
     /// Returns whether both are open files of one device.
@@ -432,6 +428,22 @@ impl OpenFile {
         // SAFETY: By the invariant the file is an open file of a block device, so `file_bdev()`
         // does not return null.
         unsafe { NonNull::new_unchecked(bindings::file_bdev(self.file.as_ptr())) }
+    }
+
+    /// Returns the device's address, its disk's address and its sectors.
+    fn place(&self) -> Place {
+        let bdev = self.bdev();
+        let raw = bdev.as_ptr();
+        // SAFETY: By the invariant the device is open; these fields do not change while it is.
+        let (disk, start) = unsafe { ((*raw).bd_disk, (*raw).bd_start_sect) };
+        // SAFETY: By the invariant the device is open. The read is volatile, because a resize may
+        // change the size concurrently.
+        let sectors = unsafe { (&raw const (*raw).bd_nr_sectors).read_volatile() };
+        Place {
+            device: bdev.addr().get(),
+            disk: disk.addr(),
+            sectors: start..start.saturating_add(sectors),
+        }
     }
 }
 

@@ -3,7 +3,8 @@
 //! Opens the devices of a union, and refuses a leaf that shares sectors with another of them.
 //!
 //! The block layer refuses to claim a disk and a partition of it, but not two partitions that
-//! overlap, because the scan of a partition table does not compare the partitions.
+//! overlap, because the scan of a partition table does not compare the partitions. If the other one
+//! belongs to another union, the list of claims refuses it, as busy.
 
 use crate::{
     blk::{

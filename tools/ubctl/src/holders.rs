@@ -6,6 +6,7 @@
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fs::{self, Metadata};
+use std::ops::Range;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
@@ -129,7 +130,7 @@ pub fn of_path(path: &Path, all: bool) -> Holders {
 }
 
 /// Returns the holders of a disk or a partition: the holders of the device itself, of its
-/// partitions and of its disk.
+/// partitions and of its disk, and the unions on partitions that overlap it.
 pub fn of_device(dev: Dev, all: bool) -> Holders {
     let disk = whole(dev);
     let mut nodes = disk.as_ref().map_or_else(Vec::new, |disk| {
@@ -138,20 +139,55 @@ pub fn of_device(dev: Dev, all: bool) -> Holders {
             disk.dev,
         )
     });
-    if disk.as_ref().is_some_and(|disk| disk.dev != dev) {
-        nodes.retain(|node| node.dev == dev || disk.as_ref().is_some_and(|d| d.dev == node.dev));
+    let mut unions = Vec::new();
+    if let Some(disk) = disk.filter(|disk| disk.dev != dev) {
+        let (these, others): (Vec<Node>, Vec<Node>) = nodes
+            .into_iter()
+            .partition(|node| node.dev == dev || node.dev == disk.dev);
+        nodes = these;
+        unions = unions_beside(dev, &others);
     }
     if nodes.is_empty() {
         // Without sysfs the device's number alone is used.
         nodes.push(Node::new("", dev));
     }
-    of_nodes(&nodes, all)
+    of_nodes(&nodes, unions, all)
 }
 
-fn of_nodes(nodes: &[Node], all: bool) -> Holders {
+/// Returns the unions on those of the other partitions of a disk that overlap one. The driver lets
+/// no union have one of both while another union has the other, unless neither is its leaf.
+fn unions_beside(dev: Dev, others: &[Node]) -> Vec<String> {
+    let Some(own) = sectors(dev) else {
+        return Vec::new();
+    };
+    let overlaps = |node: &&Node| {
+        sectors(node.dev).is_some_and(|other| own.start < other.end && other.start < own.end)
+    };
+    let on = |node: &Node| {
+        let texts = above(node).into_iter().filter(|(_, is_union)| *is_union);
+        let path = node.path.display().to_string();
+        texts
+            .map(|(text, _)| format!("{text}, on {path}, which shares sectors with it"))
+            .collect::<Vec<_>>()
+    };
+    others.iter().filter(overlaps).flat_map(on).collect()
+}
+
+/// Returns the sectors of a partition, on its disk.
+fn sectors(dev: Dev) -> Option<Range<u64>> {
+    let directory = sysfs::directory_of(dev)?;
+    let start: u64 = sysfs::number(&directory.join("start"))?;
+    let size: u64 = sysfs::number(&directory.join("size"))?;
+    Some(start..start.saturating_add(size))
+}
+
+/// Returns the holders of these devices and, with `all`, the processes that have one open. `unions`
+/// are holders that are not above one of them.
+fn of_nodes(nodes: &[Node], unions: Vec<String>, all: bool) -> Holders {
     let mut texts = mounts(nodes);
     texts.extend(swaps(nodes));
-    texts.extend(nodes.iter().flat_map(above));
+    texts.extend(nodes.iter().flat_map(above).map(|(text, _)| text));
+    texts.extend(unions);
     texts.extend(loops(nodes));
     let mut holders = Holders::lasting(texts);
     if all {
@@ -283,8 +319,9 @@ fn is_node(path: &Path, node: &Node) -> bool {
     fs::metadata(path).is_ok_and(|m| m.file_type().is_block_device() && m.rdev() == node.dev)
 }
 
-/// Returns the devices that sysfs has above one: unions, device mapper, md.
-fn above(node: &Node) -> Vec<String> {
+/// Returns the devices that sysfs has above one, unions, device mapper, md, and for each whether it
+/// is a union.
+fn above(node: &Node) -> Vec<(String, bool)> {
     let Some(directory) = sysfs::directory_of(node.dev) else {
         return Vec::new();
     };
@@ -309,15 +346,16 @@ fn above(node: &Node) -> Vec<String> {
                 (false, false) if has_layers => "a layer",
                 _ => "the root",
             };
-            return format!("{role} of {name}");
+            return (format!("{role} of {name}"), true);
         }
-        match read("dm/name") {
+        let text = match read("dm/name") {
             Some(dm) => {
                 let dm = String::from_utf8_lossy(&dm);
                 format!("under {name} of device mapper ({})", dm.trim_end())
             }
             None => format!("under {name}"),
-        }
+        };
+        (text, false)
     })
     .collect()
 }
