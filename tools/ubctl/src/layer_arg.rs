@@ -10,7 +10,7 @@ use clap::builder::{OsStringValueParser, TypedValueParser};
 use ubcore::error::Role;
 use ubcore::format::below_list::ListedLayer;
 
-use crate::device::{Access, Device};
+use crate::device::{self, Access, Device};
 use crate::error::{Fail, Result, REFUSED};
 use crate::loaded;
 use crate::output;
@@ -90,6 +90,13 @@ impl LayerArg {
             return Err(Fail::new(REFUSED, "not_sealed", text));
         }
         loaded::open_at_rest(&self.path)
+    }
+
+    /// Returns whether both lead to one layer of one device or image.
+    pub fn is_same(&self, other: &LayerArg) -> bool {
+        let meta = |at: &LayerArg| std::fs::metadata(&at.path).ok();
+        let both = meta(self).zip(meta(other));
+        self.offset == other.offset && both.is_some_and(|(a, b)| device::is_same(&a, &b))
     }
 
     /// Returns its name for messages, which is also a word for the command line.

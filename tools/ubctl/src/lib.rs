@@ -16,6 +16,7 @@ pub mod device;
 pub mod dm;
 pub mod error;
 pub mod holders;
+pub mod in_use;
 pub mod interrupt;
 #[expect(unsafe_code, reason = "the one place that hands memory to the kernel")]
 mod ioctl;

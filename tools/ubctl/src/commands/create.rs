@@ -108,6 +108,7 @@ impl CreateArgs {
             sector_size: self.sector_size,
             preallocate: self.preallocate,
             size: self.size,
+            limit: None,
         }
     }
 }

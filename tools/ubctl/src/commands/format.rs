@@ -79,6 +79,9 @@ pub struct LayoutArgs {
     /// Size of the union; beyond root and layers it reads as zeroes [default: that of the largest]
     #[arg(long, value_name = "SIZE", value_parser = union_size)]
     pub size: Option<u64>,
+    /// How many slabs may be in use, of a leaf that continues another one. All, if it has not more.
+    #[arg(skip)]
+    pub limit: Option<u32>,
 }
 
 /// What a discarded slab reads as.
@@ -220,6 +223,8 @@ impl Plan {
         superblock.reveal = layout.discard == Discard::Reveal;
         superblock.preallocated = layout.preallocate;
         superblock.name = layout.name.unwrap_or_default();
+        let limit = layout.limit.filter(|&n| n < geometry.leaf_slabs());
+        superblock.features.set_limit(limit);
         let is_used = used.is_some();
         let mut kept = vec![list_of(&geometry)];
         if is_used {

@@ -9,11 +9,13 @@ use std::path::PathBuf;
 use clap::Args;
 use serde::Serialize;
 use ubcore::error::Role;
+use ubcore::format::name::LeafName;
 use ubcore::format::superblock::Superblock;
 use ubcore::stack::chain::Seal;
 
 use crate::device::{refuse_union, Access, Device};
 use crate::error::{Fail, Result};
+use crate::value_parser::leaf_name;
 use crate::{loaded, output, random};
 
 /// Arguments of `freeze`.
@@ -25,7 +27,7 @@ use crate::{loaded, output, random};
     If a leaf is frozen already, the command changes nothing and succeeds.\n\
     With --leaf the union continues in NEW, which is formatted for it: the device, its openers\n\
     and mounts stay. File systems on it are frozen for that moment, so that they are consistent.\n\
-    NEW gets the slab size and --discard of the old leaf, another UUID, and no name.\n\
+    NEW gets the slab size, --discard, limit and name of the old leaf, and another UUID.\n\
     Examples:\n  ubctl freeze step1.leaf\n  ubctl freeze unionblk0 --leaf step2.leaf"
 )]
 pub struct FreezeArgs {
@@ -39,6 +41,9 @@ pub struct FreezeArgs {
     /// With --leaf: format the new leaf even if it looks used; its content is lost
     #[arg(long, requires = "new")]
     pub force: bool,
+    /// With --leaf: the name of the new leaf [default: that of the old one]
+    #[arg(long, requires = "new", value_parser = leaf_name)]
+    pub name: Option<LeafName>,
     /// With --leaf: do not freeze the file systems on the union
     #[arg(long, requires = "new")]
     pub no_fsfreeze: bool,
@@ -64,6 +69,7 @@ pub fn run(args: &FreezeArgs, json: bool) -> Result {
             union: &args.leaf.to_string_lossy(),
             leaf: new,
             force: args.force,
+            name: args.name,
             no_fsfreeze: args.no_fsfreeze,
         };
         return live::run(&live, json);

@@ -22,8 +22,8 @@ use crate::{output, sealed, value_parser};
 #[command(
     after_help = "At the limit the leaf is full: writes that need new space fail with ENOSPC, and all\n\
     others continue. A limit below what is in use is allowed. The limit is in the leaf, counts in\n\
-    slabs, and stays until it is changed, also over a reset. If ubctl freeze --leaf gives a union\n\
-    a new leaf, the new leaf has no limit.\n\
+    slabs, and stays until it is changed, also over a reset, and for the leaf in which the union\n\
+    continues after a freeze.\n\
     Exit codes: 0 done; 1 failed; 3 refused: frozen, read-only, not formatted, or a limit below\n\
     one slab; 4 in use.\n\
     Examples:\n  ubctl limit unionblk0 2G\n  ubctl limit vm1.leaf none"

@@ -25,6 +25,7 @@ pub fn layout() -> LayoutArgs {
         sector_size: None,
         preallocate: false,
         size: None,
+        limit: None,
     }
 }
 

@@ -8,6 +8,7 @@ use serde::Serialize;
 use ubcore::abi::{self, Status};
 use ubcore::error::Role;
 use ubcore::format::below_list::ListedLayer;
+use ubcore::format::name::LeafName;
 use ubcore::format::superblock::Superblock;
 use ubcore::stack::chain::{LayerId, Seal};
 
@@ -17,6 +18,8 @@ use crate::blocksize;
 use crate::control::{self, path_text, Control};
 use crate::device::{Access, Device};
 use crate::error::{Fail, Result};
+use crate::in_use::{self, OpenLayer};
+use crate::layer_arg::LayerArg;
 use crate::loopdev::{self, Lower};
 use crate::{interrupt, loaded, output, overlap, preflight, random, sysfs};
 
@@ -28,6 +31,8 @@ pub struct Live<'a> {
     pub leaf: &'a Path,
     /// Format the new leaf even if it looks used.
     pub force: bool,
+    /// The name of the new leaf, if it is not that of the old one.
+    pub name: Option<LeafName>,
     /// Do not freeze the file systems on the union meanwhile.
     pub no_fsfreeze: bool,
 }
@@ -41,6 +46,7 @@ struct LiveFreezeReport {
     seal: String,
     leaf: String,
     leaf_uuid: String,
+    leaf_name: Option<String>,
     layers: u32,
     /// Whether the file systems were frozen meanwhile, so that they are consistent in the layer.
     fsfreeze: bool,
@@ -59,6 +65,7 @@ pub fn run(args: &Live<'_>, json: bool) -> Result {
     blocksize::refuse_tail(args.leaf)?;
     let leaf = Lower::open(args.leaf, Role::Leaf, true, sb.root_block_bytes)?;
     let below = below(&status, open, &sb, (&layer, seal))?;
+    let name = args.name.unwrap_or(sb.name);
     let plan = plan(args, below, &status, (&sb, &leaf))?;
     plan.write()?;
     let handed = plan.hand_over();
@@ -82,6 +89,7 @@ pub fn run(args: &Live<'_>, json: bool) -> Result {
         seal: output::hex(&seal.0),
         leaf: given.display().to_string(),
         leaf_uuid,
+        leaf_name: output::name(name),
         layers: status.layers.saturating_add(1),
         fsfreeze: !args.no_fsfreeze,
     };
@@ -101,6 +109,7 @@ fn below(
         Ok(open.called(Path::new(&name)))
     });
     let mut list = below::list_of(&leaf)?;
+    note_moved(&mut list, &in_use::layers(status.id));
     list.push(ListedLayer {
         id: LayerId::Frozen(sb.uuid, seal),
         offset: 0,
@@ -112,6 +121,21 @@ fn below(
         list,
         sectors: sb.geometry.union_sectors(),
     })
+}
+
+/// Writes into a list where the layers are, if they are not where it says. A path that leads to the
+/// layer stays, because the user chose it. So does that of a layer for which another one stands.
+fn note_moved(list: &mut [ListedLayer], open: &[OpenLayer]) {
+    for layer in list {
+        let Some(open) = open.iter().find(|open| open.id == layer.id) else {
+            continue;
+        };
+        let is_there = LayerArg::listed(layer).is_some_and(|at| at.is_same(&open.at));
+        if !is_there {
+            layer.path = below::remembered(&open.at.path);
+            layer.offset = open.at.offset;
+        }
+    }
 }
 
 /// Makes the checks of a format of the new leaf.
@@ -133,8 +157,8 @@ fn plan(
         overlap::refuse(&Device::open(&path, Role::Layer, Access::Read)?, &open)?;
     }
     preflight::refuse_limits(&open, Role::Leaf)?;
-    // The union stays as it is, so the new leaf has the slab size and the policy for discards of
-    // the old one. Its journal has the default size.
+    // The union stays as it is, so the new leaf has the slab size, the policy for discards, the name
+    // and the limit of the old one. Its journal has the default size.
     let layout = LayoutArgs {
         slab_size: sb.geometry.slab_sectors(),
         journal_size: None,
@@ -143,10 +167,11 @@ fn plan(
         } else {
             Discard::Zero
         },
-        name: None,
+        name: Some(args.name.unwrap_or(sb.name)),
         sector_size: None,
         preallocate: false,
         size: None,
+        limit: sb.features.limit(),
     };
     Plan::on(
         below,
@@ -209,8 +234,63 @@ fn report(frozen: &LiveFreezeReport, json: bool) -> Result {
             ("uuid", frozen.uuid.clone()),
             ("seal", frozen.seal.clone()),
             ("new leaf", frozen.leaf.clone()),
+            ("name", output::name_text(frozen.leaf_name.as_ref())),
             ("layers", frozen.layers.to_string()),
             ("file systems", fs.to_owned()),
         ])
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{below, note_moved, LayerArg, LayerId, ListedLayer, OpenLayer, Path, Seal};
+
+    #[test]
+    fn a_layer_is_listed_where_it_is() {
+        let dir = std::env::temp_dir().join(format!("ubctl-moved-{}", std::process::id()));
+        std::fs::create_dir_all(&dir).unwrap();
+        for name in ["there", "moved", "old"] {
+            std::fs::write(dir.join(name), name).unwrap();
+        }
+        std::os::unix::fs::symlink("there", dir.join("link")).unwrap();
+        let id = |n| LayerId::Frozen([n; 16], Seal([n; 16]));
+        let listed = |n, name: &str, offset| ListedLayer {
+            id: id(n),
+            offset,
+            path: below::remembered(&dir.join(name)),
+        };
+        let open = |n, name: &str, offset| OpenLayer {
+            at: LayerArg {
+                path: dir.join(name),
+                offset,
+            },
+            id: id(n),
+            stand_in: None,
+        };
+        let mut list = [
+            listed(1, "link", 0),
+            listed(2, "old", 0),
+            listed(3, "gone", 0),
+            listed(4, "there", 0),
+            listed(5, "gone", 0),
+        ];
+        let others = [
+            open(9, "old", 0),
+            open(4, "there", 4096),
+            open(3, "moved", 0),
+            open(2, "moved", 8192),
+            open(1, "there", 0),
+        ];
+        note_moved(&mut list, &others);
+        let wanted = [
+            listed(1, "link", 0),
+            listed(2, "moved", 8192),
+            listed(3, "moved", 0),
+            listed(4, "there", 4096),
+            listed(5, "gone", 0),
+        ];
+        assert_eq!(list, wanted);
+        assert!(!LayerArg::at_start(Path::new("/nowhere")).is_same(&others[0].at));
+        std::fs::remove_dir_all(&dir).unwrap();
+    }
 }

@@ -2,19 +2,18 @@
 
 //! The unions as a tree: what each lies on, drawn once for all unions on it.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use map_memory::sha256::Sha256;
 use serde::Serialize;
 use ubcore::error::Role;
 use ubcore::format::below_list::ListedLayer;
-use ubcore::sealed::open::Sealed;
-use ubcore::stack::chain::{LayerId, Links, Seal, StandIn};
+use ubcore::stack::chain::{LayerId, Seal};
 
 use super::super::status::Shown;
 use crate::device::{Access, Device};
-use crate::layer_arg::{self, LayerArg};
-use crate::{below, loopdev, output, probe, sealed, sysfs};
+use crate::in_use::{self, UsedLayer};
+use crate::layer_arg::LayerArg;
+use crate::{below, output};
 
 /// A root, a layer or a union, and what lies on it.
 #[derive(Debug, PartialEq, Eq, Serialize)]
@@ -76,21 +75,13 @@ fn add(nodes: &mut Vec<TreeNode>, way: Vec<TreeNode>) {
     }
 }
 
-/// A layer on a device that a union has open.
-struct TreeLayer {
-    name: String,
-    id: LayerId,
-    stand_in: Option<StandIn>,
-}
-
 /// Returns the layers that a union has open. If they cannot be read, returns the layers that its
 /// leaf lists, with the paths that they had at format.
 fn layers(union: &Shown, listed: &[ListedLayer]) -> Vec<TreeNode> {
-    let nodes = sysfs::slave_nodes(union.id());
-    let open: Vec<TreeLayer> = nodes.iter().flat_map(|node| on_device(node)).collect();
+    let open = in_use::layers(union.id());
     let ids: Vec<LayerId> = listed.iter().map(|layer| layer.id).collect();
-    if let Some(layers) = in_order(&ids, &open, union.layers()) {
-        let layer = |l: &TreeLayer| layer(l.name.clone(), &l.id);
+    if let Some(layers) = in_use::in_order(&ids, &open, union.layers()) {
+        let layer = |l: &UsedLayer| layer(l.at.name(), &l.id);
         return layers.into_iter().map(layer).collect();
     }
     let layer = |l: &ListedLayer| {
@@ -98,52 +89,6 @@ fn layers(union: &Shown, listed: &[ListedLayer]) -> Vec<TreeNode> {
         layer(path, &l.id)
     };
     listed.iter().map(layer).collect()
-}
-
-/// Returns the layers on a device. More than the union uses may lie one behind another.
-fn on_device(node: &Path) -> Vec<TreeLayer> {
-    let Ok(device) = Device::open(node, Role::Layer, Access::Read) else {
-        return Vec::new();
-    };
-    let image = loopdev::behind(&node.display().to_string()).map(PathBuf::from);
-    let path = image.as_deref().unwrap_or(node);
-    if let Some(sb) = probe::superblock(&device) {
-        let layer = |seal| TreeLayer {
-            name: output::path(path),
-            id: LayerId::Frozen(sb.uuid, seal),
-            stand_in: None,
-        };
-        return sb.frozen.map(layer).into_iter().collect();
-    }
-    let (row, _, _) = sealed::row(device);
-    let layer = |(at, sealed): (u64, Sealed)| TreeLayer {
-        name: layer_arg::name(path, at),
-        id: LayerId::Sealed(sealed.header.digest),
-        stand_in: sealed.stand_in,
-    };
-    row.into_iter().map(layer).collect()
-}
-
-/// Returns the layers of a union, the lowest first, as the list of its leaf says it. Returns `None`
-/// if one is missing.
-fn in_order<'a>(
-    listed: &[LayerId],
-    open: &'a [TreeLayer],
-    layers: u32,
-) -> Option<Vec<&'a TreeLayer>> {
-    let mut links = Links::new(listed);
-    let mut found = Vec::new();
-    for _ in 0..layers {
-        let listed = open
-            .iter()
-            .find(|l| links.add::<Sha256>(&l.id, None).is_ok());
-        let next = listed.or_else(|| {
-            let stands = |l: &&TreeLayer| links.add::<Sha256>(&l.id, l.stand_in.as_ref()).is_ok();
-            open.iter().find(stands)
-        });
-        found.push(next?);
-    }
-    links.finish(layers).ok().map(|_| found)
 }
 
 fn layer(path: String, id: &LayerId) -> TreeNode {
@@ -186,7 +131,7 @@ fn lines(nodes: &[TreeNode], indent: &str, out: &mut String) {
 
 #[cfg(test)]
 mod tests {
-    use super::{add, in_order, text, LayerId, Links, Seal, Sha256, StandIn, TreeLayer, TreeNode};
+    use super::{add, text, TreeNode};
 
     #[test]
     fn what_unions_share_is_drawn_once() {
@@ -218,37 +163,5 @@ mod tests {
              root none\n\
              └─ u2  leaf u2.leaf\n"
         );
-    }
-    #[test]
-    fn the_layers_in_use_are_in_the_order_of_the_list() {
-        let ids = [1, 2, 3].map(|n| LayerId::Frozen([n; 16], Seal([n; 16])));
-        let open = |name: &str, id, stand_in| TreeLayer {
-            name: name.to_owned(),
-            id,
-            stand_in,
-        };
-        let stand_in = StandIn {
-            below: Links::chain_of::<Sha256>(&[]),
-            after: Links::chain_of::<Sha256>(&ids[..2]),
-            layers: 2,
-        };
-        let sealed = || open("sealed", LayerId::Sealed([9; 32]), Some(stand_in));
-        let names = |open: &[TreeLayer], layers| {
-            let found = in_order(&ids, open, layers)?;
-            Some(found.iter().map(|l| l.name.clone()).collect::<Vec<_>>())
-        };
-        let three = open("three", ids[2], None);
-        // sysfs has them in any order.
-        let all = [three, sealed()];
-        let wanted = Some(vec!["sealed".to_owned(), "three".to_owned()]);
-        assert_eq!(names(&all, 2), wanted);
-        assert_eq!(names(&all, 1), None);
-        assert_eq!(names(&all, 3), None);
-        // Of a row of sealed layers, the union may use some.
-        let two = open("two", ids[1], None);
-        let one = open("one", ids[0], None);
-        let three = open("three", ids[2], None);
-        let wanted = ["one", "two", "three"].map(str::to_owned).to_vec();
-        assert_eq!(names(&[sealed(), three, two, one], 3), Some(wanted));
     }
 }
