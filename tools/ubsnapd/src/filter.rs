@@ -4,6 +4,8 @@
 //! must match. A selector is a field, or a field, an operator and a value:
 //! `kind==active,labels."containerd.io/gc.root"!=x,name~=|^a|`. Of several filters one must match.
 
+use std::str::Chars;
+
 use regex_lite::Regex;
 
 use crate::error::{Error, Result};
@@ -31,9 +33,9 @@ impl Selector {
         match &self.ask {
             Ask::Present => value.is_some(),
             Ask::Equal(wanted) => value.is_some_and(|v| v == wanted),
-            // A field that is missing is not equal to anything.
-            Ask::NotEqual(other) => value.is_none_or(|v| v != other),
-            Ask::Matches(regex) => value.is_some_and(|v| regex.is_match(v)),
+            // As in containerd, a field that is missing counts as empty here.
+            Ask::NotEqual(other) => value.unwrap_or_default() != other,
+            Ask::Matches(regex) => regex.is_match(value.unwrap_or_default()),
         }
     }
 }
@@ -104,15 +106,15 @@ impl Parser<'_> {
             path.push(self.field()?);
         }
         self.skip_spaces();
-        let ask = if self.take("==") {
-            Ask::Equal(self.value(false)?)
-        } else if self.take("!=") {
-            Ask::NotEqual(self.value(false)?)
-        } else if self.take("~=") {
-            let regex = Regex::new(&self.value(true)?);
-            Ask::Matches(regex.map_err(|_| "a regular expression that cannot be used")?)
-        } else {
-            Ask::Present
+        let ask = match self.take_while(|c| matches!(c, '=' | '!' | '~')) {
+            "" => Ask::Present,
+            "==" => Ask::Equal(self.value(false)?),
+            "!=" => Ask::NotEqual(self.value(false)?),
+            "~=" => {
+                let regex = Regex::new(&self.value(true)?);
+                Ask::Matches(regex.map_err(|_| "a regular expression that cannot be used")?)
+            }
+            _ => return Err("an operator that is not known"),
         };
         Ok(Selector { path, ask })
     }
@@ -136,7 +138,8 @@ impl Parser<'_> {
             Some('"') => self.quoted('"'),
             Some(quote @ ('/' | '|')) if is_regex => self.quoted(quote),
             Some('/' | '|') => Err("a quote that a regular expression has"),
-            _ => match self.take_while(|c| c != ',' && !c.is_whitespace()) {
+            Some('.') => Err("no value"),
+            _ => match self.take_while(|c| c != ',' && !c.is_whitespace() && !c.is_control()) {
                 "" => Err("no value"),
                 value => Ok(value.to_owned()),
             },
@@ -145,26 +148,19 @@ impl Parser<'_> {
 
     /// Parses what is between quotes, as a Go string has it.
     fn quoted(&mut self, quote: char) -> Parsed<String> {
-        let mut text = String::new();
-        let mut chars = self.rest.char_indices().skip(1);
-        while let Some((at, c)) = chars.next() {
-            match c {
-                c if c == quote => {
-                    self.rest = self.rest.get(at + c.len_utf8()..).unwrap_or_default();
-                    return Ok(text);
-                }
-                '\\' => match chars.next() {
-                    Some((_, 'n')) => text.push('\n'),
-                    Some((_, 't')) => text.push('\t'),
-                    Some((_, c)) if c == quote || c == '\\' => text.push(c),
-                    // In a regular expression a backslash is the expression's.
-                    Some((_, c)) if quote != '"' => text.extend(['\\', c]),
-                    _ => return Err("an escape that is not known"),
-                },
-                c => text.push(c),
+        let mut bytes = Vec::new();
+        let mut chars = self.rest.chars();
+        chars.next();
+        loop {
+            let c = chars.next().filter(|&c| c != '\n');
+            match c.ok_or("no closing quote")? {
+                c if c == quote => break,
+                '\\' => escape(&mut chars, quote, &mut bytes)?,
+                c => push(c, &mut bytes),
             }
         }
-        Err("no closing quote")
+        self.rest = chars.as_str();
+        String::from_utf8(bytes).map_err(|_| "bytes that are no text")
     }
 
     fn skip_spaces(&mut self) {
@@ -183,6 +179,58 @@ impl Parser<'_> {
         self.rest = rest;
         found
     }
+}
+
+fn push(c: char, bytes: &mut Vec<u8>) {
+    bytes.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes());
+}
+
+const UNKNOWN: &str = "an escape that is not known";
+
+/// Takes the value of so many digits.
+fn digits(chars: &mut Chars<'_>, count: usize, radix: u32) -> Parsed<u32> {
+    let (digits, rest) = chars.as_str().split_at_checked(count).ok_or(UNKNOWN)?;
+    if !digits.chars().all(|c| c.is_digit(radix)) {
+        return Err(UNKNOWN);
+    }
+    *chars = rest.chars();
+    u32::from_str_radix(digits, radix).map_err(|_| UNKNOWN)
+}
+
+/// Adds what a backslash and the characters after it stand for.
+fn escape(chars: &mut Chars<'_>, quote: char, bytes: &mut Vec<u8>) -> Parsed<()> {
+    let byte = |value| u8::try_from(value).map_err(|_| UNKNOWN);
+    let text = |value| char::from_u32(value).ok_or(UNKNOWN);
+    if chars.as_str().starts_with(|c: char| c.is_digit(8)) {
+        bytes.push(byte(digits(chars, 3, 8)?)?);
+        return Ok(());
+    }
+    let c = match chars.next().ok_or("no closing quote")? {
+        'a' => '\x07',
+        'b' => '\x08',
+        'f' => '\x0c',
+        'n' => '\n',
+        'r' => '\r',
+        't' => '\t',
+        'v' => '\x0b',
+        'u' => text(digits(chars, 4, 16)?)?,
+        'U' => text(digits(chars, 8, 16)?)?,
+        'x' => {
+            // One byte, which may be a part of a character.
+            bytes.push(byte(digits(chars, 2, 16)?)?);
+            return Ok(());
+        }
+        '\\' => '\\',
+        c if c == quote => c,
+        // In a regular expression a backslash is the expression's.
+        c if quote != '"' => {
+            push('\\', bytes);
+            c
+        }
+        _ => return Err(UNKNOWN),
+    };
+    push(c, bytes);
+    Ok(())
 }
 
 #[cfg(test)]
@@ -242,6 +290,19 @@ mod tests {
             "name~=|w[lm]$|",
             "name~=\"^a\"",
             "name~=/\\w-wl/",
+            "name~=/\\\\w-wl/",
+            "name~=\"^a-\\\\w+$\"",
+            "name~=|^a/?|",
+            "name~=^a-",
+            "labels.l~=2",
+            "\"name\"==a-wl",
+            "labels.\"l\"==\"\\x32\"",
+            "labels.l==\"\\062\"",
+            "labels.l==\"\\u0032\"",
+            "labels.l==\"\\U00000032\"",
+            "labels.l!=\"\\xc3\\xa4\\a\\b\\f\\n\\r\\t\\v\\\\\\\"\"",
+            "labels.none~=/^$/",
+            "parent==p,kind!=view,labels.l",
         ] {
             assert!(matches(&[one]), "{one}");
         }
@@ -255,6 +316,9 @@ mod tests {
             "other==x",
             "other",
             "name==a-wl,labels.l==3",
+            "labels.none==\"\"",
+            "labels.none!=\"\"",
+            "labels.none~=/./",
             "name~=/^w/",
         ] {
             assert!(!matches(&[one]), "{one}");
@@ -278,6 +342,22 @@ mod tests {
             "name==/a/",
             "name==\"\\q\"",
             "name<=x",
+            "name===x",
+            "name=~x",
+            "name~x",
+            "name!x",
+            "name==.x",
+            "name==,x",
+            "name==a,,name",
+            "name==|a|",
+            "/name/==a",
+            "name==\"\\xg0\"",
+            "name==\"\\400\"",
+            "name==\"\\12\"",
+            "name==\"\\ud800\"",
+            "name==\"\\xff\"",
+            "name==\"a\nb\"",
+            "name==\"\\",
             "näme==x",
         ] {
             let all = [bad.to_owned()];
