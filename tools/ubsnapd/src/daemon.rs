@@ -287,11 +287,13 @@ impl<D: Disks> Daemon<D> {
     /// Makes an active snapshot a committed one of another name.
     pub fn commit(&self, name: &str, key: &str, labels: Labels) -> Result {
         let _hold = self.hold(&[key, name], "");
-        let mut snapshot = self.settled(key)?;
         if name.is_empty() {
             return Err(Error::invalid("a commit without a name"));
         }
+        // This comes first, because the key of a commit that is repeated is gone. A client repeats
+        // a commit whose answer was lost, and takes AlreadyExists for success.
         self.refuse_taken(name)?;
+        let mut snapshot = self.settled(key)?;
         if snapshot.kind != Kind::Active {
             return Err(Error::precondition(format!(
                 "{key:?} is not an active snapshot"

@@ -515,3 +515,23 @@ fn a_snapshot_on_one_that_was_committed_while_mounted_is_repaired_first() {
     d.prepare("v", "live", none(), Kind::View).unwrap();
     host.check();
 }
+
+#[test]
+fn a_commit_whose_answer_was_lost_is_there_already() {
+    let mut host = Host::new("repeated");
+    let d = host.daemon();
+    d.prepare("a", "", none(), Kind::Active).unwrap();
+    d.commit("b", "a", none()).unwrap();
+    assert_eq!(code(d.commit("b", "a", none())), Code::AlreadyExists);
+    assert_eq!(code(d.commit("c", "a", none())), Code::NotFound);
+    // The key may have been used again.
+    d.prepare("a", "", none(), Kind::Active).unwrap();
+    assert_eq!(code(d.commit("b", "a", none())), Code::AlreadyExists);
+    d.remove("a").unwrap();
+    host.restart();
+    assert_eq!(
+        code(host.daemon().commit("b", "a", none())),
+        Code::AlreadyExists
+    );
+    host.check();
+}
