@@ -11,7 +11,7 @@ use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::{SocketAddr, UnixDatagram, UnixStream};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
@@ -27,6 +27,41 @@ use crate::grpc;
 
 /// How long the daemon waits if the system has no room for a connection.
 const PAUSE: Duration = Duration::from_millis(50);
+
+/// How often the daemon reports that connections were not accepted.
+const REPORT: Duration = Duration::from_secs(60);
+
+/// Which of many equal reports are made: the first, and then one in each period, with the number of
+/// reports that were left out.
+struct Reports {
+    period: Duration,
+    last: Option<Instant>,
+    left_out: u64,
+}
+
+impl Reports {
+    fn every(period: Duration) -> Reports {
+        Reports {
+            period,
+            last: None,
+            left_out: 0,
+        }
+    }
+
+    /// Returns the report of `what` at a time, unless it is left out.
+    fn next(&mut self, now: Instant, what: &str) -> Option<String> {
+        let last = self.last.map(|last| now.saturating_duration_since(last));
+        if last.is_some_and(|since| since < self.period) {
+            self.left_out = self.left_out.saturating_add(1);
+            return None;
+        }
+        self.last = Some(now);
+        Some(match std::mem::take(&mut self.left_out) {
+            0 => what.to_owned(),
+            more => format!("{what} ({more} times more since the last report)"),
+        })
+    }
+}
 
 /// Returns whether a path is a socket itself. `connect` fails with `ECONNREFUSED` for other files
 /// too.
@@ -114,11 +149,15 @@ pub fn serve<D: Disks + 'static>(daemon: Daemon<D>, address: &Path) -> Result {
 }
 
 async fn accept<D: Disks + 'static>(daemon: Arc<Daemon<D>>, listener: UnixListener) -> Infallible {
+    let mut reports = Reports::every(REPORT);
     loop {
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
             Err(e) => {
-                complain(&format!("a connection was not accepted: {e}"));
+                let what = format!("a connection was not accepted: {e}");
+                if let Some(report) = reports.next(Instant::now(), &what) {
+                    complain(&report);
+                }
                 // Another attempt can succeed when the system has descriptors again.
                 // Meanwhile the open connections continue.
                 tokio::time::sleep(PAUSE).await;
@@ -139,7 +178,7 @@ async fn accept<D: Disks + 'static>(daemon: Arc<Daemon<D>>, listener: UnixListen
 
 #[cfg(test)]
 mod tests {
-    use super::{fs, listen, Builder, Path, UnixListener};
+    use super::{fs, listen, Builder, Duration, Instant, Path, Reports, UnixListener};
     use crate::error::Result;
 
     fn listens(path: &Path) -> Result<UnixListener> {
@@ -164,5 +203,21 @@ mod tests {
         for path in [path.clone(), path.with_extension("live")] {
             fs::remove_file(path).unwrap();
         }
+    }
+
+    #[test]
+    fn equal_reports_are_counted() {
+        let mut reports = Reports::every(Duration::from_secs(60));
+        let start = Instant::now();
+        let mut at = |ms: u64| reports.next(start + Duration::from_millis(ms), "no room");
+        assert_eq!(at(0).as_deref(), Some("no room"));
+        // 20 in a second.
+        assert!((1..=1199).all(|n| at(50 * n).is_none()));
+        let wanted = "no room (1199 times more since the last report)";
+        assert_eq!(at(60_000).as_deref(), Some(wanted));
+        assert!(at(60_050).is_none());
+        let wanted = "no room (1 times more since the last report)";
+        assert_eq!(at(3_600_000).as_deref(), Some(wanted));
+        assert_eq!(at(3_660_000).as_deref(), Some("no room"));
     }
 }
