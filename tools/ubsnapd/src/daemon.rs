@@ -11,9 +11,12 @@
 //!
 //! Lock order: `names`, then `leaves`, then `store`. A request that changes a snapshot holds its
 //! name from its beginning to its end, also while it waits for devices. So it delays no request for
-//! another snapshot, except that an attach, and a delete, wait for the end of another attach. A
-//! request that only reads holds no name. A leaf that is discarded is held by its number, because
-//! its snapshot is gone. The log is written under the lock `store`.
+//! another snapshot. A request that only reads holds no name. A leaf that is discarded is held by
+//! its number, because its snapshot is gone. The log is written under the lock `store`.
+//!
+//! A device may never answer, and each request has one of a limited number of threads. So only some
+//! requests wait for a name that is held, and only some look at one leaf at the same time. More
+//! are refused with `Unavailable`, and other names have threads.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -29,11 +32,16 @@ use crate::store::Store;
 /// The most layers below a leaf.
 const LAYERS: usize = ubcore::stack::chain::LAYERS_MAX as usize;
 
+/// The most requests that look at the leaf of one snapshot.
+const LOOKS: usize = 8;
+
 /// The daemon.
 pub struct Daemon<D> {
     disks: D,
     names: Held<String>,
     leaves: Held<u64>,
+    /// The snapshots whose leaves requests look at without a hold of the name.
+    looks: Held<String>,
     store: Mutex<Store>,
     /// The bytes that a container may write if its labels do not say.
     size: u64,
@@ -60,6 +68,7 @@ impl<D: Disks> Daemon<D> {
             disks,
             names: Held::default(),
             leaves: Held::default(),
+            looks: Held::default(),
             store: Mutex::new(store),
             size,
         };
@@ -77,14 +86,15 @@ impl<D: Disks> Daemon<D> {
 
     /// Holds the names that a request changes, and with each the name that a commit which has not
     /// ended takes from it or gives to it. Holds the parent as it is.
-    fn hold(&self, names: &[&str], parent: &str) -> Hold<'_, String> {
+    fn hold(&self, names: &[&str], parent: &str) -> Result<Hold<'_, String>> {
         loop {
             let tied = self.read(|state| state.tied(names));
             let parent = (!parent.is_empty()).then(|| parent.to_owned());
             let hold = self.names.hold(tied.clone(), parent);
+            let hold = hold.map_err(|name| Error::waits(&name))?;
             // A commit may have begun and failed while this request waited.
             if self.read(|state| state.tied(names)).is_subset(&tied) {
-                return hold;
+                return Ok(hold);
             }
         }
     }
@@ -131,7 +141,7 @@ impl<D: Disks> Daemon<D> {
 
     /// Makes an active snapshot or a view.
     pub fn prepare(&self, key: &str, parent: &str, labels: Labels, kind: Kind) -> Result<Mounted> {
-        let hold = self.hold(&[key], parent);
+        let hold = self.hold(&[key], parent)?;
         if key.is_empty() {
             return Err(Error::invalid("a snapshot without a key"));
         }
@@ -249,7 +259,7 @@ impl<D: Disks> Daemon<D> {
 
     /// Returns how to mount a snapshot, and attaches it if it is not attached.
     pub fn mounts(&self, key: &str) -> Result<Mounted> {
-        let _hold = self.hold(&[key], "");
+        let _hold = self.hold(&[key], "")?;
         let snapshot = self.settled(key)?;
         if snapshot.kind == Kind::Committed {
             let text =
@@ -286,7 +296,7 @@ impl<D: Disks> Daemon<D> {
 
     /// Makes an active snapshot a committed one of another name.
     pub fn commit(&self, name: &str, key: &str, labels: Labels) -> Result {
-        let _hold = self.hold(&[key, name], "");
+        let _hold = self.hold(&[key, name], "")?;
         if name.is_empty() {
             return Err(Error::invalid("a commit without a name"));
         }
@@ -408,7 +418,7 @@ impl<D: Disks> Daemon<D> {
     /// Removes a snapshot on which none lies. Its name and its space are free afterwards, except
     /// for what a mount still uses.
     pub fn remove(&self, key: &str) -> Result {
-        let hold = self.hold(&[key], "");
+        let hold = self.hold(&[key], "")?;
         let snapshot = self.settled(key)?;
         if self.read(|state| state.has_child(key)) {
             let text = format!("cannot remove {key:?}: other snapshots lie on it");
@@ -435,7 +445,7 @@ impl<D: Disks> Daemon<D> {
 
     /// Changes labels of a snapshot: all, or the ones that the paths name.
     pub fn update(&self, name: &str, labels: &Labels, paths: &[String]) -> Result<Snapshot> {
-        let _hold = self.hold(&[name], "");
+        let _hold = self.hold(&[name], "")?;
         let mut snapshot = self.settled(name)?;
         if paths.is_empty() {
             snapshot.labels.clone_from(labels);
@@ -473,6 +483,8 @@ impl<D: Disks> Daemon<D> {
 
     /// Returns the bytes that a snapshot takes without its parents.
     pub fn usage(&self, key: &str) -> Result<u64> {
+        let look = self.looks.try_share(key.to_owned(), LOOKS);
+        let _look = look.ok_or_else(|| Error::waits(key))?;
         loop {
             let snapshot = self.snapshot(key)?;
             let used = match snapshot.kind {

@@ -66,6 +66,15 @@ impl Error {
         Error::new(Code::Unavailable, text)
     }
 
+    /// Other requests for a snapshot have not ended, and no more may wait for them.
+    pub fn waits(name: &str) -> Error {
+        let text = format!(
+            "requests for {name:?} have not ended, and more wait for them: see whether the storage of \
+             its leaf answers, and try again"
+        );
+        Error::new(Code::Unavailable, text)
+    }
+
     /// A file that is not the daemon's has the place of a new image.
     pub fn foreign(path: &Path) -> Error {
         let text = format!(

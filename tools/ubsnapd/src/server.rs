@@ -28,6 +28,10 @@ use crate::grpc;
 /// How long the daemon waits if the system has no room for a connection.
 const PAUSE: Duration = Duration::from_millis(50);
 
+/// The most requests at the same time. If the storage of some snapshots does not answer, each of
+/// these has up to `WAITING` and `LOOKS` threads, and other snapshots need some too.
+const THREADS: usize = 2048;
+
 /// How often the daemon reports that connections were not accepted.
 const REPORT: Duration = Duration::from_secs(60);
 
@@ -114,8 +118,9 @@ fn notify() {
 /// may not be answered.
 pub fn serve<D: Disks + 'static>(daemon: Daemon<D>, address: &Path) -> Result {
     let failed = |e: io::Error| Error::io("start the server", &e);
-    let runtime = Builder::new_current_thread().enable_all().build();
-    let runtime = runtime.map_err(failed)?;
+    let mut builder = Builder::new_current_thread();
+    let builder = builder.enable_all().max_blocking_threads(THREADS);
+    let runtime = builder.build().map_err(failed)?;
     let daemon = Arc::new(daemon);
     runtime.block_on(async {
         let listener = listen(address)?;

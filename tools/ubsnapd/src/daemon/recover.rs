@@ -14,8 +14,10 @@ use crate::store::state::{Change, State};
 impl<D: Disks> Daemon<D> {
     /// Deletes a leaf that no snapshot has. If its union is in use, only the image goes now.
     pub(super) fn discard(&self, leaf: Leaf) {
-        let hold = self.leaves.hold(BTreeSet::from([leaf.number]), None);
-        self.discard_held(leaf, &hold);
+        // If too many requests wait, one of them does it.
+        if let Ok(hold) = self.leaves.hold(BTreeSet::from([leaf.number]), None) {
+            self.discard_held(leaf, &hold);
+        }
     }
 
     fn discard_held(&self, leaf: Leaf, _hold: &Hold<'_, u64>) {

@@ -7,7 +7,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::ErrorKind;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rustix::fs::{fallocate, seek, FallocateFlags, OFlags, SeekFrom};
@@ -30,6 +30,7 @@ use ubctl::wait::{Deadline, Leaving};
 use ubctl::{loaded, random, udev};
 
 use super::layout::{layout, leaf_sectors, BLOCK_BYTES};
+use super::recent::{OpenLayer, Recent};
 use super::{AttachedUnion, Disks, FrozenLayer};
 use crate::bottom;
 use crate::error::{complain, Error, Result};
@@ -46,9 +47,8 @@ pub struct Kernel {
     control: Control,
     /// The size of all unions, in sectors.
     sectors: u64,
-    /// The layers of the union that was attached last, on their loop devices, because the next
-    /// union of the same image needs them again.
-    recent: Mutex<HashMap<u64, Lower>>,
+    /// The layers of the union that was attached last, on their loop devices.
+    recent: Recent<Lower>,
     /// Where unions were found. The driver may know better by now.
     numbers: Mutex<HashMap<Id, u32>>,
 }
@@ -79,7 +79,7 @@ impl Kernel {
             leaves: leaves.to_owned(),
             control: Control::open()?,
             sectors: bytes / 512,
-            recent: Mutex::default(),
+            recent: Recent::default(),
             numbers: Mutex::default(),
         })
     }
@@ -156,8 +156,7 @@ impl Kernel {
         uuid: Id,
         read_only: bool,
     ) -> Result<Status> {
-        let mut recent = lock(&self.recent);
-        self.open_layers(&mut recent, layers)?;
+        let lower = self.open_layers(layers)?;
         let mut request = Create::new();
         control::put_path(&mut request.root, &root.given())?;
         control::put_path(&mut request.leaf, &leaf.given())?;
@@ -166,16 +165,13 @@ impl Kernel {
             request.flags |= CREATE_READ_ONLY;
         }
         let mut list = Vec::new();
-        for layer in layers {
-            let Some(lower) = recent.get(&layer.leaf.number) else {
-                continue;
-            };
+        for layer in lower.iter().filter_map(|layer| layer.get()) {
             let mut field = abi::Layer {
                 path: [0; abi::PATH_BYTES],
                 offset: 0,
                 reserved: 0,
             };
-            control::put_path(&mut field.path, &lower.given())?;
+            control::put_path(&mut field.path, &layer.given())?;
             list.push(field);
         }
         let what = format!("leaf {}", leaf.name.display());
@@ -184,7 +180,7 @@ impl Kernel {
         loopdev::warn_short(&leaf);
         leaf.release();
         root.release();
-        drop(recent);
+        drop(lower);
         if status.uuid != uuid.0 {
             // No snapshot has this leaf, so no later request would detach the union.
             let left = match remove::detach(&self.control, &status, Deadline::of(OPEN)) {
@@ -199,24 +195,13 @@ impl Kernel {
         Ok(status)
     }
 
-    /// Puts the layers on loop devices, and releases all others.
-    fn open_layers(&self, recent: &mut HashMap<u64, Lower>, layers: &[FrozenLayer]) -> Result {
-        let mut before = std::mem::take(recent);
-        let mut missing = Vec::new();
-        for layer in layers {
-            let number = layer.leaf.number;
-            match before.remove(&number) {
-                Some(lower) => {
-                    recent.insert(number, lower);
-                }
-                None => missing.push(number),
-            }
-        }
-        let paths: Vec<PathBuf> = missing.iter().map(|&number| self.path(number)).collect();
-        let found = loopdev::open_layers(&paths, BLOCK_BYTES)?;
-        recent.extend(missing.into_iter().zip(found));
-        before.into_values().for_each(Lower::release);
-        Ok(())
+    /// Puts the layers on loop devices.
+    fn open_layers(&self, layers: &[FrozenLayer]) -> Result<Vec<Arc<OpenLayer<Lower>>>> {
+        let numbers: Vec<u64> = layers.iter().map(|layer| layer.leaf.number).collect();
+        self.recent.of(&numbers, |missing| {
+            let paths: Vec<PathBuf> = missing.iter().map(|&number| self.path(number)).collect();
+            Ok(loopdev::open_layers(&paths, BLOCK_BYTES)?)
+        })
     }
 
     fn superblock(&self, number: u64) -> Result<Option<Superblock>> {
@@ -359,9 +344,7 @@ impl Disks for Kernel {
     }
 
     fn delete(&self, number: u64) -> Result {
-        if let Some(lower) = lock(&self.recent).remove(&number) {
-            lower.release();
-        }
+        self.recent.forget(number);
         let path = self.path(number);
         match fs::remove_file(&path) {
             Err(e) if e.kind() != ErrorKind::NotFound => {

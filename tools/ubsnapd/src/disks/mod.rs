@@ -6,6 +6,7 @@ pub mod kernel;
 mod layout;
 #[cfg(test)]
 pub mod model;
+mod recent;
 
 use crate::error::Result;
 use crate::snapshot::{Id, Leaf};

@@ -18,7 +18,7 @@ use crate::blocksize;
 use crate::control::{self, path_text, Control};
 use crate::device::{Access, Device};
 use crate::error::{Fail, Result};
-use crate::in_use::{self, OpenLayer};
+use crate::in_use::{self, UsedLayer};
 use crate::layer_arg::LayerArg;
 use crate::loopdev::{self, Lower};
 use crate::{interrupt, loaded, output, overlap, preflight, random, sysfs};
@@ -125,7 +125,7 @@ fn below(
 
 /// Writes into a list where the layers are, if they are not where it says. A path that leads to the
 /// layer stays, because the user chose it. So does that of a layer for which another one stands.
-fn note_moved(list: &mut [ListedLayer], open: &[OpenLayer]) {
+fn note_moved(list: &mut [ListedLayer], open: &[UsedLayer]) {
     for layer in list {
         let Some(open) = open.iter().find(|open| open.id == layer.id) else {
             continue;
@@ -243,7 +243,7 @@ fn report(frozen: &LiveFreezeReport, json: bool) -> Result {
 
 #[cfg(test)]
 mod tests {
-    use super::{below, note_moved, LayerArg, LayerId, ListedLayer, OpenLayer, Path, Seal};
+    use super::{below, note_moved, LayerArg, LayerId, ListedLayer, UsedLayer, Path, Seal};
 
     #[test]
     fn a_layer_is_listed_where_it_is() {
@@ -259,7 +259,7 @@ mod tests {
             offset,
             path: below::remembered(&dir.join(name)),
         };
-        let open = |n, name: &str, offset| OpenLayer {
+        let open = |n, name: &str, offset| UsedLayer {
             at: LayerArg {
                 path: dir.join(name),
                 offset,

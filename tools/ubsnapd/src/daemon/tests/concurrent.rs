@@ -4,9 +4,11 @@
 
 use tonic::Code;
 
+use super::super::LOOKS;
 use super::{code, none, Daemon, Host};
 use crate::disks::model::{Model, Stop};
 use crate::error::Result;
+use crate::held::WAITING;
 use crate::snapshot::Kind;
 
 /// Makes a request wait at an operation on a leaf, and does something else meanwhile.
@@ -143,4 +145,37 @@ fn the_usage_of_a_snapshot_that_changes_meanwhile_is_true() {
     };
     let is_new = |used: Result<u64>| used.unwrap() == 300;
     meanwhile(&host, (Stop::Find, 2), usage_of("b", is_new), again);
+}
+
+#[test]
+fn a_name_that_hangs_takes_few_threads() {
+    let host = Host::new("hangs");
+    let d = host.daemon();
+    d.prepare("a", "", none(), Kind::Active).unwrap();
+    let number = d.stat("a").unwrap().leaf.number;
+    host.model.stop_at(Stop::Detach, number);
+    std::thread::scope(|s| {
+        s.spawn(|| d.commit("b", "a", none()).unwrap());
+        host.model.stopped();
+        for _ in 0..WAITING {
+            s.spawn(|| assert_eq!(code(d.mounts("a")), Code::NotFound));
+        }
+        while d.names.waiting(&"a".to_owned()) < WAITING {
+            std::thread::yield_now();
+        }
+        assert_eq!(code(d.mounts("a")), Code::Unavailable);
+        assert_eq!(code(d.remove("a")), Code::Unavailable);
+        assert_eq!(code(d.commit("c", "a", none())), Code::Unavailable);
+        d.prepare("c", "", none(), Kind::Active).unwrap();
+        d.remove("c").unwrap();
+        host.model.let_continue();
+    });
+    let look = |_| d.looks.try_share("b".to_owned(), LOOKS).unwrap();
+    let looks: Vec<_> = (0..LOOKS).map(look).collect();
+    d.prepare("a", "b", none(), Kind::Active).unwrap();
+    assert_eq!(code(d.usage("b")), Code::Unavailable);
+    d.usage("a").unwrap();
+    drop(looks);
+    d.usage("b").unwrap();
+    host.check();
 }
