@@ -23,13 +23,14 @@ pub(crate) fn errno(e: Error) -> kernel::error::Error {
         }
         Error::LeafSize(..) | Error::LeafTooSmall(..) | Error::Full => code::ENOSPC,
         Error::SlabSize(_)
+        | Error::Shrink(..)
         | Error::SameDevice
         | Error::Limits(_)
         | Error::FineMap(_)
         | Error::NotFrozen
         | Error::UnionSize(..)
         | Error::BlockSize(..) => code::EINVAL,
-        Error::TooLarge(..) => code::EFBIG,
+        Error::TooLarge(..) | Error::NoRoom(..) => code::EFBIG,
         Error::Io(..) | Error::Internal => code::EIO,
         Error::Busy(_) | Error::RequestsInFlight => code::EBUSY,
         Error::ReadOnlyLeaf | Error::ReadOnlyUnion | Error::Frozen => code::EROFS,

@@ -107,6 +107,8 @@ enum unionblk_reason {
 	UNIONBLK_REASON_BLOCK_SIZE = 28,	/* EINVAL; a: wanted, b: found */
 	UNIONBLK_REASON_READ_ONLY_UNION = 29,	/* EROFS */
 	UNIONBLK_REASON_REQUESTS_IN_FLIGHT = 30, /* EBUSY */
+	UNIONBLK_REASON_NO_ROOM = 31,		/* EFBIG; a: role, b: largest size */
+	UNIONBLK_REASON_SHRINK = 32,		/* EINVAL; a: role, b: size */
 };
 
 /*

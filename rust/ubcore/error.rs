@@ -205,6 +205,11 @@ pub enum Error {
     ReadOnlyUnion,
     /// Requests in flight did not end in time.
     RequestsInFlight,
+    /// The map has no space for so large a union ([`Role::Root`]) or leaf: the largest size that it
+    /// has space for.
+    NoRoom(Role, u64),
+    /// A union ([`Role::Root`]) or leaf cannot become smaller: its size.
+    Shrink(Role, u64),
 }
 
 impl Error {
@@ -243,6 +248,8 @@ impl Error {
             BlockSize(want, found) => (28, u64::from(want), u64::from(found)),
             ReadOnlyUnion => (29, 0, 0),
             RequestsInFlight => (30, 0, 0),
+            NoRoom(role, max) => (31, role.code(), max),
+            Shrink(role, sectors) => (32, role.code(), sectors),
         }
     }
 
@@ -281,6 +288,8 @@ impl Error {
             28 => BlockSize(u32::try_from(a).ok()?, u32::try_from(b).ok()?),
             29 => ReadOnlyUnion,
             30 => RequestsInFlight,
+            31 => NoRoom(Role::from_code(a)?, b),
+            32 => Shrink(Role::from_code(a)?, b),
             _ => return None,
         })
     }
@@ -350,6 +359,10 @@ impl fmt::Display for Error {
             UnionSize(want, found) => write!(f, "the new leaf makes a union of {found} sectors, and this one has {want}: format the leaf with ubctl format --size for {want} sectors"),
             BlockSize(want, found) => write!(f, "the union has logical blocks of {want} bytes, and on the new leaf it would have {found}: use a leaf on a device with blocks of at most {want} bytes"),
             ReadOnlyUnion => f.write_str("the union is read-only: detach it, and attach it for writing first"),
+            NoRoom(Role::Root, max) => write!(f, "the leaf has room for the map of a union of {max} sectors at most: choose at most that; a leaf that ubctl format makes with --grow-to has room for more"),
+            NoRoom(role, max) => write!(f, "the {} has room for its own map up to {max} sectors: choose at most that; a leaf that ubctl format makes with --grow-to has room for more", role.name()),
+            Shrink(Role::Root, sectors) => write!(f, "the union has {sectors} sectors and cannot become smaller, because the end of a smaller one may be in use: give at least its size, or make a smaller union and copy the files"),
+            Shrink(role, sectors) => write!(f, "the {} has {sectors} sectors and cannot become smaller, because its end may hold data: give at least its size, or move the changes to a smaller leaf with ubctl export and import", role.name()),
             RequestsInFlight => f.write_str("requests of the union did not end within 30 s: see whether a device below it hangs, and try again"),
         }
     }
@@ -379,7 +392,7 @@ mod tests {
 
     #[test]
     fn every_reason_survives_the_wire() {
-        for reason in 1..=30 {
+        for reason in 1..=32 {
             let e = Error::from_wire(reason, 1, 2);
             assert!(e.is_some());
             if let Some(e) = e {
@@ -389,7 +402,7 @@ mod tests {
             }
         }
         assert!(Error::from_wire(0, 0, 0).is_none());
-        assert!(Error::from_wire(31, 0, 0).is_none());
+        assert!(Error::from_wire(33, 0, 0).is_none());
         // No area, class or device has these numbers.
         for (reason, a, b) in [
             (4, 0, 0),

@@ -5,6 +5,8 @@
 //! In blocks of 4096 bytes: superblock slots A and B, the journal ring, the page directory in two
 //! slots, the map pages in two slots, the list of root and layers; then, aligned, the data slabs.
 
+mod room;
+
 use core::fmt;
 use core::ops::Range;
 
@@ -14,6 +16,8 @@ use super::leaf_block::LeafBlock;
 use super::num::{align_up, next, saturating_u32};
 use super::slot::Slot;
 use super::stack::chain::LAYERS_MAX;
+
+pub use self::room::SparePages;
 
 /// Bytes of a metadata block.
 pub const BLOCK_BYTES: usize = 4096;
@@ -29,8 +33,10 @@ pub const BITS_WORDS: u32 = 512;
 pub const BITS_SECTORS: u64 = 32768;
 /// Map pages that one directory block names.
 pub const DIRECTORY_ENTRIES: u32 = 508;
-/// Directory blocks that a superblock names. They bound the size of a leaf (about 8 TiB).
-pub const DIRECTORY_BLOCKS_MAX: u32 = 1024;
+/// Directory blocks that a superblock names. They bound the size of a leaf (about 7.7 TiB).
+pub const DIRECTORY_BLOCKS_MAX: u32 = 992;
+/// Most map pages of a leaf.
+const PAGES_MAX: u32 = DIRECTORY_BLOCKS_MAX * DIRECTORY_ENTRIES;
 /// Smallest slab, in sectors (16 KiB).
 pub const SLAB_SECTORS_MIN: u32 = 32;
 /// Largest slab, in sectors (4 MiB).
@@ -207,15 +213,13 @@ impl Geometry {
             journal_blocks,
             root_slabs: saturating_u32(root_slabs),
             leaf_slabs: 0,
-            table_pages: saturating_u32(root_slabs.div_ceil(u64::from(TABLE_ENTRIES))),
-            bits_pages: saturating_u32(leaf_sectors.div_ceil(BITS_SECTORS)),
+            table_pages: 0,
+            bits_pages: 0,
             layers: 0,
             lists_root: root_sectors > 0,
             data_start: 0,
         };
-        if g.directory_blocks() > DIRECTORY_BLOCKS_MAX {
-            return Err(Error::TooLarge(Role::Leaf, leaf_sectors));
-        }
+        g.set_pages(SparePages::default())?;
         g.place_data()?;
         Ok(g)
     }
@@ -258,8 +262,13 @@ impl Geometry {
             return Err(Error::LeafTooSmall(least, leaf_sectors));
         }
         self.data_start = start;
-        self.leaf_slabs = saturating_u32(leaf_sectors.wrapping_sub(start) >> self.slab_shift);
+        self.count_leaf_slabs();
         Ok(())
+    }
+
+    fn count_leaf_slabs(&mut self) {
+        let data = self.leaf_sectors.wrapping_sub(self.data_start);
+        self.leaf_slabs = saturating_u32(data >> self.slab_shift);
     }
 
     /// Returns the size of the root, in sectors.
@@ -274,7 +283,7 @@ impl Geometry {
         self.union_sectors
     }
 
-    /// Returns the size of the leaf as formatted, in sectors.
+    /// Returns the size of the leaf as formatted or grown, in sectors.
     pub fn leaf_sectors(&self) -> u64 {
         self.leaf_sectors
     }
@@ -362,13 +371,14 @@ impl Geometry {
             .wrapping_add(self.first_data_sector(leaf_slab))
     }
 
-    /// Returns the number of pages of the slab table. Page `n` has the root slabs from `1024 n`.
+    /// Returns the number of pages of the slab table, including spare pages. Page `n` has the root
+    /// slabs from `1024 n`.
     pub fn table_pages(&self) -> u32 {
         self.table_pages
     }
 
-    /// Returns the number of pages of sector bits. Page `n` has the leaf's data sectors from
-    /// `32768 n`.
+    /// Returns the number of pages of sector bits, including spare pages. Page `n` has the leaf's
+    /// data sectors from `32768 n`.
     pub fn bits_pages(&self) -> u32 {
         self.bits_pages
     }
@@ -384,14 +394,14 @@ impl Geometry {
     }
 
     /// Returns the root slabs that page `page` of the slab table has entries for. The last of its
-    /// pages has entries past the last slab.
+    /// pages, and spare pages, have entries past the last slab.
     pub fn root_slabs_of(&self, page: u32) -> Range<u32> {
         let first = page.wrapping_mul(TABLE_ENTRIES);
         first..first.wrapping_add(TABLE_ENTRIES)
     }
 
     /// Returns the leaf slabs that page `page` of the sector bits has the bits of. The last of its
-    /// pages has bits past the last slab.
+    /// pages, and spare pages, have bits past the last slab.
     pub fn leaf_slabs_of(&self, page: u32) -> Range<LeafSlab> {
         let each = saturating_u32(BITS_SECTORS.wrapping_shr(self.slab_shift));
         let first = LeafSlab(page.wrapping_mul(each));

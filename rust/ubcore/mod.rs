@@ -41,6 +41,7 @@ pub mod entry;
 pub mod error;
 pub mod format;
 pub mod geometry;
+pub mod grow;
 pub mod journal;
 pub mod leaf_block;
 pub mod limit;

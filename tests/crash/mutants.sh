@@ -20,6 +20,8 @@ mutants=(
 	"reset-replays-the-journal ubcore reset nothing_is_left_of_any_workload states"
 	"reset-keeps-the-map ubcore reset nothing_is_left_of_any_workload states"
 	"reset-not-durable ubcore reset a_power_failure_resets_all_or_nothing states"
+	"grow-forgets-the-journal ubcore grow nothing_changes_in_any_workload states"
+	"grow-not-durable ubcore grow a_power_failure_leaves_the_old_sizes_or_the_new_ones states"
 	"seal-header-first ubcore sealed_damage a_power_failure_leaves_all_or_nothing -"
 	"seal-named-early ubctl cut seal -"
 	"new-leaf-not-durable ubctl cut format_on_layers -"

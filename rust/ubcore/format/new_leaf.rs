@@ -11,7 +11,7 @@ use super::super::stack::chain::ChainId;
 use super::below_list::{BelowList, ListedLayer, ListedRoot, PathField};
 use super::features::{Features, LAYERED, NO_ROOT, ROOT_LISTED};
 use super::name::LeafName;
-use super::superblock::Superblock;
+use super::superblock::{Superblock, DIRECTORY_SLOTS_BYTES};
 
 impl Superblock {
     /// Returns the superblock of a blank leaf. `uuid` and `nonce` must be random. `root_digest` is
@@ -47,7 +47,7 @@ impl Superblock {
             },
             chain: ChainId::BOTTOM,
             frozen: None,
-            directory_slots: [0; 256],
+            directory_slots: [0; DIRECTORY_SLOTS_BYTES],
         }
     }
 }

@@ -12,7 +12,9 @@ use zerocopy::{transmute_mut, transmute_ref, FromBytes, IntoBytes};
 use zerocopy_derive::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use super::super::error::{Area, Error, Result, Role};
-use super::super::geometry::{is_journal_size, Block, Geometry, BLOCK_BYTES, DIRECTORY_BLOCKS_MAX};
+use super::super::geometry::{
+    is_journal_size, Block, Geometry, SparePages, BLOCK_BYTES, DIRECTORY_BLOCKS_MAX,
+};
 use super::super::leaf_block::LeafBlock;
 use super::super::num::u32_as_usize;
 use super::super::slot::Slot;
@@ -28,6 +30,8 @@ pub const SUPERBLOCK_BYTES: usize = 512;
 /// The first bytes of a leaf.
 pub const MAGIC: [u8; 8] = *b"UNIONBLK";
 const CRC_AT: usize = 8;
+/// Bytes of the active slots of the directory blocks: two bits for each.
+pub const DIRECTORY_SLOTS_BYTES: usize = u32_as_usize(DIRECTORY_BLOCKS_MAX / 4);
 
 /// The union was detached, and nothing is left in the journal. If no block follows the tail either,
 /// attach does not read the rest of the ring. Nothing else in attach depends on the flag.
@@ -67,7 +71,9 @@ pub struct DiskSuperblock {
     compat_bytes: [u8; COMPAT_BYTES],
     seal: [u8; 16],
     chain: [u8; 32],
-    directory_slots: [u8; 256],
+    directory_slots: [u8; DIRECTORY_SLOTS_BYTES],
+    spare_table_pages: U32,
+    spare_bits_pages: U32,
 }
 
 const _: () = assert!(size_of::<DiskSuperblock>() == SUPERBLOCK_BYTES);
@@ -115,11 +121,11 @@ pub struct Superblock {
     /// The seal of a frozen leaf. Nothing writes to such a leaf.
     pub frozen: Option<Seal>,
     /// The active slot, two bits for each directory block.
-    pub directory_slots: [u8; 256],
+    pub directory_slots: [u8; DIRECTORY_SLOTS_BYTES],
 }
 
 impl Superblock {
-    /// Returns the active slot of directory block `at` (below 1024).
+    /// Returns the active slot of directory block `at` (below 992).
     pub fn directory_slot(&self, at: u32) -> Result<Option<Slot>> {
         let byte = self.directory_slots.get(u32_as_usize(at / 4));
         let byte = byte.ok_or(Error::Internal)?;
@@ -127,7 +133,7 @@ impl Superblock {
             .map_err(|_| Error::Damaged(Area::Superblock, LeafBlock(0)))
     }
 
-    /// Makes `slot` the active slot of directory block `at` (below 1024).
+    /// Makes `slot` the active slot of directory block `at` (below 992).
     pub fn set_directory_slot(&mut self, at: u32, slot: Slot) -> Result {
         let shift = (at % 4).wrapping_mul(2);
         let byte = self.directory_slots.get_mut(u32_as_usize(at / 4));
@@ -159,6 +165,7 @@ impl Superblock {
     pub fn encode(&self, block: &mut Block) {
         let disk: &mut DiskSuperblockBlock = transmute_mut!(block);
         let g = &self.geometry;
+        let spare = g.spare_pages();
         disk.rest.fill(0);
         disk.superblock = DiskSuperblock {
             magic: MAGIC,
@@ -186,6 +193,8 @@ impl Superblock {
             seal: self.frozen.map_or([0; 16], |Seal(seal)| seal),
             chain: self.chain.0,
             directory_slots: self.directory_slots,
+            spare_table_pages: U32::new(spare.table),
+            spare_bits_pages: U32::new(spare.bits),
         };
         let crc = crc32c(0, disk.superblock.as_bytes());
         disk.superblock.crc = U32::new(crc);
@@ -251,13 +260,19 @@ impl DiskSuperblock {
             }
         });
         let over = made.and_then(|g| g.over(self.layers.get()));
-        over.map_err(|e| match e {
+        let over = over.map_err(|e| match e {
             Error::SlabSize(_) => offset_of!(Self, slab_sectors),
             _ if !is_journal_size(self.journal_blocks.get()) => offset_of!(Self, journal_blocks),
             Error::LayerCount(..) => offset_of!(Self, layers),
             Error::TooLarge(Role::Root, _) => offset_of!(Self, union_sectors),
             _ => offset_of!(Self, leaf_sectors),
-        })
+        })?;
+        let spare = SparePages {
+            table: self.spare_table_pages.get(),
+            bits: self.spare_bits_pages.get(),
+        };
+        over.with_spare_pages(spare)
+            .map_err(|_| offset_of!(Self, spare_table_pages))
     }
 
     /// Fails with the byte of the first field that is impossible by itself or in this layout.
@@ -413,7 +428,7 @@ mod tests {
             },
             chain: ChainId::BOTTOM,
             frozen: None,
-            directory_slots: [0; 256],
+            directory_slots: [0; super::DIRECTORY_SLOTS_BYTES],
         })
     }
 
@@ -474,11 +489,10 @@ mod tests {
         assert_eq!((g.data_start(), g.below_list_blocks()), (2048, 0));
         // Nothing but zeroes below.
         let bare = Geometry::new(0, 204_800, 65_536, 128, 16).unwrap();
-        let sb = Superblock::new([1; 16], 2, bare, 512, [0; 32]);
+        let mut sb = Superblock::new([1; 16], 2, bare, 512, [0; 32]);
         assert!(!sb.has_root());
         sb.encode(&mut block);
         assert!(Superblock::decode(&block, LeafBlock(0)).as_ref() == Ok(&sb));
-        let mut sb = sb;
         sb.features.incompat |= ROOT_LISTED;
         sb.encode(&mut block);
         assert_eq!(Superblock::bad_field(&block), Some(40));
@@ -538,41 +552,32 @@ mod tests {
         sample(1).unwrap().encode(&mut good);
         assert_eq!(Superblock::bad_field(&good), None);
         // A dot before the name, a byte after it, an unknown flag, reserved bytes, the tail.
-        for (at, byte) in [
-            (160, b'.'),
-            (170, b'x'),
-            (161, b'/'),
-            (23, 0x80),
-            (127, 0x80),
-            (108, 8),
-            (116, 1),
-            (224, 1),
-            (255, 1),
-            (112, 16),
-            (99, 1),
-            (97, 3),
-            (100, 129),
-            (104, 8),
-            (81, 0),
-            (256, 0x10),
+        for (at, byte, field) in [
+            (160, b'.', 160),
+            (170, b'x', 160),
+            (161, b'/', 160),
+            (23, 0x80, 16),
+            (127, 0x80, 120),
+            (108, 8, 108),
+            (116, 1, 116),
+            (224, 1, 224),
+            (255, 1, 224),
+            (112, 16, 112),
+            (99, 1, 96),
+            (97, 3, 96),
+            (100, 129, 100),
+            (104, 8, 104),
+            (81, 0, 80),
+            (256, 0x10, 256),
+            (507, 1, 504),
+            (511, 0xff, 504),
         ] {
             let mut a = good;
             a[at] = byte;
             let crc = super::block_crc(&a[..512], 8).unwrap();
             a[8..12].copy_from_slice(&crc.to_le_bytes());
-            assert!(
-                Superblock::decode(&a, LeafBlock(1))
-                    == Err(Error::Damaged(Area::Superblock, LeafBlock(1)))
-            );
-            let field = match at {
-                161 | 170 => 160,
-                81 => 80,
-                97 | 99 => 96,
-                255 => 224,
-                23 => 16,
-                127 => 120,
-                at => at,
-            };
+            let damaged = Err(Error::Damaged(Area::Superblock, LeafBlock(1)));
+            assert!(Superblock::decode(&a, LeafBlock(1)) == damaged);
             assert_eq!(Superblock::bad_field(&a), Some(field));
         }
     }
@@ -588,9 +593,9 @@ mod tests {
         assert!(sb.directory_slot(6) == Ok(Some(Slot::B)));
         sb.directory_slots[0] = 3;
         assert!(sb.directory_slot(0).is_err());
-        assert!(sb.directory_slot(1024) == Err(Error::Internal));
+        assert!(sb.directory_slot(992) == Err(Error::Internal));
         let before = sb.clone();
-        assert!(sb.set_directory_slot(1024, Slot::A) == Err(Error::Internal));
+        assert!(sb.set_directory_slot(992, Slot::A) == Err(Error::Internal));
         assert!(sb == before);
         assert!(Slot::A.other() == Slot::B && Slot::B.other() == Slot::A);
     }

@@ -17,6 +17,7 @@ mod errors;
 mod features;
 mod frozen;
 mod full;
+mod grow;
 mod hostile;
 mod interrupted;
 mod journal_padding;

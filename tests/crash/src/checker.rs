@@ -86,8 +86,21 @@ pub struct Checker {
     pub counters: Counters,
 }
 
-fn runs_of(u: &sim::union::SimUnion, g: &Geometry) -> Vec<Run> {
-    plan::read(&u.map, NoLayers, 0, g.union_sectors() as u32).collect()
+fn runs_of(u: &sim::union::SimUnion) -> Vec<Run> {
+    let sectors = u.map.geometry().union_sectors() as u32;
+    plan::read(&u.map, NoLayers, 0, sectors).collect()
+}
+
+/// Checks that a recovered union has a size that the point allows.
+fn check_size(runs: &[Run], point: &Point) -> Result<(), String> {
+    let found = runs.iter().map(|run| u64::from(run.sectors)).sum();
+    match point.union_sectors.contains(&found) {
+        true => Ok(()),
+        false => Err(format!(
+            "the union has {found} sectors, not one of {:?}",
+            point.union_sectors
+        )),
+    }
 }
 
 impl Checker {
@@ -127,14 +140,14 @@ impl Checker {
             u => u,
         };
         let moments = disk.state.borrow_mut().trail.take().unwrap_or_default();
-        (u.map(|u| runs_of(&u, &self.geometry)), moments)
+        (u.map(|u| runs_of(&u)), moments)
     }
 
     /// Returns what is left of an image that recovery refuses.
     pub fn salvage(&self, image: BTreeMap<u64, Sector>) -> Recovered {
         let disk = disk_of(image, &self.geometry);
         let (u, _) = salvage(&disk, &self.geometry)?;
-        Ok(runs_of(&u, &self.geometry))
+        Ok(runs_of(&u))
     }
 
     /// Returns whether an image with such contents was not checked before, and records it as
@@ -164,6 +177,7 @@ impl Checker {
                 None => self.of_reset(scope.image(&choice), point),
             };
             oracle
+                .and_then(|oracle| check_size(&runs, point).map(|()| oracle))
                 .and_then(|oracle| check_content(&runs, &scope.data, &[oracle]))
                 .map_err(|e| format!("{failure}\n  {e}"))?;
         }
@@ -211,7 +225,7 @@ impl Checker {
             load(disk, root, leaf)
         };
         let u = again(&mut disk).map_err(|e| format!("a second freeze: {e}"))?;
-        if seal(&mut disk) != Ok(Some(SEAL)) || runs_of(&u, &self.geometry) != runs {
+        if seal(&mut disk) != Ok(Some(SEAL)) || runs_of(&u) != runs {
             return Err("a second freeze leaves something else".into());
         }
         Ok(&point.oracle)

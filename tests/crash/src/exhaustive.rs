@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! Runs all sequences of up to four operations, with a power failure at each point of the last.
-//! The last can also be a freeze or a reset.
+//! The last can also be a freeze, a reset or growth.
 //!
 //! A power failure within an earlier operation is the same as that of a shorter sequence, because
 //! the later operations never happen. So the power fails only in the last operation of each
@@ -87,9 +87,15 @@ pub fn jobs(all_up_to: usize, one_in: u64, seed: u64) -> Vec<Job> {
     jobs
 }
 
-/// The operations that only end a sequence, because nothing can follow a freeze, and the content
-/// before a reset does not matter to the operations after it.
-const LAST: [Op; 4] = [Op::Freeze, Op::FreezeDetached, Op::Reset, Op::ResetDetached];
+/// The operations that only end a sequence, because nothing can follow a freeze, the content before
+/// a reset does not matter to the operations after it, and a leaf that has grown is like any other.
+const LAST: [Op; 5] = [
+    Op::Freeze,
+    Op::FreezeDetached,
+    Op::Reset,
+    Op::ResetDetached,
+    Op::GrowDetached,
+];
 
 /// Runs the sequences of a job. Returns the first invalid state as a replay line. `None`: time is
 /// over.

@@ -10,6 +10,7 @@ use ubcore::attach::read_superblock;
 use ubcore::disk::{Disk, Order};
 use ubcore::error::{Error, Result};
 use ubcore::geometry::{Geometry, LeafSlab, MapPage};
+use ubcore::grow::{grow, Sizes};
 use ubcore::map::Base;
 use ubcore::plan::{self, Source};
 use ubcore::reset::reset;
@@ -38,6 +39,8 @@ pub struct Point {
     pub freeze: Option<Freeze>,
     /// The reset that this is a moment of.
     pub reset: Option<Reset>,
+    /// The sizes that the union may have.
+    pub union_sectors: [u64; 2],
 }
 
 /// The contents that a reset may leave: the former one, or that of an empty leaf.
@@ -58,6 +61,10 @@ pub struct Freeze {
     pub reported: bool,
 }
 
+/// By how many sectors growth makes the union and the leaf larger: the union ends in another slab,
+/// in a part of it, and the leaf has two slabs more.
+const GROWN: (u64, u64) = (75, 2 * 128);
+
 /// The seal of all leaves that are frozen here.
 pub const SEAL: Seal = Seal([0x5e; 16]);
 
@@ -76,6 +83,8 @@ pub struct Harness {
     points: Vec<Point>,
     /// The generation of the reset in this step, and the number of points up to its end.
     reset: Option<(u64, usize)>,
+    /// The sizes that the union may have on the leaf.
+    union_sectors: [u64; 2],
 }
 
 /// The content of data sectors that were never written.
@@ -121,6 +130,7 @@ impl Harness {
             flying: Vec::new(),
             points: Vec::new(),
             reset: None,
+            union_sectors: [devices.geometry.union_sectors(); 2],
         };
         harness.verify()?;
         Ok(harness)
@@ -165,6 +175,7 @@ impl Harness {
             }),
             // A reset was reported, so the leaf must be empty.
             reset: None,
+            union_sectors: self.union_sectors,
         });
         Ok(std::mem::take(&mut self.points))
     }
@@ -189,6 +200,7 @@ impl Harness {
             oracle: oracle.clone(),
             freeze: None,
             reset: None,
+            union_sectors: self.union_sectors,
         }));
     }
 
@@ -233,6 +245,7 @@ impl Harness {
             }
             Op::Reset => self.reset(),
             Op::ResetDetached => self.reset_detached(),
+            Op::GrowDetached => self.grow_detached(),
             Op::Begin(r) => self.begin(*r),
             Op::End => {
                 for r in std::mem::take(&mut self.flying).into_iter().rev() {
@@ -334,6 +347,38 @@ impl Harness {
         Ok(())
     }
 
+    fn grow_detached(&mut self) -> Result {
+        self.apply(&Op::End)?;
+        self.flush()?;
+        let g = &mut self.devices.geometry;
+        let sizes = Sizes {
+            union_sectors: g.union_sectors() + GROWN.0,
+            leaf_sectors: g.leaf_sectors() + GROWN.1,
+        };
+        let old = g.union_sectors();
+        *g = g.grown(sizes.union_sectors, sizes.leaf_sectors)?;
+        // What is new lies beyond the root.
+        for sector in old..sizes.union_sectors {
+            self.oracle.durable(sector, 1, ZERO);
+        }
+        self.union_sectors = [old, sizes.union_sectors];
+        let probe = read_superblock(&mut self.disk)?;
+        grow(&mut self.disk, &probe, sizes)?;
+        self.note();
+        // The growth has been reported, and nothing that follows has made it durable.
+        self.union_sectors = [sizes.union_sectors; 2];
+        self.points.push(Point {
+            moment: self.disk.state.borrow().moment(),
+            oracle: Rc::new(self.oracle.clone()),
+            freeze: None,
+            reset: None,
+            union_sectors: self.union_sectors,
+        });
+        self.union = attach(&self.disk, &self.devices.geometry)?;
+        self.before_commit = self.oracle.clone();
+        Ok(())
+    }
+
     /// Notes that the leaf is empty, which the last write has made it.
     fn forget_all(&mut self) -> Result {
         self.note();
@@ -350,6 +395,7 @@ impl Harness {
             oracle: Rc::new(self.oracle.clone()),
             freeze: None,
             reset: None,
+            union_sectors: self.union_sectors,
         });
         Ok(())
     }
@@ -500,9 +546,10 @@ impl Harness {
     }
 }
 
-/// Attaches to `disk`, whose first write is that of the checkpoint.
+/// Attaches to `disk`, whose first write is that of the checkpoint. The leaf may have grown from
+/// the layout `g`.
 pub fn attach(disk: &SimDisk, g: &Geometry) -> Result<SimUnion> {
-    SimUnion::attach_to(disk, g)
+    SimUnion::attach(disk, g.root_sectors(), g.leaf_sectors() + GROWN.1)
 }
 
 /// Returns a disk that holds `image` durably, with metadata kept below the data.

@@ -37,6 +37,9 @@ pub enum Op {
     /// A reset of the leaf as `ubctl` does it: after a flush the machine has gone down without a
     /// detach. Then the leaf is attached again.
     ResetDetached,
+    /// Growth of union and leaf as `ubctl` does it: after a flush the machine has gone down without
+    /// a detach. Then the leaf is attached again. Nothing follows but a power failure.
+    GrowDetached,
     /// A write that is sent and does not complete before `End`.
     Begin(Range),
     /// Completion of the writes that were begun, the last first.
@@ -93,6 +96,7 @@ impl fmt::Display for Op {
             Op::FreezeDetached => write!(f, "freeze-detached"),
             Op::Reset => write!(f, "reset"),
             Op::ResetDetached => write!(f, "reset-detached"),
+            Op::GrowDetached => write!(f, "grow-detached"),
             Op::Begin(r) => write!(f, "begin@{r}"),
             Op::End => write!(f, "end"),
             Op::Rot => write!(f, "rot"),
@@ -162,6 +166,7 @@ impl FromStr for Op {
             "freeze-detached" => Op::FreezeDetached,
             "reset" => Op::Reset,
             "reset-detached" => Op::ResetDetached,
+            "grow-detached" => Op::GrowDetached,
             "end" => Op::End,
             "rot" => Op::Rot,
             "power-failure" => Op::PowerFailure(point, landed.parse()?),
@@ -185,7 +190,7 @@ mod tests {
     fn a_line_says_what_it_was_made_of() {
         let text =
             "write@3+8 fua@1+1 over@0+4 zero@30+40 discard@32+32 flush store checkpoint reattach \
-                    freeze freeze-detached reset reset-detached rot begin@7+2 end power-failure:3:s17 again:2:d01f";
+                    freeze freeze-detached reset reset-detached grow-detached rot begin@7+2 end power-failure:3:s17 again:2:d01f";
         let ops: Vec<Op> = text
             .split_whitespace()
             .map(|w| w.parse().unwrap())

@@ -61,13 +61,14 @@ fn op(sectors: u64, slab: u64) -> impl Strategy<Value = Op> {
     ]
 }
 
-/// Returns how a workload ends: one in three by a freeze.
+/// Returns how a workload ends: two in seven by a freeze, one by growth.
 fn end() -> impl Strategy<Value = Vec<Op>> {
     let failure = |s| Op::PowerFailure(0, Landed::Seed(s));
     prop_oneof![
         4 => Just(Vec::new()),
         1 => any::<u64>().prop_map(move |s| vec![Op::Freeze, failure(s)]),
         1 => any::<u64>().prop_map(move |s| vec![Op::FreezeDetached, failure(s)]),
+        1 => any::<u64>().prop_map(move |s| vec![Op::GrowDetached, failure(s)]),
     ]
 }
 

@@ -9,7 +9,7 @@ use ubcore::format::features::Features;
 use ubcore::format::record::{Record, SlabRun};
 use ubcore::format::ring::{self, RingHead};
 use ubcore::format::superblock::{choose, Superblock};
-use ubcore::geometry::{Geometry, LeafSlab, MapPage};
+use ubcore::geometry::{Geometry, LeafSlab, MapPage, SparePages};
 use ubcore::slot::Slot;
 
 use crate::leaf::{Block, Blocks, Leaf};
@@ -138,11 +138,17 @@ pub fn geometry(source: &mut Source<'_>) -> Option<Geometry> {
         .saturating_sub(u64::from(source.byte() % 32))
         .max(1);
     let root = union - u64::from(source.byte()).min(union);
-    let journal = 16 + u32::from(source.byte() % 8);
-    let pages = slabs.div_ceil(1024) + 8;
+    let more = u32::from(source.byte());
+    let journal = 16 + more % 8;
+    let spare = SparePages {
+        table: more >> 3 & 3,
+        bits: more >> 5 & 3,
+    };
+    let pages = slabs.div_ceil(1024) + 14;
     let least = 8 * (2 + u64::from(journal) + 2 * pages.div_ceil(508) + 2 * pages) + 8192;
     let leaf = least + u64::from(source.half()) * 8;
-    Geometry::new(root, union, leaf, slab, journal).ok()
+    let g = Geometry::new(root, union, leaf, slab, journal).ok()?;
+    g.with_spare_pages(spare).ok()
 }
 
 pub fn superblock(source: &mut Source<'_>, g: Geometry) -> Superblock {
@@ -381,7 +387,7 @@ fn directory_block(
         return;
     }
     let slot = if how & 0x80 == 0 { Slot::A } else { Slot::B };
-    sb.set_directory_slot(at, slot).expect("below 1024");
+    sb.set_directory_slot(at, slot).expect("below 992");
     let generation = if how & 0x7f == 2 {
         source.long()
     } else {

@@ -85,7 +85,7 @@ fn sound(sb: &Superblock, slot: &[u8; 512]) {
     // The areas lie one after another, within the leaf.
     let g = &sb.geometry;
     let (d, p) = (g.directory_blocks(), g.pages());
-    assert!(d <= 1024 && p > 0 && g.leaf_slabs() > 0);
+    assert!(d <= 992 && p > 0 && g.leaf_slabs() > 0);
     let places = [
         g.journal_block(0),
         g.journal_block(g.journal_blocks() - 1),

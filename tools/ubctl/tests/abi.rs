@@ -237,7 +237,7 @@ fn numbers(said: &mut Said) {
     }
 }
 
-fn reasons() -> [(&'static str, Error); 30] {
+fn reasons() -> [(&'static str, Error); 32] {
     [
         ("NOT_FORMATTED", Error::NotFormatted),
         ("NEWER_VERSION", Error::NewerVersion(2)),
@@ -272,6 +272,8 @@ fn reasons() -> [(&'static str, Error); 30] {
         ("BLOCK_SIZE", Error::BlockSize(1, 2)),
         ("READ_ONLY_UNION", Error::ReadOnlyUnion),
         ("REQUESTS_IN_FLIGHT", Error::RequestsInFlight),
+        ("NO_ROOM", Error::NoRoom(Role::Leaf, 1)),
+        ("SHRINK", Error::Shrink(Role::Root, 1)),
     ]
 }
 
