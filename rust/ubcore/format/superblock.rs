@@ -89,8 +89,7 @@ struct DiskSuperblockBlock {
 /// A superblock, decoded and checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Superblock {
-    /// One higher after each checkpoint, reset and change of the limit, each of which writes both
-    /// slots. The higher of two valid slots is active.
+    /// One higher for each new content. The higher of two valid slots is active.
     pub generation: u64,
     /// Names the leaf.
     pub uuid: [u8; 16],
@@ -365,8 +364,7 @@ pub fn sector_of(block: &Block) -> &[u8; SUPERBLOCK_BYTES] {
     transmute_ref!(&disk.superblock)
 }
 
-/// Picks the active slot from the bytes of blocks 0 and 1. Returns the superblock and its
-/// slot.
+/// Picks the active slot from the bytes of blocks 0 and 1. Returns the superblock and its slot.
 ///
 /// One valid slot is enough if the other one is damaged or holds no superblock, because slots are
 /// written one after the other and one of them is always whole. Fails if either slot has a newer

@@ -7,8 +7,8 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::commands::{
-    check, completions, create, diff, du, dump, export, format, freeze, import, limit, list, map,
-    publish, remove, reset, seal, squash, status, top, verify, watch,
+    check, completions, create, diff, du, dump, export, format, freeze, grow, import, limit, list,
+    map, publish, remove, reset, seal, squash, status, top, verify, watch,
 };
 use crate::error::{self, Fail};
 use crate::{interrupt, wait};
@@ -45,6 +45,7 @@ Examples:
   ubctl check /dev/vdb --root /dev/vda                    whether it is whole
   ubctl freeze /dev/vdb                                   make it a layer
   ubctl limit unionblk0 2G                                let it use so much
+  ubctl grow vm1.leaf --size 80G                          after its image grew
   ubctl reset unionblk0                                   forget all its changes
   ubctl seal /dev/vdb web-01.sealed                       pack its content
   ubctl export web-01.leaf | ssh HOST ubctl import --root gold web-01.sealed
@@ -96,6 +97,8 @@ pub enum Command {
     Check(check::CheckArgs),
     /// Make a leaf a read-only layer, in place
     Freeze(freeze::FreezeArgs),
+    /// Make a leaf, and the union on it, larger
+    Grow(grow::GrowArgs),
     /// Set how much of its space a leaf may use
     Limit(limit::LimitArgs),
     /// Make a leaf forget all its changes; a union keeps its device
@@ -142,6 +145,7 @@ pub fn main() -> ExitCode {
         Command::Top(args) => top::run(args, cli.json),
         Command::Dump(args) => dump::run(args, cli.json),
         Command::Freeze(args) => freeze::run(args, cli.json),
+        Command::Grow(args) => grow::run(args, cli.json),
         Command::Limit(args) => limit::run(args, cli.json),
         Command::Reset(args) => reset::run(args, cli.json),
         Command::Seal(args) => seal::run(args, cli.json),

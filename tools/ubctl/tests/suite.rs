@@ -13,6 +13,7 @@ mod export;
 mod format;
 mod freeze;
 mod golden;
+mod grow;
 mod kinds;
 mod layers;
 mod limit;

@@ -82,6 +82,10 @@ pub struct CreateArgs {
     /// largest]
     #[arg(long, value_name = "SIZE", value_parser = union_size, requires = "format")]
     pub size: Option<u64>,
+    /// With --format: keep room to let union and leaf grow to this size later [default: twice
+    /// theirs]
+    #[arg(long, value_name = "SIZE", value_parser = union_size, requires = "format")]
+    pub grow_to: Option<u64>,
     /// With --format: format the leaf even if it looks used; its content is lost
     #[arg(long, requires = "format")]
     pub force: bool,
@@ -109,6 +113,8 @@ impl CreateArgs {
             preallocate: self.preallocate,
             size: self.size,
             limit: None,
+            grow_to: self.grow_to,
+            union_sectors_max: 0,
         }
     }
 }

@@ -82,6 +82,13 @@ pub struct LayoutArgs {
     /// How many slabs may be in use, of a leaf that continues another one. All, if it has not more.
     #[arg(skip)]
     pub limit: Option<u32>,
+    /// Keep room in the map to let union and leaf grow to this size later [default: twice theirs,
+    /// and less for a union that is much larger than the leaf]
+    #[arg(long, value_name = "SIZE", value_parser = union_size)]
+    pub grow_to: Option<u64>,
+    /// The size to which the union has to be able to grow, if `grow_to` does not say it.
+    #[arg(skip)]
+    pub union_sectors_max: u64,
 }
 
 /// What a discarded slab reads as.
@@ -109,6 +116,9 @@ pub struct Formatted {
     slabs: u32,
     journal_blocks: u32,
     data_start: u64,
+    /// The sizes to which union and leaf can grow.
+    sectors_max: u64,
+    leaf_sectors_max: u64,
 }
 
 /// Runs the command.
@@ -147,6 +157,14 @@ pub fn run(args: &FormatArgs, json: bool) -> Result {
             (
                 "journal",
                 output::size(u64::from(made.journal_blocks) * BLOCK_SECTORS)
+            ),
+            (
+                "room to grow",
+                format!(
+                    "union {}, leaf {}",
+                    output::size(made.sectors_max),
+                    output::size(made.leaf_sectors_max)
+                )
             ),
         ])
     ))
@@ -214,6 +232,7 @@ impl Plan {
         let count = u32::try_from(below.list.len()).unwrap_or(u32::MAX);
         let geometry = Geometry::new(sizes.0, union, sizes.1, layout.slab_size, journal)
             .and_then(|g| g.over(count))
+            .and_then(|g| with_room(g, &layout))
             .map_err(|e| Fail::core(&what, e))?;
         let used = probe::probe(&leaf)?;
         if let Some(used) = used.as_ref().filter(|_| !force) {
@@ -295,8 +314,20 @@ impl Plan {
             slabs: g.leaf_slabs(),
             journal_blocks: g.journal_blocks(),
             data_start: g.data_start(),
+            sectors_max: g.union_sectors_max(),
+            leaf_sectors_max: g.leaf_sectors_max(),
         }
     }
+}
+
+/// Returns the layout with the room to grow that is asked for.
+fn with_room(g: Geometry, layout: &LayoutArgs) -> ubcore::error::Result<Geometry> {
+    if let Some(sectors) = layout.grow_to {
+        return g.with_room_for(sectors, sectors);
+    }
+    let room = g.with_default_room();
+    let union = room.union_sectors_max().max(layout.union_sectors_max);
+    room.with_room_for(union, room.leaf_sectors_max())
 }
 
 /// The leaf after the format, and what lies below it. They stay open, so that their numbers cannot

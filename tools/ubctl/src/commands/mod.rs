@@ -11,6 +11,7 @@ pub mod dump;
 pub mod export;
 pub mod format;
 pub mod freeze;
+pub mod grow;
 pub mod import;
 pub mod limit;
 pub mod list;

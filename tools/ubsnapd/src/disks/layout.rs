@@ -26,6 +26,9 @@ pub fn layout() -> LayoutArgs {
         preallocate: false,
         size: None,
         limit: None,
+        // No leaf of containerd grows, and each has exactly the room for data that was asked for.
+        grow_to: Some(0),
+        union_sectors_max: 0,
     }
 }
 

@@ -135,6 +135,8 @@ fn geometry(g: &Geometry) -> GeometryReport {
         pages_start: g.page_block(MapPage(0), Slot::A).0,
         table_pages: g.table_pages(),
         bits_pages: g.bits_pages(),
+        spare_table_pages: g.spare_pages().table,
+        spare_bits_pages: g.spare_pages().bits,
         below_list_start: g.below_list_block(0).0,
         layers: g.layers(),
         data_start_sectors: g.data_start(),

@@ -102,6 +102,9 @@ pub struct GeometryReport {
     pub pages_start: u64,
     pub table_pages: u32,
     pub bits_pages: u32,
+    /// How many of these pages are spare, for growth.
+    pub spare_table_pages: u32,
+    pub spare_bits_pages: u32,
     pub below_list_start: u64,
     pub layers: u32,
     pub data_start_sectors: u64,

@@ -157,8 +157,8 @@ fn plan(
         overlap::refuse(&Device::open(&path, Role::Layer, Access::Read)?, &open)?;
     }
     preflight::refuse_limits(&open, Role::Leaf)?;
-    // The union stays as it is, so the new leaf has the slab size, the policy for discards, the name
-    // and the limit of the old one. Its journal has the default size.
+    // The union stays as it is, so the new leaf has the slab size, the policy for discards, the
+    // name and the limit of the old one. Its journal has the default size.
     let layout = LayoutArgs {
         slab_size: sb.geometry.slab_sectors(),
         journal_size: None,
@@ -172,6 +172,8 @@ fn plan(
         preallocate: false,
         size: None,
         limit: sb.features.limit(),
+        grow_to: None,
+        union_sectors_max: sb.geometry.union_sectors_max(),
     };
     Plan::on(
         below,
