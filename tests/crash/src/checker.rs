@@ -11,7 +11,7 @@ use ubcore::geometry::{Geometry, LeafSlab};
 use ubcore::plan::{self, Run, Source};
 use ubcore::stack::source::NoLayers;
 
-use crate::harness::{attach, disk_of, Freeze, Point, SEAL};
+use crate::harness::{attach, disk_of, grown, Freeze, Point, SEAL};
 use crate::image::{digest_of, Scope};
 use crate::op::{line, Landed, Op};
 use sim::disk::{Moment, Random, Sector, SimDisk};
@@ -146,7 +146,7 @@ impl Checker {
     /// Returns what is left of an image that recovery refuses.
     pub fn salvage(&self, image: BTreeMap<u64, Sector>) -> Recovered {
         let disk = disk_of(image, &self.geometry);
-        let (u, _) = salvage(&disk, &self.geometry)?;
+        let (u, _) = salvage(&disk, &grown(&self.geometry)?)?;
         Ok(runs_of(&u))
     }
 

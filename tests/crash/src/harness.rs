@@ -119,6 +119,8 @@ impl Harness {
     ) -> std::result::Result<Harness, String> {
         disk.state.borrow_mut().fence = Some(devices.geometry.leaf_slab_start(LeafSlab(0)));
         let union = attach(&disk, &devices.geometry).map_err(|e| explain("attach", e))?;
+        // The leaf may have grown.
+        let union_sectors = [union.map.geometry().union_sectors(); 2];
         let harness = Harness {
             devices,
             before_commit: oracle.clone(),
@@ -130,7 +132,7 @@ impl Harness {
             flying: Vec::new(),
             points: Vec::new(),
             reset: None,
-            union_sectors: [devices.geometry.union_sectors(); 2],
+            union_sectors,
         };
         harness.verify()?;
         Ok(harness)
@@ -549,7 +551,12 @@ impl Harness {
 /// Attaches to `disk`, whose first write is that of the checkpoint. The leaf may have grown from
 /// the layout `g`.
 pub fn attach(disk: &SimDisk, g: &Geometry) -> Result<SimUnion> {
-    SimUnion::attach(disk, g.root_sectors(), g.leaf_sectors() + GROWN.1)
+    SimUnion::attach(disk, g.root_sectors(), grown(g)?.leaf_sectors())
+}
+
+/// Returns the layout of a leaf after its growth.
+pub fn grown(g: &Geometry) -> Result<Geometry> {
+    g.grown(g.union_sectors() + GROWN.0, g.leaf_sectors() + GROWN.1)
 }
 
 /// Returns a disk that holds `image` durably, with metadata kept below the data.
