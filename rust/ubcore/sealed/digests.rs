@@ -57,18 +57,29 @@ pub fn decode<'a>(
     number: u64,
     header: &Header,
 ) -> core::result::Result<&'a [Digest], Fault> {
-    let before = number.checked_mul(DIGESTS_IN_BLOCK);
-    let left = before.and_then(|before| header.chunks().checked_sub(before));
-    let left = left.ok_or(Fault::Failed(Error::Internal))?;
-    let count = saturating_u32(left.min(DIGESTS_IN_BLOCK));
-    let disk: &DiskDigestBlock = transmute_ref!(block);
     // A block of the layer.
     let at = header.digest_block().wrapping_add(number);
     let damaged = |byte| Fault::damaged(LayerPart::Digests, at, byte);
+    decode_list(block, number, header.chunks(), damaged)
+}
+
+/// Checks block `number` of the digests of so many chunks, and returns its digests. `damaged` makes
+/// the failure from the byte of the first thing that is wrong.
+pub(super) fn decode_list<F: From<Error>>(
+    block: &Block,
+    number: u64,
+    chunks: u64,
+    damaged: impl Fn(usize) -> F,
+) -> core::result::Result<&[Digest], F> {
+    let before = number.checked_mul(DIGESTS_IN_BLOCK);
+    let left = before.and_then(|before| chunks.checked_sub(before));
+    let left = left.ok_or(Error::Internal)?;
+    let count = saturating_u32(left.min(DIGESTS_IN_BLOCK));
+    let disk: &DiskDigestBlock = transmute_ref!(block);
     let head = disk.head.check(MAGIC, saturating_u32(number), count, block);
-    head.map_err(damaged)?;
+    head.map_err(&damaged)?;
     let split = disk.digests.split_at_checked(u32_as_usize(count));
-    let (used, unused) = split.ok_or(Fault::Failed(Error::Internal))?;
+    let (used, unused) = split.ok_or(Error::Internal)?;
     if unused.iter().any(|digest| *digest != [0; 32]) {
         return Err(damaged(offset_of!(DiskDigestBlock, digests)));
     }

@@ -5,10 +5,12 @@
 //! The same content always gives the same bytes, and so the same digest. `sealed-layer.rst`
 //! describes them. `seal` writes a sealed layer, `open` reads and verifies all of it but the data,
 //! and `chunk` verifies the data. None of them keeps more in memory than buffers of a fixed size.
+//! `full_digest` is the same list of digests for what has none in it: a root, or a frozen leaf.
 
 pub mod chunk;
 pub mod digests;
 pub mod fault;
+pub mod full_digest;
 pub mod header;
 pub mod index;
 pub mod open;

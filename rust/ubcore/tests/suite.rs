@@ -18,6 +18,7 @@ mod features;
 mod frozen;
 mod full;
 mod grow;
+mod full_digest;
 mod hostile;
 mod interrupted;
 mod journal_padding;
