@@ -11,14 +11,14 @@
 
 flavour=${1:?stock, kunit or um}
 programs=(
-	bash fio mke2fs e2fsck dumpe2fs tune2fs debugfs blkdiscard blockdev lsblk
+	bash fio split mke2fs e2fsck dumpe2fs tune2fs debugfs blkdiscard blockdev lsblk
 	dmsetup cmp sha256sum dd timeout stat mkswap swapon swapoff ionice
 	mkfs.xfs xfs_repair mkfs.btrfs btrfs udevadm qemu-img
 )
 # All modules that a storage test may need; their dependencies follow.
 modules=(
 	virtio_blk null_blk brd loop overlay nbd
-	dm-mod dm-snapshot dm-thin-pool dm-clone dm-log-writes dm-flakey dm-zero dm-delay
+	dm-mod dm-snapshot dm-thin-pool dm-clone dm-log-writes dm-flakey dm-zero dm-delay dm-verity
 	xfs btrfs mq-deadline kyber-iosched bfq scsi_debug sd_mod
 )
 case $flavour in

@@ -8,7 +8,7 @@ use clap::{Parser, Subcommand};
 
 use crate::commands::{
     check, completions, create, diff, du, dump, export, format, freeze, grow, import, limit, list,
-    map, publish, remove, reset, seal, squash, status, top, verify, watch,
+    map, publish, remove, reset, seal, seal_root, squash, status, top, verify, watch,
 };
 use crate::error::{self, Fail};
 use crate::{interrupt, wait};
@@ -28,7 +28,8 @@ its devices, and until other processes have closed them. With --no-wait it does
 not wait.
 
 Ctrl-C ends a command. format and create then put back what they have changed,
-and say so. seal, squash, publish and import leave no part of a file.
+and say so. seal, seal-root, squash, publish and import leave no part
+of a file.
 
 With --json the answer is JSON on standard output, an error too:
   {\"error\": \"what, where, what next\", \"reason\": \"wrong_root\", \"code\": 3}
@@ -54,7 +55,8 @@ Examples:
   ubctl diff --root gold vm1 vm2                          which sectors differ
   ubctl du base.leaf step1.leaf                           what each layer holds
   ubctl map vm1                                           where its content comes from
-  ubctl verify web-01.sealed";
+  ubctl verify web-01.sealed
+  ubctl seal-root gold.img                                so that verify can check it";
 
 /// The heading of the options that each command has, which separates them from its own.
 const EVERY_COMMAND: &str = "Options of every command";
@@ -105,6 +107,8 @@ pub enum Command {
     Reset(reset::ResetArgs),
     /// Write the sectors that a leaf maps as a sealed layer, which is packed and canonical
     Seal(seal::SealArgs),
+    /// Write the digests of a root beside it, so that it can be verified
+    SealRoot(seal_root::SealRootArgs),
     /// Write the changes of a leaf or layer to standard output, as one stream
     Export(export::ExportArgs),
     /// Make a sealed layer from a stream of export on standard input, and verify all of it
@@ -119,7 +123,7 @@ pub enum Command {
     Du(du::DuArgs),
     /// Draw which parts of a disk come from the root, which layer, the leaf, or are zeroes
     Map(map::MapArgs),
-    /// Verify all of a sealed layer: its digest, and each MiB of its data
+    /// Verify all of a sealed layer, a root or a frozen leaf: its digest, and each MiB of its data
     Verify(verify::VerifyArgs),
     /// Print the completion of this command line for a shell
     #[command(after_help = "make install puts it where each shell looks.")]
@@ -149,6 +153,7 @@ pub fn main() -> ExitCode {
         Command::Limit(args) => limit::run(args, cli.json),
         Command::Reset(args) => reset::run(args, cli.json),
         Command::Seal(args) => seal::run(args, cli.json),
+        Command::SealRoot(args) => seal_root::run(args, cli.json),
         Command::Export(args) => export::run(args, cli.json),
         Command::Import(args) => import::run(args, cli.json),
         Command::Squash(args) => squash::run(args, cli.json),

@@ -2,11 +2,11 @@
 
 //! Signals that ask a command to end: Ctrl-C (SIGINT), SIGTERM and SIGHUP.
 //!
-//! A format, `seal`, `squash`, `publish`, `import` and `map --svg` call [`watch`] before their
-//! first write. `create` without a format calls it when the driver has attached the leaf, because a
-//! signal can end the attach. From then on such a signal does not end the process. The command
-//! calls [`check`] between its steps, and undoes what it has done. In the end the process ends by
-//! that signal, as a shell expects. A second signal ends the process at once.
+//! A format, `seal`, `seal-root`, `squash`, `publish`, `import` and `map --svg` call [`watch`]
+//! before their first write. `create` without a format calls it when the driver has attached the
+//! leaf, because a signal can end the attach. From then on such a signal does not end the process.
+//! The command calls [`check`] between its steps, and undoes what it has done. In the end the
+//! process ends by that signal, as a shell expects. A second signal ends the process at once.
 
 use std::fs;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};

@@ -15,6 +15,7 @@ pub mod control;
 pub mod device;
 pub mod dm;
 pub mod error;
+pub mod full_digest;
 pub mod holders;
 pub mod in_use;
 pub mod interrupt;

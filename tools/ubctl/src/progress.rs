@@ -63,12 +63,29 @@ impl Drop for Progress {
 fn line(what: &str, done: u64, total: u64, time: Duration) -> String {
     let per_cent = (done * 100).checked_div(total).unwrap_or(100);
     let rate = done as f64 / time.as_secs_f64().max(0.001);
+    let left = match done {
+        0 => String::new(),
+        _ => format!(
+            ", {} left",
+            seconds(total.saturating_sub(done) as f64 / rate)
+        ),
+    };
     format!(
-        "{what}: {per_cent} %, {} of {}, {}/s",
+        "{what}: {per_cent} %, {} of {}, {}/s{left}",
         size(done),
         size(total),
         size(rate as u64)
     )
+}
+
+/// Returns a time for people.
+fn seconds(time: f64) -> String {
+    let time = time.ceil() as u64;
+    match time {
+        0..100 => format!("{time} s"),
+        100..6000 => format!("{} min", time.div_ceil(60)),
+        _ => format!("{} h", time.div_ceil(3600)),
+    }
 }
 
 #[cfg(test)]
@@ -77,9 +94,14 @@ mod tests {
     use std::time::Duration;
 
     #[test]
-    fn a_line_has_share_and_rate() {
+    fn a_line_has_share_rate_and_the_time_left() {
         let line = |done, total| line("verify", done, total, Duration::from_secs(2));
-        assert_eq!(line(4096, 8192), "verify: 50 %, 2 MiB of 4 MiB, 1 MiB/s");
+        assert_eq!(
+            line(4096, 8192),
+            "verify: 50 %, 2 MiB of 4 MiB, 1 MiB/s, 2 s left"
+        );
+        let half = line(4096, 1 << 20);
+        assert!(half.ends_with("1 MiB/s, 9 min left"), "{half}");
         assert_eq!(line(0, 0), "verify: 100 %, 0 B of 0 B, 0 B/s");
         // Tests have no terminal.
         Progress::new("verify", 2).add(1);

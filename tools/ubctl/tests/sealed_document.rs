@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Checks the example of `Documentation/sealed-layer.rst`: `ubctl seal` writes the bytes on the
-//! page, and they hold what the page says. With `UPDATE=1` the test writes them into the page.
+//! Checks the examples of `Documentation/sealed-layer.rst`: `ubctl seal` and `ubctl seal-root`
+//! write the bytes on the page, and they hold what the page says. With `UPDATE=1` the tests write
+//! them into the page.
 
 use std::fmt::Write;
 use std::fs;
@@ -15,8 +16,9 @@ use ubcore::stack::extent::{Content, Extent, Extents};
 use ubctl::device::{Access, Device};
 use ubctl::sealed::{self, DeviceReader};
 
-const BEGIN: &str = ".. The bytes begin here\n\n::\n\n";
-const END: &str = "\n.. The bytes end here\n";
+/// What the bytes on the page are of, in the comments around them.
+const LAYER: &str = "bytes";
+const DIGESTS: &str = "bytes of the digest file";
 
 /// Returns bytes as `hexdump -C` shows them, indented.
 fn dump(bytes: &[u8]) -> String {
@@ -57,6 +59,38 @@ fn dump(bytes: &[u8]) -> String {
     out
 }
 
+/// Compares the bytes on the page with a file.
+fn compare(what: &str, file: &Path) {
+    let (begin, end) = (
+        format!(".. The {what} begin here\n\n::\n\n"),
+        format!("\n.. The {what} end here\n"),
+    );
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../Documentation/sealed-layer.rst");
+    let page = fs::read_to_string(&path).unwrap();
+    let (before, rest) = page.split_once(&begin).unwrap();
+    let (found, after) = rest.split_once(&end).unwrap();
+    let wanted = dump(&fs::read(file).unwrap());
+    if std::env::var_os("UPDATE").is_some() {
+        fs::write(&path, format!("{before}{begin}{wanted}{end}{after}")).unwrap();
+    } else {
+        assert_eq!(
+            found, wanted,
+            "sealed-layer.rst: run this test with UPDATE=1"
+        );
+    }
+}
+
+/// A root of 2 MiB and one sector, in which each sector begins with its number.
+#[test]
+fn the_digest_file_is_what_seal_root_writes() {
+    let f = Folder::new("digest-document");
+    let root = f.root("root", 2 * MIB + 512);
+    ubctl("seal-root {}", &[&root]).done();
+    let out = f.path("root.ubdigest");
+    compare(DIGESTS, &out);
+    assert_eq!(fs::metadata(out).unwrap().len(), 2 * 4096);
+}
+
 #[test]
 fn the_example_is_what_a_seal_writes() {
     let f = Folder::new("sealed-document");
@@ -71,19 +105,7 @@ fn the_example_is_what_a_seal_writes() {
     let out = f.path("out");
     ubctl("seal {} {}", &[&leaf, &out]).done();
 
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../Documentation/sealed-layer.rst");
-    let page = fs::read_to_string(&path).unwrap();
-    let (before, rest) = page.split_once(BEGIN).unwrap();
-    let (found, after) = rest.split_once(END).unwrap();
-    let wanted = dump(&fs::read(&out).unwrap());
-    if std::env::var_os("UPDATE").is_some() {
-        fs::write(&path, format!("{before}{BEGIN}{wanted}{END}{after}")).unwrap();
-    } else {
-        assert_eq!(
-            found, wanted,
-            "sealed-layer.rst: run this test with UPDATE=1"
-        );
-    }
+    compare(LAYER, &out);
 
     // What the text says of them.
     let device = Device::open(&out, Role::Root, Access::Read).unwrap();

@@ -22,6 +22,7 @@ mod map;
 mod remembered;
 mod reset;
 mod seal;
+mod seal_root;
 mod sealed_document;
 mod squash;
 mod status;

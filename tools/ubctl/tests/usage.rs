@@ -55,7 +55,7 @@ fn help_names_the_commands_the_exit_codes_and_examples() {
         usage("squash"),
         "Usage: ubctl squash [OPTIONS] <LAYER>... <OUT>"
     );
-    assert_eq!(usage("verify"), "Usage: ubctl verify [OPTIONS] <SEALED>");
+    assert_eq!(usage("verify"), "Usage: ubctl verify [OPTIONS] <WHAT>");
     assert!(ubctl("--version", &[]).done().out.starts_with("ubctl "));
 }
 

@@ -2,6 +2,8 @@
 
 //! `ubctl create`: attaches a leaf to its root.
 
+mod verified;
+
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -38,7 +40,9 @@ use crate::{blocksize, interrupt, output, preflight, probe, sealed, sysfs, udev}
     ubctl puts an image on a loop device and removes that with the union.\n\
     A leaf with damaged metadata is refused (3). With --read-only the rest of it can be read,\n\
     if that is safe. The message names the lost sectors, and reads of them fail. The exit\n\
-    code is then 0, and --json has damaged_blocks, lost_sectors and lost."
+    code is then 0, and --json has damaged_blocks, lost_sectors and lost.\n\n\
+    --verify reads all of root and layers before anything is written. A root or a frozen leaf\n\
+    needs a digest file, which ubctl seal-root makes; a sealed layer has its digests in it."
 )]
 pub struct CreateArgs {
     /// The root: a block device or an image; never written, shared by any number of unions. The
@@ -89,6 +93,12 @@ pub struct CreateArgs {
     /// With --format: format the leaf even if it looks used; its content is lost
     #[arg(long, requires = "format")]
     pub force: bool,
+    /// First verify all of root and layers, and refuse what is damaged or has no digests
+    #[arg(long)]
+    pub verify: bool,
+    /// With --verify: the digest file of the root [default: ROOT.ubdigest]
+    #[arg(long, value_name = "FILE", requires = "verify")]
+    pub digest_file: Option<PathBuf>,
     /// Accept no writes and write nothing to the leaf, which may be write-protected or damaged
     #[arg(long, conflicts_with = "format")]
     pub read_only: bool,
@@ -132,6 +142,9 @@ pub fn run(args: &CreateArgs, json: bool) -> Result {
     let wanted = (&root, &layers[..]);
     let wanted = blocksize::wanted(wanted, &args.leaf, args.sector_size, args.format)?;
     let below = Below::attach(&root, &layers, wanted)?;
+    if args.verify {
+        verified::refuse_damage(&below, args.digest_file.as_deref())?;
+    }
     let leaf = Lower::open(&args.leaf, Role::Leaf, !args.read_only, wanted)?;
     let mut request = request(args, &below, &leaf)?;
     let since = udev::now();

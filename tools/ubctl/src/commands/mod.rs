@@ -20,6 +20,7 @@ pub mod publish;
 pub mod remove;
 pub mod reset;
 pub mod seal;
+pub mod seal_root;
 pub mod squash;
 pub mod status;
 pub mod top;

@@ -1,9 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! `ubctl verify`: verifies all of a sealed layer, with as many threads as there are processors.
+//! `ubctl verify`: verifies all of a sealed layer, a root or a frozen leaf, with as many threads as
+//! there are processors.
+
+mod root;
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc::{self, Receiver, SyncSender};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
@@ -32,9 +35,16 @@ use crate::{interrupt, layer_arg, output};
 /// Chunks that wait for a thread, for each thread.
 const WAITING: usize = 2;
 
+pub(super) use root::refuse_damage as refuse_root_damage;
+
 const AFTER_HELP: &str = "\
+A sealed layer has its digests in it. A root or a frozen leaf has them in a digest
+file, which ubctl seal-root makes. It is looked for beside an image, as IMAGE.ubdigest.
+With --digest and no such file, all of the root is compared with that digest.
+
 Exits with 3 if anything is damaged, and names the first MiB of data that is,
-and the sectors of the union that lie there.
+and the sectors of the union that lie there. Of a root it names each part that is
+damaged or cannot be read.
 
 The stand-in record names the layers whose place a sealed layer takes. The digest
 does not cover it. On a host that has these layers, --against verifies it.
@@ -42,20 +52,25 @@ does not cover it. On a host that has these layers, --against verifies it.
 Examples:
   ubctl verify web-01.sealed
   ubctl verify /dev/vdc@1G --digest 5f70bf18a086...
+  ubctl verify gold.img
+  ubctl verify /dev/vda --digest-file /srv/vda.ubdigest
   ubctl verify base-1.sealed --against base.leaf --against step1.leaf";
 
 /// Arguments of `verify`.
 #[derive(Debug, Args)]
 #[command(after_help = AFTER_HELP)]
 pub struct VerifyArgs {
-    /// The sealed layer: a file or a block device; it is only read
-    #[arg(value_parser = LayerArg::parser())]
+    /// The sealed layer, root or frozen leaf: a file or a block device; it is only read
+    #[arg(value_parser = LayerArg::parser(), value_name = "WHAT")]
     pub sealed: LayerArg,
     /// A layer to compare with: the sealed layer must have the content of all of them together,
     /// and, if it has a stand-in record, stand for them; repeated, the lowest first
     #[arg(long, value_name = "LAYER", value_parser = LayerArg::parser())]
     pub against: Vec<LayerArg>,
-    /// The digest that the layer must have, in hexadecimal
+    /// The digest file of a root or a frozen leaf [default: IMAGE.ubdigest]
+    #[arg(long, value_name = "FILE")]
+    pub digest_file: Option<PathBuf>,
+    /// The digest that the layer or root must have, in hexadecimal
     #[arg(long, value_name = "HEX", value_parser = digest)]
     pub digest: Option<Digest>,
 }
@@ -107,7 +122,10 @@ struct DamagedChunk {
 /// Runs the command.
 pub fn run(args: &VerifyArgs, json: bool) -> Result {
     let device = args.sealed.open()?;
-    let sealed = sealed::open(&device, args.digest.as_ref())?;
+    if let Some(wanted) = root::wanted(args, &device)? {
+        return root::run(&device, &wanted, json);
+    }
+    let sealed = sealed::open(&device, args.digest.as_ref()).map_err(with_seal_root)?;
     let damaged = verify_data(&device, &sealed.header)?;
     let against = match &args.against[..] {
         [] => None,
@@ -123,6 +141,14 @@ pub fn run(args: &VerifyArgs, json: bool) -> Result {
         None => output::json(&report),
         Some(fail) => Err(fail.with(serde_json::to_value(&report).unwrap_or_default())),
     }
+}
+
+/// Adds to the failure for what is no sealed layer how a root is verified.
+fn with_seal_root(mut fail: Fail) -> Fail {
+    if fail.reason == "not_sealed" {
+        fail.message += "; a root needs a digest file (--digest-file), which ubctl seal-root makes";
+    }
+    fail
 }
 
 /// Compares a sealed layer with layers, the lowest first, that are on this host. The same content
