@@ -7,8 +7,8 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::commands::{
-    check, completions, create, diff, du, dump, export, format, freeze, grow, import, limit, list,
-    map, publish, remove, reset, seal, seal_root, squash, status, top, verify, watch,
+    check, completions, create, diff, du, dump, export, format, freeze, gc, grow, import, limit,
+    list, map, orphans, publish, remove, reset, seal, seal_root, squash, status, top, verify, watch,
 };
 use crate::error::{self, Fail};
 use crate::{interrupt, wait};
@@ -56,7 +56,8 @@ Examples:
   ubctl du base.leaf step1.leaf                           what each layer holds
   ubctl map vm1                                           where its content comes from
   ubctl verify web-01.sealed
-  ubctl seal-root gold.img                                so that verify can check it";
+  ubctl seal-root gold.img                                so that verify can check it
+  ubctl orphans /srv/leaves                               what was left behind";
 
 /// The heading of the options that each command has, which separates them from its own.
 const EVERY_COMMAND: &str = "Options of every command";
@@ -123,6 +124,10 @@ pub enum Command {
     Du(du::DuArgs),
     /// Draw which parts of a disk come from the root, which layer, the leaf, or are zeroes
     Map(map::MapArgs),
+    /// Find the loop devices and leaves that were left behind
+    Orphans(orphans::OrphansArgs),
+    /// Detach the loop devices that were left behind, and delete leaves that are named
+    Gc(gc::GcArgs),
     /// Verify all of a sealed layer, a root or a frozen leaf: its digest, and each MiB of its data
     Verify(verify::VerifyArgs),
     /// Print the completion of this command line for a shell
@@ -161,6 +166,8 @@ pub fn main() -> ExitCode {
         Command::Diff(args) => diff::run(args, cli.json),
         Command::Du(args) => du::run(args, cli.json),
         Command::Map(args) => map::run(args, cli.json),
+        Command::Orphans(args) => orphans::run(args, cli.json),
+        Command::Gc(args) => gc::run(args, cli.json),
         Command::Verify(args) => verify::run(args, cli.json),
         Command::Completions(args) => completions::run(args),
         Command::Check(args) => return check::run(args, cli.json),

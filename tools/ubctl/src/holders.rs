@@ -360,7 +360,8 @@ fn above(node: &Node) -> Vec<(String, bool)> {
     .collect()
 }
 
-fn loop_devices() -> Vec<String> {
+/// Returns the names of the loop devices that show a file.
+pub fn loop_devices() -> Vec<String> {
     let all = fs::read_dir("/sys/class/block")
         .into_iter()
         .flatten()

@@ -5,7 +5,7 @@
 use std::os::fd::AsFd;
 
 use rustix::io::Errno;
-use rustix::ioctl::{ioctl, Getter, Ioctl, IoctlOutput, Opcode, Setter, Updater};
+use rustix::ioctl::{ioctl, Getter, Ioctl, IoctlOutput, NoArg, Opcode, Setter, Updater};
 use ubcore::abi::{Call, Create, Layer};
 
 /// A call of the control device. The call reads and fills the structure.
@@ -99,6 +99,7 @@ impl LoopInfo {
 // The kernel copies as many bytes as its structures have.
 const _: () = assert!(size_of::<LoopInfo>() == 232 && size_of::<LoopConfig>() == 304);
 
+const LOOP_CLR_FD: Opcode = 0x4c01;
 const LOOP_GET_STATUS64: Opcode = 0x4c05;
 const LOOP_CONFIGURE: Opcode = 0x4c0a;
 const LOOP_CTL_GET_FREE: Opcode = 0x4c82;
@@ -147,6 +148,13 @@ pub fn loop_status(fd: impl AsFd) -> rustix::io::Result<LoopInfo> {
     // SAFETY: The kernel fills a `loop_info64`, which has the size of `LoopInfo`; any bytes are
     // one.
     unsafe { ioctl(fd, Getter::<LOOP_GET_STATUS64, LoopInfo>::new()) }
+}
+
+/// Detaches a loop device from its file, at the latest on its last close.
+pub fn loop_clear(fd: impl AsFd) -> rustix::io::Result<()> {
+    // SAFETY: The call takes no argument and touches no memory. The type byte is the loop driver's;
+    // another driver answers ENOTTY.
+    unsafe { ioctl(fd, NoArg::<LOOP_CLR_FD>::new()) }
 }
 
 const BLKROGET: Opcode = 0x125e;

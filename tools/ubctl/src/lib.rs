@@ -29,6 +29,7 @@ pub mod lost_sectors;
 pub mod mounts;
 pub mod named;
 pub mod node;
+pub mod orphans;
 pub mod output;
 pub mod overlap;
 pub mod preflight;

@@ -3,6 +3,7 @@
 //! Finds the root and the layers of a leaf: where they were when the leaf was formatted, or by what
 //! they are, in places that the user names.
 
+use std::collections::HashSet;
 use std::fs;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
@@ -131,29 +132,8 @@ impl Places {
     /// counts, but no file in directories below it. A file that cannot be read does not count. Of
     /// sealed layers that lie one behind another, each counts.
     pub fn new(places: &[PathBuf]) -> Result<Places> {
-        let mut paths = Vec::new();
-        for place in places {
-            let meta = fs::metadata(place).map_err(|e| Fail::io("look into", place, &e))?;
-            if !meta.is_dir() {
-                paths.push(place.clone());
-                continue;
-            }
-            let list = fs::read_dir(place).map_err(|e| Fail::io("look into", place, &e))?;
-            let mut inside: Vec<PathBuf> = list.flatten().map(|entry| entry.path()).collect();
-            inside.sort();
-            paths.extend(inside);
-        }
-        // A link and what it leads to are one.
-        let mut numbers = Vec::new();
-        let mut all = Vec::new();
-        for path in &paths {
-            let Some(number) = number(path).filter(|number| !numbers.contains(number)) else {
-                continue;
-            };
-            numbers.push(number);
-            all.extend(candidates(path));
-        }
-        Ok(Places(all))
+        let paths = devices_in(places)?;
+        Ok(Places(paths.iter().flat_map(|p| candidates(p)).collect()))
     }
 
     /// Returns the layers of a list, from the places, or from where they were. A layer that stands
@@ -181,6 +161,40 @@ impl Places {
         let found: Vec<&Candidate> = self.0.iter().filter(is_it).collect();
         Ok(only(&found, "the root")?.map(|root| root.path))
     }
+}
+
+/// Returns the devices and images among some places: a directory counts as all that is directly in
+/// it. A link and what it leads to are one.
+pub fn devices_in(places: &[PathBuf]) -> Result<Vec<PathBuf>> {
+    let mut paths = Vec::new();
+    for place in places {
+        let meta = fs::metadata(place).map_err(|e| Fail::io("look into", place, &e))?;
+        if !meta.is_dir() {
+            paths.push(place.clone());
+            continue;
+        }
+        let list = fs::read_dir(place).map_err(|e| Fail::io("look into", place, &e))?;
+        let mut inside: Vec<PathBuf> = list.flatten().map(|entry| entry.path()).collect();
+        inside.sort();
+        paths.extend(inside);
+    }
+    let mut numbers = HashSet::new();
+    paths.retain(|path| number(path).is_some_and(|number| numbers.insert(number)));
+    Ok(paths)
+}
+
+/// Returns why the root of a leaf, and why its layers are not found, in the places or where they
+/// were when the leaf was formatted. What is there more than once is found.
+pub fn missing(leaf: &Device, places: &Places) -> Result<[Option<Fail>; 2]> {
+    let sb = loaded::superblock(&mut leaf.again(Access::Read)?)?;
+    let root = match places.root(&sb) {
+        _ if !sb.has_root() => Ok(()),
+        Ok(None) => below::listed_root(leaf, &sb).map(|_| ()),
+        found => found.map(|_| ()),
+    };
+    let layers = below::list_of(leaf).and_then(|list| places.layers(&list));
+    let fails = [root.err(), layers.err()];
+    Ok(fails.map(|fail| fail.filter(|fail| fail.reason != "ambiguous")))
 }
 
 /// Returns two numbers that identify a device or image.

@@ -17,7 +17,7 @@ use ubcore::sealed::Writer;
 
 use crate::device::{is_same, refuse_union, Access, Device};
 use crate::error::{Fail, Result, REFUSED};
-use crate::{interrupt, output, overlap, probe, sealed};
+use crate::{interrupt, layer_arg, output, overlap, probe, sealed};
 
 const BLOCK: u64 = BLOCK_BYTES as u64;
 
@@ -70,6 +70,31 @@ impl Target {
         };
         fail.message += &format!(" ({text})");
         fail
+    }
+
+    /// Prints what a command would replace, for `--dry-run`.
+    pub fn report_plan(&self, out: &Path, json: bool) -> Result {
+        let (old, offset) = match &self.to {
+            To::File { old, .. } => (old.as_ref(), 0),
+            To::Device(device) => (Some(device), device.start()),
+        };
+        // Behind the layers of a file there is nothing.
+        let old = old.filter(|device| device.is_block() || device.bytes() > 0);
+        let found = old.map(|device| probe::probe(device)).transpose()?;
+        let replaced = found.map(|used| used.map_or("zeroes at both ends".to_owned(), |u| u.what));
+        if json {
+            return output::json(&serde_json::json!({
+                "out": out.display().to_string(),
+                "offset": offset,
+                "changed": false,
+                "replaced": replaced,
+            }));
+        }
+        let name = layer_arg::name(out, offset);
+        output::text(&match replaced {
+            Some(what) => format!("{name}: would be lost: {what}\n"),
+            None => format!("{name}: would be made, and nothing lost\n"),
+        })
     }
 
     /// Begins to write so many bytes.

@@ -209,6 +209,36 @@ fn an_empty_root_and_a_wrong_place_are_refused() {
     assert_eq!(names(&folder), ["empty", "root"]);
 }
 
+#[test]
+fn a_dry_run_says_what_would_be_lost_and_writes_nothing() {
+    let f = Folder::new("dry-run");
+    let (root, leaf) = pair(&f);
+    let (old, new) = (f.image("old", MIB), f.path("new"));
+    put(&old, 100, b"x");
+    let before = fs::read(&old).unwrap();
+    for (line, from) in [
+        ("seal {} {}", &leaf),
+        ("publish --leaf {} {}", &leaf),
+        ("seal-root {} --out {}", &root),
+    ] {
+        let run =
+            |out: &Path, options: &str| ubctl(&format!("{line} --dry-run {options}"), &[from, out]);
+        refused(&run(&old, "--json"), 3, "exists");
+        let said = run(&old, "--force --json").done().json();
+        assert_eq!(
+            (&said["changed"], &said["replaced"]),
+            (&false.into(), &"data".into())
+        );
+        let text = run(&new, "").done().out;
+        assert!(
+            text.ends_with("new: would be made, and nothing lost\n"),
+            "{text}"
+        );
+    }
+    assert_eq!(fs::read(&old).unwrap(), before);
+    assert_eq!(names(root.parent().unwrap()), ["leaf", "old", "root"]);
+}
+
 /// Ctrl-C leaves nothing.
 #[test]
 fn a_signal_ends_it_and_nothing_is_left() {

@@ -19,6 +19,7 @@ mod layers;
 mod limit;
 mod manual;
 mod map;
+mod orphans;
 mod remembered;
 mod reset;
 mod seal;

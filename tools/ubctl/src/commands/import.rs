@@ -74,6 +74,9 @@ pub struct ImportArgs {
     /// Replace an existing file, or write to a device that looks used
     #[arg(long)]
     pub force: bool,
+    /// Only say what would be replaced; the stream is not read
+    #[arg(long)]
+    pub dry_run: bool,
     /// Append to the sealed layers in OUT. The result has the offset
     #[arg(long)]
     pub append: bool,
@@ -109,6 +112,9 @@ pub fn run(args: &ImportArgs, json: bool) -> Result {
     };
     let devices = below.iter().flat_map(Opened::devices);
     let target = Target::check(wanted, &args.out, devices)?;
+    if args.dry_run {
+        return target.report_plan(&args.out, json);
+    }
     let offset = target.start();
     // From here on a signal ends the work between two steps, and undoes it.
     interrupt::watch()?;

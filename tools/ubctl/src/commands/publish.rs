@@ -61,6 +61,9 @@ pub struct PublishArgs {
     /// Replace an existing file, or write to a device that looks used
     #[arg(long)]
     pub force: bool,
+    /// Only say what would be replaced, after all checks that need no reading
+    #[arg(long)]
+    pub dry_run: bool,
 }
 
 /// The result. The field names are those of `--json`.
@@ -86,6 +89,9 @@ pub fn run(args: &PublishArgs, json: bool) -> Result {
     };
     let devices = stack.root.iter().chain(devices);
     let target = Target::check(wanted, &args.out, devices)?;
+    if args.dry_run {
+        return target.report_plan(&args.out, json);
+    }
     interrupt::watch()?;
     let mut writer = target.begin(stack.sectors() * 512)?;
     let done = write(&stack, &writer)

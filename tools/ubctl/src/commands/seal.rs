@@ -46,6 +46,9 @@ pub struct SealArgs {
     /// Replace an existing file, or write to a device that looks used
     #[arg(long)]
     pub force: bool,
+    /// Only say what would be replaced, after all checks that need no reading
+    #[arg(long)]
+    pub dry_run: bool,
     /// Append to the sealed layers in OUT. The result has the offset
     #[arg(long)]
     pub append: bool,
@@ -80,6 +83,9 @@ pub fn run(args: &SealArgs, json: bool) -> Result {
     let mut leaf = loaded::open_at_rest(&args.leaf)?;
     let what = leaf.name();
     let target = Target::check(args.wanted(), &args.out, [&leaf])?;
+    if args.dry_run {
+        return target.report_plan(&args.out, json);
+    }
     let offset = target.start();
     let loaded = loaded::load(&mut leaf)?;
     let (superblock, map) = (loaded.committer.superblock(), &loaded.map);

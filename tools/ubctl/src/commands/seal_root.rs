@@ -46,6 +46,9 @@ pub struct SealRootArgs {
     /// Replace an existing file
     #[arg(long)]
     pub force: bool,
+    /// Only say what would be replaced, after all checks that need no reading
+    #[arg(long)]
+    pub dry_run: bool,
 }
 
 /// The result. The field names are those of `--json`.
@@ -72,6 +75,9 @@ pub fn run(args: &SealRootArgs, json: bool) -> Result {
         append: false,
     };
     let target = Target::check(wanted, &out, [&root])?;
+    if args.dry_run {
+        return target.report_plan(&out, json);
+    }
     interrupt::watch()?;
     let chunks = Chunks::new("seal-root", &root).map_err(|fail| target.untouched(fail))?;
     let mut writer = target.begin(chunks.head().blocks() * BLOCK)?;

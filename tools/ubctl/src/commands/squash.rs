@@ -48,6 +48,9 @@ pub struct SquashArgs {
     /// Replace an existing file, or write to a device that looks used
     #[arg(long)]
     pub force: bool,
+    /// Only say what would be replaced, after all checks that need no reading
+    #[arg(long)]
+    pub dry_run: bool,
     /// Append to the sealed layers in OUT. The result has the offset
     #[arg(long)]
     pub append: bool,
@@ -81,6 +84,9 @@ pub fn run(args: &SquashArgs, json: bool) -> Result {
         append: args.append,
     };
     let target = Target::check(wanted, &args.out, &devices)?;
+    if args.dry_run {
+        return target.report_plan(&args.out, json);
+    }
     let offset = target.start();
     let merged = Merged::new(devices)?;
     let stand_in = (!args.no_stand_in).then_some(merged.stand_in);
