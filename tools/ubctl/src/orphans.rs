@@ -3,7 +3,7 @@
 //! What was left behind: loop devices of leaves and layers that no union uses, and leaves that were
 //! not detached or whose root or layers are gone.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -14,7 +14,7 @@ use serde::Serialize;
 use ubcore::error::Role;
 
 use crate::device::{Access, Device};
-use crate::error::{Fail, Result, BUSY, FAILED};
+use crate::error::{Fail, Result, BUSY};
 use crate::search::{self, Places};
 use crate::wait::Deadline;
 use crate::{holders, ioctl, loopdev, output, probe, sealed, sysfs};
@@ -126,11 +126,6 @@ impl OrphanLoop {
         Err(Fail::new(BUSY, "busy", text))
     }
 
-    /// Returns whether it shows the image at a path.
-    pub fn shows(&self, image: &Path) -> bool {
-        fs::metadata(image).is_ok_and(|meta| (meta.dev(), meta.ino()) == self.file)
-    }
-
     /// Returns whether the device still shows the image.
     fn is_there(&self) -> bool {
         let file = File::open(&self.device);
@@ -227,37 +222,4 @@ fn is_used(leaf: &Device, loops: &[OrphanLoop]) -> bool {
         }
     };
     !loops.iter().any(is_orphan) && !holders::of_path(leaf.path(), true).text().is_empty()
-}
-
-/// An image of a leaf that is to be deleted, held so that no union begins to use it.
-pub struct Doomed {
-    device: Device,
-}
-
-impl Doomed {
-    /// Claims the image. Refuses one that is in use.
-    pub fn claim(path: &Path) -> Result<Doomed> {
-        let device = Device::open(path, Role::Leaf, Access::Claim)?;
-        Ok(Doomed { device })
-    }
-
-    /// Deletes the image.
-    pub fn delete(self) -> Result {
-        let path = self.device.path();
-        let failed = |e: io::Error| Fail::io("delete", path, &e);
-        let there = fs::symlink_metadata(path).map_err(failed)?;
-        let ours = self.device.metadata();
-        if (there.dev(), there.ino()) != (ours.dev(), ours.ino()) {
-            let text = format!(
-                "{}: another file is there now, and was not deleted",
-                output::path(path)
-            );
-            return Err(Fail::new(FAILED, "not_found", text));
-        }
-        fs::remove_file(path).map_err(failed)?;
-        let folder = path.parent().filter(|f| !f.as_os_str().is_empty());
-        let folder = folder.unwrap_or(Path::new("."));
-        let synced = File::open(folder).and_then(|folder| folder.sync_all());
-        synced.map_err(|e| Fail::io("flush", folder, &e))
-    }
 }

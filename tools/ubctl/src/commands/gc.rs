@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! `ubctl gc`: detaches loop devices that were left behind, and deletes leaves that are named.
+//! `ubctl gc`: detaches loop devices that were left behind.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -9,38 +9,28 @@ use clap::Args;
 use serde::Serialize;
 
 use crate::error::{Fail, Result, REFUSED};
-use crate::orphans::{self, Doomed, OrphanLeaf, OrphanLoop};
+use crate::orphans::{self, OrphanLoop};
 use crate::output;
-use crate::search::Places;
 
 const AFTER_HELP: &str = "\
-Detaches the loop devices that ubctl orphans names. The images stay. A leaf is deleted
-only if --delete names it, if it is an image, and if ubctl orphans names it too: it was
-not detached, or its root or one of its layers is not found. What it holds is then lost.
+Detaches the loop devices that ubctl orphans names. The images stay, leaves too: to
+delete a leaf, remove its file when no union uses it.
 
-All is checked before anything is changed. Exits with 3 if a leaf of --delete is no
-orphan, and with 4 if a leaf or a loop device is in use meanwhile.
+All is checked before anything is changed. Exits with 3 if a given device is no orphan,
+and with 4 if one is in use meanwhile.
 
 Examples:
   ubctl gc --dry-run
-  ubctl gc /dev/loop3
-  ubctl gc --delete /srv/leaves/web-01.leaf --in /srv/roots";
+  ubctl gc /dev/loop3";
 
 /// Arguments of `gc`.
 #[derive(Debug, Args)]
 #[command(after_help = AFTER_HELP)]
 pub struct GcArgs {
-    /// A loop device to detach [default: all that ubctl orphans names; with --delete only those of
-    /// the leaves to delete]
+    /// A loop device to detach [default: all that ubctl orphans names]
     #[arg(value_name = "LOOP")]
     pub loops: Vec<PathBuf>,
-    /// The image of a leaf to delete; repeated
-    #[arg(long, value_name = "LEAF")]
-    pub delete: Vec<PathBuf>,
-    /// Where to look for the roots and layers of the leaves of --delete, beside where they were
-    #[arg(long = "in", value_name = "PLACE", requires = "delete")]
-    pub below: Vec<PathBuf>,
-    /// Only say what would be detached and deleted
+    /// Only say what would be detached
     #[arg(long)]
     pub dry_run: bool,
 }
@@ -51,27 +41,22 @@ struct GcReport {
     /// Whether anything was changed; false with `--dry-run`.
     changed: bool,
     detached: Vec<OrphanLoop>,
-    deleted: Vec<OrphanLeaf>,
 }
 
 /// Runs the command.
 pub fn run(args: &GcArgs, json: bool) -> Result {
     let all = orphans::loops()?;
-    let below = Places::new(&args.below)?;
-    let deleted = args.delete.iter().map(|path| named(path, &below, &all));
-    let deleted = deleted.collect::<Result<Vec<OrphanLeaf>>>()?;
     let detached = chosen(args, &all)?;
     if args.dry_run {
         let plan = GcReport {
             changed: false,
             detached,
-            deleted,
         };
         return report(&plan, json);
     }
     let mut done = GcReport::default();
-    let result = work(&detached, &deleted, &mut done);
-    done.changed = !done.detached.is_empty() || !done.deleted.is_empty();
+    let result = work(&detached, &mut done);
+    done.changed = !done.detached.is_empty();
     match result {
         Ok(()) => report(&done, json),
         Err(fail) if json => Err(fail.with(serde_json::to_value(&done).unwrap_or_default())),
@@ -85,17 +70,11 @@ pub fn run(args: &GcArgs, json: bool) -> Result {
 
 /// Changes what was chosen, and notes what is done. Continues after a failure, and returns the
 /// first one.
-fn work(detached: &[OrphanLoop], deleted: &[OrphanLeaf], done: &mut GcReport) -> Result {
+fn work(detached: &[OrphanLoop], done: &mut GcReport) -> Result {
     let mut first = Ok(());
     for orphan in detached {
         match orphan.detach() {
             Ok(()) => done.detached.push(orphan.clone()),
-            Err(fail) => first = first.and(Err(fail)),
-        }
-    }
-    for orphan in deleted {
-        match Doomed::claim(Path::new(&orphan.leaf)).and_then(Doomed::delete) {
-            Ok(()) => done.deleted.push(orphan.clone()),
             Err(fail) => first = first.and(Err(fail)),
         }
     }
@@ -104,10 +83,6 @@ fn work(detached: &[OrphanLoop], deleted: &[OrphanLeaf], done: &mut GcReport) ->
 
 /// Returns the loop devices to detach.
 fn chosen(args: &GcArgs, all: &[OrphanLoop]) -> Result<Vec<OrphanLoop>> {
-    if args.loops.is_empty() && !args.delete.is_empty() {
-        let shows = |orphan: &&OrphanLoop| args.delete.iter().any(|leaf| orphan.shows(leaf));
-        return Ok(all.iter().filter(shows).cloned().collect());
-    }
     if args.loops.is_empty() {
         return Ok(all.to_vec());
     }
@@ -126,30 +101,6 @@ fn chosen(args: &GcArgs, all: &[OrphanLoop]) -> Result<Vec<OrphanLoop>> {
     args.loops.iter().map(find).collect()
 }
 
-/// Returns a leaf that is to be deleted. Refuses what is no orphan.
-fn named(path: &Path, below: &Places, loops: &[OrphanLoop]) -> Result<OrphanLeaf> {
-    let meta = fs::symlink_metadata(path).map_err(|e| Fail::io("look at", path, &e))?;
-    let name = output::path(path);
-    if !meta.is_file() {
-        let text = format!("{name}: only an image can be deleted, under its own name");
-        return Err(Fail::new(REFUSED, "not_a_file", text));
-    }
-    let orphan = orphans::leaf(path, below, loops)?;
-    if orphan.as_ref().is_some_and(|orphan| orphan.frozen) {
-        let text = format!(
-            "{name}: a layer, on which leaves may lie, so it stays: if none does, remove the file"
-        );
-        return Err(Fail::new(REFUSED, "frozen", text));
-    }
-    orphan.ok_or_else(|| {
-        let text = format!(
-            "{name}: no leaf that was left behind, so it stays: either it is no leaf, or it is in \
-             use, or it was detached and its root and layers are found"
-        );
-        Fail::new(REFUSED, "no_orphan", text)
-    })
-}
-
 fn report(report: &GcReport, json: bool) -> Result {
     if json {
         return output::json(report);
@@ -158,45 +109,16 @@ fn report(report: &GcReport, json: bool) -> Result {
 }
 
 fn text(report: &GcReport) -> String {
-    let (detached, deleted) = match report.changed {
-        true => ("was detached", "was deleted"),
-        false => (
-            "would be detached",
-            "would be deleted, and what it holds lost",
-        ),
+    let detached = match report.changed {
+        true => "was detached",
+        false => "would be detached",
     };
     let mut out = String::new();
     for orphan in &report.detached {
         out += &format!("{}: {detached} from {}\n", orphan.device, orphan.image);
     }
-    for orphan in &report.deleted {
-        out += &format!("{}: {deleted}\n", orphan.leaf);
-    }
     if out.is_empty() {
         out += "nothing to do\n";
     }
     out
-}
-
-#[cfg(test)]
-mod tests {
-    use super::{text, GcReport, OrphanLeaf};
-
-    #[test]
-    fn a_plan_and_its_result_read_differently() {
-        let leaf = OrphanLeaf {
-            leaf: "a".to_owned(),
-            uuid: String::new(),
-            name: None,
-            frozen: false,
-            reasons: Vec::new(),
-        };
-        let mut report = GcReport::default();
-        assert_eq!(text(&report), "nothing to do\n");
-        report.deleted.push(leaf);
-        let plan = text(&report);
-        assert_eq!(plan, "a: would be deleted, and what it holds lost\n");
-        report.changed = true;
-        assert_eq!(text(&report), "a: was deleted\n");
-    }
 }
