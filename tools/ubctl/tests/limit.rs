@@ -35,8 +35,10 @@ fn a_limit_is_set_and_taken_away() {
     let none = set("none");
     assert_eq!(none["limit_slabs"], serde_json::Value::Null);
     assert_eq!(dump()["slots"][0]["features_compat"], "0x0");
-    // As much as the leaf has, or more, is no limit.
-    assert_eq!(set("100G")["limit_slabs"], serde_json::Value::Null);
+    // More than the leaf has is kept, because the leaf can grow.
+    let large = set("100G");
+    assert_eq!(large["limit_bytes"].as_u64(), Some(100 << 30));
+    assert!(large["slabs"].as_u64() < large["limit_slabs"].as_u64());
     assert!(ubctl("limit {} 1M", &[&leaf])
         .done()
         .out

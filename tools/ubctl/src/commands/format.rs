@@ -242,8 +242,7 @@ impl Plan {
         superblock.reveal = layout.discard == Discard::Reveal;
         superblock.preallocated = layout.preallocate;
         superblock.name = layout.name.unwrap_or_default();
-        let limit = layout.limit.filter(|&n| n < geometry.leaf_slabs());
-        superblock.features.set_limit(limit);
+        superblock.features.set_limit(layout.limit);
         let is_used = used.is_some();
         let mut kept = vec![list_of(&geometry)];
         if is_used {
@@ -327,7 +326,10 @@ fn with_room(g: Geometry, layout: &LayoutArgs) -> ubcore::error::Result<Geometry
     }
     let room = g.with_default_room();
     let union = room.union_sectors_max().max(layout.union_sectors_max);
-    room.with_room_for(union, room.leaf_sectors_max())
+    // A leaf that is too small for that much room gets the usual one.
+    Ok(room
+        .with_room_for(union, room.leaf_sectors_max())
+        .unwrap_or(room))
 }
 
 /// The leaf after the format, and what lies below it. They stay open, so that their numbers cannot

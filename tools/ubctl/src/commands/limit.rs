@@ -21,7 +21,8 @@ use crate::{output, sealed, value_parser};
 #[derive(Debug, Args)]
 #[command(
     after_help = "At the limit the leaf is full: writes that need new space fail with ENOSPC, and all\n\
-    others continue. A limit below what is in use is allowed. The limit is in the leaf, counts in\n\
+    others continue. A limit below what is in use is allowed, and so is one above the size of the\n\
+    leaf, which can grow. The limit is in the leaf, counts in\n\
     slabs, and stays until it is changed, also over a reset, and for the leaf in which the union\n\
     continues after a freeze.\n\
     Exit codes: 0 done; 1 failed; 3 refused: frozen, read-only, not formatted, or a limit below\n\
@@ -68,8 +69,9 @@ pub fn run(args: &LimitArgs, json: bool) -> Result {
     })
 }
 
-/// Converts a limit to slabs of so many sectors. `None`: no limit, as for all `slabs` or more.
-fn in_slabs(size: value_parser::Limit, sectors: u32, slabs: u32) -> Result<Option<u32>> {
+/// Converts a limit to slabs of so many sectors. `None`: no limit. A limit above the number of slabs
+/// is kept for a leaf that grows.
+fn in_slabs(size: value_parser::Limit, sectors: u32) -> Result<Option<u32>> {
     let value_parser::Limit(Some(bytes)) = size else {
         return Ok(None);
     };
@@ -82,11 +84,11 @@ fn in_slabs(size: value_parser::Limit, sectors: u32, slabs: u32) -> Result<Optio
         );
         return Err(Fail::new(REFUSED, "limit", text));
     }
-    Ok(Some(wanted).filter(|&n| n < slabs))
+    Ok(Some(wanted))
 }
 
 fn of_union(control: &Control, status: &Status, size: value_parser::Limit) -> Result<LimitReport> {
-    let limit = in_slabs(size, status.slab_sectors, status.slabs)?;
+    let limit = in_slabs(size, status.slab_sectors)?;
     control.set_limit(status, limit)?;
     Ok(LimitReport {
         device: Some(format!("/dev/{}{}", control::PREFIX, status.id)),
@@ -108,7 +110,7 @@ fn of_leaf(path: &Path, size: value_parser::Limit) -> Result<LimitReport> {
     let probe = attach::read_superblock(&mut leaf).map_err(|e| sealed::no_leaf(&leaf, e))?;
     let g = probe.superblock.geometry;
     let name = leaf.path().display().to_string();
-    let limit = in_slabs(size, g.slab_sectors(), g.leaf_slabs())?;
+    let limit = in_slabs(size, g.slab_sectors())?;
     let sb = ubcore::limit::set(&mut leaf, &probe, limit).map_err(|e| Fail::core(&name, e))?;
     Ok(LimitReport {
         device: None,
