@@ -78,7 +78,13 @@ impl<L: Release> Recent<L> {
         numbers: &[u64],
         open: impl FnOnce(&[u64]) -> Result<Vec<L>>,
     ) -> Result<Vec<Arc<OpenLayer<L>>>> {
-        let mut all = self.layers().clone();
+        // Other layers are not kept open while this waits.
+        let wanted = || {
+            let mut all = self.layers().clone();
+            all.retain(|number, _| numbers.contains(number));
+            all
+        };
+        let mut all = wanted();
         let missing = |all: &HashMap<u64, Arc<OpenLayer<L>>>| -> Vec<u64> {
             let missing = numbers.iter().filter(|number| !all.contains_key(number));
             missing.copied().collect()
@@ -87,12 +93,11 @@ impl<L: Release> Recent<L> {
         let hold = self.opening.hold(alone, None);
         let _hold = hold.map_err(|number| Error::waits(&format!("leaf {number}")))?;
         // Another attach may have opened them meanwhile.
-        all.extend(self.layers().clone());
+        all.extend(wanted());
         let missing = missing(&all);
         let opened = open(&missing)?;
         let opened = opened.into_iter().map(|l| Arc::new(OpenLayer(Some(l))));
         all.extend(missing.into_iter().zip(opened));
-        all.retain(|number, _| numbers.contains(number));
         let in_use = numbers.iter().filter_map(|n| all.get(n).cloned()).collect();
         let before = std::mem::replace(&mut *self.layers(), all);
         // The lock is not held any more.
