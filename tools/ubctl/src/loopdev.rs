@@ -175,8 +175,20 @@ fn attach(path: &Path, role: Role, write: bool, sector: u32) -> Result<(PathBuf,
         }
     }
     lock(&image.file, path, role)?;
+    refuse_another_file(path, &image.meta)?;
     let over = loops_over(&image.meta);
     image.show(role, over)
+}
+
+/// Refuses a path that leads to another file by now than the one that was opened, because it was
+/// deleted or replaced while the command waited for the lock.
+fn refuse_another_file(path: &Path, opened: &Metadata) -> Result {
+    let now = fs::metadata(path).map_err(|e| Fail::io("open", path, &e))?;
+    if (now.dev(), now.ino()) == (opened.dev(), opened.ino()) {
+        return Ok(());
+    }
+    let text = format!("{} became another file meanwhile: try again", path.display());
+    Err(Fail::new(FAILED, "not_found", text))
 }
 
 /// An image that is open, and the blocks that its loop device has to have.

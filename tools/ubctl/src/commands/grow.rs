@@ -98,7 +98,7 @@ fn of_leaf(path: &Path, args: &GrowArgs) -> Result<GrowReport> {
     let name = leaf.path().display().to_string();
     let core = |e| Fail::core(&name, e);
     let old = probe.superblock.geometry;
-    probe.superblock.features.writable().map_err(core)?;
+    probe.writable().map_err(core)?;
     let found = leaf.sectors();
     attach::probe(&mut leaf, old.root_sectors(), found).map_err(core)?;
     let sizes = Sizes {
