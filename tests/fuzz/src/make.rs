@@ -141,8 +141,8 @@ pub fn geometry(source: &mut Source<'_>) -> Option<Geometry> {
     let more = u32::from(source.byte());
     let journal = 16 + more % 8;
     let spare = SparePages {
-        table: more >> 3 & 3,
-        bits: more >> 5 & 3,
+        table: (more >> 3) & 3,
+        bits: (more >> 5) & 3,
     };
     let pages = slabs.div_ceil(1024) + 14;
     let least = 8 * (2 + u64::from(journal) + 2 * pages.div_ceil(508) + 2 * pages) + 8192;

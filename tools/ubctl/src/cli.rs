@@ -8,7 +8,8 @@ use clap::{Parser, Subcommand};
 
 use crate::commands::{
     check, completions, create, diff, du, dump, export, format, freeze, gc, grow, import, limit,
-    list, map, orphans, publish, remove, reset, seal, seal_root, squash, status, top, verify, watch,
+    list, map, orphans, publish, remove, reset, seal, seal_root, squash, status, top, verify,
+    watch,
 };
 use crate::error::{self, Fail};
 use crate::{interrupt, wait};

@@ -80,7 +80,7 @@ pub fn in_order<'a>(
 
 #[cfg(test)]
 mod tests {
-    use super::{in_order, LayerArg, LayerId, Links, UsedLayer, Path, Sha256, StandIn};
+    use super::{in_order, LayerArg, LayerId, Links, Path, Sha256, StandIn, UsedLayer};
     use ubcore::stack::chain::Seal;
 
     #[test]

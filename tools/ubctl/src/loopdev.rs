@@ -187,7 +187,10 @@ fn refuse_another_file(path: &Path, opened: &Metadata) -> Result {
     if (now.dev(), now.ino()) == (opened.dev(), opened.ino()) {
         return Ok(());
     }
-    let text = format!("{} became another file meanwhile: try again", path.display());
+    let text = format!(
+        "{} became another file meanwhile: try again",
+        path.display()
+    );
     Err(Fail::new(FAILED, "not_found", text))
 }
 

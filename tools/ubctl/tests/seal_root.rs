@@ -2,6 +2,7 @@
 
 //! `ubctl seal-root`, and `verify` of a root or a frozen leaf, on images.
 
+use std::fmt::Write;
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
@@ -25,7 +26,11 @@ fn full_digest(content: &[u8]) -> String {
     content
         .chunks(MIB as usize)
         .for_each(|chunk| all.extend(sha(chunk)));
-    sha(&all).iter().map(|b| format!("{b:02x}")).collect()
+    let mut text = String::new();
+    for byte in sha(&all) {
+        write!(text, "{byte:02x}").unwrap();
+    }
+    text
 }
 
 fn names(folder: &Path) -> Vec<String> {

@@ -245,7 +245,7 @@ fn report(frozen: &LiveFreezeReport, json: bool) -> Result {
 
 #[cfg(test)]
 mod tests {
-    use super::{below, note_moved, LayerArg, LayerId, ListedLayer, UsedLayer, Path, Seal};
+    use super::{below, note_moved, LayerArg, LayerId, ListedLayer, Path, Seal, UsedLayer};
 
     #[test]
     fn a_layer_is_listed_where_it_is() {
