@@ -8,7 +8,7 @@ use ubcore::format::directory::{self, PageEntry};
 use ubcore::format::features::Features;
 use ubcore::format::record::{Record, SlabRun};
 use ubcore::format::ring::{self, RingHead};
-use ubcore::format::superblock::{choose, Superblock};
+use ubcore::format::superblock::{choose, Superblock, DIRECTORY_SLOTS_BYTES};
 use ubcore::geometry::{Geometry, LeafSlab, MapPage, SparePages};
 use ubcore::slot::Slot;
 
@@ -425,7 +425,10 @@ fn structured(source: &mut Source<'_>) -> Leaf {
             2 => this.generation = source.near(&[7]),
             3 => this.clean = !this.clean,
             4 => this.journal_tail = source.below(g.journal_blocks()),
-            5 => this.directory_slots[usize::from(source.byte())] ^= source.byte(),
+            5 => {
+                let at = source.below(DIRECTORY_SLOTS_BYTES as u32) as usize;
+                this.directory_slots[at] ^= source.byte();
+            }
             _ => {}
         }
         let block = leaf.edit(u64::from(slot));
