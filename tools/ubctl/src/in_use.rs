@@ -26,7 +26,11 @@ pub struct UsedLayer {
 /// Returns the layers on the devices of a union, in any order. More than the union uses may lie one
 /// behind another.
 pub fn layers(union: u32) -> Vec<UsedLayer> {
-    let nodes = sysfs::slave_nodes(union);
+    on_devices(&sysfs::slave_nodes(union))
+}
+
+/// Returns the layers on some devices, in any order.
+pub fn on_devices(nodes: &[PathBuf]) -> Vec<UsedLayer> {
     nodes.iter().flat_map(|node| on_device(node)).collect()
 }
 

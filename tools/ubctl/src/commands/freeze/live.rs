@@ -109,7 +109,17 @@ fn below(
         Ok(open.called(Path::new(&name)))
     });
     let mut list = below::list_of(&leaf)?;
-    note_moved(&mut list, &in_use::layers(status.id));
+    // A device may not answer, which must not delay the freeze without need. So only those are read
+    // that are not known to be what the list says.
+    let known: Vec<PathBuf> = [control::root_text(status), Some(path_text(&status.leaf))]
+        .into_iter()
+        .flatten()
+        .map(PathBuf::from)
+        .chain(list.iter().filter_map(frozen_path))
+        .collect();
+    let nodes = sysfs::slave_nodes(status.id).into_iter();
+    let unknown: Vec<PathBuf> = nodes.filter(|node| !is_among(node, &known)).collect();
+    note_moved(&mut list, &in_use::on_devices(&unknown));
     list.push(ListedLayer {
         id: LayerId::Frozen(sb.uuid, seal),
         offset: 0,
@@ -121,6 +131,27 @@ fn below(
         list,
         sectors: sb.geometry.union_sectors(),
     })
+}
+
+/// Returns where a frozen leaf is, if the list says so. It has all of its device.
+fn frozen_path(layer: &ListedLayer) -> Option<PathBuf> {
+    let is_frozen = matches!(layer.id, LayerId::Frozen(..));
+    let listed = LayerArg::listed(layer).filter(|_| is_frozen);
+    listed.map(|at| at.path)
+}
+
+/// Returns whether one of the paths leads to a device, or to the image that it shows. Reads nothing
+/// from the device.
+fn is_among(node: &Path, paths: &[PathBuf]) -> bool {
+    let image = loopdev::behind(&node.display().to_string()).map(PathBuf::from);
+    let shown = [Some(node.to_owned()), image];
+    let shown = shown
+        .into_iter()
+        .flatten()
+        .map(|path| LayerArg::at_start(&path));
+    let shown: Vec<LayerArg> = shown.collect();
+    let is_shown = |path: &PathBuf| shown.iter().any(|at| at.is_same(&LayerArg::at_start(path)));
+    paths.iter().any(is_shown)
 }
 
 /// Writes into a list where the layers are, if they are not where it says. A path that leads to the
