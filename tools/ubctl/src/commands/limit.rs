@@ -69,8 +69,8 @@ pub fn run(args: &LimitArgs, json: bool) -> Result {
     })
 }
 
-/// Converts a limit to slabs of so many sectors. `None`: no limit. A limit above the number of slabs
-/// is kept for a leaf that grows.
+/// Converts a limit to slabs of so many sectors. `None`: no limit. A limit above the number of
+/// slabs is kept for a leaf that grows.
 fn in_slabs(size: value_parser::Limit, sectors: u32) -> Result<Option<u32>> {
     let value_parser::Limit(Some(bytes)) = size else {
         return Ok(None);
