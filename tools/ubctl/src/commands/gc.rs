@@ -68,7 +68,7 @@ pub fn run(args: &GcArgs, json: bool) -> Result {
     }
 }
 
-/// Changes what was chosen, and notes what is done. Continues after a failure, and returns the
+/// Detaches devices, and notes which are done. Continues after a failure, and returns the
 /// first one.
 fn work(detached: &[OrphanLoop], done: &mut GcReport) -> Result {
     let mut first = Ok(());
