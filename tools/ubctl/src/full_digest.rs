@@ -266,7 +266,7 @@ pub struct BadRange {
 pub struct Compared {
     /// What is not as it must be, in order.
     pub bad: Vec<BadRange>,
-    /// The full digest of what was read; none if a part could not be read.
+    /// The full digest of the device. `None` if a part of it could not be read.
     pub digest: Option<Digest>,
 }
 

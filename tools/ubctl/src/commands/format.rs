@@ -79,7 +79,7 @@ pub struct LayoutArgs {
     /// Size of the union; beyond root and layers it reads as zeroes [default: that of the largest]
     #[arg(long, value_name = "SIZE", value_parser = union_size)]
     pub size: Option<u64>,
-    /// How many slabs may be in use, of a leaf that continues another one. All, if it has not more.
+    /// The limit of a leaf that continues another one, in slabs. It may be above their number.
     #[arg(skip)]
     pub limit: Option<u32>,
     /// Keep room in the map to let union and leaf grow to this size later [default: twice theirs,
