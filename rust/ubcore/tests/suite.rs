@@ -40,6 +40,7 @@ mod reset;
 mod salvage;
 mod sealed;
 mod sealed_damage;
+mod short_of_memory;
 mod single_lookup;
 mod stack_map;
 mod stack_plan;

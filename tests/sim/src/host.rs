@@ -90,6 +90,11 @@ pub struct Union {
     pub no_space: StdMutex<u64>,
     /// The storage below the leaf has no space for zeroes.
     pub host_full: StdMutex<bool>,
+    /// The system has no memory: a request that waits for a page of the map waits until this is
+    /// unset.
+    starved: Mutex<bool>,
+    /// Signalled when `starved` is unset.
+    fed: Condvar,
     /// The state of each of [`WorkId`].
     works: StdMutex<[Work; 6]>,
     threads: StdMutex<Vec<JoinHandle<()>>>,
@@ -150,6 +155,8 @@ fn load(g: Geometry, mut leaf: Leaf) -> Result<Union> {
         io_errors: StdMutex::default(),
         no_space: StdMutex::default(),
         host_full: StdMutex::default(),
+        starved: Mutex::new(false),
+        fed: Condvar::new(),
         works: StdMutex::default(),
         threads: StdMutex::default(),
     })
@@ -311,6 +318,13 @@ impl Handle {
     pub fn set_device(&self, device: Device) {
         locked(&self.lower.state).writes_through = !device.cache;
         *locked(&self.device) = device;
+    }
+
+    /// Takes all memory away, for requests that wait for a page of the map too, or gives it back.
+    pub fn starve(&self, starved: bool) {
+        self.map.memory().set_free(0);
+        *self.starved.lock().expect("no thread has panicked") = starved;
+        self.fed.notify_all();
     }
 
     /// Calls `f` each time that a reclaim has discarded leaf sectors.
@@ -591,6 +605,11 @@ impl Host for Handle {
         assert!(done.is_err() || committer.committed() >= self.shared.durable());
     }
     fn wait_for_memory(&self) -> Result {
+        let mut starved = self.starved.lock().expect("no thread has panicked");
+        while *starved {
+            starved = self.fed.wait(starved).expect("no thread has panicked");
+        }
+        drop(starved);
         self.map.memory().set_free(1);
         Ok(())
     }
