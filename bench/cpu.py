@@ -36,9 +36,9 @@ def children(pid):
 
 
 def put_ahead(pid):
-    """Gives the session of a process the highest niceness. If each session is a
-    group for the scheduler, the niceness of a process matters only within its
-    group. User-Mode Linux makes a session for itself."""
+    """Gives the session of a process the highest priority, a niceness of -20. If each
+    session is a group for the scheduler, the niceness of a process matters only within
+    its group. User-Mode Linux makes a session for itself."""
     path = f"/proc/{pid}/autogroup"
     time.sleep(0.1)
     if os.path.exists(path):

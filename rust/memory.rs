@@ -3,7 +3,8 @@
 //! The memory of a union's map, and the reserve of pages for it.
 //!
 //! A page of the map is allocated on first use and stays until the union is detached, or until a
-//! freeze or a reset replaces it. If the system has no free page, the page comes from the reserve.
+//! freeze or a reset replaces the map. If the system has no free page, the page comes from the
+//! reserve.
 //!
 //! A first write may need pages for the map, and memory reclaim may depend on that very write. For
 //! this reason no thread waits for a page while it holds a lock. All unions share the reserve,

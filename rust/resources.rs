@@ -32,8 +32,8 @@ pub(crate) struct Resources {
     pub(crate) commits: OwnedQueue,
     /// Runs discards and zeroings in the map. They wait for commits and checkpoints.
     pub(crate) discards: OwnedQueue,
-    /// Submits requests whose lower I/O may have to wait for root or leaf, so that a root that
-    /// hangs does not block commits.
+    /// Submits requests whose lower I/O may have to wait for a lower device, so that a root or a
+    /// layer that hangs does not block commits.
     pub(crate) sends: OwnedQueue,
     /// Runs reclaim, which waits for commits and for requests in flight.
     pub(crate) reclaims: OwnedQueue,

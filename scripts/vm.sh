@@ -114,7 +114,7 @@ run() {
 
 # On a busy host an emulated machine sometimes hangs early in its boot, busy among
 # its timers, or finds that its timer does not work and panics, before anything of
-# ours has run. A machine that hangs is killed, and both boot once more.
+# ours has run. A machine that hangs is killed, and both are booted again, twice at most.
 boot_limit=120
 begun() { grep -aq 'Run /[^ ]* as init process' "$console"; }
 watch_boot() {

@@ -107,9 +107,9 @@ impl<D> DiskData<D> {
     ///
     /// # Safety
     ///
-    /// The `Arc` of the queue data must live as long as the result: a request is in flight, or the
-    /// thread that replaces the queue data waits for the caller before it drops the old `Arc`, as
-    /// it does for RCU readers and for callers from blk-mq.
+    /// The `Arc` of the queue data must live as long as the result. It does if a request is in
+    /// flight, or if the thread that replaces the queue data waits for the caller before it drops
+    /// the old `Arc`, as that thread does for RCU readers and for callers from blk-mq.
     #[inline]
     pub(super) unsafe fn queue_data(&self) -> ArcBorrow<'_, D> {
         // SAFETY: By the invariant the pointer came from `Arc::into_raw`. By the contract of this

@@ -35,8 +35,9 @@ pub(crate) enum SendAs {
 
 /// The private data of one request, which follows its `struct request`.
 ///
-/// Only the owner of the request, or the list that holds it, writes the fields. Two fields are an
-/// exception: the completions of the lower I/O write `remaining` and `status`.
+/// Only the owner of the request, the sender while it holds its count, or the list that holds the
+/// request writes the fields. Two fields are an exception: the completions of the lower I/O write
+/// `remaining` and `status`.
 /// [`TagSet::any`](super::TagSet::any) may read `word` at any time.
 ///
 /// # Invariants

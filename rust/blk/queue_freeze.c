@@ -19,9 +19,9 @@
  * while new requests wait. So switch it before the freeze, as
  * blk_pre_runtime_suspend() does.
  *
- * The counter belongs to the block layer. Without the switch a freeze is as
- * correct, but I/O waits for the grace period. 7.3 exports nothing else that
- * avoids this wait:
+ * The counter belongs to the block layer. A freeze without the switch is correct
+ * too, but I/O waits for the grace period. 7.3 exports nothing else that avoids
+ * this wait:
  *
  * - Every function that freezes a queue begins with blk_freeze_queue_start(),
  *   which kills the counter in the mode that it has.
@@ -29,9 +29,9 @@
  *   does not end all requests. One that queue_rq() gave back, or that was
  *   requeued, keeps what the old driver found in its map, and
  *   blk_mq_tagset_busy_iter() does not visit it.
- * - A counter and a gate of our own would be a second percpu_ref: to see each
- *   other, each request and the closing gate need a full barrier, or another
- *   grace period first. They would not hold back bios that are being split by
+ * - A private counter and a private gate would be a second percpu_ref, because
+ *   each request and the closing gate need a full barrier, or a grace period
+ *   before, to see each other. They would not hold back bios that are being split by
  *   the old limits, so a change of the limits would need the freeze anyway.
  *
  * An exported blk_mq_freeze_queue_prepare() that switches the counter could

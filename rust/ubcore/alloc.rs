@@ -72,7 +72,7 @@ pub type Allocated<T = ()> = core::result::Result<T, Denied>;
 
 /// The leaf's free slabs. One lock guards them and all changes of the slab table.
 ///
-/// `B` is a bitmap with one bit for each leaf slab.
+/// `B` is the words of a bitmap, see [`bitmap_words`].
 pub struct Allocator<B> {
     /// Slabs that are not free. Unowned slabs are among them until a reclaim frees them.
     used: UsedSlabs<B>,
@@ -384,7 +384,7 @@ impl<B: DerefMut<Target = [u64]>> Allocator<B> {
         map: &Map<M>,
         mut freed: impl FnMut(Range<LeafSlab>),
     ) -> Checked<bool> {
-        // A limit, as is the number of freed slabs.
+        // A sum that saturates is past the last slab. `count` stays below twice `STEP_SLABS`.
         let end = LeafSlab(self.reclaimable_from.0.saturating_add(STEP_BITS));
         let mut count = 0u32;
         while let Some(range) = self.reclaimable(LeafSlab(0)) {
@@ -488,7 +488,7 @@ impl<B: DerefMut<Target = [u64]>> Allocator<B> {
             return None;
         }
         let end = self.slabs().div_ceil(64);
-        // A limit, which the number of words bounds.
+        // A sum that saturates is past the last word.
         let until = self.group_hint.saturating_add(STEP_WORDS).min(end);
         for at in self.group_hint..until {
             let word = self.used.word(at);

@@ -2,8 +2,9 @@
 
 //! From a leaf's bytes to a map: superblock, directory, pages, journal, and whether it all agrees.
 //!
-//! Nothing here writes. Wrong metadata is reported and never followed. [`Committer::checkpoint`]
-//! makes the first write, after everything has been read. If something is lost, it makes none.
+//! Nothing here writes. Wrong metadata is reported and never followed.
+//! [`Committer::checkpoint_in_steps`] makes the first write, after everything has been read. If
+//! something is lost, it makes none.
 
 use core::ops::{DerefMut, Range};
 

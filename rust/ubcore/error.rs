@@ -95,7 +95,7 @@ impl FeatureClass {
 /// The role of a lower device in a union.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
-    /// The shared image at the bottom.
+    /// The device at the bottom, which the driver opens for reading only.
     Root,
     /// The private device at the top.
     Leaf,
@@ -152,7 +152,7 @@ pub enum Error {
     RootSize(u64, u64),
     /// The root's content is not the one the leaf was formatted for.
     RootContent,
-    /// The leaf device is smaller than when it was formatted: wanted, found.
+    /// The device is smaller than the leaf on it, as formatted or grown: wanted, found.
     LeafSize(u64, u64),
     /// The leaf cannot hold metadata and one slab: needed, found.
     LeafTooSmall(u64, u64),
@@ -294,7 +294,7 @@ impl Error {
         })
     }
 
-    /// Returns whether the devices are at fault, so that another attempt with them cannot help.
+    /// Returns whether another attempt with the same devices and options cannot help.
     pub fn is_refusal(self) -> bool {
         !matches!(
             self,
@@ -325,7 +325,7 @@ impl fmt::Display for Error {
             RootSize(want, 0) => write!(f, "the leaf was made for a root of {want} sectors, and none was given: give its own root"),
             RootSize(want, found) => write!(f, "the leaf was made for a root of {want} sectors, this one has {found}: attach it to its own root"),
             RootContent => f.write_str("the root is not the one the leaf was made for, or its content has changed: attach the leaf to its own, unchanged root"),
-            LeafSize(want, found) => write!(f, "the leaf was formatted with {want} sectors, the device has {found}: make the device as large as before"),
+            LeafSize(want, found) => write!(f, "the leaf has {want} sectors, and the device has {found}: make the device as large as before"),
             LeafTooSmall(want, found) => write!(f, "the leaf needs at least {want} sectors, the device has {found}: use a larger device"),
             SlabSize(sectors) => write!(f, "a slab of {sectors} sectors is not possible: choose a power of two from 16 KiB to 4 MiB"),
             TooLarge(role, 0) => write!(f, "the {} has no sectors: check that it is the right device", role.name()),
@@ -362,7 +362,7 @@ impl fmt::Display for Error {
             NoRoom(Role::Root, max) => write!(f, "the leaf has room for the map of a union of {max} sectors at most: choose at most that; a leaf that ubctl format makes with --grow-to has room for more"),
             NoRoom(role, max) => write!(f, "the {} has room for its own map up to {max} sectors: choose at most that; a leaf that ubctl format makes with --grow-to has room for more", role.name()),
             Shrink(Role::Root, sectors) => write!(f, "the union has {sectors} sectors and cannot become smaller, because the end of a smaller one may be in use: give at least its size, or make a smaller union and copy the files"),
-            Shrink(role, sectors) => write!(f, "the {} has {sectors} sectors and cannot become smaller, because its end may hold data: give at least its size, or move the changes to a smaller leaf with ubctl export and import", role.name()),
+            Shrink(role, sectors) => write!(f, "the {} has {sectors} sectors and cannot become smaller, because its end may hold data: give at least its size, or seal the changes with ubctl seal, and make a smaller leaf on that layer", role.name()),
             RequestsInFlight => f.write_str("requests of the union did not end within 30 s: see whether a device below it hangs, and try again"),
         }
     }

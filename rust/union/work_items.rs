@@ -96,8 +96,8 @@ impl WorkItem<DISCARD> for Union {
 }
 
 /// The reclaim work, queued when unowned leaf slabs can be freed or requests were deferred. It
-/// waits for requests in flight and for discards of the leaf, so it does not share a queue with the
-/// commits.
+/// waits for requests in flight, and for discards and zeroing on the leaf, so it does not share a
+/// queue with the commits.
 impl WorkItem<RECLAIM> for Union {
     type Pointer = Arc<Union>;
 

@@ -1,9 +1,9 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
-# Makes bugs that other projects shipped, and bugs of layers and resets, one at a time, by the
-# patches of tests/crash/mutants in a copy of the tree. The test that is named beside each bug must
-# fail with the bug, and pass without it. With SIZE=full the states campaign must also find the bugs
-# that are marked with "states".
+# Makes bugs that other projects shipped, and bugs of layers, of resets and of growth, one at a
+# time, by the patches of tests/crash/mutants in a copy of the tree. The test that is named beside
+# each bug must fail with the bug, and pass without it. With SIZE=full the states campaign must also
+# find the bugs that are marked with "states".
 . "$(dirname "$0")/patches.sh"
 
 # MUTANT PACKAGE TEST-FILE TEST WHETHER-A-POWER-FAILURE-SHOWS-IT

@@ -88,7 +88,7 @@ class Report:
 
 def read(stream, report, lock):
     """Gives a guest's lines to its report. The lock keeps the lines of a test together."""
-    # What a test or the kernel's log has printed need not be text.
+    # The output of a test and the kernel's log need not be text.
     for line in stream:
         with lock:
             report.line(line.decode(errors="replace").rstrip("\r\n"))

@@ -74,8 +74,8 @@ impl RingHead {
     }
 
     /// Returns whether this block proves that the block with sequence number `hole`, which is
-    /// missing, was durable: it ends a later transaction, in another write, which began with a
-    /// flush.
+    /// missing, was durable, because this one ends a later transaction in another write, which
+    /// began with a flush.
     pub fn shows_hole(&self, hole: u64) -> bool {
         self.last && self.sequence > hole && self.first_of_write() > hole
     }

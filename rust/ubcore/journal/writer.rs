@@ -19,7 +19,8 @@ const _: () = assert!(BUFFER_BLOCKS <= BEFORE_MAX as usize + 1);
 pub enum Space {
     /// There was space, and the words are in the transaction.
     Left,
-    /// The ring is full. The transaction is void, and a checkpoint must take its place.
+    /// The ring is full, or replay would fill too many pages. The transaction is void, and a
+    /// checkpoint must take its place.
     Full,
 }
 

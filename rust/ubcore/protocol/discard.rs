@@ -99,8 +99,8 @@ fn empty<H: Host>(host: &H, rq: &H::Request, base: Base) -> Result {
 }
 
 /// The reclaim work: frees what can be freed, and submits the deferred requests again. Process
-/// context, one at a time. Waits for requests in flight, for commits and for discards below, so no
-/// commit waits for this work.
+/// context, one at a time. Waits for requests in flight, for commits, and for discards and zeroing
+/// on the leaf, so no commit waits for this work.
 ///
 /// Other requests may empty slabs faster than the rounds end. So a deferred request waits for one
 /// round, not for the last.

@@ -6,8 +6,9 @@
 //! mapped when it has completed, not before (I5). A FUA write whose mapping is not durable waits
 //! for a commit.
 //!
-//! Only [`memory_work`] waits. A request that cannot be sent down now is queued again: soon, when
-//! the device below can take it; when there is memory for the map ([`memory_work`]); or when leaf
+//! Only [`memory_work`] waits, and the host's [`submit`](super::Requests::submit) if a worker calls
+//! [`queue`]. A request that cannot be sent down now is queued again: soon, when the device below
+//! can take it; when there is memory for the map ([`memory_work`]); or when leaf
 //! slabs are free ([`super::discard::reclaim_work`]). If only a part could be sent, the rest is
 //! queued again when the part has completed. So each part begins and ends its own use of the map.
 
@@ -21,7 +22,7 @@ use super::{Accepted, BlkStatus, Ended, Event, Host, Op, Request, RequestState, 
 
 /// Takes a request, for the first time or once more. If sending it would have to wait, nothing is
 /// sent, and the error is the request, which the caller has to queue again soon. Process context;
-/// never waits.
+/// waits only where the host's [`submit`](super::Requests::submit) does.
 #[inline]
 pub fn queue<H: Host>(host: &H, rq: H::Request) -> Accepted<H> {
     match rq.op() {
@@ -270,7 +271,7 @@ pub(super) fn fail<H: Host>(host: &H, rq: H::Request, why: Denied) {
 }
 
 /// The memory work: waits for memory of the map, then queues the requests that need it again.
-/// Process context, one at a time; waits for nothing else, and holds nothing.
+/// Process context, one at a time; waits for nothing else, and holds no lock.
 pub fn memory_work<H: Host>(host: &H) {
     for rq in host.take_waiting(Waiting::Memory) {
         match host.wait_for_memory() {

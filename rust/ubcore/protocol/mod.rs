@@ -267,7 +267,8 @@ pub trait Requests: Sized {
     /// found the place of the whole rest, `whole` is that place. Otherwise the host plans it. When
     /// all lower I/O has ended, the host calls [`io::complete`], and ends what that returns. `fua`
     /// makes each lower write durable when it ends, if [`LeafDevice::has_fua`]. If sending would
-    /// have to wait, nothing is sent, and the error is the request.
+    /// have to wait, nothing is sent, and the error is the request. In a worker that may wait, the
+    /// host may wait instead.
     fn submit(&self, rq: Self::Request, whole: Option<Source>, fua: bool) -> Accepted<Self>;
     /// Makes the host call [`io::queue`] once more, soon. Any context.
     fn requeue(&self, rq: Self::Request);

@@ -41,7 +41,7 @@ fn a_write_that_waits_for_memory_holds_up_no_other_request() {
     for slab in [0, 1, 2] {
         assert_eq!(u.write(slab * SLAB..slab * SLAB + 8, 1, true), Outcome::Ok);
     }
-    u.starve(true);
+    u.set_shortage(true);
     let waits = u.write_later(FAR..FAR + 8, 2);
     answers(&u, "a read", |u| u.read(0..96));
     answers(&u, "an overwrite", |u| u.write(0..8, 3, false));
@@ -51,7 +51,7 @@ fn a_write_that_waits_for_memory_holds_up_no_other_request() {
     answers(&u, "a zeroing of parts of slabs", |u| u.zero(62..66));
     answers(&u, "a write after it", |u| u.write(60..70, 5, true));
     assert!(u.map.memory().table(1).is_none(), "the write did not wait");
-    u.starve(false);
+    u.set_shortage(false);
     assert_eq!(waits.wait(), Outcome::Ok);
     assert!(u.map.memory().table(1).is_some());
     u.quiesce();

@@ -359,7 +359,7 @@ impl Harness {
         };
         let old = g.union_sectors();
         *g = g.grown(sizes.union_sectors, sizes.leaf_sectors)?;
-        // What is new lies beyond the root.
+        // The new sectors lie beyond the root.
         for sector in old..sizes.union_sectors {
             self.oracle.durable(sector, 1, ZERO);
         }

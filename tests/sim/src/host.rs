@@ -15,7 +15,7 @@ use ubcore::disk::Order;
 use ubcore::error::{Error, Result};
 use ubcore::format::directory::PageEntry;
 use ubcore::geometry::{Geometry, LeafSlab};
-use ubcore::map::{Map, Marks, Memory, Pages, TablePage};
+use ubcore::map::{Map, Memory, Pages, TablePage};
 use ubcore::plan::{self, Run, Source};
 use ubcore::protocol::{
     discard, flush, io, Accepted, AttachMode, CommitterStep, Event, Host, HostCommitter,
@@ -35,6 +35,9 @@ use crate::threads::{self, quietly, silence, Condvar, JoinHandle, Mutex, ThreadI
 use crate::union::{format_as, superblock};
 
 mod checker;
+mod shortage;
+
+use shortage::Shortage;
 
 struct Metadata {
     committer: SimCommitter,
@@ -90,11 +93,7 @@ pub struct Union {
     pub no_space: StdMutex<u64>,
     /// The storage below the leaf has no space for zeroes.
     pub host_full: StdMutex<bool>,
-    /// The system has no memory: a request that waits for a page of the map waits until this is
-    /// unset.
-    starved: Mutex<bool>,
-    /// Signalled when `starved` is unset.
-    fed: Condvar,
+    shortage: Shortage,
     /// The state of each of [`WorkId`].
     works: StdMutex<[Work; 6]>,
     threads: StdMutex<Vec<JoinHandle<()>>>,
@@ -155,8 +154,7 @@ fn load(g: Geometry, mut leaf: Leaf) -> Result<Union> {
         io_errors: StdMutex::default(),
         no_space: StdMutex::default(),
         host_full: StdMutex::default(),
-        starved: Mutex::new(false),
-        fed: Condvar::new(),
+        shortage: Shortage::default(),
         works: StdMutex::default(),
         threads: StdMutex::default(),
     })
@@ -214,19 +212,6 @@ impl Union {
     /// Makes the leaf's `n`-th access from now on fail; `None`: none fails.
     pub fn fail_in(&self, n: Option<u64>) {
         locked(&self.lower.state).fail_in = n.map(|n| (n, false));
-    }
-}
-
-impl Union {
-    /// A mark of an earlier owner could be taken for one of the next owner.
-    fn assert_free_is_blank(&self, allocator: &Allocator<Vec<u64>>) {
-        let all = (0..self.map.geometry().leaf_slabs()).map(LeafSlab);
-        for leaf_slab in all.filter(|&l| allocator.is_free(l)) {
-            let dirty = ubcore::bits::is_set(self.map.memory().marks(Marks::Dirty), leaf_slab.0);
-            let marks =
-                dirty || self.map.is_fresh(leaf_slab) || self.map.is_mapped(leaf_slab) == Ok(true);
-            assert!(!marks, "a free leaf slab has bits or marks");
-        }
     }
 }
 
@@ -318,13 +303,6 @@ impl Handle {
     pub fn set_device(&self, device: Device) {
         locked(&self.lower.state).writes_through = !device.cache;
         *locked(&self.device) = device;
-    }
-
-    /// Takes all memory away, for requests that wait for a page of the map too, or gives it back.
-    pub fn starve(&self, starved: bool) {
-        self.map.memory().set_free(0);
-        *self.starved.lock().expect("no thread has panicked") = starved;
-        self.fed.notify_all();
     }
 
     /// Calls `f` each time that a reclaim has discarded leaf sectors.
@@ -605,11 +583,7 @@ impl Host for Handle {
         assert!(done.is_err() || committer.committed() >= self.shared.durable());
     }
     fn wait_for_memory(&self) -> Result {
-        let mut starved = self.starved.lock().expect("no thread has panicked");
-        while *starved {
-            starved = self.fed.wait(starved).expect("no thread has panicked");
-        }
-        drop(starved);
+        self.shortage.wait();
         self.map.memory().set_free(1);
         Ok(())
     }

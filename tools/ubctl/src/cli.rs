@@ -127,7 +127,7 @@ pub enum Command {
     Map(map::MapArgs),
     /// Find the loop devices and leaves that were left behind
     Orphans(orphans::OrphansArgs),
-    /// Detach the loop devices that were left behind, and delete leaves that are named
+    /// Detach the loop devices that were left behind
     Gc(gc::GcArgs),
     /// Verify all of a sealed layer, a root or a frozen leaf: its digest, and each MiB of its data
     Verify(verify::VerifyArgs),

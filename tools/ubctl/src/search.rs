@@ -20,13 +20,13 @@ use crate::error::{Fail, Result, REFUSED, USAGE};
 use crate::layer_arg::LayerArg;
 use crate::{below, loaded, probe, root_samples, sealed};
 
-/// What a command line says of what lies below a leaf. What it does not say is found.
+/// The root and layers that a command line gives. The functions find the others.
 pub struct Given<'a> {
     /// The root.
     pub root: Option<&'a RootArg>,
     /// The layers, the lowest first.
     pub layers: &'a [LayerArg],
-    /// Where to look first. What is not there is looked for where it was when the leaf was
+    /// Where to look first. The functions look for the rest where it was when the leaf was
     /// formatted.
     pub places: &'a [PathBuf],
 }
@@ -184,7 +184,7 @@ pub fn devices_in(places: &[PathBuf]) -> Result<Vec<PathBuf>> {
 }
 
 /// Returns why the root of a leaf, and why its layers are not found, in the places or where they
-/// were when the leaf was formatted. What is there more than once is found.
+/// were when the leaf was formatted. A root or layer that is there more than once counts as found.
 pub fn missing(leaf: &Device, places: &Places) -> Result<[Option<Fail>; 2]> {
     let sb = loaded::superblock(&mut leaf.again(Access::Read)?)?;
     let root = match places.root(&sb) {

@@ -61,7 +61,7 @@ fn a_leaf_is_an_orphan_without_its_detach_or_what_it_lies_on() {
     let no_root = [orphan("leaf", &["no_root"]), orphan("two", &["no_root"])];
     assert_eq!(reasons(&folder, &[]), no_root);
     assert_eq!(reasons(&folder, &[&moved]), []);
-    // What is there twice is there.
+    // A root that is there twice counts as found.
     fs::copy(moved.join("gold"), moved.join("copy")).unwrap();
     assert_eq!(reasons(&folder, &[&moved]), []);
     fs::rename(&leaf, moved.join("base")).unwrap();

@@ -90,7 +90,7 @@ fn a_root_is_sealed_and_verified() {
     symlink(&root, &link).unwrap();
     ubctl("verify {}", &[&link]).done();
     ubctl(&format!("verify {{}} --digest {wanted}"), &[&root]).done();
-    // What is there is not replaced, unless that is asked for.
+    // The tool replaces a file only with --force.
     let again = ubctl("seal-root {} --json", &[&root]);
     refused(&again, 3, "exists");
     ubctl("seal-root {} --force", &[&root]).done();

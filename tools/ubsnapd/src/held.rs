@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
-/// Who holds a key.
+/// The requests that hold a key.
 enum Holders {
     /// A request that may change what the key names.
     One,

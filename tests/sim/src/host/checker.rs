@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! Power failures: what a host's leaf holds at each moment, and whether the history allows what
-//! attach finds there.
+//! attach finds there. And checks of a union that is attached.
 
-use ubcore::geometry::Geometry;
+use ubcore::alloc::Allocator;
+use ubcore::geometry::{Geometry, LeafSlab};
+use ubcore::map::{Marks, Memory};
 use ubcore::plan::{self, Run};
 use ubcore::stack::source::NoLayers;
 
@@ -74,5 +76,18 @@ impl Union {
         }
         drop((state, history));
         after
+    }
+}
+
+impl Union {
+    /// A mark of an earlier owner could be taken for one of the next owner.
+    pub(super) fn assert_free_is_blank(&self, allocator: &Allocator<Vec<u64>>) {
+        let all = (0..self.map.geometry().leaf_slabs()).map(LeafSlab);
+        for leaf_slab in all.filter(|&l| allocator.is_free(l)) {
+            let dirty = ubcore::bits::is_set(self.map.memory().marks(Marks::Dirty), leaf_slab.0);
+            let marks =
+                dirty || self.map.is_fresh(leaf_slab) || self.map.is_mapped(leaf_slab) == Ok(true);
+            assert!(!marks, "a free leaf slab has bits or marks");
+        }
     }
 }

@@ -24,7 +24,7 @@ use ubcore::slot::Slot;
 use ubcore::stack::listed;
 
 use crate::device::{refuse_same, Access, Device};
-use crate::error::{Fail, Result, FAILED};
+use crate::error::{Fail, Result};
 use crate::lost_sectors::{self, SectorRange};
 use crate::{output, overlap, root_samples, sealed};
 use map_memory::sha256::Sha256;
@@ -54,7 +54,7 @@ pub struct CheckArgs {
     /// Also check whether this is the leaf's root, by samples of its content
     #[arg(long)]
     pub root: Option<PathBuf>,
-    /// Repair what can be repaired; a leaf without damage is not written to
+    /// Repair what can be repaired; a leaf with nothing to repair is not written to
     #[arg(long)]
     pub repair: bool,
     /// Print a line for each finding; without it, notes of one kind share a line
@@ -373,9 +373,6 @@ fn check_chain(leaf: &mut Device, sb: &Superblock, findings: &mut Vec<Finding>) 
 fn broke(leaf: &Device, e: Error) -> Fail {
     let mut fail = Fail::core(&leaf.path().display().to_string(), e);
     fail.message = format!("the repair was not finished: {}", fail.message);
-    if fail.code != FAILED {
-        fail.code = FAILED;
-    }
     fail
 }
 

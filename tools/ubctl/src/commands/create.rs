@@ -54,7 +54,7 @@ pub struct CreateArgs {
     #[arg(long = "layer", value_name = "LAYER", value_parser = LayerArg::parser())]
     pub layers: Vec<LayerArg>,
     /// Where to look for the root and the layers that are not given, by what the leaf says of them:
-    /// a directory, a device or an image; repeated. What is not there is looked for where it was
+    /// a directory, a device or an image; repeated. ubctl looks for the rest where it was at format
     #[arg(long = "in", value_name = "PLACE", conflicts_with = "format")]
     pub places: Vec<PathBuf>,
     /// The leaf: a block device or an image, for this union only
@@ -87,7 +87,7 @@ pub struct CreateArgs {
     #[arg(long, value_name = "SIZE", value_parser = union_size, requires = "format")]
     pub size: Option<u64>,
     /// With --format: keep room to let union and leaf grow to this size later [default: twice
-    /// theirs]
+    /// theirs, and less for a union that is much larger than the leaf]
     #[arg(long, value_name = "SIZE", value_parser = union_size, requires = "format")]
     pub grow_to: Option<u64>,
     /// With --format: format the leaf even if it looks used; its content is lost
@@ -365,8 +365,8 @@ fn lost_of(control: &Control, status: &Status) -> Result<Vec<SectorRange>> {
     control.lost(status.id)
 }
 
-/// Refuses a union of devices other than the two in `held`. The driver opens the paths again, and
-/// by then a path may lead to another device.
+/// Refuses a union of other devices than those in `held`. The driver opens the paths again, and by
+/// then a path may lead to another device.
 fn refuse_others(status: &Status, held: &CheckedDevices, what: &str) -> Result {
     let is_ours = match held {
         CheckedDevices::Formatted(handed) => status.uuid == handed.uuid,

@@ -49,7 +49,7 @@ pub struct DiffArgs {
     #[arg(long = "layer", value_name = "LAYER", value_parser = LayerArg::parser())]
     pub layers: Vec<LayerArg>,
     /// Where to look for the root and the layers of a leaf, by what the leaf says of them: a
-    /// directory, a device or an image; repeated. What is not there is looked for where it was
+    /// directory, a device or an image; repeated. ubctl looks for the rest where it was at format
     #[arg(long = "in", value_name = "PLACE")]
     pub places: Vec<PathBuf>,
     /// A leaf, detached or frozen, or a sealed layer

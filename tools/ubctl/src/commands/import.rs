@@ -100,7 +100,7 @@ struct ImportReport {
 
 /// Runs the command.
 pub fn run(args: &ImportArgs, json: bool) -> Result {
-    if io::stdin().is_terminal() {
+    if !args.dry_run && io::stdin().is_terminal() {
         let text = "the stream comes on standard input: add < FILE, or ubctl export ... |";
         return Err(Fail::new(USAGE, "usage", text));
     }

@@ -50,7 +50,7 @@ pub struct PublishArgs {
     #[arg(long = "layer", value_name = "LAYER", value_parser = LayerArg::parser())]
     pub layers: Vec<LayerArg>,
     /// Where to look for the root and the layers that are not given, by what the leaf says of them:
-    /// a directory, a device or an image; repeated. What is not there is looked for where it was
+    /// a directory, a device or an image; repeated. ubctl looks for the rest where it was at format
     #[arg(long = "in", value_name = "PLACE")]
     pub places: Vec<PathBuf>,
     /// The leaf, detached or frozen

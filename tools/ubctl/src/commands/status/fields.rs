@@ -99,7 +99,7 @@ pub const FIELDS: &[Field] = fields! { |u|
     root, "path", "root", SAME, SAME, u.root(),
         "The root's device, as given at create; null without a root. sysfs then has an empty line.";
     leaf, "path", "leaf", SAME, SAME, path_text(&u.status.leaf),
-        "The leaf's device, as given at create.";
+        "The leaf's device, as given at create or at the last freeze.";
     root_image, "path", "root", NONE, NONE, u.root_image,
         "The image that the root's loop device shows.";
     leaf_image, "path", "leaf", NONE, NONE, u.leaf_image,
@@ -132,7 +132,7 @@ pub const FIELDS: &[Field] = fields! { |u|
     root_sectors, "sectors", "root", SAME, NONE, u.status.root_sectors,
         "The size of the root.";
     leaf_sectors, "sectors", "leaf", SAME, NONE, u.status.leaf_sectors,
-        "The size of the leaf when it was formatted.";
+        "The size of the leaf as formatted or grown.";
     slab_sectors, "sectors", "slab", SAME, named("slab_size"), u.status.slab_sectors,
         "The size of a slab. sysfs has it in bytes.";
     slabs, "slabs", "used", SAME, SAME, u.status.slabs,

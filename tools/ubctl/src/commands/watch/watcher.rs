@@ -327,7 +327,7 @@ mod tests {
         assert_eq!(kinds(&events), ["low_space unionblk0"]);
         let events = w.uevent(&uevent("change", "unionblk0", "RESIZE=1"));
         assert_eq!(kinds(&events), ["resized unionblk0"]);
-        // What is removed is shown as it was last.
+        // The event of a removal shows the union as it was last.
         union(&block, "unionblk0", &[("mode", "read-only")]);
         w.uevent(&uevent("change", "unionblk0", "UNIONBLK_EVENT=read_only"));
         assert_eq!(w.known["unionblk0"].mode, "read-only");
