@@ -10,6 +10,7 @@ use crate::{
         UNIONS_MAX, //
     },
     sys::{
+        bug::warn_on_once,
         control_device::{
             is_admin,
             IoctlHandler, //
@@ -45,7 +46,7 @@ use crate::{
     },
 };
 use kernel::{
-    new_mutex, pr_warn_once,
+    new_mutex,
     prelude::*,
     sync::{
         Arc,
@@ -440,7 +441,7 @@ impl Registry {
         let at = position(&unions, id).ok();
         match at.and_then(|at| unions.get_mut(at)) {
             Some(registered) => f(registered),
-            None => pr_warn_once!("bug: the entry of union {id} is missing\n"),
+            None => warn_on_once!(true),
         }
     }
 
@@ -448,9 +449,7 @@ impl Registry {
     fn remove_id(&self, id: u32) {
         let mut unions = self.unions.lock();
         let removed = position(&unions, id).map(|at| unions.remove(at));
-        if removed.is_err() {
-            pr_warn_once!("bug: the entry of union {id} is missing\n");
-        }
+        warn_on_once!(removed.is_err());
     }
 }
 

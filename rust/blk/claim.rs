@@ -17,7 +17,7 @@ use crate::sys::{
 };
 use core::ops::Range;
 use kernel::{
-    new_mutex, pr_warn_once,
+    new_mutex,
     prelude::*,
     sync::{
         Arc,
@@ -139,7 +139,8 @@ impl Claims {
         let mut list = self.list.lock();
         let at = list.iter().position(|c| c.place.device == device);
         let Some((at, found)) = at.and_then(|at| Some((at, list.get_mut(at)?))) else {
-            pr_warn_once!("bug: a claimed device is not on the list of claims\n");
+            // The device of a claim is on the list.
+            warn_on_once!(true);
             return;
         };
         if kind.is_exclusive() {

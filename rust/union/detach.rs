@@ -8,14 +8,16 @@ use super::{
     Union, //
 };
 use crate::{
-    sys::workqueue,
+    sys::{
+        bug::warn_on_once,
+        workqueue, //
+    },
     ubcore::{
         error::Result,
         protocol::flush, //
     },
 };
 use kernel::{
-    pr_warn_once,
     prelude::*,
     sync::Arc, //
 };
@@ -36,9 +38,8 @@ impl Attached {
 
 /// Drops the last reference to a union, whose devices are closed when this returns.
 pub(super) fn close(union: Arc<Union>) {
-    if Arc::into_unique_or_drop(union).is_none() {
-        pr_warn_once!("bug: a union has ended and is still in use, so its devices stay open\n");
-    }
+    // If there is another reference, the devices stay open.
+    warn_on_once!(Arc::into_unique_or_drop(union).is_none());
 }
 
 /// Ends a union. `disk` is the only reference to its disk.
