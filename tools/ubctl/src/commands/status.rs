@@ -129,12 +129,12 @@ impl Shown {
     pub fn space(&self) -> &'static str {
         let (used, limit) = (self.status.slabs_used, self.status.limit_slabs);
         let hundredths = u64::from(used).saturating_mul(100);
-        let over = |mark| hundredths >= u64::from(limit).saturating_mul(mark);
+        let reached = |threshold| hundredths >= u64::from(limit).saturating_mul(threshold);
         match () {
             () if limit == 0 => "ok",
             () if used >= limit => "full",
-            () if over(95) => "used_95",
-            () if over(80) => "used_80",
+            () if reached(95) => "used_95",
+            () if reached(80) => "used_80",
             () => "ok",
         }
     }
