@@ -87,8 +87,8 @@ impl Rollback {
         else {
             return false;
         };
-        let mark = |s: &Superblock| (s.uuid, s.nonce, s.journal_tail, s.journal_sequence);
-        mark(&new) == mark(&now) && now.directory_slots == new.directory_slots
+        let kept = |s: &Superblock| (s.uuid, s.nonce, s.journal_tail, s.journal_sequence);
+        kept(&new) == kept(&now) && now.directory_slots == new.directory_slots
     }
 }
 

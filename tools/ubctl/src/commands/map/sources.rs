@@ -44,15 +44,15 @@ pub struct Source {
 
 impl Source {
     /// Returns the character that stands for it in a drawing.
-    pub fn mark(&self) -> char {
+    pub fn symbol(&self) -> char {
         const LAYERS: &[u8] = b"123456789abcdefghijklmnopqrstuvwxyz";
         match self.source {
             Kind::Root | Kind::Below => '.',
             Kind::Zero => '0',
             Kind::Leaf => '#',
             Kind::Layer => {
-                let mark = self.layer.and_then(|n| LAYERS.get(n.checked_sub(1)?));
-                mark.map_or('*', |&mark| mark.into())
+                let symbol = self.layer.and_then(|n| LAYERS.get(n.checked_sub(1)?));
+                symbol.map_or('*', |&symbol| symbol.into())
             }
         }
     }

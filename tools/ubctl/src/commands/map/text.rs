@@ -39,12 +39,12 @@ fn cells_text(map: &SourceMap, row: &[Cell], has_colours: bool) -> String {
     let mut out = String::new();
     for same in row.chunk_by(|a, b| a.source == b.source) {
         let source = &map.sources[same[0].source];
-        let mark = |cell: &Cell| match source.mark() {
+        let symbol = |cell: &Cell| match source.symbol() {
             '#' if !cell.is_most => '+',
-            mark => mark,
+            symbol => symbol,
         };
-        let marks: String = same.iter().map(mark).collect();
-        out += &coloured(&marks, source, has_colours);
+        let symbols: String = same.iter().map(symbol).collect();
+        out += &coloured(&symbols, source, has_colours);
     }
     out
 }
@@ -86,7 +86,7 @@ fn table(sources: &[Source], has_colours: bool) -> String {
     for source in &shown {
         let name = source.name.as_deref();
         rows.push(vec![
-            source.mark().to_string(),
+            source.symbol().to_string(),
             source.text(),
             size(source.sectors),
             format!("{:.1} %", source.share * 100.0),
@@ -97,12 +97,12 @@ fn table(sources: &[Source], has_colours: bool) -> String {
     if !has_colours {
         return plain;
     }
-    // The mark is the first character of its line.
+    // The symbol is the first character of its line.
     let mut lines = plain.lines();
     let mut out = format!("{}\n", lines.next().unwrap_or_default());
     for (line, source) in lines.zip(shown) {
-        let (mark, rest) = line.split_at(1);
-        out += &format!("{}{rest}\n", coloured(mark, source, true));
+        let (symbol, rest) = line.split_at(1);
+        out += &format!("{}{rest}\n", coloured(symbol, source, true));
     }
     out
 }
