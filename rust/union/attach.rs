@@ -27,7 +27,7 @@ use super::{
     },
     stack,
     stats::{
-        Committed,
+        CommitterCounters,
         Stats, //
     },
     Attached,
@@ -523,7 +523,7 @@ fn new_union(
         reveal: committer.superblock().reveal,
     };
     let stats = Stats::new();
-    stats.store(&Committed::of(&committer));
+    stats.store(&CommitterCounters::of(&committer));
     to_core(UniqueArc::pin_init(
         try_pin_init!(Union {
             map,

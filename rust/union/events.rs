@@ -6,7 +6,7 @@
 //! this reason neither the I/O path nor the commit work sends uevents. They only mark an event as
 //! due, and a separate work item on the system's queue sends it.
 
-use super::stats::Committed;
+use super::stats::CommitterCounters;
 use crate::{
     blk::GenDiskRef,
     error::errno,
@@ -52,14 +52,14 @@ const USED_THRESHOLDS: [u64; 2] = [80, 95];
 const USED_HYSTERESIS: u64 = 5;
 
 /// A uevent. The code that detects it sets `due`, in any context; the work clears it.
-struct Uevent {
+struct DueUevent {
     due: AtomicBool,
     text: &'static CStr,
 }
 
-impl Uevent {
+impl DueUevent {
     const fn new(text: &'static CStr) -> Self {
-        Uevent {
+        DueUevent {
             due: AtomicBool::new(false),
             text,
         }
@@ -72,14 +72,14 @@ pub(super) struct Events {
     disk: SetOnce<GenDiskRef>,
     /// The disk is about to be removed, so the work sends no more uevents.
     closed: AtomicBool,
-    low_space: Uevent,
-    full: Uevent,
-    read_only: Uevent,
-    frozen: Uevent,
-    reset: Uevent,
+    low_space: DueUevent,
+    full: DueUevent,
+    read_only: DueUevent,
+    frozen: DueUevent,
+    reset: DueUevent,
     /// For each of [`USED_THRESHOLDS`]: the uevent, and whether it was reported. The latter is
     /// accessed under the allocator's lock.
-    used: [Uevent; 2],
+    used: [DueUevent; 2],
     is_used: [AtomicBool; 2],
     /// `low_space` or `full` was reported. Each is reported again only after space was sufficient.
     /// `is_low` is accessed under the allocator's lock.
@@ -128,14 +128,14 @@ impl Events {
             pin_init!(Self {
                 disk: SetOnce::new(),
                 closed: AtomicBool::new(false),
-                low_space: Uevent::new(c"UNIONBLK_EVENT=low_space"),
-                full: Uevent::new(c"UNIONBLK_EVENT=full"),
-                read_only: Uevent::new(c"UNIONBLK_EVENT=read_only"),
-                frozen: Uevent::new(c"UNIONBLK_EVENT=frozen"),
-                reset: Uevent::new(c"UNIONBLK_EVENT=reset"),
+                low_space: DueUevent::new(c"UNIONBLK_EVENT=low_space"),
+                full: DueUevent::new(c"UNIONBLK_EVENT=full"),
+                read_only: DueUevent::new(c"UNIONBLK_EVENT=read_only"),
+                frozen: DueUevent::new(c"UNIONBLK_EVENT=frozen"),
+                reset: DueUevent::new(c"UNIONBLK_EVENT=reset"),
                 used: [
-                    Uevent::new(c"UNIONBLK_EVENT=used_80"),
-                    Uevent::new(c"UNIONBLK_EVENT=used_95"),
+                    DueUevent::new(c"UNIONBLK_EVENT=used_80"),
+                    DueUevent::new(c"UNIONBLK_EVENT=used_95"),
                 ],
                 is_used: [const { AtomicBool::new(false) }; 2],
                 is_low: AtomicBool::new(false),
@@ -173,7 +173,7 @@ impl Events {
         workqueue::flush_work(self);
     }
 
-    fn send(self: &Arc<Self>, event: &Uevent) {
+    fn send(self: &Arc<Self>, event: &DueUevent) {
         event.due.store(true, Release);
         let _ = workqueue::system().enqueue(self.clone());
     }
@@ -261,8 +261,8 @@ impl Events {
     pub(super) fn step_ended(
         &self,
         step: CommitterStep,
-        before: &Committed,
-        after: &Committed,
+        before: &CommitterCounters,
+        after: &CommitterCounters,
         changes: u64,
         done: Result,
     ) {

@@ -11,7 +11,7 @@ use super::{
         MetadataDisk,
         UnionCommitter, //
     },
-    stats::Committed,
+    stats::CommitterCounters,
     Union, //
 };
 use crate::{
@@ -75,9 +75,14 @@ impl Host for ArcBorrow<'_, Union> {
         let changes = committer.committed().wrapping_sub(self.shared.durable());
         // Trace before the counters are stored, so that a reader who sees them finds the event in
         // the trace.
-        let after = Committed::of(committer);
-        self.events
-            .step_ended(step, &self.stats.committed(), &after, changes, done);
+        let after = CommitterCounters::of(committer);
+        self.events.step_ended(
+            step,
+            &self.stats.committer_counters(),
+            &after,
+            changes,
+            done,
+        );
         self.stats.store(&after);
     }
 

@@ -22,7 +22,7 @@ pub(super) struct Stats {
 }
 
 /// The counters of a committer.
-pub(super) struct Committed {
+pub(super) struct CommitterCounters {
     /// Number of commits that wrote something.
     pub(super) commits: u64,
     /// Number of checkpoints.
@@ -33,11 +33,11 @@ pub(super) struct Committed {
     pub(super) journal_used: u32,
 }
 
-impl Committed {
+impl CommitterCounters {
     /// Reads the counters of a committer. Under the committer's lock.
     pub(super) fn of(committer: &UnionCommitter) -> Self {
         let counters = committer.counters();
-        Committed {
+        CommitterCounters {
             commits: counters.commits,
             checkpoints: counters.checkpoints,
             journal_written: counters.journal_written,
@@ -60,7 +60,7 @@ impl Stats {
     }
 
     /// Stores the committer's counters. Under the committer's lock.
-    pub(super) fn store(&self, now: &Committed) {
+    pub(super) fn store(&self, now: &CommitterCounters) {
         self.commits.store(now.commits, Relaxed);
         self.checkpoints.store(now.checkpoints, Relaxed);
         self.journal_written.store(now.journal_written, Relaxed);
@@ -68,8 +68,8 @@ impl Stats {
     }
 
     /// Returns the counters that were stored last.
-    pub(super) fn committed(&self) -> Committed {
-        Committed {
+    pub(super) fn committer_counters(&self) -> CommitterCounters {
+        CommitterCounters {
             commits: self.commits(),
             checkpoints: self.checkpoints(),
             journal_written: self.journal_written(),
