@@ -7,8 +7,8 @@
 use super::{
     claim::{
         Claim,
+        ClaimKind,
         Claims,
-        Kind,
         Place, //
     },
     ffi, //
@@ -96,7 +96,7 @@ impl BlockDevice {
     ///
     /// Context: process; the path is looked up and permissions are checked as the current task.
     pub(crate) fn open_shared(path: &CStr, claims: &Arc<Claims>) -> Result<Self> {
-        Self::open_claimed(path, claims, Kind::Shared)
+        Self::open_claimed(path, claims, ClaimKind::Shared)
     }
 
     /// Opens a device for reading and, if `write`, writing.
@@ -107,10 +107,10 @@ impl BlockDevice {
     ///
     /// Context: process; the path is looked up and permissions are checked as the current task.
     pub(crate) fn open_exclusive(path: &CStr, claims: &Arc<Claims>, write: bool) -> Result<Self> {
-        Self::open_claimed(path, claims, Kind::Exclusive { write })
+        Self::open_claimed(path, claims, ClaimKind::Exclusive { write })
     }
 
-    fn open_claimed(path: &CStr, claims: &Arc<Claims>, kind: Kind) -> Result<Self> {
+    fn open_claimed(path: &CStr, claims: &Arc<Claims>, kind: ClaimKind) -> Result<Self> {
         let write = kind.writes();
         // SAFETY: By the invariant of `CStr` `path` ends with NUL; it outlives the call.
         let file = from_err_ptr(unsafe { ffi::ub_bdev_open_claimed(path.as_char_ptr(), write) })?;

@@ -65,7 +65,7 @@ pub(crate) struct Claims {
 
 /// Whether others may claim the device too.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(super) enum ClaimKind {
     /// No other claim is possible. If the holder may write, none is possible on a device that
     /// overlaps this one either.
     Exclusive { write: bool },
@@ -73,15 +73,15 @@ pub(super) enum Kind {
     Shared,
 }
 
-impl Kind {
+impl ClaimKind {
     /// Returns whether no other claim is possible.
     pub(super) fn is_exclusive(self) -> bool {
-        self != Kind::Shared
+        self != ClaimKind::Shared
     }
 
     /// Returns whether the holder may write.
     pub(super) fn writes(self) -> bool {
-        self == Kind::Exclusive { write: true }
+        self == ClaimKind::Exclusive { write: true }
     }
 }
 
@@ -89,7 +89,7 @@ impl Kind {
 pub(super) struct Claim {
     claims: Arc<Claims>,
     device: usize,
-    kind: Kind,
+    kind: ClaimKind,
 }
 
 impl Claims {
@@ -108,7 +108,7 @@ impl Claims {
     ///
     /// Context: process. Allocates memory without I/O, because the I/O could be to a disk whose
     /// requests wait for a holder of the lock.
-    pub(super) fn claim(this: &Arc<Self>, place: Place, kind: Kind) -> Result<Claim> {
+    pub(super) fn claim(this: &Arc<Self>, place: Place, kind: ClaimKind) -> Result<Claim> {
         let _no_io = NoIo::new();
         let device = place.device;
         let mut list = this.list.lock();
@@ -135,7 +135,7 @@ impl Claims {
         })
     }
 
-    fn end(&self, device: usize, kind: Kind) {
+    fn end(&self, device: usize, kind: ClaimKind) {
         let mut list = self.list.lock();
         let at = list.iter().position(|c| c.place.device == device);
         let Some((at, found)) = at.and_then(|at| Some((at, list.get_mut(at)?))) else {
@@ -158,7 +158,7 @@ impl Claims {
 
 impl Claimed {
     /// Returns whether these claims do not permit one on this device.
-    fn refuses(&self, place: &Place, kind: Kind) -> bool {
+    fn refuses(&self, place: &Place, kind: ClaimKind) -> bool {
         if self.place.device == place.device {
             self.exclusive || kind.is_exclusive()
         } else {
@@ -182,7 +182,7 @@ impl Claim {
         Ok(Claim {
             claims: self.claims.clone(),
             device: self.device,
-            kind: Kind::Shared,
+            kind: ClaimKind::Shared,
         })
     }
 
@@ -202,15 +202,15 @@ impl Drop for Claim {
 #[kunit_tests(unionblk_claims)]
 mod tests {
     use super::{
+        ClaimKind,
         Claims,
-        Kind,
         Place, //
     };
     use core::ops::Range;
     use kernel::prelude::*;
 
-    const WRITE: Kind = Kind::Exclusive { write: true };
-    const READ: Kind = Kind::Exclusive { write: false };
+    const WRITE: ClaimKind = ClaimKind::Exclusive { write: true };
+    const READ: ClaimKind = ClaimKind::Exclusive { write: false };
 
     /// Returns a whole disk.
     fn disk(device: usize) -> Place {
@@ -234,11 +234,11 @@ mod tests {
         let claims = Claims::new()?;
         let claim = |device, kind| Claims::claim(&claims, disk(device), kind);
         let alone = claim(1, WRITE)?;
-        assert!(is_busy(claim(1, WRITE)) && is_busy(claim(1, Kind::Shared)));
+        assert!(is_busy(claim(1, WRITE)) && is_busy(claim(1, ClaimKind::Shared)));
         let other = claim(2, WRITE)?;
         drop(alone);
-        assert!(is_busy(claim(2, Kind::Shared)));
-        drop(claim(1, Kind::Shared)?);
+        assert!(is_busy(claim(2, ClaimKind::Shared)));
+        drop(claim(1, ClaimKind::Shared)?);
         drop(other);
         assert!(claims.list.lock().is_empty());
         Ok(())
@@ -248,7 +248,7 @@ mod tests {
     fn shared_claims_exclude_an_exclusive_one_until_the_last_ends() -> Result {
         let claims = Claims::new()?;
         let claim = |device, kind| Claims::claim(&claims, disk(device), kind);
-        let (a, b) = (claim(1, Kind::Shared)?, claim(1, Kind::Shared)?);
+        let (a, b) = (claim(1, ClaimKind::Shared)?, claim(1, ClaimKind::Shared)?);
         drop(a);
         assert!(is_busy(claim(1, WRITE)));
         drop(b);
@@ -263,15 +263,15 @@ mod tests {
         let claim = |device, kind| Claims::claim(&claims, disk(device), kind);
         let alone = claim(1, WRITE)?;
         let shared = alone.share()?;
-        assert!(is_busy(claim(1, Kind::Shared)));
+        assert!(is_busy(claim(1, ClaimKind::Shared)));
         drop(alone);
         assert!(is_busy(claim(1, WRITE)));
-        let of_another_disk = claim(1, Kind::Shared)?;
+        let of_another_disk = claim(1, ClaimKind::Shared)?;
         drop((shared, of_another_disk));
         // A caller that fails ends the shared claim first.
         let alone = claim(1, WRITE)?;
         drop(alone.share()?);
-        assert!(is_busy(claim(1, Kind::Shared)));
+        assert!(is_busy(claim(1, ClaimKind::Shared)));
         drop(alone);
         assert!(claims.list.lock().is_empty());
         Ok(())
@@ -281,7 +281,7 @@ mod tests {
     fn a_writer_shares_no_sector_with_another_device() -> Result {
         let claims = Claims::new()?;
         let claim = |place, kind| Claims::claim(&claims, place, kind);
-        let all = [WRITE, READ, Kind::Shared];
+        let all = [WRITE, READ, ClaimKind::Shared];
         let written = claim(part(1, 9, 10..20), WRITE)?;
         for kind in all {
             assert!(is_busy(claim(part(2, 9, 19..30), kind)));
@@ -290,7 +290,11 @@ mod tests {
             drop(claim(part(2, 8, 10..20), kind)?);
         }
         drop(written);
-        for (one, other) in [(READ, Kind::Shared), (Kind::Shared, READ), (READ, READ)] {
+        for (one, other) in [
+            (READ, ClaimKind::Shared),
+            (ClaimKind::Shared, READ),
+            (READ, READ),
+        ] {
             let read = claim(part(1, 9, 10..20), one)?;
             assert!(is_busy(claim(part(2, 9, 0..11), WRITE)));
             let beside = claim(part(2, 9, 0..11), other)?;
@@ -306,9 +310,9 @@ mod tests {
         let claim = |place, kind| Claims::claim(&claims, place, kind);
         let alone = claim(part(1, 9, 10..20), WRITE)?;
         let shared = alone.share()?;
-        assert!(is_busy(claim(part(2, 9, 15..30), Kind::Shared)));
+        assert!(is_busy(claim(part(2, 9, 15..30), ClaimKind::Shared)));
         drop(alone);
-        let beside = claim(part(2, 9, 15..30), Kind::Shared)?;
+        let beside = claim(part(2, 9, 15..30), ClaimKind::Shared)?;
         assert!(is_busy(claim(part(3, 9, 15..30), WRITE)));
         drop((shared, beside));
         drop(claim(part(3, 9, 15..30), WRITE)?);

@@ -103,7 +103,7 @@ impl BelowList<'_> {
         let before = u32_as_usize(index.saturating_mul(ENTRIES_PER_BLOCK));
         let mut count = 0;
         for (room, entry) in disk.entries.iter_mut().zip(self.entries().skip(before)) {
-            *room = DiskEntry::new(&entry);
+            *room = DiskListEntry::new(&entry);
             count = next(count);
         }
         disk.head = DiskListHead {
@@ -122,7 +122,7 @@ impl BelowList<'_> {
 /// An entry as it lies on the leaf.
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
-struct DiskEntry {
+struct DiskListEntry {
     kind: u8,
     reserved0: [u8; 7],
     offset: U64,
@@ -147,7 +147,7 @@ struct DiskListHead {
 #[repr(C)]
 struct DiskListBlock {
     head: DiskListHead,
-    entries: [DiskEntry; ENTRIES_PER_BLOCK as usize],
+    entries: [DiskListEntry; ENTRIES_PER_BLOCK as usize],
 }
 
 /// Returns how many entries block `index` of a list of `entries` has.
@@ -188,7 +188,7 @@ pub fn decode(
             entry.check_unused()
         };
         sound.map_err(|at| start.wrapping_add(at))?;
-        start = start.wrapping_add(size_of::<DiskEntry>());
+        start = start.wrapping_add(size_of::<DiskListEntry>());
     }
     for (n, entry) in (0..count).zip(&disk.entries) {
         each(entry.decode(root_at(n))?);
@@ -196,13 +196,13 @@ pub fn decode(
     Ok(())
 }
 
-impl DiskEntry {
+impl DiskListEntry {
     fn new(entry: &Listed) -> Self {
         let (kind, offset, id, path) = match entry {
             Listed::Root(root) => (KIND_ROOT, 0, root.digest, root.path),
             Listed::Layer(layer) => (layer.id.kind(), layer.offset, layer.id.bytes(), layer.path),
         };
-        DiskEntry {
+        DiskListEntry {
             kind,
             reserved0: [0; 7],
             offset: U64::new(offset),

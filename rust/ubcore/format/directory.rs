@@ -52,7 +52,7 @@ struct DiskDirectoryHead {
 
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
-struct DiskEntry {
+struct DiskDirectoryEntry {
     crc: U32,
     slot: u8,
     reserved: [u8; 3],
@@ -63,7 +63,7 @@ struct DiskEntry {
 #[repr(C)]
 struct DiskDirectoryBlock {
     head: DiskDirectoryHead,
-    entries: [DiskEntry; DIRECTORY_ENTRIES as usize],
+    entries: [DiskDirectoryEntry; DIRECTORY_ENTRIES as usize],
 }
 
 /// Encodes directory block `at` over its pages' `entries`. Fails with `Internal` if these are more
@@ -120,7 +120,7 @@ pub fn check(
     entries: &mut [PageEntry],
 ) -> core::result::Result<(), usize> {
     let (h, rest) = DiskDirectoryHead::ref_from_prefix(block).map_err(|_| 0usize)?;
-    let list = <[DiskEntry]>::ref_from_bytes(rest).map_err(|_| 0usize)?;
+    let list = <[DiskDirectoryEntry]>::ref_from_bytes(rest).map_err(|_| 0usize)?;
     first_wrong(&[
         (h.magic == MAGIC, offset_of!(DiskDirectoryHead, magic)),
         (has_valid_checksum(block), CRC_AT),
@@ -137,8 +137,8 @@ pub fn check(
     ])?;
     for (i, disk) in list.iter().enumerate() {
         // Within the block.
-        let bad =
-            size_of::<DiskDirectoryHead>().wrapping_add(i.wrapping_mul(size_of::<DiskEntry>()));
+        let bad = size_of::<DiskDirectoryHead>()
+            .wrapping_add(i.wrapping_mul(size_of::<DiskDirectoryEntry>()));
         let slot = Slot::from_bits(disk.slot).map_err(|_| bad)?;
         let crc = disk.crc.get();
         let unused = i >= entries.len();

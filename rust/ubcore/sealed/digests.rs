@@ -14,7 +14,7 @@ use super::super::geometry::{Block, BLOCK_BYTES};
 use super::super::num::{saturating_u32, u32_as_usize};
 use super::fault::{Fault, LayerPart};
 use super::header::{Header, DATA_BLOCK};
-use super::index::DiskHead;
+use super::index::DiskBlockHead;
 use super::Digest;
 
 /// Blocks of a chunk, which has a digest of its data: 1 MiB. The last chunk may have fewer.
@@ -26,7 +26,7 @@ const MAGIC: [u8; 4] = *b"UBsd";
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
 struct DiskDigestBlock {
-    head: DiskHead,
+    head: DiskBlockHead,
     digests: [Digest; DIGESTS_IN_BLOCK as usize],
 }
 
@@ -44,7 +44,7 @@ pub fn put(block: &mut Block, at: u32, digest: &Digest) -> Result {
 /// Completes block `number` of the digests, with its first `count` digests.
 pub fn complete(block: &mut Block, number: u32, count: u32) {
     let disk: &mut DiskDigestBlock = transmute_mut!(block);
-    disk.head = DiskHead::new(MAGIC, number, count);
+    disk.head = DiskBlockHead::new(MAGIC, number, count);
     let crc = crc32c(0, block);
     let disk: &mut DiskDigestBlock = transmute_mut!(block);
     disk.head.crc = U32::new(crc);

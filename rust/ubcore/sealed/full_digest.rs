@@ -40,7 +40,7 @@ const FEATURES_KNOWN: u64 = 0;
 /// The first block of the file.
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
-struct DiskHead {
+struct DiskFileHead {
     magic: [u8; 8],
     crc: U32,
     version: U32,
@@ -55,7 +55,7 @@ struct DiskHead {
     reserved2: [u8; BLOCK_BYTES - 96],
 }
 
-const _: () = assert!(size_of::<DiskHead>() == BLOCK_BYTES);
+const _: () = assert!(size_of::<DiskFileHead>() == BLOCK_BYTES);
 
 /// Why a digest file is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -160,8 +160,8 @@ impl Head {
 
     /// Writes the header into a block.
     pub fn encode(&self, block: &mut Block) {
-        let disk: &mut DiskHead = transmute_mut!(block);
-        *disk = DiskHead {
+        let disk: &mut DiskFileHead = transmute_mut!(block);
+        *disk = DiskFileHead {
             magic: MAGIC,
             crc: U32::ZERO,
             version: U32::new(VERSION),
@@ -182,7 +182,7 @@ impl Head {
     /// and features, and these before the other fields, because a newer format is not a damaged
     /// one.
     pub fn decode(block: &Block) -> Result<Head, DigestFault> {
-        let disk: &DiskHead = transmute_ref!(block);
+        let disk: &DiskFileHead = transmute_ref!(block);
         if disk.magic != MAGIC {
             return Err(DigestFault::NotDigests);
         }
@@ -198,7 +198,7 @@ impl Head {
             bits => return Err(DigestFault::UnknownFeatures(bits)),
         }
         let head = Head::new(disk.sectors.get(), disk.digest);
-        let head = head.ok_or(damaged(offset_of!(DiskHead, sectors)))?;
+        let head = head.ok_or(damaged(offset_of!(DiskFileHead, sectors)))?;
         disk.check(&head).map_err(damaged)?;
         Ok(head)
     }
@@ -216,7 +216,7 @@ impl Head {
     }
 }
 
-impl DiskHead {
+impl DiskFileHead {
     /// Fails with the byte of the first impossible field.
     fn check(&self, head: &Head) -> Result<(), usize> {
         let version = self.version.get() == VERSION;

@@ -29,7 +29,7 @@ const LOW_48: u64 = (1 << 48) - 1;
 /// The start of a block of the index or of digests.
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
-pub(super) struct DiskHead {
+pub(super) struct DiskBlockHead {
     pub(super) magic: [u8; 4],
     pub(super) crc: U32,
     pub(super) number: U32,
@@ -49,7 +49,7 @@ struct DiskExtent {
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
 struct DiskIndexBlock {
-    head: DiskHead,
+    head: DiskBlockHead,
     extents: [DiskExtent; EXTENTS_IN_BLOCK as usize],
 }
 
@@ -65,7 +65,7 @@ fn from_48([a, b, c, d, e, f]: [u8; 6]) -> u64 {
     u64::from_le_bytes([a, b, c, d, e, f, 0, 0])
 }
 
-impl DiskHead {
+impl DiskBlockHead {
     /// Fails with the byte of the first thing in a block's head that is not as it must be.
     pub(super) fn check(
         &self,
@@ -84,8 +84,8 @@ impl DiskHead {
     }
 
     /// Returns the head of a block whose checksum is not computed yet.
-    pub(super) fn new(magic: [u8; 4], number: u32, count: u32) -> DiskHead {
-        DiskHead {
+    pub(super) fn new(magic: [u8; 4], number: u32, count: u32) -> DiskBlockHead {
+        DiskBlockHead {
             magic,
             crc: U32::ZERO,
             number: U32::new(number),
@@ -119,7 +119,7 @@ pub fn put(block: &mut Block, at: u32, extent: &Extent) -> Result {
 /// Completes block `number` of the index with its first `count` extents.
 pub fn complete(block: &mut Block, number: u32, count: u32) {
     let disk: &mut DiskIndexBlock = transmute_mut!(block);
-    disk.head = DiskHead::new(MAGIC, number, count);
+    disk.head = DiskBlockHead::new(MAGIC, number, count);
     let crc = crc32c(0, block);
     let disk: &mut DiskIndexBlock = transmute_mut!(block);
     disk.head.crc = U32::new(crc);
@@ -242,7 +242,7 @@ impl IndexWalk {
 /// Returns the byte at which extent `at` of a block begins.
 fn extent_byte(at: u32) -> usize {
     let before = u32_as_usize(at).wrapping_mul(size_of::<DiskExtent>());
-    size_of::<DiskHead>().wrapping_add(before)
+    size_of::<DiskBlockHead>().wrapping_add(before)
 }
 
 impl DiskExtent {

@@ -5,7 +5,9 @@
 
 use sim::disk::{Random, SimDisk};
 use sim::inspect::workloads::*;
-use sim::inspect::{edit, edit_page, edit_slots, edit_with_checksum, look, look_at, repair, Look};
+use sim::inspect::{
+    edit, edit_page, edit_slots, edit_with_checksum, look, look_at, repair, Inspection,
+};
 use sim::union::load;
 use ubcore::check::{Finding, FindingKind, Grade};
 use ubcore::error::Error;
@@ -109,7 +111,7 @@ fn any_bit_of_an_active_block() {
 }
 
 /// Changes some bytes of a block and corrects all checksums that cover them.
-fn lie(disk: &SimDisk, l: &Look, block: LeafBlock, random: &mut Random) {
+fn lie(disk: &SimDisk, l: &Inspection, block: LeafBlock, random: &mut Random) {
     let g = &l.sb.geometry;
     let (at, value) = (random.below(512), random.draw().to_le_bytes());
     let len = 1 + random.below(8) as usize;

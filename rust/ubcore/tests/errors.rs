@@ -76,7 +76,7 @@ fn each(what: &str, act: fn(&mut SimUnion, &mut Oracle) -> Result) -> u64 {
             assert_eq!(disk.counts(), before, "{what}: written even so");
             u.verify_running(&o);
             for seed in 0..8 {
-                let again = SimDisk::with(sim::disk::State::of(&disk.state.borrow().moment()));
+                let again = SimDisk::with(sim::disk::DiskState::of(&disk.state.borrow().moment()));
                 valid(&again, o.clone(), seed, &what);
             }
         }

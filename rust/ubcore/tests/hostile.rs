@@ -7,7 +7,7 @@ use std::cell::Cell;
 
 use sim::disk::SimDisk;
 use sim::inspect::{edit, edit_with_checksum, look};
-use sim::memory::{Access, Watch, Watched};
+use sim::memory::{MemoryAccess, Watch, Watched};
 use sim::oracle::content;
 use sim::parts::{fill, page_set};
 use sim::union::{salvage, superblock, SimUnion};
@@ -48,11 +48,11 @@ impl Counting {
 }
 
 impl Watch for Counting {
-    fn before(&self, access: Access) {
+    fn before(&self, access: MemoryAccess) {
         match access {
-            Access::Page => self.asked.set(self.asked.get() + 1),
-            Access::Grow => self.made.set(self.made.get() + 1),
-            Access::Marks => {}
+            MemoryAccess::Page => self.asked.set(self.asked.get() + 1),
+            MemoryAccess::Grow => self.made.set(self.made.get() + 1),
+            MemoryAccess::Marks => {}
         }
     }
 }

@@ -4,7 +4,7 @@
 //! makes each bug in this core and requires that its test fails. The seventh, a race, is in
 //! tests/races.
 
-use sim::disk::{SimDisk, State};
+use sim::disk::{DiskState, SimDisk};
 use sim::oracle::{content, ROOT};
 use sim::union::{format, SimUnion};
 use ubcore::disk::{Buffer, Disk, Order};
@@ -26,7 +26,7 @@ fn fresh() -> (SimDisk, SimUnion) {
 /// Fails the power, so that nothing lands that was not flushed.
 fn recovered(disk: &SimDisk) -> Result<SimUnion> {
     let durable = disk.state.borrow().moment().durable;
-    SimUnion::attach_to(&SimDisk::with(State::restored(durable)), &geometry())
+    SimUnion::attach_to(&SimDisk::with(DiskState::restored(durable)), &geometry())
 }
 
 /// dm-thin, dm-clone, dm-snapshot-merge: metadata was committed while data was in a volatile cache.

@@ -2,7 +2,7 @@
 
 //! Tests positions that 32 bits do not hold: a root and a leaf of several tebibytes.
 
-use sim::disk::{SimDisk, State};
+use sim::disk::{DiskState, SimDisk};
 use sim::oracle::{content, ROOT};
 use sim::union::{format, SimUnion};
 use ubcore::geometry::{Geometry, LeafSlab};
@@ -16,7 +16,7 @@ fn geometry() -> Geometry {
 
 fn again(disk: &SimDisk) -> (SimDisk, SimUnion) {
     let durable = disk.state.borrow().moment().durable;
-    let disk = SimDisk::with(State::restored(durable));
+    let disk = SimDisk::with(DiskState::restored(durable));
     let u = SimUnion::attach_to(&disk, &geometry()).unwrap();
     (disk, u)
 }
@@ -82,7 +82,7 @@ fn a_change_anywhere_on_the_leaf() {
         }
     }
     let durable = disk.state.borrow().moment().durable;
-    let disk = SimDisk::with(State::restored(durable));
+    let disk = SimDisk::with(DiskState::restored(durable));
     let found = SimUnion::attach_to(&disk, &g).unwrap();
     for leaf in places {
         assert_eq!(found.map.entry(leaf).leaf_slab, Some(LeafSlab(leaf)));

@@ -6,7 +6,7 @@ use std::cell::Cell;
 
 use sim::disk::{Random, SimDisk};
 use sim::layers::{random_leaf, run_workload};
-use sim::memory::{Access, SimMemory, Watch, Watched};
+use sim::memory::{MemoryAccess, SimMemory, Watch, Watched};
 use sim::oracle::{content, ROOT, ZERO};
 use sim::union::{format, load, SimUnion};
 use ubcore::error::{Area, Error, Result};
@@ -134,7 +134,7 @@ fn a_leaf_slab_without_bits() {
 struct Count(Cell<u32>);
 
 impl Watch for Count {
-    fn before(&self, _: Access) {
+    fn before(&self, _: MemoryAccess) {
         self.0.set(self.0.get() + 1);
     }
 }

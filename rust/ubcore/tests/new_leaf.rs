@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use sim::disk::{Random, Sector, SimDisk, State};
+use sim::disk::{DiskState, Random, Sector, SimDisk};
 use sim::oracle::{content, tag, Oracle, ROOT, ZERO};
 use sim::union::{format_as, superblock, try_format, SimUnion};
 use ubcore::attach::read_superblock;
@@ -74,7 +74,7 @@ enum Found {
 /// Attaches to the leaf, and compares every sector with what the leaf must hold.
 fn found(image: &Image, oracle: &Oracle) -> Found {
     let mut oracle = oracle.clone();
-    let disk = SimDisk::with(State::restored(image.clone()));
+    let disk = SimDisk::with(DiskState::restored(image.clone()));
     let sb = match read_superblock(&mut disk.clone()) {
         Ok(chosen) => chosen.superblock,
         Err(Error::NotFormatted) => return Found::NoLeaf,
@@ -112,7 +112,7 @@ fn format_over(root: u64, image: &Image, oracle: &Oracle) -> Vec<Vec<Found>> {
     let each = |fails_at: u64| {
         let mut all = Vec::new();
         for seed in 0..16 {
-            let mut disk = SimDisk::with(State::restored(image.clone()));
+            let mut disk = SimDisk::with(DiskState::restored(image.clone()));
             disk.state.borrow_mut().random = Some(Random(!seed));
             disk.state.borrow_mut().power_fails_in = Some(fails_at);
             let done = try_format(&mut disk, &new(root));
@@ -192,7 +192,7 @@ fn a_format_is_a_few_durable_writes() {
     }
     // Two writes, first slot first, would let the old leaf return.
     let (image, oracle) = older(0).unwrap();
-    let disk = SimDisk::with(State::restored(image));
+    let disk = SimDisk::with(DiskState::restored(image));
     let mut state = disk.state.borrow_mut();
     state.write(0, &slots[..1], Order::FlushFua).unwrap();
     drop(state);

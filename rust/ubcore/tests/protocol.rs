@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 use std::sync::Arc;
 
 use sim::disk::Random;
-use sim::host::{fresh, fresh_without_pages, Device, Handle, Outcome};
+use sim::host::{fresh, fresh_without_pages, DeviceFeatures, Handle, Outcome};
 use ubcore::geometry::{Geometry, LeafSlab};
 use ubcore::map::{Base, Entry, Memory};
 
@@ -220,7 +220,7 @@ fn many_requests_at_once_are_answered_and_valid() {
 fn many_requests_over_other_devices() {
     for seed in 0..9 {
         let u = union(2);
-        u.set_device(Device {
+        u.set_device(DeviceFeatures {
             fua: seed % 3 == 1,
             cache: seed % 3 == 0,
         });

@@ -4,7 +4,7 @@
 //! without a note of the change is lost with the ring. Each test has one kind of record, over a
 //! slab that is on disk already.
 
-use sim::disk::{SimDisk, State};
+use sim::disk::{DiskState, SimDisk};
 use sim::oracle::{content, ROOT};
 use sim::union::{format, SimUnion};
 use ubcore::geometry::{Geometry, LeafSlab};
@@ -17,7 +17,7 @@ fn geometry() -> Geometry {
 
 fn again(disk: &SimDisk) -> (SimDisk, SimUnion) {
     let durable = disk.state.borrow().moment().durable;
-    let disk = SimDisk::with(State::restored(durable));
+    let disk = SimDisk::with(DiskState::restored(durable));
     let u = SimUnion::attach_to(&disk, &geometry()).unwrap();
     (disk, u)
 }
@@ -106,7 +106,7 @@ fn what_no_commit_has_recorded() {
     }
     u.committer.checkpoint(&u.map, &mut u.disk).unwrap();
     let durable = disk.state.borrow().moment().durable;
-    let disk = SimDisk::with(State::restored(durable));
+    let disk = SimDisk::with(DiskState::restored(durable));
     let u = SimUnion::attach_to(&disk, &g).unwrap();
     for slab in slabs() {
         assert_eq!(u.map.entry(slab).leaf_slab, Some(LeafSlab(slab)));

@@ -4,7 +4,7 @@
 //! no more is lost than the damaged block covers, and nothing is ever written. `WORKLOADS` sets how
 //! many workloads run.
 
-use sim::disk::{Random, SimDisk, State};
+use sim::disk::{DiskState, Random, SimDisk};
 use sim::inspect::workloads::{in_use, workloads};
 use sim::inspect::{block_of_page, edit, edit_page, edit_slots, edit_with_checksum, look};
 use sim::union::{format, load, salvage, SimUnion};
@@ -82,7 +82,7 @@ fn workload(random: &mut Random, fails_at: Option<u64>) -> SimDisk {
 
 /// Returns a separate disk with the same bytes.
 fn copy(disk: &SimDisk) -> SimDisk {
-    SimDisk::with(State::restored(disk.image()))
+    SimDisk::with(DiskState::restored(disk.image()))
 }
 
 fn runs(u: &SimUnion) -> Vec<Run> {

@@ -5,7 +5,8 @@
 use std::cell::Cell;
 
 use sim::disk::{Random, SimDisk, SECTOR};
-use sim::sealed::{filled, seal_from, Data, Image, Layer, List, Loose, OfDisk};
+use sim::layers::List;
+use sim::sealed::{filled, seal_from, Data, Image, LayerContent, Loose, OfDisk};
 use sim::union::{format, load, SimUnion};
 use ubcore::error::{Error, Role};
 use ubcore::geometry::Geometry;
@@ -18,7 +19,7 @@ use ubcore::stack::extent::{self, Extent};
 use ubcore::stack::leaf_extents::LeafExtents;
 use ubcore::stack::source::NoLayers;
 
-fn seal(layer: &Layer, random: &mut Random) -> Image {
+fn seal(layer: &LayerContent, random: &mut Random) -> Image {
     let loose = Loose::random(layer, random);
     let mut image = Image {
         window: 1 + random.below(9) as usize,
@@ -37,7 +38,7 @@ fn random_layers_are_read_back_and_have_one_form() {
     let (mut extents, mut chunks) = (0, 0);
     for round in 0..300 {
         let union = 1 + random.below(if round % 20 == 0 { 9000 } else { 500 });
-        let layer = Layer::random(&mut random, union);
+        let layer = LayerContent::random(&mut random, union);
         let mut image = seal(&layer, &mut random);
         let header = image.open().unwrap().header;
         assert_eq!(image.layer().unwrap(), layer);
@@ -63,8 +64,8 @@ fn a_layer_of_nothing() {
 }
 
 /// Returns what of a union is mapped: slabs of zeroes, and sectors of numbers and of zeroes.
-fn content_of_a_leaf(random: &mut Random, union: u64) -> Layer {
-    let mut layer = Layer::random(random, union);
+fn content_of_a_leaf(random: &mut Random, union: u64) -> LayerContent {
+    let mut layer = LayerContent::random(random, union);
     for _ in 0..3 {
         let at = random.below(union) as usize / 1024 * 1024;
         let end = (at + 1024).min(union as usize);
@@ -74,7 +75,7 @@ fn content_of_a_leaf(random: &mut Random, union: u64) -> Layer {
 }
 
 /// Makes a leaf with slabs of this size that maps a layer. Sectors are written in any order.
-fn leaf(layer: &Layer, slab: u64, random: &mut Random) -> SimUnion {
+fn leaf(layer: &LayerContent, slab: u64, random: &mut Random) -> SimUnion {
     let union = layer.sectors.len() as u64;
     let slabs = union.div_ceil(slab) + 8;
     let g = Geometry::new(union / 2, union, 8192 + (slabs + 1) * slab, slab as u32, 32);
@@ -203,7 +204,7 @@ fn data_is_cut_too() {
 #[test]
 fn a_stand_in_record_is_outside_the_digest() {
     let mut random = Random(73);
-    let layer = Layer::random(&mut random, 200);
+    let layer = LayerContent::random(&mut random, 200);
     let loose = Loose::random(&layer, &mut random);
     let record = StandIn {
         below: ChainId([1; 32]),
@@ -220,7 +221,7 @@ fn a_stand_in_record_is_outside_the_digest() {
         assert_eq!(plain.block(n), with.block(n), "block {n}");
     }
     // The record of another layer is no stand-in of this one.
-    let other = Layer::random(&mut random, 200);
+    let other = LayerContent::random(&mut random, 200);
     let mut image = Image::default();
     let other = Loose::random(&other, &mut random);
     other.seal(200, None, &mut image, [9, 9]).unwrap();
@@ -234,13 +235,13 @@ fn a_change_of_size_between_the_passes_is_noticed() {
     let mut random = Random(74);
     let mut refused = 0;
     for _ in 0..200 {
-        let layers = [0; 2].map(|_| Layer::random(&mut random, 400));
+        let layers = [0; 2].map(|_| LayerContent::random(&mut random, 400));
         let [a, b] = layers.clone().map(|l| Loose::random(&l, &mut random));
         let pass = Cell::new(0);
         let source = || {
             pass.set(pass.get() + 1);
             let loose = if pass.get() == 1 { &a } else { &b };
-            List(loose.extents.iter())
+            List(&loose.extents)
         };
         let mut data = a.data.clone();
         data.extend(&b.data);

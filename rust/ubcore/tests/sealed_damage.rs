@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 
 use sim::disk::{Random, Sector, SECTOR};
-use sim::sealed::{filled, set_checksum, Image, Layer, Loose};
+use sim::sealed::{filled, set_checksum, Image, LayerContent, Loose};
 use ubcore::error::{Area, Error};
 use ubcore::geometry::{Block, BLOCK_BYTES};
 use ubcore::leaf_block::LeafBlock;
@@ -18,13 +18,13 @@ use ubcore::stack::extent::{Content, Extent};
 const UNION: u64 = 4000;
 
 /// Returns a layer with two blocks of extents and two chunks of data.
-fn layer() -> Layer {
+fn layer() -> LayerContent {
     let mut sectors: Vec<Option<Sector>> = (0..UNION).map(|n| Some(filled(n + 1))).collect();
     for n in 0..300 {
         sectors[n * 5 + 2] = None;
     }
     sectors[2400..2440].fill(Some([0; SECTOR]));
-    Layer { sectors }
+    LayerContent { sectors }
 }
 
 fn image(stand_in: Option<&StandIn>) -> (Image, Header) {
@@ -219,7 +219,7 @@ fn huge_layers_cost_what_is_there() {
 }
 
 /// Returns what the change of a layer leads to if its maker computes all checksums and digests.
-fn forged(change: impl FnOnce(&mut Image, &Header)) -> Result<Layer, Fault> {
+fn forged(change: impl FnOnce(&mut Image, &Header)) -> Result<LayerContent, Fault> {
     let (mut image, header) = image(None);
     change(&mut image, &header);
     image.forge();
@@ -309,7 +309,7 @@ fn each_accepted_form_is_the_canonical_one() {
     let mut sectors = layer().sectors;
     sectors.truncate(union as usize);
     let mut random = Random(5);
-    let loose = Loose::random(&Layer { sectors }, &mut random);
+    let loose = Loose::random(&LayerContent { sectors }, &mut random);
     let mut image = Image::default();
     let header = loose.seal(union, None, &mut image, [9, 9]).unwrap();
     let mut accepted = 0;
@@ -429,7 +429,7 @@ fn cut(before: &Image, log: &[Option<(u64, Vec<Block>)>], n: usize, random: &mut
 #[test]
 fn a_power_failure_leaves_all_or_nothing() {
     let mut random = Random(4);
-    let old = Layer::random(&mut random, 900);
+    let old = LayerContent::random(&mut random, 900);
     let mut before = Image::default();
     Loose::random(&old, &mut random)
         .seal(900, None, &mut before, [2, 2])

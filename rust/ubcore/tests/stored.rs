@@ -3,7 +3,7 @@
 //! Tests pages that are stored for a checkpoint in steps, with writes and commits between the
 //! steps.
 
-use sim::disk::{Random, SimDisk, State};
+use sim::disk::{DiskState, Random, SimDisk};
 use sim::oracle::{content, Oracle};
 use sim::union::{format, load, SimUnion};
 use ubcore::disk::{Buffer, Disk, Order};
@@ -38,7 +38,7 @@ fn fresh(g: Geometry) -> (SimDisk, SimUnion) {
 /// what was flushed.
 fn after_power_failure(disk: &SimDisk) -> [SimDisk; 2] {
     let durable = disk.state.borrow().moment().durable;
-    [disk.clone(), SimDisk::with(State::restored(durable))]
+    [disk.clone(), SimDisk::with(DiskState::restored(durable))]
 }
 
 /// Stores what has changed, one write at a time, and returns how many writes.

@@ -11,9 +11,9 @@ use ubcore::geometry::{Geometry, LeafSlab};
 use ubcore::plan::{self, Run, Source};
 use ubcore::stack::source::NoLayers;
 
-use crate::harness::{attach, disk_of, grown, Freeze, Point, SEAL};
+use crate::harness::{attach, disk_of, grown, FreezeOutcome, Point, SEAL};
 use crate::image::{digest_of, Scope};
-use crate::op::{line, Landed, Op};
+use crate::op::{line, Landed, Operation};
 use sim::disk::{Moment, Random, Sector, SimDisk};
 use sim::oracle::{tag, Oracle, ROOT, ZERO};
 use sim::union::{load, salvage};
@@ -33,7 +33,7 @@ pub struct Depth {
 }
 
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Counters {
+pub struct CheckCounters {
     /// Images of a disk with the contents that are valid for it, no two alike, each checked sector
     /// by sector.
     pub states: u64,
@@ -56,8 +56,8 @@ pub struct Counters {
     pub frozen: u64,
 }
 
-impl Counters {
-    pub fn add(&mut self, other: &Counters) {
+impl CheckCounters {
+    pub fn add(&mut self, other: &CheckCounters) {
         self.states += other.states;
         self.second += other.second;
         self.rotten += other.rotten;
@@ -83,7 +83,7 @@ pub struct Checker {
     /// Images whose recovery was interrupted by a power failure at each of its points.
     twice: HashSet<u64>,
     checked: HashSet<(u64, u64)>,
-    pub counters: Counters,
+    pub counters: CheckCounters,
 }
 
 fn runs_of(u: &sim::union::SimUnion) -> Vec<Run> {
@@ -112,7 +112,7 @@ impl Checker {
             recovered: HashMap::new(),
             twice: HashSet::new(),
             checked: HashSet::new(),
-            counters: Counters::default(),
+            counters: CheckCounters::default(),
         }
     }
 
@@ -170,7 +170,7 @@ impl Checker {
             if !self.is_new(image, meant) {
                 continue;
             }
-            let failure = Op::PowerFailure(n as u16, Landed::Digits(choice.clone()));
+            let failure = Operation::PowerFailure(n as u16, Landed::Digits(choice.clone()));
             let runs = self.first(&scope, &choice, image, &failure)?;
             let oracle = match &point.freeze {
                 Some(freeze) => self.of_freeze(&scope, &choice, (point, freeze), &runs),
@@ -208,7 +208,7 @@ impl Checker {
         &mut self,
         scope: &Scope,
         choice: &[u8],
-        (point, freeze): (&'a Point, &'a Freeze),
+        (point, freeze): (&'a Point, &'a FreezeOutcome),
         runs: &[Run],
     ) -> Result<&'a Rc<Oracle>, String> {
         let mut disk = disk_of(scope.image(choice), &self.geometry);
@@ -238,7 +238,7 @@ impl Checker {
         scope: &Scope,
         choice: &[u8],
         image: u64,
-        failure: &Op,
+        failure: &Operation,
     ) -> Result<Vec<Run>, String> {
         if self.twice.contains(&image) {
             let known = self.recovered[&image].clone();
@@ -278,7 +278,7 @@ impl Checker {
                 self.recovered.insert(image, recovered.clone());
                 recovered
             });
-            let again = line(&[Op::Again(at as u16, Landed::Digits(choice))]);
+            let again = line(&[Operation::Again(at as u16, Landed::Digits(choice))]);
             match &*recovered {
                 Ok(found) if found == runs => {}
                 Ok(_) => {

@@ -7,14 +7,14 @@
 //! the later operations never happen. So the power fails only in the last operation of each
 //! sequence. No sequence is left out because it resembles another.
 
-use crate::checker::{Checker, Counters, Depth};
-use crate::op::{line, Op, Range};
+use crate::checker::{CheckCounters, Checker, Depth};
+use crate::op::{line, Operation, Range};
 use crate::rot;
 use crate::setup::{Setup, SETUPS};
 use sim::disk::Random;
 
 /// Returns eleven operations, at one set of places or another.
-pub fn alphabet(places: usize) -> [Op; 11] {
+pub fn alphabet(places: usize) -> [Operation; 11] {
     let at = |at, len| Range { at, len };
     let [small, page, over_two, again, zero, discard, fua] = if places == 0 {
         // A slab that is written, a write in the middle of everything, and a write beside it.
@@ -40,17 +40,17 @@ pub fn alphabet(places: usize) -> [Op; 11] {
         ]
     };
     [
-        Op::Write(small),
-        Op::Write(page),
-        Op::Write(over_two),
-        Op::Overwrite(again),
-        Op::Zero(zero),
-        Op::Discard(discard),
-        Op::Flush,
-        Op::Fua(fua),
-        Op::Store,
-        Op::Checkpoint,
-        Op::Reattach,
+        Operation::Write(small),
+        Operation::Write(page),
+        Operation::Write(over_two),
+        Operation::Overwrite(again),
+        Operation::Zero(zero),
+        Operation::Discard(discard),
+        Operation::Flush,
+        Operation::Fua(fua),
+        Operation::Store,
+        Operation::Checkpoint,
+        Operation::Reattach,
     ]
 }
 
@@ -89,17 +89,21 @@ pub fn jobs(all_up_to: usize, one_in: u64, seed: u64) -> Vec<Job> {
 
 /// The operations that only end a sequence, because nothing can follow a freeze, the content before
 /// a reset does not matter to the operations after it, and a leaf that has grown is like any other.
-const LAST: [Op; 5] = [
-    Op::Freeze,
-    Op::FreezeDetached,
-    Op::Reset,
-    Op::ResetDetached,
-    Op::GrowDetached,
+const LAST: [Operation; 5] = [
+    Operation::Freeze,
+    Operation::FreezeDetached,
+    Operation::Reset,
+    Operation::ResetDetached,
+    Operation::GrowDetached,
 ];
 
 /// Runs the sequences of a job. Returns the first invalid state as a replay line. `None`: time is
 /// over.
-pub fn run(job: &Job, depth: Depth, go_on: &dyn Fn() -> bool) -> (Counters, Result<bool, String>) {
+pub fn run(
+    job: &Job,
+    depth: Depth,
+    go_on: &dyn Fn() -> bool,
+) -> (CheckCounters, Result<bool, String>) {
     let devices = job.setup.devices(job.reveal);
     let mut checker = Checker::new(devices.geometry, depth, job.seed);
     let alphabet = alphabet(job.places);
@@ -119,7 +123,7 @@ pub fn run(job: &Job, depth: Depth, go_on: &dyn Fn() -> bool) -> (Counters, Resu
             let last = (number % lasts) as usize;
             let last = alphabet.iter().chain(&LAST).nth(last).cloned();
             let ops = (0..length as u32 - 1).rev().map(digit).chain(last);
-            let ops: Vec<Op> = ops.collect();
+            let ops: Vec<Operation> = ops.collect();
             if let Err(e) = sequence(job, &ops, &mut checker) {
                 let word = job.setup.word(job.reveal);
                 return (checker.counters, Err(format!("{word} {} {e}", line(&ops))));
@@ -129,7 +133,7 @@ pub fn run(job: &Job, depth: Depth, go_on: &dyn Fn() -> bool) -> (Counters, Resu
     (checker.counters, Ok(true))
 }
 
-fn sequence(job: &Job, ops: &[Op], checker: &mut Checker) -> Result<(), String> {
+fn sequence(job: &Job, ops: &[Operation], checker: &mut Checker) -> Result<(), String> {
     let Some((last, before)) = ops.split_last() else {
         return Ok(());
     };

@@ -13,29 +13,29 @@ use ubcore::plan::{self, Source};
 use ubcore::stack::source::NoLayers;
 
 use crate::leaves::Leaves;
-use crate::points::{Leaf, Oracle};
+use crate::points::{Leaf, PointOracle};
 use sim::union::SimUnion;
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub enum FsKind {
     Ext4,
     Btrfs,
     Xfs,
 }
 
-impl Kind {
-    pub fn of(word: &str) -> Option<Kind> {
+impl FsKind {
+    pub fn of(word: &str) -> Option<FsKind> {
         match word {
-            "ext4" => Some(Kind::Ext4),
-            "btrfs" => Some(Kind::Btrfs),
-            "xfs" => Some(Kind::Xfs),
+            "ext4" => Some(FsKind::Ext4),
+            "btrfs" => Some(FsKind::Btrfs),
+            "xfs" => Some(FsKind::Xfs),
             _ => None,
         }
     }
 }
 
 pub struct Files {
-    kind: Kind,
+    kind: FsKind,
     image: PathBuf,
     leaves: Leaves,
     stride: usize,
@@ -59,7 +59,7 @@ fn said(o: &Output) -> String {
 }
 
 impl Files {
-    pub fn new(kind: Kind, image: PathBuf, leaves: Leaves, stride: usize) -> Files {
+    pub fn new(kind: FsKind, image: PathBuf, leaves: Leaves, stride: usize) -> Files {
         Files {
             kind,
             image,
@@ -126,7 +126,7 @@ impl Files {
     }
 }
 
-impl Oracle for Files {
+impl PointOracle for Files {
     fn mark(&mut self, text: &str) {
         if let Some(n) = text.strip_prefix('s').and_then(|n| n.parse().ok()) {
             self.kept.push(n);
@@ -139,12 +139,12 @@ impl Oracle for Files {
             return Ok(());
         }
         self.leaves.point(leaf, &self.kept)?;
-        if self.kind == Kind::Xfs {
+        if self.kind == FsKind::Xfs {
             return Ok(());
         }
         self.write(union, leaf)?;
         match self.kind {
-            Kind::Btrfs => self.check_btrfs(),
+            FsKind::Btrfs => self.check_btrfs(),
             _ => self.check_ext4(),
         }
     }
@@ -155,8 +155,8 @@ impl Oracle for Files {
     /// disk, so no failure here tears one.
     fn whole(&self) -> u64 {
         match self.kind {
-            Kind::Ext4 => 2,
-            Kind::Btrfs | Kind::Xfs => 8,
+            FsKind::Ext4 => 2,
+            FsKind::Btrfs | FsKind::Xfs => 8,
         }
     }
 

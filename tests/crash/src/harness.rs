@@ -17,8 +17,8 @@ use ubcore::reset::reset;
 use ubcore::stack::chain::Seal;
 use ubcore::stack::source::NoLayers;
 
-use crate::op::{Op, Range};
-use sim::disk::{Moment, Sector, SimDisk, State};
+use crate::op::{Operation, Range};
+use sim::disk::{DiskState, Moment, Sector, SimDisk};
 use sim::oracle::{content, tag, Oracle, ROOT, ZERO};
 use sim::union::{format_as, load, superblock, SimUnion};
 
@@ -36,16 +36,16 @@ pub struct Point {
     pub moment: Moment,
     pub oracle: Rc<Oracle>,
     /// The freeze that this is a moment of.
-    pub freeze: Option<Freeze>,
+    pub freeze: Option<FreezeOutcome>,
     /// The reset that this is a moment of.
-    pub reset: Option<Reset>,
+    pub reset: Option<ResetOutcome>,
     /// The sizes that the union may have.
     pub union_sectors: [u64; 2],
 }
 
 /// The contents that a reset may leave: the former one, or that of an empty leaf.
 #[derive(Clone)]
-pub struct Reset {
+pub struct ResetOutcome {
     /// The generation of the superblock that makes the leaf empty.
     pub generation: u64,
     /// The one content of an empty leaf.
@@ -54,7 +54,7 @@ pub struct Reset {
 
 /// What a freeze must leave.
 #[derive(Clone)]
-pub struct Freeze {
+pub struct FreezeOutcome {
     /// The one content that a frozen leaf may have.
     pub content: Rc<Oracle>,
     /// The freeze was reported, so the leaf must be frozen.
@@ -140,7 +140,7 @@ impl Harness {
 
     /// Does `op`; returns the moments in it at which the power might fail, the last one after its
     /// end.
-    pub fn step(&mut self, op: &Op) -> std::result::Result<Vec<Point>, String> {
+    pub fn step(&mut self, op: &Operation) -> std::result::Result<Vec<Point>, String> {
         self.disk.state.borrow_mut().trail = Some(Vec::new());
         let done = self.apply(op);
         self.note();
@@ -149,9 +149,9 @@ impl Harness {
         self.verify()?;
         let moment = self.disk.state.borrow().moment();
         let oracle = Rc::new(self.oracle.clone());
-        if matches!(op, Op::Freeze | Op::FreezeDetached) {
+        if matches!(op, Operation::Freeze | Operation::FreezeDetached) {
             for point in &mut self.points {
-                point.freeze = Some(Freeze {
+                point.freeze = Some(FreezeOutcome {
                     content: oracle.clone(),
                     reported: false,
                 });
@@ -161,7 +161,7 @@ impl Harness {
         if let Some((generation, points)) = self.reset.take() {
             for point in self.points.iter_mut().take(points) {
                 let content = oracle.clone();
-                point.reset = Some(Reset {
+                point.reset = Some(ResetOutcome {
                     generation,
                     content,
                 });
@@ -171,7 +171,7 @@ impl Harness {
         self.points.push(Point {
             moment,
             oracle,
-            freeze: freeze.map(|f| Freeze {
+            freeze: freeze.map(|f| FreezeOutcome {
                 reported: true,
                 ..f
             }),
@@ -183,7 +183,7 @@ impl Harness {
     }
 
     /// Does `op` without recording.
-    pub fn run(&mut self, op: &Op) -> std::result::Result<(), String> {
+    pub fn run(&mut self, op: &Operation) -> std::result::Result<(), String> {
         self.apply(op).map_err(|e| explain(&op.to_string(), e))?;
         self.points.clear();
         self.reset = None;
@@ -206,13 +206,13 @@ impl Harness {
         }));
     }
 
-    fn apply(&mut self, op: &Op) -> Result {
+    fn apply(&mut self, op: &Operation) -> Result {
         match op {
-            Op::Write(r) => self.write(*r, false),
-            Op::Fua(r) => self.write(*r, true),
-            Op::Overwrite(r) => self.write(self.last_write.unwrap_or(*r), false),
-            Op::Zero(r) => self.zero(*r),
-            Op::Discard(r) => {
+            Operation::Write(r) => self.write(*r, false),
+            Operation::Fua(r) => self.write(*r, true),
+            Operation::Overwrite(r) => self.write(self.last_write.unwrap_or(*r), false),
+            Operation::Zero(r) => self.zero(*r),
+            Operation::Discard(r) => {
                 let base = if self.devices.reveal {
                     Base::Below
                 } else {
@@ -220,8 +220,8 @@ impl Harness {
                 };
                 self.empty(*r, base)
             }
-            Op::Flush => self.flush(),
-            Op::Store => {
+            Operation::Flush => self.flush(),
+            Operation::Store => {
                 let u = &mut self.union;
                 let next = u
                     .committer
@@ -229,33 +229,33 @@ impl Harness {
                 self.store_from = next.unwrap_or(MapPage(0));
                 Ok(())
             }
-            Op::Checkpoint => {
+            Operation::Checkpoint => {
                 let u = &mut self.union;
                 u.committer.checkpoint(&u.map, &mut u.disk)?;
                 self.all_durable();
                 self.before_commit = self.oracle.clone();
                 Ok(())
             }
-            Op::Reattach => self.reattach(),
-            Op::Freeze => self.freeze(),
-            Op::FreezeDetached => {
-                self.apply(&Op::End)?;
+            Operation::Reattach => self.reattach(),
+            Operation::Freeze => self.freeze(),
+            Operation::FreezeDetached => {
+                self.apply(&Operation::End)?;
                 self.flush()?;
                 let g = &self.devices.geometry;
                 self.union = load(&self.disk, g.root_sectors(), g.leaf_sectors())?;
                 self.freeze()
             }
-            Op::Reset => self.reset(),
-            Op::ResetDetached => self.reset_detached(),
-            Op::GrowDetached => self.grow_detached(),
-            Op::Begin(r) => self.begin(*r),
-            Op::End => {
+            Operation::Reset => self.reset(),
+            Operation::ResetDetached => self.reset_detached(),
+            Operation::GrowDetached => self.grow_detached(),
+            Operation::Begin(r) => self.begin(*r),
+            Operation::End => {
                 for r in std::mem::take(&mut self.flying).into_iter().rev() {
                     self.union.map.map_sectors(r.at, r.len as u32).unwrap();
                 }
                 Ok(())
             }
-            Op::PowerFailure(..) | Op::Again(..) | Op::Rot => Ok(()),
+            Operation::PowerFailure(..) | Operation::Again(..) | Operation::Rot => Ok(()),
         }
     }
 
@@ -313,7 +313,7 @@ impl Harness {
     }
 
     fn reattach(&mut self) -> Result {
-        self.apply(&Op::End)?;
+        self.apply(&Operation::End)?;
         let u = &mut self.union;
         u.committer.detach(&u.map, &mut u.disk)?;
         self.all_durable();
@@ -324,7 +324,7 @@ impl Harness {
 
     /// Ends all writes, and makes the last checkpoint, by which the leaf becomes a layer.
     fn freeze(&mut self) -> Result {
-        self.apply(&Op::End)?;
+        self.apply(&Operation::End)?;
         let u = &mut self.union;
         u.committer.freeze(&u.map, &mut u.disk, SEAL)?;
         self.all_durable();
@@ -334,13 +334,13 @@ impl Harness {
 
     /// Ends all writes, and makes the leaf empty. The union continues with an empty map.
     fn reset(&mut self) -> Result {
-        self.apply(&Op::End)?;
+        self.apply(&Operation::End)?;
         self.union = self.union.reset()?;
         self.forget_all()
     }
 
     fn reset_detached(&mut self) -> Result {
-        self.apply(&Op::End)?;
+        self.apply(&Operation::End)?;
         self.flush()?;
         let probe = read_superblock(&mut self.disk)?;
         reset(&mut self.disk, &probe)?;
@@ -350,7 +350,7 @@ impl Harness {
     }
 
     fn grow_detached(&mut self) -> Result {
-        self.apply(&Op::End)?;
+        self.apply(&Operation::End)?;
         self.flush()?;
         let g = &mut self.devices.geometry;
         let sizes = Sizes {
@@ -561,7 +561,7 @@ pub fn grown(g: &Geometry) -> Result<Geometry> {
 
 /// Returns a disk that holds `image` durably, with metadata kept below the data.
 pub fn disk_of(image: std::collections::BTreeMap<u64, Sector>, g: &Geometry) -> SimDisk {
-    let mut state = State::restored(image);
+    let mut state = DiskState::restored(image);
     state.fence = Some(g.leaf_slab_start(LeafSlab(0)));
     SimDisk::with(state)
 }

@@ -17,7 +17,7 @@ const FUA: u64 = 2;
 const DISCARD: u64 = 4;
 const MARK: u64 = 8;
 
-pub enum Entry {
+pub enum LogEntry {
     /// The first sector, the data, and whether the write was FUA.
     Write(u64, Vec<Sector>, bool),
     Flush,
@@ -41,7 +41,7 @@ fn sectors(log: &mut impl Read, n: usize) -> io::Result<Vec<u8>> {
 }
 
 /// Returns all entries of a log. The file may be much larger than the log.
-pub fn read(log: &mut impl Read) -> io::Result<Vec<Entry>> {
+pub fn read(log: &mut impl Read) -> io::Result<Vec<LogEntry>> {
     let head = sectors(log, 1)?;
     let size = u32::from_le_bytes(head[24..28].try_into().unwrap());
     if word(&head, 0) != MAGIC || size as usize != SECTOR {
@@ -55,19 +55,19 @@ pub fn read(log: &mut impl Read) -> io::Result<Vec<Entry>> {
             let text = entry.get(32..32 + len as usize);
             let text = text.ok_or_else(|| bad("has a mark without an end"))?;
             let text = String::from_utf8_lossy(text);
-            entries.push(Entry::Mark(text.trim_end_matches('\0').to_owned()));
+            entries.push(LogEntry::Mark(text.trim_end_matches('\0').to_owned()));
             continue;
         }
         // A write that flushes first becomes both entries.
         if flags & FLUSH != 0 {
-            entries.push(Entry::Flush);
+            entries.push(LogEntry::Flush);
         }
         if flags & DISCARD != 0 {
-            entries.push(Entry::Discard(at, count));
+            entries.push(LogEntry::Discard(at, count));
         } else if count > 0 {
             let data = sectors(log, count as usize)?;
             let data = data.chunks(SECTOR).map(|s| s.try_into().unwrap());
-            entries.push(Entry::Write(at, data.collect(), flags & FUA != 0));
+            entries.push(LogEntry::Write(at, data.collect(), flags & FUA != 0));
         }
     }
     Ok(entries)

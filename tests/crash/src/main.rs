@@ -22,7 +22,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use checker::{Checker, Counters, Depth};
+use checker::{CheckCounters, Checker, Depth};
 
 const USAGE: &str = "\
 usage: crash quick|full|soak [SEED]
@@ -117,7 +117,7 @@ struct Campaign {
     next: AtomicUsize,
     stop: AtomicBool,
     out_of_time: AtomicBool,
-    found: Mutex<(Counters, Vec<String>)>,
+    found: Mutex<(CheckCounters, Vec<String>)>,
 }
 
 impl Campaign {
@@ -129,7 +129,7 @@ impl Campaign {
         !late && !self.stop.load(Ordering::Relaxed)
     }
 
-    fn add(&self, counters: &Counters, failure: Option<String>) {
+    fn add(&self, counters: &CheckCounters, failure: Option<String>) {
         let mut found = self.found.lock().unwrap_or_else(|e| e.into_inner());
         found.0.add(counters);
         if let Some(failure) = failure {
@@ -240,7 +240,7 @@ fn number(word: &str) -> Result<u64, String> {
 /// Makes the oracle of a file system, at so many points, and the leaves that it keeps: some of
 /// `each` points at an entry.
 fn file_system(
-    entries: &[log::Entry],
+    entries: &[log::LogEntry],
     kind: &str,
     image: std::path::PathBuf,
     each: u64,
@@ -249,10 +249,10 @@ fn file_system(
     let [most, leaves] = rest else {
         return Err(USAGE.into());
     };
-    let kind_of = files::Kind::of(kind).ok_or(USAGE)?;
+    let kind_of = files::FsKind::of(kind).ok_or(USAGE)?;
     let stride = (entries.len() as u64 * each / number(most)?.max(1)).max(1);
     // Counts the points with a file system, so that the leaves are spread over all of these.
-    let made = |e: &log::Entry| matches!(e, log::Entry::Mark(text) if text == "made");
+    let made = |e: &log::LogEntry| matches!(e, log::LogEntry::Mark(text) if text == "made");
     let with_files = entries.iter().skip_while(|e| !made(e)).count() as u64 / stride * each;
     let mut every = (with_files / number(leaves)?.max(1)).max(1);
     // Otherwise all leaves would be of one kind of moment.
@@ -286,14 +286,14 @@ fn points(words: &[&str]) -> Result<u64, String> {
     };
     if *kind == "raw" {
         let operations = operation_log::OperationLog::read(&read(file)?)?;
-        let mut campaign = points::Campaign::new(&entries, variants, seed, operations)?;
+        let mut campaign = points::PointCampaign::new(&entries, variants, seed, operations)?;
         campaign.oracle.believe = rest.first() == Some(&"believe");
         let done = campaign.run();
         print_counts(campaign.points, campaign.second);
         return done.map(|()| campaign.points);
     }
     let files = file_system(&entries, kind, file.into(), u64::from(1 + variants), rest)?;
-    let mut campaign = points::Campaign::new(&entries, variants, seed, files)?;
+    let mut campaign = points::PointCampaign::new(&entries, variants, seed, files)?;
     let done = campaign.run();
     print_counts(campaign.points, campaign.second);
     done.map(|()| campaign.points)

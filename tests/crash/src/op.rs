@@ -14,7 +14,7 @@ pub struct Range {
 
 /// One step of a workload.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Op {
+pub enum Operation {
     Write(Range),
     /// A write with FUA.
     Fua(Range),
@@ -80,28 +80,28 @@ impl fmt::Display for Landed {
     }
 }
 
-impl fmt::Display for Op {
+impl fmt::Display for Operation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Op::Write(r) => write!(f, "write@{r}"),
-            Op::Fua(r) => write!(f, "fua@{r}"),
-            Op::Overwrite(r) => write!(f, "over@{r}"),
-            Op::Zero(r) => write!(f, "zero@{r}"),
-            Op::Discard(r) => write!(f, "discard@{r}"),
-            Op::Flush => write!(f, "flush"),
-            Op::Store => write!(f, "store"),
-            Op::Checkpoint => write!(f, "checkpoint"),
-            Op::Reattach => write!(f, "reattach"),
-            Op::Freeze => write!(f, "freeze"),
-            Op::FreezeDetached => write!(f, "freeze-detached"),
-            Op::Reset => write!(f, "reset"),
-            Op::ResetDetached => write!(f, "reset-detached"),
-            Op::GrowDetached => write!(f, "grow-detached"),
-            Op::Begin(r) => write!(f, "begin@{r}"),
-            Op::End => write!(f, "end"),
-            Op::Rot => write!(f, "rot"),
-            Op::PowerFailure(at, landed) => write!(f, "power-failure:{at}:{landed}"),
-            Op::Again(at, landed) => write!(f, "again:{at}:{landed}"),
+            Operation::Write(r) => write!(f, "write@{r}"),
+            Operation::Fua(r) => write!(f, "fua@{r}"),
+            Operation::Overwrite(r) => write!(f, "over@{r}"),
+            Operation::Zero(r) => write!(f, "zero@{r}"),
+            Operation::Discard(r) => write!(f, "discard@{r}"),
+            Operation::Flush => write!(f, "flush"),
+            Operation::Store => write!(f, "store"),
+            Operation::Checkpoint => write!(f, "checkpoint"),
+            Operation::Reattach => write!(f, "reattach"),
+            Operation::Freeze => write!(f, "freeze"),
+            Operation::FreezeDetached => write!(f, "freeze-detached"),
+            Operation::Reset => write!(f, "reset"),
+            Operation::ResetDetached => write!(f, "reset-detached"),
+            Operation::GrowDetached => write!(f, "grow-detached"),
+            Operation::Begin(r) => write!(f, "begin@{r}"),
+            Operation::End => write!(f, "end"),
+            Operation::Rot => write!(f, "rot"),
+            Operation::PowerFailure(at, landed) => write!(f, "power-failure:{at}:{landed}"),
+            Operation::Again(at, landed) => write!(f, "again:{at}:{landed}"),
         }
     }
 }
@@ -134,21 +134,21 @@ impl FromStr for Landed {
     }
 }
 
-impl FromStr for Op {
+impl FromStr for Operation {
     type Err = String;
 
     fn from_str(s: &str) -> Result<Self, String> {
         if let Some((name, range)) = s.split_once('@') {
             let range = range.parse()?;
             return Ok(match name {
-                "write" => Op::Write(range),
-                "w512" => Op::Write(Range { len: 1, ..range }),
-                "w4k" => Op::Write(Range { len: 8, ..range }),
-                "fua" => Op::Fua(range),
-                "over" => Op::Overwrite(range),
-                "zero" => Op::Zero(range),
-                "discard" => Op::Discard(range),
-                "begin" => Op::Begin(range),
+                "write" => Operation::Write(range),
+                "w512" => Operation::Write(Range { len: 1, ..range }),
+                "w4k" => Operation::Write(Range { len: 8, ..range }),
+                "fua" => Operation::Fua(range),
+                "over" => Operation::Overwrite(range),
+                "zero" => Operation::Zero(range),
+                "discard" => Operation::Discard(range),
+                "begin" => Operation::Begin(range),
                 _ => return Err(format!("{s}: no such operation")),
             });
         }
@@ -158,45 +158,45 @@ impl FromStr for Op {
         let point = point.map_err(|_| format!("{s}: not a point"))?;
         let landed = parts.next().unwrap_or("d");
         Ok(match name {
-            "flush" => Op::Flush,
-            "store" => Op::Store,
-            "checkpoint" => Op::Checkpoint,
-            "reattach" => Op::Reattach,
-            "freeze" => Op::Freeze,
-            "freeze-detached" => Op::FreezeDetached,
-            "reset" => Op::Reset,
-            "reset-detached" => Op::ResetDetached,
-            "grow-detached" => Op::GrowDetached,
-            "end" => Op::End,
-            "rot" => Op::Rot,
-            "power-failure" => Op::PowerFailure(point, landed.parse()?),
-            "again" => Op::Again(point, landed.parse()?),
+            "flush" => Operation::Flush,
+            "store" => Operation::Store,
+            "checkpoint" => Operation::Checkpoint,
+            "reattach" => Operation::Reattach,
+            "freeze" => Operation::Freeze,
+            "freeze-detached" => Operation::FreezeDetached,
+            "reset" => Operation::Reset,
+            "reset-detached" => Operation::ResetDetached,
+            "grow-detached" => Operation::GrowDetached,
+            "end" => Operation::End,
+            "rot" => Operation::Rot,
+            "power-failure" => Operation::PowerFailure(point, landed.parse()?),
+            "again" => Operation::Again(point, landed.parse()?),
             _ => return Err(format!("{s}: no such operation")),
         })
     }
 }
 
 /// Returns operations as the words of a line.
-pub fn line(ops: &[Op]) -> String {
-    let words: Vec<String> = ops.iter().map(Op::to_string).collect();
+pub fn line(ops: &[Operation]) -> String {
+    let words: Vec<String> = ops.iter().map(Operation::to_string).collect();
     words.join(" ")
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{line, Op};
+    use super::{line, Operation};
 
     #[test]
     fn a_line_says_what_it_was_made_of() {
         let text =
             "write@3+8 fua@1+1 over@0+4 zero@30+40 discard@32+32 flush store checkpoint reattach \
                     freeze freeze-detached reset reset-detached grow-detached rot begin@7+2 end power-failure:3:s17 again:2:d01f";
-        let ops: Vec<Op> = text
+        let ops: Vec<Operation> = text
             .split_whitespace()
             .map(|w| w.parse().unwrap())
             .collect();
         assert_eq!(line(&ops), text);
-        let short: Op = "w4k@0".parse().unwrap();
+        let short: Operation = "w4k@0".parse().unwrap();
         assert_eq!(short.to_string(), "write@0+8");
         for bad in [
             "what",
@@ -205,7 +205,7 @@ mod tests {
             "power-failure:1:x",
             "power-failure:1:dz",
         ] {
-            assert!(bad.parse::<Op>().is_err(), "{bad}");
+            assert!(bad.parse::<Operation>().is_err(), "{bad}");
         }
     }
 }

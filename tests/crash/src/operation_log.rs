@@ -8,8 +8,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use ubcore::plan::{self, Source};
 use ubcore::stack::source::NoLayers;
 
-use crate::log::Entry;
-use crate::points::{Leaf, Oracle};
+use crate::log::LogEntry;
+use crate::points::{Leaf, PointOracle};
 use sim::disk::Sector;
 use sim::union::SimUnion;
 
@@ -18,7 +18,7 @@ const MAGIC: u64 = 0x726f_7463_6573_6275;
 const ZERO: u64 = 0;
 const ROOT: u64 = 1;
 
-struct Operation {
+struct LoggedOperation {
     start: u64,
     count: u64,
     /// The clock when the operation had completed; 0 if it had not.
@@ -28,7 +28,7 @@ struct Operation {
 }
 
 pub struct OperationLog {
-    operations: Vec<Operation>,
+    operations: Vec<LoggedOperation>,
     /// The operations that changed each sector, in order.
     of: Vec<Vec<u32>>,
     /// All operations that had completed by then are durable.
@@ -75,10 +75,10 @@ fn tag(data: &Sector, sector: u64) -> Option<u64> {
 /// that had completed before a FUA write of the same sector is logged after it. The tag shows the
 /// true order: the tags of a sector grow, because only one writer writes it and waits for each
 /// write.
-pub fn reorder(entries: &mut [Entry]) {
+pub fn reorder(entries: &mut [LogEntry]) {
     let mut newer = BTreeMap::<u64, Sector>::new();
     for entry in entries {
-        let Entry::Write(at, data, fua) = entry else {
+        let LogEntry::Write(at, data, fua) = entry else {
             continue;
         };
         for (leaf_sector, data) in (*at..).zip(data) {
@@ -113,7 +113,7 @@ impl OperationLog {
             .get(40..40 + count * 40)
             .ok_or("operations end early")?;
         for (n, r) in (0u32..).zip(records.chunks(40)) {
-            let operation = Operation {
+            let operation = LoggedOperation {
                 start: word(r, 0),
                 count: word(r, 8),
                 done: word(r, 16),
@@ -128,7 +128,7 @@ impl OperationLog {
         Ok(operations)
     }
 
-    fn is_durable(&self, d: &Operation) -> bool {
+    fn is_durable(&self, d: &LoggedOperation) -> bool {
         let by_itself = d.fua && self.fua.contains(&d.tag);
         d.done != 0 && (by_itself || d.done <= self.level)
     }
@@ -155,7 +155,7 @@ impl OperationLog {
     }
 }
 
-impl Oracle for OperationLog {
+impl PointOracle for OperationLog {
     fn mark(&mut self, text: &str) {
         let Some((kind, Ok(n))) = text.split_at_checked(1).map(|(k, n)| (k, n.parse::<u64>()))
         else {

@@ -16,8 +16,8 @@ use ubcore::attach;
 use ubcore::disk::Order;
 use ubcore::geometry::Geometry;
 
-use crate::log::Entry;
-use sim::disk::{Random, Sector, SimDisk, State};
+use crate::log::LogEntry;
+use sim::disk::{DiskState, Random, Sector, SimDisk};
 use sim::union::SimUnion;
 
 /// The content of a discarded sector: nothing that was ever written.
@@ -77,21 +77,21 @@ impl Leaf {
         Ok(())
     }
 
-    fn apply(&mut self, entry: &Entry) {
+    fn apply(&mut self, entry: &LogEntry) {
         match entry {
-            Entry::Write(at, data, _) => {
+            LogEntry::Write(at, data, _) => {
                 for (sector, data) in (*at..).zip(data) {
                     self.put(sector, *data);
                 }
             }
-            Entry::Discard(at, n) => (*at..at + n).for_each(|s| self.put(s, JUNK)),
-            Entry::Flush | Entry::Mark(_) => (),
+            LogEntry::Discard(at, n) => (*at..at + n).for_each(|s| self.put(s, JUNK)),
+            LogEntry::Flush | LogEntry::Mark(_) => (),
         }
     }
 }
 
 /// An oracle that knows which contents are valid.
-pub trait Oracle {
+pub trait PointOracle {
     /// Notes a mark, from which on more is durable.
     fn mark(&mut self, text: &str);
     /// Checks that what a recovered union shows is valid now.
@@ -104,8 +104,8 @@ pub trait Oracle {
     }
 }
 
-pub struct Campaign<'a, O> {
-    entries: &'a [Entry],
+pub struct PointCampaign<'a, O> {
+    entries: &'a [LogEntry],
     geometry: Geometry,
     /// The number of moments of each point besides the prefix itself.
     variants: u32,
@@ -116,11 +116,11 @@ pub struct Campaign<'a, O> {
 }
 
 /// Returns the geometry of the leaf whose writes were recorded.
-pub fn geometry(entries: &[Entry]) -> Result<Geometry, String> {
-    let state = State::default();
+pub fn geometry(entries: &[LogEntry]) -> Result<Geometry, String> {
+    let state = DiskState::default();
     let mut disk = SimDisk::with(state);
     for entry in entries {
-        if let Entry::Write(at, data, _) = entry {
+        if let LogEntry::Write(at, data, _) = entry {
             let mut state = disk.state.borrow_mut();
             state
                 .write(*at, data, Order::Fua)
@@ -131,9 +131,14 @@ pub fn geometry(entries: &[Entry]) -> Result<Geometry, String> {
     Ok(probe.superblock.geometry)
 }
 
-impl<'a, O: Oracle> Campaign<'a, O> {
-    pub fn new(entries: &'a [Entry], variants: u32, seed: u64, oracle: O) -> Result<Self, String> {
-        Ok(Campaign {
+impl<'a, O: PointOracle> PointCampaign<'a, O> {
+    pub fn new(
+        entries: &'a [LogEntry],
+        variants: u32,
+        seed: u64,
+        oracle: O,
+    ) -> Result<Self, String> {
+        Ok(PointCampaign {
             entries,
             geometry: geometry(entries)?,
             variants,
@@ -147,7 +152,7 @@ impl<'a, O: Oracle> Campaign<'a, O> {
     /// Recovers, sometimes with another power failure in between, and checks.
     fn point(&mut self, leaf: &Leaf) -> Result<(), String> {
         let disk = || {
-            let mut state = State::restored(leaf.meta.clone());
+            let mut state = DiskState::restored(leaf.meta.clone());
             state.fence = Some(self.geometry.data_start());
             SimDisk::with(state)
         };
@@ -158,7 +163,7 @@ impl<'a, O: Oracle> Campaign<'a, O> {
             disk.state.borrow_mut().power_fails_in = Some(failure);
             let _ = SimUnion::attach_to(&disk, &self.geometry);
             disk.state.borrow_mut().crash(&mut self.random);
-            let landed = State::restored(disk.image());
+            let landed = DiskState::restored(disk.image());
             disk = SimDisk::with(landed);
         }
         let union =
@@ -195,9 +200,9 @@ impl<'a, O: Oracle> Campaign<'a, O> {
         let mut certain = Vec::new();
         for (n, entry) in self.entries.iter().enumerate().take(k).skip(since) {
             match entry {
-                Entry::Write(_, _, true) if n + 1 < k => certain.push(entry),
-                Entry::Write(at, data, _) => doubt.extend(self.pieces(*at, data)),
-                Entry::Discard(..) if self.random.chance(2) => certain.push(entry),
+                LogEntry::Write(_, _, true) if n + 1 < k => certain.push(entry),
+                LogEntry::Write(at, data, _) => doubt.extend(self.pieces(*at, data)),
+                LogEntry::Discard(..) if self.random.chance(2) => certain.push(entry),
                 _ => (),
             }
         }
@@ -225,8 +230,8 @@ impl<'a, O: Oracle> Campaign<'a, O> {
             let describe = |e: String| format!("entry {n}: {e}");
             leaf.apply(entry);
             match entry {
-                Entry::Flush => flushed = (leaf.clone(), n + 1),
-                Entry::Mark(text) => {
+                LogEntry::Flush => flushed = (leaf.clone(), n + 1),
+                LogEntry::Mark(text) => {
                     begun |= text == "begin";
                     self.oracle.mark(text);
                 }

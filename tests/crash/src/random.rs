@@ -9,8 +9,8 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestCaseError, TestError, TestRng, TestRunner};
 
-use crate::checker::{Checker, Counters, Depth};
-use crate::op::{Landed, Op, Range};
+use crate::checker::{CheckCounters, Checker, Depth};
+use crate::op::{Landed, Operation, Range};
 use crate::setup::{Setup, SETUPS};
 use crate::workload;
 
@@ -38,37 +38,37 @@ fn slabs(sectors: u64, slab: u64) -> impl Strategy<Value = Range> {
     })
 }
 
-fn op(sectors: u64, slab: u64) -> impl Strategy<Value = Op> {
+fn op(sectors: u64, slab: u64) -> impl Strategy<Value = Operation> {
     let range = move || range(sectors, slab);
     prop_oneof![
-        6 => range().prop_map(Op::Write),
-        2 => range().prop_map(Op::Overwrite),
-        2 => range().prop_map(Op::Fua),
-        1 => range().prop_map(Op::Begin),
-        1 => Just(Op::End),
-        2 => slabs(sectors, slab).prop_map(Op::Zero),
-        2 => slabs(sectors, slab).prop_map(Op::Discard),
-        4 => Just(Op::Flush),
-        2 => Just(Op::Store),
-        1 => Just(Op::Checkpoint),
-        1 => Just(Op::Reattach),
-        1 => Just(Op::Reset),
-        1 => Just(Op::ResetDetached),
-        1 => Just(Op::Rot),
+        6 => range().prop_map(Operation::Write),
+        2 => range().prop_map(Operation::Overwrite),
+        2 => range().prop_map(Operation::Fua),
+        1 => range().prop_map(Operation::Begin),
+        1 => Just(Operation::End),
+        2 => slabs(sectors, slab).prop_map(Operation::Zero),
+        2 => slabs(sectors, slab).prop_map(Operation::Discard),
+        4 => Just(Operation::Flush),
+        2 => Just(Operation::Store),
+        1 => Just(Operation::Checkpoint),
+        1 => Just(Operation::Reattach),
+        1 => Just(Operation::Reset),
+        1 => Just(Operation::ResetDetached),
+        1 => Just(Operation::Rot),
         2 => (any::<u16>(), any::<u64>())
-            .prop_map(|(at, s)| Op::PowerFailure(at % 64, Landed::Seed(s))),
-        1 => (any::<u16>(), any::<u64>()).prop_map(|(at, s)| Op::Again(at % 64, Landed::Seed(s))),
+            .prop_map(|(at, s)| Operation::PowerFailure(at % 64, Landed::Seed(s))),
+        1 => (any::<u16>(), any::<u64>()).prop_map(|(at, s)| Operation::Again(at % 64, Landed::Seed(s))),
     ]
 }
 
 /// Returns how a workload ends: two in seven by a freeze, one by growth.
-fn end() -> impl Strategy<Value = Vec<Op>> {
-    let failure = |s| Op::PowerFailure(0, Landed::Seed(s));
+fn end() -> impl Strategy<Value = Vec<Operation>> {
+    let failure = |s| Operation::PowerFailure(0, Landed::Seed(s));
     prop_oneof![
         4 => Just(Vec::new()),
-        1 => any::<u64>().prop_map(move |s| vec![Op::Freeze, failure(s)]),
-        1 => any::<u64>().prop_map(move |s| vec![Op::FreezeDetached, failure(s)]),
-        1 => any::<u64>().prop_map(move |s| vec![Op::GrowDetached, failure(s)]),
+        1 => any::<u64>().prop_map(move |s| vec![Operation::Freeze, failure(s)]),
+        1 => any::<u64>().prop_map(move |s| vec![Operation::FreezeDetached, failure(s)]),
+        1 => any::<u64>().prop_map(move |s| vec![Operation::GrowDetached, failure(s)]),
     ]
 }
 
@@ -88,7 +88,7 @@ fn workloads(
     seed: u64,
     count: u32,
     go_on: &dyn Fn() -> bool,
-) -> (Counters, Result<(), String>) {
+) -> (CheckCounters, Result<(), String>) {
     let geometry = setup.devices(reveal).geometry;
     let (sectors, slab) = (geometry.union_sectors(), u64::from(geometry.slab_sectors()));
     let mut bytes = [0; 32];
@@ -101,7 +101,7 @@ fn workloads(
     };
     let rng = TestRng::from_seed(RngAlgorithm::ChaCha, &bytes);
     let mut runner = TestRunner::new_with_rng(config, rng);
-    let counters = RefCell::new(Counters::default());
+    let counters = RefCell::new(CheckCounters::default());
     let ops = vec(op(sectors, slab), 1..60);
     let strategy = (ops, end()).prop_map(|(mut ops, end)| {
         ops.extend(end);
@@ -126,8 +126,8 @@ fn workloads(
 }
 
 /// Runs a round of workloads on each setup and policy.
-pub fn run(seed: u64, count: u32, go_on: &dyn Fn() -> bool) -> (Counters, Result<(), String>) {
-    let mut sum = Counters::default();
+pub fn run(seed: u64, count: u32, go_on: &dyn Fn() -> bool) -> (CheckCounters, Result<(), String>) {
+    let mut sum = CheckCounters::default();
     for (n, setup) in (0..).zip(&SETUPS) {
         for reveal in [false, true] {
             let seed = seed ^ ((n * 2 + u64::from(reveal)) << 48);

@@ -5,7 +5,7 @@
 use ubcore::geometry::Geometry;
 
 use crate::harness::{Devices, Harness};
-use crate::op::{Op, Range};
+use crate::op::{Operation, Range};
 
 /// Five slabs over three, the last one shorter: the leaf fills up, and emptied slabs are used
 /// again.
@@ -19,7 +19,7 @@ const PIECES: [u64; 4] = [2530, 2048 + 12 * 128, 128, 16];
 pub struct Setup {
     pub name: &'static str,
     sizes: [u64; 4],
-    before: fn() -> Vec<Op>,
+    before: fn() -> Vec<Operation>,
 }
 
 pub const SETUPS: [Setup; 5] = [
@@ -51,14 +51,14 @@ pub const SETUPS: [Setup; 5] = [
 ];
 
 /// The ring has wrapped, and a checkpoint is due after one more commit.
-fn aged() -> Vec<Op> {
-    let commit = |at| [Op::Write(Range { at, len: 1 }), Op::Flush];
+fn aged() -> Vec<Operation> {
+    let commit = |at| [Operation::Write(Range { at, len: 1 }), Operation::Flush];
     (10..27).flat_map(commit).collect()
 }
 
 /// No slab is free.
-fn full() -> Vec<Op> {
-    vec![Op::Write(Range { at: 0, len: 96 }), Op::Flush]
+fn full() -> Vec<Operation> {
+    vec![Operation::Write(Range { at: 0, len: 96 }), Operation::Flush]
 }
 
 impl Setup {

@@ -9,7 +9,7 @@ use ubcore::plan::{Run, Source};
 
 use crate::checker::{check_content, Checker};
 use crate::harness::{disk_of, Harness, Point};
-use crate::op::{line, Landed, Op};
+use crate::op::{line, Landed, Operation};
 use crate::rot;
 use crate::setup::{Setup, SETUPS};
 use sim::disk::Sector;
@@ -18,7 +18,12 @@ use sim::oracle::{tag, Oracle, ROOT, ZERO};
 /// Runs a workload to its end. If a power failure follows an operation, all points of the operation
 /// are checked, as far as the checker's depth allows. Then the choice of that failure becomes the
 /// disk, and the workload continues. A freeze ends it.
-pub fn run(setup: &Setup, reveal: bool, ops: &[Op], checker: &mut Checker) -> Result<(), String> {
+pub fn run(
+    setup: &Setup,
+    reveal: bool,
+    ops: &[Operation],
+    checker: &mut Checker,
+) -> Result<(), String> {
     let mut harness = setup.harness(reveal)?;
     let mut rest = ops.iter().enumerate().peekable();
     checker.counters.workloads += 1;
@@ -26,18 +31,21 @@ pub fn run(setup: &Setup, reveal: bool, ops: &[Op], checker: &mut Checker) -> Re
         let done = &ops[..=n];
         let describe = |e: String| format!("{} {} {e}", setup.word(reveal), line(done));
         let unlike = |e: String| describe(format!("\n  {e}"));
-        if matches!(op, Op::PowerFailure(..) | Op::Again(..) | Op::Rot) {
+        if matches!(
+            op,
+            Operation::PowerFailure(..) | Operation::Again(..) | Operation::Rot
+        ) {
             continue;
         }
-        if let Some((_, Op::Rot)) = rest.peek() {
+        if let Some((_, Operation::Rot)) = rest.peek() {
             let points = harness.step(op).map_err(unlike)?;
             let end = points.last().ok_or("no point")?;
             rot::all(checker, end, &harness.before_commit).map_err(describe)?;
             continue;
         }
-        let Some((_, Op::PowerFailure(at, landed))) = rest.peek() else {
+        let Some((_, Operation::PowerFailure(at, landed))) = rest.peek() else {
             harness.run(op).map_err(unlike)?;
-            if matches!(op, Op::Freeze | Op::FreezeDetached) {
+            if matches!(op, Operation::Freeze | Operation::FreezeDetached) {
                 return Ok(());
             }
             continue;
@@ -46,19 +54,19 @@ pub fn run(setup: &Setup, reveal: bool, ops: &[Op], checker: &mut Checker) -> Re
         for (n, point) in points.iter().enumerate() {
             checker.point(n, point).map_err(describe)?;
         }
-        if matches!(op, Op::Freeze | Op::FreezeDetached) {
+        if matches!(op, Operation::Freeze | Operation::FreezeDetached) {
             return Ok(());
         }
         rest.next();
         let again = match rest.peek() {
-            Some((_, Op::Again(at, landed))) => Some((*at, landed)),
+            Some((_, Operation::Again(at, landed))) => Some((*at, landed)),
             _ => None,
         };
         let point = &points[usize::from(*at) % points.len()];
         harness = fail_power(setup, reveal, point, landed, again, checker)
             .map_err(|e| format!("{} {e}", describe(line(&ops[n + 1..n + 2]))))?;
     }
-    harness.step(&Op::Flush).map(|_| ())
+    harness.step(&Operation::Flush).map(|_| ())
 }
 
 /// Fails the power, recovers, fails the power in the recovery if `again` says so, checks each
@@ -139,7 +147,7 @@ pub fn replay(text: &str, checker_of: impl Fn(&Setup) -> Checker) -> Result<Chec
         None => (&SETUPS[0], false, text.split_whitespace().collect()),
     };
     let ops = rest.iter().map(|w| w.parse());
-    let ops: Vec<Op> = ops.collect::<Result<_, _>>()?;
+    let ops: Vec<Operation> = ops.collect::<Result<_, _>>()?;
     let mut checker = checker_of(setup);
     run(setup, reveal, &ops, &mut checker)?;
     Ok(checker)

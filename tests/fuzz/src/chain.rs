@@ -11,11 +11,11 @@ use ubcore::format::superblock::Superblock;
 use ubcore::geometry::{Geometry, BLOCK_BYTES};
 use ubcore::stack::chain::{follow, ChainId, LayerId, Seal, StandIn, LAYERS_MAX};
 
-use crate::source::Source;
+use crate::source::Numbers;
 
 /// Checks what must hold for any bytes, see [`block`] and [`links`].
 pub fn run(data: &[u8]) {
-    let mut source = Source(data);
+    let mut source = Numbers(data);
     match source.byte() {
         how if how & 1 == 0 => block(&mut source, how & 2 != 0),
         _ => links(&mut source),
@@ -31,7 +31,7 @@ fn leaf(layers: u32, has_root: bool, nonce: u64) -> Superblock {
 
 /// A block of a list that decodes has as many entries as it must, the root first, and encodes to
 /// the same bytes. `forge`: its maker has computed the checksum.
-fn block(source: &mut Source<'_>, forge: bool) {
+fn block(source: &mut Numbers<'_>, forge: bool) {
     let layers = u32::from(source.byte()) % (LAYERS_MAX + 1);
     let has_root = source.chance(2);
     let entries = layers + u32::from(has_root);
@@ -112,7 +112,7 @@ struct Given {
 }
 
 /// Returns one of few identities, so that they often meet.
-fn id(source: &mut Source<'_>) -> LayerId {
+fn id(source: &mut Numbers<'_>) -> LayerId {
     let n = source.below(6) as u8;
     match n % 2 {
         0 => LayerId::Frozen([n; 16], Seal([source.byte() % 2; 16])),
@@ -120,13 +120,13 @@ fn id(source: &mut Source<'_>) -> LayerId {
     }
 }
 
-fn ids(source: &mut Source<'_>, most: u32) -> Vec<LayerId> {
+fn ids(source: &mut Numbers<'_>, most: u32) -> Vec<LayerId> {
     let count = source.below(most);
     (0..count).map(|_| id(source)).collect()
 }
 
 /// Returns the start of a list, or any layers.
-fn near(source: &mut Source<'_>, listed: &[LayerId]) -> Vec<LayerId> {
+fn near(source: &mut Numbers<'_>, listed: &[LayerId]) -> Vec<LayerId> {
     if source.chance(5) {
         return ids(source, 5);
     }
@@ -134,7 +134,7 @@ fn near(source: &mut Source<'_>, listed: &[LayerId]) -> Vec<LayerId> {
     listed[..end].to_vec()
 }
 
-fn given(source: &mut Source<'_>, listed: &[LayerId]) -> Given {
+fn given(source: &mut Numbers<'_>, listed: &[LayerId]) -> Given {
     let id = match source.below(4) {
         0 => id(source),
         _ => {
@@ -180,7 +180,7 @@ fn model(listed: &[LayerId], given: &[Given]) -> Result<Vec<LayerId>, Error> {
 }
 
 /// The chain of the layers that are given is that of the model, or both refuse them.
-fn links(source: &mut Source<'_>) {
+fn links(source: &mut Numbers<'_>) {
     let listed = ids(source, 12);
     let mut all = Vec::new();
     while !source.is_empty() && all.len() < 16 {

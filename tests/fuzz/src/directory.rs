@@ -11,12 +11,12 @@ use ubcore::pages;
 
 use crate::make;
 use crate::real;
-use crate::source::Source;
+use crate::source::Numbers;
 use sim::memory::SimMemory;
 
 const NONCE: u64 = 0x5eed_5eed;
 
-fn block(source: &mut Source<'_>, how: u8) -> [u8; 4096] {
+fn block(source: &mut Numbers<'_>, how: u8) -> [u8; 4096] {
     let mut block = [0; 4096];
     match how & 3 {
         0 | 1 => {
@@ -57,7 +57,7 @@ fn block(source: &mut Source<'_>, how: u8) -> [u8; 4096] {
 
 /// Checks what must hold for any block.
 pub fn run(data: &[u8]) {
-    let mut source = Source(data);
+    let mut source = Numbers(data);
     let how = source.byte();
     let (at, named) = (u32::from(how >> 6), usize::from(source.half() % 509));
     let named = if how & 0x20 == 0 { 4 } else { named };

@@ -20,7 +20,7 @@ use crate::leaf::{Blocks, Leaf};
 use crate::make;
 use crate::memory::{bounded, Bounded};
 use crate::real;
-use crate::source::Source;
+use crate::source::Numbers;
 
 /// Root slabs with their leaf slab and base; leaf slabs with their bits.
 #[derive(Default)]
@@ -155,7 +155,7 @@ struct Start {
 }
 
 /// Makes a ring record by record, on a leaf that is empty but for it.
-fn structured(source: &mut Source<'_>, data: &[u8]) -> Option<Start> {
+fn structured(source: &mut Numbers<'_>, data: &[u8]) -> Option<Start> {
     let g = make::geometry(source)?;
     if g.root_slabs() > 1 << 20 || make::is_too_large(&g, data) {
         return None;
@@ -175,7 +175,7 @@ fn structured(source: &mut Source<'_>, data: &[u8]) -> Option<Start> {
 
 /// Takes a real leaf and writes the bytes over its ring (`how & 3 == 0`), or changes single bytes
 /// of the ring.
-fn of_real(source: &mut Source<'_>, how: u8) -> Option<Start> {
+fn of_real(source: &mut Numbers<'_>, how: u8) -> Option<Start> {
     let mut leaf = real::leaf(usize::from(how >> 3));
     let sb = make::superblock_of(&leaf)?;
     let (first, blocks) = (sb.geometry.journal_block(0).0, sb.geometry.journal_blocks());
@@ -231,7 +231,7 @@ fn stored(leaf: &Leaf, sb: &Superblock) -> (Map<Bounded>, Vec<PageEntry>) {
 
 /// Replays what the bytes say.
 pub fn run(data: &[u8]) {
-    let mut source = Source(data);
+    let mut source = Numbers(data);
     let how = source.byte();
     let start = match how & 3 {
         3 => structured(&mut source, data),

@@ -7,9 +7,9 @@ use std::rc::Rc;
 
 use ubcore::disk::{self, Buffer, Disk, Order};
 use ubcore::error::{Error, Result, Role};
+use ubcore::geometry::Block;
 use ubcore::leaf_block::LeafBlock;
 
-pub type Block = [u8; 4096];
 pub type Blocks = BTreeMap<u64, Rc<Block>>;
 
 #[derive(Clone)]

@@ -9,12 +9,12 @@ use ubcore::format::features::Features;
 use ubcore::format::record::{Record, SlabRun};
 use ubcore::format::ring::{self, RingHead};
 use ubcore::format::superblock::{choose, Superblock, DIRECTORY_SLOTS_BYTES};
-use ubcore::geometry::{Geometry, LeafSlab, MapPage, SparePages};
+use ubcore::geometry::{Block, Geometry, LeafSlab, MapPage, SparePages};
 use ubcore::slot::Slot;
 
-use crate::leaf::{Block, Blocks, Leaf};
+use crate::leaf::{Blocks, Leaf};
 use crate::real;
-use crate::source::Source;
+use crate::source::Numbers;
 use sim::union::superblock as formatted;
 
 /// The size of a device that has room for each layout that is small enough to be tried often.
@@ -22,7 +22,7 @@ pub const SECTORS: u64 = 1 << 24;
 
 /// Makes a leaf.
 pub fn leaf(data: &[u8]) -> Leaf {
-    let mut source = Source(data);
+    let mut source = Numbers(data);
     match source.byte() & 3 {
         0 => raw(&mut source),
         1 => {
@@ -35,7 +35,7 @@ pub fn leaf(data: &[u8]) -> Leaf {
     }
 }
 
-fn raw(source: &mut Source<'_>) -> Leaf {
+fn raw(source: &mut Numbers<'_>) -> Leaf {
     let mut leaf = Leaf::new(Blocks::new(), SECTORS);
     for (at, bytes) in (0..).zip(source.0.chunks(4096)) {
         leaf.edit(at)[..bytes.len()].copy_from_slice(bytes);
@@ -44,7 +44,7 @@ fn raw(source: &mut Source<'_>) -> Leaf {
 }
 
 /// Makes a real leaf and changes a few of its bytes.
-fn patched(source: &mut Source<'_>) -> Leaf {
+fn patched(source: &mut Numbers<'_>) -> Leaf {
     let how = source.byte();
     let mut leaf = real::leaf(usize::from(how >> 1));
     let there: Vec<u64> = leaf.blocks.keys().copied().collect();
@@ -126,7 +126,7 @@ fn crc_of(page: Option<&Block>) -> u32 {
 }
 
 /// Returns a layout, mostly a small one.
-pub fn geometry(source: &mut Source<'_>) -> Option<Geometry> {
+pub fn geometry(source: &mut Numbers<'_>) -> Option<Geometry> {
     let slab = 32u32 << (source.byte() % 9);
     let slabs = match source.byte() % 8 {
         0 => 1 + u64::from(source.byte()),
@@ -151,7 +151,7 @@ pub fn geometry(source: &mut Source<'_>) -> Option<Geometry> {
     g.with_spare_pages(spare).ok()
 }
 
-pub fn superblock(source: &mut Source<'_>, g: Geometry) -> Superblock {
+pub fn superblock(source: &mut Numbers<'_>, g: Geometry) -> Superblock {
     let flags = source.byte();
     Superblock {
         generation: 7,
@@ -179,7 +179,7 @@ fn features(how: u8) -> Features {
 }
 
 /// Returns a root slab near a boundary of the union.
-fn slab(source: &mut Source<'_>, g: &Geometry) -> u32 {
+fn slab(source: &mut Numbers<'_>, g: &Geometry) -> u32 {
     let last = u64::from(g.root_slabs());
     match source.byte() % 8 {
         0 => source.near(&[last, last - 1, 1023, 1024]) as u32,
@@ -188,14 +188,14 @@ fn slab(source: &mut Source<'_>, g: &Geometry) -> u32 {
     }
 }
 
-fn leaf_slab(source: &mut Source<'_>, g: &Geometry) -> u32 {
+fn leaf_slab(source: &mut Numbers<'_>, g: &Geometry) -> u32 {
     match source.byte() % 8 {
         0 => source.near(&[u64::from(g.leaf_slabs())]) as u32,
         _ => source.below(g.leaf_slabs().min(300)),
     }
 }
 
-fn run(source: &mut Source<'_>, g: &Geometry) -> SlabRun {
+fn run(source: &mut Numbers<'_>, g: &Geometry) -> SlabRun {
     let sectors = g.slab_sectors();
     let first = source.below(sectors);
     let count = match source.byte() % 8 {
@@ -207,7 +207,7 @@ fn run(source: &mut Source<'_>, g: &Geometry) -> SlabRun {
 }
 
 /// Appends the words of one record, and what follows it.
-pub fn record(source: &mut Source<'_>, g: &Geometry, out: &mut Vec<u64>) {
+pub fn record(source: &mut Numbers<'_>, g: &Geometry, out: &mut Vec<u64>) {
     let kind = source.byte();
     let record = match kind % 16 {
         0 => {
@@ -263,7 +263,7 @@ pub fn record(source: &mut Source<'_>, g: &Geometry, out: &mut Vec<u64>) {
 }
 
 /// Makes a ring with blocks that are correct in themselves, mostly in a chain.
-pub fn ring(source: &mut Source<'_>, sb: &Superblock, leaf: &mut Leaf) {
+pub fn ring(source: &mut Numbers<'_>, sb: &Superblock, leaf: &mut Leaf) {
     let g = &sb.geometry;
     let blocks = u32::from(source.byte() % 8);
     let mut sequence = sb.journal_sequence;
@@ -311,7 +311,7 @@ pub fn ring(source: &mut Source<'_>, sb: &Superblock, leaf: &mut Leaf) {
 }
 
 /// Makes pages of the table and of the bits, and a directory that names them.
-pub fn pages(source: &mut Source<'_>, sb: &mut Superblock, leaf: &mut Leaf) {
+pub fn pages(source: &mut Numbers<'_>, sb: &mut Superblock, leaf: &mut Leaf) {
     let g = sb.geometry;
     let mut entries = vec![PageEntry::EMPTY; g.pages() as usize];
     for _ in 0..source.byte() % 8 {
@@ -333,7 +333,7 @@ pub fn pages(source: &mut Source<'_>, sb: &mut Superblock, leaf: &mut Leaf) {
 }
 
 /// Makes a page and its entry in the directory.
-fn page(source: &mut Source<'_>, g: &Geometry, leaf: &mut Leaf, entries: &mut [PageEntry]) {
+fn page(source: &mut Numbers<'_>, g: &Geometry, leaf: &mut Leaf, entries: &mut [PageEntry]) {
     let how = source.byte();
     let page = match how & 3 {
         0 => source.near(&[u64::from(g.table_pages()), u64::from(g.pages()) - 1]) as u32,
@@ -374,7 +374,7 @@ fn page(source: &mut Source<'_>, g: &Geometry, leaf: &mut Leaf, entries: &mut [P
 
 /// Makes directory block `at`, unless it would name no page.
 fn directory_block(
-    source: &mut Source<'_>,
+    source: &mut Numbers<'_>,
     sb: &mut Superblock,
     leaf: &mut Leaf,
     entries: &[PageEntry],
@@ -402,7 +402,7 @@ fn directory_block(
     }
 }
 
-fn structured(source: &mut Source<'_>) -> Leaf {
+fn structured(source: &mut Numbers<'_>) -> Leaf {
     let Some(g) = geometry(source) else {
         return Leaf::new(Blocks::new(), SECTORS);
     };

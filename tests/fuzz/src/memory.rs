@@ -7,19 +7,19 @@ use std::cell::Cell;
 use ubcore::geometry::Geometry;
 
 use crate::leaf::Leaf;
-use sim::memory::{Access, Watch, Watched};
+use sim::memory::{MemoryAccess, Watch, Watched};
 
 /// The look-ups of a slab that is lost: two to mark it, one to report it, two to compare blocks.
 const LOOKS_AT_LOST: u64 = 6;
 
-/// Limits the work on a map and its size.
-pub struct Limits {
+/// MemoryLimits the work on a map and its size.
+pub struct MemoryLimits {
     /// The accesses that are left, and the pages that it may still allocate.
     looks: Cell<u64>,
     pages: Cell<u64>,
 }
 
-pub type Bounded = Watched<Limits>;
+pub type Bounded = Watched<MemoryLimits>;
 
 /// Makes memory for a map that is read from `leaf`. The limits on work and size are several times
 /// what the leaf holds.
@@ -31,14 +31,14 @@ pub fn bounded(g: &Geometry, leaf: &Leaf) -> Bounded {
     let looks = ring * 508 * 1024 * 6 + held * 300_000 + u64::from(g.pages()) * 16 + 100_000;
     // A page of bits needs a page of owners.
     let pages = 2 * (held + u64::from(g.journal_blocks()) * 16) + 2 * 32 * 512;
-    let limits = Limits {
+    let limits = MemoryLimits {
         looks: Cell::new(looks),
         pages: Cell::new(pages),
     };
     Watched::new(g, limits)
 }
 
-impl Limits {
+impl MemoryLimits {
     /// Raises the limit for pages that are lost, because the leaf holds nothing of them, and still
     /// each of their slabs is marked as lost and looked at.
     pub fn allow_for_lost(&self, pages: u64) {
@@ -47,12 +47,12 @@ impl Limits {
     }
 }
 
-impl Watch for Limits {
-    fn before(&self, access: Access) {
+impl Watch for MemoryLimits {
+    fn before(&self, access: MemoryAccess) {
         let (left, what) = match access {
-            Access::Page => (&self.looks, "more work than the leaf gives reason for"),
-            Access::Grow => (&self.pages, "more memory than the leaf gives reason for"),
-            Access::Marks => return,
+            MemoryAccess::Page => (&self.looks, "more work than the leaf gives reason for"),
+            MemoryAccess::Grow => (&self.pages, "more memory than the leaf gives reason for"),
+            MemoryAccess::Marks => return,
         };
         left.set(left.get().checked_sub(1).expect(what));
     }

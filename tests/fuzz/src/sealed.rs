@@ -3,7 +3,8 @@
 //! A sealed layer.
 
 use sim::disk::{Random, SECTOR};
-use sim::sealed::{seal_from, Image, Layer, List, Loose};
+use sim::layers::List;
+use sim::sealed::{seal_from, Image, LayerContent, Loose};
 use ubcore::error::{Area, Error, Result};
 use ubcore::leaf_block::LeafBlock;
 use ubcore::sealed::fault::Fault;
@@ -11,7 +12,7 @@ use ubcore::sealed::header::Header;
 use ubcore::sealed::SourceData;
 use ubcore::stack::extent::Extent;
 
-use crate::source::Source;
+use crate::source::Numbers;
 
 /// The number of layers that are patched.
 pub const LAYERS: u64 = 32;
@@ -21,7 +22,7 @@ pub fn layer(n: u64) -> Image {
     let n = n % LAYERS;
     let mut random = Random(n);
     let union = 1 + random.below(40 + n * 20);
-    let layer = Layer::random(&mut random, union);
+    let layer = LayerContent::random(&mut random, union);
     let loose = Loose::random(&layer, &mut random);
     let mut image = Image::default();
     let sealed = loose.seal(union, None, &mut image, [4, 4]);
@@ -32,7 +33,7 @@ pub fn layer(n: u64) -> Image {
 
 /// Bytes as they are, or a layer that is patched; its maker may compute all checksums.
 fn image(data: &[u8]) -> Image {
-    let mut source = Source(data);
+    let mut source = Numbers(data);
     let how = source.byte();
     let mut image = if how & 1 == 0 {
         Image::of_bytes(source.take(data.len()))
@@ -105,7 +106,7 @@ pub fn run(data: &[u8]) {
 
 fn is_canonical(image: &Image, header: &Header, extents: &[Extent]) {
     let mut again = Image::default();
-    let source = || List(extents.iter());
+    let source = || List(extents);
     let mut content = OfImage(image);
     let union = header.union_sectors;
     let made = seal_from(source, &mut content, union, None, &mut again, [8, 8]);

@@ -3,9 +3,9 @@
 //! Numbers from a fuzzer's bytes. After the last byte all numbers are zero.
 
 /// Bytes that are consumed in order.
-pub struct Source<'a>(pub &'a [u8]);
+pub struct Numbers<'a>(pub &'a [u8]);
 
-impl<'a> Source<'a> {
+impl<'a> Numbers<'a> {
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }

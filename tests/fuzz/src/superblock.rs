@@ -12,10 +12,10 @@ use ubcore::slot::Slot;
 use crate::leaf::{Blocks, Leaf};
 use crate::make;
 use crate::real;
-use crate::source::Source;
+use crate::source::Numbers;
 
 fn slots(data: &[u8]) -> [[u8; 512]; 2] {
-    let mut source = Source(data);
+    let mut source = Numbers(data);
     let how = source.byte();
     let mut slots = [[0; 512]; 2];
     match how & 3 {

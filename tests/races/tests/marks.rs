@@ -6,7 +6,7 @@ use races::scenario::{geometry, play};
 use races::{explore, explore_more};
 use shuttle::rand::{thread_rng, Rng};
 use shuttle::thread;
-use sim::host::{fresh, Device, Handle};
+use sim::host::{fresh, DeviceFeatures, Handle};
 use ubcore::protocol::Host;
 
 fn nothing(_: &Handle) {}
@@ -89,7 +89,7 @@ fn fua_writes_and_flushes_over_other_devices() {
             2,
             |u| {
                 let fua = thread_rng().gen_range(0..2) == 0;
-                u.set_device(Device { fua, cache: !fua });
+                u.set_device(DeviceFeatures { fua, cache: !fua });
                 u.write(4..6, 1, true);
             },
             &[

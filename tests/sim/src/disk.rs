@@ -56,7 +56,7 @@ pub struct Moment {
 }
 
 #[derive(Default)]
-pub struct State {
+pub struct DiskState {
     durable: BTreeMap<u64, Sector>,
     /// Sector writes since the last flush, in order.
     cache: Vec<(u64, Sector)>,
@@ -79,7 +79,7 @@ pub struct State {
     pub random: Option<Random>,
 }
 
-impl State {
+impl DiskState {
     /// Returns the current content of a sector.
     pub fn sector(&self, sector: u64) -> Sector {
         self.read(sector)
@@ -110,10 +110,10 @@ impl State {
     }
 
     /// Returns a disk after the power came back: what it holds is durable.
-    pub fn restored(durable: BTreeMap<u64, Sector>) -> State {
-        State {
+    pub fn restored(durable: BTreeMap<u64, Sector>) -> DiskState {
+        DiskState {
             durable,
-            ..State::default()
+            ..DiskState::default()
         }
     }
 
@@ -151,11 +151,11 @@ impl State {
     }
 
     /// Returns a disk with something in its cache.
-    pub fn of(moment: &Moment) -> State {
-        State {
+    pub fn of(moment: &Moment) -> DiskState {
+        DiskState {
             durable: moment.durable.clone(),
             cache: moment.cache.clone(),
-            ..State::default()
+            ..DiskState::default()
         }
     }
 
@@ -254,7 +254,7 @@ impl State {
 /// A handle on the disk, with the buffer that the core needs.
 #[derive(Clone)]
 pub struct SimDisk {
-    pub state: Rc<RefCell<State>>,
+    pub state: Rc<RefCell<DiskState>>,
     buffer: Box<Buffer>,
 }
 
@@ -266,10 +266,10 @@ impl Default for SimDisk {
 
 impl SimDisk {
     pub fn new() -> Self {
-        Self::with(State::default())
+        Self::with(DiskState::default())
     }
 
-    pub fn with(state: State) -> Self {
+    pub fn with(state: DiskState) -> Self {
         SimDisk {
             state: Rc::new(RefCell::new(state)),
             buffer: Box::new(disk::zeroes()),

@@ -13,7 +13,7 @@ use ubcore::map::Map;
 use ubcore::plan::{self, Source};
 
 use crate::disk::SimDisk;
-use crate::memory::{Access, Watch, Watched};
+use crate::memory::{MemoryAccess, Watch, Watched};
 use crate::oracle::content;
 use crate::parts::{load, Parts, SimCommitter};
 use crate::union::format;
@@ -47,7 +47,7 @@ impl Interrupt {
 }
 
 impl Watch for Interrupt {
-    fn before(&self, _: Access) {
+    fn before(&self, _: MemoryAccess) {
         let n = self.calls.get();
         self.calls.set(n + 1);
         let due = self.hook.borrow().as_ref().is_some_and(|h| h.0 == n);

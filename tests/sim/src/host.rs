@@ -24,12 +24,12 @@ use ubcore::protocol::{
 use ubcore::stack::source::{NoLayers, StackLookup};
 use ubcore::sync::{AtomicU64, Ordering};
 
-use crate::disk::State;
-use crate::leaf::{found, locked, Leaf, Lower};
+use crate::disk::DiskState;
+use crate::leaf::{found, locked, Leaf, SimLower};
 use crate::memory::SimMemory;
 use crate::oracle::{content, ROOT, ZERO};
 use crate::parts::{self, Parts, SimCommitter};
-use crate::request::{Bio, Inner, AHEAD};
+use crate::request::{Inner, SimBio, AHEAD};
 pub use crate::request::{Outcome, Rq};
 use crate::threads::{self, quietly, silence, Condvar, JoinHandle, Mutex, ThreadId};
 use crate::union::{format_as, superblock};
@@ -63,7 +63,7 @@ fn run(union: &Handle, work: WorkId) {
 
 /// What a leaf device has.
 #[derive(Clone, Copy, Debug)]
-pub struct Device {
+pub struct DeviceFeatures {
     pub fua: bool,
     pub cache: bool,
 }
@@ -71,20 +71,20 @@ pub struct Device {
 type OnDiscard = Box<dyn FnMut(&Handle) + Send>;
 
 /// A union and the requests to it.
-pub struct Union {
+pub struct HostUnion {
     pub map: Map<SimMemory>,
     shared: Shared,
     allocator: Mutex<Allocator<Vec<u64>>>,
     metadata: Mutex<Metadata>,
     /// The thread that has the committer's lock.
     committer_holder: StdMutex<Option<ThreadId>>,
-    lower: StdArc<Lower>,
+    lower: StdArc<SimLower>,
     /// The requests that wait for each of [`Waiting`].
     waiting: StdMutex<[Vec<Rq>; 4]>,
     /// If set, no request is sent at once, and none sends more than so many sectors at a time.
     narrow: StdMutex<Option<u64>>,
     /// What the leaf has: FUA, a volatile cache.
-    device: StdMutex<Device>,
+    device: StdMutex<DeviceFeatures>,
     /// Is called when leaf sectors have been discarded, in the reclaim work.
     on_discard: StdMutex<Option<OnDiscard>>,
     in_flight: StdMutex<Vec<Rq>>,
@@ -101,17 +101,17 @@ pub struct Union {
 
 /// A handle on a union.
 #[derive(Clone)]
-pub struct Handle(StdArc<Union>);
+pub struct Handle(StdArc<HostUnion>);
 
 impl std::ops::Deref for Handle {
-    type Target = Union;
+    type Target = HostUnion;
 
-    fn deref(&self) -> &Union {
+    fn deref(&self) -> &HostUnion {
         &self.0
     }
 }
 
-fn load(g: Geometry, mut leaf: Leaf) -> Result<Union> {
+fn load(g: Geometry, mut leaf: Leaf) -> Result<HostUnion> {
     let Parts {
         map,
         allocator,
@@ -122,7 +122,7 @@ fn load(g: Geometry, mut leaf: Leaf) -> Result<Union> {
         g.leaf_sectors(),
         SimMemory::new,
     )?;
-    let lower = StdArc::new(Lower {
+    let lower = StdArc::new(SimLower {
         state: leaf.state.clone(),
         bus: AtomicU64::new(0),
         history: StdMutex::default(),
@@ -130,7 +130,7 @@ fn load(g: Geometry, mut leaf: Leaf) -> Result<Union> {
         promises: StdMutex::default(),
     });
     leaf.union = Some(lower.clone());
-    Ok(Union {
+    Ok(HostUnion {
         shared: Shared::new(
             committer.committed(),
             AttachMode {
@@ -145,7 +145,7 @@ fn load(g: Geometry, mut leaf: Leaf) -> Result<Union> {
         lower,
         waiting: StdMutex::default(),
         narrow: StdMutex::default(),
-        device: StdMutex::new(Device {
+        device: StdMutex::new(DeviceFeatures {
             fua: true,
             cache: true,
         }),
@@ -169,7 +169,7 @@ pub fn fresh(g: Geometry) -> Handle {
 
 /// Does the same, but the map has no page yet.
 pub fn fresh_without_pages(g: Geometry) -> Handle {
-    let mut leaf = Leaf::alone(State::default());
+    let mut leaf = Leaf::alone(DiskState::default());
     format_as(&mut leaf, &superblock(g));
     let junk = vec![[0xee; 512]; (g.leaf_slabs() * g.slab_sectors()) as usize];
     leaf.with(|s| s.write(g.leaf_slab_start(LeafSlab(0)), &junk, Order::FlushFua))
@@ -193,7 +193,7 @@ fn grow(map: &Map<SimMemory>) {
     rest(memory.owners(0), g.leaf_slabs());
 }
 
-impl Union {
+impl HostUnion {
     fn tick(&self) -> u64 {
         locked(&self.lower.history).tick()
     }
@@ -246,13 +246,13 @@ impl Handle {
         let bio = |sectors: &Range<u64>| {
             let changes = self.changes(op, sectors);
             let some = !changes.is_empty();
-            Bio {
+            SimBio {
                 sectors: sectors.clone(),
                 number: some.then(|| history.write_begins(changes, tag, fua)),
                 failed: AtomicBool::new(false),
             }
         };
-        let bios: Vec<Bio> = bios.iter().map(bio).collect();
+        let bios: Vec<SimBio> = bios.iter().map(bio).collect();
         drop(history);
         let [first, last] = [bios.first(), bios.last()].map(|b| b.expect("a bio"));
         let rq = Rq(StdArc::new(Inner {
@@ -300,7 +300,7 @@ impl Handle {
     }
 
     /// Sets what the leaf has.
-    pub fn set_device(&self, device: Device) {
+    pub fn set_device(&self, device: DeviceFeatures) {
         locked(&self.lower.state).writes_through = !device.cache;
         *locked(&self.device) = device;
     }
@@ -514,7 +514,7 @@ impl LeafDevice for Handle {
     fn discard(&self, sector: u64, sectors: u64) {
         let g = *self.map.geometry();
         let durable = locked(&self.lower.state).moment().durable;
-        let after = quietly(|| load(g, Leaf::alone(State::restored(durable)))).expect("attach");
+        let after = quietly(|| load(g, Leaf::alone(DiskState::restored(durable)))).expect("attach");
         for slab in 0..g.root_slabs() {
             let start = quietly(|| after.map.entry(slab).leaf_slab).map(|l| g.leaf_slab_start(l));
             let named = start.is_some_and(|at| (sector..sector + sectors).contains(&at));

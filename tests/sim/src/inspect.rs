@@ -21,14 +21,14 @@ use crate::disk::SimDisk;
 use crate::memory::SimMemory;
 use crate::parts::{fill, page_set};
 
-pub struct Look {
+pub struct Inspection {
     pub sb: Superblock,
     pub slot: Slot,
     pub totals: Totals,
     pub findings: Vec<Finding>,
 }
 
-impl Look {
+impl Inspection {
     pub fn worst(&self) -> Option<Grade> {
         self.findings.iter().map(|f| f.kind.grade()).max()
     }
@@ -39,12 +39,12 @@ impl Look {
 }
 
 /// Looks at a device that has the leaf's size.
-pub fn look(disk: &SimDisk) -> Result<Look> {
+pub fn look(disk: &SimDisk) -> Result<Inspection> {
     look_at(disk, None)
 }
 
 /// Looks at a device of `sectors`.
-pub fn look_at(disk: &SimDisk, sectors: Option<u64>) -> Result<Look> {
+pub fn look_at(disk: &SimDisk, sectors: Option<u64>) -> Result<Inspection> {
     let mut disk = disk.clone();
     let mut findings = Vec::new();
     let (sb, slot) = check::check_superblocks(&mut disk, &mut |f| findings.push(f))?;
@@ -55,7 +55,7 @@ pub fn look_at(disk: &SimDisk, sectors: Option<u64>) -> Result<Look> {
     let mut push = |f| findings.push(f);
     let c = Check::new(&mut disk, &sb, &map, &mut entries, sets, &mut push);
     let totals = c.run(sectors.unwrap_or(g.leaf_sectors()))?;
-    Ok(Look {
+    Ok(Inspection {
         sb,
         slot,
         totals,
@@ -64,7 +64,7 @@ pub fn look_at(disk: &SimDisk, sectors: Option<u64>) -> Result<Look> {
 }
 
 /// Repairs in the order that `repair` requires.
-pub fn repair(disk: &SimDisk, first: &Look) -> Result {
+pub fn repair(disk: &SimDisk, first: &Inspection) -> Result {
     let mut d = disk.clone();
     let all = &first.findings;
     if all.iter().any(|f| repair::is_of_slot(f.kind)) {
@@ -90,7 +90,7 @@ pub fn repair(disk: &SimDisk, first: &Look) -> Result {
     Ok(())
 }
 
-fn checkpoint(disk: &mut SimDisk, found: &Look) -> Result {
+fn checkpoint(disk: &mut SimDisk, found: &Inspection) -> Result {
     let g = found.sb.geometry;
     let map = Map::new(g, SimMemory::new(&g));
     let mut changed = page_set(&g);

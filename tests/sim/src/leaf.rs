@@ -12,19 +12,19 @@ use ubcore::leaf_block::LeafBlock;
 use ubcore::plan::Source;
 use ubcore::sync::{AtomicU64, Ordering};
 
-use crate::disk::{Moment, Sector, State};
+use crate::disk::{DiskState, Moment, Sector};
 use crate::history::History;
 use crate::oracle::{tag, ROOT, ZERO};
 
 /// The leaf, for metadata: other threads may run before each access.
 pub struct Leaf {
-    pub(crate) union: Option<StdArc<Lower>>,
-    pub(crate) state: StdArc<StdMutex<State>>,
+    pub(crate) union: Option<StdArc<SimLower>>,
+    pub(crate) state: StdArc<StdMutex<DiskState>>,
     buffer: Box<Buffer>,
 }
 
 impl Leaf {
-    pub(crate) fn alone(state: State) -> Leaf {
+    pub(crate) fn alone(state: DiskState) -> Leaf {
         Leaf {
             union: None,
             state: StdArc::new(StdMutex::new(state)),
@@ -32,7 +32,7 @@ impl Leaf {
         }
     }
 
-    pub(crate) fn with<R>(&self, f: impl FnOnce(&mut State) -> R) -> R {
+    pub(crate) fn with<R>(&self, f: impl FnOnce(&mut DiskState) -> R) -> R {
         match &self.union {
             Some(lower) => lower.access(f),
             None => f(&mut locked(&self.state)),
@@ -58,7 +58,7 @@ impl Disk for Leaf {
         self.with(|s| s.write(block.0 * 8, &data, order))
     }
     fn flush(&mut self) -> Result {
-        self.with(State::flush_now)
+        self.with(DiskState::flush_now)
     }
 }
 
@@ -67,8 +67,8 @@ pub(crate) fn locked<T>(m: &StdMutex<T>) -> StdGuard<'_, T> {
 }
 
 /// The leaf below a union, and the history of the requests.
-pub(crate) struct Lower {
-    pub(crate) state: StdArc<StdMutex<State>>,
+pub(crate) struct SimLower {
+    pub(crate) state: StdArc<StdMutex<DiskState>>,
     /// Each access touches it, so that other threads may run before the access.
     pub(crate) bus: AtomicU64,
     pub(crate) history: StdMutex<History>,
@@ -78,8 +78,8 @@ pub(crate) struct Lower {
     pub(crate) promises: StdMutex<Vec<(Moment, u64)>>,
 }
 
-impl Lower {
-    pub(crate) fn access<R>(&self, f: impl FnOnce(&mut State) -> R) -> R {
+impl SimLower {
+    pub(crate) fn access<R>(&self, f: impl FnOnce(&mut DiskState) -> R) -> R {
         self.bus.load(Ordering::SeqCst);
         let mut history = locked(&self.history);
         let mut state = locked(&self.state);
@@ -100,7 +100,7 @@ impl Lower {
 }
 
 /// Returns the tag of the bytes found; `None` if no write made them.
-pub(crate) fn found(source: Source, at: u64, sector: u64, state: &State) -> Option<u64> {
+pub(crate) fn found(source: Source, at: u64, sector: u64, state: &DiskState) -> Option<u64> {
     match source {
         Source::Root(_) => Some(ROOT),
         Source::Zero => Some(ZERO),

@@ -58,7 +58,7 @@ impl Memory for SimMemory {
 
 /// What the core asks of a map's memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Access {
+pub enum MemoryAccess {
     /// A look at a page.
     Page,
     /// A page that may have to be made.
@@ -68,7 +68,7 @@ pub enum Access {
 
 /// Runs before each access to a [`Watched`] memory.
 pub trait Watch {
-    fn before(&self, access: Access);
+    fn before(&self, access: MemoryAccess);
 }
 
 /// Memory with a watch over it.
@@ -83,7 +83,7 @@ impl<W: Watch> Watched<W> {
         Watched { heap, watch }
     }
 
-    fn heap(&self, access: Access) -> &Heap {
+    fn heap(&self, access: MemoryAccess) -> &Heap {
         self.watch.before(access);
         &self.heap
     }
@@ -91,18 +91,18 @@ impl<W: Watch> Watched<W> {
 
 impl<W: Watch> Memory for Watched<W> {
     fn table(&self, page: u32) -> Option<&TablePage> {
-        self.heap(Access::Page).table(page)
+        self.heap(MemoryAccess::Page).table(page)
     }
     fn bits(&self, page: u32) -> Option<&BitsPage> {
-        self.heap(Access::Page).bits(page)
+        self.heap(MemoryAccess::Page).bits(page)
     }
     fn owners(&self, page: u32) -> Option<&TablePage> {
-        self.heap(Access::Page).owners(page)
+        self.heap(MemoryAccess::Page).owners(page)
     }
     fn grow(&self, pages: Pages, page: u32) -> Result {
-        self.heap(Access::Grow).grow(pages, page)
+        self.heap(MemoryAccess::Grow).grow(pages, page)
     }
     fn marks(&self, marks: Marks) -> &[AtomicU64] {
-        self.heap(Access::Marks).marks(marks)
+        self.heap(MemoryAccess::Marks).marks(marks)
     }
 }

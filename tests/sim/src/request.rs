@@ -59,23 +59,23 @@ pub(crate) struct Inner {
     pub(crate) fua: bool,
     pub(crate) tag: u64,
     pub(crate) begun: u64,
-    pub(crate) bios: Vec<Bio>,
+    pub(crate) bios: Vec<SimBio>,
     pub(crate) word: AtomicU64,
-    pub(crate) progress: StdMutex<Progress>,
+    pub(crate) progress: StdMutex<SendProgress>,
     pub(crate) seen: StdMutex<Vec<(u64, Option<u64>)>>,
     pub(crate) outcome: Mutex<Option<Outcome>>,
     pub(crate) ended: Condvar,
 }
 
 /// What was merged into a request.
-pub(crate) struct Bio {
+pub(crate) struct SimBio {
     pub(crate) sectors: Range<u64>,
     /// Its number among the writes of the history.
     pub(crate) number: Option<usize>,
     pub(crate) failed: AtomicBool,
 }
 
-impl Bio {
+impl SimBio {
     pub(crate) fn has_failed(&self) -> bool {
         self.failed.load(Relaxed)
     }
@@ -92,7 +92,7 @@ impl Bio {
 
 /// How far a request has been sent down.
 #[derive(Clone, Copy, Default)]
-pub(crate) struct Progress {
+pub(crate) struct SendProgress {
     /// Sectors sent before the last part, and including it.
     pub(crate) begun: u64,
     pub(crate) placed: u64,
@@ -100,7 +100,7 @@ pub(crate) struct Progress {
     pub(crate) refused: bool,
 }
 
-impl Progress {
+impl SendProgress {
     /// Refuses every other attempt to send the request.
     pub(crate) fn refuse(&mut self) -> bool {
         self.refused = !self.refused;
@@ -114,7 +114,7 @@ impl Progress {
 }
 
 impl Rq {
-    pub(crate) fn progress(&self) -> StdGuard<'_, Progress> {
+    pub(crate) fn progress(&self) -> StdGuard<'_, SendProgress> {
         self.0.progress.lock().expect("no thread has panicked")
     }
 
@@ -163,7 +163,7 @@ impl ubcore::protocol::Request for Rq {
         Ok((from, (self.0.sectors.end - from) as u32))
     }
     fn sent(&self) -> Checked<(u64, u32)> {
-        let Progress { begun, placed, .. } = *self.progress();
+        let SendProgress { begun, placed, .. } = *self.progress();
         Ok((self.0.sectors.start + begun, (placed - begun) as u32))
     }
     fn is_fua(&self) -> bool {

@@ -17,6 +17,7 @@ use ubcore::stack::chain::StandIn;
 use ubcore::stack::extent::{self, Extent, Extents};
 
 use crate::disk::{Random, Sector, SimDisk, SECTOR};
+use crate::layers::List;
 use crate::sha256::Sha256 as Sha;
 
 /// A device of blocks, and the order in which they were written.
@@ -126,13 +127,13 @@ impl Image {
     }
 
     /// Opens and verifies a layer as a whole, and returns its content.
-    pub fn layer(&mut self) -> std::result::Result<Layer, Fault> {
+    pub fn layer(&mut self) -> std::result::Result<LayerContent, Fault> {
         let sealed = self.open()?;
         let extents = self.extents(&sealed.header)?;
         if let Some(n) = self.bad_chunk(&sealed.header, &extents) {
             panic!("chunk {n} is damaged");
         }
-        Ok(Layer::read(
+        Ok(LayerContent::read(
             sealed.header.union_sectors,
             &extents,
             |sector| {
@@ -196,12 +197,12 @@ pub fn all(extents: &mut impl Extents) -> Result<Vec<Extent>> {
 
 /// What a layer maps: for each sector of the union nothing, or its content.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Layer {
+pub struct LayerContent {
     pub sectors: Vec<Option<Sector>>,
 }
 
-impl Layer {
-    pub fn read(union: u64, extents: &[Extent], read: impl Fn(u64) -> Sector) -> Layer {
+impl LayerContent {
+    pub fn read(union: u64, extents: &[Extent], read: impl Fn(u64) -> Sector) -> LayerContent {
         let mut sectors = vec![None; union as usize];
         for e in extents {
             for n in 0..e.sectors {
@@ -213,11 +214,11 @@ impl Layer {
                 assert!(before.is_none());
             }
         }
-        Layer { sectors }
+        LayerContent { sectors }
     }
 
     /// Makes a layer of ranges that are not mapped, or zero, or full of numbers.
-    pub fn random(random: &mut Random, union: u64) -> Layer {
+    pub fn random(random: &mut Random, union: u64) -> LayerContent {
         let longest = 1 + random.below(40);
         let mut sectors = Vec::new();
         while (sectors.len() as u64) < union {
@@ -228,7 +229,7 @@ impl Layer {
             }
         }
         sectors.truncate(union as usize);
-        Layer { sectors }
+        LayerContent { sectors }
     }
 
     /// Returns the extents that the canonical form has, computed sector by sector.
@@ -286,7 +287,7 @@ pub struct Loose {
 
 impl Loose {
     /// Stores a layer: zeroes as data or not, extents cut at random.
-    pub fn random(layer: &Layer, random: &mut Random) -> Loose {
+    pub fn random(layer: &LayerContent, random: &mut Random) -> Loose {
         let mut loose = Loose::default();
         let one_in = 1 + random.below(30);
         let mut position = random.below(1000);
@@ -330,7 +331,7 @@ impl Loose {
         image: &mut Image,
         [read, write]: [usize; 2],
     ) -> std::result::Result<Header, Fault> {
-        let source = || List(self.extents.iter());
+        let source = || List(&self.extents);
         seal_from(
             source,
             &mut Data(&self.data),
@@ -380,14 +381,5 @@ impl SourceData for OfDisk<'_> {
             sector.copy_from_slice(&self.0.read_sector(n));
         }
         Ok(())
-    }
-}
-
-/// A list of extents as a source of them.
-pub struct List<'a>(pub std::slice::Iter<'a, Extent>);
-
-impl Extents for List<'_> {
-    fn next(&mut self) -> Result<Option<Extent>> {
-        Ok(self.0.next().copied())
     }
 }

@@ -30,7 +30,7 @@ pub enum Cut {
 
 /// What the tool did to a file.
 #[derive(Clone, Debug)]
-pub enum Event {
+pub enum FileEvent {
     Write(u64, Vec<u8>),
     Flush,
     Size(u64),
@@ -42,7 +42,7 @@ pub struct Recorded {
     pub code: Option<i32>,
     pub err: String,
     /// What it did to files, in order, with the inode of each.
-    pub events: Vec<(u64, Event)>,
+    pub events: Vec<(u64, FileEvent)>,
     pub reads: u64,
 }
 
@@ -141,7 +141,7 @@ impl<'a> Cutter<'a> {
     }
 }
 
-fn parse(mut log: &[u8]) -> (Vec<(u64, Event)>, u64) {
+fn parse(mut log: &[u8]) -> (Vec<(u64, FileEvent)>, u64) {
     let (mut events, mut reads) = (Vec::new(), 0);
     while let Some((head, rest)) = log.split_at_checked(32) {
         let word = |n: usize| u64::from_le_bytes(head[8 * n..8 * n + 8].try_into().unwrap());
@@ -151,10 +151,10 @@ fn parse(mut log: &[u8]) -> (Vec<(u64, Event)>, u64) {
             0 => {
                 let (data, rest) = log.split_at(len);
                 log = rest;
-                Event::Write(at, data.to_vec())
+                FileEvent::Write(at, data.to_vec())
             }
-            1 => Event::Flush,
-            2 => Event::Size(at),
+            1 => FileEvent::Flush,
+            2 => FileEvent::Size(at),
             _ => {
                 reads += 1;
                 continue;
@@ -169,20 +169,20 @@ fn parse(mut log: &[u8]) -> (Vec<(u64, Event)>, u64) {
 /// flushed, and of the rest the sectors that `lands` chooses.
 pub fn after_power_failure(
     before: &[u8],
-    events: &[(u64, Event)],
+    events: &[(u64, FileEvent)],
     mut lands: impl FnMut() -> bool,
 ) -> Vec<u8> {
     let mut bytes = before.to_vec();
     let mut pending: Vec<(usize, &[u8])> = Vec::new();
     for (_, event) in events {
         match event {
-            Event::Write(at, data) => {
+            FileEvent::Write(at, data) => {
                 let sectors = (*at as usize..).step_by(SECTOR).zip(data.chunks(SECTOR));
                 pending.extend(sectors);
             }
-            Event::Flush => put(&mut bytes, pending.drain(..)),
+            FileEvent::Flush => put(&mut bytes, pending.drain(..)),
             // The file system keeps the size, so this model makes a change of it durable at once.
-            Event::Size(len) => bytes.resize(*len as usize, 0),
+            FileEvent::Size(len) => bytes.resize(*len as usize, 0),
         }
     }
     put(&mut bytes, pending.into_iter().filter(|_| lands()));

@@ -18,20 +18,20 @@ use ubctl::device::{Access, Device};
 use crate::{ubctl, Folder, MIB};
 
 /// A union without its data. Makes the changes that the driver makes to a leaf's metadata.
-pub struct Union {
+pub struct MetadataUnion {
     pub device: Device,
     pub map: Map<Heap>,
     pub allocator: Allocator<Vec<u64>>,
     pub committer: SimCommitter,
 }
 
-impl Union {
-    pub fn attach(root: &Path, leaf: &Path) -> Union {
+impl MetadataUnion {
+    pub fn attach(root: &Path, leaf: &Path) -> MetadataUnion {
         let root = Device::open(root, Role::Root, Access::Read).unwrap();
         let mut device = Device::open(leaf, Role::Leaf, Access::Exclusive).unwrap();
         let sectors = device.sectors();
         let parts = load(&mut device, root.sectors(), sectors, Heap::new).unwrap();
-        Union {
+        MetadataUnion {
             device,
             map: parts.map,
             allocator: parts.allocator,

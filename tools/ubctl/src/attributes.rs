@@ -13,7 +13,7 @@ use crate::sysfs::number;
 
 /// A union, as the files in `union/` show it. The value of a missing file is 0 or empty.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Attributes {
+pub struct UnionAttributes {
     /// The name of the disk.
     pub name: String,
     /// The leaf's UUID.
@@ -38,14 +38,14 @@ pub struct Attributes {
     pub commits: u64,
 }
 
-impl Attributes {
+impl UnionAttributes {
     /// Reads what is shown of a union; none if it is not there. `block` is `/sys/block`.
-    pub fn read(block: &Path, name: &str) -> Option<Attributes> {
+    pub fn read(block: &Path, name: &str) -> Option<UnionAttributes> {
         let union = block.join(name).join("union");
         let text = |file: &str| fs::read_to_string(union.join(file)).ok();
         let count = |file: &str| number(&union.join(file)).unwrap_or(0);
         let line = |file: &str| text(file).unwrap_or_default().trim_end().to_owned();
-        Some(Attributes {
+        Some(UnionAttributes {
             name: name.to_owned(),
             uuid: text("uuid")?.trim_end().to_owned(),
             leaf_name: Some(line("name")).filter(|name| !name.is_empty()),
@@ -61,14 +61,14 @@ impl Attributes {
     }
 
     /// Returns all unions, in the order of their numbers.
-    pub fn all(block: &Path) -> Vec<Attributes> {
+    pub fn all(block: &Path) -> Vec<UnionAttributes> {
         let list = fs::read_dir(block).into_iter().flatten().flatten();
         let names = list.filter_map(|entry| entry.file_name().into_string().ok());
         let mut numbers: Vec<(u32, String)> = names
             .filter_map(|name| Some((union_number(&name)?, name)))
             .collect();
         numbers.sort();
-        let of = |(_, name): &(u32, String)| Attributes::read(block, name);
+        let of = |(_, name): &(u32, String)| UnionAttributes::read(block, name);
         numbers.iter().filter_map(of).collect()
     }
 
@@ -111,7 +111,7 @@ fn leads_to(word: &str) -> Option<String> {
 
 #[cfg(test)]
 pub(crate) mod tests {
-    use super::Attributes;
+    use super::UnionAttributes;
     use std::fs;
     use std::path::Path;
 
@@ -143,11 +143,11 @@ pub(crate) mod tests {
         }
         union(&block, "unionblk3", &[("slabs", "1")]);
         union(&block, "sda", &[("uuid", uuid)]);
-        let all = Attributes::all(&block);
+        let all = UnionAttributes::all(&block);
         let names: Vec<&str> = all.iter().map(|a| a.name.as_str()).collect();
         // A disk whose union has no UUID any more is being removed.
         assert_eq!(names, ["unionblk9", "unionblk10"]);
-        let one = Attributes {
+        let one = UnionAttributes {
             slab_bytes: 65536,
             ..all[0].clone()
         };

@@ -18,7 +18,7 @@ use serde_json::json;
 use crate::control::{union_number, PREFIX};
 use crate::error::{Fail, Result, BUSY};
 use crate::locks;
-use crate::mounts::{self, unescape, Mount};
+use crate::mounts::{self, unescape, MountEntry};
 use crate::node::{family, whole, Node};
 use crate::sysfs;
 use crate::wait::{self, Deadline};
@@ -263,7 +263,7 @@ fn processes() -> Vec<u32> {
 /// Returns the mounts of these devices: the mounts in our namespace, then the mounts that only
 /// other namespaces have.
 fn mounts(nodes: &[Node]) -> Vec<String> {
-    let of = |list: Vec<Mount>| {
+    let of = |list: Vec<MountEntry>| {
         list.into_iter()
             .filter(|m| m.is_of(nodes))
             .collect::<Vec<_>>()

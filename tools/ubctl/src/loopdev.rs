@@ -121,7 +121,7 @@ impl Lower {
 pub fn open_layers<P: AsRef<Path>>(paths: &[P], sector: u32) -> Result<Vec<Lower>> {
     enum Step<'a> {
         Open(Lower),
-        Image(Image),
+        OpenImage(OpenImage),
         Again(&'a Path),
     }
     let mut steps = Vec::new();
@@ -132,7 +132,7 @@ pub fn open_layers<P: AsRef<Path>>(paths: &[P], sector: u32) -> Result<Vec<Lower
         steps.push(if !meta.is_file() {
             Step::Open(Lower::open(path, Role::Layer, false, sector)?)
         } else if files.insert(file_id(&meta)) {
-            Step::Image(Image::open(&node, false, sector)?)
+            Step::OpenImage(OpenImage::open(&node, false, sector)?)
         } else {
             // Several layers lie in one image.
             Step::Again(path)
@@ -140,7 +140,7 @@ pub fn open_layers<P: AsRef<Path>>(paths: &[P], sector: u32) -> Result<Vec<Lower
     }
     let mut over = loops_over_all(&files);
     for (step, path) in steps.iter_mut().zip(paths) {
-        if let Step::Image(image) = step {
+        if let Step::OpenImage(image) = step {
             match image.share(over.remove(&image.id()).unwrap_or_default()) {
                 Some(found) => *step = Step::Open(Lower::on_loop(found, path.as_ref())),
                 None => lock(&image.file, &image.path, Role::Layer)?,
@@ -148,13 +148,13 @@ pub fn open_layers<P: AsRef<Path>>(paths: &[P], sector: u32) -> Result<Vec<Lower
         }
     }
     let images = steps.iter().filter_map(|step| match step {
-        Step::Image(image) => Some(image.id()),
+        Step::OpenImage(image) => Some(image.id()),
         _ => None,
     });
     let mut over = loops_over_all(&images.collect());
     let lower = |(step, path): (Step<'_>, &P)| match step {
         Step::Open(lower) => Ok(lower),
-        Step::Image(image) => {
+        Step::OpenImage(image) => {
             let found = over.remove(&image.id()).unwrap_or_default();
             Ok(Lower::on_loop(
                 image.show(Role::Layer, found)?,
@@ -168,7 +168,7 @@ pub fn open_layers<P: AsRef<Path>>(paths: &[P], sector: u32) -> Result<Vec<Lower
 
 /// Puts an image on a loop device. Returns the node, and the device held open.
 fn attach(path: &Path, role: Role, write: bool, sector: u32) -> Result<(PathBuf, File)> {
-    let image = Image::open(path, write, sector)?;
+    let image = OpenImage::open(path, write, sector)?;
     if role == Role::Layer {
         if let Some(found) = image.share(loops_over(&image.meta)) {
             return Ok(found);
@@ -195,7 +195,7 @@ fn refuse_another_file(path: &Path, opened: &Metadata) -> Result {
 }
 
 /// An image that is open, and the blocks that its loop device has to have.
-struct Image {
+struct OpenImage {
     file: File,
     meta: Metadata,
     path: PathBuf,
@@ -203,15 +203,15 @@ struct Image {
     sector: u32,
 }
 
-impl Image {
-    fn open(path: &Path, write: bool, sector: u32) -> Result<Image> {
+impl OpenImage {
+    fn open(path: &Path, write: bool, sector: u32) -> Result<OpenImage> {
         let file = OpenOptions::new()
             .read(true)
             .write(write)
             .open(path)
             .map_err(|e| Fail::io("open", path, &e))?;
         let meta = file.metadata().map_err(|e| Fail::io("open", path, &e))?;
-        Ok(Image {
+        Ok(OpenImage {
             sector: blocksize::of_image(meta.len(), sector),
             path: path.to_owned(),
             file,

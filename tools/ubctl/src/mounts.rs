@@ -17,7 +17,7 @@ use crate::node::Node;
 
 /// A mount of a namespace.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Mount {
+pub struct MountEntry {
     id: u32,
     parent: u32,
     dev: (u32, u32),
@@ -26,9 +26,9 @@ pub struct Mount {
     source: PathBuf,
 }
 
-impl Mount {
+impl MountEntry {
     /// Parses a line of mountinfo.
-    fn parse(line: &[u8]) -> Option<Mount> {
+    fn parse(line: &[u8]) -> Option<MountEntry> {
         let mut words = line.split(|&b| b == b' ');
         let mut number = || std::str::from_utf8(words.next()?).ok()?.parse().ok();
         let (id, parent) = (number()?, number()?);
@@ -37,7 +37,7 @@ impl Mount {
         let at = unescape(words.nth(1)?);
         // After the options and a list of unknown length come a dash, the type and the source.
         let source = unescape(words.skip_while(|word| *word != b"-").nth(2)?);
-        Some(Mount {
+        Some(MountEntry {
             id,
             parent,
             dev: (a.parse().ok()?, b.parse().ok()?),
@@ -72,7 +72,7 @@ impl Mount {
                 Err(e) => return Err(Fail::io("unmount", &self.at, &e.into())),
             }
         }
-        let is_this = |m: &Mount| (m.id, m.dev, &m.at) == (self.id, self.dev, &self.at);
+        let is_this = |m: &MountEntry| (m.id, m.dev, &m.at) == (self.id, self.dev, &self.at);
         if of_process("self").iter().any(is_this) {
             let why = "the path leads to another mount, which hides it: unmount that first";
             return Err(stays(&self.at, why));
@@ -98,10 +98,10 @@ fn mount_at(path: &Path) -> Option<u32> {
 }
 
 /// Returns the mounts that a process sees.
-pub fn of_process(pid: &str) -> Vec<Mount> {
+pub fn of_process(pid: &str) -> Vec<MountEntry> {
     let text = fs::read(format!("/proc/{pid}/mountinfo")).unwrap_or_default();
     text.split(|&b| b == b'\n')
-        .filter_map(Mount::parse)
+        .filter_map(MountEntry::parse)
         .collect()
 }
 
@@ -118,7 +118,7 @@ pub fn unmount(nodes: &[Node]) -> Result {
     // A mount that was moved may stand before its parent in the list.
     loop {
         let before = ids.len();
-        let ours = |m: &&Mount| m.is_of(nodes) || ids.contains(&m.parent);
+        let ours = |m: &&MountEntry| m.is_of(nodes) || ids.contains(&m.parent);
         let found: Vec<u32> = list.iter().filter(ours).map(|m| m.id).collect();
         ids.extend(found);
         if ids.len() == before {
@@ -130,7 +130,7 @@ pub fn unmount(nodes: &[Node]) -> Result {
     if let Some(root) = ours().find(|m| m.at == Path::new("/")) {
         return Err(stays(&root.at, "the system runs on it"));
     }
-    ours().try_for_each(Mount::unmount)
+    ours().try_for_each(MountEntry::unmount)
 }
 
 /// Turns `\040` and the like back into bytes.
@@ -155,12 +155,12 @@ pub fn unescape(word: &[u8]) -> PathBuf {
 
 #[cfg(test)]
 mod tests {
-    use super::{Mount, Node, Path, PathBuf};
+    use super::{MountEntry, Node, Path, PathBuf};
 
     #[test]
     fn a_line_of_mountinfo() {
         let line = b"36 35 259:3 / /mnt/a\\040b rw shared:1 master:2 - btrfs /dev/unionblk0p1 rw";
-        let m = Mount::parse(line).unwrap();
+        let m = MountEntry::parse(line).unwrap();
         assert_eq!((m.id, m.parent, m.dev), (36, 35, (259, 3)));
         assert_eq!(m.at, Path::new("/mnt/a b"));
         assert_eq!(m.source, Path::new("/dev/unionblk0p1"));
@@ -174,14 +174,14 @@ mod tests {
             "36 35 8:1 / /mnt rw - ext4",
             "a b c d e f",
         ] {
-            assert!(Mount::parse(bad.as_bytes()).is_none(), "{bad}");
+            assert!(MountEntry::parse(bad.as_bytes()).is_none(), "{bad}");
         }
         assert_eq!(super::unescape(b"\\134\\04\\"), PathBuf::from("\\\\04\\"));
     }
 
     #[test]
     fn a_mount_that_has_gone_is_done() {
-        let gone = |at: &str| Mount {
+        let gone = |at: &str| MountEntry {
             id: u32::MAX,
             parent: 1,
             dev: (8, 1),

@@ -37,7 +37,7 @@ const WINDOW_LOG_MAX: u32 = 23;
 
 /// What a stream says of itself, before the layer.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Head {
+pub struct StreamHead {
     /// The version of the stream.
     pub version: u32,
     /// The blocks of the layer.
@@ -45,12 +45,12 @@ pub struct Head {
     /// What it was made from, for people.
     pub from: String,
     /// What the leaf lies on. A sealed layer does not say.
-    pub place: Option<Place>,
+    pub place: Option<LeafPlace>,
 }
 
 /// What a leaf lies on.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Place {
+pub struct LeafPlace {
     /// The leaf's UUID, from which the samples of the root follow, in hexadecimal.
     pub uuid: String,
     /// The size of the root and the digest of its samples; none without a root.
@@ -72,7 +72,7 @@ pub struct RootPlace {
 
 /// Why a stream was not read to its end.
 #[derive(Debug)]
-pub enum Fault {
+pub enum StreamFault {
     /// It is no stream of this kind.
     NotAStream,
     /// It is of a newer version.
@@ -85,15 +85,15 @@ pub enum Fault {
     Io(io::Error),
 }
 
-impl From<io::Error> for Fault {
-    fn from(e: io::Error) -> Fault {
+impl From<io::Error> for StreamFault {
+    fn from(e: io::Error) -> StreamFault {
         match e.kind() {
-            io::ErrorKind::UnexpectedEof => Fault::Cut,
+            io::ErrorKind::UnexpectedEof => StreamFault::Cut,
             // zstd reports what it cannot decode as an error without a number.
             _ if e.raw_os_error().is_none() && e.get_ref().is_some() => {
-                Fault::Damaged(e.to_string())
+                StreamFault::Damaged(e.to_string())
             }
-            _ => Fault::Io(e),
+            _ => StreamFault::Io(e),
         }
     }
 }
@@ -108,7 +108,7 @@ pub struct StreamWriter<W: Write> {
 
 impl<W: Write> StreamWriter<W> {
     /// Writes the head.
-    pub fn begin(to: W, level: i32, head: &Head) -> io::Result<StreamWriter<W>> {
+    pub fn begin(to: W, level: i32, head: &StreamHead) -> io::Result<StreamWriter<W>> {
         let mut to = write::Encoder::new(to, level)?;
         to.include_checksum(true)?;
         let mut writer = StreamWriter {
@@ -180,7 +180,7 @@ pub struct StreamReader<R: Read> {
 
 impl<R: Read> StreamReader<R> {
     /// Reads the head.
-    pub fn begin(from: R) -> Result<(StreamReader<R>, Head), Fault> {
+    pub fn begin(from: R) -> Result<(StreamReader<R>, StreamHead), StreamFault> {
         let mut from = read::Decoder::new(from)?;
         from.window_log_max(WINDOW_LOG_MAX)?;
         let mut reader = StreamReader {
@@ -191,15 +191,15 @@ impl<R: Read> StreamReader<R> {
             blocks: 0,
         };
         let magic: [u8; 8] = reader.array().map_err(|fault| match fault {
-            Fault::Damaged(_) => Fault::NotAStream,
+            StreamFault::Damaged(_) => StreamFault::NotAStream,
             fault => fault,
         })?;
         if magic != *MAGIC {
-            return Err(Fault::NotAStream);
+            return Err(StreamFault::NotAStream);
         }
         let length = u32::from_le_bytes(reader.array()?);
         if length > HEAD_MAX {
-            return Err(Fault::Damaged(format!("a head of {length} bytes")));
+            return Err(StreamFault::Damaged(format!("a head of {length} bytes")));
         }
         let mut bytes = vec![0; u32_as_usize(length)];
         reader.bytes(&mut bytes)?;
@@ -207,25 +207,25 @@ impl<R: Read> StreamReader<R> {
         struct Versioned {
             version: u32,
         }
-        let damaged = |e: serde_json::Error| Fault::Damaged(format!("its head: {e}"));
+        let damaged = |e: serde_json::Error| StreamFault::Damaged(format!("its head: {e}"));
         let Versioned { version } = serde_json::from_slice(&bytes).map_err(damaged)?;
         if version != VERSION {
-            return Err(Fault::NewerVersion(version));
+            return Err(StreamFault::NewerVersion(version));
         }
-        let head: Head = serde_json::from_slice(&bytes).map_err(damaged)?;
+        let head: StreamHead = serde_json::from_slice(&bytes).map_err(damaged)?;
         reader.blocks = head.blocks;
         // The writer sends the first two blocks twice.
         reader.left = head.blocks.saturating_add(2);
         Ok((reader, head))
     }
 
-    fn bytes(&mut self, room: &mut [u8]) -> Result<(), Fault> {
+    fn bytes(&mut self, room: &mut [u8]) -> Result<(), StreamFault> {
         self.from.read_exact(room)?;
         self.sum.update(room);
         Ok(())
     }
 
-    fn array<const N: usize>(&mut self) -> Result<[u8; N], Fault> {
+    fn array<const N: usize>(&mut self) -> Result<[u8; N], StreamFault> {
         let mut room = [0; N];
         self.bytes(&mut room)?;
         Ok(room)
@@ -233,7 +233,7 @@ impl<R: Read> StreamReader<R> {
 
     /// Returns the next blocks and the number of the first of them, which are within the layer. At
     /// the end, verifies the digest of the stream and returns none.
-    pub fn record(&mut self) -> Result<Option<(u64, &[Block])>, Fault> {
+    pub fn record(&mut self) -> Result<Option<(u64, &[Block])>, StreamFault> {
         let block = u64::from_le_bytes(self.array()?);
         if block == END {
             self.end()?;
@@ -244,7 +244,7 @@ impl<R: Read> StreamReader<R> {
         let fits = end.is_some_and(|end| end <= self.blocks) && u64::from(count) <= self.left;
         if !fits || count == 0 || count > RECORD_MAX {
             let text = format!("{count} blocks from {block} on, of {}", self.blocks);
-            return Err(Fault::Damaged(text));
+            return Err(StreamFault::Damaged(text));
         }
         self.left -= u64::from(count);
         let mut room = std::mem::take(&mut self.room);
@@ -255,28 +255,31 @@ impl<R: Read> StreamReader<R> {
         Ok(Some((block, &self.room)))
     }
 
-    fn end(&mut self) -> Result<(), Fault> {
+    fn end(&mut self) -> Result<(), StreamFault> {
         let sum = std::mem::replace(&mut self.sum, Sha256::new()).finish();
         let mut found = [0; 32];
         self.from.read_exact(&mut found)?;
         if found != sum {
-            return Err(Fault::Damaged("its SHA-256 is another".to_owned()));
+            return Err(StreamFault::Damaged("its SHA-256 is another".to_owned()));
         }
         // This also reads the checksum of the frame.
         match self.from.read(&mut [0])? {
             0 => Ok(()),
-            n => Err(Fault::Damaged(format!("{} more bytes", usize_as_u64(n)))),
+            n => Err(StreamFault::Damaged(format!(
+                "{} more bytes",
+                usize_as_u64(n)
+            ))),
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{Fault, Head, StreamReader, StreamWriter, VERSION};
+    use super::{StreamFault, StreamHead, StreamReader, StreamWriter, VERSION};
     use ubcore::geometry::{Block, BLOCK_BYTES};
 
-    fn head(blocks: u64) -> Head {
-        Head {
+    fn head(blocks: u64) -> StreamHead {
+        StreamHead {
             version: VERSION,
             blocks,
             from: "x".to_owned(),
@@ -284,7 +287,7 @@ mod tests {
         }
     }
 
-    fn stream(head: &Head, list: &[(u64, Vec<Block>)]) -> Vec<u8> {
+    fn stream(head: &StreamHead, list: &[(u64, Vec<Block>)]) -> Vec<u8> {
         let mut bytes = Vec::new();
         let mut writer = StreamWriter::begin(&mut bytes, 1, head).unwrap();
         for (block, blocks) in list {
@@ -295,7 +298,7 @@ mod tests {
     }
 
     /// Returns the number of records.
-    fn read(bytes: &[u8]) -> Result<usize, Fault> {
+    fn read(bytes: &[u8]) -> Result<usize, StreamFault> {
         let (mut reader, _) = StreamReader::begin(bytes)?;
         let mut count = 0;
         while reader.record()?.is_some() {
@@ -311,7 +314,10 @@ mod tests {
         let whole = stream(&head(302), &list);
         assert_eq!(read(&whole).unwrap(), 4);
         for len in 0..whole.len() {
-            assert!(matches!(read(&whole[..len]), Err(Fault::Cut)), "{len}");
+            assert!(
+                matches!(read(&whole[..len]), Err(StreamFault::Cut)),
+                "{len}"
+            );
         }
         for at in 0..whole.len() {
             let mut other = whole.clone();
@@ -320,14 +326,17 @@ mod tests {
             assert!(read(&other).is_err() || at == 5, "{at}");
         }
         let twice = [&whole[..], &whole].concat();
-        assert!(matches!(read(&twice), Err(Fault::Damaged(_))));
+        assert!(matches!(read(&twice), Err(StreamFault::Damaged(_))));
     }
 
     #[test]
     fn what_is_not_within_the_layer_is_refused() {
         let one = vec![[7; BLOCK_BYTES]];
-        let refused = |head: &Head, list: &[(u64, Vec<Block>)]| {
-            assert!(matches!(read(&stream(head, list)), Err(Fault::Damaged(_))));
+        let refused = |head: &StreamHead, list: &[(u64, Vec<Block>)]| {
+            assert!(matches!(
+                read(&stream(head, list)),
+                Err(StreamFault::Damaged(_))
+            ));
         };
         refused(&head(4), &[(4, one.clone())]);
         refused(&head(4), &[(u64::MAX - 1, one.clone())]);
@@ -335,18 +344,18 @@ mod tests {
         let many: Vec<_> = (0..7).map(|_| (3, one.clone())).collect();
         refused(&head(4), &many);
         assert_eq!(read(&stream(&head(4), &many[..6])).unwrap(), 6);
-        let newer = Head {
+        let newer = StreamHead {
             version: 2,
             ..head(4)
         };
         assert!(matches!(
             read(&stream(&newer, &[])),
-            Err(Fault::NewerVersion(2))
+            Err(StreamFault::NewerVersion(2))
         ));
         let zstd = zstd::encode_all(&b"something else"[..], 1).unwrap();
         for other in [&zstd[..], b"nothing of the kind", &[0; 64]] {
-            assert!(matches!(read(other), Err(Fault::NotAStream)));
+            assert!(matches!(read(other), Err(StreamFault::NotAStream)));
         }
-        assert!(matches!(read(b""), Err(Fault::Cut)));
+        assert!(matches!(read(b""), Err(StreamFault::Cut)));
     }
 }

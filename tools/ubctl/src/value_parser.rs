@@ -55,13 +55,13 @@ pub fn union_size(s: &str) -> Result<u64, String> {
 
 /// The limit of a leaf, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Limit(pub Option<u64>);
+pub struct LimitArg(pub Option<u64>);
 
 /// Returns the limit of a leaf. `none`: there is none.
-pub fn limit(s: &str) -> Result<Limit, String> {
+pub fn limit(s: &str) -> Result<LimitArg, String> {
     match s {
-        "none" => Ok(Limit(None)),
-        size => bytes(size).map(|n| Limit(Some(n))),
+        "none" => Ok(LimitArg(None)),
+        size => bytes(size).map(|n| LimitArg(Some(n))),
     }
 }
 

@@ -9,7 +9,7 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use serde_json::Value;
-use tool::leaf::Union;
+use tool::leaf::MetadataUnion;
 use tool::{command, get, put, ubctl, Folder, MIB};
 
 /// Makes a frozen leaf, on a layer or none.
@@ -19,7 +19,7 @@ fn frozen(f: &Folder, name: &str, root: &Path, below: Option<&Path>, sector: u64
         None => ubctl("format --root {} {}", &[root, &leaf]).done(),
         Some(layer) => ubctl("format --root {} --layer {} {}", &[root, layer, &leaf]).done(),
     };
-    let mut u = Union::attach(root, &leaf);
+    let mut u = MetadataUnion::attach(root, &leaf);
     u.fill(sector, 300);
     u.detach();
     ubctl("freeze {}", &[&leaf]).done();
@@ -147,13 +147,13 @@ fn an_interrupted_append_leaves_the_other_layers() {
     let root = f.image("root", 512 * MIB);
     let one = f.image("one", 600 * MIB);
     ubctl("format --root {} {}", &[&root, &one]).done();
-    let mut u = Union::attach(&root, &one);
+    let mut u = MetadataUnion::attach(&root, &one);
     u.fill(0, 2000);
     u.detach();
     let all = f.path("all.sealed");
     ubctl("seal {} {}", &[&one, &all]).done();
     let before = fs::read(&all).unwrap();
-    let mut u = Union::attach(&root, &one);
+    let mut u = MetadataUnion::attach(&root, &one);
     u.write(0, 512 * 2048);
     u.detach();
     for _ in 0..20 {

@@ -6,7 +6,7 @@
 use serde_json::{json, Value};
 use std::fs;
 use std::path::{Path, PathBuf};
-use tool::leaf::{geometry, pair, Union};
+use tool::leaf::{geometry, pair, MetadataUnion};
 use tool::{get, put, ubctl, Folder, Ran, MIB};
 use ubcore::attach::read_superblock;
 use ubcore::error::{Area, Error, Role};
@@ -43,7 +43,7 @@ fn found(leaf: &Path, options: &str, code: i32, kinds: &[(&str, &str, bool)]) ->
 /// Returns a leaf that was written to and detached.
 fn used(f: &Folder) -> (PathBuf, PathBuf) {
     let (root, leaf) = pair(f);
-    let mut union = Union::attach(&root, &leaf);
+    let mut union = MetadataUnion::attach(&root, &leaf);
     union.write(128 * 3 + 8, 8);
     union.write(128 * 200, 300);
     union.detach();
@@ -51,7 +51,7 @@ fn used(f: &Folder) -> (PathBuf, PathBuf) {
 }
 
 fn cut(root: &Path, leaf: &Path) {
-    let mut union = Union::attach(root, leaf);
+    let mut union = MetadataUnion::attach(root, leaf);
     // An attach that may write begins with this commit; from then on the leaf is not clean.
     let (committer, map) = (&mut union.committer, &union.map);
     committer.checkpoint(map, &mut union.device).unwrap();
@@ -111,7 +111,7 @@ fn a_leaf_without_a_detach_is_brought_to_rest() {
     assert_eq!(value["journal_blocks_to_replay"], 0);
     assert_eq!(map_of(&leaf), map);
     found(&leaf, "--repair", 0, &[]);
-    Union::attach(&root, &leaf).detach();
+    MetadataUnion::attach(&root, &leaf).detach();
 }
 
 #[test]
@@ -315,7 +315,7 @@ fn what_cannot_be_checked() {
 
     let (root, leaf) = (f.path("root"), f.path("leaf"));
     ubctl("format --force --root {} {}", &[&root, &leaf]).done();
-    let held = Union::attach(&root, &leaf);
+    let held = MetadataUnion::attach(&root, &leaf);
     refused(&leaf, "busy");
     let ran = check(&leaf, "--no-wait --repair");
     assert_eq!(ran.code, 8, "{}", ran.err);

@@ -13,8 +13,8 @@ use std::collections::BTreeMap;
 use std::fs;
 
 use tool::cut::{after_power_failure, chances, lands, Cut, Cutter, Recorded};
-use tool::leaf::Union;
-use tool::sim::disk::{Random, SimDisk, State};
+use tool::leaf::MetadataUnion;
+use tool::sim::disk::{DiskState, Random, SimDisk};
 use tool::sim::memory::SimMemory;
 use tool::sim::oracle::ROOT;
 use tool::sim::parts;
@@ -42,7 +42,7 @@ fn disk(bytes: &[u8]) -> SimDisk {
     let sectors = (0..).zip(bytes.chunks_exact(512));
     let written = sectors.filter(|(_, s)| s.iter().any(|&b| b != 0));
     let sectors = written.map(|(n, s)| (n, s.try_into().unwrap()));
-    SimDisk::with(State::restored(sectors.collect()))
+    SimDisk::with(DiskState::restored(sectors.collect()))
 }
 
 fn superblock(bytes: &[u8]) -> Result<Superblock, Error> {
@@ -70,7 +70,7 @@ fn content(bytes: &[u8]) -> [u8; 32] {
 
 /// Writes to a leaf, and detaches it, or leaves something in its journal.
 fn write(cutter: &Cutter<'_>, leaf: &str, seed: u64, detach: bool) {
-    let mut u = Union::attach(&cutter.path("root"), &cutter.path(leaf));
+    let mut u = MetadataUnion::attach(&cutter.path("root"), &cutter.path(leaf));
     u.committer.checkpoint(&u.map, &mut u.device).unwrap();
     let size = u.map.geometry().union_sectors();
     let mut random = Random(seed);

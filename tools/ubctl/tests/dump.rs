@@ -4,7 +4,7 @@
 
 use serde_json::{json, Value};
 use std::path::Path;
-use tool::leaf::{geometry, pair, Union};
+use tool::leaf::{geometry, pair, MetadataUnion};
 use tool::{get, put, ubctl, Folder, Ran, MIB};
 use ubcore::geometry::MapPage;
 use ubcore::slot::Slot;
@@ -70,7 +70,7 @@ fn a_fresh_leaf() {
 fn what_was_committed_is_shown_before_and_after_a_checkpoint() {
     let f = Folder::new("round");
     let (root, leaf) = pair(&f);
-    let mut union = Union::attach(&root, &leaf);
+    let mut union = MetadataUnion::attach(&root, &leaf);
     union.write(128 * 3 + 8, 8);
     union.write(128 * 3 + 64, 1);
     union.commit();
@@ -112,7 +112,7 @@ fn what_was_committed_is_shown_before_and_after_a_checkpoint() {
     drop(union);
 
     // Attach from those bytes again and detach: the pages give the same map.
-    let union = Union::attach(&root, &leaf);
+    let union = MetadataUnion::attach(&root, &leaf);
     assert_eq!(union.allocator.used(), 2);
     union.detach();
     let d = dump(&leaf);
@@ -159,7 +159,7 @@ fn damaged_superblocks() {
 fn damaged_pages_and_directory() {
     let f = Folder::new("pages");
     let (root, leaf) = pair(&f);
-    let mut union = Union::attach(&root, &leaf);
+    let mut union = MetadataUnion::attach(&root, &leaf);
     union.write(0, 256);
     union.detach();
     let g = geometry(&leaf);
@@ -187,7 +187,7 @@ fn damaged_pages_and_directory() {
 fn a_damaged_journal() {
     let f = Folder::new("journal");
     let (root, leaf) = pair(&f);
-    let mut union = Union::attach(&root, &leaf);
+    let mut union = MetadataUnion::attach(&root, &leaf);
     for n in 0..3 {
         union.write(128 * n, 8);
         union.commit();
@@ -218,7 +218,7 @@ fn a_damaged_journal() {
 fn images_that_are_too_short() {
     let f = Folder::new("short");
     let (root, leaf) = pair(&f);
-    let mut union = Union::attach(&root, &leaf);
+    let mut union = MetadataUnion::attach(&root, &leaf);
     union.write(0, 8);
     union.detach();
     std::fs::File::options()

@@ -9,13 +9,13 @@ use std::process::Stdio;
 use std::thread::sleep;
 use std::time::Duration;
 
-use tool::leaf::Union;
+use tool::leaf::MetadataUnion;
 use tool::{command, put, ran, ubctl, Folder, Ran, MIB};
 
 fn root_and_leaf(f: &Folder) -> (PathBuf, PathBuf) {
     let (root, leaf) = (f.root("root", 16 * MIB), f.image("leaf", 12 * MIB));
     ubctl("format --root {} {}", &[&root, &leaf]).done();
-    let mut u = Union::attach(&root, &leaf);
+    let mut u = MetadataUnion::attach(&root, &leaf);
     u.fill(3, 5000);
     u.fill(20_000, 9);
     u.commit();

@@ -6,7 +6,7 @@ use std::fs::{self, File};
 use std::path::Path;
 
 use rustix::fs::{flock, FlockOperation};
-use tool::leaf::{pair, Union};
+use tool::leaf::{pair, MetadataUnion};
 use tool::{get, put, ubctl, Folder, MIB};
 
 #[test]
@@ -43,7 +43,7 @@ fn a_leaf_is_frozen_once() {
 fn what_waits_in_the_journal_is_frozen_too() {
     let f = Folder::new("freeze-journal");
     let (root, leaf) = pair(&f);
-    let mut u = Union::attach(&root, &leaf);
+    let mut u = MetadataUnion::attach(&root, &leaf);
     u.write(100, 300);
     u.commit();
     drop(u);

@@ -7,7 +7,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use tool::leaf::Union;
+use tool::leaf::MetadataUnion;
 use tool::{ubctl, Folder, MIB};
 use ubcore::attach::read_superblock;
 use ubcore::error::Role;
@@ -55,7 +55,7 @@ fn dump(leaf: &Path) -> String {
 
 /// Returns where each run of the union's sectors is read from, with a sum of the bytes for runs in
 /// the leaf.
-fn content(union: &Union) -> String {
+fn content(union: &MetadataUnion) -> String {
     let g = *union.map.geometry();
     let mut out = String::new();
     let (mut at, mut before) = (0, String::new());
@@ -85,7 +85,7 @@ fn content(union: &Union) -> String {
 /// Returns everything that is stored about a leaf: its dump and what its union reads.
 fn said(root: &Path, leaf: &Path) -> String {
     let text = dump(leaf);
-    let union = Union::attach(root, leaf);
+    let union = MetadataUnion::attach(root, leaf);
     format!("{text}content\n{}", content(&union))
 }
 
@@ -97,17 +97,17 @@ fn held(name: &str) {
     let ran = ubctl("check {} --root {}", &[&leaf, &root]);
     assert_eq!(ran.code, 0, "{}", ran.out);
     // This version can write to the leaf, which reads the same afterwards.
-    let before = content(&Union::attach(&root, &leaf));
+    let before = content(&MetadataUnion::attach(&root, &leaf));
     let slots = |leaf: &Path| {
         let mut device = Device::open(leaf, Role::Leaf, Access::Read).unwrap();
         read_superblock(&mut device).unwrap().superblock
     };
     let old = slots(&leaf);
-    Union::attach(&root, &leaf).detach();
+    MetadataUnion::attach(&root, &leaf).detach();
     let new = slots(&leaf);
     assert!(new.clean && new.generation == old.generation + 1);
     assert_eq!(new.features, old.features);
-    assert_eq!(content(&Union::attach(&root, &leaf)), before);
+    assert_eq!(content(&MetadataUnion::attach(&root, &leaf)), before);
 }
 
 #[test]
@@ -159,7 +159,7 @@ fn sealed(f: &Folder) -> PathBuf {
     ubctl("format --root {} --slab-size 16K {}", &[&root, &leaf]).done();
     workload(&root, &leaf);
     // Extents for a second block of the index, and data for a second chunk.
-    let mut u = Union::attach(&root, &leaf);
+    let mut u = MetadataUnion::attach(&root, &leaf);
     for n in 0..300 {
         u.fill(10_000 + 3 * n, 2);
     }
@@ -197,11 +197,11 @@ fn make() {
 /// Attaches twice, the second time without a detach. So slot B of directory and pages is active,
 /// and the journal has each kind of record.
 fn workload(root: &Path, leaf: &Path) {
-    let mut u = Union::attach(root, leaf);
+    let mut u = MetadataUnion::attach(root, leaf);
     u.fill(0, 70);
     u.fill(5000, 3);
     u.detach();
-    let mut u = Union::attach(root, leaf);
+    let mut u = MetadataUnion::attach(root, leaf);
     u.fill(30_000, 2);
     u.committer.checkpoint(&u.map, &mut u.device).unwrap();
     // A New record.

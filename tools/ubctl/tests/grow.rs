@@ -6,7 +6,7 @@ use std::fs::{self, File};
 use std::path::Path;
 
 use rustix::fs::{flock, FlockOperation};
-use tool::leaf::{geometry, pair, Union};
+use tool::leaf::{geometry, pair, MetadataUnion};
 use tool::{ubctl, Folder, MIB};
 
 fn resize(path: &Path, bytes: u64) {
@@ -28,7 +28,7 @@ fn grow(leaf: &Path, options: &str) -> serde_json::Value {
 fn a_leaf_and_its_union_grow() {
     let f = Folder::new("grow");
     let (root, leaf) = pair(&f);
-    let mut u = Union::attach(&root, &leaf);
+    let mut u = MetadataUnion::attach(&root, &leaf);
     u.committer.checkpoint(&u.map, &mut u.device).unwrap();
     u.fill(100, 300);
     u.commit();
@@ -63,7 +63,7 @@ fn a_leaf_and_its_union_grow() {
     assert!(after[8 << 20..].iter().all(|&b| b == 0));
     assert_eq!(ubctl("check {} --root {}", &[&leaf, &root]).code, 0);
 
-    let mut u = Union::attach(&root, &leaf);
+    let mut u = MetadataUnion::attach(&root, &leaf);
     let g = *u.map.geometry();
     assert_eq!(
         (g.union_sectors(), g.leaf_sectors()),

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use map_memory::sha256::Sha256;
 use rustix::fs::{flock, FlockOperation};
-use tool::leaf::{pair, Union};
+use tool::leaf::{pair, MetadataUnion};
 use tool::{get, put, ubctl, Folder, MIB};
 use ubcore::format::crc::block_crc;
 use ubcore::geometry::Block;
@@ -19,7 +19,7 @@ use ubcore::sha256::Sha256 as _;
 /// Makes a root, a leaf with data, and a sealed layer of that.
 fn three(f: &Folder) -> (PathBuf, PathBuf, PathBuf) {
     let (root, leaf) = pair(f);
-    let mut union = Union::attach(&root, &leaf);
+    let mut union = MetadataUnion::attach(&root, &leaf);
     union.fill(100, 300);
     union.detach();
     let sealed = f.path("sealed");
@@ -71,7 +71,7 @@ fn a_file_in_use_is_not_replaced() {
     let (root, leaf, _) = three(&f);
     let used = f.image("used", 8 * MIB);
     ubctl("format --root {} {}", &[&root, &used]).done();
-    let union = Union::attach(&root, &used);
+    let union = MetadataUnion::attach(&root, &used);
     let before = fs::read(&used).unwrap();
     let line = "seal --force {} {}";
     ubctl(line, &[&leaf, &used]).refused(4, &["used is in use"]);

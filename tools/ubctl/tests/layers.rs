@@ -5,7 +5,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use tool::leaf::Union;
+use tool::leaf::MetadataUnion;
 use tool::{get, put, ubctl, Folder, MIB};
 
 /// Formats a leaf on what the words say.
@@ -26,7 +26,7 @@ fn a_leaf_lists_the_layers_that_it_lies_on() {
     let f = Folder::new("layers-listed");
     let root = f.root("root", 16 * MIB);
     let one = format(&f, "one", "--root {}", &[&root]);
-    let mut u = Union::attach(&root, &one);
+    let mut u = MetadataUnion::attach(&root, &one);
     u.fill(100, 30);
     u.commit();
     u.detach();
@@ -158,7 +158,7 @@ fn a_sealed_layer_takes_the_place_of_the_leaf_that_it_was_made_from() {
     let f = Folder::new("layers-sealed");
     let root = f.root("root", 16 * MIB);
     let one = format(&f, "one", "--root {}", &[&root]);
-    let mut u = Union::attach(&root, &one);
+    let mut u = MetadataUnion::attach(&root, &one);
     u.fill(100, 30);
     u.detach();
     let sealed = f.path("one.sealed");

@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
-use tool::leaf::Union;
+use tool::leaf::MetadataUnion;
 use tool::{put, ubctl, Folder, MIB};
 use ubcore::map::Base;
 
@@ -15,7 +15,7 @@ fn stack(f: &Folder) -> (PathBuf, PathBuf, PathBuf) {
     let root = f.root("root", 32 * MIB);
     let (low, leaf) = (f.image("low", 16 * MIB), f.image("leaf", 16 * MIB));
     ubctl("format --root {} {}", &[&root, &low]).done();
-    let mut u = Union::attach(&root, &low);
+    let mut u = MetadataUnion::attach(&root, &low);
     u.fill(0, 4096);
     u.fill(20_000, 100);
     u.commit();
@@ -23,7 +23,7 @@ fn stack(f: &Folder) -> (PathBuf, PathBuf, PathBuf) {
     ubctl("freeze {}", &[&low]).done();
     let line = "format --size 40M --root {} --layer {} {}";
     ubctl(line, &[&root, &low, &leaf]).done();
-    let mut u = Union::attach(&root, &leaf);
+    let mut u = MetadataUnion::attach(&root, &leaf);
     u.fill(2048, 3000);
     u.fill(81_000, 8);
     // Slab 5 of 64 KiB, which the layer has, reads as zeroes.

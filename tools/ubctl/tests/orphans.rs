@@ -6,7 +6,7 @@ use std::fs;
 use std::path::Path;
 
 use serde_json::Value;
-use tool::leaf::{pair, Union};
+use tool::leaf::{pair, MetadataUnion};
 use tool::{ubctl, Folder};
 
 /// Returns the reasons of each leaf among the files of a directory.
@@ -39,7 +39,7 @@ fn a_leaf_is_an_orphan_without_its_detach_or_what_it_lies_on() {
     let (root, leaf) = pair(&f);
     let folder = f.path("");
     assert_eq!(reasons(&folder, &[]), []);
-    let mut union = Union::attach(&root, &leaf);
+    let mut union = MetadataUnion::attach(&root, &leaf);
     let checkpoint = union.committer.checkpoint(&union.map, &mut union.device);
     checkpoint.unwrap();
     union.write(100, 300);
@@ -48,7 +48,7 @@ fn a_leaf_is_an_orphan_without_its_detach_or_what_it_lies_on() {
     assert_eq!(reasons(&folder, &[]), []);
     drop(union);
     assert_eq!(reasons(&folder, &[]), [orphan("leaf", &["not_clean"])]);
-    Union::attach(&root, &leaf).detach();
+    MetadataUnion::attach(&root, &leaf).detach();
 
     // A layer, and a leaf on it.
     ubctl("freeze {}", &[&leaf]).done();

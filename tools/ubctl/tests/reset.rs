@@ -6,13 +6,13 @@ use std::fs::{self, File};
 use std::path::Path;
 
 use rustix::fs::{flock, FlockOperation};
-use tool::leaf::{pair, Union};
+use tool::leaf::{pair, MetadataUnion};
 use tool::{get, put, ubctl, Folder, MIB};
 
 /// Returns a root, and a leaf of it that was used and not detached.
 fn used(f: &Folder) -> (std::path::PathBuf, std::path::PathBuf) {
     let (root, leaf) = pair(f);
-    let mut u = Union::attach(&root, &leaf);
+    let mut u = MetadataUnion::attach(&root, &leaf);
     u.write(100, 300);
     u.commit();
     drop(u);
@@ -54,7 +54,7 @@ fn a_leaf_is_empty_after_a_reset_and_otherwise_the_same() {
     let again = ubctl("--json reset {} --dry-run", &[&leaf]).done().json();
     assert_eq!(again["slabs_used"], 0);
     // It can be used again.
-    let mut u = Union::attach(&root, &leaf);
+    let mut u = MetadataUnion::attach(&root, &leaf);
     u.write(500, 10);
     u.commit();
     drop(u);
@@ -80,7 +80,7 @@ fn only_the_superblocks_are_written() {
 fn a_damaged_leaf_can_be_reset() {
     let f = Folder::new("reset-damaged");
     let (root, leaf) = used(&f);
-    let mut u = Union::attach(&root, &leaf);
+    let mut u = MetadataUnion::attach(&root, &leaf);
     u.write(900, 10);
     u.commit();
     drop(u);

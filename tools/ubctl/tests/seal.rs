@@ -10,7 +10,7 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use serde_json::Value;
-use tool::leaf::{pair, Union};
+use tool::leaf::{pair, MetadataUnion};
 use tool::{command, get, put, ubctl, Folder, Ran, MIB};
 use ubcore::error::Role;
 use ubcore::geometry::BLOCK_BYTES;
@@ -28,7 +28,7 @@ fn used(f: &Folder) -> (PathBuf, PathBuf) {
 }
 
 fn fill(root: &Path, leaf: &Path) {
-    let mut union = Union::attach(root, leaf);
+    let mut union = MetadataUnion::attach(root, leaf);
     union.fill(3, 300);
     union.fill(20_000, 4000);
     let slabs = union.map.geometry().slab_of(1024);
@@ -152,12 +152,12 @@ fn the_same_content_gives_the_same_file() {
         let other = f.image("other", 12 * MIB);
         let line = format!("format --root {{}} {{}} --slab-size {slab} --force --name x");
         ubctl(&line, &[&root, &other]).done();
-        let mut union = Union::attach(&root, &other);
+        let mut union = MetadataUnion::attach(&root, &other);
         union.fill(20_100, 3900);
         // These sectors are holes of the image.
         union.write(1024, 128);
         union.detach();
-        let mut union = Union::attach(&root, &other);
+        let mut union = MetadataUnion::attach(&root, &other);
         union.fill(200, 103);
         union.fill(3, 197);
         union.fill(20_000, 100);
@@ -200,7 +200,7 @@ fn what_must_not_be_sealed_or_overwritten_is_refused() {
         .refused(1, &["cannot create", "check the name"]);
 
     // A union that was not detached; a leaf that another process holds; damage.
-    let mut union = Union::attach(&root, &leaf);
+    let mut union = MetadataUnion::attach(&root, &leaf);
     ubctl("seal {} {}", &[&leaf, &f.path("new")]).refused(4, &["in use"]);
     let (committer, map) = (&mut union.committer, &union.map);
     committer.checkpoint(map, &mut union.device).unwrap();
@@ -211,7 +211,7 @@ fn what_must_not_be_sealed_or_overwritten_is_refused() {
         "",
         &["was not detached", "ubctl remove"],
     );
-    Union::attach(&root, &leaf).detach();
+    MetadataUnion::attach(&root, &leaf).detach();
     for block in [0, 1] {
         put(&leaf, block * BLOCK_BYTES as u64 + 100, b"rot");
     }
@@ -307,7 +307,7 @@ fn an_interrupted_seal_leaves_nothing() {
     let f = Folder::new("seal-signal");
     let (root, leaf) = (f.image("root", 512 * MIB), f.image("leaf", 600 * MIB));
     ubctl("format --root {} {}", &[&root, &leaf]).done();
-    let mut union = Union::attach(&root, &leaf);
+    let mut union = MetadataUnion::attach(&root, &leaf);
     union.write(0, 512 * 2048);
     union.detach();
     let out = f.path("out");

@@ -11,7 +11,7 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use sha2::{Digest, Sha256};
-use tool::leaf::{pair, Union};
+use tool::leaf::{pair, MetadataUnion};
 use tool::{command, get, put, ubctl, Folder, Ran, MIB};
 
 fn sha(bytes: &[u8]) -> Vec<u8> {
@@ -183,7 +183,7 @@ fn what_may_change_has_no_full_digest() {
     refused(&ubctl("verify {} --json", &[&leaf]), 3, "is_leaf");
     fs::remove_file(f.path("leaf.ubdigest")).unwrap();
     assert_eq!(names(leaf.parent().unwrap()), ["leaf", "root"]);
-    let mut union = Union::attach(&f.path("root"), &leaf);
+    let mut union = MetadataUnion::attach(&f.path("root"), &leaf);
     union.fill(3, 300);
     union.detach();
     ubctl("freeze {}", &[&leaf]).done();

@@ -8,7 +8,7 @@ use std::fmt::Write;
 use std::fs;
 use std::path::Path;
 
-use tool::leaf::Union;
+use tool::leaf::MetadataUnion;
 use tool::{ubctl, Folder, MIB};
 use ubcore::error::Role;
 use ubcore::sealed::open::SealedExtents;
@@ -96,7 +96,7 @@ fn the_example_is_what_a_seal_writes() {
     let f = Folder::new("sealed-document");
     let (root, leaf) = (f.root("root", 16 * MIB), f.image("leaf", 8 * MIB));
     ubctl("format --root {} {}", &[&root, &leaf]).done();
-    let mut union = Union::attach(&root, &leaf);
+    let mut union = MetadataUnion::attach(&root, &leaf);
     union.fill(3, 2);
     union.fill(14, 1);
     // Zeroes.

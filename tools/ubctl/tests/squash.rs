@@ -6,7 +6,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use tool::leaf::Union;
+use tool::leaf::MetadataUnion;
 use tool::{get, put, ubctl, Folder, MIB};
 use ubcore::error::Role;
 use ubcore::geometry::Block;
@@ -25,7 +25,7 @@ const SECTORS: usize = 32768;
 type Oracle = Vec<Option<u8>>;
 
 /// Writes `byte` to sectors, in the leaf and in the oracle.
-fn fill(u: &mut Union, oracle: &mut Oracle, sector: u64, count: u32, byte: u8) {
+fn fill(u: &mut MetadataUnion, oracle: &mut Oracle, sector: u64, count: u32, byte: u8) {
     u.write(sector, count);
     for at in sector..sector + u64::from(count) {
         let run = plan::read(&u.map, NoLayers, at, 1).next().unwrap();
@@ -38,7 +38,7 @@ fn fill(u: &mut Union, oracle: &mut Oracle, sector: u64, count: u32, byte: u8) {
 }
 
 /// Discards slabs, which then read as zeroes.
-fn discard(u: &mut Union, oracle: &mut Oracle, slab: u32) {
+fn discard(u: &mut MetadataUnion, oracle: &mut Oracle, slab: u32) {
     let g = *u.map.geometry();
     let slabs = slab..slab + 1;
     assert!(u.allocator.empty(&u.map, slabs, Base::Zero).unwrap());
@@ -60,7 +60,7 @@ fn three(f: &Folder) -> (PathBuf, [PathBuf; 3], Oracle) {
         }
         paths.push(&layers[n]);
         ubctl(&(line + " {}"), &paths).done();
-        let mut u = Union::attach(&root, &layers[n]);
+        let mut u = MetadataUnion::attach(&root, &layers[n]);
         match n {
             0 => {
                 fill(&mut u, &mut oracle, 3, 300, 1);
@@ -298,7 +298,7 @@ fn a_stack_is_published_as_an_image() {
 
     let leaf = f.image("leaf", 8 * MIB);
     ubctl("format --root {} --layer {} {}", &[&root, &three, &leaf]).done();
-    let mut u = Union::attach(&root, &leaf);
+    let mut u = MetadataUnion::attach(&root, &leaf);
     fill(&mut u, &mut oracle, 9000, 20, 9);
     let line = "publish --root {} --leaf {} {}";
     ubctl(line, &[&root, &leaf, &f.path("new")]).refused(4, &["in use"]);

@@ -25,7 +25,7 @@ use crate::error::{complain, Error, Result};
 use crate::filter::Filters;
 use crate::held::{Held, Hold};
 use crate::labels;
-use crate::snapshot::{Commit, Id, Kind, Labels, Leaf, Snapshot, Time};
+use crate::snapshot::{Commit, Id, Labels, Leaf, Snapshot, SnapshotKind, Time};
 use crate::store::state::{Change, State};
 use crate::store::Store;
 
@@ -140,7 +140,13 @@ impl<D: Disks> Daemon<D> {
     }
 
     /// Makes an active snapshot or a view.
-    pub fn prepare(&self, key: &str, parent: &str, labels: Labels, kind: Kind) -> Result<Mounted> {
+    pub fn prepare(
+        &self,
+        key: &str,
+        parent: &str,
+        labels: Labels,
+        kind: SnapshotKind,
+    ) -> Result<Mounted> {
         let hold = self.hold(&[key], parent)?;
         if key.is_empty() {
             return Err(Error::invalid("a snapshot without a key"));
@@ -148,7 +154,7 @@ impl<D: Disks> Daemon<D> {
         self.refuse_taken(key)?;
         self.read(|state| match state.snapshots.get(parent) {
             None if !parent.is_empty() => Err(Error::not_found(parent)),
-            Some(found) if found.kind != Kind::Committed => Err(Error::invalid(format!(
+            Some(found) if found.kind != SnapshotKind::Committed => Err(Error::invalid(format!(
                 "parent {parent:?} is not a committed snapshot"
             ))),
             _ => Ok(()),
@@ -186,7 +192,7 @@ impl<D: Disks> Daemon<D> {
             Ok(_) => {}
         }
         let union = made?;
-        if kind == Kind::Active {
+        if kind == SnapshotKind::Active {
             // The parent may have been committed while it was mounted.
             let leaf = self.snapshot(key)?.leaf;
             if let Err(e) = self.disks.repair(leaf) {
@@ -212,9 +218,11 @@ impl<D: Disks> Daemon<D> {
         &self,
         number: u64,
         layers: &[FrozenLayer],
-        (bytes, kind): (u64, Kind),
+        (bytes, kind): (u64, SnapshotKind),
     ) -> Result<(Id, AttachedUnion)> {
-        let uuid = self.disks.make(number, layers, bytes, kind == Kind::View)?;
+        let uuid = self
+            .disks
+            .make(number, layers, bytes, kind == SnapshotKind::View)?;
         let union = self.disks.find(Leaf { number, uuid })?;
         let gone =
             || Error::internal("a union was gone as soon as it was made: see the kernel's log");
@@ -261,7 +269,7 @@ impl<D: Disks> Daemon<D> {
     pub fn mounts(&self, key: &str) -> Result<Mounted> {
         let _hold = self.hold(&[key], "")?;
         let snapshot = self.settled(key)?;
-        if snapshot.kind == Kind::Committed {
+        if snapshot.kind == SnapshotKind::Committed {
             let text =
                 format!("{key:?} is committed, and only views and active snapshots are mounted");
             return Err(Error::precondition(text));
@@ -274,7 +282,7 @@ impl<D: Disks> Daemon<D> {
     /// be mounted.
     fn attached(&self, snapshot: &Snapshot) -> Result<AttachedUnion> {
         let leaf = snapshot.leaf;
-        let read_only = snapshot.kind == Kind::View;
+        let read_only = snapshot.kind == SnapshotKind::View;
         let union = match self.disks.find(leaf)? {
             Some(union) => union,
             None => {
@@ -304,7 +312,7 @@ impl<D: Disks> Daemon<D> {
         // a commit whose answer was lost, and takes AlreadyExists for success.
         self.refuse_taken(name)?;
         let mut snapshot = self.settled(key)?;
-        if snapshot.kind != Kind::Active {
+        if snapshot.kind != SnapshotKind::Active {
             return Err(Error::precondition(format!(
                 "{key:?} is not an active snapshot"
             )));
@@ -398,7 +406,7 @@ impl<D: Disks> Daemon<D> {
             changes.push(Change::Forget(snapshot.name));
             snapshot = Snapshot {
                 name: commit.name,
-                kind: Kind::Committed,
+                kind: SnapshotKind::Committed,
                 labels: commit.labels,
                 created: commit.time,
                 updated: commit.time,
@@ -488,9 +496,9 @@ impl<D: Disks> Daemon<D> {
         loop {
             let snapshot = self.snapshot(key)?;
             let used = match snapshot.kind {
-                Kind::View => return Ok(0),
-                Kind::Committed => return Ok(snapshot.used),
-                Kind::Active => self.used_now(snapshot.leaf),
+                SnapshotKind::View => return Ok(0),
+                SnapshotKind::Committed => return Ok(snapshot.used),
+                SnapshotKind::Active => self.used_now(snapshot.leaf),
             };
             // This call holds no name, so the snapshot may have been committed or removed
             // meanwhile, and the value, or the error, may be that of another moment.
@@ -527,10 +535,10 @@ fn refuse_incomplete(key: &str, union: &AttachedUnion) -> Result {
     )))
 }
 
-fn mounted(union: AttachedUnion, kind: Kind) -> Mounted {
+fn mounted(union: AttachedUnion, kind: SnapshotKind) -> Mounted {
     Mounted {
         device: union.device,
-        read_only: kind == Kind::View,
+        read_only: kind == SnapshotKind::View,
     }
 }
 

@@ -236,7 +236,7 @@ fn escape(chars: &mut Chars<'_>, quote: char, bytes: &mut Vec<u8>) -> Parsed<()>
 #[cfg(test)]
 mod tests {
     use super::Filters;
-    use crate::snapshot::{Id, Kind, Labels, Leaf, Snapshot, Time};
+    use crate::snapshot::{Id, Labels, Leaf, Snapshot, SnapshotKind, Time};
 
     fn snapshot() -> Snapshot {
         let time = Time {
@@ -247,7 +247,7 @@ mod tests {
         Snapshot {
             name: "a-wl".into(),
             parent: "p".into(),
-            kind: Kind::Active,
+            kind: SnapshotKind::Active,
             labels: Labels::from([
                 label("l", "2"),
                 label("containerd.io/gc.root", "check walk"),

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 /// The requests that hold a key.
-enum Holders {
+enum KeyHolders {
     /// A request that may change what the key names.
     One,
     /// So many requests that need it as it is.
@@ -28,7 +28,7 @@ pub struct Held<K: Ord> {
 }
 
 struct Keys<K: Ord> {
-    holders: BTreeMap<K, Holders>,
+    holders: BTreeMap<K, KeyHolders>,
     /// How many requests wait that found a key held.
     waiting: BTreeMap<K, usize>,
 }
@@ -36,7 +36,7 @@ struct Keys<K: Ord> {
 impl<K: Ord + Clone> Keys<K> {
     /// Returns those keys for which a request would have to wait.
     fn taken(&self, alone: &BTreeSet<K>, shared: Option<&K>) -> Vec<K> {
-        let is_alone = |key: &&K| matches!(self.holders.get(*key), Some(Holders::One));
+        let is_alone = |key: &&K| matches!(self.holders.get(*key), Some(KeyHolders::One));
         let alone = alone.iter().filter(|key| self.holders.contains_key(key));
         alone.chain(shared.filter(is_alone)).cloned().collect()
     }
@@ -52,10 +52,10 @@ impl<K: Ord + Clone> Keys<K> {
 
     fn hold_shared(&mut self, key: &K) {
         let count = match self.holders.get(key) {
-            Some(Holders::Shared(count)) => count.saturating_add(1),
+            Some(KeyHolders::Shared(count)) => count.saturating_add(1),
             _ => 1,
         };
-        self.holders.insert(key.clone(), Holders::Shared(count));
+        self.holders.insert(key.clone(), KeyHolders::Shared(count));
     }
 }
 
@@ -116,7 +116,7 @@ impl<K: Ord + Clone> Held<K> {
             keys.wait_less(key);
         }
         for key in &alone {
-            keys.holders.insert(key.clone(), Holders::One);
+            keys.holders.insert(key.clone(), KeyHolders::One);
         }
         if let Some(key) = &shared {
             keys.hold_shared(key);
@@ -135,7 +135,7 @@ impl<K: Ord + Clone> Held<K> {
         if keys.holders.contains_key(&key) {
             return None;
         }
-        keys.holders.insert(key.clone(), Holders::One);
+        keys.holders.insert(key.clone(), KeyHolders::One);
         drop(keys);
         Some(Hold {
             held: self,
@@ -148,8 +148,8 @@ impl<K: Ord + Clone> Held<K> {
     pub fn try_share(&self, key: K, most: usize) -> Option<Hold<'_, K>> {
         let mut keys = self.keys();
         match keys.holders.get(&key) {
-            Some(Holders::One) => return None,
-            Some(Holders::Shared(count)) if *count >= most => return None,
+            Some(KeyHolders::One) => return None,
+            Some(KeyHolders::Shared(count)) if *count >= most => return None,
             _ => keys.hold_shared(&key),
         }
         drop(keys);
@@ -176,8 +176,8 @@ impl<K: Ord> Drop for Hold<'_, K> {
         }
         if let Some(key) = self.shared.take() {
             match keys.holders.get(&key) {
-                Some(&Holders::Shared(count)) if count > 1 => {
-                    keys.holders.insert(key, Holders::Shared(count - 1));
+                Some(&KeyHolders::Shared(count)) if count > 1 => {
+                    keys.holders.insert(key, KeyHolders::Shared(count - 1));
                 }
                 _ => {
                     keys.holders.remove(&key);

@@ -14,7 +14,7 @@ use crate::disks::Disks;
 use crate::error::Error;
 use crate::filter::Filters;
 use crate::labels::checked;
-use crate::snapshot::{Kind, Snapshot, Time};
+use crate::snapshot::{Snapshot, SnapshotKind, Time};
 
 type Answer<T> = Result<T, Status>;
 
@@ -45,9 +45,9 @@ fn timestamp(time: Time) -> Timestamp {
 
 fn info(snapshot: Snapshot) -> Info {
     let kind = match snapshot.kind {
-        Kind::View => api::Kind::View,
-        Kind::Active => api::Kind::Active,
-        Kind::Committed => api::Kind::Committed,
+        SnapshotKind::View => api::Kind::View,
+        SnapshotKind::Active => api::Kind::Active,
+        SnapshotKind::Committed => api::Kind::Committed,
     };
     Info {
         name: snapshot.name,
@@ -59,7 +59,11 @@ fn info(snapshot: Snapshot) -> Info {
     }
 }
 
-fn made<D: Disks>(daemon: &Daemon<D>, r: PrepareRequest, kind: Kind) -> Answer<MountsResponse> {
+fn made<D: Disks>(
+    daemon: &Daemon<D>,
+    r: PrepareRequest,
+    kind: SnapshotKind,
+) -> Answer<MountsResponse> {
     let labels = checked(r.labels)?;
     let mounted = daemon.prepare(&r.key, &r.parent, labels, kind)?;
     Ok(mounts_of(mounted))
@@ -67,12 +71,12 @@ fn made<D: Disks>(daemon: &Daemon<D>, r: PrepareRequest, kind: Kind) -> Answer<M
 
 /// Makes an active snapshot.
 pub fn prepare<D: Disks>(daemon: &Daemon<D>, r: PrepareRequest) -> Answer<MountsResponse> {
-    made(daemon, r, Kind::Active)
+    made(daemon, r, SnapshotKind::Active)
 }
 
 /// Makes a view.
 pub fn view<D: Disks>(daemon: &Daemon<D>, r: PrepareRequest) -> Answer<MountsResponse> {
-    made(daemon, r, Kind::View)
+    made(daemon, r, SnapshotKind::View)
 }
 
 /// Returns how to mount a snapshot.

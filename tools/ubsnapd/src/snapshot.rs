@@ -13,7 +13,7 @@ pub type Labels = BTreeMap<String, String>;
 /// What a snapshot is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Kind {
+pub enum SnapshotKind {
     /// A read-only union, which is never committed.
     View,
     /// A union that can be written to.
@@ -22,13 +22,13 @@ pub enum Kind {
     Committed,
 }
 
-impl Kind {
+impl SnapshotKind {
     /// Returns its name in a filter.
     pub fn name(&self) -> &'static str {
         match self {
-            Kind::View => "view",
-            Kind::Active => "active",
-            Kind::Committed => "committed",
+            SnapshotKind::View => "view",
+            SnapshotKind::Active => "active",
+            SnapshotKind::Committed => "committed",
         }
     }
 }
@@ -113,7 +113,7 @@ pub struct Snapshot {
     /// The committed snapshot below it; empty: the empty file system.
     pub parent: String,
     /// What it is.
-    pub kind: Kind,
+    pub kind: SnapshotKind,
     /// Its labels.
     pub labels: Labels,
     /// When it was prepared or committed.

@@ -9,12 +9,12 @@ use ubcore::map::{Marks, Memory};
 use ubcore::plan::{self, Run};
 use ubcore::stack::source::NoLayers;
 
-use super::{load, Metadata, Union};
-use crate::disk::{Moment, State};
+use super::{load, HostUnion, Metadata};
+use crate::disk::{DiskState, Moment};
 use crate::leaf::{found, locked, Leaf};
 use crate::threads::quietly;
 
-impl Union {
+impl HostUnion {
     /// Returns what the leaf holds now, and the time.
     pub fn moment(&self) -> (Moment, u64) {
         let moment = self.lower.access(|s| s.moment());
@@ -38,7 +38,7 @@ impl Union {
             }
         }
         quietly(|| {
-            let after = self.recovered(g, State::restored(image), when);
+            let after = self.recovered(g, DiskState::restored(image), when);
             if when % 4 != 0 {
                 return;
             }
@@ -46,13 +46,13 @@ impl Union {
                 let mut metadata = after.metadata.lock().expect("no thread has panicked");
                 let Metadata { committer, leaf } = &mut *metadata;
                 committer.checkpoint(&after.map, leaf).expect("it works");
-                State::restored(locked(&after.lower.state).moment().durable)
+                DiskState::restored(locked(&after.lower.state).moment().durable)
             };
             self.recovered(g, state, when);
         });
     }
 
-    fn recovered(&self, g: Geometry, state: State, when: u64) -> Union {
+    fn recovered(&self, g: Geometry, state: DiskState, when: u64) -> HostUnion {
         let after = match load(g, Leaf::alone(state)) {
             Ok(after) => after,
             Err(e) => panic!("power failure at {when}: attach: {e}"),
@@ -79,7 +79,7 @@ impl Union {
     }
 }
 
-impl Union {
+impl HostUnion {
     /// A mark of an earlier owner could be taken for one of the next owner.
     pub(super) fn assert_free_is_blank(&self, allocator: &Allocator<Vec<u64>>) {
         let all = (0..self.map.geometry().leaf_slabs()).map(LeafSlab);

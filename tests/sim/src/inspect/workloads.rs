@@ -9,7 +9,7 @@ use ubcore::geometry::{Geometry, MapPage};
 use ubcore::leaf_block::LeafBlock;
 use ubcore::map::Base;
 
-use super::{entry_of, look, Look};
+use super::{entry_of, look, Inspection};
 use crate::disk::{Random, SimDisk};
 use crate::union::{format, load, SimUnion};
 
@@ -100,13 +100,13 @@ pub fn content(disk: &SimDisk) -> Vec<[u8; 512]> {
     used.map(|s| u.read(s)).collect()
 }
 
-pub fn worst_is_note(l: &Look) -> bool {
+pub fn worst_is_note(l: &Inspection) -> bool {
     l.worst().is_none_or(|g| g == Grade::Note)
 }
 
 /// Returns the blocks of a leaf that count, with how many bytes of each, and whether the block is
 /// of the last journal write, whose rot looks like a torn write.
-pub fn in_use(disk: &SimDisk, l: &Look) -> Vec<(LeafBlock, usize, bool)> {
+pub fn in_use(disk: &SimDisk, l: &Inspection) -> Vec<(LeafBlock, usize, bool)> {
     let g = &l.sb.geometry;
     let mut list = vec![(LeafBlock(0), 512, false), (LeafBlock(1), 512, false)];
     for at in 0..g.directory_blocks() {
@@ -134,7 +134,7 @@ pub fn in_use(disk: &SimDisk, l: &Look) -> Vec<(LeafBlock, usize, bool)> {
 }
 
 /// Makes a detached leaf with slabs on two table pages and in the union's last slab.
-pub fn used() -> (SimDisk, Look) {
+pub fn used() -> (SimDisk, Inspection) {
     let mut disk = SimDisk::new();
     format(&mut disk, geometry());
     let mut u = attach(&disk).unwrap();
@@ -148,7 +148,7 @@ pub fn used() -> (SimDisk, Look) {
 }
 
 /// Makes the same leaf with three more commits and no detach.
-pub fn committed() -> (SimDisk, Look) {
+pub fn committed() -> (SimDisk, Inspection) {
     let (disk, _) = used();
     let mut u = attach(&disk).unwrap();
     for at in [5, 6, 7] {

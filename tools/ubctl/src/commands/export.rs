@@ -20,7 +20,7 @@ use crate::layer_arg::LayerArg;
 use crate::progress::Progress;
 use crate::sealed::{self, HeaderReport};
 use crate::sealing::Sealing;
-use crate::stream::{Head, Place, RootPlace, StreamWriter, VERSION};
+use crate::stream::{LeafPlace, RootPlace, StreamHead, StreamWriter, VERSION};
 use crate::{loaded, output};
 
 const AFTER_HELP: &str = "\
@@ -58,7 +58,7 @@ struct ExportReport {
     from: String,
     #[serde(flatten)]
     header: HeaderReport,
-    stream: Head,
+    stream: StreamHead,
 }
 
 /// Runs the command.
@@ -75,7 +75,7 @@ pub fn run(args: &ExportArgs, json: bool) -> Result {
     Ok(())
 }
 
-fn export(args: &ExportArgs) -> Result<(Header, Head)> {
+fn export(args: &ExportArgs) -> Result<(Header, StreamHead)> {
     if io::stdout().is_terminal() {
         let text = "the stream is not for a terminal: add > FILE, or | ssh HOST ubctl import ...";
         return Err(Fail::new(USAGE, "usage", text));
@@ -96,7 +96,7 @@ fn export(args: &ExportArgs) -> Result<(Header, Head)> {
         data_sectors,
         stand_in: seal::place_of(sb),
     };
-    let mut head = Head {
+    let mut head = StreamHead {
         version: VERSION,
         blocks: 0,
         from: what.clone(),
@@ -111,7 +111,7 @@ fn export(args: &ExportArgs) -> Result<(Header, Head)> {
             blocks_of = blocks;
             begin(
                 args,
-                &Head {
+                &StreamHead {
                     blocks,
                     ..head.clone()
                 },
@@ -125,8 +125,8 @@ fn export(args: &ExportArgs) -> Result<(Header, Head)> {
 }
 
 /// Writes a sealed layer as it is.
-fn of_sealed(args: &ExportArgs, device: &Device, header: Header) -> Result<(Header, Head)> {
-    let head = Head {
+fn of_sealed(args: &ExportArgs, device: &Device, header: Header) -> Result<(Header, StreamHead)> {
+    let head = StreamHead {
         version: VERSION,
         blocks: header.blocks(),
         from: args.what.name(),
@@ -150,17 +150,17 @@ fn of_sealed(args: &ExportArgs, device: &Device, header: Header) -> Result<(Head
     Ok((header, head))
 }
 
-fn begin(args: &ExportArgs, head: &Head) -> Result<StreamWriter<Stdout>> {
+fn begin(args: &ExportArgs, head: &StreamHead) -> Result<StreamWriter<Stdout>> {
     StreamWriter::begin(io::stdout(), args.level, head).map_err(|e| failed(&e))
 }
 
 /// Returns what a leaf lies on.
-fn place(sb: &Superblock) -> Place {
+fn place(sb: &Superblock) -> LeafPlace {
     let root = RootPlace {
         sectors: sb.geometry.root_sectors(),
         digest: output::hex(&sb.root_digest),
     };
-    Place {
+    LeafPlace {
         uuid: output::hex(&sb.uuid),
         root: sb.has_root().then_some(root),
         layers: sb.geometry.layers(),

@@ -24,7 +24,7 @@ use crate::layer_arg::LayerArg;
 use crate::progress::Progress;
 use crate::sealed::{self, HeaderReport};
 use crate::sealing::SEALED_LAYER;
-use crate::stream::{Fault, Head, Place, StreamReader, VERSION};
+use crate::stream::{LeafPlace, StreamFault, StreamHead, StreamReader, VERSION};
 use crate::target::{Output, Target, Wanted};
 use crate::{interrupt, layer_arg, output, root_samples};
 
@@ -118,7 +118,8 @@ pub fn run(args: &ImportArgs, json: bool) -> Result {
     let offset = target.start();
     // From here on a signal ends the work between two steps, and undoes it.
     interrupt::watch()?;
-    let begun = StreamReader::begin(Waiting(io::stdin())).map_err(|fault| failure(&fault));
+    let begun =
+        StreamReader::begin(InterruptibleStdin(io::stdin())).map_err(|fault| failure(&fault));
     let (mut reader, head) = begun.map_err(|fail| target.untouched(fail))?;
     let checked = check(&head, below.as_ref()).map_err(|fail| target.untouched(fail))?;
     let mut writer = target.begin(head.blocks.saturating_mul(BLOCK))?;
@@ -142,7 +143,7 @@ fn below(args: &ImportArgs) -> Result<Option<Opened>> {
 }
 
 /// Refuses a stream whose leaf lies on something else. Returns whether that is known.
-fn check(head: &Head, below: Option<&Opened>) -> Result<bool> {
+fn check(head: &StreamHead, below: Option<&Opened>) -> Result<bool> {
     let (Some(place), Some(below)) = (&head.place, below) else {
         return Ok(false);
     };
@@ -177,15 +178,19 @@ fn check(head: &Head, below: Option<&Opened>) -> Result<bool> {
     }
 }
 
-fn uuid(place: &Place) -> Result<[u8; 16]> {
+fn uuid(place: &LeafPlace) -> Result<[u8; 16]> {
     let number = u128::from_str_radix(&place.uuid, 16).ok();
     let number = number.filter(|_| place.uuid.len() == 32);
-    let damaged = || failure(&Fault::Damaged("its head: the UUID".to_owned()));
+    let damaged = || failure(&StreamFault::Damaged("its head: the UUID".to_owned()));
     number.map(u128::to_be_bytes).ok_or_else(damaged)
 }
 
 /// Writes the layer: first all but the first two blocks, and these when the stream was whole.
-fn write(reader: &mut StreamReader<Waiting>, head: &Head, writer: &mut Output) -> Result {
+fn write(
+    reader: &mut StreamReader<InterruptibleStdin>,
+    head: &StreamHead,
+    writer: &mut Output,
+) -> Result {
     let progress = Progress::new("import", head.blocks.saturating_mul(8));
     let mut first: [Block; 2] = [[0; BLOCK_BYTES]; 2];
     // A header or a leaf that was there must not stay beside data that is overwritten.
@@ -218,17 +223,19 @@ fn write(reader: &mut StreamReader<Waiting>, head: &Head, writer: &mut Output) -
 }
 
 /// Reads the layer back, and verifies all of it.
-fn verify(head: &Head, writer: &Output) -> Result<Sealed> {
+fn verify(head: &StreamHead, writer: &Output) -> Result<Sealed> {
     writer.forget();
     let device = writer.device()?;
     let sealed = sealed::open(&device, None)?;
     if sealed.header.blocks() != head.blocks {
-        return Err(failure(&Fault::Damaged("the size of the layer".to_owned())));
+        return Err(failure(&StreamFault::Damaged(
+            "the size of the layer".to_owned(),
+        )));
     }
     // The digest of the layer does not cover the record, so it is compared with the head.
     if let (Some(stand_in), Some(place)) = (&sealed.stand_in, &head.place) {
         if output::hex(&stand_in.below.0) != place.chain {
-            return Err(failure(&Fault::Damaged(
+            return Err(failure(&StreamFault::Damaged(
                 "the chain of the layer".to_owned(),
             )));
         }
@@ -247,7 +254,7 @@ fn undo(writer: Output, fail: Fail) -> Fail {
 fn report(
     args: &ImportArgs,
     offset: u64,
-    head: &Head,
+    head: &StreamHead,
     (sealed, checked): (&Sealed, bool),
     json: bool,
 ) -> Result {
@@ -280,27 +287,27 @@ fn report(
 }
 
 /// Returns the failure for a stream.
-fn failure(fault: &Fault) -> Fail {
+fn failure(fault: &StreamFault) -> Fail {
     let again = "export it again";
     let (code, reason, text) = match fault {
-        Fault::NotAStream => {
+        StreamFault::NotAStream => {
             let text = "this is no stream of ubctl export: check what writes to the pipe";
             (REFUSED, "not_a_stream", text.to_owned())
         }
-        Fault::NewerVersion(n) => {
+        StreamFault::NewerVersion(n) => {
             let text = format!("the stream is of version {n}: use a newer ubctl");
             (REFUSED, "newer_version", text)
         }
-        Fault::Cut => {
+        StreamFault::Cut => {
             let text =
                 format!("the stream ends too early: see the message of its writer, and {again}");
             (REFUSED, "cut", text)
         }
-        Fault::Damaged(what) => {
+        StreamFault::Damaged(what) => {
             let text = format!("the stream is damaged ({what}): {again}");
             (REFUSED, "damaged", text)
         }
-        Fault::Io(e) => {
+        StreamFault::Io(e) => {
             if let Err(fail) = interrupt::check() {
                 return fail;
             }
@@ -311,9 +318,9 @@ fn failure(fault: &Fault) -> Fail {
 }
 
 /// Standard input. A signal ends the wait for it.
-struct Waiting(Stdin);
+struct InterruptibleStdin(Stdin);
 
-impl Read for Waiting {
+impl Read for InterruptibleStdin {
     fn read(&mut self, room: &mut [u8]) -> io::Result<usize> {
         loop {
             if interrupt::check().is_err() {

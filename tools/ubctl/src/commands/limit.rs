@@ -36,7 +36,7 @@ pub struct LimitArgs {
     pub what: String,
     /// The bytes of data, rounded down to slabs (K, M, G, T); none: all that the leaf has
     #[arg(value_name = "SIZE|none", value_parser = value_parser::limit)]
-    pub size: value_parser::Limit,
+    pub size: value_parser::LimitArg,
 }
 
 /// The result. The field names are those of `--json`.
@@ -71,8 +71,8 @@ pub fn run(args: &LimitArgs, json: bool) -> Result {
 
 /// Converts a limit to slabs of so many sectors. `None`: no limit. A limit above the number of
 /// slabs is kept for a leaf that grows.
-fn in_slabs(size: value_parser::Limit, sectors: u32) -> Result<Option<u32>> {
-    let value_parser::Limit(Some(bytes)) = size else {
+fn in_slabs(size: value_parser::LimitArg, sectors: u32) -> Result<Option<u32>> {
+    let value_parser::LimitArg(Some(bytes)) = size else {
         return Ok(None);
     };
     let slab = u64::from(sectors).saturating_mul(SECTOR_BYTES);
@@ -87,7 +87,11 @@ fn in_slabs(size: value_parser::Limit, sectors: u32) -> Result<Option<u32>> {
     Ok(Some(wanted))
 }
 
-fn of_union(control: &Control, status: &Status, size: value_parser::Limit) -> Result<LimitReport> {
+fn of_union(
+    control: &Control,
+    status: &Status,
+    size: value_parser::LimitArg,
+) -> Result<LimitReport> {
     let limit = in_slabs(size, status.slab_sectors)?;
     control.set_limit(status, limit)?;
     Ok(LimitReport {
@@ -103,7 +107,7 @@ fn of_union(control: &Control, status: &Status, size: value_parser::Limit) -> Re
 
 /// Sets the limit of a leaf that is not attached. It has the old one until the core writes the
 /// first superblock slot, so the command may be interrupted at any time.
-fn of_leaf(path: &Path, size: value_parser::Limit) -> Result<LimitReport> {
+fn of_leaf(path: &Path, size: value_parser::LimitArg) -> Result<LimitReport> {
     let mut leaf = Device::open(path, Role::Leaf, Access::Exclusive)?;
     refuse_union(&leaf, Role::Leaf)?;
     leaf.refuse_read_only()?;

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant, SystemTime};
 use clap::Args;
 use serde::Serialize;
 
-use crate::attributes::Attributes;
+use crate::attributes::UnionAttributes;
 use crate::error::{Fail, Result, FAILED};
 use crate::output::{self, size};
 use crate::terminal;
@@ -62,7 +62,7 @@ fn interval(text: &str) -> std::result::Result<Duration, String> {
 #[derive(Clone, Debug)]
 struct Sample {
     at: Instant,
-    union: Attributes,
+    union: UnionAttributes,
     /// The numbers in `stat`, as `Documentation/block/stat.rst` of the kernel has them.
     stat: Vec<u64>,
 }
@@ -78,7 +78,7 @@ const FLUSHES: usize = 15;
 
 impl Sample {
     fn all(block: &Path) -> Vec<Sample> {
-        let of = |union: Attributes| {
+        let of = |union: UnionAttributes| {
             let stat = fs::read_to_string(block.join(&union.name).join("stat")).ok()?;
             let numbers = stat.split_whitespace().map(|n| n.parse().unwrap_or(0));
             Some(Sample {
@@ -87,7 +87,10 @@ impl Sample {
                 union,
             })
         };
-        Attributes::all(block).into_iter().filter_map(of).collect()
+        UnionAttributes::all(block)
+            .into_iter()
+            .filter_map(of)
+            .collect()
     }
 
     fn stat(&self, place: usize) -> u64 {

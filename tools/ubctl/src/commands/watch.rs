@@ -16,7 +16,7 @@ use crate::error::{Fail, Result, FAILED};
 use crate::output;
 use crate::uevents::{Received, Uevents};
 
-use watcher::{Event, Watcher};
+use watcher::{WatchEvent, Watcher};
 
 /// How often the counters are read of which the driver sends no uevent.
 const TICK: Duration = Duration::from_secs(1);
@@ -104,7 +104,7 @@ pub fn run(args: &WatchArgs, json: bool) -> Result {
     }
 }
 
-fn is_wanted(args: &WatchArgs, event: &Event) -> bool {
+fn is_wanted(args: &WatchArgs, event: &WatchEvent) -> bool {
     let kind = args.events.is_empty() || args.events.iter().any(|kind| kind == event.kind());
     // Any union may have had the events that were missed.
     let is_meant = |word: &String| event.is_about(word);
@@ -112,7 +112,7 @@ fn is_wanted(args: &WatchArgs, event: &Event) -> bool {
 }
 
 /// Returns false if the reader of the output is gone.
-fn show(event: &Event, json: bool) -> Result<bool> {
+fn show(event: &WatchEvent, json: bool) -> Result<bool> {
     if json {
         output::json_line(event)
     } else {

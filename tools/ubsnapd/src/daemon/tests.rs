@@ -11,7 +11,7 @@ use super::{Daemon, Labels, Mounted};
 use crate::disks::model::{End, Model, WRITTEN};
 use crate::filter::Filters;
 use crate::labels::MAX_SIZE;
-use crate::snapshot::Kind;
+use crate::snapshot::SnapshotKind;
 use crate::store::Store;
 
 const SIZE: u64 = 1 << 30;
@@ -51,7 +51,7 @@ impl Host {
         self.daemon.as_ref().unwrap()
     }
 
-    fn list(&self) -> Vec<(String, String, Kind)> {
+    fn list(&self) -> Vec<(String, String, SnapshotKind)> {
         let all = self.daemon().list(&Filters::parse(&[]).unwrap());
         let one = |s: crate::snapshot::Snapshot| (s.name, s.parent, s.kind);
         all.into_iter().map(one).collect()
@@ -67,7 +67,7 @@ impl Host {
         numbers.sort();
         assert_eq!(images, numbers);
         for uuid in unions {
-            let is_of = |kind| kind != Kind::Committed;
+            let is_of = |kind| kind != SnapshotKind::Committed;
             let mut all = state.snapshots.values();
             let has = all.any(|s| s.leaf.uuid == uuid && is_of(s.kind));
             assert!(has || state.discarded.values().any(|&u| u == uuid));
@@ -97,16 +97,22 @@ type Request = fn(&Daemon<Model>, &Model) -> super::Result;
 
 /// An image of two layers, of which one is committed while it is mounted, a container and a view.
 const REQUESTS: &[Request] = &[
-    |d, _| d.prepare("one", "", none(), Kind::Active).map(drop),
+    |d, _| d.prepare("one", "", none(), SnapshotKind::Active).map(drop),
     |d, _| d.commit("base", "one", none()),
     |d, m| {
-        let mounted = d.prepare("two", "base", none(), Kind::Active)?;
+        let mounted = d.prepare("two", "base", none(), SnapshotKind::Active)?;
         m.mount(&mounted.device, true);
         Ok(())
     },
     |d, _| d.commit("top", "two", none()),
-    |d, _| d.prepare("box", "top", none(), Kind::Active).map(drop),
-    |d, _| d.prepare("look", "top", none(), Kind::View).map(drop),
+    |d, _| {
+        d.prepare("box", "top", none(), SnapshotKind::Active)
+            .map(drop)
+    },
+    |d, _| {
+        d.prepare("look", "top", none(), SnapshotKind::View)
+            .map(drop)
+    },
     |d, _| d.mounts("box").map(drop),
     |d, _| d.remove("look"),
     |d, m| {
@@ -171,7 +177,7 @@ fn an_end_while_it_recovers_is_recovered_too() {
     for end in 1.. {
         let mut host = Host::new("again");
         let d = host.daemon();
-        let mounted = d.prepare("a", "", none(), Kind::Active).unwrap();
+        let mounted = d.prepare("a", "", none(), SnapshotKind::Active).unwrap();
         host.model.mount(&mounted.device, true);
         // The commit ends after the freeze, before the store knows of it.
         host.model.end_at(Some(6));
@@ -182,7 +188,10 @@ fn an_end_while_it_recovers_is_recovered_too() {
         let ended = catch_unwind(AssertUnwindSafe(|| host.restart()));
         host.model.end_at(None);
         host.restart();
-        assert_eq!(host.list(), [("b".into(), String::new(), Kind::Committed)]);
+        assert_eq!(
+            host.list(),
+            [("b".into(), String::new(), SnapshotKind::Committed)]
+        );
         host.check();
         assert_eq!(host.model.left().1, []);
         if ended.is_ok() {
@@ -197,11 +206,23 @@ fn each_refusal_has_its_code() {
     let host = Host::new("codes");
     let d = host.daemon();
     let prepare = |key: &str, parent: &str, kind| d.prepare(key, parent, none(), kind);
-    prepare("a", "", Kind::Active).unwrap();
-    assert_eq!(code(prepare("a", "", Kind::View)), Code::AlreadyExists);
-    assert_eq!(code(prepare("b", "none", Kind::Active)), Code::NotFound);
-    assert_eq!(code(prepare("b", "a", Kind::Active)), Code::InvalidArgument);
-    assert_eq!(code(prepare("", "", Kind::Active)), Code::InvalidArgument);
+    prepare("a", "", SnapshotKind::Active).unwrap();
+    assert_eq!(
+        code(prepare("a", "", SnapshotKind::View)),
+        Code::AlreadyExists
+    );
+    assert_eq!(
+        code(prepare("b", "none", SnapshotKind::Active)),
+        Code::NotFound
+    );
+    assert_eq!(
+        code(prepare("b", "a", SnapshotKind::Active)),
+        Code::InvalidArgument
+    );
+    assert_eq!(
+        code(prepare("", "", SnapshotKind::Active)),
+        Code::InvalidArgument
+    );
     assert_eq!(code(d.commit("x", "none", none())), Code::NotFound);
     assert_eq!(code(d.commit("a", "a", none())), Code::AlreadyExists);
     assert_eq!(code(d.commit("", "a", none())), Code::InvalidArgument);
@@ -212,7 +233,7 @@ fn each_refusal_has_its_code() {
     );
     assert_eq!(code(d.mounts("base")), Code::FailedPrecondition);
     assert_eq!(code(d.mounts("a")), Code::NotFound);
-    prepare("v", "base", Kind::View).unwrap();
+    prepare("v", "base", SnapshotKind::View).unwrap();
     assert_eq!(code(d.commit("x", "v", none())), Code::FailedPrecondition);
     let e = d.remove("base").unwrap_err();
     assert_eq!(e.code, Code::FailedPrecondition);
@@ -238,7 +259,7 @@ fn labels_change_and_the_rest_stays() {
         "a",
         "",
         labels(&[("l1", "v1"), ("l2", "v2"), ("l3", "v3")]),
-        Kind::Active,
+        SnapshotKind::Active,
     )
     .unwrap();
     let before = d.stat("a").unwrap();
@@ -271,16 +292,16 @@ fn a_union_is_attached_again_and_has_its_limit() {
     let mut host = Host::new("mounts");
     let limit = Labels::from([(MAX_SIZE.to_owned(), "33554432".to_owned())]);
     let d = host.daemon();
-    d.prepare("one", "", none(), Kind::Active).unwrap();
+    d.prepare("one", "", none(), SnapshotKind::Active).unwrap();
     d.commit("base", "one", none()).unwrap();
-    let mounted = d.prepare("a", "base", limit, Kind::Active).unwrap();
+    let mounted = d.prepare("a", "base", limit, SnapshotKind::Active).unwrap();
     assert_eq!(d.mounts("a").unwrap(), mounted);
     host.model.mount(&mounted.device, true);
     host.model.mount(&mounted.device, false);
     assert_eq!(d.usage("a").unwrap(), WRITTEN);
     let (layers, bytes) = host.model.leaf(d.stat("a").unwrap().leaf.number);
     assert_eq!((layers.len(), bytes), (1, 33_554_432));
-    d.prepare("v", "base", none(), Kind::View).unwrap();
+    d.prepare("v", "base", none(), SnapshotKind::View).unwrap();
     host.model.power_failure();
     host.restart();
     let d = host.daemon();
@@ -298,7 +319,7 @@ fn a_union_is_attached_again_and_has_its_limit() {
 
 /// Prepares a snapshot, which is mounted when the power fails.
 fn lost_power(host: &mut Host, key: &str) {
-    let mounted = host.daemon().prepare(key, "", none(), Kind::Active);
+    let mounted = host.daemon().prepare(key, "", none(), SnapshotKind::Active);
     host.model.mount(&mounted.unwrap().device, true);
     host.model.power_failure();
     host.restart();
@@ -342,7 +363,7 @@ fn a_file_system_is_repaired_before_it_is_committed() {
 fn the_name_of_a_commit_that_has_not_ended_is_taken() {
     let host = Host::new("pending");
     let d = host.daemon();
-    let prepare = |key| d.prepare(key, "", none(), Kind::Active);
+    let prepare = |key| d.prepare(key, "", none(), SnapshotKind::Active);
     prepare("a").unwrap();
     prepare("other").unwrap();
     let leaf = d.stat("a").unwrap().leaf;
@@ -360,20 +381,24 @@ fn the_name_of_a_commit_that_has_not_ended_is_taken() {
 fn a_commit_that_cannot_end_does_not_stop_the_start() {
     let mut host = Host::new("stuck");
     let d = host.daemon();
-    let mounted = d.prepare("a", "", none(), Kind::Active).unwrap();
+    let mounted = d.prepare("a", "", none(), SnapshotKind::Active).unwrap();
     host.model.mount(&mounted.device, true);
     host.model.fail_reads(Some(1));
     assert_eq!(code(d.commit("b", "a", none())), Code::Internal);
     host.restart();
     let d = host.daemon();
-    d.prepare("other", "", none(), Kind::Active).unwrap();
+    d.prepare("other", "", none(), SnapshotKind::Active)
+        .unwrap();
     assert_eq!(code(d.mounts("a")), Code::Internal);
     // The leaf in which the union continues is left alone too.
     assert_eq!(host.model.left().0, [1, 2, 3]);
     host.model.mount(&mounted.device, false);
     host.model.fail_reads(None);
     host.restart();
-    assert_eq!(host.daemon().stat("b").unwrap().kind, Kind::Committed);
+    assert_eq!(
+        host.daemon().stat("b").unwrap().kind,
+        SnapshotKind::Committed
+    );
     host.check();
 }
 
@@ -382,7 +407,10 @@ fn a_snapshot_that_lost_writes_is_not_committed() {
     let host = Host::new("incomplete");
     let d = host.daemon();
     for failed in [(0, 1), (1, 0)] {
-        let device = d.prepare("a", "", none(), Kind::Active).unwrap().device;
+        let device = d
+            .prepare("a", "", none(), SnapshotKind::Active)
+            .unwrap()
+            .device;
         host.model.write(&device, SIZE - 1, failed);
         let e = d.commit("b", "a", none()).unwrap_err();
         assert_eq!(e.code, Code::ResourceExhausted, "{e}");
@@ -400,7 +428,10 @@ fn a_commit_of_a_mounted_snapshot_keeps_its_limit() {
     let d = host.daemon();
     let limit = Labels::from([(MAX_SIZE.to_owned(), "33554432".to_owned())]);
     for (key, labels, room) in [("a", limit, 33_554_432), ("b", none(), SIZE)] {
-        let device = d.prepare(key, "", labels, Kind::Active).unwrap().device;
+        let device = d
+            .prepare(key, "", labels, SnapshotKind::Active)
+            .unwrap()
+            .device;
         host.model.mount(&device, true);
         d.commit(&format!("{key} committed"), key, none()).unwrap();
         assert_eq!(host.model.room(&device), room);
@@ -412,7 +443,7 @@ fn a_freeze_that_reports_an_error_and_happened_counts() {
     let host = Host::new("liar");
     let d = host.daemon();
     for mount in [false, true] {
-        let mounted = d.prepare("a", "", none(), Kind::Active).unwrap();
+        let mounted = d.prepare("a", "", none(), SnapshotKind::Active).unwrap();
         host.model.mount(&mounted.device, mount);
         host.model.lie(true);
         d.commit(&format!("b{mount}"), "a", none()).unwrap();
@@ -426,7 +457,7 @@ fn a_leaf_with_data_stays_although_the_store_has_lost_its_snapshot() {
     for mounted in [true, false] {
         let mut host = Host::new("lost");
         let log = host.directory.join("snapshots.log");
-        let made = host.daemon().prepare("a", "", none(), Kind::Active);
+        let made = host.daemon().prepare("a", "", none(), SnapshotKind::Active);
         let device = made.unwrap().device;
         host.model.mount(&device, true);
         host.model.mount(&device, mounted);
@@ -447,7 +478,7 @@ fn a_leaf_with_data_stays_although_the_store_has_lost_its_snapshot() {
 fn an_image_that_another_program_made_meanwhile_stays() {
     let mut host = Host::new("race");
     let d = host.daemon();
-    let prepare = || d.prepare("a", "", none(), Kind::Active);
+    let prepare = || d.prepare("a", "", none(), SnapshotKind::Active);
     host.model.race();
     assert_eq!(code(prepare()), Code::Aborted);
     let mounted = prepare().unwrap();
@@ -466,7 +497,7 @@ fn an_image_that_the_store_does_not_know_stays() {
     host.restart();
     let d = host.daemon();
     for name in ["a", "b"] {
-        d.prepare(name, "", none(), Kind::Active).unwrap();
+        d.prepare(name, "", none(), SnapshotKind::Active).unwrap();
     }
     assert_eq!(host.model.left().0, [1, 2, 3]);
     d.remove("a").unwrap();
@@ -481,14 +512,16 @@ fn a_stack_has_an_end() {
     let d = host.daemon();
     let mut parent = String::new();
     for n in 0..super::LAYERS {
-        d.prepare("a", &parent, none(), Kind::Active).unwrap();
+        d.prepare("a", &parent, none(), SnapshotKind::Active)
+            .unwrap();
         parent = n.to_string();
         d.commit(&parent, "a", none()).unwrap();
     }
-    d.prepare("a", &parent, none(), Kind::Active).unwrap();
+    d.prepare("a", &parent, none(), SnapshotKind::Active)
+        .unwrap();
     d.commit("last", "a", none()).unwrap();
     assert_eq!(
-        code(d.prepare("a", "last", none(), Kind::View)),
+        code(d.prepare("a", "last", none(), SnapshotKind::View)),
         Code::FailedPrecondition
     );
     host.check();
@@ -498,21 +531,29 @@ fn a_stack_has_an_end() {
 fn a_snapshot_on_one_that_was_committed_while_mounted_is_repaired_first() {
     let host = Host::new("marked");
     let d = host.daemon();
-    let device = d.prepare("a", "", none(), Kind::Active).unwrap().device;
+    let device = d
+        .prepare("a", "", none(), SnapshotKind::Active)
+        .unwrap()
+        .device;
     host.model.mount(&device, true);
     d.commit("live", "a", none()).unwrap();
     host.model.mount(&device, false);
     // The model mounts no file system that has the mark.
-    let device = d.prepare("b", "live", none(), Kind::Active).unwrap().device;
+    let device = d
+        .prepare("b", "live", none(), SnapshotKind::Active)
+        .unwrap()
+        .device;
     host.model.mount(&device, true);
     host.model.mount(&device, false);
     host.model.fail_repairs(true);
-    let e = d.prepare("c", "live", none(), Kind::Active).unwrap_err();
+    let e = d
+        .prepare("c", "live", none(), SnapshotKind::Active)
+        .unwrap_err();
     assert_eq!(
         (e.code, code(d.stat("c"))),
         (Code::Internal, Code::NotFound)
     );
-    d.prepare("v", "live", none(), Kind::View).unwrap();
+    d.prepare("v", "live", none(), SnapshotKind::View).unwrap();
     host.check();
 }
 
@@ -520,12 +561,12 @@ fn a_snapshot_on_one_that_was_committed_while_mounted_is_repaired_first() {
 fn a_commit_whose_answer_was_lost_is_there_already() {
     let mut host = Host::new("repeated");
     let d = host.daemon();
-    d.prepare("a", "", none(), Kind::Active).unwrap();
+    d.prepare("a", "", none(), SnapshotKind::Active).unwrap();
     d.commit("b", "a", none()).unwrap();
     assert_eq!(code(d.commit("b", "a", none())), Code::AlreadyExists);
     assert_eq!(code(d.commit("c", "a", none())), Code::NotFound);
     // The key may have been used again.
-    d.prepare("a", "", none(), Kind::Active).unwrap();
+    d.prepare("a", "", none(), SnapshotKind::Active).unwrap();
     assert_eq!(code(d.commit("b", "a", none())), Code::AlreadyExists);
     d.remove("a").unwrap();
     host.restart();

@@ -30,7 +30,7 @@ use ubctl::wait::{Deadline, Leaving};
 use ubctl::{loaded, random, udev};
 
 use super::layout::{layout, leaf_sectors, BLOCK_BYTES};
-use super::recent::{OpenLayer, Recent};
+use super::recent::{Recent, RecentLayer};
 use super::{AttachedUnion, Disks, FrozenLayer};
 use crate::bottom;
 use crate::error::{complain, Error, Result};
@@ -196,7 +196,7 @@ impl Kernel {
     }
 
     /// Puts the layers on loop devices.
-    fn open_layers(&self, layers: &[FrozenLayer]) -> Result<Vec<Arc<OpenLayer<Lower>>>> {
+    fn open_layers(&self, layers: &[FrozenLayer]) -> Result<Vec<Arc<RecentLayer<Lower>>>> {
         let numbers: Vec<u64> = layers.iter().map(|layer| layer.leaf.number).collect();
         self.recent.of(&numbers, |missing| {
             let paths: Vec<PathBuf> = missing.iter().map(|&number| self.path(number)).collect();

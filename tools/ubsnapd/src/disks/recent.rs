@@ -31,16 +31,16 @@ impl Release for Lower {
 }
 
 /// A layer that is open, until no attach uses it and it is not kept. Then it is released.
-pub struct OpenLayer<L: Release>(Option<L>);
+pub struct RecentLayer<L: Release>(Option<L>);
 
-impl<L: Release> OpenLayer<L> {
+impl<L: Release> RecentLayer<L> {
     /// Returns what is open.
     pub fn get(&self) -> Option<&L> {
         self.0.as_ref()
     }
 }
 
-impl<L: Release> Drop for OpenLayer<L> {
+impl<L: Release> Drop for RecentLayer<L> {
     fn drop(&mut self) {
         if let Some(layer) = self.0.take() {
             layer.release();
@@ -50,7 +50,7 @@ impl<L: Release> Drop for OpenLayer<L> {
 
 /// The layers, by the numbers of their leaves.
 pub struct Recent<L: Release> {
-    layers: Mutex<HashMap<u64, Arc<OpenLayer<L>>>>,
+    layers: Mutex<HashMap<u64, Arc<RecentLayer<L>>>>,
     /// The layers that are being opened. Unions share a layer only on the same loop device, so an
     /// attach waits for one that opens a layer that it needs too.
     opening: Held<u64>,
@@ -66,7 +66,7 @@ impl<L: Release> Default for Recent<L> {
 }
 
 impl<L: Release> Recent<L> {
-    fn layers(&self) -> MutexGuard<'_, HashMap<u64, Arc<OpenLayer<L>>>> {
+    fn layers(&self) -> MutexGuard<'_, HashMap<u64, Arc<RecentLayer<L>>>> {
         // No code that can panic changes the map.
         self.layers.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -77,7 +77,7 @@ impl<L: Release> Recent<L> {
         &self,
         numbers: &[u64],
         open: impl FnOnce(&[u64]) -> Result<Vec<L>>,
-    ) -> Result<Vec<Arc<OpenLayer<L>>>> {
+    ) -> Result<Vec<Arc<RecentLayer<L>>>> {
         // Other layers are not kept open while this waits.
         let wanted = || {
             let mut all = self.layers().clone();
@@ -85,7 +85,7 @@ impl<L: Release> Recent<L> {
             all
         };
         let mut all = wanted();
-        let missing = |all: &HashMap<u64, Arc<OpenLayer<L>>>| -> Vec<u64> {
+        let missing = |all: &HashMap<u64, Arc<RecentLayer<L>>>| -> Vec<u64> {
             let missing = numbers.iter().filter(|number| !all.contains_key(number));
             missing.copied().collect()
         };
@@ -96,7 +96,7 @@ impl<L: Release> Recent<L> {
         all.extend(wanted());
         let missing = missing(&all);
         let opened = open(&missing)?;
-        let opened = opened.into_iter().map(|l| Arc::new(OpenLayer(Some(l))));
+        let opened = opened.into_iter().map(|l| Arc::new(RecentLayer(Some(l))));
         all.extend(missing.into_iter().zip(opened));
         let in_use = numbers.iter().filter_map(|n| all.get(n).cloned()).collect();
         let before = std::mem::replace(&mut *self.layers(), all);
@@ -114,7 +114,7 @@ impl<L: Release> Recent<L> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Arc, Error, OpenLayer, Recent, Release};
+    use super::{Arc, Error, Recent, RecentLayer, Release};
     use std::sync::mpsc::{channel, Sender};
     use std::thread::scope;
 
@@ -130,7 +130,7 @@ mod tests {
     fn the_layers_of_the_last_union_are_kept() {
         let (tell, released) = channel();
         let recent = Recent::default();
-        let of = |numbers: &[u64], missing: &[u64]| -> Vec<Arc<OpenLayer<Layer>>> {
+        let of = |numbers: &[u64], missing: &[u64]| -> Vec<Arc<RecentLayer<Layer>>> {
             let open = |which: &[u64]| {
                 assert_eq!(which, missing);
                 let layer = |&n: &u64| Layer(n, tell.clone());

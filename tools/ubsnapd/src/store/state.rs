@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use crate::snapshot::{Id, Kind, Leaf, Snapshot};
+use crate::snapshot::{Id, Leaf, Snapshot, SnapshotKind};
 
 /// The version of the log.
 pub const VERSION: u32 = 1;
@@ -122,12 +122,12 @@ impl State {
     fn put(&mut self, snapshot: Snapshot) -> Result<(), String> {
         let name = &snapshot.name;
         let number = snapshot.leaf.number;
-        let is_parent = |parent: &Snapshot| parent.kind == Kind::Committed;
+        let is_parent = |parent: &Snapshot| parent.kind == SnapshotKind::Committed;
         let parent = self.snapshots.get(&snapshot.parent);
         if !snapshot.parent.is_empty() && !parent.is_some_and(is_parent) {
             return Err(format!("{name:?} has no parent {:?}", snapshot.parent));
         }
-        if (snapshot.kind == Kind::Committed) != snapshot.seal.is_some() {
+        if (snapshot.kind == SnapshotKind::Committed) != snapshot.seal.is_some() {
             return Err(format!("{name:?} has the wrong seal"));
         }
         let old = self.snapshots.get(name);

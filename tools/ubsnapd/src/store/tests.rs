@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use super::state::{Change, State};
 use super::{Store, LOG, NEW, SMALL};
-use crate::snapshot::{Commit, Id, Kind, Labels, Leaf, Snapshot, Time};
+use crate::snapshot::{Commit, Id, Labels, Leaf, Snapshot, SnapshotKind, Time};
 
 struct Directory(PathBuf);
 
@@ -35,12 +35,12 @@ fn open(directory: &Path) -> Store {
     Store::open(directory).unwrap().unwrap()
 }
 
-fn snapshot(name: &str, parent: &str, kind: Kind, number: u64) -> Change {
+fn snapshot(name: &str, parent: &str, kind: SnapshotKind, number: u64) -> Change {
     let time = Time {
         seconds: 7,
         nanos: 8,
     };
-    let committed = kind == Kind::Committed;
+    let committed = kind == SnapshotKind::Committed;
     Change::Put(Box::new(Snapshot {
         name: name.into(),
         parent: parent.into(),
@@ -74,19 +74,25 @@ fn requests() -> Vec<Vec<Change>> {
     let forget = |name: &str| Change::Forget(name.into());
     vec![
         vec![Change::Make(1)],
-        vec![snapshot("a", "", Kind::Active, 1)],
-        vec![forget("a"), snapshot("base", "", Kind::Committed, 1)],
+        vec![snapshot("a", "", SnapshotKind::Active, 1)],
+        vec![
+            forget("a"),
+            snapshot("base", "", SnapshotKind::Committed, 1),
+        ],
         vec![Change::Make(2)],
-        vec![snapshot("b", "base", Kind::Active, 2)],
+        vec![snapshot("b", "base", SnapshotKind::Active, 2)],
         vec![Change::Make(3)],
-        vec![snapshot("v", "base", Kind::View, 3)],
+        vec![snapshot("v", "base", SnapshotKind::View, 3)],
         vec![forget("v"), Change::Discard(leaf(3))],
         vec![Change::Deleted(3)],
-        vec![forget("b"), snapshot("mid", "base", Kind::Committed, 2)],
+        vec![
+            forget("b"),
+            snapshot("mid", "base", SnapshotKind::Committed, 2),
+        ],
         vec![Change::Make(4)],
         vec![Change::Deleted(4)],
         vec![Change::Make(5)],
-        vec![snapshot("c", "mid", Kind::Active, 5)],
+        vec![snapshot("c", "mid", SnapshotKind::Active, 5)],
         vec![forget("c"), Change::Discard(leaf(5)), Change::Make(6)],
     ]
 }
@@ -165,7 +171,11 @@ fn a_log_that_grows_is_written_anew_and_holds_the_same() {
     let mut renewed = 0;
     for n in 0..20_000 {
         let before = store.bytes;
-        let kind = if n % 2 == 0 { Kind::Active } else { Kind::View };
+        let kind = if n % 2 == 0 {
+            SnapshotKind::Active
+        } else {
+            SnapshotKind::View
+        };
         let (Change::Put(mut change), number) = (snapshot("x", "mid", kind, 7), 7) else {
             unreachable!()
         };
@@ -205,11 +215,11 @@ fn a_change_that_does_not_fit_changes_nothing() {
         vec![Change::Make(6)],
         vec![Change::Deleted(99)],
         vec![Change::Discard(leaf(1))],
-        put("none", Kind::Active, 6),
-        put("base", Kind::Active, 2),
-        put("base", Kind::Active, 5),
-        put("base", Kind::Active, 7),
-        vec![snapshot("mid", "base", Kind::Committed, 6)],
+        put("none", SnapshotKind::Active, 6),
+        put("base", SnapshotKind::Active, 2),
+        put("base", SnapshotKind::Active, 5),
+        put("base", SnapshotKind::Active, 7),
+        vec![snapshot("mid", "base", SnapshotKind::Committed, 6)],
         state.changes(),
         vec![Change::Make(9), Change::Forget("none".into())],
     ] {
@@ -263,7 +273,7 @@ fn a_full_host_can_still_free_space() {
     assert!(reserved >= super::RESERVE, "{reserved}");
     store.is_full = true;
     let large = |n: u64| {
-        let mut put = snapshot(&n.to_string(), "", Kind::Active, n);
+        let mut put = snapshot(&n.to_string(), "", SnapshotKind::Active, n);
         if let Change::Put(snapshot) = &mut put {
             snapshot.labels.insert("k".into(), "v".repeat(8192));
         }

@@ -14,7 +14,7 @@ const VERSION: u32 = 1;
 /// The kind of a source.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Kind {
+pub enum SourceKind {
     /// The root.
     Root,
     /// What a sealed layer lies on, because the layer does not say what that is.
@@ -29,9 +29,9 @@ pub enum Kind {
 
 /// A source of a disk, and how much comes from it.
 #[derive(Debug, Serialize)]
-pub struct Source {
+pub struct SourceShare {
     /// What it is.
-    pub source: Kind,
+    pub source: SourceKind,
     /// The number of a layer, from 1 for the lowest.
     pub layer: Option<usize>,
     /// Its device or image.
@@ -42,15 +42,15 @@ pub struct Source {
     pub share: f64,
 }
 
-impl Source {
+impl SourceShare {
     /// Returns the character that stands for it in a drawing.
     pub fn symbol(&self) -> char {
         const LAYERS: &[u8] = b"123456789abcdefghijklmnopqrstuvwxyz";
         match self.source {
-            Kind::Root | Kind::Below => '.',
-            Kind::Zero => '0',
-            Kind::Leaf => '#',
-            Kind::Layer => {
+            SourceKind::Root | SourceKind::Below => '.',
+            SourceKind::Zero => '0',
+            SourceKind::Leaf => '#',
+            SourceKind::Layer => {
                 let symbol = self.layer.and_then(|n| LAYERS.get(n.checked_sub(1)?));
                 symbol.map_or('*', |&symbol| symbol.into())
             }
@@ -60,11 +60,11 @@ impl Source {
     /// Returns what it is, for people.
     pub fn text(&self) -> String {
         match (self.source, self.layer) {
-            (Kind::Root, _) => "root".to_owned(),
-            (Kind::Below, _) => "below".to_owned(),
-            (Kind::Zero, _) => "zeroes".to_owned(),
-            (Kind::Layer, n) => format!("layer {}", n.unwrap_or(0)),
-            (Kind::Leaf, _) => "leaf".to_owned(),
+            (SourceKind::Root, _) => "root".to_owned(),
+            (SourceKind::Below, _) => "below".to_owned(),
+            (SourceKind::Zero, _) => "zeroes".to_owned(),
+            (SourceKind::Layer, n) => format!("layer {}", n.unwrap_or(0)),
+            (SourceKind::Leaf, _) => "leaf".to_owned(),
         }
     }
 }
@@ -88,7 +88,7 @@ pub struct SourceMap {
     /// The size of the disk.
     pub sectors: u64,
     /// The sources, the lowest first. A higher one hides a lower one in a cell of a drawing.
-    pub sources: Vec<Source>,
+    pub sources: Vec<SourceShare>,
     /// All of the disk.
     pub ranges: Vec<SourceRange>,
 }
@@ -169,8 +169,8 @@ impl SourceMap {
 }
 
 /// Returns the sources of a stack: the bottom, zeroes, and each member.
-fn sources(members: &[Member], root: Option<String>) -> Vec<Source> {
-    let of = |source, layer, name| Source {
+fn sources(members: &[Member], root: Option<String>) -> Vec<SourceShare> {
+    let of = |source, layer, name| SourceShare {
         source,
         layer,
         name,
@@ -178,11 +178,15 @@ fn sources(members: &[Member], root: Option<String>) -> Vec<Source> {
         share: 0.0,
     };
     let knows_root = members.last().is_some_and(|top| top.superblock.is_some());
-    let bottom = if knows_root { Kind::Root } else { Kind::Below };
-    let mut all = vec![of(bottom, None, root), of(Kind::Zero, None, None)];
+    let bottom = if knows_root {
+        SourceKind::Root
+    } else {
+        SourceKind::Below
+    };
+    let mut all = vec![of(bottom, None, root), of(SourceKind::Zero, None, None)];
     all.extend((1..).zip(members).map(|(n, member)| match member.id {
-        None => of(Kind::Leaf, None, Some(member.name())),
-        Some(_) => of(Kind::Layer, Some(n), Some(member.name())),
+        None => of(SourceKind::Leaf, None, Some(member.name())),
+        Some(_) => of(SourceKind::Layer, Some(n), Some(member.name())),
     }));
     all
 }
@@ -194,7 +198,7 @@ pub struct SourceReport<'a> {
     name: &'a str,
     is_union: bool,
     sectors: u64,
-    sources: &'a [Source],
+    sources: &'a [SourceShare],
     ranges: Vec<RangeReport>,
     svg: Option<String>,
 }
@@ -204,6 +208,6 @@ pub struct SourceReport<'a> {
 struct RangeReport {
     sector: u64,
     sectors: u64,
-    source: Kind,
+    source: SourceKind,
     layer: Option<usize>,
 }

@@ -6,7 +6,7 @@ use svg::node::element::{Group, Rectangle, Text, Title};
 use svg::Document;
 
 use super::grid::Grid;
-use super::sources::{Kind, Source, SourceMap};
+use super::sources::{SourceKind, SourceMap, SourceShare};
 use crate::output::size;
 
 /// The cells of a row, the most rows, and the size of a cell.
@@ -115,12 +115,12 @@ fn words(text: &str, x: usize, y: usize) -> Text {
     Text::new(text).set("x", x).set("y", y)
 }
 
-fn colour(source: &Source) -> &'static str {
+fn colour(source: &SourceShare) -> &'static str {
     let layers = ["#9467bd", "#1f77b4", "#17becf", "#bcbd22", "#ff7f0e"];
     match source.source {
-        Kind::Root | Kind::Below => "#c7c7c7",
-        Kind::Zero => "#f5f5f5",
-        Kind::Layer => layers[source.layer.unwrap_or(0) % layers.len()],
-        Kind::Leaf => "#2ca02c",
+        SourceKind::Root | SourceKind::Below => "#c7c7c7",
+        SourceKind::Zero => "#f5f5f5",
+        SourceKind::Layer => layers[source.layer.unwrap_or(0) % layers.len()],
+        SourceKind::Leaf => "#2ca02c",
     }
 }

@@ -7,7 +7,7 @@ use std::path::Path;
 use anstyle::{AnsiColor, Style};
 
 use super::grid::{Cell, Grid};
-use super::sources::{Kind, Source, SourceMap};
+use super::sources::{SourceKind, SourceMap, SourceShare};
 use crate::output::{self, size};
 
 /// The most rows of a drawing.
@@ -49,7 +49,7 @@ fn cells_text(map: &SourceMap, row: &[Cell], has_colours: bool) -> String {
     out
 }
 
-fn coloured(text: &str, source: &Source, has_colours: bool) -> String {
+fn coloured(text: &str, source: &SourceShare, has_colours: bool) -> String {
     let style = style(source);
     if has_colours && !style.is_plain() {
         format!("{style}{text}{style:#}")
@@ -58,7 +58,7 @@ fn coloured(text: &str, source: &Source, has_colours: bool) -> String {
     }
 }
 
-fn style(source: &Source) -> Style {
+fn style(source: &SourceShare) -> Style {
     let layers = [
         AnsiColor::Blue,
         AnsiColor::Magenta,
@@ -66,23 +66,23 @@ fn style(source: &Source) -> Style {
         AnsiColor::Yellow,
     ];
     match source.source {
-        Kind::Root | Kind::Below => Style::new(),
-        Kind::Zero => Style::new().dimmed(),
-        Kind::Layer => {
+        SourceKind::Root | SourceKind::Below => Style::new(),
+        SourceKind::Zero => Style::new().dimmed(),
+        SourceKind::Layer => {
             let colour = layers[source.layer.unwrap_or(0) % layers.len()];
             Style::new().fg_color(Some(colour.into()))
         }
-        Kind::Leaf => Style::new().bold().fg_color(Some(AnsiColor::Green.into())),
+        SourceKind::Leaf => Style::new().bold().fg_color(Some(AnsiColor::Green.into())),
     }
 }
 
 /// Returns the sources, the highest first. One from which nothing comes is left out unless it is a
 /// device.
-fn table(sources: &[Source], has_colours: bool) -> String {
+fn table(sources: &[SourceShare], has_colours: bool) -> String {
     let heading = ["", "SOURCE", "SIZE", "SHARE", "NAME"];
     let mut rows = vec![heading.map(str::to_owned).to_vec()];
-    let shown = |s: &&Source| s.sectors > 0 || s.name.is_some();
-    let shown: Vec<&Source> = sources.iter().rev().filter(shown).collect();
+    let shown = |s: &&SourceShare| s.sectors > 0 || s.name.is_some();
+    let shown: Vec<&SourceShare> = sources.iter().rev().filter(shown).collect();
     for source in &shown {
         let name = source.name.as_deref();
         rows.push(vec![

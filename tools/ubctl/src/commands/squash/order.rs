@@ -59,7 +59,7 @@ pub fn check(members: &[Member]) -> Result<StandIn> {
 }
 
 /// What the lists of the frozen leaves say.
-struct Listed<'a> {
+struct FrozenLists<'a> {
     /// What the lowest layer lies on.
     below: &'a [LayerId],
     /// The number of the highest frozen leaf, and what it lists.
@@ -67,8 +67,8 @@ struct Listed<'a> {
 }
 
 /// Checks the lists of the frozen leaves. Returns `None` if no layer is a frozen leaf.
-fn check_lists(layers: &[ListingLayer]) -> Result<Option<Listed<'_>>> {
-    let mut found: Option<Listed<'_>> = None;
+fn check_lists(layers: &[ListingLayer]) -> Result<Option<FrozenLists<'_>>> {
+    let mut found: Option<FrozenLists<'_>> = None;
     let mut root = None;
     for (n, layer) in layers.iter().enumerate() {
         let Some(listed) = layer.listed.as_deref() else {
@@ -91,7 +91,7 @@ fn check_lists(layers: &[ListingLayer]) -> Result<Option<Listed<'_>>> {
         }
         root = root.or(layer.root);
         let highest = (n, listed);
-        found = Some(Listed { below, highest });
+        found = Some(FrozenLists { below, highest });
     }
     Ok(found)
 }
@@ -99,7 +99,7 @@ fn check_lists(layers: &[ListingLayer]) -> Result<Option<Listed<'_>>> {
 fn stand_in(layers: &[ListingLayer]) -> Result<StandIn> {
     // The chain of the layers below `first`, and how many of them do not lie below the lowest one.
     let (below, below_count, first, mut chain, mut count) = match check_lists(layers)? {
-        Some(Listed { below, highest }) => {
+        Some(FrozenLists { below, highest }) => {
             let (first, listed) = highest;
             let chain = Links::chain_of::<Sha256>(listed);
             let count = listed.len() - below.len();

@@ -39,7 +39,7 @@ struct DamagedRange {
 }
 
 /// What a root is compared with.
-pub enum Wanted {
+pub enum Expected {
     /// The digests in a file.
     File(Box<DigestFile>),
     /// A full digest. It does not say which part is wrong.
@@ -47,7 +47,7 @@ pub enum Wanted {
 }
 
 /// Returns what to compare a device with, if it is no sealed layer and has a full digest.
-pub fn wanted(args: &VerifyArgs, device: &Device) -> Result<Option<Wanted>> {
+pub fn wanted(args: &VerifyArgs, device: &Device) -> Result<Option<Expected>> {
     if sealed::is_marked(device) || device.start() > 0 {
         if args.digest_file.is_some() {
             let text = "a sealed layer has its digests in it: leave --digest-file out";
@@ -69,8 +69,8 @@ pub fn wanted(args: &VerifyArgs, device: &Device) -> Result<Option<Wanted>> {
         return Err(Fail::new(USAGE, "usage", text));
     }
     match (file, digest) {
-        (Some(file), _) => open(device, &file, digest).map(|file| Some(Wanted::File(file))),
-        (None, digest) => Ok(digest.map(|digest| Wanted::Digest(*digest))),
+        (Some(file), _) => open(device, &file, digest).map(|file| Some(Expected::File(file))),
+        (None, digest) => Ok(digest.map(|digest| Expected::Digest(*digest))),
     }
 }
 
@@ -86,10 +86,10 @@ fn open(device: &Device, file: &Path, digest: Option<&Digest>) -> Result<Box<Dig
 }
 
 /// Verifies the device.
-pub fn run(device: &Device, wanted: &Wanted, json: bool) -> Result {
+pub fn run(device: &Device, wanted: &Expected, json: bool) -> Result {
     let (file, digest) = match wanted {
-        Wanted::File(file) => (Some(file.as_ref()), *file.head().digest()),
-        Wanted::Digest(digest) => (None, *digest),
+        Expected::File(file) => (Some(file.as_ref()), *file.head().digest()),
+        Expected::Digest(digest) => (None, *digest),
     };
     let compared = full_digest::compare(device, file)?;
     let fail = judge(device, &compared, &digest);

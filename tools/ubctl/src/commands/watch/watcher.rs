@@ -9,7 +9,7 @@ use std::time::SystemTime;
 use serde::{Serialize, Serializer};
 use serde_json::json;
 
-use crate::attributes::{union_number, Attributes};
+use crate::attributes::{union_number, UnionAttributes};
 use crate::output::{self, size};
 use crate::uevents::Uevent;
 
@@ -18,20 +18,20 @@ const VERSION: u32 = 1;
 
 /// An event.
 #[derive(Debug)]
-pub struct Event {
+pub struct WatchEvent {
     time: SystemTime,
     kind: String,
     /// The union after the event; for one that was removed, as it was last.
-    union: Option<Attributes>,
+    union: Option<UnionAttributes>,
     /// The union before the event, by whose name or UUID it may be watched.
-    before: Option<Attributes>,
+    before: Option<UnionAttributes>,
     /// The requests that have failed since the last event of this kind.
     new_io_errors: Option<u64>,
 }
 
-impl Event {
-    fn new(kind: &str, union: Option<Attributes>) -> Event {
-        Event {
+impl WatchEvent {
+    fn new(kind: &str, union: Option<UnionAttributes>) -> WatchEvent {
+        WatchEvent {
             time: SystemTime::now(),
             kind: kind.to_owned(),
             union,
@@ -48,7 +48,7 @@ impl Event {
     /// Returns whether the event is about the union that a word means. An event without a union
     /// counts for every word.
     pub fn is_about(&self, word: &str) -> bool {
-        let is_it = |union: &Attributes| union.is_called(word);
+        let is_it = |union: &UnionAttributes| union.is_called(word);
         self.union.as_ref().is_none_or(is_it) || self.before.as_ref().is_some_and(is_it)
     }
 
@@ -73,7 +73,7 @@ impl Event {
     }
 }
 
-impl Serialize for Event {
+impl Serialize for WatchEvent {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let u = self.union.as_ref();
         json!({
@@ -99,7 +99,7 @@ impl Serialize for Event {
 pub struct Watcher {
     /// `/sys/block`.
     block: PathBuf,
-    known: BTreeMap<String, Attributes>,
+    known: BTreeMap<String, UnionAttributes>,
 }
 
 impl Watcher {
@@ -112,22 +112,22 @@ impl Watcher {
     }
 
     /// Returns an event for each union that is there.
-    pub fn start(&mut self) -> Vec<Event> {
+    pub fn start(&mut self) -> Vec<WatchEvent> {
         self.look("present")
     }
 
     /// Looks at all unions again. Returns the events of unions that came and went unseen.
-    pub fn missed(&mut self) -> Vec<Event> {
-        let mut events = vec![Event::new("missed", None)];
+    pub fn missed(&mut self) -> Vec<WatchEvent> {
+        let mut events = vec![WatchEvent::new("missed", None)];
         events.extend(self.look("added"));
         events
     }
 
     /// Compares all unions with what is known, and returns the events of what is new or gone.
-    fn look(&mut self, new: &str) -> Vec<Event> {
-        let found = Attributes::all(&self.block);
-        let is_there = |known: &Attributes| {
-            let same = |u: &Attributes| u.name == known.name && u.uuid == known.uuid;
+    fn look(&mut self, new: &str) -> Vec<WatchEvent> {
+        let found = UnionAttributes::all(&self.block);
+        let is_there = |known: &UnionAttributes| {
+            let same = |u: &UnionAttributes| u.name == known.name && u.uuid == known.uuid;
             found.iter().any(same)
         };
         let gone = self
@@ -135,7 +135,8 @@ impl Watcher {
             .values()
             .filter(|known| !is_there(known))
             .cloned();
-        let mut events: Vec<Event> = gone.map(|u| Event::new("removed", Some(u))).collect();
+        let mut events: Vec<WatchEvent> =
+            gone.map(|u| WatchEvent::new("removed", Some(u))).collect();
         for event in &events {
             self.known
                 .remove(event.union.as_ref().map_or("", |u| u.name.as_str()));
@@ -143,7 +144,7 @@ impl Watcher {
         for union in found {
             if !self.known.contains_key(&union.name) {
                 self.known.insert(union.name.clone(), union.clone());
-                events.push(Event::new(new, Some(union)));
+                events.push(WatchEvent::new(new, Some(union)));
             }
             // `tick` compares the others, so that none of their I/O errors is lost.
         }
@@ -152,10 +153,10 @@ impl Watcher {
 
     /// Returns an event for each union whose count of I/O errors has grown, because the driver
     /// sends no uevent for these.
-    pub fn tick(&mut self) -> Vec<Event> {
+    pub fn tick(&mut self) -> Vec<WatchEvent> {
         let mut events = Vec::new();
         for known in self.known.values_mut() {
-            let Some(now) = Attributes::read(&self.block, &known.name) else {
+            let Some(now) = UnionAttributes::read(&self.block, &known.name) else {
                 // The uevent of the removal comes, or came.
                 continue;
             };
@@ -172,9 +173,9 @@ impl Watcher {
             let new = now.io_errors.saturating_sub(before);
             *known = now;
             if new > 0 {
-                events.push(Event {
+                events.push(WatchEvent {
                     new_io_errors: Some(new),
-                    ..Event::new("io_errors", Some(known.clone()))
+                    ..WatchEvent::new("io_errors", Some(known.clone()))
                 });
             }
         }
@@ -182,7 +183,7 @@ impl Watcher {
     }
 
     /// Returns the events that a uevent stands for.
-    pub fn uevent(&mut self, uevent: &Uevent) -> Vec<Event> {
+    pub fn uevent(&mut self, uevent: &Uevent) -> Vec<WatchEvent> {
         let name = uevent.get("DEVNAME").unwrap_or_default();
         let is_union = uevent.get("SUBSYSTEM") == Some("block")
             && uevent.get("DEVTYPE") == Some("disk")
@@ -195,7 +196,7 @@ impl Watcher {
             Some("remove") => {
                 let removed = self.known.remove(name);
                 removed
-                    .map(|u| Event::new("removed", Some(u)))
+                    .map(|u| WatchEvent::new("removed", Some(u)))
                     .into_iter()
                     .collect()
             }
@@ -204,8 +205,8 @@ impl Watcher {
         }
     }
 
-    fn added(&mut self, name: &str) -> Vec<Event> {
-        let Some(union) = Attributes::read(&self.block, name) else {
+    fn added(&mut self, name: &str) -> Vec<WatchEvent> {
+        let Some(union) = UnionAttributes::read(&self.block, name) else {
             // It is gone again, and no one could have used it.
             return Vec::new();
         };
@@ -214,21 +215,21 @@ impl Watcher {
             Some(known) if known.uuid == union.uuid => Vec::new(),
             _ => {
                 self.known.insert(name.to_owned(), union.clone());
-                vec![Event::new("added", Some(union))]
+                vec![WatchEvent::new("added", Some(union))]
             }
         }
     }
 
-    fn changed(&mut self, name: &str, uevent: &Uevent) -> Vec<Event> {
+    fn changed(&mut self, name: &str, uevent: &Uevent) -> Vec<WatchEvent> {
         let known = self.known.get_mut(name);
         let before = known.as_deref().cloned();
-        let now = match (Attributes::read(&self.block, name), known) {
+        let now = match (UnionAttributes::read(&self.block, name), known) {
             (Some(now), Some(known)) => {
                 // `tick` compares the count of errors. A freeze or a reset begins a new count.
                 let is_reset = uevent.get("UNIONBLK_EVENT") == Some("reset");
                 let same = now.uuid == known.uuid && !is_reset;
                 let io_errors = if same { known.io_errors } else { 0 };
-                *known = Attributes {
+                *known = UnionAttributes {
                     io_errors,
                     ..now.clone()
                 };
@@ -236,9 +237,9 @@ impl Watcher {
             }
             (now, known) => now.or(known.cloned()),
         };
-        let event = |kind: &str| Event {
+        let event = |kind: &str| WatchEvent {
             before: before.clone(),
-            ..Event::new(kind, now.clone())
+            ..WatchEvent::new(kind, now.clone())
         };
         let resized = (uevent.get("RESIZE") == Some("1")).then(|| event("resized"));
         let own = uevent.get("UNIONBLK_EVENT").map(event);
@@ -248,7 +249,7 @@ impl Watcher {
 
 #[cfg(test)]
 mod tests {
-    use super::{Event, Uevent, Watcher};
+    use super::{Uevent, WatchEvent, Watcher};
     use crate::attributes::tests::union;
     use std::fs;
     use std::path::PathBuf;
@@ -267,8 +268,8 @@ mod tests {
         Uevent::parse(text.replace('|', "\0").as_bytes())
     }
 
-    fn kinds(events: &[Event]) -> Vec<String> {
-        let name = |e: &Event| e.union.as_ref().map_or("-".to_owned(), |u| u.name.clone());
+    fn kinds(events: &[WatchEvent]) -> Vec<String> {
+        let name = |e: &WatchEvent| e.union.as_ref().map_or("-".to_owned(), |u| u.name.clone());
         events
             .iter()
             .map(|e| format!("{} {}", e.kind, name(e)))

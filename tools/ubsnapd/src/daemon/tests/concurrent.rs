@@ -9,7 +9,7 @@ use super::{code, none, Daemon, Host};
 use crate::disks::model::{Model, Stop};
 use crate::error::Result;
 use crate::held::WAITING;
-use crate::snapshot::Kind;
+use crate::snapshot::SnapshotKind;
 
 /// Makes a request wait at an operation on a leaf, and does something else meanwhile.
 fn meanwhile(
@@ -32,7 +32,8 @@ fn meanwhile(
 fn a_request_that_waits_for_a_device_delays_no_other_snapshot() {
     let host = Host::new("waits");
     let prepare = |d: &Daemon<Model>, key, parent| {
-        d.prepare(key, parent, none(), Kind::Active).unwrap();
+        d.prepare(key, parent, none(), SnapshotKind::Active)
+            .unwrap();
     };
     let others = |d: &Daemon<Model>| {
         prepare(d, "c", "base");
@@ -63,7 +64,7 @@ fn a_request_that_waits_for_a_device_delays_no_other_snapshot() {
 fn a_request_waits_for_one_that_changes_its_snapshot() {
     let host = Host::new("order");
     let d = host.daemon();
-    d.prepare("a", "", none(), Kind::Active).unwrap();
+    d.prepare("a", "", none(), SnapshotKind::Active).unwrap();
     let (tell, told) = std::sync::mpsc::channel();
     let number = d.stat("a").unwrap().leaf.number;
     host.model.stop_at(Stop::Detach, number);
@@ -73,7 +74,8 @@ fn a_request_waits_for_one_that_changes_its_snapshot() {
         let (tell, again) = (tell.clone(), tell.clone());
         s.spawn(move || tell.send(d.mounts("a").unwrap_err().code).unwrap());
         s.spawn(move || {
-            d.prepare("child", "b", none(), Kind::Active).unwrap();
+            d.prepare("child", "b", none(), SnapshotKind::Active)
+                .unwrap();
             again.send(Code::Ok).unwrap();
         });
         assert!(told.try_recv().is_err());
@@ -90,19 +92,21 @@ fn a_request_waits_for_one_that_changes_its_snapshot() {
 fn requests_at_the_same_time_do_not_disturb_each_other() {
     let host = Host::new("many");
     let d = host.daemon();
-    d.prepare("one", "", none(), Kind::Active).unwrap();
+    d.prepare("one", "", none(), SnapshotKind::Active).unwrap();
     d.commit("base", "one", none()).unwrap();
     std::thread::scope(|s| {
         for n in 0..4 {
             s.spawn(move || {
                 for round in 0..5 {
                     let (key, name) = (format!("key {n}"), format!("{n} {round}"));
-                    d.prepare(&key, "base", none(), Kind::Active).unwrap();
+                    d.prepare(&key, "base", none(), SnapshotKind::Active)
+                        .unwrap();
                     d.commit(&name, &key, none()).unwrap();
-                    d.prepare(&key, &name, none(), Kind::View).unwrap();
+                    d.prepare(&key, &name, none(), SnapshotKind::View).unwrap();
                     // Some name that another thread may just make or remove.
                     let other = format!("{} {round}", (n + 1) % 4);
-                    let seen = d.prepare(&format!("child {n}"), &other, none(), Kind::Active);
+                    let seen =
+                        d.prepare(&format!("child {n}"), &other, none(), SnapshotKind::Active);
                     d.usage(&name).unwrap();
                     d.remove(&key).unwrap();
                     match seen {
@@ -126,9 +130,12 @@ fn requests_at_the_same_time_do_not_disturb_each_other() {
 fn the_usage_of_a_snapshot_that_changes_meanwhile_is_true() {
     let mut host = Host::new("usage");
     let d = host.daemon();
-    let device = d.prepare("a", "", none(), Kind::Active).unwrap().device;
+    let device = d
+        .prepare("a", "", none(), SnapshotKind::Active)
+        .unwrap()
+        .device;
     host.model.write(&device, 100, (0, 0));
-    d.prepare("b", "", none(), Kind::Active).unwrap();
+    d.prepare("b", "", none(), SnapshotKind::Active).unwrap();
     host.model.power_failure();
     host.restart();
     let usage_of = |key: &'static str, is_right: fn(Result<u64>) -> bool| {
@@ -140,7 +147,10 @@ fn the_usage_of_a_snapshot_that_changes_meanwhile_is_true() {
     // Another snapshot has the name meanwhile.
     let again = |d: &Daemon<Model>| {
         d.remove("b").unwrap();
-        let device = d.prepare("b", "", none(), Kind::Active).unwrap().device;
+        let device = d
+            .prepare("b", "", none(), SnapshotKind::Active)
+            .unwrap()
+            .device;
         host.model.write(&device, 300, (0, 0));
     };
     let is_new = |used: Result<u64>| used.unwrap() == 300;
@@ -151,7 +161,7 @@ fn the_usage_of_a_snapshot_that_changes_meanwhile_is_true() {
 fn a_name_that_hangs_takes_few_threads() {
     let host = Host::new("hangs");
     let d = host.daemon();
-    d.prepare("a", "", none(), Kind::Active).unwrap();
+    d.prepare("a", "", none(), SnapshotKind::Active).unwrap();
     let number = d.stat("a").unwrap().leaf.number;
     host.model.stop_at(Stop::Detach, number);
     std::thread::scope(|s| {
@@ -166,13 +176,13 @@ fn a_name_that_hangs_takes_few_threads() {
         assert_eq!(code(d.mounts("a")), Code::Unavailable);
         assert_eq!(code(d.remove("a")), Code::Unavailable);
         assert_eq!(code(d.commit("c", "a", none())), Code::Unavailable);
-        d.prepare("c", "", none(), Kind::Active).unwrap();
+        d.prepare("c", "", none(), SnapshotKind::Active).unwrap();
         d.remove("c").unwrap();
         host.model.let_continue();
     });
     let look = |_| d.looks.try_share("b".to_owned(), LOOKS).unwrap();
     let looks: Vec<_> = (0..LOOKS).map(look).collect();
-    d.prepare("a", "b", none(), Kind::Active).unwrap();
+    d.prepare("a", "b", none(), SnapshotKind::Active).unwrap();
     assert_eq!(code(d.usage("b")), Code::Unavailable);
     d.usage("a").unwrap();
     drop(looks);
