@@ -2,9 +2,9 @@
 
 //! `ubctl create`: attaches a leaf to its root.
 
+mod nodes;
 mod verified;
 
-use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -20,17 +20,16 @@ use super::remove;
 use crate::backing::Backing;
 use crate::below::{self, Below, Opened, RootArg};
 use crate::blocksize::DeviceBlocks;
-use crate::control::{self, union_number, Control, PREFIX};
+use crate::control::{self, Control, PREFIX};
 use crate::device::{Access, Device};
-use crate::error::{Fail, Result, BUSY, FAILED, USAGE};
+use crate::error::{Fail, Result, BUSY, USAGE};
 use crate::holders::{self, Holders};
 use crate::layer_arg::LayerArg;
 use crate::loopdev::{self, Lower};
 use crate::lost_sectors::{self, SectorRange};
-use crate::node::{self, NodeState};
 use crate::search::Given;
 use crate::value_parser::{journal_blocks, leaf_name, sector_size, slab_sectors, union_size};
-use crate::wait::{self, Deadline};
+use crate::wait::Deadline;
 use crate::{blocksize, interrupt, output, preflight, probe, sealed, sysfs, udev};
 
 /// Arguments of `create`.
@@ -133,7 +132,7 @@ impl CreateArgs {
 pub fn run(args: &CreateArgs, json: bool) -> Result {
     // All checks come before the first write.
     let control = Control::open()?;
-    refuse_place(&control, args.id)?;
+    nodes::refuse_place(&control, args.id)?;
     let (root, layers) = root_and_layers(args)?;
     below::refuse_paths(&root, &layers, &args.leaf)?;
     if args.format {
@@ -175,7 +174,7 @@ pub fn run(args: &CreateArgs, json: bool) -> Result {
         .and_then(|()| control.status(id))
         .map_err(|fail| held.roll_back(undone_unseen(&control, id, &held, fail)))?;
     let lost = refuse_others(&status, &held, &what)
-        .and_then(|()| wait_for_nodes(&status, since))
+        .and_then(|()| nodes::wait_for_nodes(&status, since))
         .and_then(|()| interrupt::check())
         .and_then(|()| lost_of(&control, &status))
         .map_err(|fail| held.roll_back(undone(&control, &status, fail)))?;
@@ -419,101 +418,6 @@ fn warning(leaf: &str, status: &Status, lost: &[SectorRange]) -> String {
     )
 }
 
-/// Refuses a number if something else is at the place of one of its nodes, before anything is
-/// changed. Without a number, checks the lowest free number, which another process may take first.
-fn refuse_place(control: &Control, id: Option<u32>) -> Result {
-    let deadline = Deadline::new();
-    loop {
-        // As a rule only the nodes of unions are there.
-        let all = places();
-        if all.is_empty() {
-            return Ok(());
-        }
-        let unions: Vec<u32> = control.all()?.iter().map(|s| s.id).collect();
-        let id = id.unwrap_or_else(|| lowest_free(&unions));
-        // The driver refuses a number that is taken.
-        let wrong = all
-            .into_iter()
-            .filter(|(n, _)| *n == id && !unions.contains(n))
-            .find_map(|(_, path)| match node::state(&path, None) {
-                NodeState::Empty => None,
-                NodeState::Wrong(what) => Some((path, what, false)),
-                NodeState::Right => Some((path, "the node of another device", true)),
-            });
-        match wrong {
-            None => return Ok(()),
-            // A node that a removed union left goes in a moment.
-            Some((_, _, true)) if deadline.pause() => {}
-            Some((path, what, _)) => return Err(wrong_node(&path, what)),
-        }
-    }
-}
-
-/// Returns what is in `/dev` under the name of a union or of a partition of one, with the union's
-/// number.
-fn places() -> Vec<(u32, PathBuf)> {
-    let all = fs::read_dir("/dev").into_iter().flatten().flatten();
-    all.filter_map(|e| Some((number_in(e.file_name().to_str()?)?, e.path())))
-        .collect()
-}
-
-/// Returns the union's number in `unionblk3` and `unionblk3p1`.
-fn number_in(name: &str) -> Option<u32> {
-    let rest = name.strip_prefix(PREFIX)?;
-    let (disk, part) = rest.split_once('p').unwrap_or((rest, "0"));
-    union_number(part).and(union_number(disk))
-}
-
-fn lowest_free(unions: &[u32]) -> u32 {
-    let taken = unions.iter().zip(0..).take_while(|(id, n)| *id == n);
-    u32::try_from(taken.count()).unwrap_or(ID_ANY)
-}
-
-fn wrong_node(path: &Path, what: &str) -> Fail {
-    let path = path.display();
-    let text = format!("{path} is {what}, where the union's node belongs: remove it and try again");
-    Fail::new(FAILED, "no_node", text)
-}
-
-/// Waits for the nodes and links of a union, because a script that continues after our answer must
-/// find them. A kernel thread makes the nodes, and udev then makes the links.
-fn wait_for_nodes(status: &Status, since: u64) -> Result {
-    let name = format!("{PREFIX}{}", status.id);
-    let deadline = Deadline::new();
-    let nodes = node::family(&name, rustix::fs::makedev(status.major, status.minor));
-    for node in &nodes {
-        let path = node.path.display();
-        let mut state = node.state();
-        deadline.until(|| {
-            state = node.state();
-            state != NodeState::Empty || interrupt::check().is_err()
-        });
-        interrupt::check()?;
-        let fail = match state {
-            NodeState::Right => continue,
-            NodeState::Wrong(what) => wrong_node(&node.path, what),
-            NodeState::Empty => {
-                let (a, b) = (rustix::fs::major(node.dev), rustix::fs::minor(node.dev));
-                let text = format!(
-                    "{path} has no node: is devtmpfs mounted on /dev? With --no-wait the union stays, \
-                     and mknod {path} b {a} {b} makes one"
-                );
-                if !wait::is_enabled() {
-                    output::complain(&text);
-                    continue;
-                }
-                Fail::new(FAILED, "no_node", text)
-            }
-        };
-        return Err(fail);
-    }
-    if wait::is_enabled() && !wait::seen_to(&nodes, since, deadline) {
-        let text = "udev is not done with it yet: its links may be missing for a moment";
-        output::complain(&format!("/dev/{name}: {text}"));
-    }
-    Ok(())
-}
-
 /// Removes a union that cannot be used.
 fn undone(control: &Control, status: &Status, fail: Fail) -> Fail {
     let done = remove::detach(control, status, Deadline::new());
@@ -551,25 +455,7 @@ fn with_end_of(id: u32, done: Result, mut fail: Fail) -> Fail {
 
 #[cfg(test)]
 mod tests {
-    use super::{is_made_of, lowest_free, number_in, warning, SectorRange, Status};
-
-    #[test]
-    fn a_node_tells_whose_it_is() {
-        assert_eq!(number_in("unionblk12"), Some(12));
-        assert_eq!(number_in("unionblk3p1"), Some(3));
-        for other in [
-            "unionblk",
-            "unionblk-control",
-            "unionblkp1",
-            "unionblk3p",
-            "unionblk3px",
-            "sda1",
-        ] {
-            assert_eq!(number_in(other), None, "{other}");
-        }
-        assert_eq!(lowest_free(&[]), 0);
-        assert_eq!(lowest_free(&[0, 1, 3]), 2);
-    }
+    use super::{is_made_of, warning, SectorRange, Status};
 
     #[test]
     fn a_union_of_other_devices_is_found() {
