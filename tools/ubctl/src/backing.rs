@@ -95,6 +95,15 @@ impl Backing {
         })
     }
 
+    /// Takes an image that is open. `path` is its name for messages.
+    pub fn of_open(file: File, path: &Path) -> Backing {
+        Backing {
+            file,
+            path: path.to_owned(),
+            start: 0,
+        }
+    }
+
     /// Gives private blocks to the first `bytes` of the leaf, without a change to what they hold.
     pub fn allocate(&self, bytes: u64) -> Result {
         let (start, end) = (self.start, self.start.saturating_add(bytes));
@@ -148,6 +157,10 @@ impl Backing {
         let Ok(host) = fstatvfs(&self.file) else {
             return Ok(());
         };
+        // A file system without a limit, in memory, has no blocks.
+        if host.f_blocks == 0 {
+            return Ok(());
+        }
         // The rest is reserved for root.
         let free = if is_root() {
             host.f_bfree
@@ -236,8 +249,7 @@ impl Backing {
 
     /// Returns whether the file system is in memory.
     pub fn is_tmpfs(&self) -> bool {
-        const TMPFS_MAGIC: u64 = 0x0102_1994;
-        rustix::fs::fstatfs(&self.file).is_ok_and(|s| s.f_type as u64 == TMPFS_MAGIC)
+        is_tmpfs(&self.file)
     }
 
     /// Returns the space that its host has left.
@@ -251,6 +263,12 @@ impl Backing {
             size: host.f_blocks.saturating_mul(host.f_frsize),
         })
     }
+}
+
+/// Returns whether the file system of a file is in memory.
+pub fn is_tmpfs(file: &File) -> bool {
+    const TMPFS_MAGIC: u64 = 0x0102_1994;
+    rustix::fs::fstatfs(file).is_ok_and(|s| s.f_type as u64 == TMPFS_MAGIC)
 }
 
 fn is_root() -> bool {

@@ -487,11 +487,11 @@ pub fn on_top(mut below: Vec<LayerArg>, given: &[LayerArg]) -> Result<Vec<LayerA
     }
 }
 
-/// Makes the checks of paths that need nothing open.
-pub fn refuse_paths(root: &RootArg, layers: &[LayerArg], leaf: &Path) -> Result {
+/// Makes the checks of paths that need nothing open. A leaf in memory has no path.
+pub fn refuse_paths(root: &RootArg, layers: &[LayerArg], leaf: Option<&Path>) -> Result {
     let layers = layers.iter().map(|layer| layer.path.as_path());
     for path in root.path().into_iter().chain(layers) {
-        crate::device::refuse_same(path, leaf)?;
+        leaf.map_or(Ok(()), |leaf| crate::device::refuse_same(path, leaf))?;
         blocksize::refuse_tail(path)?;
     }
     Ok(())

@@ -21,22 +21,20 @@ pub const SECTOR: u32 = 512;
 const GPT: &[u8] = b"EFI PART";
 
 /// Returns the blocks that the union of these devices must have: as asked for; else as its leaf
-/// says, unless that is to be formatted; else as the root's content says.
+/// says, unless there is none yet (`leaf`); else as the root's content says.
 ///
 /// The content of a layer was made for the blocks that its own superblock, or its header, says.
 pub fn wanted(
     (root, layers): (&RootArg, &[LayerArg]),
-    leaf: &Path,
+    leaf: Option<&Path>,
     asked: Option<u32>,
-    format: bool,
 ) -> Result<u32> {
     if let Some(bytes) = asked {
         return Ok(bytes);
     }
-    let by = if format {
-        layers.last().and_then(recorded)
-    } else {
-        recorded(&LayerArg::at_start(leaf))
+    let by = match leaf {
+        None => layers.last().and_then(recorded),
+        Some(leaf) => recorded(&LayerArg::at_start(leaf)),
     };
     match (by, root.path()) {
         (Some(bytes), _) => Ok(bytes),

@@ -38,7 +38,8 @@ fn on_device(node: &Path) -> Vec<UsedLayer> {
     let Ok(device) = Device::open(node, Role::Layer, Access::Read) else {
         return Vec::new();
     };
-    let image = loopdev::behind(&node.display().to_string()).map(PathBuf::from);
+    // A layer in memory has no other path than its device.
+    let image = loopdev::image_of(node);
     let path = image.as_deref().unwrap_or(node);
     if let Some(sb) = probe::superblock(&device) {
         let layer = |seal| UsedLayer {

@@ -8,6 +8,8 @@
 //! and the loop device keeps that lock for as long as it exists. A leaf is locked exclusively; a
 //! root shares its lock with other roots.
 
+mod memory;
+
 use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
 use std::fs::{self, File, Metadata, OpenOptions};
@@ -22,13 +24,14 @@ use rustix::io::Errno;
 use ubcore::abi;
 use ubcore::error::Role;
 
+pub use self::memory::{image_of, is_in_memory};
 use crate::backing::Backing;
 use crate::error::{Fail, Result, BUSY, FAILED, REFUSED};
 use crate::holders::{self, retry, Tried};
 use crate::ioctl::{self, LoopConfig, LoopInfo};
 use crate::node::{self, NodeState};
 use crate::wait::{Deadline, LoopGoes};
-use crate::{blocksize, locks, output, sysfs};
+use crate::{backing, blocksize, locks, output, sysfs};
 
 const READ_ONLY: u32 = 1;
 const AUTOCLEAR: u32 = 4;
@@ -50,6 +53,8 @@ pub struct Lower {
     /// Dropped after `held`. Unless the driver takes the loop device, it waits until the device is
     /// gone.
     goes: Option<LoopGoes>,
+    /// The file of a leaf in memory.
+    memory: Option<File>,
 }
 
 impl Lower {
@@ -74,6 +79,7 @@ impl Lower {
             name: path.to_owned(),
             held: None,
             goes: None,
+            memory: None,
         })
     }
 
@@ -84,6 +90,7 @@ impl Lower {
             node,
             name: name.to_owned(),
             held: Some(held),
+            memory: None,
         }
     }
 
@@ -104,6 +111,7 @@ impl Lower {
             name: path.to_owned(),
             held: None,
             goes: None,
+            memory: None,
         }
     }
 
@@ -400,7 +408,7 @@ fn configure(image: &File, path: &Path, write: bool, block_size: u32) -> Result<
         let file = file.map_err(|e| Fail::io("open", &node, &e))?;
         match ioctl::loop_configure(&file, config(image, path, write, block_size)) {
             Ok(()) => {
-                warn_buffered(&file, path, block_size);
+                warn_buffered(&file, image, path, block_size);
                 // The device is held for reading only. The driver opens its leaf such that no other
                 // opener may write to it, and some kernels enforce that.
                 let held = File::open(&node).map_err(|e| Fail::io("open", &node, &e))?;
@@ -433,9 +441,11 @@ fn config(image: &File, path: &Path, write: bool, block_size: u32) -> LoopConfig
 }
 
 /// Warns the user of a loop device without direct I/O. The kernel falls back to buffered I/O
-/// without an error if the file system does not support direct I/O, or not with these blocks.
-fn warn_buffered(file: &File, path: &Path, block_size: u32) {
-    if ioctl::loop_status(file).is_ok_and(|info| info.flags & DIRECT_IO == 0) {
+/// without an error if the file system does not support direct I/O, or not with these blocks. A
+/// file in memory is its own cache.
+fn warn_buffered(file: &File, image: &File, path: &Path, block_size: u32) {
+    let is_buffered = |info: LoopInfo| info.flags & DIRECT_IO == 0;
+    if ioctl::loop_status(file).is_ok_and(is_buffered) && !backing::is_tmpfs(image) {
         output::complain(&format!(
             "{}: no direct I/O on this file system in sectors of {block_size} bytes: what is read and \
              written is cached twice",

@@ -8,7 +8,7 @@ mod verified;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use clap::Args;
+use clap::{ArgGroup, Args};
 use serde_json::json;
 use ubcore::abi::{Create, Layer, Status, CREATE_READ_ONLY, ID_ANY, QUEUES_MAX};
 use ubcore::error::{Error, Role};
@@ -35,13 +35,21 @@ use crate::{blocksize, interrupt, output, preflight, probe, sealed, sysfs, udev}
 /// Arguments of `create`.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Example: ubctl create --root /dev/sda2 --leaf /dev/sdb1 --format\n\
+    group = ArgGroup::new("new_leaf").args(["format", "ephemeral"]),
+    override_usage = "ubctl create [OPTIONS] --leaf <LEAF>\n       \
+    ubctl create [OPTIONS] --root <ROOT> --ephemeral <SIZE>",
+    after_help = "Examples:\n  ubctl create --root /dev/sda2 --leaf /dev/sdb1 --format\n  \
+    ubctl create --root gold.img --ephemeral 4G --name job-1\n\n\
     ubctl puts an image on a loop device and removes that with the union.\n\
     A leaf with damaged metadata is refused (3). With --read-only the rest of it can be read,\n\
     if that is safe. The message names the lost sectors, and reads of them fail. The exit\n\
     code is then 0, and --json has damaged_blocks, lost_sectors and lost.\n\n\
     --verify reads all of root and layers before anything is written. A root or a frozen leaf\n\
-    needs a digest file, which ubctl seal-root makes; a sealed layer has its digests in it."
+    needs a digest file, which ubctl seal-root makes; a sealed layer has its digests in it.\n\n\
+    --ephemeral makes a new leaf in memory, on a loop device. When the union is removed, and\n\
+    after a power failure, all of it is gone. Slabs take memory when they are written. If none\n\
+    is left, the kernel uses swap space, or ends processes. To keep the content, freeze the\n\
+    leaf, and squash the layer."
 )]
 pub struct CreateArgs {
     /// The root: a block device or an image; never written, shared by any number of unions. The
@@ -54,36 +62,40 @@ pub struct CreateArgs {
     pub layers: Vec<LayerArg>,
     /// Where to look for the root and the layers that are not given, by what the leaf says of them:
     /// a directory, a device or an image; repeated. ubctl looks for the rest where it was at format
-    #[arg(long = "in", value_name = "PLACE", conflicts_with = "format")]
+    #[arg(long = "in", value_name = "PLACE", conflicts_with = "new_leaf")]
     pub places: Vec<PathBuf>,
     /// The leaf: a block device or an image, for this union only
-    #[arg(long)]
-    pub leaf: PathBuf,
+    #[arg(long, required_unless_present = "ephemeral")]
+    pub leaf: Option<PathBuf>,
+    /// Make a leaf of this size in memory, which is gone with the union
+    #[arg(long, value_name = "SIZE", value_parser = union_size,
+        conflicts_with_all = ["leaf", "format", "places", "force", "read_only", "grow_to"])]
+    pub ephemeral: Option<u64>,
     /// Format the leaf first; it must be blank
     #[arg(long)]
     pub format: bool,
-    /// With --format: slab size, a power of two, 16K to 4M [default: 64K]
-    #[arg(long, value_name = "SIZE", value_parser = slab_sectors, requires = "format")]
+    /// For a new leaf: slab size, a power of two, 16K to 4M [default: 64K]
+    #[arg(long, value_name = "SIZE", value_parser = slab_sectors, requires = "new_leaf")]
     pub slab_size: Option<u32>,
-    /// With --format: size of the journal
-    #[arg(long, value_name = "SIZE", value_parser = journal_blocks, requires = "format")]
+    /// For a new leaf: size of the journal
+    #[arg(long, value_name = "SIZE", value_parser = journal_blocks, requires = "new_leaf")]
     pub journal_size: Option<u32>,
-    /// With --format: what discarded slabs read as [default: zero]
-    #[arg(long, value_name = "AS", requires = "format")]
+    /// For a new leaf: what discarded slabs read as [default: zero]
+    #[arg(long, value_name = "AS", requires = "new_leaf")]
     pub discard: Option<Discard>,
-    /// With --format: a name for the leaf, up to 31 of A-Z a-z 0-9 . _ -
-    #[arg(long, value_parser = leaf_name, requires = "format")]
+    /// For a new leaf: its name, up to 31 of A-Z a-z 0-9 . _ -
+    #[arg(long, value_parser = leaf_name, requires = "new_leaf")]
     pub name: Option<LeafName>,
-    /// With --format: allocate all of a leaf image's space, and give none back
-    #[arg(long, requires = "format")]
+    /// For a new leaf: allocate all space of its image, or memory, and give none back
+    #[arg(long, requires = "new_leaf")]
     pub preallocate: bool,
     /// The union's logical block size, 512 to 4096 [default: the one that the root's content was
     /// made for]
     #[arg(long, value_name = "BYTES", value_parser = sector_size)]
     pub sector_size: Option<u32>,
-    /// With --format: size of the union, zeroes beyond root and layers [default: that of the
+    /// For a new leaf: size of the union, zeroes beyond root and layers [default: that of the
     /// largest]
-    #[arg(long, value_name = "SIZE", value_parser = union_size, requires = "format")]
+    #[arg(long, value_name = "SIZE", value_parser = union_size, requires = "new_leaf")]
     pub size: Option<u64>,
     /// With --format: keep room to let union and leaf grow to this size later [default: twice
     /// theirs, and less for a union that is much larger than the leaf]
@@ -111,6 +123,16 @@ pub struct CreateArgs {
 }
 
 impl CreateArgs {
+    /// Returns whether the leaf is made by this command.
+    fn is_new_leaf(&self) -> bool {
+        self.format || self.ephemeral.is_some()
+    }
+
+    /// Returns the leaf that was formatted before, if the union is to have that.
+    fn old_leaf(&self) -> Option<&Path> {
+        self.leaf.as_deref().filter(|_| !self.format)
+    }
+
     /// The layout for `--format`.
     pub fn layout(&self) -> LayoutArgs {
         LayoutArgs {
@@ -122,7 +144,8 @@ impl CreateArgs {
             preallocate: self.preallocate,
             size: self.size,
             limit: None,
-            grow_to: self.grow_to,
+            // A leaf in memory is gone before it could grow.
+            grow_to: self.ephemeral.map_or(self.grow_to, |_| Some(0)),
             union_sectors_max: 0,
         }
     }
@@ -134,22 +157,22 @@ pub fn run(args: &CreateArgs, json: bool) -> Result {
     let control = Control::open()?;
     nodes::refuse_place(&control, args.id)?;
     let (root, layers) = root_and_layers(args)?;
-    below::refuse_paths(&root, &layers, &args.leaf)?;
-    if args.format {
-        blocksize::refuse_tail(&args.leaf)?;
+    below::refuse_paths(&root, &layers, args.leaf.as_deref())?;
+    if let Some(leaf) = args.leaf.as_deref().filter(|_| args.format) {
+        blocksize::refuse_tail(leaf)?;
     }
     let wanted = (&root, &layers[..]);
-    let wanted = blocksize::wanted(wanted, &args.leaf, args.sector_size, args.format)?;
+    let wanted = blocksize::wanted(wanted, args.old_leaf(), args.sector_size)?;
     let below = Below::attach(&root, &layers, wanted)?;
     if args.verify {
         verified::refuse_damage(&below, args.digest_file.as_deref())?;
     }
-    let leaf = Lower::open(&args.leaf, Role::Leaf, !args.read_only, wanted)?;
+    let leaf = lower_leaf(args, wanted)?;
     let mut request = request(args, &below, &leaf)?;
     let since = udev::now();
     let what = format!("{}, leaf {}", below.name(), leaf.name.display());
     // Both stay open until the driver's devices are known to be these.
-    let (id, held) = if args.format {
+    let (id, held) = if args.is_new_leaf() {
         formatted(
             args,
             &control,
@@ -191,10 +214,10 @@ fn root_and_layers(args: &CreateArgs) -> Result<(RootArg, Vec<LayerArg>)> {
     if let (Some(root), []) = (&args.root, &args.places[..]) {
         return Ok((root.clone(), layers(args)?));
     }
-    if args.format {
-        return Err(Fail::new(USAGE, "usage", "--format needs --root"));
-    }
-    let leaf = Device::open(&args.leaf, Role::Leaf, Access::Read)?;
+    let Some(leaf) = args.old_leaf() else {
+        return Err(Fail::new(USAGE, "usage", "a new leaf needs --root"));
+    };
+    let leaf = Device::open(leaf, Role::Leaf, Access::Read)?;
     let given = Given {
         root: args.root.as_ref(),
         layers: &args.layers,
@@ -210,13 +233,22 @@ fn root_and_layers(args: &CreateArgs) -> Result<(RootArg, Vec<LayerArg>)> {
 
 /// Returns the layers: the given ones, or the ones that the leaf lists, where they were.
 fn layers(args: &CreateArgs) -> Result<Vec<LayerArg>> {
-    if args.format {
-        below::with_listed(&args.layers)
-    } else if args.layers.is_empty() && is_layered(&args.leaf) {
-        let leaf = Device::open(&args.leaf, Role::Leaf, Access::Read)?;
-        below::listed_by(&leaf, below::NAME_ALL_OR_LOOK)
-    } else {
-        Ok(args.layers.clone())
+    match args.old_leaf() {
+        None => below::with_listed(&args.layers),
+        Some(leaf) if args.layers.is_empty() && is_layered(leaf) => {
+            let leaf = Device::open(leaf, Role::Leaf, Access::Read)?;
+            below::listed_by(&leaf, below::NAME_ALL_OR_LOOK)
+        }
+        Some(_) => Ok(args.layers.clone()),
+    }
+}
+
+/// Returns the leaf in the form that the driver takes.
+fn lower_leaf(args: &CreateArgs, wanted: u32) -> Result<Lower> {
+    match (&args.leaf, args.ephemeral) {
+        (_, Some(sectors)) => Lower::in_memory(sectors, args.preallocate, wanted),
+        (Some(leaf), None) => Lower::open(leaf, Role::Leaf, !args.read_only, wanted),
+        (None, None) => Err(Fail::new(USAGE, "usage", "name the leaf with --leaf")),
     }
 }
 
@@ -252,7 +284,8 @@ fn request(args: &CreateArgs, below: &Below, leaf: &Lower) -> Result<CreateCall>
 /// Prints the new union, and warns of what its leaf has lost.
 fn report(args: &CreateArgs, status: &Status, lost: &[SectorRange], json: bool) -> Result {
     if status.damaged_blocks > 0 {
-        output::complain(&warning(&args.leaf.display().to_string(), status, lost));
+        let leaf = args.leaf.as_deref().unwrap_or(Path::new("the leaf"));
+        output::complain(&warning(&leaf.display().to_string(), status, lost));
     }
     let name = format!("{PREFIX}{}", status.id);
     if !json {
@@ -272,7 +305,8 @@ fn report(args: &CreateArgs, status: &Status, lost: &[SectorRange], json: bool) 
         "major": status.major,
         "minor": status.minor,
         "layers": status.layers,
-        "formatted": args.format,
+        "formatted": args.is_new_leaf(),
+        "ephemeral": args.ephemeral.is_some(),
         "damaged_blocks": status.damaged_blocks,
         "lost_sectors": status.lost_sectors,
         "lost": lost,

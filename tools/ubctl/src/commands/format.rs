@@ -124,12 +124,12 @@ pub struct Formatted {
 /// Runs the command.
 pub fn run(args: &FormatArgs, json: bool) -> Result {
     let layers = below::with_listed(&args.layers)?;
-    below::refuse_paths(&args.root, &layers, &args.leaf)?;
+    below::refuse_paths(&args.root, &layers, Some(&args.leaf))?;
     blocksize::refuse_tail(&args.leaf)?;
     // The root is only sampled. A program that writes to it would make the samples wrong.
     below::refuse_locked(&args.root, &layers)?;
     let below = (&args.root, &layers[..]);
-    let wanted = blocksize::wanted(below, &args.leaf, args.layout.sector_size, true)?;
+    let wanted = blocksize::wanted(below, None, args.layout.sector_size)?;
     let below = Below::as_it_is(&args.root, &layers);
     let leaf = Lower::as_it_is(&args.leaf);
     let plan = Plan::new((&below, &leaf), args.layout, args.force, wanted)?;
@@ -197,19 +197,18 @@ impl Plan {
         // Even --force does not let a root or a layer become a leaf.
         let opened = below.open(Some(&open))?;
         opened.refuse_other_below()?;
-        Plan::on(opened, (open, &leaf.node), layout, force, wanted)
+        Plan::on(opened, (open, leaf.to_allocate()), layout, force, wanted)
     }
 
-    /// Does the same for a leaf that is open and shares nothing with what it is to lie on. `node`
-    /// is the path at which it was opened.
+    /// Does the same for a leaf that is open and shares nothing with what it is to lie on.
+    /// `backing` is the image that it lies in, see [`Lower::to_allocate`].
     pub fn on(
         below: Opened,
-        (leaf, node): (Device, &Path),
+        (leaf, backing): (Device, Option<Backing>),
         layout: LayoutArgs,
         force: bool,
         wanted: u32,
     ) -> Result<Plan> {
-        let backing = Backing::to_allocate(node);
         if layout.preallocate && backing.is_none() {
             return Err(no_image(leaf.path()));
         }

@@ -141,7 +141,7 @@ impl Kernel {
             list: self.listed(layers),
             sectors: self.sectors,
         };
-        let device = (device.called(&path), leaf.node.as_path());
+        let device = (device.called(&path), leaf.to_allocate());
         let plan = Plan::on(below, device, layout(), false, BLOCK_BYTES)?;
         plan.write()?;
         let uuid = plan.hand_over().uuid;

@@ -59,7 +59,7 @@ pub fn run(args: &Live<'_>, json: bool) -> Result {
     let old = PathBuf::from(path_text(&status.leaf));
     let mut open = Device::open(&old, Role::Layer, Access::Read)?;
     let sb = loaded::superblock(&mut open)?;
-    let image = loopdev::behind(&path_text(&status.leaf)).map(PathBuf::from);
+    let image = loopdev::image_of(&old);
     let layer = image.as_deref().unwrap_or(&old).to_owned();
     let seal = Seal(random::bytes()?);
     blocksize::refuse_tail(args.leaf)?;
@@ -93,6 +93,13 @@ pub fn run(args: &Live<'_>, json: bool) -> Result {
         layers: status.layers.saturating_add(1),
         fsfreeze: !args.no_fsfreeze,
     };
+    if loopdev::is_in_memory(&old) {
+        output::complain(&format!(
+            "the layer {0} is in memory: it goes with the last union on it, and a leaf on it cannot \
+             be attached after that; ubctl squash {0} FILE makes a layer that stands in for it",
+            layer.display()
+        ));
+    }
     report(&frozen, json)
 }
 
@@ -208,7 +215,7 @@ fn plan(
     };
     Plan::on(
         below,
-        (open, &leaf.node),
+        (open, leaf.to_allocate()),
         layout,
         args.force,
         sb.root_block_bytes,
