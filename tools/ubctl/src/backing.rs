@@ -147,6 +147,11 @@ impl Backing {
         ))
     }
 
+    /// Refuses what [`Backing::allocate`] would refuse before it allocates anything.
+    pub fn refuse_too_many(&self, bytes: u64) -> Result {
+        self.refuse_hopeless(self.start.saturating_add(bytes))
+    }
+
     /// Refuses at once what the host cannot hold, so that the attempt does not fill the host.
     fn refuse_hopeless(&self, end: u64) -> Result {
         let meta = self

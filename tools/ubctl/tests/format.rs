@@ -7,6 +7,7 @@ use std::fs;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::symlink;
 use std::path::Path;
+use tool::leaf::MetadataUnion;
 use tool::{get, put, ubctl, Folder, MIB};
 use ubcore::format::superblock::{choose, Superblock};
 use ubcore::root_samples::samples;
@@ -143,6 +144,46 @@ fn what_looks_used_is_refused_and_force_takes_its_marks_away() {
         only_the_list(&leaf);
         put(&leaf, 0, &[0; MIB as usize]);
     }
+}
+
+#[test]
+fn a_dry_run_says_what_would_be_lost_and_writes_nothing() {
+    let f = Folder::new("dry-format");
+    let (root, leaf) = (f.root("root", 8 * MIB), f.image("leaf", 6 * MIB));
+    let dry = |more: &str| {
+        let before = fs::read(&leaf).unwrap();
+        let ran = ubctl(
+            &format!("format --dry-run {more} --root {{}} {{}}"),
+            &[&root, &leaf],
+        );
+        assert!(fs::read(&leaf).unwrap() == before);
+        assert!(fs::metadata(&leaf).unwrap().len() == 6 * MIB);
+        ran
+    };
+    let blank = dry("--json").done().json();
+    assert_eq!(blank["changed"], false);
+    assert_eq!(blank["replaced"], "zeroes at both ends");
+    assert_eq!(blank["uuid"], serde_json::Value::Null);
+    assert!(blank["slabs"].as_u64() > Some(0));
+    put(&leaf, 1080, b"\x53\xef");
+    dry("").refused(3, &["ext4", "looks used", "--force"]);
+    let lost = ": would be lost: an ext2, ext3 or ext4 file system\n";
+    assert!(dry("--force").done().out.ends_with(lost));
+    let done = ubctl("format --json --force --root {} {}", &[&root, &leaf]);
+    let done = done.done().json();
+    assert_eq!(done["changed"], true);
+    assert_eq!(done["replaced"], "an ext2, ext3 or ext4 file system");
+    let line = "format --force --name web-01 --root {} {}";
+    ubctl(line, &[&root, &leaf]).done();
+    let mut union = MetadataUnion::attach(&root, &leaf);
+    union.write(100, 300);
+    union.commit();
+    drop(union);
+    let again = dry("--force").done().out;
+    let lost = ": would be lost: a unionblk leaf, web-01, with 256 KiB in use\n";
+    assert!(again.ends_with(lost), "{again}");
+    // All other refusals are those of the format.
+    dry("--size 1M").refused(3, &["smaller than its root"]);
 }
 
 #[test]

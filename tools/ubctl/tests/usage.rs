@@ -95,6 +95,8 @@ fn wrong_command_lines_are_reported() {
         ("create --root a --leaf b --size 1M", "--format"),
         ("create --root a --leaf b --force", "--format"),
         ("create --root a --leaf b --slab-size 64K", "--format"),
+        ("create --root a --leaf b --dry-run", "--format"),
+        ("create --root a --ephemeral 4M --dry-run", "--dry-run"),
         ("create --root a --leaf b --id 4294967295", "4294967295"),
         ("remove", "UNIONS"),
         ("seal a", "OUT"),

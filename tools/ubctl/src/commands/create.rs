@@ -69,7 +69,7 @@ pub struct CreateArgs {
     pub leaf: Option<PathBuf>,
     /// Make a leaf of this size in memory, which is gone with the union
     #[arg(long, value_name = "SIZE", value_parser = union_size,
-        conflicts_with_all = ["leaf", "format", "places", "force", "read_only", "grow_to"])]
+        conflicts_with_all = ["leaf", "format", "places", "force", "dry_run", "read_only", "grow_to"])]
     pub ephemeral: Option<u64>,
     /// Format the leaf first; it must be blank
     #[arg(long)]
@@ -104,6 +104,10 @@ pub struct CreateArgs {
     /// With --format: format the leaf even if it looks used; its content is lost
     #[arg(long, requires = "format")]
     pub force: bool,
+    /// With --format: make all checks but those of the driver, and say what the leaf would lose.
+    /// Write nothing
+    #[arg(long, requires = "format")]
+    pub dry_run: bool,
     /// First verify all of root and layers, and refuse what is damaged or has no digests
     #[arg(long)]
     pub verify: bool,
@@ -169,6 +173,9 @@ pub fn run(args: &CreateArgs, json: bool) -> Result {
     }
     let leaf = lower_leaf(args, wanted)?;
     let mut request = request(args, &below, &leaf)?;
+    if args.dry_run {
+        return planned(args, &control, (&below, &leaf), wanted)?.report(json);
+    }
     let since = udev::now();
     let what = format!("{}, leaf {}", below.name(), leaf.name.display());
     // Both stay open until the driver's devices are known to be these.
@@ -356,6 +363,21 @@ impl CheckedDevices {
     }
 }
 
+/// Makes all checks of a format of the leaf for this union.
+fn planned(
+    args: &CreateArgs,
+    control: &Control,
+    (below, leaf): (&Below, &Lower),
+    wanted: u32,
+) -> Result<Plan> {
+    control.refuse_existing(args.id)?;
+    let plan = Plan::new((below, leaf), args.layout(), args.force, wanted)?;
+    for device in plan.below.devices() {
+        preflight::refuse_held_root(control, device)?;
+    }
+    Ok(plan)
+}
+
 /// Formats the leaf and makes the union. If either fails, neither remains.
 fn formatted(
     args: &CreateArgs,
@@ -364,11 +386,7 @@ fn formatted(
     request: &mut CreateCall,
     (what, wanted): (&str, u32),
 ) -> Result<(u32, CheckedDevices)> {
-    control.refuse_existing(args.id)?;
-    let plan = Plan::new((below, leaf), args.layout(), args.force, wanted)?;
-    for device in plan.below.devices() {
-        preflight::refuse_held_root(control, device)?;
-    }
+    let plan = planned(args, control, (below, leaf), wanted)?;
     plan.write()?;
     let handed = plan.hand_over();
     let id = make_union(control, request, what).map_err(|fail| handed.roll_back(fail))?;

@@ -23,7 +23,7 @@ use crate::loopdev::Lower;
 use crate::probe::{self, Used};
 use crate::rollback::Rollback;
 use crate::value_parser::{journal_blocks, leaf_name, sector_size, slab_sectors, union_size};
-use crate::{blocksize, interrupt, output, preflight, random, root_samples};
+use crate::{blocksize, interrupt, loaded, output, preflight, random, root_samples};
 
 const BLOCK: u64 = BLOCK_BYTES as u64;
 const MIB: u64 = 1 << 20;
@@ -32,7 +32,9 @@ const MIB: u64 = 1 << 20;
 #[derive(Debug, Args)]
 #[command(
     after_help = "A leaf with anything in its first or last MiB looks used, and is refused \
-    without --force.\nSizes are in bytes, or with K, M, G or T: 64K is 65536."
+    without --force.\nSizes are in bytes, or with K, M, G or T: 64K is 65536.\n\
+    Examples:\n  ubctl format --root gold.img vm1.leaf --name vm1\n  \
+    ubctl format --root gold.img /dev/vdb --force --dry-run"
 )]
 pub struct FormatArgs {
     /// The root: a block device or an image; it is only read. The word none stands for no root:
@@ -52,6 +54,9 @@ pub struct FormatArgs {
     /// Format even if the leaf looks used; its content is lost
     #[arg(long)]
     pub force: bool,
+    /// Make all checks, and say what would be lost. Write nothing
+    #[arg(long)]
+    pub dry_run: bool,
 }
 
 /// How a leaf is laid out.
@@ -107,8 +112,13 @@ pub struct Formatted {
     leaf: String,
     root: Option<String>,
     layers: u32,
-    uuid: String,
+    /// Null of a leaf that was not formatted.
+    uuid: Option<String>,
     name: Option<String>,
+    /// Whether the leaf was formatted; false with `--dry-run`.
+    changed: bool,
+    /// What the leaf held before.
+    replaced: String,
     sectors: u64,
     root_sectors: u64,
     leaf_sectors: u64,
@@ -133,6 +143,9 @@ pub fn run(args: &FormatArgs, json: bool) -> Result {
     let below = Below::as_it_is(&args.root, &layers);
     let leaf = Lower::as_it_is(&args.leaf);
     let plan = Plan::new((&below, &leaf), args.layout, args.force, wanted)?;
+    if args.dry_run {
+        return plan.report(json);
+    }
     let made = plan.write()?;
     if json {
         return output::json(&made);
@@ -143,7 +156,7 @@ pub fn run(args: &FormatArgs, json: bool) -> Result {
         made.leaf,
         made.root.as_deref().unwrap_or("no root"),
         output::fields(&[
-            ("uuid", made.uuid.clone()),
+            ("uuid", output::name_text(made.uuid.as_ref())),
             ("name", output::name_text(made.name.as_ref())),
             ("union", output::size(made.sectors)),
             ("root", output::size(made.root_sectors)),
@@ -178,7 +191,8 @@ pub struct Plan {
     /// The leaf opened a second time, without a claim: see [`Plan::hand_over`].
     open_leaf: Device,
     superblock: Superblock,
-    is_used: bool,
+    /// What the leaf holds.
+    used: Option<Used>,
     rollback: Rollback,
     /// The image that the leaf lies in, if the leaf is one.
     backing: Option<Backing>,
@@ -242,9 +256,8 @@ impl Plan {
         superblock.preallocated = layout.preallocate;
         superblock.name = layout.name.unwrap_or_default();
         superblock.features.set_limit(layout.limit);
-        let is_used = used.is_some();
         let mut kept = vec![list_of(&geometry)];
-        if is_used {
+        if used.is_some() {
             kept.extend(wiped(&leaf, &geometry));
         }
         let rollback = Rollback::keep(&leaf, &kept, block_of(&superblock))?;
@@ -253,7 +266,7 @@ impl Plan {
             open_leaf: leaf.again(Access::Read)?,
             leaf,
             superblock,
-            is_used,
+            used,
             rollback,
             backing,
         })
@@ -261,6 +274,7 @@ impl Plan {
 
     /// Formats the leaf. If that fails, puts back what the leaf held.
     pub fn write(&self) -> Result<Formatted> {
+        let replaced = self.replaced();
         if let Some(backing) = &self.backing {
             // Allocation does not change what the leaf holds.
             backing.allocate(to_allocate(&self.superblock, &self.leaf))?;
@@ -268,7 +282,52 @@ impl Plan {
         interrupt::watch()?;
         self.put()
             .map_err(|fail| self.rollback.after_format(&self.leaf, fail))?;
-        Ok(self.made())
+        Ok(self.made(replaced))
+    }
+
+    /// Reports what the format would lose, for `--dry-run`. This reads all metadata of an old leaf.
+    /// [`Plan::write`] does not, because a crafted journal takes minutes.
+    pub fn report(&self, json: bool) -> Result {
+        if let Some(backing) = &self.backing {
+            backing.refuse_too_many(to_allocate(&self.superblock, &self.leaf))?;
+        }
+        let plan = Formatted {
+            uuid: None,
+            changed: false,
+            ..self.made(self.replaced() + &self.in_use())
+        };
+        if json {
+            return output::json(&plan);
+        }
+        output::text(&format!(
+            "{}: would be lost: {}\n",
+            plan.leaf, plan.replaced
+        ))
+    }
+
+    /// Returns what the leaf holds before the format, in words.
+    fn replaced(&self) -> String {
+        let Some(used) = &self.used else {
+            return "zeroes at both ends".to_owned();
+        };
+        let mut text = used.what.clone();
+        if used.is_leaf {
+            let name = probe::superblock(&self.leaf).and_then(|sb| output::name(sb.name));
+            text += &name.map_or(String::new(), |name| format!(", {name}"));
+        }
+        text
+    }
+
+    /// Returns how much an old leaf holds, in words. A damaged leaf does not say it.
+    fn in_use(&self) -> String {
+        let is_leaf = self.used.as_ref().is_some_and(|used| used.is_leaf);
+        let leaf = self.leaf.again(Access::Read).ok().filter(|_| is_leaf);
+        let Some(old) = leaf.and_then(|mut leaf| loaded::load(&mut leaf).ok()) else {
+            return String::new();
+        };
+        let slabs = u64::from(old.used);
+        let sectors = slabs.saturating_mul(old.map.geometry().slab_sectors().into());
+        format!(", with {} in use", output::size(sectors))
     }
 
     fn put(&self) -> Result {
@@ -279,7 +338,7 @@ impl Plan {
             self.leaf.write_at(block.0 * BLOCK, bytes)?;
             self.leaf.sync()
         })?;
-        if self.is_used {
+        if self.used.is_some() {
             wipe(&self.leaf, &self.superblock.geometry)?;
         }
         interrupt::check()
@@ -296,15 +355,17 @@ impl Plan {
         }
     }
 
-    fn made(&self) -> Formatted {
+    fn made(&self, replaced: String) -> Formatted {
         let (superblock, g) = (&self.superblock, &self.superblock.geometry);
         let root = self.below.root.as_ref();
         Formatted {
             leaf: self.leaf.path().display().to_string(),
             root: root.map(|root| root.path().display().to_string()),
             layers: g.layers(),
-            uuid: output::uuid(&superblock.uuid),
+            uuid: Some(output::uuid(&superblock.uuid)),
             name: output::name(superblock.name),
+            changed: true,
+            replaced,
             sectors: g.union_sectors(),
             root_sectors: g.root_sectors(),
             leaf_sectors: g.leaf_sectors(),
