@@ -84,7 +84,6 @@ fn wrong_command_lines_are_reported() {
         ("format --root a b --name unionblk3", "union's number"),
         ("format --root a b --size 1000", "multiple of 512"),
         ("create --root a", "--leaf"),
-        ("create --root a --leaf b --name x", "--format"),
         ("create --root a --leaf b --ephemeral 4M", "--leaf"),
         ("create --root a --ephemeral 4M --format", "--format"),
         ("create --root a --ephemeral 4M --force", "--force"),

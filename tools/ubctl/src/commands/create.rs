@@ -22,7 +22,7 @@ use crate::below::{self, Below, Opened, RootArg};
 use crate::blocksize::DeviceBlocks;
 use crate::control::{self, Control, PREFIX};
 use crate::device::{Access, Device};
-use crate::error::{Fail, Result, BUSY, USAGE};
+use crate::error::{Fail, Result, BUSY, REFUSED, USAGE};
 use crate::holders::{self, Holders};
 use crate::layer_arg::LayerArg;
 use crate::loopdev::{self, Lower};
@@ -83,8 +83,9 @@ pub struct CreateArgs {
     /// For a new leaf: what discarded slabs read as [default: zero]
     #[arg(long, value_name = "AS", requires = "new_leaf")]
     pub discard: Option<Discard>,
-    /// For a new leaf: its name, up to 31 of A-Z a-z 0-9 . _ -
-    #[arg(long, value_parser = leaf_name, requires = "new_leaf")]
+    /// The name of a new leaf, up to 31 of A-Z a-z 0-9 . _ -, or the name that another leaf must
+    /// have
+    #[arg(long, value_parser = leaf_name)]
     pub name: Option<LeafName>,
     /// For a new leaf: allocate all space of its image, or memory, and give none back
     #[arg(long, requires = "new_leaf")]
@@ -160,6 +161,9 @@ pub fn run(args: &CreateArgs, json: bool) -> Result {
     // All checks come before the first write.
     let control = Control::open()?;
     nodes::refuse_place(&control, args.id)?;
+    if let (Some(leaf), Some(name)) = (args.old_leaf(), args.name) {
+        refuse_other_name(leaf, name)?;
+    }
     let (root, layers) = root_and_layers(args)?;
     below::refuse_paths(&root, &layers, args.leaf.as_deref())?;
     if let Some(leaf) = args.leaf.as_deref().filter(|_| args.format) {
@@ -213,6 +217,26 @@ pub fn run(args: &CreateArgs, json: bool) -> Result {
     below.release();
     leaf.release();
     report(args, &status, &lost, json)
+}
+
+/// Refuses a leaf of another name. The driver reports what is no leaf.
+fn refuse_other_name(leaf: &Path, name: LeafName) -> Result {
+    let leaf = Device::open(leaf, Role::Leaf, Access::Read)?;
+    let own = probe::superblock(&leaf).map(|sb| sb.name);
+    match own.filter(|own| *own != name) {
+        None => Ok(()),
+        Some(own) => {
+            let own = match output::name(own) {
+                Some(own) => format!("the name {own}"),
+                None => "no name".to_owned(),
+            };
+            let text = format!(
+                "{} has {own}, and not {name}: give the name that it has, or another leaf",
+                leaf.name()
+            );
+            Err(Fail::new(REFUSED, "other_name", text))
+        }
+    }
 }
 
 /// Returns the root and the layers: the given ones, or the ones found in the places or where they
