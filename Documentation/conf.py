@@ -28,6 +28,7 @@ html_show_copyright = False
 highlight_language = "none"
 man_pages = [
     ("ubctl", "ubctl", "make, attach, show and check unions of block devices", [], 8),
+    ("ubtab", "ubtab", "unions that exist from boot to shutdown", [], 5),
     ("unionblk", "unionblk", "files of a union, and the format of a leaf", [], 5),
 ]
 

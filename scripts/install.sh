@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: GPL-2.0
 # Installs what was built: the module where its kernel looks for it, ubctl into
 # PREFIX/sbin, the udev rule where udev looks, the unit that detaches unions at
-# shutdown where systemd looks, the man pages, and the completions where bash,
+# shutdown and the generator of the units of ubtab where systemd looks, the man pages, and the completions where bash,
 # zsh and fish look. If ubsnapd is given, it and its unit are installed too. make
 # install calls it.
 . "$(dirname "$0")/lib.sh"
@@ -32,8 +32,12 @@ if [ -n "$snapshotter" ]; then
 	chmod 644 "$units/ubsnapd.service"
 fi
 ln -sf ../unionblk.service "$units/sysinit.target.wants/unionblk.service"
+# The tool is the generator, under this name.
+generators=$destdir$prefix/lib/systemd/system-generators
+install -d "$generators"
+ln -sf ../../../sbin/ubctl "$generators/unionblk-generator"
 share=$destdir$prefix/share
-for page in ubctl.8 unionblk.5; do
+for page in ubctl.8 ubtab.5 unionblk.5; do
 	if [ -f "$BUILD/docs/man/$page" ]; then
 		install -D -m 644 "$BUILD/docs/man/$page" "$share/man/man${page##*.}/$page"
 	else

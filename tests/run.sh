@@ -122,12 +122,14 @@ installed() {
 	scripts/install.sh "$ko" "$ubctl" /usr/local "$to" && diff - <(cd "$to" && find . ! -type d -size +0 | LC_ALL=C sort) <<-END || code=1
 		./lib/modules/$release/updates/unionblk.ko
 		./usr/local/include/unionblk.h
+		./usr/local/lib/systemd/system-generators/unionblk-generator
 		./usr/local/lib/systemd/system/sysinit.target.wants/unionblk.service
 		./usr/local/lib/systemd/system/unionblk.service
 		./usr/local/lib/udev/rules.d/60-unionblk.rules
 		./usr/local/sbin/ubctl
 		./usr/local/share/bash-completion/completions/ubctl
 		./usr/local/share/fish/vendor_completions.d/ubctl.fish
+		./usr/local/share/man/man5/ubtab.5
 		./usr/local/share/man/man5/unionblk.5
 		./usr/local/share/man/man8/ubctl.8
 		./usr/local/share/zsh/site-functions/_ubctl

@@ -8,10 +8,11 @@ use clap::{Parser, Subcommand};
 
 use crate::commands::{
     check, completions, create, diff, du, dump, export, format, freeze, gc, grow, import, limit,
-    list, map, orphans, publish, remove, reset, seal, seal_root, squash, status, top, verify,
-    watch,
+    list, map, orphans, publish, remove, reset, seal, seal_root, squash, status, top, ubtab,
+    verify, watch,
 };
 use crate::error::{self, Fail};
+use crate::ubtab::generator;
 use crate::{interrupt, wait};
 
 const AFTER_HELP: &str = "\
@@ -58,7 +59,8 @@ Examples:
   ubctl map vm1                                           where its content comes from
   ubctl verify web-01.sealed
   ubctl seal-root gold.img                                so that verify can check it
-  ubctl orphans /srv/leaves                               what was left behind";
+  ubctl orphans /srv/leaves                               what was left behind
+  ubctl ubtab                                             check /etc/ubtab";
 
 /// The heading of the options that each command has, which separates them from its own.
 const EVERY_COMMAND: &str = "Options of every command";
@@ -129,6 +131,8 @@ pub enum Command {
     Orphans(orphans::OrphansArgs),
     /// Detach the loop devices that were left behind
     Gc(gc::GcArgs),
+    /// Check /etc/ubtab, the unions that systemd makes at boot
+    Ubtab(ubtab::UbtabArgs),
     /// Verify all of a sealed layer, a root or a frozen leaf: its digest, and each MiB of its data
     Verify(verify::VerifyArgs),
     /// Print the completion of this command line for a shell
@@ -138,7 +142,11 @@ pub enum Command {
 
 /// Runs the tool: takes the arguments and returns the exit code.
 pub fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
+    let args: Vec<_> = std::env::args_os().collect();
+    if let Some(code) = generator::run_if_named(&args) {
+        return code;
+    }
+    let cli = match Cli::try_parse_from(args) {
         Ok(cli) => cli,
         Err(e) => return usage(&e),
     };
@@ -169,6 +177,7 @@ pub fn main() -> ExitCode {
         Command::Map(args) => map::run(args, cli.json),
         Command::Orphans(args) => orphans::run(args, cli.json),
         Command::Gc(args) => gc::run(args, cli.json),
+        Command::Ubtab(args) => ubtab::run(args, cli.json),
         Command::Verify(args) => verify::run(args, cli.json),
         Command::Completions(args) => completions::run(args),
         Command::Check(args) => return check::run(args, cli.json),

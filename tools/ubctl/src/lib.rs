@@ -46,6 +46,7 @@ pub mod stream;
 pub mod sysfs;
 pub mod target;
 pub mod terminal;
+pub mod ubtab;
 pub mod udev;
 pub mod uevents;
 pub mod value_parser;

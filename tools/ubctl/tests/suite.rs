@@ -27,6 +27,7 @@ mod seal_root;
 mod sealed_document;
 mod squash;
 mod status;
+mod ubtab;
 mod unmount;
 mod usage;
 mod watch;

@@ -105,6 +105,7 @@ fn wrong_command_lines_are_reported() {
         ("squash a", "OUT"),
         ("verify a@1K", "multiple of 4K"),
         ("remove --all unionblk0", "--all"),
+        ("remove unionblk0 --except-ubtab", "--except-ubtab"),
     ] {
         ubctl(line, &[]).refused(2, &[word]);
     }

@@ -26,5 +26,6 @@ pub mod seal_root;
 pub mod squash;
 pub mod status;
 pub mod top;
+pub mod ubtab;
 pub mod verify;
 pub mod watch;

@@ -2,17 +2,17 @@
 
 //! `ubctl remove`: detaches unions.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use serde_json::json;
 use ubcore::abi::Status;
 
-use crate::control::{path_text, Control, PREFIX};
+use crate::control::{leaf_name, path_text, Control, PREFIX};
 use crate::error::{Fail, Result, BUSY};
 use crate::holders::{self, Tried};
 use crate::wait::{self, Deadline, Leaving};
-use crate::{mounts, node, output, udev};
+use crate::{mounts, node, output, ubtab, udev};
 
 /// Arguments of `remove`.
 #[derive(Debug, Args)]
@@ -23,6 +23,9 @@ pub struct RemoveArgs {
     /// All unions
     #[arg(long)]
     pub all: bool,
+    /// With --all: all but those of /etc/ubtab, which systemd removes
+    #[arg(long, requires = "all", conflicts_with = "unions")]
+    pub except_ubtab: bool,
     /// Unmount first what is mounted from them, and what is mounted on that
     #[arg(long)]
     pub unmount: bool,
@@ -34,6 +37,10 @@ pub fn run(args: &RemoveArgs, json: bool) -> Result {
     let mut meant: Vec<Status> = Vec::new();
     if args.all {
         meant = control.all()?;
+    }
+    if args.except_ubtab {
+        let names = of_ubtab();
+        meant.retain(|union| !leaf_name(union).is_some_and(|name| names.contains(&name)));
     }
     for name in &args.unions {
         let union = control.find(name)?;
@@ -76,6 +83,16 @@ pub fn run(args: &RemoveArgs, json: bool) -> Result {
         None if json => output::json(&answer),
         None => Ok(()),
     }
+}
+
+/// Returns the names of the unions of ubtab. If it cannot be read, systemd has no units of it.
+fn of_ubtab() -> Vec<String> {
+    let tab = ubtab::read(Path::new(ubtab::PATH)).unwrap_or_else(|fail| {
+        output::complain(&fail.message);
+        None
+    });
+    let entries = tab.unwrap_or_default().entries.into_iter();
+    entries.map(|entry| entry.name).collect()
 }
 
 /// Removes one union, and waits until its nodes, its links and the loop devices of its root and
