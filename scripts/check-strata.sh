@@ -10,6 +10,8 @@
 #           also not in comments; in rust/blk and rust/sys no word of unions either
 # Atomics come from rust/ubcore/sync.rs in the core (its models: race_model.rs) and from rust/sys/atomic.rs
 # elsewhere, because models replace the former and upstream may replace the latter.
+# Private state of the block core is the core's to change: the list of bios and the plug of a task, and
+# the reference counter of a queue. rust/blk/queue_freeze.c says why it is the exception for the last.
 set -euo pipefail
 cd "${1:-$(dirname "$0")/..}"
 shopt -s nullglob globstar
@@ -61,6 +63,12 @@ done
 for f in rust/**/*.rs; do
 	case $f in rust/ubcore/sync.rs | rust/ubcore/race_model.rs | rust/sys/atomic.rs | rust/ubcore/tests/*) continue ;; esac
 	forbid "$f" "atomics of another file than sync.rs and sys/atomic.rs" 'sync::(atomic|barrier)|(^|[^A-Za-z0-9_])(Atomic(<|::)|smp_[rw]?mb)'
+done
+
+for f in rust/**/*.{rs,c,h}; do
+	private='bio_list *=([^=]|$)|(->|\)\.)plug *=([^=]|$)|(^|[^A-Za-z0-9_])PF_BLOCK_TS'
+	[ "$f" = rust/blk/queue_freeze.c ] || private+='|q_usage_counter'
+	forbid "$f" "changes private state of the block core" "$private"
 done
 
 # Every file states its licence in its first lines, and none is too long to
