@@ -102,7 +102,7 @@ const LAST: [Operation; 5] = [
 pub fn run(
     job: &Job,
     depth: Depth,
-    go_on: &dyn Fn() -> bool,
+    has_time: &dyn Fn() -> bool,
 ) -> (CheckCounters, Result<bool, String>) {
     let devices = job.setup.devices(job.reveal);
     let mut checker = Checker::new(devices.geometry, depth, job.seed);
@@ -115,7 +115,7 @@ pub fn run(
             if length > job.all_up_to && !random.chance(job.one_in) {
                 continue;
             }
-            if !go_on() {
+            if !has_time() {
                 return (checker.counters, Ok(false));
             }
             let before = number / lasts;

@@ -87,7 +87,7 @@ fn workloads(
     reveal: bool,
     seed: u64,
     count: u32,
-    go_on: &dyn Fn() -> bool,
+    has_time: &dyn Fn() -> bool,
 ) -> (CheckCounters, Result<(), String>) {
     let geometry = setup.devices(reveal).geometry;
     let (sectors, slab) = (geometry.union_sectors(), u64::from(geometry.slab_sectors()));
@@ -108,7 +108,7 @@ fn workloads(
         ops
     });
     let done = runner.run(&strategy, |ops| {
-        if !go_on() {
+        if !has_time() {
             return Ok(());
         }
         let mut checker = Checker::new(geometry, DEPTH, seed);
@@ -126,12 +126,16 @@ fn workloads(
 }
 
 /// Runs a round of workloads on each setup and policy.
-pub fn run(seed: u64, count: u32, go_on: &dyn Fn() -> bool) -> (CheckCounters, Result<(), String>) {
+pub fn run(
+    seed: u64,
+    count: u32,
+    has_time: &dyn Fn() -> bool,
+) -> (CheckCounters, Result<(), String>) {
     let mut sum = CheckCounters::default();
     for (n, setup) in (0..).zip(&SETUPS) {
         for reveal in [false, true] {
             let seed = seed ^ ((n * 2 + u64::from(reveal)) << 48);
-            let (counters, done) = workloads(setup, reveal, seed, count, go_on);
+            let (counters, done) = workloads(setup, reveal, seed, count, has_time);
             sum.add(&counters);
             if done.is_err() {
                 return (sum, done);

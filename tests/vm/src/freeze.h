@@ -23,7 +23,7 @@ struct layer {
 	void *content;
 };
 
-struct chain {
+struct stack {
 	const char *root, *prefix; /* the devices are PREFIX0, PREFIX1, ... */
 	int devices, leaf;	   /* the number of devices, and which of them is the leaf */
 	int layers;
@@ -74,7 +74,7 @@ static inline int freeze_said(const char *what)
 }
 
 /* Reads a device past the page cache, which does not know what the driver writes. */
-static inline void *freeze_content(const struct chain *c, int device, uint64_t *bytes)
+static inline void *freeze_content(const struct stack *c, int device, uint64_t *bytes)
 {
 	char path[64];
 	void *p;
@@ -99,7 +99,7 @@ static inline void *freeze_content(const struct chain *c, int device, uint64_t *
 }
 
 /* Keeps a copy of the leaf, which is frozen now. The device becomes the leaf. */
-static inline void freeze_keep(struct chain *c, int device)
+static inline void freeze_keep(struct stack *c, int device)
 {
 	struct layer *l = &c->layer[c->layers++];
 
@@ -109,7 +109,7 @@ static inline void freeze_keep(struct chain *c, int device)
 }
 
 /* Returns whether no layer has changed. */
-static inline int freeze_unchanged(const struct chain *c)
+static inline int freeze_unchanged(const struct stack *c)
 {
 	uint64_t bytes;
 	int same = 1;
@@ -129,7 +129,7 @@ static inline int freeze_unchanged(const struct chain *c)
 	return same;
 }
 
-static inline void freeze_forget(struct chain *c)
+static inline void freeze_forget(struct stack *c)
 {
 	while (c->layers)
 		free(c->layer[--c->layers].content);
@@ -137,7 +137,7 @@ static inline void freeze_forget(struct chain *c)
 }
 
 /* Prints the options that name the layers. */
-static inline const char *freeze_options(const struct chain *c)
+static inline const char *freeze_options(const struct stack *c)
 {
 	static char text[FREEZE_LEAVES * 48];
 	int n = 0;
@@ -150,20 +150,20 @@ static inline const char *freeze_options(const struct chain *c)
 }
 
 /* Attaches a leaf on the layers; returns the tool's exit code. */
-static inline int freeze_attach(const struct chain *c, int leaf)
+static inline int freeze_attach(const struct stack *c, int leaf)
 {
 	return freeze_command("ubctl create --id %d --root %s%s --leaf %s%d", FREEZE_ID, c->root,
 			      freeze_options(c), c->prefix, leaf);
 }
 
 /* Freezes the union's leaf; returns the tool's exit code. The union continues in device `next`. */
-static inline int freeze_live(const struct chain *c, int next)
+static inline int freeze_live(const struct stack *c, int next)
 {
 	return freeze_command("ubctl freeze unionblk%d --leaf %s%d --force", FREEZE_ID, c->prefix, next);
 }
 
 /* Returns a device that is neither the leaf nor a layer; -1: there is none. */
-static inline int freeze_blank(const struct chain *c)
+static inline int freeze_blank(const struct stack *c)
 {
 	for (int n = 0; n < c->devices; n++) {
 		int used = n == c->leaf;
@@ -177,7 +177,7 @@ static inline int freeze_blank(const struct chain *c)
 }
 
 /* Makes the first device the leaf, blank, on nothing but the root. */
-static inline void freeze_begin(struct chain *c)
+static inline void freeze_begin(struct stack *c)
 {
 	freeze_forget(c);
 	if (freeze_command("ubctl format --force --root %s %s0 --slab-size 16K --journal-size 64K", c->root,

@@ -40,7 +40,7 @@ static const struct scenario {
 
 struct bench {
 	struct load load;
-	struct chain chain;
+	struct stack stack;
 	const struct scenario *now;
 	unsigned int n, fired, writable;
 	unsigned int injections, power_failures, frozen, kept, lost_reads;
@@ -140,7 +140,7 @@ static void power_failure(struct bench *b, const int device[2])
 /* The union is detached: attaches the leaf in which it continues, and checks the other one. */
 static void settle(struct bench *b, int next, int code)
 {
-	struct chain *c = &b->chain, with = *c;
+	struct stack *c = &b->stack, with = *c;
 	int old = c->leaf;
 
 	with.layer[with.layers++].device = old;
@@ -183,18 +183,18 @@ static void reads_of_layers(struct bench *b)
 	struct hand *h = &l->hands[0];
 
 	b->now = &as;
-	for (int layer = 0; layer < b->chain.layers; layer++) {
+	for (int layer = 0; layer < b->stack.layers; layer++) {
 		unsigned int errors = 0;
 
 		b->n = 1 + (unsigned int)layer % 3;
-		arm(b->chain.layer[layer].device, "read", b->n, layer % 2 ? "kind" : "once");
+		arm(b->stack.layer[layer].device, "read", b->n, layer % 2 ? "kind" : "once");
 		for (uint64_t at = 0; at < l->oracle.sectors; at += 64)
 			errors += load_check(h, at, l->oracle.sectors - at < 64 ? l->oracle.sectors - at : 64) != 0;
-		if (l->wrong || errors > failed(b->chain.layer[layer].device))
+		if (l->wrong || errors > failed(b->stack.layer[layer].device))
 			die(b, "reads of a layer");
 		b->lost_reads += errors;
 		b->injections += errors != 0;
-		arm(b->chain.layer[layer].device, "read", 0, "once");
+		arm(b->stack.layer[layer].device, "read", 0, "once");
 		if (control_status(FREEZE_ID).mode != UNIONBLK_MODE_WRITABLE)
 			die(b, "the union is read-only because a layer could not be read");
 	}
@@ -206,28 +206,28 @@ static void reads_of_layers(struct bench *b)
 /* Returns a blank device; if there is none, everything begins anew. */
 static int blank(struct bench *b)
 {
-	int next = freeze_blank(&b->chain);
+	int next = freeze_blank(&b->stack);
 
 	if (next >= 0)
 		return next;
 	reads_of_layers(b);
-	if (!freeze_unchanged(&b->chain))
+	if (!freeze_unchanged(&b->stack))
 		die(b, "a layer has changed");
 	b->writable = 1;
 	detach(b);
-	freeze_begin(&b->chain);
+	freeze_begin(&b->stack);
 	b->load.fd = control_open_union(FREEZE_ID);
 	if (load_survey(&b->load, b->found))
 		die(b, "a read of a blank union failed");
 	oracle_restart(&b->load.oracle, b->found);
 	load_rewind(&b->load);
-	return freeze_blank(&b->chain);
+	return freeze_blank(&b->stack);
 }
 
 /* Freezes once. Returns whether the fault occurred. */
 static int once(struct bench *b)
 {
-	int next = blank(b), device[2] = { b->chain.leaf, next }, code;
+	int next = blank(b), device[2] = { b->stack.leaf, next }, code;
 	int at = device[b->now->where == NEW];
 	uint64_t covered;
 
@@ -236,15 +236,15 @@ static int once(struct bench *b)
 	some(b);
 	if (b->now->where == LAYER) {
 		/* A freeze needs nothing of the layers below. */
-		if (!b->chain.layers)
+		if (!b->stack.layers)
 			return 0;
-		at = b->chain.layer[0].device;
+		at = b->stack.layer[0].device;
 	}
 	/* Over a used device the tool would write zeroes, hundreds of times. */
-	freeze_command("/usr/sbin/blkdiscard -f %s%d", b->chain.prefix, next);
+	freeze_command("/usr/sbin/blkdiscard -f %s%d", b->stack.prefix, next);
 	covered = oracle_flush_begin(&b->load.oracle);
 	arm(at, b->now->kind, b->n, b->now->mode);
-	code = freeze_live(&b->chain, next);
+	code = freeze_live(&b->stack, next);
 	/* The union uses the device from here on. If it was dead before, its power fails below. */
 	if (!is_dead(b) || !code)
 		arm(at, b->now->kind, 0, b->now->mode);
@@ -275,12 +275,12 @@ static void begin(struct bench *b, char **argv)
 {
 	struct unionblk_status s;
 
-	b->chain.root = argv[1];
-	b->chain.prefix = "/dev/mapper/ubn";
-	b->chain.devices = atoi(argv[2]);
-	if (b->chain.devices > FREEZE_LEAVES)
+	b->stack.root = argv[1];
+	b->stack.prefix = "/dev/mapper/ubn";
+	b->stack.devices = atoi(argv[2]);
+	if (b->stack.devices > FREEZE_LEAVES)
 		exit(2);
-	freeze_begin(&b->chain);
+	freeze_begin(&b->stack);
 	s = control_status(FREEZE_ID);
 	load_make(&b->load, s.sectors, 1, strtoull(argv[3], NULL, 0));
 	b->load.slab = s.slab_sectors;
@@ -319,7 +319,7 @@ int main(int argc, char **argv)
 		printf("%s %s %s: clean at %u\n", names[b.now->where], b.now->kind, b.now->mode, b.n);
 	}
 	reads_of_layers(&b);
-	if (!freeze_unchanged(&b.chain))
+	if (!freeze_unchanged(&b.stack))
 		return 1;
 	b.writable = 1;
 	detach(&b);

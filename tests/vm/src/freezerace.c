@@ -19,7 +19,7 @@
 
 struct bench {
 	struct load load;
-	struct chain chain;
+	struct stack stack;
 	uint64_t *found, random;
 };
 
@@ -42,7 +42,7 @@ static void compare(struct bench *b, const char *when)
 	for (uint64_t i = 0; i < l->oracle.sectors; i++)
 		if (b->found[i] != l->current[i])
 			load_wrong(l, when, i, b->found[i]);
-	if (l->wrong || !freeze_unchanged(&b->chain)) {
+	if (l->wrong || !freeze_unchanged(&b->stack)) {
 		printf("%s: %u sectors are wrong\n", when, l->wrong);
 		exit(1);
 	}
@@ -65,7 +65,7 @@ static void detach(struct bench *b)
 
 static void attach(struct bench *b)
 {
-	if (freeze_attach(&b->chain, b->chain.leaf))
+	if (freeze_attach(&b->stack, b->stack.leaf))
 		freeze_die("attach");
 	opens(b);
 }
@@ -74,7 +74,7 @@ static void begin(struct bench *b, unsigned int writers)
 {
 	struct unionblk_status s;
 
-	freeze_begin(&b->chain);
+	freeze_begin(&b->stack);
 	s = control_status(FREEZE_ID);
 	load_make(&b->load, s.sectors, writers, b->random);
 	b->load.slab = s.slab_sectors;
@@ -115,11 +115,11 @@ static void under_load(struct bench *b)
 
 	load_go(&b->load, ~0ULL);
 	progress(b, OPERATIONS);
-	while ((next = freeze_blank(&b->chain)) >= 0) {
-		if (freeze_live(&b->chain, next))
+	while ((next = freeze_blank(&b->stack)) >= 0) {
+		if (freeze_live(&b->stack, next))
 			freeze_die("freeze");
 		freezes++;
-		freeze_keep(&b->chain, next);
+		freeze_keep(&b->stack, next);
 		/* Sometimes the next freeze follows at once. */
 		progress(b, below(b, 4) ? OPERATIONS : 1);
 	}
@@ -159,7 +159,7 @@ static pid_t in_background(struct bench *b, int next, const char *output)
 	pid_t child = fork();
 
 	snprintf(line, sizeof(line), "ubctl --no-wait freeze unionblk%d --leaf %s%d --force >%s 2>&1", FREEZE_ID,
-		 b->chain.prefix, next, output);
+		 b->stack.prefix, next, output);
 	if (child)
 		return child;
 	execl("/bin/sh", "sh", "-c", line, (char *)NULL);
@@ -180,7 +180,7 @@ static int status_of(pid_t child)
 /* Attaches whichever leaf is not frozen; `next` must be void if the old one is not frozen. */
 static void settle(struct bench *b, int next, int reported)
 {
-	struct chain *c = &b->chain, with = *c;
+	struct stack *c = &b->stack, with = *c;
 
 	with.layer[with.layers++].device = c->leaf;
 	if (!freeze_attach(&with, next)) {
@@ -200,8 +200,8 @@ static void beside_remove(struct bench *b)
 	uint64_t longest = 400000;
 	int next;
 
-	for (int n = 0; n < 40 && (next = freeze_blank(&b->chain)) >= 0; n++) {
-		int layers = b->chain.layers, code, error;
+	for (int n = 0; n < 40 && (next = freeze_blank(&b->stack)) >= 0; n++) {
+		int layers = b->stack.layers, code, error;
 		pid_t child;
 
 		some(b);
@@ -217,11 +217,11 @@ static void beside_remove(struct bench *b)
 		}
 		code = status_of(child);
 		settle(b, next, code);
-		frozen += b->chain.layers > layers;
-		removed += b->chain.layers == layers;
+		frozen += b->stack.layers > layers;
+		removed += b->stack.layers == layers;
 		compare(b, "after a freeze and a remove");
 		/* Aims at the delay at which either of the two may win. */
-		longest = b->chain.layers > layers ? longest * 3 / 4 + 1 : longest * 5 / 4;
+		longest = b->stack.layers > layers ? longest * 3 / 4 + 1 : longest * 5 / 4;
 	}
 	detach(b);
 	printf("frozen first: %u, removed first: %u\n", frozen, removed);
@@ -236,7 +236,7 @@ static void twice(struct bench *b)
 	unsigned int both = 0, one = 0;
 	int next;
 
-	while ((next = freeze_blank(&b->chain)) >= 0 && next + 1 < b->chain.devices) {
+	while ((next = freeze_blank(&b->stack)) >= 0 && next + 1 < b->stack.devices) {
 		pid_t first, second;
 		int codes[2];
 
@@ -251,7 +251,7 @@ static void twice(struct bench *b)
 		one += !codes[0] != !codes[1];
 		if (!codes[0] && !codes[1])
 			break;
-		freeze_keep(&b->chain, codes[0] ? next + 1 : next);
+		freeze_keep(&b->stack, codes[0] ? next + 1 : next);
 		compare(b, "after two freezes at once");
 		detach(b);
 		attach(b);
@@ -275,10 +275,10 @@ int main(int argc, char **argv)
 	setvbuf(stdout, NULL, _IOLBF, 0);
 	signal(SIGALRM, hung);
 	alarm(900);
-	b.chain.root = argv[2];
-	b.chain.prefix = argv[3];
-	b.chain.devices = atoi(argv[4]);
-	if (b.chain.devices > FREEZE_LEAVES)
+	b.stack.root = argv[2];
+	b.stack.prefix = argv[3];
+	b.stack.devices = atoi(argv[4]);
+	if (b.stack.devices > FREEZE_LEAVES)
 		return 2;
 	b.random = mix(strtoull(argv[5], NULL, 0));
 	begin(&b, load ? (unsigned int)atoi(argv[6]) : 1);

@@ -23,7 +23,7 @@ use crate::device::{self, Device};
 use crate::dm::{self, Behind};
 use crate::error::{Fail, Result, FAILED, REFUSED};
 use crate::ioctl::{self, LoopInfo};
-use crate::sysfs::{btrfs, folder, name, number, slave_numbers};
+use crate::sysfs::{btrfs, link_of, name, number, slave_numbers};
 use crate::wwid;
 
 /// The greatest length of a trail; the kernel stacks fewer devices.
@@ -81,7 +81,7 @@ pub fn refuse(root: &Device, leaf: &Device) -> Result {
             return Err(Fail::core(&what, Error::Stacked(role)));
         }
     }
-    let paths = one_path(&root, &mut leaf, |dev| wwid::of_disk(&folder(dev)));
+    let paths = one_path(&root, &mut leaf, |dev| wwid::of_disk(&link_of(dev)));
     match shared(&root, &leaf) {
         Some((r, l)) => Err(Fail::new(
             REFUSED,
@@ -157,7 +157,7 @@ fn is_on_union(trail: &Trail) -> bool {
         .iter()
         .take_while(is_device)
         .any(|step| match step.storage {
-            Storage::Disk(dev) => fs::canonicalize(folder(dev)).is_ok_and(|p| is_union(&p)),
+            Storage::Disk(dev) => fs::canonicalize(link_of(dev)).is_ok_and(|p| is_union(&p)),
             _ => false,
         })
 }
@@ -280,7 +280,7 @@ impl Walk {
     }
 
     fn below_disk(&mut self, dev: u64, step: &StorageRange) -> Option<Vec<StorageRange>> {
-        let folder = folder(dev);
+        let folder = link_of(dev);
         if folder.join("loop").exists() {
             return self.below_loop(dev, step).map(|step| vec![step]);
         }
@@ -304,7 +304,7 @@ impl Walk {
     /// Returns what a loop device shows: a file or another device. `None` if neither the device nor
     /// sysfs says.
     fn below_loop(&mut self, dev: u64, step: &StorageRange) -> Option<StorageRange> {
-        let path = fs::read_to_string(folder(dev).join("loop/backing_file")).ok();
+        let path = fs::read_to_string(link_of(dev).join("loop/backing_file")).ok();
         let file = path.and_then(|p| look(Path::new(p.trim_end_matches('\n'))));
         let meta = file.as_ref().and_then(|f| f.metadata().ok());
         let info = node(dev).and_then(|node| ioctl::loop_status(&node).ok());
@@ -389,7 +389,7 @@ fn below_dm(table: &[dm::DmTarget], step: &StorageRange) -> Option<Vec<StorageRa
 
 /// Converts bytes of a device to bytes of its disk; `None` if sysfs does not know the device.
 fn block(dev: u64, from: u64, to: u64) -> Option<StorageRange> {
-    let folder = folder(dev);
+    let folder = link_of(dev);
     if !folder.exists() {
         return None;
     }
@@ -415,7 +415,7 @@ fn whole(dev: u64) -> Option<StorageRange> {
 
 /// Reads from sysfs what a loop device would return, for a user who must not open the device.
 fn loop_of_sysfs(dev: u64, file: &Metadata) -> Option<LoopInfo> {
-    let folder = folder(dev).join("loop");
+    let folder = link_of(dev).join("loop");
     let mut info = LoopInfo::ZERO;
     info.offset = number(&folder.join("offset"))?;
     info.sizelimit = number(&folder.join("sizelimit"))?;

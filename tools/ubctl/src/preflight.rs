@@ -23,7 +23,7 @@ use crate::control::{Control, PREFIX};
 use crate::device::{Access, Device};
 use crate::error::{reason_of, Fail, Result, BUSY, REFUSED};
 use crate::output;
-use crate::sysfs::{folder, slave_numbers};
+use crate::sysfs::{link_of, slave_numbers};
 use crate::wait::Deadline;
 
 /// How long another process may hold a root that it only claims to test it, as this command does.
@@ -89,7 +89,7 @@ pub fn refuse_leaf_as_root(root: &Device) -> Result {
 }
 
 fn is_zoned(device: &Device) -> bool {
-    let folder = folder(device.metadata().rdev());
+    let folder = link_of(device.metadata().rdev());
     // A partition uses the queue of its disk.
     let place = fs::canonicalize(folder).unwrap_or_default();
     let of = |place: &Path| fs::read_to_string(place.join("queue/zoned")).ok();

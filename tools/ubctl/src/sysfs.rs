@@ -202,8 +202,8 @@ impl DeviceState {
     }
 }
 
-/// Returns the directory in sysfs of the device with a number.
-pub fn folder(dev: u64) -> PathBuf {
+/// Returns the symbolic link in sysfs to the directory of the device with a number.
+pub fn link_of(dev: u64) -> PathBuf {
     format!("/sys/dev/block/{}:{}", major(dev), minor(dev)).into()
 }
 
@@ -252,7 +252,7 @@ pub fn btrfs(dev: u64) -> Vec<u64> {
 
 /// Returns the kernel's name of a device.
 pub fn name(dev: u64) -> String {
-    let found = fs::canonicalize(folder(dev)).unwrap_or_default();
+    let found = fs::canonicalize(link_of(dev)).unwrap_or_default();
     match found.file_name().and_then(|n| n.to_str()) {
         Some(name) => format!("/dev/{}", name.replace('!', "/")),
         None => format!("{}:{}", major(dev), minor(dev)),
