@@ -23,7 +23,6 @@ use super::error::{Error, Result};
 use super::format::crc::crc32c;
 use super::format::directory::{self, PageEntry};
 use super::format::record::Record;
-use super::format::ring::NUMBERS;
 use super::format::superblock::Superblock;
 use super::geometry::{LeafSlab, MapPage};
 use super::grow::{self, Sizes};
@@ -389,9 +388,7 @@ where
             map.advance_emptied(page, Emptied::Pending, Emptied::Durable, |_, _| ());
             from = page.checked_add(1);
         }
-        let mut next = self.superblock.clone();
-        let generation = next.generation.checked_add(1).filter(|&n| n < NUMBERS);
-        next.generation = generation.ok_or(Error::Internal)?;
+        let mut next = superblock_slots::next(&self.superblock)?;
         next.journal_tail = self.ring.head();
         next.journal_sequence = self.ring.sequence();
         next.clean = state != LeafState::Live;

@@ -8,8 +8,7 @@
 
 use super::attach::Probe;
 use super::disk::Disk;
-use super::error::{Error, Result};
-use super::format::ring::NUMBERS;
+use super::error::Result;
 use super::format::superblock::Superblock;
 use super::superblock_slots;
 
@@ -25,10 +24,8 @@ pub struct Sizes {
 /// Returns the superblock with other sizes. What the old superblock led to, the new one leads to
 /// as well.
 pub(super) fn grown(sb: &Superblock, sizes: Sizes) -> Result<Superblock> {
-    let mut next = sb.clone();
+    let mut next = superblock_slots::next(sb)?;
     next.geometry = sb.geometry.grown(sizes.union_sectors, sizes.leaf_sectors)?;
-    let generation = sb.generation.checked_add(1).filter(|&n| n < NUMBERS);
-    next.generation = generation.ok_or(Error::Internal)?;
     Ok(next)
 }
 

@@ -4,8 +4,7 @@
 
 use super::attach::Probe;
 use super::disk::Disk;
-use super::error::{Error, Result};
-use super::format::ring::NUMBERS;
+use super::error::Result;
 use super::format::superblock::Superblock;
 use super::superblock_slots;
 
@@ -14,9 +13,7 @@ use super::superblock_slots;
 /// All other fields stay, so a reader finds the same metadata by the new superblock as by the old
 /// one.
 pub(super) fn limited(sb: &Superblock, limit: Option<u32>) -> Result<Superblock> {
-    let mut next = sb.clone();
-    let generation = sb.generation.checked_add(1).filter(|&n| n < NUMBERS);
-    next.generation = generation.ok_or(Error::Internal)?;
+    let mut next = superblock_slots::next(sb)?;
     next.features.set_limit(limit);
     Ok(next)
 }

@@ -18,9 +18,7 @@ use super::superblock_slots;
 /// The rest stays: the UUID, by which the root's samples are drawn, the name, the nonce, by which
 /// the list of root and layers is known, and the features.
 pub(super) fn emptied(sb: &Superblock, clean: bool) -> Result<Superblock> {
-    let mut next = sb.clone();
-    let generation = sb.generation.checked_add(1).filter(|&n| n < NUMBERS);
-    next.generation = generation.ok_or(Error::Internal)?;
+    let mut next = superblock_slots::next(sb)?;
     // Since the checkpoint of `sb`, at most all blocks of the ring were written, in the order of
     // their numbers. So the next number is above all of them, and the ring need not be read.
     let blocks = u64::from(sb.geometry.journal_blocks());

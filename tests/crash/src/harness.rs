@@ -6,7 +6,7 @@
 use std::rc::Rc;
 
 use ubcore::alloc::Denied;
-use ubcore::attach::read_superblock;
+use ubcore::attach::{read_superblock, Probe};
 use ubcore::disk::{Disk, Order};
 use ubcore::error::{Error, Result};
 use ubcore::geometry::{Geometry, LeafSlab, MapPage};
@@ -340,18 +340,28 @@ impl Harness {
     }
 
     fn reset_detached(&mut self) -> Result {
+        self.while_detached(|harness, probe| {
+            reset(&mut harness.disk, probe)?;
+            harness.forget_all()
+        })
+    }
+
+    /// Ends all writes, commits them, runs `change` without a union, and attaches again.
+    fn while_detached(&mut self, change: impl FnOnce(&mut Harness, &Probe) -> Result) -> Result {
         self.apply(&Operation::End)?;
         self.flush()?;
         let probe = read_superblock(&mut self.disk)?;
-        reset(&mut self.disk, &probe)?;
-        self.forget_all()?;
+        change(self, &probe)?;
         self.union = attach(&self.disk, &self.devices.geometry)?;
+        self.before_commit = self.oracle.clone();
         Ok(())
     }
 
     fn grow_detached(&mut self) -> Result {
-        self.apply(&Operation::End)?;
-        self.flush()?;
+        self.while_detached(Harness::grow)
+    }
+
+    fn grow(&mut self, probe: &Probe) -> Result {
         let g = &mut self.devices.geometry;
         let sizes = Sizes {
             union_sectors: g.union_sectors() + GROWN.0,
@@ -364,11 +374,16 @@ impl Harness {
             self.oracle.durable(sector, 1, ZERO);
         }
         self.union_sectors = [old, sizes.union_sectors];
-        let probe = read_superblock(&mut self.disk)?;
-        grow(&mut self.disk, &probe, sizes)?;
+        grow(&mut self.disk, probe, sizes)?;
         self.note();
-        // The growth has been reported, and nothing that follows has made it durable.
         self.union_sectors = [sizes.union_sectors; 2];
+        self.note_reported();
+        Ok(())
+    }
+
+    /// Adds a point at this moment: a change has been reported, and nothing that follows has made
+    /// it durable.
+    fn note_reported(&mut self) {
         self.points.push(Point {
             moment: self.disk.state.borrow().moment(),
             oracle: Rc::new(self.oracle.clone()),
@@ -376,9 +391,6 @@ impl Harness {
             reset: None,
             union_sectors: self.union_sectors,
         });
-        self.union = attach(&self.disk, &self.devices.geometry)?;
-        self.before_commit = self.oracle.clone();
-        Ok(())
     }
 
     /// Notes that the leaf is empty, which the last write has made it.
@@ -391,14 +403,7 @@ impl Harness {
             self.oracle.durable(sector, 1, ROOT);
         }
         self.before_commit = self.oracle.clone();
-        // The reset has been reported, and nothing that follows has made it durable.
-        self.points.push(Point {
-            moment: self.disk.state.borrow().moment(),
-            oracle: Rc::new(self.oracle.clone()),
-            freeze: None,
-            reset: None,
-            union_sectors: self.union_sectors,
-        });
+        self.note_reported();
         Ok(())
     }
 
