@@ -27,7 +27,14 @@ fn a_limit_is_set_and_taken_away() {
     assert_eq!(limited["device"], serde_json::Value::Null);
     for slot in [0, 1] {
         assert_eq!(dump()["slots"][slot]["features_compat"], "0x1");
+        assert_eq!(dump()["slots"][slot]["limit_slabs"], 3);
     }
+    let limit = || {
+        let text = ubctl("dump {}", &[&leaf]).done().out;
+        let line = text.lines().find(|line| line.trim().starts_with("limit "));
+        line.map(|line| line.split_whitespace().collect::<Vec<_>>().join(" "))
+    };
+    assert_eq!(limit().as_deref(), Some("limit 3 slabs (192 KiB)"));
     // Only the superblocks are written.
     let after = fs::read(&leaf).unwrap();
     assert!(after[8192..] == before[8192..]);
@@ -35,6 +42,8 @@ fn a_limit_is_set_and_taken_away() {
     let none = set("none");
     assert_eq!(none["limit_slabs"], serde_json::Value::Null);
     assert_eq!(dump()["slots"][0]["features_compat"], "0x0");
+    assert_eq!(dump()["slots"][0]["limit_slabs"], serde_json::Value::Null);
+    assert_eq!(limit(), None);
     // More than the leaf has is kept, because the leaf can grow.
     let large = set("100G");
     assert_eq!(large["limit_bytes"].as_u64(), Some(100 << 30));

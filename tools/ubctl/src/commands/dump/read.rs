@@ -106,6 +106,8 @@ fn superblock(sb: &Superblock) -> SuperblockReport {
         root_digest: output::hex(&sb.root_digest),
         journal_tail: sb.journal_tail,
         journal_sequence: sb.journal_sequence,
+        limit_slabs: sb.features.limit(),
+        limit: limit(sb),
         features: output::features(&sb.features),
         features_compat: hex_bits(sb.features.compat),
         features_ro_compat: hex_bits(sb.features.ro_compat),
@@ -114,6 +116,13 @@ fn superblock(sb: &Superblock) -> SuperblockReport {
         chain: (sb.geometry.layers() > 0).then(|| output::hex(&sb.chain.0)),
         seal: sb.frozen.map(|seal| output::hex(&seal.0)),
     }
+}
+
+/// Returns the limit for people, if there is one.
+fn limit(sb: &Superblock) -> Option<String> {
+    let size = |slabs: u32| output::size(u64::from(slabs) * u64::from(sb.geometry.slab_sectors()));
+    let text = |slabs| format!("{} ({})", output::counted(slabs, "slab"), size(slabs));
+    sb.features.limit().map(text)
 }
 
 fn hex_bits(bits: u64) -> String {

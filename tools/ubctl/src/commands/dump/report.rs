@@ -55,6 +55,10 @@ pub struct SuperblockReport {
     pub root_digest: String,
     pub journal_tail: u32,
     pub journal_sequence: u64,
+    /// How many slabs the union may use, if the leaf has a limit.
+    pub limit_slabs: Option<u32>,
+    #[serde(skip)]
+    pub limit: Option<String>,
     #[serde(skip)]
     pub features: String,
     /// Bits, in hex, because JSON's numbers do not hold 64 of them.

@@ -76,6 +76,9 @@ fn superblocks(r: &DumpReport) -> String {
             if sb.compat_bytes.bytes().any(|digit| digit != b'0') {
                 list.push(("compat bytes", sb.compat_bytes.clone()));
             }
+            if let Some(limit) = &sb.limit {
+                list.push(("limit", limit.clone()));
+            }
             if let Some(seal) = &sb.seal {
                 list.push(("frozen", format!("seal {seal}")));
             }
