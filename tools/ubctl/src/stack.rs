@@ -180,7 +180,7 @@ impl<E: Extents> Extents for CountedExtents<'_, E> {
 
 /// Where a range of a stack comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum From {
+pub enum MergedSource {
     /// The bottom.
     Bottom,
     /// Zeroes of the member of this number.
@@ -234,14 +234,14 @@ impl OpenStack {
 
     /// Returns where the range that begins at a sector comes from, and its length: at most
     /// `limit`, and at least 1 if `limit` is.
-    pub fn range_at(&self, sector: u64, limit: u64) -> ubcore::error::Result<(From, u64)> {
+    pub fn range_at(&self, sector: u64, limit: u64) -> ubcore::error::Result<(MergedSource, u64)> {
         let found = self.map.look_up(sector, saturating_u32(limit))?;
         let from = match found.source {
-            StackSource::Bottom => From::Bottom,
+            StackSource::Bottom => MergedSource::Bottom,
             // The map has none, see `CountedExtents`.
             StackSource::Zero => return Err(Error::Internal),
-            StackSource::Layer(n, at) if at >= ZEROES => From::Zero(n.into()),
-            StackSource::Layer(n, at) => From::Data(n.into(), at),
+            StackSource::Layer(n, at) if at >= ZEROES => MergedSource::Zero(n.into()),
+            StackSource::Layer(n, at) => MergedSource::Data(n.into(), at),
         };
         Ok((from, found.sectors.into()))
     }
@@ -253,9 +253,9 @@ impl OpenStack {
             let (from, sectors) = found.map_err(|e| Fail::core("the stack", e))?;
             let (now, rest) = room.split_at_mut(bytes_of(sectors));
             match from {
-                From::Bottom => self.read_root(sector, now)?,
-                From::Zero(_) => now.fill(0),
-                From::Data(n, at) => self.read_data(n, at, now)?,
+                MergedSource::Bottom => self.read_root(sector, now)?,
+                MergedSource::Zero(_) => now.fill(0),
+                MergedSource::Data(n, at) => self.read_data(n, at, now)?,
             }
             sector += sectors;
             room = rest;
@@ -315,9 +315,9 @@ impl Extents for MergedRanges<'_> {
             let (from, sectors) = self.stack.range_at(first, self.stack.sectors - first)?;
             self.at += sectors;
             let content = match from {
-                From::Bottom => continue,
-                From::Zero(_) => Content::Zero,
-                From::Data(n, at) => Content::Data(((n as u64) << SECTOR_BITS) | at),
+                MergedSource::Bottom => continue,
+                MergedSource::Zero(_) => Content::Zero,
+                MergedSource::Data(n, at) => Content::Data(((n as u64) << SECTOR_BITS) | at),
             };
             return Ok(Some(Extent {
                 first,

@@ -85,8 +85,9 @@ pub enum StreamFault {
     Io(io::Error),
 }
 
-impl From<io::Error> for StreamFault {
-    fn from(e: io::Error) -> StreamFault {
+impl StreamFault {
+    /// Returns what an error of the decoder means.
+    fn of_read(e: io::Error) -> StreamFault {
         match e.kind() {
             io::ErrorKind::UnexpectedEof => StreamFault::Cut,
             // zstd reports what it cannot decode as an error without a number.
@@ -181,8 +182,9 @@ pub struct StreamReader<R: Read> {
 impl<R: Read> StreamReader<R> {
     /// Reads the head.
     pub fn begin(from: R) -> Result<(StreamReader<R>, StreamHead), StreamFault> {
-        let mut from = read::Decoder::new(from)?;
-        from.window_log_max(WINDOW_LOG_MAX)?;
+        let mut from = read::Decoder::new(from).map_err(StreamFault::of_read)?;
+        from.window_log_max(WINDOW_LOG_MAX)
+            .map_err(StreamFault::of_read)?;
         let mut reader = StreamReader {
             from,
             sum: Sha256::new(),
@@ -220,7 +222,7 @@ impl<R: Read> StreamReader<R> {
     }
 
     fn bytes(&mut self, room: &mut [u8]) -> Result<(), StreamFault> {
-        self.from.read_exact(room)?;
+        self.from.read_exact(room).map_err(StreamFault::of_read)?;
         self.sum.update(room);
         Ok(())
     }
@@ -258,12 +260,14 @@ impl<R: Read> StreamReader<R> {
     fn end(&mut self) -> Result<(), StreamFault> {
         let sum = std::mem::replace(&mut self.sum, Sha256::new()).finish();
         let mut found = [0; 32];
-        self.from.read_exact(&mut found)?;
+        self.from
+            .read_exact(&mut found)
+            .map_err(StreamFault::of_read)?;
         if found != sum {
             return Err(StreamFault::Damaged("its SHA-256 is another".to_owned()));
         }
         // This also reads the checksum of the frame.
-        match self.from.read(&mut [0])? {
+        match self.from.read(&mut [0]).map_err(StreamFault::of_read)? {
             0 => Ok(()),
             n => Err(StreamFault::Damaged(format!(
                 "{} more bytes",

@@ -16,7 +16,7 @@ use crate::layer_arg::LayerArg;
 use crate::lost_sectors::{sum, SectorRange};
 use crate::progress::Progress;
 use crate::search::{unknown_root, Given};
-use crate::stack::{From, OpenStack};
+use crate::stack::{MergedSource, OpenStack};
 use crate::{output, sealed};
 
 /// Sectors of one read: 1 MiB.
@@ -195,15 +195,17 @@ fn places(a: &OpenStack, b: &OpenStack, at: u64, limit: u64) -> Result<(bool, u6
     let (from_b, sectors_b) = b.range_at(at, limit).map_err(failed)?;
     let sectors = sectors_a.min(sectors_b);
     let is_one = match (from_a, from_b) {
-        (From::Bottom, From::Bottom) => match (&a.root, &b.root) {
+        (MergedSource::Bottom, MergedSource::Bottom) => match (&a.root, &b.root) {
             (Some(x), Some(y)) => is_one_place((x, at), (y, at)),
             (x, y) => x.is_none() && y.is_none(),
         },
-        (From::Zero(_), From::Zero(_)) => true,
-        (From::Data(n, p), From::Data(m, q)) => match (a.members.get(n), b.members.get(m)) {
-            (Some(x), Some(y)) => is_one_place((&x.device, p), (&y.device, q)),
-            _ => false,
-        },
+        (MergedSource::Zero(_), MergedSource::Zero(_)) => true,
+        (MergedSource::Data(n, p), MergedSource::Data(m, q)) => {
+            match (a.members.get(n), b.members.get(m)) {
+                (Some(x), Some(y)) => is_one_place((&x.device, p), (&y.device, q)),
+                _ => false,
+            }
+        }
         _ => false,
     };
     Ok((is_one, if is_one { sectors } else { sectors.min(ROOM) }))

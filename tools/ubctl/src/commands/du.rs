@@ -10,7 +10,7 @@ use crate::device::Device;
 use crate::error::{Fail, Result};
 use crate::layer_arg::LayerArg;
 use crate::output::{self, size};
-use crate::stack::{From, Member, OpenStack};
+use crate::stack::{Member, MergedSource, OpenStack};
 use crate::{loaded, probe};
 
 const AFTER_HELP: &str = "\
@@ -93,9 +93,9 @@ fn report(stack: &OpenStack) -> ubcore::error::Result<DuReport> {
         let (from, sectors) = stack.range_at(at, stack.sectors() - at)?;
         at += sectors;
         match from {
-            From::Bottom => {}
-            From::Zero(n) => layers[n].visible_zero_sectors += sectors,
-            From::Data(n, _) => layers[n].visible_data_sectors += sectors,
+            MergedSource::Bottom => {}
+            MergedSource::Zero(n) => layers[n].visible_zero_sectors += sectors,
+            MergedSource::Data(n, _) => layers[n].visible_data_sectors += sectors,
         }
     }
     let sum = |of: fn(&LayerUsage) -> u64| layers.iter().map(of).sum();

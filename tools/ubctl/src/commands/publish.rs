@@ -14,7 +14,7 @@ use crate::error::{Fail, Result, FAILED, USAGE};
 use crate::layer_arg::LayerArg;
 use crate::progress::Progress;
 use crate::search::{unknown_root, Given};
-use crate::stack::{From, Member, OpenStack};
+use crate::stack::{Member, MergedSource, OpenStack};
 use crate::target::{Output, Target, Wanted};
 use crate::{interrupt, loaded, output};
 
@@ -151,7 +151,7 @@ fn parts(
         let left = stack.sectors() - at;
         let found = stack.range_at(at, left);
         let (from, length) = found.map_err(|e| Fail::core("the stack", e))?;
-        let is_empty = from == From::Bottom && at >= root && has_holes;
+        let is_empty = from == MergedSource::Bottom && at >= root && has_holes;
         let sectors = if is_empty { length } else { left.min(ROOM) };
         if !is_empty {
             let room = &mut room[..bytes_of(sectors)];

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use crate::stack::{From, Member, OpenStack};
+use crate::stack::{Member, MergedSource, OpenStack};
 
 /// The version of what `--json` shows.
 const VERSION: u32 = 1;
@@ -123,9 +123,9 @@ impl SourceMap {
             };
             let (from, sectors) = stack.range_at(at, end - at)?;
             let source = match from {
-                From::Bottom if at < bottom => 0,
-                From::Bottom | From::Zero(_) => 1,
-                From::Data(n, _) => 2 + n,
+                MergedSource::Bottom if at < bottom => 0,
+                MergedSource::Bottom | MergedSource::Zero(_) => 1,
+                MergedSource::Data(n, _) => 2 + n,
             };
             map.add(at, sectors, source);
             at += sectors;
