@@ -15,6 +15,8 @@ use crate::{loopdev, probe, sealed, sysfs};
 
 /// A layer on a device that a union has open.
 pub struct UsedLayer {
+    /// The device.
+    pub node: PathBuf,
     /// The device, or the image that a loop device shows.
     pub at: LayerArg,
     /// What it is.
@@ -43,6 +45,7 @@ fn on_device(node: &Path) -> Vec<UsedLayer> {
     let path = image.as_deref().unwrap_or(node);
     if let Some(sb) = probe::superblock(&device) {
         let layer = |seal| UsedLayer {
+            node: node.to_owned(),
             at: LayerArg::at_start(path),
             id: LayerId::Frozen(sb.uuid, seal),
             stand_in: None,
@@ -51,6 +54,7 @@ fn on_device(node: &Path) -> Vec<UsedLayer> {
     }
     let (row, _, _) = sealed::row(device);
     let layer = |(offset, sealed): (u64, Sealed)| UsedLayer {
+        node: node.to_owned(),
         at: LayerArg {
             path: path.to_owned(),
             offset,
@@ -92,6 +96,7 @@ mod tests {
     fn the_layers_in_use_are_in_the_order_of_the_list() {
         let ids = [1, 2, 3].map(|n| LayerId::Frozen([n; 16], Seal([n; 16])));
         let open = |name: &str, id, stand_in| UsedLayer {
+            node: name.into(),
             at: LayerArg::at_start(Path::new(name)),
             id,
             stand_in,

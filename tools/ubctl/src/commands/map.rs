@@ -16,18 +16,20 @@ use clap::Args;
 use rustix::io::Errno;
 use ubcore::abi::Status;
 use ubcore::error::Role;
+use ubcore::stack::chain::LayerId;
 
 use crate::below::{self, Below, RootArg};
 use crate::control::{path_text, Control, PREFIX};
 use crate::device::{refuse_union, Access, Device};
 use crate::error::{Fail, Result, REFUSED, USAGE};
+use crate::in_use::{self, UsedLayer};
 use crate::layer_arg::LayerArg;
 use crate::node;
 use crate::search::Places;
 use crate::stack::OpenStack;
 use crate::target::{Target, Wanted};
 use crate::wait::Deadline;
-use crate::{interrupt, output, probe, sealed, sysfs, terminal};
+use crate::{interrupt, output, probe, sealed, terminal};
 
 use sources::SourceMap;
 
@@ -140,7 +142,7 @@ fn of_leaf(args: &MapArgs) -> Result<SourceMap> {
         return stacked(device, &layers, None);
     }
     device = arg.open_leaf()?;
-    let layers = layers_of(args, &device, &[])?;
+    let layers = layers_of(args, &device, None)?;
     stacked(device, &layers, None)
 }
 
@@ -156,8 +158,7 @@ fn of_union(args: &MapArgs, status: &Status) -> Result<SourceMap> {
         // A flush commits the map. A union that cannot commit still has a map.
         let _ = node::peek(&disk).and_then(|disk| disk.sync_all());
         let device = Device::open(&leaf, Role::Leaf, Access::Read)?;
-        let nodes = sysfs::slave_nodes(status.id);
-        let layers = layers_of(args, &device, &nodes)?;
+        let layers = layers_of(args, &device, Some(status))?;
         match stacked(device, &layers, Some((&name, &path_text(&status.root)))) {
             Err(fail) if fail.reason == "damaged" && attempt < ATTEMPTS && deadline.pause() => {
                 attempt += 1;
@@ -167,9 +168,9 @@ fn of_union(args: &MapArgs, status: &Status) -> Result<SourceMap> {
     }
 }
 
-/// Returns the layers that lie below a leaf: those given, those found, or those listed. `nodes` are
-/// the devices of its union.
-fn layers_of(args: &MapArgs, leaf: &Device, nodes: &[PathBuf]) -> Result<Vec<LayerArg>> {
+/// Returns the layers that lie below a leaf: the given ones, the ones found in the places, the ones
+/// of its union, or the listed ones.
+fn layers_of(args: &MapArgs, leaf: &Device, union: Option<&Status>) -> Result<Vec<LayerArg>> {
     if !args.layers.is_empty() {
         return below::with_listed(&args.layers);
     }
@@ -177,9 +178,18 @@ fn layers_of(args: &MapArgs, leaf: &Device, nodes: &[PathBuf]) -> Result<Vec<Lay
     if !args.places.is_empty() {
         return Places::new(&args.places)?.layers(&list);
     }
-    // A sealed layer that stands in for listed ones is not found among the nodes.
-    let found = Places::new(nodes)?.layers(&list);
-    found.or_else(|_| below::listed_by(leaf, below::NAME_ALL_OR_LOOK))
+    // A layer of the union can stand in for several that the leaf lists.
+    let ids: Vec<LayerId> = list.iter().map(|layer| layer.id).collect();
+    let used = union.and_then(|status| {
+        let open = in_use::layers(status.id);
+        let layers = in_use::in_order(&ids, &open, status.layers)?;
+        let at_node = |layer: &UsedLayer| LayerArg {
+            path: layer.node.clone(),
+            offset: layer.at.offset,
+        };
+        Some(layers.into_iter().map(at_node).collect())
+    });
+    used.map_or_else(|| below::listed_by(leaf, below::NAME_ALL_OR_LOOK), Ok)
 }
 
 /// Merges what the layers and the top map. `union` has the names of a union and of its root.

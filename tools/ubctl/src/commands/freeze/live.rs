@@ -300,6 +300,7 @@ mod tests {
             path: below::remembered(&dir.join(name)),
         };
         let open = |n, name: &str, offset| UsedLayer {
+            node: "/dev/x".into(),
             at: LayerArg {
                 path: dir.join(name),
                 offset,
