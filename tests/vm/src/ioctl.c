@@ -127,6 +127,48 @@ static void others(uint32_t taken)
 	judge("remove with an unknown flag", call(UNIONBLK_IOC_REMOVE, &r), EINVAL);
 }
 
+/* The calls that change the leaf of a union, none of which comes so far. */
+static void changing(const char *leaf, uint32_t taken)
+{
+	struct unionblk_freeze f = { .size = sizeof(f), .id = taken };
+	struct unionblk_reset r = { .size = sizeof(r), .id = 4000000 };
+	struct unionblk_limit l = { .size = sizeof(l), .id = 4000000, .slabs = 1 };
+
+	judge("freeze with an empty path", call(UNIONBLK_IOC_FREEZE, &f), EINVAL);
+	memset(f.leaf, 'x', sizeof(f.leaf));
+	judge("freeze with an endless path", call(UNIONBLK_IOC_FREEZE, &f), EINVAL);
+	memset(f.leaf, 0, sizeof(f.leaf));
+	strncpy(f.leaf, "/dev/no-such-device", sizeof(f.leaf) - 1);
+	judge("freeze onto nothing", call(UNIONBLK_IOC_FREEZE, &f), ENOENT);
+	judge("the reason", (int)f.reason, UNIONBLK_REASON_OPEN);
+	f.flags = 2;
+	judge("freeze with an unknown flag", call(UNIONBLK_IOC_FREEZE, &f), EINVAL);
+	f.flags = 0;
+	f.id = 4000000;
+	strncpy(f.leaf, leaf, sizeof(f.leaf) - 1);
+	judge("freeze of none", call(UNIONBLK_IOC_FREEZE, &f), ENODEV);
+	judge("freeze of no memory", call(UNIONBLK_IOC_FREEZE, NULL), EFAULT);
+
+	judge("reset of none", call(UNIONBLK_IOC_RESET, &r), ENODEV);
+	judge("reset of no memory", call(UNIONBLK_IOC_RESET, NULL), EFAULT);
+	r.id = taken;
+	r.uuid[0] = r.uuid[15] = 0xa5;
+	judge("reset of another leaf", call(UNIONBLK_IOC_RESET, &r), ESTALE);
+	r.flags = 1;
+	judge("reset with an unknown flag", call(UNIONBLK_IOC_RESET, &r), EINVAL);
+
+	judge("limit of none", call(UNIONBLK_IOC_LIMIT, &l), ENODEV);
+	judge("limit of no memory", call(UNIONBLK_IOC_LIMIT, NULL), EFAULT);
+	l.id = taken;
+	l.uuid[0] = l.uuid[15] = 0xa5;
+	judge("limit of another leaf", call(UNIONBLK_IOC_LIMIT, &l), ESTALE);
+	l.flags = 1;
+	judge("limit with an unknown flag", call(UNIONBLK_IOC_LIMIT, &l), EINVAL);
+	l.flags = 0;
+	l.reserved0 = 1;
+	judge("limit with a reserved field", call(UNIONBLK_IOC_LIMIT, &l), EINVAL);
+}
+
 /* The file was opened by root, but the caller's capabilities count. */
 static void unprivileged(const char *root, const char *leaf, uint32_t taken)
 {
@@ -135,7 +177,11 @@ static void unprivileged(const char *root, const char *leaf, uint32_t taken)
 	struct unionblk_status s = { .size = sizeof(s), .id = taken };
 	struct unionblk_features f = { .size = sizeof(f) };
 	struct unionblk_lost l = { .size = sizeof(l), .id = taken };
+	struct unionblk_freeze freeze = { .size = sizeof(freeze), .id = taken };
+	struct unionblk_reset reset = { .size = sizeof(reset), .id = taken };
+	struct unionblk_limit limit = { .size = sizeof(limit), .id = taken, .slabs = 1 };
 
+	strncpy(freeze.leaf, leaf, sizeof(freeze.leaf) - 1);
 	if (setgid(65534) || setuid(65534)) {
 		perror("setuid");
 		exit(1);
@@ -145,6 +191,9 @@ static void unprivileged(const char *root, const char *leaf, uint32_t taken)
 	judge("status without the capability", call(UNIONBLK_IOC_STATUS, &s), EPERM);
 	judge("features without the capability", call(UNIONBLK_IOC_FEATURES, &f), EPERM);
 	judge("lost without the capability", call(UNIONBLK_IOC_LOST, &l), EPERM);
+	judge("freeze without the capability", call(UNIONBLK_IOC_FREEZE, &freeze), EPERM);
+	judge("reset without the capability", call(UNIONBLK_IOC_RESET, &reset), EPERM);
+	judge("limit without the capability", call(UNIONBLK_IOC_LIMIT, &limit), EPERM);
 }
 
 int main(int argc, char **argv)
@@ -164,6 +213,7 @@ int main(int argc, char **argv)
 	features();
 	creating(argv[1], argv[2], taken);
 	others(taken);
+	changing(argv[2], taken);
 	unprivileged(argv[1], argv[2], taken);
 	return failures != 0;
 }

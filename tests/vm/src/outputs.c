@@ -164,6 +164,46 @@ static void lost(void)
 static void lost(void) { }
 #endif
 
+/*
+ * Judges a call that fails, made with junk in all answers: the errno, the reason, and that nothing
+ * is left of the junk.
+ */
+#define FAILS(what, NAME, request, error, wanted)                                                  \
+	do {                                                                                       \
+		(request).reason = 0xa5a5a5a5;                                                     \
+		memset((request).reason_detail, JUNK, sizeof((request).reason_detail));            \
+		printf("%s\n", what);                                                              \
+		judge("errno", (unsigned int)call(UNIONBLK_IOC_##NAME, &(request)), error);        \
+		judge("reason", (request).reason, wanted);                                         \
+		judge("reason_detail[0]", (request).reason_detail[0], 0);                          \
+		judge("reason_detail[1]", (request).reason_detail[1], 0);                          \
+		judge("size", (request).size, sizeof(request));                                    \
+	} while (0)
+
+/* The calls that change the leaf of a union. The union 7 is read-only. */
+static void changing(const char *leaf)
+{
+	struct unionblk_freeze f = { .size = sizeof(f), .id = 8 };
+	struct unionblk_reset r = { .size = sizeof(r), .id = 8 };
+	struct unionblk_limit l = { .size = sizeof(l), .id = 8, .slabs = 1 };
+
+	strncpy(f.leaf, leaf, sizeof(f.leaf) - 1);
+	FAILS("freeze of none", FREEZE, f, ENODEV, UNIONBLK_REASON_NONE);
+	FAILS("reset of none", RESET, r, ENODEV, UNIONBLK_REASON_NONE);
+	FAILS("limit of none", LIMIT, l, ENODEV, UNIONBLK_REASON_NONE);
+	f.id = r.id = l.id = 7;
+	FAILS("freeze of a read-only union", FREEZE, f, EROFS, UNIONBLK_REASON_READ_ONLY_UNION);
+	FAILS("reset of a read-only union", RESET, r, EROFS, UNIONBLK_REASON_READ_ONLY_UNION);
+	FAILS("limit of a read-only union", LIMIT, l, EROFS, UNIONBLK_REASON_READ_ONLY_UNION);
+	r.uuid[0] = l.uuid[0] = 1;
+	FAILS("reset of another leaf", RESET, r, ESTALE, UNIONBLK_REASON_NONE);
+	FAILS("limit of another leaf", LIMIT, l, ESTALE, UNIONBLK_REASON_NONE);
+	f.flags = r.flags = l.flags = 1u << 31;
+	FAILS("freeze with an unknown flag", FREEZE, f, EINVAL, UNIONBLK_REASON_NONE);
+	FAILS("reset with an unknown flag", RESET, r, EINVAL, UNIONBLK_REASON_NONE);
+	FAILS("limit with an unknown flag", LIMIT, l, EINVAL, UNIONBLK_REASON_NONE);
+	judge("the limit itself", l.slabs, 1);
+}
 int main(int argc, char **argv)
 {
 	if (argc != 4) {
@@ -175,5 +215,6 @@ int main(int argc, char **argv)
 	creating(argv[1], argv[2], argv[3]);
 	status();
 	lost();
+	changing(argv[2]);
 	return failures != 0;
 }

@@ -173,6 +173,10 @@ int main(int argc, char **argv)
 	struct unionblk_remove r = { .id = 4000000 };
 	struct unionblk_status s = { 0 };
 	struct unionblk_lost l = { 0 };
+	/* Of no union, so that no call changes a leaf. */
+	struct unionblk_freeze freeze = { .id = 4000000 };
+	struct unionblk_reset reset = { .id = 4000000 };
+	struct unionblk_limit limit = { .id = 4000000, .slabs = 1 };
 
 	if (argc != 4) {
 		fprintf(stderr, "sizes ROOT LEAF ID\n");
@@ -187,6 +191,7 @@ int main(int argc, char **argv)
 	c.id = s.id = l.id = (uint32_t)strtoul(argv[3], NULL, 0);
 	strncpy(c.root, argv[1], sizeof(c.root) - 1);
 	strncpy(c.leaf, argv[2], sizeof(c.leaf) - 1);
+	strncpy(freeze.leaf, argv[2], sizeof(freeze.leaf) - 1);
 
 #define EVERY(name, NAME, request, answer) \
 	every_size(&(struct call){ #name, UNIONBLK_IOC_##NAME, UNIONBLK_##NAME##_SIZE_VER0, \
@@ -196,6 +201,9 @@ int main(int argc, char **argv)
 	EVERY(remove, REMOVE, r, ENODEV);
 	EVERY(status, STATUS, s, 0);
 	EVERY(lost, LOST, l, 0);
+	EVERY(freeze, FREEZE, freeze, ENODEV);
+	EVERY(reset, RESET, reset, ENODEV);
+	EVERY(limit, LIMIT, limit, ENODEV);
 	same_status(s.id);
 	old_and_new(argv[1], argv[2]);
 	no_answer(argv[1], argv[2]);
