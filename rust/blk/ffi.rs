@@ -44,7 +44,7 @@ pub(super) type EndIo = unsafe extern "C" fn(*mut bindings::bio);
 /// A range of an upper request, from sector `skip` of the bio `src` on, and the lower sector that
 /// it goes to.
 #[repr(C)]
-pub(super) struct RequestPart {
+pub(super) struct RequestRange {
     pub(super) src: *mut bindings::bio,
     pub(super) bdev: *mut bindings::block_device,
     pub(super) sector: u64,
@@ -63,7 +63,7 @@ extern "C" {
     pub(super) fn ub_clone_send(
         rq: *mut bindings::request,
         own: *mut bindings::bio,
-        part: *const RequestPart,
+        range: *const RequestRange,
         end_io: EndIo,
     ) -> c_int;
     pub(super) fn ub_clone_whole(
@@ -83,7 +83,7 @@ extern "C" {
     pub(super) fn ub_bio_send(
         rq: *mut bindings::request,
         own: *mut bindings::bio,
-        part: *const RequestPart,
+        range: *const RequestRange,
         end_io: EndIo,
     ) -> c_int;
     pub(super) fn ub_bio_zero(bio: *mut bindings::bio, skip: u32, sectors: u32);
@@ -135,14 +135,14 @@ extern "C" {
         disk: *mut bindings::gendisk,
         before: *const bindings::queue_limits,
     ) -> c_int;
-    pub(super) fn ub_disk_parts(
+    pub(super) fn ub_disk_bdevs(
         disk: *mut bindings::gendisk,
         list: *mut *mut bindings::block_device,
         most: c_uint,
     ) -> c_uint;
-    pub(super) fn ub_part_put(part: *mut bindings::block_device);
-    pub(super) fn ub_part_freeze(part: *mut bindings::block_device) -> c_int;
-    pub(super) fn ub_part_thaw(part: *mut bindings::block_device) -> c_int;
+    pub(super) fn ub_bdev_put(bdev: *mut bindings::block_device);
+    pub(super) fn ub_bdev_freeze(bdev: *mut bindings::block_device) -> c_int;
+    pub(super) fn ub_bdev_thaw(bdev: *mut bindings::block_device) -> c_int;
     pub(super) fn ub_bdev_again_claimed(bdev: *mut bindings::block_device) -> *mut bindings::file;
     pub(super) fn ub_disk_link(
         disk: *mut bindings::gendisk,

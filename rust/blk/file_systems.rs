@@ -16,7 +16,7 @@ use kernel::{
 };
 
 /// The maximum number of block devices of a disk: itself and its partitions (`DISK_MAX_PARTS`).
-const PARTS_MAX: usize = 256;
+const BDEVS_MAX: usize = 256;
 
 /// Devices whose file systems are frozen. They are thawed when this is dropped.
 ///
@@ -28,26 +28,26 @@ pub(crate) struct FrozenFileSystems(KVec<NonNull<bindings::block_device>>);
 impl FrozenFileSystems {
     /// Freezes the file systems on a disk in the system. If one cannot be frozen, none is.
     pub(super) fn new(disk: GenDiskRef) -> Result<Self> {
-        let mut all = KVec::from_elem(core::ptr::null_mut(), PARTS_MAX, GFP_KERNEL)?;
-        let mut frozen = KVec::with_capacity(PARTS_MAX, GFP_KERNEL)?;
+        let mut all = KVec::from_elem(core::ptr::null_mut(), BDEVS_MAX, GFP_KERNEL)?;
+        let mut frozen = KVec::with_capacity(BDEVS_MAX, GFP_KERNEL)?;
         let raw = disk.as_raw();
-        // SAFETY: `disk` is a reference to the disk, and `all` has room for `PARTS_MAX` pointers.
+        // SAFETY: `disk` is a reference to the disk, and `all` has room for `BDEVS_MAX` pointers.
         // CAST: 256 fits.
-        let count = unsafe { ffi::ub_disk_parts(raw, all.as_mut_ptr(), PARTS_MAX as u32) };
+        let count = unsafe { ffi::ub_disk_bdevs(raw, all.as_mut_ptr(), BDEVS_MAX as u32) };
         let mut done = Ok(());
-        for part in all
+        for bdev in all
             .iter()
             .take(count as usize)
             .filter_map(|&p| NonNull::new(p))
         {
             if done.is_ok() {
-                // SAFETY: `ub_disk_parts` took a reference to the device.
-                done = to_result(unsafe { ffi::ub_part_freeze(part.as_ptr()) });
+                // SAFETY: `ub_disk_bdevs` took a reference to the device.
+                done = to_result(unsafe { ffi::ub_bdev_freeze(bdev.as_ptr()) });
             }
             // There is room for all of them, so a frozen device gets into the list.
-            if done.is_err() || frozen.push_within_capacity(part).is_err() {
+            if done.is_err() || frozen.push_within_capacity(bdev).is_err() {
                 // SAFETY: The reference is given up, and the device is not in the list.
-                unsafe { ffi::ub_part_put(part.as_ptr()) };
+                unsafe { ffi::ub_bdev_put(bdev.as_ptr()) };
             }
         }
         // INVARIANT: The list has the devices that were frozen, with their references.
@@ -59,12 +59,12 @@ impl FrozenFileSystems {
 impl Drop for FrozenFileSystems {
     fn drop(&mut self) {
         // The last one frozen first, in case one lies on another.
-        while let Some(part) = self.0.pop() {
+        while let Some(bdev) = self.0.pop() {
             // SAFETY: By the invariant the value holds a reference to the device, which it has
             // frozen, and gives up here.
             unsafe {
-                ffi::ub_part_thaw(part.as_ptr());
-                ffi::ub_part_put(part.as_ptr());
+                ffi::ub_bdev_thaw(bdev.as_ptr());
+                ffi::ub_bdev_put(bdev.as_ptr());
             }
         }
     }

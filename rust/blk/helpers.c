@@ -108,22 +108,22 @@ static struct bio *ub_bio_clone(struct bio *own, struct bio *src, u32 skip, u32 
 	return bio;
 }
 
-int ub_bio_send(struct request *rq, struct bio *own, const struct ub_part *part,
+int ub_bio_send(struct request *rq, struct bio *own, const struct ub_range *range,
 		bio_end_io_t *end_io)
 {
-	blk_opf_t opf = ub_inherited(rq) | (__force blk_opf_t)part->set_opf;
-	u32 sectors = part->sectors;
+	blk_opf_t opf = ub_inherited(rq) | (__force blk_opf_t)range->set_opf;
+	u32 sectors = range->sectors;
 	struct bio *bio;
 
-	if (part->whole && sectors != bio_sectors(part->src) - part->skip)
+	if (range->whole && sectors != bio_sectors(range->src) - range->skip)
 		return -E2BIG;
-	bio = ub_bio_clone(own, part->src, part->skip, sectors, part->bdev, part->sector, opf);
+	bio = ub_bio_clone(own, range->src, range->skip, sectors, range->bdev, range->sector, opf);
 	if (!bio)
 		return -EAGAIN;
 	bio->bi_private = rq;
 	bio->bi_end_io = end_io;
 	trace_block_bio_remap(bio, disk_devt(rq->q->disk),
-			      part->src->bi_iter.bi_sector + part->skip);
+			      range->src->bi_iter.bi_sector + range->skip);
 #ifdef CONFIG_BLK_CGROUP
 	if (!bio->bi_blkg)
 		bio_associate_blkg(bio);
@@ -184,16 +184,16 @@ static void ub_clone_drop_bios(struct request *clone, struct bio *own)
  * error.
  */
 static u32 ub_clone_fill(struct request *clone, struct bio *own,
-			 const struct ub_part *part, sector_t sector, u32 sectors)
+			 const struct ub_range *range, sector_t sector, u32 sectors)
 {
 	blk_opf_t opf = clone->cmd_flags & ~REQ_NOMERGE;
-	struct bio *src = part->src;
-	u32 skip = part->skip, done = 0;
+	struct bio *src = range->src;
+	u32 skip = range->skip, done = 0;
 
 	while (done < sectors && src) {
 		u32 take = min(sectors - done, bio_sectors(src) - skip);
 		struct bio *bio = ub_bio_clone(clone->bio ? NULL : own, src, skip, take,
-					       part->bdev, sector + done, opf);
+					       range->bdev, sector + done, opf);
 
 		if (!bio)
 			break;
@@ -339,30 +339,30 @@ int ub_clone_whole(struct request *rq, struct bio *own, struct block_device *bde
 	return ub_clone_insert(clone, rq, own, sector, sectors, blk_rq_pos(rq), end_io);
 }
 
-int ub_clone_send(struct request *rq, struct bio *own, const struct ub_part *part,
+int ub_clone_send(struct request *rq, struct bio *own, const struct ub_range *range,
 		  bio_end_io_t *end_io)
 {
-	struct block_device *bdev = part->bdev;
-	sector_t sector = part->sector + bdev->bd_start_sect;
-	u32 sectors = part->sectors, filled;
+	struct block_device *bdev = range->bdev;
+	sector_t sector = range->sector + bdev->bd_start_sect;
+	u32 sectors = range->sectors, filled;
 	struct request *clone;
 	int ret;
 
-	ret = ub_clone_check(bdev, part->sector, sectors);
+	ret = ub_clone_check(bdev, range->sector, sectors);
 	if (unlikely(ret))
 		return ret;
-	clone = ub_clone_alloc(rq, bdev, part->set_opf);
+	clone = ub_clone_alloc(rq, bdev, range->set_opf);
 	if (IS_ERR(clone))
 		return -EAGAIN;
 	sectors = ub_clone_limit(clone->q, sector, sectors);
-	filled = ub_clone_fill(clone, own, part, sector, sectors);
-	if (unlikely(!filled || (part->whole && filled != part->sectors))) {
+	filled = ub_clone_fill(clone, own, range, sector, sectors);
+	if (unlikely(!filled || (range->whole && filled != range->sectors))) {
 		ub_clone_drop_bios(clone, own);
 		blk_mq_free_request(clone);
 		return filled ? -E2BIG : -EAGAIN;
 	}
 	return ub_clone_insert(clone, rq, own, sector, filled,
-			       part->src->bi_iter.bi_sector + part->skip, end_io);
+			       range->src->bi_iter.bi_sector + range->skip, end_io);
 }
 #else
 int ub_clone_whole(struct request *rq, struct bio *own, struct block_device *bdev,
@@ -371,7 +371,7 @@ int ub_clone_whole(struct request *rq, struct bio *own, struct block_device *bde
 	return -EOPNOTSUPP;
 }
 
-int ub_clone_send(struct request *rq, struct bio *own, const struct ub_part *part,
+int ub_clone_send(struct request *rq, struct bio *own, const struct ub_range *range,
 		  bio_end_io_t *end_io)
 {
 	return -EOPNOTSUPP;

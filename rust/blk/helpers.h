@@ -21,7 +21,7 @@ struct module;
  * A range of an upper request, from sector @skip of the bio @src on, and the
  * lower sector that it goes to.
  */
-struct ub_part {
+struct ub_range {
 	struct bio *src;
 	struct block_device *bdev;
 	u64 sector;
@@ -36,7 +36,7 @@ int ub_bios_init(void);
 void ub_bios_exit(void);
 
 /*
- * Sends a range of @rq, or the first part of it, to the lower queue as a
+ * Sends a range of @rq, or the first sectors of it, to the lower queue as a
  * separate request. Never waits. Returns the number of sectors sent, -EAGAIN if
  * it would have to wait, or another error.
  *
@@ -44,7 +44,7 @@ void ub_bios_exit(void);
  * which may be before this returns, @end_io gets the first bio, with @rq as its
  * bi_private.
  */
-int ub_clone_send(struct request *rq, struct bio *own, const struct ub_part *part,
+int ub_clone_send(struct request *rq, struct bio *own, const struct ub_range *range,
 		  bio_end_io_t *end_io);
 
 /*
@@ -73,7 +73,7 @@ u32 ub_request_next_bio(struct request *rq, u64 *sector);
  * Sends a range of one bio of @rq as a bio. May wait. Like ub_clone_send() in
  * all other respects; -EAGAIN means that there is no memory.
  */
-int ub_bio_send(struct request *rq, struct bio *own, const struct ub_part *part,
+int ub_bio_send(struct request *rq, struct bio *own, const struct ub_range *range,
 		bio_end_io_t *end_io);
 void ub_bio_zero(struct bio *bio, u32 skip, u32 sectors);
 
@@ -103,11 +103,11 @@ unsigned int ub_disk_logical_block_size(struct gendisk *disk);
 int ub_disk_set_limits(struct gendisk *disk, const struct queue_limits *lim,
 		       struct queue_limits *before);
 int ub_disk_restore_limits(struct gendisk *disk, const struct queue_limits *before);
-unsigned int ub_disk_parts(struct gendisk *disk, struct block_device **list,
+unsigned int ub_disk_bdevs(struct gendisk *disk, struct block_device **list,
 			   unsigned int most);
-void ub_part_put(struct block_device *part);
-int ub_part_freeze(struct block_device *part);
-int ub_part_thaw(struct block_device *part);
+void ub_bdev_put(struct block_device *bdev);
+int ub_bdev_freeze(struct block_device *bdev);
+int ub_bdev_thaw(struct block_device *bdev);
 int ub_disk_link(struct gendisk *disk, struct block_device *bdev);
 void ub_disk_unlink(struct gendisk *disk, struct block_device *bdev);
 void ub_disk_setup(struct gendisk *disk, struct lock_class_key *key, bool no_merges);

@@ -17,7 +17,7 @@ use super::{
     ffi::{
         self,
         EndIo,
-        RequestPart, //
+        RequestRange, //
     },
     operations::Operations,
     pdu::{
@@ -93,8 +93,8 @@ impl<D: Operations> Request<D> {
     }
 }
 
-/// Sends a range of a request, or the first part of the range, as one lower I/O, and returns the
-/// number of sectors sent. If `part.whole`, sends all of the range or nothing.
+/// Sends a range of a request, or the first sectors of it, as one lower I/O, and returns the
+/// number of sectors sent. If `range.whole`, sends all of the range or nothing.
 ///
 /// Returns `EAGAIN` if it would have to wait, and `E2BIG` if all of the range does not fit one
 /// lower I/O or there is memory for only some of its bios. If an error is returned, nothing was
@@ -104,25 +104,25 @@ impl<D: Operations> Request<D> {
 ///
 /// - `rq` must be a started request of a `GenDisk<D>` that does not end during the call, unless
 ///   `end_io` ends it.
-/// - `part` must be a range of `rq` that is not empty, and its device must be open as long as `rq`
-///   lives. For [`SendAs::Bios`] without `part.whole` the range must lie in one bio.
+/// - `range` must be a range of `rq` that is not empty, and its device must be open as long as `rq`
+///   lives. For [`SendAs::Bios`] without `range.whole` the range must lie in one bio.
 /// - `own` must be the embedded bio of `rq`, and free, or null.
 /// - `end_io` must be [`end_whole`] or [`end_counted`], and the caller must give up what it owns.
 pub(super) unsafe fn send(
     rq: *mut bindings::request,
     own: *mut bindings::bio,
-    part: &RequestPart,
+    range: &RequestRange,
     send_as: SendAs,
     end_io: EndIo,
 ) -> Result<u32> {
     // SAFETY: By the contract of this function, which is that of both functions.
     let sent = unsafe {
         match send_as {
-            SendAs::Requests => ffi::ub_clone_send(rq, own, part, end_io),
-            SendAs::Bios => ffi::ub_bio_send(rq, own, part, end_io),
+            SendAs::Requests => ffi::ub_clone_send(rq, own, range, end_io),
+            SendAs::Bios => ffi::ub_bio_send(rq, own, range, end_io),
         }
     };
-    // CAST: `sent` is not negative here, and at most `part.sectors`.
+    // CAST: `sent` is not negative here, and at most `range.sectors`.
     to_result(sent.min(0)).map(|()| sent as u32)
 }
 

@@ -17,7 +17,7 @@ use super::{
     bio::Bio,
     ffi::{
         self,
-        RequestPart, //
+        RequestRange, //
     },
     lower,
     operations::Operations,
@@ -352,22 +352,22 @@ impl<D: Operations> HeldRequest<D> {
         to: LowerSector,
         how: How,
     ) -> core::result::Result<(), (Self, Error)> {
-        let part = RequestCursor::new(&self, round_start).part(to, u32::MAX, true, how);
+        let range = RequestCursor::new(&self, round_start).range(to, u32::MAX, true, how);
         let own = self.own.get();
-        if part.sectors == 0 || own.is_null() {
+        if range.sectors == 0 || own.is_null() {
             return Err((self, E2BIG));
         }
-        // The part ends where the request ends.
-        let round_end = round_start.saturating_add(part.sectors);
+        // The range ends where the request ends.
+        let round_end = round_start.saturating_add(range.sectors);
         self.rq.pdu().set_round(round_start, round_end);
         // SAFETY: `own` is not null, so by the invariant of `HeldRequest` no lower I/O uses the
         // embedded bio. A round uses that bio first, so nothing was sent in this round, and we own
-        // the request. `part` is the whole rest of the request. By the invariant of `LowerSector`
+        // the request. `range` is the whole rest of the request. By the invariant of `LowerSector`
         // its device stays open. `end_whole` gets the request, and this function does not use it
         // after a success.
         let sent = unsafe {
             let end_io = lower::end_whole::<D>;
-            lower::send(self.rq.as_raw(), own, &part, how.send_as, end_io)
+            lower::send(self.rq.as_raw(), own, &range, how.send_as, end_io)
         };
         sent.map(|_| ()).map_err(|e| {
             if e == EAGAIN || e == E2BIG {
@@ -461,8 +461,8 @@ impl<'r, D: Operations> RequestCursor<'r, D> {
     }
 
     /// Returns the range of the next `n` sectors, or of all that are left.
-    fn part(&self, to: LowerSector, n: u32, whole: bool, how: How) -> RequestPart {
-        RequestPart {
+    fn range(&self, to: LowerSector, n: u32, whole: bool, how: How) -> RequestRange {
+        RequestRange {
             src: self.bio.map_or(ptr::null_mut(), Bio::as_raw),
             bdev: to.bdev,
             sector: to.sector,
@@ -476,8 +476,8 @@ impl<'r, D: Operations> RequestCursor<'r, D> {
     /// Sends the next `n` sectors, or the first of them, as a lower I/O that holds a count of the
     /// request, and returns how many. If an error is returned, nothing was sent.
     fn send(&self, to: LowerSector, n: u32, how: How) -> Result<u32> {
-        let part = self.part(to, self.fitting(n, how.send_as), false, how);
-        if part.sectors == 0 {
+        let range = self.range(to, self.fitting(n, how.send_as), false, how);
+        if range.sectors == 0 {
             return Err(EIO);
         }
         let HeldRequest { rq, own } = self.held;
@@ -485,12 +485,12 @@ impl<'r, D: Operations> RequestCursor<'r, D> {
         // Take the count before the lower I/O is sent, because it may end at once.
         rq.pdu().get();
         // SAFETY: By the invariant of `HeldRequest` the request does not end, and `bio` is free or
-        // null. By the invariant of `RequestCursor` `part` is a range of the request, in one bio if
+        // null. By the invariant of `RequestCursor` this is a range of the request, in one bio if
         // it is sent as bios. By the invariant of `LowerSector` its device stays open.
         // `end_counted` owns the count taken above.
         let sent = unsafe {
             let end_io = lower::end_counted::<D>;
-            lower::send(rq.as_raw(), bio, &part, how.send_as, end_io)
+            lower::send(rq.as_raw(), bio, &range, how.send_as, end_io)
         };
         if sent.is_err() {
             // INVARIANT: Nothing was sent, so the embedded bio is free if it was before.

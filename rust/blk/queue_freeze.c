@@ -159,34 +159,34 @@ int ub_disk_restore_limits(struct gendisk *disk, const struct queue_limits *befo
  * Stores the disk and its partitions in @list, each with a reference, at most
  * @most of them. Returns how many.
  */
-unsigned int ub_disk_parts(struct gendisk *disk, struct block_device **list,
+unsigned int ub_disk_bdevs(struct gendisk *disk, struct block_device **list,
 			   unsigned int most)
 {
-	struct block_device *part;
+	struct block_device *bdev;
 	unsigned int n = 0;
 	unsigned long idx;
 
 	rcu_read_lock();
-	xa_for_each(&disk->part_tbl, idx, part) {
-		if (n < most && kobject_get_unless_zero(&part->bd_device.kobj))
-			list[n++] = part;
+	xa_for_each(&disk->part_tbl, idx, bdev) {
+		if (n < most && kobject_get_unless_zero(&bdev->bd_device.kobj))
+			list[n++] = bdev;
 	}
 	rcu_read_unlock();
 	return n;
 }
 
-void ub_part_put(struct block_device *part)
+void ub_bdev_put(struct block_device *bdev)
 {
-	put_device(&part->bd_device);
+	put_device(&bdev->bd_device);
 }
 
 /* Freezes the file system on a device, or writes back its page cache. */
-int ub_part_freeze(struct block_device *part)
+int ub_bdev_freeze(struct block_device *bdev)
 {
-	return bdev_freeze(part);
+	return bdev_freeze(bdev);
 }
 
-int ub_part_thaw(struct block_device *part)
+int ub_bdev_thaw(struct block_device *bdev)
 {
-	return bdev_thaw(part);
+	return bdev_thaw(bdev);
 }
