@@ -44,6 +44,10 @@ pub struct FreezeArgs {
     /// With --leaf: the name of the new leaf [default: that of the old one]
     #[arg(long, requires = "new", value_parser = leaf_name)]
     pub name: Option<LeafName>,
+    /// With --leaf: freeze the file systems on the union and its partitions meanwhile; this is the
+    /// default
+    #[arg(long, requires = "new", conflicts_with = "no_fsfreeze")]
+    pub fsfreeze: bool,
     /// With --leaf: do not freeze the file systems on the union
     #[arg(long, requires = "new")]
     pub no_fsfreeze: bool,
