@@ -228,6 +228,26 @@ pub fn slave_nodes(id: u32) -> Vec<PathBuf> {
         .collect()
 }
 
+/// Returns the names of the devices that lie on a disk or its partitions, as sysfs says: those of
+/// device mapper, MD and others. File systems, processes and loop devices are not among them.
+pub fn holders(disk: &Path) -> Vec<String> {
+    let names = |list: PathBuf| {
+        let list = fs::read_dir(list).into_iter().flatten().flatten();
+        // sysfs has an exclamation mark where the name has a slash.
+        list.map(|entry| entry.file_name().to_string_lossy().replace('!', "/"))
+    };
+    let parts = fs::read_dir(disk).into_iter().flatten().flatten();
+    let parts = parts.map(|entry| entry.path());
+    let parts = parts.filter(|part| part.join("partition").exists());
+    let mut all: Vec<String> = parts
+        .chain([disk.to_owned()])
+        .flat_map(|of| names(of.join("holders")))
+        .collect();
+    all.sort();
+    all.dedup();
+    all
+}
+
 /// Returns all devices of the btrfs that has this one.
 pub fn btrfs(dev: u64) -> Vec<u64> {
     let systems = fs::read_dir("/sys/fs/btrfs")
@@ -261,7 +281,7 @@ pub fn name(dev: u64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{of_union, state, DeviceState, Need};
+    use super::{holders, of_union, state, DeviceState, Need};
     use std::fs;
     use std::path::{Path, PathBuf};
 
@@ -330,6 +350,28 @@ mod tests {
             [DeviceState::Present, DeviceState::Present]
         );
         fs::remove_dir_all(block).unwrap();
+    }
+
+    #[test]
+    fn devices_on_a_disk_and_its_partitions_are_found() {
+        let disk = folder("holders");
+        assert_eq!(holders(&disk), [""; 0]);
+        for entry in [
+            "holders/md0",
+            "u0p1/holders/dm-1",
+            "u0p1/holders/dm-0",
+            "u0p2/holders/dm-1",
+            "u0p2/holders/c!d",
+            // This one is no partition.
+            "queue/holders/dm-9",
+        ] {
+            fs::create_dir_all(disk.join(entry)).unwrap();
+        }
+        for part in ["u0p1", "u0p2"] {
+            fs::write(disk.join(part).join("partition"), "1\n").unwrap();
+        }
+        assert_eq!(holders(&disk), ["c/d", "dm-0", "dm-1", "md0"]);
+        fs::remove_dir_all(disk).unwrap();
     }
 
     /// A layer is neither the root nor the leaf, whether it is there or has gone.

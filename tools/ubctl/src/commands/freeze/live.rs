@@ -48,8 +48,11 @@ struct LiveFreezeReport {
     leaf_uuid: String,
     leaf_name: Option<String>,
     layers: u32,
-    /// Whether the file systems were frozen meanwhile, so that they are consistent in the layer.
+    /// Whether all file systems on the union were frozen meanwhile, as far as is known. This is
+    /// false if a device lies in between.
     fsfreeze: bool,
+    /// The devices on the union. The driver does not reach the file systems on these.
+    holders: Vec<String>,
 }
 
 /// Runs the command.
@@ -69,6 +72,7 @@ pub fn run(args: &Live<'_>, json: bool) -> Result {
     let plan = plan(args, below, &status, (&sb, &leaf))?;
     plan.write()?;
     let handed = plan.hand_over();
+    let mut holders = devices_above(&status);
     if let Err(fail) = switch(args, &control, &status, (&leaf, seal)) {
         return Err(match is_frozen(&old, seal) {
             // The new leaf lies on the frozen one, and is the only leaf that does.
@@ -81,7 +85,11 @@ pub fn run(args: &Live<'_>, json: bool) -> Result {
     loopdev::warn_short(&leaf);
     let given = leaf.given();
     leaf.release();
-    // The leaf is frozen, so nothing may fail from here on but the report.
+    // The leaf is frozen, so nothing may fail from here on but the report. A device that was set up
+    // or removed meanwhile counts too.
+    holders.extend(devices_above(&status));
+    holders.sort();
+    holders.dedup();
     let frozen = LiveFreezeReport {
         device: format!("/dev/{}{}", control::PREFIX, status.id),
         layer: layer.display().to_string(),
@@ -91,7 +99,8 @@ pub fn run(args: &Live<'_>, json: bool) -> Result {
         leaf_uuid,
         leaf_name: output::name(name),
         layers: status.layers.saturating_add(1),
-        fsfreeze: !args.no_fsfreeze,
+        fsfreeze: !args.no_fsfreeze && holders.is_empty(),
+        holders,
     };
     if loopdev::is_in_memory(&old) {
         output::complain(&format!(
@@ -100,7 +109,13 @@ pub fn run(args: &Live<'_>, json: bool) -> Result {
             layer.display()
         ));
     }
-    report(&frozen, json)
+    report(&frozen, !args.no_fsfreeze, json)
+}
+
+/// Returns the devices on the union.
+fn devices_above(status: &Status) -> Vec<String> {
+    let name = format!("{}{}", control::PREFIX, status.id);
+    sysfs::holders(&Path::new("/sys/block").join(name))
 }
 
 /// Returns what the new leaf will lie on: what the old one lies on, and the old one.
@@ -258,14 +273,26 @@ fn frozen_after_all(mut fail: Fail, layer: &Path, leaf: &Path) -> Fail {
     fail
 }
 
-fn report(frozen: &LiveFreezeReport, json: bool) -> Result {
+/// Returns what the freeze means for the file systems on the union. The driver freezes those on the
+/// disk and its partitions, and no others.
+fn file_systems(asked: bool, holders: &[String]) -> String {
+    let frozen = "were frozen meanwhile, so they are consistent in the layer";
+    match (asked, holders) {
+        (false, _) => "not frozen, so they are as after a power failure".to_owned(),
+        (true, []) => format!("those on the device and its partitions {frozen}"),
+        (true, holders) => format!(
+            "those directly on the device and its partitions {frozen}; those on {} were not, so \
+             they are as after a power failure",
+            holders.join(", ")
+        ),
+    }
+}
+
+/// Prints the result. `asked` says whether the driver was asked to freeze file systems.
+fn report(frozen: &LiveFreezeReport, asked: bool, json: bool) -> Result {
     if json {
         return output::json(frozen);
     }
-    let fs = match frozen.fsfreeze {
-        true => "frozen meanwhile, so they are consistent in the layer",
-        false => "not frozen, so they are as after a power failure",
-    };
     output::text(&format!(
         "{}: frozen, and a layer of {} now\n{}",
         frozen.layer,
@@ -276,14 +303,28 @@ fn report(frozen: &LiveFreezeReport, json: bool) -> Result {
             ("new leaf", frozen.leaf.clone()),
             ("name", output::name_text(frozen.leaf_name.as_ref())),
             ("layers", frozen.layers.to_string()),
-            ("file systems", fs.to_owned()),
+            ("file systems", file_systems(asked, &frozen.holders)),
         ])
     ))
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{below, note_moved, LayerArg, LayerId, ListedLayer, Path, Seal, UsedLayer};
+    use super::{
+        below, file_systems, note_moved, LayerArg, LayerId, ListedLayer, Path, Seal, UsedLayer,
+    };
+
+    #[test]
+    fn file_systems_on_other_devices_were_not_frozen() {
+        let text = file_systems(true, &[]);
+        assert!(text.contains("were frozen meanwhile") && !text.contains("not"));
+        let on = ["dm-0".to_owned(), "md1".to_owned()];
+        let text = file_systems(true, &on);
+        assert!(text.contains("those on dm-0, md1 were not"), "{text}");
+        for on in [&[], &on[..]] {
+            assert!(file_systems(false, on).starts_with("not frozen"));
+        }
+    }
 
     #[test]
     fn a_layer_is_listed_where_it_is() {
