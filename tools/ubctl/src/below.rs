@@ -19,7 +19,9 @@ use crate::device::{refuse_union, Access, Device};
 use crate::error::{Fail, Result, REFUSED, USAGE};
 use crate::layer_arg::{self, LayerArg};
 use crate::loopdev::{self, Lower};
-use crate::{blocksize, control, loaded, output, overlap, preflight, root_samples, sealed};
+use crate::{
+    blocksize, control, loaded, output, overlap, preflight, root_samples, sealed, wrong_layer,
+};
 
 /// The root of a command line: a path, or none.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -176,6 +178,11 @@ impl OpenLayer {
         })
     }
 
+    /// Returns what the layer stands for.
+    pub fn stand_in(&self) -> Option<&StandIn> {
+        self.stand_in.as_ref()
+    }
+
     /// Returns the chain that the layer ends if it stands for others, on one of these.
     pub fn stands_on(&self, chains: &[ChainId]) -> Option<ChainId> {
         let stand_in = self.stand_in.as_ref()?;
@@ -216,7 +223,10 @@ fn refuse_other(
 
 /// Refuses a leaf or a frozen leaf if it was made on other layers than those below it.
 fn refuse_other_layers(device: &Device, sb: &Superblock, below: &[OpenLayer]) -> Result {
-    let refused = |e| Err(Fail::core(&made_on(device, sb), e));
+    let refused = |e| {
+        let fail = Fail::core(&made_on(device, sb), e);
+        Err(wrong_layer::explain(fail, device, below))
+    };
     let listed = list_of(device)?;
     let listed: Vec<LayerId> = listed.iter().map(|layer| layer.id).collect();
     let (want, found) = (listed.len() as u64, below.len() as u64);

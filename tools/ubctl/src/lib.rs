@@ -51,6 +51,7 @@ pub mod udev;
 pub mod uevents;
 pub mod value_parser;
 pub mod wait;
+mod wrong_layer;
 mod wwid;
 
 pub use cli::main;

@@ -193,6 +193,63 @@ fn a_sealed_layer_takes_the_place_of_the_leaf_that_it_was_made_from() {
     assert_eq!(dump["layers"][0]["digest"], verified["digest"]);
 }
 
+#[test]
+fn a_refusal_names_the_layer_that_was_expected_and_the_one_found() {
+    let f = Folder::new("layers-expected");
+    let root = f.root("root", 16 * MIB);
+    let one = format(&f, "one", "--root {}", &[&root]);
+    let again = f.path("again");
+    fs::copy(&one, &again).unwrap();
+    freeze(&one);
+    freeze(&again);
+    let two = format(&f, "two", "--root {} --layer {}", &[&root, &one]);
+    freeze(&two);
+    let low = f.path("low.sealed");
+    ubctl("squash {} {} {}", &[&one, &two, &low]).done();
+    let three = format(&f, "three", "--root {} --layer {}", &[&root, &two]);
+    let other = format(&f, "other", "--root {} --layer {}", &[&root, &two]);
+    freeze(&three);
+    freeze(&other);
+    let four = format(&f, "four", "--root {} --layer {}", &[&root, &three]);
+    freeze(&four);
+    let on = |layers: &[&PathBuf], wanted: &[String]| {
+        let leaf = f.image("leaf", 8 * MIB);
+        let words = "format --root {}".to_owned() + &" --layer {}".repeat(layers.len()) + " {}";
+        let mut all = vec![root.as_path()];
+        all.extend(layers.iter().map(|layer| layer.as_path()));
+        all.push(&leaf);
+        let wanted: Vec<&str> = wanted.iter().map(String::as_str).collect();
+        ubctl(&words, &all).refused(3, &wanted);
+    };
+    let slot = |path: &PathBuf, field: &str| {
+        let dump = ubctl("--json dump {}", &[path]).done().json();
+        dump["slots"][0][field].as_str().unwrap().to_owned()
+    };
+    let frozen = |path: &PathBuf| format!("frozen {}", slot(path, "uuid"));
+    let at = |path: &PathBuf| path.display().to_string();
+    let expected = |path, by, n, of| {
+        let (id, by, was) = (frozen(path), at(by), at(path));
+        format!("; expected: {id}, which {by} lists as layer {n} of {of} and was {was}; found: ")
+    };
+    let found = |path| format!("found: {}, {}", at(path), frozen(path));
+    // Another leaf on the same layers, also above one that stands for two.
+    let wanted = [expected(&three, &four, 3, 3), found(&other)];
+    on(&[&one, &two, &other, &four], &wanted);
+    on(&[&low, &other, &four], &wanted);
+    // None, and one too many.
+    let none = expected(&three, &four, 3, 3) + "no layer";
+    on(&[&one, &two, &four], &[none]);
+    let more = format!("no layer above the 1 that {} lists; ", at(&two)) + &found(&two);
+    on(&[&one, &two, &two], &[more]);
+    // A copy that was frozen by itself has another seal.
+    let sealed = |path| format!("{} with the seal {}", frozen(path), slot(path, "seal"));
+    let wanted = [
+        format!("expected: {}, which ", sealed(&one)),
+        format!("found: {}, {}", at(&again), sealed(&again)),
+    ];
+    on(&[&again, &two], &wanted);
+}
+
 /// Each block of such a list is sound by itself, and attach refuses the leaf.
 #[test]
 fn a_list_of_other_layers_than_those_of_the_chain_is_found_by_check() {

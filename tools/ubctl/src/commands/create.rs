@@ -30,7 +30,7 @@ use crate::lost_sectors::{self, SectorRange};
 use crate::search::Given;
 use crate::value_parser::{journal_blocks, leaf_name, sector_size, slab_sectors, union_size};
 use crate::wait::Deadline;
-use crate::{blocksize, interrupt, output, preflight, probe, sealed, sysfs, udev};
+use crate::{blocksize, interrupt, output, preflight, probe, sealed, sysfs, udev, wrong_layer};
 
 /// Arguments of `create`.
 #[derive(Debug, Args)]
@@ -192,17 +192,16 @@ pub fn run(args: &CreateArgs, json: bool) -> Result {
             (&what, wanted),
         )?
     } else {
-        let held = apart(&below, &leaf)?;
+        let (open, device) = apart(&below, &leaf)?;
         let of = |device| DeviceBlocks::of(device, wanted);
-        let blocks: Vec<_> = held.devices().into_iter().map(of).collect::<Result<_>>()?;
-        blocksize::refuse_other(&blocks, wanted)?;
-        if let CheckedDevices::AsItWas(_, open) = &held {
-            if !args.read_only {
-                make_room(&leaf, open)?;
-            }
+        let blocks = open.devices().chain([&device]).map(of);
+        blocksize::refuse_other(&blocks.collect::<Result<Vec<_>>>()?, wanted)?;
+        if !args.read_only {
+            make_room(&leaf, &device)?;
         }
-        let id = make_union(&control, &mut request, &what)?;
-        (id, held)
+        let id = make_union(&control, &mut request, &what)
+            .map_err(|fail| wrong_layer::explain(fail, &device, &open.layers))?;
+        (id, CheckedDevices::AsItWas(open, device))
     };
     let status = interrupt::watch()
         .and_then(|()| control.status(id))
@@ -345,12 +344,12 @@ fn report(args: &CreateArgs, status: &Status, lost: &[SectorRange], json: bool) 
 }
 
 /// Opens all devices and checks that the leaf shares nothing with the others.
-fn apart(below: &Below, leaf: &Lower) -> Result<CheckedDevices> {
+fn apart(below: &Below, leaf: &Lower) -> Result<(Opened, Device)> {
     let leaf = Device::open(&leaf.node, Role::Leaf, Access::Read)?.called(&leaf.name);
     if sealed::is_marked(&leaf) {
         return Err(sealed::no_leaf(&leaf, Error::NotFormatted));
     }
-    Ok(CheckedDevices::AsItWas(below.open(Some(&leaf))?, leaf))
+    Ok((below.open(Some(&leaf))?, leaf))
 }
 
 /// The leaf and what lies below it, open since they were checked.
