@@ -170,6 +170,44 @@ fn the_same_content_gives_the_same_file() {
     }
 }
 
+/// The same bytes behind blocks of another size are another disk, so they have another digest.
+#[test]
+fn the_block_size_is_part_of_the_content() {
+    let f = Folder::new("seal-blocks");
+    let root = f.root("root", 16 * MIB);
+    let sealed = |options: &str, name: &str| {
+        let leaf = f.image(&format!("{name}.leaf"), 12 * MIB);
+        ubctl(
+            &format!("format --root {{}} {{}} {options}"),
+            &[&root, &leaf],
+        )
+        .done();
+        let mut union = MetadataUnion::attach(&root, &leaf);
+        union.fill(3, 300);
+        union.detach();
+        let out = f.path(name);
+        (seal(&leaf, &out), fs::read(out).unwrap())
+    };
+    let small = sealed("", "small");
+    let large = sealed("--sector-size 4096", "large");
+    let same = sealed(
+        "--sector-size 4096 --slab-size 16K --discard reveal",
+        "same",
+    );
+    assert_eq!(
+        [&small, &large, &same].map(|(said, _)| said["block_bytes"].as_u64().unwrap()),
+        [512, 4096, 4096]
+    );
+    assert_ne!(small.0["digest"], large.0["digest"]);
+    assert_eq!(large.0["digest"], same.0["digest"]);
+    assert!(large.1 == same.1);
+    // Only the header differs: checksum, block size and digest.
+    let differs = |&n: &usize| small.1[n] != large.1[n];
+    let fields = |n| matches!(n, 8..12 | 48..52 | 160..192);
+    assert!((0..large.1.len()).filter(differs).all(fields));
+    assert_eq!(small.1.len(), large.1.len());
+}
+
 #[test]
 fn what_must_not_be_sealed_or_overwritten_is_refused() {
     let f = Folder::new("seal-refused");
