@@ -20,8 +20,8 @@ use ubctl::sealed::{self, DeviceReader};
 const LAYER: &str = "bytes";
 const DIGESTS: &str = "bytes of the digest file";
 
-/// Returns bytes as `hexdump -C` shows them, indented.
-fn dump(bytes: &[u8]) -> String {
+/// Returns bytes that begin at `start` as `hexdump -C` shows them, indented.
+pub fn dump(start: usize, bytes: &[u8]) -> String {
     let mut out = String::new();
     let mut before: Option<&[u8]> = None;
     let mut repeats = false;
@@ -49,13 +49,12 @@ fn dump(bytes: &[u8]) -> String {
         writeln!(
             out,
             "  {:08x}  {}  {}  |{text}|",
-            n * 16,
+            start + n * 16,
             halves.0,
             halves.1
         )
         .unwrap();
     }
-    writeln!(out, "  {:08x}", bytes.len()).unwrap();
     out
 }
 
@@ -69,7 +68,8 @@ fn compare(what: &str, file: &Path) {
     let page = fs::read_to_string(&path).unwrap();
     let (before, rest) = page.split_once(&begin).unwrap();
     let (found, after) = rest.split_once(&end).unwrap();
-    let wanted = dump(&fs::read(file).unwrap());
+    let bytes = fs::read(file).unwrap();
+    let wanted = format!("{}  {:08x}\n", dump(0, &bytes), bytes.len());
     if std::env::var_os("UPDATE").is_some() {
         fs::write(&path, format!("{before}{begin}{wanted}{end}{after}")).unwrap();
     } else {

@@ -16,6 +16,7 @@ mod golden;
 mod grow;
 mod kinds;
 mod layers;
+mod layers_document;
 mod limit;
 mod manual;
 mod map;
