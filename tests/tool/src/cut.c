@@ -7,7 +7,8 @@
  *   CUT_KIND    "write": writes, flushes and changes of size are counted; "read"
  *   CUT_AT      at which of them, from 0; none if it is not set
  *   CUT_HOW     "error": it fails; "kill": the process is killed before it;
- *               "torn": half of a write is done before the kill
+ *               "torn": half of a write is done before the kill; "wrong": the last
+ *               byte of a read is not the one on the disk
  * A record is four 64-bit words, and the bytes of a write: kind (0 write, 1 flush,
  * 2 size, 3 read), offset or size, length, and the inode.
  */
@@ -63,7 +64,10 @@ static void record(int fd, int kind, uint64_t at, const void *data, uint64_t len
 	close(log);
 }
 
-/* Returns 1 if this I/O is to fail, and 2 if half of it is to be done before the process is killed. */
+/*
+ * Returns 1 if this I/O is to fail, 2 if half of it is to be done before the process is killed, and
+ * 3 if it is to return a wrong byte.
+ */
 static int cut(int kind)
 {
 	const char *at = getenv("CUT_AT"), *how = getenv("CUT_HOW"), *what = getenv("CUT_KIND");
@@ -75,6 +79,8 @@ static int cut(int kind)
 		return 1;
 	if (!strcmp(how, "torn") && kind == WRITE)
 		return 2;
+	if (!strcmp(how, "wrong") && kind == READ)
+		return 3;
 	raise(SIGKILL);
 	return 0;
 }
@@ -138,6 +144,7 @@ static ssize_t reads(int fd, void *data, size_t len, off64_t at)
 {
 	ssize_t (*next)(int, void *, size_t, off64_t) = dlsym(RTLD_NEXT, "pread64");
 	int how = is_ours(fd) ? cut(READ) : -1;
+	ssize_t n;
 
 	if (how == 1) {
 		errno = EIO;
@@ -145,7 +152,10 @@ static ssize_t reads(int fd, void *data, size_t len, off64_t at)
 	}
 	if (how >= 0)
 		record(fd, READ, (uint64_t)at, NULL, len);
-	return next(fd, data, len, at);
+	n = next(fd, data, len, at);
+	if (how == 3 && n > 0)
+		((unsigned char *)data)[n - 1] ^= 1;
+	return n;
 }
 
 ssize_t pread64(int fd, void *data, size_t len, off64_t at) { return reads(fd, data, len, at); }

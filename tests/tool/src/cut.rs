@@ -26,6 +26,8 @@ pub enum Cut {
     Error(u64),
     /// This read fails.
     ReadError(u64),
+    /// This read returns a wrong byte.
+    WrongRead(u64),
 }
 
 /// What the tool did to a file.
@@ -43,7 +45,16 @@ pub struct Recorded {
     pub err: String,
     /// What it did to files, in order, with the inode of each.
     pub events: Vec<(u64, FileEvent)>,
-    pub reads: u64,
+    /// What it read, in order.
+    pub reads: Vec<Read>,
+}
+
+/// A read, and the inode of its file.
+#[derive(Clone, Copy, Debug)]
+pub struct Read {
+    pub inode: u64,
+    pub at: u64,
+    pub len: u64,
 }
 
 /// Makes runs of the tool on the files of a directory.
@@ -121,6 +132,7 @@ impl<'a> Cutter<'a> {
             Cut::Torn(at) => ("write", "torn", Some(at)),
             Cut::Error(at) => ("write", "error", Some(at)),
             Cut::ReadError(at) => ("read", "error", Some(at)),
+            Cut::WrongRead(at) => ("read", "wrong", Some(at)),
         };
         command.env("LD_PRELOAD", &self.library);
         command.env("CUT_UNDER", self.folder.path("files"));
@@ -141,8 +153,8 @@ impl<'a> Cutter<'a> {
     }
 }
 
-fn parse(mut log: &[u8]) -> (Vec<(u64, FileEvent)>, u64) {
-    let (mut events, mut reads) = (Vec::new(), 0);
+fn parse(mut log: &[u8]) -> (Vec<(u64, FileEvent)>, Vec<Read>) {
+    let (mut events, mut reads) = (Vec::new(), Vec::new());
     while let Some((head, rest)) = log.split_at_checked(32) {
         let word = |n: usize| u64::from_le_bytes(head[8 * n..8 * n + 8].try_into().unwrap());
         let (at, len, inode) = (word(1), word(2) as usize, word(3));
@@ -156,7 +168,8 @@ fn parse(mut log: &[u8]) -> (Vec<(u64, FileEvent)>, u64) {
             1 => FileEvent::Flush,
             2 => FileEvent::Size(at),
             _ => {
-                reads += 1;
+                let len = len as u64;
+                reads.push(Read { inode, at, len });
                 continue;
             }
         };

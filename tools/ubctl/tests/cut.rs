@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! `ubctl freeze`, `seal`, `squash` and `format --layer`, cut at each of their writes, and again
-//! when they are repeated; and with each write, and some of the reads, that fail.
+//! when they are repeated; and with each write, and some of the reads, that fail. Also `ubctl
+//! publish`, if a read of the image that it wrote fails or returns other bytes.
 //!
 //! The files that they read never change. A leaf is as before, or frozen with the same content. A
 //! sealed layer gets its name when all of it is durable, is refused as long as a part is missing,
@@ -11,6 +12,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 
 use tool::cut::{after_power_failure, chances, lands, Cut, Cutter, Recorded};
 use tool::leaf::MetadataUnion;
@@ -191,8 +193,9 @@ impl Case<'_> {
         let writes = ran.events.len() as u64;
         let states = self.fail_power(&before, &ran, &mut random);
         // Of the many reads of a probe, some.
-        let each = (ran.reads / (2 * cuts())).max(1) as usize;
-        let reads = (0..ran.reads).step_by(each).map(Cut::ReadError);
+        let count = ran.reads.len() as u64;
+        let each = (count / (2 * cuts())).max(1) as usize;
+        let reads = (0..count).step_by(each).map(Cut::ReadError);
         let all = (0..writes).flat_map(|n| [Cut::Kill(n), Cut::Torn(n), Cut::Error(n)]);
         for cut in all.chain(reads) {
             cutter.restore(&before);
@@ -211,8 +214,8 @@ impl Case<'_> {
             self.look(cutter, &before, true, true);
         }
         println!(
-            "{}: {writes} writes, {} reads, states: {states}",
-            self.line, ran.reads
+            "{}: {writes} writes, {count} reads, states: {states}",
+            self.line
         );
     }
 }
@@ -295,6 +298,37 @@ fn seal() {
 #[test]
 fn squash() {
     sealed("cut-squash", "squash @one @two @out", None);
+}
+
+/// An image is read back before it gets its name. If one of these reads fails, or returns another
+/// byte, there is no image.
+#[test]
+fn publish() {
+    let folder = Folder::new("cut-publish");
+    let cutter = Cutter::new(&folder);
+    make(&cutter, true);
+    let line = "publish --root @root --leaf @two @out";
+    let before = cutter.files();
+    let ran = done(&cutter, line);
+    let out = fs::metadata(cutter.path("out")).unwrap();
+    let back = (0..)
+        .zip(&ran.reads)
+        .filter(|(_, read)| read.inode == out.ino());
+    let back: Vec<_> = back.collect();
+    let bytes: u64 = back.iter().map(|(_, read)| read.len).sum();
+    assert_eq!(bytes, out.len(), "all of the image is read back");
+    for (n, _) in back {
+        for (cut, words) in [
+            (Cut::ReadError(n), "Input/output error"),
+            (Cut::WrongRead(n), "does not read as it was written"),
+        ] {
+            cutter.restore(&before);
+            let ran = cutter.run(line, cut);
+            assert_eq!(ran.code, Some(1), "{cut:?}: {}", ran.err);
+            assert!(ran.err.contains(words), "{cut:?}: {}", ran.err);
+            assert!(cutter.files() == before, "{cut:?}: a file has changed");
+        }
+    }
 }
 
 /// The leaf in which a union is to continue is no leaf, or a whole one.

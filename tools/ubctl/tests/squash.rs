@@ -4,6 +4,7 @@
 //! sector reads as.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use tool::leaf::MetadataUnion;
@@ -295,6 +296,25 @@ fn a_stack_is_published_as_an_image() {
         (&SECTORS.into(), &().into())
     );
     assert_eq!(said["layers"].as_array().unwrap().len(), 3);
+    // The root has a number in each sector, and a unit of zeroes is a hole.
+    let all = image(&root, &oracle);
+    let units = all.chunks(4096).filter(|u| u.iter().any(|&b| b != 0));
+    assert_eq!(said["written_sectors"], units.count() * 8);
+
+    // So is all that no layer maps if there is no root.
+    let (sealed, sparse) = (f.path("sealed"), f.path("sparse"));
+    ubctl("squash {} {}", &[&three, &sealed]).done();
+    let line = "publish --root none --layer {} {} --json";
+    let said = ubctl(line, &[&sealed, &sparse]).done().json();
+    let written = said["written_sectors"].as_u64().unwrap() as usize;
+    let image_of_layer = fs::read(&sparse).unwrap();
+    let data = image_of_layer
+        .chunks(512)
+        .filter(|s| s.iter().any(|&b| b != 0));
+    let data = data.count();
+    assert!((data..data + 100).contains(&written), "{written} of {data}");
+    let blocks = fs::metadata(&sparse).unwrap().blocks() as usize;
+    assert!(blocks < SECTORS / 2, "{blocks} sectors are allocated");
 
     let leaf = f.image("leaf", 8 * MIB);
     ubctl("format --root {} --layer {} {}", &[&root, &three, &leaf]).done();
