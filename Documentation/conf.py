@@ -30,6 +30,7 @@ man_pages = [
     ("ubctl", "ubctl", "make, attach, show and check unions of block devices", [], 8),
     ("ubtab", "ubtab", "unions that exist from boot to shutdown", [], 5),
     ("unionblk", "unionblk", "files of a union, and the format of a leaf", [], 5),
+    ("ubsnapd", "ubsnapd", "snapshotter for containerd on unionblk", [], 8),
 ]
 
 

@@ -37,7 +37,7 @@ generators=$destdir$prefix/lib/systemd/system-generators
 install -d "$generators"
 ln -sf ../../../sbin/ubctl "$generators/unionblk-generator"
 share=$destdir$prefix/share
-for page in ubctl.8 ubtab.5 unionblk.5; do
+for page in ubctl.8 ubtab.5 unionblk.5 ${snapshotter:+ubsnapd.8}; do
 	if [ -f "$BUILD/docs/man/$page" ]; then
 		install -D -m 644 "$BUILD/docs/man/$page" "$share/man/man${page##*.}/$page"
 	else
