@@ -75,6 +75,9 @@ help:
 	@echo '                       ubsnapd if it was built;'
 	@echo '                       PREFIX=/usr/local DESTDIR=; needs modinfo and depmod (kmod)'
 	@echo
+	@echo '  make deb             Debian packages: ubctl, ubsnapd, unionblk-modules-RELEASE for the'
+	@echo '                       stock kernel, unionblk-dkms; build/deb is an apt repository'
+	@echo
 	@echo '  make clean           remove what was built here'
 	@echo '  make distclean       and the cache: build root, kernels, images, tools'
 	@echo
@@ -135,6 +138,10 @@ check-kernel:
 .PHONY: install
 install:
 	@scripts/install.sh '$(ko)' '$(ubctl)' '$(PREFIX)' '$(DESTDIR)' '$(ubsnapd)'
+
+.PHONY: deb
+deb:
+	@scripts/deb.sh
 
 .PHONY: clean distclean
 clean:
