@@ -5,7 +5,7 @@
 # The stages of the two lists run at the same time (JOBS=1: one after another), because an
 # emulated guest leaves processors idle.
 # FULL=1: the crash campaigns in full, ten minutes of fuzzing, all device tests of the group
-# unionblk with lockdep, all tests of the group scale, and the stage containers.
+# unionblk with lockdep, all tests of the group scale, and the stages containers and deb.
 # TEST_MINUTES=N: a stage, or a part of the stage crash, that could not begin in the first N
 # minutes counts as one skip.
 # Each stage leaves its output in build/log/test-STAGE.log.
@@ -14,7 +14,7 @@
 
 host=(format shell strata docs lint core coverage fuzz crash)
 guests=(build kunit vm lockdep scale demo poweroff)
-[ -z "${FULL:-}" ] || guests+=(containers)
+[ -z "${FULL:-}" ] || guests+=(containers deb)
 kernel=
 tree() { [ -n "$kernel" ] || kernel=$("$TOP/scripts/kernel.sh"); printf '%s/tree\n' "$kernel"; }
 
@@ -43,11 +43,11 @@ stage_format() {
 }
 
 stage_shell() {
-	one "shellcheck of the scripts" shellcheck -x -P SCRIPTDIR scripts/*.sh tests/*.sh tests/containers/*.sh tests/crash/*.sh tests/fuzz/*.sh tests/poweroff/*.sh tests/data/*.sh bench/*.sh bench/guest/*.sh bench/lib/*.sh tests/vm/new .ci/run
+	one "shellcheck of the scripts" shellcheck -x -P SCRIPTDIR scripts/*.sh tests/*.sh tests/containers/*.sh tests/crash/*.sh tests/fuzz/*.sh tests/poweroff/*.sh tests/data/*.sh tests/deb/*.sh scripts/deb/dkms-build bench/*.sh bench/guest/*.sh bench/lib/*.sh tests/vm/new .ci/run
 	# SC2034, SC2119, SC2120: the file that sources the tests reads their
 	# variables and arguments.
 	one "shellcheck of the guest's scripts" shellcheck -S warning -s sh -x -e SC2034,SC2119,SC2120 \
-		scripts/guest-init scripts/demo/* tests/kunit/guest tests/containers/guest/{containerd,lib,suite} tests/crash/guest/* tests/poweroff/guest/* tests/vm/check tests/vm/common/* \
+		scripts/guest-init scripts/demo/* tests/kunit/guest tests/containers/guest/{containerd,lib,suite} tests/crash/guest/* tests/poweroff/guest/* tests/deb/guest/* scripts/deb/*.{postinst,prerm,postrm} tests/vm/check tests/vm/common/* \
 		tests/vm/unionblk/[0-9][0-9][0-9] tests/vm/scale/[0-9][0-9][0-9] tests/vm/memory/[0-9][0-9][0-9] tests/vm/soak/[0-9][0-9][0-9] tests/vm/selftest/[0-9][0-9][0-9] \
 		bench/guest/run bench/guest/devices bench/guest/layers bench/guest/profile bench/guest/flame
 	sum_up
@@ -230,6 +230,14 @@ stage_containers() {
 	[ "$passed" -gt 0 ] || failed=1
 	sum_up
 }
+# Builds the Debian packages, and installs and removes them in a guest and in a build root.
+stage_deb() {
+	local log=$BUILD/log/deb.cases
+	tests/deb/run.sh | tee "$log" || [ "${PIPESTATUS[0]}" = 0 ] || failed=1
+	add_counts "$(awk '/^passed:/ { p++ } /^FAILED:/ { f++ } END { printf "%d passed, %d failed", p, f }' "$log")"
+	[ "$passed" -gt 0 ] || failed=1
+	sum_up
+}
 stage_demo() { one "the demo: unions of a Debian image and layers of it (three boots)" scripts/demo.sh; sum_up; }
 
 skipped=0
@@ -246,7 +254,7 @@ prepare() {
 	format | lint | vm | crash) tree >/dev/null ;;
 	build | kunit | lockdep) "$TOP/scripts/kernel-kunit.sh" x86_64 >/dev/null ;;
 	demo) "$TOP/scripts/image.sh" >/dev/null ;;
-	poweroff) "$TOP/scripts/image-systemd.sh" >/dev/null ;;
+	poweroff | deb) "$TOP/scripts/image-systemd.sh" >/dev/null ;;
 	esac
 }
 
@@ -322,7 +330,7 @@ main() {
 	[ $# -gt 0 ] || set -- "${host[@]}" "${guests[@]}"
 	chosen=("$@") began=$SECONDS lanes=1 results=$BUILD/log/test-results
 	for name; do
-		declare -F "stage_$name" >/dev/null || die "no stage $name: ${host[*]} ${guests[*]} containers"
+		declare -F "stage_$name" >/dev/null || die "no stage $name: ${host[*]} ${guests[*]} containers deb"
 	done
 	: >"$results"
 	for name; do prepare "$name" || say "the kernel or image that the stage $name needs could not be built: see build/log"; done
