@@ -32,9 +32,11 @@ pub(crate) struct Resources {
     pub(crate) commits: OwnedQueue,
     /// Runs discards and zeroings in the map. They wait for commits and checkpoints.
     pub(crate) discards: OwnedQueue,
-    /// Submits requests whose lower I/O may have to wait for a lower device, so that a root or a
-    /// layer that hangs does not block commits.
-    pub(crate) sends: OwnedQueue,
+    /// Submits reads that may have to wait for a lower device, so that a root or a layer that hangs
+    /// does not block commits and writes.
+    pub(crate) reads: OwnedQueue,
+    /// Submits other requests that may have to wait for the leaf.
+    pub(crate) writes: OwnedQueue,
     /// Runs reclaim, which waits for commits and for requests in flight.
     pub(crate) reclaims: OwnedQueue,
     /// Waits for memory for a map, and does nothing else.
@@ -61,7 +63,8 @@ impl Resources {
         let resources = Resources {
             commits: OwnedQueue::new(c"unionblk_commit")?,
             discards: OwnedQueue::new(c"unionblk_discard")?,
-            sends: OwnedQueue::new(c"unionblk_send")?,
+            reads: OwnedQueue::new(c"unionblk_read")?,
+            writes: OwnedQueue::new(c"unionblk_write")?,
             reclaims: OwnedQueue::new(c"unionblk_reclaim")?,
             memory: OwnedQueue::new(c"unionblk_memory")?,
             timers: OwnedQueue::new_freezable(c"unionblk_timer")?,

@@ -78,7 +78,8 @@ pub(super) fn stop_work(union: &Arc<Union>) {
     workqueue::flush_work::<_, { work_items::COMMIT }>(union);
     workqueue::flush_work::<_, { work_items::DISCARD }>(union);
     workqueue::flush_work::<_, { work_items::RECLAIM }>(union);
-    workqueue::flush_work::<_, { work_items::SEND }>(union);
+    workqueue::flush_work::<_, { work_items::READS }>(union);
+    workqueue::flush_work::<_, { work_items::WRITES }>(union);
     workqueue::flush_work::<_, { work_items::CHECKPOINT }>(union);
     workqueue::flush_work::<_, { work_items::MEMORY }>(union);
 }

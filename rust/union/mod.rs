@@ -56,7 +56,10 @@ use crate::{
     resources::Resources,
     stack_memory::StackPageLists,
     sys::{
-        atomic::AtomicBool,
+        atomic::{
+            AtomicBool,
+            Ordering, //
+        },
         bug::warn_on_once, //
     },
     ubcore::{
@@ -138,7 +141,9 @@ pub(crate) struct Union {
     #[pin]
     reclaim: Work<Union, { work_items::RECLAIM }>,
     #[pin]
-    send: Work<Union, { work_items::SEND }>,
+    reads: Work<Union, { work_items::READS }>,
+    #[pin]
+    writes: Work<Union, { work_items::WRITES }>,
     #[pin]
     memory: Work<Union, { work_items::MEMORY }>,
 }
@@ -236,12 +241,39 @@ struct Lists {
     discards: RequestList<Union>,
     /// Requests that wait for memory for the map.
     starved: RequestList<Union>,
-    /// Requests that the send work submits, because their lower I/O may have to wait.
-    sends: RequestList<Union>,
-    /// Whether a request that would have to wait is on `sends`, or the send work is submitting it.
+    /// Reads that may have to wait for a lower device.
+    reads: Sends,
+    /// Other requests that may have to wait for a lower device, which is the leaf.
+    writes: Sends,
+}
+
+/// Requests that a send work submits, because their lower I/O may have to wait. Reads are separate,
+/// because the kernel writes to free memory, and such a write must not wait for the root.
+struct Sends {
+    list: RequestList<Union>,
+    /// Whether a request that would have to wait is on the list, or the send work is submitting it.
     /// Set only if `send_as` is [`SendAs::Requests`]. While it is set, further such requests return
     /// to blk-mq, which queues them again.
-    send_pending: AtomicBool,
+    is_pending: AtomicBool,
+}
+
+impl Sends {
+    const fn new() -> Self {
+        Sends {
+            list: RequestList::new(),
+            is_pending: AtomicBool::new(false),
+        }
+    }
+
+    /// Begins to send a request that would have to wait. Returns `false` if another one is pending.
+    fn begin(&self) -> bool {
+        !self.is_pending.swap(true, Ordering::Relaxed)
+    }
+
+    /// Ends what [`Sends::begin`] has begun.
+    fn end(&self) {
+        self.is_pending.store(false, Ordering::Relaxed);
+    }
 }
 
 impl Lists {
@@ -251,8 +283,8 @@ impl Lists {
             deferred: RequestList::new(),
             discards: RequestList::new(),
             starved: RequestList::new(),
-            sends: RequestList::new(),
-            send_pending: AtomicBool::new(false),
+            reads: Sends::new(),
+            writes: Sends::new(),
         }
     }
 }

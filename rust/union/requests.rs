@@ -5,6 +5,7 @@
 
 use super::{
     attributes::ATTRIBUTES,
+    Sends,
     Union, //
 };
 use crate::{
@@ -22,10 +23,7 @@ use crate::{
         Started,
     },
     error::errno,
-    sys::atomic::{
-        AtomicU64,
-        Ordering, //
-    },
+    sys::atomic::AtomicU64,
     ubcore::{
         error::{
             Broken,
@@ -65,14 +63,16 @@ impl Operations for Union {
         let rq = match this.lower.send_as {
             SendAs::Bios if matches!(rq.op(), ReqOp::Read | ReqOp::Write) => rq,
             _ => match io::queue(&this, rq) {
-                // One request at a time waits for the lower device on `sends`. blk-mq queues the
-                // others again when a request of the same hardware queue has ended, or after 3 ms.
-                Err(rq) if !this.lists.send_pending.swap(true, Ordering::Relaxed) => rq,
+                // One read and one other request at a time wait for a lower device. blk-mq queues
+                // the others again when a request of the same hardware queue has ended, or after
+                // 3 ms.
+                Err(rq) if this.lists.sends(rq.op()).begin() => rq,
                 accepted => return accepted,
             },
         };
-        this.lists.sends.push(rq);
-        Union::schedule_send(this);
+        let op = rq.op();
+        this.lists.sends(op).list.push(rq);
+        Union::schedule_send(this, op);
         Ok(())
     }
 
@@ -157,20 +157,20 @@ fn add<'d>(union: &'d Union, pieces: &mut Pieces<'d, Union>, runs: impl Iterator
     }
 }
 
-/// Submits the requests on `sends` as bios, which may wait for the lower devices.
+/// Submits the requests of `sends` as bios, which may wait for the lower devices.
 ///
 /// Context: a worker that holds no lock.
-pub(super) fn send_work(this: ArcBorrow<'_, Union>) {
+pub(super) fn send_work(this: &ArcBorrow<'_, Union>, sends: &Sends) {
     plug::with(|| {
-        for rq in this.lists.sends.take_all() {
+        for rq in sends.list.take_all() {
             rq.set_send_as(SendAs::Bios);
             // If there was no memory for a single bio, requeue the request.
-            if let Err(rq) = io::queue(&this, rq) {
+            if let Err(rq) = io::queue(this, rq) {
                 rq.requeue();
             }
         }
     });
-    this.lists.send_pending.store(false, Ordering::Relaxed);
+    sends.end();
 }
 
 /// Each method calls the method of the same name of [`Started`] or [`Request`].

@@ -6,10 +6,12 @@
 use super::{
     requests,
     Lists,
+    Sends,
     Union, //
 };
 use crate::{
     blk::{
+        ReqOp,
         Request,
         RequestList, //
     },
@@ -44,15 +46,17 @@ pub(super) const TIMER: u64 = 2;
 pub(super) const CHECKPOINT: u64 = 3;
 pub(super) const DISCARD: u64 = 4;
 pub(super) const RECLAIM: u64 = 5;
-pub(super) const SEND: u64 = 6;
-pub(super) const MEMORY: u64 = 7;
+pub(super) const READS: u64 = 6;
+pub(super) const WRITES: u64 = 7;
+pub(super) const MEMORY: u64 = 8;
 
 impl_has_work! {
     impl HasWork<Self, COMMIT> for Union { self.commit }
     impl HasWork<Self, CHECKPOINT> for Union { self.checkpoint }
     impl HasWork<Self, DISCARD> for Union { self.discard }
     impl HasWork<Self, RECLAIM> for Union { self.reclaim }
-    impl HasWork<Self, SEND> for Union { self.send }
+    impl HasWork<Self, READS> for Union { self.reads }
+    impl HasWork<Self, WRITES> for Union { self.writes }
     impl HasWork<Self, MEMORY> for Union { self.memory }
 }
 impl_has_delayed_work! {
@@ -106,12 +110,21 @@ impl WorkItem<RECLAIM> for Union {
     }
 }
 
-/// The send work: submits requests whose lower I/O may have to wait.
-impl WorkItem<SEND> for Union {
+/// The send work for reads: submits those whose lower I/O may have to wait.
+impl WorkItem<READS> for Union {
     type Pointer = Arc<Union>;
 
     fn run(this: Arc<Union>) {
-        requests::send_work(this.as_arc_borrow());
+        requests::send_work(&this.as_arc_borrow(), &this.lists.reads);
+    }
+}
+
+/// The send work for other requests.
+impl WorkItem<WRITES> for Union {
+    type Pointer = Arc<Union>;
+
+    fn run(this: Arc<Union>) {
+        requests::send_work(&this.as_arc_borrow(), &this.lists.writes);
     }
 }
 
@@ -152,6 +165,13 @@ impl WorkItems for ArcBorrow<'_, Union> {
 }
 
 impl Lists {
+    pub(super) fn sends(&self, op: ReqOp) -> &Sends {
+        match op {
+            ReqOp::Read => &self.reads,
+            _ => &self.writes,
+        }
+    }
+
     fn of(&self, waiting: Waiting) -> &RequestList<Union> {
         match waiting {
             Waiting::Commit => &self.commit_waiters,
@@ -163,8 +183,12 @@ impl Lists {
 }
 
 impl Union {
-    /// Schedules the send work. Any context.
-    pub(super) fn schedule_send(this: ArcBorrow<'_, Self>) {
-        let _ = this.resources.sends.enqueue::<_, SEND>(Arc::from(this));
+    /// Schedules the send work for requests like this one. Any context.
+    pub(super) fn schedule_send(this: ArcBorrow<'_, Self>, op: ReqOp) {
+        let (this, queues) = (Arc::<Union>::from(this), &this.resources);
+        let _ = match op {
+            ReqOp::Read => queues.reads.enqueue::<_, READS>(this),
+            _ => queues.writes.enqueue::<_, WRITES>(this),
+        };
     }
 }
