@@ -178,22 +178,31 @@ def figures(env, folder):
 
 
 def write_report(args):
-    """Writes the figures, the plot, and the page again."""
-    found, kernels = [], []
+    """Writes the figures, the plot, and the page again. The figures of other environments stay, with
+    the commit that they are of."""
+    result = report.unpack(args.results, "layers.json.zst")
+    # Figures of an earlier form of the file do not say which commit they are of.
+    if not result or "runs" not in result:
+        result = {"runs": {}, "figures": []}
     for path in args.files:
         with open(path, encoding="utf-8") as f:
             part = json.load(f)
-        found += part["figures"]
-        kernels.append(part["kernel"])
-    result = {"kernel": ", ".join(kernels), "cpu": args.cpu, "commit": args.commit,
-              "date": datetime.date.today().isoformat(), "quiet": args.quiet == "yes",
-              "reps": 3 if args.quick else 10, "figures": found}
+        env = part["env"]
+        result["runs"][env] = {"kernel": part["kernel"], "cpu": args.cpu, "commit": args.commit,
+                               "date": datetime.date.today().isoformat(), "quiet": args.quiet == "yes",
+                               "reps": 3 if args.quick else 10}
+        result["figures"] = [f for f in result["figures"] if f["env"] != env] + part["figures"]
+    found = result["figures"]
+    result["targets"] = page.judge(found)
     os.makedirs(args.results, exist_ok=True)
     report.pack(args.results, "layers.json.zst", json.dumps(result, indent=1, ensure_ascii=False) + "\n")
     if any(f["env"] == "tcg1" for f in found):
         report.write(args.results, "layers.svg", page.plot(found))
     report.render(args.results)
-    print(f"{len(found)} figures of layers: {args.results}/README.md, layers.json.zst, layers.svg")
+    missed = [row for row in result["targets"] if not row["holds"]]
+    for row in missed:
+        print(f"MISSES {row['target']}: {row['measured']} ({row['wanted']})")
+    print(f"{len(found)} figures of layers, {len(missed)} of {len(result['targets'])} goals missed: {args.results}/README.md, layers.json.zst, layers.svg")
 
 
 def main():
@@ -223,7 +232,8 @@ def main():
         with open(os.path.join(args.folder, "facts"), encoding="utf-8") as f:
             kernel = f.readline().split()[1]
         with open(args.file, "w", encoding="utf-8") as f:
-            json.dump({"kernel": kernel, "figures": figures(args.env, args.folder)}, f, indent=1)
+            part = {"env": args.env, "kernel": kernel, "figures": figures(args.env, args.folder)}
+            json.dump(part, f, indent=1)
     else:
         write_report(args)
 

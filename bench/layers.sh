@@ -5,7 +5,8 @@
 # bench/results/layers.json.zst and layers.svg, and the part of README.md about layers.
 #   bench/layers.sh [ENV]...    uml1 tcg1 (both if none is named)
 #   QUICK=1        few repetitions
-#   KINDS=union    these kinds alone: union,snapshot,overlayfs,qcow2
+#   KINDS=union    these kinds alone: union,snapshot,overlayfs,qcow2. Figures of the others in
+#                  this environment leave the results; those of another environment stay
 #   RESULTS=DIR    elsewhere than bench/results
 #   COUNT=1        only the instructions of unions, against their goals, into build/bench/count
 . "$(dirname "$0")/../scripts/lib.sh"
@@ -73,5 +74,5 @@ done
 [ "$quiet" = no ] || is_quiet || quiet=no
 # shellcheck disable=SC2046,SC2059 # a list of files
 python3 -B "$TOP/bench/layers.py" report --commit "$commit" --cpu "$(cpu_model)" --quiet "$quiet" \
-	--results "$results" $(printf "$work/layers-%s.json " "$@")
+	${QUICK:+--quick} --results "$results" $(printf "$work/layers-%s.json " "$@")
 [ -z "$COUNT" ] || python3 -B "$TOP/bench/count.py" "$results/layers.json.zst"

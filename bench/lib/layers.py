@@ -42,20 +42,31 @@ def lines_of(rows, first, cell):
 
 def page(result):
     """Returns the lines of the part of the page."""
-    out = ["## Layers", "",
-           f"Kernel {result['kernel']}, commit {result['commit']}, CPU: {result['cpu']}, {result['date']}.", ""]
+    out = ["## Layers", ""]
+
+    def about(env):
+        run = result["runs"][env]
+        return [f"Kernel {run['kernel']}, commit {run['commit']}, CPU: {run['cpu']}, {run['date']}.", ""]
+
     counts, times = (rows_of(result["figures"], env) for env in ("tcg1", "uml1"))
     if counts:
-        out += ["![instructions over layers](layers.svg)", "",
+        out += about("tcg1") + ["![instructions over layers](layers.svg)", "",
                 "Instructions for an operation over so many layers, fio's among them; *raw* is the disk below,",
                 "or the file system below overlayfs. A first write of overlayfs opens a file of 64 KiB and copies",
                 "it up. With no layers qemu-nbd has a raw image.", ""]
         raw = (["raw"], lambda row: [str(next(iter(row.values()))["raw"])])
         out += lines_of(counts, raw, lambda f: str(f["per_io"])) + [""]
+    if result["targets"]:
+        out += ["Goals for unions, in instructions:", ""]
+        out += grid(["goal", "wanted", "measured", ""], [
+            [row["target"], row["wanted"], row["measured"], "holds" if row["holds"] else "**misses**"]
+            for row in result["targets"]]) + [""]
     if times:
-        out += [f"Raw's processor time over that of an operation, and below it the ratio to raw of {result['reps']}",
+        run = result["runs"]["uml1"]
+        out += about("uml1")
+        out += [f"Raw's processor time over that of an operation, and below it the ratio to raw of {run['reps']}",
                 "repetitions, with quartiles, in User-Mode Linux with one processor.", ""]
-        if not result["quiet"]:
+        if not run["quiet"]:
             out += ["**The machine was not quiet: the ratios are noisy. The processor times are less so.**", ""]
 
         def cell(f):
@@ -128,3 +139,9 @@ def limits(figures):
         if layer:
             costs = [figure["per_io"] for figure in layer.values()]
             yield f"layer{words}, most over least", max(costs) - min(costs), FLAT
+
+
+def judge(figures):
+    """Returns a row for each goal: what, wanted, measured, held."""
+    return [{"target": what, "wanted": f"≤ {limit}", "measured": f"{value:+}", "holds": value <= limit}
+            for what, value, limit in limits(figures)]
