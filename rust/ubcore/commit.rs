@@ -25,7 +25,6 @@ use super::format::directory::{self, PageEntry};
 use super::format::record::Record;
 use super::format::superblock::Superblock;
 use super::geometry::{LeafSlab, MapPage};
-use super::grow::{self, Sizes};
 use super::journal::{Ring, Space, Transaction};
 use super::limit;
 use super::map::{Emptied, Map, Memory};
@@ -271,18 +270,6 @@ where
         self.guarded(|s| {
             s.ring.forget_buffer();
             let next = limit::limited(&s.superblock, limit)?;
-            superblock_slots::write(disk, s.newest, &next)??;
-            s.superblock = next;
-            Ok(())
-        })
-    }
-
-    /// Makes union and leaf larger. What the leaf holds stays as it is. The map and the allocator
-    /// keep their sizes, so the caller makes them larger too. A refusal is no failure.
-    pub fn grow<D: Disk>(&mut self, disk: &mut D, sizes: Sizes) -> Result {
-        let next = grow::grown(&self.superblock, sizes)?;
-        self.guarded(|s| {
-            s.ring.forget_buffer();
             superblock_slots::write(disk, s.newest, &next)??;
             s.superblock = next;
             Ok(())

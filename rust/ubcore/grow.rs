@@ -23,7 +23,7 @@ pub struct Sizes {
 
 /// Returns the superblock with other sizes. What the old superblock led to, the new one leads to
 /// as well.
-pub(super) fn grown(sb: &Superblock, sizes: Sizes) -> Result<Superblock> {
+fn grown(sb: &Superblock, sizes: Sizes) -> Result<Superblock> {
     let mut next = superblock_slots::next(sb)?;
     next.geometry = sb.geometry.grown(sizes.union_sectors, sizes.leaf_sectors)?;
     Ok(next)

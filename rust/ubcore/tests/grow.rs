@@ -11,13 +11,11 @@ use sim::union::{format, load, SimUnion};
 use ubcore::attach::read_superblock;
 use ubcore::error::{Area, Error, Result, Role};
 use ubcore::format::superblock::Superblock;
-use ubcore::geometry::{Geometry, LeafSlab};
+use ubcore::geometry::Geometry;
 use ubcore::grow::{grow, Sizes};
 use ubcore::leaf_block::LeafBlock;
 use ubcore::map::Base;
-use ubcore::plan::{self, Source};
 use ubcore::stack::chain::Seal;
-use ubcore::stack::source::NoLayers;
 
 /// Five pages of the slab table in place of three, and three pages of bits in place of one.
 const MORE: Sizes = Sizes {
@@ -269,33 +267,4 @@ fn the_sizes_of_a_leaf_are_not_trusted() {
         with(88, &(LEAF + 1).to_le_bytes()),
         Some(Error::LeafSize(LEAF + 1, LEAF))
     );
-}
-
-/// The map of a running union has the sizes of its attach; the committer alone knows the new ones
-/// until the next attach. So this is what the leaf of a union in use is after a power failure.
-#[test]
-fn a_leaf_grows_while_its_union_is_used() {
-    let (disk, _) = committed();
-    let mut u = attach_large(&disk).unwrap();
-    u.write(9 * SLAB, 2, 70, true).unwrap();
-    u.flush().unwrap();
-    let before = read(&disk);
-    u.write(9 * SLAB, 2, 70, true).unwrap();
-    u.committer.grow(&mut u.disk, LITTLE).unwrap();
-    u.flush().unwrap();
-    u.checkpoint().unwrap();
-    drop(u);
-    only_zeroes_are_new(&before, &disk, LITTLE.union_sectors);
-    let mut u = attach_large(&disk).unwrap();
-    u.write(2990 * SLAB, 2, 71, true).unwrap();
-    let run = plan::read(&u.map, NoLayers, 2990 * SLAB, 1).next().unwrap();
-    assert!(matches!(run.source, Source::Leaf(_)));
-    assert_eq!(u.allocator.slabs(), 49);
-    assert!(u.map.geometry().has_leaf_slab(LeafSlab(48)));
-    let refused = u.committer.grow(&mut u.disk, MORE);
-    assert!(matches!(refused, Err(Error::NoRoom(Role::Root, _))));
-    // What was refused before the first write is no failed commit.
-    u.flush().unwrap();
-    u.detach().unwrap();
-    assert!(worst_is_note(&look(&disk).unwrap()));
 }
