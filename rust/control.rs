@@ -45,6 +45,7 @@ use crate::{
         Options, //
     },
 };
+use core::num::NonZeroU32;
 use kernel::{
     new_mutex,
     prelude::*,
@@ -327,8 +328,7 @@ impl Registry {
 
     fn set_limit(&self, c: &mut abi::Limit) -> Result {
         let attached = self.begin_change(c.id, c.uuid)?;
-        let limit = Some(c.slabs).filter(|&slabs| slabs != 0);
-        let done = attached.set_limit(limit);
+        let done = attached.set_limit(NonZeroU32::new(c.slabs));
         self.end_change(c.id, attached);
         done.map_err(|e| {
             c.set_error(e);

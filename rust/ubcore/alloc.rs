@@ -8,6 +8,7 @@
 //! other slabs of the group get the leaf slabs of their positions. If no group is free any more,
 //! any free slab will do. No space is held back.
 
+use core::num::NonZeroU32;
 use core::ops::{DerefMut, Range};
 
 use super::bits::Bitmap;
@@ -137,9 +138,9 @@ impl<B: DerefMut<Target = [u64]>> Allocator<B> {
     }
 
     /// Sets the number of slabs that may be in use, at most all. `None`: all. Under the lock.
-    pub fn set_limit(&mut self, limit: Option<u32>) {
+    pub fn set_limit(&mut self, limit: Option<NonZeroU32>) {
         let slabs = self.slabs();
-        self.limit = limit.filter(|&n| n != 0).map_or(slabs, |n| n.min(slabs));
+        self.limit = limit.map_or(slabs, |n| n.get().min(slabs));
     }
 
     /// Returns how many slabs may still be allocated.

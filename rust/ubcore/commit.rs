@@ -15,6 +15,7 @@
 //! page makes a dirty mark or a pending mark, and the code that takes the mark puts the page on the
 //! list of changed pages.
 
+use core::num::NonZeroU32;
 use core::ops::DerefMut;
 
 use super::changed_pages::ChangedPages;
@@ -266,7 +267,7 @@ where
     }
 
     /// Sets the limit of the leaf, or removes it if `None`. The content of the leaf stays as it is.
-    pub fn set_limit<D: Disk>(&mut self, disk: &mut D, limit: Option<u32>) -> Result {
+    pub fn set_limit<D: Disk>(&mut self, disk: &mut D, limit: Option<NonZeroU32>) -> Result {
         self.guarded(|s| {
             s.ring.forget_buffer();
             let next = limit::limited(&s.superblock, limit)?;

@@ -2,6 +2,8 @@
 
 //! The limit of a leaf: how many slabs its union may use, stored in the superblock.
 
+use core::num::NonZeroU32;
+
 use super::attach::Probe;
 use super::disk::Disk;
 use super::error::Result;
@@ -12,7 +14,7 @@ use super::superblock_slots;
 ///
 /// All other fields stay, so a reader finds the same metadata by the new superblock as by the old
 /// one.
-pub(super) fn limited(sb: &Superblock, limit: Option<u32>) -> Result<Superblock> {
+pub(super) fn limited(sb: &Superblock, limit: Option<NonZeroU32>) -> Result<Superblock> {
     let mut next = superblock_slots::next(sb)?;
     next.features.set_limit(limit);
     Ok(next)
@@ -20,7 +22,7 @@ pub(super) fn limited(sb: &Superblock, limit: Option<u32>) -> Result<Superblock>
 
 /// Sets the limit of a leaf that no union uses, and returns its new superblock. If the call fails,
 /// the leaf has the old limit or the new one.
-pub fn set<D: Disk>(disk: &mut D, probe: &Probe, limit: Option<u32>) -> Result<Superblock> {
+pub fn set<D: Disk>(disk: &mut D, probe: &Probe, limit: Option<NonZeroU32>) -> Result<Superblock> {
     probe.writable()?;
     let next = limited(&probe.superblock, limit)?;
     superblock_slots::write(disk, probe.slot, &next)??;

@@ -13,6 +13,7 @@ use crate::ubcore::{
         refuses_writes, //
     },
 };
+use core::num::NonZeroU32;
 use kernel::prelude::*;
 
 impl Attached {
@@ -20,7 +21,7 @@ impl Attached {
     /// read-only, as after a commit that fails.
     ///
     /// Process context. One call at a time.
-    pub(crate) fn set_limit(&self, limit: Option<u32>) -> Result {
+    pub(crate) fn set_limit(&self, limit: Option<NonZeroU32>) -> Result {
         let union = self.union();
         let host = union.as_arc_borrow();
         if refuses_writes(&host) {

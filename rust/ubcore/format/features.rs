@@ -9,6 +9,8 @@
 //! a leaf with an *incompatible* feature, because that gives the metadata another meaning. Features
 //! of the last two classes announce the use of any byte that is zero without them.
 
+use core::num::NonZeroU32;
+
 use super::super::error::{Error, FeatureClass, Result};
 
 /// Bytes of the superblock that only compatible features may use.
@@ -66,15 +68,15 @@ impl Features {
     }
 
     /// Returns the number of slabs that the union may use, if there is a limit.
-    pub fn limit(&self) -> Option<u32> {
+    pub fn limit(&self) -> Option<NonZeroU32> {
         let [a, b, c, d, ..] = self.compat_bytes;
-        let slabs = Some(u32::from_le_bytes([a, b, c, d]));
-        slabs.filter(|&n| n != 0 && self.compat & LIMITED != 0)
+        let slabs = NonZeroU32::new(u32::from_le_bytes([a, b, c, d]));
+        slabs.filter(|_| self.compat & LIMITED != 0)
     }
 
-    /// Sets the limit. `None` or 0: no limit.
-    pub fn set_limit(&mut self, limit: Option<u32>) {
-        let slabs = limit.unwrap_or(0);
+    /// Sets the limit. `None`: no limit, which is 0 on disk.
+    pub fn set_limit(&mut self, limit: Option<NonZeroU32>) {
+        let slabs = limit.map_or(0, NonZeroU32::get);
         self.compat = match slabs {
             0 => self.compat & !LIMITED,
             _ => self.compat | LIMITED,

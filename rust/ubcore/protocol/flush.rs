@@ -10,6 +10,8 @@
 //! The timer and the checkpoint work run where the system can freeze them, because metadata that is
 //! written after a hibernation image was made would be newer than the map in the image.
 
+use core::num::NonZeroU32;
+
 use super::super::error::Result;
 use super::super::geometry::MapPage;
 use super::super::stack::chain::Seal;
@@ -206,7 +208,7 @@ pub fn reset<H: Host>(host: &H) -> Result {
 
 /// Sets how many slabs the union may use. `None`: all. The limit is durable before it holds.
 /// Process context.
-pub fn set_limit<H: Host>(host: &H, limit: Option<u32>) -> Result {
+pub fn set_limit<H: Host>(host: &H, limit: Option<NonZeroU32>) -> Result {
     host.with_committer(|committer, disk| {
         let done = committer.set_limit(disk, limit);
         record_outcome(host, committer, CommitterStep::Limit, done)?;

@@ -3,6 +3,8 @@
 //! The limit of a leaf: what it refuses and what not, that it is stored, and that a change of it
 //! changes nothing else.
 
+use std::num::NonZeroU32;
+
 use sim::disk::{Counts, Random, SimDisk};
 use sim::inspect::look;
 use sim::inspect::workloads::*;
@@ -15,13 +17,17 @@ use ubcore::limit::set;
 use ubcore::map::Base;
 use ubcore::stack::chain::Seal;
 
-fn set_at_rest(disk: &SimDisk, limit: Option<u32>) -> Result<Superblock> {
+fn slabs(n: u32) -> Option<NonZeroU32> {
+    Some(NonZeroU32::new(n).unwrap())
+}
+
+fn set_at_rest(disk: &SimDisk, limit: Option<NonZeroU32>) -> Result<Superblock> {
     let mut disk = disk.clone();
     let probe = read_superblock(&mut disk)?;
     set(&mut disk, &probe, limit)
 }
 
-fn set_live(u: &mut SimUnion, limit: Option<u32>) -> Result {
+fn set_live(u: &mut SimUnion, limit: Option<NonZeroU32>) -> Result {
     u.committer.set_limit(&mut u.disk, limit)?;
     u.allocator.set_limit(limit);
     Ok(())
@@ -37,7 +43,7 @@ const FULL: Allocated = Err(Denied::Failed(Error::Full));
 #[test]
 fn at_the_limit_it_is_as_if_the_leaf_were_full() {
     let (disk, _) = used();
-    set_at_rest(&disk, Some(6)).unwrap();
+    set_at_rest(&disk, slabs(6)).unwrap();
     let mut u = attach(&disk).unwrap();
     assert_eq!((u.allocator.used(), u.allocator.limit()), (4, 6));
     // All of a range, or nothing of it.
@@ -61,9 +67,9 @@ fn at_the_limit_it_is_as_if_the_leaf_were_full() {
     assert_eq!(write(&mut u, 12), Ok(()));
     assert_eq!(write(&mut u, 13), FULL);
     // Changed while it is used. It may be below what is used.
-    set_live(&mut u, Some(7)).unwrap();
+    set_live(&mut u, slabs(7)).unwrap();
     assert_eq!((write(&mut u, 13), write(&mut u, 14)), (Ok(()), FULL));
-    set_live(&mut u, Some(3)).unwrap();
+    set_live(&mut u, slabs(3)).unwrap();
     assert_eq!((u.allocator.used(), write(&mut u, 14)), (7, FULL));
     u.write(11 * SLAB, 3, 71, true).unwrap();
     u.detach().unwrap();
@@ -84,7 +90,7 @@ fn no_leaf_has_a_limit_unless_it_was_set() {
     let u = attach(&disk).unwrap();
     assert_eq!(u.allocator.limit(), u.allocator.slabs());
     // More than there is, and none at all.
-    for limit in [Some(u32::MAX), Some(0), None] {
+    for limit in [slabs(u32::MAX), None] {
         set_at_rest(&disk, limit).unwrap();
         let u = attach(&disk).unwrap();
         assert_eq!(u.allocator.limit(), u.allocator.slabs());
@@ -95,7 +101,7 @@ fn no_leaf_has_a_limit_unless_it_was_set() {
 #[test]
 fn the_limit_survives_commits_checkpoints_and_a_reset() {
     let (disk, _) = used();
-    set_at_rest(&disk, Some(9)).unwrap();
+    set_at_rest(&disk, slabs(9)).unwrap();
     let mut u = attach(&disk).unwrap();
     write(&mut u, 20).unwrap();
     u.flush().unwrap();
@@ -105,7 +111,7 @@ fn the_limit_survives_commits_checkpoints_and_a_reset() {
     write(&mut u, 20).unwrap();
     u.detach().unwrap();
     let sb = read_superblock(&mut disk.clone()).unwrap().superblock;
-    assert_eq!(sb.features.limit(), Some(9));
+    assert_eq!(sb.features.limit(), slabs(9));
     let probe = read_superblock(&mut disk.clone()).unwrap();
     ubcore::reset::reset(&mut disk.clone(), &probe).unwrap();
     assert_eq!(attach(&disk).unwrap().allocator.limit(), 9);
@@ -131,8 +137,8 @@ fn a_power_failure_leaves_the_old_limit_or_the_new_one() {
             disk.state.borrow_mut().power_fails_in = Some(seed % 4);
             disk.state.borrow_mut().random = Some(random.clone());
             let done = match live {
-                true => set_live(&mut u, Some(5)),
-                false => set_at_rest(&disk, Some(5)).map(drop),
+                true => set_live(&mut u, slabs(5)),
+                false => set_at_rest(&disk, slabs(5)).map(drop),
             };
             if done.is_ok() && live {
                 assert_eq!(disk.counts(), wanted);
@@ -140,7 +146,7 @@ fn a_power_failure_leaves_the_old_limit_or_the_new_one() {
             disk.state.borrow_mut().crash(&mut random);
             assert!(content(&disk) == plain);
             let found = read_superblock(&mut disk.clone()).unwrap().superblock;
-            let is_new = match found.features.limit() {
+            let is_new = match found.features.limit().map(NonZeroU32::get) {
                 Some(5) => true,
                 None => false,
                 other => panic!("{other:?}"),
@@ -159,7 +165,7 @@ fn a_failed_change_is_a_failed_commit() {
     let (disk, _) = committed();
     let mut u = attach(&disk).unwrap();
     disk.state.borrow_mut().fail_in = Some((1, true));
-    assert!(set_live(&mut u, Some(5)).is_err());
+    assert!(set_live(&mut u, slabs(5)).is_err());
     assert!(u.flush().is_err() && u.checkpoint().is_err());
     let (disk, _) = used();
     let mut u = load(&disk, ROOT, LEAF).unwrap();
@@ -167,6 +173,6 @@ fn a_failed_change_is_a_failed_commit() {
         .freeze(&u.map, &mut u.disk, Seal([1; 16]))
         .unwrap();
     let before = disk.image();
-    assert_eq!(set_at_rest(&disk, Some(1)).err(), Some(Error::Frozen));
+    assert_eq!(set_at_rest(&disk, slabs(1)).err(), Some(Error::Frozen));
     assert!(disk.image() == before);
 }

@@ -2,6 +2,7 @@
 
 //! `ubctl format`: makes a device or image the leaf of a root.
 
+use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
@@ -86,7 +87,7 @@ pub struct LayoutArgs {
     pub size: Option<u64>,
     /// The limit of a leaf that continues another one, in slabs. It may be above their number.
     #[arg(skip)]
-    pub limit: Option<u32>,
+    pub limit: Option<NonZeroU32>,
     /// Keep room in the map to let union and leaf grow to this size later [default: twice theirs,
     /// and less for a union that is much larger than the leaf]
     #[arg(long, value_name = "SIZE", value_parser = union_size)]

@@ -2,6 +2,7 @@
 
 //! `ubctl limit`: sets how much of its space a leaf may use.
 
+use std::num::NonZeroU32;
 use std::path::Path;
 
 use clap::Args;
@@ -48,7 +49,7 @@ struct LimitReport {
     uuid: String,
     name: Option<String>,
     /// The limit; null if there is none.
-    limit_slabs: Option<u32>,
+    limit_slabs: Option<NonZeroU32>,
     limit_bytes: Option<u64>,
     slabs: u32,
 }
@@ -71,20 +72,20 @@ pub fn run(args: &LimitArgs, json: bool) -> Result {
 
 /// Converts a limit to slabs of so many sectors. `None`: no limit. A limit above the number of
 /// slabs is kept for a leaf that grows.
-fn in_slabs(size: value_parser::LimitArg, sectors: u32) -> Result<Option<u32>> {
+fn in_slabs(size: value_parser::LimitArg, sectors: u32) -> Result<Option<NonZeroU32>> {
     let value_parser::LimitArg(Some(bytes)) = size else {
         return Ok(None);
     };
     let slab = u64::from(sectors).saturating_mul(SECTOR_BYTES);
     let wanted = u32::try_from(bytes.checked_div(slab).unwrap_or(0)).unwrap_or(u32::MAX);
-    if wanted == 0 {
+    let below_one = || {
         let text = format!(
             "a limit below one slab, {}, is not possible: give at least that",
             output::size(sectors.into())
         );
-        return Err(Fail::new(REFUSED, "limit", text));
-    }
-    Ok(Some(wanted))
+        Fail::new(REFUSED, "limit", text)
+    };
+    NonZeroU32::new(wanted).ok_or_else(below_one).map(Some)
 }
 
 fn of_union(
@@ -100,7 +101,7 @@ fn of_union(
         uuid: output::uuid(&status.uuid),
         name: leaf_name(status),
         limit_slabs: limit,
-        limit_bytes: limit.map(|n| bytes(n, status.slab_sectors)),
+        limit_bytes: limit.map(|n| bytes(n.get(), status.slab_sectors)),
         slabs: status.slabs,
     })
 }
@@ -122,7 +123,7 @@ fn of_leaf(path: &Path, size: value_parser::LimitArg) -> Result<LimitReport> {
         uuid: output::uuid(&sb.uuid),
         name: output::name(sb.name),
         limit_slabs: limit,
-        limit_bytes: limit.map(|n| bytes(n, g.slab_sectors())),
+        limit_bytes: limit.map(|n| bytes(n.get(), g.slab_sectors())),
         slabs: g.leaf_slabs(),
     })
 }

@@ -2,6 +2,7 @@
 
 //! Calls of the control device that are about layers, or that change a leaf.
 
+use std::num::NonZeroU32;
 use std::path::Path;
 
 use rustix::io::Errno;
@@ -47,11 +48,11 @@ impl Control {
 
     /// Sets how many slabs a union may use. `None`: all. `status` is what the union was when the
     /// caller chose it.
-    pub fn set_limit(&self, status: &Status, limit: Option<u32>) -> Result {
+    pub fn set_limit(&self, status: &Status, limit: Option<NonZeroU32>) -> Result {
         let id = status.id;
         let mut request = Limit::new();
         (request.id, request.uuid) = (id, status.uuid);
-        request.slabs = limit.unwrap_or(0);
+        request.slabs = limit.map_or(0, NonZeroU32::get);
         let name = format!("{PREFIX}{id}");
         match (ioctl::call(&self.0, &mut request), request.error()) {
             (Ok(()), _) => Ok(()),

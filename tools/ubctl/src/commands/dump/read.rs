@@ -2,6 +2,8 @@
 
 //! Reads a leaf from front to back: superblocks, directory, pages, journal.
 
+use std::num::NonZeroU32;
+
 use ubcore::disk::Disk;
 use ubcore::error::{Area, Error, Role};
 use ubcore::format::below_list::{Listed, ListedLayer};
@@ -106,7 +108,7 @@ fn superblock(sb: &Superblock) -> SuperblockReport {
         root_digest: output::hex(&sb.root_digest),
         journal_tail: sb.journal_tail,
         journal_sequence: sb.journal_sequence,
-        limit_slabs: sb.features.limit(),
+        limit_slabs: sb.features.limit().map(NonZeroU32::get),
         limit: limit(sb),
         features: output::features(&sb.features),
         features_compat: hex_bits(sb.features.compat),
@@ -122,7 +124,7 @@ fn superblock(sb: &Superblock) -> SuperblockReport {
 fn limit(sb: &Superblock) -> Option<String> {
     let size = |slabs: u32| output::size(u64::from(slabs) * u64::from(sb.geometry.slab_sectors()));
     let text = |slabs| format!("{} ({})", output::counted(slabs, "slab"), size(slabs));
-    sb.features.limit().map(text)
+    sb.features.limit().map(NonZeroU32::get).map(text)
 }
 
 fn hex_bits(bits: u64) -> String {
