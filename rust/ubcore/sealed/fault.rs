@@ -61,7 +61,8 @@ pub enum Fault {
     OtherLayer,
     /// The device ends before the layer: blocks that the layer has, and that the device has.
     TooShort(u64, u64),
-    /// The layer does not fit the format: it has more extents or data than that can count.
+    /// The layer does not fit the format: its union is larger, or it has more extents or data, than
+    /// that can count.
     TooLarge,
     /// The content to be sealed was not the same when it was read again.
     Changed,

@@ -100,7 +100,8 @@ pub struct Header {
 }
 
 impl Header {
-    /// Returns the header of a layer with these extents, still without a digest.
+    /// Returns the header of a layer with these extents, still without a digest. Fails if the union
+    /// or the layer is larger than the format can say.
     pub fn new(union_sectors: u64, block_bytes: u32, packing: &Packing) -> Result<Header, Fault> {
         let header = Header {
             features: [0; 3],
@@ -112,8 +113,11 @@ impl Header {
             data_blocks: packing.data_blocks(),
             digest: [0; 32],
         };
-        // INVARIANT: The invariants of `Packing` bound the extents and the data. The rest is
-        // checked here.
+        if !(1..=UNION_SECTORS_MAX).contains(&union_sectors) {
+            return Err(Fault::TooLarge);
+        }
+        // INVARIANT: With the size of the union, the invariants of `Packing` bound the extents and
+        // the data. The rest is checked here.
         if header.index_blocks() > u64::from(u32::MAX) || header.blocks() >= BLOCKS {
             return Err(Fault::TooLarge);
         }
@@ -335,6 +339,7 @@ pub fn digest<H: Sha256>(header: &[u8; HEADER_BYTES], index: &Digest, digests: &
 mod tests {
     use super::super::super::format::crc::block_crc;
     use super::super::fault::{Fault, LayerPart};
+    use super::super::packing::Packing;
     use super::{Header, CRC_AT, MAGIC};
 
     fn sample() -> Header {
@@ -379,6 +384,15 @@ mod tests {
         assert_eq!((h.index_block(), h.index_blocks()), (702, 2));
         assert_eq!((h.digest_block(), h.digest_blocks()), (704, 1));
         assert_eq!((h.chunks(), h.blocks()), (3, 705));
+    }
+
+    #[test]
+    fn a_union_that_the_format_cannot_have_is_refused() {
+        let new = |sectors| Header::new(sectors, 512, &Packing::new(sectors));
+        assert!(new(1 << 48).is_ok());
+        for sectors in [0, (1 << 48) + 1, u64::MAX] {
+            assert!(new(sectors) == Err(Fault::TooLarge));
+        }
     }
 
     #[test]

@@ -5,7 +5,7 @@
 
 use super::super::geometry::BLOCK_SECTORS;
 use super::super::stack::extent::{Content, Extent};
-use super::header::{DATA_BLOCK, UNION_SECTORS_MAX};
+use super::header::DATA_BLOCK;
 
 /// An extent does not cross a multiple of this many sectors of the union (1 TiB), so that its
 /// length fits into 32 bits.
@@ -30,7 +30,7 @@ pub enum Breach {
 ///
 /// # Invariants
 ///
-/// `end <= union_sectors <= 2^48`; `position` is at least that of the first data, and below 2^48.
+/// `end <= union_sectors`; `position` is at least that of the first data, and below 2^48.
 /// The counts are sums of extents that lie in the union one after another, so they are at most
 /// `union_sectors`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,11 +50,11 @@ pub struct Packing {
 }
 
 impl Packing {
-    /// Returns the state before the first extent. `union_sectors` is at most 2^48.
+    /// Returns the state before the first extent. No header takes a union above 2^48 sectors.
     pub fn new(union_sectors: u64) -> Packing {
         // INVARIANT: Nothing is packed yet.
         Packing {
-            union_sectors: union_sectors.min(UNION_SECTORS_MAX),
+            union_sectors,
             end: 0,
             was_zero: false,
             position: DATA_BLOCK.wrapping_mul(BLOCK_SECTORS),
