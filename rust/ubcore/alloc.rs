@@ -144,7 +144,7 @@ impl<B: DerefMut<Target = [u64]>> Allocator<B> {
     }
 
     /// Returns how many slabs may still be allocated.
-    fn room(&self) -> u32 {
+    fn left(&self) -> u32 {
         self.limit.saturating_sub(self.used())
     }
 
@@ -183,7 +183,7 @@ impl<B: DerefMut<Target = [u64]>> Allocator<B> {
         if entry.emptied != Emptied::No {
             return Err(Denied::Later);
         }
-        if self.room() == 0 {
+        if self.left() == 0 {
             return Err(Error::Full.into());
         }
         let leaf_slab = self.choose(map, slab)?.ok_or(Error::Full)?;
@@ -230,7 +230,7 @@ impl<B: DerefMut<Target = [u64]>> Allocator<B> {
             return Err(Denied::Later);
         }
         let missing = usize_as_u64(unallocated().count());
-        if missing > u64::from(self.room()) {
+        if missing > u64::from(self.left()) {
             // The unowned slabs will be free in a moment, so the request is deferred until then.
             let soon = self.any_unowned || self.any_reclaimable;
             return Err(if soon {
