@@ -26,7 +26,29 @@ use crate::{
 };
 use kernel::prelude::*;
 
-type StackPageList = KVVec<Option<KBox<StackPage>>>;
+/// Pages of one kind.
+struct StackPageList {
+    pages: KVVec<Option<KBox<StackPage>>>,
+    /// The number of pages that exist, so that a status need not walk through the list.
+    count: usize,
+}
+
+impl StackPageList {
+    const fn new() -> Self {
+        StackPageList {
+            pages: KVVec::new(),
+            count: 0,
+        }
+    }
+
+    /// Returns the number of bytes in use: the pages, and the list of them.
+    fn bytes(&self) -> u64 {
+        // All of it is in memory, so neither product nor sum saturates.
+        let of = |n, size| usize_as_u64(n).saturating_mul(usize_as_u64(size));
+        let slots = of(self.pages.capacity(), size_of::<Option<KBox<StackPage>>>());
+        of(self.count, size_of::<StackPage>()).saturating_add(slots)
+    }
+}
 
 /// Pages that are allocated on first use. Only a task that builds a stack map allocates them: an
 /// attach or a freeze, in process context.
@@ -40,9 +62,9 @@ impl StackPageLists {
     /// Returns memory without pages.
     pub(crate) const fn new() -> Self {
         StackPageLists {
-            table: KVVec::new(),
-            mixed_records: KVVec::new(),
-            copies: KVVec::new(),
+            table: StackPageList::new(),
+            mixed_records: StackPageList::new(),
+            copies: StackPageList::new(),
         }
     }
 
@@ -62,19 +84,11 @@ impl StackPageLists {
         }
     }
 
-    /// Returns the number of bytes in use: the pages, and the lists of them.
+    /// Returns the number of bytes in use: the pages, and the lists of them. Any context.
     pub(crate) fn bytes(&self) -> u64 {
-        let of = |list: &StackPageList| {
-            let pages = list.iter().flatten().count();
-            let pages = usize_as_u64(pages).saturating_mul(usize_as_u64(size_of::<StackPage>()));
-            let slots = usize_as_u64(list.capacity());
-            let slots = slots.saturating_mul(usize_as_u64(size_of::<Option<KBox<StackPage>>>()));
-            pages.saturating_add(slots)
-        };
-        // All of it is in memory, so the sum does not saturate.
         [&self.table, &self.mixed_records, &self.copies]
             .into_iter()
-            .map(of)
+            .map(StackPageList::bytes)
             .fold(0, u64::saturating_add)
     }
 }
@@ -82,11 +96,12 @@ impl StackPageLists {
 impl StackMemory for StackPageLists {
     #[inline]
     fn page(&self, pages: StackPages, n: u32) -> Option<&StackPage> {
-        self.list(pages).get(u32_as_usize(n))?.as_deref()
+        self.list(pages).pages.get(u32_as_usize(n))?.as_deref()
     }
 
     fn page_mut(&mut self, pages: StackPages, n: u32) -> Option<&mut StackPage> {
         self.list_mut(pages)
+            .pages
             .get_mut(u32_as_usize(n))?
             .as_deref_mut()
     }
@@ -95,19 +110,21 @@ impl StackMemory for StackPageLists {
         let list = self.list_mut(pages);
         let n = u32_as_usize(n);
         let no_memory = |_| Error::NoMemory;
-        while list.len() <= n {
-            list.push(None, GFP_KERNEL).map_err(no_memory)?;
+        while list.pages.len() <= n {
+            list.pages.push(None, GFP_KERNEL).map_err(no_memory)?;
         }
-        let slot = list.get_mut(n).ok_or(Error::Internal)?;
+        let slot = list.pages.get_mut(n).ok_or(Error::Internal)?;
         if slot.is_none() {
             let page = pin_init::init_array_from_fn(|_| Word(0));
             *slot = Some(KBox::init(page, GFP_KERNEL).map_err(|_| Error::NoMemory)?);
+            // A list has fewer than 2^32 pages.
+            list.count = list.count.saturating_add(1);
         }
         Ok(())
     }
 
     fn keep_copies(&mut self) {
-        self.mixed_records = core::mem::replace(&mut self.copies, KVVec::new());
+        self.mixed_records = core::mem::replace(&mut self.copies, StackPageList::new());
     }
 
     fn give_way(&mut self) -> Result {
