@@ -11,6 +11,7 @@
 #   scripts/build.sh tools      the ubctl that runs anywhere: statically linked
 #   scripts/build.sh ubsnapd    containerd's snapshotter, statically linked too
 #   scripts/build.sh programs   the tests' own C programs, static too
+#   scripts/build.sh counter    build/counter/, which counts instructions in QEMU for `make bench`
 # MO= keeps kbuild's outputs, and its clean, away from the sources.
 . "$(dirname "$0")/lib.sh"
 [ -n "${UNIONBLK_IN_ROOT:-}" ] || exec "$TOP/scripts/in-root.sh" scripts/build.sh "$@"
@@ -63,6 +64,15 @@ build_programs() {
 	done
 }
 
+build_counter() {
+	local name
+	mkdir -p "$BUILD/counter"
+	for name in counter mark; do
+		gcc -O2 -Wall -Wextra -Werror -fPIC -shared -fvisibility=default -o "$BUILD/counter/$name.so" \
+			"$TOP/bench/plugin/$name.c"
+	done
+}
+
 # Two builds at once would overwrite each other's objects. The lock ends with this shell; the
 # commands that it starts do not hold it.
 exec 9>"$BUILD/lock"
@@ -88,9 +98,10 @@ for what; do
 	tools) stage "build ubctl" build_static ubctl ;;
 	ubsnapd) stage "build ubsnapd" build_static ubsnapd ;;
 	programs) stage "build the tests' programs" build_programs ;;
+	counter) stage "build the counter of instructions" build_counter ;;
 	*)
 		die "cannot build '$what': modules, modules-kunit-x86_64, modules-kunit-um, modules-bench-up," \
-			"modules-bench-smp, test-modules, tools, ubsnapd or programs"
+			"modules-bench-smp, test-modules, tools, ubsnapd, programs or counter"
 		;;
 	esac
 done

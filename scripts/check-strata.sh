@@ -73,8 +73,8 @@ done
 
 # Every file states its licence in its first lines, and none is too long to
 # read.
-for f in rust/**/*.{rs,c,h} tools/**/*.rs include/**/*.h scripts/* scripts/demo/* tests/**/*.{rs,sh,c,config} \
-	bench/**/*.{sh,py,fio,config} bench/guest/* tests/vm/check tests/vm/new tests/vm/*.py tests/vm/common/* tests/vm/*/[0-9][0-9][0-9] .ci/run Kbuild Makefile; do
+for f in rust/**/*.{rs,c,h} tools/**/*.rs include/**/*.h scripts/* scripts/demo/* tests/**/*.{rs,sh,c,S,config} \
+	bench/**/*.{sh,py,c,h,fio,config} tests/bench/*.py bench/guest/* tests/vm/check tests/vm/new tests/vm/*.py tests/vm/common/* tests/vm/*/[0-9][0-9][0-9] .ci/run Kbuild Makefile; do
 	[ -f "$f" ] || continue
 	if ! head -n 2 "$f" | grep -q 'SPDX-License-Identifier:' && [[ $f != *packages.txt && $f != *.config ]]; then
 		printf '%s:1: no SPDX line\n' "$f"

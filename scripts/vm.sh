@@ -20,16 +20,17 @@ scripts/vm.sh [OPTION]... -- COMMAND [ARGUMENT]...    (run by the guest's shell 
   -p FILE            where to write QEMU's process id
   -i                 one processor, whose clock advances by a nanosecond for each
                      instruction, so a time is a number of instructions
+  -x PLUGIN[,ARG=VALUE]  a plugin of QEMU, for emulation
   -u                 do not fail on complaints in the kernel's log
 Exit status: the command's; 124 = out of time, 125 = the guest died, 126 = the
 kernel complained.
 END
 }
 
-kernel=stock name=run mem=1024 cpus=2 limit=300 words='' scan=1 pidfile='' count=
+kernel=stock name=run mem=1024 cpus=2 limit=300 words='' scan=1 pidfile='' count='' plugin=''
 disks=() files=()
 args=("$@")
-while getopts k:d:f:n:m:c:t:a:p:iuh o; do
+while getopts k:d:f:n:m:c:t:a:p:ix:uh o; do
 	case $o in
 	k) kernel=$OPTARG ;;
 	d) disks+=("$OPTARG") ;;
@@ -41,6 +42,7 @@ while getopts k:d:f:n:m:c:t:a:p:iuh o; do
 	a) words=$OPTARG ;;
 	p) pidfile=$OPTARG ;;
 	i) count=1 cpus=1 ;;
+	x) plugin=$OPTARG ;;
 	u) scan= ;;
 	h) usage; exit 0 ;;
 	*) usage >&2; exit 2 ;;
@@ -87,6 +89,7 @@ accel=(-accel 'tcg,thread=multi' -cpu max)
 [ -z "${VM_KVM:-}" ] || accel=(-accel kvm -cpu host)
 # shellcheck disable=SC2054 # the commas are QEMU's
 [ -z "$count" ] || accel=(-accel 'tcg,thread=single' -icount shift=0,sleep=off -cpu max)
+[ -z "$plugin" ] || accel+=(-plugin "$plugin")
 
 # The host caches the disks, because in these tests only the guest crashes,
 # never the host.

@@ -43,7 +43,7 @@ stage_format() {
 }
 
 stage_shell() {
-	one "shellcheck of the scripts" shellcheck -x -P SCRIPTDIR scripts/*.sh tests/*.sh tests/containers/*.sh tests/crash/*.sh tests/fuzz/*.sh tests/poweroff/*.sh tests/data/*.sh tests/deb/*.sh scripts/deb/dkms-build bench/*.sh bench/guest/*.sh bench/lib/*.sh tests/vm/new .ci/run
+	one "shellcheck of the scripts" shellcheck -x -P SCRIPTDIR scripts/*.sh tests/*.sh tests/containers/*.sh tests/crash/*.sh tests/fuzz/*.sh tests/poweroff/*.sh tests/data/*.sh tests/deb/*.sh scripts/deb/dkms-build bench/*.sh tests/bench/*.sh bench/guest/*.sh bench/lib/*.sh tests/vm/new .ci/run
 	# SC2034, SC2119, SC2120: the file that sources the tests reads their
 	# variables and arguments.
 	one "shellcheck of the guest's scripts" shellcheck -S warning -s sh -x -e SC2034,SC2119,SC2120 \
@@ -102,6 +102,7 @@ stage_build() {
 	one "frames on the stack of its KUnit tests" scripts/check-frames.py "$BUILD/kmod-kunit-x86_64/unionblk.ko" 11264
 	one "ubctl, static" scripts/build.sh tools
 	one "the tests' programs" scripts/build.sh programs
+	one "the counter of instructions of make bench" tests/bench/counter.sh
 	one "unionblk.ko and ubctl have the version of Cargo.toml" built_version
 	one "make install puts each file in its place" installed
 	sum_up
