@@ -59,7 +59,8 @@ help:
 	@echo 'Measuring:'
 	@echo '  make bench           beside dm-linear, dm-snapshot, dm-thin and dm-clone, into'
 	@echo '                       bench/results; QUICK=1: fewer cases and repetitions;'
-	@echo '                       COUNT=1: only instructions, against their goals, on any machine'
+	@echo '                       COUNT=1: only instructions, against their goals and by function,'
+	@echo '                       on any machine'
 	@echo
 	@echo 'Building:'
 	@echo '  make modules tools   unionblk.ko and ubctl, in the build root'

@@ -89,16 +89,18 @@ class Plan:
         self.cpus = int(args.env[-1])
         self.quick = args.quick
         self.cases = args.cases.split(",") if args.cases else list(CASES)
+        self.peers = args.peers.split(",") if args.peers else PEERS
         self.reps = args.reps or (1 if self.exact else 3 if self.tcg or args.quick else 10)
-        # Emulation takes ten times as long to write as much. fio counts milliseconds, and a case
-        # must last some of them for its instructions to be counted.
+        # Emulation takes ten times as long to write as much. If instructions are counted, the
+        # timer's and those of a section's start must be few for each operation.
         self.unit = (32 if self.exact else 8 if self.tcg else 64 if self.quick else 128) * MIB
         # The instructions are the same each time, and take long to count.
         self.ms = 100 if self.exact else 500 if self.tcg else 200
         self.size = (3 + PARTS) * self.unit
         # Lower I/O is the same in all repetitions, and the shell that reads its counters takes as
-        # long as a section. So only the first of three repetitions counts it.
-        self.counts = -(-self.reps // 3)
+        # long as a section. So only the first of three repetitions counts it. The counter of
+        # instructions needs it: the commands that read the counters mark a section.
+        self.counts = self.reps if self.exact else -(-self.reps // 3)
         self.steps = ["make"]
         self.sections = 0
 
@@ -116,14 +118,14 @@ class Plan:
             lines += [f"offset={self.area(area)}", f"size={self.unit}"]
             if area == "mixed":
                 lines.append(f"number_ios={self.unit // 8192}")
-            for device in COW:
+            for device in [d for d in self.peers if d in COW]:
                 lines += [f"[{device}]", "stonewall", f"filename=/dev/bench/{device}"]
             self.write_job("prepare-" + area, lines)
 
     def order(self, rep):
         """Returns the order raw, two others, raw, two others, raw: each has a raw run beside it."""
-        turn = rep % len(PEERS)
-        peers = PEERS[turn:] + PEERS[:turn]
+        turn = rep % len(self.peers)
+        peers = self.peers[turn:] + self.peers[:turn]
         order = ["raw"]
         for i in range(0, len(peers), 2):
             order += peers[i:i + 2] + ["raw"]
@@ -247,6 +249,7 @@ def main():
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--reps", type=int)
     parser.add_argument("--cases", metavar="NAME,NAME", help="these cases alone")
+    parser.add_argument("--peers", metavar="DEVICE,DEVICE", help="these devices alone, beside raw")
     parser.add_argument("--profile", metavar="CASE", help="this case alone, for bench/profile.sh")
     parser.add_argument("--depth", default="batch")
     parser.add_argument("--only", metavar="DEVICE", help="of a profile, for bench/flame.sh")
@@ -256,6 +259,9 @@ def main():
     for name in (args.cases or "").split(","):
         if name and name not in CASES:
             parser.error(f"no case {name}: {' '.join(CASES)}")
+    for name in (args.peers or "").split(","):
+        if name and name not in PEERS:
+            parser.error(f"no device {name}: {' '.join(PEERS)}")
     os.makedirs(args.folder, exist_ok=True)
     plan = Plan(args)
     if args.profile:
@@ -266,7 +272,7 @@ def main():
     with open(os.path.join(args.folder, "steps"), "w", encoding="utf-8") as f:
         f.write("\n".join(plan.steps) + "\n")
     with open(os.path.join(args.folder, "sizes"), "w", encoding="utf-8") as f:
-        f.write(f"SIZE_MIB={plan.size // MIB}\nCPUS={plan.cpus}\n")
+        f.write(f"SIZE_MIB={plan.size // MIB}\nCPUS={plan.cpus}\nDEVICES='{' '.join(['raw'] + plan.peers)}'\n")
     print(f"{args.env}: {plan.sections} runs of fio's sections, {plan.reps} repetitions")
 
 

@@ -6,8 +6,9 @@
 # instructions are counted; then compares layers (layers.sh) and runs the scenes
 # of scenes.sh. Writes bench/results.
 #   QUICK=1      few repetitions and cases
-#   COUNT=1      only the instructions, against their goals (count.py), into
-#                build/bench/count: exact on a busy machine too
+#   COUNT=1      only the instructions of raw, dm-linear and the driver, against
+#                their goals (count.py), into build/bench/count: exact on a busy
+#                machine too; functions.txt there says which functions take them
 #   ENVS="uml1"  these environments alone: uml1 uml2 tcg2 tcg1
 #   CASES=randread-mapped,overwrite   these cases alone
 #   REPS=20      repetitions (default: 10, quick 3)
@@ -56,17 +57,19 @@ run_uml() {
 
 run_tcg() {
 	local options=(-n "bench-$env" -m 4096 -c "${env#tcg}" -t 3600)
-	[ "$env" != tcg1 ] || options+=(-i)
+	[ "$env" != tcg1 ] || options+=(-i -x "$BUILD/counter/counter.so,out=$work/counts" -f "$BUILD/counter/mark.so")
 	guest_files
 	options+=(-f "$BUILD/kmod/unionblk.ko")
 	"$TOP/scripts/vm.sh" "${options[@]}" -- sh guest/run plan >"$work/out-$env"
 	rm -rf "$work/raw-$env" "$work/results"
 	sed '1,/^results begin/d; /^bench done/d' "$work/out-$env" | base64 -d -i | tar -C "$work" -xz
 	mv "$work/results" "$work/raw-$env"
+	[ "$env" != tcg1 ] || mv "$work/counts" "$work/raw-$env/"
 }
 
 one_env() {
-	python3 -B "$TOP/bench/plan.py" --env "$env" ${QUICK:+--quick} ${REPS:+--reps "$REPS"} ${CASES:+--cases "$CASES"} "$work/plan-$env"
+	python3 -B "$TOP/bench/plan.py" --env "$env" ${QUICK:+--quick} ${REPS:+--reps "$REPS"} \
+		${CASES:+--cases "$CASES"} ${COUNT:+--peers linear,unionblk} "$work/plan-$env"
 	case $env in
 	tcg*) run_tcg ;;
 	*) run_uml ;;
@@ -78,7 +81,8 @@ for env in $ENVS; do
 	case $env in
 	uml1) builds+=(modules-bench-up) ;;
 	uml2) builds+=(modules-bench-smp) ;;
-	tcg2 | tcg1) builds+=(modules) ;;
+	tcg2) builds+=(modules) ;;
+	tcg1) builds+=(modules counter) ;;
 	*) die "no environment $env: uml1 uml2 tcg2 tcg1" ;;
 	esac
 done
@@ -113,4 +117,9 @@ fi
 python3 -B "$TOP/bench/report.py" --commit "$(cat "$work/commit")" --cpu "$(cpu_model)" --quiet "$quiet" \
 	${QUICK:+--quick} --work "$work" --results "$results" $ENVS
 say "bench took $((SECONDS - start)) s"
-[ -z "$COUNT" ] || python3 -B "$TOP/bench/count.py" "$results"/{latest,layers}.json.zst
+if [ -n "$COUNT" ]; then
+	python3 -B "$TOP/bench/functions.py" "$work/raw-tcg1" | c++filt >"$results/functions.txt"
+	say "by function: $results/functions.txt"
+	mapfile -t files < <(ls "$results/latest.json.zst" ${layers:+"$results/layers.json.zst"})
+	python3 -B "$TOP/bench/count.py" "${files[@]}"
+fi

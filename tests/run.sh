@@ -59,6 +59,7 @@ stage_strata() {
 	one "commit messages" scripts/check-commits.sh
 	one "the word list of guidelines.rst" scripts/check-words.py
 	one "one version everywhere" scripts/check-version.sh
+	one "instructions by function and their goals" python3 -B tests/bench/functions.py
 	counts=$(tests/strata.sh) || true
 	printf '%s\n' "$counts"
 	add_counts "$(tail -n 1 <<<"$counts")"

@@ -7,6 +7,8 @@ import json
 import os
 import re
 
+from . import functions
+
 # Fields of /sys/block/*/stat, from 0.
 READS, READ_SECTORS, WRITES, WRITE_SECTORS, DISCARDS, FLUSHES = 0, 2, 4, 6, 11, 15
 CASE_ORDER = ["randread-unmapped", "randread-mapped", "randread-mixed", "firstwrite", "overwrite",
@@ -181,13 +183,19 @@ def cells_of(env, folder):
     return cells
 
 
+def count_order(key):
+    """The order of cases, depths and devices for a reader."""
+    _, case, depth, device = key
+    return CASE_ORDER.index(case), depth, DEVICES.index(device)
+
+
 def instructions(folder):
-    """Returns the processor's instructions for one operation, with those of fio. They are from a
-    guest whose clock advances by a nanosecond for each instruction."""
-    counts = [{"cache": c["cache"], "case": c["case"], "depth": c["depth"], "device": c["device"],
-               "per_io": round(1e9 / c["iops"])} for c in cells_of("tcg1", folder)]
-    counts.sort(key=lambda c: (CASE_ORDER.index(c["case"]), c["depth"], DEVICES.index(c["device"])))
-    return counts
+    """Returns the processor's instructions for one operation, with those of fio, those of the
+    driver, and the indirect calls, as the counter in QEMU has counted them."""
+    found = functions.measured(folder)
+    return [{"cache": key[0], "case": key[1], "depth": key[2], "device": key[3],
+             "per_io": round(found[key].total()), "own": round(found[key].own()),
+             "indirect": round(found[key].branches, 1)} for key in sorted(found, key=count_order)]
 
 
 def sort_cells(cells):

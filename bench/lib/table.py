@@ -89,7 +89,8 @@ def instructions(counts):
     lines = []
     for (case, depth), row in rows.items():
         line = [f"{case}, {depth}", str(row["raw"])]
-        lines.append(line + [f"+{row[d] - row['raw']} <sub>{row['raw'] / row[d]:.2f}</sub>" for d in DEVICES[1:]])
+        lines.append(line + [f"+{row[d] - row['raw']} <sub>{row['raw'] / row[d]:.2f}</sub>" if d in row else ""
+                             for d in DEVICES[1:]])
     return grid(["instructions", "raw"] + DEVICES[1:], lines)
 
 
