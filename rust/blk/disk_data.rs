@@ -135,6 +135,14 @@ impl<D> Started<D> {
         unsafe { &*(*DiskData::<D>::of(self.as_raw())).queue_data.load(Relaxed) }
     }
 
+    /// Returns the queue data of the request's disk, so that the driver can make a reference of it.
+    #[inline]
+    pub(super) fn borrow_queue_data(&self) -> ArcBorrow<'_, D> {
+        // SAFETY: By the invariant the request is not ended, so the disk holds its `DiskData`, and
+        // the request is in flight. It outlives the result.
+        unsafe { (*DiskData::of(self.as_raw())).queue_data() }
+    }
+
     /// Returns the queue data of the request's disk, which stays until `_guard` is dropped, even if
     /// the request ends before.
     #[inline]

@@ -60,8 +60,8 @@ use kernel::{
 /// then drop it. After the drop has returned, no request is left, and no function of
 /// [`Operations`] is called any more.
 ///
-/// The drop waits for [`Operations::queue`] and [`Operations::complete`], so it must not be done
-/// from either.
+/// The drop waits for [`Operations::queue`], [`Operations::complete`] and [`Operations::resume`],
+/// so it must not be done from any of them.
 ///
 /// # Invariants
 ///
@@ -294,15 +294,15 @@ impl<D: Operations> GenDisk<D> {
         self.shared.with_queue_data(f)
     }
 
-    /// Waits for each call that queued or completed a request that has ended.
+    /// Waits for each call that queued or resumed a request that has ended.
     fn wait_for_callers(&self) {
         // A request may have ended before the call that queued it has returned, so wait for all
         // such calls.
         // SAFETY: By the invariant of `TagSet` the tag set is initialised, and `tags` is a
         // reference to it.
         unsafe { bindings::blk_mq_wait_quiesce_done(self.tags.as_raw()) };
-        // A request may also have ended before the call that completed it has returned, see
-        // `Request::complete`.
+        // A request that continues may also have ended before the call that resumed it has
+        // returned, see `Request::resume`.
         rcu::synchronize_rcu();
     }
 

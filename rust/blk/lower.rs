@@ -169,21 +169,27 @@ pub(super) unsafe extern "C" fn end_counted<D: Operations>(bio: *mut bindings::b
 }
 
 impl<D: Operations> Request<D> {
-    /// Passes the request back to the driver after the lower I/O of this round has ended, and ends
-    /// it if the driver says so. Any context.
+    /// Lets the driver decide what happens to the request after the lower I/O of this round has
+    /// ended: it ends, or it continues. Any context.
+    #[inline]
     pub(super) fn complete(self, status: bindings::blk_status_t) {
-        let ended = {
-            // The driver may hand the request to another thread, which ends it, and continue to use
-            // the queue data.
-            let guard = rcu::read_lock();
-            let queue_data = self.queue_data_under(&guard);
-
-            D::complete(queue_data, self, BlkStatus(status))
-        };
-        // This calls the end of the upper bios, which may sleep if the context permits it. So it
-        // must not run under RCU. A request that has not ended keeps the disk.
-        if let Some((rq, status)) = ended {
-            rq.end(status);
+        // The driver borrows the request, which therefore does not end and keeps the queue data.
+        // So this needs no RCU.
+        match D::complete(self.borrow_queue_data(), &self, BlkStatus(status)) {
+            // This calls the end of the upper bios, which may sleep if the context permits it. So
+            // it must not run under RCU.
+            Some(status) => self.end(status),
+            None => self.resume(),
         }
+    }
+
+    /// Passes a request that continues back to the driver. Any context.
+    #[cold]
+    fn resume(self) {
+        // The driver may hand the request to another thread, which ends it, and continue to use the
+        // queue data.
+        let guard = rcu::read_lock();
+
+        D::resume(self.queue_data_under(&guard), self);
     }
 }

@@ -45,18 +45,24 @@ pub(crate) trait Operations: Send + Sync + Sized + 'static {
     ) -> core::result::Result<(), Request<Self>>;
 
     /// Handles a submitted request whose lower I/O has all ended. `status` is the first error.
-    /// Returns the request and the status to end it with, or `None` if the request continues. The
-    /// driver must not end it here, because this is called under RCU, and the end of an upper bio
-    /// may sleep.
+    /// Returns the status with which the caller ends the request, or `None` if the request
+    /// continues, by [`Operations::resume`].
     ///
     /// Context: any, including hard interrupts; must not sleep. The driver may queue a reference
     /// made from `this` as work. The code that removes the disk holds another reference until that
     /// work has ended.
     fn complete(
         this: ArcBorrow<'_, Self>,
-        rq: Request<Self>,
+        rq: &Request<Self>,
         status: BlkStatus,
-    ) -> Option<(Request<Self>, BlkStatus)>;
+    ) -> Option<BlkStatus>;
+
+    /// Takes over a request that continues, as [`Operations::complete`] has decided.
+    ///
+    /// Context: as for [`Operations::complete`], and under RCU. So the driver may hand the request
+    /// to another thread, which ends it, and continue to use `this`. The driver must not end it
+    /// here, because the end of an upper bio may sleep.
+    fn resume(this: ArcBorrow<'_, Self>, rq: Request<Self>);
 }
 
 /// The `blk_mq_ops` of the disks with queue data `D`.

@@ -60,8 +60,8 @@ pub(crate) struct Piece<'d> {
 }
 
 impl<D: Operations> Request<D> {
-    /// Sends lower I/O for the request in pieces. [`Operations::complete`] gets the request back
-    /// when all of the lower I/O has ended.
+    /// Sends lower I/O for the request in pieces. [`Operations::complete`] handles the request when
+    /// all of the lower I/O has ended.
     ///
     /// `plan` adds the pieces of [`Started::rest`] in order. They must cover it exactly. If they do
     /// not, no lower I/O reaches beyond it, and the request completes with [`BlkStatus::IOERR`]

@@ -173,10 +173,18 @@ impl<D> Started<D> {
     /// [`Request::submit`], these are all sectors. Returns `None` if more sectors were submitted
     /// than the request has, which is a bug.
     pub(crate) fn rest(&self) -> Option<(u64, u32)> {
-        let round_end = self.pdu().round_end();
-        let sector = self.sector().checked_add(u64::from(round_end))?;
+        let sector = self
+            .sector()
+            .checked_add(u64::from(self.pdu().round_end()))?;
 
-        Some((sector, self.sectors().checked_sub(round_end)?))
+        Some((sector, self.unsent()?))
+    }
+
+    /// Returns the number of sectors that were not submitted yet. Returns `None` if more sectors
+    /// were submitted than the request has, which is a bug.
+    #[inline]
+    pub(crate) fn unsent(&self) -> Option<u32> {
+        self.sectors().checked_sub(self.pdu().round_end())
     }
 
     /// Returns the sectors that the last [`Request::submit`] sent: first and count. Returns `None`
@@ -194,7 +202,7 @@ impl<D> Started<D> {
 /// ```text
 ///   block layer --queue()--> Request --submit()--> lower I/O --complete()--> Request
 ///                               |                                               |
-///                               +------------ end(), or requeue() --------------+--> block layer
+///                               +------- end(), or resume() and requeue() ------+--> block layer
 /// ```
 ///
 /// A request that is dropped ends with an error, so that no request is lost.

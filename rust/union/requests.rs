@@ -76,12 +76,17 @@ impl Operations for Union {
         Ok(())
     }
 
+    #[inline]
     fn complete(
         this: ArcBorrow<'_, Self>,
-        rq: Request<Self>,
+        rq: &Request<Self>,
         status: BlkStatus,
-    ) -> Option<(Request<Self>, BlkStatus)> {
+    ) -> Option<BlkStatus> {
         io::complete(&this, rq, status)
+    }
+
+    fn resume(this: ArcBorrow<'_, Self>, rq: Request<Self>) {
+        io::resume(&this, rq);
     }
 }
 
@@ -212,6 +217,10 @@ impl protocol::Request for Request<Union> {
 
     fn rest(&self) -> Checked<(u64, u32)> {
         Started::rest(self).ok_or(Broken)
+    }
+
+    fn unsent(&self) -> Checked<u32> {
+        Started::unsent(self).ok_or(Broken)
     }
 
     fn sent(&self) -> Checked<(u64, u32)> {

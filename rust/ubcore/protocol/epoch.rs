@@ -89,14 +89,15 @@ pub fn enter<H: Host>(host: &H, rq: &H::Request) {
     swap_with_barrier(rq.word(), state.0);
 }
 
-/// Ends a request's use of the map, if it has begun. All accesses of the request to its leaf slab
-/// happen before the use ends. Any context.
+/// Ends a request's use of the map, if it has begun, and returns the state after that. All accesses
+/// of the request to its leaf slab happen before the use ends. Any context.
 #[inline]
-pub fn leave<H: Host>(rq: &H::Request) {
+pub fn leave<H: Host>(rq: &H::Request) -> RequestState {
     let state = RequestState::of(rq);
     if state.uses_map() {
         rq.word().store(state.without_use().0, Ordering::Release);
     }
+    state.without_use()
 }
 
 /// Waits until all uses of the map that began before this call have ended. Process context, sleeps;

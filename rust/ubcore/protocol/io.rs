@@ -18,7 +18,7 @@ use super::super::num::saturating_u32;
 use super::super::plan::{self, Source};
 use super::{epoch, flush};
 use super::{is_committed, make_wait, refuses_writes};
-use super::{Accepted, BlkStatus, Ended, Event, Host, Op, Request, RequestState, Waiting};
+use super::{Accepted, BlkStatus, Event, Host, Op, Request, RequestState, Waiting};
 
 /// Takes a request, for the first time or once more. If sending it would have to wait, nothing is
 /// sent, and the error is the request, which the caller has to queue again soon. Process context;
@@ -88,8 +88,9 @@ fn write<H: Host>(host: &H, mut rq: H::Request) -> Accepted<H> {
 /// ended.
 #[inline]
 fn submit<H: Host>(host: &H, rq: H::Request, whole: Option<Source>, fua: bool) -> Accepted<H> {
-    host.submit(rq, whole, fua)
-        .inspect_err(|rq| epoch::leave::<H>(rq))
+    host.submit(rq, whole, fua).inspect_err(|rq| {
+        epoch::leave::<H>(rq);
+    })
 }
 
 /// Allocates what a range of a write needs. If bios of the write have failed, for lack of space, it
@@ -137,34 +138,45 @@ fn is_mapped_durably<H: Host>(host: &H, sector: u64, sectors: u32) -> bool {
         && is_committed(host)
 }
 
-/// Takes a request of which all lower I/O has ended. Returns what the caller has to end, if the
-/// request does not continue: the request, and its status. Any context.
-///
-/// The caller may hold a lock here that it does not hold when it ends the request.
+/// Handles a request of which all lower I/O has ended. Returns the status with which the caller
+/// ends the request, or `None` if the request continues, by [`resume`]. Any context.
 #[inline]
 #[must_use]
-pub fn complete<H: Host>(host: &H, rq: H::Request, mut status: H::Status) -> Option<Ended<H>> {
-    if status.is_ok() && rq.op() == Op::Write && map_sent(host, &rq).is_err() {
+pub fn complete<H: Host>(host: &H, rq: &H::Request, mut status: H::Status) -> Option<H::Status> {
+    if status.is_ok() && rq.op() == Op::Write && map_sent(host, rq).is_err() {
         status = H::Status::IO_ERROR;
     }
-    epoch::leave::<H>(&rq);
+    let state = epoch::leave::<H>(rq);
     if !status.is_ok() {
-        // If the storage below the leaf has no space, this is no error of the device. A suspended
-        // device fails read-ahead, and does the read that follows when it is resumed.
-        if status.is_no_space() {
-            host.note(Event::NoSpaceBelow);
-        } else if !rq.is_read_ahead() {
-            host.note(Event::IoError);
-        }
-        return Some((rq, status));
+        note_failure(host, rq, status);
+        return Some(status);
     }
-    match rq.rest() {
-        Ok((_, 0)) => done(host, rq),
-        Ok(_) => {
-            host.requeue(rq);
-            None
-        }
-        Err(Broken) => Some((rq, H::Status::IO_ERROR)),
+    match rq.unsent() {
+        Ok(0) if !state.needs_commit() => Some(H::Status::OK),
+        Ok(_) => None,
+        Err(Broken) => Some(H::Status::IO_ERROR),
+    }
+}
+
+/// Notes that lower I/O of a request has failed.
+#[cold]
+fn note_failure<H: Host>(host: &H, rq: &H::Request, status: H::Status) {
+    // If the storage below the leaf has no space, this is no error of the device. A suspended
+    // device fails read-ahead, and does the read that follows when it is resumed.
+    if status.is_no_space() {
+        host.note(Event::NoSpaceBelow);
+    } else if !rq.is_read_ahead() {
+        host.note(Event::IoError);
+    }
+}
+
+/// Takes a request that continues, as [`complete`] has decided: it waits for the next commit, or
+/// its rest is queued again. Any context.
+pub fn resume<H: Host>(host: &H, rq: H::Request) {
+    if rq.unsent() == Ok(0) {
+        make_wait(host, rq, Waiting::Commit);
+    } else {
+        host.requeue(rq);
     }
 }
 
@@ -229,21 +241,12 @@ pub(super) fn map_sectors<H: Host>(host: &H, sector: u64, sectors: u32) -> Check
     changed
 }
 
-/// Handles a request whose I/O and map changes are done. Returns what to end now, or lets the
-/// request wait for the next commit.
-#[inline]
-fn done<H: Host>(host: &H, rq: H::Request) -> Option<Ended<H>> {
-    if RequestState::of(&rq).needs_commit() {
-        make_wait(host, rq, Waiting::Commit);
-        return None;
-    }
-    Some((rq, H::Status::OK))
-}
-
 /// Ends a request whose I/O and map changes are done: now, or with the next commit.
 pub(super) fn end<H: Host>(host: &H, rq: H::Request) {
-    if let Some((rq, status)) = done(host, rq) {
-        host.end(rq, status);
+    if RequestState::of(&rq).needs_commit() {
+        make_wait(host, rq, Waiting::Commit);
+    } else {
+        host.end(rq, H::Status::OK);
     }
 }
 

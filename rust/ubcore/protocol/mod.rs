@@ -62,6 +62,9 @@ pub trait Request {
     /// Returns the sectors for which no lower I/O was sent yet: first and count. Fails if more were
     /// sent than the request has.
     fn rest(&self) -> Checked<(u64, u32)>;
+    /// Returns the number of sectors for which no lower I/O was sent yet. Fails as
+    /// [`Request::rest`] does.
+    fn unsent(&self) -> Checked<u32>;
     /// Returns the sectors that the last [`Requests::submit`] has sent: first and count. Fails if
     /// the last round ends before it starts, which is a bug.
     fn sent(&self) -> Checked<(u64, u32)>;
@@ -250,9 +253,6 @@ impl Shared {
 /// Whether a request was accepted. If not, the error is the request, which the caller still owns.
 pub type Accepted<H> = core::result::Result<(), <H as Requests>::Request>;
 
-/// A request to end, and the status to end it with.
-pub type Ended<H> = (<H as Requests>::Request, <H as Requests>::Status);
-
 /// The committer of a host.
 pub type HostCommitter<H> = Committer<<H as Host>::PageSet, <H as Host>::Entries>;
 
@@ -265,7 +265,7 @@ pub trait Requests: Sized {
 
     /// Sends the rest of a read or a write down, or the first part of the rest. If one look-up has
     /// found the place of the whole rest, `whole` is that place. Otherwise the host plans it. When
-    /// all lower I/O has ended, the host calls [`io::complete`], and ends what that returns. `fua`
+    /// all lower I/O has ended, the host calls [`io::complete`], and does what that decides. `fua`
     /// makes each lower write durable when it ends, if [`LeafDevice::has_fua`]. If sending would
     /// have to wait, nothing is sent, and the error is the request. In a worker that may wait, the
     /// host may wait instead.

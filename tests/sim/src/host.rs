@@ -397,8 +397,9 @@ impl Handle {
     }
 
     fn completed(&self, rq: Rq, outcome: Outcome) {
-        if let Some((rq, outcome)) = io::complete(self, rq, outcome) {
-            self.end(rq, outcome);
+        match io::complete(self, &rq, outcome) {
+            Some(outcome) => self.end(rq, outcome),
+            None => io::resume(self, rq),
         }
     }
 

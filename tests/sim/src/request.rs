@@ -162,6 +162,9 @@ impl ubcore::protocol::Request for Rq {
         let from = self.0.sectors.start + self.progress().placed;
         Ok((from, (self.0.sectors.end - from) as u32))
     }
+    fn unsent(&self) -> Checked<u32> {
+        Ok(self.rest()?.1)
+    }
     fn sent(&self) -> Checked<(u64, u32)> {
         let SendProgress { begun, placed, .. } = *self.progress();
         Ok((self.0.sectors.start + begun, (placed - begun) as u32))
