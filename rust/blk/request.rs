@@ -151,6 +151,11 @@ impl<D> Started<D> {
         if self.sectors() == 0 {
             return 0;
         }
+        self.position()
+    }
+
+    /// Returns the first sector of a request that has sectors.
+    fn position(&self) -> u64 {
         // SAFETY: By the invariant the request is started and not ended, so this field of it does
         // not change.
         unsafe { (*self.as_raw()).__sector }
@@ -169,12 +174,12 @@ impl<D> Started<D> {
         &self.pdu().word
     }
 
-    /// Returns the sectors that were not submitted yet: first and count. Before the first
-    /// [`Request::submit`], these are all sectors. Returns `None` if more sectors were submitted
-    /// than the request has, which is a bug.
+    /// Returns the sectors of a read or a write that were not submitted yet: first and count.
+    /// Before the first [`Request::submit`], these are all sectors. Returns `None` if more sectors
+    /// were submitted than the request has, which is a bug.
     pub(crate) fn rest(&self) -> Option<(u64, u32)> {
         let sector = self
-            .sector()
+            .position()
             .checked_add(u64::from(self.pdu().round_end()))?;
 
         Some((sector, self.unsent()?))
@@ -191,7 +196,7 @@ impl<D> Started<D> {
     /// if the last round ends before it starts, which is a bug.
     pub(crate) fn sent(&self) -> Option<(u64, u32)> {
         let (round_start, round_end) = (self.pdu().round_start(), self.pdu().round_end());
-        let sector = self.sector().checked_add(u64::from(round_start))?;
+        let sector = self.position().checked_add(u64::from(round_start))?;
 
         Some((sector, round_end.checked_sub(round_start)?))
     }

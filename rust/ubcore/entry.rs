@@ -99,15 +99,18 @@ impl Entry {
         } else {
             Base::Zero
         };
-        match bits >> 1 {
+        let high = bits >> 1;
+        // One comparison finds a leaf slab, the usual case.
+        let leaf_slab = high.wrapping_sub(1);
+        if leaf_slab < LOST.wrapping_sub(1) {
+            return Entry::allocated(LeafSlab(leaf_slab), base);
+        }
+        match high {
             PENDING => Entry::unallocated(base, Emptied::Pending),
             DURABLE => Entry::unallocated(base, Emptied::Durable),
             WAITING => Entry::unallocated(base, Emptied::Waiting),
             LOST => Entry::LOST,
-            high => Entry {
-                leaf_slab: high.checked_sub(1).map(LeafSlab),
-                ..Entry::unallocated(base, Emptied::No)
-            },
+            _ => Entry::unallocated(base, Emptied::No),
         }
     }
 

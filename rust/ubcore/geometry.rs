@@ -150,6 +150,8 @@ pub struct Geometry {
     root_sectors: u64,
     union_sectors: u64,
     leaf_sectors: u64,
+    /// The slab size, and its binary logarithm.
+    slab_sectors: u32,
     slab_shift: u32,
     journal_blocks: u32,
     root_slabs: u32,
@@ -209,6 +211,7 @@ impl Geometry {
             root_sectors,
             union_sectors,
             leaf_sectors,
+            slab_sectors,
             slab_shift: shift,
             journal_blocks,
             root_slabs: saturating_u32(root_slabs),
@@ -291,7 +294,7 @@ impl Geometry {
     /// Returns the size of a slab, in sectors.
     #[inline]
     pub fn slab_sectors(&self) -> u32 {
-        1u32.wrapping_shl(self.slab_shift)
+        self.slab_sectors
     }
 
     /// Returns the binary logarithm of the slab size in sectors.
@@ -323,6 +326,14 @@ impl Geometry {
     #[inline]
     pub fn first_data_sector(&self, leaf_slab: LeafSlab) -> u64 {
         u64::from(leaf_slab.0).wrapping_shl(self.slab_shift)
+    }
+
+    /// Returns the data sector at a position within a leaf slab, counted as
+    /// [`Geometry::first_data_sector`] does.
+    #[inline]
+    pub fn data_sector(&self, leaf_slab: LeafSlab, offset: u32) -> u64 {
+        self.first_data_sector(leaf_slab)
+            .wrapping_add(u64::from(offset))
     }
 
     /// Returns the first sector of the data slabs on the leaf.

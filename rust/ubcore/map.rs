@@ -260,17 +260,14 @@ impl<M: Memory> Map<M> {
     /// Returns the word that holds the bit of data sector `bit`.
     #[inline]
     fn bits_word(&self, bit: u64) -> Option<&AtomicU64> {
-        let page = self.memory.bits(saturating_u32(bit / BITS_SECTORS))?;
+        let page = self.memory.bits(u32::try_from(bit / BITS_SECTORS).ok()?)?;
         page.get(u64_as_usize((bit % BITS_SECTORS) / 64))
     }
 
     /// Returns the run that sector `offset` of a leaf slab begins, of `limit` sectors at most. The
     /// `limit` must not reach beyond the slab, and the page of its bits must exist.
     pub fn mapped_run(&self, leaf_slab: LeafSlab, offset: u32, limit: u32) -> Checked<MappedRun> {
-        let start = self
-            .geometry
-            .first_data_sector(leaf_slab)
-            .wrapping_add(u64::from(offset));
+        let start = self.geometry.data_sector(leaf_slab, offset);
         let mut mapped = false;
         let mut sectors = 0u32;
         while sectors < limit {
@@ -297,14 +294,10 @@ impl<M: Memory> Map<M> {
         })
     }
 
-    /// Returns the word that holds the bits of a few sectors of a leaf slab, and the mask of those
-    /// bits. Returns `None` if no single word holds them all, or if the word does not exist.
+    /// Returns the word that holds the bits of a few data sectors, and the mask of those bits.
+    /// Returns `None` if no single word holds them all, or if the word does not exist.
     #[inline]
-    fn one_word(&self, leaf_slab: LeafSlab, offset: u32, count: u32) -> Option<(&AtomicU64, u64)> {
-        let bit = self
-            .geometry
-            .first_data_sector(leaf_slab)
-            .wrapping_add(u64::from(offset));
+    fn one_word(&self, bit: u64, count: u32) -> Option<(&AtomicU64, u64)> {
         let from = saturating_u32(bit % 64);
         if count == 0 || count > 64u32.wrapping_sub(from) {
             return None;
@@ -313,11 +306,11 @@ impl<M: Memory> Map<M> {
         Some((self.bits_word(bit)?, mask.wrapping_shl(from)))
     }
 
-    /// Returns whether a few sectors of a leaf slab are all mapped, or all not mapped. Returns
+    /// Returns whether a few data sectors from `sector` are all mapped, or all not mapped. Returns
     /// `None` if they differ, or if a look at one word cannot tell.
     #[inline]
-    pub fn are_all_mapped(&self, leaf_slab: LeafSlab, offset: u32, count: u32) -> Option<bool> {
-        let (word, mask) = self.one_word(leaf_slab, offset, count)?;
+    pub fn are_all_mapped(&self, sector: u64, count: u32) -> Option<bool> {
+        let (word, mask) = self.one_word(sector, count)?;
         match word.load(Ordering::Acquire) & mask {
             0 => Some(false),
             same if same == mask => Some(true),
@@ -341,10 +334,7 @@ impl<M: Memory> Map<M> {
         count: u32,
         mut f: impl FnMut(&AtomicU64, u64),
     ) -> Checked {
-        let mut bit = self
-            .geometry
-            .first_data_sector(leaf_slab)
-            .wrapping_add(u64::from(offset));
+        let mut bit = self.geometry.data_sector(leaf_slab, offset);
         let end = bit.wrapping_add(u64::from(count));
         while bit < end {
             let from = saturating_u32(bit % 64);
@@ -437,16 +427,28 @@ impl<M: Memory> Map<M> {
     /// Any context. Returns whether it is a change: a sector was not mapped before, or another
     /// change ran.
     /// If it fails, the write must fail, and no commit succeeds any more, see [`Map::check`].
+    #[inline]
     pub fn map_sectors(&self, sector: u64, count: u32) -> Checked<bool> {
         let offset = self.geometry.offset_in_slab(sector);
         if count <= self.geometry.slab_sectors().wrapping_sub(offset) {
-            let leaf_slab = self.entry(self.geometry.slab_of(sector)).leaf_slab;
-            let word = leaf_slab.and_then(|l| Some((l, self.one_word(l, offset, count)?)));
-            if let Some((leaf_slab, (word, mask))) = word {
-                return self.map_word(leaf_slab, word, mask);
+            if let Some(leaf_slab) = self.entry(self.geometry.slab_of(sector)).leaf_slab {
+                let bit = self.geometry.data_sector(leaf_slab, offset);
+                if let Some((word, mask)) = self.one_word(bit, count) {
+                    // An overwrite, the usual case, stores nothing, so CPUs do not contend for a
+                    // cache line.
+                    if word.load(Ordering::Acquire) & mask == mask && !self.is_busy(0) {
+                        return Ok(false);
+                    }
+                    return self.map_word(leaf_slab, word, mask);
+                }
             }
         }
-        // An overwrite, the usual case, stores nothing, so CPUs do not contend for a cache line.
+        self.map_words(sector, count)
+    }
+
+    /// Maps sectors whose bits are in several words, as [`Map::map_sectors`] does.
+    #[inline(never)]
+    fn map_words(&self, sector: u64, count: u32) -> Checked<bool> {
         let mut missing = false;
         self.each_leaf_slab(sector, count, |leaf_slab, offset, n| {
             // If their page does not exist, the change below fails.
@@ -470,11 +472,9 @@ impl<M: Memory> Map<M> {
         Ok(true)
     }
 
-    /// Maps sectors of one leaf slab whose bits are in one word, as [`Map::map_sectors`] does.
+    /// Maps sectors of one leaf slab whose bits are in one word. Returns true.
+    #[inline(never)]
     fn map_word(&self, leaf_slab: LeafSlab, word: &AtomicU64, mask: u64) -> Checked<bool> {
-        if word.load(Ordering::Acquire) & mask == mask && !self.is_busy(0) {
-            return Ok(false);
-        }
         self.change(|| {
             if set_bits(word, mask) || self.is_busy(1) {
                 self.mark_dirty(leaf_slab)?;

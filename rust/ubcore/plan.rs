@@ -97,9 +97,9 @@ pub fn read_at_once<M: Memory, B: StackLookup>(
     }
     let entry = map.entry(g.slab_of(sector));
     if let Some(leaf_slab) = entry.leaf_slab {
-        if map.are_all_mapped(leaf_slab, offset, sectors)? {
-            let start = g.leaf_slab_start(leaf_slab).wrapping_add(u64::from(offset));
-            return Some(Source::Leaf(start));
+        let at = g.data_sector(leaf_slab, offset);
+        if map.are_all_mapped(at, sectors)? {
+            return Some(Source::Leaf(g.data_start().wrapping_add(at)));
         }
     }
     if entry.base != Base::Below || entry.lost {

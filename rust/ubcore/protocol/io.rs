@@ -185,34 +185,36 @@ pub fn resume<H: Host>(host: &H, rq: H::Request) {
 #[inline]
 fn map_sent<H: Host>(host: &H, rq: &H::Request) -> Checked {
     let (sector, sectors) = rq.sent()?;
-    let is_first = if RequestState::of(rq).has_failed_bios() {
-        map_others(host, rq, sector, sectors)?
-    } else {
-        map_sectors(host, sector, sectors)?
-    };
-    if is_first {
+    if RequestState::of(rq).has_failed_bios() {
+        map_others(host, rq, sector, sectors)?;
+    } else if map_sectors(host, sector, sectors)? {
         host.note(Event::FirstWrite(sector, sectors));
     }
-    if rq.is_fua()
-        && plan::unallocated(host.map(), sector, sectors)
-            .next()
-            .is_some()
-    {
-        // A concurrent discard took its leaf slab. The write then counts as made before the
-        // discard, so the discard must be durable before the write ends.
-        RequestState::of(rq).with_commit().set(rq);
+    if rq.is_fua() {
+        order_after_discard(host, rq, sector, sectors);
     }
     Ok(())
 }
 
+/// Lets a FUA write wait for a commit if a concurrent discard took its leaf slab. The write then
+/// counts as made before the discard, so the discard must be durable before the write ends.
+#[inline(never)]
+fn order_after_discard<H: Host>(host: &H, rq: &H::Request, sector: u64, sectors: u32) {
+    let mut unallocated = plan::unallocated(host.map(), sector, sectors);
+    if unallocated.next().is_some() {
+        RequestState::of(rq).with_commit().set(rq);
+    }
+}
+
 /// Maps the sectors of those bios that do not fail. Sectors without a leaf slab were not sent.
 /// Another write may have allocated a leaf slab for them since, which does not hold the data of
-/// this one. Returns false, because no first write is reported for a part.
-fn map_others<H: Host>(host: &H, rq: &H::Request, sector: u64, sectors: u32) -> Checked<bool> {
+/// this one. No first write is reported for a part.
+#[cold]
+fn map_others<H: Host>(host: &H, rq: &H::Request, sector: u64, sectors: u32) -> Checked {
     for (first, count) in other_bios(rq, sector, sectors) {
         map_sectors(host, first, count)?;
     }
-    Ok(false)
+    Ok(())
 }
 
 /// Returns the parts of a range that belong to bios that do not fail: first sector and count.
@@ -233,6 +235,7 @@ fn other_bios<R: Request>(
 
 /// Maps sectors whose lower write has completed, and arms the commit timer. Returns what
 /// [`Map::map_sectors`](super::super::map::Map::map_sectors) returns. Any context.
+#[inline]
 pub(super) fn map_sectors<H: Host>(host: &H, sector: u64, sectors: u32) -> Checked<bool> {
     let changed = host.map().map_sectors(sector, sectors);
     if changed != Ok(false) {
