@@ -251,15 +251,11 @@ static __always_inline int ub_clone_check(struct block_device *bdev, u64 sector,
  * be merged with another one. The lower disk's scheduler would merge it if the
  * request got there, because the queue is quiesced or the driver requeues it.
  */
-static __always_inline struct request *ub_clone_alloc(struct request *rq,
-						      struct block_device *bdev, u32 set_opf)
+static __always_inline struct request *ub_clone_alloc(struct block_device *bdev,
+						      blk_opf_t opf)
 {
-	blk_opf_t opf = ub_inherited(rq) | REQ_NOMERGE;
-
-	/* A clone bypasses the lower flush machinery, so check for a cache. */
-	if (set_opf && bdev_write_cache(bdev))
-		opf |= (__force blk_opf_t)set_opf;
-	return blk_mq_alloc_request(bdev_get_queue(bdev), opf, BLK_MQ_REQ_NOWAIT);
+	return blk_mq_alloc_request(bdev_get_queue(bdev), opf | REQ_NOMERGE,
+				    BLK_MQ_REQ_NOWAIT);
 }
 
 /*
@@ -270,12 +266,10 @@ static __always_inline struct request *ub_clone_alloc(struct request *rq,
  */
 static __always_inline int ub_clone_insert(struct request *clone, struct request *rq,
 					   struct bio *own, sector_t sector, u32 sectors,
-					   u64 from, bio_end_io_t *end_io)
+					   u64 from)
 {
 	blk_status_t status;
 
-	clone->bio->bi_private = rq;
-	clone->bio->bi_end_io = end_io;
 	clone->__sector = sector;
 	clone->__data_len = sectors << SECTOR_SHIFT;
 	clone->phys_gap_bit = rq->phys_gap_bit;
@@ -283,7 +277,7 @@ static __always_inline int ub_clone_insert(struct request *clone, struct request
 
 	status = blk_insert_cloned_request(clone);
 	if (likely(status == BLK_STS_OK))
-		return sectors;
+		return 0;
 	/*
 	 * If the lower limits have shrunk since they were stacked, the request
 	 * does not fit. The worker then sends bios, which are split.
@@ -301,28 +295,20 @@ static __always_inline int ub_clone_insert(struct request *clone, struct request
 int ub_clone_whole(struct request *rq, struct bio *own, struct block_device *bdev,
 		   u64 to, bio_end_io_t *end_io)
 {
-	sector_t sector = to + bdev->bd_start_sect;
-	u32 sectors = blk_rq_sectors(rq);
 	struct bio *src = rq->bio;
 	struct request *clone;
 	int ret;
 
-	ret = ub_clone_check(bdev, to, sectors);
+	ret = ub_clone_check(bdev, to, blk_rq_sectors(rq));
 	if (unlikely(ret))
 		return ret;
 	if (src != rq->biotail || bio_has_crypt_ctx(src) || bio_integrity(src))
 		return -E2BIG;
 
-	clone = ub_clone_alloc(rq, bdev, 0);
-	if (IS_ERR(clone))
-		return -EAGAIN;
-	/* The limits do not change while the queue has a request. */
-	if (unlikely(ub_clone_limit(clone->q, sector, sectors) != sectors)) {
-		blk_mq_free_request(clone);
-		return -E2BIG;
-	}
 	/* Like bio_init_clone(), without the cost of setting the device. */
-	bio_init(own, NULL, NULL, 0, clone->cmd_flags & ~REQ_NOMERGE);
+	bio_init(own, NULL, NULL, 0, ub_inherited(rq));
+	/* Read once more, which costs less than a register over the call. */
+	src = rq->bio;
 	bio_set_flag(own, BIO_CLONED);
 	/* The sector is of the whole disk, as in ub_clone_fill(). */
 	bio_set_flag(own, BIO_REMAPPED);
@@ -332,11 +318,28 @@ int ub_clone_whole(struct request *rq, struct bio *own, struct block_device *bde
 	own->bi_write_stream = src->bi_write_stream;
 	own->bi_bvec_gap_bit = src->bi_bvec_gap_bit;
 	own->bi_iter = src->bi_iter;
-	own->bi_iter.bi_sector = sector;
+	own->bi_iter.bi_sector = to + bdev->bd_start_sect;
 	own->bi_io_vec = src->bi_io_vec;
+	own->bi_private = rq;
+	own->bi_end_io = end_io;
 	bio_clone_blkg_association(own, src);
+
+	/* From here on @own has all that is needed, so no register has to keep it. */
+	clone = ub_clone_alloc(own->bi_bdev, own->bi_opf);
+	if (IS_ERR(clone)) {
+		bio_uninit(own);
+		return -EAGAIN;
+	}
+	/* The limits do not change while the queue has a request. */
+	if (unlikely(ub_clone_limit(clone->q, own->bi_iter.bi_sector, blk_rq_sectors(rq)) !=
+		     blk_rq_sectors(rq))) {
+		bio_uninit(own);
+		blk_mq_free_request(clone);
+		return -E2BIG;
+	}
 	clone->bio = clone->biotail = own;
-	return ub_clone_insert(clone, rq, own, sector, sectors, blk_rq_pos(rq), end_io);
+	return ub_clone_insert(clone, rq, own, own->bi_iter.bi_sector, blk_rq_sectors(rq),
+			       blk_rq_pos(rq));
 }
 
 int ub_clone_send(struct request *rq, struct bio *own, const struct ub_range *range,
@@ -345,13 +348,17 @@ int ub_clone_send(struct request *rq, struct bio *own, const struct ub_range *ra
 	struct block_device *bdev = range->bdev;
 	sector_t sector = range->sector + bdev->bd_start_sect;
 	u32 sectors = range->sectors, filled;
+	blk_opf_t opf = ub_inherited(rq);
 	struct request *clone;
 	int ret;
 
 	ret = ub_clone_check(bdev, range->sector, sectors);
 	if (unlikely(ret))
 		return ret;
-	clone = ub_clone_alloc(rq, bdev, range->set_opf);
+	/* A clone bypasses the lower flush machinery, so check for a cache. */
+	if (range->set_opf && bdev_write_cache(bdev))
+		opf |= (__force blk_opf_t)range->set_opf;
+	clone = ub_clone_alloc(bdev, opf);
 	if (IS_ERR(clone))
 		return -EAGAIN;
 	sectors = ub_clone_limit(clone->q, sector, sectors);
@@ -361,8 +368,11 @@ int ub_clone_send(struct request *rq, struct bio *own, const struct ub_range *ra
 		blk_mq_free_request(clone);
 		return filled ? -E2BIG : -EAGAIN;
 	}
-	return ub_clone_insert(clone, rq, own, sector, filled,
-			       range->src->bi_iter.bi_sector + range->skip, end_io);
+	clone->bio->bi_private = rq;
+	clone->bio->bi_end_io = end_io;
+	ret = ub_clone_insert(clone, rq, own, sector, filled,
+			      range->src->bi_iter.bi_sector + range->skip);
+	return ret ?: filled;
 }
 #else
 int ub_clone_whole(struct request *rq, struct bio *own, struct block_device *bdev,

@@ -50,8 +50,8 @@ int ub_clone_send(struct request *rq, struct bio *own, const struct ub_range *ra
 /*
  * Sends all of @rq as one lower request, to sector @to of @bdev. This is a fast
  * path of ub_clone_send(), and in all other respects like it; @own must not be
- * NULL. Returns -E2BIG and sends nothing if @rq does not fit one lower request,
- * has more than one bio, or has an encryption context or integrity data.
+ * NULL. Returns 0, or an error: -E2BIG if @rq does not fit one lower request, has
+ * more than one bio, or has an encryption context or integrity data.
  */
 int ub_clone_whole(struct request *rq, struct bio *own, struct block_device *bdev,
 		   u64 to, bio_end_io_t *end_io);

@@ -70,7 +70,7 @@ impl<D: Operations> Request<D> {
         // keeps it open as long as the disk's requests live. `end_whole` gets sole ownership of
         // the request.
         let sent = unsafe { ffi::ub_clone_whole(raw, own, bdev, sector, end_whole::<D>) };
-        if sent > 0 {
+        if sent == 0 {
             return Sent::Whole;
         }
         // SAFETY: `raw` came from `into_raw` above. Nothing was sent, so `end_whole` did not get
