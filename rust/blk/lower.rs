@@ -53,7 +53,7 @@ impl<D: Operations> Request<D> {
     /// bio, an encryption context or integrity data, or if there is no such sector.
     ///
     /// In all other respects like [`Request::submit`] with [`SendAs::Requests`].
-    #[inline]
+    #[inline(always)]
     pub(crate) fn submit_at_once<F>(self, locate: F) -> Sent<D>
     where
         F: for<'d> FnOnce(&'d D) -> Option<(&'d BlockDevice, u64)>,
@@ -75,18 +75,23 @@ impl<D: Operations> Request<D> {
         }
         // SAFETY: `raw` came from `into_raw` above. Nothing was sent, so `end_whole` did not get
         // the request, and no other value exists for it.
-        let rq = unsafe { Request::from_raw(raw) };
-        match Error::from_errno(sent) {
-            e @ (EAGAIN | E2BIG) => {
-                rq.pdu().set_round(0, 0);
+        unsafe { Request::from_raw(raw) }.unsent_whole(Error::from_errno(sent))
+    }
+
+    /// Handles a request that could not be sent as a whole because of an error.
+    #[cold]
+    fn unsent_whole(self, e: Error) -> Sent<D> {
+        match e {
+            EAGAIN | E2BIG => {
+                self.pdu().set_round(0, 0);
                 if e == EAGAIN {
-                    Sent::Busy(rq)
+                    Sent::Busy(self)
                 } else {
-                    Sent::Unfit(rq)
+                    Sent::Unfit(self)
                 }
             }
             e => {
-                rq.complete(BlkStatus::from(e).as_raw());
+                self.complete(BlkStatus::from(e).as_raw());
                 Sent::Whole
             }
         }
@@ -171,7 +176,7 @@ pub(super) unsafe extern "C" fn end_counted<D: Operations>(bio: *mut bindings::b
 impl<D: Operations> Request<D> {
     /// Lets the driver decide what happens to the request after the lower I/O of this round has
     /// ended: it ends, or it continues. Any context.
-    #[inline]
+    #[inline(always)]
     pub(super) fn complete(self, status: bindings::blk_status_t) {
         // The driver borrows the request, which therefore does not end and keeps the queue data.
         // So this needs no RCU.

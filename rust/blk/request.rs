@@ -178,11 +178,10 @@ impl<D> Started<D> {
     /// Before the first [`Request::submit`], these are all sectors. Returns `None` if more sectors
     /// were submitted than the request has, which is a bug.
     pub(crate) fn rest(&self) -> Option<(u64, u32)> {
-        let sector = self
-            .position()
-            .checked_add(u64::from(self.pdu().round_end()))?;
+        let round_end = self.pdu().round_end();
+        let sector = self.position().checked_add(u64::from(round_end))?;
 
-        Some((sector, self.unsent()?))
+        Some((sector, self.sectors().checked_sub(round_end)?))
     }
 
     /// Returns the number of sectors that were not submitted yet. Returns `None` if more sectors

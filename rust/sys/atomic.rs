@@ -30,11 +30,11 @@
 //!              round_start, round_end, word      -             3
 //!              map:  table, bits, both counts    -             6
 //!              leave: word, word (store)         2             2
-//!              round_end, word                   2             2
-//!                                               22            30
+//!              round_end                         1             1
+//!                                               21            29
 //! ```
 //!
-//! So the kernel's atomics would cost a read 66 instructions or more. If helpers become inline,
+//! So the kernel's atomics would cost a read 63 instructions or more. If helpers become inline,
 //! only this file and the core's have to change.
 
 pub(crate) use core::sync::atomic::{

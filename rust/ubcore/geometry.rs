@@ -351,7 +351,8 @@ impl Geometry {
     /// Returns the position of a union sector within its slab.
     #[inline]
     pub fn offset_in_slab(&self, sector: u64) -> u32 {
-        saturating_u32(sector & u64::from(self.slab_sectors()).wrapping_sub(1))
+        // The mask fits 32 bits, and so does the result.
+        saturating_u32(sector & u64::from(self.slab_sectors().wrapping_sub(1)))
     }
 
     /// Returns the root slabs that lie within a range as a whole. The union's last slab counts as

@@ -427,7 +427,7 @@ impl<M: Memory> Map<M> {
     /// Any context. Returns whether it is a change: a sector was not mapped before, or another
     /// change ran.
     /// If it fails, the write must fail, and no commit succeeds any more, see [`Map::check`].
-    #[inline]
+    #[inline(always)]
     pub fn map_sectors(&self, sector: u64, count: u32) -> Checked<bool> {
         let offset = self.geometry.offset_in_slab(sector);
         if count <= self.geometry.slab_sectors().wrapping_sub(offset) {

@@ -83,7 +83,7 @@ pub fn read<M: Memory, B: StackLookup>(
 /// Returns the source of a whole read, if one look-up finds it: the read lies in one slab, its bits
 /// lie in one word, and what lies below is one range of the root or of a layer. If it returns
 /// `None`, as for zeroes, the caller uses [`read`]. Any context, no lock.
-#[inline]
+#[inline(always)]
 pub fn read_at_once<M: Memory, B: StackLookup>(
     map: &Map<M>,
     below: B,

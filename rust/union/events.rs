@@ -194,6 +194,7 @@ impl Events {
     }
 
     /// Reports that a request found too few free slabs. Any context.
+    #[cold]
     pub(super) fn full(self: &Arc<Self>) {
         if !self.is_full.load(Relaxed) && !self.is_full.swap(true, Relaxed) {
             self.send(&self.full);

@@ -124,6 +124,8 @@ impl LeafDevice for ArcBorrow<'_, Union> {
 }
 
 impl Observer for ArcBorrow<'_, Union> {
+    // The caller passes a constant variant, so the compiler removes the match.
+    #[inline(always)]
     fn note(&self, event: Event) {
         match event {
             Event::FirstWrite(sector, sectors) => {

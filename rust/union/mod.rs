@@ -325,6 +325,7 @@ impl Union {
     }
 
     /// Reports, once, that the map can no longer be committed. Process context.
+    #[cold]
     fn turned_read_only(&self, step: CommitterStep, e: Error) {
         self.failure.populate((step, e));
         self.events.read_only();

@@ -59,21 +59,11 @@ impl Operations for Union {
     const ATTRIBUTES: Attributes<Self> = ATTRIBUTES;
 
     fn queue(this: ArcBorrow<'_, Self>, rq: Request<Self>) -> Accepted<ArcBorrow<'_, Self>> {
-        rq.set_send_as(this.lower.send_as);
-        let rq = match this.lower.send_as {
-            SendAs::Bios if matches!(rq.op(), ReqOp::Read | ReqOp::Write) => rq,
-            _ => match io::queue(&this, rq) {
-                // One read and one other request at a time wait for a lower device. blk-mq queues
-                // the others again when a request of the same hardware queue has ended, or after
-                // 3 ms.
-                Err(rq) if this.lists.sends(rq.op()).begin() => rq,
-                accepted => return accepted,
-            },
-        };
-        let op = rq.op();
-        this.lists.sends(op).list.push(rq);
-        Union::schedule_send(this, op);
-        Ok(())
+        if this.lower.send_as == SendAs::Bios {
+            return queue_for_bios(this, rq);
+        }
+        rq.set_send_as(SendAs::Requests);
+        io::queue(&this, rq).or_else(|rq| wait_to_send(this, rq))
     }
 
     #[inline]
@@ -90,6 +80,50 @@ impl Operations for Union {
     }
 }
 
+/// Queues a request of a union whose lower I/O is sent as bios, by the send work.
+#[inline(never)]
+fn queue_for_bios<'u>(
+    this: ArcBorrow<'u, Union>,
+    rq: Request<Union>,
+) -> Accepted<ArcBorrow<'u, Union>> {
+    rq.set_send_as(SendAs::Bios);
+    if matches!(rq.op(), ReqOp::Read | ReqOp::Write) {
+        send_later(this, rq);
+        return Ok(());
+    }
+    queue_here(this, rq)
+}
+
+/// Calls [`io::queue`] out of line, where it is not the usual path.
+#[inline(never)]
+fn queue_here<'u>(
+    this: ArcBorrow<'u, Union>,
+    rq: Request<Union>,
+) -> Accepted<ArcBorrow<'u, Union>> {
+    io::queue(&this, rq)
+}
+
+/// Hands a request that would have to wait to the send work, or returns it to blk-mq. One read and
+/// one other request of a union at a time wait for a lower device. blk-mq queues the others again
+/// when a request of the same hardware queue has ended, or after 3 ms.
+#[cold]
+fn wait_to_send<'u>(
+    this: ArcBorrow<'u, Union>,
+    rq: Request<Union>,
+) -> Accepted<ArcBorrow<'u, Union>> {
+    if !this.lists.sends(rq.op()).begin() {
+        return Err(rq);
+    }
+    send_later(this, rq);
+    Ok(())
+}
+
+fn send_later(this: ArcBorrow<'_, Union>, rq: Request<Union>) {
+    let op = rq.op();
+    this.lists.sends(op).list.push(rq);
+    Union::schedule_send(this, op);
+}
+
 /// [`Requests::submit`] sends lower I/O. The other methods only call blk-mq, or sleep.
 impl Requests for ArcBorrow<'_, Union> {
     type Request = Request<Union>;
@@ -97,7 +131,7 @@ impl Requests for ArcBorrow<'_, Union> {
 
     /// Sends lower I/O for the rest of a read or a write: to one target if `whole` names it, else
     /// in pieces as planned from the map.
-    #[inline]
+    #[inline(always)]
     fn submit(&self, rq: Request<Union>, whole: Option<Source>, fua: bool) -> Accepted<Self> {
         if fua || !rq.is_new() || rq.send_as() == SendAs::Bios {
             return send_pieces(rq, fua);
@@ -170,7 +204,7 @@ pub(super) fn send_work(this: &ArcBorrow<'_, Union>, sends: &Sends) {
         for rq in sends.list.take_all() {
             rq.set_send_as(SendAs::Bios);
             // If there was no memory for a single bio, requeue the request.
-            if let Err(rq) = io::queue(this, rq) {
+            if let Err(rq) = queue_here(*this, rq) {
                 rq.requeue();
             }
         }

@@ -11,6 +11,10 @@
 //! can take it; when there is memory for the map ([`memory_work`]); or when leaf
 //! slabs are free ([`super::discard::reclaim_work`]). If only a part could be sent, the rest is
 //! queued again when the part has completed. So each part begins and ends its own use of the map.
+//!
+//! In the driver the steps of a read, and of a write that needs neither a leaf slab nor a commit,
+//! are inlined into one function each way. The other steps are out of line, because otherwise each
+//! request would save the registers that they need.
 
 use super::super::alloc::{Allocated, Denied};
 use super::super::error::{Broken, Checked, Error};
@@ -23,7 +27,7 @@ use super::{Accepted, BlkStatus, Event, Host, Op, Request, RequestState, Waiting
 /// Takes a request, for the first time or once more. If sending it would have to wait, nothing is
 /// sent, and the error is the request, which the caller has to queue again soon. Process context;
 /// waits only where the host's [`submit`](super::Requests::submit) does.
-#[inline]
+#[inline(always)]
 pub fn queue<H: Host>(host: &H, rq: H::Request) -> Accepted<H> {
     match rq.op() {
         Op::Read => return read(host, rq),
@@ -39,7 +43,7 @@ pub fn queue<H: Host>(host: &H, rq: H::Request) -> Accepted<H> {
 }
 
 /// Reads: looks up the map, and sends the request down.
-#[inline]
+#[inline(always)]
 fn read<H: Host>(host: &H, rq: H::Request) -> Accepted<H> {
     let Ok((sector, sectors)) = rq.rest() else {
         fail(host, rq, Broken.into());
@@ -51,13 +55,28 @@ fn read<H: Host>(host: &H, rq: H::Request) -> Accepted<H> {
 }
 
 /// Writes: allocates what is missing, and sends the request down.
-fn write<H: Host>(host: &H, mut rq: H::Request) -> Accepted<H> {
+#[inline(always)]
+fn write<H: Host>(host: &H, rq: H::Request) -> Accepted<H> {
     let Ok((sector, sectors)) = rq.rest() else {
         fail(host, rq, Broken.into());
         return Ok(());
     };
     epoch::enter(host, &rq);
-    let mut whole = plan::write_at_once(host.map(), sector, sectors);
+    let whole = plan::write_at_once(host.map(), sector, sectors);
+    if whole.is_some() && !rq.is_fua() {
+        return submit(host, rq, whole, false);
+    }
+    prepare_and_write(host, rq, whole, (sector, sectors))
+}
+
+/// Writes a range that may lack leaf slabs, or must be durable when the request ends.
+#[inline(never)]
+fn prepare_and_write<H: Host>(
+    host: &H,
+    mut rq: H::Request,
+    mut whole: Option<Source>,
+    (sector, sectors): (u64, u32),
+) -> Accepted<H> {
     if whole.is_none() {
         match allocate(host, &rq, sector, sectors) {
             Ok(()) => whole = plan::write_at_once(host.map(), sector, sectors),
@@ -140,7 +159,7 @@ fn is_mapped_durably<H: Host>(host: &H, sector: u64, sectors: u32) -> bool {
 
 /// Handles a request of which all lower I/O has ended. Returns the status with which the caller
 /// ends the request, or `None` if the request continues, by [`resume`]. Any context.
-#[inline]
+#[inline(always)]
 #[must_use]
 pub fn complete<H: Host>(host: &H, rq: &H::Request, mut status: H::Status) -> Option<H::Status> {
     if status.is_ok() && rq.op() == Op::Write && map_sent(host, rq).is_err() {
@@ -182,7 +201,7 @@ pub fn resume<H: Host>(host: &H, rq: H::Request) {
 
 /// Maps the sectors of a write whose lower I/O has succeeded. If it fails because the map is
 /// broken, the next commit fails too, and turns the union read-only.
-#[inline]
+#[inline(never)]
 fn map_sent<H: Host>(host: &H, rq: &H::Request) -> Checked {
     let (sector, sectors) = rq.sent()?;
     if RequestState::of(rq).has_failed_bios() {
@@ -235,7 +254,7 @@ fn other_bios<R: Request>(
 
 /// Maps sectors whose lower write has completed, and arms the commit timer. Returns what
 /// [`Map::map_sectors`](super::super::map::Map::map_sectors) returns. Any context.
-#[inline]
+#[inline(always)]
 pub(super) fn map_sectors<H: Host>(host: &H, sector: u64, sectors: u32) -> Checked<bool> {
     let changed = host.map().map_sectors(sector, sectors);
     if changed != Ok(false) {
