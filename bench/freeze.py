@@ -25,19 +25,28 @@ def read(path):
     return found
 
 
+def fresh(s):
+    """Returns how much of the writes before the freeze mapped a slab, in per cent, for each run."""
+    return [100 * (used - filled) / writes
+            for used, filled, writes in zip(s["used"], s["filled"], s["before_writes"])]
+
+
 def main():
     rows = []
     goals = []
     for slabs, s in sorted(read(sys.argv[1]).items()):
-        rows.append([f"{slabs:,}"] + [f"{median(s[what]):.0f}" for what in ("before_ms", "pause_ms")]
+        rows.append([f"{slabs:,}", f"{median(s['used']):,.0f}", f"{median(fresh(s)):.0f} %"]
+                    + [f"{median(s[what]):.0f}" for what in ("before_ms", "pause_ms")]
                     + [f"{max(s['pause_ms']):.0f}", f"{median(s['command_ms']):.0f}"])
         if slabs == 16384:
-            goals.append(["freeze of 16,384 mapped slabs under load: ms without a completed write", "≤ 10",
-                          median(s["pause_ms"]), LIMIT_MS])
+            what = "freeze of 16,384 mapped slabs under load: ms without a completed write"
+            goals.append([f"{what}, median", f"≤ {LIMIT_MS}", median(s["pause_ms"]), LIMIT_MS])
+            goals.append([f"{what}, of any run", f"≤ {LIMIT_MS}", max(s["pause_ms"]), LIMIT_MS])
     table = {"title": "The longest time without a completed write, in ms",
-             "head": ["slabs mapped", "before", "at the freeze", "at most", "ubctl freeze"], "rows": rows,
-             "note": "fio, random writes of 4 KiB at depth 64, half of them to slabs that are not mapped. Medians of "
-                     "the runs. fio's log has whole milliseconds."}
+             "head": ["slabs", "in use", "first writes", "before", "at the freeze", "at most", "ubctl freeze"],
+             "rows": rows,
+             "note": "fio, random writes of 4 KiB at depth 64. Slabs in use just before the freeze; the share of the "
+                     "writes until then that mapped a slab. Medians of the runs. fio's log has whole milliseconds."}
     with open(sys.argv[2], "w", encoding="utf-8") as f:
         json.dump({"tables": [table], "targets": goals}, f, indent=1, ensure_ascii=False)
         f.write("\n")
