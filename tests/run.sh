@@ -4,8 +4,9 @@
 #   tests/run.sh [STAGE]...    default: all of the two lists below
 # The stages of the two lists run at the same time (JOBS=1: one after another), because an
 # emulated guest leaves processors idle.
-# FULL=1: the crash campaigns in full, ten minutes of fuzzing, all device tests of the group
-# unionblk with lockdep, all tests of the group scale, and the stages containers and deb.
+# FULL=1: the crash campaigns in full, each read of a command that is cut, ten minutes of fuzzing,
+# all device tests of the group unionblk with lockdep, all tests of the group scale, and the stages
+# containers and deb.
 # TEST_MINUTES=N: a stage, or a part of the stage crash, that could not begin in the first N
 # minutes counts as one skip.
 # Each stage leaves its output in build/log/test-STAGE.log.

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! `ubctl freeze`, `seal`, `squash` and `format --layer`, cut at each of their writes, and again
-//! when they are repeated; and with each write, and some of the reads, that fail. Also `ubctl
-//! publish`, if a read of the image that it wrote fails or returns other bytes.
+//! when they are repeated; and with each write, and a sample of the reads, that fail: with `FULL=1`
+//! each read. Also `ubctl publish`, if a read of the image that it wrote fails or returns other
+//! bytes.
 //!
 //! The files that they read never change. A leaf is as before, or frozen with the same content. A
 //! sealed layer gets its name when all of it is durable, is refused as long as a part is missing,
@@ -37,6 +38,11 @@ type Files = BTreeMap<String, Vec<u8>>;
 fn cuts() -> u64 {
     let given = std::env::var("CUTS").ok().and_then(|n| n.parse().ok());
     given.unwrap_or(4)
+}
+
+/// Returns whether each read of a command fails once, and not only a sample of about twice `CUTS`.
+fn every_read() -> bool {
+    std::env::var_os("FULL").is_some_and(|full| !full.is_empty())
 }
 
 /// Returns a disk that holds an image.
@@ -192,10 +198,11 @@ impl Case<'_> {
         self.look(cutter, &before, true, false);
         let writes = ran.events.len() as u64;
         let states = self.fail_power(&before, &ran, &mut random);
-        // Of the many reads of a probe, some.
         let count = ran.reads.len() as u64;
-        let each = (count / (2 * cuts())).max(1) as usize;
-        let reads = (0..count).step_by(each).map(Cut::ReadError);
+        let sample = if every_read() { count } else { 2 * cuts() };
+        let each = (count / sample).max(1);
+        let reads = (0..count).step_by(each as usize).map(Cut::ReadError);
+        let failing = count.div_ceil(each);
         let all = (0..writes).flat_map(|n| [Cut::Kill(n), Cut::Torn(n), Cut::Error(n)]);
         for cut in all.chain(reads) {
             cutter.restore(&before);
@@ -214,7 +221,7 @@ impl Case<'_> {
             self.look(cutter, &before, true, true);
         }
         println!(
-            "{}: {writes} writes, {count} reads, states: {states}",
+            "{}: {writes} writes, {failing} of {count} reads fail, states: {states}",
             self.line
         );
     }
