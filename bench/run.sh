@@ -118,7 +118,9 @@ python3 -B "$TOP/bench/report.py" --commit "$(cat "$work/commit")" --cpu "$(cpu_
 	${QUICK:+--quick} --work "$work" --results "$results" $ENVS
 say "bench took $((SECONDS - start)) s"
 if [ -n "$COUNT" ]; then
-	python3 -B "$TOP/bench/functions.py" "$work/raw-tcg1" | c++filt >"$results/functions.txt"
+	# Names of Rust, without the hashes of their crates.
+	python3 -B "$TOP/bench/functions.py" "$work/raw-tcg1" | c++filt |
+		sed -E 's/\[[0-9a-f]{8,}\]//g' >"$results/functions.txt"
 	say "by function: $results/functions.txt"
 	mapfile -t files < <(ls "$results/latest.json.zst" ${layers:+"$results/layers.json.zst"})
 	python3 -B "$TOP/bench/count.py" "${files[@]}"

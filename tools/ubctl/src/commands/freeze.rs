@@ -26,7 +26,8 @@ use crate::{loaded, output, random};
     made writable again.\n\
     If a leaf is frozen already, the command changes nothing and succeeds.\n\
     With --leaf the union continues in NEW, which is formatted for it: the device, its openers\n\
-    and mounts stay. File systems on it are frozen for that moment, so that they are consistent.\n\
+    and mounts stay. File systems on it and its partitions are frozen for that moment, so that\n\
+    they are consistent in the layer. This does not reach those on other devices on it.\n\
     NEW gets the slab size, --discard, limit and name of the old leaf, and another UUID.\n\
     Examples:\n  ubctl freeze step1.leaf\n  ubctl freeze unionblk0 --leaf step2.leaf"
 )]
