@@ -11,7 +11,7 @@ MAKEFLAGS += --no-print-directory
 PREFIX ?= /usr/local
 DESTDIR ?=
 T ?=
-export SIZE SEED REPLAY FUZZ_SECONDS FUZZ_RUNS SOAK_SECONDS
+export SIZE SEED REPLAY FUZZ_SECONDS FUZZ_RUNS SOAK_SECONDS ICOUNT
 
 running := /lib/modules/$(shell uname -r)/build
 ifeq ($(KDIR),running)

@@ -31,7 +31,7 @@ if [ -s /etc/ssl/certs/ca-certificates.crt ]; then
 fi
 keep=()
 for v in http_proxy https_proxy no_proxy HTTP_PROXY HTTPS_PROXY NO_PROXY \
-	V CI FULL TEST_MINUTES SIZE SEED REPLAY FUZZ_SECONDS FUZZ_RUNS SOAK_SECONDS QUICK JOBS KDIR KERNEL T VM_KVM UPDATE UNIONBLK_MIRROR; do
+	V CI FULL TEST_MINUTES SIZE SEED REPLAY FUZZ_SECONDS FUZZ_RUNS SOAK_SECONDS QUICK JOBS KDIR KERNEL T ICOUNT VM_KVM UPDATE UNIONBLK_MIRROR; do
 	[ -n "${!v+x}" ] && keep+=("$v=${!v}")
 done
 exec chroot "$r" /usr/bin/env -i "${keep[@]}" \

@@ -7,6 +7,7 @@
 #   tests/run-vm.sh -g discard      the tests of unionblk that have this subject
 #   tests/run-vm.sh selftest        tests of the runner, of which four must fail
 #   KERNEL=kunit tests/run-vm.sh    on the kernel with lockdep and kmemleak
+#   ICOUNT=1 tests/run-vm.sh unionblk/123    a time is a number of instructions; one processor
 #   tests/run-vm.sh scale           in a guest of 3 GiB with large, sparse disks
 #   tests/run-vm.sh memory          in a guest of little memory, with two disks
 #   SOAK_SECONDS=7200 tests/run-vm.sh soak    the same guest, for so long
@@ -134,6 +135,8 @@ if [ "$groups" != selftest ]; then
 	"$TOP/scripts/build.sh" "modules$suffix" "test-modules$suffix" tools
 	options+=(-f "$BUILD/kmod$suffix/unionblk.ko" -f "$BUILD/kmod-test$suffix/blk_again.ko" -f "$BUILD/kmod-test$suffix/dm_nth.ko" -f "$BUILD/cargo/x86_64-unknown-linux-gnu/release/ubctl")
 fi
+
+[ -z "${ICOUNT:-}" ] || { options+=(-i); guests=1 limit=7200 name=$name-icount; }
 
 # Made once, before two guests want it.
 "$TOP/scripts/initramfs.sh" "$kernel" >/dev/null
