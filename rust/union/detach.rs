@@ -73,13 +73,17 @@ pub(super) fn flush_reclaim(union: &Arc<Union>) {
 pub(super) fn stop_work(union: &Arc<Union>) {
     // The work items timer, commit and discard can queue reclaim and checkpoint. Reclaim can queue
     // checkpoint. So wait for them in this order. All other work, and the timer, is queued only for
-    // a request that is in flight.
+    // a request. A work item that has put a request on a list queues the work for it after that,
+    // perhaps when the request has already ended. So a second pass waits for what work items queued
+    // that ran in the first pass. Its lists are empty.
     workqueue::cancel_delayed_work_sync::<_, { work_items::TIMER }>(union);
-    workqueue::flush_work::<_, { work_items::COMMIT }>(union);
-    workqueue::flush_work::<_, { work_items::DISCARD }>(union);
-    workqueue::flush_work::<_, { work_items::RECLAIM }>(union);
-    workqueue::flush_work::<_, { work_items::READS }>(union);
-    workqueue::flush_work::<_, { work_items::WRITES }>(union);
-    workqueue::flush_work::<_, { work_items::CHECKPOINT }>(union);
-    workqueue::flush_work::<_, { work_items::MEMORY }>(union);
+    for _ in 0..2 {
+        workqueue::flush_work::<_, { work_items::COMMIT }>(union);
+        workqueue::flush_work::<_, { work_items::DISCARD }>(union);
+        workqueue::flush_work::<_, { work_items::RECLAIM }>(union);
+        workqueue::flush_work::<_, { work_items::READS }>(union);
+        workqueue::flush_work::<_, { work_items::WRITES }>(union);
+        workqueue::flush_work::<_, { work_items::CHECKPOINT }>(union);
+        workqueue::flush_work::<_, { work_items::MEMORY }>(union);
+    }
 }

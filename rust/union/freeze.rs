@@ -224,6 +224,9 @@ impl Next<'_> {
         let new = self.union.as_mut().ok_or(Error::Internal)?;
         new.as_mut().project().lower.stack = Some(stack);
         flush::freeze(&old.as_arc_borrow(), seal)?;
+        // A thread that queued a request may have queued reclaim since. From now on no reclaim
+        // begins, and one that has begun must not wait for requests of the new union.
+        flush_reclaim(old);
         Ok(self.union.take().ok_or(Error::Internal)?.into())
     }
 }

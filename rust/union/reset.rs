@@ -10,7 +10,10 @@ use super::{
         self as union_attach,
         LoadedLeaf, //
     },
-    detach::stop_work,
+    detach::{
+        flush_reclaim,
+        stop_work, //
+    },
     leaf_memory::empty_leaf,
     loss::Loss,
     metadata_disk::MetadataDisk,
@@ -98,6 +101,9 @@ fn switch(old: &Arc<Union>, lower: LowerDevices, resources: &Arc<Resources>) -> 
     let loaded = empty(old, resources)?;
     let new = union_attach::union_in_place_of(old, lower, loaded, resources)?;
     flush::reset(&old.as_arc_borrow())?;
+    // A thread that queued a request may have queued reclaim since. From now on no reclaim begins,
+    // and one that has begun must not discard what the new union writes.
+    flush_reclaim(old);
     Ok(new.into())
 }
 
