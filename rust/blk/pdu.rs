@@ -36,8 +36,8 @@ pub(crate) enum SendAs {
 /// The private data of one request, which follows its `struct request`.
 ///
 /// Only the owner of the request, the sender while it holds its count, or the list that holds the
-/// request writes the fields. Two fields are an exception: the completions of the lower I/O write
-/// `remaining` and `status`.
+/// request writes the fields. Three fields are an exception: the completions of the lower I/O write
+/// `remaining` and `status`, and the lower I/O that uses `bio` writes that.
 /// [`TagSet::any`](super::TagSet::any) may read `word` at any time.
 ///
 /// # Invariants

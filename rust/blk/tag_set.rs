@@ -52,9 +52,9 @@ impl<D: Operations> TagSet<D> {
     /// Allocates the tags for a disk with `depth` requests, which all its hardware queues share:
     /// `queues`, but at most the number of CPUs, for reads, and as many for all other requests.
     ///
-    /// blk-mq submits the requests that [`Operations::queue`] refused before all others of their
-    /// hardware queue. So a write does not wait behind refused reads, which may be for another
-    /// disk.
+    /// blk-mq submits the requests that [`Operations::queue`] refused before all others that it has
+    /// queued in their hardware queue. So a write does not wait behind refused reads, which may be
+    /// for another disk.
     ///
     /// `may_sleep` says whether a lower driver to which [`Operations::queue`] sends requests may
     /// sleep.
