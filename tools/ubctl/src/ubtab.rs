@@ -23,6 +23,8 @@ use crate::value_parser::{layer_offset, leaf_name, union_size};
 pub const PATH: &str = "/etc/ubtab";
 /// The largest file that is read.
 const BYTES_MAX: u64 = 1 << 20;
+/// The units of time that systemd knows, and none, which stands for seconds.
+const TIME_UNITS: [&str; 11] = ["", "us", "ms", "s", "sec", "m", "min", "h", "hr", "d", "w"];
 /// The options, for messages and the page.
 pub const OPTIONS: &str =
     "defaults, ro, noauto, nofail, _netdev, verify, layer=, in=, ephemeral=, \
@@ -175,6 +177,11 @@ fn entry(line: usize, text: &str) -> std::result::Result<Option<Entry>, String> 
         return Err(format!("'{}' {text}", shown(more)));
     }
     leaf_name(name).map_err(|why| format!("'{}': {why}", shown(name)))?;
+    if name.starts_with('-') {
+        return Err(format!(
+            "'{name}': ubctl takes a name that begins with - for an option"
+        ));
+    }
     let mut entry = Entry {
         line,
         name: name.to_owned(),
@@ -381,7 +388,9 @@ fn time(word: &str) -> std::result::Result<String, String> {
     let is_time = word == "infinity"
         || (word.starts_with(|c: char| c.is_ascii_digit())
             && word.len() <= 32
-            && word.chars().all(|c| c.is_ascii_alphanumeric() || c == '.'));
+            && word
+                .split(|c: char| c.is_ascii_digit() || c == '.')
+                .all(|unit| TIME_UNITS.contains(&unit)));
     if !is_time {
         return Err(format!(
             "'{}' is no time: write 30s, 5min or infinity",

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use super::units::Units;
-use super::{read, Ubtab, PATH};
+use super::{read, Entry, PATH};
 use crate::error::{Fail, Result};
 use crate::output;
 
@@ -66,26 +66,28 @@ fn generate(file: &Path, directory: &Path) -> Result<Vec<String>> {
         return Ok(Vec::new());
     };
     let tool = std::env::current_exe().unwrap_or_else(|_| PathBuf::from(TOOL));
-    write(&tab, directory, &tool)?;
     let errors = tab.errors.iter();
-    Ok(errors
-        .map(|error| format!("{}, {error}", file.display()))
-        .collect())
+    let errors = errors.map(|error| format!("{}, {error}", file.display()));
+    // A line whose units cannot be written does not affect the others.
+    let written = tab
+        .entries
+        .iter()
+        .map(|entry| write(entry, directory, &tool));
+    let failed = written.filter_map(|done| Some(done.err()?.message));
+    Ok(errors.chain(failed).collect())
 }
 
-fn write(tab: &Ubtab, directory: &Path, tool: &Path) -> Result {
-    for entry in &tab.entries {
-        let units = Units::of(entry, tool);
-        put(&directory.join(&units.service), &units.text)?;
-        for folder in &units.links {
-            let link = directory.join(folder).join(&units.service);
-            let to = Path::new("..").join(&units.service);
-            let made = folder_of(&link).and_then(|()| symlink(&to, &link));
-            made.map_err(|e| Fail::io("create", &link, &e))?;
-        }
-        for (path, text) in &units.files {
-            put(&directory.join(path), text)?;
-        }
+fn write(entry: &Entry, directory: &Path, tool: &Path) -> Result {
+    let units = Units::of(entry, tool);
+    put(&directory.join(&units.service), &units.text)?;
+    for folder in &units.links {
+        let link = directory.join(folder).join(&units.service);
+        let to = Path::new("..").join(&units.service);
+        let made = folder_of(&link).and_then(|()| symlink(&to, &link));
+        made.map_err(|e| Fail::io("create", &link, &e))?;
+    }
+    for (path, text) in &units.files {
+        put(&directory.join(path), text)?;
     }
     Ok(())
 }

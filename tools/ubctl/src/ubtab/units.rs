@@ -41,10 +41,19 @@ impl Units {
             let path = format!("{device}.d/50-unionblk-{}.conf", entry.name);
             Some((path, format!("[Unit]\nJobRunningTimeoutSec={timeout}\n")))
         };
+        // The service waits for devices and may verify them, which can take longer than a device
+        // may take to appear. If the service fails, the job of the union's device fails too. A
+        // drop-in that fstab(5) causes has a later name.
+        let unlimited = (
+            format!("{union}.device.d/40-unionblk.conf"),
+            "[Unit]\nJobRunningTimeoutSec=infinity\n".to_owned(),
+        );
+        let mut files: Vec<_> = devices(entry).iter().filter_map(drop_in).collect();
+        files.push(unlimited);
         Units {
             service: format!("unionblk@{}.service", entry.name),
             text: text(entry, ubctl, &union, target),
-            files: devices(entry).iter().filter_map(drop_in).collect(),
+            files,
             links,
         }
     }
@@ -108,6 +117,9 @@ fn text(entry: &Entry, ubctl: &Path, union: &str, target: &str) -> String {
     for device in &devices {
         line("BindsTo", device);
         line("After", device);
+        // At shutdown, the service that has made the device ends after this one.
+        let path = device.strip_suffix(".device").unwrap_or(device);
+        line("After", &format!("blockdev@{path}.target"));
     }
     if !mounts.is_empty() {
         line("RequiresMountsFor", &mounts.join(" "));
@@ -233,7 +245,11 @@ mod tests {
         assert!(made.text.contains(&before), "{}", made.text);
         let required = format!("{union}.device.requires");
         assert_eq!(made.links, [required.as_str(), "local-fs.target.wants"]);
-        assert!(made.files.is_empty());
+        let drop_in = format!("{union}.device.d/40-unionblk.conf");
+        let text = "[Unit]\nJobRunningTimeoutSec=infinity\n".to_owned();
+        assert_eq!(made.files, [(drop_in, text)]);
+        let made_by = "After=dev-sda2.device\nAfter=blockdev@dev-sda2.target\n";
+        assert!(made.text.contains(made_by), "{}", made.text);
     }
 
     #[test]
@@ -259,7 +275,7 @@ mod tests {
             "dev-sdb.device.d/50-unionblk-a.conf".to_owned(),
             "[Unit]\nJobRunningTimeoutSec=5min\n".to_owned(),
         );
-        assert_eq!(made.files, [wanted]);
+        assert_eq!(made.files[0], wanted);
     }
 
     #[test]
