@@ -169,7 +169,7 @@ struct unionblk_create {
 	__u32 size;
 	__u32 flags;		/* in: UNIONBLK_CREATE_* */
 	__u32 id;		/* in: wanted id or UNIONBLK_ID_ANY, out: assigned id */
-	__u32 queues;		/* in: hardware queues for reads, at most 8; 0: one for each CPU */
+	__u32 queues;		/* in: hardware queues; 0: one for each CPU, at most 8 */
 	char root[UNIONBLK_PATH_BYTES];
 	char leaf[UNIONBLK_PATH_BYTES];
 	__u32 reason;		/* out: enum unionblk_reason */

@@ -420,8 +420,7 @@ impl<D: Operations> GenDisk<D> {
         unsafe { ffi::ub_disk_openers(self.disk.as_ptr()) }
     }
 
-    /// Returns the number of hardware queues for reads, which is at most the number of CPUs. There
-    /// are as many for other requests.
+    /// Returns the number of hardware queues, which is at most the number of CPUs.
     pub(crate) fn queues(&self) -> u32 {
         self.tags.queues()
     }

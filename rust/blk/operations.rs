@@ -72,7 +72,6 @@ impl<D: Operations> OperationsVTable<D> {
     pub(super) const TABLE: bindings::blk_mq_ops = bindings::blk_mq_ops {
         queue_rq: Some(Self::queue_rq),
         queue_rqs: Some(Self::queue_rqs),
-        map_queues: Some(Self::map_queues),
         init_hctx: Some(Self::init_hctx),
         init_request: Some(Self::init_request),
         ..pin_init::zeroed()
@@ -163,25 +162,6 @@ impl<D: Operations> OperationsVTable<D> {
                 let _ = rq.into_raw();
                 false
             }
-        }
-    }
-
-    /// Maps each CPU to one hardware queue of each half: reads use the second half, and all other
-    /// requests use the first half, see `TagSet::new`.
-    ///
-    /// # Safety
-    ///
-    /// Must only be called by blk-mq, for a tag set of `TagSet<D>`.
-    unsafe extern "C" fn map_queues(set: *mut bindings::blk_mq_tag_set) {
-        // SAFETY: blk-mq passes a valid tag set, which this function may change. `TagSet::new` has
-        // set `nr_maps` to 2, so blk-mq has allocated the first two maps.
-        unsafe {
-            let queues = (*set).nr_hw_queues / 2;
-            let [writes, reads, ..] = &mut (*set).map;
-            (writes.nr_queues, writes.queue_offset) = (queues, 0);
-            (reads.nr_queues, reads.queue_offset) = (queues, queues);
-            bindings::blk_mq_map_queues(writes);
-            bindings::blk_mq_map_queues(reads);
         }
     }
 

@@ -16,7 +16,6 @@ use crate::sys::atomic::Ordering::Acquire;
 use core::marker::PhantomData;
 use kernel::{
     bindings,
-    cpu::nr_cpu_ids,
     error::to_result,
     ffi::{
         c_uint,
@@ -49,12 +48,7 @@ unsafe impl<D: Operations> Send for TagSet<D> {}
 unsafe impl<D: Operations> Sync for TagSet<D> {}
 
 impl<D: Operations> TagSet<D> {
-    /// Allocates the tags for a disk with `depth` requests, which all its hardware queues share:
-    /// `queues`, but at most the number of CPUs, for reads, and as many for all other requests.
-    ///
-    /// blk-mq submits the requests that [`Operations::queue`] refused before all others that it has
-    /// queued in their hardware queue. So a write does not wait behind refused reads, which may be
-    /// for another disk.
+    /// Allocates the tags for a disk of `queues` hardware queues that share `depth` requests.
     ///
     /// `may_sleep` says whether a lower driver to which [`Operations::queue`] sends requests may
     /// sleep.
@@ -70,9 +64,8 @@ impl<D: Operations> TagSet<D> {
         }
         let set = bindings::blk_mq_tag_set {
             ops: &OperationsVTable::<D>::TABLE,
-            // HCTX_TYPE_DEFAULT and HCTX_TYPE_READ, see `OperationsVTable::map_queues`.
-            nr_maps: 2,
-            nr_hw_queues: queues.min(nr_cpu_ids()) * 2,
+            nr_maps: 1,
+            nr_hw_queues: queues,
             queue_depth: depth,
             // CAST: The size of `Pdu` is far below 4 GiB.
             cmd_size: size_of::<Pdu>() as c_uint,
@@ -113,11 +106,10 @@ impl<D: Operations> TagSet<D> {
         self.inner.get()
     }
 
-    /// Returns the number of hardware queues for reads, which is at most the number of CPUs. There
-    /// are as many for other requests.
+    /// Returns the number of hardware queues, which is at most the number of CPUs.
     pub(super) fn queues(&self) -> u32 {
         // SAFETY: By the invariant the set is initialised. The number does not change afterwards.
-        unsafe { (*self.inner.get()).nr_hw_queues / 2 }
+        unsafe { (*self.inner.get()).nr_hw_queues }
     }
 
     /// Returns whether `f(word, with)` is true for the word of any request that was started and has

@@ -40,7 +40,7 @@ pub const DISCARD_REVEAL: u32 = 1;
 pub const STATUS_NEXT: u32 = 1;
 /// The node of the control device below `/dev`.
 pub const CONTROL_NAME: &core::ffi::CStr = c"unionblk-control";
-/// The largest number of hardware queues of a union for reads. There are as many for others.
+/// The largest number of hardware queues of a union.
 pub const QUEUES_MAX: u32 = 8;
 
 /// Returns the word for a mode, for people and scripts.

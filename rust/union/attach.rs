@@ -101,7 +101,7 @@ pub(crate) struct Options<'a> {
     pub(crate) leaf: &'a CStr,
     /// The layers between them, the lowest first. Each path ends with NUL.
     pub(crate) layers: &'a [abi::Layer],
-    /// The number of hardware queues for reads. There are as many for other requests.
+    /// The number of hardware queues.
     pub(crate) queues: u32,
     pub(crate) read_only: bool,
 }

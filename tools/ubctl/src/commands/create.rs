@@ -121,7 +121,7 @@ pub struct CreateArgs {
     /// N of /dev/unionblkN [default: the lowest that is free]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(..0xffff_ffff))]
     pub id: Option<u32>,
-    /// Hardware queues for reads, and as many for others; 0: one for each CPU, at most 8
+    /// Hardware queues; 0: one for each CPU, at most 8
     #[arg(long, value_name = "N", default_value_t = 0,
         value_parser = clap::value_parser!(u32).range(..=i64::from(QUEUES_MAX)))]
     pub queues: u32,

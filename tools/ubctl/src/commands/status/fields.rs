@@ -182,7 +182,7 @@ pub const FIELDS: &[Field] = fields! { |u|
     openers, "count", "openers", SAME, NONE, u.status.openers,
         "How often the disk or a partition is open.";
     queues, "count", "queues", SAME, NONE, u.status.queues,
-        "Hardware queues for reads; there are as many for other requests.";
+        "Hardware queues.";
     major, "number", "device", SAME, NONE, u.status.major,
         "The major number of the disk.";
     minor, "number", "device", SAME, NONE, u.status.minor,
